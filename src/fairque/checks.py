@@ -1,0 +1,43 @@
+"""Rules for the numbers and names that callers give: what breaks one is refused, by name and with its limits."""
+
+from __future__ import annotations
+
+from fairque.errors import InvalidInput
+
+__all__ = ["MAX_SECONDS", "check_count", "check_id", "check_number", "check_seconds"]
+
+MAX_ID_BYTES = 512
+MAX_SECONDS = 100 * 365 * 86_400
+"""The longest time that anything may be told to wait, or is kept: about 100 years."""
+
+
+def check_number(name: str, value: object, least: float, most: float, unit: str = "") -> float:
+    """The value as a plain int or float. NaN, bool and what is not a number at all are refused as well."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not least <= value <= most:
+        raise InvalidInput(f"{name} must be a number from {least:g} to {most:.12g}{unit}, not {value!r}")
+    return value if type(value) in (int, float) else float(value)
+
+
+def check_seconds(name: str, value: object, least: float = 0.0) -> float:
+    return check_number(name, value, least, MAX_SECONDS, " seconds")
+
+
+def check_count(name: str, value: object, least: int, most: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise InvalidInput(f"{name} must be a whole number from {least} to {most}, not {value!r}")
+    return value
+
+
+def check_id(kind: str, value: object) -> str:
+    """A user or task id: a str of 1 to 512 bytes in UTF-8. Any characters are fine."""
+    if not isinstance(value, str):
+        raise InvalidInput(f"{kind} must be a str, not {value!r}")
+    try:
+        size = len(value) if value.isascii() else len(value.encode())
+    except UnicodeEncodeError:
+        raise InvalidInput(f"{kind} {value!r} cannot be encoded as UTF-8") from None
+    if not size:
+        raise InvalidInput(f"{kind} must not be empty")
+    if size > MAX_ID_BYTES:
+        raise InvalidInput(f"{kind} has {size} bytes, the limit is {MAX_ID_BYTES}: {value[:40]!r}…")
+    return value

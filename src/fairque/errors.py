@@ -1,0 +1,152 @@
+"""The error tree of fairque.
+
+::
+
+    FairqueError
+    ├── InvalidInput (ValueError)        a value breaks a rule; nothing was written
+    │   ├── ConfigError                  an option, a URL or a server that cannot be used
+    │   ├── BadArguments                 arguments that do not fit the function, or cannot be encoded
+    │   ├── MessageTooLarge              a message above `max_message_bytes`
+    │   ├── DependencyError              a task would wait for what is not known, or for itself
+    │   └── DuplicateTask                two functions under one name
+    ├── UnknownTask (LookupError)        no task with this id, or its result has expired
+    ├── XComMissing (LookupError)        no XCom value under this key, or it has expired
+    ├── QueueUnavailable (ConnectionError)  Redis did not answer in time, or refuses to work
+    ├── StoreError                       Redis answered with an error that waiting does not cure
+    └── TaskEnded
+        ├── TaskFailed                   the task failed; carries type name, message and traceback text
+        ├── TaskCanceled                 the task was canceled; carries the reason
+        └── ResultNotKept                the task finished, and was told to keep no result
+    ResultTimeout (FairqueError, TimeoutError)  the task has not ended within the time one was ready to wait
+    Retry (BaseException's Exception)    not an error: raised inside a task to be run again
+"""
+
+from __future__ import annotations
+
+import math
+
+__all__ = [
+    "BadArguments",
+    "ConfigError",
+    "DependencyError",
+    "DuplicateTask",
+    "FairqueError",
+    "InvalidInput",
+    "MessageTooLarge",
+    "QueueUnavailable",
+    "ResultNotKept",
+    "ResultTimeout",
+    "Retry",
+    "StoreError",
+    "TaskCanceled",
+    "TaskEnded",
+    "TaskFailed",
+    "UnknownTask",
+    "XComMissing",
+]
+
+
+class FairqueError(Exception):
+    """The base of every error that fairque raises."""
+
+
+class InvalidInput(FairqueError, ValueError):
+    """A value breaks a rule. Nothing was written."""
+
+
+class ConfigError(InvalidInput):
+    """An option, a URL or a server that cannot be used."""
+
+
+class BadArguments(InvalidInput):
+    """Arguments that do not fit the function's annotations, or cannot be encoded."""
+
+
+class MessageTooLarge(InvalidInput):
+    """A message is larger than `max_message_bytes`."""
+
+
+class DependencyError(InvalidInput):
+    """A task would wait for one that is not known, for one of another user, or for itself."""
+
+
+class DuplicateTask(InvalidInput):
+    """Two functions were registered under one name."""
+
+
+class UnknownTask(FairqueError, LookupError):
+    """No task with this id is known: never enqueued, or its result has expired."""
+
+
+class XComMissing(FairqueError, LookupError):
+    """No XCom value is under this key in the namespaces asked: never pushed, or expired."""
+
+
+class QueueUnavailable(FairqueError, ConnectionError):
+    """Redis did not answer within the timeout, or refuses to work (loading, read-only, out of memory, …)."""
+
+
+class StoreError(FairqueError):
+    """Redis answered with an error that waiting does not cure."""
+
+
+class TaskEnded(FairqueError):
+    """A task ended without a value to return."""
+
+
+class TaskFailed(TaskEnded):
+    """A task failed. The error comes as data: the class that was raised is never rebuilt.
+
+    Attributes:
+        kind: Why it failed: ``error``, ``timeout``, ``lost``, ``bad-arguments``, ``unknown-task`` or ``bad-message``.
+        type_name: Name of the exception's class, e.g. ``"ValueError"``.
+        message: Text of the exception.
+        traceback: The traceback as text, empty where there is none.
+    """
+
+    def __init__(self, kind: str, type_name: str, message: str, traceback: str = "") -> None:
+        super().__init__(kind, type_name, message, traceback)
+        self.kind = kind
+        self.type_name = type_name
+        self.message = message
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        return f"{self.type_name}: {self.message}" if self.message else self.type_name
+
+
+class TaskCanceled(TaskEnded):
+    """A task was canceled.
+
+    Attributes:
+        reason: As given to `cancel`, or the dependency that ended it.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason or "canceled")
+        self.reason = reason
+
+
+class ResultNotKept(TaskEnded):
+    """The task finished, but its `result_ttl` of 0 says that nothing is kept."""
+
+
+class ResultTimeout(FairqueError, TimeoutError):
+    """The task has not ended within the time the caller was ready to wait. The task goes on."""
+
+
+class Retry(Exception):
+    """Raise it inside a task to have the task run again.
+
+    Args:
+        delay: Seconds to wait; None takes the delay of the task's retry policy.
+        reason: Kept with the attempt.
+
+    Counts as a failed attempt: when `max_retries` are used up, the task fails.
+    """
+
+    def __init__(self, delay: float | None = None, reason: str = "") -> None:
+        super().__init__(reason or "retry requested")
+        if delay is not None and not (isinstance(delay, (int, float)) and 0 <= delay < math.inf):
+            raise InvalidInput(f"the delay of a Retry must be a finite number of at least 0 seconds, not {delay!r}")
+        self.delay = delay

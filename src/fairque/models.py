@@ -1,0 +1,149 @@
+"""Values that fairque hands out: priorities, states, and what is known of tasks, users, workers and the queue."""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+
+import msgspec
+
+__all__ = ["Attempt", "FailureKind", "Priority", "QueueStats", "TaskInfo", "TaskState", "UserInfo", "WorkerInfo"]
+
+
+class Priority(IntEnum):
+    """1 to 5 share the normal lane of a user, a level being worth a head start; 6 has a lane of its own."""
+
+    VERY_LOW = 1
+    LOW = 2
+    NORMAL = 3
+    HIGH = 4
+    VERY_HIGH = 5
+    CRITICAL = 6
+
+
+class TaskState(StrEnum):
+    """Where a task is in its life; the last three are ends."""
+
+    DEFERRED = "deferred"
+    SCHEDULED = "scheduled"
+    QUEUED = "queued"
+    STARTED = "started"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self in (TaskState.FINISHED, TaskState.FAILED, TaskState.CANCELED)
+
+
+class FailureKind(StrEnum):
+    """Why an attempt failed."""
+
+    ERROR = "error"  # the function raised
+    TIMEOUT = "timeout"  # it ran longer than its timeout
+    LOST = "lost"  # its workers died, `max_deliveries` times
+    BAD_ARGUMENTS = "bad-arguments"  # the arguments do not fit the function of this worker
+    UNKNOWN_TASK = "unknown-task"  # no worker knew the name for as long as `unknown_task_patience`
+    BAD_MESSAGE = "bad-message"  # the body in Redis is corrupt, foreign or too large
+
+
+class Attempt(msgspec.Struct, frozen=True, array_like=True):
+    """How one attempt failed. `at` is in seconds since the epoch, on the server's clock."""
+
+    attempt: int
+    at: float
+    kind: FailureKind
+    type_name: str
+    message: str
+    traceback: str
+    worker: str
+
+
+class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a task. Times are seconds since the epoch on the server's clock, None where not reached yet.
+
+    `dependents` are those that still wait for it, at most 1,000. `progress` and `message` are what the task last said.
+    """
+
+    user_id: str
+    task_id: str
+    name: str
+    state: TaskState
+    attempt: int = 0
+    queued_at: float | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    worker: str | None = None
+    wait_seconds: float | None = None
+    run_seconds: float | None = None
+    errors: tuple[Attempt, ...] = ()
+    dependencies: tuple[str, ...] = ()
+    dependents: tuple[str, ...] = ()
+    progress: float | None = None
+    message: str = ""
+
+    @property
+    def error(self) -> Attempt | None:
+        """The last error, if any attempt failed."""
+        return self.errors[-1] if self.errors else None
+
+
+class UserInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a user. `tag` is its virtual start time; None while it has nothing to serve."""
+
+    user_id: str
+    weight: float
+    critical: int
+    normal: int
+    started: int
+    scheduled: int
+    deferred: int
+    dead_letters: int
+    finished: int
+    failed: int
+    canceled: int
+    retried: int
+    tag: float | None
+    seen_at: float | None
+
+    @property
+    def queued(self) -> int:
+        """Tasks that wait in either lane."""
+        return self.critical + self.normal
+
+
+class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker that reported within the last minute."""
+
+    worker_id: str
+    host: str
+    pid: int
+    version: str
+    concurrency: int
+    running: int
+    started_at: float
+    seen_at: float
+
+
+class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Totals of a queue. `critical` and `normal` wait in those lanes; ended ones are counted from the beginning."""
+
+    critical: int
+    normal: int
+    started: int
+    scheduled: int
+    deferred: int
+    finished: int
+    failed: int
+    canceled: int
+    retried: int
+    users_ready: int
+    users_known: int
+    clock: float
+    workers: tuple[WorkerInfo, ...]
+
+    @property
+    def queued(self) -> int:
+        """Tasks that wait in either lane."""
+        return self.critical + self.normal
