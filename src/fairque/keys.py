@@ -1,0 +1,43 @@
+"""Every key and channel name. The scripts build the rest from the same prefix."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from urllib.parse import quote, unquote
+
+from fairque.errors import ConfigError
+
+__all__ = ["Keys", "decode_user", "encode_user"]
+
+
+@lru_cache(maxsize=65536)
+def encode_user(user_id: str) -> str:
+    """Percent-encoded but for ``[A-Za-z0-9._~-]``, so that no id can run into another user's key."""
+    return quote(user_id, safe="")
+
+
+@lru_cache(maxsize=65536)
+def decode_user(user: bytes) -> str:
+    return unquote(user.decode())
+
+
+def _is_name(queue: object) -> bool:
+    if not isinstance(queue, str) or "{" in queue or "}" in queue:
+        return False
+    return 1 <= len(queue.encode(errors="surrogatepass")) <= 200 and queue.isprintable()
+
+
+class Keys:
+    """The names of one queue. The braces come first, so that nothing a user chose moves a key to another slot."""
+
+    def __init__(self, queue: str) -> None:
+        if not _is_name(queue):
+            raise ConfigError(f"a queue name has 1 to 200 bytes and no braces, not {queue!r}")
+        self.prefix = f"fairque:{{{queue}}}:"
+        self.state = self.prefix + "state"
+
+    def wake_channel(self, worker_id: str) -> str:
+        return f"{self.prefix}wake:{worker_id}"
+
+    def done_channel(self, user_id: str, task_id: str) -> str:
+        return f"{self.prefix}done:{encode_user(user_id)}:{task_id}"
