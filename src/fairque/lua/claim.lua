@@ -1,0 +1,358 @@
+#!lua
+-- Promote what is due, steal from silent workers, then serve fairly.
+-- KEYS[1]  state
+-- ARGV     worker, tasks wanted, lease in ms, largest body in bytes, priority step in ms, TTL of canceled records in ms,
+--          wait (1: note the worker as waiting when short), steal (0: leave silent workers alone), then the groups of
+--          users it serves, first to last: number of users (0: everyone), users ...
+-- Returns  {now, ms until something is due or -1, then per delivery: user, id, lane, stream id, attempt, score,
+--          history, body}. history: '' at the first delivery, else 'failures lost returned returned-since queued canceling'
+-- Cost     O(wanted log users), plus O(1) per promoted and stolen task, both bounded
+--@include base
+--@include fair
+--@include wake
+--@include place
+--@include canceled
+--@include depend
+local worker, want, lease = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local max_body, step_us = tonumber(ARGV[4]), tonumber(ARGV[5]) * 1000
+local waits, steals = ARGV[7] == '1', ARGV[8] == '1'
+local PROMOTIONS, LOOKS = 200, 20
+local LOOK_SHARE = 0.4 -- of a lease, between two looks at a lane: a lease and this are less than 1.5 leases, with room
+local served, delivered, promoted = {}, 0, {}
+
+local groups, named, everyone, i = {}, {}, false, 9
+while i <= #ARGV do
+  local n, group = tonumber(ARGV[i]), {}
+  for at = i + 1, i + n do
+    if not named[ARGV[at]] then group[#group + 1] = ARGV[at] end
+    named[ARGV[at]] = true
+  end
+  if n == 0 then everyone = true end
+  if n == 0 or #group > 0 then groups[#groups + 1] = group end
+  i = i + n + 1
+end
+
+local function promote(user, most)
+  local waiting = prefix .. 'scheduled:' .. user
+  local ids = call('ZRANGEBYSCORE', waiting, '-inf', now, 'LIMIT', 0, most)
+  for _, id in ipairs(ids) do
+    local key = task_key(user, id)
+    local known = call('HMGET', key, 'lane', 'score', 'priority', 'watched')
+    local lane, score = known[1], known[2]
+    if not score then lane, score = score_of(tonumber(known[3] or 3), step_us) end
+    call('HSET', key, 'state', 'queued', 'queued', now)
+    place(user, id, lane, score)
+    if known[4] then publish(user, id, 'waiting') end
+  end
+  if #ids > 0 then
+    call('ZREM', waiting, unpack(ids))
+    count('scheduled', -#ids)
+    promoted[user] = #ids
+  end
+  local first = call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
+  if first[2] then call('ZADD', due_key, first[2], user) else call('ZREM', due_key, user) end
+  return #ids
+end
+
+local function promote_due()
+  local total = 0
+  for _, user in ipairs(call('ZRANGEBYSCORE', due_key, '-inf', now, 'LIMIT', 0, LOOKS)) do
+    total = total + promote(user, PROMOTIONS - total)
+    if total >= PROMOTIONS then return end
+  end
+end
+
+-- What was promoted and not taken by this call is news for other workers.
+local function announce_promoted()
+  for user, tasks in pairs(promoted) do
+    if call('ZSCORE', ready_key, user) then wake(user, tasks) end
+  end
+end
+
+-- Zeros where the task has no such field.
+local function history_of(failures, lost, returned, since, queued, canceling)
+  return (failures or 0) .. ' ' .. (lost or 0) .. ' ' .. (returned or 0) .. ' ' .. (since or 0) .. ' ' .. (queued or 0) ..
+    (canceling and ' 1' or ' 0')
+end
+
+local function note(user, id, lane, stream_id, attempt, score, history, body)
+  local n = #served
+  served[n + 1], served[n + 2], served[n + 3], served[n + 4] = user, id, lane, stream_id
+  served[n + 5], served[n + 6], served[n + 7], served[n + 8] = attempt, score, history, body
+  delivered = delivered + 1
+end
+
+local function load_body(user, id)
+  local body = redis.pcall('GET', body_key(user, id))
+  if type(body) == 'table' then return '\0not a string' end
+  if body and #body > max_body then
+    return '\0too large: ' .. #body .. ' bytes, the limit is ' .. string.format('%d', max_body)
+  end
+  return body
+end
+
+-- A delivery whose worker fell silent is ours now; (stream id, attempt) fences off the old owner.
+local function take_over(lane, user, stream_id, id)
+  local key = task_key(user, id)
+  local known = call('HMGET', key, 'stream_id', 'attempt', 'score', 'failures', 'lost', 'returned', 'since', 'queued',
+    'worker', 'canceling')
+  local body = known[1] == stream_id and load_body(user, id)
+  if not body then
+    call('XACK', stream_key(lane, user), 'workers', stream_id)
+    call('XDEL', stream_key(lane, user), stream_id)
+    if known[1] == stream_id then call('DEL', key, errors_key(user, id)) end
+    count('started', -1)
+    return
+  end
+  local attempt, lost = known[2] + 1, (known[5] or 0) + 1
+  call('HSET', key, 'attempt', attempt, 'lost', lost, 'worker', worker, 'started', now_text)
+  note(user, id, lane, stream_id, attempt, known[3], history_of(known[4], lost, known[6], known[7], known[8], known[10]),
+    body)
+  local old = known[9]
+  if old and old ~= worker then
+    local stream = stream_key(lane, user)
+    if #call('XPENDING', stream, 'workers', '-', '+', 1, old) == 0 then
+      call('XGROUP', 'DELCONSUMER', stream, 'workers', old)
+    end
+  end
+end
+
+-- Workers come and go while a lane stays busy: forget the consumers of those that no longer report.
+local function forget_consumers(stream)
+  if call('XINFO', 'GROUPS', stream)[1][4] <= call('ZCARD', prefix .. 'workers') + 1 then return end
+  for _, consumer in ipairs(call('XINFO', 'CONSUMERS', stream, 'workers')) do
+    if consumer[4] == 0 and not call('ZSCORE', prefix .. 'workers', consumer[2]) then
+      call('XGROUP', 'DELCONSUMER', stream, 'workers', consumer[2])
+    end
+  end
+end
+
+local function steal_from(member)
+  local colon = string.find(member, ':', 1, true)
+  local lane, user = string.sub(member, 1, colon - 1), string.sub(member, colon + 1)
+  local stream, cursor_field = stream_key(lane, user), 'cursor:' .. member
+  if call('EXISTS', stream) == 0 then
+    call('ZREM', leases_key, member)
+    forget_cursor(member)
+    return
+  end
+  local cursor = call('HGET', state_key, cursor_field) or '0-0'
+  local found = call('XAUTOCLAIM', stream, 'workers', worker, lease, cursor, 'COUNT', want - delivered)
+  for _, entry in ipairs(found[2]) do take_over(lane, user, entry[1], entry[2][2]) end
+  if call('XLEN', stream) == 0 then
+    call('DEL', stream)
+    call('ZREM', leases_key, member)
+    forget_cursor(member)
+  elseif found[1] == '0-0' then
+    forget_consumers(stream)
+    call('ZADD', leases_key, now + math.ceil(lease * LOOK_SHARE), member)
+    forget_cursor(member)
+  elseif call('HSET', state_key, cursor_field, found[1]) == 1 then
+    count('cursors', 1)
+  end
+end
+
+-- When to look at the lanes this worker may steal from: the members of `leases` and their times.
+local function own_looks()
+  local members = {}
+  for _, group in ipairs(groups) do
+    for _, user in ipairs(group) do
+      members[#members + 1] = 'critical:' .. user
+      members[#members + 1] = 'normal:' .. user
+    end
+  end
+  return members, call('ZMSCORE', leases_key, unpack(members))
+end
+
+local function next_look()
+  return tonumber(call('ZRANGE', leases_key, 0, 0, 'WITHSCORES')[2] or math.huge)
+end
+
+local function lanes_to_look_at()
+  if everyone then return call('ZRANGEBYSCORE', leases_key, '-inf', now, 'LIMIT', 0, LOOKS) end
+  if next_look() > now then return {} end
+  local due = {}
+  local members, looks = own_looks()
+  for at, look in ipairs(looks) do
+    if look and tonumber(look) <= now and #due < LOOKS then due[#due + 1] = members[at] end
+  end
+  return due
+end
+
+local function steal()
+  for _, member in ipairs(lanes_to_look_at()) do
+    if delivered >= want then return end
+    steal_from(member)
+  end
+end
+
+-- What this call knows of the users it serves.
+local serving = {}
+local function knowledge(user)
+  local known = serving[user]
+  if not known then
+    known = {
+      weight = weight_of(user),
+      critical = call('ZCARD', lane_key('critical', user)),
+      normal = call('ZCARD', lane_key('normal', user)),
+    }
+    serving[user] = known
+  end
+  return known
+end
+
+-- Into the stream, and into this worker's hands: FORCE delivers an entry that no consumer has read.
+local function append(lane, user, id, known)
+  local stream = stream_key(lane, user)
+  if not known[stream] then
+    if call('EXISTS', stream) == 0 then
+      call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
+      call('ZADD', leases_key, now + lease, lane .. ':' .. user)
+    end
+    known[stream] = true
+  end
+  local stream_id = call('XADD', stream, '*', 'id', id)
+  call('XCLAIM', stream, 'workers', worker, 0, stream_id, 'FORCE', 'JUSTID', 'LASTID', stream_id)
+  return stream_id
+end
+
+-- Takes the first task of the user; returns what it costs, or nil when it is gone from Redis.
+local function deliver(user, known)
+  local lane = known.critical > 0 and 'critical' or 'normal'
+  local popped = call('ZPOPMIN', lane_key(lane, user))
+  known[lane] = known[lane] - 1
+  count(lane, -1)
+  local id, score = popped[1], popped[2]
+  local body = load_body(user, id)
+  local key = task_key(user, id)
+  if not body then
+    call('DEL', key, errors_key(user, id))
+    return nil
+  end
+  local cost, history = cost_of(body), ''
+  local stream_id = append(lane, user, id, known)
+  local attempt = call('HINCRBY', key, 'attempt', 1)
+  local new_fields = call('HSET', key, 'state', 'started', 'lane', lane, 'score', score, 'stream_id', stream_id,
+    'worker', worker, 'started', now_text)
+  if new_fields < 6 then -- it was deferred, scheduled, retried, released or watched before
+    local before = call('HMGET', key, 'failures', 'lost', 'returned', 'since', 'queued', 'paid', 'watched')
+    if before[7] then publish(user, id, 'started') end
+    history = history_of(before[1], before[2], before[3], before[4], before[5])
+    if before[6] then
+      call('HDEL', key, 'paid')
+      cost = 0
+    end
+  end
+  note(user, id, lane, stream_id, attempt, score, history, body)
+  return cost
+end
+
+local ready_users = 0
+local function serve(user, tag)
+  local known = knowledge(user)
+  local cost = deliver(user, known)
+  if cost then
+    clock = math.max(clock + cost / ready_users, tag)
+    tag = tag + cost / known.weight
+  end
+  if known.critical + known.normal > 0 then
+    call('ZADD', ready_key, tag, user)
+    return tag
+  end
+  leave(user, tag)
+  ready_users = ready_users - 1
+  return nil
+end
+
+local function serve_everyone()
+  while delivered < want do
+    local lowest = call('ZRANGE', ready_key, 0, 0, 'WITHSCORES')
+    if not lowest[1] then return end
+    serve(lowest[1], tonumber(lowest[2]))
+  end
+end
+
+local function serve_group(group)
+  local tags = {}
+  for at, tag in ipairs(call('ZMSCORE', ready_key, unpack(group))) do tags[at] = tag and tonumber(tag) end
+  while delivered < want do
+    local best
+    for at = 1, #group do
+      local tag = tags[at]
+      if tag and (not best or tag < tags[best] or (tag == tags[best] and group[at] < group[best])) then best = at end
+    end
+    if not best then return end
+    tags[best] = serve(group[best], tags[best])
+  end
+end
+
+-- An idle moment is used to forget users that nothing remembers.
+local function prune_users()
+  for _, user in ipairs(call('ZRANGEBYSCORE', users_key, '-inf', now - USER_TTL, 'LIMIT', 0, LOOKS)) do
+    local kept = call('EXISTS', prefix .. 'user:' .. user, prefix .. 'scheduled:' .. user, prefix .. 'deferred:' .. user,
+      prefix .. 'dead:' .. user)
+    if kept > 0 or call('ZSCORE', ready_key, user) then
+      call('ZADD', users_key, now, user)
+    else
+      call('ZREM', users_key, user)
+    end
+  end
+end
+
+-- The worker wants to be told; how long may it sleep when nobody tells it?
+local function in_waiting_sets(verb)
+  for _, group in ipairs(groups) do
+    if #group == 0 then
+      call(verb, prefix .. 'waiting', worker)
+    else
+      for _, user in ipairs(group) do call(verb, prefix .. 'waiting:' .. user, worker) end
+    end
+  end
+end
+
+local function wait()
+  prune_users()
+  in_waiting_sets('SADD')
+  if not everyone and not has_limited then call('HSET', state_key, 'limited', 1) end
+end
+
+local function next_own_look()
+  if everyone then return next_look() end
+  local soonest = math.huge
+  local _, looks = own_looks()
+  for _, look in ipairs(looks) do
+    if look then soonest = math.min(soonest, tonumber(look)) end
+  end
+  return soonest
+end
+
+local function next_event()
+  local due = tonumber(call('ZRANGE', due_key, 0, 0, 'WITHSCORES')[2] or math.huge)
+  local at = steals and math.min(due, next_own_look()) or due
+  if call('EXISTS', prefix .. 'announcements') == 1 then at = now end
+  return at < math.huge and math.max(0, at - now) or -1
+end
+
+call('ZADD', prefix .. 'workers', now, worker)
+if has_announcements then pass_on_outcomes(step_us, tonumber(ARGV[6])) end
+promote_due()
+if steals then steal() end
+local stolen = delivered
+ready_users = call('ZCARD', ready_key)
+for _, group in ipairs(groups) do
+  if delivered >= want then break end
+  if #group == 0 then serve_everyone() else serve_group(group) end
+end
+announce_promoted()
+count('started', delivered - stolen)
+save_state()
+local sleep = 0
+if delivered < want and waits then
+  wait()
+  sleep = next_event()
+elseif delivered >= want then
+  in_waiting_sets('SREM') -- a message to a busy worker would be missed by an idle one
+end
+local reply = { now, sleep }
+for at = 1, #served do reply[at + 2] = served[at] end
+return reply

@@ -1,0 +1,24 @@
+-- Where a task waits: in a lane, or among the scheduled ones of its user.
+local function score_of(priority, step_us)
+  if priority == 6 then return 'critical', next_arrival() end
+  return 'normal', next_arrival() - (priority - 1) * step_us
+end
+
+local function cost_of_task(user, id)
+  local head = redis.pcall('GETRANGE', body_key(user, id), 0, 17)
+  return type(head) == 'string' and cost_of(head) or 1
+end
+
+local function place(user, id, lane, score)
+  call('ZADD', lane_key(lane, user), score, id)
+  count(lane, 1)
+  if not call('ZSCORE', ready_key, user) then join(user, cost_of_task(user, id)) end
+end
+
+-- `due` knows of each user only its earliest task, so that one user's schedule costs the others nothing.
+local function schedule(user, id, at)
+  call('ZADD', prefix .. 'scheduled:' .. user, at, id)
+  call('ZADD', due_key, 'LT', at, user)
+  call('ZADD', users_key, now, user)
+  count('scheduled', 1)
+end
