@@ -1,0 +1,95 @@
+#!lua flags=allow-oom
+-- Erase what a user has, one bounded step: call it until nothing is left.
+-- KEYS[1]  state
+-- ARGV     user, most tasks in this step
+-- Returns  {queued, scheduled, deferred, dead letters, running and told to stop, XCom namespaces, 1 when more is left}
+-- Cost     O(most log n)
+--@include base
+--@include fair
+--@include wake
+--@include place
+--@include canceled
+--@include depend
+local user, most = ARGV[1], tonumber(ARGV[2])
+local erased = { 0, 0, 0, 0, 0, 0, 0 }
+local left = most
+
+-- Those that wait for it go with a later step, and `feeds` with the last of them.
+local function erase(id)
+  local key = task_key(user, id)
+  local feeds = call('HGET', key, 'feeds')
+  call('DEL', key, body_key(user, id), result_key(user, id), errors_key(user, id))
+  if feeds then call('HSET', key, 'feeds', 1) end
+  publish(user, id, 'canceled')
+  left = left - 1
+end
+
+local function erase_sorted(place, field)
+  local ids = call('ZRANGE', place, 0, left - 1)
+  for _, id in ipairs(ids) do
+    call('ZREM', place, id)
+    erase(id)
+  end
+  count(field, -#ids)
+  return #ids
+end
+
+local function stop_running(lane)
+  local stream = stream_key(lane, user)
+  for _, entry in ipairs(call('XRANGE', stream, '-', '+', 'COUNT', math.max(left, 1))) do
+    local id = entry[2][2]
+    local key = task_key(user, id)
+    if call('HSETNX', key, 'canceling', 'purge') == 1 then
+      erased[5] = erased[5] + 1
+      local worker = call('HGET', key, 'worker')
+      if worker then call('PUBLISH', prefix .. 'wake:' .. worker, user .. ' ' .. id) end
+    end
+  end
+end
+
+for _, lane in ipairs({ 'critical', 'normal' }) do
+  if left > 0 then erased[1] = erased[1] + erase_sorted(lane_key(lane, user), lane) end
+end
+if left > 0 then
+  erased[2] = erase_sorted(prefix .. 'scheduled:' .. user, 'scheduled')
+  if call('EXISTS', prefix .. 'scheduled:' .. user) == 0 then call('ZREM', due_key, user) end
+end
+local deferred = prefix .. 'deferred:' .. user
+if left > 0 then
+  for _, id in ipairs(call('SRANDMEMBER', deferred, left)) do
+    leave_deferred(user, id)
+    erase(id)
+    erased[3] = erased[3] + 1
+  end
+end
+local dead = prefix .. 'dead:' .. user
+if left > 0 then
+  for _, id in ipairs(call('ZRANGE', dead, 0, left - 1)) do
+    call('ZREM', prefix .. 'dead', user .. ':' .. id)
+    call('ZREM', dead, id)
+    erase(id)
+    erased[4] = erased[4] + 1
+  end
+end
+local spaces = prefix .. 'xcom-spaces:' .. user
+if left > 0 then
+  for _, space in ipairs(call('ZRANGE', spaces, 0, -1)) do
+    call('DEL', prefix .. 'xcom:' .. user .. ':' .. space, prefix .. 'xcom-expiry:' .. user .. ':' .. space)
+    erased[6] = erased[6] + 1
+  end
+  call('DEL', spaces)
+end
+stop_running('critical')
+stop_running('normal')
+if call('EXISTS', lane_key('critical', user), lane_key('normal', user)) == 0 then call('ZREM', ready_key, user) end
+if call('EXISTS', lane_key('critical', user), lane_key('normal', user), prefix .. 'scheduled:' .. user, deferred, dead,
+  stream_key('critical', user), stream_key('normal', user)) > 0 then
+  erased[7] = 1
+else
+  call('DEL', prefix .. 'user:' .. user)
+  if call('DEL', prefix .. 'policy:' .. user) == 1 then count('policies', -1) end
+  call('ZREM', users_key, user)
+end
+save_state()
+if call('HGET', state_key, 'policies') == '0' then call('HDEL', state_key, 'policies') end
+return erased
