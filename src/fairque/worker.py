@@ -1,0 +1,400 @@
+"""`Worker`: the loops that claim, settle, renew and listen."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import socket
+import time
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+
+from fairque.checks import check_count, check_id, check_seconds
+from fairque.delivery import Claim, Delivery
+from fairque.errors import FairqueError, InvalidInput
+from fairque.executor import Executor, TaskHandler
+from fairque.hooks import Hook, Hooks
+from fairque.inputs import Inputs
+from fairque.outcomes import Outcomes
+from fairque.progress import Progress
+from fairque.queue import TaskQueue
+from fairque.renewal import LOOK_SECONDS, Renewal
+from fairque.runner import Runner
+from fairque.settler import Settler
+from fairque.store import UserGroup
+from fairque.version import __version__
+
+__all__ = ["Worker"]
+
+logger = logging.getLogger("fairque.worker")
+EVERYONE = "*"
+MAX_USERS = 1000
+LONGEST_PAUSE = 2.0
+GOODBYE_SECONDS = 5.0
+SHORTEST_SLEEP = 0.005
+# Claiming in quarters keeps Redis and the loop busy at the same time. Tuned with the bench.
+CLAIM_SHARE = 4
+
+
+class Worker:
+    """Serves a queue: ``await Worker(queue).run()``, or ``async with Worker(queue): …``. A worker runs once.
+
+    Args:
+        queue: Where the tasks come from.
+        concurrency: Tasks that run at once.
+        assigned_users: Users served first; ``"*"`` is everyone.
+        steal_targets: Users served when the assigned ones have nothing.
+        handler: Serves tasks without a function, see `TaskHandler`.
+        worker_id: Unique among the workers; default: host, pid and a random part.
+        poll_interval: Seconds between two looks when no message comes; a safety net, not the way work is found.
+        shutdown_timeout: Seconds that running tasks are given when the worker stops; what is left is cancelled and
+            returned to the front of its lane.
+        stall_timeout: Seconds for which a blocked event loop keeps its leases.
+        max_deliveries: A task whose workers died this often is failed as ``lost``.
+        unknown_task_patience: Seconds for which a task that no worker knows is put back, before it is failed.
+        cancel_grace: Seconds in which a canceled task may clean up before its slot is taken away.
+        on_success, on_failure, on_retry, on_timeout, on_lost: Called with a `TaskEvent`; plain or async functions.
+            A failure is final, a retry is not; `on_timeout` comes before either. `on_lost` tells of a delivery that
+            another worker took over.
+    """
+
+    def __init__(
+        self,
+        queue: TaskQueue,
+        *,
+        concurrency: int = 10,
+        assigned_users: Iterable[str] = (EVERYONE,),
+        steal_targets: Iterable[str] = (),
+        handler: TaskHandler | None = None,
+        worker_id: str | None = None,
+        poll_interval: float = 5.0,
+        shutdown_timeout: float = 25.0,
+        stall_timeout: float = 300.0,
+        max_deliveries: int = 5,
+        unknown_task_patience: float = 3600.0,
+        cancel_grace: float = 5.0,
+        on_success: Hook | None = None,
+        on_failure: Hook | None = None,
+        on_retry: Hook | None = None,
+        on_timeout: Hook | None = None,
+        on_lost: Hook | None = None,
+    ) -> None:
+        check_count("concurrency", concurrency, 1, 10_000)
+        check_count("max_deliveries", max_deliveries, 1, 1_000)
+        check_seconds("poll_interval", poll_interval, least=0.01)
+        check_seconds("shutdown_timeout", shutdown_timeout)
+        check_seconds("stall_timeout", stall_timeout)
+        check_seconds("unknown_task_patience", unknown_task_patience)
+        check_seconds("cancel_grace", cancel_grace)
+        if worker_id is not None:
+            check_id("worker_id", worker_id)
+        self.queue = queue
+        self.concurrency = concurrency
+        self.groups = _groups(assigned_users, steal_targets)
+        self.worker_id = worker_id or f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
+        self.poll_interval = poll_interval
+        self.shutdown_timeout = shutdown_timeout
+        self._attention = asyncio.Event()  # a message, a free slot, the end
+        self._claims = queue.store()
+        self._settles = queue.store()
+        self._services = queue.store(patience=queue.connector.timeout)  # what running tasks ask for
+        self._progress = Progress(self._services)
+        self._hooks = Hooks(
+            {"success": on_success, "failure": on_failure, "retry": on_retry, "timeout": on_timeout, "lost": on_lost}
+        )
+        self._settler = Settler(
+            self._settles,
+            self.worker_id,
+            dead_letter_ttl_ms=queue.dead_letter_ttl_ms,
+            priority_step_ms=queue.priority_step_ms,
+            few=concurrency // 2,
+            busy=lambda: len(self._runner) > 0,
+            refused=self._on_refused,
+            settled=self._on_settled,
+        )
+        self._runner = Runner(
+            Executor(
+                self.worker_id,
+                concurrency=concurrency,
+                handler=handler,
+                inputs=Inputs(self._services, queue.max_message_bytes),
+                progress=self._progress,
+            ),
+            Outcomes(
+                self.worker_id,
+                result_ttl_ms=queue.result_ttl_ms,
+                failed_ttl_ms=queue.dead_letter_ttl_ms,
+                max_result_bytes=queue.max_message_bytes,
+            ),
+            self._settler,
+            self._hooks,
+            freed=self._attention.set,
+            max_deliveries=max_deliveries,
+            unknown_task_patience=unknown_task_patience,
+            cancel_grace=cancel_grace,
+        )
+        self._renewal = Renewal(
+            queue.connector,
+            queue.keys,
+            self.worker_id,
+            interval=queue.lease_ms * 0.3 / 1000,
+            stall_timeout=stall_timeout,
+            describe=self._describe,
+            held=self._settler.held,
+            lost=self._runner.drop,
+            canceled=self._runner.cancel,
+            blocker=self._runner.blocker,
+        )
+        self._began = time.time()
+        self._ran = False
+        self._stopping = False
+        self._until_idle = False
+        self._reporting = anyio.CancelScope(shield=True)
+        self._heard = time.monotonic()  # when the last claim was answered
+        self._truce_ends = 0.0  # when this worker may steal again
+        self._started = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Serve until `stop` is called. Cancelling it stops the worker as well, without waiting for running tasks.
+
+        Outages of Redis are waited out, from the start on.
+        """
+        if self._ran:
+            raise InvalidInput("a worker runs once: make another one")
+        self._ran = True
+        await self.queue.connector.ensure_open()
+        logger.info("worker %s starts, concurrency %d", self.worker_id, self.concurrency)
+        self._renewal.start()
+        self._progress.start()
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._report)
+                group.start_soon(self._listen)
+                try:
+                    await self._claim_loop()
+                    await self._drain(self.shutdown_timeout)
+                except BaseException:
+                    with anyio.CancelScope(shield=True):
+                        await self._drain(0)
+                    raise
+                finally:
+                    self._reporting.cancel()
+                group.cancel_scope.cancel()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._say_goodbye()
+
+    async def _report(self) -> None:
+        """Goes on when the scope around the worker is cancelled: what runs then is still to be put back."""
+        with self._reporting:
+            await self._settler.run()
+
+    async def run_until_idle(self) -> None:
+        """Serve until nothing waits that this worker may serve now, and everything it started has ended."""
+        self._until_idle = True
+        await self.run()
+
+    async def stop(self) -> None:
+        """Claim nothing more, give running tasks `shutdown_timeout`, put back what is left.
+
+        Returns when that is done where the worker was started with ``async with``, else at once. A task or a hook of
+        this worker that calls it is not waited for by itself: there, too, it returns at once.
+        """
+        self._stopping = True
+        self._attention.set()
+        caller = asyncio.current_task()
+        if self._task is not None and not (self._runner.runs(caller) or self._hooks.runs(caller)):
+            await asyncio.wait([self._task])
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self.run(), name=f"fairque-worker-{self.worker_id}")
+        started = asyncio.create_task(self._started.wait())
+        try:
+            await asyncio.wait([self._task, started], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await self._abort()
+            raise
+        finally:
+            started.cancel()
+        if self._task.done():
+            self._task.result()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self.stop()
+        except asyncio.CancelledError:  # the patience of who waits ends before `shutdown_timeout`
+            await self._abort()
+            raise
+        assert self._task is not None
+        if error is None:
+            self._task.result()
+
+    async def _abort(self) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _claim_loop(self) -> None:
+        pause = 0.05
+        while not self._stopping:
+            free = self.concurrency - len(self._runner)
+            if free <= 0 or len(self._settler) > self.concurrency * 10 + 1000:
+                await self._attend(None)
+                continue
+            self._attention.clear()
+            want = min(free, max(1, self.concurrency // CLAIM_SHARE))
+            try:
+                claim = await self._claim(want)
+            except FairqueError as exc:
+                logger.warning("cannot claim, trying again: %s", exc)
+                await self._attend(pause * (0.5 + random.random()))
+                pause = min(LONGEST_PAUSE, pause * 2)
+                self._keep_truce()
+                continue
+            self._heard = time.monotonic()
+            pause = 0.05
+            self._started.set()
+            for delivery in claim.deliveries:
+                self._runner.start(delivery)
+            if len(claim.deliveries) < want:
+                if self._until_idle and not claim.deliveries and claim.sleep != 0 and self._is_idle():
+                    return
+                await self._attend(self._nap(claim))
+
+    async def _claim(self, want: int) -> Claim:
+        return await self._claims.claim(
+            self.worker_id,
+            want,
+            lease_ms=self.queue.lease_ms,
+            max_body=self.queue.max_message_bytes,
+            priority_step_ms=self.queue.priority_step_ms,
+            canceled_ttl_ms=self.queue.dead_letter_ttl_ms,
+            groups=self.groups,
+            steal=time.monotonic() >= self._truce_ends,
+        )
+
+    def _keep_truce(self) -> None:
+        """After an outage so long that leases are over: do not steal before everyone who lives had time to renew."""
+        now = time.monotonic()
+        if now - self._heard > self.queue.lease_ms / 2000:
+            self._truce_ends = now + self.queue.connector.timeout + 2 * LOOK_SECONDS
+
+    def _nap(self, claim: Claim) -> float:
+        """Seconds to sleep unless a message comes."""
+        sleep = self.poll_interval if claim.sleep is None else min(claim.sleep, self.poll_interval)
+        truce = self._truce_ends - time.monotonic()
+        if truce > 0:
+            sleep = min(sleep, truce)
+        return max(sleep, SHORTEST_SLEEP)
+
+    async def _attend(self, seconds: float | None) -> None:
+        """Wait for a message, a freed slot, or the time."""
+        with anyio.move_on_after(seconds):
+            await self._attention.wait()
+        if seconds is None:
+            self._attention.clear()
+
+    def _is_idle(self) -> bool:
+        """Nothing runs and everything is reported, and no message came since: reports may have made more work."""
+        return not (len(self._runner) or len(self._settler) or self._attention.is_set())
+
+    async def _listen(self) -> None:
+        """Messages that wake the claim loop. Without them the safety poll still finds everything."""
+        channel = self.queue.keys.wake_channel(self.worker_id)
+        while True:
+            try:
+                await self.queue.listener.subscribe(channel, self._on_message)
+                break
+            except FairqueError as exc:
+                logger.warning("cannot listen for work, trying again: %s", exc)
+                await anyio.sleep(LONGEST_PAUSE * random.random())
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self.queue.listener.unsubscribe(channel, self._on_message)
+
+    def _on_message(self, message: bytes | None) -> None:
+        """Empty: there is work. None: messages may have been missed. Else user and id of a task to cancel."""
+        if message:
+            user, _, task_id = message.partition(b" ")
+            self._runner.cancel_task(user, task_id)
+            return
+        if message is None:  # reconnected
+            self._keep_truce()
+        self._attention.set()
+
+    def _on_settled(self) -> None:
+        if self._until_idle or self._stopping:
+            self._attention.set()
+
+    def _on_refused(self, delivery: Delivery) -> None:
+        logger.warning("task %r of user %r: outcome refused, another worker has it", delivery.id, delivery.user_id)
+        self._hooks.tell("lost", delivery, "", time.monotonic())
+
+    def _describe(self) -> dict[str, Any]:
+        return {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "version": __version__,
+            "concurrency": self.concurrency,
+            "running": len(self._runner),
+            "started_at": self._began,
+        }
+
+    async def _drain(self, seconds: float) -> None:
+        """Let running tasks end, put back those that do not, and report everything."""
+        self._stopping = True
+        if len(self._runner) and seconds > 0:
+            logger.info("worker %s stops: %d tasks run, %g s for them", self.worker_id, len(self._runner), seconds)
+            await self._wait_until(lambda: not len(self._runner), seconds)
+        self._runner.release()
+        await self._runner.join(1.0)
+        if not await self._wait_until(lambda: not self._settler.unreported, GOODBYE_SECONDS):
+            logger.warning("%d outcomes not reported; those tasks will run again", self._settler.unreported)
+
+    async def _wait_until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        with anyio.move_on_after(seconds):
+            while not condition():
+                await self._attend(None)
+        return condition()
+
+    async def _say_goodbye(self) -> None:
+        await self._renewal.stop()
+        await self._progress.stop()
+        try:
+            await self._claims.leave(self.worker_id, self.groups)
+        except FairqueError as exc:
+            logger.warning("could not say goodbye: %s", exc)
+        await self._claims.close()
+        await self._settles.close()
+        await self._services.close()
+        await self._hooks.drain(1.0)
+        logger.info("worker %s stopped", self.worker_id)
+
+
+def _groups(assigned: Iterable[str], targets: Iterable[str]) -> list[UserGroup]:
+    groups: list[UserGroup] = []
+    for name, users in (("assigned_users", assigned), ("steal_targets", targets)):
+        if isinstance(users, str):
+            raise InvalidInput(f"{name} must be a list of user ids, not the str {users!r}")
+        named = [check_id(f"an entry of {name}", user) for user in users]
+        if len(named) > MAX_USERS:
+            raise InvalidInput(f"{name} has {len(named)} entries, the limit is {MAX_USERS}; use '*' for everyone")
+        if EVERYONE in named:
+            groups.append(())
+            break  # everyone includes whoever could follow
+        if named:
+            groups.append(named)
+    if not groups:
+        raise InvalidInput("a worker needs assigned_users or steal_targets")
+    return groups
