@@ -1,0 +1,168 @@
+"""One worker in this process: signals drain it."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from fairque import TaskQueue, Worker
+from fairque.cli import journal
+from fairque.cli.lifeline import REPEATED_SECONDS, follow_parent
+
+__all__ = ["Settings", "make_worker", "serve"]
+
+logger = logging.getLogger("fairque.worker")
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_GRACE_SECONDS = 15.0
+"""What a worker may take beyond its shutdown timeout, to report its last outcomes."""
+_EXIT_SECONDS = 3.0
+"""What the interpreter may take for its exit."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What ``fairque worker`` was told."""
+
+    target: str
+    concurrency: int
+    processes: int
+    assigned_users: tuple[str, ...]
+    steal_targets: tuple[str, ...]
+    shutdown_timeout: float
+    log_level: journal.LogLevel
+    uvloop: bool
+
+    def arguments_of_one(self) -> list[str]:
+        """The same command for one process."""
+        return [
+            "worker",
+            f"--concurrency={self.concurrency}",
+            *(f"--assigned-user={user}" for user in self.assigned_users),
+            *(f"--steal-target={user}" for user in self.steal_targets),
+            f"--shutdown-timeout={self.shutdown_timeout}",
+            f"--log-level={self.log_level}",
+            "--uvloop" if self.uvloop else "--no-uvloop",
+            "--",
+            self.target,
+        ]
+
+
+def make_worker(queue: TaskQueue, settings: Settings) -> Worker:
+    """Raises `InvalidInput` for settings that cannot be used."""
+    return Worker(
+        queue,
+        concurrency=settings.concurrency,
+        assigned_users=settings.assigned_users or ("*",),
+        steal_targets=settings.steal_targets,
+        shutdown_timeout=settings.shutdown_timeout,
+        **journal.hooks(),  # type: ignore[arg-type]
+    )
+
+
+def serve(queue: TaskQueue, settings: Settings) -> int:
+    """Serve until a signal; returns the exit code."""
+    with asyncio.Runner(loop_factory=_loop_factory(settings.uvloop)) as runner:
+        return runner.run(_serve(queue, settings))
+
+
+async def _serve(queue: TaskQueue, settings: Settings) -> int:
+    worker = make_worker(queue, settings)
+    shutdown = Shutdown(worker)
+    with shutdown.on_signals():
+        try:
+            async with queue:
+                shutdown.serving = True
+                loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
+                logger.info("serves queue %r at %s on %s", queue.name, queue.connector.safe_url, loop)
+                await worker.run()
+        except asyncio.CancelledError:
+            if not shutdown.asked:
+                raise
+    _insist_on_exit()
+    return 0
+
+
+class Shutdown:
+    """The first signal stops the worker, which drains; a second one leaves at once.
+
+    Signals are taken by the interpreter and not by the loop, so that a task that blocks the loop cannot hold up the
+    second one. A process with a parent of ours leaves it to that one to end it: it may get each signal twice, from its
+    parent and from whoever signals every process of a service.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._loop = asyncio.get_running_loop()
+        self._main = asyncio.current_task()
+        self._asked_at: float | None = None
+        self._has_parent = False
+        self.serving = False
+
+    @property
+    def asked(self) -> bool:
+        return self._asked_at is not None
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        before = {signum: signal.signal(signum, self._on_signal) for signum in _SIGNALS}
+        self._has_parent = follow_parent(self._on_parents_death)
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    def _on_signal(self, signum: int, _: FrameType | None) -> None:
+        if self._asked_at is None:
+            self._ask(signal.Signals(signum).name)
+        elif not self._has_parent and time.monotonic() - self._asked_at > REPEATED_SECONDS:
+            # Not through logging, which this may have interrupted.
+            os.write(2, b"second signal: leaving at once, other workers take over what runs here\n")
+            os._exit(128 + signum)
+
+    def _ask(self, reason: str) -> None:
+        self._asked_at = time.monotonic()
+        self._loop.call_soon_threadsafe(self._stop, reason)
+
+    def _stop(self, reason: str) -> None:
+        logger.info("%s: stopping%s", reason, "" if self._has_parent else ", a second signal leaves at once")
+        if self.serving:
+            self._stopping = self._loop.create_task(self._worker.stop())
+        elif self._main is not None:
+            self._main.cancel()
+
+    def _on_parents_death(self) -> None:
+        """In a thread. A loop that is blocked cannot drain: the process ends all the same."""
+        if not self.asked:
+            self._ask("the parent process is gone")
+        time.sleep(self._worker.shutdown_timeout + _GRACE_SECONDS)
+        os._exit(1)
+
+
+def _insist_on_exit() -> None:
+    """A thread cannot be cancelled: what goes on in one was put back, and must not keep this process alive."""
+
+    def leave() -> None:
+        time.sleep(_EXIT_SECONDS)
+        logger.warning("a plain function goes on in its thread after the stop of its worker: leaving it behind")
+        logging.shutdown()
+        os._exit(0)
+
+    threading.Thread(target=leave, name="fairque-exit", daemon=True).start()
+
+
+def _loop_factory(use_uvloop: bool) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if not use_uvloop or importlib.util.find_spec("uvloop") is None:
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop

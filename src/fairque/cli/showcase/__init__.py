@@ -1,0 +1,1 @@
+"""What ``fairque demo`` shows: one load, served fairly and first come, first served, at the same time."""
