@@ -1,0 +1,61 @@
+"""What the worker processes of ``test_cli.py`` serve. Importing it connects to nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+
+from fairque import Retry, RetryPolicy, TaskQueue, current_task, task
+
+TIMEOUT = float(os.environ.get("SERVED_TIMEOUT", "5"))
+
+
+def queue() -> TaskQueue:
+    """The queue of the test that started this process."""
+    return TaskQueue(os.environ["SERVED_URL"], name=os.environ["SERVED_QUEUE"], timeout=TIMEOUT, lease=1.0)
+
+
+nothing = None
+private_queue = TaskQueue("embedded://")
+
+
+def broken_queue() -> TaskQueue:
+    raise RuntimeError("no settings")
+
+
+@task
+async def greet(name: str) -> str:
+    return f"hello {name}"
+
+
+@task
+async def whereabouts() -> tuple[str, int]:
+    return current_task().worker_id, os.getpid()
+
+
+@task
+async def nap(seconds: float) -> str:
+    await asyncio.sleep(seconds)
+    return "rested"
+
+
+@task
+async def block(seconds: float) -> str:
+    """Holds up the event loop, as nobody should."""
+    time.sleep(seconds)  # noqa: ASYNC251
+    return "blocked"
+
+
+@task(retry=RetryPolicy(max=1, base=0))
+async def stumble(secret: str) -> None:
+    if current_task().attempt == 1:
+        raise Retry(reason=secret)
+    raise ValueError(secret)
+
+
+@task
+def doze(seconds: float) -> str:
+    """In a thread, which nobody can cancel."""
+    time.sleep(seconds)
+    return "rested"

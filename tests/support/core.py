@@ -1,0 +1,209 @@
+"""The core of a queue, below `TaskQueue` and `Worker`: the scripts, and a look at everything they keep in Redis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from fairque.connection import BlockingWire, Connector
+from fairque.delivery import Claim, Delivery, NewTask, Outcome
+from fairque.keys import Keys
+from fairque.message import Message, encode_body, new_nonce
+from fairque.store import Store, renew
+from tests.support.resp import RespClient
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+    from typing import Self
+
+HOUR_MS = 3_600_000
+LONG_LEASE_MS = 600_000
+STEP_MS = 300_000
+MAX_BODY = 4096
+_NO_ARGS = msgspec.Raw(b"\x90")
+_LETTERS = {"finished": b"F", "failed": b"X"}
+
+_DUMP = """
+local prefix, found = string.sub(KEYS[1], 1, -6), {}
+local readers = {
+  string = function(key) return { redis.call('GET', key) } end,
+  hash = function(key) return redis.call('HGETALL', key) end,
+  list = function(key) return redis.call('LRANGE', key, 0, -1) end,
+  set = function(key) return redis.call('SMEMBERS', key) end,
+  zset = function(key) return redis.call('ZRANGE', key, 0, -1, 'WITHSCORES') end,
+  stream = function(key)
+    return { redis.call('XRANGE', key, '-', '+'), redis.call('XPENDING', key, 'workers', '-', '+', 10000) }
+  end,
+}
+for _, key in ipairs(redis.call('KEYS', prefix .. '*')) do
+  local kind = redis.call('TYPE', key).ok
+  found[#found + 1] = { string.sub(key, #prefix + 1), kind, redis.call('PTTL', key), readers[kind](key) }
+end
+return found
+"""
+
+
+@dataclass(frozen=True)
+class Key:
+    """What Redis has under one key."""
+
+    kind: str
+    ttl_ms: int  # -1: for ever
+    content: list[Any]
+
+    @property
+    def expires(self) -> bool:
+        return self.ttl_ms >= 0
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Fields of a hash, members of a sorted set with their scores."""
+        texts = [part.decode() for part in self.content]
+        return list(zip(texts[::2], texts[1::2], strict=True))
+
+    @property
+    def scores(self) -> list[tuple[str, float]]:
+        return [(member, float(score)) for member, score in self.pairs]
+
+    @property
+    def holdings(self) -> list[tuple[str, str]]:
+        """Of a stream: the id of each task that is out, and its worker."""
+        entries, pending = self.content
+        owners = {stream_id: owner for stream_id, owner, _, _ in pending}
+        assert [stream_id for stream_id, _ in entries] == list(owners), "an entry that nobody has, or the reverse"
+        return [(fields[1].decode(), owners[stream_id].decode()) for stream_id, fields in entries]
+
+
+class Core:
+    """Calls the scripts with as few words as a test wants to use."""
+
+    def __init__(self, url: str, queue_name: str) -> None:
+        self.keys = Keys(queue_name)
+        self._connector = Connector(url)
+        self.store = Store(self._connector, self.keys)
+        self._client = RespClient(url)
+        self._wire: BlockingWire | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._connector.open()
+        self._wire = BlockingWire(self._connector)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.store.close()
+        await self._connector.close()
+        self._client.close()
+        if self._wire is not None:
+            self._wire.close()
+
+    # The scripts
+
+    async def enqueue(
+        self, user_id: str, *task_ids: str, priority: int = 3, cost: float = 1.0, delay_ms: int = 0, nonce: bytes = b""
+    ) -> list[bool]:
+        nonce = nonce or new_nonce()
+        return await self.enqueue_all([new_task(user_id, id_, priority, cost, delay_ms, nonce) for id_ in task_ids])
+
+    async def enqueue_all(self, tasks: Sequence[NewTask]) -> list[bool]:
+        return await self.store.enqueue(tasks, STEP_MS, HOUR_MS)
+
+    async def claim(
+        self,
+        want: int = 1,
+        *,
+        worker: str = "w",
+        lease_ms: int = LONG_LEASE_MS,
+        groups: Sequence[Sequence[str]] = ((),),
+        wait: bool = False,
+        steal: bool = True,
+    ) -> Claim:
+        return await self.store.claim(
+            worker,
+            want,
+            lease_ms=lease_ms,
+            max_body=MAX_BODY,
+            priority_step_ms=STEP_MS,
+            canceled_ttl_ms=HOUR_MS,
+            groups=groups,
+            wait=wait,
+            steal=steal,
+        )
+
+    async def take(self, want: int = 1, **options: Any) -> list[Delivery]:
+        return (await self.claim(want, **options)).deliveries
+
+    async def settle(
+        self, deliveries: Sequence[Delivery], kind: str = "finished", *, delay_ms: int = 0, worker: str = "w"
+    ) -> list[bool]:
+        outcomes = [outcome(of, kind, delay_ms) for of in deliveries]
+        return await self.store.settle(worker, outcomes, dead_letter_ttl_ms=HOUR_MS, priority_step_ms=STEP_MS)
+
+    async def serve(self, services: int, **options: Any) -> list[str]:
+        """One task after another is claimed and finished. Returns whose it was, in order."""
+        served = []
+        for _ in range(services):
+            for delivery in await self.take(**options):
+                served.append(delivery.user_id)
+                await self.settle([delivery])
+        return served
+
+    def renew(self, worker: str, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        assert self._wire is not None
+        return renew(self._wire, self.keys, worker, {"pid": 1}, deliveries)[0]
+
+    # What is in Redis
+
+    def execute(self, *arguments: str | bytes | int) -> Any:
+        """One command; a name that begins with a colon is that of a key of the queue."""
+        return self._client.execute(*(self._named(argument) for argument in arguments))
+
+    def _named(self, argument: str | bytes | int) -> str | bytes | int:
+        if isinstance(argument, str) and argument.startswith(":"):
+            return self.keys.prefix + argument[1:]
+        return argument
+
+    def dump(self) -> dict[str, Key]:
+        """Every key of the queue, without its prefix."""
+        rows = self._client.execute("EVAL", _DUMP, 1, self.keys.state)
+        return {name.decode(): Key(kind.decode(), ttl, content) for name, kind, ttl, content in rows}
+
+    def forget(self) -> None:
+        """Delete every key of the queue."""
+        for name in self.dump():
+            self.execute("UNLINK", self.keys.prefix + name)
+
+    def ready(self) -> dict[str, float]:
+        """Tags of those who may be served now, by their name in Redis."""
+        found = self.dump().get("ready")
+        return dict(found.scores) if found else {}
+
+    def state(self) -> dict[str, str]:
+        found = self.dump().get("state")
+        return dict(found.pairs) if found else {}
+
+    def now_us(self) -> int:
+        seconds, fraction = self._client.execute("TIME")
+        return int(seconds) * 1_000_000 + int(fraction)
+
+    def wait_until_ms(self, moment: float) -> None:
+        """Until the server's clock is past this millisecond."""
+        while self.now_us() // 1000 <= moment:
+            pass
+
+
+def new_task(user_id: str, task_id: str, priority: int, cost: float, delay_ms: int, nonce: bytes) -> NewTask:
+    body = encode_body(Message("t", _NO_ARGS), nonce, cost, priority, MAX_BODY)
+    return NewTask(user_id, task_id, priority, f"+{delay_ms}" if delay_ms else "", body)
+
+
+def outcome(of: Delivery, kind: str, delay_ms: int = 0) -> Outcome:
+    """The same for each call, as a worker that did not get the reply repeats it."""
+    name = b"%b/%d" % (of.stream_id, of.attempt)
+    record = of.body[:9] + _LETTERS[kind] + name if kind in _LETTERS else b""
+    error = name if kind in ("failed", "retry") else b""
+    return Outcome(of, kind, ttl_ms=HOUR_MS, delay_ms=delay_ms, record=record, error=error)

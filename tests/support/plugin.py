@@ -1,0 +1,160 @@
+"""The fixtures and options of this test suite, as a pytest plugin, so that tests of the harness can load it, too."""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from contextlib import AsyncExitStack, ExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pytest_asyncio import is_async_test
+
+from fairque.embedded import EmbeddedServer
+from tests.support.leaks import Possessions, end_of_tasks, still_there
+from tests.support.process import WorkerProcess
+from tests.support.proxy import CuttingProxy
+from tests.support.servers import STARTERS, Server, Servers, available, new_queue_name, own_keys
+
+if TYPE_CHECKING:
+    from fairque import TaskQueue
+
+_LASTING_KEYS = ("state", "users")
+"""What a queue keeps for ever, by design."""
+_failed = pytest.StashKey[bool]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--server", choices=sorted(STARTERS), help="run the whole suite on this kind of server only")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "every_server: run on every kind of server there is, not only on the embedded one"
+    )
+    config.addinivalue_line(
+        "markers", "leaves_keys(*globs): lasting keys that the test may leave, without their prefix; no globs: any"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "server" in metafunc.fixturenames:
+        metafunc.parametrize("server", _server_names(metafunc), indirect=True, scope="session")
+
+
+def _server_names(metafunc: pytest.Metafunc) -> list[str]:
+    if chosen := metafunc.config.getoption("--server"):
+        return [chosen]
+    return available() if metafunc.definition.get_closest_marker("every_server") else ["valkey"]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have the tasks checked last of all that runs in the loop, and threads and sockets after the loop is closed."""
+    for item in items:
+        names: list[str] = getattr(item, "fixturenames", [])
+        if is_async_test(item) and "_no_tasks_left" not in names:
+            names.insert(names.index("_nothing_left") + 1, "_no_tasks_left")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.stash[_failed] = True
+    return report
+
+
+# Servers
+
+
+@pytest.fixture(scope="session")
+def _servers() -> Iterator[Servers]:
+    servers = Servers()
+    yield servers
+    servers.close()
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest, _servers: Servers) -> Server:
+    """A running server, shared by all tests: stay within `queue_name`."""
+    return _servers.get(request.param)
+
+
+@pytest.fixture
+def own_server() -> Iterator[Callable[..., EmbeddedServer]]:
+    """Start a server of the test's own, to be killed or filled: ``own_server(maxmemory="5mb")``."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(EmbeddedServer(**options))
+
+
+@pytest.fixture
+def queue_name(request: pytest.FixtureRequest) -> str:
+    """A queue name that no other test uses."""
+    return new_queue_name(request.node.name)
+
+
+@pytest.fixture
+async def queue(server: Server, queue_name: str) -> AsyncIterator[TaskQueue]:
+    """An open queue of the test's own."""
+    from fairque import TaskQueue
+
+    async with TaskQueue(server.url, name=queue_name) as queue:
+        yield queue
+
+
+@pytest.fixture
+async def proxy(server: Server) -> AsyncIterator[CuttingProxy]:
+    """A proxy in front of the server that can cut replies."""
+    async with CuttingProxy(server.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def worker_process() -> AsyncIterator[Callable[..., Any]]:
+    """Start processes that end with the test: ``await worker_process("tests/workers/x.py", url)``."""
+    async with AsyncExitStack() as stack:
+
+        async def start(*arguments: Any, **options: Any) -> WorkerProcess:
+            return await stack.enter_async_context(WorkerProcess(*arguments, **options))
+
+        yield start
+
+
+# Leaks
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves threads, sockets or lasting keys behind. One that failed already is left alone."""
+    on_server = "server" in request.fixturenames
+    server: Server | None = request.getfixturevalue("server") if on_server else None
+    name: str = request.getfixturevalue("queue_name") if on_server else ""
+    before = Possessions.now()
+    yield
+    found = [] if request.node.stash.get(_failed, False) else still_there(before.gained)
+    if server is not None:
+        found += _lasting_keys(request.node, server, name)
+        server.forget(name)
+    if found:
+        pytest.fail("the test left behind: " + ", ".join(found), pytrace=False)
+
+
+@pytest.fixture
+async def _no_tasks_left(request: pytest.FixtureRequest) -> AsyncIterator[None]:
+    """Fail a test that leaves asyncio tasks behind."""
+    yield
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    found = await end_of_tasks(tasks)
+    if found and not request.node.stash.get(_failed, False):
+        pytest.fail("the test left behind: " + ", ".join(found), pytrace=False)
+
+
+def _lasting_keys(item: pytest.Item, server: Server, queue_name: str) -> list[str]:
+    marker = item.get_closest_marker("leaves_keys")
+    if item.stash.get(_failed, False) or (marker is not None and not marker.args):
+        return []
+    allowed = _LASTING_KEYS + (marker.args if marker is not None else ())
+    keys = [own_keys(queue_name, key) for key in server.lasting_keys(queue_name)]
+    return [f"key {key!r}" for key in keys if not any(fnmatch.fnmatchcase(key, pattern) for pattern in allowed)]

@@ -1,0 +1,71 @@
+"""Tasks that tests have run by other processes. What they do is seen in the lines they print."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from itertools import chain
+from pathlib import Path
+
+from fairque import current_task, task
+
+_PAUSE = 0.01
+
+
+def _is_released(releases: str) -> bool:
+    return Path(releases, str(os.getpid())).exists()
+
+
+def _append(path: str, line: str) -> None:
+    with Path(path).open("a") as lines:
+        lines.write(line + "\n")
+
+
+@task
+async def add(a: int, b: int) -> int:
+    return a + b
+
+
+@task
+async def log(path: str, seconds: float) -> str:
+    """Leave a line with the process in a file that all of them append to; the result is the task's id."""
+    me = current_task()
+    _append(path, f"{os.getpid()} {me.task_id}")
+    await asyncio.sleep(seconds)
+    return me.task_id
+
+
+@task
+async def log_after(path: str, seconds: float, before: list[list[str]]) -> list[str]:
+    """The same; the result is the ids that others returned, and its own."""
+    own = await log.fn(path, seconds)
+    return [*chain(*before), own]
+
+
+@task
+async def hold(releases: str) -> int:
+    """Run until the directory `releases` has a file with the number of this process, which is the result."""
+    me = current_task()
+    print(f"runs {me.task_id} attempt {me.attempt}")
+    try:
+        while not _is_released(releases):  # noqa: ASYNC110 (another process says when)
+            await asyncio.sleep(_PAUSE)
+    except asyncio.CancelledError:
+        print(f"cancelled {me.task_id}")
+        raise
+    return os.getpid()
+
+
+@task
+async def block_loop(releases: str) -> int:
+    """The same, with the event loop blocked."""
+    print(f"blocks {current_task().task_id}")
+    while not _is_released(releases):
+        time.sleep(_PAUSE)  # noqa: ASYNC251 (this is what it is for)
+    return os.getpid()
+
+
+@task
+async def kill_worker() -> None:
+    os._exit(9)

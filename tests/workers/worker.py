@@ -1,0 +1,43 @@
+"""A worker process: ``worker.py URL QUEUE {"queue": {…}, "worker": {…}}``. SIGTERM stops it.
+
+It prints ``ready`` with its worker id once it serves, its own log, and a line for each event of a task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+from typing import Any
+
+from fairque import TaskEvent, TaskQueue, Worker
+from tests.workers import tasks  # noqa: F401 (registers them)
+
+
+def announce(event: str, told: TaskEvent) -> None:
+    print(f"{event} {told.task_id} attempt {told.attempt}")
+
+
+async def main(url: str, queue_name: str, queue_options: dict[str, Any], worker_options: dict[str, Any]) -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    hooks = {
+        "on_success": lambda told: announce("success", told),
+        "on_failure": lambda told: announce("failure", told),
+        "on_retry": lambda told: announce("retry", told),
+        "on_lost": lambda told: announce("lost", told),
+    }
+    async with TaskQueue(url, name=queue_name, **queue_options) as queue:
+        async with Worker(queue, **hooks, **worker_options) as worker:
+            print(f"ready {worker.worker_id}")
+            await stop.wait()
+            print("stopping")
+        print("stopped")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    options = json.loads(sys.argv[3])
+    asyncio.run(main(sys.argv[1], sys.argv[2], options["queue"], options["worker"]))
