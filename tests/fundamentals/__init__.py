@@ -1,0 +1,1 @@
+"""In this order they read as the tutorial: tasks, enqueue, priorities, worker, retries, results, introspection."""

@@ -1,0 +1,105 @@
+"""Tasks for subprocesses. A subprocess imports the module of its function, so that module should be light."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import time
+from asyncio import CancelledError
+from dataclasses import dataclass
+from pathlib import Path
+
+from fairque import Retry, current_task, task, xcom_task
+
+
+@dataclass
+class Point:
+    x: int
+    y: int
+
+
+class TwoPartError(Exception):
+    """Cannot be rebuilt from its `args`, so it does not survive pickling."""
+
+    def __init__(self, subject: str, reason: str) -> None:
+        super().__init__(f"{subject}: {reason}")
+
+
+@task(run_in="process")
+def pid() -> int:
+    return os.getpid()
+
+
+@task(run_in="process")
+def where_am_i() -> list[str | int]:
+    here = current_task()
+    return [here.user_id, here.task_id, here.name, here.attempt]
+
+
+@task(run_in="process")
+def mirrored(point: Point, *, twice: bool = False) -> Point:
+    return Point(point.x, point.y) if twice else Point(point.y, point.x)
+
+
+def _shout(text: str) -> str:
+    return text.upper()
+
+
+shout = task(run_in="process", name="shout")(_shout)
+
+
+def make_counter(step: int) -> object:
+    @task(run_in="process")
+    def count(n: int) -> int:
+        return n + step
+
+    return count
+
+
+count_by_two = make_counter(2)
+
+
+@task(run_in="process")
+def raises(name: str) -> None:
+    kinds: dict[str, type[BaseException]] = {"CancelledError": CancelledError, "TwoPartError": TwoPartError}
+    if name == "TwoPartError":
+        raise TwoPartError("the door", "is locked")
+    raise (kinds.get(name) or getattr(builtins, name))("raised on purpose")
+
+
+@task(run_in="process", max_retries=1)
+def asks_for_a_retry() -> int:
+    if current_task().attempt == 1:
+        raise Retry(delay=0.01, reason="the door is locked")
+    return current_task().attempt
+
+
+@task(run_in="process")
+def dies() -> None:
+    os._exit(7)
+
+
+@task(run_in="process")
+def returns_an_object() -> object:
+    return object()
+
+
+@task(run_in="process")
+def hangs(pid_file: str) -> None:
+    Path(pid_file).write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+@xcom_task("value", run_in="process")
+def seven() -> int:
+    return 7
+
+
+@task(run_in="process", auto_xcom=True)
+def inputs() -> dict[str, object]:
+    return current_task().inputs
+
+
+@task(run_in="process")
+def push() -> None:
+    current_task().xcom.push("key", 1)
