@@ -1,0 +1,402 @@
+"""Workers that die, hang or are told to leave: their tasks run elsewhere, and nothing is lost or recorded twice."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from fairque import FailureKind, Priority, TaskFailed, TaskQueue, TaskState, Worker
+from tests.support.eventually import eventually
+from tests.support.gate import new_gate, work
+from tests.support.workers import Fleet, release, worker_id
+from tests.workers import tasks
+
+if TYPE_CHECKING:
+    from fairque import TaskHandle
+    from tests.support.process import WorkerProcess
+    from tests.support.servers import Server
+
+    StartProcess = Callable[..., Awaitable[WorkerProcess]]
+
+LEASE = 1.0
+DEFAULT_LEASE = 10.0
+
+# Whoever was killed said no goodbye: the next heartbeat after a minute, and the next wake-up, forget them.
+pytestmark = pytest.mark.leaves_keys("workers", "waiting")
+
+
+@pytest.fixture
+async def queue(server: Server, queue_name: str) -> AsyncIterator[TaskQueue]:
+    async with TaskQueue(server.url, name=queue_name, lease=LEASE) as queue:
+        yield queue
+
+
+@pytest.fixture
+def fleet(worker_process: StartProcess, server: Server, queue_name: str) -> Fleet:
+    return Fleet(worker_process, server.url, queue_name, lease=LEASE)
+
+
+async def assert_nothing_is_out(queue: TaskQueue, *user_ids: str) -> None:
+    stats = await queue.stats()
+    assert (stats.queued, stats.started, stats.scheduled) == (0, 0, 0)
+    for user_id in user_ids:
+        assert (await queue.user(user_id)).started == 0
+
+
+# SIGKILL
+
+STORM_TASKS = 300
+STORM_KILLS = 40
+STORM_WORKERS = 4
+STORM_USERS = [f"user {n}" for n in range(10)]
+
+
+class Storm:
+    """Workers that are killed in the middle of their tasks and replaced, while tasks come in."""
+
+    def __init__(self, queue: TaskQueue, fleet: Fleet, log: Path) -> None:
+        self._queue = queue
+        self._fleet = fleet
+        self._log = log
+        self._workers: dict[int, WorkerProcess] = {}
+        self.handles: list[TaskHandle[str]] = []
+
+    async def launch(self) -> None:
+        worker = await self._fleet.launch(concurrency=5, max_deliveries=1000)
+        self._workers[worker.pid] = worker
+
+    async def enqueue(self) -> None:
+        user_id = random.choice(STORM_USERS)
+        task = tasks.log(str(self._log), random.uniform(0, 0.2))
+        priority = random.choice([Priority.NORMAL, Priority.CRITICAL])
+        self.handles.append(await self._queue.enqueue(task, user_id=user_id, priority=priority))
+
+    def runs(self) -> list[list[str]]:
+        """Process and task of every run so far."""
+        return [line.split() for line in self._log.read_text().splitlines()]
+
+    async def kill_one_at_work(self) -> None:
+        seen = len(self.runs())
+        victim = await eventually(lambda: self._last_to_start(seen))
+        victim.send(signal.SIGKILL)
+        del self._workers[victim.pid]
+        assert await victim.wait() == -signal.SIGKILL
+
+    def _last_to_start(self, seen: int) -> WorkerProcess | None:
+        """A worker that began a task since then."""
+        return next((self._workers[int(pid)] for pid, _ in self.runs()[seen:] if int(pid) in self._workers), None)
+
+    async def end(self) -> None:
+        for worker in self._workers.values():
+            await worker.line("ready ")
+            worker.send(signal.SIGTERM)
+        for worker in self._workers.values():
+            assert await worker.wait() == 0
+
+
+async def test_a_storm_of_kills_loses_no_task_and_records_each_result_once(
+    queue: TaskQueue, fleet: Fleet, tmp_path: Path
+) -> None:
+    log = tmp_path / "runs"
+    log.touch()
+    storm = Storm(queue, fleet, log)
+    for _ in range(STORM_WORKERS):
+        await storm.launch()
+    for kill in range(1, STORM_KILLS + 1):
+        while len(storm.handles) < STORM_TASKS * kill // STORM_KILLS:
+            await storm.enqueue()
+        await storm.kill_one_at_work()
+        await storm.launch()
+
+    results = [await handle.result(timeout=30) for handle in storm.handles]
+    assert results == [handle.task_id for handle in storm.handles]
+    runs = Counter(task_id for _, task_id in storm.runs())
+    assert runs.keys() == set(results)
+    assert runs.total() >= STORM_TASKS + STORM_KILLS // 2, "the kills hit hardly anyone at work"
+    stats = await queue.stats()
+    assert (stats.finished, stats.failed) == (STORM_TASKS, 0)
+    await assert_nothing_is_out(queue, *STORM_USERS)
+    await storm.end()
+
+
+async def test_with_the_default_lease_the_tasks_of_a_killed_worker_run_elsewhere_within_15_seconds(
+    worker_process: StartProcess, server: Server, queue_name: str, tmp_path: Path
+) -> None:
+    fleet = Fleet(worker_process, server.url, queue_name)
+    async with TaskQueue(server.url, name=queue_name) as queue:
+        victim = await fleet.start()
+        handles = [await queue.enqueue(tasks.hold(str(tmp_path)), user_id=f"user {n}") for n in range(3)]
+        for handle in handles:
+            await victim.line(f"runs {handle.task_id}")
+        other = await fleet.start()
+        victim.send(signal.SIGKILL)
+        killed = time.monotonic()
+        for handle in handles:
+            await other.line(f"runs {handle.task_id} attempt 2", deadline=20)
+        assert time.monotonic() - killed < 1.5 * DEFAULT_LEASE
+        release(tmp_path, other)
+        assert [await handle.result(timeout=5) for handle in handles] == [other.pid] * 3
+        await assert_nothing_is_out(queue, "user 0", "user 1", "user 2")
+
+
+async def test_the_slots_of_a_killed_worker_are_free_again(queue: TaskQueue, fleet: Fleet, tmp_path: Path) -> None:
+    victim = await fleet.start()
+    handles = [
+        await queue.enqueue(tasks.hold(str(tmp_path)), user_id="acme", priority=priority)
+        for priority in (Priority.NORMAL, Priority.CRITICAL)
+    ]
+    for handle in handles:
+        await victim.line(f"runs {handle.task_id}")
+    assert (await queue.user("acme")).started == 2
+    victim.send(signal.SIGKILL)
+    other = await fleet.start()
+    for handle in handles:
+        await other.line(f"runs {handle.task_id} attempt 2")
+    assert (await queue.user("acme")).started == 2, "taken over, not counted twice"
+    release(tmp_path, other)
+    for handle in handles:
+        await handle.result(timeout=5)
+    await assert_nothing_is_out(queue, "acme")
+
+
+def consumers(server: Server, queue_name: str) -> dict[str, int]:
+    """The consumers of acme's normal lane, and how much is pending for each."""
+    stream = f"fairque:{{{queue_name}}}:normal-stream:acme"
+    rows = server.execute("XINFO", "CONSUMERS", stream, "workers")
+    return {row[1].decode(): row[3] for row in rows}
+
+
+async def test_the_consumer_of_a_killed_worker_is_removed_when_its_last_task_is_taken_over(
+    queue: TaskQueue, fleet: Fleet, server: Server, queue_name: str, tmp_path: Path
+) -> None:
+    victim = await fleet.start(concurrency=2)
+    handles = [await queue.enqueue(tasks.hold(str(tmp_path)), user_id="acme") for _ in range(2)]
+    for handle in handles:
+        await victim.line(f"runs {handle.task_id}")
+    assert consumers(server, queue_name) == {worker_id(victim): 2}
+    victim.send(signal.SIGKILL)
+    other = await fleet.start()
+    await eventually(lambda: consumers(server, queue_name) == {worker_id(other): 2})
+    release(tmp_path, other)
+    for handle in handles:
+        await handle.result(timeout=5)
+
+
+async def test_consumers_of_workers_that_died_idle_are_removed_from_a_busy_lane(
+    queue: TaskQueue, fleet: Fleet, server: Server, queue_name: str, tmp_path: Path
+) -> None:
+    keeper = await fleet.start(concurrency=1)
+    held = await queue.enqueue(tasks.hold(str(tmp_path)), user_id="acme")
+    await keeper.line(f"runs {held.task_id}")
+    dead = []
+    for n in range(3):
+        victim = await fleet.start()
+        assert await (await queue.enqueue(tasks.add(n, n), user_id="acme")).result(timeout=5) == 2 * n
+        await eventually(lambda of=victim: consumers(server, queue_name)[worker_id(of)] == 0)
+        victim.send(signal.SIGKILL)
+        await victim.wait()
+        dead.append(worker_id(victim))
+    assert consumers(server, queue_name).keys() >= set(dead)
+    server.execute("ZREM", f"fairque:{{{queue_name}}}:workers", *dead)  # what a minute of silence does
+    other = await fleet.start()
+    await eventually(lambda: not consumers(server, queue_name).keys() & set(dead))
+    assert consumers(server, queue_name)[worker_id(keeper)] == 1
+    assert other.returncode is None
+    release(tmp_path, keeper)
+    assert await held.result(timeout=5) == keeper.pid
+
+
+# A task that kills its worker
+
+
+async def test_a_task_that_kills_its_worker_each_time_does_not_kill_a_sixth(queue: TaskQueue, fleet: Fleet) -> None:
+    handle = await queue.enqueue(tasks.kill_worker(), user_id="acme")
+    for _ in range(5):
+        victim = await fleet.launch(max_deliveries=5)
+        assert await victim.wait() == 9
+    assert await handle.state() is TaskState.STARTED
+    survivor = await fleet.start(max_deliveries=5)
+    with pytest.raises(TaskFailed, match="TaskLost: its workers fell silent 5 times") as caught:
+        await handle.result(timeout=10)
+    assert caught.value.kind == FailureKind.LOST
+    error = (await handle.info()).error
+    assert error is not None
+    assert (error.kind, error.worker) == (FailureKind.LOST, worker_id(survivor))
+    assert (await queue.user("acme")).dead_letters == 1
+    assert await (await queue.enqueue(tasks.add(1, 2), user_id="acme")).result(timeout=5) == 3
+    assert survivor.returncode is None
+    await assert_nothing_is_out(queue, "acme")
+
+
+# SIGSTOP
+
+
+async def stop_and_take_over(
+    queue: TaskQueue, fleet: Fleet, releases: Path
+) -> tuple[WorkerProcess, WorkerProcess, TaskHandle[int]]:
+    """A worker stopped in the middle of a task, another one that runs it now, and the task."""
+    zombie = await fleet.start(concurrency=1)
+    handle = await queue.enqueue(tasks.hold(str(releases)), user_id="acme")
+    await zombie.line(f"runs {handle.task_id} attempt 1")
+    zombie.send(signal.SIGSTOP)
+    other = await fleet.start(concurrency=1)
+    await other.line(f"runs {handle.task_id} attempt 2")
+    return zombie, other, handle
+
+
+async def assert_goes_on(queue: TaskQueue, worker: WorkerProcess, *, without: WorkerProcess) -> None:
+    """It serves, alone."""
+    without.send(signal.SIGTERM)
+    assert await without.wait() == 0
+    handle = await queue.enqueue(tasks.add(1, 2), user_id="acme")
+    assert await handle.result(timeout=10) == 3
+    assert (await handle.info()).worker == worker_id(worker)
+
+
+async def test_a_worker_that_wakes_up_late_can_neither_end_nor_take_back_what_another_one_runs(
+    queue: TaskQueue, fleet: Fleet, server: Server, queue_name: str, tmp_path: Path
+) -> None:
+    zombie, other, handle = await stop_and_take_over(queue, fleet, tmp_path)
+    release(tmp_path, zombie)
+    zombie.send(signal.SIGCONT)
+    await zombie.line(f"lost {handle.task_id} attempt 1")
+    info = await handle.info()
+    assert (info.state, info.attempt, info.worker) == (TaskState.STARTED, 2, worker_id(other))
+    assert consumers(server, queue_name) == {worker_id(other): 1}
+    release(tmp_path, other)
+    assert await handle.result(timeout=5) == other.pid
+    await assert_goes_on(queue, zombie, without=other)
+    assert (await queue.stats()).finished == 2
+    await assert_nothing_is_out(queue, "acme")
+
+
+async def test_a_worker_that_wakes_up_late_cannot_overwrite_a_result(
+    queue: TaskQueue, fleet: Fleet, tmp_path: Path
+) -> None:
+    zombie, other, handle = await stop_and_take_over(queue, fleet, tmp_path)
+    release(tmp_path, other)
+    assert await handle.result(timeout=5) == other.pid
+    release(tmp_path, zombie)
+    zombie.send(signal.SIGCONT)
+    await zombie.line(f"lost {handle.task_id} attempt 1")
+    assert await handle.result(timeout=0) == other.pid
+    await assert_goes_on(queue, zombie, without=other)
+    assert (await queue.stats()).finished == 2
+
+
+async def test_a_body_that_still_runs_when_its_worker_wakes_up_late_is_cancelled(
+    queue: TaskQueue, fleet: Fleet, tmp_path: Path
+) -> None:
+    zombie, other, handle = await stop_and_take_over(queue, fleet, tmp_path)
+    zombie.send(signal.SIGCONT)
+    await zombie.line(f"cancelled {handle.task_id}")
+    assert f"lost {handle.task_id} attempt 1" in zombie.lines
+    release(tmp_path, other)
+    assert await handle.result(timeout=5) == other.pid
+    await assert_goes_on(queue, zombie, without=other)
+
+
+# A blocked event loop
+
+
+async def test_a_task_that_blocks_the_loop_costs_nobody_a_lease(queue: TaskQueue, fleet: Fleet, tmp_path: Path) -> None:
+    worker = await fleet.start()
+    held = await queue.enqueue(tasks.hold(str(tmp_path)), user_id="acme")
+    await worker.line(f"runs {held.task_id}")
+    blocking = await queue.enqueue(tasks.block_loop(str(tmp_path)), user_id="acme")
+    await worker.line(f"blocks {blocking.task_id}")
+    other = await fleet.start()
+    warning = await worker.line("has blocked the event loop")
+    assert f"task tests.workers.tasks.block_loop ({blocking.task_id!r}) of user 'acme'" in warning
+    await asyncio.sleep(2 * LEASE)  # in which nothing may happen
+    release(tmp_path, worker)
+    assert await blocking.result(timeout=5) == await held.result(timeout=5) == worker.pid
+    assert not any(line.startswith(("runs", "blocks")) for line in other.lines)
+
+
+async def test_a_loop_that_is_blocked_for_longer_than_the_stall_timeout_loses_its_tasks(
+    queue: TaskQueue, fleet: Fleet, tmp_path: Path
+) -> None:
+    worker = await fleet.start(stall_timeout=0.5)
+    held = await queue.enqueue(tasks.hold(str(tmp_path)), user_id="acme")
+    await worker.line(f"runs {held.task_id}")
+    blocking = await queue.enqueue(tasks.block_loop(str(tmp_path)), user_id="acme")
+    await worker.line(f"blocks {blocking.task_id}")
+    other = await fleet.launch()
+    release(tmp_path, other)
+    assert await blocking.result(timeout=10) == await held.result(timeout=10) == other.pid
+    release(tmp_path, worker)
+    for handle in (held, blocking):
+        await worker.line(f"lost {handle.task_id} attempt 1")
+    await assert_goes_on(queue, worker, without=other)
+
+
+# SIGTERM
+
+
+async def test_a_worker_told_to_leave_lets_running_tasks_end_and_claims_nothing_more(
+    queue: TaskQueue, fleet: Fleet, tmp_path: Path
+) -> None:
+    worker = await fleet.start(concurrency=2, shutdown_timeout=20)
+    handle = await queue.enqueue(tasks.hold(str(tmp_path)), user_id="acme")
+    await worker.line(f"runs {handle.task_id}")
+    worker.send(signal.SIGTERM)
+    await worker.line("stopping")
+    late = await queue.enqueue(tasks.add(1, 2), user_id="acme")
+    release(tmp_path, worker)
+    assert await worker.wait() == 0
+    assert await handle.result(timeout=0) == worker.pid
+    assert await late.state() is TaskState.QUEUED
+    assert (await queue.stats()).workers == ()
+    await fleet.start()
+    assert await late.result(timeout=5) == 3
+
+
+async def test_what_does_not_end_in_time_goes_back_to_the_front_of_its_lane_without_an_attempt(
+    queue: TaskQueue, fleet: Fleet, tmp_path: Path
+) -> None:
+    worker = await fleet.start(concurrency=2, shutdown_timeout=0.2)
+    handles = [await queue.enqueue(tasks.hold(str(tmp_path)), user_id="acme") for _ in range(2)]
+    for handle in handles:
+        await worker.line(f"runs {handle.task_id} attempt 1")
+    last = await queue.enqueue(tasks.hold(str(tmp_path)), user_id="acme")
+    worker.send(signal.SIGTERM)
+    assert await worker.wait() == 0
+    for handle in handles:
+        assert f"cancelled {handle.task_id}" in worker.lines
+        info = await handle.info()
+        assert (info.state, info.attempt, info.errors) == (TaskState.QUEUED, 0, ())
+    assert (await queue.user("acme")).started == 0
+
+    other = await fleet.launch(concurrency=1)
+    release(tmp_path, other)
+    for handle in (*handles, last):
+        assert await handle.result(timeout=10) == other.pid
+        assert (await handle.info()).attempt == 1
+    began = [line for line in other.lines if line.startswith("runs")]
+    assert began == [f"runs {handle.task_id} attempt 1" for handle in (*handles, last)]
+
+
+async def test_a_worker_whose_scope_is_cancelled_puts_back_what_it_runs_at_once(queue: TaskQueue) -> None:
+    gate = new_gate()
+    handle = await queue.enqueue(work(1), user_id="acme")
+    async with anyio.create_task_group() as group:
+        group.start_soon(Worker(queue).run)
+        await eventually(lambda: gate.started)
+        cancelled = time.monotonic()
+        group.cancel_scope.cancel()
+    assert time.monotonic() - cancelled < 2.5
+    info = await handle.info()
+    assert (info.state, info.attempt) == (TaskState.QUEUED, 0)
+    gate.open()
+    await Worker(queue).run_until_idle()
+    assert await handle.result(timeout=0) == 1

@@ -1,0 +1,279 @@
+"""Connections that are cut in the middle of a reply: nobody knows what happened, and nothing happens twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fairque import Retry, TaskEvent, TaskFailed, TaskQueue, TaskState, Worker, current_task, task
+from fairque.scripts import load
+from tests.support.eventually import eventually
+from tests.support.gate import Gate, new_gate, work
+
+if TYPE_CHECKING:
+    from fairque import TaskHandle
+    from tests.support.proxy import CuttingProxy
+    from tests.support.servers import Server
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return new_gate()
+
+
+@pytest.fixture
+async def far(server: Server, proxy: CuttingProxy, queue_name: str) -> AsyncIterator[TaskQueue]:
+    """The queue as seen through the proxy. The scripts are known, so that a cut falls on a reply of theirs."""
+    for script in ("enqueue", "claim", "settle", "renew", "peek"):
+        server.execute("SCRIPT", "LOAD", load(script).source)
+    async with TaskQueue(proxy.url, name=queue_name, lease=1.0) as queue:
+        yield queue
+
+
+def sha(script: str) -> bytes:
+    return load(script).sha
+
+
+async def is_done(queue: TaskQueue, tasks: int) -> bool:
+    stats = await queue.stats()
+    return (stats.finished, stats.queued, stats.started, stats.scheduled) == (tasks, 0, 0, 0)
+
+
+# Enqueue
+
+
+@pytest.mark.parametrize("k", range(1, 6))
+async def test_an_enqueue_whose_reply_was_cut_makes_one_task(
+    queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy, gate: Gate, k: int
+) -> None:
+    gate.open()
+    cut = proxy.cut_reply(sha("enqueue"), nth=k)
+    handles = [await far.enqueue(work(n), user_id="acme") for n in range(5)]
+    assert cut.done.is_set()
+    assert all(handle.created for handle in handles)
+    assert (await queue.stats()).queued == 5
+    await Worker(queue).run_until_idle()
+    assert [await handle.result(timeout=0) for handle in handles] == list(range(5))
+    assert sorted(gate.started) == sorted(handle.task_id for handle in handles)
+
+
+async def test_enqueues_that_share_a_cut_reply_make_one_task_each(
+    queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy, gate: Gate
+) -> None:
+    cut = proxy.cut_reply(sha("enqueue"), nth=2)
+    handles = await asyncio.gather(*(far.enqueue(work(n), user_id=f"user {n % 7}") for n in range(100)))
+    assert cut.done.is_set()
+    await assert_each_runs_once(queue, handles, gate)
+
+
+async def test_a_batch_whose_reply_was_cut_makes_one_task_each(
+    queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy, gate: Gate
+) -> None:
+    cut = proxy.cut_reply(sha("enqueue"), nth=2)
+    handles = await far.enqueue_many([work(n) for n in range(1100)], user_id="acme")
+    assert cut.done.is_set()
+    await assert_each_runs_once(queue, handles, gate)
+
+
+async def assert_each_runs_once(queue: TaskQueue, handles: list[TaskHandle[int]], gate: Gate) -> None:
+    assert all(handle.created for handle in handles)
+    assert (await queue.stats()).queued == len(handles)
+    gate.open()
+    await Worker(queue, concurrency=100).run_until_idle()
+    assert sorted(gate.started) == sorted(handle.task_id for handle in handles)
+
+
+async def test_an_enqueue_is_made_once_when_the_loading_of_its_script_is_cut(
+    server: Server, queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy, gate: Gate
+) -> None:
+    cuts = [proxy.cut_reply(sha("enqueue")), proxy.cut_reply(load("enqueue").source)]
+    server.execute("SCRIPT", "FLUSH")
+    handle = await far.enqueue(work(1), user_id="acme")
+    assert all(cut.done.is_set() for cut in cuts)
+    await assert_each_runs_once(queue, [handle], gate)
+
+
+@task(result_ttl=0)
+async def keep_nothing() -> None:
+    ran.append(current_task().task_id)
+
+
+ran: list[str] = []
+
+
+async def test_an_enqueue_repeated_after_its_task_has_ended_makes_no_second_one(
+    queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy
+) -> None:
+    ran.clear()
+    cut = proxy.cut_reply(sha("enqueue"))
+    async with Worker(queue):
+        enqueuing = asyncio.create_task(far.enqueue(keep_nothing(), user_id="acme", task_id="once"))
+        await cut.done.wait()
+        await proxy.refuse()
+        await eventually(lambda: is_done(queue, 1))
+        await proxy.accept()
+        handle = await enqueuing
+        assert handle.created
+        await Worker(queue).run_until_idle()
+    assert ran == ["once"]
+
+
+# Claim
+
+
+@pytest.mark.parametrize("k", range(1, 6))
+async def test_tasks_of_a_claim_whose_reply_was_cut_are_delivered_again(
+    queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy, gate: Gate, k: int
+) -> None:
+    gate.open()
+    handles = [await queue.enqueue(work(n), user_id="acme") for n in range(5)]
+    cut = proxy.cut_reply(sha("claim"), nth=k)
+    async with Worker(far, concurrency=4):  # it claims one at a time
+        assert [await handle.result(timeout=10) for handle in handles] == list(range(5))
+    assert cut.done.is_set()
+    attempts = [(await handle.info()).attempt for handle in handles]
+    assert sorted(attempts) == [1, 1, 1, 1, 2], "one was delivered into the void, and taken back after its lease"
+    assert sorted(gate.started) == sorted(handle.task_id for handle in handles)
+    assert await is_done(queue, 5)
+    assert (await queue.user("acme")).started == 0
+
+
+# Settle and renew
+
+
+@pytest.mark.parametrize("k", range(1, 6))
+async def test_a_report_whose_reply_was_cut_counts_as_done(
+    queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy, gate: Gate, k: int
+) -> None:
+    gate.open()
+    lost: list[TaskEvent] = []
+    handles = [await queue.enqueue(work(n), user_id="acme") for n in range(5)]
+    cut = proxy.cut_reply(sha("settle"), nth=k)
+    async with Worker(far, concurrency=1, on_lost=lost.append) as worker:
+        assert [await handle.result(timeout=10) for handle in handles] == list(range(5))
+        last = await queue.enqueue(work(5), user_id="acme")
+        assert await last.result(timeout=10) == 5
+        assert (await last.info()).worker == worker.worker_id
+    assert cut.done.is_set()
+    assert lost == []
+    assert len(gate.started) == 6
+    assert (await queue.stats()).finished == 6
+
+
+@task
+async def fail_at_first() -> int:
+    attempt = current_task().attempt
+    if attempt == 1:
+        raise Retry(delay=0.01)
+    return attempt
+
+
+@task
+async def fail() -> None:
+    raise ValueError("as ordered")
+
+
+async def test_a_retry_whose_report_was_cut_is_counted_and_made_once(
+    queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy
+) -> None:
+    lost: list[TaskEvent] = []
+    cut = proxy.cut_reply(sha("settle"))
+    async with Worker(far, on_lost=lost.append):
+        handle = await queue.enqueue(fail_at_first(), user_id="acme")
+        assert await handle.result(timeout=5) == 2
+    assert cut.done.is_set()
+    assert lost == []
+    assert len((await handle.info()).errors) <= 1
+    stats = await queue.stats()
+    assert (stats.retried, stats.finished, stats.failed) == (1, 1, 0)
+
+
+async def test_a_failure_whose_report_was_cut_is_one_dead_letter(
+    queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy
+) -> None:
+    cut = proxy.cut_reply(sha("settle"))
+    async with Worker(far):
+        handle = await queue.enqueue(fail(), user_id="acme")
+        with pytest.raises(TaskFailed, match="ValueError: as ordered"):
+            await handle.result(timeout=5)
+    assert cut.done.is_set()
+    assert len((await handle.info()).errors) == 1
+    assert (await queue.stats()).failed == (await queue.user("acme")).dead_letters == 1
+
+
+async def test_a_renewal_whose_reply_was_cut_loses_nothing(
+    queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy, gate: Gate
+) -> None:
+    lost: list[TaskEvent] = []
+    cuts = [proxy.cut_reply(sha("renew"), nth=n) for n in (1, 2, 3)]
+    async with Worker(far, on_lost=lost.append), Worker(far):
+        handle = await queue.enqueue(work(1), user_id="acme")
+        for cut in cuts:
+            await cut.done.wait()
+        gate.open()
+        assert await handle.result(timeout=5) == 1
+    assert lost == []
+    assert len(gate.started) == 1
+
+
+async def test_all_connections_are_cut_again_and_again_and_every_task_runs_once(
+    queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy, gate: Gate
+) -> None:
+    async with Worker(far, concurrency=20):
+        handles = [await far.enqueue(work(n), user_id=f"user {n % 3}") for n in range(20)]
+        waiters = [asyncio.create_task(handle.result(timeout=20)) for handle in handles]
+        await eventually(lambda: len(gate.started) == 20)
+        for _ in range(5):
+            proxy.cut_all()
+            await eventually(lambda: proxy.connections >= 3)
+        gate.open()
+        assert await asyncio.gather(*waiters) == list(range(20))
+    assert len(gate.started) == 20
+    assert await is_done(queue, 20)
+
+
+# Waiting for a result
+
+
+async def test_an_end_announced_before_listening_began_again_is_not_missed(
+    server: Server, queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy, gate: Gate
+) -> None:
+    gate.open()
+    handle = await far.enqueue(work(1), user_id="acme")
+    waiter = asyncio.create_task(handle.result(timeout=5))
+    await eventually(lambda: any(b":done:" in channel for channel in server.execute("PUBSUB", "CHANNELS")))
+    subscription = proxy.hold("SUBSCRIBE")
+    proxy.cut_all()
+    await subscription.reached.wait()
+    await Worker(queue).run_until_idle()
+    subscription.released.set()
+    assert await waiter == 1
+
+
+# Callers that give up in the middle of a request
+
+
+async def test_a_call_that_is_cancelled_in_the_middle_of_a_reply_leaves_the_connection_usable(
+    far: TaskQueue, proxy: CuttingProxy, gate: Gate
+) -> None:
+    gate.open()
+    for n in range(5):
+        proxy.pause()
+        calls = [
+            asyncio.create_task(far.enqueue(work(n), user_id="acme", task_id=f"given up {n}")),
+            asyncio.create_task(far.stats()),
+        ]
+        await asyncio.wait(calls, timeout=0.02)
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(calls)
+        proxy.resume()
+        handle = await far.enqueue(work(n), user_id="acme", task_id=f"meant {n}")
+        assert handle.task_id == f"meant {n}"
+        assert await handle.state() is TaskState.QUEUED
+        assert (await far.user("acme")).user_id == "acme"
+    await Worker(far).run_until_idle()
+    assert {f"meant {n}" for n in range(5)} <= set(gate.started)
