@@ -1,0 +1,78 @@
+"""The examples run as they are, each as a process of its own, and things happen in the order that they tell."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.process import ROOT, WorkerProcess
+
+Start = Callable[..., Awaitable[WorkerProcess]]
+
+ORDER = {
+    "quickstart": """
+        zoe has her logo, 200 px wide
+        in the end: 1001
+    """,
+    "pipeline": """
+        say
+        └── report
+            ├── publish
+        put in: 8 tasks in one call
+        say      begin
+        extract  reads s3://sales
+        clean    gets 3 rows
+        report   gets {'bolts': 350, 'all': 500}
+        result of the last ones: ['published', None]
+        the report: bolts: 3.50 EUR, all: 5.00 EUR
+        tasks by state: {'finished': 8}
+    """,
+    "dependencies": """
+        Three tasks wait for two others:
+        at first: boot is deferred, celebrate is deferred, write_log is deferred
+        check power: fine
+        check network: loose!
+        write the log
+        with a loose cable: boot is deferred, celebrate is canceled, write_log is finished
+        celebrate: dependency check('network') failed
+        check: ConnectionError, the network cable is loose
+        check network: fine
+        boot
+        in the end: boot is finished, celebrate is canceled, write_log is finished
+        on 'nobody', never enqueued or its result has expired
+    """,
+    "xcom": """
+        acme: fetched 2 prices
+        acme: added up bolt, nut
+        acme: wrote invoice 1
+        acme: expected 0.50: wrong; keys are ['invoice', 'prices', 'total']
+        zeta: fetched 1 prices
+        zeta: added up lamp
+        zeta: wrote invoice 2
+        zeta: expected 40.00: right; keys are ['currency', 'invoice', 'prices', 'total']
+        checked: [False, True]
+        acme: No. 1: 0.40 EUR
+        zeta: No. 2: 40.00 USD
+        zeta after clear(): [] - acme: ['invoice', 'prices', 'total']
+        pull() without a default: user 'zeta' has no XCom value 'invoice' in 'default'
+    """,
+}
+"""Lines that each of them prints, in this order, and none of them twice; others may stand between them."""
+
+SOMEWHERE = {
+    "pipeline": ["total    bolt is the sum of 2", "total    all is the sum of 3", "publish  for acme", "say      done"],
+}
+"""Lines whose order is not said."""
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
+async def test_an_example_tells_what_happens_in_the_order_in_which_it_happens(worker_process: Start, example: Path):
+    process = await worker_process(example)
+    assert await process.wait(30) == 0, process.output
+    lines = [line.strip() for line in process.lines]
+    expected = [line.strip() for line in ORDER[example.stem].strip().splitlines()]
+    assert [line for line in lines if line in expected] == expected, process.output
+    for line in SOMEWHERE.get(example.stem, []):
+        assert lines.count(line) == 1, process.output
