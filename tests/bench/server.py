@@ -1,0 +1,70 @@
+"""A private server for one bench: no persistence, a core of its own, gone with the context."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import redis
+
+
+def cores() -> tuple[int | None, int | None]:
+    """One core for the server and another for everything measured; None where the system cannot pin."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None, None
+    usable = sorted(os.sched_getaffinity(0))
+    return usable[0], usable[-1]
+
+
+def pin(core: int | None, pid: int = 0) -> None:
+    if core is not None:
+        os.sched_setaffinity(pid, {core})
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def _binary() -> str:
+    """`redis-server` on the PATH, else the one that comes with the extra `embedded`."""
+    found = shutil.which("redis-server") or shutil.which("valkey-server")
+    if found:
+        return found
+    from fairque.embedded_binary import server_binary
+
+    return str(server_binary())
+
+
+@contextmanager
+def server(core: int | None) -> Iterator[str]:
+    """Starts it, yields its URL, and ends it."""
+    port = _free_port()
+    options = f"--port {port} --bind 127.0.0.1 --appendonly no --daemonize no --loglevel warning".split()
+    with tempfile.TemporaryDirectory() as folder, Path(folder, "log").open("wb") as log:
+        process = subprocess.Popen([_binary(), *options, "--save", "", "--dir", folder], stdout=log, stderr=log)
+        try:
+            pin(core, process.pid)
+            url = f"redis://127.0.0.1:{port}/0"
+            _wait_until_up(url)
+            yield url
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def _wait_until_up(url: str) -> None:
+    with redis.Redis.from_url(url) as client:
+        for _ in range(200):
+            try:
+                client.ping()
+                return
+            except redis.ConnectionError:
+                time.sleep(0.05)
+    raise RuntimeError("the server of the bench did not start within ten seconds")
