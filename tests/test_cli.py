@@ -1,0 +1,426 @@
+"""The command line, as real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import pty
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from fairque import Failure, FailureKind, TaskEvent, TaskQueue, TaskState, __version__
+from fairque.cli import journal
+from fairque.cli.lifeline import REPEATED_SECONDS
+from fairque.cli.problem import Problem
+from fairque.cli.showcase.load import FLOOD, Load
+from fairque.cli.showcase.tally import Tally, percentile
+from fairque.cli.showcase.work import Sample
+from fairque.cli.target import load_queue
+from tests.apps.served import block, doze, greet, nap, stumble, whereabouts
+from tests.support.eventually import eventually
+from tests.support.process import ROOT, WorkerProcess
+from tests.support.processes import is_running, marked, new_mark
+from tests.support.servers import Server
+
+TARGET = "tests.apps.served:queue"
+SMALL_DEMO = ("demo", "--flood=300", "--users=2", "--tasks=3", "--workers=1", "--seconds=0.02")
+Start = Callable[..., Awaitable[WorkerProcess]]
+Serve = Callable[..., Awaitable[WorkerProcess]]
+
+
+@pytest.fixture
+async def serve(worker_process: Start, server: Server, queue_name: str) -> AsyncIterator[Serve]:
+    """Start ``fairque worker`` on the queue of the test; returns when it serves. Drains it at the end."""
+    started: list[WorkerProcess] = []
+
+    async def start(*options: str, sign: str = "serves queue") -> WorkerProcess:
+        env = {"SERVED_URL": server.url, "SERVED_QUEUE": queue_name}
+        process = await worker_process("fairque", "worker", TARGET, *options, env=env)
+        started.append(process)
+        await process.line(sign)
+        return process
+
+    yield start
+    for process in started:
+        if process.returncode is None:
+            process.send(signal.SIGTERM)
+            assert await process.wait() == 0, process.output
+
+
+# The worker
+
+
+async def test_a_worker_serves_the_queue_that_a_function_returns(serve: Serve, queue: TaskQueue) -> None:
+    await serve()
+    handle = await queue.enqueue(greet("ann"), user_id="acme")
+    assert await handle.result(timeout=20) == "hello ann"
+
+
+@pytest.mark.parametrize(("option", "loop"), [("--uvloop", "uvloop"), ("--no-uvloop", "asyncio")])
+async def test_a_worker_runs_on_uvloop_unless_told_not_to(serve: Serve, option: str, loop: str) -> None:
+    pytest.importorskip("uvloop")
+    process = await serve(option)
+    assert (await process.line("serves queue")).endswith(f"on {loop}")
+
+
+async def test_the_log_says_how_tasks_ended_without_arguments_and_results(serve: Serve, queue: TaskQueue) -> None:
+    process = await serve()
+    await queue.enqueue(greet("Rumpelstiltskin"), user_id="acme", task_id="a b\nc")
+    await queue.enqueue(stumble("Rumpelstiltskin"), user_id="acme", task_id="t2")
+    finished = await process.line("finished")
+    assert re.search(r"user=acme id='a b\\nc' name=tests.apps.served.greet attempt=1 run=0\.\d{3}s$", finished)
+    retried, failed = await process.line("retried"), await process.line("failed")
+    assert re.search(r"id=t2 name=tests.apps.served.stumble attempt=1 .*kind=error error=Retry at served.py:", retried)
+    assert re.search(r"id=t2 name=tests.apps.served.stumble attempt=2 .*error=ValueError at served.py:\d+$", failed)
+    assert "Rumpelstiltskin" not in process.output
+
+
+async def test_a_quiet_log_level_leaves_out_what_finished(serve: Serve, queue: TaskQueue) -> None:
+    await queue.enqueue(stumble("x"), user_id="acme")
+    process = await serve("--log-level=Warning", sign="retried")
+    await (await queue.enqueue(greet("x"), user_id="acme")).result(timeout=20)
+    await process.line("failed")
+    assert "finished" not in process.output
+    assert "serves" not in process.output
+
+
+async def test_an_assigned_worker_serves_others_only_as_steal_targets(serve: Serve, queue: TaskQueue) -> None:
+    await serve("--assigned-user=ann", "--steal-target=bob")
+    served = [await queue.enqueue(greet(user), user_id=user) for user in ("ann", "bob")]
+    other = await queue.enqueue(greet("cid"), user_id="cid")
+    assert [await handle.result(timeout=20) for handle in served] == ["hello ann", "hello bob"]
+    assert await other.state() == TaskState.QUEUED
+    await serve()
+    assert await other.result(timeout=20) == "hello cid"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_drains_a_worker(serve: Serve, queue: TaskQueue, signum: signal.Signals) -> None:
+    process = await serve("--concurrency=1")
+    running = await queue.enqueue(nap(1), user_id="acme")
+    await eventually(lambda: is_in(running.state(), TaskState.STARTED))
+    waiting = await queue.enqueue(greet("later"), user_id="acme")
+    process.send(signum)
+    assert await process.wait() == 0, process.output
+    assert await running.result(timeout=0) == "rested"
+    assert await waiting.state() == TaskState.QUEUED
+    await serve()
+    assert await waiting.result(timeout=20) == "hello later"
+
+
+async def test_what_outlasts_the_shutdown_timeout_is_put_back(serve: Serve, queue: TaskQueue) -> None:
+    process = await serve("--shutdown-timeout=0.2")
+    handle = await queue.enqueue(nap(3), user_id="acme")
+    await eventually(lambda: is_in(handle.state(), TaskState.STARTED))
+    process.send(signal.SIGTERM)
+    assert await process.wait() == 0, process.output
+    assert await handle.state() == TaskState.QUEUED
+    await serve()
+    assert await handle.result(timeout=20) == "rested"
+    assert (await handle.info()).attempt == 1
+
+
+@pytest.mark.leaves_keys
+async def test_a_thread_that_goes_on_does_not_keep_a_worker_alive(serve: Serve, queue: TaskQueue) -> None:
+    process = await serve("--shutdown-timeout=0.2")
+    handle = await queue.enqueue(doze(60), user_id="acme")
+    await eventually(lambda: is_in(handle.state(), TaskState.STARTED))
+    process.send(signal.SIGTERM)
+    assert await process.wait(deadline=15) == 0, process.output
+    assert await handle.state() == TaskState.QUEUED
+
+
+@pytest.mark.leaves_keys
+@pytest.mark.parametrize("body", [nap, block])
+@pytest.mark.parametrize("loop", ["--uvloop", "--no-uvloop"])
+async def test_a_second_signal_leaves_at_once(serve: Serve, queue: TaskQueue, body: Callable, loop: str) -> None:
+    process = await serve(loop)
+    handle = await queue.enqueue(body(60), user_id="acme")
+    await eventually(lambda: is_in(handle.state(), TaskState.STARTED))
+    process.send(signal.SIGTERM)
+    await asyncio.sleep(2 * REPEATED_SECONDS)
+    process.send(signal.SIGTERM)
+    assert await process.wait(deadline=5) == 128 + signal.SIGTERM
+    assert process.lines[-1].startswith("second signal: leaving at once")
+
+
+async def is_in(state: Awaitable[TaskState], wanted: TaskState) -> bool:
+    return await state == wanted
+
+
+# Several processes
+
+
+async def pids_of(process: WorkerProcess, count: int) -> list[int]:
+    """The worker processes that it has started, once there are so many that serve."""
+
+    def found() -> list[int]:
+        lines = [line for line in process.lines if "serves queue" in line]
+        pids = [int(re.findall(r"\[(\d+)\]", line)[0]) for line in lines]
+        return pids if len(pids) >= count else []
+
+    return list(await eventually(found, deadline=30))
+
+
+@pytest.mark.leaves_keys("workers", "waiting")
+async def test_a_killed_worker_process_is_started_anew(serve: Serve, queue: TaskQueue) -> None:
+    process = await serve("--processes=2")
+    first, second = await pids_of(process, 2)
+    os.kill(first, signal.SIGKILL)
+    await process.line("ended with code -9, next start in 0.5 s")
+    *_, third = await pids_of(process, 3)
+    os.kill(second, signal.SIGTERM)
+    await eventually(lambda: not is_running(second))
+    assert (await (await queue.enqueue(whereabouts(), user_id="acme")).result(timeout=20))[1] == third
+    process.send(signal.SIGTERM)
+    assert await process.wait() == 0, process.output
+    assert not is_running(third)
+    assert len([line for line in process.lines if " started, pid" in line]) == 3
+
+
+async def test_a_signal_drains_every_process(serve: Serve, queue: TaskQueue) -> None:
+    process = await serve("--processes=2", "--concurrency=1")
+    pids = await pids_of(process, 2)
+    handles = [await queue.enqueue(nap(1), user_id="acme") for _ in pids]
+    for handle in handles:
+        await eventually(lambda handle=handle: is_in(handle.state(), TaskState.STARTED))
+    process.send(signal.SIGINT)
+    assert await process.wait() == 0, process.output
+    assert [await handle.result(timeout=0) for handle in handles] == ["rested", "rested"]
+    assert not any(map(is_running, pids))
+
+
+async def test_a_signal_to_every_process_at_once_is_one_request(serve: Serve, queue: TaskQueue) -> None:
+    process = await serve("--processes=2", "--concurrency=1")
+    handles = [await queue.enqueue(nap(1), user_id="acme") for _ in range(2)]
+    for pid in [process.pid, *await pids_of(process, 2), process.pid]:
+        os.kill(pid, signal.SIGTERM)
+    assert await process.wait() == 0, process.output
+    assert "second signal:" not in process.output
+    await serve()
+    assert [await handle.result(timeout=20) for handle in handles] == ["rested", "rested"]
+
+
+@pytest.mark.leaves_keys
+async def test_a_second_signal_ends_every_process_at_once(serve: Serve, queue: TaskQueue) -> None:
+    process = await serve("--processes=2", "--concurrency=1")
+    pids = await pids_of(process, 2)
+    handle = await queue.enqueue(nap(60), user_id="acme")
+    await eventually(lambda: is_in(handle.state(), TaskState.STARTED))
+    process.send(signal.SIGTERM)
+    await process.line("SIGTERM: stopping, a second")
+    await asyncio.sleep(2 * REPEATED_SECONDS)
+    process.send(signal.SIGTERM)
+    assert await process.wait(deadline=5) == 128 + signal.SIGTERM
+    assert not any(map(is_running, pids))
+
+
+async def test_worker_processes_end_when_their_parent_is_killed(serve: Serve, queue: TaskQueue) -> None:
+    process = await serve("--processes=2")
+    pids = await pids_of(process, 2)
+    handle = await queue.enqueue(nap(1), user_id="acme")
+    await eventually(lambda: is_in(handle.state(), TaskState.STARTED))
+    os.kill(process.pid, signal.SIGKILL)
+    assert await handle.result(timeout=20) == "rested"
+    await eventually(lambda: not any(map(is_running, pids)))
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "error", "hint"),
+    [
+        (["worker", "nowhere:queue"], 2, "there is no module 'nowhere'", "looked in"),
+        (["worker", "tests.apps.nowhere:queue"], 2, "there is no module 'tests.apps.nowhere'", "looked in"),
+        (["worker", "tests.apps.served"], 2, "does not name a queue", "module:name"),
+        (["worker", "tests/apps/served.py:queue"], 2, "is a file", "module:name"),
+        (["worker", "tests.apps.served:qeue"], 2, "there is no 'qeue' in tests.apps.served", "did you mean 'queue'?"),
+        (["worker", "tests.apps.served:nothing"], 2, "is a NoneType, not a TaskQueue", "plain function"),
+        (
+            ["worker", "tests.apps.served:broken_queue"],
+            2,
+            "failed: RuntimeError: no settings (served.py, line",
+            "called",
+        ),
+        (["worker", "tests.apps.served:private_queue"], 2, "embedded:// is a server for one process", "embedded:///"),
+        (["worker", TARGET, "--concurrency=0"], 2, "--concurrency", "fairque worker --help"),
+        (["worker", TARGET, "--concurrency=10001"], 2, "concurrency must be a whole number from 1 to 10000", "value"),
+        (["worker", TARGET, "--assigned-user="], 2, "must not be empty", "value"),
+        (["worker", TARGET, "--steal-target=ann"], 2, "none is assigned", "--assigned-user"),
+        (["worker", TARGET, "--processes=2", "--assigned-user="], 2, "must not be empty", "value"),
+        (["worker", TARGET], 1, "Redis at redis://localhost:1 is not available", "start that server"),
+        (["worker", TARGET, "--processes=2"], 1, "Redis at redis://localhost:1 is not available", "start that server"),
+        (["worker"], 2, "Missing argument", "fairque worker --help"),
+        (["wrker"], 2, "No such command 'wrker'", "--help"),
+        (["demo", "--users=0"], 2, "--users", "fairque demo --help"),
+    ],
+)
+async def test_an_error_is_one_line_and_a_hint(
+    worker_process: Start, arguments: list[str], code: int, error: str, hint: str
+) -> None:
+    env = {"SERVED_URL": "redis://localhost:1", "SERVED_QUEUE": "q", "SERVED_TIMEOUT": "0.1"}
+    process = await worker_process("fairque", *arguments, env=env)
+    assert await process.wait() == code, process.output
+    assert len(process.lines) == 2, process.output
+    assert process.lines[0].startswith("error: ")
+    assert error in process.lines[0]
+    assert process.lines[1].startswith("hint: ")
+    assert hint in process.lines[1]
+
+
+def test_a_target_is_found_in_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shop_tasks.py").write_text(
+        "from fairque import TaskQueue\nclass settings:\n    q = TaskQueue(name='s')"
+    )
+    (tmp_path / "torn.py").write_text("\n\nimport shop_tasks\n1 / 0")
+    (tmp_path / "needy.py").write_text("import nowhere_to_be_found")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert load_queue("shop_tasks:settings.q").name == "s"
+    with pytest.raises(Problem, match=r"importing 'torn' failed: ZeroDivisionError: .* \(torn.py, line 4\)"):
+        load_queue("torn:queue")
+    with pytest.raises(Problem, match=r"importing 'needy' failed: .*nowhere_to_be_found"):
+        load_queue("needy:queue")
+
+
+def test_a_failure_is_logged_with_its_kind_and_place_but_not_its_text(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="fairque.tasks")
+    traceback = 'Traceback (most recent call last):\n  File "/srv/app/a.py", line 7, in work\nKeyError: "card 42"'
+    failure = Failure(FailureKind.ERROR, "KeyError", "card 42", traceback)
+    journal.hooks()["on_failure"](TaskEvent("zoë", "", "a.work", 2, 0.25, failure))
+    assert caplog.messages == [
+        "failed user=zoë id='' name=a.work attempt=2 run=0.250s kind=error error=KeyError at a.py:7"
+    ]
+
+
+async def test_the_version_is_shown(worker_process: Start) -> None:
+    process = await worker_process("fairque", "--version")
+    assert await process.wait() == 0
+    assert process.lines == [f"fairque {__version__}"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["worker", "--help"], ["demo", "--help"]])
+async def test_help_names_everything(worker_process: Start, arguments: list[str]) -> None:
+    process = await worker_process("fairque", *arguments, env={"COLUMNS": "120"})
+    assert await process.wait() == 0
+    for word in {"worker": ["--processes"], "demo": ["--seconds"]}.get(arguments[0], ["worker", "demo"]):
+        assert word in process.output
+
+
+# The demo
+
+
+async def test_the_demo_ends_with_a_table_and_a_sentence_in_numbers(worker_process: Start) -> None:
+    mark = new_mark()
+    process = await worker_process("fairque", *SMALL_DEMO, env={**mark, "COLUMNS": "80"})
+    assert await process.wait(deadline=50) == 0, process.output
+    for row in ("flood", "quiet-1", "quiet-2", "all quiet"):
+        assert any(line.startswith(row) for line in process.lines), process.output
+    assert re.search(r"Behind 300 tasks of another user, .* \d+ times as long", " ".join(process.lines))
+    assert max(map(len, process.lines)) <= 80
+    assert "…" not in "".join(process.lines[4:])
+    await eventually(lambda: not marked(mark))
+
+
+async def test_an_interrupted_demo_leaves_no_process_behind(worker_process: Start) -> None:
+    mark = new_mark()
+    process = await worker_process("fairque", *SMALL_DEMO[:-1], "--seconds=2", env=mark)
+    await process.line("served of", deadline=40)
+    assert len(marked(mark)) >= 4  # itself, two workers, the server, its guard
+    process.send(signal.SIGINT)
+    assert await process.wait() == 128 + signal.SIGINT
+    assert process.lines[-1] == "interrupted"
+    assert "Traceback" not in process.output
+    await eventually(lambda: not marked(mark))
+
+
+async def test_a_killed_demo_leaves_no_process_behind(worker_process: Start) -> None:
+    mark = new_mark()
+    process = await worker_process("fairque", *SMALL_DEMO[:-1], "--seconds=2", env=mark)
+    await process.line("served of", deadline=40)
+    process.send(signal.SIGKILL)
+    await eventually(lambda: not marked(mark), deadline=30)
+
+
+async def test_the_demo_ends_when_one_of_its_workers_does(worker_process: Start) -> None:
+    mark = new_mark()
+    process = await worker_process("fairque", *SMALL_DEMO[:-1], "--seconds=2", env=mark)
+    await process.line("served of", deadline=40)
+    worker = next(pid for pid, command in marked(mark).items() if " worker " in command)
+    os.kill(worker, signal.SIGKILL)
+    assert await process.wait() == 1
+    assert process.lines[-2:] == ["error: a worker of the demo ended with code -9", "hint: start the demo again"]
+    await eventually(lambda: not marked(mark))
+
+
+async def test_an_interrupted_demo_restores_the_terminal() -> None:
+    terminal, other_end = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "fairque", *SMALL_DEMO[:-1], "--seconds=2"),
+        cwd=ROOT, stdin=other_end, stdout=other_end, stderr=other_end, start_new_session=True,
+        env={**os.environ, "TERM": "xterm-256color"},
+    )  # fmt: skip
+    os.close(other_end)
+    try:
+        await asyncio.to_thread(read_until, terminal, b"of 300")
+        process.send_signal(signal.SIGINT)
+        rest = await asyncio.to_thread(read_until, terminal, b"interrupted")
+        assert b"\x1b[?25h" in rest  # the cursor is back
+        assert b"Traceback" not in rest
+        assert await process.wait() == 130
+    finally:
+        os.close(terminal)
+
+
+def read_until(terminal: int, wanted: bytes) -> bytes:
+    found = b""
+    while wanted not in found:
+        found += os.read(terminal, 65536)
+    return found
+
+
+# What the demo counts
+
+
+def make_load(**changes: int | float) -> Load:
+    values = {"flood": 4, "users": 2, "tasks": 2, "workers": 1, "concurrency": 2, "seconds": 1.0, "seed": 1}
+    return Load(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_the_load_is_the_same_for_the_same_seed() -> None:
+    load = make_load()
+    assert load.quiet_tasks() == load.quiet_tasks()
+    assert load.quiet_tasks() != make_load(seed=2).quiet_tasks()
+    assert [arrival.owner for arrival in load.flood_tasks()] == [FLOOD] * 4
+    assert load.ideal_seconds == 4.0
+    for arrival in load.quiet_tasks():
+        assert 0 < arrival.at < load.ideal_seconds
+        assert 0.5 <= arrival.seconds <= 1.5
+
+
+def test_the_tally_counts_over_the_span_of_the_flood() -> None:
+    tally = Tally(make_load())
+    for began in (10, 11, 12, 13):
+        tally.serve(Sample(FLOOD, 9.0, began))
+    for owner, began in (("quiet-1", 10.5), ("quiet-1", 12.5), ("quiet-2", 12.0), ("quiet-2", 20.0)):
+        assert not tally.complete.is_set()
+        tally.serve(Sample(owner, 10.0, began))
+    assert tally.complete.is_set()
+    assert tally.during_flood(["quiet-1"]) == 2
+    assert tally.during_flood(["quiet-1", "quiet-2"]) == 3
+    assert tally.share([FLOOD]) == pytest.approx(4 / 7)
+    assert tally.waits(["quiet-2"]) == [2.0, 10.0]
+    assert tally.flood_seconds() == 4.0
+
+
+def test_percentiles_are_by_nearest_rank() -> None:
+    values = [float(value) for value in range(1, 101)]
+    assert [percentile(values, part) for part in (0.5, 0.99, 1.0)] == [50, 99, 100]
+    assert percentile([7.0], 0.5) == percentile([7.0], 0.99) == 7.0
