@@ -142,8 +142,8 @@ local bodies, lanes, sooner = {}, {}, {}
 
 local function defer(task, waits, due)
   local user, id = task.user, task.id
-  call('HSET', task_key(user, id), 'state', 'deferred', 'priority', task.priority, 'enqueued', now, 'on_failure',
-    task.policy, 'due', due)
+  call('HSET', task_key(user, id), 'state', 'deferred', 'priority', task.priority, 'enqueued', now, 'came',
+    next_arrival(), 'on_failure', task.policy, 'due', due)
   for _, dependency in ipairs(waits) do wait_for(user, id, dependency) end
   call('SADD', prefix .. 'deferred:' .. user, id)
   call('ZADD', users_key, now, user)

@@ -82,6 +82,14 @@ local function end_announcement(user, id)
   end
 end
 
+-- A set has no order of its own: those who came first go on first, among as many as one call informs.
+local function in_order(user, ids)
+  local came = {}
+  for _, id in ipairs(ids) do came[id] = tonumber(call('HGET', task_key(user, id), 'came') or 0) end
+  table.sort(ids, function(one, other) return came[one] < came[other] end)
+  return ids
+end
+
 -- Informs at most `most` dependents of one task; returns how many, and whether that was all.
 local function pass_on(announcement, most, step_us, ttl)
   local user, id = announcement[1], announcement[2]
@@ -91,7 +99,7 @@ local function pass_on(announcement, most, step_us, ttl)
     end_announcement(user, id)
     return 1, true
   end
-  local dependents = call('SPOP', feeds, most)
+  local dependents = in_order(user, call('SPOP', feeds, most))
   for _, dependent in ipairs(dependents) do
     if inform(user, dependent, id, outcome, step_us, ttl) then call('SADD', feeds .. ':held', dependent) end
   end
