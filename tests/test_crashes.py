@@ -17,7 +17,7 @@ import pytest
 from fairque import FailureKind, Priority, TaskFailed, TaskQueue, TaskState, Worker
 from tests.support.eventually import eventually
 from tests.support.gate import new_gate, work
-from tests.support.workers import Fleet, release, worker_id
+from tests.support.workers import Fleet, Storm, release, worker_id
 from tests.workers import tasks
 
 if TYPE_CHECKING:
@@ -60,19 +60,13 @@ STORM_WORKERS = 4
 STORM_USERS = [f"user {n}" for n in range(10)]
 
 
-class Storm:
-    """Workers that are killed in the middle of their tasks and replaced, while tasks come in."""
+class TaskStorm(Storm):
+    """Tasks of many users come in meanwhile."""
 
     def __init__(self, queue: TaskQueue, fleet: Fleet, log: Path) -> None:
+        super().__init__(fleet, log)
         self._queue = queue
-        self._fleet = fleet
-        self._log = log
-        self._workers: dict[int, WorkerProcess] = {}
         self.handles: list[TaskHandle[str]] = []
-
-    async def launch(self) -> None:
-        worker = await self._fleet.launch(concurrency=5, max_deliveries=1000)
-        self._workers[worker.pid] = worker
 
     async def enqueue(self) -> None:
         user_id = random.choice(STORM_USERS)
@@ -80,35 +74,11 @@ class Storm:
         priority = random.choice([Priority.NORMAL, Priority.CRITICAL])
         self.handles.append(await self._queue.enqueue(task, user_id=user_id, priority=priority))
 
-    def runs(self) -> list[list[str]]:
-        """Process and task of every run so far."""
-        return [line.split() for line in self._log.read_text().splitlines()]
-
-    async def kill_one_at_work(self) -> None:
-        seen = len(self.runs())
-        victim = await eventually(lambda: self._last_to_start(seen))
-        victim.send(signal.SIGKILL)
-        del self._workers[victim.pid]
-        assert await victim.wait() == -signal.SIGKILL
-
-    def _last_to_start(self, seen: int) -> WorkerProcess | None:
-        """A worker that began a task since then."""
-        return next((self._workers[int(pid)] for pid, _ in self.runs()[seen:] if int(pid) in self._workers), None)
-
-    async def end(self) -> None:
-        for worker in self._workers.values():
-            await worker.line("ready ")
-            worker.send(signal.SIGTERM)
-        for worker in self._workers.values():
-            assert await worker.wait() == 0
-
 
 async def test_a_storm_of_kills_loses_no_task_and_records_each_result_once(
     queue: TaskQueue, fleet: Fleet, tmp_path: Path
 ) -> None:
-    log = tmp_path / "runs"
-    log.touch()
-    storm = Storm(queue, fleet, log)
+    storm = TaskStorm(queue, fleet, tmp_path / "runs")
     for _ in range(STORM_WORKERS):
         await storm.launch()
     for kill in range(1, STORM_KILLS + 1):
@@ -119,7 +89,7 @@ async def test_a_storm_of_kills_loses_no_task_and_records_each_result_once(
 
     results = [await handle.result(timeout=30) for handle in storm.handles]
     assert results == [handle.task_id for handle in storm.handles]
-    runs = Counter(task_id for _, task_id in storm.runs())
+    runs = Counter(task_id for _, task_id in storm.starts())
     assert runs.keys() == set(results)
     assert runs.total() >= STORM_TASKS + STORM_KILLS // 2, "the kills hit hardly anyone at work"
     stats = await queue.stats()

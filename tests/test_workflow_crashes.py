@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -13,9 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fairque import PipelineHandle, Task, TaskQueue, TaskState
-from tests.support.eventually import eventually
 from tests.support.servers import own_keys
-from tests.support.workers import Fleet
+from tests.support.workers import Fleet, Storm
 from tests.workers import tasks
 
 if TYPE_CHECKING:
@@ -41,19 +39,13 @@ async def queue(server: Server, queue_name: str) -> AsyncIterator[TaskQueue]:
         yield queue
 
 
-class Diamonds:
-    """Runs of a diamond whose tasks hand on who has run before them, and workers that are killed meanwhile."""
+class Diamonds(Storm):
+    """Runs of a diamond come in meanwhile, whose tasks hand on who has run before them."""
 
     def __init__(self, queue: TaskQueue, fleet: Fleet, log: Path) -> None:
+        super().__init__(fleet, log)
         self._queue = queue
-        self._fleet = fleet
-        self._log = log
-        self._workers: dict[int, WorkerProcess] = {}
         self.handles: list[PipelineHandle] = []
-
-    async def launch(self) -> None:
-        worker = await self._fleet.launch(concurrency=5, max_deliveries=1000)
-        self._workers[worker.pid] = worker
 
     async def enqueue(self) -> None:
         """left and right need top by order, bottom needs both by argument."""
@@ -64,34 +56,12 @@ class Diamonds:
     def _task(self, before: list[list[str]]) -> Task[list[str]]:
         return tasks.log_after(str(self._log), random.uniform(0, 0.1), before)
 
-    def ran(self) -> list[list[str]]:
-        """Process and task of every start so far."""
-        return [line.split() for line in self._log.read_text().splitlines()]
-
-    async def kill_one_at_work(self) -> None:
-        seen = len(self.ran())
-        victim = await eventually(lambda: self._last_to_start(seen))
-        victim.send(signal.SIGKILL)
-        del self._workers[victim.pid]
-        assert await victim.wait() == -signal.SIGKILL
-
-    def _last_to_start(self, seen: int) -> WorkerProcess | None:
-        return next((self._workers[int(pid)] for pid, _ in self.ran()[seen:] if int(pid) in self._workers), None)
-
-    async def end(self) -> None:
-        for worker in self._workers.values():
-            await worker.line("ready ")
-            worker.send(signal.SIGTERM)
-        for worker in self._workers.values():
-            assert await worker.wait() == 0
-
 
 async def test_diamonds_outlive_their_workers(
     queue: TaskQueue, worker_process: StartProcess, server: Server, queue_name: str, tmp_path: Path
 ) -> None:
-    log = tmp_path / "starts"
-    log.touch()
-    diamonds = Diamonds(queue, Fleet(worker_process, server.url, queue_name, lease=LEASE), log)
+    fleet = Fleet(worker_process, server.url, queue_name, lease=LEASE)
+    diamonds = Diamonds(queue, fleet, tmp_path / "starts")
     for _ in range(WORKERS):
         await diamonds.launch()
     for kill in range(1, KILLS + 1):
@@ -105,7 +75,7 @@ async def test_diamonds_outlive_their_workers(
     assert [sorted(result) for result in results] == [
         sorted(run[name].task_id for name in ("left", "right", "bottom")) for run in runs
     ], "each task was given what those before it returned"
-    starts = [task_id for _, task_id in diamonds.ran()]
+    starts = [task_id for _, task_id in diamonds.starts()]
     assert set(starts) == {handle.task_id for run in runs for handle in run.tasks.values()}
     assert len(starts) >= 4 * RUNS + KILLS // 2, "the kills hit hardly anyone at work"
     for run in runs:

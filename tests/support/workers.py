@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
     from tests.support.process import WorkerProcess
@@ -41,6 +44,48 @@ class Fleet:
         process = await self.launch(**worker_options)
         await process.line("ready ")
         return process
+
+
+class Storm:
+    """Workers that are killed in the middle of their tasks and replaced. Each task notes its start in a file.
+
+    Args:
+        fleet: Where the workers come from.
+        log: The file: a line for each start, process and task.
+    """
+
+    def __init__(self, fleet: Fleet, log: Path) -> None:
+        self._fleet = fleet
+        self._log = log
+        self._workers: dict[int, WorkerProcess] = {}
+        log.touch()
+
+    async def launch(self) -> None:
+        worker = await self._fleet.launch(concurrency=5, max_deliveries=1000)
+        self._workers[worker.pid] = worker
+
+    def starts(self) -> list[list[str]]:
+        """Process and task of every start so far."""
+        return [line.split() for line in self._log.read_text().splitlines()]
+
+    async def kill_one_at_work(self) -> None:
+        seen = len(self.starts())
+        victim = await eventually(lambda: self._last_to_start(seen))
+        assert victim is not None
+        victim.send(signal.SIGKILL)
+        del self._workers[victim.pid]
+        assert await victim.wait() == -signal.SIGKILL
+
+    def _last_to_start(self, seen: int) -> WorkerProcess | None:
+        """A worker that began a task since then."""
+        return next((self._workers[int(pid)] for pid, _ in self.starts()[seen:] if int(pid) in self._workers), None)
+
+    async def end(self) -> None:
+        for worker in self._workers.values():
+            await worker.line("ready ")
+            worker.send(signal.SIGTERM)
+        for worker in self._workers.values():
+            assert await worker.wait() == 0
 
 
 def worker_id(process: WorkerProcess) -> str:
