@@ -154,13 +154,18 @@ async def test_a_report_whose_reply_was_cut_counts_as_done(
     cut = proxy.cut_reply(sha("settle"), nth=k)
     async with Worker(far, concurrency=1, on_lost=lost.append) as worker:
         assert [await handle.result(timeout=10) for handle in handles] == list(range(5))
-        last = await queue.enqueue(work(5), user_id="acme")
-        assert await last.result(timeout=10) == 5
+        total = 5
+        while total < 20:  # how many calls of the script report five outcomes is up to the settler
+            last = await queue.enqueue(work(total), user_id="acme")
+            assert await last.result(timeout=10) == total
+            total += 1
+            if cut.done.is_set():
+                break
         assert (await last.info()).worker == worker.worker_id
     assert cut.done.is_set()
     assert lost == []
-    assert len(gate.started) == 6
-    assert (await queue.stats()).finished == 6
+    assert len(gate.started) == total
+    assert (await queue.stats()).finished == total
 
 
 @task
