@@ -39,5 +39,10 @@ class Keys:
     def wake_channel(self, worker_id: str) -> str:
         return f"{self.prefix}wake:{worker_id}"
 
+    @property
+    def schedules_channel(self) -> str:
+        """Where a message says that a schedule was added or changed."""
+        return self.prefix + "schedules"
+
     def done_channel(self, user_id: str, task_id: str) -> str:
         return f"{self.prefix}done:{encode_user(user_id)}:{task_id}"

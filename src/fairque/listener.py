@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import random
 from collections.abc import Callable
+from typing import Any
 
-import redis.exceptions
 from redis.asyncio.connection import AbstractConnection
 
-from fairque.connection import Connector, heeding_cancellation, pack
+from fairque.connection import Connector
 from fairque.errors import FairqueError
+from fairque.link import Link
+from fairque.server_url import Address
+from fairque.wire import pack
 
 __all__ = ["Listener"]
 
@@ -24,16 +26,18 @@ Callback = Callable[[bytes | None], None]
 class Listener:
     """Calls back for each message of a channel, and with None after a reconnect, when messages may have been missed.
 
-    The connection is made for the first channel. Callbacks are plain functions and must not block.
+    The connection is made for the first channel, and anew when the queue is found elsewhere. Callbacks are plain
+    functions and must not block.
     """
 
     def __init__(self, connector: Connector) -> None:
         self._connector = connector
         self._callbacks: dict[bytes, list[Callback]] = {}
         self._confirmations: dict[bytes, asyncio.Future[None]] = {}
-        self._connection: AbstractConnection | None = None
+        self._line: _Line | None = None
         self._reader: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()  # somebody subscribes: try at once
+        connector.on_move = self._follow
 
     async def subscribe(self, channel: str, callback: Callback) -> None:
         """Returns when messages are certain to arrive. Raises `QueueUnavailable` when the server does not confirm."""
@@ -47,23 +51,25 @@ class Listener:
             async with asyncio.timeout(self._connector.timeout):
                 await self._confirmed(name)
         except TimeoutError:
-            await self.unsubscribe(channel, callback)
+            self._unsubscribe(name, callback)
             raise self._connector.unreachable(TimeoutError("no confirmation of a subscription")) from None
         except BaseException:
-            await self.unsubscribe(channel, callback)
+            self._unsubscribe(name, callback)
             raise
 
     async def _confirmed(self, name: bytes) -> None:
         confirmation = self._confirmations.get(name)
         if confirmation is None:
             confirmation = self._confirmations[name] = asyncio.get_running_loop().create_future()
-            await self._send("SUBSCRIBE", name)
+            self._send("SUBSCRIBE", name)
         await asyncio.shield(confirmation)
 
     async def unsubscribe(self, channel: str, callback: Callback) -> None:
-        name = channel.encode()
+        self._unsubscribe(channel.encode(), callback)
+
+    def _unsubscribe(self, name: bytes, callback: Callback) -> None:
         if self._forget(name, callback):
-            await self._send("UNSUBSCRIBE", name)
+            self._send("UNSUBSCRIBE", name)
 
     async def close(self) -> None:
         reader, self._reader = self._reader, None
@@ -71,6 +77,7 @@ class Listener:
             reader.cancel()
             await asyncio.wait([reader])
         self._tell_everyone()  # nobody waits for messages that will not come
+        self._wanted = asyncio.Event()  # the queue may be opened again, on another loop
 
     def _forget(self, name: bytes, callback: Callback) -> bool:
         callbacks = self._callbacks.get(name, [])
@@ -81,25 +88,22 @@ class Listener:
         self._callbacks.pop(name, None)
         return self._confirmations.pop(name, None) is not None
 
-    async def _send(self, verb: str, *names: bytes) -> None:
-        connection = self._connection
-        if connection is None:  # the reader subscribes to everything when it connects
-            return
-        # The reader sees the same broken connection, and repairs it.
-        with contextlib.suppress(redis.exceptions.RedisError, OSError):
-            await heeding_cancellation(connection.send_packed_command(pack((verb, *names)), check_health=False))
+    def _send(self, verb: str, *names: bytes) -> None:
+        if self._line is not None:  # else `_run` subscribes to everything when it connects
+            self._line.write(pack((verb, *names)))
+
+    def _follow(self) -> None:
+        if self._line is not None and self._line.address != self._connector.address:
+            self._line.close()
 
     async def _run(self) -> None:
         delay = 0.05
         while True:
             try:
-                await self._connect()
+                await self._listen()
                 delay = 0.05
-                await self._read()
-            except (redis.exceptions.RedisError, OSError, FairqueError) as exc:
-                logger.warning("lost the connection for messages, retrying: %s", exc)
-            finally:
-                await self._disconnect()
+            except FairqueError as exc:
+                logger.warning("cannot connect for messages, trying again: %s", exc)
             await self._pause(delay * (0.5 + random.random()))
             delay = min(2.0, delay * 2)
 
@@ -110,17 +114,26 @@ class Listener:
             async with asyncio.timeout(seconds):
                 await self._wanted.wait()
 
-    async def _connect(self) -> None:
-        await self._connector.ensure_open()
-        connection = self._connector.connection()
+    async def _listen(self) -> None:
+        """Until the connection ends."""
+        connection, address = await self._connector.connect()
+        line = self._line = _Line(connection, address, self._connector.timeout, self._on_push)
         try:
-            await heeding_cancellation(connection.connect())  # type: ignore[no-untyped-call]
-        except asyncio.CancelledError:
-            await connection.disconnect(nowait=True)
-            raise
-        self._connection = connection
-        if self._callbacks:
-            await self._send("SUBSCRIBE", *self._callbacks)
+            if self._callbacks:
+                self._send("SUBSCRIBE", *self._callbacks)
+            await line.over.wait()
+            logger.warning("lost the connection for messages: %s", line.error)
+        finally:
+            self._line = None
+            line.close()
+            await line.wait_closed()
+
+    def _on_push(self, push: list[Any]) -> None:
+        kind, channel, payload = push
+        if kind == b"message":
+            self._tell(channel, payload)
+        elif kind == b"subscribe":
+            self._confirm(channel)
 
     def _tell_everyone(self) -> None:
         """Messages may have been missed."""
@@ -131,21 +144,6 @@ class Listener:
         for callback in list(self._callbacks.get(channel, ())):
             callback(payload)
 
-    async def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.disconnect(nowait=True)
-
-    async def _read(self) -> None:
-        connection = self._connection
-        assert connection is not None
-        while True:
-            kind, channel, payload = await connection.read_response(disable_decoding=True, timeout=math.inf)
-            if kind == b"message":
-                self._tell(channel, payload)
-            elif kind == b"subscribe":
-                self._confirm(channel)
-
     def _confirm(self, channel: bytes) -> None:
         """The second time it is after a reconnect: up to this moment messages may have been missed."""
         confirmation = self._confirmations.get(channel)
@@ -155,3 +153,27 @@ class Listener:
             self._tell(channel, None)
         else:
             confirmation.set_result(None)
+
+
+class _Line(Link):
+    """Hands on what comes unasked."""
+
+    def __init__(
+        self,
+        connection: AbstractConnection,
+        address: Address | None,
+        timeout: float,
+        on_push: Callable[[list[Any]], None],
+    ) -> None:
+        self.over = asyncio.Event()
+        self._on_push = on_push
+        super().__init__(connection, address, timeout)
+
+    def received(self, reply: Any) -> None:
+        if isinstance(reply, Exception):  # it may not subscribe
+            self.fail(reply)
+        else:
+            self._on_push(reply)
+
+    def ended(self) -> None:
+        self.over.set()

@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from fairque.connection import BlockingWire, Connector
+from fairque.connection import Connector
 from fairque.delivery import Delivery
 from fairque.errors import FairqueError
 from fairque.keys import Keys
 from fairque.store import renew
+from fairque.wire import BlockingWire
 
 __all__ = ["Renewal"]
 

@@ -1,0 +1,164 @@
+"""Several servers that belong together: a master, its replica and their sentinels; the nodes of a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fairque.embedded import EmbeddedServer, free_port
+from fairque.embedded_binary import server_binary
+from fairque.locks import until
+from tests.support.resp import RedisError, RespClient
+
+SERVICE = "mymaster"
+SLOTS = 16384
+_READY_SECONDS = 30.0
+_DOWN_AFTER_MS = 500
+_NODE_TIMEOUT_MS = 2000
+
+
+def execute(server: EmbeddedServer, *arguments: str | bytes | int) -> Any:
+    with RespClient(server.url) as client:
+        return client.execute(*arguments)
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    def holds() -> bool:
+        with contextlib.suppress(OSError, RedisError):
+            return bool(condition())
+        return False
+
+    assert until(holds, time.monotonic() + _READY_SECONDS), "the servers are not ready"
+
+
+def wait_until_copied(replica: EmbeddedServer) -> None:
+    wait_for(lambda: b"master_link_status:up" in execute(replica, "INFO", "replication"))
+
+
+class Sentinel:
+    """A sentinel: the same binary in another role, with a file that it rewrites."""
+
+    def __init__(self, directory: Path, lines: Sequence[str]) -> None:
+        self.port = free_port()
+        self._file = directory / f"sentinel-{self.port}.conf"
+        self._file.write_text("\n".join([f"port {self.port}", "bind 127.0.0.1", f"dir {directory}", *lines]))
+        self._log = directory / f"sentinel-{self.port}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [str(server_binary()), str(self._file), "--sentinel", "--logfile", str(self._log)]
+        self._process = subprocess.Popen(command)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def execute(self, *arguments: str, password: str = "") -> Any:
+        with RespClient(f"redis://{f':{password}@' if password else ''}127.0.0.1:{self.port}") as client:
+            return client.execute(*arguments)
+
+
+class Watched:
+    """A master and its replica under the eyes of three sentinels, two of which have to agree."""
+
+    def __init__(self, directory: Path, *, sentinel_password: str = "") -> None:
+        self._directory = directory
+        self._sentinel_password = sentinel_password
+        self.master = EmbeddedServer(tcp=True, repl_diskless_sync_delay=0)
+        self.replica = EmbeddedServer(tcp=True, repl_diskless_sync_delay=0)
+        self.sentinels: list[Sentinel] = []
+
+    @property
+    def hosts(self) -> str:
+        return ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+
+    @property
+    def url(self) -> str:
+        return f"sentinel://{self.hosts}/{SERVICE}"
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Watched]:
+        with ExitStack() as stack:
+            for server in (self.master, self.replica):
+                stack.enter_context(server)
+            execute(self.replica, "REPLICAOF", "127.0.0.1", self.master.port or 0)
+            wait_until_copied(self.replica)
+            for _ in range(3):
+                sentinel = Sentinel(self._directory, self._lines())
+                stack.callback(sentinel.kill)
+                sentinel.start()
+                self.sentinels.append(sentinel)
+            for sentinel in self.sentinels:
+                wait_for(partial(self._sees_all, sentinel))
+            yield self
+
+    def replicate(self) -> bool:
+        """Whether the replica has all that was written before."""
+        with RespClient(self.master.url, timeout=2 * _READY_SECONDS) as client:
+            client.execute("SET", "probe", "1", "PX", "1")  # what comes before it in the stream is there when it is
+            return bool(client.execute("WAIT", 1, int(_READY_SECONDS * 1000)))
+
+    def _lines(self) -> list[str]:
+        secret = [f"requirepass {self._sentinel_password}"] if self._sentinel_password else []
+        return [
+            *secret,
+            f"sentinel monitor {SERVICE} 127.0.0.1 {self.master.port} 2",
+            f"sentinel down-after-milliseconds {SERVICE} {_DOWN_AFTER_MS}",
+            f"sentinel failover-timeout {SERVICE} 5000",
+        ]
+
+    def _sees_all(self, sentinel: Sentinel) -> bool:
+        found = sentinel.execute("SENTINEL", "MASTER", SERVICE, password=self._sentinel_password)
+        fields = dict(zip(found[::2], found[1::2], strict=True))
+        return bool(fields[b"num-slaves"] == b"1") and fields[b"num-other-sentinels"] == b"2"
+
+
+class ClusterNodes:
+    """Masters that share the slots evenly; the replicas, if any, belong to the first of them."""
+
+    def __init__(self, masters: int = 3, replicas: int = 0) -> None:
+        options: dict[str, Any] = {"cluster_enabled": True, "cluster_node_timeout": _NODE_TIMEOUT_MS}
+        options["repl_diskless_sync_delay"] = 0
+        self.nodes = [EmbeddedServer(tcp=True, cluster_port=free_port(), **options) for _ in range(masters + replicas)]
+        self.masters = self.nodes[:masters]
+        self._share = SLOTS // masters + 1
+
+    @property
+    def url(self) -> str:
+        return "cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[ClusterNodes]:
+        with ExitStack() as stack:
+            for node in self.nodes:
+                stack.enter_context(node)
+            for at, node in enumerate(self.masters):
+                execute(node, "CLUSTER", "SET-CONFIG-EPOCH", at + 1)
+                last = min(SLOTS, (at + 1) * self._share) - 1
+                execute(node, "CLUSTER", "ADDSLOTSRANGE", at * self._share, last)
+            for node in self.nodes[1:]:
+                bus = execute(node, "CONFIG", "GET", "cluster-port")[1]
+                execute(self.nodes[0], "CLUSTER", "MEET", "127.0.0.1", node.port or 0, bus)
+            wait_for(lambda: all(self._knows_all(node) for node in self.nodes))
+            for node in self.nodes[len(self.masters) :]:
+                execute(node, "CLUSTER", "REPLICATE", self.id_of(self.masters[0]))
+                wait_until_copied(node)
+            yield self
+
+    def has(self, node: EmbeddedServer, slot: int) -> bool:
+        """Whether this was, at the beginning, the node of the slot."""
+        return slot // self._share == self.masters.index(node)
+
+    def id_of(self, node: EmbeddedServer) -> str:
+        return str(execute(node, "CLUSTER", "MYID").decode())
+
+    def _knows_all(self, node: EmbeddedServer) -> bool:
+        found = execute(node, "CLUSTER", "INFO")
+        return b"cluster_state:ok" in found and b"cluster_known_nodes:%d\r" % len(self.nodes) in found

@@ -1,0 +1,214 @@
+"""A queue whose master is found by sentinels, and found again when another server becomes the master."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fairque import QueueUnavailable, StoreError, TaskEvent, TaskHandle, TaskQueue, Worker, task
+from fairque.connection import Connector
+from fairque.wire import Wire, pack
+from tests.support.eventually import eventually
+from tests.support.fleet import SERVICE, Watched, execute
+from tests.support.gate import Gate, new_gate, work
+
+if TYPE_CHECKING:
+    from fairque.embedded import EmbeddedServer
+
+SECRET = "hunter2"
+NEVER = 3600.0
+PATIENCE = 40.0
+"""Seconds within which a failover is over, on a busy machine as well. It takes about two."""
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Watched]:
+    with Watched(tmp_path).running() as watched:
+        yield watched
+
+
+@pytest.fixture
+async def queue(watched: Watched) -> AsyncIterator[TaskQueue]:
+    async with TaskQueue(watched.url, timeout=PATIENCE, lease=2.0) as queue:
+        yield queue
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return new_gate()
+
+
+@task
+async def double(n: int) -> int:
+    await asyncio.sleep(0.01)
+    return 2 * n
+
+
+async def listens_at(server: EmbeddedServer, queue: TaskQueue, worker: Worker) -> bool:
+    channel = queue.keys.wake_channel(worker.worker_id)
+    found = await asyncio.to_thread(execute, server, "PUBSUB", "NUMSUB", channel)
+    return bool(found[1])
+
+
+async def is_master(server: EmbeddedServer) -> bool:
+    return bool((await asyncio.to_thread(execute, server, "ROLE"))[0] == b"master")
+
+
+async def test_what_was_replicated_runs_though_the_master_is_killed(watched: Watched, queue: TaskQueue) -> None:
+    """Replication is asynchronous: what the replica had not got when the master died is lost, as in any queue."""
+
+    async def enqueue(n: int) -> TaskHandle[int]:
+        return await queue.enqueue(double(n), user_id=f"user {n % 3}")
+
+    async with Worker(queue, concurrency=5, poll_interval=NEVER):
+        before = [await enqueue(n) for n in range(60)]
+        assert await asyncio.to_thread(watched.replicate)
+        stream = asyncio.gather(*(enqueue(n) for n in range(60, 80)))  # some of it is cut off
+        watched.master.kill()
+        await stream
+        after = [await enqueue(n) for n in range(80, 100)]
+        for n, handle in enumerate(before):
+            assert await handle.result(timeout=PATIENCE) == 2 * n
+        for n, handle in enumerate(after, 80):
+            assert await handle.result(timeout=PATIENCE) == 2 * n
+    assert await is_master(watched.replica)
+
+
+async def test_messages_come_from_the_new_master_though_the_old_one_only_hangs(watched: Watched, gate: Gate) -> None:
+    """A server that hangs closes no connection: nobody hears that there is nothing to hear any more."""
+    pid = watched.master.pid
+    assert pid is not None
+    async with TaskQueue(watched.url, timeout=1) as queue, Worker(queue, poll_interval=NEVER) as worker:
+        assert await listens_at(watched.master, queue, worker)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            await eventually(lambda: has_answered(queue), PATIENCE)
+            await eventually(lambda: listens_at(watched.replica, queue, worker), PATIENCE)
+            gate.open()
+            handle = await queue.enqueue(work(1), user_id="acme")
+            assert await handle.result(timeout=PATIENCE) == 1
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+async def test_a_master_that_hangs_is_left_by_those_who_are_about_to_connect(watched: Watched) -> None:
+    pid = watched.master.pid
+    assert pid is not None
+    connector = Connector(watched.url, timeout=0.5)
+    first, second = Wire(connector), Wire(connector)
+    assert await first.request(pack(("PING",))) == b"PONG"
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        await eventually(lambda: answers(second), PATIENCE)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        await first.close()
+        await second.close()
+
+
+async def answers(wire: Wire) -> bool:
+    try:
+        return bool(await wire.request(pack(("PING",))))
+    except QueueUnavailable:
+        return False
+
+
+async def has_answered(queue: TaskQueue) -> bool:
+    try:
+        await queue.stats()
+    except QueueUnavailable:
+        return False
+    return True
+
+
+async def test_a_running_task_is_not_taken_from_its_worker_by_a_failover(
+    watched: Watched, queue: TaskQueue, gate: Gate
+) -> None:
+    lost: list[TaskEvent] = []
+    async with Worker(queue, on_lost=lost.append) as worker:
+        handle = await queue.enqueue(work(1), user_id="acme")
+        await eventually(lambda: gate.started)
+        assert await asyncio.to_thread(watched.replicate)
+        watched.master.kill()
+        await eventually(lambda: is_master(watched.replica), PATIENCE)
+        before = await renewed(watched.replica, queue, worker)
+        async with Worker(queue, poll_interval=0.1):  # it would steal what is not renewed
+            await eventually(lambda: renewed_after(before, watched.replica, queue, worker), PATIENCE)
+            gate.open()
+            assert await handle.result(timeout=PATIENCE) == 1
+    assert (lost, len(gate.started)) == ([], 1)
+
+
+async def renewed(server: EmbeddedServer, queue: TaskQueue, worker: Worker) -> float:
+    found = await asyncio.to_thread(execute, server, "ZSCORE", f"{queue.keys.prefix}workers", worker.worker_id)
+    return float(found or 0)
+
+
+async def renewed_after(before: float, server: EmbeddedServer, queue: TaskQueue, worker: Worker) -> bool:
+    return await renewed(server, queue, worker) > before
+
+
+async def test_one_sentinel_that_answers_is_enough(watched: Watched) -> None:
+    watched.sentinels[0].kill()
+    watched.sentinels[1].kill()
+    async with TaskQueue(watched.url) as queue:
+        assert (await queue.stats()).queued == 0
+
+
+async def test_a_sentinel_that_hangs_costs_a_moment(watched: Watched) -> None:
+    process = watched.sentinels[0]._process
+    assert process is not None
+    process.send_signal(signal.SIGSTOP)
+    async with TaskQueue(watched.url, timeout=1) as queue:
+        assert (await queue.stats()).queued == 0
+    process.send_signal(signal.SIGCONT)
+
+
+async def test_a_sentinel_that_names_a_replica_is_not_believed(watched: Watched) -> None:
+    """It has not heard of the failover yet, or the server came back as a replica."""
+    deluded = watched.sentinels[0]
+    deluded.execute("SENTINEL", "REMOVE", SERVICE)
+    deluded.execute("SENTINEL", "MONITOR", SERVICE, "127.0.0.1", str(watched.replica.port), "2")
+    with pytest.raises(QueueUnavailable, match=rf"names 127\.0\.0\.1:{watched.replica.port}: not a master"):
+        async with TaskQueue(f"sentinel://127.0.0.1:{deluded.port}/{SERVICE}", timeout=0.5):
+            pytest.fail("a replica was taken for the master")
+
+
+async def test_a_service_that_no_sentinel_knows_is_a_clear_error(watched: Watched) -> None:
+    with pytest.raises(StoreError, match=r"unknown service 'theirmaster'"):
+        async with TaskQueue(f"sentinel://{watched.hosts}/theirmaster"):
+            pytest.fail("it was opened")
+
+
+async def test_no_sentinel_at_all_is_an_outage(watched: Watched) -> None:
+    for sentinel in watched.sentinels:
+        sentinel.kill()
+    with pytest.raises(QueueUnavailable, match=r"sentinel 127\.0\.0\.1:\d+: .*; sentinel"):
+        async with TaskQueue(watched.url, timeout=1):
+            pytest.fail("it was opened")
+
+
+async def test_passwords_of_both_kinds_are_used_and_never_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    with Watched(tmp_path, sentinel_password=SECRET).running() as watched:
+        execute(watched.master, "ACL", "SETUSER", "app", "on", f">{SECRET}", "~*", "&*", "+@all", "-ROLE")
+        url = f"sentinel://app:{SECRET}@{watched.hosts}/{SERVICE}/3?sentinel_password="
+        async with TaskQueue(url + SECRET) as queue:
+            shown = repr(queue) + queue.connector.safe_url
+            await queue.enqueue(double(1), user_id="acme")
+        assert b"db3:keys" in execute(watched.master, "INFO", "keyspace")
+        errors = []
+        for wrong in (url + "wrong-" + SECRET, url.replace("app:", "app:wrong-") + SECRET):
+            with pytest.raises(StoreError, match=r"invalid username-password pair") as refused:
+                async with TaskQueue(wrong, timeout=1):
+                    pytest.fail("it was opened")
+            errors.append(str(refused.value))
+    assert SECRET not in "".join([shown, caplog.text, *errors])
