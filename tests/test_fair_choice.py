@@ -304,7 +304,7 @@ async def test_a_weight_that_changes_while_a_backlog_waits_holds_from_the_next_s
     assert (await core.serve(10)).count("grows") == 5
     await core.store.set_policy("grows", {"weight": 4.0})
     assert (await core.serve(50)).count("grows") == 40
-    await core.store.set_policy("grows", {})
+    await core.store.set_policy("grows", {}, ["*"])
     assert (await core.serve(10)).count("grows") == 5
 
 

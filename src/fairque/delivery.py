@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import NamedTuple
 
 import msgspec
@@ -9,6 +10,8 @@ import msgspec
 from fairque.keys import decode_user
 
 __all__ = ["Claim", "Delivery", "Known", "Needs", "NewTask", "Outcome", "arrival_ms"]
+
+_COST = struct.Struct(">d")
 
 
 class NewTask(NamedTuple):
@@ -61,6 +64,16 @@ class Delivery(msgspec.Struct, eq=False):
         return decode_user(self.user)
 
     @property
+    def cost(self) -> float:
+        """As its message says; a foreign one costs 1."""
+        return _COST.unpack_from(self.body, 9)[0] if len(self.body) > 17 and self.body[0] == 1 else 1.0
+
+    @property
+    def wait_ms(self) -> int | None:
+        """From the enqueue to the first start; None for later ones."""
+        return max(0, self.started_ms - self.queued_ms) if self.attempt == 1 else None
+
+    @property
     def id(self) -> str:
         return self.task_id.decode()
 
@@ -76,7 +89,7 @@ class Outcome(msgspec.Struct, eq=False):
     """How a delivery ended: kind is ``finished``, ``failed``, ``canceled``, ``retry`` or ``released``.
 
     `error` of a canceled one is the reason; `pushed` is an XCom value to be written with the outcome, as settle.lua
-    reads it.
+    reads it. `run_ms` is how long it ran, `charge` what the task added to its cost meanwhile.
     """
 
     delivery: Delivery
@@ -86,6 +99,8 @@ class Outcome(msgspec.Struct, eq=False):
     record: bytes = b""
     error: bytes = b""
     pushed: bytes = b""
+    run_ms: float = 0.0
+    charge: float = 0.0
 
     def __repr__(self) -> str:
         return f"<Outcome {self.kind} of {self.delivery!r}>"
@@ -100,6 +115,7 @@ class Known(NamedTuple):
     errors: list[bytes]
     score: int | None  # in its lane, while it waits
     dependents: tuple[str, ...]
+    due_ms: int | None = None  # while it is scheduled
 
 
 def arrival_ms(score: int, body: bytes, priority_step_ms: int) -> int:

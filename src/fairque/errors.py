@@ -10,7 +10,9 @@
     │   ├── DependencyError              a task would wait for what is not known, or for itself
     │   └── DuplicateTask                two functions under one name
     ├── UnknownTask (LookupError)        no task with this id, or its result has expired
+    ├── UnknownSchedule (LookupError)    no schedule with this id
     ├── XComMissing (LookupError)        no XCom value under this key, or it has expired
+    ├── QueueFull                        a user has as many tasks waiting as its policy allows
     ├── QueueUnavailable (ConnectionError)  Redis did not answer in time, or refuses to work
     ├── StoreError                       Redis answered with an error that waiting does not cure
     └── TaskEnded
@@ -33,6 +35,7 @@ __all__ = [
     "FairqueError",
     "InvalidInput",
     "MessageTooLarge",
+    "QueueFull",
     "QueueUnavailable",
     "ResultNotKept",
     "ResultTimeout",
@@ -41,6 +44,7 @@ __all__ = [
     "TaskCanceled",
     "TaskEnded",
     "TaskFailed",
+    "UnknownSchedule",
     "UnknownTask",
     "XComMissing",
 ]
@@ -78,8 +82,24 @@ class UnknownTask(FairqueError, LookupError):
     """No task with this id is known: never enqueued, or its result has expired."""
 
 
+class UnknownSchedule(FairqueError, LookupError):
+    """No schedule has this id: never added, removed, or ended long ago."""
+
+
 class XComMissing(FairqueError, LookupError):
     """No XCom value is under this key in the namespaces asked: never pushed, or expired."""
+
+
+class QueueFull(FairqueError):
+    """A user has as many tasks waiting as its policy allows. Nothing was written.
+
+    Attributes:
+        retry_after: Seconds after which there may be room, judged by how fast the user's tasks went lately.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class QueueUnavailable(FairqueError, ConnectionError):

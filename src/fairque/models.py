@@ -6,7 +6,20 @@ from enum import IntEnum, StrEnum
 
 import msgspec
 
-__all__ = ["Attempt", "FailureKind", "Priority", "QueueStats", "TaskInfo", "TaskState", "UserInfo", "WorkerInfo"]
+from fairque.metrics import Metrics
+from fairque.policy import Policy
+
+__all__ = [
+    "Attempt",
+    "FailureKind",
+    "Priority",
+    "QueueHealth",
+    "QueueStats",
+    "TaskInfo",
+    "TaskState",
+    "UserInfo",
+    "WorkerInfo",
+]
 
 
 class Priority(IntEnum):
@@ -63,14 +76,17 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True):
 class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a task. Times are seconds since the epoch on the server's clock, None where not reached yet.
 
-    `dependents` are those that still wait for it, at most 1,000. `progress` and `message` are what the task last said.
+    `dependents` are those that still wait for it, at most 1,000. `progress` and `message` are what the task last said;
+    of a canceled one, `message` is the reason. `due_at` is when a scheduled one may start.
     """
 
     user_id: str
     task_id: str
     name: str
     state: TaskState
+    priority: Priority | None = None
     attempt: int = 0
+    due_at: float | None = None
     queued_at: float | None = None
     started_at: float | None = None
     ended_at: float | None = None
@@ -90,10 +106,20 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UserInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a user. `tag` is its virtual start time; None while it has nothing to serve."""
+    """What is known of a user. `tag` is its virtual start time; None while it has nothing that may be served.
+
+    `held` tasks wait for others of the same name. `policy` is what governs it, its own and the defaults.
+    `parked_until` and `breaker_open_until` are seconds since the epoch, on the server's clock. `wait_seconds` is how
+    long the next of its tasks has waited for its turn, of those that wait in different places the longest.
+    """
 
     user_id: str
     weight: float
+    policy: Policy
+    metrics: Metrics
+    held: int
+    parked_until: float | None
+    breaker_open_until: float | None
     critical: int
     normal: int
     started: int
@@ -106,11 +132,12 @@ class UserInfo(msgspec.Struct, frozen=True, kw_only=True):
     retried: int
     tag: float | None
     seen_at: float | None
+    wait_seconds: float | None
 
     @property
     def queued(self) -> int:
-        """Tasks that wait in either lane."""
-        return self.critical + self.normal
+        """Tasks that wait for their turn: in either lane, or held back by a limit of their name."""
+        return self.critical + self.normal + self.held
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,7 +154,12 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
-    """Totals of a queue. `critical` and `normal` wait in those lanes; ended ones are counted from the beginning."""
+    """Totals of a queue. `critical` and `normal` wait in those lanes; ended ones are counted from the beginning.
+
+    `users_ready` counts a group as one.
+
+    `at` is when that was, in seconds since the epoch on the server's clock.
+    """
 
     critical: int
     normal: int
@@ -141,9 +173,29 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     users_ready: int
     users_known: int
     clock: float
+    metrics: Metrics
     workers: tuple[WorkerInfo, ...]
+    at: float
 
     @property
     def queued(self) -> int:
         """Tasks that wait in either lane."""
         return self.critical + self.normal
+
+
+class QueueHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """What tells whether a queue is well, in numbers; what is too much is for the reader to say. Times are in seconds.
+
+    `longest_wait` is that of the next task of a user, among 100 users with something to serve: those with the lowest
+    and the highest tags. `late` is for how long the first scheduled task, `schedule_late` for how long the first
+    schedule, has been due. Memory is in bytes; a `memory_limit` of 0 is none.
+    """
+
+    stats: QueueStats
+    longest_wait: float
+    dead_letters: int
+    late: float
+    schedule_late: float
+    memory_policy: str
+    memory_used: int
+    memory_limit: int

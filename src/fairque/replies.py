@@ -5,15 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from fairque.delivery import Delivery, arrival_ms
-from fairque.errors import DependencyError
+from fairque.errors import DependencyError, FairqueError, QueueFull
 from fairque.keys import decode_user
+from fairque.metrics import metrics_in
 from fairque.models import UserInfo, WorkerInfo
+from fairque.policy import Policy, merged, policy_in
 
-__all__ = ["deliveries_in", "fields_in", "refusal", "user_info", "worker_info"]
+__all__ = ["deliveries_in", "fields_in", "refusal", "users_in", "worker_info"]
 
 
-def refusal(code: str, user: str, *ids: str) -> DependencyError:
-    of_user = f"of user {decode_user(user.encode())!r}"
+def refusal(answers: list[Any]) -> FairqueError:
+    """Why an enqueue wrote nothing."""
+    code, user_id = answers[0].decode(), decode_user(answers[1])
+    of_user = f"of user {user_id!r}"
+    if code == "full":
+        return QueueFull(f"the backlog {of_user} is full", retry_after=answers[2] / 1000)
+    ids = [answer.decode("utf-8", "replace") for answer in answers[2:]]
     if code == "unknown":
         task_id, dependency = ids
         return DependencyError(
@@ -46,37 +53,47 @@ def fields_in(flat: list[bytes]) -> dict[str, str]:
     return {name.decode(): value.decode("utf-8", "replace") for name, value in zip(names, names, strict=True)}
 
 
-def user_info(
-    user: bytes,
-    critical: int,
-    normal: int,
-    started_critical: int,
-    started_normal: int,
-    scheduled: int,
-    deferred: int,
-    dead_letters: int,
-    tag: bytes,
-    seen: bytes,
-    user_fields: list[bytes],
-    policy_fields: list[bytes],
-) -> UserInfo:
-    fields, policy = fields_in(user_fields), fields_in(policy_fields)
+def users_in(reply: list[Any], priority_step_ms: int) -> list[UserInfo]:
+    now_ms, defaults, _, *rows = reply
+    default = policy_in(defaults)
+    return [_user_in(row, default, now_ms, priority_step_ms) for row in rows]
+
+
+def _user_in(row: list[Any], default: Policy, now_ms: int, priority_step_ms: int) -> UserInfo:
+    user, critical, normal, started_critical, started_normal, scheduled, deferred, held, dead_letters = row[:9]
+    tag, seen, parked, open_until, policy, metrics, next_ones = row[9:]
+    own = policy_in(policy)
+    measured = metrics_in(metrics, now_ms)
     return UserInfo(
         user_id=decode_user(user),
-        weight=float(policy.get("weight", 1.0)),
+        weight=own.weight or default.weight or 1.0,
+        policy=merged(own, default),
         critical=critical,
         normal=normal,
+        held=held,
         started=started_critical + started_normal,
         scheduled=scheduled,
         deferred=deferred,
         dead_letters=dead_letters,
-        finished=int(fields.get("finished", 0)),
-        failed=int(fields.get("failed", 0)),
-        canceled=int(fields.get("canceled", 0)),
-        retried=int(fields.get("retried", 0)),
+        finished=measured.finished,
+        failed=measured.failed,
+        canceled=measured.canceled,
+        retried=measured.retried,
+        metrics=measured,
         tag=float(tag) if tag else None,
         seen_at=float(seen) / 1000 or None,
+        parked_until=float(parked) / 1000 if parked else None,
+        breaker_open_until=float(open_until) / 1000 if open_until else None,
+        wait_seconds=_longest_wait(next_ones, now_ms, priority_step_ms),
     )
+
+
+def _longest_wait(next_ones: list[list[bytes]], now_ms: int, priority_step_ms: int) -> float | None:
+    waits = [
+        now_ms - (int(queued) if queued else arrival_ms(int(score), head, priority_step_ms))
+        for score, head, queued in next_ones
+    ]
+    return max(0, *waits) / 1000 if waits else None
 
 
 def worker_info(name: str, entry: dict[str, str]) -> WorkerInfo:

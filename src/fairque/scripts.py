@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
@@ -21,12 +22,14 @@ class Script(NamedTuple):
 @cache
 def load(name: str) -> Script:
     """The script of `lua/{name}.lua`, joined with its helpers in the order it names them."""
-    folder = files("fairque") / "lua"
-    lines = []
-    for line in (folder / f"{name}.lua").read_text(encoding="utf-8").splitlines():
-        if line.startswith(_INCLUDE):
-            lines.append((folder / "lib" / f"{line.removeprefix(_INCLUDE)}.lua").read_text(encoding="utf-8"))
-        else:
-            lines.append(line)
-    source = "\n".join(lines).encode()
+    source = "\n".join(_lines(f"{name}.lua")).encode()
     return Script(name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())
+
+
+def _lines(path: str) -> Iterator[str]:
+    """Helpers may include others."""
+    for line in (files("fairque") / "lua" / path).read_text(encoding="utf-8").splitlines():
+        if line.startswith(_INCLUDE):
+            yield from _lines(f"lib/{line.removeprefix(_INCLUDE)}.lua")
+        else:
+            yield line

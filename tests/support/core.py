@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fairque.connection import BlockingWire, Connector
+from fairque.connection import Connector
 from fairque.delivery import Claim, Delivery, NewTask, Outcome
 from fairque.keys import Keys
 from fairque.message import Message, encode_body, new_nonce
 from fairque.store import Store, renew
+from fairque.wire import BlockingWire
 from tests.support.resp import RespClient
 
 if TYPE_CHECKING:

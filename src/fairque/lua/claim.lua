@@ -2,8 +2,8 @@
 -- Promote what is due, steal from silent workers, then serve fairly.
 -- KEYS[1]  state
 -- ARGV     worker, tasks wanted, lease in ms, largest body in bytes, priority step in ms, TTL of canceled records in ms,
---          wait (1: note the worker as waiting when short), steal (0: leave silent workers alone), then the groups of
---          users it serves, first to last: number of users (0: everyone), users ...
+--          wait (1: note the worker as waiting when short), steal (0: leave silent workers alone), what is charged (cost |
+--          time), then the groups of users it serves, first to last: number of users (0: everyone), users ...
 -- Returns  {now, ms until something is due or -1, then per delivery: user, id, lane, stream id, attempt, score,
 --          history, body}. history: '' at the first delivery, else 'failures lost returned returned-since queued canceling'
 -- Cost     O(wanted log users), plus O(1) per promoted and stolen task, both bounded
@@ -11,16 +11,17 @@
 --@include fair
 --@include wake
 --@include place
+--@include limits
 --@include canceled
 --@include depend
 local worker, want, lease = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local max_body, step_us = tonumber(ARGV[4]), tonumber(ARGV[5]) * 1000
-local waits, steals = ARGV[7] == '1', ARGV[8] == '1'
-local PROMOTIONS, LOOKS = 200, 20
+local waits, steals, by_time = ARGV[7] == '1', ARGV[8] == '1', ARGV[9] == 'time'
+local PROMOTIONS, LOOKS, MOVES = 200, 20, 200
 local LOOK_SHARE = 0.4 -- of a lease, between two looks at a lane: a lease and this are less than 1.5 leases, with room
-local served, delivered, promoted = {}, 0, {}
+local served, delivered, promoted, moved = {}, 0, {}, 0
 
-local groups, named, everyone, i = {}, {}, false, 9
+local groups, named, everyone, i = {}, {}, false, 10
 while i <= #ARGV do
   local n, group = tonumber(ARGV[i]), {}
   for at = i + 1, i + n do
@@ -47,7 +48,7 @@ local function promote(user, most)
   if #ids > 0 then
     call('ZREM', waiting, unpack(ids))
     count('scheduled', -#ids)
-    promoted[user] = #ids
+    promoted[user] = (promoted[user] or 0) + #ids
   end
   local first = call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
   if first[2] then call('ZADD', due_key, first[2], user) else call('ZREM', due_key, user) end
@@ -62,10 +63,10 @@ local function promote_due()
   end
 end
 
--- What was promoted and not taken by this call is news for other workers.
+-- What was promoted or let in again, and not taken by this call, is news for other workers.
 local function announce_promoted()
   for user, tasks in pairs(promoted) do
-    if call('ZSCORE', ready_key, user) then wake(user, tasks) end
+    if call('ZSCORE', governed and governed.user(user).ready_key or ready_key, user) then wake(user, tasks) end
   end
 end
 
@@ -95,11 +96,15 @@ end
 local function take_over(lane, user, stream_id, id)
   local key = task_key(user, id)
   local known = call('HMGET', key, 'stream_id', 'attempt', 'score', 'failures', 'lost', 'returned', 'since', 'queued',
-    'worker', 'canceling')
+    'worker', 'canceling', 'limited')
   local body = known[1] == stream_id and load_body(user, id)
   if not body then
     call('XACK', stream_key(lane, user), 'workers', stream_id)
     call('XDEL', stream_key(lane, user), stream_id)
+    if known[11] then
+      limited = limited or new_limits()
+      limited.stop(known[11], user, id)
+    end
     if known[1] == stream_id then call('DEL', key, errors_key(user, id)) end
     count('started', -1)
     return
@@ -192,7 +197,6 @@ local function knowledge(user)
   local known = serving[user]
   if not known then
     known = {
-      weight = weight_of(user),
       critical = call('ZCARD', lane_key('critical', user)),
       normal = call('ZCARD', lane_key('normal', user)),
     }
@@ -216,34 +220,55 @@ local function append(lane, user, id, known)
   return stream_id
 end
 
--- Takes the first task of the user; returns what it costs, or nil when it is gone from Redis.
+-- What is charged by time is not known before: what tasks of this name took lately, corrected when it is.
+local function estimate(name)
+  local mean = call('HGET', prefix .. 'run-times', name) or call('HGET', prefix .. 'run-times', '')
+  return mean and tonumber(string.match(mean, ' (.*)')) or 0.1
+end
+
+-- Takes the first task of the user; returns what it costs, or nil when it is gone from Redis or waits for its name.
 local function deliver(user, known)
   local lane = known.critical > 0 and 'critical' or 'normal'
   local popped = call('ZPOPMIN', lane_key(lane, user))
   known[lane] = known[lane] - 1
-  count(lane, -1)
   local id, score = popped[1], popped[2]
   local body = load_body(user, id)
   local key = task_key(user, id)
   if not body then
+    count(lane, -1)
     call('DEL', key, errors_key(user, id))
     return nil
   end
+  local name = (limited or by_time) and name_in(body)
+  local limit = limited and limited.of(name)
+  if limit and limited.must_wait(limit, user, id) then
+    limited.hold(limit, user, id, lane, score)
+    moved = moved + 1
+    return nil
+  end
+  count(lane, -1)
   local cost, history = cost_of(body), ''
   local stream_id = append(lane, user, id, known)
   local attempt = call('HINCRBY', key, 'attempt', 1)
   local new_fields = call('HSET', key, 'state', 'started', 'lane', lane, 'score', score, 'stream_id', stream_id,
     'worker', worker, 'started', now_text)
-  if new_fields < 6 then -- it was deferred, scheduled, retried, released or watched before
+  if limit then limited.start(limit, user, id) end
+  local paid = false
+  if new_fields < 6 then -- it was deferred, scheduled, retried, released, held or watched before
     local before = call('HMGET', key, 'failures', 'lost', 'returned', 'since', 'queued', 'paid', 'watched')
     if before[7] then publish(user, id, 'started') end
     history = history_of(before[1], before[2], before[3], before[4], before[5])
     if before[6] then
       call('HDEL', key, 'paid')
-      cost = 0
+      paid = true
     end
   end
   note(user, id, lane, stream_id, attempt, score, history, body)
+  if paid then return 0 end
+  if by_time then
+    cost = cost * estimate(name)
+    call('HSET', key, 'charged', cost)
+  end
   return cost
 end
 
@@ -253,7 +278,7 @@ local function serve(user, tag)
   local cost = deliver(user, known)
   if cost then
     clock = math.max(clock + cost / ready_users, tag)
-    tag = tag + cost / known.weight
+    tag = tag + cost
   end
   if known.critical + known.normal > 0 then
     call('ZADD', ready_key, tag, user)
@@ -264,8 +289,30 @@ local function serve(user, tag)
   return nil
 end
 
+local function serve_governed(user, tag, group_tag)
+  local u = governed.user(user)
+  local gate = not u.served and governed.gate(u)
+  if gate then
+    moved = moved + 1
+    return governed.hold_back(u, gate)
+  end
+  u.served = true
+  local known = knowledge(user)
+  local cost = deliver(user, known)
+  if cost then
+    governed.note_start(u)
+    governed.charge(u, cost, tag, group_tag)
+  end
+  if known.critical + known.normal == 0 then return governed.leave(u) end
+  gate = governed.gate(u)
+  if gate then governed.hold_back(u, gate) end
+end
+
+-- Those who are held back, and tasks that must wait for their name, take time as well.
+local function has_room() return delivered < want and moved < MOVES end
+
 local function serve_everyone()
-  while delivered < want do
+  while has_room() do
     local lowest = call('ZRANGE', ready_key, 0, 0, 'WITHSCORES')
     if not lowest[1] then return end
     serve(lowest[1], tonumber(lowest[2]))
@@ -275,7 +322,7 @@ end
 local function serve_group(group)
   local tags = {}
   for at, tag in ipairs(call('ZMSCORE', ready_key, unpack(group))) do tags[at] = tag and tonumber(tag) end
-  while delivered < want do
+  while has_room() do
     local best
     for at = 1, #group do
       local tag = tags[at]
@@ -286,12 +333,21 @@ local function serve_group(group)
   end
 end
 
+local function serve_by_policy(group)
+  while has_room() do
+    local user, tag, group_tag
+    if #group == 0 then user, tag, group_tag = governed.lowest() else user = governed.lowest_of(group) end
+    if not user then return end
+    serve_governed(user, tag, group_tag)
+  end
+end
+
 -- An idle moment is used to forget users that nothing remembers.
 local function prune_users()
   for _, user in ipairs(call('ZRANGEBYSCORE', users_key, '-inf', now - USER_TTL, 'LIMIT', 0, LOOKS)) do
     local kept = call('EXISTS', prefix .. 'user:' .. user, prefix .. 'scheduled:' .. user, prefix .. 'deferred:' .. user,
-      prefix .. 'dead:' .. user)
-    if kept > 0 or call('ZSCORE', ready_key, user) then
+      prefix .. 'dead:' .. user, prefix .. 'held:' .. user, lane_key('critical', user), lane_key('normal', user))
+    if kept > 0 then
       call('ZADD', users_key, now, user)
     else
       call('ZREM', users_key, user)
@@ -329,20 +385,34 @@ end
 local function next_event()
   local due = tonumber(call('ZRANGE', due_key, 0, 0, 'WITHSCORES')[2] or math.huge)
   local at = steals and math.min(due, next_own_look()) or due
-  if call('EXISTS', prefix .. 'announcements') == 1 then at = now end
+  if governed then at = math.min(at, governed.next_event()) end
+  if limited then at = math.min(at, limited.next_event()) end
+  if call('EXISTS', prefix .. 'announcements') == 1 or moved >= MOVES then at = now end
   return at < math.huge and math.max(0, at - now) or -1
 end
 
 call('ZADD', prefix .. 'workers', now, worker)
 if has_announcements then pass_on_outcomes(step_us, tonumber(ARGV[6])) end
 promote_due()
+if governed then
+  governed.sweep(promoted)
+  governed.unpark(LOOKS, promoted)
+end
+if limited then limited.tick(promoted) end
 if steals then steal() end
 local stolen = delivered
 ready_users = call('ZCARD', ready_key)
 for _, group in ipairs(groups) do
   if delivered >= want then break end
-  if #group == 0 then serve_everyone() else serve_group(group) end
+  if governed then
+    serve_by_policy(group)
+  elseif #group == 0 then
+    serve_everyone()
+  else
+    serve_group(group)
+  end
 end
+if limited then limited.pass_on(promoted) end
 announce_promoted()
 count('started', delivered - stolen)
 save_state()

@@ -3,7 +3,9 @@
 -- KEYS[1]  state
 -- ARGV     priority step in ms, then per user: user, number of tasks, and per task: id, priority, when, body
 --          when: '' now | '+ms' from now | 'ms' since the epoch
--- Returns  per task, in order: 1 created (also by an earlier try of the same call), 0 a task with this id lives
+-- Returns  per task, in order: 1 created (also by an earlier try of the same call), 0 a task with this id lives;
+--          or, when nothing was written: {'full', user, ms until there may be room} | {'linked'}: old tasks must be
+--          dropped, which the script with dependencies does
 -- Cost     O(tasks log backlog + users log users)
 --@include base
 --@include fair
@@ -12,6 +14,8 @@
 local step_us = tonumber(ARGV[1]) * 1000
 local FIRST, FIELDS = 2, 4
 --@include add
+local refused = governed and over_quota()
+if refused then return refused end
 local created, bodies, i = {}, {}, FIRST
 
 while i <= #ARGV do
@@ -50,8 +54,7 @@ while i <= #ARGV do
     end
   end
   if placed > 0 then
-    if not call('ZSCORE', ready_key, user) then join(user, first_cost) end
-    wake(user, placed)
+    if admit(user, first_cost) then wake(user, placed) end
   elseif sooner then
     wake(user, 1)
   end

@@ -6,7 +6,8 @@
 --          when: '' now | '+ms' from now | 'ms' since the epoch
 --          dependencies: '' or msgpack [policy, allow unknown, ids], policy: wait | cancel | run
 -- Returns  per task, in order: 1 created (also by an earlier try of the same call), 0 a task with this id lives;
---          or, when nothing was written: {'unknown', user, id, dependency} | {'cycle', user, ids ...} | {'deep', user, id}
+--          or, when nothing was written: {'unknown', user, id, dependency} | {'cycle', user, ids ...} | {'deep', user, id} |
+--          {'full', user, ms until there may be room}
 -- Cost     O(tasks log backlog + users log users + dependencies)
 --@include base
 --@include fair
@@ -14,6 +15,7 @@
 --@include place
 --@include canceled
 --@include depend
+--@include drop
 local step_us, canceled_ttl = tonumber(ARGV[1]) * 1000, tonumber(ARGV[2])
 local FIRST, FIELDS = 3, 5
 --@include add
@@ -22,6 +24,7 @@ local FIRST, FIELDS = 3, 5
 local tasks, new, with_needs = {}, {}, false
 
 local function read_tasks()
+  tasks, new = {}, {}
   local i = FIRST
   while i <= #ARGV do
     local user, n = ARGV[i], tonumber(ARGV[i + 1])
@@ -144,7 +147,7 @@ local function defer(task, waits, due)
   local user, id = task.user, task.id
   call('HSET', task_key(user, id), 'state', 'deferred', 'priority', task.priority, 'enqueued', now, 'came',
     next_arrival(), 'on_failure', task.policy, 'due', due)
-  for _, dependency in ipairs(waits) do wait_for(user, id, dependency) end
+  for _, dependency in ipairs(waits) do depend().wait_for(user, id, dependency) end
   call('SADD', prefix .. 'deferred:' .. user, id)
   call('ZADD', users_key, now, user)
   count('deferred', 1)
@@ -187,15 +190,31 @@ local function fill_lanes(user, of_user)
       placed = placed + #scored / 2
     end
   end
-  if not call('ZSCORE', ready_key, user) then join(user, of_user.cost) end
-  wake(user, placed)
+  if admit(user, of_user.cost) then wake(user, placed) end
   sooner[user] = nil
+end
+
+local has_dropped = false
+-- Whoever refuses does so before anything is dropped.
+local function make_quota()
+  local over = over_quota()
+  while over and over[1] == 'linked' do
+    drop_oldest(over[2], over[3], canceled_ttl)
+    has_dropped = true
+    over = over_quota()
+  end
+  return over
 end
 
 read_tasks()
 if with_needs then
   local refused = find_unknown() or find_cycle()
   if refused then return refused end
+end
+if governed then
+  local full = make_quota()
+  if full then return full end
+  read_tasks()
 end
 make_room()
 local created = {}
@@ -217,7 +236,7 @@ for user, is_sooner in pairs(sooner) do
   if is_sooner then wake(user, 1) end
 end
 if #bodies > 0 then call('MSET', unpack(bodies)) end
-if with_needs then
+if with_needs or has_dropped then
   for _, task in ipairs(tasks) do
     if task.canceled then end_canceled(task.user, task.id, task.canceled, canceled_ttl) end
   end

@@ -1,15 +1,51 @@
-#!lua
--- Set or clear the policy of a user.
+#!lua flags=allow-oom
+-- Change a policy: of a user, of a group, or of everybody who does not say otherwise.
 -- KEYS[1]  state
--- ARGV     user, field, value ... (no fields: clear it)
--- Returns  the fields now set, as field, value ...
--- Cost     O(fields)
+-- ARGV     whose (a user, '@' and a group, or '*'), fields to set as a msgpack map, fields to forget ... ('*': all)
+-- Returns  the policy as a msgpack map, '' when nothing is left of it
+-- Cost     O(log users); the default of '*' is brought to those who wait by the claims that follow
 --@include base
-local key = prefix .. 'policy:' .. ARGV[1]
-local before = call('EXISTS', key)
-if #ARGV == 1 then call('DEL', key) else call('HSET', key, unpack(ARGV, 2)) end
-count('policies', call('EXISTS', key) - before)
-save_counts()
--- Claims skip the policies of a queue that has none.
-if call('HGET', state_key, 'policies') == '0' then call('HDEL', state_key, 'policies') end
-return call('HGETALL', key)
+--@include fair
+--@include wake
+--@include place
+local whose, key = ARGV[1], prefix .. 'policy:' .. ARGV[1]
+local packed = call('GET', key)
+local policy = packed and cmsgpack.unpack(packed) or {}
+local is_user = whose ~= '*' and string.byte(whose) ~= 64
+governed = governed or new_government()
+local group = policy.group
+for at = 3, #ARGV do
+  if ARGV[at] == '*' then policy = {} end
+  policy[ARGV[at]] = nil
+end
+for field, value in pairs(cmsgpack.unpack(ARGV[2])) do policy[field] = value end
+if group ~= policy.group then
+  governed.leave(governed.user(whose))
+  -- Its tag belongs to the time of the group that it was in.
+  call('HDEL', prefix .. 'user:' .. whose, 'tag')
+end
+local answer = ''
+local index = prefix .. (is_user and 'policy-users' or 'policy-groups')
+if next(policy) then
+  answer = cmsgpack.pack(policy)
+  call('SET', key, answer)
+  if whose ~= '*' then call('ZADD', index, 0, whose) end
+  if not packed then count('policies', 1) end
+elseif packed then
+  call('DEL', key)
+  call('ZREM', index, whose)
+  count('policies', -1)
+end
+if is_user then
+  call('ZREM', prefix .. 'reserved', whose)
+  governed = new_government()
+  if governed.review(whose) then wake(whose, governed.waiting(whose)) end
+elseif whose == '*' and (packed or answer ~= '') then
+  call('HSET', state_key, 'sweep', 0)
+  wake_from(prefix .. 'waiting', 1)
+end
+save_state()
+-- A queue without policies is served without looking for any; one that is being swept is not there yet.
+local left = call('HMGET', state_key, 'policies', 'sweep')
+if left[1] == '0' and not left[2] then call('HDEL', state_key, 'policies') end
+return answer

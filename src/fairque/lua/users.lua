@@ -2,8 +2,10 @@
 -- What is known of users, most recently active first, or of the ones named.
 -- KEYS[1]  state
 -- ARGV     offset, limit, users ... (when named, offset and limit are not used)
--- Returns  per user: {user, critical, normal, started critical, started normal, scheduled, deferred, dead letters, ready tag or '',
---          seen or 0, user fields, policy fields}
+-- Returns  {now, policy of '*', metrics of the queue, per user: {user, critical, normal, started critical, started normal,
+--          scheduled, deferred, held, dead letters, ready tag or '', seen or 0, parked until or '', breaker open until or
+--          '', policy, metrics, per place where one waits for its turn, of the next one: {score, head of
+--          its body, queued or ''}}}
 -- Cost     O(users returned)
 --@include base
 local names
@@ -12,9 +14,28 @@ if #ARGV > 2 then
 else
   names = call('ZREVRANGE', users_key, ARGV[1], ARGV[1] + ARGV[2] - 1)
 end
-local found = {}
-for at, user in ipairs(names) do
-  found[at] = {
+
+local function ready_set(policy)
+  local group = policy and cmsgpack.unpack(policy).group
+  return group and prefix .. 'ready:' .. group or ready_key
+end
+
+local function next_ones(user)
+  local found = {}
+  for _, place in ipairs({ 'critical:', 'normal:', 'held:' }) do
+    local first = call('ZRANGE', prefix .. place .. user, 0, 0, 'WITHSCORES')
+    if first[1] then
+      local head = redis.pcall('GETRANGE', body_key(user, first[1]), 0, 17)
+      found[#found + 1] = { first[2], type(head) == 'string' and head or '',
+        call('HGET', task_key(user, first[1]), 'queued') or '' }
+    end
+  end
+  return found
+end
+
+local function known_of(user)
+  local policy = call('GET', prefix .. 'policy:' .. user)
+  return {
     user,
     call('ZCARD', lane_key('critical', user)),
     call('ZCARD', lane_key('normal', user)),
@@ -22,11 +43,18 @@ for at, user in ipairs(names) do
     call('XLEN', stream_key('normal', user)),
     call('ZCARD', prefix .. 'scheduled:' .. user),
     call('SCARD', prefix .. 'deferred:' .. user),
+    call('ZCARD', prefix .. 'held:' .. user),
     call('ZCARD', prefix .. 'dead:' .. user),
-    call('ZSCORE', ready_key, user) or '',
+    call('ZSCORE', ready_set(policy), user) or '',
     call('ZSCORE', users_key, user) or '0',
-    call('HGETALL', prefix .. 'user:' .. user),
-    call('HGETALL', prefix .. 'policy:' .. user),
+    call('ZSCORE', prefix .. 'parked', user) or '',
+    call('HGET', prefix .. 'user:' .. user, 'open_until') or '',
+    policy or '',
+    call('GET', prefix .. 'metrics:' .. user) or '',
+    next_ones(user),
   }
 end
+
+local found = { now, call('GET', prefix .. 'policy:*') or '', call('GET', prefix .. 'metrics:*') or '' }
+for at, user in ipairs(names) do found[at + 3] = known_of(user) end
 return found

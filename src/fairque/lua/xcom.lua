@@ -12,12 +12,13 @@
 --          delete O(keys log values); clear O(1)
 --@include base
 --@include xcom
+local xcom = new_xcom()
 local user = ARGV[2]
 local operations = {}
 
 local function first_value(namespaces, key)
   for _, namespace in ipairs(namespaces) do
-    local value = xcom_pull(user, namespace, key)
+    local value = xcom.pull(user, namespace, key)
     if value then return value end
   end
   return false
@@ -27,25 +28,25 @@ function operations.pull()
   local last = 3 + ARGV[3]
   local namespaces, found = { unpack(ARGV, 4, last) }, {}
   for at = last + 1, #ARGV do found[at - last] = first_value(namespaces, ARGV[at]) end
-  for _, namespace in ipairs(namespaces) do xcom_sweep(user, namespace) end
+  for _, namespace in ipairs(namespaces) do xcom.sweep(user, namespace) end
   return found
 end
 
 -- Where the page before this one ended may have expired meanwhile.
 function operations.keys()
-  local _, expiries = xcom_names(user, ARGV[3])
+  local expiries = xcom.expiries(user, ARGV[3])
   local from, skip = tonumber(ARGV[4]), ARGV[5]
   if from <= now then from, skip = now + 1, 0 end
   return call('ZRANGEBYSCORE', expiries, from, '+inf', 'WITHSCORES', 'LIMIT', skip, ARGV[6])
 end
 
 function operations.delete()
-  xcom_remove(user, ARGV[3], { unpack(ARGV, 4) })
+  xcom.remove(user, ARGV[3], { unpack(ARGV, 4) })
   return 1
 end
 
 function operations.clear()
-  xcom_clear(user, ARGV[3])
+  xcom.clear(user, ARGV[3])
   return 1
 end
 

@@ -6,5 +6,5 @@
 -- Cost     O(log values), plus at most 16 expired ones removed
 --@include base
 --@include xcom
-xcom_push(unpack(ARGV))
+new_xcom().push(unpack(ARGV))
 return 1

@@ -63,3 +63,29 @@ local function is_next_due(at)
   local earliest = tonumber(call('ZRANGE', due_key, 0, 0, 'WITHSCORES')[2] or math.huge)
   return at < earliest
 end
+
+-- A user whose quota does not hold what is new in this call, or nil: one that refuses before one that drops.
+local function over_quota()
+  local more, asked, i, key_seen, drop = {}, {}, FIRST, {}, nil
+  seen = {}
+  while i <= #ARGV do
+    local user, n = ARGV[i], tonumber(ARGV[i + 1])
+    for at = i + 2, i + 1 + n * FIELDS, FIELDS do
+      local key = body_key(user, ARGV[at])
+      local found = key_seen[key] and 'seen' or fresh and 'new' or standing(user, ARGV[at], ARGV[at + 3], key)
+      key_seen[key] = true
+      if found == 'new' then more[user] = (more[user] or 0) + 1 end
+      if found == 'new' or found == 'living' then asked[user] = (asked[user] or 0) + 1 end
+    end
+    i = i + 2 + n * FIELDS
+  end
+  seen, replaced = {}, {} -- what was only asked
+  for user, tasks in pairs(more) do
+    local excess = governed.excess(user, tasks)
+    if excess > 0 then
+      if not governed.may_drop(user, asked[user]) then return { 'full', user, governed.retry_after(user, excess) } end
+      drop = { 'linked', user, excess }
+    end
+  end
+  return drop
+end

@@ -4,39 +4,43 @@ local function announce(user, id, outcome)
   announcements[#announcements + 1] = { user, id, outcome }
 end
 
--- The end of a task that did not run to its end: a record that says so, and nothing else is left of it.
-local function name_in(body)
-  local ok, _, name = pcall(cmsgpack.unpack_one, body, 19)
-  return ok and type(name) == 'string' and name or ''
-end
-
--- The fields of message.Record, after the first nine bytes of the body and the letter of the state. What did not run
--- started and ended now.
-local function canceled_record(body, known, reason)
-  local ran = known.state == 'started'
-  local started = ran and tonumber(known.started) or now
-  return string.sub(body, 1, 9) .. 'C\156' .. cmsgpack.pack(name_in(body), tonumber(known.attempt or 0),
-    tonumber(known.queued or known.enqueued or started), started, now - started, ran and known.worker or '', nil, true,
-    nil, 'TaskCanceled', reason, '')
-end
-
-local function fields_of(key)
-  local flat, known = call('HGETALL', key), {}
-  for at = 1, #flat, 2 do known[flat[at]] = flat[at + 1] end
-  return known
-end
-
--- The task has left its place already. `ttl`: how long the record is kept, in ms.
-local function end_canceled(user, id, reason, ttl)
-  local key = task_key(user, id)
-  local known = fields_of(key)
-  local body = call('GET', body_key(user, id)) or string.rep('\0', 9)
-  call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
-  call('DEL', key, body_key(user, id), errors_key(user, id), needs_key(user, id))
-  tally(user, 'canceled')
-  publish(user, id, 'canceled')
-  if known.feeds then
-    call('HSET', key, 'feeds', 1) -- whoever waits, waits for the next task of this id
-    announce(user, id, 'canceled')
+-- The end of a task that did not run to its end: a record that says so, and nothing else is left of it. Closures cost
+-- every call of a script: these are made by the first that needs them.
+local function new_ending()
+  -- The fields of message.Record, after the first nine bytes of the body and the letter of the state. What did not run
+  -- started and ended now.
+  local function canceled_record(body, known, reason)
+    local ran = known.state == 'started'
+    local started = ran and tonumber(known.started) or now
+    return string.sub(body, 1, 9) .. 'C\156' .. cmsgpack.pack(name_in(body), tonumber(known.attempt or 0),
+      tonumber(known.queued or known.enqueued or started), started, now - started, ran and known.worker or '', nil, true,
+      nil, 'TaskCanceled', reason, '')
   end
+
+  local function fields_of(key)
+    local flat, known = call('HGETALL', key), {}
+    for at = 1, #flat, 2 do known[flat[at]] = flat[at + 1] end
+    return known
+  end
+
+  -- The task has left its place already. `ttl`: how long the record is kept, in ms.
+  return function(user, id, reason, ttl)
+    local key = task_key(user, id)
+    local known = fields_of(key)
+    local body = call('GET', body_key(user, id)) or string.rep('\0', 9)
+    call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
+    call('DEL', key, body_key(user, id), errors_key(user, id), needs_key(user, id))
+    tally(user, 'canceled')
+    publish(user, id, 'canceled')
+    if known.feeds then
+      call('HSET', key, 'feeds', 1) -- whoever waits, waits for the next task of this id
+      announce(user, id, 'canceled')
+    end
+  end
+end
+
+local ending
+local function end_canceled(user, id, reason, ttl)
+  ending = ending or new_ending()
+  ending(user, id, reason, ttl)
 end

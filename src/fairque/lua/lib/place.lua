@@ -4,15 +4,11 @@ local function score_of(priority, step_us)
   return 'normal', next_arrival() - (priority - 1) * step_us
 end
 
-local function cost_of_task(user, id)
-  local head = redis.pcall('GETRANGE', body_key(user, id), 0, 17)
-  return type(head) == 'string' and cost_of(head) or 1
-end
-
+-- True: the user may be served now.
 local function place(user, id, lane, score)
   call('ZADD', lane_key(lane, user), score, id)
   count(lane, 1)
-  if not call('ZSCORE', ready_key, user) then join(user, cost_of_task(user, id)) end
+  return admit(user, cost_of_task(user, id))
 end
 
 -- `due` knows of each user only its earliest task, so that one user's schedule costs the others nothing.

@@ -1,0 +1,338 @@
+-- Policies: who may be served, how much at once, in which group. `governed` is nil in a queue that has none, which then
+-- pays for one closure. A policy is a msgpack map in `policy:<u>`; what it does not say comes from `policy:*`, and a
+-- group's own is in `policy:@<group>`.
+-- ready:<group>  zset  users of the group → tag; in `ready` stands '@<group>' for all of them
+-- group:<group>  hash  tag, clock
+-- reserved       zset  users that are ready and below their min_running → tag
+-- parked         zset  users with a backlog that may go on by themselves → ms
+local function new_government()
+  local it, known = {}, {}
+  local parked_key, reserved_key = prefix .. 'parked', prefix .. 'reserved'
+  local NEVER = math.huge -- until an event opens the gate: a task ends, the policy changes
+
+  local function read(name)
+    local packed = call('GET', prefix .. 'policy:' .. name)
+    return packed and cmsgpack.unpack(packed) or {}
+  end
+  local inherited = { __index = read('*') }
+
+  local function user_hash(user) return prefix .. 'user:' .. user end
+  -- Whoever is busy leaves now and then, which gives the hash more time.
+  local function keep(key, ...)
+    if call('HSET', key, ...) > 0 then call('PEXPIRE', key, USER_TTL) end
+  end
+
+  function it.user(user)
+    local u = known[user]
+    if not u then
+      local policy = setmetatable(read(user), inherited)
+      local group = policy.group
+      u = { name = user, policy = policy, group = group, weight = policy.weight or 1, ready_key = ready_key }
+      if group then
+        u.ready_key, u.group_key, u.member = prefix .. 'ready:' .. group, prefix .. 'group:' .. group, '@' .. group
+        u.group_weight = read(u.member).weight or 1
+      end
+      known[user] = u
+    end
+    return u
+  end
+
+  -- What happened in this script is read anew.
+  function it.forget(user) known[user] = nil end
+
+  function it.running(u)
+    u.running = u.running or call('XLEN', stream_key('critical', u.name)) + call('XLEN', stream_key('normal', u.name))
+    return u.running
+  end
+
+  local function read_marks(u)
+    if u.tat then return end
+    local marks = call('HMGET', user_hash(u.name), 'tat', 'open_until')
+    u.tat, u.open_until = tonumber(marks[1] or 0), tonumber(marks[2] or 0)
+  end
+
+  -- When the user may be served: nil is now, else ms, or NEVER.
+  function it.gate(u)
+    local p, most = u.policy, u.policy.max_running
+    if p.paused == true then return NEVER end
+    if p.paused and p.paused > now then return p.paused end
+    if p.breaker_failures or p.rate_us then read_marks(u) end
+    if p.breaker_failures and u.open_until > 0 then
+      if u.open_until > now then return u.open_until end
+      most = 1 -- half open: one task at a time shows whether it works again
+    end
+    if most and it.running(u) >= most then return NEVER end
+    -- GCRA, as in ATM: a theoretical arrival time that runs ahead of the clock by less than the burst.
+    if p.rate_us then
+      local at = u.tat - (p.rate_burst - 1) * p.rate_us
+      if at > now_us then return math.ceil(at / 1000) end
+    end
+    return nil
+  end
+
+  -- A task of the user was delivered.
+  function it.note_start(u)
+    if u.running then u.running = u.running + 1 end
+    local rate = u.policy.rate_us
+    if not rate then return end
+    read_marks(u)
+    u.tat = math.max(now_us, u.tat) + rate
+    keep(user_hash(u.name), 'tat', u.tat)
+  end
+
+  function it.tag(u)
+    local tag = call('ZSCORE', u.ready_key, u.name)
+    return tag and tonumber(tag)
+  end
+
+  -- Also of those whose reservation came from a default that has been taken back.
+  local has_reserved
+  local function unreserve(u)
+    if u.reserved == nil then
+      if has_reserved == nil then has_reserved = call('EXISTS', reserved_key) == 1 end
+      u.reserved = has_reserved
+    end
+    if u.reserved then call('ZREM', reserved_key, u.name) end
+    u.reserved = false
+  end
+
+  local function reserve(u, tag)
+    local least = u.policy.min_running
+    if not least or it.running(u) >= least then return unreserve(u) end
+    call('ZADD', reserved_key, tag, u.name)
+    u.reserved = true
+  end
+
+  local function join(u, cost)
+    local own = tonumber(call('HGET', user_hash(u.name), 'tag') or 0)
+    local at = clock
+    if u.group then
+      local of_group = call('HMGET', u.group_key, 'tag', 'clock')
+      at = tonumber(of_group[2] or 0)
+      if not call('ZSCORE', ready_key, u.member) then
+        enter(ready_key, u.member, tonumber(of_group[1] or 0), clock, cost / u.group_weight)
+      end
+    end
+    reserve(u, enter(u.ready_key, u.name, own, at, cost / u.weight))
+    call('ZADD', users_key, now, u.name)
+  end
+
+  function it.leave(u)
+    local tag = it.tag(u)
+    if not tag then return end
+    call('ZREM', u.ready_key, u.name)
+    call('HSET', user_hash(u.name), 'tag', tag)
+    call('PEXPIRE', user_hash(u.name), USER_TTL)
+    unreserve(u)
+    if u.group and call('EXISTS', u.ready_key) == 0 then
+      call('HSET', u.group_key, 'tag', tonumber(call('ZSCORE', ready_key, u.member) or 0))
+      call('PEXPIRE', u.group_key, USER_TTL)
+      call('ZREM', ready_key, u.member)
+    end
+  end
+
+  local function park(u, at)
+    if at < NEVER then call('ZADD', parked_key, at, u.name) end
+  end
+
+  function it.hold_back(u, at)
+    it.leave(u)
+    park(u, at)
+  end
+
+  function it.admit(user, cost)
+    local u = it.user(user)
+    if it.tag(u) then return true end
+    local at = it.gate(u)
+    if not at then
+      join(u, cost)
+      return true
+    end
+    park(u, at)
+    call('ZADD', users_key, now, user)
+    return false
+  end
+
+  -- One service of a user that is ready: its own tag moves, and the tag and the clock of what it stands in.
+  -- The tags are those that `lowest` found, if it did.
+  function it.charge(u, cost, tag, group_tag)
+    tag = tag or it.tag(u)
+    if u.group then
+      group_tag = group_tag or tonumber(call('ZSCORE', ready_key, u.member))
+      clock = math.max(clock + cost / call('ZCARD', ready_key), group_tag)
+      call('ZADD', ready_key, group_tag + cost / u.group_weight, u.member)
+      local at = tonumber(call('HGET', u.group_key, 'clock') or 0)
+      keep(u.group_key, 'clock', math.max(at + cost / call('ZCARD', u.ready_key), tag))
+    else
+      clock = math.max(clock + cost / call('ZCARD', ready_key), tag)
+    end
+    tag = tag + cost / u.weight
+    call('ZADD', u.ready_key, tag, u.name)
+    reserve(u, tag)
+  end
+
+  local function head_cost(user)
+    local id = call('ZRANGE', lane_key('critical', user), 0, 0)[1] or call('ZRANGE', lane_key('normal', user), 0, 0)[1]
+    return id and cost_of_task(user, id)
+  end
+
+  -- Puts the user where it belongs after something changed. True: it may be served now, and could not before.
+  function it.review(user)
+    it.forget(user)
+    call('ZREM', parked_key, user)
+    local u = it.user(user)
+    local cost, tag = head_cost(user), it.tag(u)
+    local at = cost and it.gate(u)
+    if tag and (at or not cost) then it.hold_back(u, at or NEVER) end
+    if tag and cost and not at then reserve(u, tag) end
+    if tag or not cost then return false end
+    return it.admit(user, cost)
+  end
+
+  -- Those whose time has come. Returns how many, and from when on there are more.
+  function it.unpark(most, woken)
+    for _, user in ipairs(call('ZRANGEBYSCORE', parked_key, '-inf', now, 'LIMIT', 0, most)) do
+      if it.review(user) then woken[user] = (woken[user] or 0) + 1 end
+    end
+  end
+
+  -- A task of the user ended. One that is ready stays so, unless its breaker opened. Returns as `review` does.
+  function it.freed(user)
+    local u = it.user(user)
+    local tag = not u.opened and it.tag(u)
+    if not tag then return it.review(user) end
+    reserve(u, tag)
+    return false
+  end
+
+  function it.unpark_one(user) call('ZREM', parked_key, user) end
+
+  function it.next_event() return tonumber(call('ZRANGE', parked_key, 0, 0, 'WITHSCORES')[2] or NEVER) end
+
+  -- After the defaults changed, everybody is looked at, some at each claim.
+  function it.sweep(woken)
+    local cursor = call('HGET', state_key, 'sweep')
+    if not cursor then return end
+    local page = call('ZSCAN', users_key, cursor, 'COUNT', 50)
+    for at = 1, #page[2], 2 do
+      if it.review(page[2][at]) then woken[page[2][at]] = 1 end
+    end
+    if page[1] == '0' then
+      call('HDEL', state_key, 'sweep')
+      if call('HGET', state_key, 'policies') == '0' then call('HDEL', state_key, 'policies') end
+    else
+      call('HSET', state_key, 'sweep', page[1])
+    end
+  end
+
+  -- The user whose turn it is, with its tag and its group's: reservations first, else the lowest, and of a group its
+  -- lowest.
+  function it.lowest()
+    local reserved = call('ZRANGE', reserved_key, 0, 0, 'WITHSCORES')
+    if reserved[1] then return reserved[1], tonumber(reserved[2]) end
+    local first = call('ZRANGE', ready_key, 0, 0, 'WITHSCORES')
+    if first[1] and string.byte(first[1]) == 64 then
+      local inner = call('ZRANGE', prefix .. 'ready:' .. string.sub(first[1], 2), 0, 0, 'WITHSCORES')
+      return inner[1], tonumber(inner[2]), tonumber(first[2])
+    end
+    return first[1], tonumber(first[2])
+  end
+
+  -- The same among the users named, by their place in the list.
+  function it.lowest_of(users)
+    local best, best_key
+    for _, user in ipairs(users) do
+      local u = it.user(user)
+      local tag = it.tag(u)
+      if tag then
+        local key
+        if call('ZSCORE', reserved_key, user) then
+          key = { 0, tag, user, tag, user }
+        else
+          key = { 1, u.group and tonumber(call('ZSCORE', ready_key, u.member)) or tag, u.member or user, tag, user }
+        end
+        local at = 1
+        while best_key and at < 5 and key[at] == best_key[at] do at = at + 1 end
+        if not best_key or key[at] < best_key[at] then best, best_key = user, key end
+      end
+    end
+    return best
+  end
+
+  -- What became known while it ran is charged, or given back, afterwards.
+  function it.adjust(u, by)
+    local function move(set, member, key, weight)
+      if call('ZSCORE', set, member) then
+        call('ZINCRBY', set, by / weight, member)
+      else
+        call('HINCRBYFLOAT', key, 'tag', by / weight)
+        call('PEXPIRE', key, USER_TTL)
+      end
+    end
+    move(u.ready_key, u.name, user_hash(u.name), u.weight)
+    if u.group then move(ready_key, u.member, u.group_key, u.group_weight) end
+    local tag = call('ZSCORE', reserved_key, u.name) and it.tag(u)
+    if tag then call('ZADD', reserved_key, tag, u.name) end
+  end
+
+  -- The breaker of a user opens after so many failures within a window; when its time is over, one success closes it.
+  function it.note_end(u, ok)
+    local p, key = u.policy, user_hash(u.name)
+    if not p.breaker_failures then return end
+    u.tat = nil -- marks are read anew
+    local marks = call('HMGET', key, 'open_until', 'fails', 'fails_since')
+    local open_until, fails, since = tonumber(marks[1] or 0), tonumber(marks[2] or 0), tonumber(marks[3] or 0)
+    if open_until > now then return end -- a straggler from before
+    if open_until > 0 and ok then
+      call('HDEL', key, 'open_until', 'fails', 'fails_since')
+      return
+    end
+    if ok then return end
+    if now - since > p.breaker_window then fails, since = 0, now end
+    fails = fails + 1
+    if open_until > 0 or fails >= p.breaker_failures then
+      u.opened = true
+      keep(key, 'open_until', now + p.breaker_cooldown, 'fails', 0, 'trips', (call('HGET', key, 'trips') or 0) + 1)
+    else
+      keep(key, 'fails', fails, 'fails_since', since)
+    end
+  end
+
+  function it.ends_matter(u)
+    local p = u.policy
+    return p.max_running or p.min_running or p.breaker_failures
+  end
+
+  function it.waiting(user)
+    return call('ZCARD', lane_key('critical', user)) + call('ZCARD', lane_key('normal', user)) +
+      call('ZCARD', prefix .. 'scheduled:' .. user) + call('SCARD', prefix .. 'deferred:' .. user) +
+      call('ZCARD', prefix .. 'held:' .. user)
+  end
+
+  -- Whether tasks in line may go for those that are asked for, and so many would fit beside what is not in line.
+  function it.may_drop(user, asked)
+    local p = it.user(user).policy
+    local in_line = call('ZCARD', lane_key('critical', user)) + call('ZCARD', lane_key('normal', user))
+    return p.mode == 'drop_oldest' and it.waiting(user) - in_line + asked <= p.max_queued
+  end
+
+  -- How many tasks are too many, when so many more come.
+  function it.excess(user, more)
+    local most = it.user(user).policy.max_queued
+    return most and math.max(0, it.waiting(user) + more - most) or 0
+  end
+
+  -- Seconds (as ms) in which the user's tasks, as fast as they went lately, make room for so many.
+  function it.retry_after(user, excess)
+    local blob = call('GET', prefix .. 'metrics:' .. user)
+    if not blob then return 1000 end
+    local m = { struct.unpack(METRICS_FORMAT, blob) }
+    local span = RECENT_MS * (1 - math.exp((m[11] - now) / RECENT_MS))
+    local recent = m[9] * math.exp((m[10] - now) / RECENT_MS)
+    if recent * 3600 < 1 then return 60000 end
+    return math.max(100, math.min(3600000, math.ceil(excess * span / recent)))
+  end
+
+  return it
+end
+local governed = has_policies and new_government() or nil

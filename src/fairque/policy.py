@@ -1,0 +1,283 @@
+"""`Policy`: what a user, or everybody, may do at once, how often, and with which share."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+from urllib.parse import quote, unquote
+
+import msgspec
+
+from fairque.checks import check_count, check_id, check_number, check_seconds
+from fairque.errors import InvalidInput
+
+__all__ = [
+    "Breaker",
+    "Policy",
+    "Rate",
+    "TaskLimit",
+    "as_breaker",
+    "as_rate",
+    "changes_of",
+    "limit_in",
+    "merged",
+    "packed_rate",
+    "policy_in",
+    "stored_in",
+]
+
+LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6
+MOST_TASKS = 1_000_000_000
+DAY = 86_400.0
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY}
+_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)?\s*([smhd])")
+_BREAKER = re.compile(r"(\d{1,9})/(\d+(?:\.\d+)?)([smhd]?)/(\d+(?:\.\d+)?)([smhd]?)")
+
+
+class Rate(msgspec.Struct, frozen=True):
+    """How often tasks may start: ``Rate(100, per=60)`` is a hundred a minute, evenly spread.
+
+    In any span of t seconds at most ``burst + t * count / per`` start (the generic cell rate algorithm, GCRA, of ITU-T
+    I.371). A user that has to wait comes back on a whole millisecond, so rates of hundreds a second want a burst of 2
+    or more to be reached.
+
+    Args:
+        count: Starts per period.
+        per: Seconds of the period, at most a day.
+        burst: How many may start at once after a pause.
+    """
+
+    count: float
+    per: float = 1.0
+    burst: int = 1
+
+    def __post_init__(self) -> None:
+        check_number("the per of a rate", self.per, 0.001, DAY, " seconds")
+        check_number("the count of a rate", self.count, self.per / DAY, self.per * 1_000_000)
+        check_count("the burst of a rate", self.burst, 1, 1_000_000)
+
+    @property
+    def interval_us(self) -> int:
+        """Microseconds between two starts, rounded up."""
+        return math.ceil(self.per * 1_000_000 / self.count)
+
+    def __str__(self) -> str:
+        unit = next((unit for unit, seconds in _UNITS.items() if seconds == self.per), f"{self.per:g}s")
+        burst = f" burst {self.burst}" if self.burst > 1 else ""
+        return f"{self.count:g}/{unit}{burst}"
+
+
+class Breaker(msgspec.Struct, frozen=True):
+    """Parks a user whose tasks keep failing: opens after so many failures within a window.
+
+    After the cooldown one task at a time is let through; one that succeeds closes it, one that fails opens it again.
+
+    Args:
+        failures: Attempts that failed or timed out.
+        window: Seconds within which they count together.
+        cooldown: Seconds for which the user is parked, at most a day.
+    """
+
+    failures: int = 5
+    window: float = 60.0
+    cooldown: float = 30.0
+
+    def __post_init__(self) -> None:
+        check_count("the failures of a breaker", self.failures, 1, 1_000_000)
+        check_number("the window of a breaker", self.window, 0.001, DAY, " seconds")
+        check_number("the cooldown of a breaker", self.cooldown, 0.001, DAY, " seconds")
+
+    def __str__(self) -> str:
+        return f"{self.failures}/{self.window:g}s/{self.cooldown:g}s"
+
+
+class TaskLimit(msgspec.Struct, frozen=True, kw_only=True):
+    """What limits the tasks of one name, over all users.
+
+    Args:
+        max_running: Most that run at once, on all workers together; None: no limit.
+        rate: How often they may start; None: no limit.
+        declared: The code of a worker says so, in `@task`.
+    """
+
+    max_running: int | None = None
+    rate: Rate | None = None
+    declared: bool = False
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """What governs a user. None: no limit, or (in what one sets) what the default of ``"*"`` says.
+
+    Args:
+        weight: Share in relation to other users, or to those of its group (default 1).
+        max_running: Most tasks that run at once, on all workers together.
+        min_running: Slots that it gets first when it has work.
+        rate: How often its tasks may start.
+        max_queued: Most tasks that wait, for whatever: their turn, their time, others.
+        overflow: What happens to a task that is too many: it is refused with `QueueFull` (``"reject"``, the default),
+            or the first ones in line are canceled (``"drop_oldest"``).
+        paused: Nothing starts, and nothing is lost: True, or until when.
+        group: Shares first with other groups and users without one, then inside.
+        breaker: Parks it while its tasks keep failing.
+    """
+
+    weight: float | None = None
+    max_running: int | None = None
+    min_running: int | None = None
+    rate: Rate | None = None
+    max_queued: int | None = None
+    overflow: Literal["reject", "drop_oldest"] | None = None
+    paused: bool | datetime | None = None
+    group: str | None = None
+    breaker: Breaker | None = None
+
+
+def as_rate(value: Rate | str) -> Rate:
+    """``"100/m"``, ``"5/s"``, ``"10/30s"``; a burst is given as ``"100/m burst 20"``."""
+    if isinstance(value, Rate):
+        return value
+    if isinstance(value, str):
+        text, _, burst = value.partition("burst")
+        found = _RATE.fullmatch(text.strip())
+        if found and (not burst or burst.strip().isdecimal()):
+            count, number, unit = found.groups()
+            return Rate(float(count), per=float(number or 1) * _UNITS[unit], burst=int(burst or 1))
+    raise InvalidInput(f"a rate is Rate(100, per=60), or '100/m' with s, m, h or d, not {value!r}")
+
+
+def as_breaker(value: Breaker | str) -> Breaker:
+    """``"5/60s/30s"``: after five failures within 60 s, 30 s of rest. The units are s (also without one), m, h, d."""
+    if isinstance(value, Breaker):
+        return value
+    if isinstance(value, str) and (found := _BREAKER.fullmatch(value.strip())):
+        failures, window, unit, cooldown, other = found.groups()
+        return Breaker(
+            int(failures), window=float(window) * _UNITS[unit or "s"], cooldown=float(cooldown) * _UNITS[other or "s"]
+        )
+    raise InvalidInput(f"breaker must be a Breaker(5, window=60, cooldown=30), or '5/60s/30s', not {value!r}")
+
+
+def packed_rate(rate: Rate) -> dict[str, Any]:
+    return {"rate_us": rate.interval_us, "rate_burst": rate.burst, "rate_count": rate.count, "rate_per": rate.per}
+
+
+def changes_of(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """What the script sets, and what it forgets. Raises `InvalidInput`."""
+    changes: dict[str, Any] = {}
+    forgotten: list[str] = []
+    for field, value in given.items():
+        if field not in _PACKERS:
+            raise InvalidInput(f"a policy has no {field!r}; there are {', '.join(_PACKERS)}")
+        if value is None or (field == "paused" and value is False):
+            forgotten += _STORED[field]
+        else:
+            changes |= _PACKERS[field](value)
+    return changes, forgotten
+
+
+def stored_in(packed: bytes) -> dict[str, Any]:
+    """The fields in Redis, as `changes_of` writes them."""
+    found: dict[str, Any] = msgspec.msgpack.decode(packed) if packed else {}
+    return found
+
+
+def policy_in(packed: bytes) -> Policy:
+    """As it lies in Redis."""
+    found = stored_in(packed)
+    until = found.get("paused")
+    return Policy(
+        weight=found.get("weight"),
+        max_running=found.get("max_running"),
+        min_running=found.get("min_running"),
+        rate=Rate(found["rate_count"], found["rate_per"], found["rate_burst"]) if "rate_us" in found else None,
+        max_queued=found.get("max_queued"),
+        overflow=found.get("mode"),
+        paused=until if until in (None, True) else datetime.fromtimestamp(until / 1000, UTC),
+        group=unquote(found["group"]) if "group" in found else None,
+        breaker=_breaker_in(found) if "breaker_failures" in found else None,
+    )
+
+
+def limit_in(row: Sequence[bytes | None]) -> TaskLimit:
+    """As it lies in Redis: most, us between two starts, burst, declared."""
+    most, interval_us, burst, declared = row
+    rate = _rate_of(int(interval_us), int(burst or 1)) if interval_us is not None else None
+    return TaskLimit(max_running=int(most) if most is not None else None, rate=rate, declared=declared is not None)
+
+
+def merged(own: Policy, default: Policy) -> Policy:
+    """What governs a user: its own policy, and the default where that says nothing."""
+    return Policy(
+        **{
+            field: value if (value := getattr(own, field)) is not None else getattr(default, field)
+            for field in Policy.__struct_fields__
+        }
+    )
+
+
+def _rate_of(interval_us: int, burst: int) -> Rate:
+    """In the unit in which it is a whole number, if there is one: the microseconds between two starts are rounded."""
+    for per in _UNITS.values():
+        count = per * 1_000_000 / interval_us
+        if count >= 1 and abs(count - round(count)) < 1e-3 * count:
+            return Rate(round(count), per=per, burst=burst)
+    return Rate(1, per=interval_us / 1_000_000, burst=burst)
+
+
+def _breaker_in(found: Mapping[str, Any]) -> Breaker:
+    return Breaker(
+        found["breaker_failures"], window=found["breaker_window"] / 1000, cooldown=found["breaker_cooldown"] / 1000
+    )
+
+
+def _weight(value: Any) -> dict[str, Any]:
+    return {"weight": float(check_number("weight", value, LEAST_WEIGHT, MOST_WEIGHT))}
+
+
+def _overflow(value: Any) -> dict[str, Any]:
+    if value not in ("reject", "drop_oldest"):
+        raise InvalidInput(f"overflow must be 'reject' or 'drop_oldest', not {value!r}")
+    return {"mode": value}
+
+
+def _paused(value: Any) -> dict[str, Any]:
+    if value is True:
+        return {"paused": True}
+    if isinstance(value, timedelta):
+        value = datetime.now(UTC) + value
+    if not isinstance(value, datetime):
+        raise InvalidInput(f"paused must be True, False, or a datetime until when, not {value!r}")
+    try:
+        return {"paused": math.ceil(value.timestamp() * 1000)}
+    except (ValueError, OverflowError, OSError) as exc:
+        raise InvalidInput(f"paused until {value!r} cannot be used: {exc}") from None
+
+
+def _breaker(value: Any) -> dict[str, Any]:
+    value = as_breaker(value)
+    return {
+        "breaker_failures": value.failures,
+        "breaker_window": math.ceil(check_seconds("window", value.window) * 1000),
+        "breaker_cooldown": math.ceil(check_seconds("cooldown", value.cooldown) * 1000),
+    }
+
+
+_PACKERS: Mapping[str, Any] = {
+    "weight": _weight,
+    "max_running": lambda value: {"max_running": check_count("max_running", value, 1, MOST_TASKS)},
+    "min_running": lambda value: {"min_running": check_count("min_running", value, 1, MOST_TASKS)},
+    "rate": lambda value: packed_rate(as_rate(value)),
+    "max_queued": lambda value: {"max_queued": check_count("max_queued", value, 0, MOST_TASKS)},
+    "overflow": _overflow,
+    "paused": _paused,
+    "group": lambda value: {"group": quote(check_id("group", value), safe="")},
+    "breaker": _breaker,
+}
+_STORED: Mapping[str, list[str]] = {field: [field] for field in _PACKERS} | {
+    "rate": ["rate_us", "rate_burst", "rate_count", "rate_per"],
+    "overflow": ["mode"],
+    "breaker": ["breaker_failures", "breaker_window", "breaker_cooldown"],
+}
