@@ -213,7 +213,7 @@ async def test_the_last_moment_there_is_can_be_waited_for(queue: TaskQueue):
 
 
 @pytest.mark.usefixtures("nothing_written")
-@pytest.mark.parametrize("weight", [0, -1, 1e-300, 1e300, float("nan"), float("inf"), "heavy", None, True])
+@pytest.mark.parametrize("weight", [0, -1, 1e-300, 1e300, float("nan"), float("inf"), "heavy", True])
 async def test_weights_are_numbers_above_zero(queue: TaskQueue, weight):
     with pytest.raises(
         InvalidInput, match=rf"weight must be a number from 1e-06 to 1000000, not {re.escape(repr(weight))}"
@@ -431,7 +431,7 @@ async def test_results_whose_encoding_goes_wrong_fail_their_task(queue: TaskQueu
     ("url", "scheme"),
     [
         ("http://localhost", "http"),
-        ("localhost:6379", "localhost"),
+        ("localhost:6379", ""),
         ("postgres://u:secret@h/1", "postgres"),
         ("/a", ""),
     ],

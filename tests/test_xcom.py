@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairque import store as store_module
+from fairque import store_xcom
 from fairque.embedded import EmbeddedServer
 from fairque.errors import FairqueError, InvalidInput, MessageTooLarge, QueueUnavailable, XComMissing
 from fairque.keys import encode_user
@@ -221,7 +221,7 @@ async def test_the_namespaces_of_a_user_are_found_without_a_scan(core: Core) -> 
 
 @pytest.mark.parametrize("values", [2, 3, 10])
 async def test_keys_are_read_in_pages(core: Core, xcom: XCom, monkeypatch: pytest.MonkeyPatch, values: int) -> None:
-    monkeypatch.setattr(store_module, "XCOM_PAGE", 3)
+    monkeypatch.setattr(store_xcom, "XCOM_PAGE", 3)
     names = [f"{number:02}" for number in range(3 * values)]
     for name in names:
         await xcom.push(name, 1)

@@ -5,10 +5,14 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any, Protocol
 
+from fairque.checks import check_number
 from fairque.errors import FairqueError, InvalidInput
+from fairque.message import Firing
 from fairque.xcom import BlockingXCom, XCom
 
 __all__ = ["TaskContext", "current_task"]
+
+MOST_CHARGE = 1_000_000_000
 
 
 class Services(Protocol):
@@ -27,11 +31,24 @@ class TaskContext:
         name: The registered name of the function.
         attempt: 1 for the first run.
         worker_id: The worker that runs it.
+        schedule: The firing that made it, with `schedule_id`, `cron` and `planned_at`; None unless a schedule did.
         inputs: With ``auto_xcom``, the results of its direct dependencies by task name, and pulled values by parameter.
+        charged: What was added to its cost by `charge`.
         canceled: Whether somebody asked to cancel it. A function in a thread cannot be stopped: let it look here.
     """
 
-    __slots__ = ("_services", "attempt", "canceled", "inputs", "name", "task_id", "user_id", "worker_id")
+    __slots__ = (
+        "_services",
+        "attempt",
+        "canceled",
+        "charged",
+        "inputs",
+        "name",
+        "schedule",
+        "task_id",
+        "user_id",
+        "worker_id",
+    )
 
     def __init__(
         self,
@@ -41,14 +58,17 @@ class TaskContext:
         attempt: int,
         worker_id: str,
         services: Services | None = None,
+        schedule: Firing | None = None,
     ) -> None:
         self.user_id = user_id
         self.task_id = task_id
         self.name = name
         self.attempt = attempt
         self.worker_id = worker_id
+        self.schedule = schedule
         self.inputs: dict[str, Any] = {}
         self.canceled = False
+        self.charged = 0.0
         self._services = services
 
     @property
@@ -62,6 +82,16 @@ class TaskContext:
             raise FairqueError("XCom is not available in a subprocess: return the value, and push it with push_key")
         return self._services.xcom(self)
 
+    def charge(self, cost: float) -> None:
+        """Add to what this task costs its user what became known while it runs: tokens, rows, bytes.
+
+        It counts when the task ends, however it ends; that of an attempt whose worker dies is lost.
+
+        Raises:
+            InvalidInput: Not a number from 0 to 1,000,000,000.
+        """
+        self.charged += check_number("a charge", cost, 0, MOST_CHARGE)
+
     def progress(self, fraction: float, message: str = "") -> None:
         """Tell those who watch how far it is, from 0 to 1. Cheap: a few reports a second are sent, the rest is skipped.
 
@@ -74,11 +104,12 @@ class TaskContext:
             self._services.progress(self, float(fraction), message)
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return (self.user_id, self.task_id, self.name, self.attempt, self.worker_id, self.inputs)
+        return (self.user_id, self.task_id, self.name, self.attempt, self.worker_id, self.schedule, self.inputs)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.user_id, self.task_id, self.name, self.attempt, self.worker_id, self.inputs = state
+        self.user_id, self.task_id, self.name, self.attempt, self.worker_id, self.schedule, self.inputs = state
         self.canceled = False
+        self.charged = 0.0
         self._services = None
 
     def __repr__(self) -> str:

@@ -71,7 +71,7 @@ class Executor:
         began = time.monotonic()
         function = self._function_for(message)
         defaults = function.defaults if function is not None else NO_OPTIONS
-        context = JobContext(delivery, message.name, self._worker_id, self, function)
+        context = JobContext(delivery, message.name, self._worker_id, self, function, overrides.schedule)
         if overrides.inputs or (function is not None and function.xcom.reads):
             return Job(delivery, message.name, overrides, defaults, function, (), {}, began, context, message)
         args, kwargs = _arguments(message, function)
@@ -117,6 +117,7 @@ class Executor:
             failure = Failure(FailureKind.ERROR, "ProcessDied", "the subprocess of the task died")
             raise RaisedElsewhere(Raised(failure, ("ProcessDied",))) from None
         reply = msgspec.msgpack.decode(answer, type=Reply)
+        job.context.charged += reply.charged
         if reply.raised is not None:
             raise RaisedElsewhere(reply.raised)
         return msgspec.msgpack.decode(reply.value)

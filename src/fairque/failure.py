@@ -42,6 +42,7 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
 
     value: msgspec.Raw = NIL
     raised: Raised | None = None
+    charged: float = 0.0
 
 
 class RaisedElsewhere(Exception):

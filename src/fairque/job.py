@@ -8,7 +8,7 @@ import msgspec
 
 from fairque.context import Services, TaskContext
 from fairque.delivery import Delivery
-from fairque.message import Message, Overrides
+from fairque.message import Firing, Message, Overrides
 from fairque.task import TaskFunction
 from fairque.task_options import TaskOptions
 
@@ -27,14 +27,17 @@ class JobContext(TaskContext):
         worker_id: str,
         services: Services,
         function: TaskFunction[Any, Any] | None,
+        schedule: Firing | None,
     ) -> None:
-        super().__init__(delivery.user_id, delivery.id, name, delivery.attempt, worker_id, services)
+        super().__init__(delivery.user_id, delivery.id, name, delivery.attempt, worker_id, services, schedule)
         self.delivery = delivery
         self.function = function
 
     def plain(self) -> TaskContext:
         """For a subprocess."""
-        context = TaskContext(self.user_id, self.task_id, self.name, self.attempt, self.worker_id)
+        context = TaskContext(
+            self.user_id, self.task_id, self.name, self.attempt, self.worker_id, schedule=self.schedule
+        )
         context.inputs = self.inputs
         return context
 

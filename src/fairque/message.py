@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from fairque.retry import RetryPolicy
 __all__ = [
     "MAX_MESSAGE_BYTES",
     "BadMessage",
+    "Firing",
     "Message",
     "Overrides",
     "Record",
@@ -47,6 +49,26 @@ class BadMessage(StoreError):
     """A body or a result in Redis that this version cannot read; the text says why."""
 
 
+class Firing(msgspec.Struct, frozen=True):
+    """Which firing of which schedule made a task.
+
+    Attributes:
+        schedule_id: Of the schedule.
+        cron: Its cron expression, None where it has none.
+        planned_ms: The moment that was planned, in ms since the epoch, without jitter and delay; of a run by hand, when
+            that was asked for.
+    """
+
+    schedule_id: str
+    cron: str | None
+    planned_ms: int
+
+    @property
+    def planned_at(self) -> datetime:
+        """The moment that was planned, as an aware datetime in UTC."""
+        return datetime.fromtimestamp(self.planned_ms / 1000, UTC)
+
+
 class Overrides(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What was decided at the call; what is missing comes from the function that the worker has registered."""
 
@@ -56,6 +78,7 @@ class Overrides(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     result_ttl: float | None = None
     depends_on: list[str] = []
     inputs: list[str] = []  # the tasks whose outputs stand in the arguments, by index
+    schedule: Firing | None = None
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True):

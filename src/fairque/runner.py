@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
+from fairque.checks import check_count, check_seconds
 from fairque.delivery import Delivery, Outcome
 from fairque.errors import BadArguments
 from fairque.executor import Executor, UnknownName
@@ -24,6 +27,29 @@ __all__ = ["Runner"]
 logger = logging.getLogger("fairque.worker")
 SURVIVOR_SECONDS = 1.0
 LONGEST_RETURN_MS = 60_000
+
+
+class Care(msgspec.Struct, frozen=True):
+    """How much patience a worker has with tasks. Raises `InvalidInput`.
+
+    Args:
+        max_deliveries: Deliveries without an outcome after which a task is given up.
+        unknown_task_patience: Seconds for which a task that this worker does not know is put back.
+        cancel_grace: Seconds in which a canceled task may clean up.
+        task_timeout: Seconds for a task that has no timeout of its own; None sets no limit.
+    """
+
+    max_deliveries: int
+    unknown_task_patience: float
+    cancel_grace: float
+    task_timeout: float | None
+
+    def __post_init__(self) -> None:
+        check_count("max_deliveries", self.max_deliveries, 1, 1_000)
+        check_seconds("unknown_task_patience", self.unknown_task_patience)
+        check_seconds("cancel_grace", self.cancel_grace)
+        if self.task_timeout is not None:
+            check_seconds("task_timeout", self.task_timeout, least=0.001)
 
 
 class Run:
@@ -52,9 +78,7 @@ class Runner:
         settler: Takes the outcomes.
         hooks: Told how tasks end.
         freed: Called when a slot has become free.
-        max_deliveries: Deliveries without an outcome after which a task is given up.
-        unknown_task_patience: Seconds for which a task that this worker does not know is put back.
-        cancel_grace: Seconds in which a canceled task may clean up.
+        care: How much patience it has with tasks.
     """
 
     def __init__(
@@ -65,18 +89,14 @@ class Runner:
         hooks: Hooks,
         *,
         freed: Callable[[], None],
-        max_deliveries: int,
-        unknown_task_patience: float,
-        cancel_grace: float,
+        care: Care,
     ) -> None:
         self._executor = executor
         self._outcomes = outcomes
         self._settler = settler
         self._hooks = hooks
         self._freed = freed
-        self._max_deliveries = max_deliveries
-        self._unknown_task_patience = unknown_task_patience
-        self._cancel_grace = cancel_grace
+        self._care = care
         self._runs: dict[int, Run] = {}  # by identity of the delivery
         self._bodies: set[asyncio.Task[None]] = set()  # until they end, which may be after their run
         self._survivors: set[asyncio.TimerHandle] = set()
@@ -91,7 +111,7 @@ class Runner:
             self._settler.report(Outcome(delivery, "canceled"))
             return
         try:
-            if delivery.lost >= self._max_deliveries:
+            if delivery.lost >= self._care.max_deliveries:
                 text = f"its workers fell silent {delivery.lost} times"
                 self._give_up(delivery, Failure(FailureKind.LOST, "TaskLost", text))
                 return
@@ -137,7 +157,7 @@ class Runner:
             run.job.context.canceled = True
             if run.timer is not None:
                 run.timer.cancel()
-            run.timer = asyncio.get_running_loop().call_later(self._cancel_grace, self._end_grace, run)
+            run.timer = asyncio.get_running_loop().call_later(self._care.cancel_grace, self._end_grace, run)
             if run.task is not None and not run.job.in_thread:
                 run.task.cancel()
 
@@ -172,7 +192,7 @@ class Runner:
     def _launch(self, run: Run) -> None:
         loop = asyncio.get_running_loop()
         self._runs[id(run.delivery)] = run
-        timeout = run.job.timeout
+        timeout = run.job.timeout if run.job.timeout is not None else self._care.task_timeout
         if timeout is not None:
             run.timer = loop.call_later(timeout, self._time_out, run, timeout)
         run.task = task = loop.create_task(self._body(run))
@@ -198,11 +218,11 @@ class Runner:
     def _end_grace(self, run: Run) -> None:
         if not run.ended:
             self._end_canceled(run)
-            self._abandon(run, f"its cancellation and {self._cancel_grace:g} s of grace")
+            self._abandon(run, f"its cancellation and {self._care.cancel_grace:g} s of grace")
 
     def _end_canceled(self, run: Run) -> None:
         self._close(run)
-        self._settler.report(Outcome(run.delivery, "canceled"))
+        self._report(run, Outcome(run.delivery, "canceled"))
         logger.info("task %r of user %r was canceled", run.delivery.id, run.delivery.user_id)
 
     def _returned(self, run: Run, value: Any) -> None:
@@ -233,8 +253,13 @@ class Runner:
 
     def _end(self, run: Run, outcome: Outcome, event: str, failure: Failure | None) -> None:
         self._close(run)
-        self._settler.report(outcome)
+        self._report(run, outcome)
         self._hooks.tell(event, run.delivery, run.job.name, run.job.began, failure)
+
+    def _report(self, run: Run, outcome: Outcome) -> None:
+        outcome.run_ms = (time.monotonic() - run.job.began) * 1000
+        outcome.charge = run.job.context.charged
+        self._settler.report(outcome)
 
     def _close(self, run: Run) -> None:
         run.ended = True
@@ -271,8 +296,8 @@ class Runner:
     def _put_back(self, delivery: Delivery, name: str) -> None:
         """Another worker may know it, after a deploy at the latest."""
         since = delivery.returned_since_ms
-        if since and delivery.started_ms - since > self._unknown_task_patience * 1000:
-            text = f"no worker knew a task {name!r} for {self._unknown_task_patience:g} s"
+        if since and delivery.started_ms - since > self._care.unknown_task_patience * 1000:
+            text = f"no worker knew a task {name!r} for {self._care.unknown_task_patience:g} s"
             self._give_up(delivery, Failure(FailureKind.UNKNOWN_TASK, "UnknownTask", text))
             return
         delay_ms = min(LONGEST_RETURN_MS, 500 * 2 ** min(delivery.returned, 10))

@@ -28,10 +28,10 @@ def run_in_process(where: tuple[str, str, str], args: bytes, kwargs: bytes | Non
         positional, named = function.signature.decode(args, kwargs)
         encoded = encode_result(function.fn(*positional, **named))
     except BaseException as exc:
-        return encode_value(Reply(raised=raised_by(exc)))
+        return encode_value(Reply(raised=raised_by(exc), charged=context.charged))
     if isinstance(encoded, Failure):
-        return encode_value(Reply(raised=Raised(encoded, is_final=True)))
-    return encode_value(Reply(msgspec.Raw(encoded)))
+        return encode_value(Reply(raised=Raised(encoded, is_final=True), charged=context.charged))
+    return encode_value(Reply(msgspec.Raw(encoded), charged=context.charged))
 
 
 def _find_function(module: str, qualname: str, name: str) -> TaskFunction[Any, Any]:

@@ -9,19 +9,24 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 import msgspec
 
-from fairque.checks import check_id
+from fairque.checks import check_count, check_id
 from fairque.errors import BadArguments, DuplicateTask, InvalidInput
 from fairque.message import NIL, Message
 from fairque.models import Priority
 from fairque.pipeline import Composable
+from fairque.policy import MOST_TASKS, Rate, as_rate
+from fairque.pricing import told_cost
 from fairque.retry import RetryPolicy
+from fairque.schedule import Spec
 from fairque.signature import Output, Signature, encode_linked
 from fairque.task_options import NO_OPTIONS, Dependency, TaskOptions
+from fairque.timetable import declared_spec
 from fairque.xcom_options import NO_XCOM, XComOptions
 
 __all__ = [
@@ -135,6 +140,10 @@ class TaskFunction(Generic[P, R]):
         self.run_in = run_in
         self.defaults = defaults
         self.xcom = xcom
+        self.max_running: int | None = None
+        self.rate: Rate | None = None
+        self.cost_of: Callable[..., float] | None = None
+        self.schedule: Spec | None = None
         self.signature = Signature(fn, name, given=frozenset(xcom.pull_keys), lenient=xcom.auto)
         self.__doc__ = fn.__doc__
         self.__name__ = getattr(fn, "__name__", name)
@@ -150,15 +159,22 @@ class TaskFunction(Generic[P, R]):
             InvalidInput: The output of a task that keeps no result.
         """
         if not args and not kwargs:
-            return Task(self.name, self.signature.encode_none(), None, self, self.defaults)
-        encoded, encoded_kwargs, upstream = self.signature.encode(args, kwargs)
-        return Task(self.name, encoded, encoded_kwargs, self, self.defaults, _kept(upstream) if upstream else ())
+            made: Task[R] = Task(self.name, self.signature.encode_none(), None, self, self.defaults)
+        else:
+            encoded, encoded_kwargs, upstream = self.signature.encode(args, kwargs)
+            kept = _kept(upstream) if upstream else ()
+            made = Task(self.name, encoded, encoded_kwargs, self, self.defaults, kept)
+        if self.cost_of is None:
+            return made
+        return made.options(cost=told_cost(self, self.cost_of, args, kwargs, knows_all=not made.upstream))
 
     def options(self, **changes: Any) -> TaskFunction[P, R]:
         """A copy whose tasks have other options; the registered function stays as it is."""
         copy = object.__new__(TaskFunction)
         copy.__dict__.update(self.__dict__)
         copy.defaults = self.defaults.merged(changes)
+        if "cost" in changes:
+            copy.cost_of = None
         return copy
 
     def __repr__(self) -> str:
@@ -194,7 +210,10 @@ def task(
     retry: RetryPolicy | None = None,
     timeout: float | None = None,
     result_ttl: float | None = None,
-    cost: float | None = None,
+    cost: float | Callable[..., float] | None = None,
+    cron: str | None = None,
+    every: timedelta | float | None = None,
+    timezone: str = "UTC",
     user_id: str | None = None,
     task_id: str | None = None,
     depends_on: Sequence[Dependency] = (),
@@ -203,6 +222,8 @@ def task(
     auto_xcom: bool = False,
     enable_xcom: bool = False,
     push_key: str | None = None,
+    max_running: int | None = None,
+    rate: Rate | str | None = None,
 ) -> _Decorator: ...
 def task(
     fn: Callable[..., Any] | None = None,
@@ -213,6 +234,12 @@ def task(
     auto_xcom: bool = False,
     enable_xcom: bool = False,
     push_key: str | None = None,
+    max_running: int | None = None,
+    rate: Rate | str | None = None,
+    cost: float | Callable[..., float] | None = None,
+    cron: str | None = None,
+    every: timedelta | float | None = None,
+    timezone: str = "UTC",
     **options: Any,
 ) -> Any:
     """Make a function a task, with options or bare.
@@ -227,17 +254,37 @@ def task(
             parameters of these names that the caller did not give.
         enable_xcom: Push the result as an XCom value under `push_key`, or under the function's name.
         push_key: Push the result as an XCom value under this key.
+        max_running: Most tasks of this name that run at once, of all users together. Those that must wait block nothing
+            behind them.
+        rate: How often tasks of this name may start, of all users together: ``"100/m"`` or a `Rate`.
+        cost: What one service charges to the user, or a function that tells it from the arguments of a call.
+        cron: Workers that know the function have it run at these times, with no arguments, for its `user_id`; see
+            `TaskScheduler.add_schedule`. The schedule's id is the name of the task.
+        every: Instead: an interval, as a timedelta or in seconds.
+        timezone: What `cron` is about.
         options: See `TaskOptions`.
 
     Raises:
         DuplicateTask: The name is taken by another function.
+        InvalidInput: A value breaks a rule.
     """
 
     def decorate(function: Callable[..., Any]) -> TaskFunction[Any, Any]:
         key = push_key or (getattr(function, "__name__", None) if enable_xcom else None)
         xcom = XComOptions(push_key=key, auto=auto_xcom) if key or auto_xcom else NO_XCOM
-        return _decorated(function, name, run_in, options, xcom)
+        priced = options if cost is None or callable(cost) else {**options, "cost": cost}
+        made = _decorated(function, name, run_in, priced, xcom)
+        made.max_running, made.rate = max_running, allowed
+        made.cost_of = cost if callable(cost) else None
+        made.schedule = spec
+        if spec is not None:
+            made()  # it is run without arguments: one that needs some is wrong here and now
+        return made
 
+    if max_running is not None:
+        check_count("max_running", max_running, 1, MOST_TASKS)
+    allowed = as_rate(rate) if rate is not None else None
+    spec = declared_spec(cron, every, timezone, options.get("user_id")) if (cron, every) != (None, None) else None
     return decorate if fn is None else decorate(fn)
 
 

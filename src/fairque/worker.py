@@ -4,39 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
-import socket
 import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
 
 import anyio
+import msgspec
 
+from fairque.assignment import EVERYONE, assignment
 from fairque.checks import check_count, check_id, check_seconds
+from fairque.config import WorkerConfig
 from fairque.delivery import Claim, Delivery
 from fairque.errors import FairqueError, InvalidInput
 from fairque.executor import Executor, TaskHandler
 from fairque.hooks import Hook, Hooks
 from fairque.inputs import Inputs
+from fairque.introduction import introduce, names_known, new_worker_id
 from fairque.outcomes import Outcomes
 from fairque.progress import Progress
 from fairque.queue import TaskQueue
-from fairque.renewal import LOOK_SECONDS, Renewal
-from fairque.runner import Runner
+from fairque.renewal import Renewal
+from fairque.runner import Care, Runner
+from fairque.scheduler import TaskScheduler
 from fairque.settler import Settler
-from fairque.store import UserGroup
-from fairque.version import __version__
+from fairque.task import registry
+from fairque.truce import Truce
 
 __all__ = ["Worker"]
 
 logger = logging.getLogger("fairque.worker")
-EVERYONE = "*"
-MAX_USERS = 1000
 LONGEST_PAUSE = 2.0
 GOODBYE_SECONDS = 5.0
 SHORTEST_SLEEP = 0.005
+LIMITS = 500
 # Claiming in quarters keeps Redis and the loop busy at the same time. Tuned with the bench.
 CLAIM_SHARE = 4
 
@@ -58,6 +60,8 @@ class Worker:
         max_deliveries: A task whose workers died this often is failed as ``lost``.
         unknown_task_patience: Seconds for which a task that no worker knows is put back, before it is failed.
         cancel_grace: Seconds in which a canceled task may clean up before its slot is taken away.
+        scheduler: Whether it fires schedules, see `TaskScheduler`. All workers may: a slot makes one task.
+        task_timeout: Seconds that a task may run which has no timeout of its own; None sets no limit.
         on_success, on_failure, on_retry, on_timeout, on_lost: Called with a `TaskEvent`; plain or async functions.
             A failure is final, a retry is not; `on_timeout` comes before either. `on_lost` tells of a delivery that
             another worker took over.
@@ -78,6 +82,8 @@ class Worker:
         max_deliveries: int = 5,
         unknown_task_patience: float = 3600.0,
         cancel_grace: float = 5.0,
+        scheduler: bool = True,
+        task_timeout: float | None = None,
         on_success: Hook | None = None,
         on_failure: Hook | None = None,
         on_retry: Hook | None = None,
@@ -85,18 +91,14 @@ class Worker:
         on_lost: Hook | None = None,
     ) -> None:
         check_count("concurrency", concurrency, 1, 10_000)
-        check_count("max_deliveries", max_deliveries, 1, 1_000)
         check_seconds("poll_interval", poll_interval, least=0.01)
         check_seconds("shutdown_timeout", shutdown_timeout)
         check_seconds("stall_timeout", stall_timeout)
-        check_seconds("unknown_task_patience", unknown_task_patience)
-        check_seconds("cancel_grace", cancel_grace)
-        if worker_id is not None:
-            check_id("worker_id", worker_id)
+        care = Care(max_deliveries, unknown_task_patience, cancel_grace, task_timeout)
         self.queue = queue
         self.concurrency = concurrency
-        self.groups = _groups(assigned_users, steal_targets)
-        self.worker_id = worker_id or f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
+        self.groups = assignment(assigned_users, steal_targets)
+        self.worker_id = check_id("worker_id", worker_id) if worker_id is not None else new_worker_id()
         self.poll_interval = poll_interval
         self.shutdown_timeout = shutdown_timeout
         self._attention = asyncio.Event()  # a message, a free slot, the end
@@ -104,6 +106,7 @@ class Worker:
         self._settles = queue.store()
         self._services = queue.store(patience=queue.connector.timeout)  # what running tasks ask for
         self._progress = Progress(self._services)
+        self._scheduler = TaskScheduler(queue) if scheduler else None
         self._hooks = Hooks(
             {"success": on_success, "failure": on_failure, "retry": on_retry, "timeout": on_timeout, "lost": on_lost}
         )
@@ -134,31 +137,43 @@ class Worker:
             self._settler,
             self._hooks,
             freed=self._attention.set,
-            max_deliveries=max_deliveries,
-            unknown_task_patience=unknown_task_patience,
-            cancel_grace=cancel_grace,
+            care=care,
         )
+        introduction = introduce(concurrency, self.groups)
         self._renewal = Renewal(
             queue.connector,
             queue.keys,
             self.worker_id,
             interval=queue.lease_ms * 0.3 / 1000,
             stall_timeout=stall_timeout,
-            describe=self._describe,
+            describe=lambda: introduction | {"running": len(self._runner), "names": "" if handler else names_known()},
             held=self._settler.held,
             lost=self._runner.drop,
             canceled=self._runner.cancel,
             blocker=self._runner.blocker,
         )
-        self._began = time.time()
         self._ran = False
         self._stopping = False
         self._until_idle = False
-        self._reporting = anyio.CancelScope(shield=True)
-        self._heard = time.monotonic()  # when the last claim was answered
-        self._truce_ends = 0.0  # when this worker may steal again
+        self._truce = Truce(queue.lease_ms, queue.connector.timeout)
         self._started = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+
+    @classmethod
+    def from_config(cls, queue: TaskQueue, config: WorkerConfig, **options: Any) -> Self:
+        """A worker as the configuration has it: ``Worker.from_config(queue, config.workers[0])``.
+
+        Args:
+            queue: Where the tasks come from.
+            config: One of `FairQueueConfig.workers`. Its `processes` are for ``fairque worker``.
+            **options: What a configuration cannot say, such as `handler` and hooks; and what is to be different.
+        """
+        given = msgspec.structs.asdict(config)
+        del given["processes"]
+        name = given.pop("id")
+        given["concurrency"] = given.pop("max_concurrent_tasks")
+        given["worker_id"] = f"{name}-{new_worker_id()}" if name is not None else None
+        return cls(queue, **(given | options))
 
     async def run(self) -> None:
         """Serve until `stop` is called. Cancelling it stops the worker as well, without waiting for running tasks.
@@ -170,13 +185,17 @@ class Worker:
         self._ran = True
         await self.queue.connector.ensure_open()
         logger.info("worker %s starts, concurrency %d", self.worker_id, self.concurrency)
+        self._reporting = anyio.CancelScope(shield=True)  # needs a loop, and there may be none when a worker is made
         self._renewal.start()
         self._progress.start()
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._report)
                 group.start_soon(self._listen)
+                if self._scheduler is not None:
+                    group.start_soon(self._scheduler.run)
                 try:
+                    await self._declare_limits()
                     await self._claim_loop()
                     await self._drain(self.shutdown_timeout)
                 except BaseException:
@@ -243,6 +262,18 @@ class Worker:
         self._task.cancel()
         await asyncio.wait([self._task])
 
+    async def _declare_limits(self) -> None:
+        """What the code says of task names holds for every worker, from the first claim on."""
+        limits = [(function.name, function.max_running, function.rate) for function in registry.values()]
+        while limits and not self._stopping:
+            try:
+                await self._claims.set_limits(limits[:LIMITS], declared=True)
+            except FairqueError as exc:
+                logger.warning("cannot declare the limits of tasks, trying again: %s", exc)
+                await self._attend(LONGEST_PAUSE * random.random())
+            else:
+                del limits[:LIMITS]
+
     async def _claim_loop(self) -> None:
         pause = 0.05
         while not self._stopping:
@@ -258,9 +289,9 @@ class Worker:
                 logger.warning("cannot claim, trying again: %s", exc)
                 await self._attend(pause * (0.5 + random.random()))
                 pause = min(LONGEST_PAUSE, pause * 2)
-                self._keep_truce()
+                self._truce.silent()
                 continue
-            self._heard = time.monotonic()
+            self._truce.heard()
             pause = 0.05
             self._started.set()
             for delivery in claim.deliveries:
@@ -279,20 +310,15 @@ class Worker:
             priority_step_ms=self.queue.priority_step_ms,
             canceled_ttl_ms=self.queue.dead_letter_ttl_ms,
             groups=self.groups,
-            steal=time.monotonic() >= self._truce_ends,
+            steal=not self._truce.left,
+            fairness=self.queue.fairness,
         )
-
-    def _keep_truce(self) -> None:
-        """After an outage so long that leases are over: do not steal before everyone who lives had time to renew."""
-        now = time.monotonic()
-        if now - self._heard > self.queue.lease_ms / 2000:
-            self._truce_ends = now + self.queue.connector.timeout + 2 * LOOK_SECONDS
 
     def _nap(self, claim: Claim) -> float:
         """Seconds to sleep unless a message comes."""
         sleep = self.poll_interval if claim.sleep is None else min(claim.sleep, self.poll_interval)
-        truce = self._truce_ends - time.monotonic()
-        if truce > 0:
+        truce = self._truce.left
+        if truce:
             sleep = min(sleep, truce)
         return max(sleep, SHORTEST_SLEEP)
 
@@ -330,7 +356,7 @@ class Worker:
             self._runner.cancel_task(user, task_id)
             return
         if message is None:  # reconnected
-            self._keep_truce()
+            self._truce.silent()
         self._attention.set()
 
     def _on_settled(self) -> None:
@@ -340,16 +366,6 @@ class Worker:
     def _on_refused(self, delivery: Delivery) -> None:
         logger.warning("task %r of user %r: outcome refused, another worker has it", delivery.id, delivery.user_id)
         self._hooks.tell("lost", delivery, "", time.monotonic())
-
-    def _describe(self) -> dict[str, Any]:
-        return {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "version": __version__,
-            "concurrency": self.concurrency,
-            "running": len(self._runner),
-            "started_at": self._began,
-        }
 
     async def _drain(self, seconds: float) -> None:
         """Let running tasks end, put back those that do not, and report everything."""
@@ -380,21 +396,3 @@ class Worker:
         await self._services.close()
         await self._hooks.drain(1.0)
         logger.info("worker %s stopped", self.worker_id)
-
-
-def _groups(assigned: Iterable[str], targets: Iterable[str]) -> list[UserGroup]:
-    groups: list[UserGroup] = []
-    for name, users in (("assigned_users", assigned), ("steal_targets", targets)):
-        if isinstance(users, str):
-            raise InvalidInput(f"{name} must be a list of user ids, not the str {users!r}")
-        named = [check_id(f"an entry of {name}", user) for user in users]
-        if len(named) > MAX_USERS:
-            raise InvalidInput(f"{name} has {len(named)} entries, the limit is {MAX_USERS}; use '*' for everyone")
-        if EVERYONE in named:
-            groups.append(())
-            break  # everyone includes whoever could follow
-        if named:
-            groups.append(named)
-    if not groups:
-        raise InvalidInput("a worker needs assigned_users or steal_targets")
-    return groups
