@@ -6,18 +6,20 @@ once more, from the rules instead of from their text, and the tests compare both
 The choice is start-time fair queueing (Goyal, Vin, Cheng, "Start-time Fair Queuing", SIGCOMM 1996): each user has a
 tag, its virtual start time; the lowest is served, and moves up by cost / weight. While two users both have servable
 work, the services S they received obey ``|S_i/w_i - S_j/w_j| <= c_i/w_i + c_j/w_j``, where c is the largest cost of
-any task of that user.
+any task of that user. Groups share by the same rule, and so do the users of one group with each other.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 from urllib.parse import quote
 
-__all__ = ["EVERYONE", "FairChoice", "Group", "SortedSet", "encoded"]
+__all__ = ["EVERYONE", "FairChoice", "Group", "Line", "Member", "Party", "SortedSet", "encoded"]
 
 M = TypeVar("M", bound=Hashable)
 Group = Sequence[str]  # users served with equal right; empty: everyone
@@ -62,6 +64,11 @@ class SortedSet(Generic[M]):
             heapq.heappop(heap)
         return heap[0][2] if heap else None
 
+    def lowest_score(self) -> float:
+        """Infinite while the set is empty."""
+        member = self.lowest()
+        return math.inf if member is None else self._scores[member]
+
     def pop(self) -> tuple[M, float]:
         member = self.lowest()
         if member is None:
@@ -82,46 +89,48 @@ class SortedSet(Generic[M]):
         return iter(sorted(self._scores, key=lambda member: (self._scores[member], self._key(member))))
 
 
+@lru_cache(maxsize=65536)
 def encoded(user_id: str) -> str:
     """How a user is named in Redis; ties between users are decided by this name."""
     return quote(user_id, safe="")
 
 
-class FairChoice:
-    """Whose turn it is. Knows users and costs, nothing of tasks.
+class Party(NamedTuple):
+    """All users of a group, as one member of the line in which users without a group stand as well."""
+
+    name: str
+
+
+Member = str | Party
+
+
+def _named(member: Member) -> str:
+    return f"@{encoded(member.name)}" if isinstance(member, Party) else encoded(member)
+
+
+class Line:
+    """Members that share with each other by their weights.
 
     Attributes:
-        clock: The virtual time, at which users enter.
-        ready: Users that may be served now, with their tags.
-        kept: The tags that users left with.
+        clock: The virtual time, at which members enter.
+        ready: Members that may be served now, with their tags.
+        kept: The tags that members left with.
     """
 
     def __init__(self) -> None:
         self.clock = 0.0
-        self.ready: SortedSet[str] = SortedSet(encoded)
-        self.kept: dict[str, float] = {}
-        self._weights: dict[str, float] = {}
+        self.ready: SortedSet[Member] = SortedSet(_named)
+        self.kept: dict[Member, float] = {}
 
-    def weight(self, user_id: str) -> float:
-        return self._weights.get(user_id, 1.0)
-
-    def set_weight(self, user_id: str, weight: float | None) -> None:
-        """Holds from the next service on; None is the default of 1."""
-        if weight is None:
-            self._weights.pop(user_id, None)
-        else:
-            self._weights[user_id] = weight
-
-    def tag(self, user_id: str) -> float:
+    def tag(self, member: Member) -> float:
         """Its virtual start time, kept while it has nothing to serve."""
-        found = self.ready.scores.get(user_id)
-        return self.kept.get(user_id, 0.0) if found is None else found
+        found = self.ready.scores.get(member)
+        return self.kept.get(member, 0.0) if found is None else found
 
-    def join(self, user_id: str, cost: float = 1.0) -> None:
-        """The user has servable work now, its first task costs this much. No effect on one that is ready already."""
-        if user_id not in self.ready:
-            entry = self._entry(cost / self.weight(user_id))
-            self.ready.put(user_id, max(self.kept.get(user_id, 0.0), entry))
+    def join(self, member: Member, share: float) -> None:
+        """Its first service takes it this much further. No effect on one that is ready already."""
+        if member not in self.ready:
+            self.ready.put(member, max(self.kept.get(member, 0.0), self._entry(share)))
 
     def _entry(self, share: float) -> float:
         """The clock, but not below the lowest tag, and at most half an own task above it.
@@ -135,20 +144,176 @@ class FairChoice:
         tag = self.ready.scores[lowest]
         return max(tag, min(self.clock, tag + share / 2))
 
+    def leave(self, member: Member) -> None:
+        self.kept[member] = self.ready.scores[member]
+        self.ready.drop(member)
+
+    def serve(self, member: Member, cost: float, weight: float) -> None:
+        tag = self.ready.scores[member]
+        self.clock = max(self.clock + cost / len(self.ready), tag)
+        self.ready.put(member, tag + cost / weight)
+
+    def move(self, member: Member, by: float) -> None:
+        """Whether it is ready or not."""
+        if member in self.ready:
+            self.ready.put(member, self.ready.scores[member] + by)
+        else:
+            self.kept[member] = self.kept.get(member, 0.0) + by
+
+
+class FairChoice:
+    """Whose turn it is. Knows users, groups and costs, nothing of tasks.
+
+    Users without a group and whole groups share first, in the line that is meant where no other is named; the users of
+    a group then share what it gets, in a line of their own with a clock of its own.
+
+    Attributes:
+        line: Of users without a group and of whole groups.
+        reserved: Those of the ready users that are served before all others, with their tags.
+        groups: The lines of groups.
+        default_weight: Of users that have none of their own.
+    """
+
+    def __init__(self) -> None:
+        self.reserved: SortedSet[str] = SortedSet(encoded)
+        self.groups: dict[str, Line] = {}
+        self.default_weight = 1.0
+        self.line = Line()
+        self._weights: dict[Member, float] = {}
+        self._group_of: dict[str, str] = {}
+
+    @property
+    def clock(self) -> float:
+        return self.line.clock
+
+    @clock.setter
+    def clock(self, clock: float) -> None:
+        self.line.clock = clock
+
+    @property
+    def ready(self) -> SortedSet[Member]:
+        return self.line.ready
+
+    @property
+    def kept(self) -> dict[Member, float]:
+        return self.line.kept
+
+    # Weights and groups
+
+    def weight(self, user_id: str) -> float:
+        return self._weights.get(user_id, self.default_weight)
+
+    def set_weight(self, user_id: str, weight: float | None) -> None:
+        """Holds from the next service on; None is the default."""
+        self._set(user_id, weight)
+
+    def group_weight(self, group: str) -> float:
+        return self._weights.get(Party(group), 1.0)
+
+    def group_weights(self) -> dict[str, float]:
+        """Those that were set."""
+        return {member.name: weight for member, weight in self._weights.items() if isinstance(member, Party)}
+
+    def set_group_weight(self, group: str, weight: float | None) -> None:
+        self._set(Party(group), weight)
+
+    def _set(self, member: Member, weight: float | None) -> None:
+        if weight is None:
+            self._weights.pop(member, None)
+        else:
+            self._weights[member] = weight
+
+    def group(self, user_id: str) -> str | None:
+        return self._group_of.get(user_id)
+
+    def set_group(self, user_id: str, group: str | None) -> None:
+        """The user leaves the line it stood in, and its tag behind, which belongs to the time of that line."""
+        if group == self.group(user_id):
+            return
+        if self.is_ready(user_id):
+            self.leave(user_id)
+        self.line_of(user_id).kept.pop(user_id, None)
+        if group is None:
+            del self._group_of[user_id]
+        else:
+            self._group_of[user_id] = group
+
+    def line_of(self, user_id: str) -> Line:
+        """Where the user stands."""
+        group = self._group_of.get(user_id)
+        return self.line if group is None else self.groups.setdefault(group, Line())
+
+    # Who is ready
+
+    def is_ready(self, user_id: str) -> bool:
+        return user_id in self.line_of(user_id).ready
+
+    def tag(self, user_id: str) -> float:
+        """Its virtual start time in its line, kept while it has nothing to serve."""
+        return self.line_of(user_id).tag(user_id)
+
+    def join(self, user_id: str, cost: float = 1.0) -> None:
+        """The user has servable work now, its first task costs this much. No effect on one that is ready already."""
+        if (group := self.group(user_id)) is not None and not self.is_ready(user_id):
+            self.line.join(Party(group), cost / self.group_weight(group))
+        self.line_of(user_id).join(user_id, cost / self.weight(user_id))
+
     def leave(self, user_id: str) -> None:
         """The user has no servable work any more. It gains nothing by coming back: its tag is kept."""
-        self.kept[user_id] = self.ready.scores[user_id]
-        self.ready.drop(user_id)
+        line, group = self.line_of(user_id), self.group(user_id)
+        line.leave(user_id)
+        self.reserved.drop(user_id)
+        if group is not None and not line.ready:
+            self.line.leave(Party(group))
+
+    def reserve(self, user_id: str, is_below: bool) -> None:
+        """Whether a user that is ready has less than what is reserved for it."""
+        if is_below:
+            self.reserved.put(user_id, self.tag(user_id))
+        else:
+            self.reserved.drop(user_id)
+
+    # Services
 
     def lowest(self, group: Group = ()) -> str | None:
-        """Who is to be served next, of these users or (without any) of all."""
-        if not group:
-            return self.ready.lowest()
-        ready = [user_id for user_id in group if user_id in self.ready]
-        return min(ready, key=lambda user_id: (self.tag(user_id), encoded(user_id)), default=None)
+        """Who is to be served next, of these users or (without any) of all.
+
+        A reserved user goes first. Of a group its lowest goes.
+        """
+        if group:
+            return min((user_id for user_id in group if self.is_ready(user_id)), key=self._turn, default=None)
+        if (reserved := self.reserved.lowest()) is not None:
+            return reserved
+        first = self.line.ready.lowest()
+        return self._first_user(self.groups[first.name]) if isinstance(first, Party) else first
+
+    def _first_user(self, line: Line) -> str | None:
+        member = line.ready.lowest()
+        assert not isinstance(member, Party), "a group in a group"
+        return member
+
+    def _turn(self, user_id: str) -> tuple[object, ...]:
+        tag, group = self.tag(user_id), self.group(user_id)
+        if user_id in self.reserved:
+            return 0, tag, encoded(user_id)
+        if group is None:
+            return 1, tag, encoded(user_id)
+        return 1, self.line.tag(Party(group)), _named(Party(group)), tag, encoded(user_id)
 
     def serve(self, user_id: str, cost: float) -> None:
-        """Charge one service."""
-        tag = self.ready.scores[user_id]
-        self.clock = max(self.clock + cost / len(self.ready), tag)
-        self.ready.put(user_id, tag + cost / self.weight(user_id))
+        """Charge one service, to the user and to its group."""
+        if (group := self.group(user_id)) is not None:
+            self.line.serve(Party(group), cost, self.group_weight(group))
+        self.line_of(user_id).serve(user_id, cost, self.weight(user_id))
+        self._refresh(user_id)
+
+    def adjust(self, user_id: str, cost: float) -> None:
+        """A service has cost so much more than what was charged for it, or less."""
+        if (group := self.group(user_id)) is not None:
+            self.line.move(Party(group), cost / self.group_weight(group))
+        self.line_of(user_id).move(user_id, cost / self.weight(user_id))
+        self._refresh(user_id)
+
+    def _refresh(self, user_id: str) -> None:
+        if user_id in self.reserved:
+            self.reserved.put(user_id, self.tag(user_id))
