@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fairque import Retry, TaskEvent, TaskFailed, TaskQueue, TaskState, Worker, current_task, task
+from fairque import Cancellation, Retry, TaskEvent, TaskFailed, TaskQueue, TaskState, Worker, current_task, task
 from fairque.scripts import load
 from tests.support.eventually import eventually
 from tests.support.gate import Gate, new_gate, work
@@ -207,6 +207,30 @@ async def test_a_failure_whose_report_was_cut_is_one_dead_letter(
     assert cut.done.is_set()
     assert len((await handle.info()).errors) == 1
     assert (await queue.stats()).failed == (await queue.user("acme")).dead_letters == 1
+
+
+async def test_a_cancel_whose_reply_was_cut_is_told_as_it_was(
+    queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy
+) -> None:
+    handle = await queue.enqueue(fail(), user_id="acme")
+    cut = proxy.cut_reply(sha("cancel"))
+    assert await far.handle("acme", handle.task_id).cancel() is Cancellation.CANCELED
+    assert cut.done.is_set()
+    assert (await queue.stats()).canceled == 1
+
+
+@pytest.mark.parametrize("script", ["requeue", "discard"])
+async def test_what_becomes_of_a_dead_letter_is_told_as_it_was_when_the_reply_is_cut(
+    queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy, script: str
+) -> None:
+    handle = await queue.enqueue(fail(), user_id="acme")
+    await Worker(queue).run_until_idle()
+    cut = proxy.cut_reply(sha(script))
+    await getattr(far, script)(handle)
+    assert cut.done.is_set()
+    assert (await queue.stats()).queued == (1 if script == "requeue" else 0)
+    assert await queue.dead_letters("acme") == []
+    await queue.purge("acme")
 
 
 async def test_a_renewal_whose_reply_was_cut_loses_nothing(

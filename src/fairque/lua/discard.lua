@@ -1,12 +1,15 @@
 #!lua flags=allow-oom
 -- Give dead letters up: nothing is left of them.
 -- KEYS[1]  state
--- ARGV     user, ids ...
+-- ARGV     nonce, user, ids ...
 -- Returns  per id: 1 discarded, 0 it is not a dead letter
 -- Cost     O(ids)
 --@include base
-local user, answers = ARGV[1], {}
-for at = 2, #ARGV do
+--@include once
+local before = answered(ARGV[1])
+if before then return before end
+local user, answers = ARGV[2], {}
+for at = 3, #ARGV do
   local id = ARGV[at]
   local key = task_key(user, id)
   local is_dead = call('HGET', key, 'state') == 'failed'
@@ -17,6 +20,6 @@ for at = 2, #ARGV do
   end
   call('ZREM', prefix .. 'dead:' .. user, id)
   call('ZREM', prefix .. 'dead', user .. ':' .. id)
-  answers[at - 1] = is_dead and 1 or 0
+  answers[at - 2] = is_dead and 1 or 0
 end
-return answers
+return answer(ARGV[1], answers)

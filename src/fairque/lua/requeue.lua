@@ -1,14 +1,17 @@
 #!lua
 -- Bring dead letters back: attempts start anew, the history of errors stays.
 -- KEYS[1]  state
--- ARGV     user, priority step in ms, ids ...
+-- ARGV     nonce, user, priority step in ms, ids ...
 -- Returns  per id: 1 requeued, 0 it is not a dead letter
 -- Cost     O(ids log backlog)
 --@include base
 --@include fair
 --@include wake
 --@include place
-local user, step_us = ARGV[1], tonumber(ARGV[2]) * 1000
+--@include once
+local before = answered(ARGV[1])
+if before then return before end
+local user, step_us = ARGV[2], tonumber(ARGV[3]) * 1000
 local requeued, answers = 0, {}
 
 local function requeue(id)
@@ -20,7 +23,8 @@ local function requeue(id)
   call('ZREM', prefix .. 'dead:' .. user, id)
   call('ZREM', prefix .. 'dead', user .. ':' .. id)
   for _, kept in ipairs({ key, body_key(user, id), errors_key(user, id) }) do call('PERSIST', kept) end
-  call('HDEL', key, 'attempt', 'failures', 'lost', 'returned', 'since', 'ended', 'canceling', 'progress', 'message')
+  call('HDEL', key, 'attempt', 'failures', 'lost', 'returned', 'since', 'ended', 'canceling', 'charged', 'progress',
+    'message')
   call('HSET', key, 'state', 'queued', 'queued', now)
   place(user, id, lane, score)
   publish(user, id, 'waiting')
@@ -28,7 +32,7 @@ local function requeue(id)
   return 1
 end
 
-for at = 3, #ARGV do answers[at - 2] = requeue(ARGV[at]) end
+for at = 4, #ARGV do answers[at - 3] = requeue(ARGV[at]) end
 if requeued > 0 then wake(user, requeued) end
 save_state()
-return answers
+return answer(ARGV[1], answers)

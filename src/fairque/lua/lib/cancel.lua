@@ -1,0 +1,39 @@
+-- Take a task out of wherever it waits, or tell the worker that runs it. The outcome is passed on at the end of the
+-- script. Returns 'done' | 'canceling' (its worker was told) | 'ended' (before) | nil when it is not known.
+local function cancel_task(user, id, reason, ttl)
+  if call('EXISTS', result_key(user, id)) == 1 then return 'ended' end
+  if call('EXISTS', body_key(user, id)) == 0 then return nil end
+  local key = task_key(user, id)
+  local state = call('HGET', key, 'state') or 'queued'
+  if state == 'failed' then return 'ended' end
+
+  local remove = {}
+
+  function remove.queued()
+    local held = call('HGET', key, 'held')
+    if held then
+      count(call('HGET', key, 'lane'), -1)
+      new_limits().unhold(user, id, held)
+    end
+    for _, lane in ipairs({ 'critical', 'normal' }) do count(lane, -call('ZREM', lane_key(lane, user), id)) end
+    retire(user)
+  end
+
+  function remove.scheduled()
+    local waiting = prefix .. 'scheduled:' .. user
+    count('scheduled', -call('ZREM', waiting, id))
+    local first = call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
+    if first[2] then call('ZADD', due_key, first[2], user) else call('ZREM', due_key, user) end
+  end
+
+  function remove.deferred() depend().leave_deferred(user, id) end
+
+  if state == 'started' then
+    call('HSETNX', key, 'canceling', reason)
+    call('PUBLISH', prefix .. 'wake:' .. call('HGET', key, 'worker'), user .. ' ' .. id)
+    return 'canceling'
+  end
+  remove[state]()
+  end_canceled(user, id, reason, ttl)
+  return 'done'
+end

@@ -1,0 +1,11 @@
+-- A call that is repeated because its reply was cut is answered as the first time. `nonce` names the call.
+local ANSWER_TTL = 60000
+local function answered(nonce)
+  local packed = call('GET', prefix .. 'answer:' .. nonce)
+  return packed and cmsgpack.unpack(packed)
+end
+
+local function answer(nonce, value)
+  call('SET', prefix .. 'answer:' .. nonce, cmsgpack.pack(value), 'PX', ANSWER_TTL)
+  return value
+end
