@@ -1,0 +1,147 @@
+"""What was used and what is needed: hours for bills, shares for fairness, slots for autoscaling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+
+from fairque.checks import check_seconds
+from fairque.metrics import metrics_in
+from fairque.models import QueueStats, UserInfo
+
+__all__ = ["Demand", "Share", "Shares", "UsageHour", "demand", "shares", "usage_in"]
+
+HOURS = 24
+HOUR_SECONDS = 3600
+NOISY, STARVED = 1.5, 0.5  # times what one is entitled to
+
+
+class UsageHour(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user used in one hour, which begins at `start` (UTC).
+
+    `tasks` are services, each attempt counted; `cost` is what they were charged, `busy_seconds` how long they ran.
+    """
+
+    start: datetime
+    tasks: int
+    cost: float
+    busy_seconds: float
+
+
+class Share(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user got of the queue lately, and what it is entitled to, both from 0 to 1.
+
+    `verdict`: ``"noisy"`` got half as much again while others waited, ``"starved"`` waits and got less than half of it.
+    """
+
+    user_id: str
+    share: float
+    entitled: float
+    verdict: Literal["", "noisy", "starved"]
+
+
+class Shares(msgspec.Struct, frozen=True, kw_only=True):
+    """How evenly the queue served its users lately, over a minute or so.
+
+    `jain` is the index of Jain, Chiu and Hawe (1984) over the services by weight of those who wanted any: 1 when all
+    got the same, 1/n when one got everything.
+    """
+
+    jain: float
+    users: tuple[Share, ...]
+
+
+class Demand(msgspec.Struct, frozen=True, kw_only=True):
+    """What waits, in work instead of tasks.
+
+    `run_seconds` is the mean time that tasks took lately, `work_seconds` what waits times that, `wait_seconds` what the
+    last in line waits for with the slots that there are (None without any), `slots_needed` how many it takes to serve
+    what waits within `target_wait` seconds.
+    """
+
+    backlog: int
+    running: int
+    slots: int
+    run_seconds: float
+    work_seconds: float
+    wait_seconds: float | None
+    target_wait: float
+    slots_needed: int
+
+
+def usage_in(reply: Sequence[Any], days: Sequence[int], since: datetime) -> list[UsageHour]:
+    """From what the script found, the hours that end after `since`, in order."""
+    now_ms, blob, *hashes = reply
+    hours: dict[int, tuple[float, float, float]] = {}
+    for day, flat in zip(days, hashes, strict=True):
+        for hour, packed in zip(flat[::2], flat[1::2], strict=True):
+            tasks, cost, busy = msgspec.msgpack.decode(packed)
+            hours[day * HOURS + int(hour)] = (tasks, cost, busy)
+    current = metrics_in(blob, now_ms)
+    if current.hour_tasks or current.hour_cost or current.hour_busy:
+        tasks, cost, busy = hours.get(current.hour, (0, 0, 0))
+        hours[current.hour] = (tasks + current.hour_tasks, cost + current.hour_cost, busy + current.hour_busy)
+    first = since.timestamp() // HOUR_SECONDS
+    return [
+        UsageHour(
+            start=datetime.fromtimestamp(hour * HOUR_SECONDS, UTC), tasks=int(tasks), cost=cost, busy_seconds=busy
+        )
+        for hour, (tasks, cost, busy) in sorted(hours.items())
+        if hour >= first
+    ]
+
+
+def shares(users: Sequence[UserInfo]) -> Shares:
+    """Of those who are ready to be served, or were lately. Those who wait for nothing took what they wanted."""
+    active = [user for user in users if user.tag is not None or user.metrics.recent_cost > 0.001]
+    served = sum(user.metrics.recent_cost for user in active)
+    weights = sum(user.weight for user in active)
+    rated = tuple(_rated(user, served, weights, any(other.tag is not None for other in active)) for user in active)
+    by_weight = [user.metrics.recent_cost / user.weight for user in active if user.tag is not None]
+    return Shares(jain=_jain(by_weight), users=rated)
+
+
+def _rated(user: UserInfo, served: float, weights: float, somebody_waits: bool) -> Share:
+    share = user.metrics.recent_cost / served if served else 0.0
+    entitled = user.weight / weights
+    verdict: Literal["", "noisy", "starved"] = ""
+    if served and user.tag is not None and share < STARVED * entitled:
+        verdict = "starved"
+    elif somebody_waits and share > NOISY * entitled:
+        verdict = "noisy"
+    return Share(user_id=user.user_id, share=share, entitled=entitled, verdict=verdict)
+
+
+def _jain(services: Sequence[float]) -> float:
+    squares = sum(service * service for service in services)
+    return sum(services) ** 2 / (len(services) * squares) if squares else 1.0
+
+
+def demand(stats: QueueStats, target_wait: float) -> Demand:
+    """What it takes to serve what waits in time."""
+    check_seconds("target_wait", target_wait, least=0.001)
+    slots = sum(worker.concurrency for worker in stats.workers)
+    run = stats.metrics.recent_run_seconds or _mean(stats)
+    work = stats.queued * run
+    busy = math.ceil(stats.metrics.recent_rate * run) if not stats.queued else 0
+    return Demand(
+        backlog=stats.queued,
+        running=stats.started,
+        slots=slots,
+        run_seconds=run,
+        work_seconds=work,
+        wait_seconds=work / slots if slots else (None if stats.queued else 0.0),
+        target_wait=target_wait,
+        slots_needed=max(math.ceil(work / target_wait), busy, min(1, stats.queued + stats.started)),
+    )
+
+
+def _mean(stats: QueueStats) -> float:
+    """Of everything that was ever measured, when nothing was lately."""
+    measured = stats.metrics
+    services = measured.finished + measured.failed + measured.retried
+    return measured.busy_seconds / services if services else 0.0
