@@ -103,3 +103,9 @@ def inputs() -> dict[str, object]:
 @task(run_in="process")
 def push() -> None:
     current_task().xcom.push("key", 1)
+
+
+@task(run_in="process")
+def firing() -> str | None:
+    schedule = current_task().schedule
+    return schedule and schedule.schedule_id

@@ -1,0 +1,693 @@
+"""Schedules in Redis: how they are managed, and how they fire exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fairque import (
+    BadArguments,
+    InvalidInput,
+    MessageTooLarge,
+    Priority,
+    QueueFull,
+    ScheduleState,
+    Task,
+    TaskQueue,
+    TaskScheduler,
+    TaskState,
+    UnknownSchedule,
+    Worker,
+    task,
+)
+from fairque.schedule_store import ScheduleStore
+from fairque.scripts import load
+from fairque.task import registry, unregister
+from tests.support.core import Core
+from tests.support.eventually import eventually
+
+if TYPE_CHECKING:
+    from tests.support.proxy import CuttingProxy
+    from tests.support.servers import Server
+
+pytestmark = pytest.mark.leaves_keys()
+ran: list[int] = []
+
+
+@pytest.fixture(autouse=True)
+def _tasks():
+    ran.clear()
+    task(name="report")(report)
+    yield
+    unregister("report")
+
+
+async def report(number: int = 0) -> int:
+    ran.append(number)
+    return number
+
+
+def make(number: int = 0) -> Task[int]:
+    return registry["report"](number)
+
+
+@pytest.fixture
+def scheduler(queue: TaskQueue) -> TaskScheduler:
+    return TaskScheduler(queue)
+
+
+@pytest.fixture
+async def core(server: Server, queue_name: str) -> AsyncIterator[Core]:
+    async with Core(server.url, queue_name) as core:
+        yield core
+
+
+async def add(scheduler: TaskScheduler, **options: Any) -> str:
+    """An hourly schedule of anna's called s, unless told otherwise. An hour is longer than any test."""
+    times = {} if {"cron_expr", "every", "at"} & options.keys() else {"every": 3600}
+    defaults = {"task": make(), "user_id": "anna", "schedule_id": "s"}
+    return await scheduler.add_schedule(**(defaults | times | options))
+
+
+def rewind(core: Core, hours: float, schedule_id: str = "s") -> datetime:
+    """As if an hourly schedule that is new had been added so long ago, and never fired. Returns its next slot."""
+    key, back = f":schedule:{schedule_id}", round(hours * 3_600_000)
+    slot = int(core.execute("HINCRBY", key, "slot", -back))
+    core.execute("HINCRBY", key, "anchor", -back)
+    core.execute("ZADD", ":schedules", slot, schedule_id)
+    return datetime.fromtimestamp(slot / 1000, UTC)
+
+
+async def waiting(queue: TaskQueue, user_id: str = "anna") -> list[str]:
+    return [info.task_id for info in await queue.tasks(user_id)]
+
+
+def slots(task_ids: list[str]) -> list[datetime]:
+    return [datetime.fromisoformat(task_id.partition("@")[2]) for task_id in task_ids]
+
+
+# Managing
+
+
+async def test_a_schedule_is_known_by_what_it_was_told(scheduler: TaskScheduler):
+    start, end = datetime(2030, 1, 1, tzinfo=UTC), datetime(2031, 1, 1, tzinfo=UTC)
+    given = {"start": start, "end": end, "jitter": 5.0, "max_runs": 9, "misfire": "all", "overlap": "skip"}
+    found = await scheduler.get_schedule(
+        await add(scheduler, cron_expr="0 9 * * *", timezone="Europe/Berlin", misfire_limit=7, misfire_grace=3, **given)
+    )
+    assert {name: getattr(found, name) for name in given} == given
+    assert (found.user_id, found.name, found.cron, found.timezone) == ("anna", "report", "0 9 * * *", "Europe/Berlin")
+    assert (found.misfire_limit, found.misfire_grace, found.every, found.at) == (7, 3.0, None, None)
+    assert (found.runs, found.skipped, found.misfired, found.last_run, found.last_task_id) == (0, 0, 0, None, None)
+    assert found.active
+    assert not found.declared
+    assert not found.orphaned
+    nine = datetime(2030, 1, 1, 8, tzinfo=UTC)
+    assert nine <= (found.next_run or start) <= nine + timedelta(seconds=5)
+
+
+async def test_without_an_id_each_schedule_gets_its_own(scheduler: TaskScheduler):
+    ids = {await add(scheduler, schedule_id=None) for _ in range(3)}
+    assert len(ids) == 3
+
+
+async def test_adding_the_same_again_changes_nothing_and_another_one_is_refused(scheduler: TaskScheduler):
+    await add(scheduler)
+    before = await scheduler.get_schedule("s")
+    assert await add(scheduler) == "s"
+    assert await scheduler.get_schedule("s") == before
+    for other in ({"every": 60}, {"task": make(1)}, {"task": make().options(delay=1)}, {"user_id": "zoe"}):
+        with pytest.raises(InvalidInput, match="'s'"):
+            await add(scheduler, **other)
+    assert await scheduler.get_schedule("s") == before
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"task": "report"}, InvalidInput),
+        ({"user_id": None}, InvalidInput),
+        ({"user_id": ""}, InvalidInput),
+        ({"schedule_id": "x" * 481}, InvalidInput),
+        ({"schedule_id": ""}, InvalidInput),
+        ({"every": 3600, "at": datetime(2030, 1, 1, tzinfo=UTC)}, InvalidInput),
+        ({"at": datetime(2020, 1, 1, tzinfo=UTC)}, InvalidInput),
+        ({"end": datetime(2020, 1, 1, tzinfo=UTC)}, InvalidInput),
+        ({"cron_expr": "0 9 * * *", "timezone": "Berlin"}, InvalidInput),
+        ({"cron_expr": "0 99 * * *"}, InvalidInput),
+        ({"overlap": "no"}, InvalidInput),
+    ],
+)
+async def test_what_breaks_a_rule_is_refused_and_nothing_is_written(
+    scheduler: TaskScheduler, server: Server, queue_name: str, options: dict, error: type[Exception]
+):
+    with pytest.raises(error):
+        await add(scheduler, **options)
+    assert server.keys(queue_name) == []
+
+
+async def test_a_task_that_cannot_be_repeated_is_refused(scheduler: TaskScheduler):
+    for options in ({"task_id": "t"}, {"depends_on": ["t"]}, {"execute_after": datetime(2030, 1, 1, tzinfo=UTC)}):
+        with pytest.raises(InvalidInput, match=min(options)):
+            await add(scheduler, task=make().options(**options))
+    with pytest.raises(InvalidInput, match="outputs"):
+        await add(scheduler, task=make(make().output))
+    with pytest.raises(MessageTooLarge):
+        await add(scheduler, task=Task.create(payload={"text": "x" * 300_000}))
+
+
+async def test_what_is_not_there_is_unknown(scheduler: TaskScheduler):
+    calls = (
+        scheduler.get_schedule,
+        scheduler.update_schedule,
+        scheduler.pause_schedule,
+        scheduler.resume_schedule,
+        scheduler.run_now,
+        scheduler.next_runs,
+    )
+    for call in calls:
+        with pytest.raises(UnknownSchedule, match="'nothing'"):
+            await call("nothing")
+    assert not await scheduler.remove_schedule("nothing")
+
+
+async def test_a_removed_schedule_leaves_nothing(scheduler: TaskScheduler, server: Server, queue_name: str):
+    await add(scheduler)
+    assert await scheduler.remove_schedule("s")
+    assert server.keys(queue_name) == []
+    assert await scheduler.list_schedules() == []
+
+
+async def test_schedules_are_listed_by_user_and_state(scheduler: TaskScheduler):
+    for user_id in ("anna", "ann", "anna:x", "zoe"):
+        for name in "ba":
+            await add(scheduler, user_id=user_id, schedule_id=f"{user_id}/{name}")
+    await scheduler.pause_schedule("anna/a")
+
+    async def ids(*args: Any, **options: Any) -> list[str]:
+        return [schedule.schedule_id for schedule in await scheduler.list_schedules(*args, **options)]
+
+    assert await ids("anna") == ["anna/a", "anna/b"]
+    assert await ids("anna", True) == ["anna/b"]
+    assert await ids("anna", active=False) == ["anna/a"]
+    assert await ids("anna:x") == ["anna:x/a", "anna:x/b"]
+    assert await ids("nobody") == []
+    assert len(await ids()) == 8
+    assert len(await ids(limit=3)) == 3
+
+
+async def test_a_long_list_is_read_in_pages(scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("fairque.scheduler.PAGE", 2)
+    for number in range(5):
+        await add(scheduler, schedule_id=str(number))
+    assert [schedule.schedule_id for schedule in await scheduler.list_schedules()] == list("01234")
+
+
+async def test_an_update_of_rules_keeps_the_next_firing_and_one_of_times_moves_it(scheduler: TaskScheduler):
+    await add(scheduler)
+    before = await scheduler.get_schedule("s")
+    kept = await scheduler.update_schedule("s", overlap="skip", max_runs=5, task=make(7))
+    assert (kept.next_run, kept.overlap, kept.max_runs, kept.every) == (before.next_run, "skip", 5, 3600.0)
+    moved = await scheduler.update_schedule("s", every=7200)
+    assert moved.next_run is not None
+    assert before.next_run is not None
+    assert moved.next_run > before.next_run
+    assert moved.overlap == "skip"
+    changed = await scheduler.update_schedule("s", cron_expr="@yearly", max_runs=None)
+    assert (changed.cron, changed.every, changed.max_runs) == ("@yearly", None, None)
+
+
+async def test_an_update_that_breaks_a_rule_changes_nothing(scheduler: TaskScheduler):
+    await add(scheduler)
+    before = await scheduler.get_schedule("s")
+    for changes in ({"cron_expr": "x"}, {"every": None}, {"colour": "red"}, {"end": datetime(2020, 1, 1, tzinfo=UTC)}):
+        with pytest.raises(InvalidInput):
+            await scheduler.update_schedule("s", **changes)
+    assert await scheduler.get_schedule("s") == before
+
+
+async def test_concurrent_changes_are_all_made(scheduler: TaskScheduler):
+    await add(scheduler)
+    changes = [{"jitter": 1}, {"overlap": "skip"}, {"max_runs": 9}, {"misfire": "all"}, {"misfire_limit": 3}]
+    await asyncio.gather(*(scheduler.update_schedule("s", **change) for change in changes))
+    found = await scheduler.get_schedule("s")
+    assert (found.jitter, found.overlap, found.max_runs, found.misfire, found.misfire_limit) == (1, "skip", 9, "all", 3)
+
+
+async def test_next_runs_are_those_to_come(scheduler: TaskScheduler):
+    await add(scheduler, cron_expr="0 9 * * *", timezone="Europe/Berlin", start=datetime(2030, 6, 1, tzinfo=UTC))
+    assert await scheduler.next_runs("s", 2) == [datetime(2030, 6, day, 7, tzinfo=UTC) for day in (1, 2)]
+    await scheduler.update_schedule("s", max_runs=1)
+    assert len(await scheduler.next_runs("s", 2)) == 1
+    await scheduler.pause_schedule("s")
+    assert await scheduler.next_runs("s", 2) == []
+
+
+# Firing
+
+
+async def test_nothing_fires_before_its_time(scheduler: TaskScheduler, queue: TaskQueue):
+    await add(scheduler)
+    assert await scheduler.fire_due() == 0
+    assert await scheduler.fire_due(3590) == 0
+    assert await waiting(queue) == []
+
+
+async def test_a_due_slot_makes_a_task_with_its_time_in_its_id(scheduler: TaskScheduler, queue: TaskQueue, core: Core):
+    await add(scheduler, task=make(5).options(priority=Priority.HIGH))
+    planned = rewind(core, 1)
+    assert (await scheduler.get_schedule("s")).next_run == planned
+    assert await scheduler.fire_due() == 1
+    [task_id] = await waiting(queue)
+    assert slots([task_id]) == [planned]
+    found = await scheduler.get_schedule("s")
+    assert (found.runs, found.last_task_id, found.next_run) == (1, task_id, planned + timedelta(hours=1))
+    assert (await queue.handle("anna", task_id).info()).priority == Priority.HIGH
+    await Worker(queue, scheduler=False).run_until_idle()
+    assert ran == [5]
+
+
+async def test_looking_ahead_fires_slot_after_slot(scheduler: TaskScheduler, queue: TaskQueue):
+    await add(scheduler)
+    await add(scheduler, schedule_id="t", every=7200)
+    assert await scheduler.fire_due(4 * 3600) == 6
+    found = slots([each for each in await waiting(queue) if each.startswith("s@")])
+    assert [later - earlier for earlier, later in pairwise(found)] == [timedelta(hours=1)] * 3
+    assert await scheduler.fire_due(4 * 3600) == 0
+    with pytest.raises(InvalidInput):
+        await scheduler.fire_due(-1)
+
+
+async def test_looking_too_far_ahead_is_refused(scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("fairque.schedule_loop.MOST_FIRED", 3)
+    await add(scheduler)
+    with pytest.raises(InvalidInput, match="3 firings"):
+        await scheduler.fire_due(10 * 3600)
+
+
+@pytest.mark.parametrize("delay", [None, 60.0])
+@pytest.mark.parametrize("priority", [None, Priority.CRITICAL])
+async def test_a_firing_leaves_exactly_what_an_enqueue_leaves(
+    scheduler: TaskScheduler, queue: TaskQueue, core: Core, delay: float | None, priority: Priority | None
+):
+    def traces(user_id: str) -> dict[str, Any]:
+        """What lies in Redis for a user, without moments, and without what differs by design."""
+        keys = {
+            name: key
+            for name, key in core.dump().items()
+            if not name.startswith(("schedules", "schedule:", "schedule-", "state"))
+        }
+        found: dict[str, Any] = {}
+        for name, key in keys.items():
+            if name.startswith("body:"):
+                continue
+            members = [each.decode() for each in key.content]
+            if key.kind == "hash":
+                members = [field for field, _ in key.pairs]
+            elif key.kind == "zset":
+                members = [member for member, _ in key.pairs]
+            found[name.replace(user_id, "U")] = sorted(member.replace(user_id, "U") for member in members)
+        return found
+
+    made = make().options(delay=delay, priority=priority)
+    await add(scheduler, task=made)
+    await scheduler.fire_due(3600)
+    [task_id] = await waiting(queue)
+    counts = {name: value for name, value in core.state().items() if name not in ("clock", "arrival")}
+    fired = traces("anna")
+    core.forget()
+    await queue.enqueue(made, user_id="anna", task_id=task_id)
+    assert {name: value for name, value in core.state().items() if name not in ("clock", "arrival")} == counts
+    assert traces("anna") == fired
+    assert any(name.startswith(("normal:", "critical:", "scheduled:")) for name in fired)
+
+
+async def test_a_firing_wakes_an_idle_worker(scheduler: TaskScheduler, queue: TaskQueue, core: Core):
+    await add(scheduler, task=make(3))
+    async with Worker(queue, poll_interval=60, scheduler=False):
+        await eventually(lambda: core.execute("SCARD", ":waiting") == 1)
+        await scheduler.fire_due(3600)
+        await eventually(lambda: ran == [3])
+
+
+async def test_a_firing_with_a_delay_tells_an_idle_worker_when_to_look(
+    scheduler: TaskScheduler, queue: TaskQueue, core: Core
+):
+    await add(scheduler, task=make(4).options(delay=0.5))
+    async with Worker(queue, poll_interval=60, scheduler=False):
+        await eventually(lambda: core.execute("SCARD", ":waiting") == 1)
+        await scheduler.fire_due(3600)
+        await eventually(lambda: ran == [4])
+
+
+@pytest.mark.parametrize("schedulers", [2, 5])
+async def test_concurrent_schedulers_fire_each_slot_once(server: Server, queue_name: str, schedulers: int):
+    """Each has a connection of its own, and all look at the same moment, again and again."""
+    queues = [TaskQueue(server.url, name=queue_name) for _ in range(schedulers)]
+    for queue in queues:
+        await queue.open()
+    try:
+        for name in ("s", "t", "u"):
+            await add(TaskScheduler(queues[0]), schedule_id=name)
+        made = await asyncio.gather(*(TaskScheduler(queue).fire_due(10.5 * 3600) for queue in queues))
+        assert sum(made) == 30
+        found = await waiting(queues[0])
+        assert len(found) == len(set(found)) == 30
+        for name in ("s", "t", "u"):
+            planned = slots([each for each in found if each.startswith(name)])
+            assert [b - a for a, b in pairwise(planned)] == [timedelta(hours=1)] * 9
+    finally:
+        for queue in queues:
+            await queue.close()
+
+
+async def test_a_running_scheduler_fires_on_time_and_hears_of_new_schedules(scheduler: TaskScheduler, queue: TaskQueue):
+    running = asyncio.create_task(scheduler.run())
+    await add(scheduler, cron_expr="* * * * * *")
+    await eventually(lambda: runs_of(scheduler, "s", 2))
+    await scheduler.stop()
+    await running
+    planned = slots(await waiting(queue))
+    assert all(b - a == timedelta(seconds=1) for a, b in pairwise(planned))
+
+
+async def runs_of(scheduler: TaskScheduler, schedule_id: str, least: int) -> bool:
+    return (await scheduler.get_schedule(schedule_id)).runs >= least
+
+
+async def test_a_scheduler_without_schedules_asks_for_nothing(server: Server, scheduler: TaskScheduler):
+    def calls() -> int:
+        stats = server.execute("INFO", "commandstats").decode()
+        return sum(int(line.split("calls=")[1].split(",")[0]) for line in stats.splitlines() if "evalsha" in line)
+
+    running = asyncio.create_task(scheduler.run())
+    await eventually(lambda: scheduler._queue.listener._confirmations)
+    await asyncio.sleep(0.5)  # what it does at its start
+    before = calls()
+    await asyncio.sleep(3)
+    assert calls() - before <= 1
+    await scheduler.stop()
+    await running
+
+
+async def test_a_scheduler_goes_on_after_an_outage(proxy: CuttingProxy, queue: TaskQueue, queue_name: str):
+    near = TaskScheduler(queue)
+    async with TaskQueue(proxy.url, name=queue_name, timeout=1) as far:
+        scheduler = TaskScheduler(far)
+        running = asyncio.create_task(scheduler.run())
+        await add(near, cron_expr="* * * * * *")
+        await eventually(lambda: runs_of(near, "s", 1))
+        await proxy.refuse()
+        proxy.cut_all()
+        before = (await near.get_schedule("s")).runs
+        await asyncio.sleep(2)  # slots that nobody fires
+        assert (await near.get_schedule("s")).runs <= before + 1
+        await proxy.accept()
+        await eventually(lambda: runs_of(near, "s", before + 4))
+        await scheduler.stop()
+        await running
+    planned = slots(await waiting(queue))
+    assert all(b - a == timedelta(seconds=1) for a, b in pairwise(planned))
+
+
+@pytest.mark.parametrize("script", ["fire", "ripe"])
+async def test_a_cut_reply_fires_nothing_twice_and_loses_nothing(
+    server: Server, queue: TaskQueue, proxy: CuttingProxy, queue_name: str, script: str
+):
+    for each in ("fire", "ripe", "schedule"):
+        server.execute("SCRIPT", "LOAD", load(each).source)
+    async with TaskQueue(proxy.url, name=queue_name) as far:
+        await add(TaskScheduler(far))
+        cuts = [proxy.cut_reply(load(script).sha, nth=2)]
+        await TaskScheduler(far).fire_due(5.5 * 3600)
+        assert all(cut.done.is_set() for cut in cuts)
+    planned = slots(await waiting(queue))
+    assert [b - a for a, b in pairwise(planned)] == [timedelta(hours=1)] * 4
+    assert (await TaskScheduler(queue).get_schedule("s")).runs == 5
+
+
+@pytest.mark.parametrize("call", ["add", "update", "pause", "run_now"])
+async def test_a_change_whose_reply_was_cut_is_made_once(
+    server: Server, queue: TaskQueue, proxy: CuttingProxy, queue_name: str, call: str
+):
+    script = "fire" if call == "run_now" else "schedule"
+    for each in ("fire", "ripe", "schedule", "schedules"):
+        server.execute("SCRIPT", "LOAD", load(each).source)
+    async with TaskQueue(proxy.url, name=queue_name) as far:
+        scheduler = TaskScheduler(far)
+        if call != "add":
+            await add(scheduler)
+        cut = proxy.cut_reply(load(script).sha)
+        if call == "add":
+            await add(scheduler)
+        elif call == "update":
+            assert (await scheduler.update_schedule("s", every=60)).every == 60
+        elif call == "pause":
+            assert not (await scheduler.pause_schedule("s")).active
+        else:
+            assert await scheduler.run_now("s") in await waiting(queue)
+        assert cut.done.is_set()
+    assert len(await TaskScheduler(queue).list_schedules()) == 1
+    assert len(await waiting(queue)) == (1 if call == "run_now" else 0)
+
+
+async def test_a_write_that_is_repeated_is_one(scheduler: TaskScheduler, queue: TaskQueue):
+    await add(scheduler)
+    store = ScheduleStore(queue.reader)
+    known = await store.get("s")
+    assert known is not None
+    for _ in range(2):
+        assert await store.write("s", "anna", known.revision, "r1", None, {"state": "paused"}) == "done"
+    assert await store.write("s", "anna", known.revision, "r2", None, {"state": "active"}) == "changed"
+    assert await store.write("t", "anna", known.revision, "r2", None, {"state": "active"}) == "missing"
+    assert await store.write("s", "anna", "", "r2", None, {"state": "active"}) == "exists"
+
+
+# Rules
+
+
+async def test_a_paused_schedule_fires_nothing_and_makes_up_for_nothing(scheduler: TaskScheduler, core: Core):
+    await add(scheduler)
+    assert (await scheduler.pause_schedule("s")).state is ScheduleState.PAUSED
+    assert (await scheduler.get_schedule("s")).next_run is None
+    core.execute("HINCRBY", ":schedule:s", "slot", -10 * 3_600_000)
+    assert await scheduler.fire_due(24 * 3600) == 0
+    resumed = await scheduler.resume_schedule("s")
+    assert resumed.next_run is not None
+    assert resumed.next_run > datetime.now(UTC)
+    assert await scheduler.resume_schedule("s") == resumed
+    assert await scheduler.fire_due(3600) == 1
+
+
+async def test_after_a_downtime_one_task_stands_for_all_slots(scheduler: TaskScheduler, queue: TaskQueue, core: Core):
+    await add(scheduler)
+    first = rewind(core, 10.5)
+    assert await scheduler.fire_due() == 1
+    found = await scheduler.get_schedule("s")
+    assert (found.runs, found.misfired) == (1, 9)
+    assert slots(await waiting(queue)) == [first + timedelta(hours=9)]
+
+
+async def test_after_a_downtime_slots_may_be_skipped(scheduler: TaskScheduler, core: Core):
+    await add(scheduler, misfire="skip")
+    first = rewind(core, 10.5)
+    assert await scheduler.fire_due() == 0
+    found = await scheduler.get_schedule("s")
+    assert (found.runs, found.misfired, found.next_run) == (0, 10, first + timedelta(hours=10))
+
+
+@pytest.mark.parametrize(("limit", "made"), [(100, 10), (4, 4)])
+async def test_after_a_downtime_all_slots_may_be_fired_up_to_a_limit(
+    scheduler: TaskScheduler, queue: TaskQueue, core: Core, limit: int, made: int
+):
+    await add(scheduler, misfire="all", misfire_limit=limit)
+    first = rewind(core, 10.5)
+    assert await scheduler.fire_due() == made
+    found = await scheduler.get_schedule("s")
+    assert (found.runs, found.misfired) == (made, 10 - made)
+    last = first + timedelta(hours=9)
+    assert slots(await waiting(queue)) == [last - timedelta(hours=back) for back in reversed(range(made))]
+
+
+async def test_a_schedule_ends_after_its_runs(scheduler: TaskScheduler):
+    await add(scheduler, max_runs=3)
+    assert await scheduler.fire_due(100 * 3600) == 3
+    found = await scheduler.get_schedule("s")
+    assert (found.state, found.runs, found.next_run) == (ScheduleState.ENDED, 3, None)
+    assert await scheduler.next_runs("s") == []
+    for change in (scheduler.pause_schedule, scheduler.resume_schedule, scheduler.update_schedule):
+        with pytest.raises(InvalidInput, match="has ended"):
+            await change("s")
+
+
+async def test_a_schedule_ends_with_its_last_slot(scheduler: TaskScheduler):
+    await add(scheduler, end=datetime.now(UTC) + timedelta(hours=2.5))
+    assert await scheduler.fire_due(100 * 3600) == 2
+    assert (await scheduler.get_schedule("s")).state is ScheduleState.ENDED
+
+
+async def test_a_single_moment_fires_once(scheduler: TaskScheduler, queue: TaskQueue):
+    at = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+    await add(scheduler, at=at)
+    assert await scheduler.fire_due(100 * 3600) == 1
+    assert slots(await waiting(queue)) == [at]
+    assert (await scheduler.get_schedule("s")).state is ScheduleState.ENDED
+
+
+async def test_an_ended_schedule_makes_room_for_a_new_one_and_is_forgotten_in_the_end(
+    scheduler: TaskScheduler, core: Core
+):
+    await add(scheduler, max_runs=1)
+    await scheduler.fire_due(3600)
+    await add(scheduler, every=60, max_runs=1)
+    assert (await scheduler.get_schedule("s")).runs == 0
+    await scheduler.fire_due(60)
+    core.execute("ZADD", ":schedules-ended", 1, "s")
+    await scheduler.fire_due()
+    assert await scheduler.list_schedules() == []
+    assert not [name for name in core.dump() if name.startswith("schedule")]
+
+
+async def test_jitter_delays_a_firing_but_not_its_slot(scheduler: TaskScheduler, queue: TaskQueue):
+    await add(scheduler, cron_expr="0 * * * *", jitter=timedelta(minutes=10))
+    [planned] = await scheduler.next_runs("s", 1)
+    delay = ((await scheduler.get_schedule("s")).next_run or planned) - planned
+    assert timedelta(0) <= delay <= timedelta(minutes=10)
+    await scheduler.fire_due(2 * 3600)
+    assert slots(await waiting(queue))[0] == planned
+
+
+async def test_a_slot_is_skipped_while_the_task_before_lives(scheduler: TaskScheduler, queue: TaskQueue):
+    await add(scheduler, overlap="skip")
+    assert await scheduler.fire_due(3.5 * 3600) == 1
+    assert ((await scheduler.get_schedule("s")).runs, (await scheduler.get_schedule("s")).skipped) == (1, 2)
+    await Worker(queue, scheduler=False).run_until_idle()
+    assert await scheduler.fire_due(4.5 * 3600) == 1
+
+
+async def test_the_task_before_is_canceled_while_it_waits(scheduler: TaskScheduler, queue: TaskQueue):
+    await add(scheduler, overlap="cancel_running")
+    await scheduler.fire_due(1.5 * 3600)
+    [first] = await waiting(queue)
+    await scheduler.fire_due(2.5 * 3600)
+    assert (await queue.handle("anna", first).state()) is TaskState.CANCELED
+    [second] = await waiting(queue)
+    assert second != first
+    assert (await queue.stats()).queued == 1
+
+
+async def test_the_task_before_is_canceled_while_it_runs(scheduler: TaskScheduler, queue: TaskQueue):
+    hung = asyncio.Event()
+
+    @task(name="hang")
+    async def hang() -> None:
+        hung.set()
+        await asyncio.Event().wait()
+
+    try:
+        await add(scheduler, overlap="cancel_running", task=hang())
+        async with Worker(queue, scheduler=False, shutdown_timeout=0):
+            await scheduler.fire_due(3600)
+            await asyncio.wait_for(hung.wait(), 10)
+            first = (await scheduler.get_schedule("s")).last_task_id
+            assert first is not None
+            await scheduler.fire_due(2 * 3600)
+            await eventually(lambda: is_canceled(queue, first))
+    finally:
+        unregister("hang")
+
+
+async def is_canceled(queue: TaskQueue, task_id: str) -> bool:
+    return await queue.handle("anna", task_id).state() is TaskState.CANCELED
+
+
+async def test_a_run_by_hand_moves_nothing(scheduler: TaskScheduler, queue: TaskQueue):
+    await add(scheduler, overlap="skip")
+    before = await scheduler.get_schedule("s")
+    ids = [await scheduler.run_now("s"), await scheduler.run_now("s")]
+    assert await waiting(queue) == ids
+    found = await scheduler.get_schedule("s")
+    assert (found.next_run, found.runs, found.last_task_id) == (before.next_run, 0, ids[1])
+    await scheduler.pause_schedule("s")
+    assert await scheduler.run_now("s") in await waiting(queue)
+
+
+async def test_a_full_backlog_takes_no_firing(
+    scheduler: TaskScheduler, queue: TaskQueue, caplog: pytest.LogCaptureFixture
+):
+    await queue.set_policy("anna", max_queued=1)
+    await add(scheduler)
+    with caplog.at_level(logging.WARNING):
+        assert await scheduler.fire_due(2.5 * 3600) == 1
+    assert "the backlog of its user is full" in caplog.text
+    assert (await scheduler.get_schedule("s")).skipped == 1
+    with pytest.raises(QueueFull):
+        await queue.enqueue(make(), user_id="anna")
+    with pytest.raises(InvalidInput, match="full"):
+        await scheduler.run_now("s")
+    await queue.set_policy("anna", overflow="drop_oldest")
+    assert await scheduler.fire_due(3.5 * 3600) == 1
+    [left] = await waiting(queue)
+    assert left == (await scheduler.get_schedule("s")).last_task_id
+
+
+async def test_a_purge_removes_the_schedules_of_the_user(scheduler: TaskScheduler, queue: TaskQueue, core: Core):
+    for name in "ab":
+        await add(scheduler, schedule_id=name)
+    await add(scheduler, schedule_id="c", max_runs=1)
+    await scheduler.fire_due(3600)
+    await add(scheduler, schedule_id="of zoe", user_id="zoe")
+    purged = await queue.purge("anna")
+    assert (purged.schedules, purged.complete) == (3, True)
+    assert [schedule.schedule_id for schedule in await scheduler.list_schedules()] == ["of zoe"]
+    assert await scheduler.fire_due(3600) == 1
+    assert not [name for name in core.dump() if "anna" in name]
+
+
+async def test_one_that_cannot_be_read_is_paused_and_keeps_nobody_waiting(
+    scheduler: TaskScheduler, core: Core, caplog: pytest.LogCaptureFixture
+):
+    await add(scheduler, schedule_id="broken")
+    await add(scheduler)
+    core.execute("HSET", ":schedule:broken", "body", b"\x07junk")
+    rewind(core, 2, "broken")
+    rewind(core, 2)
+    with caplog.at_level(logging.ERROR):
+        assert await scheduler.fire_due() == 1
+    assert "'broken' is paused" in caplog.text
+    assert (await scheduler.get_schedule("broken")).state is ScheduleState.PAUSED
+
+
+async def test_arguments_are_in_no_repr(scheduler: TaskScheduler, queue: TaskQueue):
+    await add(scheduler, task=Task.create(payload={"secret": "hunter2"}))
+    store = ScheduleStore(queue.reader)
+    known = await store.get("s")
+    ripe = await store.ripe(1, 3_600_000)
+    assert ripe.due
+    assert known is not None
+    shown = [repr(known), repr(ripe), str(await scheduler.get_schedule("s"))]
+    assert not any("hunter2" in text for text in shown)
+
+
+async def test_a_function_that_needs_arguments_cannot_be_declared():
+    with pytest.raises(BadArguments):
+
+        @task(name="needy", cron="@daily", user_id="system")
+        async def needy(number: int) -> None: ...
+
+    unregister("needy")
+    with pytest.raises(InvalidInput, match="user"):
+
+        @task(name="nobodys", cron="@daily")
+        async def nobodys() -> None: ...
+
+    with pytest.raises(InvalidInput, match="hours"):
+
+        @task(name="wrong", cron="0 99 * * *", user_id="system")
+        async def wrong() -> None: ...
