@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from fairque import TaskQueue, Worker
+from fairque import FairQueueConfig, TaskQueue, Worker
 from fairque.cli import journal
 from fairque.cli.lifeline import REPEATED_SECONDS, follow_parent
+from fairque.config import WorkerConfig
 
 __all__ = ["Settings", "make_worker", "serve"]
 
@@ -30,42 +31,54 @@ _EXIT_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Settings:
-    """What ``fairque worker`` was told."""
+    """What ``fairque worker`` was told about one worker.
+
+    Args:
+        target: The queue or, with `files`, the module of the tasks.
+        worker: Its options.
+        files: The configuration that has it; empty where the command line says everything.
+        name: How it is called there.
+        log_level: What is logged.
+        uvloop: Whether to use it.
+        config: What `files` hold; None without any.
+    """
 
     target: str
-    concurrency: int
-    processes: int
-    assigned_users: tuple[str, ...]
-    steal_targets: tuple[str, ...]
-    shutdown_timeout: float
+    worker: WorkerConfig
+    files: tuple[str, ...]
+    name: str
     log_level: journal.LogLevel
     uvloop: bool
+    config: FairQueueConfig | None = None
 
     def arguments_of_one(self) -> list[str]:
         """The same command for one process."""
         return [
             "worker",
-            f"--concurrency={self.concurrency}",
-            *(f"--assigned-user={user}" for user in self.assigned_users),
-            *(f"--steal-target={user}" for user in self.steal_targets),
-            f"--shutdown-timeout={self.shutdown_timeout}",
+            *(self._arguments_with_files() if self.files else self._arguments()),
             f"--log-level={self.log_level}",
             "--uvloop" if self.uvloop else "--no-uvloop",
             "--",
             self.target,
         ]
 
+    def _arguments_with_files(self) -> list[str]:
+        return [*(f"--config={file}" for file in self.files), f"--worker={self.name}", "--processes=1"]
+
+    def _arguments(self) -> list[str]:
+        assigned = () if self.worker.assigned_users == ("*",) else self.worker.assigned_users
+        return [
+            f"--concurrency={self.worker.max_concurrent_tasks}",
+            *(f"--assigned-user={user}" for user in assigned),
+            *(f"--steal-target={user}" for user in self.worker.steal_targets),
+            f"--shutdown-timeout={self.worker.shutdown_timeout}",
+        ]
+
 
 def make_worker(queue: TaskQueue, settings: Settings) -> Worker:
     """Raises `InvalidInput` for settings that cannot be used."""
-    return Worker(
-        queue,
-        concurrency=settings.concurrency,
-        assigned_users=settings.assigned_users or ("*",),
-        steal_targets=settings.steal_targets,
-        shutdown_timeout=settings.shutdown_timeout,
-        **journal.hooks(),  # type: ignore[arg-type]
-    )
+    scheduler = settings.config is None or settings.config.scheduler.enabled
+    return Worker.from_config(queue, settings.worker, scheduler=scheduler, **journal.hooks())
 
 
 def serve(queue: TaskQueue, settings: Settings) -> int:
@@ -80,6 +93,8 @@ async def _serve(queue: TaskQueue, settings: Settings) -> int:
     with shutdown.on_signals():
         try:
             async with queue:
+                if settings.config is not None:
+                    await queue.apply_policies(settings.config)
                 shutdown.serving = True
                 loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
                 logger.info("serves queue %r at %s on %s", queue.name, queue.connector.safe_url, loop)

@@ -36,14 +36,13 @@ async def spawn(arguments: Sequence[str], lifeline: Lifeline, **options: object)
 
 
 class Supervisor:
-    """Keeps `count` processes of one command running.
+    """Keeps a process of each command running.
 
     A process that ends with 0 was told to, and one that ends with 2 cannot be helped: neither is restarted.
     """
 
-    def __init__(self, arguments: Sequence[str], count: int) -> None:
-        self._arguments = arguments
-        self._count = count
+    def __init__(self, commands: Sequence[Sequence[str]]) -> None:
+        self._commands = commands
         self._running: dict[int, asyncio.subprocess.Process] = {}
         self._stopping = asyncio.Event()
         self._asked_at = 0.0
@@ -57,18 +56,18 @@ class Supervisor:
         try:
             with Lifeline() as lifeline:
                 async with asyncio.TaskGroup() as group:
-                    for number in range(1, self._count + 1):
-                        group.create_task(self._keep(number, lifeline))
+                    for number, arguments in enumerate(self._commands, 1):
+                        group.create_task(self._keep(number, arguments, lifeline))
         finally:
             for signum in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(signum)
         return self._code
 
-    async def _keep(self, number: int, lifeline: Lifeline) -> None:
+    async def _keep(self, number: int, arguments: Sequence[str], lifeline: Lifeline) -> None:
         pause = _FIRST_PAUSE
         while not self._stopping.is_set():
             began = time.monotonic()
-            code = await self._run_once(number, lifeline)
+            code = await self._run_once(number, arguments, lifeline)
             if code in (0, USAGE) or self._stopping.is_set():
                 self._code = self._code or max(0, code)
                 return
@@ -78,8 +77,8 @@ class Supervisor:
             await self._pause(pause)
             pause = min(_LONGEST_PAUSE, pause * 2)
 
-    async def _run_once(self, number: int, lifeline: Lifeline) -> int:
-        process = await spawn(self._arguments, lifeline)
+    async def _run_once(self, number: int, arguments: Sequence[str], lifeline: Lifeline) -> int:
+        process = await spawn(arguments, lifeline)
         self._running[number] = process
         logger.info("worker process %d started, pid %d", number, process.pid)
         if self._stopping.is_set():  # the signal came while it was being started

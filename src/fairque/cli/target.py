@@ -11,10 +11,9 @@ from typing import Any
 
 from fairque import TaskQueue
 from fairque.cli.problem import Problem, describe
+from fairque.task import TaskFunction
 
-__all__ = ["load_queue"]
-
-_SHAPE = "write module:name, such as myapp.tasks:queue"
+__all__ = ["load_module", "load_queue", "load_task"]
 
 
 def load_queue(target: str) -> TaskQueue:
@@ -22,7 +21,7 @@ def load_queue(target: str) -> TaskQueue:
 
     The current directory is importable. Raises `Problem`.
     """
-    found = _find(target)
+    found = _find(target, "queue")
     if not isinstance(found, TaskQueue) and callable(found):
         found = _made(found, target)
     if not isinstance(found, TaskQueue):
@@ -33,12 +32,28 @@ def load_queue(target: str) -> TaskQueue:
     return found
 
 
-def _find(target: str) -> Any:
+def load_task(target: str) -> TaskFunction[Any, Any]:
+    """The task function that `target` names. The current directory is importable. Raises `Problem`."""
+    found = _find(target, "task")
+    if not isinstance(found, TaskFunction):
+        raise Problem(f"{target!r} is {_article(found)}, not a task", "name a function that is decorated with @task")
+    return found
+
+
+def load_module(name: str) -> None:
+    """Import a module with tasks. The current directory is importable. Raises `Problem`."""
+    if ":" in name or name.endswith(".py") or "/" in name or not name:
+        raise Problem(f"{name!r} is not a module", "name the module alone, such as myapp.tasks: --config has the queue")
+    _import(name)
+
+
+def _find(target: str, what: str) -> Any:
     module_name, colon, path = target.partition(":")
+    shape = f"write module:name, such as myapp.tasks:{'queue' if what == 'queue' else 'resize'}"
     if not (module_name and colon and path):
-        raise Problem(f"{target!r} does not name a queue", _SHAPE)
+        raise Problem(f"{target!r} does not name a {what}", shape)
     if module_name.endswith(".py") or "/" in module_name:
-        raise Problem(f"{module_name!r} is a file, a module is wanted", _SHAPE)
+        raise Problem(f"{module_name!r} is a file, a module is wanted", shape)
     found: Any = _import(module_name)
     for name in path.split("."):
         found = _attribute(found, name, target)
