@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 
 from fairque.checks import check_seconds
-from fairque.delivery import arrival_ms
 from fairque.errors import QueueUnavailable, ResultNotKept, ResultTimeout, TaskCanceled, TaskFailed, UnknownTask
-from fairque.message import BadMessage, Record, decode_body, decode_record, record_state
-from fairque.models import Attempt, TaskInfo, TaskState
+from fairque.message import Record, decode_record, record_state
+from fairque.models import TaskInfo, TaskState
+from fairque.task_info import ended_info, living_info, told_by
 
 if TYPE_CHECKING:
-    from fairque.delivery import Known
     from fairque.listener import Listener
     from fairque.store import Store
     from fairque.task import TaskFunction
@@ -28,7 +27,6 @@ __all__ = ["Cancellation", "TaskHandle"]
 logger = logging.getLogger("fairque.handle")
 
 R_co = TypeVar("R_co", covariant=True)
-_attempt_decoder = msgspec.msgpack.Decoder(Attempt)
 
 
 class Cancellation(StrEnum):
@@ -152,10 +150,10 @@ class TaskHandle(Generic[R_co]):
         known = await self._source.store.info(self.user_id, self.task_id)
         if not known.body and not known.record:
             raise self._unknown()
-        errors = tuple(_attempt_decoder.decode(error) for error in known.errors)
         if known.record:
-            return self._ended(*decode_record(known.record), errors, known.dependents)
-        return self._living(known, errors)
+            return ended_info(self.user_id, self.task_id, *decode_record(known.record), known)
+        step = self._source.priority_step_ms
+        return living_info(self.user_id, self.task_id, known, step, *told_by(known.body))
 
     def __repr__(self) -> str:
         return f"<TaskHandle {self.user_id!r} {self.task_id!r}>"
@@ -203,52 +201,6 @@ class TaskHandle(Generic[R_co]):
             logger.debug("the result of task %s does not fit its annotation", self.task_id)
         return msgspec.msgpack.decode(record.value)  # type: ignore[no-any-return]
 
-    def _ended(
-        self, state: TaskState, record: Record, errors: tuple[Attempt, ...], dependents: tuple[str, ...]
-    ) -> TaskInfo:
-        started = record.started_ms / 1000
-        run_seconds = record.run_ms / 1000
-        return TaskInfo(
-            user_id=self.user_id,
-            task_id=self.task_id,
-            name=record.name,
-            state=state,
-            attempt=record.attempt,
-            queued_at=record.queued_ms / 1000,
-            started_at=started,
-            ended_at=started + run_seconds,
-            worker=record.worker,
-            wait_seconds=(record.started_ms - record.queued_ms) / 1000,
-            run_seconds=run_seconds,
-            errors=errors,
-            dependents=dependents,
-        )
-
-    def _living(self, known: Known, errors: tuple[Attempt, ...]) -> TaskInfo:
-        state = TaskState(known.fields.get("state", TaskState.QUEUED))
-        queued, started = _seconds(known.fields.get("queued")), _seconds(known.fields.get("started"))
-        score = known.score if known.score is not None else known.fields.get("score")
-        if queued is None and score is not None:  # it never waited anywhere but in its lane
-            queued = arrival_ms(int(score), known.body, self._source.priority_step_ms) / 1000
-        is_started = state is TaskState.STARTED
-        name, dependencies = _told_by(known.body)
-        return TaskInfo(
-            user_id=self.user_id,
-            task_id=self.task_id,
-            name=name,
-            state=state,
-            attempt=int(known.fields.get("attempt", 0)),
-            queued_at=queued,
-            started_at=started if is_started else None,
-            worker=known.fields.get("worker") if is_started else None,
-            wait_seconds=started - queued if is_started and started is not None and queued is not None else None,
-            errors=errors,
-            dependencies=dependencies,
-            dependents=known.dependents,
-            progress=float(known.fields["progress"]) if "progress" in known.fields else None,
-            message=known.fields.get("message", ""),
-        )
-
     def _unknown(self) -> UnknownTask:
         return UnknownTask(
             f"no task {self.task_id!r} of user {self.user_id!r}: it was never enqueued, or its result has expired"
@@ -265,16 +217,3 @@ class Source:
         self.listener = listener
         self.priority_step_ms = priority_step_ms
         self.canceled_ttl_ms = canceled_ttl_ms
-
-
-def _seconds(milliseconds: str | None) -> float | None:
-    return int(milliseconds) / 1000 if milliseconds else None
-
-
-def _told_by(body: bytes) -> tuple[str, tuple[str, ...]]:
-    """Name and dependencies."""
-    try:
-        message = decode_body(body)
-    except BadMessage:
-        return "", ()
-    return message.name, tuple(message.overrides.depends_on) if message.overrides else ()

@@ -24,6 +24,7 @@ class Purged(msgspec.Struct, frozen=True, kw_only=True):
     dead_letters: int
     running: int
     xcom_namespaces: int
+    schedules: int
     results: int
     complete: bool
 
@@ -33,7 +34,7 @@ async def purge(store: Store, user_id: str, seconds: float) -> Purged:
 
     Running tasks are told to stop, and waited for at most `seconds`.
     """
-    totals = [0] * 6
+    totals = [0] * 7
     deadline = time.monotonic() + seconds
     pause = 0.01
     while True:
@@ -46,7 +47,7 @@ async def purge(store: Store, user_id: str, seconds: float) -> Purged:
             pause = min(LONGEST_PAUSE, pause * 2)
     results = await store.erase_results(user_id)
     await store.purge_step(user_id, STEP)  # counters of tasks that ended meanwhile
-    queued, scheduled, deferred, dead_letters, running, namespaces = totals
+    queued, scheduled, deferred, dead_letters, running, namespaces, schedules = totals
     return Purged(
         queued=queued,
         scheduled=scheduled,
@@ -54,6 +55,7 @@ async def purge(store: Store, user_id: str, seconds: float) -> Purged:
         dead_letters=dead_letters,
         running=running,
         xcom_namespaces=namespaces,
+        schedules=schedules,
         results=results,
         complete=not more,
     )

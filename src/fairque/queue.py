@@ -6,18 +6,23 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast, overload
+from typing import Any, Literal, Self, TypeVar, cast, overload
 
-from fairque.checks import check_count, check_id, check_number, check_seconds
+import msgspec
+
+from fairque.checks import check_count, check_id, check_seconds
+from fairque.config import FairQueueConfig
 from fairque.connection import DEFAULT_TIMEOUT, Connector
 from fairque.dead_letters import DeadLetter, DeadLetters
 from fairque.delivery import NewTask
 from fairque.errors import InvalidInput
 from fairque.handle import Source, TaskHandle
+from fairque.health import look_at_health
 from fairque.keys import Keys
 from fairque.listener import Listener
+from fairque.listing import list_tasks
 from fairque.message import MAX_MESSAGE_BYTES, new_nonce
-from fairque.models import FailureKind, Priority, QueueStats, UserInfo
+from fairque.models import FailureKind, Priority, QueueHealth, QueueStats, TaskInfo, TaskState, UserInfo
 from fairque.pipeline import Pipeline, parallel
 from fairque.pipeline_handle import PipelineHandle
 from fairque.plan import Plan, dependency_ids
@@ -26,6 +31,7 @@ from fairque.purge import Purged, purge
 from fairque.store import Store
 from fairque.task import Task, task_of
 from fairque.task_options import Dependency
+from fairque.tenants import Tenants
 from fairque.xcom import DEFAULT_NAMESPACE, XComManager
 
 __all__ = ["TaskQueue"]
@@ -33,16 +39,16 @@ __all__ = ["TaskQueue"]
 R = TypeVar("R")
 DAY = 86_400.0
 MOST_MESSAGE_BYTES = 512 * 1024 * 1024  # what Redis takes
-LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6
 
 
-class TaskQueue:
+class TaskQueue(Tenants):
     """A queue that many users share. Use it as ``async with TaskQueue(...) as queue``, or call `open` and `close`.
 
     Args:
-        url: ``redis://``, ``rediss://``, ``unix://`` or ``embedded://``. Without one: ``FAIRQUE_REDIS_URL``, else
-            localhost. ``embedded://`` starts a private Valkey for this process, ``embedded:///some/dir`` one with
-            append-only persistence that the processes of this machine share.
+        url: ``redis://``, ``rediss://`` (TLS), ``unix://``, ``sentinel://host1,host2/service``,
+            ``cluster://host1,host2`` or ``embedded://``. Without one: ``FAIRQUE_REDIS_URL``, else localhost.
+            ``embedded://`` starts a private Valkey for this process, ``embedded:///some/dir`` one with append-only
+            persistence that the processes of this machine share.
         name: Queues with different names know nothing of each other.
         timeout: Seconds within which every call succeeds or raises `QueueUnavailable`.
         priority_step: Seconds of head start that one level of priority is worth.
@@ -50,6 +56,9 @@ class TaskQueue:
         result_ttl: Seconds a result is kept, unless the task says otherwise.
         dead_letter_ttl: Seconds a failed task is kept.
         max_message_bytes: Limit for the message of a task, and for its result.
+        fairness: What a service costs: what the task says (``"cost"``), or the seconds that it runs, times what the
+            task says (``"time"``): charged by what tasks of the name took lately, corrected when it ends. All workers
+            of a queue should agree.
     """
 
     def __init__(
@@ -63,15 +72,24 @@ class TaskQueue:
         result_ttl: float = DAY,
         dead_letter_ttl: float = 7 * DAY,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
+        fairness: Literal["cost", "time"] = "cost",
     ) -> None:
+        if fairness not in ("cost", "time"):
+            raise InvalidInput(f"fairness must be 'cost' or 'time', not {fairness!r}")
         self.name = name
+        self.fairness = fairness
         self.keys = Keys(name)
         self.priority_step_ms = _milliseconds("priority_step", priority_step, 0)
         self.lease_ms = _milliseconds("lease", lease, 0.1)
         self.result_ttl_ms = _milliseconds("result_ttl", result_ttl, 0)
         self.dead_letter_ttl_ms = _milliseconds("dead_letter_ttl", dead_letter_ttl, 1)
         self.max_message_bytes = check_count("max_message_bytes", max_message_bytes, 1, MOST_MESSAGE_BYTES)
-        self.connector = Connector(url, timeout=timeout, client_name=f"fairque-{name}" if name.isalnum() else "fairque")
+        self.connector = Connector(
+            url,
+            timeout=timeout,
+            client_name=f"fairque-{name}" if name.isalnum() else "fairque",
+            key=self.keys.state,
+        )
         self.listener = Listener(self.connector)
         self._producer = Producer(
             self.store(patience=timeout),
@@ -87,6 +105,17 @@ class TaskQueue:
     def store(self, *, patience: float = 0.0) -> Store:
         """The scripts over a connection of their own."""
         return Store(self.connector, self.keys, patience=patience)
+
+    @classmethod
+    def from_config(cls, config: FairQueueConfig) -> Self:
+        """The queue that a configuration describes, in its sections `redis` and `queue`."""
+        redis = config.redis
+        return cls(redis.redis_url, timeout=redis.timeout, **msgspec.structs.asdict(config.queue))
+
+    @property
+    def reader(self) -> Store:
+        """The connection of the queue's own calls, for what is built on the queue."""
+        return self._reader
 
     async def open(self) -> Self:
         """Connect, and look at the server. Raises `QueueUnavailable`, and `ConfigError` for one that is too old."""
@@ -212,15 +241,6 @@ class TaskQueue:
         """A handle for a task that was enqueued earlier, or elsewhere. Looks at nothing."""
         return TaskHandle(self._source, check_id("user_id", user_id), check_id("task_id", task_id), created=False)
 
-    async def set_policy(self, user_id: str, *, weight: float) -> None:
-        """Set the share of a user in relation to others (default 1), from the next claim on."""
-        check_number("weight", weight, LEAST_WEIGHT, MOST_WEIGHT)
-        await self._reader.set_policy(check_id("user_id", user_id), {"weight": float(weight)})
-
-    async def clear_policy(self, user_id: str) -> None:
-        """Back to the default share."""
-        await self._reader.set_policy(check_id("user_id", user_id), {})
-
     async def stats(self) -> QueueStats:
         """Totals of the queue, and its workers."""
         return await self._reader.stats()
@@ -229,11 +249,43 @@ class TaskQueue:
         """Users, the most recently active first."""
         if offset < 0 or not 1 <= limit <= 1000:
             raise InvalidInput(f"offset must be at least 0 and limit 1 to 1000, not {offset!r} and {limit!r}")
-        return await self._reader.users(offset, limit)
+        return await self._reader.users(offset, limit, self.priority_step_ms)
+
+    async def active_users(self, *, limit: int = 100) -> list[UserInfo]:
+        """Users with something to serve or something running, in no order.
+
+        When there are more than `limit` (at most 1000), those that are served next and those that were served last.
+        """
+        return await self._reader.active_users(check_count("limit", limit, 1, 1000), self.priority_step_ms)
 
     async def user(self, user_id: str) -> UserInfo:
         """What is known of one user; zeros for one never heard of."""
-        return await self._reader.user(check_id("user_id", user_id))
+        return await self._reader.user(check_id("user_id", user_id), self.priority_step_ms)
+
+    async def tasks(
+        self, user_id: str, *, state: TaskState | None = None, limit: int = 100, after: TaskInfo | None = None
+    ) -> list[TaskInfo]:
+        """A page of the tasks of a user, in one state or in all that are not ended, and failed ones.
+
+        They come by state: started ones in the order of their start, queued ones in the order in which they will be
+        served, scheduled ones by their time, deferred ones by id, failed ones by the time of their end. Of what
+        `TaskHandle.info` tells, dependencies, dependents and all errors but the last are left out.
+
+        Finished and canceled tasks are not indexed, which would cost every task: to name one of those states looks at
+        every key of the server, in small steps, a second or so per million keys for each page. They come by id.
+
+        Args:
+            user_id: The user.
+            state: Only tasks in this state.
+            limit: Most tasks of a page, 1 to 1000.
+            after: The last task of the page before. When it has moved on since, its state is listed from the start, so
+                that none is left out, and some may come again.
+        """
+        return await list_tasks(self._reader, check_id("user_id", user_id), state, limit, after, self.priority_step_ms)
+
+    async def health(self) -> QueueHealth:
+        """What tells whether the queue is well: its totals, the longest wait, failures, delays, memory."""
+        return await look_at_health(self._reader, self.dead_letter_ttl_ms, self.priority_step_ms)
 
     def xcom(self, user_id: str, namespace: str = DEFAULT_NAMESPACE) -> XComManager:
         """The values that the tasks of a user share, from outside."""

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import random
-import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from fairque.connection import BlockingWire, Connector, NoScript, Wire, pack
+from fairque.connection import NoScript
 from fairque.delivery import Claim, Delivery, Known, NewTask, Outcome
-from fairque.errors import ConfigError, QueueUnavailable, StoreError
+from fairque.errors import ConfigError
 from fairque.keys import Keys, encode_user
+from fairque.message import new_nonce
+from fairque.metrics import metrics_in
 from fairque.models import QueueStats, UserInfo
-from fairque.replies import deliveries_in, fields_in, refusal, user_info, worker_info
+from fairque.replies import deliveries_in, fields_in, refusal, users_in, worker_info
 from fairque.scripts import Script, load
+from fairque.store_tenants import TenantScripts
+from fairque.store_xcom import XComScripts
+from fairque.wire import BlockingWire, pack
 
 __all__ = ["Store", "UserGroup", "renew"]
 
@@ -25,40 +27,27 @@ EVERYONE: tuple[UserGroup, ...] = ((),)
 WORKER_TTL_MS = 60_000
 WEEK_MS = 604_800_000
 STEP_MS = 300_000
-XCOM_PAGE = 1000
-
-
+NO_EVICTION = "noeviction"
+MOST_ADVANCED = 10_000
 _TOTALS = ("critical", "normal", "started", "scheduled", "deferred", "finished", "failed", "canceled", "retried")
 
 
-class Store:
-    """The scripts of one queue over one connection.
-
-    Every script is idempotent by the ids in its arguments, so each call may be repeated after a cut reply.
-
-    Args:
-        connector: Where the server is.
-        keys: The names of the queue.
-        patience: Seconds during which a call is repeated when Redis is not available; 0: tried once.
-    """
-
-    def __init__(self, connector: Connector, keys: Keys, *, patience: float = 0.0) -> None:
-        self.keys = keys
-        self.patience = patience
-        self._wire: Wire = connector.wire()
-
-    async def close(self) -> None:
-        await self._wire.close()
+class Store(TenantScripts, XComScripts):
+    """A method for each script of a queue; see `Caller`."""
 
     async def check_server(self) -> None:
         """Raises `ConfigError` for a server that is too old; warns when it may evict keys."""
         found = await self._insist(pack(("COMMAND", "INFO", "FCALL")))
         if not found or not found[0]:
             raise ConfigError("fairque needs Redis 7.0 or Valkey 7.2, this server is older (it does not know FCALL)")
+        policy = (await self._memory()).get("maxmemory_policy", NO_EVICTION)
+        if policy != NO_EVICTION:
+            logger.warning("the server may evict tasks: set maxmemory-policy to %s, not %s", NO_EVICTION, policy)
+
+    async def _memory(self) -> dict[str, str]:
         memory: bytes = await self._insist(pack(("INFO", "memory")))
-        for line in memory.split(b"\r\n"):
-            if line.startswith(b"maxmemory_policy:") and line != b"maxmemory_policy:noeviction":
-                logger.warning("the server may evict tasks: set maxmemory-policy to noeviction, not %s", line.decode())
+        lines = memory.decode("utf-8", "replace").splitlines()
+        return dict(line.split(":", 1) for line in lines if ":" in line)
 
     async def enqueue(
         self,
@@ -69,9 +58,28 @@ class Store:
     ) -> list[bool]:
         """True for each task that was created, False where one with its id lives.
 
-        Raises `DependencyError` when one waits for what is not known, or for itself; then nothing was written.
+        Raises `DependencyError` when one waits for what is not known, or for itself, and `QueueFull`; then nothing was
+        written.
         """
         is_linked = any(new.needs for new in tasks)
+        answers, order = await self._enqueue(tasks, priority_step_ms, canceled_ttl_ms, patience, is_linked)
+        if answers and answers[0] == b"linked":
+            answers, order = await self._enqueue(tasks, priority_step_ms, canceled_ttl_ms, patience, True)
+        if answers and isinstance(answers[0], bytes):
+            raise refusal(answers)
+        created: list[bool] = [False] * len(tasks)
+        for position, answer in zip(order, answers, strict=True):
+            created[position] = bool(answer)
+        return created
+
+    async def _enqueue(
+        self,
+        tasks: Sequence[NewTask],
+        priority_step_ms: int,
+        canceled_ttl_ms: int,
+        patience: float | None,
+        is_linked: bool,
+    ) -> tuple[list[Any], list[int]]:
         args: list[Any] = [priority_step_ms, canceled_ttl_ms] if is_linked else [priority_step_ms]
         order: list[int] = []
         for user, positions in _by_user(tasks).items():
@@ -79,13 +87,7 @@ class Store:
             order += positions
             for position in positions:
                 args += tasks[position][1:] if is_linked else tasks[position][1:5]
-        created: list[bool] = [False] * len(tasks)
-        answers = await self._call("enqueue_linked" if is_linked else "enqueue", args, patience)
-        if answers and isinstance(answers[0], bytes):
-            raise refusal(*(answer.decode("utf-8", "replace") for answer in answers))
-        for position, answer in zip(order, answers, strict=True):
-            created[position] = bool(answer)
-        return created
+        return await self._call("enqueue_linked" if is_linked else "enqueue", args, patience), order
 
     async def claim(
         self,
@@ -99,8 +101,10 @@ class Store:
         groups: Sequence[UserGroup] = EVERYONE,
         wait: bool = True,
         steal: bool = True,
+        fairness: str = "cost",
     ) -> Claim:
         args: list[Any] = [worker, want, lease_ms, max_body, priority_step_ms, canceled_ttl_ms, int(wait), int(steal)]
+        args.append(fairness)
         for group in groups:
             args.append(len(group))
             args += map(encode_user, group)
@@ -116,11 +120,13 @@ class Store:
             of = outcome.delivery
             args += (of.lane, of.user, of.task_id, of.stream_id, of.attempt, outcome.kind)
             args += (outcome.ttl_ms, outcome.delay_ms, outcome.record, outcome.error, outcome.pushed)
+            wait_ms = of.wait_ms
+            args += (of.cost, outcome.charge, outcome.run_ms, "" if wait_ms is None else wait_ms)
         return [bool(answer) for answer in await self._call("settle", args)]
 
     async def cancel(self, user_id: str, task_id: str, reason: str, ttl_ms: int, priority_step_ms: int) -> str | None:
         """``done``, ``canceling``, ``ended`` when it had ended before, or None when it is not known."""
-        args = [encode_user(user_id), task_id, reason, ttl_ms, priority_step_ms]
+        args = [encode_user(user_id), task_id, reason, ttl_ms, priority_step_ms, new_nonce().hex()]
         answer: bytes | None = await self._call("cancel", args)
         return answer.decode() if answer is not None else None
 
@@ -146,11 +152,13 @@ class Store:
         return found
 
     async def requeue(self, user_id: str, task_ids: Sequence[str], priority_step_ms: int) -> list[bool]:
-        answers = await self._call("requeue", [encode_user(user_id), priority_step_ms, *task_ids])
+        answers = await self._call("requeue", [new_nonce().hex(), encode_user(user_id), priority_step_ms, *task_ids])
         return [bool(answer) for answer in answers]
 
     async def discard(self, user_id: str, task_ids: Sequence[str]) -> list[bool]:
-        return [bool(answer) for answer in await self._call("discard", [encode_user(user_id), *task_ids])]
+        return [
+            bool(answer) for answer in await self._call("discard", [new_nonce().hex(), encode_user(user_id), *task_ids])
+        ]
 
     async def purge_step(self, user_id: str, most: int) -> list[int]:
         """Counts of what was erased, and 1 at the end when more is left."""
@@ -159,29 +167,49 @@ class Store:
 
     async def erase_results(self, user_id: str) -> int:
         """Erase the results of a user. They are not indexed, which would cost every task: this looks at every key."""
-        pattern = f"{_glob(self.keys.prefix)}result:{_glob(encode_user(user_id))}:*"
-        erased, cursor = 0, b"0"
-        while True:
-            cursor, found = await self._insist(pack((b"SCAN", cursor, b"MATCH", pattern, b"COUNT", 1000)))
+        return await self._erase(f"{_glob(self.keys.prefix)}result:{_glob(encode_user(user_id))}:*")
+
+    async def erase(self) -> int:
+        """Erase the queue, looking at every key. For tests: nobody may be using it."""
+        return await self._erase(f"{_glob(self.keys.prefix)}*")
+
+    async def _erase(self, pattern: str) -> int:
+        erased = 0
+        async for found in self._scan(b"SCAN", pattern=pattern):
             for at in range(0, len(found), 500):
                 erased += await self._insist(pack((b"UNLINK", *found[at : at + 500])))
+        return erased
+
+    async def _scan(self, *command: bytes | str, pattern: str = "*") -> AsyncIterator[list[bytes]]:
+        cursor = b"0"
+        while True:
+            cursor, found = await self._insist(pack((*command, cursor, b"MATCH", pattern, b"COUNT", 1000)))
+            yield found
             if cursor == b"0":
-                return erased
+                return
+
+    async def waiting(
+        self, user_id: str, place: str, offset: int, most: int
+    ) -> tuple[int, list[tuple[str, bytes, float]]]:
+        """The server's ms, and a page of what waits in one place: id, body, empty when it is gone, and score."""
+        now, *found = await self._call("waiting", [encode_user(user_id), place, offset, most])
+        each = iter(found)
+        return now, [(name.decode(), body, float(score)) for name, body, score in zip(each, each, each, strict=True)]
+
+    async def advance(self, ms: int, nonce: str) -> tuple[int, int] | None:
+        """Move what is scheduled. Returns how many tasks are due, and the ms of all calls; None: too many to move."""
+        answer = await self._call("advance", [ms, nonce, MOST_ADVANCED])
+        return (answer[0], answer[1]) if answer else None
 
     async def leave(self, worker: str, groups: Sequence[UserGroup]) -> None:
         await self._call("leave", [worker, *(encode_user(user) for group in groups for user in group)])
 
-    async def set_policy(self, user_id: str, fields: dict[str, float]) -> dict[str, str]:
-        """An empty dict clears the policy."""
-        args: list[Any] = [encode_user(user_id)]
-        for field, value in fields.items():
-            args += (field, repr(value))
-        return fields_in(await self._call("policy", args))
-
     async def info(self, user_id: str, task_id: str) -> Known:
-        fields, body, record, errors, score, dependents = await self._call("info", [encode_user(user_id), task_id])
+        reply = await self._call("info", [encode_user(user_id), task_id])
+        fields, body, record, errors, score, dependents, due = reply
         waiting = tuple(sorted(dependent.decode() for dependent in dependents))
-        return Known(fields_in(fields), body, record, errors, int(score) if score else None, waiting)
+        place = int(score) if score else None
+        return Known(fields_in(fields), body, record, errors, place, waiting, int(due) if due else None)
 
     async def peek(self, user_id: str, task_id: str) -> tuple[bytes, bytes | None]:
         """The result record, empty while there is none, and the state of a task that has not ended; None: unknown."""
@@ -189,7 +217,7 @@ class Store:
         return record, state
 
     async def stats(self) -> QueueStats:
-        fields, ready, known, workers = await self._call("stats", [WORKER_TTL_MS])
+        fields, ready, known, workers, now_ms, metrics = await self._call("stats", [WORKER_TTL_MS])
         state = fields_in(fields)
         totals = {name: int(state.get(name, 0)) for name in _TOTALS}
         return QueueStats(
@@ -198,81 +226,49 @@ class Store:
             users_known=known,
             clock=float(state.get("clock", 0)),
             workers=tuple(worker_info(name.decode(), fields_in(entry)) for name, entry in workers),
+            at=now_ms / 1000,
+            metrics=metrics_in(metrics, now_ms),
         )
 
-    async def users(self, offset: int, limit: int) -> list[UserInfo]:
-        return [user_info(*reply) for reply in await self._call("users", [offset, limit])]
+    async def users(self, offset: int, limit: int, priority_step_ms: int = STEP_MS) -> list[UserInfo]:
+        return users_in(await self._call("users", [offset, limit]), priority_step_ms)
 
-    async def user(self, user_id: str) -> UserInfo:
-        [reply] = await self._call("users", [0, 1, encode_user(user_id)])
-        return user_info(*reply)
-
-    async def xcom_push(self, user_id: str, namespace: str, key: str, value: bytes, ttl_ms: int) -> None:
-        await self._call("xcom_push", [encode_user(user_id), encode_user(namespace), key, value, ttl_ms])
-
-    async def xcom_pull(self, user_id: str, namespaces: Sequence[str], keys: Sequence[str]) -> list[bytes | None]:
-        """For each key its value from the first namespace that has it."""
-        spaces = [encode_user(namespace) for namespace in namespaces]
-        found: list[bytes | None] = await self._call(
-            "xcom", ["pull", encode_user(user_id), len(spaces), *spaces, *keys]
-        )
+    async def user(self, user_id: str, priority_step_ms: int = STEP_MS) -> UserInfo:
+        [found] = users_in(await self._call("users", [0, 1, encode_user(user_id)]), priority_step_ms)
         return found
 
-    async def xcom_keys(self, user_id: str, namespace: str) -> list[str]:
-        """The keys that have a value, sorted; read in pages, so that nobody waits for a user who has many."""
-        names: set[bytes] = set()
-        at, skip = b"0", 0
-        while True:
-            args = ["keys", encode_user(user_id), encode_user(namespace), at, skip, XCOM_PAGE]
-            page: list[bytes] = await self._call("xcom", args)
-            names.update(page[::2])
-            if len(page) < 2 * XCOM_PAGE:
-                return sorted(name.decode() for name in names)
-            skip = page[1::2].count(page[-1]) + (skip if page[1] == page[-1] == at else 0)
-            at = page[-1]
+    async def active_users(self, most: int, priority_step_ms: int) -> list[UserInfo]:
+        """Users with something to serve, those with the lowest and the highest tags, then those with running tasks."""
+        names = await self._call("active", [most])
+        return users_in(await self._call("users", [0, 0, *names]), priority_step_ms) if names else []
 
-    async def xcom_delete(self, user_id: str, namespace: str, key: str) -> None:
-        await self._call("xcom", ["delete", encode_user(user_id), encode_user(namespace), key])
+    async def tasks(self, user_id: str, place: str, most: int, after: str) -> list[list[Any]] | None:
+        """A page of what is in one place, as tasks.lua gives it; None when `after` is not there."""
+        found: list[list[Any]] | None = await self._call("tasks", [encode_user(user_id), place, most, after])
+        return found
 
-    async def xcom_clear(self, user_id: str, namespace: str) -> None:
-        await self._call("xcom", ["clear", encode_user(user_id), encode_user(namespace)])
+    async def named_tasks(self, user_id: str, task_ids: Sequence[str]) -> list[list[Any]]:
+        found: list[list[Any]] = await self._call("tasks", [encode_user(user_id), "", *task_ids])
+        return found
 
-    async def _call(self, name: str, args: list[Any], patience: float | None = None) -> Any:
-        script = load(name)
-        command = pack((b"EVALSHA", script.sha, b"1", self.keys.state, *args))
-        try:
-            return await self._insist(command, patience)
-        except NoScript:
-            await self._insist(pack((b"SCRIPT", b"LOAD", script.source)), patience)
-            try:
-                return await self._insist(command, patience)
-            except NoScript:
-                raise StoreError(f"the server forgot script {name!r} right after it was loaded") from None
+    async def deferred_ids(self, user_id: str) -> AsyncIterator[str]:
+        """Those that wait for others, in no order, in steps. Some may come twice."""
+        key = f"{self.keys.prefix}deferred:{encode_user(user_id)}"
+        async for found in self._scan(b"SSCAN", key):
+            for name in found:
+                yield name.decode()
 
-    async def _insist(self, command: bytes, patience: float | None = None) -> Any:
-        """Repeat until it is answered, for as long as the store's own patience lasts if no other is given."""
-        began = time.monotonic()
-        try:
-            return await self._wire.request(command, patience)
-        except QueueUnavailable as exc:
-            left = (self.patience if patience is None else patience) - (time.monotonic() - began)
-            if left <= 0:
-                raise
-            return await self._repeat(command, left, exc)
+    async def ended_ids(self, user_id: str) -> AsyncIterator[str]:
+        """Those that have a result, in no order. They are not indexed: this looks at every key, in steps."""
+        prefix = f"{self.keys.prefix}result:{encode_user(user_id)}:"
+        async for found in self._scan(b"SCAN", pattern=f"{_glob(prefix)}*"):
+            for key in found:
+                yield key.decode().removeprefix(prefix)
 
-    async def _repeat(self, command: bytes, seconds: float, error: QueueUnavailable) -> Any:
-        delay = 0.02
-        try:
-            async with asyncio.timeout(seconds):
-                while True:
-                    await asyncio.sleep(delay * (0.5 + random.random()))
-                    delay = min(1.0, delay * 2)
-                    try:
-                        return await self._wire.request(command)
-                    except QueueUnavailable as exc:
-                        error = exc
-        except TimeoutError:
-            raise error from None
+    async def health(self, dead_letter_ttl_ms: int) -> tuple[int, int | None, int | None, dict[str, str]]:
+        """Dead letters, ms of the first scheduled task and of the first schedule, and the server's memory."""
+        letters, due, fires = await self._call("health", [dead_letter_ttl_ms])
+        return letters, int(due) if due else None, int(fires) if fires else None, await self._memory()
 
 
 def renew(

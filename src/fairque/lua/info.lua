@@ -3,7 +3,7 @@
 -- KEYS[1]  state
 -- ARGV     user, id
 -- Returns  {task fields, body or '', result record or '', error records, score in its lane or '', at most 1,000 of
---          those that wait for it}
+--          those that wait for it, ms at which it is due or ''}
 -- Cost     O(size of the task)
 --@include base
 local user, id = ARGV[1], ARGV[2]
@@ -14,4 +14,5 @@ return {
   call('LRANGE', errors_key(user, id), 0, -1),
   call('ZSCORE', lane_key('critical', user), id) or call('ZSCORE', lane_key('normal', user), id) or '',
   call('SRANDMEMBER', feeds_key(user, id), 1000),
+  call('ZSCORE', prefix .. 'scheduled:' .. user, id) or '',
 }

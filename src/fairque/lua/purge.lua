@@ -2,16 +2,19 @@
 -- Erase what a user has, one bounded step: call it until nothing is left.
 -- KEYS[1]  state
 -- ARGV     user, most tasks in this step
--- Returns  {queued, scheduled, deferred, dead letters, running and told to stop, XCom namespaces, 1 when more is left}
+-- Returns  {queued, scheduled, deferred, dead letters, running and told to stop, XCom namespaces, schedules,
+--          1 when more is left}
 -- Cost     O(most log n)
 --@include base
 --@include fair
 --@include wake
 --@include place
+--@include limits
 --@include canceled
 --@include depend
+--@include schedules
 local user, most = ARGV[1], tonumber(ARGV[2])
-local erased = { 0, 0, 0, 0, 0, 0, 0 }
+local erased = { 0, 0, 0, 0, 0, 0, 0, 0 }
 local left = most
 
 -- Those that wait for it go with a later step, and `feeds` with the last of them.
@@ -47,8 +50,23 @@ local function stop_running(lane)
   end
 end
 
+local schedules_of = { '[' .. user .. ':', '(' .. user .. ';' }
+for _, member in ipairs(call('ZRANGE', index_key, schedules_of[1], schedules_of[2], 'BYLEX', 'LIMIT', 0, left)) do
+  erased[7] = erased[7] + forget_schedule(string.sub(member, #user + 2))
+  left = left - 1
+end
 for _, lane in ipairs({ 'critical', 'normal' }) do
   if left > 0 then erased[1] = erased[1] + erase_sorted(lane_key(lane, user), lane) end
+end
+if left > 0 then
+  local held = prefix .. 'held:' .. user
+  for _, id in ipairs(call('ZRANGE', held, 0, left - 1)) do
+    local waits = call('HMGET', task_key(user, id), 'lane', 'held')
+    count(waits[1], -1)
+    new_limits().unhold(user, id, waits[2])
+    erase(id)
+    erased[1] = erased[1] + 1
+  end
 end
 if left > 0 then
   erased[2] = erase_sorted(prefix .. 'scheduled:' .. user, 'scheduled')
@@ -57,7 +75,7 @@ end
 local deferred = prefix .. 'deferred:' .. user
 if left > 0 then
   for _, id in ipairs(call('SRANDMEMBER', deferred, left)) do
-    leave_deferred(user, id)
+    depend().leave_deferred(user, id)
     erase(id)
     erased[3] = erased[3] + 1
   end
@@ -81,15 +99,25 @@ if left > 0 then
 end
 stop_running('critical')
 stop_running('normal')
-if call('EXISTS', lane_key('critical', user), lane_key('normal', user)) == 0 then call('ZREM', ready_key, user) end
-if call('EXISTS', lane_key('critical', user), lane_key('normal', user), prefix .. 'scheduled:' .. user, deferred, dead,
-  stream_key('critical', user), stream_key('normal', user)) > 0 then
-  erased[7] = 1
+retire(user)
+if call('EXISTS', lane_key('critical', user), lane_key('normal', user), prefix .. 'held:' .. user, prefix .. 'scheduled:' .. user,
+  deferred, dead, stream_key('critical', user), stream_key('normal', user)) > 0
+  or call('ZLEXCOUNT', index_key, schedules_of[1], schedules_of[2]) > 0 then
+  erased[8] = 1
 else
-  call('DEL', prefix .. 'user:' .. user)
-  if call('DEL', prefix .. 'policy:' .. user) == 1 then count('policies', -1) end
+  call('ZREM', prefix .. 'parked', user)
+  call('ZREM', prefix .. 'reserved', user)
+  call('DEL', prefix .. 'user:' .. user, prefix .. 'metrics:' .. user)
+  for day = math.floor(now / 86400000) - 41, math.floor(now / 86400000) do
+    call('DEL', prefix .. 'usage:' .. user .. ':' .. string.format('%d', day))
+  end
+  if call('DEL', prefix .. 'policy:' .. user) == 1 then
+    call('ZREM', prefix .. 'policy-users', user)
+    count('policies', -1)
+  end
   call('ZREM', users_key, user)
 end
 save_state()
-if call('HGET', state_key, 'policies') == '0' then call('HDEL', state_key, 'policies') end
+local policies = call('HMGET', state_key, 'policies', 'sweep')
+if policies[1] == '0' and not policies[2] then call('HDEL', state_key, 'policies') end
 return erased

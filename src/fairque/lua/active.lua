@@ -1,0 +1,36 @@
+#!lua flags=no-writes
+-- Users who have something to serve or something running.
+-- KEYS[1]  state
+-- ARGV     most users
+-- Returns  users: those with the lowest and the highest tags, half and half, then those with running tasks
+-- Cost     O(most + log users), O(most²) where groups hold them
+--@include base
+local most = tonumber(ARGV[1])
+local half = math.ceil(most / 2)
+local found, seen = {}, {}
+
+local function note(user)
+  if #found < most and not seen[user] then
+    found[#found + 1] = user
+    seen[user] = true
+  end
+end
+
+local function both_ends(key)
+  local members = call('ZRANGE', key, 0, half - 1)
+  for _, member in ipairs(call('ZREVRANGE', key, 0, half - 1)) do members[#members + 1] = member end
+  return members
+end
+
+-- '@' begins no user, its own is encoded: such a member stands for the users of a group.
+for _, member in ipairs(both_ends(ready_key)) do
+  if string.sub(member, 1, 1) ~= '@' then
+    note(member)
+  elseif #found < most then
+    for _, user in ipairs(both_ends(prefix .. 'ready:' .. string.sub(member, 2))) do note(user) end
+  end
+end
+for _, member in ipairs(call('ZRANGE', leases_key, 0, most - 1)) do
+  note(string.sub(member, string.find(member, ':', 1, true) + 1))
+end
+return found
