@@ -35,6 +35,10 @@ def command(
 
     The load is served fairly and, at the same time, first come, first served.
     Starts a server of its own and real worker processes, and cleans up after itself.
+
+    Example: fairque demo --flood 2000 --workers 4
+
+    Exit codes: 0 shown, 1 failed, 2 wrong usage, 130 interrupted by Ctrl-C.
     """
     from fairque.cli.showcase.load import Load
 

@@ -8,13 +8,20 @@ from pathlib import Path
 
 import typer
 
-from fairque.errors import FairqueError, InvalidInput, QueueUnavailable
+from fairque.errors import FairqueError, InvalidInput, QueueUnavailable, UnknownSchedule, UnknownTask
 
-__all__ = ["FAILED", "USAGE", "Problem", "describe", "report"]
+__all__ = ["ENDED", "FAILED", "UNFINISHED", "UNKNOWN", "USAGE", "Problem", "describe", "report"]
 
 FAILED = 1
 USAGE = 2
+ENDED = 3
+"""The task had ended before, or in another way than wanted."""
+UNKNOWN = 4
+"""No such task."""
+UNFINISHED = 5
+"""It has not ended in the time that was given."""
 TRACEBACK_VARIABLE = "FAIRQUE_TRACEBACK"
+_LOCKED_OUT = ("Authentication required", "invalid username-password pair")
 
 
 class Problem(Exception):
@@ -23,7 +30,7 @@ class Problem(Exception):
     Args:
         message: What is wrong, in one line.
         hint: What to do about it.
-        code: Exit code: `USAGE` for what the caller can write better, else `FAILED`.
+        code: Exit code: `USAGE` for what the caller can write better, else `FAILED` or one of those below it.
     """
 
     def __init__(self, message: str, hint: str, code: int = USAGE) -> None:
@@ -61,8 +68,14 @@ def _first(error: BaseException) -> BaseException:
 def _as_problem(error: BaseException) -> Problem:
     if isinstance(error, typer.TyperException):
         return Problem(error.format_message(), _help_hint(error), error.exit_code)
+    if isinstance(error, FairqueError) and any(sign in str(error) for sign in _LOCKED_OUT):
+        return Problem(str(error), "give user and password in the URL, as in redis://user:password@host", FAILED)
     if isinstance(error, QueueUnavailable):
         return Problem(str(error), "start that server, or name one that runs", FAILED)
+    if isinstance(error, UnknownTask):
+        return Problem(str(error), "ids are unique per user, and per queue: see --queue", UNKNOWN)
+    if isinstance(error, UnknownSchedule):
+        return Problem(str(error), "`fairque schedule list` shows what there is; see --queue", UNKNOWN)
     if isinstance(error, InvalidInput):
         return Problem(str(error), "change that value and start the command again")
     if isinstance(error, FairqueError):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import os
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, TypeVar
 
+import msgspec
 import typer
 
-from fairque import TaskQueue
+from fairque import ConfigError, FairQueueConfig, TaskQueue
 from fairque.cli.problem import Problem
+from fairque.config import RedisConfig
 
-__all__ = ["AsJson", "ConfigFile", "QueueName", "Url", "make_queue", "on_queue"]
+__all__ = ["AsJson", "ConfigFile", "QueueName", "Url", "load_config", "make_queue", "on_queue"]
 
 T = TypeVar("T")
 
@@ -36,11 +39,24 @@ ConfigFile = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
+def load_config(files: Sequence[str]) -> FairQueueConfig:
+    """What the files say, with ``FAIRQUE_…`` variables on top. Raises `Problem`."""
+    try:
+        return FairQueueConfig.load(*files)
+    except ConfigError as error:
+        command = " ".join(("fairque config check", *files))
+        raise Problem(str(error), f"change that; {command!r} shows all values and where they come from") from None
+
+
 def make_queue(url: str | None, name: str | None, config: list[str] | None) -> TaskQueue:
     """The queue that the options name; what they do not say comes from the files, then from the defaults."""
-    if config:
-        raise Problem("--config is not supported yet", "give --url and --queue")
-    return TaskQueue(url, name=name or "default")
+    loaded = load_config(config or ())
+    redis, queue = loaded.redis, loaded.queue
+    if url is not None and url != os.environ.get("FAIRQUE_REDIS_URL"):
+        redis = RedisConfig(url=url, timeout=redis.timeout)
+    if name is not None:
+        queue = msgspec.structs.replace(queue, name=name)
+    return TaskQueue.from_config(msgspec.structs.replace(loaded, redis=redis, queue=queue))
 
 
 def on_queue(queue: TaskQueue, job: Callable[[TaskQueue], Awaitable[T]]) -> T:
