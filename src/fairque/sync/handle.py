@@ -1,0 +1,76 @@
+"""`TaskHandle` and `PipelineHandle` without await."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar, cast
+
+from fairque import handle, pipeline_handle
+from fairque.sync.face import Face, blocking, faced, iterating
+
+__all__ = ["PipelineHandle", "TaskHandle"]
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+class TaskHandle(Face["handle.TaskHandle[R_co]"], Generic[R_co], of=handle.TaskHandle):
+    """A task in a queue, see `fairque.TaskHandle`."""
+
+    state = blocking(handle.TaskHandle.state)
+    info = blocking(handle.TaskHandle.info)
+    cancel = blocking(handle.TaskHandle.cancel)
+    watch = iterating(handle.TaskHandle.watch)
+
+    def result(self, timeout: float | None = None) -> R_co:
+        """Wait for the end and return the value, see `fairque.TaskHandle.result`.
+
+        An interrupt (Ctrl-C) ends the wait, not the task.
+        """
+        return self._session.run(self._inner.result, timeout)
+
+    @property
+    def user_id(self) -> str:
+        """Whose task it is."""
+        return self._inner.user_id
+
+    @property
+    def task_id(self) -> str:
+        """Its id, unique per user."""
+        return self._inner.task_id
+
+    @property
+    def created(self) -> bool:
+        """False when a living task had this id already, so that the call added none."""
+        return self._inner.created
+
+
+class PipelineHandle(Face[pipeline_handle.PipelineHandle], of=pipeline_handle.PipelineHandle):
+    """One run of a pipeline, see `fairque.PipelineHandle`; ``handle["name"]`` is one of its tasks."""
+
+    result = blocking(pipeline_handle.PipelineHandle.result)
+    state = blocking(pipeline_handle.PipelineHandle.state)
+    cancel = blocking(pipeline_handle.PipelineHandle.cancel)
+
+    @property
+    def user_id(self) -> str:
+        """Whose run it is."""
+        return self._inner.user_id
+
+    @property
+    def run_id(self) -> str:
+        """Stands before the dot in the id of each task."""
+        return self._inner.run_id
+
+    @property
+    def tasks(self) -> dict[str, TaskHandle[Any]]:
+        """The handles by name, dependencies first."""
+        return {name: self[name] for name in self}
+
+    def __getitem__(self, name: str) -> TaskHandle[Any]:
+        return cast("TaskHandle[Any]", faced(self._session, self._inner[name]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._inner)
+
+    def __len__(self) -> int:
+        return len(self._inner)

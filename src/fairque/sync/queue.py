@@ -1,0 +1,232 @@
+"""`TaskQueue` without await."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from functools import partial, wraps
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast, overload
+
+from fairque import ConfigError, DeadLetter, Pipeline, Priority, Task, Worker, handle, queue
+from fairque.config import FairQueueConfig
+from fairque.sync.face import blocking, faced
+from fairque.sync.handle import PipelineHandle, TaskHandle
+from fairque.sync.session import Session, opening
+from fairque.sync.xcom import XComManager
+from fairque.task_options import Dependency
+from fairque.xcom import DEFAULT_NAMESPACE
+
+__all__ = ["TaskQueue"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+Many = Callable[Concatenate[Any, P], Coroutine[Any, Any, list[handle.TaskHandle[R]]]]
+
+
+def _like(model: Callable[Concatenate[Any, P], T]) -> Callable[[Callable[..., T]], Callable[Concatenate[Any, P], T]]:
+    """A method with the arguments of another one."""
+
+    def decorate(method: Callable[..., T]) -> Callable[Concatenate[Any, P], T]:
+        return wraps(model, ())(method)
+
+    return decorate
+
+
+def _with_options_of(
+    model: Callable[Concatenate[Any, queue.TaskQueue, P], None],
+) -> Callable[[Callable[..., T]], Callable[Concatenate[Any, P], T]]:
+    """A method with the arguments of what is made for a queue."""
+
+    def decorate(method: Callable[..., T]) -> Callable[Concatenate[Any, P], T]:
+        signature = inspect.signature(model)
+        options = [each for name, each in signature.parameters.items() if name != "queue"]
+        method.__signature__ = signature.replace(parameters=options)  # type: ignore[attr-defined]
+        return method
+
+    return decorate
+
+
+def _with_handles(method: Many[P, R]) -> Callable[Concatenate[Any, P], list[TaskHandle[R]]]:
+    return cast("Callable[Concatenate[Any, P], list[TaskHandle[R]]]", blocking(method))
+
+
+class TaskQueue:
+    """A queue that many users share, for blocking code. See `fairque.TaskQueue` for the arguments.
+
+    Use it as ``with TaskQueue(...) as queue``, or just use it: the first call opens it, the end of the process closes
+    it. Threads may share it. See `fairque.sync` for forks, notebooks and async functions.
+    """
+
+    @_like(queue.TaskQueue.__init__)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._make = partial(queue.TaskQueue, *args, **options)
+        self._inner = self._make()
+        self._opened: Session | None = None
+        self._is_closed = False
+
+    @classmethod
+    def from_config(cls, config: FairQueueConfig) -> Self:
+        """The queue that a configuration describes, in its sections `redis` and `queue`."""
+        made = vars(queue.TaskQueue)["from_config"].__func__(cls, config)  # the same, of this class
+        return cast("Self", made)
+
+    @property
+    def name(self) -> str:
+        """Queues with different names know nothing of each other."""
+        return self._inner.name
+
+    def open(self) -> Self:
+        """Connect, and look at the server. Raises `QueueUnavailable`, and `ConfigError` for one that is too old."""
+        self._is_closed = False
+        self._session.run(self._inner.open)
+        return self
+
+    def close(self) -> None:
+        """Close every connection and stop an embedded server. Calls that wait in other threads raise `ConfigError`."""
+        with opening():
+            session, self._opened = self._opened, None
+            self._is_closed = True
+        if session is not None and not session.is_inherited:
+            session.close()
+
+    def __enter__(self) -> Self:
+        try:
+            return self.open()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__module__}.{type(self).__name__} {self.name!r}>"
+
+    @overload
+    def enqueue(self, task: Pipeline, *, user_id: str | None = None) -> PipelineHandle: ...
+    @overload
+    def enqueue(
+        self,
+        task: Task[R],
+        *,
+        user_id: str | None = None,
+        priority: Priority | int | None = None,
+        delay: float | timedelta | None = None,
+        execute_after: datetime | None = None,
+        task_id: str | None = None,
+        depends_on: Iterable[Dependency] | None = None,
+    ) -> TaskHandle[R]: ...
+    def enqueue(
+        self, task: Task[R] | Pipeline, *, user_id: str | None = None, **options: Any
+    ) -> TaskHandle[R] | PipelineHandle:
+        """Add a task, or all tasks of a pipeline in one step, see `fairque.TaskQueue.enqueue`."""
+        session = self._session
+        enqueued = session.run(self._inner.enqueue, task, user_id=user_id, **options)
+        return cast("TaskHandle[R] | PipelineHandle", faced(session, enqueued))
+
+    enqueue_many = _with_handles(queue.TaskQueue.enqueue_many)
+
+    def push_function_task(
+        self,
+        user_id: str,
+        fn: Callable[..., Any],
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> str:
+        """Add a call of a registered function, see `fairque.TaskQueue.push_function_task`. Returns the task's id."""
+        return self._session.run(self._inner.push_function_task, user_id, fn, args, kwargs, **options)
+
+    def handle(self, user_id: str, task_id: str) -> TaskHandle[Any]:
+        """A handle for a task that was enqueued earlier, or elsewhere. Looks at nothing."""
+        return TaskHandle(self._session, self._inner.handle(user_id, task_id))
+
+    set_policy = blocking(queue.TaskQueue.set_policy)
+    get_policy = blocking(queue.TaskQueue.get_policy)
+    policies = blocking(queue.TaskQueue.policies)
+    apply_policies = blocking(queue.TaskQueue.apply_policies)
+    clear_policy = blocking(queue.TaskQueue.clear_policy)
+    set_group = blocking(queue.TaskQueue.set_group)
+    get_group = blocking(queue.TaskQueue.get_group)
+    groups = blocking(queue.TaskQueue.groups)
+    pause = blocking(queue.TaskQueue.pause)
+    resume = blocking(queue.TaskQueue.resume)
+    set_task_limit = blocking(queue.TaskQueue.set_task_limit)
+    task_limits = blocking(queue.TaskQueue.task_limits)
+    explain = blocking(queue.TaskQueue.explain)
+    usage = blocking(queue.TaskQueue.usage)
+    shares = blocking(queue.TaskQueue.shares)
+    demand = blocking(queue.TaskQueue.demand)
+
+    stats = blocking(queue.TaskQueue.stats)
+    health = blocking(queue.TaskQueue.health)
+    users = blocking(queue.TaskQueue.users)
+    active_users = blocking(queue.TaskQueue.active_users)
+    user = blocking(queue.TaskQueue.user)
+    tasks = blocking(queue.TaskQueue.tasks)
+
+    def xcom(self, user_id: str, namespace: str = DEFAULT_NAMESPACE) -> XComManager:
+        """The values that the tasks of a user share, from outside."""
+        return XComManager(self._session, self._inner.xcom(user_id, namespace))
+
+    dead_letters = blocking(queue.TaskQueue.dead_letters)
+
+    def requeue(self, task: DeadLetter | TaskHandle[Any]) -> TaskHandle[Any]:
+        """Run a failed task again, see `fairque.TaskQueue.requeue`."""
+        session = self._session
+        return TaskHandle(session, session.run(self._inner.requeue, task))
+
+    requeue_all = blocking(queue.TaskQueue.requeue_all)
+
+    def discard(self, task: DeadLetter | TaskHandle[Any]) -> None:
+        """Give a failed task up, see `fairque.TaskQueue.discard`."""
+        self._session.run(self._inner.discard, task)
+
+    purge = blocking(queue.TaskQueue.purge)
+
+    @contextmanager
+    @_with_options_of(Worker.__init__)
+    def worker(self, **options: Any) -> Iterator[None]:
+        """Serve the queue meanwhile, ``with queue.worker(concurrency=4):``, in the background of this process.
+
+        Takes what `Worker` takes. Async tasks run on the loop of the queue, where blocking calls raise `FairqueError`;
+        plain ones in threads. The end stops the worker and gives running tasks its `shutdown_timeout`.
+        """
+        session = self._session
+
+        async def make() -> Worker:
+            return Worker(session.queue, **options)
+
+        with session.entered(session.run(make)):
+            yield
+
+    @property
+    def _session(self) -> Session:
+        """The open queue; opened at the first use, and again in a forked child."""
+        session = self._opened
+        if session is not None and not session.is_inherited:
+            return session
+        with opening():
+            session = self._opened
+            if self._is_closed:
+                raise ConfigError("the queue is closed")
+            if session is None or session.is_inherited:
+                if session is not None:
+                    self._refuse_a_server_of_its_own()
+                self._inner = self._make()
+                session = self._opened = Session(self._inner)
+            return session
+
+    def _refuse_a_server_of_its_own(self) -> None:
+        """Nobody would serve what is put in there."""
+        if self._inner.connector.url.rstrip("/") == "embedded:":
+            raise ConfigError(
+                "the private server of embedded:// belongs to the process that opened the queue before this fork: "
+                "use embedded:///some/dir"
+            )
