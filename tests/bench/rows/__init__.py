@@ -177,4 +177,18 @@ ROWS = (
         contenders=("fairque",),
         derive=_spread,
     ),
+    Row(
+        "governed",
+        "governed",
+        (
+            Figure("claim_free", "Redis time to claim a task, without policies", "µs"),
+            Figure("claim_limits", "the same, each user with weight, limit, rate, quota, breaker", "µs", at_most=40),
+            Figure("claim_all", "the same, with groups and reservations as well", "µs", at_most=40),
+            Figure("settle_free", "Redis time to settle a task, without policies", "µs"),
+            Figure("settle_all", "the same, with all policies", "µs"),
+        ),
+        {"tasks": 20_000},
+        quick={"tasks": 2_000},
+        contenders=("fairque",),
+    ),
 )
