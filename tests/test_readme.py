@@ -1,46 +1,71 @@
-"""The README tells the truth: what it shows is run here."""
+"""The README and the documentation tell the truth: what they show is run here."""
 
 from __future__ import annotations
 
 import ast
 import inspect
+import json
 import os
 import re
+import shlex
 import signal
+import sys
+import tomllib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import httpx
+import msgspec
 import pytest
+import typer
 
-from fairque import TaskQueue, Worker
+import fairque
+from fairque import TaskQueue, TaskState, Worker, config, config_policies
+from fairque.cli.app import app
+from fairque.config_values import Section, shown_duration
 from fairque.task import registry, unregister
 from tests.support.process import ROOT, WorkerProcess
-from tests.support.servers import Server
+from tests.support.servers import URL_VARIABLE, Server
 
-README = (ROOT / "README.md").read_text()
-QUICKSTART = ROOT / "examples" / "quickstart.py"
 Start = Callable[..., Awaitable[WorkerProcess]]
 
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-
-
-def is_file(block: str) -> bool:
-    """Whether its first line says where it belongs."""
-    return re.match(r"# \S+\.py\n", block) is not None
+QUICKSTART = ROOT / "examples" / "quickstart.py"
+SHOP = ROOT / "examples" / "testing" / "shop.py"
+README = "README.md"
+PAGES = {file.relative_to(ROOT).as_posix(): file.read_text() for file in [ROOT / README, *(ROOT / "docs").glob("*.md")]}
+COMMAND: Any = typer.main.get_command(app)
 
 
-SNIPPETS = [block for block in blocks("python") if block != QUICKSTART.read_text() and not is_file(block)]
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGES[page], re.MULTILINE | re.DOTALL)
+
+
+def file_of(block: str) -> str | None:
+    """Where it belongs, by its first line."""
+    found = re.match(r"# (\S+\.py)\n", block)
+    return found[1] if found is not None else None
+
+
+FILES = {(page, name): block for page in PAGES for block in blocks(page, "python") if (name := file_of(block))}
+SNIPPETS = {
+    page: [block for block in blocks(page, "python") if block != QUICKSTART.read_text() and file_of(block) is None]
+    for page in PAGES
+}
+
+
+# Python
 
 
 @pytest.fixture
-def namespace(queue: TaskQueue) -> Iterator[dict[str, Any]]:
-    """Where the snippets run, one after the other; their tasks are forgotten afterwards."""
+def namespace(queue: TaskQueue, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """Where the snippets of a page run, one after the other; their tasks are forgotten afterwards."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(SHOP.parent)
     known = set(registry)
     yield {"__name__": "readme", "queue": queue}
+    sys.modules.pop("shop", None)
     for name in registry.keys() - known:
         unregister(name)
 
@@ -51,48 +76,102 @@ async def worker(queue: TaskQueue) -> AsyncIterator[None]:
         yield
 
 
-async def run(snippet: str, namespace: dict[str, Any]) -> None:
-    """Execute it, ``await`` outside of functions included."""
-    code = compile(snippet, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    running = eval(code, namespace)
-    if inspect.isawaitable(running):
-        await running
+async def run(page: str, namespace: dict[str, Any]) -> None:
+    """Execute its snippets, ``await`` outside of functions included."""
+    for snippet in SNIPPETS[page]:
+        code = compile(snippet, page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        running = eval(code, namespace)
+        if inspect.isawaitable(running):
+            await running
 
 
-@pytest.mark.leaves_keys("policy:acme")
+@pytest.mark.leaves_keys("policy*", "limit:*")
 @pytest.mark.usefixtures("worker")
-async def test_every_snippet_does_what_it_says(
-    namespace: dict[str, Any], server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+async def test_every_snippet_of_the_readme_does_what_it_says(
+    namespace: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert len(SNIPPETS) >= 5
-    for snippet in SNIPPETS:
-        await run(snippet, namespace)
+    assert len(SNIPPETS[README]) >= 5
+    await run(README, namespace)
     assert await namespace["later"].result(timeout=20) == "fetched example.org"
     assert [await handle.result(timeout=20) for handle in namespace["handles"][-2:]]
     assert "error ZeroDivisionError division by zero" in capsys.readouterr().out
-    monkeypatch.setenv("FAIRQUE_REDIS_URL", server.url)
-    app = SimpleNamespace(state=SimpleNamespace())
-    async with namespace["lifespan"](app):
-        assert isinstance(app.state.queue, TaskQueue)
 
 
-async def test_the_worker_command_serves_the_file_that_is_shown(
+@pytest.mark.parametrize("page", sorted(page for page in PAGES if SNIPPETS[page] and page != README))
+async def test_every_snippet_of_the_documentation_does_what_it_says(
+    page: str, namespace: dict[str, Any], queue: TaskQueue
+) -> None:
+    if page == "docs/testing.md":  # its tasks run where it says so
+        await run(page, namespace)
+        await queue.purge("acme")
+    else:
+        async with Worker(queue):
+            await run(page, namespace)
+
+
+@pytest.mark.parametrize(("page", "name"), [key for key in FILES if key[1] == "script.py"])
+async def test_a_script_runs_as_it_is_shown(page: str, name: str, worker_process: Start, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.write_text(FILES[page, name])
+    process = await worker_process(str(file))
+    assert await process.wait() == 0, process.output
+    assert process.lines
+
+
+@pytest.mark.parametrize(
+    ("page", "path"), [(README, "/users/acme/images/7"), ("docs/embedding.md", "/users/acme/double/7")]
+)
+async def test_an_app_answers_as_it_is_shown(page: str, path: str, worker_process: Start, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(FILES[page, "app.py"])
+    process = await worker_process("uvicorn", "app:app", "--port", "0", "--app-dir", str(tmp_path))
+    line = await process.line("Uvicorn running on ")
+    async with httpx.AsyncClient(base_url=line.split(" on ")[1].split()[0], trust_env=False) as client:
+        health = await client.get("/health")
+        assert health.status_code == 200, health.text
+        answer = await client.post(path)
+        assert answer.status_code == 200, answer.text
+        if page != README:
+            state = await client.get(f"/users/acme/tasks/{answer.json()}")
+            assert state.json() in list(TaskState)
+            assert (await client.get("/users/acme/tasks/nothing")).status_code == 404
+    process.send(signal.SIGTERM)
+    await process.wait()
+
+
+@pytest.mark.parametrize("page", [page for page, name in FILES if name == "test_shop.py"])
+def test_a_test_passes_as_it_is_shown(
+    page: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, server: Server
+) -> None:
+    monkeypatch.setenv(URL_VARIABLE, server.url)
+    (pytester.path / "shop.py").write_text(FILES.get((page, "shop.py"), SHOP.read_text()))
+    (pytester.path / "test_shop.py").write_text(FILES[page, "test_shop.py"])
+    is_installed = any(plugin.name == "fairque" for plugin in entry_points(group="pytest11"))
+    plugin = () if is_installed else ("-p", "_fairque_pytest")
+    ran = pytester.runpytest_subprocess(*plugin, "-p", "no:valkey", "-p", "no:asyncio", "-p", "no:randomly", timeout=50)
+    ran.assert_outcomes(passed=FILES[page, "test_shop.py"].count("\nasync def test_"))
+
+
+async def test_the_worker_commands_serve_the_file_that_is_shown(
     worker_process: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [block] = filter(is_file, blocks("python"))
-    file = tmp_path / block.splitlines()[0].removeprefix("# ")
+    block = FILES[README, "myapp/tasks.py"]
+    file = tmp_path / "myapp" / "tasks.py"
     file.parent.mkdir(parents=True)
     file.write_text(block)
-    [command] = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("fairque worker")]
+    (tmp_path / "config").symlink_to(ROOT / "config")
     monkeypatch.setenv("FAIRQUE_REDIS_URL", f"embedded://{tmp_path}/server")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    process = await worker_process(*command.split(), env={"PYTHONPATH": path})
-    await process.line("serves queue 'default'")
-    async with TaskQueue() as queue:
-        assert await queue.push_function_task("acme", greet_of(file), ("ann",))
-        await process.line("finished user=acme")
-    process.send(signal.SIGTERM)
-    assert await process.wait() == 0, process.output
+    lines = [line for block in blocks(README, "sh") for line in block.splitlines() if line.startswith("fairque worker")]
+    assert len(lines) == 2
+    for line in lines:
+        command = [str(ROOT / word) if word.startswith("config/") else word for word in line.split()]
+        process = await worker_process(*command, env={"PYTHONPATH": path})
+        await process.line("serves queue 'default'")
+        async with TaskQueue() as queue:
+            assert await queue.push_function_task("acme", greet_of(file), ("ann",))
+            await process.line("finished user=acme")
+        process.send(signal.SIGTERM)
+        assert await process.wait() == 0, process.output
 
 
 def greet_of(file: Path) -> Any:
@@ -104,7 +183,7 @@ def greet_of(file: Path) -> Any:
 
 
 async def test_the_quickstart_runs_as_it_is_shown(worker_process: Start) -> None:
-    assert QUICKSTART.read_text() in blocks("python")
+    assert QUICKSTART.read_text() in blocks(README, "python")
     process = await worker_process("examples/quickstart.py")
     assert await process.wait() == 0, process.output
     first, second, last = process.lines
@@ -114,6 +193,144 @@ async def test_the_quickstart_runs_as_it_is_shown(worker_process: Start) -> None
     assert last == "in the end: 1001"
 
 
+# Commands
+
+
+def shown_commands(page: str) -> list[list[str]]:
+    lines = [line for block in blocks(page, "sh") + blocks(page, "text") for line in block.splitlines()]
+    found = [re.fullmatch(r"(?:\$ )?(?:[A-Z_]+=\S+ )*(fairque .*)", line) for line in lines]
+    return [shlex.split(match[1], comments=True) for match in found if match is not None]
+
+
+def mentioned_commands(page: str) -> list[list[str]]:
+    return [shlex.split(text) for text in re.findall(r"(?<!`)`(fairque [^`\n]+)`(?!`)", PAGES[page])]
+
+
+def named(words: list[str]) -> tuple[Any, list[str]]:
+    """The command that these words call, and what they hand to it."""
+    command, rest = COMMAND, words[1:]
+    while rest and not rest[0].startswith("-") and hasattr(command, "commands"):
+        assert rest[0] in command.commands, f"there is no command {' '.join(words)!r}"
+        command, rest = command.commands[rest[0]], rest[1:]
+    return command, rest
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if shown_commands(page)])
+def test_every_command_that_is_shown_is_a_correct_call(page: str) -> None:
+    for words in shown_commands(page):
+        command, arguments = named(words)
+        command.make_context(" ".join(words), list(arguments))  # raises for what is unknown, missing or out of range
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if mentioned_commands(page)])
+def test_every_command_that_is_mentioned_exists_with_its_options(page: str) -> None:
+    for words in mentioned_commands(page):
+        command, arguments = named(words)
+        options = {name for option in command.params for name in (*option.opts, *option.secondary_opts)} | {"--help"}
+        assert {word for word in arguments if word.startswith("-")} <= options, words
+
+
+def test_the_readme_names_every_command() -> None:
+    mentioned = {id(named(words)[0]) for words in mentioned_commands(README)}
+    missing = [name for name, command in leaves(COMMAND) if id(command) not in mentioned]
+    assert not missing
+
+
+def leaves(command: Any, path: str = "fairque") -> Iterator[tuple[str, Any]]:
+    for name, child in command.commands.items():
+        if hasattr(child, "commands"):
+            yield from leaves(child, f"{path} {name}")
+        else:
+            yield f"{path} {name}", child
+
+
+def test_the_thresholds_of_the_health_check_are_those_of_the_command() -> None:
+    rows = re.findall(r"^\| `(--\w+)` \| .* \| (\S+) \|$", PAGES["docs/operations.md"], re.MULTILINE)
+    options = {option.opts[0]: str(option.default) for option in COMMAND.commands["health"].params}
+    assert rows
+    assert dict(rows).items() <= options.items()
+
+
 def test_the_test_command_is_that_of_the_continuous_integration() -> None:
     command = (ROOT / ".ci" / "run").read_text().strip().splitlines()[-1]
-    assert f"```sh\n{command}\n```" in README
+    assert f"```sh\n{command}\n```" in PAGES[README]
+
+
+# Names and numbers
+
+
+def test_every_public_name_is_mentioned() -> None:
+    everything = "\n".join(PAGES.values())
+    assert not [name for name in fairque.__all__ if re.search(rf"\b{name}\b", everything) is None]
+
+
+def test_every_file_that_is_mentioned_exists() -> None:
+    for page, text in PAGES.items():
+        for link in re.findall(r"\]\(([^):#]+)\)", text):
+            assert (ROOT / page).parent.joinpath(link).exists(), f"{page}: {link}"
+        for path in re.findall(r"`((?:examples|config|docs|tests)/[\w./-]*)`", text):
+            assert (ROOT / path).exists(), f"{page}: {path}"
+
+
+def test_every_extra_that_is_mentioned_exists_and_all_are_listed() -> None:
+    extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    for page, text in PAGES.items():
+        for names in re.findall(r"pip install [^`\n]*\[([\w,-]+)\]", text):
+            assert set(names.split(",")) <= extras, f"{page}: {names}"
+    table = PAGES[README].partition("| extra | ")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == extras
+
+
+SECTIONS = {
+    "redis": config.RedisConfig,
+    "queue": config.QueueConfig,
+    "workers[n]": config.WorkerConfig,
+    "scheduler": config.SchedulerConfig,
+    "policies[n]": config_policies.PolicyConfig,
+    "groups[n]": config_policies.GroupConfig,
+    "limits[n]": config_policies.LimitConfig,
+}
+
+
+def test_every_field_of_the_configuration_is_in_its_table() -> None:
+    page = PAGES["docs/configuration.md"]
+    assert {name.removesuffix("[n]") for name in SECTIONS} == set(config.FairQueueConfig.__struct_fields__)
+    for path, section in SECTIONS.items():
+        part = page.partition(f"### `{path}`\n")[2].partition("\n###")[0]
+        rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \| \S.* \|$", part, re.MULTILINE)
+        assert rows == fields_in_words(section), path
+
+
+def fields_in_words(section: type[Section]) -> list[tuple[str, str, str]]:
+    """Each field with its default and its values, as the table has them."""
+    fields = msgspec.inspect.type_info(section).fields  # type: ignore[attr-defined]
+    return [(field.name, default_in_words(field.default), values_in_words(field.type)) for field in fields]
+
+
+def default_in_words(default: object) -> str:
+    if default == "":
+        return "must be given"
+    if isinstance(default, float):
+        return f"`{shown_duration(default)}`"
+    return f"`{default if isinstance(default, str) else json.dumps(default)}`"
+
+
+def values_in_words(kind: msgspec.inspect.Type) -> str:
+    match kind:
+        case msgspec.inspect.UnionType(types=(only, _)):
+            return values_in_words(only)
+        case msgspec.inspect.Metadata(type=only):
+            return f"a number from {only.ge:g} to {only.le:g}"  # type: ignore[attr-defined]
+        case msgspec.inspect.FloatType(ge=least):
+            return f"a duration of {shown_duration(least)} or more" if least else "a duration"
+        case msgspec.inspect.IntType(ge=least, le=most):
+            return f"{least} to {most:,}"
+        case msgspec.inspect.BoolType():
+            return "`true`, `false`"
+        case msgspec.inspect.LiteralType(values=values):
+            return ", ".join(f"`{value}`" for value in sorted(map(str, values)))
+        case msgspec.inspect.VarTupleType(max_length=most):
+            return f"at most {most:,} texts"
+        case msgspec.inspect.StrType(max_length=most):
+            return f"a text of 1 to {most} characters" if most else "a text"
+    raise AssertionError(kind)
