@@ -515,6 +515,10 @@ async def _workers(queue: TaskQueue, count: int) -> bool:
     return len(workers) == count and all(worker.concurrency for worker in workers)
 
 
+async def _finished(queue: TaskQueue, tasks: int) -> bool:
+    return (await queue.stats()).finished >= tasks
+
+
 async def test_an_estimate_comes_true_on_a_steady_load(queue: TaskQueue) -> None:
     """Four users with backlogs, one of double weight; every so often one asks when its last task starts."""
     await queue.set_policy("u1", weight=2)
@@ -523,7 +527,8 @@ async def test_an_estimate_comes_true_on_a_steady_load(queue: TaskQueue) -> None
         await queue.enqueue_many([nap(0.02) for _ in range(250)], user_id=user_id)
     asked: list[tuple[Any, float, float]] = []
     async with Worker(queue, concurrency=8):
-        await asyncio.sleep(0.6)
+        await eventually(lambda: _workers(queue, 1))  # its first heartbeat tells its slots
+        await eventually(lambda: _finished(queue, 50))
         for round_ in range(24):
             user_id = users[round_ % 4]
             waiting = await queue.tasks(user_id, state="queued", limit=40)
