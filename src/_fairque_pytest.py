@@ -50,7 +50,7 @@ def fairque_server(pytestconfig: pytest.Config) -> Iterator[str]:
     if url:
         yield url
         return
-    from fairque.embedded import EmbeddedServer
+    from fairque.embedded.server import EmbeddedServer
     from fairque.errors import ConfigError
 
     try:

@@ -25,8 +25,8 @@ from fairque import (
     Worker,
     task,
 )
-from fairque.message import Message, encode_body, encode_value, new_nonce
-from fairque.task import registry
+from fairque.tasks.message import Message, encode_body, encode_value, new_nonce
+from fairque.tasks.task import registry
 from tests.support.eventually import eventually
 from tests.support.resp import RespClient
 

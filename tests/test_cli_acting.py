@@ -22,7 +22,7 @@ from fairque import Task, TaskQueue, TaskState, UnknownTask, Worker, task
 from fairque.cli.app import run as run_here
 from fairque.cli.problem import Problem
 from fairque.cli.target import load_task
-from fairque.embedded import free_port
+from fairque.embedded.server import free_port
 from fairque.models import Priority
 from tests.apps.served import greet, nap, stumble
 from tests.support.command import Ended, Run, run_command

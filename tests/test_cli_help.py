@@ -19,7 +19,7 @@ import typer
 from fairque import __version__
 from fairque.cli.app import PANELS, app
 from fairque.cli.app import run as run_here
-from fairque.embedded import EmbeddedServer
+from fairque.embedded.server import EmbeddedServer
 from tests.support.command import run_command
 from tests.support.process import ROOT
 

@@ -27,7 +27,7 @@ from fairque.cli.frame import Order, Sampler
 from fairque.cli.problem import Problem
 from fairque.cli.screen import draw
 from fairque.cli.times import ago, moment, span
-from fairque.embedded import EmbeddedServer
+from fairque.embedded.server import EmbeddedServer
 from tests.apps.served import greet, nap, stumble
 from tests.support.eventually import eventually
 from tests.support.process import ROOT

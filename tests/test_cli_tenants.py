@@ -27,8 +27,8 @@ from fairque import (
     task,
 )
 from fairque.cli.standing import MOST_BEHIND, Standing
-from fairque.config_policies import GroupConfig, LimitConfig, PolicyConfig
-from fairque.task import unregister
+from fairque.config.policies import GroupConfig, LimitConfig, PolicyConfig
+from fairque.tasks.task import unregister
 from tests.apps.served import greet, nap
 from tests.support.eventually import eventually
 from tests.support.process import ROOT, WorkerProcess

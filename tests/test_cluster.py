@@ -11,16 +11,16 @@ import pytest
 from redis.crc import key_slot
 
 from fairque import QueueUnavailable, StoreError, TaskCanceled, TaskEvent, TaskQueue, Worker, task
-from fairque.cluster import Cluster
-from fairque.keys import Keys
-from fairque.server_url import ServerUrl
+from fairque.redis.cluster import Cluster
+from fairque.redis.keys import Keys
+from fairque.redis.url import ServerUrl
 from tests.support.eventually import eventually
 from tests.support.fleet import ClusterNodes, execute, wait_for
 from tests.support.gate import Gate, new_gate, work
 from tests.support.servers import new_queue_name
 
 if TYPE_CHECKING:
-    from fairque.embedded import EmbeddedServer
+    from fairque.embedded.server import EmbeddedServer
 
 NEVER = 3600.0
 PATIENCE = 40.0

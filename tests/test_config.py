@@ -26,10 +26,10 @@ from fairque import (
     current_task,
     task,
 )
-from fairque.config import QueueConfig, RedisConfig, SchedulerConfig, WorkerConfig
-from fairque.config_values import parse_duration, shown_duration
-from fairque.embedded import EmbeddedServer
-from fairque.server_url import ServerUrl
+from fairque.config.config import QueueConfig, RedisConfig, SchedulerConfig, WorkerConfig
+from fairque.config.values import parse_duration, shown_duration
+from fairque.embedded.server import EmbeddedServer
+from fairque.redis.url import ServerUrl
 from tests.support.fleet import execute
 
 SECRET = "hunter2"

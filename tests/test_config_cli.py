@@ -15,7 +15,7 @@ from fairque.cli.journal import LogLevel
 from fairque.cli.problem import Problem
 from fairque.cli.reach import make_queue
 from fairque.cli.serving import Settings, make_worker
-from fairque.config import SchedulerConfig
+from fairque.config.config import SchedulerConfig
 from tests.apps.served import greet, whereabouts
 from tests.support.eventually import eventually
 from tests.support.process import WorkerProcess

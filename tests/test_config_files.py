@@ -10,8 +10,8 @@ import pytest
 
 from fairque import ConfigError, FairQueueConfig
 from fairque.cli.coverage import gaps
-from fairque.config import QueueConfig, RedisConfig, SchedulerConfig, WorkerConfig
-from fairque.server_url import ServerUrl
+from fairque.config.config import QueueConfig, RedisConfig, SchedulerConfig, WorkerConfig
+from fairque.redis.url import ServerUrl
 from tests.support.process import ROOT
 
 SHIPPED = ROOT / "config"

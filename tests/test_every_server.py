@@ -23,7 +23,7 @@ from tests.support.eventually import eventually
 from tests.support.gate import Gate, new_gate, work
 
 if TYPE_CHECKING:
-    from fairque.delivery import Delivery
+    from fairque.redis.delivery import Delivery
     from tests.support.servers import Server
 
 pytestmark = pytest.mark.every_server

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairque.fairness import FairChoice, SortedSet
-from fairque.model_queue import Delivery, ModelQueue, ModelTask
+from fairque.fairness.choice import FairChoice, SortedSet
+from fairque.fairness.model_queue import Delivery, ModelQueue, ModelTask
 from fairque.models import TaskState
 from tests.support.fair_share import FairShareWitness
 from tests.support.traffic import Claim, Enqueue, Settle, Step, Steps, costs, steps, tenants, weights

@@ -40,8 +40,8 @@ from fairque import (
     task,
 )
 from fairque.contrib.fastapi import QueueDep, health, install_handlers, lifespan, queue_dep
-from fairque.embedded import EmbeddedServer
-from fairque.task import unregister
+from fairque.embedded.server import EmbeddedServer
+from fairque.tasks.task import unregister
 from tests.support.eventually import eventually
 from tests.support.process import WorkerProcess
 from tests.support.servers import Server

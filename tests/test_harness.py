@@ -17,12 +17,12 @@ from tests.support.resp import RedisError, RespClient, encode, reply_end
 from tests.support.servers import new_queue_name, own_keys
 
 if TYPE_CHECKING:
-    from fairque.embedded import EmbeddedServer
+    from fairque.embedded.server import EmbeddedServer
     from tests.support.process import WorkerProcess
     from tests.support.proxy import CuttingProxy
     from tests.support.servers import Server
 
-    Connect = Callable[[], Awaitable["Wire"]]
+    Connect = Callable[[], Awaitable["Requester"]]
 
 # Leaks
 
@@ -241,7 +241,7 @@ def test_the_end_of_a_reply_is_found_and_not_before_it_arrived(reply: bytes) -> 
 # The proxy
 
 
-class Wire:
+class Requester:
     """An asyncio connection that says what it sends and gets."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -277,11 +277,11 @@ class Wire:
 
 @pytest.fixture
 async def connect(proxy: CuttingProxy) -> AsyncIterator[Connect]:
-    wires: list[Wire] = []
+    wires: list[Requester] = []
 
-    async def open_one() -> Wire:
+    async def open_one() -> Requester:
         parts = urlsplit(proxy.url)
-        wire = Wire(*await asyncio.open_connection(parts.hostname, parts.port))
+        wire = Requester(*await asyncio.open_connection(parts.hostname, parts.port))
         wires.append(wire)
         if parts.password:
             await wire.ask("AUTH", unquote(parts.password))

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fairque import QueueUnavailable, TaskEvent, TaskQueue, TaskState, UnknownTask, Worker
-from fairque.scripts import load
+from fairque.redis.scripts import load
 from tests.support.eventually import eventually
 from tests.support.gate import Gate, new_gate, work
 from tests.support.outages import OUTAGES, execute, killed, out_of_memory
 from tests.support.proxy import CuttingProxy
 
 if TYPE_CHECKING:
-    from fairque.delivery import Delivery
-    from fairque.embedded import EmbeddedServer
+    from fairque.embedded.server import EmbeddedServer
+    from fairque.redis.delivery import Delivery
     from tests.support.servers import Server
 
     GoDown = Callable[[], AbstractContextManager[None]]
@@ -257,7 +257,7 @@ async def test_a_worker_told_to_leave_during_an_outage_leaves(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("fairque.worker.GOODBYE_SECONDS", 0.3)
+    monkeypatch.setattr("fairque.worker.worker.GOODBYE_SECONDS", 0.3)
     async with Worker(queue) as worker:
         handle = await queue.enqueue(work(1), user_id="acme")
         await eventually(lambda: gate.started)
@@ -476,7 +476,7 @@ async def test_without_a_url_and_without_a_server_the_error_names_three_ways_out
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("FAIRQUE_REDIS_URL", raising=False)
-    monkeypatch.setattr("fairque.connection.DEFAULT_URL", f"redis://localhost:{closed_port()}")
+    monkeypatch.setattr("fairque.redis.connector.DEFAULT_URL", f"redis://localhost:{closed_port()}")
     with unavailable_in_time("Redis at redis://localhost") as caught:
         async with TaskQueue(timeout=PATIENCE):
             pass

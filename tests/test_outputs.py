@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec.msgpack import Ext
 
 from fairque import BadArguments, InvalidInput, Task, parallel, task
-from fairque.signature import resolve
+from fairque.tasks.signature import resolve
 
 examples = settings(derandomize=True, deadline=None, max_examples=300)
 

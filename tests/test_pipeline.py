@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairque import InvalidInput, Pipeline, Task, parallel, sequential, task
-from fairque.pipeline import Composable
+from fairque.tasks.pipeline import Composable
 
 Edges = set[tuple[Composable, Composable]]
 examples = settings(derandomize=True, deadline=None, max_examples=300)

@@ -13,11 +13,11 @@ import msgspec
 import pytest
 
 from fairque import Breaker, DependencyError, QueueFull, Rate
-from fairque.delivery import Delivery, Needs
-from fairque.keys import encode_user
-from fairque.message import Message, encode_body, new_nonce
 from fairque.policy import changes_of
-from fairque.store import Store
+from fairque.redis.delivery import Delivery, Needs
+from fairque.redis.keys import encode_user
+from fairque.redis.store import Store
+from fairque.tasks.message import Message, encode_body, new_nonce
 from tests.support.core import HOUR_MS, MAX_BODY, STEP_MS, Core, new_task, outcome
 from tests.support.eventually import eventually
 from tests.support.servers import Server

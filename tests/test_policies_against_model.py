@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from fairque import Breaker, Rate
-from fairque.fairness import EVERYONE, Group
-from fairque.model_policies import EVERYBODY
-from fairque.model_task import Kind
+from fairque.fairness.choice import EVERYONE, Group
+from fairque.fairness.model_policies import EVERYBODY
+from fairque.fairness.model_task import Kind
 from tests.support.core import LONG_LEASE_MS
 from tests.support.mirror import Held, Mirror, Order
 from tests.support.play import IDS, LATE_MS, SHORT_LEASE_MS, SOON_MS, USERS, WORKERS, finish, robbery

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairque import Breaker, QueueFull, Rate
-from fairque.fairness import FairChoice
-from fairque.model_queue import Delivery, Kind, ModelQueue, ModelTask
+from fairque.fairness.choice import FairChoice
+from fairque.fairness.model_queue import Delivery, Kind, ModelQueue, ModelTask
 from tests.support.fair_share import FairShareWitness
 from tests.support.traffic import Claim, Enqueue, Settle, Step, Steps, costs, steps, tenants, weights
 

@@ -24,8 +24,8 @@ import typer
 import fairque
 from fairque import TaskQueue, TaskState, Worker, config, config_policies
 from fairque.cli.app import app
-from fairque.config_values import Section, shown_duration
-from fairque.task import registry, unregister
+from fairque.config.values import Section, shown_duration
+from fairque.tasks.task import registry, unregister
 from tests.support.process import ROOT, WorkerProcess
 from tests.support.servers import URL_VARIABLE, Server
 

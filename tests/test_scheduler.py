@@ -26,9 +26,9 @@ from fairque import (
     Worker,
     task,
 )
-from fairque.schedule_store import ScheduleStore
-from fairque.scripts import load
-from fairque.task import registry, unregister
+from fairque.redis.scripts import load
+from fairque.redis.store_schedules import ScheduleStore
+from fairque.tasks.task import registry, unregister
 from tests.support.core import Core
 from tests.support.eventually import eventually
 
@@ -203,7 +203,7 @@ async def test_schedules_are_listed_by_user_and_state(scheduler: TaskScheduler):
 
 
 async def test_a_long_list_is_read_in_pages(scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("fairque.scheduler.PAGE", 2)
+    monkeypatch.setattr("fairque.scheduler.scheduler.PAGE", 2)
     for number in range(5):
         await add(scheduler, schedule_id=str(number))
     assert [schedule.schedule_id for schedule in await scheduler.list_schedules()] == list("01234")
@@ -285,7 +285,7 @@ async def test_looking_ahead_fires_slot_after_slot(scheduler: TaskScheduler, que
 
 
 async def test_looking_too_far_ahead_is_refused(scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("fairque.schedule_loop.MOST_FIRED", 3)
+    monkeypatch.setattr("fairque.scheduler.loop.MOST_FIRED", 3)
     await add(scheduler)
     with pytest.raises(InvalidInput, match="3 firings"):
         await scheduler.fire_due(10 * 3600)

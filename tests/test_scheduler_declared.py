@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fairque import ScheduleState, TaskQueue, TaskScheduler, Worker, task
-from fairque.declarations import Declarations
-from fairque.firing import Template
-from fairque.schedule_store import ScheduleStore
-from fairque.task import registry
+from fairque.redis.store_schedules import ScheduleStore
+from fairque.scheduler.declarations import Declarations
+from fairque.scheduler.firing import Template
+from fairque.tasks.task import registry
 from tests.support.core import Core
 from tests.support.eventually import eventually
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fairque import TaskQueue, TaskScheduler, UnknownSchedule
-from fairque.task import Task
+from fairque.tasks.task import Task
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairque import InvalidInput
-from fairque.schedule import Spec, moment_of, spec_of
-from fairque.schedule_plan import Plan, jittered, plan
-from fairque.timetable import Timetable, check_cron, check_timezone
+from fairque.schedule.spec import Spec, moment_of, spec_of
+from fairque.schedule.timetable import Timetable, check_cron, check_timezone
+from fairque.scheduler.misfire import Plan, jittered, plan
 
 MINUTE = 60_000
 HOUR = 60 * MINUTE

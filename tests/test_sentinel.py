@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fairque import QueueUnavailable, StoreError, TaskEvent, TaskHandle, TaskQueue, Worker, task
-from fairque.connection import Connector
-from fairque.wire import Wire, pack
+from fairque.redis.connector import Connector
+from fairque.redis.requester import Requester, pack
 from tests.support.eventually import eventually
 from tests.support.fleet import SERVICE, Watched, execute
 from tests.support.gate import Gate, new_gate, work
 
 if TYPE_CHECKING:
-    from fairque.embedded import EmbeddedServer
+    from fairque.embedded.server import EmbeddedServer
 
 SECRET = "hunter2"
 NEVER = 3600.0
@@ -101,7 +101,7 @@ async def test_a_master_that_hangs_is_left_by_those_who_are_about_to_connect(wat
     pid = watched.master.pid
     assert pid is not None
     connector = Connector(watched.url, timeout=0.5)
-    first, second = Wire(connector), Wire(connector)
+    first, second = Requester(connector), Requester(connector)
     assert await first.request(pack(("PING",))) == b"PONG"
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -112,7 +112,7 @@ async def test_a_master_that_hangs_is_left_by_those_who_are_about_to_connect(wat
         await second.close()
 
 
-async def answers(wire: Wire) -> bool:
+async def answers(wire: Requester) -> bool:
     try:
         return bool(await wire.request(pack(("PING",))))
     except QueueUnavailable:

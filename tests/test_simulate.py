@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from fairque.contention import Contention, jains_index
-from fairque.delivery import Delivery
 from fairque.errors import InvalidInput
-from fairque.keys import encode_user
-from fairque.simulate import POLICIES, Policy, PolicyName, Run, check_policy, new_policy, simulate
-from fairque.simulation_report import bounded_slowdown, percentile, report_on
-from fairque.trace_files import Job, in_order
+from fairque.fairness.contention import Contention, jains_index
+from fairque.fairness.report import bounded_slowdown, percentile, report_on
+from fairque.fairness.simulate import POLICIES, Policy, PolicyName, Run, check_policy, new_policy, simulate
+from fairque.fairness.trace_files import Job, in_order
+from fairque.redis.delivery import Delivery
+from fairque.redis.keys import encode_user
 from tests.support.core import Core
 from tests.support.servers import Server
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fairque.errors import InvalidInput
-from fairque.trace_files import UNKNOWN_USER, Format, Job, in_order, read_trace
+from fairque.fairness.trace_files import UNKNOWN_USER, Format, Job, in_order, read_trace
 
 CSV = "time,user,duration,cost\n10,ann,2.5,3\n12,bob,0,1\n"
 HEADER = "; Version: 2.2\n; Computer: \xa0none\n; this is no label\n;\n"

@@ -32,10 +32,10 @@ from fairque import (
     current_task,
     task,
 )
-from fairque.config import FairQueueConfig, QueueConfig
-from fairque.embedded import EmbeddedServer
+from fairque.config.config import FairQueueConfig, QueueConfig
+from fairque.embedded.server import EmbeddedServer
 from fairque.sync import PipelineHandle, TaskHandle, TaskQueue, XComManager
-from fairque.task import unregister
+from fairque.tasks.task import unregister
 from tests.support.process import WorkerProcess
 from tests.support.servers import Server
 from tests.workers import tasks

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import fairque.store
+import fairque.redis.store
 from fairque import (
     InvalidInput,
     Priority,
@@ -25,7 +25,7 @@ from fairque import (
     current_task,
     task,
 )
-from fairque.task import registry, unregister
+from fairque.tasks.task import registry, unregister
 from fairque.testing import EnqueuedTask, advance, assert_enqueued, enqueued, run_all, temporary_queue
 from tests.support.servers import Server
 
@@ -282,7 +282,7 @@ async def test_advance_fires_the_slots_of_schedules_that_come_within_that_time(q
 
 
 async def test_advance_refuses_more_than_it_can_move_at_once(queue: TaskQueue, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fairque.store, "MOST_ADVANCED", 1)
+    monkeypatch.setattr(fairque.redis.store, "MOST_ADVANCED", 1)
     await queue.enqueue(say("one"), user_id="acme", delay=HOUR)
     assert await advance(queue, HOUR) == 1
     await queue.enqueue(say("two"), user_id="acme", delay=HOUR)

@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from fairque import store
-from fairque.delivery import Delivery, Needs, Outcome
 from fairque.errors import DependencyError
-from fairque.keys import encode_user
-from fairque.message import new_nonce
-from fairque.scripts import Script, load
+from fairque.redis import store
+from fairque.redis.delivery import Delivery, Needs, Outcome
+from fairque.redis.keys import encode_user
+from fairque.redis.scripts import Script, load
+from fairque.tasks.message import new_nonce
 from tests.support.core import HOUR_MS, STEP_MS, Core, new_task, outcome
 from tests.support.servers import Server
 from tests.support.workflow_model import LIVING, Found, UserModel, Wish

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairque import store_xcom
-from fairque.embedded import EmbeddedServer
+from fairque.embedded.server import EmbeddedServer
 from fairque.errors import FairqueError, InvalidInput, MessageTooLarge, QueueUnavailable, XComMissing
-from fairque.keys import encode_user
-from fairque.store import Store
-from fairque.xcom import BlockingXCom, XCom, XComManager, ttl_to_ms
+from fairque.queue.xcom import BlockingXCom, XCom, XComManager, ttl_to_ms
+from fairque.redis import store_xcom
+from fairque.redis.keys import encode_user
+from fairque.redis.store import Store
 from tests.support.core import Core
 from tests.support.eventually import eventually
 from tests.support.proxy import CuttingProxy

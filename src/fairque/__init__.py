@@ -1,8 +1,6 @@
 """fairque: a multi-tenant fair task queue on Redis Streams."""
 
-from fairque.config import FairQueueConfig
-from fairque.context import TaskContext, current_task
-from fairque.dead_letters import DeadLetter
+from fairque.config.config import FairQueueConfig
 from fairque.errors import (
     BadArguments,
     ConfigError,
@@ -24,15 +22,6 @@ from fairque.errors import (
     UnknownTask,
     XComMissing,
 )
-from fairque.executor import TaskHandler
-from fairque.explain import Certainty, Explanation, Reason, Waiting
-from fairque.failure import Failure
-from fairque.handle import (
-    Cancellation,
-    TaskHandle,
-)
-from fairque.hooks import TaskEvent
-from fairque.message import Firing
 from fairque.metrics import Metrics, Waits
 from fairque.models import (
     Attempt,
@@ -45,25 +34,36 @@ from fairque.models import (
     UserInfo,
     WorkerInfo,
 )
-from fairque.pipeline import Pipeline, parallel, sequential
-from fairque.pipeline_handle import PipelineHandle, PipelineState
 from fairque.policy import Breaker, Policy, Rate, TaskLimit
-from fairque.purge import Purged
-from fairque.queue import TaskQueue
-from fairque.retry import RetryPolicy
-from fairque.schedule import ScheduledTask, ScheduleState
-from fairque.scheduler import TaskScheduler
-from fairque.task import (
+from fairque.queue.dead_letters import DeadLetter
+from fairque.queue.explain import Certainty, Explanation, Reason, Waiting
+from fairque.queue.handle import (
+    Cancellation,
+    TaskHandle,
+)
+from fairque.queue.pipeline_handle import PipelineHandle, PipelineState
+from fairque.queue.purge import Purged
+from fairque.queue.queue import TaskQueue
+from fairque.queue.usage import Demand, Share, Shares, UsageHour
+from fairque.queue.xcom import BlockingXCom, XCom, XComManager
+from fairque.schedule.spec import ScheduledTask, ScheduleState
+from fairque.scheduler.scheduler import TaskScheduler
+from fairque.tasks.failure import Failure
+from fairque.tasks.message import Firing
+from fairque.tasks.options import TaskOptions
+from fairque.tasks.pipeline import Pipeline, parallel, sequential
+from fairque.tasks.retry import RetryPolicy
+from fairque.tasks.task import (
     Task,
     TaskFunction,
     task,
     xcom_task,
 )
-from fairque.task_options import TaskOptions
-from fairque.usage import Demand, Share, Shares, UsageHour
 from fairque.version import __version__
-from fairque.worker import Worker
-from fairque.xcom import BlockingXCom, XCom, XComManager
+from fairque.worker.context import TaskContext, current_task
+from fairque.worker.executor import TaskHandler
+from fairque.worker.hooks import TaskEvent
+from fairque.worker.worker import Worker
 
 __all__ = [
     "Attempt",

@@ -23,11 +23,11 @@ from rich.table import Table
 from server import server
 
 from fairque import TaskQueue, Worker, task
-from fairque.contention import Contention
-from fairque.simulate import Run, new_policy, simulate
-from fairque.simulation_report import Report, report_on
-from fairque.task_options import MAX_COST, MIN_COST
-from fairque.trace_files import Job, in_order, read_trace
+from fairque.fairness.contention import Contention
+from fairque.fairness.report import Report, report_on
+from fairque.fairness.simulate import Run, new_policy, simulate
+from fairque.fairness.trace_files import Job, in_order, read_trace
+from fairque.tasks.options import MAX_COST, MIN_COST
 
 DAY = 86_400
 BOUND = 60.0  # seconds of the trace: some milliseconds of ours, and nothing shorter can be measured

@@ -20,8 +20,8 @@ import zlib
 from array import array
 from collections import deque
 
-from fairque.fairness import FairChoice
-from fairque.simulation_report import percentile
+from fairque.fairness.choice import FairChoice
+from fairque.fairness.report import percentile
 
 TASK_SECONDS = 1.0  # mean; exponential
 QUIET_LOAD = 0.3  # part of all slots that quiet users ask for

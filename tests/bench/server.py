@@ -37,7 +37,7 @@ def _binary() -> str:
     found = shutil.which("redis-server") or shutil.which("valkey-server")
     if found:
         return found
-    from fairque.embedded_binary import server_binary
+    from fairque.embedded.binary import server_binary
 
     return str(server_binary())
 

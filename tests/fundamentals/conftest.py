@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fairque.task import registry
+from fairque.tasks.task import registry
 
 
 @pytest.fixture(autouse=True)

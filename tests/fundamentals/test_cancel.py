@@ -18,9 +18,9 @@ from fairque import (
     current_task,
     task,
 )
-from fairque.handle import Cancellation
-from fairque.keys import encode_user
-from fairque.task import registry
+from fairque.queue.handle import Cancellation
+from fairque.redis.keys import encode_user
+from fairque.tasks.task import registry
 from tests.fundamentals import in_processes
 from tests.support.core import Core
 from tests.support.eventually import eventually

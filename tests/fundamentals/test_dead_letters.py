@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from fairque import InvalidInput, TaskFailed, TaskQueue, TaskState, UnknownTask, Worker, current_task, task
-from fairque.dead_letters import DeadLetters
-from fairque.store import Store
-from fairque.task import registry
+from fairque.queue.dead_letters import DeadLetters
+from fairque.redis.store import Store
+from fairque.tasks.task import registry
 from tests.support.core import outcome
 from tests.support.eventually import eventually
 

@@ -16,7 +16,7 @@ from fairque import (
     current_task,
     task,
 )
-from fairque.task import registry
+from fairque.tasks.task import registry
 from tests.support.core import outcome
 from tests.support.eventually import eventually
 from tests.support.resp import RespClient

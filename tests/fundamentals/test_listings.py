@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from fairque import InvalidInput, Priority, TaskInfo, TaskQueue, TaskState, Worker, task
-from fairque.task import registry
+from fairque.tasks.task import registry
 from tests.support.eventually import eventually
 from tests.support.resp import RespClient
 

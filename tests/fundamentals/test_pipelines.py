@@ -32,9 +32,9 @@ from fairque import (
     sequential,
     task,
 )
-from fairque.plan import MAX_TASKS
-from fairque.scripts import load as script
-from fairque.task import registry
+from fairque.queue.plan import MAX_TASKS
+from fairque.redis.scripts import load as script
+from fairque.tasks.task import registry
 from tests.fundamentals import in_processes
 from tests.support.eventually import eventually
 from tests.support.proxy import CuttingProxy

@@ -27,7 +27,7 @@ from fairque import (
     Worker,
     task,
 )
-from fairque.task import registry
+from fairque.tasks.task import registry
 from tests.support.eventually import eventually
 from tests.support.resp import RespClient
 
@@ -469,7 +469,7 @@ async def is_unknown(handle: TaskHandle) -> bool:
 
 
 def subscribers(server, queue_name: str, handle: TaskHandle) -> int:
-    from fairque.keys import Keys
+    from fairque.redis.keys import Keys
 
     channel = Keys(queue_name).done_channel(handle.user_id, handle.task_id)
     return server.execute("PUBSUB", "NUMSUB", channel)[1]

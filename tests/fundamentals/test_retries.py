@@ -22,7 +22,7 @@ from fairque import (
     current_task,
     task,
 )
-from fairque.task import registry, unregister
+from fairque.tasks.task import registry, unregister
 from tests.support.eventually import eventually
 
 AT_ONCE = RetryPolicy(max=3, base=0)

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from fairque import InvalidInput, Retry, TaskInfo, TaskQueue, TaskState, UnknownTask, Worker, current_task, task
-from fairque.progress import INTERVAL
-from fairque.task import registry
+from fairque.tasks.task import registry
+from fairque.worker.progress import INTERVAL
 from tests.support.core import outcome
 from tests.support.eventually import eventually
 from tests.support.resp import RespClient

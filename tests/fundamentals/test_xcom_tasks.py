@@ -28,8 +28,8 @@ from fairque import (
     task,
     xcom_task,
 )
-from fairque.scripts import load
-from fairque.task import registry
+from fairque.redis.scripts import load
+from fairque.tasks.task import registry
 from tests.fundamentals import in_processes
 from tests.support.proxy import CuttingProxy
 from tests.support.servers import Server

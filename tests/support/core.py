@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fairque.connection import Connector
-from fairque.delivery import Claim, Delivery, NewTask, Outcome
-from fairque.keys import Keys
-from fairque.message import Message, encode_body, new_nonce
-from fairque.store import Store, renew
-from fairque.wire import BlockingWire
+from fairque.redis.connector import Connector
+from fairque.redis.delivery import Claim, Delivery, NewTask, Outcome
+from fairque.redis.keys import Keys
+from fairque.redis.requester import BlockingRequester
+from fairque.redis.store import Store, renew
+from fairque.tasks.message import Message, encode_body, new_nonce
 from tests.support.resp import RespClient
 
 if TYPE_CHECKING:
@@ -86,11 +86,11 @@ class Core:
         self._connector = Connector(url)
         self.store = Store(self._connector, self.keys)
         self._client = RespClient(url)
-        self._wire: BlockingWire | None = None
+        self._requester: BlockingRequester | None = None
 
     async def __aenter__(self) -> Self:
         await self._connector.open()
-        self._wire = BlockingWire(self._connector)
+        self._requester = BlockingRequester(self._connector)
         return self
 
     async def __aexit__(
@@ -99,8 +99,8 @@ class Core:
         await self.store.close()
         await self._connector.close()
         self._client.close()
-        if self._wire is not None:
-            self._wire.close()
+        if self._requester is not None:
+            self._requester.close()
 
     # The scripts
 
@@ -154,8 +154,8 @@ class Core:
         return served
 
     def renew(self, worker: str, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        assert self._wire is not None
-        return renew(self._wire, self.keys, worker, {"pid": 1}, deliveries)[0]
+        assert self._requester is not None
+        return renew(self._requester, self.keys, worker, {"pid": 1}, deliveries)[0]
 
     # What is in Redis
 

@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fairque.embedded import EmbeddedServer, free_port
-from fairque.embedded_binary import server_binary
-from fairque.locks import until
+from fairque.embedded.binary import server_binary
+from fairque.embedded.locks import until
+from fairque.embedded.server import EmbeddedServer, free_port
 from tests.support.resp import RedisError, RespClient
 
 SERVICE = "mymaster"

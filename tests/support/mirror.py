@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from fairque import model_queue
-from fairque.delivery import Delivery, NewTask
 from fairque.errors import QueueFull
-from fairque.fairness import EVERYONE, Group
-from fairque.keys import encode_user
-from fairque.message import Message, encode_body
-from fairque.model_policies import EVERYBODY
-from fairque.model_queue import Ending, Kind, ModelQueue, ModelTask
+from fairque.fairness import model_queue
+from fairque.fairness.choice import EVERYONE, Group
+from fairque.fairness.model_policies import EVERYBODY
+from fairque.fairness.model_queue import Ending, Kind, ModelQueue, ModelTask
 from fairque.policy import Policy, Rate, changes_of
+from fairque.redis.delivery import Delivery, NewTask
+from fairque.redis.keys import encode_user
+from fairque.tasks.message import Message, encode_body
 from tests.support.core import HOUR_MS, MAX_BODY, STEP_MS, outcome
 from tests.support.mirror_view import agree, ended, expected, seen
 from tests.support.timed import TimedCore

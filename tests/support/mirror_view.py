@@ -6,15 +6,15 @@ from typing import Any
 
 import msgspec
 
-from fairque.fairness import Line, Party
-from fairque.keys import encode_user
+from fairque.fairness.choice import Line, Party
+from fairque.fairness.model_limits import NameLimit
+from fairque.fairness.model_policies import Marks
+from fairque.fairness.model_queue import ModelQueue, ModelTask, Tally
+from fairque.fairness.model_task import LANES
 from fairque.metrics import metrics_in
-from fairque.model_limits import NameLimit
-from fairque.model_policies import Marks
-from fairque.model_queue import ModelQueue, ModelTask, Tally
-from fairque.model_task import LANES
 from fairque.models import TaskState
 from fairque.policy import Policy, changes_of
+from fairque.redis.keys import encode_user
 from tests.support.core import Key
 
 KEPT_ERRORS = 20

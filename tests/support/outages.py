@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from fairque.locks import until
+from fairque.embedded.locks import until
 from tests.support.resp import RedisError, RespClient
 
 if TYPE_CHECKING:
-    from fairque.embedded import EmbeddedServer
+    from fairque.embedded.server import EmbeddedServer
 
 
 def execute(server: EmbeddedServer, *arguments: str | int) -> Any:

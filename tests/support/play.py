@@ -11,9 +11,9 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from fairque.fairness import EVERYONE
-from fairque.model_policies import EVERYBODY
-from fairque.model_task import Kind
+from fairque.fairness.choice import EVERYONE
+from fairque.fairness.model_policies import EVERYBODY
+from fairque.fairness.model_task import Kind
 from fairque.models import TaskState
 from tests.support.core import LONG_LEASE_MS
 from tests.support.mirror import Held, Mirror, Order

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pytest_asyncio import is_async_test
 
-from fairque.embedded import EmbeddedServer
+from fairque.embedded.server import EmbeddedServer
 from tests.support.leaks import Possessions, end_of_tasks, still_there
 from tests.support.process import WorkerProcess
 from tests.support.proxy import CuttingProxy

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fairque.embedded import EmbeddedServer, free_port
-from fairque.locks import until
+from fairque.embedded.locks import until
+from fairque.embedded.server import EmbeddedServer, free_port
 from tests.support.resp import RespClient
 
 URL_VARIABLE = "FAIRQUE_TEST_REDIS_URL"

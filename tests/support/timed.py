@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from fairque.connection import Connector
-from fairque.keys import Keys
-from fairque.scripts import load
-from fairque.store import Store
-from fairque.wire import pack
+from fairque.redis.connector import Connector
+from fairque.redis.keys import Keys
+from fairque.redis.requester import pack
+from fairque.redis.scripts import load
+from fairque.redis.store import Store
 from tests.support.core import Core
 
 _READS_CLOCK = b"local now_text"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from fairque.keys import encode_user
+from fairque.redis.keys import encode_user
 from tests.support.core import Key
 
 LIVING = ("deferred", "scheduled", "queued", "started")

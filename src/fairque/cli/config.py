@@ -13,8 +13,8 @@ from fairque.cli.coverage import gaps
 from fairque.cli.output import print_json, print_table
 from fairque.cli.problem import FAILED, USAGE
 from fairque.cli.reach import AsJson
-from fairque.config import Loaded
-from fairque.config_values import Section, shown_duration
+from fairque.config.config import Loaded
+from fairque.config.values import Section, shown_duration
 
 __all__ = ["app"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fairque.cli.interruption import Interruption
-from fairque.embedded import EmbeddedServer
+from fairque.embedded.server import EmbeddedServer
 
 if TYPE_CHECKING:
     from fairque.cli.showcase.load import Load

@@ -19,8 +19,8 @@ from fairque.cli.reach import AsJson, ConfigFile, QueueName, Url, make_queue, on
 from fairque.cli.target import load_task
 from fairque.cli.values import check_timeout, parse_json, parse_moment, parse_priority, shown
 from fairque.errors import BadArguments, FairqueError
-from fairque.message import encode_value
-from fairque.task_options import NO_OPTIONS
+from fairque.tasks.message import encode_value
+from fairque.tasks.options import NO_OPTIONS
 
 __all__ = ["command", "make_task"]
 

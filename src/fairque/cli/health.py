@@ -13,7 +13,7 @@ from fairque.cli.output import print_json, print_table
 from fairque.cli.reach import AsJson, ConfigFile, QueueName, Url, make_queue, on_queue
 from fairque.cli.standing import Standing, standings
 from fairque.cli.times import span
-from fairque.usage import shares
+from fairque.queue.usage import shares
 
 __all__ = ["command"]
 

@@ -11,7 +11,7 @@ from fairque import Demand, QueueStats, Shares, TaskQueue, UserInfo, WorkerInfo
 from fairque.cli.output import make_table
 from fairque.cli.standing import Standing, standings
 from fairque.cli.times import ago, span
-from fairque.usage import demand, shares
+from fairque.queue.usage import demand, shares
 
 __all__ = ["Overview", "counters_table", "look", "totals_table", "users_table", "workers_table"]
 

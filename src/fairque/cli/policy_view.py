@@ -12,7 +12,7 @@ import typer
 from fairque import Breaker, Policy, TaskLimit, TaskQueue
 from fairque.cli.output import print_fields, print_table
 from fairque.cli.times import NOTHING
-from fairque.tenants import EVERYBODY, MOST_LISTED
+from fairque.queue.tenants import EVERYBODY, MOST_LISTED
 
 __all__ = ["Governed", "Rules", "fields_of", "print_governed", "print_rules", "shown_rule"]
 

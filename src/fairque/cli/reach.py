@@ -12,7 +12,7 @@ import typer
 
 from fairque import ConfigError, FairQueueConfig, TaskQueue
 from fairque.cli.problem import Problem
-from fairque.config import RedisConfig
+from fairque.config.config import RedisConfig
 
 __all__ = ["AsJson", "ConfigFile", "QueueName", "Url", "load_config", "make_queue", "on_queue"]
 

@@ -14,7 +14,7 @@ import typer
 
 from fairque.cli.output import print_json_line
 from fairque.cli.problem import FAILED, Problem
-from fairque.embedded import EmbeddedServer
+from fairque.embedded.server import EmbeddedServer
 
 __all__ = ["command"]
 

@@ -17,7 +17,7 @@ from types import FrameType
 from fairque import FairQueueConfig, TaskQueue, Worker
 from fairque.cli import journal
 from fairque.cli.lifeline import REPEATED_SECONDS, follow_parent
-from fairque.config import WorkerConfig
+from fairque.config.config import WorkerConfig
 
 __all__ = ["Settings", "make_worker", "serve"]
 

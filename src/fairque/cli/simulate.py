@@ -12,11 +12,11 @@ from fairque.checks import check_number
 from fairque.cli.problem import FAILED, Problem
 from fairque.cli.reach import AsJson
 from fairque.cli.simulation_output import show, show_json, write_csv
+from fairque.fairness.report import DEFAULT_BOUND, Report, report_on
+from fairque.fairness.simulate import MAX_SLOTS, PolicyName, check_policy, new_policy, simulate
+from fairque.fairness.trace_files import Format, Job, parse_number, read_trace
 from fairque.policy import LEAST_WEIGHT, MOST_WEIGHT
-from fairque.simulate import MAX_SLOTS, PolicyName, check_policy, new_policy, simulate
-from fairque.simulation_report import DEFAULT_BOUND, Report, report_on
-from fairque.task_options import MAX_COST, MIN_COST
-from fairque.trace_files import Format, Job, parse_number, read_trace
+from fairque.tasks.options import MAX_COST, MIN_COST
 
 __all__ = ["command"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 from fairque.cli.output import print_json, print_table
-from fairque.simulation_report import Report, UserReport
+from fairque.fairness.report import Report, UserReport
 
 __all__ = ["show", "show_json", "write_csv"]
 

@@ -9,7 +9,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fairque.simulation_report import Report
+from fairque.fairness.report import Report
 
 __all__ = ["draw", "draw_lines"]
 

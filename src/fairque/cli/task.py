@@ -12,7 +12,7 @@ from fairque.cli.attempts import print_attempts
 from fairque.cli.output import print_fields, print_json
 from fairque.cli.reach import AsJson, ConfigFile, QueueName, Url, make_queue, on_queue
 from fairque.cli.times import moment, span
-from fairque.message import BadMessage, decode_body, decode_record, is_payload
+from fairque.tasks.message import BadMessage, decode_body, decode_record, is_payload
 
 __all__ = ["command"]
 

@@ -17,8 +17,8 @@ from fairque.cli.problem import Problem
 from fairque.cli.reach import AsJson, ConfigFile, QueueName, Url, make_queue, on_queue
 from fairque.cli.times import span
 from fairque.cli.values import parse_moment
-from fairque.config_values import parse_duration
-from fairque.tenants import EVERYBODY, KEPT_DAYS
+from fairque.config.values import parse_duration
+from fairque.queue.tenants import EVERYBODY, KEPT_DAYS
 
 __all__ = ["command"]
 

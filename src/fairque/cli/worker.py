@@ -20,7 +20,7 @@ from fairque.cli.reach import load_config
 from fairque.cli.serving import Settings, make_worker, serve
 from fairque.cli.supervisor import Supervisor
 from fairque.cli.target import load_module, load_queue
-from fairque.config import WorkerConfig
+from fairque.config.config import WorkerConfig
 
 __all__ = ["command"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Generic, TypeVar, cast
 
-from fairque import handle, pipeline_handle
+from fairque.queue import handle, pipeline_handle
 from fairque.sync.face import Face, blocking, faced, iterating
 
 __all__ = ["PipelineHandle", "TaskHandle"]

@@ -10,14 +10,15 @@ from functools import partial, wraps
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast, overload
 
-from fairque import ConfigError, DeadLetter, Pipeline, Priority, Task, Worker, handle, queue
-from fairque.config import FairQueueConfig
+from fairque import ConfigError, DeadLetter, Pipeline, Priority, Task, Worker
+from fairque.config.config import FairQueueConfig
+from fairque.queue import handle, queue
+from fairque.queue.xcom import DEFAULT_NAMESPACE
 from fairque.sync.face import blocking, faced
 from fairque.sync.handle import PipelineHandle, TaskHandle
 from fairque.sync.session import Session, opening
 from fairque.sync.xcom import XComManager
-from fairque.task_options import Dependency
-from fairque.xcom import DEFAULT_NAMESPACE
+from fairque.tasks.options import Dependency
 
 __all__ = ["TaskQueue"]
 

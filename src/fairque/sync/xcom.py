@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fairque import xcom
+from fairque.queue import xcom
 from fairque.sync.face import Face, blocking
 
 __all__ = ["XComManager"]

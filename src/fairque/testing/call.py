@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from fairque import BadArguments, InvalidInput
-from fairque.message import NIL, Message, encode_value, is_payload
-from fairque.signature import resolve
-from fairque.task import get_function
+from fairque.tasks.message import NIL, Message, encode_value, is_payload
+from fairque.tasks.signature import resolve
+from fairque.tasks.task import get_function
 
 __all__ = ["Call", "call_in"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fairque import InvalidInput, TaskQueue, TaskScheduler
 from fairque.checks import check_seconds
-from fairque.message import new_nonce
+from fairque.tasks.message import new_nonce
 
 __all__ = ["advance"]
 

@@ -9,8 +9,8 @@ import msgspec
 
 from fairque import InvalidInput, Priority, Task, TaskFunction, TaskQueue, TaskState
 from fairque.checks import check_count, check_id
-from fairque.message import decode_body, head_of
-from fairque.store import Store
+from fairque.redis.store import Store
+from fairque.tasks.message import decode_body, head_of
 from fairque.testing.call import Call, call_in
 
 __all__ = ["EnqueuedTask", "assert_enqueued", "enqueued", "listing"]

@@ -5,9 +5,9 @@ from typing import Any
 from redis.asyncio import Redis
 
 from fairque import Breaker
-from fairque.delivery import Delivery, Outcome
-from fairque.message import Record, encode_record
 from fairque.models import TaskState
+from fairque.redis.delivery import Delivery, Outcome
+from fairque.tasks.message import Record, encode_record
 
 USERS = [f"user-{i}" for i in range(100)]
 AT_ONCE = 25  # a quarter of the slots of a worker with 100

@@ -1,0 +1,106 @@
+"""Sections of the configuration that say what governs users, groups and task names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal
+
+from msgspec import Meta
+
+from fairque.checks import check_id
+from fairque.config.values import Number, Section
+from fairque.errors import InvalidInput
+from fairque.policy import LEAST_WEIGHT, MOST_TASKS, MOST_WEIGHT, as_breaker, as_rate
+
+__all__ = ["GroupConfig", "LimitConfig", "PolicyConfig"]
+
+EVERYBODY = "*"
+Weight = Annotated[float, Number, Meta(ge=LEAST_WEIGHT, le=MOST_WEIGHT)]
+Most = Annotated[int, Meta(ge=1, le=MOST_TASKS)]
+_CHECKS: Mapping[str, Callable[[str], object]] = {
+    **{field: partial(check_id, field) for field in ("user", "name", "task", "group")},
+    "rate": as_rate,
+    "breaker": as_breaker,
+}
+
+
+class _Rules(Section, frozen=True, kw_only=True):
+    """Rules for what a name stands for."""
+
+    named_by: ClassVar[str]
+
+    def rules(self) -> dict[str, Any]:
+        """Those that are given, by name."""
+        fields = (field for field in self.__struct_fields__ if field != self.named_by)
+        return {field: value for field in fields if (value := getattr(self, field)) is not None}
+
+    def broken_rules(self) -> Iterator[tuple[str, str]]:
+        for field in self.__struct_fields__:
+            if field in _CHECKS and (value := getattr(self, field)) is not None:
+                try:
+                    _CHECKS[field](value)
+                except InvalidInput as error:
+                    yield field, str(error)
+        if not self.rules():
+            yield self.named_by, "there is no rule for it"
+
+
+class PolicyConfig(_Rules, frozen=True, kw_only=True):
+    """What governs a user, see `Policy`. What is not given stays as it is in Redis.
+
+    A pause cannot be given: a worker that starts would undo a `resume`.
+
+    Args:
+        user: Whose; ``"*"`` is everybody who does not say otherwise.
+        weight, max_running, min_running, max_queued, overflow, group: As in `Policy`.
+        rate: As a text, ``"100/m"`` or ``"100/m burst 20"``.
+        breaker: As a text, ``"5/60s/30s"``: failures, window, cooldown.
+    """
+
+    named_by: ClassVar[str] = "user"
+
+    user: str = ""
+    weight: Weight | None = None
+    max_running: Most | None = None
+    min_running: Most | None = None
+    rate: str | None = None
+    max_queued: Annotated[int, Meta(ge=0, le=MOST_TASKS)] | None = None
+    overflow: Literal["reject", "drop_oldest"] | None = None
+    group: str | None = None
+    breaker: str | None = None
+
+    def broken_rules(self) -> Iterator[tuple[str, str]]:
+        yield from super().broken_rules()
+        if self.user == EVERYBODY and self.group is not None:
+            yield "group", "not everybody can be in one group: give the group of each user"
+
+
+class GroupConfig(_Rules, frozen=True, kw_only=True):
+    """A group of users.
+
+    Args:
+        name: As in the `group` of a policy.
+        weight: Its share in relation to other groups, and to users without one.
+    """
+
+    named_by: ClassVar[str] = "name"
+
+    name: str = ""
+    weight: Weight | None = None
+
+
+class LimitConfig(_Rules, frozen=True, kw_only=True):
+    """Limits for the tasks of one name, over all users. What `@task` says in the code wins.
+
+    Args:
+        task: The name.
+        max_running: Most that run at once.
+        rate: How often they may start, as a text like ``"100/m"``.
+    """
+
+    named_by: ClassVar[str] = "task"
+
+    task: str = ""
+    max_running: Most | None = None
+    rate: str | None = None

@@ -1,0 +1,1 @@
+"""A Valkey server that fairque runs itself, so that a queue needs nothing installed beside it."""

@@ -1,0 +1,218 @@
+"""Policies in the model: when a user may be served, and where it stands meanwhile."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from msgspec.structs import replace
+
+from fairque.fairness.choice import FairChoice, SortedSet, encoded
+from fairque.policy import Policy, merged
+
+__all__ = ["EVERYBODY", "Admission", "Marks", "Policies"]
+
+EVERYBODY = "*"
+NEVER = math.inf  # until something happens: a task ends, the policy changes
+UNPARKED = 20
+
+
+@dataclass(slots=True, eq=False)
+class Marks:
+    """What limits over time are counted with."""
+
+    tat_us: int = 0  # when the next start would come if all of them were evenly spread
+    open_until_ms: int = 0  # of the breaker; 0: closed
+    failures: int = 0
+    failing_since_ms: int = 0
+    trips: int = 0
+
+
+class Policies:
+    """What governs users.
+
+    Attributes:
+        own: Of users, by name.
+        default: Where a user's own says nothing.
+        marks: Of users that a rate or a breaker was counted for.
+    """
+
+    def __init__(self) -> None:
+        self.own: dict[str, Policy] = {}
+        self.default = Policy()
+        self.marks: dict[str, Marks] = {}
+
+    def of(self, user_id: str) -> Policy:
+        own = self.own.get(user_id)
+        return self.default if own is None else merged(own, self.default)
+
+    def change(self, user_id: str, **fields: Any) -> None:
+        """None forgets a field."""
+        if user_id == EVERYBODY:
+            self.default = replace(self.default, **fields)
+            return
+        changed = replace(self.own.pop(user_id, Policy()), **fields)
+        if changed != Policy():
+            self.own[user_id] = changed
+
+    def gate(self, now_us: int, user_id: str, running: int) -> float | None:
+        """The ms at which the user may go on by itself, `NEVER` when it cannot; None: it may be served now."""
+        policy = self.of(user_id)
+        now_ms, marks = now_us // 1000, self.marks.get(user_id, _NOTHING)
+        if (paused := _paused_until(policy)) > now_ms:
+            return paused
+        most = policy.max_running
+        if policy.breaker is not None and marks.open_until_ms:
+            if marks.open_until_ms > now_ms:
+                return marks.open_until_ms
+            most = 1  # a probe
+        if most is not None and running >= most:
+            return NEVER
+        return self._rate_gate(now_us, policy, marks)
+
+    def _rate_gate(self, now_us: int, policy: Policy, marks: Marks) -> float | None:
+        """The generic cell rate algorithm: starts may run ahead of their even pace by the burst."""
+        if policy.rate is None:
+            return None
+        at_us = marks.tat_us - (policy.rate.burst - 1) * policy.rate.interval_us
+        return math.ceil(at_us / 1000) if at_us > now_us else None
+
+    def note_start(self, now_us: int, user_id: str) -> None:
+        if (rate := self.of(user_id).rate) is not None:
+            marks = self.marks.setdefault(user_id, Marks())
+            marks.tat_us = max(now_us, marks.tat_us) + rate.interval_us
+
+    def note_end(self, now_us: int, user_id: str, *, is_success: bool) -> bool:
+        """For the breaker. True: it opens."""
+        breaker, now_ms = self.of(user_id).breaker, now_us // 1000
+        if breaker is None:
+            return False
+        marks = self.marks.setdefault(user_id, Marks())
+        was_open = marks.open_until_ms > 0
+        if marks.open_until_ms > now_ms:
+            return False  # it was started before
+        if is_success:
+            if was_open:
+                marks.open_until_ms = marks.failures = marks.failing_since_ms = 0
+            return False
+        if now_ms - marks.failing_since_ms > math.ceil(breaker.window * 1000):
+            marks.failures, marks.failing_since_ms = 0, now_ms
+        marks.failures += 1
+        if not was_open and marks.failures < breaker.failures:
+            return False
+        marks.open_until_ms, marks.failures = now_ms + math.ceil(breaker.cooldown * 1000), 0
+        marks.trips += 1
+        return True
+
+    def ends_matter(self, user_id: str) -> bool:
+        """Whether the end of a task may let the user in, or keep it out."""
+        policy = self.of(user_id)
+        return any(limit is not None for limit in (policy.max_running, policy.min_running, policy.breaker))
+
+
+_NOTHING = Marks()
+
+
+def _paused_until(policy: Policy) -> float:
+    if isinstance(policy.paused, datetime):
+        return math.ceil(policy.paused.timestamp() * 1000)
+    return NEVER if policy.paused else 0
+
+
+class Admission:
+    """Where a user with a backlog stands: it is ready, or parked until a moment, or neither until something happens.
+
+    Args:
+        choice: In which users are ready.
+        policies: What governs them.
+        running: How many tasks of a user are out.
+        head_cost: What the first task of a user costs, None when it has none.
+
+    Attributes:
+        parked: Users → the ms at which they go on.
+        seen: Users → the ms at which they last had something to wait for.
+        is_swept: The next claim looks at everybody, because the default changed.
+    """
+
+    def __init__(
+        self,
+        choice: FairChoice,
+        policies: Policies,
+        running: Callable[[str], int],
+        head_cost: Callable[[str], float | None],
+    ) -> None:
+        self.choice = choice
+        self.policies = policies
+        self.parked: SortedSet[str] = SortedSet(encoded)
+        self.seen: dict[str, int] = {}
+        self.is_swept = False
+        self._running = running
+        self._head_cost = head_cost
+
+    def gate(self, now_us: int, user_id: str) -> float | None:
+        return self.policies.gate(now_us, user_id, self._running(user_id))
+
+    def admit(self, now_us: int, user_id: str, cost: float) -> None:
+        """The user has servable work, of which the first task costs this much."""
+        if self.choice.is_ready(user_id):
+            return
+        self.seen[user_id] = now_us // 1000
+        at = self.gate(now_us, user_id)
+        if at is None:
+            self.choice.join(user_id, cost)
+            self.favour(user_id)
+        else:
+            self._park(user_id, at)
+
+    def favour(self, user_id: str) -> None:
+        """Before all others, while it has less than what is reserved for it."""
+        least = self.policies.of(user_id).min_running
+        self.choice.reserve(user_id, least is not None and self._running(user_id) < least)
+
+    def hold_back(self, user_id: str, at_ms: float) -> None:
+        self.choice.leave(user_id)
+        self._park(user_id, at_ms)
+
+    def _park(self, user_id: str, at_ms: float) -> None:
+        if at_ms < NEVER:
+            self.parked.put(user_id, at_ms)
+
+    def retire(self, user_id: str) -> None:
+        """Its backlog is gone."""
+        self.parked.drop(user_id)
+        if self.choice.is_ready(user_id):
+            self.choice.leave(user_id)
+
+    def review(self, now_us: int, user_id: str) -> None:
+        """Puts the user where it belongs after something changed."""
+        self.parked.drop(user_id)
+        cost = self._head_cost(user_id)
+        if cost is None:
+            return
+        if not self.choice.is_ready(user_id):
+            self.admit(now_us, user_id, cost)
+        elif (at := self.gate(now_us, user_id)) is None:
+            self.favour(user_id)
+        else:
+            self.hold_back(user_id, at)
+
+    def freed(self, now_us: int, user_id: str, *, is_opened: bool) -> None:
+        """A task ended. One that is ready stays so, whatever the default has become, unless its breaker opened."""
+        if self.choice.is_ready(user_id) and not is_opened:
+            self.favour(user_id)
+        else:
+            self.review(now_us, user_id)
+
+    def unpark(self, now_us: int) -> None:
+        for user_id in self.parked.up_to(now_us // 1000, UNPARKED):
+            self.review(now_us, user_id)
+
+    def sweep(self, now_us: int) -> None:
+        """The scripts do this in steps of some users per claim; as long as there are few, one step is all."""
+        if self.is_swept:
+            self.is_swept = False
+            for user_id in sorted(self.seen, key=lambda user_id: (self.seen[user_id], encoded(user_id))):
+                self.review(now_us, user_id)

@@ -1,0 +1,319 @@
+"""The model of a queue: lanes, states, deliveries, leases and virtual time in pure Python.
+
+The scripts are held against it: tests do the same to both and compare after each step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from fairque.errors import QueueFull
+from fairque.fairness.choice import EVERYONE, FairChoice, Group, SortedSet, encoded
+from fairque.fairness.model_lanes import Claim, ModelLanes, lanes_of_groups
+from fairque.fairness.model_limits import NameLimits
+from fairque.fairness.model_policies import EVERYBODY, Admission, Policies
+from fairque.fairness.model_task import Delivery, Ending, Kind, ModelTask, Tally
+from fairque.models import TaskState
+from fairque.policy import Policy, Rate
+
+__all__ = ["Delivery", "Ending", "Kind", "ModelQueue", "ModelTask", "Tally"]
+
+PRIORITY_STEP_MS = 300_000
+PROMOTED_USERS, PROMOTED_TASKS = 20, 200
+
+
+class ModelQueue(ModelLanes):
+    """Lanes, states, deliveries, attempts and leases around a `FairChoice`, with policies and limits.
+
+    Times given are microseconds on one clock that never goes back; `_ms` are milliseconds on the same clock.
+    """
+
+    def __init__(self, priority_step_ms: int = PRIORITY_STEP_MS) -> None:
+        super().__init__()
+        self.choice = FairChoice()
+        self.policies = Policies()
+        self.admission = Admission(self.choice, self.policies, self.running, self._head_cost)
+        self.limits = NameLimits(self._let_in)
+        self.ended: dict[tuple[str, str], ModelTask] = {}
+        self.due: SortedSet[str] = SortedSet(encoded)  # user → ms of its earliest scheduled task
+        self.scheduled: dict[str, SortedSet[str]] = {}
+        self.tallies: dict[str, Tally] = {}
+        self._step_us = priority_step_ms * 1000
+        self.arrival = 0
+
+    # Policies
+
+    def set_policy(self, now_us: int, user_id: str, **fields: Any) -> None:
+        """Change what governs a user, or ``"*"``: the fields of a `Policy`, None forgets."""
+        if user_id == EVERYBODY:
+            self._set_default(fields)
+            return
+        self.policies.change(user_id, **fields)
+        own = self.policies.own.get(user_id)
+        self.choice.set_weight(user_id, own.weight if own else None)
+        self.choice.set_group(user_id, own.group if own else None)
+        self.admission.review(now_us, user_id)
+
+    def _set_default(self, fields: dict[str, Any]) -> None:
+        before = self.policies.default
+        self.policies.change(EVERYBODY, **fields)
+        self.choice.default_weight = self.policies.default.weight or 1.0
+        if Policy() != before or Policy() != self.policies.default:
+            self.admission.is_swept = True
+
+    def set_limit(self, now_us: int, name: str, max_running: int | None = None, rate: Rate | None = None) -> None:
+        """Of the tasks of this name, over all users; without limits, none is left."""
+        self.limits.set(now_us, name, max_running, rate)
+
+    # Enqueue
+
+    def enqueue(self, now_us: int, tasks: Iterable[ModelTask]) -> list[bool]:
+        """A batch of one call: users in order of first appearance. False: a task with this id lives.
+
+        Raises `QueueFull` when it does not fit into the quota of one of its users; then nothing was changed.
+        """
+        batch = list(tasks)
+        self._make_room(batch)
+        order = {user_id: at for at, user_id in enumerate(dict.fromkeys(task.user_id for task in batch))}
+        seen: set[tuple[str, str]] = set()
+        created = {}
+        for at in sorted(range(len(batch)), key=lambda at: order[batch[at].user_id]):
+            created[at] = batch[at].key not in seen and self._add(now_us, batch[at])
+            seen.add(batch[at].key)
+        return [created[at] for at in range(len(batch))]
+
+    def _make_room(self, batch: Sequence[ModelTask]) -> None:
+        """Quotas: the first tasks in line are dropped, or the whole call is refused."""
+        of_users: dict[str, dict[str, ModelTask]] = {}
+        for task in batch:
+            if self.policies.of(task.user_id).max_queued is not None:
+                of_users.setdefault(task.user_id, {}).setdefault(task.task_id, task)
+        for user_id, asked in of_users.items():
+            if self._excess(user_id, asked) > 0 and not self._may_drop(user_id, asked):
+                raise QueueFull(f"the backlog of user {user_id!r} is full", 0)
+        for user_id, asked in of_users.items():
+            while (excess := self._excess(user_id, asked)) > 0:
+                self._drop_first(user_id, excess)
+
+    def _excess(self, user_id: str, asked: dict[str, ModelTask]) -> int:
+        most = self.policies.of(user_id).max_queued
+        new = sum(self._known(task) is None for task in asked.values())
+        return self.queued(user_id) + new - most if new and most is not None else 0
+
+    def _may_drop(self, user_id: str, asked: dict[str, ModelTask]) -> bool:
+        """All that is asked for would fit beside what waits outside of the lanes, which is not dropped."""
+        policy = self.policies.of(user_id)
+        named = sum(
+            known is None or known.nonce != asked[known.task_id].nonce for known in map(self._known, asked.values())
+        )
+        apart = self.queued(user_id) - self.waiting(user_id)
+        return policy.overflow == "drop_oldest" and policy.max_queued is not None and apart + named <= policy.max_queued
+
+    def _drop_first(self, user_id: str, most: int) -> None:
+        """What is urgent stays longest."""
+        for lane in reversed(self._lanes_of(user_id)):
+            while lane.backlog and most > 0:
+                task = self.tasks[user_id, lane.backlog.pop()[0]]
+                most -= 1
+                self._end(task, TaskState.CANCELED)
+            self._forget_if_empty(lane)
+        if not self.waiting(user_id):
+            self.admission.retire(user_id)
+
+    def _known(self, task: ModelTask) -> ModelTask | None:
+        """One that stands in the way: it lives, or this very call stored it before."""
+        known = self.tasks.get(task.key) or self.ended.get(task.key)
+        return known if known and (known.nonce == task.nonce or not known.state.ended) else None
+
+    def _add(self, now_us: int, task: ModelTask) -> bool:
+        if (known := self._known(task)) is not None:
+            return known.nonce == task.nonce
+        self.ended.pop(task.key, None)
+        self.tasks[task.key] = task
+        if task.start_ms > now_us // 1000:
+            self._schedule(now_us, task, task.start_ms)
+        else:
+            self._place(now_us, task)
+        return True
+
+    def _place(self, now_us: int, task: ModelTask) -> None:
+        if task.score is None:
+            self.arrival = max(now_us, self.arrival + 1)
+            head_start = 0 if task.lane == "critical" else (task.priority - 1) * self._step_us
+            task.score = self.arrival - head_start
+        task.state = TaskState.QUEUED
+        self._lane(task).backlog.put(task.task_id, task.score)
+        self.admission.admit(now_us, task.user_id, task.cost)
+
+    def _let_in(self, now_us: int, user_id: str, task_id: str) -> ModelTask:
+        task = self.tasks[user_id, task_id]
+        self._place(now_us, task)
+        return task
+
+    def _schedule(self, now_us: int, task: ModelTask, at_ms: float) -> None:
+        task.state = TaskState.SCHEDULED
+        waiting = self.scheduled.setdefault(task.user_id, SortedSet(str))
+        waiting.put(task.task_id, at_ms)
+        self.admission.seen[task.user_id] = now_us // 1000
+        self._note_due(task.user_id, waiting)
+
+    def _note_due(self, user_id: str, waiting: SortedSet[str]) -> None:
+        first = waiting.lowest()
+        if first is None:
+            self.due.drop(user_id)
+            del self.scheduled[user_id]
+        else:
+            self.due.put(user_id, waiting.scores[first])
+
+    # Claim
+
+    def claim(
+        self,
+        now_us: int,
+        worker: str,
+        want: int,
+        *,
+        lease_ms: int,
+        groups: Sequence[Group] = EVERYONE,
+        steal: bool = True,
+    ) -> list[Delivery]:
+        """Promote what is due, steal from silent workers, then serve the groups in their order."""
+        claim = Claim(worker, want, lease_ms, now_us)
+        self._promote(now_us)
+        self.admission.sweep(now_us)
+        self.admission.unpark(now_us)
+        self.limits.tick(now_us)
+        for key in self._lanes_to_look_at(claim.now_ms, groups) if steal else ():
+            if claim.missing:
+                self._steal(claim, self.lanes[key])
+        for group in groups:
+            while claim.missing and (user_id := self.choice.lowest(group)) is not None:
+                self._serve(claim, user_id)
+        return claim.deliveries
+
+    def _promote(self, now_us: int) -> None:
+        room = PROMOTED_TASKS
+        for user_id in self.due.up_to(now_us // 1000, PROMOTED_USERS):
+            waiting = self.scheduled[user_id]
+            for task_id in waiting.up_to(now_us // 1000, room):
+                waiting.drop(task_id)
+                room -= 1
+                self._place(now_us, self.tasks[user_id, task_id])
+            self._note_due(user_id, waiting)
+
+    def _serve(self, claim: Claim, user_id: str) -> None:
+        """The user whose turn it is, if nothing has closed its gate since it became ready."""
+        if (at := self.admission.gate(claim.now_us, user_id)) is not None:
+            self.admission.hold_back(user_id, at)
+            return
+        task = self._next_task(user_id)
+        if self.limits.must_wait(claim.now_us, task):
+            self.limits.hold(claim.now_us, task)
+            self._forget_if_empty(self._lane(task))
+        else:
+            self._deliver(claim, task)
+            self.limits.start(claim.now_us, task)
+            self.policies.note_start(claim.now_us, user_id)
+            self.choice.serve(user_id, 0.0 if task.paid else task.cost)
+            self.admission.favour(user_id)
+            task.paid = False
+        if not self.waiting(user_id):
+            self.choice.leave(user_id)
+        elif (at := self.admission.gate(claim.now_us, user_id)) is not None:
+            self.admission.hold_back(user_id, at)
+
+    # Settle
+
+    def settle(self, now_us: int, delivery: Delivery, kind: Kind, *, delay_ms: int = 0, charge: float = 0.0) -> bool:
+        """False: refused, another worker has the task. A delivery that was settled before is answered as done."""
+        [answer] = self.settle_all(now_us, [Ending(delivery, kind, delay_ms, charge)])
+        return answer
+
+    def settle_all(self, now_us: int, endings: Iterable[Ending]) -> list[bool]:
+        """A batch of one call: what ended makes room for others when all of it is done."""
+        answers = []
+        reviewed: dict[str, bool] = {}  # users → their breaker opened
+        for ending in endings:
+            task = ending.delivery.task
+            if task.delivery != ending.delivery.fence:
+                answers.append(self._was_settled(ending.delivery))
+                continue
+            answers.append(True)
+            is_opened = self._account(now_us, ending)
+            if self.policies.ends_matter(task.user_id):
+                reviewed[task.user_id] = is_opened or reviewed.get(task.user_id, False)
+            self._settle(now_us, ending)
+        for user_id, is_opened in reviewed.items():
+            self.admission.freed(now_us, user_id, is_opened=is_opened)
+        self.limits.pass_on(now_us)
+        return answers
+
+    def _was_settled(self, delivery: Delivery) -> bool:
+        known = self.tasks.get(delivery.task.key) or self.ended.get(delivery.task.key)
+        return known is delivery.task and known.last == delivery.fence
+
+    def _account(self, now_us: int, ending: Ending) -> bool:
+        """What it cost, and whether the breaker opens. What was released has not run."""
+        task = ending.delivery.task
+        if ending.kind == "released":
+            return False
+        if ending.charge:
+            self.choice.adjust(task.user_id, ending.charge)
+        self._tally(task.user_id).cost += task.cost + ending.charge
+        return self.policies.note_end(now_us, task.user_id, is_success=ending.kind == "finished")
+
+    def _settle(self, now_us: int, ending: Ending) -> None:
+        (task, fence, _), kind = ending.delivery, ending.kind
+        self.limits.stop(task)
+        task.delivery, task.last = None, fence
+        lane = self._lane(task)
+        del lane.stream[fence.stream_id]
+        self._forget_if_empty(lane)
+        if kind in ("finished", "failed"):
+            self._end(task, TaskState(kind))
+        else:
+            self._put_back(now_us, task, kind, ending.delay_ms)
+
+    def _end(self, task: ModelTask, state: TaskState) -> None:
+        task.state = state
+        self.ended[task.key] = self.tasks.pop(task.key)
+        tally = self._tally(task.user_id)
+        setattr(tally, state.value, getattr(tally, state.value) + 1)
+
+    def _tally(self, user_id: str) -> Tally:
+        return self.tallies.setdefault(user_id, Tally())
+
+    def _put_back(self, now_us: int, task: ModelTask, kind: Kind, delay_ms: int) -> None:
+        if kind == "retry":
+            self._tally(task.user_id).retried += 1
+            task.failures += 1
+            task.lost = 0
+        else:
+            task.attempt -= 1
+            task.paid = True
+            if delay_ms:
+                task.returned += 1
+                task.returned_since_ms = task.returned_since_ms or now_us // 1000
+        if delay_ms:
+            self._schedule(now_us, task, now_us // 1000 + delay_ms)
+        else:
+            self._place(now_us, task)
+
+    # What is visible
+
+    def queued(self, user_id: str) -> int:
+        """For whatever: their turn, their time, their name."""
+        scheduled = self.scheduled.get(user_id, ())
+        return self.waiting(user_id) + len(scheduled) + self.limits.waiting(user_id)
+
+    def next_event_ms(self, groups: Sequence[Group] = EVERYONE, *, steal: bool = True) -> float | None:
+        """When a worker of these groups should look again if nobody calls it: a task is due, or a lease is over."""
+        looks = self.leases.scores
+        at_ms = min(of.lowest_score() for of in (self.due, self.admission.parked, self.limits.held))
+        if steal and all(groups):
+            at_ms = min(at_ms, *(looks.get(key, math.inf) for key in lanes_of_groups(groups)))
+        elif steal:
+            at_ms = min(at_ms, self.leases.lowest_score())
+        return at_ms if at_ms < math.inf else None

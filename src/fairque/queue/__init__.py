@@ -1,0 +1,1 @@
+"""What users hold: the queue, handles of tasks and pipelines, and all that can be asked of them."""

@@ -1,0 +1,219 @@
+"""`TaskHandle`: a task that was enqueued, seen from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
+
+from fairque.checks import check_seconds
+from fairque.errors import QueueUnavailable, ResultNotKept, ResultTimeout, TaskCanceled, TaskFailed, UnknownTask
+from fairque.models import TaskInfo, TaskState
+from fairque.queue.task_info import ended_info, living_info, told_by
+from fairque.tasks.message import Record, decode_record, record_state
+
+if TYPE_CHECKING:
+    from fairque.redis.listener import Listener
+    from fairque.redis.store import Store
+    from fairque.tasks.task import TaskFunction
+
+__all__ = ["Cancellation", "TaskHandle"]
+
+logger = logging.getLogger("fairque.handle")
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Cancellation(StrEnum):
+    """What a call of `cancel` meant."""
+
+    CANCELED = "done"  # it waited, and has ended now
+    CANCELING = "canceling"  # it runs; its worker was told
+    ENDED = "ended"  # it had ended before, nothing was changed
+
+
+class TaskHandle(Generic[R_co]):
+    """A task in a queue.
+
+    Attributes:
+        user_id: Whose task it is.
+        task_id: Its id, unique per user.
+        created: False when a living task had this id already, so that the call added none.
+    """
+
+    __slots__ = ("_function", "_source", "created", "task_id", "user_id")
+
+    def __init__(
+        self,
+        source: Source,
+        user_id: str,
+        task_id: str,
+        *,
+        created: bool = True,
+        function: TaskFunction[Any, Any] | None = None,
+    ) -> None:
+        self._source = source
+        self._function = function
+        self.user_id = user_id
+        self.task_id = task_id
+        self.created = created
+
+    async def result(self, timeout: float | None = None) -> R_co:
+        """Wait for the end and return the value, converted to the function's return annotation where it fits.
+
+        Args:
+            timeout: Seconds to wait; None waits for ever, 0 looks once.
+
+        Raises:
+            TaskFailed: The task failed for good.
+            TaskCanceled: It was canceled.
+            ResultNotKept: It finished, with a `result_ttl` of 0.
+            ResultTimeout: It has not ended in time.
+            UnknownTask: It was never enqueued, or its result has expired.
+            QueueUnavailable: Redis cannot be reached at the start. Later outages are waited out.
+        """
+        if timeout is not None:
+            check_seconds("timeout", timeout)
+        record_bytes = await self._record()
+        if not record_bytes and timeout != 0:
+            try:
+                async with asyncio.timeout(timeout):
+                    record_bytes = await self._wait()
+            except TimeoutError as exc:
+                if isinstance(exc, ResultTimeout):
+                    raise
+        if not record_bytes:
+            raise ResultTimeout(f"task {self.task_id!r} of user {self.user_id!r} has not ended within {timeout} s")
+        return self._value(*decode_record(record_bytes))
+
+    async def state(self) -> TaskState:
+        """Raises `UnknownTask` and `QueueUnavailable`."""
+        record, state = await self._source.store.peek(self.user_id, self.task_id)
+        if record:
+            return record_state(record)
+        if state is None:
+            raise self._unknown()
+        return TaskState(state.decode())
+
+    async def cancel(self, reason: str = "") -> Cancellation:
+        """Cancel the task, and say what that meant.
+
+        What waits ends at once. A running async body is cancelled, and may clean up for the
+        `cancel_grace` of its worker; a thread is told by `current_task().canceled`. Those that depend on it follow
+        their `on_dependency_failure`.
+
+        Raises `UnknownTask` and `QueueUnavailable`.
+        """
+        answer = await self._source.store.cancel(
+            self.user_id, self.task_id, reason, self._source.canceled_ttl_ms, self._source.priority_step_ms
+        )
+        if answer is None:
+            raise self._unknown()
+        return Cancellation(answer)
+
+    async def watch(self) -> AsyncIterator[TaskInfo]:
+        """What is known of the task, now and after each change of its state or progress, until it has ended.
+
+        No polling. Changes that follow each other closely may come as one.
+
+        Raises `UnknownTask` and `QueueUnavailable`.
+        """
+        changed = asyncio.Event()
+        channel = self._source.store.keys.done_channel(self.user_id, self.task_id)
+
+        def on_message(_: bytes | None) -> None:
+            changed.set()
+
+        await self._source.listener.subscribe(channel, on_message)
+        try:
+            await self._source.store.watch(self.user_id, self.task_id)
+            last = None
+            while True:
+                changed.clear()
+                info = await self.info()
+                if info != last:
+                    yield info
+                if info.state.ended:
+                    return
+                last = info
+                await changed.wait()
+        finally:
+            await self._source.listener.unsubscribe(channel, on_message)
+
+    async def info(self) -> TaskInfo:
+        """Times, attempts, errors, dependencies and dependents. Raises `UnknownTask` and `QueueUnavailable`."""
+        known = await self._source.store.info(self.user_id, self.task_id)
+        if not known.body and not known.record:
+            raise self._unknown()
+        if known.record:
+            return ended_info(self.user_id, self.task_id, *decode_record(known.record), known)
+        step = self._source.priority_step_ms
+        return living_info(self.user_id, self.task_id, known, step, *told_by(known.body))
+
+    def __repr__(self) -> str:
+        return f"<TaskHandle {self.user_id!r} {self.task_id!r}>"
+
+    async def _record(self) -> bytes:
+        record, state = await self._source.store.peek(self.user_id, self.task_id)
+        if not record and state is None:
+            raise self._unknown()
+        return record
+
+    async def _wait(self) -> bytes:
+        """An outage is waited out: when Redis is back, so is what it knew."""
+        while True:
+            with contextlib.suppress(QueueUnavailable):
+                return await self._watch()
+
+    async def _watch(self) -> bytes:
+        changed = asyncio.Event()
+        channel = self._source.store.keys.done_channel(self.user_id, self.task_id)
+
+        def on_message(_: bytes | None) -> None:
+            changed.set()
+
+        await self._source.listener.subscribe(channel, on_message)
+        try:
+            while not (record := await self._record()):
+                await changed.wait()
+                changed.clear()
+            return record
+        finally:
+            await self._source.listener.unsubscribe(channel, on_message)
+
+    def _value(self, state: TaskState, record: Record) -> R_co:
+        if state is TaskState.CANCELED:
+            raise TaskCanceled(record.message)
+        if state is not TaskState.FINISHED:
+            raise TaskFailed(record.kind or "error", record.type_name, record.message, record.traceback)
+        if not record.kept:
+            raise ResultNotKept(f"task {self.task_id!r} of user {self.user_id!r} finished, its result was not kept")
+        try:
+            if self._function is not None:
+                return self._function.signature.result_decoder().decode(record.value)  # type: ignore[no-any-return]
+        except Exception:
+            # The function did not keep its word: the value is given as it came. (Code of its class may raise anything.)
+            logger.debug("the result of task %s does not fit its annotation", self.task_id)
+        return msgspec.msgpack.decode(record.value)  # type: ignore[no-any-return]
+
+    def _unknown(self) -> UnknownTask:
+        return UnknownTask(
+            f"no task {self.task_id!r} of user {self.user_id!r}: it was never enqueued, or its result has expired"
+        )
+
+
+class Source:
+    """What handles need of their queue."""
+
+    __slots__ = ("canceled_ttl_ms", "listener", "priority_step_ms", "store")
+
+    def __init__(self, store: Store, listener: Listener, priority_step_ms: int, canceled_ttl_ms: int) -> None:
+        self.store = store
+        self.listener = listener
+        self.priority_step_ms = priority_step_ms
+        self.canceled_ttl_ms = canceled_ttl_ms

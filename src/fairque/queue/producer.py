@@ -1,0 +1,214 @@
+"""`Producer`: makes tasks into messages and sends them, sharing round trips among the calls of a process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import msgspec
+
+from fairque.checks import check_id
+from fairque.errors import FairqueError, InvalidInput, QueueUnavailable
+from fairque.models import Priority
+from fairque.redis.delivery import Needs, NewTask
+from fairque.redis.store import Store
+from fairque.tasks.message import encode_body
+from fairque.tasks.options import start_of
+from fairque.tasks.task import Task
+
+__all__ = ["BATCH", "Producer"]
+
+BATCH = 500
+LAST_PATIENCE = 0.1  # the share of the timeout that is too short for another try
+_needs_encoder = msgspec.msgpack.Encoder()
+
+
+class Waiting(NamedTuple):
+    """Tasks of one call, sent with the next batch, or the one after that when Redis does not answer."""
+
+    new: Sequence[NewTask]
+    created: asyncio.Future[list[bool]]
+    deadline: float
+
+
+class Producer:
+    """Sends new tasks.
+
+    Args:
+        store: A connection of its own.
+        priority_step_ms: Of the queue.
+        canceled_ttl_ms: How long the record of a task is kept that its dependencies cancel at once.
+        max_message_bytes: Of the queue.
+        timeout: Seconds within which a task is sent, or its caller told that it was not.
+    """
+
+    def __init__(
+        self, store: Store, *, priority_step_ms: int, canceled_ttl_ms: int, max_message_bytes: int, timeout: float
+    ) -> None:
+        self._store = store
+        self._priority_step_ms = priority_step_ms
+        self._canceled_ttl_ms = canceled_ttl_ms
+        self._max_message_bytes = max_message_bytes
+        self._timeout = timeout
+        self._waiting: list[Waiting] = []
+        self._in_flight = False
+        self._flusher: asyncio.Task[None] | None = None  # held, or it might be collected
+        self._batches = 0
+        self._quiet: asyncio.Event | None = None  # somebody waits for the end of what is being sent
+
+    def make(
+        self,
+        task: Task[Any],
+        user_id: str | None,
+        nonce: bytes,
+        *,
+        task_id: str | None = None,
+        depends_on: Sequence[str] = (),
+        inputs: Sequence[str] = (),
+    ) -> NewTask:
+        """Everything that can be checked is checked here, before anything is sent."""
+        options = task.task_options
+        user = user_of(task, user_id)
+        priority = options.priority or Priority.NORMAL
+        cost = options.cost if options.cost is not None else 1.0
+        message = task.message(depends_on, inputs)
+        body = encode_body(message, nonce, cost, priority, self._max_message_bytes)
+        needs = b""
+        if depends_on:
+            needs = _needs_encoder.encode(
+                Needs(options.on_dependency_failure or "wait", bool(options.allow_unknown), list(depends_on))
+            )
+        name = task_id or options.task_id or os.urandom(10).hex()
+        return NewTask(user, name, int(priority), start_of(options), body, needs)
+
+    async def send(self, tasks: Sequence[NewTask], patience: float | None = None) -> list[bool]:
+        """In one round trip, all or nothing."""
+        return await self._store.enqueue(tasks, self._priority_step_ms, self._canceled_ttl_ms, patience)
+
+    async def submit(self, new: Sequence[NewTask]) -> list[bool]:
+        """Send them together: at once when nothing is under way, else with whatever else comes meanwhile."""
+        if self._in_flight:
+            future: asyncio.Future[list[bool]] = asyncio.get_running_loop().create_future()
+            self._waiting.append(Waiting(new, future, time.monotonic() + self._timeout))
+            return await future
+        self._in_flight = True
+        try:
+            return await self.send(new)
+        except QueueUnavailable as exc:
+            self._expire(exc)
+            raise
+        finally:
+            self._in_flight = False
+            if self._waiting:
+                self._in_flight = True
+                self._flusher = asyncio.create_task(self._flush(), name="fairque-enqueue")
+            else:
+                self._note_quiet()
+
+    async def send_all(self, tasks: Sequence[NewTask]) -> list[bool]:
+        """In as many round trips as it takes."""
+        created: list[bool] = []
+        self._batches += 1
+        try:
+            for at in range(0, len(tasks), BATCH):
+                created += await self.send(tasks[at : at + BATCH])
+        finally:
+            self._batches -= 1
+            self._note_quiet()
+        return created
+
+    async def drain(self) -> None:
+        """Wait for what is being sent."""
+        if self._is_sending():
+            self._quiet = self._quiet or asyncio.Event()
+            await self._quiet.wait()
+
+    async def close(self) -> None:
+        await self._store.close()
+
+    def _is_sending(self) -> bool:
+        return self._in_flight or self._batches > 0
+
+    def _note_quiet(self) -> None:
+        if self._quiet is not None and not self._is_sending():
+            self._quiet.set()
+            self._quiet = None
+
+    async def _flush(self) -> None:
+        try:
+            while self._waiting:
+                count = self._next_batch()
+                batch, self._waiting = self._waiting[:count], self._waiting[count:]
+                batch = [entry for entry in batch if not entry.created.done()]  # whose caller gave up
+                if batch:
+                    await self._send_batch(batch)
+        finally:
+            self._in_flight = False
+            self._flusher = None
+            self._note_quiet()
+
+    def _next_batch(self) -> int:
+        """How many calls go into it: the first one, and as many more as it has room for."""
+        tasks = 0
+        for count, entry in enumerate(self._waiting):
+            tasks += len(entry.new)
+            if count and tasks > BATCH:
+                return count
+        return len(self._waiting)
+
+    async def _send_batch(self, batch: list[Waiting]) -> None:
+        patience = max(batch[0].deadline - time.monotonic(), self._timeout * LAST_PATIENCE)
+        try:
+            created = await self.send([new for entry in batch for new in entry.new], patience)
+        except QueueUnavailable as exc:
+            self._waiting[:0] = batch
+            self._expire(exc)
+        except FairqueError as exc:
+            await self._send_apart(batch, exc)
+        except BaseException as exc:
+            for entry in batch:
+                _fail(entry.created, exc)
+            if not isinstance(exc, Exception):
+                raise
+        else:
+            answers = iter(created)
+            for entry in batch:
+                own = list(islice(answers, len(entry.new)))
+                if not entry.created.done():
+                    entry.created.set_result(own)
+
+    async def _send_apart(self, batch: list[Waiting], error: FairqueError) -> None:
+        """The fault may be with one of them: nobody fails for another."""
+        if len(batch) == 1:
+            _fail(batch[0].created, error)
+            return
+        for entry in batch:
+            await self._send_batch([entry])
+
+    def _expire(self, error: QueueUnavailable) -> None:
+        """Whose time is as good as over is told; the others are tried again."""
+        soon = time.monotonic() + self._timeout * LAST_PATIENCE
+        for entry in self._waiting:
+            if entry.deadline <= soon:
+                _fail(entry.created, error)
+        self._waiting = [entry for entry in self._waiting if entry.deadline > soon]
+
+
+def user_of(task: Task[Any], user_id: str | None) -> str:
+    user = user_id if user_id is not None else task.task_options.user_id
+    if user is None:
+        raise InvalidInput(f"task {task.name!r} has no user_id: give one to enqueue(), .options() or @task")
+    return check_id("user_id", user)
+
+
+def _fail(future: asyncio.Future[list[bool]], error: BaseException) -> None:
+    if future.done():
+        return
+    if isinstance(error, Exception):
+        future.set_exception(error)
+    else:
+        future.cancel()

@@ -1,0 +1,377 @@
+"""`TaskQueue`: where tasks are put in."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, cast, overload
+
+import msgspec
+
+from fairque.checks import check_count, check_id, check_seconds
+from fairque.config.config import FairQueueConfig
+from fairque.errors import InvalidInput
+from fairque.models import FailureKind, Priority, QueueHealth, QueueStats, TaskInfo, TaskState, UserInfo
+from fairque.queue.dead_letters import DeadLetter, DeadLetters
+from fairque.queue.handle import Source, TaskHandle
+from fairque.queue.health import look_at_health
+from fairque.queue.listing import list_tasks
+from fairque.queue.pipeline_handle import PipelineHandle
+from fairque.queue.plan import Plan, dependency_ids
+from fairque.queue.producer import BATCH, Producer, user_of
+from fairque.queue.purge import Purged, purge
+from fairque.queue.tenants import Tenants
+from fairque.queue.xcom import DEFAULT_NAMESPACE, XComManager
+from fairque.redis.connector import DEFAULT_TIMEOUT, Connector
+from fairque.redis.delivery import NewTask
+from fairque.redis.keys import Keys
+from fairque.redis.listener import Listener
+from fairque.redis.store import Store
+from fairque.tasks.message import MAX_MESSAGE_BYTES, new_nonce
+from fairque.tasks.options import Dependency
+from fairque.tasks.pipeline import Pipeline, parallel
+from fairque.tasks.task import Task, task_of
+
+__all__ = ["TaskQueue"]
+
+R = TypeVar("R")
+DAY = 86_400.0
+MOST_MESSAGE_BYTES = 512 * 1024 * 1024  # what Redis takes
+
+
+class TaskQueue(Tenants):
+    """A queue that many users share. Use it as ``async with TaskQueue(...) as queue``, or call `open` and `close`.
+
+    Args:
+        url: ``redis://``, ``rediss://`` (TLS), ``unix://``, ``sentinel://host1,host2/service``,
+            ``cluster://host1,host2`` or ``embedded://``. Without one: ``FAIRQUE_REDIS_URL``, else localhost.
+            ``embedded://`` starts a private Valkey for this process, ``embedded:///some/dir`` one with append-only
+            persistence that the processes of this machine share.
+        name: Queues with different names know nothing of each other.
+        timeout: Seconds within which every call succeeds or raises `QueueUnavailable`.
+        priority_step: Seconds of head start that one level of priority is worth.
+        lease: Seconds without a sign of life after which a worker's tasks are given to others.
+        result_ttl: Seconds a result is kept, unless the task says otherwise.
+        dead_letter_ttl: Seconds a failed task is kept.
+        max_message_bytes: Limit for the message of a task, and for its result.
+        fairness: What a service costs: what the task says (``"cost"``), or the seconds that it runs, times what the
+            task says (``"time"``): charged by what tasks of the name took lately, corrected when it ends. All workers
+            of a queue should agree.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        name: str = "default",
+        timeout: float = DEFAULT_TIMEOUT,
+        priority_step: float = 300.0,
+        lease: float = 10.0,
+        result_ttl: float = DAY,
+        dead_letter_ttl: float = 7 * DAY,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        fairness: Literal["cost", "time"] = "cost",
+    ) -> None:
+        if fairness not in ("cost", "time"):
+            raise InvalidInput(f"fairness must be 'cost' or 'time', not {fairness!r}")
+        self.name = name
+        self.fairness = fairness
+        self.keys = Keys(name)
+        self.priority_step_ms = _milliseconds("priority_step", priority_step, 0)
+        self.lease_ms = _milliseconds("lease", lease, 0.1)
+        self.result_ttl_ms = _milliseconds("result_ttl", result_ttl, 0)
+        self.dead_letter_ttl_ms = _milliseconds("dead_letter_ttl", dead_letter_ttl, 1)
+        self.max_message_bytes = check_count("max_message_bytes", max_message_bytes, 1, MOST_MESSAGE_BYTES)
+        self.connector = Connector(
+            url,
+            timeout=timeout,
+            client_name=f"fairque-{name}" if name.isalnum() else "fairque",
+            key=self.keys.state,
+        )
+        self.listener = Listener(self.connector)
+        self._producer = Producer(
+            self.store(patience=timeout),
+            priority_step_ms=self.priority_step_ms,
+            canceled_ttl_ms=self.dead_letter_ttl_ms,
+            max_message_bytes=self.max_message_bytes,
+            timeout=timeout,
+        )
+        self._reader = self.store(patience=timeout)
+        self._source = Source(self._reader, self.listener, self.priority_step_ms, self.dead_letter_ttl_ms)
+        self._letters = DeadLetters(self._reader, self.priority_step_ms, self.dead_letter_ttl_ms)
+
+    def store(self, *, patience: float = 0.0) -> Store:
+        """The scripts over a connection of their own."""
+        return Store(self.connector, self.keys, patience=patience)
+
+    @classmethod
+    def from_config(cls, config: FairQueueConfig) -> Self:
+        """The queue that a configuration describes, in its sections `redis` and `queue`."""
+        redis = config.redis
+        return cls(redis.redis_url, timeout=redis.timeout, **msgspec.structs.asdict(config.queue))
+
+    @property
+    def reader(self) -> Store:
+        """The connection of the queue's own calls, for what is built on the queue."""
+        return self._reader
+
+    async def open(self) -> Self:
+        """Connect, and look at the server. Raises `QueueUnavailable`, and `ConfigError` for one that is too old."""
+        await self.connector.open()
+        await self._reader.check_server()
+        return self
+
+    async def close(self) -> None:
+        """Wait for what is being enqueued, then close every connection and stop an embedded server."""
+        await self._producer.drain()
+        self.connector.refuse()
+        await self._producer.close()
+        await self._reader.close()
+        await self.listener.close()
+        await self.connector.close()
+
+    async def __aenter__(self) -> Self:
+        try:
+            return await self.open()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @overload
+    async def enqueue(self, task: Pipeline, *, user_id: str | None = None) -> PipelineHandle: ...
+    @overload
+    async def enqueue(
+        self,
+        task: Task[R],
+        *,
+        user_id: str | None = None,
+        priority: Priority | int | None = None,
+        delay: float | timedelta | None = None,
+        execute_after: datetime | None = None,
+        task_id: str | None = None,
+        depends_on: Iterable[Dependency] | None = None,
+    ) -> TaskHandle[R]: ...
+    async def enqueue(
+        self, task: Task[R] | Pipeline, *, user_id: str | None = None, **options: Any
+    ) -> TaskHandle[R] | PipelineHandle:
+        """Add a task, or all tasks of a pipeline in one step.
+
+        What is not given here comes from the task's options, see `TaskOptions`.
+
+        A `task_id` is an idempotency key of its user: while that task lives (it has not ended), another call adds
+        nothing and returns a handle with ``created == False``.
+
+        A task with outputs of others among its arguments brings those others with it.
+
+        Calls of one process that overlap share round trips: while one is under way, those that come are sent together.
+
+        Raises:
+            InvalidInput: A value breaks a rule; nothing was written.
+            DependencyError: It would wait for what is not known, for another user's task, or for itself.
+            QueueUnavailable: Redis did not answer in time. The task may or may not have been added; with a `task_id`
+                the call can be repeated safely.
+        """
+        if isinstance(task, Pipeline):
+            if options:
+                raise InvalidInput(f"a pipeline takes no {min(options)}: give it to its tasks, by .options()")
+            return await self._enqueue_pipeline(task, user_id)
+        changed = _changed(task, options)
+        if changed.upstream:
+            graph = parallel(changed)
+            run = await self._enqueue_pipeline(graph, user_id)
+            return cast("TaskHandle[R]", run[graph.names()[changed]])
+        new = self._make(changed, user_id, new_nonce(), defaultdict(dict))
+        [created] = await self._producer.submit((new,))
+        return TaskHandle(self._source, new.user_id, new.task_id, created=created, function=changed.function)
+
+    async def enqueue_many(
+        self,
+        tasks: Iterable[Task[R]],
+        *,
+        user_id: str | None = None,
+        priority: Priority | int | None = None,
+        delay: float | timedelta | None = None,
+        execute_after: datetime | None = None,
+    ) -> list[TaskHandle[R]]:
+        """Add many tasks, in order, 500 in a round trip. Each 500 are added all or not at all.
+
+        A task may depend on one that stands before it in the list. Raises what `enqueue` raises; everything but
+        dependencies is checked before the first round trip.
+        """
+        given = {"priority": priority, "delay": delay, "execute_after": execute_after}
+        options = {name: value for name, value in given.items() if value is not None}
+        nonce = b""
+        ids: defaultdict[str, dict[Task[Any], str]] = defaultdict(dict)  # by user
+        made: list[tuple[Task[R], NewTask]] = []
+        for task in tasks:
+            if len(made) % BATCH == 0:  # names a round trip: an id that comes again in a later one is not its own
+                nonce = new_nonce()
+            changed = _changed(task, options)
+            if changed.upstream:
+                raise InvalidInput(f"{task!r} has outputs of others as arguments: enqueue it alone, or in a pipeline")
+            new = self._make(changed, user_id, nonce, ids)
+            ids[new.user_id][task] = new.task_id
+            made.append((changed, new))
+        created = await self._producer.send_all([new for _, new in made])
+        return [
+            TaskHandle(self._source, new.user_id, new.task_id, created=is_new, function=task.function)
+            for (task, new), is_new in zip(made, created, strict=True)
+        ]
+
+    async def push_function_task(
+        self,
+        user_id: str,
+        fn: Callable[..., Any],
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> str:
+        """Add a call of a registered function, given as such or as what `@task` made of it. Returns the task's id."""
+        made = task_of(fn, tuple(args), kwargs or {}).options(**options)
+        return (await self.enqueue(made, user_id=user_id)).task_id
+
+    def handle(self, user_id: str, task_id: str) -> TaskHandle[Any]:
+        """A handle for a task that was enqueued earlier, or elsewhere. Looks at nothing."""
+        return TaskHandle(self._source, check_id("user_id", user_id), check_id("task_id", task_id), created=False)
+
+    async def stats(self) -> QueueStats:
+        """Totals of the queue, and its workers."""
+        return await self._reader.stats()
+
+    async def users(self, *, offset: int = 0, limit: int = 100) -> list[UserInfo]:
+        """Users, the most recently active first."""
+        if offset < 0 or not 1 <= limit <= 1000:
+            raise InvalidInput(f"offset must be at least 0 and limit 1 to 1000, not {offset!r} and {limit!r}")
+        return await self._reader.users(offset, limit, self.priority_step_ms)
+
+    async def active_users(self, *, limit: int = 100) -> list[UserInfo]:
+        """Users with something to serve or something running, in no order.
+
+        When there are more than `limit` (at most 1000), those that are served next and those that were served last.
+        """
+        return await self._reader.active_users(check_count("limit", limit, 1, 1000), self.priority_step_ms)
+
+    async def user(self, user_id: str) -> UserInfo:
+        """What is known of one user; zeros for one never heard of."""
+        return await self._reader.user(check_id("user_id", user_id), self.priority_step_ms)
+
+    async def tasks(
+        self, user_id: str, *, state: TaskState | None = None, limit: int = 100, after: TaskInfo | None = None
+    ) -> list[TaskInfo]:
+        """A page of the tasks of a user, in one state or in all that are not ended, and failed ones.
+
+        They come by state: started ones in the order of their start, queued ones in the order in which they will be
+        served, scheduled ones by their time, deferred ones by id, failed ones by the time of their end. Of what
+        `TaskHandle.info` tells, dependencies, dependents and all errors but the last are left out.
+
+        Finished and canceled tasks are not indexed, which would cost every task: to name one of those states looks at
+        every key of the server, in small steps, a second or so per million keys for each page. They come by id.
+
+        Args:
+            user_id: The user.
+            state: Only tasks in this state.
+            limit: Most tasks of a page, 1 to 1000.
+            after: The last task of the page before. When it has moved on since, its state is listed from the start, so
+                that none is left out, and some may come again.
+        """
+        return await list_tasks(self._reader, check_id("user_id", user_id), state, limit, after, self.priority_step_ms)
+
+    async def health(self) -> QueueHealth:
+        """What tells whether the queue is well: its totals, the longest wait, failures, delays, memory."""
+        return await look_at_health(self._reader, self.dead_letter_ttl_ms, self.priority_step_ms)
+
+    def xcom(self, user_id: str, namespace: str = DEFAULT_NAMESPACE) -> XComManager:
+        """The values that the tasks of a user share, from outside."""
+        return XComManager(self._reader, user_id, namespace, self.max_message_bytes)
+
+    async def dead_letters(
+        self, user_id: str | None = None, *, limit: int = 100, after: DeadLetter | None = None
+    ) -> list[DeadLetter]:
+        """A page of failed tasks, the oldest first; `after` is the last letter of the page before.
+
+        A letter is kept for `dead_letter_ttl`.
+        """
+        if user_id is not None:
+            check_id("user_id", user_id)
+        return await self._letters.page(user_id, limit, after)
+
+    async def requeue(self, task: DeadLetter | TaskHandle[Any]) -> TaskHandle[Any]:
+        """Run a failed task again: its attempts start anew, its errors are kept.
+
+        Raises `UnknownTask` when it is not a dead letter.
+        """
+        await self._letters.requeue(task.user_id, task.task_id)
+        return self.handle(task.user_id, task.task_id)
+
+    async def requeue_all(
+        self,
+        user_id: str | None = None,
+        *,
+        kind: FailureKind | str | None = None,
+        task_name: str | None = None,
+        limit: int = 1000,
+    ) -> int:
+        """Requeue at most `limit` dead letters that match, the oldest first; returns their number.
+
+        They wait in the lanes of their users like all others, so that nobody else is delayed.
+        """
+        wanted = FailureKind(kind) if kind is not None else None
+        return await self._letters.requeue_all(
+            user_id,
+            lambda letter: wanted in (None, letter.kind) and task_name in (None, letter.name),
+            limit,
+        )
+
+    async def discard(self, task: DeadLetter | TaskHandle[Any]) -> None:
+        """Give a failed task up; nothing is left of it. Raises `UnknownTask` when it is not a dead letter."""
+        await self._letters.discard(task.user_id, task.task_id)
+
+    async def purge(self, user_id: str, *, timeout: float = 30.0) -> Purged:
+        """Cancel and erase everything of a user: waiting, running and failed tasks, results, XCom values, policy.
+
+        Works in bounded steps and may be called again. Results are found by looking at every key of the server, which
+        takes a second or so per million keys, in small steps.
+
+        Args:
+            user_id: The user.
+            timeout: Seconds to wait for running tasks to stop.
+        """
+        return await purge(self._reader, check_id("user_id", user_id), check_seconds("timeout", timeout))
+
+    def _make(
+        self, task: Task[Any], user_id: str | None, nonce: bytes, ids: defaultdict[str, dict[Task[Any], str]]
+    ) -> NewTask:
+        depends_on = task.task_options.depends_on
+        if not depends_on:
+            return self._producer.make(task, user_id, nonce)
+        user = user_of(task, user_id)
+        needs = dependency_ids(depends_on, user, ids[user])
+        return self._producer.make(task, user_id, nonce, depends_on=list(dict.fromkeys(needs)))
+
+    async def _enqueue_pipeline(self, pipeline: Pipeline, user_id: str | None) -> PipelineHandle:
+        plan = Plan(self._producer, pipeline, user_id, keeps_results=self.result_ttl_ms > 0)
+        await self._producer.submit(plan.tasks)
+        nodes = cast("tuple[Task[Any], ...]", pipeline.nodes)
+        handles: dict[str, TaskHandle[Any]] = {
+            plan.names[node]: TaskHandle(self._source, plan.user_id, new.task_id, function=node.function)
+            for node, new in zip(nodes, plan.tasks, strict=True)
+        }
+        return PipelineHandle(plan.user_id, plan.run_id, handles, [plan.names[leaf] for leaf in pipeline.leaves])
+
+
+def _milliseconds(name: str, seconds: float, least: float) -> int:
+    return round(check_seconds(name, seconds, least) * 1000)
+
+
+def _changed(task: Task[R], options: Mapping[str, Any]) -> Task[R]:
+    if not isinstance(task, Task):
+        raise InvalidInput(f"only a task can be enqueued, as in enqueue(resize(42)), not {task!r}")
+    changes = {name: value for name, value in options.items() if value is not None}
+    return task.options(**changes) if changes else task

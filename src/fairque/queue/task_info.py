@@ -1,0 +1,91 @@
+"""What Redis has of a task made into a `TaskInfo`."""
+
+from __future__ import annotations
+
+import msgspec
+
+from fairque.models import Attempt, Priority, TaskInfo, TaskState
+from fairque.redis.delivery import Known, arrival_ms
+from fairque.tasks.message import BadMessage, Record, decode_body
+
+__all__ = ["attempts_in", "ended_info", "living_info", "told_by"]
+
+_attempt_decoder = msgspec.msgpack.Decoder(Attempt)
+_PRIORITY_AT = 17
+
+
+def attempts_in(errors: list[bytes]) -> tuple[Attempt, ...]:
+    return tuple(_attempt_decoder.decode(error) for error in errors)
+
+
+def told_by(body: bytes) -> tuple[str, tuple[str, ...]]:
+    """Name and dependencies."""
+    try:
+        message = decode_body(body)
+    except BadMessage:
+        return "", ()
+    return message.name, tuple(message.overrides.depends_on) if message.overrides else ()
+
+
+def living_info(
+    user_id: str, task_id: str, known: Known, priority_step_ms: int, name: str, dependencies: tuple[str, ...] = ()
+) -> TaskInfo:
+    """Of a task without a result: it has not ended, or it failed and its result has expired before itself."""
+    fields = known.fields
+    state = TaskState(fields.get("state", TaskState.QUEUED))
+    queued, started = _seconds(fields.get("queued")), _seconds(fields.get("started"))
+    score = known.score if known.score is not None else fields.get("score")
+    if queued is None and score is not None:  # it never waited anywhere but in its lane
+        queued = arrival_ms(int(score), known.body, priority_step_ms) / 1000
+    has_started = state in (TaskState.STARTED, TaskState.FAILED)
+    return TaskInfo(
+        user_id=user_id,
+        task_id=task_id,
+        name=name,
+        state=state,
+        priority=priority_in(known.body),
+        attempt=int(fields.get("attempt", 0)),
+        due_at=known.due_ms / 1000 if known.due_ms is not None else None,
+        queued_at=queued,
+        started_at=started if has_started else None,
+        ended_at=_seconds(fields.get("ended")) if state is TaskState.FAILED else None,
+        worker=fields.get("worker") if has_started else None,
+        wait_seconds=started - queued if has_started and started is not None and queued is not None else None,
+        errors=attempts_in(known.errors),
+        dependencies=dependencies,
+        dependents=known.dependents,
+        progress=float(fields["progress"]) if "progress" in fields else None,
+        message=fields.get("message", ""),
+    )
+
+
+def ended_info(user_id: str, task_id: str, state: TaskState, record: Record, known: Known) -> TaskInfo:
+    started = record.started_ms / 1000
+    run_seconds = record.run_ms / 1000
+    return TaskInfo(
+        user_id=user_id,
+        task_id=task_id,
+        name=record.name,
+        state=state,
+        priority=priority_in(known.body),
+        attempt=record.attempt,
+        queued_at=record.queued_ms / 1000,
+        started_at=started,
+        ended_at=started + run_seconds,
+        worker=record.worker,
+        wait_seconds=(record.started_ms - record.queued_ms) / 1000,
+        run_seconds=run_seconds,
+        errors=attempts_in(known.errors),
+        dependents=known.dependents,
+        message=record.message if state is TaskState.CANCELED else "",
+    )
+
+
+def priority_in(body: bytes) -> Priority | None:
+    """None where the body is gone or foreign."""
+    given = body[_PRIORITY_AT] if len(body) > _PRIORITY_AT else 0
+    return Priority(given) if given in set(Priority) else None
+
+
+def _seconds(milliseconds: str | None) -> float | None:
+    return int(milliseconds) / 1000 if milliseconds else None

@@ -1,0 +1,208 @@
+"""`Tenants`: what governs the users of a queue, and what they used."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from msgspec import UNSET, UnsetType
+
+from fairque.checks import check_count, check_id
+from fairque.config.config import FairQueueConfig
+from fairque.errors import InvalidInput, UnknownTask
+from fairque.policy import (
+    MOST_TASKS,
+    Breaker,
+    Policy,
+    Rate,
+    TaskLimit,
+    as_rate,
+    changes_of,
+    limit_in,
+    merged,
+    policy_in,
+    stored_in,
+)
+from fairque.queue.explain import Explanation, explain
+from fairque.queue.usage import Demand, Shares, UsageHour, demand, shares, usage_in
+from fairque.redis.keys import decode_user, encode_user
+from fairque.redis.store import Store
+
+__all__ = ["EVERYBODY", "Tenants"]
+
+EVERYBODY = "*"
+LOOKED_AT = 500
+KEPT_DAYS = 40
+MOST_LISTED = 1000
+DAY_SECONDS = 86_400
+
+
+class Tenants:
+    """The part of a `TaskQueue` that is about its users: policies, explanations, usage."""
+
+    _reader: Store
+
+    async def set_policy(
+        self,
+        user_id: str,
+        *,
+        weight: float | UnsetType | None = UNSET,
+        max_running: int | UnsetType | None = UNSET,
+        min_running: int | UnsetType | None = UNSET,
+        rate: Rate | str | UnsetType | None = UNSET,
+        max_queued: int | UnsetType | None = UNSET,
+        overflow: Literal["reject", "drop_oldest"] | UnsetType | None = UNSET,
+        paused: bool | datetime | UnsetType | None = UNSET,
+        group: str | UnsetType | None = UNSET,
+        breaker: Breaker | str | UnsetType | None = UNSET,
+    ) -> Policy:
+        """Change what governs a user, or with ``"*"`` what governs everybody who does not say otherwise.
+
+        What is not given stays as it is; None forgets it. See `Policy` for the fields. It holds from the next claim on,
+        for tasks that wait already as well. Returns what governs the user then.
+        """
+        given = {
+            "weight": weight,
+            "max_running": max_running,
+            "min_running": min_running,
+            "rate": rate,
+            "max_queued": max_queued,
+            "overflow": overflow,
+            "paused": paused,
+            "group": group,
+            "breaker": breaker,
+        }
+        changes, forgotten = changes_of({name: value for name, value in given.items() if value is not UNSET})
+        if user_id == EVERYBODY and "group" in changes:
+            raise InvalidInput("not everybody can be in one group: set the group of each user")
+        await self._reader.set_policy(_policy_name(user_id), changes, forgotten)
+        return await self.get_policy(user_id)
+
+    async def get_policy(self, user_id: str, *, defaults: bool = True) -> Policy:
+        """What governs a user: its own policy, and the one of ``"*"`` where that says nothing.
+
+        Without `defaults`: its own alone.
+        """
+        own, default = await self._reader.policies([_policy_name(user_id), EVERYBODY])
+        return merged(policy_in(own), policy_in(default)) if defaults else policy_in(own)
+
+    async def policies(self, *, limit: int = 100, after: str = "") -> dict[str, Policy]:
+        """The users that have a policy of their own, in the order of their encoded ids, each without the defaults.
+
+        Args:
+            limit: Most users, up to 1,000.
+            after: The user behind whom to begin, for the next page.
+        """
+        count = check_count("limit", limit, 1, MOST_LISTED)
+        rows = await self._reader.governed("policy-users", encode_user(after), count)
+        return {decode_user(name): policy_in(packed) for name, packed in rows}
+
+    async def groups(self, *, limit: int = 100, after: str = "") -> dict[str, float]:
+        """The groups whose weight was set, in the order of their encoded names; see `policies`."""
+        count = check_count("limit", limit, 1, MOST_LISTED)
+        rows = await self._reader.governed("policy-groups", after and _group_name(after), count)
+        return {decode_user(name[1:]): policy_in(packed).weight or 1.0 for name, packed in rows}
+
+    async def task_limits(self, *, limit: int = 100, after: str = "") -> dict[str, TaskLimit]:
+        """The task names that are limited, in order; see `policies`."""
+        count = check_count("limit", limit, 1, MOST_LISTED)
+        rows = await self._reader.governed("limit-names", after, count)
+        return {name.decode(): limit_in(row) for name, row in rows}
+
+    async def clear_policy(self, user_id: str) -> None:
+        """Back to what governs everybody; with ``"*"``, back to no limits."""
+        await self._reader.set_policy(_policy_name(user_id), {}, ["*"])
+
+    async def set_group(self, group: str, *, weight: float | None) -> None:
+        """The share of a group in relation to other groups, and to users without one; None is the default of 1."""
+        changes, forgotten = changes_of({"weight": weight})
+        await self._reader.set_policy(_group_name(group), changes, forgotten)
+
+    async def get_group(self, group: str) -> float:
+        """The weight of a group."""
+        [found] = await self._reader.policies([_group_name(group)])
+        return policy_in(found).weight or 1.0
+
+    async def apply_policies(self, config: FairQueueConfig) -> None:
+        """Set what the sections `policies`, `groups` and `limits` of a configuration say, and leave everything else.
+
+        A rule that a file says no longer stays in Redis until it is taken back there. Nothing is written for users and
+        groups for whom all of it holds already.
+        """
+        named = [(_policy_name(policy.user), policy.rules()) for policy in config.policies]
+        named += [(_group_name(group.name), group.rules()) for group in config.groups]
+        before = await self._reader.policies([name for name, _ in named]) if named else []
+        for (name, rules), packed in zip(named, before, strict=True):
+            changes, _ = changes_of(rules)
+            if not changes.items() <= stored_in(packed).items():
+                await self._reader.set_policy(name, changes)
+        for limit in config.limits:
+            await self.set_task_limit(limit.task, **limit.rules())
+
+    async def pause(self, user_id: str, *, until: datetime | None = None) -> None:
+        """Start nothing more of a user. What runs goes on, what waits keeps its place."""
+        await self.set_policy(user_id, paused=until if until is not None else True)
+
+    async def resume(self, user_id: str) -> None:
+        """Go on after `pause`. The user has saved up nothing meanwhile."""
+        await self.set_policy(user_id, paused=None)
+
+    async def explain(self, user_id: str, task_id: str | None = None) -> Explanation:
+        """Why a task waits, what is ahead of it, and when it may start; without an id, the first one in line.
+
+        Looks at the 500 users that are served next; changes nothing.
+
+        Raises:
+            UnknownTask: Nothing is known of the task.
+        """
+        check_id("user_id", user_id)
+        if task_id is not None:
+            check_id("task_id", task_id)
+        found = explain(user_id, await self._reader.explain(user_id, task_id or "", LOOKED_AT))
+        if found is None:
+            raise UnknownTask(f"user {user_id!r} has no task {task_id!r}, or its result has expired")
+        return found
+
+    async def set_task_limit(
+        self, name: str, *, max_running: int | None = None, rate: Rate | str | None = None
+    ) -> None:
+        """Limit the tasks of one name, over all users; without limits, none is left.
+
+        A worker sets what `@task` says when it starts, so that a limit in code wins over this one.
+        """
+        check_id("task name", name)
+        if max_running is not None:
+            check_count("max_running", max_running, 1, MOST_TASKS)
+        await self._reader.set_limits(
+            [(name, max_running, as_rate(rate) if rate is not None else None)], declared=False
+        )
+
+    async def usage(self, user_id: str, since: datetime | None = None) -> list[UsageHour]:
+        """What a user (``"*"``: all together) used, hour by hour, for bills; the current hour so far included.
+
+        Hours are kept for 40 days.
+
+        Args:
+            user_id: Whose.
+            since: The first hour is the one with this moment in it; default: a day ago. Naive datetimes are local time.
+        """
+        first = since if since is not None else datetime.now(UTC) - timedelta(days=1)
+        today = int(datetime.now(UTC).timestamp()) // DAY_SECONDS + 1
+        days = list(range(max(int(first.timestamp()) // DAY_SECONDS, today - KEPT_DAYS - 1), today + 1))
+        return usage_in(await self._reader.usage(_policy_name(user_id), days), days, first)
+
+    async def shares(self, *, limit: int = 1000) -> Shares:
+        """How evenly the most recently active users were served over the last minute or so."""
+        return shares(await self._reader.users(0, check_count("limit", limit, 1, MOST_LISTED)))
+
+    async def demand(self, *, target_wait: float = 10.0) -> Demand:
+        """What waits in seconds of work, and how many slots it takes to serve it within `target_wait` seconds."""
+        return demand(await self._reader.stats(), target_wait)
+
+
+def _policy_name(user_id: str) -> str:
+    return EVERYBODY if user_id == EVERYBODY else encode_user(check_id("user_id", user_id))
+
+
+def _group_name(group: str) -> str:
+    return "@" + encode_user(check_id("group", group))

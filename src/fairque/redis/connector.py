@@ -1,0 +1,331 @@
+"""`Connector` knows where the server of a queue is, and connects to it.
+
+redis-py's own timeouts and silent retries are wrong for a queue: here everything is tried once, within one timeout, and
+the caller decides about another try.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import redis
+import redis.asyncio
+import redis.exceptions
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.retry import Retry as BlockingRetry
+
+from fairque.checks import check_seconds
+from fairque.embedded.server import EmbeddedServer
+from fairque.errors import ConfigError, FairqueError, QueueUnavailable, StoreError
+from fairque.redis.cluster import Cluster
+from fairque.redis.lookup import Question
+from fairque.redis.sentinel import Sentinels
+from fairque.redis.url import Address, ServerUrl
+
+__all__ = ["DEFAULT_TIMEOUT", "Connector", "NoScript"]
+
+T = TypeVar("T")
+DEFAULT_TIMEOUT = 5.0
+DEFAULT_URL = "redis://localhost:6379"
+MOST_SECONDS_OF_A_QUESTION = 1.0
+_WAYS_OUT = (
+    "Three ways out: pass a URL as in TaskQueue('redis://host:6379'), set FAIRQUE_REDIS_URL, "
+    "or use TaskQueue('embedded://') (pip install 'fairque[embedded]')."
+)
+# Errors of a server that is there but cannot work now. Bare ones carry the code as their first word. ASK is one of
+# them: of a queue that is moved key by key, half is here and half is there, and a script would see one half.
+_ELSEWHERE = frozenset(("READONLY", "MASTERDOWN", "CLUSTERDOWN"))
+"""Errors of a server that is not, or not now, the one to ask."""
+_UNAVAILABLE = _ELSEWHERE | {"LOADING", "OOM", "MISCONF", "NOREPLICAS", "TRYAGAIN", "ASK", "BUSY", "UNKILLABLE"}
+
+
+class NoScript(Exception):
+    """The server does not know the script (restarted, or SCRIPT FLUSH)."""
+
+
+class Connector:
+    """Where the server is. Starts the embedded one when the URL says so.
+
+    Args:
+        url: Without one: ``FAIRQUE_REDIS_URL``, else localhost. See `ServerUrl`.
+        timeout: Seconds for connecting and for one request.
+        client_name: Shown by the server's CLIENT LIST.
+        key: A key of the queue, which tells the node of a cluster that has it.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        client_name: str = "fairque",
+        key: str = "",
+    ) -> None:
+        named = url or os.environ.get("FAIRQUE_REDIS_URL")
+        self._is_named = named is not None
+        self._url = ServerUrl(named or DEFAULT_URL)
+        self.timeout = check_seconds("timeout", timeout, least=0.001)
+        self.client_name = client_name
+        self._guides: Sentinels | Cluster | None = None
+        if self._url.scheme == "sentinel":
+            self._guides = Sentinels(self._url)
+        elif self._url.scheme == "cluster":
+            self._guides = Cluster(self._url, key)
+        self._address: Address | None = None
+        self._reached: Address | None = None
+        self._server: EmbeddedServer | None = None
+        self._opening: asyncio.Lock | None = None
+        self._is_open = False
+        self._is_closed = False
+        self.on_move: Callable[[], None] | None = None
+        """Called, on the loop, after a connection was made elsewhere than the one before."""
+
+    @property
+    def url(self) -> str:
+        return self._url.text
+
+    @property
+    def safe_url(self) -> str:
+        """The URL without its passwords."""
+        return self._url.safe
+
+    @property
+    def address(self) -> Address | None:
+        """Where the queue is by all that is known; None where the URL says it all, or while it is not known."""
+        return self._address
+
+    # Opening and closing
+
+    async def open(self) -> None:
+        """Also after `close`."""
+        self._is_closed = False
+        await self.ensure_open()
+
+    async def ensure_open(self) -> None:
+        """Open it unless it is open. Raises `ConfigError` when it was closed, `QueueUnavailable` and `ConfigError`."""
+        if self._is_open:
+            return
+        if self._opening is None:
+            self._opening = asyncio.Lock()
+        async with self._opening:
+            if self._is_closed:
+                raise ConfigError("the queue is closed")
+            if not self._is_open:
+                if self._url.scheme == "embedded":
+                    await asyncio.to_thread(self._start_server)
+                self._check_options()
+                self._is_open = True
+
+    def refuse(self) -> None:
+        """No new connections: a call that comes too late must not open the queue again."""
+        self._is_closed = True
+        self._is_open = False
+
+    async def close(self) -> None:
+        self.refuse()
+        self._opening = None  # it may be opened again, on another loop
+        server, self._server = self._server, None
+        if server is not None:
+            await asyncio.to_thread(server.stop)
+
+    def _start_server(self) -> None:
+        server = EmbeddedServer(self._url.path or None)
+        server.start()
+        self._server = server
+
+    def _check_options(self) -> None:
+        """Values of options, and files that they name, before a server is asked for anything."""
+        try:
+            connection = self._make(self._server_url(Address("localhost", 0)))
+            if isinstance(connection, redis.asyncio.SSLConnection):
+                connection.ssl_context.get()
+        except (ValueError, TypeError, OSError, redis.exceptions.RedisError) as exc:
+            raise ConfigError(f"the URL {self.safe_url} cannot be used: {exc}") from None
+
+    # Connecting
+
+    async def connect(self) -> tuple[AbstractConnection, Address | None]:
+        """A connection, and where it leads to. Raises `QueueUnavailable`, `StoreError` and `ConfigError`."""
+        await self.ensure_open()
+        try:
+            address = await self._find()
+            connection = self._make(self._server_url(address))
+            await _connect(connection)
+        except asyncio.CancelledError:  # it may have taken too long
+            self.left(self._address)
+            raise
+        except (redis.exceptions.RedisError, OSError) as exc:
+            self.left(self._address)
+            raise self.translate(exc) from exc
+        if address != self._reached:
+            self._reached = address
+            if self.on_move is not None:
+                self.on_move()
+        return connection, address
+
+    def connect_blocking(self) -> tuple[Any, Address | None]:
+        """The same for a thread of its own; it must be open."""
+        try:
+            address = self._find_blocking()
+            connection = self._make_blocking(self._server_url(address))
+            connection.connect()
+        except (redis.exceptions.RedisError, OSError) as exc:
+            self.left(self._address)
+            raise self.translate(exc) from exc
+        return connection, address
+
+    def left(self, address: Address | None) -> None:
+        """The server at this address is gone, or not the right one: it is searched for again."""
+        if self._guides is not None and address is not None and address == self._address:
+            self._address = None
+            self._guides.doubt()
+
+    def is_misplaced(self, error: Exception, address: Address | None) -> bool:
+        """Whether an answer says that another server is to be asked: one that it names, or one to be searched for."""
+        if isinstance(error, redis.exceptions.MovedError) and isinstance(self._guides, Cluster) and address:
+            is_unknown = error.host in ("", "?")  # the node does not know its own name: it is where it was asked
+            self._address = Address(address.host if is_unknown else error.host, error.port)
+            return True
+        if _code(error) in _ELSEWHERE:
+            self.left(address)
+            return True
+        return False
+
+    async def _find(self) -> Address | None:
+        if self._guides is None or self._address is not None:
+            return self._address
+        lookup, answer = self._guides.lookup(), None
+        while True:
+            try:
+                question = lookup.send(answer)
+            except StopIteration as found:
+                self._address = found.value
+                return self._address
+            answer = await self._ask(question)
+
+    def _find_blocking(self) -> Address | None:
+        if self._guides is None or self._address is not None:
+            return self._address
+        lookup, answer = self._guides.lookup(), None
+        while True:
+            try:
+                question = lookup.send(answer)
+            except StopIteration as found:
+                self._address = found.value
+                return self._address
+            answer = self._ask_blocking(question)
+
+    async def _ask(self, question: Question) -> Any:
+        connection = self._make(question.url, self._seconds_of_a_question)
+        try:
+            await _connect(connection)
+            await _heeding_cancellation(connection.send_command(*question.command))
+            return await connection.read_response(disable_decoding=True)
+        except (redis.exceptions.RedisError, OSError) as exc:
+            return exc
+        finally:
+            await connection.disconnect(nowait=True)
+
+    def _ask_blocking(self, question: Question) -> Any:
+        connection = self._make_blocking(question.url, self._seconds_of_a_question)
+        try:
+            connection.connect()
+            connection.send_command(*question.command)
+            return connection.read_response(disable_decoding=True)
+        except (redis.exceptions.RedisError, OSError) as exc:
+            return exc
+        finally:
+            connection.disconnect()
+
+    @property
+    def _seconds_of_a_question(self) -> float:
+        """Short, so that there is time for another one when somebody does not answer."""
+        return min(MOST_SECONDS_OF_A_QUESTION, self.timeout / 4)
+
+    def _server_url(self, address: Address | None) -> str:
+        return self._server.url if self._server is not None else self._url.server(address)
+
+    def _make(self, url: str, timeout: float | None = None) -> AbstractConnection:
+        retry = Retry(NoBackoff(), 0)
+        pool = redis.asyncio.ConnectionPool.from_url(url, retry=retry, **self._options(timeout))
+        connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]
+        return connection
+
+    def _make_blocking(self, url: str, timeout: float | None = None) -> Any:
+        retry = BlockingRetry(NoBackoff(), 0)
+        return redis.ConnectionPool.from_url(url, retry=retry, **self._options(timeout)).make_connection()
+
+    def _options(self, timeout: float | None) -> dict[str, Any]:
+        return {
+            "protocol": 2,
+            "socket_timeout": timeout or self.timeout,
+            "socket_connect_timeout": timeout or self.timeout,
+            "client_name": self.client_name,
+            "driver_info": None,
+        }
+
+    # Errors
+
+    def unreachable(self, error: BaseException) -> QueueUnavailable:
+        text = f"Redis at {self.safe_url} is not available: {str(error) or type(error).__name__}"
+        return QueueUnavailable(text if self._is_named else f"{text}. {_WAYS_OUT}")
+
+    def translate(self, error: Exception) -> Exception:
+        """One of our own for an error of redis-py."""
+        if isinstance(error.__cause__, redis.exceptions.RedisError):  # over a socket, it wraps what the server answered
+            return self.translate(error.__cause__)
+        if isinstance(error, redis.exceptions.NoScriptError):
+            return NoScript()
+        if isinstance(error, redis.exceptions.MovedError) and not self._guides:
+            return self._lasting(f"{error.status_code} {error}; it is a node of a cluster, write cluster:// in the URL")
+        if isinstance(error, redis.exceptions.AuthenticationError) or _is_untrusted(error):
+            return self._lasting(error)
+        is_answer = isinstance(error, redis.exceptions.ResponseError)
+        if not is_answer or _code(error) in _UNAVAILABLE or self._is_moving(error):
+            return self.unreachable(error)
+        return self._lasting(error)
+
+    def _is_moving(self, error: Exception) -> bool:
+        """What a script meets in a slot that is moved key by key."""
+        return isinstance(self._guides, Cluster) and "non local key" in str(error)
+
+    def _lasting(self, error: Exception | str) -> FairqueError:
+        return StoreError(f"Redis at {self.safe_url}: {error}")
+
+
+def _code(error: Exception) -> str:
+    code: str = getattr(error, "status_code", None) or str(error).partition(" ")[0]
+    return code
+
+
+def _is_untrusted(error: BaseException | None) -> bool:
+    """A certificate was refused, somewhere among the causes."""
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+async def _connect(connection: AbstractConnection) -> None:
+    try:
+        await _heeding_cancellation(connection.connect())  # type: ignore[no-untyped-call]
+        if await connection.can_read():  # more than was asked for, or the end
+            raise ConnectionError("the server does not keep to the protocol, or closed the connection")
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+
+
+async def _heeding_cancellation(call: Coroutine[Any, Any, T]) -> T:
+    """For what redis-py does with `asyncio.wait_for`, which before Python 3.12 may swallow a cancellation."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    value = await call
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
+    return value

@@ -1,0 +1,125 @@
+"""What goes to the scripts, and what comes back: new tasks, deliveries, outcomes."""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+import msgspec
+
+from fairque.redis.keys import decode_user
+
+__all__ = ["Claim", "Delivery", "Known", "Needs", "NewTask", "Outcome", "arrival_ms"]
+
+_COST = struct.Struct(">d")
+
+
+class NewTask(NamedTuple):
+    """A task for `enqueue`.
+
+    `when` is '' for now, '+ms' from now, or 'ms' since the epoch; `needs` is empty or an encoded `Needs`.
+    """
+
+    user_id: str
+    task_id: str
+    priority: int
+    when: str
+    body: bytes
+    needs: bytes = b""
+
+    def __repr__(self) -> str:  # without the arguments, which a traceback with local variables would show
+        return f"<NewTask {self.user_id!r} {self.task_id!r}>"
+
+
+class Needs(msgspec.Struct, frozen=True, array_like=True):
+    """What a task waits for, and what becomes of it when one of those fails or is canceled: wait, cancel or run."""
+
+    policy: str
+    allow_unknown: bool
+    ids: list[str]
+
+
+class Delivery(msgspec.Struct, eq=False):
+    """One task handed to one worker. (`stream_id`, `attempt`) identifies it."""
+
+    user: bytes
+    task_id: bytes
+    lane: bytes
+    stream_id: bytes
+    attempt: int
+    queued_ms: int
+    started_ms: int
+    body: bytes
+    failures: int = 0
+    lost: int = 0
+    returned: int = 0
+    returned_since_ms: int = 0
+    canceling: bool = False
+
+    def __repr__(self) -> str:
+        return f"<Delivery {self.user_id!r} {self.id!r}, attempt {self.attempt}>"
+
+    @property
+    def user_id(self) -> str:
+        return decode_user(self.user)
+
+    @property
+    def cost(self) -> float:
+        """As its message says; a foreign one costs 1."""
+        return _COST.unpack_from(self.body, 9)[0] if len(self.body) > 17 and self.body[0] == 1 else 1.0
+
+    @property
+    def wait_ms(self) -> int | None:
+        """From the enqueue to the first start; None for later ones."""
+        return max(0, self.started_ms - self.queued_ms) if self.attempt == 1 else None
+
+    @property
+    def id(self) -> str:
+        return self.task_id.decode()
+
+
+class Claim(NamedTuple):
+    """`sleep` is the number of seconds until something is due, None when nothing is."""
+
+    deliveries: list[Delivery]
+    sleep: float | None
+
+
+class Outcome(msgspec.Struct, eq=False):
+    """How a delivery ended: kind is ``finished``, ``failed``, ``canceled``, ``retry`` or ``released``.
+
+    `error` of a canceled one is the reason; `pushed` is an XCom value to be written with the outcome, as settle.lua
+    reads it. `run_ms` is how long it ran, `charge` what the task added to its cost meanwhile.
+    """
+
+    delivery: Delivery
+    kind: str
+    ttl_ms: int = 0
+    delay_ms: int = 0
+    record: bytes = b""
+    error: bytes = b""
+    pushed: bytes = b""
+    run_ms: float = 0.0
+    charge: float = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Outcome {self.kind} of {self.delivery!r}>"
+
+
+class Known(NamedTuple):
+    """Everything Redis has of one task; all empty when it has nothing."""
+
+    fields: dict[str, str]
+    body: bytes
+    record: bytes
+    errors: list[bytes]
+    score: int | None  # in its lane, while it waits
+    dependents: tuple[str, ...]
+    due_ms: int | None = None  # while it is scheduled
+
+
+def arrival_ms(score: int, body: bytes, priority_step_ms: int) -> int:
+    """When a task was placed: its score is that moment in microseconds, less the head start of its priority."""
+    priority = body[17] if len(body) > 17 else 1
+    head_start = (priority - 1) * priority_step_ms if priority < 6 else 0
+    return score // 1000 + head_start

@@ -1,0 +1,109 @@
+"""Replies of the scripts made into values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fairque.errors import DependencyError, FairqueError, QueueFull
+from fairque.metrics import metrics_in
+from fairque.models import UserInfo, WorkerInfo
+from fairque.policy import Policy, merged, policy_in
+from fairque.redis.delivery import Delivery, arrival_ms
+from fairque.redis.keys import decode_user
+
+__all__ = ["deliveries_in", "fields_in", "refusal", "users_in", "worker_info"]
+
+
+def refusal(answers: list[Any]) -> FairqueError:
+    """Why an enqueue wrote nothing."""
+    code, user_id = answers[0].decode(), decode_user(answers[1])
+    of_user = f"of user {user_id!r}"
+    if code == "full":
+        return QueueFull(f"the backlog {of_user} is full", retry_after=answers[2] / 1000)
+    ids = [answer.decode("utf-8", "replace") for answer in answers[2:]]
+    if code == "unknown":
+        task_id, dependency = ids
+        return DependencyError(
+            f"task {task_id!r} {of_user} depends on {dependency!r}, never enqueued or its result has expired"
+        )
+    if code == "cycle":
+        return DependencyError(f"tasks {of_user} would wait for each other: {' → '.join(ids)}")
+    return DependencyError(f"task {ids[0]!r} {of_user} waits for too many tasks to look for a cycle")
+
+
+def deliveries_in(reply: list[Any], priority_step_ms: int) -> list[Delivery]:
+    now = reply[0]
+    deliveries = []
+    for at in range(2, len(reply), 8):
+        user, task_id, lane, stream_id, attempt, score, history, body = reply[at : at + 8]
+        queued_ms = arrival_ms(int(score), body, priority_step_ms)
+        made = Delivery(user, task_id, lane, stream_id, int(attempt), queued_ms, now, body)
+        if history:
+            made.failures, made.lost, made.returned, made.returned_since_ms, queued, canceling = map(
+                int, history.split()
+            )
+            made.queued_ms = queued or queued_ms
+            made.canceling = bool(canceling)
+        deliveries.append(made)
+    return deliveries
+
+
+def fields_in(flat: list[bytes]) -> dict[str, str]:
+    names = iter(flat)
+    return {name.decode(): value.decode("utf-8", "replace") for name, value in zip(names, names, strict=True)}
+
+
+def users_in(reply: list[Any], priority_step_ms: int) -> list[UserInfo]:
+    now_ms, defaults, _, *rows = reply
+    default = policy_in(defaults)
+    return [_user_in(row, default, now_ms, priority_step_ms) for row in rows]
+
+
+def _user_in(row: list[Any], default: Policy, now_ms: int, priority_step_ms: int) -> UserInfo:
+    user, critical, normal, started_critical, started_normal, scheduled, deferred, held, dead_letters = row[:9]
+    tag, seen, parked, open_until, policy, metrics, next_ones = row[9:]
+    own = policy_in(policy)
+    measured = metrics_in(metrics, now_ms)
+    return UserInfo(
+        user_id=decode_user(user),
+        weight=own.weight or default.weight or 1.0,
+        policy=merged(own, default),
+        critical=critical,
+        normal=normal,
+        held=held,
+        started=started_critical + started_normal,
+        scheduled=scheduled,
+        deferred=deferred,
+        dead_letters=dead_letters,
+        finished=measured.finished,
+        failed=measured.failed,
+        canceled=measured.canceled,
+        retried=measured.retried,
+        metrics=measured,
+        tag=float(tag) if tag else None,
+        seen_at=float(seen) / 1000 or None,
+        parked_until=float(parked) / 1000 if parked else None,
+        breaker_open_until=float(open_until) / 1000 if open_until else None,
+        wait_seconds=_longest_wait(next_ones, now_ms, priority_step_ms),
+    )
+
+
+def _longest_wait(next_ones: list[list[bytes]], now_ms: int, priority_step_ms: int) -> float | None:
+    waits = [
+        now_ms - (int(queued) if queued else arrival_ms(int(score), head, priority_step_ms))
+        for score, head, queued in next_ones
+    ]
+    return max(0, *waits) / 1000 if waits else None
+
+
+def worker_info(name: str, entry: dict[str, str]) -> WorkerInfo:
+    return WorkerInfo(
+        worker_id=name,
+        host=entry.get("host", ""),
+        pid=int(entry.get("pid", 0)),
+        version=entry.get("version", ""),
+        concurrency=int(entry.get("concurrency", 0)),
+        running=int(entry.get("running", 0)),
+        started_at=float(entry.get("started_at", 0)),
+        seen_at=float(entry.get("seen", 0)) / 1000,
+    )

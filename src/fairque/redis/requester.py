@@ -1,0 +1,141 @@
+"""A `Requester` carries one request at a time to wherever the queue is.
+
+Each is sent once: its caller decides about another try.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+from typing import Any
+
+import hiredis
+from redis.exceptions import MovedError, RedisError, ResponseError
+
+from fairque.redis.connection import Connection
+from fairque.redis.connector import Connector
+from fairque.redis.url import Address
+
+__all__ = ["BlockingRequester", "Requester", "pack"]
+
+MOST_MOVES = 5
+_RESTLESS = f"the queue moved {MOST_MOVES} times within one request"
+
+
+def pack(words: Iterable[Any]) -> bytes:
+    """A command as the server reads it; words are str, bytes, int or float."""
+    packed: bytes = hiredis.pack_command(tuple(words))
+    return packed
+
+
+class _Moved(Exception):
+    """The request was not executed; the connector knows where to send it by now."""
+
+
+class Requester:
+    """One connection to the server, one request at a time; it reconnects by itself.
+
+    Raises `QueueUnavailable` when there is no answer in time, `NoScript` and `StoreError` for answers that are errors.
+    """
+
+    def __init__(self, connector: Connector) -> None:
+        self._connector = connector
+        self._connection: Connection | None = None
+        self._lock = asyncio.Lock()
+
+    async def request(self, command: bytes, seconds: float | None = None) -> Any:
+        """The reply, within `seconds` (default: the connector's timeout).
+
+        A connection that is there and free answers or fails within that time by itself, so that the usual request pays
+        for no other timer.
+        """
+        connection = self._connection
+        if seconds is None and connection is not None and connection.error is None and not self._lock.locked():
+            async with self._lock:
+                with contextlib.suppress(_Moved):
+                    return await self._exchange(connection, command)
+        await self._connector.ensure_open()
+        try:
+            async with asyncio.timeout(seconds or self._connector.timeout), self._lock:
+                return await self._pursue(command)
+        except TimeoutError:
+            raise self._connector.unreachable(TimeoutError("Timeout: no answer in time")) from None
+
+    async def _pursue(self, command: bytes) -> Any:
+        """Connect where that has to be done, and go where the server says that the queue has moved."""
+        for _ in range(MOST_MOVES):
+            connection = self._connection
+            if connection is None or connection.error is not None:
+                connection = self._connection = Connection(*await self._connector.connect(), self._connector.timeout)
+            with contextlib.suppress(_Moved):
+                return await self._exchange(connection, command)
+        raise self._connector.unreachable(_Moved(_RESTLESS))
+
+    async def _exchange(self, connection: Connection, command: bytes) -> Any:
+        try:
+            return await connection.request(command)
+        except ResponseError as exc:
+            if self._connector.is_misplaced(exc, connection.address):
+                self._drop()
+                if isinstance(exc, MovedError):
+                    raise _Moved from None
+            raise self._connector.translate(exc) from None
+        except (RedisError, OSError) as exc:
+            self._drop()
+            self._connector.left(connection.address)
+            raise self._connector.translate(exc) from exc
+        except asyncio.CancelledError:  # in the middle of a reply
+            self._drop()
+            raise
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    async def close(self) -> None:
+        """Waits for the request that is under way."""
+        async with self._lock:
+            connection = self._connection
+            self._drop()
+            if connection is not None:
+                await connection.wait_closed()
+        self._lock = asyncio.Lock()  # the queue may be opened again, on another loop
+
+
+class BlockingRequester:
+    """The same for a thread: blocks until the reply is there. The connector must be open."""
+
+    def __init__(self, connector: Connector) -> None:
+        self._connector = connector
+        self._connection: Any = None
+        self._address: Address | None = None
+
+    def request(self, command: bytes) -> Any:
+        for _ in range(MOST_MOVES):
+            if self._connection is None:
+                self._connection, self._address = self._connector.connect_blocking()
+            with contextlib.suppress(_Moved):
+                return self._exchange(command)
+        raise self._connector.unreachable(_Moved(_RESTLESS))
+
+    def _exchange(self, command: bytes) -> Any:
+        try:
+            self._connection.send_packed_command([command], check_health=False)
+            return self._connection.read_response(disable_decoding=True)
+        except ResponseError as exc:
+            if self._connector.is_misplaced(exc, self._address):
+                self.close()
+                if isinstance(exc, MovedError):
+                    raise _Moved from None
+            raise self._connector.translate(exc) from None
+        except (RedisError, OSError) as exc:
+            self.close()
+            self._connector.left(self._address)
+            raise self._connector.translate(exc) from exc
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.disconnect()

@@ -1,0 +1,231 @@
+"""The scripts that know schedules, and their replies as values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from fairque.errors import StoreError
+from fairque.redis.keys import decode_user, encode_user
+from fairque.redis.store import Store
+from fairque.schedule.spec import ScheduledTask, ScheduleState, Spec, moment_of
+
+__all__ = ["Due", "Known", "Move", "Ripe", "ScheduleStore", "decode_spec", "encode_spec"]
+
+KEEP = "keep"
+_encode = msgspec.msgpack.Encoder().encode
+_spec_decoder = msgspec.msgpack.Decoder(Spec)
+
+
+class Due(NamedTuple):
+    """A schedule that is due at `ms` for its slot `slot`."""
+
+    schedule_id: str
+    ms: int
+    user_id: str
+    name: str
+    spec: bytes
+    anchor_ms: int
+    body: bytes
+    priority: int
+    delay: str
+    revision: str
+    slot: int
+
+    def __repr__(self) -> str:  # without the arguments
+        return f"<Due {self.schedule_id!r} of {self.user_id!r}>"
+
+
+class Ripe(NamedTuple):
+    """What is due, and when the first of the others is; None when there is no other."""
+
+    now_ms: int
+    next_ms: int | None
+    due: list[Due]
+
+
+class Known(NamedTuple):
+    """A schedule as it lies in Redis, for those who change it. `due` is it as if it were due now; not in pages."""
+
+    now_ms: int
+    schedule: ScheduledTask
+    spec: Spec
+    anchor_ms: int
+    slot: int | None
+    due: Due | None
+    revision: str
+    declared: str
+    older: str
+
+
+class Move(NamedTuple):
+    """What is to happen to a schedule that is due; see fire.lua."""
+
+    due: Due
+    task_id: str
+    body: bytes
+    next_ms: int | None
+    next_slot: int | None
+    missed: int
+    kind: Literal["fire", "pass", "now"]
+    overlap: str
+    max_runs: int | None
+
+    def __repr__(self) -> str:  # without the arguments
+        return f"<Move {self.kind} of {self.due!r}>"
+
+
+class ScheduleStore:
+    """One method per script. Each may be repeated after a cut reply."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def now_ms(self) -> int:
+        return (await self.ripe(0, 0)).now_ms
+
+    async def ripe(self, most: int, ahead_ms: int) -> Ripe:
+        now_ms, next_ms, *rows = await self._store.call("ripe", [most, ahead_ms])
+        return Ripe(now_ms, next_ms if next_ms >= 0 else None, [_due(row) for row in rows])
+
+    async def fire(
+        self, moves: Sequence[Move], *, priority_step_ms: int, canceled_ttl_ms: int, keep_ms: int
+    ) -> list[str]:
+        """Per move: fired, passed, skipped, full or stale."""
+        args: list[Any] = [priority_step_ms, canceled_ttl_ms, keep_ms]
+        for move in moves:
+            due = move.due
+            args += (encode_user(due.user_id), 1, move.task_id, due.priority, due.delay, move.body)
+            args += (due.schedule_id, due.ms, due.revision, _or_empty(move.next_ms), _or_empty(move.next_slot))
+            args += (move.missed, move.kind, move.overlap, _or_empty(move.max_runs))
+        return [answer.decode() for answer in await self._store.call("fire", args)]
+
+    async def write(
+        self,
+        schedule_id: str,
+        user_id: str,
+        read: str,
+        revision: str,
+        next_ms: int | str | None,
+        fields: Mapping[str, Any],
+    ) -> str:
+        """done, exists, missing or changed. `next_ms` None: none, ``"keep"``: as it was."""
+        args: list[Any] = [schedule_id, encode_user(user_id), read, revision, _or_empty(next_ms)]
+        for name, value in fields.items():
+            args += (name, _or_empty(value))
+        answer: bytes = await self._store.call("schedule", args)
+        return answer.decode()
+
+    async def remove(self, schedule_id: str) -> bool:
+        return bool(await self._store.call("unschedule", [schedule_id]))
+
+    async def get(self, schedule_id: str) -> Known | None:
+        found = await self._read(schedule_id, "", "", 1)
+        return found[0] if found else None
+
+    async def page(self, user_id: str | None, after: ScheduledTask | None, most: int) -> list[Known]:
+        user = "" if user_id is None else encode_user(user_id)
+        last = "" if after is None else f"{encode_user(after.user_id)}:{after.schedule_id}"
+        return await self._read("", user, last, most)
+
+    async def _read(self, schedule_id: str, user: str, after: str, most: int) -> list[Known]:
+        now_ms, *rows = await self._store.call("schedules", [schedule_id, user, after, most])
+        return [_known(now_ms, *row) for row in rows]
+
+    async def declare(self, declarations: Sequence[tuple[str, str]], ttl_ms: int) -> tuple[list[str], list[str]]:
+        """Per declaration: same, absent, differs, older or taken; and the ids that nobody declares any more."""
+        args: list[Any] = [ttl_ms]
+        for declaration in declarations:
+            args += declaration
+        verdicts, orphans = await self._store.call("declare", args)
+        return [each.decode() for each in verdicts], [each.decode() for each in orphans]
+
+
+def encode_spec(spec: Spec) -> bytes:
+    return _encode(spec)
+
+
+def decode_spec(data: bytes) -> Spec:
+    try:
+        return _spec_decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        raise StoreError(f"a schedule in Redis cannot be decoded: {exc}") from None
+
+
+def _or_empty(value: Any) -> Any:
+    return "" if value is None else value
+
+
+def _due(row: list[Any]) -> Due:
+    schedule_id, ms, user, name, spec, anchor, body, priority, delay, revision, slot = row
+    return Due(
+        schedule_id.decode(),
+        ms,
+        decode_user(user),
+        (name or b"").decode(),
+        spec,
+        int(anchor),
+        body,
+        int(priority),
+        (delay or b"").decode(),
+        revision.decode(),
+        int(slot),
+    )
+
+
+def _known(now_ms: int, name: bytes, score: bytes, flat: list[bytes]) -> Known:
+    raw = dict(zip(flat[::2], flat[1::2], strict=True))
+    body, packed = raw.pop(b"body", None), raw.pop(b"spec")
+    spec = decode_spec(packed)
+    fields = {field.decode(): value.decode() for field, value in raw.items()}
+    slot = int(fields["slot"]) if "slot" in fields else None
+    due = None
+    if body is not None:
+        row = [name, now_ms, raw[b"user"], raw.get(b"name"), packed, raw[b"anchor"], body, raw[b"priority"]]
+        due = _due([*row, raw.get(b"delay"), raw[b"revision"], slot or now_ms])
+    return Known(
+        now_ms,
+        _schedule(name.decode(), spec, fields, score),
+        spec,
+        int(fields["anchor"]),
+        slot,
+        due,
+        fields["revision"],
+        fields.get("declared", ""),
+        fields.get("older", ""),
+    )
+
+
+def _schedule(schedule_id: str, spec: Spec, fields: dict[str, str], score: bytes) -> ScheduledTask:
+    def moment(field: str) -> Any:
+        return moment_of(int(fields[field])) if field in fields else None
+
+    return ScheduledTask(
+        schedule_id=schedule_id,
+        user_id=decode_user(fields["user"].encode()),
+        name=fields.get("name", ""),
+        state=ScheduleState(fields["state"]),
+        cron=spec.cron,
+        timezone=spec.timezone,
+        every=spec.every_ms / 1000 if spec.every_ms is not None else None,
+        at=moment_of(spec.at_ms) if spec.at_ms is not None else None,
+        jitter=spec.jitter_ms / 1000,
+        start=moment_of(spec.start_ms) if spec.start_ms is not None else None,
+        end=moment_of(spec.end_ms) if spec.end_ms is not None else None,
+        max_runs=spec.max_runs,
+        misfire=spec.misfire,
+        misfire_limit=spec.misfire_limit,
+        misfire_grace=spec.misfire_grace_ms / 1000,
+        overlap=spec.overlap,
+        declared="declared" in fields,
+        orphaned="orphaned" in fields,
+        created_at=moment("created"),
+        runs=int(fields.get("runs", 0)),
+        skipped=int(fields.get("skipped", 0)),
+        misfired=int(fields.get("misfired", 0)),
+        next_run=moment_of(int(float(score))) if score else None,
+        last_run=moment("last_run"),
+        last_task_id=fields.get("last_task"),
+    )

@@ -1,0 +1,1 @@
+"""When something fires, as pure values: cron expressions, intervals, moments."""

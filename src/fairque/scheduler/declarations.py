@@ -1,0 +1,136 @@
+"""Schedules that ``@task(cron=…)`` declares: registered, changed, and missed when they vanish from the code."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from fairque.errors import FairqueError
+from fairque.redis.store_schedules import KEEP, Known, ScheduleStore, encode_spec
+from fairque.schedule.spec import Spec
+from fairque.schedule.timetable import Timetable
+from fairque.scheduler.firing import Template
+from fairque.scheduler.misfire import jittered
+from fairque.tasks.task import Task, registry
+
+__all__ = ["Declarations"]
+
+logger = logging.getLogger("fairque.scheduler")
+TTL_MS = 200_000
+"""For how long a declaration counts. It is repeated each minute, so this is three that failed."""
+MOST_REMEMBERED = 20
+
+
+class Declaration:
+    """What the code says of one schedule. Its id is the name of the task."""
+
+    def __init__(self, name: str, spec: Spec, template: Template) -> None:
+        self.schedule_id = name
+        self.spec = spec
+        self.template = template
+        definition = [encode_spec(spec), template.user_id.encode(), *(_bytes(v) for v in template.fields.values())]
+        self.fingerprint = hashlib.sha256(b"\0".join(definition)).hexdigest()[:16]
+
+
+class Declarations:
+    """The declarations of this process, brought to Redis at its start and each minute after.
+
+    A definition that is new replaces the one before. That one is remembered, so that a process with older code which
+    is started in the middle of a deploy does not bring it back, unless nobody with the newer code is left.
+
+    Args:
+        store: Where they go.
+        make_template: Makes a task storable.
+    """
+
+    def __init__(self, store: ScheduleStore, make_template: Callable[[Task[Any], str | None], Template]) -> None:
+        self._store = store
+        self._make_template = make_template
+        self._told: set[str] = set()  # what was warned of
+
+    async def declare(self) -> None:
+        own = {made.schedule_id: made for made in self._own()}
+        said = [(each.schedule_id, each.fingerprint) for each in own.values()]
+        verdicts, orphans = await self._store.declare(said, TTL_MS)
+        changed = False
+        for declaration, verdict in zip(own.values(), verdicts, strict=True):
+            if verdict in ("absent", "differs"):
+                changed = True
+                await self._register(declaration)
+            elif verdict == "older":
+                self._warn(declaration.schedule_id, "this process declares an older definition, which is not used")
+            elif verdict == "taken":
+                self._warn(declaration.schedule_id, "@task declares it, but its id is that of another schedule")
+            else:
+                self._told.discard(declaration.schedule_id)
+        for orphan in orphans:
+            self._warn(orphan, "no code declares it any more, and it still fires: remove or pause it")
+        if changed:  # what was written is declared now
+            await self._store.declare(said, TTL_MS)
+
+    def _own(self) -> list[Declaration]:
+        found = []
+        for function in list(registry.values()):
+            if function.schedule is not None:
+                try:
+                    template = self._make_template(function(), None)
+                except FairqueError as exc:
+                    self._warn(function.name, f"it cannot be declared: {exc}")
+                else:
+                    found.append(Declaration(function.name, function.schedule, template))
+        return found
+
+    async def _register(self, declaration: Declaration) -> None:
+        """Whoever is faster wrote the same, or something newer: the next look tells."""
+        known = await self._store.get(declaration.schedule_id)
+        if known is None:
+            await self._add(declaration)
+        else:
+            await self._replace(declaration, known)
+
+    async def _add(self, declaration: Declaration) -> None:
+        now_ms = await self._store.now_ms()
+        fields = {**_definition(declaration), "state": "active", "anchor": now_ms}
+        await self._write(declaration, "", {**fields, **_next(declaration, now_ms)}, now_ms)
+
+    async def _replace(self, declaration: Declaration, known: Known) -> None:
+        logger.info("schedule %r: the definition in the code is new", declaration.schedule_id)
+        older = [each for each in [known.declared, *known.older.split()] if each != declaration.fingerprint]
+        fields = {**_definition(declaration), "older": " ".join(older[:MOST_REMEMBERED])}
+        if known.spec.times == declaration.spec.times:
+            await self._write(declaration, known.revision, fields, KEEP)
+        else:
+            fields |= {"anchor": known.now_ms, **_next(declaration, known.now_ms)}
+            await self._write(declaration, known.revision, fields, known.now_ms if known.schedule.active else None)
+
+    async def _write(
+        self, declaration: Declaration, read: str, fields: dict[str, Any], next_ms: int | str | None
+    ) -> None:
+        name = declaration.schedule_id
+        if isinstance(next_ms, int):
+            next_ms = jittered(name, declaration.spec, fields["slot"])
+        await self._store.write(name, declaration.template.user_id, read, os.urandom(8).hex(), next_ms, fields)
+
+    def _warn(self, schedule_id: str, problem: str) -> None:
+        if schedule_id not in self._told:
+            self._told.add(schedule_id)
+            logger.warning("schedule %r: %s", schedule_id, problem)
+
+
+def _definition(declaration: Declaration) -> dict[str, Any]:
+    return {
+        "spec": encode_spec(declaration.spec),
+        "declared": declaration.fingerprint,
+        **declaration.template.fields,
+    }
+
+
+def _next(declaration: Declaration, now_ms: int) -> dict[str, Any]:
+    return {"slot": Timetable(declaration.spec, now_ms).after(now_ms)}
+
+
+def _bytes(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()

@@ -1,0 +1,72 @@
+"""From a task that is to be repeated to the message of each run."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from fairque.errors import InvalidInput
+from fairque.models import Priority
+from fairque.queue.producer import user_of
+from fairque.redis.store_schedules import Due
+from fairque.schedule.spec import Spec
+from fairque.tasks.message import Firing, Message, Overrides, decode_body, encode_body, head_of
+from fairque.tasks.options import start_of
+from fairque.tasks.task import Task
+
+__all__ = ["Template", "body_for", "task_id_for"]
+
+_NO_NONCE = bytes(8)
+_ROOM = 1024  # for what each run adds to the message
+_UNUSABLE = {
+    "task_id": "each run has an id of its own",
+    "depends_on": "each run stands for itself",
+    "execute_after": "the schedule says when",
+}
+
+
+class Template(msgspec.Struct, frozen=True):
+    """What a schedule keeps of its task."""
+
+    user_id: str
+    fields: dict[str, Any]
+
+    def __repr__(self) -> str:  # without the arguments
+        return f"<Template of {self.user_id!r}>"
+
+    @classmethod
+    def of(cls, task: Task[Any], user_id: str | None, max_bytes: int) -> Template:
+        """Raises `InvalidInput` for a task that cannot be repeated."""
+        if not isinstance(task, Task):
+            raise InvalidInput(f"only a task can be scheduled, as in task=report(), not {task!r}")
+        options = task.task_options
+        for name, reason in _UNUSABLE.items():
+            if getattr(options, name):
+                raise InvalidInput(f"a scheduled task cannot have {name}: {reason}")
+        if task.upstream:
+            raise InvalidInput(f"{task!r} has outputs of others as arguments, and {_UNUSABLE['depends_on']}")
+        priority = options.priority or Priority.NORMAL
+        cost = options.cost if options.cost is not None else 1.0
+        body = encode_body(task.message(), _NO_NONCE, cost, priority, max_bytes - _ROOM)
+        fields = {"name": task.name, "body": body, "priority": int(priority), "delay": start_of(options)}
+        return cls(user_of(task, user_id), fields)
+
+
+def body_for(due: Due, spec: Spec, task_id: str, planned_ms: int) -> bytes:
+    """The message of one run. Whoever makes it, it is the same."""
+    message = decode_body(due.body)
+    overrides = msgspec.structs.replace(
+        message.overrides or Overrides(), schedule=Firing(due.schedule_id, spec.cron, planned_ms)
+    )
+    made = Message(message.name, message.args, message.kwargs, overrides)
+    _, cost, priority = head_of(due.body)
+    nonce = hashlib.sha256(f"{due.user_id} {task_id}".encode()).digest()[:8]
+    return encode_body(made, nonce, cost, priority, len(due.body) + _ROOM)
+
+
+def task_id_for(schedule_id: str, slot_ms: int) -> str:
+    planned = datetime.fromtimestamp(slot_ms / 1000, UTC)
+    return f"{schedule_id}@{planned.isoformat(timespec='milliseconds' if slot_ms % 1000 else 'seconds')[:-6]}Z"

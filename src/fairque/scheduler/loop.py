@@ -1,0 +1,181 @@
+"""`ScheduleLoop`: fires what is due, and sleeps until the next is."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import Sequence
+
+import anyio
+import anyio.to_thread
+
+from fairque.checks import MAX_SECONDS
+from fairque.errors import FairqueError, InvalidInput
+from fairque.queue.queue import TaskQueue
+from fairque.redis.store_schedules import Due, Move, ScheduleStore, decode_spec
+from fairque.schedule.timetable import Timetable
+from fairque.scheduler.declarations import Declarations
+from fairque.scheduler.firing import body_for, task_id_for
+from fairque.scheduler.misfire import jittered, plan
+
+__all__ = ["ScheduleLoop"]
+
+logger = logging.getLogger("fairque.scheduler")
+BATCH = 50
+SAFETY_SECONDS = 60.0
+LONGEST_PAUSE = 2.0
+LATE_MS = 5_000
+MOST_FIRED = 10_000
+
+
+class ScheduleLoop:
+    """Ticks for one `TaskScheduler`.
+
+    Args:
+        queue: An open queue.
+        store: Its schedules.
+        declarations: What the code of this process declares.
+    """
+
+    def __init__(self, queue: TaskQueue, store: ScheduleStore, declarations: Declarations) -> None:
+        self._queue = queue
+        self._store = store
+        self._declarations = declarations
+        self._attention = asyncio.Event()
+        self._stopping = False
+
+    async def run(self) -> None:
+        channel = self._queue.keys.schedules_channel
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._listen, channel)
+            await self._loop()
+            group.cancel_scope.cancel()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._attention.set()
+
+    async def fire_due(self, ahead_ms: int) -> int:
+        made = 0
+        for _ in range(MOST_FIRED):
+            ripe = await self._store.ripe(1, ahead_ms)
+            if not ripe.due:
+                return made
+            made += await self._fire(ripe.due, ripe.now_ms)
+        raise InvalidInput(f"more than {MOST_FIRED} firings within {ahead_ms / 1000:g} seconds: look ahead less far")
+
+    async def _loop(self) -> None:
+        pause = 0.05
+        declare_at = 0.0
+        while not self._stopping:
+            self._attention.clear()
+            try:
+                if time.monotonic() >= declare_at:
+                    await self._declarations.declare()
+                    declare_at = time.monotonic() + SAFETY_SECONDS
+                sleep = await self._tick()
+                pause = 0.05
+            except FairqueError as exc:
+                logger.warning("cannot fire schedules, trying again: %s", exc)
+                sleep = pause * (0.5 + random.random())
+                pause = min(LONGEST_PAUSE, pause * 2)
+            if sleep > 0 and not self._stopping:
+                with anyio.move_on_after(min(sleep, max(0.0, declare_at - time.monotonic()))):
+                    await self._attention.wait()
+
+    async def _tick(self) -> float:
+        """Fire what is due; returns the seconds until the next one is."""
+        ripe = await self._store.ripe(BATCH, 0)
+        began = time.monotonic()
+        if ripe.due:
+            await self._fire(ripe.due, ripe.now_ms)
+            return 0.0
+        if ripe.next_ms is None:
+            return MAX_SECONDS
+        return max(0.001, (ripe.next_ms - ripe.now_ms + 1) / 1000 - (time.monotonic() - began))
+
+    async def _fire(self, due: list[Due], now_ms: int) -> int:
+        # In a thread: what was missed in a long downtime takes a while to count.
+        planned = await anyio.to_thread.run_sync(_moves, due, now_ms) if _is_late(due, now_ms) else _moves(due, now_ms)
+        moves = [move for move in planned if isinstance(move, Move)]
+        for each, error in zip(due, planned, strict=True):
+            if isinstance(error, FairqueError):  # one that cannot be read must not keep the others waiting
+                logger.error("schedule %r is paused: %s", each.schedule_id, error)
+                fields = {"state": "paused"}
+                await self._store.write(
+                    each.schedule_id, each.user_id, each.revision, os.urandom(8).hex(), None, fields
+                )
+        outcomes = await self.send(moves) if moves else []
+        for move, outcome in zip(moves, outcomes, strict=True):
+            if outcome in ("skipped", "full"):
+                reason = "the task before has not ended" if outcome == "skipped" else "the backlog of its user is full"
+                logger.warning("schedule %r: slot skipped, %s", move.due.schedule_id, reason)
+            elif move.missed and outcome != "stale":
+                logger.warning("schedule %r: %d slots were missed", move.due.schedule_id, move.missed)
+        return outcomes.count("fired")
+
+    async def send(self, moves: Sequence[Move]) -> list[str]:
+        queue = self._queue
+        return await self._store.fire(
+            moves,
+            priority_step_ms=queue.priority_step_ms,
+            canceled_ttl_ms=queue.dead_letter_ttl_ms,
+            keep_ms=queue.dead_letter_ttl_ms,
+        )
+
+    async def _listen(self, channel: str) -> None:
+        """Without messages, the look every minute still finds what others change."""
+        while True:
+            try:
+                await self._queue.listener.subscribe(channel, self._on_message)
+                break
+            except FairqueError as exc:
+                logger.warning("cannot listen for schedules, trying again: %s", exc)
+                await anyio.sleep(LONGEST_PAUSE * random.random())
+        self._attention.set()  # what changed before it listened
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._queue.listener.unsubscribe(channel, self._on_message)
+
+    def _on_message(self, _: bytes | None) -> None:
+        self._attention.set()
+
+
+def _is_late(due: list[Due], now_ms: int) -> bool:
+    return now_ms - due[0].ms > LATE_MS
+
+
+def _moves(due: list[Due], now_ms: int) -> list[Move | FairqueError]:
+    planned: list[Move | FairqueError] = []
+    for each in due:
+        try:
+            planned.append(_move(each, now_ms))
+        except FairqueError as exc:
+            planned.append(exc)
+    return planned
+
+
+def _move(due: Due, now_ms: int) -> Move:
+    """What happens next to a schedule that is due. One that is due in the future is fired as if it were then."""
+    spec = decode_spec(due.spec)
+    slot, missed, next_slot = plan(spec, Timetable(spec, due.anchor_ms), due.slot, due.ms, max(now_ms, due.ms))
+    next_ms = jittered(due.schedule_id, spec, next_slot) if next_slot is not None else None
+    fired = due.slot if slot is None else slot
+    task_id = task_id_for(due.schedule_id, fired)
+    body = b"" if slot is None else body_for(due, spec, task_id, fired)
+    return Move(
+        due,
+        task_id,
+        body,
+        next_ms,
+        next_slot,
+        missed,
+        "pass" if slot is None else "fire",
+        spec.overlap,
+        spec.max_runs,
+    )

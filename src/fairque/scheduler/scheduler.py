@@ -1,0 +1,360 @@
+"""`TaskScheduler`: fires schedules, and adds, changes and lists them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from typing import Any
+
+from fairque.checks import check_count, check_id, check_seconds
+from fairque.errors import InvalidInput, StoreError, UnknownSchedule
+from fairque.queue.queue import TaskQueue
+from fairque.redis.store_schedules import KEEP, Known, Move, ScheduleStore, encode_spec
+from fairque.schedule.spec import Misfire, Overlap, ScheduledTask, ScheduleState, Spec, moment_of, spec_of
+from fairque.schedule.timetable import Timetable, check_cron, check_timezone
+from fairque.scheduler.declarations import Declarations
+from fairque.scheduler.firing import Template, body_for
+from fairque.scheduler.loop import ScheduleLoop
+from fairque.scheduler.misfire import jittered
+from fairque.tasks.task import Task
+
+__all__ = ["TaskScheduler"]
+
+PAGE = 500
+MOST_TRIES = 10
+MAX_SCHEDULE_ID_BYTES = 480
+"""Leaves room for the slot in the id of a task."""
+
+
+class TaskScheduler:
+    """Has tasks enqueued at planned times.
+
+    Workers run one of their own, so it is made by hand to manage schedules, or to fire them in a process that serves
+    no tasks: ``await TaskScheduler(queue).run()``. Any number may run: each slot of a schedule makes one task, whoever
+    comes first. The task's id is made of the schedule's id and the slot, and ``current_task().schedule`` tells both.
+
+    Schedules live in Redis. Their ids are unique in a queue. Times are those of the Redis server.
+
+    Args:
+        queue: An open queue.
+    """
+
+    def __init__(self, queue: TaskQueue) -> None:
+        self._queue = queue
+        self._store = ScheduleStore(queue.reader)
+        self._loop = ScheduleLoop(queue, self._store, Declarations(self._store, self._make_template))
+
+    # Managing schedules
+
+    async def add_schedule(
+        self,
+        *,
+        task: Task[Any],
+        cron_expr: str | None = None,
+        every: timedelta | float | None = None,
+        at: datetime | None = None,
+        timezone: str = "UTC",
+        user_id: str | None = None,
+        schedule_id: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        jitter: timedelta | float = 0.0,
+        max_runs: int | None = None,
+        misfire: Misfire = "once",
+        misfire_limit: int = 100,
+        misfire_grace: timedelta | float = 60.0,
+        overlap: Overlap = "allow",
+    ) -> str:
+        """Have a task enqueued again and again, or once, and return the id of the schedule.
+
+        A call with an id that is taken changes nothing if that schedule is just the same, and is an error otherwise.
+
+        Args:
+            task: What is enqueued, with its options. Its arguments are stored with the schedule.
+            cron_expr: Minutes, hours, day of the month, month, day of the week; with six fields, seconds come first.
+                Also ``@hourly``, ``@daily``, ``@weekly``, ``@monthly``, ``@yearly``.
+            every: Instead: an interval (a number is seconds, at least 1), counted from `start`, else from now.
+            at: Instead: one moment. Naive datetimes are local time.
+            timezone: What the cron expression is about. Where the clocks change, an expression whose hours are ``*``
+                follows elapsed time. Any other names local times: one that is skipped fires once, right after the gap,
+                and one that comes twice fires the first time only.
+            user_id: Whose share the tasks are charged to, unless the task says so.
+            schedule_id: Default: a random one.
+            start: No slot before this.
+            end: No slot after this.
+            jitter: Each slot fires later by up to this, to spread the load; seconds or a timedelta.
+            max_runs: The schedule ends after so many firings.
+            misfire: What becomes of slots that nobody could fire for longer than `misfire_grace`: ``"once"`` fires once
+                for all of them, ``"skip"`` drops them, ``"all"`` fires each, the last `misfire_limit` of them.
+            misfire_limit: At most 1,000.
+            misfire_grace: Seconds or a timedelta.
+            overlap: When the task before has not ended yet: ``"allow"`` it, ``"skip"`` the slot, or
+                ``"cancel_running"``: cancel that task.
+
+        Raises:
+            InvalidInput: A value breaks a rule, the schedule would never fire, or the id is taken; nothing was written.
+            QueueUnavailable: Redis did not answer in time.
+        """
+        spec = _checked(
+            {
+                "cron_expr": cron_expr,
+                "every": every,
+                "at": at,
+                "timezone": timezone,
+                "start": start,
+                "end": end,
+                "jitter": jitter,
+                "max_runs": max_runs,
+                "misfire": misfire,
+                "misfire_limit": misfire_limit,
+                "misfire_grace": misfire_grace,
+                "overlap": overlap,
+            }
+        )
+        name = _check_schedule_id(schedule_id) if schedule_id is not None else os.urandom(10).hex()
+        template = self._make_template(task, user_id)
+        now_ms = await self._store.now_ms()
+        slot = _first_slot(spec, now_ms, now_ms)
+        fields = {"spec": encode_spec(spec), "anchor": now_ms, "state": "active", "slot": slot, **template.fields}
+        answer = await self._store.write(name, template.user_id, "", _revision(), jittered(name, spec, slot), fields)
+        if answer == "exists":
+            await self._check_same(name, spec, template)
+        return name
+
+    async def update_schedule(
+        self, schedule_id: str, *, task: Task[Any] | None = None, **changes: Any
+    ) -> ScheduledTask:
+        """Change a schedule; see `add_schedule` for what there is. What is not given stays as it is.
+
+        None brings the default back. The next firing moves only when the times are changed. What a declared schedule is
+        said to be in the code comes back when the code changes.
+
+        Raises:
+            InvalidInput: A value breaks a rule, or the schedule has ended; nothing was written.
+            UnknownSchedule: There is none with this id.
+        """
+
+        def change(known: Known) -> tuple[int | str | None, dict[str, Any]]:
+            _check_not_ended(known)
+            spec = _checked(changes, known.spec)
+            if spec.max_runs is not None and spec.max_runs <= known.schedule.runs:
+                raise InvalidInput(f"max_runs is {spec.max_runs}, and it has run {known.schedule.runs} times already")
+            fields: dict[str, Any] = {"spec": encode_spec(spec)}
+            if task is not None:
+                fields |= self._make_template(task, known.schedule.user_id).fields
+            if spec.times == known.spec.times:
+                return KEEP, fields
+            slot = _first_slot(spec, known.now_ms, known.now_ms)
+            fields |= {"anchor": known.now_ms, "slot": slot}
+            return jittered(schedule_id, spec, slot) if known.schedule.active else None, fields
+
+        return await self._change(schedule_id, change)
+
+    async def remove_schedule(self, schedule_id: str) -> bool:
+        """Remove it. Tasks that it made stay. False: there was none. A declared one comes back: pause it instead."""
+        return await self._store.remove(_check_schedule_id(schedule_id))
+
+    async def get_schedule(self, schedule_id: str) -> ScheduledTask:
+        """A schedule and its statistics.
+
+        Raises:
+            UnknownSchedule: There is none with this id.
+        """
+        return (await self._known(schedule_id)).schedule
+
+    async def list_schedules(
+        self, user_id: str | None = None, active: bool | None = None, *, limit: int | None = None
+    ) -> list[ScheduledTask]:
+        """The schedules of a user, or of all, in the order of user and id.
+
+        Args:
+            user_id: Whose; None: everybody's.
+            active: True: those that will fire again; False: those that are paused or have ended.
+            limit: At most so many.
+        """
+        if user_id is not None:
+            check_id("user_id", user_id)
+        if limit is not None:
+            check_count("limit", limit, 1, 1_000_000)
+        found: list[ScheduledTask] = []
+        async for known in self._each(user_id):
+            if active is None or known.schedule.active == active:
+                found.append(known.schedule)
+            if len(found) == limit:
+                break
+        return found
+
+    async def pause_schedule(self, schedule_id: str) -> ScheduledTask:
+        """Fire no more until `resume_schedule`.
+
+        Raises:
+            InvalidInput: It has ended.
+            UnknownSchedule: There is none with this id.
+        """
+
+        def pause(known: Known) -> tuple[int | str | None, dict[str, Any]]:
+            _check_not_ended(known)
+            return None, {"state": "paused"}
+
+        return await self._change(schedule_id, pause)
+
+    async def resume_schedule(self, schedule_id: str) -> ScheduledTask:
+        """Go on with the next slot from now. Those that passed during the pause are not made up for.
+
+        Raises:
+            InvalidInput: It has ended, or has no slots any more.
+            UnknownSchedule: There is none with this id.
+        """
+
+        def resume(known: Known) -> tuple[int | str | None, dict[str, Any]]:
+            _check_not_ended(known)
+            if known.schedule.active:
+                return KEEP, {}
+            slot = _first_slot(known.spec, known.anchor_ms, known.now_ms)
+            return jittered(schedule_id, known.spec, slot), {"state": "active", "slot": slot}
+
+        return await self._change(schedule_id, resume)
+
+    async def run_now(self, schedule_id: str) -> str:
+        """Enqueue the task of a schedule at once, and return its id. The next firing stays where it is.
+
+        It does not count as one of the schedule's runs, and ``overlap="skip"`` does not hold it back.
+
+        Raises:
+            InvalidInput: The backlog of the user is full.
+            UnknownSchedule: There is none with this id.
+        """
+        unique = os.urandom(4).hex()
+        for _ in range(MOST_TRIES):
+            known = await self._known(schedule_id)
+            due, spec = known.due, known.spec
+            assert due is not None
+            task_id = f"{schedule_id}@run-{unique}"
+            body = body_for(due, spec, task_id, known.now_ms)
+            overlap = "allow" if spec.overlap == "skip" else spec.overlap
+            [outcome] = await self._loop.send([Move(due, task_id, body, None, None, 0, "now", overlap, None)])
+            if outcome == "full":
+                raise InvalidInput(f"schedule {schedule_id!r}: the backlog of user {due.user_id!r} is full")
+            if outcome == "fired":
+                return task_id
+        raise StoreError(f"schedule {schedule_id!r} is changed all the time by others")
+
+    async def next_runs(self, schedule_id: str, n: int = 5) -> list[datetime]:
+        """The next slots, as aware datetimes in UTC, without jitter. Fewer when it ends, none while it is paused.
+
+        Raises:
+            UnknownSchedule: There is none with this id.
+        """
+        check_count("n", n, 1, 1000)
+        known = await self._known(schedule_id)
+        if not known.schedule.active or known.slot is None:
+            return []
+        most = n if known.spec.max_runs is None else min(n, known.spec.max_runs - known.schedule.runs)
+        timetable = Timetable(known.spec, known.anchor_ms)
+        slots = [known.slot]
+        while len(slots) < most and (slot := timetable.after(slots[-1])) is not None:
+            slots.append(slot)
+        return [moment_of(slot) for slot in slots]
+
+    # Firing
+
+    async def run(self) -> None:
+        """Fire what is due until `stop` is called or the task is cancelled. Outages of Redis are waited out.
+
+        Between two firings it sleeps, and is woken when schedules change. Schedules that ``@task(cron=…)`` declares in
+        this process are registered first.
+        """
+        await self._loop.run()
+
+    async def stop(self) -> None:
+        """Have `run` return after what it is doing."""
+        self._loop.stop()
+
+    async def fire_due(self, ahead: float = 0.0) -> int:
+        """Fire everything that is due now, or would be within `ahead` seconds, one slot at a time, and return how many
+        tasks that made. For tests, and for those who keep time themselves.
+
+        Raises:
+            InvalidInput: That would be more than 10,000 firings; those were made.
+        """
+        return await self._loop.fire_due(round(check_seconds("ahead", ahead) * 1000))
+
+    # Reading and writing
+
+    def _make_template(self, task: Task[Any], user_id: str | None) -> Template:
+        return Template.of(task, user_id, self._queue.max_message_bytes)
+
+    async def _known(self, schedule_id: str) -> Known:
+        known = await self._store.get(_check_schedule_id(schedule_id))
+        if known is None:
+            raise UnknownSchedule(f"no schedule has the id {schedule_id!r}")
+        return known
+
+    async def _each(self, user_id: str | None) -> AsyncIterator[Known]:
+        after: ScheduledTask | None = None
+        while True:
+            page = await self._store.page(user_id, after, PAGE)
+            for known in page:
+                yield known
+            if len(page) < PAGE:
+                return
+            after = page[-1].schedule
+
+    async def _change(self, schedule_id: str, change: Any) -> ScheduledTask:
+        """Write what `change` makes of the schedule as it is, anew when somebody else was faster."""
+        revision = _revision()
+        for _ in range(MOST_TRIES):
+            known = await self._known(schedule_id)
+            next_ms, fields = change(known)
+            answer = await self._store.write(
+                schedule_id, known.schedule.user_id, known.revision, revision, next_ms, fields
+            )
+            if answer == "done":
+                return (await self._known(schedule_id)).schedule
+        raise StoreError(f"schedule {schedule_id!r} is changed all the time by others")
+
+    async def _check_same(self, schedule_id: str, spec: Spec, template: Template) -> None:
+        known = await self._store.get(schedule_id)
+        due = known.due if known is not None else None
+        if known is None or due is None or due.user_id != template.user_id:
+            raise InvalidInput(f"the schedule id {schedule_id!r} is taken")
+        if known.spec != spec or (template.fields["body"], template.fields["delay"]) != (due.body, due.delay):
+            raise InvalidInput(f"a schedule with the id {schedule_id!r} exists already: change it with update_schedule")
+
+
+def _checked(options: dict[str, Any], before: Spec | None = None) -> Spec:
+    spec = spec_of(options, before)
+    if options.get("timezone") is not None:
+        check_timezone(spec.timezone)
+    if options.get("cron_expr") is not None:
+        check_cron(spec.cron)
+    return spec
+
+
+def _first_slot(spec: Spec, anchor_ms: int, now_ms: int) -> int:
+    """Raises `InvalidInput` when there is none."""
+    slot = Timetable(spec, anchor_ms).after(now_ms)
+    if slot is None:
+        last = spec.at_ms if spec.at_ms is not None else spec.end_ms
+        reason = (
+            f"{moment_of(last)} has passed" if last is not None and last <= now_ms else "no slot lies before its end"
+        )
+        raise InvalidInput(f"the schedule would never fire: {reason}")
+    return slot
+
+
+def _check_not_ended(known: Known) -> None:
+    if known.schedule.state is ScheduleState.ENDED:
+        raise InvalidInput(f"schedule {known.schedule.schedule_id!r} has ended: add it again")
+
+
+def _check_schedule_id(schedule_id: str) -> str:
+    check_id("schedule_id", schedule_id)
+    if len(schedule_id.encode()) > MAX_SCHEDULE_ID_BYTES:
+        raise InvalidInput(f"schedule_id has more than {MAX_SCHEDULE_ID_BYTES} bytes: {schedule_id[:40]!r}…")
+    return schedule_id
+
+
+def _revision() -> str:
+    return os.urandom(8).hex()

@@ -1,0 +1,1 @@
+"""What a task is before it reaches Redis: the decorator, arguments, options, pipelines, the wire message."""

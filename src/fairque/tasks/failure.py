@@ -1,0 +1,103 @@
+"""Why an attempt failed, as data: what a body raised, and what of it can be told to others."""
+
+from __future__ import annotations
+
+import traceback as tracebacks
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from fairque.errors import Retry
+from fairque.models import FailureKind
+from fairque.tasks.message import NIL, encode_value
+
+__all__ = ["Failure", "Raised", "RaisedElsewhere", "Reply", "encode_result", "raised_by"]
+
+MAX_ERROR_CHARS = 16_384
+_OWN_MODULES = ("fairque.worker.runner", "fairque.worker.executor", "fairque.worker.process_body")
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why an attempt failed, as data."""
+
+    kind: FailureKind
+    type_name: str
+    message: str
+    traceback: str = ""
+
+
+class Raised(msgspec.Struct, frozen=True):
+    """What a body raised, as data: `classes` are the names of its class and of those it comes from."""
+
+    failure: Failure
+    classes: tuple[str, ...] = ()
+    retry_asked: bool = False
+    retry_delay: float | None = None
+    is_final: bool = False
+
+
+class Reply(msgspec.Struct, frozen=True, array_like=True):
+    """How a body ended in its subprocess."""
+
+    value: msgspec.Raw = NIL
+    raised: Raised | None = None
+    charged: float = 0.0
+
+
+class RaisedElsewhere(Exception):
+    """A body raised in a subprocess. The exception itself stays there: it may not survive the way."""
+
+    def __init__(self, raised: Raised) -> None:
+        super().__init__(raised.failure.message)
+        self.raised = raised
+
+
+def raised_by(error: BaseException) -> Raised:
+    """Whatever it is: that its text or its traceback cannot be had changes nothing."""
+    if isinstance(error, RaisedElsewhere):
+        return error.raised
+    cls = type(error)
+    failure = Failure(FailureKind.ERROR, _encodable(cls.__name__), _text_of(error), _traceback_of(error))
+    classes = tuple(_encodable(each.__name__) for each in cls.__mro__)
+    if isinstance(error, Retry):
+        return Raised(failure, classes, True, error.delay)
+    return Raised(failure, classes)
+
+
+def encode_result(value: Any) -> bytes | Failure:
+    try:
+        return encode_value(value)
+    except BaseException as exc:  # it may run code of the value's class
+        return Failure(FailureKind.ERROR, type(exc).__name__, f"the result cannot be encoded: {_text_of(exc)}")
+
+
+def _traceback_of(error: BaseException) -> str:
+    try:
+        lines = tracebacks.format_exception(type(error), error, _from_body(error.__traceback__))
+    except BaseException:
+        return ""
+    return _encodable("".join(lines)[-MAX_ERROR_CHARS:])
+
+
+def _from_body(traceback: TracebackType | None) -> TracebackType | None:
+    """Leave out the frames of the worker itself."""
+    while traceback is not None and traceback.tb_next and _is_own(traceback.tb_frame.f_globals.get("__name__")):
+        traceback = traceback.tb_next
+    return traceback
+
+
+def _is_own(module: object) -> bool:
+    return module in _OWN_MODULES or str(module).startswith("anyio.")
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except BaseException as exc:
+        text = f"<its text cannot be had: {type(exc).__name__}>"
+    return _encodable(text[:MAX_ERROR_CHARS])
+
+
+def _encodable(text: str) -> str:
+    return text.encode(errors="replace").decode()

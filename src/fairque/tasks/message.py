@@ -1,0 +1,183 @@
+"""The wire message: what lies in Redis for a task, and the record of how it ended.
+
+A body is a head of 18 bytes that the scripts read (version, nonce, cost, priority) and a msgpack array behind it.
+A result record starts with the same version and nonce, one letter for the state, and a msgpack array.
+The nonce names the call that wrote it, so that a repeated call recognises its own work.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from fairque.errors import MessageTooLarge, StoreError
+from fairque.models import FailureKind, TaskState
+from fairque.tasks.retry import RetryPolicy
+
+__all__ = [
+    "MAX_MESSAGE_BYTES",
+    "BadMessage",
+    "Firing",
+    "Message",
+    "Overrides",
+    "Record",
+    "decode_body",
+    "decode_record",
+    "encode_body",
+    "encode_record",
+    "encode_value",
+    "head_of",
+    "is_payload",
+    "name_in",
+    "new_nonce",
+    "record_state",
+]
+
+MAX_MESSAGE_BYTES = 256 * 1024
+VERSION = 1
+NIL = msgspec.Raw(b"\xc0")
+_HEAD = struct.Struct(">B8sdB")
+_STATES = {TaskState.FINISHED: b"F", TaskState.FAILED: b"X", TaskState.CANCELED: b"C"}
+_LETTERS = {letter: state for state, letter in _STATES.items()}
+
+
+class BadMessage(StoreError):
+    """A body or a result in Redis that this version cannot read; the text says why."""
+
+
+class Firing(msgspec.Struct, frozen=True):
+    """Which firing of which schedule made a task.
+
+    Attributes:
+        schedule_id: Of the schedule.
+        cron: Its cron expression, None where it has none.
+        planned_ms: The moment that was planned, in ms since the epoch, without jitter and delay; of a run by hand, when
+            that was asked for.
+    """
+
+    schedule_id: str
+    cron: str | None
+    planned_ms: int
+
+    @property
+    def planned_at(self) -> datetime:
+        """The moment that was planned, as an aware datetime in UTC."""
+        return datetime.fromtimestamp(self.planned_ms / 1000, UTC)
+
+
+class Overrides(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What was decided at the call; what is missing comes from the function that the worker has registered."""
+
+    max_retries: int | None = None
+    retry: RetryPolicy | None = None
+    timeout: float | None = None
+    result_ttl: float | None = None
+    depends_on: list[str] = []
+    inputs: list[str] = []  # the tasks whose outputs stand in the arguments, by index
+    schedule: Firing | None = None
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True):
+    """One task. `args` and `kwargs` stay encoded until the function they are for is known.
+
+    The arguments of a function are an array, the payload for a handler is a map.
+    """
+
+    name: str
+    args: msgspec.Raw
+    kwargs: msgspec.Raw = NIL
+    overrides: Overrides | None = None
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True):
+    """How a task ended. Times are ms since the epoch on the server's clock. `value` stays encoded."""
+
+    name: str
+    attempt: int
+    queued_ms: int
+    started_ms: int
+    run_ms: float
+    worker: str
+    value: msgspec.Raw = NIL
+    kept: bool = True
+    kind: FailureKind | None = None
+    type_name: str = ""
+    message: str = ""
+    traceback: str = ""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_message_decoder = msgspec.msgpack.Decoder(Message)
+_record_decoder = msgspec.msgpack.Decoder(Record)
+
+
+def new_nonce() -> bytes:
+    return os.urandom(8)
+
+
+def encode_body(message: Message, nonce: bytes, cost: float, priority: int, limit: int) -> bytes:
+    """Head and message, at most `limit` bytes; raises `MessageTooLarge`."""
+    body = _HEAD.pack(VERSION, nonce, cost, priority) + _encoder.encode(message)
+    if len(body) > limit:
+        raise MessageTooLarge(f"the message of task {message.name!r} has {len(body)} bytes, the limit is {limit}")
+    return body
+
+
+def head_of(body: bytes) -> tuple[bytes, float, int]:
+    """Nonce, cost and priority."""
+    _, nonce, cost, priority = _HEAD.unpack_from(body)
+    return nonce, cost, priority
+
+
+def decode_body(body: bytes) -> Message:
+    """Raises `BadMessage` for what is corrupt, foreign, truncated or was too large to be handed out."""
+    if body.startswith(b"\0"):
+        raise BadMessage(f"the message in Redis is {body[1:101].decode(errors='replace')}")
+    if len(body) < _HEAD.size:
+        raise BadMessage(f"the message in Redis is truncated: {len(body)} bytes")
+    if body[0] != VERSION:
+        raise BadMessage(f"the message in Redis has version {body[0]}, this worker reads version {VERSION}")
+    try:
+        return _message_decoder.decode(memoryview(body)[_HEAD.size :])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise BadMessage(f"the message in Redis cannot be decoded: {exc}") from None
+
+
+def name_in(body: bytes) -> str:
+    """The name of the task, empty where it cannot be read."""
+    try:
+        return decode_body(body).name
+    except BadMessage:
+        return ""
+
+
+def is_payload(args: msgspec.Raw) -> bool:
+    first = memoryview(args)[0]
+    return first & 0xF0 == 0x80 or first in (0xDE, 0xDF)
+
+
+def encode_record(body: bytes, state: TaskState, record: Record) -> bytes:
+    return body[:9].ljust(9, b"\0") + _STATES[state] + _encoder.encode(record)
+
+
+def decode_record(data: bytes) -> tuple[TaskState, Record]:
+    try:
+        return record_state(data), _record_decoder.decode(memoryview(data)[10:])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise BadMessage(f"the result in Redis cannot be decoded: {exc}") from None
+
+
+def record_state(data: bytes) -> TaskState:
+    try:
+        return _LETTERS[data[9:10]]
+    except KeyError:
+        raise BadMessage(f"the result in Redis cannot be decoded: it begins with {data[:10]!r}") from None
+
+
+def encode_value(value: Any) -> bytes:
+    """Raises `TypeError`, `ValueError`, `OverflowError` or `RecursionError` for what msgpack cannot hold."""
+    return _encoder.encode(value)

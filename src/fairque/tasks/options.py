@@ -1,0 +1,157 @@
+"""`TaskOptions`: what can be decided about a task, by its decorator and at each call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+import msgspec
+
+from fairque.checks import check_count, check_id, check_number, check_seconds
+from fairque.errors import InvalidInput
+from fairque.models import Priority
+from fairque.tasks.message import Overrides
+from fairque.tasks.retry import MAX_RETRIES, RetryPolicy
+
+__all__ = ["NO_OPTIONS", "Dependency", "TaskOptions", "start_of"]
+
+Dependency = Any  # an id, a handle or a Task
+# A user whose tasks cost nothing would keep the lowest tag for ever. A tag is a double: what one task adds must leave
+# room for what small ones add afterwards.
+MIN_COST, MAX_COST = 0.001, 1_000_000
+
+
+class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of a task; None leaves the decision to the function's decorator, then to the default.
+
+    Args:
+        user_id: Whose share the task is charged to.
+        task_id: Idempotency key per user; None makes a random one.
+        priority: 1 to 6, see `Priority`.
+        max_retries: Retries after the first attempt; overrides the policy's `max`.
+        retry: When to retry; without it, `max_retries` uses the default `RetryPolicy`.
+        timeout: Seconds a run may take.
+        result_ttl: Seconds the result is kept; 0 keeps nothing.
+        cost: What one service charges to the user, in relation to its other tasks (default 1).
+        delay: Seconds before the task may start.
+        execute_after: The earliest moment of its start, instead of `delay`; naive datetimes are local time.
+        depends_on: What it waits for: ids, handles or tasks, all of the same user. A graph with more than some 20,000
+            edges is refused, because looking for cycles in it would keep Redis busy for too long.
+        on_dependency_failure: What becomes of it when one of those fails or is canceled: ``"wait"`` (default) until it
+            is requeued and finishes, ``"cancel"``, or ``"run"`` all the same.
+        allow_unknown: Wait for ids that were never enqueued, too, which is an error otherwise.
+    """
+
+    user_id: str | None = None
+    task_id: str | None = None
+    priority: Priority | None = None
+    max_retries: int | None = None
+    retry: RetryPolicy | None = None
+    timeout: float | None = None
+    result_ttl: float | None = None
+    cost: float | None = None
+    delay: float | None = None
+    execute_after: datetime | None = None
+    depends_on: tuple[Any, ...] = ()
+    on_dependency_failure: Literal["wait", "cancel", "run"] | None = None
+    allow_unknown: bool | None = None
+
+    def __post_init__(self) -> None:
+        for check in _CHECKS:
+            check(self)
+
+    def merged(self, changes: Mapping[str, Any]) -> TaskOptions:
+        """A copy with these changed. Raises `InvalidInput`."""
+        unknown = changes.keys() - set(self.__struct_fields__)
+        if unknown:
+            raise InvalidInput(f"unknown task option {min(unknown)!r}; there are {', '.join(self.__struct_fields__)}")
+        if "delay" in changes and isinstance(changes["delay"], timedelta):
+            changes = {**changes, "delay": changes["delay"].total_seconds()}
+        return msgspec.structs.replace(self, **changes)
+
+    def overrides(self, depends_on: Sequence[str], inputs: Sequence[str]) -> Overrides | None:
+        """What travels in the message."""
+        chosen = (self.max_retries, self.retry, self.timeout, self.result_ttl)
+        if chosen == (None, None, None, None) and not depends_on:
+            return None
+        return Overrides(
+            max_retries=self.max_retries,
+            retry=self.retry,
+            timeout=self.timeout,
+            result_ttl=self.result_ttl,
+            depends_on=list(depends_on),
+            inputs=list(inputs),
+        )
+
+
+def _check_ids(options: TaskOptions) -> None:
+    if options.user_id is not None:
+        check_id("user_id", options.user_id)
+    if options.task_id is not None:
+        check_id("task_id", options.task_id)
+
+
+def _check_priority(options: TaskOptions) -> None:
+    if options.priority is None:
+        return
+    try:
+        msgspec.structs.force_setattr(options, "priority", Priority(options.priority))
+    except ValueError:
+        raise InvalidInput(f"priority must be 1 to 6, not {options.priority!r}") from None
+
+
+def _check_numbers(options: TaskOptions) -> None:
+    for name in ("timeout", "result_ttl", "delay"):
+        value = getattr(options, name)
+        if value is not None:
+            msgspec.structs.force_setattr(options, name, check_seconds(name, value))
+    if options.timeout == 0:
+        raise InvalidInput("timeout must be more than 0 seconds; None means no limit")
+    if options.cost is not None:
+        msgspec.structs.force_setattr(options, "cost", check_number("cost", options.cost, MIN_COST, MAX_COST))
+
+
+def _check_retries(options: TaskOptions) -> None:
+    if options.max_retries is not None:
+        check_count("max_retries", options.max_retries, 0, MAX_RETRIES)
+    if options.retry is not None and not isinstance(options.retry, RetryPolicy):
+        raise InvalidInput(f"retry must be a RetryPolicy, not {options.retry!r}")
+
+
+def _check_start(options: TaskOptions) -> None:
+    if options.delay is not None and options.execute_after is not None:
+        raise InvalidInput("give either delay or execute_after, not both")
+    if options.execute_after is None:
+        return
+    if not isinstance(options.execute_after, datetime):
+        raise InvalidInput(f"execute_after must be a datetime, not {options.execute_after!r}")
+    try:
+        options.execute_after.timestamp()
+    except (ValueError, OverflowError, OSError) as exc:
+        raise InvalidInput(f"execute_after {options.execute_after!r} cannot be used: {exc}") from None
+
+
+def _check_dependencies(options: TaskOptions) -> None:
+    if options.on_dependency_failure not in (None, "wait", "cancel", "run"):
+        raise InvalidInput(
+            f"on_dependency_failure must be 'wait', 'cancel' or 'run', not {options.on_dependency_failure!r}"
+        )
+    given: Any = options.depends_on
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise InvalidInput(f"depends_on must be a list of ids, handles or tasks, not {given!r}")
+    msgspec.structs.force_setattr(options, "depends_on", tuple(given))
+
+
+def start_of(options: TaskOptions) -> str:
+    """When it may start, as the enqueue script reads it: '' now, '+ms' from now, or 'ms' since the epoch."""
+    if options.delay:
+        return f"+{math.ceil(options.delay * 1000)}"
+    if options.execute_after is not None:
+        return str(max(0, math.ceil(options.execute_after.timestamp() * 1000)))
+    return ""
+
+
+_CHECKS = (_check_dependencies, _check_ids, _check_priority, _check_numbers, _check_retries, _check_start)
+NO_OPTIONS = TaskOptions()

@@ -1,0 +1,131 @@
+"""What a running task may ask about itself: `current_task()`."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from fairque.checks import check_number
+from fairque.errors import FairqueError, InvalidInput
+from fairque.queue.xcom import BlockingXCom, XCom
+from fairque.tasks.message import Firing
+
+__all__ = ["TaskContext", "current_task"]
+
+MOST_CHARGE = 1_000_000_000
+
+
+class Services(Protocol):
+    """What the worker does for a running task."""
+
+    def xcom(self, context: TaskContext) -> XCom | BlockingXCom: ...
+    def progress(self, context: TaskContext, fraction: float, message: str) -> None: ...
+
+
+class TaskContext:
+    """Ids and circumstances of the running task.
+
+    Attributes:
+        user_id: Whose task it is.
+        task_id: Its id, unique per user.
+        name: The registered name of the function.
+        attempt: 1 for the first run.
+        worker_id: The worker that runs it.
+        schedule: The firing that made it, with `schedule_id`, `cron` and `planned_at`; None unless a schedule did.
+        inputs: With ``auto_xcom``, the results of its direct dependencies by task name, and pulled values by parameter.
+        charged: What was added to its cost by `charge`.
+        canceled: Whether somebody asked to cancel it. A function in a thread cannot be stopped: let it look here.
+    """
+
+    __slots__ = (
+        "_services",
+        "attempt",
+        "canceled",
+        "charged",
+        "inputs",
+        "name",
+        "schedule",
+        "task_id",
+        "user_id",
+        "worker_id",
+    )
+
+    def __init__(
+        self,
+        user_id: str,
+        task_id: str,
+        name: str,
+        attempt: int,
+        worker_id: str,
+        services: Services | None = None,
+        schedule: Firing | None = None,
+    ) -> None:
+        self.user_id = user_id
+        self.task_id = task_id
+        self.name = name
+        self.attempt = attempt
+        self.worker_id = worker_id
+        self.schedule = schedule
+        self.inputs: dict[str, Any] = {}
+        self.canceled = False
+        self.charged = 0.0
+        self._services = services
+
+    @property
+    def xcom(self) -> Any:
+        """The XCom values of this task's user: an `XCom`, or a `BlockingXCom` in a plain function.
+
+        Raises:
+            FairqueError: In a subprocess, which has no connection: push by the decorator instead.
+        """
+        if self._services is None:
+            raise FairqueError("XCom is not available in a subprocess: return the value, and push it with push_key")
+        return self._services.xcom(self)
+
+    def charge(self, cost: float) -> None:
+        """Add to what this task costs its user what became known while it runs: tokens, rows, bytes.
+
+        It counts when the task ends, however it ends; that of an attempt whose worker dies is lost.
+
+        Raises:
+            InvalidInput: Not a number from 0 to 1,000,000,000.
+        """
+        self.charged += check_number("a charge", cost, 0, MOST_CHARGE)
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        """Tell those who watch how far it is, from 0 to 1. Cheap: a few reports a second are sent, the rest is skipped.
+
+        Raises:
+            InvalidInput: The fraction is not between 0 and 1.
+        """
+        if not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
+            raise InvalidInput(f"progress must be between 0 and 1, not {fraction!r}")
+        if self._services is not None:
+            self._services.progress(self, float(fraction), message)
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return (self.user_id, self.task_id, self.name, self.attempt, self.worker_id, self.schedule, self.inputs)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.user_id, self.task_id, self.name, self.attempt, self.worker_id, self.schedule, self.inputs = state
+        self.canceled = False
+        self.charged = 0.0
+        self._services = None
+
+    def __repr__(self) -> str:
+        return f"<TaskContext {self.name} {self.task_id!r} of {self.user_id!r}, attempt {self.attempt}>"
+
+
+running: ContextVar[TaskContext] = ContextVar("fairque_task")
+
+
+def current_task() -> TaskContext:
+    """The task that runs here: in its coroutine, and in what that awaits or starts, in its thread or its subprocess.
+
+    Raises:
+        FairqueError: Called outside a task.
+    """
+    try:
+        return running.get()
+    except LookupError:
+        raise FairqueError("current_task() was called outside a task") from None

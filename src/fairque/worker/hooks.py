@@ -1,0 +1,77 @@
+"""Hooks: functions of the user that are told how tasks end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from fairque.redis.delivery import Delivery
+from fairque.tasks.failure import Failure
+
+__all__ = ["Hook", "Hooks", "TaskEvent"]
+
+logger = logging.getLogger("fairque.worker")
+
+
+class TaskEvent(msgspec.Struct, frozen=True):
+    """What hooks are told. `failure` is None for a success and for a lost delivery."""
+
+    user_id: str
+    task_id: str
+    name: str
+    attempt: int
+    run_seconds: float
+    failure: Failure | None = None
+
+
+Hook = Callable[[TaskEvent], Awaitable[None] | None]
+
+
+class Hooks:
+    """The hooks of a worker by event: ``success``, ``failure``, ``retry``, ``timeout``, ``lost``.
+
+    What a hook raises is logged and harms nobody.
+    """
+
+    def __init__(self, hooks: dict[str, Hook | None]) -> None:
+        self._hooks = hooks
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def tell(self, event: str, delivery: Delivery, name: str, began: float, failure: Failure | None = None) -> None:
+        hook = self._hooks[event]
+        if hook is None:
+            return
+        told = TaskEvent(delivery.user_id, delivery.id, name, delivery.attempt, time.monotonic() - began, failure)
+        try:
+            awaitable = hook(told)
+        except BaseException:  # SystemExit included: it would end the loop, and with it all tasks
+            logger.exception("hook on_%s failed", event)
+            return
+        if awaitable is not None:
+            task = asyncio.get_running_loop().create_task(_finish(event, awaitable))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def runs(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether this is an async hook under way."""
+        return task in self._tasks
+
+    async def drain(self, seconds: float) -> None:
+        """Wait for async hooks under way, and cancel those that take longer."""
+        if not self._tasks:
+            return
+        _, late = await asyncio.wait(self._tasks, timeout=seconds)
+        for task in late:
+            task.cancel()
+
+
+async def _finish(event: str, awaitable: Awaitable[None]) -> None:
+    try:
+        await awaitable
+    except BaseException:
+        logger.exception("hook on_%s failed", event)

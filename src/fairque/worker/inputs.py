@@ -1,0 +1,103 @@
+"""What a task is given by others before it runs: outputs as arguments, results of dependencies, XCom values."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import msgspec
+
+from fairque.errors import BadArguments, QueueUnavailable
+from fairque.models import TaskState
+from fairque.queue.xcom import XCom
+from fairque.redis.delivery import Delivery
+from fairque.redis.store import Store
+from fairque.tasks.message import NIL, Message, Overrides, decode_record
+from fairque.tasks.signature import resolve
+from fairque.tasks.task import TaskFunction
+
+__all__ = ["Inputs"]
+
+logger = logging.getLogger("fairque.worker")
+T = TypeVar("T")
+_of_a_run = re.compile(r"[0-9a-f]{16}\.(.+)", re.DOTALL)
+
+
+class Inputs:
+    """Fetches them over a connection of its own.
+
+    Args:
+        store: Where results and values are.
+        max_bytes: Limit for an XCom value.
+    """
+
+    def __init__(self, store: Store, max_bytes: int) -> None:
+        self._store = store
+        self._max_bytes = max_bytes
+
+    async def arguments(self, delivery: Delivery, message: Message) -> Message:
+        """The message with the outputs of other tasks in place. Raises `BadArguments` when one is not kept any more."""
+        overrides = message.overrides or Overrides()
+        records = await self._records(delivery, overrides.inputs)
+        values = [_value(task_id, record) for task_id, record in zip(overrides.inputs, records, strict=True)]
+        args, kwargs = resolve(message.args, message.kwargs, values)
+        return Message(message.name, msgspec.Raw(args), msgspec.Raw(kwargs) if kwargs else NIL, message.overrides)
+
+    async def results(self, delivery: Delivery, task_ids: list[str]) -> dict[str, Any]:
+        """The results of finished dependencies by task name; those of one name, as a list."""
+        found: dict[str, list[Any]] = {}
+        for task_id, record in zip(task_ids, await self._records(delivery, task_ids), strict=True):
+            state, ended = decode_record(record) if record else (None, None)
+            if ended is not None and state is TaskState.FINISHED and ended.kept:
+                found.setdefault(short_name(task_id, ended.name), []).append(msgspec.msgpack.decode(ended.value))
+        return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
+
+    async def pulled(self, delivery: Delivery, function: TaskFunction[Any, Any]) -> dict[str, Any]:
+        """XCom values by parameter. Raises `BadArguments` for one that is missing and has no default."""
+        options = function.xcom
+        xcom = self.xcom(delivery.user_id, options.namespace)
+        found = await _insist(partial(xcom.pull_many, list(options.pull_keys.values())))
+        values = {}
+        for parameter, key in options.pull_keys.items():
+            if key in found:
+                values[parameter] = found[key]
+            elif parameter in options.pull_defaults:
+                values[parameter] = options.pull_defaults[parameter]
+            else:
+                raise BadArguments(
+                    f"task {function.name!r} pulls XCom {key!r} from {options.namespace!r}, where it is not"
+                )
+        return values
+
+    def xcom(self, user_id: str, namespace: str) -> XCom:
+        return XCom(self._store, user_id, namespace, self._max_bytes)
+
+    async def _records(self, delivery: Delivery, task_ids: list[str]) -> list[bytes | None]:
+        return await _insist(partial(self._store.records, delivery.user_id, task_ids))
+
+
+async def _insist(ask: Callable[[], Awaitable[T]]) -> T:
+    """An outage is waited out: it is not the task's fault. The task's timeout goes on."""
+    while True:
+        try:
+            return await ask()
+        except QueueUnavailable as exc:
+            logger.warning("cannot fetch what a task is given by others, trying again: %s", exc)
+
+
+def short_name(task_id: str, name: str) -> str:
+    """How those who use its result call a dependency: the readable part of its id in a run, else its function."""
+    static = _of_a_run.fullmatch(task_id)
+    return static[1] if static and static[1].isidentifier() else name.rpartition(".")[2]
+
+
+def _value(task_id: str, record: bytes | None) -> bytes:
+    if not record:
+        raise BadArguments(f"the output of task {task_id!r} is an argument, and its result is not kept any more")
+    state, ended = decode_record(record)
+    if state is not TaskState.FINISHED or not ended.kept:
+        raise BadArguments(f"the output of task {task_id!r} is an argument, and it has none: {state.value}")
+    return bytes(ended.value)

@@ -1,0 +1,143 @@
+"""What the end of a body means: an outcome for Redis."""
+
+from __future__ import annotations
+
+import struct
+import time
+from typing import Any
+
+import msgspec
+
+from fairque.models import Attempt, FailureKind, TaskState
+from fairque.queue.xcom import ttl_to_ms
+from fairque.redis.delivery import Delivery, Outcome
+from fairque.redis.keys import encode_user
+from fairque.tasks.failure import Failure, Raised, encode_result, raised_by
+from fairque.tasks.message import Record, encode_record
+from fairque.tasks.retry import RetryPolicy
+from fairque.worker.job import Job
+
+__all__ = ["Outcomes"]
+
+TOMBSTONE_MS = 15_000  # a task that keeps nothing is remembered this long, for an enqueue that is repeated
+DEFAULT_RETRY = RetryPolicy()
+_TIMEOUT_CLASSES = tuple(cls.__name__ for cls in TimeoutError.__mro__)
+
+
+class Outcomes:
+    """Decides between finished, failed and another try.
+
+    Args:
+        worker_id: Kept with every outcome.
+        result_ttl_ms: How long a result is kept, for tasks that do not say.
+        failed_ttl_ms: How long a failure is kept.
+        max_result_bytes: A larger result fails the task.
+    """
+
+    def __init__(self, worker_id: str, *, result_ttl_ms: int, failed_ttl_ms: int, max_result_bytes: int) -> None:
+        self._worker_id = worker_id
+        self._result_ttl_ms = result_ttl_ms
+        self._failed_ttl_ms = failed_ttl_ms
+        self._max_result_bytes = max_result_bytes
+
+    def finished(self, job: Job, value: Any) -> Outcome | Failure:
+        """The outcome of a value, or the failure that it cannot be kept."""
+        encoded = encode_result(value)
+        if isinstance(encoded, Failure):
+            return encoded
+        if len(encoded) > self._max_result_bytes:
+            text = f"the result has {len(encoded)} bytes, the limit is {self._max_result_bytes}"
+            return Failure(FailureKind.ERROR, "ResultTooLarge", text)
+        ttl_ms = self._ttl_ms(job)
+        value_fields: dict[str, Any] = {"value": msgspec.Raw(encoded)} if ttl_ms else {"kept": False}
+        record = self._record(job.delivery, job.name, job.began, **value_fields)
+        packed = self._encode(job.delivery, "finished", record)
+        return Outcome(job.delivery, "finished", ttl_ms or TOMBSTONE_MS, 0, packed, b"", _pushed(job, encoded))
+
+    def failed(self, delivery: Delivery, name: str, failure: Failure, began: float) -> Outcome:
+        """The task is given up."""
+        record = self._record(
+            delivery,
+            name,
+            began,
+            kind=failure.kind,
+            type_name=failure.type_name,
+            message=failure.message,
+            traceback=failure.traceback,
+        )
+        encoded = self._encode(delivery, "failed", record)
+        return Outcome(delivery, "failed", self._failed_ttl_ms, 0, encoded, self._error(delivery, failure, began))
+
+    def raised(self, job: Job, error: BaseException) -> tuple[Outcome, Failure]:
+        """What an exception of the body means: another try, or the end."""
+        return self._again_or_failed(job, raised_by(error))
+
+    def timed_out(self, job: Job, seconds: float) -> tuple[Outcome, Failure]:
+        failure = Failure(FailureKind.TIMEOUT, "TimeoutError", f"ran longer than {seconds:g} s")
+        return self._again_or_failed(job, Raised(failure, _TIMEOUT_CLASSES))
+
+    def _again_or_failed(self, job: Job, raised: Raised) -> tuple[Outcome, Failure]:
+        delay = self._retry_delay(job, raised)
+        if delay is None:
+            return self.failed(job.delivery, job.name, raised.failure, job.began), raised.failure
+        record = self._error(job.delivery, raised.failure, job.began)
+        return Outcome(job.delivery, "retry", 0, round(delay * 1000), b"", record), raised.failure
+
+    def _retry_delay(self, job: Job, raised: Raised) -> float | None:
+        """Seconds to wait, or None when it was the last try.
+
+        Without `max_retries` and `retry`, an error is final, and ``raise Retry`` is granted as often as the default
+        policy says.
+        """
+        overrides, defaults = job.overrides, job.defaults
+        policy = overrides.retry or defaults.retry
+        limit = overrides.max_retries if overrides.max_retries is not None else defaults.max_retries
+        if limit is None:
+            limit = policy.max if policy is not None else (DEFAULT_RETRY.max if raised.retry_asked else 0)
+        policy = policy or DEFAULT_RETRY
+        if raised.is_final or job.delivery.failures >= limit:
+            return None
+        if not (raised.retry_asked or policy.covers_any(raised.classes)):
+            return None
+        return policy.delay(job.delivery.failures + 1) if raised.retry_delay is None else raised.retry_delay
+
+    def _ttl_ms(self, job: Job) -> int:
+        seconds = job.overrides.result_ttl if job.overrides.result_ttl is not None else job.defaults.result_ttl
+        return self._result_ttl_ms if seconds is None else round(seconds * 1000)
+
+    def _record(self, delivery: Delivery, name: str, began: float, **fields: Any) -> Record:
+        return Record(
+            name,
+            delivery.attempt,
+            delivery.queued_ms,
+            delivery.started_ms,
+            round((time.monotonic() - began) * 1000, 3),
+            self._worker_id,
+            **fields,
+        )
+
+    def _encode(self, delivery: Delivery, state: str, record: Record) -> bytes:
+        return encode_record(delivery.body, TaskState(state), record)
+
+    def _error(self, delivery: Delivery, failure: Failure, began: float) -> bytes:
+        at = delivery.started_ms / 1000 + time.monotonic() - began
+        return msgspec.msgpack.encode(
+            Attempt(
+                delivery.attempt,
+                at,
+                failure.kind,
+                failure.type_name,
+                failure.message,
+                failure.traceback,
+                self._worker_id,
+            )
+        )
+
+
+def _pushed(job: Job, encoded: bytes) -> bytes:
+    """The result as an XCom value, to be written with the outcome."""
+    options = job.function.xcom if job.function is not None else None
+    if options is None or options.push_key is None:
+        return b""
+    space, key = encode_user(options.namespace).encode(), options.push_key.encode()
+    return struct.pack(">IId", len(space), len(key), ttl_to_ms(options.ttl_seconds)) + space + key + encoded

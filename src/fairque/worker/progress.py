@@ -1,0 +1,69 @@
+"""Progress reports of running tasks: at most a few a second of each task reach Redis, and always the last one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from fairque.errors import FairqueError
+from fairque.redis.delivery import Delivery
+from fairque.redis.store import Store
+
+__all__ = ["Progress"]
+
+logger = logging.getLogger("fairque.worker")
+INTERVAL = 0.25
+
+
+class Progress:
+    """Keeps the newest report of each task and sends it when its time has come. May be called from any thread."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._newest: dict[int, tuple[Delivery, float, str]] = {}
+        self._sent: dict[int, float] = {}
+        self._sender: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Call it on the loop that sends."""
+        self._loop = asyncio.get_running_loop()
+
+    def report(self, delivery: Delivery, fraction: float, message: str) -> None:
+        self._newest[id(delivery)] = (delivery, fraction, message)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._wake)
+
+    def forget(self, delivery: Delivery) -> None:
+        """The task has ended: what it last said does not matter any more."""
+        self._newest.pop(id(delivery), None)
+        self._sent.pop(id(delivery), None)
+
+    async def stop(self) -> None:
+        self._loop = None
+        if self._sender is not None:
+            self._sender.cancel()
+            await asyncio.wait([self._sender])
+
+    def _wake(self) -> None:
+        if self._sender is None or self._sender.done():
+            self._sender = asyncio.create_task(self._send_all(), name="fairque-progress")
+
+    async def _send_all(self) -> None:
+        while self._newest:
+            now = time.monotonic()
+            due = [key for key in list(self._newest) if now - self._sent.get(key, 0.0) >= INTERVAL]
+            for key in due:
+                report = self._newest.pop(key, None)
+                if report is not None:
+                    self._sent[key] = now
+                    await self._send(*report)
+            if not due:
+                await asyncio.sleep(INTERVAL / 4)
+
+    async def _send(self, delivery: Delivery, fraction: float, message: str) -> None:
+        try:
+            await self._store.progress(delivery, fraction, message)
+        except FairqueError as exc:
+            logger.debug("a progress report was lost: %s", exc)

@@ -1,0 +1,150 @@
+"""Renewal of leases by a thread with a connection of its own: a blocked event loop costs nobody a lease."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from fairque.errors import FairqueError
+from fairque.redis.connector import Connector
+from fairque.redis.delivery import Delivery
+from fairque.redis.keys import Keys
+from fairque.redis.requester import BlockingRequester
+from fairque.redis.store import renew
+
+__all__ = ["Renewal"]
+
+logger = logging.getLogger("fairque.worker")
+LOOK_SECONDS = 0.5
+BLOCKED_SECONDS = 1.0
+IDLE_HEARTBEAT_SECONDS = 15.0
+BATCH = 500
+
+
+class Renewal:
+    """Renews what `held` returns every `interval` seconds, for as long as the loop ticks.
+
+    Args:
+        connector: Where the server is; it must be open.
+        keys: The names of the queue.
+        worker_id: Whose deliveries they are.
+        interval: Seconds between two renewals.
+        stall_timeout: Seconds without a tick of the loop after which renewal stops, so that others take over.
+        describe: The fields of the worker's entry.
+        held: The deliveries that are running or not settled yet. Called from the thread.
+        lost: Told, on the loop, of deliveries that belong to others by now.
+        canceled: Told, on the loop, of deliveries that somebody canceled.
+        blocker: Names what the loop is busy with. Called from the thread.
+    """
+
+    def __init__(
+        self,
+        connector: Connector,
+        keys: Keys,
+        worker_id: str,
+        *,
+        interval: float,
+        stall_timeout: float,
+        describe: Callable[[], dict[str, Any]],
+        held: Callable[[], list[Delivery]],
+        lost: Callable[[list[Delivery]], None],
+        canceled: Callable[[list[Delivery]], None],
+        blocker: Callable[[asyncio.AbstractEventLoop], str],
+    ) -> None:
+        self._connector = connector
+        self._keys = keys
+        self._worker_id = worker_id
+        self._interval = interval
+        self._stall_timeout = stall_timeout
+        self._describe = describe
+        self._held = held
+        self._lost = lost
+        self._canceled = canceled
+        self._blocker = blocker
+        self._stopping = threading.Event()
+        self._ticked = time.monotonic()
+        self._awaited: float | None = None  # since when a tick has been asked for
+        self._warned = False
+        self._renewed = 0.0
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self) -> None:
+        """Call it on the loop that is to be watched."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name=f"fairque-renew-{self._worker_id}", daemon=True)
+        self._thread.start()
+
+    async def stop(self) -> None:
+        self._stopping.set()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        requester = BlockingRequester(self._connector)
+        try:
+            while not self._stopping.wait(min(LOOK_SECONDS, self._interval / 2)):
+                try:
+                    self._look(requester)
+                except Exception:  # the thread outlives whatever goes wrong in one round
+                    logger.exception("renewal failed, trying again")
+        finally:
+            requester.close()
+
+    def _look(self, requester: BlockingRequester) -> None:
+        held = self._held()
+        silent = self._watch(bool(held))
+        now = time.monotonic()
+        due = self._renewed + (self._interval if held else IDLE_HEARTBEAT_SECONDS)
+        if now < due or silent > self._stall_timeout:
+            return
+        try:
+            lost, canceled = self._renew(requester, held)
+        except FairqueError as exc:
+            logger.warning("could not renew %d deliveries, trying again: %s", len(held), exc)
+            return
+        self._renewed = now
+        if lost:
+            self._on_loop(self._lost, lost)
+        if canceled:
+            self._on_loop(self._canceled, canceled)
+
+    def _renew(self, requester: BlockingRequester, held: list[Delivery]) -> tuple[list[Delivery], list[Delivery]]:
+        lost: list[Delivery] = []
+        canceled: list[Delivery] = []
+        for at in range(0, max(1, len(held)), BATCH):
+            answer = renew(requester, self._keys, self._worker_id, self._describe(), held[at : at + BATCH])
+            lost += answer[0]
+            canceled += answer[1]
+        return lost, canceled
+
+    def _watch(self, busy: bool) -> float:
+        """Seconds for which a busy loop has not ticked."""
+        now = time.monotonic()
+        silent = now - self._awaited if self._awaited is not None else 0.0
+        if silent > BLOCKED_SECONDS and not self._warned and self._loop is not None:
+            self._warned = True
+            logger.warning(
+                "%s has blocked the event loop for %.1f s: use a plain function, which runs in a thread",
+                self._blocker(self._loop),
+                silent,
+            )
+        if self._awaited is None and busy:
+            self._awaited = now
+            self._on_loop(self._tick)
+        return silent
+
+    def _tick(self) -> None:
+        self._awaited = None
+        self._warned = False
+
+    def _on_loop(self, call: Callable[..., None], *args: Any) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(call, *args)
+        except RuntimeError:  # the loop was closed
+            self._stopping.set()

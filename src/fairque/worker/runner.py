@@ -1,0 +1,315 @@
+"""The tasks that run in this worker: started, timed out, abandoned, put back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from fairque.checks import check_count, check_seconds
+from fairque.errors import BadArguments
+from fairque.models import FailureKind
+from fairque.redis.delivery import Delivery, Outcome
+from fairque.tasks.failure import Failure
+from fairque.tasks.message import BadMessage, name_in
+from fairque.worker.executor import Executor, UnknownName
+from fairque.worker.hooks import Hooks
+from fairque.worker.job import Job
+from fairque.worker.outcomes import Outcomes
+from fairque.worker.settler import Settler
+
+__all__ = ["Runner"]
+
+logger = logging.getLogger("fairque.worker")
+SURVIVOR_SECONDS = 1.0
+LONGEST_RETURN_MS = 60_000
+
+
+class Care(msgspec.Struct, frozen=True):
+    """How much patience a worker has with tasks. Raises `InvalidInput`.
+
+    Args:
+        max_deliveries: Deliveries without an outcome after which a task is given up.
+        unknown_task_patience: Seconds for which a task that this worker does not know is put back.
+        cancel_grace: Seconds in which a canceled task may clean up.
+        task_timeout: Seconds for a task that has no timeout of its own; None sets no limit.
+    """
+
+    max_deliveries: int
+    unknown_task_patience: float
+    cancel_grace: float
+    task_timeout: float | None
+
+    def __post_init__(self) -> None:
+        check_count("max_deliveries", self.max_deliveries, 1, 1_000)
+        check_seconds("unknown_task_patience", self.unknown_task_patience)
+        check_seconds("cancel_grace", self.cancel_grace)
+        if self.task_timeout is not None:
+            check_seconds("task_timeout", self.task_timeout, least=0.001)
+
+
+class Run:
+    """A job on its way through this worker. `ended` once its outcome is known, whatever its body still does."""
+
+    __slots__ = ("canceling", "delivery", "ended", "job", "task", "timer")
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.delivery = job.delivery
+        self.ended = False
+        self.canceling = False
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Runner:
+    """Starts deliveries and sees to it that each gets one outcome.
+
+    Bodies run as plain asyncio tasks, held in a set until they end: an anyio task group costs seven times as much for
+    each, and they must not bring each other down.
+
+    Args:
+        executor: Runs one body.
+        outcomes: Says what its end means.
+        settler: Takes the outcomes.
+        hooks: Told how tasks end.
+        freed: Called when a slot has become free.
+        care: How much patience it has with tasks.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        outcomes: Outcomes,
+        settler: Settler,
+        hooks: Hooks,
+        *,
+        freed: Callable[[], None],
+        care: Care,
+    ) -> None:
+        self._executor = executor
+        self._outcomes = outcomes
+        self._settler = settler
+        self._hooks = hooks
+        self._freed = freed
+        self._care = care
+        self._runs: dict[int, Run] = {}  # by identity of the delivery
+        self._bodies: set[asyncio.Task[None]] = set()  # until they end, which may be after their run
+        self._survivors: set[asyncio.TimerHandle] = set()
+
+    def __len__(self) -> int:
+        """Slots in use."""
+        return len(self._runs)
+
+    def start(self, delivery: Delivery) -> None:
+        self._settler.hold(delivery)
+        if delivery.canceling:
+            self._settler.report(Outcome(delivery, "canceled"))
+            return
+        try:
+            if delivery.lost >= self._care.max_deliveries:
+                text = f"its workers fell silent {delivery.lost} times"
+                self._give_up(delivery, Failure(FailureKind.LOST, "TaskLost", text))
+                return
+            job = self._executor.prepare(delivery)
+        except UnknownName as exc:
+            self._put_back(delivery, str(exc))
+        except BadMessage as exc:
+            self._give_up(delivery, Failure(FailureKind.BAD_MESSAGE, "BadMessage", str(exc)))
+        except BadArguments as exc:
+            self._give_up(delivery, Failure(FailureKind.BAD_ARGUMENTS, "BadArguments", str(exc)))
+        except BaseException as exc:  # whatever code of an argument's class raised, it is this delivery's own
+            logger.exception("task %r of user %r cannot be prepared", delivery.id, delivery.user_id)
+            self._give_up(delivery, Failure(FailureKind.BAD_MESSAGE, type(exc).__name__, str(exc)))
+        else:
+            self._launch(Run(job))
+
+    def drop(self, deliveries: list[Delivery]) -> None:
+        """Their leases ran out and other workers have them: whatever their bodies do is refused."""
+        for delivery in deliveries:
+            run = self._runs.get(id(delivery))
+            if run is None:
+                continue
+            self._close(run)
+            self._settler.forget(delivery)
+            logger.warning("task %r of user %r was taken over by another worker", delivery.id, delivery.user_id)
+            self._hooks.tell("lost", delivery, run.job.name, run.job.began)
+            self._abandon(run, "its delivery was lost")
+
+    def cancel_task(self, user: bytes, task_id: bytes) -> None:
+        """By name, as the message has it."""
+        self.cancel([run.delivery for run in self._runs.values() if _is(run.delivery, user, task_id)])
+
+    def cancel(self, deliveries: list[Delivery]) -> None:
+        """Somebody does not want them any more. Their bodies may clean up; then, or after the grace, they have ended.
+
+        A thread cannot be stopped: it is told by `current_task().canceled`, and left alone after the grace.
+        """
+        for delivery in deliveries:
+            run = self._runs.get(id(delivery))
+            if run is None or run.canceling:
+                continue
+            run.canceling = True
+            run.job.context.canceled = True
+            if run.timer is not None:
+                run.timer.cancel()
+            run.timer = asyncio.get_running_loop().call_later(self._care.cancel_grace, self._end_grace, run)
+            if run.task is not None and not run.job.in_thread:
+                run.task.cancel()
+
+    def release(self) -> None:
+        """Cancel what runs and put it back, to the front of its lane."""
+        for run in list(self._runs.values()):
+            self._close(run)
+            self._settler.report(Outcome(run.delivery, "released"))
+            self._abandon(run, "the stop of its worker")
+
+    async def join(self, seconds: float) -> None:
+        """Wait for bodies that were cancelled."""
+        if self._bodies:
+            await asyncio.wait(self._bodies, timeout=seconds)
+        for timer in self._survivors:
+            timer.cancel()
+        for body in self._bodies:
+            logger.warning("a cancelled task goes on after the stop of its worker: %s", body.get_name())
+
+    def runs(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether this is the body of a task of this worker."""
+        return task in self._bodies
+
+    def blocker(self, loop: asyncio.AbstractEventLoop) -> str:
+        """What the loop is busy with. Called from another thread."""
+        current = asyncio.current_task(loop)
+        for run in list(self._runs.values()):
+            if run.task is current:
+                return f"task {run.job.name} ({run.delivery.id!r}) of user {run.delivery.user_id!r}"
+        return "something outside the tasks"
+
+    def _launch(self, run: Run) -> None:
+        loop = asyncio.get_running_loop()
+        self._runs[id(run.delivery)] = run
+        timeout = run.job.timeout if run.job.timeout is not None else self._care.task_timeout
+        if timeout is not None:
+            run.timer = loop.call_later(timeout, self._time_out, run, timeout)
+        run.task = task = loop.create_task(self._body(run))
+        self._bodies.add(task)
+        task.add_done_callback(lambda task: self._body_ended(run, task))
+
+    async def _body(self, run: Run) -> None:
+        """Nothing leaves this coroutine: what a body raises, SystemExit included, is an outcome."""
+        try:
+            value = await self._executor.run(run.job)
+        except BaseException as exc:
+            if not run.ended:
+                self._raised(run, exc)
+        else:
+            if not run.ended:
+                self._returned(run, value)
+
+    def _body_ended(self, run: Run, task: asyncio.Task[None]) -> None:
+        self._bodies.discard(task)
+        if not run.ended and task.cancelled():  # before its first step
+            self._raised(run, asyncio.CancelledError())
+
+    def _end_grace(self, run: Run) -> None:
+        if not run.ended:
+            self._end_canceled(run)
+            self._abandon(run, f"its cancellation and {self._care.cancel_grace:g} s of grace")
+
+    def _end_canceled(self, run: Run) -> None:
+        self._close(run)
+        self._report(run, Outcome(run.delivery, "canceled"))
+        logger.info("task %r of user %r was canceled", run.delivery.id, run.delivery.user_id)
+
+    def _returned(self, run: Run, value: Any) -> None:
+        if run.canceling:
+            self._end_canceled(run)
+            return
+        result = self._outcomes.finished(run.job, value)
+        if isinstance(result, Failure):
+            outcome = self._outcomes.failed(run.delivery, run.job.name, result, run.job.began)
+            self._end(run, outcome, "failure", result)
+        else:
+            self._end(run, result, "success", None)
+
+    def _raised(self, run: Run, error: BaseException) -> None:
+        if run.canceling:
+            self._end_canceled(run)
+            return
+        outcome, failure = self._outcomes.raised(run.job, error)
+        self._end(run, outcome, "retry" if outcome.kind == "retry" else "failure", failure)
+
+    def _time_out(self, run: Run, seconds: float) -> None:
+        if run.ended:
+            return
+        outcome, failure = self._outcomes.timed_out(run.job, seconds)
+        self._hooks.tell("timeout", run.delivery, run.job.name, run.job.began, failure)
+        self._end(run, outcome, "retry" if outcome.kind == "retry" else "failure", failure)
+        self._abandon(run, f"its timeout of {seconds:g} s")
+
+    def _end(self, run: Run, outcome: Outcome, event: str, failure: Failure | None) -> None:
+        self._close(run)
+        self._report(run, outcome)
+        self._hooks.tell(event, run.delivery, run.job.name, run.job.began, failure)
+
+    def _report(self, run: Run, outcome: Outcome) -> None:
+        outcome.run_ms = (time.monotonic() - run.job.began) * 1000
+        outcome.charge = run.job.context.charged
+        self._settler.report(outcome)
+
+    def _close(self, run: Run) -> None:
+        run.ended = True
+        if run.timer is not None:
+            run.timer.cancel()
+        del self._runs[id(run.delivery)]
+        self._executor.forget(run.delivery)
+        self._freed()
+
+    def _abandon(self, run: Run, reason: str) -> None:
+        """Its slot is free; a body that swallows the cancellation harms only itself, and is reported."""
+        if run.task is None or run.task.done():
+            return
+        run.task.cancel()
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(SURVIVOR_SECONDS, self._report_survivor, run.task, run.delivery, reason)
+        self._survivors.add(timer)
+        run.task.add_done_callback(lambda _: self._discard_timer(timer))
+
+    def _discard_timer(self, timer: asyncio.TimerHandle) -> None:
+        timer.cancel()
+        self._survivors.discard(timer)
+
+    def _report_survivor(self, task: asyncio.Task[None], delivery: Delivery, reason: str) -> None:
+        logger.warning("task %r of user %r goes on after %s", delivery.id, delivery.user_id, reason)
+        task.cancel()
+
+    def _give_up(self, delivery: Delivery, failure: Failure) -> None:
+        now = time.monotonic()
+        name = name_in(delivery.body)
+        self._settler.report(self._outcomes.failed(delivery, name, failure, now))
+        self._hooks.tell("failure", delivery, name, now, failure)
+
+    def _put_back(self, delivery: Delivery, name: str) -> None:
+        """Another worker may know it, after a deploy at the latest."""
+        since = delivery.returned_since_ms
+        if since and delivery.started_ms - since > self._care.unknown_task_patience * 1000:
+            text = f"no worker knew a task {name!r} for {self._care.unknown_task_patience:g} s"
+            self._give_up(delivery, Failure(FailureKind.UNKNOWN_TASK, "UnknownTask", text))
+            return
+        delay_ms = min(LONGEST_RETURN_MS, 500 * 2 ** min(delivery.returned, 10))
+        logger.warning(
+            "task %r of user %r: no task %r here, put back for %.1f s",
+            delivery.id,
+            delivery.user_id,
+            name,
+            delay_ms / 1000,
+        )
+        self._settler.report(Outcome(delivery, "released", 0, delay_ms))
+
+
+def _is(delivery: Delivery, user: bytes, task_id: bytes) -> bool:
+    return delivery.task_id == task_id and delivery.user == user
