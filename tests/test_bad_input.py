@@ -25,6 +25,7 @@ from fairque import (
     Worker,
     task,
 )
+from fairque.settings import QueueSettings
 from fairque.tasks.message import Message, encode_body, encode_value, new_nonce
 from fairque.tasks.task import registry
 from tests.support.eventually import eventually
@@ -592,7 +593,7 @@ async def test_a_message_that_grew_while_its_worker_was_silent_is_a_dead_letter(
     async with TaskQueue(server.url, name=queue_name, lease=0.1) as queue:
         bad = await queue.enqueue(echo(), user_id="anna")
         store = queue.store()
-        claim = await store.claim("silent", 1, lease_ms=100, max_body=1000, priority_step_ms=0, wait=False)
+        claim = await store.claim("silent", 1, settings=QueueSettings(lease_ms=100), wait=False)
         assert len(claim.deliveries) == 1
         await store.leave("silent", [])
         await store.close()

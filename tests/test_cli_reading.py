@@ -28,6 +28,7 @@ from fairque.cli.problem import Problem
 from fairque.cli.screen import draw
 from fairque.cli.times import ago, moment, span
 from fairque.embedded.server import EmbeddedServer
+from fairque.settings import QueueSettings
 from tests.apps.served import greet, nap, stumble
 from tests.support.eventually import eventually
 from tests.support.process import ROOT
@@ -398,7 +399,7 @@ async def is_late(queue: TaskQueue) -> bool:
 
 async def test_a_worker_that_fell_silent_is_a_warning(run: Run, queue: TaskQueue) -> None:
     store = queue.store()
-    await store.claim("silent", 1, lease_ms=60_000, max_body=1000, priority_step_ms=0)
+    await store.claim("silent", 1, settings=QueueSettings(lease_ms=60_000))
     await eventually(lambda: is_silent(queue, 1.0))
     ended = await run("health", "--silent-after=1")
     assert ended.code == 1

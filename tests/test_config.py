@@ -17,6 +17,7 @@ from rich.pretty import pretty_repr
 from fairque import (
     ConfigError,
     FairQueueConfig,
+    QueueSettings,
     StoreError,
     Task,
     TaskFailed,
@@ -81,8 +82,15 @@ def problems_in(tmp_path: Path, text: str, suffix: str = "yaml", **environ: str)
 def test_a_queue_gets_every_field_of_its_section():
     assert set(QueueConfig.__struct_fields__) | {"url", "timeout"} == set(inspect.signature(TaskQueue).parameters)
     queue = TaskQueue.from_config(FairQueueConfig(queue=OTHER_QUEUE, redis=RedisConfig(port=1234, timeout=2.5)))
-    assert (queue.name, queue.priority_step_ms, queue.lease_ms, queue.result_ttl_ms) == ("other", 1000, 2000, 3000)
-    assert (queue.dead_letter_ttl_ms, queue.max_message_bytes, queue.fairness) == (4000, 5, "time")
+    assert queue.name == "other"
+    assert queue.settings == QueueSettings(
+        priority_step_ms=1000,
+        lease_ms=2000,
+        result_ttl_ms=3000,
+        dead_letter_ttl_ms=4000,
+        max_message_bytes=5,
+        fairness="time",
+    )
     assert (queue.connector.url, queue.connector.timeout) == ("redis://localhost:1234", 2.5)
 
 

@@ -81,7 +81,7 @@ async def test_check_shows_every_value_and_its_origin(check: Callable[..., Await
     assert rows["redis.url"] == ["redis://ann:***@h", f"{tmp_path}/f.yaml:2"]
     assert rows["queue.lease"] == ["1m30s", f"{tmp_path}/f.yaml:4"]
     assert rows["queue.name"] == ["orders", "FAIRQUE_QUEUE_NAME"]
-    assert rows["queue.result_ttl"] == ["1d", "default"]
+    assert rows["queue.result_ttl"] == ["-", "default"]  # as the queue has it
     assert rows["workers[0].assigned_users"] == ["*", "default"]
     assert rows["scheduler.enabled"] == ["true", "default"]
     assert SECRET not in output
@@ -93,7 +93,7 @@ async def test_check_prints_json(check: Callable[..., Awaitable[tuple[int, str]]
     settings = {setting["path"]: setting for setting in told["settings"]}
     assert (code, told["valid"]) == (0, True)
     assert settings["redis.password"] == {"path": "redis.password", "value": "***", "origin": f"{tmp_path}/f.yaml:2"}
-    assert settings["queue.lease"] == {"path": "queue.lease", "value": 10.0, "origin": "default"}
+    assert settings["queue.lease"] == {"path": "queue.lease", "value": None, "origin": "default"}
     assert told["warnings"] == ["there are no workers: nobody is served by this configuration"]
 
 
@@ -127,9 +127,19 @@ async def test_check_lists_all_problems(check: Callable[..., Awaitable[tuple[int
 def test_a_command_takes_its_queue_from_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = write(tmp_path / "a.toml", 'redis = {url = "redis://h", timeout = 2}\nqueue = {name = "q", lease = 3}')
     queue = make_queue(None, None, [file])
-    assert (queue.name, queue.lease_ms, queue.connector.url, queue.connector.timeout) == ("q", 3000, "redis://h", 2)
+    assert (queue.name, queue.settings.lease_ms, queue.connector.url, queue.connector.timeout) == (
+        "q",
+        3000,
+        "redis://h",
+        2,
+    )
     queue = make_queue("redis://other", "p", [file])
-    assert (queue.name, queue.lease_ms, queue.connector.url, queue.connector.timeout) == ("p", 3000, "redis://other", 2)
+    assert (queue.name, queue.settings.lease_ms, queue.connector.url, queue.connector.timeout) == (
+        "p",
+        3000,
+        "redis://other",
+        2,
+    )
     monkeypatch.setenv("FAIRQUE_REDIS_URL", "redis://outside")
     monkeypatch.setenv("FAIRQUE_REDIS_PASSWORD", "x")
     # An option whose variable is set arrives as if it had been given.
@@ -170,7 +180,7 @@ def two_workers(server: Server, queue_name: str, tmp_path: Path) -> str:
         tmp_path / "fairque.yaml",
         f"""
 redis: {{url: "{server.url}"}}
-queue: {{name: {queue_name}, lease: 2s}}
+queue: {{name: {queue_name}}}
 workers:
   - {{id: alpha, assigned_users: [ann], processes: 2, max_concurrent_tasks: 1}}
   - {{id: beta, assigned_users: [bob], max_concurrent_tasks: 1}}

@@ -256,9 +256,8 @@ async def test_a_refusal_over_a_socket_is_told_at_once(own_server: Callable[...,
 async def test_a_user_who_may_not_is_a_clear_error(own_server: Callable[..., EmbeddedServer]) -> None:
     server = own_server(tcp=True)
     execute(server, "ACL", "SETUSER", "app", "on", f">{SECRET}", "~other:*", "+@all")
-    async with TaskQueue(f"redis://app:{SECRET}@127.0.0.1:{server.port}") as queue:
-        with pytest.raises(StoreError, match="No permissions to access a key"):
-            await queue.enqueue(double(1), user_id="acme")
+    with pytest.raises(StoreError, match="No permissions to access a key"):
+        await TaskQueue(f"redis://app:{SECRET}@127.0.0.1:{server.port}").open()
 
 
 # Sockets
@@ -289,63 +288,63 @@ async def test_an_address_of_ipv6(own_server: Callable[..., EmbeddedServer]) -> 
 
 
 @pytest.fixture
-async def wire(server: Server) -> AsyncIterator[Requester]:
-    wire = Requester(Connector(server.url))
-    yield wire
-    await wire.close()
+async def requester(server: Server) -> AsyncIterator[Requester]:
+    requester = Requester(Connector(server.url))
+    yield requester
+    await requester.close()
 
 
 async def test_a_connection_that_the_server_closed_is_replaced_before_anything_is_sent(
-    server: Server, wire: Requester
+    server: Server, requester: Requester
 ) -> None:
-    assert await wire.request(PING) == b"PONG"
-    link = wire._link
-    assert link is not None
-    server.execute("CLIENT", "KILL", "ID", await wire.request(pack(("CLIENT", "ID"))))
-    await link.wait_closed()
-    assert await wire.request(PING) == b"PONG"
+    assert await requester.request(PING) == b"PONG"
+    connection = requester._connection
+    assert connection is not None
+    server.execute("CLIENT", "KILL", "ID", await requester.request(pack(("CLIENT", "ID"))))
+    await connection.wait_closed()
+    assert await requester.request(PING) == b"PONG"
 
 
-async def test_a_canceled_request_does_not_leave_its_reply_to_the_next(wire: Requester) -> None:
-    await wire.request(PING)
-    waiting = asyncio.create_task(wire.request(pack(("BLPOP", "nothing", 0))))
+async def test_a_canceled_request_does_not_leave_its_reply_to_the_next(requester: Requester) -> None:
+    await requester.request(PING)
+    waiting = asyncio.create_task(requester.request(pack(("BLPOP", "nothing", 0))))
     await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert await wire.request(pack(("ECHO", "mine"))) == b"mine"
+    assert await requester.request(pack(("ECHO", "mine"))) == b"mine"
 
 
 async def test_a_request_without_an_answer_ends_in_time_and_the_next_is_answered(server: Server) -> None:
-    wire = Requester(Connector(server.url, timeout=0.3))
-    await wire.request(PING)
+    requester = Requester(Connector(server.url, timeout=0.3))
+    await requester.request(PING)
     await asyncio.sleep(0.2)  # the timer of this one ends in the middle of the next
     began = time.monotonic()
     with pytest.raises(QueueUnavailable, match="Timeout: no answer in time"):
         async with asyncio.timeout(20):
-            await wire.request(pack(("BLPOP", "nothing", 0)))
+            await requester.request(pack(("BLPOP", "nothing", 0)))
     assert time.monotonic() - began > 0.29
-    assert await wire.request(PING) == b"PONG"
-    await wire.close()
+    assert await requester.request(PING) == b"PONG"
+    await requester.close()
 
 
 async def test_a_server_that_became_a_replica_is_left(own_server: Callable[..., EmbeddedServer]) -> None:
     """Its name may lead to the new master by now."""
     server = own_server()
-    wire = Requester(Connector(server.url))
-    before = await wire.request(pack(("CLIENT", "ID")))
+    requester = Requester(Connector(server.url))
+    before = await requester.request(pack(("CLIENT", "ID")))
     execute(server, "REPLICAOF", "127.0.0.1", 1)
     with pytest.raises(QueueUnavailable, match="read only replica"):
-        await wire.request(pack(("SET", "key", 1)))
-    assert await wire.request(pack(("CLIENT", "ID"))) != before
-    await wire.close()
+        await requester.request(pack(("SET", "key", 1)))
+    assert await requester.request(pack(("CLIENT", "ID"))) != before
+    await requester.close()
 
 
-async def test_an_error_of_the_server_costs_no_connection(wire: Requester) -> None:
-    before = await wire.request(pack(("CLIENT", "ID")))
+async def test_an_error_of_the_server_costs_no_connection(requester: Requester) -> None:
+    before = await requester.request(pack(("CLIENT", "ID")))
     with pytest.raises(StoreError, match="unknown command"):
-        await wire.request(pack(("NONSENSE",)))
-    assert await wire.request(pack(("CLIENT", "ID"))) == before
+        await requester.request(pack(("NONSENSE",)))
+    assert await requester.request(pack(("CLIENT", "ID"))) == before
 
 
 @pytest.mark.parametrize(
@@ -366,14 +365,14 @@ async def test_a_server_that_does_not_speak_as_it_should_is_left(greeting: bytes
 
     async with await asyncio.start_server(talk, "127.0.0.1", 0) as impostor:
         port = impostor.sockets[0].getsockname()[1]
-        wire = Requester(Connector(f"redis://127.0.0.1:{port}"))
+        requester = Requester(Connector(f"redis://127.0.0.1:{port}"))
         with pytest.raises(QueueUnavailable, match=says):
-            await wire.request(PING)
-        await wire.close()
+            await requester.request(PING)
+        await requester.close()
 
 
-async def test_large_messages(wire: Requester) -> None:
-    reply = await wire.request(pack(("ECHO", b"x" * BIG)))
+async def test_large_messages(requester: Requester) -> None:
+    reply = await requester.request(pack(("ECHO", b"x" * BIG)))
     assert len(reply) == BIG
 
 
@@ -388,8 +387,8 @@ def test_on_every_event_loop(loop: str, tmp_path: Path, own_server: Callable[...
     async def main() -> None:
         for url in (server.url, f"{encrypted.url}?ssl_ca_certs={encrypted.ca}"):
             await go_round(url)
-            wire = Requester(Connector(url))
-            assert len(await wire.request(pack(("ECHO", b"x" * BIG)))) == BIG
-            await wire.close()
+            requester = Requester(Connector(url))
+            assert len(await requester.request(pack(("ECHO", b"x" * BIG)))) == BIG
+            await requester.close()
 
     run(main())

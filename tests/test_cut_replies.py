@@ -25,11 +25,12 @@ def gate() -> Gate:
 
 
 @pytest.fixture
-async def far(server: Server, proxy: CuttingProxy, queue_name: str) -> AsyncIterator[TaskQueue]:
+async def far(queue: TaskQueue, server: Server, proxy: CuttingProxy, queue_name: str) -> AsyncIterator[TaskQueue]:
     """The queue as seen through the proxy. The scripts are known, so that a cut falls on a reply of theirs."""
     for script in ("enqueue", "claim", "settle", "renew", "peek"):
         server.execute("SCRIPT", "LOAD", load(script).source)
-    async with TaskQueue(proxy.url, name=queue_name, lease=1.0) as queue:
+    await queue.change_settings(lease=1)
+    async with TaskQueue(proxy.url, name=queue_name) as queue:
         yield queue
 
 

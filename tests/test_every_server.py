@@ -134,7 +134,7 @@ async def test_tasks_of_a_silent_worker_are_taken_over(server: Server, queue_nam
 
 async def claim_and_die(queue: TaskQueue) -> list[Delivery]:
     store = queue.store()
-    claim = await store.claim("ghost", 2, lease_ms=queue.lease_ms, max_body=1000, priority_step_ms=0)
+    claim = await store.claim("ghost", 2, settings=queue.settings)
     await store.close()
     return claim.deliveries
 

@@ -229,7 +229,7 @@ async def test_tasks_of_a_worker_that_died_in_the_outage_run_elsewhere(
 
 async def claim_and_die(queue: TaskQueue) -> list[Delivery]:
     store = queue.store()
-    claim = await store.claim("ghost", 1, lease_ms=queue.lease_ms, max_body=1000, priority_step_ms=0)
+    claim = await store.claim("ghost", 1, settings=queue.settings)
     await store.close()
     return claim.deliveries
 

@@ -17,12 +17,14 @@ from fairque.policy import changes_of
 from fairque.redis.delivery import Delivery, Needs
 from fairque.redis.keys import encode_user
 from fairque.redis.store import Store
+from fairque.settings import QueueSettings
 from fairque.tasks.message import Message, encode_body, new_nonce
-from tests.support.core import HOUR_MS, MAX_BODY, STEP_MS, Core, new_task, outcome
+from tests.support.core import HOUR_MS, MAX_BODY, Core, new_task, outcome
 from tests.support.eventually import eventually
 from tests.support.servers import Server
 
 pytestmark = pytest.mark.leaves_keys()
+BY_TIME = QueueSettings(lease_ms=HOUR_MS, fairness="time")
 NO_ARGS = msgspec.Raw(b"\x90")
 
 
@@ -103,16 +105,14 @@ async def test_no_instant_shows_more_than_may_run_with_many_claims_at_once(core:
     await govern(core, "*", max_running=3)
     users = names(7, "u")
     await fill(core, *users, tasks=30)
-    stores = [Store(core._connector, core.keys) for _ in range(5)]
+    stores = [Store(core.backend) for _ in range(5)]
     running: Counter[str] = Counter()
     served = 0
 
     async def work(at: int) -> None:
         nonlocal served
         for _ in range(200):
-            claim = await stores[at].claim(
-                f"w{at}", 4, lease_ms=HOUR_MS, max_body=MAX_BODY, priority_step_ms=STEP_MS, wait=False
-            )
+            claim = await stores[at].claim(f"w{at}", 4, wait=False)
             running.update(of.user_id for of in claim.deliveries)
             assert max(running.values(), default=0) <= 3
             await asyncio.sleep(0)
@@ -120,7 +120,7 @@ async def test_no_instant_shows_more_than_may_run_with_many_claims_at_once(core:
                 running[of.user_id] -= 1  # before the call: it runs no more from then on
             if claim.deliveries:
                 done = [outcome(of, "finished") for of in claim.deliveries]
-                accepted = sum(await stores[at].settle(f"w{at}", done, HOUR_MS))
+                accepted = sum(await stores[at].settle(f"w{at}", done))
                 served += accepted
             if served == 210:
                 return
@@ -265,14 +265,14 @@ async def test_the_time_to_wait_follows_from_how_fast_the_user_is_served(core: C
 
 async def test_a_quota_is_exact_with_fifty_producers(core: Core) -> None:
     await govern(core, "acme", max_queued=200)
-    stores = [Store(core._connector, core.keys) for _ in range(50)]
+    stores = [Store(core.backend) for _ in range(50)]
 
     async def produce(at: int) -> int:
         added = 0
         for n in range(10):
             batch = [new_task("acme", f"{at}.{n}.{i}", 3, 1.0, 0, new_nonce()) for i in range(3)]
             try:
-                added += sum(await stores[at].enqueue(batch, STEP_MS))
+                added += sum(await stores[at].enqueue(batch))
             except QueueFull:
                 continue
         return added
@@ -418,7 +418,7 @@ async def test_a_user_whose_last_task_was_canceled_is_not_parked_any_more(core: 
     await govern(core, "acme", rate="1/h")
     await fill(core, "acme", tasks=2)
     await core.settle(await core.take(2))
-    await core.store.cancel("acme", "0001", "", HOUR_MS, STEP_MS)
+    await core.store.cancel("acme", "0001", "")
     assert (await core.claim(1, wait=True)).sleep is None
 
 
@@ -527,7 +527,7 @@ async def settle(core: Core, deliveries: Sequence[Delivery], kind: str = "finish
     outcomes = [outcome(of, kind) for of in deliveries]
     for each in outcomes:
         each.charge, each.run_ms = used.get("charge", 0.0), used.get("run_ms", 0.0)
-    await core.store.settle("w", outcomes, HOUR_MS, STEP_MS)
+    await core.store.settle("w", outcomes)
 
 
 async def test_what_a_task_adds_to_its_cost_counts_against_its_user(core: Core) -> None:
@@ -574,9 +574,7 @@ async def test_time_is_shared_instead_of_tasks(core: Core) -> None:
             await core.enqueue(user_id, *names(1000, new_nonce().hex()))
     used: Counter[str] = Counter()
     for _ in range(1100):
-        claim = await core.store.claim(
-            "w", 1, lease_ms=HOUR_MS, max_body=MAX_BODY, priority_step_ms=STEP_MS, wait=False, fairness="time"
-        )
+        claim = await core.store.claim("w", 1, settings=BY_TIME, wait=False)
         [taken] = claim.deliveries
         used[taken.user_id] += int(run_ms[taken.user_id])
         await settle(core, [taken], run_ms=run_ms[taken.user_id])
@@ -590,19 +588,15 @@ async def test_what_could_not_run_is_charged_as_it_was_estimated(
     """Else whoever kills workers is served for nothing."""
     await core.enqueue("acme", "1", "2", cost=5)
     before = core.ready()["acme"]
-    claim = await core.store.claim(
-        "w", 1, lease_ms=HOUR_MS, max_body=MAX_BODY, priority_step_ms=STEP_MS, wait=False, fairness="time"
-    )
+    claim = await core.store.claim("w", 1, settings=BY_TIME, wait=False)
     await settle(core, claim.deliveries, kind, run_ms=run_ms)
     assert core.ready()["acme"] - before == pytest.approx(costs)
     assert (await core.store.user("acme")).metrics.cost == pytest.approx(costs)
 
 
 async def test_times_of_a_task_with_the_longest_name_are_learnt(core: Core) -> None:
-    await core.store.enqueue(named("acme", "n" * 512, "1"), STEP_MS)
-    claim = await core.store.claim(
-        "w", 1, lease_ms=HOUR_MS, max_body=MAX_BODY, priority_step_ms=STEP_MS, wait=False, fairness="time"
-    )
+    await core.store.enqueue(named("acme", "n" * 512, "1"))
+    claim = await core.store.claim("w", 1, settings=BY_TIME, wait=False)
     await settle(core, claim.deliveries, run_ms=2000.0)
     assert core.execute("HGET", ":run-times", "n" * 512) == b"1 2"
 
@@ -735,7 +729,7 @@ async def test_a_held_task_can_be_canceled_and_purged(core: Core) -> None:
     await limit(core, "api", 1)
     await core.enqueue_all(named("acme", "api", *names(5)))
     taken = await core.take(5)
-    assert await core.store.cancel("acme", "0003", "", HOUR_MS, STEP_MS) == "done"
+    assert await core.store.cancel("acme", "0003", "") == "done"
     assert (await core.store.user("acme")).queued == 3
     await core.settle(taken)
     while (await core.store.purge_step("acme", 2))[-1]:

@@ -7,6 +7,7 @@ import asyncio
 import enum
 import inspect
 import logging
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +27,7 @@ from fairque import (
     task,
 )
 from fairque.redis.delivery import NewTask, Outcome
+from fairque.settings import QueueSettings
 from fairque.tasks.failure import Reply
 from fairque.tasks.message import decode_record, encode_value
 from fairque.tasks.task import registry, unregister
@@ -107,6 +109,7 @@ def test_options_are_explained_one_by_one():
 # Modules
 
 
+@cache
 def modules() -> dict[str, Path]:
     found = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in ROOT.rglob("*.py")}
     return {name: path for name, path in found.items() if not name.endswith("__init__")}
@@ -262,15 +265,13 @@ async def test_what_the_inside_is_made_of_shows_no_arguments_and_results_either(
     """A debugger, an error reporter or a traceback with local variables may print it."""
     await queue.enqueue(tellers[0], user_id="anna")
     store = queue.store()
-    claim = await store.claim(
-        "w", 1, lease_ms=60_000, max_body=1000, priority_step_ms=0, canceled_ttl_ms=1000, wait=False
-    )
-    inputs, progress = Inputs(store, 1000), Progress(store)
+    claim = await store.claim("w", 1, settings=QueueSettings(lease_ms=60_000), wait=False)
+    inputs, progress = Inputs(store), Progress(store)
     executor = Executor("w", concurrency=1, handler=None, inputs=inputs, progress=progress)
     job = executor.prepare(claim.deliveries[0])
-    outcome = Outcomes("w", result_ttl_ms=1, failed_ttl_ms=1, max_result_bytes=1000).finished(job, SECRET)
+    outcome = Outcomes("w", queue.settings).finished(job, SECRET)
     assert isinstance(outcome, Outcome)
-    assert await store.settle("w", [outcome], dead_letter_ttl_ms=1000, priority_step_ms=0) == [True]
+    assert await store.settle("w", [outcome]) == [True]
     await store.leave("w", [])
     await store.close()
     message = tellers[0].message()

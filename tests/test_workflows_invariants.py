@@ -17,7 +17,7 @@ from fairque.redis.delivery import Delivery, Needs, Outcome
 from fairque.redis.keys import encode_user
 from fairque.redis.scripts import Script, load
 from fairque.tasks.message import new_nonce
-from tests.support.core import HOUR_MS, STEP_MS, Core, new_task, outcome
+from tests.support.core import Core, new_task, outcome
 from tests.support.servers import Server
 from tests.support.workflow_model import LIVING, Found, UserModel, Wish
 
@@ -144,15 +144,15 @@ class Play:
         return Outcome(delivery, kind, error=b"why") if kind == "canceled" else outcome(delivery, kind, delay_ms)
 
     async def report(self, outcomes: list[Outcome]) -> list[bool]:
-        return await self.core.store.settle("w", outcomes, dead_letter_ttl_ms=HOUR_MS, priority_step_ms=STEP_MS)
+        return await self.core.store.settle("w", outcomes)
 
     async def cancel(self, user_id: str, task_id: str) -> None:
-        answer = await self.core.store.cancel(user_id, task_id, "why", HOUR_MS, STEP_MS)
+        answer = await self.core.store.cancel(user_id, task_id, "why")
         if self.with_models:
             assert answer == self.models[user_id].cancel(task_id)
 
     async def requeue(self, user_id: str, task_id: str) -> None:
-        answer = await self.core.store.requeue(user_id, [task_id], STEP_MS)
+        answer = await self.core.store.requeue(user_id, [task_id])
         if self.with_models:
             assert answer == [self.models[user_id].requeue(task_id)]
 
@@ -215,7 +215,7 @@ class Play:
         assert not found.needs
         assert not found.feeds
         lasting = {name for name, key in found.dump.items() if not key.expires}
-        assert lasting <= {"state", "users", "workers"}
+        assert lasting <= {"settings", "state", "users", "workers"}
 
 
 def play_all(server: Server, queue_name: str, *, with_models: bool) -> None:

@@ -14,6 +14,7 @@ from fairque.errors import (
     ResultNotKept,
     ResultTimeout,
     Retry,
+    SettingsMismatch,
     StoreError,
     TaskCanceled,
     TaskEnded,
@@ -48,6 +49,7 @@ from fairque.queue.usage import Demand, Share, Shares, UsageHour
 from fairque.queue.xcom import BlockingXCom, XCom, XComManager
 from fairque.schedule.spec import ScheduledTask, ScheduleState
 from fairque.scheduler.scheduler import TaskScheduler
+from fairque.settings import QueueSettings
 from fairque.tasks.failure import Failure
 from fairque.tasks.message import Firing
 from fairque.tasks.options import TaskOptions
@@ -94,6 +96,7 @@ __all__ = [
     "Purged",
     "QueueFull",
     "QueueHealth",
+    "QueueSettings",
     "QueueStats",
     "QueueUnavailable",
     "Rate",
@@ -104,6 +107,7 @@ __all__ = [
     "RetryPolicy",
     "ScheduleState",
     "ScheduledTask",
+    "SettingsMismatch",
     "Share",
     "Shares",
     "StoreError",

@@ -5,6 +5,7 @@
     FairqueError
     ├── InvalidInput (ValueError)        a value breaks a rule; nothing was written
     │   ├── ConfigError                  an option, a URL or a server that cannot be used
+    │   │   └── SettingsMismatch         the queue has other settings, or data of another layout
     │   ├── BadArguments                 arguments that do not fit the function, or cannot be encoded
     │   ├── MessageTooLarge              a message above `max_message_bytes`
     │   ├── DependencyError              a task would wait for what is not known, or for itself
@@ -40,6 +41,7 @@ __all__ = [
     "ResultNotKept",
     "ResultTimeout",
     "Retry",
+    "SettingsMismatch",
     "StoreError",
     "TaskCanceled",
     "TaskEnded",
@@ -60,6 +62,10 @@ class InvalidInput(FairqueError, ValueError):
 
 class ConfigError(InvalidInput):
     """An option, a URL or a server that cannot be used."""
+
+
+class SettingsMismatch(ConfigError):
+    """The queue has other settings than those asked for, or data of another layout. Nothing was written."""
 
 
 class BadArguments(InvalidInput):

@@ -363,7 +363,8 @@ async def test_a_subprocess_is_killed(queue: TaskQueue, tmp_path):
 
 
 async def test_a_worker_that_missed_the_message_is_told_when_it_renews(queue: TaskQueue, stage: Stage, server):
-    async with TaskQueue(server.url, name=queue.name, lease=1.0) as own, Worker(own):
+    await queue.change_settings(lease=1)
+    async with TaskQueue(server.url, name=queue.name) as own, Worker(own):
         handle = await own.enqueue(stage.wait(), user_id=USER, task_id="t")
         await eventually(lambda: stage.told)
         server.execute("HSET", f"{queue.keys.prefix}task:{encode_user(USER)}:t", "canceling", "silently")

@@ -8,6 +8,7 @@ import pytest
 from fairque import InvalidInput, TaskFailed, TaskQueue, TaskState, UnknownTask, Worker, current_task, task
 from fairque.queue.dead_letters import DeadLetters
 from fairque.redis.store import Store
+from fairque.settings import QueueSettings
 from fairque.tasks.task import registry
 from tests.support.core import outcome
 from tests.support.eventually import eventually
@@ -48,20 +49,18 @@ async def fail_at_once(queue: TaskQueue, user_id: str, ids: list[str]) -> None:
     """By one script, so in one millisecond."""
     await queue.enqueue_many([fail().options(task_id=name) for name in ids], user_id=user_id)
     store = queue.store()
-    await fail_all(queue, store)
+    await fail_all(store)
     await store.leave("w", [])
     await store.close()
 
 
-async def fail_all(queue: TaskQueue, store: Store) -> None:
+async def fail_all(store: Store) -> None:
     """Whatever is queued."""
-    claim = await store.claim(
-        "w", 1000, lease_ms=60_000, max_body=9999, priority_step_ms=0, canceled_ttl_ms=9999, wait=False
-    )
+    claim = await store.claim("w", 1000, settings=QueueSettings(lease_ms=60_000), wait=False)
     outcomes = [outcome(of, "failed") for of in claim.deliveries]
     for of in outcomes:
         of.record = b""
-    await store.settle("w", outcomes, dead_letter_ttl_ms=queue.dead_letter_ttl_ms, priority_step_ms=0)
+    await store.settle("w", outcomes)
 
 
 async def all_pages(queue: TaskQueue, user_id: str | None, limit: int) -> list[tuple[str, str]]:
@@ -266,12 +265,12 @@ async def test_requeue_all_takes_none_twice_however_soon_it_fails_again(queue: T
 
         async def requeue(self, *args: Any) -> list[bool]:
             answers = await super().requeue(*args)
-            await fail_all(queue, self)
+            await fail_all(self)
             return answers
 
     await fail_at_once(queue, "anna", list("abc"))
-    store = Swift(queue.connector, queue.keys)
-    swift = DeadLetters(store, queue.priority_step_ms, queue.dead_letter_ttl_ms)
+    store = Swift(queue.reader.backend)
+    swift = DeadLetters(store)
     assert await swift.requeue_all("anna", lambda _: True, 100) == 3
     assert (await queue.stats()).failed == 6
     await store.leave("w", [])

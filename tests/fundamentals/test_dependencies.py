@@ -16,6 +16,7 @@ from fairque import (
     current_task,
     task,
 )
+from fairque.settings import QueueSettings
 from fairque.tasks.task import registry
 from tests.support.core import outcome
 from tests.support.eventually import eventually
@@ -287,9 +288,9 @@ async def test_dependents_are_released_by_the_script_that_settles(queue: TaskQue
     first = await queue.enqueue(step(), user_id="anna")
     last = await queue.enqueue(step(), user_id="anna", depends_on=[first])
     store = queue.store()
-    [delivery] = (await claim(queue, store)).deliveries
+    [delivery] = (await claim(store)).deliveries
     before = script_calls(server)
-    await settle(queue, store, delivery)
+    await settle(store, delivery)
     assert script_calls(server) - before == 1
     assert await last.state() is TaskState.QUEUED
     await leave(store)
@@ -517,7 +518,7 @@ async def test_a_fan_out_is_passed_on_in_bounded_steps(queue: TaskQueue, server,
     prefix = queue.keys.prefix
     rounds = 0
     while server.execute("EXISTS", f"{prefix}announcements"):
-        steps.append(await informed_by(queue, claim(queue, store, want=0)))
+        steps.append(await informed_by(queue, claim(store, want=0)))
         rounds += 1
         assert rounds < 20
     await leave(store)
@@ -540,13 +541,13 @@ async def test_a_dependency_that_is_requeued_half_way_through_its_fan_out_keeps_
     made = step("next").options(depends_on=["a"], on_dependency_failure="cancel")
     await queue.enqueue_many([made] * 1200, user_id="anna")
     store = queue.store()
-    [delivery] = (await claim(queue, store)).deliveries
-    await settle(queue, store, delivery, "failed")
+    [delivery] = (await claim(store)).deliveries
+    await settle(store, delivery, "failed")
     canceled = (await queue.stats()).canceled
     assert 0 < canceled <= 500
     await queue.requeue(first)
-    [delivery] = (await claim(queue, store)).deliveries
-    await settle(queue, store, delivery, "finished")
+    [delivery] = (await claim(store)).deliveries
+    await settle(store, delivery, "finished")
     await leave(store)
     await serve(queue, concurrency=500)
     assert ran.count("next") == 1200 - canceled
@@ -587,23 +588,18 @@ async def leave(store) -> None:
     await store.close()
 
 
-async def claim(queue: TaskQueue, store, want: int = 1):
+async def claim(store, want: int = 1):
     return await store.claim(
         "w",
         want,
-        lease_ms=60_000,
-        max_body=queue.max_message_bytes,
-        priority_step_ms=queue.priority_step_ms,
-        canceled_ttl_ms=queue.dead_letter_ttl_ms,
+        settings=QueueSettings(lease_ms=60_000),
         wait=False,
     )
 
 
-async def settle(queue: TaskQueue, store, delivery, kind: str = "finished") -> None:
+async def settle(store, delivery, kind: str = "finished") -> None:
     answers = await store.settle(
         "w",
         [outcome(delivery, kind)],
-        dead_letter_ttl_ms=queue.dead_letter_ttl_ms,
-        priority_step_ms=queue.priority_step_ms,
     )
     assert answers == [True]

@@ -21,6 +21,7 @@ from fairque import (
     current_task,
     task,
 )
+from fairque.settings import QueueSettings
 from fairque.tasks.task import registry
 from tests.support.eventually import eventually
 from tests.support.resp import RespClient
@@ -143,7 +144,7 @@ async def test_what_was_taken_over_is_counted_once(server, queue_name: str):
     async with TaskQueue(server.url, name=queue_name, lease=0.1) as queue:
         await queue.enqueue_many([echo()] * 10, user_id="anna")
         store = queue.store()
-        silent = await store.claim("silent", 4, lease_ms=100, max_body=1000, priority_step_ms=0, wait=False)
+        silent = await store.claim("silent", 4, settings=QueueSettings(lease_ms=100), wait=False)
         assert len(silent.deliveries) == 4
         assert counted(await queue.stats()) == {"normal": 6, "started": 4, "users_ready": 1}
         async with Worker(queue):

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from fairque import InvalidInput, Priority, TaskInfo, TaskQueue, TaskState, Worker, task
+from fairque.settings import QueueSettings
 from fairque.tasks.task import registry
 from tests.support.eventually import eventually
 from tests.support.resp import RespClient
@@ -263,9 +264,7 @@ async def test_of_many_users_both_ends_are_looked_at(queue: TaskQueue):
     await queue.enqueue_many([echo().options(user_id=f"u{at}") for at in range(20)])
     await queue.enqueue_many([echo().options(cost=50)] * 2, user_id="flood", priority=Priority.CRITICAL)
     store = queue.store()
-    claim = await store.claim(
-        "w", 1, lease_ms=60_000, max_body=1000, priority_step_ms=0, groups=[["flood"]], wait=False
-    )
+    claim = await store.claim("w", 1, settings=QueueSettings(lease_ms=60_000), groups=[["flood"]], wait=False)
     assert [delivery.user_id for delivery in claim.deliveries] == ["flood"]
     found = {user.user_id: user for user in await queue.active_users(limit=4)}
     assert len(found) == 4

@@ -453,7 +453,15 @@ async def test_after_the_end_only_the_result_is_left(queue: TaskQueue, server, q
     handle = await queue.enqueue(echo("hello"), user_id="anna")
     await Worker(queue).run_until_idle()
     keys = {key.removeprefix(f"fairque:{{{queue_name}}}:") for key in server.keys(queue_name)}
-    assert keys == {f"result:anna:{handle.task_id}", "state", "users", "user:anna", "metrics:anna", "metrics:*"}
+    assert keys == {
+        f"result:anna:{handle.task_id}",
+        "settings",
+        "state",
+        "users",
+        "user:anna",
+        "metrics:anna",
+        "metrics:*",
+    }
 
 
 async def is_in(handle: TaskHandle, state: TaskState) -> bool:

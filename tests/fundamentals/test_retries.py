@@ -22,6 +22,7 @@ from fairque import (
     current_task,
     task,
 )
+from fairque.settings import QueueSettings
 from fairque.tasks.task import registry, unregister
 from tests.support.eventually import eventually
 
@@ -431,7 +432,7 @@ async def test_a_task_whose_workers_fell_silent_too_often_is_lost(server, queue_
 
 
 async def claimed(store, worker: str) -> bool:
-    claim = await store.claim(worker, 1, lease_ms=100, max_body=1000, priority_step_ms=0, wait=False)
+    claim = await store.claim(worker, 1, settings=QueueSettings(lease_ms=100), wait=False)
     return bool(claim.deliveries)
 
 

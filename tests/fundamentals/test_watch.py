@@ -7,6 +7,7 @@ import time
 import pytest
 
 from fairque import InvalidInput, Retry, TaskInfo, TaskQueue, TaskState, UnknownTask, Worker, current_task, task
+from fairque.settings import QueueSettings
 from fairque.tasks.task import registry
 from fairque.worker.progress import INTERVAL
 from tests.support.core import outcome
@@ -24,7 +25,7 @@ def _registered():
     registry.update({made.name: made for made in (echo,)})
 
 
-HOW = {"lease_ms": 60_000, "max_body": 9999, "priority_step_ms": 0, "canceled_ttl_ms": 9999, "wait": False}
+HOW = {"settings": QueueSettings(lease_ms=60_000), "wait": False}
 
 
 class Watcher:
@@ -91,7 +92,7 @@ async def test_a_watcher_sees_that_a_dependent_is_released(queue: TaskQueue):
     await watcher.sees(TaskState.DEFERRED)
     store = queue.store()
     [delivery] = (await store.claim("w", 1, **HOW)).deliveries
-    await store.settle("w", [outcome(delivery, "finished")], dead_letter_ttl_ms=9999, priority_step_ms=0)
+    await store.settle("w", [outcome(delivery, "finished")])
     await watcher.sees(TaskState.QUEUED)
     await store.leave("w", [])
     await store.close()

@@ -446,8 +446,9 @@ async def test_a_canceled_task_pushes_nothing(queue: TaskQueue):
 
 
 @pytest.fixture
-async def far(proxy: CuttingProxy, queue_name: str) -> AsyncIterator[TaskQueue]:
-    async with TaskQueue(proxy.url, name=queue_name, lease=LEASE, timeout=0.5) as queue:
+async def far(queue: TaskQueue, proxy: CuttingProxy, queue_name: str) -> AsyncIterator[TaskQueue]:
+    await queue.change_settings(lease=LEASE)
+    async with TaskQueue(proxy.url, name=queue_name, timeout=0.5) as queue:
         yield queue
 
 
@@ -471,7 +472,7 @@ async def test_an_outcome_that_comes_too_late_pushes_nothing(
         await began.wait()
         await proxy.refuse()
         go_on.set()  # it ends, and cannot say so
-        async with TaskQueue(server.url, name=queue.name, lease=LEASE) as near, Worker(near):
+        async with TaskQueue(server.url, name=queue.name) as near, Worker(near):
             assert await handle.result(10) == 2
         await queue.xcom("anna").push("value", "newer")
         await proxy.accept()

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fairque.redis.connector import Connector
+from fairque.redis.backend import Backend
+from fairque.redis.connector import DEFAULT_TIMEOUT
 from fairque.redis.delivery import Claim, Delivery, NewTask, Outcome
-from fairque.redis.keys import Keys
 from fairque.redis.requester import BlockingRequester
 from fairque.redis.store import Store, renew
 from fairque.tasks.message import Message, encode_body, new_nonce
@@ -24,6 +24,12 @@ HOUR_MS = 3_600_000
 LONG_LEASE_MS = 600_000
 STEP_MS = 300_000
 MAX_BODY = 4096
+SETTINGS = {
+    "lease_ms": LONG_LEASE_MS,
+    "max_message_bytes": MAX_BODY,
+    "priority_step_ms": STEP_MS,
+    "dead_letter_ttl_ms": HOUR_MS,
+}
 _NO_ARGS = msgspec.Raw(b"\x90")
 _LETTERS = {"finished": b"F", "failed": b"X"}
 
@@ -82,22 +88,22 @@ class Core:
     """Calls the scripts with as few words as a test wants to use."""
 
     def __init__(self, url: str, queue_name: str) -> None:
-        self.keys = Keys(queue_name)
-        self._connector = Connector(url)
-        self.store = Store(self._connector, self.keys)
+        self.backend = Backend(url, queue_name, timeout=DEFAULT_TIMEOUT, given=SETTINGS)
+        self.keys = self.backend.keys
+        self.store = Store(self.backend)
         self._client = RespClient(url)
         self._requester: BlockingRequester | None = None
 
     async def __aenter__(self) -> Self:
-        await self._connector.open()
-        self._requester = BlockingRequester(self._connector)
+        await self.backend.connector.open()
+        self._requester = BlockingRequester(self.backend.connector)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.store.close()
-        await self._connector.close()
+        await self.backend.connector.close()
         self._client.close()
         if self._requester is not None:
             self._requester.close()
@@ -111,7 +117,7 @@ class Core:
         return await self.enqueue_all([new_task(user_id, id_, priority, cost, delay_ms, nonce) for id_ in task_ids])
 
     async def enqueue_all(self, tasks: Sequence[NewTask]) -> list[bool]:
-        return await self.store.enqueue(tasks, STEP_MS, HOUR_MS)
+        return await self.store.enqueue(tasks)
 
     async def claim(
         self,
@@ -126,13 +132,10 @@ class Core:
         return await self.store.claim(
             worker,
             want,
-            lease_ms=lease_ms,
-            max_body=MAX_BODY,
-            priority_step_ms=STEP_MS,
-            canceled_ttl_ms=HOUR_MS,
             groups=groups,
             wait=wait,
             steal=steal,
+            settings=msgspec.structs.replace(self.store.settings, lease_ms=lease_ms),
         )
 
     async def take(self, want: int = 1, **options: Any) -> list[Delivery]:
@@ -142,7 +145,7 @@ class Core:
         self, deliveries: Sequence[Delivery], kind: str = "finished", *, delay_ms: int = 0, worker: str = "w"
     ) -> list[bool]:
         outcomes = [outcome(of, kind, delay_ms) for of in deliveries]
-        return await self.store.settle(worker, outcomes, dead_letter_ttl_ms=HOUR_MS, priority_step_ms=STEP_MS)
+        return await self.store.settle(worker, outcomes)
 
     async def serve(self, services: int, **options: Any) -> list[str]:
         """One task after another is claimed and finished. Returns whose it was, in order."""

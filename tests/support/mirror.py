@@ -16,7 +16,7 @@ from fairque.policy import Policy, Rate, changes_of
 from fairque.redis.delivery import Delivery, NewTask
 from fairque.redis.keys import encode_user
 from fairque.tasks.message import Message, encode_body
-from tests.support.core import HOUR_MS, MAX_BODY, STEP_MS, outcome
+from tests.support.core import MAX_BODY, STEP_MS, outcome
 from tests.support.mirror_view import agree, ended, expected, seen
 from tests.support.timed import TimedCore
 
@@ -118,7 +118,7 @@ class Mirror:
         outcomes = [outcome(of.real, *words[:2]) for of, words in zip(picked, said, strict=True)]
         for each, words in zip(outcomes, said, strict=True):
             each.charge = words[2]
-        answers = await self.core.store.settle("w", outcomes, dead_letter_ttl_ms=HOUR_MS, priority_step_ms=STEP_MS)
+        answers = await self.core.store.settle("w", outcomes)
         endings = [Ending(of.model, *words) for of, words in zip(picked, said, strict=True)]
         expected = self.model.settle_all(self.core.told_us(), endings)
         is_open = [again and not answer for again, answer in zip(is_repeated, expected, strict=True)]

@@ -20,7 +20,7 @@ from tests.support.servers import STARTERS, Server, Servers, available, new_queu
 if TYPE_CHECKING:
     from fairque import TaskQueue
 
-_LASTING_KEYS = ("state", "users")
+_LASTING_KEYS = ("settings", "state", "users")
 """What a queue keeps for ever, by design."""
 _failed = pytest.StashKey[bool]()
 

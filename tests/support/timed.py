@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from fairque.redis.connector import Connector
-from fairque.redis.keys import Keys
+from fairque.redis.backend import Backend
+from fairque.redis.connector import DEFAULT_TIMEOUT
 from fairque.redis.requester import pack
-from fairque.redis.scripts import load
+from fairque.redis.scripts import Script, load
 from fairque.redis.store import Store
-from tests.support.core import Core
+from tests.support.core import SETTINGS, Core
 
 _READS_CLOCK = b"local now_text"
 
@@ -24,8 +24,8 @@ def _telling(name: str) -> bytes:
 
 
 class TimedStore(Store):
-    async def _call(self, name: str, args: Sequence[Any], patience: float | None = None) -> Any:
-        return await self._insist(pack((b"EVAL", _telling(name), b"1", self.keys.state, *args)), patience)
+    async def _run(self, script: Script, args: Sequence[Any], patience: float | None = None) -> Any:
+        return await self._insist(pack((b"EVAL", _telling(script.name), b"1", self.keys.state, *args)), patience)
 
 
 class TimedCore(Core):
@@ -33,17 +33,17 @@ class TimedCore(Core):
 
     def __init__(self, url: str, queue_name: str) -> None:
         super().__init__(url, queue_name)
-        self._own = Connector(url)
-        self.store = TimedStore(self._own, Keys(queue_name))
+        self._own = Backend(url, queue_name, timeout=DEFAULT_TIMEOUT, given=SETTINGS)
+        self.store = TimedStore(self._own)
 
     async def __aenter__(self) -> TimedCore:
-        await self._own.open()
+        await self._own.connector.open()
         await super().__aenter__()
         return self
 
     async def __aexit__(self, *error: Any) -> None:
         await super().__aexit__(*error)
-        await self._own.close()
+        await self._own.connector.close()
 
     def told_us(self) -> int:
         return int(self.execute("GET", ":told"))

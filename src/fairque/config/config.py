@@ -21,7 +21,6 @@ from fairque.config.values import Section, fields_of
 from fairque.errors import InvalidInput
 from fairque.redis.keys import Keys
 from fairque.redis.url import Address, ServerUrl
-from fairque.tasks.message import MAX_MESSAGE_BYTES
 
 __all__ = ["FairQueueConfig", "Loaded", "QueueConfig", "RedisConfig", "SchedulerConfig", "WorkerConfig"]
 
@@ -147,15 +146,15 @@ class RedisConfig(Section, frozen=True, kw_only=True):
 
 
 class QueueConfig(Section, frozen=True, kw_only=True):
-    """What `TaskQueue` is told, by the same names."""
+    """What `TaskQueue` is told, by the same names. What is not given is as the queue has it."""
 
     name: str = "default"
-    priority_step: Seconds = 300.0
-    lease: Annotated[float, Meta(ge=0.1, le=MAX_SECONDS)] = 10.0
-    result_ttl: Seconds = DAY
-    dead_letter_ttl: Annotated[float, Meta(ge=1, le=MAX_SECONDS)] = 7 * DAY
-    max_message_bytes: Annotated[int, Meta(ge=1, le=512 * 1024 * 1024)] = MAX_MESSAGE_BYTES
-    fairness: Literal["cost", "time"] = "cost"
+    priority_step: Seconds | None = None
+    lease: Annotated[float, Meta(ge=0.1, le=MAX_SECONDS)] | None = None
+    result_ttl: Seconds | None = None
+    dead_letter_ttl: Annotated[float, Meta(ge=1, le=MAX_SECONDS)] | None = None
+    max_message_bytes: Annotated[int, Meta(ge=1, le=512 * 1024 * 1024)] | None = None
+    fairness: Literal["cost", "time"] | None = None
 
     def broken_rules(self) -> Iterator[tuple[str, str]]:
         try:

@@ -37,14 +37,10 @@ class DeadLetters:
 
     Args:
         store: Where they are.
-        priority_step_ms: Of the queue.
-        ttl_ms: How long a letter is kept.
     """
 
-    def __init__(self, store: Store, priority_step_ms: int, ttl_ms: int) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._priority_step_ms = priority_step_ms
-        self._ttl_ms = ttl_ms
 
     async def page(self, user_id: str | None, limit: int, after: DeadLetter | None) -> list[DeadLetter]:
         if not isinstance(limit, int) or not 1 <= limit <= MAX_LIMIT:
@@ -53,12 +49,12 @@ class DeadLetters:
         if after is not None:
             after_ms = round(after.at * 1000)
             member = after.task_id if user_id is not None else f"{encode_user(after.user_id)}:{after.task_id}"
-        found = await self._store.dead_letters(user_id, limit, after_ms, member, self._ttl_ms)
+        found = await self._store.dead_letters(user_id, limit, after_ms, member)
         return [_letter(*entry) for entry in found]
 
     async def requeue(self, user_id: str, task_id: str) -> None:
         """Raises `UnknownTask` when it is not a dead letter."""
-        if not (await self._store.requeue(user_id, [task_id], self._priority_step_ms))[0]:
+        if not (await self._store.requeue(user_id, [task_id]))[0]:
             raise _no_letter(user_id, task_id)
 
     async def discard(self, user_id: str, task_id: str) -> None:
@@ -81,7 +77,7 @@ class DeadLetters:
             seen.update((letter.user_id, letter.task_id) for letter in chosen)
             for owner, of_owner in groupby(chosen, key=lambda letter: letter.user_id):
                 ids = [letter.task_id for letter in of_owner]
-                requeued += sum(await self._store.requeue(owner, ids, self._priority_step_ms))
+                requeued += sum(await self._store.requeue(owner, ids))
         return requeued
 
 

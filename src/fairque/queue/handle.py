@@ -109,9 +109,7 @@ class TaskHandle(Generic[R_co]):
 
         Raises `UnknownTask` and `QueueUnavailable`.
         """
-        answer = await self._source.store.cancel(
-            self.user_id, self.task_id, reason, self._source.canceled_ttl_ms, self._source.priority_step_ms
-        )
+        answer = await self._source.store.cancel(self.user_id, self.task_id, reason)
         if answer is None:
             raise self._unknown()
         return Cancellation(answer)
@@ -152,7 +150,7 @@ class TaskHandle(Generic[R_co]):
             raise self._unknown()
         if known.record:
             return ended_info(self.user_id, self.task_id, *decode_record(known.record), known)
-        step = self._source.priority_step_ms
+        step = self._source.store.settings.priority_step_ms
         return living_info(self.user_id, self.task_id, known, step, *told_by(known.body))
 
     def __repr__(self) -> str:
@@ -210,10 +208,8 @@ class TaskHandle(Generic[R_co]):
 class Source:
     """What handles need of their queue."""
 
-    __slots__ = ("canceled_ttl_ms", "listener", "priority_step_ms", "store")
+    __slots__ = ("listener", "store")
 
-    def __init__(self, store: Store, listener: Listener, priority_step_ms: int, canceled_ttl_ms: int) -> None:
+    def __init__(self, store: Store, listener: Listener) -> None:
         self.store = store
         self.listener = listener
-        self.priority_step_ms = priority_step_ms
-        self.canceled_ttl_ms = canceled_ttl_ms

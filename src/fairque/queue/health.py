@@ -10,10 +10,10 @@ __all__ = ["look_at_health"]
 USERS = 100  # whose next task is looked at
 
 
-async def look_at_health(store: Store, dead_letter_ttl_ms: int, priority_step_ms: int) -> QueueHealth:
+async def look_at_health(store: Store) -> QueueHealth:
     stats = await store.stats()
-    letters, due_ms, fires_ms, memory = await store.health(dead_letter_ttl_ms)
-    active = await store.active_users(USERS, priority_step_ms)
+    letters, due_ms, fires_ms, memory = await store.health()
+    active = await store.active_users(USERS)
     return QueueHealth(
         stats=stats,
         longest_wait=max((user.wait_seconds or 0.0 for user in active), default=0.0),

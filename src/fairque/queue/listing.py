@@ -36,12 +36,12 @@ _LETTERS = {b"F": TaskState.FINISHED, b"X": TaskState.FAILED, b"C": TaskState.CA
 
 
 async def list_tasks(
-    store: Store, user_id: str, state: TaskState | None, limit: int, after: TaskInfo | None, priority_step_ms: int
+    store: Store, user_id: str, state: TaskState | None, limit: int, after: TaskInfo | None
 ) -> list[TaskInfo]:
     """See `TaskQueue.tasks`."""
     check_count("limit", limit, 1, MOST_LISTED)
     states = _states(user_id, state, after)
-    listing = _Listing(store, user_id, priority_step_ms)
+    listing = _Listing(store, user_id)
     found: dict[str, TaskInfo] = {}  # one that moves meanwhile may come twice
     behind = after.task_id if after is not None else ""
     for each in states:
@@ -67,10 +67,9 @@ def _states(user_id: str, state: TaskState | None, after: TaskInfo | None) -> Se
 
 
 class _Listing:
-    def __init__(self, store: Store, user_id: str, priority_step_ms: int) -> None:
+    def __init__(self, store: Store, user_id: str) -> None:
         self._store = store
         self._user_id = user_id
-        self._priority_step_ms = priority_step_ms
 
     async def page(self, state: TaskState, most: int, behind: str) -> list[TaskInfo]:
         if state in PLACES:
@@ -133,7 +132,11 @@ class _Listing:
         if not head:
             return None
         return living_info(
-            self._user_id, task_id.decode(), known, self._priority_step_ms, name.decode("utf-8", "replace")
+            self._user_id,
+            task_id.decode(),
+            known,
+            self._store.settings.priority_step_ms,
+            name.decode("utf-8", "replace"),
         )
 
 

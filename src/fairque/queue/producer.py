@@ -40,19 +40,11 @@ class Producer:
 
     Args:
         store: A connection of its own.
-        priority_step_ms: Of the queue.
-        canceled_ttl_ms: How long the record of a task is kept that its dependencies cancel at once.
-        max_message_bytes: Of the queue.
         timeout: Seconds within which a task is sent, or its caller told that it was not.
     """
 
-    def __init__(
-        self, store: Store, *, priority_step_ms: int, canceled_ttl_ms: int, max_message_bytes: int, timeout: float
-    ) -> None:
+    def __init__(self, store: Store, timeout: float) -> None:
         self._store = store
-        self._priority_step_ms = priority_step_ms
-        self._canceled_ttl_ms = canceled_ttl_ms
-        self._max_message_bytes = max_message_bytes
         self._timeout = timeout
         self._waiting: list[Waiting] = []
         self._in_flight = False
@@ -76,7 +68,7 @@ class Producer:
         priority = options.priority or Priority.NORMAL
         cost = options.cost if options.cost is not None else 1.0
         message = task.message(depends_on, inputs)
-        body = encode_body(message, nonce, cost, priority, self._max_message_bytes)
+        body = encode_body(message, nonce, cost, priority, self._store.settings.max_message_bytes)
         needs = b""
         if depends_on:
             needs = _needs_encoder.encode(
@@ -87,7 +79,7 @@ class Producer:
 
     async def send(self, tasks: Sequence[NewTask], patience: float | None = None) -> list[bool]:
         """In one round trip, all or nothing."""
-        return await self._store.enqueue(tasks, self._priority_step_ms, self._canceled_ttl_ms, patience)
+        return await self._store.enqueue(tasks, patience)
 
     async def submit(self, new: Sequence[NewTask]) -> list[bool]:
         """Send them together: at once when nothing is under way, else with whatever else comes meanwhile."""

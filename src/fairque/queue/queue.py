@@ -24,12 +24,13 @@ from fairque.queue.producer import BATCH, Producer, user_of
 from fairque.queue.purge import Purged, purge
 from fairque.queue.tenants import Tenants
 from fairque.queue.xcom import DEFAULT_NAMESPACE, XComManager
-from fairque.redis.connector import DEFAULT_TIMEOUT, Connector
+from fairque.redis.backend import Backend
+from fairque.redis.connector import DEFAULT_TIMEOUT
 from fairque.redis.delivery import NewTask
-from fairque.redis.keys import Keys
 from fairque.redis.listener import Listener
 from fairque.redis.store import Store
-from fairque.tasks.message import MAX_MESSAGE_BYTES, new_nonce
+from fairque.settings import QueueSettings, checked_settings
+from fairque.tasks.message import new_nonce
 from fairque.tasks.options import Dependency
 from fairque.tasks.pipeline import Pipeline, parallel
 from fairque.tasks.task import Task, task_of
@@ -37,8 +38,6 @@ from fairque.tasks.task import Task, task_of
 __all__ = ["TaskQueue"]
 
 R = TypeVar("R")
-DAY = 86_400.0
-MOST_MESSAGE_BYTES = 512 * 1024 * 1024  # what Redis takes
 
 
 class TaskQueue(Tenants):
@@ -57,8 +56,11 @@ class TaskQueue(Tenants):
         dead_letter_ttl: Seconds a failed task is kept.
         max_message_bytes: Limit for the message of a task, and for its result.
         fairness: What a service costs: what the task says (``"cost"``), or the seconds that it runs, times what the
-            task says (``"time"``): charged by what tasks of the name took lately, corrected when it ends. All workers
-            of a queue should agree.
+            task says (``"time"``): charged by what tasks of the name took lately, corrected when it ends.
+
+    The last six are settings of the queue itself, which all its processes share: the first that opens it stores them
+    there, with defaults for what it does not name, and what a later one does not name is taken from there. One that
+    names another value gets a `SettingsMismatch`; see `change_settings`.
     """
 
     def __init__(
@@ -67,44 +69,39 @@ class TaskQueue(Tenants):
         *,
         name: str = "default",
         timeout: float = DEFAULT_TIMEOUT,
-        priority_step: float = 300.0,
-        lease: float = 10.0,
-        result_ttl: float = DAY,
-        dead_letter_ttl: float = 7 * DAY,
-        max_message_bytes: int = MAX_MESSAGE_BYTES,
-        fairness: Literal["cost", "time"] = "cost",
+        priority_step: float | None = None,
+        lease: float | None = None,
+        result_ttl: float | None = None,
+        dead_letter_ttl: float | None = None,
+        max_message_bytes: int | None = None,
+        fairness: Literal["cost", "time"] | None = None,
     ) -> None:
-        if fairness not in ("cost", "time"):
-            raise InvalidInput(f"fairness must be 'cost' or 'time', not {fairness!r}")
+        given = checked_settings(
+            priority_step=priority_step,
+            lease=lease,
+            result_ttl=result_ttl,
+            dead_letter_ttl=dead_letter_ttl,
+            max_message_bytes=max_message_bytes,
+            fairness=fairness,
+        )
         self.name = name
-        self.fairness = fairness
-        self.keys = Keys(name)
-        self.priority_step_ms = _milliseconds("priority_step", priority_step, 0)
-        self.lease_ms = _milliseconds("lease", lease, 0.1)
-        self.result_ttl_ms = _milliseconds("result_ttl", result_ttl, 0)
-        self.dead_letter_ttl_ms = _milliseconds("dead_letter_ttl", dead_letter_ttl, 1)
-        self.max_message_bytes = check_count("max_message_bytes", max_message_bytes, 1, MOST_MESSAGE_BYTES)
-        self.connector = Connector(
-            url,
-            timeout=timeout,
-            client_name=f"fairque-{name}" if name.isalnum() else "fairque",
-            key=self.keys.state,
-        )
+        self._backend = Backend(url, name, timeout=timeout, given=given)
+        self.keys = self._backend.keys
+        self.connector = self._backend.connector
         self.listener = Listener(self.connector)
-        self._producer = Producer(
-            self.store(patience=timeout),
-            priority_step_ms=self.priority_step_ms,
-            canceled_ttl_ms=self.dead_letter_ttl_ms,
-            max_message_bytes=self.max_message_bytes,
-            timeout=timeout,
-        )
+        self._producer = Producer(self.store(patience=timeout), timeout)
         self._reader = self.store(patience=timeout)
-        self._source = Source(self._reader, self.listener, self.priority_step_ms, self.dead_letter_ttl_ms)
-        self._letters = DeadLetters(self._reader, self.priority_step_ms, self.dead_letter_ttl_ms)
+        self._source = Source(self._reader, self.listener)
+        self._letters = DeadLetters(self._reader)
+
+    @property
+    def settings(self) -> QueueSettings:
+        """What all processes that use the queue agree on. Known once it is open."""
+        return self._backend.settings
 
     def store(self, *, patience: float = 0.0) -> Store:
         """The scripts over a connection of their own."""
-        return Store(self.connector, self.keys, patience=patience)
+        return Store(self._backend, patience=patience)
 
     @classmethod
     def from_config(cls, config: FairQueueConfig) -> Self:
@@ -118,9 +115,20 @@ class TaskQueue(Tenants):
         return self._reader
 
     async def open(self) -> Self:
-        """Connect, and look at the server. Raises `QueueUnavailable`, and `ConfigError` for one that is too old."""
-        await self.connector.open()
-        await self._reader.check_server()
+        """Connect, and look at the server and at the settings of the queue. Where that fails, nothing stays open.
+
+        Raises:
+            QueueUnavailable: Redis did not answer in time.
+            ConfigError: The server is too old.
+            SettingsMismatch: The queue has other settings than those asked for.
+        """
+        try:
+            await self.connector.open()
+            await self._reader.check_server()
+            await self._reader.agree(store=False)
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     async def close(self) -> None:
@@ -133,11 +141,7 @@ class TaskQueue(Tenants):
         await self.connector.close()
 
     async def __aenter__(self) -> Self:
-        try:
-            return await self.open()
-        except BaseException:
-            await self.close()
-            raise
+        return await self.open()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -241,6 +245,36 @@ class TaskQueue(Tenants):
         """A handle for a task that was enqueued earlier, or elsewhere. Looks at nothing."""
         return TaskHandle(self._source, check_id("user_id", user_id), check_id("task_id", task_id), created=False)
 
+    async def change_settings(
+        self,
+        *,
+        priority_step: float | None = None,
+        lease: float | None = None,
+        result_ttl: float | None = None,
+        dead_letter_ttl: float | None = None,
+        max_message_bytes: int | None = None,
+        fairness: Literal["cost", "time"] | None = None,
+    ) -> None:
+        """Change settings of the queue, for every process that opens it from now on.
+
+        Those that run already go on with what they know: restart them, and give them the new values where they name
+        any. What waits keeps its place.
+
+        Raises:
+            InvalidInput: A value breaks a rule, or there is none.
+        """
+        changes = checked_settings(
+            priority_step=priority_step,
+            lease=lease,
+            result_ttl=result_ttl,
+            dead_letter_ttl=dead_letter_ttl,
+            max_message_bytes=max_message_bytes,
+            fairness=fairness,
+        )
+        if not changes:
+            raise InvalidInput("change_settings needs a setting to change, such as lease=30")
+        await self._reader.change_settings(changes)
+
     async def stats(self) -> QueueStats:
         """Totals of the queue, and its workers."""
         return await self._reader.stats()
@@ -249,18 +283,18 @@ class TaskQueue(Tenants):
         """Users, the most recently active first."""
         if offset < 0 or not 1 <= limit <= 1000:
             raise InvalidInput(f"offset must be at least 0 and limit 1 to 1000, not {offset!r} and {limit!r}")
-        return await self._reader.users(offset, limit, self.priority_step_ms)
+        return await self._reader.users(offset, limit)
 
     async def active_users(self, *, limit: int = 100) -> list[UserInfo]:
         """Users with something to serve or something running, in no order.
 
         When there are more than `limit` (at most 1000), those that are served next and those that were served last.
         """
-        return await self._reader.active_users(check_count("limit", limit, 1, 1000), self.priority_step_ms)
+        return await self._reader.active_users(check_count("limit", limit, 1, 1000))
 
     async def user(self, user_id: str) -> UserInfo:
         """What is known of one user; zeros for one never heard of."""
-        return await self._reader.user(check_id("user_id", user_id), self.priority_step_ms)
+        return await self._reader.user(check_id("user_id", user_id))
 
     async def tasks(
         self, user_id: str, *, state: TaskState | None = None, limit: int = 100, after: TaskInfo | None = None
@@ -281,15 +315,15 @@ class TaskQueue(Tenants):
             after: The last task of the page before. When it has moved on since, its state is listed from the start, so
                 that none is left out, and some may come again.
         """
-        return await list_tasks(self._reader, check_id("user_id", user_id), state, limit, after, self.priority_step_ms)
+        return await list_tasks(self._reader, check_id("user_id", user_id), state, limit, after)
 
     async def health(self) -> QueueHealth:
         """What tells whether the queue is well: its totals, the longest wait, failures, delays, memory."""
-        return await look_at_health(self._reader, self.dead_letter_ttl_ms, self.priority_step_ms)
+        return await look_at_health(self._reader)
 
     def xcom(self, user_id: str, namespace: str = DEFAULT_NAMESPACE) -> XComManager:
         """The values that the tasks of a user share, from outside."""
-        return XComManager(self._reader, user_id, namespace, self.max_message_bytes)
+        return XComManager(self._reader, user_id, namespace, self.settings.max_message_bytes)
 
     async def dead_letters(
         self, user_id: str | None = None, *, limit: int = 100, after: DeadLetter | None = None
@@ -356,7 +390,7 @@ class TaskQueue(Tenants):
         return self._producer.make(task, user_id, nonce, depends_on=list(dict.fromkeys(needs)))
 
     async def _enqueue_pipeline(self, pipeline: Pipeline, user_id: str | None) -> PipelineHandle:
-        plan = Plan(self._producer, pipeline, user_id, keeps_results=self.result_ttl_ms > 0)
+        plan = Plan(self._producer, pipeline, user_id, keeps_results=self.settings.result_ttl_ms > 0)
         await self._producer.submit(plan.tasks)
         nodes = cast("tuple[Task[Any], ...]", pipeline.nodes)
         handles: dict[str, TaskHandle[Any]] = {
@@ -364,10 +398,6 @@ class TaskQueue(Tenants):
             for node, new in zip(nodes, plan.tasks, strict=True)
         }
         return PipelineHandle(plan.user_id, plan.run_id, handles, [plan.names[leaf] for leaf in pipeline.leaves])
-
-
-def _milliseconds(name: str, seconds: float, least: float) -> int:
-    return round(check_seconds(name, seconds, least) * 1000)
 
 
 def _changed(task: Task[R], options: Mapping[str, Any]) -> Task[R]:

@@ -19,7 +19,8 @@ import msgspec
 from fairque.checks import check_id
 from fairque.errors import FairqueError, InvalidInput, MessageTooLarge, XComMissing
 from fairque.redis.store import Store
-from fairque.tasks.message import MAX_MESSAGE_BYTES, encode_value
+from fairque.settings import MAX_MESSAGE_BYTES
+from fairque.tasks.message import encode_value
 from fairque.tasks.xcom_options import LONGEST_TTL, MOST_NAMES
 
 __all__ = ["DEFAULT_NAMESPACE", "DEFAULT_TTL", "BlockingXCom", "XCom", "XComManager", "ttl_to_ms"]

@@ -7,7 +7,11 @@ from urllib.parse import quote, unquote
 
 from fairque.errors import ConfigError
 
-__all__ = ["Keys", "decode_user", "encode_user"]
+__all__ = ["LAYOUT", "Keys", "decode_user", "encode_user"]
+
+
+LAYOUT = 1
+"""The number of the data layout: another one when old and new processes could not work on the same keys."""
 
 
 @lru_cache(maxsize=65536)
@@ -35,6 +39,7 @@ class Keys:
             raise ConfigError(f"a queue name has 1 to 200 bytes and no braces, not {queue!r}")
         self.prefix = f"fairque:{{{queue}}}:"
         self.state = self.prefix + "state"
+        self.settings = self.prefix + "settings"
 
     def wake_channel(self, worker_id: str) -> str:
         return f"{self.prefix}wake:{worker_id}"

@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from fairque.errors import QueueUnavailable, StoreError
-from fairque.redis.connector import Connector, NoScript
-from fairque.redis.keys import Keys
+from fairque.redis.backend import Backend
+from fairque.redis.connector import NoScript
+from fairque.redis.keys import LAYOUT
+from fairque.redis.replies import fields_in
 from fairque.redis.requester import Requester, pack
-from fairque.redis.scripts import load
+from fairque.redis.scripts import Script, load
+from fairque.settings import QueueSettings
 
 __all__ = ["ScriptCaller"]
 
@@ -23,18 +28,43 @@ class ScriptCaller:
     Every script is idempotent by the ids in its arguments, so each call may be repeated after a cut reply.
 
     Args:
-        connector: Where the server is.
-        keys: The names of the queue.
+        backend: Where the queue is.
         patience: Seconds during which a call is repeated when Redis is not available; 0: tried once.
     """
 
-    def __init__(self, connector: Connector, keys: Keys, *, patience: float = 0.0) -> None:
-        self.keys = keys
+    def __init__(self, backend: Backend, *, patience: float = 0.0) -> None:
+        self.backend = backend
+        self.keys = backend.keys
         self.patience = patience
-        self._requester = Requester(connector)
+        self._requester = Requester(backend.connector)
 
     async def close(self) -> None:
         await self._requester.close()
+
+    @property
+    def settings(self) -> QueueSettings:
+        """Of the queue; those in force once `agree` has been through."""
+        return self.backend.settings
+
+    async def agree(self, *, store: bool = True) -> None:
+        """Take the settings of the queue over, or give it ours when it has none. Every call does this first.
+
+        With ``store=False`` nothing is written: who only looks at a queue that nobody uses leaves nothing behind.
+
+        Raises `SettingsMismatch` when the two contradict each other.
+        """
+        if self.backend.agreed:
+            return
+        if store:
+            stored = await self._run(load("agree"), [LAYOUT, *_flat(self.settings)])
+        else:
+            stored = await self._insist(pack((b"HGETALL", self.keys.settings)))
+        if stored:
+            self.backend.adopt(fields_in(stored))
+
+    async def change_settings(self, changes: Mapping[str, Any]) -> None:
+        """Fields of `QueueSettings`, for all who open the queue from now on."""
+        await self._call("change_settings", [word for pair in changes.items() for word in pair])
 
     async def call(self, name: str, args: Sequence[Any]) -> Any:
         """A script, for the parts that know its arguments and its reply themselves."""
@@ -42,6 +72,11 @@ class ScriptCaller:
 
     async def _call(self, name: str, args: Sequence[Any], patience: float | None = None) -> Any:
         script = load(name)
+        if not self.backend.agreed:
+            await self.agree(store=not script.only_reads)
+        return await self._run(script, args, patience)
+
+    async def _run(self, script: Script, args: Sequence[Any], patience: float | None = None) -> Any:
         command = pack((b"EVALSHA", script.sha, b"1", self.keys.state, *args))
         try:
             return await self._insist(command, patience)
@@ -50,7 +85,7 @@ class ScriptCaller:
             try:
                 return await self._insist(command, patience)
             except NoScript:
-                raise StoreError(f"the server forgot script {name!r} right after it was loaded") from None
+                raise StoreError(f"the server forgot script {script.name!r} right after it was loaded") from None
 
     async def _insist(self, command: bytes, patience: float | None = None) -> Any:
         """Repeat until it is answered, for as long as the store's own patience lasts if no other is given."""
@@ -76,3 +111,7 @@ class ScriptCaller:
                         error = exc
         except TimeoutError:
             raise error from None
+
+
+def _flat(settings: QueueSettings) -> list[Any]:
+    return [word for pair in msgspec.structs.asdict(settings).items() for word in pair]

@@ -11,19 +11,22 @@ from typing import NamedTuple
 __all__ = ["Script", "load"]
 
 _INCLUDE = "--@include "
+_ONLY_READS = b"#!lua flags=no-writes"
 
 
 class Script(NamedTuple):
     name: str
     source: bytes
     sha: bytes
+    only_reads: bool
 
 
 @cache
 def load(name: str) -> Script:
     """The script of `lua/{name}.lua`, joined with its helpers in the order it names them."""
     source = "\n".join(_lines(f"{name}.lua")).encode()
-    return Script(name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())
+    sha = hashlib.sha1(source, usedforsecurity=False).hexdigest().encode()
+    return Script(name, source, sha, source.startswith(_ONLY_READS))
 
 
 def _lines(path: str) -> Iterator[str]:

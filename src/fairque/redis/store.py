@@ -17,6 +17,7 @@ from fairque.redis.requester import BlockingRequester, pack
 from fairque.redis.scripts import Script, load
 from fairque.redis.store_tenants import TenantScripts
 from fairque.redis.store_xcom import XComScripts
+from fairque.settings import QueueSettings
 from fairque.tasks.message import new_nonce
 
 __all__ = ["Store", "UserGroup", "renew"]
@@ -25,8 +26,6 @@ logger = logging.getLogger("fairque.store")
 UserGroup = Sequence[str]  # users served with equal right; empty: everyone
 EVERYONE: tuple[UserGroup, ...] = ((),)
 WORKER_TTL_MS = 60_000
-WEEK_MS = 604_800_000
-STEP_MS = 300_000
 NO_EVICTION = "noeviction"
 MOST_ADVANCED = 10_000
 _TOTALS = ("critical", "normal", "started", "scheduled", "deferred", "finished", "failed", "canceled", "retried")
@@ -52,8 +51,6 @@ class Store(TenantScripts, XComScripts):
     async def enqueue(
         self,
         tasks: Sequence[NewTask],
-        priority_step_ms: int,
-        canceled_ttl_ms: int = WEEK_MS,
         patience: float | None = None,
     ) -> list[bool]:
         """True for each task that was created, False where one with its id lives.
@@ -62,9 +59,9 @@ class Store(TenantScripts, XComScripts):
         written.
         """
         is_linked = any(new.needs for new in tasks)
-        answers, order = await self._enqueue(tasks, priority_step_ms, canceled_ttl_ms, patience, is_linked)
+        answers, order = await self._enqueue(tasks, patience, is_linked)
         if answers and answers[0] == b"linked":
-            answers, order = await self._enqueue(tasks, priority_step_ms, canceled_ttl_ms, patience, True)
+            answers, order = await self._enqueue(tasks, patience, True)
         if answers and isinstance(answers[0], bytes):
             raise refusal(answers)
         created: list[bool] = [False] * len(tasks)
@@ -75,12 +72,13 @@ class Store(TenantScripts, XComScripts):
     async def _enqueue(
         self,
         tasks: Sequence[NewTask],
-        priority_step_ms: int,
-        canceled_ttl_ms: int,
         patience: float | None,
         is_linked: bool,
     ) -> tuple[list[Any], list[int]]:
-        args: list[Any] = [priority_step_ms, canceled_ttl_ms] if is_linked else [priority_step_ms]
+        settings = self.settings
+        args: list[Any] = [settings.priority_step_ms]
+        if is_linked:
+            args.append(settings.dead_letter_ttl_ms)
         order: list[int] = []
         for user, positions in _by_user(tasks).items():
             args += (encode_user(user), len(positions))
@@ -94,28 +92,25 @@ class Store(TenantScripts, XComScripts):
         worker: str,
         want: int,
         *,
-        lease_ms: int,
-        max_body: int,
-        priority_step_ms: int,
-        canceled_ttl_ms: int = WEEK_MS,
         groups: Sequence[UserGroup] = EVERYONE,
         wait: bool = True,
         steal: bool = True,
-        fairness: str = "cost",
+        settings: QueueSettings | None = None,
     ) -> Claim:
-        args: list[Any] = [worker, want, lease_ms, max_body, priority_step_ms, canceled_ttl_ms, int(wait), int(steal)]
-        args.append(fairness)
+        """`settings`: other ones than those of the queue."""
+        it = settings or self.settings
+        args: list[Any] = [worker, want, it.lease_ms, it.max_message_bytes, it.priority_step_ms, it.dead_letter_ttl_ms]
+        args += (int(wait), int(steal), it.fairness)
         for group in groups:
             args.append(len(group))
             args += map(encode_user, group)
         reply = await self._call("claim", args)
-        return Claim(deliveries_in(reply, priority_step_ms), reply[1] / 1000 if reply[1] >= 0 else None)
+        return Claim(deliveries_in(reply, it.priority_step_ms), reply[1] / 1000 if reply[1] >= 0 else None)
 
-    async def settle(
-        self, worker: str, outcomes: Sequence[Outcome], dead_letter_ttl_ms: int, priority_step_ms: int = STEP_MS
-    ) -> list[bool]:
+    async def settle(self, worker: str, outcomes: Sequence[Outcome]) -> list[bool]:
         """False for each outcome that was refused: another worker has the task by now."""
-        args: list[Any] = [worker, dead_letter_ttl_ms, priority_step_ms]
+        settings = self.settings
+        args: list[Any] = [worker, settings.dead_letter_ttl_ms, settings.priority_step_ms]
         for outcome in outcomes:
             of = outcome.delivery
             args += (of.lane, of.user, of.task_id, of.stream_id, of.attempt, outcome.kind)
@@ -124,9 +119,11 @@ class Store(TenantScripts, XComScripts):
             args += (of.cost, outcome.charge, outcome.run_ms, "" if wait_ms is None else wait_ms)
         return [bool(answer) for answer in await self._call("settle", args)]
 
-    async def cancel(self, user_id: str, task_id: str, reason: str, ttl_ms: int, priority_step_ms: int) -> str | None:
+    async def cancel(self, user_id: str, task_id: str, reason: str) -> str | None:
         """``done``, ``canceling``, ``ended`` when it had ended before, or None when it is not known."""
-        args = [encode_user(user_id), task_id, reason, ttl_ms, priority_step_ms, new_nonce().hex()]
+        settings = self.settings
+        kept = (settings.dead_letter_ttl_ms, settings.priority_step_ms)
+        args = [encode_user(user_id), task_id, reason, *kept, new_nonce().hex()]
         answer: bytes | None = await self._call("cancel", args)
         return answer.decode() if answer is not None else None
 
@@ -143,16 +140,16 @@ class Store(TenantScripts, XComScripts):
         """Have the start of a task announced. False when it does not live."""
         return bool(await self._call("watch", [encode_user(user_id), task_id]))
 
-    async def dead_letters(
-        self, user_id: str | None, limit: int, after_ms: int, after: str, ttl_ms: int
-    ) -> list[list[bytes]]:
+    async def dead_letters(self, user_id: str | None, limit: int, after_ms: int, after: str) -> list[list[bytes]]:
         """Per letter: user, id, ms, record, body."""
         user = encode_user(user_id) if user_id is not None else ""
-        found: list[list[bytes]] = await self._call("dead", [user, limit, after_ms, after, ttl_ms])
+        args = [user, limit, after_ms, after, self.settings.dead_letter_ttl_ms]
+        found: list[list[bytes]] = await self._call("dead", args)
         return found
 
-    async def requeue(self, user_id: str, task_ids: Sequence[str], priority_step_ms: int) -> list[bool]:
-        answers = await self._call("requeue", [new_nonce().hex(), encode_user(user_id), priority_step_ms, *task_ids])
+    async def requeue(self, user_id: str, task_ids: Sequence[str]) -> list[bool]:
+        args = [new_nonce().hex(), encode_user(user_id), self.settings.priority_step_ms, *task_ids]
+        answers = await self._call("requeue", args)
         return [bool(answer) for answer in answers]
 
     async def discard(self, user_id: str, task_ids: Sequence[str]) -> list[bool]:
@@ -230,17 +227,19 @@ class Store(TenantScripts, XComScripts):
             metrics=metrics_in(metrics, now_ms),
         )
 
-    async def users(self, offset: int, limit: int, priority_step_ms: int = STEP_MS) -> list[UserInfo]:
-        return users_in(await self._call("users", [offset, limit]), priority_step_ms)
+    async def users(self, offset: int, limit: int) -> list[UserInfo]:
+        return users_in(await self._call("users", [offset, limit]), self.settings.priority_step_ms)
 
-    async def user(self, user_id: str, priority_step_ms: int = STEP_MS) -> UserInfo:
-        [found] = users_in(await self._call("users", [0, 1, encode_user(user_id)]), priority_step_ms)
+    async def user(self, user_id: str) -> UserInfo:
+        [found] = users_in(await self._call("users", [0, 1, encode_user(user_id)]), self.settings.priority_step_ms)
         return found
 
-    async def active_users(self, most: int, priority_step_ms: int) -> list[UserInfo]:
+    async def active_users(self, most: int) -> list[UserInfo]:
         """Users with something to serve, those with the lowest and the highest tags, then those with running tasks."""
         names = await self._call("active", [most])
-        return users_in(await self._call("users", [0, 0, *names]), priority_step_ms) if names else []
+        if not names:
+            return []
+        return users_in(await self._call("users", [0, 0, *names]), self.settings.priority_step_ms)
 
     async def tasks(self, user_id: str, place: str, most: int, after: str) -> list[list[Any]] | None:
         """A page of what is in one place, as tasks.lua gives it; None when `after` is not there."""
@@ -265,9 +264,9 @@ class Store(TenantScripts, XComScripts):
             for key in found:
                 yield key.decode().removeprefix(prefix)
 
-    async def health(self, dead_letter_ttl_ms: int) -> tuple[int, int | None, int | None, dict[str, str]]:
+    async def health(self) -> tuple[int, int | None, int | None, dict[str, str]]:
         """Dead letters, ms of the first scheduled task and of the first schedule, and the server's memory."""
-        letters, due, fires = await self._call("health", [dead_letter_ttl_ms])
+        letters, due, fires = await self._call("health", [self.settings.dead_letter_ttl_ms])
         return letters, int(due) if due else None, int(fires) if fires else None, await self._memory()
 
 

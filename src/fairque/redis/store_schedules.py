@@ -90,11 +90,10 @@ class ScheduleStore:
         now_ms, next_ms, *rows = await self._store.call("ripe", [most, ahead_ms])
         return Ripe(now_ms, next_ms if next_ms >= 0 else None, [_due(row) for row in rows])
 
-    async def fire(
-        self, moves: Sequence[Move], *, priority_step_ms: int, canceled_ttl_ms: int, keep_ms: int
-    ) -> list[str]:
+    async def fire(self, moves: Sequence[Move]) -> list[str]:
         """Per move: fired, passed, skipped, full or stale."""
-        args: list[Any] = [priority_step_ms, canceled_ttl_ms, keep_ms]
+        settings = self._store.settings
+        args: list[Any] = [settings.priority_step_ms, settings.dead_letter_ttl_ms, settings.dead_letter_ttl_ms]
         for move in moves:
             due = move.due
             args += (encode_user(due.user_id), 1, move.task_id, due.priority, due.delay, move.body)

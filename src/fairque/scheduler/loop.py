@@ -118,13 +118,7 @@ class ScheduleLoop:
         return outcomes.count("fired")
 
     async def send(self, moves: Sequence[Move]) -> list[str]:
-        queue = self._queue
-        return await self._store.fire(
-            moves,
-            priority_step_ms=queue.priority_step_ms,
-            canceled_ttl_ms=queue.dead_letter_ttl_ms,
-            keep_ms=queue.dead_letter_ttl_ms,
-        )
+        return await self._store.fire(moves)
 
     async def _listen(self, channel: str) -> None:
         """Without messages, the look every minute still finds what others change."""

@@ -283,7 +283,7 @@ class TaskScheduler:
     # Reading and writing
 
     def _make_template(self, task: Task[Any], user_id: str | None) -> Template:
-        return Template.of(task, user_id, self._queue.max_message_bytes)
+        return Template.of(task, user_id, self._queue.settings.max_message_bytes)
 
     async def _known(self, schedule_id: str) -> Known:
         known = await self._store.get(_check_schedule_id(schedule_id))

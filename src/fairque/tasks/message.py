@@ -19,7 +19,6 @@ from fairque.models import FailureKind, TaskState
 from fairque.tasks.retry import RetryPolicy
 
 __all__ = [
-    "MAX_MESSAGE_BYTES",
     "BadMessage",
     "Firing",
     "Message",
@@ -37,7 +36,6 @@ __all__ = [
     "record_state",
 ]
 
-MAX_MESSAGE_BYTES = 256 * 1024
 VERSION = 1
 NIL = msgspec.Raw(b"\xc0")
 _HEAD = struct.Struct(">B8sdB")

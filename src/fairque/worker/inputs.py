@@ -31,12 +31,10 @@ class Inputs:
 
     Args:
         store: Where results and values are.
-        max_bytes: Limit for an XCom value.
     """
 
-    def __init__(self, store: Store, max_bytes: int) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._max_bytes = max_bytes
 
     async def arguments(self, delivery: Delivery, message: Message) -> Message:
         """The message with the outputs of other tasks in place. Raises `BadArguments` when one is not kept any more."""
@@ -73,7 +71,7 @@ class Inputs:
         return values
 
     def xcom(self, user_id: str, namespace: str) -> XCom:
-        return XCom(self._store, user_id, namespace, self._max_bytes)
+        return XCom(self._store, user_id, namespace, self._store.settings.max_message_bytes)
 
     async def _records(self, delivery: Delivery, task_ids: list[str]) -> list[bytes | None]:
         return await _insist(partial(self._store.records, delivery.user_id, task_ids))

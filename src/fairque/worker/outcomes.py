@@ -12,6 +12,7 @@ from fairque.models import Attempt, FailureKind, TaskState
 from fairque.queue.xcom import ttl_to_ms
 from fairque.redis.delivery import Delivery, Outcome
 from fairque.redis.keys import encode_user
+from fairque.settings import QueueSettings
 from fairque.tasks.failure import Failure, Raised, encode_result, raised_by
 from fairque.tasks.message import Record, encode_record
 from fairque.tasks.retry import RetryPolicy
@@ -29,24 +30,20 @@ class Outcomes:
 
     Args:
         worker_id: Kept with every outcome.
-        result_ttl_ms: How long a result is kept, for tasks that do not say.
-        failed_ttl_ms: How long a failure is kept.
-        max_result_bytes: A larger result fails the task.
+        settings: Of the queue.
     """
 
-    def __init__(self, worker_id: str, *, result_ttl_ms: int, failed_ttl_ms: int, max_result_bytes: int) -> None:
+    def __init__(self, worker_id: str, settings: QueueSettings) -> None:
         self._worker_id = worker_id
-        self._result_ttl_ms = result_ttl_ms
-        self._failed_ttl_ms = failed_ttl_ms
-        self._max_result_bytes = max_result_bytes
+        self._settings = settings
 
     def finished(self, job: Job, value: Any) -> Outcome | Failure:
         """The outcome of a value, or the failure that it cannot be kept."""
         encoded = encode_result(value)
         if isinstance(encoded, Failure):
             return encoded
-        if len(encoded) > self._max_result_bytes:
-            text = f"the result has {len(encoded)} bytes, the limit is {self._max_result_bytes}"
+        if len(encoded) > self._settings.max_message_bytes:
+            text = f"the result has {len(encoded)} bytes, the limit is {self._settings.max_message_bytes}"
             return Failure(FailureKind.ERROR, "ResultTooLarge", text)
         ttl_ms = self._ttl_ms(job)
         value_fields: dict[str, Any] = {"value": msgspec.Raw(encoded)} if ttl_ms else {"kept": False}
@@ -66,7 +63,8 @@ class Outcomes:
             traceback=failure.traceback,
         )
         encoded = self._encode(delivery, "failed", record)
-        return Outcome(delivery, "failed", self._failed_ttl_ms, 0, encoded, self._error(delivery, failure, began))
+        ttl_ms, error = self._settings.dead_letter_ttl_ms, self._error(delivery, failure, began)
+        return Outcome(delivery, "failed", ttl_ms, 0, encoded, error)
 
     def raised(self, job: Job, error: BaseException) -> tuple[Outcome, Failure]:
         """What an exception of the body means: another try, or the end."""
@@ -103,7 +101,7 @@ class Outcomes:
 
     def _ttl_ms(self, job: Job) -> int:
         seconds = job.overrides.result_ttl if job.overrides.result_ttl is not None else job.defaults.result_ttl
-        return self._result_ttl_ms if seconds is None else round(seconds * 1000)
+        return self._settings.result_ttl_ms if seconds is None else round(seconds * 1000)
 
     def _record(self, delivery: Delivery, name: str, began: float, **fields: Any) -> Record:
         return Record(

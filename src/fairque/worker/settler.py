@@ -28,8 +28,6 @@ class Settler:
     Args:
         store: A connection of its own.
         worker_id: Who reports.
-        dead_letter_ttl_ms: How long failed tasks are kept.
-        priority_step_ms: Of the queue: dependents are placed by their priority.
         few: Fewer outcomes than this wait for company while `busy`.
         busy: Whether tasks are running.
         refused: Told of an outcome that came too late: another worker has the task.
@@ -41,8 +39,6 @@ class Settler:
         store: Store,
         worker_id: str,
         *,
-        dead_letter_ttl_ms: int,
-        priority_step_ms: int,
         few: int,
         busy: Callable[[], bool],
         refused: Callable[[Delivery], None],
@@ -50,8 +46,6 @@ class Settler:
     ) -> None:
         self._store = store
         self._worker_id = worker_id
-        self._dead_letter_ttl_ms = dead_letter_ttl_ms
-        self._priority_step_ms = priority_step_ms
         self._few = few
         self._busy = busy
         self._refused = refused
@@ -92,12 +86,7 @@ class Settler:
                 await anyio.sleep(COMPANY_PAUSE)
             batch = self._outcomes[: self._most]
             try:
-                answers = await self._store.settle(
-                    self._worker_id,
-                    batch,
-                    dead_letter_ttl_ms=self._dead_letter_ttl_ms,
-                    priority_step_ms=self._priority_step_ms,
-                )
+                answers = await self._store.settle(self._worker_id, batch)
             except FairqueError as exc:
                 logger.warning("cannot report %d outcomes, keeping them: %s", len(self._outcomes), exc)
                 if isinstance(exc, StoreError):

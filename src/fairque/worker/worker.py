@@ -15,7 +15,7 @@ import msgspec
 
 from fairque.checks import check_count, check_id, check_seconds
 from fairque.config.config import WorkerConfig
-from fairque.errors import FairqueError, InvalidInput
+from fairque.errors import FairqueError, InvalidInput, QueueUnavailable
 from fairque.queue.queue import TaskQueue
 from fairque.redis.delivery import Claim, Delivery
 from fairque.scheduler.scheduler import TaskScheduler
@@ -113,8 +113,6 @@ class Worker:
         self._settler = Settler(
             self._settles,
             self.worker_id,
-            dead_letter_ttl_ms=queue.dead_letter_ttl_ms,
-            priority_step_ms=queue.priority_step_ms,
             few=concurrency // 2,
             busy=lambda: len(self._runner) > 0,
             refused=self._on_refused,
@@ -125,15 +123,10 @@ class Worker:
                 self.worker_id,
                 concurrency=concurrency,
                 handler=handler,
-                inputs=Inputs(self._services, queue.max_message_bytes),
+                inputs=Inputs(self._services),
                 progress=self._progress,
             ),
-            Outcomes(
-                self.worker_id,
-                result_ttl_ms=queue.result_ttl_ms,
-                failed_ttl_ms=queue.dead_letter_ttl_ms,
-                max_result_bytes=queue.max_message_bytes,
-            ),
+            Outcomes(self.worker_id, queue.settings),
             self._settler,
             self._hooks,
             freed=self._attention.set,
@@ -144,7 +137,7 @@ class Worker:
             queue.connector,
             queue.keys,
             self.worker_id,
-            interval=queue.lease_ms * 0.3 / 1000,
+            interval=queue.settings.lease_ms * 0.3 / 1000,
             stall_timeout=stall_timeout,
             describe=lambda: description | {"running": len(self._runner), "names": "" if handler else names_known()},
             held=self._settler.held,
@@ -155,7 +148,7 @@ class Worker:
         self._ran = False
         self._stopping = False
         self._until_idle = False
-        self._steal_pause = StealPause(queue.lease_ms, queue.connector.timeout)
+        self._steal_pause = StealPause(queue.settings.lease_ms, queue.connector.timeout)
         self._started = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -183,7 +176,7 @@ class Worker:
         if self._ran:
             raise InvalidInput("a worker runs once: make another one")
         self._ran = True
-        await self.queue.connector.ensure_open()
+        await self._open()
         logger.info("worker %s starts, concurrency %d", self.worker_id, self.concurrency)
         self._reporting = anyio.CancelScope(shield=True)  # needs a loop, and there may be none when a worker is made
         self._renewal.start()
@@ -208,6 +201,22 @@ class Worker:
         finally:
             with anyio.CancelScope(shield=True):
                 await self._say_goodbye()
+
+    async def _open(self) -> None:
+        """Outages are waited out; what cannot get better by waiting, such as other settings, is raised."""
+        await self.queue.connector.ensure_open()
+        pause = 0.05
+        while not self._stopping:
+            try:
+                await self._claims.agree()
+                return
+            except QueueUnavailable as exc:
+                logger.warning("cannot open the queue, trying again: %s", exc)
+                await self._attend(pause * (0.5 + random.random()))
+                pause = min(LONGEST_PAUSE, pause * 2)
+            except FairqueError:
+                await self._claims.close()
+                raise
 
     async def _report(self) -> None:
         """Goes on when the scope around the worker is cancelled: what runs then is still to be put back."""
@@ -305,13 +314,8 @@ class Worker:
         return await self._claims.claim(
             self.worker_id,
             want,
-            lease_ms=self.queue.lease_ms,
-            max_body=self.queue.max_message_bytes,
-            priority_step_ms=self.queue.priority_step_ms,
-            canceled_ttl_ms=self.queue.dead_letter_ttl_ms,
             groups=self.groups,
             steal=not self._steal_pause.left,
-            fairness=self.queue.fairness,
         )
 
     def _nap(self, claim: Claim) -> float:

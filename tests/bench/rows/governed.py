@@ -7,6 +7,7 @@ from redis.asyncio import Redis
 from fairque import Breaker
 from fairque.models import TaskState
 from fairque.redis.delivery import Delivery, Outcome
+from fairque.settings import QueueSettings
 from fairque.tasks.message import Record, encode_record
 
 USERS = [f"user-{i}" for i in range(100)]
@@ -49,7 +50,7 @@ async def _times(client: Any, redis: Redis, tasks: int) -> dict[str, float]:
     claimed, claiming, settling = 0, 0.0, 0.0
     while claimed < tasks:
         before = await _busy(redis)
-        claim = await store.claim("bench", AT_ONCE, lease_ms=60_000, max_body=1_000_000, priority_step_ms=300_000)
+        claim = await store.claim("bench", AT_ONCE, settings=QueueSettings(lease_ms=60_000))
         between = await _busy(redis)
         await store.settle("bench", [_finished(delivery) for delivery in claim.deliveries], DAY_MS)
         claimed += len(claim.deliveries)

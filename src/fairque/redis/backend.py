@@ -1,0 +1,64 @@
+"""`Backend`: where a queue lives, and the settings that all its processes share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from fairque.errors import ConfigError, SettingsMismatch
+from fairque.redis.connector import Connector
+from fairque.redis.keys import LAYOUT, Keys
+from fairque.settings import QueueSettings
+
+__all__ = ["Backend"]
+
+
+class Backend:
+    """One queue on one server.
+
+    Args:
+        url: See `Connector`.
+        name: Of the queue.
+        timeout: Seconds for connecting and for one request.
+        given: Fields of `QueueSettings` that this process asks for; the others are as the queue has them.
+
+    Attributes:
+        settings: Of the queue. Before `adopt`: those asked for, and defaults.
+        agreed: Whether the queue was asked for its settings.
+    """
+
+    def __init__(self, url: str | None, name: str, *, timeout: float, given: Mapping[str, Any]) -> None:
+        self.name = name
+        self.keys = Keys(name)
+        self.connector = Connector(
+            url,
+            timeout=timeout,
+            client_name=f"fairque-{name}" if name.isalnum() else "fairque",
+            key=self.keys.state,
+        )
+        self.settings = QueueSettings(**given)
+        self.agreed = False
+        self._given = given
+
+    def adopt(self, stored: Mapping[str, str]) -> None:
+        """Take over what the queue has. Raises `SettingsMismatch` where that is not what was asked for."""
+        if stored["layout"] != str(LAYOUT):
+            raise SettingsMismatch(
+                f"queue {self.name!r} has data of layout {stored['layout']}, this version of fairque reads and writes"
+                f" layout {LAYOUT}: let all processes run the same version"
+            )
+        try:
+            settings = msgspec.convert(stored, QueueSettings, strict=False)
+        except msgspec.ValidationError as exc:
+            raise ConfigError(f"queue {self.name!r} has settings that cannot be read: {exc}") from None
+        for field, asked in self._given.items():
+            kept = getattr(settings, field)
+            if kept != asked:
+                raise SettingsMismatch(
+                    f"queue {self.name!r} has {field} {kept}, not {asked}: all its processes share its settings."
+                    " Leave it out to use the queue's, or change it for all with TaskQueue.change_settings"
+                )
+        self.settings = settings
+        self.agreed = True
