@@ -349,6 +349,18 @@ async def test_who_waits_is_released_by_a_new_task_of_that_id(queue: TaskQueue, 
     assert ran[-2:] == ["again", "last"]
 
 
+async def test_who_waits_for_one_task_is_not_confused_with_who_waits_for_another_of_a_similar_id(queue: TaskQueue):
+    first = await queue.enqueue(fail(), user_id="anna", task_id="a")
+    other = await queue.enqueue(step("other"), user_id="anna", task_id="a:held", delay=0.5)
+    waits = await queue.enqueue(step("waits"), user_id="anna", depends_on=[first])
+    last = await queue.enqueue(step("last"), user_id="anna", depends_on=[other])
+    await serve(queue)
+    assert await waits.state() is TaskState.DEFERRED
+    async with Worker(queue):
+        assert await last.result(timeout=10) == "last"
+    await waits.cancel()
+
+
 async def test_who_waits_for_a_dead_letter_that_expired_is_released_by_a_new_task_of_that_id(server, queue_name: str):
     async with TaskQueue(server.url, name=queue_name, dead_letter_ttl=1) as queue:
         first = await queue.enqueue(fail(), user_id="anna", task_id="a")

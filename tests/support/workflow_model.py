@@ -148,7 +148,7 @@ class Found:
         self.states: dict[tuple[str, str], str] = {}
         self.needs = self._sets("needs")
         self.feeds = self._sets("feeds")
-        for pair, ids in self._sets("feeds", ":held").items():
+        for pair, ids in self._sets("informed").items():
             self.feeds.setdefault(pair, set()).update(ids)
         state = dump.get("state")
         self.counters = dict(state.pairs) if state else {}
@@ -163,11 +163,11 @@ class Found:
         user = encode_user(user_id)
         return {task_id: state for (owner, task_id), state in self.states.items() if owner == user}
 
-    def _sets(self, kind: str, end: str = "") -> dict[tuple[str, str], set[str]]:
+    def _sets(self, kind: str) -> dict[tuple[str, str], set[str]]:
         found = {}
         for name, key in self.dump.items():
-            if name.startswith(f"{kind}:") and name.endswith(":held") == bool(end):
-                user, _, task_id = name.removeprefix(f"{kind}:").removesuffix(end).partition(":")
+            if name.startswith(f"{kind}:"):
+                user, _, task_id = name.removeprefix(f"{kind}:").partition(":")
                 found[user, task_id] = {member.decode() for member in key.content}
         return found
 

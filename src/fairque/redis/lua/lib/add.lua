@@ -43,8 +43,7 @@ local function make_room()
 end
 
 local function has_waiters(user, id)
-  local feeds = feeds_key(user, id)
-  return call('EXISTS', feeds, feeds .. ':held') > 0
+  return call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0
 end
 
 -- Whoever waits for an id waits for the new task, even when all else about the one before is gone.

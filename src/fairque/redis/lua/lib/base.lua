@@ -20,6 +20,7 @@ local function result_key(user, id) return prefix .. 'result:' .. user .. ':' ..
 local function errors_key(user, id) return prefix .. 'errors:' .. user .. ':' .. id end
 local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. id end
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
+local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
 local function lane_key(lane, user) return prefix .. lane .. ':' .. user end
 local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
 

@@ -12,10 +12,10 @@ local function new_links()
   end
 
   local function stop_waiting_for(user, id, dependency)
-    local feeds = feeds_key(user, dependency)
+    local feeds, informed = feeds_key(user, dependency), informed_key(user, dependency)
     call('SREM', feeds, id)
-    call('SREM', feeds .. ':held', id)
-    if call('EXISTS', feeds, feeds .. ':held') == 0 then call('HDEL', task_key(user, dependency), 'feeds') end
+    call('SREM', informed, id)
+    if call('EXISTS', feeds, informed) == 0 then call('HDEL', task_key(user, dependency), 'feeds') end
   end
 
   function it.leave_deferred(user, id)
@@ -73,10 +73,10 @@ local function new_links()
   -- Those that go on waiting are held apart until all have been informed. When the task lives again, they are joined by
   -- those that have not been informed.
   local function end_announcement(user, id)
-    local feeds = feeds_key(user, id)
-    if call('EXISTS', feeds .. ':held') == 1 then
-      call('SUNIONSTORE', feeds, feeds, feeds .. ':held')
-      call('DEL', feeds .. ':held')
+    local feeds, informed = feeds_key(user, id), informed_key(user, id)
+    if call('EXISTS', informed) == 1 then
+      call('SUNIONSTORE', feeds, feeds, informed)
+      call('DEL', informed)
     end
     if call('EXISTS', feeds) == 1 then
       call('HSET', task_key(user, id), 'feeds', 1)
@@ -104,7 +104,7 @@ local function new_links()
     end
     local dependents = in_order(user, call('SPOP', feeds, most))
     for _, dependent in ipairs(dependents) do
-      if inform(user, dependent, id, outcome, step_us, ttl) then call('SADD', feeds .. ':held', dependent) end
+      if inform(user, dependent, id, outcome, step_us, ttl) then call('SADD', informed_key(user, id), dependent) end
     end
     local all = call('EXISTS', feeds) == 0
     if all then end_announcement(user, id) end
