@@ -84,6 +84,10 @@ class RespClient:
                 raise reply
         return replies
 
+    def receive(self) -> Any:
+        """The next message of a subscription."""
+        return self._read()
+
     def close(self) -> None:
         self._replies.close()
         self._socket.close()

@@ -1,0 +1,333 @@
+"""docs/architecture.md tells the truth about the keys of a queue, its scripts and the folders of the source."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import struct
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import fairque
+from fairque import (
+    Breaker,
+    Priority,
+    QueueFull,
+    Retry,
+    TaskQueue,
+    TaskScheduler,
+    TaskState,
+    Worker,
+    current_task,
+    task,
+    xcom_task,
+)
+from fairque.embedded.server import EmbeddedServer
+from fairque.tasks.task import unregister
+from fairque.testing import advance
+from tests.support.eventually import eventually
+from tests.support.key_table import KeyWatch, Rule, rules_in
+from tests.support.process import ROOT
+from tests.support.resp import RespClient
+from tests.test_public_face import rooms
+
+PAGE = (ROOT / "docs" / "architecture.md").read_text()
+RULES = rules_in(PAGE)
+HOUR = timedelta(hours=1)
+ODD_USER, ODD_ID = "a:b {ü}", "1:informed:held\n*"
+
+Look = Callable[[], None]
+
+
+# Tasks, known while this test runs: workers declare the limits and schedules of all functions they know
+
+
+@pytest.fixture
+def known() -> Iterator[SimpleNamespace]:
+    opened = asyncio.Event()
+
+    async def ok(value: int = 0) -> int:
+        current_task().charge(0.5)
+        return value
+
+    async def gated() -> None:
+        current_task().progress(0.5, "half way")
+        await opened.wait()
+
+    async def broken() -> None:
+        raise ValueError("on purpose")
+
+    async def flaky() -> None:
+        if current_task().attempt == 1:
+            raise Retry(delay=0.01)
+
+    async def tick() -> None: ...
+
+    functions = [
+        task(name="ok: fine")(ok),
+        task(name="gated")(gated),
+        task(name="broken")(broken),
+        task(name="flaky", max_retries=2)(flaky),
+        task(name="one: at a time", max_running=1, rate="1000/s burst 10")(gated),
+        task(name="tick", every=3600, user_id="system")(tick),
+        xcom_task("value", name="pushes")(ok),
+    ]
+    names = ["ok", "gated", "broken", "flaky", "limited", "tick", "pushes"]
+    yield SimpleNamespace(opened=opened, **dict(zip(names, functions, strict=True)))
+    for function in functions:
+        unregister(function.name)
+
+
+@pytest.fixture
+def loud_server(own_server: Callable[..., EmbeddedServer]) -> EmbeddedServer:
+    return own_server(notify_keyspace_events="Kn")
+
+
+@pytest.fixture
+async def queue(loud_server: EmbeddedServer, queue_name: str) -> AsyncIterator[TaskQueue]:
+    async with TaskQueue(loud_server.url, name=queue_name, lease=0.5) as queue:
+        yield queue
+
+
+async def serve(queue: TaskQueue) -> None:
+    await Worker(queue, scheduler=False).run_until_idle()
+
+
+# A busy run of every feature. Each part takes care that the keys of its own are there when somebody looks.
+
+
+async def waits_in_every_place(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
+    for user_id in (ODD_USER, "acme"):
+        first = await queue.enqueue(known.ok(1), user_id=user_id, task_id=ODD_ID)
+        await queue.enqueue(known.ok(2), user_id=user_id, priority=Priority.CRITICAL)
+        await queue.enqueue(known.ok(3), user_id=user_id, delay=3600)
+        await queue.enqueue(known.ok(4), user_id=user_id, depends_on=[first])
+        await queue.enqueue(known.flaky(), user_id=user_id)
+        await queue.enqueue(known.ok(known.ok(5).output) >> [known.pushes(6), known.ok(7)], user_id=user_id)
+    await queue.xcom("acme", "a:b").push("key", 1)
+    look()
+    assert await advance(queue, 3600) == 2
+    look()
+    await serve(queue)
+
+
+async def runs_and_is_watched(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
+    async with Worker(queue, scheduler=False), Worker(queue, assigned_users=["acme"], steal_targets=["*"]):
+        handles = [await queue.enqueue(known.gated(), user_id="acme", priority=level) for level in (3, 6)]
+        watching = asyncio.create_task(anext(aiter(handles[0].watch())))
+        await eventually(lambda: has_workers(queue, running=2))
+        look()
+        assert (await watching).state is TaskState.STARTED
+        await handles[1].cancel()
+        known.opened.set()
+        await handles[0].result(timeout=10)
+        await eventually(lambda: has_workers(queue, running=0))
+        look()
+    known.opened.clear()
+
+
+async def has_workers(queue: TaskQueue, running: int) -> bool:
+    """Whether both have reported, and so many tasks run."""
+    stats = await queue.stats()
+    return len(stats.workers) == 2 and stats.started == running
+
+
+async def fails_and_is_brought_back(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
+    letters = [await queue.enqueue(known.broken(), user_id="acme") for _ in range(3)]
+    await serve(queue)
+    look()
+    assert len(await queue.dead_letters("acme")) == 3
+    await queue.requeue(letters[0])
+    await queue.discard(letters[1])
+    look()
+    await letters[0].cancel()
+
+
+async def tells_many_that_wait(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
+    first = await queue.enqueue(known.broken(), user_id="many", task_id=ODD_ID)
+    await queue.enqueue_many([known.ok().options(depends_on=[first])] * 600, user_id="many")
+    await first.cancel()
+    look()
+    await serve(queue)
+    look()
+    await queue.purge("many")
+
+
+async def is_governed(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
+    await queue.set_policy("*", max_running=100, breaker=Breaker(failures=50))
+    await queue.set_group("plan", weight=2)
+    await queue.set_policy("member", group="plan", min_running=1)
+    await queue.set_policy("slow", rate="1/h", weight=3)
+    await queue.set_policy("small", max_queued=3, overflow="drop_oldest")
+    await queue.set_policy("tiny", max_queued=0)
+    await queue.pause("acme", until=datetime.now(UTC) + HOUR)
+    with pytest.raises(QueueFull):
+        await queue.enqueue(known.ok(), user_id="tiny")
+    for user_id in ("member", "slow", "small", "acme", "broke"):
+        await queue.enqueue_many([known.ok()] * 3, user_id=user_id)
+    await queue.enqueue(known.ok(), user_id="small")
+    look()
+    await queue.enqueue(known.broken(), user_id="broke")
+    await serve(queue)
+    look()
+    for user_id in ("member", "slow", "small", "tiny", "acme"):
+        await queue.clear_policy(user_id)
+    await queue.clear_policy("*")
+    await serve(queue)
+
+
+async def is_held_by_its_name(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
+    async with Worker(queue, scheduler=False):
+        handles = [await queue.enqueue(known.limited(), user_id=ODD_USER) for _ in range(3)]
+        await eventually(lambda: is_held(queue, 2))
+        look()
+        await handles[2].cancel()
+        known.opened.set()
+        await handles[1].result(timeout=10)
+    known.opened.clear()
+    await queue.set_task_limit("one: at a time")
+
+
+async def is_held(queue: TaskQueue, tasks: int) -> bool:
+    return (await queue.user(ODD_USER)).held == tasks
+
+
+async def outlives_its_worker(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
+    handle = await queue.enqueue(known.ok(8), user_id="acme")
+    store = queue.store()
+    limits = {"max_body": 10_000, "priority_step_ms": 0}
+    assert (await store.claim("ghost", 1, lease_ms=queue.lease_ms, **limits)).deliveries  # type: ignore[arg-type]
+    await store.close()
+    look()
+    async with Worker(queue, scheduler=False):
+        assert await handle.result(timeout=10) == 8
+    assert (await handle.info()).attempt == 2
+
+
+async def is_charged_by_time(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
+    async with TaskQueue(queue.connector.url, name=queue.name, fairness="time") as by_time:
+        for hours in (1, 0):
+            await by_time.enqueue(known.ok(), user_id="acme")
+            await serve(by_time)
+            for whose in ("acme", "*"):
+                set_clock_of_usage(queue, whose, hours)
+    look()
+    assert len(await queue.usage("acme", since=datetime.now(UTC) - 2 * HOUR)) == 2
+
+
+def set_clock_of_usage(queue: TaskQueue, whose: str, hours: int) -> None:
+    """As if the services so far had been so many hours ago. (The twelfth double is the hour, see base.lua.)"""
+    with RespClient(queue.connector.url) as client:
+        key = f"{queue.keys.prefix}metrics:{whose}"
+        [hour] = struct.unpack_from("<d", client.execute("GET", key), 11 * 8)
+        client.execute("SETRANGE", key, 11 * 8, struct.pack("<d", hour - hours))
+
+
+async def is_fired_by_schedules(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
+    scheduler = TaskScheduler(queue)
+    times: list[dict[str, Any]] = [
+        {"cron_expr": "0 9 * * *", "timezone": "Europe/Berlin", "schedule_id": "9:00"},
+        {"every": HOUR, "max_runs": 1, "overlap": "skip"},
+        {"at": datetime.now(UTC) + HOUR},
+    ]
+    ids = [await scheduler.add_schedule(task=known.ok(), user_id=ODD_USER, **when) for when in times]
+    await scheduler.run_now(ids[0])
+    assert await scheduler.fire_due(2 * 3600) >= 2
+    await scheduler.pause_schedule(ids[0])
+    async with Worker(queue):
+        await eventually(lambda: is_declared(scheduler))
+    look()
+    await scheduler.remove_schedule(ids[0])
+
+
+async def is_declared(scheduler: TaskScheduler) -> bool:
+    return bool(await scheduler.list_schedules("system"))
+
+
+PARTS = [
+    waits_in_every_place,
+    runs_and_is_watched,
+    fails_and_is_brought_back,
+    tells_many_that_wait,
+    is_governed,
+    is_held_by_its_name,
+    outlives_its_worker,
+    is_charged_by_time,
+    is_fired_by_schedules,
+]
+
+
+# The table
+
+
+@contextlib.asynccontextmanager
+async def looked_at_all_the_time(watch: KeyWatch) -> AsyncIterator[None]:
+    async def keep_looking() -> None:
+        while True:
+            watch.look()
+            await asyncio.sleep(0.02)
+
+    looking = asyncio.create_task(keep_looking())
+    try:
+        yield
+    finally:
+        looking.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await looking
+
+
+def rules_for(key: str) -> list[Rule]:
+    return [rule for rule in RULES if rule.pattern.fullmatch(key)]
+
+
+async def test_every_key_of_a_busy_queue_is_in_the_table_and_no_row_is_dead(
+    queue: TaskQueue, known: SimpleNamespace
+) -> None:
+    with KeyWatch(queue.connector.url, queue.keys.prefix) as watch:
+        async with looked_at_all_the_time(watch):
+            for part in PARTS:
+                await part(queue, known, watch.look)
+            await queue.purge(ODD_USER)
+            watch.look()
+
+    for key in watch.names | {found.key for found in watch.found}:
+        assert len(rules_for(key)) == 1, f"{key!r}: {[rule.form for rule in rules_for(key)] or 'not in the table'}"
+    seen: defaultdict[str, set[bool]] = defaultdict(set)
+    for found in watch.found:
+        [rule] = rules_for(found.key)
+        assert (found.kind, found.expires) in {(rule.kind, expires) for expires in rule.expires}, found
+        seen[rule.form].add(found.expires)
+    assert seen == {rule.form: rule.expires for rule in RULES}
+
+
+def test_the_table_of_scripts_has_each_of_them_once() -> None:
+    table = PAGE.partition("| script | does |")[2].partition("\n\n")[0]
+    scripts = Path(fairque.__file__).parent.glob("redis/lua/*.lua")
+    assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == sorted(path.stem for path in scripts)
+
+
+def test_who_writes_a_key_is_a_script() -> None:
+    table = PAGE.partition("| key | type | expires |")[2].partition("\n\n")[0]
+    scripts = {path.stem for path in Path(fairque.__file__).parent.glob("redis/lua/*.lua")}
+    forms = {rule.form for rule in RULES}
+    for row in table.splitlines()[2:]:
+        writers = row.split(" | ")[4]
+        assert set(re.findall(r"`([^`]+)`", writers)) <= scripts | forms, row
+
+
+def test_the_table_of_layers_has_each_folder_and_module_below_those_that_it_imports() -> None:
+    table = PAGE.partition("| folder | what it holds |")[2]
+    imported, above = rooms(), set[str]()
+    for cell in re.findall(r"^\| (`.*?) \| ", table, re.MULTILINE):
+        row = set(re.findall(r"`(\w+)/?`", cell))
+        for name in row:
+            assert imported[name] <= above | row, name
+        above |= row
+    assert above == set(imported) - {"__main__"}
