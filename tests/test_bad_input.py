@@ -27,7 +27,7 @@ from fairque import (
 )
 from fairque.settings import QueueSettings
 from fairque.tasks.message import Message, encode_body, encode_value, new_nonce
-from fairque.tasks.task import registry
+from fairque.tasks.registry import registry
 from tests.support.eventually import eventually
 from tests.support.resp import RespClient
 

@@ -28,7 +28,7 @@ from fairque import (
 )
 from fairque.cli.standing import MOST_BEHIND, Standing
 from fairque.config.policies import GroupConfig, LimitConfig, PolicyConfig
-from fairque.tasks.task import unregister
+from fairque.tasks.registry import unregister
 from tests.apps.served import greet, nap
 from tests.support.eventually import eventually
 from tests.support.process import ROOT, WorkerProcess

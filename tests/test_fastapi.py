@@ -41,7 +41,7 @@ from fairque import (
 )
 from fairque.contrib.fastapi import QueueDep, health, install_handlers, lifespan, queue_dep
 from fairque.embedded.server import EmbeddedServer
-from fairque.tasks.task import unregister
+from fairque.tasks.registry import unregister
 from tests.support.eventually import eventually
 from tests.support.process import WorkerProcess
 from tests.support.servers import Server

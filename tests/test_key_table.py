@@ -30,7 +30,7 @@ from fairque import (
     xcom_task,
 )
 from fairque.embedded.server import EmbeddedServer
-from fairque.tasks.task import unregister
+from fairque.tasks.registry import unregister
 from fairque.testing import advance
 from tests.support.eventually import eventually
 from tests.support.key_table import KeyWatch, Rule, rules_in

@@ -51,10 +51,10 @@ def publish(page: Page, number: int) -> None:
 
 def arguments(call: Task[Any], *results: Any) -> tuple[Any, dict[str, Any]]:
     """What the function is given when the tasks upstream have returned these results."""
-    assert call.function is not None
+    assert call.signature is not None
     values = [msgspec.msgpack.encode(result) for result in results]
     message = call.message()
-    return call.function.signature.decode(*resolve(message.args, message.kwargs, values))
+    return call.signature.decode(*resolve(message.args, message.kwargs, values))
 
 
 # In the producer

@@ -25,7 +25,7 @@ import fairque
 from fairque import TaskQueue, TaskState, Worker, config, config_policies
 from fairque.cli.app import app
 from fairque.config.values import Section, shown_duration
-from fairque.tasks.task import registry, unregister
+from fairque.tasks.registry import registry, unregister
 from tests.support.process import ROOT, WorkerProcess
 from tests.support.servers import URL_VARIABLE, Server
 

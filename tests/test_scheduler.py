@@ -28,7 +28,7 @@ from fairque import (
 )
 from fairque.redis.scripts import load
 from fairque.redis.store_schedules import ScheduleStore
-from fairque.tasks.task import registry, unregister
+from fairque.tasks.registry import registry, unregister
 from tests.support.core import Core
 from tests.support.eventually import eventually
 

@@ -13,7 +13,7 @@ from fairque import ScheduleState, TaskQueue, TaskScheduler, Worker, task
 from fairque.redis.store_schedules import ScheduleStore
 from fairque.scheduler.declarations import Declarations
 from fairque.scheduler.firing import Template
-from fairque.tasks.task import registry
+from fairque.tasks.registry import registry
 from tests.support.core import Core
 from tests.support.eventually import eventually
 

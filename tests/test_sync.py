@@ -35,7 +35,7 @@ from fairque import (
 from fairque.config.config import FairQueueConfig, QueueConfig
 from fairque.embedded.server import EmbeddedServer
 from fairque.sync import PipelineHandle, TaskHandle, TaskQueue, XComManager
-from fairque.tasks.task import unregister
+from fairque.tasks.registry import unregister
 from tests.support.process import WorkerProcess
 from tests.support.servers import Server
 from tests.workers import tasks

@@ -34,7 +34,7 @@ from fairque import (
     current_task,
     task,
 )
-from fairque.tasks.task import unregister
+from fairque.tasks.registry import unregister
 from tests.support.core import Core
 from tests.support.eventually import eventually
 from tests.support.process import WorkerProcess

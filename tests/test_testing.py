@@ -25,7 +25,7 @@ from fairque import (
     current_task,
     task,
 )
-from fairque.tasks.task import registry, unregister
+from fairque.tasks.registry import registry, unregister
 from fairque.testing import EnqueuedTask, advance, assert_enqueued, enqueued, run_all, temporary_queue
 from tests.support.servers import Server
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fairque.tasks.task import registry
+from fairque.tasks.registry import registry
 
 
 @pytest.fixture(autouse=True)

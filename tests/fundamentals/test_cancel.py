@@ -20,7 +20,7 @@ from fairque import (
 )
 from fairque.queue.handle import Cancellation
 from fairque.redis.keys import encode_user
-from fairque.tasks.task import registry
+from fairque.tasks.registry import registry
 from tests.fundamentals import in_processes
 from tests.support.core import Core
 from tests.support.eventually import eventually

@@ -9,7 +9,7 @@ from fairque import InvalidInput, TaskFailed, TaskQueue, TaskState, UnknownTask,
 from fairque.queue.dead_letters import DeadLetters
 from fairque.redis.store import Store
 from fairque.settings import QueueSettings
-from fairque.tasks.task import registry
+from fairque.tasks.registry import registry
 from tests.support.core import outcome
 from tests.support.eventually import eventually
 

@@ -17,7 +17,7 @@ from fairque import (
     task,
 )
 from fairque.settings import QueueSettings
-from fairque.tasks.task import registry
+from fairque.tasks.registry import registry
 from tests.support.core import outcome
 from tests.support.eventually import eventually
 from tests.support.resp import RespClient

@@ -20,7 +20,7 @@ from fairque import (
     current_task,
     task,
 )
-from fairque.tasks.task import registry
+from fairque.tasks.registry import registry
 from tests.support.eventually import eventually
 from tests.support.resp import RespClient
 

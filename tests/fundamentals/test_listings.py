@@ -8,7 +8,7 @@ import pytest
 
 from fairque import InvalidInput, Priority, TaskInfo, TaskQueue, TaskState, Worker, task
 from fairque.settings import QueueSettings
-from fairque.tasks.task import registry
+from fairque.tasks.registry import registry
 from tests.support.eventually import eventually
 from tests.support.resp import RespClient
 

@@ -34,7 +34,7 @@ from fairque import (
 )
 from fairque.queue.plan import MAX_TASKS
 from fairque.redis.scripts import load as script
-from fairque.tasks.task import registry
+from fairque.tasks.registry import registry
 from tests.fundamentals import in_processes
 from tests.support.eventually import eventually
 from tests.support.proxy import CuttingProxy

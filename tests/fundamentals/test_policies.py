@@ -19,7 +19,7 @@ from fairque import (
     current_task,
     task,
 )
-from fairque.tasks.task import registry
+from fairque.tasks.registry import registry
 from tests.support.eventually import eventually
 
 pytestmark = pytest.mark.leaves_keys

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from fairque import Priority, Retry, TaskQueue, Worker, current_task, task
-from fairque.tasks.task import registry
+from fairque.tasks.registry import registry
 from tests.support.eventually import eventually
 
 LEVELS = [priority for priority in Priority if priority is not Priority.CRITICAL]

@@ -10,7 +10,7 @@ from fairque import TaskQueue, TaskState, UnknownTask, Worker, current_task, tas
 from fairque.metrics import Metrics
 from fairque.models import UserInfo
 from fairque.redis.keys import encode_user
-from fairque.tasks.task import registry
+from fairque.tasks.registry import registry
 from tests.support.core import Core, Key
 from tests.support.eventually import eventually
 from tests.support.resp import RespClient

@@ -27,7 +27,7 @@ from fairque import (
     Worker,
     task,
 )
-from fairque.tasks.task import registry
+from fairque.tasks.registry import registry
 from tests.support.eventually import eventually
 from tests.support.resp import RespClient
 

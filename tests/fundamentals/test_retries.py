@@ -23,7 +23,7 @@ from fairque import (
     task,
 )
 from fairque.settings import QueueSettings
-from fairque.tasks.task import registry, unregister
+from fairque.tasks.registry import registry, unregister
 from tests.support.eventually import eventually
 
 AT_ONCE = RetryPolicy(max=3, base=0)

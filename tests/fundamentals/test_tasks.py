@@ -28,7 +28,7 @@ from fairque import (
     current_task,
     task,
 )
-from fairque.tasks.task import registry, unregister
+from fairque.tasks.registry import registry, unregister
 from tests.fundamentals import in_processes
 
 # Building

@@ -8,7 +8,7 @@ import pytest
 
 from fairque import InvalidInput, Retry, TaskInfo, TaskQueue, TaskState, UnknownTask, Worker, current_task, task
 from fairque.settings import QueueSettings
-from fairque.tasks.task import registry
+from fairque.tasks.registry import registry
 from fairque.worker.progress import INTERVAL
 from tests.support.core import outcome
 from tests.support.eventually import eventually

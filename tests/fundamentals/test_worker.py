@@ -22,7 +22,7 @@ from fairque import (
     current_task,
     task,
 )
-from fairque.tasks.task import registry
+from fairque.tasks.registry import registry
 from tests.fundamentals import in_processes
 from tests.fundamentals.in_threads import WorkerThread, loop_blocked_until
 from tests.support.eventually import eventually

@@ -29,7 +29,7 @@ from fairque import (
     xcom_task,
 )
 from fairque.redis.scripts import load
-from fairque.tasks.task import registry
+from fairque.tasks.registry import registry
 from tests.fundamentals import in_processes
 from tests.support.proxy import CuttingProxy
 from tests.support.servers import Server

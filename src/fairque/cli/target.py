@@ -11,7 +11,7 @@ from typing import Any
 
 from fairque import TaskQueue
 from fairque.cli.problem import Problem, describe
-from fairque.tasks.task import TaskFunction
+from fairque.tasks.function import TaskFunction
 
 __all__ = ["load_module", "load_queue", "load_task"]
 

@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -15,12 +15,10 @@ from fairque.checks import check_seconds
 from fairque.errors import QueueUnavailable, ResultNotKept, ResultTimeout, TaskCanceled, TaskFailed, UnknownTask
 from fairque.models import TaskInfo, TaskState
 from fairque.queue.task_info import ended_info, living_info, told_by
+from fairque.redis.listener import Listener
+from fairque.redis.store import Store
 from fairque.tasks.message import Record, decode_record, record_state
-
-if TYPE_CHECKING:
-    from fairque.redis.listener import Listener
-    from fairque.redis.store import Store
-    from fairque.tasks.task import TaskFunction
+from fairque.tasks.signature import Signature
 
 __all__ = ["Cancellation", "TaskHandle"]
 
@@ -46,7 +44,7 @@ class TaskHandle(Generic[R_co]):
         created: False when a living task had this id already, so that the call added none.
     """
 
-    __slots__ = ("_function", "_source", "created", "task_id", "user_id")
+    __slots__ = ("_signature", "_source", "created", "task_id", "user_id")
 
     def __init__(
         self,
@@ -55,10 +53,10 @@ class TaskHandle(Generic[R_co]):
         task_id: str,
         *,
         created: bool = True,
-        function: TaskFunction[Any, Any] | None = None,
+        signature: Signature | None = None,
     ) -> None:
         self._source = source
-        self._function = function
+        self._signature = signature
         self.user_id = user_id
         self.task_id = task_id
         self.created = created
@@ -192,8 +190,8 @@ class TaskHandle(Generic[R_co]):
         if not record.kept:
             raise ResultNotKept(f"task {self.task_id!r} of user {self.user_id!r} finished, its result was not kept")
         try:
-            if self._function is not None:
-                return self._function.signature.result_decoder().decode(record.value)  # type: ignore[no-any-return]
+            if self._signature is not None:
+                return self._signature.result_decoder().decode(record.value)  # type: ignore[no-any-return]
         except Exception:
             # The function did not keep its word: the value is given as it came. (Code of its class may raise anything.)
             logger.debug("the result of task %s does not fit its annotation", self.task_id)

@@ -33,7 +33,8 @@ from fairque.settings import QueueSettings, checked_settings
 from fairque.tasks.message import new_nonce
 from fairque.tasks.options import Dependency
 from fairque.tasks.pipeline import Pipeline, parallel
-from fairque.tasks.task import Task, task_of
+from fairque.tasks.registry import function_for
+from fairque.tasks.task import Task
 
 __all__ = ["TaskQueue"]
 
@@ -193,7 +194,7 @@ class TaskQueue(Tenants):
             return cast("TaskHandle[R]", run[graph.names()[changed]])
         new = self._make(changed, user_id, new_nonce(), defaultdict(dict))
         [created] = await self._producer.submit((new,))
-        return TaskHandle(self._source, new.user_id, new.task_id, created=created, function=changed.function)
+        return TaskHandle(self._source, new.user_id, new.task_id, created=created, signature=changed.signature)
 
     async def enqueue_many(
         self,
@@ -225,7 +226,7 @@ class TaskQueue(Tenants):
             made.append((changed, new))
         created = await self._producer.send_all([new for _, new in made])
         return [
-            TaskHandle(self._source, new.user_id, new.task_id, created=is_new, function=task.function)
+            TaskHandle(self._source, new.user_id, new.task_id, created=is_new, signature=task.signature)
             for (task, new), is_new in zip(made, created, strict=True)
         ]
 
@@ -238,7 +239,7 @@ class TaskQueue(Tenants):
         **options: Any,
     ) -> str:
         """Add a call of a registered function, given as such or as what `@task` made of it. Returns the task's id."""
-        made = task_of(fn, tuple(args), kwargs or {}).options(**options)
+        made = function_for(fn)(*args, **(kwargs or {})).options(**options)
         return (await self.enqueue(made, user_id=user_id)).task_id
 
     def handle(self, user_id: str, task_id: str) -> TaskHandle[Any]:
@@ -394,7 +395,7 @@ class TaskQueue(Tenants):
         await self._producer.submit(plan.tasks)
         nodes = cast("tuple[Task[Any], ...]", pipeline.nodes)
         handles: dict[str, TaskHandle[Any]] = {
-            plan.names[node]: TaskHandle(self._source, plan.user_id, new.task_id, function=node.function)
+            plan.names[node]: TaskHandle(self._source, plan.user_id, new.task_id, signature=node.signature)
             for node, new in zip(nodes, plan.tasks, strict=True)
         }
         return PipelineHandle(plan.user_id, plan.run_id, handles, [plan.names[leaf] for leaf in pipeline.leaves])

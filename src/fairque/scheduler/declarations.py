@@ -14,7 +14,8 @@ from fairque.schedule.spec import Spec
 from fairque.schedule.timetable import Timetable
 from fairque.scheduler.firing import Template
 from fairque.scheduler.misfire import jittered
-from fairque.tasks.task import Task, registry
+from fairque.tasks.registry import registry
+from fairque.tasks.task import Task
 
 __all__ = ["Declarations"]
 

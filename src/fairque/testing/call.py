@@ -10,8 +10,8 @@ import msgspec
 
 from fairque import BadArguments, InvalidInput
 from fairque.tasks.message import NIL, Message, encode_value, is_payload
+from fairque.tasks.registry import get_function
 from fairque.tasks.signature import resolve
-from fairque.tasks.task import get_function
 
 __all__ = ["Call", "call_in"]
 

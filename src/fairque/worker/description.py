@@ -10,7 +10,7 @@ from typing import Any
 
 from fairque.redis.keys import encode_user
 from fairque.redis.store import UserGroup
-from fairque.tasks.task import registry
+from fairque.tasks.registry import registry
 from fairque.version import __version__
 from fairque.worker.assignment import shown
 

@@ -17,9 +17,10 @@ from fairque.models import FailureKind
 from fairque.queue.xcom import DEFAULT_NAMESPACE, BlockingXCom, XCom
 from fairque.redis.delivery import Delivery
 from fairque.tasks.failure import Failure, Raised, RaisedElsewhere, Reply
+from fairque.tasks.function import TaskFunction
 from fairque.tasks.message import Message, Overrides, decode_body, encode_value, is_payload
 from fairque.tasks.options import NO_OPTIONS
-from fairque.tasks.task import TaskFunction, get_function
+from fairque.tasks.registry import get_function
 from fairque.worker.context import TaskContext, running
 from fairque.worker.inputs import Inputs
 from fairque.worker.job import Job, JobContext

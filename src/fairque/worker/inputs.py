@@ -15,9 +15,9 @@ from fairque.models import TaskState
 from fairque.queue.xcom import XCom
 from fairque.redis.delivery import Delivery
 from fairque.redis.store import Store
+from fairque.tasks.function import TaskFunction
 from fairque.tasks.message import NIL, Message, Overrides, decode_record
 from fairque.tasks.signature import resolve
-from fairque.tasks.task import TaskFunction
 
 __all__ = ["Inputs"]
 

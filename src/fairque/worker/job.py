@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 
 from fairque.redis.delivery import Delivery
+from fairque.tasks.function import TaskFunction
 from fairque.tasks.message import Firing, Message, Overrides
 from fairque.tasks.options import TaskOptions
-from fairque.tasks.task import TaskFunction
 from fairque.worker.context import Services, TaskContext
 
 __all__ = ["Job", "JobContext"]

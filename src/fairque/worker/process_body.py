@@ -11,8 +11,9 @@ import msgspec
 
 from fairque.errors import InvalidInput
 from fairque.tasks.failure import Failure, Raised, Reply, encode_result, raised_by
+from fairque.tasks.function import TaskFunction
 from fairque.tasks.message import encode_value
-from fairque.tasks.task import TaskFunction, get_function
+from fairque.tasks.registry import get_function
 from fairque.worker.context import TaskContext, running
 
 __all__ = ["run_in_process"]

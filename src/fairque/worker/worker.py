@@ -19,7 +19,7 @@ from fairque.errors import FairqueError, InvalidInput, QueueUnavailable
 from fairque.queue.queue import TaskQueue
 from fairque.redis.delivery import Claim, Delivery
 from fairque.scheduler.scheduler import TaskScheduler
-from fairque.tasks.task import registry
+from fairque.tasks.registry import registry
 from fairque.worker.assignment import EVERYONE, assignment
 from fairque.worker.description import describe_worker, names_known, new_worker_id
 from fairque.worker.executor import Executor, TaskHandler
