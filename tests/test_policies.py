@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from fairque import Breaker, DependencyError, QueueFull, Rate
-from fairque.policy import changes_of
+from fairque.policy import TaskLimit, changes_of
 from fairque.redis.delivery import Delivery, Needs
 from fairque.redis.keys import encode_user
 from fairque.redis.store import Store
@@ -653,7 +653,7 @@ def named(user_id: str, name: str, *ids: str, priority: int = 3) -> list[Any]:
 
 
 async def limit(core: Core, name: str, most: int | None = None, rate: Rate | None = None) -> None:
-    await core.store.set_limits([(name, most, rate)], declared=False)
+    await core.store.set_limits([(name, TaskLimit(max_running=most, rate=rate))], declared=False)
 
 
 async def test_no_more_of_a_name_run_than_may_and_what_is_behind_them_is_not_blocked(core: Core) -> None:

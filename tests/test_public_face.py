@@ -170,6 +170,12 @@ def test_a_module_imports_what_its_folder_may(module: str):
         assert package not in others or room(module) in homes.split(), f"{module} imports {package}"
 
 
+def test_a_task_function_knows_none_of_the_features_that_hang_on_it():
+    features = {f"tasks/{name}" for name in ("cost", "limits", "schedule", "xcom")}
+    for core in ("task", "function", "registry"):
+        assert not imports(modules()[f"tasks/{core}"])[0] & features
+
+
 def test_no_imports_run_in_circles():
     graph = {
         module: imports(path)[0] - {".", module} for module, path in modules().items() if room(module) not in EDGES

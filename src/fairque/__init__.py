@@ -50,7 +50,7 @@ from fairque.queue.xcom import BlockingXCom, XCom, XComManager
 from fairque.schedule.spec import ScheduledTask, ScheduleState
 from fairque.scheduler.scheduler import TaskScheduler
 from fairque.settings import QueueSettings
-from fairque.tasks.decorators import task, xcom_task
+from fairque.tasks.decorator import task
 from fairque.tasks.failure import Failure
 from fairque.tasks.function import TaskFunction
 from fairque.tasks.message import Firing
@@ -58,6 +58,7 @@ from fairque.tasks.options import TaskOptions
 from fairque.tasks.pipeline import Pipeline, parallel, sequential
 from fairque.tasks.retry import RetryPolicy
 from fairque.tasks.task import Task
+from fairque.tasks.xcom import xcom_task
 from fairque.version import __version__
 from fairque.worker.context import TaskContext, current_task
 from fairque.worker.executor import TaskHandler

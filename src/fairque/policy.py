@@ -27,6 +27,7 @@ __all__ = [
     "packed_rate",
     "policy_in",
     "stored_in",
+    "task_limit",
 ]
 
 LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6
@@ -146,6 +147,13 @@ def as_rate(value: Rate | str) -> Rate:
             count, number, unit = found.groups()
             return Rate(float(count), per=float(number or 1) * _UNITS[unit], burst=int(burst or 1))
     raise InvalidInput(f"a rate is Rate(100, per=60), or '100/m' with s, m, h or d, not {value!r}")
+
+
+def task_limit(max_running: int | None, rate: Rate | str | None) -> TaskLimit:
+    """Checked. Raises `InvalidInput`."""
+    if max_running is not None:
+        check_count("max_running", max_running, 1, MOST_TASKS)
+    return TaskLimit(max_running=max_running, rate=as_rate(rate) if rate is not None else None)
 
 
 def as_breaker(value: Breaker | str) -> Breaker:

@@ -12,7 +12,7 @@ from fairque.fairness import model_queue
 from fairque.fairness.choice import EVERYONE, Group
 from fairque.fairness.model_policies import EVERYBODY
 from fairque.fairness.model_queue import Ending, Kind, ModelQueue, ModelTask
-from fairque.policy import Policy, Rate, changes_of
+from fairque.policy import Policy, Rate, TaskLimit, changes_of
 from fairque.redis.delivery import Delivery, NewTask
 from fairque.redis.keys import encode_user
 from fairque.tasks.message import Message, encode_body
@@ -154,7 +154,7 @@ class Mirror:
         self.compare()
 
     async def set_limit(self, name: str, max_running: int | None, rate: Rate | None) -> None:
-        await self.core.store.set_limits([(name, max_running, rate)], declared=False)
+        await self.core.store.set_limits([(name, TaskLimit(max_running=max_running, rate=rate))], declared=False)
         self.model.set_limit(self.core.told_us(), name, max_running, rate)
         self.compare()
 

@@ -11,17 +11,16 @@ from fairque.checks import check_count, check_id
 from fairque.config.config import FairQueueConfig
 from fairque.errors import InvalidInput, UnknownTask
 from fairque.policy import (
-    MOST_TASKS,
     Breaker,
     Policy,
     Rate,
     TaskLimit,
-    as_rate,
     changes_of,
     limit_in,
     merged,
     policy_in,
     stored_in,
+    task_limit,
 )
 from fairque.queue.explain import Explanation, explain
 from fairque.queue.usage import Demand, Shares, UsageHour, demand, shares, usage_in
@@ -171,11 +170,7 @@ class Tenants:
         A worker sets what `@task` says when it starts, so that a limit in code wins over this one.
         """
         check_id("task name", name)
-        if max_running is not None:
-            check_count("max_running", max_running, 1, MOST_TASKS)
-        await self._reader.set_limits(
-            [(name, max_running, as_rate(rate) if rate is not None else None)], declared=False
-        )
+        await self._reader.set_limits([(name, task_limit(max_running, rate))], declared=False)
 
     async def usage(self, user_id: str, since: datetime | None = None) -> list[UsageHour]:
         """What a user (``"*"``: all together) used, hour by hour, for bills; the current hour so far included.

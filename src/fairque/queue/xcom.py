@@ -21,7 +21,7 @@ from fairque.errors import FairqueError, InvalidInput, MessageTooLarge, XComMiss
 from fairque.redis.store import Store
 from fairque.settings import MAX_MESSAGE_BYTES
 from fairque.tasks.message import encode_value
-from fairque.tasks.xcom_options import LONGEST_TTL, MOST_NAMES
+from fairque.tasks.xcom import LONGEST_TTL, MOST_NAMES
 
 __all__ = ["DEFAULT_NAMESPACE", "DEFAULT_TTL", "BlockingXCom", "XCom", "XComManager", "ttl_to_ms"]
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from fairque.policy import Rate
+from fairque.policy import TaskLimit
 from fairque.redis.keys import encode_user
 from fairque.redis.script_caller import ScriptCaller
 
@@ -41,10 +41,10 @@ class TenantScripts(ScriptCaller):
         found: list[Any] = await self._call("usage", [user, *days])
         return found
 
-    async def set_limits(self, limits: Iterable[tuple[str, int | None, Rate | None]], *, declared: bool) -> None:
-        """Per task name: most that run at once, and how often they may start. `declared`: by the code of a worker."""
+    async def set_limits(self, limits: Iterable[tuple[str, TaskLimit]], *, declared: bool) -> None:
+        """By task name. `declared`: by the code of a worker."""
         args: list[Any] = [int(declared)]
-        for name, most, rate in limits:
-            args += (name, "" if most is None else most)
-            args += ("", "") if rate is None else (rate.interval_us, rate.burst)
+        for name, limit in limits:
+            args += (name, "" if limit.max_running is None else limit.max_running)
+            args += ("", "") if limit.rate is None else (limit.rate.interval_us, limit.rate.burst)
         await self._call("limits", args)

@@ -14,9 +14,9 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo, available_timezones
 
 from fairque.errors import InvalidInput
-from fairque.schedule.spec import Spec, spec_of
+from fairque.schedule.spec import Spec
 
-__all__ = ["Timetable", "check_cron", "check_timezone", "declared_spec"]
+__all__ = ["Timetable", "check_cron", "check_timezone"]
 
 _ALIASES = {
     "@yearly": "0 0 1 1 *",
@@ -216,15 +216,6 @@ def check_cron(expression: object) -> str:
     except CroniterError:
         raise InvalidInput(f"cron {expression!r} never comes: there is no such day") from None
     return expression
-
-
-def declared_spec(cron: str | None, every: timedelta | float | None, timezone: str, user_id: object) -> Spec:
-    """What ``@task(cron=…)`` says. Raises `InvalidInput`."""
-    if user_id is None:
-        raise InvalidInput("a task that declares a schedule needs a user: @task(cron=…, user_id='system')")
-    if cron is not None:
-        check_cron(cron)
-    return spec_of({"cron_expr": cron, "every": every, "timezone": check_timezone(timezone)})
 
 
 def _expanded(expression: str) -> str:

@@ -14,7 +14,7 @@ from fairque.schedule.spec import Spec
 from fairque.schedule.timetable import Timetable
 from fairque.scheduler.firing import Template
 from fairque.scheduler.misfire import jittered
-from fairque.tasks.registry import registry
+from fairque.tasks.schedule import declared_schedules
 from fairque.tasks.task import Task
 
 __all__ = ["Declarations"]
@@ -74,14 +74,13 @@ class Declarations:
 
     def _own(self) -> list[Declaration]:
         found = []
-        for function in list(registry.values()):
-            if function.schedule is not None:
-                try:
-                    template = self._make_template(function(), None)
-                except FairqueError as exc:
-                    self._warn(function.name, f"it cannot be declared: {exc}")
-                else:
-                    found.append(Declaration(function.name, function.schedule, template))
+        for function, spec in declared_schedules():
+            try:
+                template = self._make_template(function(), None)
+            except FairqueError as exc:
+                self._warn(function.name, f"it cannot be declared: {exc}")
+            else:
+                found.append(Declaration(function.name, spec, template))
         return found
 
     async def _register(self, declaration: Declaration) -> None:

@@ -4,45 +4,45 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, Generic, Literal, ParamSpec, TypeVar
+from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
 from fairque.errors import InvalidInput
-from fairque.policy import Rate
-from fairque.schedule.spec import Spec
-from fairque.tasks.cost import told_cost
 from fairque.tasks.options import TaskOptions
 from fairque.tasks.signature import Signature
 from fairque.tasks.task import Task, check_upstream
-from fairque.tasks.xcom_options import NO_XCOM, XComOptions
 
-__all__ = ["RunIn", "TaskFunction", "default_name"]
+__all__ = ["Attach", "Decorator", "OnCall", "RunIn", "TaskFunction", "default_name"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+F = TypeVar("F")
 RunIn = Literal["loop", "thread", "process"]
+OnCall: TypeAlias = "Callable[[Task[Any], tuple[Any, ...], Mapping[str, Any]], Task[Any]]"
+"""Given the task that a call made, and its arguments: the task to hand out."""
 
 
 class TaskFunction(Generic[P, R]):
-    """What `@task` leaves in place of a function."""
+    """What `@task` leaves in place of a function.
 
-    def __init__(
-        self, fn: Callable[P, Any], name: str, run_in: RunIn | None, defaults: TaskOptions, xcom: XComOptions = NO_XCOM
-    ) -> None:
+    What else `@task` can do hangs on it from outside, see `Attach`: as a value that is found by its class (`feature`),
+    as another `signature`, or as a step of each call (`on_call`).
+    """
+
+    def __init__(self, fn: Callable[P, Any], name: str | None, run_in: RunIn | None, defaults: TaskOptions) -> None:
+        if isinstance(fn, (type, TaskFunction)) or not hasattr(fn, "__qualname__"):
+            raise InvalidInput(f"only a function can be a task, not {fn!r}")
         self.fn = fn
-        self.name = name
+        self.name = name or default_name(fn)
         self.run_in = _where(fn, run_in)
         self.defaults = defaults
-        self.xcom = xcom
-        self.max_running: int | None = None
-        self.rate: Rate | None = None
-        self.cost_of: Callable[..., float] | None = None
-        self.schedule: Spec | None = None
-        self.signature = Signature(fn, name, given=frozenset(xcom.pull_keys), lenient=xcom.auto)
+        self.signature = Signature(fn, self.name)
+        self.on_call: tuple[OnCall, ...] = ()
+        self._features: dict[type, Any] = {}
         self.__doc__ = fn.__doc__
-        self.__name__ = getattr(fn, "__name__", name)
-        self.__qualname__ = getattr(fn, "__qualname__", name)
+        self.__name__ = getattr(fn, "__name__", self.name)
+        self.__qualname__ = fn.__qualname__
         self.__module__ = fn.__module__
         self.__wrapped__ = fn
 
@@ -57,23 +57,40 @@ class TaskFunction(Generic[P, R]):
             made: Task[R] = Task(self.name, self.signature.encode_none(), None, self.signature, self.defaults)
         else:
             encoded, encoded_kwargs, upstream = self.signature.encode(args, kwargs)
-            kept = check_upstream(upstream) if upstream else ()
-            made = Task(self.name, encoded, encoded_kwargs, self.signature, self.defaults, kept)
-        if self.cost_of is None:
-            return made
-        return made.options(cost=told_cost(self, self.cost_of, args, kwargs, knows_all=not made.upstream))
+            checked = check_upstream(upstream) if upstream else ()
+            made = Task(self.name, encoded, encoded_kwargs, self.signature, self.defaults, checked)
+        for step in self.on_call:
+            made = step(made, args, kwargs)
+        return made
 
     def options(self, **changes: Any) -> TaskFunction[P, R]:
         """A copy whose tasks have other options; the registered function stays as it is."""
         copy = object.__new__(TaskFunction)
         copy.__dict__.update(self.__dict__)
         copy.defaults = self.defaults.merged(changes)
-        if "cost" in changes:
-            copy.cost_of = None
         return copy
+
+    def add(self, feature: object) -> None:
+        """Hang a value on the function, one of each class."""
+        self._features[type(feature)] = feature
+
+    def feature(self, kind: type[F]) -> F | None:
+        """The value of this class that hangs on the function."""
+        return self._features.get(kind)
 
     def __repr__(self) -> str:
         return f"<task {self.name}>"
+
+
+Attach: TypeAlias = "Callable[[TaskFunction[Any, Any]], None]"
+"""What a feature does with a function that uses it, before the function is registered."""
+
+
+class Decorator(Protocol):
+    @overload
+    def __call__(self, fn: Callable[P, Awaitable[R]], /) -> TaskFunction[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> TaskFunction[P, R]: ...
 
 
 def default_name(fn: Callable[..., Any]) -> str:

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fairque.checks import check_id
 from fairque.errors import DuplicateTask, InvalidInput
-from fairque.tasks.function import TaskFunction, default_name
+from fairque.tasks.function import Attach, RunIn, TaskFunction, default_name
+from fairque.tasks.options import NO_OPTIONS
 
 __all__ = ["function_for", "get_function", "register", "registry", "unregister"]
 
 registry: dict[str, TaskFunction[Any, Any]] = {}
 
 
-def register(function: TaskFunction[Any, Any]) -> None:
-    """Raises `DuplicateTask` where the name is taken by another function."""
-    check_id("task name", function.name)
-    known = registry.setdefault(function.name, function)
-    if known is not function:
-        taken_by = f"{known.fn.__module__}.{known.fn.__qualname__}"
-        raise DuplicateTask(f"the name {function.name!r} is taken by {taken_by}")
+def register(
+    fn: Callable[..., Any],
+    name: str | None,
+    run_in: RunIn | None,
+    options: Mapping[str, Any],
+    features: Iterable[Attach] = (),
+) -> TaskFunction[Any, Any]:
+    """Make a function a task that workers find. Raises `InvalidInput`, and `DuplicateTask` for a name that is taken."""
+    made: TaskFunction[Any, Any] = TaskFunction(fn, name, run_in, NO_OPTIONS.merged(options))
+    check_id("task name", made.name)
+    for attach in features:
+        attach(made)
+    known = registry.setdefault(made.name, made)
+    if known is not made:
+        raise DuplicateTask(f"the name {made.name!r} is taken by {known.fn.__module__}.{known.fn.__qualname__}")
+    return made
 
 
 def get_function(name: str) -> TaskFunction[Any, Any] | None:

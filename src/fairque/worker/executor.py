@@ -14,13 +14,14 @@ from anyio import BrokenWorkerProcess, CapacityLimiter
 
 from fairque.errors import BadArguments
 from fairque.models import FailureKind
-from fairque.queue.xcom import DEFAULT_NAMESPACE, BlockingXCom, XCom
+from fairque.queue.xcom import BlockingXCom, XCom
 from fairque.redis.delivery import Delivery
 from fairque.tasks.failure import Failure, Raised, RaisedElsewhere, Reply
 from fairque.tasks.function import TaskFunction
 from fairque.tasks.message import Message, Overrides, decode_body, encode_value, is_payload
 from fairque.tasks.options import NO_OPTIONS
 from fairque.tasks.registry import get_function
+from fairque.tasks.xcom import xcom_of
 from fairque.worker.context import TaskContext, running
 from fairque.worker.inputs import Inputs
 from fairque.worker.job import Job, JobContext
@@ -73,7 +74,7 @@ class Executor:
         function = self._function_for(message)
         defaults = function.defaults if function is not None else NO_OPTIONS
         context = JobContext(delivery, message.name, self._worker_id, self, function, overrides.schedule)
-        if overrides.inputs or (function is not None and function.xcom.reads):
+        if overrides.inputs or xcom_of(function).reads:
             return Job(delivery, message.name, overrides, defaults, function, (), {}, began, context, message)
         args, kwargs = _arguments(message, function)
         return Job(delivery, message.name, overrides, defaults, function, args, kwargs, began, context)
@@ -128,7 +129,7 @@ class Executor:
         try:
             if job.overrides.inputs:
                 message = await self._inputs.arguments(job.delivery, message)
-            if job.function is not None and job.function.xcom.reads:
+            if job.function is not None and xcom_of(job.function).reads:
                 job.args, job.kwargs = await self._given(job, message, job.function)
             else:
                 job.args, job.kwargs = _arguments(message, job.function)
@@ -139,10 +140,10 @@ class Executor:
     async def _given(self, job: Job, message: Message, function: TaskFunction[Any, Any]) -> tuple[Any, dict[str, Any]]:
         """The arguments, with what its XCom options say: results of dependencies, and pulled values."""
         args, kwargs = function.signature.decode(message.args, message.kwargs)
-        inputs = job.context.inputs
-        if function.xcom.auto and job.overrides.depends_on:
+        xcom, inputs = xcom_of(function), job.context.inputs
+        if xcom.auto and job.overrides.depends_on:
             inputs.update(await self._inputs.results(job.delivery, job.overrides.depends_on))
-        if function.xcom.pull_keys:
+        if xcom.pull_keys:
             inputs.update(await self._inputs.pulled(job.delivery, function))
         kwargs |= function.signature.accepted(inputs, len(args), kwargs)
         function.signature.check_call(args, kwargs)
@@ -151,8 +152,7 @@ class Executor:
     def xcom(self, context: TaskContext) -> XCom | BlockingXCom:
         assert isinstance(context, JobContext)
         function = context.function
-        namespace = function.xcom.namespace if function is not None else DEFAULT_NAMESPACE
-        values = self._inputs.xcom(context.user_id, namespace)
+        values = self._inputs.xcom(context.user_id, xcom_of(function).namespace)
         return BlockingXCom(values) if function is not None and function.run_in == "thread" else values
 
     def progress(self, context: TaskContext, fraction: float, message: str) -> None:

@@ -18,6 +18,7 @@ from fairque.redis.store import Store
 from fairque.tasks.function import TaskFunction
 from fairque.tasks.message import NIL, Message, Overrides, decode_record
 from fairque.tasks.signature import resolve
+from fairque.tasks.xcom import xcom_of
 
 __all__ = ["Inputs"]
 
@@ -55,7 +56,7 @@ class Inputs:
 
     async def pulled(self, delivery: Delivery, function: TaskFunction[Any, Any]) -> dict[str, Any]:
         """XCom values by parameter. Raises `BadArguments` for one that is missing and has no default."""
-        options = function.xcom
+        options = xcom_of(function)
         xcom = self.xcom(delivery.user_id, options.namespace)
         found = await _insist(partial(xcom.pull_many, list(options.pull_keys.values())))
         values = {}

@@ -16,6 +16,7 @@ from fairque.settings import QueueSettings
 from fairque.tasks.failure import Failure, Raised, encode_result, raised_by
 from fairque.tasks.message import Record, encode_record
 from fairque.tasks.retry import RetryPolicy
+from fairque.tasks.xcom import xcom_of
 from fairque.worker.job import Job
 
 __all__ = ["Outcomes"]
@@ -134,8 +135,8 @@ class Outcomes:
 
 def _pushed(job: Job, encoded: bytes) -> bytes:
     """The result as an XCom value, to be written with the outcome."""
-    options = job.function.xcom if job.function is not None else None
-    if options is None or options.push_key is None:
+    options = xcom_of(job.function)
+    if options.push_key is None:
         return b""
     space, key = encode_user(options.namespace).encode(), options.push_key.encode()
     return struct.pack(">IId", len(space), len(key), ttl_to_ms(options.ttl_seconds)) + space + key + encoded

@@ -19,7 +19,7 @@ from fairque.errors import FairqueError, InvalidInput, QueueUnavailable
 from fairque.queue.queue import TaskQueue
 from fairque.redis.delivery import Claim, Delivery
 from fairque.scheduler.scheduler import TaskScheduler
-from fairque.tasks.registry import registry
+from fairque.tasks.limits import declared_limits
 from fairque.worker.assignment import EVERYONE, assignment
 from fairque.worker.description import describe_worker, names_known, new_worker_id
 from fairque.worker.executor import Executor, TaskHandler
@@ -273,7 +273,7 @@ class Worker:
 
     async def _declare_limits(self) -> None:
         """What the code says of task names holds for every worker, from the first claim on."""
-        limits = [(function.name, function.max_running, function.rate) for function in registry.values()]
+        limits = declared_limits()
         while limits and not self._stopping:
             try:
                 await self._claims.set_limits(limits[:LIMITS], declared=True)

@@ -1,0 +1,100 @@
+"""`@task`, which makes a function a task, and the features that stand behind its options."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from typing import Any, Literal, ParamSpec, TypeVar, overload
+
+from fairque.models import Priority
+from fairque.policy import Rate
+from fairque.tasks.cost import take_cost
+from fairque.tasks.function import Attach, Decorator, RunIn, TaskFunction
+from fairque.tasks.limits import take_limits
+from fairque.tasks.options import Dependency
+from fairque.tasks.registry import register
+from fairque.tasks.retry import RetryPolicy
+from fairque.tasks.schedule import take_schedule
+from fairque.tasks.xcom import take_xcom
+
+__all__ = ["task"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+FEATURES: tuple[Callable[[dict[str, Any]], Attach | None], ...] = (take_cost, take_limits, take_xcom, take_schedule)
+"""Each takes its own options out of those of `@task`, checks them, and returns what it does with the function.
+
+What none of them takes is for `TaskOptions`. A feature is its file: without it here, its options are unknown.
+"""
+
+
+@overload
+def task(fn: Callable[P, Awaitable[R]], /) -> TaskFunction[P, R]: ...
+@overload
+def task(fn: Callable[P, R], /) -> TaskFunction[P, R]: ...
+@overload
+def task(
+    *,
+    name: str | None = None,
+    run_in: RunIn | None = None,
+    priority: Priority | int | None = None,
+    max_retries: int | None = None,
+    retry: RetryPolicy | None = None,
+    timeout: float | None = None,
+    result_ttl: float | None = None,
+    cost: float | Callable[..., float] | None = None,
+    cron: str | None = None,
+    every: timedelta | float | None = None,
+    timezone: str = "UTC",
+    user_id: str | None = None,
+    task_id: str | None = None,
+    depends_on: Sequence[Dependency] = (),
+    on_dependency_failure: Literal["wait", "cancel", "run"] | None = None,
+    allow_unknown: bool | None = None,
+    auto_xcom: bool = False,
+    enable_xcom: bool = False,
+    push_key: str | None = None,
+    max_running: int | None = None,
+    rate: Rate | str | None = None,
+) -> Decorator: ...
+def task(
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    run_in: RunIn | None = None,
+    **options: Any,
+) -> Any:
+    """Make a function a task, with options or bare.
+
+    Async functions run on the worker's event loop, plain ones in threads, or with ``run_in="process"`` in a
+    subprocess of the worker (the arguments and the result are then pickled between the two on the same machine).
+
+    Args:
+        name: Under which workers find it; default: module and qualified name.
+        run_in: ``"loop"``, ``"thread"`` or ``"process"``.
+        auto_xcom: The results of its direct dependencies arrive by task name, in `current_task().inputs` and as those
+            parameters of these names that the caller did not give.
+        enable_xcom: Push the result as an XCom value under `push_key`, or under the function's name.
+        push_key: Push the result as an XCom value under this key.
+        max_running: Most tasks of this name that run at once, of all users together. Those that must wait block nothing
+            behind them.
+        rate: How often tasks of this name may start, of all users together: ``"100/m"`` or a `Rate`.
+        cost: What one service charges to the user, or a function that tells it from the arguments of a call.
+        cron: Workers that know the function have it run at these times, with no arguments, for its `user_id`; see
+            `TaskScheduler.add_schedule`. The schedule's id is the name of the task.
+        every: Instead: an interval, as a timedelta or in seconds.
+        timezone: What `cron` is about.
+        options: See `TaskOptions`.
+
+    Raises:
+        DuplicateTask: The name is taken by another function.
+        InvalidInput: A value breaks a rule.
+    """
+
+    features = [attach for take in FEATURES if (attach := take(options)) is not None]
+
+    def decorate(function: Callable[..., Any]) -> TaskFunction[Any, Any]:
+        return register(function, name, run_in, options, features)
+
+    return decorate if fn is None else decorate(fn)
