@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairque.fairness.choice import FairChoice, SortedSet
-from fairque.fairness.model_queue import Delivery, ModelQueue, ModelTask
+from fairque.fairness.model_queue import ModelDelivery, ModelQueue, ModelTask
 from fairque.models import TaskState
 from tests.support.fair_share import FairShareWitness
 from tests.support.traffic import Claim, Enqueue, Settle, Step, Steps, costs, steps, tenants, weights
@@ -38,7 +38,7 @@ class Traffic:
         for user_id, (weight, _) in of_users.items():
             self.queue.choice.set_weight(user_id, weight)
         self.now_us = MINUTE_US
-        self.held: dict[str, list[Delivery]] = {}
+        self.held: dict[str, list[ModelDelivery]] = {}
         self.order: list[str] = []
         self._ids = itertools.count()
 
@@ -247,11 +247,11 @@ def queue() -> ModelQueue:
     return ModelQueue()
 
 
-def claim(queue: ModelQueue, want: int = 10, *, worker: str = "w", at_ms: int = 60_000) -> list[Delivery]:
+def claim(queue: ModelQueue, want: int = 10, *, worker: str = "w", at_ms: int = 60_000) -> list[ModelDelivery]:
     return queue.claim(at_ms * 1000, worker, want, lease_ms=LEASE_MS)
 
 
-def ids(deliveries: list[Delivery]) -> list[str]:
+def ids(deliveries: list[ModelDelivery]) -> list[str]:
     return [delivery.task.task_id for delivery in deliveries]
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fairque import Breaker, QueueFull, Rate
 from fairque.fairness.choice import FairChoice
-from fairque.fairness.model_queue import Delivery, Kind, ModelQueue, ModelTask
+from fairque.fairness.model_queue import Kind, ModelDelivery, ModelQueue, ModelTask
 from tests.support.fair_share import FairShareWitness
 from tests.support.traffic import Claim, Enqueue, Settle, Step, Steps, costs, steps, tenants, weights
 
@@ -32,7 +32,7 @@ class Traffic:
     def __init__(self) -> None:
         self.queue = ModelQueue()
         self.now_us = MINUTE_US
-        self.held: dict[str, list[Delivery]] = {}
+        self.held: dict[str, list[ModelDelivery]] = {}
         self._ids = itertools.count()
 
     def govern(self, user_id: str, **fields: Any) -> None:
@@ -42,7 +42,7 @@ class Traffic:
         made = [ModelTask(user_id, str(next(self._ids)), **fields) for _ in range(tasks)]
         assert all(self.queue.enqueue(self.now_us, made))
 
-    def claim(self, want: int = 1, worker: str = "w") -> list[Delivery]:
+    def claim(self, want: int = 1, worker: str = "w") -> list[ModelDelivery]:
         taken = self.queue.claim(self.now_us, worker, want, lease_ms=LEASE_MS)
         self.held.setdefault(worker, []).extend(taken)
         return taken
@@ -59,10 +59,10 @@ class Traffic:
             self.settle()
         return turns
 
-    def play(self, steps: Steps) -> Iterator[tuple[Step, list[Delivery]]]:
+    def play(self, steps: Steps) -> Iterator[tuple[Step, list[ModelDelivery]]]:
         for step in steps:
             self.now_us += 1000
-            taken: list[Delivery] = []
+            taken: list[ModelDelivery] = []
             match step:
                 case Enqueue():
                     self.enqueue(step.user_id, len(step.parts))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fairque import InvalidInput
 from fairque.schedule.spec import Spec, moment_of, spec_of
 from fairque.schedule.timetable import Timetable, check_cron, check_timezone
-from fairque.scheduler.misfire import Plan, jittered, plan
+from fairque.scheduler.misfire import FiringPlan, jittered, plan
 
 MINUTE = 60_000
 HOUR = 60 * MINUTE
@@ -175,42 +175,44 @@ def minutely(**options: object) -> tuple[Spec, Timetable]:
     return spec, Timetable(spec, 0)
 
 
-def planned(spec_and_table: tuple[Spec, Timetable], now: float, slot: int = 10) -> Plan:
+def planned(spec_and_table: tuple[Spec, Timetable], now: float, slot: int = 10) -> FiringPlan:
     """In minutes."""
     found = plan(*spec_and_table, slot * MINUTE, slot * MINUTE, round(now * MINUTE))
     assert found.next_slot is not None
-    return Plan(found.slot and found.slot // MINUTE, found.missed, found.next_slot // MINUTE)
+    return FiringPlan(found.slot and found.slot // MINUTE, found.missed, found.next_slot // MINUTE)
 
 
 @pytest.mark.parametrize("misfire", ["once", "skip", "all"])
 @pytest.mark.parametrize("now", [10, 10.01, 11.5])
 def test_a_slot_within_the_grace_fires(misfire: str, now: float):
-    assert planned(minutely(misfire=misfire), now) == Plan(10, 0, 11)
+    assert planned(minutely(misfire=misfire), now) == FiringPlan(10, 0, 11)
 
 
 def test_once_fires_the_last_slot_for_all():
-    assert planned(minutely(misfire="once"), 20.5) == Plan(20, 10, 21)
+    assert planned(minutely(misfire="once"), 20.5) == FiringPlan(20, 10, 21)
 
 
 def test_skip_drops_what_is_too_late_and_keeps_what_is_not():
-    assert planned(minutely(misfire="skip"), 20.4) == Plan(None, 9, 19)
-    assert planned(minutely(misfire="skip"), 11.6) == Plan(None, 1, 11)
+    assert planned(minutely(misfire="skip"), 20.4) == FiringPlan(None, 9, 19)
+    assert planned(minutely(misfire="skip"), 11.6) == FiringPlan(None, 1, 11)
 
 
 def test_all_fires_each_one():
-    assert planned(minutely(misfire="all"), 20.4) == Plan(10, 0, 11)
+    assert planned(minutely(misfire="all"), 20.4) == FiringPlan(10, 0, 11)
 
 
 def test_all_drops_the_oldest_above_its_limit():
     late = minutely(misfire="all", misfire_limit=3)
-    assert planned(late, 20.4) == Plan(None, 6, 16)
-    assert [planned(late, 20.4, slot) for slot in range(16, 20)] == [Plan(slot, 0, slot + 1) for slot in range(16, 20)]
+    assert planned(late, 20.4) == FiringPlan(None, 6, 16)
+    assert [planned(late, 20.4, slot) for slot in range(16, 20)] == [
+        FiringPlan(slot, 0, slot + 1) for slot in range(16, 20)
+    ]
 
 
 def test_what_was_missed_in_a_long_time_is_counted_up_to_a_limit():
     spec = spec_of({"every": 1, "misfire": "once"})
     year = 365 * 24 * HOUR
-    assert plan(spec, Timetable(spec, 0), 1000, 1000, year) == Plan(year, 1000, year + 1000)
+    assert plan(spec, Timetable(spec, 0), 1000, 1000, year) == FiringPlan(year, 1000, year + 1000)
 
 
 def test_jitter_is_worked_out_alike_by_all_and_stays_within_its_bounds():

@@ -10,8 +10,16 @@ import pytest
 from fairque.errors import InvalidInput
 from fairque.fairness.contention import Contention, jains_index
 from fairque.fairness.report import bounded_slowdown, percentile, report_on
-from fairque.fairness.simulate import POLICIES, Policy, PolicyName, Run, check_policy, new_policy, simulate
-from fairque.fairness.trace_files import Job, in_order
+from fairque.fairness.simulate import (
+    POLICIES,
+    PolicyName,
+    SchedulingPolicy,
+    Simulation,
+    check_policy,
+    new_policy,
+    simulate,
+)
+from fairque.fairness.trace_files import TraceJob, in_order
 from fairque.redis.delivery import Delivery
 from fairque.redis.keys import encode_user
 from tests.support.core import Core
@@ -21,28 +29,29 @@ Step = tuple[str, list[int]]
 EVERYONE = "everyone"
 
 
-def flood(tasks: int = 20) -> list[Job]:
+def flood(tasks: int = 20) -> list[TraceJob]:
     """One user has it all at once; two others want one task each, a moment later."""
-    return [Job(0, "flood", 1.0)] * tasks + [Job(0.5, "ann", 1.0), Job(0.5, "bob", 1.0)]
+    return [TraceJob(0, "flood", 1.0)] * tasks + [TraceJob(0.5, "ann", 1.0), TraceJob(0.5, "bob", 1.0)]
 
 
-def run(jobs: list[Job], name: PolicyName, slots: int = 1, weights: dict[str, float] | None = None) -> Run:
+def run(jobs: list[TraceJob], name: PolicyName, slots: int = 1, weights: dict[str, float] | None = None) -> Simulation:
     return simulate(jobs, new_policy(name, weights or {}), slots, weights)
 
 
-def served(of: Run) -> list[str]:
+def served(of: Simulation) -> list[str]:
     return [of.jobs[number].user_id for number in of.order]
 
 
-def bursts(seed: int, tasks: int = 250, users: int = 7) -> list[Job]:
+def bursts(seed: int, tasks: int = 250, users: int = 7) -> list[TraceJob]:
     """As real traces are: few users put in most of it, in bursts, and few tasks are most of the work."""
     draw = random.Random(seed)
-    jobs: list[Job] = []
+    jobs: list[TraceJob] = []
     while len(jobs) < tasks:
         at, user_id = draw.uniform(0, 300), f"user {int(users * draw.random() ** 2)}/é"
         length = draw.choice([1, 1, 5, 30])
         jobs += [
-            Job(at, user_id, draw.lognormvariate(1, 1.5), draw.choice([0.25, 1.0, 1.0, 7.3])) for _ in range(length)
+            TraceJob(at, user_id, draw.lognormvariate(1, 1.5), draw.choice([0.25, 1.0, 1.0, 7.3]))
+            for _ in range(length)
         ]
     return in_order(jobs[:tasks])
 
@@ -59,13 +68,13 @@ def test_first_in_is_first_out_whoever_it_is() -> None:
 
 
 def test_round_robin_takes_one_of_each_whatever_it_costs() -> None:
-    jobs = [Job(0, "dear", 1.0, 9.0)] * 3 + [Job(0, "cheap", 1.0)] * 3
+    jobs = [TraceJob(0, "dear", 1.0, 9.0)] * 3 + [TraceJob(0, "cheap", 1.0)] * 3
     assert served(run(jobs, "round-robin")) == ["dear", "cheap"] * 3
     assert served(run(jobs, "fair"))[:5] == ["cheap", "dear", "cheap", "cheap", "dear"]
 
 
 def test_weights_are_shares() -> None:
-    jobs = [Job(0, user_id, 1.0) for user_id in "ab" for _ in range(300)]
+    jobs = [TraceJob(0, user_id, 1.0) for user_id in "ab" for _ in range(300)]
     first = served(run(jobs, "fair", weights={"b": 2}))[:300]
     assert abs(first.count("b") - 200) <= 2
 
@@ -86,7 +95,7 @@ def test_every_policy_serves_every_task_once_and_leaves_no_slot_idle(name: Polic
 
 
 def test_those_who_come_at_the_same_moment_are_served_as_if_they_came_together() -> None:
-    jobs = [Job(0, "a", 1.0)] * 4 + [Job(0, "b", 1.0)] * 4
+    jobs = [TraceJob(0, "a", 1.0)] * 4 + [TraceJob(0, "b", 1.0)] * 4
     assert served(run(jobs, "fair", slots=4)) == ["a", "b"] * 4
 
 
@@ -107,11 +116,11 @@ def test_an_unknown_policy_is_refused_by_name() -> None:
 class Witness:
     """Notes what a policy is asked and what it says."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: SchedulingPolicy) -> None:
         self.policy = policy
         self.steps: list[Step] = []
 
-    def add(self, now_us: int, number: int, job: Job) -> None:
+    def add(self, now_us: int, number: int, job: TraceJob) -> None:
         self.policy.add(now_us, number, job)
         self.steps.append(("add", [number]))
 
@@ -153,7 +162,7 @@ async def test_the_scripts_serve_a_trace_in_the_order_of_the_simulator(
     assert await order_of_the_scripts(core, jobs, witness.steps, one_owner=name == "fifo") == list(expected.order)
 
 
-async def order_of_the_scripts(core: Core, jobs: list[Job], steps: list[Step], *, one_owner: bool) -> list[int]:
+async def order_of_the_scripts(core: Core, jobs: list[TraceJob], steps: list[Step], *, one_owner: bool) -> list[int]:
     """The same calls in the same order."""
     held: dict[int, Delivery] = {}
     order: list[int] = []
@@ -196,7 +205,7 @@ def test_the_index_is_of_what_was_received_and_a_task_for_what_was_due() -> None
 
 
 def test_nobody_is_wronged_where_nobody_competes() -> None:
-    alone = run([Job(0, "a", 1.0)] * 5, "fifo")
+    alone = run([TraceJob(0, "a", 1.0)] * 5, "fifo")
     assert (alone.contention.index(), alone.contention.share("a")) == (1.0, 0.0)
 
 
@@ -223,7 +232,7 @@ def test_jains_index_is_1_for_equals_and_1_of_n_for_one_of_n(values: list[float]
 
 
 def test_a_report_has_the_waits_of_each_user() -> None:
-    report = report_on("fifo", run([Job(0, "a", 2.0)] * 3 + [Job(1, "b", 2.0)], "fifo"), 1, bound=1)
+    report = report_on("fifo", run([TraceJob(0, "a", 2.0)] * 3 + [TraceJob(1, "b", 2.0)], "fifo"), 1, bound=1)
     a, b = report.users
     assert (a.user, a.tasks, a.wait_mean, a.wait_p50, a.wait_p95) == ("a", 3, 2.0, 2.0, 4.0)
     assert (b.wait_mean, b.slowdown) == (5.0, 3.5)
@@ -245,7 +254,7 @@ def test_a_percentile_is_one_of_the_values() -> None:
 def test_a_long_trace_does_not_fill_the_memory() -> None:
     """What the policy keeps of tasks that have ended would grow with the trace."""
     policy = new_policy("fair", {})
-    simulate([Job(number * 1.0, f"u{number % 5}", 3.0) for number in range(3000)], policy, 2)
+    simulate([TraceJob(number * 1.0, f"u{number % 5}", 3.0) for number in range(3000)], policy, 2)
     model = policy._queue  # type: ignore[attr-defined]
     assert not model.ended
     assert not model.tasks

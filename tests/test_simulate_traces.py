@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fairque.errors import InvalidInput
-from fairque.fairness.trace_files import UNKNOWN_USER, Format, Job, in_order, read_trace
+from fairque.fairness.trace_files import UNKNOWN_USER, Format, TraceJob, in_order, read_trace
 
 CSV = "time,user,duration,cost\n10,ann,2.5,3\n12,bob,0,1\n"
 HEADER = "; Version: 2.2\n; Computer: \xa0none\n; this is no label\n;\n"
@@ -38,7 +38,7 @@ def refused(path: Path, format_: Format | None = None) -> str:
 
 def test_csv_has_times_from_the_first_task_on(tmp_path: Path) -> None:
     trace = read_trace(written(tmp_path / "t", CSV))
-    assert trace.jobs == [Job(0, "ann", 2.5, 3), Job(2, "bob", 0, 1)]
+    assert trace.jobs == [TraceJob(0, "ann", 2.5, 3), TraceJob(2, "bob", 0, 1)]
     assert not trace.left_out
 
 
@@ -51,7 +51,7 @@ def test_csv_has_times_from_the_first_task_on(tmp_path: Path) -> None:
     ],
 )
 def test_csv_may_have_its_columns_in_any_order_and_no_cost(tmp_path: Path, text: str) -> None:
-    assert read_trace(written(tmp_path / "t", text)).jobs == [Job(0, "ann", 2, 1)]
+    assert read_trace(written(tmp_path / "t", text)).jobs == [TraceJob(0, "ann", 2, 1)]
 
 
 def test_users_are_what_they_are_called(tmp_path: Path) -> None:
@@ -61,13 +61,13 @@ def test_users_are_what_they_are_called(tmp_path: Path) -> None:
 
 def test_the_standard_workload_format_has_comments_of_any_kind(tmp_path: Path) -> None:
     text = (HEADER + swf(3, 5.5, 7) + "; between\n\n" + swf(4, 0, 12)).encode("latin-1")
-    assert read_trace(written(tmp_path / "t", text)).jobs == [Job(0, "7", 5.5), Job(1, "12", 0)]
+    assert read_trace(written(tmp_path / "t", text)).jobs == [TraceJob(0, "7", 5.5), TraceJob(1, "12", 0)]
 
 
 def test_what_the_standard_workload_format_does_not_know_is_left_out_and_counted(tmp_path: Path) -> None:
     lines = [swf(0, 5), swf(-1, 5), swf(1, -1), swf(2, -1), swf(3, 5, -1), swf(4, 9, status=2), swf(4, 9, status=4)]
     trace = read_trace(written(tmp_path / "t", "".join(lines)))
-    assert trace.jobs == [Job(0, "7", 5), Job(3, UNKNOWN_USER, 5)]
+    assert trace.jobs == [TraceJob(0, "7", 5), TraceJob(3, UNKNOWN_USER, 5)]
     assert trace.left_out == {
         "without a submit time": 1,
         "without a run time": 2,

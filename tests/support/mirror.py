@@ -49,7 +49,7 @@ class Held(NamedTuple):
     """One delivery, as the scripts and as the model gave it out."""
 
     real: Delivery
-    model: model_queue.Delivery
+    model: model_queue.ModelDelivery
 
     @property
     def is_out(self) -> bool:
@@ -188,5 +188,5 @@ def _told(of: Delivery) -> tuple[object, ...]:
     return of.user_id, of.id, of.lane.decode(), of.attempt, history
 
 
-def _modelled(of: model_queue.Delivery) -> tuple[object, ...]:
+def _modelled(of: model_queue.ModelDelivery) -> tuple[object, ...]:
     return of.task.user_id, of.task.task_id, of.task.lane, of.fence.attempt, of.history

@@ -9,7 +9,7 @@ import msgspec
 from fairque.fairness.choice import Line, Party
 from fairque.fairness.model_limits import NameLimit
 from fairque.fairness.model_policies import Marks
-from fairque.fairness.model_queue import ModelQueue, ModelTask, Tally
+from fairque.fairness.model_queue import ModelQueue, ModelTask, UserCounts
 from fairque.fairness.model_task import LANES
 from fairque.metrics import metrics_in
 from fairque.models import TaskState
@@ -200,7 +200,7 @@ def _task_of_model(task: ModelTask) -> View:
 def _users(model: ModelQueue) -> View:
     found: View = {}
     for user_id in model.tallies.keys() | model.admission.seen.keys() | model.policies.marks.keys():
-        user, tally = encode_user(user_id), model.tallies.get(user_id, Tally())
+        user, tally = encode_user(user_id), model.tallies.get(user_id, UserCounts())
         found[f"metrics:{user}"] = _filled({name: getattr(tally, name) for name in _MEASURED})
         found[f"user:{user}"] = _user(model, user_id)
     return found

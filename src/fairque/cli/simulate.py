@@ -14,7 +14,7 @@ from fairque.cli.reach import AsJson
 from fairque.cli.simulation_output import show, show_json, write_csv
 from fairque.fairness.report import DEFAULT_BOUND, Report, report_on
 from fairque.fairness.simulate import MAX_SLOTS, PolicyName, check_policy, new_policy, simulate
-from fairque.fairness.trace_files import Format, Job, parse_number, read_trace
+from fairque.fairness.trace_files import Format, TraceJob, parse_number, read_trace
 from fairque.policy import LEAST_WEIGHT, MOST_WEIGHT
 from fairque.tasks.options import MAX_COST, MIN_COST
 
@@ -79,7 +79,7 @@ def _names(text: str) -> list[PolicyName]:
     return list(dict.fromkeys(check_policy(part.strip()) for part in text.split(",")))
 
 
-def _prepared(jobs: list[Job], speed: float, charge: Charge) -> list[Job]:
+def _prepared(jobs: list[TraceJob], speed: float, charge: Charge) -> list[TraceJob]:
     if speed != 1:
         jobs = [job._replace(time=job.time / speed) for job in jobs]
     if charge == "seconds":

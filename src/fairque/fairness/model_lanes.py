@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from fairque.fairness.choice import Group, SortedSet, encoded
-from fairque.fairness.model_task import LANES, Delivery, Fence, Holding, Lane, LaneName, ModelTask
+from fairque.fairness.model_task import LANES, Fence, Holding, Lane, LaneName, ModelDelivery, ModelTask
 from fairque.models import TaskState
 
-__all__ = ["Claim", "LaneKey", "ModelLanes", "lanes_of_groups"]
+__all__ = ["LaneKey", "ModelClaim", "ModelLanes", "lanes_of_groups"]
 
 LaneKey = tuple[LaneName, str]
 
@@ -19,14 +19,14 @@ LOOK_SHARE = 0.4  # of a lease, between two looks at a lane
 
 
 @dataclass(slots=True)
-class Claim:
+class ModelClaim:
     """One call, and what it has got so far."""
 
     worker: str
     want: int
     lease_ms: int
     now_us: int
-    deliveries: list[Delivery] = field(default_factory=list)
+    deliveries: list[ModelDelivery] = field(default_factory=list)
 
     @property
     def now_ms(self) -> int:
@@ -92,7 +92,7 @@ class ModelLanes:
         first = next((lane.backlog.lowest() for lane in self._lanes_of(user_id) if lane.backlog), None)
         return None if first is None else self.tasks[user_id, first].cost
 
-    def _deliver(self, claim: Claim, task: ModelTask) -> None:
+    def _deliver(self, claim: ModelClaim, task: ModelTask) -> None:
         lane = self._lane(task)
         if not lane.stream:
             self.leases.put((lane.name, lane.user_id), claim.now_ms + claim.lease_ms)
@@ -102,10 +102,10 @@ class ModelLanes:
         task.attempt += 1
         self._hand_out(claim, task, self._stream_id)
 
-    def _hand_out(self, claim: Claim, task: ModelTask, stream_id: int) -> None:
+    def _hand_out(self, claim: ModelClaim, task: ModelTask, stream_id: int) -> None:
         task.delivery = Fence(stream_id, task.attempt)
         history = task.failures, task.lost, task.returned, task.returned_since_ms
-        claim.deliveries.append(Delivery(task, task.delivery, history))
+        claim.deliveries.append(ModelDelivery(task, task.delivery, history))
 
     # Silent workers
 
@@ -115,7 +115,7 @@ class ModelLanes:
         looks = self.leases.scores
         return [key for key in lanes_of_groups(groups) if looks.get(key, now_ms + 1) <= now_ms][:LOOKS]
 
-    def _steal(self, claim: Claim, lane: Lane) -> None:
+    def _steal(self, claim: ModelClaim, lane: Lane) -> None:
         """One look, as XAUTOCLAIM does it: from the cursor on, and at no more than ten entries for each one wanted."""
         pending = [stream_id for stream_id in lane.stream if stream_id >= lane.cursor]
         seen, budget = 0, claim.missing * 10
@@ -128,13 +128,13 @@ class ModelLanes:
         if not lane.cursor:
             self.leases.put((lane.name, lane.user_id), claim.now_ms + math.ceil(claim.lease_ms * LOOK_SHARE))
 
-    def _take_over(self, claim: Claim, holding: Holding, stream_id: int) -> None:
+    def _take_over(self, claim: ModelClaim, holding: Holding, stream_id: int) -> None:
         holding.task.lost += 1
         holding.task.attempt += 1
         holding.worker, holding.touched_ms = claim.worker, claim.now_ms
         self._hand_out(claim, holding.task, stream_id)
 
-    def renew(self, now_us: int, worker: str, deliveries: Iterable[Delivery]) -> list[Delivery]:
+    def renew(self, now_us: int, worker: str, deliveries: Iterable[ModelDelivery]) -> list[ModelDelivery]:
         """Keeps deliveries alive. Returns those that are no longer the worker's own."""
         lost = []
         for delivery in deliveries:

@@ -11,14 +11,14 @@ from typing import Any
 
 from fairque.errors import QueueFull
 from fairque.fairness.choice import EVERYONE, FairChoice, Group, SortedSet, encoded
-from fairque.fairness.model_lanes import Claim, ModelLanes, lanes_of_groups
+from fairque.fairness.model_lanes import ModelClaim, ModelLanes, lanes_of_groups
 from fairque.fairness.model_limits import NameLimits
 from fairque.fairness.model_policies import EVERYBODY, Admission, Policies
-from fairque.fairness.model_task import Delivery, Ending, Kind, ModelTask, Tally
+from fairque.fairness.model_task import Ending, Kind, ModelDelivery, ModelTask, UserCounts
 from fairque.models import TaskState
 from fairque.policy import Policy, Rate
 
-__all__ = ["Delivery", "Ending", "Kind", "ModelQueue", "ModelTask", "Tally"]
+__all__ = ["Ending", "Kind", "ModelDelivery", "ModelQueue", "ModelTask", "UserCounts"]
 
 PRIORITY_STEP_MS = 300_000
 PROMOTED_USERS, PROMOTED_TASKS = 20, 200
@@ -39,7 +39,7 @@ class ModelQueue(ModelLanes):
         self.ended: dict[tuple[str, str], ModelTask] = {}
         self.due: SortedSet[str] = SortedSet(encoded)  # user → ms of its earliest scheduled task
         self.scheduled: dict[str, SortedSet[str]] = {}
-        self.tallies: dict[str, Tally] = {}
+        self.tallies: dict[str, UserCounts] = {}
         self._step_us = priority_step_ms * 1000
         self.arrival = 0
 
@@ -178,9 +178,9 @@ class ModelQueue(ModelLanes):
         lease_ms: int,
         groups: Sequence[Group] = EVERYONE,
         steal: bool = True,
-    ) -> list[Delivery]:
+    ) -> list[ModelDelivery]:
         """Promote what is due, steal from silent workers, then serve the groups in their order."""
-        claim = Claim(worker, want, lease_ms, now_us)
+        claim = ModelClaim(worker, want, lease_ms, now_us)
         self._promote(now_us)
         self.admission.sweep(now_us)
         self.admission.unpark(now_us)
@@ -203,7 +203,7 @@ class ModelQueue(ModelLanes):
                 self._place(now_us, self.tasks[user_id, task_id])
             self._note_due(user_id, waiting)
 
-    def _serve(self, claim: Claim, user_id: str) -> None:
+    def _serve(self, claim: ModelClaim, user_id: str) -> None:
         """The user whose turn it is, if nothing has closed its gate since it became ready."""
         if (at := self.admission.gate(claim.now_us, user_id)) is not None:
             self.admission.hold_back(user_id, at)
@@ -226,7 +226,9 @@ class ModelQueue(ModelLanes):
 
     # Settle
 
-    def settle(self, now_us: int, delivery: Delivery, kind: Kind, *, delay_ms: int = 0, charge: float = 0.0) -> bool:
+    def settle(
+        self, now_us: int, delivery: ModelDelivery, kind: Kind, *, delay_ms: int = 0, charge: float = 0.0
+    ) -> bool:
         """False: refused, another worker has the task. A delivery that was settled before is answered as done."""
         [answer] = self.settle_all(now_us, [Ending(delivery, kind, delay_ms, charge)])
         return answer
@@ -250,7 +252,7 @@ class ModelQueue(ModelLanes):
         self.limits.pass_on(now_us)
         return answers
 
-    def _was_settled(self, delivery: Delivery) -> bool:
+    def _was_settled(self, delivery: ModelDelivery) -> bool:
         known = self.tasks.get(delivery.task.key) or self.ended.get(delivery.task.key)
         return known is delivery.task and known.last == delivery.fence
 
@@ -282,8 +284,8 @@ class ModelQueue(ModelLanes):
         tally = self._tally(task.user_id)
         setattr(tally, state.value, getattr(tally, state.value) + 1)
 
-    def _tally(self, user_id: str) -> Tally:
-        return self.tallies.setdefault(user_id, Tally())
+    def _tally(self, user_id: str) -> UserCounts:
+        return self.tallies.setdefault(user_id, UserCounts())
 
     def _put_back(self, now_us: int, task: ModelTask, kind: Kind, delay_ms: int) -> None:
         if kind == "retry":

@@ -8,7 +8,18 @@ from typing import Literal, NamedTuple
 from fairque.fairness.choice import SortedSet
 from fairque.models import Priority, TaskState
 
-__all__ = ["LANES", "Delivery", "Ending", "Fence", "Holding", "Kind", "Lane", "LaneName", "ModelTask", "Tally"]
+__all__ = [
+    "LANES",
+    "Ending",
+    "Fence",
+    "Holding",
+    "Kind",
+    "Lane",
+    "LaneName",
+    "ModelDelivery",
+    "ModelTask",
+    "UserCounts",
+]
 
 LaneName = Literal["critical", "normal"]
 Kind = Literal["finished", "failed", "retry", "released"]
@@ -57,7 +68,7 @@ class ModelTask:
         return self.user_id, self.task_id
 
 
-class Delivery(NamedTuple):
+class ModelDelivery(NamedTuple):
     """One task as it was handed to one worker."""
 
     task: ModelTask
@@ -68,7 +79,7 @@ class Delivery(NamedTuple):
 class Ending(NamedTuple):
     """How a delivery ended. `charge` is what it cost beyond its cost."""
 
-    delivery: Delivery
+    delivery: ModelDelivery
     kind: Kind
     delay_ms: int = 0
     charge: float = 0.0
@@ -95,7 +106,7 @@ class Lane:
 
 
 @dataclass(slots=True, eq=False)
-class Tally:
+class UserCounts:
     """How many tasks and deliveries ended how, and what they cost."""
 
     finished: int = 0

@@ -8,7 +8,7 @@ from statistics import fmean, median
 
 import msgspec
 
-from fairque.fairness.simulate import Run
+from fairque.fairness.simulate import Simulation
 
 __all__ = ["DEFAULT_BOUND", "Report", "UserReport", "bounded_slowdown", "percentile", "report_on"]
 
@@ -59,30 +59,32 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     users: list[UserReport]
 
 
-def report_on(policy: str, run: Run, slots: int, bound: float = DEFAULT_BOUND) -> Report:
+def report_on(policy: str, simulation: Simulation, slots: int, bound: float = DEFAULT_BOUND) -> Report:
     """`bound` is that of `bounded_slowdown`."""
-    users = sorted(_users(run, bound), key=lambda user: (-user.tasks, user.user))
-    seconds = max((start + job.seconds for start, job in zip(run.starts, run.jobs, strict=True)), default=0.0)
-    busy = sum(job.seconds for job in run.jobs)
+    users = sorted(_users(simulation, bound), key=lambda user: (-user.tasks, user.user))
+    seconds = max(
+        (start + job.seconds for start, job in zip(simulation.starts, simulation.jobs, strict=True)), default=0.0
+    )
+    busy = sum(job.seconds for job in simulation.jobs)
     waits, slowdowns = [user.wait_mean for user in users], [user.slowdown for user in users]
     return Report(
         policy=policy,
-        tasks=len(run.jobs),
+        tasks=len(simulation.jobs),
         seconds=seconds,
         utilization=busy / (slots * seconds) if seconds else 0.0,
         wait_median=median(waits) if users else 0.0,
         wait_worst=max(waits, default=0.0),
         slowdown_median=median(slowdowns) if users else 1.0,
         slowdown_worst=max(slowdowns, default=1.0),
-        index=run.contention.index(),
+        index=simulation.contention.index(),
         users=users,
     )
 
 
-def _users(run: Run, bound: float) -> Iterator[UserReport]:
+def _users(simulation: Simulation, bound: float) -> Iterator[UserReport]:
     waits: dict[str, list[float]] = {}
     slowdowns: dict[str, list[float]] = {}
-    for start, job in zip(run.starts, run.jobs, strict=True):
+    for start, job in zip(simulation.starts, simulation.jobs, strict=True):
         wait = start - job.time
         waits.setdefault(job.user_id, []).append(wait)
         slowdowns.setdefault(job.user_id, []).append(bounded_slowdown(wait, job.seconds, bound))
@@ -96,8 +98,8 @@ def _users(run: Run, bound: float) -> Iterator[UserReport]:
             wait_p95=percentile(ordered, 0.95),
             wait_p99=percentile(ordered, 0.99),
             slowdown=fmean(slowdowns[user_id]),
-            share=run.contention.share(user_id),
-            entitled=run.contention.entitlement(user_id),
+            share=simulation.contention.share(user_id),
+            entitled=simulation.contention.entitlement(user_id),
         )
 
 

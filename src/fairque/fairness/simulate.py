@@ -15,11 +15,20 @@ from typing import Literal, Protocol, get_args
 from fairque.checks import check_count, check_number
 from fairque.errors import InvalidInput
 from fairque.fairness.contention import Contention
-from fairque.fairness.model_queue import Delivery, ModelQueue, ModelTask
-from fairque.fairness.trace_files import Job
+from fairque.fairness.model_queue import ModelDelivery, ModelQueue, ModelTask
+from fairque.fairness.trace_files import TraceJob
 from fairque.policy import LEAST_WEIGHT, MOST_WEIGHT
 
-__all__ = ["MAX_SLOTS", "POLICIES", "Policy", "PolicyName", "Run", "check_policy", "new_policy", "simulate"]
+__all__ = [
+    "MAX_SLOTS",
+    "POLICIES",
+    "PolicyName",
+    "SchedulingPolicy",
+    "Simulation",
+    "check_policy",
+    "new_policy",
+    "simulate",
+]
 
 PolicyName = Literal["fair", "fifo", "round-robin"]
 POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
@@ -28,10 +37,10 @@ _EVERYONE = "everyone"
 _NEVER_MS = 10**15  # no lease ends: virtual workers do not die
 
 
-class Policy(Protocol):
+class SchedulingPolicy(Protocol):
     """Who is served next. Jobs are known by their number; times are microseconds and never go back."""
 
-    def add(self, now_us: int, number: int, job: Job) -> None:
+    def add(self, now_us: int, number: int, job: TraceJob) -> None:
         """The job was put in."""
 
     def take(self, now_us: int, want: int) -> list[int]:
@@ -49,14 +58,16 @@ class FairPolicy:
         owner: Whose share a job is charged to. With one owner for all, this is first come, first served.
     """
 
-    def __init__(self, weights: Mapping[str, float], owner: Callable[[Job], str] = lambda job: job.user_id) -> None:
+    def __init__(
+        self, weights: Mapping[str, float], owner: Callable[[TraceJob], str] = lambda job: job.user_id
+    ) -> None:
         self._owner = owner
         self._queue = ModelQueue()
-        self._deliveries: dict[int, Delivery] = {}
+        self._deliveries: dict[int, ModelDelivery] = {}
         for user_id, weight in weights.items():
             self._queue.choice.set_weight(user_id, weight)
 
-    def add(self, now_us: int, number: int, job: Job) -> None:
+    def add(self, now_us: int, number: int, job: TraceJob) -> None:
         self._queue.enqueue(now_us, [ModelTask(self._owner(job), str(number), cost=job.cost)])
 
     def take(self, now_us: int, want: int) -> list[int]:
@@ -80,7 +91,7 @@ class RoundRobin:
         self._turns: deque[str] = deque()
         self._backlogs: dict[str, deque[int]] = {}
 
-    def add(self, now_us: int, number: int, job: Job) -> None:  # noqa: ARG002
+    def add(self, now_us: int, number: int, job: TraceJob) -> None:  # noqa: ARG002
         if job.user_id not in self._backlogs:
             self._backlogs[job.user_id] = deque()
             self._turns.append(job.user_id)
@@ -110,7 +121,7 @@ def check_policy(name: str) -> PolicyName:
     raise InvalidInput(f"a policy is one of {', '.join(POLICIES)}, not {name!r}")
 
 
-def new_policy(name: PolicyName, weights: Mapping[str, float]) -> Policy:
+def new_policy(name: PolicyName, weights: Mapping[str, float]) -> SchedulingPolicy:
     """A policy that has served nobody yet."""
     if name == "fair":
         return FairPolicy(weights)
@@ -120,16 +131,18 @@ def new_policy(name: PolicyName, weights: Mapping[str, float]) -> Policy:
 
 
 @dataclass(frozen=True)
-class Run:
+class Simulation:
     """What became of a trace. `starts` are in the order of the jobs, `order` has their numbers as they were served."""
 
-    jobs: Sequence[Job]
+    jobs: Sequence[TraceJob]
     starts: Sequence[float]
     order: Sequence[int]
     contention: Contention
 
 
-def simulate(jobs: Sequence[Job], policy: Policy, slots: int, weights: Mapping[str, float] | None = None) -> Run:
+def simulate(
+    jobs: Sequence[TraceJob], policy: SchedulingPolicy, slots: int, weights: Mapping[str, float] | None = None
+) -> Simulation:
     """Serve the jobs with so many slots, each of which runs one job at a time.
 
     Of what happens at one moment, ends come first, then all arrivals, then services.
@@ -145,13 +158,13 @@ def simulate(jobs: Sequence[Job], policy: Policy, slots: int, weights: Mapping[s
         check_number(f"the weight of {user_id!r}", weight, LEAST_WEIGHT, MOST_WEIGHT)
     machine = _Machine(jobs, policy, slots, Contention(weights or {}))
     machine.run()
-    return Run(jobs, machine.starts, machine.order, machine.contention)
+    return Simulation(jobs, machine.starts, machine.order, machine.contention)
 
 
 @dataclass(slots=True)
 class _Machine:
-    jobs: Sequence[Job]
-    policy: Policy
+    jobs: Sequence[TraceJob]
+    policy: SchedulingPolicy
     free: int
     contention: Contention
     starts: list[float] = field(default_factory=list)

@@ -20,7 +20,7 @@ from fairque.checks import check_count, check_id, check_number, check_seconds
 from fairque.errors import InvalidInput
 from fairque.tasks.options import MAX_COST, MIN_COST
 
-__all__ = ["FORMATS", "UNKNOWN_USER", "Format", "Job", "Trace", "in_order", "parse_number", "read_trace"]
+__all__ = ["FORMATS", "UNKNOWN_USER", "Format", "Trace", "TraceJob", "in_order", "parse_number", "read_trace"]
 
 Format = Literal["csv", "swf"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -34,7 +34,7 @@ _PARTIAL = ("2", "3", "4")
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
-class Job(NamedTuple):
+class TraceJob(NamedTuple):
     """A task of a trace: put in at `time`, seconds after the first one, and `seconds` long."""
 
     time: float
@@ -47,7 +47,7 @@ class Job(NamedTuple):
 class Trace:
     """The jobs in the order of their time, and how many lines were left out, by reason."""
 
-    jobs: list[Job]
+    jobs: list[TraceJob]
     left_out: Mapping[str, int]
 
 
@@ -85,7 +85,7 @@ def read_trace(path: Path, format_: Format | None = None, *, limit: int | None =
     return Trace(in_order(jobs), dict(left_out))
 
 
-def in_order(jobs: Iterable[Job]) -> list[Job]:
+def in_order(jobs: Iterable[TraceJob]) -> list[TraceJob]:
     """By time, those of one moment as they came, and the first at 0."""
     ordered = sorted(jobs, key=attrgetter("time"))
     first = ordered[0].time if ordered else 0.0
@@ -126,7 +126,7 @@ def _guess(path: Path) -> Format:
     return "swf" if first.startswith(";") or len(first.split()) == _SWF_FIELDS else "csv"
 
 
-def _csv_jobs(lines: _Lines, _left_out: Counter[str]) -> Iterator[Job]:
+def _csv_jobs(lines: _Lines, _left_out: Counter[str]) -> Iterator[TraceJob]:
     reader = csv.reader(lines, strict=True)
     try:
         columns = _columns(next(filter(None, reader), list(_COLUMNS)))
@@ -148,11 +148,11 @@ def _columns(header: list[str]) -> list[str]:
     return columns
 
 
-def _csv_job(columns: list[str], row: list[str]) -> Job:
+def _csv_job(columns: list[str], row: list[str]) -> TraceJob:
     if len(row) != len(columns):
         raise InvalidInput(f"{len(row)} fields, the header has {len(columns)}")
     found = dict(zip(columns, row, strict=True))
-    return Job(
+    return TraceJob(
         check_seconds("time", parse_number("time", found["time"])),
         sys.intern(check_id("user", found["user"].strip())),
         check_seconds("duration", parse_number("duration", found["duration"])),
@@ -160,7 +160,7 @@ def _csv_job(columns: list[str], row: list[str]) -> Job:
     )
 
 
-def _swf_jobs(lines: _Lines, left_out: Counter[str]) -> Iterator[Job]:
+def _swf_jobs(lines: _Lines, left_out: Counter[str]) -> Iterator[TraceJob]:
     for line in lines:
         fields = line.split()
         if not fields or fields[0].startswith(";"):
@@ -169,13 +169,13 @@ def _swf_jobs(lines: _Lines, left_out: Counter[str]) -> Iterator[Job]:
             job = _swf_job(fields)
         except InvalidInput as error:
             raise lines.wrong(error) from None
-        if isinstance(job, Job):
+        if isinstance(job, TraceJob):
             yield job
         else:
             left_out[job] += 1
 
 
-def _swf_job(fields: list[str]) -> Job | str:
+def _swf_job(fields: list[str]) -> TraceJob | str:
     """A job, or why there is none in this line."""
     if len(fields) != _SWF_FIELDS:
         raise InvalidInput(f"{len(fields)} fields, the Standard Workload Format has {_SWF_FIELDS}")
@@ -187,7 +187,7 @@ def _swf_job(fields: list[str]) -> Job | str:
         return "without a submit time" if submit is None else "without a run time"
     if fields[_STATUS] in _PARTIAL:
         return "parts of a job that ran in several"
-    return Job(submit, UNKNOWN_USER if user == "-1" else sys.intern(user), run)
+    return TraceJob(submit, UNKNOWN_USER if user == "-1" else sys.intern(user), run)
 
 
 def _swf_seconds(name: str, text: str) -> float | None:

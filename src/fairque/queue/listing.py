@@ -9,7 +9,7 @@ from fairque.checks import check_count
 from fairque.errors import InvalidInput
 from fairque.models import TaskInfo, TaskState
 from fairque.queue.task_info import ended_info, living_info
-from fairque.redis.delivery import Known
+from fairque.redis.delivery import StoredTask
 from fairque.redis.replies import fields_in
 from fairque.redis.store import Store
 from fairque.tasks.message import Record
@@ -118,7 +118,7 @@ class _Listing:
     def _made(self, row: list[Any], place: str) -> TaskInfo | None:
         """None for one that is gone from Redis."""
         task_id, score, head, name, fields, error, ended = row
-        known = Known(
+        known = StoredTask(
             fields=fields_in(fields),
             body=head,
             record=b"",

@@ -14,14 +14,14 @@ from fairque.tasks.message import new_nonce
 from fairque.tasks.pipeline import Composable, Pipeline
 from fairque.tasks.task import Task
 
-__all__ = ["MAX_TASKS", "Plan", "dependency_ids"]
+__all__ = ["MAX_TASKS", "PipelinePlan", "dependency_ids"]
 
 MAX_TASKS = 1000
 # For outputs in a queue that keeps no results. While a task waits for it, a result is kept longer in any case.
 OUTPUT_TTL = 60.0
 
 
-class Plan:
+class PipelinePlan:
     """One run of a pipeline.
 
     Args:

@@ -27,7 +27,7 @@ LAST_PATIENCE = 0.1  # the share of the timeout that is too short for another tr
 _needs_encoder = msgspec.msgpack.Encoder()
 
 
-class Waiting(NamedTuple):
+class UnsentCall(NamedTuple):
     """Tasks of one call, sent with the next batch, or the one after that when Redis does not answer."""
 
     new: Sequence[NewTask]
@@ -46,7 +46,7 @@ class Producer:
     def __init__(self, store: Store, timeout: float) -> None:
         self._store = store
         self._timeout = timeout
-        self._waiting: list[Waiting] = []
+        self._waiting: list[UnsentCall] = []
         self._in_flight = False
         self._flusher: asyncio.Task[None] | None = None  # held, or it might be collected
         self._batches = 0
@@ -85,7 +85,7 @@ class Producer:
         """Send them together: at once when nothing is under way, else with whatever else comes meanwhile."""
         if self._in_flight:
             future: asyncio.Future[list[bool]] = asyncio.get_running_loop().create_future()
-            self._waiting.append(Waiting(new, future, time.monotonic() + self._timeout))
+            self._waiting.append(UnsentCall(new, future, time.monotonic() + self._timeout))
             return await future
         self._in_flight = True
         try:
@@ -152,7 +152,7 @@ class Producer:
                 return count
         return len(self._waiting)
 
-    async def _send_batch(self, batch: list[Waiting]) -> None:
+    async def _send_batch(self, batch: list[UnsentCall]) -> None:
         patience = max(batch[0].deadline - time.monotonic(), self._timeout * LAST_PATIENCE)
         try:
             created = await self.send([new for entry in batch for new in entry.new], patience)
@@ -173,7 +173,7 @@ class Producer:
                 if not entry.created.done():
                     entry.created.set_result(own)
 
-    async def _send_apart(self, batch: list[Waiting], error: FairqueError) -> None:
+    async def _send_apart(self, batch: list[UnsentCall], error: FairqueError) -> None:
         """The fault may be with one of them: nobody fails for another."""
         if len(batch) == 1:
             _fail(batch[0].created, error)

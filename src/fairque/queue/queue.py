@@ -19,7 +19,7 @@ from fairque.queue.handle import Source, TaskHandle
 from fairque.queue.health import look_at_health
 from fairque.queue.listing import list_tasks
 from fairque.queue.pipeline_handle import PipelineHandle
-from fairque.queue.plan import Plan, dependency_ids
+from fairque.queue.plan import PipelinePlan, dependency_ids
 from fairque.queue.producer import BATCH, Producer, user_of
 from fairque.queue.purge import Purged, purge
 from fairque.queue.tenants import Tenants
@@ -391,7 +391,7 @@ class TaskQueue(Tenants):
         return self._producer.make(task, user_id, nonce, depends_on=list(dict.fromkeys(needs)))
 
     async def _enqueue_pipeline(self, pipeline: Pipeline, user_id: str | None) -> PipelineHandle:
-        plan = Plan(self._producer, pipeline, user_id, keeps_results=self.settings.result_ttl_ms > 0)
+        plan = PipelinePlan(self._producer, pipeline, user_id, keeps_results=self.settings.result_ttl_ms > 0)
         await self._producer.submit(plan.tasks)
         nodes = cast("tuple[Task[Any], ...]", pipeline.nodes)
         handles: dict[str, TaskHandle[Any]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from fairque.models import Attempt, Priority, TaskInfo, TaskState
-from fairque.redis.delivery import Known, arrival_ms
+from fairque.redis.delivery import StoredTask, arrival_ms
 from fairque.tasks.message import BadMessage, Record, decode_body
 
 __all__ = ["attempts_in", "ended_info", "living_info", "told_by"]
@@ -28,7 +28,7 @@ def told_by(body: bytes) -> tuple[str, tuple[str, ...]]:
 
 
 def living_info(
-    user_id: str, task_id: str, known: Known, priority_step_ms: int, name: str, dependencies: tuple[str, ...] = ()
+    user_id: str, task_id: str, known: StoredTask, priority_step_ms: int, name: str, dependencies: tuple[str, ...] = ()
 ) -> TaskInfo:
     """Of a task without a result: it has not ended, or it failed and its result has expired before itself."""
     fields = known.fields
@@ -59,7 +59,7 @@ def living_info(
     )
 
 
-def ended_info(user_id: str, task_id: str, state: TaskState, record: Record, known: Known) -> TaskInfo:
+def ended_info(user_id: str, task_id: str, state: TaskState, record: Record, known: StoredTask) -> TaskInfo:
     started = record.started_ms / 1000
     run_seconds = record.run_ms / 1000
     return TaskInfo(

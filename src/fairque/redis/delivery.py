@@ -9,7 +9,7 @@ import msgspec
 
 from fairque.redis.keys import decode_user
 
-__all__ = ["Claim", "Delivery", "Known", "Needs", "NewTask", "Outcome", "arrival_ms"]
+__all__ = ["Claim", "Delivery", "Needs", "NewTask", "Outcome", "StoredTask", "arrival_ms"]
 
 _COST = struct.Struct(">d")
 
@@ -106,7 +106,7 @@ class Outcome(msgspec.Struct, eq=False):
         return f"<Outcome {self.kind} of {self.delivery!r}>"
 
 
-class Known(NamedTuple):
+class StoredTask(NamedTuple):
     """Everything Redis has of one task; all empty when it has nothing."""
 
     fields: dict[str, str]

@@ -10,7 +10,7 @@ from fairque.errors import ConfigError
 from fairque.metrics import metrics_in
 from fairque.models import QueueStats, UserInfo
 from fairque.redis.connector import NoScript
-from fairque.redis.delivery import Claim, Delivery, Known, NewTask, Outcome
+from fairque.redis.delivery import Claim, Delivery, NewTask, Outcome, StoredTask
 from fairque.redis.keys import Keys, encode_user
 from fairque.redis.replies import deliveries_in, fields_in, refusal, users_in, worker_info
 from fairque.redis.requester import BlockingRequester, pack
@@ -201,12 +201,12 @@ class Store(TenantScripts, XComScripts):
     async def leave(self, worker: str, groups: Sequence[UserGroup]) -> None:
         await self._call("leave", [worker, *(encode_user(user) for group in groups for user in group)])
 
-    async def info(self, user_id: str, task_id: str) -> Known:
+    async def info(self, user_id: str, task_id: str) -> StoredTask:
         reply = await self._call("info", [encode_user(user_id), task_id])
         fields, body, record, errors, score, dependents, due = reply
         waiting = tuple(sorted(dependent.decode() for dependent in dependents))
         place = int(score) if score else None
-        return Known(fields_in(fields), body, record, errors, place, waiting, int(due) if due else None)
+        return StoredTask(fields_in(fields), body, record, errors, place, waiting, int(due) if due else None)
 
     async def peek(self, user_id: str, task_id: str) -> tuple[bytes, bytes | None]:
         """The result record, empty while there is none, and the state of a task that has not ended; None: unknown."""

@@ -12,7 +12,7 @@ from fairque.redis.keys import decode_user, encode_user
 from fairque.redis.store import Store
 from fairque.schedule.spec import ScheduledTask, ScheduleState, Spec, moment_of
 
-__all__ = ["Due", "Known", "Move", "Ripe", "ScheduleStore", "decode_spec", "encode_spec"]
+__all__ = ["Due", "Move", "Ripe", "ScheduleStore", "StoredSchedule", "decode_spec", "encode_spec"]
 
 KEEP = "keep"
 _encode = msgspec.msgpack.Encoder().encode
@@ -46,7 +46,7 @@ class Ripe(NamedTuple):
     due: list[Due]
 
 
-class Known(NamedTuple):
+class StoredSchedule(NamedTuple):
     """A schedule as it lies in Redis, for those who change it. `due` is it as if it were due now; not in pages."""
 
     now_ms: int
@@ -120,16 +120,16 @@ class ScheduleStore:
     async def remove(self, schedule_id: str) -> bool:
         return bool(await self._store.call("unschedule", [schedule_id]))
 
-    async def get(self, schedule_id: str) -> Known | None:
+    async def get(self, schedule_id: str) -> StoredSchedule | None:
         found = await self._read(schedule_id, "", "", 1)
         return found[0] if found else None
 
-    async def page(self, user_id: str | None, after: ScheduledTask | None, most: int) -> list[Known]:
+    async def page(self, user_id: str | None, after: ScheduledTask | None, most: int) -> list[StoredSchedule]:
         user = "" if user_id is None else encode_user(user_id)
         last = "" if after is None else f"{encode_user(after.user_id)}:{after.schedule_id}"
         return await self._read("", user, last, most)
 
-    async def _read(self, schedule_id: str, user: str, after: str, most: int) -> list[Known]:
+    async def _read(self, schedule_id: str, user: str, after: str, most: int) -> list[StoredSchedule]:
         now_ms, *rows = await self._store.call("schedules", [schedule_id, user, after, most])
         return [_known(now_ms, *row) for row in rows]
 
@@ -174,7 +174,7 @@ def _due(row: list[Any]) -> Due:
     )
 
 
-def _known(now_ms: int, name: bytes, score: bytes, flat: list[bytes]) -> Known:
+def _known(now_ms: int, name: bytes, score: bytes, flat: list[bytes]) -> StoredSchedule:
     raw = dict(zip(flat[::2], flat[1::2], strict=True))
     body, packed = raw.pop(b"body", None), raw.pop(b"spec")
     spec = decode_spec(packed)
@@ -184,7 +184,7 @@ def _known(now_ms: int, name: bytes, score: bytes, flat: list[bytes]) -> Known:
     if body is not None:
         row = [name, now_ms, raw[b"user"], raw.get(b"name"), packed, raw[b"anchor"], body, raw[b"priority"]]
         due = _due([*row, raw.get(b"delay"), raw[b"revision"], slot or now_ms])
-    return Known(
+    return StoredSchedule(
         now_ms,
         _schedule(name.decode(), spec, fields, score),
         spec,

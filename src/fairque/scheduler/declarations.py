@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fairque.errors import FairqueError
-from fairque.redis.store_schedules import KEEP, Known, ScheduleStore, encode_spec
+from fairque.redis.store_schedules import KEEP, ScheduleStore, StoredSchedule, encode_spec
 from fairque.schedule.spec import Spec
 from fairque.schedule.timetable import Timetable
 from fairque.scheduler.firing import Template
@@ -96,7 +96,7 @@ class Declarations:
         fields = {**_definition(declaration), "state": "active", "anchor": now_ms}
         await self._write(declaration, "", {**fields, **_next(declaration, now_ms)}, now_ms)
 
-    async def _replace(self, declaration: Declaration, known: Known) -> None:
+    async def _replace(self, declaration: Declaration, known: StoredSchedule) -> None:
         logger.info("schedule %r: the definition in the code is new", declaration.schedule_id)
         older = [each for each in [known.declared, *known.older.split()] if each != declaration.fingerprint]
         fields = {**_definition(declaration), "older": " ".join(older[:MOST_REMEMBERED])}

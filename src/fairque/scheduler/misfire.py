@@ -8,12 +8,12 @@ from typing import NamedTuple
 from fairque.schedule.spec import Spec
 from fairque.schedule.timetable import Timetable
 
-__all__ = ["Plan", "jittered", "plan"]
+__all__ = ["FiringPlan", "jittered", "plan"]
 
 MOST_COUNTED = 1000
 
 
-class Plan(NamedTuple):
+class FiringPlan(NamedTuple):
     """`slot` fires, unless it is None. `missed` slots never will. `next_slot` is None after the last one."""
 
     slot: int | None
@@ -21,27 +21,27 @@ class Plan(NamedTuple):
     next_slot: int | None
 
 
-def plan(spec: Spec, timetable: Timetable, slot: int, due_ms: int, now_ms: int) -> Plan:
+def plan(spec: Spec, timetable: Timetable, slot: int, due_ms: int, now_ms: int) -> FiringPlan:
     """For the slot that was to fire at `due_ms`. All that was missed after it is looked at together."""
     if now_ms - due_ms <= spec.misfire_grace_ms:
-        return Plan(slot, 0, timetable.after(slot))
+        return FiringPlan(slot, 0, timetable.after(slot))
     if spec.misfire == "once":
         return _once(spec, timetable, slot, now_ms)
     # What is late by less than the grace was not missed: it fires by itself, next.
     late = now_ms - spec.jitter_ms - spec.misfire_grace_ms - 1
     if spec.misfire == "skip":
         last = timetable.last(slot, late) or slot
-        return Plan(None, 1 + _count(timetable, slot, last), timetable.after(last))
+        return FiringPlan(None, 1 + _count(timetable, slot, last), timetable.after(last))
     if _count(timetable, slot, late, spec.misfire_limit) < spec.misfire_limit:
-        return Plan(slot, 0, timetable.after(slot))
+        return FiringPlan(slot, 0, timetable.after(slot))
     first = timetable.last_few(slot, late, spec.misfire_limit)[0]
-    return Plan(None, 1 + _count(timetable, slot, first - 1), first)
+    return FiringPlan(None, 1 + _count(timetable, slot, first - 1), first)
 
 
-def _once(spec: Spec, timetable: Timetable, slot: int, now_ms: int) -> Plan:
+def _once(spec: Spec, timetable: Timetable, slot: int, now_ms: int) -> FiringPlan:
     """The last slot stands for all."""
     last = timetable.last(slot, now_ms - spec.jitter_ms) or slot
-    return Plan(last, _count(timetable, slot - 1, last - 1), timetable.after(last))
+    return FiringPlan(last, _count(timetable, slot - 1, last - 1), timetable.after(last))
 
 
 def _count(timetable: Timetable, ms: int, until_ms: int, most: int = MOST_COUNTED) -> int:

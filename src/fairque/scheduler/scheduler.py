@@ -10,7 +10,7 @@ from typing import Any
 from fairque.checks import check_count, check_id, check_seconds
 from fairque.errors import InvalidInput, StoreError, UnknownSchedule
 from fairque.queue.queue import TaskQueue
-from fairque.redis.store_schedules import KEEP, Known, Move, ScheduleStore, encode_spec
+from fairque.redis.store_schedules import KEEP, Move, ScheduleStore, StoredSchedule, encode_spec
 from fairque.schedule.spec import Misfire, Overlap, ScheduledTask, ScheduleState, Spec, moment_of, spec_of
 from fairque.schedule.timetable import Timetable, check_cron, check_timezone
 from fairque.scheduler.declarations import Declarations
@@ -135,7 +135,7 @@ class TaskScheduler:
             UnknownSchedule: There is none with this id.
         """
 
-        def change(known: Known) -> tuple[int | str | None, dict[str, Any]]:
+        def change(known: StoredSchedule) -> tuple[int | str | None, dict[str, Any]]:
             _check_not_ended(known)
             spec = _checked(changes, known.spec)
             if spec.max_runs is not None and spec.max_runs <= known.schedule.runs:
@@ -193,7 +193,7 @@ class TaskScheduler:
             UnknownSchedule: There is none with this id.
         """
 
-        def pause(known: Known) -> tuple[int | str | None, dict[str, Any]]:
+        def pause(known: StoredSchedule) -> tuple[int | str | None, dict[str, Any]]:
             _check_not_ended(known)
             return None, {"state": "paused"}
 
@@ -207,7 +207,7 @@ class TaskScheduler:
             UnknownSchedule: There is none with this id.
         """
 
-        def resume(known: Known) -> tuple[int | str | None, dict[str, Any]]:
+        def resume(known: StoredSchedule) -> tuple[int | str | None, dict[str, Any]]:
             _check_not_ended(known)
             if known.schedule.active:
                 return KEEP, {}
@@ -285,13 +285,13 @@ class TaskScheduler:
     def _make_template(self, task: Task[Any], user_id: str | None) -> Template:
         return Template.of(task, user_id, self._queue.settings.max_message_bytes)
 
-    async def _known(self, schedule_id: str) -> Known:
+    async def _known(self, schedule_id: str) -> StoredSchedule:
         known = await self._store.get(_check_schedule_id(schedule_id))
         if known is None:
             raise UnknownSchedule(f"no schedule has the id {schedule_id!r}")
         return known
 
-    async def _each(self, user_id: str | None) -> AsyncIterator[Known]:
+    async def _each(self, user_id: str | None) -> AsyncIterator[StoredSchedule]:
         after: ScheduledTask | None = None
         while True:
             page = await self._store.page(user_id, after, PAGE)
@@ -344,7 +344,7 @@ def _first_slot(spec: Spec, anchor_ms: int, now_ms: int) -> int:
     return slot
 
 
-def _check_not_ended(known: Known) -> None:
+def _check_not_ended(known: StoredSchedule) -> None:
     if known.schedule.state is ScheduleState.ENDED:
         raise InvalidInput(f"schedule {known.schedule.schedule_id!r} has ended: add it again")
 
