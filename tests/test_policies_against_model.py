@@ -16,9 +16,8 @@ from typing import Any
 import pytest
 
 from fairque import Breaker, Rate
-from fairque.fairness.choice import EVERYONE, Group
-from fairque.fairness.model_policies import EVERYBODY
 from fairque.fairness.model_task import Kind
+from fairque.models import ANY_USER, EVERYONE, UserGroup
 from tests.support.core import LONG_LEASE_MS
 from tests.support.mirror import Held, Mirror, Order
 from tests.support.play import IDS, LATE_MS, SHORT_LEASE_MS, SOON_MS, USERS, WORKERS, finish, robbery
@@ -30,10 +29,10 @@ FIRST = int(os.environ.get("FAIRQUE_FIRST_GAME", "0"))
 STEPS = 50
 NAMES = ["api", "b:c *\n"]
 GROUPS = ["plan", "{é}:*"]
-SERVED: list[tuple[Group, ...]] = [
-    EVERYONE,
-    EVERYONE,
-    EVERYONE,
+SERVED: list[tuple[UserGroup, ...]] = [
+    ANY_USER,
+    ANY_USER,
+    ANY_USER,
     (("a", "b:c"),),
     (("b:c",), ()),
     (("a", "a"), tuple(USERS)),
@@ -72,7 +71,7 @@ class Game:
         self.calls: list[tuple[list[Order], bytes]] = []
 
     async def play(self) -> None:
-        for user_id in [*USERS, EVERYBODY]:
+        for user_id in [*USERS, EVERYONE]:
             if self.draw.random() < 0.6:
                 await self.change_policy(user_id)
         for name in self.names[1:]:
@@ -144,16 +143,16 @@ class Game:
     # The operator
 
     async def change_policy(self, user_id: str = "") -> None:
-        user_id = user_id or self.draw.choice([*USERS, *USERS, EVERYBODY])
+        user_id = user_id or self.draw.choice([*USERS, *USERS, EVERYONE])
         fields = {name: self.draw.choice(FIELDS[name]) for name in self.fields if self.draw.random() < 0.7}
         if isinstance(pause := fields.get("paused"), timedelta):
             fields["paused"] = datetime.fromtimestamp(self.mirror.core.now_us() / 1_000_000, UTC) + pause
-        if user_id == EVERYBODY:
+        if user_id == EVERYONE:
             fields.pop("group", None)
         await self.mirror.set_policy(user_id, **fields)
 
     async def clear_policy(self) -> None:
-        await self.mirror.clear_policy(self.draw.choice([*USERS, EVERYBODY]))
+        await self.mirror.clear_policy(self.draw.choice([*USERS, EVERYONE]))
 
     async def weigh_group(self) -> None:
         await self.mirror.set_group(self.draw.choice(GROUPS), self.draw.choice([None, 0.25, 2.0]))

@@ -26,7 +26,7 @@ from tests.support.core import Core
 from tests.support.servers import Server
 
 Step = tuple[str, list[int]]
-EVERYONE = "everyone"
+ONE_OWNER = "everyone"
 
 
 def flood(tasks: int = 20) -> list[TraceJob]:
@@ -169,7 +169,7 @@ async def order_of_the_scripts(core: Core, jobs: list[TraceJob], steps: list[Ste
     for verb, numbers in steps:
         if verb == "add":
             job = jobs[numbers[0]]
-            await core.enqueue(EVERYONE if one_owner else job.user_id, str(numbers[0]), cost=job.cost)
+            await core.enqueue(ONE_OWNER if one_owner else job.user_id, str(numbers[0]), cost=job.cost)
         elif verb == "finish":
             await core.settle([held.pop(numbers[0])])
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum, StrEnum
 
 import msgspec
@@ -10,6 +11,8 @@ from fairque.metrics import Metrics
 from fairque.policy import Policy
 
 __all__ = [
+    "ANY_USER",
+    "EVERYONE",
     "Attempt",
     "FailureKind",
     "Priority",
@@ -17,9 +20,17 @@ __all__ = [
     "QueueStats",
     "TaskInfo",
     "TaskState",
+    "UserGroup",
     "UserInfo",
     "WorkerInfo",
 ]
+
+EVERYONE = "*"
+"""In place of a user's id: all of them, or in a policy those that do not say otherwise."""
+UserGroup = Sequence[str]
+"""Users that a worker serves with equal right; empty: everyone."""
+ANY_USER: tuple[UserGroup, ...] = ((),)
+"""One group, of everyone: served is whose turn it is."""
 
 
 class Priority(IntEnum):

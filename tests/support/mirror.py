@@ -9,9 +9,8 @@ import msgspec
 
 from fairque.errors import QueueFull
 from fairque.fairness import model_queue
-from fairque.fairness.choice import EVERYONE, Group
-from fairque.fairness.model_policies import EVERYBODY
 from fairque.fairness.model_queue import Ending, Kind, ModelQueue, ModelTask
+from fairque.models import ANY_USER, EVERYONE, UserGroup
 from fairque.policy import Policy, Rate, TaskLimit, changes_of
 from fairque.redis.delivery import Delivery, NewTask
 from fairque.redis.keys import encode_user
@@ -89,7 +88,7 @@ class Mirror:
             return []
 
     async def claim(
-        self, worker: str, want: int, lease_ms: int, groups: Sequence[Group] = EVERYONE, *, steal: bool = True
+        self, worker: str, want: int, lease_ms: int, groups: Sequence[UserGroup] = ANY_USER, *, steal: bool = True
     ) -> list[Held]:
         self.core.wait_until_ms(self._last_touch_ms + IDLE_MS)
         how: Any = {"lease_ms": lease_ms, "groups": groups, "steal": steal}
@@ -137,13 +136,13 @@ class Mirror:
 
     async def set_policy(self, user_id: str, **fields: Any) -> None:
         """None forgets a field."""
-        whose = user_id if user_id == EVERYBODY else encode_user(user_id)
+        whose = user_id if user_id == EVERYONE else encode_user(user_id)
         await self.core.store.set_policy(whose, *changes_of(fields))
         self.model.set_policy(self.core.told_us(), user_id, **fields)
         self.compare()
 
     async def clear_policy(self, user_id: str) -> None:
-        whose = user_id if user_id == EVERYBODY else encode_user(user_id)
+        whose = user_id if user_id == EVERYONE else encode_user(user_id)
         await self.core.store.set_policy(whose, {}, ["*"])
         self.model.set_policy(self.core.told_us(), user_id, **dict.fromkeys(Policy.__struct_fields__))
         self.compare()

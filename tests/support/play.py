@@ -11,10 +11,8 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from fairque.fairness.choice import EVERYONE
-from fairque.fairness.model_policies import EVERYBODY
 from fairque.fairness.model_task import Kind
-from fairque.models import TaskState
+from fairque.models import ANY_USER, EVERYONE, TaskState
 from tests.support.core import LONG_LEASE_MS
 from tests.support.mirror import Held, Mirror, Order
 from tests.support.timed import TimedCore
@@ -38,8 +36,8 @@ orders = st.builds(
 )
 groups = st.sampled_from(
     [
-        EVERYONE,
-        EVERYONE,
+        ANY_USER,
+        ANY_USER,
         (("a", "b:c"),),
         (("b:c",), ()),
         (("nobody",), ("b%3Ac",)),
@@ -152,7 +150,7 @@ async def finish(mirror: Mirror) -> None:
         await mirror.set_limit(name, None, None)
     for group in mirror.model.choice.group_weights():
         await mirror.set_group(group, None)
-    for user_id in [*USERS, EVERYBODY]:
+    for user_id in [*USERS, EVERYONE]:
         await mirror.clear_policy(user_id)
     for _ in range(50):
         mirror.core.wait_until_ms(mirror.core.now_us() // 1000 + SOON_MS)

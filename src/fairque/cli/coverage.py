@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fairque import FairQueueConfig
+from fairque.models import EVERYONE
 
 __all__ = ["gaps"]
-
-_EVERYONE = "*"
 
 
 def gaps(config: FairQueueConfig) -> list[str]:
@@ -21,19 +20,19 @@ def _unserved(config: FairQueueConfig) -> Iterator[str]:
     targets = {user for worker in config.workers for user in worker.steal_targets}
     if not config.workers:
         yield "there are no workers: nobody is served by this configuration"
-    elif _EVERYONE not in assigned | targets:
+    elif EVERYONE not in assigned | targets:
         yield (
             f"only the {len(assigned | targets)} users that are listed are served, tasks of anyone else wait for ever: "
             "give a worker '*' among its assigned_users or steal_targets"
         )
-    if _EVERYONE not in assigned:
-        for user in sorted(targets - assigned - {_EVERYONE}):
+    if EVERYONE not in assigned:
+        for user in sorted(targets - assigned - {EVERYONE}):
             yield f"user {user!r} is a steal target but assigned to no worker: served only when others have nothing"
 
 
 def _without_effect(config: FairQueueConfig) -> Iterator[str]:
     for name, worker in zip(config.worker_names(), config.workers, strict=True):
-        if _EVERYONE in worker.assigned_users:
+        if EVERYONE in worker.assigned_users:
             if len(worker.assigned_users) > 1:
                 yield f"worker {name!r}: '*' in assigned_users is everyone, the other entries do nothing"
             if worker.steal_targets:

@@ -12,7 +12,8 @@ import typer
 from fairque import Breaker, Policy, TaskLimit, TaskQueue
 from fairque.cli.output import print_fields, print_table
 from fairque.cli.times import NOTHING
-from fairque.queue.tenants import EVERYBODY, MOST_LISTED
+from fairque.models import EVERYONE
+from fairque.queue.tenants import MOST_LISTED
 
 __all__ = ["Governed", "Rules", "fields_of", "print_governed", "print_rules", "shown_rule"]
 
@@ -55,7 +56,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
         groups = await _pages(queue.groups, most + 1)
         tasks = await _pages(queue.task_limits, most + 1)
         return cls(
-            default=await queue.get_policy(EVERYBODY),
+            default=await queue.get_policy(EVERYONE),
             users=_first(users, most),
             groups=_first(groups, most),
             tasks=_first(tasks, most),
@@ -78,7 +79,7 @@ def print_governed(governed: Governed) -> None:
 
 
 def print_rules(rules: Rules) -> None:
-    governed = {EVERYBODY: rules.default, **rules.users}
+    governed = {EVERYONE: rules.default, **rules.users}
     columns = [name for name in _FIELDS if any(getattr(policy, name) is not None for policy in governed.values())]
     heads = [f"{'>' if name in _NUMBERS else ''}{name.replace('_', ' ')}" for name in columns]
     print_table(
@@ -117,7 +118,7 @@ def _set_fields(policy: Policy) -> list[tuple[str, Any]]:
 
 
 def _source(governed: Governed, field: str) -> str:
-    return "its own" if getattr(governed.own, field) is not None else EVERYBODY
+    return "its own" if getattr(governed.own, field) is not None else EVERYONE
 
 
 def _limit_row(name: str, limit: TaskLimit) -> Sequence[object]:

@@ -18,7 +18,8 @@ from fairque.cli.reach import AsJson, ConfigFile, QueueName, Url, make_queue, on
 from fairque.cli.times import span
 from fairque.cli.values import parse_moment
 from fairque.config.values import parse_duration
-from fairque.queue.tenants import EVERYBODY, KEPT_DAYS
+from fairque.models import EVERYONE
+from fairque.queue.tenants import KEPT_DAYS
 
 __all__ = ["command"]
 
@@ -60,7 +61,7 @@ def command(
     """
     if as_csv and as_json:
         raise Problem("--csv and --json exclude each other", "leave one out")
-    names = list(dict.fromkeys(users or (EVERYBODY,)))
+    names = list(dict.fromkeys(users or (EVERYONE,)))
     first = _moment(since)
     hours = on_queue(make_queue(url, queue, config), lambda opened: _find(opened, names, first))
     if as_json:

@@ -19,12 +19,12 @@ from fairque.config.policies import GroupConfig, LimitConfig, PolicyConfig
 from fairque.config.sources import Node, Problems, fill_in, merge, read_dict, read_file, references
 from fairque.config.values import Section, fields_of
 from fairque.errors import InvalidInput
+from fairque.models import EVERYONE
 from fairque.redis.keys import Keys
 from fairque.redis.url import Address, ServerUrl
 
 __all__ = ["FairQueueConfig", "Loaded", "QueueConfig", "RedisConfig", "SchedulerConfig", "WorkerConfig"]
 
-EVERYONE = "*"
 DAY = 86_400.0
 Seconds = Annotated[float, Meta(ge=0, le=MAX_SECONDS)]
 Users = Annotated[tuple[str, ...], Meta(max_length=1000)]

@@ -11,11 +11,11 @@ from msgspec import Meta
 from fairque.checks import check_id
 from fairque.config.values import Number, Section
 from fairque.errors import InvalidInput
+from fairque.models import EVERYONE
 from fairque.policy import LEAST_WEIGHT, MOST_TASKS, MOST_WEIGHT, as_breaker, as_rate
 
 __all__ = ["GroupConfig", "LimitConfig", "PolicyConfig"]
 
-EVERYBODY = "*"
 Weight = Annotated[float, Number, Meta(ge=LEAST_WEIGHT, le=MOST_WEIGHT)]
 Most = Annotated[int, Meta(ge=1, le=MOST_TASKS)]
 _CHECKS: Mapping[str, Callable[[str], object]] = {
@@ -72,7 +72,7 @@ class PolicyConfig(_Rules, frozen=True, kw_only=True):
 
     def broken_rules(self) -> Iterator[tuple[str, str]]:
         yield from super().broken_rules()
-        if self.user == EVERYBODY and self.group is not None:
+        if self.user == EVERYONE and self.group is not None:
             yield "group", "not everybody can be in one group: give the group of each user"
 
 

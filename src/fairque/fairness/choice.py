@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Generic, NamedTuple, TypeVar
 from urllib.parse import quote
 
-__all__ = ["EVERYONE", "FairChoice", "Group", "Line", "Member", "Party", "SortedSet", "encoded"]
+from fairque.models import UserGroup
+
+__all__ = ["FairChoice", "Line", "Member", "Party", "SortedSet", "encoded"]
 
 M = TypeVar("M", bound=Hashable)
-Group = Sequence[str]  # users served with equal right; empty: everyone
-EVERYONE: tuple[Group, ...] = ((),)
 
 
 class SortedSet(Generic[M]):
@@ -275,7 +275,7 @@ class FairChoice:
 
     # Services
 
-    def lowest(self, group: Group = ()) -> str | None:
+    def lowest(self, group: UserGroup = ()) -> str | None:
         """Who is to be served next, of these users or (without any) of all.
 
         A reserved user goes first. Of a group its lowest goes.

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from fairque.fairness.choice import Group, SortedSet, encoded
+from fairque.fairness.choice import SortedSet, encoded
 from fairque.fairness.model_task import LANES, Fence, Holding, Lane, LaneName, ModelDelivery, ModelTask
-from fairque.models import TaskState
+from fairque.models import TaskState, UserGroup
 
 __all__ = ["LaneKey", "ModelClaim", "ModelLanes", "lanes_of_groups"]
 
@@ -41,7 +41,7 @@ def _lane_key(key: LaneKey) -> str:
     return f"{key[0]}:{encoded(key[1])}"
 
 
-def lanes_of_groups(groups: Sequence[Group]) -> list[LaneKey]:
+def lanes_of_groups(groups: Sequence[UserGroup]) -> list[LaneKey]:
     users = dict.fromkeys(user_id for group in groups for user_id in group)
     return [(lane, user_id) for user_id in users for lane in LANES]
 
@@ -109,7 +109,7 @@ class ModelLanes:
 
     # Silent workers
 
-    def _lanes_to_look_at(self, now_ms: int, groups: Sequence[Group]) -> list[LaneKey]:
+    def _lanes_to_look_at(self, now_ms: int, groups: Sequence[UserGroup]) -> list[LaneKey]:
         if not all(groups):
             return self.leases.up_to(now_ms, LOOKS)
         looks = self.leases.scores

@@ -11,11 +11,11 @@ from typing import Any
 from msgspec.structs import replace
 
 from fairque.fairness.choice import FairChoice, SortedSet, encoded
+from fairque.models import EVERYONE
 from fairque.policy import Policy, merged
 
-__all__ = ["EVERYBODY", "Admission", "Marks", "Policies"]
+__all__ = ["Admission", "Marks", "Policies"]
 
-EVERYBODY = "*"
 NEVER = math.inf  # until something happens: a task ends, the policy changes
 UNPARKED = 20
 
@@ -51,7 +51,7 @@ class Policies:
 
     def change(self, user_id: str, **fields: Any) -> None:
         """None forgets a field."""
-        if user_id == EVERYBODY:
+        if user_id == EVERYONE:
             self.default = replace(self.default, **fields)
             return
         changed = replace(self.own.pop(user_id, Policy()), **fields)

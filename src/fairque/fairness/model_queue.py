@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fairque.errors import QueueFull
-from fairque.fairness.choice import EVERYONE, FairChoice, Group, SortedSet, encoded
+from fairque.fairness.choice import FairChoice, SortedSet, encoded
 from fairque.fairness.model_lanes import ModelClaim, ModelLanes, lanes_of_groups
 from fairque.fairness.model_limits import NameLimits
-from fairque.fairness.model_policies import EVERYBODY, Admission, Policies
+from fairque.fairness.model_policies import Admission, Policies
 from fairque.fairness.model_task import Ending, Kind, ModelDelivery, ModelTask, UserCounts
-from fairque.models import TaskState
+from fairque.models import ANY_USER, EVERYONE, TaskState, UserGroup
 from fairque.policy import Policy, Rate
 
 __all__ = ["Ending", "Kind", "ModelDelivery", "ModelQueue", "ModelTask", "UserCounts"]
@@ -47,7 +47,7 @@ class ModelQueue(ModelLanes):
 
     def set_policy(self, now_us: int, user_id: str, **fields: Any) -> None:
         """Change what governs a user, or ``"*"``: the fields of a `Policy`, None forgets."""
-        if user_id == EVERYBODY:
+        if user_id == EVERYONE:
             self._set_default(fields)
             return
         self.policies.change(user_id, **fields)
@@ -58,7 +58,7 @@ class ModelQueue(ModelLanes):
 
     def _set_default(self, fields: dict[str, Any]) -> None:
         before = self.policies.default
-        self.policies.change(EVERYBODY, **fields)
+        self.policies.change(EVERYONE, **fields)
         self.choice.default_weight = self.policies.default.weight or 1.0
         if Policy() != before or Policy() != self.policies.default:
             self.admission.is_swept = True
@@ -176,7 +176,7 @@ class ModelQueue(ModelLanes):
         want: int,
         *,
         lease_ms: int,
-        groups: Sequence[Group] = EVERYONE,
+        groups: Sequence[UserGroup] = ANY_USER,
         steal: bool = True,
     ) -> list[ModelDelivery]:
         """Promote what is due, steal from silent workers, then serve the groups in their order."""
@@ -310,7 +310,7 @@ class ModelQueue(ModelLanes):
         scheduled = self.scheduled.get(user_id, ())
         return self.waiting(user_id) + len(scheduled) + self.limits.waiting(user_id)
 
-    def next_event_ms(self, groups: Sequence[Group] = EVERYONE, *, steal: bool = True) -> float | None:
+    def next_event_ms(self, groups: Sequence[UserGroup] = ANY_USER, *, steal: bool = True) -> float | None:
         """When a worker of these groups should look again if nobody calls it: a task is due, or a lease is over."""
         looks = self.leases.scores
         at_ms = min(of.lowest_score() for of in (self.due, self.admission.parked, self.limits.held))

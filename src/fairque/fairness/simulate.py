@@ -33,7 +33,7 @@ __all__ = [
 PolicyName = Literal["fair", "fifo", "round-robin"]
 POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 MAX_SLOTS = 1_000_000
-_EVERYONE = "everyone"
+_ONE_OWNER = "everyone"
 _NEVER_MS = 10**15  # no lease ends: virtual workers do not die
 
 
@@ -126,7 +126,7 @@ def new_policy(name: PolicyName, weights: Mapping[str, float]) -> SchedulingPoli
     if name == "fair":
         return FairPolicy(weights)
     if name == "fifo":
-        return FairPolicy({}, owner=lambda _: _EVERYONE)
+        return FairPolicy({}, owner=lambda _: _ONE_OWNER)
     return RoundRobin()
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from fairque.metrics import Metrics, metrics_in
-from fairque.models import TaskState
+from fairque.models import EVERYONE, TaskState
 from fairque.policy import Policy, merged, policy_in
 from fairque.queue.ready_line import ReadyLine, line_in
 from fairque.redis.keys import decode_user, encode_user
@@ -330,10 +330,10 @@ def _fields(flat: Sequence[bytes]) -> dict[str, str]:
 
 
 def _worker(fields: Mapping[str, str]) -> _Worker:
-    users, names = fields.get("users", "*"), fields.get("names", "")
+    users, names = fields.get("users", EVERYONE), fields.get("names", "")
     return _Worker(
         int(fields.get("concurrency", 0)),
         int(fields.get("running", 0)),
-        None if users == "*" else frozenset(users.split(" ")),
+        None if users == EVERYONE else frozenset(users.split(" ")),
         frozenset(decode_user(name.encode()) for name in names.split(" ")) if names else None,
     )

@@ -10,6 +10,7 @@ from msgspec import UNSET, UnsetType
 from fairque.checks import check_count, check_id
 from fairque.config.config import FairQueueConfig
 from fairque.errors import InvalidInput, UnknownTask
+from fairque.models import EVERYONE
 from fairque.policy import (
     Breaker,
     Policy,
@@ -27,9 +28,8 @@ from fairque.queue.usage import Demand, Shares, UsageHour, demand, shares, usage
 from fairque.redis.keys import decode_user, encode_user
 from fairque.redis.store import Store
 
-__all__ = ["EVERYBODY", "Tenants"]
+__all__ = ["Tenants"]
 
-EVERYBODY = "*"
 LOOKED_AT = 500
 KEPT_DAYS = 40
 MOST_LISTED = 1000
@@ -72,7 +72,7 @@ class Tenants:
             "breaker": breaker,
         }
         changes, forgotten = changes_of({name: value for name, value in given.items() if value is not UNSET})
-        if user_id == EVERYBODY and "group" in changes:
+        if user_id == EVERYONE and "group" in changes:
             raise InvalidInput("not everybody can be in one group: set the group of each user")
         await self._reader.set_policy(_policy_name(user_id), changes, forgotten)
         return await self.get_policy(user_id)
@@ -82,7 +82,7 @@ class Tenants:
 
         Without `defaults`: its own alone.
         """
-        own, default = await self._reader.policies([_policy_name(user_id), EVERYBODY])
+        own, default = await self._reader.policies([_policy_name(user_id), EVERYONE])
         return merged(policy_in(own), policy_in(default)) if defaults else policy_in(own)
 
     async def policies(self, *, limit: int = 100, after: str = "") -> dict[str, Policy]:
@@ -110,7 +110,7 @@ class Tenants:
 
     async def clear_policy(self, user_id: str) -> None:
         """Back to what governs everybody; with ``"*"``, back to no limits."""
-        await self._reader.set_policy(_policy_name(user_id), {}, ["*"])
+        await self._reader.set_policy(_policy_name(user_id), {}, [EVERYONE])
 
     async def set_group(self, group: str, *, weight: float | None) -> None:
         """The share of a group in relation to other groups, and to users without one; None is the default of 1."""
@@ -196,7 +196,7 @@ class Tenants:
 
 
 def _policy_name(user_id: str) -> str:
-    return EVERYBODY if user_id == EVERYBODY else encode_user(check_id("user_id", user_id))
+    return EVERYONE if user_id == EVERYONE else encode_user(check_id("user_id", user_id))
 
 
 def _group_name(group: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fairque.errors import ConfigError
 from fairque.metrics import metrics_in
-from fairque.models import QueueStats, UserInfo
+from fairque.models import ANY_USER, QueueStats, UserGroup, UserInfo
 from fairque.redis.connector import NoScript
 from fairque.redis.delivery import Claim, Delivery, NewTask, Outcome, StoredTask
 from fairque.redis.keys import Keys, encode_user
@@ -20,11 +20,9 @@ from fairque.redis.store_xcom import XComScripts
 from fairque.settings import QueueSettings
 from fairque.tasks.message import new_nonce
 
-__all__ = ["Store", "UserGroup", "renew"]
+__all__ = ["Store", "renew"]
 
 logger = logging.getLogger("fairque.store")
-UserGroup = Sequence[str]  # users served with equal right; empty: everyone
-EVERYONE: tuple[UserGroup, ...] = ((),)
 WORKER_TTL_MS = 60_000
 NO_EVICTION = "noeviction"
 MOST_ADVANCED = 10_000
@@ -92,7 +90,7 @@ class Store(TenantScripts, XComScripts):
         worker: str,
         want: int,
         *,
-        groups: Sequence[UserGroup] = EVERYONE,
+        groups: Sequence[UserGroup] = ANY_USER,
         wait: bool = True,
         steal: bool = True,
         settings: QueueSettings | None = None,

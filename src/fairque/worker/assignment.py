@@ -6,12 +6,11 @@ from collections.abc import Iterable, Sequence
 
 from fairque.checks import check_id
 from fairque.errors import InvalidInput
+from fairque.models import EVERYONE, UserGroup
 from fairque.redis.keys import encode_user
-from fairque.redis.store import UserGroup
 
-__all__ = ["EVERYONE", "assignment", "shown"]
+__all__ = ["assignment", "shown"]
 
-EVERYONE = "*"
 MAX_USERS = 1000
 
 

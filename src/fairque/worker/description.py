@@ -8,8 +8,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from fairque.models import UserGroup
 from fairque.redis.keys import encode_user
-from fairque.redis.store import UserGroup
 from fairque.tasks.registry import registry
 from fairque.version import __version__
 from fairque.worker.assignment import shown

@@ -16,11 +16,13 @@ import msgspec
 from fairque.checks import check_count, check_id, check_seconds
 from fairque.config.config import WorkerConfig
 from fairque.errors import FairqueError, InvalidInput, QueueUnavailable
+from fairque.errors import FairqueError, InvalidInput
+from fairque.models import EVERYONE
 from fairque.queue.queue import TaskQueue
 from fairque.redis.delivery import Claim, Delivery
 from fairque.scheduler.scheduler import TaskScheduler
 from fairque.tasks.limits import declared_limits
-from fairque.worker.assignment import EVERYONE, assignment
+from fairque.worker.assignment import assignment
 from fairque.worker.description import describe_worker, names_known, new_worker_id
 from fairque.worker.executor import Executor, TaskHandler
 from fairque.worker.hooks import Hook, Hooks
