@@ -37,7 +37,7 @@ from fairque.models import (
 )
 from fairque.policy import Breaker, Policy, Rate, TaskLimit
 from fairque.queue.dead_letters import DeadLetter
-from fairque.queue.explain import Certainty, Explanation, Reason, Waiting
+from fairque.queue.explanation import Certainty, Explanation, Reason, Waiting
 from fairque.queue.handle import (
     Cancellation,
     TaskHandle,

@@ -24,10 +24,12 @@ __all__ = [
     "changes_of",
     "limit_in",
     "merged",
+    "next_start_us",
     "packed_rate",
     "policy_in",
     "stored_in",
     "task_limit",
+    "tat_after_start_us",
 ]
 
 LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6
@@ -134,6 +136,20 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     paused: bool | datetime | None = None
     group: str | None = None
     breaker: Breaker | None = None
+
+
+def next_start_us(tat_us: float, interval_us: float, burst: float) -> float:
+    """GCRA: the microsecond from which on the next task may start.
+
+    `tat_us` is its theoretical arrival time: when it would start if all starts were evenly spread. Starts may run ahead
+    of that by the burst.
+    """
+    return tat_us - (burst - 1) * interval_us
+
+
+def tat_after_start_us(now_us: int, tat_us: int, interval_us: int) -> int:
+    """GCRA: the theoretical arrival time of the task after one that starts now."""
+    return max(now_us, tat_us) + interval_us
 
 
 def as_rate(value: Rate | str) -> Rate:

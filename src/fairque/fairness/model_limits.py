@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fairque.fairness.choice import SortedSet, encoded
 from fairque.fairness.model_task import ModelTask
-from fairque.policy import Rate
+from fairque.policy import Rate, next_start_us, tat_after_start_us
 
 __all__ = ["NameLimit", "NameLimits"]
 
@@ -33,7 +33,7 @@ class NameLimit:
 
     def next_look_ms(self, now_us: int) -> int:
         if self.rate is not None:
-            at_ms = math.ceil((self.tat_us - (self.rate.burst - 1) * self.rate.interval_us) / 1000)
+            at_ms = math.ceil(next_start_us(self.tat_us, self.rate.interval_us, self.rate.burst) / 1000)
             if at_ms > now_us // 1000:
                 return at_ms
         return now_us // 1000 + LOOK_MS
@@ -96,7 +96,7 @@ class NameLimits:
             return
         self.running.setdefault(task.name, set()).add(task.key)
         if limit.rate is not None:
-            limit.tat_us = max(now_us, limit.tat_us) + limit.rate.interval_us
+            limit.tat_us = tat_after_start_us(now_us, limit.tat_us, limit.rate.interval_us)
             if task.name in self.held:
                 self.held.put(task.name, limit.next_look_ms(now_us))
         task.is_offered, task.limited = False, task.name

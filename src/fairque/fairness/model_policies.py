@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from fairque.fairness.choice import FairChoice, SortedSet, encoded
 from fairque.models import EVERYONE
-from fairque.policy import Policy, merged
+from fairque.policy import Policy, merged, next_start_us, tat_after_start_us
 
 __all__ = ["Admission", "Marks", "Policies"]
 
@@ -74,16 +74,15 @@ class Policies:
         return self._rate_gate(now_us, policy, marks)
 
     def _rate_gate(self, now_us: int, policy: Policy, marks: Marks) -> float | None:
-        """The generic cell rate algorithm: starts may run ahead of their even pace by the burst."""
         if policy.rate is None:
             return None
-        at_us = marks.tat_us - (policy.rate.burst - 1) * policy.rate.interval_us
+        at_us = next_start_us(marks.tat_us, policy.rate.interval_us, policy.rate.burst)
         return math.ceil(at_us / 1000) if at_us > now_us else None
 
     def note_start(self, now_us: int, user_id: str) -> None:
         if (rate := self.of(user_id).rate) is not None:
             marks = self.marks.setdefault(user_id, Marks())
-            marks.tat_us = max(now_us, marks.tat_us) + rate.interval_us
+            marks.tat_us = tat_after_start_us(now_us, marks.tat_us, rate.interval_us)
 
     def note_end(self, now_us: int, user_id: str, *, is_success: bool) -> bool:
         """For the breaker. True: it opens."""

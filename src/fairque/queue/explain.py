@@ -1,4 +1,4 @@
-"""`Explanation`: why a task waits, what is ahead of it, and when it may start.
+"""How an `Explanation` comes about.
 
 The estimate follows the fair choice itself (start-time fair queueing): a task starts when everybody whose tag is lower
 than the one that its user will have by then has been served, at the speed at which the queue serves.
@@ -6,86 +6,19 @@ than the one that its user will have by then has been served, at the speed at wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from enum import StrEnum
 from typing import Any, NamedTuple
-
-import msgspec
 
 from fairque.metrics import Metrics, metrics_in
 from fairque.models import EVERYONE, TaskState
-from fairque.policy import Policy, merged, policy_in
-from fairque.queue.ready_line import ReadyLine, line_in
+from fairque.policy import Policy, merged, next_start_us, policy_in
+from fairque.queue.explanation import Certainty, Explanation, Reason, Waiting, span
 from fairque.redis.keys import decode_user, encode_user
 
-__all__ = ["Certainty", "Explanation", "Reason", "Waiting", "explain"]
+__all__ = ["explain"]
 
 ENOUGH_SERVICES = 20  # measured lately, before a speed is believed
-
-
-class Reason(StrEnum):
-    """Why a task does not run now."""
-
-    TURN = "turn"  # others are ahead of it
-    PAUSED = "paused"  # its user is
-    USER_LIMIT = "user-limit"  # its user runs as many as it may
-    RATE = "rate"  # its user started as many as it may
-    BREAKER = "breaker"  # its user's tasks kept failing
-    NAME_LIMIT = "name-limit"  # as many tasks of this name run, or were started, as may
-    SCHEDULED = "scheduled"  # its time has not come
-    DEFERRED = "deferred"  # it waits for other tasks
-    NO_WORKER = "no-worker"  # no worker serves this user
-    UNKNOWN_TASK = "unknown-task"  # no worker that serves it knows its function
-    NOTHING = "nothing"  # nothing waits
-
-
-class Certainty(StrEnum):
-    """How much an estimate is worth."""
-
-    GOOD = "good"  # the queue has been busy, and its speed is measured
-    ROUGH = "rough"  # little was measured, or something else than its turn holds it back
-    NONE = "none"  # there is no estimate
-
-
-class Waiting(msgspec.Struct, frozen=True):
-    """One thing that holds a task back. `until` is in seconds since the epoch, where that is known."""
-
-    reason: Reason
-    text: str
-    until: float | None = None
-
-
-class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a task is, and why. `str()` of it is a few lines for people.
-
-    `ahead_own` and `ahead_others` are tasks that will be served before it; `starts_in` is in seconds. `share` is what
-    its user gets of the queue while everybody who is ready now stays so, from 0 to 1.
-    """
-
-    user_id: str
-    task_id: str | None
-    state: TaskState | None
-    waiting: tuple[Waiting, ...] = ()
-    dependencies: tuple[str, ...] = ()
-    backlog: int = 0
-    running: int = 0
-    weight: float = 1.0
-    share: float | None = None
-    ahead_own: int = 0
-    ahead_others: int = 0
-    starts_in: float | None = None
-    certainty: Certainty = Certainty.NONE
-    worker: str | None = None
-
-    def __str__(self) -> str:
-        what = f"task {self.task_id!r} of user {self.user_id!r}" if self.task_id else f"user {self.user_id!r}"
-        lines = [f"{what}: {self.state or 'nothing waits'}" + (f" on {self.worker}" if self.worker else "")]
-        lines += [f"- {held.text}" for held in self.waiting]
-        if self.waiting and self.state:
-            lines.append(f"ahead of it: {self.ahead_own} of its own user, {self.ahead_others} of others")
-        if self.starts_in is not None:
-            lines.append(f"starts in about {_span(self.starts_in)} ({self.certainty})")
-        return "\n".join(lines)
 
 
 class _Worker(NamedTuple):
@@ -194,15 +127,15 @@ class _Facts:
         if state is TaskState.SCHEDULED and self._found["scheduled_at"]:
             at_ms = float(self._found["scheduled_at"])
             left = max(0.0, at_ms - self.now_ms) / 1000
-            yield Waiting(Reason.SCHEDULED, f"may start in {_span(left)} at the earliest", at_ms / 1000)
+            yield Waiting(Reason.SCHEDULED, f"may start in {span(left)} at the earliest", at_ms / 1000)
         if "held" in self.task:
             yield self._name_limit()
 
     def _name_limit(self) -> Waiting:
         limit = _fields(self._found["limit"] or ())
         text = f"as many {self.name!r} run as may, {self._found['name_running']} of {limit.get('max', 'any number')}"
-        interval_us, at_us = float(limit.get("rate_us", 0)), float(limit.get("tat", 0))
-        at_ms = (at_us - (float(limit.get("burst", 1)) - 1) * interval_us) / 1000
+        interval_us, burst = float(limit.get("rate_us", 0)), float(limit.get("burst", 1))
+        at_ms = next_start_us(float(limit.get("tat", 0)), interval_us, burst) / 1000
         if interval_us and at_ms > self.now_ms:
             text = f"as many {self.name!r} were started as may"
             return Waiting(Reason.NAME_LIMIT, text, at_ms / 1000)
@@ -216,21 +149,21 @@ class _Facts:
             yield Waiting(Reason.PAUSED, "its user is paused")
         elif policy.paused and policy.paused.timestamp() > now:
             until = policy.paused.timestamp()
-            yield Waiting(Reason.PAUSED, f"its user is paused for another {_span(until - now)}", until)
+            yield Waiting(Reason.PAUSED, f"its user is paused for another {span(until - now)}", until)
         most = policy.max_running
         if policy.breaker and open_until_ms:
             if open_until_ms > self.now_ms:
                 left = open_until_ms / 1000 - now
-                text = f"too many tasks of its user failed: nothing is started for {_span(left)}"
+                text = f"too many tasks of its user failed: nothing is started for {span(left)}"
                 yield Waiting(Reason.BREAKER, text, open_until_ms / 1000)
             else:
                 most = 1
         if most and self.running >= most:
             yield Waiting(Reason.USER_LIMIT, f"{self.running} tasks of its user run, at most {most} may")
         if policy.rate:
-            at_ms = (tat_us - (policy.rate.burst - 1) * policy.rate.interval_us) / 1000
+            at_ms = next_start_us(tat_us, policy.rate.interval_us, policy.rate.burst) / 1000
             if at_ms > self.now_ms:
-                text = f"its user may start the next task in {_span((at_ms - self.now_ms) / 1000)} ({policy.rate})"
+                text = f"its user may start the next task in {span((at_ms - self.now_ms) / 1000)} ({policy.rate})"
                 yield Waiting(Reason.RATE, text, at_ms / 1000)
 
     def _workers_missing(self) -> Iterable[Waiting]:
@@ -252,8 +185,8 @@ class _Facts:
 
     def _ahead_others(self, ahead_own: int) -> int:
         """Services of others up to the moment at which the tag of its user lets it start."""
-        cost = self.of_user.recent_cost / self.of_user.recent_services if self.of_user.recent_services > 0.01 else 1.0
-        own, everybody = encode_user(self.user_id), self._cost()
+        cost, everybody = _mean_cost(self.of_user), _mean_cost(self.of_queue)
+        own = encode_user(self.user_id)
         line = self.siblings if "group" in self._found else self.ready
         tag = line.tag_of(own, self.tag) + ahead_own * cost / self.weight
         before = line.served_before(tag, own, everybody, is_first=not ahead_own)
@@ -263,10 +196,6 @@ class _Facts:
         of_group = ahead_own + before
         tag = self.ready.tag_of(group) + of_group * everybody / self.ready.weight_of(group, 1.0)
         return before + self.ready.served_before(tag, group, everybody, is_first=not of_group)
-
-    def _cost(self) -> float:
-        measured = self.of_queue
-        return measured.recent_cost / measured.recent_services if measured.recent_services > 0.01 else 1.0
 
     def _share(self) -> float | None:
         total = self.ready.weight
@@ -319,9 +248,59 @@ class _Facts:
 _PASSING = (Reason.TURN, Reason.RATE, Reason.USER_LIMIT, Reason.SCHEDULED)
 
 
-def _span(seconds: float) -> str:
-    size, unit = next((each for each in ((86_400, "d"), (3600, "h"), (60, "m")) if seconds >= 2 * each[0]), (1, "s"))
-    return f"{round(seconds / size, 1 if size > 1 else 3):.12g} {unit}"
+class ReadyMember(NamedTuple):
+    """One of those who are ready: a user, or a group."""
+
+    name: str
+    tag: float
+    weight: float
+    backlog: int
+
+
+class ReadyLine(NamedTuple):
+    """Those who are ready: the first of them were looked at, of the others there is but the number.
+
+    `before` are those in front of the one that is asked about.
+    """
+
+    members: Sequence[ReadyMember]
+    size: int
+    before: int
+
+    @property
+    def unseen(self) -> int:
+        return max(0, self.size - len(self.members))
+
+    @property
+    def weight(self) -> float:
+        """Of all together; those who were not looked at are like the others."""
+        seen = sum(member.weight for member in self.members)
+        return seen * self.size / len(self.members) if self.members else 0.0
+
+    def weight_of(self, name: str, default: float) -> float:
+        return next((member.weight for member in self.members if member.name == name), default)
+
+    def tag_of(self, name: str, default: float | None = None) -> float:
+        """Where it is not ready, or was not looked at, the lowest there is."""
+        lowest = min((member.tag for member in self.members), default=0.0) if default is None else default
+        return next((member.tag for member in self.members if member.name == name), lowest)
+
+    def served_before(self, tag: float, own: str, cost: float, *, is_first: bool) -> int:
+        """Services of the others until `own` has the lowest tag. `is_first`: it waits for no service of its own.
+
+        Tags of those who are ready lie about one service apart at most: of those who were not looked at, the ones
+        in front are served once before it, and before a later service of its own all are, as often as the others.
+        """
+        others = [member for member in self.members if member.name != own]
+        seen = sum(_services(member, tag, own, cost) for member in others)
+        if is_first:
+            return seen + max(0, self.before - len(others))
+        unseen = max(0, self.size - 1 - len(others))
+        return seen + round(unseen * max(1.0, seen / max(1, len(others))))
+
+
+def _mean_cost(measured: Metrics) -> float:
+    return measured.recent_cost / measured.recent_services if measured.recent_services > 0.01 else 1.0
 
 
 def _fields(flat: Sequence[bytes]) -> dict[str, str]:
@@ -337,3 +316,19 @@ def _worker(fields: Mapping[str, str]) -> _Worker:
         None if users == EVERYONE else frozenset(users.split(" ")),
         frozenset(decode_user(name.encode()) for name in names.split(" ")) if names else None,
     )
+
+
+def line_in(rows: Sequence[Any], line: Sequence[int]) -> ReadyLine:
+    return ReadyLine([_member(*row) for row in rows], *line)
+
+
+def _member(name: bytes, tag: bytes, weight: bytes, backlog: int) -> ReadyMember:
+    return ReadyMember(name.decode(), float(tag), float(weight), backlog)
+
+
+def _services(member: ReadyMember, tag: float, own: str, cost: float) -> int:
+    """Of a member, until `own` comes before it, which has this tag then. Of equal tags, names decide."""
+    if (member.tag, member.name) > (tag, own):
+        return 0
+    steps = (tag - member.tag) * member.weight / cost
+    return min(member.backlog, math.floor(steps) + 1 if member.name < own else math.ceil(steps))

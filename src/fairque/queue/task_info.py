@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
-from fairque.models import Attempt, Priority, TaskInfo, TaskState
+from fairque.models import Attempt, TaskInfo, TaskState
 from fairque.redis.delivery import StoredTask, arrival_ms
-from fairque.tasks.message import BadMessage, Record, decode_body
+from fairque.tasks.message import BadMessage, Record, decode_body, priority_in
 
 __all__ = ["attempts_in", "ended_info", "living_info", "told_by"]
 
 _attempt_decoder = msgspec.msgpack.Decoder(Attempt)
-_PRIORITY_AT = 17
 
 
 def attempts_in(errors: list[bytes]) -> tuple[Attempt, ...]:
@@ -79,12 +78,6 @@ def ended_info(user_id: str, task_id: str, state: TaskState, record: Record, kno
         dependents=known.dependents,
         message=record.message if state is TaskState.CANCELED else "",
     )
-
-
-def priority_in(body: bytes) -> Priority | None:
-    """None where the body is gone or foreign."""
-    given = body[_PRIORITY_AT] if len(body) > _PRIORITY_AT else 0
-    return Priority(given) if given in set(Priority) else None
 
 
 def _seconds(milliseconds: str | None) -> float | None:

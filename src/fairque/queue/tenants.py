@@ -23,7 +23,8 @@ from fairque.policy import (
     stored_in,
     task_limit,
 )
-from fairque.queue.explain import Explanation, explain
+from fairque.queue.explain import explain
+from fairque.queue.explanation import Explanation
 from fairque.queue.usage import Demand, Shares, UsageHour, demand, shares, usage_in
 from fairque.redis.keys import decode_user, encode_user
 from fairque.redis.store import Store

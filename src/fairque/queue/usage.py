@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from fairque.checks import check_seconds
+from fairque.fairness.contention import jains_index
 from fairque.metrics import metrics_in
 from fairque.models import QueueStats, UserInfo
 
@@ -102,7 +103,7 @@ def shares(users: Sequence[UserInfo]) -> Shares:
     weights = sum(user.weight for user in active)
     rated = tuple(_rated(user, served, weights, any(other.tag is not None for other in active)) for user in active)
     by_weight = [user.metrics.recent_cost / user.weight for user in active if user.tag is not None]
-    return Shares(jain=_jain(by_weight), users=rated)
+    return Shares(jain=jains_index(by_weight), users=rated)
 
 
 def _rated(user: UserInfo, served: float, weights: float, somebody_waits: bool) -> Share:
@@ -114,11 +115,6 @@ def _rated(user: UserInfo, served: float, weights: float, somebody_waits: bool) 
     elif somebody_waits and share > NOISY * entitled:
         verdict = "noisy"
     return Share(user_id=user.user_id, share=share, entitled=entitled, verdict=verdict)
-
-
-def _jain(services: Sequence[float]) -> float:
-    squares = sum(service * service for service in services)
-    return sum(services) ** 2 / (len(services) * squares) if squares else 1.0
 
 
 def demand(stats: QueueStats, target_wait: float) -> Demand:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import struct
 from typing import NamedTuple
 
 import msgspec
 
+from fairque.models import Priority
 from fairque.redis.keys import decode_user
+from fairque.tasks.message import cost_in, priority_in
 
 __all__ = ["Claim", "Delivery", "Needs", "NewTask", "Outcome", "StoredTask", "arrival_ms"]
-
-_COST = struct.Struct(">d")
 
 
 class NewTask(NamedTuple):
@@ -65,8 +64,7 @@ class Delivery(msgspec.Struct, eq=False):
 
     @property
     def cost(self) -> float:
-        """As its message says; a foreign one costs 1."""
-        return _COST.unpack_from(self.body, 9)[0] if len(self.body) > 17 and self.body[0] == 1 else 1.0
+        return cost_in(self.body)
 
     @property
     def wait_ms(self) -> int | None:
@@ -120,6 +118,6 @@ class StoredTask(NamedTuple):
 
 def arrival_ms(score: int, body: bytes, priority_step_ms: int) -> int:
     """When a task was placed: its score is that moment in microseconds, less the head start of its priority."""
-    priority = body[17] if len(body) > 17 else 1
-    head_start = (priority - 1) * priority_step_ms if priority < 6 else 0
+    priority = priority_in(body) or Priority.VERY_LOW
+    head_start = (priority - 1) * priority_step_ms if priority is not Priority.CRITICAL else 0
     return score // 1000 + head_start

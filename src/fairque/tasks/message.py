@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from fairque.errors import MessageTooLarge, StoreError
-from fairque.models import FailureKind, TaskState
+from fairque.models import FailureKind, Priority, TaskState
 from fairque.tasks.retry import RetryPolicy
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Message",
     "Overrides",
     "Record",
+    "cost_in",
     "decode_body",
     "decode_record",
     "encode_body",
@@ -33,12 +34,15 @@ __all__ = [
     "is_payload",
     "name_in",
     "new_nonce",
+    "priority_in",
     "record_state",
 ]
 
 VERSION = 1
 NIL = msgspec.Raw(b"\xc0")
 _HEAD = struct.Struct(">B8sdB")
+_PRIORITY_AT = _HEAD.size - 1
+_PRIORITIES = {int(priority): priority for priority in Priority}
 _STATES = {TaskState.FINISHED: b"F", TaskState.FAILED: b"X", TaskState.CANCELED: b"C"}
 _LETTERS = {letter: state for state, letter in _STATES.items()}
 
@@ -129,6 +133,16 @@ def head_of(body: bytes) -> tuple[bytes, float, int]:
     """Nonce, cost and priority."""
     _, nonce, cost, priority = _HEAD.unpack_from(body)
     return nonce, cost, priority
+
+
+def cost_in(body: bytes) -> float:
+    """As the head says; a foreign message costs 1."""
+    return head_of(body)[1] if len(body) >= _HEAD.size and body[0] == VERSION else 1.0
+
+
+def priority_in(body: bytes) -> Priority | None:
+    """None where the body is gone or foreign."""
+    return _PRIORITIES.get(body[_PRIORITY_AT]) if len(body) >= _HEAD.size else None
 
 
 def decode_body(body: bytes) -> Message:

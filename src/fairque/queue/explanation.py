@@ -1,0 +1,82 @@
+"""`Explanation`: why a task waits, what is ahead of it, and when it may start."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from fairque.models import TaskState
+
+__all__ = ["Certainty", "Explanation", "Reason", "Waiting", "span"]
+
+
+class Reason(StrEnum):
+    """Why a task does not run now."""
+
+    TURN = "turn"  # others are ahead of it
+    PAUSED = "paused"  # its user is
+    USER_LIMIT = "user-limit"  # its user runs as many as it may
+    RATE = "rate"  # its user started as many as it may
+    BREAKER = "breaker"  # its user's tasks kept failing
+    NAME_LIMIT = "name-limit"  # as many tasks of this name run, or were started, as may
+    SCHEDULED = "scheduled"  # its time has not come
+    DEFERRED = "deferred"  # it waits for other tasks
+    NO_WORKER = "no-worker"  # no worker serves this user
+    UNKNOWN_TASK = "unknown-task"  # no worker that serves it knows its function
+    NOTHING = "nothing"  # nothing waits
+
+
+class Certainty(StrEnum):
+    """How much an estimate is worth."""
+
+    GOOD = "good"  # the queue has been busy, and its speed is measured
+    ROUGH = "rough"  # little was measured, or something else than its turn holds it back
+    NONE = "none"  # there is no estimate
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """One thing that holds a task back. `until` is in seconds since the epoch, where that is known."""
+
+    reason: Reason
+    text: str
+    until: float | None = None
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a task is, and why. `str()` of it is a few lines for people.
+
+    `ahead_own` and `ahead_others` are tasks that will be served before it; `starts_in` is in seconds. `share` is what
+    its user gets of the queue while everybody who is ready now stays so, from 0 to 1.
+    """
+
+    user_id: str
+    task_id: str | None
+    state: TaskState | None
+    waiting: tuple[Waiting, ...] = ()
+    dependencies: tuple[str, ...] = ()
+    backlog: int = 0
+    running: int = 0
+    weight: float = 1.0
+    share: float | None = None
+    ahead_own: int = 0
+    ahead_others: int = 0
+    starts_in: float | None = None
+    certainty: Certainty = Certainty.NONE
+    worker: str | None = None
+
+    def __str__(self) -> str:
+        what = f"task {self.task_id!r} of user {self.user_id!r}" if self.task_id else f"user {self.user_id!r}"
+        lines = [f"{what}: {self.state or 'nothing waits'}" + (f" on {self.worker}" if self.worker else "")]
+        lines += [f"- {held.text}" for held in self.waiting]
+        if self.waiting and self.state:
+            lines.append(f"ahead of it: {self.ahead_own} of its own user, {self.ahead_others} of others")
+        if self.starts_in is not None:
+            lines.append(f"starts in about {span(self.starts_in)} ({self.certainty})")
+        return "\n".join(lines)
+
+
+def span(seconds: float) -> str:
+    """In a unit that suits."""
+    size, unit = next((each for each in ((86_400, "d"), (3600, "h"), (60, "m")) if seconds >= 2 * each[0]), (1, "s"))
+    return f"{round(seconds / size, 1 if size > 1 else 3):.12g} {unit}"
