@@ -129,13 +129,13 @@ async def test_a_plain_url_for_a_cluster_says_what_to_write(cluster: ClusterNode
 def test_a_node_that_named_a_wrong_address_is_not_asked_first_again() -> None:
     """It may be cut off from the others, and does not know."""
     guide = Cluster(ServerUrl("cluster://a,b"), "key")
-    search = guide.search()
+    search = guide.lookup()
     assert "//a:" in next(search).url
     with pytest.raises(StopIteration) as found:
         search.send([[0, 16383, [b"a", 6379, b"id"], [b"c", 6379, b"id"]]])
     assert found.value.value == ("a", 6379)
     guide.doubt()
-    assert "//a:" not in next(guide.search()).url
+    assert "//a:" not in next(guide.lookup()).url
 
 
 # A queue that moves

@@ -119,14 +119,7 @@ class TaskHandle(Generic[R_co]):
 
         Raises `UnknownTask` and `QueueUnavailable`.
         """
-        changed = asyncio.Event()
-        channel = self._source.store.keys.done_channel(self.user_id, self.task_id)
-
-        def on_message(_: bytes | None) -> None:
-            changed.set()
-
-        await self._source.listener.subscribe(channel, on_message)
-        try:
+        async with self._changes() as changed:
             await self._source.store.watch(self.user_id, self.task_id)
             last = None
             while True:
@@ -138,8 +131,6 @@ class TaskHandle(Generic[R_co]):
                     return
                 last = info
                 await changed.wait()
-        finally:
-            await self._source.listener.unsubscribe(channel, on_message)
 
     async def info(self) -> TaskInfo:
         """Times, attempts, errors, dependencies and dependents. Raises `UnknownTask` and `QueueUnavailable`."""
@@ -167,6 +158,15 @@ class TaskHandle(Generic[R_co]):
                 return await self._watch()
 
     async def _watch(self) -> bytes:
+        async with self._changes() as changed:
+            while not (record := await self._record()):
+                await changed.wait()
+                changed.clear()
+            return record
+
+    @contextlib.asynccontextmanager
+    async def _changes(self) -> AsyncIterator[asyncio.Event]:
+        """Set whenever something is told of the task, and after an outage."""
         changed = asyncio.Event()
         channel = self._source.store.keys.done_channel(self.user_id, self.task_id)
 
@@ -175,10 +175,7 @@ class TaskHandle(Generic[R_co]):
 
         await self._source.listener.subscribe(channel, on_message)
         try:
-            while not (record := await self._record()):
-                await changed.wait()
-                changed.clear()
-            return record
+            yield changed
         finally:
             await self._source.listener.unsubscribe(channel, on_message)
 

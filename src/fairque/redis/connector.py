@@ -24,7 +24,7 @@ from fairque.checks import check_seconds
 from fairque.embedded.server import EmbeddedServer
 from fairque.errors import ConfigError, FairqueError, QueueUnavailable, StoreError
 from fairque.redis.cluster import Cluster
-from fairque.redis.lookup import Question
+from fairque.redis.lookup import Lookup, Question
 from fairque.redis.sentinel import Sentinels
 from fairque.redis.url import Address, ServerUrl
 
@@ -201,25 +201,25 @@ class Connector:
         if self._guides is None or self._address is not None:
             return self._address
         lookup, answer = self._guides.lookup(), None
-        while True:
-            try:
-                question = lookup.send(answer)
-            except StopIteration as found:
-                self._address = found.value
-                return self._address
+        while (question := self._next_question(lookup, answer)) is not None:
             answer = await self._ask(question)
+        return self._address
 
     def _find_blocking(self) -> Address | None:
         if self._guides is None or self._address is not None:
             return self._address
         lookup, answer = self._guides.lookup(), None
-        while True:
-            try:
-                question = lookup.send(answer)
-            except StopIteration as found:
-                self._address = found.value
-                return self._address
+        while (question := self._next_question(lookup, answer)) is not None:
             answer = self._ask_blocking(question)
+        return self._address
+
+    def _next_question(self, lookup: Lookup, answer: Any) -> Question | None:
+        """None: the address is known."""
+        try:
+            return lookup.send(answer)
+        except StopIteration as found:
+            self._address = found.value
+            return None
 
     async def _ask(self, question: Question) -> Any:
         connection = self._make(question.url, self._seconds_of_a_question)

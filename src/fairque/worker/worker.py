@@ -16,7 +16,6 @@ import msgspec
 from fairque.checks import check_count, check_id, check_seconds
 from fairque.config.config import WorkerConfig
 from fairque.errors import FairqueError, InvalidInput, QueueUnavailable
-from fairque.errors import FairqueError, InvalidInput
 from fairque.models import EVERYONE
 from fairque.queue.queue import TaskQueue
 from fairque.redis.delivery import Claim, Delivery
