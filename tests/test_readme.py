@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import json
 import os
@@ -22,10 +23,13 @@ import pytest
 import typer
 
 import fairque
-from fairque import TaskQueue, TaskState, Worker, config, config_policies
+from fairque import TaskQueue, TaskState, Worker
 from fairque.cli.app import app
+from fairque.config.config import FairQueueConfig, QueueConfig, RedisConfig, SchedulerConfig, WorkerConfig
+from fairque.config.policies import GroupConfig, LimitConfig, PolicyConfig
 from fairque.config.values import Section, shown_duration
 from fairque.tasks.registry import registry, unregister
+from tests.support.eventually import eventually
 from tests.support.process import ROOT, WorkerProcess
 from tests.support.servers import URL_VARIABLE, Server
 
@@ -34,7 +38,13 @@ Start = Callable[..., Awaitable[WorkerProcess]]
 QUICKSTART = ROOT / "examples" / "quickstart.py"
 SHOP = ROOT / "examples" / "testing" / "shop.py"
 README = "README.md"
-PAGES = {file.relative_to(ROOT).as_posix(): file.read_text() for file in [ROOT / README, *(ROOT / "docs").glob("*.md")]}
+TUTORIAL = "docs/tutorial.md"
+DEPLOYING = "docs/guides/deploying.md"
+WATCHING = "docs/guides/watching.md"
+INSIDE = "docs/guides/inside-tasks.md"
+PAGES = {
+    file.relative_to(ROOT).as_posix(): file.read_text() for file in [ROOT / README, *(ROOT / "docs").rglob("*.md")]
+}
 COMMAND: Any = typer.main.get_command(app)
 
 
@@ -79,34 +89,91 @@ async def worker(queue: TaskQueue) -> AsyncIterator[None]:
 async def run(page: str, namespace: dict[str, Any]) -> None:
     """Execute its snippets, ``await`` outside of functions included."""
     for snippet in SNIPPETS[page]:
-        code = compile(snippet, page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        code = compile(snippet, page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
         running = eval(code, namespace)
         if inspect.isawaitable(running):
             await running
 
 
 @pytest.mark.leaves_keys("policy*", "limit:*")
-@pytest.mark.usefixtures("worker")
-async def test_every_snippet_of_the_readme_does_what_it_says(
-    namespace: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert len(SNIPPETS[README]) >= 5
-    await run(README, namespace)
-    assert await namespace["later"].result(timeout=20) == "fetched example.org"
-    assert [await handle.result(timeout=20) for handle in namespace["handles"][-2:]]
-    assert "error ZeroDivisionError division by zero" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("page", sorted(page for page in PAGES if SNIPPETS[page] and page != README))
-async def test_every_snippet_of_the_documentation_does_what_it_says(
+@pytest.mark.parametrize("page", sorted(page for page in PAGES if SNIPPETS[page]))
+async def test_every_snippet_of_a_page_does_what_it_says(
     page: str, namespace: dict[str, Any], queue: TaskQueue
 ) -> None:
-    if page == "docs/testing.md":  # its tasks run where it says so
+    if page == "docs/guides/testing.md":  # its tasks run where it says so
         await run(page, namespace)
         await queue.purge("acme")
     else:
         async with Worker(queue):
             await run(page, namespace)
+
+
+@pytest.mark.usefixtures("worker")
+async def test_the_tasks_of_the_guide_end_as_it_says(
+    namespace: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    await run("docs/guides/tasks.md", namespace)
+    assert await namespace["later"].result(timeout=20) == "fetched example.org"
+    assert [await handle.result(timeout=20) for handle in namespace["handles"][-2:]]
+    assert "error ZeroDivisionError division by zero" in capsys.readouterr().out
+
+
+@pytest.mark.timeout(180)
+async def test_the_tutorial_runs_from_its_first_line_to_its_last(
+    worker_process: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAIRQUE_REDIS_URL", f"embedded://{tmp_path}/data")
+    reader = Reader(worker_process, tmp_path)
+    for language, block in re.findall(r"^```(\w+)\n(.*?)^```$", PAGES[TUTORIAL], re.MULTILINE | re.DOTALL):
+        await reader.follow(language, block)
+    await reader.stop_worker()
+    assert reader.commands > 10
+
+
+class Reader:
+    """Does what a page says in one directory: writes files, types commands, and compares what comes out."""
+
+    def __init__(self, worker_process: Start, home: Path) -> None:
+        self._start, self._home = worker_process, home
+        self._worker: WorkerProcess | None = None
+        self._output = ""
+        self.commands = 0
+
+    async def follow(self, language: str, block: str) -> None:
+        if language == "python":
+            name = file_of(block)
+            assert name is not None
+            (self._home / name).write_text(block)
+        elif language == "sh":
+            self._output = ""
+            for line in block.splitlines():
+                await self._type(shlex.split(line))
+        else:
+            assert block in self._output
+
+    async def _type(self, words: list[str]) -> None:
+        self.commands += 1
+        if words[0] == "export":
+            assert words[1] == "FAIRQUE_REDIS_URL=embedded://$PWD/data"
+        elif words[:2] == ["fairque", "worker"]:
+            await self.stop_worker()
+            self._worker = await self._run(words)
+            await self._worker.line("serves queue 'default'")
+        else:
+            process = await self._run(words)
+            assert await process.wait(60) == 0, process.output
+            self._output += process.output + "\n"
+
+    async def _run(self, words: list[str]) -> WorkerProcess:
+        command = words[1:] if words[0] == "python" else words
+        arguments = [str(self._home / word) if word.endswith(".py") else word for word in command]
+        path = os.pathsep.join([str(self._home), os.environ.get("PYTHONPATH", "")])
+        return await self._start(*arguments, env={"PYTHONPATH": path})
+
+    async def stop_worker(self) -> None:
+        if self._worker is not None:
+            self._worker.send(signal.SIGINT)
+            assert await self._worker.wait() == 0, self._worker.output
 
 
 @pytest.mark.parametrize(("page", "name"), [key for key in FILES if key[1] == "script.py"])
@@ -119,10 +186,10 @@ async def test_a_script_runs_as_it_is_shown(page: str, name: str, worker_process
 
 
 @pytest.mark.parametrize(
-    ("page", "path"), [(README, "/users/acme/images/7"), ("docs/embedding.md", "/users/acme/double/7")]
+    ("name", "path"), [("app.py", "/users/acme/images/7"), ("two_queues.py", "/users/acme/double/7")]
 )
-async def test_an_app_answers_as_it_is_shown(page: str, path: str, worker_process: Start, tmp_path: Path) -> None:
-    (tmp_path / "app.py").write_text(FILES[page, "app.py"])
+async def test_an_app_answers_as_it_is_shown(name: str, path: str, worker_process: Start, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(FILES["docs/guides/embedding.md", name])
     process = await worker_process("uvicorn", "app:app", "--port", "0", "--app-dir", str(tmp_path))
     line = await process.line("Uvicorn running on ")
     async with httpx.AsyncClient(base_url=line.split(" on ")[1].split()[0], trust_env=False) as client:
@@ -130,7 +197,7 @@ async def test_an_app_answers_as_it_is_shown(page: str, path: str, worker_proces
         assert health.status_code == 200, health.text
         answer = await client.post(path)
         assert answer.status_code == 200, answer.text
-        if page != README:
+        if name == "two_queues.py":
             state = await client.get(f"/users/acme/tasks/{answer.json()}")
             assert state.json() in list(TaskState)
             assert (await client.get("/users/acme/tasks/nothing")).status_code == 404
@@ -154,32 +221,60 @@ def test_a_test_passes_as_it_is_shown(
 async def test_the_worker_commands_serve_the_file_that_is_shown(
     worker_process: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    block = FILES[README, "myapp/tasks.py"]
+    block = FILES[DEPLOYING, "myapp/tasks.py"]
     file = tmp_path / "myapp" / "tasks.py"
     file.parent.mkdir(parents=True)
     file.write_text(block)
     (tmp_path / "config").symlink_to(ROOT / "config")
     monkeypatch.setenv("FAIRQUE_REDIS_URL", f"embedded://{tmp_path}/server")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    lines = [line for block in blocks(README, "sh") for line in block.splitlines() if line.startswith("fairque worker")]
+    lines = [
+        line for block in blocks(DEPLOYING, "sh") for line in block.splitlines() if line.startswith("fairque worker")
+    ]
     assert len(lines) == 2
     for line in lines:
         command = [str(ROOT / word) if word.startswith("config/") else word for word in line.split()]
         process = await worker_process(*command, env={"PYTHONPATH": path})
         await process.line("serves queue 'default'")
         async with TaskQueue() as queue:
-            assert await queue.push_function_task("acme", greet_of(file), ("ann",))
+            assert await queue.push_function_task("acme", tasks_of(file, "myapp.tasks")["greet"], ("ann",))
             await process.line("finished user=acme")
         process.send(signal.SIGTERM)
         assert await process.wait() == 0, process.output
 
 
-def greet_of(file: Path) -> Any:
-    """The function ``greet`` of that file, known by the name under which the worker knows it."""
-    namespace: dict[str, Any] = {"__name__": "myapp.tasks"}
+def tasks_of(file: Path, module: str) -> dict[str, Any]:
+    """What stands in that file; its tasks under the names under which a worker knows them, and forgotten here."""
+    namespace: dict[str, Any] = {"__name__": module}
+    known = set(registry)
     exec(compile(file.read_text(), file, "exec"), namespace)
-    unregister("myapp.tasks.greet")
-    return namespace["greet"]
+    for name in registry.keys() - known:
+        unregister(name)
+    return namespace
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "argument"), [("orders", "close_month", ["a", "b"]), ("reports", "render_all", 2)]
+)
+async def test_a_task_puts_in_others_as_it_is_shown(
+    module: str, name: str, argument: Any, worker_process: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / f"{module}.py"
+    file.write_text(FILES[INSIDE, file.name])
+    monkeypatch.setenv("FAIRQUE_REDIS_URL", f"embedded://{tmp_path}/server")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    process = await worker_process("fairque", "worker", f"{module}:queue", env={"PYTHONPATH": path})
+    await process.line("serves queue 'default'")
+    async with TaskQueue() as queue:
+        handle = await queue.enqueue(tasks_of(file, module)[name](argument), user_id="acme")
+        assert await handle.result(timeout=20) == 2
+
+        async def all_three() -> bool:
+            return (await queue.user("acme")).finished == 3
+
+        await eventually(all_three)
+    process.send(signal.SIGTERM)
+    assert await process.wait() == 0, process.output
 
 
 async def test_the_quickstart_runs_as_it_is_shown(worker_process: Start) -> None:
@@ -230,8 +325,8 @@ def test_every_command_that_is_mentioned_exists_with_its_options(page: str) -> N
         assert {word for word in arguments if word.startswith("-")} <= options, words
 
 
-def test_the_readme_names_every_command() -> None:
-    mentioned = {id(named(words)[0]) for words in mentioned_commands(README)}
+def test_the_guide_names_every_command() -> None:
+    mentioned = {id(named(words)[0]) for words in mentioned_commands(WATCHING)}
     missing = [name for name, command in leaves(COMMAND) if id(command) not in mentioned]
     assert not missing
 
@@ -245,7 +340,7 @@ def leaves(command: Any, path: str = "fairque") -> Iterator[tuple[str, Any]]:
 
 
 def test_the_thresholds_of_the_health_check_are_those_of_the_command() -> None:
-    rows = re.findall(r"^\| `(--\w+)` \| .* \| (\S+) \|$", PAGES["docs/operations.md"], re.MULTILINE)
+    rows = re.findall(r"^\| `(--\w+)` \| .* \| (\S+) \|$", PAGES[WATCHING], re.MULTILINE)
     options = {option.opts[0]: str(option.default) for option in COMMAND.commands["health"].params}
     assert rows
     assert dict(rows).items() <= options.items()
@@ -259,9 +354,21 @@ def test_the_test_command_is_that_of_the_continuous_integration() -> None:
 # Names and numbers
 
 
-def test_every_public_name_is_mentioned() -> None:
-    everything = "\n".join(PAGES.values())
-    assert not [name for name in fairque.__all__ if re.search(rf"\b{name}\b", everything) is None]
+@pytest.mark.parametrize("module", ["fairque", "fairque.sync", "fairque.testing", "fairque.contrib.fastapi"])
+def test_every_public_name_is_in_the_reference_once(module: str) -> None:
+    everything = "\n".join(text for page, text in PAGES.items() if page.startswith("docs/reference/"))
+    shown = re.findall(rf"^::: {re.escape(module)}\.(\w+)$", everything, re.MULTILINE)
+    assert sorted(shown) == sorted(set(importlib.import_module(module).__all__) - {"__version__"})
+
+
+def test_every_public_name_is_in_the_overview() -> None:
+    overview = PAGES["docs/reference/index.md"] + PAGES["docs/reference/errors.md"]
+    assert not [name for name in fairque.__all__ if re.search(rf"\b{name}\b", overview) is None]
+
+
+def test_the_readme_reads_well_where_nothing_else_of_the_project_is() -> None:
+    assert len(PAGES[README].splitlines()) <= 250
+    assert not re.findall(r"\]\((?!https://)", PAGES[README]), "a link that leads nowhere on PyPI"
 
 
 def test_every_file_that_is_mentioned_exists() -> None:
@@ -282,19 +389,19 @@ def test_every_extra_that_is_mentioned_exists_and_all_are_listed() -> None:
 
 
 SECTIONS = {
-    "redis": config.RedisConfig,
-    "queue": config.QueueConfig,
-    "workers[n]": config.WorkerConfig,
-    "scheduler": config.SchedulerConfig,
-    "policies[n]": config_policies.PolicyConfig,
-    "groups[n]": config_policies.GroupConfig,
-    "limits[n]": config_policies.LimitConfig,
+    "redis": RedisConfig,
+    "queue": QueueConfig,
+    "workers[n]": WorkerConfig,
+    "scheduler": SchedulerConfig,
+    "policies[n]": PolicyConfig,
+    "groups[n]": GroupConfig,
+    "limits[n]": LimitConfig,
 }
 
 
 def test_every_field_of_the_configuration_is_in_its_table() -> None:
-    page = PAGES["docs/configuration.md"]
-    assert {name.removesuffix("[n]") for name in SECTIONS} == set(config.FairQueueConfig.__struct_fields__)
+    page = PAGES["docs/guides/configuration.md"]
+    assert {name.removesuffix("[n]") for name in SECTIONS} == set(FairQueueConfig.__struct_fields__)
     for path, section in SECTIONS.items():
         part = page.partition(f"### `{path}`\n")[2].partition("\n###")[0]
         rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \| \S.* \|$", part, re.MULTILINE)
