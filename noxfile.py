@@ -13,7 +13,7 @@ nox.needs_version = ">=2026.2"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.download_python = "never"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "types", "tests", "newcomer"]
+nox.options.sessions = ["lint", "types", "docs", "tests", "newcomer"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 CONSTRAINTS = ("--constraint", "config/constraints.txt")
@@ -40,6 +40,15 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     install_wheel(session, "types")
     session.run("mypy", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site, in build/site. A link that leads nowhere fails it, and so does a name that is not in the code."""
+    install_wheel(session, "docs")
+    Path("build/docs").mkdir(parents=True, exist_ok=True)
+    session.run("typer", "fairque.cli.app", "utils", "docs", "--name=fairque", "--output=build/docs/cli.md")
+    session.run("zensical", "build", "--strict", "--clean", *session.posargs)
 
 
 @nox.session

@@ -366,6 +366,20 @@ def test_every_public_name_is_in_the_overview() -> None:
     assert not [name for name in fairque.__all__ if re.search(rf"\b{name}\b", overview) is None]
 
 
+def test_every_page_is_in_the_navigation_and_every_entry_is_a_page() -> None:
+    site = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]
+    assert sorted(entries(site["nav"])) == sorted(page for page in PAGES if page != README)
+
+
+def entries(tree: Any) -> Iterator[str]:
+    """The pages of a navigation."""
+    if isinstance(tree, str):
+        yield f"docs/{tree}"
+    else:
+        for part in tree.values() if isinstance(tree, dict) else tree:
+            yield from entries(part)
+
+
 def test_the_readme_reads_well_where_nothing_else_of_the_project_is() -> None:
     assert len(PAGES[README].splitlines()) <= 250
     assert not re.findall(r"\]\((?!https://)", PAGES[README]), "a link that leads nowhere on PyPI"
