@@ -112,8 +112,8 @@ async def test_check_lists_all_problems(check: Callable[..., Awaitable[tuple[int
     code, output = await check(text, FAIRQUE_QUEUE_NAM="x")
     assert code == 2
     assert output.splitlines()[:2] == [
-        "error: FAIRQUE_QUEUE_NAM: unknown variable; did you mean FAIRQUE_QUEUE_NAME?",
         f"error: {tmp_path}/f.yaml:2: redis.pasword: unknown key; did you mean 'password'?",
+        "error: FAIRQUE_QUEUE_NAM: unknown variable; did you mean FAIRQUE_QUEUE_NAME?",
     ]
     assert output.splitlines()[2].startswith(f"error: {tmp_path}/f.yaml:4: queue.lease: expected seconds from 0.1 to ")
     code, output = await check(text, "--json")

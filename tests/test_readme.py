@@ -26,8 +26,9 @@ import fairque
 from fairque import TaskQueue, TaskState, Worker
 from fairque.cli.app import app
 from fairque.config.config import FairQueueConfig, QueueConfig, RedisConfig, SchedulerConfig, WorkerConfig
+from fairque.config.duration import shown_duration
 from fairque.config.policies import GroupConfig, LimitConfig, PolicyConfig
-from fairque.config.values import Section, shown_duration
+from fairque.config.section import Section
 from fairque.tasks.registry import registry, unregister
 from tests.support.eventually import eventually
 from tests.support.process import ROOT, WorkerProcess

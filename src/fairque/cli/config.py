@@ -14,7 +14,8 @@ from fairque.cli.output import print_json, print_table
 from fairque.cli.problem import FAILED, USAGE
 from fairque.cli.reach import AsJson
 from fairque.config.config import Loaded
-from fairque.config.values import Section, shown_duration
+from fairque.config.duration import shown_duration
+from fairque.config.section import Section
 
 __all__ = ["app"]
 

@@ -17,7 +17,7 @@ from fairque.cli.problem import Problem
 from fairque.cli.reach import AsJson, ConfigFile, QueueName, Url, make_queue, on_queue
 from fairque.cli.times import span
 from fairque.cli.values import parse_moment
-from fairque.config.values import parse_duration
+from fairque.config.duration import parse_duration
 from fairque.models import EVERYONE
 from fairque.queue.tenants import KEPT_DAYS
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta
 
 from fairque.checks import check_id
-from fairque.config.values import Number, Section
-from fairque.errors import InvalidInput
+from fairque.config.field import Number
+from fairque.config.section import Section
 from fairque.models import EVERYONE
 from fairque.policy import LEAST_WEIGHT, MOST_TASKS, MOST_WEIGHT, as_breaker, as_rate
 
@@ -18,30 +18,23 @@ __all__ = ["GroupConfig", "LimitConfig", "PolicyConfig"]
 
 Weight = Annotated[float, Number, Meta(ge=LEAST_WEIGHT, le=MOST_WEIGHT)]
 Most = Annotated[int, Meta(ge=1, le=MOST_TASKS)]
-_CHECKS: Mapping[str, Callable[[str], object]] = {
-    **{field: partial(check_id, field) for field in ("user", "name", "task", "group")},
-    "rate": as_rate,
-    "breaker": as_breaker,
-}
 
 
 class _Rules(Section, frozen=True, kw_only=True):
-    """Rules for what a name stands for."""
+    """What governs those that a name stands for."""
 
     named_by: ClassVar[str]
+    checks: ClassVar[Mapping[str, Callable[[Any], object]]] = {
+        **{field: partial(check_id, field) for field in ("user", "name", "task", "group")},
+        "rate": as_rate,
+        "breaker": as_breaker,
+    }
 
     def rules(self) -> dict[str, Any]:
-        """Those that are given, by name."""
-        fields = (field for field in self.__struct_fields__ if field != self.named_by)
-        return {field: value for field in fields if (value := getattr(self, field)) is not None}
+        """What is given, by name."""
+        return {field: value for field, value in self.given().items() if field != self.named_by}
 
-    def broken_rules(self) -> Iterator[tuple[str, str]]:
-        for field in self.__struct_fields__:
-            if field in _CHECKS and (value := getattr(self, field)) is not None:
-                try:
-                    _CHECKS[field](value)
-                except InvalidInput as error:
-                    yield field, str(error)
+    def contradictions(self) -> Iterator[tuple[str, str]]:
         if not self.rules():
             yield self.named_by, "there is no rule for it"
 
@@ -70,8 +63,8 @@ class PolicyConfig(_Rules, frozen=True, kw_only=True):
     group: str | None = None
     breaker: str | None = None
 
-    def broken_rules(self) -> Iterator[tuple[str, str]]:
-        yield from super().broken_rules()
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        yield from super().contradictions()
         if self.user == EVERYONE and self.group is not None:
             yield "group", "not everybody can be in one group: give the group of each user"
 
