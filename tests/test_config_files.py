@@ -6,12 +6,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from fairque import ConfigError, FairQueueConfig
 from fairque.cli.coverage import gaps
 from fairque.config.config import QueueConfig, RedisConfig, SchedulerConfig, WorkerConfig
 from fairque.redis.url import ServerUrl
+from fairque.settings import QueueSettings, checked_settings
 from tests.support.process import ROOT
 
 SHIPPED = ROOT / "config"
@@ -300,7 +302,11 @@ def test_fairque_yaml_changes_nothing_as_it_is():
 def test_fairque_yaml_shows_every_field_with_its_default(tmp_path: Path):
     file = write(tmp_path / "all.yaml", uncommented("fairque.yaml"))
     config, origins = FairQueueConfig.load_with_origins(file, environ={})
-    assert config == FairQueueConfig()
+    assert msgspec.structs.replace(config, queue=QueueConfig()) == FairQueueConfig()
+    settings = msgspec.structs.asdict(config.queue)
+    assert settings.pop("name") == QueueConfig().name
+    assert QueueSettings(**checked_settings(**settings)) == QueueSettings()
+    assert checked_settings(**settings).keys() == set(QueueSettings.__struct_fields__)
     sections: dict[str, Any] = {
         "redis": RedisConfig,
         "queue": QueueConfig,
