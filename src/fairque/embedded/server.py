@@ -13,37 +13,30 @@ The server is a child of `fairque.embedded.guard`, which ends it when no user is
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from fairque.embedded import guard
 from fairque.embedded.binary import server_binary
 from fairque.embedded.locks import EXCLUSIVE, SHARED, open_lock, try_lock, until
+from fairque.embedded.process import ServerProcess
+from fairque.embedded.socket_file import SocketFile
 from fairque.errors import ConfigError, QueueUnavailable
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-__all__ = ["EmbeddedServer"]
+__all__ = ["EmbeddedServer", "free_port"]
 
-_LONGEST_SOCKET_PATH = 100
-"""Bytes. The kernels' own limits are 107 (Linux) and 103 (macOS)."""
-_STOP_SECONDS = 10.0
 _STEP_SECONDS = 0.002
-_LOG_TAIL_LINES = 12
-_LOG_TAIL_BYTES = 4096
 
 
 class EmbeddedServer:
@@ -81,14 +74,20 @@ class EmbeddedServer:
         if self.is_shared and (tcp or port is not None):
             raise ConfigError("a shared embedded server listens on its socket only: leave out tcp and port")
         self.port = free_port() if tcp and port is None else port
-        self._directory = None if directory is None else Path(directory).absolute()
         self._binary = server_binary() if binary is None else Path(binary)
         self._start_timeout = start_timeout
         self._options = options
         self._users: int | None = None
-        self._guard: int | None = None
-        self._log_start = 0
+        self._directory: Path | None = None
+        if directory is not None:
+            self._live_in(Path(directory).absolute())
         _instances.add(self)
+
+    def _live_in(self, directory: Path) -> None:
+        self._directory = directory
+        self._socket = SocketFile(directory)
+        # Gently where there are data to write; a private server has nothing to lose.
+        self._process = ServerProcess(directory, signal.SIGTERM if self.is_shared else signal.SIGKILL)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {'shared' if self.is_shared else 'private'} {str(self._directory or '')!r}>"
@@ -105,7 +104,7 @@ class EmbeddedServer:
     @property
     def socket(self) -> Path:
         """Path of the Unix socket, known once the server was started."""
-        path = self._recorded_socket()
+        path = self._socket.path if self._directory is not None else None
         if path is None:
             raise QueueUnavailable("the embedded server is not started")
         return path
@@ -130,10 +129,7 @@ class EmbeddedServer:
     @property
     def pid(self) -> int | None:
         """Process id of the server, None when it does not run."""
-        if self._is_alive():
-            with contextlib.suppress(OSError, ValueError):
-                return int((self.directory / "server.pid").read_text())
-        return None
+        return None if self._directory is None else self._process.pid
 
     # What a caller does
 
@@ -162,18 +158,21 @@ class EmbeddedServer:
         try:
             # A failed attempt gives the share up as well: others use the server, or the guard is ending it.
             if not self.is_shared or try_lock(self._users, EXCLUSIVE):
-                self._end(self._way_to_stop())
-                self._clear()
+                self._process.end()
+                for directory in self._leftovers():
+                    shutil.rmtree(directory, ignore_errors=True)
         finally:
             self._forget()
 
     def kill(self) -> None:
         """End the server as a crash would. Its directory stays, and `start` brings it back."""
-        self._end(signal.SIGKILL)
+        if self._directory is not None:
+            self._process.end(signal.SIGKILL)
 
     def restart(self) -> None:
         """Stop the server and start it anew on the same addresses, as an operator would."""
-        self._end(signal.SIGTERM)
+        if self._directory is not None:
+            self._process.end(signal.SIGTERM)
         self.start()
 
     def __enter__(self) -> Self:
@@ -190,74 +189,40 @@ class EmbeddedServer:
         if self._users is not None:
             return
         if self._directory is None:
-            self._directory = Path(tempfile.mkdtemp(prefix="fairque-"))
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        users = self._users = open_lock(self._directory / "users.lock")
+            self._live_in(Path(tempfile.mkdtemp(prefix="fairque-")))
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        users = self._users = open_lock(self.directory / "users.lock")
         # Whoever is just shutting the server down holds it for as long as that takes.
         if not until(lambda: try_lock(users, SHARED), deadline):
-            raise QueueUnavailable(f"the embedded server in {str(self._directory)!r} takes long to shut down")
+            raise QueueUnavailable(f"the embedded server in {str(self.directory)!r} takes long to shut down")
+
+    def _ensure_running(self, deadline: float) -> None:
+        while not self._socket.answers():
+            self._process.raise_if_ended()
+            if time.monotonic() > deadline:
+                waited = f"did not answer within {self._start_timeout:g} s"
+                raise QueueUnavailable(f"the embedded server {waited}{self._process.log_tail()}")
+            with self._process.lock(EXCLUSIVE) as lock:
+                if lock is not None:
+                    self._socket.choose()
+                    self._process.launch(lock, self._command(), self._leftovers())
+            time.sleep(_STEP_SECONDS)
 
     def _forget(self) -> None:
         """Drop this process's share; also what a forked child does with the share it was born with."""
         if self._users is not None:
             os.close(self._users)
-        self._users = self._guard = None
+            self._users = None
+            self._process.forget()
         if not self.is_shared:
             self._directory = None
 
-    def _clear(self) -> None:
-        """Remove what a stopped server needs no longer: all of a private one, the short socket path of a shared one."""
-        for directory in self._leftovers():
-            shutil.rmtree(directory, ignore_errors=True)
-
     def _leftovers(self) -> list[Path]:
-        directories = [] if self.is_shared else [self.directory]
-        path = self._recorded_socket()
-        if path is not None and path.parent != self.directory:
-            directories.append(path.parent)
-        return directories
+        """What a stopped server needs no longer: all of a private one, the short socket path of a shared one."""
+        elsewhere = self._socket.other_directory
+        return [*([] if self.is_shared else [self.directory]), *([] if elsewhere is None else [elsewhere])]
 
-    def _way_to_stop(self) -> signal.Signals:
-        """Gently where there are data to write; a private server has nothing to lose."""
-        return signal.SIGTERM if self.is_shared else signal.SIGKILL
-
-    # The server process
-
-    def _ensure_running(self, deadline: float) -> None:
-        while not self._answers():
-            self._raise_if_ended()
-            if time.monotonic() > deadline:
-                seconds = f"{self._start_timeout:g} s"
-                raise QueueUnavailable(f"the embedded server did not answer within {seconds}{self._log_tail()}")
-            with self._lock_of_server(EXCLUSIVE) as lock:
-                if lock is not None:
-                    self._launch(lock)
-            time.sleep(_STEP_SECONDS)
-
-    def _launch(self, lock: int) -> None:
-        """Start the guard, and through it the server, which inherits `lock` and so holds it while it lives."""
-        self._choose_socket()
-        command = [sys.executable, "-I", "-S", guard.__file__, *self._guard_arguments()]
-        log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self._log_start = os.fstat(log).st_size
-        actions = [
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_DUP2, log, 1),
-            (os.POSIX_SPAWN_DUP2, log, 2),
-            (os.POSIX_SPAWN_DUP2, lock, 3),
-        ]
-        try:
-            # Not subprocess, which warns of children that outlive their parent: here that may be as it should.
-            self._guard = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions)
-        finally:
-            os.close(log)
-
-    def _guard_arguments(self) -> list[str]:
-        server = [str(self._binary), *self._server_arguments()]
-        lock, how = self.directory / "users.lock", self._way_to_stop()
-        return [str(lock), how.name, *map(str, self._leftovers()), "--", *server]
-
-    def _server_arguments(self) -> list[str]:
+    def _command(self) -> list[str]:
         settings: dict[str, str | int | bool] = {
             "bind": "127.0.0.1",
             "port": self.port or 0,
@@ -270,103 +235,10 @@ class EmbeddedServer:
             "appendfsync": "everysec",
         }
         settings |= {name.replace("_", "-"): value for name, value in self._options.items()}
-        return [part for name, value in settings.items() for part in (f"--{name}", _setting(value))]
-
-    def _end(self, how: signal.Signals) -> None:
-        for signum in (how, signal.SIGKILL):
-            pid = self.pid
-            if pid is None:
-                break
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signum)
-            if until(lambda: not self._is_alive(), time.monotonic() + _STOP_SECONDS):
-                break
-        if self._guard is not None and not self._is_alive():
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(self._guard, 0)
-            self._guard = None
-
-    def _raise_if_ended(self) -> None:
-        """Say why the server that this process started did not come up."""
-        if self._guard is None:
-            return
-        try:
-            ended = os.waitpid(self._guard, os.WNOHANG)[0] != 0
-        except ChildProcessError:
-            ended = True
-        if ended:
-            self._guard = None
-            raise QueueUnavailable(f"the embedded server {str(self._binary)!r} ended at once{self._log_tail()}")
-
-    def _is_alive(self) -> bool:
-        if self._directory is None or not self._directory.is_dir():
-            return False
-        with self._lock_of_server(SHARED) as lock:
-            return lock is None
-
-    @contextlib.contextmanager
-    def _lock_of_server(self, mode: int) -> Iterator[int | None]:
-        """The lock that a server (and its guard) holds while it lives, or None when one does."""
-        fd = open_lock(self.directory / "server.lock")
-        try:
-            yield fd if try_lock(fd, mode) else None
-        finally:
-            os.close(fd)
-
-    def _log_tail(self) -> str:
-        try:
-            with self.log.open("rb") as log:
-                log.seek(max(self._log_start, self.log.stat().st_size - _LOG_TAIL_BYTES))
-                lines = log.read().decode(errors="replace").splitlines()
-        except OSError:
-            return ""
-        return "\n  ".join(["; the end of its log:", *lines[-_LOG_TAIL_LINES:]])
-
-    # The socket
-
-    @property
-    def _socket_record(self) -> Path:
-        return self.directory / "socket-path"
-
-    def _recorded_socket(self) -> Path | None:
-        path = self.directory / "valkey.sock"
-        if _fits(path):
-            return path
-        with contextlib.suppress(FileNotFoundError):
-            return Path(self._socket_record.read_text())
-        return None
-
-    def _choose_socket(self) -> None:
-        """Record a short path where that in the directory is longer than the kernel takes."""
-        path = self._recorded_socket()
-        if path is not None and path.parent.is_dir() and path.parent.stat().st_uid == os.getuid():
-            return
-        parent = tempfile.gettempdir() if _fits(Path(tempfile.gettempdir(), "fairque-12345678/valkey.sock")) else "/tmp"
-        path = Path(tempfile.mkdtemp(prefix="fairque-", dir=parent), "valkey.sock")
-        # Replaced in one step: others read it at any moment.
-        draft = self._socket_record.with_suffix(".new")
-        draft.write_text(str(path))
-        draft.replace(self._socket_record)
-
-    def _answers(self) -> bool:
-        path = self._recorded_socket()
-        return path is not None and _answers_ping(path)
-
-
-def _answers_ping(path: Path) -> bool:
-    """Whether a server accepts commands there. One that still loads its data answers, but not with this."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(1.0)
-        try:
-            connection.connect(str(path))
-            connection.sendall(b"PING\r\n")
-            return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
-        except OSError:
-            return False
-
-
-def _fits(path: Path) -> bool:
-    return len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH
+        return [
+            str(self._binary),
+            *(part for name, value in settings.items() for part in (f"--{name}", _setting(value))),
+        ]
 
 
 def _setting(value: str | int | bool) -> str:
