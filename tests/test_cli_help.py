@@ -128,6 +128,7 @@ def test_help_has_a_purpose_an_example_and_the_exit_codes(
 def test_an_example_parses(words: str) -> None:
     """Its options exist and its arguments suffice. What they name does not exist, and is not looked for."""
     examples = re.findall(rf"Example: (fairque {words}\b.*)", COMMANDS[words].help or "")
+    assert examples
     for example in examples:
         rest = shlex.split(example)[1 + len(words.split()) :]
         COMMANDS[words].make_context(words, rest)

@@ -124,9 +124,11 @@ async def test_a_worker_of_a_configuration_can_be_made_and_has_an_id_of_its_own(
 def test_the_defaults_are_those_of_what_is_configured(made: type):
     section: Any = QueueConfig() if made is TaskQueue else WorkerConfig()
     names = {"concurrency": "max_concurrent_tasks", "worker_id": "id"}
-    for name, parameter in inspect.signature(made).parameters.items():
-        if hasattr(section, names.get(name, name)):
-            assert getattr(section, names.get(name, name)) == parameter.default, name
+    defaults = {names.get(name, name): given.default for name, given in inspect.signature(made).parameters.items()}
+    shared = defaults.keys() & set(section.__struct_fields__)
+    assert len(shared) > 6
+    for name in shared:
+        assert getattr(section, name) == defaults[name], name
 
 
 @pytest.mark.parametrize(

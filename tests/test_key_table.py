@@ -317,7 +317,9 @@ def test_who_writes_a_key_is_a_script() -> None:
     table = PAGE.partition("| key | type | expires |")[2].partition("\n\n")[0]
     scripts = {path.stem for path in Path(fairque.__file__).parent.glob("redis/lua/*.lua")}
     forms = {rule.form for rule in RULES}
-    for row in table.splitlines()[2:]:
+    rows = table.splitlines()[2:]
+    assert rows
+    for row in rows:
         writers = row.split(" | ")[4]
         assert set(re.findall(r"`([^`]+)`", writers)) <= scripts | forms, row
 

@@ -290,7 +290,7 @@ async def test_drop_oldest_makes_room_and_cancels_the_first_in_line(core: Core) 
     assert await core.enqueue("acme", "d", "e") == [True, True]
     assert [of.id for of in await core.take(5)] == ["c", "d", "e"]
     records = await core.store.records("acme", ["a", "b"])
-    assert all(record is not None and record[9:10] == b"C" for record in records)
+    assert [record and record[9:10] for record in records] == [b"C", b"C"]
 
 
 async def test_drop_oldest_refuses_a_batch_that_is_larger_than_the_quota(core: Core) -> None:

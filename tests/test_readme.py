@@ -387,11 +387,12 @@ def test_the_readme_reads_well_where_nothing_else_of_the_project_is() -> None:
 
 
 def test_every_file_that_is_mentioned_exists() -> None:
-    for page, text in PAGES.items():
-        for link in re.findall(r"\]\(([^):#]+)\)", text):
-            assert (ROOT / page).parent.joinpath(link).exists(), f"{page}: {link}"
-        for path in re.findall(r"`((?:examples|config|docs|tests)/[\w./-]*)`", text):
-            assert (ROOT / path).exists(), f"{page}: {path}"
+    links = [(page, link) for page, text in PAGES.items() for link in re.findall(r"\]\(([^):#]+)\)", text)]
+    paths = re.findall(r"`((?:examples|config|docs|tests)/[\w./-]*)`", "\n".join(PAGES.values()))
+    assert links
+    assert paths
+    assert not [(page, link) for page, link in links if not (ROOT / page).parent.joinpath(link).exists()]
+    assert not [path for path in paths if not (ROOT / path).exists()]
 
 
 def test_every_extra_that_is_mentioned_exists_and_all_are_listed() -> None:

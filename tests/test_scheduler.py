@@ -374,6 +374,7 @@ async def test_a_running_scheduler_fires_on_time_and_hears_of_new_schedules(sche
     await scheduler.stop()
     await running
     planned = slots(await waiting(queue))
+    assert len(planned) >= 2
     assert all(b - a == timedelta(seconds=1) for a, b in pairwise(planned))
 
 
@@ -413,6 +414,7 @@ async def test_a_scheduler_goes_on_after_an_outage(proxy: CuttingProxy, queue: T
         await scheduler.stop()
         await running
     planned = slots(await waiting(queue))
+    assert len(planned) >= 5
     assert all(b - a == timedelta(seconds=1) for a, b in pairwise(planned))
 
 

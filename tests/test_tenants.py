@@ -631,7 +631,7 @@ async def test_an_even_queue_has_an_index_near_one(queue: TaskQueue) -> None:
         await eventually(is_half_way)
         found = await queue.shares()
     assert found.jain > 0.99
-    assert all(user.verdict == "" for user in found.users)
+    assert {user.user_id: user.verdict for user in found.users} == {"a": "", "b": "", "c": ""}
     for user_id in ("a", "b", "c"):
         await queue.purge(user_id)
 

@@ -571,6 +571,7 @@ async def test_the_traceback_begins_in_the_body(queue: TaskQueue):
             with pytest.raises(TaskFailed) as failed:
                 await (await queue.enqueue(made(), user_id="anna")).result(5)
             frames = [line for line in failed.value.traceback.splitlines() if line.startswith("  File ")]
+            assert frames
             assert all("test_worker.py" in frame for frame in frames), frames
             assert failed.value.traceback.rstrip().endswith("ValueError: deep")
 
