@@ -256,7 +256,7 @@ async def test_a_delivery_whose_task_is_gone_leaves_nothing_behind(core: Core) -
     core.wait_until_ms(core.now_us() // 1000 + 3)
     assert await core.take(worker="thief", lease_ms=1) == []
     assert core.state()["started"] == "0"
-    assert {name for name, key in core.dump().items() if not key.expires} <= {"settings", "state", "users", "workers"}
+    assert {name for name, key in core.dump().items() if not key.expires} <= {"state", "users", "workers"}
 
 
 # Names

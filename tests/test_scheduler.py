@@ -301,7 +301,7 @@ async def test_a_firing_leaves_exactly_what_an_enqueue_leaves(
         keys = {
             name: key
             for name, key in core.dump().items()
-            if not name.startswith(("schedules", "schedule:", "schedule-", "settings", "state"))
+            if not name.startswith(("schedules", "schedule:", "schedule-", "state"))
         }
         found: dict[str, Any] = {}
         for name, key in keys.items():

@@ -215,7 +215,7 @@ class Play:
         assert not found.needs
         assert not found.feeds
         lasting = {name for name, key in found.dump.items() if not key.expires}
-        assert lasting <= {"settings", "state", "users", "workers"}
+        assert lasting <= {"state", "users", "workers"}
 
 
 def play_all(server: Server, queue_name: str, *, with_models: bool) -> None:

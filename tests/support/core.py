@@ -172,13 +172,15 @@ class Core:
         return argument
 
     def dump(self) -> dict[str, Key]:
-        """Every key of the queue, without its prefix."""
+        """Every key of the queue, without its prefix, but for its settings, which every queue has."""
         rows = self._client.execute("EVAL", _DUMP, 1, self.keys.state)
-        return {name.decode(): Key(kind.decode(), ttl, content) for name, kind, ttl, content in rows}
+        found = {name.decode(): Key(kind.decode(), ttl, content) for name, kind, ttl, content in rows}
+        found.pop("settings", None)
+        return found
 
     def forget(self) -> None:
         """Delete every key of the queue."""
-        for name in self.dump():
+        for name in (*self.dump(), "settings"):
             self.execute("UNLINK", self.keys.prefix + name)
 
     def ready(self) -> dict[str, float]:

@@ -18,7 +18,7 @@ from fairque.redis.keys import encode_user
 from tests.support.core import Key
 
 KEPT_ERRORS = 20
-NOT_MODELLED = ("settings", "workers", "worker:", "waiting", "metrics:*", "usage:", "told")
+NOT_MODELLED = ("workers", "worker:", "waiting", "metrics:*", "usage:", "told")
 _TASK_NUMBERS = ("attempt", "failures", "lost", "returned", "since", "paid", "offered")
 _TASK_NAMES = ("held", "limited")
 _MEASURED = ("finished", "failed", "retried", "canceled", "cost")

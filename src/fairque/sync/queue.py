@@ -148,6 +148,7 @@ class TaskQueue:
         """A handle for a task that was enqueued earlier, or elsewhere. Looks at nothing."""
         return TaskHandle(self._session, self._inner.handle(user_id, task_id))
 
+    change_settings = blocking(queue.TaskQueue.change_settings)
     set_policy = blocking(queue.TaskQueue.set_policy)
     get_policy = blocking(queue.TaskQueue.get_policy)
     policies = blocking(queue.TaskQueue.policies)
