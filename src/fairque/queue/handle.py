@@ -119,7 +119,7 @@ class TaskHandle(Generic[R_co]):
 
         Raises `UnknownTask` and `QueueUnavailable`.
         """
-        async with self._changes() as changed:
+        async with _Changes(self._source, self.user_id, self.task_id) as changed:
             await self._source.store.watch(self.user_id, self.task_id)
             last = None
             while True:
@@ -158,26 +158,11 @@ class TaskHandle(Generic[R_co]):
                 return await self._watch()
 
     async def _watch(self) -> bytes:
-        async with self._changes() as changed:
+        async with _Changes(self._source, self.user_id, self.task_id) as changed:
             while not (record := await self._record()):
                 await changed.wait()
                 changed.clear()
             return record
-
-    @contextlib.asynccontextmanager
-    async def _changes(self) -> AsyncIterator[asyncio.Event]:
-        """Set whenever something is told of the task, and after an outage."""
-        changed = asyncio.Event()
-        channel = self._source.store.keys.done_channel(self.user_id, self.task_id)
-
-        def on_message(_: bytes | None) -> None:
-            changed.set()
-
-        await self._source.listener.subscribe(channel, on_message)
-        try:
-            yield changed
-        finally:
-            await self._source.listener.unsubscribe(channel, on_message)
 
     def _value(self, state: TaskState, record: Record) -> R_co:
         if state is TaskState.CANCELED:
@@ -198,6 +183,28 @@ class TaskHandle(Generic[R_co]):
         return UnknownTask(
             f"no task {self.task_id!r} of user {self.user_id!r}: it was never enqueued, or its result has expired"
         )
+
+
+class _Changes:
+    """An event that is set whenever something is told of a task, and after an outage.
+
+    A class, not a generator: the end of the loop closes the generators of a program in no order, and `watch` is one.
+    """
+
+    def __init__(self, source: Source, user_id: str, task_id: str) -> None:
+        self._listener = source.listener
+        self._channel = source.store.keys.done_channel(user_id, task_id)
+        self._changed = asyncio.Event()
+
+    async def __aenter__(self) -> asyncio.Event:
+        await self._listener.subscribe(self._channel, self._on_message)
+        return self._changed
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._listener.unsubscribe(self._channel, self._on_message)
+
+    def _on_message(self, _: bytes | None) -> None:
+        self._changed.set()
 
 
 class Source:
