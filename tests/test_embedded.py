@@ -20,6 +20,7 @@ from fairque.embedded.binary import server_binary
 from fairque.embedded.server import EmbeddedServer
 from fairque.errors import ConfigError, QueueUnavailable
 from tests.support.eventually import eventually
+from tests.support.processes import is_running
 from tests.support.resp import RespClient
 
 HOLDER = """
@@ -77,15 +78,6 @@ def hold() -> Iterator[Hold]:
         yield start
 
 
-def lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    # A dead process that nobody waited for yet.
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-
-
 def command(server: EmbeddedServer, *arguments: str) -> object:
     with RespClient(server.url) as client:
         return client.execute(*arguments)
@@ -106,7 +98,7 @@ def test_stopping_a_private_server_leaves_no_process_and_no_file() -> None:
     with EmbeddedServer() as server:
         pid, directory = server.pid, server.directory
     assert pid is not None
-    assert not lives(pid)
+    assert not is_running(pid)
     assert not directory.exists()
     assert server.pid is None
 
@@ -158,7 +150,7 @@ async def test_a_server_that_never_answers_is_reported_and_ended_within_the_dead
     with pytest.raises(QueueUnavailable, match=r"did not answer within 0.3 s"):
         EmbeddedServer(binary=mute, start_timeout=0.3).start()
     pid = int((tmp_path / "pid").read_text())
-    await eventually(lambda: not lives(pid))
+    await eventually(lambda: not is_running(pid))
 
 
 def test_a_killed_server_comes_back_on_the_same_addresses() -> None:
@@ -167,7 +159,7 @@ def test_a_killed_server_comes_back_on_the_same_addresses() -> None:
         assert pid is not None
         command(server, "SET", "kept", "1")
         server.kill()
-        assert not lives(pid)
+        assert not is_running(pid)
         with pytest.raises(OSError, match="refused"):
             RespClient(server.url)
         server.start()
@@ -199,9 +191,9 @@ def test_a_stopped_process_can_be_restarted_although_it_answers_nothing() -> Non
 async def test_a_private_server_ends_with_its_process_even_when_that_is_killed(hold: Hold) -> None:
     holder = hold()
     pid, directory = holder.server()
-    assert lives(pid)
+    assert is_running(pid)
     holder.kill()
-    await eventually(lambda: not lives(pid) and not directory.exists())
+    await eventually(lambda: not is_running(pid) and not directory.exists())
 
 
 def test_the_server_is_in_a_session_of_its_own_so_that_ctrl_c_does_not_reach_it() -> None:
@@ -241,7 +233,7 @@ def test_the_last_to_leave_stops_the_server_and_its_data_stay(tmp_path: Path) ->
     assert pid is not None
     command(second, "SET", "kept", "1")
     second.stop()
-    assert not lives(pid)
+    assert not is_running(pid)
     with EmbeddedServer(tmp_path) as third:
         assert third.pid != pid
         assert command(third, "GET", "kept") == b"1"
@@ -253,7 +245,7 @@ def test_many_that_start_at_once_get_one_server(tmp_path: Path, hold: Hold) -> N
     assert len(pids) == 1
     for holder in holders:
         holder.leave()
-    assert not any(map(lives, pids))
+    assert not any(map(is_running, pids))
 
 
 async def test_killed_users_count_as_gone(tmp_path: Path, hold: Hold) -> None:
@@ -264,7 +256,7 @@ async def test_killed_users_count_as_gone(tmp_path: Path, hold: Hold) -> None:
     with EmbeddedServer(tmp_path) as server:
         assert server.pid == pid, "the server outlives the process that started it while others use it"
     other.kill()
-    await eventually(lambda: not lives(pid))
+    await eventually(lambda: not is_running(pid))
 
 
 async def test_a_socket_elsewhere_goes_with_a_killed_user(tmp_path: Path, hold: Hold) -> None:
@@ -287,7 +279,7 @@ async def test_the_data_of_killed_users_are_kept(tmp_path: Path, hold: Hold) -> 
     holder.kill()
     with EmbeddedServer(tmp_path) as server:
         assert command(server, "GET", "kept") == b"1"
-    assert not lives(pid)
+    assert not is_running(pid)
 
 
 def test_after_a_crash_whoever_comes_next_starts_it_anew_for_all(tmp_path: Path, hold: Hold) -> None:

@@ -25,9 +25,12 @@ def is_running(pid: int) -> bool:
     """Whether this process lives; one that ended and was not waited for does not."""
     try:
         os.kill(pid, 0)
-        return " Z " not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:4]
-    except OSError:
+    except ProcessLookupError:
         return False
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:  # it ended meanwhile, or there is no /proc
+        return not Path("/proc/self").exists()
 
 
 def _command(entry: Path, wanted: bytes) -> str:
