@@ -120,6 +120,7 @@ def room(module: str) -> str:
     return module.partition("/")[0]
 
 
+@cache
 def imports(path: Path) -> tuple[set[str], set[str]]:
     """Modules of fairque (``.`` for the package), and packages of others, wherever in the file they are imported."""
     own, others = set[str](), set[str]()
