@@ -14,7 +14,7 @@ import pytest
 from tests.support.eventually import eventually
 from tests.support.process import ROOT
 from tests.support.resp import RedisError, RespClient, encode, reply_end
-from tests.support.servers import new_queue_name, own_keys
+from tests.support.servers import new_queue_name, own_keys, program
 
 if TYPE_CHECKING:
     from fairque.embedded.server import EmbeddedServer
@@ -142,8 +142,8 @@ def test_every_server_is_of_the_kind_it_says(server: Server) -> None:
     info = server.execute("INFO", "server").decode()
     if server.name in {"valkey", "cluster"}:
         assert "valkey_version" in info
-    if server.name in {"redis", "container"}:
-        assert "redis_version:" in info
+    if server.name in {"redis", "redis8", "container"}:
+        assert f"redis_version:{'8.' if server.name == 'redis8' else ''}" in info
     assert ("redis_mode:cluster" in info or "server_mode:cluster" in info) == (server.name == "cluster")
 
 
@@ -160,6 +160,21 @@ def test_a_key_of_another_slot_fails(server):
 
 def test_the_option_server_chooses_one_for_the_whole_suite(suite: Suite) -> None:
     suite(ON_A_CLUSTER, "--server=cluster").assert_outcomes(passed=3)
+
+
+ON_REDIS_8 = """
+import pytest
+from tests.support.resp import RespClient
+def test_shared(server): assert b"redis_version:8." in server.execute("INFO", "server")
+def test_own(own_server):
+    with RespClient(own_server().url) as client:
+        assert b"redis_version:8." in client.execute("INFO", "server")
+"""
+
+
+@pytest.mark.skipif(program("redis8") is None, reason="there is no wheel of Redis 8 for this Python here")
+def test_servers_of_a_tests_own_are_of_the_chosen_kind_as_well(suite: Suite) -> None:
+    suite(ON_REDIS_8, "--server=redis8").assert_outcomes(passed=2)
 
 
 def test_keys_are_listed_with_all_partitions_and_removed(server: Server, queue_name: str) -> None:

@@ -28,8 +28,8 @@ PATIENCE = 40.0
 
 
 @pytest.fixture
-def watched(tmp_path: Path) -> Iterator[Watched]:
-    with Watched(tmp_path).running() as watched:
+def watched(tmp_path: Path, server_program: str | None) -> Iterator[Watched]:
+    with Watched(tmp_path, server_program).running() as watched:
         yield watched
 
 
@@ -195,10 +195,10 @@ async def test_no_sentinel_at_all_is_an_outage(watched: Watched) -> None:
 
 
 async def test_passwords_of_both_kinds_are_used_and_never_shown(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, server_program: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
-    with Watched(tmp_path, sentinel_password=SECRET).running() as watched:
+    with Watched(tmp_path, server_program, sentinel_password=SECRET).running() as watched:
         execute(watched.master, "ACL", "SETUSER", "app", "on", f">{SECRET}", "~*", "&*", "+@all", "-ROLE")
         url = f"sentinel://app:{SECRET}@{watched.hosts}/{SERVICE}/3?sentinel_password="
         async with TaskQueue(url + SECRET) as queue:

@@ -1,6 +1,6 @@
 """The bench: fairque beside other asyncio task queues, on a private server on another core.
 
-    python tests/bench/run.py [--quick] [--only ROW]... [--contenders a,b] [--repeats N] [--json FILE]
+    python tests/bench/run.py [--quick] [--only ROW]... [--contenders a,b] [--server redis8] [--repeats N] [--json FILE]
 
 Every run is a fresh process against an empty server, the contenders take turns, and the median counts.
 Machines differ: read ratios, and the column of redis-py alone. Contenders that are not installed are left out.
@@ -39,7 +39,7 @@ def main() -> int:
     versions = {c: v for c in (*ALL, "raw") if (v := version(c)) and c in args.contenders}
     server_core, bench_core = cores()
     results: dict[str, Results] = {}
-    with server(server_core) as url:
+    with server(server_core, args.server) as url:
         about = _about(url, versions)
         pin(bench_core)
         for row in rows:
@@ -57,6 +57,8 @@ def _arguments() -> argparse.Namespace:
     names = [row.name for row in ROWS]
     parser.add_argument("--only", action="append", metavar="ROW", choices=names, help=f"of {', '.join(names)}")
     parser.add_argument("--contenders", type=lambda s: s.split(","), default=[*ALL, "raw"], metavar="A,B")
+    of_path = "instead of a server that is on PATH"
+    parser.add_argument("--server", choices=["redis8", "valkey"], default="", help=of_path)
     parser.add_argument("--repeats", type=int, metavar="N", help="runs of each, instead of 3")
     parser.add_argument("--json", metavar="FILE", help="write everything measured there")
     return parser.parse_args()

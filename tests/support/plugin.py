@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
+import os
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from fairque.embedded.server import EmbeddedServer
 from tests.support.leaks import Possessions, end_of_tasks, still_there
 from tests.support.process import WorkerProcess
 from tests.support.proxy import CuttingProxy
-from tests.support.servers import STARTERS, Server, Servers, available, new_queue_name, own_keys
+from tests.support.servers import STARTERS, Server, Servers, available, new_queue_name, own_keys, program
 
 if TYPE_CHECKING:
     from fairque import TaskQueue
@@ -33,9 +34,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "every_server: run on every kind of server there is, not only on the embedded one"
     )
+    config.addinivalue_line("markers", "smoke: the main road, for other Pythons; on the embedded server and on Redis 8")
     config.addinivalue_line(
         "markers", "leaves_keys(*globs): lasting keys that the test may leave, without their prefix; no globs: any"
     )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """More than there are processors, for ``-n auto``: most tests wait, for a lease, a pause or another process."""
+    return 2 + (os.cpu_count() or 1)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -46,7 +54,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _server_names(metafunc: pytest.Metafunc) -> list[str]:
     if chosen := metafunc.config.getoption("--server"):
         return [chosen]
-    return available() if metafunc.definition.get_closest_marker("every_server") else ["valkey"]
+    if metafunc.definition.get_closest_marker("every_server"):
+        return available()
+    smoke = metafunc.definition.get_closest_marker("smoke") and program("redis8")
+    return ["valkey", "redis8"] if smoke else ["valkey"]
 
 
 @pytest.hookimpl(trylast=True)
@@ -82,11 +93,17 @@ def server(request: pytest.FixtureRequest, _servers: Servers) -> Server:
     return _servers.get(request.param)
 
 
+@pytest.fixture(scope="session")
+def server_program(request: pytest.FixtureRequest) -> str | None:
+    """The program of the server that was chosen for the whole suite; None for the embedded one."""
+    return program(request.config.getoption("--server") or "")
+
+
 @pytest.fixture
-def own_server() -> Iterator[Callable[..., EmbeddedServer]]:
+def own_server(server_program: str | None) -> Iterator[Callable[..., EmbeddedServer]]:
     """Start a server of the test's own, to be killed or filled: ``own_server(maxmemory="5mb")``."""
     with ExitStack() as stack:
-        yield lambda **options: stack.enter_context(EmbeddedServer(**options))
+        yield lambda **options: stack.enter_context(EmbeddedServer(**{"binary": server_program, **options}))
 
 
 @pytest.fixture

