@@ -43,7 +43,7 @@ def lint(session: nox.Session) -> None:
     session.install(*CONSTRAINTS, ".")
     with tempfile.TemporaryDirectory() as rendered:
         session.run("python", "tests/support/render_scripts.py", rendered)
-        session.run("luacheck", "--config", ".luacheckrc", rendered, external=True)
+        session.run("luacheck", "-q", "--config", ".luacheckrc", rendered, external=True)
 
 
 @nox.session

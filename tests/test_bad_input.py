@@ -106,7 +106,7 @@ def nothing_written(server, queue_name: str):
 async def test_ids_may_be_any_text_of_up_to_512_bytes(queue: TaskQueue, nasty: str):
     handle = await queue.enqueue(echo("hi"), user_id=nasty, task_id=nasty)
     assert not (await queue.enqueue(echo("hi"), user_id=nasty, task_id=nasty)).created
-    waiting = asyncio.create_task(handle.result(5))
+    waiting = asyncio.create_task(handle.result(20))
     await Worker(queue, assigned_users=["nobody", nasty]).run_until_idle()
     assert await waiting == "hi"
     info = await queue.handle(nasty, nasty).info()
@@ -127,7 +127,7 @@ async def test_no_two_ids_collide(queue: TaskQueue, server, queue_name: str):
     assert len([key for key in server.keys(queue_name) if ":body:" in key]) == len(pairs)
     async with Worker(queue, concurrency=100):
         for handle, pair in zip(handles, pairs, strict=True):
-            assert await handle.result(5) == list(pair)
+            assert await handle.result(20) == list(pair)
     for user in NASTY:
         assert (await queue.user(user)).finished == len(NASTY)
 
@@ -209,7 +209,7 @@ async def test_moments_are_datetimes(queue: TaskQueue, moment):
 async def test_the_last_moment_there_is_can_be_waited_for(queue: TaskQueue):
     handle = await queue.enqueue(echo(), user_id="anna", execute_after=datetime.max.replace(tzinfo=UTC))
     async with Worker(queue):
-        assert await (await queue.enqueue(echo(1), user_id="anna")).result(5) == 1
+        assert await (await queue.enqueue(echo(1), user_id="anna")).result(20) == 1
         assert await handle.state() == "scheduled"
 
 
@@ -370,7 +370,7 @@ async def test_the_limit_is_exact(server, queue_name: str):
         with pytest.raises(MessageTooLarge, match=f"has {size + 1} bytes, the limit is {size}"):
             await queue.enqueue(echo("xxx"), user_id="anna")
         await Worker(queue).run_until_idle()
-        assert await handle.result(5) == "xx"
+        assert await handle.result(20) == "xx"
 
 
 # Results
@@ -400,10 +400,10 @@ async def test_results_that_cannot_be_kept_fail_their_task(queue: TaskQueue, val
         for made in (on_the_loop, in_a_thread):
             handle = await queue.enqueue(made(), user_id="anna")
             with pytest.raises(TaskFailed, match=f"{kind}: {rule}") as failed:
-                await handle.result(5)
+                await handle.result(20)
             assert failed.value.kind == "error"
             assert (await handle.info()).attempt == 1, "it would be the same again"
-        assert await (await queue.enqueue(add(1, 2), user_id="anna")).result(5) == 3
+        assert await (await queue.enqueue(add(1, 2), user_id="anna")).result(20) == 3
 
 
 async def test_results_whose_encoding_goes_wrong_fail_their_task(queue: TaskQueue):
@@ -421,8 +421,8 @@ async def test_results_whose_encoding_goes_wrong_fail_their_task(queue: TaskQueu
     async with Worker(queue):
         handle = await queue.enqueue(sly(), user_id="anna")
         with pytest.raises(TaskFailed, match="the result cannot be encoded"):
-            await handle.result(5)
-        assert await (await queue.enqueue(add(1, 2), user_id="anna")).result(5) == 3
+            await handle.result(20)
+        assert await (await queue.enqueue(add(1, 2), user_id="anna")).result(20) == 3
 
 
 # Servers
@@ -521,8 +521,8 @@ async def test_a_message_that_cannot_be_read_is_a_dead_letter(queue: TaskQueue, 
     failures = []
     async with Worker(queue, concurrency=1, on_failure=failures.append, handler=NoPayloads()) as worker:
         with pytest.raises(TaskFailed, match=reason) as failed:
-            await bad.result(5)
-        assert await good.result(5) == "fine"
+            await bad.result(20)
+        assert await good.result(20) == "fine"
         assert (await queue.stats()).workers[0].worker_id == worker.worker_id
     assert failed.value.kind in ("bad-message", "bad-arguments")
     assert [event.task_id for event in failures] == [bad.task_id]
@@ -558,8 +558,8 @@ async def test_a_message_with_foreign_arguments_is_a_dead_letter(
     failing_handler = type("Handler", (TaskHandler,), {"process_task": lambda *_: Opaque().nothing})
     async with Worker(queue, handler=failing_handler()):
         with pytest.raises(TaskFailed) as failed:
-            await bad.result(5)
-        assert await (await queue.enqueue(echo(1), user_id="anna")).result(5) == 1
+            await bad.result(20)
+        assert await (await queue.enqueue(echo(1), user_id="anna")).result(20) == 1
     assert failed.value.kind == ("error" if isinstance(args, dict) else "bad-arguments")
     assert (await queue.user("anna")).dead_letters == 1
 
@@ -572,8 +572,8 @@ async def test_a_body_that_is_no_string_is_a_dead_letter(queue: TaskQueue, serve
     server.execute("RPUSH", key, "a", "b")
     async with Worker(queue, concurrency=1):
         with pytest.raises(TaskFailed, match="the message in Redis is not a string"):
-            await bad.result(5)
-        assert await good.result(5) == "fine"
+            await bad.result(20)
+        assert await good.result(20) == "fine"
     assert (await queue.stats()).queued == 0
 
 
@@ -584,7 +584,7 @@ async def test_a_body_that_is_gone_is_skipped(queue: TaskQueue, server, queue_na
     for handle in (gone, last):
         server.execute("DEL", f"fairque:{{{queue_name}}}:body:{handle.user_id}:{handle.task_id}")
     async with Worker(queue, concurrency=1):
-        assert await good.result(5) == "fine"
+        assert await good.result(20) == "fine"
         await eventually(lambda: nothing_waits(queue))
     assert (await queue.user("anna")).finished == 1
 
@@ -600,7 +600,7 @@ async def test_a_message_that_grew_while_its_worker_was_silent_is_a_dead_letter(
         overwrite(server, queue_name, bad, b"x" * 300_000)
         async with Worker(queue):
             with pytest.raises(TaskFailed, match="too large"):
-                await bad.result(5)
+                await bad.result(20)
 
 
 class Moody(msgspec.Struct):
@@ -623,8 +623,8 @@ async def test_arguments_whose_class_raises_are_a_dead_letter(
     monkeypatch.setattr(Moody, "mood", mood)
     async with Worker(queue):
         with pytest.raises(TaskFailed, match="not today") as failed:
-            await bad.result(5)
-        assert await (await queue.enqueue(echo(1), user_id="anna")).result(5) == 1
+            await bad.result(20)
+        assert await (await queue.enqueue(echo(1), user_id="anna")).result(20) == 1
     assert failed.value.kind in ("bad-arguments", "bad-message")
     assert (await queue.user("anna")).dead_letters == 1
 
@@ -657,7 +657,7 @@ async def test_one_user_with_foreign_keys_harms_no_other(
         async with Worker(queue, shutdown_timeout=0):
             await queue.enqueue(fail(), user_id="broken")
             for at in range(20):
-                assert await (await queue.enqueue(echo(at), user_id="anna")).result(5) == at
+                assert await (await queue.enqueue(echo(at), user_id="anna")).result(20) == at
 
 
 async def nothing_waits(queue: TaskQueue) -> bool:

@@ -83,12 +83,12 @@ async def test_a_queue_works_on_whichever_node_it_is(cluster: ClusterNodes, gate
     async with TaskQueue(f"cluster://127.0.0.1:{cluster.masters[0].port}", name=name) as queue:
         async with Worker(queue, poll_interval=NEVER):
             handle = await queue.enqueue(double(21), user_id="acme")
-            assert await handle.result(timeout=10) == 42
+            assert await handle.result(timeout=20) == 42
             running = await queue.enqueue(work(1), user_id="acme")
             await eventually(lambda: gate.started)
             await running.cancel("enough")
             with pytest.raises(TaskCanceled, match="enough"):
-                await running.result(timeout=10)
+                await running.result(timeout=20)
         await queue.enqueue(double(1), user_id="acme")
         assert await asyncio.to_thread(keys_of, cluster.masters[at], name)
         purged = await queue.purge("acme")
@@ -204,7 +204,7 @@ async def test_a_slot_that_moves_key_by_key_is_waited_for(cluster: ClusterNodes)
             await on(node, "CLUSTER", "SETSLOT", slot, "NODE", cluster.id_of(target))
         second = await queue.enqueue(double(4), user_id="acme")
         await Worker(queue).run_until_idle()
-        assert [await first.result(timeout=10), await second.result(timeout=10)] == [2, 8]
+        assert [await first.result(timeout=20), await second.result(timeout=20)] == [2, 8]
 
 
 async def migrate(source: EmbeddedServer, target: EmbeddedServer, *keys: bytes) -> None:
@@ -219,7 +219,7 @@ async def test_a_replica_takes_over_when_the_node_dies(gate: Gate) -> None:
         async with TaskQueue(seed, name=name_on(cluster, dying), timeout=PATIENCE, lease=2.0) as queue:
             async with Worker(queue, poll_interval=NEVER):
                 before = await queue.enqueue(work(1), user_id="acme")
-                assert await before.result(timeout=10) == 1
+                assert await before.result(timeout=20) == 1
                 wait_for(lambda: keys_of(heir, queue.name))
                 dying.kill()
                 after = await queue.enqueue(work(2), user_id="acme")

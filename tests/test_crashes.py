@@ -114,10 +114,11 @@ async def test_with_the_default_lease_the_tasks_of_a_killed_worker_run_elsewhere
             await other.line(f"runs {handle.task_id} attempt 2", deadline=20)
         assert time.monotonic() - killed < 1.5 * DEFAULT_LEASE
         release(tmp_path, other)
-        assert [await handle.result(timeout=5) for handle in handles] == [other.pid] * 3
+        assert [await handle.result(timeout=20) for handle in handles] == [other.pid] * 3
         await assert_nothing_is_out(queue, "user 0", "user 1", "user 2")
 
 
+@pytest.mark.smoke
 async def test_the_slots_of_a_killed_worker_are_free_again(queue: TaskQueue, fleet: Fleet, tmp_path: Path) -> None:
     victim = await fleet.start()
     handles = [
@@ -134,7 +135,7 @@ async def test_the_slots_of_a_killed_worker_are_free_again(queue: TaskQueue, fle
     assert (await queue.user("acme")).started == 2, "taken over, not counted twice"
     release(tmp_path, other)
     for handle in handles:
-        await handle.result(timeout=5)
+        await handle.result(timeout=20)
     await assert_nothing_is_out(queue, "acme")
 
 
@@ -158,7 +159,7 @@ async def test_the_consumer_of_a_killed_worker_is_removed_when_its_last_task_is_
     await eventually(lambda: consumers(server, queue_name) == {worker_id(other): 2})
     release(tmp_path, other)
     for handle in handles:
-        await handle.result(timeout=5)
+        await handle.result(timeout=20)
 
 
 async def test_consumers_of_workers_that_died_idle_are_removed_from_a_busy_lane(
@@ -170,7 +171,7 @@ async def test_consumers_of_workers_that_died_idle_are_removed_from_a_busy_lane(
     dead = []
     for n in range(3):
         victim = await fleet.start()
-        assert await (await queue.enqueue(tasks.add(n, n), user_id="acme")).result(timeout=5) == 2 * n
+        assert await (await queue.enqueue(tasks.add(n, n), user_id="acme")).result(timeout=20) == 2 * n
         await eventually(lambda of=victim: consumers(server, queue_name)[worker_id(of)] == 0)
         victim.send(signal.SIGKILL)
         await victim.wait()
@@ -182,7 +183,7 @@ async def test_consumers_of_workers_that_died_idle_are_removed_from_a_busy_lane(
     assert consumers(server, queue_name)[worker_id(keeper)] == 1
     assert other.returncode is None
     release(tmp_path, keeper)
-    assert await held.result(timeout=5) == keeper.pid
+    assert await held.result(timeout=20) == keeper.pid
 
 
 # A task that kills its worker
@@ -196,13 +197,13 @@ async def test_a_task_that_kills_its_worker_each_time_does_not_kill_a_sixth(queu
     assert await handle.state() is TaskState.STARTED
     survivor = await fleet.start(max_deliveries=5)
     with pytest.raises(TaskFailed, match="TaskLost: its workers fell silent 5 times") as caught:
-        await handle.result(timeout=10)
+        await handle.result(timeout=20)
     assert caught.value.kind == FailureKind.LOST
     error = (await handle.info()).error
     assert error is not None
     assert (error.kind, error.worker) == (FailureKind.LOST, worker_id(survivor))
     assert (await queue.user("acme")).dead_letters == 1
-    assert await (await queue.enqueue(tasks.add(1, 2), user_id="acme")).result(timeout=5) == 3
+    assert await (await queue.enqueue(tasks.add(1, 2), user_id="acme")).result(timeout=20) == 3
     assert survivor.returncode is None
     await assert_nothing_is_out(queue, "acme")
 
@@ -228,7 +229,7 @@ async def assert_goes_on(queue: TaskQueue, worker: WorkerProcess, *, without: Wo
     without.send(signal.SIGTERM)
     assert await without.wait() == 0
     handle = await queue.enqueue(tasks.add(1, 2), user_id="acme")
-    assert await handle.result(timeout=10) == 3
+    assert await handle.result(timeout=20) == 3
     assert (await handle.info()).worker == worker_id(worker)
 
 
@@ -243,7 +244,7 @@ async def test_a_worker_that_wakes_up_late_can_neither_end_nor_take_back_what_an
     assert (info.state, info.attempt, info.worker) == (TaskState.STARTED, 2, worker_id(other))
     assert consumers(server, queue_name) == {worker_id(other): 1}
     release(tmp_path, other)
-    assert await handle.result(timeout=5) == other.pid
+    assert await handle.result(timeout=20) == other.pid
     await assert_goes_on(queue, zombie, without=other)
     assert (await queue.stats()).finished == 2
     await assert_nothing_is_out(queue, "acme")
@@ -254,7 +255,7 @@ async def test_a_worker_that_wakes_up_late_cannot_overwrite_a_result(
 ) -> None:
     zombie, other, handle = await stop_and_take_over(queue, fleet, tmp_path)
     release(tmp_path, other)
-    assert await handle.result(timeout=5) == other.pid
+    assert await handle.result(timeout=20) == other.pid
     release(tmp_path, zombie)
     zombie.send(signal.SIGCONT)
     await zombie.line(f"lost {handle.task_id} attempt 1")
@@ -271,7 +272,7 @@ async def test_a_body_that_still_runs_when_its_worker_wakes_up_late_is_cancelled
     await zombie.line(f"cancelled {handle.task_id}")
     assert f"lost {handle.task_id} attempt 1" in zombie.lines
     release(tmp_path, other)
-    assert await handle.result(timeout=5) == other.pid
+    assert await handle.result(timeout=20) == other.pid
     await assert_goes_on(queue, zombie, without=other)
 
 
@@ -289,7 +290,7 @@ async def test_a_task_that_blocks_the_loop_costs_nobody_a_lease(queue: TaskQueue
     assert f"task tests.workers.tasks.block_loop ({blocking.task_id!r}) of user 'acme'" in warning
     await asyncio.sleep(2 * LEASE)  # in which nothing may happen
     release(tmp_path, worker)
-    assert await blocking.result(timeout=5) == await held.result(timeout=5) == worker.pid
+    assert await blocking.result(timeout=20) == await held.result(timeout=20) == worker.pid
     assert not any(line.startswith(("runs", "blocks")) for line in other.lines)
 
 
@@ -303,7 +304,7 @@ async def test_a_loop_that_is_blocked_for_longer_than_the_stall_timeout_loses_it
     await worker.line(f"blocks {blocking.task_id}")
     other = await fleet.launch()
     release(tmp_path, other)
-    assert await blocking.result(timeout=10) == await held.result(timeout=10) == other.pid
+    assert await blocking.result(timeout=20) == await held.result(timeout=20) == other.pid
     release(tmp_path, worker)
     for handle in (held, blocking):
         await worker.line(f"lost {handle.task_id} attempt 1")
@@ -328,7 +329,7 @@ async def test_a_worker_told_to_leave_lets_running_tasks_end_and_claims_nothing_
     assert await late.state() is TaskState.QUEUED
     assert (await queue.stats()).workers == ()
     await fleet.start()
-    assert await late.result(timeout=5) == 3
+    assert await late.result(timeout=20) == 3
 
 
 async def test_what_does_not_end_in_time_goes_back_to_the_front_of_its_lane_without_an_attempt(
@@ -350,7 +351,7 @@ async def test_what_does_not_end_in_time_goes_back_to_the_front_of_its_lane_with
     other = await fleet.launch(concurrency=1)
     release(tmp_path, other)
     for handle in (*handles, last):
-        assert await handle.result(timeout=10) == other.pid
+        assert await handle.result(timeout=20) == other.pid
         assert (await handle.info()).attempt == 1
     began = [line for line in other.lines if line.startswith("runs")]
     assert began == [f"runs {handle.task_id} attempt 1" for handle in (*handles, last)]

@@ -133,7 +133,7 @@ async def test_tasks_of_a_claim_whose_reply_was_cut_are_delivered_again(
     handles = [await queue.enqueue(work(n), user_id="acme") for n in range(5)]
     cut = proxy.cut_reply(sha("claim"), nth=k)
     async with Worker(far, concurrency=4):  # it claims one at a time
-        assert [await handle.result(timeout=10) for handle in handles] == list(range(5))
+        assert [await handle.result(timeout=20) for handle in handles] == list(range(5))
     assert cut.done.is_set()
     attempts = [(await handle.info()).attempt for handle in handles]
     assert sorted(attempts) == [1, 1, 1, 1, 2], "one was delivered into the void, and taken back after its lease"
@@ -154,11 +154,11 @@ async def test_a_report_whose_reply_was_cut_counts_as_done(
     handles = [await queue.enqueue(work(n), user_id="acme") for n in range(5)]
     cut = proxy.cut_reply(sha("settle"), nth=k)
     async with Worker(far, concurrency=1, on_lost=lost.append) as worker:
-        assert [await handle.result(timeout=10) for handle in handles] == list(range(5))
+        assert [await handle.result(timeout=20) for handle in handles] == list(range(5))
         total = 5
         while total < 20:  # how many calls of the script report five outcomes is up to the settler
             last = await queue.enqueue(work(total), user_id="acme")
-            assert await last.result(timeout=10) == total
+            assert await last.result(timeout=20) == total
             total += 1
             if cut.done.is_set():
                 break
@@ -189,7 +189,7 @@ async def test_a_retry_whose_report_was_cut_is_counted_and_made_once(
     cut = proxy.cut_reply(sha("settle"))
     async with Worker(far, on_lost=lost.append):
         handle = await queue.enqueue(fail_at_first(), user_id="acme")
-        assert await handle.result(timeout=5) == 2
+        assert await handle.result(timeout=20) == 2
     assert cut.done.is_set()
     assert lost == []
     assert len((await handle.info()).errors) <= 1
@@ -204,7 +204,7 @@ async def test_a_failure_whose_report_was_cut_is_one_dead_letter(
     async with Worker(far):
         handle = await queue.enqueue(fail(), user_id="acme")
         with pytest.raises(TaskFailed, match="ValueError: as ordered"):
-            await handle.result(timeout=5)
+            await handle.result(timeout=20)
     assert cut.done.is_set()
     assert len((await handle.info()).errors) == 1
     assert (await queue.stats()).failed == (await queue.user("acme")).dead_letters == 1
@@ -244,7 +244,7 @@ async def test_a_renewal_whose_reply_was_cut_loses_nothing(
         for cut in cuts:
             await cut.done.wait()
         gate.open()
-        assert await handle.result(timeout=5) == 1
+        assert await handle.result(timeout=20) == 1
     assert lost == []
     assert len(gate.started) == 1
 
@@ -273,7 +273,7 @@ async def test_an_end_announced_before_listening_began_again_is_not_missed(
 ) -> None:
     gate.open()
     handle = await far.enqueue(work(1), user_id="acme")
-    waiter = asyncio.create_task(handle.result(timeout=5))
+    waiter = asyncio.create_task(handle.result(timeout=20))
     await eventually(lambda: any(b":done:" in channel for channel in server.execute("PUBSUB", "CHANNELS")))
     subscription = proxy.hold("SUBSCRIBE")
     proxy.cut_all()

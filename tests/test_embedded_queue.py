@@ -63,7 +63,7 @@ async def test_a_private_queue_does_it_all_and_leaves_nothing(directories: Path,
     gate.open()
     async with TaskQueue("embedded://") as queue, Worker(queue):
         handle = await queue.enqueue(work(1), user_id="acme")
-        assert await handle.result(timeout=5) == 1
+        assert await handle.result(timeout=20) == 1
         assert servers_in(directories) == 1
     assert servers_in(directories) == 0
 
@@ -115,7 +115,7 @@ async def test_processes_that_name_one_directory_share_a_queue(worker_process: S
         workers = [await worker_process(SCRIPT, url) for _ in range(2)]
         assert len({await server_of(worker) for worker in workers}) == 1
         handle = await queue.enqueue(tasks.add(1, 2), user_id="acme")
-        assert await handle.result(timeout=10) == 3
+        assert await handle.result(timeout=20) == 3
         await eventually(lambda: has_workers(queue, 2))
 
 
@@ -154,7 +154,7 @@ async def test_a_shared_queue_survives_the_process_that_started_it(
         handle = await queue.enqueue(tasks.add(1, 2), user_id="acme")
         other = await worker_process(SCRIPT, url)
         assert await server_of(other) == (pid, tmp_path)
-        assert await handle.result(timeout=10) == 3
+        assert await handle.result(timeout=20) == 3
         other.send(signal.SIGKILL)
         await other.wait()
         assert lives(pid)
@@ -167,7 +167,7 @@ async def test_tasks_of_a_killed_process_run_in_the_next_one(worker_process: Sta
     pid, _ = await server_of(first)
     async with TaskQueue(url) as queue:
         ended = await queue.enqueue(tasks.add(1, 2), user_id="acme")
-        assert await ended.result(timeout=10) == 3
+        assert await ended.result(timeout=20) == 3
         held = await queue.enqueue(tasks.hold(str(tmp_path)), user_id="acme")
         await first.line(f"runs {held.task_id} attempt 1")
     first.send(signal.SIGKILL)
@@ -178,7 +178,7 @@ async def test_tasks_of_a_killed_process_run_in_the_next_one(worker_process: Sta
     release(tmp_path, second)
     async with TaskQueue(url) as queue:
         assert await queue.handle("acme", ended.task_id).result(timeout=0) == 3
-        assert await queue.handle("acme", held.task_id).result(timeout=10) == second.pid
+        assert await queue.handle("acme", held.task_id).result(timeout=20) == second.pid
 
 
 # URLs

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fairque.redis.delivery import Delivery
     from tests.support.servers import Server
 
-pytestmark = pytest.mark.every_server
+pytestmark = [pytest.mark.every_server, pytest.mark.smoke]
 
 ODD_IDS = ["a:b", "{a}", "}{", "*", "ä 火 🙂", "a\nb\0c", "%41", "x" * 512]
 NEVER = 3600.0
@@ -104,13 +104,13 @@ async def test_delays_retries_failures_and_duplicates(queue: TaskQueue, gate: Ga
         duplicate = await queue.enqueue(work(2), user_id="acme", task_id="x")
         assert (original.created, duplicate.created) == (True, False)
         gate.open()
-        assert await duplicate.result(timeout=10) == 1
-        assert await delayed.result(timeout=10) == 1
-        assert await retried.result(timeout=10) == 3
+        assert await duplicate.result(timeout=20) == 1
+        assert await delayed.result(timeout=20) == 1
+        assert await retried.result(timeout=20) == 3
         with pytest.raises(ResultNotKept):
-            await forgotten.result(timeout=10)
+            await forgotten.result(timeout=20)
         with pytest.raises(TaskFailed, match="Retry"):
-            await failed.result(timeout=10)
+            await failed.result(timeout=20)
     assert len((await failed.info()).errors) == 3
     user = await queue.user("acme")
     assert (user.dead_letters, user.retried, user.started, user.scheduled) == (1, 4, 0, 0)
@@ -124,7 +124,7 @@ async def test_tasks_of_a_silent_worker_are_taken_over(server: Server, queue_nam
         assert len(await claim_and_die(queue)) == 2
         async with Worker(queue):
             for priority in (Priority.NORMAL, Priority.CRITICAL):
-                assert await queue.handle("acme", priority.name).result(timeout=10) == 1
+                assert await queue.handle("acme", priority.name).result(timeout=20) == 1
                 assert (await queue.handle("acme", priority.name).info()).attempt == 2
     assert [key for key in server.keys(queue_name) if "stream" in key or key.endswith(":leases")] == []
     server.execute(
@@ -156,10 +156,10 @@ async def test_leases_are_renewed_and_what_remains_is_released(server: Server, q
 async def test_workers_of_some_users_are_woken_for_them_only(queue: TaskQueue, gate: Gate) -> None:
     gate.open()
     async with Worker(queue, assigned_users=["acme"], steal_targets=["globex"], poll_interval=NEVER):
-        assert await (await queue.enqueue(work(1), user_id="acme")).result(timeout=5) == 1
-        assert await (await queue.enqueue(work(2), user_id="globex")).result(timeout=5) == 2
+        assert await (await queue.enqueue(work(1), user_id="acme")).result(timeout=20) == 1
+        assert await (await queue.enqueue(work(2), user_id="globex")).result(timeout=20) == 2
         other = await queue.enqueue(work(3), user_id="initech")
-        assert await (await queue.enqueue(work(4), user_id="acme")).result(timeout=5) == 4
+        assert await (await queue.enqueue(work(4), user_id="acme")).result(timeout=20) == 4
         assert await other.state() is TaskState.QUEUED
     await Worker(queue).run_until_idle()
     assert await other.result(timeout=0) == 3

@@ -77,6 +77,7 @@ EXAMPLES = sorted(set((ROOT / "examples").glob("*.py")) - {ROOT / "examples" / "
 """Those that end by themselves; the others have tests of their own."""
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 async def test_an_example_tells_what_happens_in_the_order_in_which_it_happens(worker_process: Start, example: Path):
     process = await worker_process(example)

@@ -78,6 +78,7 @@ def app_of(*queues: TaskQueue, **options: Any) -> FastAPI:
 # In this process
 
 
+@pytest.mark.smoke
 def test_an_endpoint_gets_the_queue_and_the_worker_of_the_app_serves_it(async_queue: TaskQueue):
     with TestClient(app_of(async_queue, worker=Worker(async_queue))) as client:
         assert client.get("/sum").json() == 3

@@ -117,7 +117,7 @@ async def test_a_worker_waits_with_growing_pauses_and_goes_on(
             await eventually(lambda: tries(caplog) >= 4)
         assert tries(caplog) <= 6, "after four tries it pauses for half a second on average"
         handle = await queue.enqueue(work(2), user_id="acme")
-        assert await handle.result(timeout=10) == 2
+        assert await handle.result(timeout=20) == 2
     stats = await queue.stats()
     assert (stats.finished, stats.queued, stats.started, stats.workers) == (2, 0, 0, ())
 
@@ -137,7 +137,7 @@ async def test_a_result_that_cannot_be_written_is_kept_and_written_later(
         with go_down():
             gate.open()
             await eventually(lambda: "cannot report 1 outcomes, keeping them" in caplog.text)
-        assert await handle.result(timeout=10) == 1
+        assert await handle.result(timeout=20) == 1
     assert (lost, len(gate.started)) == ([], 1)
     assert (await queue.stats()).finished == 1
 
@@ -151,10 +151,10 @@ async def test_without_memory_results_can_still_be_written(frail: EmbeddedServer
         with out_of_memory(frail):
             execute(frail, "SCRIPT", "FLUSH")
             gate.open()
-            assert await first.result(timeout=5) == 1
-            assert await second.result(timeout=5) == 2
+            assert await first.result(timeout=20) == 1
+            assert await second.result(timeout=20) == 2
         third = await queue.enqueue(work(3), user_id="acme")
-        assert await third.result(timeout=10) == 3
+        assert await third.result(timeout=20) == 3
 
 
 async def test_who_waits_for_a_result_waits_through_the_outage(
@@ -200,7 +200,7 @@ async def test_an_outage_longer_than_the_lease_has_nobody_robbed_who_renews_soon
             await eventually(lambda: last_heard(frail, owner) > back)
             await asyncio.sleep(4 * lease)  # in which nothing may happen
             gate.open()
-            assert [await handle.result(timeout=10) for handle in handles] == list(range(3))
+            assert [await handle.result(timeout=20) for handle in handles] == list(range(3))
     assert (lost, len(gate.started)) == ([], 3)
 
 
@@ -224,7 +224,7 @@ async def test_tasks_of_a_worker_that_died_in_the_outage_run_elsewhere(
         async with Worker(queue, poll_interval=0.1):
             with go_down():
                 await asyncio.sleep(0.3)
-            assert await handle.result(timeout=10) == 1
+            assert await handle.result(timeout=20) == 1
         assert (await handle.info()).attempt == 2
 
 
@@ -264,7 +264,7 @@ async def test_a_worker_told_to_leave_during_an_outage_leaves(
         await eventually(lambda: gate.started)
         with killed(frail):
             gate.open()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await worker.stop()
     assert "1 outcomes not reported; those tasks will run again" in caplog.text
     assert await handle.state() is TaskState.STARTED
@@ -277,7 +277,7 @@ async def test_a_server_that_lost_everything_is_served_as_a_new_one(
     lost: list[TaskEvent] = []
     async with TaskQueue(server.url) as queue, Worker(queue, on_lost=lost.append, poll_interval=0.1):
         handle = await queue.enqueue(work(1), user_id="acme")
-        waiter = asyncio.create_task(handle.result(timeout=10))
+        waiter = asyncio.create_task(handle.result(timeout=20))
         await eventually(lambda: gate.started and has_waiters(server))
         with killed(server):
             gate.open()
@@ -286,7 +286,7 @@ async def test_a_server_that_lost_everything_is_served_as_a_new_one(
         await eventually(lambda: lost)
         assert lost[0].task_id == handle.task_id
         again = await queue.enqueue(work(2), user_id="acme")
-        assert await again.result(timeout=10) == 2
+        assert await again.result(timeout=20) == 2
         assert (await queue.user("acme")).finished == 1
 
 
@@ -426,7 +426,7 @@ async def test_who_waits_for_a_result_is_not_disturbed_by_a_look_that_nobody_ans
     server: Server, far: TaskQueue, proxy: CuttingProxy
 ) -> None:
     handle = await far.enqueue(work(1), user_id="acme")
-    waiter = asyncio.create_task(handle.result(timeout=10))
+    waiter = asyncio.create_task(handle.result(timeout=20))
     await eventually(lambda: any(b":done:" in channel for channel in server.execute("PUBSUB", "CHANNELS")))
     look = proxy.hold(load("peek").sha)
     proxy.cut_all()
@@ -450,9 +450,9 @@ async def test_a_worker_goes_on_when_answers_come_again(
         await asyncio.sleep(2 * PATIENCE)
         assert await first.state() is TaskState.STARTED
         proxy.resume()
-        assert await first.result(timeout=10) == 1
+        assert await first.result(timeout=20) == 1
         second = await near.enqueue(work(2), user_id="acme")
-        assert await second.result(timeout=10) == 2
+        assert await second.result(timeout=20) == 2
     assert (lost, len(gate.started)) == ([], 2)
 
 

@@ -68,6 +68,7 @@ PROMISED = """
 # Names
 
 
+@pytest.mark.smoke
 def test_the_public_names_are_sorted_and_there():
     assert fairque.__all__ == sorted(fairque.__all__)
     assert len(set(fairque.__all__)) == len(fairque.__all__)
@@ -239,7 +240,7 @@ def tellers():
 async def ended(handle: TaskHandle) -> object:
     """Its error, or the result without what it may hold."""
     try:
-        return len(await handle.result(10))
+        return len(await handle.result(20))
     except TaskEnded as error:
         return error
 

@@ -141,6 +141,7 @@ def test_a_configuration_makes_a_queue_of_either_kind():
 # Work
 
 
+@pytest.mark.smoke
 def test_a_task_is_put_in_and_its_result_waited_for(blocking: TaskQueue):
     with blocking.worker(concurrency=2):
         handle = blocking.enqueue(tasks.add(1, 2), user_id="anna", task_id="t")
@@ -291,6 +292,7 @@ def test_queues_share_one_loop_until_the_last_is_closed(server: Server, queue_na
     assert threading.active_count() == before
 
 
+@pytest.mark.smoke
 async def test_it_can_be_used_where_a_loop_runs_as_in_a_notebook(server: Server, queue_name: str):
     with TaskQueue(server.url, name=queue_name) as queue, queue.worker():
         assert queue.enqueue(tasks.add(1, 2), user_id="anna").result(20) == 3

@@ -184,7 +184,7 @@ async def test_a_paused_user_is_taken_up_by_an_idle_worker_when_its_time_is_over
     handle = await queue.enqueue(nap(), user_id="acme")
     async with Worker(queue, poll_interval=60):
         assert await handle.state() == "queued"
-        await handle.result(timeout=10)
+        await handle.result(timeout=20)
     info = await handle.info()
     assert info.wait_seconds is not None
     assert info.wait_seconds > 0.3
@@ -196,7 +196,7 @@ async def test_a_resumed_user_is_taken_up_by_an_idle_worker_at_once(queue: TaskQ
         handle = await queue.enqueue(nap(), user_id="acme")
         assert await handle.state() == "queued"
         await queue.resume("acme")
-        await handle.result(timeout=10)
+        await handle.result(timeout=20)
 
 
 async def test_a_limited_user_wakes_an_idle_worker_when_its_time_has_come(queue: TaskQueue) -> None:
@@ -205,7 +205,7 @@ async def test_a_limited_user_wakes_an_idle_worker_when_its_time_has_come(queue:
         handles = await queue.enqueue_many([nap(0) for _ in range(6)], user_id="acme")
         began = time.monotonic()
         for handle in handles:
-            await handle.result(timeout=10)
+            await handle.result(timeout=20)
         assert time.monotonic() - began > 0.2
 
 
@@ -214,7 +214,7 @@ async def test_a_freed_slot_of_a_limited_user_wakes_the_other_worker(queue: Task
     async with Worker(queue, concurrency=1, poll_interval=60), Worker(queue, concurrency=1, poll_interval=60):
         handles = await queue.enqueue_many([nap(0.01) for _ in range(20)], user_id="acme")
         for handle in handles:
-            await handle.result(timeout=10)
+            await handle.result(timeout=20)
 
 
 async def test_a_full_backlog_refuses_and_says_when_to_come_back(queue: TaskQueue) -> None:
@@ -275,7 +275,7 @@ async def test_a_limit_of_a_name_holds_over_users_and_workers(queue: TaskQueue, 
         handles += await queue.enqueue_many([call_api() for _ in range(8)], user_id=user_id)
     behind = await queue.enqueue(nap(0), user_id="a")
     async with Worker(queue, concurrency=5), Worker(queue, concurrency=5):
-        await behind.result(timeout=10)
+        await behind.result(timeout=20)
         assert (await queue.user("a")).queued > 0, "what is behind them did not wait"
         assert max([await handle.result(timeout=20) for handle in handles]) <= 2
 
@@ -296,7 +296,7 @@ async def test_a_limit_that_vanished_from_the_code_is_taken_back_by_the_next_wor
         async with Worker(queue):
             await eventually(lambda: _runs(queue, "acme", 4))
             for handle in handles:
-                await handle.result(timeout=10)
+                await handle.result(timeout=20)
     finally:
         unregister("limited for now")
 
@@ -507,7 +507,7 @@ async def test_odd_user_ids_are_explained_like_any_other(queue: TaskQueue, user_
     found = await queue.explain(user_id, handle.task_id)
     assert (found.share, found.ahead_others, found.waiting[0].reason) == (1, 0, Reason.NO_WORKER)
     async with Worker(queue, assigned_users=[user_id]):
-        await handle.result(timeout=10)
+        await handle.result(timeout=20)
 
 
 async def _workers(queue: TaskQueue, count: int) -> bool:
@@ -554,7 +554,7 @@ async def test_an_estimate_comes_true_on_a_steady_load(queue: TaskQueue) -> None
 async def test_usage_is_told_by_the_hour(queue: TaskQueue) -> None:
     async with Worker(queue):
         for handle in await queue.enqueue_many([nap(0.01) for _ in range(10)], user_id="acme"):
-            await handle.result(timeout=10)
+            await handle.result(timeout=20)
     hours = await queue.usage("acme")
     assert sum(hour.tasks for hour in hours) == 10
     assert sum(hour.cost for hour in hours) == 10
@@ -640,7 +640,7 @@ async def test_demand_tells_the_slots_that_it_takes(queue: TaskQueue) -> None:
     assert (await queue.demand()).slots_needed == 0
     async with Worker(queue, concurrency=4):
         for handle in await queue.enqueue_many([nap(0.1) for _ in range(8)], user_id="acme"):
-            await handle.result(timeout=10)
+            await handle.result(timeout=20)
     await queue.enqueue_many([nap(0.1) for _ in range(1000)], user_id="acme")
     found = await queue.demand(target_wait=10)
     assert found.backlog == 1000

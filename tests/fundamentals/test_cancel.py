@@ -26,6 +26,7 @@ from tests.support.core import Core
 from tests.support.eventually import eventually
 from tests.support.process import WorkerProcess
 from tests.support.processes import is_running
+from tests.support.stopwatch import Stopwatch
 from tests.workers import tasks
 
 USER = "anna: ä"
@@ -97,10 +98,10 @@ async def test_a_queued_task_ends_at_once_and_nothing_is_left_of_it(
     assert await handle.cancel("not needed") is Cancellation.CANCELED
     assert await traces(server, queue_name, "t") == []
     with pytest.raises(TaskCanceled, match="not needed") as caught:
-        await handle.result(5)
+        await handle.result(20)
     assert caught.value.reason == "not needed"
     await Worker(queue).run_until_idle()
-    assert await other.result(5) == "other"
+    assert await other.result(20) == "other"
     user, stats = await queue.user(USER), await queue.stats()
     assert (user.canceled, user.finished, stats.canceled, stats.finished, stats.queued) == (1, 1, 1, 1, 0)
 
@@ -115,7 +116,7 @@ async def test_a_user_whose_last_ready_task_is_canceled_is_not_ready_any_more(qu
     assert (await queue.user(USER)).tag is None
     again = await queue.enqueue(echo("again"), user_id=USER)
     await Worker(queue).run_until_idle()
-    assert await again.result(5) == "again"
+    assert await again.result(20) == "again"
 
 
 async def test_a_scheduled_task_ends_at_once_and_nothing_is_left_of_it(queue: TaskQueue, server, queue_name: str):
@@ -124,7 +125,7 @@ async def test_a_scheduled_task_ends_at_once_and_nothing_is_left_of_it(queue: Ta
     assert await first.cancel() is Cancellation.CANCELED
     assert await traces(server, queue_name, "t") == []
     async with Worker(queue, poll_interval=60):
-        assert await second.result(5) == "second"
+        assert await second.result(20) == "second"
     last = await queue.enqueue(echo(), user_id=USER, task_id="u", delay=60)
     await last.cancel()
     assert server.execute("EXISTS", queue.keys.prefix + "due") == 0
@@ -160,7 +161,7 @@ async def test_what_was_canceled_may_be_enqueued_again(queue: TaskQueue):
     again = await queue.enqueue(echo(2), user_id=USER, task_id="t")
     assert again.created
     await Worker(queue).run_until_idle()
-    assert await again.result(5) == 2
+    assert await again.result(20) == 2
 
 
 async def test_info_tells_who_was_canceled_and_when(queue: TaskQueue):
@@ -175,7 +176,7 @@ async def test_info_tells_who_was_canceled_and_when(queue: TaskQueue):
 
 async def test_a_waiting_result_hears_of_the_cancellation(queue: TaskQueue):
     handle = await queue.enqueue(echo(), user_id=USER)
-    waiting = asyncio.create_task(handle.result(10))
+    waiting = asyncio.create_task(handle.result(20))
     await asyncio.sleep(0)
     await handle.cancel("why")
     with pytest.raises(TaskCanceled, match="why"):
@@ -192,7 +193,7 @@ async def test_canceling_twice_says_so_and_changes_nothing(queue: TaskQueue):
     assert await handle.cancel("second") is Cancellation.ENDED
     assert await handle.info() == before
     with pytest.raises(TaskCanceled, match="first"):
-        await handle.result(5)
+        await handle.result(20)
     assert (await queue.stats()).canceled == 1
 
 
@@ -204,7 +205,7 @@ async def test_canceling_what_has_ended_says_so_and_changes_nothing(queue: TaskQ
     good, bad = await queue.enqueue(echo(7), user_id=USER), await queue.enqueue(fail(), user_id=USER)
     await Worker(queue).run_until_idle()
     assert [await good.cancel(), await bad.cancel()] == [Cancellation.ENDED, Cancellation.ENDED]
-    assert await good.result(5) == 7
+    assert await good.result(20) == 7
     assert await bad.state() is TaskState.FAILED
     assert (await queue.stats()).canceled == 0
     assert (await queue.user(USER)).dead_letters == 1
@@ -218,17 +219,18 @@ async def test_canceling_what_is_not_known_is_an_error(queue: TaskQueue):
 # What runs
 
 
+@pytest.mark.smoke
 async def test_a_running_task_is_cancelled_by_message_and_may_clean_up(
     queue: TaskQueue, stage: Stage, server, queue_name: str
 ):
     handle = await queue.enqueue(stage.wait(), user_id=USER, task_id="t")
     async with Worker(queue, poll_interval=60) as worker:
         await eventually(lambda: stage.told)
-        began = time.monotonic()
+        watch = Stopwatch()
         assert await handle.cancel("not needed") is Cancellation.CANCELING
         with pytest.raises(TaskCanceled, match="not needed"):
-            await handle.result(10)
-        assert time.monotonic() - began < 2.5, "before the next renewal would have told"
+            await handle.result(20)
+        assert watch.seconds < 2.5, "before the next renewal would have told"
         assert stage.told == ["started", "cancelled, True", "cleaned up"]
         info = await handle.info()
         assert (info.worker, info.attempt) == (worker.worker_id, 1)
@@ -245,7 +247,7 @@ async def test_the_first_reason_counts(queue: TaskQueue, stage: Stage):
         assert answers[0] is Cancellation.CANCELING
         assert answers[1] in (Cancellation.CANCELING, Cancellation.ENDED)
         with pytest.raises(TaskCanceled, match="first"):
-            await handle.result(5)
+            await handle.result(20)
     assert stage.told.count("cleaned up") == 1
 
 
@@ -255,7 +257,7 @@ async def test_a_cancellation_without_a_reason(queue: TaskQueue, stage: Stage):
         await eventually(lambda: stage.told)
         await handle.cancel()
         with pytest.raises(TaskCanceled) as caught:
-            await handle.result(5)
+            await handle.result(20)
     assert caught.value.reason == ""
 
 
@@ -280,7 +282,7 @@ async def test_a_body_that_makes_something_else_of_its_cancellation_is_canceled_
         await inside.wait()
         await handle.cancel("why")
         with pytest.raises(TaskCanceled, match="why"):
-            await handle.result(5)
+            await handle.result(20)
     stats = await queue.stats()
     assert (stats.canceled, stats.retried, stats.scheduled, stats.failed) == (1, 0, 0, 0)
 
@@ -304,20 +306,21 @@ async def test_a_body_that_swallows_its_cancellation_loses_its_slot_after_the_gr
             await inside.wait()
             await handle.cancel("why")
             with pytest.raises(TaskCanceled, match="why"):
-                await handle.result(5)
-            assert await (await queue.enqueue(echo("next"), user_id=USER)).result(5) == "next"
+                await handle.result(20)
+            assert await (await queue.enqueue(echo("next"), user_id=USER)).result(20) == "next"
             await eventually(lambda: "goes on after its cancellation and 0.2 s of grace" in caplog.text)
             go_on.set()
     assert await handle.state() is TaskState.CANCELED
 
 
+@pytest.mark.smoke
 async def test_a_thread_is_told_and_may_end_early(queue: TaskQueue):
     inside = threading.Event()
 
     @task
     def counting() -> str:
         inside.set()
-        ends = time.monotonic() + 10
+        ends = time.monotonic() + 30
         while not current_task().canceled:
             assert time.monotonic() < ends
             time.sleep(0.005)
@@ -328,7 +331,7 @@ async def test_a_thread_is_told_and_may_end_early(queue: TaskQueue):
         await eventually(inside.is_set)
         await handle.cancel("why")
         with pytest.raises(TaskCanceled, match="why"):
-            await handle.result(5)
+            await handle.result(20)
 
 
 async def test_a_thread_that_does_not_look_is_left_alone_after_the_grace(queue: TaskQueue):
@@ -345,12 +348,13 @@ async def test_a_thread_that_does_not_look_is_left_alone_after_the_grace(queue: 
             await eventually(inside.is_set)
             await handle.cancel("why")
             with pytest.raises(TaskCanceled, match="why"):
-                await handle.result(5)
+                await handle.result(20)
             go_on.set()
     finally:
         go_on.set()
 
 
+@pytest.mark.smoke
 async def test_a_subprocess_is_killed(queue: TaskQueue, tmp_path):
     handle = await queue.enqueue(in_processes.hangs(str(tmp_path / "pid")), user_id=USER)
     async with Worker(queue, cancel_grace=10):
@@ -358,7 +362,7 @@ async def test_a_subprocess_is_killed(queue: TaskQueue, tmp_path):
         pid = int((tmp_path / "pid").read_text())
         await handle.cancel("why")
         with pytest.raises(TaskCanceled, match="why"):
-            await handle.result(5)
+            await handle.result(20)
         await eventually(lambda: not is_running(pid))
 
 
@@ -369,7 +373,7 @@ async def test_a_worker_that_missed_the_message_is_told_when_it_renews(queue: Ta
         await eventually(lambda: stage.told)
         server.execute("HSET", f"{queue.keys.prefix}task:{encode_user(USER)}:t", "canceling", "silently")
         with pytest.raises(TaskCanceled, match="silently"):
-            await handle.result(5)
+            await handle.result(20)
 
 
 async def test_a_canceled_task_whose_result_came_first_is_finished(queue: TaskQueue):
@@ -429,8 +433,8 @@ async def test_canceling_a_running_task_lets_those_that_wait_follow_their_policy
     async with Worker(queue):
         await eventually(lambda: stage.told)
         await first.cancel()
-        assert await handles["run"].result(5) == "run"
+        assert await handles["run"].result(20) == "run"
         with pytest.raises(TaskCanceled, match="dependency a canceled"):
-            await handles["cancel"].result(5)
+            await handles["cancel"].result(20)
     assert await handles["wait"].state() is TaskState.DEFERRED
     await handles["wait"].cancel()

@@ -170,7 +170,7 @@ async def test_requeue_starts_anew_and_keeps_the_history(queue: TaskQueue):
     is_broken = False
     await queue.requeue(letter)
     await serve(queue)
-    assert await handle.result(5) == 1
+    assert await handle.result(20) == 1
     assert await queue.dead_letters() == []
 
 
@@ -185,11 +185,11 @@ async def test_retries_start_anew_as_well(queue: TaskQueue):
     async with Worker(queue):
         for _ in range(2):
             with pytest.raises(TaskFailed):
-                await handle.result(10)
+                await handle.result(20)
             await queue.requeue(handle)
             await eventually(lambda: len(attempts) % 2 == 0)
         with pytest.raises(TaskFailed):
-            await handle.result(10)
+            await handle.result(20)
     assert attempts == [1, 2] * 3
     await queue.discard(handle)
 
@@ -226,10 +226,10 @@ async def test_a_sleeping_worker_hears_of_a_requeue(queue: TaskQueue):
     handle = await queue.enqueue(fail("fine"), user_id="anna")
     async with Worker(queue, poll_interval=60):
         with pytest.raises(TaskFailed):
-            await handle.result(5)
+            await handle.result(20)
         is_broken = False
         await queue.requeue(handle)
-        assert await handle.result(5) == "fine"
+        assert await handle.result(20) == "fine"
 
 
 async def test_requeue_all_takes_what_matches_and_no_more_than_the_limit(queue: TaskQueue):

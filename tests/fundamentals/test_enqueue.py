@@ -49,13 +49,14 @@ def script_calls(server) -> int:
 # One task
 
 
+@pytest.mark.smoke
 async def test_a_task_that_was_enqueued_waits_until_a_worker_comes(queue: TaskQueue):
     handle = await queue.enqueue(echo("hello"), user_id="anna")
     assert handle.created
     assert await handle.state() is TaskState.QUEUED
     await Worker(queue).run_until_idle()
     assert await handle.state() is TaskState.FINISHED
-    assert await handle.result(5) == "hello"
+    assert await handle.result(20) == "hello"
 
 
 async def test_one_task_enqueued_twice_is_two_tasks(queue: TaskQueue):
@@ -65,7 +66,7 @@ async def test_one_task_enqueued_twice_is_two_tasks(queue: TaskQueue):
     assert first.created
     assert second.created
     await Worker(queue).run_until_idle()
-    assert [await first.result(5), await second.result(5)] == ["hello", "hello"]
+    assert [await first.result(20), await second.result(20)] == ["hello", "hello"]
 
 
 async def test_a_task_needs_a_user(queue: TaskQueue):
@@ -86,14 +87,15 @@ async def test_only_tasks_can_be_enqueued(queue: TaskQueue):
 
 
 @pytest.mark.parametrize("late", [0.3, timedelta(seconds=0.3)], ids=["seconds", "timedelta"])
+@pytest.mark.smoke
 async def test_a_delayed_task_is_scheduled_and_starts_when_its_time_has_come(queue: TaskQueue, late):
+    before = await queue.enqueue(echo(), user_id="anna")
     handle = await queue.enqueue(echo(), user_id="anna", delay=late)
-    other = await queue.enqueue(echo(), user_id="anna")
     assert await handle.state() is TaskState.SCHEDULED
     async with Worker(queue):
-        await handle.result(5)
-    waited = (await handle.info()).started_at - (await other.info()).queued_at
-    assert 0.298 <= waited < 3  # times are told in ms
+        await handle.result(20)
+    waited = (await handle.info()).started_at - (await before.info()).queued_at
+    assert 0.298 <= waited < 10  # times are told in ms
 
 
 async def test_a_task_runs_after_a_moment_of_the_calendar(queue: TaskQueue):
@@ -104,7 +106,7 @@ async def test_a_task_runs_after_a_moment_of_the_calendar(queue: TaskQueue):
     assert [await handle.state() for handle in (aware, local, past)] == ["scheduled", "scheduled", "queued"]
     async with Worker(queue):
         for handle in (aware, local):
-            await handle.result(5)
+            await handle.result(20)
             assert (await handle.info()).started_at >= soon.timestamp()
 
 
@@ -120,9 +122,9 @@ async def test_a_sleeping_worker_hears_of_a_task_that_is_due_before_the_others(q
     async with Worker(queue, poll_interval=60):
         late = await queue.enqueue(echo(), user_id="anna", delay=0.6)
         early = await queue.enqueue(echo(), user_id="ben", delay=0.2)
-        await early.result(5)
+        await early.result(20)
         assert await late.state() is TaskState.SCHEDULED
-        await late.result(5)
+        await late.result(20)
 
 
 # Once
@@ -143,7 +145,7 @@ async def test_while_a_task_lives_its_id_names_it(queue: TaskQueue):
         started = await queue.enqueue(echo("third"), user_id="anna", task_id="invoice-7")
         go_on.set()
         for handle in (first, queued, started):
-            assert await handle.result(5) == "first"
+            assert await handle.result(20) == "first"
     assert [first.created, queued.created, started.created] == [True, False, False]
     assert (first.user_id, first.task_id) == (queued.user_id, queued.task_id)
 
@@ -152,7 +154,7 @@ async def test_a_scheduled_task_lives(queue: TaskQueue):
     first = await queue.enqueue(echo(1), user_id="anna", task_id="t", delay=0.2)
     assert not (await queue.enqueue(echo(2), user_id="anna", task_id="t")).created
     async with Worker(queue):
-        assert await first.result(5) == 1
+        assert await first.result(20) == 1
 
 
 @pytest.mark.parametrize("result_ttl", [None, 0], ids=["kept", "not kept"])
@@ -163,7 +165,7 @@ async def test_after_the_end_the_id_is_free_again(queue: TaskQueue, result_ttl):
         assert handle.created
         await Worker(queue).run_until_idle()
         if result_ttl is None:
-            assert await handle.result(5) == value
+            assert await handle.result(20) == value
     assert (await queue.user("anna")).finished == 2
 
 
@@ -171,14 +173,14 @@ async def test_an_id_is_free_again_after_a_failure_and_nothing_of_it_is_left(que
     failed = await queue.enqueue(fail(), user_id="anna", task_id="t")
     await Worker(queue).run_until_idle()
     with pytest.raises(TaskFailed):
-        await failed.result(5)
+        await failed.result(20)
     assert (await queue.user("anna")).dead_letters == 1
     again = await queue.enqueue(echo("fine"), user_id="anna", task_id="t")
     assert again.created
     assert (await again.info()).errors == ()
     assert (await queue.user("anna")).dead_letters == 0
     await Worker(queue).run_until_idle()
-    assert await again.result(5) == "fine"
+    assert await again.result(20) == "fine"
     assert (await again.info()).attempt == 1
 
 
@@ -186,7 +188,7 @@ async def test_ids_are_unique_per_user(queue: TaskQueue):
     handles = [await queue.enqueue(echo(user), user_id=user, task_id="t") for user in ("anna", "ben")]
     assert all(handle.created for handle in handles)
     await Worker(queue).run_until_idle()
-    assert [await handle.result(5) for handle in handles] == ["anna", "ben"]
+    assert [await handle.result(20) for handle in handles] == ["anna", "ben"]
 
 
 async def test_many_callers_with_one_id_make_one_task(queue: TaskQueue):
@@ -211,7 +213,7 @@ async def test_calls_that_overlap_share_round_trips(queue: TaskQueue, server):
     await asyncio.gather(*(queue.enqueue(echo(), user_id="anna") for _ in range(1201)))
     assert script_calls(server) - before == 4, "500 in a call"
     await Worker(queue, concurrency=500).run_until_idle()
-    assert [await handle.result(5) for handle in handles] == list(range(100))
+    assert [await handle.result(20) for handle in handles] == list(range(100))
 
 
 async def test_a_call_alone_waits_for_no_company(queue: TaskQueue, server):
@@ -298,8 +300,8 @@ async def test_a_caller_that_gives_up_takes_nobody_along(queue: TaskQueue, cance
     ends = await asyncio.gather(*calls, return_exceptions=True)
     assert isinstance(ends.pop(canceled), asyncio.CancelledError)
     async with Worker(queue, concurrency=100):
-        assert sorted([await handle.result(5) for handle in ends] + [canceled]) == list(range(100))
-        assert await (await queue.enqueue(echo("later"), user_id="anna")).result(5) == "later"
+        assert sorted([await handle.result(20) for handle in ends] + [canceled]) == list(range(100))
+        assert await (await queue.enqueue(echo("later"), user_id="anna")).result(20) == "later"
 
 
 async def test_what_was_not_sent_when_its_caller_gave_up_is_not_sent_any_more(queue: TaskQueue):
@@ -341,7 +343,7 @@ async def test_a_closed_queue_says_so_and_can_be_opened_again(server, queue_name
     async with queue:
         assert await handle.state() is TaskState.QUEUED
         await Worker(queue).run_until_idle()
-        await handle.result(5)
+        await handle.result(20)
 
 
 async def test_closing_a_queue_ends_the_wait_for_results(server, queue_name: str):
@@ -371,8 +373,8 @@ async def test_a_call_can_be_pushed_for_a_user(queue: TaskQueue):
     ]
     assert (await queue.user("ben")).critical == 1
     await Worker(queue).run_until_idle()
-    assert await queue.handle("anna", ids[0]).result(5) == ["anna", 1, 3]
-    assert await queue.handle("ben", ids[1]).result(5) == ["ben", 1, 2]
+    assert await queue.handle("anna", ids[0]).result(20) == ["anna", 1, 3]
+    assert await queue.handle("ben", ids[1]).result(20) == ["ben", 1, 2]
 
 
 async def test_only_registered_functions_can_be_pushed(queue: TaskQueue):
@@ -387,10 +389,10 @@ async def test_queues_with_different_names_know_nothing_of_each_other(server, qu
         theirs = await other.enqueue(echo("theirs"), user_id="anna", task_id="t")
         assert theirs.created
         await Worker(other).run_until_idle()
-        assert await theirs.result(5) == "theirs"
+        assert await theirs.result(20) == "theirs"
         assert await mine.state() is TaskState.QUEUED
         await Worker(queue).run_until_idle()
-        assert await mine.result(5) == "mine"
+        assert await mine.result(20) == "mine"
     server.forget(f"{queue_name}-2")
 
 

@@ -107,11 +107,12 @@ def scripts_called(server: Server) -> int:
 # Order
 
 
+@pytest.mark.smoke
 async def test_a_pipeline_runs_in_its_order(queue: TaskQueue):
     run = await queue.enqueue(step("a") >> (step("b") | step("c")) >> step("d"), user_id="anna")
     assert isinstance(run, PipelineHandle)
     await serve(queue)
-    assert await run.result(5) == "d"
+    assert await run.result(20) == "d"
     assert ran[0] == "a"
     assert sorted(ran[1:3]) == ["b", "c"]
     assert ran[3:] == ["d"]
@@ -123,7 +124,7 @@ async def test_however_it_is_written(queue: TaskQueue, shape: str):
     written = {"<<": d << (b | c) << a, "lists": a >> [b, [c]] >> d, "functions": sequential(a, parallel(b, c), d)}
     run = await queue.enqueue(written[shape], user_id="anna")
     await serve(queue, concurrency=1)
-    assert await run.result(5) == "d"
+    assert await run.result(20) == "d"
     assert ran == ["a", "b", "c", "d"]
 
 
@@ -147,7 +148,7 @@ async def test_a_task_may_wait_for_others_than_those_of_its_pipeline(queue: Task
     is_broken = False
     await queue.requeue(before)
     await serve(queue)
-    assert await run.result(5) == ["a", "b"]
+    assert await run.result(20) == ["a", "b"]
 
 
 # One call
@@ -174,7 +175,7 @@ async def test_a_pipeline_may_have_a_thousand_tasks(queue: TaskQueue, server: Se
     assert scripts_called(server) == before + 1
     assert len(run) == MAX_TASKS
     await serve(queue, concurrency=100)
-    assert await run.result(5) == (ran[-1] if shape != "fan-out" else [str(n) for n in range(MAX_TASKS - 1)])
+    assert await run.result(20) == (ran[-1] if shape != "fan-out" else [str(n) for n in range(MAX_TASKS - 1)])
     assert (await run.state()).tasks == {TaskState.FINISHED: MAX_TASKS}
 
 
@@ -195,7 +196,7 @@ async def test_pipelines_that_are_added_at_the_same_time_share_calls_and_no_erro
     ended = await asyncio.gather(*more, return_exceptions=True)
     assert [n for n, each in enumerate(ended) if isinstance(each, DependencyError)] == [5]
     await serve(queue, concurrency=100)
-    assert [await run["step"].result(5) for run in runs] == [str(n) for n in range(300)]
+    assert [await run["step"].result(20) for run in runs] == [str(n) for n in range(300)]
     assert (await queue.stats()).finished == 1 + 3 * 300 + 2 * 9
 
 
@@ -277,15 +278,15 @@ async def test_a_static_id_is_a_name_within_the_run(queue: TaskQueue):
     with pytest.raises(KeyError):
         run["nothing"]
     await serve(queue)
-    assert await run["rows"].result(5) == [1, 1]
-    assert [await run[name].result(5) for name in ("step", "step-2", "end: ü")] == ["a", "b", "c"]
+    assert await run["rows"].result(20) == [1, 1]
+    assert [await run[name].result(20) for name in ("step", "step-2", "end: ü")] == ["a", "b", "c"]
     assert repr(run) == f"<PipelineHandle {run.run_id} of 'anna', 4 tasks>"
 
 
 async def test_a_task_of_a_run_is_found_later_by_its_id(queue: TaskQueue):
     run = await queue.enqueue(step("a") >> step("b").options(task_id="last"), user_id="anna")
     await serve(queue)
-    assert await queue.handle("anna", f"{run.run_id}.last").result(5) == "b"
+    assert await queue.handle("anna", f"{run.run_id}.last").result(20) == "b"
 
 
 # Results and state
@@ -310,7 +311,7 @@ async def test_a_patience_that_makes_no_sense_is_refused(queue: TaskQueue):
     began = time.monotonic()
     with pytest.raises(ResultTimeout, match=r"within 0\.05 s"):
         await run.result(timeout=0.05)
-    assert 0.05 <= time.monotonic() - began < 1
+    assert 0.05 <= time.monotonic() - began < 10
 
 
 async def test_the_state_of_a_run_counts_its_tasks(queue: TaskQueue):
@@ -332,7 +333,7 @@ async def test_priorities_hold_among_what_runs_side_by_side(queue: TaskQueue):
     fan = [step(name).options(priority=priority) for name, priority in names.items()]
     run = await queue.enqueue(step("first") >> fan, user_id="anna")
     await serve(queue, concurrency=1)
-    assert await run.result(5) == list(names)
+    assert await run.result(20) == list(names)
     assert ran == ["first", "critical", "high", "low"]
 
 
@@ -348,7 +349,7 @@ async def test_a_task_that_is_tried_again_holds_up_the_others_until_it_succeeds(
     first = fail_until(3).options(max_retries=5, retry=AT_ONCE)
     run = await queue.enqueue(first >> step("then"), user_id="anna")
     await serve(queue)
-    assert await run.result(5) == "then"
+    assert await run.result(20) == "then"
     assert (await run["fail_until"].info()).attempt == 3
     assert ran == ["then"]
 
@@ -361,7 +362,7 @@ async def test_a_timeout_holds_within_a_pipeline(queue: TaskQueue):
     run = await queue.enqueue(step("a") >> hang() >> step("never"), user_id="anna")
     await serve(queue)
     with pytest.raises(TaskFailed, match="ran longer than"):
-        await run["hang"].result(5)
+        await run["hang"].result(20)
     assert ran == ["a"]
     await run.cancel()
 
@@ -383,7 +384,7 @@ async def test_what_waits_for_a_failed_task_goes_on_when_that_is_requeued_and_fi
     assert letter.task_id == run["fragile"].task_id
     await queue.requeue(letter)
     await serve(queue)
-    assert await run.result(5) == "c"
+    assert await run.result(20) == "c"
     assert ran == ["a", "b", "c"], "what had finished is not run again"
     assert (await run.state()).ended
 
@@ -398,7 +399,7 @@ async def test_canceling_a_run_says_what_became_of_each_task(queue: TaskQueue):
         "step": Cancellation.ENDED,
     }
     with pytest.raises(TaskCanceled, match="not needed"):
-        await run.result(5)
+        await run.result(20)
     assert (await run.state()).ended
     assert set((await run.cancel()).values()) == {Cancellation.ENDED}
     assert (await queue.stats()).deferred == 0
@@ -417,7 +418,7 @@ async def test_canceling_a_run_stops_what_runs(queue: TaskQueue):
         await began.wait()
         assert await run.cancel() == {"step": Cancellation.CANCELED, "hang": Cancellation.CANCELING}
         with pytest.raises(TaskCanceled):
-            await run["hang"].result(5)
+            await run["hang"].result(20)
     assert ran == []
 
 
@@ -446,14 +447,14 @@ async def test_the_policy_of_a_task_holds_within_a_pipeline(queue: TaskQueue, po
 async def test_an_output_as_an_argument_arrives_as_the_value(queue: TaskQueue):
     handle = await queue.enqueue(load(transform(extract("abc").output).output), user_id="anna")
     await serve(queue)
-    assert await handle.result(5) == "t: [30, 10]"
+    assert await handle.result(20) == "t: [30, 10]"
     assert (await queue.stats()).finished == 3
 
 
 async def test_a_task_itself_may_stand_for_its_output(queue: TaskQueue):
     handle = await queue.enqueue(load(transform(extract("abc"))), user_id="anna")  # type: ignore[arg-type]
     await serve(queue)
-    assert await handle.result(5) == "t: [30, 10]"
+    assert await handle.result(20) == "t: [30, 10]"
 
 
 async def test_outputs_may_be_anywhere_within_the_arguments(queue: TaskQueue):
@@ -467,7 +468,7 @@ async def test_outputs_may_be_anywhere_within_the_arguments(queue: TaskQueue):
     )
     handle = await queue.enqueue(made, user_id="anna")
     await serve(queue)
-    assert await handle.result(5) == [
+    assert await handle.result(20) == [
         [[1, 1], [0], [2, 1]],
         {"n": ["z", "!"]},
         ["z"],
@@ -476,13 +477,14 @@ async def test_outputs_may_be_anywhere_within_the_arguments(queue: TaskQueue):
     assert (await queue.stats()).finished == 4, "each of them ran once"
 
 
+@pytest.mark.smoke
 async def test_data_flow_and_operators_go_together(queue: TaskQueue):
     rows = extract("abc")
     pipeline = step("first") >> rows >> [load(rows.output), load(transform(rows.output, 2).output, table="u")]
     run = await queue.enqueue(pipeline >> step("last"), user_id="anna")
     await serve(queue)
-    assert await run.result(5) == "last"
-    assert [await run[name].result(5) for name in ("load", "load-2")] == ["t: [3, 1]", "u: [6, 2]"]
+    assert await run.result(20) == "last"
+    assert [await run[name].result(20) for name in ("load", "load-2")] == ["t: [3, 1]", "u: [6, 2]"]
     assert ran == ["first", "last"]
 
 
@@ -504,14 +506,14 @@ async def test_an_output_is_converted_to_the_annotation(queue: TaskQueue):
     one, two = place(1), place(2)
     handle = await queue.enqueue(ship(one.output, (two.output,), by_number={1: one.output}), user_id="anna")
     await serve(queue)
-    assert await handle.result(5) == ["Order1", "Order2", "Order1"]
+    assert await handle.result(20) == ["Order1", "Order2", "Order1"]
 
 
 async def test_an_output_that_does_not_fit_fails_at_once(queue: TaskQueue):
     handle = await queue.enqueue(load(step("text").output).options(max_retries=5), user_id="anna")  # type: ignore[arg-type]
     await serve(queue)
     with pytest.raises(TaskFailed, match=r"load' do not fit: Expected `array`, got `str`") as failed:
-        await handle.result(5)
+        await handle.result(20)
     assert (failed.value.kind, (await handle.info()).attempt) == ("bad-arguments", 1)
 
 
@@ -522,7 +524,7 @@ async def test_the_output_of_a_task_that_was_tried_again_is_its_last_one(queue: 
 
     handle = await queue.enqueue(double(fail_until(3).options(max_retries=5, retry=AT_ONCE).output), user_id="anna")
     await serve(queue)
-    assert await handle.result(5) == 6
+    assert await handle.result(20) == 6
 
 
 async def test_a_requeued_task_is_given_its_inputs_again(queue: TaskQueue):
@@ -539,7 +541,7 @@ async def test_a_requeued_task_is_given_its_inputs_again(queue: TaskQueue):
     await serve(queue)
     await queue.requeue(handle)
     await serve(queue)
-    assert await handle.result(5) == [3, 1]
+    assert await handle.result(20) == [3, 1]
     assert attempts == [[3, 1], [3, 1]]
 
 
@@ -551,7 +553,7 @@ async def test_a_missing_output_fails_a_task_that_runs_all_the_same(queue: TaskQ
     handle = await queue.enqueue(double(fragile().output).options(on_dependency_failure="run"), user_id="anna")
     await serve(queue)
     with pytest.raises(TaskFailed, match=r"the output of task '\S+\.fragile' is an argument, and it has none: failed"):
-        await handle.result(5)
+        await handle.result(20)
     assert (await handle.info()).error.kind == "bad-arguments"
 
 
@@ -564,7 +566,7 @@ async def test_functions_in_subprocesses_are_given_outputs_as_well(queue: TaskQu
 
     handle = await queue.enqueue(in_processes.mirrored(locate(5).output), user_id="anna")
     await serve(queue)
-    assert await handle.result(10) == in_processes.Point(0, 5)
+    assert await handle.result(20) == in_processes.Point(0, 5)
 
 
 async def test_a_result_that_others_wait_for_is_kept_for_them(queue: TaskQueue, server: Server, queue_name: str):
@@ -578,7 +580,7 @@ async def test_a_result_that_others_wait_for_is_kept_for_them(queue: TaskQueue, 
     is_broken = False
     await queue.requeue(run["fragile"])
     await serve(queue)
-    assert await run.result(5) == "t: [3, 1]"
+    assert await run.result(20) == "t: [3, 1]"
 
 
 class Doubler(TaskHandler):
@@ -590,7 +592,7 @@ async def test_payloads_take_outputs_as_well(queue: TaskQueue):
     doubled = Task.create(payload={"of": extract("abc").output, "not": [None]}, name="double")
     handle = await queue.enqueue(load(doubled.output), user_id="anna")
     await serve(queue, handler=Doubler())
-    assert await handle.result(5) == "t: [3, 1, 3, 1]"
+    assert await handle.result(20) == "t: [3, 1, 3, 1]"
 
 
 # Where no results are kept
@@ -635,5 +637,5 @@ async def test_an_outage_while_inputs_are_fetched_is_not_the_fault_of_the_task(
         await proxy.refuse()
         await eventually(lambda: "cannot fetch what a task is given by others" in caplog.text)
         await proxy.accept()
-        assert await run["load"].result(10) == "t: [3, 1]"
+        assert await run["load"].result(20) == "t: [3, 1]"
     assert (await run["load"].info()).errors == ()

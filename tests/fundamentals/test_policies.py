@@ -57,6 +57,7 @@ async def running(queue: TaskQueue, user_id: str) -> int:
     return (await queue.user(user_id)).started
 
 
+@pytest.mark.smoke
 async def test_a_weight_is_a_share_in_relation_to_others(queue: TaskQueue):
     await queue.set_policy("anna", weight=3)
     for user in ("anna", "ben"):
@@ -81,6 +82,7 @@ async def test_a_star_is_everybody_who_does_not_say_otherwise(queue: TaskQueue):
     assert await queue.policies() == {"anna": Policy(max_running=50)}
 
 
+@pytest.mark.smoke
 async def test_max_running_holds_on_all_workers_together(queue: TaskQueue):
     await queue.set_policy("anna", max_running=3)
     await queue.enqueue_many([hold()] * 10, user_id="anna")
@@ -104,6 +106,7 @@ async def test_min_running_goes_first(queue: TaskQueue):
         await eventually(lambda: both_run(queue, 1, 3))
 
 
+@pytest.mark.smoke
 async def test_a_rate_spreads_starts_and_a_burst_lets_some_go_at_once(queue: TaskQueue):
     await queue.set_policy("anna", rate="1/h burst 3")
     await queue.enqueue_many([serve()] * 10, user_id="anna")

@@ -119,7 +119,7 @@ async def test_a_scheduled_task_takes_its_place_when_it_is_due(queue: TaskQueue)
     assert await serve(queue) == ["waiting"]
     await queue.enqueue(note("critical"), user_id="anna", priority=Priority.CRITICAL, delay=0.1)
     async with Worker(queue):
-        await scheduled.result(5)
+        await scheduled.result(20)
         await eventually(lambda: len(ran) == 3)
     assert set(ran) == {"waiting", "scheduled", "critical"}
 

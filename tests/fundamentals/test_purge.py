@@ -170,7 +170,7 @@ async def test_a_large_backlog_is_erased(queue: TaskQueue, server):
 
 async def test_a_waiting_result_is_told(queue: TaskQueue):
     handle = await queue.enqueue(echo(), user_id=USER)
-    waiting = asyncio.create_task(handle.result(10))
+    waiting = asyncio.create_task(handle.result(20))
     await eventually(lambda: is_watched(queue))
     await queue.purge(USER)
     with pytest.raises(UnknownTask):
@@ -188,16 +188,16 @@ async def test_the_user_may_come_back(queue: TaskQueue):
     handle = await queue.enqueue(echo("again"), user_id=USER, task_id="queued")
     assert handle.created
     await Worker(queue).run_until_idle()
-    assert await handle.result(5) == "again"
+    assert await handle.result(20) == "again"
     user = await queue.user(USER)
     assert (user.weight, user.finished, user.failed, user.deferred) == (1, 1, 0, 0)
 
 
 async def test_a_worker_of_the_user_still_hears_of_new_work(queue: TaskQueue):
     async with Worker(queue, assigned_users=[USER], poll_interval=60):
-        await (await queue.enqueue(echo(), user_id=USER)).result(5)
+        await (await queue.enqueue(echo(), user_id=USER)).result(20)
         await queue.purge(USER)
-        assert await (await queue.enqueue(echo(7), user_id=USER)).result(5) == 7
+        assert await (await queue.enqueue(echo(7), user_id=USER)).result(20) == 7
 
 
 async def test_purging_nobody_is_fine(queue: TaskQueue):

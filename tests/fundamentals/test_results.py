@@ -47,7 +47,7 @@ def _registered():
 async def result_of(queue: TaskQueue, made, **options) -> object:
     handle = await queue.enqueue(made, user_id="anna", **options)
     await Worker(queue).run_until_idle()
-    return await handle.result(5)
+    return await handle.result(20)
 
 
 # Values
@@ -160,8 +160,8 @@ async def test_a_handle_without_the_function_gives_plain_values(queue: TaskQueue
 
     handle = await queue.enqueue(order(), user_id="anna")
     await Worker(queue).run_until_idle()
-    assert await handle.result(5) == Order(7, NOON, [Point(1)])
-    plain = await queue.handle("anna", handle.task_id).result(5)
+    assert await handle.result(20) == Order(7, NOON, [Point(1)])
+    plain = await queue.handle("anna", handle.task_id).result(20)
     assert (
         plain
         == {
@@ -200,6 +200,7 @@ async def test_a_result_that_breaks_its_annotation_comes_as_it_is(queue: TaskQue
 # Failures
 
 
+@pytest.mark.smoke
 async def test_a_failure_is_told_as_data(queue: TaskQueue):
     class CustomError(Exception):
         def __init__(self, code: int, detail: str) -> None:
@@ -250,10 +251,10 @@ async def test_patience_ends_and_the_task_goes_on(queue: TaskQueue):
     with pytest.raises(ResultTimeout, match=r"within 0\.1 s") as late:
         await handle.result(timeout=0.1)
     assert isinstance(late.value, TimeoutError)
-    assert 0.1 <= time.monotonic() - began < 5
+    assert 0.1 <= time.monotonic() - began < 10
     assert await handle.state() is TaskState.QUEUED
     await Worker(queue).run_until_idle()
-    assert await handle.result(timeout=5) == 1
+    assert await handle.result(timeout=20) == 1
 
 
 @pytest.mark.leaves_keys
@@ -315,7 +316,7 @@ async def test_whoever_stops_waiting_leaves_nothing_behind(queue: TaskQueue, ser
         await asyncio.sleep(0)
     waiting.cancel()
     await asyncio.wait([waiting])
-    again = asyncio.create_task(handle.result(10))
+    again = asyncio.create_task(handle.result(20))
     await eventually(lambda: subscribers(server, queue_name, handle) == 1)
     await Worker(queue).run_until_idle()
     assert await again == 1
@@ -329,13 +330,13 @@ async def test_the_end_is_never_missed(queue: TaskQueue):
             handle = await queue.enqueue(echo(at), user_id="anna")
             for _ in range(at % 20):
                 await asyncio.sleep(0)
-            assert await handle.result(5) == at
+            assert await handle.result(20) == at
 
 
 async def test_results_are_seen_from_other_processes(queue: TaskQueue, server, queue_name: str):
     handle = await queue.enqueue(echo([1, 2]), user_id="b:c", task_id="x:y")
     async with TaskQueue(server.url, name=queue_name) as other:
-        waiting = asyncio.create_task(other.handle("b:c", "x:y").result(5))
+        waiting = asyncio.create_task(other.handle("b:c", "x:y").result(20))
         await eventually(lambda: subscribers(server, queue_name, handle) == 1)
         await Worker(queue).run_until_idle()
         assert await waiting == [1, 2]
@@ -344,6 +345,7 @@ async def test_results_are_seen_from_other_processes(queue: TaskQueue, server, q
 # State and information
 
 
+@pytest.mark.smoke
 async def test_what_is_known_of_a_task_grows_with_its_life(queue: TaskQueue):
     go_on = asyncio.Event()
 
@@ -365,7 +367,7 @@ async def test_what_is_known_of_a_task_grows_with_its_life(queue: TaskQueue):
         assert (info.ended_at, info.run_seconds) == (None, None)
         await asyncio.sleep(0.1)
         go_on.set()
-        await handle.result(5)
+        await handle.result(20)
     info = await handle.info()
     assert (info.state, info.attempt, info.worker) == (TaskState.FINISHED, 1, worker.worker_id)
     assert 0.099 <= info.run_seconds < 5
@@ -409,10 +411,10 @@ async def test_a_result_is_kept_for_a_day_and_a_failure_for_a_week(queue: TaskQu
 async def test_a_task_says_how_long_its_result_is_kept(queue: TaskQueue):
     handle = await queue.enqueue(echo(1).options(result_ttl=0.3), user_id="anna")
     await Worker(queue).run_until_idle()
-    assert await handle.result(5) == 1
+    assert await handle.result(20) == 1
     await eventually(lambda: is_unknown(handle))
     with pytest.raises(UnknownTask, match="its result has expired"):
-        await handle.result(5)
+        await handle.result(20)
 
 
 async def test_the_decorator_and_the_queue_say_it_where_the_task_does_not(server, queue_name: str):
@@ -430,7 +432,7 @@ async def test_the_decorator_and_the_queue_say_it_where_the_task_does_not(server
 
 async def test_nothing_is_kept_where_nothing_is_wanted(queue: TaskQueue, server, queue_name: str):
     handle = await queue.enqueue(echo("secret").options(result_ttl=0), user_id="anna")
-    waiting = asyncio.create_task(handle.result(5))
+    waiting = asyncio.create_task(handle.result(20))
     await Worker(queue).run_until_idle()
     with pytest.raises(ResultNotKept, match=f"{handle.task_id!r} of user 'anna' finished, its result was not kept"):
         await waiting

@@ -45,7 +45,7 @@ async def ended(queue: TaskQueue, made: Task, **options: object) -> TaskFailed |
     handle = await queue.enqueue(made, user_id="anna", **options)
     async with Worker(queue):
         try:
-            return await handle.result(10)
+            return await handle.result(20)
         except TaskFailed as failed:
             return failed
 
@@ -118,6 +118,7 @@ async def test_without_a_policy_an_error_is_final(queue: TaskQueue):
     assert failed.message == "attempt 1"
 
 
+@pytest.mark.smoke
 async def test_a_task_runs_again_until_it_succeeds(queue: TaskQueue):
     @task(retry=AT_ONCE)
     async def flaky() -> int:
@@ -151,7 +152,7 @@ async def test_retries_are_counted_after_the_first_attempt(queue: TaskQueue, opt
 
 
 async def test_between_two_attempts_a_task_is_scheduled(queue: TaskQueue):
-    @task(retry=RetryPolicy(max=1, base=0.4, jitter=0))
+    @task(retry=RetryPolicy(max=1, base=1.5, jitter=0))
     async def flaky() -> None:
         if current_task().attempt == 1:
             raise ValueError("once")
@@ -162,10 +163,10 @@ async def test_between_two_attempts_a_task_is_scheduled(queue: TaskQueue):
         info = await handle.info()
         assert (info.attempt, info.error.message, info.started_at) == (1, "once", None)
         assert (await queue.user("anna")).scheduled == 1
-        await handle.result(5)
+        await handle.result(20)
         info = await handle.info()
     assert info.attempt == 2
-    assert info.wait_seconds < 0.3, "the wait for the retry is none of the queue's"
+    assert info.wait_seconds < 1.2, "the wait for the retry is none of the queue's"
     assert (await queue.stats()).scheduled == 0
 
 
@@ -178,8 +179,8 @@ async def test_the_wait_of_the_policy_is_kept(queue: TaskQueue):
         raise ValueError
 
     await ended(queue, fail())
-    assert 0.199 <= times[1] - times[0] < 2
-    assert 0.399 <= times[2] - times[1] < 2
+    assert 0.199 <= times[1] - times[0] < 10
+    assert 0.399 <= times[2] - times[1] < 10
 
 
 async def test_only_named_errors_are_worth_a_retry(queue: TaskQueue):
@@ -222,15 +223,15 @@ async def test_a_task_may_ask_to_run_again(queue: TaskQueue):
     async def not_yet() -> int:
         times.append(time.monotonic())
         if current_task().attempt == 1:
-            raise Retry(delay=0.3, reason="the file is not there yet")
+            raise Retry(delay=1, reason="the file is not there yet")
         return current_task().attempt
 
     handle = await queue.enqueue(not_yet(), user_id="anna")
     async with Worker(queue):
         await eventually(lambda: is_in(handle, TaskState.SCHEDULED))
         assert (await handle.info()).error.message == "the file is not there yet"
-        assert await handle.result(5) == 2
-    assert 0.299 <= times[1] - times[0] < 2
+        assert await handle.result(20) == 2
+    assert 0.999 <= times[1] - times[0] < 10
 
 
 async def test_asking_is_granted_as_often_as_the_policy_says(queue: TaskQueue):
@@ -254,7 +255,7 @@ async def test_without_a_delay_the_policy_decides(queue: TaskQueue):
             raise Retry
 
     assert await ended(queue, ask_in_a_thread()) is None
-    assert 0.199 <= times[1] - times[0] < 2
+    assert 0.199 <= times[1] - times[0] < 10
 
 
 async def test_a_wrong_delay_is_a_failure_with_a_reason(queue: TaskQueue):
@@ -279,7 +280,7 @@ async def test_the_errors_of_all_attempts_are_kept(queue: TaskQueue):
     handle = await queue.enqueue(fail(), user_id="anna")
     async with Worker(queue) as worker:
         with pytest.raises(TaskFailed, match="OSError: number 3"):
-            await handle.result(5)
+            await handle.result(20)
     info = await handle.info()
     assert (info.state, info.attempt) == (TaskState.FAILED, 3)
     assert [error.attempt for error in info.errors] == [1, 2, 3]
@@ -301,7 +302,7 @@ async def test_a_success_forgets_the_errors_before_it(queue: TaskQueue):
 
     handle = await queue.enqueue(flaky(), user_id="anna")
     async with Worker(queue):
-        await handle.result(5)
+        await handle.result(20)
     info = await handle.info()
     assert (info.state, info.attempt, info.errors) == (TaskState.FINISHED, 3, ())
 
@@ -314,7 +315,7 @@ async def test_of_many_errors_the_last_twenty_are_kept(queue: TaskQueue):
     handle = await queue.enqueue(fail(), user_id="anna")
     async with Worker(queue):
         with pytest.raises(TaskFailed):
-            await handle.result(10)
+            await handle.result(20)
     assert [error.attempt for error in (await handle.info()).errors] == list(range(12, 32))
 
 
@@ -328,6 +329,7 @@ async def test_a_long_error_is_kept_with_its_end(queue: TaskQueue):
     assert len(failed.traceback) <= 16_384
 
 
+@pytest.mark.smoke
 async def test_what_failed_for_good_is_a_dead_letter(server, queue: TaskQueue, queue_name: str):
     @task(retry=RetryPolicy(max=1, base=0))
     async def fail() -> None:
@@ -350,7 +352,7 @@ async def test_dead_letters_are_kept_for_their_time(server, queue_name: str):
         handle = await queue.enqueue(fail(), user_id="anna")
         async with Worker(queue):
             with pytest.raises(TaskFailed):
-                await handle.result(5)
+                await handle.result(20)
         assert (await queue.user("anna")).dead_letters == 1
         await eventually(lambda: no_keys_of_the_task(server, queue_name, handle.task_id))
         assert (await queue.user("anna")).dead_letters == 0
@@ -392,7 +394,7 @@ async def test_an_unknown_task_is_put_back_ever_longer_for_workers_that_know_it(
         assert waits(caplog) == [0.5, 1.0]
         assert await handle.state() is TaskState.SCHEDULED
         registry["deployed-later"] = later
-        assert await handle.result(5) == 1, "being put back counts no attempt"
+        assert await handle.result(20) == 1, "being put back counts no attempt"
     info = await handle.info()
     assert (info.attempt, info.errors) == (1, ())
 
@@ -403,7 +405,7 @@ async def test_a_task_that_nobody_knows_fails_when_patience_ends(queue: TaskQueu
     handle = await queue.enqueue(made, user_id="anna")
     async with Worker(queue, unknown_task_patience=0.3):
         with pytest.raises(TaskFailed, match=r"no worker knew a task 'nobody-knows' for 0\.3 s") as failed:
-            await handle.result(10)
+            await handle.result(20)
     assert (failed.value.kind, failed.value.type_name) == ("unknown-task", "UnknownTask")
     assert (await queue.user("anna")).dead_letters == 1
 
@@ -412,7 +414,7 @@ async def test_a_payload_without_a_handler_waits_for_a_worker_that_has_one(queue
     handle = await queue.enqueue(Task.create(payload={}), user_id="anna")
     async with Worker(queue, unknown_task_patience=0.3):
         with pytest.raises(TaskFailed) as failed:
-            await handle.result(10)
+            await handle.result(20)
     assert failed.value.kind == "unknown-task"
 
 
@@ -427,7 +429,7 @@ async def test_a_task_whose_workers_fell_silent_too_often_is_lost(server, queue_
         await store.close()
         async with Worker(queue, max_deliveries=2):
             with pytest.raises(TaskFailed, match="TaskLost: its workers fell silent 2 times") as failed:
-                await handle.result(10)
+                await handle.result(20)
     assert failed.value.kind == "lost"
 
 

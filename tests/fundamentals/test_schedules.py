@@ -73,6 +73,7 @@ async def test_a_task_in_a_subprocess_knows_it_as_well(queue: TaskQueue):
     assert await queue.handle("acme", task_id).result(timeout=0) == "s"
 
 
+@pytest.mark.smoke
 async def test_a_task_may_declare_its_schedule(queue: TaskQueue):
     ran = asyncio.Event()
 

@@ -84,7 +84,7 @@ async def test_options_of_the_decorator_hold_where_the_call_says_nothing(queue: 
     assert (await queue.user("acme")).critical == 1
     assert (await queue.user("other")).normal == 1
     await Worker(queue).run_until_idle()
-    assert [await mine.result(5), await theirs.result(5)] == ["acme", "other"]
+    assert [await mine.result(20), await theirs.result(20)] == ["acme", "other"]
 
 
 def test_options_return_a_changed_copy():
@@ -117,12 +117,13 @@ async def test_arguments_are_what_they_were_when_the_task_was_built(queue: TaskQ
     numbers.append(100)
     handle = await queue.enqueue(built, user_id="anna")
     await Worker(queue).run_until_idle()
-    assert await handle.result(5) == 6
+    assert await handle.result(20) == 6
 
 
 # Functions of all shapes
 
 
+@pytest.mark.smoke
 async def test_functions_of_all_shapes_get_their_arguments(queue: TaskQueue):
     @task
     async def defaults(a: int, b: int = 2) -> list[int]:
@@ -154,7 +155,7 @@ async def test_functions_of_all_shapes_get_their_arguments(queue: TaskQueue):
     ]
     handles = await queue.enqueue_many([call for call, _ in calls], user_id="anna")
     await Worker(queue).run_until_idle()
-    assert [await handle.result(5) for handle in handles] == [expected for _, expected in calls]
+    assert [await handle.result(20) for handle in handles] == [expected for _, expected in calls]
 
 
 class Tools:
@@ -176,7 +177,7 @@ async def test_functions_in_classes_and_closures_are_tasks_as_well(queue: TaskQu
     calls = [Tools.triple(5), adder(1)(5), adder(10)(5)]
     handles = await queue.enqueue_many(calls, user_id="anna")
     await Worker(queue).run_until_idle()
-    assert [await handle.result(5) for handle in handles] == [15, 6, 15]
+    assert [await handle.result(20) for handle in handles] == [15, 6, 15]
 
 
 # Arguments are converted to the annotations
@@ -227,7 +228,7 @@ async def test_a_function_gets_the_types_it_names(queue: TaskQueue, kind, value)
     take.__annotations__ = {"value": kind, "named": kind}
     handle = await queue.enqueue(task(take)(value, named=value), user_id="anna")
     await Worker(queue).run_until_idle()
-    await handle.result(5)
+    await handle.result(20)
     assert got == [value, value]
     assert [type(each) for each in got] == [type(value)] * 2
 
@@ -247,6 +248,7 @@ def test_arguments_that_do_not_fit_fail_on_the_line_of_the_caller():
             wrong()
 
 
+@pytest.mark.smoke
 def test_annotations_of_modules_not_imported_at_run_time_leave_the_others_alone():
     def take(when, number): ...
 
@@ -259,6 +261,7 @@ def test_annotations_of_modules_not_imported_at_run_time_leave_the_others_alone(
 # Where they run
 
 
+@pytest.mark.smoke
 async def test_async_functions_run_on_the_loop_and_plain_ones_in_threads(queue: TaskQueue):
     @task
     async def on_the_loop() -> bool:
@@ -271,27 +274,28 @@ async def test_async_functions_run_on_the_loop_and_plain_ones_in_threads(queue: 
     first = await queue.enqueue(on_the_loop(), user_id="anna")
     second = await queue.enqueue(in_a_thread(), user_id="anna")
     await Worker(queue).run_until_idle()
-    assert await first.result(5) is True
-    assert await second.result(5) is False
+    assert await first.result(20) is True
+    assert await second.result(20) is False
 
 
+@pytest.mark.smoke
 async def test_plain_functions_can_run_in_subprocesses(queue: TaskQueue):
     where = await queue.enqueue(in_processes.pid(), user_id="anna")
     who = await queue.enqueue(in_processes.where_am_i(), user_id="b:c")
     point = await queue.enqueue(in_processes.mirrored(in_processes.Point(1, 2)), user_id="anna")
     same = await queue.enqueue(in_processes.mirrored(in_processes.Point(1, 2), twice=True), user_id="anna")
     await Worker(queue, concurrency=1).run_until_idle()
-    assert await where.result(5) != os.getpid()
-    assert await who.result(5) == ["b:c", who.task_id, "tests.fundamentals.in_processes.where_am_i", 1]
-    assert await point.result(5) == in_processes.Point(2, 1)
-    assert await same.result(5) == in_processes.Point(1, 2)
+    assert await where.result(20) != os.getpid()
+    assert await who.result(20) == ["b:c", who.task_id, "tests.fundamentals.in_processes.where_am_i", 1]
+    assert await point.result(20) == in_processes.Point(2, 1)
+    assert await same.result(20) == in_processes.Point(1, 2)
 
 
 async def test_a_subprocess_finds_functions_by_their_registered_name(queue: TaskQueue):
     shouted = await queue.enqueue(in_processes.shout("hi"), user_id="anna")
     counted = await queue.enqueue(in_processes.count_by_two(1), user_id="anna")
     await Worker(queue, concurrency=1).run_until_idle()
-    assert [await shouted.result(5), await counted.result(5)] == ["HI", 3]
+    assert [await shouted.result(20), await counted.result(20)] == ["HI", 3]
 
 
 def test_where_a_function_can_not_run_is_refused_at_once():
@@ -318,6 +322,7 @@ def test_where_a_function_can_not_run_is_refused_at_once():
 # The running task
 
 
+@pytest.mark.smoke
 async def test_a_task_knows_itself_wherever_it_goes(queue: TaskQueue):
     def describe() -> list[str | int]:
         here = current_task()
@@ -339,7 +344,7 @@ async def test_a_task_knows_itself_wherever_it_goes(queue: TaskQueue):
     handles = await queue.enqueue_many(calls)
     await Worker(queue).run_until_idle()
     for handle in handles:
-        for description in await handle.result(5):
+        for description in await handle.result(20):
             assert description == [handle.user_id, handle.task_id, 1]
 
 
@@ -360,7 +365,7 @@ async def test_what_a_task_sets_in_its_context_stays_with_it(queue: TaskQueue):
 
     handles = await queue.enqueue_many([on_the_loop(), in_a_thread()] * 3, user_id="anna")
     await Worker(queue, concurrency=1).run_until_idle()
-    assert {await handle.result(5) for handle in handles} == {"clean"}
+    assert {await handle.result(20) for handle in handles} == {"clean"}
 
 
 def test_outside_a_task_there_is_no_current_one():
@@ -406,8 +411,8 @@ async def test_tasks_without_a_function_are_served_by_a_handler(queue: TaskQueue
     handle = await queue.enqueue(made)
     empty = await queue.enqueue(Task.create(), user_id="ben")
     await Worker(queue, handler=Mailer()).run_until_idle()
-    assert await handle.result(5) == ["anna", {"to": "b@example.org", "copies": [1, 2]}]
-    assert await empty.result(5) == ["ben", {}]
+    assert await handle.result(20) == ["anna", {"to": "b@example.org", "copies": [1, 2]}]
+    assert await empty.result(20) == ["ben", {}]
 
 
 async def test_a_handler_is_not_given_calls_and_a_function_is_not_given_payloads(queue: TaskQueue):
@@ -429,13 +434,13 @@ async def test_a_handler_is_not_given_calls_and_a_function_is_not_given_payloads
     unknown = await queue.enqueue(gone({"c": 3}), user_id="anna")
     unregister("gone")
     await Worker(queue, handler=Handler()).run_until_idle()
-    assert await called.result(5) == "called with {'a': 1}"
-    assert await handled.result(5) is None
+    assert await called.result(20) == "called with {'a': 1}"
+    assert await handled.result(20) is None
     assert got == [{"b": 2}]
     assert await unknown.state() == "scheduled", "put back for a worker that knows it"
     registry["gone"] = gone
     async with Worker(queue):
-        await unknown.result(5)
+        await unknown.result(20)
 
 
 async def test_an_error_of_a_handler_fails_the_task(queue: TaskQueue):
@@ -446,7 +451,7 @@ async def test_an_error_of_a_handler_fails_the_task(queue: TaskQueue):
     handle = await queue.enqueue(Task.create(payload={}), user_id="anna")
     await Worker(queue, handler=Broken()).run_until_idle()
     with pytest.raises(TaskFailed, match=r"ValueError: no stamp on \{\}"):
-        await handle.result(5)
+        await handle.result(20)
 
 
 def test_a_payload_that_cannot_be_encoded_is_refused():

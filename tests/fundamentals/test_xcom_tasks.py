@@ -41,7 +41,7 @@ async def run(queue: TaskQueue, made: Task[Any], user_id: str = "anna", **option
     """Its result, when everything has been served."""
     handle = await queue.enqueue(made, user_id=user_id)
     await Worker(queue, **options).run_until_idle()
-    return await handle.result(5)
+    return await handle.result(20)
 
 
 # Pushing by the decorator
@@ -159,6 +159,7 @@ class Rate:
     percent: int
 
 
+@pytest.mark.smoke
 async def test_pulled_values_arrive_as_parameters_converted_to_the_annotations(queue: TaskQueue):
     @xcom_task(pull_keys={"rate": "vat", "names": "all names"})
     def invoice(number: int, rate: Rate, *, names: tuple[str, ...] = ()) -> list[object]:
@@ -201,7 +202,7 @@ async def test_a_missing_value_without_a_default_is_an_error_that_names_it(queue
     handle = await queue.enqueue(page(), user_id="anna")
     await Worker(queue).run_until_idle()
     with pytest.raises(TaskFailed, match="task 'page' pulls XCom 'page size' from 'pages', where it is not") as failed:
-        await handle.result(5)
+        await handle.result(20)
     assert failed.value.kind == "bad-arguments"
     assert (await handle.info()).attempt == 1, "it is not tried again"
 
@@ -296,7 +297,7 @@ async def test_results_of_dependencies_arrive_as_parameters_of_their_names(queue
         assert current_task().inputs == {"width": width, "height": height}
         return f"{width * height} {unit}"
 
-    assert await (await made(queue, (width() | height()) >> area())).result(5) == "15 m²"
+    assert await (await made(queue, (width() | height()) >> area())).result(20) == "15 m²"
 
 
 async def made(queue: TaskQueue, pipeline) -> Any:
@@ -310,8 +311,8 @@ async def test_only_those_of_direct_dependencies_arrive(queue: TaskQueue):
     async def names() -> list[str]:
         return sorted(current_task().inputs)
 
-    assert await (await made(queue, width() >> height() >> names())).result(5) == ["height"]
-    assert await (await made(queue, names())).result(5) == []
+    assert await (await made(queue, width() >> height() >> names())).result(20) == ["height"]
+    assert await (await made(queue, names())).result(20) == []
 
 
 async def test_a_static_id_is_the_name_of_an_input(queue: TaskQueue):
@@ -320,7 +321,7 @@ async def test_a_static_id_is_the_name_of_an_input(queue: TaskQueue):
         return left - right
 
     both = width().options(task_id="right") | width().options(task_id="left") | height()
-    assert await (await made(queue, both >> add())).result(5) == 0
+    assert await (await made(queue, both >> add())).result(20) == 0
 
 
 async def test_results_of_one_name_arrive_as_a_list_in_the_order_of_the_pipeline(queue: TaskQueue):
@@ -332,7 +333,7 @@ async def test_results_of_one_name_arrive_as_a_list_in_the_order_of_the_pipeline
     async def total(count: list[int]) -> list[int]:
         return count
 
-    assert await (await made(queue, [count(n) for n in (3, 1, 2)] >> total())).result(5) == [3, 1, 2]
+    assert await (await made(queue, [count(n) for n in (3, 1, 2)] >> total())).result(20) == [3, 1, 2]
 
 
 async def test_dependencies_outside_of_pipelines_are_named_by_their_functions(queue: TaskQueue):
@@ -343,7 +344,7 @@ async def test_dependencies_outside_of_pipelines_are_named_by_their_functions(qu
     ids = [await queue.enqueue(each, user_id="anna") for each in (width().options(task_id="2026.may"), height())]
     handle = await queue.enqueue(area(), user_id="anna", depends_on=ids)
     await Worker(queue).run_until_idle()
-    assert await handle.result(5) == 15
+    assert await handle.result(20) == 15
 
 
 async def test_inputs_come_with_outputs_and_pulled_values_and_callers_have_the_last_word(queue: TaskQueue):
@@ -352,8 +353,8 @@ async def test_inputs_come_with_outputs_and_pulled_values_and_callers_have_the_l
         return width * height * depth
 
     await queue.xcom("anna").push("d", 7)
-    assert await (await made(queue, width() >> volume(height=height().output))).result(5) == 105
-    assert await (await made(queue, (width() | height()) >> volume(100))).result(5) == 3500
+    assert await (await made(queue, width() >> volume(height=height().output))).result(20) == 105
+    assert await (await made(queue, (width() | height()) >> volume(100))).result(20) == 3500
 
 
 async def test_a_parameter_that_nobody_fills_is_an_error(queue: TaskQueue):
@@ -362,7 +363,7 @@ async def test_a_parameter_that_nobody_fills_is_an_error(queue: TaskQueue):
         return width * height
 
     with pytest.raises(TaskFailed, match=r"arguments of task 'area' do not fit: missing .*'height'") as failed:
-        await (await made(queue, width() >> area())).result(5)
+        await (await made(queue, width() >> area())).result(20)
     assert failed.value.kind == "bad-arguments"
 
 
@@ -371,7 +372,7 @@ async def test_a_result_that_is_not_kept_is_no_input(queue: TaskQueue):
     async def names(width: int = -1) -> list[object]:
         return [width, current_task().inputs]
 
-    assert await (await made(queue, width().options(result_ttl=0) >> names())).result(5) == [-1, {}]
+    assert await (await made(queue, width().options(result_ttl=0) >> names())).result(20) == [-1, {}]
 
 
 async def test_a_dependency_that_failed_is_no_input(queue: TaskQueue):
@@ -383,12 +384,12 @@ async def test_a_dependency_that_failed_is_no_input(queue: TaskQueue):
     async def names() -> list[str]:
         return sorted(current_task().inputs)
 
-    assert await (await made(queue, (width() | fail()) >> names())).result(5) == ["width"]
+    assert await (await made(queue, (width() | fail()) >> names())).result(20) == ["width"]
 
 
 async def test_a_subprocess_has_its_inputs(queue: TaskQueue):
     registry[in_processes.inputs.name] = in_processes.inputs
-    assert await (await made(queue, width() >> in_processes.inputs())).result(10) == {"width": 3}
+    assert await (await made(queue, width() >> in_processes.inputs())).result(20) == {"width": 3}
 
 
 # Written with the outcome, and never apart from it
@@ -441,7 +442,7 @@ async def test_a_canceled_task_pushes_nothing(queue: TaskQueue):
         await began.wait()
         await handle.cancel()
         with pytest.raises(TaskCanceled):
-            await handle.result(5)
+            await handle.result(20)
     assert await queue.xcom("anna").keys() == []
 
 
@@ -473,7 +474,7 @@ async def test_an_outcome_that_comes_too_late_pushes_nothing(
         await proxy.refuse()
         go_on.set()  # it ends, and cannot say so
         async with TaskQueue(server.url, name=queue.name) as near, Worker(near):
-            assert await handle.result(10) == 2
+            assert await handle.result(20) == 2
         await queue.xcom("anna").push("value", "newer")
         await proxy.accept()
         await asyncio.wait_for(lost.wait(), 10)
@@ -493,12 +494,12 @@ async def test_a_value_whose_report_was_cut_is_pushed_once(queue: TaskQueue, far
     async with Worker(far):
         await cut.done.wait()
         await proxy.refuse()
-        assert await handle.result(5) == 7
+        assert await handle.result(20) == 7
         assert await queue.xcom("anna").get("value") == 7
         await queue.xcom("anna").push("value", "newer")
         await proxy.accept()
         other = await queue.enqueue(width(), user_id="anna")
-        assert await other.result(10) == 3  # the report was repeated before that of this one
+        assert await other.result(20) == 3  # the report was repeated before that of this one
     assert await queue.xcom("anna").get("value") == "newer"
     assert (await queue.stats()).finished == 2
 
@@ -590,7 +591,7 @@ async def test_nobody_reaches_the_values_of_another_user(queue: TaskQueue):
         await queue.enqueue(give(), user_id=user)
     handles = [await queue.enqueue(look(), user_id=user, delay=0) for user in users]
     await Worker(queue, concurrency=1).run_until_idle()
-    assert [await handle.result(5) for handle in handles] == [[user] for user in users]
+    assert [await handle.result(20) for handle in handles] == [[user] for user in users]
     assert await queue.xcom("nobody").keys() == []
 
 

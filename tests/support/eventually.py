@@ -18,7 +18,7 @@ _LONGEST_PAUSE = 0.05
 async def eventually(condition: Callable[[], Awaitable[T]], deadline: float = ...) -> T: ...
 @overload
 async def eventually(condition: Callable[[], T], deadline: float = ...) -> T: ...
-async def eventually(condition: Callable[[], Any], deadline: float = 10.0) -> Any:
+async def eventually(condition: Callable[[], Any], deadline: float = 20.0) -> Any:
     """What `condition` returns (or awaits) as soon as that is true.
 
     Args:

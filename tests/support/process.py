@@ -61,7 +61,7 @@ class WorkerProcess:
     def send(self, signum: signal.Signals) -> None:
         self._started.send_signal(signum)
 
-    async def line(self, substring: str, deadline: float = 20.0) -> str:
+    async def line(self, substring: str, deadline: float = 30.0) -> str:
         """The first line with `substring` in it, as soon as there is one."""
 
         def found() -> str | None:
@@ -75,7 +75,7 @@ class WorkerProcess:
         except AssertionError as error:
             raise AssertionError(f"no line with {substring!r} ({error}):\n{self.output}") from None
 
-    async def wait(self, deadline: float = 20.0) -> int:
+    async def wait(self, deadline: float = 30.0) -> int:
         """The return code, once it has ended by itself or by a signal."""
         try:
             async with asyncio.timeout(deadline):
