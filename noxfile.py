@@ -24,6 +24,8 @@ CONSTRAINTS = ("--constraint", "config/constraints.txt")
 
 def install(session: nox.Session, group: str, *packages: str) -> None:
     """Install a dependency group, and packages, in the versions that everybody uses."""
+    # The tests start hundreds of interpreters: each would compile the same modules again.
+    session.env["PYTHONDONTWRITEBYTECODE"] = None
     session.install(*CONSTRAINTS, *nox.project.dependency_groups(PROJECT, group), *packages)
 
 
@@ -66,7 +68,7 @@ def docs(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The whole suite; without a version, on the Python that nox runs on."""
     install_wheel(session, "test")
-    session.run("pytest", "-n", "auto", *session.posargs)
+    session.run("pytest", "-n", "auto", "--dist", "worksteal", *session.posargs)
 
 
 def smoke(session: nox.Session) -> None:

@@ -18,7 +18,7 @@ from tests.support.traffic import Claim, Enqueue, Settle, Step, Steps, costs, st
 
 MINUTE_US = 60_000_000
 LEASE_MS = 10_000
-examples = settings(derandomize=True, deadline=None, max_examples=300)
+examples = settings(derandomize=True, max_examples=300)
 
 USERS = ("anna", "b:c", "zoë")
 GUESTS = ("A", "b", "~")  # before, among and behind the others, where ties are concerned

@@ -15,7 +15,7 @@ from msgspec.msgpack import Ext
 from fairque import BadArguments, InvalidInput, Task, parallel, task
 from fairque.tasks.signature import resolve
 
-examples = settings(derandomize=True, deadline=None, max_examples=300)
+examples = settings(derandomize=True, max_examples=300)
 
 
 @dataclass

@@ -21,7 +21,7 @@ from tests.support.traffic import Claim, Enqueue, Settle, Step, Steps, costs, st
 
 MINUTE_US = 60_000_000
 LEASE_MS = 10_000
-examples = settings(derandomize=True, deadline=None, max_examples=200)
+examples = settings(derandomize=True, max_examples=200)
 GROUP_OF = {"anna": "plan", "b:c": "plan", "zoë": "plan", "ada": "other", "bob": "other", "alone": None}
 USERS = tuple(GROUP_OF)
 

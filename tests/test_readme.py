@@ -215,7 +215,9 @@ def test_a_test_passes_as_it_is_shown(
     (pytester.path / "test_shop.py").write_text(FILES[page, "test_shop.py"])
     is_installed = any(plugin.name == "fairque" for plugin in entry_points(group="pytest11"))
     plugin = () if is_installed else ("-p", "_fairque_pytest")
-    ran = pytester.runpytest_subprocess(*plugin, "-p", "no:valkey", "-p", "no:asyncio", "-p", "no:randomly", timeout=50)
+    ran = pytester.runpytest_subprocess(
+        *plugin, "-p", "no:valkey", "-p", "no:asyncio", "-p", "no:randomly", timeout=100
+    )
     ran.assert_outcomes(passed=FILES[page, "test_shop.py"].count("\nasync def test_"))
 
 

@@ -29,7 +29,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, server: Serv
     plugin = () if is_installed() else ("-p", "_fairque_pytest")
 
     def run(*options: str) -> pytest.RunResult:
-        return pytester.runpytest_subprocess(*plugin, "-W", "error", "-p", "no:valkey", *options, timeout=50)
+        return pytester.runpytest_subprocess(*plugin, "-W", "error", "-p", "no:valkey", *options, timeout=100)
 
     return run
 

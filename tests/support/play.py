@@ -18,7 +18,7 @@ from tests.support.mirror import Held, Mirror, Order
 from tests.support.timed import TimedCore
 
 # Shrinking what failed takes longer than a test may: add Phase.shrink, and pytest's --timeout 0, to look for less.
-examples = settings(derandomize=True, deadline=None, phases=(Phase.explicit, Phase.generate))
+examples = settings(derandomize=True, phases=(Phase.explicit, Phase.generate))
 SHORT_LEASE_MS = 1
 SOON_MS, LATE_MS = 2, 600_000
 USERS = ["a", "b:c", "b%3Ac", "{é}*\n\0"]
