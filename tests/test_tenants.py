@@ -524,7 +524,8 @@ async def test_an_estimate_comes_true_on_a_steady_load(queue: TaskQueue) -> None
     await queue.set_policy("u1", weight=2)
     users = ["u1", "u2", "u3", "u4"]
     for user_id in users:
-        await queue.enqueue_many([nap(0.02) for _ in range(250)], user_id=user_id)
+        # Long enough that the sleep decides, and not how busy the machine is.
+        await queue.enqueue_many([nap(0.1) for _ in range(90)], user_id=user_id)
     asked: list[tuple[Any, float, float]] = []
     async with Worker(queue, concurrency=8):
         await eventually(lambda: _workers(queue, 1))  # its first heartbeat tells its slots
