@@ -15,13 +15,12 @@ from pathlib import Path
 import pytest
 
 from fairque import Failure, FailureKind, TaskEvent, TaskQueue, TaskState, __version__
-from fairque.cli import journal
-from fairque.cli.lifeline import REPEATED_SECONDS
-from fairque.cli.problem import Problem
-from fairque.cli.showcase.load import FLOOD, Load
-from fairque.cli.showcase.tally import Tally, percentile
-from fairque.cli.showcase.work import Sample
-from fairque.cli.target import load_queue
+from fairque.cli.demo.load import FLOOD, Load
+from fairque.cli.demo.results import DemoResults, Sample
+from fairque.cli.errors import CommandError
+from fairque.cli.imports import load_queue
+from fairque.cli.logs import log_hooks
+from fairque.cli.processes import REPEATED_SECONDS
 from tests.apps.served import block, doze, greet, nap, stumble, whereabouts
 from tests.support.eventually import eventually
 from tests.support.process import ROOT, WorkerProcess
@@ -284,9 +283,9 @@ def test_a_target_is_found_in_the_current_directory(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     assert load_queue("shop_tasks:settings.q").name == "s"
-    with pytest.raises(Problem, match=r"importing 'torn' failed: ZeroDivisionError: .* \(torn.py, line 4\)"):
+    with pytest.raises(CommandError, match=r"importing 'torn' failed: ZeroDivisionError: .* \(torn.py, line 4\)"):
         load_queue("torn:queue")
-    with pytest.raises(Problem, match=r"importing 'needy' failed: .*nowhere_to_be_found"):
+    with pytest.raises(CommandError, match=r"importing 'needy' failed: .*nowhere_to_be_found"):
         load_queue("needy:queue")
 
 
@@ -294,7 +293,7 @@ def test_a_failure_is_logged_with_its_kind_and_place_but_not_its_text(caplog: py
     caplog.set_level(logging.INFO, logger="fairque.tasks")
     traceback = 'Traceback (most recent call last):\n  File "/srv/app/a.py", line 7, in work\nKeyError: "card 42"'
     failure = Failure(FailureKind.ERROR, "KeyError", "card 42", traceback)
-    journal.hooks()["on_failure"](TaskEvent("zoë", "", "a.work", 2, 0.25, failure))
+    log_hooks()["on_failure"](TaskEvent("zoë", "", "a.work", 2, 0.25, failure))
     assert caplog.messages == [
         "failed user=zoë id='' name=a.work attempt=2 run=0.250s kind=error error=KeyError at a.py:7"
     ]
@@ -405,22 +404,16 @@ def test_the_load_is_the_same_for_the_same_seed() -> None:
         assert 0.5 <= arrival.seconds <= 1.5
 
 
-def test_the_tally_counts_over_the_span_of_the_flood() -> None:
-    tally = Tally(make_load())
+def test_the_results_count_over_the_span_of_the_flood() -> None:
+    results = DemoResults("fair", make_load())
     for began in (10, 11, 12, 13):
-        tally.serve(Sample(FLOOD, 9.0, began))
+        results.serve(Sample(FLOOD, 9.0, began))
     for owner, began in (("quiet-1", 10.5), ("quiet-1", 12.5), ("quiet-2", 12.0), ("quiet-2", 20.0)):
-        assert not tally.complete.is_set()
-        tally.serve(Sample(owner, 10.0, began))
-    assert tally.complete.is_set()
-    assert tally.during_flood(["quiet-1"]) == 2
-    assert tally.during_flood(["quiet-1", "quiet-2"]) == 3
-    assert tally.share([FLOOD]) == pytest.approx(4 / 7)
-    assert tally.waits(["quiet-2"]) == [2.0, 10.0]
-    assert tally.flood_seconds() == 4.0
-
-
-def test_percentiles_are_by_nearest_rank() -> None:
-    values = [float(value) for value in range(1, 101)]
-    assert [percentile(values, part) for part in (0.5, 0.99, 1.0)] == [50, 99, 100]
-    assert percentile([7.0], 0.5) == percentile([7.0], 0.99) == 7.0
+        assert not results.complete.is_set()
+        results.serve(Sample(owner, 10.0, began))
+    assert results.complete.is_set()
+    assert results.during_flood(["quiet-1"]) == 2
+    assert results.during_flood(["quiet-1", "quiet-2"]) == 3
+    assert results.share([FLOOD]) == pytest.approx(4 / 7)
+    assert results.waits(["quiet-2"]) == [2.0, 10.0]
+    assert results.flood_seconds() == 4.0

@@ -20,8 +20,8 @@ import pytest
 
 from fairque import Task, TaskQueue, TaskState, UnknownTask, Worker, task
 from fairque.cli.app import run as run_here
-from fairque.cli.problem import Problem
-from fairque.cli.target import load_task
+from fairque.cli.errors import CommandError
+from fairque.cli.imports import load_task
 from fairque.embedded.server import free_port
 from fairque.models import Priority
 from tests.apps.served import greet, nap, stumble
@@ -320,7 +320,7 @@ def test_a_task_is_found_by_module_and_name(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(
-        Problem, match=r"importing 'torn_tasks' failed: ZeroDivisionError: .* \(torn_tasks.py, line 2\)"
+        CommandError, match=r"importing 'torn_tasks' failed: ZeroDivisionError: .* \(torn_tasks.py, line 2\)"
     ):
         load_task("torn_tasks:resize")
 

@@ -22,11 +22,10 @@ from typing import Any
 import pytest
 
 from fairque import TaskQueue, TaskState, Worker
-from fairque.cli.checkup import Limits, Status
-from fairque.cli.frame import Order, Sampler
-from fairque.cli.problem import Problem
-from fairque.cli.screen import draw
-from fairque.cli.times import ago, moment, span
+from fairque.cli.commands.health import Limits, Status
+from fairque.cli.errors import CommandError
+from fairque.cli.output import ago, moment, span
+from fairque.cli.screens.top import Order, Sampler, draw
 from fairque.embedded.server import EmbeddedServer
 from fairque.settings import QueueSettings
 from tests.apps.served import greet, nap, stumble
@@ -438,7 +437,7 @@ def test_limits_are_read() -> None:
     assert not Limits.parse("--x", "off").looks
     assert [Limits(1, 2).check("x", value, "").status for value in (0, 1, 2)] == list(Status)
     for wrong in ("a", "1:b", "-1", "nan", "inf", "1:2:3"):
-        with pytest.raises(Problem, match="is not WARN:CRIT"):
+        with pytest.raises(CommandError, match="is not WARN:CRIT"):
             Limits.parse("--x", wrong)
 
 

@@ -26,7 +26,7 @@ from fairque import (
     current_task,
     task,
 )
-from fairque.cli.standing import MOST_BEHIND, Standing
+from fairque.cli.screens.overview import MOST_BEHIND, UserStatus
 from fairque.config.policies import GroupConfig, LimitConfig, PolicyConfig
 from fairque.tasks.registry import unregister
 from tests.apps.served import greet, nap
@@ -586,7 +586,7 @@ async def test_shares_are_held_against_what_users_are_entitled_to(run: Run, queu
     said(await run("user", "patient"), r"share lately +0.0%, entitled to 75.0%", r"flags +-")
     found = (await run("info", "--json")).json
     assert found["shares"]["jain"] == 1
-    assert found["standings"]["greedy"]["flags"] == ["noisy"]
+    assert found["statuses"]["greedy"]["flags"] == ["noisy"]
     assert found["demand"]["backlog"] == 6
     said(await run("info"), r"Jain's index 1\.00, \d.* of work waiting, \d+ slots needed to do it in 10 s")
     said(await run("health", "--workers=0"), r"starved +ok +0 users are starved, 1 are noisy")
@@ -598,7 +598,7 @@ async def test_who_waits_long_and_gets_little_is_starved(queue: TaskQueue) -> No
     starved = Share(user_id="acme", share=0.1, entitled=0.5, verdict="starved")
     for waited, flags in ((MOST_BEHIND - 1, ()), (MOST_BEHIND + 1, ("starved",))):
         waiting = msgspec.structs.replace(user, wait_seconds=waited)
-        assert Standing.of(waiting, starved, 0.0).flags == flags
+        assert UserStatus.of(waiting, starved, 0.0).flags == flags
 
 
 # All of them

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from fairque import FairQueueConfig, TaskQueue
-from fairque.cli.coverage import gaps
-from fairque.cli.journal import LogLevel
-from fairque.cli.problem import Problem
-from fairque.cli.reach import make_queue
-from fairque.cli.serving import Settings, make_worker
+from fairque.cli.commands.config import service_gaps
+from fairque.cli.errors import CommandError
+from fairque.cli.logs import LogLevel
+from fairque.cli.options import make_queue
+from fairque.cli.worker_process import Settings, make_worker
 from fairque.config.config import SchedulerConfig
 from tests.apps.served import greet, whereabouts
 from tests.support.eventually import eventually
@@ -51,7 +51,7 @@ def write(path: Path, text: str) -> str:
     ],
 )
 def test_gaps_in_the_service_are_told(workers: list[dict[str, object]], sentences: list[str]):
-    found = gaps(FairQueueConfig.from_dict({"workers": workers}, environ={}))
+    found = service_gaps(FairQueueConfig.from_dict({"workers": workers}, environ={}))
     assert len(found) == len(sentences)
     for text, sentence in zip(found, sentences, strict=True):
         assert sentence in text
@@ -149,7 +149,7 @@ def test_a_command_takes_its_queue_from_the_files(tmp_path: Path, monkeypatch: p
 
 
 def test_a_wrong_file_is_one_problem_with_a_way_to_see_more(tmp_path: Path):
-    with pytest.raises(Problem, match=r"no\.yaml: cannot be read") as caught:
+    with pytest.raises(CommandError, match=r"no\.yaml: cannot be read") as caught:
         make_queue(None, None, [str(tmp_path / "no.yaml")])
     assert "fairque config check" in caught.value.hint
 

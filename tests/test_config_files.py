@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from fairque import ConfigError, FairQueueConfig
-from fairque.cli.coverage import gaps
+from fairque.cli.commands.config import service_gaps
 from fairque.config.config import QueueConfig, RedisConfig, SchedulerConfig, WorkerConfig
 from fairque.redis.url import ServerUrl
 from fairque.settings import QueueSettings, checked_settings
@@ -322,7 +322,7 @@ def test_multi_worker_yaml_has_two_workers_that_cover_for_each_other():
     assert set(alpha.assigned_users) <= set(beta.steal_targets)
     assert set(beta.assigned_users) <= set(alpha.steal_targets)
     assert not set(alpha.assigned_users) & set(beta.assigned_users)
-    assert gaps(config) == []
+    assert service_gaps(config) == []
 
 
 def test_production_yaml_takes_its_passwords_from_the_environment():
@@ -335,7 +335,7 @@ def test_production_yaml_takes_its_passwords_from_the_environment():
     assert url.scheme == "sentinel"
     assert len(url.hosts) == 3
     assert url.server(url.hosts[0]).startswith("rediss://fairque:first@")
-    assert gaps(config) == []
+    assert service_gaps(config) == []
 
 
 def test_production_yaml_does_without_no_password():

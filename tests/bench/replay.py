@@ -59,7 +59,7 @@ def main() -> None:
     if args.json:
         args.json.write_text(json.dumps({way: run.starts for way, run in measured.items()}))
     if args.plot:
-        from fairque.cli.simulation_plot import draw_lines
+        from fairque.cli.screens.simulation_plot import draw_lines
 
         users = {way: report.users for way, report, _ in reports}
         waits = {way: [user.wait_mean for user in of_way] for way, of_way in users.items()}

@@ -1,4 +1,4 @@
-"""The command line. A command is a file of its own here, and `app` knows them all."""
+"""The command line: `commands` has what users type, `screens` what is drawn, the modules here what both need."""
 
 from __future__ import annotations
 

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
-from fairque.cli import (
-    cancel,
+from fairque.cli import errors
+from fairque.cli.commands import (
     config,
     dead,
-    demand,
     demo,
     enqueue,
-    explain,
     health,
-    pause,
     policy,
-    problem,
-    purge,
-    queue_info,
+    queue,
     schedule,
-    scheduler,
     server,
     simulate,
-    task,
     tasks,
-    top,
-    usage,
-    user,
     users,
     worker,
 )
@@ -38,60 +27,54 @@ from fairque.version import __version__
 
 __all__ = ["PANELS", "app", "run"]
 
-PANELS = {
-    "Run": ("worker", "scheduler", "server", "demo"),
-    "Look": ("info", "top", "users", "user", "tasks", "task", "explain", "usage", "demand", "health"),
-    "Act": ("enqueue", "cancel", "pause", "resume", "purge", "dead", "policy", "schedule"),
-    "Set up": ("config", "simulate"),
+PANELS: dict[str, dict[str, Callable[..., object] | typer.Typer]] = {
+    "Run": {
+        "worker": worker.command,
+        "scheduler": schedule.scheduler,
+        "server": server.command,
+        "demo": demo.command,
+    },
+    "Look": {
+        "info": queue.info,
+        "top": queue.top,
+        "users": users.list_users,
+        "user": users.show_user,
+        "tasks": tasks.list_tasks,
+        "task": tasks.show_task,
+        "explain": tasks.explain,
+        "usage": queue.usage,
+        "demand": queue.demand,
+        "health": health.command,
+    },
+    "Act": {
+        "enqueue": enqueue.command,
+        "cancel": tasks.cancel,
+        "pause": users.pause,
+        "resume": users.resume,
+        "purge": users.purge,
+        "dead": dead.app,
+        "policy": policy.app,
+        "schedule": schedule.app,
+    },
+    "Set up": {
+        "simulate": simulate.command,
+        "config": config.app,
+    },
 }
-"""How the help lists the commands."""
-
-
-class Commands(TyperGroup):
-    """Puts each command where `PANELS` has it."""
-
-    def __init__(self, **attributes: Any) -> None:
-        super().__init__(**attributes)
-        registered = self.commands
-        self.commands = {}
-        for panel, names in PANELS.items():
-            for name in names:
-                if name in registered:
-                    self.commands[name] = registered[name]
-                    self.commands[name].rich_help_panel = panel  # type: ignore[attr-defined]
-
+"""Every command, as the help lists them. Groups stand behind the others of their panel: typer puts them there."""
 
 app = typer.Typer(
     name="fairque",
-    cls=Commands,
     help="A multi-tenant fair task queue on Redis Streams.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command("worker")(worker.command)
-app.command("scheduler")(scheduler.command)
-app.command("server")(server.command)
-app.command("demo")(demo.command)
-app.command("simulate")(simulate.command)
-app.command("enqueue")(enqueue.command)
-app.command("cancel")(cancel.command)
-app.command("pause")(pause.pause)
-app.command("resume")(pause.resume)
-app.command("purge")(purge.command)
-app.command("info")(queue_info.command)
-app.command("top")(top.command)
-app.command("users")(users.command)
-app.command("user")(user.command)
-app.command("tasks")(tasks.command)
-app.command("task")(task.command)
-app.command("explain")(explain.command)
-app.command("usage")(usage.command)
-app.command("demand")(demand.command)
-app.command("health")(health.command)
-app.add_typer(policy.app, name="policy")
-app.add_typer(dead.app, name="dead")
-app.add_typer(schedule.app, name="schedule")
-app.add_typer(config.app, name="config")
+for _panel, _commands in PANELS.items():
+    for _name, _command in _commands.items():
+        if isinstance(_command, typer.Typer):
+            app.add_typer(_command, name=_name, rich_help_panel=_panel)
+        else:
+            app.command(_name, rich_help_panel=_panel)(_command)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -99,7 +82,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         return int(app(args=list(arguments), prog_name="fairque", standalone_mode=False) or 0)
     except Exception as error:
-        return problem.report(error)
+        return errors.report(error)
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,9 +1,10 @@
-"""What commands print: tables for people, JSON for programs."""
+"""What commands print: tables, texts and times for people, JSON for programs."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -12,12 +13,30 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fairque.cli.values import shown
+__all__ = [
+    "NOTHING",
+    "ago",
+    "make_console",
+    "make_table",
+    "moment",
+    "print_fields",
+    "print_json",
+    "print_json_line",
+    "print_table",
+    "shown",
+    "span",
+]
 
-__all__ = ["make_console", "make_table", "print_fields", "print_json", "print_json_line", "print_table"]
+NOTHING = "-"
+_UNITS = ((86_400.0, "d"), (3600.0, "h"), (60.0, "m"), (1.0, "s"))
 
 WIDEST = 100_000
 """Columns of what is not a terminal: a program reads it, so nothing is wrapped or cut."""
+
+
+def shown(text: str) -> str:
+    """Ids are anything, what a terminal would obey is escaped."""
+    return text if text.isprintable() else repr(text)
 
 
 def print_json(value: Any) -> None:
@@ -67,6 +86,30 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
     for name, value in fields:
         table.add_row(Text(name), Text(shown(str(value))))
     make_console().print(table)
+
+
+def span(seconds: float | None) -> str:
+    """``85 ms``, ``1.2 s``, ``3 m``, ``12 h``, ``2.5 d``; ``-`` for None."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 1:
+        return f"{max(0.0, seconds) * 1000:.0f} ms"
+    size, unit = next(each for each in _UNITS if seconds >= each[0])
+    value = seconds / size
+    text = f"{value:.1f}".removesuffix(".0") if value < 9.95 else f"{value:.0f}"
+    return f"{text} {unit}"
+
+
+def ago(at: float | None, now: float) -> str:
+    """How long before `now`, both in seconds since the epoch."""
+    return NOTHING if at is None else f"{span(now - at)} ago"
+
+
+def moment(at: float | None) -> str:
+    """Local date and time of seconds since the epoch."""
+    if at is None:
+        return NOTHING
+    return datetime.fromtimestamp(at).astimezone().isoformat(sep=" ", timespec="seconds")
 
 
 def _named(value: Any) -> Any:

@@ -1,0 +1,1 @@
+"""What users type: a file for each group of commands."""

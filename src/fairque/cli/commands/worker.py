@@ -1,0 +1,186 @@
+"""``fairque worker``: serve a queue."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import msgspec
+import typer
+
+from fairque import FairQueueConfig, TaskQueue
+from fairque.cli.commands.config import service_gaps
+from fairque.cli.errors import CommandError
+from fairque.cli.imports import load_module, load_queue
+from fairque.cli.logs import LogLevel, set_up_logging
+from fairque.cli.options import load_config
+from fairque.cli.processes import Supervisor
+from fairque.cli.worker_process import Settings, make_worker, serve
+from fairque.config.config import WorkerConfig
+
+__all__ = ["command"]
+
+logger = logging.getLogger("fairque.worker")
+
+
+def command(
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="The queue, as module:name: a TaskQueue, or a function that returns one. "
+            "With --config: the module with the tasks, which is imported; the files have the queue."
+        ),
+    ],
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            "--concurrency", "-c", min=1, max=10_000, metavar="N", help="Tasks that a process runs at once (10)."
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--processes", "-p", min=1, max=1_000, metavar="N", help="Worker processes (1, or what the files say)."
+        ),
+    ] = None,
+    assigned_user: Annotated[
+        list[str] | None,
+        typer.Option(metavar="USER", help="Serve this user first. Repeatable; without it: everyone."),
+    ] = None,
+    steal_target: Annotated[
+        list[str] | None,
+        typer.Option(metavar="USER", help="Serve this user when the assigned ones have nothing; * is everyone."),
+    ] = None,
+    shutdown_timeout: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="SECONDS", help="What running tasks are given when the worker stops (25)."),
+    ] = None,
+    config: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Configuration with the queue and its workers. Repeatable: later ones win."),
+    ] = None,
+    worker: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Start this worker of the configuration; without it: all of them."),
+    ] = None,
+    log_level: Annotated[
+        LogLevel,
+        typer.Option(
+            case_sensitive=False,
+            metavar="LEVEL",
+            help="debug, info (every finished task), warning (retries) or error (failures).",
+        ),
+    ] = LogLevel.INFO,
+    uvloop: Annotated[bool, typer.Option("--uvloop/--no-uvloop", help="Use uvloop where it is installed.")] = True,
+) -> int:
+    """Serve a queue until SIGTERM or Ctrl-C.
+
+    The first signal drains: nothing more is claimed, and running tasks get the shutdown timeout.
+    What is left then goes back to the front of its user's lane.
+    A second signal leaves at once, and other workers take over what ran.
+
+    With --config, the files say what each worker does, and how many processes of it there are.
+    Of the options for that, only --processes can be given as well.
+    Their policies, groups and limits are set when a worker starts, as by fairque policy apply.
+
+    Example: fairque worker myapp.tasks:queue --concurrency 50 --processes 2
+
+    Example: fairque worker myapp.tasks --config fairque.yaml --worker alpha
+
+    Exit codes: 0 drained after a signal, 1 failed, 2 wrong usage, 128 and more: left at once after a second signal.
+    """
+    given = {
+        "max_concurrent_tasks": concurrency,
+        "assigned_users": assigned_user or None,
+        "steal_targets": steal_target or None,
+        "shutdown_timeout": shutdown_timeout,
+        "processes": processes,
+    }
+    options = {name: value for name, value in given.items() if value is not None}
+    _check(options, config, worker)
+    if config:
+        return _serve_configured(target, load_config(config), tuple(config), worker, processes, log_level, uvloop)
+    settings = Settings(target, WorkerConfig(**options), (), "", log_level, uvloop)  # type: ignore[arg-type]
+    queue = load_queue(target)
+    set_up_logging(log_level)
+    return _serve(queue, [settings])
+
+
+def _check(options: Mapping[str, object], config: list[str] | None, worker: str | None) -> None:
+    if config and options.keys() - {"processes"}:
+        raise CommandError(
+            "--config has what the workers do, of the options for that only --processes can be given",
+            "change the file, or set a variable such as FAIRQUE_WORKERS_0_MAX_CONCURRENT_TASKS",
+        )
+    if worker is not None and not config:
+        raise CommandError("--worker names a worker of a configuration, and there is none", "add --config FILE")
+    if "steal_targets" in options and "assigned_users" not in options:
+        raise CommandError(
+            "--steal-target says whom to serve after the assigned users, and none is assigned",
+            "add --assigned-user, or leave both out to serve everyone",
+        )
+
+
+def _serve_configured(
+    target: str,
+    config: FairQueueConfig,
+    files: tuple[str, ...],
+    worker: str | None,
+    processes: int | None,
+    log_level: LogLevel,
+    uvloop: bool,
+) -> int:
+    workers = _chosen(config, worker)
+    if processes is not None:
+        workers = {name: msgspec.structs.replace(each, processes=processes) for name, each in workers.items()}
+    load_module(target)
+    set_up_logging(log_level)
+    if worker is None:
+        for gap in service_gaps(config):
+            logger.warning("configuration: %s", gap)
+    settings = [Settings(target, each, files, name, log_level, uvloop, config) for name, each in workers.items()]
+    return _serve(TaskQueue.from_config(config), settings)
+
+
+def _chosen(config: FairQueueConfig, name: str | None) -> dict[str, WorkerConfig]:
+    workers = dict(zip(config.worker_names(), config.workers, strict=True))
+    if not workers:
+        raise CommandError("the configuration has no workers", "add one to its list 'workers'")
+    if name is None:
+        return workers
+    if name not in workers:
+        near = difflib.get_close_matches(name, workers, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(workers)}"
+        raise CommandError(f"the configuration has no worker {name!r}", hint)
+    return {name: workers[name]}
+
+
+def _serve(queue: TaskQueue, settings: Sequence[Settings]) -> int:
+    _check_reach(queue)
+    commands = [each.arguments_of_one() for each in settings for _ in range(each.worker.processes)]
+    if len(commands) == 1:
+        return serve(queue, settings[0])
+    return asyncio.run(_supervise(queue, settings, commands))
+
+
+def _check_reach(queue: TaskQueue) -> None:
+    """A private server is of no use to a worker: nobody else could put a task in."""
+    url = urlsplit(queue.connector.url)
+    if url.scheme == "embedded" and not url.path:
+        raise CommandError(
+            "embedded:// is a server for one process alone, nothing could reach this worker",
+            "use embedded:///some/directory, which processes of this machine share, or redis://",
+        )
+
+
+async def _supervise(queue: TaskQueue, settings: Sequence[Settings], commands: Sequence[Sequence[str]]) -> int:
+    """What every process would trip over is said once, here."""
+    for each in settings:
+        make_worker(queue, each)
+    async with queue:
+        pass
+    return await Supervisor(commands).run()

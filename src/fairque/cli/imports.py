@@ -1,0 +1,109 @@
+"""``module:name`` on the command line, found and checked."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from fairque import TaskQueue
+from fairque.cli.errors import CommandError, describe
+from fairque.tasks.function import TaskFunction
+
+__all__ = ["load_module", "load_queue", "load_task"]
+
+
+def load_queue(target: str) -> TaskQueue:
+    """The queue that `target` names: an instance, or what a function without arguments returns.
+
+    The current directory is importable. Raises `CommandError`.
+    """
+    found = _find(target, "queue")
+    if not isinstance(found, TaskQueue) and callable(found):
+        found = _made(found, target)
+    if not isinstance(found, TaskQueue):
+        raise CommandError(
+            f"{target!r} is {_article(found)}, not a TaskQueue",
+            "name a TaskQueue, or a plain function without arguments that returns one",
+        )
+    return found
+
+
+def load_task(target: str) -> TaskFunction[Any, Any]:
+    """The task function that `target` names. The current directory is importable. Raises `CommandError`."""
+    found = _find(target, "task")
+    if not isinstance(found, TaskFunction):
+        raise CommandError(
+            f"{target!r} is {_article(found)}, not a task", "name a function that is decorated with @task"
+        )
+    return found
+
+
+def load_module(name: str) -> None:
+    """Import a module with tasks. The current directory is importable. Raises `CommandError`."""
+    if ":" in name or name.endswith(".py") or "/" in name or not name:
+        raise CommandError(
+            f"{name!r} is not a module", "name the module alone, such as myapp.tasks: --config has the queue"
+        )
+    _import(name)
+
+
+def _find(target: str, what: str) -> Any:
+    module_name, colon, path = target.partition(":")
+    shape = f"write module:name, such as myapp.tasks:{'queue' if what == 'queue' else 'resize'}"
+    if not (module_name and colon and path):
+        raise CommandError(f"{target!r} does not name a {what}", shape)
+    if module_name.endswith(".py") or "/" in module_name:
+        raise CommandError(f"{module_name!r} is a file, a module is wanted", shape)
+    found: Any = _import(module_name)
+    for name in path.split("."):
+        found = _attribute(found, name, target)
+    return found
+
+
+def _import(name: str) -> ModuleType:
+    directory = str(Path.cwd())
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            raise CommandError(f"there is no module {error.name!r}", f"looked in {directory} and sys.path") from None
+        raise _broken(name, error) from None
+    except (Exception, SystemExit) as error:
+        raise _broken(name, error) from None
+
+
+def _broken(name: str, error: BaseException) -> CommandError:
+    return CommandError(
+        f"importing {name!r} failed: {describe(error)}", f'python -c "import {name}" shows the traceback'
+    )
+
+
+def _attribute(owner: Any, name: str, target: str) -> Any:
+    try:
+        return getattr(owner, name)
+    except AttributeError:
+        near = difflib.get_close_matches(name, dir(owner), 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"define {name} there, or name something else"
+        raise CommandError(f"{target!r}: there is no {name!r} in {_owner(owner)}", hint) from None
+
+
+def _owner(owner: Any) -> str:
+    return str(getattr(owner, "__name__", type(owner).__name__))
+
+
+def _made(factory: Any, target: str) -> Any:
+    try:
+        return factory()
+    except Exception as error:
+        raise CommandError(f"{target!r} failed: {describe(error)}", "it is called without arguments") from None
+
+
+def _article(found: Any) -> str:
+    name = type(found).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

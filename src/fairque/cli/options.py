@@ -1,0 +1,69 @@
+"""Which queue a command talks to: the options that say so, and the queue itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, TypeVar
+
+import msgspec
+import typer
+
+from fairque import ConfigError, FairQueueConfig, TaskQueue
+from fairque.cli.errors import CommandError
+from fairque.config.config import RedisConfig
+
+__all__ = ["AsJson", "ConfigFile", "QueueName", "Url", "load_config", "make_queue", "on_queue"]
+
+T = TypeVar("T")
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        "-u",
+        envvar="FAIRQUE_REDIS_URL",
+        metavar="URL",
+        help="Where Redis is, such as redis://host:6379.",
+    ),
+]
+QueueName = Annotated[
+    str | None,
+    typer.Option("--queue", "-q", envvar="FAIRQUE_QUEUE_NAME", metavar="NAME", help="Name of the queue."),
+]
+ConfigFile = Annotated[
+    list[str] | None,
+    typer.Option("--config", "-c", metavar="FILE", help="A configuration file. Repeatable: later ones win."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def load_config(files: Sequence[str]) -> FairQueueConfig:
+    """What the files say, with ``FAIRQUE_…`` variables on top. Raises `CommandError`."""
+    try:
+        return FairQueueConfig.load(*files)
+    except ConfigError as error:
+        command = " ".join(("fairque config check", *files))
+        raise CommandError(str(error), f"change that; {command!r} shows all values and where they come from") from None
+
+
+def make_queue(url: str | None, name: str | None, config: list[str] | None) -> TaskQueue:
+    """The queue that the options name; what they do not say comes from the files, then from the defaults."""
+    loaded = load_config(config or ())
+    redis, queue = loaded.redis, loaded.queue
+    if url is not None and url != os.environ.get("FAIRQUE_REDIS_URL"):
+        redis = RedisConfig(url=url, timeout=redis.timeout)
+    if name is not None:
+        queue = msgspec.structs.replace(queue, name=name)
+    return TaskQueue.from_config(msgspec.structs.replace(loaded, redis=redis, queue=queue))
+
+
+def on_queue(queue: TaskQueue, job: Callable[[TaskQueue], Awaitable[T]]) -> T:
+    """Run `job` with the open queue, and close it."""
+
+    async def run() -> T:
+        async with queue:
+            return await job(queue)
+
+    return asyncio.run(run())

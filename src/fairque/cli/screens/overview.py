@@ -1,0 +1,211 @@
+"""A look at a whole queue: its totals, its users, its workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fairque import Demand, QueueStats, Share, Shares, TaskQueue, UserInfo, WorkerInfo
+from fairque.cli.output import NOTHING, ago, make_table, moment, span
+from fairque.cli.screens.policies import shown_rule
+from fairque.queue.usage import demand, shares
+
+__all__ = [
+    "FLAGS",
+    "MOST_BEHIND",
+    "Overview",
+    "UserStatus",
+    "look",
+    "overview_parts",
+    "user_fields",
+    "user_statuses",
+    "users_table",
+    "workers_table",
+]
+
+MOST_COMPARED = 200
+TARGET_WAIT = 10.0
+FLAGS = "paused, breaker (open), probing (after one), rate, limit (of what may run), noisy, starved"
+MOST_BEHIND = 60.0
+"""Seconds for which one waits who is called starved: one that has just come was not served yet."""
+
+
+class UserStatus(msgspec.Struct, frozen=True):
+    """`flags`: see `FLAGS`."""
+
+    share: Share | None
+    flags: tuple[str, ...]
+
+    @classmethod
+    def of(cls, user: UserInfo, share: Share | None, now: float) -> UserStatus:
+        return cls(share, (*_held_by(user, now), *_verdict(user, share)))
+
+    @property
+    def text(self) -> str:
+        return ", ".join(self.flags) or NOTHING
+
+    def beside(self, user: UserInfo) -> dict[str, Any]:
+        """The user with its status, as one for JSON."""
+        return msgspec.structs.asdict(user) | msgspec.structs.asdict(self)
+
+
+def user_statuses(users: Iterable[UserInfo], shares: Shares, now: float) -> Mapping[str, UserStatus]:
+    """By user id."""
+    known = {share.user_id: share for share in shares.users}
+    return {user.user_id: UserStatus.of(user, known.get(user.user_id), now) for user in users}
+
+
+def _held_by(user: UserInfo, now: float) -> Iterator[str]:
+    paused, most = user.policy.paused, user.policy.max_running
+    is_paused = paused is True or (isinstance(paused, datetime) and paused.timestamp() > now)
+    is_open = user.breaker_open_until is not None and user.breaker_open_until > now
+    if is_paused:
+        yield "paused"
+    if user.policy.breaker is not None and user.breaker_open_until:
+        yield "breaker" if is_open else "probing"
+    if not is_paused and not is_open and user.parked_until is not None and user.parked_until > now:
+        yield "rate"
+    if most is not None and user.queued and user.started >= most:
+        yield "limit"
+
+
+def _verdict(user: UserInfo, share: Share | None) -> Iterator[str]:
+    if share is not None and share.verdict == "noisy":
+        yield "noisy"
+    if share is not None and share.verdict == "starved" and (user.wait_seconds or 0.0) > MOST_BEHIND:
+        yield "starved"
+
+
+class Overview(msgspec.Struct, frozen=True):
+    """What was there at one moment. The users are those with something to do, then those that were active last.
+
+    `shares` and `statuses` are among up to 200 such users; `demand` is for a wait of 10 seconds.
+    """
+
+    queue: str
+    stats: QueueStats
+    users: tuple[UserInfo, ...]
+    shares: Shares
+    statuses: Mapping[str, UserStatus]
+    demand: Demand
+
+
+async def look(queue: TaskQueue, most: int) -> Overview:
+    """With at most so many users."""
+    stats = await queue.stats()
+    compared = max(most, MOST_COMPARED)
+    found = {user.user_id: user for user in await queue.active_users(limit=compared)}
+    for user in await queue.users(limit=compared):
+        found.setdefault(user.user_id, user)
+    of_all = shares(tuple(found.values()))
+    users = tuple(found.values())[:most]
+    return Overview(
+        queue.name, stats, users, of_all, user_statuses(users, of_all, stats.at), demand(stats, TARGET_WAIT)
+    )
+
+
+def totals_table(stats: QueueStats) -> Table:
+    columns = ("waiting", "critical", "running", "scheduled", "deferred", "finished", "failed", "canceled", "retried")
+    values = (
+        *(stats.queued, stats.critical, stats.started, stats.scheduled, stats.deferred),
+        *(stats.finished, stats.failed, stats.canceled, stats.retried),
+    )
+    return make_table([f">{name}" for name in columns], [values])
+
+
+def users_table(users: Sequence[UserInfo], statuses: Mapping[str, UserStatus], now: float) -> Table:
+    columns = ("user", ">weight", ">running", ">waiting", ">wait", ">sched.", ">defer.", ">dead", ">seen", "flags")
+    return make_table(columns, [_user_row(user, statuses[user.user_id], now) for user in users])
+
+
+def _user_row(user: UserInfo, status: UserStatus, now: float) -> tuple[object, ...]:
+    return (
+        *(user.user_id, f"{user.weight:g}", user.started, user.queued, span(user.wait_seconds)),
+        *(user.scheduled, user.deferred, user.dead_letters, ago(user.seen_at, now)),
+        status.text,
+    )
+
+
+def counters_table(users: Sequence[UserInfo]) -> Table:
+    columns = ("user", ">finished", ">failed", ">canceled", ">retried")
+    return make_table(
+        columns, [(user.user_id, user.finished, user.failed, user.canceled, user.retried) for user in users]
+    )
+
+
+def workers_table(workers: Sequence[WorkerInfo], now: float, *, wraps: bool = True) -> Table:
+    columns = ("worker", "host", ">pid", "version", ">running", ">slots", ">up", ">seen")
+    return make_table(columns, [_worker_row(worker, now) for worker in workers], wraps=wraps)
+
+
+def _worker_row(worker: WorkerInfo, now: float) -> tuple[object, ...]:
+    return (
+        *(worker.worker_id, worker.host, worker.pid, worker.version, worker.running, worker.concurrency),
+        *(span(now - worker.started_at), ago(worker.seen_at, now)),
+    )
+
+
+def overview_parts(overview: Overview, with_counters: bool) -> list[RenderableType]:
+    stats, users = overview.stats, overview.users
+    known = f"{len(users)} of {stats.users_known} users" if stats.users_known > len(users) else f"{len(users)} users"
+    parts: list[RenderableType] = [
+        Text(f"queue {overview.queue}: {known}, {len(stats.workers)} workers"),
+        totals_table(stats),
+        Text(_fairness(overview)),
+    ]
+    if users:
+        parts.append(users_table(users, overview.statuses, stats.at))
+    if users and with_counters:
+        parts.append(counters_table(users))
+    if stats.workers:
+        parts.append(workers_table(stats.workers, stats.at))
+    return parts
+
+
+def _fairness(overview: Overview) -> str:
+    demand = overview.demand
+    return (
+        f"Jain's index {overview.shares.jain:.2f}, {span(demand.work_seconds)} of work waiting, "
+        f"{demand.slots_needed} slots needed to do it in {span(demand.target_wait)}"
+    )
+
+
+def user_fields(user: UserInfo, status: UserStatus, now: float) -> list[tuple[str, object]]:
+    waits = user.metrics.waits
+    return [
+        ("user", user.user_id),
+        ("weight", f"{user.weight:g}"),
+        ("running", user.started),
+        ("waiting", f"{user.queued} (critical {user.critical}, normal {user.normal}, held {user.held})"),
+        ("wait of the next", span(user.wait_seconds)),
+        ("scheduled", user.scheduled),
+        ("deferred", user.deferred),
+        ("dead letters", user.dead_letters),
+        ("finished", user.finished),
+        ("failed", user.failed),
+        ("canceled", user.canceled),
+        ("retried", user.retried),
+        ("waits", f"median {span(waits.p50)}, 95 % {span(waits.p95)}, 99 % {span(waits.p99)}" if waits.count else "-"),
+        ("cost", f"{user.metrics.cost:.12g}"),
+        ("busy", span(user.metrics.busy_seconds)),
+        ("share lately", _share(status)),
+        ("flags", status.text),
+        ("last active", ago(user.seen_at, now)),
+        *(
+            (f"policy: {name}", shown_rule(value))
+            for name, value in msgspec.structs.asdict(user.policy).items()
+            if value is not None
+        ),
+        ("parked until", moment(user.parked_until)),
+    ]
+
+
+def _share(status: UserStatus) -> str:
+    share = status.share
+    return NOTHING if share is None else f"{share.share:.1%}, entitled to {share.entitled:.1%}"

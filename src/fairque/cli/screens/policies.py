@@ -1,0 +1,140 @@
+"""What governs users, groups and task names, read and printed."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+import typer
+
+from fairque import Breaker, Policy, TaskLimit, TaskQueue
+from fairque.cli.output import NOTHING, print_fields, print_table
+from fairque.models import EVERYONE
+from fairque.queue.tenants import MOST_LISTED
+
+__all__ = ["Governed", "Rules", "fields_of", "print_governed", "print_rules", "shown_rule"]
+
+T = TypeVar("T")
+_FIELDS = Policy.__struct_fields__
+_NUMBERS = ("weight", "max_running", "min_running", "max_queued")
+
+
+class Governed(msgspec.Struct, frozen=True, kw_only=True):
+    """What governs a user: `policy`, of which `own` was set for it. `group_weight` is that of its group."""
+
+    user_id: str
+    policy: Policy
+    own: Policy
+    group_weight: float | None
+
+    @classmethod
+    async def read(cls, queue: TaskQueue, user_id: str) -> Governed:
+        policy = await queue.get_policy(user_id)
+        return cls(
+            user_id=user_id,
+            policy=policy,
+            own=await queue.get_policy(user_id, defaults=False),
+            group_weight=await queue.get_group(policy.group) if policy.group is not None else None,
+        )
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """All that was set in a queue. `has_more`: there are more users, groups or task names than were asked for."""
+
+    default: Policy
+    users: dict[str, Policy]
+    groups: dict[str, float]
+    tasks: dict[str, TaskLimit]
+    has_more: bool
+
+    @classmethod
+    async def read(cls, queue: TaskQueue, most: int) -> Rules:
+        users = await _pages(queue.policies, most + 1)
+        groups = await _pages(queue.groups, most + 1)
+        tasks = await _pages(queue.task_limits, most + 1)
+        return cls(
+            default=await queue.get_policy(EVERYONE),
+            users=_first(users, most),
+            groups=_first(groups, most),
+            tasks=_first(tasks, most),
+            has_more=max(len(users), len(groups), len(tasks)) > most,
+        )
+
+
+def print_governed(governed: Governed) -> None:
+    rows = [
+        (name.replace("_", " "), shown_rule(value), _source(governed, name))
+        for name, value in _set_fields(governed.policy)
+    ]
+    if governed.group_weight is not None:
+        rows.append(("weight of the group", f"{governed.group_weight:g}", "the group"))
+    print_fields((("user", governed.user_id),))
+    if rows:
+        print_table(("field", "value", "from"), rows)
+    else:
+        typer.echo("no limits, a weight of 1")
+
+
+def print_rules(rules: Rules) -> None:
+    governed = {EVERYONE: rules.default, **rules.users}
+    columns = [name for name in _FIELDS if any(getattr(policy, name) is not None for policy in governed.values())]
+    heads = [f"{'>' if name in _NUMBERS else ''}{name.replace('_', ' ')}" for name in columns]
+    print_table(
+        ("user", *heads),
+        [(user, *(shown_rule(getattr(policy, name)) for name in columns)) for user, policy in governed.items()],
+    )
+    if rules.groups:
+        typer.echo()
+        print_table(("group", ">weight"), [(group, f"{weight:g}") for group, weight in rules.groups.items()])
+    if rules.tasks:
+        typer.echo()
+        print_table(("task", ">max running", "rate", "set by"), [_limit_row(*each) for each in rules.tasks.items()])
+    if rules.has_more:
+        typer.echo("there are more: see --limit", err=True)
+
+
+def fields_of(rules: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(name.replace("_", " "), shown_rule(value)) for name, value in rules.items()]
+
+
+def shown_rule(value: Any) -> str:
+    """One field of a policy, for people."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, datetime):
+        return f"until {value.astimezone().isoformat(sep=' ', timespec='seconds')}"
+    if isinstance(value, Breaker):
+        return f"{value.failures} failures in {value.window:g} s: {value.cooldown:g} s of rest"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _set_fields(policy: Policy) -> list[tuple[str, Any]]:
+    return [(name, value) for name in _FIELDS if (value := getattr(policy, name)) is not None]
+
+
+def _source(governed: Governed, field: str) -> str:
+    return "its own" if getattr(governed.own, field) is not None else EVERYONE
+
+
+def _limit_row(name: str, limit: TaskLimit) -> Sequence[object]:
+    rules = fields_of({"max_running": limit.max_running, "rate": limit.rate})
+    return (name, *(text for _, text in rules), "code" if limit.declared else "hand")
+
+
+async def _pages(listing: Callable[..., Awaitable[dict[str, T]]], most: int) -> dict[str, T]:
+    found: dict[str, T] = {}
+    while len(found) < most:
+        wanted = min(MOST_LISTED, most - len(found))
+        page = await listing(limit=wanted, after=next(reversed(found), ""))
+        found |= page
+        if len(page) < wanted:
+            break
+    return found
+
+
+def _first(found: Mapping[str, T], most: int) -> dict[str, T]:
+    return dict(list(found.items())[:most])

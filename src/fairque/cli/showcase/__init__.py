@@ -1,1 +1,0 @@
-"""What ``fairque demo`` shows: one load, served fairly and first come, first served, at the same time."""
