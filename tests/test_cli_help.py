@@ -134,6 +134,16 @@ def test_an_example_parses(words: str) -> None:
         COMMANDS[words].make_context(words, rest)
 
 
+def test_a_letter_means_the_same_in_every_command() -> None:
+    options = [option for command in COMMANDS.values() for option in command.params if option.opts[0][:2] == "--"]
+    meanings = {(letter, option.opts[0]) for option in options for letter in option.opts[1:]}
+    assert len({letter for letter, _ in meanings}) == len(meanings), sorted(meanings)
+    assert meanings >= {("-c", "--config"), ("-q", "--queue"), ("-u", "--url")}
+    for option in options:
+        common = [letter for letter, name in meanings if name == option.opts[0] and letter in ("-c", "-q", "-u")]
+        assert option.opts[1:] == common or not common, f"{option.opts[0]} has its letter in every command"
+
+
 async def test_the_help_lists_every_command_by_purpose() -> None:
     ended = await run_command("--help", env={"COLUMNS": "120"})
     assert (ended.code, ended.err) == (0, "")

@@ -114,7 +114,7 @@ async def test_info_shows_sizes_users_and_workers(run: Run, mix: TaskQueue) -> N
     lines = shown.out.splitlines()
     assert lines[0] == f"queue {mix.name}: 3 users, 1 workers"
     assert dict(zip(lines[2].split(), lines[3].split(), strict=True)) == {
-        "waiting": "4", "critical": "1", "running": "1", "scheduled": "1", "deferred": "1",
+        "queued": "4", "critical": "1", "started": "1", "scheduled": "1", "deferred": "1",
         "finished": "1", "failed": "1", "canceled": "1", "retried": "1",
     }  # fmt: skip
     acme = next(line for line in lines if line.startswith("acme "))
@@ -178,8 +178,8 @@ async def test_user_shows_what_is_known_of_one(run: Run) -> None:
     for line in (
         r"user +acme",
         r"weight +3",
-        r"running +1",
-        r"waiting +2 \(critical 1, normal 1, held 0\)",
+        r"started +1",
+        r"queued +2 \(critical 1, normal 1, held 0\)",
         r"failed +1",
     ):
         assert re.search(f"^{line} *$", shown.out, re.MULTILINE), line
@@ -478,7 +478,7 @@ async def has_finished(queue: TaskQueue, tasks: int) -> bool:
 async def test_top_shows_one_interval_where_it_is_not_at_a_terminal(run: Run, mix: TaskQueue) -> None:
     shown = await run("top", "--interval=0.1")
     assert (shown.code, shown.err) == (0, "")
-    assert shown.out.startswith(f"queue {mix.name}: 0.0 tasks/s, 4 wait, ")
+    assert shown.out.startswith(f"queue {mix.name}: 0.0 tasks/s, 4 queued, ")
     assert re.search(r"^acme +- +75.0% +0.0 +1 +2 ", shown.out, re.MULTILINE)
     assert "quit" not in shown.out
     found = (await run("top", "--interval=0.1", "--json")).json
@@ -566,7 +566,7 @@ async def test_top_sorts_holds_and_quits_by_keys(screen: Callable[..., Screen], 
     seen = await asyncio.to_thread(top.see, "q quit")
     for part in ("\x1b[?1049h", "by share", "acme", "w 1", "'[red]a\\nb"):
         assert part in seen
-    for key, order in (("w", "wait"), ("r", "running"), ("b", "backlog"), ("u", "user"), ("s", "share")):
+    for key, order in (("w", "wait"), ("t", "started"), ("b", "backlog"), ("u", "user"), ("s", "share")):
         top.press(key)
         await asyncio.to_thread(top.see, f"by {order}")
     top.press("p")

@@ -481,7 +481,7 @@ async def test_explain_tells_why_the_next_task_waits(run: Run, ruled: TaskQueue)
         r"and +no worker runs that serves its user",
         r"ahead of it +0 of its own user, 0 of others",
         r"starts in +cannot be told",
-        r"its user +0 running, 2 waiting, weight 0.5",
+        r"its user +0 started, 2 queued, weight 0.5",
     )
     found = (await run("explain", ODD_USER, "last", "--json")).json
     assert (found["task_id"], found["ahead_own"], found["starts_in"]) == ("last", 1, None)
@@ -495,7 +495,7 @@ async def test_explain_of_what_runs_waits_for_others_or_has_ended_says_where_it_
         runs = await queue.enqueue(nap(600), user_id="acme", task_id="runs")
         await queue.enqueue(greet("x"), user_id="acme", task_id="kept", depends_on=[runs])
         await eventually(lambda: is_running(queue))
-        said(await run("explain", "acme", "runs"), r"state +started", r"worker +w 1", r"its user +1 running, .*")
+        said(await run("explain", "acme", "runs"), r"state +started", r"worker +w 1", r"its user +1 started, .*")
         said(await run("explain", "acme", "kept"), r"state +deferred", r"waits for +runs")
         said(await run("explain", "acme", "done"), r"state +finished")
 
@@ -523,7 +523,7 @@ async def test_demand_says_how_many_slots_it_takes(run: Run, queue: TaskQueue) -
     assert found["slots_needed"] >= 10
     said(
         await run("demand", "--target-wait=2"),
-        r"waiting +100 tasks, \d.* of work",
+        r"backlog +100 tasks, \d.* of work",
         r"slots +0, 0 tasks run",
         r"wait with these +-",
         r"slots needed +\d+ for a wait of 2 s",
@@ -588,7 +588,7 @@ async def test_shares_are_held_against_what_users_are_entitled_to(run: Run, queu
     assert found["shares"]["jain"] == 1
     assert found["statuses"]["greedy"]["flags"] == ["noisy"]
     assert found["demand"]["backlog"] == 6
-    said(await run("info"), r"Jain's index 1\.00, \d.* of work waiting, \d+ slots needed to do it in 10 s")
+    said(await run("info"), r"Jain's index 1\.00, \d.* of work in the backlog, \d+ slots needed to do it in 10 s")
     said(await run("health", "--workers=0"), r"starved +ok +0 users are starved, 1 are noisy")
 
 

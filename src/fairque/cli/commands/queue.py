@@ -83,9 +83,7 @@ def top(
     interval: Annotated[
         float, typer.Option("--interval", "-i", min=0.1, max=60, metavar="SECONDS", help="Between two looks.")
     ] = 2.0,
-    sort: Annotated[
-        Order, typer.Option("--sort", "-s", metavar="ORDER", help=f"Users by {', '.join(Order)}.")
-    ] = Order.SHARE,
+    sort: Annotated[Order, typer.Option("--sort", metavar="ORDER", help=f"Users by {', '.join(Order)}.")] = Order.SHARE,
     once: Annotated[bool, typer.Option("--once", help="Show what one interval was like, and exit.")] = False,
     url: Url = None,
     queue: QueueName = None,
@@ -95,7 +93,7 @@ def top(
     """Watch a queue: who is served, who waits, what the workers do.
 
     "share" is the part of all tasks of the last interval that was a user's, "fair" what its weight entitles it to.
-    Keys: s share, w wait, r running, b backlog, u user; p or space holds the picture; q quits.
+    Keys: s share, w wait, t started, b backlog, u user; p or space holds the picture; q quits.
     Of more than 200 users with something to do, those next and those last served are shown.
     Where it is not at a terminal, and with --json, it shows one interval and exits.
 
@@ -234,7 +232,7 @@ def demand(
         return 0
     print_fields(
         (
-            ("waiting", f"{found.backlog} tasks, {span(found.work_seconds)} of work"),
+            ("backlog", f"{found.backlog} tasks, {span(found.work_seconds)} of work"),
             ("mean run", span(found.run_seconds)),
             ("slots", f"{found.slots}, {found.running} tasks run"),
             ("wait with these", span(found.wait_seconds)),

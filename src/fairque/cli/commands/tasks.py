@@ -180,7 +180,7 @@ def cancel(
     user: Annotated[str, typer.Argument(metavar="USER", help="Whose task it is.")],
     task_id: Annotated[str, typer.Argument(metavar="ID", help="The id of the task.")],
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Kept with the task.", show_default=False)] = "",
-    wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait until a running task has stopped.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait until a started task has stopped.")] = False,
     timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="With --wait: no longer than this.")] = None,
     url: Url = None,
     queue: QueueName = None,

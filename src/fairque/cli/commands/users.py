@@ -23,9 +23,7 @@ _COUNTED = ("queued", "started", "scheduled", "deferred", "dead_letters", "finis
 
 
 def list_users(
-    active: Annotated[
-        bool, typer.Option("--active", help="Only those with something to serve or something running.")
-    ] = False,
+    active: Annotated[bool, typer.Option("--active", help="Only those with something queued or started.")] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, metavar="N", help="Most users to show.")] = 100,
     offset: Annotated[int, typer.Option("--offset", min=0, metavar="N", help="Leave out so many in front.")] = 0,
     url: Url = None,
@@ -148,7 +146,7 @@ def _end(until: str | None, seconds: float | None) -> datetime | None:
 def purge(
     user: Annotated[str, typer.Argument(metavar="USER", help="Whose things are erased.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long running tasks are given to stop.")] = 30.0,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long started tasks are given to stop.")] = 30.0,
     url: Url = None,
     queue: QueueName = None,
     config: ConfigFile = None,
@@ -156,7 +154,7 @@ def purge(
 ) -> int:
     """Erase everything of a user.
 
-    That is: waiting, running and failed tasks, results, XCom values, schedules and the policy.
+    That is: queued, started and failed tasks, results, XCom values, schedules and the policy.
     It cannot be undone, and asks first.
 
     Example: fairque purge acme --yes

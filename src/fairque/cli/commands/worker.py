@@ -17,7 +17,7 @@ from fairque.cli.commands.config import service_gaps
 from fairque.cli.errors import CommandError
 from fairque.cli.imports import load_module, load_queue
 from fairque.cli.logs import LogLevel, set_up_logging
-from fairque.cli.options import load_config
+from fairque.cli.options import ConfigFile, load_config
 from fairque.cli.processes import Supervisor
 from fairque.cli.worker_process import Settings, make_worker, serve
 from fairque.config.config import WorkerConfig
@@ -37,9 +37,7 @@ def command(
     ],
     concurrency: Annotated[
         int | None,
-        typer.Option(
-            "--concurrency", "-c", min=1, max=10_000, metavar="N", help="Tasks that a process runs at once (10)."
-        ),
+        typer.Option("--concurrency", min=1, max=10_000, metavar="N", help="Tasks that a process runs at once (10)."),
     ] = None,
     processes: Annotated[
         int | None,
@@ -57,12 +55,9 @@ def command(
     ] = None,
     shutdown_timeout: Annotated[
         float | None,
-        typer.Option(min=0, metavar="SECONDS", help="What running tasks are given when the worker stops (25)."),
+        typer.Option(min=0, metavar="SECONDS", help="What started tasks are given when the worker stops (25)."),
     ] = None,
-    config: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FILE", help="Configuration with the queue and its workers. Repeatable: later ones win."),
-    ] = None,
+    config: ConfigFile = None,
     worker: Annotated[
         str | None,
         typer.Option(metavar="ID", help="Start this worker of the configuration; without it: all of them."),
@@ -79,7 +74,7 @@ def command(
 ) -> int:
     """Serve a queue until SIGTERM or Ctrl-C.
 
-    The first signal drains: nothing more is claimed, and running tasks get the shutdown timeout.
+    The first signal drains: nothing more is claimed, and started tasks get the shutdown timeout.
     What is left then goes back to the front of its user's lane.
     A second signal leaves at once, and other workers take over what ran.
 

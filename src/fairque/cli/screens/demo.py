@@ -80,8 +80,8 @@ def _cells(load: Load, both: Sequence[DemoResults], owner: str) -> list[Progress
     planned = load.planned(owner)
     for results, style in zip(both, _BAR_STYLES, strict=True):
         served = len(results.samples[owner])
-        waiting = results.arrived[owner] - served
-        told = f" of {planned:,}" if owner == FLOOD else f"  {waiting} waiting" if waiting else ""
+        left = results.arrived[owner] - served
+        told = f" of {planned:,}" if owner == FLOOD else f"  {left} to serve" if left else ""
         cells.append(ProgressBar(planned, served, width=16, complete_style=style, finished_style=style))
         cells.append(Text.assemble(f"{served:,}", (told, "dim")))
     return cells

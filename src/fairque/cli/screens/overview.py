@@ -111,7 +111,7 @@ async def look(queue: TaskQueue, most: int) -> Overview:
 
 
 def totals_table(stats: QueueStats) -> Table:
-    columns = ("waiting", "critical", "running", "scheduled", "deferred", "finished", "failed", "canceled", "retried")
+    columns = ("queued", "critical", "started", "scheduled", "deferred", "finished", "failed", "canceled", "retried")
     values = (
         *(stats.queued, stats.critical, stats.started, stats.scheduled, stats.deferred),
         *(stats.finished, stats.failed, stats.canceled, stats.retried),
@@ -120,7 +120,7 @@ def totals_table(stats: QueueStats) -> Table:
 
 
 def users_table(users: Sequence[UserInfo], statuses: Mapping[str, UserStatus], now: float) -> Table:
-    columns = ("user", ">weight", ">running", ">waiting", ">wait", ">sched.", ">defer.", ">dead", ">seen", "flags")
+    columns = ("user", ">weight", ">started", ">queued", ">wait", ">sched.", ">defer.", ">dead", ">seen", "flags")
     return make_table(columns, [_user_row(user, statuses[user.user_id], now) for user in users])
 
 
@@ -140,7 +140,7 @@ def counters_table(users: Sequence[UserInfo]) -> Table:
 
 
 def workers_table(workers: Sequence[WorkerInfo], now: float, *, wraps: bool = True) -> Table:
-    columns = ("worker", "host", ">pid", "version", ">running", ">slots", ">up", ">seen")
+    columns = ("worker", "host", ">pid", "version", ">started", ">slots", ">up", ">seen")
     return make_table(columns, [_worker_row(worker, now) for worker in workers], wraps=wraps)
 
 
@@ -171,7 +171,7 @@ def overview_parts(overview: Overview, with_counters: bool) -> list[RenderableTy
 def _fairness(overview: Overview) -> str:
     demand = overview.demand
     return (
-        f"Jain's index {overview.shares.jain:.2f}, {span(demand.work_seconds)} of work waiting, "
+        f"Jain's index {overview.shares.jain:.2f}, {span(demand.work_seconds)} of work in the backlog, "
         f"{demand.slots_needed} slots needed to do it in {span(demand.target_wait)}"
     )
 
@@ -181,8 +181,8 @@ def user_fields(user: UserInfo, status: UserStatus, now: float) -> list[tuple[st
     return [
         ("user", user.user_id),
         ("weight", f"{user.weight:g}"),
-        ("running", user.started),
-        ("waiting", f"{user.queued} (critical {user.critical}, normal {user.normal}, held {user.held})"),
+        ("started", user.started),
+        ("queued", f"{user.queued} (critical {user.critical}, normal {user.normal}, held {user.held})"),
         ("wait of the next", span(user.wait_seconds)),
         ("scheduled", user.scheduled),
         ("deferred", user.deferred),

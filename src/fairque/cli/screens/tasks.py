@@ -73,7 +73,7 @@ def explanation_fields(found: Explanation) -> list[tuple[str, object]]:
         fields.append(("ahead of it", f"{found.ahead_own} of its own user, {found.ahead_others} of others"))
         fields.append(("starts in", _estimate(found)))
     share = f", {found.share:.1%} of what is served now" if found.share is not None else ""
-    fields.append(("its user", f"{found.running} running, {found.backlog} waiting, weight {found.weight:g}{share}"))
+    fields.append(("its user", f"{found.running} started, {found.backlog} queued, weight {found.weight:g}{share}"))
     return fields
 
 

@@ -28,19 +28,22 @@ MOST_USERS = 200
 RESIZED = ""
 END = "\x04"
 """What a terminal that is gone counts as: Ctrl-D."""
-_HELP = "sort: s share, w wait, r running, b backlog, u user   p hold   q quit"
 _LINES = 5
 """Beside users and workers: two of heading, the heads of two tables, the help."""
 
 
 class Order(StrEnum):
-    """How users are sorted. The first letters are the keys."""
+    """How users are sorted."""
 
     SHARE = "share"
     WAIT = "wait"
-    RUNNING = "running"
+    STARTED = "started"
     BACKLOG = "backlog"
     USER = "user"
+
+
+_ORDER_OF_KEY = {"s": Order.SHARE, "w": Order.WAIT, "t": Order.STARTED, "b": Order.BACKLOG, "u": Order.USER}
+_HELP = f"sort: {', '.join(f'{key} {order}' for key, order in _ORDER_OF_KEY.items())}   p hold   q quit"
 
 
 class UserRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +72,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         keys = {
             Order.SHARE: lambda row: (-(row.share or 0.0), -row.user.started, -row.user.queued),
             Order.WAIT: lambda row: -(row.user.wait_seconds or 0.0),
-            Order.RUNNING: lambda row: -row.user.started,
+            Order.STARTED: lambda row: -row.user.started,
             Order.BACKLOG: lambda row: -row.user.queued,
             Order.USER: lambda row: row.user.user_id,
         }
@@ -141,17 +144,17 @@ def draw(snapshot: Snapshot, order: Order, size: ConsoleDimensions | None, note:
 
 def _heading(snapshot: Snapshot, order: Order, note: str) -> Text:
     stats = snapshot.stats
-    running, slots = sum(each.running for each in stats.workers), sum(each.concurrency for each in stats.workers)
+    used, slots = sum(each.running for each in stats.workers), sum(each.concurrency for each in stats.workers)
     text = Text(no_wrap=True, overflow="crop")
-    text.append(f"queue {shown(snapshot.queue)}: {_rate(snapshot.rate)} tasks/s, {stats.queued} wait, ")
-    text.append(f"{running} of {slots} slots used\n{stats.users_known} users, by {order}")
+    text.append(f"queue {shown(snapshot.queue)}: {_rate(snapshot.rate)} tasks/s, {stats.queued} queued, ")
+    text.append(f"{used} of {slots} slots used\n{stats.users_known} users, by {order}")
     if note:
         text.append(f"  [{shown(note)}]", style="bold")
     return text
 
 
 def _users(rows: Sequence[UserRow]) -> RenderableType:
-    columns = ("user", ">share", ">fair", ">tasks/s", ">running", ">waiting", ">wait", ">sched.", ">dead", "flags")
+    columns = ("user", ">share", ">fair", ">tasks/s", ">started", ">queued", ">wait", ">sched.", ">dead", "flags")
     return make_table(columns, [_cells(row) for row in rows], wraps=False)
 
 
@@ -215,7 +218,7 @@ class TopView:
         if key in ("p", " "):
             self._held = not self._held
         else:
-            self._sort = next((order for order in Order if order[0] == key), self._sort)
+            self._sort = _ORDER_OF_KEY.get(key or "", self._sort)
 
     def _note(self) -> str:
         return self._trouble or ("held" if self._held else "")
