@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from fairque import Failure, FailureKind, TaskEvent, TaskQueue, TaskState, __version__
+from fairque import Failure, FailureKind, TaskEvent, TaskQueue, TaskState
 from fairque.cli.demo.load import FLOOD, Load
 from fairque.cli.demo.results import DemoResults, Sample
 from fairque.cli.errors import CommandError
@@ -22,6 +22,7 @@ from fairque.cli.imports import load_queue
 from fairque.cli.logs import log_hooks
 from fairque.cli.processes import REPEATED_SECONDS
 from tests.apps.served import block, doze, greet, nap, stumble, whereabouts
+from tests.support.command import call_command, run_command
 from tests.support.eventually import eventually
 from tests.support.process import ROOT, WorkerProcess
 from tests.support.processes import is_running, marked, new_mark
@@ -29,6 +30,7 @@ from tests.support.servers import Server
 
 TARGET = "tests.apps.served:queue"
 SMALL_DEMO = ("demo", "--flood=300", "--users=2", "--tasks=3", "--workers=1", "--seconds=0.02")
+NOWHERE = {"SERVED_URL": "redis://localhost:1", "SERVED_QUEUE": "q", "SERVED_TIMEOUT": "0.1"}
 Start = Callable[..., Awaitable[WorkerProcess]]
 Serve = Callable[..., Awaitable[WorkerProcess]]
 
@@ -38,11 +40,12 @@ async def serve(worker_process: Start, server: Server, queue_name: str) -> Async
     """Start ``fairque worker`` on the queue of the test; returns when it serves. Drains it at the end."""
     started: list[WorkerProcess] = []
 
-    async def start(*options: str, sign: str = "serves queue") -> WorkerProcess:
+    async def start(*options: str, sign: str | None = "serves queue") -> WorkerProcess:
         env = {"SERVED_URL": server.url, "SERVED_QUEUE": queue_name}
         process = await worker_process("fairque", "worker", TARGET, *options, env=env)
         started.append(process)
-        await process.line(sign)
+        if sign is not None:
+            await process.line(sign)
         return process
 
     yield start
@@ -55,17 +58,15 @@ async def serve(worker_process: Start, server: Server, queue_name: str) -> Async
 # The worker
 
 
-async def test_a_worker_serves_the_queue_that_a_function_returns(serve: Serve, queue: TaskQueue) -> None:
-    await serve()
+@pytest.mark.parametrize(("options", "loop"), [((), "uvloop"), (("--no-uvloop",), "asyncio")])
+async def test_a_worker_serves_the_queue_that_a_function_returns_on_uvloop_unless_told_not_to(
+    serve: Serve, queue: TaskQueue, options: tuple[str, ...], loop: str
+) -> None:
+    pytest.importorskip("uvloop")
+    process = await serve(*options)
+    assert (await process.line("serves queue")).endswith(f"on {loop}")
     handle = await queue.enqueue(greet("ann"), user_id="acme")
     assert await handle.result(timeout=20) == "hello ann"
-
-
-@pytest.mark.parametrize(("option", "loop"), [("--uvloop", "uvloop"), ("--no-uvloop", "asyncio")])
-async def test_a_worker_runs_on_uvloop_unless_told_not_to(serve: Serve, option: str, loop: str) -> None:
-    pytest.importorskip("uvloop")
-    process = await serve(option)
-    assert (await process.line("serves queue")).endswith(f"on {loop}")
 
 
 async def test_the_log_says_how_tasks_ended_without_arguments_and_results(serve: Serve, queue: TaskQueue) -> None:
@@ -81,12 +82,18 @@ async def test_the_log_says_how_tasks_ended_without_arguments_and_results(serve:
 
 
 async def test_a_quiet_log_level_leaves_out_what_finished(serve: Serve, queue: TaskQueue) -> None:
+    process = await serve("--log-level=Warning", sign=None)
+    await eventually(lambda: has_a_worker(queue))
     await queue.enqueue(stumble("x"), user_id="acme")
-    process = await serve("--log-level=Warning", sign="retried")
     await (await queue.enqueue(greet("x"), user_id="acme")).result(timeout=20)
+    await process.line("retried")
     await process.line("failed")
     assert "finished" not in process.output
     assert "serves" not in process.output
+
+
+async def has_a_worker(queue: TaskQueue) -> bool:
+    return bool((await queue.stats()).workers)
 
 
 async def test_an_assigned_worker_serves_others_only_as_steal_targets(serve: Serve, queue: TaskQueue) -> None:
@@ -254,24 +261,24 @@ async def test_worker_processes_end_when_their_parent_is_killed(serve: Serve, qu
         (["worker", TARGET, "--assigned-user="], 2, "must not be empty", "value"),
         (["worker", TARGET, "--steal-target=ann"], 2, "none is assigned", "--assigned-user"),
         (["worker", TARGET, "--processes=2", "--assigned-user="], 2, "must not be empty", "value"),
-        (["worker", TARGET], 1, "Redis at redis://localhost:1 is not available", "start that server"),
-        (["worker", TARGET, "--processes=2"], 1, "Redis at redis://localhost:1 is not available", "start that server"),
         (["worker"], 2, "Missing argument", "fairque worker --help"),
         (["wrker"], 2, "No such command 'wrker'", "--help"),
         (["demo", "--users=0"], 2, "--users", "fairque demo --help"),
     ],
 )
-async def test_an_error_is_one_line_and_a_hint(
-    worker_process: Start, arguments: list[str], code: int, error: str, hint: str
-) -> None:
-    env = {"SERVED_URL": "redis://localhost:1", "SERVED_QUEUE": "q", "SERVED_TIMEOUT": "0.1"}
-    process = await worker_process("fairque", *arguments, env=env)
-    assert await process.wait() == code, process.output
-    assert len(process.lines) == 2, process.output
-    assert process.lines[0].startswith("error: ")
-    assert error in process.lines[0]
-    assert process.lines[1].startswith("hint: ")
-    assert hint in process.lines[1]
+async def test_an_error_is_one_line_and_a_hint(arguments: list[str], code: int, error: str, hint: str) -> None:
+    ended = await call_command(*arguments, env=NOWHERE)
+    assert (ended.code, ended.out) == (code, "")
+    assert error in ended.error[0]
+    assert hint in ended.error[1]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_a_worker_that_cannot_reach_redis_says_so_in_one_line_and_a_hint(processes: int) -> None:
+    ended = await run_command("worker", TARGET, f"--processes={processes}", env=NOWHERE)
+    assert (ended.code, ended.out) == (1, "")
+    assert "Redis at redis://localhost:1 is not available" in ended.error[0]
+    assert "start that server" in ended.error[1]
 
 
 def test_a_target_is_found_in_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,20 +306,6 @@ def test_a_failure_is_logged_with_its_kind_and_place_but_not_its_text(caplog: py
     ]
 
 
-async def test_the_version_is_shown(worker_process: Start) -> None:
-    process = await worker_process("fairque", "--version")
-    assert await process.wait() == 0
-    assert process.lines == [f"fairque {__version__}"]
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["worker", "--help"], ["demo", "--help"]])
-async def test_help_names_everything(worker_process: Start, arguments: list[str]) -> None:
-    process = await worker_process("fairque", *arguments, env={"COLUMNS": "120"})
-    assert await process.wait() == 0
-    for word in {"worker": ["--processes"], "demo": ["--seconds"]}.get(arguments[0], ["worker", "demo"]):
-        assert word in process.output
-
-
 # The demo
 
 
@@ -325,18 +318,6 @@ async def test_the_demo_ends_with_a_table_and_a_sentence_in_numbers(worker_proce
     assert re.search(r"Behind 300 tasks of another user, .* \d+ times as long", " ".join(process.lines))
     assert max(map(len, process.lines)) <= 80
     assert "…" not in "".join(process.lines[4:])
-    await eventually(lambda: not marked(mark))
-
-
-async def test_an_interrupted_demo_leaves_no_process_behind(worker_process: Start) -> None:
-    mark = new_mark()
-    process = await worker_process("fairque", *SMALL_DEMO[:-1], "--seconds=2", env=mark)
-    await process.line("served of", deadline=40)
-    assert len(marked(mark)) >= 4  # itself, two workers, the server, its guard
-    process.send(signal.SIGINT)
-    assert await process.wait() == 128 + signal.SIGINT
-    assert process.lines[-1] == "interrupted"
-    assert "Traceback" not in process.output
     await eventually(lambda: not marked(mark))
 
 
@@ -359,21 +340,24 @@ async def test_the_demo_ends_when_one_of_its_workers_does(worker_process: Start)
     await eventually(lambda: not marked(mark))
 
 
-async def test_an_interrupted_demo_restores_the_terminal() -> None:
+async def test_an_interrupted_demo_restores_the_terminal_and_leaves_no_process_behind() -> None:
+    mark = new_mark()
     terminal, other_end = pty.openpty()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "fairque", *SMALL_DEMO[:-1], "--seconds=2"),
         cwd=ROOT, stdin=other_end, stdout=other_end, stderr=other_end, start_new_session=True,
-        env={**os.environ, "TERM": "xterm-256color"},
+        env={**os.environ, **mark, "TERM": "xterm-256color"},
     )  # fmt: skip
     os.close(other_end)
     try:
         await asyncio.to_thread(read_until, terminal, b"of 300")
+        assert len(marked(mark)) >= 4  # itself, two workers, the server, its guard
         process.send_signal(signal.SIGINT)
         rest = await asyncio.to_thread(read_until, terminal, b"interrupted")
         assert b"\x1b[?25h" in rest  # the cursor is back
         assert b"Traceback" not in rest
         assert await process.wait() == 130
+        await eventually(lambda: not marked(mark))
     finally:
         os.close(terminal)
 

@@ -20,10 +20,17 @@ from fairque import __version__
 from fairque.cli.app import PANELS, app
 from fairque.cli.app import run as run_here
 from fairque.embedded.server import EmbeddedServer
-from tests.support.command import run_command
+from tests.support.command import call_command, run_command
 from tests.support.process import ROOT
 
-NOWHERE = {"FAIRQUE_REDIS_URL": "redis://localhost:1", "SERVED_URL": "redis://localhost:1", "SERVED_QUEUE": "q"}
+NOWHERE = {
+    "FAIRQUE_REDIS_URL": "redis://localhost:1",
+    "FAIRQUE_REDIS_TIMEOUT": "0.1",
+    "SERVED_URL": "redis://localhost:1",
+    "SERVED_QUEUE": "q",
+    "SERVED_TIMEOUT": "0.1",
+}
+NEEDS_SIGNALS = ("worker", "scheduler")
 PASSWORD = "hunter2"
 
 
@@ -97,13 +104,15 @@ def registered() -> list[Any]:
 @pytest.mark.parametrize("words", COMMANDS)
 async def test_a_command_without_what_it_needs_says_so_in_a_line_and_a_hint(words: str) -> None:
     arguments, code, error = INVOCATIONS[words]
-    ended = await run_command(*words.split(), *arguments, env=NOWHERE)
+    start = run_command if words in NEEDS_SIGNALS else call_command
+    ended = await start(*words.split(), *arguments, env=NOWHERE)
     assert ended.code == code, ended.err
     if words == "health":  # that is what it is asked for
         assert error in ended.out
     else:
         assert ended.out == ""
         assert error in ended.error[0]
+        assert ended.error[1] == "hint: start that server, or name one that runs" or UNREACHABLE not in ended.error[0]
 
 
 @pytest.mark.parametrize("words", COMMANDS)
@@ -145,7 +154,7 @@ def test_a_letter_means_the_same_in_every_command() -> None:
 
 
 async def test_the_help_lists_every_command_by_purpose() -> None:
-    ended = await run_command("--help", env={"COLUMNS": "120"})
+    ended = await call_command("--help", env={"COLUMNS": "120"})
     assert (ended.code, ended.err) == (0, "")
     found = re.findall(r"─ ([A-Z][a-z ]+) ─|^│ ([a-z]+) ", ended.out, re.MULTILINE)
     titles = [title for title, _ in found if title not in ("", "Options")]
@@ -155,7 +164,7 @@ async def test_the_help_lists_every_command_by_purpose() -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["dead"], ["schedule"], ["policy"], ["config"]])
 async def test_a_group_alone_shows_its_help(arguments: list[str]) -> None:
-    ended = await run_command(*arguments)
+    ended = await call_command(*arguments)
     assert (ended.code, ended.err) == (2, "")
     assert f"Usage: {' '.join(['fairque', *arguments])} [OPTIONS] COMMAND" in ended.out
 
@@ -174,17 +183,19 @@ async def test_a_group_alone_shows_its_help(arguments: list[str]) -> None:
     ],
 )
 async def test_wrong_words_are_told_in_a_line_and_a_hint(arguments: list[str], error: str, hint: str) -> None:
-    ended = await run_command(*arguments)
+    ended = await call_command(*arguments)
     assert (ended.code, ended.out) == (2, "")
     assert error in ended.error[0]
     assert hint in ended.error[1]
 
 
 @pytest.mark.parametrize("command", ["worker", "enqueue", "scheduler"])
-async def test_a_broken_module_is_told_in_a_line_and_a_hint(command: str, tmp_path: Path) -> None:
+async def test_a_broken_module_is_told_in_a_line_and_a_hint(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "torn_module.py").write_text("\n1 / 0\n")
-    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
-    ended = await run_command(command, "torn_module:thing", env={"PYTHONPATH": path})
+    monkeypatch.syspath_prepend(tmp_path)
+    ended = await call_command(command, "torn_module:thing")
     assert (ended.code, ended.out) == (2, "")
     assert "importing 'torn_module' failed: ZeroDivisionError" in ended.error[0]
     assert "torn_module.py, line 2" in ended.error[0]
@@ -197,7 +208,7 @@ async def test_a_wrong_password_is_told_without_it(
 ) -> None:
     server = own_server(requirepass=PASSWORD, tcp=True)
     for url in (server.tcp_url.replace("//", f"//:x{PASSWORD}@"), server.url.replace("//", f"//:x{PASSWORD}@")):
-        ended = await run_command(*arguments, f"--url={url}")
+        ended = await call_command(*arguments, f"--url={url}")
         assert (ended.code, ended.out) == (1, "")
         assert "invalid username-password pair" in ended.error[0]
         assert "give user and password in the URL" in ended.error[1]
@@ -205,7 +216,7 @@ async def test_a_wrong_password_is_told_without_it(
 
 
 async def test_without_a_password_the_hint_is_to_give_one(own_server: Callable[..., EmbeddedServer]) -> None:
-    ended = await run_command("resume", "acme", f"--url={own_server(requirepass=PASSWORD).url}")
+    ended = await call_command("resume", "acme", f"--url={own_server(requirepass=PASSWORD).url}")
     assert (ended.code, ended.out) == (1, "")
     assert "Authentication required" in ended.error[0]
     assert "give user and password in the URL" in ended.error[1]
@@ -222,7 +233,7 @@ async def test_completion_of_a_word_gives_the_command() -> None:
         ("fairque p", "1", {"pause", "purge", "policy"}),
     ):
         asked = {"_FAIRQUE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": cword}
-        ended = await run_command(env=asked)
+        ended = await call_command(env=asked)
         assert (ended.code, ended.err) == (0, "")
         assert set(ended.out.split()) == wanted, line
 
@@ -266,7 +277,7 @@ async def test_a_reader_that_leaves_early_is_no_error() -> None:
 
 
 async def test_colours_are_for_terminals() -> None:
-    assert "\x1b" not in (await run_command("wrker")).err
+    assert "\x1b" not in (await call_command("wrker")).err
     terminal, other_end = pty.openpty()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "fairque", "wrker"),

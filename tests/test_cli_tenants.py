@@ -1,4 +1,4 @@
-"""The commands of the tenant controls, as real processes on a real queue."""
+"""The commands of the tenant controls, on a real queue."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ from fairque.cli.screens.overview import MOST_BEHIND, UserStatus
 from fairque.config.policies import GroupConfig, LimitConfig, PolicyConfig
 from fairque.tasks.registry import unregister
 from tests.apps.served import greet, nap
+from tests.support.command import Ended, Run, call_command
 from tests.support.eventually import eventually
 from tests.support.process import ROOT, WorkerProcess
 from tests.support.servers import Server
-from tests.test_cli_reading import ODD_USER, Ended, Run, run_command
+from tests.test_cli_reading import ODD_USER
 
 pytestmark = pytest.mark.leaves_keys
 
@@ -74,7 +75,7 @@ def run(server: Server, queue_name: str) -> Run:
     """Run a command on the queue of the test."""
 
     async def on_queue(*arguments: str) -> Ended:
-        return await run_command(*arguments, f"--url={server.url}", f"--queue={queue_name}")
+        return await call_command(*arguments, f"--url={server.url}", f"--queue={queue_name}")
 
     return on_queue
 
@@ -294,7 +295,7 @@ def write(path: Path, text: str) -> str:
 
 
 async def apply(server: Server, queue_name: str, *arguments: str) -> Ended:
-    return await run_command("policy", "apply", *arguments, f"--url={server.url}", f"--queue={queue_name}")
+    return await call_command("policy", "apply", *arguments, f"--url={server.url}", f"--queue={queue_name}")
 
 
 async def test_policy_apply_sets_what_a_file_says_and_nothing_else(
@@ -401,7 +402,7 @@ def test_the_rules_that_fairque_yaml_suggests_are_good_ones(tmp_path: Path) -> N
 
 async def test_config_check_shows_the_rules_that_are_given(tmp_path: Path) -> None:
     file = write(tmp_path / "rules.toml", POLICIES)
-    shown = await run_command("config", "check", file)
+    shown = await call_command("config", "check", file)
     assert (shown.code, shown.err) == (0, "")
     lines = [line.split()[:2] for line in shown.out.splitlines() if line.startswith(("policies", "groups", "limits"))]
     assert ["policies[1].weight", "2"] in lines
@@ -599,33 +600,3 @@ async def test_who_waits_long_and_gets_little_is_starved(queue: TaskQueue) -> No
     for waited, flags in ((MOST_BEHIND - 1, ()), (MOST_BEHIND + 1, ("starved",))):
         waiting = msgspec.structs.replace(user, wait_seconds=waited)
         assert UserStatus.of(waiting, starved, 0.0).flags == flags
-
-
-# All of them
-
-
-COMMANDS = (
-    "explain", "usage", "demand", "policy show", "policy set", "policy clear", "policy group", "policy limit",
-    "policy apply",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-async def test_help_has_an_example_and_the_exit_codes(command: str) -> None:
-    shown = await run_command(*command.split(), "--help")
-    assert shown.code == 0
-    assert f"Example: fairque {command}" in shown.out
-    assert "Exit codes: 0" in shown.out
-    for option in ("--url", "--queue", "--json"):
-        assert option in shown.out
-
-
-@pytest.mark.parametrize(
-    "command",
-    ["explain x", "usage", "demand", "policy show", "policy clear x", "policy group x", "policy limit x --clear"],
-)
-async def test_a_server_that_is_not_there_is_1(command: str) -> None:
-    ended = await run_command(*command.split(), "--url=redis://localhost:1")
-    assert (ended.code, ended.out) == (1, "")
-    assert ended.err.startswith("error: Redis at redis://localhost:1 is not available")
-    assert len(ended.err.splitlines()) == 2

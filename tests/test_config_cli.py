@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from fairque.cli.options import make_queue
 from fairque.cli.worker_process import Settings, make_worker
 from fairque.config.config import SchedulerConfig
 from tests.apps.served import greet, whereabouts
+from tests.support.command import Ended, Run, call_command
 from tests.support.eventually import eventually
 from tests.support.process import WorkerProcess
 from tests.support.servers import Server
@@ -61,64 +61,60 @@ def test_gaps_in_the_service_are_told(workers: list[dict[str, object]], sentence
 
 
 @pytest.fixture
-async def check(worker_process: Start, tmp_path: Path) -> Callable[..., Awaitable[tuple[int, str]]]:
-    """Run it on a file with this text; returns the exit code and what it wrote."""
+def check(tmp_path: Path) -> Run:
+    """Run it on a file with this text."""
 
-    async def run(text: str, *options: str, **environ: str) -> tuple[int, str]:
-        file = write(tmp_path / "f.yaml", text)
-        env = {"COLUMNS": "200", "NO_COLOR": "1", **environ}
-        process = await worker_process("fairque", "config", "check", file, *options, env=env)
-        return await process.wait(), process.output
+    async def run(text: str, *options: str, **environ: str) -> Ended:
+        return await call_command("config", "check", write(tmp_path / "f.yaml", text), *options, env=environ)
 
     return run
 
 
-async def test_check_shows_every_value_and_its_origin(check: Callable[..., Awaitable[tuple[int, str]]], tmp_path: Path):
+async def test_check_shows_every_value_and_its_origin(check: Run, tmp_path: Path):
     text = f"redis:\n  url: redis://ann:{SECRET}@h\nqueue:\n  lease: 90s\n"
-    code, output = await check(text, FAIRQUE_QUEUE_NAME="orders")
-    rows = {line.split()[0]: line.split()[1:] for line in output.splitlines() if "." in line.split()[0]}
-    assert code == 0
+    ended = await check(text, FAIRQUE_QUEUE_NAME="orders")
+    rows = {line.split()[0]: line.split()[1:] for line in ended.out.splitlines() if "." in line.split()[0]}
+    assert (ended.code, ended.err) == (0, "")
     assert rows["redis.url"] == ["redis://ann:***@h", f"{tmp_path}/f.yaml:2"]
     assert rows["queue.lease"] == ["1m30s", f"{tmp_path}/f.yaml:4"]
     assert rows["queue.name"] == ["orders", "FAIRQUE_QUEUE_NAME"]
     assert rows["queue.result_ttl"] == ["-", "default"]  # as the queue has it
     assert rows["workers[0].assigned_users"] == ["*", "default"]
     assert rows["scheduler.enabled"] == ["true", "default"]
-    assert SECRET not in output
+    assert SECRET not in ended.out
 
 
-async def test_check_prints_json(check: Callable[..., Awaitable[tuple[int, str]]], tmp_path: Path):
-    code, output = await check(f"redis:\n  password: {SECRET}\nworkers: []\n", "--json")
-    told = json.loads(output)
+async def test_check_prints_json(check: Run, tmp_path: Path):
+    ended = await check(f"redis:\n  password: {SECRET}\nworkers: []\n", "--json")
+    told = ended.json
     settings = {setting["path"]: setting for setting in told["settings"]}
-    assert (code, told["valid"]) == (0, True)
+    assert (ended.code, told["valid"]) == (0, True)
     assert settings["redis.password"] == {"path": "redis.password", "value": "***", "origin": f"{tmp_path}/f.yaml:2"}
     assert settings["queue.lease"] == {"path": "queue.lease", "value": None, "origin": "default"}
     assert told["warnings"] == ["there are no workers: nobody is served by this configuration"]
 
 
-async def test_warnings_decide_about_the_exit_code_only_under_strict(check: Callable[..., Awaitable[tuple[int, str]]]):
+async def test_warnings_decide_about_the_exit_code_only_under_strict(check: Run):
     lonely = "workers:\n- assigned_users: [ann]\n"
-    assert [(await check(lonely))[0], (await check(lonely, "--strict"))[0], (await check("", "--strict"))[0]] == [
-        0,
-        1,
-        0,
-    ]
-    assert "warning: only the 1 users that are listed are served" in (await check(lonely))[1]
+    ended = [await check(lonely), await check(lonely, "--strict"), await check("", "--strict")]
+    assert [each.code for each in ended] == [0, 1, 0]
+    assert "warning: only the 1 users that are listed are served" in ended[0].err
 
 
-async def test_check_lists_all_problems(check: Callable[..., Awaitable[tuple[int, str]]], tmp_path: Path):
+async def test_check_lists_all_problems(check: Run, tmp_path: Path):
     text = f"redis:\n  pasword: {SECRET}\nqueue:\n  lease: no\n"
-    code, output = await check(text, FAIRQUE_QUEUE_NAM="x")
-    assert code == 2
-    assert output.splitlines()[:2] == [
+    ended = await check(text, FAIRQUE_QUEUE_NAM="x")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.splitlines()[:2] == [
         f"error: {tmp_path}/f.yaml:2: redis.pasword: unknown key; did you mean 'password'?",
         "error: FAIRQUE_QUEUE_NAM: unknown variable; did you mean FAIRQUE_QUEUE_NAME?",
     ]
-    assert output.splitlines()[2].startswith(f"error: {tmp_path}/f.yaml:4: queue.lease: expected seconds from 0.1 to ")
-    code, output = await check(text, "--json")
-    assert (code, len(json.loads(output)["problems"])) == (2, 2)
-    assert SECRET not in output
+    assert ended.err.splitlines()[2].startswith(
+        f"error: {tmp_path}/f.yaml:4: queue.lease: expected seconds from 0.1 to "
+    )
+    told = await check(text, "--json")
+    assert (told.code, len(told.json["problems"])) == (2, 2)
+    assert SECRET not in ended.err + told.out
 
 
 # --config
@@ -235,14 +231,13 @@ async def test_variables_change_a_worker_of_a_configuration(serve: Start, queue:
     ],
 )
 async def test_what_cannot_be_served_is_one_line_and_a_hint(
-    serve: Start, tmp_path: Path, arguments: list[str], problem: str, hint: str
+    tmp_path: Path, arguments: list[str], problem: str, hint: str
 ):
     file = write(tmp_path / "f.yaml", "workers: [{id: alpha}]")
-    process = await serve(*(argument.format(file=file) for argument in arguments))
-    assert await process.wait() == 2, process.output
-    assert len(process.lines) == 2, process.output
-    assert problem in process.lines[0]
-    assert hint in process.lines[1]
+    ended = await call_command("worker", *(argument.format(file=file) for argument in arguments))
+    assert (ended.code, ended.out) == (2, "")
+    assert problem in ended.error[0]
+    assert hint in ended.error[1]
 
 
 @pytest.mark.parametrize("enabled", [True, False])
