@@ -223,7 +223,7 @@ async def is_charged_by_time(queue: TaskQueue, known: SimpleNamespace, look: Loo
 
 
 def set_clock_of_usage(queue: TaskQueue, whose: str, hours: int) -> None:
-    """As if the services so far had been so many hours ago. (The twelfth double is the hour, see base.lua.)"""
+    """As if the services so far had been so many hours ago. (The twelfth double is the hour.)"""
     with RespClient(queue.connector.url) as client:
         key = f"{queue.keys.prefix}metrics:{whose}"
         [hour] = struct.unpack_from("<d", client.execute("GET", key), 11 * 8)
@@ -309,13 +309,13 @@ async def test_every_key_of_a_busy_queue_is_in_the_table_and_no_row_is_dead(
 
 def test_the_table_of_scripts_has_each_of_them_once() -> None:
     table = PAGE.partition("| script | does |")[2].partition("\n\n")[0]
-    scripts = Path(fairque.__file__).parent.glob("redis/lua/*.lua")
+    scripts = Path(fairque.__file__).parent.glob("*/lua/*.lua")
     assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == sorted(path.stem for path in scripts)
 
 
 def test_who_writes_a_key_is_a_script() -> None:
     table = PAGE.partition("| key | type | expires |")[2].partition("\n\n")[0]
-    scripts = {path.stem for path in Path(fairque.__file__).parent.glob("redis/lua/*.lua")}
+    scripts = {path.stem for path in Path(fairque.__file__).parent.glob("*/lua/*.lua")}
     forms = {rule.form for rule in RULES}
     rows = table.splitlines()[2:]
     assert rows

@@ -567,7 +567,7 @@ async def test_usage_is_told_by_the_hour(queue: TaskQueue) -> None:
 
 
 def set_clock_of_usage(core: Core, whose: str, hours: int) -> None:
-    """As if the services so far had been so many hours ago. (The twelfth double is the hour, see base.lua.)"""
+    """As if the services so far had been so many hours ago. (The twelfth double is the hour.)"""
     key = f":metrics:{whose}"
     blob = core.execute("GET", key)
     [hour] = struct.unpack_from("<d", blob, 11 * 8)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import fairque.redis.store
+import fairque.testing.clock
 from fairque import (
     InvalidInput,
     Priority,
@@ -27,6 +27,7 @@ from fairque import (
 )
 from fairque.tasks.registry import registry, unregister
 from fairque.testing import EnqueuedTask, advance, assert_enqueued, enqueued, run_all, temporary_queue
+from fairque.testing.clock import move
 from tests.support.servers import Server
 
 log: list[str] = []
@@ -265,9 +266,9 @@ async def test_a_worker_that_sleeps_hears_of_it(queue: TaskQueue):
 async def test_a_call_that_is_repeated_after_a_cut_reply_moves_once(queue: TaskQueue):
     await queue.enqueue(say("in two hours"), user_id="acme", delay=2 * HOUR)
     store = queue.store()
-    first = await store.advance(3_600_000, "nonce")
-    assert await store.advance(3_600_000, "nonce") == first == (0, 3_600_000)
-    assert await store.advance(3_600_000, "another") == (1, 7_200_000)
+    first = await move(store, 3_600_000, "nonce")
+    assert await move(store, 3_600_000, "nonce") == first == (0, 3_600_000)
+    assert await move(store, 3_600_000, "another") == (1, 7_200_000)
     await store.close()
 
 
@@ -283,7 +284,7 @@ async def test_advance_fires_the_slots_of_schedules_that_come_within_that_time(q
 
 
 async def test_advance_refuses_more_than_it_can_move_at_once(queue: TaskQueue, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fairque.redis.store, "MOST_ADVANCED", 1)
+    monkeypatch.setattr(fairque.testing.clock, "MOST_MOVED", 1)
     await queue.enqueue(say("one"), user_id="acme", delay=HOUR)
     assert await advance(queue, HOUR) == 1
     await queue.enqueue(say("two"), user_id="acme", delay=HOUR)

@@ -70,19 +70,18 @@ class ModelQueue(ModelLanes):
     # Enqueue
 
     def enqueue(self, now_us: int, tasks: Iterable[ModelTask]) -> list[bool]:
-        """A batch of one call: users in order of first appearance. False: a task with this id lives.
+        """A batch of one call. False: a task with this id lives.
 
         Raises `QueueFull` when it does not fit into the quota of one of its users; then nothing was changed.
         """
         batch = list(tasks)
         self._make_room(batch)
-        order = {user_id: at for at, user_id in enumerate(dict.fromkeys(task.user_id for task in batch))}
         seen: set[tuple[str, str]] = set()
-        created = {}
-        for at in sorted(range(len(batch)), key=lambda at: order[batch[at].user_id]):
-            created[at] = batch[at].key not in seen and self._add(now_us, batch[at])
-            seen.add(batch[at].key)
-        return [created[at] for at in range(len(batch))]
+        created = []
+        for task in batch:
+            created.append(task.key not in seen and self._add(now_us, task))
+            seen.add(task.key)
+        return created
 
     def _make_room(self, batch: Sequence[ModelTask]) -> None:
         """Quotas: the first tasks in line are dropped, or the whole call is refused."""

@@ -86,8 +86,8 @@ class Claim(NamedTuple):
 class Outcome(msgspec.Struct, eq=False):
     """How a delivery ended: kind is ``finished``, ``failed``, ``canceled``, ``retry`` or ``released``.
 
-    `error` of a canceled one is the reason; `pushed` is an XCom value to be written with the outcome, as settle.lua
-    reads it. `run_ms` is how long it ran, `charge` what the task added to its cost meanwhile.
+    `error` of a canceled one is the reason; `pushed` is an XCom value to be written with the outcome, see
+    `SettledDelivery`. `run_ms` is how long it ran, `charge` what the task added to its cost meanwhile.
     """
 
     delivery: Delivery

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from fairque.errors import QueueUnavailable, StoreError
+from fairque.redis.arguments import Agree, Arguments, ChangeSettings, encode
 from fairque.redis.backend import Backend
 from fairque.redis.connector import NoScript
 from fairque.redis.keys import LAYOUT
@@ -56,7 +57,8 @@ class ScriptCaller:
         if self.backend.agreed:
             return
         if store:
-            stored = await self._run(load("agree"), [LAYOUT, *_flat(self.settings)])
+            agree = Agree(LAYOUT, msgspec.structs.asdict(self.settings))
+            stored = await self._run(load("agree"), [encode(agree)])
         else:
             stored = await self._insist(pack((b"HGETALL", self.keys.settings)))
         if stored:
@@ -64,19 +66,16 @@ class ScriptCaller:
 
     async def change_settings(self, changes: Mapping[str, Any]) -> None:
         """Fields of `QueueSettings`, for all who open the queue from now on."""
-        await self._call("change_settings", [word for pair in changes.items() for word in pair])
+        await self.call(ChangeSettings(changes))
 
-    async def call(self, name: str, args: Sequence[Any]) -> Any:
-        """A script, for the parts that know its arguments and its reply themselves."""
-        return await self._call(name, args)
-
-    async def _call(self, name: str, args: Sequence[Any], patience: float | None = None) -> Any:
-        script = load(name)
+    async def call(self, arguments: Arguments, values: Sequence[bytes] = (), patience: float | None = None) -> Any:
+        """Run the script that these are the arguments of."""
+        script = load(arguments.script, arguments.package)
         if not self.backend.agreed:
             await self.agree(store=not script.only_reads)
-        return await self._run(script, args, patience)
+        return await self._run(script, [encode(arguments), *values], patience)
 
-    async def _run(self, script: Script, args: Sequence[Any], patience: float | None = None) -> Any:
+    async def _run(self, script: Script, args: Sequence[bytes], patience: float | None = None) -> Any:
         command = pack((b"EVALSHA", script.sha, b"1", self.keys.state, *args))
         try:
             return await self._insist(command, patience)
@@ -111,7 +110,3 @@ class ScriptCaller:
                         error = exc
         except TimeoutError:
             raise error from None
-
-
-def _flat(settings: QueueSettings) -> list[Any]:
-    return [word for pair in msgspec.structs.asdict(settings).items() for word in pair]

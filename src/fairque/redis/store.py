@@ -1,4 +1,4 @@
-"""One method per script: arguments are flattened, replies become values, errors are our own."""
+"""One method per script: replies become values, errors are our own."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import msgspec
+
 from fairque.errors import ConfigError
 from fairque.metrics import metrics_in
 from fairque.models import ANY_USER, QueueStats, UserGroup, UserInfo
+from fairque.redis import arguments
+from fairque.redis.arguments import Values, encode
 from fairque.redis.connector import NoScript
 from fairque.redis.delivery import Claim, Delivery, NewTask, Outcome, StoredTask
 from fairque.redis.keys import Keys, encode_user
 from fairque.redis.replies import deliveries_in, fields_in, refusal, users_in, worker_info
 from fairque.redis.requester import BlockingRequester, pack
-from fairque.redis.scripts import Script, load
+from fairque.redis.scripts import load
 from fairque.redis.store_tenants import TenantScripts
 from fairque.redis.store_xcom import XComScripts
 from fairque.settings import QueueSettings
@@ -25,7 +29,6 @@ __all__ = ["Store", "renew"]
 logger = logging.getLogger("fairque.store")
 WORKER_TTL_MS = 60_000
 NO_EVICTION = "noeviction"
-MOST_ADVANCED = 10_000
 _TOTALS = ("critical", "normal", "started", "scheduled", "deferred", "finished", "failed", "canceled", "retried")
 
 
@@ -56,34 +59,18 @@ class Store(TenantScripts, XComScripts):
         Raises `DependencyError` when one waits for what is not known, or for itself, and `QueueFull`; then nothing was
         written.
         """
-        is_linked = any(new.needs for new in tasks)
-        answers, order = await self._enqueue(tasks, patience, is_linked)
+        values = Values()
+        added = [_added(new, values) for new in tasks]
+        it = self.settings
+        answers = [b"linked"]
+        if not any(new.needs for new in tasks):
+            answers = await self.call(arguments.Enqueue(it.priority_step_ms, added), values, patience)
         if answers and answers[0] == b"linked":
-            answers, order = await self._enqueue(tasks, patience, True)
+            linked = arguments.EnqueueLinked(it.priority_step_ms, it.dead_letter_ttl_ms, added)
+            answers = await self.call(linked, values, patience)
         if answers and isinstance(answers[0], bytes):
             raise refusal(answers)
-        created: list[bool] = [False] * len(tasks)
-        for position, answer in zip(order, answers, strict=True):
-            created[position] = bool(answer)
-        return created
-
-    async def _enqueue(
-        self,
-        tasks: Sequence[NewTask],
-        patience: float | None,
-        is_linked: bool,
-    ) -> tuple[list[Any], list[int]]:
-        settings = self.settings
-        args: list[Any] = [settings.priority_step_ms]
-        if is_linked:
-            args.append(settings.dead_letter_ttl_ms)
-        order: list[int] = []
-        for user, positions in _by_user(tasks).items():
-            args += (encode_user(user), len(positions))
-            order += positions
-            for position in positions:
-                args += tasks[position][1:] if is_linked else tasks[position][1:5]
-        return await self._call("enqueue_linked" if is_linked else "enqueue", args, patience), order
+        return [bool(answer) for answer in answers]
 
     async def claim(
         self,
@@ -97,80 +84,81 @@ class Store(TenantScripts, XComScripts):
     ) -> Claim:
         """`settings`: other ones than those of the queue."""
         it = settings or self.settings
-        args: list[Any] = [worker, want, it.lease_ms, it.max_message_bytes, it.priority_step_ms, it.dead_letter_ttl_ms]
-        args += (int(wait), int(steal), it.fairness)
-        for group in groups:
-            args.append(len(group))
-            args += map(encode_user, group)
-        reply = await self._call("claim", args)
+        reply = await self.call(
+            arguments.Claim(
+                worker,
+                want,
+                it.lease_ms,
+                it.max_message_bytes,
+                it.priority_step_ms,
+                it.dead_letter_ttl_ms,
+                wait,
+                steal,
+                it.fairness,
+                [[encode_user(user) for user in group] for group in groups],
+            )
+        )
         return Claim(deliveries_in(reply, it.priority_step_ms), reply[1] / 1000 if reply[1] >= 0 else None)
 
     async def settle(self, worker: str, outcomes: Sequence[Outcome]) -> list[bool]:
         """False for each outcome that was refused: another worker has the task by now."""
-        settings = self.settings
-        args: list[Any] = [worker, settings.dead_letter_ttl_ms, settings.priority_step_ms]
-        for outcome in outcomes:
-            of = outcome.delivery
-            args += (of.lane, of.user, of.task_id, of.stream_id, of.attempt, outcome.kind)
-            args += (outcome.ttl_ms, outcome.delay_ms, outcome.record, outcome.error, outcome.pushed)
-            wait_ms = of.wait_ms
-            args += (of.cost, outcome.charge, outcome.run_ms, "" if wait_ms is None else wait_ms)
-        return [bool(answer) for answer in await self._call("settle", args)]
+        settings, values = self.settings, Values()
+        settled = [_settled(outcome, values) for outcome in outcomes]
+        settle = arguments.Settle(worker, settings.dead_letter_ttl_ms, settings.priority_step_ms, settled)
+        return [bool(answer) for answer in await self.call(settle, values)]
 
     async def cancel(self, user_id: str, task_id: str, reason: str) -> str | None:
         """``done``, ``canceling``, ``ended`` when it had ended before, or None when it is not known."""
-        settings = self.settings
-        kept = (settings.dead_letter_ttl_ms, settings.priority_step_ms)
-        args = [encode_user(user_id), task_id, reason, *kept, new_nonce().hex()]
-        answer: bytes | None = await self._call("cancel", args)
+        it, nonce = self.settings, new_nonce().hex()
+        answer: bytes | None = await self.call(
+            arguments.Cancel(encode_user(user_id), task_id, reason, it.dead_letter_ttl_ms, it.priority_step_ms, nonce)
+        )
         return answer.decode() if answer is not None else None
 
     async def records(self, user_id: str, task_ids: Sequence[str]) -> list[bytes | None]:
         """The result records of tasks of one user."""
-        found: list[bytes | None] = await self._call("records", [encode_user(user_id), *task_ids])
+        found: list[bytes | None] = await self.call(arguments.Records(encode_user(user_id), task_ids))
         return found
 
     async def progress(self, delivery: Delivery, fraction: float, message: str) -> None:
         of = delivery
-        await self._call("progress", [of.user, of.task_id, of.stream_id, of.attempt, repr(fraction), message])
+        await self.call(
+            arguments.Progress(of.user.decode(), of.id, of.stream_id.decode(), of.attempt, repr(fraction), message)
+        )
 
     async def watch(self, user_id: str, task_id: str) -> bool:
         """Have the start of a task announced. False when it does not live."""
-        return bool(await self._call("watch", [encode_user(user_id), task_id]))
+        return bool(await self.call(arguments.Watch(encode_user(user_id), task_id)))
 
     async def dead_letters(self, user_id: str | None, limit: int, after_ms: int, after: str) -> list[list[bytes]]:
         """Per letter: user, id, ms, record, body."""
         user = encode_user(user_id) if user_id is not None else ""
-        args = [user, limit, after_ms, after, self.settings.dead_letter_ttl_ms]
-        found: list[list[bytes]] = await self._call("dead", args)
+        dead = arguments.Dead(user, limit, after_ms, after, self.settings.dead_letter_ttl_ms)
+        found: list[list[bytes]] = await self.call(dead)
         return found
 
     async def requeue(self, user_id: str, task_ids: Sequence[str]) -> list[bool]:
-        args = [new_nonce().hex(), encode_user(user_id), self.settings.priority_step_ms, *task_ids]
-        answers = await self._call("requeue", args)
+        step_ms = self.settings.priority_step_ms
+        answers = await self.call(arguments.Requeue(new_nonce().hex(), encode_user(user_id), step_ms, task_ids))
         return [bool(answer) for answer in answers]
 
     async def discard(self, user_id: str, task_ids: Sequence[str]) -> list[bool]:
-        return [
-            bool(answer) for answer in await self._call("discard", [new_nonce().hex(), encode_user(user_id), *task_ids])
-        ]
+        answers = await self.call(arguments.Discard(new_nonce().hex(), encode_user(user_id), task_ids))
+        return [bool(answer) for answer in answers]
 
     async def purge_step(self, user_id: str, most: int) -> list[int]:
         """Counts of what was erased, and 1 at the end when more is left."""
-        counts: list[int] = await self._call("purge", [encode_user(user_id), most])
+        counts: list[int] = await self.call(arguments.Purge(encode_user(user_id), most))
         return counts
 
     async def erase_results(self, user_id: str) -> int:
         """Erase the results of a user. They are not indexed, which would cost every task: this looks at every key."""
-        return await self._erase(f"{_glob(self.keys.prefix)}result:{_glob(encode_user(user_id))}:*")
+        return await self.erase_keys(f"result:{_glob(encode_user(user_id))}:*")
 
-    async def erase(self) -> int:
-        """Erase the queue, looking at every key. For tests: nobody may be using it."""
-        return await self._erase(f"{_glob(self.keys.prefix)}*")
-
-    async def _erase(self, pattern: str) -> int:
+    async def erase_keys(self, pattern: str) -> int:
+        """Erase the keys of the queue whose names, behind the prefix, match the pattern."""
         erased = 0
-        async for found in self._scan(b"SCAN", pattern=pattern):
+        async for found in self._scan(b"SCAN", pattern=_glob(self.keys.prefix) + pattern):
             for at in range(0, len(found), 500):
                 erased += await self._insist(pack((b"UNLINK", *found[at : at + 500])))
         return erased
@@ -183,24 +171,11 @@ class Store(TenantScripts, XComScripts):
             if cursor == b"0":
                 return
 
-    async def waiting(
-        self, user_id: str, place: str, offset: int, most: int
-    ) -> tuple[int, list[tuple[str, bytes, float]]]:
-        """The server's ms, and a page of what waits in one place: id, body, empty when it is gone, and score."""
-        now, *found = await self._call("waiting", [encode_user(user_id), place, offset, most])
-        each = iter(found)
-        return now, [(name.decode(), body, float(score)) for name, body, score in zip(each, each, each, strict=True)]
-
-    async def advance(self, ms: int, nonce: str) -> tuple[int, int] | None:
-        """Move what is scheduled. Returns how many tasks are due, and the ms of all calls; None: too many to move."""
-        answer = await self._call("advance", [ms, nonce, MOST_ADVANCED])
-        return (answer[0], answer[1]) if answer else None
-
     async def leave(self, worker: str, groups: Sequence[UserGroup]) -> None:
-        await self._call("leave", [worker, *(encode_user(user) for group in groups for user in group)])
+        await self.call(arguments.Leave(worker, [encode_user(user) for group in groups for user in group]))
 
     async def info(self, user_id: str, task_id: str) -> StoredTask:
-        reply = await self._call("info", [encode_user(user_id), task_id])
+        reply = await self.call(arguments.Info(encode_user(user_id), task_id))
         fields, body, record, errors, score, dependents, due = reply
         waiting = tuple(sorted(dependent.decode() for dependent in dependents))
         place = int(score) if score else None
@@ -208,11 +183,11 @@ class Store(TenantScripts, XComScripts):
 
     async def peek(self, user_id: str, task_id: str) -> tuple[bytes, bytes | None]:
         """The result record, empty while there is none, and the state of a task that has not ended; None: unknown."""
-        record, state = await self._call("peek", [encode_user(user_id), task_id])
+        record, state = await self.call(arguments.Peek(encode_user(user_id), task_id))
         return record, state
 
     async def stats(self) -> QueueStats:
-        fields, ready, known, workers, now_ms, metrics = await self._call("stats", [WORKER_TTL_MS])
+        fields, ready, known, workers, now_ms, metrics = await self.call(arguments.Stats(WORKER_TTL_MS))
         state = fields_in(fields)
         totals = {name: int(state.get(name, 0)) for name in _TOTALS}
         return QueueStats(
@@ -226,26 +201,27 @@ class Store(TenantScripts, XComScripts):
         )
 
     async def users(self, offset: int, limit: int) -> list[UserInfo]:
-        return users_in(await self._call("users", [offset, limit]), self.settings.priority_step_ms)
+        return await self._users(arguments.Users(offset, limit, ()))
 
     async def user(self, user_id: str) -> UserInfo:
-        [found] = users_in(await self._call("users", [0, 1, encode_user(user_id)]), self.settings.priority_step_ms)
+        [found] = await self._users(arguments.Users(0, 1, [encode_user(user_id)]))
         return found
 
     async def active_users(self, most: int) -> list[UserInfo]:
         """Users with something to serve, those with the lowest and the highest tags, then those with running tasks."""
-        names = await self._call("active", [most])
-        if not names:
-            return []
-        return users_in(await self._call("users", [0, 0, *names]), self.settings.priority_step_ms)
+        names: list[bytes] = await self.call(arguments.Active(most))
+        return await self._users(arguments.Users(0, 0, [name.decode() for name in names])) if names else []
+
+    async def _users(self, users: arguments.Users) -> list[UserInfo]:
+        return users_in(await self.call(users), self.settings.priority_step_ms)
 
     async def tasks(self, user_id: str, place: str, most: int, after: str) -> list[list[Any]] | None:
         """A page of what is in one place, as tasks.lua gives it; None when `after` is not there."""
-        found: list[list[Any]] | None = await self._call("tasks", [encode_user(user_id), place, most, after])
+        found: list[list[Any]] | None = await self.call(arguments.Tasks(encode_user(user_id), place, most, after, ()))
         return found
 
     async def named_tasks(self, user_id: str, task_ids: Sequence[str]) -> list[list[Any]]:
-        found: list[list[Any]] = await self._call("tasks", [encode_user(user_id), "", *task_ids])
+        found: list[list[Any]] = await self.call(arguments.Tasks(encode_user(user_id), "", 0, "", task_ids))
         return found
 
     async def deferred_ids(self, user_id: str) -> AsyncIterator[str]:
@@ -264,7 +240,7 @@ class Store(TenantScripts, XComScripts):
 
     async def health(self) -> tuple[int, int | None, int | None, dict[str, str]]:
         """Dead letters, ms of the first scheduled task and of the first schedule, and the server's memory."""
-        letters, due, fires = await self._call("health", [self.settings.dead_letter_ttl_ms])
+        letters, due, fires = await self.call(arguments.Health(self.settings.dead_letter_ttl_ms))
         return letters, int(due) if due else None, int(fires) if fires else None, await self._memory()
 
 
@@ -275,13 +251,14 @@ def renew(
 
     Returns the deliveries that belong to others by now, and those that were canceled.
     """
-    args: list[Any] = [worker, WORKER_TTL_MS, len(fields)]
-    for field, value in fields.items():
-        args += (field, value)
-    for of in deliveries:
-        args += (of.lane, of.user, of.task_id, of.stream_id, of.attempt)
-    script: Script = load("renew")
-    command = pack((b"EVALSHA", script.sha, b"1", keys.state, *args))
+    held = [
+        arguments.HeldDelivery(of.lane.decode(), of.user.decode(), of.id, of.stream_id.decode(), of.attempt)
+        for of in deliveries
+    ]
+    script = load("renew")
+    command = pack(
+        (b"EVALSHA", script.sha, b"1", keys.state, encode(arguments.Renew(worker, WORKER_TTL_MS, fields, held)))
+    )
     try:
         lost, canceled = requester.request(command)
     except NoScript:
@@ -295,12 +272,29 @@ def _glob(text: str) -> str:
     return "".join(f"\\{char}" if char in "*?[]\\^-" else char for char in text)
 
 
-def _by_user(tasks: Sequence[NewTask]) -> dict[str, list[int]]:
-    positions: dict[str, list[int]] = {}
-    for position, new in enumerate(tasks):
-        of_user = positions.get(new.user_id)
-        if of_user is None:
-            positions[new.user_id] = [position]
-        else:
-            of_user.append(position)
-    return positions
+def _added(new: NewTask, values: Values) -> arguments.AddedTask:
+    needs = msgspec.Raw(new.needs) if new.needs else None
+    return arguments.AddedTask(
+        encode_user(new.user_id), new.task_id, new.priority, new.when, values.put(new.body), needs
+    )
+
+
+def _settled(outcome: Outcome, values: Values) -> arguments.SettledDelivery:
+    of = outcome.delivery
+    return arguments.SettledDelivery(  # by position: this runs for every task
+        of.lane.decode(),
+        of.user.decode(),
+        of.task_id.decode(),
+        of.stream_id.decode(),
+        of.attempt,
+        outcome.kind,
+        outcome.ttl_ms,
+        outcome.delay_ms,
+        values.put(outcome.record),
+        values.put(outcome.error),
+        values.put(outcome.pushed),
+        of.cost,
+        outcome.charge,
+        outcome.run_ms,
+        of.wait_ms,
+    )

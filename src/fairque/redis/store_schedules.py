@@ -8,6 +8,8 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from fairque.errors import StoreError
+from fairque.redis import arguments
+from fairque.redis.arguments import Values
 from fairque.redis.keys import decode_user, encode_user
 from fairque.redis.store import Store
 from fairque.schedule.spec import ScheduledTask, ScheduleState, Spec, moment_of
@@ -87,19 +89,19 @@ class ScheduleStore:
         return (await self.ripe(0, 0)).now_ms
 
     async def ripe(self, most: int, ahead_ms: int) -> Ripe:
-        now_ms, next_ms, *rows = await self._store.call("ripe", [most, ahead_ms])
+        now_ms, next_ms, *rows = await self._store.call(arguments.Ripe(most, ahead_ms))
         return Ripe(now_ms, next_ms if next_ms >= 0 else None, [_due(row) for row in rows])
 
     async def fire(self, moves: Sequence[Move]) -> list[str]:
         """Per move: fired, passed, skipped, full or stale."""
-        settings = self._store.settings
-        args: list[Any] = [settings.priority_step_ms, settings.dead_letter_ttl_ms, settings.dead_letter_ttl_ms]
-        for move in moves:
-            due = move.due
-            args += (encode_user(due.user_id), 1, move.task_id, due.priority, due.delay, move.body)
-            args += (due.schedule_id, due.ms, due.revision, _or_empty(move.next_ms), _or_empty(move.next_slot))
-            args += (move.missed, move.kind, move.overlap, _or_empty(move.max_runs))
-        return [answer.decode() for answer in await self._store.call("fire", args)]
+        settings, values = self._store.settings, Values()
+        fire = arguments.Fire(
+            settings.priority_step_ms,
+            settings.dead_letter_ttl_ms,
+            settings.dead_letter_ttl_ms,
+            [_firing(move, values) for move in moves],
+        )
+        return [answer.decode() for answer in await self._store.call(fire, values)]
 
     async def write(
         self,
@@ -111,14 +113,16 @@ class ScheduleStore:
         fields: Mapping[str, Any],
     ) -> str:
         """done, exists, missing or changed. `next_ms` None: none, ``"keep"``: as it was."""
-        args: list[Any] = [schedule_id, encode_user(user_id), read, revision, _or_empty(next_ms)]
-        for name, value in fields.items():
-            args += (name, _or_empty(value))
-        answer: bytes = await self._store.call("schedule", args)
+        values = Values()
+        told = [arguments.Field(name, values.put(_as_bytes(value))) for name, value in fields.items()]
+        user, then = encode_user(user_id), "" if next_ms is None else next_ms
+        answer: bytes = await self._store.call(
+            arguments.Schedule(schedule_id, user, read, revision, then, told), values
+        )
         return answer.decode()
 
     async def remove(self, schedule_id: str) -> bool:
-        return bool(await self._store.call("unschedule", [schedule_id]))
+        return bool(await self._store.call(arguments.Unschedule([schedule_id])))
 
     async def get(self, schedule_id: str) -> StoredSchedule | None:
         found = await self._read(schedule_id, "", "", 1)
@@ -130,15 +134,13 @@ class ScheduleStore:
         return await self._read("", user, last, most)
 
     async def _read(self, schedule_id: str, user: str, after: str, most: int) -> list[StoredSchedule]:
-        now_ms, *rows = await self._store.call("schedules", [schedule_id, user, after, most])
+        now_ms, *rows = await self._store.call(arguments.Schedules(schedule_id, user, after, most))
         return [_known(now_ms, *row) for row in rows]
 
     async def declare(self, declarations: Sequence[tuple[str, str]], ttl_ms: int) -> tuple[list[str], list[str]]:
         """Per declaration: same, absent, differs, older or taken; and the ids that nobody declares any more."""
-        args: list[Any] = [ttl_ms]
-        for declaration in declarations:
-            args += declaration
-        verdicts, orphans = await self._store.call("declare", args)
+        told = [arguments.Declaration(*each) for each in declarations]
+        verdicts, orphans = await self._store.call(arguments.Declare(ttl_ms, told))
         return [each.decode() for each in verdicts], [each.decode() for each in orphans]
 
 
@@ -153,8 +155,30 @@ def decode_spec(data: bytes) -> Spec:
         raise StoreError(f"a schedule in Redis cannot be decoded: {exc}") from None
 
 
-def _or_empty(value: Any) -> Any:
-    return "" if value is None else value
+def _as_bytes(value: Any) -> bytes:
+    if value is None or isinstance(value, bytes):
+        return value or b""
+    return str(value).encode()
+
+
+def _firing(move: Move, values: Values) -> arguments.Firing:
+    due = move.due
+    return arguments.Firing(
+        user=encode_user(due.user_id),
+        id=move.task_id,
+        priority=due.priority,
+        when=due.delay,
+        body=values.put(move.body),
+        schedule_id=due.schedule_id,
+        expected_ms=due.ms,
+        revision=due.revision,
+        next_ms=move.next_ms,
+        next_slot=move.next_slot,
+        missed=move.missed,
+        kind=move.kind,
+        overlap=move.overlap,
+        max_runs=move.max_runs,
+    )
 
 
 def _due(row: list[Any]) -> Due:

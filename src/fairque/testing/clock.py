@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from fairque import InvalidInput, TaskQueue, TaskScheduler
 from fairque.checks import check_seconds
+from fairque.redis.store import Store
 from fairque.tasks.message import new_nonce
+from fairque.testing.arguments import Advance
 
-__all__ = ["advance"]
+__all__ = ["advance", "move"]
+
+MOST_MOVED = 10_000
 
 
 async def advance(queue: TaskQueue, seconds: float) -> int:
@@ -27,10 +31,16 @@ async def advance(queue: TaskQueue, seconds: float) -> int:
     check_seconds("seconds", seconds)
     store = queue.store(patience=queue.connector.timeout)
     try:
-        answer = await store.advance(round(seconds * 1000), new_nonce().hex())
+        answer = await move(store, round(seconds * 1000), new_nonce().hex())
     finally:
         await store.close()
     if answer is None:
         raise InvalidInput(f"queue {queue.name!r} is too large for advance: more than 10,000 users or tasks to move")
     fired = await TaskScheduler(queue).fire_due(answer[1] / 1000)
     return answer[0] + fired
+
+
+async def move(store: Store, ms: int, nonce: str) -> tuple[int, int] | None:
+    """Move what is scheduled. Returns how many tasks are due, and the ms of all calls; None: too many to move."""
+    answer = await store.call(Advance(ms, nonce, MOST_MOVED))
+    return (answer[0], answer[1]) if answer else None

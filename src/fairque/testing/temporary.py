@@ -26,6 +26,6 @@ async def temporary_queue(url: str | None = "embedded://", **options: Any) -> As
         finally:
             store = queue.store(patience=queue.connector.timeout)
             try:
-                await store.erase()
+                await store.erase_keys("*")
             finally:
                 await store.close()

@@ -9,8 +9,10 @@ import msgspec
 
 from fairque import InvalidInput, Priority, Task, TaskFunction, TaskQueue, TaskState
 from fairque.checks import check_count, check_id
+from fairque.redis.keys import encode_user
 from fairque.redis.store import Store
 from fairque.tasks.message import decode_body, head_of
+from fairque.testing.arguments import Waiting
 from fairque.testing.call import Call, call_in
 
 __all__ = ["EnqueuedTask", "assert_enqueued", "enqueued", "listing"]
@@ -170,10 +172,17 @@ async def _in_place(store: Store, user_id: str, place: str) -> list[EnqueuedTask
     found: list[tuple[float, EnqueuedTask]] = []
     offset, is_last = 0, False
     while not is_last:
-        now, entries = await store.waiting(user_id, place, offset, PAGE)
+        now, entries = await _page(store, user_id, place, offset)
         found += [(score, _decoded(user_id, place, name, body, score - now)) for name, body, score in entries if body]
         offset, is_last = offset + PAGE, len(entries) < PAGE
     return [task for _, task in sorted(found, key=lambda entry: entry[0])]
+
+
+async def _page(store: Store, user_id: str, place: str, offset: int) -> tuple[int, list[tuple[str, bytes, float]]]:
+    """The server's ms, and a page of what waits in one place: id, body, empty when it is gone, and score."""
+    now, *found = await store.call(Waiting(encode_user(user_id), place, offset, PAGE))
+    each = iter(found)
+    return now, [(name.decode(), body, float(score)) for name, body, score in zip(each, each, each, strict=True)]
 
 
 def _decoded(user_id: str, place: str, task_id: str, body: bytes, due_in_ms: float) -> EnqueuedTask:

@@ -1,11 +1,10 @@
 #!lua flags=no-writes
 -- Users who have something to serve or something running.
 -- KEYS[1]  state
--- ARGV     most users
 -- Returns  users: those with the lowest and the highest tags, half and half, then those with running tasks
 -- Cost     O(most + log users), O(most²) where groups hold them
 --@include base
-local most = tonumber(ARGV[1])
+--@arguments
 local half = math.ceil(most / 2)
 local found, seen = {}, {}
 

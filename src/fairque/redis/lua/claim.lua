@@ -1,40 +1,41 @@
 #!lua
 -- Promote what is due, steal from silent workers, then serve fairly.
 -- KEYS[1]  state
--- ARGV     worker, tasks wanted, lease in ms, largest body in bytes, priority step in ms, TTL of canceled records in ms,
---          wait (1: note the worker as waiting when short), steal (0: leave silent workers alone), what is charged (cost |
---          time), then the groups of users it serves, first to last: number of users (0: everyone), users ...
 -- Returns  {now, ms until something is due or -1, then per delivery: user, id, lane, stream id, attempt, score,
 --          history, body}. history: '' at the first delivery, else 'failures lost returned returned-since queued canceling'
 -- Cost     O(wanted log users), plus O(1) per promoted and stolen task, both bounded
 --@include base
+--@include state
+--@include task
+--@include places
+--@include message
 --@include fair
+--@include cursor
 --@include wake
 --@include place
 --@include limits
 --@include canceled
 --@include depend
-local worker, want, lease = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local max_body, step_us = tonumber(ARGV[4]), tonumber(ARGV[5]) * 1000
-local waits, steals, by_time = ARGV[7] == '1', ARGV[8] == '1', ARGV[9] == 'time'
+--@arguments
+local step_us, by_time = priority_step_ms * 1000, fairness == 'time'
 local PROMOTIONS, LOOKS, MOVES = 200, 20, 200
 local LOOK_SHARE = 0.4 -- of a lease, between two looks at a lane: a lease and this are less than 1.5 leases, with room
 local served, delivered, promoted, moved = {}, 0, {}, 0
 
-local groups, named, everyone, i = {}, {}, false, 10
-while i <= #ARGV do
-  local n, group = tonumber(ARGV[i]), {}
-  for at = i + 1, i + n do
-    if not named[ARGV[at]] then group[#group + 1] = ARGV[at] end
-    named[ARGV[at]] = true
+-- Each user in the first of its groups only.
+local served_groups, named, everyone = {}, {}, false
+for _, group in ipairs(groups) do
+  local users = {}
+  for _, user in ipairs(group) do
+    if not named[user] then users[#users + 1] = user end
+    named[user] = true
   end
-  if n == 0 then everyone = true end
-  if n == 0 or #group > 0 then groups[#groups + 1] = group end
-  i = i + n + 1
+  if #group == 0 then everyone = true end
+  if #group == 0 or #users > 0 then served_groups[#served_groups + 1] = users end
 end
 
 local function promote(user, most)
-  local waiting = prefix .. 'scheduled:' .. user
+  local waiting = place_key('scheduled', user)
   local ids = call('ZRANGEBYSCORE', waiting, '-inf', now, 'LIMIT', 0, most)
   for _, id in ipairs(ids) do
     local key = task_key(user, id)
@@ -86,8 +87,8 @@ end
 local function load_body(user, id)
   local body = redis.pcall('GET', body_key(user, id))
   if type(body) == 'table' then return '\0not a string' end
-  if body and #body > max_body then
-    return '\0too large: ' .. #body .. ' bytes, the limit is ' .. string.format('%d', max_body)
+  if body and #body > max_message_bytes then
+    return '\0too large: ' .. #body .. ' bytes, the limit is ' .. string.format('%d', max_message_bytes)
   end
   return body
 end
@@ -105,7 +106,7 @@ local function take_over(lane, user, stream_id, id)
       limited = limited or new_limits()
       limited.stop(known[11], user, id)
     end
-    if known[1] == stream_id then call('DEL', key, errors_key(user, id)) end
+    if known[1] == stream_id then call('DEL', keys_of_task(user, id)) end
     count('started', -1)
     return
   end
@@ -142,7 +143,7 @@ local function steal_from(member)
     return
   end
   local cursor = call('HGET', state_key, cursor_field) or '0-0'
-  local found = call('XAUTOCLAIM', stream, 'workers', worker, lease, cursor, 'COUNT', want - delivered)
+  local found = call('XAUTOCLAIM', stream, 'workers', worker, lease_ms, cursor, 'COUNT', want - delivered)
   for _, entry in ipairs(found[2]) do take_over(lane, user, entry[1], entry[2][2]) end
   if call('XLEN', stream) == 0 then
     call('DEL', stream)
@@ -150,7 +151,7 @@ local function steal_from(member)
     forget_cursor(member)
   elseif found[1] == '0-0' then
     forget_consumers(stream)
-    call('ZADD', leases_key, now + math.ceil(lease * LOOK_SHARE), member)
+    call('ZADD', leases_key, now + math.ceil(lease_ms * LOOK_SHARE), member)
     forget_cursor(member)
   elseif call('HSET', state_key, cursor_field, found[1]) == 1 then
     count('cursors', 1)
@@ -160,7 +161,7 @@ end
 -- When to look at the lanes this worker may steal from: the members of `leases` and their times.
 local function own_looks()
   local members = {}
-  for _, group in ipairs(groups) do
+  for _, group in ipairs(served_groups) do
     for _, user in ipairs(group) do
       members[#members + 1] = 'critical:' .. user
       members[#members + 1] = 'normal:' .. user
@@ -197,8 +198,8 @@ local function knowledge(user)
   local known = serving[user]
   if not known then
     known = {
-      critical = call('ZCARD', lane_key('critical', user)),
-      normal = call('ZCARD', lane_key('normal', user)),
+      critical = call('ZCARD', place_key('critical', user)),
+      normal = call('ZCARD', place_key('normal', user)),
     }
     serving[user] = known
   end
@@ -211,7 +212,7 @@ local function append(lane, user, id, known)
   if not known[stream] then
     if call('EXISTS', stream) == 0 then
       call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
-      call('ZADD', leases_key, now + lease, lane .. ':' .. user)
+      call('ZADD', leases_key, now + lease_ms, lane .. ':' .. user)
     end
     known[stream] = true
   end
@@ -229,14 +230,14 @@ end
 -- Takes the first task of the user; returns what it costs, or nil when it is gone from Redis or waits for its name.
 local function deliver(user, known)
   local lane = known.critical > 0 and 'critical' or 'normal'
-  local popped = call('ZPOPMIN', lane_key(lane, user))
+  local popped = call('ZPOPMIN', place_key(lane, user))
   known[lane] = known[lane] - 1
   local id, score = popped[1], popped[2]
   local body = load_body(user, id)
   local key = task_key(user, id)
   if not body then
     count(lane, -1)
-    call('DEL', key, errors_key(user, id))
+    call('DEL', keys_of_task(user, id))
     return nil
   end
   local name = (limited or by_time) and name_in(body)
@@ -345,8 +346,7 @@ end
 -- An idle moment is used to forget users that nothing remembers.
 local function prune_users()
   for _, user in ipairs(call('ZRANGEBYSCORE', users_key, '-inf', now - USER_TTL, 'LIMIT', 0, LOOKS)) do
-    local kept = call('EXISTS', prefix .. 'user:' .. user, prefix .. 'scheduled:' .. user, prefix .. 'deferred:' .. user,
-      prefix .. 'dead:' .. user, prefix .. 'held:' .. user, lane_key('critical', user), lane_key('normal', user))
+    local kept = call('EXISTS', prefix .. 'user:' .. user, places_of(user))
     if kept > 0 then
       call('ZADD', users_key, now, user)
     else
@@ -357,7 +357,7 @@ end
 
 -- The worker wants to be told; how long may it sleep when nobody tells it?
 local function in_waiting_sets(verb)
-  for _, group in ipairs(groups) do
+  for _, group in ipairs(served_groups) do
     if #group == 0 then
       call(verb, prefix .. 'waiting', worker)
     else
@@ -392,7 +392,7 @@ local function next_event()
 end
 
 call('ZADD', prefix .. 'workers', now, worker)
-if has_announcements then pass_on_outcomes(step_us, tonumber(ARGV[6])) end
+if has_announcements then pass_on_outcomes(step_us, dead_letter_ttl_ms) end
 promote_due()
 if governed then
   governed.sweep(promoted)
@@ -402,7 +402,7 @@ if limited then limited.tick(promoted) end
 if steals then steal() end
 local stolen = delivered
 ready_users = call('ZCARD', ready_key)
-for _, group in ipairs(groups) do
+for _, group in ipairs(served_groups) do
   if delivered >= want then break end
   if governed then
     serve_by_policy(group)

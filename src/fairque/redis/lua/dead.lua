@@ -1,13 +1,11 @@
 #!lua flags=no-writes
 -- Dead letters, the oldest first: of one user, or of all.
 -- KEYS[1]  state
--- ARGV     user or '', largest number, after: ms, after: member (the letters behind this one; '0' and '' from the start),
---          TTL of dead letters in ms
 -- Returns  per letter: user, id, ms, result record or '', message body
 -- Cost     O(log² letters + returned)
 --@include base
-local user, limit, after_ms, after, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
-local key = user == '' and prefix .. 'dead' or prefix .. 'dead:' .. user
+--@arguments
+local key = user == '' and prefix .. 'dead' or place_key('dead', user)
 local letters = {}
 
 local function note(member, ms)
@@ -33,21 +31,22 @@ end
 -- The rank of the first letter behind `after`, which may be gone by now. Many share a millisecond: those that one script
 -- settled.
 local function first_rank()
-  local low, high = call('ZCOUNT', key, '-inf', '(' .. after_ms), call('ZCOUNT', key, '-inf', after_ms)
+  local score = string.format('%d', after_ms)
+  local low, high = call('ZCOUNT', key, '-inf', '(' .. score), call('ZCOUNT', key, '-inf', score)
   while low < high do
     local middle = math.floor((low + high) / 2)
     if is_behind(call('ZRANGE', key, middle, middle)[1], after) then high = middle else low = middle + 1 end
   end
-  return math.max(low, call('ZCOUNT', key, '-inf', '(' .. string.format('%d', now - ttl)))
+  return math.max(low, call('ZCOUNT', key, '-inf', '(' .. string.format('%d', now - dead_letter_ttl_ms)))
 end
 
 local rank = first_rank()
-while #letters < limit do
-  local page = call('ZRANGE', key, rank, rank + limit - 1, 'WITHSCORES')
+while #letters < most do
+  local page = call('ZRANGE', key, rank, rank + most - 1, 'WITHSCORES')
   if #page == 0 then break end
   for at = 1, #page, 2 do
-    if #letters < limit then note(page[at], page[at + 1]) end
+    if #letters < most then note(page[at], page[at + 1]) end
   end
-  rank = rank + limit
+  rank = rank + most
 end
 return letters

@@ -2,15 +2,14 @@
 -- Say which schedules the code of a process declares, now and then while it runs. The definition that a living process
 -- brought last counts; an older one comes back only when nobody who knows the newer one is left.
 -- KEYS[1]  state
--- ARGV     ms for which a declaration counts, then per schedule: id, definition (a fingerprint)
 -- Returns  {per schedule: 'same' | 'absent' | 'differs' | 'older' (a newer one counts) | 'taken' (not a declared one)},
 --          {declared ids that nobody declares any more, at most 100}
 -- Cost     O((schedules + 100) log schedules)
 --@include base
 --@include schedules
-local ttl = tonumber(ARGV[1])
+--@arguments
 local declarers_key = prefix .. 'declarers'
-local oldest = string.format('%d', now - ttl)
+local oldest = string.format('%d', now - ttl_ms)
 
 local function verdict(id, definition)
   local known = call('HMGET', schedule_key(id), 'user', 'declared', 'older')
@@ -26,10 +25,11 @@ end
 
 call('ZREMRANGEBYSCORE', declarers_key, '-inf', oldest)
 local verdicts = {}
-for at = 2, #ARGV, 2 do
-  verdicts[#verdicts + 1] = verdict(ARGV[at], ARGV[at + 1])
-  call('ZADD', declarers_key, now_text, ARGV[at + 1] .. ' ' .. ARGV[at])
-  call('PEXPIRE', declarers_key, 2 * ttl)
+for at, declaration in ipairs(declarations) do
+  --@fields Declaration declaration
+  verdicts[at] = verdict(id, definition)
+  call('ZADD', declarers_key, now_text, definition .. ' ' .. id)
+  call('PEXPIRE', declarers_key, 2 * ttl_ms)
 end
 local orphans = call('ZRANGE', declared_key, '-inf', oldest, 'BYSCORE', 'LIMIT', 0, 100)
 for _, id in ipairs(orphans) do call('HSET', schedule_key(id), 'orphaned', '1') end

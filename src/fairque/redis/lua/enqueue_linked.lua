@@ -1,50 +1,43 @@
 #!lua
 -- Add tasks, all or nothing, some of which wait for others. (Those that wait for nothing have a script with less in it.)
 -- KEYS[1]  state
--- ARGV     priority step in ms, TTL of canceled records in ms, then per user: user, number of tasks, and per task: id,
---          priority, when, body, dependencies
---          when: '' now | '+ms' from now | 'ms' since the epoch
---          dependencies: '' or msgpack [policy, allow unknown, ids], policy: wait | cancel | run
 -- Returns  per task, in order: 1 created (also by an earlier try of the same call), 0 a task with this id lives;
 --          or, when nothing was written: {'unknown', user, id, dependency} | {'cycle', user, ids ...} | {'deep', user, id} |
 --          {'full', user, ms until there may be room}
 -- Cost     O(tasks log backlog + users log users + dependencies)
 --@include base
+--@include state
 --@include fair
---@include wake
---@include place
 --@include canceled
 --@include depend
 --@include drop
-local step_us, canceled_ttl = tonumber(ARGV[1]) * 1000, tonumber(ARGV[2])
-local FIRST, FIELDS = 3, 5
 --@include add
+--@arguments
+local step_us = priority_step_ms * 1000
 
 -- First look at everything, write afterwards: `new` holds the tasks of this call by user and id.
-local tasks, new, with_needs = {}, {}, false
+local all, new, with_needs = {}, {}, false
+
+local function read(task)
+  --@fields AddedTask task
+  local of_user = new[user] or {}
+  new[user] = of_user
+  local key = body_key(user, id)
+  local it = { user = user, id = id, priority = priority, when = when, body = body, key = key }
+  it.standing = standing(user, id, body, key)
+  if it.standing == 'new' then
+    of_user[id] = it
+    if needs then
+      it.policy, it.allow_unknown, it.needs = needs[1], needs[2], needs[3]
+      with_needs = true
+    end
+  end
+  return it
+end
 
 local function read_tasks()
-  tasks, new = {}, {}
-  local i = FIRST
-  while i <= #ARGV do
-    local user, n = ARGV[i], tonumber(ARGV[i + 1])
-    new[user] = new[user] or {}
-    for at = i + 2, i + 1 + n * FIELDS, FIELDS do
-      local task = { user = user, id = ARGV[at], priority = tonumber(ARGV[at + 1]), when = ARGV[at + 2],
-        body = ARGV[at + 3], key = body_key(user, ARGV[at]) }
-      task.standing = standing(user, task.id, task.body, task.key)
-      if task.standing == 'new' then
-        new[user][task.id] = task
-        if ARGV[at + 4] ~= '' then
-          local needs = cmsgpack.unpack(ARGV[at + 4])
-          task.policy, task.allow_unknown, task.needs = needs[1], needs[2], needs[3]
-          with_needs = true
-        end
-      end
-      tasks[#tasks + 1] = task
-    end
-    i = i + 2 + n * FIELDS
-  end
+  new = {}
+  for at, task in ipairs(tasks) do all[at] = read(task) end
 end
 
 -- 'finished', 'failed', 'canceled', 'living', or nil when nothing is known of it.
@@ -59,7 +52,7 @@ local function standing_of_dependency(user, id)
 end
 
 local function find_unknown()
-  for _, task in ipairs(tasks) do
+  for _, task in ipairs(all) do
     if task.needs and not task.allow_unknown then
       for _, dependency in ipairs(task.needs) do
         if not standing_of_dependency(task.user, dependency) then
@@ -73,7 +66,7 @@ end
 -- What waits in Redis matters only when it waits for a task of this call.
 local function somebody_waits()
   if fresh then return false end
-  for _, task in ipairs(tasks) do
+  for _, task in ipairs(all) do
     if task.standing == 'new' and has_waiters(task.user, task.id) then return true end
   end
   return false
@@ -117,7 +110,7 @@ end
 
 local function find_cycle()
   local look_outside, done, steps = somebody_waits(), {}, { left = CYCLE_STEPS }
-  for _, task in ipairs(tasks) do
+  for _, task in ipairs(all) do
     done[task.user] = done[task.user] or {}
     if task.needs and not done[task.user][task.id] then
       local found = find_cycle_from(task.user, task.id, done[task.user], look_outside, steps)
@@ -141,25 +134,16 @@ local function unfinished(task)
   return waits
 end
 
-local bodies, lanes, sooner = {}, {}, {}
+local bodies = {}
 
 local function defer(task, waits, due)
   local user, id = task.user, task.id
   call('HSET', task_key(user, id), 'state', 'deferred', 'priority', task.priority, 'enqueued', now, 'came',
     next_arrival(), 'on_failure', task.policy, 'due', due)
   for _, dependency in ipairs(waits) do depend().wait_for(user, id, dependency) end
-  call('SADD', prefix .. 'deferred:' .. user, id)
+  call('SADD', place_key('deferred', user), id)
   call('ZADD', users_key, now, user)
   count('deferred', 1)
-end
-
-local function put_in_lane(task)
-  local lane, score = score_of(task.priority, step_us)
-  local of_user = lanes[task.user] or { cost = cost_of(task.body), scored = { critical = {}, normal = {} } }
-  lanes[task.user] = of_user
-  local scored = of_user.scored[lane]
-  scored[#scored + 1] = score
-  scored[#scored + 1] = task.id
 end
 
 local function add(task)
@@ -173,39 +157,25 @@ local function add(task)
   elseif waits then
     defer(task, waits, due)
   elseif due > now then
-    call('HSET', task_key(task.user, task.id), 'state', 'scheduled', 'priority', task.priority, 'enqueued', now)
-    sooner[task.user] = sooner[task.user] or is_next_due(due)
-    schedule(task.user, task.id, due)
+    put_off(task.user, task.id, task.priority, due)
   else
-    put_in_lane(task)
+    put_in_lane(task.user, task.id, task.priority, task.body, step_us)
   end
-end
-
-local function fill_lanes(user, of_user)
-  local placed = 0
-  for lane, scored in pairs(of_user.scored) do
-    if #scored > 0 then
-      call('ZADD', lane_key(lane, user), unpack(scored))
-      count(lane, #scored / 2)
-      placed = placed + #scored / 2
-    end
-  end
-  if admit(user, of_user.cost) then wake(user, placed) end
-  sooner[user] = nil
 end
 
 local has_dropped = false
 -- Whoever refuses does so before anything is dropped.
 local function make_quota()
-  local over = over_quota()
+  local over = over_quota(tasks)
   while over and over[1] == 'linked' do
-    drop_oldest(over[2], over[3], canceled_ttl)
+    drop_oldest(over[2], over[3], dead_letter_ttl_ms)
     has_dropped = true
-    over = over_quota()
+    over = over_quota(tasks)
   end
   return over
 end
 
+look_for_known(tasks)
 read_tasks()
 if with_needs then
   local refused = find_unknown() or find_cycle()
@@ -218,29 +188,20 @@ if governed then
 end
 make_room()
 local created = {}
-for at, task in ipairs(tasks) do
+for at, task in ipairs(all) do
   created[at] = task.standing == 'living' and 0 or 1
   if task.standing == 'new' then
     take_waiters_over(task.user, task.id)
     add(task)
   end
 end
-for _, task in ipairs(tasks) do -- users in the order in which they came
-  local of_user = lanes[task.user]
-  if of_user then
-    lanes[task.user] = nil
-    fill_lanes(task.user, of_user)
-  end
-end
-for user, is_sooner in pairs(sooner) do
-  if is_sooner then wake(user, 1) end
-end
+end_adding()
 if #bodies > 0 then call('MSET', unpack(bodies)) end
 if with_needs or has_dropped then
-  for _, task in ipairs(tasks) do
-    if task.canceled then end_canceled(task.user, task.id, task.canceled, canceled_ttl) end
+  for _, task in ipairs(all) do
+    if task.canceled then end_canceled(task.user, task.id, task.canceled, dead_letter_ttl_ms) end
   end
-  pass_on_outcomes(step_us, canceled_ttl)
+  pass_on_outcomes(step_us, dead_letter_ttl_ms)
 end
 save_state()
 return created

@@ -1,7 +1,6 @@
 #!lua flags=no-writes
 -- Everything that decides when a user, or one of its tasks, is served.
 -- KEYS[1]  state
--- ARGV     user, id ('': the first task in line), most members of each set to look at
 -- Returns  a flat list of names and values:
 --          now, id, task (fields), ended (first ten bytes of the result record), has_body, name, rank (in its lane), lane,
 --          scheduled_at, needs, critical, normal, held, running, tag, parked_until, policy, default, marks (tat,
@@ -10,7 +9,8 @@
 --          group), ready_line and siblings_line (members that are ready, members before it), queued
 -- Cost     O(log users + members looked at + workers)
 --@include base
-local user, id, most = ARGV[1], ARGV[2], tonumber(ARGV[3])
+--@include message
+--@arguments
 local found = {}
 local function tell(name, value)
   found[#found + 1] = name
@@ -27,11 +27,11 @@ end
 
 local function backlog_of(whose)
   if string.byte(whose) ~= 64 then
-    return call('ZCARD', lane_key('critical', whose)) + call('ZCARD', lane_key('normal', whose))
+    return call('ZCARD', place_key('critical', whose)) + call('ZCARD', place_key('normal', whose))
   end
   local total = 0
   for _, member in ipairs(call('ZRANGE', prefix .. 'ready:' .. string.sub(whose, 2), 0, 49)) do
-    total = total + call('ZCARD', lane_key('critical', member)) + call('ZCARD', lane_key('normal', member))
+    total = total + call('ZCARD', place_key('critical', member)) + call('ZCARD', place_key('normal', member))
   end
   return math.floor(total * math.max(1, call('ZCARD', prefix .. 'ready:' .. string.sub(whose, 2)) / 50))
 end
@@ -50,8 +50,8 @@ local function line_of(set, member)
 end
 
 local function look_at_task()
-  local critical, normal = lane_key('critical', user), lane_key('normal', user)
-  local held = prefix .. 'held:' .. user
+  local critical, normal = place_key('critical', user), place_key('normal', user)
+  local held = place_key('held', user)
   for _, set in ipairs({ critical, normal, held }) do
     if id == '' then id = call('ZRANGE', set, 0, 0)[1] or '' end
   end
@@ -69,7 +69,7 @@ local function look_at_task()
   end
   tell('lane', rank and ({ 'critical', 'normal', 'held' })[lane])
   tell('rank', rank and string.format('%d', rank))
-  tell('scheduled_at', call('ZSCORE', prefix .. 'scheduled:' .. user, id))
+  tell('scheduled_at', call('ZSCORE', place_key('scheduled', user), id))
   tell('needs', call('SRANDMEMBER', needs_key(user, id), 100))
   if not body then return end
   local name = name_in(body)
@@ -80,9 +80,9 @@ end
 
 tell('now', now)
 look_at_task()
-tell('critical', call('ZCARD', lane_key('critical', user)))
-tell('normal', call('ZCARD', lane_key('normal', user)))
-tell('held', call('ZCARD', prefix .. 'held:' .. user))
+tell('critical', call('ZCARD', place_key('critical', user)))
+tell('normal', call('ZCARD', place_key('normal', user)))
+tell('held', call('ZCARD', place_key('held', user)))
 tell('running', call('XLEN', stream_key('critical', user)) + call('XLEN', stream_key('normal', user)))
 local policy = policy_of(user)
 local group = policy and cmsgpack.unpack(policy).group

@@ -1,38 +1,32 @@
 #!lua
 -- Fire schedules: each makes a task and moves on to its next slot, unless another scheduler was faster.
 -- KEYS[1]  state
--- ARGV     priority step in ms, TTL of canceled records in ms, ms for which an ended schedule is kept, then per firing:
---          user, 1, task id, priority, when, body, schedule, expected ms, revision, next ms or '' (no more), next slot or
---          '', missed slots, kind, overlap, max runs or ''
---          kind: 'fire' | 'pass' (no task, only the next slot) | 'now' (a task, and the schedule stays as it is)
---          overlap: allow | skip | cancel_running
 -- Returns  per firing: 'fired' | 'passed' | 'skipped' (the task before lives) | 'full' (the backlog of the user) |
 --          'stale' (fired by another one, changed or removed)
 -- Cost     O(firings log n + what is canceled)
 --@include base
+--@include state
 --@include fair
 --@include wake
 --@include place
---@include limits
---@include canceled
 --@include depend
 --@include cancel
 --@include drop
 --@include schedules
-local step_us, canceled_ttl, keep_ms = tonumber(ARGV[1]) * 1000, tonumber(ARGV[2]), tonumber(ARGV[3])
-local FIRST, FIELDS = 4, 13
 --@include add
+--@arguments
+local step_us = priority_step_ms * 1000
 
-local function read(at)
-  return { user = ARGV[at], id = ARGV[at + 2], priority = tonumber(ARGV[at + 3]), when = ARGV[at + 4],
-    body = ARGV[at + 5], schedule = ARGV[at + 6], expected = tonumber(ARGV[at + 7]), revision = ARGV[at + 8],
-    next = ARGV[at + 9], slot = ARGV[at + 10], missed = tonumber(ARGV[at + 11]), kind = ARGV[at + 12],
-    overlap = ARGV[at + 13], max_runs = tonumber(ARGV[at + 14]) }
+local function read(firing)
+  --@fields Firing firing
+  return { user = user, id = id, priority = priority, when = when, body = body, schedule_id = schedule_id,
+    expected_ms = expected_ms, revision = revision, next_ms = next_ms, next_slot = next_slot, missed = missed, kind = kind,
+    overlap = overlap, max_runs = max_runs }
 end
 
 local function is_stale(f)
-  if call('HGET', schedule_key(f.schedule), 'revision') ~= f.revision then return true end
-  return f.kind ~= 'now' and tonumber(call('ZSCORE', schedules_key, f.schedule) or -1) ~= f.expected
+  if call('HGET', schedule_key(f.schedule_id), 'revision') ~= f.revision then return true end
+  return f.kind ~= 'now' and tonumber(call('ZSCORE', schedules_key, f.schedule_id) or -1) ~= f.expected_ms
 end
 
 local function lives(user, id)
@@ -43,7 +37,7 @@ end
 local function has_room(user)
   local excess = governed and governed.excess(user, 1) or 0
   if excess > 0 and governed.may_drop(user, 1) then
-    drop_oldest(user, excess, canceled_ttl)
+    drop_oldest(user, excess, dead_letter_ttl_ms)
     excess = governed.excess(user, 1)
   end
   return excess == 0
@@ -56,10 +50,7 @@ local function put(f)
   call('SET', body_key(f.user, f.id), f.body)
   local due = due_at(f.when)
   if due > now then
-    call('HSET', task_key(f.user, f.id), 'state', 'scheduled', 'priority', f.priority, 'enqueued', now)
-    local sooner = is_next_due(due)
-    schedule(f.user, f.id, due)
-    if sooner then wake(f.user, 1) end
+    put_off(f.user, f.id, f.priority, due)
   else
     local lane, score = score_of(f.priority, step_us)
     if place(f.user, f.id, lane, score) then wake(f.user, 1) end
@@ -67,11 +58,11 @@ local function put(f)
 end
 
 local function make_task(f)
-  local before = call('HGET', schedule_key(f.schedule), 'last_task')
+  local before = call('HGET', schedule_key(f.schedule_id), 'last_task')
   if before and f.overlap == 'skip' and lives(f.user, before) then return 'skipped' end
   if standing(f.user, f.id, f.body, body_key(f.user, f.id)) ~= 'new' then return 'fired' end
   if before and f.overlap == 'cancel_running' then
-    cancel_task(f.user, before, 'the next run of its schedule', canceled_ttl)
+    cancel_task(f.user, before, 'the next run of its schedule', dead_letter_ttl_ms)
   end
   if not has_room(f.user) then return 'full' end
   put(f)
@@ -79,21 +70,21 @@ local function make_task(f)
 end
 
 local function move_on(f, runs)
-  local key = schedule_key(f.schedule)
-  if f.next == '' or (f.max_runs and runs >= f.max_runs) then
+  local key = schedule_key(f.schedule_id)
+  if not f.next_ms or (f.max_runs and runs >= f.max_runs) then
     call('HSET', key, 'state', 'ended')
     call('HDEL', key, 'slot')
-    call('ZREM', schedules_key, f.schedule)
-    call('ZADD', ended_key, string.format('%d', now + keep_ms), f.schedule)
+    call('ZREM', schedules_key, f.schedule_id)
+    call('ZADD', ended_key, string.format('%d', now + keep_ms), f.schedule_id)
   else
-    call('HSET', key, 'slot', f.slot)
-    call('ZADD', schedules_key, f.next, f.schedule)
+    call('HSET', key, 'slot', f.next_slot)
+    call('ZADD', schedules_key, f.next_ms, f.schedule_id)
   end
 end
 
 local function fire(f)
   if is_stale(f) then return 'stale' end
-  local key, outcome = schedule_key(f.schedule), 'passed'
+  local key, outcome = schedule_key(f.schedule_id), 'passed'
   if f.kind ~= 'pass' then outcome = make_task(f) end
   if outcome == 'fired' then call('HSET', key, 'last_run', now_text, 'last_task', f.id) end
   if f.kind == 'now' then return outcome end
@@ -105,7 +96,9 @@ local function fire(f)
 end
 
 local outcomes = {}
-for at = FIRST, #ARGV, FIELDS + 2 do outcomes[#outcomes + 1] = fire(read(at)) end
-pass_on_outcomes(step_us, canceled_ttl)
+look_for_known(firings)
+for at, firing in ipairs(firings) do outcomes[at] = fire(read(firing)) end
+end_adding()
+pass_on_outcomes(step_us, dead_letter_ttl_ms)
 save_state()
 return outcomes

@@ -2,12 +2,11 @@
 -- The users that have a policy of their own, the groups that have a weight, or the task names that are limited: a page of
 -- them in the order of their names, and what was set.
 -- KEYS[1]  state
--- ARGV     policy-users | policy-groups | limit-names, the name before the page or '', limit
 -- Returns  per name {name, policy as a msgpack map}, per task name {name, {most that run at once or nil, us between two
 --          starts or nil, burst or nil, 1 when the code of a worker said so or nil}}
 -- Cost     O(log names + limit)
 --@include base
-local index, after, most = ARGV[1], ARGV[2], ARGV[3]
+--@arguments
 local found = {}
 local names = call('ZRANGEBYLEX', prefix .. index, after == '' and '-' or '(' .. after, '+', 'LIMIT', 0, most)
 for at, name in ipairs(names) do

@@ -1,18 +1,17 @@
 #!lua flags=no-writes
 -- Everything known of one task.
 -- KEYS[1]  state
--- ARGV     user, id
 -- Returns  {task fields, body or '', result record or '', error records, score in its lane or '', at most 1,000 of
 --          those that wait for it, ms at which it is due or ''}
 -- Cost     O(size of the task)
 --@include base
-local user, id = ARGV[1], ARGV[2]
+--@arguments
 return {
   call('HGETALL', task_key(user, id)),
   call('GET', body_key(user, id)) or '',
   call('GET', result_key(user, id)) or '',
   call('LRANGE', errors_key(user, id), 0, -1),
-  call('ZSCORE', lane_key('critical', user), id) or call('ZSCORE', lane_key('normal', user), id) or '',
+  call('ZSCORE', place_key('critical', user), id) or call('ZSCORE', place_key('normal', user), id) or '',
   call('SRANDMEMBER', feeds_key(user, id), 1000),
-  call('ZSCORE', prefix .. 'scheduled:' .. user, id) or '',
+  call('ZSCORE', place_key('scheduled', user), id) or '',
 }

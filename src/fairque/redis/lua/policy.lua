@@ -1,24 +1,25 @@
 #!lua flags=allow-oom
 -- Change a policy: of a user, of a group, or of everybody who does not say otherwise.
 -- KEYS[1]  state
--- ARGV     whose (a user, '@' and a group, or '*'), fields to set as a msgpack map, fields to forget ... ('*': all)
 -- Returns  the policy as a msgpack map, '' when nothing is left of it
 -- Cost     O(log users); the default of '*' is brought to those who wait by the claims that follow
 --@include base
+--@include state
 --@include fair
 --@include wake
---@include place
-local whose, key = ARGV[1], prefix .. 'policy:' .. ARGV[1]
+--@include policies
+--@arguments
+local key = prefix .. 'policy:' .. whose
 local packed = call('GET', key)
 local policy = packed and cmsgpack.unpack(packed) or {}
 local is_user = whose ~= '*' and string.byte(whose) ~= 64
 governed = governed or new_government()
 local group = policy.group
-for at = 3, #ARGV do
-  if ARGV[at] == '*' then policy = {} end
-  policy[ARGV[at]] = nil
+for _, field in ipairs(forgotten) do
+  if field == '*' then policy = {} end
+  policy[field] = nil
 end
-for field, value in pairs(cmsgpack.unpack(ARGV[2])) do policy[field] = value end
+for field, value in pairs(changes) do policy[field] = value end
 if group ~= policy.group then
   governed.leave(governed.user(whose))
   -- Its tag belongs to the time of the group that it was in.
@@ -45,7 +46,5 @@ elseif whose == '*' and (packed or answer ~= '') then
   wake_from(prefix .. 'waiting', 1)
 end
 save_state()
--- A queue without policies is served without looking for any; one that is being swept is not there yet.
-local left = call('HMGET', state_key, 'policies', 'sweep')
-if left[1] == '0' and not left[2] then call('HDEL', state_key, 'policies') end
+forget_policies_if_none()
 return answer

@@ -1,36 +1,33 @@
 #!lua flags=allow-oom
 -- Erase what a user has, one bounded step: call it until nothing is left.
 -- KEYS[1]  state
--- ARGV     user, most tasks in this step
 -- Returns  {queued, scheduled, deferred, dead letters, running and told to stop, XCom namespaces, schedules,
 --          1 when more is left}
 -- Cost     O(most log n)
 --@include base
+--@include state
+--@include task
+--@include places
 --@include fair
---@include wake
---@include place
 --@include limits
---@include canceled
 --@include depend
 --@include schedules
-local user, most = ARGV[1], tonumber(ARGV[2])
+--@include policies
+--@arguments
 local erased = { 0, 0, 0, 0, 0, 0, 0, 0 }
 local left = most
 
 -- Those that wait for it go with a later step, and `feeds` with the last of them.
 local function erase(id)
-  local key = task_key(user, id)
-  local feeds = call('HGET', key, 'feeds')
-  call('DEL', key, body_key(user, id), result_key(user, id), errors_key(user, id))
-  if feeds then call('HSET', key, 'feeds', 1) end
+  erase_task(user, id)
   publish(user, id, 'canceled')
   left = left - 1
 end
 
-local function erase_sorted(place, field)
-  local ids = call('ZRANGE', place, 0, left - 1)
+local function erase_sorted(key, field)
+  local ids = call('ZRANGE', key, 0, left - 1)
   for _, id in ipairs(ids) do
-    call('ZREM', place, id)
+    call('ZREM', key, id)
     erase(id)
   end
   count(field, -#ids)
@@ -56,10 +53,10 @@ for _, member in ipairs(call('ZRANGE', index_key, schedules_of[1], schedules_of[
   left = left - 1
 end
 for _, lane in ipairs({ 'critical', 'normal' }) do
-  if left > 0 then erased[1] = erased[1] + erase_sorted(lane_key(lane, user), lane) end
+  if left > 0 then erased[1] = erased[1] + erase_sorted(place_key(lane, user), lane) end
 end
 if left > 0 then
-  local held = prefix .. 'held:' .. user
+  local held = place_key('held', user)
   for _, id in ipairs(call('ZRANGE', held, 0, left - 1)) do
     local waits = call('HMGET', task_key(user, id), 'lane', 'held')
     count(waits[1], -1)
@@ -69,22 +66,19 @@ if left > 0 then
   end
 end
 if left > 0 then
-  erased[2] = erase_sorted(prefix .. 'scheduled:' .. user, 'scheduled')
-  if call('EXISTS', prefix .. 'scheduled:' .. user) == 0 then call('ZREM', due_key, user) end
+  erased[2] = erase_sorted(place_key('scheduled', user), 'scheduled')
+  if call('EXISTS', place_key('scheduled', user)) == 0 then call('ZREM', due_key, user) end
 end
-local deferred = prefix .. 'deferred:' .. user
 if left > 0 then
-  for _, id in ipairs(call('SRANDMEMBER', deferred, left)) do
+  for _, id in ipairs(call('SRANDMEMBER', place_key('deferred', user), left)) do
     depend().leave_deferred(user, id)
     erase(id)
     erased[3] = erased[3] + 1
   end
 end
-local dead = prefix .. 'dead:' .. user
 if left > 0 then
-  for _, id in ipairs(call('ZRANGE', dead, 0, left - 1)) do
-    call('ZREM', prefix .. 'dead', user .. ':' .. id)
-    call('ZREM', dead, id)
+  for _, id in ipairs(call('ZRANGE', place_key('dead', user), 0, left - 1)) do
+    unlist_dead(user, id)
     erase(id)
     erased[4] = erased[4] + 1
   end
@@ -100,8 +94,7 @@ end
 stop_running('critical')
 stop_running('normal')
 retire(user)
-if call('EXISTS', lane_key('critical', user), lane_key('normal', user), prefix .. 'held:' .. user, prefix .. 'scheduled:' .. user,
-  deferred, dead, stream_key('critical', user), stream_key('normal', user)) > 0
+if call('EXISTS', stream_key('critical', user), stream_key('normal', user), places_of(user)) > 0
   or call('ZLEXCOUNT', index_key, schedules_of[1], schedules_of[2]) > 0 then
   erased[8] = 1
 else
@@ -118,6 +111,5 @@ else
   call('ZREM', users_key, user)
 end
 save_state()
-local policies = call('HMGET', state_key, 'policies', 'sweep')
-if policies[1] == '0' and not policies[2] then call('HDEL', state_key, 'policies') end
+forget_policies_if_none()
 return erased

@@ -1,28 +1,29 @@
 #!lua flags=allow-oom
 -- A worker's heartbeat, and its running deliveries kept alive.
 -- KEYS[1]  state
--- ARGV     worker, TTL of its entry in ms, number of its fields, field, value ..., then per delivery: lane, user, id,
---          stream id, attempt
 -- Returns  {positions (from 0) of the deliveries that are no longer its own, positions of those that were canceled}
 -- Cost     O(deliveries)
 --@include base
-local worker, ttl, fields = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local entry = prefix .. 'worker:' .. worker
+--@arguments
+local entry, flat = prefix .. 'worker:' .. worker, {}
+for field, value in pairs(fields) do
+  flat[#flat + 1] = field
+  flat[#flat + 1] = value
+end
 call('ZADD', prefix .. 'workers', now, worker)
-call('ZREMRANGEBYSCORE', prefix .. 'workers', '-inf', now - ttl)
-call('HSET', entry, 'seen', now, unpack(ARGV, 4, 3 + fields * 2))
-call('PEXPIRE', entry, ttl)
+call('ZREMRANGEBYSCORE', prefix .. 'workers', '-inf', now - ttl_ms)
+call('HSET', entry, 'seen', now, unpack(flat))
+call('PEXPIRE', entry, ttl_ms)
 
 local lost, canceled = {}, {}
-local first = 4 + fields * 2
-for at = first, #ARGV, 5 do
-  local lane, user, id, stream_id = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+for at, delivery in ipairs(deliveries) do
+  --@fields HeldDelivery delivery
   local known = call('HMGET', task_key(user, id), 'stream_id', 'attempt', 'canceling')
-  if known[1] == stream_id and known[2] == ARGV[at + 4] then
+  if known[1] == stream_id and tonumber(known[2]) == attempt then
     call('XCLAIM', stream_key(lane, user), 'workers', worker, 0, stream_id, 'JUSTID')
-    if known[3] then canceled[#canceled + 1] = (at - first) / 5 end
+    if known[3] then canceled[#canceled + 1] = at - 1 end
   else
-    lost[#lost + 1] = (at - first) / 5
+    lost[#lost + 1] = at - 1
   end
 end
 return { lost, canceled }

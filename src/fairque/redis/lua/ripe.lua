@@ -1,13 +1,13 @@
 #!lua flags=allow-oom
 -- The schedules that are due, earliest first. Those that ended long ago are forgotten on the way.
 -- KEYS[1]  state
--- ARGV     most, ms ahead of now
 -- Returns  {now, ms at which the first of the others is due or -1, per schedule: {id, ms, user, name, spec, anchor, body,
 --          priority, delay, revision, slot}}
 -- Cost     O(most + log schedules)
 --@include base
 --@include schedules
-local most, until_ms = tonumber(ARGV[1]), now + tonumber(ARGV[2])
+--@arguments
+local until_ms = now + ahead_ms
 local found = { now, -1 }
 local first = call('ZRANGE', schedules_key, 0, most, 'WITHSCORES')
 for at = 1, #first, 2 do

@@ -1,27 +1,27 @@
 #!lua flags=no-writes
 -- What is known of schedules: of one, or a page of those of a user or of everybody, in the order of user and id.
 -- KEYS[1]  state
--- ARGV     id or '', user or '', <u>:<id> after which the page begins or '', most
 -- Returns  {now, per schedule: {id, ms at which it fires next or '', fields; the body only of one}}
 -- Cost     O(log schedules + most)
 --@include base
 --@include schedules
+--@arguments
 local function ids()
-  if ARGV[1] ~= '' then return { ARGV[1] } end
+  if id ~= '' then return { id } end
   local low, high = '-', '+'
-  if ARGV[2] ~= '' then low, high = '[' .. ARGV[2] .. ':', '(' .. ARGV[2] .. ';' end
-  if ARGV[3] ~= '' then low = '(' .. ARGV[3] end
-  local found = call('ZRANGE', index_key, low, high, 'BYLEX', 'LIMIT', 0, ARGV[4])
+  if user ~= '' then low, high = '[' .. user .. ':', '(' .. user .. ';' end
+  if after ~= '' then low = '(' .. after end
+  local found = call('ZRANGE', index_key, low, high, 'BYLEX', 'LIMIT', 0, most)
   for at, member in ipairs(found) do found[at] = string.sub(member, string.find(member, ':', 1, true) + 1) end
   return found
 end
 
 local FIELDS = { 'user', 'name', 'spec', 'anchor', 'priority', 'delay', 'revision', 'state', 'slot', 'created', 'runs',
   'skipped', 'misfired', 'last_run', 'last_task', 'declared', 'older', 'orphaned' }
-if ARGV[1] ~= '' then FIELDS[#FIELDS + 1] = 'body' end
+if id ~= '' then FIELDS[#FIELDS + 1] = 'body' end
 local found = { now }
-for _, id in ipairs(ids()) do
-  local values = call('HMGET', schedule_key(id), unpack(FIELDS))
+for _, found_id in ipairs(ids()) do
+  local values = call('HMGET', schedule_key(found_id), unpack(FIELDS))
   if values[1] then
     local flat = {}
     for at, name in ipairs(FIELDS) do
@@ -30,7 +30,7 @@ for _, id in ipairs(ids()) do
         flat[#flat + 1] = values[at]
       end
     end
-    found[#found + 1] = { id, values[8] == 'active' and call('ZSCORE', schedules_key, id) or '', flat }
+    found[#found + 1] = { found_id, values[8] == 'active' and call('ZSCORE', schedules_key, found_id) or '', flat }
   end
 end
 return found

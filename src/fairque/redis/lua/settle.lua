@@ -1,24 +1,23 @@
 #!lua flags=allow-oom
 -- Report how deliveries ended.
 -- KEYS[1]  state
--- ARGV     worker, dead letter TTL in ms, priority step in ms, then per outcome: lane, user, id, stream id, attempt,
---          kind, ttl in ms, delay in ms, result record, error record, pushed value, cost, charge, run in ms, wait in ms
---          kind: finished | failed | canceled | retry | released (not the task's fault: keeps attempt, charge and place)
---          ttl: how long the result record lives; delay: wait before the retry or the return to the lane
---          error record: of canceled, the reason; pushed value: '' or the lengths of namespace and key, the TTL
---          in ms, then namespace, key and value; cost: of the body; charge: what the task added while it ran; wait: ''
---          where it is not the first attempt
 -- Returns  per outcome: 1 done (also by an earlier try of the same call), 0 refused: another worker has the task
 -- Cost     O(outcomes)
 --@include base
+--@include state
+--@include task
+--@include message
+--@include metrics
 --@include fair
+--@include cursor
 --@include wake
 --@include place
 --@include limits
 --@include canceled
 --@include depend
 --@include xcom
-local dead_ttl, step_us = tonumber(ARGV[2]), tonumber(ARGV[3]) * 1000
+--@arguments
+local step_us = priority_step_ms * 1000
 local KEPT_ERRORS = 20
 local LONGEST_HEAD = 600 -- of a body, with a name of 512 bytes
 local woken = {}
@@ -49,9 +48,9 @@ local ends = {}
 
 -- A result that others wait for is kept at least as long as they may have to.
 function ends.finished(user, id, lane, stream_id, _, ttl, _, record, _, feeds)
-  remove_delivery(lane, user, stream_id, task_key(user, id), body_key(user, id), errors_key(user, id))
+  remove_delivery(lane, user, stream_id, keys_of_task(user, id))
   if feeds then
-    ttl = math.max(ttl, dead_ttl)
+    ttl = math.max(ttl, dead_letter_ttl_ms)
     announce(user, id, 'finished')
   end
   call('SET', result_key(user, id), record, 'PX', ttl)
@@ -60,7 +59,7 @@ end
 
 function ends.canceled(user, id, lane, stream_id, _, _, _, _, reason)
   remove_delivery(lane, user, stream_id)
-  end_canceled(user, id, reason, dead_ttl)
+  end_canceled(user, id, reason, dead_letter_ttl_ms)
 end
 
 function ends.failed(user, id, lane, stream_id, _, ttl, _, record, error, feeds)
@@ -68,18 +67,18 @@ function ends.failed(user, id, lane, stream_id, _, ttl, _, record, error, feeds)
   keep_error(user, id, error)
   local key = task_key(user, id)
   call('HSET', key, 'state', 'failed', 'stream_id', '', 'ended', now)
-  call('PEXPIRE', key, dead_ttl)
-  call('PEXPIRE', body_key(user, id), dead_ttl)
-  call('PEXPIRE', errors_key(user, id), dead_ttl)
+  call('PEXPIRE', key, dead_letter_ttl_ms)
+  call('PEXPIRE', body_key(user, id), dead_letter_ttl_ms)
+  call('PEXPIRE', errors_key(user, id), dead_letter_ttl_ms)
   call('SET', result_key(user, id), record, 'PX', ttl)
-  local dead = prefix .. 'dead:' .. user
-  call('ZREMRANGEBYSCORE', dead, '-inf', now - dead_ttl)
+  local dead = place_key('dead', user)
+  call('ZREMRANGEBYSCORE', dead, '-inf', now - dead_letter_ttl_ms)
   call('ZADD', dead, now, id)
-  call('PEXPIRE', dead, dead_ttl)
+  call('PEXPIRE', dead, dead_letter_ttl_ms)
   local all_dead = prefix .. 'dead'
-  call('ZREMRANGEBYSCORE', all_dead, '-inf', now - dead_ttl)
+  call('ZREMRANGEBYSCORE', all_dead, '-inf', now - dead_letter_ttl_ms)
   call('ZADD', all_dead, now, user .. ':' .. id)
-  call('PEXPIRE', all_dead, dead_ttl)
+  call('PEXPIRE', all_dead, dead_letter_ttl_ms)
   if feeds then announce(user, id, 'failed') end
   publish(user, id, 'failed')
 end
@@ -123,7 +122,7 @@ end
 local function was_canceled(record, attempt)
   if not record or string.sub(record, 10, 10) ~= 'C' then return false end
   local fields = cmsgpack.unpack(string.sub(record, 11))
-  return fields[2] == tonumber(attempt) and fields[6] == ARGV[1]
+  return fields[2] == attempt and fields[6] == worker
 end
 
 -- The same outcome may arrive twice when the first reply was cut.
@@ -169,32 +168,29 @@ local function learn(name, seconds)
   call('PEXPIRE', key, USER_TTL)
 end
 
-local TALLIED = { finished = 'finished', failed = 'failed', retry = 'retried' }
+local COUNTED = { finished = 'finished', failed = 'failed', retry = 'retried' }
 local reviewed = {}
-local function account(user, id, kind, at, known)
+local function account(user, id, kind, cost, charge, run, wait, charged)
   if kind == 'released' then return end
-  local run = tonumber(ARGV[at + 13])
-  local total = correct(user, id, kind, tonumber(ARGV[at + 11]), tonumber(ARGV[at + 12]), run, tonumber(known[6]))
-  if known[6] and run > 0 then
+  local total = correct(user, id, kind, cost, charge, run, charged)
+  if charged and run > 0 then
     local name = name_in(call('GETRANGE', body_key(user, id), 0, LONGEST_HEAD))
     if name ~= '' then learn(name, run / 1000) end
     learn('', run / 1000)
   end
-  tally_service(user, tonumber(ARGV[at + 14]), run, total)
-  if TALLIED[kind] then tally(user, TALLIED[kind]) end
+  tally_service(user, wait, run, total)
+  if COUNTED[kind] then tally(user, COUNTED[kind]) end
   if governed and kind ~= 'canceled' then governed.note_end(governed.user(user), kind == 'finished') end
 end
 
 local answers = {}
-for at = 4, #ARGV, 15 do
-  local lane, user, id, stream_id, attempt = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-  local kind, ttl, delay = ARGV[at + 5], ARGV[at + 6], tonumber(ARGV[at + 7])
-  local record, error = ARGV[at + 8], ARGV[at + 9]
+for at, outcome in ipairs(outcomes) do
+  --@fields SettledDelivery outcome
   local known = call('HMGET', task_key(user, id), 'stream_id', 'attempt', 'feeds', 'canceling', 'limited', 'charged')
-  if known[1] == stream_id and known[2] == attempt then
-    if ARGV[at + 10] ~= '' then push(user, ARGV[at + 10]) end
+  if known[1] == stream_id and tonumber(known[2]) == attempt then
+    if pushed ~= '' then push(user, pushed) end
     local settled = settled_kind(kind, known[4])
-    account(user, id, settled, at, known)
+    account(user, id, settled, cost, charge, run_ms, wait_ms, tonumber(known[6]))
     if known[5] then
       limited = limited or new_limits()
       limited.stop(known[5], user, id)
@@ -204,14 +200,14 @@ for at = 4, #ARGV, 15 do
       reviewed[#reviewed + 1] = user
     end
     local told = settled == 'canceled' and known[4] or error
-    ends[settled](user, id, lane, stream_id, attempt, ttl, delay, record, told, known[3])
-    answers[#answers + 1] = 1
+    ends[settled](user, id, lane, stream_id, attempt, ttl_ms, delay_ms, record, told, known[3])
+    answers[at] = 1
   else
-    answers[#answers + 1] = already_done(user, id, stream_id, attempt, record) and 1 or 0
+    answers[at] = already_done(user, id, stream_id, attempt, record) and 1 or 0
   end
 end
 
-pass_on_outcomes(step_us, dead_ttl)
+pass_on_outcomes(step_us, dead_letter_ttl_ms)
 for _, user in ipairs(reviewed) do
   if governed.freed(user) then woken[user] = (woken[user] or 0) + 1 end
 end

@@ -2,14 +2,12 @@
 -- A page of the tasks of a user that are in one place, in its order, or those that are named. Without arguments, results
 -- and tracebacks of earlier attempts: what a listing shows.
 -- KEYS[1]  state
--- ARGV     user, place (critical | normal | held | scheduled | dead | critical-stream | normal-stream), most, and the id
---          behind which the page begins, '' from the start
---          or: user, '', ids ...
 -- Returns  nil when that id is not in the place, or per task: {id, its score or '', head of the body or '', name, task fields, last error record or '', and of one
 --          that has ended: letter of its state, name, attempt, queued, started, run in ms, worker, reason of a cancel}
 -- Cost     O(log n + returned)
 --@include base
-local user, place = ARGV[1], ARGV[2]
+--@include message
+--@arguments
 local HEAD, RECORD = 600, 4096 -- enough bytes for what stands before arguments, and before a result
 local found = {}
 
@@ -33,7 +31,7 @@ local function note(id, score)
   }
 end
 
-local function note_sorted(key, most, after)
+local function note_sorted(key)
   local rank = after == '' and -1 or call('ZRANK', key, after)
   if not rank then return nil end
   local first = rank + 1
@@ -42,7 +40,7 @@ local function note_sorted(key, most, after)
   return found
 end
 
-local function note_deliveries(lane, most, after)
+local function note_deliveries(lane)
   local first = '-'
   if after ~= '' then
     local known = call('HMGET', task_key(user, after), 'state', 'lane', 'stream_id')
@@ -54,9 +52,9 @@ local function note_deliveries(lane, most, after)
 end
 
 if place == '' then
-  for at = 3, #ARGV do note(ARGV[at], '') end
+  for _, id in ipairs(named) do note(id, '') end
   return found
 end
 local lane = string.match(place, '(.*)-stream')
-if lane then return note_deliveries(lane, tonumber(ARGV[3]), ARGV[4]) end
-return note_sorted(prefix .. place .. ':' .. user, tonumber(ARGV[3]), ARGV[4])
+if lane then return note_deliveries(lane) end
+return note_sorted(place_key(place, user))

@@ -1,19 +1,14 @@
 #!lua flags=no-writes
 -- What is known of users, most recently active first, or of the ones named.
 -- KEYS[1]  state
--- ARGV     offset, limit, users ... (when named, offset and limit are not used)
 -- Returns  {now, policy of '*', metrics of the queue, per user: {user, critical, normal, started critical, started normal,
 --          scheduled, deferred, held, dead letters, ready tag or '', seen or 0, parked until or '', breaker open until or
 --          '', policy, metrics, per place where one waits for its turn, of the next one: {score, head of
 --          its body, queued or ''}}}
 -- Cost     O(users returned)
 --@include base
-local names
-if #ARGV > 2 then
-  names = { unpack(ARGV, 3) }
-else
-  names = call('ZREVRANGE', users_key, ARGV[1], ARGV[1] + ARGV[2] - 1)
-end
+--@arguments
+local names = #named > 0 and named or call('ZREVRANGE', users_key, offset, offset + most - 1)
 
 local function ready_set(policy)
   local group = policy and cmsgpack.unpack(policy).group
@@ -37,14 +32,14 @@ local function known_of(user)
   local policy = call('GET', prefix .. 'policy:' .. user)
   return {
     user,
-    call('ZCARD', lane_key('critical', user)),
-    call('ZCARD', lane_key('normal', user)),
+    call('ZCARD', place_key('critical', user)),
+    call('ZCARD', place_key('normal', user)),
     call('XLEN', stream_key('critical', user)),
     call('XLEN', stream_key('normal', user)),
-    call('ZCARD', prefix .. 'scheduled:' .. user),
-    call('SCARD', prefix .. 'deferred:' .. user),
-    call('ZCARD', prefix .. 'held:' .. user),
-    call('ZCARD', prefix .. 'dead:' .. user),
+    call('ZCARD', place_key('scheduled', user)),
+    call('SCARD', place_key('deferred', user)),
+    call('ZCARD', place_key('held', user)),
+    call('ZCARD', place_key('dead', user)),
     call('ZSCORE', ready_set(policy), user) or '',
     call('ZSCORE', users_key, user) or '0',
     call('ZSCORE', prefix .. 'parked', user) or '',

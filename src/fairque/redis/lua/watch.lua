@@ -1,11 +1,10 @@
 #!lua
 -- Have the start of a living task announced, which nobody pays for otherwise.
 -- KEYS[1]  state
--- ARGV     user, id
 -- Returns  1 it lives, 0 it does not
 -- Cost     O(1)
 --@include base
-local user, id = ARGV[1], ARGV[2]
+--@arguments
 if call('EXISTS', body_key(user, id)) == 0 then return 0 end
 local key = task_key(user, id)
 call('HSETNX', key, 'state', 'queued') -- a claim looks closer at a task that has fields already

@@ -1,20 +1,23 @@
--- What both scripts that add tasks need. FIRST is where the users start in ARGV, FIELDS how many arguments a task has.
--- One look at every key at once: the usual answer is that all ids are new, and nobody waits for them.
-local function all_new()
-  local keys, i = {}, FIRST
-  while i <= #ARGV do
-    local user, n = ARGV[i], tonumber(ARGV[i + 1])
-    for at = i + 2, i + 1 + n * FIELDS, FIELDS do
-      keys[#keys + 1] = body_key(user, ARGV[at])
-      keys[#keys + 1] = result_key(user, ARGV[at])
-      keys[#keys + 1] = feeds_key(user, ARGV[at])
-    end
-    i = i + 2 + n * FIELDS
-  end
-  return call('EXISTS', unpack(keys)) == 0
-end
+-- What all scripts that add tasks need. Tasks are `AddedTask`, and what begins as one does.
+--@include base
+--@include state
+--@include task
+--@include fair
+--@include wake
+--@include place
+--@include message
 
-local fresh, seen = all_new(), {}
+-- One look at every key at once: the usual answer is that all ids are new, and nobody waits for them.
+local fresh, seen = false, {}
+local function look_for_known(tasks)
+  local keys = {}
+  for _, task in ipairs(tasks) do
+    --@fields AddedTask task: user id
+    local n = #keys
+    keys[n + 1], keys[n + 2], keys[n + 3] = body_key(user, id), result_key(user, id), feeds_key(user, id)
+  end
+  fresh = call('EXISTS', unpack(keys)) == 0
+end
 
 -- 'new', or 'retried' when this very call stored it before, or 'living'. What has ended will make room.
 local replaced = {}
@@ -34,10 +37,8 @@ end
 
 local function make_room()
   for _, ended in ipairs(replaced) do
-    local user, id = ended[1], ended[2]
-    call('DEL', result_key(user, id), body_key(user, id), task_key(user, id), errors_key(user, id))
-    call('ZREM', prefix .. 'dead:' .. user, id)
-    call('ZREM', prefix .. 'dead', user .. ':' .. id)
+    erase_task(ended[1], ended[2])
+    unlist_dead(ended[1], ended[2])
   end
   replaced = {}
 end
@@ -63,24 +64,65 @@ local function is_next_due(at)
   return at < earliest
 end
 
--- A user whose quota does not hold what is new in this call, or nil: one that refuses before one that drops.
-local function over_quota()
-  local more, asked, i, key_seen, drop = {}, {}, FIRST, {}, nil
-  seen = {}
-  while i <= #ARGV do
-    local user, n = ARGV[i], tonumber(ARGV[i + 1])
-    for at = i + 2, i + 1 + n * FIELDS, FIELDS do
-      local key = body_key(user, ARGV[at])
-      local found = key_seen[key] and 'seen' or fresh and 'new' or standing(user, ARGV[at], ARGV[at + 3], key)
-      key_seen[key] = true
-      if found == 'new' then more[user] = (more[user] or 0) + 1 end
-      if found == 'new' or found == 'living' then asked[user] = (asked[user] or 0) + 1 end
+-- True in `sooner`: somebody must hear of what is due at this user.
+local sooner = {}
+local function put_off(user, id, priority, due)
+  call('HSET', task_key(user, id), 'state', 'scheduled', 'priority', priority, 'enqueued', now)
+  sooner[user] = sooner[user] or is_next_due(due)
+  schedule(user, id, due)
+end
+
+-- Lanes are filled at the end, those of a user at once; users in the order in which they came. The first task of a user
+-- decides where it enters.
+local users, placed = {}, {}
+local function put_in_lane(user, id, priority, body, step_us)
+  local of_user = placed[user]
+  if not of_user then
+    of_user = { cost = cost_of(body), critical = {}, normal = {} }
+    users[#users + 1], placed[user] = user, of_user
+  end
+  local lane, score = score_of(priority, step_us)
+  local scored = of_user[lane]
+  scored[#scored + 1] = score
+  scored[#scored + 1] = id
+end
+
+local function fill_lanes(user, by_lane)
+  local tasks = 0
+  for _, lane in ipairs({ 'critical', 'normal' }) do
+    local scored = by_lane[lane]
+    if #scored > 0 then
+      call('ZADD', place_key(lane, user), unpack(scored))
+      count(lane, #scored / 2)
+      tasks = tasks + #scored / 2
     end
-    i = i + 2 + n * FIELDS
+  end
+  if admit(user, by_lane.cost) then wake(user, tasks) end
+end
+
+-- Everything is in its place but for this; also what was put off is told now.
+local function end_adding()
+  for _, user in ipairs(users) do fill_lanes(user, placed[user]) end
+  for user, is_sooner in pairs(sooner) do
+    if is_sooner and not placed[user] then wake(user, 1) end
+  end
+end
+
+-- A user whose quota does not hold what is new in this call, or nil: one that refuses before one that drops.
+local function over_quota(tasks)
+  local more, asked, key_seen, drop = {}, {}, {}, nil
+  seen = {}
+  for _, task in ipairs(tasks) do
+    --@fields AddedTask task: user id body
+    local key = body_key(user, id)
+    local found = key_seen[key] and 'seen' or fresh and 'new' or standing(user, id, body, key)
+    key_seen[key] = true
+    if found == 'new' then more[user] = (more[user] or 0) + 1 end
+    if found == 'new' or found == 'living' then asked[user] = (asked[user] or 0) + 1 end
   end
   seen, replaced = {}, {} -- what was only asked
-  for user, tasks in pairs(more) do
-    local excess = governed.excess(user, tasks)
+  for user, new in pairs(more) do
+    local excess = governed.excess(user, new)
     if excess > 0 then
       if not governed.may_drop(user, asked[user]) then return { 'full', user, governed.retry_after(user, excess) } end
       drop = { 'linked', user, excess }

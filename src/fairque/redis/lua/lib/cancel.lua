@@ -1,5 +1,13 @@
 -- Take a task out of wherever it waits, or tell the worker that runs it. The outcome is passed on at the end of the
 -- script. Returns 'done' | 'canceling' (its worker was told) | 'ended' (before) | nil when it is not known.
+--@include base
+--@include state
+--@include metrics
+--@include fair
+--@include limits
+--@include canceled
+--@include depend
+
 local function cancel_task(user, id, reason, ttl)
   if call('EXISTS', result_key(user, id)) == 1 then return 'ended' end
   if call('EXISTS', body_key(user, id)) == 0 then return nil end
@@ -15,12 +23,12 @@ local function cancel_task(user, id, reason, ttl)
       count(call('HGET', key, 'lane'), -1)
       new_limits().unhold(user, id, held)
     end
-    for _, lane in ipairs({ 'critical', 'normal' }) do count(lane, -call('ZREM', lane_key(lane, user), id)) end
+    for _, lane in ipairs({ 'critical', 'normal' }) do count(lane, -call('ZREM', place_key(lane, user), id)) end
     retire(user)
   end
 
   function remove.scheduled()
-    local waiting = prefix .. 'scheduled:' .. user
+    local waiting = place_key('scheduled', user)
     count('scheduled', -call('ZREM', waiting, id))
     local first = call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
     if first[2] then call('ZADD', due_key, first[2], user) else call('ZREM', due_key, user) end

@@ -1,4 +1,9 @@
 -- Outcomes that others wait for, passed on at the end of the script (lib/depend.lua).
+--@include base
+--@include message
+--@include metrics
+--@include task
+
 local announcements = {}
 local function announce(user, id, outcome)
   announcements[#announcements + 1] = { user, id, outcome }
@@ -25,17 +30,12 @@ local function new_ending()
 
   -- The task has left its place already. `ttl`: how long the record is kept, in ms.
   return function(user, id, reason, ttl)
-    local key = task_key(user, id)
-    local known = fields_of(key)
+    local known = fields_of(task_key(user, id))
     local body = call('GET', body_key(user, id)) or string.rep('\0', 9)
+    if erase_task(user, id) then announce(user, id, 'canceled') end
     call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
-    call('DEL', key, body_key(user, id), errors_key(user, id), needs_key(user, id))
     tally(user, 'canceled')
     publish(user, id, 'canceled')
-    if known.feeds then
-      call('HSET', key, 'feeds', 1) -- whoever waits, waits for the next task of this id
-      announce(user, id, 'canceled')
-    end
   end
 end
 

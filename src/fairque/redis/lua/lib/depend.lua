@@ -1,5 +1,11 @@
 -- Dependencies. `needs` of a deferred task holds what it waits for, `feeds` of a task those that wait for it; the two
 -- mirror each other. A task that somebody waits for has the field `feeds`, so that the others pay nothing at their end.
+--@include base
+--@include state
+--@include canceled
+--@include place
+--@include wake
+
 local function new_links()
   local it = {}
 
@@ -19,7 +25,7 @@ local function new_links()
   end
 
   function it.leave_deferred(user, id)
-    call('SREM', prefix .. 'deferred:' .. user, id)
+    call('SREM', place_key('deferred', user), id)
     count('deferred', -1)
     for _, dependency in ipairs(call('SMEMBERS', needs_key(user, id))) do stop_waiting_for(user, id, dependency) end
     call('DEL', needs_key(user, id))
@@ -28,7 +34,7 @@ local function new_links()
   local released = {}
   local function release(user, id, step_us)
     local key = task_key(user, id)
-    call('SREM', prefix .. 'deferred:' .. user, id)
+    call('SREM', place_key('deferred', user), id)
     count('deferred', -1)
     local known = call('HMGET', key, 'priority', 'due', 'watched')
     local due = tonumber(known[2] or 0)

@@ -5,6 +5,14 @@
 -- group:<group>  hash  tag, clock
 -- reserved       zset  users that are ready and below their min_running → tag
 -- parked         zset  users with a backlog that may go on by themselves → ms
+--@include base
+--@include state
+--@include message
+--@include ready
+--@include gcra
+--@include metrics_format
+--@include policies
+
 local function new_government()
   local it, known = {}, {}
   local parked_key, reserved_key = prefix .. 'parked', prefix .. 'reserved'
@@ -62,9 +70,8 @@ local function new_government()
       most = 1 -- half open: one task at a time shows whether it works again
     end
     if most and it.running(u) >= most then return NEVER end
-    -- GCRA, as in ATM: a theoretical arrival time that runs ahead of the clock by less than the burst.
     if p.rate_us then
-      local at = u.tat - (p.rate_burst - 1) * p.rate_us
+      local at = rate_opens_at(u.tat, p.rate_us, p.rate_burst)
       if at > now_us then return math.ceil(at / 1000) end
     end
     return nil
@@ -76,7 +83,7 @@ local function new_government()
     local rate = u.policy.rate_us
     if not rate then return end
     read_marks(u)
-    u.tat = math.max(now_us, u.tat) + rate
+    u.tat = rate_after_start(u.tat, rate)
     keep(user_hash(u.name), 'tat', u.tat)
   end
 
@@ -172,7 +179,7 @@ local function new_government()
   end
 
   local function head_cost(user)
-    local id = call('ZRANGE', lane_key('critical', user), 0, 0)[1] or call('ZRANGE', lane_key('normal', user), 0, 0)[1]
+    local id = call('ZRANGE', place_key('critical', user), 0, 0)[1] or call('ZRANGE', place_key('normal', user), 0, 0)[1]
     return id and cost_of_task(user, id)
   end
 
@@ -219,7 +226,7 @@ local function new_government()
     end
     if page[1] == '0' then
       call('HDEL', state_key, 'sweep')
-      if call('HGET', state_key, 'policies') == '0' then call('HDEL', state_key, 'policies') end
+      forget_policies_if_none()
     else
       call('HSET', state_key, 'sweep', page[1])
     end
@@ -304,15 +311,15 @@ local function new_government()
   end
 
   function it.waiting(user)
-    return call('ZCARD', lane_key('critical', user)) + call('ZCARD', lane_key('normal', user)) +
-      call('ZCARD', prefix .. 'scheduled:' .. user) + call('SCARD', prefix .. 'deferred:' .. user) +
-      call('ZCARD', prefix .. 'held:' .. user)
+    return call('ZCARD', place_key('critical', user)) + call('ZCARD', place_key('normal', user)) +
+      call('ZCARD', place_key('scheduled', user)) + call('SCARD', place_key('deferred', user)) +
+      call('ZCARD', place_key('held', user))
   end
 
   -- Whether tasks in line may go for those that are asked for, and so many would fit beside what is not in line.
   function it.may_drop(user, asked)
     local p = it.user(user).policy
-    local in_line = call('ZCARD', lane_key('critical', user)) + call('ZCARD', lane_key('normal', user))
+    local in_line = call('ZCARD', place_key('critical', user)) + call('ZCARD', place_key('normal', user))
     return p.mode == 'drop_oldest' and it.waiting(user) - in_line + asked <= p.max_queued
   end
 
@@ -326,7 +333,7 @@ local function new_government()
   function it.retry_after(user, excess)
     local blob = call('GET', prefix .. 'metrics:' .. user)
     if not blob then return 1000 end
-    local m = { struct.unpack(METRICS_FORMAT, blob) }
+    local m = { struct.unpack(metrics_format(), blob) }
     local span = RECENT_MS * (1 - math.exp((m[11] - now) / RECENT_MS))
     local recent = m[9] * math.exp((m[10] - now) / RECENT_MS)
     if recent * 3600 < 1 then return 60000 end

@@ -6,11 +6,17 @@
 -- held-users:<name>   zset  users with held tasks of that name → when they were last let in, in us
 -- held:<u>            zset  held tasks of a user → their score
 -- held:<u>:<name>     zset  the same, of one name
+--@include base
+--@include state
+--@include message
+--@include fair
+--@include gcra
+
 local function new_limits()
   local it, known, freed = {}, {}, {}
   local held_key = prefix .. 'held'
   local LOOK_MS, UNLIMITED = 1000, 100 -- a look even if nothing was freed; how many are let in when a limit is gone
-  local function held_of(user, name) return prefix .. 'held:' .. user .. ':' .. name end
+  local function held_of(user, name) return place_key('held', user) .. ':' .. name end
   local function users_of(name) return prefix .. 'held-users:' .. name end
   local function running_of(name) return prefix .. 'running:' .. name end
 
@@ -28,7 +34,7 @@ local function new_limits()
   -- How many of the name may start now.
   local function allowed(l)
     local most = l.max and l.max - call('SCARD', running_of(l.name)) or math.huge
-    if l.rate_us then most = math.min(most, math.floor((now_us - math.max(l.tat, now_us)) / l.rate_us + l.burst)) end
+    if l.rate_us then most = math.min(most, rate_allows(l.tat, l.rate_us, l.burst)) end
     return most
   end
 
@@ -39,7 +45,7 @@ local function new_limits()
 
   local function next_look(l)
     if l and l.rate_us then
-      local at = math.ceil((l.tat - (l.burst - 1) * l.rate_us) / 1000)
+      local at = math.ceil(rate_opens_at(l.tat, l.rate_us, l.burst) / 1000)
       if at > now then return at end
     end
     return now + LOOK_MS
@@ -48,7 +54,7 @@ local function new_limits()
   function it.start(l, user, id)
     call('SADD', running_of(l.name), user .. ':' .. id)
     if l.rate_us then
-      l.tat = math.max(now_us, l.tat) + l.rate_us
+      l.tat = rate_after_start(l.tat, l.rate_us)
       call('HSET', prefix .. 'limit:' .. l.name, 'tat', l.tat)
       call('ZADD', held_key, 'XX', next_look(l), l.name)
     end
@@ -67,7 +73,7 @@ local function new_limits()
     local key = task_key(user, id)
     call('HDEL', key, 'offered')
     call('HSET', key, 'state', 'queued', 'lane', lane, 'score', score, 'held', l.name)
-    call('ZADD', prefix .. 'held:' .. user, score, id)
+    call('ZADD', place_key('held', user), score, id)
     call('ZADD', held_of(user, l.name), score, id)
     call('ZADD', users_of(l.name), 'NX', now_us, user)
     call('ZADD', held_key, 'NX', next_look(l), l.name)
@@ -81,7 +87,7 @@ local function new_limits()
 
   -- It left Redis, or goes back to its lane.
   function it.unhold(user, id, name)
-    call('ZREM', prefix .. 'held:' .. user, id)
+    call('ZREM', place_key('held', user), id)
     call('ZREM', held_of(user, name), id)
     call('HDEL', task_key(user, id), 'held')
     forget_user(name, user)
@@ -97,7 +103,7 @@ local function new_limits()
       local id, key = first[1], task_key(user, first[1])
       it.unhold(user, id, name)
       call('HSET', key, 'offered', 1)
-      call('ZADD', lane_key(call('HGET', key, 'lane'), user), first[2], id)
+      call('ZADD', place_key(call('HGET', key, 'lane'), user), first[2], id)
       if admit(user, cost_of_task(user, id)) then woken[user] = (woken[user] or 0) + 1 end
     end
   end

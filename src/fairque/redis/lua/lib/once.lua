@@ -1,5 +1,8 @@
 -- A call that is repeated because its reply was cut is answered as the first time. `nonce` names the call.
+--@include base
+
 local ANSWER_TTL = 60000
+
 local function answered(nonce)
   local packed = call('GET', prefix .. 'answer:' .. nonce)
   return packed and cmsgpack.unpack(packed)

@@ -7,6 +7,8 @@
 -- schedule-index  zset  <u>:<id>, all with score 0: the schedules of a user are a range
 -- declared        zset  id → when a worker or scheduler last declared it
 -- declarers       zset  <definition> <id> → when one last declared just this definition
+--@include base
+
 local schedules_key, index_key, declared_key = prefix .. 'schedules', prefix .. 'schedule-index', prefix .. 'declared'
 local ended_key = prefix .. 'schedules-ended'
 local function schedule_key(id) return prefix .. 'schedule:' .. id end

@@ -1,4 +1,7 @@
 -- Tell at most `tasks` idle workers that `user` has work. A worker whose message nobody received is gone: the next is told.
+--@include base
+--@include state
+
 local function wake_from(set, tasks)
   while tasks > 0 do
     local worker = call('SPOP', set)

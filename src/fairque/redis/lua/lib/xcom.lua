@@ -3,6 +3,8 @@
 -- xcom-expiry   zset  key → expiry in ms: what has expired is found without a scan
 -- xcom-spaces   zset  namespace → ms at which its last value expires: all that a user has is found without a scan
 -- Each of them expires by itself, not before the last value that it tells of.
+--@include base
+
 local function new_xcom()
   local it = {}
   local XCOM_SWEEP = 16

@@ -1,15 +1,14 @@
 #!lua flags=no-writes
 -- A page of the tasks of a user that wait in one place.
 -- KEYS[1]  state
--- ARGV     user, place (critical | normal | held | scheduled | deferred), offset, most
 -- Returns  {now, then per task: id, body or '', its score: a place in the lane, ms at which it is due, or, of a deferred
 --          one, when it came}
 -- Cost     O(log n + most), O(n) where they are deferred
 --@include base
-local user, place, offset, most = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+--@arguments
 
 local function page()
-  local key = prefix .. place .. ':' .. user
+  local key = place_key(place, user)
   if place ~= 'deferred' then return call('ZRANGE', key, offset, offset + most - 1, 'WITHSCORES') end
   local found = {}
   for _, id in ipairs(call('SORT_RO', key, 'ALPHA', 'LIMIT', offset, most)) do

@@ -1,32 +1,27 @@
 #!lua
 -- For tests: move everything that is scheduled towards now, as if time had passed.
 -- KEYS[1]  state
--- ARGV     ms, nonce of the call, most users and most tasks
 -- Returns  {tasks due now, ms moved by all calls of the last day}, or {} when there are more: nothing was moved
 -- Cost     O(tasks log tasks)
 --@include base
---@include fair
 --@include wake
-local ms, nonce, most = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
+--@arguments
 local advanced = prefix .. 'advanced'
 local DAY = 86400000
-
-local function scheduled_key(user) return prefix .. 'scheduled:' .. user end
-local function deferred_key(user) return prefix .. 'deferred:' .. user end
 
 local function is_too_much(users)
   local tasks = 0
   for _, user in ipairs(users) do
-    tasks = tasks + call('ZCARD', scheduled_key(user)) + call('SCARD', deferred_key(user))
+    tasks = tasks + call('ZCARD', place_key('scheduled', user)) + call('SCARD', place_key('deferred', user))
   end
   return #users > most or tasks > most
 end
 
 local function move_scheduled(user)
-  local found, due = call('ZRANGE', scheduled_key(user), 0, -1, 'WITHSCORES'), 0
+  local found, due = call('ZRANGE', place_key('scheduled', user), 0, -1, 'WITHSCORES'), 0
   for at = 1, #found, 2 do
     local moment = found[at + 1] - ms
-    call('ZADD', scheduled_key(user), moment, found[at])
+    call('ZADD', place_key('scheduled', user), moment, found[at])
     if moment <= now then due = due + 1 end
   end
   if found[2] then call('ZADD', due_key, found[2] - ms, user) end
@@ -35,7 +30,7 @@ end
 
 -- They have a time as well, that counts once nothing keeps them back.
 local function move_deferred(user)
-  for _, id in ipairs(call('SMEMBERS', deferred_key(user))) do
+  for _, id in ipairs(call('SMEMBERS', place_key('deferred', user))) do
     local due = tonumber(call('HGET', task_key(user, id), 'due') or 0)
     if due > 0 then call('HSET', task_key(user, id), 'due', due - ms) end
   end

@@ -1,0 +1,440 @@
+"""The arguments of every script, and what comes many times in them: the one source of their names.
+
+In the script, a line ``--@arguments`` makes a local of each field. A call sends them as one msgpack array in ARGV[1].
+It has no bytes, as cmsgpack reads an older msgpack: they follow in ARGV, and a `Value` is their position there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, TypeAlias
+
+import msgspec
+
+encode = msgspec.msgpack.Encoder().encode
+
+Value: TypeAlias = Annotated[int, "position in ARGV, or 0 for none"]
+
+
+class Values(list[bytes]):
+    """The bytes that a call sends beside its arguments."""
+
+    def __repr__(self) -> str:  # without the messages, which a traceback with local variables would show
+        return f"<{len(self)} values>"
+
+    def put(self, data: bytes) -> Value:
+        if not data:
+            return 0
+        self.append(data)
+        return len(self) + 1
+
+
+class Arguments(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Of one script: those of enqueue_linked.lua are `EnqueueLinked`, in the same package."""
+
+    script: ClassVar[str]
+    package: ClassVar[str]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.script = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
+        cls.package = cls.__module__.rpartition(".")[0]
+
+
+class Item(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What comes many times in the arguments of a script."""
+
+
+# Tasks
+
+
+class AddedTask(Item, frozen=True):
+    """when: '' now, '+ms' from now, 'ms' since the epoch. needs: see `Needs`."""
+
+    user: str
+    id: str
+    priority: int
+    when: str
+    body: Value
+    needs: msgspec.Raw | None = None
+
+
+class Enqueue(Arguments, frozen=True):
+    priority_step_ms: int
+    tasks: list[AddedTask]
+
+
+class EnqueueLinked(Arguments, frozen=True):
+    """dead_letter_ttl_ms: how long records of what is canceled are kept."""
+
+    priority_step_ms: int
+    dead_letter_ttl_ms: int
+    tasks: list[AddedTask]
+
+
+class Claim(Arguments, frozen=True):
+    """waits: note the worker as waiting when short. steals: look at what silent workers have. fairness: cost or time.
+    groups: the users it serves, first to last; an empty group is everyone.
+    """
+
+    worker: str
+    want: int
+    lease_ms: int
+    max_message_bytes: int
+    priority_step_ms: int
+    dead_letter_ttl_ms: int
+    waits: bool
+    steals: bool
+    fairness: str
+    groups: list[list[str]]
+
+
+class SettledDelivery(Item, frozen=True):
+    """kind: finished, failed, canceled, retry, or released (not the task's fault: it keeps attempt, charge and place).
+    ttl_ms: how long the result record lives. delay_ms: wait before the retry or the return to the lane.
+    error: a record, or of what is canceled the reason. pushed: the lengths of namespace and key, the TTL in ms, then
+    namespace, key and value. cost: of the body. charge: what the task added while it ran. wait_ms: of a first attempt.
+    """
+
+    lane: str
+    user: str
+    id: str
+    stream_id: str
+    attempt: int
+    kind: str
+    ttl_ms: int
+    delay_ms: int
+    record: Value
+    error: Value
+    pushed: Value
+    cost: float
+    charge: float
+    run_ms: float
+    wait_ms: int | None
+
+
+class Settle(Arguments, frozen=True):
+    worker: str
+    dead_letter_ttl_ms: int
+    priority_step_ms: int
+    outcomes: list[SettledDelivery]
+
+
+class HeldDelivery(Item, frozen=True):
+    lane: str
+    user: str
+    id: str
+    stream_id: str
+    attempt: int
+
+
+class Renew(Arguments, frozen=True):
+    """ttl_ms: of the worker's entry, which gets these fields."""
+
+    worker: str
+    ttl_ms: int
+    fields: Mapping[str, Any]
+    deliveries: list[HeldDelivery]
+
+
+class Progress(Arguments, frozen=True):
+    user: str
+    id: str
+    stream_id: str
+    attempt: int
+    fraction: str
+    message: str
+
+
+class Leave(Arguments, frozen=True):
+    """users: those that it served by name."""
+
+    worker: str
+    users: list[str]
+
+
+class Cancel(Arguments, frozen=True):
+    """dead_letter_ttl_ms: how long the record is kept."""
+
+    user: str
+    id: str
+    reason: str
+    dead_letter_ttl_ms: int
+    priority_step_ms: int
+    nonce: str
+
+
+class Watch(Arguments, frozen=True):
+    user: str
+    id: str
+
+
+class Peek(Arguments, frozen=True):
+    user: str
+    id: str
+
+
+class Info(Arguments, frozen=True):
+    user: str
+    id: str
+
+
+class Records(Arguments, frozen=True):
+    user: str
+    ids: Sequence[str]
+
+
+class Dead(Arguments, frozen=True):
+    """user: '' for all. after_ms, after: the page begins behind the letter with this score and member; 0 and '': at the
+    first.
+    """
+
+    user: str
+    most: int
+    after_ms: int
+    after: str
+    dead_letter_ttl_ms: int
+
+
+class Requeue(Arguments, frozen=True):
+    nonce: str
+    user: str
+    priority_step_ms: int
+    ids: Sequence[str]
+
+
+class Discard(Arguments, frozen=True):
+    nonce: str
+    user: str
+    ids: Sequence[str]
+
+
+class Purge(Arguments, frozen=True):
+    """most: tasks in this step."""
+
+    user: str
+    most: int
+
+
+# What is known
+
+
+class Stats(Arguments, frozen=True):
+    """silent_ms: after which a worker is not listed."""
+
+    silent_ms: int
+
+
+class Health(Arguments, frozen=True):
+    dead_letter_ttl_ms: int
+
+
+class Users(Arguments, frozen=True):
+    """named: these, wherever they stand."""
+
+    offset: int
+    most: int
+    named: Sequence[str]
+
+
+class Active(Arguments, frozen=True):
+    most: int
+
+
+class Tasks(Arguments, frozen=True):
+    """place: critical, normal, held, scheduled, dead, critical-stream, normal-stream, or '' for those that are named.
+    after: the id behind which the page begins, '' from the start.
+    """
+
+    user: str
+    place: str
+    most: int
+    after: str
+    named: Sequence[str]
+
+
+class Explain(Arguments, frozen=True):
+    """id: '' for the first task in line. most: members of each set to look at."""
+
+    user: str
+    id: str
+    most: int
+
+
+class Usage(Arguments, frozen=True):
+    """user: '*' for all. days: since the epoch."""
+
+    user: str
+    days: Sequence[int]
+
+
+# Settings, policies, limits
+
+
+class Agree(Arguments, frozen=True):
+    layout: int
+    settings: Mapping[str, Any]
+
+
+class ChangeSettings(Arguments, frozen=True):
+    settings: Mapping[str, Any]
+
+
+class Policy(Arguments, frozen=True):
+    """whose: a user, '@' and a group, or '*'. forgotten: fields, '*' for all."""
+
+    whose: str
+    changes: Mapping[str, Any]
+    forgotten: Sequence[str]
+
+
+class Policies(Arguments, frozen=True):
+    """names: users, '@' and a group, '*'."""
+
+    names: Sequence[str]
+
+
+class Governed(Arguments, frozen=True):
+    """index: policy-users, policy-groups or limit-names. after: the name before the page, or ''."""
+
+    index: str
+    after: str
+    most: int
+
+
+class NamedLimit(Item, frozen=True):
+    """max: most that run at once. interval_us: between two starts."""
+
+    name: str
+    max: int | None
+    interval_us: int | None
+    burst: int | None
+
+
+class Limits(Arguments, frozen=True):
+    """declared: by the code of a worker, which takes back only what code declared."""
+
+    declared: bool
+    limits: list[NamedLimit]
+
+
+# XCom. User and namespace are percent-encoded.
+
+
+class XcomPush(Arguments, frozen=True):
+    user: str
+    namespace: str
+    key: str
+    value: Value
+    ttl_ms: int
+
+
+class XcomPull(Arguments, frozen=True):
+    user: str
+    namespaces: Sequence[str]
+    keys: Sequence[str]
+
+
+class XcomKeys(Arguments, frozen=True):
+    """from_ms: the expiry to begin at. skip: so many of that expiry."""
+
+    user: str
+    namespace: str
+    from_ms: int
+    skip: int
+    most: int
+
+
+class XcomDelete(Arguments, frozen=True):
+    user: str
+    namespace: str
+    keys: Sequence[str]
+
+
+class XcomClear(Arguments, frozen=True):
+    user: str
+    namespace: str
+
+
+# Schedules
+
+
+class Ripe(Arguments, frozen=True):
+    """ahead_ms: as if it were so much later."""
+
+    most: int
+    ahead_ms: int
+
+
+class Firing(AddedTask, frozen=True, kw_only=True):
+    """A task, and what becomes of its schedule. expected_ms: when it was to fire. next_ms: None when it ends.
+    kind: fire, pass (no task, only the next slot) or now (a task, and the schedule stays as it is).
+    overlap: allow, skip or cancel_running.
+    """
+
+    schedule_id: str
+    expected_ms: int
+    revision: str
+    next_ms: int | None
+    next_slot: int | None
+    missed: int
+    kind: str
+    overlap: str
+    max_runs: int | None
+
+
+class Fire(Arguments, frozen=True):
+    """dead_letter_ttl_ms: how long records of what is canceled are kept. keep_ms: how long an ended schedule is."""
+
+    priority_step_ms: int
+    dead_letter_ttl_ms: int
+    keep_ms: int
+    firings: list[Firing]
+
+
+class Field(Item, frozen=True):
+    """One without a value is removed."""
+
+    name: str
+    value: Value
+
+
+class Schedule(Arguments, frozen=True):
+    """read: the revision that was read, '' for a new schedule. revision: from now on.
+    next_ms: of the next firing; 'keep': as it is, '': none.
+    """
+
+    id: str
+    user: str
+    read: str
+    revision: str
+    next_ms: int | str
+    fields: list[Field]
+
+
+class Schedules(Arguments, frozen=True):
+    """id, user: '' for any. after: '' or the <user>:<id> behind which the page begins."""
+
+    id: str
+    user: str
+    after: str
+    most: int
+
+
+class Unschedule(Arguments, frozen=True):
+    ids: Sequence[str]
+
+
+class Declaration(Item, frozen=True):
+    """definition: a fingerprint."""
+
+    id: str
+    definition: str
+
+
+class Declare(Arguments, frozen=True):
+    """ttl_ms: for which a declaration counts."""
+
+    ttl_ms: int
+    declarations: list[Declaration]

@@ -1,0 +1,30 @@
+-- What the queue keeps of itself: read once, and written back by save_state().
+--@include base
+
+local of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'limited', 'cursors', 'announcements', 'limits')
+local clock, arrival = tonumber(of_queue[1] or 0), tonumber(of_queue[2] or 0)
+local has_policies, has_limited, has_cursors = of_queue[3], of_queue[4], tonumber(of_queue[5] or 0) > 0
+local has_announcements, has_limits = of_queue[6], of_queue[7]
+local saved_clock, saved_arrival = clock, arrival
+
+-- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
+-- small sorted set ten times faster than fractions.
+local function next_arrival()
+  arrival = math.max(now_us, arrival + 1)
+  return arrival
+end
+
+-- Totals of the queue.
+local counts = {}
+local function count(field, by) counts[field] = (counts[field] or 0) + by end
+
+local save_tallies = nil -- a function in scripts that measure users: lib/metrics.lua
+local function save_state()
+  if save_tallies then save_tallies() end
+  if clock ~= saved_clock or arrival ~= saved_arrival then
+    call('HSET', state_key, 'clock', clock, 'arrival', arrival)
+  end
+  for field, by in pairs(counts) do
+    if by ~= 0 then call('HINCRBY', state_key, field, by) end
+  end
+end

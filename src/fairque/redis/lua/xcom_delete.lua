@@ -1,0 +1,9 @@
+#!lua flags=allow-oom
+-- Remove values that the tasks of a user share.
+-- KEYS[1]  state
+-- Returns  1
+-- Cost     O(keys log values)
+--@include xcom
+--@arguments
+new_xcom().remove(user, namespace, keys)
+return 1
