@@ -42,10 +42,7 @@ def lint(session: nox.Session) -> None:
     if shutil.which("luacheck") is None:
         session.warn("luacheck is not on PATH (Debian: apt install lua-check): the Lua scripts are not checked")
         return
-    session.install(*CONSTRAINTS, ".")
-    with tempfile.TemporaryDirectory() as rendered:
-        session.run("python", "tests/support/render_scripts.py", rendered)
-        session.run("luacheck", "-q", "--config", ".luacheckrc", rendered, external=True)
+    session.run("luacheck", "-q", "tests/snapshots/lua", external=True)
 
 
 @nox.session

@@ -1,12 +1,31 @@
-"""Write every script as Redis gets it, with what it includes: ``python tests/support/render_scripts.py FOLDER``."""
+"""Write every script as Redis gets it, after a change: ``python tests/support/render_scripts.py``."""
 
-import sys
+from __future__ import annotations
+
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
-from fairque.redis.scripts import load
+from fairque.redis.scripts import Script, load
 
-folder = Path(sys.argv[1])
-for path in (files("fairque.redis") / "lua").iterdir():
-    if path.name.endswith(".lua"):
-        (folder / path.name).write_bytes(load(path.name.removesuffix(".lua")).source)
+SNAPSHOTS = Path(__file__).parents[1] / "snapshots" / "lua"
+
+
+def scripts() -> Iterator[Script]:
+    for package in ("fairque.redis", "fairque.testing"):
+        for path in (files(package) / "lua").iterdir():
+            if path.name.endswith(".lua"):
+                yield load(path.name.removesuffix(".lua"), package)
+
+
+def rendered() -> dict[str, str]:
+    """By file name."""
+    return {f"{script.name}.lua": script.source.decode() + "\n" for script in scripts()}
+
+
+if __name__ == "__main__":
+    SNAPSHOTS.mkdir(parents=True, exist_ok=True)
+    for old in SNAPSHOTS.iterdir():
+        old.unlink()
+    for name, source in rendered().items():
+        (SNAPSHOTS / name).write_text(source, encoding="utf-8")

@@ -1,0 +1,68 @@
+#!lua flags=no-writes
+-- Users who have something to serve or something running.
+-- KEYS[1]  state
+-- Returns  users: those with the lowest and the highest tags, half and half, then those with running tasks
+-- Cost     O(most + log users), O(most²) where groups hold them
+
+-- lib/base.lua
+-- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
+-- tag.
+local call = redis.call
+local prefix = string.sub(KEYS[1], 1, -6)
+local state_key = KEYS[1]
+local ready_key = prefix .. 'ready'
+local due_key = prefix .. 'due'
+local leases_key = prefix .. 'leases'
+local users_key = prefix .. 'users'
+local time = call('TIME')
+local now_us = time[1] * 1000000 + time[2]
+local now = math.floor(now_us / 1000)
+local now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+
+-- A user hash nobody touched for this long is forgotten (its policy is a key of its own and stays).
+local USER_TTL = 604800000
+
+local function task_key(user, id) return prefix .. 'task:' .. user .. ':' .. id end
+local function body_key(user, id) return prefix .. 'body:' .. user .. ':' .. id end
+local function result_key(user, id) return prefix .. 'result:' .. user .. ':' .. id end
+local function errors_key(user, id) return prefix .. 'errors:' .. user .. ':' .. id end
+local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. id end
+local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
+local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
+
+-- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
+local function place_key(place, user) return prefix .. place .. ':' .. user end
+local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
+
+local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+-- ARGV[1] is the msgpack of Active: most: int
+local args = cmsgpack.unpack(ARGV[1])
+local most = args[1]
+local half = math.ceil(most / 2)
+local found, seen = {}, {}
+
+local function note(user)
+  if #found < most and not seen[user] then
+    found[#found + 1] = user
+    seen[user] = true
+  end
+end
+
+local function both_ends(key)
+  local members = call('ZRANGE', key, 0, half - 1)
+  for _, member in ipairs(call('ZREVRANGE', key, 0, half - 1)) do members[#members + 1] = member end
+  return members
+end
+
+-- '@' begins no user, its own is encoded: such a member stands for the users of a group.
+for _, member in ipairs(both_ends(ready_key)) do
+  if string.sub(member, 1, 1) ~= '@' then
+    note(member)
+  elseif #found < most then
+    for _, user in ipairs(both_ends(prefix .. 'ready:' .. string.sub(member, 2))) do note(user) end
+  end
+end
+for _, member in ipairs(call('ZRANGE', leases_key, 0, most - 1)) do
+  note(string.sub(member, string.find(member, ':', 1, true) + 1))
+end
+return found

@@ -1,0 +1,134 @@
+#!lua
+-- For tests: move everything that is scheduled towards now, as if time had passed.
+-- KEYS[1]  state
+-- Returns  {tasks due now, ms moved by all calls of the last day}, or {} when there are more: nothing was moved
+-- Cost     O(tasks log tasks)
+
+-- lib/base.lua
+-- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
+-- tag.
+local call = redis.call
+local prefix = string.sub(KEYS[1], 1, -6)
+local state_key = KEYS[1]
+local ready_key = prefix .. 'ready'
+local due_key = prefix .. 'due'
+local leases_key = prefix .. 'leases'
+local users_key = prefix .. 'users'
+local time = call('TIME')
+local now_us = time[1] * 1000000 + time[2]
+local now = math.floor(now_us / 1000)
+local now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+
+-- A user hash nobody touched for this long is forgotten (its policy is a key of its own and stays).
+local USER_TTL = 604800000
+
+local function task_key(user, id) return prefix .. 'task:' .. user .. ':' .. id end
+local function body_key(user, id) return prefix .. 'body:' .. user .. ':' .. id end
+local function result_key(user, id) return prefix .. 'result:' .. user .. ':' .. id end
+local function errors_key(user, id) return prefix .. 'errors:' .. user .. ':' .. id end
+local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. id end
+local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
+local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
+
+-- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
+local function place_key(place, user) return prefix .. place .. ':' .. user end
+local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
+
+local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+
+-- lib/wake.lua
+-- Tell at most `tasks` idle workers that `user` has work. A worker whose message nobody received is gone: the next is told.
+
+-- lib/state.lua
+-- What the queue keeps of itself: read once, and written back by save_state().
+
+local of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'limited', 'cursors', 'announcements', 'limits')
+local clock, arrival = tonumber(of_queue[1] or 0), tonumber(of_queue[2] or 0)
+local has_policies, has_limited, has_cursors = of_queue[3], of_queue[4], tonumber(of_queue[5] or 0) > 0
+local has_announcements, has_limits = of_queue[6], of_queue[7]
+local saved_clock, saved_arrival = clock, arrival
+
+-- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
+-- small sorted set ten times faster than fractions.
+local function next_arrival()
+  arrival = math.max(now_us, arrival + 1)
+  return arrival
+end
+
+-- Totals of the queue.
+local counts = {}
+local function count(field, by) counts[field] = (counts[field] or 0) + by end
+
+local save_tallies = nil -- a function in scripts that measure users: lib/metrics.lua
+local function save_state()
+  if save_tallies then save_tallies() end
+  if clock ~= saved_clock or arrival ~= saved_arrival then
+    call('HSET', state_key, 'clock', clock, 'arrival', arrival)
+  end
+  for field, by in pairs(counts) do
+    if by ~= 0 then call('HINCRBY', state_key, field, by) end
+  end
+end
+
+local function wake_from(set, tasks)
+  while tasks > 0 do
+    local worker = call('SPOP', set)
+    if not worker then break end
+    if call('PUBLISH', prefix .. 'wake:' .. worker, '') > 0 then tasks = tasks - 1 end
+  end
+  return tasks
+end
+
+local function wake(user, tasks)
+  if has_limited then tasks = wake_from(prefix .. 'waiting:' .. user, tasks) end
+  if tasks > 0 then wake_from(prefix .. 'waiting', tasks) end
+end
+-- ARGV[1] is the msgpack of Advance: ms: int, nonce: str, most: int
+--   most: users, and tasks, that are moved at most.
+local args = cmsgpack.unpack(ARGV[1])
+local ms, nonce, most = args[1], args[2], args[3]
+local advanced = prefix .. 'advanced'
+local DAY = 86400000
+
+local function is_too_much(users)
+  local tasks = 0
+  for _, user in ipairs(users) do
+    tasks = tasks + call('ZCARD', place_key('scheduled', user)) + call('SCARD', place_key('deferred', user))
+  end
+  return #users > most or tasks > most
+end
+
+local function move_scheduled(user)
+  local found, due = call('ZRANGE', place_key('scheduled', user), 0, -1, 'WITHSCORES'), 0
+  for at = 1, #found, 2 do
+    local moment = found[at + 1] - ms
+    call('ZADD', place_key('scheduled', user), moment, found[at])
+    if moment <= now then due = due + 1 end
+  end
+  if found[2] then call('ZADD', due_key, found[2] - ms, user) end
+  return due
+end
+
+-- They have a time as well, that counts once nothing keeps them back.
+local function move_deferred(user)
+  for _, id in ipairs(call('SMEMBERS', place_key('deferred', user))) do
+    local due = tonumber(call('HGET', task_key(user, id), 'due') or 0)
+    if due > 0 then call('HSET', task_key(user, id), 'due', due - ms) end
+  end
+end
+
+local before = call('HMGET', advanced, 'nonce', 'due', 'total')
+if before[1] == nonce then return { tonumber(before[2]), tonumber(before[3]) } end
+local users = call('ZRANGE', users_key, 0, most)
+if is_too_much(users) then return {} end
+local due = 0
+for _, user in ipairs(users) do
+  local of_user = move_scheduled(user)
+  move_deferred(user)
+  if of_user > 0 then wake(user, of_user) end
+  due = due + of_user
+end
+local total = tonumber(before[3] or 0) + ms
+call('HSET', advanced, 'nonce', nonce, 'due', due, 'total', total)
+call('PEXPIRE', advanced, DAY)
+return { due, total }

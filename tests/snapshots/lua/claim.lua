@@ -1,0 +1,1431 @@
+#!lua
+-- Promote what is due, steal from silent workers, then serve fairly.
+-- KEYS[1]  state
+-- Returns  {now, ms until something is due or -1, then per delivery: user, id, lane, stream id, attempt, score,
+--          history, body}. history: '' at the first delivery, else 'failures lost returned returned-since queued canceling'
+-- Cost     O(wanted log users), plus O(1) per promoted and stolen task, both bounded
+
+-- lib/base.lua
+-- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
+-- tag.
+local call = redis.call
+local prefix = string.sub(KEYS[1], 1, -6)
+local state_key = KEYS[1]
+local ready_key = prefix .. 'ready'
+local due_key = prefix .. 'due'
+local leases_key = prefix .. 'leases'
+local users_key = prefix .. 'users'
+local time = call('TIME')
+local now_us = time[1] * 1000000 + time[2]
+local now = math.floor(now_us / 1000)
+local now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+
+-- A user hash nobody touched for this long is forgotten (its policy is a key of its own and stays).
+local USER_TTL = 604800000
+
+local function task_key(user, id) return prefix .. 'task:' .. user .. ':' .. id end
+local function body_key(user, id) return prefix .. 'body:' .. user .. ':' .. id end
+local function result_key(user, id) return prefix .. 'result:' .. user .. ':' .. id end
+local function errors_key(user, id) return prefix .. 'errors:' .. user .. ':' .. id end
+local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. id end
+local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
+local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
+
+-- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
+local function place_key(place, user) return prefix .. place .. ':' .. user end
+local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
+
+local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+
+-- lib/state.lua
+-- What the queue keeps of itself: read once, and written back by save_state().
+
+local of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'limited', 'cursors', 'announcements', 'limits')
+local clock, arrival = tonumber(of_queue[1] or 0), tonumber(of_queue[2] or 0)
+local has_policies, has_limited, has_cursors = of_queue[3], of_queue[4], tonumber(of_queue[5] or 0) > 0
+local has_announcements, has_limits = of_queue[6], of_queue[7]
+local saved_clock, saved_arrival = clock, arrival
+
+-- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
+-- small sorted set ten times faster than fractions.
+local function next_arrival()
+  arrival = math.max(now_us, arrival + 1)
+  return arrival
+end
+
+-- Totals of the queue.
+local counts = {}
+local function count(field, by) counts[field] = (counts[field] or 0) + by end
+
+local save_tallies = nil -- a function in scripts that measure users: lib/metrics.lua
+local function save_state()
+  if save_tallies then save_tallies() end
+  if clock ~= saved_clock or arrival ~= saved_arrival then
+    call('HSET', state_key, 'clock', clock, 'arrival', arrival)
+  end
+  for field, by in pairs(counts) do
+    if by ~= 0 then call('HINCRBY', state_key, field, by) end
+  end
+end
+
+-- lib/task.lua
+-- What goes when a task goes.
+
+-- All that is kept of a task itself, apart from its result and from what waits for what.
+local function keys_of_task(user, id) return task_key(user, id), body_key(user, id), errors_key(user, id) end
+
+-- Nothing is left of a task that waits nowhere. Those that wait for it go on waiting, for the next task of this id.
+-- Returns whether there are any.
+local function erase_task(user, id)
+  local key = task_key(user, id)
+  local feeds = call('HGET', key, 'feeds')
+  call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
+  if feeds then call('HSET', key, 'feeds', 1) end
+  return feeds
+end
+
+-- A task is no dead letter any more.
+local function unlist_dead(user, id)
+  call('ZREM', place_key('dead', user), id)
+  call('ZREM', prefix .. 'dead', user .. ':' .. id)
+end
+
+-- lib/places.lua
+
+-- Every place in which a user has tasks, but those that run.
+local function places_of(user)
+  return place_key('critical', user), place_key('normal', user), place_key('held', user), place_key('scheduled', user),
+    place_key('deferred', user), place_key('dead', user)
+end
+
+-- lib/message.lua
+-- What scripts read of the body of a task. A body that cannot be read belongs to somebody else.
+
+-- The name of a task, '' where the body cannot be read.
+local function name_in(body)
+  local ok, _, name = pcall(cmsgpack.unpack_one, body, 19)
+  return ok and type(name) == 'string' and name or ''
+end
+
+-- The head of a body: version, nonce (8), cost (8), priority (1). A foreign body costs 1.
+local function cost_of(body)
+  if #body < 18 or string.byte(body) ~= 1 then return 1 end
+  local cost = struct.unpack('>d', body, 10)
+  if cost >= 0 and cost < math.huge then return cost end
+  return 1
+end
+
+local function cost_of_task(user, id)
+  local head = redis.pcall('GETRANGE', body_key(user, id), 0, 17)
+  return type(head) == 'string' and cost_of(head) or 1
+end
+
+-- lib/fair.lua
+-- The fair choice (start-time fair queueing: Goyal, Vin, Cheng, SIGCOMM 1996).
+
+-- lib/ready.lua
+-- Sets of those that are ready, with their tags.
+
+-- Into a set of those that are ready: at the clock, but not below the lowest tag, and at most half a service above it.
+-- Less than a whole one, so that nobody is served twice before a newcomer; more than nothing, so that newcomers, however
+-- many there are, cannot keep the others from becoming the lowest. Never below the tag it left with. Returns the tag.
+-- A sorted set of up to 128 members is a list, in which each change reads the fractions of all the others; one long
+-- member turns it into a skip list for as long as it lives.
+local LONG_MEMBER = string.rep('-', 65)
+local function enter(key, member, own, at, service)
+  local lowest = call('ZRANGE', key, 0, 0, 'WITHSCORES')
+  if not lowest[2] then
+    local tag = math.max(own, at)
+    call('ZADD', key, 0, LONG_MEMBER, tag, member)
+    call('ZREM', key, LONG_MEMBER)
+    return tag
+  end
+  local first = tonumber(lowest[2])
+  local tag = math.max(own, first, math.min(at, first + service / 2))
+  call('ZADD', key, tag, member)
+  return tag
+end
+
+-- lib/govern.lua
+-- Policies: who may be served, how much at once, in which group. `governed` is nil in a queue that has none, which then
+-- pays for one closure. A policy is a msgpack map in `policy:<u>`; what it does not say comes from `policy:*`, and a
+-- group's own is in `policy:@<group>`.
+-- ready:<group>  zset  users of the group → tag; in `ready` stands '@<group>' for all of them
+-- group:<group>  hash  tag, clock
+-- reserved       zset  users that are ready and below their min_running → tag
+-- parked         zset  users with a backlog that may go on by themselves → ms
+
+-- lib/gcra.lua
+-- Rates, by GCRA (as in ATM, ITU-T I.371): a theoretical arrival time, `tat`, runs ahead of the clock by less than the
+-- burst. All in us; `interval` is the time between two starts at the rate itself.
+
+local function rate_opens_at(tat, interval, burst) return tat - (burst - 1) * interval end
+
+-- How many may start now.
+local function rate_allows(tat, interval, burst)
+  return math.min(burst, math.floor((now_us - rate_opens_at(tat, interval, burst)) / interval) + 1)
+end
+
+-- The `tat` after one more start.
+local function rate_after_start(tat, interval) return math.max(now_us, tat) + interval end
+
+-- lib/metrics_format.lua
+-- What is measured of a user, in `metrics:<u>`, and of the whole queue, in `metrics:*`: 15 doubles and the histogram of
+-- waits. One string that is read and written as a whole: a third of the time that as many hash fields take.
+--  1 finished   2 failed  3 canceled  4 retried (totals)   5 cost   6 busy (seconds)
+--  7 recent cost   8 recent busy   9 recent services   10 when those three were written   11 since when all is measured
+-- 12 the hour   13 its services   14 its cost   15 its busy seconds
+local WAITS, WAIT_BUCKETS = 15, 22 -- bucket k holds waits below 2^k ms, the last one all others
+local RECENT_MS = 60000 -- what is recent fades with this time constant
+
+local function metrics_format() return '<' .. string.rep('d', WAITS) .. string.rep('I4', WAIT_BUCKETS) end
+
+-- lib/policies.lua
+-- A queue without policies is served without looking for any; one that is being swept is not there yet.
+
+local function forget_policies_if_none()
+  local left = call('HMGET', state_key, 'policies', 'sweep')
+  if left[1] == '0' and not left[2] then call('HDEL', state_key, 'policies') end
+end
+
+local function new_government()
+  local it, known = {}, {}
+  local parked_key, reserved_key = prefix .. 'parked', prefix .. 'reserved'
+  local NEVER = math.huge -- until an event opens the gate: a task ends, the policy changes
+
+  local function read(name)
+    local packed = call('GET', prefix .. 'policy:' .. name)
+    return packed and cmsgpack.unpack(packed) or {}
+  end
+  local inherited = { __index = read('*') }
+
+  local function user_hash(user) return prefix .. 'user:' .. user end
+  -- Whoever is busy leaves now and then, which gives the hash more time.
+  local function keep(key, ...)
+    if call('HSET', key, ...) > 0 then call('PEXPIRE', key, USER_TTL) end
+  end
+
+  function it.user(user)
+    local u = known[user]
+    if not u then
+      local policy = setmetatable(read(user), inherited)
+      local group = policy.group
+      u = { name = user, policy = policy, group = group, weight = policy.weight or 1, ready_key = ready_key }
+      if group then
+        u.ready_key, u.group_key, u.member = prefix .. 'ready:' .. group, prefix .. 'group:' .. group, '@' .. group
+        u.group_weight = read(u.member).weight or 1
+      end
+      known[user] = u
+    end
+    return u
+  end
+
+  -- What happened in this script is read anew.
+  function it.forget(user) known[user] = nil end
+
+  function it.running(u)
+    u.running = u.running or call('XLEN', stream_key('critical', u.name)) + call('XLEN', stream_key('normal', u.name))
+    return u.running
+  end
+
+  local function read_marks(u)
+    if u.tat then return end
+    local marks = call('HMGET', user_hash(u.name), 'tat', 'open_until')
+    u.tat, u.open_until = tonumber(marks[1] or 0), tonumber(marks[2] or 0)
+  end
+
+  -- When the user may be served: nil is now, else ms, or NEVER.
+  function it.gate(u)
+    local p, most = u.policy, u.policy.max_running
+    if p.paused == true then return NEVER end
+    if p.paused and p.paused > now then return p.paused end
+    if p.breaker_failures or p.rate_us then read_marks(u) end
+    if p.breaker_failures and u.open_until > 0 then
+      if u.open_until > now then return u.open_until end
+      most = 1 -- half open: one task at a time shows whether it works again
+    end
+    if most and it.running(u) >= most then return NEVER end
+    if p.rate_us then
+      local at = rate_opens_at(u.tat, p.rate_us, p.rate_burst)
+      if at > now_us then return math.ceil(at / 1000) end
+    end
+    return nil
+  end
+
+  -- A task of the user was delivered.
+  function it.note_start(u)
+    if u.running then u.running = u.running + 1 end
+    local rate = u.policy.rate_us
+    if not rate then return end
+    read_marks(u)
+    u.tat = rate_after_start(u.tat, rate)
+    keep(user_hash(u.name), 'tat', u.tat)
+  end
+
+  function it.tag(u)
+    local tag = call('ZSCORE', u.ready_key, u.name)
+    return tag and tonumber(tag)
+  end
+
+  -- Also of those whose reservation came from a default that has been taken back.
+  local has_reserved
+  local function unreserve(u)
+    if u.reserved == nil then
+      if has_reserved == nil then has_reserved = call('EXISTS', reserved_key) == 1 end
+      u.reserved = has_reserved
+    end
+    if u.reserved then call('ZREM', reserved_key, u.name) end
+    u.reserved = false
+  end
+
+  local function reserve(u, tag)
+    local least = u.policy.min_running
+    if not least or it.running(u) >= least then return unreserve(u) end
+    call('ZADD', reserved_key, tag, u.name)
+    u.reserved = true
+  end
+
+  local function join(u, cost)
+    local own = tonumber(call('HGET', user_hash(u.name), 'tag') or 0)
+    local at = clock
+    if u.group then
+      local of_group = call('HMGET', u.group_key, 'tag', 'clock')
+      at = tonumber(of_group[2] or 0)
+      if not call('ZSCORE', ready_key, u.member) then
+        enter(ready_key, u.member, tonumber(of_group[1] or 0), clock, cost / u.group_weight)
+      end
+    end
+    reserve(u, enter(u.ready_key, u.name, own, at, cost / u.weight))
+    call('ZADD', users_key, now, u.name)
+  end
+
+  function it.leave(u)
+    local tag = it.tag(u)
+    if not tag then return end
+    call('ZREM', u.ready_key, u.name)
+    call('HSET', user_hash(u.name), 'tag', tag)
+    call('PEXPIRE', user_hash(u.name), USER_TTL)
+    unreserve(u)
+    if u.group and call('EXISTS', u.ready_key) == 0 then
+      call('HSET', u.group_key, 'tag', tonumber(call('ZSCORE', ready_key, u.member) or 0))
+      call('PEXPIRE', u.group_key, USER_TTL)
+      call('ZREM', ready_key, u.member)
+    end
+  end
+
+  local function park(u, at)
+    if at < NEVER then call('ZADD', parked_key, at, u.name) end
+  end
+
+  function it.hold_back(u, at)
+    it.leave(u)
+    park(u, at)
+  end
+
+  function it.admit(user, cost)
+    local u = it.user(user)
+    if it.tag(u) then return true end
+    local at = it.gate(u)
+    if not at then
+      join(u, cost)
+      return true
+    end
+    park(u, at)
+    call('ZADD', users_key, now, user)
+    return false
+  end
+
+  -- One service of a user that is ready: its own tag moves, and the tag and the clock of what it stands in.
+  -- The tags are those that `lowest` found, if it did.
+  function it.charge(u, cost, tag, group_tag)
+    tag = tag or it.tag(u)
+    if u.group then
+      group_tag = group_tag or tonumber(call('ZSCORE', ready_key, u.member))
+      clock = math.max(clock + cost / call('ZCARD', ready_key), group_tag)
+      call('ZADD', ready_key, group_tag + cost / u.group_weight, u.member)
+      local at = tonumber(call('HGET', u.group_key, 'clock') or 0)
+      keep(u.group_key, 'clock', math.max(at + cost / call('ZCARD', u.ready_key), tag))
+    else
+      clock = math.max(clock + cost / call('ZCARD', ready_key), tag)
+    end
+    tag = tag + cost / u.weight
+    call('ZADD', u.ready_key, tag, u.name)
+    reserve(u, tag)
+  end
+
+  local function head_cost(user)
+    local id = call('ZRANGE', place_key('critical', user), 0, 0)[1] or call('ZRANGE', place_key('normal', user), 0, 0)[1]
+    return id and cost_of_task(user, id)
+  end
+
+  -- Puts the user where it belongs after something changed. True: it may be served now, and could not before.
+  function it.review(user)
+    it.forget(user)
+    call('ZREM', parked_key, user)
+    local u = it.user(user)
+    local cost, tag = head_cost(user), it.tag(u)
+    local at = cost and it.gate(u)
+    if tag and (at or not cost) then it.hold_back(u, at or NEVER) end
+    if tag and cost and not at then reserve(u, tag) end
+    if tag or not cost then return false end
+    return it.admit(user, cost)
+  end
+
+  -- Those whose time has come. Returns how many, and from when on there are more.
+  function it.unpark(most, woken)
+    for _, user in ipairs(call('ZRANGEBYSCORE', parked_key, '-inf', now, 'LIMIT', 0, most)) do
+      if it.review(user) then woken[user] = (woken[user] or 0) + 1 end
+    end
+  end
+
+  -- A task of the user ended. One that is ready stays so, unless its breaker opened. Returns as `review` does.
+  function it.freed(user)
+    local u = it.user(user)
+    local tag = not u.opened and it.tag(u)
+    if not tag then return it.review(user) end
+    reserve(u, tag)
+    return false
+  end
+
+  function it.unpark_one(user) call('ZREM', parked_key, user) end
+
+  function it.next_event() return tonumber(call('ZRANGE', parked_key, 0, 0, 'WITHSCORES')[2] or NEVER) end
+
+  -- After the defaults changed, everybody is looked at, some at each claim.
+  function it.sweep(woken)
+    local cursor = call('HGET', state_key, 'sweep')
+    if not cursor then return end
+    local page = call('ZSCAN', users_key, cursor, 'COUNT', 50)
+    for at = 1, #page[2], 2 do
+      if it.review(page[2][at]) then woken[page[2][at]] = 1 end
+    end
+    if page[1] == '0' then
+      call('HDEL', state_key, 'sweep')
+      forget_policies_if_none()
+    else
+      call('HSET', state_key, 'sweep', page[1])
+    end
+  end
+
+  -- The user whose turn it is, with its tag and its group's: reservations first, else the lowest, and of a group its
+  -- lowest.
+  function it.lowest()
+    local reserved = call('ZRANGE', reserved_key, 0, 0, 'WITHSCORES')
+    if reserved[1] then return reserved[1], tonumber(reserved[2]) end
+    local first = call('ZRANGE', ready_key, 0, 0, 'WITHSCORES')
+    if first[1] and string.byte(first[1]) == 64 then
+      local inner = call('ZRANGE', prefix .. 'ready:' .. string.sub(first[1], 2), 0, 0, 'WITHSCORES')
+      return inner[1], tonumber(inner[2]), tonumber(first[2])
+    end
+    return first[1], tonumber(first[2])
+  end
+
+  -- The same among the users named, by their place in the list.
+  function it.lowest_of(users)
+    local best, best_key
+    for _, user in ipairs(users) do
+      local u = it.user(user)
+      local tag = it.tag(u)
+      if tag then
+        local key
+        if call('ZSCORE', reserved_key, user) then
+          key = { 0, tag, user, tag, user }
+        else
+          key = { 1, u.group and tonumber(call('ZSCORE', ready_key, u.member)) or tag, u.member or user, tag, user }
+        end
+        local at = 1
+        while best_key and at < 5 and key[at] == best_key[at] do at = at + 1 end
+        if not best_key or key[at] < best_key[at] then best, best_key = user, key end
+      end
+    end
+    return best
+  end
+
+  -- What became known while it ran is charged, or given back, afterwards.
+  function it.adjust(u, by)
+    local function move(set, member, key, weight)
+      if call('ZSCORE', set, member) then
+        call('ZINCRBY', set, by / weight, member)
+      else
+        call('HINCRBYFLOAT', key, 'tag', by / weight)
+        call('PEXPIRE', key, USER_TTL)
+      end
+    end
+    move(u.ready_key, u.name, user_hash(u.name), u.weight)
+    if u.group then move(ready_key, u.member, u.group_key, u.group_weight) end
+    local tag = call('ZSCORE', reserved_key, u.name) and it.tag(u)
+    if tag then call('ZADD', reserved_key, tag, u.name) end
+  end
+
+  -- The breaker of a user opens after so many failures within a window; when its time is over, one success closes it.
+  function it.note_end(u, ok)
+    local p, key = u.policy, user_hash(u.name)
+    if not p.breaker_failures then return end
+    u.tat = nil -- marks are read anew
+    local marks = call('HMGET', key, 'open_until', 'fails', 'fails_since')
+    local open_until, fails, since = tonumber(marks[1] or 0), tonumber(marks[2] or 0), tonumber(marks[3] or 0)
+    if open_until > now then return end -- a straggler from before
+    if open_until > 0 and ok then
+      call('HDEL', key, 'open_until', 'fails', 'fails_since')
+      return
+    end
+    if ok then return end
+    if now - since > p.breaker_window then fails, since = 0, now end
+    fails = fails + 1
+    if open_until > 0 or fails >= p.breaker_failures then
+      u.opened = true
+      keep(key, 'open_until', now + p.breaker_cooldown, 'fails', 0, 'trips', (call('HGET', key, 'trips') or 0) + 1)
+    else
+      keep(key, 'fails', fails, 'fails_since', since)
+    end
+  end
+
+  function it.ends_matter(u)
+    local p = u.policy
+    return p.max_running or p.min_running or p.breaker_failures
+  end
+
+  function it.waiting(user)
+    return call('ZCARD', place_key('critical', user)) + call('ZCARD', place_key('normal', user)) +
+      call('ZCARD', place_key('scheduled', user)) + call('SCARD', place_key('deferred', user)) +
+      call('ZCARD', place_key('held', user))
+  end
+
+  -- Whether tasks in line may go for those that are asked for, and so many would fit beside what is not in line.
+  function it.may_drop(user, asked)
+    local p = it.user(user).policy
+    local in_line = call('ZCARD', place_key('critical', user)) + call('ZCARD', place_key('normal', user))
+    return p.mode == 'drop_oldest' and it.waiting(user) - in_line + asked <= p.max_queued
+  end
+
+  -- How many tasks are too many, when so many more come.
+  function it.excess(user, more)
+    local most = it.user(user).policy.max_queued
+    return most and math.max(0, it.waiting(user) + more - most) or 0
+  end
+
+  -- Seconds (as ms) in which the user's tasks, as fast as they went lately, make room for so many.
+  function it.retry_after(user, excess)
+    local blob = call('GET', prefix .. 'metrics:' .. user)
+    if not blob then return 1000 end
+    local m = { struct.unpack(metrics_format(), blob) }
+    local span = RECENT_MS * (1 - math.exp((m[11] - now) / RECENT_MS))
+    local recent = m[9] * math.exp((m[10] - now) / RECENT_MS)
+    if recent * 3600 < 1 then return 60000 end
+    return math.max(100, math.min(3600000, math.ceil(excess * span / recent)))
+  end
+
+  return it
+end
+local governed = has_policies and new_government() or nil
+
+-- The user has servable work, of which the first task costs this much. False: a policy holds it back.
+local function admit(user, cost)
+  if governed then return governed.admit(user, cost) end
+  if call('ZSCORE', ready_key, user) then return true end
+  enter(ready_key, user, tonumber(call('HGET', prefix .. 'user:' .. user, 'tag') or 0), clock, cost)
+  call('ZADD', users_key, now, user)
+  return true
+end
+
+-- The last servable task of a user was taken: its tag is kept outside `ready`.
+local function leave(user, tag)
+  if governed then return governed.leave(governed.user(user)) end
+  call('ZREM', ready_key, user)
+  local key = prefix .. 'user:' .. user
+  call('HSET', key, 'tag', tag)
+  call('PEXPIRE', key, USER_TTL)
+end
+
+-- What a service cost beyond what was charged at its start; less than nothing is given back.
+local function adjust(user, by)
+  if governed then return governed.adjust(governed.user(user), by) end
+  if call('ZSCORE', ready_key, user) then
+    call('ZINCRBY', ready_key, by, user)
+    return
+  end
+  local key = prefix .. 'user:' .. user
+  call('HINCRBYFLOAT', key, 'tag', by)
+  call('PEXPIRE', key, USER_TTL)
+end
+
+-- A task was taken out of a lane of the user.
+local function retire(user)
+  if call('EXISTS', place_key('critical', user), place_key('normal', user)) > 0 then return end
+  if governed then governed.unpark_one(user) end
+  local tag = call('ZSCORE', governed and governed.user(user).ready_key or ready_key, user)
+  if tag then leave(user, tag) end
+end
+
+-- lib/cursor.lua
+
+-- Where a look at the silent deliveries of a lane stopped half way.
+local function forget_cursor(member)
+  if call('HDEL', state_key, 'cursor:' .. member) == 1 then count('cursors', -1) end
+end
+
+-- lib/wake.lua
+-- Tell at most `tasks` idle workers that `user` has work. A worker whose message nobody received is gone: the next is told.
+
+local function wake_from(set, tasks)
+  while tasks > 0 do
+    local worker = call('SPOP', set)
+    if not worker then break end
+    if call('PUBLISH', prefix .. 'wake:' .. worker, '') > 0 then tasks = tasks - 1 end
+  end
+  return tasks
+end
+
+local function wake(user, tasks)
+  if has_limited then tasks = wake_from(prefix .. 'waiting:' .. user, tasks) end
+  if tasks > 0 then wake_from(prefix .. 'waiting', tasks) end
+end
+
+-- lib/place.lua
+-- Where a task waits: in a lane, or among the scheduled ones of its user.
+
+local function score_of(priority, step_us)
+  if priority == 6 then return 'critical', next_arrival() end
+  return 'normal', next_arrival() - (priority - 1) * step_us
+end
+
+-- True: the user may be served now.
+local function place(user, id, lane, score)
+  call('ZADD', place_key(lane, user), score, id)
+  count(lane, 1)
+  return admit(user, cost_of_task(user, id))
+end
+
+-- `due` knows of each user only its earliest task, so that one user's schedule costs the others nothing.
+local function schedule(user, id, at)
+  call('ZADD', place_key('scheduled', user), at, id)
+  call('ZADD', due_key, 'LT', at, user)
+  call('ZADD', users_key, now, user)
+  count('scheduled', 1)
+end
+
+-- lib/limits.lua
+-- Limits per task name, over all users. `limited` is nil in a queue that has none. A task that must wait for its name is
+-- held apart, so that it blocks nothing behind it, and comes back to its place in its lane when its turn has come.
+-- limit:<name>        hash  max, rate_us, burst, tat
+-- running:<name>      set   <u>:<id> of the deliveries that count
+-- held                zset  names with held tasks → ms of the next look
+-- held-users:<name>   zset  users with held tasks of that name → when they were last let in, in us
+-- held:<u>            zset  held tasks of a user → their score
+-- held:<u>:<name>     zset  the same, of one name
+
+local function new_limits()
+  local it, known, freed = {}, {}, {}
+  local held_key = prefix .. 'held'
+  local LOOK_MS, UNLIMITED = 1000, 100 -- a look even if nothing was freed; how many are let in when a limit is gone
+  local function held_of(user, name) return place_key('held', user) .. ':' .. name end
+  local function users_of(name) return prefix .. 'held-users:' .. name end
+  local function running_of(name) return prefix .. 'running:' .. name end
+
+  function it.of(name)
+    local l = known[name]
+    if l == nil then
+      local f = call('HMGET', prefix .. 'limit:' .. name, 'max', 'rate_us', 'burst', 'tat')
+      l = { name = name, max = tonumber(f[1]), rate_us = tonumber(f[2]), burst = tonumber(f[3]), tat = tonumber(f[4] or 0) }
+      if not (l.max or l.rate_us) then l = false end
+      known[name] = l
+    end
+    return l
+  end
+
+  -- How many of the name may start now.
+  local function allowed(l)
+    local most = l.max and l.max - call('SCARD', running_of(l.name)) or math.huge
+    if l.rate_us then most = math.min(most, rate_allows(l.tat, l.rate_us, l.burst)) end
+    return most
+  end
+
+  function it.must_wait(l, user, id)
+    if allowed(l) < 1 then return true end
+    return call('EXISTS', users_of(l.name)) == 1 and not call('HGET', task_key(user, id), 'offered')
+  end
+
+  local function next_look(l)
+    if l and l.rate_us then
+      local at = math.ceil(rate_opens_at(l.tat, l.rate_us, l.burst) / 1000)
+      if at > now then return at end
+    end
+    return now + LOOK_MS
+  end
+
+  function it.start(l, user, id)
+    call('SADD', running_of(l.name), user .. ':' .. id)
+    if l.rate_us then
+      l.tat = rate_after_start(l.tat, l.rate_us)
+      call('HSET', prefix .. 'limit:' .. l.name, 'tat', l.tat)
+      call('ZADD', held_key, 'XX', next_look(l), l.name)
+    end
+    call('HDEL', task_key(user, id), 'offered')
+    call('HSET', task_key(user, id), 'limited', l.name)
+  end
+
+  -- The delivery of a task is over.
+  function it.stop(name, user, id)
+    if call('SREM', running_of(name), user .. ':' .. id) == 0 then return end
+    if not freed[name] then freed[#freed + 1] = name end
+    freed[name] = (freed[name] or 0) + 1
+  end
+
+  function it.hold(l, user, id, lane, score)
+    local key = task_key(user, id)
+    call('HDEL', key, 'offered')
+    call('HSET', key, 'state', 'queued', 'lane', lane, 'score', score, 'held', l.name)
+    call('ZADD', place_key('held', user), score, id)
+    call('ZADD', held_of(user, l.name), score, id)
+    call('ZADD', users_of(l.name), 'NX', now_us, user)
+    call('ZADD', held_key, 'NX', next_look(l), l.name)
+  end
+
+  local function forget_user(name, user)
+    if call('EXISTS', held_of(user, name)) == 1 then return end
+    call('ZREM', users_of(name), user)
+    if call('EXISTS', users_of(name)) == 0 then call('ZREM', held_key, name) end
+  end
+
+  -- It left Redis, or goes back to its lane.
+  function it.unhold(user, id, name)
+    call('ZREM', place_key('held', user), id)
+    call('ZREM', held_of(user, name), id)
+    call('HDEL', task_key(user, id), 'held')
+    forget_user(name, user)
+  end
+
+  -- Lets the users in by turns.
+  local function let_in(name, most, woken)
+    for turn = 1, most do
+      local user = call('ZRANGE', users_of(name), 0, 0)[1]
+      if not user then break end
+      call('ZADD', users_of(name), now_us + turn, user)
+      local first = call('ZRANGE', held_of(user, name), 0, 0, 'WITHSCORES')
+      local id, key = first[1], task_key(user, first[1])
+      it.unhold(user, id, name)
+      call('HSET', key, 'offered', 1)
+      call('ZADD', place_key(call('HGET', key, 'lane'), user), first[2], id)
+      if admit(user, cost_of_task(user, id)) then woken[user] = (woken[user] or 0) + 1 end
+    end
+  end
+
+  local function look(name, most, woken)
+    local l = it.of(name)
+    local allows = l and allowed(l) or UNLIMITED
+    if allows > 0 then let_in(name, math.min(allows, most), woken) end
+    if call('ZSCORE', held_key, name) then call('ZADD', held_key, l and next_look(l) or now, name) end
+  end
+
+  -- As many as became free.
+  function it.pass_on(woken)
+    for _, name in ipairs(freed) do
+      if call('ZSCORE', held_key, name) then look(name, freed[name], woken) end
+    end
+    freed = {}
+  end
+
+  function it.tick(woken)
+    for _, name in ipairs(call('ZRANGEBYSCORE', held_key, '-inf', now, 'LIMIT', 0, 20)) do look(name, UNLIMITED, woken) end
+  end
+
+  function it.next_event() return tonumber(call('ZRANGE', held_key, 0, 0, 'WITHSCORES')[2] or math.huge) end
+
+  return it
+end
+local limited = has_limits and new_limits() or nil
+
+-- lib/canceled.lua
+-- Outcomes that others wait for, passed on at the end of the script (lib/depend.lua).
+
+-- lib/metrics.lua
+-- Measures users; what a script measured is written by its save_state().
+
+local TALLIED = { finished = 1, failed = 2, canceled = 3, retried = 4 }
+local tallies = {}
+
+local function tallies_of(user)
+  local of_user = tallies[user]
+  if not of_user then
+    of_user = {}
+    tallies[user] = of_user
+  end
+  return of_user
+end
+
+-- A task of the user ended, or is tried again.
+local function tally(user, how)
+  local of_user, at = tallies_of(user), TALLIED[how]
+  of_user[at] = (of_user[at] or 0) + 1
+end
+
+-- One service: how long it waited (nil: known already) and ran, in ms, and what it cost.
+local function tally_service(user, wait, run, cost)
+  local of_user = tallies_of(user)
+  of_user[5], of_user[6] = (of_user[5] or 0) + cost, (of_user[6] or 0) + run / 1000
+  of_user[9] = (of_user[9] or 0) + 1
+  if wait then
+    local bucket = wait < 1 and 0 or math.min(WAIT_BUCKETS - 1, math.floor(math.log(wait) / math.log(2)) + 1)
+    local at = WAITS + 1 + bucket
+    of_user[at] = (of_user[at] or 0) + 1
+  end
+end
+
+save_tallies = function()
+  if not next(tallies) then return end
+  -- An hour that is over goes to the day's hash, from which bills are written.
+  local USAGE_TTL, HOUR = 3456000000, 3600000 -- 40 days: an hour lies here or in a day's hash, until nobody bills it
+  local format = metrics_format()
+  local function close_hour(user, m)
+    if m[13] == 0 and m[14] == 0 and m[15] == 0 then return end
+    local key = prefix .. 'usage:' .. user .. ':' .. string.format('%d', math.floor(m[12] / 24))
+    local hour, before = string.format('%d', m[12] % 24), { 0, 0, 0 }
+    local kept = call('HGET', key, hour) -- the clock of the server was set back over the end of an hour
+    if kept then before = cmsgpack.unpack(kept) end
+    call('HSET', key, hour, cmsgpack.pack({ m[13] + before[1], m[14] + before[2], m[15] + before[3] }))
+    call('PEXPIRE', key, USAGE_TTL)
+  end
+  local function save(user, by)
+    local key = prefix .. 'metrics:' .. user
+    local blob, hour, m = call('GET', key), math.floor(now / HOUR), nil
+    if blob then
+      m = { struct.unpack(format, blob) }
+    else
+      m = {}
+      for at = 1, WAITS + WAIT_BUCKETS do m[at] = 0 end
+      m[10], m[11] = now, now
+    end
+    if m[12] ~= hour then -- new ones come here as well: once an hour the key is given more time
+      close_hour(user, m)
+      m[12], m[13], m[14], m[15] = hour, 0, 0, 0
+      call('SET', key, '', 'PX', USAGE_TTL)
+    end
+    local fade = math.exp((m[10] - now) / RECENT_MS)
+    m[7], m[8] = m[7] * fade + (by[5] or 0), m[8] * fade + (by[6] or 0)
+    m[9], m[10] = m[9] * fade, now
+    m[13], m[14], m[15] = m[13] + (by[9] or 0), m[14] + (by[5] or 0), m[15] + (by[6] or 0)
+    for at, more in pairs(by) do m[at] = m[at] + more end
+    call('SETRANGE', key, 0, struct.pack(format, unpack(m, 1, WAITS + WAIT_BUCKETS)))
+  end
+  local whole = {}
+  for user, by in pairs(tallies) do
+    save(user, by)
+    for at, more in pairs(by) do whole[at] = (whole[at] or 0) + more end
+  end
+  for how, at in pairs(TALLIED) do
+    if whole[at] then count(how, whole[at]) end
+  end
+  save('*', whole)
+end
+
+local announcements = {}
+local function announce(user, id, outcome)
+  announcements[#announcements + 1] = { user, id, outcome }
+end
+
+-- The end of a task that did not run to its end: a record that says so, and nothing else is left of it. Closures cost
+-- every call of a script: these are made by the first that needs them.
+local function new_ending()
+  -- The fields of message.Record, after the first nine bytes of the body and the letter of the state. What did not run
+  -- started and ended now.
+  local function canceled_record(body, known, reason)
+    local ran = known.state == 'started'
+    local started = ran and tonumber(known.started) or now
+    return string.sub(body, 1, 9) .. 'C\156' .. cmsgpack.pack(name_in(body), tonumber(known.attempt or 0),
+      tonumber(known.queued or known.enqueued or started), started, now - started, ran and known.worker or '', nil, true,
+      nil, 'TaskCanceled', reason, '')
+  end
+
+  local function fields_of(key)
+    local flat, known = call('HGETALL', key), {}
+    for at = 1, #flat, 2 do known[flat[at]] = flat[at + 1] end
+    return known
+  end
+
+  -- The task has left its place already. `ttl`: how long the record is kept, in ms.
+  return function(user, id, reason, ttl)
+    local known = fields_of(task_key(user, id))
+    local body = call('GET', body_key(user, id)) or string.rep('\0', 9)
+    if erase_task(user, id) then announce(user, id, 'canceled') end
+    call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
+    tally(user, 'canceled')
+    publish(user, id, 'canceled')
+  end
+end
+
+local ending
+local function end_canceled(user, id, reason, ttl)
+  ending = ending or new_ending()
+  ending(user, id, reason, ttl)
+end
+
+-- lib/depend.lua
+-- Dependencies. `needs` of a deferred task holds what it waits for, `feeds` of a task those that wait for it; the two
+-- mirror each other. A task that somebody waits for has the field `feeds`, so that the others pay nothing at their end.
+
+local function new_links()
+  local it = {}
+
+  local STEP = 500 -- tasks that one call passes an outcome on to
+
+  function it.wait_for(user, id, dependency)
+    call('SADD', needs_key(user, id), dependency)
+    call('SADD', feeds_key(user, dependency), id)
+    call('HSET', task_key(user, dependency), 'feeds', 1)
+  end
+
+  local function stop_waiting_for(user, id, dependency)
+    local feeds, informed = feeds_key(user, dependency), informed_key(user, dependency)
+    call('SREM', feeds, id)
+    call('SREM', informed, id)
+    if call('EXISTS', feeds, informed) == 0 then call('HDEL', task_key(user, dependency), 'feeds') end
+  end
+
+  function it.leave_deferred(user, id)
+    call('SREM', place_key('deferred', user), id)
+    count('deferred', -1)
+    for _, dependency in ipairs(call('SMEMBERS', needs_key(user, id))) do stop_waiting_for(user, id, dependency) end
+    call('DEL', needs_key(user, id))
+  end
+
+  local released = {}
+  local function release(user, id, step_us)
+    local key = task_key(user, id)
+    call('SREM', place_key('deferred', user), id)
+    count('deferred', -1)
+    local known = call('HMGET', key, 'priority', 'due', 'watched')
+    local due = tonumber(known[2] or 0)
+    if due > now then
+      call('HSET', key, 'state', 'scheduled')
+      schedule(user, id, due)
+    else
+      local lane, score = score_of(tonumber(known[1] or 3), step_us)
+      call('HSET', key, 'state', 'queued', 'queued', now)
+      place(user, id, lane, score)
+    end
+    if known[3] then publish(user, id, 'waiting') end
+    released[user] = (released[user] or 0) + 1
+  end
+
+  -- One dependent learns how one of its dependencies ended. True: it goes on waiting for the same.
+  local function inform(user, id, dependency, outcome, step_us, ttl)
+    local known = call('HMGET', task_key(user, id), 'state', 'on_failure')
+    if known[1] ~= 'deferred' then return false end
+    if outcome == 'finished' or known[2] == 'run' then
+      call('SREM', needs_key(user, id), dependency)
+      if call('EXISTS', needs_key(user, id)) == 0 then release(user, id, step_us) end
+    elseif known[2] == 'cancel' then
+      it.leave_deferred(user, id)
+      end_canceled(user, id, 'dependency ' .. dependency .. ' ' .. outcome, ttl)
+    else
+      return true
+    end
+    return false
+  end
+
+  -- How the task stands now: it may have been requeued since the announcement was put off.
+  local function standing_outcome(user, id, outcome)
+    local letter = call('GETRANGE', result_key(user, id), 9, 9)
+    if letter == 'F' then return 'finished' end
+    if letter == 'X' then return 'failed' end
+    if letter == 'C' then return 'canceled' end
+    if call('EXISTS', body_key(user, id)) == 1 then return nil end
+    return outcome
+  end
+
+  -- Those that go on waiting are held apart until all have been informed. When the task lives again, they are joined by
+  -- those that have not been informed.
+  local function end_announcement(user, id)
+    local feeds, informed = feeds_key(user, id), informed_key(user, id)
+    if call('EXISTS', informed) == 1 then
+      call('SUNIONSTORE', feeds, feeds, informed)
+      call('DEL', informed)
+    end
+    if call('EXISTS', feeds) == 1 then
+      call('HSET', task_key(user, id), 'feeds', 1)
+    else
+      call('HDEL', task_key(user, id), 'feeds')
+    end
+  end
+
+  -- A set has no order of its own: those who came first go on first, among as many as one call informs.
+  local function in_order(user, ids)
+    local came = {}
+    for _, id in ipairs(ids) do came[id] = tonumber(call('HGET', task_key(user, id), 'came') or 0) end
+    table.sort(ids, function(one, other) return came[one] < came[other] end)
+    return ids
+  end
+
+  -- Informs at most `most` dependents of one task; returns how many, and whether that was all.
+  local function pass_on(announcement, most, step_us, ttl)
+    local user, id = announcement[1], announcement[2]
+    local outcome = standing_outcome(user, id, announcement[3])
+    local feeds = feeds_key(user, id)
+    if not outcome then
+      end_announcement(user, id)
+      return 1, true
+    end
+    local dependents = in_order(user, call('SPOP', feeds, most))
+    for _, dependent in ipairs(dependents) do
+      if inform(user, dependent, id, outcome, step_us, ttl) then call('SADD', informed_key(user, id), dependent) end
+    end
+    local all = call('EXISTS', feeds) == 0
+    if all then end_announcement(user, id) end
+    return #dependents + 1, all
+  end
+
+  -- What an earlier call put off comes first, then what this one caused; the rest is put off to the next.
+  function it.pass_on_outcomes(step_us, ttl)
+    local put_off = prefix .. 'announcements'
+    local budget = STEP
+    for _ = 1, tonumber(has_announcements or 0) do
+      if #announcements >= STEP then break end
+      local packed = call('LPOP', put_off)
+      if not packed then break end
+      count('announcements', -1)
+      table.insert(announcements, 1, cmsgpack.unpack(packed))
+    end
+    local at = 1
+    while announcements[at] and budget > 0 do
+      local informed, all = pass_on(announcements[at], budget, step_us, ttl)
+      budget = budget - informed
+      if all then at = at + 1 end
+    end
+    for left = at, #announcements do
+      call('RPUSH', put_off, cmsgpack.pack(announcements[left]))
+      count('announcements', 1)
+    end
+    if announcements[at] then wake_from(prefix .. 'waiting', 1) end
+    for user, tasks in pairs(released) do wake(user, tasks) end
+  end
+
+  return it
+end
+
+local links
+local function depend()
+  links = links or new_links()
+  return links
+end
+
+-- What an earlier call put off, and what this one caused.
+local function pass_on_outcomes(step_us, ttl)
+  if announcements[1] or tonumber(has_announcements or 0) > 0 then depend().pass_on_outcomes(step_us, ttl) end
+end
+-- ARGV[1] is the msgpack of Claim: worker: str, want: int, lease_ms: int, max_message_bytes: int, priority_step_ms:
+--   int, dead_letter_ttl_ms: int, waits: bool, steals: bool, fairness: str, groups: list[list[str]]
+--   waits: note the worker as waiting when short. steals: look at what silent workers have. fairness: cost or time.
+--   groups: the users it serves, first to last; an empty group is everyone.
+local args = cmsgpack.unpack(ARGV[1])
+local worker, want, lease_ms, max_message_bytes, priority_step_ms, dead_letter_ttl_ms, waits, steals, fairness, groups
+  =
+  args[1], args[2], args[3], args[4], args[5], args[6], args[7], args[8], args[9], args[10]
+local step_us, by_time = priority_step_ms * 1000, fairness == 'time'
+local PROMOTIONS, LOOKS, MOVES = 200, 20, 200
+local LOOK_SHARE = 0.4 -- of a lease, between two looks at a lane: a lease and this are less than 1.5 leases, with room
+local served, delivered, promoted, moved = {}, 0, {}, 0
+
+-- Each user in the first of its groups only.
+local served_groups, named, everyone = {}, {}, false
+for _, group in ipairs(groups) do
+  local users = {}
+  for _, user in ipairs(group) do
+    if not named[user] then users[#users + 1] = user end
+    named[user] = true
+  end
+  if #group == 0 then everyone = true end
+  if #group == 0 or #users > 0 then served_groups[#served_groups + 1] = users end
+end
+
+local function promote(user, most)
+  local waiting = place_key('scheduled', user)
+  local ids = call('ZRANGEBYSCORE', waiting, '-inf', now, 'LIMIT', 0, most)
+  for _, id in ipairs(ids) do
+    local key = task_key(user, id)
+    local known = call('HMGET', key, 'lane', 'score', 'priority', 'watched')
+    local lane, score = known[1], known[2]
+    if not score then lane, score = score_of(tonumber(known[3] or 3), step_us) end
+    call('HSET', key, 'state', 'queued', 'queued', now)
+    place(user, id, lane, score)
+    if known[4] then publish(user, id, 'waiting') end
+  end
+  if #ids > 0 then
+    call('ZREM', waiting, unpack(ids))
+    count('scheduled', -#ids)
+    promoted[user] = (promoted[user] or 0) + #ids
+  end
+  local first = call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
+  if first[2] then call('ZADD', due_key, first[2], user) else call('ZREM', due_key, user) end
+  return #ids
+end
+
+local function promote_due()
+  local total = 0
+  for _, user in ipairs(call('ZRANGEBYSCORE', due_key, '-inf', now, 'LIMIT', 0, LOOKS)) do
+    total = total + promote(user, PROMOTIONS - total)
+    if total >= PROMOTIONS then return end
+  end
+end
+
+-- What was promoted or let in again, and not taken by this call, is news for other workers.
+local function announce_promoted()
+  for user, tasks in pairs(promoted) do
+    if call('ZSCORE', governed and governed.user(user).ready_key or ready_key, user) then wake(user, tasks) end
+  end
+end
+
+-- Zeros where the task has no such field.
+local function history_of(failures, lost, returned, since, queued, canceling)
+  return (failures or 0) .. ' ' .. (lost or 0) .. ' ' .. (returned or 0) .. ' ' .. (since or 0) .. ' ' .. (queued or 0) ..
+    (canceling and ' 1' or ' 0')
+end
+
+local function note(user, id, lane, stream_id, attempt, score, history, body)
+  local n = #served
+  served[n + 1], served[n + 2], served[n + 3], served[n + 4] = user, id, lane, stream_id
+  served[n + 5], served[n + 6], served[n + 7], served[n + 8] = attempt, score, history, body
+  delivered = delivered + 1
+end
+
+local function load_body(user, id)
+  local body = redis.pcall('GET', body_key(user, id))
+  if type(body) == 'table' then return '\0not a string' end
+  if body and #body > max_message_bytes then
+    return '\0too large: ' .. #body .. ' bytes, the limit is ' .. string.format('%d', max_message_bytes)
+  end
+  return body
+end
+
+-- A delivery whose worker fell silent is ours now; (stream id, attempt) fences off the old owner.
+local function take_over(lane, user, stream_id, id)
+  local key = task_key(user, id)
+  local known = call('HMGET', key, 'stream_id', 'attempt', 'score', 'failures', 'lost', 'returned', 'since', 'queued',
+    'worker', 'canceling', 'limited')
+  local body = known[1] == stream_id and load_body(user, id)
+  if not body then
+    call('XACK', stream_key(lane, user), 'workers', stream_id)
+    call('XDEL', stream_key(lane, user), stream_id)
+    if known[11] then
+      limited = limited or new_limits()
+      limited.stop(known[11], user, id)
+    end
+    if known[1] == stream_id then call('DEL', keys_of_task(user, id)) end
+    count('started', -1)
+    return
+  end
+  local attempt, lost = known[2] + 1, (known[5] or 0) + 1
+  call('HSET', key, 'attempt', attempt, 'lost', lost, 'worker', worker, 'started', now_text)
+  note(user, id, lane, stream_id, attempt, known[3], history_of(known[4], lost, known[6], known[7], known[8], known[10]),
+    body)
+  local old = known[9]
+  if old and old ~= worker then
+    local stream = stream_key(lane, user)
+    if #call('XPENDING', stream, 'workers', '-', '+', 1, old) == 0 then
+      call('XGROUP', 'DELCONSUMER', stream, 'workers', old)
+    end
+  end
+end
+
+-- Workers come and go while a lane stays busy: forget the consumers of those that no longer report.
+local function forget_consumers(stream)
+  if call('XINFO', 'GROUPS', stream)[1][4] <= call('ZCARD', prefix .. 'workers') + 1 then return end
+  for _, consumer in ipairs(call('XINFO', 'CONSUMERS', stream, 'workers')) do
+    if consumer[4] == 0 and not call('ZSCORE', prefix .. 'workers', consumer[2]) then
+      call('XGROUP', 'DELCONSUMER', stream, 'workers', consumer[2])
+    end
+  end
+end
+
+local function steal_from(member)
+  local colon = string.find(member, ':', 1, true)
+  local lane, user = string.sub(member, 1, colon - 1), string.sub(member, colon + 1)
+  local stream, cursor_field = stream_key(lane, user), 'cursor:' .. member
+  if call('EXISTS', stream) == 0 then
+    call('ZREM', leases_key, member)
+    forget_cursor(member)
+    return
+  end
+  local cursor = call('HGET', state_key, cursor_field) or '0-0'
+  local found = call('XAUTOCLAIM', stream, 'workers', worker, lease_ms, cursor, 'COUNT', want - delivered)
+  for _, entry in ipairs(found[2]) do take_over(lane, user, entry[1], entry[2][2]) end
+  if call('XLEN', stream) == 0 then
+    call('DEL', stream)
+    call('ZREM', leases_key, member)
+    forget_cursor(member)
+  elseif found[1] == '0-0' then
+    forget_consumers(stream)
+    call('ZADD', leases_key, now + math.ceil(lease_ms * LOOK_SHARE), member)
+    forget_cursor(member)
+  elseif call('HSET', state_key, cursor_field, found[1]) == 1 then
+    count('cursors', 1)
+  end
+end
+
+-- When to look at the lanes this worker may steal from: the members of `leases` and their times.
+local function own_looks()
+  local members = {}
+  for _, group in ipairs(served_groups) do
+    for _, user in ipairs(group) do
+      members[#members + 1] = 'critical:' .. user
+      members[#members + 1] = 'normal:' .. user
+    end
+  end
+  return members, call('ZMSCORE', leases_key, unpack(members))
+end
+
+local function next_look()
+  return tonumber(call('ZRANGE', leases_key, 0, 0, 'WITHSCORES')[2] or math.huge)
+end
+
+local function lanes_to_look_at()
+  if everyone then return call('ZRANGEBYSCORE', leases_key, '-inf', now, 'LIMIT', 0, LOOKS) end
+  if next_look() > now then return {} end
+  local due = {}
+  local members, looks = own_looks()
+  for at, look in ipairs(looks) do
+    if look and tonumber(look) <= now and #due < LOOKS then due[#due + 1] = members[at] end
+  end
+  return due
+end
+
+local function steal()
+  for _, member in ipairs(lanes_to_look_at()) do
+    if delivered >= want then return end
+    steal_from(member)
+  end
+end
+
+-- What this call knows of the users it serves.
+local serving = {}
+local function knowledge(user)
+  local known = serving[user]
+  if not known then
+    known = {
+      critical = call('ZCARD', place_key('critical', user)),
+      normal = call('ZCARD', place_key('normal', user)),
+    }
+    serving[user] = known
+  end
+  return known
+end
+
+-- Into the stream, and into this worker's hands: FORCE delivers an entry that no consumer has read.
+local function append(lane, user, id, known)
+  local stream = stream_key(lane, user)
+  if not known[stream] then
+    if call('EXISTS', stream) == 0 then
+      call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
+      call('ZADD', leases_key, now + lease_ms, lane .. ':' .. user)
+    end
+    known[stream] = true
+  end
+  local stream_id = call('XADD', stream, '*', 'id', id)
+  call('XCLAIM', stream, 'workers', worker, 0, stream_id, 'FORCE', 'JUSTID', 'LASTID', stream_id)
+  return stream_id
+end
+
+-- What is charged by time is not known before: what tasks of this name took lately, corrected when it is.
+local function estimate(name)
+  local mean = call('HGET', prefix .. 'run-times', name) or call('HGET', prefix .. 'run-times', '')
+  return mean and tonumber(string.match(mean, ' (.*)')) or 0.1
+end
+
+-- Takes the first task of the user; returns what it costs, or nil when it is gone from Redis or waits for its name.
+local function deliver(user, known)
+  local lane = known.critical > 0 and 'critical' or 'normal'
+  local popped = call('ZPOPMIN', place_key(lane, user))
+  known[lane] = known[lane] - 1
+  local id, score = popped[1], popped[2]
+  local body = load_body(user, id)
+  local key = task_key(user, id)
+  if not body then
+    count(lane, -1)
+    call('DEL', keys_of_task(user, id))
+    return nil
+  end
+  local name = (limited or by_time) and name_in(body)
+  local limit = limited and limited.of(name)
+  if limit and limited.must_wait(limit, user, id) then
+    limited.hold(limit, user, id, lane, score)
+    moved = moved + 1
+    return nil
+  end
+  count(lane, -1)
+  local cost, history = cost_of(body), ''
+  local stream_id = append(lane, user, id, known)
+  local attempt = call('HINCRBY', key, 'attempt', 1)
+  local new_fields = call('HSET', key, 'state', 'started', 'lane', lane, 'score', score, 'stream_id', stream_id,
+    'worker', worker, 'started', now_text)
+  if limit then limited.start(limit, user, id) end
+  local paid = false
+  if new_fields < 6 then -- it was deferred, scheduled, retried, released, held or watched before
+    local before = call('HMGET', key, 'failures', 'lost', 'returned', 'since', 'queued', 'paid', 'watched')
+    if before[7] then publish(user, id, 'started') end
+    history = history_of(before[1], before[2], before[3], before[4], before[5])
+    if before[6] then
+      call('HDEL', key, 'paid')
+      paid = true
+    end
+  end
+  note(user, id, lane, stream_id, attempt, score, history, body)
+  if paid then return 0 end
+  if by_time then
+    cost = cost * estimate(name)
+    call('HSET', key, 'charged', cost)
+  end
+  return cost
+end
+
+local ready_users = 0
+local function serve(user, tag)
+  local known = knowledge(user)
+  local cost = deliver(user, known)
+  if cost then
+    clock = math.max(clock + cost / ready_users, tag)
+    tag = tag + cost
+  end
+  if known.critical + known.normal > 0 then
+    call('ZADD', ready_key, tag, user)
+    return tag
+  end
+  leave(user, tag)
+  ready_users = ready_users - 1
+  return nil
+end
+
+local function serve_governed(user, tag, group_tag)
+  local u = governed.user(user)
+  local gate = not u.served and governed.gate(u)
+  if gate then
+    moved = moved + 1
+    return governed.hold_back(u, gate)
+  end
+  u.served = true
+  local known = knowledge(user)
+  local cost = deliver(user, known)
+  if cost then
+    governed.note_start(u)
+    governed.charge(u, cost, tag, group_tag)
+  end
+  if known.critical + known.normal == 0 then return governed.leave(u) end
+  gate = governed.gate(u)
+  if gate then governed.hold_back(u, gate) end
+end
+
+-- Those who are held back, and tasks that must wait for their name, take time as well.
+local function has_room() return delivered < want and moved < MOVES end
+
+local function serve_everyone()
+  while has_room() do
+    local lowest = call('ZRANGE', ready_key, 0, 0, 'WITHSCORES')
+    if not lowest[1] then return end
+    serve(lowest[1], tonumber(lowest[2]))
+  end
+end
+
+local function serve_group(group)
+  local tags = {}
+  for at, tag in ipairs(call('ZMSCORE', ready_key, unpack(group))) do tags[at] = tag and tonumber(tag) end
+  while has_room() do
+    local best
+    for at = 1, #group do
+      local tag = tags[at]
+      if tag and (not best or tag < tags[best] or (tag == tags[best] and group[at] < group[best])) then best = at end
+    end
+    if not best then return end
+    tags[best] = serve(group[best], tags[best])
+  end
+end
+
+local function serve_by_policy(group)
+  while has_room() do
+    local user, tag, group_tag
+    if #group == 0 then user, tag, group_tag = governed.lowest() else user = governed.lowest_of(group) end
+    if not user then return end
+    serve_governed(user, tag, group_tag)
+  end
+end
+
+-- An idle moment is used to forget users that nothing remembers.
+local function prune_users()
+  for _, user in ipairs(call('ZRANGEBYSCORE', users_key, '-inf', now - USER_TTL, 'LIMIT', 0, LOOKS)) do
+    local kept = call('EXISTS', prefix .. 'user:' .. user, places_of(user))
+    if kept > 0 then
+      call('ZADD', users_key, now, user)
+    else
+      call('ZREM', users_key, user)
+    end
+  end
+end
+
+-- The worker wants to be told; how long may it sleep when nobody tells it?
+local function in_waiting_sets(verb)
+  for _, group in ipairs(served_groups) do
+    if #group == 0 then
+      call(verb, prefix .. 'waiting', worker)
+    else
+      for _, user in ipairs(group) do call(verb, prefix .. 'waiting:' .. user, worker) end
+    end
+  end
+end
+
+local function wait()
+  prune_users()
+  in_waiting_sets('SADD')
+  if not everyone and not has_limited then call('HSET', state_key, 'limited', 1) end
+end
+
+local function next_own_look()
+  if everyone then return next_look() end
+  local soonest = math.huge
+  local _, looks = own_looks()
+  for _, look in ipairs(looks) do
+    if look then soonest = math.min(soonest, tonumber(look)) end
+  end
+  return soonest
+end
+
+local function next_event()
+  local due = tonumber(call('ZRANGE', due_key, 0, 0, 'WITHSCORES')[2] or math.huge)
+  local at = steals and math.min(due, next_own_look()) or due
+  if governed then at = math.min(at, governed.next_event()) end
+  if limited then at = math.min(at, limited.next_event()) end
+  if call('EXISTS', prefix .. 'announcements') == 1 or moved >= MOVES then at = now end
+  return at < math.huge and math.max(0, at - now) or -1
+end
+
+call('ZADD', prefix .. 'workers', now, worker)
+if has_announcements then pass_on_outcomes(step_us, dead_letter_ttl_ms) end
+promote_due()
+if governed then
+  governed.sweep(promoted)
+  governed.unpark(LOOKS, promoted)
+end
+if limited then limited.tick(promoted) end
+if steals then steal() end
+local stolen = delivered
+ready_users = call('ZCARD', ready_key)
+for _, group in ipairs(served_groups) do
+  if delivered >= want then break end
+  if governed then
+    serve_by_policy(group)
+  elseif #group == 0 then
+    serve_everyone()
+  else
+    serve_group(group)
+  end
+end
+if limited then limited.pass_on(promoted) end
+announce_promoted()
+count('started', delivered - stolen)
+save_state()
+local sleep = 0
+if delivered < want and waits then
+  wait()
+  sleep = next_event()
+elseif delivered >= want then
+  in_waiting_sets('SREM') -- a message to a busy worker would be missed by an idle one
+end
+local reply = { now, sleep }
+for at = 1, #served do reply[at + 2] = served[at] end
+return reply

@@ -1,0 +1,87 @@
+#!lua flags=no-writes
+-- Dead letters, the oldest first: of one user, or of all.
+-- KEYS[1]  state
+-- Returns  per letter: user, id, ms, result record or '', message body
+-- Cost     O(log² letters + returned)
+
+-- lib/base.lua
+-- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
+-- tag.
+local call = redis.call
+local prefix = string.sub(KEYS[1], 1, -6)
+local state_key = KEYS[1]
+local ready_key = prefix .. 'ready'
+local due_key = prefix .. 'due'
+local leases_key = prefix .. 'leases'
+local users_key = prefix .. 'users'
+local time = call('TIME')
+local now_us = time[1] * 1000000 + time[2]
+local now = math.floor(now_us / 1000)
+local now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+
+-- A user hash nobody touched for this long is forgotten (its policy is a key of its own and stays).
+local USER_TTL = 604800000
+
+local function task_key(user, id) return prefix .. 'task:' .. user .. ':' .. id end
+local function body_key(user, id) return prefix .. 'body:' .. user .. ':' .. id end
+local function result_key(user, id) return prefix .. 'result:' .. user .. ':' .. id end
+local function errors_key(user, id) return prefix .. 'errors:' .. user .. ':' .. id end
+local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. id end
+local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
+local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
+
+-- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
+local function place_key(place, user) return prefix .. place .. ':' .. user end
+local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
+
+local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+-- ARGV[1] is the msgpack of Dead: user: str, most: int, after_ms: int, after: str, dead_letter_ttl_ms: int
+--   user: '' for all. after_ms, after: the page begins behind the letter with this score and member; 0 and '': at the
+--   first.
+local args = cmsgpack.unpack(ARGV[1])
+local user, most, after_ms, after, dead_letter_ttl_ms = args[1], args[2], args[3], args[4], args[5]
+local key = user == '' and prefix .. 'dead' or place_key('dead', user)
+local letters = {}
+
+local function note(member, ms)
+  local of, id = user, member
+  if user == '' then
+    local colon = string.find(member, ':', 1, true)
+    of, id = string.sub(member, 1, colon - 1), string.sub(member, colon + 1)
+  end
+  local body = call('GET', body_key(of, id))
+  if not body then return end -- expired with its TTL; the index is pruned by the next failure
+  letters[#letters + 1] = { of, id, ms, call('GET', result_key(of, id)) or '', body }
+end
+
+-- Byte by byte, as Redis sorts; `<` goes by the locale of the server.
+local function is_behind(member, other)
+  for at = 1, math.min(#member, #other) do
+    local one, two = string.byte(member, at), string.byte(other, at)
+    if one ~= two then return one > two end
+  end
+  return #member > #other
+end
+
+-- The rank of the first letter behind `after`, which may be gone by now. Many share a millisecond: those that one script
+-- settled.
+local function first_rank()
+  local score = string.format('%d', after_ms)
+  local low, high = call('ZCOUNT', key, '-inf', '(' .. score), call('ZCOUNT', key, '-inf', score)
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if is_behind(call('ZRANGE', key, middle, middle)[1], after) then high = middle else low = middle + 1 end
+  end
+  return math.max(low, call('ZCOUNT', key, '-inf', '(' .. string.format('%d', now - dead_letter_ttl_ms)))
+end
+
+local rank = first_rank()
+while #letters < most do
+  local page = call('ZRANGE', key, rank, rank + most - 1, 'WITHSCORES')
+  if #page == 0 then break end
+  for at = 1, #page, 2 do
+    if #letters < most then note(page[at], page[at + 1]) end
+  end
+  rank = rank + most
+end
+return letters

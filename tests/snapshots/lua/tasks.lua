@@ -1,0 +1,116 @@
+#!lua flags=no-writes
+-- A page of the tasks of a user that are in one place, in its order, or those that are named. Without arguments, results
+-- and tracebacks of earlier attempts: what a listing shows.
+-- KEYS[1]  state
+-- Returns  nil when that id is not in the place, or per task: {id, its score or '', head of the body or '', name, task fields, last error record or '', and of one
+--          that has ended: letter of its state, name, attempt, queued, started, run in ms, worker, reason of a cancel}
+-- Cost     O(log n + returned)
+
+-- lib/base.lua
+-- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
+-- tag.
+local call = redis.call
+local prefix = string.sub(KEYS[1], 1, -6)
+local state_key = KEYS[1]
+local ready_key = prefix .. 'ready'
+local due_key = prefix .. 'due'
+local leases_key = prefix .. 'leases'
+local users_key = prefix .. 'users'
+local time = call('TIME')
+local now_us = time[1] * 1000000 + time[2]
+local now = math.floor(now_us / 1000)
+local now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+
+-- A user hash nobody touched for this long is forgotten (its policy is a key of its own and stays).
+local USER_TTL = 604800000
+
+local function task_key(user, id) return prefix .. 'task:' .. user .. ':' .. id end
+local function body_key(user, id) return prefix .. 'body:' .. user .. ':' .. id end
+local function result_key(user, id) return prefix .. 'result:' .. user .. ':' .. id end
+local function errors_key(user, id) return prefix .. 'errors:' .. user .. ':' .. id end
+local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. id end
+local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
+local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
+
+-- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
+local function place_key(place, user) return prefix .. place .. ':' .. user end
+local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
+
+local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+
+-- lib/message.lua
+-- What scripts read of the body of a task. A body that cannot be read belongs to somebody else.
+
+-- The name of a task, '' where the body cannot be read.
+local function name_in(body)
+  local ok, _, name = pcall(cmsgpack.unpack_one, body, 19)
+  return ok and type(name) == 'string' and name or ''
+end
+
+-- The head of a body: version, nonce (8), cost (8), priority (1). A foreign body costs 1.
+local function cost_of(body)
+  if #body < 18 or string.byte(body) ~= 1 then return 1 end
+  local cost = struct.unpack('>d', body, 10)
+  if cost >= 0 and cost < math.huge then return cost end
+  return 1
+end
+
+local function cost_of_task(user, id)
+  local head = redis.pcall('GETRANGE', body_key(user, id), 0, 17)
+  return type(head) == 'string' and cost_of(head) or 1
+end
+-- ARGV[1] is the msgpack of Tasks: user: str, place: str, most: int, after: str, named: Sequence[str]
+--   place: critical, normal, held, scheduled, dead, critical-stream, normal-stream, or '' for those that are named.
+--   after: the id behind which the page begins, '' from the start.
+local args = cmsgpack.unpack(ARGV[1])
+local user, place, most, after, named = args[1], args[2], args[3], args[4], args[5]
+local HEAD, RECORD = 600, 4096 -- enough bytes for what stands before arguments, and before a result
+local found = {}
+
+local function ended_of(id)
+  local record = call('GETRANGE', result_key(user, id), 0, RECORD - 1)
+  if record == '' then return {} end
+  local letter = string.sub(record, 10, 10)
+  local parts = { pcall(cmsgpack.unpack_limit, record, letter == 'C' and 11 or 6, 11) }
+  if not parts[1] then return { letter, '', '0', '0', '0', '0', '', '' } end
+  -- behind the two of pcall and unpack_limit: name, attempt, queued, started, run, worker, value, kept, kind, type, message
+  return { letter, parts[3], string.format('%d', parts[4]), string.format('%d', parts[5]), string.format('%d', parts[6]),
+    string.format('%.3f', parts[7]), parts[8], letter == 'C' and parts[13] or '' }
+end
+
+local function note(id, score)
+  local body = redis.pcall('GETRANGE', body_key(user, id), 0, HEAD - 1)
+  if type(body) ~= 'string' then body = '' end
+  found[#found + 1] = {
+    id, score, string.sub(body, 1, 18), name_in(body), call('HGETALL', task_key(user, id)),
+    call('LINDEX', errors_key(user, id), -1) or '', ended_of(id),
+  }
+end
+
+local function note_sorted(key)
+  local rank = after == '' and -1 or call('ZRANK', key, after)
+  if not rank then return nil end
+  local first = rank + 1
+  local page = call('ZRANGE', key, first, first + most - 1, 'WITHSCORES')
+  for at = 1, #page, 2 do note(page[at], page[at + 1]) end
+  return found
+end
+
+local function note_deliveries(lane)
+  local first = '-'
+  if after ~= '' then
+    local known = call('HMGET', task_key(user, after), 'state', 'lane', 'stream_id')
+    if known[1] ~= 'started' or known[2] ~= lane then return nil end
+    first = '(' .. known[3]
+  end
+  for _, entry in ipairs(call('XRANGE', stream_key(lane, user), first, '+', 'COUNT', most)) do note(entry[2][2], '') end
+  return found
+end
+
+if place == '' then
+  for _, id in ipairs(named) do note(id, '') end
+  return found
+end
+local lane = string.match(place, '(.*)-stream')
+if lane then return note_deliveries(lane) end
+return note_sorted(place_key(place, user))

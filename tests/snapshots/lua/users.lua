@@ -1,0 +1,89 @@
+#!lua flags=no-writes
+-- What is known of users, most recently active first, or of the ones named.
+-- KEYS[1]  state
+-- Returns  {now, policy of '*', metrics of the queue, per user: {user, critical, normal, started critical, started normal,
+--          scheduled, deferred, held, dead letters, ready tag or '', seen or 0, parked until or '', breaker open until or
+--          '', policy, metrics, per place where one waits for its turn, of the next one: {score, head of
+--          its body, queued or ''}}}
+-- Cost     O(users returned)
+
+-- lib/base.lua
+-- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
+-- tag.
+local call = redis.call
+local prefix = string.sub(KEYS[1], 1, -6)
+local state_key = KEYS[1]
+local ready_key = prefix .. 'ready'
+local due_key = prefix .. 'due'
+local leases_key = prefix .. 'leases'
+local users_key = prefix .. 'users'
+local time = call('TIME')
+local now_us = time[1] * 1000000 + time[2]
+local now = math.floor(now_us / 1000)
+local now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+
+-- A user hash nobody touched for this long is forgotten (its policy is a key of its own and stays).
+local USER_TTL = 604800000
+
+local function task_key(user, id) return prefix .. 'task:' .. user .. ':' .. id end
+local function body_key(user, id) return prefix .. 'body:' .. user .. ':' .. id end
+local function result_key(user, id) return prefix .. 'result:' .. user .. ':' .. id end
+local function errors_key(user, id) return prefix .. 'errors:' .. user .. ':' .. id end
+local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. id end
+local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
+local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
+
+-- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
+local function place_key(place, user) return prefix .. place .. ':' .. user end
+local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
+
+local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+-- ARGV[1] is the msgpack of Users: offset: int, most: int, named: Sequence[str]
+--   named: these, wherever they stand.
+local args = cmsgpack.unpack(ARGV[1])
+local offset, most, named = args[1], args[2], args[3]
+local names = #named > 0 and named or call('ZREVRANGE', users_key, offset, offset + most - 1)
+
+local function ready_set(policy)
+  local group = policy and cmsgpack.unpack(policy).group
+  return group and prefix .. 'ready:' .. group or ready_key
+end
+
+local function next_ones(user)
+  local found = {}
+  for _, place in ipairs({ 'critical:', 'normal:', 'held:' }) do
+    local first = call('ZRANGE', prefix .. place .. user, 0, 0, 'WITHSCORES')
+    if first[1] then
+      local head = redis.pcall('GETRANGE', body_key(user, first[1]), 0, 17)
+      found[#found + 1] = { first[2], type(head) == 'string' and head or '',
+        call('HGET', task_key(user, first[1]), 'queued') or '' }
+    end
+  end
+  return found
+end
+
+local function known_of(user)
+  local policy = call('GET', prefix .. 'policy:' .. user)
+  return {
+    user,
+    call('ZCARD', place_key('critical', user)),
+    call('ZCARD', place_key('normal', user)),
+    call('XLEN', stream_key('critical', user)),
+    call('XLEN', stream_key('normal', user)),
+    call('ZCARD', place_key('scheduled', user)),
+    call('SCARD', place_key('deferred', user)),
+    call('ZCARD', place_key('held', user)),
+    call('ZCARD', place_key('dead', user)),
+    call('ZSCORE', ready_set(policy), user) or '',
+    call('ZSCORE', users_key, user) or '0',
+    call('ZSCORE', prefix .. 'parked', user) or '',
+    call('HGET', prefix .. 'user:' .. user, 'open_until') or '',
+    policy or '',
+    call('GET', prefix .. 'metrics:' .. user) or '',
+    next_ones(user),
+  }
+end
+
+local found = { now, call('GET', prefix .. 'policy:*') or '', call('GET', prefix .. 'metrics:*') or '' }
+for at, user in ipairs(names) do found[at + 3] = known_of(user) end
+return found

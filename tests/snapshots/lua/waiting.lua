@@ -1,0 +1,61 @@
+#!lua flags=no-writes
+-- A page of the tasks of a user that wait in one place.
+-- KEYS[1]  state
+-- Returns  {now, then per task: id, body or '', its score: a place in the lane, ms at which it is due, or, of a deferred
+--          one, when it came}
+-- Cost     O(log n + most), O(n) where they are deferred
+
+-- lib/base.lua
+-- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
+-- tag.
+local call = redis.call
+local prefix = string.sub(KEYS[1], 1, -6)
+local state_key = KEYS[1]
+local ready_key = prefix .. 'ready'
+local due_key = prefix .. 'due'
+local leases_key = prefix .. 'leases'
+local users_key = prefix .. 'users'
+local time = call('TIME')
+local now_us = time[1] * 1000000 + time[2]
+local now = math.floor(now_us / 1000)
+local now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+
+-- A user hash nobody touched for this long is forgotten (its policy is a key of its own and stays).
+local USER_TTL = 604800000
+
+local function task_key(user, id) return prefix .. 'task:' .. user .. ':' .. id end
+local function body_key(user, id) return prefix .. 'body:' .. user .. ':' .. id end
+local function result_key(user, id) return prefix .. 'result:' .. user .. ':' .. id end
+local function errors_key(user, id) return prefix .. 'errors:' .. user .. ':' .. id end
+local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. id end
+local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
+local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
+
+-- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
+local function place_key(place, user) return prefix .. place .. ':' .. user end
+local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
+
+local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+-- ARGV[1] is the msgpack of Waiting: user: str, place: str, offset: int, most: int
+--   place: critical, normal, held, scheduled or deferred.
+local args = cmsgpack.unpack(ARGV[1])
+local user, place, offset, most = args[1], args[2], args[3], args[4]
+
+local function page()
+  local key = place_key(place, user)
+  if place ~= 'deferred' then return call('ZRANGE', key, offset, offset + most - 1, 'WITHSCORES') end
+  local found = {}
+  for _, id in ipairs(call('SORT_RO', key, 'ALPHA', 'LIMIT', offset, most)) do
+    found[#found + 1] = id
+    found[#found + 1] = call('HGET', task_key(user, id), 'came') or '0'
+  end
+  return found
+end
+
+local found, reply = page(), { now }
+for at = 1, #found, 2 do
+  reply[#reply + 1] = found[at]
+  reply[#reply + 1] = call('GET', body_key(user, found[at])) or ''
+  reply[#reply + 1] = found[at + 1]
+end
+return reply

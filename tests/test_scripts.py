@@ -1,0 +1,164 @@
+"""The Lua scripts: how they are joined, what names their arguments have, and how they look."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import fairque.redis.arguments
+import fairque.testing.arguments
+from fairque.redis import scripts
+from fairque.redis.arguments import Arguments, Values, encode
+from fairque.redis.scripts import load
+from tests.support.render_scripts import SNAPSHOTS, rendered
+from tests.support.render_scripts import scripts as all_scripts
+
+if TYPE_CHECKING:
+    from tests.support.servers import Server
+
+PACKAGE = "scripts_of_a_test"
+WRITE = Callable[..., None]
+
+ARGUMENTS = """
+from __future__ import annotations
+from fairque.redis.arguments import Arguments, Item, Value
+
+class Pair(Item, frozen=True):
+    '''Two things.'''
+    name: str
+    data: Value
+
+class Told(Arguments, frozen=True):
+    '''number: any.'''
+    text: str
+    number: float | None
+    is_on: bool
+    pairs: list[Pair]
+    data: Value
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WRITE]:
+    """Write the scripts of a package of the test's own, whose includes are its own as well."""
+
+    def write(arguments: str = ARGUMENTS, **sources: str) -> None:
+        (tmp_path / PACKAGE / "lua" / "lib").mkdir(parents=True)
+        (tmp_path / PACKAGE / "__init__.py").touch()
+        (tmp_path / PACKAGE / "arguments.py").write_text(arguments)
+        for name, source in sources.items():
+            path = name.replace("lib_", "lib/")
+            (tmp_path / PACKAGE / "lua" / f"{path}.lua").write_text(source)
+
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(scripts, "CORE", PACKAGE)
+    yield write
+    for name in [name for name in sys.modules if name.startswith(PACKAGE)]:
+        del sys.modules[name]
+    load.cache_clear()
+
+
+def lines(name: str) -> list[str]:
+    return [line for line in load(name, PACKAGE).source.decode().splitlines() if line and not line.startswith("--")]
+
+
+# Includes
+
+
+def test_an_include_is_joined_once_where_it_is_named_first(write: WRITE) -> None:
+    write(
+        told="--@include left\n--@include right\nreturn 1",
+        lib_left="--@include base\nlocal left = base",
+        lib_right="--@include base\nlocal right = base",
+        lib_base="local base = 1",
+    )
+    assert lines("told") == ["local base = 1", "local left = base", "local right = base", "return 1"]
+
+
+def test_includes_that_run_in_a_circle_are_an_error_that_shows_it(write: WRITE) -> None:
+    write(told="--@include a", lib_a="--@include b", lib_b="--@include c", lib_c="--@include a")
+    with pytest.raises(ValueError, match="circle: a → b → c → a"):
+        load("told", PACKAGE)
+
+
+def test_every_include_stands_before_the_arguments_so_that_it_cannot_read_them() -> None:
+    for script in all_scripts():
+        after = script.source.decode().partition("local args =")[2]
+        assert "-- lib/" not in after, script.name
+
+
+# Arguments
+
+
+def test_arguments_arrive_as_they_were_sent(write: WRITE, server: Server) -> None:
+    write(
+        told="""#!lua flags=no-writes
+--@arguments
+local found = { text, number and string.format('%.17g', number) or 'none', tostring(is_on), data, #pairs }
+for _, pair in ipairs(pairs) do
+  --@fields Pair pair
+  found[#found + 1] = name .. '=' .. data
+end
+return found"""
+    )
+    source = load("told", PACKAGE).source
+    types = sys.modules[f"{PACKAGE}.arguments"]
+
+    def told(*fields: Any, values: Values) -> Any:
+        return server.execute("EVAL", source, 0, encode(types.Told(*fields)), *values)
+
+    values = Values()
+    pairs = [types.Pair("é" * 20, values.put(b"\x00\xff")), types.Pair("", values.put(b""))]
+    everything = told("x" * 70_000, 2**53 - 1, True, pairs, values.put(b"\r\n"), values=values)
+    assert everything == [
+        b"x" * 70_000,
+        b"9007199254740991",
+        b"true",
+        b"\r\n",
+        2,
+        "é".encode() * 20 + b"=\x00\xff",
+        b"=",
+    ]
+    assert told("", None, False, [], 0, values=Values()) == [b"", b"none", b"false", b"", 0]
+
+
+def test_fields_can_be_taken_one_by_one(write: WRITE) -> None:
+    write(told="for _, it in ipairs(pairs) do\n  --@fields Pair it: data\nend")
+    assert lines("told")[1:-1] == ["  local data = ARGV[it[2]] or ''"]
+
+
+@pytest.mark.parametrize(
+    ("source", "error"), [("--@fields Pair it: date", "Pair has no date"), ("--@fields Pear it", "has no Pear")]
+)
+def test_a_name_that_arguments_do_not_have_is_an_error(write: WRITE, source: str, error: str) -> None:
+    write(told=source)
+    with pytest.raises(ValueError, match=error):
+        load("told", PACKAGE)
+
+
+@pytest.mark.parametrize("module", [fairque.redis.arguments, fairque.testing.arguments], ids=lambda it: it.__name__)
+def test_each_script_has_arguments_and_each_arguments_a_script(module: ModuleType) -> None:
+    assert module.__file__ is not None
+    found = {path.stem for path in Path(module.__file__).parent.glob("lua/*.lua")}
+    types = [it for it in vars(module).values() if isinstance(it, type) and issubclass(it, Arguments)]
+    assert {it.script for it in types if it is not Arguments} == found
+
+
+# What they look like
+
+
+def test_each_script_opens_with_purpose_keys_reply_and_cost() -> None:
+    header = re.compile(r"#!lua.*\n-- [A-Z].*\n(?:--.*\n)*-- KEYS\[1\]  state\n-- Returns  .*\n(?:--.*\n)*-- Cost  ")
+    for script in all_scripts():
+        assert header.match(script.source.decode()), script.name
+
+
+def test_the_snapshots_show_each_script_as_redis_gets_it() -> None:
+    kept = {path.name: path.read_text(encoding="utf-8") for path in SNAPSHOTS.iterdir()}
+    assert rendered() == kept, "look at what changed: python tests/support/render_scripts.py, then git diff"
