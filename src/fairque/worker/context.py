@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any
 
 from fairque.checks import check_number
 from fairque.errors import FairqueError, InvalidInput
-from fairque.queue.xcom import BlockingXCom, XCom
 from fairque.tasks.message import Firing
 
 __all__ = ["TaskContext", "current_task"]
 
 MOST_CHARGE = 1_000_000_000
-
-
-class Services(Protocol):
-    """What the worker does for a running task."""
-
-    def xcom(self, context: TaskContext) -> XCom | BlockingXCom: ...
-    def progress(self, context: TaskContext, fraction: float, message: str) -> None: ...
 
 
 class TaskContext:
@@ -38,7 +30,6 @@ class TaskContext:
     """
 
     __slots__ = (
-        "_services",
         "attempt",
         "canceled",
         "charged",
@@ -57,7 +48,6 @@ class TaskContext:
         name: str,
         attempt: int,
         worker_id: str,
-        services: Services | None = None,
         schedule: Firing | None = None,
     ) -> None:
         self.user_id = user_id
@@ -69,7 +59,6 @@ class TaskContext:
         self.inputs: dict[str, Any] = {}
         self.canceled = False
         self.charged = 0.0
-        self._services = services
 
     @property
     def xcom(self) -> Any:
@@ -78,9 +67,7 @@ class TaskContext:
         Raises:
             FairqueError: In a subprocess, which has no connection: push by the decorator instead.
         """
-        if self._services is None:
-            raise FairqueError("XCom is not available in a subprocess: return the value, and push it with push_key")
-        return self._services.xcom(self)
+        raise FairqueError("XCom is not available in a subprocess: return the value, and push it with push_key")
 
     def charge(self, cost: float) -> None:
         """Add to what this task costs its user what became known while it runs: tokens, rows, bytes.
@@ -100,8 +87,10 @@ class TaskContext:
         """
         if not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
             raise InvalidInput(f"progress must be between 0 and 1, not {fraction!r}")
-        if self._services is not None:
-            self._services.progress(self, float(fraction), message)
+        self._report(float(fraction), message)
+
+    def _report(self, fraction: float, message: str) -> None:
+        """A subprocess has no connection: nobody is told."""
 
     def __getstate__(self) -> tuple[Any, ...]:
         return (self.user_id, self.task_id, self.name, self.attempt, self.worker_id, self.schedule, self.inputs)
@@ -110,7 +99,6 @@ class TaskContext:
         self.user_id, self.task_id, self.name, self.attempt, self.worker_id, self.schedule, self.inputs = state
         self.canceled = False
         self.charged = 0.0
-        self._services = None
 
     def __repr__(self) -> str:
         return f"<TaskContext {self.name} {self.task_id!r} of {self.user_id!r}, attempt {self.attempt}>"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -18,19 +17,16 @@ from fairque.queue.xcom import BlockingXCom, XCom
 from fairque.redis.delivery import Delivery
 from fairque.tasks.failure import Failure, Raised, RaisedElsewhere, Reply
 from fairque.tasks.function import TaskFunction
-from fairque.tasks.message import Message, Overrides, decode_body, encode_value, is_payload
-from fairque.tasks.options import NO_OPTIONS
+from fairque.tasks.message import Message, decode_body, encode_value, is_payload
 from fairque.tasks.registry import get_function
 from fairque.tasks.xcom import xcom_of
-from fairque.worker.context import TaskContext, running
+from fairque.worker.context import running
 from fairque.worker.inputs import Inputs
-from fairque.worker.job import Job, JobContext
 from fairque.worker.process_body import run_in_process
 from fairque.worker.progress import Progress
+from fairque.worker.running_task import RunningTask
 
 __all__ = ["Executor", "TaskHandler", "UnknownName"]
-
-_NO_OVERRIDES = Overrides()
 
 
 class TaskHandler(ABC):
@@ -66,18 +62,16 @@ class Executor:
         self._threads = CapacityLimiter(concurrency)
         self._processes = CapacityLimiter(concurrency)
 
-    def prepare(self, delivery: Delivery) -> Job:
+    def prepare(self, delivery: Delivery) -> RunningTask:
         """Raises `BadMessage`, `UnknownName` and `BadArguments`."""
         message = decode_body(delivery.body)
-        overrides = message.overrides or _NO_OVERRIDES
-        began = time.monotonic()
         function = self._function_for(message)
-        defaults = function.defaults if function is not None else NO_OPTIONS
-        context = JobContext(delivery, message.name, self._worker_id, self, function, overrides.schedule)
-        if overrides.inputs or xcom_of(function).reads:
-            return Job(delivery, message.name, overrides, defaults, function, (), {}, began, context, message)
-        args, kwargs = _arguments(message, function)
-        return Job(delivery, message.name, overrides, defaults, function, args, kwargs, began, context)
+        run = RunningTask(delivery, message, function, self._worker_id, self)
+        if run.overrides.inputs or xcom_of(function).reads:
+            run.message = message
+        else:
+            run.args, run.kwargs = _arguments(message, function)
+        return run
 
     def _function_for(self, message: Message) -> TaskFunction[Any, Any] | None:
         """None: it is for the handler."""
@@ -87,31 +81,31 @@ class Executor:
             raise UnknownName(message.name)
         return function
 
-    async def run(self, job: Job) -> Any:
+    async def run(self, run: RunningTask) -> Any:
         """Run the body where it belongs, with `current_task()` in place."""
-        function = job.function
-        running.set(job.context)
-        if job.message is not None:
-            await self._gather(job, job.message)
+        function = run.function
+        running.set(run)
+        if run.message is not None:
+            await self._gather(run, run.message)
         if function is None:
             assert self._handler is not None
-            return await self._handler.process_task(*job.args)
+            return await self._handler.process_task(*run.args)
         if function.run_in == "loop":
-            return await function.fn(*job.args, **job.kwargs)
+            return await function.fn(*run.args, **run.kwargs)
         if function.run_in == "thread":
             return await anyio.to_thread.run_sync(
-                _call, function.fn, job.args, job.kwargs, abandon_on_cancel=True, limiter=self._threads
+                _call, function.fn, run.args, run.kwargs, abandon_on_cancel=True, limiter=self._threads
             )
-        return await self._run_in_process(job, function)
+        return await self._run_in_process(run, function)
 
-    async def _run_in_process(self, job: Job, function: TaskFunction[Any, Any]) -> Any:
+    async def _run_in_process(self, run: RunningTask, function: TaskFunction[Any, Any]) -> Any:
         try:
             answer = await anyio.to_process.run_sync(
                 run_in_process,
                 (function.fn.__module__, function.fn.__qualname__, function.name),
-                encode_value(job.args),
-                encode_value(job.kwargs) if job.kwargs else None,
-                job.context.plain(),
+                encode_value(run.args),
+                encode_value(run.kwargs) if run.kwargs else None,
+                run.plain(),
                 cancellable=True,
                 limiter=self._processes,
             )
@@ -119,45 +113,44 @@ class Executor:
             failure = Failure(FailureKind.ERROR, "ProcessDied", "the subprocess of the task died")
             raise RaisedElsewhere(Raised(failure, ("ProcessDied",))) from None
         reply = msgspec.msgpack.decode(answer, type=Reply)
-        job.context.charged += reply.charged
+        run.charged += reply.charged
         if reply.raised is not None:
             raise RaisedElsewhere(reply.raised)
         return msgspec.msgpack.decode(reply.value)
 
-    async def _gather(self, job: Job, message: Message) -> None:
+    async def _gather(self, run: RunningTask, message: Message) -> None:
         """Everything that others give: outputs in the arguments, results of dependencies, XCom values."""
         try:
-            if job.overrides.inputs:
-                message = await self._inputs.arguments(job.delivery, message)
-            if job.function is not None and xcom_of(job.function).reads:
-                job.args, job.kwargs = await self._given(job, message, job.function)
+            if run.overrides.inputs:
+                message = await self._inputs.arguments(run.delivery, message)
+            if run.function is not None and xcom_of(run.function).reads:
+                run.args, run.kwargs = await self._given(run, message, run.function)
             else:
-                job.args, job.kwargs = _arguments(message, job.function)
+                run.args, run.kwargs = _arguments(message, run.function)
         except BadArguments as exc:
             failure = Failure(FailureKind.BAD_ARGUMENTS, "BadArguments", str(exc))
             raise RaisedElsewhere(Raised(failure, is_final=True)) from None
 
-    async def _given(self, job: Job, message: Message, function: TaskFunction[Any, Any]) -> tuple[Any, dict[str, Any]]:
+    async def _given(
+        self, run: RunningTask, message: Message, function: TaskFunction[Any, Any]
+    ) -> tuple[Any, dict[str, Any]]:
         """The arguments, with what its XCom options say: results of dependencies, and pulled values."""
         args, kwargs = function.signature.decode(message.args, message.kwargs)
-        xcom, inputs = xcom_of(function), job.context.inputs
-        if xcom.auto and job.overrides.depends_on:
-            inputs.update(await self._inputs.results(job.delivery, job.overrides.depends_on))
+        xcom, inputs = xcom_of(function), run.inputs
+        if xcom.auto and run.overrides.depends_on:
+            inputs.update(await self._inputs.results(run.delivery, run.overrides.depends_on))
         if xcom.pull_keys:
-            inputs.update(await self._inputs.pulled(job.delivery, function))
+            inputs.update(await self._inputs.pulled(run.delivery, function))
         kwargs |= function.signature.accepted(inputs, len(args), kwargs)
         function.signature.check_call(args, kwargs)
         return args, kwargs
 
-    def xcom(self, context: TaskContext) -> XCom | BlockingXCom:
-        assert isinstance(context, JobContext)
-        function = context.function
-        values = self._inputs.xcom(context.user_id, xcom_of(function).namespace)
-        return BlockingXCom(values) if function is not None and function.run_in == "thread" else values
+    def xcom(self, run: RunningTask) -> XCom | BlockingXCom:
+        values = self._inputs.xcom(run.user_id, xcom_of(run.function).namespace)
+        return BlockingXCom(values) if run.is_in_thread else values
 
-    def progress(self, context: TaskContext, fraction: float, message: str) -> None:
-        assert isinstance(context, JobContext)
-        self._progress.report(context.delivery, fraction, message)
+    def progress(self, run: RunningTask, fraction: float, message: str) -> None:
+        self._progress.report(run.delivery, fraction, message)
 
     def forget(self, delivery: Delivery) -> None:
         """Its run has ended."""

@@ -17,7 +17,7 @@ from fairque.tasks.failure import Failure, Raised, encode_result, raised_by
 from fairque.tasks.message import Record, encode_record
 from fairque.tasks.retry import RetryPolicy
 from fairque.tasks.xcom import xcom_of
-from fairque.worker.job import Job
+from fairque.worker.running_task import RunningTask
 
 __all__ = ["Outcomes"]
 
@@ -38,7 +38,7 @@ class Outcomes:
         self._worker_id = worker_id
         self._settings = settings
 
-    def finished(self, job: Job, value: Any) -> Outcome | Failure:
+    def finished(self, run: RunningTask, value: Any) -> Outcome | Failure:
         """The outcome of a value, or the failure that it cannot be kept."""
         encoded = encode_result(value)
         if isinstance(encoded, Failure):
@@ -46,11 +46,11 @@ class Outcomes:
         if len(encoded) > self._settings.max_message_bytes:
             text = f"the result has {len(encoded)} bytes, the limit is {self._settings.max_message_bytes}"
             return Failure(FailureKind.ERROR, "ResultTooLarge", text)
-        ttl_ms = self._ttl_ms(job)
+        ttl_ms = self._ttl_ms(run)
         value_fields: dict[str, Any] = {"value": msgspec.Raw(encoded)} if ttl_ms else {"kept": False}
-        record = self._record(job.delivery, job.name, job.began, **value_fields)
-        packed = self._encode(job.delivery, "finished", record)
-        return Outcome(job.delivery, "finished", ttl_ms or TOMBSTONE_MS, 0, packed, b"", _pushed(job, encoded))
+        record = self._record(run.delivery, run.name, run.began, **value_fields)
+        packed = self._encode(run.delivery, "finished", record)
+        return Outcome(run.delivery, "finished", ttl_ms or TOMBSTONE_MS, 0, packed, b"", _pushed(run, encoded))
 
     def failed(self, delivery: Delivery, name: str, failure: Failure, began: float) -> Outcome:
         """The task is given up."""
@@ -67,41 +67,41 @@ class Outcomes:
         ttl_ms, error = self._settings.dead_letter_ttl_ms, self._error(delivery, failure, began)
         return Outcome(delivery, "failed", ttl_ms, 0, encoded, error)
 
-    def raised(self, job: Job, error: BaseException) -> tuple[Outcome, Failure]:
+    def raised(self, run: RunningTask, error: BaseException) -> tuple[Outcome, Failure]:
         """What an exception of the body means: another try, or the end."""
-        return self._again_or_failed(job, raised_by(error))
+        return self._again_or_failed(run, raised_by(error))
 
-    def timed_out(self, job: Job, seconds: float) -> tuple[Outcome, Failure]:
+    def timed_out(self, run: RunningTask, seconds: float) -> tuple[Outcome, Failure]:
         failure = Failure(FailureKind.TIMEOUT, "TimeoutError", f"ran longer than {seconds:g} s")
-        return self._again_or_failed(job, Raised(failure, _TIMEOUT_CLASSES))
+        return self._again_or_failed(run, Raised(failure, _TIMEOUT_CLASSES))
 
-    def _again_or_failed(self, job: Job, raised: Raised) -> tuple[Outcome, Failure]:
-        delay = self._retry_delay(job, raised)
+    def _again_or_failed(self, run: RunningTask, raised: Raised) -> tuple[Outcome, Failure]:
+        delay = self._retry_delay(run, raised)
         if delay is None:
-            return self.failed(job.delivery, job.name, raised.failure, job.began), raised.failure
-        record = self._error(job.delivery, raised.failure, job.began)
-        return Outcome(job.delivery, "retry", 0, round(delay * 1000), b"", record), raised.failure
+            return self.failed(run.delivery, run.name, raised.failure, run.began), raised.failure
+        record = self._error(run.delivery, raised.failure, run.began)
+        return Outcome(run.delivery, "retry", 0, round(delay * 1000), b"", record), raised.failure
 
-    def _retry_delay(self, job: Job, raised: Raised) -> float | None:
+    def _retry_delay(self, run: RunningTask, raised: Raised) -> float | None:
         """Seconds to wait, or None when it was the last try.
 
         Without `max_retries` and `retry`, an error is final, and ``raise Retry`` is granted as often as the default
         policy says.
         """
-        overrides, defaults = job.overrides, job.defaults
+        overrides, defaults = run.overrides, run.defaults
         policy = overrides.retry or defaults.retry
         limit = overrides.max_retries if overrides.max_retries is not None else defaults.max_retries
         if limit is None:
             limit = policy.max if policy is not None else (DEFAULT_RETRY.max if raised.retry_asked else 0)
         policy = policy or DEFAULT_RETRY
-        if raised.is_final or job.delivery.failures >= limit:
+        if raised.is_final or run.delivery.failures >= limit:
             return None
         if not (raised.retry_asked or policy.covers_any(raised.classes)):
             return None
-        return policy.delay(job.delivery.failures + 1) if raised.retry_delay is None else raised.retry_delay
+        return policy.delay(run.delivery.failures + 1) if raised.retry_delay is None else raised.retry_delay
 
-    def _ttl_ms(self, job: Job) -> int:
-        seconds = job.overrides.result_ttl if job.overrides.result_ttl is not None else job.defaults.result_ttl
+    def _ttl_ms(self, run: RunningTask) -> int:
+        seconds = run.overrides.result_ttl if run.overrides.result_ttl is not None else run.defaults.result_ttl
         return self._settings.result_ttl_ms if seconds is None else round(seconds * 1000)
 
     def _record(self, delivery: Delivery, name: str, began: float, **fields: Any) -> Record:
@@ -133,9 +133,9 @@ class Outcomes:
         )
 
 
-def _pushed(job: Job, encoded: bytes) -> bytes:
+def _pushed(run: RunningTask, encoded: bytes) -> bytes:
     """The result as an XCom value, to be written with the outcome."""
-    options = xcom_of(job.function)
+    options = xcom_of(run.function)
     if options.push_key is None:
         return b""
     space, key = encode_user(options.namespace).encode(), options.push_key.encode()

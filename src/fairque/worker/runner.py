@@ -18,8 +18,8 @@ from fairque.tasks.failure import Failure
 from fairque.tasks.message import BadMessage, name_in
 from fairque.worker.executor import Executor, UnknownName
 from fairque.worker.hooks import Hooks
-from fairque.worker.job import Job
 from fairque.worker.outcomes import Outcomes
+from fairque.worker.running_task import RunningTask
 from fairque.worker.settler import Settler
 
 __all__ = ["Runner"]
@@ -50,20 +50,6 @@ class Care(msgspec.Struct, frozen=True):
         check_seconds("cancel_grace", self.cancel_grace)
         if self.task_timeout is not None:
             check_seconds("task_timeout", self.task_timeout, least=0.001)
-
-
-class Run:
-    """A job on its way through this worker. `ended` once its outcome is known, whatever its body still does."""
-
-    __slots__ = ("canceling", "delivery", "ended", "job", "task", "timer")
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.delivery = job.delivery
-        self.ended = False
-        self.canceling = False
-        self.task: asyncio.Task[None] | None = None
-        self.timer: asyncio.TimerHandle | None = None
 
 
 class Runner:
@@ -97,7 +83,7 @@ class Runner:
         self._hooks = hooks
         self._freed = freed
         self._care = care
-        self._runs: dict[int, Run] = {}  # by identity of the delivery
+        self._runs: dict[int, RunningTask] = {}  # by identity of the delivery
         self._bodies: set[asyncio.Task[None]] = set()  # until they end, which may be after their run
         self._survivors: set[asyncio.TimerHandle] = set()
 
@@ -115,7 +101,7 @@ class Runner:
                 text = f"its workers fell silent {delivery.lost} times"
                 self._give_up(delivery, Failure(FailureKind.LOST, "TaskLost", text))
                 return
-            job = self._executor.prepare(delivery)
+            run = self._executor.prepare(delivery)
         except UnknownName as exc:
             self._put_back(delivery, str(exc))
         except BadMessage as exc:
@@ -126,7 +112,7 @@ class Runner:
             logger.exception("task %r of user %r cannot be prepared", delivery.id, delivery.user_id)
             self._give_up(delivery, Failure(FailureKind.BAD_MESSAGE, type(exc).__name__, str(exc)))
         else:
-            self._launch(Run(job))
+            self._launch(run)
 
     def drop(self, deliveries: list[Delivery]) -> None:
         """Their leases ran out and other workers have them: whatever their bodies do is refused."""
@@ -137,7 +123,7 @@ class Runner:
             self._close(run)
             self._settler.forget(delivery)
             logger.warning("task %r of user %r was taken over by another worker", delivery.id, delivery.user_id)
-            self._hooks.tell("lost", delivery, run.job.name, run.job.began)
+            self._tell("lost", run)
             self._abandon(run, "its delivery was lost")
 
     def cancel_task(self, user: bytes, task_id: bytes) -> None:
@@ -151,15 +137,14 @@ class Runner:
         """
         for delivery in deliveries:
             run = self._runs.get(id(delivery))
-            if run is None or run.canceling:
+            if run is None or run.canceled:
                 continue
-            run.canceling = True
-            run.job.context.canceled = True
+            run.canceled = True
             if run.timer is not None:
                 run.timer.cancel()
             run.timer = asyncio.get_running_loop().call_later(self._care.cancel_grace, self._end_grace, run)
-            if run.task is not None and not run.job.in_thread:
-                run.task.cancel()
+            if run.body is not None and not run.is_in_thread:
+                run.body.cancel()
 
     def release(self) -> None:
         """Cancel what runs and put it back, to the front of its lane."""
@@ -185,24 +170,24 @@ class Runner:
         """What the loop is busy with. Called from another thread."""
         current = asyncio.current_task(loop)
         for run in list(self._runs.values()):
-            if run.task is current:
-                return f"task {run.job.name} ({run.delivery.id!r}) of user {run.delivery.user_id!r}"
+            if run.body is current:
+                return f"task {run.name} ({run.delivery.id!r}) of user {run.delivery.user_id!r}"
         return "something outside the tasks"
 
-    def _launch(self, run: Run) -> None:
+    def _launch(self, run: RunningTask) -> None:
         loop = asyncio.get_running_loop()
         self._runs[id(run.delivery)] = run
-        timeout = run.job.timeout if run.job.timeout is not None else self._care.task_timeout
+        timeout = run.timeout if run.timeout is not None else self._care.task_timeout
         if timeout is not None:
             run.timer = loop.call_later(timeout, self._time_out, run, timeout)
-        run.task = task = loop.create_task(self._body(run))
+        run.body = task = loop.create_task(self._body(run))
         self._bodies.add(task)
         task.add_done_callback(lambda task: self._body_ended(run, task))
 
-    async def _body(self, run: Run) -> None:
+    async def _body(self, run: RunningTask) -> None:
         """Nothing leaves this coroutine: what a body raises, SystemExit included, is an outcome."""
         try:
-            value = await self._executor.run(run.job)
+            value = await self._executor.run(run)
         except BaseException as exc:
             if not run.ended:
                 self._raised(run, exc)
@@ -210,58 +195,62 @@ class Runner:
             if not run.ended:
                 self._returned(run, value)
 
-    def _body_ended(self, run: Run, task: asyncio.Task[None]) -> None:
+    def _body_ended(self, run: RunningTask, task: asyncio.Task[None]) -> None:
         self._bodies.discard(task)
+        run.body = None  # they know each other: without this, each task would be left to the garbage collector
         if not run.ended and task.cancelled():  # before its first step
             self._raised(run, asyncio.CancelledError())
 
-    def _end_grace(self, run: Run) -> None:
+    def _end_grace(self, run: RunningTask) -> None:
         if not run.ended:
             self._end_canceled(run)
             self._abandon(run, f"its cancellation and {self._care.cancel_grace:g} s of grace")
 
-    def _end_canceled(self, run: Run) -> None:
+    def _end_canceled(self, run: RunningTask) -> None:
         self._close(run)
         self._report(run, Outcome(run.delivery, "canceled"))
         logger.info("task %r of user %r was canceled", run.delivery.id, run.delivery.user_id)
 
-    def _returned(self, run: Run, value: Any) -> None:
-        if run.canceling:
+    def _returned(self, run: RunningTask, value: Any) -> None:
+        if run.canceled:
             self._end_canceled(run)
             return
-        result = self._outcomes.finished(run.job, value)
+        result = self._outcomes.finished(run, value)
         if isinstance(result, Failure):
-            outcome = self._outcomes.failed(run.delivery, run.job.name, result, run.job.began)
+            outcome = self._outcomes.failed(run.delivery, run.name, result, run.began)
             self._end(run, outcome, "failure", result)
         else:
             self._end(run, result, "success", None)
 
-    def _raised(self, run: Run, error: BaseException) -> None:
-        if run.canceling:
+    def _raised(self, run: RunningTask, error: BaseException) -> None:
+        if run.canceled:
             self._end_canceled(run)
             return
-        outcome, failure = self._outcomes.raised(run.job, error)
+        outcome, failure = self._outcomes.raised(run, error)
         self._end(run, outcome, "retry" if outcome.kind == "retry" else "failure", failure)
 
-    def _time_out(self, run: Run, seconds: float) -> None:
+    def _time_out(self, run: RunningTask, seconds: float) -> None:
         if run.ended:
             return
-        outcome, failure = self._outcomes.timed_out(run.job, seconds)
-        self._hooks.tell("timeout", run.delivery, run.job.name, run.job.began, failure)
+        outcome, failure = self._outcomes.timed_out(run, seconds)
+        self._tell("timeout", run, failure)
         self._end(run, outcome, "retry" if outcome.kind == "retry" else "failure", failure)
         self._abandon(run, f"its timeout of {seconds:g} s")
 
-    def _end(self, run: Run, outcome: Outcome, event: str, failure: Failure | None) -> None:
+    def _end(self, run: RunningTask, outcome: Outcome, event: str, failure: Failure | None) -> None:
         self._close(run)
         self._report(run, outcome)
-        self._hooks.tell(event, run.delivery, run.job.name, run.job.began, failure)
+        self._tell(event, run, failure)
 
-    def _report(self, run: Run, outcome: Outcome) -> None:
-        outcome.run_ms = (time.monotonic() - run.job.began) * 1000
-        outcome.charge = run.job.context.charged
+    def _tell(self, event: str, run: RunningTask, failure: Failure | None = None) -> None:
+        self._hooks.tell(event, run.delivery, run.name, run.began, failure)
+
+    def _report(self, run: RunningTask, outcome: Outcome) -> None:
+        outcome.run_ms = (time.monotonic() - run.began) * 1000
+        outcome.charge = run.charged
         self._settler.report(outcome)
 
-    def _close(self, run: Run) -> None:
+    def _close(self, run: RunningTask) -> None:
         run.ended = True
         if run.timer is not None:
             run.timer.cancel()
@@ -269,15 +258,15 @@ class Runner:
         self._executor.forget(run.delivery)
         self._freed()
 
-    def _abandon(self, run: Run, reason: str) -> None:
+    def _abandon(self, run: RunningTask, reason: str) -> None:
         """Its slot is free; a body that swallows the cancellation harms only itself, and is reported."""
-        if run.task is None or run.task.done():
+        if run.body is None or run.body.done():
             return
-        run.task.cancel()
+        run.body.cancel()
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(SURVIVOR_SECONDS, self._report_survivor, run.task, run.delivery, reason)
+        timer = loop.call_later(SURVIVOR_SECONDS, self._report_survivor, run.body, run.delivery, reason)
         self._survivors.add(timer)
-        run.task.add_done_callback(lambda _: self._discard_timer(timer))
+        run.body.add_done_callback(lambda _: self._discard_timer(timer))
 
     def _discard_timer(self, timer: asyncio.TimerHandle) -> None:
         timer.cancel()
