@@ -116,7 +116,8 @@ async def test_a_worker_of_a_configuration_can_be_made_and_has_an_id_of_its_own(
     queue = TaskQueue("embedded://")
     first, second = (Worker.from_config(queue, OTHER_WORKER) for _ in range(2))
     assert first.worker_id != second.worker_id
-    assert (first.concurrency, first.groups, first.poll_interval) == (3, [["ann"], ["bob"]], 5.5)
+    options = first.options
+    assert (options.concurrency, options.groups, options.poll_interval) == (3, [["ann"], ["bob"]], 5.5)
     assert not Worker.from_config(queue, WorkerConfig()).worker_id.startswith("None")
 
 

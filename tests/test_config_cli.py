@@ -245,4 +245,4 @@ async def test_a_worker_fires_schedules_unless_the_configuration_says_no(enabled
     config = FairQueueConfig(scheduler=SchedulerConfig(enabled=enabled))
     settings = Settings(MODULE, config.workers[0], ("f.yaml",), "1", LogLevel.INFO, False, config)
     worker = make_worker(TaskQueue.from_config(config), settings)
-    assert (worker._scheduler is not None) == enabled
+    assert worker.options.scheduler == enabled

@@ -272,16 +272,15 @@ async def test_what_the_inside_is_made_of_shows_no_arguments_and_results_either(
     store = queue.store()
     claim = await store.claim("w", 1, settings=QueueSettings(lease_ms=60_000), wait=False)
     inputs, progress = Inputs(store), Progress(store)
-    executor = Executor("w", concurrency=1, handler=None, inputs=inputs, progress=progress)
-    job = executor.prepare(claim.deliveries[0])
-    outcome = Outcomes("w", queue.settings).finished(job, SECRET)
+    run = Executor(Worker(queue).options, inputs, progress).prepare(claim.deliveries[0])
+    outcome = Outcomes("w", queue.settings).finished(run, SECRET)
     assert isinstance(outcome, Outcome)
     assert await store.settle("w", [outcome]) == [True]
     await store.leave("w", [])
     await store.close()
     message = tellers[0].message()
     new = NewTask("anna", "t", 3, "", encode_value(SECRET))
-    for part in (message, new, claim, job, outcome, Reply(message.args), decode_record(outcome.record)):
+    for part in (message, new, claim, run, outcome, Reply(message.args), decode_record(outcome.record)):
         assert SECRET not in repr(part)
 
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from fairque import InvalidInput, QueueSettings, SettingsMismatch, TaskQueue, Worker, task
+from fairque import InvalidInput, QueueSettings, SettingsMismatch, TaskFailed, TaskQueue, Worker, task
 from tests.support.servers import Server
 
 pytestmark = pytest.mark.leaves_keys()
@@ -15,6 +15,11 @@ pytestmark = pytest.mark.leaves_keys()
 @task
 async def say(word: str) -> str:
     return word
+
+
+@task
+async def repeat(word: str, times: int) -> str:
+    return word * times
 
 
 def opened(server: Server, name: str, **settings: object) -> TaskQueue:
@@ -74,6 +79,21 @@ async def test_a_worker_with_other_settings_does_not_serve(server: Server, queue
             await Worker(late).run()
         await late.close()
         assert (await handle.info()).state == "queued"
+
+
+async def test_a_worker_keeps_to_the_settings_of_a_queue_that_was_never_opened_by_hand(server: Server, queue_name: str):
+    async with opened(server, queue_name, lease=2, result_ttl=30, max_message_bytes=1000, dead_letter_ttl=60) as first:
+        kept, too_long = [await first.enqueue(repeat("a", times), user_id="anna") for times in (1, 2000)]
+        other = opened(server, queue_name)
+        async with Worker(other) as worker:
+            assert await kept.result(20) == "a"
+            with pytest.raises(TaskFailed, match="the limit is 1000"):
+                await too_long.result(20)
+            assert worker._parts is not None
+            assert worker._parts.renewal._interval == pytest.approx(0.6)
+        await other.close()
+    ttls = [server.execute("PTTL", key) for key in server.keys(queue_name) if ":result:" in key]
+    assert 0 < min(ttls) <= 30_000 < max(ttls) <= 60_000
 
 
 async def test_what_two_ask_for_at_the_same_time_one_of_them_gets(server: Server, queue_name: str):

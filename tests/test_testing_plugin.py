@@ -186,7 +186,7 @@ def test_options_of_queue_and_worker_are_fixtures_to_override(run: Run, pytester
         async def test_options(fairque_queue, fairque_worker):
             assert fairque_worker.queue is fairque_queue
             assert fairque_queue.name == "mine"
-            assert (fairque_queue.settings.lease_ms, fairque_worker.concurrency) == (3000, 3)
+            assert (fairque_queue.settings.lease_ms, fairque_worker.options.concurrency) == (3000, 3)
     """)
     run(*ASYNCIO).assert_outcomes(passed=1)
 

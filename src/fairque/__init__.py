@@ -61,7 +61,7 @@ from fairque.tasks.task import Task
 from fairque.tasks.xcom import xcom_task
 from fairque.version import __version__
 from fairque.worker.context import TaskContext, current_task
-from fairque.worker.executor import TaskHandler
+from fairque.worker.handler import TaskHandler
 from fairque.worker.hooks import TaskEvent
 from fairque.worker.worker import Worker
 

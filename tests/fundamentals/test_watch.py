@@ -235,7 +235,7 @@ async def test_many_reports_cost_few_calls_and_the_last_one_arrives(queue: TaskQ
         assert script_calls(server) - before < 40
         go_on.set()
         await handle.result(20)
-        assert not worker._progress._sent, "nothing is kept of a task that has ended"
+        assert not worker._parts.progress._sent, "nothing is kept of a task that has ended"
 
 
 async def is_started(handle) -> bool:

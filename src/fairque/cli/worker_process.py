@@ -159,7 +159,7 @@ class Shutdown:
         """In a thread. A loop that is blocked cannot drain: the process ends all the same."""
         if not self.asked:
             self._ask("the parent process is gone")
-        time.sleep(self._worker.shutdown_timeout + _GRACE_SECONDS)
+        time.sleep(self._worker.options.shutdown_timeout + _GRACE_SECONDS)
         os._exit(1)
 
 

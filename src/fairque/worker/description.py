@@ -1,4 +1,4 @@
-"""What a worker tells others of itself."""
+"""What a worker tells others of itself, in its entry in Redis."""
 
 from __future__ import annotations
 
@@ -8,34 +8,36 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from fairque.models import UserGroup
+from fairque.models import EVERYONE, UserGroup
 from fairque.redis.keys import encode_user
 from fairque.tasks.registry import registry
 from fairque.version import __version__
-from fairque.worker.assignment import shown
+from fairque.worker.options import WorkerOptions
 
-__all__ = ["describe_worker", "names_known", "new_worker_id"]
+__all__ = ["describe_worker", "names_known"]
 
 MOST_NAMES = 200
 
 
-def new_worker_id() -> str:
-    """Host, pid and a random part."""
-    return f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
-
-
-def describe_worker(concurrency: int, groups: Sequence[UserGroup]) -> dict[str, Any]:
+def describe_worker(options: WorkerOptions) -> dict[str, Any]:
     """What stays the same."""
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "version": __version__,
-        "concurrency": concurrency,
+        "concurrency": options.concurrency,
         "started_at": time.time(),
-        "users": shown(groups),
+        "users": _shown(options.groups),
     }
 
 
-def names_known() -> str:
-    """The tasks that this process knows, for explanations; nothing where they are too many to tell."""
-    return " ".join(map(encode_user, registry)) if len(registry) <= MOST_NAMES else ""
+def names_known(options: WorkerOptions) -> str:
+    """The tasks that it has functions for; nothing where they are too many to tell, or a handler may know any."""
+    if options.handler is not None or len(registry) > MOST_NAMES:
+        return ""
+    return " ".join(map(encode_user, registry))
+
+
+def _shown(groups: Sequence[UserGroup]) -> str:
+    """Encoded users, or ``*``."""
+    return " ".join(encode_user(user) for group in groups for user in group) if all(groups) else EVERYONE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -22,19 +21,12 @@ from fairque.tasks.registry import get_function
 from fairque.tasks.xcom import xcom_of
 from fairque.worker.context import running
 from fairque.worker.inputs import Inputs
+from fairque.worker.options import WorkerOptions
 from fairque.worker.process_body import run_in_process
 from fairque.worker.progress import Progress
 from fairque.worker.running_task import RunningTask
 
-__all__ = ["Executor", "TaskHandler", "UnknownName"]
-
-
-class TaskHandler(ABC):
-    """Serves the tasks that have no function: those of ``Task.create(payload=…)``."""
-
-    @abstractmethod
-    async def process_task(self, payload: dict[str, Any]) -> Any:
-        """Do the work; what it returns is the result. `current_task()` tells the user and the id."""
+__all__ = ["Executor", "UnknownName"]
 
 
 class UnknownName(Exception):
@@ -45,22 +37,18 @@ class Executor:
     """What is needed to run deliveries: functions by name, a handler for the rest, and threads and processes to run in.
 
     Args:
-        worker_id: Told to the tasks.
-        concurrency: Bounds the threads and subprocesses as well.
-        handler: Serves tasks without a function.
+        options: Of the worker. Its concurrency bounds the threads and subprocesses as well.
         inputs: Fetches what tasks are given by others.
         progress: Takes what running tasks report.
     """
 
-    def __init__(
-        self, worker_id: str, *, concurrency: int, handler: TaskHandler | None, inputs: Inputs, progress: Progress
-    ) -> None:
-        self._worker_id = worker_id
-        self._handler = handler
+    def __init__(self, options: WorkerOptions, inputs: Inputs, progress: Progress) -> None:
+        self._worker_id = options.worker_id
+        self._handler = options.handler
         self._inputs = inputs
         self._progress = progress
-        self._threads = CapacityLimiter(concurrency)
-        self._processes = CapacityLimiter(concurrency)
+        self._threads = CapacityLimiter(options.concurrency)
+        self._processes = CapacityLimiter(options.concurrency)
 
     def prepare(self, delivery: Delivery) -> RunningTask:
         """Raises `BadMessage`, `UnknownName` and `BadArguments`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -38,7 +38,7 @@ class Hooks:
     What a hook raises is logged and harms nobody.
     """
 
-    def __init__(self, hooks: dict[str, Hook | None]) -> None:
+    def __init__(self, hooks: Mapping[str, Hook | None]) -> None:
         self._hooks = hooks
         self._tasks: set[asyncio.Task[None]] = set()
 

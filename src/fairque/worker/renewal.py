@@ -10,11 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 from fairque.errors import FairqueError
-from fairque.redis.connector import Connector
+from fairque.queue.queue import TaskQueue
 from fairque.redis.delivery import Delivery
-from fairque.redis.keys import Keys
 from fairque.redis.requester import BlockingRequester
 from fairque.redis.store import renew
+from fairque.worker.description import describe_worker, names_known
+from fairque.worker.options import WorkerOptions
+from fairque.worker.runner import Runner
+from fairque.worker.settler import Settler
 
 __all__ = ["Renewal"]
 
@@ -26,45 +29,23 @@ BATCH = 500
 
 
 class Renewal:
-    """Renews what `held` returns every `interval` seconds, for as long as the loop ticks.
+    """Renews what the settler holds, for as long as the loop ticks, and keeps the worker's entry in Redis.
 
     Args:
-        connector: Where the server is; it must be open.
-        keys: The names of the queue.
-        worker_id: Whose deliveries they are.
-        interval: Seconds between two renewals.
-        stall_timeout: Seconds without a tick of the loop after which renewal stops, so that others take over.
-        describe: The fields of the worker's entry.
-        held: The deliveries that are running or not settled yet. Called from the thread.
-        lost: Told, on the loop, of deliveries that belong to others by now.
-        canceled: Told, on the loop, of deliveries that somebody canceled.
-        blocker: Names what the loop is busy with. Called from the thread.
+        queue: Where they are; it is open.
+        options: Of the worker.
+        settler: Has the deliveries that are running or not settled yet.
+        runner: Told, on the loop, of deliveries that belong to others by now, and of canceled ones.
     """
 
-    def __init__(
-        self,
-        connector: Connector,
-        keys: Keys,
-        worker_id: str,
-        *,
-        interval: float,
-        stall_timeout: float,
-        describe: Callable[[], dict[str, Any]],
-        held: Callable[[], list[Delivery]],
-        lost: Callable[[list[Delivery]], None],
-        canceled: Callable[[list[Delivery]], None],
-        blocker: Callable[[asyncio.AbstractEventLoop], str],
-    ) -> None:
-        self._connector = connector
-        self._keys = keys
-        self._worker_id = worker_id
-        self._interval = interval
-        self._stall_timeout = stall_timeout
-        self._describe = describe
-        self._held = held
-        self._lost = lost
-        self._canceled = canceled
-        self._blocker = blocker
+    def __init__(self, queue: TaskQueue, options: WorkerOptions, settler: Settler, runner: Runner) -> None:
+        self._connector = queue.connector
+        self._keys = queue.keys
+        self._options = options
+        self._settler = settler
+        self._runner = runner
+        self._description = describe_worker(options)
+        self._interval = queue.settings.lease_ms * 0.3 / 1000
         self._stopping = threading.Event()
         self._ticked = time.monotonic()
         self._awaited: float | None = None  # since when a tick has been asked for
@@ -76,7 +57,7 @@ class Renewal:
     def start(self) -> None:
         """Call it on the loop that is to be watched."""
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._run, name=f"fairque-renew-{self._worker_id}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"fairque-renew-{self._options.worker_id}", daemon=True)
         self._thread.start()
 
     async def stop(self) -> None:
@@ -96,11 +77,11 @@ class Renewal:
             requester.close()
 
     def _look(self, requester: BlockingRequester) -> None:
-        held = self._held()
+        held = self._settler.held()
         silent = self._watch(bool(held))
         now = time.monotonic()
         due = self._renewed + (self._interval if held else IDLE_HEARTBEAT_SECONDS)
-        if now < due or silent > self._stall_timeout:
+        if now < due or silent > self._options.stall_timeout:
             return
         try:
             lost, canceled = self._renew(requester, held)
@@ -109,15 +90,16 @@ class Renewal:
             return
         self._renewed = now
         if lost:
-            self._on_loop(self._lost, lost)
+            self._on_loop(self._runner.drop, lost)
         if canceled:
-            self._on_loop(self._canceled, canceled)
+            self._on_loop(self._runner.cancel, canceled)
 
     def _renew(self, requester: BlockingRequester, held: list[Delivery]) -> tuple[list[Delivery], list[Delivery]]:
         lost: list[Delivery] = []
         canceled: list[Delivery] = []
+        fields = self._description | {"running": len(self._runner), "names": names_known(self._options)}
         for at in range(0, max(1, len(held)), BATCH):
-            answer = renew(requester, self._keys, self._worker_id, self._describe(), held[at : at + BATCH])
+            answer = renew(requester, self._keys, self._options.worker_id, fields, held[at : at + BATCH])
             lost += answer[0]
             canceled += answer[1]
         return lost, canceled
@@ -130,7 +112,7 @@ class Renewal:
             self._warned = True
             logger.warning(
                 "%s has blocked the event loop for %.1f s: use a plain function, which runs in a thread",
-                self._blocker(self._loop),
+                self._runner.blocker(self._loop),
                 silent,
             )
         if self._awaited is None and busy:

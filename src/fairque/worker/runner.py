@@ -5,12 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
-from fairque.checks import check_count, check_seconds
 from fairque.errors import BadArguments
 from fairque.models import FailureKind
 from fairque.redis.delivery import Delivery, Outcome
@@ -18,38 +14,17 @@ from fairque.tasks.failure import Failure
 from fairque.tasks.message import BadMessage, name_in
 from fairque.worker.executor import Executor, UnknownName
 from fairque.worker.hooks import Hooks
+from fairque.worker.options import WorkerOptions
 from fairque.worker.outcomes import Outcomes
 from fairque.worker.running_task import RunningTask
 from fairque.worker.settler import Settler
+from fairque.worker.signals import Signals
 
 __all__ = ["Runner"]
 
 logger = logging.getLogger("fairque.worker")
 SURVIVOR_SECONDS = 1.0
 LONGEST_RETURN_MS = 60_000
-
-
-class Care(msgspec.Struct, frozen=True):
-    """How much patience a worker has with tasks. Raises `InvalidInput`.
-
-    Args:
-        max_deliveries: Deliveries without an outcome after which a task is given up.
-        unknown_task_patience: Seconds for which a task that this worker does not know is put back.
-        cancel_grace: Seconds in which a canceled task may clean up.
-        task_timeout: Seconds for a task that has no timeout of its own; None sets no limit.
-    """
-
-    max_deliveries: int
-    unknown_task_patience: float
-    cancel_grace: float
-    task_timeout: float | None
-
-    def __post_init__(self) -> None:
-        check_count("max_deliveries", self.max_deliveries, 1, 1_000)
-        check_seconds("unknown_task_patience", self.unknown_task_patience)
-        check_seconds("cancel_grace", self.cancel_grace)
-        if self.task_timeout is not None:
-            check_seconds("task_timeout", self.task_timeout, least=0.001)
 
 
 class Runner:
@@ -63,8 +38,8 @@ class Runner:
         outcomes: Says what its end means.
         settler: Takes the outcomes.
         hooks: Told how tasks end.
-        freed: Called when a slot has become free.
-        care: How much patience it has with tasks.
+        options: Of the worker: how much patience it has with tasks.
+        signals: Woken when a slot has become free.
     """
 
     def __init__(
@@ -73,16 +48,15 @@ class Runner:
         outcomes: Outcomes,
         settler: Settler,
         hooks: Hooks,
-        *,
-        freed: Callable[[], None],
-        care: Care,
+        options: WorkerOptions,
+        signals: Signals,
     ) -> None:
         self._executor = executor
         self._outcomes = outcomes
         self._settler = settler
         self._hooks = hooks
-        self._freed = freed
-        self._care = care
+        self._options = options
+        self._signals = signals
         self._runs: dict[int, RunningTask] = {}  # by identity of the delivery
         self._bodies: set[asyncio.Task[None]] = set()  # until they end, which may be after their run
         self._survivors: set[asyncio.TimerHandle] = set()
@@ -97,7 +71,7 @@ class Runner:
             self._settler.report(Outcome(delivery, "canceled"))
             return
         try:
-            if delivery.lost >= self._care.max_deliveries:
+            if delivery.lost >= self._options.max_deliveries:
                 text = f"its workers fell silent {delivery.lost} times"
                 self._give_up(delivery, Failure(FailureKind.LOST, "TaskLost", text))
                 return
@@ -142,7 +116,7 @@ class Runner:
             run.canceled = True
             if run.timer is not None:
                 run.timer.cancel()
-            run.timer = asyncio.get_running_loop().call_later(self._care.cancel_grace, self._end_grace, run)
+            run.timer = asyncio.get_running_loop().call_later(self._options.cancel_grace, self._end_grace, run)
             if run.body is not None and not run.is_in_thread:
                 run.body.cancel()
 
@@ -177,7 +151,7 @@ class Runner:
     def _launch(self, run: RunningTask) -> None:
         loop = asyncio.get_running_loop()
         self._runs[id(run.delivery)] = run
-        timeout = run.timeout if run.timeout is not None else self._care.task_timeout
+        timeout = run.timeout if run.timeout is not None else self._options.task_timeout
         if timeout is not None:
             run.timer = loop.call_later(timeout, self._time_out, run, timeout)
         run.body = task = loop.create_task(self._body(run))
@@ -204,7 +178,7 @@ class Runner:
     def _end_grace(self, run: RunningTask) -> None:
         if not run.ended:
             self._end_canceled(run)
-            self._abandon(run, f"its cancellation and {self._care.cancel_grace:g} s of grace")
+            self._abandon(run, f"its cancellation and {self._options.cancel_grace:g} s of grace")
 
     def _end_canceled(self, run: RunningTask) -> None:
         self._close(run)
@@ -256,7 +230,7 @@ class Runner:
             run.timer.cancel()
         del self._runs[id(run.delivery)]
         self._executor.forget(run.delivery)
-        self._freed()
+        self._signals.wake()
 
     def _abandon(self, run: RunningTask, reason: str) -> None:
         """Its slot is free; a body that swallows the cancellation harms only itself, and is reported."""
@@ -285,8 +259,8 @@ class Runner:
     def _put_back(self, delivery: Delivery, name: str) -> None:
         """Another worker may know it, after a deploy at the latest."""
         since = delivery.returned_since_ms
-        if since and delivery.started_ms - since > self._care.unknown_task_patience * 1000:
-            text = f"no worker knew a task {name!r} for {self._care.unknown_task_patience:g} s"
+        if since and delivery.started_ms - since > self._options.unknown_task_patience * 1000:
+            text = f"no worker knew a task {name!r} for {self._options.unknown_task_patience:g} s"
             self._give_up(delivery, Failure(FailureKind.UNKNOWN_TASK, "UnknownTask", text))
             return
         delay_ms = min(LONGEST_RETURN_MS, 500 * 2 ** min(delivery.returned, 10))

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-from collections.abc import Callable
+import time
 
 import anyio
 
+from fairque.backoff import Backoff
 from fairque.errors import FairqueError, StoreError
 from fairque.redis.delivery import Delivery, Outcome
 from fairque.redis.store import Store
+from fairque.worker.hooks import Hooks
+from fairque.worker.options import WorkerOptions
+from fairque.worker.signals import Signals
 
 __all__ = ["Settler"]
 
 logger = logging.getLogger("fairque.worker")
 BATCH = 500
-LONGEST_PAUSE = 2.0
 # While many tasks run a report waits a moment for company. Tuned with the bench.
 COMPANY_PAUSE = 0.001
 
@@ -27,29 +29,19 @@ class Settler:
 
     Args:
         store: A connection of its own.
-        worker_id: Who reports.
-        few: Fewer outcomes than this wait for company while `busy`.
-        busy: Whether tasks are running.
-        refused: Told of an outcome that came too late: another worker has the task.
-        settled: Called after each report.
+        options: Of the worker.
+        hooks: Told of an outcome that came too late.
+        signals: Told of each report.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        worker_id: str,
-        *,
-        few: int,
-        busy: Callable[[], bool],
-        refused: Callable[[Delivery], None],
-        settled: Callable[[], None],
-    ) -> None:
+    def __init__(self, store: Store, options: WorkerOptions, hooks: Hooks, signals: Signals) -> None:
         self._store = store
-        self._worker_id = worker_id
-        self._few = few
-        self._busy = busy
-        self._refused = refused
-        self._settled = settled
+        self._worker_id = options.worker_id
+        self._few = options.concurrency // 2
+        self._hooks = hooks
+        self._signals = signals
+        self._scope = anyio.CancelScope(shield=True)
+        self._backoff = Backoff()
         self._held: dict[int, Delivery] = {}
         self._outcomes: list[Outcome] = []
         self._most = BATCH
@@ -79,24 +71,33 @@ class Settler:
         self._something.set()
 
     async def run(self) -> None:
-        pause = 0.05
-        while True:
-            await self._something.wait()
-            if self._busy() and len(self._outcomes) < self._few:
-                await anyio.sleep(COMPANY_PAUSE)
-            batch = self._outcomes[: self._most]
-            try:
-                answers = await self._store.settle(self._worker_id, batch)
-            except FairqueError as exc:
-                logger.warning("cannot report %d outcomes, keeping them: %s", len(self._outcomes), exc)
-                if isinstance(exc, StoreError):
-                    self._isolate(batch)
-                await anyio.sleep(pause * (0.5 + random.random()))
-                pause = min(LONGEST_PAUSE, pause * 2)
-                continue
-            pause = 0.05
-            self._most = min(BATCH, self._most * 2)
-            self._drop(batch, answers)
+        """Until `stop`, whatever is cancelled around it: what runs in a cancelled worker is still to be put back."""
+        with self._scope:
+            while True:
+                await self._something.wait()
+                if self._is_worth_waiting():
+                    await anyio.sleep(COMPANY_PAUSE)
+                await self._settle(self._outcomes[: self._most])
+
+    def stop(self) -> None:
+        self._scope.cancel()
+
+    def _is_worth_waiting(self) -> bool:
+        """Few outcomes, and tasks are running: not all that is held has one."""
+        return len(self._outcomes) < self._few and len(self._held) > len(self._outcomes)
+
+    async def _settle(self, batch: list[Outcome]) -> None:
+        try:
+            answers = await self._store.settle(self._worker_id, batch)
+        except FairqueError as exc:
+            logger.warning("cannot report %d outcomes, keeping them: %s", len(self._outcomes), exc)
+            if isinstance(exc, StoreError):
+                self._isolate(batch)
+            await anyio.sleep(self._backoff.next())
+            return
+        self._backoff.reset()
+        self._most = min(BATCH, self._most * 2)
+        self._drop(batch, answers)
 
     def _isolate(self, batch: list[Outcome]) -> None:
         """Redis works and does not take it: one bad outcome must not keep the others here. It goes to the back."""
@@ -112,4 +113,8 @@ class Settler:
             self._held.pop(id(outcome.delivery), None)
             if not accepted:
                 self._refused(outcome.delivery)
-        self._settled()
+        self._signals.reported()
+
+    def _refused(self, delivery: Delivery) -> None:
+        logger.warning("task %r of user %r: outcome refused, another worker has it", delivery.id, delivery.user_id)
+        self._hooks.tell("lost", delivery, "", time.monotonic())

@@ -1,0 +1,67 @@
+"""`Inbox`: the messages to one worker."""
+
+from __future__ import annotations
+
+import logging
+
+import anyio
+
+from fairque.backoff import Backoff
+from fairque.errors import FairqueError
+from fairque.queue.queue import TaskQueue
+from fairque.worker.runner import Runner
+from fairque.worker.signals import Signals
+from fairque.worker.steal_pause import StealPause
+
+__all__ = ["Inbox"]
+
+logger = logging.getLogger("fairque.worker")
+
+
+class Inbox:
+    """Listens for them. Without messages the safety poll still finds all work, and renewals what was canceled.
+
+    Args:
+        queue: Has the connection that listens.
+        worker_id: Names the channel.
+        runner: Told what is canceled.
+        steal_pause: Told that messages may have been missed.
+        signals: Of the worker.
+    """
+
+    def __init__(
+        self, queue: TaskQueue, worker_id: str, runner: Runner, steal_pause: StealPause, signals: Signals
+    ) -> None:
+        self._listener = queue.listener
+        self._channel = queue.keys.wake_channel(worker_id)
+        self._runner = runner
+        self._steal_pause = steal_pause
+        self._signals = signals
+
+    async def run(self) -> None:
+        await self._subscribe()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._listener.unsubscribe(self._channel, self._on_message)
+
+    async def _subscribe(self) -> None:
+        backoff = Backoff()
+        while True:
+            try:
+                await self._listener.subscribe(self._channel, self._on_message)
+                return
+            except FairqueError as exc:
+                logger.warning("cannot listen for work, trying again: %s", exc)
+                await anyio.sleep(backoff.next())
+
+    def _on_message(self, message: bytes | None) -> None:
+        """Empty: there is work. None: messages may have been missed. Else user and id of a task to cancel."""
+        if message:
+            user, _, task_id = message.partition(b" ")
+            self._runner.cancel_task(user, task_id)
+            return
+        if message is None:  # reconnected
+            self._steal_pause.silent()
+        self._signals.wake()

@@ -1,0 +1,81 @@
+"""`WorkerOptions`: what was chosen for a worker, checked."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from fairque.checks import check_count, check_id, check_seconds
+from fairque.errors import InvalidInput
+from fairque.models import EVERYONE, UserGroup
+from fairque.worker.handler import TaskHandler
+from fairque.worker.hooks import Hook
+
+__all__ = ["WorkerOptions", "new_worker_id", "user_groups"]
+
+MAX_USERS = 1000
+
+
+class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of a `Worker`, which explains them. Raises `InvalidInput` for one that breaks a rule.
+
+    Attributes:
+        groups: Whom it serves, first to last: assigned users, then steal targets; an empty group is everyone.
+        hooks: By event, see `Hooks`.
+    """
+
+    worker_id: str
+    concurrency: int
+    groups: list[UserGroup]
+    handler: TaskHandler | None
+    poll_interval: float
+    shutdown_timeout: float
+    stall_timeout: float
+    max_deliveries: int
+    unknown_task_patience: float
+    cancel_grace: float
+    scheduler: bool
+    task_timeout: float | None
+    hooks: Mapping[str, Hook | None]
+
+    def __post_init__(self) -> None:
+        check_id("worker_id", self.worker_id)
+        check_count("concurrency", self.concurrency, 1, 10_000)
+        check_count("max_deliveries", self.max_deliveries, 1, 1_000)
+        check_seconds("poll_interval", self.poll_interval, least=0.01)
+        for name in ("shutdown_timeout", "stall_timeout", "unknown_task_patience", "cancel_grace"):
+            check_seconds(name, getattr(self, name))
+        if self.task_timeout is not None:
+            check_seconds("task_timeout", self.task_timeout, least=0.001)
+
+
+def new_worker_id() -> str:
+    """Host, pid and a random part."""
+    return f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
+
+
+def user_groups(assigned: Iterable[str], targets: Iterable[str]) -> list[UserGroup]:
+    """The groups of users that are served, first to last; an empty one is everyone. Raises `InvalidInput`."""
+    groups: list[UserGroup] = []
+    for name, users in (("assigned_users", assigned), ("steal_targets", targets)):
+        named = _named(name, users)
+        if EVERYONE in named:
+            groups.append(())
+            break  # everyone includes whoever could follow
+        if named:
+            groups.append(named)
+    if not groups:
+        raise InvalidInput("a worker needs assigned_users or steal_targets")
+    return groups
+
+
+def _named(name: str, users: Iterable[str]) -> list[str]:
+    if isinstance(users, str):
+        raise InvalidInput(f"{name} must be a list of user ids, not the str {users!r}")
+    named = [check_id(f"an entry of {name}", user) for user in users]
+    if len(named) > MAX_USERS:
+        raise InvalidInput(f"{name} has {len(named)} entries, the limit is {MAX_USERS}; use '*' for everyone")
+    return named

@@ -1,0 +1,79 @@
+"""`Parts`: what a worker is made of while it runs, and how its parts are wired."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fairque.errors import FairqueError
+from fairque.queue.queue import TaskQueue
+from fairque.redis.store import Store
+from fairque.scheduler.scheduler import TaskScheduler
+from fairque.worker.claimer import Claimer
+from fairque.worker.executor import Executor
+from fairque.worker.hooks import Hooks
+from fairque.worker.inbox import Inbox
+from fairque.worker.inputs import Inputs
+from fairque.worker.options import WorkerOptions
+from fairque.worker.outcomes import Outcomes
+from fairque.worker.progress import Progress
+from fairque.worker.renewal import Renewal
+from fairque.worker.runner import Runner
+from fairque.worker.settler import Settler
+from fairque.worker.signals import Signals
+from fairque.worker.steal_pause import StealPause
+
+__all__ = ["Parts"]
+
+logger = logging.getLogger("fairque.worker")
+
+
+class Parts:
+    """Made once the settings of the queue are known, on the loop that runs the worker.
+
+    Args:
+        queue: It has agreed on its settings.
+        options: Of the worker.
+        signals: Of the worker.
+        claims: The connection that claims; it is closed with the parts.
+    """
+
+    def __init__(self, queue: TaskQueue, options: WorkerOptions, signals: Signals, claims: Store) -> None:
+        settings, timeout = queue.settings, queue.connector.timeout
+        self._worker_id, self._groups = options.worker_id, options.groups
+        self._claims, self._settles = claims, queue.store()
+        self._services = queue.store(patience=timeout)  # what running tasks ask for
+        self.hooks = Hooks(options.hooks)
+        self.settler = Settler(self._settles, options, self.hooks, signals)
+        self.progress = Progress(self._services)
+        executor = Executor(options, Inputs(self._services), self.progress)
+        outcomes = Outcomes(options.worker_id, settings)
+        self.runner = Runner(executor, outcomes, self.settler, self.hooks, options, signals)
+        self.renewal = Renewal(queue, options, self.settler, self.runner)
+        steal_pause = StealPause(settings.lease_ms, timeout)
+        self.claimer = Claimer(claims, options, self.runner, self.settler, steal_pause, signals)
+        self._inbox = Inbox(queue, options.worker_id, self.runner, steal_pause, signals)
+        self._scheduler = TaskScheduler(queue) if options.scheduler else None
+
+    def start(self) -> None:
+        """What has a thread or needs the loop."""
+        self.renewal.start()
+        self.progress.start()
+
+    def loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+        """What runs beside the claimer, until it is cancelled."""
+        loops: list[Callable[[], Coroutine[Any, Any, None]]] = [self.settler.run, self._inbox.run]
+        return [*loops, self._scheduler.run] if self._scheduler is not None else loops
+
+    async def close(self) -> None:
+        """Say goodbye: nothing runs and nothing is to be reported any more."""
+        await self.renewal.stop()
+        await self.progress.stop()
+        try:
+            await self._claims.leave(self._worker_id, self._groups)
+        except FairqueError as exc:
+            logger.warning("could not say goodbye: %s", exc)
+        for store in (self._claims, self._settles, self._services):
+            await store.close()
+        await self.hooks.drain(1.0)
