@@ -14,8 +14,10 @@ from fairque import (
     InvalidInput,
     Priority,
     Retry,
+    Task,
     TaskEvent,
     TaskFailed,
+    TaskHandler,
     TaskQueue,
     TaskState,
     Worker,
@@ -567,16 +569,26 @@ async def test_the_traceback_begins_in_the_body(queue: TaskQueue):
     def helper() -> None:
         raise ValueError("deep")
 
+    class Handler(TaskHandler):
+        async def process_task(self, payload: dict) -> None:
+            assert payload == {}
+            helper()
+
     on_the_loop = task(name="loop")(in_coroutine(helper))
     in_a_thread = task(name="thread")(helper)
-    async with Worker(queue):
-        for made in (on_the_loop, in_a_thread):
+    async with Worker(queue, handler=Handler()):
+        for made, file, error in (
+            (on_the_loop(), "test_worker.py", "ValueError: deep"),
+            (in_a_thread(), "test_worker.py", "ValueError: deep"),
+            (Task.create(payload={}), "test_worker.py", "ValueError: deep"),
+            (in_processes.raises("ValueError"), "in_processes.py", "ValueError: raised on purpose"),
+        ):
             with pytest.raises(TaskFailed) as failed:
-                await (await queue.enqueue(made(), user_id="anna")).result(20)
+                await (await queue.enqueue(made, user_id="anna")).result(20)
             frames = [line for line in failed.value.traceback.splitlines() if line.startswith("  File ")]
             assert frames
-            assert all("test_worker.py" in frame for frame in frames), frames
-            assert failed.value.traceback.rstrip().endswith("ValueError: deep")
+            assert all(file in frame for frame in frames), frames
+            assert failed.value.traceback.rstrip().endswith(error)
 
 
 def in_coroutine(fn):

@@ -15,7 +15,7 @@ from fairque.tasks.message import NIL, encode_value
 __all__ = ["Failure", "Raised", "RaisedElsewhere", "Reply", "encode_result", "raised_by"]
 
 MAX_ERROR_CHARS = 16_384
-_OWN_MODULES = ("fairque.worker.runner", "fairque.worker.executor", "fairque.worker.process_body")
+_OF_THE_WORKER = ("fairque.worker.", "anyio.")
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -81,14 +81,12 @@ def _traceback_of(error: BaseException) -> str:
 
 
 def _from_body(traceback: TracebackType | None) -> TracebackType | None:
-    """Leave out the frames of the worker itself."""
-    while traceback is not None and traceback.tb_next and _is_own(traceback.tb_frame.f_globals.get("__name__")):
+    """Leave out the frames of the worker itself, by the names of their modules."""
+    while traceback is not None and traceback.tb_next:
+        if not str(traceback.tb_frame.f_globals.get("__name__")).startswith(_OF_THE_WORKER):
+            break
         traceback = traceback.tb_next
     return traceback
-
-
-def _is_own(module: object) -> bool:
-    return module in _OWN_MODULES or str(module).startswith("anyio.")
 
 
 def _text_of(error: BaseException) -> str:
