@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import Callable
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
 
+from fairque.backoff import Backoff
 from fairque.errors import FairqueError
 from fairque.redis.connection import Connection
 from fairque.redis.connector import Connector
@@ -97,15 +97,14 @@ class Listener:
             self._line.close()
 
     async def _run(self) -> None:
-        delay = 0.05
+        backoff = Backoff()
         while True:
             try:
                 await self._listen()
-                delay = 0.05
+                backoff.reset()
             except FairqueError as exc:
                 logger.warning("cannot connect for messages, trying again: %s", exc)
-            await self._pause(delay * (0.5 + random.random()))
-            delay = min(2.0, delay * 2)
+            await self._pause(backoff.next())
 
     async def _pause(self, seconds: float) -> None:
         """Between two tries. A new subscriber is not kept waiting."""

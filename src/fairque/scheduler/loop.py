@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import time
 from collections.abc import Sequence
 
 import anyio
 import anyio.to_thread
 
+from fairque.backoff import Backoff
 from fairque.checks import MAX_SECONDS
 from fairque.errors import FairqueError, InvalidInput
 from fairque.queue.queue import TaskQueue
@@ -26,7 +26,6 @@ __all__ = ["ScheduleLoop"]
 logger = logging.getLogger("fairque.scheduler")
 BATCH = 50
 SAFETY_SECONDS = 60.0
-LONGEST_PAUSE = 2.0
 LATE_MS = 5_000
 MOST_FIRED = 10_000
 
@@ -68,7 +67,7 @@ class ScheduleLoop:
         raise InvalidInput(f"more than {MOST_FIRED} firings within {ahead_ms / 1000:g} seconds: look ahead less far")
 
     async def _loop(self) -> None:
-        pause = 0.05
+        backoff = Backoff()
         declare_at = 0.0
         while not self._stopping:
             self._attention.clear()
@@ -77,11 +76,10 @@ class ScheduleLoop:
                     await self._declarations.declare()
                     declare_at = time.monotonic() + SAFETY_SECONDS
                 sleep = await self._tick()
-                pause = 0.05
+                backoff.reset()
             except FairqueError as exc:
                 logger.warning("cannot fire schedules, trying again: %s", exc)
-                sleep = pause * (0.5 + random.random())
-                pause = min(LONGEST_PAUSE, pause * 2)
+                sleep = backoff.next()
             if sleep > 0 and not self._stopping:
                 with anyio.move_on_after(min(sleep, max(0.0, declare_at - time.monotonic()))):
                     await self._attention.wait()
@@ -122,13 +120,14 @@ class ScheduleLoop:
 
     async def _listen(self, channel: str) -> None:
         """Without messages, the look every minute still finds what others change."""
+        backoff = Backoff()
         while True:
             try:
                 await self._queue.listener.subscribe(channel, self._on_message)
                 break
             except FairqueError as exc:
                 logger.warning("cannot listen for schedules, trying again: %s", exc)
-                await anyio.sleep(LONGEST_PAUSE * random.random())
+                await anyio.sleep(backoff.next())
         self._attention.set()  # what changed before it listened
         try:
             await anyio.sleep_forever()
