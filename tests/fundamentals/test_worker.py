@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -127,6 +128,22 @@ async def test_everyone_is_the_default_and_includes_who_is_named(queue: TaskQueu
     handles = [await queue.enqueue(echo(user), user_id=user) for user in ("anna", "*", "b:c", "{}")]
     await Worker(queue, assigned_users=["anna", "*"], steal_targets=["b:c"]).run_until_idle()
     assert [await handle.result(20) for handle in handles] == ["anna", "*", "b:c", "{}"]
+
+
+async def test_what_comes_before_a_new_worker_listens_does_not_wait_for_the_poll(
+    queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+):
+    subscribe, go_on = queue.listener.subscribe, asyncio.Event()
+
+    async def subscribe_late(*args: Any) -> None:
+        await go_on.wait()
+        await subscribe(*args)
+
+    monkeypatch.setattr(queue.listener, "subscribe", subscribe_late)
+    async with Worker(queue, poll_interval=60, scheduler=False):
+        handle = await queue.enqueue(echo(1), user_id="anna")
+        go_on.set()
+        assert await handle.result(20) == 1
 
 
 async def test_a_worker_of_some_users_is_woken_for_them(queue: TaskQueue):

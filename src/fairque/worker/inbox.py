@@ -40,6 +40,7 @@ class Inbox:
 
     async def run(self) -> None:
         await self._subscribe()
+        self._signals.wake()  # what came after the first claim and before this was told to nobody
         try:
             await anyio.sleep_forever()
         finally:
