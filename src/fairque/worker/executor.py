@@ -1,4 +1,4 @@
-"""Runs one delivery where its body belongs: on the loop, in a thread, in a subprocess."""
+"""`Executor`: makes a delivery ready, and runs its body where it belongs: on the loop, in a thread, in a subprocess."""
 
 from __future__ import annotations
 

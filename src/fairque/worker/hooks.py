@@ -1,4 +1,4 @@
-"""Hooks: functions of the user that are told how tasks end."""
+"""`Hooks`: functions of the user that are told how tasks end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task is given by others before it runs: outputs as arguments, results of dependencies, XCom values."""
+"""`Inputs`: what a task is given by others before it runs: outputs, results of dependencies, XCom values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the end of a body means: an outcome for Redis."""
+"""`Outcomes`: what the end of a body means, as an outcome for Redis."""
 
 from __future__ import annotations
 
@@ -15,19 +15,18 @@ from fairque.redis.keys import encode_user
 from fairque.settings import QueueSettings
 from fairque.tasks.failure import Failure, Raised, encode_result, raised_by
 from fairque.tasks.message import Record, encode_record
-from fairque.tasks.retry import RetryPolicy
 from fairque.tasks.xcom import xcom_of
+from fairque.worker.retries import retry_delay
 from fairque.worker.running_task import RunningTask
 
 __all__ = ["Outcomes"]
 
 TOMBSTONE_MS = 15_000  # a task that keeps nothing is remembered this long, for an enqueue that is repeated
-DEFAULT_RETRY = RetryPolicy()
 _TIMEOUT_CLASSES = tuple(cls.__name__ for cls in TimeoutError.__mro__)
 
 
 class Outcomes:
-    """Decides between finished, failed and another try.
+    """Finished with a result that can be kept, another try, or failed.
 
     Args:
         worker_id: Kept with every outcome.
@@ -76,29 +75,11 @@ class Outcomes:
         return self._again_or_failed(run, Raised(failure, _TIMEOUT_CLASSES))
 
     def _again_or_failed(self, run: RunningTask, raised: Raised) -> tuple[Outcome, Failure]:
-        delay = self._retry_delay(run, raised)
+        delay = retry_delay(run, raised)
         if delay is None:
             return self.failed(run.delivery, run.name, raised.failure, run.began), raised.failure
         record = self._error(run.delivery, raised.failure, run.began)
         return Outcome(run.delivery, "retry", 0, round(delay * 1000), b"", record), raised.failure
-
-    def _retry_delay(self, run: RunningTask, raised: Raised) -> float | None:
-        """Seconds to wait, or None when it was the last try.
-
-        Without `max_retries` and `retry`, an error is final, and ``raise Retry`` is granted as often as the default
-        policy says.
-        """
-        overrides, defaults = run.overrides, run.defaults
-        policy = overrides.retry or defaults.retry
-        limit = overrides.max_retries if overrides.max_retries is not None else defaults.max_retries
-        if limit is None:
-            limit = policy.max if policy is not None else (DEFAULT_RETRY.max if raised.retry_asked else 0)
-        policy = policy or DEFAULT_RETRY
-        if raised.is_final or run.delivery.failures >= limit:
-            return None
-        if not (raised.retry_asked or policy.covers_any(raised.classes)):
-            return None
-        return policy.delay(run.delivery.failures + 1) if raised.retry_delay is None else raised.retry_delay
 
     def _ttl_ms(self, run: RunningTask) -> int:
         seconds = run.overrides.result_ttl if run.overrides.result_ttl is not None else run.defaults.result_ttl

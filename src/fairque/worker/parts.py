@@ -56,11 +56,6 @@ class Parts:
         self._inbox = Inbox(queue, options.worker_id, self.runner, steal_pause, signals)
         self._scheduler = TaskScheduler(queue) if options.scheduler else None
 
-    def start(self) -> None:
-        """What has a thread or needs the loop."""
-        self.renewal.start()
-        self.progress.start()
-
     def loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """What runs beside the claimer, until it is cancelled."""
         loops: list[Callable[[], Coroutine[Any, Any, None]]] = [self.settler.run, self._inbox.run]

@@ -1,4 +1,4 @@
-"""Progress reports of running tasks: at most a few a second of each task reach Redis, and always the last one."""
+"""`Progress`: what running tasks report. At most a few reports a second of each task reach Redis, and the last one."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ INTERVAL = 0.25
 
 
 class Progress:
-    """Keeps the newest report of each task and sends it when its time has come. May be called from any thread."""
+    """Keeps the newest report of each task and sends it when its time has come.
+
+    Made on the loop that sends; `report` may be called from any thread.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         self._newest: dict[int, tuple[Delivery, float, str]] = {}
         self._sent: dict[int, float] = {}
         self._sender: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Call it on the loop that sends."""
-        self._loop = asyncio.get_running_loop()
 
     def report(self, delivery: Delivery, fraction: float, message: str) -> None:
         self._newest[id(delivery)] = (delivery, fraction, message)

@@ -1,4 +1,4 @@
-"""Renewal of leases by a thread with a connection of its own: a blocked event loop costs nobody a lease."""
+"""`Renewal`: renews leases from a thread with a connection of its own, so a blocked event loop costs nobody a lease."""
 
 from __future__ import annotations
 
@@ -47,16 +47,13 @@ class Renewal:
         self._description = describe_worker(options)
         self._interval = queue.settings.lease_ms * 0.3 / 1000
         self._stopping = threading.Event()
-        self._ticked = time.monotonic()
         self._awaited: float | None = None  # since when a tick has been asked for
         self._warned = False
         self._renewed = 0.0
         self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop = asyncio.get_running_loop()  # which is watched
 
     def start(self) -> None:
-        """Call it on the loop that is to be watched."""
-        self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name=f"fairque-renew-{self._options.worker_id}", daemon=True)
         self._thread.start()
 
@@ -108,7 +105,7 @@ class Renewal:
         """Seconds for which a busy loop has not ticked."""
         now = time.monotonic()
         silent = now - self._awaited if self._awaited is not None else 0.0
-        if silent > BLOCKED_SECONDS and not self._warned and self._loop is not None:
+        if silent > BLOCKED_SECONDS and not self._warned:
             self._warned = True
             logger.warning(
                 "%s has blocked the event loop for %.1f s: use a plain function, which runs in a thread",
@@ -125,7 +122,6 @@ class Renewal:
         self._warned = False
 
     def _on_loop(self, call: Callable[..., None], *args: Any) -> None:
-        assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(call, *args)
         except RuntimeError:  # the loop was closed

@@ -1,4 +1,4 @@
-"""The tasks that run in this worker: started, timed out, abandoned, put back."""
+"""`Runner`: the tasks that run in this worker: started, timed out, canceled, abandoned, put back."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ __all__ = ["Runner"]
 logger = logging.getLogger("fairque.worker")
 SURVIVOR_SECONDS = 1.0
 LONGEST_RETURN_MS = 60_000
+EVENTS = {"finished": "success", "failed": "failure", "retry": "retry"}
+"""What hooks are told of an outcome."""
 
 
 class Runner:
@@ -66,6 +68,7 @@ class Runner:
         return len(self._runs)
 
     def start(self, delivery: Delivery) -> None:
+        """Give it a slot. What cannot run here has its outcome at once."""
         self._settler.hold(delivery)
         if delivery.canceling:
             self._settler.report(Outcome(delivery, "canceled"))
@@ -191,30 +194,28 @@ class Runner:
             return
         result = self._outcomes.finished(run, value)
         if isinstance(result, Failure):
-            outcome = self._outcomes.failed(run.delivery, run.name, result, run.began)
-            self._end(run, outcome, "failure", result)
+            self._end(run, self._outcomes.failed(run.delivery, run.name, result, run.began), result)
         else:
-            self._end(run, result, "success", None)
+            self._end(run, result)
 
     def _raised(self, run: RunningTask, error: BaseException) -> None:
         if run.canceled:
             self._end_canceled(run)
             return
-        outcome, failure = self._outcomes.raised(run, error)
-        self._end(run, outcome, "retry" if outcome.kind == "retry" else "failure", failure)
+        self._end(run, *self._outcomes.raised(run, error))
 
     def _time_out(self, run: RunningTask, seconds: float) -> None:
         if run.ended:
             return
         outcome, failure = self._outcomes.timed_out(run, seconds)
         self._tell("timeout", run, failure)
-        self._end(run, outcome, "retry" if outcome.kind == "retry" else "failure", failure)
+        self._end(run, outcome, failure)
         self._abandon(run, f"its timeout of {seconds:g} s")
 
-    def _end(self, run: RunningTask, outcome: Outcome, event: str, failure: Failure | None) -> None:
+    def _end(self, run: RunningTask, outcome: Outcome, failure: Failure | None = None) -> None:
         self._close(run)
         self._report(run, outcome)
-        self._tell(event, run, failure)
+        self._tell(EVENTS[outcome.kind], run, failure)
 
     def _tell(self, event: str, run: RunningTask, failure: Failure | None = None) -> None:
         self._hooks.tell(event, run.delivery, run.name, run.began, failure)
@@ -246,9 +247,9 @@ class Runner:
         timer.cancel()
         self._survivors.discard(timer)
 
-    def _report_survivor(self, task: asyncio.Task[None], delivery: Delivery, reason: str) -> None:
+    def _report_survivor(self, body: asyncio.Task[None], delivery: Delivery, reason: str) -> None:
         logger.warning("task %r of user %r goes on after %s", delivery.id, delivery.user_id, reason)
-        task.cancel()
+        body.cancel()
 
     def _give_up(self, delivery: Delivery, failure: Failure) -> None:
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""Reports outcomes in batches, and keeps them for as long as Redis cannot take them."""
+"""`Settler`: reports outcomes in batches, and keeps them for as long as Redis cannot take them."""
 
 from __future__ import annotations
 

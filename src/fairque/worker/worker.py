@@ -1,4 +1,15 @@
-"""`Worker`: the loops that claim, settle, renew and listen."""
+"""`Worker`: serves a queue. The life of a delivery in it:
+
+claimer     claims as many as there are free slots; who is served is decided in Redis       claim.lua
+runner      has it held, so that its lease is renewed, and gives it a slot
+executor    finds its function and decodes its arguments; inputs fetches what other tasks give it
+            runs the body on the loop, in a thread or in a subprocess
+            meanwhile renewal keeps its lease, progress sends what it reports, inbox tells of a cancellation
+runner      ends it at the first of these: it returned, raised, timed out, was canceled, lost or put back
+outcomes    says what that means: finished, failed or, where retries says so, another try
+settler     reports that in a batch, however long Redis is away                             settle.lua
+hooks       tells the functions of the user
+"""
 
 from __future__ import annotations
 
@@ -131,7 +142,7 @@ class Worker:
         claims = await self._open()
         self._parts = parts = Parts(self.queue, self.options, self._signals, claims)
         logger.info("worker %s starts, concurrency %d", self.worker_id, self.options.concurrency)
-        parts.start()
+        parts.renewal.start()
         try:
             await self._serve(parts)
         finally:
