@@ -236,34 +236,34 @@ async def test_a_full_user_fails_nobody_who_enqueues_at_the_same_moment(queue: T
 
 
 async def test_no_more_than_may_run_with_workers_that_are_killed(
-    queue: TaskQueue,
     server: Server,
     queue_name: str,
     worker_process: Callable[..., Awaitable[WorkerProcess]],
     tmp_path: Path,
 ) -> None:
-    await queue.set_policy("acme", max_running=3)
-    handles = await queue.enqueue_many([log(str(tmp_path / "log"), 0.05) for _ in range(300)], user_id="acme")
-    fleet = Fleet(worker_process, server.url, queue_name, lease=1.0)
-    await queue.pause("acme")
-    workers = [await fleet.start(concurrency=4) for _ in range(2)]
-    await queue.resume("acme")
-    most = 0
-    kills = 0
-    ends = time.monotonic() + 40
-    while time.monotonic() < ends:
-        user = await queue.user("acme")
-        most = max(most, user.started)
-        if user.finished == 300:
-            break
-        if user.finished > 10 + 50 * kills and kills < 2:
-            kills += 1
-            workers.pop(0).send(signal.SIGKILL)
-            workers.append(await fleet.start(concurrency=4))
-        await asyncio.sleep(0.01)
-    assert (most, kills) == (3, 2)
-    for handle in handles:
-        assert await handle.state() == "finished"
+    async with TaskQueue(server.url, name=queue_name, lease=1.0) as queue:
+        await queue.set_policy("acme", max_running=3)
+        handles = await queue.enqueue_many([log(str(tmp_path / "log"), 0.05) for _ in range(300)], user_id="acme")
+        fleet = Fleet(worker_process, server.url, queue_name, lease=1.0)
+        await queue.pause("acme")
+        workers = [await fleet.start(concurrency=4) for _ in range(2)]
+        await queue.resume("acme")
+        most = 0
+        kills = 0
+        ends = time.monotonic() + 40
+        while time.monotonic() < ends:
+            user = await queue.user("acme")
+            most = max(most, user.started)
+            if user.finished == 300:
+                break
+            if user.finished > 10 + 50 * kills and kills < 2:
+                kills += 1
+                workers.pop(0).send(signal.SIGKILL)
+                workers.append(await fleet.start(concurrency=4))
+            await asyncio.sleep(0.01)
+        assert (most, kills) == (3, 2)
+        for handle in handles:
+            assert await handle.state() == "finished"
 
 
 # Limits of names, costs and charges

@@ -129,6 +129,7 @@ class TaskQueue(Tenants):
             await self._reader.agree(store=False)
         except BaseException:
             await self.close()
+            self.connector.admit()  # as it was before: the next call tries again
             raise
         return self
 

@@ -104,7 +104,7 @@ class Connector:
 
     async def open(self) -> None:
         """Also after `close`."""
-        self._is_closed = False
+        self.admit()
         await self.ensure_open()
 
     async def ensure_open(self) -> None:
@@ -121,6 +121,10 @@ class Connector:
                     await asyncio.to_thread(self._start_server)
                 self._check_options()
                 self._is_open = True
+
+    def admit(self) -> None:
+        """Let the next call open it."""
+        self._is_closed = False
 
     def refuse(self) -> None:
         """No new connections: a call that comes too late must not open the queue again."""
