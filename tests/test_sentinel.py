@@ -35,7 +35,8 @@ def watched(tmp_path: Path, server_program: str | None) -> Iterator[Watched]:
 
 @pytest.fixture
 async def queue(watched: Watched) -> AsyncIterator[TaskQueue]:
-    async with TaskQueue(watched.url, timeout=PATIENCE, lease=2.0) as queue:
+    # A lease outlives a failover on a busy machine.
+    async with TaskQueue(watched.url, timeout=PATIENCE, lease=6.0) as queue:
         yield queue
 
 
