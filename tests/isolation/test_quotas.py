@@ -1,0 +1,48 @@
+"""A quota refuses what is new, and never what the user has already."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from fairque import QueueFull
+from tests.support.core import Core
+from tests.support.tenants import fill, govern, numbered
+
+pytestmark = pytest.mark.leaves_keys()
+
+
+@pytest.mark.xfail(
+    strict=True, raises=(AssertionError, pytest.fail.Exception), reason="requeue does not look at quotas"
+)
+async def test_dead_letters_that_do_not_fit_are_not_requeued(core: Core) -> None:
+    await fill(core, "acme", tasks=20)
+    await core.settle(await core.take(20), "failed")
+    await govern(core, "acme", max_queued=5)
+    with pytest.raises(QueueFull, match="acme"):
+        await core.store.requeue("acme", numbered(20))
+    user = await core.store.user("acme")
+    assert (user.queued, user.dead_letters) == (0, 20), "all or nothing"
+    assert all(await core.store.requeue("acme", numbered(5)))
+    with pytest.raises(QueueFull):
+        await core.store.requeue("acme", ["00005"])
+
+
+@pytest.mark.parametrize(("kind", "delay_ms"), [("retry", 0), ("retry", 1), ("released", 0), ("released", 1)])
+async def test_what_was_started_comes_back_beyond_the_quota(core: Core, kind: str, delay_ms: int) -> None:
+    await govern(core, "acme", max_queued=5)
+    await fill(core, "acme", tasks=5)
+    taken = await core.take(5)
+    await core.enqueue("acme", *numbered(5, "more"))
+    assert all(await core.settle(taken, kind, delay_ms=delay_ms))
+    core.wait_until_ms(core.now_us() // 1000 + delay_ms + 1)
+    assert len(await core.take(10)) == 10
+
+
+async def test_what_is_scheduled_comes_due_beyond_a_quota_that_was_lowered(core: Core) -> None:
+    at_ms = int((datetime.now(UTC) + timedelta(milliseconds=50)).timestamp() * 1000)
+    await fill(core, "acme", tasks=20, at_ms=at_ms)
+    await govern(core, "acme", max_queued=5)
+    core.wait_until_ms(at_ms)
+    assert len(await core.take(20)) == 20
