@@ -156,9 +156,10 @@ class Core:
                 await self.settle([delivery])
         return served
 
-    def renew(self, worker: str, deliveries: Sequence[Delivery]) -> list[Delivery]:
+    def renew(self, worker: str, deliveries: Sequence[Delivery], **fields: Any) -> list[Delivery]:
+        """`fields`: what the worker tells of itself."""
         assert self._requester is not None
-        return renew(self._requester, self.keys, worker, {"pid": 1}, deliveries)[0]
+        return renew(self._requester, self.keys, worker, {"pid": 1, **fields}, deliveries)[0]
 
     # What is in Redis
 

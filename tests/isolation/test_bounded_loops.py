@@ -1,0 +1,148 @@
+"""A script does so much in one call and leaves the rest to the next ones: what it does goes by turns of users.
+
+In each test user `a` has thousands of something, `b` has one, and it came last.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from fairque.redis.delivery import Needs
+from tests.support.core import Core
+from tests.support.tenants import claims_until, fill, govern, limit, numbered, place_of, put, tasks_of, whose
+
+pytestmark = pytest.mark.leaves_keys()
+MANY = 5_000
+WANT = 10
+LEASE_MS = 400
+
+
+def one_by_one(reason: str) -> pytest.MarkDecorator:
+    return pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)
+
+
+async def are_held(core: Core) -> None:
+    """Until no claim finds a task that has to wait for its name."""
+    while (await core.claim(WANT, wait=True)).sleep == 0:
+        pass
+
+
+@one_by_one("the user whose task came due first is promoted to its end")
+async def test_promotion(core: Core) -> None:
+    at_ms = core.now_us() // 1000 + 800
+    await put(core, tasks_of("a", numbered(MANY), at_ms=at_ms))
+    await put(core, tasks_of("b", ["1"], at_ms=at_ms + 1))
+    core.wait_until_ms(at_ms + 1)
+    assert await claims_until(core, "b", 2, WANT) <= 2
+
+
+@one_by_one("the lowest user's tasks are held one after another, as its tag stays the lowest")
+async def test_holding_tasks_for_the_limit_of_their_name(core: Core) -> None:
+    await limit(core, "api", 1)
+    await fill(core, "runs", tasks=1, name="api")
+    await core.take(1)
+    await fill(core, "a", tasks=MANY, name="api")
+    await fill(core, "b", tasks=1)
+    assert await claims_until(core, "b", 2, WANT) <= 2
+
+
+async def test_letting_held_tasks_in_when_their_limit_is_raised(core: Core) -> None:
+    await limit(core, "api", 1)
+    await fill(core, "a", tasks=MANY, name="api")
+    await fill(core, "b", tasks=1, name="api")
+    await are_held(core)
+    await limit(core, "api", 100)
+    assert await claims_until(core, "b", 2, WANT) <= 2
+
+
+async def test_letting_held_tasks_in_when_their_limit_is_gone(core: Core) -> None:
+    await limit(core, "api", 1)
+    await fill(core, "a", tasks=MANY, name="api")
+    await fill(core, "b", tasks=1, name="api")
+    await are_held(core)
+    await limit(core, "api")
+    assert await claims_until(core, "b", 2, WANT) <= 2
+
+
+async def test_letting_in_the_tasks_of_many_names(core: Core) -> None:
+    names = numbered(100, "api")
+    for name in [*names, "other"]:
+        await limit(core, name, 1)
+    for name in names:
+        await put(core, tasks_of("a", numbered(20, name), name=name))
+    await put(core, tasks_of("b", ["1", "2"], name="other"))
+    await are_held(core)
+    for name in [*names, "other"]:
+        await limit(core, name, 100)
+    assert await claims_until(core, "b", 2, WANT) <= 2
+
+
+async def test_letting_parked_users_go_on(core: Core) -> None:
+    """Here the many are users: nobody waits for longer than a round of them."""
+    ids = numbered(500, "a")
+    until_ms = core.now_us() // 1000 + 1500
+    await put(core, [task for user_id in ids for task in tasks_of(user_id, ["1", "2", "3"])])
+    await fill(core, "b", tasks=1)
+    for user_id in ids:
+        await core.store.set_policy(user_id, {"paused": until_ms})
+    await core.store.set_policy("b", {"paused": until_ms + 1})
+    core.wait_until_ms(until_ms + 1)
+    assert await place_of(core, "b", len(ids) + 1) <= len(ids) + 1
+
+
+@one_by_one("a lane whose deliveries are stolen is stolen from to its end")
+async def test_stealing(core: Core) -> None:
+    await fill(core, "a", tasks=MANY)
+    await fill(core, "b", tasks=1)
+    await lose(core, ["a"] * 10 + ["b"])
+    assert await claims_until(core, "b", 2, WANT, worker="lives", lease_ms=LEASE_MS) <= 2
+
+
+@one_by_one("what is stolen goes before what waits, and is not charged")
+async def test_stealing_beside_tasks_that_wait(core: Core) -> None:
+    await fill(core, "a", tasks=MANY)
+    await lose(core, ["a"] * 10)
+    await fill(core, "b", tasks=1)
+    assert await claims_until(core, "b", 2, WANT, worker="lives", lease_ms=LEASE_MS) <= 2
+
+
+async def lose(core: Core, users: list[str]) -> None:
+    """Claim up to 500 tasks of each in turn, and fall silent."""
+    for user_id in users:
+        await core.take(500, worker="dies", lease_ms=LEASE_MS, groups=[[user_id]], steal=False)
+    core.wait_until_ms(core.now_us() // 1000 + LEASE_MS)
+
+
+@one_by_one("dependents are told in the order in which the tasks before them ended")
+async def test_announcements(core: Core) -> None:
+    await fill(core, "a", "b", tasks=1, priority=6)
+    needs = msgspec.msgpack.encode(Needs("wait", False, numbered(1)))
+    await put(core, tasks_of("a", numbered(MANY, "next"), needs=needs))
+    await put(core, tasks_of("b", ["next"], needs=needs))
+    for user_id in ("a", "b"):
+        await core.settle(await core.take(1, groups=[[user_id]]))
+    assert await claims_until(core, "b", 2, WANT) <= 2
+
+
+async def test_purging(core: Core) -> None:
+    await fill(core, "a", tasks=MANY)
+    await fill(core, "b", tasks=1)
+    assert (await core.store.purge_step("a", 100))[-1] == 1, "more is left"
+    assert "b" in whose(await core.take(2))
+
+
+@one_by_one("users are looked at 50 a claim after the policy of everybody changed")
+async def test_the_sweep_after_the_policy_of_everybody_changed(core: Core) -> None:
+    few = numbered(5, "b")
+    await put(core, [task for user_id in numbered(2_000, "a") for task in tasks_of(user_id, ["1"])])
+    for _ in range(4):
+        await core.settle(await core.take(500))
+    await govern(core, "*", max_running=1)
+    await core.claim(1)
+    for user_id in few:
+        await fill(core, user_id, tasks=2)
+        await core.take(1, groups=[[user_id]])
+    assert await core.take(WANT) == []
+    await govern(core, "*", max_running=2)
+    assert set(whose([*await core.take(WANT), *await core.take(WANT)])) == set(few)

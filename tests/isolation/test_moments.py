@@ -1,0 +1,116 @@
+"""What becomes possible by time alone starts at its moment, on a worker that sleeps and does not look for itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from fairque import Breaker, TaskQueue, Worker
+from tests.support.eventually import eventually
+from tests.support.servers import Server
+from tests.support.starts import Starts, fail, start
+
+pytestmark = pytest.mark.leaves_keys()
+LATE = 0.15
+"""Seconds: 0.05, and what a small machine with other work takes."""
+NO_LOOK = 30.0
+UNTOLD = pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="a user that is parked as its task comes in wakes nobody, who then knows when to look",
+)
+
+
+@asynccontextmanager
+async def sleeping_worker(server: Server, queue: TaskQueue, concurrency: int = 2) -> AsyncIterator[Worker]:
+    """It has looked, found nothing, and hears what it is told."""
+    async with Worker(queue, concurrency=concurrency, poll_interval=NO_LOOK, scheduler=False) as worker:
+        channel = queue.keys.wake_channel(worker.worker_id)
+        await eventually(lambda: server.execute("PUBSUB", "NUMSUB", channel)[1] == 1)
+        yield worker
+
+
+@pytest.fixture
+async def worker(server: Server, queue: TaskQueue) -> AsyncIterator[Worker]:
+    async with sleeping_worker(server, queue) as worker:
+        yield worker
+
+
+async def starts_at(starts: Starts, moment: float, count: int = 1) -> None:
+    await starts.reach(count, deadline=max(0.0, moment - time.time()) + 3 * LATE)
+    assert -LATE <= starts.times[-1] - moment <= LATE
+
+
+@UNTOLD
+@pytest.mark.usefixtures("worker")
+async def test_one_task_after_another_starts_when_the_rate_of_its_user_allows_it(queue: TaskQueue) -> None:
+    await queue.set_policy("acme", rate="4/s")
+    starts = Starts()
+    await queue.enqueue(start(), user_id="acme")
+    await starts.reach(1, deadline=5.0)
+    for count in (2, 3, 4):
+        due = starts.times[-1] + 0.25
+        await queue.enqueue(start(), user_id="acme")
+        await starts_at(starts, due, count)
+
+
+@UNTOLD
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("whose", ["acme", "*"])
+async def test_a_task_starts_when_the_pause_of_its_user_ends(queue: TaskQueue, whose: str) -> None:
+    starts, until = Starts(), datetime.now(UTC) + timedelta(seconds=0.6)
+    await queue.pause(whose, until=until)
+    await queue.enqueue(start(), user_id="acme")
+    await starts_at(starts, until.timestamp())
+
+
+@UNTOLD
+@pytest.mark.usefixtures("worker")
+async def test_a_task_starts_when_the_breaker_of_its_user_has_cooled_down(queue: TaskQueue) -> None:
+    await queue.set_policy("acme", breaker=Breaker(failures=1, window=60, cooldown=0.5))
+    starts = Starts()
+    await queue.enqueue(fail(), user_id="acme")
+
+    async def opened() -> float | None:
+        return (await queue.user("acme")).breaker_open_until
+
+    until = await eventually(opened)
+    assert until is not None
+    await queue.enqueue(start(), user_id="acme")
+    await starts_at(starts, until)
+
+
+@pytest.mark.usefixtures("worker")
+async def test_one_task_after_another_starts_when_the_rate_of_its_name_allows_it(queue: TaskQueue) -> None:
+    await queue.set_task_limit(start.name, rate="4/s")
+    starts = Starts()
+    await queue.enqueue(start(), user_id="acme")
+    await starts.reach(1, deadline=5.0)
+    for count in (2, 3, 4):
+        due = starts.times[-1] + 0.25
+        await queue.enqueue(start(), user_id="acme")
+        await starts_at(starts, due, count)
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_scheduled_task_starts_when_it_is_due(queue: TaskQueue) -> None:
+    starts, due = Starts(), datetime.now(UTC) + timedelta(seconds=0.4)
+    await queue.enqueue(start(), user_id="acme", execute_after=due)
+    await starts_at(starts, due.timestamp())
+
+
+@UNTOLD
+@pytest.mark.parametrize("which", [0, 1])
+async def test_the_moment_is_kept_when_one_of_two_workers_goes(server: Server, queue: TaskQueue, which: int) -> None:
+    await queue.set_policy("acme", rate="1/s")
+    starts = Starts()
+    async with sleeping_worker(server, queue) as first, sleeping_worker(server, queue) as second:
+        await queue.enqueue(start(), user_id="acme")
+        await starts.reach(1, deadline=5.0)
+        await queue.enqueue(start(), user_id="acme")
+        await (first, second)[which].stop()
+        await starts_at(starts, starts.times[0] + 1, 2)
