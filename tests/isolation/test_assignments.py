@@ -7,8 +7,12 @@ from itertools import groupby
 
 import pytest
 
+from fairque import TaskQueue, Worker
+from fairque.queue.explanation import Reason
 from tests.support.core import Core
-from tests.support.tenants import fill, govern, numbered, place_of
+from tests.support.eventually import eventually
+from tests.support.starts import start
+from tests.support.tenants import fill, govern, has_worker, numbered, place_of
 
 pytestmark = pytest.mark.leaves_keys()
 OTHERS = numbered(10, "other")
@@ -54,6 +58,21 @@ async def test_users_of_a_pool_stay_equal_beside_one_whom_no_worker_serves(core:
     await fill(core, "a", "b", tasks=300)
     served = await core.serve(200, groups=[["a", "b"]])
     assert abs(served.count("a") - served.count("b")) <= 2
+
+
+async def test_explain_says_that_no_worker_serves_a_user(queue: TaskQueue) -> None:
+    await queue.enqueue(start(), user_id="orphan")
+    async with Worker(queue, assigned_users=["other"], scheduler=False):
+        await eventually(lambda: has_worker(queue))
+        assert Reason.NO_WORKER in [held.reason for held in (await queue.explain("orphan")).waiting]
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="health knows of no users")
+async def test_health_names_a_ready_user_whom_no_worker_serves(queue: TaskQueue) -> None:
+    await queue.enqueue(start(), user_id="orphan")
+    async with Worker(queue, assigned_users=["other"], scheduler=False):
+        await eventually(lambda: has_worker(queue))
+        assert "orphan" in repr(await queue.health())
 
 
 @NO_HORIZON

@@ -1,6 +1,6 @@
 """A script does so much in one call and leaves the rest to the next ones: what it does goes by turns of users.
 
-In each test user `a` has thousands of something, `b` has one, and it came last.
+In each test user `a` has thousands of something, `b` has one, and it came last, but where another order is said.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from fairque.redis.delivery import Needs
+from fairque.redis.delivery import Needs, NewTask
 from tests.support.core import Core
 from tests.support.tenants import claims_until, fill, govern, limit, numbered, place_of, put, tasks_of, whose
 
@@ -65,6 +65,7 @@ async def test_letting_held_tasks_in_when_their_limit_is_gone(core: Core) -> Non
     assert await claims_until(core, "b", 2, WANT) <= 2
 
 
+@one_by_one("names are looked at by turns, 20 a claim, whoever waits for them")
 async def test_letting_in_the_tasks_of_many_names(core: Core) -> None:
     names = numbered(100, "api")
     for name in [*names, "other"]:
@@ -114,14 +115,31 @@ async def lose(core: Core, users: list[str]) -> None:
     core.wait_until_ms(core.now_us() // 1000 + LEASE_MS)
 
 
-@one_by_one("dependents are told in the order in which the tasks before them ended")
-async def test_announcements(core: Core) -> None:
+def waiting_for(user_id: str, root: str, dependents: int) -> list[NewTask]:
+    needs = msgspec.msgpack.encode(Needs("wait", False, [root]))
+    return tasks_of(user_id, numbered(dependents, f"after {root} "), needs=needs)
+
+
+async def test_announcing_the_end_of_a_task_that_thousands_wait_for(core: Core) -> None:
     await fill(core, "a", "b", tasks=1, priority=6)
-    needs = msgspec.msgpack.encode(Needs("wait", False, numbered(1)))
-    await put(core, tasks_of("a", numbered(MANY, "next"), needs=needs))
-    await put(core, tasks_of("b", ["next"], needs=needs))
+    [root] = numbered(1)
+    await put(core, [*waiting_for("a", root, MANY), *waiting_for("b", root, 1)])
     for user_id in ("a", "b"):
         await core.settle(await core.take(1, groups=[[user_id]]))
+    assert await claims_until(core, "b", 2, WANT) <= 2
+
+
+@one_by_one("outcomes are announced from both ends of the list of all users' together, by turns")
+async def test_announcing_the_ends_of_many_tasks(core: Core) -> None:
+    """Here the one of `b` came in the middle: a worker reported all in one call."""
+    roots = numbered(80)
+    await fill(core, "a", tasks=len(roots), priority=6)
+    await fill(core, "b", tasks=1, priority=6)
+    await put(core, [task for root in roots for task in waiting_for("a", root, 100)])
+    await put(core, waiting_for("b", roots[0], 1))
+    taken = await core.take(len(roots), groups=[["a"]])
+    [of_b] = await core.take(1, groups=[["b"]])
+    await core.settle([*taken[:40], of_b, *taken[40:]])
     assert await claims_until(core, "b", 2, WANT) <= 2
 
 

@@ -30,7 +30,7 @@ async def sleeping_worker(server: Server, queue: TaskQueue, concurrency: int = 2
     """It has looked, found nothing, and hears what it is told."""
     async with Worker(queue, concurrency=concurrency, poll_interval=NO_LOOK, scheduler=False) as worker:
         channel = queue.keys.wake_channel(worker.worker_id)
-        await eventually(lambda: server.execute("PUBSUB", "NUMSUB", channel)[1] == 1)
+        await eventually(lambda: any(server.execute("PUBSUB", kind, channel)[1] for kind in ("NUMSUB", "SHARDNUMSUB")))
         yield worker
 
 

@@ -7,7 +7,7 @@ import pytest
 from fairque import TaskQueue, Worker
 from tests.support.core import Core
 from tests.support.eventually import eventually
-from tests.support.tenants import fill, govern, whose
+from tests.support.tenants import fill, govern, has_worker, whose
 
 pytestmark = pytest.mark.leaves_keys()
 
@@ -19,15 +19,11 @@ async def test_health_names_those_for_whom_all_slots_are_reserved(queue: TaskQue
     async with Worker(queue, concurrency=4, scheduler=False):
         for user_id in ("vip-one", "vip-two"):
             await queue.set_policy(user_id, min_running=2)
-        await eventually(lambda: _workers(queue))
+        await eventually(lambda: has_worker(queue))
         told = repr(await queue.health())
     assert "min_running" in told
     assert "vip-one" in told
     assert "vip-two" in told
-
-
-async def _workers(queue: TaskQueue) -> int:
-    return len((await queue.stats()).workers)
 
 
 @pytest.mark.xfail(

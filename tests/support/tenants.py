@@ -16,6 +16,8 @@ from tests.support.core import MAX_BODY, Core
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from fairque import TaskQueue
+
 _NO_ARGS = msgspec.Raw(b"\x90")
 _BATCH = 1000
 
@@ -76,3 +78,8 @@ async def claims_until(core: Core, user_id: str, most: int, want: int, **options
         if user_id in whose(await core.take(want, **options)):
             return claim
     return most + 1
+
+
+async def has_worker(queue: TaskQueue) -> bool:
+    """Some worker has told of itself."""
+    return any(worker.concurrency for worker in (await queue.stats()).workers)
