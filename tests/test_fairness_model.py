@@ -141,6 +141,104 @@ def test_a_newcomer_waits_for_less_than_half_an_own_task_and_one_task_of_each_ot
         assert got <= (cost / weight / 2 + others_cost / others_weight) * (1 + 1e-6)
 
 
+# Newcomers, caps, weights and debts
+
+
+def busy(users: int = 10, services: int = 95, weight: float = 1.0) -> FairChoice:
+    choice = FairChoice()
+    for at in range(users):
+        choice.set_weight(f"busy-{at}", weight)
+        choice.join(f"busy-{at}")
+    serve(choice, services)
+    return choice
+
+
+def serve(choice: FairChoice, services: int, costs: dict[str, float] | None = None) -> list[str]:
+    served = []
+    for _ in range(services):
+        user_id = choice.lowest() or ""
+        choice.serve(user_id, (costs or {}).get(user_id, 1.0))
+        served.append(user_id)
+    return served
+
+
+@pytest.mark.parametrize("cost", [1, 10, 100, 1000])
+@pytest.mark.parametrize("weight", [1, 10])
+def test_a_newcomer_is_served_within_a_round_whatever_it_costs_and_they_weigh(cost: float, weight: float) -> None:
+    for services in range(90, 101):
+        choice = busy(services=services, weight=weight)
+        choice.join("new", cost)
+        assert "new" in serve(choice, 11)
+
+
+def test_who_was_never_served_is_not_behind_those_who_come_when_all_have_left() -> None:
+    choice = FairChoice()
+    choice.set_weight("h", 0.01)
+    choice.join("h")
+    choice.serve("h", 1.0)
+    choice.join("i")
+    choice.leave("i")
+    choice.leave("h")
+    choice.join("k")
+    choice.join("i")
+    assert "i" in serve(choice, 2)
+
+
+def test_who_was_at_its_cap_gets_some_of_what_it_is_owed_and_no_more() -> None:
+    choice = busy()
+    choice.leave("busy-0", is_capped=True)
+    serve(choice, 900)
+    choice.join("busy-0")
+    turns = serve(choice, 100)
+    assert turns[:4] == ["busy-0"] * 4
+    assert turns.count("busy-0") <= 10 + 4 + 1
+
+
+def test_a_user_that_was_away_is_owed_nothing() -> None:
+    choice = busy()
+    choice.leave("busy-0")
+    serve(choice, 900)
+    choice.join("busy-0")
+    assert serve(choice, 100).count("busy-0") <= 10 + 1
+
+
+@pytest.mark.parametrize("to", [1.0, 100.0])
+def test_a_weight_that_is_raised_holds_at_once(to: float) -> None:
+    choice = busy(users=2, services=0)
+    choice.set_weight("light", 0.01)
+    choice.join("light")
+    serve(choice, 20)
+    choice.set_weight("light", to)
+    assert "light" in serve(choice, 4)
+
+
+def test_a_weight_that_is_lowered_and_raised_again_changes_nothing() -> None:
+    choice, same = busy(), busy()
+    for weight in (0.1, 7, 1):
+        choice.set_weight("busy-3", weight)
+    assert choice.tag("busy-3") == pytest.approx(same.tag("busy-3"))
+
+
+def test_service_out_of_turn_is_forgiven_beyond_the_horizon() -> None:
+    choice = busy()
+    for _ in range(1000):
+        choice.serve("busy-0", 1.0)
+    choice.forgive("busy-0")
+    assert 60 <= serve(choice, 200).index("busy-0") <= 110
+
+
+def test_what_is_charged_late_leaves_the_tags_their_digits() -> None:
+    choice = busy(users=1)
+    for _ in range(2000):
+        choice.adjust("busy-0", 1e9)
+    for user_id in ("a", "b"):
+        choice.set_weight(user_id, 1000)
+        choice.join(user_id, 0.1)
+    choice.leave("busy-0")
+    turns = serve(choice, 400, {"a": 0.1, "b": 0.1})
+    assert abs(turns.count("a") - turns.count("b")) <= 2
+
+
 # Cases that went wrong in other systems
 
 

@@ -23,7 +23,6 @@ WITHIN = HORIZON * (len(OTHERS) + 1) + 2 * (len(OTHERS) + 1)
 ORPHAN = pytest.mark.xfail(
     strict=True, raises=AssertionError, reason="the lowest tag, at which all enter, is that of who is never served"
 )
-NO_HORIZON = pytest.mark.xfail(strict=True, raises=AssertionError, reason="service out of turn is remembered for ever")
 
 
 @ORPHAN
@@ -75,7 +74,6 @@ async def test_health_names_a_ready_user_whom_no_worker_serves(queue: TaskQueue)
         assert "orphan" in repr(await queue.health())
 
 
-@NO_HORIZON
 async def test_the_turn_of_a_user_comes_within_a_horizon_after_a_worker_of_its_own_has_gone(core: Core) -> None:
     await fill(core, "x", tasks=1_100)
     await fill(core, *OTHERS, tasks=50)
@@ -87,7 +85,6 @@ async def test_the_turn_of_a_user_comes_within_a_horizon_after_a_worker_of_its_o
     assert await place_of(core, "x", WITHIN) <= WITHIN
 
 
-@NO_HORIZON
 async def test_the_turn_of_a_user_comes_within_a_horizon_after_its_reservation_was_taken_back(core: Core) -> None:
     await fill(core, "x", tasks=1_100)
     await fill(core, *OTHERS, tasks=50)

@@ -19,9 +19,6 @@ ERROR = 0.01
 """Of a share, twice the standard error of so many random durations."""
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="a user that is let in again below the lowest tag is lifted to that"
-)
 @pytest.mark.parametrize(("slots", "most"), [(2, 1), (4, 2), (10, 5)])
 async def test_a_user_with_a_cap_of_its_share_gets_nearly_half_beside_an_equal_one(
     core: Core, slots: int, most: int

@@ -12,11 +12,6 @@ from tests.support.tenants import fill, govern
 pytestmark = pytest.mark.leaves_keys()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="the clock follows what was charged, until a small step is lost in rounding",
-)
 async def test_equal_users_stay_equal_after_another_was_charged_as_much_as_can_be(core: Core) -> None:
     await fill(core, "dear", tasks=2_001)
     for _ in range(20):

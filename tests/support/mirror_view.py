@@ -108,7 +108,7 @@ def expected(model: ModelQueue, stream_ids: dict[int, bytes]) -> View:
 
 def _state(model: ModelQueue, stream_ids: dict[int, bytes]) -> View:
     lanes = list(model.lanes.values())
-    values: View = {"clock": model.choice.clock, "arrival": model.arrival}
+    values: View = {"clock": model.choice.clock, "mean": model.choice.line.mean, "arrival": model.arrival}
     for name in LANES:
         held = sum(task.is_held and task.lane == name for task in model.tasks.values())
         values[name] = held + sum(len(lane.backlog) for lane in lanes if lane.name == name)
@@ -142,7 +142,9 @@ def _turns(model: ModelQueue) -> View:
     }
     for group, line in choice.groups.items():
         found[f"ready:{encode_user(group)}"] = _line(line)
-        found[f"group:{encode_user(group)}"] = _filled({"tag": choice.kept.get(Party(group)), "clock": line.clock})
+        found[f"group:{encode_user(group)}"] = _filled(
+            {"tag": choice.kept.get(Party(group)), "clock": line.clock, "mean": line.mean}
+        )
     return found
 
 
@@ -210,6 +212,7 @@ def _user(model: ModelQueue, user_id: str) -> View:
     marks = model.policies.marks.get(user_id, Marks())
     fields = {
         "tag": model.choice.line_of(user_id).kept.get(user_id),
+        "capped": int(user_id in model.choice.line_of(user_id).capped),
         "tat": marks.tat_us,
         "open_until": marks.open_until_ms,
         "fails": marks.failures,

@@ -21,7 +21,16 @@ from urllib.parse import quote
 
 from fairque.models import UserGroup
 
-__all__ = ["FairChoice", "Line", "Member", "Party", "SortedSet", "encoded"]
+__all__ = ["CREDIT", "HORIZON", "MEAN_OVER", "FairChoice", "Line", "Member", "Party", "SortedSet", "encoded"]
+
+MEAN_OVER = 32
+"""Services over which the mean of a line is taken, each new one with this part."""
+CREDIT = 4.0
+"""Mean services that a member that was held at a cap may be owed when it comes back."""
+HORIZON = 8.0
+"""Mean services above the lowest tag to which a debt is cut that was not made in turn, when its cause is gone."""
+LARGEST_DEBT = 2.0**20
+"""Mean services above the lowest tag that late charges may bring a member to, so that tags keep their digits."""
 
 M = TypeVar("M", bound=Hashable)
 
@@ -113,12 +122,16 @@ class Line:
 
     Attributes:
         clock: The virtual time, at which members enter.
+        mean: Of what services took members further lately; 0 before the first.
         ready: Members that may be served now, with their tags.
         kept: The tags that members left with.
+        capped: Those of `kept` that left because as much of theirs runs as may.
     """
 
     def __init__(self) -> None:
         self.clock = 0.0
+        self.mean = 0.0
+        self.capped: set[Member] = set()
         self.ready: SortedSet[Member] = SortedSet(_named)
         self.kept: dict[Member, float] = {}
 
@@ -129,36 +142,81 @@ class Line:
 
     def join(self, member: Member, share: float) -> None:
         """Its first service takes it this much further. No effect on one that is ready already."""
-        if member not in self.ready:
-            self.ready.put(member, max(self.kept.get(member, 0.0), self._entry(share)))
+        if member in self.ready:
+            return
+        own = self.kept.get(member, 0.0)
+        if member in self.capped:
+            # Only its cap stood between it and its share: some of what it did not get meanwhile it gets now.
+            self.capped.discard(member)
+            self.ready.put(member, max(own, self._lowest_tag() - CREDIT * self.mean))
+        else:
+            self.ready.put(member, max(own, self._entry(share)))
+
+    def _lowest_tag(self) -> float:
+        """The clock where nobody is ready."""
+        lowest = self.ready.lowest()
+        return self.clock if lowest is None else self.ready.scores[lowest]
 
     def _entry(self, share: float) -> float:
-        """The clock, but not below the lowest tag, and at most half an own task above it.
+        """The clock, but not below the lowest tag, and at most half a service above it: its own or the mean.
 
-        Less than a whole task, so that nobody is served twice before a newcomer. More than nothing, so that newcomers,
-        however many there are, cannot keep the others from becoming the lowest.
+        Less than a whole service, so that nobody is served twice before a newcomer. More than nothing, so that
+        newcomers, however many there are, cannot keep the others from becoming the lowest. The mean, so that one with
+        a large task, or among those with large weights, does not begin rounds behind the others.
         """
-        lowest = self.ready.lowest()
-        if lowest is None:
+        if not self.ready:
             return self.clock
-        tag = self.ready.scores[lowest]
-        return max(tag, min(self.clock, tag + share / 2))
+        tag = self._lowest_tag()
+        return max(tag, min(self.clock, tag + (min(share, self.mean) if self.mean else share) / 2))
 
-    def leave(self, member: Member) -> None:
+    def forget(self, member: Member) -> None:
+        """What is kept of one that is not ready."""
+        self.kept.pop(member, None)
+        self.capped.discard(member)
+
+    def leave(self, member: Member, *, is_capped: bool = False) -> None:
+        """`is_capped`: it has work that may not run, because as much of it runs as may."""
         self.kept[member] = self.ready.scores[member]
         self.ready.drop(member)
+        if is_capped:
+            self.capped.add(member)
+        if not self.ready:  # what comes next begins where this one ended, as in the paper
+            self.clock = max(self.clock, self.kept[member])
 
     def serve(self, member: Member, cost: float, weight: float) -> None:
-        tag = self.ready.scores[member]
+        tag, step = self.ready.scores[member], cost / weight
         self.clock = max(self.clock + cost / len(self.ready), tag)
-        self.ready.put(member, tag + cost / weight)
+        if step > 0:
+            self.mean = self.mean + (step - self.mean) / MEAN_OVER if self.mean else step
+        self.ready.put(member, tag + step)
 
     def move(self, member: Member, by: float) -> None:
-        """Whether it is ready or not."""
+        """Whether it is ready or not. It comes to no more than the largest debt above the lowest tag."""
+        tag = self.tag(member)
+        if by > 0 and self.mean:
+            by = max(0.0, min(by, self._lowest_tag() + LARGEST_DEBT * self.mean - tag))
         if member in self.ready:
-            self.ready.put(member, self.ready.scores[member] + by)
+            self.ready.put(member, tag + by)
         else:
-            self.kept[member] = self.kept.get(member, 0.0) + by
+            self.kept[member] = tag + by
+
+    def rescale(self, member: Member, factor: float) -> None:
+        """Its weight changed: how far it is ahead of the lowest is worth so much more, or less, from now on."""
+        ahead = self.tag(member) - self._lowest_tag()
+        if ahead > 0:
+            self._set_tag(member, self._lowest_tag() + ahead * factor)
+
+    def forgive(self, member: Member) -> None:
+        """What it was served out of turn is no longer held against it, beyond the horizon."""
+        tag = self.tag(member)
+        others = (score for other, score in self.ready.scores.items() if other != member)
+        self._set_tag(member, min(tag, min(others, default=tag) + HORIZON * self.mean))
+
+    def _set_tag(self, member: Member, tag: float) -> None:
+        if member in self.ready:
+            self.ready.put(member, tag)
+        elif member in self.kept:
+            self.kept[member] = tag
 
 
 class FairChoice:
@@ -204,8 +262,11 @@ class FairChoice:
         return self._weights.get(user_id, self.default_weight)
 
     def set_weight(self, user_id: str, weight: float | None) -> None:
-        """Holds from the next service on; None is the default."""
+        """Holds at once: what the user is ahead of the others is counted by the new weight. None is the default."""
+        before = self.weight(user_id)
         self._set(user_id, weight)
+        self.line_of(user_id).rescale(user_id, before / self.weight(user_id))
+        self._refresh(user_id)
 
     def group_weight(self, group: str) -> float:
         return self._weights.get(Party(group), 1.0)
@@ -215,7 +276,9 @@ class FairChoice:
         return {member.name: weight for member, weight in self._weights.items() if isinstance(member, Party)}
 
     def set_group_weight(self, group: str, weight: float | None) -> None:
+        before = self.group_weight(group)
         self._set(Party(group), weight)
+        self.line.rescale(Party(group), before / self.group_weight(group))
 
     def _set(self, member: Member, weight: float | None) -> None:
         if weight is None:
@@ -232,7 +295,7 @@ class FairChoice:
             return
         if self.is_ready(user_id):
             self.leave(user_id)
-        self.line_of(user_id).kept.pop(user_id, None)
+        self.line_of(user_id).forget(user_id)
         if group is None:
             del self._group_of[user_id]
         else:
@@ -258,13 +321,21 @@ class FairChoice:
             self.line.join(Party(group), cost / self.group_weight(group))
         self.line_of(user_id).join(user_id, cost / self.weight(user_id))
 
-    def leave(self, user_id: str) -> None:
-        """The user has no servable work any more. It gains nothing by coming back: its tag is kept."""
+    def leave(self, user_id: str, *, is_capped: bool = False) -> None:
+        """The user has no servable work any more. It gains nothing by coming back: its tag is kept.
+
+        `is_capped`: it has work, and as much of it runs as may.
+        """
         line, group = self.line_of(user_id), self.group(user_id)
-        line.leave(user_id)
+        line.leave(user_id, is_capped=is_capped)
         self.reserved.drop(user_id)
         if group is not None and not line.ready:
             self.line.leave(Party(group))
+
+    def forgive(self, user_id: str) -> None:
+        """What it was served out of turn, by a reservation or a worker of its own, ends to count against it."""
+        self.line_of(user_id).forgive(user_id)
+        self._refresh(user_id)
 
     def reserve(self, user_id: str, is_below: bool) -> None:
         """Whether a user that is ready has less than what is reserved for it."""

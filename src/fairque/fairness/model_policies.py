@@ -172,7 +172,8 @@ class Admission:
         self.choice.reserve(user_id, least is not None and self._running(user_id) < least)
 
     def hold_back(self, user_id: str, at_ms: float) -> None:
-        self.choice.leave(user_id)
+        is_capped = at_ms == NEVER and self.policies.of(user_id).paused is not True
+        self.choice.leave(user_id, is_capped=is_capped)
         self._park(user_id, at_ms)
 
     def _park(self, user_id: str, at_ms: float) -> None:

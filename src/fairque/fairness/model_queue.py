@@ -50,7 +50,10 @@ class ModelQueue(ModelLanes):
         if user_id == EVERYONE:
             self._set_default(fields)
             return
+        reserved = self.policies.of(user_id).min_running or 0
         self.policies.change(user_id, **fields)
+        if (self.policies.of(user_id).min_running or 0) < reserved:
+            self.choice.forgive(user_id)
         own = self.policies.own.get(user_id)
         self.choice.set_weight(user_id, own.weight if own else None)
         self.choice.set_group(user_id, own.group if own else None)

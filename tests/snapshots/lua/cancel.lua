@@ -22,6 +22,7 @@ local now_text = string.format('%d', now) -- a number handed to a command is for
 -- A user hash nobody touched for this long is forgotten (its policy is a key of its own and stays).
 local USER_TTL = 604800000
 
+local function user_key(user) return prefix .. 'user:' .. user end
 local function task_key(user, id) return prefix .. 'task:' .. user .. ':' .. id end
 local function body_key(user, id) return prefix .. 'body:' .. user .. ':' .. id end
 local function result_key(user, id) return prefix .. 'result:' .. user .. ':' .. id end
@@ -39,11 +40,13 @@ local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. use
 -- lib/state.lua
 -- What the queue keeps of itself: read once, and written back by save_state().
 
-local of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'limited', 'cursors', 'announcements', 'limits')
+local of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'limited', 'cursors', 'announcements',
+  'limits', 'mean')
 local clock, arrival = tonumber(of_queue[1] or 0), tonumber(of_queue[2] or 0)
 local has_policies, has_limited, has_cursors = of_queue[3], of_queue[4], tonumber(of_queue[5] or 0) > 0
 local has_announcements, has_limits = of_queue[6], of_queue[7]
-local saved_clock, saved_arrival = clock, arrival
+local mean = tonumber(of_queue[8] or 0) -- see lib/ready.lua
+local saved_clock, saved_arrival, saved_mean = clock, arrival, mean
 
 -- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
 -- small sorted set ten times faster than fractions.
@@ -59,8 +62,8 @@ local function count(field, by) counts[field] = (counts[field] or 0) + by end
 local save_tallies = nil -- a function in scripts that measure users: lib/metrics.lua
 local function save_state()
   if save_tallies then save_tallies() end
-  if clock ~= saved_clock or arrival ~= saved_arrival then
-    call('HSET', state_key, 'clock', clock, 'arrival', arrival)
+  if clock ~= saved_clock or arrival ~= saved_arrival or mean ~= saved_mean then
+    call('HSET', state_key, 'clock', clock, 'arrival', arrival, 'mean', mean)
   end
   for field, by in pairs(counts) do
     if by ~= 0 then call('HINCRBY', state_key, field, by) end
@@ -272,26 +275,79 @@ end
 -- The fair choice (start-time fair queueing: Goyal, Vin, Cheng, SIGCOMM 1996).
 
 -- lib/ready.lua
--- Sets of those that are ready, with their tags.
+-- Lines: sets of those that are ready, with their tags, and hashes that keep the tags of those that are not.
 
--- Into a set of those that are ready: at the clock, but not below the lowest tag, and at most half a service above it.
+-- The mean of what services took the members of a line further lately; 0 before the first.
+local MEAN_OVER = 32
+-- Mean services that one may be owed that was held at its cap, and above the lowest tag to which debts are cut: those
+-- that were not made in turn, when their cause is gone; and all, so that tags keep their digits.
+local CREDIT, HORIZON, LARGEST_DEBT = 4, 8, 2 ^ 20
+local function mean_after(of_line, step)
+  if step <= 0 then return of_line end
+  return of_line > 0 and of_line + (step - of_line) / MEAN_OVER or step
+end
+
+-- `at` where nobody is ready, but for the member that is not meant.
+local function lowest_tag(key, at, but)
+  local found = call('ZRANGE', key, 0, but and 1 or 0, 'WITHSCORES')
+  local score = found[1] == but and found[4] or found[2]
+  return score and tonumber(score) or at
+end
+
+-- Into a line: at its clock, but not below the lowest tag, and at most half a service above it: its own or the mean.
 -- Less than a whole one, so that nobody is served twice before a newcomer; more than nothing, so that newcomers, however
--- many there are, cannot keep the others from becoming the lowest. Never below the tag it left with. Returns the tag.
+-- many there are, cannot keep the others from becoming the lowest. Never below the tag it left with, but for one that
+-- was held at its cap, which gets some of what it is owed. Returns the tag.
 -- A sorted set of up to 128 members is a list, in which each change reads the fractions of all the others; one long
 -- member turns it into a skip list for as long as it lives.
 local LONG_MEMBER = string.rep('-', 65)
-local function enter(key, member, own, at, service)
+local function enter(key, member, own, at, service, of_line, capped)
   local lowest = call('ZRANGE', key, 0, 0, 'WITHSCORES')
-  if not lowest[2] then
-    local tag = math.max(own, at)
-    call('ZADD', key, 0, LONG_MEMBER, tag, member)
-    call('ZREM', key, LONG_MEMBER)
-    return tag
+  if not lowest[2] then call('ZADD', key, 0, LONG_MEMBER) end
+  local first = tonumber(lowest[2] or at)
+  local entry = first
+  if capped then
+    entry = first - CREDIT * of_line
+  elseif lowest[2] then
+    if of_line > 0 then service = math.min(service, of_line) end
+    entry = math.max(first, math.min(at, first + service / 2))
   end
-  local first = tonumber(lowest[2])
-  local tag = math.max(own, first, math.min(at, first + service / 2))
+  local tag = math.max(own, entry)
   call('ZADD', key, tag, member)
+  if not lowest[2] then call('ZREM', key, LONG_MEMBER) end
   return tag
+end
+
+-- A tag moves, wherever it is; nothing is made of one that is nowhere, unless there is a number to begin with.
+local function move_tag(key, member, hash, change, begin)
+  local ready = call('ZSCORE', key, member)
+  local tag = ready or call('HGET', hash, 'tag') or begin
+  if not tag then return end
+  tag = change(tonumber(tag))
+  if ready then return call('ZADD', key, tag, member) end
+  call('HSET', hash, 'tag', tag)
+  call('PEXPIRE', hash, USER_TTL)
+end
+
+-- What became known of a service after its start, in shares of the member.
+local function move_late(key, member, hash, by, at, of_line)
+  move_tag(key, member, hash, function(tag)
+    if by <= 0 or of_line == 0 then return tag + by end
+    return tag + math.max(0, math.min(by, lowest_tag(key, at) + LARGEST_DEBT * of_line - tag))
+  end, 0)
+end
+
+-- A weight changed: how far a member is ahead of the lowest is worth so much more, or less.
+local function rescale(key, member, hash, factor, at)
+  move_tag(key, member, hash, function(tag)
+    local low = lowest_tag(key, at)
+    return tag > low and low + (tag - low) * factor or tag
+  end)
+end
+
+-- What a member was served out of turn is held against it no longer, beyond the horizon.
+local function forgive(key, member, hash, of_line)
+  move_tag(key, member, hash, function(tag) return math.min(tag, lowest_tag(key, tag, member) + HORIZON * of_line) end)
 end
 
 -- lib/govern.lua
@@ -299,7 +355,7 @@ end
 -- pays for one closure. A policy is a msgpack map in `policy:<u>`; what it does not say comes from `policy:*`, and a
 -- group's own is in `policy:@<group>`.
 -- ready:<group>  zset  users of the group → tag; in `ready` stands '@<group>' for all of them
--- group:<group>  hash  tag, clock
+-- group:<group>  hash  tag, clock and mean of its line
 -- reserved       zset  users that are ready and below their min_running → tag
 -- parked         zset  users with a backlog that may go on by themselves → ms
 
@@ -336,7 +392,6 @@ local function new_government()
   end
   local inherited = { __index = read('*') }
 
-  local function user_hash(user) return prefix .. 'user:' .. user end
   -- Whoever is busy leaves now and then, which gives the hash more time.
   local function keep(key, ...)
     if call('HSET', key, ...) > 0 then call('PEXPIRE', key, USER_TTL) end
@@ -367,7 +422,7 @@ local function new_government()
 
   local function read_marks(u)
     if u.tat then return end
-    local marks = call('HMGET', user_hash(u.name), 'tat', 'open_until')
+    local marks = call('HMGET', user_key(u.name), 'tat', 'open_until')
     u.tat, u.open_until = tonumber(marks[1] or 0), tonumber(marks[2] or 0)
   end
 
@@ -396,7 +451,7 @@ local function new_government()
     if not rate then return end
     read_marks(u)
     u.tat = rate_after_start(u.tat, rate)
-    keep(user_hash(u.name), 'tat', u.tat)
+    keep(user_key(u.name), 'tat', u.tat)
   end
 
   function it.tag(u)
@@ -422,32 +477,49 @@ local function new_government()
     u.reserved = true
   end
 
+  -- Of the line in which the user stands: its clock and its mean.
+  local function line_of(u)
+    if not u.group then return clock, mean end
+    local of_group = call('HMGET', u.group_key, 'clock', 'mean')
+    return tonumber(of_group[1] or 0), tonumber(of_group[2] or 0)
+  end
+
   local function join(u, cost)
-    local own = tonumber(call('HGET', user_hash(u.name), 'tag') or 0)
-    local at = clock
-    if u.group then
-      local of_group = call('HMGET', u.group_key, 'tag', 'clock')
-      at = tonumber(of_group[2] or 0)
-      if not call('ZSCORE', ready_key, u.member) then
-        enter(ready_key, u.member, tonumber(of_group[1] or 0), clock, cost / u.group_weight)
-      end
+    local kept = call('HMGET', user_key(u.name), 'tag', 'capped')
+    if kept[2] then call('HDEL', user_key(u.name), 'capped') end
+    local at, of_line = line_of(u)
+    if u.group and not call('ZSCORE', ready_key, u.member) then
+      local own = tonumber(call('HGET', u.group_key, 'tag') or 0)
+      enter(ready_key, u.member, own, clock, cost / u.group_weight, mean)
     end
-    reserve(u, enter(u.ready_key, u.name, own, at, cost / u.weight))
+    reserve(u, enter(u.ready_key, u.name, tonumber(kept[1] or 0), at, cost / u.weight, of_line, kept[2]))
     call('ZADD', users_key, now, u.name)
   end
 
-  function it.leave(u)
+  -- The last user of a group takes the group along. What comes into an empty line next begins where this one ended.
+  local function leave_group(u, tag)
+    local of_group = tonumber(call('ZSCORE', ready_key, u.member) or 0)
+    local at = math.max(tag, tonumber(call('HGET', u.group_key, 'clock') or 0))
+    call('HSET', u.group_key, 'tag', of_group, 'clock', at)
+    call('PEXPIRE', u.group_key, USER_TTL)
+    call('ZREM', ready_key, u.member)
+    return of_group
+  end
+
+  -- `capped`: it has work, and as much of it runs as may.
+  function it.leave(u, capped)
     local tag = it.tag(u)
     if not tag then return end
     call('ZREM', u.ready_key, u.name)
-    call('HSET', user_hash(u.name), 'tag', tag)
-    call('PEXPIRE', user_hash(u.name), USER_TTL)
+    call('HSET', user_key(u.name), 'tag', tag)
+    if capped then call('HSET', user_key(u.name), 'capped', 1) end
+    call('PEXPIRE', user_key(u.name), USER_TTL)
     unreserve(u)
-    if u.group and call('EXISTS', u.ready_key) == 0 then
-      call('HSET', u.group_key, 'tag', tonumber(call('ZSCORE', ready_key, u.member) or 0))
-      call('PEXPIRE', u.group_key, USER_TTL)
-      call('ZREM', ready_key, u.member)
+    if u.group then
+      if call('EXISTS', u.ready_key) == 1 then return end
+      tag = leave_group(u, tag)
     end
+    if call('EXISTS', ready_key) == 0 then clock = math.max(clock, tag) end
   end
 
   local function park(u, at)
@@ -455,7 +527,7 @@ local function new_government()
   end
 
   function it.hold_back(u, at)
-    it.leave(u)
+    it.leave(u, at == NEVER and u.policy.paused ~= true)
     park(u, at)
   end
 
@@ -479,11 +551,14 @@ local function new_government()
     if u.group then
       group_tag = group_tag or tonumber(call('ZSCORE', ready_key, u.member))
       clock = math.max(clock + cost / call('ZCARD', ready_key), group_tag)
+      mean = mean_after(mean, cost / u.group_weight)
       call('ZADD', ready_key, group_tag + cost / u.group_weight, u.member)
-      local at = tonumber(call('HGET', u.group_key, 'clock') or 0)
-      keep(u.group_key, 'clock', math.max(at + cost / call('ZCARD', u.ready_key), tag))
+      local at, of_line = line_of(u)
+      at = math.max(at + cost / call('ZCARD', u.ready_key), tag)
+      keep(u.group_key, 'clock', at, 'mean', mean_after(of_line, cost / u.weight))
     else
       clock = math.max(clock + cost / call('ZCARD', ready_key), tag)
+      mean = mean_after(mean, cost / u.weight)
     end
     tag = tag + cost / u.weight
     call('ZADD', u.ready_key, tag, u.name)
@@ -502,7 +577,8 @@ local function new_government()
     local u = it.user(user)
     local cost, tag = head_cost(user), it.tag(u)
     local at = cost and it.gate(u)
-    if tag and (at or not cost) then it.hold_back(u, at or NEVER) end
+    if tag and at then it.hold_back(u, at) end
+    if tag and not cost then it.leave(u) end
     if tag and cost and not at then reserve(u, tag) end
     if tag or not cost then return false end
     return it.admit(user, cost)
@@ -578,25 +654,40 @@ local function new_government()
     return best
   end
 
-  -- What became known while it ran is charged, or given back, afterwards.
-  function it.adjust(u, by)
-    local function move(set, member, key, weight)
-      if call('ZSCORE', set, member) then
-        call('ZINCRBY', set, by / weight, member)
-      else
-        call('HINCRBYFLOAT', key, 'tag', by / weight)
-        call('PEXPIRE', key, USER_TTL)
-      end
-    end
-    move(u.ready_key, u.name, user_hash(u.name), u.weight)
-    if u.group then move(ready_key, u.member, u.group_key, u.group_weight) end
+  local function refresh(u)
     local tag = call('ZSCORE', reserved_key, u.name) and it.tag(u)
     if tag then call('ZADD', reserved_key, tag, u.name) end
   end
 
+  -- What became known while it ran is charged, or given back, afterwards.
+  function it.adjust(u, by)
+    local at, of_line = line_of(u)
+    if u.group then move_late(ready_key, u.member, u.group_key, by / u.group_weight, clock, mean) end
+    move_late(u.ready_key, u.name, user_key(u.name), by / u.weight, at, of_line)
+    refresh(u)
+  end
+
+  -- The user's weight was another one.
+  function it.reweight(u, before)
+    rescale(u.ready_key, u.name, user_key(u.name), before / u.weight, (line_of(u)))
+    refresh(u)
+  end
+
+  function it.reweight_group(member, before)
+    local weight = read(member).weight or 1
+    rescale(ready_key, member, prefix .. 'group:' .. string.sub(member, 2), before / weight, clock)
+  end
+
+  -- Whoever served it out of turn does so no longer.
+  function it.forgive(u)
+    local _, of_line = line_of(u)
+    forgive(u.ready_key, u.name, user_key(u.name), of_line)
+    refresh(u)
+  end
+
   -- The breaker of a user opens after so many failures within a window; when its time is over, one success closes it.
   function it.note_end(u, ok)
-    local p, key = u.policy, user_hash(u.name)
+    local p, key = u.policy, user_key(u.name)
     if not p.breaker_failures then return end
     u.tat = nil -- marks are read anew
     local marks = call('HMGET', key, 'open_until', 'fails', 'fails_since')
@@ -660,30 +751,28 @@ local governed = has_policies and new_government() or nil
 local function admit(user, cost)
   if governed then return governed.admit(user, cost) end
   if call('ZSCORE', ready_key, user) then return true end
-  enter(ready_key, user, tonumber(call('HGET', prefix .. 'user:' .. user, 'tag') or 0), clock, cost)
+  local kept = call('HMGET', user_key(user), 'tag', 'capped')
+  if kept[2] then call('HDEL', user_key(user), 'capped') end
+  enter(ready_key, user, tonumber(kept[1] or 0), clock, cost, mean, kept[2])
   call('ZADD', users_key, now, user)
   return true
 end
 
--- The last servable task of a user was taken: its tag is kept outside `ready`.
-local function leave(user, tag)
+-- The last servable task of a user was taken: its tag is kept outside `ready`. What comes into an empty line next begins
+-- where this one ended. `others`: whether anybody else is ready, where that is known.
+local function leave(user, tag, others)
   if governed then return governed.leave(governed.user(user)) end
   call('ZREM', ready_key, user)
-  local key = prefix .. 'user:' .. user
-  call('HSET', key, 'tag', tag)
-  call('PEXPIRE', key, USER_TTL)
+  call('HSET', user_key(user), 'tag', tag)
+  call('PEXPIRE', user_key(user), USER_TTL)
+  if others == nil then others = call('EXISTS', ready_key) == 1 end
+  if not others then clock = math.max(clock, tag) end
 end
 
 -- What a service cost beyond what was charged at its start; less than nothing is given back.
 local function adjust(user, by)
   if governed then return governed.adjust(governed.user(user), by) end
-  if call('ZSCORE', ready_key, user) then
-    call('ZINCRBY', ready_key, by, user)
-    return
-  end
-  local key = prefix .. 'user:' .. user
-  call('HINCRBYFLOAT', key, 'tag', by)
-  call('PEXPIRE', key, USER_TTL)
+  move_late(ready_key, user, user_key(user), by, clock, mean)
 end
 
 -- A task was taken out of a lane of the user.
@@ -691,7 +780,7 @@ local function retire(user)
   if call('EXISTS', place_key('critical', user), place_key('normal', user)) > 0 then return end
   if governed then governed.unpark_one(user) end
   local tag = call('ZSCORE', governed and governed.user(user).ready_key or ready_key, user)
-  if tag then leave(user, tag) end
+  if tag then leave(user, tonumber(tag)) end
 end
 
 local function score_of(priority, step_us)

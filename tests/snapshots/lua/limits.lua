@@ -22,6 +22,7 @@ local now_text = string.format('%d', now) -- a number handed to a command is for
 -- A user hash nobody touched for this long is forgotten (its policy is a key of its own and stays).
 local USER_TTL = 604800000
 
+local function user_key(user) return prefix .. 'user:' .. user end
 local function task_key(user, id) return prefix .. 'task:' .. user .. ':' .. id end
 local function body_key(user, id) return prefix .. 'body:' .. user .. ':' .. id end
 local function result_key(user, id) return prefix .. 'result:' .. user .. ':' .. id end
@@ -39,11 +40,13 @@ local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. use
 -- lib/state.lua
 -- What the queue keeps of itself: read once, and written back by save_state().
 
-local of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'limited', 'cursors', 'announcements', 'limits')
+local of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'limited', 'cursors', 'announcements',
+  'limits', 'mean')
 local clock, arrival = tonumber(of_queue[1] or 0), tonumber(of_queue[2] or 0)
 local has_policies, has_limited, has_cursors = of_queue[3], of_queue[4], tonumber(of_queue[5] or 0) > 0
 local has_announcements, has_limits = of_queue[6], of_queue[7]
-local saved_clock, saved_arrival = clock, arrival
+local mean = tonumber(of_queue[8] or 0) -- see lib/ready.lua
+local saved_clock, saved_arrival, saved_mean = clock, arrival, mean
 
 -- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
 -- small sorted set ten times faster than fractions.
@@ -59,8 +62,8 @@ local function count(field, by) counts[field] = (counts[field] or 0) + by end
 local save_tallies = nil -- a function in scripts that measure users: lib/metrics.lua
 local function save_state()
   if save_tallies then save_tallies() end
-  if clock ~= saved_clock or arrival ~= saved_arrival then
-    call('HSET', state_key, 'clock', clock, 'arrival', arrival)
+  if clock ~= saved_clock or arrival ~= saved_arrival or mean ~= saved_mean then
+    call('HSET', state_key, 'clock', clock, 'arrival', arrival, 'mean', mean)
   end
   for field, by in pairs(counts) do
     if by ~= 0 then call('HINCRBY', state_key, field, by) end

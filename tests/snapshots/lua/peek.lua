@@ -22,6 +22,7 @@ local now_text = string.format('%d', now) -- a number handed to a command is for
 -- A user hash nobody touched for this long is forgotten (its policy is a key of its own and stays).
 local USER_TTL = 604800000
 
+local function user_key(user) return prefix .. 'user:' .. user end
 local function task_key(user, id) return prefix .. 'task:' .. user .. ':' .. id end
 local function body_key(user, id) return prefix .. 'body:' .. user .. ':' .. id end
 local function result_key(user, id) return prefix .. 'result:' .. user .. ':' .. id end

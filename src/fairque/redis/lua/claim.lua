@@ -223,8 +223,8 @@ end
 
 -- What is charged by time is not known before: what tasks of this name took lately, corrected when it is.
 local function estimate(name)
-  local mean = call('HGET', prefix .. 'run-times', name) or call('HGET', prefix .. 'run-times', '')
-  return mean and tonumber(string.match(mean, ' (.*)')) or 0.1
+  local known = call('HGET', prefix .. 'run-times', name) or call('HGET', prefix .. 'run-times', '')
+  return known and tonumber(string.match(known, ' (.*)')) or 0.1
 end
 
 -- Takes the first task of the user; returns what it costs, or nil when it is gone from Redis or waits for its name.
@@ -279,13 +279,14 @@ local function serve(user, tag)
   local cost = deliver(user, known)
   if cost then
     clock = math.max(clock + cost / ready_users, tag)
+    mean = mean_after(mean, cost)
     tag = tag + cost
   end
   if known.critical + known.normal > 0 then
     call('ZADD', ready_key, tag, user)
     return tag
   end
-  leave(user, tag)
+  leave(user, tag, ready_users > 1)
   ready_users = ready_users - 1
   return nil
 end

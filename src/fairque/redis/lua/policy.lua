@@ -14,7 +14,8 @@ local packed = call('GET', key)
 local policy = packed and cmsgpack.unpack(packed) or {}
 local is_user = whose ~= '*' and string.byte(whose) ~= 64
 governed = governed or new_government()
-local group = policy.group
+local before = is_user and governed.user(whose) or {}
+local weight, reserved, group = before.weight or policy.weight or 1, before.policy and before.policy.min_running, policy.group
 for _, field in ipairs(forgotten) do
   if field == '*' then policy = {} end
   policy[field] = nil
@@ -23,7 +24,7 @@ for field, value in pairs(changes) do policy[field] = value end
 if group ~= policy.group then
   governed.leave(governed.user(whose))
   -- Its tag belongs to the time of the group that it was in.
-  call('HDEL', prefix .. 'user:' .. whose, 'tag')
+  call('HDEL', user_key(whose), 'tag', 'capped')
 end
 local answer = ''
 local index = prefix .. (is_user and 'policy-users' or 'policy-groups')
@@ -40,8 +41,13 @@ end
 if is_user then
   call('ZREM', prefix .. 'reserved', whose)
   governed = new_government()
+  local after = governed.user(whose)
+  if (after.policy.min_running or 0) < (reserved or 0) then governed.forgive(after) end
+  if after.weight ~= weight then governed.reweight(after, weight) end
   if governed.review(whose) then wake(whose, governed.waiting(whose)) end
-elseif whose == '*' and (packed or answer ~= '') then
+elseif whose ~= '*' then
+  governed.reweight_group(whose, weight)
+elseif packed or answer ~= '' then
   call('HSET', state_key, 'sweep', 0)
   wake_from(prefix .. 'waiting', 1)
 end

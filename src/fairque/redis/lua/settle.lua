@@ -162,9 +162,9 @@ end
 -- The mean of what tasks of a name took lately, as 'number mean'; '' stands for all names.
 local function learn(name, seconds)
   local key = prefix .. 'run-times'
-  local n, mean = string.match(call('HGET', key, name) or '0 0', '(.*) (.*)')
+  local n, took = string.match(call('HGET', key, name) or '0 0', '(.*) (.*)')
   n = math.min(n + 1, 32)
-  call('HSET', key, name, string.format('%d %.9g', n, mean + (seconds - mean) / n))
+  call('HSET', key, name, string.format('%d %.9g', n, took + (seconds - took) / n))
   call('PEXPIRE', key, USER_TTL)
 end
 

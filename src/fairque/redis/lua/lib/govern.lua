@@ -2,7 +2,7 @@
 -- pays for one closure. A policy is a msgpack map in `policy:<u>`; what it does not say comes from `policy:*`, and a
 -- group's own is in `policy:@<group>`.
 -- ready:<group>  zset  users of the group → tag; in `ready` stands '@<group>' for all of them
--- group:<group>  hash  tag, clock
+-- group:<group>  hash  tag, clock and mean of its line
 -- reserved       zset  users that are ready and below their min_running → tag
 -- parked         zset  users with a backlog that may go on by themselves → ms
 --@include base
@@ -24,7 +24,6 @@ local function new_government()
   end
   local inherited = { __index = read('*') }
 
-  local function user_hash(user) return prefix .. 'user:' .. user end
   -- Whoever is busy leaves now and then, which gives the hash more time.
   local function keep(key, ...)
     if call('HSET', key, ...) > 0 then call('PEXPIRE', key, USER_TTL) end
@@ -55,7 +54,7 @@ local function new_government()
 
   local function read_marks(u)
     if u.tat then return end
-    local marks = call('HMGET', user_hash(u.name), 'tat', 'open_until')
+    local marks = call('HMGET', user_key(u.name), 'tat', 'open_until')
     u.tat, u.open_until = tonumber(marks[1] or 0), tonumber(marks[2] or 0)
   end
 
@@ -84,7 +83,7 @@ local function new_government()
     if not rate then return end
     read_marks(u)
     u.tat = rate_after_start(u.tat, rate)
-    keep(user_hash(u.name), 'tat', u.tat)
+    keep(user_key(u.name), 'tat', u.tat)
   end
 
   function it.tag(u)
@@ -110,32 +109,49 @@ local function new_government()
     u.reserved = true
   end
 
+  -- Of the line in which the user stands: its clock and its mean.
+  local function line_of(u)
+    if not u.group then return clock, mean end
+    local of_group = call('HMGET', u.group_key, 'clock', 'mean')
+    return tonumber(of_group[1] or 0), tonumber(of_group[2] or 0)
+  end
+
   local function join(u, cost)
-    local own = tonumber(call('HGET', user_hash(u.name), 'tag') or 0)
-    local at = clock
-    if u.group then
-      local of_group = call('HMGET', u.group_key, 'tag', 'clock')
-      at = tonumber(of_group[2] or 0)
-      if not call('ZSCORE', ready_key, u.member) then
-        enter(ready_key, u.member, tonumber(of_group[1] or 0), clock, cost / u.group_weight)
-      end
+    local kept = call('HMGET', user_key(u.name), 'tag', 'capped')
+    if kept[2] then call('HDEL', user_key(u.name), 'capped') end
+    local at, of_line = line_of(u)
+    if u.group and not call('ZSCORE', ready_key, u.member) then
+      local own = tonumber(call('HGET', u.group_key, 'tag') or 0)
+      enter(ready_key, u.member, own, clock, cost / u.group_weight, mean)
     end
-    reserve(u, enter(u.ready_key, u.name, own, at, cost / u.weight))
+    reserve(u, enter(u.ready_key, u.name, tonumber(kept[1] or 0), at, cost / u.weight, of_line, kept[2]))
     call('ZADD', users_key, now, u.name)
   end
 
-  function it.leave(u)
+  -- The last user of a group takes the group along. What comes into an empty line next begins where this one ended.
+  local function leave_group(u, tag)
+    local of_group = tonumber(call('ZSCORE', ready_key, u.member) or 0)
+    local at = math.max(tag, tonumber(call('HGET', u.group_key, 'clock') or 0))
+    call('HSET', u.group_key, 'tag', of_group, 'clock', at)
+    call('PEXPIRE', u.group_key, USER_TTL)
+    call('ZREM', ready_key, u.member)
+    return of_group
+  end
+
+  -- `capped`: it has work, and as much of it runs as may.
+  function it.leave(u, capped)
     local tag = it.tag(u)
     if not tag then return end
     call('ZREM', u.ready_key, u.name)
-    call('HSET', user_hash(u.name), 'tag', tag)
-    call('PEXPIRE', user_hash(u.name), USER_TTL)
+    call('HSET', user_key(u.name), 'tag', tag)
+    if capped then call('HSET', user_key(u.name), 'capped', 1) end
+    call('PEXPIRE', user_key(u.name), USER_TTL)
     unreserve(u)
-    if u.group and call('EXISTS', u.ready_key) == 0 then
-      call('HSET', u.group_key, 'tag', tonumber(call('ZSCORE', ready_key, u.member) or 0))
-      call('PEXPIRE', u.group_key, USER_TTL)
-      call('ZREM', ready_key, u.member)
+    if u.group then
+      if call('EXISTS', u.ready_key) == 1 then return end
+      tag = leave_group(u, tag)
     end
+    if call('EXISTS', ready_key) == 0 then clock = math.max(clock, tag) end
   end
 
   local function park(u, at)
@@ -143,7 +159,7 @@ local function new_government()
   end
 
   function it.hold_back(u, at)
-    it.leave(u)
+    it.leave(u, at == NEVER and u.policy.paused ~= true)
     park(u, at)
   end
 
@@ -167,11 +183,14 @@ local function new_government()
     if u.group then
       group_tag = group_tag or tonumber(call('ZSCORE', ready_key, u.member))
       clock = math.max(clock + cost / call('ZCARD', ready_key), group_tag)
+      mean = mean_after(mean, cost / u.group_weight)
       call('ZADD', ready_key, group_tag + cost / u.group_weight, u.member)
-      local at = tonumber(call('HGET', u.group_key, 'clock') or 0)
-      keep(u.group_key, 'clock', math.max(at + cost / call('ZCARD', u.ready_key), tag))
+      local at, of_line = line_of(u)
+      at = math.max(at + cost / call('ZCARD', u.ready_key), tag)
+      keep(u.group_key, 'clock', at, 'mean', mean_after(of_line, cost / u.weight))
     else
       clock = math.max(clock + cost / call('ZCARD', ready_key), tag)
+      mean = mean_after(mean, cost / u.weight)
     end
     tag = tag + cost / u.weight
     call('ZADD', u.ready_key, tag, u.name)
@@ -190,7 +209,8 @@ local function new_government()
     local u = it.user(user)
     local cost, tag = head_cost(user), it.tag(u)
     local at = cost and it.gate(u)
-    if tag and (at or not cost) then it.hold_back(u, at or NEVER) end
+    if tag and at then it.hold_back(u, at) end
+    if tag and not cost then it.leave(u) end
     if tag and cost and not at then reserve(u, tag) end
     if tag or not cost then return false end
     return it.admit(user, cost)
@@ -266,25 +286,40 @@ local function new_government()
     return best
   end
 
-  -- What became known while it ran is charged, or given back, afterwards.
-  function it.adjust(u, by)
-    local function move(set, member, key, weight)
-      if call('ZSCORE', set, member) then
-        call('ZINCRBY', set, by / weight, member)
-      else
-        call('HINCRBYFLOAT', key, 'tag', by / weight)
-        call('PEXPIRE', key, USER_TTL)
-      end
-    end
-    move(u.ready_key, u.name, user_hash(u.name), u.weight)
-    if u.group then move(ready_key, u.member, u.group_key, u.group_weight) end
+  local function refresh(u)
     local tag = call('ZSCORE', reserved_key, u.name) and it.tag(u)
     if tag then call('ZADD', reserved_key, tag, u.name) end
   end
 
+  -- What became known while it ran is charged, or given back, afterwards.
+  function it.adjust(u, by)
+    local at, of_line = line_of(u)
+    if u.group then move_late(ready_key, u.member, u.group_key, by / u.group_weight, clock, mean) end
+    move_late(u.ready_key, u.name, user_key(u.name), by / u.weight, at, of_line)
+    refresh(u)
+  end
+
+  -- The user's weight was another one.
+  function it.reweight(u, before)
+    rescale(u.ready_key, u.name, user_key(u.name), before / u.weight, (line_of(u)))
+    refresh(u)
+  end
+
+  function it.reweight_group(member, before)
+    local weight = read(member).weight or 1
+    rescale(ready_key, member, prefix .. 'group:' .. string.sub(member, 2), before / weight, clock)
+  end
+
+  -- Whoever served it out of turn does so no longer.
+  function it.forgive(u)
+    local _, of_line = line_of(u)
+    forgive(u.ready_key, u.name, user_key(u.name), of_line)
+    refresh(u)
+  end
+
   -- The breaker of a user opens after so many failures within a window; when its time is over, one success closes it.
   function it.note_end(u, ok)
-    local p, key = u.policy, user_hash(u.name)
+    local p, key = u.policy, user_key(u.name)
     if not p.breaker_failures then return end
     u.tat = nil -- marks are read anew
     local marks = call('HMGET', key, 'open_until', 'fails', 'fails_since')
