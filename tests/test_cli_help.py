@@ -87,6 +87,7 @@ INVOCATIONS: dict[str, tuple[list[str], int, str]] = {
     "schedule run": (["s"], 1, UNREACHABLE),
     "schedule next": (["s"], 1, UNREACHABLE),
     "config check": (["nowhere.yaml"], 2, "nowhere.yaml"),
+    "settings": ([], 1, UNREACHABLE),
     "simulate": (["nowhere.csv"], 2, "nowhere.csv"),
 }
 

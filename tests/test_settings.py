@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
 
 import pytest
 
 from fairque import InvalidInput, QueueSettings, SettingsMismatch, TaskFailed, TaskQueue, Worker, task
+from tests.support.command import call_command
 from tests.support.servers import Server
 
 pytestmark = pytest.mark.leaves_keys()
@@ -130,4 +133,24 @@ async def test_a_change_that_breaks_a_rule_changes_nothing(server: Server, queue
         for changes in ({}, {"lease": -1}, {"lease": 1, "fairness": "fair"}):
             with pytest.raises(InvalidInput):
                 await queue.change_settings(**changes)
+    assert server.keys(queue_name) == []
+
+
+async def test_a_terminal_shows_and_changes_them(server: Server, queue_name: str, tmp_path: Path):
+    async with opened(server, queue_name, lease=3) as queue:
+        await queue.enqueue(say("a"), user_id="anna")
+    file = tmp_path / "other.toml"
+    file.write_text(f'redis.url = "{server.url}"\nqueue = {{name = "{queue_name}", lease = 9}}\n')
+    shown = await call_command("settings", f"--config={file}")
+    assert (shown.code, dict(line.split() for line in shown.out.splitlines())["lease"]) == (0, "3s")
+    changed = await call_command("settings", "lease=9s", "max_message_bytes=1000", f"--config={file}", "--json")
+    assert json.loads(changed.out)["lease_ms"] == 9000
+    async with opened(server, queue_name, lease=9) as again:
+        assert again.settings.max_message_bytes == 1000
+
+
+@pytest.mark.parametrize("change", ["lease", "leas=3s", "lease=soon", "max_message_bytes=many", "fairness=fair"])
+async def test_what_is_no_setting_is_refused_at_the_terminal(server: Server, queue_name: str, change: str):
+    ended = await call_command("settings", change, f"--url={server.url}", f"--queue={queue_name}")
+    assert ended.code == 2
     assert server.keys(queue_name) == []

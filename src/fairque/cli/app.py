@@ -18,6 +18,7 @@ from fairque.cli.commands import (
     queue,
     schedule,
     server,
+    settings,
     simulate,
     tasks,
     users,
@@ -57,6 +58,7 @@ PANELS: dict[str, dict[str, Callable[..., object] | typer.Typer]] = {
         "schedule": schedule.app,
     },
     "Set up": {
+        "settings": settings.command,
         "simulate": simulate.command,
         "config": config.app,
     },

@@ -12,7 +12,7 @@ import typer
 
 from fairque import ConfigError, FairQueueConfig, TaskQueue
 from fairque.cli.errors import CommandError
-from fairque.config.config import RedisConfig
+from fairque.config.config import QueueConfig, RedisConfig
 
 __all__ = ["AsJson", "ConfigFile", "QueueName", "Url", "load_config", "make_queue", "on_queue"]
 
@@ -48,12 +48,17 @@ def load_config(files: Sequence[str]) -> FairQueueConfig:
         raise CommandError(str(error), f"change that; {command!r} shows all values and where they come from") from None
 
 
-def make_queue(url: str | None, name: str | None, config: list[str] | None) -> TaskQueue:
-    """The queue that the options name; what they do not say comes from the files, then from the defaults."""
+def make_queue(url: str | None, name: str | None, config: list[str] | None, *, asks: bool = True) -> TaskQueue:
+    """The queue that the options name; what they do not say comes from the files, then from the defaults.
+
+    `asks`: for the settings that the files name, which are refused when the queue has others.
+    """
     loaded = load_config(config or ())
     redis, queue = loaded.redis, loaded.queue
     if url is not None and url != os.environ.get("FAIRQUE_REDIS_URL"):
         redis = RedisConfig(url=url, timeout=redis.timeout)
+    if not asks:
+        queue = QueueConfig(name=queue.name)
     if name is not None:
         queue = msgspec.structs.replace(queue, name=name)
     return TaskQueue.from_config(msgspec.structs.replace(loaded, redis=redis, queue=queue))

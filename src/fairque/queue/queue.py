@@ -126,6 +126,7 @@ class TaskQueue(Tenants):
         try:
             await self.connector.open()
             await self._reader.check_server()
+            self._backend.agreed = False  # they may have changed since it was open before
             await self._reader.agree(store=False)
         except BaseException:
             await self.close()

@@ -57,8 +57,8 @@ class Backend:
             kept = getattr(settings, field)
             if kept != asked:
                 raise SettingsMismatch(
-                    f"queue {self.name!r} has {field} {kept}, not {asked}: all its processes share its settings."
-                    " Leave it out to use the queue's, or change it for all with TaskQueue.change_settings"
+                    f"queue {self.name!r} has {field} {kept}, not {asked}: its processes share its settings. Leave it"
+                    " out to use the queue's, or change it for all with `fairque settings` or change_settings()"
                 )
         self.settings = settings
         self.agreed = True
