@@ -28,7 +28,6 @@ async def are_held(core: Core) -> None:
         pass
 
 
-@one_by_one("the user whose task came due first is promoted to its end")
 async def test_promotion(core: Core) -> None:
     at_ms = core.now_us() // 1000 + 800
     await put(core, tasks_of("a", numbered(MANY), at_ms=at_ms))

@@ -10,14 +10,6 @@ from tests.support.core import Core
 from tests.support.tenants import numbered, place_of, put, tasks_of
 
 pytestmark = pytest.mark.leaves_keys()
-BY_TURNS = pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="promotion takes one user's due tasks before it looks at the next user"
-)
-IN_ORDER = pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="tasks that are due in the same millisecond are promoted in the order of ids",
-)
 
 
 async def due(core: Core, at_ms: int) -> None:
@@ -28,7 +20,6 @@ async def due(core: Core, at_ms: int) -> None:
     core.wait_until_ms(at_ms + 1)
 
 
-@BY_TURNS
 @pytest.mark.parametrize(("tasks", "within_ms"), [(2_000, 500), (20_000, 2_500)])
 async def test_the_task_of_another_user_is_not_behind_those_that_came_due_before_it(
     core: Core, tasks: int, within_ms: int
@@ -40,7 +31,6 @@ async def test_the_task_of_another_user_is_not_behind_those_that_came_due_before
     assert await place_of(core, "b", 2) == 2
 
 
-@BY_TURNS
 async def test_a_hundred_users_with_many_due_tasks_delay_another_by_no_more_than_a_round(core: Core) -> None:
     at_ms = core.now_us() // 1000 + 2_500
     for user_id in numbered(100, "a"):
@@ -50,7 +40,6 @@ async def test_a_hundred_users_with_many_due_tasks_delay_another_by_no_more_than
     assert await place_of(core, "b", 101) <= 101
 
 
-@IN_ORDER
 async def test_tasks_with_the_same_due_time_start_in_the_order_in_which_they_were_put_in(core: Core) -> None:
     at_ms = core.now_us() // 1000 + 100
     ids = [id_ for pair in zip(numbered(10, "z"), numbered(10, "a"), strict=True) for id_ in pair]

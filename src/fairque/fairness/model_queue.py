@@ -22,6 +22,8 @@ __all__ = ["Ending", "Kind", "ModelDelivery", "ModelQueue", "ModelTask", "UserCo
 
 PRIORITY_STEP_MS = 300_000
 PROMOTED_USERS, PROMOTED_TASKS = 20, 200
+PROMOTED_SPARE = 10  # tasks of one user, beyond what a claim wants
+WITHIN_MS = 2**-11  # between two tasks that are due in the same millisecond
 
 
 class ModelQueue(ModelLanes):
@@ -157,17 +159,10 @@ class ModelQueue(ModelLanes):
     def _schedule(self, now_us: int, task: ModelTask, at_ms: float) -> None:
         task.state = TaskState.SCHEDULED
         waiting = self.scheduled.setdefault(task.user_id, SortedSet(str))
-        waiting.put(task.task_id, at_ms)
+        before = max((at for at in waiting.scores.values() if at_ms <= at < at_ms + 1), default=None)
+        waiting.put(task.task_id, at_ms if before is None else min(before + WITHIN_MS, at_ms + 1 - WITHIN_MS))
         self.admission.seen[task.user_id] = now_us // 1000
-        self._note_due(task.user_id, waiting)
-
-    def _note_due(self, user_id: str, waiting: SortedSet[str]) -> None:
-        first = waiting.lowest()
-        if first is None:
-            self.due.drop(user_id)
-            del self.scheduled[user_id]
-        else:
-            self.due.put(user_id, waiting.scores[first])
+        self.due.put(task.user_id, min(at_ms, self.due.scores.get(task.user_id, math.inf)))
 
     # Claim
 
@@ -183,7 +178,7 @@ class ModelQueue(ModelLanes):
     ) -> list[ModelDelivery]:
         """Promote what is due, steal from silent workers, then serve the groups in their order."""
         claim = ModelClaim(worker, want, lease_ms, now_us)
-        self._promote(now_us)
+        self._promote(now_us, want)
         self.admission.sweep(now_us)
         self.admission.unpark(now_us)
         self.limits.tick(now_us)
@@ -195,15 +190,22 @@ class ModelQueue(ModelLanes):
                 self._serve(claim, user_id)
         return claim.deliveries
 
-    def _promote(self, now_us: int) -> None:
-        room = PROMOTED_TASKS
-        for user_id in self.due.up_to(now_us // 1000, PROMOTED_USERS):
+    def _promote(self, now_us: int, want: int) -> None:
+        """By turns of users: who has more that is due comes after those that wait for their first."""
+        now_ms = now_us // 1000
+        users = self.due.up_to(now_ms, PROMOTED_USERS)
+        for user_id in users:
             waiting = self.scheduled[user_id]
-            for task_id in waiting.up_to(now_us // 1000, room):
+            for task_id in waiting.up_to(
+                now_ms + 1 - WITHIN_MS, min(want + PROMOTED_SPARE, PROMOTED_TASKS // len(users))
+            ):
                 waiting.drop(task_id)
-                room -= 1
                 self._place(now_us, self.tasks[user_id, task_id])
-            self._note_due(user_id, waiting)
+            if waiting:
+                self.due.put(user_id, max(now_ms, math.floor(waiting.lowest_score())))
+            else:
+                self.due.drop(user_id)
+                del self.scheduled[user_id]
 
     def _serve(self, claim: ModelClaim, user_id: str) -> None:
         """The user whose turn it is, if nothing has closed its gate since it became ready."""

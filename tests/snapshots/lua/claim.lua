@@ -685,9 +685,18 @@ local function place(user, id, lane, score)
   return admit(user, cost_of_task(user, id))
 end
 
+-- Those that are due in one millisecond stand in the order in which they came, by fractions of it: what reads a score as
+-- a time rounds it down. A step is the smallest that a time in ms can carry until 2109; behind 2,048 of them ids decide.
+local STEP_MS = 2 ^ -11
+local function place_in_ms(waiting, at)
+  local last = call('ZREVRANGEBYSCORE', waiting, '(' .. string.format('%d', at + 1), at, 'WITHSCORES', 'LIMIT', 0, 1)[2]
+  return last and math.min(last + STEP_MS, at + 1 - STEP_MS) or at
+end
+
 -- `due` knows of each user only its earliest task, so that one user's schedule costs the others nothing.
 local function schedule(user, id, at)
-  call('ZADD', place_key('scheduled', user), at, id)
+  local waiting = place_key('scheduled', user)
+  call('ZADD', waiting, place_in_ms(waiting, at), id)
   call('ZADD', due_key, 'LT', at, user)
   call('ZADD', users_key, now, user)
   count('scheduled', 1)
@@ -1111,6 +1120,7 @@ local worker, want, lease_ms, max_message_bytes, priority_step_ms, dead_letter_t
   args[1], args[2], args[3], args[4], args[5], args[6], args[7], args[8], args[9], args[10]
 local step_us, by_time = priority_step_ms * 1000, fairness == 'time'
 local PROMOTIONS, LOOKS, MOVES = 200, 20, 200
+local SPARE = 10 -- promoted of one user beyond what is wanted: other workers find something, too
 local LOOK_SHARE = 0.4 -- of a lease, between two looks at a lane: a lease and this are less than 1.5 leases, with room
 local served, delivered, promoted, moved = {}, 0, {}, 0
 
@@ -1128,7 +1138,7 @@ end
 
 local function promote(user, most)
   local waiting = place_key('scheduled', user)
-  local ids = call('ZRANGEBYSCORE', waiting, '-inf', now, 'LIMIT', 0, most)
+  local ids = call('ZRANGEBYSCORE', waiting, '-inf', '(' .. now + 1, 'LIMIT', 0, most)
   for _, id in ipairs(ids) do
     local key = task_key(user, id)
     local known = call('HMGET', key, 'lane', 'score', 'priority', 'watched')
@@ -1143,17 +1153,19 @@ local function promote(user, most)
     count('scheduled', -#ids)
     promoted[user] = (promoted[user] or 0) + #ids
   end
-  local first = call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
-  if first[2] then call('ZADD', due_key, first[2], user) else call('ZREM', due_key, user) end
-  return #ids
+  local first = call('ZRANGE', waiting, 0, 0, 'WITHSCORES')[2]
+  if first then
+    call('ZADD', due_key, math.max(now, math.floor(first)), user)
+  else
+    call('ZREM', due_key, user)
+  end
 end
 
+-- By turns: whoever has more that is due comes after all those that wait since before now.
 local function promote_due()
-  local total = 0
-  for _, user in ipairs(call('ZRANGEBYSCORE', due_key, '-inf', now, 'LIMIT', 0, LOOKS)) do
-    total = total + promote(user, PROMOTIONS - total)
-    if total >= PROMOTIONS then return end
-  end
+  local users = call('ZRANGEBYSCORE', due_key, '-inf', now, 'LIMIT', 0, LOOKS)
+  local most = math.min(want + SPARE, math.floor(PROMOTIONS / #users))
+  for _, user in ipairs(users) do promote(user, most) end
 end
 
 -- What was promoted or let in again, and not taken by this call, is news for other workers.

@@ -125,7 +125,8 @@ local function look_at_task()
   end
   tell('lane', rank and ({ 'critical', 'normal', 'held' })[lane])
   tell('rank', rank and string.format('%d', rank))
-  tell('scheduled_at', call('ZSCORE', place_key('scheduled', user), id))
+  local due = call('ZSCORE', place_key('scheduled', user), id)
+  tell('scheduled_at', due and string.format('%d', due))
   tell('needs', call('SRANDMEMBER', needs_key(user, id), 100))
   if not body then return end
   local name = name_in(body)

@@ -40,6 +40,7 @@ local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. use
 -- ARGV[1] is the msgpack of Info: user: str, id: str
 local args = cmsgpack.unpack(ARGV[1])
 local user, id = args[1], args[2]
+local due = call('ZSCORE', place_key('scheduled', user), id)
 return {
   call('HGETALL', task_key(user, id)),
   call('GET', body_key(user, id)) or '',
@@ -47,5 +48,5 @@ return {
   call('LRANGE', errors_key(user, id), 0, -1),
   call('ZSCORE', place_key('critical', user), id) or call('ZSCORE', place_key('normal', user), id) or '',
   call('SRANDMEMBER', feeds_key(user, id), 1000),
-  call('ZSCORE', place_key('scheduled', user), id) or '',
+  due and string.format('%d', due) or '',
 }

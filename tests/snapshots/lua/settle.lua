@@ -756,9 +756,18 @@ local function place(user, id, lane, score)
   return admit(user, cost_of_task(user, id))
 end
 
+-- Those that are due in one millisecond stand in the order in which they came, by fractions of it: what reads a score as
+-- a time rounds it down. A step is the smallest that a time in ms can carry until 2109; behind 2,048 of them ids decide.
+local STEP_MS = 2 ^ -11
+local function place_in_ms(waiting, at)
+  local last = call('ZREVRANGEBYSCORE', waiting, '(' .. string.format('%d', at + 1), at, 'WITHSCORES', 'LIMIT', 0, 1)[2]
+  return last and math.min(last + STEP_MS, at + 1 - STEP_MS) or at
+end
+
 -- `due` knows of each user only its earliest task, so that one user's schedule costs the others nothing.
 local function schedule(user, id, at)
-  call('ZADD', place_key('scheduled', user), at, id)
+  local waiting = place_key('scheduled', user)
+  call('ZADD', waiting, place_in_ms(waiting, at), id)
   call('ZADD', due_key, 'LT', at, user)
   call('ZADD', users_key, now, user)
   count('scheduled', 1)

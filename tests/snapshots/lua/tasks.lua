@@ -93,7 +93,7 @@ local function note_sorted(key)
   if not rank then return nil end
   local first = rank + 1
   local page = call('ZRANGE', key, first, first + most - 1, 'WITHSCORES')
-  for at = 1, #page, 2 do note(page[at], page[at + 1]) end
+  for at = 1, #page, 2 do note(page[at], string.format('%d', page[at + 1])) end -- times have fractions
   return found
 end
 

@@ -57,6 +57,6 @@ local found, reply = page(), { now }
 for at = 1, #found, 2 do
   reply[#reply + 1] = found[at]
   reply[#reply + 1] = call('GET', body_key(user, found[at])) or ''
-  reply[#reply + 1] = found[at + 1]
+  reply[#reply + 1] = string.format('%d', found[at + 1]) -- times have fractions
 end
 return reply

@@ -19,6 +19,7 @@
 --@arguments
 local step_us, by_time = priority_step_ms * 1000, fairness == 'time'
 local PROMOTIONS, LOOKS, MOVES = 200, 20, 200
+local SPARE = 10 -- promoted of one user beyond what is wanted: other workers find something, too
 local LOOK_SHARE = 0.4 -- of a lease, between two looks at a lane: a lease and this are less than 1.5 leases, with room
 local served, delivered, promoted, moved = {}, 0, {}, 0
 
@@ -36,7 +37,7 @@ end
 
 local function promote(user, most)
   local waiting = place_key('scheduled', user)
-  local ids = call('ZRANGEBYSCORE', waiting, '-inf', now, 'LIMIT', 0, most)
+  local ids = call('ZRANGEBYSCORE', waiting, '-inf', '(' .. now + 1, 'LIMIT', 0, most)
   for _, id in ipairs(ids) do
     local key = task_key(user, id)
     local known = call('HMGET', key, 'lane', 'score', 'priority', 'watched')
@@ -51,17 +52,19 @@ local function promote(user, most)
     count('scheduled', -#ids)
     promoted[user] = (promoted[user] or 0) + #ids
   end
-  local first = call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
-  if first[2] then call('ZADD', due_key, first[2], user) else call('ZREM', due_key, user) end
-  return #ids
+  local first = call('ZRANGE', waiting, 0, 0, 'WITHSCORES')[2]
+  if first then
+    call('ZADD', due_key, math.max(now, math.floor(first)), user)
+  else
+    call('ZREM', due_key, user)
+  end
 end
 
+-- By turns: whoever has more that is due comes after all those that wait since before now.
 local function promote_due()
-  local total = 0
-  for _, user in ipairs(call('ZRANGEBYSCORE', due_key, '-inf', now, 'LIMIT', 0, LOOKS)) do
-    total = total + promote(user, PROMOTIONS - total)
-    if total >= PROMOTIONS then return end
-  end
+  local users = call('ZRANGEBYSCORE', due_key, '-inf', now, 'LIMIT', 0, LOOKS)
+  local most = math.min(want + SPARE, math.floor(PROMOTIONS / #users))
+  for _, user in ipairs(users) do promote(user, most) end
 end
 
 -- What was promoted or let in again, and not taken by this call, is news for other workers.

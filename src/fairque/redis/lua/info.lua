@@ -6,6 +6,7 @@
 -- Cost     O(size of the task)
 --@include base
 --@arguments
+local due = call('ZSCORE', place_key('scheduled', user), id)
 return {
   call('HGETALL', task_key(user, id)),
   call('GET', body_key(user, id)) or '',
@@ -13,5 +14,5 @@ return {
   call('LRANGE', errors_key(user, id), 0, -1),
   call('ZSCORE', place_key('critical', user), id) or call('ZSCORE', place_key('normal', user), id) or '',
   call('SRANDMEMBER', feeds_key(user, id), 1000),
-  call('ZSCORE', place_key('scheduled', user), id) or '',
+  due and string.format('%d', due) or '',
 }

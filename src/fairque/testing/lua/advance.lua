@@ -22,9 +22,9 @@ local function move_scheduled(user)
   for at = 1, #found, 2 do
     local moment = found[at + 1] - ms
     call('ZADD', place_key('scheduled', user), moment, found[at])
-    if moment <= now then due = due + 1 end
+    if math.floor(moment) <= now then due = due + 1 end
   end
-  if found[2] then call('ZADD', due_key, found[2] - ms, user) end
+  if found[2] then call('ZADD', due_key, math.floor(found[2] - ms), user) end
   return due
 end
 

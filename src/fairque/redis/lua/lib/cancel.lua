@@ -30,8 +30,12 @@ local function cancel_task(user, id, reason, ttl)
   function remove.scheduled()
     local waiting = place_key('scheduled', user)
     count('scheduled', -call('ZREM', waiting, id))
-    local first = call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
-    if first[2] then call('ZADD', due_key, first[2], user) else call('ZREM', due_key, user) end
+    local first = call('ZRANGE', waiting, 0, 0, 'WITHSCORES')[2]
+    if first then
+      call('ZADD', due_key, 'GT', math.floor(first), user) -- one that had its turn stays behind the others
+    else
+      call('ZREM', due_key, user)
+    end
   end
 
   function remove.deferred() depend().leave_deferred(user, id) end
