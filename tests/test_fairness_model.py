@@ -422,9 +422,9 @@ def test_what_is_due_later_waits_apart(queue: ModelQueue) -> None:
 def test_one_claim_promotes_a_bounded_number_of_tasks(queue: ModelQueue) -> None:
     for user in range(3):
         queue.enqueue(MINUTE_US, [ModelTask(str(user), str(at), start_ms=61_000) for at in range(90)])
-    claim(queue, 1, at_ms=61_000)
-    assert sum(len(waiting) for waiting in queue.scheduled.values()) == 70
-    assert len(claim(queue, 300, at_ms=61_000)) == 269
+    claim(queue, 100, at_ms=61_000)
+    assert [len(waiting) for waiting in queue.scheduled.values()] == [24, 24, 24]
+    assert len(claim(queue, 300, at_ms=61_000)) == 170
 
 
 def test_nothing_is_left_of_users_whose_tasks_have_ended(queue: ModelQueue) -> None:

@@ -36,7 +36,6 @@ async def test_promotion(core: Core) -> None:
     assert await claims_until(core, "b", 2, WANT) <= 2
 
 
-@one_by_one("the lowest user's tasks are held one after another, as its tag stays the lowest")
 async def test_holding_tasks_for_the_limit_of_their_name(core: Core) -> None:
     await limit(core, "api", 1)
     await fill(core, "runs", tasks=1, name="api")

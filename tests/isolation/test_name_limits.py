@@ -63,11 +63,6 @@ async def test_paused_users_get_no_place_in_the_limit_of_a_name(core: Core) -> N
     assert await services_of(core, "other", 30) >= 100
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="whose task is held back is looked at again at once, up to 200 times a claim",
-)
 @pytest.mark.parametrize("busy", [1, 10])
 async def test_the_first_claim_finds_a_free_task_behind_thousands_that_wait_for_their_name(
     core: Core, busy: int

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Set
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Generic, NamedTuple, TypeVar
@@ -94,8 +94,10 @@ class SortedSet(Generic[M]):
         return [member for member, _ in found]
 
     def __iter__(self) -> Iterator[M]:
-        """In order."""
-        return iter(sorted(self._scores, key=lambda member: (self._scores[member], self._key(member))))
+        """In order. The first one is found without sorting."""
+        if (first := self.lowest()) is not None:
+            yield first
+            yield from sorted(self._scores, key=lambda member: (self._scores[member], self._key(member)))[1:]
 
 
 @lru_cache(maxsize=65536)
@@ -346,22 +348,28 @@ class FairChoice:
 
     # Services
 
-    def lowest(self, group: UserGroup = ()) -> str | None:
-        """Who is to be served next, of these users or (without any) of all.
+    def lowest(self, group: UserGroup = (), but: Set[str] = frozenset()) -> str | None:
+        """Who is to be served next, of these users or (without any) of all, but for some.
 
         A reserved user goes first. Of a group its lowest goes.
         """
         if group:
-            return min((user_id for user_id in group if self.is_ready(user_id)), key=self._turn, default=None)
-        if (reserved := self.reserved.lowest()) is not None:
-            return reserved
-        first = self.line.ready.lowest()
-        return self._first_user(self.groups[first.name]) if isinstance(first, Party) else first
+            able = (user_id for user_id in group if user_id not in but and self.is_ready(user_id))
+            return min(able, key=self._turn, default=None)
+        return next((user_id for user_id in self._in_order() if user_id not in but), None)
 
-    def _first_user(self, line: Line) -> str | None:
-        member = line.ready.lowest()
-        assert not isinstance(member, Party), "a group in a group"
-        return member
+    def _in_order(self) -> Iterator[str]:
+        yield from self.reserved
+        for member in self.line.ready:
+            if isinstance(member, Party):
+                yield from self._users(self.groups[member.name])
+            else:
+                yield member
+
+    def _users(self, line: Line) -> Iterator[str]:
+        for member in line.ready:
+            assert not isinstance(member, Party), "a group in a group"
+            yield member
 
     def _turn(self, user_id: str) -> tuple[object, ...]:
         tag, group = self.tag(user_id), self.group(user_id)

@@ -185,10 +185,20 @@ class ModelQueue(ModelLanes):
         for key in self._lanes_to_look_at(claim.now_ms, groups) if steal else ():
             if claim.missing:
                 self._steal(claim, self.lanes[key])
-        for group in groups:
-            while claim.missing and (user_id := self.choice.lowest(group)) is not None:
-                self._serve(claim, user_id)
+        self._serve_all(claim, groups)
         return claim.deliveries
+
+    def _serve_all(self, claim: ModelClaim, groups: Sequence[UserGroup]) -> None:
+        """Whose task has to wait for its name rests until all others had their turn."""
+        resting: set[str] = set()
+        while True:
+            for group in groups:
+                while claim.missing and (user_id := self.choice.lowest(group, resting)) is not None:
+                    if not self._serve(claim, user_id):
+                        resting.add(user_id)
+            if not (claim.missing and resting):
+                return
+            resting.clear()
 
     def _promote(self, now_us: int, want: int) -> None:
         """By turns of users: who has more that is due comes after those that wait for their first."""
@@ -207,13 +217,14 @@ class ModelQueue(ModelLanes):
                 self.due.drop(user_id)
                 del self.scheduled[user_id]
 
-    def _serve(self, claim: ModelClaim, user_id: str) -> None:
-        """The user whose turn it is, if nothing has closed its gate since it became ready."""
+    def _serve(self, claim: ModelClaim, user_id: str) -> bool:
+        """The user whose turn it is, if nothing closed its gate since it became ready. False: it started nothing."""
         if (at := self.admission.gate(claim.now_us, user_id)) is not None:
             self.admission.hold_back(user_id, at)
-            return
+            return False
         task = self._next_task(user_id)
-        if self.limits.must_wait(claim.now_us, task):
+        is_held = self.limits.must_wait(claim.now_us, task)
+        if is_held:
             self.limits.hold(claim.now_us, task)
             self._forget_if_empty(self._lane(task))
         else:
@@ -227,6 +238,7 @@ class ModelQueue(ModelLanes):
             self.choice.leave(user_id)
         elif (at := self.admission.gate(claim.now_us, user_id)) is not None:
             self.admission.hold_back(user_id, at)
+        return not is_held
 
     # Settle
 

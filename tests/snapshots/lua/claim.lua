@@ -202,6 +202,14 @@ local function forgive(key, member, hash, of_line)
   move_tag(key, member, hash, function(tag) return math.min(tag, lowest_tag(key, tag, member) + HORIZON * of_line) end)
 end
 
+-- The lowest member and its tag, of those who do not rest.
+local function lowest_in(key, resting)
+  local lowest = call('ZRANGE', key, 0, resting.count, 'WITHSCORES')
+  for at = 1, #lowest, 2 do
+    if not resting.users[lowest[at]] then return lowest[at], tonumber(lowest[at + 1]) end
+  end
+end
+
 -- lib/govern.lua
 -- Policies: who may be served, how much at once, in which group. `governed` is nil in a queue that has none, which then
 -- pays for one closure. A policy is a msgpack map in `policy:<u>`; what it does not say comes from `policy:*`, and a
@@ -484,24 +492,29 @@ local function new_government()
   end
 
   -- The user whose turn it is, with its tag and its group's: reservations first, else the lowest, and of a group its
-  -- lowest.
-  function it.lowest()
-    local reserved = call('ZRANGE', reserved_key, 0, 0, 'WITHSCORES')
-    if reserved[1] then return reserved[1], tonumber(reserved[2]) end
-    local first = call('ZRANGE', ready_key, 0, 0, 'WITHSCORES')
-    if first[1] and string.byte(first[1]) == 64 then
-      local inner = call('ZRANGE', prefix .. 'ready:' .. string.sub(first[1], 2), 0, 0, 'WITHSCORES')
-      return inner[1], tonumber(inner[2]), tonumber(first[2])
+  -- lowest. `resting`: users, and how many, that it is not.
+  function it.lowest(resting)
+    local reserved, reserved_tag = lowest_in(reserved_key, resting)
+    if reserved then return reserved, reserved_tag end
+    -- As many members as rest may have nobody else.
+    local members = call('ZRANGE', ready_key, 0, resting.count, 'WITHSCORES')
+    for at = 1, #members, 2 do
+      local member, tag = members[at], tonumber(members[at + 1])
+      if string.byte(member) == 64 then
+        local inner, inner_tag = lowest_in(prefix .. 'ready:' .. string.sub(member, 2), resting)
+        if inner then return inner, inner_tag, tag end
+      elseif not resting.users[member] then
+        return member, tag
+      end
     end
-    return first[1], tonumber(first[2])
   end
 
   -- The same among the users named, by their place in the list.
-  function it.lowest_of(users)
+  function it.lowest_of(users, resting)
     local best, best_key
     for _, user in ipairs(users) do
       local u = it.user(user)
-      local tag = it.tag(u)
+      local tag = not resting.users[user] and it.tag(u)
       if tag then
         local key
         if call('ZSCORE', reserved_key, user) then
@@ -1342,6 +1355,7 @@ local function deliver(user, known)
   if not body then
     count(lane, -1)
     call('DEL', keys_of_task(user, id))
+    moved = moved + 1
     return nil
   end
   local name = (limited or by_time) and name_in(body)
@@ -1377,6 +1391,15 @@ local function deliver(user, known)
   return cost
 end
 
+-- Whose first task was nothing to run has paid nothing, and stays the lowest: it rests until all others had their turn.
+local resting = { users = {}, count = 0 }
+local function rest(user) resting.users[user], resting.count = true, resting.count + 1 end
+local function wake_the_resting()
+  if resting.count == 0 then return false end
+  resting.users, resting.count = {}, 0
+  return true
+end
+
 local ready_users = 0
 local function serve(user, tag)
   local known = knowledge(user)
@@ -1385,6 +1408,8 @@ local function serve(user, tag)
     clock = math.max(clock + cost / ready_users, tag)
     mean = mean_after(mean, cost)
     tag = tag + cost
+  else
+    rest(user)
   end
   if known.critical + known.normal > 0 then
     call('ZADD', ready_key, tag, user)
@@ -1408,6 +1433,8 @@ local function serve_governed(user, tag, group_tag)
   if cost then
     governed.note_start(u)
     governed.charge(u, cost, tag, group_tag)
+  else
+    rest(user)
   end
   if known.critical + known.normal == 0 then return governed.leave(u) end
   gate = governed.gate(u)
@@ -1419,9 +1446,9 @@ local function has_room() return delivered < want and moved < MOVES end
 
 local function serve_everyone()
   while has_room() do
-    local lowest = call('ZRANGE', ready_key, 0, 0, 'WITHSCORES')
-    if not lowest[1] then return end
-    serve(lowest[1], tonumber(lowest[2]))
+    local user, tag = lowest_in(ready_key, resting)
+    if not user then return end
+    serve(user, tag)
   end
 end
 
@@ -1431,7 +1458,7 @@ local function serve_group(group)
   while has_room() do
     local best
     for at = 1, #group do
-      local tag = tags[at]
+      local tag = not resting.users[group[at]] and tags[at]
       if tag and (not best or tag < tags[best] or (tag == tags[best] and group[at] < group[best])) then best = at end
     end
     if not best then return end
@@ -1442,9 +1469,21 @@ end
 local function serve_by_policy(group)
   while has_room() do
     local user, tag, group_tag
-    if #group == 0 then user, tag, group_tag = governed.lowest() else user = governed.lowest_of(group) end
+    if #group == 0 then user, tag, group_tag = governed.lowest(resting) else user = governed.lowest_of(group, resting) end
     if not user then return end
     serve_governed(user, tag, group_tag)
+  end
+end
+
+local function serve_groups()
+  for _, group in ipairs(served_groups) do
+    if governed then
+      serve_by_policy(group)
+    elseif #group == 0 then
+      serve_everyone()
+    else
+      serve_group(group)
+    end
   end
 end
 
@@ -1507,16 +1546,7 @@ if limited then limited.tick(promoted) end
 if steals then steal() end
 local stolen = delivered
 ready_users = call('ZCARD', ready_key)
-for _, group in ipairs(served_groups) do
-  if delivered >= want then break end
-  if governed then
-    serve_by_policy(group)
-  elseif #group == 0 then
-    serve_everyone()
-  else
-    serve_group(group)
-  end
-end
+repeat serve_groups() until not (has_room() and wake_the_resting())
 if limited then limited.pass_on(promoted) end
 announce_promoted()
 count('started', delivered - stolen)

@@ -180,6 +180,14 @@ local function forgive(key, member, hash, of_line)
   move_tag(key, member, hash, function(tag) return math.min(tag, lowest_tag(key, tag, member) + HORIZON * of_line) end)
 end
 
+-- The lowest member and its tag, of those who do not rest.
+local function lowest_in(key, resting)
+  local lowest = call('ZRANGE', key, 0, resting.count, 'WITHSCORES')
+  for at = 1, #lowest, 2 do
+    if not resting.users[lowest[at]] then return lowest[at], tonumber(lowest[at + 1]) end
+  end
+end
+
 -- lib/govern.lua
 -- Policies: who may be served, how much at once, in which group. `governed` is nil in a queue that has none, which then
 -- pays for one closure. A policy is a msgpack map in `policy:<u>`; what it does not say comes from `policy:*`, and a
@@ -484,24 +492,29 @@ local function new_government()
   end
 
   -- The user whose turn it is, with its tag and its group's: reservations first, else the lowest, and of a group its
-  -- lowest.
-  function it.lowest()
-    local reserved = call('ZRANGE', reserved_key, 0, 0, 'WITHSCORES')
-    if reserved[1] then return reserved[1], tonumber(reserved[2]) end
-    local first = call('ZRANGE', ready_key, 0, 0, 'WITHSCORES')
-    if first[1] and string.byte(first[1]) == 64 then
-      local inner = call('ZRANGE', prefix .. 'ready:' .. string.sub(first[1], 2), 0, 0, 'WITHSCORES')
-      return inner[1], tonumber(inner[2]), tonumber(first[2])
+  -- lowest. `resting`: users, and how many, that it is not.
+  function it.lowest(resting)
+    local reserved, reserved_tag = lowest_in(reserved_key, resting)
+    if reserved then return reserved, reserved_tag end
+    -- As many members as rest may have nobody else.
+    local members = call('ZRANGE', ready_key, 0, resting.count, 'WITHSCORES')
+    for at = 1, #members, 2 do
+      local member, tag = members[at], tonumber(members[at + 1])
+      if string.byte(member) == 64 then
+        local inner, inner_tag = lowest_in(prefix .. 'ready:' .. string.sub(member, 2), resting)
+        if inner then return inner, inner_tag, tag end
+      elseif not resting.users[member] then
+        return member, tag
+      end
     end
-    return first[1], tonumber(first[2])
   end
 
   -- The same among the users named, by their place in the list.
-  function it.lowest_of(users)
+  function it.lowest_of(users, resting)
     local best, best_key
     for _, user in ipairs(users) do
       local u = it.user(user)
-      local tag = it.tag(u)
+      local tag = not resting.users[user] and it.tag(u)
       if tag then
         local key
         if call('ZSCORE', reserved_key, user) then

@@ -241,6 +241,7 @@ local function deliver(user, known)
   if not body then
     count(lane, -1)
     call('DEL', keys_of_task(user, id))
+    moved = moved + 1
     return nil
   end
   local name = (limited or by_time) and name_in(body)
@@ -276,6 +277,15 @@ local function deliver(user, known)
   return cost
 end
 
+-- Whose first task was nothing to run has paid nothing, and stays the lowest: it rests until all others had their turn.
+local resting = { users = {}, count = 0 }
+local function rest(user) resting.users[user], resting.count = true, resting.count + 1 end
+local function wake_the_resting()
+  if resting.count == 0 then return false end
+  resting.users, resting.count = {}, 0
+  return true
+end
+
 local ready_users = 0
 local function serve(user, tag)
   local known = knowledge(user)
@@ -284,6 +294,8 @@ local function serve(user, tag)
     clock = math.max(clock + cost / ready_users, tag)
     mean = mean_after(mean, cost)
     tag = tag + cost
+  else
+    rest(user)
   end
   if known.critical + known.normal > 0 then
     call('ZADD', ready_key, tag, user)
@@ -307,6 +319,8 @@ local function serve_governed(user, tag, group_tag)
   if cost then
     governed.note_start(u)
     governed.charge(u, cost, tag, group_tag)
+  else
+    rest(user)
   end
   if known.critical + known.normal == 0 then return governed.leave(u) end
   gate = governed.gate(u)
@@ -318,9 +332,9 @@ local function has_room() return delivered < want and moved < MOVES end
 
 local function serve_everyone()
   while has_room() do
-    local lowest = call('ZRANGE', ready_key, 0, 0, 'WITHSCORES')
-    if not lowest[1] then return end
-    serve(lowest[1], tonumber(lowest[2]))
+    local user, tag = lowest_in(ready_key, resting)
+    if not user then return end
+    serve(user, tag)
   end
 end
 
@@ -330,7 +344,7 @@ local function serve_group(group)
   while has_room() do
     local best
     for at = 1, #group do
-      local tag = tags[at]
+      local tag = not resting.users[group[at]] and tags[at]
       if tag and (not best or tag < tags[best] or (tag == tags[best] and group[at] < group[best])) then best = at end
     end
     if not best then return end
@@ -341,9 +355,21 @@ end
 local function serve_by_policy(group)
   while has_room() do
     local user, tag, group_tag
-    if #group == 0 then user, tag, group_tag = governed.lowest() else user = governed.lowest_of(group) end
+    if #group == 0 then user, tag, group_tag = governed.lowest(resting) else user = governed.lowest_of(group, resting) end
     if not user then return end
     serve_governed(user, tag, group_tag)
+  end
+end
+
+local function serve_groups()
+  for _, group in ipairs(served_groups) do
+    if governed then
+      serve_by_policy(group)
+    elseif #group == 0 then
+      serve_everyone()
+    else
+      serve_group(group)
+    end
   end
 end
 
@@ -406,16 +432,7 @@ if limited then limited.tick(promoted) end
 if steals then steal() end
 local stolen = delivered
 ready_users = call('ZCARD', ready_key)
-for _, group in ipairs(served_groups) do
-  if delivered >= want then break end
-  if governed then
-    serve_by_policy(group)
-  elseif #group == 0 then
-    serve_everyone()
-  else
-    serve_group(group)
-  end
-end
+repeat serve_groups() until not (has_room() and wake_the_resting())
 if limited then limited.pass_on(promoted) end
 announce_promoted()
 count('started', delivered - stolen)

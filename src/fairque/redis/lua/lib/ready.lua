@@ -74,3 +74,11 @@ end
 local function forgive(key, member, hash, of_line)
   move_tag(key, member, hash, function(tag) return math.min(tag, lowest_tag(key, tag, member) + HORIZON * of_line) end)
 end
+
+-- The lowest member and its tag, of those who do not rest.
+local function lowest_in(key, resting)
+  local lowest = call('ZRANGE', key, 0, resting.count, 'WITHSCORES')
+  for at = 1, #lowest, 2 do
+    if not resting.users[lowest[at]] then return lowest[at], tonumber(lowest[at + 1]) end
+  end
+end
