@@ -90,7 +90,6 @@ async def test_letting_parked_users_go_on(core: Core) -> None:
     assert await place_of(core, "b", len(ids) + 1) <= len(ids) + 1
 
 
-@one_by_one("a lane whose deliveries are stolen is stolen from to its end")
 async def test_stealing(core: Core) -> None:
     await fill(core, "a", tasks=MANY)
     await fill(core, "b", tasks=1)
@@ -98,7 +97,6 @@ async def test_stealing(core: Core) -> None:
     assert await claims_until(core, "b", 2, WANT, worker="lives", lease_ms=LEASE_MS) <= 2
 
 
-@one_by_one("what is stolen goes before what waits, and is not charged")
 async def test_stealing_beside_tasks_that_wait(core: Core) -> None:
     await fill(core, "a", tasks=MANY)
     await lose(core, ["a"] * 10)

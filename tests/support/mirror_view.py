@@ -119,6 +119,7 @@ def _state(model: ModelQueue, stream_ids: dict[int, bytes]) -> View:
     values["policies"] = len(_policies(model)) - len(_indexes(model))
     values["limits"] = len(model.limits.limits)
     values["sweep"] = model.admission.is_swept
+    values["stole"] = model.stole
     cursors = {
         f"cursor:{lane.name}:{encode_user(lane.user_id)}": stream_ids[lane.cursor].decode()
         for lane in lanes

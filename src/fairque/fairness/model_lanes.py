@@ -53,12 +53,14 @@ class ModelLanes:
         tasks: Those that have not ended, by user and id.
         lanes: Those that something waits in or is out of.
         leases: Lanes → the ms of the next look at their silent deliveries.
+        stole: The last claim of a single task stole it.
     """
 
     def __init__(self) -> None:
         self.tasks: dict[tuple[str, str], ModelTask] = {}
         self.lanes: dict[LaneKey, Lane] = {}
         self.leases: SortedSet[LaneKey] = SortedSet(_lane_key)
+        self.stole = False
         self._stream_id = 0
 
     def waiting(self, user_id: str) -> int:
@@ -113,20 +115,38 @@ class ModelLanes:
         if not all(groups):
             return self.leases.up_to(now_ms, LOOKS)
         looks = self.leases.scores
-        return [key for key in lanes_of_groups(groups) if looks.get(key, now_ms + 1) <= now_ms][:LOOKS]
+        due = [key for key in lanes_of_groups(groups) if looks.get(key, now_ms + 1) <= now_ms]
+        return sorted(due, key=lambda key: looks[key])[:LOOKS]
 
-    def _steal(self, claim: ModelClaim, lane: Lane) -> None:
+    def _steal(self, claim: ModelClaim, groups: Sequence[UserGroup], *, others_wait: bool) -> None:
+        """The lanes that are due share what may be stolen: half while others wait, of a single task every other one."""
+        lanes = self._lanes_to_look_at(claim.now_ms, groups)
+        if not lanes:
+            return
+        most = claim.want
+        if others_wait and claim.want > 1:
+            most = math.ceil(claim.want / 2)
+        elif others_wait:
+            most, self.stole = int(not self.stole), False
+        for key in lanes:
+            if (left := most - len(claim.deliveries)) > 0:
+                self._steal_from(claim, self.lanes[key], min(left, math.ceil(most / len(lanes))))
+        if claim.want == len(claim.deliveries) == 1:
+            self.stole = True
+
+    def _steal_from(self, claim: ModelClaim, lane: Lane, most: int) -> None:
         """One look, as XAUTOCLAIM does it: from the cursor on, and at no more than ten entries for each one wanted."""
         pending = [stream_id for stream_id in lane.stream if stream_id >= lane.cursor]
-        seen, budget = 0, claim.missing * 10
-        while seen < min(len(pending), budget) and claim.missing:
+        seen = stolen = 0
+        while seen < min(len(pending), most * 10) and stolen < most:
             holding = lane.stream[pending[seen]]
             if claim.now_ms - holding.touched_ms >= claim.lease_ms:
                 self._take_over(claim, holding, pending[seen])
+                stolen += 1
             seen += 1
         lane.cursor = pending[seen] if seen < len(pending) else 0
-        if not lane.cursor:
-            self.leases.put((lane.name, lane.user_id), claim.now_ms + math.ceil(claim.lease_ms * LOOK_SHARE))
+        look_ms = claim.now_ms if lane.cursor else claim.now_ms + math.ceil(claim.lease_ms * LOOK_SHARE)
+        self.leases.put((lane.name, lane.user_id), look_ms)
 
     def _take_over(self, claim: ModelClaim, holding: Holding, stream_id: int) -> None:
         holding.task.lost += 1

@@ -182,9 +182,8 @@ class ModelQueue(ModelLanes):
         self.admission.sweep(now_us)
         self.admission.unpark(now_us)
         self.limits.tick(now_us)
-        for key in self._lanes_to_look_at(claim.now_ms, groups) if steal else ():
-            if claim.missing:
-                self._steal(claim, self.lanes[key])
+        if steal:
+            self._steal(claim, groups, others_wait=bool(self.choice.line.ready))
         self._serve_all(claim, groups)
         return claim.deliveries
 

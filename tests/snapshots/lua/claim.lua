@@ -1250,7 +1250,7 @@ local function forget_consumers(stream)
   end
 end
 
-local function steal_from(member)
+local function steal_from(member, most)
   local colon = string.find(member, ':', 1, true)
   local lane, user = string.sub(member, 1, colon - 1), string.sub(member, colon + 1)
   local stream, cursor_field = stream_key(lane, user), 'cursor:' .. member
@@ -1260,7 +1260,7 @@ local function steal_from(member)
     return
   end
   local cursor = call('HGET', state_key, cursor_field) or '0-0'
-  local found = call('XAUTOCLAIM', stream, 'workers', worker, lease_ms, cursor, 'COUNT', want - delivered)
+  local found = call('XAUTOCLAIM', stream, 'workers', worker, lease_ms, cursor, 'COUNT', most)
   for _, entry in ipairs(found[2]) do take_over(lane, user, entry[1], entry[2][2]) end
   if call('XLEN', stream) == 0 then
     call('DEL', stream)
@@ -1270,8 +1270,9 @@ local function steal_from(member)
     forget_consumers(stream)
     call('ZADD', leases_key, now + math.ceil(lease_ms * LOOK_SHARE), member)
     forget_cursor(member)
-  elseif call('HSET', state_key, cursor_field, found[1]) == 1 then
-    count('cursors', 1)
+  else
+    call('ZADD', leases_key, now, member) -- behind those whose time came before now
+    if call('HSET', state_key, cursor_field, found[1]) == 1 then count('cursors', 1) end
   end
 end
 
@@ -1297,16 +1298,31 @@ local function lanes_to_look_at()
   local due = {}
   local members, looks = own_looks()
   for at, look in ipairs(looks) do
-    if look and tonumber(look) <= now and #due < LOOKS then due[#due + 1] = members[at] end
+    if look and tonumber(look) <= now then due[#due + 1] = { tonumber(look), at } end
   end
-  return due
+  table.sort(due, function(one, other) return one[1] < other[1] or (one[1] == other[1] and one[2] < other[2]) end)
+  local first = {}
+  for at = 1, math.min(#due, LOOKS) do first[at] = members[due[at][2]] end
+  return first
 end
 
+-- At most half while others wait for their turn; of a single task every other one.
+local function may_steal()
+  if call('EXISTS', ready_key) == 0 then return want end
+  if want > 1 then return math.ceil(want / 2) end
+  return call('HDEL', state_key, 'stole') == 1 and 0 or 1
+end
+
+-- The lanes that are due share alike.
 local function steal()
-  for _, member in ipairs(lanes_to_look_at()) do
-    if delivered >= want then return end
-    steal_from(member)
+  local lanes = lanes_to_look_at()
+  local most = #lanes > 0 and may_steal() or 0
+  local of_each = math.ceil(most / #lanes)
+  for _, member in ipairs(lanes) do
+    if delivered >= most then break end
+    steal_from(member, math.min(of_each, most - delivered))
   end
+  if want == 1 and delivered == 1 then call('HSET', state_key, 'stole', 1) end
 end
 
 -- What this call knows of the users it serves.
