@@ -125,7 +125,6 @@ async def test_announcing_the_end_of_a_task_that_thousands_wait_for(core: Core) 
     assert await claims_until(core, "b", 2, WANT) <= 2
 
 
-@one_by_one("outcomes are announced from both ends of the list of all users' together, by turns")
 async def test_announcing_the_ends_of_many_tasks(core: Core) -> None:
     """Here the one of `b` came in the middle: a worker reported all in one call."""
     roots = numbered(80)

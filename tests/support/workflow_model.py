@@ -152,7 +152,7 @@ class Found:
             self.feeds.setdefault(pair, set()).update(ids)
         state = dump.get("state")
         self.counters = dict(state.pairs) if state else {}
-        self.put_off = len(dump["announcements"].content) if "announcements" in dump else 0
+        self.put_off = sum(len(key.content) for name, key in dump.items() if name.startswith("announcements:"))
 
     def check(self) -> None:
         self._each_is_in_one_place()

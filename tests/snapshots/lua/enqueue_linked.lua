@@ -832,7 +832,7 @@ end
 local function new_links()
   local it = {}
 
-  local STEP = 500 -- tasks that one call passes an outcome on to
+  local STEP, TURN = 500, 50 -- tasks that one call passes outcomes on to, and of one user at a time while others wait
 
   function it.wait_for(user, id, dependency)
     call('SADD', needs_key(user, id), dependency)
@@ -923,9 +923,8 @@ local function new_links()
   end
 
   -- Informs at most `most` dependents of one task; returns how many, and whether that was all.
-  local function pass_on(announcement, most, step_us, ttl)
-    local user, id = announcement[1], announcement[2]
-    local outcome = standing_outcome(user, id, announcement[3])
+  local function pass_on(user, id, told, most, step_us, ttl)
+    local outcome = standing_outcome(user, id, told)
     local feeds = feeds_key(user, id)
     if not outcome then
       end_announcement(user, id)
@@ -940,28 +939,61 @@ local function new_links()
     return #dependents + 1, all
   end
 
-  -- What an earlier call put off comes first, then what this one caused; the rest is put off to the next.
-  function it.pass_on_outcomes(step_us, ttl)
-    local put_off = prefix .. 'announcements'
-    local budget = STEP
-    for _ = 1, tonumber(has_announcements or 0) do
-      if #announcements >= STEP then break end
-      local packed = call('LPOP', put_off)
-      if not packed then break end
+  -- announcements      zset  users with some that were put off → their last turn, in us
+  -- announcements:<u>  list  {id, outcome}, the oldest first
+  local turns_key = prefix .. 'announcements'
+  local function line_of(user) return turns_key .. ':' .. user end
+
+  local function put_off(user, id, outcome)
+    call('RPUSH', line_of(user), cmsgpack.pack({ id, outcome }))
+    call('ZADD', turns_key, 'NX', now_us, user)
+    count('announcements', 1)
+  end
+
+  local function are_put_off() return tonumber(has_announcements or 0) + (counts.announcements or 0) > 0 end
+
+  -- The oldest one of the user whose turn it is, or a part of it. Returns how many it informed.
+  local turn = 0
+  local function take_turn(budget, step_us, ttl)
+    local users = call('ZRANGE', turns_key, 0, 1)
+    local user = users[1]
+    if not user then return budget end -- the key was lost
+    local line, most = line_of(user), users[2] and math.min(budget, TURN) or budget
+    local packed = call('LINDEX', line, 0)
+    local informed, all = 1, false
+    if packed then
+      local oldest = cmsgpack.unpack(packed)
+      informed, all = pass_on(user, oldest[1], oldest[2], most, step_us, ttl)
+    end
+    if all then
+      call('LPOP', line)
       count('announcements', -1)
-      table.insert(announcements, 1, cmsgpack.unpack(packed))
     end
-    local at = 1
-    while announcements[at] and budget > 0 do
-      local informed, all = pass_on(announcements[at], budget, step_us, ttl)
+    turn = turn + 1
+    if call('EXISTS', line) == 1 then call('ZADD', turns_key, now_us + turn, user) else call('ZREM', turns_key, user) end
+    return informed
+  end
+
+  -- What this call caused is told at once, as long as nothing was put off; what is put off, by turns of users.
+  function it.pass_on_outcomes(step_us, ttl)
+    local budget, at = STEP, 1
+    while announcements[at] and budget > 0 and not are_put_off() do
+      local user, id, outcome = unpack(announcements[at])
+      local informed, all = pass_on(user, id, outcome, budget, step_us, ttl)
       budget = budget - informed
-      if all then at = at + 1 end
+      if not all then break end
+      at = at + 1
     end
-    for left = at, #announcements do
-      call('RPUSH', put_off, cmsgpack.pack(announcements[left]))
-      count('announcements', 1)
+    local function put_off_others()
+      for left = at, #announcements do put_off(unpack(announcements[left])) end
+      at = #announcements + 1
     end
-    if announcements[at] then wake_from(prefix .. 'waiting', 1) end
+    put_off_others()
+    while budget > 0 and are_put_off() do
+      budget = budget - take_turn(budget, step_us, ttl)
+      put_off_others()
+    end
+    if are_put_off() then wake_from(prefix .. 'waiting', 1) end
     for user, tasks in pairs(released) do wake(user, tasks) end
   end
 
