@@ -32,6 +32,7 @@ from fairque import (
 from fairque.embedded.server import EmbeddedServer
 from fairque.tasks.registry import unregister
 from fairque.testing import advance
+from tests.support.core import outcome
 from tests.support.eventually import eventually
 from tests.support.key_table import KeyWatch, Rule, rules_in
 from tests.support.process import ROOT
@@ -192,7 +193,18 @@ async def is_held_by_its_name(queue: TaskQueue, known: SimpleNamespace, look: Lo
         known.opened.set()
         await handles[1].result(timeout=10)
     known.opened.clear()
+    await is_let_in(queue, known, look)
     await queue.set_task_limit("one: at a time")
+
+
+async def is_let_in(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
+    handles = [await queue.enqueue(known.limited(), user_id=ODD_USER) for _ in range(2)]
+    store = queue.store()
+    [first] = (await store.claim("ghost", 2)).deliveries
+    assert await store.settle("ghost", [outcome(first, "finished")]) == [True]
+    await store.close()
+    look()
+    await handles[1].cancel()
 
 
 async def is_held(queue: TaskQueue, tasks: int) -> bool:

@@ -63,7 +63,6 @@ async def test_letting_held_tasks_in_when_their_limit_is_gone(core: Core) -> Non
     assert await claims_until(core, "b", 2, WANT) <= 2
 
 
-@one_by_one("names are looked at by turns, 20 a claim, whoever waits for them")
 async def test_letting_in_the_tasks_of_many_names(core: Core) -> None:
     names = numbered(100, "api")
     for name in [*names, "other"]:

@@ -32,9 +32,6 @@ async def services_of(core: Core, user_id: str, claims: int) -> int:
     return served[user_id]
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="free places are offered by turns to users that their own cap holds back"
-)
 async def test_users_at_their_own_limit_get_no_place_in_that_of_a_name(core: Core) -> None:
     await limit(core, "api", 5)
     for user_id in CHOKERS:
@@ -49,9 +46,6 @@ async def test_users_at_their_own_limit_get_no_place_in_that_of_a_name(core: Cor
     assert await services_of(core, "other", 30) >= 100, "at least four of five places in each claim"
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="free places are offered by turns to users that are paused"
-)
 async def test_paused_users_get_no_place_in_the_limit_of_a_name(core: Core) -> None:
     await limit(core, "api", 5)
     await fill(core, *CHOKERS, tasks=300, name="api")

@@ -19,8 +19,8 @@ from tests.support.core import Key
 
 KEPT_ERRORS = 20
 NOT_MODELLED = ("workers", "worker:", "waiting", "metrics:*", "usage:", "told")
-_TASK_NUMBERS = ("attempt", "failures", "lost", "returned", "since", "paid", "offered")
-_TASK_NAMES = ("held", "limited")
+_TASK_NUMBERS = ("attempt", "failures", "lost", "returned", "since", "paid")
+_TASK_NAMES = ("held", "limited", "offered")
 _MEASURED = ("finished", "failed", "retried", "canceled", "cost")
 _ENDS = _MEASURED[:4]
 
@@ -62,7 +62,7 @@ def _plain(name: str, key: Key) -> Any:
         return fields if first == "state" else _counted(fields)
     if first == "dead":
         return {member for member, _ in key.scores}
-    if first == "running":
+    if first in ("running", "offers"):
         return {member.decode() for member in key.content}
     return key.holdings if key.kind == "stream" else key.scores
 
@@ -191,8 +191,8 @@ def ended(model: ModelQueue) -> View:
 
 
 def _task_of_model(task: ModelTask) -> View:
-    numbers = task.attempt, task.failures, task.lost, task.returned, task.returned_since_ms, task.paid, task.is_offered
-    names = task.name if task.is_held else "", task.limited
+    numbers = task.attempt, task.failures, task.lost, task.returned, task.returned_since_ms, task.paid
+    names = task.name if task.is_held else "", task.limited, task.name if task.is_offered else ""
     return {
         "state": task.state.value,
         **dict(zip(_TASK_NUMBERS, map(int, numbers), strict=True)),
@@ -249,6 +249,8 @@ def _limits(model: ModelQueue) -> View:
     found["held"] = [(name, limits.held.scores[name]) for name in limits.held]
     for name, running in limits.running.items():
         found[f"running:{name}"] = {f"{encode_user(user_id)}:{id_}" for user_id, id_ in running}
+    for user_id, offered in limits.offered.items():
+        found[f"offers:{encode_user(user_id)}"] = set(offered)
     for name, users in limits.users.items():
         found[f"held-users:{name}"] = [(encode_user(user_id), users.scores[user_id]) for user_id in users]
     for (user_id, name), tasks in limits.tasks.items():

@@ -13,7 +13,8 @@ from fairque.policy import Rate, next_start_us, tat_after_start_us
 __all__ = ["NameLimit", "NameLimits"]
 
 LOOK_MS = 1000  # between two looks, even if nothing was freed
-LOOKS = 20  # names per claim
+NAMES = 200  # looked at in one call
+USERS = 20  # of one name that are looked at, beyond those that are let in
 UNLIMITED = 100  # how many are let in when the limit is gone
 
 
@@ -44,22 +45,33 @@ class NameLimits:
 
     Args:
         let_in: Puts a task back into its lane.
+        take_out: Takes it out of its lane again.
+        can_run: Whether nothing but its turn keeps a user from running.
 
     Attributes:
         limits: By name.
         running: The tasks that count, by name.
         held: Names that tasks wait for → the ms of the next look.
-        users: By name, the users that wait → the microsecond at which they were last let in.
+        users: By name, the users that wait → the microsecond at which they were last let in, or may be again.
         tasks: By user and name, those that wait → their score.
+        offered: By user, those that were let in and have not started.
     """
 
-    def __init__(self, let_in: Callable[[int, str, str], ModelTask]) -> None:
+    def __init__(
+        self,
+        let_in: Callable[[int, str, str], ModelTask],
+        take_out: Callable[[ModelTask], None],
+        can_run: Callable[[int, str], bool],
+    ) -> None:
         self.limits: dict[str, NameLimit] = {}
         self.running: dict[str, set[tuple[str, str]]] = {}
         self.held: SortedSet[str] = SortedSet(str)
         self.users: dict[str, SortedSet[str]] = {}
         self.tasks: dict[tuple[str, str], SortedSet[str]] = {}
+        self.offered: dict[str, dict[str, ModelTask]] = {}
         self._let_in = let_in
+        self._take_out = take_out
+        self._can_run = can_run
         self._freed: dict[str, int] = {}
 
     def set(self, now_us: int, name: str, max_running: int | None, rate: Rate | None) -> None:
@@ -82,8 +94,12 @@ class NameLimits:
         return limit.room(now_us, len(self.running.get(name, ())))
 
     def hold(self, now_us: int, task: ModelTask) -> None:
+        """Where a place is free, those before it cannot use it: they are looked at again."""
         assert task.score is not None, "it came from a lane"
-        task.is_offered, task.is_held = False, True
+        self.end_offer(task)
+        task.is_held = True
+        if self._room(now_us, self.limits[task.name], task.name) >= 1:
+            self._free(task.name, 1)
         self.tasks.setdefault((task.user_id, task.name), SortedSet(str)).put(task.task_id, task.score)
         users = self.users.setdefault(task.name, SortedSet(encoded))
         if task.user_id not in users:
@@ -92,6 +108,7 @@ class NameLimits:
             self.held.put(task.name, self.limits[task.name].next_look_ms(now_us))
 
     def start(self, now_us: int, task: ModelTask) -> None:
+        self.end_offer(task)
         if (limit := self.limits.get(task.name)) is None:
             return
         self.running.setdefault(task.name, set()).add(task.key)
@@ -99,36 +116,86 @@ class NameLimits:
             limit.tat_us = tat_after_start_us(now_us, limit.tat_us, limit.rate.interval_us)
             if task.name in self.held:
                 self.held.put(task.name, limit.next_look_ms(now_us))
-        task.is_offered, task.limited = False, task.name
+        task.limited = task.name
+
+    def end_offer(self, task: ModelTask) -> None:
+        task.is_offered = False
+        offered = self.offered.get(task.user_id, {})
+        offered.pop(task.task_id, None)
+        if not offered:
+            self.offered.pop(task.user_id, None)
 
     def stop(self, task: ModelTask) -> None:
         """Its delivery is over."""
         running = self.running.get(task.limited, set())
         if task.key in running:
             running.remove(task.key)
-            self._freed[task.limited] = self._freed.get(task.limited, 0) + 1
+            self._free(task.limited, 1)
             if not running:
                 del self.running[task.limited]
 
-    def pass_on(self, now_us: int) -> None:
-        """As many come back as slots became free."""
+    def _free(self, name: str, places: int) -> None:
+        self._freed[name] = self._freed.get(name, 0) + places
+
+    def take_back(self, now_us: int, user_id: str) -> None:
+        """The user cannot, or does not, use the places that it was offered: others that wait may."""
+        for task in list(self.offered.get(user_id, {}).values()):
+            if task.name in self.limits and set(self.users.get(task.name, ())) - {user_id}:
+                self._take_out(task)
+                self.hold(now_us, task)
+
+    def came_back(self, user_id: str) -> None:
+        """The user may have become able to use a place."""
+        waiting = [
+            (score, task_id, name)
+            for (owner, name), tasks in self.tasks.items()
+            if owner == user_id
+            for task_id, score in tasks.scores.items()
+        ]
+        if waiting:
+            self._free(min(waiting)[2], UNLIMITED)
+
+    def pass_on(self, now_us: int) -> bool:
+        """As many come back as places became free. True: some did."""
         freed, self._freed = self._freed, {}
-        for name, slots in freed.items():
-            if name in self.held:
-                self._look(now_us, name, slots)
+        given = [self._look(now_us, name, places) for name, places in freed.items() if name in self.held]
+        return any(given)
 
     def tick(self, now_us: int) -> None:
-        for name in self.held.up_to(now_us // 1000, LOOKS):
-            self._look(now_us, name, UNLIMITED)
+        """The names that are due share alike what one call lets in."""
+        names = self.held.up_to(now_us // 1000, NAMES)
+        for name in names:
+            self._look(now_us, name, max(1, UNLIMITED // len(names)))
 
-    def _look(self, now_us: int, name: str, most: int) -> None:
+    def _look(self, now_us: int, name: str, most: int) -> int:
+        """Returns how many were let in."""
         limit = self.limits.get(name)
         room = self._room(now_us, limit, name) if limit else UNLIMITED
-        for turn in range(1, int(min(room, most)) + 1):
-            if name in self.users:
-                self._next(now_us, name, now_us + turn)
+        given, is_cut = 0, False
+        if room > 0:
+            given, is_cut = self._turns(now_us, name, int(min(room, most, UNLIMITED)))
         if name in self.held:
-            self.held.put(name, limit.next_look_ms(now_us) if limit else now_us // 1000)
+            is_cut = is_cut or limit is None or given == most < room
+            self.held.put(name, limit.next_look_ms(now_us) if limit and not is_cut else now_us // 1000)
+        return given
+
+    def _turns(self, now_us: int, name: str, most: int) -> tuple[int, bool]:
+        """By turns of users; those that cannot run now come after all others, for as long as a look lasts.
+
+        Returns how many were let in, and whether there are users that were not looked at.
+        """
+        given, passed, last = 0, set(), now_us + most + USERS
+        for turn in range(1, most + USERS + 1):
+            user_id = self.users[name].lowest() if name in self.users else None
+            if given == most or user_id is None or user_id in passed:
+                return given, False
+            if self._can_run(now_us, user_id):
+                self._next(now_us, name, now_us + turn)
+                given += 1
+            else:
+                passed.add(user_id)
+                self.users[name].put(user_id, last + turn + LOOK_MS * 1000)
+        return given, name in self.users and self.users[name].lowest_score() <= last
 
     def _next(self, now_us: int, name: str, turn: int) -> None:
         """The first task of the user whose turn it is; the user goes to the end of the line."""
@@ -145,6 +212,7 @@ class NameLimits:
             self.held.drop(name)
         task = self._let_in(now_us, user_id, task_id)
         task.is_held, task.is_offered = False, True
+        self.offered.setdefault(user_id, {})[task_id] = task
 
     def waiting(self, user_id: str) -> int:
         return sum(len(tasks) for (owner, _), tasks in self.tasks.items() if owner == user_id)

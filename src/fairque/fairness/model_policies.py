@@ -134,6 +134,8 @@ class Admission:
         parked: Users → the ms at which they go on.
         seen: Users → the ms at which they last had something to wait for.
         is_swept: The next claim looks at everybody, because the default changed.
+        on_held_back: Called at a time with a user that may not be served any more.
+        on_reviewed: Called with a user that may have become able to be served.
     """
 
     def __init__(
@@ -148,6 +150,8 @@ class Admission:
         self.parked: SortedSet[str] = SortedSet(encoded)
         self.seen: dict[str, int] = {}
         self.is_swept = False
+        self.on_held_back: Callable[[int, str], None] = lambda *_: None
+        self.on_reviewed: Callable[[str], None] = lambda *_: None
         self._running = running
         self._head_cost = head_cost
 
@@ -171,10 +175,11 @@ class Admission:
         least = self.policies.of(user_id).min_running
         self.choice.reserve(user_id, least is not None and self._running(user_id) < least)
 
-    def hold_back(self, user_id: str, at_ms: float) -> None:
+    def hold_back(self, now_us: int, user_id: str, at_ms: float) -> None:
         is_capped = at_ms == NEVER and self.policies.of(user_id).paused is not True
         self.choice.leave(user_id, is_capped=is_capped)
         self._park(user_id, at_ms)
+        self.on_held_back(now_us, user_id)
 
     def _park(self, user_id: str, at_ms: float) -> None:
         if at_ms < NEVER:
@@ -188,6 +193,7 @@ class Admission:
 
     def review(self, now_us: int, user_id: str) -> None:
         """Puts the user where it belongs after something changed."""
+        self.on_reviewed(user_id)
         self.parked.drop(user_id)
         cost = self._head_cost(user_id)
         if cost is None:
@@ -197,7 +203,7 @@ class Admission:
         elif (at := self.gate(now_us, user_id)) is None:
             self.favour(user_id)
         else:
-            self.hold_back(user_id, at)
+            self.hold_back(now_us, user_id, at)
 
     def freed(self, now_us: int, user_id: str, *, is_opened: bool) -> None:
         """A task ended. One that is ready stays so, whatever the default has become, unless its breaker opened."""

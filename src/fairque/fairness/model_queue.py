@@ -37,7 +37,11 @@ class ModelQueue(ModelLanes):
         self.choice = FairChoice()
         self.policies = Policies()
         self.admission = Admission(self.choice, self.policies, self.running, self._head_cost)
-        self.limits = NameLimits(self._let_in)
+        self.limits = NameLimits(
+            self._let_in, self._take_out, lambda now_us, user: self.admission.gate(now_us, user) is None
+        )
+        self.admission.on_held_back = self.limits.take_back
+        self.admission.on_reviewed = self.limits.came_back
         self.ended: dict[tuple[str, str], ModelTask] = {}
         self.due: SortedSet[str] = SortedSet(encoded)  # user → ms of its earliest scheduled task
         self.scheduled: dict[str, SortedSet[str]] = {}
@@ -60,6 +64,7 @@ class ModelQueue(ModelLanes):
         self.choice.set_weight(user_id, own.weight if own else None)
         self.choice.set_group(user_id, own.group if own else None)
         self.admission.review(now_us, user_id)
+        self.limits.pass_on(now_us)
 
     def _set_default(self, fields: dict[str, Any]) -> None:
         before = self.policies.default
@@ -156,6 +161,10 @@ class ModelQueue(ModelLanes):
         self._place(now_us, task)
         return task
 
+    def _take_out(self, task: ModelTask) -> None:
+        self._lane(task).backlog.drop(task.task_id)
+        self._forget_if_empty(self._lane(task))
+
     def _schedule(self, now_us: int, task: ModelTask, at_ms: float) -> None:
         task.state = TaskState.SCHEDULED
         waiting = self.scheduled.setdefault(task.user_id, SortedSet(str))
@@ -195,7 +204,8 @@ class ModelQueue(ModelLanes):
                 while claim.missing and (user_id := self.choice.lowest(group, resting)) is not None:
                     if not self._serve(claim, user_id):
                         resting.add(user_id)
-            if not (claim.missing and resting):
+            are_let_in = self.limits.pass_on(claim.now_us)
+            if not (claim.missing and (resting or are_let_in)):
                 return
             resting.clear()
 
@@ -219,7 +229,7 @@ class ModelQueue(ModelLanes):
     def _serve(self, claim: ModelClaim, user_id: str) -> bool:
         """The user whose turn it is, if nothing closed its gate since it became ready. False: it started nothing."""
         if (at := self.admission.gate(claim.now_us, user_id)) is not None:
-            self.admission.hold_back(user_id, at)
+            self.admission.hold_back(claim.now_us, user_id, at)
             return False
         task = self._next_task(user_id)
         is_held = self.limits.must_wait(claim.now_us, task)
@@ -228,15 +238,18 @@ class ModelQueue(ModelLanes):
             self._forget_if_empty(self._lane(task))
         else:
             self._deliver(claim, task)
+            was_offered = task.is_offered and task.name in self.limits.limits
             self.limits.start(claim.now_us, task)
             self.policies.note_start(claim.now_us, user_id)
             self.choice.serve(user_id, 0.0 if task.paid else task.cost)
             self.admission.favour(user_id)
             task.paid = False
+            if not was_offered:
+                self.limits.take_back(claim.now_us, user_id)
         if not self.waiting(user_id):
             self.choice.leave(user_id)
         elif (at := self.admission.gate(claim.now_us, user_id)) is not None:
-            self.admission.hold_back(user_id, at)
+            self.admission.hold_back(claim.now_us, user_id, at)
         return not is_held
 
     # Settle

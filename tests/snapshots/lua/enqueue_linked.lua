@@ -223,6 +223,9 @@ local function forget_policies_if_none()
   if left[1] == '0' and not left[2] then call('HDEL', state_key, 'policies') end
 end
 
+-- Called with a user: functions in scripts that know limits of names (lib/limits.lua).
+local on_held_back, on_reviewed = nil, nil
+
 local function new_government()
   local it, known = {}, {}
   local parked_key, reserved_key = prefix .. 'parked', prefix .. 'reserved'
@@ -371,6 +374,7 @@ local function new_government()
   function it.hold_back(u, at)
     it.leave(u, at == NEVER and u.policy.paused ~= true)
     park(u, at)
+    if on_held_back then on_held_back(u.name) end
   end
 
   function it.admit(user, cost)
@@ -415,6 +419,7 @@ local function new_government()
   -- Puts the user where it belongs after something changed. True: it may be served now, and could not before.
   function it.review(user)
     it.forget(user)
+    if on_reviewed then on_reviewed(user) end
     call('ZREM', parked_key, user)
     local u = it.user(user)
     local cost, tag = head_cost(user), it.tag(u)
@@ -723,7 +728,9 @@ local function keys_of_task(user, id) return task_key(user, id), body_key(user, 
 -- Returns whether there are any.
 local function erase_task(user, id)
   local key = task_key(user, id)
-  local feeds = call('HGET', key, 'feeds')
+  local known = call('HMGET', key, 'feeds', 'offered')
+  local feeds = known[1]
+  if known[2] then call('SREM', prefix .. 'offers:' .. user, id) end
   call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
   if feeds then call('HSET', key, 'feeds', 1) end
   return feeds

@@ -80,7 +80,9 @@ local function keys_of_task(user, id) return task_key(user, id), body_key(user, 
 -- Returns whether there are any.
 local function erase_task(user, id)
   local key = task_key(user, id)
-  local feeds = call('HGET', key, 'feeds')
+  local known = call('HMGET', key, 'feeds', 'offered')
+  local feeds = known[1]
+  if known[2] then call('SREM', prefix .. 'offers:' .. user, id) end
   call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
   if feeds then call('HSET', key, 'feeds', 1) end
   return feeds
@@ -323,6 +325,9 @@ local function forget_policies_if_none()
   if left[1] == '0' and not left[2] then call('HDEL', state_key, 'policies') end
 end
 
+-- Called with a user: functions in scripts that know limits of names (lib/limits.lua).
+local on_held_back, on_reviewed = nil, nil
+
 local function new_government()
   local it, known = {}, {}
   local parked_key, reserved_key = prefix .. 'parked', prefix .. 'reserved'
@@ -471,6 +476,7 @@ local function new_government()
   function it.hold_back(u, at)
     it.leave(u, at == NEVER and u.policy.paused ~= true)
     park(u, at)
+    if on_held_back then on_held_back(u.name) end
   end
 
   function it.admit(user, cost)
@@ -515,6 +521,7 @@ local function new_government()
   -- Puts the user where it belongs after something changed. True: it may be served now, and could not before.
   function it.review(user)
     it.forget(user)
+    if on_reviewed then on_reviewed(user) end
     call('ZREM', parked_key, user)
     local u = it.user(user)
     local cost, tag = head_cost(user), it.tag(u)
@@ -792,7 +799,8 @@ end
 -- limit:<name>        hash  max, rate_us, burst, tat
 -- running:<name>      set   <u>:<id> of the deliveries that count
 -- held                zset  names with held tasks → ms of the next look
--- held-users:<name>   zset  users with held tasks of that name → when they were last let in, in us
+-- held-users:<name>   zset  users with held tasks of that name → when they were last let in, in us, or may be again
+-- offers:<u>          set   tasks of a user that were let in and have not started: each may use a place of its name
 -- held:<u>            zset  held tasks of a user → their score
 -- held:<u>:<name>     zset  the same, of one name
 
@@ -800,9 +808,11 @@ local function new_limits()
   local it, known, freed = {}, {}, {}
   local held_key = prefix .. 'held'
   local LOOK_MS, UNLIMITED = 1000, 100 -- a look even if nothing was freed; how many are let in when a limit is gone
+  local NAMES, USERS = 200, 20 -- looked at in one call; of one name, beyond those that are let in
   local function held_of(user, name) return place_key('held', user) .. ':' .. name end
   local function users_of(name) return prefix .. 'held-users:' .. name end
   local function running_of(name) return prefix .. 'running:' .. name end
+  local function offers_of(user) return prefix .. 'offers:' .. user end
 
   function it.of(name)
     local l = known[name]
@@ -842,20 +852,33 @@ local function new_limits()
       call('HSET', prefix .. 'limit:' .. l.name, 'tat', l.tat)
       call('ZADD', held_key, 'XX', next_look(l), l.name)
     end
-    call('HDEL', task_key(user, id), 'offered')
     call('HSET', task_key(user, id), 'limited', l.name)
+    return it.end_offer(user, id)
+  end
+
+  -- Whether there was one.
+  function it.end_offer(user, id)
+    if call('HDEL', task_key(user, id), 'offered') == 0 then return false end
+    call('SREM', offers_of(user), id)
+    return true
+  end
+
+  local function free(name, places)
+    if not freed[name] then freed[#freed + 1] = name end
+    freed[name] = (freed[name] or 0) + places
   end
 
   -- The delivery of a task is over.
   function it.stop(name, user, id)
     if call('SREM', running_of(name), user .. ':' .. id) == 0 then return end
-    if not freed[name] then freed[#freed + 1] = name end
-    freed[name] = (freed[name] or 0) + 1
+    free(name, 1)
   end
 
+  -- Where a place is free, those before it cannot use it: they are looked at again.
   function it.hold(l, user, id, lane, score)
     local key = task_key(user, id)
-    call('HDEL', key, 'offered')
+    it.end_offer(user, id)
+    if allowed(l) >= 1 then free(l.name, 1) end
     call('HSET', key, 'state', 'queued', 'lane', lane, 'score', score, 'held', l.name)
     call('ZADD', place_key('held', user), score, id)
     call('ZADD', held_of(user, l.name), score, id)
@@ -877,38 +900,99 @@ local function new_limits()
     forget_user(name, user)
   end
 
-  -- Lets the users in by turns.
-  local function let_in(name, most, woken)
-    for turn = 1, most do
-      local user = call('ZRANGE', users_of(name), 0, 0)[1]
-      if not user then break end
-      call('ZADD', users_of(name), now_us + turn, user)
-      local first = call('ZRANGE', held_of(user, name), 0, 0, 'WITHSCORES')
-      local id, key = first[1], task_key(user, first[1])
-      it.unhold(user, id, name)
-      call('HSET', key, 'offered', 1)
-      call('ZADD', place_key(call('HGET', key, 'lane'), user), first[2], id)
-      if admit(user, cost_of_task(user, id)) then woken[user] = (woken[user] or 0) + 1 end
-    end
+  local function others_wait(name, user)
+    local first = call('ZRANGE', users_of(name), 0, 1)
+    return first[2] or (first[1] and first[1] ~= user)
   end
 
+  -- The user cannot, or does not, use the places that it was offered: others may. Returns whether it had any.
+  local without = {}
+  function it.take_back(user)
+    if without[user] then return false end
+    local ids = call('SMEMBERS', offers_of(user))
+    without[user] = #ids == 0
+    for _, id in ipairs(ids) do
+      local of_task = call('HMGET', task_key(user, id), 'lane', 'offered')
+      local lane, l = of_task[1], of_task[2] and it.of(of_task[2])
+      local score = lane and call('ZSCORE', place_key(lane, user), id)
+      if not score then
+        call('SREM', offers_of(user), id)
+      elseif l and others_wait(l.name, user) then
+        call('ZREM', place_key(lane, user), id)
+        it.hold(l, user, id, lane, score)
+      end
+    end
+    return #ids > 0
+  end
+
+  -- The user may have become able to use a place.
+  function it.came_back(user)
+    local id = call('ZRANGE', place_key('held', user), 0, 0)[1]
+    local name = id and call('HGET', task_key(user, id), 'held')
+    if name then free(name, UNLIMITED) end
+  end
+
+  local function can_run(user) return not (governed and governed.gate(governed.user(user))) end
+
+  local function offer(user, name, woken)
+    local first = call('ZRANGE', held_of(user, name), 0, 0, 'WITHSCORES')
+    local id, key = first[1], task_key(user, first[1])
+    it.unhold(user, id, name)
+    call('HSET', key, 'offered', name)
+    call('SADD', offers_of(user), id)
+    without[user] = nil
+    call('ZADD', place_key(call('HGET', key, 'lane'), user), first[2], id)
+    if admit(user, cost_of_task(user, id)) then woken[user] = (woken[user] or 0) + 1 end
+  end
+
+  -- Lets the users in by turns. Those that cannot run now come after all others, for as long as a look lasts. Returns how
+  -- many it let in, and whether there are users that it did not look at.
+  local function let_in(name, most, woken)
+    local given, passed, last = 0, {}, now_us + most + USERS
+    for turn = 1, most + USERS do
+      local first = call('ZRANGE', users_of(name), 0, 0, 'WITHSCORES')
+      local user = first[1]
+      if given == most or not user or passed[user] then return given, false end
+      passed[user] = not can_run(user)
+      if passed[user] then
+        call('ZADD', users_of(name), last + turn + LOOK_MS * 1000, user)
+      else
+        call('ZADD', users_of(name), now_us + turn, user)
+        offer(user, name, woken)
+        given = given + 1
+      end
+    end
+    return given, tonumber(call('ZRANGE', users_of(name), 0, 0, 'WITHSCORES')[2] or math.huge) <= last
+  end
+
+  -- Returns how many it let in.
   local function look(name, most, woken)
     local l = it.of(name)
-    local allows = l and allowed(l) or UNLIMITED
-    if allows > 0 then let_in(name, math.min(allows, most), woken) end
-    if call('ZSCORE', held_key, name) then call('ZADD', held_key, l and next_look(l) or now, name) end
-  end
-
-  -- As many as became free.
-  function it.pass_on(woken)
-    for _, name in ipairs(freed) do
-      if call('ZSCORE', held_key, name) then look(name, freed[name], woken) end
+    local places = l and allowed(l) or UNLIMITED
+    local given, is_cut = 0, false
+    if places > 0 then given, is_cut = let_in(name, math.min(places, most), woken) end
+    if call('ZSCORE', held_key, name) then
+      is_cut = is_cut or not l or (given == most and given < places)
+      call('ZADD', held_key, is_cut and now or next_look(l), name)
     end
-    freed = {}
+    return given
   end
 
+  -- As many as became free. Returns whether any was let in.
+  function it.pass_on(woken)
+    local names, given = freed, 0
+    freed = {}
+    for _, name in ipairs(names) do
+      if call('ZSCORE', held_key, name) then given = given + look(name, math.min(names[name], UNLIMITED), woken) end
+    end
+    return given > 0
+  end
+
+  -- The names that are due share alike what one call lets in.
   function it.tick(woken)
-    for _, name in ipairs(call('ZRANGEBYSCORE', held_key, '-inf', now, 'LIMIT', 0, 20)) do look(name, UNLIMITED, woken) end
+    local names = call('ZRANGEBYSCORE', held_key, '-inf', now, 'LIMIT', 0, NAMES)
+    local most = math.max(1, math.floor(UNLIMITED / #names))
+    for _, name in ipairs(names) do look(name, most, woken) end
   end
 
   function it.next_event() return tonumber(call('ZRANGE', held_key, 0, 0, 'WITHSCORES')[2] or math.huge) end
@@ -916,6 +1000,7 @@ local function new_limits()
   return it
 end
 local limited = has_limits and new_limits() or nil
+if limited then on_held_back, on_reviewed = limited.take_back, limited.came_back end
 
 -- lib/canceled.lua
 -- Outcomes that others wait for, passed on at the end of the script (lib/depend.lua).

@@ -246,7 +246,8 @@ local function estimate(name)
   return known and tonumber(string.match(known, ' (.*)')) or 0.1
 end
 
--- Takes the first task of the user; returns what it costs, or nil when it is gone from Redis or waits for its name.
+-- Takes the first task of the user; returns what it costs, or nil when it is gone from Redis or waits for its name. Second:
+-- whether it was let in for its name.
 local function deliver(user, known)
   local lane = known.critical > 0 and 'critical' or 'normal'
   local popped = call('ZPOPMIN', place_key(lane, user))
@@ -273,11 +274,15 @@ local function deliver(user, known)
   local attempt = call('HINCRBY', key, 'attempt', 1)
   local new_fields = call('HSET', key, 'state', 'started', 'lane', lane, 'score', score, 'stream_id', stream_id,
     'worker', worker, 'started', now_text)
-  if limit then limited.start(limit, user, id) end
+  local was_offered = limit and limited.start(limit, user, id)
   local paid = false
   if new_fields < 6 then -- it was deferred, scheduled, retried, released, held or watched before
-    local before = call('HMGET', key, 'failures', 'lost', 'returned', 'since', 'queued', 'paid', 'watched')
+    local before = call('HMGET', key, 'failures', 'lost', 'returned', 'since', 'queued', 'paid', 'watched', 'offered')
     if before[7] then publish(user, id, 'started') end
+    if before[8] then -- the limit is gone
+      limited = limited or new_limits()
+      limited.end_offer(user, id)
+    end
     history = history_of(before[1], before[2], before[3], before[4], before[5])
     if before[6] then
       call('HDEL', key, 'paid')
@@ -285,10 +290,19 @@ local function deliver(user, known)
     end
   end
   note(user, id, lane, stream_id, attempt, score, history, body)
-  if paid then return 0 end
+  if paid then return 0, was_offered end
   if by_time then
     cost = cost * estimate(name)
     call('HSET', key, 'charged', cost)
+  end
+  return cost, was_offered
+end
+
+-- A user that goes on with something else does not need the places that it was offered.
+local function start_next(user, known)
+  local cost, was_offered = deliver(user, known)
+  if cost and limited and not was_offered and limited.take_back(user) then
+    known.critical, known.normal = call('ZCARD', place_key('critical', user)), call('ZCARD', place_key('normal', user))
   end
   return cost
 end
@@ -305,7 +319,7 @@ end
 local ready_users = 0
 local function serve(user, tag)
   local known = knowledge(user)
-  local cost = deliver(user, known)
+  local cost = start_next(user, known)
   if cost then
     clock = math.max(clock + cost / ready_users, tag)
     mean = mean_after(mean, cost)
@@ -331,7 +345,7 @@ local function serve_governed(user, tag, group_tag)
   end
   u.served = true
   local known = knowledge(user)
-  local cost = deliver(user, known)
+  local cost = start_next(user, known)
   if cost then
     governed.note_start(u)
     governed.charge(u, cost, tag, group_tag)
@@ -447,9 +461,14 @@ end
 if limited then limited.tick(promoted) end
 if steals then steal() end
 local stolen = delivered
-ready_users = call('ZCARD', ready_key)
-repeat serve_groups() until not (has_room() and wake_the_resting())
-if limited then limited.pass_on(promoted) end
+repeat
+  ready_users = call('ZCARD', ready_key)
+  serve_groups()
+  local goes_on = wake_the_resting()
+  if limited and limited.pass_on(promoted) then
+    serving, goes_on = {}, true
+  end
+until not (goes_on and has_room())
 announce_promoted()
 count('started', delivered - stolen)
 save_state()

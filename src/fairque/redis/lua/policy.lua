@@ -6,6 +6,7 @@
 --@include base
 --@include state
 --@include fair
+--@include limits
 --@include wake
 --@include policies
 --@arguments
@@ -45,6 +46,9 @@ if is_user then
   if (after.policy.min_running or 0) < (reserved or 0) then governed.forgive(after) end
   if after.weight ~= weight then governed.reweight(after, weight) end
   if governed.review(whose) then wake(whose, governed.waiting(whose)) end
+  local woken = {}
+  if limited then limited.pass_on(woken) end
+  for user, tasks in pairs(woken) do wake(user, tasks) end
 elseif whose ~= '*' then
   governed.reweight_group(whose, weight)
 elseif packed or answer ~= '' then

@@ -13,6 +13,9 @@
 --@include metrics_format
 --@include policies
 
+-- Called with a user: functions in scripts that know limits of names (lib/limits.lua).
+local on_held_back, on_reviewed = nil, nil
+
 local function new_government()
   local it, known = {}, {}
   local parked_key, reserved_key = prefix .. 'parked', prefix .. 'reserved'
@@ -161,6 +164,7 @@ local function new_government()
   function it.hold_back(u, at)
     it.leave(u, at == NEVER and u.policy.paused ~= true)
     park(u, at)
+    if on_held_back then on_held_back(u.name) end
   end
 
   function it.admit(user, cost)
@@ -205,6 +209,7 @@ local function new_government()
   -- Puts the user where it belongs after something changed. True: it may be served now, and could not before.
   function it.review(user)
     it.forget(user)
+    if on_reviewed then on_reviewed(user) end
     call('ZREM', parked_key, user)
     local u = it.user(user)
     local cost, tag = head_cost(user), it.tag(u)
