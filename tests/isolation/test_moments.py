@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from fairque import Breaker, TaskQueue, Worker
+from fairque.redis.store import Store
 from tests.support.eventually import eventually
 from tests.support.servers import Server
 from tests.support.starts import Starts, fail, start
@@ -18,11 +21,6 @@ pytestmark = pytest.mark.leaves_keys()
 LATE = 0.15
 """Seconds: 0.05, and what a small machine with other work takes."""
 NO_LOOK = 30.0
-UNTOLD = pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="a user that is parked as its task comes in wakes nobody, who then knows when to look",
-)
 
 
 @asynccontextmanager
@@ -45,7 +43,6 @@ async def starts_at(starts: Starts, moment: float, count: int = 1) -> None:
     assert -LATE <= starts.times[-1] - moment <= LATE
 
 
-@UNTOLD
 @pytest.mark.usefixtures("worker")
 async def test_one_task_after_another_starts_when_the_rate_of_its_user_allows_it(queue: TaskQueue) -> None:
     await queue.set_policy("acme", rate="4/s")
@@ -58,7 +55,6 @@ async def test_one_task_after_another_starts_when_the_rate_of_its_user_allows_it
         await starts_at(starts, due, count)
 
 
-@UNTOLD
 @pytest.mark.usefixtures("worker")
 @pytest.mark.parametrize("whose", ["acme", "*"])
 async def test_a_task_starts_when_the_pause_of_its_user_ends(queue: TaskQueue, whose: str) -> None:
@@ -68,7 +64,6 @@ async def test_a_task_starts_when_the_pause_of_its_user_ends(queue: TaskQueue, w
     await starts_at(starts, until.timestamp())
 
 
-@UNTOLD
 @pytest.mark.usefixtures("worker")
 async def test_a_task_starts_when_the_breaker_of_its_user_has_cooled_down(queue: TaskQueue) -> None:
     await queue.set_policy("acme", breaker=Breaker(failures=1, window=60, cooldown=0.5))
@@ -103,7 +98,6 @@ async def test_a_scheduled_task_starts_when_it_is_due(queue: TaskQueue) -> None:
     await starts_at(starts, due.timestamp())
 
 
-@UNTOLD
 @pytest.mark.parametrize("which", [0, 1])
 async def test_the_moment_is_kept_when_one_of_two_workers_goes(server: Server, queue: TaskQueue, which: int) -> None:
     await queue.set_policy("acme", rate="1/s")
@@ -114,3 +108,32 @@ async def test_the_moment_is_kept_when_one_of_two_workers_goes(server: Server, q
         await queue.enqueue(start(), user_id="acme")
         await (first, second)[which].stop()
         await starts_at(starts, starts.times[0] + 1, 2)
+
+
+async def test_two_of_many_idle_workers_get_up_for_a_moment(
+    server: Server, queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claiming: list[str] = []
+    claim = Store.claim
+
+    def counted(store: Store, worker: str, *args: Any, **options: Any) -> Any:
+        claiming.append(worker)
+        return claim(store, worker, *args, **options)
+
+    async def are_quiet() -> bool:
+        claims = len(claiming)
+        await asyncio.sleep(0.1)
+        return claims == len(claiming)
+
+    monkeypatch.setattr(Store, "claim", counted)
+    starts = Starts()
+    async with AsyncExitStack() as stack:
+        for _ in range(6):
+            await stack.enter_async_context(sleeping_worker(server, queue))
+        await eventually(are_quiet)
+        claiming.clear()
+        due = datetime.now(UTC) + timedelta(seconds=0.5)
+        await queue.enqueue(start(), user_id="acme", execute_after=due)
+        await starts_at(starts, due.timestamp())
+        await eventually(lambda: time.time() > due.timestamp() + 0.2)
+        assert len(set(claiming)) == 2

@@ -102,10 +102,20 @@ class Mirror:
             agree("place in the stream", held.real.stream_id, known)
         self.held += taken
         self._last_touch_ms = now_us // 1000
-        at_ms = self.model.next_event_ms(groups, steal=steal)
-        agree_about_sleep(claim.sleep, None if at_ms is None else at_ms - now_us // 1000, len(taken) < want)
+        self._compare_sleep(claim.sleep, worker, groups, steal=steal, is_short=len(taken) < want)
         self.compare()
         return taken
+
+    def _compare_sleep(
+        self, sleep: float | None, worker: str, groups: Sequence[UserGroup], *, steal: bool, is_short: bool
+    ) -> None:
+        now_us = self.core.told_us()
+        if is_short:
+            at_ms = self.model.sleep_until_ms(now_us, worker, groups, steal=steal)
+            agree_about_sleep(sleep, None if at_ms is None else at_ms - now_us // 1000)
+        else:
+            self.model.moments.hand_on(now_us // 1000, worker)
+            assert sleep == 0
 
     async def settle(self, picked: Sequence[Held], kind: Kind, delay_ms: int, charge: float = 0.0) -> list[bool]:
         """An outcome that was given before is given again, whatever `kind` says.
@@ -168,13 +178,11 @@ class Mirror:
             assert expires == (name.startswith(_EXPIRING) or name in ended(self.model)), f"when {name} expires"
 
 
-def agree_about_sleep(sleep: float | None, left_ms: float | None, is_short: bool) -> None:
-    if not is_short:
-        assert sleep == 0
-    elif sleep is None or left_ms is None:
+def agree_about_sleep(sleep: float | None, left_ms: float | None) -> None:
+    if sleep is None or left_ms is None:
         assert sleep is left_ms, f"sleeps for {sleep}, something is due in {left_ms} ms"
     else:
-        too_long = sleep * 1000 - max(0, left_ms)
+        too_long = round(sleep * 1000, 6) - max(0, left_ms)
         assert 0 <= too_long < 1, f"a worker sleeps until something is due and no longer, this one {too_long} ms"
 
 

@@ -19,6 +19,7 @@ from tests.support.core import Key
 
 KEPT_ERRORS = 20
 NOT_MODELLED = ("workers", "worker:", "waiting", "metrics:*", "usage:", "told")
+_SLEEPERS = ("limited", "keeper", "second")
 _TASK_NUMBERS = ("attempt", "failures", "lost", "returned", "since", "paid")
 _TASK_NAMES = ("held", "limited", "offered")
 _MEASURED = ("finished", "failed", "retried", "canceled", "cost")
@@ -40,7 +41,7 @@ def seen(dump: dict[str, Key], model: ModelQueue) -> View:
 
 
 def _state_fields(fields: dict[str, float | str]) -> View:
-    told = {name: value for name, value in fields.items() if name != "limited" and value not in ("0", 0)}
+    told = {name: value for name, value in fields.items() if name not in _SLEEPERS and value not in ("0", 0)}
     return told | ({"sweep": True} if "sweep" in fields else {})
 
 

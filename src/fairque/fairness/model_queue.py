@@ -13,6 +13,7 @@ from fairque.errors import QueueFull
 from fairque.fairness.choice import FairChoice, SortedSet, encoded
 from fairque.fairness.model_lanes import ModelClaim, ModelLanes, lanes_of_groups
 from fairque.fairness.model_limits import NameLimits
+from fairque.fairness.model_moments import Moments
 from fairque.fairness.model_policies import Admission, Policies
 from fairque.fairness.model_task import Ending, Kind, ModelDelivery, ModelTask, UserCounts
 from fairque.models import ANY_USER, EVERYONE, TaskState, UserGroup
@@ -42,6 +43,7 @@ class ModelQueue(ModelLanes):
         )
         self.admission.on_held_back = self.limits.take_back
         self.admission.on_reviewed = self.limits.came_back
+        self.moments = Moments()
         self.ended: dict[tuple[str, str], ModelTask] = {}
         self.due: SortedSet[str] = SortedSet(encoded)  # user → ms of its earliest scheduled task
         self.scheduled: dict[str, SortedSet[str]] = {}
@@ -340,10 +342,25 @@ class ModelQueue(ModelLanes):
 
     def next_event_ms(self, groups: Sequence[UserGroup] = ANY_USER, *, steal: bool = True) -> float | None:
         """When a worker of these groups should look again if nobody calls it: a task is due, or a lease is over."""
+        at_ms = self._next_moment_ms()
+        if steal:
+            at_ms = min(at_ms, self._next_look_ms(groups))
+        return at_ms if at_ms < math.inf else None
+
+    def _next_moment_ms(self) -> float:
+        return min(of.lowest_score() for of in (self.due, self.admission.parked, self.limits.held))
+
+    def _next_look_ms(self, groups: Sequence[UserGroup]) -> float:
         looks = self.leases.scores
-        at_ms = min(of.lowest_score() for of in (self.due, self.admission.parked, self.limits.held))
-        if steal and all(groups):
-            at_ms = min(at_ms, *(looks.get(key, math.inf) for key in lanes_of_groups(groups)))
-        elif steal:
-            at_ms = min(at_ms, self.leases.lowest_score())
+        if all(groups):
+            return min(looks.get(key, math.inf) for key in lanes_of_groups(groups))
+        return self.leases.lowest_score()
+
+    def sleep_until_ms(
+        self, now_us: int, worker: str, groups: Sequence[UserGroup] = ANY_USER, *, steal: bool = True
+    ) -> float | None:
+        """The same when there are others: of those that are idle, two keep the moments of all."""
+        at_ms = self.moments.keep(now_us // 1000, worker, self._next_moment_ms())
+        if steal:
+            at_ms = min(at_ms, self._next_look_ms(groups))
         return at_ms if at_ms < math.inf else None

@@ -41,10 +41,10 @@ local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. use
 -- What the queue keeps of itself: read once, and written back by save_state().
 
 local of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'limited', 'cursors', 'announcements',
-  'limits', 'mean')
+  'limits', 'mean', 'keeper')
 local clock, arrival = tonumber(of_queue[1] or 0), tonumber(of_queue[2] or 0)
 local has_policies, has_limited, has_cursors = of_queue[3], of_queue[4], tonumber(of_queue[5] or 0) > 0
-local has_announcements, has_limits = of_queue[6], of_queue[7]
+local has_announcements, has_limits, keeper_known = of_queue[6], of_queue[7], of_queue[9] or ''
 local mean = tonumber(of_queue[8] or 0) -- see lib/ready.lua
 local saved_clock, saved_arrival, saved_mean = clock, arrival, mean
 
@@ -60,8 +60,10 @@ local counts = {}
 local function count(field, by) counts[field] = (counts[field] or 0) + by end
 
 local save_tallies = nil -- a function in scripts that measure users: lib/metrics.lua
+local tell_of_moments = nil -- a function in scripts that set moments: lib/moments.lua
 local function save_state()
   if save_tallies then save_tallies() end
+  if tell_of_moments then tell_of_moments() end
   if clock ~= saved_clock or arrival ~= saved_arrival or mean ~= saved_mean then
     call('HSET', state_key, 'clock', clock, 'arrival', arrival, 'mean', mean)
   end
@@ -71,20 +73,21 @@ local function save_state()
 end
 
 -- lib/wake.lua
--- Tell at most `tasks` idle workers that `user` has work. A worker whose message nobody received is gone: the next is told.
+-- Tell at most `tasks` idle workers that `user` has work, or all that serve everyone, and not the one that calls. A worker
+-- whose message nobody received is gone: the next is told.
 
-local function wake_from(set, tasks)
+local function wake_from(set, tasks, except)
   while tasks > 0 do
     local worker = call('SPOP', set)
     if not worker then break end
-    if call('PUBLISH', prefix .. 'wake:' .. worker, '') > 0 then tasks = tasks - 1 end
+    if worker ~= except and call('PUBLISH', prefix .. 'wake:' .. worker, '') > 0 then tasks = tasks - 1 end
   end
   return tasks
 end
 
-local function wake(user, tasks)
-  if has_limited then tasks = wake_from(prefix .. 'waiting:' .. user, tasks) end
-  if tasks > 0 then wake_from(prefix .. 'waiting', tasks) end
+local function wake(user, tasks, except)
+  if has_limited and user then tasks = wake_from(prefix .. 'waiting:' .. user, tasks, except) end
+  if tasks > 0 then wake_from(prefix .. 'waiting', tasks, except) end
 end
 -- ARGV[1] is the msgpack of Limits: declared: bool, limits: list[NamedLimit]
 --   declared: by the code of a worker, which takes back only what code declared.

@@ -41,10 +41,10 @@ local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. use
 -- What the queue keeps of itself: read once, and written back by save_state().
 
 local of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'limited', 'cursors', 'announcements',
-  'limits', 'mean')
+  'limits', 'mean', 'keeper')
 local clock, arrival = tonumber(of_queue[1] or 0), tonumber(of_queue[2] or 0)
 local has_policies, has_limited, has_cursors = of_queue[3], of_queue[4], tonumber(of_queue[5] or 0) > 0
-local has_announcements, has_limits = of_queue[6], of_queue[7]
+local has_announcements, has_limits, keeper_known = of_queue[6], of_queue[7], of_queue[9] or ''
 local mean = tonumber(of_queue[8] or 0) -- see lib/ready.lua
 local saved_clock, saved_arrival, saved_mean = clock, arrival, mean
 
@@ -60,8 +60,10 @@ local counts = {}
 local function count(field, by) counts[field] = (counts[field] or 0) + by end
 
 local save_tallies = nil -- a function in scripts that measure users: lib/metrics.lua
+local tell_of_moments = nil -- a function in scripts that set moments: lib/moments.lua
 local function save_state()
   if save_tallies then save_tallies() end
+  if tell_of_moments then tell_of_moments() end
   if clock ~= saved_clock or arrival ~= saved_arrival or mean ~= saved_mean then
     call('HSET', state_key, 'clock', clock, 'arrival', arrival, 'mean', mean)
   end
@@ -212,6 +214,114 @@ local WAITS, WAIT_BUCKETS = 15, 22 -- bucket k holds waits below 2^k ms, the las
 local RECENT_MS = 60000 -- what is recent fades with this time constant
 
 local function metrics_format() return '<' .. string.rep('d', WAITS) .. string.rep('I4', WAIT_BUCKETS) end
+
+-- lib/moments.lua
+-- What becomes possible by time alone. One idle worker, the keeper, sleeps until the next moment, and a second one for a
+-- little longer, should the keeper be gone by then; the others sleep on. `keeper` in the state is the moment it knows and
+-- its name, `second` a name.
+
+-- lib/wake.lua
+-- Tell at most `tasks` idle workers that `user` has work, or all that serve everyone, and not the one that calls. A worker
+-- whose message nobody received is gone: the next is told.
+
+local function wake_from(set, tasks, except)
+  while tasks > 0 do
+    local worker = call('SPOP', set)
+    if not worker then break end
+    if worker ~= except and call('PUBLISH', prefix .. 'wake:' .. worker, '') > 0 then tasks = tasks - 1 end
+  end
+  return tasks
+end
+
+local function wake(user, tasks, except)
+  if has_limited and user then tasks = wake_from(prefix .. 'waiting:' .. user, tasks, except) end
+  if tasks > 0 then wake_from(prefix .. 'waiting', tasks, except) end
+end
+
+local SECOND_MS = 50
+
+-- A moment that is sooner than the one the keeper knows is told to one worker, when the script ends.
+local soonest, soonest_user = math.huge, nil
+local function note_moment(at, user)
+  if at < soonest then soonest, soonest_user = at, user end
+end
+
+-- What the keeper knows, and its name; nothing when it did not look at its moment.
+local function moment_kept()
+  local at, keeper = string.match(keeper_known, '^(%d+) (.*)$')
+  if at and at + SECOND_MS >= now then return tonumber(at), keeper end
+end
+
+local function reaches(worker) return worker and call('PUBLISH', prefix .. 'wake:' .. worker, '') > 0 end
+
+function tell_of_moments()
+  if soonest == math.huge then return end
+  local at, keeper = moment_kept()
+  if at and at <= soonest or reaches(keeper) then return end
+  wake(soonest_user, 1)
+end
+
+-- Of all sets of moments, with a user that it concerns.
+local function next_moment()
+  local first = call('ZRANGE', due_key, 0, 0, 'WITHSCORES')
+  local at, user = tonumber(first[2] or math.huge), first[1]
+  if has_policies then
+    first = call('ZRANGE', prefix .. 'parked', 0, 0, 'WITHSCORES')
+    if first[1] and tonumber(first[2]) < at then at, user = tonumber(first[2]), first[1] end
+  end
+  if has_limits then
+    first = call('ZRANGE', prefix .. 'held', 0, 0, 'WITHSCORES')
+    if first[1] and tonumber(first[2]) < at then
+      at, user = tonumber(first[2]), call('ZRANGE', prefix .. 'held-users:' .. first[1], 0, 0)[1]
+    end
+  end
+  return at, user
+end
+
+local function find_second(user, second, keeper)
+  if second ~= keeper and reaches(second) then return end
+  call('HDEL', state_key, 'second')
+  wake(user, 1, keeper)
+end
+
+-- A worker goes to sleep. Returns until when: the next moment, a little later, or for ever when others see to it.
+local function keep_moment(worker)
+  soonest = math.huge -- this worker knows
+  local at, user = next_moment()
+  local kept_at, keeper = moment_kept()
+  local second = call('HGET', state_key, 'second')
+  if at == math.huge then
+    if keeper == worker then call('HDEL', state_key, 'keeper') end
+    return at
+  end
+  if kept_at and kept_at <= at and keeper ~= worker then
+    if second and second ~= worker then return math.huge end
+    call('HSET', state_key, 'second', worker)
+    return at + SECOND_MS
+  end
+  call('HSET', state_key, 'keeper', string.format('%d ', at) .. worker)
+  if not kept_at or at < kept_at then
+    find_second(user, second, worker)
+  elseif second == worker then
+    call('HDEL', state_key, 'second')
+  end
+  return at
+end
+
+-- True: it was one of the two.
+local function forget_keeper(worker)
+  local _, keeper = moment_kept()
+  local field = keeper == worker and 'keeper' or keeper and call('HGET', state_key, 'second') == worker and 'second'
+  if field then call('HDEL', state_key, field) end
+  return field
+end
+
+-- A worker has no time for it any more.
+local function hand_moment_on(worker)
+  if not forget_keeper(worker) then return end
+  local at, user = next_moment()
+  if at < math.huge and not reaches(call('HGET', state_key, 'second')) then wake(user, 1, worker) end
+end
 
 -- lib/policies.lua
 -- A queue without policies is served without looking for any; one that is being swept is not there yet.
@@ -366,7 +476,9 @@ local function new_government()
   end
 
   local function park(u, at)
-    if at < NEVER then call('ZADD', parked_key, at, u.name) end
+    if at == NEVER then return end
+    call('ZADD', parked_key, at, u.name)
+    note_moment(at, u.name)
   end
 
   function it.hold_back(u, at)
@@ -446,8 +558,6 @@ local function new_government()
   end
 
   function it.unpark_one(user) call('ZREM', parked_key, user) end
-
-  function it.next_event() return tonumber(call('ZRANGE', parked_key, 0, 0, 'WITHSCORES')[2] or NEVER) end
 
   -- After the defaults changed, everybody is looked at, some at each claim.
   function it.sweep(woken)
@@ -690,7 +800,8 @@ local function new_limits()
     if l.rate_us then
       l.tat = rate_after_start(l.tat, l.rate_us)
       call('HSET', prefix .. 'limit:' .. l.name, 'tat', l.tat)
-      call('ZADD', held_key, 'XX', next_look(l), l.name)
+      local at = next_look(l)
+      if call('ZADD', held_key, 'XX', 'CH', at, l.name) == 1 then note_moment(at, user) end
     end
     call('HSET', task_key(user, id), 'limited', l.name)
     return it.end_offer(user, id)
@@ -723,7 +834,8 @@ local function new_limits()
     call('ZADD', place_key('held', user), score, id)
     call('ZADD', held_of(user, l.name), score, id)
     call('ZADD', users_of(l.name), 'NX', now_us, user)
-    call('ZADD', held_key, 'NX', next_look(l), l.name)
+    local at = next_look(l)
+    if call('ZADD', held_key, 'NX', at, l.name) == 1 then note_moment(at, user) end
   end
 
   local function forget_user(name, user)
@@ -811,10 +923,12 @@ local function new_limits()
     local places = l and allowed(l) or UNLIMITED
     local given, is_cut = 0, false
     if places > 0 then given, is_cut = let_in(name, math.min(places, most), woken) end
-    if call('ZSCORE', held_key, name) then
-      is_cut = is_cut or not l or (given == most and given < places)
-      call('ZADD', held_key, is_cut and now or next_look(l), name)
-    end
+    local user = call('ZRANGE', users_of(name), 0, 0)[1]
+    if not user then return given end
+    is_cut = is_cut or not l or (given == most and given < places)
+    local at = is_cut and now or next_look(l)
+    call('ZADD', held_key, at, name)
+    note_moment(at, user)
     return given
   end
 
@@ -835,29 +949,10 @@ local function new_limits()
     for _, name in ipairs(names) do look(name, most, woken) end
   end
 
-  function it.next_event() return tonumber(call('ZRANGE', held_key, 0, 0, 'WITHSCORES')[2] or math.huge) end
-
   return it
 end
 local limited = has_limits and new_limits() or nil
 if limited then on_held_back, on_reviewed = limited.take_back, limited.came_back end
-
--- lib/wake.lua
--- Tell at most `tasks` idle workers that `user` has work. A worker whose message nobody received is gone: the next is told.
-
-local function wake_from(set, tasks)
-  while tasks > 0 do
-    local worker = call('SPOP', set)
-    if not worker then break end
-    if call('PUBLISH', prefix .. 'wake:' .. worker, '') > 0 then tasks = tasks - 1 end
-  end
-  return tasks
-end
-
-local function wake(user, tasks)
-  if has_limited then tasks = wake_from(prefix .. 'waiting:' .. user, tasks) end
-  if tasks > 0 then wake_from(prefix .. 'waiting', tasks) end
-end
 -- ARGV[1] is the msgpack of Policy: whose: str, changes: Mapping[str, Any], forgotten: Sequence[str]
 --   whose: a user, '@' and a group, or '*'. forgotten: fields, '*' for all.
 local args = cmsgpack.unpack(ARGV[1])

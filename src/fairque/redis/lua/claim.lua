@@ -1,7 +1,7 @@
 #!lua
 -- Promote what is due, steal from silent workers, then serve fairly.
 -- KEYS[1]  state
--- Returns  {now, ms until something is due or -1, then per delivery: user, id, lane, stream id, attempt, score,
+-- Returns  {now, ms for which the worker may sleep or -1, then per delivery: user, id, lane, stream id, attempt, score,
 --          history, body}. history: '' at the first delivery, else 'failures lost returned returned-since queued canceling'
 -- Cost     O(wanted log users), plus O(1) per promoted and stolen task, both bounded
 --@include base
@@ -12,6 +12,7 @@
 --@include fair
 --@include cursor
 --@include wake
+--@include moments
 --@include place
 --@include limits
 --@include canceled
@@ -54,7 +55,9 @@ local function promote(user, most)
   end
   local first = call('ZRANGE', waiting, 0, 0, 'WITHSCORES')[2]
   if first then
-    call('ZADD', due_key, math.max(now, math.floor(first)), user)
+    local at = math.max(now, math.floor(first))
+    call('ZADD', due_key, at, user)
+    note_moment(at, user)
   else
     call('ZREM', due_key, user)
   end
@@ -434,19 +437,17 @@ end
 
 local function next_own_look()
   if everyone then return next_look() end
-  local soonest = math.huge
+  local first = math.huge
   local _, looks = own_looks()
   for _, look in ipairs(looks) do
-    if look then soonest = math.min(soonest, tonumber(look)) end
+    if look then first = math.min(first, tonumber(look)) end
   end
-  return soonest
+  return first
 end
 
 local function next_event()
-  local due = tonumber(call('ZRANGE', due_key, 0, 0, 'WITHSCORES')[2] or math.huge)
-  local at = steals and math.min(due, next_own_look()) or due
-  if governed then at = math.min(at, governed.next_event()) end
-  if limited then at = math.min(at, limited.next_event()) end
+  local at = keep_moment(worker)
+  if steals then at = math.min(at, next_own_look()) end
   if call('EXISTS', prefix .. 'announcements') == 1 or moved >= MOVES then at = now end
   return at < math.huge and math.max(0, at - now) or -1
 end
@@ -471,14 +472,15 @@ repeat
 until not (goes_on and has_room())
 announce_promoted()
 count('started', delivered - stolen)
-save_state()
 local sleep = 0
 if delivered < want and waits then
-  wait()
   sleep = next_event()
+  wait()
 elseif delivered >= want then
   in_waiting_sets('SREM') -- a message to a busy worker would be missed by an idle one
+  hand_moment_on(worker)
 end
+save_state()
 local reply = { now, sleep }
 for at = 1, #served do reply[at + 2] = served[at] end
 return reply

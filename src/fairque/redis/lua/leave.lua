@@ -1,11 +1,14 @@
 #!lua flags=allow-oom
--- A worker says goodbye: nobody wakes it or lists it any more, and what it served users of its own is forgiven.
+-- A worker says goodbye: nobody wakes it or lists it any more, and what it served users of its own is forgiven. Another
+-- one looks instead: this one may have been told of work, or may have known a moment.
 -- KEYS[1]  state
 -- Returns  1
 -- Cost     O(users named)
 --@include base
 --@include state
 --@include fair
+--@include wake
+--@include moments
 --@arguments
 call('ZREM', prefix .. 'workers', worker)
 call('DEL', prefix .. 'worker:' .. worker)
@@ -15,4 +18,10 @@ for _, user in ipairs(users) do
   call('SREM', prefix .. 'waiting:' .. user, worker)
   governed.forgive(governed.user(user))
 end
+forget_keeper(worker)
+local untold = 1
+for _, user in ipairs(users) do
+  if untold > 0 then untold = wake_from(prefix .. 'waiting:' .. user, 1) end
+end
+if untold > 0 then wake_from(prefix .. 'waiting', 1) end
 return 1

@@ -93,9 +93,8 @@ local function put_back(user, id, lane, stream_id, attempt, delay)
     schedule(user, id, now + delay)
   else
     call('HSET', key, 'state', 'queued', 'queued', now)
-    place(user, id, lane, call('HGET', key, 'score'))
+    if place(user, id, lane, call('HGET', key, 'score')) then woken[user] = (woken[user] or 0) + 1 end
   end
-  woken[user] = (woken[user] or 0) + 1
   publish(user, id, 'waiting')
 end
 

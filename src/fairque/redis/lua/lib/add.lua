@@ -58,17 +58,8 @@ local function due_at(when)
   return tonumber(when)
 end
 
--- Sleeping workers know when the next task is due: one of them must hear of an earlier one.
-local function is_next_due(at)
-  local earliest = tonumber(call('ZRANGE', due_key, 0, 0, 'WITHSCORES')[2] or math.huge)
-  return at < earliest
-end
-
--- True in `sooner`: somebody must hear of what is due at this user.
-local sooner = {}
 local function put_off(user, id, priority, due)
   call('HSET', task_key(user, id), 'state', 'scheduled', 'priority', priority, 'enqueued', now)
-  sooner[user] = sooner[user] or is_next_due(due)
   schedule(user, id, due)
 end
 
@@ -100,12 +91,9 @@ local function fill_lanes(user, by_lane)
   if admit(user, by_lane.cost) then wake(user, tasks) end
 end
 
--- Everything is in its place but for this; also what was put off is told now.
+-- Everything is in its place but for this.
 local function end_adding()
   for _, user in ipairs(users) do fill_lanes(user, placed[user]) end
-  for user, is_sooner in pairs(sooner) do
-    if is_sooner and not placed[user] then wake(user, 1) end
-  end
 end
 
 -- A user whose quota does not hold what is new in this call, or nil: one that refuses before one that drops.

@@ -44,10 +44,9 @@ local function new_links()
     else
       local lane, score = score_of(tonumber(known[1] or 3), step_us)
       call('HSET', key, 'state', 'queued', 'queued', now)
-      place(user, id, lane, score)
+      if place(user, id, lane, score) then released[user] = (released[user] or 0) + 1 end
     end
     if known[3] then publish(user, id, 'waiting') end
-    released[user] = (released[user] or 0) + 1
   end
 
   -- One dependent learns how one of its dependencies ended. True: it goes on waiting for the same.

@@ -11,6 +11,7 @@
 --@include ready
 --@include gcra
 --@include metrics_format
+--@include moments
 --@include policies
 
 -- Called with a user: functions in scripts that know limits of names (lib/limits.lua).
@@ -158,7 +159,9 @@ local function new_government()
   end
 
   local function park(u, at)
-    if at < NEVER then call('ZADD', parked_key, at, u.name) end
+    if at == NEVER then return end
+    call('ZADD', parked_key, at, u.name)
+    note_moment(at, u.name)
   end
 
   function it.hold_back(u, at)
@@ -238,8 +241,6 @@ local function new_government()
   end
 
   function it.unpark_one(user) call('ZREM', parked_key, user) end
-
-  function it.next_event() return tonumber(call('ZRANGE', parked_key, 0, 0, 'WITHSCORES')[2] or NEVER) end
 
   -- After the defaults changed, everybody is looked at, some at each claim.
   function it.sweep(woken)

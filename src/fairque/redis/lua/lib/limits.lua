@@ -12,6 +12,7 @@
 --@include message
 --@include fair
 --@include gcra
+--@include moments
 
 local function new_limits()
   local it, known, freed = {}, {}, {}
@@ -59,7 +60,8 @@ local function new_limits()
     if l.rate_us then
       l.tat = rate_after_start(l.tat, l.rate_us)
       call('HSET', prefix .. 'limit:' .. l.name, 'tat', l.tat)
-      call('ZADD', held_key, 'XX', next_look(l), l.name)
+      local at = next_look(l)
+      if call('ZADD', held_key, 'XX', 'CH', at, l.name) == 1 then note_moment(at, user) end
     end
     call('HSET', task_key(user, id), 'limited', l.name)
     return it.end_offer(user, id)
@@ -92,7 +94,8 @@ local function new_limits()
     call('ZADD', place_key('held', user), score, id)
     call('ZADD', held_of(user, l.name), score, id)
     call('ZADD', users_of(l.name), 'NX', now_us, user)
-    call('ZADD', held_key, 'NX', next_look(l), l.name)
+    local at = next_look(l)
+    if call('ZADD', held_key, 'NX', at, l.name) == 1 then note_moment(at, user) end
   end
 
   local function forget_user(name, user)
@@ -180,10 +183,12 @@ local function new_limits()
     local places = l and allowed(l) or UNLIMITED
     local given, is_cut = 0, false
     if places > 0 then given, is_cut = let_in(name, math.min(places, most), woken) end
-    if call('ZSCORE', held_key, name) then
-      is_cut = is_cut or not l or (given == most and given < places)
-      call('ZADD', held_key, is_cut and now or next_look(l), name)
-    end
+    local user = call('ZRANGE', users_of(name), 0, 0)[1]
+    if not user then return given end
+    is_cut = is_cut or not l or (given == most and given < places)
+    local at = is_cut and now or next_look(l)
+    call('ZADD', held_key, at, name)
+    note_moment(at, user)
     return given
   end
 
@@ -203,8 +208,6 @@ local function new_limits()
     local most = math.max(1, math.floor(UNLIMITED / #names))
     for _, name in ipairs(names) do look(name, most, woken) end
   end
-
-  function it.next_event() return tonumber(call('ZRANGE', held_key, 0, 0, 'WITHSCORES')[2] or math.huge) end
 
   return it
 end

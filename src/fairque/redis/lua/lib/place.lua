@@ -3,6 +3,7 @@
 --@include state
 --@include message
 --@include fair
+--@include moments
 
 local function score_of(priority, step_us)
   if priority == 6 then return 'critical', next_arrival() end
@@ -30,5 +31,6 @@ local function schedule(user, id, at)
   call('ZADD', waiting, place_in_ms(waiting, at), id)
   call('ZADD', due_key, 'LT', at, user)
   call('ZADD', users_key, now, user)
+  note_moment(at, user)
   count('scheduled', 1)
 end

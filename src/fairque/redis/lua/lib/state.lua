@@ -2,10 +2,10 @@
 --@include base
 
 local of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'limited', 'cursors', 'announcements',
-  'limits', 'mean')
+  'limits', 'mean', 'keeper')
 local clock, arrival = tonumber(of_queue[1] or 0), tonumber(of_queue[2] or 0)
 local has_policies, has_limited, has_cursors = of_queue[3], of_queue[4], tonumber(of_queue[5] or 0) > 0
-local has_announcements, has_limits = of_queue[6], of_queue[7]
+local has_announcements, has_limits, keeper_known = of_queue[6], of_queue[7], of_queue[9] or ''
 local mean = tonumber(of_queue[8] or 0) -- see lib/ready.lua
 local saved_clock, saved_arrival, saved_mean = clock, arrival, mean
 
@@ -21,8 +21,10 @@ local counts = {}
 local function count(field, by) counts[field] = (counts[field] or 0) + by end
 
 local save_tallies = nil -- a function in scripts that measure users: lib/metrics.lua
+local tell_of_moments = nil -- a function in scripts that set moments: lib/moments.lua
 local function save_state()
   if save_tallies then save_tallies() end
+  if tell_of_moments then tell_of_moments() end
   if clock ~= saved_clock or arrival ~= saved_arrival or mean ~= saved_mean then
     call('HSET', state_key, 'clock', clock, 'arrival', arrival, 'mean', mean)
   end
