@@ -14,9 +14,6 @@ SLOW, FAST = "1/h", "1000/s burst 100"
 OLD_TAG = pytest.mark.xfail(
     strict=True, raises=AssertionError, reason="the tag that was reached with the weight before is kept as it is"
 )
-OLD_RATE = pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="the next start that the rate before allowed is kept as it is"
-)
 
 
 @pytest.mark.parametrize("whose", ["light", pytest.param("*", marks=OLD_TAG)])
@@ -45,7 +42,6 @@ async def all_start(core: Core, tasks: int) -> None:
     await eventually(have_started, deadline=0.5)
 
 
-@OLD_RATE
 async def test_a_rate_that_is_raised_holds_at_once(core: Core) -> None:
     await govern(core, "acme", rate=SLOW)
     await fill(core, "acme", tasks=30)
@@ -54,7 +50,6 @@ async def test_a_rate_that_is_raised_holds_at_once(core: Core) -> None:
     await all_start(core, 29)
 
 
-@OLD_RATE
 async def test_a_rate_that_is_taken_back_and_set_anew_starts_anew(core: Core) -> None:
     await govern(core, "acme", rate=SLOW)
     await fill(core, "acme", tasks=30)
@@ -65,7 +60,6 @@ async def test_a_rate_that_is_taken_back_and_set_anew_starts_anew(core: Core) ->
     await all_start(core, 24)
 
 
-@OLD_RATE
 async def test_a_rate_of_everybody_that_is_raised_holds_at_once(core: Core) -> None:
     await govern(core, "*", rate=SLOW)
     await fill(core, "acme", tasks=30)
@@ -74,7 +68,6 @@ async def test_a_rate_of_everybody_that_is_raised_holds_at_once(core: Core) -> N
     await all_start(core, 29)
 
 
-@OLD_RATE
 async def test_a_rate_of_a_task_name_that_is_raised_holds_at_once(core: Core) -> None:
     await limit(core, "api", rate=Rate(1, per=3600))
     await fill(core, "acme", tasks=30, name="api")

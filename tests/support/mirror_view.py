@@ -216,6 +216,7 @@ def _user(model: ModelQueue, user_id: str) -> View:
         "tag": model.choice.line_of(user_id).kept.get(user_id),
         "capped": int(user_id in model.choice.line_of(user_id).capped),
         "tat": marks.tat_us,
+        "tat_of": marks.tat_of_us,
         "open_until": marks.open_until_ms,
         "fails": marks.failures,
         "fails_since": marks.failing_since_ms,
@@ -267,7 +268,7 @@ def _limits(model: ModelQueue) -> View:
 def _limit(limit: NameLimit) -> View:
     rate = limit.rate
     counted = {"rate_us": rate.interval_us, "burst": rate.burst} if rate else {}
-    return _filled({"max": limit.max_running, "tat": limit.tat_us, **counted})
+    return _filled({"max": limit.max_running, "tat": limit.tat_us, "tat_of": limit.tat_of_us, **counted})
 
 
 def _name(task: ModelTask) -> str:

@@ -23,18 +23,22 @@ class NameLimit:
     max_running: int | None = None
     rate: Rate | None = None
     tat_us: int = 0
+    tat_of_us: int = 0  # the interval it was counted with: for another rate it says nothing
+
+    def tat_for(self, rate: Rate) -> int:
+        return self.tat_us if self.tat_of_us == rate.interval_us else 0
 
     def room(self, now_us: int, running: int) -> float:
         """How many may start now."""
         room = math.inf if self.max_running is None else self.max_running - running
         if self.rate is not None:
-            ahead = max(0, self.tat_us - now_us) / self.rate.interval_us
+            ahead = max(0, self.tat_for(self.rate) - now_us) / self.rate.interval_us
             room = min(room, math.floor(self.rate.burst - ahead))
         return room
 
     def next_look_ms(self, now_us: int) -> int:
         if self.rate is not None:
-            at_ms = math.ceil(next_start_us(self.tat_us, self.rate.interval_us, self.rate.burst) / 1000)
+            at_ms = math.ceil(next_start_us(self.tat_for(self.rate), self.rate.interval_us, self.rate.burst) / 1000)
             if at_ms > now_us // 1000:
                 return at_ms
         return now_us // 1000 + LOOK_MS
@@ -79,7 +83,9 @@ class NameLimits:
             self.limits.pop(name, None)
         else:
             before = self.limits.get(name)
-            self.limits[name] = NameLimit(max_running, rate, before.tat_us if before else 0)
+            self.limits[name] = NameLimit(max_running, rate)
+            if before is not None:
+                self.limits[name].tat_us, self.limits[name].tat_of_us = before.tat_us, before.tat_of_us
         if name in self.held:
             self.held.put(name, now_us // 1000)
 
@@ -113,7 +119,8 @@ class NameLimits:
             return
         self.running.setdefault(task.name, set()).add(task.key)
         if limit.rate is not None:
-            limit.tat_us = tat_after_start_us(now_us, limit.tat_us, limit.rate.interval_us)
+            limit.tat_us = tat_after_start_us(now_us, limit.tat_for(limit.rate), limit.rate.interval_us)
+            limit.tat_of_us = limit.rate.interval_us
             if task.name in self.held:
                 self.held.put(task.name, limit.next_look_ms(now_us))
         task.limited = task.name

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from fairque.fairness.choice import FairChoice, SortedSet, encoded
 from fairque.models import EVERYONE
-from fairque.policy import Policy, merged, next_start_us, tat_after_start_us
+from fairque.policy import Policy, Rate, merged, next_start_us, tat_after_start_us
 
 __all__ = ["Admission", "Marks", "Policies"]
 
@@ -25,10 +25,14 @@ class Marks:
     """What limits over time are counted with."""
 
     tat_us: int = 0  # when the next start would come if all of them were evenly spread
+    tat_of_us: int = 0  # the interval it was counted with: for another rate it says nothing
     open_until_ms: int = 0  # of the breaker; 0: closed
     failures: int = 0
     failing_since_ms: int = 0
     trips: int = 0
+
+    def tat_for(self, rate: Rate) -> int:
+        return self.tat_us if self.tat_of_us == rate.interval_us else 0
 
 
 class Policies:
@@ -76,13 +80,14 @@ class Policies:
     def _rate_gate(self, now_us: int, policy: Policy, marks: Marks) -> float | None:
         if policy.rate is None:
             return None
-        at_us = next_start_us(marks.tat_us, policy.rate.interval_us, policy.rate.burst)
+        at_us = next_start_us(marks.tat_for(policy.rate), policy.rate.interval_us, policy.rate.burst)
         return math.ceil(at_us / 1000) if at_us > now_us else None
 
     def note_start(self, now_us: int, user_id: str) -> None:
         if (rate := self.of(user_id).rate) is not None:
             marks = self.marks.setdefault(user_id, Marks())
-            marks.tat_us = tat_after_start_us(now_us, marks.tat_us, rate.interval_us)
+            marks.tat_us = tat_after_start_us(now_us, marks.tat_for(rate), rate.interval_us)
+            marks.tat_of_us = rate.interval_us
 
     def note_end(self, now_us: int, user_id: str, *, is_success: bool) -> bool:
         """For the breaker. True: it opens."""

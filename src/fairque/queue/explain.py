@@ -135,7 +135,8 @@ class _Facts:
         limit = _fields(self._found["limit"] or ())
         text = f"as many {self.name!r} run as may, {self._found['name_running']} of {limit.get('max', 'any number')}"
         interval_us, burst = float(limit.get("rate_us", 0)), float(limit.get("burst", 1))
-        at_ms = next_start_us(float(limit.get("tat", 0)), interval_us, burst) / 1000
+        tat_us = float(limit["tat"]) if float(limit.get("tat_of", 0)) == interval_us > 0 else 0.0
+        at_ms = next_start_us(tat_us, interval_us, burst) / 1000
         if interval_us and at_ms > self.now_ms:
             text = f"as many {self.name!r} were started as may"
             return Waiting(Reason.NAME_LIMIT, text, at_ms / 1000)
@@ -144,7 +145,7 @@ class _Facts:
     def _gates(self) -> Iterable[Waiting]:
         """The same that the scripts look at, in the same order."""
         policy, now = self.policy, self.now_ms / 1000
-        tat_us, open_until_ms = (float(mark or 0) for mark in self._found["marks"])
+        tat_us, tat_of_us, open_until_ms = (float(mark or 0) for mark in self._found["marks"])
         if policy.paused is True:
             yield Waiting(Reason.PAUSED, "its user is paused")
         elif policy.paused and policy.paused.timestamp() > now:
@@ -160,7 +161,7 @@ class _Facts:
                 most = 1
         if most and self.running >= most:
             yield Waiting(Reason.USER_LIMIT, f"{self.running} tasks of its user run, at most {most} may")
-        if policy.rate:
+        if policy.rate and policy.rate.interval_us == tat_of_us:
             at_ms = next_start_us(tat_us, policy.rate.interval_us, policy.rate.burst) / 1000
             if at_ms > self.now_ms:
                 text = f"its user may start the next task in {span((at_ms - self.now_ms) / 1000)} ({policy.rate})"

@@ -194,7 +194,10 @@ end
 
 -- lib/gcra.lua
 -- Rates, by GCRA (as in ATM, ITU-T I.371): a theoretical arrival time, `tat`, runs ahead of the clock by less than the
--- burst. All in us; `interval` is the time between two starts at the rate itself.
+-- burst. All in us; `interval` is the time between two starts at the rate itself. A `tat` counts for the interval that it
+-- was counted with, `tat_of`: a rate that is changed begins anew.
+
+local function rate_tat(tat, tat_of, interval) return tonumber(tat_of or 0) == interval and tonumber(tat) or 0 end
 
 local function rate_opens_at(tat, interval, burst) return tat - (burst - 1) * interval end
 
@@ -377,8 +380,8 @@ local function new_government()
 
   local function read_marks(u)
     if u.tat then return end
-    local marks = call('HMGET', user_key(u.name), 'tat', 'open_until')
-    u.tat, u.open_until = tonumber(marks[1] or 0), tonumber(marks[2] or 0)
+    local marks = call('HMGET', user_key(u.name), 'tat', 'tat_of', 'open_until')
+    u.tat, u.open_until = rate_tat(marks[1], marks[2], u.policy.rate_us), tonumber(marks[3] or 0)
   end
 
   -- When the user may be served: nil is now, else ms, or NEVER.
@@ -406,7 +409,7 @@ local function new_government()
     if not rate then return end
     read_marks(u)
     u.tat = rate_after_start(u.tat, rate)
-    keep(user_key(u.name), 'tat', u.tat)
+    keep(user_key(u.name), 'tat', u.tat, 'tat_of', rate)
   end
 
   function it.tag(u)

@@ -4,7 +4,7 @@
 -- Returns  a flat list of names and values:
 --          now, id, task (fields), ended (first ten bytes of the result record), has_body, name, rank (in its lane), lane,
 --          scheduled_at, needs, critical, normal, held, running, tag, parked_until, policy, default, marks (tat,
---          open_until), group, group_policy, group_tag, metrics, queue_metrics, limit (fields), name_running, held_users,
+--          tat_of, open_until), group, group_policy, group_tag, metrics, queue_metrics, limit (fields), name_running, held_users,
 --          workers (per worker: fields), ready (per member: name, tag, weight, backlog), siblings (the same, inside the
 --          group), ready_line and siblings_line (members that are ready, members before it), queued
 -- Cost     O(log users + members looked at + workers)
@@ -147,7 +147,7 @@ tell('tag', call('ZSCORE', group and prefix .. 'ready:' .. group or ready_key, u
 tell('parked_until', call('ZSCORE', prefix .. 'parked', user))
 tell('policy', policy)
 tell('default', default)
-tell('marks', call('HMGET', prefix .. 'user:' .. user, 'tat', 'open_until'))
+tell('marks', call('HMGET', prefix .. 'user:' .. user, 'tat', 'tat_of', 'open_until'))
 if group then
   tell('group', '@' .. group)
   tell('siblings', members_of(prefix .. 'ready:' .. group))

@@ -307,7 +307,10 @@ end
 
 -- lib/gcra.lua
 -- Rates, by GCRA (as in ATM, ITU-T I.371): a theoretical arrival time, `tat`, runs ahead of the clock by less than the
--- burst. All in us; `interval` is the time between two starts at the rate itself.
+-- burst. All in us; `interval` is the time between two starts at the rate itself. A `tat` counts for the interval that it
+-- was counted with, `tat_of`: a rate that is changed begins anew.
+
+local function rate_tat(tat, tat_of, interval) return tonumber(tat_of or 0) == interval and tonumber(tat) or 0 end
 
 local function rate_opens_at(tat, interval, burst) return tat - (burst - 1) * interval end
 
@@ -479,8 +482,8 @@ local function new_government()
 
   local function read_marks(u)
     if u.tat then return end
-    local marks = call('HMGET', user_key(u.name), 'tat', 'open_until')
-    u.tat, u.open_until = tonumber(marks[1] or 0), tonumber(marks[2] or 0)
+    local marks = call('HMGET', user_key(u.name), 'tat', 'tat_of', 'open_until')
+    u.tat, u.open_until = rate_tat(marks[1], marks[2], u.policy.rate_us), tonumber(marks[3] or 0)
   end
 
   -- When the user may be served: nil is now, else ms, or NEVER.
@@ -508,7 +511,7 @@ local function new_government()
     if not rate then return end
     read_marks(u)
     u.tat = rate_after_start(u.tat, rate)
-    keep(user_key(u.name), 'tat', u.tat)
+    keep(user_key(u.name), 'tat', u.tat, 'tat_of', rate)
   end
 
   function it.tag(u)
@@ -890,7 +893,7 @@ end
 -- lib/limits.lua
 -- Limits per task name, over all users. `limited` is nil in a queue that has none. A task that must wait for its name is
 -- held apart, so that it blocks nothing behind it, and comes back to its place in its lane when its turn has come.
--- limit:<name>        hash  max, rate_us, burst, tat
+-- limit:<name>        hash  max, rate_us, burst, tat, tat_of
 -- running:<name>      set   <u>:<id> of the deliveries that count
 -- held                zset  names with held tasks → ms of the next look
 -- held-users:<name>   zset  users with held tasks of that name → when they were last let in, in us, or may be again
@@ -911,8 +914,9 @@ local function new_limits()
   function it.of(name)
     local l = known[name]
     if l == nil then
-      local f = call('HMGET', prefix .. 'limit:' .. name, 'max', 'rate_us', 'burst', 'tat')
-      l = { name = name, max = tonumber(f[1]), rate_us = tonumber(f[2]), burst = tonumber(f[3]), tat = tonumber(f[4] or 0) }
+      local f = call('HMGET', prefix .. 'limit:' .. name, 'max', 'rate_us', 'burst', 'tat', 'tat_of')
+      l = { name = name, max = tonumber(f[1]), rate_us = tonumber(f[2]), burst = tonumber(f[3]) }
+      l.tat = rate_tat(f[4], f[5], l.rate_us)
       if not (l.max or l.rate_us) then l = false end
       known[name] = l
     end
@@ -943,7 +947,7 @@ local function new_limits()
     call('SADD', running_of(l.name), user .. ':' .. id)
     if l.rate_us then
       l.tat = rate_after_start(l.tat, l.rate_us)
-      call('HSET', prefix .. 'limit:' .. l.name, 'tat', l.tat)
+      call('HSET', prefix .. 'limit:' .. l.name, 'tat', l.tat, 'tat_of', l.rate_us)
       local at = next_look(l)
       if call('ZADD', held_key, 'XX', 'CH', at, l.name) == 1 then note_moment(at, user) end
     end

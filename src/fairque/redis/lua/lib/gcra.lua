@@ -1,6 +1,9 @@
 -- Rates, by GCRA (as in ATM, ITU-T I.371): a theoretical arrival time, `tat`, runs ahead of the clock by less than the
--- burst. All in us; `interval` is the time between two starts at the rate itself.
+-- burst. All in us; `interval` is the time between two starts at the rate itself. A `tat` counts for the interval that it
+-- was counted with, `tat_of`: a rate that is changed begins anew.
 --@include base
+
+local function rate_tat(tat, tat_of, interval) return tonumber(tat_of or 0) == interval and tonumber(tat) or 0 end
 
 local function rate_opens_at(tat, interval, burst) return tat - (burst - 1) * interval end
 

@@ -58,8 +58,8 @@ local function new_government()
 
   local function read_marks(u)
     if u.tat then return end
-    local marks = call('HMGET', user_key(u.name), 'tat', 'open_until')
-    u.tat, u.open_until = tonumber(marks[1] or 0), tonumber(marks[2] or 0)
+    local marks = call('HMGET', user_key(u.name), 'tat', 'tat_of', 'open_until')
+    u.tat, u.open_until = rate_tat(marks[1], marks[2], u.policy.rate_us), tonumber(marks[3] or 0)
   end
 
   -- When the user may be served: nil is now, else ms, or NEVER.
@@ -87,7 +87,7 @@ local function new_government()
     if not rate then return end
     read_marks(u)
     u.tat = rate_after_start(u.tat, rate)
-    keep(user_key(u.name), 'tat', u.tat)
+    keep(user_key(u.name), 'tat', u.tat, 'tat_of', rate)
   end
 
   function it.tag(u)

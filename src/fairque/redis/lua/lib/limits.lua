@@ -1,6 +1,6 @@
 -- Limits per task name, over all users. `limited` is nil in a queue that has none. A task that must wait for its name is
 -- held apart, so that it blocks nothing behind it, and comes back to its place in its lane when its turn has come.
--- limit:<name>        hash  max, rate_us, burst, tat
+-- limit:<name>        hash  max, rate_us, burst, tat, tat_of
 -- running:<name>      set   <u>:<id> of the deliveries that count
 -- held                zset  names with held tasks → ms of the next look
 -- held-users:<name>   zset  users with held tasks of that name → when they were last let in, in us, or may be again
@@ -27,8 +27,9 @@ local function new_limits()
   function it.of(name)
     local l = known[name]
     if l == nil then
-      local f = call('HMGET', prefix .. 'limit:' .. name, 'max', 'rate_us', 'burst', 'tat')
-      l = { name = name, max = tonumber(f[1]), rate_us = tonumber(f[2]), burst = tonumber(f[3]), tat = tonumber(f[4] or 0) }
+      local f = call('HMGET', prefix .. 'limit:' .. name, 'max', 'rate_us', 'burst', 'tat', 'tat_of')
+      l = { name = name, max = tonumber(f[1]), rate_us = tonumber(f[2]), burst = tonumber(f[3]) }
+      l.tat = rate_tat(f[4], f[5], l.rate_us)
       if not (l.max or l.rate_us) then l = false end
       known[name] = l
     end
@@ -59,7 +60,7 @@ local function new_limits()
     call('SADD', running_of(l.name), user .. ':' .. id)
     if l.rate_us then
       l.tat = rate_after_start(l.tat, l.rate_us)
-      call('HSET', prefix .. 'limit:' .. l.name, 'tat', l.tat)
+      call('HSET', prefix .. 'limit:' .. l.name, 'tat', l.tat, 'tat_of', l.rate_us)
       local at = next_look(l)
       if call('ZADD', held_key, 'XX', 'CH', at, l.name) == 1 then note_moment(at, user) end
     end
