@@ -12,9 +12,6 @@ from tests.support.tenants import fill
 pytestmark = pytest.mark.leaves_keys()
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="a task that is put back is paid for already, for whatever reason it was"
-)
 async def test_tasks_that_no_worker_knows_get_no_more_deliveries_than_those_of_an_equal_user(core: Core) -> None:
     await fill(core, "unknown", tasks=50)
     await fill(core, "known", tasks=200)

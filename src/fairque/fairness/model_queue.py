@@ -324,10 +324,11 @@ class ModelQueue(ModelLanes):
             task.lost = 0
         else:
             task.attempt -= 1
-            task.paid = True
-            if delay_ms:
+            if delay_ms:  # no worker knew it: what it took is charged, and so is what comes
                 task.returned += 1
                 task.returned_since_ms = task.returned_since_ms or now_us // 1000
+            else:
+                task.paid = True
         if delay_ms:
             self._schedule(now_us, task, now_us // 1000 + delay_ms)
         else:

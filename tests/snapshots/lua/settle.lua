@@ -1405,7 +1405,8 @@ end
 --   list[SettledDelivery]
 -- SettledDelivery: lane: str, user: str, id: str, stream_id: str, attempt: int, kind: str, ttl_ms: int, delay_ms:
 --   int, record: Value, error: Value, pushed: Value, cost: float, charge: float, run_ms: float, wait_ms: int | None
---   kind: finished, failed, canceled, retry, or released (not the task's fault: it keeps attempt, charge and place).
+--   kind: finished, failed, canceled, retry, or released (not the task's fault: it keeps attempt and
+--   place, and where it goes back at once its charge).
 --   ttl_ms: how long the result record lives. delay_ms: wait before the retry or the return to the lane.
 --   error: a record, or of what is canceled the reason. pushed: the lengths of namespace and key, the TTL in ms, then
 --   namespace, key and value. cost: of the body. charge: what the task added while it ran. wait_ms: of a first attempt.
@@ -1503,10 +1504,11 @@ end
 function ends.released(user, id, lane, stream_id, attempt, _, delay)
   local key = task_key(user, id)
   call('HINCRBY', key, 'attempt', -1)
-  call('HSET', key, 'paid', 1)
   if delay > 0 then
     call('HINCRBY', key, 'returned', 1)
     call('HSETNX', key, 'since', now)
+  else
+    call('HSET', key, 'paid', 1)
   end
   put_back(user, id, lane, stream_id, attempt, delay)
 end

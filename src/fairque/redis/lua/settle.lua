@@ -109,10 +109,11 @@ end
 function ends.released(user, id, lane, stream_id, attempt, _, delay)
   local key = task_key(user, id)
   call('HINCRBY', key, 'attempt', -1)
-  call('HSET', key, 'paid', 1)
   if delay > 0 then
     call('HINCRBY', key, 'returned', 1)
     call('HSETNX', key, 'since', now)
+  else
+    call('HSET', key, 'paid', 1)
   end
   put_back(user, id, lane, stream_id, attempt, delay)
 end
