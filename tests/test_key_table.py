@@ -178,9 +178,11 @@ async def is_governed(queue: TaskQueue, known: SimpleNamespace, look: Look) -> N
     await queue.enqueue(known.broken(), user_id="broke")
     await serve(queue)
     look()
+    await queue.pause("*", until=datetime.now(UTC) + HOUR)
     for user_id in ("member", "slow", "small", "tiny", "acme"):
         await queue.clear_policy(user_id)
     await queue.clear_policy("*")
+    look()
     await serve(queue)
 
 

@@ -384,9 +384,10 @@ async def test_pausing_everybody_reaches_those_who_wait_already(core: Core) -> N
 
 
 async def test_one_claim_holds_back_a_bounded_number_of_users(core: Core) -> None:
-    await govern(core, "x", weight=2)
-    await core.enqueue_all([new_task(user_id, "1", 3, 1.0, 0, new_nonce()) for user_id in names(500, "u")])
-    await govern(core, "*", paused=True)
+    users = names(500, "u")
+    await core.enqueue_all([new_task(user_id, id_, 3, 1.0, 0, new_nonce()) for user_id in users for id_ in "12"])
+    await core.take(500)
+    await govern(core, "*", max_running=1)
     claim = await core.claim(10, wait=True)
     assert not claim.deliveries
     assert claim.sleep == 0, "it comes back at once"

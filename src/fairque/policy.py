@@ -122,7 +122,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         max_queued: Most tasks that wait, for whatever: their turn, their time, others.
         overflow: What happens to a task that is too many: it is refused with `QueueFull` (``"reject"``, the default),
             or the first ones in line are canceled (``"drop_oldest"``).
-        paused: Nothing starts, and nothing is lost: True, or until when.
+        paused: Nothing starts, and nothing is lost: True, or until when. That of ``"*"`` holds for all, whatever their
+            own says.
         group: Shares first with other groups and users without one, then inside.
         breaker: Parks it while its tasks keep failing.
     """
@@ -233,13 +234,18 @@ def limit_in(row: Sequence[bytes | None]) -> TaskLimit:
 
 
 def merged(own: Policy, default: Policy) -> Policy:
-    """What governs a user: its own policy, and the default where that says nothing."""
-    return Policy(
-        **{
-            field: value if (value := getattr(own, field)) is not None else getattr(default, field)
-            for field in Policy.__struct_fields__
-        }
-    )
+    """What governs a user: its own policy, and the default where that says nothing. Of two pauses the longer one."""
+    found = {
+        field: value if (value := getattr(own, field)) is not None else getattr(default, field)
+        for field in Policy.__struct_fields__
+    }
+    return Policy(**{**found, "paused": _longer(own.paused, default.paused)})
+
+
+def _longer(one: bool | datetime | None, other: bool | datetime | None) -> bool | datetime | None:
+    if isinstance(one, datetime) and isinstance(other, datetime):
+        return max(one, other)
+    return True if True in (one, other) else one or other
 
 
 def _rate_of(interval_us: int, burst: int) -> Rate:

@@ -144,7 +144,6 @@ async def test_purging(core: Core) -> None:
     assert "b" in whose(await core.take(2))
 
 
-@one_by_one("users are looked at 50 a claim after the policy of everybody changed")
 async def test_the_sweep_after_the_policy_of_everybody_changed(core: Core) -> None:
     few = numbered(5, "b")
     await put(core, [task for user_id in numbered(2_000, "a") for task in tasks_of(user_id, ["1"])])

@@ -14,9 +14,6 @@ from tests.support.tenants import claims_until, govern, numbered, put, tasks_of,
 pytestmark = pytest.mark.leaves_keys()
 KNOWN = 2_000
 FEW = ("a", "b", "c", "d", "e")
-SWEPT = pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="users are looked at 50 a claim, and nobody comes back for the next 50"
-)
 
 
 async def make_known(core: Core) -> None:
@@ -26,7 +23,6 @@ async def make_known(core: Core) -> None:
         await core.settle(await core.take(500))
 
 
-@SWEPT
 async def test_an_idle_worker_starts_what_waits_as_soon_as_everybody_is_resumed(core: Core, queue: TaskQueue) -> None:
     await make_known(core)
     starts = Starts()
@@ -41,7 +37,6 @@ async def test_an_idle_worker_starts_what_waits_as_soon_as_everybody_is_resumed(
     assert sorted(starts.users) == sorted(FEW)
 
 
-@SWEPT
 async def test_whoever_is_resumed_with_everybody_is_served_by_the_next_claims(core: Core) -> None:
     await make_known(core)
     await govern(core, "*", paused=True)

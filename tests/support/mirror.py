@@ -160,6 +160,7 @@ class Mirror:
     async def set_group(self, group: str, weight: float | None) -> None:
         await self.core.store.set_policy(f"@{encode_user(group)}", *changes_of({"weight": weight}))
         self.model.choice.set_group_weight(group, weight)
+        self.model.forget_reserved()
         self.compare()
 
     async def set_limit(self, name: str, max_running: int | None, rate: Rate | None) -> None:

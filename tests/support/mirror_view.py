@@ -12,7 +12,7 @@ from fairque.fairness.model_policies import Marks
 from fairque.fairness.model_queue import ModelQueue, ModelTask, UserCounts
 from fairque.fairness.model_task import LANES
 from fairque.metrics import metrics_in
-from fairque.models import TaskState
+from fairque.models import EVERYONE, TaskState
 from fairque.policy import Policy, changes_of
 from fairque.redis.keys import encode_user
 from tests.support.core import Key
@@ -137,7 +137,8 @@ def _turns(model: ModelQueue) -> View:
     found: View = {
         "ready": _line(choice.line),
         "reserved": [(encode_user(user_id), choice.reserved.scores[user_id]) for user_id in choice.reserved],
-        "parked": [(encode_user(user_id), admission.parked.scores[user_id]) for user_id in admission.parked],
+        "parked": [(policy_name(user_id), admission.parked.scores[user_id]) for user_id in admission.parked],
+        "swept": [(policy_name(user_id), admission.swept.scores[user_id]) for user_id in admission.swept],
         "due": [(encode_user(user_id), model.due.scores[user_id]) for user_id in model.due],
         "leases": [(f"{key[0]}:{encode_user(key[1])}", model.leases.scores[key]) for key in model.leases],
         "users": [(user, ms) for ms, user in by_time],
@@ -148,6 +149,10 @@ def _turns(model: ModelQueue) -> View:
             {"tag": choice.kept.get(Party(group)), "clock": line.clock, "mean": line.mean}
         )
     return found
+
+
+def policy_name(user_id: str) -> str:
+    return user_id if user_id == EVERYONE else encode_user(user_id)
 
 
 def _line(line: Line) -> list[tuple[str, float]]:
@@ -295,7 +300,7 @@ def agree(what: str, of_scripts: Any, of_model: Any) -> None:
 def are_close(one: Any, other: Any) -> bool:
     """Equal, but for how virtual times are rounded. Moments are whole numbers, and must be the same."""
     if isinstance(one, float) and isinstance(other, int | float):
-        return abs(one - other) <= 1e-9 * max(1, min(abs(one), 1e6))
+        return one == other or abs(one - other) <= 1e-9 * max(1, min(abs(one), 1e6))
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(are_close(one[name], other[name]) for name in one)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):

@@ -17,7 +17,7 @@ from fairque.policy import Policy, Rate, merged, next_start_us, tat_after_start_
 __all__ = ["Admission", "Marks", "Policies"]
 
 NEVER = math.inf  # until something happens: a task ends, the policy changes
-UNPARKED = 20
+UNPARKED, SWEPT = 20, 100
 
 
 @dataclass(slots=True, eq=False)
@@ -66,7 +66,7 @@ class Policies:
         """The ms at which the user may go on by itself, `NEVER` when it cannot; None: it may be served now."""
         policy = self.of(user_id)
         now_ms, marks = now_us // 1000, self.marks.get(user_id, _NOTHING)
-        if (paused := _paused_until(policy)) > now_ms:
+        if (paused := _paused_until(self.own.get(user_id, _NO_POLICY))) > now_ms:
             return paused
         most = policy.max_running
         if policy.breaker is not None and marks.open_until_ms:
@@ -76,6 +76,15 @@ class Policies:
         if most is not None and running >= most:
             return NEVER
         return self._rate_gate(now_us, policy, marks)
+
+    def all_paused_until(self) -> float:
+        """A flag: nobody is taken out of the line for it."""
+        return _paused_until(self.default)
+
+    def is_own_cap(self, user_id: str) -> bool:
+        """Whether it has to wait for an event whatever the defaults are."""
+        own = self.own.get(user_id, _NO_POLICY)
+        return own.paused is True or (own.max_running is not None and self.of(user_id).breaker is None)
 
     def _rate_gate(self, now_us: int, policy: Policy, marks: Marks) -> float | None:
         if policy.rate is None:
@@ -118,6 +127,7 @@ class Policies:
 
 
 _NOTHING = Marks()
+_NO_POLICY = Policy()
 
 
 def _paused_until(policy: Policy) -> float:
@@ -136,9 +146,10 @@ class Admission:
         head_cost: What the first task of a user costs, None when it has none.
 
     Attributes:
-        parked: Users → the ms at which they go on.
+        parked: Users → the ms at which they go on, or `NEVER`; everybody → the end of the pause of all.
+        swept: Those of `parked` that are looked at anew, because the default changed.
         seen: Users → the ms at which they last had something to wait for.
-        is_swept: The next claim looks at everybody, because the default changed.
+        is_swept: The next claim does so.
         on_held_back: Called at a time with a user that may not be served any more.
         on_reviewed: Called with a user that may have become able to be served.
     """
@@ -152,9 +163,10 @@ class Admission:
     ) -> None:
         self.choice = choice
         self.policies = policies
-        self.parked: SortedSet[str] = SortedSet(encoded)
+        self.parked: SortedSet[str] = SortedSet(_encoded_or_all)
+        self.swept: SortedSet[str] = SortedSet(_encoded_or_all)
         self.seen: dict[str, int] = {}
-        self.is_swept = False
+        self.is_swept = self._is_again = False
         self.on_held_back: Callable[[int, str], None] = lambda *_: None
         self.on_reviewed: Callable[[str], None] = lambda *_: None
         self._running = running
@@ -181,13 +193,13 @@ class Admission:
         self.choice.reserve(user_id, least is not None and self._running(user_id) < least)
 
     def hold_back(self, now_us: int, user_id: str, at_ms: float) -> None:
-        is_capped = at_ms == NEVER and self.policies.of(user_id).paused is not True
+        is_capped = at_ms == NEVER and self.policies.own.get(user_id, _NO_POLICY).paused is not True
         self.choice.leave(user_id, is_capped=is_capped)
         self._park(user_id, at_ms)
         self.on_held_back(now_us, user_id)
 
     def _park(self, user_id: str, at_ms: float) -> None:
-        if at_ms < NEVER:
+        if at_ms < NEVER or not self.policies.is_own_cap(user_id):
             self.parked.put(user_id, at_ms)
 
     def retire(self, user_id: str) -> None:
@@ -219,11 +231,38 @@ class Admission:
 
     def unpark(self, now_us: int) -> None:
         for user_id in self.parked.up_to(now_us // 1000, UNPARKED):
-            self.review(now_us, user_id)
+            if user_id == EVERYONE:
+                self.parked.drop(user_id)
+            else:
+                self.review(now_us, user_id)
+
+    def change_default(self, now_us: int) -> None:
+        """Who is ready is looked at when its turn comes, the others by the claims that follow."""
+        self._begin_sweep()
+        self.parked.drop(EVERYONE)
+        if now_us // 1000 < self.policies.all_paused_until() < NEVER:
+            self.parked.put(EVERYONE, self.policies.all_paused_until())
+
+    def _begin_sweep(self) -> None:
+        if self.swept:
+            self._is_again = True
+            return
+        self.is_swept, self._is_again = True, False
+        self.parked, self.swept = self.swept, self.parked
 
     def sweep(self, now_us: int) -> None:
-        """The scripts do this in steps of some users per claim; as long as there are few, one step is all."""
-        if self.is_swept:
-            self.is_swept = False
-            for user_id in sorted(self.seen, key=lambda user_id: (self.seen[user_id], encoded(user_id))):
+        for user_id in self.swept.up_to(NEVER, SWEPT if self.is_swept else 0):
+            until = self.swept.scores[user_id]
+            self.swept.drop(user_id)
+            if user_id != EVERYONE:
                 self.review(now_us, user_id)
+            elif until == self.policies.all_paused_until():
+                self.parked.put(EVERYONE, until)
+        if not self.swept and self._is_again:
+            self._begin_sweep()
+        elif not self.swept:
+            self.is_swept = False
+
+
+def _encoded_or_all(user_id: str) -> str:
+    return user_id if user_id == EVERYONE else encoded(user_id)

@@ -56,7 +56,7 @@ class ModelQueue(ModelLanes):
     def set_policy(self, now_us: int, user_id: str, **fields: Any) -> None:
         """Change what governs a user, or ``"*"``: the fields of a `Policy`, None forgets."""
         if user_id == EVERYONE:
-            self._set_default(fields)
+            self._set_default(now_us, fields)
             return
         reserved = self.policies.of(user_id).min_running or 0
         self.policies.change(user_id, **fields)
@@ -66,14 +66,23 @@ class ModelQueue(ModelLanes):
         self.choice.set_weight(user_id, own.weight if own else None)
         self.choice.set_group(user_id, own.group if own else None)
         self.admission.review(now_us, user_id)
+        self.forget_reserved()
         self.limits.pass_on(now_us)
 
-    def _set_default(self, fields: dict[str, Any]) -> None:
+    def _set_default(self, now_us: int, fields: dict[str, Any]) -> None:
         before = self.policies.default
         self.policies.change(EVERYONE, **fields)
         self.choice.default_weight = self.policies.default.weight or 1.0
         if Policy() != before or Policy() != self.policies.default:
-            self.admission.is_swept = True
+            self.admission.change_default(now_us)
+            self.forget_reserved()
+
+    def forget_reserved(self) -> None:
+        """Without any policy nobody is, whatever a default that was taken back said."""
+        policies = self.policies
+        if not (policies.own or policies.default != Policy() or self.choice.group_weights() or self.admission.is_swept):
+            for user_id in list(self.choice.reserved):
+                self.choice.reserved.drop(user_id)
 
     def set_limit(self, now_us: int, name: str, max_running: int | None = None, rate: Rate | None = None) -> None:
         """Of the tasks of this name, over all users; without limits, none is left."""
@@ -191,6 +200,7 @@ class ModelQueue(ModelLanes):
         claim = ModelClaim(worker, want, lease_ms, now_us)
         self._promote(now_us, want)
         self.admission.sweep(now_us)
+        self.forget_reserved()
         self.admission.unpark(now_us)
         self.limits.tick(now_us)
         if steal:
@@ -201,8 +211,9 @@ class ModelQueue(ModelLanes):
     def _serve_all(self, claim: ModelClaim, groups: Sequence[UserGroup]) -> None:
         """Whose task has to wait for its name rests until all others had their turn."""
         resting: set[str] = set()
+        served_groups = groups if self.policies.all_paused_until() <= claim.now_ms else ()
         while True:
-            for group in groups:
+            for group in served_groups:
                 while claim.missing and (user_id := self.choice.lowest(group, resting)) is not None:
                     if not self._serve(claim, user_id):
                         resting.add(user_id)
@@ -346,6 +357,8 @@ class ModelQueue(ModelLanes):
         at_ms = self._next_moment_ms()
         if steal:
             at_ms = min(at_ms, self._next_look_ms(groups))
+        if self.admission.is_swept:
+            return 0
         return at_ms if at_ms < math.inf else None
 
     def _next_moment_ms(self) -> float:
@@ -364,4 +377,6 @@ class ModelQueue(ModelLanes):
         at_ms = self.moments.keep(now_us // 1000, worker, self._next_moment_ms())
         if steal:
             at_ms = min(at_ms, self._next_look_ms(groups))
+        if self.admission.is_swept:
+            return 0
         return at_ms if at_ms < math.inf else None

@@ -22,7 +22,7 @@ local step_us, by_time = priority_step_ms * 1000, fairness == 'time'
 local PROMOTIONS, LOOKS, MOVES = 200, 20, 200
 local SPARE = 10 -- promoted of one user beyond what is wanted: other workers find something, too
 local LOOK_SHARE = 0.4 -- of a lease, between two looks at a lane: a lease and this are less than 1.5 leases, with room
-local served, delivered, promoted, moved = {}, 0, {}, 0
+local served, delivered, promoted, moved, is_swept = {}, 0, {}, 0, false
 
 -- Each user in the first of its groups only.
 local served_groups, named, everyone = {}, {}, false
@@ -72,6 +72,7 @@ end
 
 -- What was promoted or let in again, and not taken by this call, is news for other workers.
 local function announce_promoted()
+  if governed and governed.all_paused then return end
   for user, tasks in pairs(promoted) do
     if call('ZSCORE', governed and governed.user(user).ready_key or ready_key, user) then wake(user, tasks) end
   end
@@ -395,6 +396,7 @@ local function serve_by_policy(group)
 end
 
 local function serve_groups()
+  if governed and governed.all_paused then return end
   for _, group in ipairs(served_groups) do
     if governed then
       serve_by_policy(group)
@@ -448,7 +450,7 @@ end
 local function next_event()
   local at = keep_moment(worker)
   if steals then at = math.min(at, next_own_look()) end
-  if call('EXISTS', prefix .. 'announcements') == 1 or moved >= MOVES then at = now end
+  if call('EXISTS', prefix .. 'announcements') == 1 or moved >= MOVES or is_swept then at = now end
   return at < math.huge and math.max(0, at - now) or -1
 end
 
@@ -456,7 +458,7 @@ call('ZADD', prefix .. 'workers', now, worker)
 if has_announcements then pass_on_outcomes(step_us, dead_letter_ttl_ms) end
 promote_due()
 if governed then
-  governed.sweep(promoted)
+  is_swept = governed.sweep(promoted)
   governed.unpark(LOOKS, promoted)
 end
 if limited then limited.tick(promoted) end

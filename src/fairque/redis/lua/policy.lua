@@ -52,7 +52,9 @@ if is_user then
 elseif whose ~= '*' then
   governed.reweight_group(whose, weight)
 elseif packed or answer ~= '' then
-  call('HSET', state_key, 'sweep', 0)
+  local was_paused = governed.all_paused
+  governed = new_government()
+  governed.change_default(was_paused)
   wake_from(prefix .. 'waiting', 1)
 end
 save_state()

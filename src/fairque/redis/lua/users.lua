@@ -28,6 +28,11 @@ local function next_ones(user)
   return found
 end
 
+local function parked_until(user)
+  local at = call('ZSCORE', prefix .. 'parked', user)
+  return at ~= 'inf' and at or ''
+end
+
 local function known_of(user)
   local policy = call('GET', prefix .. 'policy:' .. user)
   return {
@@ -42,7 +47,7 @@ local function known_of(user)
     call('ZCARD', place_key('dead', user)),
     call('ZSCORE', ready_set(policy), user) or '',
     call('ZSCORE', users_key, user) or '0',
-    call('ZSCORE', prefix .. 'parked', user) or '',
+    parked_until(user),
     call('HGET', prefix .. 'user:' .. user, 'open_until') or '',
     policy or '',
     call('GET', prefix .. 'metrics:' .. user) or '',

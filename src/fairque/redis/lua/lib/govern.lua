@@ -4,7 +4,9 @@
 -- ready:<group>  zset  users of the group → tag; in `ready` stands '@<group>' for all of them
 -- group:<group>  hash  tag, clock and mean of its line
 -- reserved       zset  users that are ready and below their min_running → tag
--- parked         zset  users with a backlog that may go on by themselves → ms
+-- parked         zset  users with a backlog that are held back → ms at which they may go on by themselves, inf where that
+--                      takes an event; '*' → the end of the pause of everybody
+-- swept          zset  those of `parked` that are looked at anew, as the policy of everybody changed
 --@include base
 --@include state
 --@include message
@@ -19,14 +21,20 @@ local on_held_back, on_reviewed = nil, nil
 
 local function new_government()
   local it, known = {}, {}
-  local parked_key, reserved_key = prefix .. 'parked', prefix .. 'reserved'
+  local parked_key, reserved_key, swept_key = prefix .. 'parked', prefix .. 'reserved', prefix .. 'swept'
+  local SWEPT = 100 -- users per claim
   local NEVER = math.huge -- until an event opens the gate: a task ends, the policy changes
 
   local function read(name)
     local packed = call('GET', prefix .. 'policy:' .. name)
     return packed and cmsgpack.unpack(packed) or {}
   end
-  local inherited = { __index = read('*') }
+  local default = read('*')
+  local inherited = { __index = default }
+
+  local function is_on(pause) return pause == true or (pause or 0) > now end
+  -- The pause of everybody is a flag that claims read: nobody leaves `ready` for it.
+  it.all_paused = default.paused and is_on(default.paused)
 
   -- Whoever is busy leaves now and then, which gives the hash more time.
   local function keep(key, ...)
@@ -65,8 +73,8 @@ local function new_government()
   -- When the user may be served: nil is now, else ms, or NEVER.
   function it.gate(u)
     local p, most = u.policy, u.policy.max_running
-    if p.paused == true then return NEVER end
-    if p.paused and p.paused > now then return p.paused end
+    local paused = rawget(p, 'paused')
+    if paused and is_on(paused) then return paused == true and NEVER or paused end
     if p.breaker_failures or p.rate_us then read_marks(u) end
     if p.breaker_failures and u.open_until > 0 then
       if u.open_until > now then return u.open_until end
@@ -159,24 +167,27 @@ local function new_government()
   end
 
   local function park(u, at)
-    if at == NEVER then return end
+    local p = u.policy
+    -- Only a change of its own policy lets it go on, or the end of one of its tasks: the defaults do not matter.
+    local is_own = rawget(p, 'paused') == true or rawget(p, 'max_running') and not p.breaker_failures
+    if at == NEVER and is_own then return end
     call('ZADD', parked_key, at, u.name)
     note_moment(at, u.name)
   end
 
   function it.hold_back(u, at)
-    it.leave(u, at == NEVER and u.policy.paused ~= true)
+    it.leave(u, at == NEVER and rawget(u.policy, 'paused') ~= true)
     park(u, at)
     if on_held_back then on_held_back(u.name) end
   end
 
   function it.admit(user, cost)
     local u = it.user(user)
-    if it.tag(u) then return true end
+    if it.tag(u) then return not it.all_paused end
     local at = it.gate(u)
     if not at then
       join(u, cost)
-      return true
+      return not it.all_paused
     end
     park(u, at)
     call('ZADD', users_key, now, user)
@@ -224,10 +235,20 @@ local function new_government()
     return it.admit(user, cost)
   end
 
-  -- Those whose time has come. Returns how many, and from when on there are more.
+  -- Everybody may go on: all workers look, whomever they serve.
+  local function tell_all_workers()
+    for _, worker in ipairs(call('ZRANGE', prefix .. 'workers', 0, -1)) do reaches(worker) end
+  end
+
+  -- Those whose time has come.
   function it.unpark(most, woken)
     for _, user in ipairs(call('ZRANGEBYSCORE', parked_key, '-inf', now, 'LIMIT', 0, most)) do
-      if it.review(user) then woken[user] = (woken[user] or 0) + 1 end
+      if user == '*' then
+        call('ZREM', parked_key, user)
+        tell_all_workers()
+      elseif it.review(user) then
+        woken[user] = (woken[user] or 0) + 1
+      end
     end
   end
 
@@ -242,20 +263,48 @@ local function new_government()
 
   function it.unpark_one(user) call('ZREM', parked_key, user) end
 
-  -- After the defaults changed, everybody is looked at, some at each claim.
+  -- The policy of everybody changed. Who is ready is looked at when its turn comes; the others, some at each claim.
+  local function begin_sweep()
+    if call('EXISTS', swept_key) == 1 then return call('HSET', state_key, 'sweep', 'again') end
+    call('HSET', state_key, 'sweep', 1)
+    if call('EXISTS', parked_key) == 1 then call('RENAME', parked_key, swept_key) end
+  end
+
+  function it.change_default(was_paused)
+    begin_sweep()
+    call('ZREM', parked_key, '*')
+    if it.all_paused and default.paused ~= true then
+      call('ZADD', parked_key, default.paused, '*')
+      note_moment(default.paused)
+    end
+    if was_paused and not it.all_paused then tell_all_workers() end
+  end
+
+  local function sweep_some(woken)
+    local found = call('ZPOPMIN', swept_key, SWEPT)
+    for at = 1, #found, 2 do
+      local user = found[at]
+      if user ~= '*' then
+        if it.review(user) then woken[user] = 1 end
+      elseif default.paused == tonumber(found[at + 1]) then
+        call('ZADD', parked_key, default.paused, user)
+      end
+    end
+    return call('EXISTS', swept_key) == 1
+  end
+
+  -- True: there are more.
   function it.sweep(woken)
-    local cursor = call('HGET', state_key, 'sweep')
-    if not cursor then return end
-    local page = call('ZSCAN', users_key, cursor, 'COUNT', 50)
-    for at = 1, #page[2], 2 do
-      if it.review(page[2][at]) then woken[page[2][at]] = 1 end
+    local asked = call('HGET', state_key, 'sweep')
+    if not asked then return false end
+    if sweep_some(woken) then return true end
+    if asked == 'again' then
+      begin_sweep()
+      return true
     end
-    if page[1] == '0' then
-      call('HDEL', state_key, 'sweep')
-      forget_policies_if_none()
-    else
-      call('HSET', state_key, 'sweep', page[1])
-    end
+    call('HDEL', state_key, 'sweep')
+    forget_policies_if_none()
+    return false
   end
 
   -- The user whose turn it is, with its tag and its group's: reservations first, else the lowest, and of a group its
