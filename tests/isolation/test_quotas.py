@@ -13,9 +13,6 @@ from tests.support.tenants import fill, govern, numbered
 pytestmark = pytest.mark.leaves_keys()
 
 
-@pytest.mark.xfail(
-    strict=True, raises=(AssertionError, pytest.fail.Exception), reason="requeue does not look at quotas"
-)
 async def test_dead_letters_that_do_not_fit_are_not_requeued(core: Core) -> None:
     await fill(core, "acme", tasks=20)
     await core.settle(await core.take(20), "failed")

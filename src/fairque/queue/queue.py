@@ -342,7 +342,9 @@ class TaskQueue(Tenants):
     async def requeue(self, task: DeadLetter | TaskHandle[Any]) -> TaskHandle[Any]:
         """Run a failed task again: its attempts start anew, its errors are kept.
 
-        Raises `UnknownTask` when it is not a dead letter.
+        Raises:
+            UnknownTask: It is not a dead letter.
+            QueueFull: It does not fit into the `max_queued` of its user, and stays a dead letter.
         """
         await self._letters.requeue(task.user_id, task.task_id)
         return self.handle(task.user_id, task.task_id)
@@ -358,6 +360,9 @@ class TaskQueue(Tenants):
         """Requeue at most `limit` dead letters that match, the oldest first; returns their number.
 
         They wait in the lanes of their users like all others, so that nobody else is delayed.
+
+        Raises `QueueFull` when the next ones of a user, up to 100 at a time, do not fit into its `max_queued`: these
+        stay dead letters, and what was requeued before stays requeued.
         """
         wanted = FailureKind(kind) if kind is not None else None
         return await self._letters.requeue_all(

@@ -15,7 +15,7 @@ __all__ = ["deliveries_in", "fields_in", "refusal", "users_in", "worker_info"]
 
 
 def refusal(answers: list[Any]) -> FairqueError:
-    """Why an enqueue wrote nothing."""
+    """Why a call that puts tasks in wrote nothing."""
     code, user_id = answers[0].decode(), decode_user(answers[1])
     of_user = f"of user {user_id!r}"
     if code == "full":

@@ -140,6 +140,8 @@ class Store(TenantScripts, XComScripts):
     async def requeue(self, user_id: str, task_ids: Sequence[str]) -> list[bool]:
         step_ms = self.settings.priority_step_ms
         answers = await self.call(arguments.Requeue(new_nonce().hex(), encode_user(user_id), step_ms, task_ids))
+        if answers and isinstance(answers[0], bytes):
+            raise refusal(answers)
         return [bool(answer) for answer in answers]
 
     async def discard(self, user_id: str, task_ids: Sequence[str]) -> list[bool]:

@@ -1,7 +1,8 @@
 #!lua
--- Bring dead letters back: attempts start anew, the history of errors stays.
+-- Bring dead letters back, all or nothing: attempts start anew, the history of errors stays.
 -- KEYS[1]  state
--- Returns  per id: 1 requeued, 0 it is not a dead letter
+-- Returns  per id: 1 requeued, 0 it is not a dead letter; or, when nothing was written: {'full', user, ms until there may
+--          be room}
 -- Cost     O(ids log backlog)
 --@include base
 --@include state
@@ -15,10 +16,26 @@ local before = answered(nonce)
 if before then return before end
 local requeued, answers = 0, {}
 
-local function requeue(id)
-  local key = task_key(user, id)
+-- The head of its body, or nil when it is no dead letter.
+local function letter(id)
   local body = call('GETRANGE', body_key(user, id), 0, 17)
-  if body == '' or call('HGET', key, 'state') ~= 'failed' then return 0 end
+  return body ~= '' and call('HGET', task_key(user, id), 'state') == 'failed' and body or nil
+end
+
+-- Nothing is dropped for a task that failed.
+local function over_quota()
+  local more, seen = 0, {}
+  for _, id in ipairs(ids) do
+    if not seen[id] and letter(id) then more = more + 1 end
+    seen[id] = true
+  end
+  local excess = more > 0 and governed.excess(user, more) or 0
+  return excess > 0 and { 'full', user, governed.retry_after(user, excess) } or nil
+end
+
+local function requeue(id)
+  local key, body = task_key(user, id), letter(id)
+  if not body then return 0 end
   local lane, score = score_of(string.byte(body, 18) or 3, priority_step_ms * 1000)
   call('DEL', result_key(user, id))
   unlist_dead(user, id)
@@ -32,6 +49,8 @@ local function requeue(id)
   return 1
 end
 
+local refused = governed and over_quota()
+if refused then return refused end
 for at, id in ipairs(ids) do answers[at] = requeue(id) end
 if requeued > 0 then wake(user, requeued) end
 save_state()
