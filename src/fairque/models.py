@@ -152,7 +152,7 @@ class UserInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker that reported within the last minute."""
+    """A worker that reported within the last minute. `serves`: the users that it is limited to; None: everyone."""
 
     worker_id: str
     host: str
@@ -162,6 +162,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     running: int
     started_at: float
     seen_at: float
+    serves: tuple[str, ...] | None = None
 
 
 class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,6 +201,9 @@ class QueueHealth(msgspec.Struct, frozen=True, kw_only=True):
     `longest_wait` is that of the next task of a user, among 100 users with something to serve: those with the lowest
     and the highest tags. `late` is for how long the first scheduled task, `schedule_late` for how long the first
     schedule, has been due. Memory is in bytes; a `memory_limit` of 0 is none.
+
+    `min_running_users` are those whose `min_running` together leave no slot of the workers to others, of 1,000 that
+    have a policy of their own and of the 100 above. `unserved_users` are those of the 100 that no worker serves.
     """
 
     stats: QueueStats
@@ -210,3 +214,5 @@ class QueueHealth(msgspec.Struct, frozen=True, kw_only=True):
     memory_policy: str
     memory_used: int
     memory_limit: int
+    min_running_users: tuple[str, ...] = ()
+    unserved_users: tuple[str, ...] = ()

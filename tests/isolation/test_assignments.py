@@ -66,7 +66,6 @@ async def test_explain_says_that_no_worker_serves_a_user(queue: TaskQueue) -> No
         assert Reason.NO_WORKER in [held.reason for held in (await queue.explain("orphan")).waiting]
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="health knows of no users")
 async def test_health_names_a_ready_user_whom_no_worker_serves(queue: TaskQueue) -> None:
     await queue.enqueue(start(), user_id="orphan")
     async with Worker(queue, assigned_users=["other"], scheduler=False):

@@ -12,9 +12,6 @@ from tests.support.tenants import fill, govern, has_worker, whose
 pytestmark = pytest.mark.leaves_keys()
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="reservations are nowhere compared with the slots that there are"
-)
 async def test_health_names_those_for_whom_all_slots_are_reserved(queue: TaskQueue) -> None:
     async with Worker(queue, concurrency=4, scheduler=False):
         for user_id in ("vip-one", "vip-two"):

@@ -6,7 +6,7 @@ from typing import Any
 
 from fairque.errors import DependencyError, FairqueError, QueueFull
 from fairque.metrics import metrics_in
-from fairque.models import UserInfo, WorkerInfo
+from fairque.models import EVERYONE, UserInfo, WorkerInfo
 from fairque.policy import Policy, merged, policy_in
 from fairque.redis.delivery import Delivery, arrival_ms
 from fairque.redis.keys import decode_user
@@ -97,6 +97,7 @@ def _longest_wait(next_ones: list[list[bytes]], now_ms: int, priority_step_ms: i
 
 
 def worker_info(name: str, entry: dict[str, str]) -> WorkerInfo:
+    users = entry.get("users", EVERYONE)
     return WorkerInfo(
         worker_id=name,
         host=entry.get("host", ""),
@@ -106,4 +107,5 @@ def worker_info(name: str, entry: dict[str, str]) -> WorkerInfo:
         running=int(entry.get("running", 0)),
         started_at=float(entry.get("started_at", 0)),
         seen_at=float(entry.get("seen", 0)) / 1000,
+        serves=None if users == EVERYONE else tuple(decode_user(user) for user in users.encode().split()),
     )

@@ -12,11 +12,14 @@ import typer
 from fairque import QueueHealth, QueueUnavailable, TaskQueue
 from fairque.cli.errors import CommandError
 from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue, on_queue
-from fairque.cli.output import print_json, print_table, span
+from fairque.cli.output import print_json, print_table, shown, span
 from fairque.cli.screens.overview import UserStatus, user_statuses
 from fairque.queue.usage import shares
 
 __all__ = ["Check", "Limits", "Status", "command"]
+
+
+_MOST_NAMES = 5
 
 
 class Status(StrEnum):
@@ -132,7 +135,7 @@ def _checks(queue: TaskQueue, limits: dict[str, Limits], silent_after: float, wo
         health, statuses = on_queue(queue, find)
     except QueueUnavailable as error:
         return [Check("server", Status.CRITICAL, None, None, None, str(error))]
-    found = [*_measured(health, statuses, limits, silent_after), *_policy_check(health)]
+    found = [*_measured(health, statuses, limits, silent_after), *_policy_check(health), *_tenant_checks(health)]
     return [*found, _worker_check(health, silent_after, workers)] if workers else found
 
 
@@ -166,6 +169,20 @@ def _policy_check(health: QueueHealth) -> Iterator[Check]:
     bad = Status.CRITICAL if health.memory_limit else Status.WARNING
     text = f"maxmemory-policy is {health.memory_policy}" + (", set it to noeviction" if evicts else "")
     yield Check("eviction", bad if evicts else Status.OK, None, None, None, text)
+
+
+def _tenant_checks(health: QueueHealth) -> Iterator[Check]:
+    """Users that others starve without a word, or that nobody serves."""
+    yield _names_check(
+        "reservations", health.min_running_users, "min_running leaves no slot to others", "slots are left"
+    )
+    yield _names_check("served", health.unserved_users, "no worker serves", "all users with tasks are served")
+
+
+def _names_check(name: str, users: Sequence[str], bad: str, good: str) -> Check:
+    names = ", ".join(map(shown, users[:_MOST_NAMES])) + (", …" if len(users) > _MOST_NAMES else "")
+    text = f"{bad}: {names}" if users else good
+    return Check(name, Status.WARNING if users else Status.OK, len(users), 1, None, text)
 
 
 def _silent(health: QueueHealth, silent_after: float) -> int:
