@@ -23,9 +23,6 @@ async def test_health_names_those_for_whom_all_slots_are_reserved(queue: TaskQue
     assert "vip-two" in told
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="whoever is below its reservation goes first in every slot"
-)
 async def test_one_slot_is_never_reserved(core: Core) -> None:
     slots = 3
     core.renew("w", [], concurrency=slots)

@@ -19,7 +19,7 @@ from tests.support.core import Key
 
 KEPT_ERRORS = 20
 NOT_MODELLED = ("workers", "worker:", "waiting", "metrics:*", "usage:", "told")
-_SLEEPERS = ("limited", "keeper", "second")
+_SLEEPERS = ("limited", "keeper", "second", "slots")
 _TASK_NUMBERS = ("attempt", "failures", "lost", "returned", "since", "paid")
 _TASK_NAMES = ("held", "limited", "offered")
 _MEASURED = ("finished", "failed", "retried", "canceled", "cost")

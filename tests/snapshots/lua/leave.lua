@@ -438,9 +438,21 @@ local function new_government()
     u.reserved = false
   end
 
-  local function reserve(u, tag)
+  -- One slot of all workers is never reserved. Where they have not told how many there are, nothing is known of it.
+  local most_reserved
+  local function reservation(u)
     local least = u.policy.min_running
-    if not least or it.running(u) >= least then return unreserve(u) end
+    if not least then return 0 end
+    if not most_reserved then
+      local slots = tonumber(call('HGET', state_key, 'slots') or 0)
+      most_reserved = slots > 0 and slots - 1 or NEVER
+    end
+    return math.min(least, most_reserved)
+  end
+
+  local function reserve(u, tag)
+    local least = reservation(u)
+    if least == 0 or it.running(u) >= least then return unreserve(u) end
     call('ZADD', reserved_key, tag, u.name)
     u.reserved = true
   end
@@ -803,6 +815,8 @@ end
 local args = cmsgpack.unpack(ARGV[1])
 local worker, users = args[1], args[2]
 call('ZREM', prefix .. 'workers', worker)
+local slots = call('HGET', prefix .. 'worker:' .. worker, 'concurrency')
+if slots then call('HINCRBY', state_key, 'slots', -slots) end
 call('DEL', prefix .. 'worker:' .. worker)
 call('SREM', prefix .. 'waiting', worker)
 governed = governed or new_government()

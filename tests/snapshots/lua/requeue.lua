@@ -462,9 +462,21 @@ local function new_government()
     u.reserved = false
   end
 
-  local function reserve(u, tag)
+  -- One slot of all workers is never reserved. Where they have not told how many there are, nothing is known of it.
+  local most_reserved
+  local function reservation(u)
     local least = u.policy.min_running
-    if not least or it.running(u) >= least then return unreserve(u) end
+    if not least then return 0 end
+    if not most_reserved then
+      local slots = tonumber(call('HGET', state_key, 'slots') or 0)
+      most_reserved = slots > 0 and slots - 1 or NEVER
+    end
+    return math.min(least, most_reserved)
+  end
+
+  local function reserve(u, tag)
+    local least = reservation(u)
+    if least == 0 or it.running(u) >= least then return unreserve(u) end
     call('ZADD', reserved_key, tag, u.name)
     u.reserved = true
   end

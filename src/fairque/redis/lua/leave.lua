@@ -11,6 +11,8 @@
 --@include moments
 --@arguments
 call('ZREM', prefix .. 'workers', worker)
+local slots = call('HGET', prefix .. 'worker:' .. worker, 'concurrency')
+if slots then call('HINCRBY', state_key, 'slots', -slots) end
 call('DEL', prefix .. 'worker:' .. worker)
 call('SREM', prefix .. 'waiting', worker)
 governed = governed or new_government()

@@ -2,7 +2,7 @@
 -- A worker's heartbeat, and its running deliveries kept alive.
 -- KEYS[1]  state
 -- Returns  {positions (from 0) of the deliveries that are no longer its own, positions of those that were canceled}
--- Cost     O(deliveries)
+-- Cost     O(deliveries), and O(workers) when one has come, gone or changed
 --@include base
 --@arguments
 local entry, flat = prefix .. 'worker:' .. worker, {}
@@ -11,9 +11,17 @@ for field, value in pairs(fields) do
   flat[#flat + 1] = value
 end
 call('ZADD', prefix .. 'workers', now, worker)
-call('ZREMRANGEBYSCORE', prefix .. 'workers', '-inf', now - ttl_ms)
+local gone = call('ZREMRANGEBYSCORE', prefix .. 'workers', '-inf', now - ttl_ms)
+local had = call('HGET', entry, 'concurrency')
 call('HSET', entry, 'seen', now, unpack(flat))
 call('PEXPIRE', entry, ttl_ms)
+if gone > 0 or tonumber(had or 0) ~= (fields.concurrency or 0) then
+  local slots = 0
+  for _, name in ipairs(call('ZRANGE', prefix .. 'workers', 0, -1)) do
+    slots = slots + (call('HGET', prefix .. 'worker:' .. name, 'concurrency') or 0)
+  end
+  call('HSET', state_key, 'slots', slots)
+end
 
 local lost, canceled = {}, {}
 for at, delivery in ipairs(deliveries) do
