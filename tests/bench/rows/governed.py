@@ -52,7 +52,7 @@ async def _times(client: Any, redis: Redis, tasks: int) -> dict[str, float]:
         before = await _busy(redis)
         claim = await store.claim("bench", AT_ONCE, settings=QueueSettings(lease_ms=60_000))
         between = await _busy(redis)
-        await store.settle("bench", [_finished(delivery) for delivery in claim.deliveries], DAY_MS)
+        await store.settle("bench", [_finished(delivery) for delivery in claim.deliveries])
         claimed += len(claim.deliveries)
         claiming += between - before
         settling += await _busy(redis) - between
