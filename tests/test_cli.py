@@ -36,6 +36,13 @@ Serve = Callable[..., Awaitable[WorkerProcess]]
 
 
 @pytest.fixture
+async def queue(server: Server, queue_name: str) -> AsyncIterator[TaskQueue]:
+    """With the settings of the queue in `TARGET`: whichever process comes first stores its own."""
+    async with TaskQueue(server.url, name=queue_name, lease=1.0) as queue:
+        yield queue
+
+
+@pytest.fixture
 async def serve(worker_process: Start, server: Server, queue_name: str) -> AsyncIterator[Serve]:
     """Start ``fairque worker`` on the queue of the test; returns when it serves. Drains it at the end."""
     started: list[WorkerProcess] = []

@@ -101,7 +101,7 @@ def doc_of(thing: object) -> str | None:
 
 def test_options_are_explained_one_by_one():
     for option in TaskOptions.__struct_fields__:
-        assert f"        {option}: " in (TaskOptions.__doc__ or "")
+        assert f"\n    {option}: " in (inspect.getdoc(TaskOptions) or "")
     for made in (Worker, TaskQueue):
         for option in inspect.signature(made).parameters:
             assert f"{option}:" in made.__doc__ or f"{option}," in made.__doc__, f"{option} of {made.__name__}"
