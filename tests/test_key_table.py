@@ -218,7 +218,9 @@ async def outlives_its_worker(queue: TaskQueue, known: SimpleNamespace, look: Lo
     store = queue.store()
     assert (await store.claim("ghost", 1)).deliveries
     await store.close()
+    await queue.set_task_limit("ok: fine", max_running=5)
     look()
+    await queue.set_task_limit("ok: fine")
     async with Worker(queue, scheduler=False):
         assert await handle.result(timeout=10) == 8
     assert (await handle.info()).attempt == 2

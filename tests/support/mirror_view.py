@@ -42,7 +42,7 @@ def seen(dump: dict[str, Key], model: ModelQueue) -> View:
 
 def _state_fields(fields: dict[str, float | str]) -> View:
     told = {name: value for name, value in fields.items() if name not in _SLEEPERS and value not in ("0", 0)}
-    return told | ({"sweep": True} if "sweep" in fields else {})
+    return told | {name: True for name in ("sweep", "recount") if name in fields}
 
 
 def _plain(name: str, key: Key) -> Any:
@@ -63,7 +63,7 @@ def _plain(name: str, key: Key) -> Any:
         return fields if first == "state" else _counted(fields)
     if first == "dead":
         return {member for member, _ in key.scores}
-    if first in ("running", "offers"):
+    if first in ("running", "offers", "uncounted"):
         return {member.decode() for member in key.content}
     return key.holdings if key.kind == "stream" else key.scores
 
@@ -121,6 +121,7 @@ def _state(model: ModelQueue, stream_ids: dict[int, bytes]) -> View:
     values["limits"] = len(model.limits.limits)
     values["sweep"] = model.admission.is_swept
     values["stole"] = model.stole
+    values["recount"] = any(not limit.is_counted for limit in model.limits.limits.values())
     cursors = {
         f"cursor:{lane.name}:{encode_user(lane.user_id)}": stream_ids[lane.cursor].decode()
         for lane in lanes
@@ -253,6 +254,7 @@ def packed(policy: Policy) -> View:
 def _limits(model: ModelQueue) -> View:
     limits = model.limits
     found: View = {f"limit:{name}": _limit(limit) for name, limit in limits.limits.items()}
+    found["uncounted"] = {name for name, limit in limits.limits.items() if not limit.is_counted}
     found["held"] = [(name, limits.held.scores[name]) for name in limits.held]
     for name, running in limits.running.items():
         found[f"running:{name}"] = {f"{encode_user(user_id)}:{id_}" for user_id, id_ in running}
@@ -273,7 +275,10 @@ def _limits(model: ModelQueue) -> View:
 def _limit(limit: NameLimit) -> View:
     rate = limit.rate
     counted = {"rate_us": rate.interval_us, "burst": rate.burst} if rate else {}
-    return _filled({"max": limit.max_running, "tat": limit.tat_us, "tat_of": limit.tat_of_us, **counted})
+    uncounted = int(not limit.is_counted)
+    return _filled(
+        {"max": limit.max_running, "tat": limit.tat_us, "tat_of": limit.tat_of_us, "uncounted": uncounted, **counted}
+    )
 
 
 def _name(task: ModelTask) -> str:

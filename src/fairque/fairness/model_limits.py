@@ -24,12 +24,15 @@ class NameLimit:
     rate: Rate | None = None
     tat_us: int = 0
     tat_of_us: int = 0  # the interval it was counted with: for another rate it says nothing
+    is_counted: bool = True  # what ran before there was this limit
 
     def tat_for(self, rate: Rate) -> int:
         return self.tat_us if self.tat_of_us == rate.interval_us else 0
 
     def room(self, now_us: int, running: int) -> float:
         """How many may start now."""
+        if not self.is_counted:
+            return 0
         room = math.inf if self.max_running is None else self.max_running - running
         if self.rate is not None:
             ahead = max(0, self.tat_for(self.rate) - now_us) / self.rate.interval_us
@@ -51,6 +54,7 @@ class NameLimits:
         let_in: Puts a task back into its lane.
         take_out: Takes it out of its lane again.
         can_run: Whether nothing but its turn keeps a user from running.
+        out: The tasks that run.
 
     Attributes:
         limits: By name.
@@ -66,6 +70,7 @@ class NameLimits:
         let_in: Callable[[int, str, str], ModelTask],
         take_out: Callable[[ModelTask], None],
         can_run: Callable[[int, str], bool],
+        out: Callable[[], list[ModelTask]],
     ) -> None:
         self.limits: dict[str, NameLimit] = {}
         self.running: dict[str, set[tuple[str, str]]] = {}
@@ -76,16 +81,15 @@ class NameLimits:
         self._let_in = let_in
         self._take_out = take_out
         self._can_run = can_run
+        self._out = out
         self._freed: dict[str, int] = {}
 
     def set(self, now_us: int, name: str, max_running: int | None, rate: Rate | None) -> None:
         if max_running is None and rate is None:
             self.limits.pop(name, None)
         else:
-            before = self.limits.get(name)
-            self.limits[name] = NameLimit(max_running, rate)
-            if before is not None:
-                self.limits[name].tat_us, self.limits[name].tat_of_us = before.tat_us, before.tat_of_us
+            before = self.limits.get(name, NameLimit(is_counted=not self._out()))
+            self.limits[name] = NameLimit(max_running, rate, before.tat_us, before.tat_of_us, before.is_counted)
         if name in self.held:
             self.held.put(name, now_us // 1000)
 
@@ -169,10 +173,22 @@ class NameLimits:
         return any(given)
 
     def tick(self, now_us: int) -> None:
-        """The names that are due share alike what one call lets in."""
+        """The names that are due share alike what one call lets in. Before, what runs is counted for new limits."""
+        self._count(now_us)
         names = self.held.up_to(now_us // 1000, NAMES)
         for name in names:
             self._look(now_us, name, max(1, UNLIMITED // len(names)))
+
+    def _count(self, now_us: int) -> None:
+        uncounted = {name: limit for name, limit in self.limits.items() if not limit.is_counted}
+        for task in self._out() if uncounted else ():
+            if task.name in uncounted:
+                self.running.setdefault(task.name, set()).add(task.key)
+                task.limited = task.name
+        for name, limit in uncounted.items():
+            limit.is_counted = True
+            if name in self.held:
+                self.held.put(name, now_us // 1000)
 
     def _look(self, now_us: int, name: str, most: int) -> int:
         """Returns how many were let in."""

@@ -39,7 +39,10 @@ class ModelQueue(ModelLanes):
         self.policies = Policies()
         self.admission = Admission(self.choice, self.policies, self.running, self._head_cost)
         self.limits = NameLimits(
-            self._let_in, self._take_out, lambda now_us, user: self.admission.gate(now_us, user) is None
+            self._let_in,
+            self._take_out,
+            lambda now_us, user: self.admission.gate(now_us, user) is None,
+            lambda: [holding.task for lane in self.lanes.values() for holding in lane.stream.values()],
         )
         self.admission.on_held_back = self.limits.take_back
         self.admission.on_reviewed = self.limits.came_back
@@ -321,6 +324,7 @@ class ModelQueue(ModelLanes):
 
     def _end(self, task: ModelTask, state: TaskState) -> None:
         task.state = state
+        self.limits.end_offer(task)
         self.ended[task.key] = self.tasks.pop(task.key)
         tally = self._tally(task.user_id)
         setattr(tally, state.value, getattr(tally, state.value) + 1)

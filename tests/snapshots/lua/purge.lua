@@ -206,6 +206,8 @@ end
 -- lib/message.lua
 -- What scripts read of the body of a task. A body that cannot be read belongs to somebody else.
 
+local LONGEST_HEAD = 600 -- of a body, with a name of 512 bytes
+
 -- The name of a task, '' where the body cannot be read.
 local function name_in(body)
   local ok, _, name = pcall(cmsgpack.unpack_one, body, 19)
@@ -846,7 +848,8 @@ end
 -- lib/limits.lua
 -- Limits per task name, over all users. `limited` is nil in a queue that has none. A task that must wait for its name is
 -- held apart, so that it blocks nothing behind it, and comes back to its place in its lane when its turn has come.
--- limit:<name>        hash  max, rate_us, burst, tat, tat_of
+-- limit:<name>        hash  max, rate_us, burst, tat, tat_of; uncounted, while what ran before it is being counted
+-- uncounted           set   names whose limits are uncounted; `recount` of `state` tells how far the count has come
 -- running:<name>      set   <u>:<id> of the deliveries that count
 -- held                zset  names with held tasks → ms of the next look
 -- held-users:<name>   zset  users with held tasks of that name → when they were last let in, in us, or may be again
@@ -859,6 +862,7 @@ local function new_limits()
   local held_key = prefix .. 'held'
   local LOOK_MS, UNLIMITED = 1000, 100 -- a look even if nothing was freed; how many are let in when a limit is gone
   local NAMES, USERS = 200, 20 -- looked at in one call; of one name, beyond those that are let in
+  local LANES = 50 -- counted in one call
   local function held_of(user, name) return place_key('held', user) .. ':' .. name end
   local function users_of(name) return prefix .. 'held-users:' .. name end
   local function running_of(name) return prefix .. 'running:' .. name end
@@ -867,8 +871,8 @@ local function new_limits()
   function it.of(name)
     local l = known[name]
     if l == nil then
-      local f = call('HMGET', prefix .. 'limit:' .. name, 'max', 'rate_us', 'burst', 'tat', 'tat_of')
-      l = { name = name, max = tonumber(f[1]), rate_us = tonumber(f[2]), burst = tonumber(f[3]) }
+      local f = call('HMGET', prefix .. 'limit:' .. name, 'max', 'rate_us', 'burst', 'tat', 'tat_of', 'uncounted')
+      l = { name = name, max = tonumber(f[1]), rate_us = tonumber(f[2]), burst = tonumber(f[3]), uncounted = f[6] }
       l.tat = rate_tat(f[4], f[5], l.rate_us)
       if not (l.max or l.rate_us) then l = false end
       known[name] = l
@@ -878,6 +882,7 @@ local function new_limits()
 
   -- How many of the name may start now.
   local function allowed(l)
+    if l.uncounted then return 0 end
     local most = l.max and l.max - call('SCARD', running_of(l.name)) or math.huge
     if l.rate_us then most = math.min(most, rate_allows(l.tat, l.rate_us, l.burst)) end
     return most
@@ -1043,8 +1048,46 @@ local function new_limits()
     return given > 0
   end
 
+  local function count_lane(member)
+    local colon = string.find(member, ':', 1, true)
+    local lane, user = string.sub(member, 1, colon - 1), string.sub(member, colon + 1)
+    for _, entry in ipairs(call('XRANGE', stream_key(lane, user), '-', '+')) do
+      local id = entry[2][2]
+      local l = it.of(name_in(call('GETRANGE', body_key(user, id), 0, LONGEST_HEAD)))
+      if l and l.uncounted then
+        call('SADD', running_of(l.name), user .. ':' .. id)
+        call('HSET', task_key(user, id), 'limited', l.name)
+      end
+    end
+  end
+
+  -- What ran before its name had a limit: some lanes at each claim, as that is rare.
+  local is_counting = false
+  local function count_running()
+    local cursor = call('HGET', state_key, 'recount')
+    if not cursor then return end
+    local page = call('ZSCAN', leases_key, cursor, 'COUNT', LANES)
+    for at = 1, #page[2], 2 do count_lane(page[2][at]) end
+    is_counting = page[1] ~= '0'
+    if is_counting then
+      call('HSET', state_key, 'recount', page[1])
+      return
+    end
+    for _, name in ipairs(call('SMEMBERS', prefix .. 'uncounted')) do
+      call('HDEL', prefix .. 'limit:' .. name, 'uncounted')
+      call('ZADD', held_key, 'XX', now, name)
+    end
+    call('DEL', prefix .. 'uncounted')
+    call('HDEL', state_key, 'recount')
+    known = {}
+  end
+
+  -- Whether there is more to count.
+  function it.is_counting() return is_counting end
+
   -- The names that are due share alike what one call lets in.
   function it.tick(woken)
+    count_running()
     local names = call('ZRANGEBYSCORE', held_key, '-inf', now, 'LIMIT', 0, NAMES)
     local most = math.max(1, math.floor(UNLIMITED / #names))
     for _, name in ipairs(names) do look(name, most, woken) end

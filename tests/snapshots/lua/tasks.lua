@@ -42,6 +42,8 @@ local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. use
 -- lib/message.lua
 -- What scripts read of the body of a task. A body that cannot be read belongs to somebody else.
 
+local LONGEST_HEAD = 600 -- of a body, with a name of 512 bytes
+
 -- The name of a task, '' where the body cannot be read.
 local function name_in(body)
   local ok, _, name = pcall(cmsgpack.unpack_one, body, 19)

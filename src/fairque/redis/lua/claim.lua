@@ -451,6 +451,7 @@ local function next_event()
   local at = keep_moment(worker)
   if steals then at = math.min(at, next_own_look()) end
   if call('EXISTS', prefix .. 'announcements') == 1 or moved >= MOVES or is_swept then at = now end
+  if limited and limited.is_counting() then at = now end
   return at < math.huge and math.max(0, at - now) or -1
 end
 

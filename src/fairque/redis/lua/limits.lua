@@ -7,6 +7,22 @@
 --@include state
 --@include wake
 --@arguments
+local uncounted_key = prefix .. 'uncounted'
+
+-- What runs counts from the beginning. Until the claims that follow have counted it, starts wait (lib/limits.lua).
+local function begin_count(key, name)
+  if call('EXISTS', leases_key) == 0 then return end
+  call('HSET', key, 'uncounted', 1)
+  call('SADD', uncounted_key, name)
+  call('HSET', state_key, 'recount', '0')
+end
+
+local function end_count(name)
+  if call('SREM', uncounted_key, name) == 1 and call('EXISTS', uncounted_key) == 0 then
+    call('HDEL', state_key, 'recount')
+  end
+end
+
 for _, limit in ipairs(limits) do
   --@fields NamedLimit limit
   local key = prefix .. 'limit:' .. name
@@ -22,8 +38,10 @@ for _, limit in ipairs(limits) do
   local exists = call('EXISTS', key)
   if exists == 1 then
     call('ZADD', prefix .. 'limit-names', 0, name)
+    if before == 0 then begin_count(key, name) end
   else
     call('ZREM', prefix .. 'limit-names', name)
+    end_count(name)
   end
   count('limits', exists - before)
   if call('ZADD', prefix .. 'held', 'XX', 'CH', now, name) == 1 then wake_from(prefix .. 'waiting', 1) end

@@ -19,7 +19,6 @@
 --@arguments
 local step_us = priority_step_ms * 1000
 local KEPT_ERRORS = 20
-local LONGEST_HEAD = 600 -- of a body, with a name of 512 bytes
 local woken = {}
 
 -- The last delivery of a lane takes the stream with it.

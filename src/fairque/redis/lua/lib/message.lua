@@ -1,6 +1,8 @@
 -- What scripts read of the body of a task. A body that cannot be read belongs to somebody else.
 --@include base
 
+local LONGEST_HEAD = 600 -- of a body, with a name of 512 bytes
+
 -- The name of a task, '' where the body cannot be read.
 local function name_in(body)
   local ok, _, name = pcall(cmsgpack.unpack_one, body, 19)
