@@ -76,11 +76,17 @@ local function save_state()
   end
 end
 
+local function reaches(worker) return call('PUBLISH', prefix .. 'wake:' .. worker, '') > 0 end
+
+local function tell_all_workers()
+  for _, worker in ipairs(call('ZRANGE', prefix .. 'workers', 0, -1)) do reaches(worker) end
+end
+
 local function wake_from(set, tasks, except)
   while tasks > 0 do
     local worker = call('SPOP', set)
     if not worker then break end
-    if worker ~= except and call('PUBLISH', prefix .. 'wake:' .. worker, '') > 0 then tasks = tasks - 1 end
+    if worker ~= except and reaches(worker) then tasks = tasks - 1 end
   end
   return tasks
 end

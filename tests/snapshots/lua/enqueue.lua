@@ -170,7 +170,6 @@ end
 -- reserved       zset  users that are ready and below their min_running → tag
 -- parked         zset  users with a backlog that are held back → ms at which they may go on by themselves, inf where that
 --                      takes an event; '*' → the end of the pause of everybody
--- swept          zset  those of `parked` that are looked at anew, as the policy of everybody changed
 
 -- lib/message.lua
 -- What scripts read of the body of a task. A body that cannot be read belongs to somebody else.
@@ -227,17 +226,23 @@ local function metrics_format() return '<' .. string.rep('d', WAITS) .. string.r
 -- lib/moments.lua
 -- What becomes possible by time alone. One idle worker, the keeper, sleeps until the next moment, and a second one for a
 -- little longer, should the keeper be gone by then; the others sleep on. `keeper` in the state is the moment it knows and
--- its name, `second` a name.
+-- its name, `second` a name. See lib/keeper.lua as well.
 
 -- lib/wake.lua
 -- Tell at most `tasks` idle workers that `user` has work, or all that serve everyone, and not the one that calls. A worker
 -- whose message nobody received is gone: the next is told.
 
+local function reaches(worker) return call('PUBLISH', prefix .. 'wake:' .. worker, '') > 0 end
+
+local function tell_all_workers()
+  for _, worker in ipairs(call('ZRANGE', prefix .. 'workers', 0, -1)) do reaches(worker) end
+end
+
 local function wake_from(set, tasks, except)
   while tasks > 0 do
     local worker = call('SPOP', set)
     if not worker then break end
-    if worker ~= except and call('PUBLISH', prefix .. 'wake:' .. worker, '') > 0 then tasks = tasks - 1 end
+    if worker ~= except and reaches(worker) then tasks = tasks - 1 end
   end
   return tasks
 end
@@ -261,75 +266,11 @@ local function moment_kept()
   if at and at + SECOND_MS >= now then return tonumber(at), keeper end
 end
 
-local function reaches(worker) return worker and call('PUBLISH', prefix .. 'wake:' .. worker, '') > 0 end
-
 function tell_of_moments()
   if soonest == math.huge then return end
   local at, keeper = moment_kept()
-  if at and at <= soonest or reaches(keeper) then return end
+  if at and (at <= soonest or reaches(keeper)) then return end
   wake(soonest_user, 1)
-end
-
--- Of all sets of moments, with a user that it concerns.
-local function next_moment()
-  local first = call('ZRANGE', due_key, 0, 0, 'WITHSCORES')
-  local at, user = tonumber(first[2] or math.huge), first[1]
-  if has_policies then
-    first = call('ZRANGE', prefix .. 'parked', 0, 0, 'WITHSCORES')
-    if first[1] and tonumber(first[2]) < at then at, user = tonumber(first[2]), first[1] end
-  end
-  if has_limits then
-    first = call('ZRANGE', prefix .. 'held', 0, 0, 'WITHSCORES')
-    if first[1] and tonumber(first[2]) < at then
-      at, user = tonumber(first[2]), call('ZRANGE', prefix .. 'held-users:' .. first[1], 0, 0)[1]
-    end
-  end
-  return at, user
-end
-
-local function find_second(user, second, keeper)
-  if second ~= keeper and reaches(second) then return end
-  call('HDEL', state_key, 'second')
-  wake(user, 1, keeper)
-end
-
--- A worker goes to sleep. Returns until when: the next moment, a little later, or for ever when others see to it.
-local function keep_moment(worker)
-  soonest = math.huge -- this worker knows
-  local at, user = next_moment()
-  local kept_at, keeper = moment_kept()
-  local second = call('HGET', state_key, 'second')
-  if at == math.huge then
-    if keeper == worker then call('HDEL', state_key, 'keeper') end
-    return at
-  end
-  if kept_at and kept_at <= at and keeper ~= worker then
-    if second and second ~= worker then return math.huge end
-    call('HSET', state_key, 'second', worker)
-    return at + SECOND_MS
-  end
-  call('HSET', state_key, 'keeper', string.format('%d ', at) .. worker)
-  if not kept_at or at < kept_at then
-    find_second(user, second, worker)
-  elseif second == worker then
-    call('HDEL', state_key, 'second')
-  end
-  return at
-end
-
--- True: it was one of the two.
-local function forget_keeper(worker)
-  local _, keeper = moment_kept()
-  local field = keeper == worker and 'keeper' or keeper and call('HGET', state_key, 'second') == worker and 'second'
-  if field then call('HDEL', state_key, field) end
-  return field
-end
-
--- A worker has no time for it any more.
-local function hand_moment_on(worker)
-  if not forget_keeper(worker) then return end
-  local at, user = next_moment()
-  if at < math.huge and not reaches(call('HGET', state_key, 'second')) then wake(user, 1, worker) end
 end
 
 -- lib/policies.lua
@@ -348,8 +289,7 @@ local on_held_back, on_reviewed = nil, nil
 
 local function new_government()
   local it, known = {}, {}
-  local parked_key, reserved_key, swept_key = prefix .. 'parked', prefix .. 'reserved', prefix .. 'swept'
-  local SWEPT = 100 -- users per claim
+  local parked_key, reserved_key = prefix .. 'parked', prefix .. 'reserved'
   local NEVER = math.huge -- until an event opens the gate: a task ends, the policy changes
 
   local function read(name)
@@ -359,9 +299,8 @@ local function new_government()
   local default = read('*')
   local inherited = { __index = default }
 
-  local function is_on(pause) return pause == true or (pause or 0) > now end
-  -- The pause of everybody is a flag that claims read: nobody leaves `ready` for it.
-  it.all_paused = default.paused and is_on(default.paused)
+  -- The pause of everybody is a flag that claims read: nobody leaves `ready` for it. True, or until when.
+  it.all_paused = (default.paused == true or (default.paused or 0) > now) and default.paused
 
   -- Whoever is busy leaves now and then, which gives the hash more time.
   local function keep(key, ...)
@@ -401,7 +340,8 @@ local function new_government()
   function it.gate(u)
     local p, most = u.policy, u.policy.max_running
     local paused = rawget(p, 'paused')
-    if paused and is_on(paused) then return paused == true and NEVER or paused end
+    if paused == true then return NEVER end
+    if paused and paused > now then return paused end
     if p.breaker_failures or p.rate_us then read_marks(u) end
     if p.breaker_failures and u.open_until > 0 then
       if u.open_until > now then return u.open_until end
@@ -443,19 +383,13 @@ local function new_government()
 
   -- One slot of all workers is never reserved. Where they have not told how many there are, nothing is known of it.
   local most_reserved
-  local function reservation(u)
+  local function reserve(u, tag)
     local least = u.policy.min_running
-    if not least then return 0 end
-    if not most_reserved then
+    if least and not most_reserved then
       local slots = tonumber(call('HGET', state_key, 'slots') or 0)
       most_reserved = slots > 0 and slots - 1 or NEVER
     end
-    return math.min(least, most_reserved)
-  end
-
-  local function reserve(u, tag)
-    local least = reservation(u)
-    if least == 0 or it.running(u) >= least then return unreserve(u) end
+    if not least or it.running(u) >= math.min(least, most_reserved) then return unreserve(u) end
     call('ZADD', reserved_key, tag, u.name)
     u.reserved = true
   end
@@ -574,11 +508,6 @@ local function new_government()
     return it.admit(user, cost)
   end
 
-  -- Everybody may go on: all workers look, whomever they serve.
-  local function tell_all_workers()
-    for _, worker in ipairs(call('ZRANGE', prefix .. 'workers', 0, -1)) do reaches(worker) end
-  end
-
   -- Those whose time has come.
   function it.unpark(most, woken)
     for _, user in ipairs(call('ZRANGEBYSCORE', parked_key, '-inf', now, 'LIMIT', 0, most)) do
@@ -601,50 +530,6 @@ local function new_government()
   end
 
   function it.unpark_one(user) call('ZREM', parked_key, user) end
-
-  -- The policy of everybody changed. Who is ready is looked at when its turn comes; the others, some at each claim.
-  local function begin_sweep()
-    if call('EXISTS', swept_key) == 1 then return call('HSET', state_key, 'sweep', 'again') end
-    call('HSET', state_key, 'sweep', 1)
-    if call('EXISTS', parked_key) == 1 then call('RENAME', parked_key, swept_key) end
-  end
-
-  function it.change_default(was_paused)
-    begin_sweep()
-    call('ZREM', parked_key, '*')
-    if it.all_paused and default.paused ~= true then
-      call('ZADD', parked_key, default.paused, '*')
-      note_moment(default.paused)
-    end
-    if was_paused and not it.all_paused then tell_all_workers() end
-  end
-
-  local function sweep_some(woken)
-    local found = call('ZPOPMIN', swept_key, SWEPT)
-    for at = 1, #found, 2 do
-      local user = found[at]
-      if user ~= '*' then
-        if it.review(user) then woken[user] = 1 end
-      elseif default.paused == tonumber(found[at + 1]) then
-        call('ZADD', parked_key, default.paused, user)
-      end
-    end
-    return call('EXISTS', swept_key) == 1
-  end
-
-  -- True: there are more.
-  function it.sweep(woken)
-    local asked = call('HGET', state_key, 'sweep')
-    if not asked then return false end
-    if sweep_some(woken) then return true end
-    if asked == 'again' then
-      begin_sweep()
-      return true
-    end
-    call('HDEL', state_key, 'sweep')
-    forget_policies_if_none()
-    return false
-  end
 
   -- The user whose turn it is, with its tag and its group's: reservations first, else the lowest, and of a group its
   -- lowest. `resting`: users, and how many, that it is not.

@@ -12,7 +12,8 @@
 --@include fair
 --@include cursor
 --@include wake
---@include moments
+--@include keeper
+--@include sweep
 --@include place
 --@include limits
 --@include canceled
@@ -448,7 +449,7 @@ local function next_own_look()
 end
 
 local function next_event()
-  local at = keep_moment(worker)
+  local at = new_keeping(worker).keep()
   if steals then at = math.min(at, next_own_look()) end
   if call('EXISTS', prefix .. 'announcements') == 1 or moved >= MOVES or is_swept then at = now end
   if limited and limited.is_counting() then at = now end
@@ -459,7 +460,8 @@ call('ZADD', prefix .. 'workers', now, worker)
 if has_announcements then pass_on_outcomes(step_us, dead_letter_ttl_ms) end
 promote_due()
 if governed then
-  is_swept = governed.sweep(promoted)
+  local asked = call('HGET', state_key, 'sweep')
+  is_swept = asked and new_sweep().go_on(asked, promoted)
   governed.unpark(LOOKS, promoted)
 end
 if limited then limited.tick(promoted) end
@@ -481,7 +483,7 @@ if delivered < want and waits then
   wait()
 elseif delivered >= want then
   in_waiting_sets('SREM') -- a message to a busy worker would be missed by an idle one
-  hand_moment_on(worker)
+  if keeper_known ~= '' then new_keeping(worker).hand_on() end
 end
 save_state()
 local reply = { now, sleep }

@@ -8,7 +8,7 @@
 --@include state
 --@include fair
 --@include wake
---@include moments
+--@include keeper
 --@arguments
 call('ZREM', prefix .. 'workers', worker)
 local slots = call('HGET', prefix .. 'worker:' .. worker, 'concurrency')
@@ -20,7 +20,7 @@ for _, user in ipairs(users) do
   call('SREM', prefix .. 'waiting:' .. user, worker)
   governed.forgive(governed.user(user))
 end
-forget_keeper(worker)
+new_keeping(worker).forget()
 local untold = 1
 for _, user in ipairs(users) do
   if untold > 0 then untold = wake_from(prefix .. 'waiting:' .. user, 1) end

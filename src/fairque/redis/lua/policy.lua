@@ -8,6 +8,7 @@
 --@include fair
 --@include limits
 --@include wake
+--@include sweep
 --@include policies
 --@arguments
 local key = prefix .. 'policy:' .. whose
@@ -54,7 +55,7 @@ elseif whose ~= '*' then
 elseif packed or answer ~= '' then
   local was_paused = governed.all_paused
   governed = new_government()
-  governed.change_default(was_paused)
+  new_sweep().change_default(was_paused)
   wake_from(prefix .. 'waiting', 1)
 end
 save_state()

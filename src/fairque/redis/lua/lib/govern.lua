@@ -6,7 +6,6 @@
 -- reserved       zset  users that are ready and below their min_running → tag
 -- parked         zset  users with a backlog that are held back → ms at which they may go on by themselves, inf where that
 --                      takes an event; '*' → the end of the pause of everybody
--- swept          zset  those of `parked` that are looked at anew, as the policy of everybody changed
 --@include base
 --@include state
 --@include message
@@ -21,8 +20,7 @@ local on_held_back, on_reviewed = nil, nil
 
 local function new_government()
   local it, known = {}, {}
-  local parked_key, reserved_key, swept_key = prefix .. 'parked', prefix .. 'reserved', prefix .. 'swept'
-  local SWEPT = 100 -- users per claim
+  local parked_key, reserved_key = prefix .. 'parked', prefix .. 'reserved'
   local NEVER = math.huge -- until an event opens the gate: a task ends, the policy changes
 
   local function read(name)
@@ -32,9 +30,8 @@ local function new_government()
   local default = read('*')
   local inherited = { __index = default }
 
-  local function is_on(pause) return pause == true or (pause or 0) > now end
-  -- The pause of everybody is a flag that claims read: nobody leaves `ready` for it.
-  it.all_paused = default.paused and is_on(default.paused)
+  -- The pause of everybody is a flag that claims read: nobody leaves `ready` for it. True, or until when.
+  it.all_paused = (default.paused == true or (default.paused or 0) > now) and default.paused
 
   -- Whoever is busy leaves now and then, which gives the hash more time.
   local function keep(key, ...)
@@ -74,7 +71,8 @@ local function new_government()
   function it.gate(u)
     local p, most = u.policy, u.policy.max_running
     local paused = rawget(p, 'paused')
-    if paused and is_on(paused) then return paused == true and NEVER or paused end
+    if paused == true then return NEVER end
+    if paused and paused > now then return paused end
     if p.breaker_failures or p.rate_us then read_marks(u) end
     if p.breaker_failures and u.open_until > 0 then
       if u.open_until > now then return u.open_until end
@@ -116,19 +114,13 @@ local function new_government()
 
   -- One slot of all workers is never reserved. Where they have not told how many there are, nothing is known of it.
   local most_reserved
-  local function reservation(u)
+  local function reserve(u, tag)
     local least = u.policy.min_running
-    if not least then return 0 end
-    if not most_reserved then
+    if least and not most_reserved then
       local slots = tonumber(call('HGET', state_key, 'slots') or 0)
       most_reserved = slots > 0 and slots - 1 or NEVER
     end
-    return math.min(least, most_reserved)
-  end
-
-  local function reserve(u, tag)
-    local least = reservation(u)
-    if least == 0 or it.running(u) >= least then return unreserve(u) end
+    if not least or it.running(u) >= math.min(least, most_reserved) then return unreserve(u) end
     call('ZADD', reserved_key, tag, u.name)
     u.reserved = true
   end
@@ -247,11 +239,6 @@ local function new_government()
     return it.admit(user, cost)
   end
 
-  -- Everybody may go on: all workers look, whomever they serve.
-  local function tell_all_workers()
-    for _, worker in ipairs(call('ZRANGE', prefix .. 'workers', 0, -1)) do reaches(worker) end
-  end
-
   -- Those whose time has come.
   function it.unpark(most, woken)
     for _, user in ipairs(call('ZRANGEBYSCORE', parked_key, '-inf', now, 'LIMIT', 0, most)) do
@@ -274,50 +261,6 @@ local function new_government()
   end
 
   function it.unpark_one(user) call('ZREM', parked_key, user) end
-
-  -- The policy of everybody changed. Who is ready is looked at when its turn comes; the others, some at each claim.
-  local function begin_sweep()
-    if call('EXISTS', swept_key) == 1 then return call('HSET', state_key, 'sweep', 'again') end
-    call('HSET', state_key, 'sweep', 1)
-    if call('EXISTS', parked_key) == 1 then call('RENAME', parked_key, swept_key) end
-  end
-
-  function it.change_default(was_paused)
-    begin_sweep()
-    call('ZREM', parked_key, '*')
-    if it.all_paused and default.paused ~= true then
-      call('ZADD', parked_key, default.paused, '*')
-      note_moment(default.paused)
-    end
-    if was_paused and not it.all_paused then tell_all_workers() end
-  end
-
-  local function sweep_some(woken)
-    local found = call('ZPOPMIN', swept_key, SWEPT)
-    for at = 1, #found, 2 do
-      local user = found[at]
-      if user ~= '*' then
-        if it.review(user) then woken[user] = 1 end
-      elseif default.paused == tonumber(found[at + 1]) then
-        call('ZADD', parked_key, default.paused, user)
-      end
-    end
-    return call('EXISTS', swept_key) == 1
-  end
-
-  -- True: there are more.
-  function it.sweep(woken)
-    local asked = call('HGET', state_key, 'sweep')
-    if not asked then return false end
-    if sweep_some(woken) then return true end
-    if asked == 'again' then
-      begin_sweep()
-      return true
-    end
-    call('HDEL', state_key, 'sweep')
-    forget_policies_if_none()
-    return false
-  end
 
   -- The user whose turn it is, with its tag and its group's: reservations first, else the lowest, and of a group its
   -- lowest. `resting`: users, and how many, that it is not.
