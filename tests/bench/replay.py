@@ -25,8 +25,8 @@ from server import server
 from fairque import TaskQueue, Worker, task
 from fairque.fairness.contention import Contention
 from fairque.fairness.report import Report, report_on
-from fairque.fairness.simulate import Run, new_policy, simulate
-from fairque.fairness.trace_files import Job, in_order, read_trace
+from fairque.fairness.simulate import Simulation, new_policy, simulate
+from fairque.fairness.trace_files import TraceJob, in_order, read_trace
 from fairque.tasks.options import MAX_COST, MIN_COST
 
 DAY = 86_400
@@ -80,11 +80,11 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _between(jobs: Sequence[Job], first: float, end: float) -> Iterator[Job]:
+def _between(jobs: Sequence[TraceJob], first: float, end: float) -> Iterator[TraceJob]:
     return (job for job in jobs if first * DAY <= job.time < end * DAY)
 
 
-def _charged(jobs: Sequence[Job], way: str) -> list[Job]:
+def _charged(jobs: Sequence[TraceJob], way: str) -> list[TraceJob]:
     if way != BY_SECONDS:
         return list(jobs)
     return [job._replace(cost=min(MAX_COST, max(MIN_COST, job.seconds))) for job in jobs]
@@ -94,14 +94,14 @@ def _policy(way: str):
     return new_policy("fifo" if way == FIRST_COME else "fair", {})
 
 
-def _end(run: Run) -> float:
+def _end(run: Simulation) -> float:
     return max(start + job.seconds for start, job in zip(run.starts, run.jobs, strict=True))
 
 
 # The measurement
 
 
-def _measure(jobs: Sequence[Job], scale: float) -> dict[str, Run]:
+def _measure(jobs: Sequence[TraceJob], scale: float) -> dict[str, Simulation]:
     with server(None) as url, ExitStack() as stack:
         ways = {way: stack.enter_context(_started(way, url)) for way in WAYS}
         for process in ways.values():
@@ -125,7 +125,7 @@ def _started(way: str, url: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-async def _serve(jobs: Sequence[Job], args: argparse.Namespace, scale: float) -> None:
+async def _serve(jobs: Sequence[TraceJob], args: argparse.Namespace, scale: float) -> None:
     async with AsyncExitStack() as stack:
         queue = await stack.enter_async_context(TaskQueue(args.url, name=args.child.replace(" ", "-")))
         for number in range(args.workers):
@@ -140,7 +140,7 @@ async def _serve(jobs: Sequence[Job], args: argparse.Namespace, scale: float) ->
     print(json.dumps([began[number] for number in range(len(jobs))]), flush=True)
 
 
-def _as_run(jobs: Sequence[Job], starts: Sequence[float]) -> Run:
+def _as_run(jobs: Sequence[TraceJob], starts: Sequence[float]) -> Simulation:
     """In the form in which the simulator has it."""
     order = sorted(range(len(jobs)), key=starts.__getitem__)
     contention = Contention({})
@@ -150,17 +150,17 @@ def _as_run(jobs: Sequence[Job], starts: Sequence[float]) -> Run:
             contention.wait(jobs[arrived].user_id)
             arrived += 1
         contention.serve(jobs[number].user_id, jobs[number].cost)
-    return Run(jobs, starts, order, contention)
+    return Simulation(jobs, starts, order, contention)
 
 
 # What is shown
 
 
-def _report(way: str, run: Run, args: argparse.Namespace) -> Report:
+def _report(way: str, run: Simulation, args: argparse.Namespace) -> Report:
     return report_on(way, run, args.workers, BOUND)
 
 
-def _print(reports: list[tuple[str, Report, Report]], jobs: Sequence[Job], scale: float, args) -> None:
+def _print(reports: list[tuple[str, Report, Report]], jobs: Sequence[TraceJob], scale: float, args) -> None:
     users = len({job.user_id for job in jobs})
     title = f"{len(jobs):,} jobs of {users} users, {args.workers} slots, 1 s is {scale:,.0f} s of the trace"
     table = Table(title=title, title_justify="left")
