@@ -36,3 +36,17 @@ async def test_a_user_with_a_cap_of_its_share_gets_nearly_half_beside_an_equal_o
         had[ended.user_id] += 1
         await core.settle([ended])
     assert had["capped"] / SERVICES >= 0.46 - ERROR
+
+
+async def test_a_user_whose_backlog_is_gone_is_owed_nothing_for_its_cap(core: Core) -> None:
+    await govern(core, "acme", max_running=1)
+    await fill(core, "acme", tasks=2)
+    await fill(core, "other", tasks=100)
+    running = await core.take(2)
+    capped = dict(core.dump()["user:acme"].pairs)
+    assert capped["capped"] == "1"
+    [waiting] = {name.rpartition(":")[2] for name in core.dump() if name.startswith("body:acme:")} - {
+        of.id for of in running
+    }
+    assert await core.store.cancel("acme", waiting, "") == "done"
+    assert "capped" not in dict(core.dump()["user:acme"].pairs)

@@ -13,9 +13,11 @@ import pytest
 
 from fairque import Breaker, TaskQueue, Worker
 from fairque.redis.store import Store
+from tests.support.core import Core
 from tests.support.eventually import eventually
 from tests.support.servers import Server
 from tests.support.starts import Starts, fail, start
+from tests.support.tenants import put, tasks_of
 
 pytestmark = pytest.mark.leaves_keys()
 LATE = 0.15
@@ -24,9 +26,11 @@ NO_LOOK = 30.0
 
 
 @asynccontextmanager
-async def sleeping_worker(server: Server, queue: TaskQueue, concurrency: int = 2) -> AsyncIterator[Worker]:
+async def sleeping_worker(
+    server: Server, queue: TaskQueue, concurrency: int = 2, **options: Any
+) -> AsyncIterator[Worker]:
     """It has looked, found nothing, and hears what it is told."""
-    async with Worker(queue, concurrency=concurrency, poll_interval=NO_LOOK, scheduler=False) as worker:
+    async with Worker(queue, concurrency=concurrency, poll_interval=NO_LOOK, scheduler=False, **options) as worker:
         channel = queue.keys.wake_channel(worker.worker_id)
         await eventually(lambda: any(server.execute("PUBSUB", kind, channel)[1] for kind in ("NUMSUB", "SHARDNUMSUB")))
         yield worker
@@ -137,3 +141,26 @@ async def test_two_of_many_idle_workers_get_up_for_a_moment(
         await starts_at(starts, due.timestamp())
         await eventually(lambda: time.time() > due.timestamp() + 0.2)
         assert len(set(claiming)) == 2
+
+
+async def test_a_pause_of_everybody_ends_at_its_moment_for_workers_of_some_users_as_well(
+    server: Server, queue: TaskQueue
+) -> None:
+    async with sleeping_worker(server, queue, assigned_users=["acme"]):
+        until = datetime.now(UTC) + timedelta(seconds=0.5)
+        await queue.pause("*", until=until)
+        starts = Starts()
+        await queue.enqueue(start(), user_id="acme")
+        await starts_at(starts, until.timestamp())
+
+
+async def test_the_one_that_follows_a_keeper_that_is_gone_hands_the_next_moment_on(core: Core) -> None:
+    at = core.now_us() // 1000 + 60
+    await put(core, tasks_of("a", ["1"], at_ms=at))
+    await put(core, tasks_of("b", ["1"], at_ms=at + 60_000))
+    for worker in ("keeper", "second", "third"):
+        await core.claim(1, worker=worker, wait=True)
+    assert core.state()["second"] == "second"
+    core.wait_until_ms(at + 55)
+    assert await core.take(1, worker="second", wait=True)
+    assert "second" not in core.state()

@@ -114,7 +114,7 @@ class Mirror:
             at_ms = self.model.sleep_until_ms(now_us, worker, groups, steal=steal)
             agree_about_sleep(sleep, None if at_ms is None else at_ms - now_us // 1000)
         else:
-            self.model.moments.hand_on(now_us // 1000, worker)
+            self.model.moments.hand_on(worker)
             assert sleep == 0
 
     async def settle(self, picked: Sequence[Held], kind: Kind, delay_ms: int, charge: float = 0.0) -> list[bool]:

@@ -42,9 +42,9 @@ class Moments:
         self.keeper, self.at_ms = worker, at_ms
         return at_ms
 
-    def hand_on(self, now_ms: int, worker: str) -> None:
-        """A worker has no time for it any more."""
-        if self._is_kept(now_ms) and self.keeper == worker:
+    def hand_on(self, worker: str) -> None:
+        """A worker has no time for it any more, or too late."""
+        if self.keeper == worker:
             self.keeper = None
-        elif self._is_kept(now_ms) and self.second == worker:
+        elif self.second == worker:
             self.second = None

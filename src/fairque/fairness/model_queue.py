@@ -41,7 +41,7 @@ class ModelQueue(ModelLanes):
         self.limits = NameLimits(
             self._let_in,
             self._take_out,
-            lambda now_us, user: self.admission.gate(now_us, user) is None,
+            self._can_run,
             lambda: [holding.task for lane in self.lanes.values() for holding in lane.stream.values()],
         )
         self.admission.on_held_back = self.limits.take_back
@@ -169,6 +169,11 @@ class ModelQueue(ModelLanes):
         task.state = TaskState.QUEUED
         self._lane(task).backlog.put(task.task_id, task.score)
         self.admission.admit(now_us, task.user_id, task.cost)
+
+    def _can_run(self, now_us: int, user_id: str) -> bool:
+        """As far as policies go."""
+        is_paused = self.policies.all_paused_until() > now_us // 1000
+        return not is_paused and self.admission.gate(now_us, user_id) is None
 
     def _let_in(self, now_us: int, user_id: str, task_id: str) -> ModelTask:
         task = self.tasks[user_id, task_id]

@@ -671,6 +671,7 @@ local function new_government()
     local at = cost and it.gate(u)
     if tag and at then it.hold_back(u, at) end
     if tag and not cost then it.leave(u) end
+    if not cost then call('HDEL', user_key(user), 'capped') end
     if tag and cost and not at then reserve(u, tag) end
     if tag or not cost then return false end
     return it.admit(user, cost)
@@ -863,6 +864,7 @@ end
 local function retire(user)
   if call('EXISTS', place_key('critical', user), place_key('normal', user)) > 0 then return end
   if governed then governed.unpark_one(user) end
+  call('HDEL', user_key(user), 'capped') -- nothing waits that its cap kept from running
   local tag = call('ZSCORE', governed and governed.user(user).ready_key or ready_key, user)
   if tag then leave(user, tonumber(tag)) end
 end
@@ -1227,7 +1229,7 @@ local function new_limits()
     if name then free(name, UNLIMITED) end
   end
 
-  local function can_run(user) return not (governed and governed.gate(governed.user(user))) end
+  local function can_run(user) return not (governed and (governed.all_paused or governed.gate(governed.user(user)))) end
 
   local function offer(user, name, woken)
     local first = call('ZRANGE', held_of(user, name), 0, 0, 'WITHSCORES')

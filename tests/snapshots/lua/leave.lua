@@ -502,6 +502,7 @@ local function new_government()
     local at = cost and it.gate(u)
     if tag and at then it.hold_back(u, at) end
     if tag and not cost then it.leave(u) end
+    if not cost then call('HDEL', user_key(user), 'capped') end
     if tag and cost and not at then reserve(u, tag) end
     if tag or not cost then return false end
     return it.admit(user, cost)
@@ -694,6 +695,7 @@ end
 local function retire(user)
   if call('EXISTS', place_key('critical', user), place_key('normal', user)) > 0 then return end
   if governed then governed.unpark_one(user) end
+  call('HDEL', user_key(user), 'capped') -- nothing waits that its cap kept from running
   local tag = call('ZSCORE', governed and governed.user(user).ready_key or ready_key, user)
   if tag then leave(user, tonumber(tag)) end
 end
@@ -754,8 +756,9 @@ local function new_keeping(worker)
 
   -- True: it was one of the two.
   function it.forget()
-    local _, keeper = moment_kept()
-    local field = keeper == worker and 'keeper' or keeper and call('HGET', state_key, 'second') == worker and 'second'
+    -- Also one that is too late: the second looks when the moment of the keeper is over.
+    local keeper = string.match(keeper_known, ' (.*)$')
+    local field = keeper == worker and 'keeper' or call('HGET', state_key, 'second') == worker and 'second'
     if field then call('HDEL', state_key, field) end
     return field
   end

@@ -138,7 +138,7 @@ for _, limit in ipairs(limits) do
     end_count(name)
   end
   count('limits', exists - before)
-  if call('ZADD', prefix .. 'held', 'XX', 'CH', now, name) == 1 then wake_from(prefix .. 'waiting', 1) end
+  if call('ZADD', prefix .. 'held', 'XX', 'CH', now, name) == 1 and wake_from(prefix .. 'waiting', 1) > 0 then tell_all_workers() end
 end
 save_state()
 -- What is held still has to come back.

@@ -75,7 +75,7 @@ end
 local function announce_promoted()
   if governed and governed.all_paused then return end
   for user, tasks in pairs(promoted) do
-    if call('ZSCORE', governed and governed.user(user).ready_key or ready_key, user) then wake(user, tasks) end
+    if call('ZSCORE', governed and governed.user(user).ready_key or ready_key, user) then wake(user, tasks, worker) end
   end
 end
 

@@ -56,7 +56,7 @@ elseif packed or answer ~= '' then
   local was_paused = governed.all_paused
   governed = new_government()
   new_sweep().change_default(was_paused)
-  wake_from(prefix .. 'waiting', 1)
+  if wake_from(prefix .. 'waiting', 1) > 0 then tell_all_workers() end -- none that serves everyone is idle
 end
 save_state()
 forget_policies_if_none()

@@ -36,6 +36,7 @@ end
 local function retire(user)
   if call('EXISTS', place_key('critical', user), place_key('normal', user)) > 0 then return end
   if governed then governed.unpark_one(user) end
+  call('HDEL', user_key(user), 'capped') -- nothing waits that its cap kept from running
   local tag = call('ZSCORE', governed and governed.user(user).ready_key or ready_key, user)
   if tag then leave(user, tonumber(tag)) end
 end

@@ -234,6 +234,7 @@ local function new_government()
     local at = cost and it.gate(u)
     if tag and at then it.hold_back(u, at) end
     if tag and not cost then it.leave(u) end
+    if not cost then call('HDEL', user_key(user), 'capped') end
     if tag and cost and not at then reserve(u, tag) end
     if tag or not cost then return false end
     return it.admit(user, cost)

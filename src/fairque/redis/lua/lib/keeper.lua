@@ -54,8 +54,9 @@ local function new_keeping(worker)
 
   -- True: it was one of the two.
   function it.forget()
-    local _, keeper = moment_kept()
-    local field = keeper == worker and 'keeper' or keeper and call('HGET', state_key, 'second') == worker and 'second'
+    -- Also one that is too late: the second looks when the moment of the keeper is over.
+    local keeper = string.match(keeper_known, ' (.*)$')
+    local field = keeper == worker and 'keeper' or call('HGET', state_key, 'second') == worker and 'second'
     if field then call('HDEL', state_key, field) end
     return field
   end

@@ -148,7 +148,7 @@ local function new_limits()
     if name then free(name, UNLIMITED) end
   end
 
-  local function can_run(user) return not (governed and governed.gate(governed.user(user))) end
+  local function can_run(user) return not (governed and (governed.all_paused or governed.gate(governed.user(user)))) end
 
   local function offer(user, name, woken)
     local first = call('ZRANGE', held_of(user, name), 0, 0, 'WITHSCORES')
