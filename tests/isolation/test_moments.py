@@ -146,12 +146,16 @@ async def test_two_of_many_idle_workers_get_up_for_a_moment(
 async def test_a_pause_of_everybody_ends_at_its_moment_for_workers_of_some_users_as_well(
     server: Server, queue: TaskQueue
 ) -> None:
-    async with sleeping_worker(server, queue, assigned_users=["acme"]):
+    async with sleeping_worker(server, queue, assigned_users=["acme"]) as worker:
+        starts = Starts()
+        handle = await queue.enqueue(start(), user_id="acme")
+        await handle.result(timeout=10)
+        waiting = f"{queue.keys.prefix}waiting:acme"
+        await eventually(lambda: server.execute("SISMEMBER", waiting, worker.worker_id))
         until = datetime.now(UTC) + timedelta(seconds=0.5)
         await queue.pause("*", until=until)
-        starts = Starts()
         await queue.enqueue(start(), user_id="acme")
-        await starts_at(starts, until.timestamp())
+        await starts_at(starts, until.timestamp(), 2)
 
 
 async def test_the_one_that_follows_a_keeper_that_is_gone_hands_the_next_moment_on(core: Core) -> None:
