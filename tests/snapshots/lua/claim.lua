@@ -5,6 +5,9 @@
 --          history, body}. history: '' at the first delivery, else 'failures lost returned returned-since queued canceling'
 -- Cost     O(wanted log users), plus O(1) per promoted and stolen task, both bounded
 
+-- lib/claim.lua
+-- Promote what is due, steal from silent workers, then serve fairly. `claim` is a `Claim`; returns the reply of claim.lua.
+
 -- lib/base.lua
 -- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
 -- tag.
@@ -73,37 +76,12 @@ local function save_state()
   end
 end
 
--- lib/task.lua
--- What goes when a task goes.
+-- lib/depend.lua
+-- Dependencies. `needs` of a deferred task holds what it waits for, `feeds` of a task those that wait for it; the two
+-- mirror each other. A task that somebody waits for has the field `feeds`, so that the others pay nothing at their end.
 
--- All that is kept of a task itself, apart from its result and from what waits for what.
-local function keys_of_task(user, id) return task_key(user, id), body_key(user, id), errors_key(user, id) end
-
--- Nothing is left of a task that waits nowhere. Those that wait for it go on waiting, for the next task of this id.
--- Returns whether there are any.
-local function erase_task(user, id)
-  local key = task_key(user, id)
-  local known = call('HMGET', key, 'feeds', 'offered')
-  local feeds = known[1]
-  if known[2] then call('SREM', prefix .. 'offers:' .. user, id) end
-  call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
-  if feeds then call('HSET', key, 'feeds', 1) end
-  return feeds
-end
-
--- A task is no dead letter any more.
-local function unlist_dead(user, id)
-  call('ZREM', place_key('dead', user), id)
-  call('ZREM', prefix .. 'dead', user .. ':' .. id)
-end
-
--- lib/places.lua
-
--- Every place in which a user has tasks, but those that run.
-local function places_of(user)
-  return place_key('critical', user), place_key('normal', user), place_key('held', user), place_key('scheduled', user),
-    place_key('deferred', user), place_key('dead', user)
-end
+-- lib/canceled.lua
+-- Outcomes that others wait for, passed on at the end of the script (lib/depend.lua).
 
 -- lib/message.lua
 -- What scripts read of the body of a task. A body that cannot be read belongs to somebody else.
@@ -128,6 +106,165 @@ local function cost_of_task(user, id)
   local head = redis.pcall('GETRANGE', body_key(user, id), 0, 17)
   return type(head) == 'string' and cost_of(head) or 1
 end
+
+-- lib/metrics.lua
+-- Measures users; what a script measured is written by its save_state().
+
+-- lib/metrics_format.lua
+-- What is measured of a user, in `metrics:<u>`, and of the whole queue, in `metrics:*`: 15 doubles and the histogram of
+-- waits. One string that is read and written as a whole: a third of the time that as many hash fields take.
+--  1 finished   2 failed  3 canceled  4 retried (totals)   5 cost   6 busy (seconds)
+--  7 recent cost   8 recent busy   9 recent services   10 when those three were written   11 since when all is measured
+-- 12 the hour   13 its services   14 its cost   15 its busy seconds
+local WAITS, WAIT_BUCKETS = 15, 22 -- bucket k holds waits below 2^k ms, the last one all others
+local RECENT_MS = 60000 -- what is recent fades with this time constant
+
+local function metrics_format() return '<' .. string.rep('d', WAITS) .. string.rep('I4', WAIT_BUCKETS) end
+
+local TALLIED = { finished = 1, failed = 2, canceled = 3, retried = 4 }
+local tallies = {}
+
+local function tallies_of(user)
+  local of_user = tallies[user]
+  if not of_user then
+    of_user = {}
+    tallies[user] = of_user
+  end
+  return of_user
+end
+
+-- A task of the user ended, or is tried again.
+local function tally(user, how)
+  local of_user, at = tallies_of(user), TALLIED[how]
+  of_user[at] = (of_user[at] or 0) + 1
+end
+
+-- One service: how long it waited (nil: known already) and ran, in ms, and what it cost.
+local function tally_service(user, wait, run, cost)
+  local of_user = tallies_of(user)
+  of_user[5], of_user[6] = (of_user[5] or 0) + cost, (of_user[6] or 0) + run / 1000
+  of_user[9] = (of_user[9] or 0) + 1
+  if wait then
+    local bucket = wait < 1 and 0 or math.min(WAIT_BUCKETS - 1, math.floor(math.log(wait) / math.log(2)) + 1)
+    local at = WAITS + 1 + bucket
+    of_user[at] = (of_user[at] or 0) + 1
+  end
+end
+
+save_tallies = function()
+  if not next(tallies) then return end
+  -- An hour that is over goes to the day's hash, from which bills are written.
+  local USAGE_TTL, HOUR = 3456000000, 3600000 -- 40 days: an hour lies here or in a day's hash, until nobody bills it
+  local format = metrics_format()
+  local function close_hour(user, m)
+    if m[13] == 0 and m[14] == 0 and m[15] == 0 then return end
+    local key = prefix .. 'usage:' .. user .. ':' .. string.format('%d', math.floor(m[12] / 24))
+    local hour, before = string.format('%d', m[12] % 24), { 0, 0, 0 }
+    local kept = call('HGET', key, hour) -- the clock of the server was set back over the end of an hour
+    if kept then before = cmsgpack.unpack(kept) end
+    call('HSET', key, hour, cmsgpack.pack({ m[13] + before[1], m[14] + before[2], m[15] + before[3] }))
+    call('PEXPIRE', key, USAGE_TTL)
+  end
+  local function save(user, by)
+    local key = prefix .. 'metrics:' .. user
+    local blob, hour, m = call('GET', key), math.floor(now / HOUR), nil
+    if blob then
+      m = { struct.unpack(format, blob) }
+    else
+      m = {}
+      for at = 1, WAITS + WAIT_BUCKETS do m[at] = 0 end
+      m[10], m[11] = now, now
+    end
+    if m[12] ~= hour then -- new ones come here as well: once an hour the key is given more time
+      close_hour(user, m)
+      m[12], m[13], m[14], m[15] = hour, 0, 0, 0
+      call('SET', key, '', 'PX', USAGE_TTL)
+    end
+    local fade = math.exp((m[10] - now) / RECENT_MS)
+    m[7], m[8] = m[7] * fade + (by[5] or 0), m[8] * fade + (by[6] or 0)
+    m[9], m[10] = m[9] * fade, now
+    m[13], m[14], m[15] = m[13] + (by[9] or 0), m[14] + (by[5] or 0), m[15] + (by[6] or 0)
+    for at, more in pairs(by) do m[at] = m[at] + more end
+    call('SETRANGE', key, 0, struct.pack(format, unpack(m, 1, WAITS + WAIT_BUCKETS)))
+  end
+  local whole = {}
+  for user, by in pairs(tallies) do
+    save(user, by)
+    for at, more in pairs(by) do whole[at] = (whole[at] or 0) + more end
+  end
+  for how, at in pairs(TALLIED) do
+    if whole[at] then count(how, whole[at]) end
+  end
+  save('*', whole)
+end
+
+-- lib/task.lua
+-- What goes when a task goes.
+
+-- All that is kept of a task itself, apart from its result and from what waits for what.
+local function keys_of_task(user, id) return task_key(user, id), body_key(user, id), errors_key(user, id) end
+
+-- Nothing is left of a task that waits nowhere. Those that wait for it go on waiting, for the next task of this id.
+-- Returns whether there are any.
+local function erase_task(user, id)
+  local key = task_key(user, id)
+  local known = call('HMGET', key, 'feeds', 'offered')
+  local feeds = known[1]
+  if known[2] then call('SREM', prefix .. 'offers:' .. user, id) end
+  call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
+  if feeds then call('HSET', key, 'feeds', 1) end
+  return feeds
+end
+
+-- A task is no dead letter any more.
+local function unlist_dead(user, id)
+  call('ZREM', place_key('dead', user), id)
+  call('ZREM', prefix .. 'dead', user .. ':' .. id)
+end
+
+local announcements = {}
+local function announce(user, id, outcome)
+  announcements[#announcements + 1] = { user, id, outcome }
+end
+
+-- The end of a task that did not run to its end: a record that says so, and nothing else is left of it. Closures cost
+-- every call of a script: these are made by the first that needs them.
+local function new_ending()
+  -- The fields of message.Record, after the first nine bytes of the body and the letter of the state. What did not run
+  -- started and ended now.
+  local function canceled_record(body, known, reason)
+    local ran = known.state == 'started'
+    local started = ran and tonumber(known.started) or now
+    return string.sub(body, 1, 9) .. 'C\156' .. cmsgpack.pack(name_in(body), tonumber(known.attempt or 0),
+      tonumber(known.queued or known.enqueued or started), started, now - started, ran and known.worker or '', nil, true,
+      nil, 'TaskCanceled', reason, '')
+  end
+
+  local function fields_of(key)
+    local flat, known = call('HGETALL', key), {}
+    for at = 1, #flat, 2 do known[flat[at]] = flat[at + 1] end
+    return known
+  end
+
+  -- The task has left its place already. `ttl`: how long the record is kept, in ms.
+  return function(user, id, reason, ttl)
+    local known = fields_of(task_key(user, id))
+    local body = call('GET', body_key(user, id)) or string.rep('\0', 9)
+    if erase_task(user, id) then announce(user, id, 'canceled') end
+    call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
+    tally(user, 'canceled')
+    publish(user, id, 'canceled')
+  end
+end
+
+local ending
+local function end_canceled(user, id, reason, ttl)
+  ending = ending or new_ending()
+  ending(user, id, reason, ttl)
+end
+
+-- lib/place.lua
+-- Where a task waits: in a lane, or among the scheduled ones of its user.
 
 -- lib/fair.lua
 -- The fair choice (start-time fair queueing: Goyal, Vin, Cheng, SIGCOMM 1996).
@@ -242,17 +379,6 @@ end
 
 -- The `tat` after one more start.
 local function rate_after_start(tat, interval) return math.max(now_us, tat) + interval end
-
--- lib/metrics_format.lua
--- What is measured of a user, in `metrics:<u>`, and of the whole queue, in `metrics:*`: 15 doubles and the histogram of
--- waits. One string that is read and written as a whole: a third of the time that as many hash fields take.
---  1 finished   2 failed  3 canceled  4 retried (totals)   5 cost   6 busy (seconds)
---  7 recent cost   8 recent busy   9 recent services   10 when those three were written   11 since when all is measured
--- 12 the hour   13 its services   14 its cost   15 its busy seconds
-local WAITS, WAIT_BUCKETS = 15, 22 -- bucket k holds waits below 2^k ms, the last one all others
-local RECENT_MS = 60000 -- what is recent fades with this time constant
-
-local function metrics_format() return '<' .. string.rep('d', WAITS) .. string.rep('I4', WAIT_BUCKETS) end
 
 -- lib/moments.lua
 -- What becomes possible by time alone. One idle worker, the keeper, sleeps until the next moment, and a second one for a
@@ -732,85 +858,215 @@ local function retire(user)
   if tag then leave(user, tonumber(tag)) end
 end
 
--- lib/cursor.lua
-
--- Where a look at the silent deliveries of a lane stopped half way.
-local function forget_cursor(member)
-  if call('HDEL', state_key, 'cursor:' .. member) == 1 then count('cursors', -1) end
+local function score_of(priority, step_us)
+  if priority == 6 then return 'critical', next_arrival() end
+  return 'normal', next_arrival() - (priority - 1) * step_us
 end
 
--- lib/keeper.lua
--- Workers that go to sleep, or are no longer idle, and the moment that one of them keeps. Closures cost every call of a
--- script: these are made where they are needed.
+-- True: the user may be served now.
+local function place(user, id, lane, score)
+  call('ZADD', place_key(lane, user), score, id)
+  count(lane, 1)
+  return admit(user, cost_of_task(user, id))
+end
 
-local function new_keeping(worker)
+-- Those that are due in one millisecond stand in the order in which they came, by fractions of it: what reads a score as
+-- a time rounds it down. A step is the smallest that a time in ms can carry until 2109; behind 2,048 of them ids decide.
+local STEP_MS = 2 ^ -11
+local function place_in_ms(waiting, at)
+  local last = call('ZREVRANGEBYSCORE', waiting, '(' .. string.format('%d', at + 1), at, 'WITHSCORES', 'LIMIT', 0, 1)[2]
+  return last and math.min(last + STEP_MS, at + 1 - STEP_MS) or at
+end
+
+-- `due` knows of each user only its earliest task, so that one user's schedule costs the others nothing.
+local function schedule(user, id, at)
+  local waiting = place_key('scheduled', user)
+  call('ZADD', waiting, place_in_ms(waiting, at), id)
+  call('ZADD', due_key, 'LT', at, user)
+  call('ZADD', users_key, now, user)
+  note_moment(at, user)
+  count('scheduled', 1)
+end
+
+local function new_links()
   local it = {}
 
-  -- Of all sets of moments, with a user that it concerns.
-  local function next_moment()
-    local first = call('ZRANGE', due_key, 0, 0, 'WITHSCORES')
-    local at, user = tonumber(first[2] or math.huge), first[1]
-    if has_policies then
-      first = call('ZRANGE', prefix .. 'parked', 0, 0, 'WITHSCORES')
-      if first[1] and tonumber(first[2]) < at then at, user = tonumber(first[2]), first[1] end
-    end
-    if has_limits then
-      first = call('ZRANGE', prefix .. 'held', 0, 0, 'WITHSCORES')
-      if first[1] and tonumber(first[2]) < at then
-        at, user = tonumber(first[2]), call('ZRANGE', prefix .. 'held-users:' .. first[1], 0, 0)[1]
-      end
-    end
-    return at, user
+  local STEP, TURN = 500, 50 -- tasks that one call passes outcomes on to, and of one user at a time while others wait
+
+  function it.wait_for(user, id, dependency)
+    call('SADD', needs_key(user, id), dependency)
+    call('SADD', feeds_key(user, dependency), id)
+    call('HSET', task_key(user, dependency), 'feeds', 1)
   end
 
-  local function find_second(user, second)
-    if second and second ~= worker and reaches(second) then return end
-    call('HDEL', state_key, 'second')
-    wake(user, 1, worker)
+  local function stop_waiting_for(user, id, dependency)
+    local feeds, informed = feeds_key(user, dependency), informed_key(user, dependency)
+    call('SREM', feeds, id)
+    call('SREM', informed, id)
+    if call('EXISTS', feeds, informed) == 0 then call('HDEL', task_key(user, dependency), 'feeds') end
   end
 
-  -- The worker goes to sleep. Returns until when: the next moment, a little later, or for ever when others see to it.
-  function it.keep()
-    soonest = math.huge -- this worker knows
-    local at, user = next_moment()
-    local kept_at, keeper = moment_kept()
-    local second = call('HGET', state_key, 'second')
-    if at == math.huge then
-      if keeper == worker then call('HDEL', state_key, 'keeper') end
-      return at
-    end
-    if kept_at and kept_at <= at and keeper ~= worker then
-      if second and second ~= worker then return math.huge end
-      call('HSET', state_key, 'second', worker)
-      return at + SECOND_MS
-    end
-    call('HSET', state_key, 'keeper', string.format('%d ', at) .. worker)
-    if not kept_at or at < kept_at then
-      find_second(user, second)
-    elseif second == worker then
-      call('HDEL', state_key, 'second')
-    end
-    return at
+  function it.leave_deferred(user, id)
+    call('SREM', place_key('deferred', user), id)
+    count('deferred', -1)
+    for _, dependency in ipairs(call('SMEMBERS', needs_key(user, id))) do stop_waiting_for(user, id, dependency) end
+    call('DEL', needs_key(user, id))
   end
 
-  -- True: it was one of the two.
-  function it.forget()
-    -- Also one that is too late: the second looks when the moment of the keeper is over.
-    local keeper = string.match(keeper_known, ' (.*)$')
-    local field = keeper == worker and 'keeper' or call('HGET', state_key, 'second') == worker and 'second'
-    if field then call('HDEL', state_key, field) end
-    return field
+  local released = {}
+  local function release(user, id, step_us)
+    local key = task_key(user, id)
+    call('SREM', place_key('deferred', user), id)
+    count('deferred', -1)
+    local known = call('HMGET', key, 'priority', 'due', 'watched')
+    local due = tonumber(known[2] or 0)
+    if due > now then
+      call('HSET', key, 'state', 'scheduled')
+      schedule(user, id, due)
+    else
+      local lane, score = score_of(tonumber(known[1] or 3), step_us)
+      call('HSET', key, 'state', 'queued', 'queued', now)
+      if place(user, id, lane, score) then released[user] = (released[user] or 0) + 1 end
+    end
+    if known[3] then publish(user, id, 'waiting') end
   end
 
-  -- The worker has no time for it any more.
-  function it.hand_on()
-    if not it.forget() then return end
-    local at, user = next_moment()
-    local second = at < math.huge and call('HGET', state_key, 'second')
-    if at < math.huge and not (second and reaches(second)) then wake(user, 1, worker) end
+  -- One dependent learns how one of its dependencies ended. True: it goes on waiting for the same.
+  local function inform(user, id, dependency, outcome, step_us, ttl)
+    local known = call('HMGET', task_key(user, id), 'state', 'on_failure')
+    if known[1] ~= 'deferred' then return false end
+    if outcome == 'finished' or known[2] == 'run' then
+      call('SREM', needs_key(user, id), dependency)
+      if call('EXISTS', needs_key(user, id)) == 0 then release(user, id, step_us) end
+    elseif known[2] == 'cancel' then
+      it.leave_deferred(user, id)
+      end_canceled(user, id, 'dependency ' .. dependency .. ' ' .. outcome, ttl)
+    else
+      return true
+    end
+    return false
+  end
+
+  -- How the task stands now: it may have been requeued since the announcement was put off.
+  local function standing_outcome(user, id, outcome)
+    local letter = call('GETRANGE', result_key(user, id), 9, 9)
+    if letter == 'F' then return 'finished' end
+    if letter == 'X' then return 'failed' end
+    if letter == 'C' then return 'canceled' end
+    if call('EXISTS', body_key(user, id)) == 1 then return nil end
+    return outcome
+  end
+
+  -- Those that go on waiting are held apart until all have been informed. When the task lives again, they are joined by
+  -- those that have not been informed.
+  local function end_announcement(user, id)
+    local feeds, informed = feeds_key(user, id), informed_key(user, id)
+    if call('EXISTS', informed) == 1 then
+      call('SUNIONSTORE', feeds, feeds, informed)
+      call('DEL', informed)
+    end
+    if call('EXISTS', feeds) == 1 then
+      call('HSET', task_key(user, id), 'feeds', 1)
+    else
+      call('HDEL', task_key(user, id), 'feeds')
+    end
+  end
+
+  -- A set has no order of its own: those who came first go on first, among as many as one call informs.
+  local function in_order(user, ids)
+    local came = {}
+    for _, id in ipairs(ids) do came[id] = tonumber(call('HGET', task_key(user, id), 'came') or 0) end
+    table.sort(ids, function(one, other) return came[one] < came[other] end)
+    return ids
+  end
+
+  -- Informs at most `most` dependents of one task; returns how many, and whether that was all.
+  local function pass_on(user, id, told, most, step_us, ttl)
+    local outcome = standing_outcome(user, id, told)
+    local feeds = feeds_key(user, id)
+    if not outcome then
+      end_announcement(user, id)
+      return 1, true
+    end
+    local dependents = in_order(user, call('SPOP', feeds, most))
+    for _, dependent in ipairs(dependents) do
+      if inform(user, dependent, id, outcome, step_us, ttl) then call('SADD', informed_key(user, id), dependent) end
+    end
+    local all = call('EXISTS', feeds) == 0
+    if all then end_announcement(user, id) end
+    return #dependents + 1, all
+  end
+
+  -- announcements      zset  users with some that were put off → their last turn, in us
+  -- announcements:<u>  list  {id, outcome}, the oldest first
+  local turns_key = prefix .. 'announcements'
+  local function line_of(user) return turns_key .. ':' .. user end
+
+  local function put_off(user, id, outcome)
+    call('RPUSH', line_of(user), cmsgpack.pack({ id, outcome }))
+    call('ZADD', turns_key, 'NX', now_us, user)
+    count('announcements', 1)
+  end
+
+  local function are_put_off() return tonumber(has_announcements or 0) + (counts.announcements or 0) > 0 end
+
+  -- The oldest one of the user whose turn it is, or a part of it. Returns how many it informed.
+  local turn = 0
+  local function take_turn(budget, step_us, ttl)
+    local users = call('ZRANGE', turns_key, 0, 1)
+    local user = users[1]
+    if not user then return budget end -- the key was lost
+    local line, most = line_of(user), users[2] and math.min(budget, TURN) or budget
+    local packed = call('LINDEX', line, 0)
+    local informed, all = 1, false
+    if packed then
+      local oldest = cmsgpack.unpack(packed)
+      informed, all = pass_on(user, oldest[1], oldest[2], most, step_us, ttl)
+    end
+    if all then
+      call('LPOP', line)
+      count('announcements', -1)
+    end
+    turn = turn + 1
+    if call('EXISTS', line) == 1 then call('ZADD', turns_key, now_us + turn, user) else call('ZREM', turns_key, user) end
+    return informed
+  end
+
+  -- What this call caused is told at once, as long as nothing was put off; what is put off, by turns of users.
+  function it.pass_on_outcomes(step_us, ttl)
+    local budget, at = STEP, 1
+    while announcements[at] and budget > 0 and not are_put_off() do
+      local user, id, outcome = unpack(announcements[at])
+      local informed, all = pass_on(user, id, outcome, budget, step_us, ttl)
+      budget = budget - informed
+      if not all then break end
+      at = at + 1
+    end
+    local function put_off_others()
+      for left = at, #announcements do put_off(unpack(announcements[left])) end
+      at = #announcements + 1
+    end
+    put_off_others()
+    while budget > 0 and are_put_off() do
+      budget = budget - take_turn(budget, step_us, ttl)
+      put_off_others()
+    end
+    if are_put_off() then wake_from(prefix .. 'waiting', 1) end
+    for user, tasks in pairs(released) do wake(user, tasks) end
   end
 
   return it
+end
+
+local links
+local function depend()
+  links = links or new_links()
+  return links
+end
+
+-- What an earlier call put off, and what this one caused.
+local function pass_on_outcomes(step_us, ttl)
+  if announcements[1] or tonumber(has_announcements or 0) > 0 then depend().pass_on_outcomes(step_us, ttl) end
 end
 
 -- lib/sweep.lua
@@ -869,37 +1125,98 @@ local function new_sweep()
   return it
 end
 
--- lib/place.lua
--- Where a task waits: in a lane, or among the scheduled ones of its user.
+-- lib/work.lua
+-- What one claim has done so far, and those whom it serves.
 
-local function score_of(priority, step_us)
-  if priority == 6 then return 'critical', next_arrival() end
-  return 'normal', next_arrival() - (priority - 1) * step_us
+-- groups: users named, each in the first of its groups only; an empty group is everyone. served: the reply, eight values
+-- each delivery. promoted: user → tasks that came back to its lanes. moved: steps that delivered nothing.
+local function new_work(claim)
+  local groups = claim[10]
+  local it = { groups = {}, everyone = false, served = {}, delivered = 0, promoted = {}, moved = 0, is_swept = false }
+  local named = {}
+  for _, group in ipairs(groups) do
+    local users = {}
+    for _, user in ipairs(group) do
+      if not named[user] then users[#users + 1] = user end
+      named[user] = true
+    end
+    if #group == 0 then it.everyone = true end
+    if #group == 0 or #users > 0 then it.groups[#it.groups + 1] = users end
+  end
+
+  function it.note(user, id, lane, stream_id, attempt, score, history, body)
+    local n = #it.served
+    it.served[n + 1], it.served[n + 2], it.served[n + 3], it.served[n + 4] = user, id, lane, stream_id
+    it.served[n + 5], it.served[n + 6], it.served[n + 7], it.served[n + 8] = attempt, score, history, body
+    it.delivered = it.delivered + 1
+  end
+
+  return it
 end
 
--- True: the user may be served now.
-local function place(user, id, lane, score)
-  call('ZADD', place_key(lane, user), score, id)
-  count(lane, 1)
-  return admit(user, cost_of_task(user, id))
+-- lib/promotion.lua
+-- What is due comes to its lane.
+
+local function new_promotion(claim, work)
+  local worker, want, priority_step_ms = claim[1], claim[2], claim[5]
+  local it = {}
+  local step_us = priority_step_ms * 1000
+  local PROMOTIONS, LOOKS = 200, 20
+  local SPARE = 10 -- of one user beyond what is wanted: other workers find something, too
+
+  local function promote(user, most)
+    local waiting = place_key('scheduled', user)
+    local ids = call('ZRANGEBYSCORE', waiting, '-inf', '(' .. now + 1, 'LIMIT', 0, most)
+    for _, id in ipairs(ids) do
+      local key = task_key(user, id)
+      local known = call('HMGET', key, 'lane', 'score', 'priority', 'watched')
+      local lane, score = known[1], known[2]
+      if not score then lane, score = score_of(tonumber(known[3] or 3), step_us) end
+      call('HSET', key, 'state', 'queued', 'queued', now)
+      place(user, id, lane, score)
+      if known[4] then publish(user, id, 'waiting') end
+    end
+    if #ids > 0 then
+      call('ZREM', waiting, unpack(ids))
+      count('scheduled', -#ids)
+      work.promoted[user] = (work.promoted[user] or 0) + #ids
+    end
+    local first = call('ZRANGE', waiting, 0, 0, 'WITHSCORES')[2]
+    if first then
+      local at = math.max(now, math.floor(first))
+      call('ZADD', due_key, at, user)
+      note_moment(at, user)
+    else
+      call('ZREM', due_key, user)
+    end
+  end
+
+  -- By turns: whoever has more that is due comes after all those that wait since before now.
+  function it.promote_due()
+    local users = call('ZRANGEBYSCORE', due_key, '-inf', now, 'LIMIT', 0, LOOKS)
+    local most = math.min(want + SPARE, math.floor(PROMOTIONS / #users))
+    for _, user in ipairs(users) do promote(user, most) end
+  end
+
+  -- What was promoted or let in again, and not taken by this call, is news for other workers.
+  function it.announce()
+    if governed and governed.all_paused then return end
+    for user, tasks in pairs(work.promoted) do
+      if call('ZSCORE', governed and governed.user(user).ready_key or ready_key, user) then wake(user, tasks, worker) end
+    end
+  end
+
+  return it
 end
 
--- Those that are due in one millisecond stand in the order in which they came, by fractions of it: what reads a score as
--- a time rounds it down. A step is the smallest that a time in ms can carry until 2109; behind 2,048 of them ids decide.
-local STEP_MS = 2 ^ -11
-local function place_in_ms(waiting, at)
-  local last = call('ZREVRANGEBYSCORE', waiting, '(' .. string.format('%d', at + 1), at, 'WITHSCORES', 'LIMIT', 0, 1)[2]
-  return last and math.min(last + STEP_MS, at + 1 - STEP_MS) or at
-end
+-- lib/stealing.lua
+-- Take over what silent workers have.
 
--- `due` knows of each user only its earliest task, so that one user's schedule costs the others nothing.
-local function schedule(user, id, at)
-  local waiting = place_key('scheduled', user)
-  call('ZADD', waiting, place_in_ms(waiting, at), id)
-  call('ZADD', due_key, 'LT', at, user)
-  call('ZADD', users_key, now, user)
-  note_moment(at, user)
-  count('scheduled', 1)
+-- lib/cursor.lua
+
+-- Where a look at the silent deliveries of a lane stopped half way.
+local function forget_cursor(member)
+  if call('HDEL', state_key, 'cursor:' .. member) == 1 then count('cursors', -1) end
 end
 
 -- lib/limits.lua
@@ -1155,313 +1472,557 @@ end
 local limited = has_limits and new_limits() or nil
 if limited then on_held_back, on_reviewed = limited.take_back, limited.came_back end
 
--- lib/canceled.lua
--- Outcomes that others wait for, passed on at the end of the script (lib/depend.lua).
+-- lib/history.lua
+-- What a delivery tells of what came before it.
 
--- lib/metrics.lua
--- Measures users; what a script measured is written by its save_state().
-
-local TALLIED = { finished = 1, failed = 2, canceled = 3, retried = 4 }
-local tallies = {}
-
-local function tallies_of(user)
-  local of_user = tallies[user]
-  if not of_user then
-    of_user = {}
-    tallies[user] = of_user
-  end
-  return of_user
+local function history_of(failures, lost, returned, since, queued, canceling)
+  return (failures or 0) .. ' ' .. (lost or 0) .. ' ' .. (returned or 0) .. ' ' .. (since or 0) .. ' ' .. (queued or 0) ..
+    (canceling and ' 1' or ' 0')
 end
 
--- A task of the user ended, or is tried again.
-local function tally(user, how)
-  local of_user, at = tallies_of(user), TALLIED[how]
-  of_user[at] = (of_user[at] or 0) + 1
+-- A body that cannot be handed out is told of as such.
+local function load_body(user, id, max_message_bytes)
+  local body = redis.pcall('GET', body_key(user, id))
+  if type(body) == 'table' then return '\0not a string' end
+  if body and #body > max_message_bytes then
+    return '\0too large: ' .. #body .. ' bytes, the limit is ' .. string.format('%d', max_message_bytes)
+  end
+  return body
 end
 
--- One service: how long it waited (nil: known already) and ran, in ms, and what it cost.
-local function tally_service(user, wait, run, cost)
-  local of_user = tallies_of(user)
-  of_user[5], of_user[6] = (of_user[5] or 0) + cost, (of_user[6] or 0) + run / 1000
-  of_user[9] = (of_user[9] or 0) + 1
-  if wait then
-    local bucket = wait < 1 and 0 or math.min(WAIT_BUCKETS - 1, math.floor(math.log(wait) / math.log(2)) + 1)
-    local at = WAITS + 1 + bucket
-    of_user[at] = (of_user[at] or 0) + 1
-  end
-end
-
-save_tallies = function()
-  if not next(tallies) then return end
-  -- An hour that is over goes to the day's hash, from which bills are written.
-  local USAGE_TTL, HOUR = 3456000000, 3600000 -- 40 days: an hour lies here or in a day's hash, until nobody bills it
-  local format = metrics_format()
-  local function close_hour(user, m)
-    if m[13] == 0 and m[14] == 0 and m[15] == 0 then return end
-    local key = prefix .. 'usage:' .. user .. ':' .. string.format('%d', math.floor(m[12] / 24))
-    local hour, before = string.format('%d', m[12] % 24), { 0, 0, 0 }
-    local kept = call('HGET', key, hour) -- the clock of the server was set back over the end of an hour
-    if kept then before = cmsgpack.unpack(kept) end
-    call('HSET', key, hour, cmsgpack.pack({ m[13] + before[1], m[14] + before[2], m[15] + before[3] }))
-    call('PEXPIRE', key, USAGE_TTL)
-  end
-  local function save(user, by)
-    local key = prefix .. 'metrics:' .. user
-    local blob, hour, m = call('GET', key), math.floor(now / HOUR), nil
-    if blob then
-      m = { struct.unpack(format, blob) }
-    else
-      m = {}
-      for at = 1, WAITS + WAIT_BUCKETS do m[at] = 0 end
-      m[10], m[11] = now, now
-    end
-    if m[12] ~= hour then -- new ones come here as well: once an hour the key is given more time
-      close_hour(user, m)
-      m[12], m[13], m[14], m[15] = hour, 0, 0, 0
-      call('SET', key, '', 'PX', USAGE_TTL)
-    end
-    local fade = math.exp((m[10] - now) / RECENT_MS)
-    m[7], m[8] = m[7] * fade + (by[5] or 0), m[8] * fade + (by[6] or 0)
-    m[9], m[10] = m[9] * fade, now
-    m[13], m[14], m[15] = m[13] + (by[9] or 0), m[14] + (by[5] or 0), m[15] + (by[6] or 0)
-    for at, more in pairs(by) do m[at] = m[at] + more end
-    call('SETRANGE', key, 0, struct.pack(format, unpack(m, 1, WAITS + WAIT_BUCKETS)))
-  end
-  local whole = {}
-  for user, by in pairs(tallies) do
-    save(user, by)
-    for at, more in pairs(by) do whole[at] = (whole[at] or 0) + more end
-  end
-  for how, at in pairs(TALLIED) do
-    if whole[at] then count(how, whole[at]) end
-  end
-  save('*', whole)
-end
-
-local announcements = {}
-local function announce(user, id, outcome)
-  announcements[#announcements + 1] = { user, id, outcome }
-end
-
--- The end of a task that did not run to its end: a record that says so, and nothing else is left of it. Closures cost
--- every call of a script: these are made by the first that needs them.
-local function new_ending()
-  -- The fields of message.Record, after the first nine bytes of the body and the letter of the state. What did not run
-  -- started and ended now.
-  local function canceled_record(body, known, reason)
-    local ran = known.state == 'started'
-    local started = ran and tonumber(known.started) or now
-    return string.sub(body, 1, 9) .. 'C\156' .. cmsgpack.pack(name_in(body), tonumber(known.attempt or 0),
-      tonumber(known.queued or known.enqueued or started), started, now - started, ran and known.worker or '', nil, true,
-      nil, 'TaskCanceled', reason, '')
-  end
-
-  local function fields_of(key)
-    local flat, known = call('HGETALL', key), {}
-    for at = 1, #flat, 2 do known[flat[at]] = flat[at + 1] end
-    return known
-  end
-
-  -- The task has left its place already. `ttl`: how long the record is kept, in ms.
-  return function(user, id, reason, ttl)
-    local known = fields_of(task_key(user, id))
-    local body = call('GET', body_key(user, id)) or string.rep('\0', 9)
-    if erase_task(user, id) then announce(user, id, 'canceled') end
-    call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
-    tally(user, 'canceled')
-    publish(user, id, 'canceled')
-  end
-end
-
-local ending
-local function end_canceled(user, id, reason, ttl)
-  ending = ending or new_ending()
-  ending(user, id, reason, ttl)
-end
-
--- lib/depend.lua
--- Dependencies. `needs` of a deferred task holds what it waits for, `feeds` of a task those that wait for it; the two
--- mirror each other. A task that somebody waits for has the field `feeds`, so that the others pay nothing at their end.
-
-local function new_links()
+local function new_stealing(claim, work)
+  local worker, want, lease_ms, max_message_bytes = claim[1], claim[2], claim[3], claim[4]
   local it = {}
+  local LOOKS = 20
+  local LOOK_SHARE = 0.4 -- of a lease, between two looks at a lane: a lease and this are less than 1.5 leases, with room
 
-  local STEP, TURN = 500, 50 -- tasks that one call passes outcomes on to, and of one user at a time while others wait
-
-  function it.wait_for(user, id, dependency)
-    call('SADD', needs_key(user, id), dependency)
-    call('SADD', feeds_key(user, dependency), id)
-    call('HSET', task_key(user, dependency), 'feeds', 1)
-  end
-
-  local function stop_waiting_for(user, id, dependency)
-    local feeds, informed = feeds_key(user, dependency), informed_key(user, dependency)
-    call('SREM', feeds, id)
-    call('SREM', informed, id)
-    if call('EXISTS', feeds, informed) == 0 then call('HDEL', task_key(user, dependency), 'feeds') end
-  end
-
-  function it.leave_deferred(user, id)
-    call('SREM', place_key('deferred', user), id)
-    count('deferred', -1)
-    for _, dependency in ipairs(call('SMEMBERS', needs_key(user, id))) do stop_waiting_for(user, id, dependency) end
-    call('DEL', needs_key(user, id))
-  end
-
-  local released = {}
-  local function release(user, id, step_us)
+  -- A delivery whose worker fell silent is ours now; (stream id, attempt) fences off the old owner.
+  local function take_over(lane, user, stream_id, id)
     local key = task_key(user, id)
-    call('SREM', place_key('deferred', user), id)
-    count('deferred', -1)
-    local known = call('HMGET', key, 'priority', 'due', 'watched')
-    local due = tonumber(known[2] or 0)
-    if due > now then
-      call('HSET', key, 'state', 'scheduled')
-      schedule(user, id, due)
+    local known = call('HMGET', key, 'stream_id', 'attempt', 'score', 'failures', 'lost', 'returned', 'since', 'queued',
+      'worker', 'canceling', 'limited')
+    local body = known[1] == stream_id and load_body(user, id, max_message_bytes)
+    if not body then
+      call('XACK', stream_key(lane, user), 'workers', stream_id)
+      call('XDEL', stream_key(lane, user), stream_id)
+      if known[11] then
+        limited = limited or new_limits()
+        limited.stop(known[11], user, id)
+      end
+      if known[1] == stream_id then call('DEL', keys_of_task(user, id)) end
+      count('started', -1)
+      return
+    end
+    local attempt, lost = known[2] + 1, (known[5] or 0) + 1
+    call('HSET', key, 'attempt', attempt, 'lost', lost, 'worker', worker, 'started', now_text)
+    work.note(user, id, lane, stream_id, attempt, known[3], history_of(known[4], lost, known[6], known[7], known[8], known[10]),
+      body)
+    local old = known[9]
+    if old and old ~= worker then
+      local stream = stream_key(lane, user)
+      if #call('XPENDING', stream, 'workers', '-', '+', 1, old) == 0 then
+        call('XGROUP', 'DELCONSUMER', stream, 'workers', old)
+      end
+    end
+  end
+
+  -- Workers come and go while a lane stays busy: forget the consumers of those that no longer report.
+  local function forget_consumers(stream)
+    if call('XINFO', 'GROUPS', stream)[1][4] <= call('ZCARD', prefix .. 'workers') + 1 then return end
+    for _, consumer in ipairs(call('XINFO', 'CONSUMERS', stream, 'workers')) do
+      if consumer[4] == 0 and not call('ZSCORE', prefix .. 'workers', consumer[2]) then
+        call('XGROUP', 'DELCONSUMER', stream, 'workers', consumer[2])
+      end
+    end
+  end
+
+  local function steal_from(member, most)
+    local colon = string.find(member, ':', 1, true)
+    local lane, user = string.sub(member, 1, colon - 1), string.sub(member, colon + 1)
+    local stream, cursor_field = stream_key(lane, user), 'cursor:' .. member
+    if call('EXISTS', stream) == 0 then
+      call('ZREM', leases_key, member)
+      forget_cursor(member)
+      return
+    end
+    local cursor = call('HGET', state_key, cursor_field) or '0-0'
+    local found = call('XAUTOCLAIM', stream, 'workers', worker, lease_ms, cursor, 'COUNT', most)
+    for _, entry in ipairs(found[2]) do take_over(lane, user, entry[1], entry[2][2]) end
+    if call('XLEN', stream) == 0 then
+      call('DEL', stream)
+      call('ZREM', leases_key, member)
+      forget_cursor(member)
+    elseif found[1] == '0-0' then
+      forget_consumers(stream)
+      call('ZADD', leases_key, now + math.ceil(lease_ms * LOOK_SHARE), member)
+      forget_cursor(member)
     else
-      local lane, score = score_of(tonumber(known[1] or 3), step_us)
-      call('HSET', key, 'state', 'queued', 'queued', now)
-      if place(user, id, lane, score) then released[user] = (released[user] or 0) + 1 end
-    end
-    if known[3] then publish(user, id, 'waiting') end
-  end
-
-  -- One dependent learns how one of its dependencies ended. True: it goes on waiting for the same.
-  local function inform(user, id, dependency, outcome, step_us, ttl)
-    local known = call('HMGET', task_key(user, id), 'state', 'on_failure')
-    if known[1] ~= 'deferred' then return false end
-    if outcome == 'finished' or known[2] == 'run' then
-      call('SREM', needs_key(user, id), dependency)
-      if call('EXISTS', needs_key(user, id)) == 0 then release(user, id, step_us) end
-    elseif known[2] == 'cancel' then
-      it.leave_deferred(user, id)
-      end_canceled(user, id, 'dependency ' .. dependency .. ' ' .. outcome, ttl)
-    else
-      return true
-    end
-    return false
-  end
-
-  -- How the task stands now: it may have been requeued since the announcement was put off.
-  local function standing_outcome(user, id, outcome)
-    local letter = call('GETRANGE', result_key(user, id), 9, 9)
-    if letter == 'F' then return 'finished' end
-    if letter == 'X' then return 'failed' end
-    if letter == 'C' then return 'canceled' end
-    if call('EXISTS', body_key(user, id)) == 1 then return nil end
-    return outcome
-  end
-
-  -- Those that go on waiting are held apart until all have been informed. When the task lives again, they are joined by
-  -- those that have not been informed.
-  local function end_announcement(user, id)
-    local feeds, informed = feeds_key(user, id), informed_key(user, id)
-    if call('EXISTS', informed) == 1 then
-      call('SUNIONSTORE', feeds, feeds, informed)
-      call('DEL', informed)
-    end
-    if call('EXISTS', feeds) == 1 then
-      call('HSET', task_key(user, id), 'feeds', 1)
-    else
-      call('HDEL', task_key(user, id), 'feeds')
+      call('ZADD', leases_key, now, member) -- behind those whose time came before now
+      if call('HSET', state_key, cursor_field, found[1]) == 1 then count('cursors', 1) end
     end
   end
 
-  -- A set has no order of its own: those who came first go on first, among as many as one call informs.
-  local function in_order(user, ids)
-    local came = {}
-    for _, id in ipairs(ids) do came[id] = tonumber(call('HGET', task_key(user, id), 'came') or 0) end
-    table.sort(ids, function(one, other) return came[one] < came[other] end)
-    return ids
+  -- When to look at the lanes this worker may steal from: the members of `leases` and their times.
+  local function own_looks()
+    local members = {}
+    for _, group in ipairs(work.groups) do
+      for _, user in ipairs(group) do
+        members[#members + 1] = 'critical:' .. user
+        members[#members + 1] = 'normal:' .. user
+      end
+    end
+    return members, call('ZMSCORE', leases_key, unpack(members))
   end
 
-  -- Informs at most `most` dependents of one task; returns how many, and whether that was all.
-  local function pass_on(user, id, told, most, step_us, ttl)
-    local outcome = standing_outcome(user, id, told)
-    local feeds = feeds_key(user, id)
-    if not outcome then
-      end_announcement(user, id)
-      return 1, true
-    end
-    local dependents = in_order(user, call('SPOP', feeds, most))
-    for _, dependent in ipairs(dependents) do
-      if inform(user, dependent, id, outcome, step_us, ttl) then call('SADD', informed_key(user, id), dependent) end
-    end
-    local all = call('EXISTS', feeds) == 0
-    if all then end_announcement(user, id) end
-    return #dependents + 1, all
+  local function next_look()
+    return tonumber(call('ZRANGE', leases_key, 0, 0, 'WITHSCORES')[2] or math.huge)
   end
 
-  -- announcements      zset  users with some that were put off → their last turn, in us
-  -- announcements:<u>  list  {id, outcome}, the oldest first
-  local turns_key = prefix .. 'announcements'
-  local function line_of(user) return turns_key .. ':' .. user end
-
-  local function put_off(user, id, outcome)
-    call('RPUSH', line_of(user), cmsgpack.pack({ id, outcome }))
-    call('ZADD', turns_key, 'NX', now_us, user)
-    count('announcements', 1)
+  local function lanes_to_look_at()
+    if work.everyone then return call('ZRANGEBYSCORE', leases_key, '-inf', now, 'LIMIT', 0, LOOKS) end
+    if next_look() > now then return {} end
+    local due = {}
+    local members, looks = own_looks()
+    for at, look in ipairs(looks) do
+      if look and tonumber(look) <= now then due[#due + 1] = { tonumber(look), at } end
+    end
+    table.sort(due, function(one, other) return one[1] < other[1] or (one[1] == other[1] and one[2] < other[2]) end)
+    local first = {}
+    for at = 1, math.min(#due, LOOKS) do first[at] = members[due[at][2]] end
+    return first
   end
 
-  local function are_put_off() return tonumber(has_announcements or 0) + (counts.announcements or 0) > 0 end
-
-  -- The oldest one of the user whose turn it is, or a part of it. Returns how many it informed.
-  local turn = 0
-  local function take_turn(budget, step_us, ttl)
-    local users = call('ZRANGE', turns_key, 0, 1)
-    local user = users[1]
-    if not user then return budget end -- the key was lost
-    local line, most = line_of(user), users[2] and math.min(budget, TURN) or budget
-    local packed = call('LINDEX', line, 0)
-    local informed, all = 1, false
-    if packed then
-      local oldest = cmsgpack.unpack(packed)
-      informed, all = pass_on(user, oldest[1], oldest[2], most, step_us, ttl)
-    end
-    if all then
-      call('LPOP', line)
-      count('announcements', -1)
-    end
-    turn = turn + 1
-    if call('EXISTS', line) == 1 then call('ZADD', turns_key, now_us + turn, user) else call('ZREM', turns_key, user) end
-    return informed
+  -- At most half while others wait for their turn; of a single task every other one.
+  local function may_steal()
+    if call('EXISTS', ready_key) == 0 then return want end
+    if want > 1 then return math.ceil(want / 2) end
+    return call('HDEL', state_key, 'stole') == 1 and 0 or 1
   end
 
-  -- What this call caused is told at once, as long as nothing was put off; what is put off, by turns of users.
-  function it.pass_on_outcomes(step_us, ttl)
-    local budget, at = STEP, 1
-    while announcements[at] and budget > 0 and not are_put_off() do
-      local user, id, outcome = unpack(announcements[at])
-      local informed, all = pass_on(user, id, outcome, budget, step_us, ttl)
-      budget = budget - informed
-      if not all then break end
-      at = at + 1
+  -- The lanes that are due share alike.
+  function it.steal()
+    local lanes = lanes_to_look_at()
+    local most = #lanes > 0 and may_steal() or 0
+    local of_each = math.ceil(most / #lanes)
+    for _, member in ipairs(lanes) do
+      if work.delivered >= most then break end
+      steal_from(member, math.min(of_each, most - work.delivered))
     end
-    local function put_off_others()
-      for left = at, #announcements do put_off(unpack(announcements[left])) end
-      at = #announcements + 1
+    if want == 1 and work.delivered == 1 then call('HSET', state_key, 'stole', 1) end
+  end
+
+  -- When this worker has to look again.
+  function it.next_look()
+    if work.everyone then return next_look() end
+    local first = math.huge
+    local _, looks = own_looks()
+    for _, look in ipairs(looks) do
+      if look then first = math.min(first, tonumber(look)) end
     end
-    put_off_others()
-    while budget > 0 and are_put_off() do
-      budget = budget - take_turn(budget, step_us, ttl)
-      put_off_others()
-    end
-    if are_put_off() then wake_from(prefix .. 'waiting', 1) end
-    for user, tasks in pairs(released) do wake(user, tasks) end
+    return first
   end
 
   return it
 end
 
-local links
-local function depend()
-  links = links or new_links()
-  return links
+-- lib/serving.lua
+-- Who is served, until the worker has enough.
+
+-- lib/delivering.lua
+-- One task from its lane into the hands of a worker.
+
+local function new_delivering(claim, work)
+  local worker, lease_ms, max_message_bytes, fairness = claim[1], claim[3], claim[4], claim[9]
+  local it = {}
+  local by_time = fairness == 'time'
+
+  -- What this call knows of the users it serves.
+  local serving = {}
+  function it.knowledge(user)
+    local known = serving[user]
+    if not known then
+      known = {
+        critical = call('ZCARD', place_key('critical', user)),
+        normal = call('ZCARD', place_key('normal', user)),
+      }
+      serving[user] = known
+    end
+    return known
+  end
+
+  -- Into the stream, and into this worker's hands: FORCE delivers an entry that no consumer has read.
+  local function append(lane, user, id, known)
+    local stream = stream_key(lane, user)
+    if not known[stream] then
+      if call('EXISTS', stream) == 0 then
+        call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
+        call('ZADD', leases_key, now + lease_ms, lane .. ':' .. user)
+      end
+      known[stream] = true
+    end
+    local stream_id = call('XADD', stream, '*', 'id', id)
+    call('XCLAIM', stream, 'workers', worker, 0, stream_id, 'FORCE', 'JUSTID', 'LASTID', stream_id)
+    return stream_id
+  end
+
+  -- What is charged by time is not known before: what tasks of this name took lately, corrected when it is.
+  local function estimate(name)
+    local known = call('HGET', prefix .. 'run-times', name) or call('HGET', prefix .. 'run-times', '')
+    return known and tonumber(string.match(known, ' (.*)')) or 0.1
+  end
+
+  -- Takes the first task of the user; returns what it costs, or nil when it is gone from Redis or waits for its name. Second:
+  -- whether it was let in for its name.
+  local function deliver(user, known)
+    local lane = known.critical > 0 and 'critical' or 'normal'
+    local popped = call('ZPOPMIN', place_key(lane, user))
+    known[lane] = known[lane] - 1
+    local id, score = popped[1], popped[2]
+    local body = load_body(user, id, max_message_bytes)
+    local key = task_key(user, id)
+    if not body then
+      count(lane, -1)
+      call('DEL', keys_of_task(user, id))
+      work.moved = work.moved + 1
+      return nil
+    end
+    local name = (limited or by_time) and name_in(body)
+    local limit = limited and limited.of(name)
+    if limit and limited.must_wait(limit, user, id) then
+      limited.hold(limit, user, id, lane, score)
+      work.moved = work.moved + 1
+      return nil
+    end
+    count(lane, -1)
+    local cost, history = cost_of(body), ''
+    local stream_id = append(lane, user, id, known)
+    local attempt = call('HINCRBY', key, 'attempt', 1)
+    local new_fields = call('HSET', key, 'state', 'started', 'lane', lane, 'score', score, 'stream_id', stream_id,
+      'worker', worker, 'started', now_text)
+    local was_offered = limit and limited.start(limit, user, id)
+    local paid = false
+    if new_fields < 6 then -- it was deferred, scheduled, retried, released, held or watched before
+      local before = call('HMGET', key, 'failures', 'lost', 'returned', 'since', 'queued', 'paid', 'watched', 'offered')
+      if before[7] then publish(user, id, 'started') end
+      if before[8] then -- the limit is gone
+        limited = limited or new_limits()
+        limited.end_offer(user, id)
+      end
+      history = history_of(before[1], before[2], before[3], before[4], before[5])
+      if before[6] then
+        call('HDEL', key, 'paid')
+        paid = true
+      end
+    end
+    work.note(user, id, lane, stream_id, attempt, score, history, body)
+    if paid then return 0, was_offered end
+    if by_time then
+      cost = cost * estimate(name)
+      call('HSET', key, 'charged', cost)
+    end
+    return cost, was_offered
+  end
+
+  -- A user that goes on with something else does not need the places that it was offered.
+  function it.start_next(user, known)
+    local cost, was_offered = deliver(user, known)
+    if cost and limited and not was_offered and limited.take_back(user) then
+      known.critical, known.normal = call('ZCARD', place_key('critical', user)), call('ZCARD', place_key('normal', user))
+    end
+    return cost
+  end
+
+  -- Lanes were filled meanwhile.
+  function it.look_anew() serving = {} end
+
+  return it
 end
 
--- What an earlier call put off, and what this one caused.
-local function pass_on_outcomes(step_us, ttl)
-  if announcements[1] or tonumber(has_announcements or 0) > 0 then depend().pass_on_outcomes(step_us, ttl) end
+local function new_serving(claim, work)
+  local want = claim[2]
+  local it, delivering = {}, new_delivering(claim, work)
+  local MOVES = 200 -- steps of one call that deliver nothing
+
+  -- Whose first task was nothing to run has paid nothing, and stays the lowest: it rests until all others had their turn.
+  local resting = { users = {}, count = 0 }
+  local function rest(user) resting.users[user], resting.count = true, resting.count + 1 end
+  local function wake_the_resting()
+    if resting.count == 0 then return false end
+    resting.users, resting.count = {}, 0
+    return true
+  end
+
+  local ready_users = 0
+  local function serve(user, tag)
+    local known = delivering.knowledge(user)
+    local cost = delivering.start_next(user, known)
+    if cost then
+      clock = math.max(clock + cost / ready_users, tag)
+      mean = mean_after(mean, cost)
+      tag = tag + cost
+    else
+      rest(user)
+    end
+    if known.critical + known.normal > 0 then
+      call('ZADD', ready_key, tag, user)
+      return tag
+    end
+    leave(user, tag, ready_users > 1)
+    ready_users = ready_users - 1
+    return nil
+  end
+
+  local function serve_governed(user, tag, group_tag)
+    local u = governed.user(user)
+    local gate = not u.served and governed.gate(u)
+    if gate then
+      work.moved = work.moved + 1
+      return governed.hold_back(u, gate)
+    end
+    u.served = true
+    local known = delivering.knowledge(user)
+    local cost = delivering.start_next(user, known)
+    if cost then
+      governed.note_start(u)
+      governed.charge(u, cost, tag, group_tag)
+    else
+      rest(user)
+    end
+    if known.critical + known.normal == 0 then return governed.leave(u) end
+    gate = governed.gate(u)
+    if gate then governed.hold_back(u, gate) end
+  end
+
+  -- Those who are held back, and tasks that must wait for their name, take time as well.
+  function it.has_room() return work.delivered < want and work.moved < MOVES end
+
+  local function serve_everyone()
+    while it.has_room() do
+      local user, tag = lowest_in(ready_key, resting)
+      if not user then return end
+      serve(user, tag)
+    end
+  end
+
+  local function serve_group(group)
+    local tags = {}
+    for at, tag in ipairs(call('ZMSCORE', ready_key, unpack(group))) do tags[at] = tag and tonumber(tag) end
+    while it.has_room() do
+      local best
+      for at = 1, #group do
+        local tag = not resting.users[group[at]] and tags[at]
+        if tag and (not best or tag < tags[best] or (tag == tags[best] and group[at] < group[best])) then best = at end
+      end
+      if not best then return end
+      tags[best] = serve(group[best], tags[best])
+    end
+  end
+
+  local function serve_by_policy(group)
+    while it.has_room() do
+      local user, tag, group_tag
+      if #group == 0 then user, tag, group_tag = governed.lowest(resting) else user = governed.lowest_of(group, resting) end
+      if not user then return end
+      serve_governed(user, tag, group_tag)
+    end
+  end
+
+  local function serve_groups()
+    if governed and governed.all_paused then return end
+    for _, group in ipairs(work.groups) do
+      if governed then
+        serve_by_policy(group)
+      elseif #group == 0 then
+        serve_everyone()
+      else
+        serve_group(group)
+      end
+    end
+  end
+
+  function it.serve()
+    repeat
+      ready_users = call('ZCARD', ready_key)
+      serve_groups()
+      local goes_on = wake_the_resting()
+      if limited and limited.pass_on(work.promoted) then
+        delivering.look_anew()
+        goes_on = true
+      end
+    until not (goes_on and it.has_room())
+  end
+
+  function it.was_cut() return work.moved >= MOVES end
+
+  return it
+end
+
+-- lib/waiting.lua
+-- A worker that got too little goes to sleep; one that got enough does not.
+
+-- lib/places.lua
+
+-- Every place in which a user has tasks, but those that run.
+local function places_of(user)
+  return place_key('critical', user), place_key('normal', user), place_key('held', user), place_key('scheduled', user),
+    place_key('deferred', user), place_key('dead', user)
+end
+
+-- lib/keeper.lua
+-- Workers that go to sleep, or are no longer idle, and the moment that one of them keeps. Closures cost every call of a
+-- script: these are made where they are needed.
+
+local function new_keeping(worker)
+  local it = {}
+
+  -- Of all sets of moments, with a user that it concerns.
+  local function next_moment()
+    local first = call('ZRANGE', due_key, 0, 0, 'WITHSCORES')
+    local at, user = tonumber(first[2] or math.huge), first[1]
+    if has_policies then
+      first = call('ZRANGE', prefix .. 'parked', 0, 0, 'WITHSCORES')
+      if first[1] and tonumber(first[2]) < at then at, user = tonumber(first[2]), first[1] end
+    end
+    if has_limits then
+      first = call('ZRANGE', prefix .. 'held', 0, 0, 'WITHSCORES')
+      if first[1] and tonumber(first[2]) < at then
+        at, user = tonumber(first[2]), call('ZRANGE', prefix .. 'held-users:' .. first[1], 0, 0)[1]
+      end
+    end
+    return at, user
+  end
+
+  local function find_second(user, second)
+    if second and second ~= worker and reaches(second) then return end
+    call('HDEL', state_key, 'second')
+    wake(user, 1, worker)
+  end
+
+  -- The worker goes to sleep. Returns until when: the next moment, a little later, or for ever when others see to it.
+  function it.keep()
+    soonest = math.huge -- this worker knows
+    local at, user = next_moment()
+    local kept_at, keeper = moment_kept()
+    local second = call('HGET', state_key, 'second')
+    if at == math.huge then
+      if keeper == worker then call('HDEL', state_key, 'keeper') end
+      return at
+    end
+    if kept_at and kept_at <= at and keeper ~= worker then
+      if second and second ~= worker then return math.huge end
+      call('HSET', state_key, 'second', worker)
+      return at + SECOND_MS
+    end
+    call('HSET', state_key, 'keeper', string.format('%d ', at) .. worker)
+    if not kept_at or at < kept_at then
+      find_second(user, second)
+    elseif second == worker then
+      call('HDEL', state_key, 'second')
+    end
+    return at
+  end
+
+  -- True: it was one of the two.
+  function it.forget()
+    -- Also one that is too late: the second looks when the moment of the keeper is over.
+    local keeper = string.match(keeper_known, ' (.*)$')
+    local field = keeper == worker and 'keeper' or call('HGET', state_key, 'second') == worker and 'second'
+    if field then call('HDEL', state_key, field) end
+    return field
+  end
+
+  -- The worker has no time for it any more.
+  function it.hand_on()
+    if not it.forget() then return end
+    local at, user = next_moment()
+    local second = at < math.huge and call('HGET', state_key, 'second')
+    if at < math.huge and not (second and reaches(second)) then wake(user, 1, worker) end
+  end
+
+  return it
+end
+
+local function new_waiting(claim, work, stealing, serving)
+  local worker, steals = claim[1], claim[8]
+  local it = {}
+  local LOOKS = 20
+
+  -- An idle moment is used to forget users that nothing remembers.
+  local function prune_users()
+    for _, user in ipairs(call('ZRANGEBYSCORE', users_key, '-inf', now - USER_TTL, 'LIMIT', 0, LOOKS)) do
+      local kept = call('EXISTS', prefix .. 'user:' .. user, places_of(user))
+      if kept > 0 then
+        call('ZADD', users_key, now, user)
+      else
+        call('ZREM', users_key, user)
+      end
+    end
+  end
+
+  -- The worker wants to be told; how long may it sleep when nobody tells it?
+  local function in_waiting_sets(verb)
+    for _, group in ipairs(work.groups) do
+      if #group == 0 then
+        call(verb, prefix .. 'waiting', worker)
+      else
+        for _, user in ipairs(group) do call(verb, prefix .. 'waiting:' .. user, worker) end
+      end
+    end
+  end
+
+  function it.wait()
+    prune_users()
+    in_waiting_sets('SADD')
+    if not work.everyone and not has_limited then call('HSET', state_key, 'limited', 1) end
+  end
+
+  function it.next_event()
+    local at = new_keeping(worker).keep()
+    if steals then at = math.min(at, stealing.next_look()) end
+    if call('EXISTS', prefix .. 'announcements') == 1 or serving.was_cut() or work.is_swept then at = now end
+    if limited and limited.is_counting() then at = now end
+    return at < math.huge and math.max(0, at - now) or -1
+  end
+
+  -- A message to a busy worker would be missed by an idle one.
+  function it.stay_awake()
+    in_waiting_sets('SREM')
+    if keeper_known ~= '' then new_keeping(worker).hand_on() end
+  end
+
+  return it
+end
+
+local function claim_tasks(claim)
+  local worker, want, priority_step_ms, dead_letter_ttl_ms, waits, steals =
+    claim[1], claim[2], claim[5], claim[6], claim[7], claim[8]
+  local LOOKS = 20
+  local work = new_work(claim)
+  local promotion, stealing, serving = new_promotion(claim, work), new_stealing(claim, work), new_serving(claim, work)
+  call('ZADD', prefix .. 'workers', now, worker)
+  if has_announcements then pass_on_outcomes(priority_step_ms * 1000, dead_letter_ttl_ms) end
+  promotion.promote_due()
+  if governed then
+    local asked = call('HGET', state_key, 'sweep')
+    work.is_swept = asked and new_sweep().go_on(asked, work.promoted)
+    governed.unpark(LOOKS, work.promoted)
+  end
+  if limited then limited.tick(work.promoted) end
+  if steals then stealing.steal() end
+  local stolen = work.delivered
+  serving.serve()
+  promotion.announce()
+  count('started', work.delivered - stolen)
+  local waiting, sleep = new_waiting(claim, work, stealing, serving), 0
+  if work.delivered < want and waits then
+    sleep = waiting.next_event()
+    waiting.wait()
+  elseif work.delivered >= want then
+    waiting.stay_awake()
+  end
+  local reply = { now, sleep }
+  for at = 1, #work.served do reply[at + 2] = work.served[at] end
+  return reply
 end
 -- ARGV[1] is the msgpack of Claim: worker: str, want: int, lease_ms: int, max_message_bytes: int, priority_step_ms:
 --   int, dead_letter_ttl_ms: int, waits: bool, steals: bool, fairness: str, groups: list[list[str]]
@@ -1471,473 +2032,6 @@ local args = cmsgpack.unpack(ARGV[1])
 local worker, want, lease_ms, max_message_bytes, priority_step_ms, dead_letter_ttl_ms, waits, steals, fairness, groups
   =
   args[1], args[2], args[3], args[4], args[5], args[6], args[7], args[8], args[9], args[10]
-local step_us, by_time = priority_step_ms * 1000, fairness == 'time'
-local PROMOTIONS, LOOKS, MOVES = 200, 20, 200
-local SPARE = 10 -- promoted of one user beyond what is wanted: other workers find something, too
-local LOOK_SHARE = 0.4 -- of a lease, between two looks at a lane: a lease and this are less than 1.5 leases, with room
-local served, delivered, promoted, moved, is_swept = {}, 0, {}, 0, false
-
--- Each user in the first of its groups only.
-local served_groups, named, everyone = {}, {}, false
-for _, group in ipairs(groups) do
-  local users = {}
-  for _, user in ipairs(group) do
-    if not named[user] then users[#users + 1] = user end
-    named[user] = true
-  end
-  if #group == 0 then everyone = true end
-  if #group == 0 or #users > 0 then served_groups[#served_groups + 1] = users end
-end
-
-local function promote(user, most)
-  local waiting = place_key('scheduled', user)
-  local ids = call('ZRANGEBYSCORE', waiting, '-inf', '(' .. now + 1, 'LIMIT', 0, most)
-  for _, id in ipairs(ids) do
-    local key = task_key(user, id)
-    local known = call('HMGET', key, 'lane', 'score', 'priority', 'watched')
-    local lane, score = known[1], known[2]
-    if not score then lane, score = score_of(tonumber(known[3] or 3), step_us) end
-    call('HSET', key, 'state', 'queued', 'queued', now)
-    place(user, id, lane, score)
-    if known[4] then publish(user, id, 'waiting') end
-  end
-  if #ids > 0 then
-    call('ZREM', waiting, unpack(ids))
-    count('scheduled', -#ids)
-    promoted[user] = (promoted[user] or 0) + #ids
-  end
-  local first = call('ZRANGE', waiting, 0, 0, 'WITHSCORES')[2]
-  if first then
-    local at = math.max(now, math.floor(first))
-    call('ZADD', due_key, at, user)
-    note_moment(at, user)
-  else
-    call('ZREM', due_key, user)
-  end
-end
-
--- By turns: whoever has more that is due comes after all those that wait since before now.
-local function promote_due()
-  local users = call('ZRANGEBYSCORE', due_key, '-inf', now, 'LIMIT', 0, LOOKS)
-  local most = math.min(want + SPARE, math.floor(PROMOTIONS / #users))
-  for _, user in ipairs(users) do promote(user, most) end
-end
-
--- What was promoted or let in again, and not taken by this call, is news for other workers.
-local function announce_promoted()
-  if governed and governed.all_paused then return end
-  for user, tasks in pairs(promoted) do
-    if call('ZSCORE', governed and governed.user(user).ready_key or ready_key, user) then wake(user, tasks, worker) end
-  end
-end
-
--- Zeros where the task has no such field.
-local function history_of(failures, lost, returned, since, queued, canceling)
-  return (failures or 0) .. ' ' .. (lost or 0) .. ' ' .. (returned or 0) .. ' ' .. (since or 0) .. ' ' .. (queued or 0) ..
-    (canceling and ' 1' or ' 0')
-end
-
-local function note(user, id, lane, stream_id, attempt, score, history, body)
-  local n = #served
-  served[n + 1], served[n + 2], served[n + 3], served[n + 4] = user, id, lane, stream_id
-  served[n + 5], served[n + 6], served[n + 7], served[n + 8] = attempt, score, history, body
-  delivered = delivered + 1
-end
-
-local function load_body(user, id)
-  local body = redis.pcall('GET', body_key(user, id))
-  if type(body) == 'table' then return '\0not a string' end
-  if body and #body > max_message_bytes then
-    return '\0too large: ' .. #body .. ' bytes, the limit is ' .. string.format('%d', max_message_bytes)
-  end
-  return body
-end
-
--- A delivery whose worker fell silent is ours now; (stream id, attempt) fences off the old owner.
-local function take_over(lane, user, stream_id, id)
-  local key = task_key(user, id)
-  local known = call('HMGET', key, 'stream_id', 'attempt', 'score', 'failures', 'lost', 'returned', 'since', 'queued',
-    'worker', 'canceling', 'limited')
-  local body = known[1] == stream_id and load_body(user, id)
-  if not body then
-    call('XACK', stream_key(lane, user), 'workers', stream_id)
-    call('XDEL', stream_key(lane, user), stream_id)
-    if known[11] then
-      limited = limited or new_limits()
-      limited.stop(known[11], user, id)
-    end
-    if known[1] == stream_id then call('DEL', keys_of_task(user, id)) end
-    count('started', -1)
-    return
-  end
-  local attempt, lost = known[2] + 1, (known[5] or 0) + 1
-  call('HSET', key, 'attempt', attempt, 'lost', lost, 'worker', worker, 'started', now_text)
-  note(user, id, lane, stream_id, attempt, known[3], history_of(known[4], lost, known[6], known[7], known[8], known[10]),
-    body)
-  local old = known[9]
-  if old and old ~= worker then
-    local stream = stream_key(lane, user)
-    if #call('XPENDING', stream, 'workers', '-', '+', 1, old) == 0 then
-      call('XGROUP', 'DELCONSUMER', stream, 'workers', old)
-    end
-  end
-end
-
--- Workers come and go while a lane stays busy: forget the consumers of those that no longer report.
-local function forget_consumers(stream)
-  if call('XINFO', 'GROUPS', stream)[1][4] <= call('ZCARD', prefix .. 'workers') + 1 then return end
-  for _, consumer in ipairs(call('XINFO', 'CONSUMERS', stream, 'workers')) do
-    if consumer[4] == 0 and not call('ZSCORE', prefix .. 'workers', consumer[2]) then
-      call('XGROUP', 'DELCONSUMER', stream, 'workers', consumer[2])
-    end
-  end
-end
-
-local function steal_from(member, most)
-  local colon = string.find(member, ':', 1, true)
-  local lane, user = string.sub(member, 1, colon - 1), string.sub(member, colon + 1)
-  local stream, cursor_field = stream_key(lane, user), 'cursor:' .. member
-  if call('EXISTS', stream) == 0 then
-    call('ZREM', leases_key, member)
-    forget_cursor(member)
-    return
-  end
-  local cursor = call('HGET', state_key, cursor_field) or '0-0'
-  local found = call('XAUTOCLAIM', stream, 'workers', worker, lease_ms, cursor, 'COUNT', most)
-  for _, entry in ipairs(found[2]) do take_over(lane, user, entry[1], entry[2][2]) end
-  if call('XLEN', stream) == 0 then
-    call('DEL', stream)
-    call('ZREM', leases_key, member)
-    forget_cursor(member)
-  elseif found[1] == '0-0' then
-    forget_consumers(stream)
-    call('ZADD', leases_key, now + math.ceil(lease_ms * LOOK_SHARE), member)
-    forget_cursor(member)
-  else
-    call('ZADD', leases_key, now, member) -- behind those whose time came before now
-    if call('HSET', state_key, cursor_field, found[1]) == 1 then count('cursors', 1) end
-  end
-end
-
--- When to look at the lanes this worker may steal from: the members of `leases` and their times.
-local function own_looks()
-  local members = {}
-  for _, group in ipairs(served_groups) do
-    for _, user in ipairs(group) do
-      members[#members + 1] = 'critical:' .. user
-      members[#members + 1] = 'normal:' .. user
-    end
-  end
-  return members, call('ZMSCORE', leases_key, unpack(members))
-end
-
-local function next_look()
-  return tonumber(call('ZRANGE', leases_key, 0, 0, 'WITHSCORES')[2] or math.huge)
-end
-
-local function lanes_to_look_at()
-  if everyone then return call('ZRANGEBYSCORE', leases_key, '-inf', now, 'LIMIT', 0, LOOKS) end
-  if next_look() > now then return {} end
-  local due = {}
-  local members, looks = own_looks()
-  for at, look in ipairs(looks) do
-    if look and tonumber(look) <= now then due[#due + 1] = { tonumber(look), at } end
-  end
-  table.sort(due, function(one, other) return one[1] < other[1] or (one[1] == other[1] and one[2] < other[2]) end)
-  local first = {}
-  for at = 1, math.min(#due, LOOKS) do first[at] = members[due[at][2]] end
-  return first
-end
-
--- At most half while others wait for their turn; of a single task every other one.
-local function may_steal()
-  if call('EXISTS', ready_key) == 0 then return want end
-  if want > 1 then return math.ceil(want / 2) end
-  return call('HDEL', state_key, 'stole') == 1 and 0 or 1
-end
-
--- The lanes that are due share alike.
-local function steal()
-  local lanes = lanes_to_look_at()
-  local most = #lanes > 0 and may_steal() or 0
-  local of_each = math.ceil(most / #lanes)
-  for _, member in ipairs(lanes) do
-    if delivered >= most then break end
-    steal_from(member, math.min(of_each, most - delivered))
-  end
-  if want == 1 and delivered == 1 then call('HSET', state_key, 'stole', 1) end
-end
-
--- What this call knows of the users it serves.
-local serving = {}
-local function knowledge(user)
-  local known = serving[user]
-  if not known then
-    known = {
-      critical = call('ZCARD', place_key('critical', user)),
-      normal = call('ZCARD', place_key('normal', user)),
-    }
-    serving[user] = known
-  end
-  return known
-end
-
--- Into the stream, and into this worker's hands: FORCE delivers an entry that no consumer has read.
-local function append(lane, user, id, known)
-  local stream = stream_key(lane, user)
-  if not known[stream] then
-    if call('EXISTS', stream) == 0 then
-      call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
-      call('ZADD', leases_key, now + lease_ms, lane .. ':' .. user)
-    end
-    known[stream] = true
-  end
-  local stream_id = call('XADD', stream, '*', 'id', id)
-  call('XCLAIM', stream, 'workers', worker, 0, stream_id, 'FORCE', 'JUSTID', 'LASTID', stream_id)
-  return stream_id
-end
-
--- What is charged by time is not known before: what tasks of this name took lately, corrected when it is.
-local function estimate(name)
-  local known = call('HGET', prefix .. 'run-times', name) or call('HGET', prefix .. 'run-times', '')
-  return known and tonumber(string.match(known, ' (.*)')) or 0.1
-end
-
--- Takes the first task of the user; returns what it costs, or nil when it is gone from Redis or waits for its name. Second:
--- whether it was let in for its name.
-local function deliver(user, known)
-  local lane = known.critical > 0 and 'critical' or 'normal'
-  local popped = call('ZPOPMIN', place_key(lane, user))
-  known[lane] = known[lane] - 1
-  local id, score = popped[1], popped[2]
-  local body = load_body(user, id)
-  local key = task_key(user, id)
-  if not body then
-    count(lane, -1)
-    call('DEL', keys_of_task(user, id))
-    moved = moved + 1
-    return nil
-  end
-  local name = (limited or by_time) and name_in(body)
-  local limit = limited and limited.of(name)
-  if limit and limited.must_wait(limit, user, id) then
-    limited.hold(limit, user, id, lane, score)
-    moved = moved + 1
-    return nil
-  end
-  count(lane, -1)
-  local cost, history = cost_of(body), ''
-  local stream_id = append(lane, user, id, known)
-  local attempt = call('HINCRBY', key, 'attempt', 1)
-  local new_fields = call('HSET', key, 'state', 'started', 'lane', lane, 'score', score, 'stream_id', stream_id,
-    'worker', worker, 'started', now_text)
-  local was_offered = limit and limited.start(limit, user, id)
-  local paid = false
-  if new_fields < 6 then -- it was deferred, scheduled, retried, released, held or watched before
-    local before = call('HMGET', key, 'failures', 'lost', 'returned', 'since', 'queued', 'paid', 'watched', 'offered')
-    if before[7] then publish(user, id, 'started') end
-    if before[8] then -- the limit is gone
-      limited = limited or new_limits()
-      limited.end_offer(user, id)
-    end
-    history = history_of(before[1], before[2], before[3], before[4], before[5])
-    if before[6] then
-      call('HDEL', key, 'paid')
-      paid = true
-    end
-  end
-  note(user, id, lane, stream_id, attempt, score, history, body)
-  if paid then return 0, was_offered end
-  if by_time then
-    cost = cost * estimate(name)
-    call('HSET', key, 'charged', cost)
-  end
-  return cost, was_offered
-end
-
--- A user that goes on with something else does not need the places that it was offered.
-local function start_next(user, known)
-  local cost, was_offered = deliver(user, known)
-  if cost and limited and not was_offered and limited.take_back(user) then
-    known.critical, known.normal = call('ZCARD', place_key('critical', user)), call('ZCARD', place_key('normal', user))
-  end
-  return cost
-end
-
--- Whose first task was nothing to run has paid nothing, and stays the lowest: it rests until all others had their turn.
-local resting = { users = {}, count = 0 }
-local function rest(user) resting.users[user], resting.count = true, resting.count + 1 end
-local function wake_the_resting()
-  if resting.count == 0 then return false end
-  resting.users, resting.count = {}, 0
-  return true
-end
-
-local ready_users = 0
-local function serve(user, tag)
-  local known = knowledge(user)
-  local cost = start_next(user, known)
-  if cost then
-    clock = math.max(clock + cost / ready_users, tag)
-    mean = mean_after(mean, cost)
-    tag = tag + cost
-  else
-    rest(user)
-  end
-  if known.critical + known.normal > 0 then
-    call('ZADD', ready_key, tag, user)
-    return tag
-  end
-  leave(user, tag, ready_users > 1)
-  ready_users = ready_users - 1
-  return nil
-end
-
-local function serve_governed(user, tag, group_tag)
-  local u = governed.user(user)
-  local gate = not u.served and governed.gate(u)
-  if gate then
-    moved = moved + 1
-    return governed.hold_back(u, gate)
-  end
-  u.served = true
-  local known = knowledge(user)
-  local cost = start_next(user, known)
-  if cost then
-    governed.note_start(u)
-    governed.charge(u, cost, tag, group_tag)
-  else
-    rest(user)
-  end
-  if known.critical + known.normal == 0 then return governed.leave(u) end
-  gate = governed.gate(u)
-  if gate then governed.hold_back(u, gate) end
-end
-
--- Those who are held back, and tasks that must wait for their name, take time as well.
-local function has_room() return delivered < want and moved < MOVES end
-
-local function serve_everyone()
-  while has_room() do
-    local user, tag = lowest_in(ready_key, resting)
-    if not user then return end
-    serve(user, tag)
-  end
-end
-
-local function serve_group(group)
-  local tags = {}
-  for at, tag in ipairs(call('ZMSCORE', ready_key, unpack(group))) do tags[at] = tag and tonumber(tag) end
-  while has_room() do
-    local best
-    for at = 1, #group do
-      local tag = not resting.users[group[at]] and tags[at]
-      if tag and (not best or tag < tags[best] or (tag == tags[best] and group[at] < group[best])) then best = at end
-    end
-    if not best then return end
-    tags[best] = serve(group[best], tags[best])
-  end
-end
-
-local function serve_by_policy(group)
-  while has_room() do
-    local user, tag, group_tag
-    if #group == 0 then user, tag, group_tag = governed.lowest(resting) else user = governed.lowest_of(group, resting) end
-    if not user then return end
-    serve_governed(user, tag, group_tag)
-  end
-end
-
-local function serve_groups()
-  if governed and governed.all_paused then return end
-  for _, group in ipairs(served_groups) do
-    if governed then
-      serve_by_policy(group)
-    elseif #group == 0 then
-      serve_everyone()
-    else
-      serve_group(group)
-    end
-  end
-end
-
--- An idle moment is used to forget users that nothing remembers.
-local function prune_users()
-  for _, user in ipairs(call('ZRANGEBYSCORE', users_key, '-inf', now - USER_TTL, 'LIMIT', 0, LOOKS)) do
-    local kept = call('EXISTS', prefix .. 'user:' .. user, places_of(user))
-    if kept > 0 then
-      call('ZADD', users_key, now, user)
-    else
-      call('ZREM', users_key, user)
-    end
-  end
-end
-
--- The worker wants to be told; how long may it sleep when nobody tells it?
-local function in_waiting_sets(verb)
-  for _, group in ipairs(served_groups) do
-    if #group == 0 then
-      call(verb, prefix .. 'waiting', worker)
-    else
-      for _, user in ipairs(group) do call(verb, prefix .. 'waiting:' .. user, worker) end
-    end
-  end
-end
-
-local function wait()
-  prune_users()
-  in_waiting_sets('SADD')
-  if not everyone and not has_limited then call('HSET', state_key, 'limited', 1) end
-end
-
-local function next_own_look()
-  if everyone then return next_look() end
-  local first = math.huge
-  local _, looks = own_looks()
-  for _, look in ipairs(looks) do
-    if look then first = math.min(first, tonumber(look)) end
-  end
-  return first
-end
-
-local function next_event()
-  local at = new_keeping(worker).keep()
-  if steals then at = math.min(at, next_own_look()) end
-  if call('EXISTS', prefix .. 'announcements') == 1 or moved >= MOVES or is_swept then at = now end
-  if limited and limited.is_counting() then at = now end
-  return at < math.huge and math.max(0, at - now) or -1
-end
-
-call('ZADD', prefix .. 'workers', now, worker)
-if has_announcements then pass_on_outcomes(step_us, dead_letter_ttl_ms) end
-promote_due()
-if governed then
-  local asked = call('HGET', state_key, 'sweep')
-  is_swept = asked and new_sweep().go_on(asked, promoted)
-  governed.unpark(LOOKS, promoted)
-end
-if limited then limited.tick(promoted) end
-if steals then steal() end
-local stolen = delivered
-repeat
-  ready_users = call('ZCARD', ready_key)
-  serve_groups()
-  local goes_on = wake_the_resting()
-  if limited and limited.pass_on(promoted) then
-    serving, goes_on = {}, true
-  end
-until not (goes_on and has_room())
-announce_promoted()
-count('started', delivered - stolen)
-local sleep = 0
-if delivered < want and waits then
-  sleep = next_event()
-  wait()
-elseif delivered >= want then
-  in_waiting_sets('SREM') -- a message to a busy worker would be missed by an idle one
-  if keeper_known ~= '' then new_keeping(worker).hand_on() end
-end
+local reply = claim_tasks(args)
 save_state()
-local reply = { now, sleep }
-for at = 1, #served do reply[at + 2] = served[at] end
 return reply

@@ -4,6 +4,9 @@
 -- Returns  per outcome: 1 done (also by an earlier try of the same call), 0 refused: another worker has the task
 -- Cost     O(outcomes)
 
+-- lib/settle.lua
+-- How deliveries ended. `report` is a `Settle`; returns the reply of settle.lua.
+
 -- lib/base.lua
 -- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
 -- tag.
@@ -1395,6 +1398,209 @@ local function new_xcom()
 
   return it
 end
+
+local function settle_outcomes(report)
+  local worker, dead_letter_ttl_ms, priority_step_ms, outcomes = report[1], report[2], report[3], report[4]
+  local step_us = priority_step_ms * 1000
+  local KEPT_ERRORS = 20
+  local woken = {}
+
+  -- The last delivery of a lane takes the stream with it.
+  local function remove_delivery(lane, user, stream_id, ...)
+    local stream = stream_key(lane, user)
+    if call('XLEN', stream) == 1 then
+      call('DEL', stream, ...)
+      call('ZREM', leases_key, lane .. ':' .. user)
+      if has_cursors then forget_cursor(lane .. ':' .. user) end
+    else
+      call('XACK', stream, 'workers', stream_id)
+      call('XDEL', stream, stream_id)
+      if ... then call('DEL', ...) end
+    end
+    count('started', -1)
+    if governed then governed.user(user).running = nil end
+  end
+
+  local function keep_error(user, id, record)
+    local key = errors_key(user, id)
+    call('RPUSH', key, record)
+    call('LTRIM', key, -KEPT_ERRORS, -1)
+  end
+
+  local ends = {}
+
+  -- A result that others wait for is kept at least as long as they may have to.
+  function ends.finished(user, id, lane, stream_id, _, ttl, _, record, _, feeds)
+    remove_delivery(lane, user, stream_id, keys_of_task(user, id))
+    if feeds then
+      ttl = math.max(ttl, dead_letter_ttl_ms)
+      announce(user, id, 'finished')
+    end
+    call('SET', result_key(user, id), record, 'PX', ttl)
+    publish(user, id, 'finished')
+  end
+
+  function ends.canceled(user, id, lane, stream_id, _, _, _, _, reason)
+    remove_delivery(lane, user, stream_id)
+    end_canceled(user, id, reason, dead_letter_ttl_ms)
+  end
+
+  function ends.failed(user, id, lane, stream_id, _, ttl, _, record, error, feeds)
+    remove_delivery(lane, user, stream_id)
+    keep_error(user, id, error)
+    local key = task_key(user, id)
+    call('HSET', key, 'state', 'failed', 'stream_id', '', 'ended', now)
+    call('PEXPIRE', key, dead_letter_ttl_ms)
+    call('PEXPIRE', body_key(user, id), dead_letter_ttl_ms)
+    call('PEXPIRE', errors_key(user, id), dead_letter_ttl_ms)
+    call('SET', result_key(user, id), record, 'PX', ttl)
+    local dead = place_key('dead', user)
+    call('ZREMRANGEBYSCORE', dead, '-inf', now - dead_letter_ttl_ms)
+    call('ZADD', dead, now, id)
+    call('PEXPIRE', dead, dead_letter_ttl_ms)
+    local all_dead = prefix .. 'dead'
+    call('ZREMRANGEBYSCORE', all_dead, '-inf', now - dead_letter_ttl_ms)
+    call('ZADD', all_dead, now, user .. ':' .. id)
+    call('PEXPIRE', all_dead, dead_letter_ttl_ms)
+    if feeds then announce(user, id, 'failed') end
+    publish(user, id, 'failed')
+  end
+
+  -- Back to its place: at once, or when its time has come.
+  local function put_back(user, id, lane, stream_id, attempt, delay)
+    local key = task_key(user, id)
+    remove_delivery(lane, user, stream_id)
+    call('HSET', key, 'stream_id', '', 'last', stream_id .. ' ' .. attempt)
+    if delay > 0 then
+      call('HSET', key, 'state', 'scheduled')
+      schedule(user, id, now + delay)
+    else
+      call('HSET', key, 'state', 'queued', 'queued', now)
+      if place(user, id, lane, call('HGET', key, 'score')) then woken[user] = (woken[user] or 0) + 1 end
+    end
+    publish(user, id, 'waiting')
+  end
+
+  function ends.retry(user, id, lane, stream_id, attempt, _, delay, _, error)
+    keep_error(user, id, error)
+    local key = task_key(user, id)
+    call('HINCRBY', key, 'failures', 1)
+    call('HDEL', key, 'lost')
+    put_back(user, id, lane, stream_id, attempt, delay)
+  end
+
+  function ends.released(user, id, lane, stream_id, attempt, _, delay)
+    local key = task_key(user, id)
+    call('HINCRBY', key, 'attempt', -1)
+    if delay > 0 then
+      call('HINCRBY', key, 'returned', 1)
+      call('HSETNX', key, 'since', now)
+    else
+      call('HSET', key, 'paid', 1)
+    end
+    put_back(user, id, lane, stream_id, attempt, delay)
+  end
+
+  -- The record of a task that ended as canceled tells which worker's attempt that was.
+  local function was_canceled(record, attempt)
+    if not record or string.sub(record, 10, 10) ~= 'C' then return false end
+    local fields = cmsgpack.unpack(string.sub(record, 11))
+    return fields[2] == attempt and fields[6] == worker
+  end
+
+  -- The same outcome may arrive twice when the first reply was cut.
+  local function already_done(user, id, stream_id, attempt, record)
+    if call('HGET', task_key(user, id), 'last') == stream_id .. ' ' .. attempt then return true end
+    local found = call('GET', result_key(user, id))
+    if record ~= '' then return found == record end
+    return was_canceled(found, attempt)
+  end
+
+  local function push(user, packed)
+    local space, key, ttl = struct.unpack('>I4I4d', packed)
+    local value_at = 17 + space + key
+    new_xcom().push(user, string.sub(packed, 17, 16 + space), string.sub(packed, 17 + space, value_at - 1),
+      string.sub(packed, value_at), ttl)
+  end
+
+  -- A task that was canceled while it ran is not tried again.
+  local function settled_kind(kind, canceling)
+    if canceling and (kind == 'retry' or kind == 'released') then return 'canceled' end
+    return kind
+  end
+
+  -- Shares follow what was used: what was charged at the claim is corrected. Returns what the service cost in the end.
+  local function correct(user, id, kind, cost, charge, run, charged)
+    local total = cost + charge
+    if charged then
+      -- What did not run, as its worker died or nobody can run it, costs what it was thought to: nobody is served for nothing.
+      total = (run > 0 and cost * run / 1000 or charged) + charge
+      charge = total - charged
+      if kind == 'retry' then call('HDEL', task_key(user, id), 'charged') end
+    end
+    if charge ~= 0 then adjust(user, charge) end
+    return total
+  end
+
+  -- The mean of what tasks of a name took lately, as 'number mean'; '' stands for all names.
+  local function learn(name, seconds)
+    local key = prefix .. 'run-times'
+    local n, took = string.match(call('HGET', key, name) or '0 0', '(.*) (.*)')
+    n = math.min(n + 1, 32)
+    call('HSET', key, name, string.format('%d %.9g', n, took + (seconds - took) / n))
+    call('PEXPIRE', key, USER_TTL)
+  end
+
+  local COUNTED = { finished = 'finished', failed = 'failed', retry = 'retried' }
+  local reviewed = {}
+  local function account(user, id, kind, cost, charge, run, wait, charged)
+    if kind == 'released' then return end
+    local total = correct(user, id, kind, cost, charge, run, charged)
+    if charged and run > 0 then
+      local name = name_in(call('GETRANGE', body_key(user, id), 0, LONGEST_HEAD))
+      if name ~= '' then learn(name, run / 1000) end
+      learn('', run / 1000)
+    end
+    tally_service(user, wait, run, total)
+    if COUNTED[kind] then tally(user, COUNTED[kind]) end
+    if governed and kind ~= 'canceled' then governed.note_end(governed.user(user), kind == 'finished') end
+  end
+
+  local answers = {}
+  for at, outcome in ipairs(outcomes) do
+    local lane, user, id, stream_id, attempt, kind, ttl_ms, delay_ms, record, error, pushed, cost, charge, run_ms, wait_ms
+      =
+      outcome[1], outcome[2], outcome[3], outcome[4], outcome[5], outcome[6], outcome[7], outcome[8], ARGV[outcome[9]] or
+      '', ARGV[outcome[10]] or '', ARGV[outcome[11]] or '', outcome[12], outcome[13], outcome[14], outcome[15]
+    local known = call('HMGET', task_key(user, id), 'stream_id', 'attempt', 'feeds', 'canceling', 'limited', 'charged')
+    if known[1] == stream_id and tonumber(known[2]) == attempt then
+      if pushed ~= '' then push(user, pushed) end
+      local settled = settled_kind(kind, known[4])
+      account(user, id, settled, cost, charge, run_ms, wait_ms, tonumber(known[6]))
+      if known[5] then
+        limited = limited or new_limits()
+        limited.stop(known[5], user, id)
+      end
+      if governed and governed.ends_matter(governed.user(user)) and not reviewed[user] then
+        reviewed[user] = true
+        reviewed[#reviewed + 1] = user
+      end
+      local told = settled == 'canceled' and known[4] or error
+      ends[settled](user, id, lane, stream_id, attempt, ttl_ms, delay_ms, record, told, known[3])
+      answers[at] = 1
+    else
+      answers[at] = already_done(user, id, stream_id, attempt, record) and 1 or 0
+    end
+  end
+
+  pass_on_outcomes(step_us, dead_letter_ttl_ms)
+  for _, user in ipairs(reviewed) do
+    if governed.freed(user) then woken[user] = (woken[user] or 0) + 1 end
+  end
+  if limited then limited.pass_on(woken) end
+  for user, tasks in pairs(woken) do wake(user, tasks) end
+  return answers
+end
 -- ARGV[1] is the msgpack of Settle: worker: str, dead_letter_ttl_ms: int, priority_step_ms: int, outcomes:
 --   list[SettledDelivery]
 -- SettledDelivery: lane: str, user: str, id: str, stream_id: str, attempt: int, kind: str, ttl_ms: int, delay_ms:
@@ -1406,203 +1612,6 @@ end
 --   namespace, key and value. cost: of the body. charge: what the task added while it ran. wait_ms: of a first attempt.
 local args = cmsgpack.unpack(ARGV[1])
 local worker, dead_letter_ttl_ms, priority_step_ms, outcomes = args[1], args[2], args[3], args[4]
-local step_us = priority_step_ms * 1000
-local KEPT_ERRORS = 20
-local woken = {}
-
--- The last delivery of a lane takes the stream with it.
-local function remove_delivery(lane, user, stream_id, ...)
-  local stream = stream_key(lane, user)
-  if call('XLEN', stream) == 1 then
-    call('DEL', stream, ...)
-    call('ZREM', leases_key, lane .. ':' .. user)
-    if has_cursors then forget_cursor(lane .. ':' .. user) end
-  else
-    call('XACK', stream, 'workers', stream_id)
-    call('XDEL', stream, stream_id)
-    if ... then call('DEL', ...) end
-  end
-  count('started', -1)
-  if governed then governed.user(user).running = nil end
-end
-
-local function keep_error(user, id, record)
-  local key = errors_key(user, id)
-  call('RPUSH', key, record)
-  call('LTRIM', key, -KEPT_ERRORS, -1)
-end
-
-local ends = {}
-
--- A result that others wait for is kept at least as long as they may have to.
-function ends.finished(user, id, lane, stream_id, _, ttl, _, record, _, feeds)
-  remove_delivery(lane, user, stream_id, keys_of_task(user, id))
-  if feeds then
-    ttl = math.max(ttl, dead_letter_ttl_ms)
-    announce(user, id, 'finished')
-  end
-  call('SET', result_key(user, id), record, 'PX', ttl)
-  publish(user, id, 'finished')
-end
-
-function ends.canceled(user, id, lane, stream_id, _, _, _, _, reason)
-  remove_delivery(lane, user, stream_id)
-  end_canceled(user, id, reason, dead_letter_ttl_ms)
-end
-
-function ends.failed(user, id, lane, stream_id, _, ttl, _, record, error, feeds)
-  remove_delivery(lane, user, stream_id)
-  keep_error(user, id, error)
-  local key = task_key(user, id)
-  call('HSET', key, 'state', 'failed', 'stream_id', '', 'ended', now)
-  call('PEXPIRE', key, dead_letter_ttl_ms)
-  call('PEXPIRE', body_key(user, id), dead_letter_ttl_ms)
-  call('PEXPIRE', errors_key(user, id), dead_letter_ttl_ms)
-  call('SET', result_key(user, id), record, 'PX', ttl)
-  local dead = place_key('dead', user)
-  call('ZREMRANGEBYSCORE', dead, '-inf', now - dead_letter_ttl_ms)
-  call('ZADD', dead, now, id)
-  call('PEXPIRE', dead, dead_letter_ttl_ms)
-  local all_dead = prefix .. 'dead'
-  call('ZREMRANGEBYSCORE', all_dead, '-inf', now - dead_letter_ttl_ms)
-  call('ZADD', all_dead, now, user .. ':' .. id)
-  call('PEXPIRE', all_dead, dead_letter_ttl_ms)
-  if feeds then announce(user, id, 'failed') end
-  publish(user, id, 'failed')
-end
-
--- Back to its place: at once, or when its time has come.
-local function put_back(user, id, lane, stream_id, attempt, delay)
-  local key = task_key(user, id)
-  remove_delivery(lane, user, stream_id)
-  call('HSET', key, 'stream_id', '', 'last', stream_id .. ' ' .. attempt)
-  if delay > 0 then
-    call('HSET', key, 'state', 'scheduled')
-    schedule(user, id, now + delay)
-  else
-    call('HSET', key, 'state', 'queued', 'queued', now)
-    if place(user, id, lane, call('HGET', key, 'score')) then woken[user] = (woken[user] or 0) + 1 end
-  end
-  publish(user, id, 'waiting')
-end
-
-function ends.retry(user, id, lane, stream_id, attempt, _, delay, _, error)
-  keep_error(user, id, error)
-  local key = task_key(user, id)
-  call('HINCRBY', key, 'failures', 1)
-  call('HDEL', key, 'lost')
-  put_back(user, id, lane, stream_id, attempt, delay)
-end
-
-function ends.released(user, id, lane, stream_id, attempt, _, delay)
-  local key = task_key(user, id)
-  call('HINCRBY', key, 'attempt', -1)
-  if delay > 0 then
-    call('HINCRBY', key, 'returned', 1)
-    call('HSETNX', key, 'since', now)
-  else
-    call('HSET', key, 'paid', 1)
-  end
-  put_back(user, id, lane, stream_id, attempt, delay)
-end
-
--- The record of a task that ended as canceled tells which worker's attempt that was.
-local function was_canceled(record, attempt)
-  if not record or string.sub(record, 10, 10) ~= 'C' then return false end
-  local fields = cmsgpack.unpack(string.sub(record, 11))
-  return fields[2] == attempt and fields[6] == worker
-end
-
--- The same outcome may arrive twice when the first reply was cut.
-local function already_done(user, id, stream_id, attempt, record)
-  if call('HGET', task_key(user, id), 'last') == stream_id .. ' ' .. attempt then return true end
-  local found = call('GET', result_key(user, id))
-  if record ~= '' then return found == record end
-  return was_canceled(found, attempt)
-end
-
-local function push(user, packed)
-  local space, key, ttl = struct.unpack('>I4I4d', packed)
-  local value_at = 17 + space + key
-  new_xcom().push(user, string.sub(packed, 17, 16 + space), string.sub(packed, 17 + space, value_at - 1),
-    string.sub(packed, value_at), ttl)
-end
-
--- A task that was canceled while it ran is not tried again.
-local function settled_kind(kind, canceling)
-  if canceling and (kind == 'retry' or kind == 'released') then return 'canceled' end
-  return kind
-end
-
--- Shares follow what was used: what was charged at the claim is corrected. Returns what the service cost in the end.
-local function correct(user, id, kind, cost, charge, run, charged)
-  local total = cost + charge
-  if charged then
-    -- What did not run, as its worker died or nobody can run it, costs what it was thought to: nobody is served for nothing.
-    total = (run > 0 and cost * run / 1000 or charged) + charge
-    charge = total - charged
-    if kind == 'retry' then call('HDEL', task_key(user, id), 'charged') end
-  end
-  if charge ~= 0 then adjust(user, charge) end
-  return total
-end
-
--- The mean of what tasks of a name took lately, as 'number mean'; '' stands for all names.
-local function learn(name, seconds)
-  local key = prefix .. 'run-times'
-  local n, took = string.match(call('HGET', key, name) or '0 0', '(.*) (.*)')
-  n = math.min(n + 1, 32)
-  call('HSET', key, name, string.format('%d %.9g', n, took + (seconds - took) / n))
-  call('PEXPIRE', key, USER_TTL)
-end
-
-local COUNTED = { finished = 'finished', failed = 'failed', retry = 'retried' }
-local reviewed = {}
-local function account(user, id, kind, cost, charge, run, wait, charged)
-  if kind == 'released' then return end
-  local total = correct(user, id, kind, cost, charge, run, charged)
-  if charged and run > 0 then
-    local name = name_in(call('GETRANGE', body_key(user, id), 0, LONGEST_HEAD))
-    if name ~= '' then learn(name, run / 1000) end
-    learn('', run / 1000)
-  end
-  tally_service(user, wait, run, total)
-  if COUNTED[kind] then tally(user, COUNTED[kind]) end
-  if governed and kind ~= 'canceled' then governed.note_end(governed.user(user), kind == 'finished') end
-end
-
-local answers = {}
-for at, outcome in ipairs(outcomes) do
-  local lane, user, id, stream_id, attempt, kind, ttl_ms, delay_ms, record, error, pushed, cost, charge, run_ms, wait_ms
-    =
-    outcome[1], outcome[2], outcome[3], outcome[4], outcome[5], outcome[6], outcome[7], outcome[8], ARGV[outcome[9]] or
-    '', ARGV[outcome[10]] or '', ARGV[outcome[11]] or '', outcome[12], outcome[13], outcome[14], outcome[15]
-  local known = call('HMGET', task_key(user, id), 'stream_id', 'attempt', 'feeds', 'canceling', 'limited', 'charged')
-  if known[1] == stream_id and tonumber(known[2]) == attempt then
-    if pushed ~= '' then push(user, pushed) end
-    local settled = settled_kind(kind, known[4])
-    account(user, id, settled, cost, charge, run_ms, wait_ms, tonumber(known[6]))
-    if known[5] then
-      limited = limited or new_limits()
-      limited.stop(known[5], user, id)
-    end
-    if governed and governed.ends_matter(governed.user(user)) and not reviewed[user] then
-      reviewed[user] = true
-      reviewed[#reviewed + 1] = user
-    end
-    local told = settled == 'canceled' and known[4] or error
-    ends[settled](user, id, lane, stream_id, attempt, ttl_ms, delay_ms, record, told, known[3])
-    answers[at] = 1
-  else
-    answers[at] = already_done(user, id, stream_id, attempt, record) and 1 or 0
-  end
-end
-
-pass_on_outcomes(step_us, dead_letter_ttl_ms)
-for _, user in ipairs(reviewed) do
-  if governed.freed(user) then woken[user] = (woken[user] or 0) + 1 end
-end
-if limited then limited.pass_on(woken) end
-for user, tasks in pairs(woken) do wake(user, tasks) end
+local answers = settle_outcomes(args)
 save_state()
 return answers

@@ -1,0 +1,115 @@
+-- One task from its lane into the hands of a worker.
+--@include base
+--@include state
+--@include task
+--@include message
+--@include limits
+--@include work
+--@include history
+
+local function new_delivering(claim, work)
+  --@fields Claim claim: worker lease_ms max_message_bytes fairness
+  local it = {}
+  local by_time = fairness == 'time'
+
+  -- What this call knows of the users it serves.
+  local serving = {}
+  function it.knowledge(user)
+    local known = serving[user]
+    if not known then
+      known = {
+        critical = call('ZCARD', place_key('critical', user)),
+        normal = call('ZCARD', place_key('normal', user)),
+      }
+      serving[user] = known
+    end
+    return known
+  end
+
+  -- Into the stream, and into this worker's hands: FORCE delivers an entry that no consumer has read.
+  local function append(lane, user, id, known)
+    local stream = stream_key(lane, user)
+    if not known[stream] then
+      if call('EXISTS', stream) == 0 then
+        call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
+        call('ZADD', leases_key, now + lease_ms, lane .. ':' .. user)
+      end
+      known[stream] = true
+    end
+    local stream_id = call('XADD', stream, '*', 'id', id)
+    call('XCLAIM', stream, 'workers', worker, 0, stream_id, 'FORCE', 'JUSTID', 'LASTID', stream_id)
+    return stream_id
+  end
+
+  -- What is charged by time is not known before: what tasks of this name took lately, corrected when it is.
+  local function estimate(name)
+    local known = call('HGET', prefix .. 'run-times', name) or call('HGET', prefix .. 'run-times', '')
+    return known and tonumber(string.match(known, ' (.*)')) or 0.1
+  end
+
+  -- Takes the first task of the user; returns what it costs, or nil when it is gone from Redis or waits for its name. Second:
+  -- whether it was let in for its name.
+  local function deliver(user, known)
+    local lane = known.critical > 0 and 'critical' or 'normal'
+    local popped = call('ZPOPMIN', place_key(lane, user))
+    known[lane] = known[lane] - 1
+    local id, score = popped[1], popped[2]
+    local body = load_body(user, id, max_message_bytes)
+    local key = task_key(user, id)
+    if not body then
+      count(lane, -1)
+      call('DEL', keys_of_task(user, id))
+      work.moved = work.moved + 1
+      return nil
+    end
+    local name = (limited or by_time) and name_in(body)
+    local limit = limited and limited.of(name)
+    if limit and limited.must_wait(limit, user, id) then
+      limited.hold(limit, user, id, lane, score)
+      work.moved = work.moved + 1
+      return nil
+    end
+    count(lane, -1)
+    local cost, history = cost_of(body), ''
+    local stream_id = append(lane, user, id, known)
+    local attempt = call('HINCRBY', key, 'attempt', 1)
+    local new_fields = call('HSET', key, 'state', 'started', 'lane', lane, 'score', score, 'stream_id', stream_id,
+      'worker', worker, 'started', now_text)
+    local was_offered = limit and limited.start(limit, user, id)
+    local paid = false
+    if new_fields < 6 then -- it was deferred, scheduled, retried, released, held or watched before
+      local before = call('HMGET', key, 'failures', 'lost', 'returned', 'since', 'queued', 'paid', 'watched', 'offered')
+      if before[7] then publish(user, id, 'started') end
+      if before[8] then -- the limit is gone
+        limited = limited or new_limits()
+        limited.end_offer(user, id)
+      end
+      history = history_of(before[1], before[2], before[3], before[4], before[5])
+      if before[6] then
+        call('HDEL', key, 'paid')
+        paid = true
+      end
+    end
+    work.note(user, id, lane, stream_id, attempt, score, history, body)
+    if paid then return 0, was_offered end
+    if by_time then
+      cost = cost * estimate(name)
+      call('HSET', key, 'charged', cost)
+    end
+    return cost, was_offered
+  end
+
+  -- A user that goes on with something else does not need the places that it was offered.
+  function it.start_next(user, known)
+    local cost, was_offered = deliver(user, known)
+    if cost and limited and not was_offered and limited.take_back(user) then
+      known.critical, known.normal = call('ZCARD', place_key('critical', user)), call('ZCARD', place_key('normal', user))
+    end
+    return cost
+  end
+
+  -- Lanes were filled meanwhile.
+  function it.look_anew() serving = {} end
+
+  return it
+end

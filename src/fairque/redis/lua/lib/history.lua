@@ -1,0 +1,17 @@
+-- What a delivery tells of what came before it.
+--@include base
+
+local function history_of(failures, lost, returned, since, queued, canceling)
+  return (failures or 0) .. ' ' .. (lost or 0) .. ' ' .. (returned or 0) .. ' ' .. (since or 0) .. ' ' .. (queued or 0) ..
+    (canceling and ' 1' or ' 0')
+end
+
+-- A body that cannot be handed out is told of as such.
+local function load_body(user, id, max_message_bytes)
+  local body = redis.pcall('GET', body_key(user, id))
+  if type(body) == 'table' then return '\0not a string' end
+  if body and #body > max_message_bytes then
+    return '\0too large: ' .. #body .. ' bytes, the limit is ' .. string.format('%d', max_message_bytes)
+  end
+  return body
+end

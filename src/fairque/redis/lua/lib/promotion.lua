@@ -1,0 +1,59 @@
+-- What is due comes to its lane.
+--@include base
+--@include state
+--@include task
+--@include place
+--@include wake
+--@include govern
+
+local function new_promotion(claim, work)
+  --@fields Claim claim: worker want priority_step_ms
+  local it = {}
+  local step_us = priority_step_ms * 1000
+  local PROMOTIONS, LOOKS = 200, 20
+  local SPARE = 10 -- of one user beyond what is wanted: other workers find something, too
+
+  local function promote(user, most)
+    local waiting = place_key('scheduled', user)
+    local ids = call('ZRANGEBYSCORE', waiting, '-inf', '(' .. now + 1, 'LIMIT', 0, most)
+    for _, id in ipairs(ids) do
+      local key = task_key(user, id)
+      local known = call('HMGET', key, 'lane', 'score', 'priority', 'watched')
+      local lane, score = known[1], known[2]
+      if not score then lane, score = score_of(tonumber(known[3] or 3), step_us) end
+      call('HSET', key, 'state', 'queued', 'queued', now)
+      place(user, id, lane, score)
+      if known[4] then publish(user, id, 'waiting') end
+    end
+    if #ids > 0 then
+      call('ZREM', waiting, unpack(ids))
+      count('scheduled', -#ids)
+      work.promoted[user] = (work.promoted[user] or 0) + #ids
+    end
+    local first = call('ZRANGE', waiting, 0, 0, 'WITHSCORES')[2]
+    if first then
+      local at = math.max(now, math.floor(first))
+      call('ZADD', due_key, at, user)
+      note_moment(at, user)
+    else
+      call('ZREM', due_key, user)
+    end
+  end
+
+  -- By turns: whoever has more that is due comes after all those that wait since before now.
+  function it.promote_due()
+    local users = call('ZRANGEBYSCORE', due_key, '-inf', now, 'LIMIT', 0, LOOKS)
+    local most = math.min(want + SPARE, math.floor(PROMOTIONS / #users))
+    for _, user in ipairs(users) do promote(user, most) end
+  end
+
+  -- What was promoted or let in again, and not taken by this call, is news for other workers.
+  function it.announce()
+    if governed and governed.all_paused then return end
+    for user, tasks in pairs(work.promoted) do
+      if call('ZSCORE', governed and governed.user(user).ready_key or ready_key, user) then wake(user, tasks, worker) end
+    end
+  end
+
+  return it
+end

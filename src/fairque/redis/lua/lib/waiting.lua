@@ -1,0 +1,58 @@
+-- A worker that got too little goes to sleep; one that got enough does not.
+--@include base
+--@include state
+--@include places
+--@include limits
+--@include keeper
+--@include work
+
+local function new_waiting(claim, work, stealing, serving)
+  --@fields Claim claim: worker steals
+  local it = {}
+  local LOOKS = 20
+
+  -- An idle moment is used to forget users that nothing remembers.
+  local function prune_users()
+    for _, user in ipairs(call('ZRANGEBYSCORE', users_key, '-inf', now - USER_TTL, 'LIMIT', 0, LOOKS)) do
+      local kept = call('EXISTS', prefix .. 'user:' .. user, places_of(user))
+      if kept > 0 then
+        call('ZADD', users_key, now, user)
+      else
+        call('ZREM', users_key, user)
+      end
+    end
+  end
+
+  -- The worker wants to be told; how long may it sleep when nobody tells it?
+  local function in_waiting_sets(verb)
+    for _, group in ipairs(work.groups) do
+      if #group == 0 then
+        call(verb, prefix .. 'waiting', worker)
+      else
+        for _, user in ipairs(group) do call(verb, prefix .. 'waiting:' .. user, worker) end
+      end
+    end
+  end
+
+  function it.wait()
+    prune_users()
+    in_waiting_sets('SADD')
+    if not work.everyone and not has_limited then call('HSET', state_key, 'limited', 1) end
+  end
+
+  function it.next_event()
+    local at = new_keeping(worker).keep()
+    if steals then at = math.min(at, stealing.next_look()) end
+    if call('EXISTS', prefix .. 'announcements') == 1 or serving.was_cut() or work.is_swept then at = now end
+    if limited and limited.is_counting() then at = now end
+    return at < math.huge and math.max(0, at - now) or -1
+  end
+
+  -- A message to a busy worker would be missed by an idle one.
+  function it.stay_awake()
+    in_waiting_sets('SREM')
+    if keeper_known ~= '' then new_keeping(worker).hand_on() end
+  end
+
+  return it
+end
