@@ -80,14 +80,18 @@ async def test_a_drained_user_gains_nothing_by_coming_back(core: Core) -> None:
     assert abs(served.count("hasty") - served.count("patient")) <= 1
 
 
-async def test_a_drained_user_keeps_its_tag_and_the_hash_with_it_expires(core: Core) -> None:
+async def test_a_drained_user_keeps_its_tag_until_the_lowest_has_passed_it(core: Core) -> None:
     await core.enqueue("a", "1", cost=7)
-    await core.serve(1)
-    of_user = core.dump()["user:a"]
-    assert dict(of_user.pairs)["tag"] == "7"
-    assert of_user.expires
+    await core.enqueue("b", *names(10))
+    assert await core.serve(1) == ["a"]
+    assert core.dump()["left"].scores == [("a", 7)]
     await core.enqueue("a", "2")
-    assert core.ready() == {"a": 7}
+    assert core.ready() == {"a": 7, "b": 0}
+    await core.serve(11)
+    assert "left" not in core.dump()
+    assert not [name for name in core.dump() if name.startswith("user:")]
+    await core.enqueue("a", "3")
+    assert core.ready() == {"a": await clock(core)}
 
 
 # Brand-new users in a stream
@@ -237,7 +241,9 @@ async def test_a_user_whose_last_task_expired_leaves_the_others_alone(core: Core
     assert [of.user_id for of in await core.take(2)] == ["b"]
     assert not core.ready()
     assert "normal:a" not in core.dump()
-    assert dict(core.dump()["user:a"].pairs)["tag"] == "0", "what was not served is not charged"
+    await core.enqueue("a", "1")
+    await core.enqueue("b", "2")
+    assert await core.serve(2) == ["a", "b"], "what was not served is not charged"
 
 
 async def test_a_user_whose_last_task_became_a_dead_letter_comes_back_as_any_other(core: Core) -> None:
@@ -340,7 +346,8 @@ async def test_what_is_stolen_or_given_back_is_paid_for_once(core: Core) -> None
     await core.settle(stolen, "released")
     assert core.ready() == {"a": 5}
     await core.take()
-    assert dict(core.dump()["user:a"].pairs)["tag"] == "5"
+    await core.enqueue("a", "2")
+    assert core.ready() == {"a": 5}
 
 
 @pytest.mark.parametrize("kind", ["retry", "released"])

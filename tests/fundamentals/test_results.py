@@ -460,7 +460,6 @@ async def test_after_the_end_only_the_result_is_left(queue: TaskQueue, server, q
         "settings",
         "state",
         "users",
-        "user:anna",
         "metrics:anna",
         "metrics:*",
     }

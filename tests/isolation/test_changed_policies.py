@@ -11,12 +11,9 @@ from tests.support.tenants import fill, govern, limit, place_of
 
 pytestmark = pytest.mark.leaves_keys()
 SLOW, FAST = "1/h", "1000/s burst 100"
-OLD_TAG = pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="the tag that was reached with the weight before is kept as it is"
-)
 
 
-@pytest.mark.parametrize("whose", ["light", pytest.param("*", marks=OLD_TAG)])
+@pytest.mark.parametrize("whose", ["light", "*"])
 @pytest.mark.parametrize("weight", [1, 100])
 async def test_a_weight_that_is_raised_while_a_backlog_waits_holds_within_ten_services(
     core: Core, whose: str, weight: float

@@ -15,10 +15,9 @@ local slots = call('HGET', prefix .. 'worker:' .. worker, 'concurrency')
 if slots then call('HINCRBY', state_key, 'slots', -slots) end
 call('DEL', prefix .. 'worker:' .. worker)
 call('SREM', prefix .. 'waiting', worker)
-governed = governed or new_government()
 for _, user in ipairs(users) do
   call('SREM', prefix .. 'waiting:' .. user, worker)
-  governed.forgive(governed.user(user))
+  if governed then governed.forgive(user_of(user)) else forgive(user_of(user)) end
 end
 new_keeping(worker).forget()
 local untold = 1
@@ -26,4 +25,5 @@ for _, user in ipairs(users) do
   if untold > 0 then untold = wake_from(prefix .. 'waiting:' .. user, 1) end
 end
 if untold > 0 then wake_from(prefix .. 'waiting', 1) end
+save_state()
 return 1

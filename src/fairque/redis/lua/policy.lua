@@ -16,17 +16,16 @@ local packed = call('GET', key)
 local policy = packed and cmsgpack.unpack(packed) or {}
 local is_user = whose ~= '*' and string.byte(whose) ~= 64
 governed = governed or new_government()
-local before = is_user and governed.user(whose) or {}
-local weight, reserved, group = before.weight or policy.weight or 1, before.policy and before.policy.min_running, policy.group
+local reservation, group = is_user and user_of(whose).policy.min_running or 0, policy.group
+local weight = policy.weight
 for _, field in ipairs(forgotten) do
   if field == '*' then policy = {} end
   policy[field] = nil
 end
 for field, value in pairs(changes) do policy[field] = value end
 if group ~= policy.group then
-  governed.leave(governed.user(whose))
-  -- Its tag belongs to the time of the group that it was in.
-  call('HDEL', user_key(whose), 'tag', 'capped')
+  governed.leave(user_of(whose))
+  forget_own_tag(user_of(whose))
 end
 local answer = ''
 local index = prefix .. (is_user and 'policy-users' or 'policy-groups')
@@ -40,23 +39,37 @@ elseif packed then
   call('ZREM', index, whose)
   count('policies', -1)
 end
-if is_user then
-  call('ZREM', prefix .. 'reserved', whose)
-  governed = new_government()
-  local after = governed.user(whose)
-  if (after.policy.min_running or 0) < (reserved or 0) then governed.forgive(after) end
-  if after.weight ~= weight then governed.reweight(after, weight) end
+
+local function change_user()
+  local u = user_of(whose)
+  if (u.policy.min_running or 0) < reservation then governed.forgive(u) end
+  if is_somewhere(u) then reweight(u) end
   if governed.review(whose) then wake(whose, governed.waiting(whose)) end
   local woken = {}
   if limited then limited.pass_on(woken) end
   for user, tasks in pairs(woken) do wake(user, tasks) end
-elseif whose ~= '*' then
-  governed.reweight_group(whose, weight)
-elseif packed or answer ~= '' then
-  local was_paused = governed.all_paused
-  governed = new_government()
-  new_sweep().change_default(was_paused)
+end
+
+local function change_group()
+  local line = line_at(string.sub(whose, 2))
+  rescale(line, line.weight / (policy.weight or 1))
+  line.weight = policy.weight or 1
+  line.is_changed = call('EXISTS', line.hash) == 1
+end
+
+local function change_default(was_paused)
+  new_sweep().change_default(was_paused, policy.weight ~= weight)
   if wake_from(prefix .. 'waiting', 1) > 0 then tell_all_workers() end -- none that serves everyone is idle
+end
+
+local was_paused = governed.all_paused
+governed = new_government()
+if is_user then
+  change_user()
+elseif whose ~= '*' then
+  change_group()
+elseif packed or answer ~= '' then
+  change_default(was_paused)
 end
 save_state()
 forget_policies_if_none()

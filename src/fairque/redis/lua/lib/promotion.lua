@@ -4,7 +4,7 @@
 --@include task
 --@include place
 --@include wake
---@include govern
+--@include fair
 
 local function new_promotion(claim, work)
   --@fields Claim claim: worker want priority_step_ms
@@ -51,7 +51,7 @@ local function new_promotion(claim, work)
   function it.announce()
     if governed and governed.all_paused then return end
     for user, tasks in pairs(work.promoted) do
-      if call('ZSCORE', governed and governed.user(user).ready_key or ready_key, user) then wake(user, tasks, worker) end
+      if is_ready(user_of(user)) then wake(user, tasks, worker) end
     end
   end
 

@@ -2,6 +2,7 @@
 --@include base
 --@include state
 --@include fair
+--@include fronts
 --@include limits
 --@include work
 --@include delivering
@@ -10,107 +11,119 @@ local function new_serving(claim, work)
   --@fields Claim claim: want
   local it, delivering = {}, new_delivering(claim, work)
   local MOVES = 200 -- steps of one call that deliver nothing
+  local AT_ONCE, OF_A_GROUP = 64, 2 -- members of a line that are read at first
 
   -- Whose first task was nothing to run has paid nothing, and stays the lowest: it rests until all others had their turn.
-  local resting = { users = {}, count = 0 }
-  local function rest(user) resting.users[user], resting.count = true, resting.count + 1 end
+  -- So does a group all of whose users do.
+  local resting = { count = 0 }
+  local function rest(member) resting[member], resting.count = true, resting.count + 1 end
   local function wake_the_resting()
     if resting.count == 0 then return false end
-    resting.users, resting.count = {}, 0
+    resting = { count = 0 }
     return true
   end
 
-  local ready_users = 0
-  local function serve(user, tag)
-    local known = delivering.knowledge(user)
-    local cost = delivering.start_next(user, known)
-    if cost then
-      clock = math.max(clock + cost / ready_users, tag)
-      mean = mean_after(mean, cost)
-      tag = tag + cost
-    else
-      rest(user)
-    end
-    if known.critical + known.normal > 0 then
-      call('ZADD', ready_key, tag, user)
-      return tag
-    end
-    leave(user, tag, ready_users > 1)
-    ready_users = ready_users - 1
-    return nil
-  end
-
-  local function serve_governed(user, tag, group_tag)
-    local u = governed.user(user)
-    local gate = not u.served and governed.gate(u)
+  local function serve(user)
+    local u = user_of(user)
+    local gate = governed and not u.served and gate_at(u)
     if gate then
       work.moved = work.moved + 1
       return governed.hold_back(u, gate)
     end
+    if not u.served then reweight(u) end
     u.served = true
     local known = delivering.knowledge(user)
     local cost = delivering.start_next(user, known)
     if cost then
-      governed.note_start(u)
-      governed.charge(u, cost, tag, group_tag)
+      charge_service(u, cost)
+      if governed then note_start(u) end
     else
       rest(user)
     end
-    if known.critical + known.normal == 0 then return governed.leave(u) end
-    gate = governed.gate(u)
-    if gate then governed.hold_back(u, gate) end
+    if known.critical + known.normal == 0 then
+      leave(u)
+    elseif governed then
+      gate = gate_at(u)
+      if gate then return governed.hold_back(u, gate) end
+    end
+    if governed then reserve(u) end
   end
 
   -- Those who are held back, and tasks that must wait for their name, take time as well.
   function it.has_room() return work.delivered < want and work.moved < MOVES end
 
-  local function serve_everyone()
-    while it.has_room() do
-      local user, tag = lowest_in(ready_key, resting)
-      if not user then return end
-      serve(user, tag)
+  -- The user whose turn it is: reservations first, else from the first line inwards the lowest.
+  local function new_turns()
+    local fronts, first = {}, nil
+    local at_once = math.min(want - work.delivered, AT_ONCE)
+    local before = governed and lowest(reserved) and new_front(reserved, resting, at_once)
+    return function()
+      first = before and first_of(before)
+      if first then return first end
+      local line, outer = root, nil
+      while true do
+        fronts[line] = fronts[line] or new_front(line, resting, line == root and at_once or OF_A_GROUP)
+        local member = first_of(fronts[line])
+        if member and string.byte(member) ~= 64 then return member end -- '@' begins no user, its own is encoded
+        if not member and not outer then return nil end
+        if member then
+          line, outer = line_at(string.sub(member, 2)), member
+        else
+          if lowest(line) then rest(outer) else take_out(line.up, outer) end
+          line, outer = root, nil
+        end
+      end
     end
+  end
+
+  local function serve_everyone()
+    local next_user = new_turns()
+    while it.has_room() do
+      local user = next_user()
+      if not user then return end
+      serve(user)
+    end
+  end
+
+  -- The same among the users named, by their place in the list.
+  local function lowest_of(group)
+    local best, best_key
+    for _, user in ipairs(group) do
+      local u = user_of(user)
+      local tag = not resting[user] and is_ready(u)
+      if tag then
+        local key, node = { user, tag }, u.up
+        local is_reserved = governed and tag_in(reserved, user)
+        while node.up and not is_reserved do
+          key[#key + 1], key[#key + 2] = node.member, tag_in(node.up, node.member)
+          node = node.up
+        end
+        key[#key + 1], key[#key + 2] = '', is_reserved and 0 or 1
+        local at = 0
+        while best_key and at < math.min(#key, #best_key) and key[#key - at] == best_key[#best_key - at] do at = at + 1 end
+        if not best_key or key[#key - at] < best_key[#best_key - at] then best, best_key = user, key end
+      end
+    end
+    return best
   end
 
   local function serve_group(group)
-    local tags = {}
-    for at, tag in ipairs(call('ZMSCORE', ready_key, unpack(group))) do tags[at] = tag and tonumber(tag) end
     while it.has_room() do
-      local best
-      for at = 1, #group do
-        local tag = not resting.users[group[at]] and tags[at]
-        if tag and (not best or tag < tags[best] or (tag == tags[best] and group[at] < group[best])) then best = at end
-      end
-      if not best then return end
-      tags[best] = serve(group[best], tags[best])
-    end
-  end
-
-  local function serve_by_policy(group)
-    while it.has_room() do
-      local user, tag, group_tag
-      if #group == 0 then user, tag, group_tag = governed.lowest(resting) else user = governed.lowest_of(group, resting) end
+      local user = lowest_of(group)
       if not user then return end
-      serve_governed(user, tag, group_tag)
+      serve(user)
     end
   end
 
   local function serve_groups()
     if governed and governed.all_paused then return end
     for _, group in ipairs(work.groups) do
-      if governed then
-        serve_by_policy(group)
-      elseif #group == 0 then
-        serve_everyone()
-      else
-        serve_group(group)
-      end
+      if #group == 0 then serve_everyone() else serve_group(group) end
     end
   end
 
   function it.serve()
     repeat
-      ready_users = call('ZCARD', ready_key)
       serve_groups()
       local goes_on = wake_the_resting()
       if limited and limited.pass_on(work.promoted) then

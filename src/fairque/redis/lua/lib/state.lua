@@ -2,12 +2,13 @@
 --@include base
 
 local of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'limited', 'cursors', 'announcements',
-  'limits', 'mean', 'keeper')
-local clock, arrival = tonumber(of_queue[1] or 0), tonumber(of_queue[2] or 0)
+  'limits', 'mean', 'keeper', 'weighted')
+local arrival = tonumber(of_queue[2] or 0)
 local has_policies, has_limited, has_cursors = of_queue[3], of_queue[4], tonumber(of_queue[5] or 0) > 0
 local has_announcements, has_limits, keeper_known = of_queue[6], of_queue[7], of_queue[9] or ''
-local mean = tonumber(of_queue[8] or 0) -- see lib/ready.lua
-local saved_clock, saved_arrival, saved_mean = clock, arrival, mean
+local has_weights = of_queue[10]
+local root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
+local saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
 
 -- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
 -- small sorted set ten times faster than fractions.
@@ -22,11 +23,13 @@ local function count(field, by) counts[field] = (counts[field] or 0) + by end
 
 local save_tallies = nil -- a function in scripts that measure users: lib/metrics.lua
 local tell_of_moments = nil -- a function in scripts that set moments: lib/moments.lua
+local save_lines = nil -- a function in scripts that know lines: lib/lines.lua
 local function save_state()
+  if save_lines then save_lines() end
   if save_tallies then save_tallies() end
   if tell_of_moments then tell_of_moments() end
-  if clock ~= saved_clock or arrival ~= saved_arrival or mean ~= saved_mean then
-    call('HSET', state_key, 'clock', clock, 'arrival', arrival, 'mean', mean)
+  if root.clock ~= saved_clock or arrival ~= saved_arrival or root.mean ~= saved_mean then
+    call('HSET', state_key, 'clock', root.clock, 'arrival', arrival, 'mean', root.mean)
   end
   for field, by in pairs(counts) do
     if by ~= 0 then call('HINCRBY', state_key, field, by) end

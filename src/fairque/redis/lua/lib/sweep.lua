@@ -1,6 +1,7 @@
--- The policy of everybody changed. Who is ready is looked at when its turn comes; those who are held back with tasks, some
--- at each claim.
--- swept  zset  those of `parked` that are looked at anew
+-- The policy of everybody changed. Who is ready is looked at when its turn comes; those who are held back with tasks, and
+-- the weights of those in line, some at each claim.
+-- swept        zset  those of `parked` that are looked at anew
+-- sweep-lines  list  '<cursor> <path>' of the lines whose members are still to be reweighted
 --@include base
 --@include state
 --@include govern
@@ -9,7 +10,7 @@
 
 local function new_sweep()
   local it = {}
-  local parked_key, swept_key = prefix .. 'parked', prefix .. 'swept'
+  local parked_key, swept_key, lines_key = prefix .. 'parked', prefix .. 'swept', prefix .. 'sweep-lines'
   local SWEPT = 100 -- users per claim
 
   local function begin()
@@ -23,8 +24,12 @@ local function new_sweep()
     note_moment(ends_at)
   end
 
-  function it.change_default(was_paused)
+  function it.change_default(was_paused, is_reweighted)
     begin()
+    if is_reweighted then
+      call('DEL', lines_key)
+      call('RPUSH', lines_key, '0 ')
+    end
     call('ZREM', parked_key, '*')
     if governed.all_paused and governed.all_paused ~= true then park_pause(governed.all_paused) end
     if was_paused and not governed.all_paused then tell_all_workers() end
@@ -43,9 +48,34 @@ local function new_sweep()
     return call('EXISTS', swept_key) == 1
   end
 
+  local function reweight_member(member)
+    if string.byte(member) == 64 then
+      call('RPUSH', lines_key, '0 ' .. string.sub(member, 2))
+    else
+      reweight(user_of(member))
+      reserve(user_of(member))
+    end
+  end
+
+  local function reweight_some()
+    local left = SWEPT
+    while left > 0 do
+      local cursor, path = string.match(call('LPOP', lines_key) or '', '^(%d+) (.*)$')
+      if not cursor then return false end
+      local line = path == '' and root or line_at(path)
+      flush(line)
+      local page = call('ZSCAN', line.key, cursor, 'COUNT', left)
+      if page[1] ~= '0' then call('LPUSH', lines_key, page[1] .. ' ' .. path) end
+      for at = 1, #page[2], 2 do reweight_member(page[2][at]) end
+      left = left - #page[2] / 2 - 1
+    end
+    return call('EXISTS', lines_key) == 1
+  end
+
   -- True: there are more.
   function it.go_on(asked, woken)
-    if look_at_some(woken) then return true end
+    local has_more, is_cut = look_at_some(woken), reweight_some()
+    if has_more or is_cut then return true end
     if asked == 'again' then
       begin()
       return true
