@@ -67,7 +67,7 @@ class _Joiner:
                 yield line
             else:
                 indent, directive, words = found.groups()
-                yield from (indent + made for made in self._directives[directive](words or ""))
+                yield from (made and indent + made for made in self._directives[directive](words or ""))
 
     def _include(self, name: str) -> Iterator[str]:
         if name in self._open:

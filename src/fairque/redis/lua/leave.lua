@@ -17,7 +17,7 @@ call('DEL', prefix .. 'worker:' .. worker)
 call('SREM', prefix .. 'waiting', worker)
 for _, user in ipairs(users) do
   call('SREM', prefix .. 'waiting:' .. user, worker)
-  if governed then governed.forgive(user_of(user)) else forgive(user_of(user)) end
+  fair().forgive(nodes.user(user))
 end
 new_keeping(worker).forget()
 local untold = 1

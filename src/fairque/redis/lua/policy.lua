@@ -15,8 +15,9 @@ local key = prefix .. 'policy:' .. whose
 local packed = call('GET', key)
 local policy = packed and cmsgpack.unpack(packed) or {}
 local is_user = whose ~= '*' and string.byte(whose) ~= 64
-governed = governed or new_government()
-local reservation, group = is_user and user_of(whose).policy.min_running or 0, policy.group
+governed = fair()
+if not has_policies then governed.read_policies() end
+local reservation, group = is_user and nodes.user(whose).policy.min_running or 0, policy.group
 local weight = policy.weight
 for _, field in ipairs(forgotten) do
   if field == '*' then policy = {} end
@@ -24,8 +25,8 @@ for _, field in ipairs(forgotten) do
 end
 for field, value in pairs(changes) do policy[field] = value end
 if group ~= policy.group then
-  governed.leave(user_of(whose))
-  forget_own_tag(user_of(whose))
+  governed.leave(nodes.user(whose))
+  nodes.forget_own_tag(nodes.user(whose))
 end
 local answer = ''
 local index = prefix .. (is_user and 'policy-users' or 'policy-groups')
@@ -41,9 +42,9 @@ elseif packed then
 end
 
 local function change_user()
-  local u = user_of(whose)
+  local u = nodes.user(whose)
   if (u.policy.min_running or 0) < reservation then governed.forgive(u) end
-  if is_somewhere(u) then reweight(u) end
+  if nodes.is_somewhere(u) then nodes.reweight(u) end
   if governed.review(whose) then wake(whose, governed.waiting(whose)) end
   local woken = {}
   if limited then limited.pass_on(woken) end
@@ -51,8 +52,8 @@ local function change_user()
 end
 
 local function change_group()
-  local line = line_at(string.sub(whose, 2))
-  rescale(line, line.weight / (policy.weight or 1))
+  local line = lines.at(string.sub(whose, 2))
+  nodes.rescale(line, line.weight / (policy.weight or 1))
   line.weight = policy.weight or 1
   line.is_changed = call('EXISTS', line.hash) == 1
 end
@@ -63,7 +64,7 @@ local function change_default(was_paused)
 end
 
 local was_paused = governed.all_paused
-governed = new_government()
+governed.read_policies()
 if is_user then
   change_user()
 elseif whose ~= '*' then

@@ -100,7 +100,7 @@ if call('EXISTS', stream_key('critical', user), stream_key('normal', user), plac
 else
   call('ZREM', prefix .. 'parked', user)
   call('ZREM', prefix .. 'reserved', user)
-  forget_own_tag(user_of(user))
+  nodes.forget_own_tag(nodes.user(user))
   call('DEL', prefix .. 'user:' .. user, prefix .. 'metrics:' .. user)
   for day = math.floor(now / 86400000) - 41, math.floor(now / 86400000) do
     call('DEL', prefix .. 'usage:' .. user .. ':' .. string.format('%d', day))

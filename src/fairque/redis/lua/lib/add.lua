@@ -93,7 +93,7 @@ end
 
 -- Everything is in its place but for this.
 local function end_adding()
-  expect(users)
+  if #users > 0 then fair().expect(users) end
   for _, user in ipairs(users) do fill_lanes(user, placed[user]) end
 end
 

@@ -1,8 +1,6 @@
 -- The breaker of a user opens after so many failures within a window; when its time is over, one success closes it.
---@include base
---@include nodes
 
-local function note_end(u, ok)
+function gates.note_end(u, ok)
   local p, key = u.policy, user_key(u.name)
   if not p.breaker_failures then return end
   u.tat = nil -- marks are read anew
@@ -18,8 +16,8 @@ local function note_end(u, ok)
   fails = fails + 1
   if open_until > 0 or fails >= p.breaker_failures then
     u.opened = true
-    remember(u, 'open_until', now + p.breaker_cooldown, 'fails', 0, 'trips', (call('HGET', key, 'trips') or 0) + 1)
+    nodes.remember(u, 'open_until', now + p.breaker_cooldown, 'fails', 0, 'trips', (call('HGET', key, 'trips') or 0) + 1)
   else
-    remember(u, 'fails', fails, 'fails_since', since)
+    nodes.remember(u, 'fails', fails, 'fails_since', since)
   end
 end

@@ -1,41 +1,50 @@
--- The doors of the fair choice (start-time fair queueing: Goyal, Vin, Cheng, SIGCOMM 1996). What they change is written by
--- save_state().
+-- The fair choice (start-time fair queueing: Goyal, Vin, Cheng, SIGCOMM 1996), and its doors. What they change is written
+-- by save_state().
 --@include base
 --@include state
---@include nodes
---@include govern
+--@include message
+--@include moments
+--@include gcra
+--@include metrics_format
+--@include policies
+
+-- Called with a user: functions in scripts that know limits of names (lib/limits.lua).
+local on_held_back, on_reviewed = nil, nil
+
+-- A function that is made at the top of a script costs each call as much as there are names around it, and one that names
+-- others of its own block costs their number. So these are made by the first that needs them, and name each other by
+-- these tables.
+local lines, nodes, gates, reservations, government = {}, {}, {}, {}, nil
+local function new_government()
+  government = { all_paused = false }
+  --@include lines
+  --@include nodes
+  --@include gates
+  --@include reserve
+  --@include breaker
+  --@include quota
+  --@include govern
+  --@include exports
+  if has_policies then government.read_policies() end
+end
+
+local function fair()
+  if not government then new_government() end
+  return government
+end
+
+local governed = has_policies and fair() or nil
 
 -- The user has servable work, of which the first task costs this much. False: a policy holds it back.
-local function admit(user, cost)
-  if governed then return governed.admit(user, cost) end
-  local u = user_of(user)
-  if not is_ready(u) then join(u, cost) end
-  return true
-end
-
--- Many users come that may have been away.
-local function expect(names)
-  if not governed and #names > 1 then learn_tags(root, names) end
-end
+local function admit(user, cost) return fair().admit(user, cost) end
 
 -- What a service cost beyond what was charged at its start; less than nothing is given back.
-local function adjust(user, by)
-  if governed then return governed.adjust(user_of(user), by) end
-  charge_late(user_of(user), by)
-end
+local function adjust(user, by) fair().adjust(nodes.user(user), by) end
 
 -- When the user may be served: nil is now, else ms, or math.huge where that takes an event.
-local function gate_of(user) return governed and gate_at(user_of(user)) end
+local function gate_of(user) return governed and gates.at(nodes.user(user)) end
 
 -- A task was taken out of a lane of the user.
 local function retire(user)
-  if call('EXISTS', place_key('critical', user), place_key('normal', user)) > 0 then return end
-  local u = user_of(user)
-  if governed then
-    governed.unpark_one(user)
-    forget_cap(u)
-    governed.leave(u)
-  else
-    leave(u)
-  end
+  if call('EXISTS', place_key('critical', user), place_key('normal', user)) == 0 then fair().retire(user) end
 end

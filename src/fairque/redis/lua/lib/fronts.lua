@@ -1,47 +1,37 @@
--- The front of a line: its lowest members, read at once and kept in order while a call serves them. A heap by tag, then
--- name. Tags in it may be too low, never too high: they are mended when they come up.
---@include base
---@include lines
+-- The front of a line: its lowest members, read at once and kept in order by tag, then name, while a call serves them. Tags in
+-- it may be too low, never too high: they are mended when they come up.
 
--- resting: members, and how many, that have to wait until all others had their turn.
-local function new_front(line, resting, most)
-  return { line = line, resting = resting, most = most, size = 0, tags = {}, names = {}, is_whole = false }
+-- resting: members, and how many, that have to wait until all others had their turn. head, tail: places in tags and names.
+function fronts.new(line, resting, most)
+  return { line = line, resting = resting, most = most, tags = {}, names = {}, head = 1, tail = 0, is_whole = false }
 end
 
-local function sink(front)
-  local tags, names, size, at = front.tags, front.names, front.size, 1
-  local tag, name = tags[1], names[1]
-  while true do
-    local child = at * 2
-    if child > size then break end
-    local other = child + 1
-    if other <= size and (tags[other] < tags[child] or (tags[other] == tags[child] and names[other] < names[child])) then
-      child = other
-    end
-    local below = tags[child]
-    if tag < below or (tag == below and name <= names[child]) then break end
-    tags[at], names[at] = below, names[child]
-    at = child
+-- The first member has another tag: mostly it goes to the end, or near to it.
+function fronts.move_first(front, tag)
+  local tags, names, at = front.tags, front.names, front.tail
+  local name, first = names[front.head], front.head + 1
+  while at >= first and (tags[at] > tag or (tags[at] == tag and names[at] > name)) do
+    tags[at + 1], names[at + 1] = tags[at], names[at]
+    at = at - 1
   end
-  tags[at], names[at] = tag, name
+  tags[at + 1], names[at + 1] = tag, name
+  front.head, front.tail = first, front.tail + 1
 end
 
--- In order, they are a heap.
-local function fill(front)
-  local line, resting = front.line, front.resting
-  flush(line)
-  local most = front.most + resting.count
+function fronts.fill(front)
+  local line, resting, most = front.line, front.resting, front.most + front.resting.count
+  lines.flush(line)
   local found = call('ZRANGE', line.key, 0, most - 1, 'WITHSCORES')
-  local tags, names, known, size = {}, {}, line.tags, 0
+  local tags, names, known, tail = {}, {}, line.tags, 0
   for at = 1, #found, 2 do
     local name, tag = found[at], tonumber(found[at + 1])
     known[name] = tag
     if not resting[name] then
-      size = size + 1
-      tags[size], names[size] = tag, name
+      tail = tail + 1
+      tags[tail], names[tail] = tag, name
     end
   end
-  front.tags, front.names, front.size = tags, names, size
+  front.tags, front.names, front.head, front.tail = tags, names, 1, tail
   front.is_whole = #found < 2 * most
   front.last_name, front.last_tag = found[#found - 1], known[found[#found - 1]]
   front.most = front.most * 4
@@ -49,25 +39,24 @@ local function fill(front)
 end
 
 -- The lowest member that does not rest, or nil.
-local function first_of(front)
+function fronts.first(front)
   local resting, known = front.resting, front.line.tags
   while true do
-    if front.size == 0 then
+    local head = front.head
+    if head > front.tail then
       if front.is_whole then return nil end
-      fill(front)
+      fronts.fill(front)
     else
-      local name, tag = front.names[1], front.tags[1]
+      local name, tag = front.names[head], front.tags[head]
       local is_in = not resting[name] and known[name]
-      if is_in and is_in == tag then
-        if front.is_whole or tag < front.last_tag or (tag == front.last_tag and name <= front.last_name) then return name end
-        fill(front)
-      elseif is_in then
-        front.tags[1] = is_in
-        sink(front)
+      if not is_in then
+        front.head = head + 1
+      elseif is_in ~= tag then
+        fronts.move_first(front, is_in)
+      elseif front.is_whole or tag < front.last_tag or (tag == front.last_tag and name <= front.last_name) then
+        return name
       else
-        front.names[1], front.tags[1] = front.names[front.size], front.tags[front.size]
-        front.size = front.size - 1
-        if front.size > 1 then sink(front) end
+        fronts.fill(front)
       end
     end
   end

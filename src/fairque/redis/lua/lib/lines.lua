@@ -3,46 +3,43 @@
 -- ready, ready:<path>  zset  member → tag
 -- left, left:<path>    zset  members that left → the tag they left with, until the lowest has passed it
 -- group:<path>         hash  clock, mean and weight of a group; `capped`: the tag at which it is held
---@include base
---@include state
---@include policies
 
 -- The mean of what services took the members of a line further lately; 0 before the first.
-local MEAN_OVER = 32
+lines.MEAN_OVER = 32
 -- Mean services that one may be owed that was held at its cap, and above the lowest tag to which debts are cut: those
 -- that were not made in turn, when their cause is gone; and all, so that tags keep their digits.
-local CREDIT, HORIZON, LARGEST_DEBT = 4, 8, 2 ^ 20
-local function mean_after(of_line, step)
+lines.CREDIT, lines.HORIZON, lines.LARGEST_DEBT = 4, 8, 2 ^ 20
+function lines.mean_after(of_line, step)
   if step <= 0 then return of_line end
-  return of_line > 0 and of_line + (step - of_line) / MEAN_OVER or step
+  return of_line > 0 and of_line + (step - of_line) / lines.MEAN_OVER or step
 end
 
 -- tags: what is known of members, false of those that are not in; moved: those to be written. first, low: the lowest
 -- member and its tag, false where nobody is in, nil where it is not known. kept: own tags; leaving: those to be written.
-local function new_line(line, key, left_key)
+function lines.new(line, key, left_key)
   line.key, line.left_key = key, left_key
   line.tags, line.moved, line.kept, line.leaving = {}, {}, {}, {}
   return line
 end
-new_line(root, ready_key, prefix .. 'left')
+lines.new(root, ready_key, prefix .. 'left')
 
-local lines = {}
-local function line_at(path)
-  local line = lines[path]
+lines.by_path = {}
+function lines.at(path)
+  local line = lines.by_path[path]
   if line then return line end
   local outer = string.match(path, '^(.*)/')
-  line = { path = path, member = '@' .. path, hash = prefix .. 'group:' .. path, up = outer and line_at(outer) or root }
+  line = { path = path, member = '@' .. path, hash = prefix .. 'group:' .. path, up = outer and lines.at(outer) or root }
   local found = call('HMGET', line.hash, 'clock', 'mean', 'weight', 'capped')
   line.clock, line.mean, line.capped = tonumber(found[1] or 0), tonumber(found[2] or 0), tonumber(found[4] or nil)
   line.weight = tonumber(found[3] or read_policy(line.member).weight or 1)
-  lines[path] = new_line(line, prefix .. 'ready:' .. path, prefix .. 'left:' .. path)
+  lines.by_path[path] = lines.new(line, prefix .. 'ready:' .. path, prefix .. 'left:' .. path)
   return line
 end
 
 -- A sorted set of up to 128 members is a list, in which each change reads the fractions of all the others; one long
 -- member turns it into a skip list for as long as it lives.
 local LONG_MEMBER = string.rep('-', 65)
-local function write_moves(line)
+function lines.write_moves(line)
   local put, gone = {}, {}
   for member in pairs(line.moved) do
     local tag = line.tags[member]
@@ -62,11 +59,11 @@ local function write_moves(line)
   line.moved = {}
 end
 
-local function flush(line)
-  if next(line.moved) then write_moves(line) end
+function lines.flush(line)
+  if next(line.moved) then lines.write_moves(line) end
 end
 
-local function tag_in(line, member)
+function lines.tag(line, member)
   local tag = line.tags[member]
   if tag == nil then
     tag = line.first ~= false and tonumber(call('ZSCORE', line.key, member) or nil) or false
@@ -76,18 +73,18 @@ local function tag_in(line, member)
 end
 
 -- How many are in it.
-local function size_of(line)
+function lines.size(line)
   if not line.size then
-    flush(line)
+    lines.flush(line)
     line.size = call('ZCARD', line.key)
   end
   return line.size
 end
 
 -- The lowest member and its tag, false where nobody is in.
-local function lowest(line)
+function lines.lowest(line)
   if line.first == nil then
-    flush(line)
+    lines.flush(line)
     local found = call('ZRANGE', line.key, 0, 0, 'WITHSCORES')
     line.first, line.low = found[1] or false, tonumber(found[2])
     if found[1] then line.tags[found[1]] = line.low else line.was_empty, line.size = true, 0 end
@@ -95,10 +92,10 @@ local function lowest(line)
   return line.first, line.low
 end
 
-local function low_of(line) return lowest(line) and line.low or line.clock end
+function lines.low(line) return lines.lowest(line) and line.low or line.clock end
 
--- Its tag is known, as `tag_in` found it.
-local function set_tag(line, member, tag)
+-- Its tag is known, as `tag` found it.
+function lines.set(line, member, tag)
   if line.size and not line.tags[member] then line.size = line.size + 1 end
   line.tags[member], line.moved[member] = tag, true
   if line.first == nil then return end
@@ -109,8 +106,8 @@ local function set_tag(line, member, tag)
   end
 end
 
-local function take_out(line, member)
-  line.size = size_of(line) - 1
+function lines.remove(line, member)
+  line.size = lines.size(line) - 1
   line.tags[member], line.moved[member] = false, true
   if line.size == 0 then
     line.first = false
@@ -120,7 +117,7 @@ local function take_out(line, member)
 end
 
 -- The tag that a member left with, if it is still known.
-local function own_tag(line, member)
+function lines.own_tag(line, member)
   local tag = line.kept[member]
   if tag == nil then
     tag = tonumber(call('ZSCORE', line.left_key, member) or nil) or false
@@ -129,12 +126,12 @@ local function own_tag(line, member)
   return tag
 end
 
-local function keep_tag(line, member, tag)
+function lines.keep(line, member, tag)
   line.kept[member], line.leaving[member] = tag, true
 end
 
 -- What is known of many members, by two reads.
-local function learn_tags(line, members)
+function lines.learn(line, members)
   local tags = line.first ~= false and call('ZMSCORE', line.key, unpack(members)) or {}
   local kept = call('ZMSCORE', line.left_key, unpack(members))
   for at, member in ipairs(members) do
@@ -144,7 +141,7 @@ local function learn_tags(line, members)
 end
 
 -- Own tags that the lowest has passed are of no consequence: as many as came, and some more.
-local function write_own_tags(line)
+function lines.write_own_tags(line)
   local put_in, came = {}, 0
   for member in pairs(line.leaving) do
     came = came + 1
@@ -152,13 +149,13 @@ local function write_own_tags(line)
   end
   line.leaving = {}
   call('ZADD', line.left_key, unpack(put_in))
-  local passed = call('ZRANGEBYSCORE', line.left_key, '-inf', low_of(line), 'LIMIT', 0, 2 * came + 20)
+  local passed = call('ZRANGEBYSCORE', line.left_key, '-inf', lines.low(line), 'LIMIT', 0, 2 * came + 20)
   if #passed > 0 then call('ZREM', line.left_key, unpack(passed)) end
 end
 
 -- What a group is known by is kept for a week after the last of its users.
-local function write_group(line)
-  local is_empty = not lowest(line)
+function lines.write_group(line)
+  local is_empty = not lines.lowest(line)
   if line.is_changed then call('HSET', line.hash, 'clock', line.clock, 'mean', line.mean, 'weight', line.weight) end
   if is_empty then
     call('PEXPIRE', line.hash, USER_TTL)
@@ -170,12 +167,12 @@ local function write_group(line)
   line.is_changed, line.was_joined = false, false
 end
 
-function save_lines()
-  for _, line in pairs(lines) do
-    flush(line)
-    if next(line.leaving) then write_own_tags(line) end
-    if line.is_changed then write_group(line) end
+save_lines = function()
+  for _, line in pairs(lines.by_path) do
+    lines.flush(line)
+    if next(line.leaving) then lines.write_own_tags(line) end
+    if line.is_changed then lines.write_group(line) end
   end
-  flush(root)
-  if next(root.leaving) then write_own_tags(root) end
+  lines.flush(root)
+  if next(root.leaving) then lines.write_own_tags(root) end
 end

@@ -51,7 +51,7 @@ local function new_promotion(claim, work)
   function it.announce()
     if governed and governed.all_paused then return end
     for user, tasks in pairs(work.promoted) do
-      if is_ready(user_of(user)) then wake(user, tasks, worker) end
+      if fair() and nodes.is_ready(nodes.user(user)) then wake(user, tasks, worker) end
     end
   end
 

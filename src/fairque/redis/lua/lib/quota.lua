@@ -1,40 +1,30 @@
 -- Quotas: how many tasks of a user may wait.
---@include base
---@include nodes
---@include metrics_format
+function government.waiting(user)
+  return call('ZCARD', place_key('critical', user)) + call('ZCARD', place_key('normal', user)) +
+    call('ZCARD', place_key('scheduled', user)) + call('SCARD', place_key('deferred', user)) +
+    call('ZCARD', place_key('held', user))
+end
 
-local function new_quota()
-  local it = {}
+-- Whether tasks in line may go for those that are asked for, and so many would fit beside what is not in line.
+function government.may_drop(user, asked)
+  local p = nodes.user(user).policy
+  local in_line = call('ZCARD', place_key('critical', user)) + call('ZCARD', place_key('normal', user))
+  return p.mode == 'drop_oldest' and government.waiting(user) - in_line + asked <= p.max_queued
+end
 
-  function it.waiting(user)
-    return call('ZCARD', place_key('critical', user)) + call('ZCARD', place_key('normal', user)) +
-      call('ZCARD', place_key('scheduled', user)) + call('SCARD', place_key('deferred', user)) +
-      call('ZCARD', place_key('held', user))
-  end
+-- How many tasks are too many, when so many more come.
+function government.excess(user, more)
+  local most = nodes.user(user).policy.max_queued
+  return most and math.max(0, government.waiting(user) + more - most) or 0
+end
 
-  -- Whether tasks in line may go for those that are asked for, and so many would fit beside what is not in line.
-  function it.may_drop(user, asked)
-    local p = user_of(user).policy
-    local in_line = call('ZCARD', place_key('critical', user)) + call('ZCARD', place_key('normal', user))
-    return p.mode == 'drop_oldest' and it.waiting(user) - in_line + asked <= p.max_queued
-  end
-
-  -- How many tasks are too many, when so many more come.
-  function it.excess(user, more)
-    local most = user_of(user).policy.max_queued
-    return most and math.max(0, it.waiting(user) + more - most) or 0
-  end
-
-  -- Seconds (as ms) in which the user's tasks, as fast as they went lately, make room for so many.
-  function it.retry_after(user, excess)
-    local blob = call('GET', prefix .. 'metrics:' .. user)
-    if not blob then return 1000 end
-    local m = { struct.unpack(metrics_format(), blob) }
-    local span = RECENT_MS * (1 - math.exp((m[11] - now) / RECENT_MS))
-    local recent = m[9] * math.exp((m[10] - now) / RECENT_MS)
-    if recent * 3600 < 1 then return 60000 end
-    return math.max(100, math.min(3600000, math.ceil(excess * span / recent)))
-  end
-
-  return it
+-- Seconds (as ms) in which the user's tasks, as fast as they went lately, make room for so many.
+function government.retry_after(user, excess)
+  local blob = call('GET', prefix .. 'metrics:' .. user)
+  if not blob then return 1000 end
+  local m = { struct.unpack(metrics_format(), blob) }
+  local span = RECENT_MS * (1 - math.exp((m[11] - now) / RECENT_MS))
+  local recent = m[9] * math.exp((m[10] - now) / RECENT_MS)
+  if recent * 3600 < 1 then return 60000 end
+  return math.max(100, math.min(3600000, math.ceil(excess * span / recent)))
 end

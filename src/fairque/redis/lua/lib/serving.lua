@@ -2,14 +2,16 @@
 --@include base
 --@include state
 --@include fair
---@include fronts
 --@include limits
 --@include work
 --@include delivering
 
+local fronts = {}
 local function new_serving(claim, work)
   --@fields Claim claim: want
   local it, delivering = {}, new_delivering(claim, work)
+  fair()
+  --@include fronts
   local MOVES = 200 -- steps of one call that deliver nothing
   local AT_ONCE, OF_A_GROUP = 64, 2 -- members of a line that are read at first
 
@@ -24,29 +26,26 @@ local function new_serving(claim, work)
   end
 
   local function serve(user)
-    local u = user_of(user)
-    local gate = governed and not u.served and gate_at(u)
+    local u = nodes.user(user)
+    local gate = not u.served and gates.at(u)
     if gate then
       work.moved = work.moved + 1
-      return governed.hold_back(u, gate)
+      return government.hold_back(u, gate)
     end
-    if not u.served then reweight(u) end
+    if not u.served then nodes.reweight(u) end
     u.served = true
     local known = delivering.knowledge(user)
     local cost = delivering.start_next(user, known)
     if cost then
-      charge_service(u, cost)
-      if governed then note_start(u) end
+      nodes.charge(u, cost)
+      gates.note_start(u)
     else
       rest(user)
     end
-    if known.critical + known.normal == 0 then
-      leave(u)
-    elseif governed then
-      gate = gate_at(u)
-      if gate then return governed.hold_back(u, gate) end
-    end
-    if governed then reserve(u) end
+    if known.critical + known.normal == 0 then return government.leave(u) end
+    gate = gates.at(u)
+    if gate then return government.hold_back(u, gate) end
+    reservations.update(u)
   end
 
   -- Those who are held back, and tasks that must wait for their name, take time as well.
@@ -54,22 +53,22 @@ local function new_serving(claim, work)
 
   -- The user whose turn it is: reservations first, else from the first line inwards the lowest.
   local function new_turns()
-    local fronts, first = {}, nil
+    local known, first = {}, nil
     local at_once = math.min(want - work.delivered, AT_ONCE)
-    local before = governed and lowest(reserved) and new_front(reserved, resting, at_once)
+    local before = governed and lines.lowest(reservations.line) and fronts.new(reservations.line, resting, at_once)
     return function()
-      first = before and first_of(before)
+      first = before and fronts.first(before)
       if first then return first end
       local line, outer = root, nil
       while true do
-        fronts[line] = fronts[line] or new_front(line, resting, line == root and at_once or OF_A_GROUP)
-        local member = first_of(fronts[line])
+        known[line] = known[line] or fronts.new(line, resting, line == root and at_once or OF_A_GROUP)
+        local member = fronts.first(known[line])
         if member and string.byte(member) ~= 64 then return member end -- '@' begins no user, its own is encoded
         if not member and not outer then return nil end
         if member then
-          line, outer = line_at(string.sub(member, 2)), member
+          line, outer = lines.at(string.sub(member, 2)), member
         else
-          if lowest(line) then rest(outer) else take_out(line.up, outer) end
+          if lines.lowest(line) then rest(outer) else lines.remove(line.up, outer) end
           line, outer = root, nil
         end
       end
@@ -89,13 +88,13 @@ local function new_serving(claim, work)
   local function lowest_of(group)
     local best, best_key
     for _, user in ipairs(group) do
-      local u = user_of(user)
-      local tag = not resting[user] and is_ready(u)
+      local u = nodes.user(user)
+      local tag = not resting[user] and nodes.is_ready(u)
       if tag then
         local key, node = { user, tag }, u.up
-        local is_reserved = governed and tag_in(reserved, user)
+        local is_reserved = governed and lines.tag(reservations.line, user)
         while node.up and not is_reserved do
-          key[#key + 1], key[#key + 2] = node.member, tag_in(node.up, node.member)
+          key[#key + 1], key[#key + 2] = node.member, lines.tag(node.up, node.member)
           node = node.up
         end
         key[#key + 1], key[#key + 2] = '', is_reserved and 0 or 1

@@ -4,7 +4,7 @@
 --@include task
 --@include cursor
 --@include limits
---@include lines
+--@include fair
 --@include work
 --@include history
 
@@ -112,7 +112,7 @@ local function new_stealing(claim, work)
 
   -- At most half while others wait for their turn; of a single task every other one.
   local function may_steal()
-    if not lowest(root) then return want end
+    if not fair().anybody_is_ready() then return want end
     if want > 1 then return math.ceil(want / 2) end
     return call('HDEL', state_key, 'stole') == 1 and 0 or 1
   end

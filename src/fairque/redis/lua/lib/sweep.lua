@@ -4,13 +4,13 @@
 -- sweep-lines  list  '<cursor> <path>' of the lines whose members are still to be reweighted
 --@include base
 --@include state
---@include govern
+--@include fair
 --@include wake
 --@include policies
 
 local function new_sweep()
   local it = {}
-  local parked_key, swept_key, lines_key = prefix .. 'parked', prefix .. 'swept', prefix .. 'sweep-lines'
+  local parked_key, swept_key, sweep_key = prefix .. 'parked', prefix .. 'swept', prefix .. 'sweep-lines'
   local SWEPT = 100 -- users per claim
 
   local function begin()
@@ -27,8 +27,8 @@ local function new_sweep()
   function it.change_default(was_paused, is_reweighted)
     begin()
     if is_reweighted then
-      call('DEL', lines_key)
-      call('RPUSH', lines_key, '0 ')
+      call('DEL', sweep_key)
+      call('RPUSH', sweep_key, '0 ')
     end
     call('ZREM', parked_key, '*')
     if governed.all_paused and governed.all_paused ~= true then park_pause(governed.all_paused) end
@@ -50,26 +50,26 @@ local function new_sweep()
 
   local function reweight_member(member)
     if string.byte(member) == 64 then
-      call('RPUSH', lines_key, '0 ' .. string.sub(member, 2))
+      call('RPUSH', sweep_key, '0 ' .. string.sub(member, 2))
     else
-      reweight(user_of(member))
-      reserve(user_of(member))
+      nodes.reweight(nodes.user(member))
+      reservations.update(nodes.user(member))
     end
   end
 
   local function reweight_some()
     local left = SWEPT
     while left > 0 do
-      local cursor, path = string.match(call('LPOP', lines_key) or '', '^(%d+) (.*)$')
+      local cursor, path = string.match(call('LPOP', sweep_key) or '', '^(%d+) (.*)$')
       if not cursor then return false end
-      local line = path == '' and root or line_at(path)
-      flush(line)
+      local line = path == '' and root or lines.at(path)
+      lines.flush(line)
       local page = call('ZSCAN', line.key, cursor, 'COUNT', left)
-      if page[1] ~= '0' then call('LPUSH', lines_key, page[1] .. ' ' .. path) end
+      if page[1] ~= '0' then call('LPUSH', sweep_key, page[1] .. ' ' .. path) end
       for at = 1, #page[2], 2 do reweight_member(page[2][at]) end
       left = left - #page[2] / 2 - 1
     end
-    return call('EXISTS', lines_key) == 1
+    return call('EXISTS', sweep_key) == 1
   end
 
   -- True: there are more.
