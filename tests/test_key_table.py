@@ -186,6 +186,29 @@ async def is_governed(queue: TaskQueue, known: SimpleNamespace, look: Look) -> N
     await serve(queue)
 
 
+async def is_served_by_workers_of_its_own(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
+    users = [["apart", *(f"apart-{number}" for number in range(150))]]
+    await queue.set_policy("apart", group="plan/team", min_running=5)
+    await queue.set_policy("dear", group="plan/team")
+    await queue.enqueue(known.ok().options(cost=50), user_id="dear")
+    await queue.enqueue_many([known.ok()] * 3, user_id="apart")
+    store = queue.store()
+    taken = (await store.claim("own", 1, groups=users)).deliveries
+    assert not (await store.claim("other", 1, groups=[["nobody"]])).deliveries
+    look()
+    assert await store.settle("own", [outcome(of, "finished") for of in taken]) == [True]
+    for name in ("own", "other"):
+        await store.leave(name, users if name == "own" else [["nobody"]])
+        look()
+    await store.close()
+    await queue.set_policy("*", weight=2)
+    look()
+    await serve(queue)
+    look()
+    for user_id in ("*", "apart", "dear"):
+        await queue.clear_policy(user_id)
+
+
 async def is_held_by_its_name(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
     async with Worker(queue, scheduler=False):
         handles = [await queue.enqueue(known.limited(), user_id=ODD_USER) for _ in range(3)]
@@ -273,6 +296,7 @@ PARTS = [
     fails_and_is_brought_back,
     tells_many_that_wait,
     is_governed,
+    is_served_by_workers_of_its_own,
     is_held_by_its_name,
     outlives_its_worker,
     is_charged_by_time,

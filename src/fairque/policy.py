@@ -22,9 +22,11 @@ __all__ = [
     "as_breaker",
     "as_rate",
     "changes_of",
+    "group_in",
     "limit_in",
     "merged",
     "next_start_us",
+    "packed_group",
     "packed_rate",
     "policy_in",
     "stored_in",
@@ -34,6 +36,8 @@ __all__ = [
 
 LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6
 MOST_TASKS = 1_000_000_000
+MOST_SEGMENTS = 4
+"""Groups in groups."""
 DAY = 86_400.0
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY}
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)?\s*([smhd])")
@@ -124,7 +128,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             or the first ones in line are canceled (``"drop_oldest"``).
         paused: Nothing starts, and nothing is lost: True, or until when. That of ``"*"`` holds for all, whatever their
             own says.
-        group: Shares first with other groups and users without one, then inside.
+        group: Shares first with other groups and users without one, then inside. ``"acme/europe"`` is a group in
+            another one; there may be up to four.
         breaker: Parks it while its tasks keep failing.
     """
 
@@ -189,6 +194,20 @@ def packed_rate(rate: Rate) -> dict[str, Any]:
     return {"rate_us": rate.interval_us, "rate_burst": rate.burst, "rate_count": rate.count, "rate_per": rate.per}
 
 
+def packed_group(group: str) -> str:
+    """The path of a group as it lies in Redis: each segment percent-encoded. Raises `InvalidInput`."""
+    segments = check_id("group", group).split("/")
+    if len(segments) > MOST_SEGMENTS or not all(segments):
+        raise InvalidInput(
+            f"group must be a name, or a path of up to {MOST_SEGMENTS} names as in 'acme/europe', not {group!r}"
+        )
+    return "/".join(quote(segment, safe="") for segment in segments)
+
+
+def group_in(packed: str) -> str:
+    return "/".join(map(unquote, packed.split("/")))
+
+
 def changes_of(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """What the script sets, and what it forgets. Raises `InvalidInput`."""
     changes: dict[str, Any] = {}
@@ -221,7 +240,7 @@ def policy_in(packed: bytes) -> Policy:
         max_queued=found.get("max_queued"),
         overflow=found.get("mode"),
         paused=until if until in (None, True) else datetime.fromtimestamp(until / 1000, UTC),
-        group=unquote(found["group"]) if "group" in found else None,
+        group=group_in(found["group"]) if "group" in found else None,
         breaker=_breaker_in(found) if "breaker_failures" in found else None,
     )
 
@@ -303,7 +322,7 @@ _PACKERS: Mapping[str, Any] = {
     "max_queued": lambda value: {"max_queued": check_count("max_queued", value, 0, MOST_TASKS)},
     "overflow": _overflow,
     "paused": _paused,
-    "group": lambda value: {"group": quote(check_id("group", value), safe="")},
+    "group": lambda value: {"group": packed_group(value)},
     "breaker": _breaker,
 }
 _STORED: Mapping[str, list[str]] = {field: [field] for field in _PACKERS} | {

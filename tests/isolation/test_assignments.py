@@ -20,12 +20,8 @@ HORIZON = 8
 """Mean services above the lowest up to which service out of turn is remembered."""
 WITHIN = HORIZON * (len(OTHERS) + 1) + 2 * (len(OTHERS) + 1)
 """Services in which a user's turn comes, whatever it had before: the horizon, and two rounds."""
-ORPHAN = pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="the lowest tag, at which all enter, is that of who is never served"
-)
 
 
-@ORPHAN
 async def test_a_ready_user_whom_no_worker_serves_lets_no_newcomer_in_front_of_the_others(core: Core) -> None:
     served_ones = [["established", "new"]]
     await fill(core, "orphan", tasks=1)
@@ -37,7 +33,6 @@ async def test_a_ready_user_whom_no_worker_serves_lets_no_newcomer_in_front_of_t
     assert abs(served.count("new") - 50) <= 1
 
 
-@ORPHAN
 async def test_a_ready_user_whom_no_worker_serves_lets_no_stream_of_new_users_in_front_of_the_others(
     core: Core,
 ) -> None:

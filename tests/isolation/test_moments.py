@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from fairque import Breaker, TaskQueue, Worker
+from fairque.redis.assignment import assignments_of
 from fairque.redis.store import Store
 from tests.support.core import Core
 from tests.support.eventually import eventually
@@ -150,7 +151,8 @@ async def test_a_pause_of_everybody_ends_at_its_moment_for_workers_of_some_users
         starts = Starts()
         handle = await queue.enqueue(start(), user_id="acme")
         await handle.result(timeout=10)
-        waiting = f"{queue.keys.prefix}waiting:acme"
+        [assignment] = assignments_of([["acme"]])
+        waiting = f"{queue.keys.prefix}waiting:{assignment.name}"
         await eventually(lambda: server.execute("SISMEMBER", waiting, worker.worker_id))
         until = datetime.now(UTC) + timedelta(seconds=0.5)
         await queue.pause("*", until=until)

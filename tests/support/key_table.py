@@ -16,7 +16,8 @@ _ENCODED = r"[A-Za-z0-9._~%-]+"
 _ANYTHING = r".+"
 PLACEHOLDERS = {
     "u": _ENCODED,
-    "g": _ENCODED,
+    "g": r"[A-Za-z0-9._~%/-]+",
+    "a": r"[0-9a-f]+",
     "ns": _ENCODED,
     "id": _ANYTHING,
     "name": _ANYTHING,

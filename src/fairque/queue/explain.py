@@ -69,8 +69,7 @@ class _Facts:
         self.of_user: Metrics = metrics_in(found["metrics"], self.now_ms)
         self.of_queue: Metrics = metrics_in(found["queue_metrics"], self.now_ms)
         self.workers = [_worker(_fields(flat)) for flat in found["workers"]]
-        self.ready = line_in(found["ready"], found["ready_line"])
-        self.siblings = line_in(found["siblings"], found["siblings_line"]) if "group" in found else ReadyLine((), 0, 0)
+        self.lines = [line_in(*line) for line in found["lines"]]
 
     @property
     def state(self) -> TaskState | None:
@@ -187,24 +186,19 @@ class _Facts:
     def _ahead_others(self, ahead_own: int) -> int:
         """Services of others up to the moment at which the tag of its user lets it start."""
         cost, everybody = _mean_cost(self.of_user), _mean_cost(self.of_queue)
-        own = encode_user(self.user_id)
-        line = self.siblings if "group" in self._found else self.ready
-        tag = line.tag_of(own, self.tag) + ahead_own * cost / self.weight
-        before = line.served_before(tag, own, everybody, is_first=not ahead_own)
-        if "group" not in self._found:
-            return before
-        group = self._found["group"].decode()
-        of_group = ahead_own + before
-        tag = self.ready.tag_of(group) + of_group * everybody / self.ready.weight_of(group, 1.0)
-        return before + self.ready.served_before(tag, group, everybody, is_first=not of_group)
+        services, tag, weight = ahead_own, self.tag, self.weight
+        for inner, line in enumerate(self.lines):
+            if inner:
+                cost, tag, weight = everybody, None, line.weight_of(line.own, 1.0)
+            until = line.tag_of(line.own, tag) + services * cost / weight
+            services += line.served_before(until, line.own, everybody, is_first=not services)
+        return services - ahead_own
 
     def _share(self) -> float | None:
-        total = self.ready.weight
-        if "group" in self._found:
-            outer = self.ready.weight_of(self._found["group"].decode(), 0.0)
-            inner = self.siblings.weight
-            return outer / total * self.weight / inner if total and inner and self.tag is not None else None
-        return self.weight / total if total and self.tag is not None else None
+        if self.tag is None or not all(line.weight for line in self.lines):
+            return None
+        weights = [self.weight, *(line.weight_of(line.own, 0.0) for line in self.lines[1:])]
+        return math.prod(weight / line.weight for weight, line in zip(weights, self.lines, strict=True))
 
     # When it starts
 
@@ -218,7 +212,7 @@ class _Facts:
         seconds = max(0, ahead_own + ahead_others + 1 - max(0, free)) / speed
         seconds = max(seconds, *self._by_own_limits(ahead_own), 0.0)
         until = max((held.until or 0.0 for held in holding), default=0.0)
-        if holding or self.ready.unseen or self.siblings.unseen:
+        if holding or any(line.unseen for line in self.lines):
             certainty = Certainty.ROUGH
         return max(seconds, until - self.now_ms / 1000), certainty
 
@@ -261,9 +255,10 @@ class ReadyMember(NamedTuple):
 class ReadyLine(NamedTuple):
     """Those who are ready: the first of them were looked at, of the others there is but the number.
 
-    `before` are those in front of the one that is asked about.
+    `own` is the one that is asked about, a user or a group that it is in; `before` are those in front of it.
     """
 
+    own: str
     members: Sequence[ReadyMember]
     size: int
     before: int
@@ -319,8 +314,8 @@ def _worker(fields: Mapping[str, str]) -> _Worker:
     )
 
 
-def line_in(rows: Sequence[Any], line: Sequence[int]) -> ReadyLine:
-    return ReadyLine([_member(*row) for row in rows], *line)
+def line_in(own: bytes, rows: Sequence[Any], size: int, before: int) -> ReadyLine:
+    return ReadyLine(own.decode(), [_member(*row) for row in rows], size, before)
 
 
 def _member(name: bytes, tag: bytes, weight: bytes, backlog: int) -> ReadyMember:

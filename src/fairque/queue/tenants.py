@@ -17,8 +17,10 @@ from fairque.policy import (
     Rate,
     TaskLimit,
     changes_of,
+    group_in,
     limit_in,
     merged,
+    packed_group,
     policy_in,
     stored_in,
     task_limit,
@@ -101,7 +103,7 @@ class Tenants:
         """The groups whose weight was set, in the order of their encoded names; see `policies`."""
         count = check_count("limit", limit, 1, MOST_LISTED)
         rows = await self._reader.governed("policy-groups", after and _group_name(after), count)
-        return {decode_user(name[1:]): policy_in(packed).weight or 1.0 for name, packed in rows}
+        return {group_in(name[1:].decode()): policy_in(packed).weight or 1.0 for name, packed in rows}
 
     async def task_limits(self, *, limit: int = 100, after: str = "") -> dict[str, TaskLimit]:
         """The task names that are limited, in order; see `policies`."""
@@ -114,7 +116,10 @@ class Tenants:
         await self._reader.set_policy(_policy_name(user_id), {}, [EVERYONE])
 
     async def set_group(self, group: str, *, weight: float | None) -> None:
-        """The share of a group in relation to other groups, and to users without one; None is the default of 1."""
+        """The share of a group in relation to what stands beside it, groups and users; None is the default of 1.
+
+        ``"acme/europe"`` is a group in a group.
+        """
         changes, forgotten = changes_of({"weight": weight})
         await self._reader.set_policy(_group_name(group), changes, forgotten)
 
@@ -201,4 +206,4 @@ def _policy_name(user_id: str) -> str:
 
 
 def _group_name(group: str) -> str:
-    return "@" + encode_user(check_id("group", group))
+    return "@" + packed_group(group)

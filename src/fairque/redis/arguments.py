@@ -75,7 +75,8 @@ class EnqueueLinked(Arguments, frozen=True):
 
 class Claim(Arguments, frozen=True):
     """waits: note the worker as waiting when short. steals: look at what silent workers have. fairness: cost or time.
-    groups: the users it serves, first to last; an empty group is everyone.
+    groups: the assignments it serves, first to last; ``*`` is everyone. lists: the encoded users of each, where the
+    script asked for them.
     """
 
     worker: str
@@ -87,7 +88,8 @@ class Claim(Arguments, frozen=True):
     waits: bool
     steals: bool
     fairness: str
-    groups: list[list[str]]
+    groups: Sequence[str]
+    lists: Sequence[Sequence[str]] = ()
 
 
 class SettledDelivery(Item, frozen=True):
@@ -149,10 +151,10 @@ class Progress(Arguments, frozen=True):
 
 
 class Leave(Arguments, frozen=True):
-    """users: those that it served by name."""
+    """groups: the assignments that it served."""
 
     worker: str
-    users: list[str]
+    groups: Sequence[str]
 
 
 class Cancel(Arguments, frozen=True):

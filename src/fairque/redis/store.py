@@ -13,6 +13,7 @@ from fairque.metrics import metrics_in
 from fairque.models import ANY_USER, QueueStats, UserGroup, UserInfo
 from fairque.redis import arguments
 from fairque.redis.arguments import Values, encode
+from fairque.redis.assignment import assignments_of
 from fairque.redis.connector import NoScript
 from fairque.redis.delivery import Claim, Delivery, NewTask, Outcome, StoredTask
 from fairque.redis.keys import Keys, encode_user
@@ -29,6 +30,8 @@ __all__ = ["Store", "renew"]
 logger = logging.getLogger("fairque.store")
 WORKER_TTL_MS = 60_000
 NO_EVICTION = "noeviction"
+_UNKNOWN = -2
+"""Instead of a time to sleep: the script does not know an assignment."""
 _TOTALS = ("critical", "normal", "started", "scheduled", "deferred", "finished", "failed", "canceled", "retried")
 
 
@@ -83,21 +86,23 @@ class Store(TenantScripts, XComScripts):
         settings: QueueSettings | None = None,
     ) -> Claim:
         """`settings`: other ones than those of the queue."""
-        it = settings or self.settings
-        reply = await self.call(
-            arguments.Claim(
-                worker,
-                want,
-                it.lease_ms,
-                it.max_message_bytes,
-                it.priority_step_ms,
-                it.dead_letter_ttl_ms,
-                wait,
-                steal,
-                it.fairness,
-                [[encode_user(user) for user in group] for group in groups],
-            )
+        it, served = settings or self.settings, assignments_of(groups)
+        claim = arguments.Claim(
+            worker,
+            want,
+            it.lease_ms,
+            it.max_message_bytes,
+            it.priority_step_ms,
+            it.dead_letter_ttl_ms,
+            wait,
+            steal,
+            it.fairness,
+            [assignment.name for assignment in served],
         )
+        reply = await self.call(claim)
+        if reply[1] == _UNKNOWN:
+            lists = [assignment.users for assignment in served]
+            reply = await self.call(msgspec.structs.replace(claim, lists=lists))
         return Claim(deliveries_in(reply, it.priority_step_ms), reply[1] / 1000 if reply[1] >= 0 else None)
 
     async def settle(self, worker: str, outcomes: Sequence[Outcome]) -> list[bool]:
@@ -174,7 +179,7 @@ class Store(TenantScripts, XComScripts):
                 return
 
     async def leave(self, worker: str, groups: Sequence[UserGroup]) -> None:
-        await self.call(arguments.Leave(worker, [encode_user(user) for group in groups for user in group]))
+        await self.call(arguments.Leave(worker, [assignment.name for assignment in assignments_of(groups)]))
 
     async def info(self, user_id: str, task_id: str) -> StoredTask:
         reply = await self.call(arguments.Info(encode_user(user_id), task_id))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fairque.models import EVERYONE, UserGroup
+from fairque.redis.assignment import assignments_of
 from fairque.redis.keys import encode_user
 from fairque.tasks.registry import registry
 from fairque.version import __version__
@@ -28,6 +29,7 @@ def describe_worker(options: WorkerOptions) -> dict[str, Any]:
         "concurrency": options.concurrency,
         "started_at": time.time(),
         "users": _shown(options.groups),
+        "serves": " ".join(assignment.name for assignment in assignments_of(options.groups)),
     }
 
 

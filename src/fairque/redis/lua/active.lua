@@ -21,14 +21,18 @@ local function both_ends(key)
   return members
 end
 
--- '@' begins no user, its own is encoded: such a member stands for the users of a group.
-for _, member in ipairs(both_ends(ready_key)) do
-  if string.sub(member, 1, 1) ~= '@' then
-    note(member)
-  elseif #found < most then
-    for _, user in ipairs(both_ends(prefix .. 'ready:' .. string.sub(member, 2))) do note(user) end
+-- '@' begins no user, its own is encoded: such a member stands for the users of a group, four deep at most.
+local function note_line(key)
+  for _, member in ipairs(both_ends(key)) do
+    if string.sub(member, 1, 1) ~= '@' then
+      note(member)
+    elseif #found < most then
+      note_line(prefix .. 'ready:' .. string.sub(member, 2))
+    end
   end
 end
+
+note_line(ready_key)
 for _, member in ipairs(call('ZRANGE', leases_key, 0, most - 1)) do
   note(string.sub(member, string.find(member, ':', 1, true) + 1))
 end

@@ -4,9 +4,9 @@
 -- Returns  a flat list of names and values:
 --          now, id, task (fields), ended (first ten bytes of the result record), has_body, name, rank (in its lane), lane,
 --          scheduled_at, needs, critical, normal, held, running, tag, parked_until, policy, default, marks (tat,
---          tat_of, open_until), group, group_policy, group_tag, metrics, queue_metrics, limit (fields), name_running, held_users,
---          workers (per worker: fields), ready (per member: name, tag, weight, backlog), siblings (the same, inside the
---          group), ready_line and siblings_line (members that are ready, members before it), queued
+--          tat_of, open_until), metrics, queue_metrics, limit (fields), name_running, held_users, workers (per worker:
+--          fields), lines (from its own outwards: its name in it, per member name, tag, weight and backlog, members that
+--          are ready, members before it), queued
 -- Cost     O(log users + members looked at + workers)
 --@include base
 --@include message
@@ -25,15 +25,19 @@ local function weight_of(whose)
   return packed and cmsgpack.unpack(packed).weight or (string.byte(whose) == 64 and 1 or default_weight)
 end
 
+local function tasks_of(whose)
+  return call('ZCARD', place_key('critical', whose)) + call('ZCARD', place_key('normal', whose))
+end
+
+-- Of a group, as its first members have it; of those deep within one, groups count as one task.
 local function backlog_of(whose)
-  if string.byte(whose) ~= 64 then
-    return call('ZCARD', place_key('critical', whose)) + call('ZCARD', place_key('normal', whose))
-  end
+  if string.byte(whose) ~= 64 then return tasks_of(whose) end
+  local line = prefix .. 'ready:' .. string.sub(whose, 2)
   local total = 0
-  for _, member in ipairs(call('ZRANGE', prefix .. 'ready:' .. string.sub(whose, 2), 0, 49)) do
-    total = total + call('ZCARD', place_key('critical', member)) + call('ZCARD', place_key('normal', member))
+  for _, member in ipairs(call('ZRANGE', line, 0, 49)) do
+    total = total + (string.byte(member) == 64 and 1 or tasks_of(member))
   end
-  return math.floor(total * math.max(1, call('ZCARD', prefix .. 'ready:' .. string.sub(whose, 2)) / 50))
+  return math.floor(total * math.max(1, call('ZCARD', line) / 50))
 end
 
 local function members_of(set)
@@ -45,8 +49,17 @@ local function members_of(set)
 end
 
 local function line_of(set, member)
-  local before = call('ZRANK', set, member)
-  return { call('ZCARD', set), before or 0 }
+  return { member, members_of(set), call('ZCARD', set), call('ZRANK', set, member) or 0 }
+end
+
+local function lines_of(path)
+  local lines, member = {}, user
+  while path do
+    lines[#lines + 1] = line_of(prefix .. 'ready:' .. path, member)
+    member, path = '@' .. path, string.match(path, '^(.*)/')
+  end
+  lines[#lines + 1] = line_of(ready_key, member)
+  return lines
 end
 
 local function look_at_task()
@@ -92,11 +105,6 @@ tell('parked_until', call('ZSCORE', prefix .. 'parked', user))
 tell('policy', policy)
 tell('default', default)
 tell('marks', call('HMGET', prefix .. 'user:' .. user, 'tat', 'tat_of', 'open_until'))
-if group then
-  tell('group', '@' .. group)
-  tell('siblings', members_of(prefix .. 'ready:' .. group))
-  tell('siblings_line', line_of(prefix .. 'ready:' .. group, user))
-end
 tell('metrics', call('GET', prefix .. 'metrics:' .. user))
 tell('queue_metrics', call('GET', prefix .. 'metrics:*'))
 local workers = {}
@@ -104,8 +112,7 @@ for at, worker in ipairs(call('ZRANGEBYSCORE', prefix .. 'workers', now - 60000,
   workers[at] = call('HGETALL', prefix .. 'worker:' .. worker)
 end
 tell('workers', workers)
-tell('ready', members_of(ready_key))
-tell('ready_line', line_of(ready_key, group and '@' .. group or user))
+tell('lines', lines_of(group))
 local totals = call('HMGET', state_key, 'critical', 'normal')
 tell('queued', (totals[1] or 0) + (totals[2] or 0))
 return found

@@ -27,6 +27,7 @@ for field, value in pairs(changes) do policy[field] = value end
 if group ~= policy.group then
   governed.leave(nodes.user(whose))
   nodes.forget_own_tag(nodes.user(whose))
+  if has_assigned then assignments.withdraw(nodes.user(whose)) end
 end
 local answer = ''
 local index = prefix .. (is_user and 'policy-users' or 'policy-groups')

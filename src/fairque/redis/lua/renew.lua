@@ -11,6 +11,7 @@ for field, value in pairs(fields) do
   flat[#flat + 1] = value
 end
 call('ZADD', prefix .. 'workers', now, worker)
+for name in string.gmatch(fields.serves or '', '%S+') do call('ZADD', prefix .. 'assignments', 'XX', now, name) end
 local gone = call('ZREMRANGEBYSCORE', prefix .. 'workers', '-inf', now - ttl_ms)
 local had = call('HGET', entry, 'concurrency')
 call('HSET', entry, 'seen', now, unpack(flat))

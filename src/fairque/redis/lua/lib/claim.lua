@@ -9,19 +9,30 @@
 --@include serving
 --@include waiting
 
+local UNKNOWN = -2 -- instead of a time to sleep: an assignment is not known, and its list was not sent
+
+-- Whether the lists of all assignments are known. Those that came with the call are noted.
+local function know_groups(claim)
+  --@fields Claim claim: worker groups lists
+  fair()
+  if not assignments.note then new_assignments() end
+  for at, name in ipairs(groups) do
+    if (name ~= '*' or has_assigned) and not assignments.note(name, lists[at], worker) then return false end
+  end
+  return true
+end
+
 local function claim_tasks(claim)
-  --@fields Claim claim: worker want priority_step_ms dead_letter_ttl_ms waits steals
+  --@fields Claim claim: worker want priority_step_ms dead_letter_ttl_ms waits steals groups
   local LOOKS = 20
   local work = new_work(claim)
+  if (has_assigned or groups[1] ~= '*') and not know_groups(claim) then return { now, UNKNOWN } end
   local promotion, stealing, serving = new_promotion(claim, work), new_stealing(claim, work), new_serving(claim, work)
   call('ZADD', prefix .. 'workers', now, worker)
   if has_announcements then pass_on_outcomes(priority_step_ms * 1000, dead_letter_ttl_ms) end
   promotion.promote_due()
-  if governed then
-    local asked = call('HGET', state_key, 'sweep')
-    work.is_swept = asked and new_sweep().go_on(asked, work.promoted)
-    governed.unpark(LOOKS, work.promoted)
-  end
+  if sweep_asked or has_returned then work.is_swept = new_sweep().go_on(sweep_asked, work.promoted) end
+  if governed then governed.unpark(LOOKS, work.promoted) end
   if limited then limited.tick(work.promoted) end
   if steals then stealing.steal() end
   local stolen = work.delivered

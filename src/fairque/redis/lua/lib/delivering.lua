@@ -33,6 +33,7 @@ local function new_delivering(claim, work)
       if call('EXISTS', stream) == 0 then
         call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
         call('ZADD', leases_key, now + lease_ms, lane .. ':' .. user)
+        if has_assigned then assignments.note_lease(lane .. ':' .. user, user, now + lease_ms) end
       end
       known[stream] = true
     end

@@ -14,7 +14,9 @@ local on_held_back, on_reviewed = nil, nil
 -- A function that is made at the top of a script costs each call as much as there are names around it, and one that names
 -- others of its own block costs their number. So these are made by the first that needs them, and name each other by
 -- these tables.
-local lines, nodes, gates, reservations, government = {}, {}, {}, {}, nil
+local lines, fronts, nodes, assignments, gates, reservations, government = {}, {}, {}, {}, {}, {}, nil
+--@include fronts
+--@include assignments
 local function new_government()
   government = { all_paused = false }
   --@include lines
@@ -25,6 +27,7 @@ local function new_government()
   --@include quota
   --@include govern
   --@include exports
+  if has_assigned then new_assignments() end
   if has_policies then government.read_policies() end
 end
 
@@ -43,6 +46,9 @@ local function adjust(user, by) fair().adjust(nodes.user(user), by) end
 
 -- When the user may be served: nil is now, else ms, or math.huge where that takes an event.
 local function gate_of(user) return governed and gates.at(nodes.user(user)) end
+
+-- Whether some live worker may serve the user.
+local function is_served(user) return not has_assigned or (fair() and assignments.serve(user)) end
 
 -- A task was taken out of a lane of the user.
 local function retire(user)

@@ -16,12 +16,12 @@ end
 
 -- tags: what is known of members, false of those that are not in; moved: those to be written. first, low: the lowest
 -- member and its tag, false where nobody is in, nil where it is not known. kept: own tags; leaving: those to be written.
-function lines.new(line, key, left_key)
-  line.key, line.left_key = key, left_key
-  line.tags, line.moved, line.kept, line.leaving = {}, {}, {}, {}
+function lines.new(line, base, key, left_key)
+  line.base, line.key, line.left_key = base, key, left_key
+  line.tags, line.moved, line.kept, line.leaving, line.lowered = {}, {}, {}, {}, {}
   return line
 end
-lines.new(root, ready_key, prefix .. 'left')
+lines.new(root, 'ready', ready_key, prefix .. 'left')
 
 lines.by_path = {}
 function lines.at(path)
@@ -32,7 +32,7 @@ function lines.at(path)
   local found = call('HMGET', line.hash, 'clock', 'mean', 'weight', 'capped')
   line.clock, line.mean, line.capped = tonumber(found[1] or 0), tonumber(found[2] or 0), tonumber(found[4] or nil)
   line.weight = tonumber(found[3] or read_policy(line.member).weight or 1)
-  lines.by_path[path] = lines.new(line, prefix .. 'ready:' .. path, prefix .. 'left:' .. path)
+  lines.by_path[path] = lines.new(line, 'ready', prefix .. 'ready:' .. path, prefix .. 'left:' .. path)
   return line
 end
 
@@ -57,6 +57,7 @@ function lines.write_moves(line)
   if #put > 0 then call('ZADD', line.key, unpack(put)) end
   if #gone > 0 then call('ZREM', line.key, unpack(gone)) end
   line.moved = {}
+  if next(line.lowered) then assignments.lower(line) end
 end
 
 function lines.flush(line)
@@ -97,6 +98,7 @@ function lines.low(line) return lines.lowest(line) and line.low or line.clock en
 -- Its tag is known, as `tag` found it.
 function lines.set(line, member, tag)
   if line.size and not line.tags[member] then line.size = line.size + 1 end
+  if has_assigned and (not line.tags[member] or tag < line.tags[member]) then line.lowered[member] = true end
   line.tags[member], line.moved[member] = tag, true
   if line.first == nil then return end
   if line.first == false or tag < line.low then
@@ -149,8 +151,10 @@ function lines.write_own_tags(line)
   end
   line.leaving = {}
   call('ZADD', line.left_key, unpack(put_in))
+  call('PEXPIRE', line.left_key, USER_TTL)
   local passed = call('ZRANGEBYSCORE', line.left_key, '-inf', lines.low(line), 'LIMIT', 0, 2 * came + 20)
   if #passed > 0 then call('ZREM', line.left_key, unpack(passed)) end
+  if has_assigned then assignments.cut_own_tags(line) end
 end
 
 -- What a group is known by is kept for a week after the last of its users.
@@ -159,10 +163,8 @@ function lines.write_group(line)
   if line.is_changed then call('HSET', line.hash, 'clock', line.clock, 'mean', line.mean, 'weight', line.weight) end
   if is_empty then
     call('PEXPIRE', line.hash, USER_TTL)
-    call('PEXPIRE', line.left_key, USER_TTL)
   elseif line.was_joined then
     call('PERSIST', line.hash)
-    call('PERSIST', line.left_key)
   end
   line.is_changed, line.was_joined = false, false
 end

@@ -101,11 +101,10 @@ end
 -- Into a line: at its clock, but not below the lowest tag, and at most half a service above it: its own or the mean.
 -- Less than a whole one, so that nobody is served twice before a newcomer; more than nothing, so that newcomers, however
 -- many there are, cannot keep the others from becoming the lowest. Never below the tag it left with, but for one that
--- was held at its cap, which gets some of what it is owed.
-function nodes.enter(node, service)
+-- was held at its cap, which gets some of what it is owed. first: whether there are others, low: the lowest tag of those.
+function nodes.enter(node, service, first, low)
   local line = node.up
   local own, entry = nodes.cap_of(node), nil
-  local first, low = lines.lowest(line)
   if own then
     entry = (first and low or line.clock) - lines.CREDIT * line.mean
     nodes.set_cap(node, nil)
@@ -124,12 +123,15 @@ function nodes.join(u, cost)
   local node = u
   while node.up do
     local line = node.up
-    local was_empty = not lines.lowest(line)
-    nodes.enter(node, cost / node.weight)
+    local first, low = lines.lowest(line)
+    local was_empty = not first
+    if has_assigned then first, low = assignments.lowest(u, line) end
+    nodes.enter(node, cost / node.weight, first, low)
     if not was_empty then break end
     line.was_joined, line.is_changed = true, true
     node = line
   end
+  if has_assigned then assignments.enter(u) end
   call('ZADD', users_key, now, u.name)
 end
 

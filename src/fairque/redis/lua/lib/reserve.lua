@@ -1,7 +1,7 @@
 -- Reservations: who has less running than its `min_running` is served before all others.
 -- reserved  zset  users that are ready and below their min_running → tag
 
-reservations.line = lines.new({}, prefix .. 'reserved', '')
+reservations.line = lines.new({}, 'reserved', prefix .. 'reserved', '')
 lines.by_path[reservations.line.key] = reservations.line
 
 -- One slot of all workers is never reserved. Where they have not told how many there are, nothing is known of it.

@@ -6,22 +6,21 @@
 --@include work
 --@include delivering
 
-local fronts = {}
 local function new_serving(claim, work)
   --@fields Claim claim: want
   local it, delivering = {}, new_delivering(claim, work)
   fair()
-  --@include fronts
+  if not fronts.new then new_fronts() end
   local MOVES = 200 -- steps of one call that deliver nothing
   local AT_ONCE, OF_A_GROUP = 64, 2 -- members of a line that are read at first
 
   -- Whose first task was nothing to run has paid nothing, and stays the lowest: it rests until all others had their turn.
-  -- So does a group all of whose users do.
-  local resting = { count = 0 }
-  local function rest(member) resting[member], resting.count = true, resting.count + 1 end
+  local function nobody() return { members = {}, count = 0 } end
+  local function note(some, member) some.members[member], some.count = true, some.count + 1 end
+  local resting = nobody()
   local function wake_the_resting()
     if resting.count == 0 then return false end
-    resting = { count = 0 }
+    resting = nobody()
     return true
   end
 
@@ -40,7 +39,7 @@ local function new_serving(claim, work)
       nodes.charge(u, cost)
       gates.note_start(u)
     else
-      rest(user)
+      note(resting, user)
     end
     if known.critical + known.normal == 0 then return government.leave(u) end
     gate = gates.at(u)
@@ -51,73 +50,79 @@ local function new_serving(claim, work)
   -- Those who are held back, and tasks that must wait for their name, take time as well.
   function it.has_room() return work.delivered < want and work.moved < MOVES end
 
-  -- The user whose turn it is: reservations first, else from the first line inwards the lowest.
-  local function new_turns()
-    local known, first = {}, nil
-    local at_once = math.min(want - work.delivered, AT_ONCE)
-    local before = governed and lines.lowest(reservations.line) and fronts.new(reservations.line, resting, at_once)
-    return function()
-      first = before and fronts.first(before)
-      if first then return first end
-      local line, outer = root, nil
-      while true do
-        known[line] = known[line] or fronts.new(line, resting, line == root and at_once or OF_A_GROUP)
-        local member = fronts.first(known[line])
-        if member and string.byte(member) ~= 64 then return member end -- '@' begins no user, its own is encoded
-        if not member and not outer then return nil end
-        if member then
-          line, outer = lines.at(string.sub(member, 2)), member
-        else
-          if lines.lowest(line) then rest(outer) else lines.remove(line.up, outer) end
-          line, outer = root, nil
-        end
+  -- In front of '*', which is back, stand users whom nobody served for a time.
+  local function is_raised(member, line)
+    local node = string.byte(member) == 64 and lines.at(string.sub(member, 2)) or nodes.user(member)
+    return node.up == line and assignments.raise(node)
+  end
+
+  -- Turns among the users of an assignment. A group all of whose users rest is idle.
+  local function new_turns(name)
+    local known, idle, at_once = {}, nobody(), math.min(want - work.delivered, AT_ONCE)
+
+    local function front_of(line, most)
+      known[line] = known[line] or name == '*' and fronts.new(line, most, resting, idle)
+        or fronts.of_tree(name, line, most, resting, idle)
+      return known[line]
+    end
+
+    local function drop_group(line)
+      note(idle, line.member)
+      if name == '*' then
+        if not lines.lowest(line) then lines.remove(line.up, line.member) end
+      else
+        fronts.close(known[line])
+        if call('EXISTS', known[line].key) == 0 then assignments.remove_group(name, line) end
       end
     end
-  end
 
-  local function serve_everyone()
-    local next_user = new_turns()
-    while it.has_room() do
-      local user = next_user()
-      if not user then return end
-      serve(user)
-    end
-  end
-
-  -- The same among the users named, by their place in the list.
-  local function lowest_of(group)
-    local best, best_key
-    for _, user in ipairs(group) do
-      local u = nodes.user(user)
-      local tag = not resting[user] and nodes.is_ready(u)
-      if tag then
-        local key, node = { user, tag }, u.up
-        local is_reserved = governed and lines.tag(reservations.line, user)
-        while node.up and not is_reserved do
-          key[#key + 1], key[#key + 2] = node.member, lines.tag(node.up, node.member)
-          node = node.up
-        end
-        key[#key + 1], key[#key + 2] = '', is_reserved and 0 or 1
-        local at = 0
-        while best_key and at < math.min(#key, #best_key) and key[#key - at] == best_key[#best_key - at] do at = at + 1 end
-        if not best_key or key[#key - at] < best_key[#best_key - at] then best, best_key = user, key end
+    local function descend(line)
+      local member = fronts.first(front_of(line, line == root and at_once or OF_A_GROUP))
+      while member and name == '*' and has_returned and is_raised(member, line) do
+        work.moved = work.moved + 1
+        member = fronts.first(known[line])
       end
+      if not member or string.byte(member) ~= 64 then return member end -- '@' begins no user, its own is encoded
+      local inner = lines.at(string.sub(member, 2))
+      local user = descend(inner)
+      if user then return user end
+      drop_group(inner)
+      return descend(line)
     end
-    return best
+
+    local turns = {}
+
+    -- Reservations first, else from the first line inwards the lowest.
+    function turns.next_user()
+      local first = governed and lines.lowest(reservations.line) and fronts.first(front_of(reservations.line, at_once))
+      return first or descend(root)
+    end
+
+    -- What was served is known in the trees of the assignment.
+    function turns.close()
+      for _, front in pairs(known) do
+        if front.moved then fronts.close(front) end
+      end
+      if has_assigned then assignments.forget_lows() end
+    end
+
+    return turns
   end
 
-  local function serve_group(group)
+  local function serve_group(name)
+    local turns = new_turns(name)
     while it.has_room() do
-      local user = lowest_of(group)
-      if not user then return end
+      local user = turns.next_user()
+      if not user then break end
       serve(user)
     end
+    turns.close()
   end
 
   local function serve_groups()
     if governed and governed.all_paused then return end
-    for _, group in ipairs(work.groups) do
-      if #group == 0 then serve_everyone() else serve_group(group) end
+    for _, name in ipairs(work.groups) do
+      if it.has_room() then serve_group(name) end
     end
   end
 

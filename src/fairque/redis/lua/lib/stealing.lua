@@ -80,34 +80,13 @@ local function new_stealing(claim, work)
     end
   end
 
-  -- When to look at the lanes this worker may steal from: the members of `leases` and their times.
-  local function own_looks()
-    local members = {}
-    for _, group in ipairs(work.groups) do
-      for _, user in ipairs(group) do
-        members[#members + 1] = 'critical:' .. user
-        members[#members + 1] = 'normal:' .. user
-      end
-    end
-    return members, call('ZMSCORE', leases_key, unpack(members))
-  end
-
-  local function next_look()
-    return tonumber(call('ZRANGE', leases_key, 0, 0, 'WITHSCORES')[2] or math.huge)
-  end
-
   local function lanes_to_look_at()
     if work.everyone then return call('ZRANGEBYSCORE', leases_key, '-inf', now, 'LIMIT', 0, LOOKS) end
-    if next_look() > now then return {} end
     local due = {}
-    local members, looks = own_looks()
-    for at, look in ipairs(looks) do
-      if look and tonumber(look) <= now then due[#due + 1] = { tonumber(look), at } end
+    for _, name in ipairs(work.groups) do
+      for _, member in ipairs(assignments.lanes(name, LOOKS - #due)) do due[#due + 1] = member end
     end
-    table.sort(due, function(one, other) return one[1] < other[1] or (one[1] == other[1] and one[2] < other[2]) end)
-    local first = {}
-    for at = 1, math.min(#due, LOOKS) do first[at] = members[due[at][2]] end
-    return first
+    return due
   end
 
   -- At most half while others wait for their turn; of a single task every other one.
@@ -131,12 +110,9 @@ local function new_stealing(claim, work)
 
   -- When this worker has to look again.
   function it.next_look()
-    if work.everyone then return next_look() end
+    if work.everyone then return tonumber(call('ZRANGE', leases_key, 0, 0, 'WITHSCORES')[2] or math.huge) end
     local first = math.huge
-    local _, looks = own_looks()
-    for _, look in ipairs(looks) do
-      if look then first = math.min(first, tonumber(look)) end
-    end
+    for _, name in ipairs(work.groups) do first = math.min(first, assignments.next_look(name)) end
     return first
   end
 

@@ -1,7 +1,7 @@
--- The policy of everybody changed. Who is ready is looked at when its turn comes; those who are held back with tasks, and
--- the weights of those in line, some at each claim.
+-- The policy of everybody changed, or workers that serve everybody came back. Who is ready is looked at when its turn comes;
+-- those who are held back with tasks, and those in line, some at each claim.
 -- swept        zset  those of `parked` that are looked at anew
--- sweep-lines  list  '<cursor> <path>' of the lines whose members are still to be reweighted
+-- sweep-lines  list  '<cursor> <path>' of the lines whose members are still to be looked at
 --@include base
 --@include state
 --@include fair
@@ -26,7 +26,7 @@ local function new_sweep()
 
   function it.change_default(was_paused, is_reweighted)
     begin()
-    if is_reweighted then
+    if is_reweighted and lines.lowest(root) then
       call('DEL', sweep_key)
       call('RPUSH', sweep_key, '0 ')
     end
@@ -48,16 +48,17 @@ local function new_sweep()
     return call('EXISTS', swept_key) == 1
   end
 
-  local function reweight_member(member)
-    if string.byte(member) == 64 then
-      call('RPUSH', sweep_key, '0 ' .. string.sub(member, 2))
-    else
-      nodes.reweight(nodes.user(member))
-      reservations.update(nodes.user(member))
-    end
+  local function look_at_member(member)
+    local is_group = string.byte(member) == 64
+    local node = is_group and lines.at(string.sub(member, 2)) or nodes.user(member)
+    if is_group then call('RPUSH', sweep_key, '0 ' .. node.path) end
+    if has_returned then assignments.raise(node) end
+    if is_group or not governed then return end
+    nodes.reweight(node)
+    reservations.update(node)
   end
 
-  local function reweight_some()
+  local function go_through_lines()
     local left = SWEPT
     while left > 0 do
       local cursor, path = string.match(call('LPOP', sweep_key) or '', '^(%d+) (.*)$')
@@ -66,7 +67,7 @@ local function new_sweep()
       lines.flush(line)
       local page = call('ZSCAN', line.key, cursor, 'COUNT', left)
       if page[1] ~= '0' then call('LPUSH', sweep_key, page[1] .. ' ' .. path) end
-      for at = 1, #page[2], 2 do reweight_member(page[2][at]) end
+      for at = 1, #page[2], 2 do look_at_member(page[2][at]) end
       left = left - #page[2] / 2 - 1
     end
     return call('EXISTS', sweep_key) == 1
@@ -74,8 +75,10 @@ local function new_sweep()
 
   -- True: there are more.
   function it.go_on(asked, woken)
-    local has_more, is_cut = look_at_some(woken), reweight_some()
+    local has_more, is_cut = governed and look_at_some(woken), go_through_lines()
     if has_more or is_cut then return true end
+    if has_returned then call('HDEL', state_key, 'returning') end
+    has_returned = nil
     if asked == 'again' then
       begin()
       return true

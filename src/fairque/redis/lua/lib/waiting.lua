@@ -25,19 +25,14 @@ local function new_waiting(claim, work, stealing, serving)
 
   -- The worker wants to be told; how long may it sleep when nobody tells it?
   local function in_waiting_sets(verb)
-    for _, group in ipairs(work.groups) do
-      if #group == 0 then
-        call(verb, prefix .. 'waiting', worker)
-      else
-        for _, user in ipairs(group) do call(verb, prefix .. 'waiting:' .. user, worker) end
-      end
+    for _, name in ipairs(work.groups) do
+      call(verb, name == '*' and prefix .. 'waiting' or prefix .. 'waiting:' .. name, worker)
     end
   end
 
   function it.wait()
     prune_users()
     in_waiting_sets('SADD')
-    if not work.everyone and not has_limited then call('HSET', state_key, 'limited', 1) end
   end
 
   function it.next_event()

@@ -1,21 +1,12 @@
 -- What one claim has done so far, and those whom it serves.
 --@include base
 
--- groups: users named, each in the first of its groups only; an empty group is everyone. served: the reply, eight values
--- each delivery. promoted: user → tasks that came back to its lanes. moved: steps that delivered nothing.
+-- groups: the assignments served, first to last; '*' is everyone. served: the reply, eight values each delivery. promoted:
+-- user → tasks that came back to its lanes. moved: steps that delivered nothing.
 local function new_work(claim)
   --@fields Claim claim: groups
-  local it = { groups = {}, everyone = false, served = {}, delivered = 0, promoted = {}, moved = 0, is_swept = false }
-  local named = {}
-  for _, group in ipairs(groups) do
-    local users = {}
-    for _, user in ipairs(group) do
-      if not named[user] then users[#users + 1] = user end
-      named[user] = true
-    end
-    if #group == 0 then it.everyone = true end
-    if #group == 0 or #users > 0 then it.groups[#it.groups + 1] = users end
-  end
+  local it = { groups = groups, everyone = false, served = {}, delivered = 0, promoted = {}, moved = 0, is_swept = false }
+  for _, name in ipairs(groups) do it.everyone = it.everyone or name == '*' end
 
   function it.note(user, id, lane, stream_id, attempt, score, history, body)
     local n = #it.served
