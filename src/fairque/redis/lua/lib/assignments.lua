@@ -160,10 +160,9 @@ local function new_assignments()
     return first, low
   end
 
-  local function touch(name, worker)
+  local function touch(name)
     call('ZADD', names_key, now, name)
     seen[name] = now
-    if name ~= '*' then call('SADD', prefix .. 'workers@' .. name, worker) end
   end
 
   -- The users of a list that is new, those that are in line with the lowest tags among those that were served before.
@@ -234,8 +233,8 @@ local function new_assignments()
       has_assigned = true
       register(name, users)
     end
-    if not at or at < now - TOUCH_MS then
-      touch(name, worker)
+    if call('SADD', prefix .. 'workers@' .. name, worker) == 1 or not at or at < now - TOUCH_MS then
+      touch(name)
       assignments.tidy()
     end
     return true
