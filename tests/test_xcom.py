@@ -504,3 +504,11 @@ async def test_they_say_whose_they_are_and_cannot_be_changed(core: Core) -> None
 
 def test_making_one_asks_nothing_of_redis() -> None:
     assert XCom(Store.__new__(Store), "acme").namespace == "default"
+
+
+async def test_a_purge_erases_many_namespaces_in_bounded_steps(core: Core) -> None:
+    for number in range(5):
+        await XCom(core.store, "acme", f"space {number}").push("key", number)
+    steps = [await core.store.purge_step("acme", 2) for _ in range(3)]
+    assert [(erased[5], erased[7]) for erased in steps] == [(2, 1), (2, 1), (1, 0)]
+    assert not [name for name in core.dump() if "xcom" in name]

@@ -50,6 +50,7 @@ end
 local schedules_of = { '[' .. user .. ':', '(' .. user .. ';' }
 for _, member in ipairs(call('ZRANGE', index_key, schedules_of[1], schedules_of[2], 'BYLEX', 'LIMIT', 0, left)) do
   erased[7] = erased[7] + forget_schedule(string.sub(member, #user + 2))
+  call('ZREM', index_key, member) -- also of one whose hash is gone
   left = left - 1
 end
 for _, lane in ipairs({ 'critical', 'normal' }) do
@@ -85,16 +86,16 @@ if left > 0 then
 end
 local spaces = prefix .. 'xcom-spaces:' .. user
 if left > 0 then
-  for _, space in ipairs(call('ZRANGE', spaces, 0, -1)) do
-    call('DEL', prefix .. 'xcom:' .. user .. ':' .. space, prefix .. 'xcom-expiry:' .. user .. ':' .. space)
+  for _, space in ipairs(call('ZRANGE', spaces, 0, left - 1)) do
+    call('UNLINK', prefix .. 'xcom:' .. user .. ':' .. space, prefix .. 'xcom-expiry:' .. user .. ':' .. space)
+    call('ZREM', spaces, space)
     erased[6] = erased[6] + 1
   end
-  call('DEL', spaces)
 end
 stop_running('critical')
 stop_running('normal')
 retire(user)
-if call('EXISTS', stream_key('critical', user), stream_key('normal', user), places_of(user)) > 0
+if call('EXISTS', spaces, stream_key('critical', user), stream_key('normal', user), places_of(user)) > 0
   or call('ZLEXCOUNT', index_key, schedules_of[1], schedules_of[2]) > 0 then
   erased[8] = 1
 else
