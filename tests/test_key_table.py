@@ -278,12 +278,18 @@ async def is_fired_by_schedules(queue: TaskQueue, known: SimpleNamespace, look: 
     ]
     ids = [await scheduler.add_schedule(task=known.ok(), user_id=ODD_USER, **when) for when in times]
     await scheduler.run_now(ids[0])
+    lose(queue, f"schedule:{await scheduler.add_schedule(task=known.ok(), user_id=ODD_USER, every=HOUR)}")
     assert await scheduler.fire_due(2 * 3600) >= 2
     await scheduler.pause_schedule(ids[0])
     async with Worker(queue):
         await eventually(lambda: is_declared(scheduler))
     look()
     await scheduler.remove_schedule(ids[0])
+
+
+def lose(queue: TaskQueue, key: str) -> None:
+    with RespClient(queue.connector.url) as client:
+        client.execute("DEL", f"{queue.keys.prefix}{key}")
 
 
 async def is_declared(scheduler: TaskScheduler) -> bool:

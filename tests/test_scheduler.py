@@ -693,3 +693,53 @@ async def test_a_function_that_needs_arguments_cannot_be_declared():
 
         @task(name="wrong", cron="0 99 * * *", user_id="system")
         async def wrong() -> None: ...
+
+
+@pytest.mark.parametrize("damage", ["gone", "another type", "no user", "no number"])
+async def test_a_damaged_schedule_is_set_aside_and_named_and_the_others_fire(
+    scheduler: TaskScheduler, core: Core, caplog: pytest.LogCaptureFixture, damage: str
+):
+    for name in ("a", "broken", "z"):
+        await add(scheduler, schedule_id=name)
+        rewind(core, 2, name)
+    harm(core, damage)
+    with caplog.at_level(logging.ERROR):
+        assert await scheduler.fire_due() == 2
+    assert "'broken' fires no more" in caplog.text
+    assert [each.schedule_id for each in await scheduler.list_schedules() if each.schedule_id != "broken"] == ["a", "z"]
+    assert core.execute("ZRANGE", ":schedules-broken", 0, -1) == [b"broken"]
+    await scheduler.remove_schedule("broken")
+    await add(scheduler, schedule_id="broken")
+    assert (await scheduler.get_schedule("broken")).active
+    assert core.execute("EXISTS", ":schedules-broken") == 0
+
+
+async def test_a_purge_forgets_a_schedule_whose_hash_is_gone(scheduler: TaskScheduler, queue: TaskQueue, core: Core):
+    await add(scheduler, schedule_id="broken")
+    harm(core, "gone")
+    assert (await queue.purge("anna")).complete
+    assert not core.execute("EXISTS", ":schedule-index")
+
+
+@pytest.mark.parametrize("damage", ["gone", "another type", "no user", "no number"])
+async def test_a_long_list_goes_on_behind_a_damaged_schedule(
+    scheduler: TaskScheduler, core: Core, monkeypatch: pytest.MonkeyPatch, damage: str
+):
+    monkeypatch.setattr("fairque.scheduler.scheduler.PAGE", 2)
+    for name in ("a", "b", "broken", "c", "d"):
+        await add(scheduler, schedule_id=name)
+    harm(core, damage)
+    listed = [schedule.schedule_id for schedule in await scheduler.list_schedules()]
+    assert listed == ["a", "b", "c", "d"]
+
+
+def harm(core: Core, damage: str) -> None:
+    key = ":schedule:broken"
+    if damage in ("gone", "another type"):
+        core.execute("DEL", key)
+    if damage == "another type":
+        core.execute("RPUSH", key, "junk")
+    if damage == "no user":
+        core.execute("HDEL", key, "user")
+    if damage == "no number":
+        core.execute("HSET", key, "anchor", "junk")

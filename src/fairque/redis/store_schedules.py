@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +17,7 @@ from fairque.schedule.spec import ScheduledTask, ScheduleState, Spec, moment_of
 
 __all__ = ["Due", "Move", "Ripe", "ScheduleStore", "StoredSchedule", "decode_spec", "encode_spec"]
 
+logger = logging.getLogger("fairque.scheduler")
 KEEP = "keep"
 _encode = msgspec.msgpack.Encoder().encode
 _spec_decoder = msgspec.msgpack.Decoder(Spec)
@@ -41,11 +43,12 @@ class Due(NamedTuple):
 
 
 class Ripe(NamedTuple):
-    """What is due, and when the first of the others is; None when there is no other."""
+    """What is due, and when the first of the others is; None when there is no other. `broken` were set aside."""
 
     now_ms: int
     next_ms: int | None
     due: list[Due]
+    broken: list[str]
 
 
 class StoredSchedule(NamedTuple):
@@ -89,8 +92,9 @@ class ScheduleStore:
         return (await self.ripe(0, 0)).now_ms
 
     async def ripe(self, most: int, ahead_ms: int) -> Ripe:
-        now_ms, next_ms, *rows = await self._store.call(arguments.Ripe(most, ahead_ms))
-        return Ripe(now_ms, next_ms if next_ms >= 0 else None, [_due(row) for row in rows])
+        now_ms, next_ms, broken, *rows = await self._store.call(arguments.Ripe(most, ahead_ms))
+        names = [name.decode(errors="replace") for name in broken]
+        return Ripe(now_ms, next_ms if next_ms >= 0 else None, [_due(row) for row in rows], names)
 
     async def fire(self, moves: Sequence[Move]) -> list[str]:
         """Per move: fired, passed, skipped, full or stale."""
@@ -125,17 +129,15 @@ class ScheduleStore:
         return bool(await self._store.call(arguments.Unschedule([schedule_id])))
 
     async def get(self, schedule_id: str) -> StoredSchedule | None:
-        found = await self._read(schedule_id, "", "", 1)
-        return found[0] if found else None
+        """Raises `StoreError` for one that cannot be read."""
+        now_ms, _, *rows = await self._store.call(arguments.Schedules(schedule_id, "", "", 1))
+        return _known(now_ms, *rows[0]) if rows else None
 
-    async def page(self, user_id: str | None, after: ScheduledTask | None, most: int) -> list[StoredSchedule]:
+    async def page(self, user_id: str | None, after: str, most: int) -> tuple[list[StoredSchedule], str]:
+        """Those that can be read, and where the next page begins; '' after the last."""
         user = "" if user_id is None else encode_user(user_id)
-        last = "" if after is None else f"{encode_user(after.user_id)}:{after.schedule_id}"
-        return await self._read("", user, last, most)
-
-    async def _read(self, schedule_id: str, user: str, after: str, most: int) -> list[StoredSchedule]:
-        now_ms, *rows = await self._store.call(arguments.Schedules(schedule_id, user, after, most))
-        return [_known(now_ms, *row) for row in rows]
+        now_ms, then, *rows = await self._store.call(arguments.Schedules("", user, after, most))
+        return [known for row in rows if (known := _readable(now_ms, row)) is not None], then.decode()
 
     async def declare(self, declarations: Sequence[tuple[str, str]], ttl_ms: int) -> tuple[list[str], list[str]]:
         """Per declaration: same, absent, differs, older or taken; and the ids that nobody declares any more."""
@@ -152,7 +154,7 @@ def decode_spec(data: bytes) -> Spec:
     try:
         return _spec_decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
-        raise StoreError(f"a schedule in Redis cannot be decoded: {exc}") from None
+        raise StoreError(f"its times cannot be decoded: {exc}") from None
 
 
 def _as_bytes(value: Any) -> bytes:
@@ -198,7 +200,24 @@ def _due(row: list[Any]) -> Due:
     )
 
 
+def _readable(now_ms: int, row: list[Any]) -> StoredSchedule | None:
+    """One that is damaged must not keep the others from being listed."""
+    try:
+        return _known(now_ms, *row)
+    except StoreError as exc:
+        logger.warning("%s", exc)
+        return None
+
+
 def _known(now_ms: int, name: bytes, score: bytes, flat: list[bytes]) -> StoredSchedule:
+    """Raises `StoreError`."""
+    try:
+        return _stored(now_ms, name, score, flat)
+    except (StoreError, LookupError, ValueError) as exc:
+        raise StoreError(f"schedule {name.decode(errors='replace')!r} in Redis cannot be read: {exc}") from None
+
+
+def _stored(now_ms: int, name: bytes, score: bytes, flat: list[bytes]) -> StoredSchedule:
     raw = dict(zip(flat[::2], flat[1::2], strict=True))
     body, packed = raw.pop(b"body", None), raw.pop(b"spec")
     spec = decode_spec(packed)

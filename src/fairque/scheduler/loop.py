@@ -15,7 +15,7 @@ from fairque.backoff import Backoff
 from fairque.checks import MAX_SECONDS
 from fairque.errors import FairqueError, InvalidInput
 from fairque.queue.queue import TaskQueue
-from fairque.redis.store_schedules import Due, Move, ScheduleStore, decode_spec
+from fairque.redis.store_schedules import Due, Move, Ripe, ScheduleStore, decode_spec
 from fairque.schedule.timetable import Timetable
 from fairque.scheduler.declarations import Declarations
 from fairque.scheduler.firing import body_for, task_id_for
@@ -60,10 +60,11 @@ class ScheduleLoop:
     async def fire_due(self, ahead_ms: int) -> int:
         made = 0
         for _ in range(MOST_FIRED):
-            ripe = await self._store.ripe(1, ahead_ms)
-            if not ripe.due:
+            ripe = await self._ripe(1, ahead_ms)
+            if not (ripe.due or ripe.broken):
                 return made
-            made += await self._fire(ripe.due, ripe.now_ms)
+            if ripe.due:
+                made += await self._fire(ripe.due, ripe.now_ms)
         raise InvalidInput(f"more than {MOST_FIRED} firings within {ahead_ms / 1000:g} seconds: look ahead less far")
 
     async def _loop(self) -> None:
@@ -86,14 +87,21 @@ class ScheduleLoop:
 
     async def _tick(self) -> float:
         """Fire what is due; returns the seconds until the next one is."""
-        ripe = await self._store.ripe(BATCH, 0)
+        ripe = await self._ripe(BATCH, 0)
         began = time.monotonic()
         if ripe.due:
             await self._fire(ripe.due, ripe.now_ms)
+        if ripe.due or ripe.broken:
             return 0.0
         if ripe.next_ms is None:
             return MAX_SECONDS
         return max(0.001, (ripe.next_ms - ripe.now_ms + 1) / 1000 - (time.monotonic() - began))
+
+    async def _ripe(self, most: int, ahead_ms: int) -> Ripe:
+        ripe = await self._store.ripe(most, ahead_ms)
+        for schedule_id in ripe.broken:
+            logger.error("schedule %r fires no more: what Redis has of it cannot be read", schedule_id)
+        return ripe
 
     async def _fire(self, due: list[Due], now_ms: int) -> int:
         # In a thread: what was missed in a long downtime takes a while to count.

@@ -292,14 +292,13 @@ class TaskScheduler:
         return known
 
     async def _each(self, user_id: str | None) -> AsyncIterator[StoredSchedule]:
-        after: ScheduledTask | None = None
+        page, after = await self._store.page(user_id, "", PAGE)
         while True:
-            page = await self._store.page(user_id, after, PAGE)
             for known in page:
                 yield known
-            if len(page) < PAGE:
+            if not after:
                 return
-            after = page[-1].schedule
+            page, after = await self._store.page(user_id, after, PAGE)
 
     async def _change(self, schedule_id: str, change: Any) -> ScheduledTask:
         """Write what `change` makes of the schedule as it is, anew when somebody else was faster."""

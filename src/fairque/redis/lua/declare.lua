@@ -12,7 +12,7 @@ local declarers_key = prefix .. 'declarers'
 local oldest = string.format('%d', now - ttl_ms)
 
 local function verdict(id, definition)
-  local known = call('HMGET', schedule_key(id), 'user', 'declared', 'older')
+  local known = read_schedule(id, 'user', 'declared', 'older')
   if not known[1] then return 'absent' end
   if not known[2] then return 'taken' end
   call('ZADD', declared_key, now_text, id)
@@ -32,5 +32,7 @@ for at, declaration in ipairs(declarations) do
   call('PEXPIRE', declarers_key, 2 * ttl_ms)
 end
 local orphans = call('ZRANGE', declared_key, '-inf', oldest, 'BYSCORE', 'LIMIT', 0, 100)
-for _, id in ipairs(orphans) do call('HSET', schedule_key(id), 'orphaned', '1') end
+for _, id in ipairs(orphans) do
+  if read_schedule(id, 'user')[1] then call('HSET', schedule_key(id), 'orphaned', '1') end
+end
 return { verdicts, orphans }

@@ -25,7 +25,7 @@ local function read(firing)
 end
 
 local function is_stale(f)
-  if call('HGET', schedule_key(f.schedule_id), 'revision') ~= f.revision then return true end
+  if read_schedule(f.schedule_id, 'revision')[1] ~= f.revision then return true end
   return f.kind ~= 'now' and tonumber(call('ZSCORE', schedules_key, f.schedule_id) or -1) ~= f.expected_ms
 end
 

@@ -7,15 +7,15 @@
 --@include schedules
 --@arguments
 local key = schedule_key(id)
-local known = call('HMGET', key, 'revision', 'state', 'user')
+local known = read_schedule(id, 'revision', 'state', 'user')
 if known[1] == revision then return 'done' end
 if read ~= '' then
   if not known[1] then return 'missing' end
   if known[1] ~= read then return 'changed' end
 elseif known[1] then
   if known[2] ~= 'ended' then return 'exists' end
-  forget_schedule(id)
 end
+if read == '' then forget_schedule(id) end
 if known[3] and known[3] ~= user then call('ZREM', index_key, known[3] .. ':' .. id) end
 call('HSET', key, 'revision', revision, 'user', user)
 if read == '' then call('HSET', key, 'created', now_text) end

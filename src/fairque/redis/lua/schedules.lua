@@ -1,17 +1,19 @@
 #!lua flags=no-writes
 -- What is known of schedules: of one, or a page of those of a user or of everybody, in the order of user and id.
 -- KEYS[1]  state
--- Returns  {now, per schedule: {id, ms at which it fires next or '', fields; the body only of one}}
+-- Returns  {now, the member behind which the next page begins or '', per schedule: {id, ms at which it fires next or '', fields; the body only of one}}
 -- Cost     O(log schedules + most)
 --@include base
 --@include schedules
 --@arguments
+local next_after = ''
 local function ids()
   if id ~= '' then return { id } end
   local low, high = '-', '+'
   if user ~= '' then low, high = '[' .. user .. ':', '(' .. user .. ';' end
   if after ~= '' then low = '(' .. after end
   local found = call('ZRANGE', index_key, low, high, 'BYLEX', 'LIMIT', 0, most)
+  if #found == most then next_after = found[most] end
   for at, member in ipairs(found) do found[at] = string.sub(member, string.find(member, ':', 1, true) + 1) end
   return found
 end
@@ -19,9 +21,10 @@ end
 local FIELDS = { 'user', 'name', 'spec', 'anchor', 'priority', 'delay', 'revision', 'state', 'slot', 'created', 'runs',
   'skipped', 'misfired', 'last_run', 'last_task', 'declared', 'older', 'orphaned' }
 if id ~= '' then FIELDS[#FIELDS + 1] = 'body' end
-local found = { now }
-for _, found_id in ipairs(ids()) do
-  local values = call('HMGET', schedule_key(found_id), unpack(FIELDS))
+local listed = ids()
+local found = { now, next_after }
+for _, found_id in ipairs(listed) do
+  local values = read_schedule(found_id, unpack(FIELDS))
   if values[1] then
     local flat = {}
     for at, name in ipairs(FIELDS) do

@@ -4,20 +4,28 @@
 -- schedule:<id>   hash  user, name, spec, anchor, body, priority, delay, revision, state (active | paused | ended), slot
 --                       (ms it was planned for), created, runs, skipped, misfired, last_run, last_task, and of a declared
 --                       one: declared, older, orphaned
+-- schedules-broken zset id → ms at which it was set aside, as its hash was gone or could not be read
 -- schedule-index  zset  <u>:<id>, all with score 0: the schedules of a user are a range
 -- declared        zset  id → when a worker or scheduler last declared it
 -- declarers       zset  <definition> <id> → when one last declared just this definition
 --@include base
 
 local schedules_key, index_key, declared_key = prefix .. 'schedules', prefix .. 'schedule-index', prefix .. 'declared'
-local ended_key = prefix .. 'schedules-ended'
+local ended_key, broken_key = prefix .. 'schedules-ended', prefix .. 'schedules-broken'
 local function schedule_key(id) return prefix .. 'schedule:' .. id end
 
+-- Nothing where the key is no hash: one schedule that is damaged must not keep the others from firing.
+local function read_schedule(id, ...)
+  local known = redis.pcall('HMGET', schedule_key(id), ...)
+  return known.err and {} or known
+end
+
 local function forget_schedule(id)
-  local user = call('HGET', schedule_key(id), 'user')
+  local user = read_schedule(id, 'user')[1]
   if user then call('ZREM', index_key, user .. ':' .. id) end
   call('ZREM', schedules_key, id)
   call('ZREM', ended_key, id)
   call('ZREM', declared_key, id)
+  call('ZREM', broken_key, id)
   return call('DEL', schedule_key(id))
 end
