@@ -31,21 +31,30 @@ def refusal(answers: list[Any]) -> FairqueError:
     return DependencyError(f"task {ids[0]!r} {of_user} waits for too many tasks to look for a cycle")
 
 
+UNREADABLE = b"\0not to be run: what is known of it beside its message is damaged"
+
+
 def deliveries_in(reply: list[Any], priority_step_ms: int) -> list[Delivery]:
-    now = reply[0]
+    """One that cannot be read is handed on as such: it must not take the others of its claim with it."""
     deliveries = []
     for at in range(2, len(reply), 8):
         user, task_id, lane, stream_id, attempt, score, history, body = reply[at : at + 8]
-        queued_ms = arrival_ms(int(score), body, priority_step_ms)
-        made = Delivery(user, task_id, lane, stream_id, int(attempt), queued_ms, now, body)
-        if history:
-            made.failures, made.lost, made.returned, made.returned_since_ms, queued, canceling = map(
-                int, history.split()
-            )
-            made.queued_ms = queued or queued_ms
-            made.canceling = bool(canceling)
+        made = Delivery(user, task_id, lane, stream_id, int(attempt), reply[0], reply[0], body)
+        try:
+            made.queued_ms = arrival_ms(int(score), body, priority_step_ms)
+            if history:
+                _tell_history(made, history)
+        except (ValueError, OverflowError):
+            made.body = UNREADABLE
         deliveries.append(made)
     return deliveries
+
+
+def _tell_history(delivery: Delivery, history: bytes) -> None:
+    failures, lost, returned, since, queued, canceling = map(int, history.split())
+    delivery.failures, delivery.lost, delivery.returned, delivery.returned_since_ms = failures, lost, returned, since
+    delivery.queued_ms = queued or delivery.queued_ms
+    delivery.canceling = bool(canceling)
 
 
 def fields_in(flat: list[bytes]) -> dict[str, str]:

@@ -7,6 +7,7 @@ The nonce names the call that wrote it, so that a repeated call recognises its o
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from datetime import UTC, datetime
@@ -14,9 +15,10 @@ from typing import Any
 
 import msgspec
 
+from fairque.checks import check_count, check_seconds
 from fairque.errors import MessageTooLarge, StoreError
 from fairque.models import FailureKind, Priority, TaskState
-from fairque.tasks.retry import RetryPolicy
+from fairque.tasks.retry import MAX_RETRIES, RetryPolicy
 
 __all__ = [
     "BadMessage",
@@ -72,7 +74,11 @@ class Firing(msgspec.Struct, frozen=True):
 
 
 class Overrides(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """What was decided at the call; what is missing comes from the function that the worker has registered."""
+    """What was decided at the call; what is missing comes from the function that the worker has registered.
+
+    Checked when a message is read as well: what lies in Redis may be damaged or by another hand, and a timeout that is
+    no time would harm the worker instead of the task. Raises `InvalidInput`.
+    """
 
     max_retries: int | None = None
     retry: RetryPolicy | None = None
@@ -81,6 +87,14 @@ class Overrides(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     depends_on: list[str] = []
     inputs: list[str] = []  # the tasks whose outputs stand in the arguments, by index
     schedule: Firing | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_retries is not None:
+            check_count("max_retries", self.max_retries, 0, MAX_RETRIES)
+        if self.timeout is not None:
+            check_seconds("timeout", self.timeout)
+        if self.result_ttl is not None:
+            check_seconds("result_ttl", self.result_ttl)
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True):
@@ -136,8 +150,11 @@ def head_of(body: bytes) -> tuple[bytes, float, int]:
 
 
 def cost_in(body: bytes) -> float:
-    """As the head says; a foreign message costs 1."""
-    return head_of(body)[1] if len(body) >= _HEAD.size and body[0] == VERSION else 1.0
+    """As the head says; a foreign message costs 1, and one whose cost is no cost."""
+    if len(body) < _HEAD.size or body[0] != VERSION:
+        return 1.0
+    cost = head_of(body)[1]
+    return cost if 0 <= cost < math.inf else 1.0
 
 
 def priority_in(body: bytes) -> Priority | None:
