@@ -98,24 +98,28 @@ async def test_a_storm_of_kills_loses_no_task_and_records_each_result_once(
     await storm.end()
 
 
-async def test_with_the_default_lease_the_tasks_of_a_killed_worker_run_elsewhere_within_15_seconds(
+async def test_with_the_default_lease_what_a_killed_worker_had_runs_elsewhere_within_15_seconds_and_one_more_each_lease(
     worker_process: StartProcess, server: Server, queue_name: str, tmp_path: Path
 ) -> None:
     fleet = Fleet(worker_process, server.url, queue_name)
     async with TaskQueue(server.url, name=queue_name) as queue:
         victim = await fleet.start()
-        handles = [await queue.enqueue(tasks.hold(str(tmp_path)), user_id=f"user {n}") for n in range(3)]
+        handles = [await queue.enqueue(tasks.hold(str(tmp_path)), user_id=f"user {n}") for n in range(2)]
         for handle in handles:
             await victim.line(f"runs {handle.task_id}")
         other = await fleet.start()
         victim.send(signal.SIGKILL)
         killed = time.monotonic()
-        for handle in handles:
-            await other.line(f"runs {handle.task_id} attempt 2", deadline=20)
-        assert time.monotonic() - killed < 1.5 * DEFAULT_LEASE
+        for suspects in range(2):
+            await eventually(lambda most=suspects: runs_again(other, handles) > most, deadline=30)
+            assert time.monotonic() - killed < (1.5 + suspects) * DEFAULT_LEASE + 1.0
         release(tmp_path, other)
-        assert [await handle.result(timeout=20) for handle in handles] == [other.pid] * 3
-        await assert_nothing_is_out(queue, "user 0", "user 1", "user 2")
+        assert [await handle.result(timeout=20) for handle in handles] == [other.pid] * 2
+        await assert_nothing_is_out(queue, "user 0", "user 1")
+
+
+def runs_again(worker: WorkerProcess, handles: list[TaskHandle[int]]) -> int:
+    return sum(f"runs {handle.task_id} attempt 2" in worker.output for handle in handles)
 
 
 @pytest.mark.smoke
@@ -189,14 +193,17 @@ async def test_consumers_of_workers_that_died_idle_are_removed_from_a_busy_lane(
 # A task that kills its worker
 
 
-async def test_a_task_that_kills_its_worker_each_time_does_not_kill_a_sixth(queue: TaskQueue, fleet: Fleet) -> None:
+async def test_a_task_that_kills_its_worker_each_time_is_convicted_by_killing_it_alone(
+    queue: TaskQueue, fleet: Fleet
+) -> None:
     handle = await queue.enqueue(tasks.kill_worker(), user_id="acme")
-    for _ in range(5):
-        victim = await fleet.launch(max_deliveries=5)
+    as_any_other, as_the_only_suspect, alone = 1, 1, 3
+    for _ in range(as_any_other + as_the_only_suspect + alone):
+        victim = await fleet.launch(max_deliveries=alone)
         assert await victim.wait() == 9
     assert await handle.state() is TaskState.STARTED
-    survivor = await fleet.start(max_deliveries=5)
-    with pytest.raises(TaskFailed, match="TaskLost: its workers fell silent 5 times") as caught:
+    survivor = await fleet.start(max_deliveries=alone)
+    with pytest.raises(TaskFailed, match="TaskLost: 3 workers fell silent that ran nothing else") as caught:
         await handle.result(timeout=20)
     assert caught.value.kind == FailureKind.LOST
     error = (await handle.info()).error

@@ -66,7 +66,7 @@ class FailureKind(StrEnum):
 
     ERROR = "error"  # the function raised
     TIMEOUT = "timeout"  # it ran longer than its timeout
-    LOST = "lost"  # its workers died, `max_deliveries` times
+    LOST = "lost"  # workers died that ran nothing else, `max_deliveries` times
     BAD_ARGUMENTS = "bad-arguments"  # the arguments do not fit the function of this worker
     UNKNOWN_TASK = "unknown-task"  # no worker knew the name for as long as `unknown_task_patience`
     BAD_MESSAGE = "bad-message"  # the body in Redis is corrupt, foreign or too large

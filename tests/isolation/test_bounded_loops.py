@@ -104,7 +104,8 @@ async def test_stealing_beside_tasks_that_wait(core: Core) -> None:
 
 
 async def lose(core: Core, users: list[str]) -> None:
-    """Claim up to 500 tasks of each in turn, and fall silent."""
+    """Claim up to 500 tasks of each in turn, and fall silent. Others have slots for many suspects at once."""
+    core.renew("others", [], concurrency=1000)
     for user_id in users:
         await core.take(500, worker="dies", lease_ms=LEASE_MS, groups=[[user_id]], steal=False)
     core.wait_until_ms(core.now_us() // 1000 + LEASE_MS)

@@ -128,6 +128,8 @@ class Core:
         groups: Sequence[Sequence[str]] = ((),),
         wait: bool = False,
         steal: bool = True,
+        holds: int = 0,
+        suspects: int = 0,
     ) -> Claim:
         return await self.store.claim(
             worker,
@@ -135,6 +137,8 @@ class Core:
             groups=groups,
             wait=wait,
             steal=steal,
+            holds=holds,
+            suspects=suspects,
             settings=msgspec.structs.replace(self.store.settings, lease_ms=lease_ms),
         )
 

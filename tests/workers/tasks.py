@@ -28,6 +28,11 @@ async def add(a: int, b: int) -> int:
 
 
 @task
+async def nap(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+@task
 async def log(path: str, seconds: float) -> str:
     """Leave a line with the process in a file that all of them append to; the result is the task's id."""
     me = current_task()

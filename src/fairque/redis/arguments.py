@@ -76,7 +76,8 @@ class EnqueueLinked(Arguments, frozen=True):
 class Claim(Arguments, frozen=True):
     """waits: note the worker as waiting when short. steals: look at what silent workers have. fairness: cost or time.
     groups: the assignments it serves, first to last; ``*`` is everyone. lists: the encoded users of each, where the
-    script asked for them.
+    script asked for them. holds: deliveries that it has, suspects: of them, those that were lost before and came less
+    than a lease ago. max_deliveries: deaths of a task in workers that ran nothing else, until it is given up.
     """
 
     worker: str
@@ -89,6 +90,9 @@ class Claim(Arguments, frozen=True):
     steals: bool
     fairness: str
     groups: Sequence[str]
+    holds: int
+    suspects: int
+    max_deliveries: int
     lists: Sequence[Sequence[str]] = ()
 
 
@@ -118,13 +122,25 @@ class SettledDelivery(Item, frozen=True):
 
 
 class Settle(Arguments, frozen=True):
+    """suspects: <user>:<id> of the outcomes that are of such."""
+
     worker: str
     dead_letter_ttl_ms: int
     priority_step_ms: int
     outcomes: list[SettledDelivery]
+    suspects: list[str]
 
 
 class HeldDelivery(Item, frozen=True):
+    lane: str
+    user: str
+    id: str
+    stream_id: str
+    attempt: int
+
+
+class Receive(Arguments, frozen=True):
+    worker: str
     lane: str
     user: str
     id: str

@@ -39,7 +39,13 @@ class Needs(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Delivery(msgspec.Struct, eq=False):
-    """One task handed to one worker. (`stream_id`, `attempt`) identifies it."""
+    """One task handed to one worker. (`stream_id`, `attempt`) identifies it.
+
+    Attributes:
+        lost: How many workers fell silent that had it. If any, it is a suspect: it may have killed them.
+        deaths: How many of those ran nothing else.
+        alone: It runs beside nothing else now.
+    """
 
     user: bytes
     task_id: bytes
@@ -54,6 +60,8 @@ class Delivery(msgspec.Struct, eq=False):
     returned: int = 0
     returned_since_ms: int = 0
     canceling: bool = False
+    deaths: int = 0
+    alone: bool = False
 
     def __repr__(self) -> str:
         return f"<Delivery {self.user_id!r} {self.id!r}, attempt {self.attempt}>"

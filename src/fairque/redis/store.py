@@ -83,9 +83,14 @@ class Store(TenantScripts, XComScripts):
         groups: Sequence[UserGroup] = ANY_USER,
         wait: bool = True,
         steal: bool = True,
+        holds: int = 0,
+        suspects: int = 0,
+        max_deliveries: int = 5,
         settings: QueueSettings | None = None,
     ) -> Claim:
-        """`settings`: other ones than those of the queue."""
+        """`holds`: deliveries that the worker has, `suspects` of them were lost before. `settings`: other ones than
+        those of the queue.
+        """
         it, served = settings or self.settings, assignments_of(groups)
         claim = arguments.Claim(
             worker,
@@ -98,6 +103,9 @@ class Store(TenantScripts, XComScripts):
             steal,
             it.fairness,
             [assignment.name for assignment in served],
+            holds,
+            suspects,
+            max_deliveries,
         )
         reply = await self.call(claim)
         if reply[1] == _UNKNOWN:
@@ -109,8 +117,17 @@ class Store(TenantScripts, XComScripts):
         """False for each outcome that was refused: another worker has the task by now."""
         settings, values = self.settings, Values()
         settled = [_settled(outcome, values) for outcome in outcomes]
-        settle = arguments.Settle(worker, settings.dead_letter_ttl_ms, settings.priority_step_ms, settled)
+        suspects = [f"{of.user.decode()}:{of.id}" for outcome in outcomes if (of := outcome.delivery).lost]
+        settle = arguments.Settle(worker, settings.dead_letter_ttl_ms, settings.priority_step_ms, settled, suspects)
         return [bool(answer) for answer in await self.call(settle, values)]
+
+    async def receive(self, worker: str, delivery: Delivery) -> bool:
+        """Note that a suspect arrived, before it runs. False: another worker has the task by now."""
+        of = delivery
+        arrived = arguments.Receive(
+            worker, of.lane.decode(), of.user.decode(), of.id, of.stream_id.decode(), of.attempt
+        )
+        return bool(await self.call(arrived))
 
     async def cancel(self, user_id: str, task_id: str, reason: str) -> str | None:
         """``done``, ``canceling``, ``ended`` when it had ended before, or None when it is not known."""

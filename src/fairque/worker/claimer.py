@@ -76,6 +76,8 @@ class Claimer:
 
     def _has_room(self) -> bool:
         concurrency = self._options.concurrency
+        if self._settler.has_one_alone:
+            return False
         return len(self._runner) < concurrency and len(self._settler) <= concurrency * 10 + 1000
 
     async def _claim_some(self) -> float:
@@ -99,7 +101,15 @@ class Claimer:
     async def _claim(self, want: int) -> Claim:
         options = self._options
         steal = not self._steal_pause.left
-        claim = await self._store.claim(options.worker_id, want, groups=options.groups, steal=steal)
+        claim = await self._store.claim(
+            options.worker_id,
+            want,
+            groups=options.groups,
+            steal=steal,
+            holds=len(self._settler),
+            suspects=self._settler.suspects,
+            max_deliveries=options.max_deliveries,
+        )
         self._steal_pause.heard()
         self._backoff.reset()
         self._signals.serving.set()

@@ -49,7 +49,7 @@ class Parts:
         self.progress = Progress(self._services)
         executor = Executor(options, Inputs(self._services), self.progress)
         outcomes = Outcomes(options.worker_id, settings)
-        self.runner = Runner(executor, outcomes, self.settler, self.hooks, options, signals)
+        self.runner = Runner(executor, outcomes, self.settler, self.hooks, options, signals, self._services)
         self.renewal = Renewal(queue, options, self.settler, self.runner)
         steal_pause = StealPause(settings.lease_ms, timeout)
         self.claimer = Claimer(claims, options, self.runner, self.settler, steal_pause, signals)

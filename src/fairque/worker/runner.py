@@ -7,9 +7,13 @@ import logging
 import time
 from typing import Any
 
-from fairque.errors import BadArguments
+import anyio
+
+from fairque.backoff import Backoff
+from fairque.errors import BadArguments, FairqueError
 from fairque.models import FailureKind
 from fairque.redis.delivery import Delivery, Outcome
+from fairque.redis.store import Store
 from fairque.tasks.failure import Failure
 from fairque.tasks.message import BadMessage, name_in
 from fairque.worker.executor import Executor, UnknownName
@@ -42,6 +46,7 @@ class Runner:
         hooks: Told how tasks end.
         options: Of the worker: how much patience it has with tasks.
         signals: Woken when a slot has become free.
+        store: Takes the receipt of suspects.
     """
 
     def __init__(
@@ -52,7 +57,9 @@ class Runner:
         hooks: Hooks,
         options: WorkerOptions,
         signals: Signals,
+        store: Store,
     ) -> None:
+        self._store = store
         self._executor = executor
         self._outcomes = outcomes
         self._settler = settler
@@ -74,8 +81,8 @@ class Runner:
             self._settler.report(Outcome(delivery, "canceled"))
             return
         try:
-            if delivery.lost >= self._options.max_deliveries:
-                text = f"its workers fell silent {delivery.lost} times"
+            if delivery.deaths >= self._options.max_deliveries:
+                text = f"{delivery.deaths} workers fell silent that ran nothing else"
                 self._give_up(delivery, Failure(FailureKind.LOST, "TaskLost", text))
                 return
             run = self._executor.prepare(delivery)
@@ -163,6 +170,9 @@ class Runner:
 
     async def _body(self, run: RunningTask) -> None:
         """Nothing leaves this coroutine: what a body raises, SystemExit included, is an outcome."""
+        if run.delivery.lost and not await self._arrives(run.delivery):
+            self.drop([run.delivery])
+            return
         try:
             value = await self._executor.run(run)
         except BaseException as exc:
@@ -171,6 +181,16 @@ class Runner:
         else:
             if not run.ended:
                 self._returned(run, value)
+
+    async def _arrives(self, delivery: Delivery) -> bool:
+        """Have it noted before a suspect runs: what kills this process at once is to be known for it."""
+        backoff = Backoff()
+        while True:
+            try:
+                return await self._store.receive(self._options.worker_id, delivery)
+            except FairqueError as exc:
+                logger.warning("cannot note that task %r of user %r arrived: %s", delivery.id, delivery.user_id, exc)
+                await anyio.sleep(backoff.next())
 
     def _body_ended(self, run: RunningTask, task: asyncio.Task[None]) -> None:
         self._bodies.discard(task)

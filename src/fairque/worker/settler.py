@@ -43,6 +43,8 @@ class Settler:
         self._scope = anyio.CancelScope(shield=True)
         self._backoff = Backoff()
         self._held: dict[int, Delivery] = {}
+        self._watched: dict[int, float] = {}
+        self._alone: Delivery | None = None
         self._outcomes: list[Outcome] = []
         self._most = BATCH
         self._something = asyncio.Event()
@@ -50,6 +52,17 @@ class Settler:
     def __len__(self) -> int:
         """Deliveries that are running or not reported yet."""
         return len(self._held)
+
+    @property
+    def suspects(self) -> int:
+        """Deliveries that were lost before, and have been here for less than a lease."""
+        now = time.monotonic()
+        return sum(until > now for until in self._watched.values())
+
+    @property
+    def has_one_alone(self) -> bool:
+        """Whether something runs here that is to run beside nothing else."""
+        return self._alone is not None
 
     @property
     def unreported(self) -> int:
@@ -61,12 +74,21 @@ class Settler:
 
     def hold(self, delivery: Delivery) -> None:
         self._held[id(delivery)] = delivery
+        if delivery.lost:
+            self._watched[id(delivery)] = time.monotonic() + self._store.settings.lease_ms / 1000
+        if delivery.alone:
+            self._alone = delivery
 
     def forget(self, delivery: Delivery) -> None:
-        """Another worker has it: there is nothing to report."""
+        """Another worker has it, or its outcome is known: there is nothing to report."""
         self._held.pop(id(delivery), None)
+        self._watched.pop(id(delivery), None)
+        if self._alone is delivery:
+            self._alone = None
 
     def report(self, outcome: Outcome) -> None:
+        if outcome.delivery is self._alone:  # now, as the end of its run wakes who claims
+            self._alone = None
         self._outcomes.append(outcome)
         self._something.set()
 
@@ -110,7 +132,7 @@ class Settler:
         if not self._outcomes:
             self._something.clear()
         for outcome, accepted in zip(batch, answers, strict=True):
-            self._held.pop(id(outcome.delivery), None)
+            self.forget(outcome.delivery)
             if not accepted:
                 self._refused(outcome.delivery)
         self._signals.reported()

@@ -54,7 +54,7 @@ class Worker:
         shutdown_timeout: Seconds that running tasks are given when the worker stops; what is left is cancelled and
             returned to the front of its lane.
         stall_timeout: Seconds for which a blocked event loop keeps its leases.
-        max_deliveries: A task whose workers died this often is failed as ``lost``.
+        max_deliveries: A task that was alone in so many workers when they died is failed as ``lost``.
         unknown_task_patience: Seconds for which a task that no worker knows is put back, before it is failed.
         cancel_grace: Seconds in which a canceled task may clean up before its slot is taken away.
         scheduler: Whether it fires schedules, see `TaskScheduler`. All workers may: a slot makes one task.

@@ -36,11 +36,14 @@ local function claim_tasks(claim)
   if limited then limited.tick(work.promoted) end
   if steals then stealing.steal() end
   local stolen = work.delivered
-  serving.serve()
+  if not stealing.serves_nothing_else() then serving.serve() end
   promotion.announce()
   count('started', work.delivered - stolen)
   local waiting, sleep = new_waiting(claim, work, stealing, serving), 0
-  if work.delivered < want and waits then
+  if stealing.serves_nothing_else() then
+    waiting.stay_awake()
+    sleep = waiting.next_event()
+  elseif work.delivered < want and waits then
     sleep = waiting.next_event()
     waiting.wait()
   elseif work.delivered >= want then

@@ -85,7 +85,8 @@ local function new_delivering(claim, work)
         limited = limited or new_limits()
         limited.end_offer(user, id)
       end
-      history = history_of(before[1], before[2], before[3], before[4], before[5])
+      local told = { failures = before[1], returned = before[3], since = before[4], queued = before[5] }
+      history = history_of(told, before[2], false)
       if before[6] then
         call('HDEL', key, 'paid')
         paid = true

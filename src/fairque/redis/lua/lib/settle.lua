@@ -12,6 +12,7 @@
 --@include canceled
 --@include depend
 --@include xcom
+--@include suspects
 
 local function settle_outcomes(report)
   --@fields Settle report
@@ -99,13 +100,14 @@ local function settle_outcomes(report)
     keep_error(user, id, error)
     local key = task_key(user, id)
     call('HINCRBY', key, 'failures', 1)
-    call('HDEL', key, 'lost')
+    call('HDEL', key, 'lost', 'received', 'tried', 'deaths', 'alone')
     put_back(user, id, lane, stream_id, attempt, delay)
   end
 
   function ends.released(user, id, lane, stream_id, attempt, _, delay)
     local key = task_key(user, id)
     call('HINCRBY', key, 'attempt', -1)
+    call('HDEL', key, 'alone')
     if delay > 0 then
       call('HINCRBY', key, 'returned', 1)
       call('HSETNX', key, 'since', now)
@@ -204,6 +206,7 @@ local function settle_outcomes(report)
     end
   end
 
+  if suspects[1] then call('ZREM', suspects_key, unpack(suspects)) end
   pass_on_outcomes(step_us, dead_letter_ttl_ms)
   for _, user in ipairs(reviewed) do
     if governed.freed(user) then woken[user] = (woken[user] or 0) + 1 end

@@ -1,47 +1,93 @@
--- Take over what silent workers have.
+-- Take over what silent workers have. Whatever ran in a process that died may have killed it: each is a suspect, and runs
+-- apart from the others until one of them dies alone.
 --@include base
 --@include state
 --@include task
---@include cursor
 --@include limits
 --@include fair
 --@include work
 --@include history
+--@include suspects
 
 local function new_stealing(claim, work)
-  --@fields Claim claim: worker want lease_ms max_message_bytes
+  --@fields Claim claim: worker want lease_ms max_message_bytes max_deliveries holds suspects
   local it = {}
-  local LOOKS = 20
+  local LOOKS, CANDIDATES = 20, 20 -- lanes, and silent deliveries of each
   local LOOK_SHARE = 0.4 -- of a lease, between two looks at a lane: a lease and this are less than 1.5 leases, with room
+  local OWN_LEASES = 3 -- after which even a worker's own late deliveries are nobody's
+  local ROOM_MS = 200 -- between two looks at what waits for a worker that runs nothing else
+  local room = new_room(worker, holds)
+  local waits = nil -- a lane in which one waits for room
 
-  -- A delivery whose worker fell silent is ours now; (stream id, attempt) fences off the old owner.
-  local function take_over(lane, user, stream_id, id)
-    local key = task_key(user, id)
-    local known = call('HMGET', key, 'stream_id', 'attempt', 'score', 'failures', 'lost', 'returned', 'since', 'queued',
-      'worker', 'canceling', 'limited')
-    local body = known[1] == stream_id and load_body(user, id, max_message_bytes)
+  -- Its entry outlived it, or another hand took the rest away.
+  local function clear_away(lane, user, stream_id, id, known)
+    call('XACK', stream_key(lane, user), 'workers', stream_id)
+    call('XDEL', stream_key(lane, user), stream_id)
+    if known.limited then
+      limited = limited or new_limits()
+      limited.stop(known.limited, user, id)
+    end
+    if known.stream_id == stream_id then call('DEL', keys_of_task(user, id)) end
+    count('started', -1)
+  end
+
+  local FIELDS = { 'stream_id', 'attempt', 'score', 'failures', 'lost', 'returned', 'since', 'queued', 'worker',
+    'canceling', 'limited', 'received', 'tried', 'deaths', 'alone' }
+  local function read(user, id)
+    local fields = {}
+    for at, value in ipairs(call('HMGET', task_key(user, id), unpack(FIELDS))) do fields[FIELDS[at]] = value end
+    return fields
+  end
+
+  -- What the death of its last worker says of a task: nothing of one that had not arrived, or ran there as any other.
+  local function judge(known)
+    known.tried, known.deaths = tonumber(known.tried) or 0, tonumber(known.deaths) or 0
+    if not known.lost or known.received ~= known.attempt then return end
+    if known.alone then known.deaths = known.deaths + 1 else known.tried = known.tried + 1 end
+  end
+
+  local function needs_room(known) return known.tried > 0 and known.deaths < max_deliveries end
+
+  local function forget_consumer(stream, consumer)
+    if consumer == worker then return end
+    if #call('XPENDING', stream, 'workers', '-', '+', 1, consumer) == 0 then
+      call('XGROUP', 'DELCONSUMER', stream, 'workers', consumer)
+    end
+  end
+
+  -- The delivery is ours now; (stream id, attempt) fences off the old owner.
+  local function take_over(lane, user, stream_id, id, known, body)
+    local alone = needs_room(known)
+    local attempt, lost = (tonumber(known.attempt) or 0) + 1, (tonumber(known.lost) or 0) + 1
+    call('XAUTOCLAIM', stream_key(lane, user), 'workers', worker, lease_ms, stream_id, 'COUNT', 1, 'JUSTID')
+    call('HSET', task_key(user, id), 'attempt', attempt, 'lost', lost, 'worker', worker, 'started', now_text, 'tried',
+      known.tried, 'deaths', known.deaths)
+    if alone then call('HSET', task_key(user, id), 'alone', 1) else call('HDEL', task_key(user, id), 'alone') end
+    watch_suspect(user, id, lease_ms)
+    work.note(user, id, lane, stream_id, attempt, known.score, history_of(known, lost, alone), body)
+    work.alone = alone
+  end
+
+  -- True: this worker has it, or nobody can have it.
+  local function try(lane, user, entry)
+    local stream_id, consumer = entry[1], entry[2]
+    if consumer == worker and entry[3] < OWN_LEASES * lease_ms then return false end
+    local found = call('XRANGE', stream_key(lane, user), stream_id, stream_id)[1]
+    local id = found and found[2][2]
+    local known = id and read(user, id) or {}
+    local body = known.stream_id == stream_id and load_body(user, id, max_message_bytes)
     if not body then
-      call('XACK', stream_key(lane, user), 'workers', stream_id)
-      call('XDEL', stream_key(lane, user), stream_id)
-      if known[11] then
-        limited = limited or new_limits()
-        limited.stop(known[11], user, id)
-      end
-      if known[1] == stream_id then call('DEL', keys_of_task(user, id)) end
-      count('started', -1)
-      return
+      clear_away(lane, user, stream_id, id or '', known)
+      return true
     end
-    local attempt, lost = known[2] + 1, (known[5] or 0) + 1
-    call('HSET', key, 'attempt', attempt, 'lost', lost, 'worker', worker, 'started', now_text)
-    work.note(user, id, lane, stream_id, attempt, known[3], history_of(known[4], lost, known[6], known[7], known[8], known[10]),
-      body)
-    local old = known[9]
-    if old and old ~= worker then
-      local stream = stream_key(lane, user)
-      if #call('XPENDING', stream, 'workers', '-', '+', 1, old) == 0 then
-        call('XGROUP', 'DELCONSUMER', stream, 'workers', old)
-      end
+    judge(known)
+    if needs_room(known) and holds + work.delivered > 0 then
+      waits = lane .. ':' .. user
+      return false
     end
+    take_over(lane, user, stream_id, id, known, body)
+    forget_consumer(stream_key(lane, user), consumer)
+    return true
   end
 
   -- Workers come and go while a lane stays busy: forget the consumers of those that no longer report.
@@ -54,29 +100,26 @@ local function new_stealing(claim, work)
     end
   end
 
-  local function steal_from(member, most)
+  -- At most one.
+  local function steal_from(member)
     local colon = string.find(member, ':', 1, true)
     local lane, user = string.sub(member, 1, colon - 1), string.sub(member, colon + 1)
-    local stream, cursor_field = stream_key(lane, user), 'cursor:' .. member
-    if call('EXISTS', stream) == 0 then
-      call('ZREM', leases_key, member)
-      forget_cursor(member)
-      return
+    local stream, next_look = stream_key(lane, user), now + math.ceil(lease_ms * LOOK_SHARE)
+    if call('EXISTS', stream) == 0 then return call('ZREM', leases_key, member) end
+    local waits_before = waits
+    waits = nil
+    for _, entry in ipairs(call('XPENDING', stream, 'workers', 'IDLE', lease_ms, '-', '+', CANDIDATES)) do
+      if try(lane, user, entry) then next_look = now end -- behind those whose time came before now
+      if work.delivered > 0 then break end
     end
-    local cursor = call('HGET', state_key, cursor_field) or '0-0'
-    local found = call('XAUTOCLAIM', stream, 'workers', worker, lease_ms, cursor, 'COUNT', most)
-    for _, entry in ipairs(found[2]) do take_over(lane, user, entry[1], entry[2][2]) end
+    if waits then next_look = math.min(next_look, now + ROOM_MS) end
+    waits = waits or waits_before
     if call('XLEN', stream) == 0 then
       call('DEL', stream)
       call('ZREM', leases_key, member)
-      forget_cursor(member)
-    elseif found[1] == '0-0' then
-      forget_consumers(stream)
-      call('ZADD', leases_key, now + math.ceil(lease_ms * LOOK_SHARE), member)
-      forget_cursor(member)
     else
-      call('ZADD', leases_key, now, member) -- behind those whose time came before now
-      if call('HSET', state_key, cursor_field, found[1]) == 1 then count('cursors', 1) end
+      if work.delivered == 0 then forget_consumers(stream) end
+      call('ZADD', leases_key, next_look, member)
     end
   end
 
@@ -89,27 +132,32 @@ local function new_stealing(claim, work)
     return due
   end
 
-  -- At most half while others wait for their turn; of a single task every other one.
-  local function may_steal()
-    if not fair().anybody_is_ready() then return want end
-    if want > 1 then return math.ceil(want / 2) end
-    return call('HDEL', state_key, 'stole') == 1 and 0 or 1
+  -- Of a worker's last free slot every other one, while others wait for their turn.
+  local function is_turn_of_others()
+    return want == 1 and call('HDEL', state_key, 'stole') == 1 and fair().anybody_is_ready()
   end
 
-  -- The lanes that are due share alike.
+  -- Of those that came less than a lease ago a process has one, and all processes together have a tenth of their slots.
   function it.steal()
-    local lanes = lanes_to_look_at()
-    local most = #lanes > 0 and may_steal() or 0
-    local of_each = math.ceil(most / #lanes)
-    for _, member in ipairs(lanes) do
-      if work.delivered >= most then break end
-      steal_from(member, math.min(of_each, most - work.delivered))
+    if suspects > 0 or not may_run_suspects() or is_turn_of_others() then return end
+    local awaited = room.lane()
+    for _, member in ipairs(awaited and { awaited } or lanes_to_look_at()) do
+      if work.delivered > 0 then break end
+      steal_from(member)
     end
     if want == 1 and work.delivered == 1 then call('HSET', state_key, 'stole', 1) end
+    room.settle(work.delivered == 0 and waits)
   end
+
+  -- Nothing else is served by this call: what it took runs alone, or is to have room to.
+  function it.serves_nothing_else() return work.alone or room.is_awaited() end
 
   -- When this worker has to look again.
   function it.next_look()
+    if suspects > 0 then return now + lease_ms end
+    local opens = suspects_open_at()
+    if opens > now then return opens end
+    if room.is_awaited() then return room.ends_at() end
     if work.everyone then return tonumber(call('ZRANGE', leases_key, 0, 0, 'WITHSCORES')[2] or math.huge) end
     local first = math.huge
     for _, name in ipairs(work.groups) do first = math.min(first, assignments.next_look(name)) end

@@ -2,10 +2,12 @@
 --@include base
 
 -- groups: the assignments served, first to last; '*' is everyone. served: the reply, eight values each delivery. promoted:
--- user → tasks that came back to its lanes. moved: steps that delivered nothing.
+-- user → tasks that came back to its lanes. moved: steps that delivered nothing. alone: what it took is
+-- to run beside nothing else.
 local function new_work(claim)
   --@fields Claim claim: groups
-  local it = { groups = groups, everyone = false, served = {}, delivered = 0, promoted = {}, moved = 0, is_swept = false }
+  local it = { groups = groups, everyone = false, served = {}, delivered = 0, promoted = {}, moved = 0, is_swept = false,
+    alone = false }
   for _, name in ipairs(groups) do it.everyone = it.everyone or name == '*' end
 
   function it.note(user, id, lane, stream_id, attempt, score, history, body)

@@ -1,0 +1,13 @@
+#!lua flags=allow-oom
+-- A suspect has arrived at its worker, and runs from now on: if the worker dies, that counts.
+-- KEYS[1]  state
+-- Returns  1 noted, 0 it is no longer this worker's
+-- Cost     O(1)
+--@include base
+--@arguments
+local key = task_key(user, id)
+local known = call('HMGET', key, 'stream_id', 'attempt')
+if known[1] ~= stream_id or tonumber(known[2]) ~= attempt then return 0 end
+call('HSET', key, 'received', attempt)
+call('XCLAIM', stream_key(lane, user), 'workers', worker, 0, stream_id, 'JUSTID')
+return 1

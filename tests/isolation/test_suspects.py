@@ -1,0 +1,213 @@
+"""What runs in a process that dies may have killed it: it runs apart from then on, until one of it dies alone.
+
+A killer is given up for that. Whoever ran beside it is never failed for it, and pays nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fairque import FailureKind, TaskFailed, TaskQueue
+from fairque.redis.delivery import Delivery
+from tests.support.core import Core
+from tests.support.workers import Fleet
+from tests.workers import tasks
+
+if TYPE_CHECKING:
+    from tests.support.process import WorkerProcess
+    from tests.support.servers import Server
+
+SHORT = 20  # ms
+
+pytestmark = pytest.mark.leaves_keys()
+
+
+@pytest.fixture
+async def core(server: Server, queue_name: str) -> AsyncIterator[Core]:
+    async with Core(server.url, queue_name) as core:
+        core.renew("some", [], concurrency=100)  # ten suspects may run at once
+        yield core
+
+
+async def lose(core: Core, want: int, worker: str = "dead") -> list[Delivery]:
+    """A worker takes so many, and is silent for longer than its lease."""
+    taken = await core.take(want, worker=worker, lease_ms=SHORT, steal=False)
+    await asyncio.sleep(2 * SHORT / 1000)
+    return taken
+
+
+async def steal(core: Core, worker: str, *, arrives: bool = True, **holds: int) -> Delivery | None:
+    """What the worker gets of silent ones within ten looks, at most one; afterwards it is silent as well."""
+    for _ in range(10):
+        taken = await core.take(1, worker=worker, lease_ms=SHORT, **holds)
+        if taken:
+            if arrives:
+                assert await core.store.receive(worker, taken[0])
+            await asyncio.sleep(2 * SHORT / 1000)
+            return taken[0]
+        await asyncio.sleep(SHORT / 1000)
+    return None
+
+
+async def test_a_claim_takes_one_suspect_however_much_it_wants(core: Core) -> None:
+    for number in range(5):
+        await core.enqueue(f"user {number}", "t")
+    await lose(core, 5)
+    assert [len(await core.take(5, worker=f"w {n}", lease_ms=SHORT)) for n in range(5)] == [1] * 5
+
+
+async def test_a_worker_that_has_a_suspect_gets_no_second_one(core: Core) -> None:
+    await core.enqueue("anna", "t")
+    await lose(core, 1)
+    assert await steal(core, "busy", holds=1, suspects=1) is None
+    assert await steal(core, "free") is not None
+
+
+async def test_all_workers_together_have_suspects_in_a_tenth_of_their_slots(core: Core) -> None:
+    core.renew("some", [], concurrency=20)
+    for number in range(4):
+        await core.enqueue(f"user {number}", "t")
+    await lose(core, 4)
+    core.execute("ZADD", ":suspects", 2**50, "one:that runs")
+    assert [len(await core.take(1, worker=f"w {n}", lease_ms=SHORT)) for n in range(3)] == [1, 0, 0]
+    core.execute("DEL", ":suspects")
+
+
+async def test_suspects_of_many_users_run_by_turns(core: Core) -> None:
+    for number in range(50):
+        await core.enqueue("many", f"t {number}")
+    await core.enqueue("one", "t")
+    await lose(core, 51)
+    first = [await steal(core, f"w {n}", arrives=False) for n in range(3)]
+    assert "one" in {delivery.user_id for delivery in first if delivery}
+
+
+async def test_a_delivery_that_never_arrived_says_nothing_of_its_task(core: Core) -> None:
+    await core.enqueue("anna", "t")
+    await lose(core, 1)
+    for attempt in range(2, 8):
+        taken = await steal(core, f"w {attempt}", arrives=False)
+        assert taken is not None
+        assert (taken.attempt, taken.deaths, taken.alone) == (attempt, 0, False)
+
+
+async def test_who_died_as_the_only_suspect_runs_alone_and_only_such_deaths_count(core: Core) -> None:
+    await core.enqueue("anna", "t")
+    await lose(core, 1)
+    found = [await steal(core, f"w {n}") for n in range(4)]
+    assert [(of.alone, of.deaths) for of in found if of] == [(False, 0), (True, 0), (True, 1), (True, 2)]
+
+
+async def test_who_runs_alone_gets_an_empty_worker_and_nothing_comes_beside_it(core: Core) -> None:
+    await core.enqueue("anna", "t")
+    await lose(core, 1)
+    await steal(core, "first")
+    await core.enqueue("bob", *"abc")
+    taken = await core.take(9, worker="empty", lease_ms=SHORT)
+    assert [(of.user_id, of.alone) for of in taken] == [("anna", True)]
+
+
+async def test_one_busy_worker_at_a_time_makes_room_and_gets_nothing_until_it_is_empty(core: Core) -> None:
+    await core.enqueue("anna", "t")
+    await lose(core, 1)
+    await steal(core, "first")
+    await core.enqueue("bob", *"abcdef")
+    assert await core.take(9, worker="full", lease_ms=SHORT, holds=9) == []
+    assert len(await core.take(1, worker="other", lease_ms=SHORT, holds=9)) == 1
+    assert await core.take(9, worker="full", lease_ms=SHORT, holds=1) == []
+    taken = await steal(core, "full", holds=0)
+    assert taken is not None
+    assert (taken.user_id, taken.alone) == ("anna", True)
+    await core.settle([taken], worker="full")
+    assert len(await core.take(1, worker="full", lease_ms=SHORT, holds=1)) == 1
+
+
+async def test_an_innocent_is_never_given_up_however_often_its_worker_is_killed_by_others(core: Core) -> None:
+    """Beside it runs a new killer each time, which is no suspect yet."""
+    await core.enqueue("innocent", "t")
+    await lose(core, 1)
+    for number in range(8):
+        await core.enqueue("killer", f"k {number}")
+        for of in await core.take(2, worker=f"w {number}", lease_ms=SHORT, holds=1):
+            assert of.deaths == 0
+            if of.lost:
+                assert await core.store.receive(f"w {number}", of)
+        await asyncio.sleep(2 * SHORT / 1000)
+
+
+async def test_a_worker_is_not_robbed_by_itself(core: Core) -> None:
+    await core.enqueue("anna", "t")
+    held = await lose(core, 1, worker="late")
+    assert await core.take(1, worker="late", lease_ms=SHORT, holds=1) == []
+    assert core.renew("late", held) == []
+    assert await core.settle(held, worker="late") == [True]
+
+
+async def test_a_retry_clears_the_name_of_a_suspect(core: Core) -> None:
+    await core.enqueue("anna", "t")
+    await lose(core, 1)
+    await steal(core, "first")
+    taken = await steal(core, "second")
+    assert taken is not None
+    assert taken.alone
+    assert await core.settle([taken], "retry", worker="second") == [True]
+    [again] = await core.take(1, worker="third", lease_ms=SHORT)
+    assert (again.lost, again.deaths, again.alone) == (0, 0, False)
+
+
+async def test_what_ended_is_no_suspect_any_more(core: Core) -> None:
+    await core.enqueue("anna", "t")
+    await lose(core, 1)
+    taken = await core.take(1, worker="w", lease_ms=SHORT)
+    assert core.execute("ZCARD", ":suspects") == 1
+    assert await core.settle(taken, worker="w") == [True]
+    assert core.execute("EXISTS", ":suspects") == 0
+
+
+# Real processes
+
+
+@pytest.fixture
+async def queue(server: Server, queue_name: str) -> AsyncIterator[TaskQueue]:
+    async with TaskQueue(server.url, name=queue_name, lease=0.5) as queue:
+        yield queue
+
+
+@contextlib.asynccontextmanager
+async def supervised(fleet: Fleet, processes: int) -> AsyncIterator[None]:
+    """Workers that are started again when they die, a bounded number of times."""
+
+    async def keep_running() -> None:
+        for _ in range(20):
+            process = await fleet.launch(concurrency=10, max_deliveries=2)
+            await process.wait()
+
+    supervisors = [asyncio.create_task(keep_running()) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for supervisor in supervisors:
+            supervisor.cancel()
+        await asyncio.gather(*supervisors, return_exceptions=True)
+
+
+async def test_a_task_that_kills_its_worker_harms_none_of_those_beside_it(
+    worker_process: Callable[..., Awaitable[WorkerProcess]], server: Server, queue: TaskQueue, queue_name: str
+) -> None:
+    fleet = Fleet(worker_process, server.url, queue_name, lease=0.5)
+    killer = await queue.enqueue(tasks.kill_worker(), user_id="killer")
+    healthy = [await queue.enqueue(tasks.nap(0.3), user_id=f"user {n}") for n in range(8)]
+    async with supervised(fleet, 2):
+        for handle in healthy:
+            await handle.result(timeout=30)
+        with pytest.raises(TaskFailed) as caught:
+            await killer.result(timeout=30)
+    assert caught.value.kind is FailureKind.LOST
+    stats = await queue.stats()
+    assert (stats.finished, stats.failed) == (8, 1)
+    assert [user.metrics.finished for user in await queue.users() if user.user_id != "killer"] == [1] * 8
