@@ -209,6 +209,22 @@ async def is_served_by_workers_of_its_own(queue: TaskQueue, known: SimpleNamespa
         await queue.clear_policy(user_id)
 
 
+async def leaves_others_behind(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
+    """With more than they have had, alone and in a group."""
+    store = queue.store()
+    for user_id, group in (("left", None), ("stays", None), ("member", "plan"), ("sibling", "plan")):
+        await queue.set_policy(user_id, group=group)
+    for user_id, tasks, cost in (("left", 1, 9), ("stays", 5, 1), ("member", 1, 9), ("sibling", 5, 1)):
+        await queue.enqueue_many([known.ok().options(cost=cost)] * tasks, user_id=user_id)
+    taken = (await store.claim("ghost", 4, wait=False)).deliveries
+    assert len(taken) == 4
+    look()
+    assert all(await store.settle("ghost", [outcome(of, "released") for of in taken]))
+    await store.close()
+    for user_id in ("left", "stays", "member", "sibling"):
+        await queue.purge(user_id)
+
+
 async def is_held_by_its_name(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
     async with Worker(queue, scheduler=False):
         handles = [await queue.enqueue(known.limited(), user_id=ODD_USER) for _ in range(3)]
@@ -302,6 +318,7 @@ PARTS = [
     fails_and_is_brought_back,
     tells_many_that_wait,
     is_governed,
+    leaves_others_behind,
     is_served_by_workers_of_its_own,
     is_held_by_its_name,
     outlives_its_worker,

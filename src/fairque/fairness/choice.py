@@ -193,7 +193,10 @@ class Line:
         self.ready.put(member, tag + step)
 
     def move(self, member: Member, by: float) -> None:
-        """Whether it is ready or not. It comes to no more than the largest debt above the lowest tag."""
+        """Whether it is ready or not. It comes to no more than the largest debt above the lowest tag.
+
+        Where nobody is ready, nobody waited for what it used: the clock comes along.
+        """
         tag = self.tag(member)
         if by > 0 and self.mean:
             by = max(0.0, min(by, self._lowest_tag() + LARGEST_DEBT * self.mean - tag))
@@ -201,6 +204,8 @@ class Line:
             self.ready.put(member, tag + by)
         else:
             self.kept[member] = tag + by
+        if by > 0 and not self.ready:
+            self.clock = max(self.clock, tag + by)
 
     def rescale(self, member: Member, factor: float) -> None:
         """Its weight changed: how far it is ahead of the lowest is worth so much more, or less, from now on."""

@@ -132,11 +132,14 @@ class Settle(Arguments, frozen=True):
 
 
 class HeldDelivery(Item, frozen=True):
+    """cost: of the body."""
+
     lane: str
     user: str
     id: str
     stream_id: str
     attempt: int
+    cost: float
 
 
 class Receive(Arguments, frozen=True):

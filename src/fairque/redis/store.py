@@ -276,7 +276,7 @@ def renew(
     Returns the deliveries that belong to others by now, and those that were canceled.
     """
     held = [
-        arguments.HeldDelivery(of.lane.decode(), of.user.decode(), of.id, of.stream_id.decode(), of.attempt)
+        arguments.HeldDelivery(of.lane.decode(), of.user.decode(), of.id, of.stream_id.decode(), of.attempt, of.cost)
         for of in deliveries
     ]
     script = load("renew")

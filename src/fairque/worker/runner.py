@@ -134,7 +134,7 @@ class Runner:
         """Cancel what runs and put it back, to the front of its lane."""
         for run in list(self._runs.values()):
             self._close(run)
-            self._settler.report(Outcome(run.delivery, "released"))
+            self._report(run, Outcome(run.delivery, "released"))
             self._abandon(run, "the stop of its worker")
 
     async def join(self, seconds: float) -> None:

@@ -1,9 +1,12 @@
 #!lua flags=allow-oom
--- A worker's heartbeat, and its running deliveries kept alive.
+-- A worker's heartbeat, and its running deliveries kept alive; what they used is charged where that is time.
 -- KEYS[1]  state
 -- Returns  {positions (from 0) of the deliveries that are no longer its own, positions of those that were canceled}
 -- Cost     O(deliveries), and O(workers) when one has come, gone or changed
 --@include base
+--@include state
+--@include fair
+--@include charging
 --@arguments
 local entry, flat = prefix .. 'worker:' .. worker, {}
 for field, value in pairs(fields) do
@@ -24,15 +27,20 @@ if gone > 0 or tonumber(had or 0) ~= (fields.concurrency or 0) then
   call('HSET', state_key, 'slots', slots)
 end
 
-local lost, canceled = {}, {}
+local lost, canceled, charging = {}, {}, nil
 for at, delivery in ipairs(deliveries) do
   --@fields HeldDelivery delivery
-  local known = call('HMGET', task_key(user, id), 'stream_id', 'attempt', 'canceling')
+  local known = call('HMGET', task_key(user, id), 'stream_id', 'attempt', 'canceling', 'charged', 'started')
   if known[1] == stream_id and tonumber(known[2]) == attempt then
     call('XCLAIM', stream_key(lane, user), 'workers', worker, 0, stream_id, 'JUSTID')
+    if known[4] then
+      charging = charging or new_charging()
+      charging.go_on(user, id, cost, tonumber(known[4]), known[5])
+    end
     if known[3] then canceled[#canceled + 1] = at - 1 end
   else
     lost[#lost + 1] = at - 1
   end
 end
+save_state()
 return { lost, canceled }

@@ -40,8 +40,8 @@ local function requeue(id)
   call('DEL', result_key(user, id))
   unlist_dead(user, id)
   for _, kept in ipairs({ keys_of_task(user, id) }) do call('PERSIST', kept) end
-  call('HDEL', key, 'attempt', 'failures', 'lost', 'returned', 'since', 'ended', 'canceling', 'charged', 'progress',
-    'message')
+  call('HDEL', key, 'attempt', 'failures', 'lost', 'returned', 'since', 'ended', 'canceling', 'charged',
+    'charged_before', 'progress', 'message')
   call('HSET', key, 'state', 'queued', 'queued', now)
   place(user, id, lane, score)
   publish(user, id, 'waiting')

@@ -6,11 +6,12 @@
 --@include limits
 --@include work
 --@include history
+--@include charging
 
 local function new_delivering(claim, work)
   --@fields Claim claim: worker lease_ms max_message_bytes fairness
   local it = {}
-  local by_time = fairness == 'time'
+  local charging = fairness == 'time' and new_charging() or nil
 
   -- What this call knows of the users it serves.
   local serving = {}
@@ -42,12 +43,6 @@ local function new_delivering(claim, work)
     return stream_id
   end
 
-  -- What is charged by time is not known before: what tasks of this name took lately, corrected when it is.
-  local function estimate(name)
-    local known = call('HGET', prefix .. 'run-times', name) or call('HGET', prefix .. 'run-times', '')
-    return known and tonumber(string.match(known, ' (.*)')) or 0.1
-  end
-
   -- Takes the first task of the user; returns what it costs, or nil when it is gone from Redis or waits for its name. Second:
   -- whether it was let in for its name.
   local function deliver(user, known)
@@ -63,7 +58,7 @@ local function new_delivering(claim, work)
       work.moved = work.moved + 1
       return nil
     end
-    local name = (limited or by_time) and name_in(body)
+    local name = (limited or charging) and name_in(body)
     local limit = limited and limited.of(name)
     if limit and limited.must_wait(limit, user, id) then
       limited.hold(limit, user, id, lane, score)
@@ -79,7 +74,8 @@ local function new_delivering(claim, work)
     local was_offered = limit and limited.start(limit, user, id)
     local paid = false
     if new_fields < 6 then -- it was deferred, scheduled, retried, released, held or watched before
-      local before = call('HMGET', key, 'failures', 'lost', 'returned', 'since', 'queued', 'paid', 'watched', 'offered')
+      local before = call('HMGET', key, 'failures', 'lost', 'returned', 'since', 'queued', 'paid', 'watched', 'offered',
+        'charged', 'charged_before')
       if before[7] then publish(user, id, 'started') end
       if before[8] then -- the limit is gone
         limited = limited or new_limits()
@@ -87,17 +83,15 @@ local function new_delivering(claim, work)
       end
       local told = { failures = before[1], returned = before[3], since = before[4], queued = before[5] }
       history = history_of(told, before[2], false)
+      if charging then charging.interrupt(user, id, before[9], before[10]) end
       if before[6] then
         call('HDEL', key, 'paid')
-        paid = true
+        paid = not charging
       end
     end
     work.note(user, id, lane, stream_id, attempt, score, history, body)
     if paid then return 0, was_offered end
-    if by_time then
-      cost = cost * estimate(name)
-      call('HSET', key, 'charged', cost)
-    end
+    if charging then cost = charging.begin(user, id, name, cost, lease_ms) end
     return cost, was_offered
   end
 

@@ -181,7 +181,8 @@ function nodes.charge(u, cost)
   end
 end
 
--- What became known of a service after its start. One that is nowhere stands at the lowest.
+-- What became known of a service after its start. One that is nowhere stands at the lowest. Where nobody is in line, nobody
+-- waited for what was used: the clock comes along.
 function nodes.charge_late(u, cost)
   if nodes.is_somewhere(u) or cost > 0 then nodes.reweight(u) end
   local node = u
@@ -189,8 +190,12 @@ function nodes.charge_late(u, cost)
     local line, by = node.up, cost / node.weight
     if by > 0 and not nodes.is_somewhere(node) then lines.keep(line, node.member, lines.low(line)) end
     nodes.move_tag(node, function(tag)
-      if by <= 0 or line.mean == 0 then return tag + by end
-      return tag + math.max(0, math.min(by, lines.low(line) + lines.LARGEST_DEBT * line.mean - tag))
+      local moved = tag + by
+      if by > 0 and line.mean > 0 then
+        moved = tag + math.max(0, math.min(by, lines.low(line) + lines.LARGEST_DEBT * line.mean - tag))
+      end
+      if by > 0 and not lines.lowest(line) then line.clock, line.is_changed = math.max(line.clock, moved), true end
+      return moved
     end)
     node = line
   end

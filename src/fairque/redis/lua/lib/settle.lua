@@ -13,6 +13,7 @@
 --@include depend
 --@include xcom
 --@include suspects
+--@include charging
 
 local function settle_outcomes(report)
   --@fields Settle report
@@ -146,37 +147,24 @@ local function settle_outcomes(report)
   end
 
   -- Shares follow what was used: what was charged at the claim is corrected. Returns what the service cost in the end.
-  local function correct(user, id, kind, cost, charge, run, charged)
-    local total = cost + charge
-    if charged then
-      -- What did not run, as its worker died or nobody can run it, costs what it was thought to: nobody is served for nothing.
-      total = (run > 0 and cost * run / 1000 or charged) + charge
-      charge = total - charged
-      if kind == 'retry' then call('HDEL', task_key(user, id), 'charged') end
+  local function correct(user, id, kind, cost, charge, run, charged, before)
+    if not charged then
+      if charge ~= 0 then adjust(user, charge) end
+      return cost + charge
     end
-    if charge ~= 0 then adjust(user, charge) end
-    return total
-  end
-
-  -- The mean of what tasks of a name took lately, as 'number mean'; '' stands for all names.
-  local function learn(name, seconds)
-    local key = prefix .. 'run-times'
-    local n, took = string.match(call('HGET', key, name) or '0 0', '(.*) (.*)')
-    n = math.min(n + 1, 32)
-    call('HSET', key, name, string.format('%d %.9g', n, took + (seconds - took) / n))
-    call('PEXPIRE', key, USER_TTL)
+    local charging, key = new_charging(), task_key(user, id)
+    local total = charging.finish(user, cost, charged, run, charge)
+    if kind == 'retry' then call('HDEL', key, 'charged', 'charged_before') end
+    if kind == 'released' then call('HSET', key, 'charged', total) elseif run > 0 then charging.learn(user, id, run / 1000) end
+    return total + (before or 0)
   end
 
   local COUNTED = { finished = 'finished', failed = 'failed', retry = 'retried' }
   local reviewed = {}
-  local function account(user, id, kind, cost, charge, run, wait, charged)
+  local function account(user, id, kind, cost, charge, run, wait, charged, before)
+    if kind == 'released' and not charged then return end
+    local total = correct(user, id, kind, cost, charge, run, charged, before)
     if kind == 'released' then return end
-    local total = correct(user, id, kind, cost, charge, run, charged)
-    if charged and run > 0 then
-      local name = name_in(call('GETRANGE', body_key(user, id), 0, LONGEST_HEAD))
-      if name ~= '' then learn(name, run / 1000) end
-      learn('', run / 1000)
-    end
     tally_service(user, wait, run, total)
     if COUNTED[kind] then tally(user, COUNTED[kind]) end
     if governed and kind ~= 'canceled' then governed.note_end(governed.user(user), kind == 'finished') end
@@ -185,11 +173,12 @@ local function settle_outcomes(report)
   local answers = {}
   for at, outcome in ipairs(outcomes) do
     --@fields SettledDelivery outcome
-    local known = call('HMGET', task_key(user, id), 'stream_id', 'attempt', 'feeds', 'canceling', 'limited', 'charged')
+    local known = call('HMGET', task_key(user, id), 'stream_id', 'attempt', 'feeds', 'canceling', 'limited', 'charged',
+      'charged_before')
     if known[1] == stream_id and tonumber(known[2]) == attempt then
       if pushed ~= '' then push(user, pushed) end
       local settled = settled_kind(kind, known[4])
-      account(user, id, settled, cost, charge, run_ms, wait_ms, tonumber(known[6]))
+      account(user, id, settled, cost, charge, run_ms, wait_ms, tonumber(known[6]), known[7])
       if known[5] then
         limited = limited or new_limits()
         limited.stop(known[5], user, id)

@@ -8,6 +8,7 @@
 --@include work
 --@include history
 --@include suspects
+--@include charging
 
 local function new_stealing(claim, work)
   --@fields Claim claim: worker want lease_ms max_message_bytes max_deliveries holds suspects
@@ -32,7 +33,7 @@ local function new_stealing(claim, work)
   end
 
   local FIELDS = { 'stream_id', 'attempt', 'score', 'failures', 'lost', 'returned', 'since', 'queued', 'worker',
-    'canceling', 'limited', 'received', 'tried', 'deaths', 'alone' }
+    'canceling', 'limited', 'received', 'tried', 'deaths', 'alone', 'charged', 'charged_before' }
   local function read(user, id)
     local fields = {}
     for at, value in ipairs(call('HMGET', task_key(user, id), unpack(FIELDS))) do fields[FIELDS[at]] = value end
@@ -63,6 +64,7 @@ local function new_stealing(claim, work)
     call('HSET', task_key(user, id), 'attempt', attempt, 'lost', lost, 'worker', worker, 'started', now_text, 'tried',
       known.tried, 'deaths', known.deaths)
     if alone then call('HSET', task_key(user, id), 'alone', 1) else call('HDEL', task_key(user, id), 'alone') end
+    if known.charged then new_charging().interrupt(user, id, known.charged, known.charged_before) end
     watch_suspect(user, id, lease_ms)
     work.note(user, id, lane, stream_id, attempt, known.score, history_of(known, lost, alone), body)
     work.alone = alone
