@@ -198,14 +198,18 @@ async def test_policies_are_listed_page_by_page(queue: TaskQueue) -> None:
 
 async def test_policy_set_changes_what_is_named_and_leaves_the_rest(run: Run, ruled: TaskQueue) -> None:
     said(
-        await run("policy", "set", "acme", "--max-running=7", "--min-running=2", "--rate=9/s burst 20"),
+        await run(
+            "policy", "set", "acme", "--max-running=7", "--max-share=0.8", "--min-running=2", "--rate=9/s burst 20"
+        ),
         r"weight +2 +its own",
         r"max running +7 +its own",
+        r"max share +0.8 +its own",
         r"min running +2 +its own",
         r"rate +9/s burst 20 +its own",
     )
     found = await ruled.get_policy("acme", defaults=False)
-    assert (found.weight, found.max_running, found.min_running, found.rate) == (2, 7, 2, Rate(9, burst=20))
+    assert (found.weight, found.max_running, found.max_share, found.min_running) == (2, 7, 0.8, 2)
+    assert found.rate == Rate(9, burst=20)
 
 
 async def test_policy_set_forgets_fields(run: Run, ruled: TaskQueue) -> None:

@@ -139,6 +139,9 @@ async def test_a_policy_is_changed_field_by_field_and_read_back(queue: TaskQueue
     [
         ({"weight": 0}, "weight must be a number from"),
         ({"max_running": 0}, "max_running must be a whole number from 1"),
+        ({"max_share": 0}, "max_share must be a number from 1e-06 to 1, not 0"),
+        ({"max_share": 1.1}, "max_share must be a number"),
+        ({"max_share": "80%"}, "max_share must be a number"),
         ({"min_running": 1.5}, "min_running must be a whole number"),
         ({"max_queued": -1}, "max_queued must be a whole number from 0"),
         ({"rate": "fast"}, "'100/m' with s, m, h or d, not 'fast'"),

@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6
+LEAST_SHARE = 1e-6
 MOST_TASKS = 1_000_000_000
 MOST_SEGMENTS = 4
 """Groups in groups."""
@@ -121,6 +122,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         weight: Share in relation to other users, or to those of its group (default 1).
         max_running: Most tasks that run at once, on all workers together.
+        max_share: The part of the slots of all workers that its tasks may take at once, above 0 and up to 1; one slot
+            at least. Where `max_running` is less, that holds.
         min_running: Slots that it gets first when it has work.
         rate: How often its tasks may start.
         max_queued: Most tasks that wait, for whatever: their turn, their time, others.
@@ -135,6 +138,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     weight: float | None = None
     max_running: int | None = None
+    max_share: float | None = None
     min_running: int | None = None
     rate: Rate | None = None
     max_queued: int | None = None
@@ -235,6 +239,7 @@ def policy_in(packed: bytes) -> Policy:
     return Policy(
         weight=found.get("weight"),
         max_running=found.get("max_running"),
+        max_share=found.get("max_share"),
         min_running=found.get("min_running"),
         rate=Rate(found["rate_count"], found["rate_per"], found["rate_burst"]) if "rate_us" in found else None,
         max_queued=found.get("max_queued"),
@@ -317,6 +322,7 @@ def _breaker(value: Any) -> dict[str, Any]:
 _PACKERS: Mapping[str, Any] = {
     "weight": _weight,
     "max_running": lambda value: {"max_running": check_count("max_running", value, 1, MOST_TASKS)},
+    "max_share": lambda value: {"max_share": float(check_number("max_share", value, LEAST_SHARE, 1))},
     "min_running": lambda value: {"min_running": check_count("min_running", value, 1, MOST_TASKS)},
     "rate": lambda value: packed_rate(as_rate(value)),
     "max_queued": lambda value: {"max_queued": check_count("max_queued", value, 0, MOST_TASKS)},

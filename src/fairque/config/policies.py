@@ -12,11 +12,12 @@ from fairque.checks import check_id
 from fairque.config.field import Number
 from fairque.config.section import Section
 from fairque.models import EVERYONE
-from fairque.policy import LEAST_WEIGHT, MOST_TASKS, MOST_WEIGHT, as_breaker, as_rate
+from fairque.policy import LEAST_SHARE, LEAST_WEIGHT, MOST_TASKS, MOST_WEIGHT, as_breaker, as_rate
 
 __all__ = ["GroupConfig", "LimitConfig", "PolicyConfig"]
 
 Weight = Annotated[float, Number, Meta(ge=LEAST_WEIGHT, le=MOST_WEIGHT)]
+Share = Annotated[float, Number, Meta(ge=LEAST_SHARE, le=1)]
 Most = Annotated[int, Meta(ge=1, le=MOST_TASKS)]
 
 
@@ -46,7 +47,7 @@ class PolicyConfig(_Rules, frozen=True, kw_only=True):
 
     Args:
         user: Whose; ``"*"`` is everybody who does not say otherwise.
-        weight, max_running, min_running, max_queued, overflow, group: As in `Policy`.
+        weight, max_running, max_share, min_running, max_queued, overflow, group: As in `Policy`.
         rate: As a text, ``"100/m"`` or ``"100/m burst 20"``.
         breaker: As a text, ``"5/60s/30s"``: failures, window, cooldown.
     """
@@ -56,6 +57,7 @@ class PolicyConfig(_Rules, frozen=True, kw_only=True):
     user: str = ""
     weight: Weight | None = None
     max_running: Most | None = None
+    max_share: Share | None = None
     min_running: Most | None = None
     rate: str | None = None
     max_queued: Annotated[int, Meta(ge=0, le=MOST_TASKS)] | None = None

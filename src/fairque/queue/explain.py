@@ -150,21 +150,28 @@ class _Facts:
         elif policy.paused and policy.paused.timestamp() > now:
             until = policy.paused.timestamp()
             yield Waiting(Reason.PAUSED, f"its user is paused for another {span(until - now)}", until)
-        most = policy.max_running
+        most, of_slots = self._most_running()
         if policy.breaker and open_until_ms:
             if open_until_ms > self.now_ms:
                 left = open_until_ms / 1000 - now
                 text = f"too many tasks of its user failed: nothing is started for {span(left)}"
                 yield Waiting(Reason.BREAKER, text, open_until_ms / 1000)
             else:
-                most = 1
-        if most and self.running >= most:
-            yield Waiting(Reason.USER_LIMIT, f"{self.running} tasks of its user run, at most {most} may")
+                most, of_slots = 1, ""
+        if self.running >= most:
+            yield Waiting(Reason.USER_LIMIT, f"{self.running} tasks of its user run, at most {most:g} may{of_slots}")
         if policy.rate and policy.rate.interval_us == tat_of_us:
             at_ms = next_start_us(tat_us, policy.rate.interval_us, policy.rate.burst) / 1000
             if at_ms > self.now_ms:
                 text = f"its user may start the next task in {span((at_ms - self.now_ms) / 1000)} ({policy.rate})"
                 yield Waiting(Reason.RATE, text, at_ms / 1000)
+
+    def _most_running(self) -> tuple[float, str]:
+        """As the scripts count it. Second: where that is a part of the slots, of which."""
+        policy, slots = self.policy, sum(worker.slots for worker in self.workers)
+        most: float = math.inf if policy.max_running is None else policy.max_running
+        share = math.inf if policy.max_share is None else max(1, math.floor(policy.max_share * slots + 1e-9))
+        return (share, f" ({policy.max_share:g} of {slots} slots)") if share < most else (most, "")
 
     def _workers_missing(self) -> Iterable[Waiting]:
         serving = self._serving()
@@ -220,9 +227,10 @@ class _Facts:
         found = [0.0]
         if self.policy.rate:
             found.append((ahead_own - self.policy.rate.burst + 1) * self.policy.rate.interval_us / 1e6)
-        if self.policy.max_running and self.of_user.recent_run_seconds:
-            too_many = ahead_own + 1 + self.running - self.policy.max_running
-            found.append(max(0, too_many) * self.of_user.recent_run_seconds / self.policy.max_running)
+        most, _ = self._most_running()
+        if most < math.inf and self.of_user.recent_run_seconds:
+            too_many = ahead_own + 1 + self.running - most
+            found.append(max(0, too_many) * self.of_user.recent_run_seconds / most)
         return found
 
     def _speed(self) -> tuple[float | None, Certainty]:

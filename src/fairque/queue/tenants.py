@@ -50,6 +50,7 @@ class Tenants:
         *,
         weight: float | UnsetType | None = UNSET,
         max_running: int | UnsetType | None = UNSET,
+        max_share: float | UnsetType | None = UNSET,
         min_running: int | UnsetType | None = UNSET,
         rate: Rate | str | UnsetType | None = UNSET,
         max_queued: int | UnsetType | None = UNSET,
@@ -66,6 +67,7 @@ class Tenants:
         given = {
             "weight": weight,
             "max_running": max_running,
+            "max_share": max_share,
             "min_running": min_running,
             "rate": rate,
             "max_queued": max_queued,

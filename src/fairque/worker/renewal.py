@@ -65,11 +65,12 @@ class Renewal:
     def _run(self) -> None:
         requester = BlockingRequester(self._connector)
         try:
-            while not self._stopping.wait(min(LOOK_SECONDS, self._interval / 2)):
+            while not self._stopping.is_set():  # at once the first time: others count the slots of this worker
                 try:
                     self._look(requester)
                 except Exception:  # the thread outlives whatever goes wrong in one round
                     logger.exception("renewal failed, trying again")
+                self._stopping.wait(min(LOOK_SECONDS, self._interval / 2))
         finally:
             requester.close()
 

@@ -59,6 +59,9 @@ def change(
     user: Whose,
     weight: Weight = None,
     max_running: MaxRunning = None,
+    max_share: Annotated[
+        float | None, typer.Option(metavar="PART", help="Most of the slots of all workers, like 0.8; one at least.")
+    ] = None,
     min_running: Annotated[int | None, typer.Option(metavar="N", help="Slots that it gets before all others.")] = None,
     rate: Starts = None,
     max_queued: Annotated[int | None, typer.Option(metavar="N", help="Most tasks that wait.")] = None,
@@ -91,6 +94,7 @@ def change(
     given = {
         "weight": weight,
         "max_running": max_running,
+        "max_share": max_share,
         "min_running": min_running,
         "rate": rate,
         "max_queued": max_queued,

@@ -60,8 +60,9 @@ local function change_group()
 end
 
 local function change_default(was_paused)
-  new_sweep().change_default(was_paused, policy.weight ~= weight)
-  if wake_from(prefix .. 'waiting', 1) > 0 then tell_all_workers() end -- none that serves everyone is idle
+  local sweep = new_sweep()
+  sweep.change_default(was_paused, policy.weight ~= weight)
+  sweep.tell_a_worker()
 end
 
 local was_paused = governed.all_paused

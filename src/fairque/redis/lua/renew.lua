@@ -7,6 +7,7 @@
 --@include state
 --@include fair
 --@include charging
+--@include sweep
 --@arguments
 local entry, flat = prefix .. 'worker:' .. worker, {}
 for field, value in pairs(fields) do
@@ -20,11 +21,15 @@ local had = call('HGET', entry, 'concurrency')
 call('HSET', entry, 'seen', now, unpack(flat))
 call('PEXPIRE', entry, ttl_ms)
 if gone > 0 or tonumber(had or 0) ~= (fields.concurrency or 0) then
-  local slots = 0
+  local before, slots = tonumber(call('HGET', state_key, 'slots') or 0), 0
   for _, name in ipairs(call('ZRANGE', prefix .. 'workers', 0, -1)) do
     slots = slots + (call('HGET', prefix .. 'worker:' .. name, 'concurrency') or 0)
   end
   call('HSET', state_key, 'slots', slots)
+  if slots > before and call('HDEL', state_key, 'held_by_share') == 1 then
+    new_sweep().begin()
+    new_sweep().tell_a_worker()
+  end
 end
 
 local lost, canceled, charging = {}, {}, nil

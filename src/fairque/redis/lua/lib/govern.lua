@@ -91,5 +91,5 @@ end
 
 function government.ends_matter(u)
   local p = u.policy
-  return p.max_running or p.min_running or p.breaker_failures
+  return p.max_running or p.max_share or p.min_running or p.breaker_failures
 end

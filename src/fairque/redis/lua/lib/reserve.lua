@@ -10,8 +10,7 @@ function reservations.of(u)
   local least = u.policy.min_running
   if not least then return nil end
   if not most_reserved then
-    local slots = tonumber(call('HGET', state_key, 'slots') or 0)
-    most_reserved = slots > 0 and slots - 1 or gates.NEVER
+    most_reserved = gates.slots() > 0 and gates.slots() - 1 or gates.NEVER
   end
   return math.min(least, most_reserved)
 end

@@ -1,5 +1,5 @@
--- The policy of everybody changed, or workers that serve everybody came back. Who is ready is looked at when its turn comes;
--- those who are held back with tasks, and those in line, some at each claim.
+-- The policy of everybody changed, slots were added, or workers that serve everybody came back. Who is ready is looked at
+-- when its turn comes; those who are held back with tasks, and those in line, some at each claim.
 -- swept        zset  those of `parked` that are looked at anew
 -- sweep-lines  list  '<cursor> <path>' of the lines whose members are still to be looked at
 --@include base
@@ -13,7 +13,7 @@ local function new_sweep()
   local parked_key, swept_key, sweep_key = prefix .. 'parked', prefix .. 'swept', prefix .. 'sweep-lines'
   local SWEPT = 100 -- users per claim
 
-  local function begin()
+  function it.begin()
     if call('EXISTS', swept_key) == 1 then return call('HSET', state_key, 'sweep', 'again') end
     call('HSET', state_key, 'sweep', 1)
     if call('EXISTS', parked_key) == 1 then call('RENAME', parked_key, swept_key) end
@@ -25,7 +25,7 @@ local function new_sweep()
   end
 
   function it.change_default(was_paused, is_reweighted)
-    begin()
+    it.begin()
     if is_reweighted and lines.lowest(root) then
       call('DEL', sweep_key)
       call('RPUSH', sweep_key, '0 ')
@@ -33,6 +33,10 @@ local function new_sweep()
     call('ZREM', parked_key, '*')
     if governed.all_paused and governed.all_paused ~= true then park_pause(governed.all_paused) end
     if was_paused and not governed.all_paused then tell_all_workers() end
+  end
+
+  function it.tell_a_worker()
+    if wake_from(prefix .. 'waiting', 1) > 0 then tell_all_workers() end -- none that serves everyone is idle
   end
 
   local function look_at_some(woken)
@@ -80,7 +84,7 @@ local function new_sweep()
     if has_returned then call('HDEL', state_key, 'returning') end
     has_returned = nil
     if asked == 'again' then
-      begin()
+      it.begin()
       return true
     end
     call('HDEL', state_key, 'sweep')
