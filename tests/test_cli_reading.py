@@ -124,6 +124,18 @@ async def test_the_entry_point_of_info_takes_the_same_options(server: Server, qu
     assert "retried" in out.decode()
 
 
+async def test_bytes_are_shown_where_they_are_limited(run: Run, queue: TaskQueue) -> None:
+    await queue.enqueue(greet(SECRET), user_id="acme")
+    await queue.enqueue(greet("y" * 2_000), user_id="acme", delay=60)
+    assert "bytes" not in (await run("users")).out
+    set_ = await run("policy", "set", "acme", "--max-bytes=1000000")
+    assert re.search(r"max bytes +1000000 +its own", set_.out)
+    await Worker(queue, scheduler=False).run_until_idle()
+    assert re.search(r"^user .* bytes +flags", (await run("users")).out, re.MULTILINE)
+    for command in (["users"], ["info"], ["user", "acme"], ["explain", "acme"]):
+        assert re.search(r"\d,\d{3} of 1,000,000", (await run(*command)).out), command
+
+
 async def test_users_are_listed_the_most_recent_first(run: Run, mix: TaskQueue) -> None:
     found = (await run("users", "--json")).json
     assert [user["user_id"] for user in found] == [user.user_id for user in await mix.users()]

@@ -285,6 +285,25 @@ def set_clock_of_usage(queue: TaskQueue, whose: str, hours: int) -> None:
         client.execute("SETRANGE", key, 11 * 8, struct.pack("<d", hour - hours))
 
 
+async def has_a_limit_of_bytes(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
+    store = queue.store()
+    await queue.xcom(ODD_USER, "a:b").push("key", 1)
+    await queue.enqueue(known.ok(), user_id=ODD_USER)
+    await serve(queue)
+    await queue.set_policy(ODD_USER, max_bytes=10**6)
+    while queue_state(queue, "weighing"):
+        await store.claim("ghost", 1, groups=[["nobody"]], wait=False)
+        look()
+    await store.leave("ghost", [["nobody"]])
+    await store.close()
+    await queue.clear_policy(ODD_USER)
+
+
+def queue_state(queue: TaskQueue, field: str) -> Any:
+    with RespClient(queue.connector.url) as client:
+        return client.execute("HGET", queue.keys.state, field)
+
+
 async def is_fired_by_schedules(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
     scheduler = TaskScheduler(queue)
     times: list[dict[str, Any]] = [
@@ -323,6 +342,7 @@ PARTS = [
     is_held_by_its_name,
     outlives_its_worker,
     is_charged_by_time,
+    has_a_limit_of_bytes,
     is_fired_by_schedules,
 ]
 

@@ -144,6 +144,8 @@ async def test_a_policy_is_changed_field_by_field_and_read_back(queue: TaskQueue
         ({"max_share": "80%"}, "max_share must be a number"),
         ({"min_running": 1.5}, "min_running must be a whole number"),
         ({"max_queued": -1}, "max_queued must be a whole number from 0"),
+        ({"max_bytes": 0}, "max_bytes must be a whole number from 1"),
+        ({"max_bytes": "1 GB"}, "max_bytes must be a whole number"),
         ({"rate": "fast"}, "'100/m' with s, m, h or d, not 'fast'"),
         ({"rate": 5}, "not 5"),
         ({"overflow": "drop"}, "overflow must be 'reject' or 'drop_oldest', not 'drop'"),

@@ -14,6 +14,7 @@
     ├── UnknownSchedule (LookupError)    no schedule with this id
     ├── XComMissing (LookupError)        no XCom value under this key, or it has expired
     ├── QueueFull                        a user has as many tasks waiting as its policy allows
+    │   └── QuotaExceeded                a user has as many bytes as its policy allows
     ├── QueueUnavailable (ConnectionError)  Redis did not answer in time, or refuses to work
     ├── StoreError                       Redis answered with an error that waiting does not cure
     └── TaskEnded
@@ -38,6 +39,7 @@ __all__ = [
     "MessageTooLarge",
     "QueueFull",
     "QueueUnavailable",
+    "QuotaExceeded",
     "ResultNotKept",
     "ResultTimeout",
     "Retry",
@@ -108,6 +110,23 @@ class QueueFull(FairqueError):
         self.retry_after = retry_after
 
 
+class QuotaExceeded(QueueFull):
+    """A user has as many bytes in Redis as its policy allows (`max_bytes`). Nothing was written.
+
+    Attributes:
+        used: Bytes of its bodies, results, errors, XCom values and schedules.
+        limit: Most that it may have.
+        asked: Bytes that would have been added.
+        retry_after: Seconds after which something of it expires, at most a minute. Tasks that end make room as well.
+    """
+
+    def __init__(self, message: str, retry_after: float, used: int, limit: int, asked: int) -> None:
+        super().__init__(message, retry_after)
+        self.used = used
+        self.limit = limit
+        self.asked = asked
+
+
 class QueueUnavailable(FairqueError, ConnectionError):
     """Redis did not answer within the timeout, or refuses to work (loading, read-only, out of memory, …)."""
 
@@ -124,7 +143,8 @@ class TaskFailed(TaskEnded):
     """A task failed. The error comes as data: the class that was raised is never rebuilt.
 
     Attributes:
-        kind: Why it failed: ``error``, ``timeout``, ``lost``, ``bad-arguments``, ``unknown-task`` or ``bad-message``.
+        kind: Why it failed: ``error``, ``timeout``, ``lost``, ``bad-arguments``, ``unknown-task``,
+            ``bad-message`` or ``quota``.
         type_name: Name of the exception's class, e.g. ``"ValueError"``.
         message: Text of the exception.
         traceback: The traceback as text, empty where there is none.

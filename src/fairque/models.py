@@ -70,6 +70,7 @@ class FailureKind(StrEnum):
     BAD_ARGUMENTS = "bad-arguments"  # the arguments do not fit the function of this worker
     UNKNOWN_TASK = "unknown-task"  # no worker knew the name for as long as `unknown_task_patience`
     BAD_MESSAGE = "bad-message"  # the body in Redis is corrupt, foreign or too large
+    QUOTA = "quota"  # it ended well, and its result does not fit into the `max_bytes` of its user
 
 
 class Attempt(msgspec.Struct, frozen=True, array_like=True):
@@ -121,7 +122,8 @@ class UserInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     `held` tasks wait for others of the same name. `policy` is what governs it, its own and the defaults.
     `parked_until` and `breaker_open_until` are seconds since the epoch, on the server's clock. `wait_seconds` is how
-    long the next of its tasks has waited for its turn, of those that wait in different places the longest.
+    long the next of its tasks has waited for its turn, of those that wait in different places the longest. `bytes` is
+    what counts for its `max_bytes`; None where it has no such limit.
     """
 
     user_id: str
@@ -144,6 +146,7 @@ class UserInfo(msgspec.Struct, frozen=True, kw_only=True):
     tag: float | None
     seen_at: float | None
     wait_seconds: float | None
+    bytes: int | None = None
 
     @property
     def queued(self) -> int:

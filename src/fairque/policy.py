@@ -37,6 +37,7 @@ __all__ = [
 LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6
 LEAST_SHARE = 1e-6
 MOST_TASKS = 1_000_000_000
+MOST_BYTES = 2**50
 MOST_SEGMENTS = 4
 """Groups in groups."""
 DAY = 86_400.0
@@ -129,6 +130,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         max_queued: Most tasks that wait, for whatever: their turn, their time, others.
         overflow: What happens to a task that is too many: it is refused with `QueueFull` (``"reject"``, the default),
             or the first ones in line are canceled (``"drop_oldest"``).
+        max_bytes: Most bytes in Redis, of its bodies, results, errors, XCom values and schedules. More is refused with
+            `QuotaExceeded`.
         paused: Nothing starts, and nothing is lost: True, or until when. That of ``"*"`` holds for all, whatever their
             own says.
         group: Shares first with other groups and users without one, then inside. ``"acme/europe"`` is a group in
@@ -143,6 +146,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     rate: Rate | None = None
     max_queued: int | None = None
     overflow: Literal["reject", "drop_oldest"] | None = None
+    max_bytes: int | None = None
     paused: bool | datetime | None = None
     group: str | None = None
     breaker: Breaker | None = None
@@ -244,6 +248,7 @@ def policy_in(packed: bytes) -> Policy:
         rate=Rate(found["rate_count"], found["rate_per"], found["rate_burst"]) if "rate_us" in found else None,
         max_queued=found.get("max_queued"),
         overflow=found.get("mode"),
+        max_bytes=found.get("max_bytes"),
         paused=until if until in (None, True) else datetime.fromtimestamp(until / 1000, UTC),
         group=group_in(found["group"]) if "group" in found else None,
         breaker=_breaker_in(found) if "breaker_failures" in found else None,
@@ -327,6 +332,7 @@ _PACKERS: Mapping[str, Any] = {
     "rate": lambda value: packed_rate(as_rate(value)),
     "max_queued": lambda value: {"max_queued": check_count("max_queued", value, 0, MOST_TASKS)},
     "overflow": _overflow,
+    "max_bytes": lambda value: {"max_bytes": check_count("max_bytes", value, 1, MOST_BYTES)},
     "paused": _paused,
     "group": lambda value: {"group": packed_group(value)},
     "breaker": _breaker,

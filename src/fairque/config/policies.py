@@ -12,7 +12,7 @@ from fairque.checks import check_id
 from fairque.config.field import Number
 from fairque.config.section import Section
 from fairque.models import EVERYONE
-from fairque.policy import LEAST_SHARE, LEAST_WEIGHT, MOST_TASKS, MOST_WEIGHT, as_breaker, as_rate
+from fairque.policy import LEAST_SHARE, LEAST_WEIGHT, MOST_BYTES, MOST_TASKS, MOST_WEIGHT, as_breaker, as_rate
 
 __all__ = ["GroupConfig", "LimitConfig", "PolicyConfig"]
 
@@ -47,7 +47,7 @@ class PolicyConfig(_Rules, frozen=True, kw_only=True):
 
     Args:
         user: Whose; ``"*"`` is everybody who does not say otherwise.
-        weight, max_running, max_share, min_running, max_queued, overflow, group: As in `Policy`.
+        weight, max_running, max_share, min_running, max_queued, overflow, max_bytes, group: As in `Policy`.
         rate: As a text, ``"100/m"`` or ``"100/m burst 20"``.
         breaker: As a text, ``"5/60s/30s"``: failures, window, cooldown.
     """
@@ -62,6 +62,7 @@ class PolicyConfig(_Rules, frozen=True, kw_only=True):
     rate: str | None = None
     max_queued: Annotated[int, Meta(ge=0, le=MOST_TASKS)] | None = None
     overflow: Literal["reject", "drop_oldest"] | None = None
+    max_bytes: Annotated[int, Meta(ge=1, le=MOST_BYTES)] | None = None
     group: str | None = None
     breaker: str | None = None
 

@@ -47,6 +47,8 @@ def explain(user_id: str, reply: Sequence[Any]) -> Explanation | None:
         backlog=facts.backlog,
         running=facts.running,
         weight=facts.weight,
+        bytes=facts.bytes,
+        max_bytes=facts.policy.max_bytes,
         worker=facts.task.get("worker") if state is TaskState.STARTED else None,
     )
 
@@ -65,6 +67,7 @@ class _Facts:
         self.weight = self.policy.weight or 1.0
         self.backlog: int = found["critical"] + found["normal"] + found["held"]
         self.running: int = found["running"]
+        self.bytes = int(found["bytes"] or 0) if self.policy.max_bytes is not None else None
         self.tag = float(found["tag"]) if found["tag"] else None
         self.of_user: Metrics = metrics_in(found["metrics"], self.now_ms)
         self.of_queue: Metrics = metrics_in(found["queue_metrics"], self.now_ms)
@@ -91,6 +94,8 @@ class _Facts:
             running=self.running,
             weight=self.weight,
             share=self._share(),
+            bytes=self.bytes,
+            max_bytes=self.policy.max_bytes,
         )
 
     def about_waiting(self, state: TaskState) -> Explanation:
@@ -110,6 +115,8 @@ class _Facts:
             running=self.running,
             weight=self.weight,
             share=self._share(),
+            bytes=self.bytes,
+            max_bytes=self.policy.max_bytes,
             ahead_own=ahead_own,
             ahead_others=ahead_others,
             starts_in=starts_in,

@@ -47,7 +47,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """Where a task is, and why. `str()` of it is a few lines for people.
 
     `ahead_own` and `ahead_others` are tasks that will be served before it; `starts_in` is in seconds. `share` is what
-    its user gets of the queue while everybody who is ready now stays so, from 0 to 1.
+    its user gets of the queue while everybody who is ready now stays so, from 0 to 1. `bytes` is what its user has in
+    Redis, and `max_bytes` its limit; both None where there is none.
     """
 
     user_id: str
@@ -64,6 +65,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     starts_in: float | None = None
     certainty: Certainty = Certainty.NONE
     worker: str | None = None
+    bytes: int | None = None
+    max_bytes: int | None = None
 
     def __str__(self) -> str:
         what = f"task {self.task_id!r} of user {self.user_id!r}" if self.task_id else f"user {self.user_id!r}"
@@ -73,6 +76,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
             lines.append(f"ahead of it: {self.ahead_own} of its own user, {self.ahead_others} of others")
         if self.starts_in is not None:
             lines.append(f"starts in about {span(self.starts_in)} ({self.certainty})")
+        if self.max_bytes is not None:
+            lines.append(f"its user has {self.bytes or 0:,} of at most {self.max_bytes:,} bytes")
         return "\n".join(lines)
 
 

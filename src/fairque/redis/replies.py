@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fairque.errors import DependencyError, FairqueError, QueueFull
+from fairque.errors import DependencyError, FairqueError, QueueFull, QuotaExceeded
 from fairque.metrics import metrics_in
 from fairque.models import EVERYONE, UserInfo, WorkerInfo
 from fairque.policy import Policy, merged, policy_in
@@ -20,6 +20,11 @@ def refusal(answers: list[Any]) -> FairqueError:
     of_user = f"of user {user_id!r}"
     if code == "full":
         return QueueFull(f"the backlog {of_user} is full", retry_after=answers[2] / 1000)
+    if code == "heavy":
+        used, limit, asked, retry_ms = answers[2:]
+        text = f"user {user_id!r} has {used:,} of at most {limit:,} bytes, {asked:,} more do not fit: let tasks end and"
+        text += " results expire, discard dead letters, clear XCom values, or raise its max_bytes"
+        return QuotaExceeded(text, retry_ms / 1000, used, limit, asked)
     ids = [answer.decode("utf-8", "replace") for answer in answers[2:]]
     if code == "unknown":
         task_id, dependency = ids
@@ -70,13 +75,13 @@ def users_in(reply: list[Any], priority_step_ms: int) -> list[UserInfo]:
 
 def _user_in(row: list[Any], default: Policy, now_ms: int, priority_step_ms: int) -> UserInfo:
     user, critical, normal, started_critical, started_normal, scheduled, deferred, held, dead_letters = row[:9]
-    tag, seen, parked, open_until, policy, metrics, next_ones = row[9:]
-    own = policy_in(policy)
+    tag, seen, parked, open_until, policy, metrics, next_ones, used = row[9:]
+    governing = merged(own := policy_in(policy), default)
     measured = metrics_in(metrics, now_ms)
     return UserInfo(
         user_id=decode_user(user),
         weight=own.weight or default.weight or 1.0,
-        policy=merged(own, default),
+        policy=governing,
         critical=critical,
         normal=normal,
         held=held,
@@ -93,6 +98,7 @@ def _user_in(row: list[Any], default: Policy, now_ms: int, priority_step_ms: int
         seen_at=float(seen) / 1000 or None,
         parked_until=float(parked) / 1000 if parked else None,
         breaker_open_until=float(open_until) / 1000 if open_until else None,
+        bytes=int(used or 0) if governing.max_bytes is not None else None,
         wait_seconds=_longest_wait(next_ones, now_ms, priority_step_ms),
     )
 

@@ -59,8 +59,8 @@ class Store(TenantScripts, XComScripts):
     ) -> list[bool]:
         """True for each task that was created, False where one with its id lives.
 
-        Raises `DependencyError` when one waits for what is not known, or for itself, and `QueueFull`; then nothing was
-        written.
+        Raises `DependencyError` when one waits for what is not known, or for itself, `QueueFull` and `QuotaExceeded`;
+        then nothing was written.
         """
         values = Values()
         added = [_added(new, values) for new in tasks]

@@ -12,6 +12,7 @@ from fairque.errors import StoreError
 from fairque.redis import arguments
 from fairque.redis.arguments import Values
 from fairque.redis.keys import decode_user, encode_user
+from fairque.redis.replies import refusal
 from fairque.redis.store import Store
 from fairque.schedule.spec import ScheduledTask, ScheduleState, Spec, moment_of
 
@@ -116,13 +117,14 @@ class ScheduleStore:
         next_ms: int | str | None,
         fields: Mapping[str, Any],
     ) -> str:
-        """done, exists, missing or changed. `next_ms` None: none, ``"keep"``: as it was."""
+        """done, exists, missing or changed. `next_ms` None: none, ``"keep"``: as it was. Raises `QuotaExceeded`."""
         values = Values()
         told = [arguments.Field(name, values.put(_as_bytes(value))) for name, value in fields.items()]
         user, then = encode_user(user_id), "" if next_ms is None else next_ms
-        answer: bytes = await self._store.call(
-            arguments.Schedule(schedule_id, user, read, revision, then, told), values
-        )
+        schedule = arguments.Schedule(schedule_id, user, read, revision, then, told)
+        answer: bytes | list[Any] = await self._store.call(schedule, values)
+        if isinstance(answer, list):
+            raise refusal(answer)
         return answer.decode()
 
     async def remove(self, schedule_id: str) -> bool:

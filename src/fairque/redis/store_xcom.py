@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from fairque.redis.arguments import Values, XcomClear, XcomDelete, XcomKeys, XcomPull, XcomPush
 from fairque.redis.keys import encode_user
+from fairque.redis.replies import refusal
 from fairque.redis.script_caller import ScriptCaller
 
 __all__ = ["XComScripts"]
@@ -19,7 +21,9 @@ class XComScripts(ScriptCaller):
     async def xcom_push(self, user_id: str, namespace: str, key: str, value: bytes, ttl_ms: int) -> None:
         values = Values()
         push = XcomPush(encode_user(user_id), encode_user(namespace), key, values.put(value), ttl_ms)
-        await self.call(push, values)
+        answer: Any = await self.call(push, values)
+        if isinstance(answer, list):
+            raise refusal(answer)
 
     async def xcom_pull(self, user_id: str, namespaces: Sequence[str], keys: Sequence[str]) -> list[bytes | None]:
         """For each key its value from the first namespace that has it."""

@@ -117,7 +117,11 @@ class ScheduleLoop:
         outcomes = await self.send(moves) if moves else []
         for move, outcome in zip(moves, outcomes, strict=True):
             if outcome in ("skipped", "full"):
-                reason = "the task before has not ended" if outcome == "skipped" else "the backlog of its user is full"
+                reason = (
+                    "the task before has not ended"
+                    if outcome == "skipped"
+                    else "the backlog of its user is full, or its bytes"
+                )
                 logger.warning("schedule %r: slot skipped, %s", move.due.schedule_id, reason)
             elif move.missed and outcome != "stale":
                 logger.warning("schedule %r: %d slots were missed", move.due.schedule_id, move.missed)

@@ -69,6 +69,9 @@ def change(
         str | None,
         typer.Option(metavar="HOW", help="What happens beyond that: reject (default) or drop_oldest."),
     ] = None,
+    max_bytes: Annotated[
+        int | None, typer.Option(metavar="N", help="Most bytes in Redis: bodies, results, errors, XCom values.")
+    ] = None,
     group: Annotated[str | None, typer.Option(metavar="NAME", help="Shares as a part of this group.")] = None,
     breaker: Annotated[
         str | None,
@@ -99,6 +102,7 @@ def change(
         "rate": rate,
         "max_queued": max_queued,
         "overflow": overflow,
+        "max_bytes": max_bytes,
         "group": group,
         "breaker": breaker,
     }

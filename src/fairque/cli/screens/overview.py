@@ -120,8 +120,18 @@ def totals_table(stats: QueueStats) -> Table:
 
 
 def users_table(users: Sequence[UserInfo], statuses: Mapping[str, UserStatus], now: float) -> Table:
-    columns = ("user", ">weight", ">started", ">queued", ">wait", ">sched.", ">defer.", ">dead", ">seen", "flags")
-    return make_table(columns, [_user_row(user, statuses[user.user_id], now) for user in users])
+    columns = ["user", ">weight", ">started", ">queued", ">wait", ">sched.", ">defer.", ">dead", ">seen", "flags"]
+    rows = [list(_user_row(user, statuses[user.user_id], now)) for user in users]
+    if any(user.bytes is not None for user in users):
+        columns.insert(-1, ">bytes")
+        for row, user in zip(rows, users, strict=True):
+            row.insert(-1, _bytes(user))
+    return make_table(columns, rows)
+
+
+def _bytes(user: UserInfo) -> str:
+    """Where they are limited."""
+    return NOTHING if user.bytes is None else f"{user.bytes:,} of {user.policy.max_bytes:,}"
 
 
 def _user_row(user: UserInfo, status: UserStatus, now: float) -> tuple[object, ...]:
@@ -187,6 +197,7 @@ def user_fields(user: UserInfo, status: UserStatus, now: float) -> list[tuple[st
         ("scheduled", user.scheduled),
         ("deferred", user.deferred),
         ("dead letters", user.dead_letters),
+        *((("bytes", _bytes(user)),) if user.bytes is not None else ()),
         ("finished", user.finished),
         ("failed", user.failed),
         ("canceled", user.canceled),

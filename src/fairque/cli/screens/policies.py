@@ -18,7 +18,7 @@ __all__ = ["Governed", "Rules", "fields_of", "print_governed", "print_rules", "s
 
 T = TypeVar("T")
 _FIELDS = Policy.__struct_fields__
-_NUMBERS = ("weight", "max_running", "max_share", "min_running", "max_queued")
+_NUMBERS = ("weight", "max_running", "max_share", "min_running", "max_queued", "max_bytes")
 
 
 class Governed(msgspec.Struct, frozen=True, kw_only=True):

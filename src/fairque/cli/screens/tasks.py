@@ -74,6 +74,8 @@ def explanation_fields(found: Explanation) -> list[tuple[str, object]]:
         fields.append(("starts in", _estimate(found)))
     share = f", {found.share:.1%} of what is served now" if found.share is not None else ""
     fields.append(("its user", f"{found.running} started, {found.backlog} queued, weight {found.weight:g}{share}"))
+    if found.max_bytes is not None:
+        fields.append(("its bytes", f"{found.bytes or 0:,} of {found.max_bytes:,}"))
     return fields
 
 

@@ -3,7 +3,7 @@
 -- KEYS[1]  state
 -- Returns  per task, in order: 1 created (also by an earlier try of the same call), 0 a task with this id lives;
 --          or, when nothing was written: {'full', user, ms until there may be room} | {'linked'}: old tasks must be
---          dropped, which the script with dependencies does
+--          dropped, which the script with dependencies does | {'heavy', user, bytes used, limit, bytes asked for, ms}
 -- Cost     O(tasks log backlog + users log users)
 --@include base
 --@include state
@@ -26,6 +26,7 @@ for at, task in ipairs(tasks) do
     take_waiters_over(user, id)
     bodies[#bodies + 1] = key
     bodies[#bodies + 1] = body
+    if bytes then bytes.change(user, 'body:' .. id, #body) end
     local due = due_at(when)
     if due > now then
       put_off(user, id, priority, due)

@@ -3,7 +3,7 @@
 -- KEYS[1]  state
 -- Returns  per task, in order: 1 created (also by an earlier try of the same call), 0 a task with this id lives;
 --          or, when nothing was written: {'unknown', user, id, dependency} | {'cycle', user, ids ...} | {'deep', user, id} |
---          {'full', user, ms until there may be room}
+--          {'full', user, ms until there may be room} | {'heavy', user, bytes used, limit, bytes asked for, ms}
 -- Cost     O(tasks log backlog + users log users + dependencies)
 --@include base
 --@include state
@@ -149,6 +149,7 @@ end
 local function add(task)
   bodies[#bodies + 1] = task.key
   bodies[#bodies + 1] = task.body
+  if bytes then bytes.change(task.user, 'body:' .. task.id, #task.body) end
   local due = due_at(task.when)
   local waits, ended_by = nil, nil
   if task.needs then waits, ended_by = unfinished(task) end
@@ -170,7 +171,7 @@ local function make_quota()
   while over and over[1] == 'linked' do
     drop_oldest(over[2], over[3], dead_letter_ttl_ms)
     has_dropped = true
-    over = over_quota(tasks)
+    over = over_quota(tasks, true)
   end
   return over
 end

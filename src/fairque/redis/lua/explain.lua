@@ -3,13 +3,14 @@
 -- KEYS[1]  state
 -- Returns  a flat list of names and values:
 --          now, id, task (fields), ended (first ten bytes of the result record), has_body, name, rank (in its lane), lane,
---          scheduled_at, needs, critical, normal, held, running, tag, parked_until, policy, default, marks (tat,
---          tat_of, open_until), metrics, queue_metrics, limit (fields), name_running, held_users, workers (per worker:
+--          scheduled_at, needs, critical, normal, held, running, tag, parked_until, policy, bytes, default,
+--          marks (tat, tat_of, open_until), metrics, queue_metrics, limit (fields), name_running, held_users, workers (per worker:
 --          fields), lines (from its own outwards: its name in it, per member name, tag, weight and backlog, members that
 --          are ready, members before it), queued
 -- Cost     O(log users + members looked at + workers)
 --@include base
 --@include message
+--@include bytes_used
 --@arguments
 local found = {}
 local function tell(name, value)
@@ -103,6 +104,7 @@ local group = policy and cmsgpack.unpack(policy).group
 tell('tag', call('ZSCORE', group and prefix .. 'ready:' .. group or ready_key, user))
 tell('parked_until', call('ZSCORE', prefix .. 'parked', user))
 tell('policy', policy)
+tell('bytes', bytes_used(user))
 tell('default', default)
 tell('marks', call('HMGET', prefix .. 'user:' .. user, 'tat', 'tat_of', 'open_until'))
 tell('metrics', call('GET', prefix .. 'metrics:' .. user))

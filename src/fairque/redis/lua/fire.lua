@@ -1,7 +1,7 @@
 #!lua
 -- Fire schedules: each makes a task and moves on to its next slot, unless another scheduler was faster.
 -- KEYS[1]  state
--- Returns  per firing: 'fired' | 'passed' | 'skipped' (the task before lives) | 'full' (the backlog of the user) |
+-- Returns  per firing: 'fired' | 'passed' | 'skipped' (the task before lives) | 'full' (the backlog of the user, or its bytes) |
 --          'stale' (fired by another one, changed or removed)
 -- Cost     O(firings log n + what is canceled)
 --@include base
@@ -34,7 +34,8 @@ local function lives(user, id)
   return call('HGET', task_key(user, id), 'state') ~= 'failed'
 end
 
-local function has_room(user)
+local function has_room(user, body)
+  if bytes and not bytes.has_room(user, #body) then return false end
   local excess = governed and governed.excess(user, 1) or 0
   if excess > 0 and governed.may_drop(user, 1) then
     drop_oldest(user, excess, dead_letter_ttl_ms)
@@ -48,6 +49,7 @@ local function put(f)
   make_room()
   take_waiters_over(f.user, f.id)
   call('SET', body_key(f.user, f.id), f.body)
+  if bytes then bytes.change(f.user, 'body:' .. f.id, #f.body) end
   local due = due_at(f.when)
   if due > now then
     put_off(f.user, f.id, f.priority, due)
@@ -64,7 +66,7 @@ local function make_task(f)
   if before and f.overlap == 'cancel_running' then
     cancel_task(f.user, before, 'the next run of its schedule', dead_letter_ttl_ms)
   end
-  if not has_room(f.user) then return 'full' end
+  if not has_room(f.user, f.body) then return 'full' end
   put(f)
   return 'fired'
 end

@@ -10,6 +10,7 @@
 --@include wake
 --@include sweep
 --@include policies
+--@include weighing
 --@arguments
 local key = prefix .. 'policy:' .. whose
 local packed = call('GET', key)
@@ -18,7 +19,7 @@ local is_user = whose ~= '*' and string.byte(whose) ~= 64
 governed = fair()
 if not has_policies then governed.read_policies() end
 local reservation, group = is_user and nodes.user(whose).policy.min_running or 0, policy.group
-local weight = policy.weight
+local weight, had_bytes = policy.weight, policy.max_bytes
 for _, field in ipairs(forgotten) do
   if field == '*' then policy = {} end
   policy[field] = nil
@@ -65,6 +66,10 @@ local function change_default(was_paused)
   sweep.tell_a_worker()
 end
 
+if (had_bytes == nil) ~= (policy.max_bytes == nil) then
+  new_weighing().change_limit(whose, policy.max_bytes ~= nil)
+  wake_from(prefix .. 'waiting', 1)
+end
 local was_paused = governed.all_paused
 governed.read_policies()
 if is_user then

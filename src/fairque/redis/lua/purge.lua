@@ -87,6 +87,7 @@ end
 local spaces = prefix .. 'xcom-spaces:' .. user
 if left > 0 then
   for _, space in ipairs(call('ZRANGE', spaces, 0, left - 1)) do
+    if bytes then bytes.forget_space(user, space) end
     call('UNLINK', prefix .. 'xcom:' .. user .. ':' .. space, prefix .. 'xcom-expiry:' .. user .. ':' .. space)
     call('ZREM', spaces, space)
     erased[6] = erased[6] + 1
@@ -106,10 +107,13 @@ else
   for day = math.floor(now / 86400000) - 41, math.floor(now / 86400000) do
     call('DEL', prefix .. 'usage:' .. user .. ':' .. string.format('%d', day))
   end
-  if call('DEL', prefix .. 'policy:' .. user) == 1 then
+  local policy = call('GETDEL', prefix .. 'policy:' .. user)
+  if policy then
+    if cmsgpack.unpack(policy).max_bytes then count('byte_limits', -1) end
     call('ZREM', prefix .. 'policy-users', user)
     count('policies', -1)
   end
+  call('DEL', prefix .. 'bytes:' .. user, prefix .. 'bytes-expiring:' .. user, prefix .. 'xcom-bytes:' .. user)
   call('ZREM', users_key, user)
 end
 save_state()

@@ -37,9 +37,11 @@ local function requeue(id)
   local key, body = task_key(user, id), letter(id)
   if not body then return 0 end
   local lane, score = score_of(string.byte(body, 18) or 3, priority_step_ms * 1000)
+  if bytes then bytes.lift(user, id) end
   call('DEL', result_key(user, id))
   unlist_dead(user, id)
   for _, kept in ipairs({ keys_of_task(user, id) }) do call('PERSIST', kept) end
+  if bytes then bytes.lay(user, id) end
   call('HDEL', key, 'attempt', 'failures', 'lost', 'returned', 'since', 'ended', 'canceling', 'charged',
     'charged_before', 'progress', 'message')
   call('HSET', key, 'state', 'queued', 'queued', now)

@@ -4,9 +4,10 @@
 -- Returns  {now, policy of '*', metrics of the queue, per user: {user, critical, normal, started critical, started normal,
 --          scheduled, deferred, held, dead letters, ready tag or '', seen or 0, parked until or '', breaker open until or
 --          '', policy, metrics, per place where one waits for its turn, of the next one: {score, head of
---          its body, queued or ''}}}
+--          its body, queued or ''}, bytes used or ''}}
 -- Cost     O(users returned)
 --@include base
+--@include bytes_used
 --@arguments
 local names = #named > 0 and named or call('ZREVRANGE', users_key, offset, offset + most - 1)
 
@@ -52,6 +53,7 @@ local function known_of(user)
     policy or '',
     call('GET', prefix .. 'metrics:' .. user) or '',
     next_ones(user),
+    bytes_used(user),
   }
 end
 

@@ -1,10 +1,13 @@
 #!lua
 -- Share a value among the tasks of a user.
 -- KEYS[1]  state
--- Returns  1
+-- Returns  1, or {'heavy', user, bytes used, limit, bytes asked for, ms}: nothing was written
 -- Cost     O(log values), plus at most 16 expired ones removed
 --@include base
 --@include xcom
 --@arguments
-new_xcom().push(user, namespace, key, value, ttl_ms)
+local xcom = new_xcom()
+local too_heavy = bytes and bytes.refuse(user, xcom.size(key, value))
+if too_heavy then return too_heavy end
+xcom.push(user, namespace, key, value, ttl_ms)
 return 1

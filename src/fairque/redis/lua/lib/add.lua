@@ -97,20 +97,23 @@ local function end_adding()
   for _, user in ipairs(users) do fill_lanes(user, placed[user]) end
 end
 
--- A user whose quota does not hold what is new in this call, or nil: one that refuses before one that drops.
-local function over_quota(tasks)
-  local more, asked, key_seen, drop = {}, {}, {}, nil
+-- A user whose quota does not hold what is new in this call, or nil: one that refuses before one that drops. `dropped`: room
+-- was made for some already.
+local function over_quota(tasks, dropped)
+  local more, asked, sizes, key_seen, drop = {}, {}, {}, {}, nil
   seen = {}
   for _, task in ipairs(tasks) do
     --@fields AddedTask task: user id body
     local key = body_key(user, id)
     local found = key_seen[key] and 'seen' or fresh and 'new' or standing(user, id, body, key)
     key_seen[key] = true
-    if found == 'new' then more[user] = (more[user] or 0) + 1 end
+    if found == 'new' then more[user], sizes[user] = (more[user] or 0) + 1, (sizes[user] or 0) + #body end
     if found == 'new' or found == 'living' then asked[user] = (asked[user] or 0) + 1 end
   end
   seen, replaced = {}, {} -- what was only asked
   for user, new in pairs(more) do
+    local too_heavy = bytes and not dropped and bytes.refuse(user, sizes[user])
+    if too_heavy then return too_heavy end
     local excess = governed.excess(user, new)
     if excess > 0 then
       if not governed.may_drop(user, asked[user]) then return { 'full', user, governed.retry_after(user, excess) } end

@@ -34,6 +34,7 @@ local function new_ending()
     local body = call('GET', body_key(user, id)) or string.rep('\0', 9)
     if erase_task(user, id) then announce(user, id, 'canceled') end
     call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
+    if bytes then bytes.lay(user, id) end
     tally(user, 'canceled')
     publish(user, id, 'canceled')
   end

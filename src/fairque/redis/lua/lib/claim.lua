@@ -8,6 +8,7 @@
 --@include stealing
 --@include serving
 --@include waiting
+--@include weighing
 
 local UNKNOWN = -2 -- instead of a time to sleep: an assignment is not known, and its list was not sent
 
@@ -33,6 +34,7 @@ local function claim_tasks(claim)
   promotion.promote_due()
   if sweep_asked or has_returned then work.is_swept = new_sweep().go_on(sweep_asked, work.promoted) end
   if governed then governed.unpark(LOOKS, work.promoted) end
+  if is_weighing then work.is_weighing = new_weighing().go_on() end
   if limited then limited.tick(work.promoted) end
   if steals then stealing.steal() end
   local stolen = work.delivered

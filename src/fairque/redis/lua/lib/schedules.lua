@@ -9,6 +9,7 @@
 -- declared        zset  id → when a worker or scheduler last declared it
 -- declarers       zset  <definition> <id> → when one last declared just this definition
 --@include base
+--@include bytes
 
 local schedules_key, index_key, declared_key = prefix .. 'schedules', prefix .. 'schedule-index', prefix .. 'declared'
 local ended_key, broken_key = prefix .. 'schedules-ended', prefix .. 'schedules-broken'
@@ -20,8 +21,14 @@ local function read_schedule(id, ...)
   return known.err and {} or known
 end
 
+-- Its body is in the count of the bytes of its user.
+local function weigh_schedule(user, id, sign)
+  if bytes then bytes.change(user, 'schedule:' .. id, sign * call('HSTRLEN', schedule_key(id), 'body')) end
+end
+
 local function forget_schedule(id)
   local user = read_schedule(id, 'user')[1]
+  if user then weigh_schedule(user, id, -1) end
   if user then call('ZREM', index_key, user .. ':' .. id) end
   call('ZREM', schedules_key, id)
   call('ZREM', ended_key, id)

@@ -14,6 +14,7 @@
 --@include xcom
 --@include suspects
 --@include charging
+--@include fitting
 
 local function settle_outcomes(report)
   --@fields Settle report
@@ -37,10 +38,10 @@ local function settle_outcomes(report)
     if governed then governed.user(user).running = nil end
   end
 
-  local function keep_error(user, id, record)
+  local function keep_error(user, id, record, is_cut)
     local key = errors_key(user, id)
     call('RPUSH', key, record)
-    call('LTRIM', key, -KEPT_ERRORS, -1)
+    call('LTRIM', key, is_cut and -1 or -KEPT_ERRORS, -1)
   end
 
   local ends = {}
@@ -61,15 +62,17 @@ local function settle_outcomes(report)
     end_canceled(user, id, reason, dead_letter_ttl_ms)
   end
 
-  function ends.failed(user, id, lane, stream_id, _, ttl, _, record, error, feeds)
+  function ends.failed(user, id, lane, stream_id, attempt, _, _, record, error, feeds, is_cut)
     remove_delivery(lane, user, stream_id)
-    keep_error(user, id, error)
+    keep_error(user, id, error, is_cut)
     local key = task_key(user, id)
+    -- Another record than the worker has: a repeated report knows it by this.
+    if is_cut then call('HSET', key, 'last', stream_id .. ' ' .. attempt) end
     call('HSET', key, 'state', 'failed', 'stream_id', '', 'ended', now)
     call('PEXPIRE', key, dead_letter_ttl_ms)
     call('PEXPIRE', body_key(user, id), dead_letter_ttl_ms)
     call('PEXPIRE', errors_key(user, id), dead_letter_ttl_ms)
-    call('SET', result_key(user, id), record, 'PX', ttl)
+    call('SET', result_key(user, id), record, 'PX', dead_letter_ttl_ms)
     local dead = place_key('dead', user)
     call('ZREMRANGEBYSCORE', dead, '-inf', now - dead_letter_ttl_ms)
     call('ZADD', dead, now, id)
@@ -97,8 +100,8 @@ local function settle_outcomes(report)
     publish(user, id, 'waiting')
   end
 
-  function ends.retry(user, id, lane, stream_id, attempt, _, delay, _, error)
-    keep_error(user, id, error)
+  function ends.retry(user, id, lane, stream_id, attempt, _, delay, _, error, _, is_cut)
+    keep_error(user, id, error, is_cut)
     local key = task_key(user, id)
     call('HINCRBY', key, 'failures', 1)
     call('HDEL', key, 'lost', 'received', 'tried', 'deaths', 'alone')
@@ -170,14 +173,21 @@ local function settle_outcomes(report)
     if governed and kind ~= 'canceled' then governed.note_end(governed.user(user), kind == 'finished') end
   end
 
+  local fit
+  local HAS_BYTES = { finished = true, failed = true, retry = true } -- of canceled ones lib/canceled.lua sees to it
   local answers = {}
   for at, outcome in ipairs(outcomes) do
     --@fields SettledDelivery outcome
     local known = call('HMGET', task_key(user, id), 'stream_id', 'attempt', 'feeds', 'canceling', 'limited', 'charged',
       'charged_before')
     if known[1] == stream_id and tonumber(known[2]) == attempt then
+      local settled, is_cut = settled_kind(kind, known[4]), false
+      local is_weighed = bytes and HAS_BYTES[settled] and bytes.limit(user)
+      if is_weighed then
+        fit = fit or new_fitting()
+        settled, record, error, pushed, is_cut = fit(user, settled, record, error, pushed, bytes.lift(user, id))
+      end
       if pushed ~= '' then push(user, pushed) end
-      local settled = settled_kind(kind, known[4])
       account(user, id, settled, cost, charge, run_ms, wait_ms, tonumber(known[6]), known[7])
       if known[5] then
         limited = limited or new_limits()
@@ -188,7 +198,8 @@ local function settle_outcomes(report)
         reviewed[#reviewed + 1] = user
       end
       local told = settled == 'canceled' and known[4] or error
-      ends[settled](user, id, lane, stream_id, attempt, ttl_ms, delay_ms, record, told, known[3])
+      ends[settled](user, id, lane, stream_id, attempt, ttl_ms, delay_ms, record, told, known[3], is_cut)
+      if is_weighed then bytes.lay(user, id) end
       answers[at] = 1
     else
       answers[at] = already_done(user, id, stream_id, attempt, record) and 1 or 0

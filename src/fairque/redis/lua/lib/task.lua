@@ -1,5 +1,6 @@
 -- What goes when a task goes.
 --@include base
+--@include bytes
 
 -- All that is kept of a task itself, apart from its result and from what waits for what.
 local function keys_of_task(user, id) return task_key(user, id), body_key(user, id), errors_key(user, id) end
@@ -11,6 +12,7 @@ local function erase_task(user, id)
   local known = call('HMGET', key, 'feeds', 'offered')
   local feeds = known[1]
   if known[2] then call('SREM', prefix .. 'offers:' .. user, id) end
+  if bytes then bytes.lift(user, id) end
   call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
   if feeds then call('HSET', key, 'feeds', 1) end
   return feeds

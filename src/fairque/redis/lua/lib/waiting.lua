@@ -5,6 +5,7 @@
 --@include limits
 --@include keeper
 --@include work
+--@include bytes
 
 local function new_waiting(claim, work, stealing, serving)
   --@fields Claim claim: worker steals
@@ -14,7 +15,8 @@ local function new_waiting(claim, work, stealing, serving)
   -- An idle moment is used to forget users that nothing remembers.
   local function prune_users()
     for _, user in ipairs(call('ZRANGEBYSCORE', users_key, '-inf', now - USER_TTL, 'LIMIT', 0, LOOKS)) do
-      local kept = call('EXISTS', prefix .. 'user:' .. user, places_of(user))
+      if call('EXISTS', prefix .. 'bytes:' .. user) == 1 then (bytes or new_bytes()).prune(user) end
+      local kept = call('EXISTS', prefix .. 'user:' .. user, prefix .. 'bytes:' .. user, places_of(user))
       if kept > 0 then
         call('ZADD', users_key, now, user)
       else
@@ -38,7 +40,7 @@ local function new_waiting(claim, work, stealing, serving)
   function it.next_event()
     local at = new_keeping(worker).keep()
     if steals then at = math.min(at, stealing.next_look()) end
-    if call('EXISTS', prefix .. 'announcements') == 1 or serving.was_cut() or work.is_swept then at = now end
+    if call('EXISTS', prefix .. 'announcements') == 1 or serving.was_cut() or work.is_swept or work.is_weighing then at = now end
     if limited and limited.is_counting() then at = now end
     return at < math.huge and math.max(0, at - now) or -1
   end

@@ -7,7 +7,7 @@
 local function new_work(claim)
   --@fields Claim claim: groups
   local it = { groups = groups, everyone = false, served = {}, delivered = 0, promoted = {}, moved = 0, is_swept = false,
-    alone = false }
+    alone = false, is_weighing = false }
   for _, name in ipairs(groups) do it.everyone = it.everyone or name == '*' end
 
   function it.note(user, id, lane, stream_id, attempt, score, history, body)

@@ -4,10 +4,11 @@
 -- xcom-spaces   zset  namespace → ms at which its last value expires: all that a user has is found without a scan
 -- Each of them expires by itself, not before the last value that it tells of.
 --@include base
+--@include bytes
 
 local function new_xcom()
   local it = {}
-  local XCOM_SWEEP = 16
+  local XCOM_SWEEP, EXPIRY_BYTES = 16, 8
 
   local function names(user, namespace)
     local of = user .. ':' .. namespace
@@ -22,8 +23,18 @@ local function new_xcom()
     return call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, XCOM_SWEEP)
   end
 
+  function it.size(key, value) return #key + EXPIRY_BYTES + #value end
+
+  local function size_of(values, key)
+    local size = call('HSTRLEN', values, key)
+    return size > 0 and #key + size or 0
+  end
+
   function it.remove(user, namespace, keys)
     local values, expiries, spaces = names(user, namespace)
+    if bytes then
+      for _, key in ipairs(keys) do bytes.change_value(user, namespace, key, -size_of(values, key)) end
+    end
     call('HDEL', values, unpack(keys))
     call('ZREM', expiries, unpack(keys))
     if call('EXISTS', values) == 0 then call('ZREM', spaces, namespace) end
@@ -34,13 +45,21 @@ local function new_xcom()
     local _, expiries, spaces = names(user, namespace)
     local keys, namespaces = expired(expiries), expired(spaces)
     if #keys > 0 then it.remove(user, namespace, keys) end
-    if #namespaces > 0 then call('ZREM', spaces, unpack(namespaces)) end
+    if #namespaces == 0 then return end
+    call('ZREM', spaces, unpack(namespaces))
+    if not bytes then return end
+    for _, gone in ipairs(namespaces) do bytes.forget_space(user, gone) end
   end
 
   function it.push(user, namespace, key, value, ttl_ms)
     it.sweep(user, namespace)
     local values, expiries, spaces = names(user, namespace)
     local expiry = now + ttl_ms
+    if bytes then
+      if call('EXISTS', values) == 0 then bytes.forget_space(user, namespace) end -- it expired as a whole
+      bytes.change_value(user, namespace, key, -size_of(values, key))
+      bytes.change_value(user, namespace, key, it.size(key, value))
+    end
     call('HSET', values, key, struct.pack('>d', expiry) .. value)
     call('ZADD', expiries, expiry, key)
     call('ZADD', spaces, 'GT', expiry, namespace)
@@ -57,6 +76,7 @@ local function new_xcom()
 
   function it.clear(user, namespace)
     local values, expiries, spaces = names(user, namespace)
+    if bytes then bytes.forget_space(user, namespace) end
     call('UNLINK', values, expiries)
     call('ZREM', spaces, namespace)
   end

@@ -1,0 +1,222 @@
+-- Bytes of users that may have no more than `max_bytes`: bodies, errors and results of their tasks, values that those share,
+-- and bodies of schedules. `bytes` is nil in a queue where nobody has such a limit.
+-- bytes:<u>           hash  used: all of it; <bucket>: what expires by itself before the end of these ten seconds, counted
+--                           since 1970; gen: when the count began, in us
+-- bytes-expiring:<u>  zset  the buckets
+-- xcom-bytes:<u>      hash  namespace → bytes of its values
+-- While what was there before its user had a limit is counted (lib/weighing.lua), `weighed` has what is in the counts of
+-- those whose `gen` is in `weighing` of the state.
+--@include base
+--@include state
+
+local function new_bytes()
+  local it, limits, own_limits, gens = {}, {}, {}, {}
+  local BUCKET_MS, LOOKS, MOST_LOOKS = 10000, 500, 5000
+  local LEAST_RETRY_MS, LONGEST_RETRY_MS = 1000, 60000
+  local weighed_key = prefix .. 'weighed'
+  local of_all = call('HMGET', state_key, 'byte_gen', 'weighing')
+  local gen_of_all, weighing = of_all[1] or '0', of_all[2]
+  local function counts_of(user) return prefix .. 'bytes:' .. user end
+  local function buckets_of(user) return prefix .. 'bytes-expiring:' .. user end
+  local function spaces_of(user) return prefix .. 'xcom-bytes:' .. user end
+
+  local function stated(whose)
+    local packed = call('GET', prefix .. 'policy:' .. whose)
+    return packed and cmsgpack.unpack(packed).max_bytes
+  end
+  local default = stated('*')
+
+  -- False: none.
+  function it.limit(user)
+    if limits[user] == nil then
+      own_limits[user] = stated(user)
+      limits[user] = own_limits[user] or default or false
+    end
+    return limits[user]
+  end
+
+  function it.forget(user)
+    gens[user] = nil
+    call('UNLINK', counts_of(user), buckets_of(user), spaces_of(user))
+  end
+
+  -- A count from before everybody had a limit knows nothing of what came between.
+  local function gen_of(user)
+    if gens[user] then return gens[user] end
+    local gen = call('HGET', counts_of(user), 'gen')
+    if gen and not own_limits[user] and tonumber(gen) < tonumber(gen_of_all) then
+      it.forget(user)
+      gen = nil
+    end
+    if not gen then
+      gen = gen_of_all
+      call('HSET', counts_of(user), 'gen', gen)
+      call('ZADD', users_key, 'NX', now, user)
+    end
+    gens[user] = gen
+    return gen
+  end
+
+  -- Whether something of it may be there that is not in its count.
+  function it.is_counting(user)
+    return it.limit(user) and weighing and string.find(' ' .. weighing .. ' ', ' ' .. gen_of(user) .. ' ', 1, true) and true or
+      false
+  end
+
+  local function mark_of(user, part) return gen_of(user) .. ':' .. user .. ':' .. part end
+
+  local function book(user, by, expiry)
+    local key = counts_of(user)
+    if expiry then
+      local bucket = string.format('%d', math.ceil(expiry / BUCKET_MS))
+      local left = call('HINCRBY', key, bucket, by)
+      if left <= 0 then
+        call('HDEL', key, bucket)
+        call('ZREM', buckets_of(user), bucket)
+      elseif left == by then
+        call('ZADD', buckets_of(user), bucket, bucket)
+      end
+    end
+    if call('HINCRBY', key, 'used', by) <= 0 and not weighing then it.forget(user) end
+  end
+
+  -- Whether it changes the count: what has not been counted yet cannot leave it.
+  local function is_in_count(user, part, by)
+    gen_of(user)
+    if not it.is_counting(user) then return true end
+    if by > 0 then return call('SADD', weighed_key, mark_of(user, part)) >= 0 end
+    return call('SREM', weighed_key, mark_of(user, part)) == 1
+  end
+
+  -- One part came, or goes. `expiry`: in ms, nil for never.
+  function it.change(user, part, by, expiry)
+    if by ~= 0 and it.limit(user) and is_in_count(user, part, by) then book(user, by, expiry) end
+  end
+
+  -- One that was there before its user had a limit.
+  function it.discover(user, part, size, expiry)
+    if call('SADD', weighed_key, mark_of(user, part)) == 1 then book(user, size, expiry) end
+  end
+
+  local function size_of(key)
+    local size = redis.pcall('STRLEN', key)
+    return type(size) == 'number' and size or 0 -- 0: of another kind, by a foreign hand
+  end
+
+  local function size_of_list(key)
+    local size, found = 0, redis.pcall('LRANGE', key, 0, -1)
+    for _, each in ipairs(found) do size = size + #each end
+    return size
+  end
+
+  function it.expiry_of(key)
+    local at = call('PEXPIRETIME', key)
+    return at >= 0 and at or nil
+  end
+
+  -- What the task has now, by part: name, key, size.
+  function it.parts_of(user, id)
+    local body, errors, result = body_key(user, id), errors_key(user, id), result_key(user, id)
+    return {
+      { 'body:' .. id, body, size_of(body) },
+      { 'errors:' .. id, errors, size_of_list(errors) },
+      { 'result:' .. id, result, size_of(result) },
+    }
+  end
+
+  local function change_all(user, id, sign)
+    if not it.limit(user) then return 0 end
+    local total = 0
+    for _, part in ipairs(it.parts_of(user, id)) do
+      if part[3] > 0 then it.change(user, part[1], sign * part[3], it.expiry_of(part[2])) end
+      total = total + part[3]
+    end
+    return total
+  end
+
+  -- What is there of a task leaves the count, before it changes; returns how much. It comes back as it is afterwards.
+  function it.lift(user, id) return change_all(user, id, -1) end
+  function it.lay(user, id) return change_all(user, id, 1) end
+
+  -- A value of a namespace came, or goes.
+  local function book_value(user, namespace, by)
+    local key = spaces_of(user)
+    if call('HINCRBY', key, namespace, by) <= 0 then call('HDEL', key, namespace) end
+    book(user, by)
+  end
+  local function value_part(namespace, key) return 'xcom:' .. namespace .. ':' .. key end
+
+  function it.change_value(user, namespace, key, by)
+    if by == 0 or not it.limit(user) then return end
+    if is_in_count(user, value_part(namespace, key), by) then book_value(user, namespace, by) end
+  end
+
+  function it.discover_value(user, namespace, key, size)
+    if call('SADD', weighed_key, mark_of(user, value_part(namespace, key))) == 1 then book_value(user, namespace, size) end
+  end
+
+  -- All values of a namespace are gone.
+  function it.forget_space(user, namespace)
+    if not it.limit(user) then return end
+    local size = call('HGET', spaces_of(user), namespace)
+    if not size then return end
+    call('HDEL', spaces_of(user), namespace)
+    book(user, -size)
+  end
+
+  -- A namespace goes with its last value.
+  local function drop_expired_spaces(user)
+    local spaces = prefix .. 'xcom-spaces:' .. user
+    if call('EXISTS', spaces) == 0 then
+      for _, space in ipairs(call('HKEYS', spaces_of(user))) do it.forget_space(user, space) end
+      return
+    end
+    for _, space in ipairs(call('ZRANGEBYSCORE', spaces, '-inf', now, 'LIMIT', 0, LOOKS)) do it.forget_space(user, space) end
+  end
+
+  local function drop_expired(user)
+    local key = counts_of(user)
+    for _ = 1, MOST_LOOKS / LOOKS do
+      local buckets = call('ZRANGEBYSCORE', buckets_of(user), '-inf', math.floor(now / BUCKET_MS), 'LIMIT', 0, LOOKS)
+      if #buckets == 0 then return end
+      local gone = 0
+      for _, size in ipairs(call('HMGET', key, unpack(buckets))) do gone = gone + (size or 0) end
+      call('HDEL', key, unpack(buckets))
+      call('ZREM', buckets_of(user), unpack(buckets))
+      book(user, -gone)
+    end
+  end
+
+  function it.used(user)
+    gen_of(user)
+    drop_expired(user)
+    if call('EXISTS', spaces_of(user)) == 1 then drop_expired_spaces(user) end
+    return tonumber(call('HGET', counts_of(user), 'used') or 0)
+  end
+
+  function it.has_room(user, asked)
+    local limit = it.limit(user)
+    return not limit or asked <= 0 or it.used(user) + asked <= limit
+  end
+
+  -- When something expires next.
+  local function retry_after(user)
+    local bucket = call('ZRANGE', buckets_of(user), 0, 0)[1]
+    local wait = bucket and bucket * BUCKET_MS - now or LONGEST_RETRY_MS
+    return math.max(LEAST_RETRY_MS, math.min(LONGEST_RETRY_MS, wait))
+  end
+
+  -- Nil where so much more fits, else the reply that says why not.
+  function it.refuse(user, asked)
+    if it.has_room(user, asked) then return nil end
+    return { 'heavy', user, it.used(user), it.limit(user), asked, retry_after(user) }
+  end
+
+  -- Nothing may be left of a user that nobody has heard of for long.
+  function it.prune(user)
+    if it.limit(user) then it.used(user) else it.forget(user) end
+  end
+
+  return it
+end
+local bytes = has_byte_limits and new_bytes() or nil
