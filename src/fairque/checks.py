@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from fairque.errors import InvalidInput
 
-__all__ = ["MAX_SECONDS", "check_count", "check_id", "check_number", "check_seconds"]
+__all__ = ["MAX_SECONDS", "check_count", "check_id", "check_number", "check_seconds", "check_text"]
 
 MAX_ID_BYTES = 512
+MAX_TEXT = 2_000
 MAX_SECONDS = 100 * 365 * 86_400
 """The longest time that anything may be told to wait, or is kept: about 100 years."""
 
@@ -40,4 +41,13 @@ def check_id(kind: str, value: object) -> str:
         raise InvalidInput(f"{kind} must not be empty")
     if size > MAX_ID_BYTES:
         raise InvalidInput(f"{kind} has {size} bytes, the limit is {MAX_ID_BYTES}: {value[:40]!r}…")
+    return value
+
+
+def check_text(name: str, value: object) -> str:
+    """A text for people, of at most 2,000 characters: it is kept in Redis beside what has limits of its own."""
+    if not isinstance(value, str):
+        raise InvalidInput(f"{name} must be a str, not {value!r}")
+    if len(value) > MAX_TEXT:
+        raise InvalidInput(f"{name} has {len(value)} characters, the limit is {MAX_TEXT}: {value[:40]!r}…")
     return value

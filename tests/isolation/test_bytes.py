@@ -351,3 +351,22 @@ async def test_counting_what_is_there_goes_by_bounded_steps(core: Core) -> None:
         steps += 1
     assert steps > 5
     assert await counted(core, "a") == measured(core, "a")
+
+
+async def test_renewals_go_on_counting_where_all_slots_are_taken(core: Core) -> None:
+    await core.enqueue_all([task("a", name, 10) for name in numbered(10)])
+    await govern(core, "a", max_bytes=PLENTY)
+    while "weighing" in core.state():
+        core.renew("w", [])
+    assert await counted(core, "a") == measured(core, "a")
+
+
+async def test_a_user_that_was_refused_everything_is_forgotten_like_others(core: Core) -> None:
+    await govern(core, "*", max_bytes=100)
+    await is_counted(core)
+    with pytest.raises(QuotaExceeded):
+        await core.enqueue_all([task("a", "1", LARGE)])
+    core.execute("ZADD", ":users", 1, "a")
+    await core.claim(1, wait=True)
+    assert not [name for name in core.dump() if "bytes" in name]
+    assert core.execute("ZSCORE", ":users", "a") is None

@@ -11,6 +11,7 @@ import pytest
 
 from fairque import (
     FailureKind,
+    InvalidInput,
     QueueFull,
     QuotaExceeded,
     TaskFailed,
@@ -58,8 +59,12 @@ def tasks() -> Iterator[SimpleNamespace]:
             pushed.append(number)
         return pushed
 
-    functions = [keeps, returns, fails, shares]
-    yield SimpleNamespace(keeps=keeps, returns=returns, fails=fails, shares=shares)
+    @task(name="tells")
+    async def tells(message: str) -> None:
+        current_task().progress(0.5, message)
+
+    functions = [keeps, returns, fails, shares, tells]
+    yield SimpleNamespace(keeps=keeps, returns=returns, fails=fails, shares=shares, tells=tells)
     for function in functions:
         unregister(function.name)
 
@@ -156,6 +161,34 @@ async def test_schedules(queue: TaskQueue, tasks: SimpleNamespace) -> None:
     await scheduler.remove_schedule(names[0])
     await queue.enqueue(tasks.keeps("x" * LARGE), user_id="attacker")
     await quiet_user_works(queue, tasks)
+
+
+async def test_texts_that_are_kept_beside_a_task_are_short(queue: TaskQueue, tasks: SimpleNamespace) -> None:
+    await queue.pause("attacker")
+    handle = await queue.enqueue(tasks.keeps(), user_id="attacker")
+    with pytest.raises(InvalidInput, match="the reason has 200000 characters, the limit is 2000"):
+        await handle.cancel("x" * LARGE)
+    await queue.resume("attacker")
+    told = await queue.enqueue(tasks.tells("x" * LARGE), user_id="attacker")
+    with pytest.raises(TaskFailed, match="the message has 200000 characters, the limit is 2000"):
+        await told.result(timeout=10)
+
+
+async def test_a_declared_schedule_of_a_full_user_keeps_no_other_from_being_declared(
+    queue: TaskQueue, tasks: SimpleNamespace
+) -> None:
+    await queue.set_policy("attacker", max_bytes=1)
+    functions = [
+        task(name=f"declared by {user_id}", every=3600, user_id=user_id)(tasks.keeps.__wrapped__)
+        for user_id in ("attacker", "quiet")
+    ]
+    try:
+        async with Worker(queue):
+            await eventually(lambda: TaskScheduler(queue).list_schedules("quiet"))
+        assert await TaskScheduler(queue).list_schedules("attacker") == []
+    finally:
+        for function in functions:
+            unregister(function.name)
 
 
 async def test_workflows(queue: TaskQueue, tasks: SimpleNamespace) -> None:

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from fairque.checks import check_seconds
+from fairque.checks import check_seconds, check_text
 from fairque.errors import QueueUnavailable, ResultNotKept, ResultTimeout, TaskCanceled, TaskFailed, UnknownTask
 from fairque.models import TaskInfo, TaskState
 from fairque.queue.task_info import ended_info, living_info, told_by
@@ -105,8 +105,9 @@ class TaskHandle(Generic[R_co]):
         `cancel_grace` of its worker; a thread is told by `current_task().canceled`. Those that depend on it follow
         their `on_dependency_failure`.
 
-        Raises `UnknownTask` and `QueueUnavailable`.
+        Raises `UnknownTask`, `QueueUnavailable`, and `InvalidInput` for a reason of more than 2,000 characters.
         """
+        check_text("the reason", reason)
         answer = await self._source.store.cancel(self.user_id, self.task_id, reason)
         if answer is None:
             raise self._unknown()

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from fairque.errors import FairqueError
+from fairque.errors import FairqueError, QuotaExceeded
 from fairque.redis.store_schedules import KEEP, ScheduleStore, StoredSchedule, encode_spec
 from fairque.schedule.spec import Spec
 from fairque.schedule.timetable import Timetable
@@ -60,7 +60,7 @@ class Declarations:
         for declaration, verdict in zip(own.values(), verdicts, strict=True):
             if verdict in ("absent", "differs"):
                 changed = True
-                await self._register(declaration)
+                await self._register_or_warn(declaration)
             elif verdict == "older":
                 self._warn(declaration.schedule_id, "this process declares an older definition, which is not used")
             elif verdict == "taken":
@@ -82,6 +82,13 @@ class Declarations:
             else:
                 found.append(Declaration(function.name, spec, template))
         return found
+
+    async def _register_or_warn(self, declaration: Declaration) -> None:
+        """Those of other users are declared all the same."""
+        try:
+            await self._register(declaration)
+        except QuotaExceeded as exc:
+            self._warn(declaration.schedule_id, f"it cannot be declared: {exc}")
 
     async def _register(self, declaration: Declaration) -> None:
         """Whoever is faster wrote the same, or something newer: the next look tells."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any
 
-from fairque.checks import check_number
+from fairque.checks import check_number, check_text
 from fairque.errors import FairqueError, InvalidInput
 from fairque.tasks.message import Firing
 
@@ -83,11 +83,11 @@ class TaskContext:
         """Tell those who watch how far it is, from 0 to 1. Cheap: a few reports a second are sent, the rest is skipped.
 
         Raises:
-            InvalidInput: The fraction is not between 0 and 1.
+            InvalidInput: The fraction is not between 0 and 1, or the message has more than 2,000 characters.
         """
         if not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
             raise InvalidInput(f"progress must be between 0 and 1, not {fraction!r}")
-        self._report(float(fraction), message)
+        self._report(float(fraction), check_text("the message", message))
 
     def _report(self, fraction: float, message: str) -> None:
         """A subprocess has no connection: nobody is told."""

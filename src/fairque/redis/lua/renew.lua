@@ -8,6 +8,7 @@
 --@include fair
 --@include charging
 --@include sweep
+--@include weighing
 --@arguments
 local entry, flat = prefix .. 'worker:' .. worker, {}
 for field, value in pairs(fields) do
@@ -31,6 +32,9 @@ if gone > 0 or tonumber(had or 0) ~= (fields.concurrency or 0) then
     new_sweep().tell_a_worker()
   end
 end
+
+-- Claims do it as well, but where all slots are taken there may be none.
+if is_weighing then new_weighing().go_on() end
 
 local lost, canceled, charging = {}, {}, nil
 for at, delivery in ipairs(deliveries) do

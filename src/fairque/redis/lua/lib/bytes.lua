@@ -214,7 +214,7 @@ local function new_bytes()
 
   -- Nothing may be left of a user that nobody has heard of for long.
   function it.prune(user)
-    if it.limit(user) then it.used(user) else it.forget(user) end
+    if not it.limit(user) or (it.used(user) <= 0 and not weighing) then it.forget(user) end
   end
 
   return it
