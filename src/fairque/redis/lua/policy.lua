@@ -16,8 +16,7 @@ local key = prefix .. 'policy:' .. whose
 local packed = call('GET', key)
 local policy = packed and cmsgpack.unpack(packed) or {}
 local is_user = whose ~= '*' and string.byte(whose) ~= 64
-governed = fair()
-if not has_policies then governed.read_policies() end
+govern()
 local reservation, group = is_user and nodes.user(whose).policy.min_running or 0, policy.group
 local weight, had_bytes = policy.weight, policy.max_bytes
 for _, field in ipairs(forgotten) do

@@ -207,7 +207,7 @@ local function new_assignments()
       if tag then
         call('ZADD', assignments.tree_key(name, u.up), tag, u.name)
         enter_groups(u, name)
-        local first = lines.tag(reservations.line, u.name)
+        local first = governed and lines.tag(reservations.line, u.name)
         if first then call('ZADD', assignments.tree_key(name, reservations.line), first, u.name) end
       end
     end
@@ -267,7 +267,7 @@ local function new_assignments()
       assignments.remove_group(name, line)
       line = line.up
     end
-    government.forgive(u)
+    choice.forgive(u)
   end
 
   local function release_some()

@@ -14,29 +14,37 @@ local on_held_back, on_reviewed = nil, nil
 -- A function that is made at the top of a script costs each call as much as there are names around it, and one that names
 -- others of its own block costs their number. So these are made by the first that needs them, and name each other by
 -- these tables.
-local lines, fronts, nodes, assignments, gates, reservations, government = {}, {}, {}, {}, {}, {}, nil
+local lines, fronts, nodes, assignments, gates, reservations, choice, governed = {}, {}, {}, {}, {}, {}, nil, nil
 --@include fronts
 --@include assignments
-local function new_government()
-  government = { all_paused = false }
+local function new_choice()
+  choice = {}
   --@include lines
   --@include nodes
+  --@include choice
+  if has_assigned then new_assignments() end
+end
+
+local function new_government()
   --@include gates
   --@include reserve
   --@include breaker
   --@include quota
   --@include govern
-  --@include exports
-  if has_assigned then new_assignments() end
-  if has_policies then government.read_policies() end
+  governed = choice
 end
 
 local function fair()
-  if not government then new_government() end
-  return government
+  if not choice then new_choice() end
+  return choice
 end
 
-local governed = has_policies and fair() or nil
+-- `governed` is nil in a queue that has no policies.
+local function govern()
+  fair()
+  if not governed then new_government() end
+end
+if has_policies then govern() end
 
 -- The user has servable work, of which the first task costs this much. False: a policy holds it back.
 local function admit(user, cost) return fair().admit(user, cost) end
@@ -52,5 +60,5 @@ local function is_served(user) return not has_assigned or (fair() and assignment
 
 -- A task was taken out of a lane of the user.
 local function retire(user)
-  if call('EXISTS', place_key('critical', user), place_key('normal', user)) == 0 then fair().retire(user) end
+  if call('EXISTS', place_key('critical', user), place_key('normal', user)) == 0 then fair().retire(nodes.user(user)) end
 end

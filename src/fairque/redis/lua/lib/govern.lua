@@ -1,33 +1,34 @@
 -- What policies decide: who is in line, and who is held back.
-government.user, government.gate, government.note_end = nodes.user, gates.at, gates.note_end -- for others
+choice.user, choice.gate, choice.note_end = nodes.user, gates.at, gates.note_end -- for others
+local retire = choice.retire
 local parked_key = prefix .. 'parked'
 
 -- The pause of everybody is a flag that claims read: nobody leaves `ready` for it. True, or until when.
-function government.read_policies()
+function choice.read_policies()
   nodes.read_policies()
-  government.all_paused = (nodes.everybody.paused == true or (nodes.everybody.paused or 0) > now) and nodes.everybody.paused
+  choice.all_paused = (nodes.everybody.paused == true or (nodes.everybody.paused or 0) > now) and nodes.everybody.paused
 end
 
 -- Its backlog is gone, or may not be served: `is_capped`, because as much of it runs as may.
-function government.leave(u, is_capped)
+function choice.leave(u, is_capped)
   nodes.leave(u, is_capped)
   reservations.update(u)
 end
 
-function government.hold_back(u, at)
-  government.leave(u, at == gates.NEVER and rawget(u.policy, 'paused') ~= true)
+function choice.hold_back(u, at)
+  choice.leave(u, at == gates.NEVER and rawget(u.policy, 'paused') ~= true)
   gates.park(u, at)
   if on_held_back then on_held_back(u.name) end
 end
 
-function government.admit(user, cost)
+function choice.admit(user, cost)
   local u = nodes.user(user)
-  if nodes.is_ready(u) then return not government.all_paused end
+  if nodes.is_ready(u) then return not choice.all_paused end
   local at = gates.at(u)
   if not at then
     nodes.join(u, cost)
     reservations.update(u)
-    return not government.all_paused
+    return not choice.all_paused
   end
   gates.park(u, at)
   call('ZADD', users_key, now, user)
@@ -40,56 +41,61 @@ local function head_cost(user)
 end
 
 -- Puts the user where it belongs after something changed. True: it may be served now, and could not before.
-function government.review(user)
+function choice.review(user)
   nodes.known[user] = nil -- what happened in this script is read anew
   if on_reviewed then on_reviewed(user) end
   call('ZREM', parked_key, user)
   local u = nodes.user(user)
   local cost, tag = head_cost(user), nodes.is_ready(u)
   local at = cost and gates.at(u)
-  if tag and at then government.hold_back(u, at) end
-  if tag and not cost then government.leave(u) end
+  if tag and at then choice.hold_back(u, at) end
+  if tag and not cost then choice.leave(u) end
   if not cost then nodes.forget_cap(u) end
   if tag and cost and not at then reservations.update(u) end
   if tag or not cost then return false end
-  return government.admit(user, cost)
+  return choice.admit(user, cost)
 end
 
 -- Those whose time has come.
-function government.unpark(most, woken)
+function choice.unpark(most, woken)
   for _, user in ipairs(call('ZRANGEBYSCORE', parked_key, '-inf', now, 'LIMIT', 0, most)) do
     if user == '*' then
       call('ZREM', parked_key, user)
       tell_all_workers()
-    elseif government.review(user) then
+    elseif choice.review(user) then
       woken[user] = (woken[user] or 0) + 1
     end
   end
 end
 
 -- A task of the user ended. One that is ready stays so, unless its breaker opened. Returns as `review` does.
-function government.freed(user)
+function choice.freed(user)
   local u = nodes.user(user)
-  if u.opened or not nodes.is_ready(u) then return government.review(user) end
+  if u.opened or not nodes.is_ready(u) then return choice.review(user) end
   reservations.update(u)
   return false
 end
 
-function government.unpark_one(user) call('ZREM', parked_key, user) end
+function choice.retire(u)
+  call('ZREM', parked_key, u.name)
+  retire(u)
+end
 
 -- What became known while it ran is charged, or given back, afterwards.
-function government.adjust(u, by)
+function choice.adjust(u, by)
   nodes.charge_late(u, by)
   reservations.update(u)
 end
 
 -- Whoever served it out of turn does so no longer.
-function government.forgive(u)
+function choice.forgive(u)
   nodes.forgive(u)
   reservations.update(u)
 end
 
-function government.ends_matter(u)
+function choice.ends_matter(u)
   local p = u.policy
   return p.max_running or p.max_share or p.min_running or p.breaker_failures
 end
+
+choice.read_policies()

@@ -1,25 +1,25 @@
 -- Quotas: how many tasks of a user may wait.
-function government.waiting(user)
+function choice.waiting(user)
   return call('ZCARD', place_key('critical', user)) + call('ZCARD', place_key('normal', user)) +
     call('ZCARD', place_key('scheduled', user)) + call('SCARD', place_key('deferred', user)) +
     call('ZCARD', place_key('held', user))
 end
 
 -- Whether tasks in line may go for those that are asked for, and so many would fit beside what is not in line.
-function government.may_drop(user, asked)
+function choice.may_drop(user, asked)
   local p = nodes.user(user).policy
   local in_line = call('ZCARD', place_key('critical', user)) + call('ZCARD', place_key('normal', user))
-  return p.mode == 'drop_oldest' and government.waiting(user) - in_line + asked <= p.max_queued
+  return p.mode == 'drop_oldest' and choice.waiting(user) - in_line + asked <= p.max_queued
 end
 
 -- How many tasks are too many, when so many more come.
-function government.excess(user, more)
+function choice.excess(user, more)
   local most = nodes.user(user).policy.max_queued
-  return most and math.max(0, government.waiting(user) + more - most) or 0
+  return most and math.max(0, choice.waiting(user) + more - most) or 0
 end
 
 -- Seconds (as ms) in which the user's tasks, as fast as they went lately, make room for so many.
-function government.retry_after(user, excess)
+function choice.retry_after(user, excess)
   local blob = call('GET', prefix .. 'metrics:' .. user)
   if not blob then return 1000 end
   local m = { struct.unpack(metrics_format(), blob) }

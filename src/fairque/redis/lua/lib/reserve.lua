@@ -17,7 +17,6 @@ end
 
 -- Puts the user where it belongs, also one whose reservation came from a default that has been taken back.
 function reservations.update(u)
-  if not nodes.everybody then return end
   local least, tag = reservations.of(u), nodes.is_ready(u)
   if tag and least and gates.running(u) < least then
     lines.tag(reservations.line, u.name)

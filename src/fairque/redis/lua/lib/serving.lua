@@ -26,24 +26,25 @@ local function new_serving(claim, work)
 
   local function serve(user)
     local u = nodes.user(user)
-    local gate = not u.served and gates.at(u)
+    local gate = governed and not u.served and gates.at(u)
     if gate then
       work.moved = work.moved + 1
-      return government.hold_back(u, gate)
+      return choice.hold_back(u, gate)
     end
-    if not u.served then nodes.reweight(u) end
+    if has_weights or (governed and not u.served) then nodes.reweight(u) end
     u.served = true
     local known = delivering.knowledge(user)
     local cost = delivering.start_next(user, known)
     if cost then
       nodes.charge(u, cost)
-      gates.note_start(u)
+      if governed then gates.note_start(u) end
     else
       note(resting, user)
     end
-    if known.critical + known.normal == 0 then return government.leave(u) end
+    if known.critical + known.normal == 0 then return choice.leave(u) end
+    if not governed then return end
     gate = gates.at(u)
-    if gate then return government.hold_back(u, gate) end
+    if gate then return choice.hold_back(u, gate) end
     reservations.update(u)
   end
 

@@ -136,7 +136,7 @@ local function new_stealing(claim, work)
 
   -- Of a worker's last free slot every other one, while others wait for their turn.
   local function is_turn_of_others()
-    return want == 1 and call('HDEL', state_key, 'stole') == 1 and fair().anybody_is_ready()
+    return want == 1 and call('HDEL', state_key, 'stole') == 1 and fair() and lines.lowest(root)
   end
 
   -- Of those that came less than a lease ago a process has one, and all processes together have a tenth of their slots.

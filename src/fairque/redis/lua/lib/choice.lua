@@ -1,0 +1,26 @@
+-- What is done to users, in a queue that has no policies. See lib/govern.lua as well.
+
+-- The user has servable work, of which the first task costs this much. True: it may be served now.
+function choice.admit(user, cost)
+  local u = nodes.user(user)
+  if not nodes.is_ready(u) then nodes.join(u, cost) end
+  return true
+end
+
+function choice.leave(u) nodes.leave(u) end
+
+function choice.adjust(u, by) nodes.charge_late(u, by) end
+
+-- Whoever served it out of turn does so no longer.
+function choice.forgive(u) nodes.forgive(u) end
+
+-- Nothing of it waits any more.
+function choice.retire(u)
+  nodes.forget_cap(u)
+  choice.leave(u)
+end
+
+-- Many users come that may have been away.
+function choice.expect(names)
+  if not governed and #names > 1 then lines.learn(root, names) end
+end
