@@ -15,8 +15,7 @@ local slots = call('HGET', prefix .. 'worker:' .. worker, 'concurrency')
 if slots then call('HINCRBY', state_key, 'slots', -slots) end
 call('DEL', prefix .. 'worker:' .. worker)
 call('SREM', prefix .. 'waiting', worker)
-fair()
-if not assignments.note then new_assignments() end
+fair().assign()
 for _, name in ipairs(groups) do
   call('SREM', prefix .. 'waiting:' .. name, worker)
   assignments.leave(name, worker)

@@ -8,11 +8,11 @@
 --                           true one, and who is not in line any more may still be there: both are mended when they come up
 -- leases@<a>          zset  the same of `leases`
 -- assignments-ended   set   those whose users are still to be released
---@include base
---@include state
 
-local function new_assignments()
-  if not fronts.new then new_fronts() end
+-- Made where there are some.
+function choice.assign()
+  if assignments.note then return end
+  choice.front()
   local SILENT_MS, TOUCH_MS, RELEASED, KEPT_TAGS = 60000, 1000, 100, 10000
   local names_key, ended_key = prefix .. 'assignments', prefix .. 'assignments-ended'
   local of_member, seen, lows = {}, {}, {}
@@ -271,10 +271,15 @@ local function new_assignments()
   end
 
   local function release_some()
-    local name = call('SRANDMEMBER', ended_key)
-    if not name then return end
-    for _, user in ipairs(call('SPOP', users_key_of(name), RELEASED)) do release(name, user) end
-    if call('EXISTS', users_key_of(name)) == 0 then call('SREM', ended_key, name) end
+    local left = RELEASED
+    while left > 0 do
+      local name = call('SRANDMEMBER', ended_key)
+      if not name then break end
+      local users = call('SPOP', users_key_of(name), left)
+      for _, user in ipairs(users) do release(name, user) end
+      left = left - #users - 1
+      if call('EXISTS', users_key_of(name)) == 0 then call('SREM', ended_key, name) end
+    end
     lows = {}
   end
 

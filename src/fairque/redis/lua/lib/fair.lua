@@ -15,23 +15,24 @@ local on_held_back, on_reviewed = nil, nil
 -- others of its own block costs their number. So these are made by the first that needs them, and name each other by
 -- these tables.
 local lines, fronts, nodes, assignments, gates, reservations, choice, governed = {}, {}, {}, {}, {}, {}, nil, nil
---@include fronts
---@include assignments
 local function new_choice()
   choice = {}
   --@include lines
   --@include nodes
   --@include choice
-  if has_assigned then new_assignments() end
-end
+  --@include fronts
+  --@include assignments
 
-local function new_government()
-  --@include gates
-  --@include reserve
-  --@include breaker
-  --@include quota
-  --@include govern
-  governed = choice
+  function choice.govern()
+    --@include gates
+    --@include reserve
+    --@include breaker
+    --@include quota
+    --@include govern
+    governed = choice
+  end
+
+  if has_assigned then choice.assign() end
 end
 
 local function fair()
@@ -42,7 +43,7 @@ end
 -- `governed` is nil in a queue that has no policies.
 local function govern()
   fair()
-  if not governed then new_government() end
+  if not governed then choice.govern() end
 end
 if has_policies then govern() end
 

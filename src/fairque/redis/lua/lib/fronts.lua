@@ -1,7 +1,9 @@
 -- The front of a line: its lowest members, read at once and kept in order by tag, then name, while a call serves them. Tags in
 -- it may be too low, never too high: they are mended when they come up.
 
-local function new_fronts()
+-- Made where lines are served.
+function choice.front()
+  if fronts.new then return end
   -- resting, idle: members, and how many, that have to wait until all others had their turn. head, tail: places in tags and
   -- names. tree: the key to read from, with the assignment that it belongs to; moved: what is to be written there.
   function fronts.new(line, most, resting, idle)

@@ -85,9 +85,12 @@ function nodes.reweight(u)
   if counted == u.weight then return end
   nodes.rescale(u, counted / u.weight)
   u.counted = u.weight
-  if u.weight == 1 then return call('HDEL', user_key(u.name), 'weight') end
-  call('HSET', user_key(u.name), 'weight', u.weight)
-  if nodes.is_ready(u) then
+  if u.weight == 1 then
+    call('HDEL', user_key(u.name), 'weight')
+  else
+    call('HSET', user_key(u.name), 'weight', u.weight)
+  end
+  if u.weight ~= 1 and nodes.is_ready(u) then
     call('PERSIST', user_key(u.name))
   else
     call('PEXPIRE', user_key(u.name), USER_TTL)
