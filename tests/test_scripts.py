@@ -81,6 +81,11 @@ def test_an_include_is_joined_once_where_it_is_named_first(write: WRITE) -> None
     assert lines("told") == ["local base = 1", "local left = base", "local right = base", "return 1"]
 
 
+def test_what_follows_a_part_can_be_a_function_that_is_inside_of_it(write: WRITE) -> None:
+    write(told="--@include base\nreturn base", lib_base="local base = 1\n--@inside")
+    assert lines("told") == ["local base = 1", "return (function()", "return base", "end)()"]
+
+
 def test_includes_that_run_in_a_circle_are_an_error_that_shows_it(write: WRITE) -> None:
     write(told="--@include a", lib_a="--@include b", lib_b="--@include c", lib_c="--@include a")
     with pytest.raises(ValueError, match="circle: a → b → c → a"):

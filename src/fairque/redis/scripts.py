@@ -8,6 +8,9 @@ A line of a script may be a directive:
 
 ``--@fields TYPE VARIABLE`` does the same with a list of such values in the arguments; ``--@fields TYPE VARIABLE: A B``
 with some of the fields only.
+
+``--@inside`` makes one function of all that follows. At each call, Lua looks through all open locals for those that a
+function uses, but finds at once what the outer function uses as well. A function has room for 200 locals of its own.
 """
 
 from __future__ import annotations
@@ -44,22 +47,33 @@ def load(name: str, package: str = CORE) -> Script:
     Raises:
         ValueError: An include includes itself, or a directive names what there is not.
     """
-    source = "\n".join(_Joiner(name, package).lines(package, f"{name}.lua")).encode()
+    source = "\n".join(_Joiner(name, package).script()).encode()
     sha = hashlib.sha1(source, usedforsecurity=False).hexdigest().encode()
     return Script(name, source, sha, source.startswith(_ONLY_READS))
 
 
 class _Joiner:
     def __init__(self, script: str, package: str) -> None:
+        self._script, self._package = script, package
         self._types: Any = importlib.import_module(f"{package}.arguments")
         self._arguments = script.title().replace("_", "")
         self._joined: set[str] = set()
         self._open: list[str] = []
+        self._functions = 0
         self._directives: dict[str, Callable[[str], Iterator[str]]] = {
             "include": self._include,
+            "inside": lambda _: self._begin_function(),
             "arguments": lambda _: _unpacking(self._types, self._arguments),
             "fields": partial(_fields, self._types),
         }
+
+    def script(self) -> Iterator[str]:
+        yield from self.lines(self._package, f"{self._script}.lua")
+        yield from ["end)()"] * self._functions
+
+    def _begin_function(self) -> Iterator[str]:
+        self._functions += 1
+        yield "return (function()"
 
     def lines(self, package: str, path: str) -> Iterator[str]:
         for line in (files(package) / "lua" / path).read_text(encoding="utf-8").splitlines():
