@@ -85,6 +85,8 @@ def _filled(fields: View) -> View:
 
 
 def _task_fields(fields: dict[str, str]) -> View:
+    if fields.get("state") == "started":
+        fields = {"attempt": "1"} | fields  # the first one is not written down
     numbers = {name: int(fields.get(name, 0)) for name in _TASK_NUMBERS}
     names = {name: fields.get(name, "") for name in _TASK_NAMES}
     return {"state": fields.get("state", "queued"), **numbers, **names}

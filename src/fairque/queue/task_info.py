@@ -43,7 +43,7 @@ def living_info(
         name=name,
         state=state,
         priority=priority_in(known.body),
-        attempt=int(fields.get("attempt", 0)),
+        attempt=int(fields.get("attempt", state is TaskState.STARTED)),  # the first one is not written down
         due_at=known.due_ms / 1000 if known.due_ms is not None else None,
         queued_at=queued,
         started_at=started if has_started else None,

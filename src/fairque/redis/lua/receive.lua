@@ -7,7 +7,7 @@
 --@arguments
 local key = task_key(user, id)
 local known = call('HMGET', key, 'stream_id', 'attempt')
-if known[1] ~= stream_id or tonumber(known[2]) ~= attempt then return 0 end
+if known[1] ~= stream_id or attempt_in(known[2]) ~= attempt then return 0 end
 call('HSET', key, 'received', attempt)
 call('XCLAIM', stream_key(lane, user), 'workers', worker, 0, stream_id, 'JUSTID')
 return 1

@@ -40,7 +40,7 @@ local lost, canceled, charging = {}, {}, nil
 for at, delivery in ipairs(deliveries) do
   --@fields HeldDelivery delivery
   local known = call('HMGET', task_key(user, id), 'stream_id', 'attempt', 'canceling', 'charged', 'started')
-  if known[1] == stream_id and tonumber(known[2]) == attempt then
+  if known[1] == stream_id and attempt_in(known[2]) == attempt then
     call('XCLAIM', stream_key(lane, user), 'workers', worker, 0, stream_id, 'JUSTID')
     if known[4] then
       charging = charging or new_charging()

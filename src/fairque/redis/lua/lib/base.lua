@@ -24,6 +24,9 @@ local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. i
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
 
+-- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
+local function attempt_in(field) return tonumber(field or 1) end
+
 -- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
 local function place_key(place, user) return prefix .. place .. ':' .. user end
 local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end

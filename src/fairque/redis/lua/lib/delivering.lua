@@ -39,7 +39,7 @@ local function new_delivering(claim, work)
       known[stream] = true
     end
     local stream_id = call('XADD', stream, '*', 'id', id)
-    call('XCLAIM', stream, 'workers', worker, 0, stream_id, 'FORCE', 'JUSTID', 'LASTID', stream_id)
+    call('XCLAIM', stream, 'workers', worker, '0', stream_id, 'FORCE', 'JUSTID')
     return stream_id
   end
 
@@ -68,12 +68,13 @@ local function new_delivering(claim, work)
     count(lane, -1)
     local cost, history = cost_of(body), ''
     local stream_id = append(lane, user, id, known)
-    local attempt = call('HINCRBY', key, 'attempt', 1)
+    local attempt = 1 -- for which a task has no field
     local new_fields = call('HSET', key, 'state', 'started', 'lane', lane, 'score', score, 'stream_id', stream_id,
       'worker', worker, 'started', now_text)
     local was_offered = limit and limited.start(limit, user, id)
     local paid = false
     if new_fields < 6 then -- it was deferred, scheduled, retried, released, held or watched before
+      attempt = call('HINCRBY', key, 'attempt', 1)
       local before = call('HMGET', key, 'failures', 'lost', 'returned', 'since', 'queued', 'paid', 'watched', 'offered',
         'charged', 'charged_before')
       if before[7] then publish(user, id, 'started') end

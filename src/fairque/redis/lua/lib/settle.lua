@@ -22,20 +22,39 @@ local function settle_outcomes(report)
   local KEPT_ERRORS = 20
   local woken = {}
 
-  -- The last delivery of a lane takes the stream with it.
+  -- The last delivery of a lane takes the stream with it. Those of a lane in which others run leave together.
+  local streams, over, empty = {}, {}, { leases_key }
   local function remove_delivery(lane, user, stream_id, ...)
     local stream = stream_key(lane, user)
-    if call('XLEN', stream) == 1 then
+    local ids = over[stream]
+    if call('XLEN', stream) == (ids and #ids or 0) + 1 then
       call('DEL', stream, ...)
-      call('ZREM', leases_key, lane .. ':' .. user)
-      if has_cursors then forget_cursor(lane .. ':' .. user) end
+      over[stream] = nil
+      local member = lane .. ':' .. user
+      empty[#empty + 1] = member
+      if has_cursors then forget_cursor(member) end
     else
-      call('XACK', stream, 'workers', stream_id)
-      call('XDEL', stream, stream_id)
+      if not ids then
+        ids = {}
+        streams[#streams + 1], over[stream] = stream, ids
+      end
+      ids[#ids + 1] = stream_id
       if ... then call('DEL', ...) end
     end
     count('started', -1)
     if governed then governed.user(user).running = nil end
+  end
+
+  local function end_deliveries()
+    for _, stream in ipairs(streams) do
+      local ids = over[stream]
+      if ids then
+        call('XACK', stream, 'workers', unpack(ids))
+        call('XDEL', stream, unpack(ids))
+      end
+    end
+    if empty[2] then call('ZREM', unpack(empty)) end
+    streams, over, empty = {}, {}, { leases_key }
   end
 
   local function keep_error(user, id, record, is_cut)
@@ -47,8 +66,12 @@ local function settle_outcomes(report)
   local ends = {}
 
   -- A result that others wait for is kept at least as long as they may have to.
-  function ends.finished(user, id, lane, stream_id, _, ttl, _, record, _, feeds)
-    remove_delivery(lane, user, stream_id, keys_of_task(user, id))
+  function ends.finished(user, id, lane, stream_id, _, ttl, _, record, _, feeds, _, is_plain)
+    if is_plain then
+      remove_delivery(lane, user, stream_id, task_key(user, id), body_key(user, id))
+    else
+      remove_delivery(lane, user, stream_id, keys_of_task(user, id))
+    end
     if feeds then
       ttl = math.max(ttl, dead_letter_ttl_ms)
       announce(user, id, 'finished')
@@ -68,7 +91,7 @@ local function settle_outcomes(report)
     local key = task_key(user, id)
     -- Another record than the worker has: a repeated report knows it by this.
     if is_cut then call('HSET', key, 'last', stream_id .. ' ' .. attempt) end
-    call('HSET', key, 'state', 'failed', 'stream_id', '', 'ended', now)
+    call('HSET', key, 'state', 'failed', 'attempt', attempt, 'stream_id', '', 'ended', now)
     call('PEXPIRE', key, dead_letter_ttl_ms)
     call('PEXPIRE', body_key(user, id), dead_letter_ttl_ms)
     call('PEXPIRE', errors_key(user, id), dead_letter_ttl_ms)
@@ -86,10 +109,11 @@ local function settle_outcomes(report)
   end
 
   -- Back to its place: at once, or when its time has come.
-  local function put_back(user, id, lane, stream_id, attempt, delay)
+  local function put_back(user, id, lane, stream_id, attempt, counted, delay)
     local key = task_key(user, id)
     remove_delivery(lane, user, stream_id)
-    call('HSET', key, 'stream_id', '', 'last', stream_id .. ' ' .. attempt)
+    end_deliveries() -- who may be served depends on what runs
+    call('HSET', key, 'attempt', counted, 'stream_id', '', 'last', stream_id .. ' ' .. attempt)
     if delay > 0 then
       call('HSET', key, 'state', 'scheduled')
       schedule(user, id, now + delay)
@@ -105,12 +129,11 @@ local function settle_outcomes(report)
     local key = task_key(user, id)
     call('HINCRBY', key, 'failures', 1)
     call('HDEL', key, 'lost', 'received', 'tried', 'deaths', 'alone')
-    put_back(user, id, lane, stream_id, attempt, delay)
+    put_back(user, id, lane, stream_id, attempt, attempt, delay)
   end
 
   function ends.released(user, id, lane, stream_id, attempt, _, delay)
     local key = task_key(user, id)
-    call('HINCRBY', key, 'attempt', -1)
     call('HDEL', key, 'alone')
     if delay > 0 then
       call('HINCRBY', key, 'returned', 1)
@@ -118,7 +141,7 @@ local function settle_outcomes(report)
     else
       call('HSET', key, 'paid', 1)
     end
-    put_back(user, id, lane, stream_id, attempt, delay)
+    put_back(user, id, lane, stream_id, attempt, attempt - 1, delay)
   end
 
   -- The record of a task that ended as canceled tells which worker's attempt that was.
@@ -179,8 +202,8 @@ local function settle_outcomes(report)
   for at, outcome in ipairs(outcomes) do
     --@fields SettledDelivery outcome
     local known = call('HMGET', task_key(user, id), 'stream_id', 'attempt', 'feeds', 'canceling', 'limited', 'charged',
-      'charged_before')
-    if known[1] == stream_id and tonumber(known[2]) == attempt then
+      'charged_before', 'queued')
+    if known[1] == stream_id and attempt_in(known[2]) == attempt then
       local settled, is_cut = settled_kind(kind, known[4]), false
       local is_weighed = bytes and HAS_BYTES[settled] and bytes.limit(user)
       if is_weighed then
@@ -198,7 +221,7 @@ local function settle_outcomes(report)
         reviewed[#reviewed + 1] = user
       end
       local told = settled == 'canceled' and known[4] or error
-      ends[settled](user, id, lane, stream_id, attempt, ttl_ms, delay_ms, record, told, known[3], is_cut)
+      ends[settled](user, id, lane, stream_id, attempt, ttl_ms, delay_ms, record, told, known[3], is_cut, not known[8])
       if is_weighed then bytes.lay(user, id) end
       answers[at] = 1
     else
@@ -207,6 +230,7 @@ local function settle_outcomes(report)
   end
 
   if suspects[1] then call('ZREM', suspects_key, unpack(suspects)) end
+  end_deliveries()
   pass_on_outcomes(step_us, dead_letter_ttl_ms)
   for _, user in ipairs(reviewed) do
     if governed.freed(user) then woken[user] = (woken[user] or 0) + 1 end

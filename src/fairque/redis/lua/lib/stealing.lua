@@ -59,7 +59,7 @@ local function new_stealing(claim, work)
   -- The delivery is ours now; (stream id, attempt) fences off the old owner.
   local function take_over(lane, user, stream_id, id, known, body)
     local alone = needs_room(known)
-    local attempt, lost = (tonumber(known.attempt) or 0) + 1, (tonumber(known.lost) or 0) + 1
+    local attempt, lost = attempt_in(known.attempt) + 1, (tonumber(known.lost) or 0) + 1
     call('XAUTOCLAIM', stream_key(lane, user), 'workers', worker, lease_ms, stream_id, 'COUNT', 1, 'JUSTID')
     call('HSET', task_key(user, id), 'attempt', attempt, 'lost', lost, 'worker', worker, 'started', now_text, 'tried',
       known.tried, 'deaths', known.deaths)
