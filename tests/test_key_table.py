@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import struct
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -32,7 +31,7 @@ from fairque import (
 from fairque.embedded.server import EmbeddedServer
 from fairque.tasks.registry import unregister
 from fairque.testing import advance
-from tests.support.core import outcome
+from tests.support.core import metrics_of_old, outcome
 from tests.support.eventually import eventually
 from tests.support.key_table import KeyWatch, Rule, rules_in
 from tests.support.process import ROOT
@@ -278,11 +277,10 @@ async def is_charged_by_time(queue: TaskQueue, known: SimpleNamespace, look: Loo
 
 
 def set_clock_of_usage(queue: TaskQueue, whose: str, hours: int) -> None:
-    """As if the services so far had been so many hours ago. (The twelfth double is the hour.)"""
+    """As if the services so far had been so many hours ago."""
     with RespClient(queue.connector.url) as client:
         key = f"{queue.keys.prefix}metrics:{whose}"
-        [hour] = struct.unpack_from("<d", client.execute("GET", key), 11 * 8)
-        client.execute("SETRANGE", key, 11 * 8, struct.pack("<d", hour - hours))
+        client.execute("SET", key, metrics_of_old(client.execute("GET", key), hours), "KEEPTTL")
 
 
 async def has_a_limit_of_bytes(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:

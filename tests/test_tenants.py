@@ -6,7 +6,6 @@ import asyncio
 import json
 import signal
 import statistics
-import struct
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
@@ -35,7 +34,7 @@ from fairque import (
     task,
 )
 from fairque.tasks.registry import unregister
-from tests.support.core import Core
+from tests.support.core import Core, metrics_of_old
 from tests.support.eventually import eventually
 from tests.support.process import WorkerProcess
 from tests.support.servers import Server
@@ -572,11 +571,9 @@ async def test_usage_is_told_by_the_hour(queue: TaskQueue) -> None:
 
 
 def set_clock_of_usage(core: Core, whose: str, hours: int) -> None:
-    """As if the services so far had been so many hours ago. (The twelfth double is the hour.)"""
+    """As if the services so far had been so many hours ago."""
     key = f":metrics:{whose}"
-    blob = core.execute("GET", key)
-    [hour] = struct.unpack_from("<d", blob, 11 * 8)
-    core.execute("SETRANGE", key, 11 * 8, struct.pack("<d", hour - hours))
+    core.execute("SET", key, metrics_of_old(core.execute("GET", key), hours), "KEEPTTL")
 
 
 @pytest.mark.parametrize("hours", [1, 30, 24 * 20])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
 
 import msgspec
 
@@ -11,7 +10,8 @@ __all__ = ["BUCKETS", "Metrics", "Waits", "metrics_in", "seconds_of_bucket"]
 
 BUCKETS = 22
 RECENT_MS = 60_000
-_FORMAT = struct.Struct("<15d22I")
+HOUR_MS = 3_600_000
+_decode = msgspec.msgpack.Decoder(list[float]).decode
 
 
 def seconds_of_bucket(bucket: int) -> float:
@@ -88,11 +88,12 @@ def metrics_in(blob: bytes, now_ms: int) -> Metrics:
     """As the scripts keep it; empty where they have measured nothing yet."""
     if not blob:
         return Metrics()
-    values = _FORMAT.unpack(blob)
-    finished, failed, canceled, retried, cost, busy, recent_cost, recent_busy, recent, at, since = values[:11]
+    values = _decode(blob)
+    finished, failed, canceled, retried, cost, busy, recent_cost, recent_busy, recent, at, age = values[:11]
     fade = math.exp((at - now_ms) / RECENT_MS)
-    span = RECENT_MS / 1000 * (1 - math.exp((since - now_ms) / RECENT_MS))
-    hour, hour_tasks, hour_cost, hour_busy = values[11:15]
+    span = RECENT_MS / 1000 * (1 - math.exp((at - age - now_ms) / RECENT_MS))
+    hour_tasks, hour_cost, hour_busy = values[11:14]
+    waits = dict(zip(values[14::2], values[15::2], strict=True))
     return Metrics(
         finished=int(finished),
         failed=int(failed),
@@ -104,11 +105,11 @@ def metrics_in(blob: bytes, now_ms: int) -> Metrics:
         recent_busy=recent_busy * fade,
         recent_services=recent * fade,
         recent_rate=recent * fade / max(span, 0.001),
-        hour=int(hour),
+        hour=int(at // HOUR_MS),
         hour_tasks=int(hour_tasks),
         hour_cost=hour_cost,
         hour_busy=hour_busy,
-        waits=Waits(tuple(values[15:])),
+        waits=Waits(tuple(int(waits.get(bucket, 0)) for bucket in range(BUCKETS))),
     )
 
 

@@ -3,13 +3,15 @@
 --@include state
 --@include metrics_format
 
+-- Of each user: finished, failed, canceled, retried, cost, busy seconds, services, then buckets of waits and their counts.
 local TALLIED = { finished = 1, failed = 2, canceled = 3, retried = 4 }
+local TALLIED_WAITS = 8
 local tallies = {}
 
 local function tallies_of(user)
   local of_user = tallies[user]
   if not of_user then
-    of_user = {}
+    of_user = { 0, 0, 0, 0, 0, 0, 0 }
     tallies[user] = of_user
   end
   return of_user
@@ -18,64 +20,68 @@ end
 -- A task of the user ended, or is tried again.
 local function tally(user, how)
   local of_user, at = tallies_of(user), TALLIED[how]
-  of_user[at] = (of_user[at] or 0) + 1
+  of_user[at] = of_user[at] + 1
+end
+
+local function add_wait(pairs_of, first, bucket, more)
+  local at = first
+  while pairs_of[at] and pairs_of[at] ~= bucket do at = at + 2 end
+  pairs_of[at], pairs_of[at + 1] = bucket, (pairs_of[at + 1] or 0) + more
 end
 
 -- One service: how long it waited (nil: known already) and ran, in ms, and what it cost.
 local function tally_service(user, wait, run, cost)
   local of_user = tallies_of(user)
-  of_user[5], of_user[6] = (of_user[5] or 0) + cost, (of_user[6] or 0) + run / 1000
-  of_user[9] = (of_user[9] or 0) + 1
-  if wait then
-    local bucket = wait < 1 and 0 or math.min(WAIT_BUCKETS - 1, math.floor(math.log(wait) / math.log(2)) + 1)
-    local at = WAITS + 1 + bucket
-    of_user[at] = (of_user[at] or 0) + 1
-  end
+  of_user[5], of_user[6], of_user[7] = of_user[5] + cost, of_user[6] + run / 1000, of_user[7] + 1
+  if not wait then return end
+  local _, power = math.frexp(wait)
+  add_wait(of_user, TALLIED_WAITS, math.max(0, math.min(WAIT_BUCKETS - 1, power)), 1)
 end
 
 save_tallies = function()
   if not next(tallies) then return end
   -- An hour that is over goes to the day's hash, from which bills are written.
   local USAGE_TTL, HOUR = 3456000000, 3600000 -- 40 days: an hour lies here or in a day's hash, until nobody bills it
-  local format = metrics_format()
-  local function close_hour(user, m)
-    if m[13] == 0 and m[14] == 0 and m[15] == 0 then return end
-    local key = prefix .. 'usage:' .. user .. ':' .. string.format('%d', math.floor(m[12] / 24))
-    local hour, before = string.format('%d', m[12] % 24), { 0, 0, 0 }
-    local kept = call('HGET', key, hour) -- the clock of the server was set back over the end of an hour
+  local function close_hour(user, m, hour)
+    if m[12] == 0 and m[13] == 0 and m[14] == 0 then return end
+    local key = prefix .. 'usage:' .. user .. ':' .. string.format('%d', math.floor(hour / 24))
+    local field, before = string.format('%d', hour % 24), { 0, 0, 0 }
+    local kept = call('HGET', key, field) -- the clock of the server was set back over the end of an hour
     if kept then before = cmsgpack.unpack(kept) end
-    call('HSET', key, hour, cmsgpack.pack({ m[13] + before[1], m[14] + before[2], m[15] + before[3] }))
+    call('HSET', key, field, cmsgpack.pack({ m[12] + before[1], m[13] + before[2], m[14] + before[3] }))
     call('PEXPIRE', key, USAGE_TTL)
   end
-  local function save(user, by)
+  -- What fades needs no more digits than fit half the room.
+  local function short(x)
+    local high = x * 536870913
+    return high - (high - x)
+  end
+  local function save(user, by, blob)
     local key = prefix .. 'metrics:' .. user
-    local blob, hour, m = call('GET', key), math.floor(now / HOUR), nil
-    if blob then
-      m = { struct.unpack(format, blob) }
-    else
-      m = {}
-      for at = 1, WAITS + WAIT_BUCKETS do m[at] = 0 end
-      m[10], m[11] = now, now
-    end
-    if m[12] ~= hour then -- new ones come here as well: once an hour the key is given more time
-      close_hour(user, m)
-      m[12], m[13], m[14], m[15] = hour, 0, 0, 0
-      call('SET', key, '', 'PX', USAGE_TTL)
+    local m = blob and cmsgpack.unpack(blob) or { 0, 0, 0, 0, 0, 0, 0, 0, 0, now, 0, 0, 0, 0 }
+    local hour, is_new = math.floor(m[10] / HOUR), not blob
+    if hour ~= math.floor(now / HOUR) then
+      close_hour(user, m, hour)
+      m[12], m[13], m[14], is_new = 0, 0, 0, true
     end
     local fade = math.exp((m[10] - now) / RECENT_MS)
-    m[7], m[8] = m[7] * fade + (by[5] or 0), m[8] * fade + (by[6] or 0)
-    m[9], m[10] = m[9] * fade, now
-    m[13], m[14], m[15] = m[13] + (by[9] or 0), m[14] + (by[5] or 0), m[15] + (by[6] or 0)
-    for at, more in pairs(by) do m[at] = m[at] + more end
-    call('SETRANGE', key, 0, struct.pack(format, unpack(m, 1, WAITS + WAIT_BUCKETS)))
+    for at = 1, 6 do m[at] = m[at] + by[at] end
+    for at = 7, 9 do m[at] = short(m[at] * fade + by[at == 9 and 7 or at - 2]) end
+    m[10], m[11] = now, m[11] + now - m[10]
+    m[12], m[13], m[14] = m[12] + by[7], m[13] + by[5], m[14] + by[6]
+    for at = TALLIED_WAITS, #by, 2 do add_wait(m, WAITS, by[at], by[at + 1]) end
+    if is_new then -- once an hour the key is given more time
+      call('SET', key, cmsgpack.pack(m), 'PX', USAGE_TTL)
+    else
+      call('SET', key, cmsgpack.pack(m), 'KEEPTTL')
+    end
   end
-  local whole = {}
-  for user, by in pairs(tallies) do
-    save(user, by)
-    for at, more in pairs(by) do whole[at] = (whole[at] or 0) + more end
+  local whole = { 0, 0, 0, 0, 0, 0, 0 }
+  for _, by in pairs(tallies) do
+    for at = 1, 7 do whole[at] = whole[at] + by[at] end
+    for at = TALLIED_WAITS, #by, 2 do add_wait(whole, TALLIED_WAITS, by[at], by[at + 1]) end
   end
-  for how, at in pairs(TALLIED) do
-    if whole[at] then count(how, whole[at]) end
-  end
-  save('*', whole)
+  for how, at in pairs(TALLIED) do count(how, whole[at]) end
+  tallies['*'] = whole
+  for user, by in pairs(tallies) do save(user, by, call('GET', prefix .. 'metrics:' .. user)) end
 end

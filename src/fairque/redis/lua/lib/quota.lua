@@ -22,9 +22,7 @@ end
 function choice.retry_after(user, excess)
   local blob = call('GET', prefix .. 'metrics:' .. user)
   if not blob then return 1000 end
-  local m = { struct.unpack(metrics_format(), blob) }
-  local span = RECENT_MS * (1 - math.exp((m[11] - now) / RECENT_MS))
-  local recent = m[9] * math.exp((m[10] - now) / RECENT_MS)
+  local recent, span = recent_services(blob)
   if recent * 3600 < 1 then return 60000 end
   return math.max(100, math.min(3600000, math.ceil(excess * span / recent)))
 end
