@@ -105,3 +105,10 @@ def newcomer(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     install_wheel(session, "bench")
     session.run("python", "tests/bench/run.py", *session.posargs)
+
+
+@nox.session
+def isolation(session: nox.Session) -> None:
+    """Every attack on a quiet user, in its full size: `nox -s isolation -- --write docs/concepts/isolation.md`."""
+    install_wheel(session, "test")
+    session.run("python", "-m", "tests.isolation.suite", *session.posargs)

@@ -1,0 +1,49 @@
+"""Large things: bodies, results, shared values, errors, progress."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.isolation.suite.attack import ATTACKER, Attacker, attack
+from tests.isolation.suite.tasks import fail, large, progress, share, swallow
+
+LARGE = 200 * 1024
+
+
+@attack("huge bodies", "messages of 200 KiB, 500 waiting")
+async def bodies(a: Attacker) -> None:
+    data = bytes(LARGE)
+    await a.backlog_of(lambda _: swallow(data), a.many(500))
+
+
+@attack("huge results", "results of 200 KiB, kept")
+async def results(a: Attacker) -> None:
+    async for _ in a.again(0.02):
+        if (await a.queue.user(ATTACKER)).queued < a.many(100):
+            await a.put(large(LARGE).options(result_ttl=5) for _ in range(a.many(100)))
+
+
+@attack("huge errors", "exceptions with a text of 200 KiB, kept as dead letters")
+async def errors(a: Attacker) -> None:
+    await a.backlog_of(lambda _: fail(LARGE), a.many(500))
+
+
+@attack("a flood of progress", "tasks that report it 1,000 times")
+async def reports(a: Attacker) -> None:
+    await a.backlog_of(lambda _: progress(1_000), 20)
+
+
+@attack("a flood of XCom from tasks", "each pushes 20 values of 10 KiB")
+async def shared(a: Attacker) -> None:
+    await a.backlog_of(lambda _: share(20, 10 * 1024), a.many(500))
+
+
+@attack("a flood of XCom from outside", "20 callers push 100 KiB and pull it, in 1,000 namespaces")
+async def pushed(a: Attacker) -> None:
+    async def call(caller: int) -> None:
+        async for n in a.again():
+            xcom = a.queue.xcom(ATTACKER, f"space {(20 * n + caller) % 1_000}")
+            await xcom.push("value", bytes(100 * 1024))
+            await xcom.pull("value", type=bytes)
+
+    await asyncio.gather(*(call(caller) for caller in range(20)))

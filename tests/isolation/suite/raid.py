@@ -1,0 +1,158 @@
+"""One attack beside the quiet user, on workers that serve both."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from fairque import TaskQueue
+from tests.isolation.suite.attack import SMALL, Attack, Scale
+from tests.isolation.suite.led import Led
+from tests.isolation.suite.log import Service, services_before, services_in
+from tests.isolation.suite.quiet import Probe, Quiet
+
+SLOTS = 8
+"""Of each worker."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a run is: the attack, and how often the quiet user comes."""
+
+    scale: Scale
+    workers: int
+    rounds: int
+    rounds_alone: int
+    patience: float
+
+
+SMALL_RUN = Size(Scale(SMALL), workers=1, rounds=2, rounds_alone=1, patience=20.0)
+LARGE_RUN = Size(Scale(), workers=2, rounds=20, rounds_alone=4, patience=60.0)
+
+
+class Wait(NamedTuple):
+    """What one task of the quiet user waited."""
+
+    kth: int
+    services: int
+    ms: float
+
+
+@dataclass
+class Measured:
+    """What an attack cost the quiet user."""
+
+    attack: Attack
+    scale: Scale
+    others: int = 0
+    """Services of the attacker while the quiet user was measured."""
+    alone: list[Wait] = field(default_factory=list)
+    under_attack: list[Wait] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    def bound(self, kth: int = 1) -> int:
+        return self.attack.rivals(self.scale).services(kth)
+
+    def check(self) -> None:
+        for wait in self.under_attack:
+            most = self.bound(wait.kth)
+            if wait.services > most:
+                self.faults.append(
+                    f"{wait.services} services of others before task {wait.kth} of a call, {most} at most"
+                )
+            if wait.ms > self.attack.within_ms:
+                self.faults.append(f"a wait of {wait.ms:.0f} ms, {self.attack.within_ms:.0f} at most")
+
+
+def typical_and_worst(figures: list[float]) -> tuple[float, float]:
+    return (statistics.median(figures), max(figures)) if figures else (0.0, 0.0)
+
+
+class Cast:
+    """The processes of the suite: workers and an attacker.
+
+    Args:
+        url: Of the server.
+        directory: For what they write.
+        workers: How many.
+    """
+
+    def __init__(self, url: str, directory: Path, workers: int) -> None:
+        self._url = url
+        self._logs = [directory / f"services-{n}" for n in range(workers)]
+        self._errors = directory / "errors"
+        self.workers: list[Led] = []
+
+    @contextmanager
+    def running(self) -> Iterator[Cast]:
+        with ExitStack() as stack:
+            for log in self._logs:
+                worker = Led("tests.isolation.suite.worker", self._errors, self._url, str(log))
+                self.workers.append(stack.enter_context(worker))
+            attacker = Led("tests.isolation.suite.attacker", self._errors, self._url)
+            self.attacker = stack.enter_context(attacker)
+            yield self
+
+    async def play(self, attack: Attack, queue_name: str, size: Size) -> Measured:
+        for log in self._logs:
+            log.write_bytes(b"")
+        measured = Measured(attack, size.scale)
+        async with TaskQueue(self._url, name=queue_name, timeout=30.0) as queue:
+            alone = Quiet(queue, attack.same_name, size.patience)
+            under_attack = Quiet(queue, attack.same_name, size.patience)
+            await asyncio.gather(*(worker.ask("serve", queue=queue_name, concurrency=SLOTS) for worker in self.workers))
+            await alone.go_on(size.rounds_alone)
+            put_in = await self._attack(attack, queue_name, size, under_attack)
+            await asyncio.gather(*(worker.ask("leave") for worker in self.workers))
+            if attack.counts_all:
+                measured.faults += await _losses(queue, put_in + len(alone.probes) + len(under_attack.probes))
+        logs = [services_in(log) for log in self._logs]
+        measured.alone = waits_of(alone.probes, logs)
+        measured.under_attack = waits_of(under_attack.probes, logs)
+        measured.others = services_meanwhile(under_attack.probes, logs)
+        measured.faults += alone.faults + under_attack.faults
+        measured.check()
+        return measured
+
+    async def _attack(self, attack: Attack, queue_name: str, size: Size, quiet: Quiet) -> int:
+        details = {"slug": attack.slug, "queue": queue_name, "share": size.scale.share}
+        begun = await self.attacker.ask("attack", 300.0, slots=SLOTS * len(self.workers), **details)
+        if begun["moment"] is not None:
+            await asyncio.sleep(begun["moment"] - 0.05 - time.time())
+            await quiet.at(begun["moment"] + 0.001)
+        await quiet.go_on(size.rounds)
+        return int((await self.attacker.ask("stop"))["put_in"])
+
+
+async def _losses(queue: TaskQueue, put_in: int) -> list[str]:
+    """Where all tasks are that were put in, by the totals of the queue."""
+    stats = await queue.stats()
+    waiting = stats.queued + stats.scheduled + stats.deferred
+    ended = stats.finished + stats.failed + stats.canceled
+    found = waiting + stats.started + ended
+    if found == put_in:
+        return []
+    return [f"{put_in} tasks were put in, and {found} are there: {waiting} wait, {stats.started} run, {ended} ended"]
+
+
+def waits_of(probes: list[Probe], logs: list[list[Service]]) -> list[Wait]:
+    """Of those that were served; for each, the first time."""
+    served = {(each.user_id, each.task_id): each for log in reversed(logs) for each in reversed(log)}
+    return [
+        Wait(probe.kth, services_before(of, probe.due_ms or of.queued_ms, logs), of.handed_ms - probe.since_ms)
+        for probe in probes
+        if (of := served.get(("quiet", probe.task_id))) is not None
+    ]
+
+
+def services_meanwhile(probes: list[Probe], logs: list[list[Service]]) -> int:
+    ids = {probe.task_id for probe in probes}
+    since = min(probe.since_ms for probe in probes)
+    until = max((each.handed_ms for log in logs for each in log if each.task_id in ids), default=since)
+    return sum(since <= each.handed_ms <= until and each.task_id not in ids for log in logs for each in log)
