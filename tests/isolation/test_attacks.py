@@ -9,9 +9,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.isolation.suite.attack import ATTACKS
+from fairque import TaskQueue
+from tests.isolation.suite.attack import ATTACKER, ATTACKS
 from tests.isolation.suite.attacks import load
+from tests.isolation.suite.bounds import Rivals
+from tests.isolation.suite.log import Service, services_before
+from tests.isolation.suite.quiet import QUIET
 from tests.isolation.suite.raid import SMALL_RUN, Cast
+from tests.isolation.suite.tasks import nap
 from tests.support.servers import Server
 
 load()
@@ -20,7 +25,7 @@ pytestmark = pytest.mark.leaves_keys()
 
 @pytest.fixture(scope="session")
 def cast(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cast]:
-    with Cast(server.url, tmp_path_factory.mktemp("isolation"), SMALL_RUN.workers).running() as cast:
+    with Cast(server.url, tmp_path_factory.mktemp("isolation"), SMALL_RUN.workers) as cast:
         yield cast
 
 
@@ -29,3 +34,37 @@ async def test_a_quiet_user_waits_no_longer_than_is_documented_for(cast: Cast, q
     measured = await cast.play(ATTACKS[slug], queue_name, SMALL_RUN)
     assert measured.faults == []
     assert measured.under_attack, "nothing was measured"
+
+
+# Whether it would notice
+
+
+async def test_a_wait_that_is_too_long_is_noticed(cast: Cast, queue: TaskQueue, queue_name: str) -> None:
+    await queue.set_policy(QUIET, weight=0.01)
+    measured = await cast.play(ATTACKS["one-huge-backlog"], queue_name, SMALL_RUN)
+    assert any("services of others before task 1 of a call, 2 at most" in fault for fault in measured.faults)
+
+
+async def test_a_task_that_is_gone_is_noticed(cast: Cast, queue: TaskQueue, queue_name: str) -> None:
+    await queue.enqueue(nap(), user_id=ATTACKER)
+    measured = await cast.play(ATTACKS["one-huge-backlog"], queue_name, SMALL_RUN)
+    assert any("tasks were put in, and" in fault for fault in measured.faults), "one more than it knows of"
+
+
+def service(user_id: str, claimed_ms: int) -> Service:
+    return Service(user_id, f"{user_id} {claimed_ms}", 0, claimed_ms, 0.0)
+
+
+def test_services_are_counted_in_the_order_of_the_claims_over_all_workers() -> None:
+    of = service(QUIET, 20)
+    own = [service(ATTACKER, 10), service(ATTACKER, 11), service(ATTACKER, 20), of, service(ATTACKER, 20)]
+    other = [service(ATTACKER, 12), service(QUIET, 13), service(ATTACKER, 20), service(ATTACKER, 21)]
+    assert services_before(of, 10, [own, other]) == 3, "not that of the moment, nor what may have come after it"
+
+
+def test_the_bound_follows_from_the_rule() -> None:
+    assert Rivals().services() == 2
+    assert Rivals(users=10).services(kth=3) == 40
+    assert Rivals(weight=10).services() == 11
+    assert Rivals(cost=0.01).services() == 101
+    assert Rivals(cost=1000).services() == 2, "a costly task is one service all the same"

@@ -49,7 +49,7 @@ def _arguments() -> argparse.Namespace:
 async def _play(url: str, directory: Path, size: Size, args: argparse.Namespace) -> list[Measured]:
     measured = []
     chosen = args.only or list(ATTACKS)
-    with Cast(url, directory, args.workers or size.workers).running() as cast:
+    with Cast(url, directory, args.workers or size.workers) as cast:
         for slug in chosen:
             print(f"{slug} …", file=sys.stderr, flush=True)
             found = await cast.play(ATTACKS[slug], slug, size)

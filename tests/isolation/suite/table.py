@@ -32,7 +32,7 @@ def row(measured: Measured) -> tuple[str, ...]:
         f"{measured.bound():,}",
         _both(wait.ms for wait in alone),
         _both(wait.ms for wait in firsts),
-        f"{measured.attack.within_ms:,.0f}",
+        f"{measured.within_ms():,.0f}",
     )
 
 

@@ -61,6 +61,17 @@ async def new_ids(a: Attacker) -> None:
     await asyncio.gather(*(come() for _ in range(FRESH)))
 
 
+ODD_IDS = ["@crowd", "**", "a:b", "a/b", "{q}", "a b", "é" * 256, "-" * 65, "%2A", "0", "quiet ", "Quiet", "quiet:1"]
+
+
+@attack("odd user ids", "ids that look like keys, groups, everybody, or the quiet user", Rivals(users=len(ODD_IDS)))
+async def odd_ids(a: Attacker) -> None:
+    async for _ in a.again(0.1):
+        if (await a.queue.stats()).queued < a.many(10_000):
+            for user_id in ODD_IDS:
+                await a.put((nap() for _ in range(a.many(1_000))), user_id)
+
+
 @attack("only critical tasks", "`priority=CRITICAL` for 50,000 tasks")
 async def critical(a: Attacker) -> None:
     await a.backlog_of(lambda _: nap(), a.many(50_000), priority=Priority.CRITICAL)
