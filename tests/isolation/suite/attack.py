@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from fairque import Task, TaskHandle, TaskQueue
 from tests.isolation.suite.bounds import ONE_RIVAL, Rivals
+from tests.support.resp import RedisError, RespClient
 
 ATTACKER = "attacker"
 """Before `quiet` in the order of bytes, which decides between equal tags."""
@@ -42,6 +45,9 @@ class Attack:
         within_ms: What it may cost on the clock, where few services must come first.
         counts_all: Whether each task that was put in must be somewhere in the end: not for those that purge or fire.
         same_name: The quiet user's tasks have the limited name of the attacker's.
+        lease: Of the queue, in seconds, where workers die, and are replaced.
+        kills_each: Seconds after which one of the workers is killed.
+        is_sample: Played in small by the ordinary tests.
     """
 
     name: str
@@ -51,6 +57,9 @@ class Attack:
     within_ms: float
     counts_all: bool
     same_name: bool
+    lease: float | None
+    kills_each: float | None
+    is_sample: bool
 
     @property
     def slug(self) -> str:
@@ -68,12 +77,15 @@ def attack(
     within_ms: float = WITHIN_MS,
     counts_all: bool = True,
     same_name: bool = False,
+    lease: float | None = None,
+    kills_each: float | None = None,
+    is_sample: bool = True,
 ) -> Callable[[Callable[[Attacker], Awaitable[None]]], Callable[[Attacker], Awaitable[None]]]:
     """Adds a function to the suite."""
 
     def add(run: Callable[[Attacker], Awaitable[None]]) -> Callable[[Attacker], Awaitable[None]]:
         of_scale = rivals if callable(rivals) else lambda _: rivals
-        made = Attack(name, means, run, of_scale, within_ms, counts_all, same_name)
+        made = Attack(name, means, run, of_scale, within_ms, counts_all, same_name, lease, kills_each, is_sample)
         assert made.slug not in ATTACKS, f"two attacks are called {name}"
         ATTACKS[made.slug] = made
         return run
@@ -112,6 +124,28 @@ class Attacker:
         handle = await self.queue.enqueue(task, user_id=user_id, **options)
         self.put_in += handle.created
         return handle
+
+    # Damage, which no call of the API does
+
+    def key(self, name: str) -> str:
+        return f"{self.queue.keys.prefix}{name}"
+
+    def execute(self, *arguments: str) -> Any:
+        with RespClient(self.queue.connector.url) as client, contextlib.suppress(RedisError):
+            return client.execute(*arguments)
+
+    def delete(self, glob: str) -> None:
+        if found := self._named(glob):
+            self.execute("UNLINK", *found)
+
+    def replace(self, glob: str, name: str) -> None:
+        """By strings that say nothing; the keys that are there, and the one of this name."""
+        for key in {*self._named(glob), *([self.key(name)] if name else [])}:
+            self.execute("SET", key, "junk")
+
+    def _named(self, glob: str) -> list[str]:
+        found = self.execute("SCAN", "0", "MATCH", re.sub(r"[{}\[\]]", "?", self.key(glob)), "COUNT", "10000")
+        return [key.decode() for key in found[1]] if found else []
 
     def begin(self, moment: float | None = None) -> None:
         """It is in full swing, or will be at this moment (seconds since the epoch)."""

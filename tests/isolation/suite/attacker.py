@@ -21,8 +21,10 @@ class Raid:
     def __init__(self, url: str) -> None:
         self._url = url
 
-    async def attack(self, slug: str, queue: str, share: float, slots: int) -> dict[str, float | None]:
-        self._queue = await TaskQueue(self._url, name=queue, timeout=30.0).open()
+    async def attack(
+        self, slug: str, queue: str, share: float, slots: int, lease: float | None = None
+    ) -> dict[str, float | None]:
+        self._queue = await TaskQueue(self._url, name=queue, timeout=30.0, lease=lease).open()
         self._attacker = Attacker(self._queue, Scale(share), slots)
         self._run = asyncio.create_task(ATTACKS[slug].run(self._attacker))
         begun = asyncio.create_task(self._attacker.begun())

@@ -30,6 +30,7 @@ class Rivals:
         cost: The smallest of a task of theirs, but not above 1.
         credit: Services that each is owed on top, because it was held at a cap.
         places: Tasks of a limited name that were let in before: as many as may run.
+        dead: Workers die, and up to a half of each claim is what they held.
     """
 
     users: int = 1
@@ -37,11 +38,13 @@ class Rivals:
     cost: float = 1.0
     credit: int = 0
     places: int = 0
+    dead: bool = False
 
     def services(self, kth: int = 1) -> int:
         """Most that all of them get between the enqueue and the start of the quiet user's k-th task."""
         each = 1 + math.floor(kth * self.weight / min(1.0, self.cost) + 1e-9) + self.credit
-        return self.users * each + self.places
+        fair = self.users * each + self.places
+        return 2 * fair + 1 if self.dead else fair
 
 
 ONE_RIVAL = Rivals()

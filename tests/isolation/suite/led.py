@@ -38,7 +38,15 @@ class Led:
                 env={**os.environ, "PYTHONPATH": path},
             )
 
-    async def ask(self, order: str, seconds: float = 60.0, **details: Any) -> Any:
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def kill(self) -> None:
+        """Does nothing to a process that has ended: its id may be another's by now."""
+        self._process.kill()
+
+    async def ask(self, order: str, seconds: float = 30.0, **details: Any) -> Any:
         """Its answer. Raises AssertionError when the process has ended, or answers with an error."""
         async with asyncio.timeout(seconds):
             line = await asyncio.to_thread(self._ask, json.dumps([order, details]))

@@ -19,6 +19,7 @@ class Service(NamedTuple):
     queued_ms: int
     claimed_ms: int
     handed_ms: float
+    attempt: int = 1
 
 
 def note_deliveries(path: Path) -> None:
@@ -27,7 +28,14 @@ def note_deliveries(path: Path) -> None:
     file = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
 
     def noted(self: Runner, delivery: Delivery) -> None:
-        fields = (delivery.user_id, delivery.id, delivery.queued_ms, delivery.started_ms, time.time() * 1000)
+        fields = (
+            delivery.user_id,
+            delivery.id,
+            delivery.queued_ms,
+            delivery.started_ms,
+            time.time() * 1000,
+            delivery.attempt,
+        )
         os.write(file, "\t".join(map(str, fields)).encode() + b"\n")
         start(self, delivery)
 
@@ -35,9 +43,9 @@ def note_deliveries(path: Path) -> None:
 
 
 def services_in(path: Path) -> list[Service]:
-    lines = [line.split("	") for line in path.read_text().splitlines()]
     return [
-        Service(user, task, int(queued), int(claimed), float(handed)) for user, task, queued, claimed, handed in lines
+        Service(user, task, int(queued), int(claimed), float(handed), int(attempt))
+        for user, task, queued, claimed, handed, attempt in (line.split("\t") for line in path.read_text().splitlines())
     ]
 
 

@@ -86,9 +86,9 @@ class Quiet:
                 found = await handle.result(timeout=self._patience)
             except Exception as exc:
                 self.faults.append(f"a task of the quiet user: {type(exc).__name__}: {exc}")
-            else:
-                if found != 2 * n:
-                    self.faults.append(f"a result of the quiet user is {found!r} instead of {2 * n}")
+                return
+            if found != 2 * n:
+                self.faults.append(f"a result of the quiet user is {found!r} instead of {2 * n}")
 
 
 def _now_ms() -> float:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import statistics
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -31,12 +32,12 @@ class Size:
     patience: float
 
 
-SMALL_RUN = Size(Scale(SMALL), workers=1, rounds=2, rounds_alone=1, patience=20.0)
+SMALL_RUN = Size(Scale(SMALL), workers=1, rounds=2, rounds_alone=1, patience=8.0)
 LARGE_RUN = Size(Scale(), workers=2, rounds=10, rounds_alone=4, patience=15.0)
 
 
 class Wait(NamedTuple):
-    """What one task of the quiet user waited."""
+    """What one task of the quiet user waited. Services are not counted of one whose first worker died with it."""
 
     kth: int
     services: int
@@ -108,10 +109,26 @@ class Cast:
             self.__exit__()  # who knows what state they are in: the next attack has others
         return measured
 
+    def _worker(self, log: Path) -> Led:
+        return self._stack.enter_context(Led("tests.isolation.suite.worker", self._errors, self._url, str(log)))
+
+    async def _kill(self, seconds: float) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            random.choice(self._workers).kill()
+
+    async def _replace_the_dead(self, **details: Any) -> None:
+        """As a supervisor does."""
+        while True:
+            for at, worker in enumerate(self._workers):
+                if worker.has_ended and details["lease"] is not None:
+                    self._workers[at] = self._worker(self._logs[at])
+                    with suppress(AssertionError):  # it was killed before it could answer
+                        await self._workers[at].ask("serve", **details)
+            await asyncio.sleep(0.02)
+
     def _start(self) -> None:
-        for log in self._logs:
-            worker = Led("tests.isolation.suite.worker", self._errors, self._url, str(log))
-            self._workers.append(self._stack.enter_context(worker))
+        self._workers += map(self._worker, self._logs)
         self._attacker = self._stack.enter_context(Led("tests.isolation.suite.attacker", self._errors, self._url))
 
     async def _play(self, measured: Measured, queue_name: str, size: Size) -> None:
@@ -120,14 +137,24 @@ class Cast:
         for log in self._logs:
             log.write_bytes(b"")
         attack = measured.attack
-        async with TaskQueue(self._url, name=queue_name, timeout=30.0) as queue:
+        serve = {"queue": queue_name, "concurrency": SLOTS, "lease": attack.lease}
+        async with TaskQueue(self._url, name=queue_name, timeout=30.0, lease=attack.lease) as queue:
             alone = Quiet(queue, attack.same_name, size.patience)
             under_attack = Quiet(queue, attack.same_name, size.patience)
-            await self._all("serve", queue=queue_name, concurrency=SLOTS)
+            await asyncio.gather(*(worker.ask("serve", **serve) for worker in self._workers))
             await alone.go_on(size.rounds_alone)
-            put_in = await self._attack(attack, queue_name, size, under_attack)
+            helpers = [asyncio.create_task(self._replace_the_dead(**serve))]
+            if attack.kills_each is not None:
+                helpers.append(asyncio.create_task(self._kill(attack.kills_each)))
+            try:
+                put_in = await self._attack(attack, queue_name, size, under_attack)
+            finally:
+                for helper in helpers:
+                    helper.cancel()
             measured.faults += alone.faults + under_attack.faults
-            await self._all("leave")
+            if attack.lease is not None:
+                self.__exit__()  # some may have died just now
+            await asyncio.gather(*(worker.ask("leave") for worker in self._workers))
             if attack.counts_all:
                 measured.faults += await _losses(queue, put_in + len(alone.probes) + len(under_attack.probes))
         logs = [services_in(log) for log in self._logs]
@@ -136,11 +163,8 @@ class Cast:
         measured.others = services_meanwhile(under_attack.probes, logs)
         measured.check()
 
-    async def _all(self, order: str, **details: Any) -> None:
-        await asyncio.gather(*(worker.ask(order, **details) for worker in self._workers))
-
     async def _attack(self, attack: Attack, queue_name: str, size: Size, quiet: Quiet) -> int:
-        details = {"slug": attack.slug, "queue": queue_name, "share": size.scale.share}
+        details = {"slug": attack.slug, "queue": queue_name, "share": size.scale.share, "lease": attack.lease}
         begun = await self._attacker.ask("attack", 300.0, slots=SLOTS * len(self._workers), **details)
         if begun["moment"] is not None:
             await asyncio.sleep(begun["moment"] - 0.05 - time.time())
@@ -164,10 +188,14 @@ def waits_of(probes: list[Probe], logs: list[list[Service]]) -> list[Wait]:
     """Of those that were served; for each, the first time."""
     served = {(each.user_id, each.task_id): each for log in reversed(logs) for each in reversed(log)}
     return [
-        Wait(probe.kth, services_before(of, probe.due_ms or of.queued_ms, logs), of.handed_ms - probe.since_ms)
+        Wait(probe.kth, _services_before(of, probe, logs), of.handed_ms - probe.since_ms)
         for probe in probes
         if (of := served.get(("quiet", probe.task_id))) is not None
     ]
+
+
+def _services_before(of: Service, probe: Probe, logs: list[list[Service]]) -> int:
+    return services_before(of, probe.due_ms or of.queued_ms, logs) if of.attempt == 1 else 0
 
 
 def services_meanwhile(probes: list[Probe], logs: list[list[Service]]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 from fairque import Retry, current_task, task
 
@@ -65,3 +66,9 @@ async def share(keys: int, size: int) -> None:
 async def charge(cost: float) -> None:
     await asyncio.sleep(NAP)
     current_task().charge(cost)
+
+
+@task(name="isolation.kill", result_ttl=0)
+async def kill() -> None:
+    """Takes its process with it."""
+    os._exit(9)

@@ -20,8 +20,8 @@ class Serving:
         self._url = url
         self._stack = AsyncExitStack()
 
-    async def serve(self, queue: str, concurrency: int) -> str:
-        opened = await self._stack.enter_async_context(TaskQueue(self._url, name=queue))
+    async def serve(self, queue: str, concurrency: int, lease: float | None = None) -> str:
+        opened = await self._stack.enter_async_context(TaskQueue(self._url, name=queue, lease=lease))
         worker = Worker(opened, concurrency=concurrency, shutdown_timeout=0.1)
         await self._stack.enter_async_context(worker)
         return worker.worker_id

@@ -1,0 +1,110 @@
+"""What breaks: tasks that kill their process, workers that are killed, keys that are lost, and values that are junk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+import msgspec
+
+from fairque import Task
+from tests.isolation.suite.attack import ATTACKER, Attacker, attack
+from tests.isolation.suite.bounds import Rivals
+from tests.isolation.suite.tasks import fail, kill, nap
+
+LEASE = 1.0
+KILLS_EACH = 0.3
+WITHIN_MS = 1_500.0 * LEASE + 1_000.0
+"""A task whose worker died as it was handed over runs within a lease and a half."""
+USER = f":{ATTACKER}"
+
+
+@attack(
+    "tasks that kill their process",
+    "`os._exit` in a task, a new one each 0.3 s",
+    Rivals(dead=True),
+    within_ms=WITHIN_MS,
+    counts_all=False,
+    lease=LEASE,
+)
+async def poison(a: Attacker) -> None:
+    await a.put(nap(0.01) for _ in range(a.many(5_000)))
+    async for _ in a.again(0.3):
+        await a.put([kill()])
+
+
+@attack(
+    "workers that are killed",
+    f"SIGKILL for one of the workers each {KILLS_EACH} s",
+    Rivals(dead=True),
+    within_ms=WITHIN_MS,
+    counts_all=False,
+    lease=LEASE,
+    kills_each=KILLS_EACH,
+)
+async def kills(a: Attacker) -> None:
+    await a.put(nap(0.01) for _ in range(a.many(5_000)))
+    await a.until_stopped()
+
+
+async def refill(a: Attacker, damage: Callable[[], None]) -> None:
+    """A backlog that is put in again and again, beside the damage."""
+    async for _ in a.again(0.02):
+        with contextlib.suppress(Exception):  # its own calls may well fail now
+            await a.put(nap() for _ in range(50))
+            await a.put([fail(), nap().options(delay=0.01)])
+        await asyncio.to_thread(damage)
+
+
+def lost(place: str) -> None:
+    @attack(
+        f"a lost key, {place}",
+        f"`DEL {place}:<its id>` in a loop, as an eviction does",
+        counts_all=False,
+        is_sample=place == "normal",
+    )
+    async def lose(a: Attacker) -> None:
+        await refill(a, lambda: a.delete(f"{place}{USER}*"))
+
+
+def wrong(place: str) -> None:
+    @attack(
+        f"a key of the wrong type, {place}",
+        f"`SET {place}:<its id> junk` in a loop",
+        counts_all=False,
+        is_sample=place == "normal",
+    )
+    async def break_type(a: Attacker) -> None:
+        await refill(a, lambda: a.replace(f"{place}{USER}*", f"{place}{USER}"))
+
+
+for place in ("normal", "normal-stream", "scheduled", "user", "task", "body"):
+    lost(place)
+for place in ("normal", "normal-stream", "scheduled", "user", "task", "metrics", "dead", "policy"):
+    wrong(place)
+
+
+@attack("corrupt bodies", "the bodies of its tasks are junk", counts_all=False)
+async def corrupt(a: Attacker) -> None:
+    await refill(a, lambda: a.replace(f"body{USER}:*", ""))
+
+
+def with_timeout(seconds: float) -> Task[None]:
+    """Past every check."""
+    made = nap().options(timeout=1.0)
+    msgspec.structs.force_setattr(made.task_options, "timeout", seconds)
+    return made
+
+
+@attack("corrupt options", "`timeout` of NaN, infinity and -1 in the message", counts_all=False)
+async def corrupt_options(a: Attacker) -> None:
+    async for _ in a.again(0.02):
+        await a.put(with_timeout(seconds) for seconds in (float("nan"), float("inf"), -1.0) for _ in range(20))
+
+
+@attack(
+    "a group of a stream that is gone", "`XGROUP DESTROY` of its streams in a loop", counts_all=False, is_sample=False
+)
+async def destroyed(a: Attacker) -> None:
+    await refill(a, lambda: a.execute("XGROUP", "DESTROY", a.key(f"normal-stream{USER}"), "workers"))
