@@ -108,3 +108,17 @@ async def corrupt_options(a: Attacker) -> None:
 )
 async def destroyed(a: Attacker) -> None:
     await refill(a, lambda: a.execute("XGROUP", "DESTROY", a.key(f"normal-stream{USER}"), "workers"))
+
+
+@attack(
+    "a permission that is missing",
+    "`ACL SETUSER default -xclaim` for 0.1 s, again and again",
+    within_ms=5_000.0,
+    counts_all=False,
+    is_sample=False,
+)
+async def forbidden(a: Attacker) -> None:
+    async for n in a.again(0.1):
+        await a.put(nap() for _ in range(100))
+        await asyncio.to_thread(a.execute, "ACL", "SETUSER", "default", "+xclaim" if n % 5 else "-xclaim")
+    await asyncio.to_thread(a.execute, "ACL", "SETUSER", "default", "+xclaim")
