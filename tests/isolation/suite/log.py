@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fairque.redis.delivery import Delivery
-from fairque.worker.runner import Runner
+from fairque.worker.settler import Settler
 
 
 class Service(NamedTuple):
@@ -24,10 +24,10 @@ class Service(NamedTuple):
 
 def note_deliveries(path: Path) -> None:
     """Have the workers of this process write what they are handed, before it runs: also what is no task of theirs."""
-    start = Runner.start
+    hold = Settler.hold
     file = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
 
-    def noted(self: Runner, delivery: Delivery) -> None:
+    def noted(self: Settler, delivery: Delivery) -> None:
         fields = (
             delivery.user_id,
             delivery.id,
@@ -37,9 +37,9 @@ def note_deliveries(path: Path) -> None:
             delivery.attempt,
         )
         os.write(file, "\t".join(map(str, fields)).encode() + b"\n")
-        start(self, delivery)
+        hold(self, delivery)
 
-    Runner.start = noted  # type: ignore[method-assign]
+    Settler.hold = noted  # type: ignore[method-assign]
 
 
 def services_in(path: Path) -> list[Service]:
