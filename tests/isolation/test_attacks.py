@@ -34,9 +34,7 @@ def known(reason: str) -> pytest.MarkDecorator:
 
 
 FAULTS = {
-    "tasks-that-kill-their-process": known("whatever a dead worker held is a suspect, and goes together to the next"),
     "a-key-of-the-wrong-type-normal": known("the claim ends with the error of one user's key, for all users"),
-    "corrupt-options": known("the options of a message are not checked when it is decoded"),
 }
 SAMPLE = [
     pytest.param(slug, marks=FAULTS.get(slug, ()), id=slug) for slug, attack in ATTACKS.items() if attack.is_sample

@@ -130,7 +130,7 @@ class Attacker:
     def key(self, name: str) -> str:
         return f"{self.queue.keys.prefix}{name}"
 
-    def execute(self, *arguments: str) -> Any:
+    def execute(self, *arguments: str | bytes) -> Any:
         with RespClient(self.queue.connector.url) as client, contextlib.suppress(RedisError):
             return client.execute(*arguments)
 

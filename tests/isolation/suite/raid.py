@@ -22,6 +22,10 @@ SLOTS = 8
 """Of each worker."""
 
 
+PATIENCE = 60.0
+"""Seconds for a result where workers die."""
+
+
 @dataclass(frozen=True)
 class Size:
     """How large a run is: the attack, and how often the quiet user comes."""
@@ -90,12 +94,12 @@ class Cast:
     Args:
         url: Of the server.
         directory: For what they write.
-        workers: How many.
+        workers: How many there may be. Those that die are two at the least.
     """
 
     def __init__(self, url: str, directory: Path, workers: int) -> None:
         self._url = url
-        self._logs = [directory / f"services-{n}" for n in range(workers)]
+        self._logs = [directory / f"services-{n}" for n in range(max(2, workers))]
         self._errors = directory / "errors"
         self._stack = ExitStack()
         self._workers: list[Led] = []
@@ -119,44 +123,45 @@ class Cast:
     def _worker(self, log: Path) -> Led:
         return self._stack.enter_context(Led("tests.isolation.suite.worker", self._errors, self._url, str(log)))
 
-    async def _kill(self, seconds: float) -> None:
+    async def _supervise(self, kills_each: float | None, **details: Any) -> None:
+        """Replace those that died, and kill one where none has died for so long."""
+        died = time.monotonic()
         while True:
-            await asyncio.sleep(seconds)
-            random.choice(self._workers).kill()
-
-    async def _replace_the_dead(self, **details: Any) -> None:
-        """As a supervisor does."""
-        while True:
-            for at, worker in enumerate(self._workers):
-                if worker.has_ended and details["lease"] is not None:
-                    self._workers[at] = self._worker(self._logs[at])
-                    with suppress(AssertionError):  # it was killed before it could answer
-                        await self._workers[at].ask("serve", **details)
             await asyncio.sleep(0.02)
+            for at, worker in enumerate(self._workers):
+                if worker.has_ended:
+                    self._workers[at] = self._worker(self._logs[at])
+                    with suppress(AssertionError):  # a task has killed it before it could answer
+                        await self._workers[at].ask("serve", **details)
+                    died = time.monotonic()
+            if kills_each is not None and time.monotonic() - died > kills_each:
+                random.choice(self._workers).kill()
 
-    def _start(self) -> None:
-        self._workers += map(self._worker, self._logs)
+    def _start(self, workers: int) -> None:
+        self._workers += map(self._worker, self._logs[:workers])
         self._attacker = self._stack.enter_context(Led("tests.isolation.suite.attacker", self._errors, self._url))
 
     async def _play(self, measured: Measured, queue_name: str, size: Size) -> None:
+        attack = measured.attack
+        if attack.lease is not None and size.workers < len(self._logs):
+            self.__exit__()
+            self._start(len(self._logs))
         if not self._workers:
-            self._start()
+            self._start(size.workers)
         for log in self._logs:
             log.write_bytes(b"")
-        attack = measured.attack
         serve = {"queue": queue_name, "concurrency": SLOTS, "lease": attack.lease}
         async with TaskQueue(self._url, name=queue_name, timeout=30.0, lease=attack.lease) as queue:
-            alone = Quiet(queue, attack.same_name, size.patience)
-            under_attack = Quiet(queue, attack.same_name, size.patience)
+            patience = size.patience if attack.lease is None else PATIENCE
+            alone = Quiet(queue, attack.same_name, patience)
+            under_attack = Quiet(queue, attack.same_name, patience)
             await asyncio.gather(*(worker.ask("serve", **serve) for worker in self._workers))
             await alone.go_on(size.rounds_alone)
-            helpers = [asyncio.create_task(self._replace_the_dead(**serve))]
-            if attack.kills_each is not None:
-                helpers.append(asyncio.create_task(self._kill(attack.kills_each)))
+            helper = asyncio.create_task(self._supervise(attack.kills_each, **serve)) if attack.lease else None
             try:
                 put_in = await self._attack(attack, queue_name, size, under_attack)
             finally:
-                for helper in helpers:
+                if helper is not None:
                     helper.cancel()
             measured.faults += alone.faults + under_attack.faults
             if attack.lease is not None:

@@ -8,21 +8,21 @@ from collections.abc import Callable
 
 import msgspec
 
-from fairque import Task
 from tests.isolation.suite.attack import ATTACKER, Attacker, attack
 from tests.isolation.suite.bounds import Rivals
 from tests.isolation.suite.tasks import fail, kill, nap
 
 LEASE = 1.0
 KILLS_EACH = 0.3
-WITHIN_MS = 1_500.0 * LEASE + 1_000.0
-"""A task whose worker died as it was handed over runs within a lease and a half."""
+LEASES = 6
+WITHIN_MS = 1_500.0 * LEASE * LEASES
+"""A task whose worker dies as it is handed over waits for a lease and a half. It may happen again."""
 USER = f":{ATTACKER}"
 
 
 @attack(
     "tasks that kill their process",
-    "`os._exit` in a task, a new one each 0.3 s",
+    "`os._exit` in a task, a new one each second",
     Rivals(dead=True),
     within_ms=WITHIN_MS,
     counts_all=False,
@@ -30,7 +30,7 @@ USER = f":{ATTACKER}"
 )
 async def poison(a: Attacker) -> None:
     await a.put(nap(0.01) for _ in range(a.many(5_000)))
-    async for _ in a.again(0.3):
+    async for _ in a.again(1.0):
         await a.put([kill()])
 
 
@@ -90,17 +90,24 @@ async def corrupt(a: Attacker) -> None:
     await refill(a, lambda: a.replace(f"body{USER}:*", ""))
 
 
-def with_timeout(seconds: float) -> Task[None]:
-    """Past every check."""
-    made = nap().options(timeout=1.0)
-    msgspec.structs.force_setattr(made.task_options, "timeout", seconds)
-    return made
+def packed(number: float) -> bytes:
+    return msgspec.msgpack.encode(number)
 
 
 @attack("corrupt options", "`timeout` of NaN, infinity and -1 in the message", counts_all=False)
 async def corrupt_options(a: Attacker) -> None:
-    async for _ in a.again(0.02):
-        await a.put(with_timeout(seconds) for seconds in (float("nan"), float("inf"), -1.0) for _ in range(20))
+    valid = 123.25
+    junk = [packed(number) for number in (float("nan"), float("inf"), -1.0)]
+
+    def replace(task_id: str, by: bytes) -> None:
+        key = a.key(f"body{USER}:{task_id}")
+        body = a.execute("GET", key)
+        if body:  # else it was served before
+            a.execute("SET", key, body.replace(packed(valid), by))
+
+    async for n in a.again(0.02):
+        for handle in await a.put((nap().options(timeout=valid) for _ in range(20)), delay=0.1):
+            await asyncio.to_thread(replace, handle.task_id, junk[n % len(junk)])
 
 
 @attack(
