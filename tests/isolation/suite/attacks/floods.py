@@ -55,7 +55,7 @@ async def new_ids(a: Attacker) -> None:
 
     async def come() -> None:
         async for _ in a.again():
-            handle = await a.put_one(nap().options(result_ttl=1), f"{ATTACKER}-{next(numbers)}")
+            handle = await a.put_one(nap().options(result_ttl=60), f"{ATTACKER}-{next(numbers)}")
             await handle.result(timeout=30)
 
     await asyncio.gather(*(come() for _ in range(FRESH)))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
 
+from fairque import QueueFull
 from tests.isolation.suite.attack import ATTACKER, Attacker, attack
 from tests.isolation.suite.tasks import fail, large, progress, share, swallow
 
 LARGE = 200 * 1024
+MOST_BYTES = 20_000_000
 
 
 @attack("huge bodies", "messages of 200 KiB, 500 waiting")
@@ -47,3 +51,20 @@ async def pushed(a: Attacker) -> None:
             await xcom.pull("value", type=bytes)
 
     await asyncio.gather(*(call(caller) for caller in range(20)))
+
+
+@attack("all the memory there is", f"bodies, results and XCom of 200 KiB, `max_bytes={MOST_BYTES:,}`")
+async def memory(a: Attacker) -> None:
+    await a.queue.set_policy(ATTACKER, max_bytes=MOST_BYTES)
+
+    async def fill(calls: Callable[[int], Awaitable[object]]) -> None:
+        async for n in a.again():
+            with contextlib.suppress(QueueFull):
+                await calls(n)
+
+    xcom = a.queue.xcom(ATTACKER)
+    await asyncio.gather(
+        fill(lambda n: xcom.push(f"key {n}", bytes(LARGE), ttl=600)),
+        fill(lambda _: a.put(swallow(bytes(LARGE)) for _ in range(10))),
+        fill(lambda _: a.put_one(large(LARGE))),
+    )

@@ -12,6 +12,7 @@ from tests.isolation.suite.tasks import LIMITED, limited, nap
 
 PLACES = 4
 WEIGHT = 10.0
+SHARE = 0.75
 
 
 async def backlog(a: Attacker) -> None:
@@ -105,5 +106,12 @@ async def long(a: Attacker) -> None:
 @attack("endless tasks, with a cap", "tasks of an hour, `max_running` of all slots but one", Rivals(credit=CREDIT))
 async def endless(a: Attacker) -> None:
     await a.queue.set_policy(ATTACKER, max_running=a.slots - 1)
+    await a.put(nap(3600.0) for _ in range(a.many(5_000)))
+    await a.until_stopped()
+
+
+@attack("endless tasks, with a share", f"tasks of an hour, `max_share={SHARE}`", Rivals(credit=CREDIT))
+async def endless_share(a: Attacker) -> None:
+    await a.queue.set_policy(ATTACKER, max_share=SHARE)
     await a.put(nap(3600.0) for _ in range(a.many(5_000)))
     await a.until_stopped()
