@@ -64,6 +64,7 @@ INVOCATIONS: dict[str, tuple[list[str], int, str]] = {
     "usage": ([], 1, UNREACHABLE),
     "demand": ([], 1, UNREACHABLE),
     "health": ([], 2, UNREACHABLE),
+    "doctor": ([], 1, UNREACHABLE),
     "enqueue": (["--name=a.b", "--user=acme"], 1, UNREACHABLE),
     "cancel": (["acme", "t"], 1, UNREACHABLE),
     "pause": (["acme"], 1, UNREACHABLE),

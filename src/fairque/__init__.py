@@ -1,6 +1,7 @@
 """fairque: a multi-tenant fair task queue on Redis Streams."""
 
 from fairque.config.config import FairQueueConfig
+from fairque.doctor.finding import Finding, FindingKind, QueueCheck
 from fairque.errors import (
     BadArguments,
     ConfigError,
@@ -83,6 +84,8 @@ __all__ = [
     "FailureKind",
     "FairQueueConfig",
     "FairqueError",
+    "Finding",
+    "FindingKind",
     "Firing",
     "InvalidInput",
     "MessageTooLarge",
@@ -93,6 +96,7 @@ __all__ = [
     "Policy",
     "Priority",
     "Purged",
+    "QueueCheck",
     "QueueFull",
     "QueueHealth",
     "QueueSettings",

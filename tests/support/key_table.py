@@ -25,6 +25,7 @@ PLACEHOLDERS = {
     "s": _ANYTHING,
     "day": r"\d+",
     "nonce": r"[0-9a-f]+",
+    "key": _ANYTHING,
 }
 EXPIRES = {"no": {False}, "yes": {True}, "sometimes": {False, True}}
 _ROW = re.compile(r"^\| (`[^|]+`) \| (\w+) \| (\w+) \| .* \| .* \| .* \|$", re.MULTILINE)

@@ -12,6 +12,7 @@ from fairque.cli.commands import (
     config,
     dead,
     demo,
+    doctor,
     enqueue,
     health,
     policy,
@@ -46,6 +47,7 @@ PANELS: dict[str, dict[str, Callable[..., object] | typer.Typer]] = {
         "usage": queue.usage,
         "demand": queue.demand,
         "health": health.command,
+        "doctor": doctor.command,
     },
     "Act": {
         "enqueue": enqueue.command,

@@ -12,6 +12,8 @@ import msgspec
 
 from fairque.checks import check_count, check_id, check_seconds
 from fairque.config.config import FairQueueConfig
+from fairque.doctor.doctor import examine
+from fairque.doctor.finding import QueueCheck
 from fairque.errors import InvalidInput
 from fairque.models import FailureKind, Priority, QueueHealth, QueueStats, TaskInfo, TaskState, UserInfo
 from fairque.queue.dead_letters import DeadLetter, DeadLetters
@@ -323,6 +325,22 @@ class TaskQueue(Tenants):
     async def health(self) -> QueueHealth:
         """What tells whether the queue is well: its totals, the longest wait, failures, delays, memory."""
         return await look_at_health(self._reader)
+
+    async def check(self, *, repair: bool = False) -> QueueCheck:
+        """Look whether the queue contradicts itself: every key of it, in small steps, while others work.
+
+        Each task must be in one place, each user where its tasks are served from, each total what is there, and so on:
+        see the guide "When something is damaged". It takes a second or so for each 10,000 tasks, and looks at the names
+        of all keys of the server.
+
+        Args:
+            repair: Mend what can be mended. No task that can still be run is lost; what was lost may cost a task its
+                place in line, or one more run.
+
+        Raises:
+            SettingsMismatch: The queue has data of another layout.
+        """
+        return await examine(self._reader, repair=repair)
 
     def xcom(self, user_id: str, namespace: str = DEFAULT_NAMESPACE) -> XComManager:
         """The values that the tasks of a user share, from outside."""

@@ -460,3 +460,44 @@ class Declare(Arguments, frozen=True):
 
     ttl_ms: int
     declarations: list[Declaration]
+
+
+# Checks
+
+
+class Check(Arguments, frozen=True):
+    """items: which check, the user and the id that it is about or '', then what the check needs; see lib/doctor.lua."""
+
+    dead_letter_ttl_ms: int
+    priority_step_ms: int
+    items: Sequence[Sequence[Any]]
+
+
+class Repair(Check, frozen=True):
+    """As `Check`."""
+
+
+class WalkedKey(Item, frozen=True):
+    name: str
+    kind: str
+
+
+class Members(Arguments, frozen=True):
+    """keys: without their prefix. most: members of all of them."""
+
+    most: int
+    keys: list[WalkedKey]
+
+
+class HeldSpan(Item, frozen=True):
+    """first, last: ranks among the held tasks of a user."""
+
+    user: str
+    first: int
+    last: int
+
+
+class Totals(Arguments, frozen=True):
+    since_ms: int
+    users: Sequence[str]
+    held: list[HeldSpan]

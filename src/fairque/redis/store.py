@@ -20,6 +20,7 @@ from fairque.redis.keys import Keys, encode_user
 from fairque.redis.replies import deliveries_in, fields_in, refusal, users_in, worker_info
 from fairque.redis.requester import BlockingRequester, pack
 from fairque.redis.scripts import load
+from fairque.redis.store_checks import CheckScripts, glob
 from fairque.redis.store_tenants import TenantScripts
 from fairque.redis.store_xcom import XComScripts
 from fairque.settings import QueueSettings
@@ -35,7 +36,7 @@ _UNKNOWN = -2
 _TOTALS = ("critical", "normal", "started", "scheduled", "deferred", "finished", "failed", "canceled", "retried")
 
 
-class Store(TenantScripts, XComScripts):
+class Store(TenantScripts, XComScripts, CheckScripts):
     """A method for each script of a queue; see `ScriptCaller`."""
 
     async def check_server(self) -> None:
@@ -177,23 +178,15 @@ class Store(TenantScripts, XComScripts):
 
     async def erase_results(self, user_id: str) -> int:
         """Erase the results of a user. They are not indexed, which would cost every task: this looks at every key."""
-        return await self.erase_keys(f"result:{_glob(encode_user(user_id))}:*")
+        return await self.erase_keys(f"result:{glob(encode_user(user_id))}:*")
 
     async def erase_keys(self, pattern: str) -> int:
         """Erase the keys of the queue whose names, behind the prefix, match the pattern."""
         erased = 0
-        async for found in self._scan(b"SCAN", pattern=_glob(self.keys.prefix) + pattern):
+        async for found in self._scan(b"SCAN", pattern=glob(self.keys.prefix) + pattern):
             for at in range(0, len(found), 500):
                 erased += await self._insist(pack((b"UNLINK", *found[at : at + 500])))
         return erased
-
-    async def _scan(self, *command: bytes | str, pattern: str = "*") -> AsyncIterator[list[bytes]]:
-        cursor = b"0"
-        while True:
-            cursor, found = await self._insist(pack((*command, cursor, b"MATCH", pattern, b"COUNT", 1000)))
-            yield found
-            if cursor == b"0":
-                return
 
     async def leave(self, worker: str, groups: Sequence[UserGroup]) -> None:
         await self.call(arguments.Leave(worker, [assignment.name for assignment in assignments_of(groups)]))
@@ -258,7 +251,7 @@ class Store(TenantScripts, XComScripts):
     async def ended_ids(self, user_id: str) -> AsyncIterator[str]:
         """Those that have a result, in no order. They are not indexed: this looks at every key, in steps."""
         prefix = f"{self.keys.prefix}result:{encode_user(user_id)}:"
-        async for found in self._scan(b"SCAN", pattern=f"{_glob(prefix)}*"):
+        async for found in self._scan(b"SCAN", pattern=f"{glob(prefix)}*"):
             for key in found:
                 yield key.decode().removeprefix(prefix)
 
@@ -289,11 +282,6 @@ def renew(
         requester.request(pack((b"SCRIPT", b"LOAD", script.source)))
         lost, canceled = requester.request(command)
     return [deliveries[position] for position in lost], [deliveries[position] for position in canceled]
-
-
-def _glob(text: str) -> str:
-    """Literally, in a pattern."""
-    return "".join(f"\\{char}" if char in "*?[]\\^-" else char for char in text)
 
 
 def _added(new: NewTask, values: Values) -> arguments.AddedTask:

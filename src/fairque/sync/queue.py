@@ -168,6 +168,7 @@ class TaskQueue:
 
     stats = blocking(queue.TaskQueue.stats)
     health = blocking(queue.TaskQueue.health)
+    check = blocking(queue.TaskQueue.check)
     users = blocking(queue.TaskQueue.users)
     active_users = blocking(queue.TaskQueue.active_users)
     user = blocking(queue.TaskQueue.user)

@@ -10,5 +10,6 @@ local kept = call('HGET', key, 'layout')
 if not kept or tonumber(kept) == layout then
   for field, value in pairs(settings) do call('HSETNX', key, field, value) end
   call('HSETNX', key, 'layout', layout)
+  if not kept then call('HSETNX', state_key, 'arrival', 0) end -- one that is missing later was lost
 end
 return call('HGETALL', key)

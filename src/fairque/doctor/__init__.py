@@ -1,0 +1,1 @@
+"""Looks whether a queue contradicts itself, and mends it."""

@@ -1,0 +1,214 @@
+"""The keys of a queue: a row for each that the table of docs/architecture.md has, with what is checked of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from typing import NamedTuple
+
+from fairque.redis.store_checks import Item
+
+__all__ = ["ROWS", "Row", "key_of"]
+
+_ENCODED = r"[A-Za-z0-9._~%-]+"
+_ANYTHING = r".+"
+_PLACEHOLDERS = {
+    "u": _ENCODED,
+    "g": _ENCODED,
+    "ns": _ENCODED,
+    "id": _ANYTHING,
+    "name": _ANYTHING,
+    "w": _ANYTHING,
+    "s": _ANYTHING,
+    "day": r"\d+",
+    "nonce": r"[0-9a-f]+",
+    "key": _ANYTHING,
+}
+
+
+class Row:
+    """What is known of the keys of one form.
+
+    Args:
+        form: As in the table: ``normal:<u>``.
+        kind: The type in Redis; ``any`` where that does not matter.
+        expires: Whether it has a time to live: no, yes or sometimes.
+        whole: The checks of the key as a whole: words, of which ``$u`` is what stands for ``<u>`` in its name.
+        each: The checks of each member: ``$m`` is the member, in a stream ``$m`` the entry and ``$task`` its task.
+        split: The members are two names with a colon between, which these words stand for.
+        ttl_days: What one gets that lacks its time to live; 0: that of dead letters.
+    """
+
+    def __init__(
+        self,
+        form: str,
+        kind: str,
+        expires: str,
+        *,
+        whole: tuple[str, ...] = (),
+        each: tuple[str, ...] = (),
+        split: tuple[str, str] | None = None,
+        ttl_days: int = 0,
+    ) -> None:
+        self.form, self.kind, self.expires, self.ttl_days = form, kind, expires, ttl_days
+        self._whole = [template.split(" ") for template in whole]
+        self._each = [template.split(" ") for template in each]
+        self._split = split
+
+    def __repr__(self) -> str:
+        return f"<Row {self.form}>"
+
+    @property
+    def has_members(self) -> bool:
+        return bool(self._each)
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        parts = re.split(r"<(\w+)>", self.form)
+        parts[::2] = map(re.escape, parts[::2])
+        parts[1::2] = [f"(?P<{name}>{_PLACEHOLDERS[name]})" for name in parts[1::2]]
+        return re.compile("".join(parts), re.DOTALL)
+
+    def words_in(self, key: str) -> dict[str, str] | None:
+        """What stands for the placeholders; None for a key of another form."""
+        found = self._pattern.fullmatch(key)
+        return found.groupdict() if found else None
+
+    def items_of(self, words: dict[str, str]) -> Iterator[Item]:
+        yield from (_filled(template, words) for template in self._whole)
+
+    def items_of_members(self, words: dict[str, str], members: list[str]) -> Iterator[Item]:
+        step = 2 if self.kind == "stream" else 1
+        for at in range(0, len(members), step):
+            of_member = words | self._words_of(*members[at : at + step])
+            for template in self._each:
+                if item := _applying(template, of_member):
+                    yield item
+
+    def _words_of(self, member: str, task: str = "") -> dict[str, str]:
+        words = {"m": member, "task": task}
+        if self._split:
+            words |= dict(zip(self._split, member.split(":", 1), strict=False))
+        return words
+
+
+def _filled(template: list[str], words: dict[str, str]) -> Item:
+    return tuple("" if word == "-" else _word(word, words) for word in template)
+
+
+def _word(word: str, words: dict[str, str]) -> str:
+    before, dollar, name = word.partition("$")
+    return before + words[name] if dollar else before
+
+
+def _applying(template: list[str], words: dict[str, str]) -> Item | None:
+    """Where users stand, ``@`` begins a group, and ``*`` is everybody."""
+    item = _filled(template, words)
+    if item[0] in ("user", "member") and item[1][:1] in ("@", "*"):
+        return ("group", "", "", item[1][1:]) if item[0] == "user" and item[1][0] == "@" else None
+    return item
+
+
+_USER = ("user $u -",)
+_USERS = ("user $m -",)
+
+
+def _lane(lane: str) -> tuple[Row, Row]:
+    return (
+        Row(f"{lane}:<u>", "zset", "no", whole=_USER, each=(f"seat $u $m {lane}",)),
+        Row(f"{lane}-stream:<u>", "stream", "no", whole=_USER, each=(f"delivery $u $task {lane} $m",)),
+    )
+
+
+ROWS = (
+    Row("settings", "hash", "no"),
+    Row("state", "hash", "no"),
+    Row("users", "zset", "no"),
+    *_lane("critical"),
+    *_lane("normal"),
+    Row("scheduled:<u>", "zset", "no", whole=_USER, each=("seat $u $m scheduled",)),
+    Row("due", "zset", "no", each=_USERS),
+    Row("deferred:<u>", "set", "no", whole=_USER, each=("seat $u $m deferred",)),
+    Row("leases", "zset", "no", each=_USER, split=("lane", "u")),
+    Row("task:<u>:<id>", "hash", "sometimes", whole=("leftover $u $id task",)),
+    Row("body:<u>:<id>", "string", "sometimes", whole=("task $u $id",)),
+    Row("errors:<u>:<id>", "list", "sometimes", whole=("leftover $u $id errors",)),
+    Row("result:<u>:<id>", "string", "yes"),
+    Row("needs:<u>:<id>", "set", "no", whole=("needs $u $id",), each=("link $u $id $m",)),
+    Row("feeds:<u>:<id>", "set", "no", whole=("fed $u $id",), each=("link $u $m $id",)),
+    Row("informed:<u>:<id>", "set", "no", whole=("fed $u $id",), each=("link $u $m $id",)),
+    Row("announcements", "zset", "no", each=("announcing $m -",)),
+    Row("announcements:<u>", "list", "no", whole=("announcing $u -",)),
+    Row("dead", "zset", "yes", each=("letter $u $id",), split=("u", "id")),
+    Row("dead:<u>", "zset", "yes", whole=_USER, each=("letter $u $m",)),
+    Row("ready", "zset", "no", each=(*_USERS, "member $m - ready")),
+    Row("ready:<g>", "zset", "no", whole=("group - - $g",), each=(*_USERS, "member $m - ready:$g")),
+    Row("group:<g>", "hash", "yes", ttl_days=7),
+    Row("user:<u>", "hash", "yes", ttl_days=7),
+    Row("reserved", "zset", "no", each=_USERS),
+    Row("parked", "zset", "no", each=_USERS),
+    Row("swept", "zset", "no"),
+    Row("policy:<u>", "string", "no", whole=("policy - - $u",)),
+    Row("policy:@<g>", "string", "no", whole=("policy - - @$g",)),
+    Row("policy:*", "string", "no", whole=("policy - - *",)),
+    Row("policy-users", "zset", "no", each=("policy - - $m",)),
+    Row("policy-groups", "zset", "no", each=("policy - - $m",)),
+    Row("limit:<name>", "hash", "no", whole=("limit - - $name", "uncounted - - $name")),
+    Row("limit-names", "zset", "no", each=("limit - - $m",)),
+    Row("uncounted", "set", "no", each=("uncounted - - $m",)),
+    Row("running:<name>", "set", "no", each=("running - - $name $m",)),
+    Row("held", "zset", "no", each=("held_name - - $m",)),
+    Row("held-users:<name>", "zset", "no", each=("holding $m - $name",)),
+    Row("offers:<u>", "set", "no", each=("offer $u $m",)),
+    Row("held:<u>", "zset", "no", whole=_USER, each=("seat $u $m held",)),
+    Row("held:<u>:<name>", "zset", "no", whole=("holding $u - $name",), each=("held $u $m $name",)),
+    Row("workers", "zset", "no"),
+    Row("worker:<w>", "hash", "yes", ttl_days=1),
+    Row("waiting", "set", "no"),
+    Row("waiting:<u>", "set", "no"),
+    Row("metrics:<u>", "string", "yes", whole=("metrics $u -",), ttl_days=40),
+    Row("metrics:*", "string", "yes", whole=("metrics * -",), ttl_days=40),
+    Row("usage:<u>:<day>", "hash", "yes", ttl_days=40),
+    Row("usage:*:<day>", "hash", "yes", ttl_days=40),
+    Row("run-times", "hash", "yes", each=("run_time - - $m",), ttl_days=7),
+    Row("xcom:<u>:<ns>", "hash", "yes", whole=("space $u - $ns",), each=("value $u - $ns $m",), ttl_days=7),
+    Row("xcom-expiry:<u>:<ns>", "zset", "yes", each=("value $u - $ns $m",), ttl_days=7),
+    Row("xcom-spaces:<u>", "zset", "yes", each=("space $u - $m",), ttl_days=7),
+    Row("schedules", "zset", "no", each=("schedule - - $m",)),
+    Row("schedule:<s>", "hash", "no", whole=("schedule - - $s",)),
+    Row("schedule-index", "zset", "no", each=("indexed $u - $s",), split=("u", "s")),
+    Row("schedules-ended", "zset", "no", each=("schedule - - $m",)),
+    Row("declared", "zset", "no", each=("schedule - - $m",)),
+    Row("declarers", "zset", "yes", ttl_days=1),
+    Row("answer:<nonce>", "string", "yes", ttl_days=1),
+    Row("advanced", "hash", "yes", ttl_days=1),
+    Row("damaged:<key>", "any", "yes", ttl_days=7),
+)
+_BY_HEAD: dict[str, list[Row]] = {}
+for _row in ROWS:
+    _BY_HEAD.setdefault(_row.form.partition(":")[0], []).append(_row)
+
+
+class Key(NamedTuple):
+    """A key of a queue, without its prefix, and what its name tells."""
+
+    name: str
+    row: Row
+    words: dict[str, str]
+
+    @property
+    def check(self) -> Item:
+        """Of its type and expiry."""
+        row = self.row
+        user, task = self.words.get("u", ""), self.words.get("id", "")
+        return ("key", user, task, self.name, row.kind, row.expires, row.ttl_days * 86_400_000)
+
+
+def key_of(name: str) -> Key | None:
+    """The key of this name; None for one that fairque does not have."""
+    for row in _BY_HEAD.get(name.partition(":")[0], ()):
+        words = row.words_in(name)
+        if words is not None:
+            return Key(name, row, words)
+    return None

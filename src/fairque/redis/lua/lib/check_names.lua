@@ -1,0 +1,148 @@
+-- What governs: policies and limits of task names, and what they hold, each in the lists that lead to it.
+--@include base
+--@include state
+--@include limits
+--@include doctor
+--@include check_keys
+
+local function add_name_checks(doctor)
+  local checks, wrong = doctor.checks, doctor.wrong
+
+  local function unpacked(key)
+    local packed = call('GET', key)
+    if not packed then return nil end
+    local ok, value = pcall(cmsgpack.unpack, packed)
+    return packed, ok and type(value) == 'table' and value
+  end
+
+  local function index_of(whose) return string.byte(whose) == 64 and 'policy-groups' or 'policy-users' end
+
+  local function drop_policy(whose)
+    local told = set_aside('policy:' .. whose)
+    if whose ~= '*' then call('ZREM', prefix .. index_of(whose), whose) end
+    count('policies', -1)
+    return told
+  end
+
+  -- A policy, from its key or from the list.
+  function checks.policy(_, _, whose)
+    local name, index = 'policy:' .. whose, index_of(whose)
+    local packed, policy = unpacked(prefix .. name)
+    if packed and not policy then
+      return wrong('corrupt', name, 'cannot be read', function() return drop_policy(whose) end)
+    end
+    local is_listed = whose == '*' or call('ZSCORE', prefix .. index, whose)
+    if packed and not is_listed then
+      wrong('unlisted-name', index, whose .. ' has a policy, and is not listed', function()
+        call('ZADD', prefix .. index, 0, whose)
+        return 'listed'
+      end)
+    elseif is_listed and not packed and whose ~= '*' then
+      wrong('lost-policy', name, 'is listed, and gone', function()
+        call('ZREM', prefix .. index, whose)
+        return 'not listed any more: set it anew'
+      end)
+    end
+  end
+
+  function checks.limit(_, _, name)
+    local key = prefix .. 'limit:' .. name
+    local exists, is_listed = call('EXISTS', key) == 1, call('ZSCORE', prefix .. 'limit-names', name)
+    if exists and not is_listed then
+      wrong('unlisted-name', 'limit-names', name .. ' has a limit, and is not listed', function()
+        call('ZADD', prefix .. 'limit-names', 0, name)
+        return 'listed'
+      end)
+    elseif is_listed and not exists then
+      wrong('lost-limit', 'limit:' .. name, 'is listed, and gone', function()
+        call('ZREM', prefix .. 'limit-names', name)
+        call('SREM', prefix .. 'uncounted', name)
+        return 'not listed any more: set it anew'
+      end)
+    end
+  end
+
+  -- A limit that waits for what runs to be counted.
+  function checks.uncounted(_, _, name)
+    local is_marked = call('HEXISTS', prefix .. 'limit:' .. name, 'uncounted') == 1
+    local is_listed = call('SISMEMBER', prefix .. 'uncounted', name) == 1
+    if not (is_marked or is_listed) then return end
+    if is_marked and is_listed and call('HEXISTS', state_key, 'recount') == 1 then return end
+    wrong('uncounted', 'uncounted', name .. ' is not being counted, and nothing of it starts', function()
+      if call('EXISTS', prefix .. 'limit:' .. name) == 0 then
+        call('SREM', prefix .. 'uncounted', name)
+        return 'removed'
+      end
+      call('HSET', prefix .. 'limit:' .. name, 'uncounted', 1)
+      call('SADD', prefix .. 'uncounted', name)
+      call('HSET', state_key, 'recount', '0')
+      return 'counted by the claims that follow'
+    end)
+  end
+
+  -- One that counts as running for its name.
+  function checks.running(_, _, name, member)
+    if call('SISMEMBER', prefix .. 'running:' .. name, member) == 0 then return end
+    local known = call('HMGET', prefix .. 'task:' .. member, 'state', 'limited')
+    if known[1] == 'started' and known[2] == name then return end
+    wrong('does-not-run', 'running:' .. name, member .. ' counts for the limit, and does not run', function()
+      local colon = string.find(member, ':', 1, true)
+      local it = new_limits()
+      it.stop(name, string.sub(member, 1, colon - 1), string.sub(member, colon + 1))
+      call('ZADD', prefix .. 'held', 'XX', now, name)
+      return 'not counted any more'
+    end)
+  end
+
+  -- One that is held by its name, from the line of the name. (From all of its user's: see lib/check_tasks.lua.)
+  function checks.held(user, id, name)
+    local line = place_key('held', user) .. ':' .. name
+    local score = call('ZSCORE', line, id)
+    if not score or call('ZSCORE', place_key('held', user), id) then return end
+    wrong('held-for-nobody', 'held:' .. user .. ':' .. name, 'is not among those of its user', function()
+      local is_here = call('HGET', task_key(user, id), 'held') == name
+      if is_here then call('ZADD', place_key('held', user), score, id) else call('ZREM', line, id) end
+      return is_here and 'listed' or 'removed'
+    end)
+  end
+
+  -- A user and a name of which it has held tasks, as one of the two lists says.
+  function checks.holding(user, _, name)
+    local has = call('EXISTS', place_key('held', user) .. ':' .. name) == 1
+    local users = prefix .. 'held-users:' .. name
+    local is_listed, is_looked_at = call('ZSCORE', users, user), call('ZSCORE', prefix .. 'held', name)
+    if has and not (is_listed and is_looked_at) then
+      wrong('not-let-in', is_listed and 'held' or 'held-users:' .. name, 'nobody lets its held tasks in', function()
+        call('ZADD', users, 'NX', now_us, user)
+        call('ZADD', prefix .. 'held', 'NX', now, name)
+        return 'let in by turns again'
+      end)
+    elseif is_listed and not has then
+      wrong('held-without-tasks', 'held-users:' .. name, 'has no held tasks of that name', function()
+        call('ZREM', users, user)
+        if call('EXISTS', users) == 0 then call('ZREM', prefix .. 'held', name) end
+        return 'removed'
+      end)
+    end
+  end
+
+  function checks.held_name(_, _, name)
+    if not call('ZSCORE', prefix .. 'held', name) or call('EXISTS', prefix .. 'held-users:' .. name) == 1 then return end
+    wrong('held-without-tasks', 'held', name .. ' holds nobody', function()
+      call('ZREM', prefix .. 'held', name)
+      return 'removed'
+    end)
+  end
+
+  function checks.offer(user, id)
+    local offers = prefix .. 'offers:' .. user
+    if call('SISMEMBER', offers, id) == 0 then return end
+    local known = call('HMGET', task_key(user, id), 'lane', 'offered')
+    if known[2] and known[1] and call('ZSCORE', place_key(known[1], user), id) then return end
+    wrong('offer-without-task', 'offers:' .. user, 'the task does not wait in its lane', function()
+      call('SREM', offers, id)
+      call('HDEL', task_key(user, id), 'offered')
+      return 'removed'
+    end)
+  end
+end

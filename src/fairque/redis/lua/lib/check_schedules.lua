@@ -1,0 +1,75 @@
+-- Schedules: each is in the lists that its state says, and each list leads to one.
+--@include base
+--@include schedules
+--@include doctor
+
+local function add_schedule_checks(doctor, dead_letter_ttl_ms)
+  local checks, wrong = doctor.checks, doctor.wrong
+
+  local function list(id, key, name, at, detail)
+    wrong('unlisted-schedule', name, detail, function()
+      call('ZADD', key, at, id)
+      return 'listed'
+    end)
+  end
+
+  local function unlist(id, key, name, detail)
+    wrong('wrong-list', name, detail, function()
+      call('ZREM', key, id)
+      return 'removed'
+    end)
+  end
+
+  local function check_lists(id, state, slot)
+    local next_at, ended_at = call('ZSCORE', schedules_key, id), call('ZSCORE', ended_key, id)
+    if state == 'active' and not next_at then list(id, schedules_key, 'schedules', slot or now, 'would never fire') end
+    if state ~= 'active' and next_at then unlist(id, schedules_key, 'schedules', 'fires, and is ' .. state) end
+    if state == 'ended' and not ended_at then
+      list(id, ended_key, 'schedules-ended', string.format('%d', now + dead_letter_ttl_ms), 'would never be forgotten')
+    end
+    if state ~= 'ended' and ended_at then unlist(id, ended_key, 'schedules-ended', 'is to be forgotten, and ' .. state) end
+  end
+
+  -- What it does is lost with it. One that code declares comes back with the next declaration.
+  local function forget(id, name, detail)
+    wrong('lost-schedule', name, detail, function()
+      for _, key in ipairs({ schedules_key, ended_key, declared_key }) do call('ZREM', key, id) end
+      return 'removed from the lists: add it anew'
+    end)
+  end
+
+  function checks.schedule(_, _, id)
+    local known = call('HMGET', schedule_key(id), 'user', 'state', 'slot', 'revision', 'spec', 'body', 'declared')
+    if not known[1] and not known[2] then
+      for _, name in ipairs({ 'schedules', 'schedules-ended', 'declared' }) do
+        if call('ZSCORE', prefix .. name, id) then return forget(id, 'schedule:' .. id, 'is in ' .. name .. ', and gone') end
+      end
+      return
+    end
+    if not (known[1] and known[2] and known[4] and known[5] and known[6]) then
+      return wrong('corrupt', 'schedule:' .. id, 'lacks what it is made of', function()
+        forget_schedule(id)
+        return 'removed: add it anew'
+      end)
+    end
+    check_lists(id, known[2], known[3])
+    if known[7] and not call('ZSCORE', declared_key, id) then
+      list(id, declared_key, 'declared', now_text, 'nobody would notice that no code declares it any more')
+    end
+    if call('ZSCORE', index_key, known[1] .. ':' .. id) then return end
+    wrong('unlisted-schedule', 'schedule-index', 'is in no listing', function()
+      call('ZADD', index_key, 0, known[1] .. ':' .. id)
+      return 'listed'
+    end)
+  end
+
+  -- A member of the index.
+  function checks.indexed(user, _, id)
+    local owner, member = call('HGET', schedule_key(id), 'user'), user .. ':' .. id
+    if owner == user or not call('ZSCORE', index_key, member) then return end
+    wrong('lost-schedule', 'schedule-index', member .. (owner and ' has another owner' or ' is gone'), function()
+      call('ZREM', index_key, member)
+      return owner and 'removed' or 'removed from the lists: add it anew'
+    end)
+  end
+end

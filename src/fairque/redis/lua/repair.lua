@@ -1,0 +1,10 @@
+#!lua flags=allow-oom
+-- The same, and mend what can be mended. Nothing that can still be run is lost.
+-- KEYS[1]  state
+-- Returns  per item, a list of {kind, key without its prefix, detail, what was done or ''}
+-- Cost     O(items log n)
+--@include checkup
+--@arguments
+local answers = check_items(args, true)
+save_state()
+return answers

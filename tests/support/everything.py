@@ -1,0 +1,165 @@
+"""A queue in which everything is used at once, and that stands still: for tests that break one key of it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from fairque import Breaker, Priority, Rate, TaskQueue, TaskScheduler
+from fairque.redis.delivery import Delivery
+from fairque.redis.keys import encode_user
+from fairque.redis.requester import BlockingRequester
+from fairque.redis.store import Store, renew
+from fairque.tasks.decorator import task
+from fairque.tasks.registry import unregister
+from fairque.testing import advance
+from tests.support.core import outcome
+from tests.support.eventually import eventually
+from tests.support.resp import RespClient
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+USER, OTHER, MEMBER = "a:b {ü}", "quiet", "member"
+_HOUR = timedelta(hours=1)
+
+
+@asynccontextmanager
+async def everything(url: str, name: str, *, telling: bool = False) -> AsyncIterator[TaskQueue]:
+    """An open queue with all keys of the table but `swept` and `uncounted`, when much is allowed, and `damaged`.
+
+    `telling`: with `announcements` as well, for which it takes hundreds of tasks.
+    """
+    async with TaskQueue(url, name=name, fairness="time") as queue:
+        builder = _Builder(queue)
+        try:
+            await builder.build(telling=telling)
+            yield queue
+        finally:
+            await builder.close()
+
+
+class _Builder:
+    def __init__(self, queue: TaskQueue) -> None:
+        self.queue = queue
+        self.store: Store = queue.store()
+        self.plain = task(name="plain")(_plain)
+        self.limited = task(name="one: at a time", max_running=2)(_plain)
+        self.tick = task(name="tick", every=3600, user_id="system")(_plain)
+
+    async def close(self) -> None:
+        await self.store.close()
+        for function in (self.plain, self.limited, self.tick):
+            unregister(function.name)
+
+    async def build(self, *, telling: bool) -> None:
+        await self.ends_tasks()
+        await self.sets_policies()
+        await self.runs_tasks()
+        await self.leaves_tasks_waiting()
+        await self.plans()
+        await self.queue.xcom(USER, "a:b").push("key", 1)
+        await self.holds_tasks()
+        if telling:
+            await self.tells_later()
+        self.has_a_past()
+
+    async def take(self, want: int, worker: str = "ghost") -> list[Delivery]:
+        return (await self.store.claim(worker, want)).deliveries
+
+    async def end(self, deliveries: list[Delivery], kind: str = "finished") -> None:
+        outcomes = [msgspec.structs.replace(outcome(of, kind), run_ms=5.0) for of in deliveries]
+        assert all(await self.store.settle("ghost", outcomes))
+
+    async def ends_tasks(self) -> None:
+        """Results, dead letters, measurements, run times, an hour that is over."""
+        for user_id in (USER, OTHER):
+            await self.queue.enqueue_many([self.plain()] * 2, user_id=user_id)
+            first, second = await self.take(2)
+            await self.end([first])
+            await self.end([second], "failed")
+        letter = await self.queue.enqueue(self.plain(), user_id=OTHER)
+        await self.end(await self.take(1), "failed")
+        await self.queue.requeue(letter)
+        await letter.cancel()
+
+    async def sets_policies(self) -> None:
+        queue = self.queue
+        await queue.set_policy("*", max_running=100, breaker=Breaker(failures=50))
+        await queue.set_group("plan", weight=2)
+        await queue.set_policy(MEMBER, group="plan", min_running=3)
+        await queue.set_policy("slow", rate=Rate(1, per=3600))
+        await queue.set_policy("later", paused=datetime.now(UTC) + _HOUR)
+        for user_id in ("slow", "later"):
+            await queue.enqueue_many([self.plain()] * 2, user_id=user_id)
+        await self.end(await self.take(1))
+        assert not await self.take(1)
+
+    async def holds_tasks(self) -> None:
+        """One runs, one was let in and waits in its lane, the others are held."""
+        await self.queue.set_task_limit("one: at a time", max_running=2)
+        await self.queue.enqueue_many([self.limited()] * 5, user_id="held")
+        taken = await self.store.claim("ghost", 5, groups=[["held"]])
+        assert len(taken.deliveries) == 2
+        await self.end(taken.deliveries[:1])
+
+    async def runs_tasks(self) -> None:
+        for user_id in (USER, MEMBER, OTHER):
+            for priority in (Priority.NORMAL, Priority.CRITICAL):
+                await self.queue.enqueue(self.plain(), user_id=user_id, priority=priority)
+        taken = await self.take(6)
+        assert len(taken) == 6
+        self.renew("ghost", taken)
+        await self.queue.handle(taken[0].user_id, taken[0].id).cancel()
+
+    def renew(self, worker: str, taken: list[Delivery]) -> None:
+        requester = BlockingRequester(self.queue.connector)
+        renew(requester, self.queue.keys, worker, {"concurrency": 10}, taken)
+        requester.close()
+
+    async def leaves_tasks_waiting(self) -> None:
+        for user_id in (USER, MEMBER, OTHER):
+            first = await self.queue.enqueue(self.plain(), user_id=user_id, task_id="1:informed:held\n*")
+            await self.queue.enqueue(self.plain(), user_id=user_id, priority=Priority.CRITICAL)
+            await self.queue.enqueue(self.plain(), user_id=user_id, delay=3600)
+            await self.queue.enqueue(self.plain(), user_id=user_id, depends_on=[first])
+            await self.queue.enqueue(self.plain(self.plain().output), user_id=user_id)
+        await advance(self.queue, 1)
+
+    async def tells_later(self) -> None:
+        """One call tells 500 that their dependency was canceled: some go on waiting for it, others have yet to hear."""
+        first = await self.queue.enqueue(self.plain(), user_id="many")
+        await self.queue.enqueue_many([self.plain().options(depends_on=[first])] * 501, user_id="many")
+        await first.cancel()
+
+    async def plans(self) -> None:
+        scheduler = TaskScheduler(self.queue)
+        await scheduler.add_schedule(task=self.plain(), user_id=USER, every=_HOUR, schedule_id="9:00")
+        once = await scheduler.add_schedule(task=self.plain(), user_id=OTHER, at=datetime.now(UTC) + _HOUR)
+        await scheduler.fire_due(2 * 3600)
+        assert once
+        running = asyncio.create_task(scheduler.run())
+        await eventually(lambda: self._is_declared(scheduler))
+        running.cancel()
+        await asyncio.wait([running])
+
+    async def _is_declared(self, scheduler: TaskScheduler) -> bool:
+        return bool(await scheduler.list_schedules("system"))
+
+    def has_a_past(self) -> None:
+        """Idle workers, and an hour that is over."""
+        prefix = self.queue.keys.prefix
+        with RespClient(self.queue.connector.url) as client:
+            client.execute("SADD", f"{prefix}waiting", "idle")
+            client.execute("SADD", f"{prefix}waiting:{encode_user(USER)}", "named")
+            for whose in (encode_user(USER), "*"):
+                client.execute("HSET", f"{prefix}usage:{whose}:20000", "7", msgspec.msgpack.encode([1.0, 1.0, 1.0]))
+                client.execute("EXPIRE", f"{prefix}usage:{whose}:20000", 3600)
+
+
+async def _plain(value: int = 0) -> int:
+    return value
