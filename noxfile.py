@@ -102,6 +102,13 @@ def newcomer(session: nox.Session) -> None:
 
 
 @nox.session
+def storm(session: nox.Session) -> None:
+    """Every key of a queue lost and damaged, one at a time, which takes minutes."""
+    install_wheel(session, "test")
+    session.run("pytest", "tests/storm", "-n", "auto", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     install_wheel(session, "bench")
     session.run("python", "tests/bench/run.py", *session.posargs)

@@ -267,6 +267,7 @@ async def test_a_batch_that_the_server_refuses_is_refused_as_a_whole(own_server)
         assert (await queue.user("anna")).queued == 400
 
 
+@pytest.mark.damages
 @pytest.mark.leaves_keys
 async def test_of_a_batch_calls_before_the_refused_one_stand(queue: TaskQueue, server, queue_name: str):
     server.execute("SET", f"fairque:{{{queue_name}}}:normal:broken", "not a lane")
@@ -277,6 +278,7 @@ async def test_of_a_batch_calls_before_the_refused_one_stand(queue: TaskQueue, s
     assert (await queue.stats()).queued == 500
 
 
+@pytest.mark.damages
 @pytest.mark.leaves_keys
 async def test_of_calls_that_share_a_round_trip_nobody_fails_for_another(queue: TaskQueue, server, queue_name: str):
     server.execute("SET", f"fairque:{{{queue_name}}}:normal:broken", "not a lane")

@@ -187,6 +187,7 @@ async def test_a_dead_letter_that_lost_its_result_is_still_listed(queue: TaskQue
     assert (await queue.handle("anna", "bad").info()).ended_at == listed.ended_at
 
 
+@pytest.mark.damages
 async def test_letters_that_expired_in_front_do_not_hide_those_behind(queue: TaskQueue, server):
     for at in range(4):
         await queue.enqueue(fail(), user_id="anna", task_id=f"bad{at}")

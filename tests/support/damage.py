@@ -27,6 +27,7 @@ HARMLESS = {
     "usage:<u>:<day>",
     "usage:*:<day>",
     "run-times",
+    "declared",
     "declarers",
     "answer:<nonce>",
     "advanced",

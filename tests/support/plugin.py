@@ -18,6 +18,7 @@ from tests.support.leaks import Possessions, end_of_tasks, still_there
 from tests.support.process import WorkerProcess
 from tests.support.proxy import CuttingProxy
 from tests.support.servers import STARTERS, Server, Servers, available, new_queue_name, own_keys, program
+from tests.support.soundness import contradictions
 
 if TYPE_CHECKING:
     from fairque import TaskQueue
@@ -39,6 +40,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "every_server: run on every kind of server there is, not only on the embedded one"
     )
     config.addinivalue_line("markers", "smoke: the main road, for other Pythons; on the embedded server and on Redis 8")
+    config.addinivalue_line(
+        "markers", "damages: the test breaks a queue on purpose, and leaves it so: it is not checked at the end"
+    )
     config.addinivalue_line(
         "markers", "leaves_keys(*globs): lasting keys that the test may leave, without their prefix; no globs: any"
     )
@@ -148,7 +152,10 @@ async def worker_process() -> AsyncIterator[Callable[..., Any]]:
 
 @pytest.fixture(autouse=True)
 def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test that leaves threads, sockets or lasting keys behind. One that failed already is left alone."""
+    """Fail a test that leaves threads, sockets, lasting keys or a queue that contradicts itself.
+
+    One that failed already is left alone.
+    """
     on_server = "server" in request.fixturenames
     server: Server | None = request.getfixturevalue("server") if on_server else None
     name: str = request.getfixturevalue("queue_name") if on_server else ""
@@ -156,7 +163,7 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     found = [] if request.node.stash.get(_failed, False) else still_there(before.gained)
     if server is not None:
-        found += _lasting_keys(request.node, server, name)
+        found += _lasting_keys(request.node, server, name) + _contradictions(request.node, server, name)
         server.forget(name)
     if found:
         pytest.fail("the test left behind: " + ", ".join(found), pytrace=False)
@@ -170,6 +177,12 @@ async def _no_tasks_left(request: pytest.FixtureRequest) -> AsyncIterator[None]:
     found = await end_of_tasks(tasks)
     if found and not request.node.stash.get(_failed, False):
         pytest.fail("the test left behind: " + ", ".join(found), pytrace=False)
+
+
+def _contradictions(item: pytest.Item, server: Server, queue_name: str) -> list[str]:
+    if item.stash.get(_failed, False) or item.get_closest_marker("damages"):
+        return []
+    return contradictions(server, queue_name)
 
 
 def _lasting_keys(item: pytest.Item, server: Server, queue_name: str) -> list[str]:

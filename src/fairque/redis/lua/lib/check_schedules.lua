@@ -39,7 +39,7 @@ local function add_schedule_checks(doctor, dead_letter_ttl_ms)
   end
 
   function checks.schedule(_, _, id)
-    local known = call('HMGET', schedule_key(id), 'user', 'state', 'slot', 'revision', 'spec', 'body', 'declared')
+    local known = call('HMGET', schedule_key(id), 'user', 'state', 'slot', 'revision', 'spec', 'body')
     if not known[1] and not known[2] then
       for _, name in ipairs({ 'schedules', 'schedules-ended', 'declared' }) do
         if call('ZSCORE', prefix .. name, id) then return forget(id, 'schedule:' .. id, 'is in ' .. name .. ', and gone') end
@@ -53,9 +53,6 @@ local function add_schedule_checks(doctor, dead_letter_ttl_ms)
       end)
     end
     check_lists(id, known[2], known[3])
-    if known[7] and not call('ZSCORE', declared_key, id) then
-      list(id, declared_key, 'declared', now_text, 'nobody would notice that no code declares it any more')
-    end
     if call('ZSCORE', index_key, known[1] .. ':' .. id) then return end
     wrong('unlisted-schedule', 'schedule-index', 'is in no listing', function()
       call('ZADD', index_key, 0, known[1] .. ':' .. id)
