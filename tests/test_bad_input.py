@@ -564,6 +564,7 @@ async def test_a_message_with_foreign_arguments_is_a_dead_letter(
     assert (await queue.user("anna")).dead_letters == 1
 
 
+@pytest.mark.damages
 async def test_a_body_that_is_no_string_is_a_dead_letter(queue: TaskQueue, server, queue_name: str):
     bad = await queue.enqueue(echo(), user_id="anna")
     good = await queue.enqueue(echo("fine"), user_id="anna")
@@ -642,6 +643,7 @@ async def test_a_result_that_cannot_be_read_is_an_error_of_the_store(
             await asyncio.wait_for(look(), 5)
 
 
+@pytest.mark.damages
 @pytest.mark.leaves_keys
 async def test_one_user_with_foreign_keys_harms_no_other(
     queue: TaskQueue, server, queue_name: str, caplog: pytest.LogCaptureFixture

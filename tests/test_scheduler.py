@@ -149,7 +149,12 @@ async def test_what_breaks_a_rule_is_refused_and_nothing_is_written(
 ):
     with pytest.raises(error):
         await add(scheduler, **options)
-    assert server.lasting_keys(queue_name) in ([], [f"fairque:{{{queue_name}}}:settings"])
+    assert server.lasting_keys(queue_name) in ([], begun(queue_name))
+
+
+def begun(queue_name: str) -> list[str]:
+    """The keys of a queue that was opened."""
+    return [f"fairque:{{{queue_name}}}:{name}" for name in ("settings", "state")]
 
 
 async def test_a_task_that_cannot_be_repeated_is_refused(scheduler: TaskScheduler):
@@ -180,7 +185,7 @@ async def test_what_is_not_there_is_unknown(scheduler: TaskScheduler):
 async def test_a_removed_schedule_leaves_nothing(scheduler: TaskScheduler, server: Server, queue_name: str):
     await add(scheduler)
     assert await scheduler.remove_schedule("s")
-    assert server.keys(queue_name) == [f"fairque:{{{queue_name}}}:settings"]
+    assert server.keys(queue_name) == begun(queue_name)
     assert await scheduler.list_schedules() == []
 
 

@@ -177,16 +177,19 @@ class Core:
         return argument
 
     def dump(self) -> dict[str, Key]:
-        """Every key of the queue, without its prefix, but for its settings, which every queue has."""
+        """Every key of the queue, without its prefix, but for its settings, and a state that was only begun."""
         rows = self._client.execute("EVAL", _DUMP, 1, self.keys.state)
         found = {name.decode(): Key(kind.decode(), ttl, content) for name, kind, ttl, content in rows}
         found.pop("settings", None)
+        if "state" in found and found["state"].pairs == [("arrival", "0")]:
+            del found["state"]
         return found
 
     def forget(self) -> None:
-        """Delete every key of the queue."""
-        for name in (*self.dump(), "settings"):
+        """Delete every key of the queue; the next call begins it anew."""
+        for name in (*self.dump(), "settings", "state"):
             self.execute("UNLINK", self.keys.prefix + name)
+        self.backend.agreed = False
 
     def ready(self) -> dict[str, float]:
         """Tags of those who may be served now, by their name in Redis."""

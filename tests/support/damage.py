@@ -83,6 +83,12 @@ class Damage:
         self._client.execute("DEL", key)
         self._client.execute(*(("RPUSH", key, "x") if kind == b"string" else ("SET", key, "x")))
 
+    def restore(self, name: str) -> None:
+        """This key as it was."""
+        key = self._prefix + name.encode()
+        self._client.execute("DEL", key)
+        self._client.execute("RESTORE", key, self._kept[key].ttl_ms, self._kept[key].content)
+
     def messages(self) -> set[str]:
         """The tasks of which something can still be run."""
         keys = self._client.execute("KEYS", self._prefix.replace(b"{", b"\\{") + b"body:*")
