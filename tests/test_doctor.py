@@ -15,7 +15,7 @@ from fairque import FindingKind, QueueCheck, TaskQueue, Worker, task
 from fairque.cli.app import run
 from fairque.doctor.rows import ROWS
 from fairque.embedded.server import EmbeddedServer
-from fairque.errors import SettingsMismatch
+from fairque.errors import SettingsMismatch, StoreError
 from fairque.redis.keys import encode_user
 from fairque.tasks.registry import unregister
 from tests.support.core import outcome
@@ -175,7 +175,18 @@ async def test_the_damage_of_one_user_leaves_the_others_looked_at(whole: SimpleN
     assert {finding.user_id for finding in found if finding.kind == FindingKind.NO_PLACE} == {OTHER}
 
 
+async def test_health_names_those_whose_keys_are_damaged(whole: SimpleNamespace) -> None:
+    assert (await whole.queue.health()).damaged_users == ()
+    whole.damage.retype(f"normal:{ODD}")
+    for lane in ("critical", "normal"):
+        whole.damage.delete(f"{lane}:{OTHER}")
+    assert set((await whole.queue.health()).damaged_users) == {USER, OTHER}
+
+
 # What a repair does
+
+
+async def nothing() -> None: ...
 
 
 async def put(queue: TaskQueue, name: str, **options: Any) -> Any:
@@ -224,6 +235,27 @@ async def test_what_waits_runs_after_a_repair(waiting: SimpleNamespace, lost: li
     waiting.delete(*lost)
     assert not (await waiting.queue.check()).sound
     assert (await waiting.queue.check(repair=True)).sound
+    await both_end(waiting)
+
+
+async def test_a_queue_whose_state_is_lost_stops_and_says_what_to_do(waiting: SimpleNamespace) -> None:
+    waiting.delete("state")
+    waiting.execute("HSET", "state", "slots", 10)  # as a worker that lives tells
+    store = waiting.queue.store()
+    other = task(name="other")(nothing)
+    for call in (
+        lambda: waiting.queue.enqueue(other(), user_id="acme"),
+        lambda: store.claim("w", 1),
+        lambda: store.settle("w", []),
+        waiting.handles[0].cancel,
+        lambda: waiting.queue.purge("acme"),
+        lambda: waiting.queue.set_policy("acme", weight=2),
+    ):
+        with pytest.raises(StoreError, match="fairque doctor --repair"):
+            await call()
+    await store.close()
+    unregister("other")
+    await waiting.queue.check(repair=True)
     await both_end(waiting)
 
 

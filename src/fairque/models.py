@@ -206,7 +206,8 @@ class QueueHealth(msgspec.Struct, frozen=True, kw_only=True):
     schedule, has been due. Memory is in bytes; a `memory_limit` of 0 is none.
 
     `min_running_users` are those whose `min_running` together leave no slot of the workers to others, of 1,000 that
-    have a policy of their own and of the 100 above. `unserved_users` are those of the 100 that no worker serves.
+    have a     policy of their own and of the 100 above. `unserved_users` are those of the 100 that no worker serves.
+    `damaged_users` are those of the 100 users that became ready last whose keys contradict each other: see `check`.
     """
 
     stats: QueueStats
@@ -219,3 +220,4 @@ class QueueHealth(msgspec.Struct, frozen=True, kw_only=True):
     memory_limit: int
     min_running_users: tuple[str, ...] = ()
     unserved_users: tuple[str, ...] = ()
+    damaged_users: tuple[str, ...] = ()

@@ -186,10 +186,10 @@ class Core:
         return found
 
     def forget(self) -> None:
-        """Delete every key of the queue; the next call begins it anew."""
-        for name in (*self.dump(), "settings", "state"):
+        """Delete every key of the queue; what is left is as after it was opened."""
+        for name in (*self.dump(), "state"):
             self.execute("UNLINK", self.keys.prefix + name)
-        self.backend.agreed = False
+        self.execute("HSET", self.keys.state, "arrival", 0)
 
     def ready(self) -> dict[str, float]:
         """Tags of those who may be served now, by their name in Redis."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fairque.doctor.damaged import damaged_users
+from fairque.errors import StoreError
 from fairque.models import QueueHealth, UserInfo, WorkerInfo
 from fairque.policy import policy_in
 from fairque.redis.keys import decode_user
@@ -17,8 +19,9 @@ POLICIES = 1000
 
 async def look_at_health(store: Store) -> QueueHealth:
     stats = await store.stats()
-    letters, due_ms, fires_ms, memory = await store.health()
-    active = await store.active_users(USERS)
+    letters, due_ms, fires_ms, recent, memory = await store.health(USERS)
+    damaged = await damaged_users(store, recent)
+    active = await _active(store, is_damaged=bool(damaged))
     return QueueHealth(
         stats=stats,
         longest_wait=max((user.wait_seconds or 0.0 for user in active), default=0.0),
@@ -30,7 +33,18 @@ async def look_at_health(store: Store) -> QueueHealth:
         memory_limit=int(memory.get("maxmemory", 0)),
         min_running_users=_beyond_slots(await _reservations(store, active), stats.workers),
         unserved_users=_unserved(active, stats.workers),
+        damaged_users=damaged,
     )
+
+
+async def _active(store: Store, *, is_damaged: bool) -> list[UserInfo]:
+    """Nobody, where a damaged key does not let one look: that is told by then."""
+    try:
+        return await store.active_users(USERS)
+    except StoreError:
+        if not is_damaged:
+            raise
+        return []
 
 
 async def _reservations(store: Store, active: Sequence[UserInfo]) -> dict[str, int]:

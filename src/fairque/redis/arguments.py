@@ -249,7 +249,10 @@ class Stats(Arguments, frozen=True):
 
 
 class Health(Arguments, frozen=True):
+    """most: users."""
+
     dead_letter_ttl_ms: int
+    most: int
 
 
 class Users(Arguments, frozen=True):

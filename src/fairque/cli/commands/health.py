@@ -177,6 +177,7 @@ def _tenant_checks(health: QueueHealth) -> Iterator[Check]:
         "reservations", health.min_running_users, "min_running leaves no slot to others", "slots are left"
     )
     yield _names_check("served", health.unserved_users, "no worker serves", "all users with tasks are served")
+    yield _names_check("damage", health.damaged_users, "run `fairque doctor`: damaged keys of", "no damaged keys")
 
 
 def _names_check(name: str, users: Sequence[str], bad: str, good: str) -> Check:

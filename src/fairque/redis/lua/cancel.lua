@@ -5,6 +5,7 @@
 -- Cost     O(log backlog + dependencies + dependents)
 --@include base
 --@include state
+--@include alive
 --@include once
 --@include depend
 --@include cancel

@@ -7,6 +7,7 @@
 -- Cost     O(tasks log backlog + users log users)
 --@include base
 --@include state
+--@include alive
 --@include fair
 --@include add
 --@arguments

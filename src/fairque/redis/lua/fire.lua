@@ -6,6 +6,7 @@
 -- Cost     O(firings log n + what is canceled)
 --@include base
 --@include state
+--@include alive
 --@include fair
 --@include wake
 --@include place

@@ -5,6 +5,7 @@
 -- Cost     O(names)
 --@include base
 --@include state
+--@include alive
 --@include wake
 --@arguments
 local uncounted_key = prefix .. 'uncounted'

@@ -5,6 +5,7 @@
 -- Cost     O(log users); the default of '*' is brought to those who wait by the claims that follow
 --@include base
 --@include state
+--@include alive
 --@include fair
 --@include limits
 --@include wake

@@ -6,6 +6,7 @@
 -- Cost     O(most log n)
 --@include base
 --@include state
+--@include alive
 --@include task
 --@include places
 --@include fair

@@ -6,6 +6,7 @@
 -- Cost     O(ids log backlog)
 --@include base
 --@include state
+--@include alive
 --@include task
 --@include fair
 --@include wake

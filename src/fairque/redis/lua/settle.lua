@@ -3,6 +3,7 @@
 -- KEYS[1]  state
 -- Returns  per outcome: 1 done (also by an earlier try of the same call), 0 refused: another worker has the task
 -- Cost     O(outcomes)
+--@include alive
 --@include settle
 --@arguments
 local answers = settle_outcomes(args)

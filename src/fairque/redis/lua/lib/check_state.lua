@@ -33,7 +33,7 @@ local function add_state_checks(doctor)
 
   -- Totals of what is listed as a whole. `is_used`: there are users.
   function checks.state(_, _, is_used)
-    if call('EXISTS', state_key) == 0 then
+    if not of_queue[2] then -- what workers tell of themselves may be there again
       if not is_used and call('EXISTS', prefix .. 'settings') == 0 then return end
       return wrong('lost-state', 'state', 'clock, totals, and whether there are policies and limits', function()
         root.clock, root.mean, arrival = tonumber(call('ZRANGE', ready_key, 0, 0, 'WITHSCORES')[2] or 0), 0, now_us
