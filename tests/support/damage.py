@@ -15,13 +15,20 @@ if TYPE_CHECKING:
 HARMLESS = {
     "result:<u>:<id>",
     "errors:<u>:<id>",
+    "left",
+    "left:<g>",
     "group:<g>",
     "user:<u>",
     "reserved",
     "workers",
     "worker:<w>",
     "waiting",
-    "waiting:<u>",
+    "waiting:<a>",
+    "workers@<a>",
+    "assignments:@<g>",
+    "suspects",
+    "reserved@<a>",
+    "ready@<a>:<g>",
     "metrics:<u>",
     "metrics:*",
     "usage:<u>:<day>",
@@ -82,6 +89,10 @@ class Damage:
         kind = self._client.execute("TYPE", key)
         self._client.execute("DEL", key)
         self._client.execute(*(("RPUSH", key, "x") if kind == b"string" else ("SET", key, "x")))
+
+    def put_there(self, name: str) -> None:
+        """A key that is none of ours, where there was none."""
+        self._client.execute("SET", self._prefix + name.encode(), "x")
 
     def restore(self, name: str) -> None:
         """This key as it was."""

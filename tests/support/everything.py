@@ -129,6 +129,8 @@ class _Builder:
             await self.queue.enqueue(self.plain(), user_id=user_id, depends_on=[first])
             await self.queue.enqueue(self.plain(self.plain().output), user_id=user_id)
         await advance(self.queue, 1)
+        await self.store.claim("named", 0, groups=[[USER, MEMBER]])
+        assert not (await self.store.claim("of one", 1, groups=[["later"]])).deliveries
 
     async def tells_later(self) -> None:
         """One call tells 500 that their dependency was canceled: some go on waiting for it, others have yet to hear."""
@@ -155,7 +157,6 @@ class _Builder:
         prefix = self.queue.keys.prefix
         with RespClient(self.queue.connector.url) as client:
             client.execute("SADD", f"{prefix}waiting", "idle")
-            client.execute("SADD", f"{prefix}waiting:{encode_user(USER)}", "named")
             for whose in (encode_user(USER), "*"):
                 client.execute("HSET", f"{prefix}usage:{whose}:20000", "7", msgspec.msgpack.encode([1.0, 1.0, 1.0]))
                 client.execute("EXPIRE", f"{prefix}usage:{whose}:20000", 3600)

@@ -51,6 +51,8 @@ class FindingKind(StrEnum):
     NOT_PARKED = "not-parked"
     READY_WITHOUT_TASKS = "ready-without-tasks"
     WRONG_LINE = "wrong-line"
+    NOT_IN_TREE = "not-in-tree"
+    HALF_AN_ASSIGNMENT = "half-an-assignment"
     WRONG_RESERVATION = "wrong-reservation"
     PARKED_WITHOUT_TASKS = "parked-without-tasks"
 

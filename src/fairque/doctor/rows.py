@@ -15,7 +15,8 @@ _ENCODED = r"[A-Za-z0-9._~%-]+"
 _ANYTHING = r".+"
 _PLACEHOLDERS = {
     "u": _ENCODED,
-    "g": _ENCODED,
+    "g": r"[A-Za-z0-9._~%/-]+",
+    "a": r"[0-9a-f]+",
     "ns": _ENCODED,
     "id": _ANYTHING,
     "name": _ANYTHING,
@@ -105,8 +106,8 @@ def _word(word: str, words: dict[str, str]) -> str:
 def _applying(template: list[str], words: dict[str, str]) -> Item | None:
     """Where users stand, ``@`` begins a group, and ``*`` is everybody."""
     item = _filled(template, words)
-    if item[0] in ("user", "member") and item[1][:1] in ("@", "*"):
-        return ("group", "", "", item[1][1:]) if item[0] == "user" and item[1][0] == "@" else None
+    if item[0] == "user" and item[1][:1] in ("@", "*"):
+        return ("group", "", "", item[1][1:]) if item[1][0] == "@" else None
     return item
 
 
@@ -130,6 +131,7 @@ ROWS = (
     Row("scheduled:<u>", "zset", "no", whole=_USER, each=("seat $u $m scheduled",)),
     Row("due", "zset", "no", each=_USERS),
     Row("deferred:<u>", "set", "no", whole=_USER, each=("seat $u $m deferred",)),
+    Row("suspects", "zset", "no"),
     Row("leases", "zset", "no", each=_USER, split=("lane", "u")),
     Row("task:<u>:<id>", "hash", "sometimes", whole=("leftover $u $id task",)),
     Row("body:<u>:<id>", "string", "sometimes", whole=("task $u $id",)),
@@ -142,13 +144,16 @@ ROWS = (
     Row("announcements:<u>", "list", "no", whole=("announcing $u -",)),
     Row("dead", "zset", "yes", each=("letter $u $id",), split=("u", "id")),
     Row("dead:<u>", "zset", "yes", whole=_USER, each=("letter $u $m",)),
-    Row("ready", "zset", "no", each=(*_USERS, "member $m - ready")),
-    Row("ready:<g>", "zset", "no", whole=("group - - $g",), each=(*_USERS, "member $m - ready:$g")),
-    Row("group:<g>", "hash", "yes", ttl_days=7),
-    Row("user:<u>", "hash", "yes", ttl_days=7),
+    Row("ready", "zset", "no", each=(*_USERS, "member $m - -")),
+    Row("ready:<g>", "zset", "no", whole=("group - - $g",), each=(*_USERS, "member $m - $g")),
+    Row("left", "zset", "yes", ttl_days=7),
+    Row("left:<g>", "zset", "yes", ttl_days=7),
+    Row("group:<g>", "hash", "sometimes"),
+    Row("user:<u>", "hash", "sometimes", whole=_USER),
     Row("reserved", "zset", "no", each=_USERS),
     Row("parked", "zset", "no", each=_USERS),
     Row("swept", "zset", "no"),
+    Row("sweep-lines", "list", "no"),
     Row("policy:<u>", "string", "no", whole=("policy - - $u",)),
     Row("policy:@<g>", "string", "no", whole=("policy - - @$g",)),
     Row("policy:*", "string", "no", whole=("policy - - *",)),
@@ -166,7 +171,17 @@ ROWS = (
     Row("workers", "zset", "no"),
     Row("worker:<w>", "hash", "yes", ttl_days=1),
     Row("waiting", "set", "no"),
-    Row("waiting:<u>", "set", "no"),
+    Row("waiting:<a>", "set", "no"),
+    Row("assignments", "zset", "no"),
+    Row("assignment:<a>", "set", "no", each=("assigned $m - $a",)),
+    Row("assignments:<u>", "set", "no", whole=_USER, each=("assigned $u - $m",)),
+    Row("assignments:@<g>", "set", "no"),
+    Row("assignments-ended", "set", "no"),
+    Row("workers@<a>", "set", "no"),
+    Row("ready@<a>", "zset", "no"),
+    Row("ready@<a>:<g>", "zset", "no"),
+    Row("reserved@<a>", "zset", "no"),
+    Row("leases@<a>", "zset", "no"),
     Row("metrics:<u>", "string", "yes", whole=("metrics $u -",), ttl_days=40),
     Row("metrics:*", "string", "yes", whole=("metrics * -",), ttl_days=40),
     Row("usage:<u>:<day>", "hash", "yes", ttl_days=40),
@@ -178,6 +193,7 @@ ROWS = (
     Row("schedules", "zset", "no", each=("schedule - - $m",)),
     Row("schedule:<s>", "hash", "no", whole=("schedule - - $s",)),
     Row("schedule-index", "zset", "no", each=("indexed $u - $s",), split=("u", "s")),
+    Row("schedules-broken", "zset", "no", each=("schedule - - $m",)),
     Row("schedules-ended", "zset", "no", each=("schedule - - $m",)),
     Row("declared", "zset", "no", each=("schedule - - $m",)),
     Row("declarers", "zset", "yes", ttl_days=1),
@@ -185,9 +201,15 @@ ROWS = (
     Row("advanced", "hash", "yes", ttl_days=1),
     Row("damaged:<key>", "any", "yes", ttl_days=7),
 )
+
+
+def _head(name: str) -> str:
+    return re.split("[:@]", name, maxsplit=1)[0]
+
+
 _BY_HEAD: dict[str, list[Row]] = {}
 for _row in ROWS:
-    _BY_HEAD.setdefault(_row.form.partition(":")[0], []).append(_row)
+    _BY_HEAD.setdefault(_head(_row.form), []).append(_row)
 
 
 class Key(NamedTuple):
@@ -207,7 +229,7 @@ class Key(NamedTuple):
 
 def key_of(name: str) -> Key | None:
     """The key of this name; None for one that fairque does not have."""
-    for row in _BY_HEAD.get(name.partition(":")[0], ()):
+    for row in _BY_HEAD.get(_head(name), ()):
         words = row.words_in(name)
         if words is not None:
             return Key(name, row, words)

@@ -33,26 +33,27 @@ local function add_schedule_checks(doctor, dead_letter_ttl_ms)
   -- What it does is lost with it. One that code declares comes back with the next declaration.
   local function forget(id, name, detail)
     wrong('lost-schedule', name, detail, function()
-      for _, key in ipairs({ schedules_key, ended_key, declared_key }) do call('ZREM', key, id) end
+      for _, key in ipairs({ schedules_key, ended_key, broken_key, declared_key }) do call('ZREM', key, id) end
       return 'removed from the lists: add it anew'
     end)
   end
 
   function checks.schedule(_, _, id)
-    local known = call('HMGET', schedule_key(id), 'user', 'state', 'slot', 'revision', 'spec', 'body')
+    local known = read_schedule(id, 'user', 'state', 'slot', 'revision', 'spec', 'body', 'anchor', 'priority')
     if not known[1] and not known[2] then
-      for _, name in ipairs({ 'schedules', 'schedules-ended', 'declared' }) do
+      for _, name in ipairs({ 'schedules', 'schedules-ended', 'schedules-broken', 'declared' }) do
         if call('ZSCORE', prefix .. name, id) then return forget(id, 'schedule:' .. id, 'is in ' .. name .. ', and gone') end
       end
       return
     end
-    if not (known[1] and known[2] and known[4] and known[5] and known[6]) then
+    if not (known[1] and known[2] and known[4] and known[5] and known[6] and tonumber(known[7]) and tonumber(known[8])) then
       return wrong('corrupt', 'schedule:' .. id, 'lacks what it is made of', function()
         forget_schedule(id)
         return 'removed: add it anew'
       end)
     end
     check_lists(id, known[2], known[3])
+    if call('ZSCORE', broken_key, id) then unlist(id, broken_key, 'schedules-broken', 'was set aside, and can be read') end
     if call('ZSCORE', index_key, known[1] .. ':' .. id) then return end
     wrong('unlisted-schedule', 'schedule-index', 'is in no listing', function()
       call('ZADD', index_key, 0, known[1] .. ':' .. id)
@@ -62,7 +63,7 @@ local function add_schedule_checks(doctor, dead_letter_ttl_ms)
 
   -- A member of the index.
   function checks.indexed(user, _, id)
-    local owner, member = call('HGET', schedule_key(id), 'user'), user .. ':' .. id
+    local owner, member = read_schedule(id, 'user')[1], user .. ':' .. id
     if owner == user or not call('ZSCORE', index_key, member) then return end
     wrong('lost-schedule', 'schedule-index', member .. (owner and ' has another owner' or ' is gone'), function()
       call('ZREM', index_key, member)

@@ -6,18 +6,21 @@
 
 local function add_state_checks(doctor)
   local checks, wrong = doctor.checks, doctor.wrong
-  local MOST_FIELDS = 1000
 
   local function is_finite(text)
     local number = tonumber(text or 0)
     return number and number == number and math.abs(number) < math.huge
   end
 
+  local function begin_anew()
+    root.clock, root.mean, arrival = tonumber(call('ZRANGE', ready_key, 0, 0, 'WITHSCORES')[2] or 0), 0, now_us
+  end
+
   -- The script writes them back at its end.
   local function check_clock()
     if is_finite(of_queue[1]) and is_finite(of_queue[2]) and is_finite(of_queue[8]) then return end
     wrong('bad-number', 'state', 'the clock of the queue is no number', function()
-      root.clock, root.mean, arrival = tonumber(call('ZRANGE', ready_key, 0, 0, 'WITHSCORES')[2] or 0), 0, now_us
+      begin_anew()
       return 'as the lowest tag'
     end)
   end
@@ -36,7 +39,7 @@ local function add_state_checks(doctor)
     if not of_queue[2] then -- what workers tell of themselves may be there again
       if not is_used and call('EXISTS', prefix .. 'settings') == 0 then return end
       return wrong('lost-state', 'state', 'clock, totals, and whether there are policies and limits', function()
-        root.clock, root.mean, arrival = tonumber(call('ZRANGE', ready_key, 0, 0, 'WITHSCORES')[2] or 0), 0, now_us
+        begin_anew()
         return 'begun anew: what can be counted is'
       end)
     end
@@ -44,6 +47,8 @@ local function add_state_checks(doctor)
     local policies = call('ZCARD', prefix .. 'policy-users') + call('ZCARD', prefix .. 'policy-groups') +
       call('EXISTS', prefix .. 'policy:*')
     if has_policies or policies > 0 then check_total('policies', has_policies, policies) end
+    local assigned = call('ZCARD', prefix .. 'assignments') - (call('ZSCORE', prefix .. 'assignments', '*') and 1 or 0)
+    if has_assigned or assigned > 0 then check_total('assigned', has_assigned, assigned) end
     local limits = call('ZCARD', prefix .. 'limit-names')
     if has_limits or limits > 0 then check_total('limits', has_limits, limits) end
     if call('EXISTS', prefix .. 'swept') == 1 and call('HEXISTS', state_key, 'sweep') == 0 then
@@ -58,15 +63,5 @@ local function add_state_checks(doctor)
   function checks.totals(_, _, version, counted)
     if version_of_state() ~= version then return end
     for field, number in pairs(counted) do check_total(field, call('HGET', state_key, field), number) end
-  end
-
-  -- Where looks at silent deliveries stopped.
-  function checks.cursors()
-    if call('HLEN', state_key) > MOST_FIELDS then return end
-    local cursors = 0
-    for _, field in ipairs(call('HKEYS', state_key)) do
-      if string.sub(field, 1, 7) == 'cursor:' then cursors = cursors + 1 end
-    end
-    if cursors > 0 or has_cursors then check_total('cursors', of_queue[5], cursors) end
   end
 end

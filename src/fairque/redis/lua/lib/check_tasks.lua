@@ -9,7 +9,6 @@
 --@include limits
 --@include canceled
 --@include depend
---@include cursor
 --@include doctor
 
 local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
@@ -66,7 +65,6 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
     if call('XLEN', stream) > 0 then return end
     call('DEL', stream)
     call('ZREM', leases_key, lane .. ':' .. user)
-    forget_cursor(lane .. ':' .. user)
   end
 
   -- Out of a place that it should not be in.

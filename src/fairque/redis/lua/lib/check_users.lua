@@ -2,12 +2,12 @@
 --@include base
 --@include state
 --@include fair
---@include cursor
 --@include wake
 --@include doctor
 
 local function add_user_checks(doctor)
   local checks, wrong = doctor.checks, doctor.wrong
+  fair()
   local SORTED = { 'critical', 'normal', 'held', 'scheduled', 'dead' }
 
   local function tasks_of(user)
@@ -70,7 +70,6 @@ local function add_user_checks(doctor)
     wrong('lease-without-tasks', exists and lane .. '-stream:' .. user or 'leases', 'nothing runs in ' .. member, function()
       call('DEL', stream_key(lane, user))
       call('ZREM', leases_key, member)
-      forget_cursor(member)
       return 'removed'
     end)
   end
@@ -88,12 +87,12 @@ local function add_user_checks(doctor)
   end
 
   -- Who has tasks and is not ready is held back by its policy, and comes back: at its moment, or by an event.
-  local function check_held_back(user)
-    local parked = governed and call('ZSCORE', prefix .. 'parked', user)
-    if parked and tonumber(parked) <= now then return end
-    if governed and (call('ZSCORE', prefix .. 'swept', user) or call('HEXISTS', state_key, 'sweep') == 1) then return end
-    local u = governed and governed.user(user)
-    local gate = u and governed.gate(u)
+  local function check_held_back(u)
+    local user = u.name
+    local parked = governed and tonumber(call('ZSCORE', prefix .. 'parked', user) or nil)
+    if parked and parked <= now then return end
+    if governed and (sweep_asked or call('ZSCORE', prefix .. 'swept', user)) then return end
+    local gate = gate_of(user)
     if not gate then
       return wrong('not-ready', 'ready', 'has tasks that may run, and is not served', function()
         return put_where_it_belongs(user)
@@ -101,18 +100,17 @@ local function add_user_checks(doctor)
     end
     local p = u.policy
     local waits_for_event = rawget(p, 'paused') == true or rawget(p, 'max_running') and not p.breaker_failures
-    if gate == math.huge and waits_for_event then return end
-    if parked and tonumber(parked) <= gate + 1 then return end
+    if gate == gates.NEVER and waits_for_event or parked and parked <= gate + 1 then return end
     wrong('not-parked', 'parked', 'is held back, and does not come back in time', function()
       return put_where_it_belongs(user)
     end)
   end
 
-  local function check_reserved(user, tag)
-    local reserved = has_policies and call('ZSCORE', prefix .. 'reserved', user)
+  local function check_reserved(u, tag)
+    local reserved = governed and tonumber(call('ZSCORE', prefix .. 'reserved', u.name) or nil)
     if not reserved or reserved == tag then return end
     wrong('wrong-reservation', 'reserved', tag and 'has another tag' or 'is not ready', function()
-      if tag then call('ZADD', prefix .. 'reserved', tag, user) else call('ZREM', prefix .. 'reserved', user) end
+      if tag then call('ZADD', prefix .. 'reserved', tag, u.name) else call('ZREM', prefix .. 'reserved', u.name) end
       return tag and 'has its tag' or 'removed'
     end)
   end
@@ -125,47 +123,118 @@ local function add_user_checks(doctor)
     end)
   end
 
+  -- The weight that was counted must not be forgotten while the user stands in line.
+  local function check_remembered(u, tag)
+    if not tag or call('HEXISTS', user_key(u.name), 'weight') == 0 or call('PTTL', user_key(u.name)) == -1 then return end
+    wrong('expires', 'user:' .. u.name, 'the weight of one that is ready would be forgotten', function()
+      call('PERSIST', user_key(u.name))
+      return 'stays'
+    end)
+  end
+
+  -- The tree of an assignment has each of its users that is ready, with a tag that is not above the true one.
+  local function check_tree(u, tag, name)
+    local in_tree = tonumber(call('ZSCORE', assignments.tree_key(name, u.up), u.name) or nil)
+    if in_tree and in_tree <= tag then return end
+    wrong('not-in-tree', 'ready@' .. name, in_tree and 'stands too high' or 'is ready, and its workers do not see it', function()
+      nodes.known[u.name] = nil
+      call('ZADD', assignments.tree_key(name, u.up), 'LT', tag, u.name)
+      assignments.enter(nodes.user(u.name))
+      return 'in its tree'
+    end)
+  end
+
+  local function check_looks(u, name)
+    for _, lane in ipairs({ 'critical', 'normal' }) do
+      local member = lane .. ':' .. u.name
+      local look = tonumber(call('ZSCORE', leases_key, member) or nil)
+      local in_list = look and tonumber(call('ZSCORE', prefix .. 'leases@' .. name, member) or nil)
+      if look and not (in_list and in_list <= look) then
+        wrong('no-lease', 'leases@' .. name, 'its workers do not look for silent ones in ' .. member, function()
+          call('ZADD', prefix .. 'leases@' .. name, 'LT', look, member)
+          return 'looked at from now on'
+        end)
+      end
+    end
+  end
+
+  local function check_assigned(u, tag)
+    for _, name in ipairs(call('SMEMBERS', prefix .. 'assignments:' .. u.name)) do
+      if call('ZSCORE', prefix .. 'assignments', name) then
+        if tag then check_tree(u, tag, name) end
+        check_looks(u, name)
+      end
+    end
+  end
+
   function checks.user(user)
+    nodes.known[user] = nil
     local has, all = tasks_of(user)
     check_listed(user, all)
     check_due(user, has.scheduled)
     check_lease(user, 'critical', has['critical-stream'])
     check_lease(user, 'normal', has['normal-stream'])
-    local waits = has.critical + has.normal
-    local tag = call('ZSCORE', governed and governed.user(user).ready_key or ready_key, user)
-    if waits > 0 and not tag then check_held_back(user) end
+    local u, waits = nodes.user(user), has.critical + has.normal
+    local tag = tonumber(call('ZSCORE', u.up.key, user) or nil)
+    if waits > 0 and not tag then check_held_back(u) end
     if waits == 0 and tag then
       wrong('ready-without-tasks', 'ready', 'has no task that may run', function()
         retire(user)
         return 'not ready any more'
       end)
     end
-    check_reserved(user, tag)
+    check_reserved(u, tag)
+    check_remembered(u, tag)
     if waits + has.held == 0 then check_parked(user) end
+    if has_assigned then check_assigned(u, tag) end
   end
 
-  -- A user in a line.
-  function checks.member(user, _, line)
-    local own = governed and governed.user(user).ready_key or ready_key
-    if own == prefix .. line or not call('ZSCORE', prefix .. line, user) then return end
-    wrong('wrong-line', line, 'is of another group', function()
-      call('ZREM', prefix .. line, user)
+  -- A user or a group in a line.
+  function checks.member(member, _, path)
+    local line = path == '' and root or lines.at(path)
+    local is_group = string.byte(member) == 64
+    local node = is_group and lines.at(string.sub(member, 2)) or nodes.user(member)
+    if node.up == line or not call('ZSCORE', line.key, member) then return end
+    wrong('wrong-line', path == '' and 'ready' or 'ready:' .. path, member .. ' is of another group', function()
+      lines.tag(line, member)
+      lines.remove(line, member)
       return 'removed'
     end)
   end
 
+  local function enter_again(node)
+    local first, low = lines.lowest(node.up)
+    nodes.enter(node, node.up.mean, first, low)
+    if first then return 'ready again' end
+    node.up.was_joined, node.up.is_changed = true, true
+    return 'ready again'
+  end
+
   -- A group, which is ready when one of its users is.
-  function checks.group(_, _, group)
-    local member, line = '@' .. group, 'ready:' .. group
-    local has, tag = call('EXISTS', prefix .. line) == 1, call('ZSCORE', ready_key, member)
+  function checks.group(_, _, path)
+    local node = lines.at(path)
+    local has, tag = call('EXISTS', node.key) == 1, call('ZSCORE', node.up.key, node.member)
     if has == (tag and true or false) then return end
-    wrong(has and 'not-ready' or 'ready-without-tasks', 'ready', 'group ' .. group, function()
-      if not has then
-        call('ZREM', ready_key, member)
-        return 'not ready any more'
-      end
-      enter(ready_key, member, tonumber(call('HGET', prefix .. 'group:' .. group, 'tag') or 0), clock, mean, mean)
-      return 'ready again'
+    wrong(has and 'not-ready' or 'ready-without-tasks', 'ready', 'group ' .. path, function()
+      if has then return enter_again(node) end
+      lines.keep(node.up, node.member, tonumber(tag))
+      lines.tag(node.up, node.member)
+      lines.remove(node.up, node.member)
+      return 'not ready any more'
+    end)
+  end
+
+  -- A user and an assignment, as one of the two says. Those of one that ended are released by steps.
+  function checks.assigned(user, _, name)
+    local lists = call('SISMEMBER', prefix .. 'assignment:' .. name, user) == 1
+    local knows = call('SISMEMBER', prefix .. 'assignments:' .. user, name) == 1
+    if lists == knows then return end
+    local lives = call('ZSCORE', prefix .. 'assignments', name)
+    wrong('half-an-assignment', lists and 'assignments:' .. user or 'assignment:' .. name, name .. ' and ' .. user, function()
+      local verb = lives and 'SADD' or 'SREM'
+      call(verb, prefix .. 'assignment:' .. name, user)
+      call(verb, prefix .. 'assignments:' .. user, name)
+      return lives and 'in both' or 'in neither'
     end)
   end
 end

@@ -2,6 +2,7 @@
 -- id that it is about or '', then what the check needs. Each is looked at alone, so that an error in one, such as a key of
 -- a wrong type, is told of that one. In a repair what is wrong is mended at once: nothing comes between look and mend.
 --@include base
+--@include state
 
 local function new_doctor(repairs)
   local it, checks, found = { checks = {} }, nil, nil
@@ -20,6 +21,7 @@ local function new_doctor(repairs)
   local function look(item)
     found = {}
     local ok, problem = pcall(checks[item[1]], unpack(item, 2))
+    if save_lines then save_lines() end -- what is looked at next reads them
     if not ok then found[#found + 1] = { 'unreadable', item[1] .. ' ' .. item[2], text_of(problem), '' } end
     return found
   end
