@@ -18,6 +18,8 @@ FOR_A_MOMENT = {
     "sweep-lines": "sweep-lines",
     "uncounted": "uncounted",
     "suspects": "suspects",
+    "weighed": "weighed",
+    "weighing-spaces": "weighing-spaces",
     "left:<g>": "left:plan",
     "assignments-ended": "assignments-ended",
     "schedules-broken": "schedules-broken",

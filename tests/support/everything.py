@@ -94,9 +94,13 @@ class _Builder:
         await queue.set_policy(MEMBER, group="plan", min_running=3)
         await queue.set_policy("slow", rate=Rate(1, per=3600))
         await queue.set_policy("later", paused=datetime.now(UTC) + _HOUR)
-        for user_id in ("slow", "later"):
+        await queue.set_policy("heavy", max_bytes=100_000)
+        for user_id in ("slow", "later", "heavy"):
             await queue.enqueue_many([self.plain()] * 2, user_id=user_id)
-        await self.end(await self.take(1))
+        await self.end(await self.take(3))
+        await queue.xcom("heavy").push("key", 1)
+        await queue.pause("heavy")
+        await queue.enqueue(self.plain(), user_id="heavy")
         assert not await self.take(1)
 
     async def holds_tasks(self) -> None:

@@ -86,7 +86,7 @@ class _Pass:
 
     async def run(self) -> None:
         since_ms = await self._store.now_ms()
-        await self._judge([("state", "", "", False)])
+        await self._judge([("state", "", "", False), ("byte_limits", "", "")])
         async for names in self._store.key_names():
             await self._look_at_keys(self._known(names))
         if self.users:

@@ -65,6 +65,7 @@ class FindingKind(StrEnum):
     UNLISTED_END = "unlisted-end"
 
     # Policies and limits
+    LOST_COUNT = "lost-count"
     UNLISTED_NAME = "unlisted-name"
     LOST_POLICY = "lost-policy"
     LOST_LIMIT = "lost-limit"

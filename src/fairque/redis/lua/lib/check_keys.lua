@@ -1,5 +1,6 @@
 -- A key by itself: its type, and whether it expires. `name` is without its prefix; `ttl_ms`: what it should have had.
 --@include base
+--@include bytes
 --@include doctor
 
 local DAMAGED_TTL = 604800000 -- what is set aside is kept for a week
@@ -16,18 +17,19 @@ local function add_key_checks(doctor, dead_letter_ttl_ms)
   local wrong = doctor.wrong
 
   -- The message of a task is replaced by one that says so: its task fails with that reason when its turn comes.
-  local function mend_type(name)
+  local function mend_type(user, name)
     local told = set_aside(name)
+    if bytes and user ~= '' and not is_weighing and bytes.limit(user) then bytes.forget(user) end -- and counted anew
     if string.sub(name, 1, 5) == 'body:' then call('SET', prefix .. name, '\0not a string') end
     return told
   end
 
-  function doctor.checks.key(_, _, name, kind, expires, ttl_ms)
+  function doctor.checks.key(user, _, name, kind, expires, ttl_ms)
     local key = prefix .. name
     local is = call('TYPE', key).ok
     if is == 'none' then return end
     if is ~= kind and kind ~= 'any' then
-      return wrong('wrong-type', name, 'is a ' .. is .. ', not a ' .. kind, function() return mend_type(name) end)
+      return wrong('wrong-type', name, 'is a ' .. is .. ', not a ' .. kind, function() return mend_type(user, name) end)
     end
     local left = call('PTTL', key)
     if expires == 'yes' and left == -1 then

@@ -24,6 +24,12 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
     return known
   end
 
+  local function delete(user, id, ...)
+    if bytes then bytes.lift(user, id) end
+    call('DEL', ...)
+    if bytes then bytes.lay(user, id) end
+  end
+
   local function holds(spot, user, id)
     if spot == 'deferred' then return call('SISMEMBER', place_key(spot, user), id) == 1 end
     return call('ZSCORE', place_key(spot, user), id)
@@ -151,7 +157,7 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
     local name = 'body:' .. user .. ':' .. id
     if known.state ~= 'failed' and is_leftover(user, id) then
       return wrong('leftover', name, 'its task has ended', function()
-        call('DEL', keys_of_task(user, id))
+        delete(user, id, keys_of_task(user, id))
         return 'deleted'
       end)
     end
@@ -242,7 +248,7 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
     end
     if not is_dead and call('EXISTS', result_key(user, id)) == 1 then
       wrong('stale-result', 'result:' .. user .. ':' .. id, 'the task has not ended', function()
-        call('DEL', result_key(user, id))
+        delete(user, id, result_key(user, id))
         return 'deleted'
       end)
     end
@@ -298,7 +304,7 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
     if call('EXISTS', body_key(user, id)) == 0 then
       return wrong('lost-message', 'dead:' .. user, 'the message of the dead letter is gone', function()
         unlist_dead(user, id)
-        call('DEL', keys_of_task(user, id))
+        delete(user, id, keys_of_task(user, id))
         return 'no dead letter any more'
       end)
     end
@@ -319,7 +325,7 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
     end
     wrong('leftover', name, 'the message of the task is gone', function()
       local feeds = kind == 'task' and call('HGET', task_key(user, id), 'feeds')
-      call('DEL', prefix .. name)
+      delete(user, id, prefix .. name)
       if feeds then call('HSET', task_key(user, id), 'feeds', 1) end
       return 'deleted'
     end)

@@ -4,6 +4,7 @@
 --@include fair
 --@include wake
 --@include doctor
+--@include check_bytes
 
 local function add_user_checks(doctor)
   local checks, wrong = doctor.checks, doctor.wrong
@@ -100,7 +101,7 @@ local function add_user_checks(doctor)
     end
     local p = u.policy
     local waits_for_event = rawget(p, 'paused') == true or rawget(p, 'max_running') and not p.breaker_failures
-    if gate == gates.NEVER and waits_for_event or parked and parked <= gate + 1 then return end
+    if gate == gates.NEVER and waits_for_event and not u.is_by_share or parked and parked <= gate + 1 then return end
     wrong('not-parked', 'parked', 'is held back, and does not come back in time', function()
       return put_where_it_belongs(user)
     end)
@@ -187,6 +188,7 @@ local function add_user_checks(doctor)
     check_remembered(u, tag)
     if waits + has.held == 0 then check_parked(user) end
     if has_assigned then check_assigned(u, tag) end
+    checks.bytes(user, '', all)
   end
 
   -- A user or a group in a line.

@@ -8,6 +8,7 @@
 --@include check_names
 --@include check_schedules
 --@include check_values
+--@include check_bytes
 --@include check_state
 
 local function check_items(request, repairs)
@@ -15,6 +16,7 @@ local function check_items(request, repairs)
   local doctor = new_doctor(repairs)
   add_key_checks(doctor, dead_letter_ttl_ms)
   add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
+  add_byte_checks(doctor)
   add_user_checks(doctor)
   add_link_checks(doctor)
   add_name_checks(doctor)
