@@ -16,4 +16,5 @@ for at, id in ipairs(ids) do
   unlist_dead(user, id)
   answers[at] = is_dead and 1 or 0
 end
+if save_bytes then save_bytes() end
 return answer(nonce, answers)

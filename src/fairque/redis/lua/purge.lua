@@ -114,7 +114,8 @@ else
     call('ZREM', prefix .. 'policy-users', user)
     count('policies', -1)
   end
-  call('DEL', prefix .. 'bytes:' .. user, prefix .. 'bytes-expiring:' .. user, prefix .. 'xcom-bytes:' .. user)
+  local counted = bytes or new_bytes()
+  counted.forget(user)
   call('ZREM', users_key, user)
 end
 save_state()

@@ -34,4 +34,5 @@ for at = 1, #first, 2 do
 end
 if broken[1] then call('ZREMRANGEBYSCORE', broken_key, '-inf', now - USER_TTL) end
 for _, id in ipairs(call('ZRANGE', ended_key, '-inf', now_text, 'BYSCORE', 'LIMIT', 0, 10)) do forget_schedule(id) end
+if save_bytes then save_bytes() end
 return found

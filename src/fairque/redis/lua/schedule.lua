@@ -35,6 +35,7 @@ for _, field in ipairs(fields) do
   if value == '' then call('HDEL', key, name) else call('HSET', key, name, value) end
 end
 weigh_schedule(user, id, 1)
+if save_bytes then save_bytes() end
 if next_ms == '' then
   call('ZREM', schedules_key, id)
 elseif next_ms ~= 'keep' then

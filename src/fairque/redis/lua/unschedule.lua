@@ -8,4 +8,5 @@
 --@arguments
 local removed = 0
 for _, id in ipairs(ids) do removed = removed + forget_schedule(id) end
+if save_bytes then save_bytes() end
 return removed

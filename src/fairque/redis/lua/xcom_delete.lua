@@ -6,4 +6,5 @@
 --@include xcom
 --@arguments
 new_xcom().remove(user, namespace, keys)
+if save_bytes then save_bytes() end
 return 1

@@ -17,4 +17,5 @@ end
 
 for at, key in ipairs(keys) do found[at] = first_value(key) end
 for _, namespace in ipairs(namespaces) do xcom.sweep(user, namespace) end
+if save_bytes then save_bytes() end
 return found

@@ -10,4 +10,5 @@ local xcom = new_xcom()
 local too_heavy = bytes and bytes.refuse(user, xcom.size(key, value))
 if too_heavy then return too_heavy end
 xcom.push(user, namespace, key, value, ttl_ms)
+if save_bytes then save_bytes() end
 return 1

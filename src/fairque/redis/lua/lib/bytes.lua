@@ -1,5 +1,6 @@
 -- Bytes of users that may have no more than `max_bytes`: bodies, errors and results of their tasks, values that those share,
 -- and bodies of schedules. `bytes` is nil in a queue where nobody has such a limit.
+-- A call writes what it counted at its end, by save_state() or save_bytes().
 -- bytes:<u>           hash  used: all of it; <bucket>: what expires by itself before the end of these ten seconds, counted
 --                           since 1970; gen: when the count began, in us
 -- bytes-expiring:<u>  zset  the buckets
@@ -11,6 +12,7 @@
 
 local function new_bytes()
   local it, limits, own_limits, gens = {}, {}, {}, {}
+  local pending, stored = {}, {} -- of users: changes of this call; what the hash says, once what has expired is out of it
   local BUCKET_MS, LOOKS, MOST_LOOKS = 10000, 500, 5000
   local LEAST_RETRY_MS, LONGEST_RETRY_MS = 1000, 60000
   local weighed_key = prefix .. 'weighed'
@@ -36,7 +38,7 @@ local function new_bytes()
   end
 
   function it.forget(user)
-    gens[user] = nil
+    gens[user], pending[user], stored[user] = nil, nil, nil
     call('UNLINK', counts_of(user), buckets_of(user), spaces_of(user))
   end
 
@@ -66,18 +68,39 @@ local function new_bytes()
   local function mark_of(user, part) return gen_of(user) .. ':' .. user .. ':' .. part end
 
   local function book(user, by, expiry)
-    local key = counts_of(user)
-    if expiry then
-      local bucket = string.format('%d', math.ceil(expiry / BUCKET_MS))
-      local left = call('HINCRBY', key, bucket, by)
-      if left <= 0 then
-        call('HDEL', key, bucket)
-        call('ZREM', buckets_of(user), bucket)
-      elseif left == by then
-        call('ZADD', buckets_of(user), bucket, bucket)
-      end
+    local changes = pending[user]
+    if not changes then
+      changes = { used = 0, buckets = {} }
+      pending[user] = changes
     end
-    if call('HINCRBY', key, 'used', by) <= 0 and not weighing then it.forget(user) end
+    changes.used = changes.used + by
+    if not expiry then return end
+    local bucket = string.format('%d', math.ceil(expiry / BUCKET_MS))
+    changes.buckets[bucket] = (changes.buckets[bucket] or 0) + by
+  end
+
+  local function write_bucket(user, bucket, by)
+    local left = call('HINCRBY', counts_of(user), bucket, by)
+    if left <= 0 then
+      call('HDEL', counts_of(user), bucket)
+      call('ZREM', buckets_of(user), bucket)
+    elseif left == by then
+      call('ZADD', buckets_of(user), bucket, bucket)
+    end
+  end
+
+  local function write(user, changes)
+    for bucket, by in pairs(changes.buckets) do
+      if by ~= 0 then write_bucket(user, bucket, by) end
+    end
+    stored[user] = nil
+    if call('HINCRBY', counts_of(user), 'used', changes.used) <= 0 and not weighing then it.forget(user) end
+  end
+
+  function it.save()
+    local changed = pending
+    pending = {}
+    for user, changes in pairs(changed) do write(user, changes) end
   end
 
   -- Whether it changes the count: what has not been counted yet cannot leave it.
@@ -138,6 +161,17 @@ local function new_bytes()
   function it.lift(user, id) return change_all(user, id, -1) end
   function it.lay(user, id) return change_all(user, id, 1) end
 
+  -- The same for a task that runs, which has no result, and nothing that expires.
+  function it.lift_running(user, id)
+    local body, errors = size_of(body_key(user, id)), size_of_list(errors_key(user, id))
+    it.change(user, 'body:' .. id, -body)
+    it.change(user, 'errors:' .. id, -errors)
+    return body + errors
+  end
+
+  -- The same for one of which nothing is left but its result.
+  function it.lay_result(user, id, size) it.change(user, 'result:' .. id, size, it.expiry_of(result_key(user, id))) end
+
   -- A value of a namespace came, or goes.
   local function book_value(user, namespace, by)
     local key = spaces_of(user)
@@ -161,7 +195,8 @@ local function new_bytes()
     local size = call('HGET', spaces_of(user), namespace)
     if not size then return end
     call('HDEL', spaces_of(user), namespace)
-    book(user, -size)
+    call('HINCRBY', counts_of(user), 'used', -size)
+    stored[user] = nil
   end
 
   -- A namespace goes with its last value.
@@ -183,15 +218,18 @@ local function new_bytes()
       for _, size in ipairs(call('HMGET', key, unpack(buckets))) do gone = gone + (size or 0) end
       call('HDEL', key, unpack(buckets))
       call('ZREM', buckets_of(user), unpack(buckets))
-      book(user, -gone)
+      call('HINCRBY', key, 'used', -gone) -- also by a call that writes nothing else
     end
   end
 
   function it.used(user)
-    gen_of(user)
-    drop_expired(user)
-    if call('EXISTS', spaces_of(user)) == 1 then drop_expired_spaces(user) end
-    return tonumber(call('HGET', counts_of(user), 'used') or 0)
+    if not stored[user] then
+      gen_of(user)
+      drop_expired(user)
+      if call('EXISTS', spaces_of(user)) == 1 then drop_expired_spaces(user) end
+      stored[user] = tonumber(call('HGET', counts_of(user), 'used') or 0)
+    end
+    return stored[user] + (pending[user] and pending[user].used or 0)
   end
 
   function it.has_room(user, asked)
@@ -217,6 +255,11 @@ local function new_bytes()
     if not it.limit(user) or (it.used(user) <= 0 and not weighing) then it.forget(user) end
   end
 
+  local before = save_bytes
+  save_bytes = function()
+    if before then before() end
+    it.save()
+  end
   return it
 end
 local bytes = has_byte_limits and new_bytes() or nil

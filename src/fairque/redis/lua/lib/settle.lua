@@ -208,7 +208,7 @@ local function settle_outcomes(report)
       local is_weighed = bytes and HAS_BYTES[settled] and bytes.limit(user)
       if is_weighed then
         fit = fit or new_fitting()
-        settled, record, error, pushed, is_cut = fit(user, settled, record, error, pushed, bytes.lift(user, id))
+        settled, record, error, pushed, is_cut = fit(user, settled, record, error, pushed, bytes.lift_running(user, id))
       end
       if pushed ~= '' then push(user, pushed) end
       account(user, id, settled, cost, charge, run_ms, wait_ms, tonumber(known[6]), known[7])
@@ -222,7 +222,9 @@ local function settle_outcomes(report)
       end
       local told = settled == 'canceled' and known[4] or error
       ends[settled](user, id, lane, stream_id, attempt, ttl_ms, delay_ms, record, told, known[3], is_cut, not known[8])
-      if is_weighed then bytes.lay(user, id) end
+      if is_weighed then
+        if settled == 'finished' then bytes.lay_result(user, id, #record) else bytes.lay(user, id) end
+      end
       answers[at] = 1
     else
       answers[at] = already_done(user, id, stream_id, attempt, record) and 1 or 0

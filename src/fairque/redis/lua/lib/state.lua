@@ -25,9 +25,11 @@ local function count(field, by) counts[field] = (counts[field] or 0) + by end
 
 local save_tallies = nil -- a function in scripts that measure users: lib/metrics.lua
 local tell_of_moments = nil -- a function in scripts that set moments: lib/moments.lua
+local save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
 local save_lines = nil -- a function in scripts that know lines: lib/lines.lua
 local function save_state()
   if save_lines then save_lines() end
+  if save_bytes then save_bytes() end
   if save_tallies then save_tallies() end
   if tell_of_moments then tell_of_moments() end
   if root.clock ~= saved_clock or arrival ~= saved_arrival or root.mean ~= saved_mean then
