@@ -370,3 +370,18 @@ async def test_a_user_that_was_refused_everything_is_forgotten_like_others(core:
     await core.claim(1, wait=True)
     assert not [name for name in core.dump() if "bytes" in name]
     assert core.execute("ZSCORE", ":users", "a") is None
+
+
+@pytest.mark.parametrize("damaged", ["bytes:a", "bytes-expiring:a", "xcom-bytes:a"])
+async def test_a_damaged_count_keeps_nobody_from_working(core: Core, damaged: str) -> None:
+    await govern(core, "*", max_bytes=PLENTY)
+    await is_counted(core)
+    await core.enqueue_all([task("a", "1", 10), task("b", "1", 10)])
+    core.execute("DEL", f":{damaged}")
+    core.execute("SET", f":{damaged}", "damaged")
+    taken = await core.take(2)
+    assert whose(taken) == {"a": 1, "b": 1}
+    core.execute("DEL", f":{damaged}")
+    core.execute("SET", f":{damaged}", "damaged")
+    assert await core.store.settle("w", [ended(of, "finished", 10) for of in taken]) == [True, True]
+    assert await core.enqueue_all([task("a", "2", 10), task("b", "2", 10)]) == [True, True]

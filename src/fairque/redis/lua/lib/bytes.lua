@@ -42,9 +42,15 @@ local function new_bytes()
     call('UNLINK', counts_of(user), buckets_of(user), spaces_of(user))
   end
 
-  -- A count from before everybody had a limit knows nothing of what came between.
+  local function is_damaged(user)
+    return type(redis.pcall('HLEN', counts_of(user))) ~= 'number' or type(redis.pcall('ZCARD', buckets_of(user))) ~= 'number'
+      or type(redis.pcall('HLEN', spaces_of(user))) ~= 'number'
+  end
+
+  -- A count from before everybody had a limit knows nothing of what came between; one that is damaged begins anew.
   local function gen_of(user)
     if gens[user] then return gens[user] end
+    if is_damaged(user) then it.forget(user) end
     local gen = call('HGET', counts_of(user), 'gen')
     if gen and not own_limits[user] and tonumber(gen) < tonumber(gen_of_all) then
       it.forget(user)
