@@ -17,10 +17,10 @@ from fairque import (
     Breaker,
     ConfigError,
     FairQueueConfig,
+    LimitInfo,
     Policy,
     Rate,
     Share,
-    TaskLimit,
     TaskQueue,
     Worker,
     current_task,
@@ -55,7 +55,7 @@ name = "gold"
 weight = 3.5
 
 [[limits]]
-task = "call_api"
+key = "call_api"
 max_running = 5
 """
 
@@ -88,7 +88,7 @@ async def ruled(queue: TaskQueue) -> TaskQueue:
     await queue.set_policy(ODD_USER, weight=0.5, max_queued=7, overflow="drop_oldest")
     await queue.pause("sleepy")
     await queue.set_group("gold", weight=3)
-    await queue.set_task_limit("call_api", max_running=5, rate="100/m")
+    await queue.set_limit("call_api", max_running=5, rate="100/m")
     return queue
 
 
@@ -123,8 +123,8 @@ async def test_policy_show_lists_all_that_was_set(run: Run) -> None:
         r"sleepy +- +- +- +- +- +yes +- +-",
         r"group +weight",
         r"gold +3",
-        r"task +max running +rate +set by",
-        r"call_api +5 +100/m +hand",
+        r"limit +of +running +max running +rate +set by",
+        r"call_api +all +0 +5 +100/m +hand",
     )
     assert "\x1b" not in shown.out
 
@@ -135,7 +135,7 @@ async def test_policy_show_says_the_same_as_json(run: Run, ruled: TaskQueue) -> 
     assert {name: msgspec.convert(own, Policy) for name, own in found["users"].items()} == await ruled.policies()
     assert set(found["users"]) == {"acme", "sleepy", ODD_USER}
     assert found["groups"] == {"gold": 3}
-    assert msgspec.convert(found["tasks"], dict[str, TaskLimit]) == await ruled.task_limits()
+    assert msgspec.convert(found["limits"], list[LimitInfo]) == await ruled.limits()
     assert found["has_more"] is False
 
 
@@ -186,14 +186,15 @@ async def test_policies_are_listed_page_by_page(queue: TaskQueue) -> None:
     await queue.set_group("one", weight=2)
     await queue.set_group("two", weight=3)
     assert await queue.groups(limit=1, after="one") == {"two": 3}
-    await queue.set_task_limit("first", max_running=1)
-    await queue.set_task_limit("second", rate="7/s burst 3")
-    assert await queue.task_limits(after="first") == {"second": TaskLimit(rate=Rate(7, burst=3))}
-    await queue.set_task_limit("second")
-    assert set(await queue.task_limits()) == {"first"}
+    await queue.set_limit("first", max_running=1)
+    await queue.set_limit("second", rate="7/s burst 3")
+    [first] = await queue.limits(limit=1)
+    assert await queue.limits(after=first) == [LimitInfo(key="second", rate=Rate(7, burst=3), running=0)]
+    await queue.clear_limit("second")
+    assert await queue.limits() == [first]
 
 
-# policy set, clear, group, limit
+# policy set, clear, group; limits
 
 
 async def test_policy_set_changes_what_is_named_and_leaves_the_rest(run: Run, ruled: TaskQueue) -> None:
@@ -244,14 +245,31 @@ async def test_policy_group_shows_and_changes_a_weight(run: Run, ruled: TaskQueu
     assert await ruled.groups() == {}
 
 
-async def test_policy_limit_sets_and_lifts_the_limits_of_a_name(run: Run, queue: TaskQueue) -> None:
-    said(await run("policy", "limit", "call", "--max-running=5", "--rate=100/m"), "task +call", "rate +100/m")
-    assert await queue.task_limits() == {"call": TaskLimit(max_running=5, rate=Rate(100, per=60))}
-    changed = await run("policy", "limit", "call", "--max-running=6", "--json")
-    assert changed.json == {"task": "call", "max_running": 6, "rate": None}
-    assert await queue.task_limits() == {"call": TaskLimit(max_running=6)}
-    said(await run("policy", "limit", "call", "--clear"), "max running +-")
-    assert await queue.task_limits() == {}
+async def test_limits_are_set_listed_and_cleared(run: Run, queue: TaskQueue) -> None:
+    said(await run("limits", "list"), "no limits")
+    said(await run("limits", "set", "call", "--max-running=5", "--rate=100/m"), "limit +call", "rate +100/m")
+    assert await queue.limits() == [LimitInfo(key="call", max_running=5, rate=Rate(100, per=60), running=0)]
+    changed = await run("limits", "set", "call", "--max-running=6", "--json")
+    assert changed.json == {"limit": "call", "max_running": 6, "rate": None}
+    said(await run("limits", "set", "crm:{customer}", "--max-running=2", f"--user={ODD_USER}"), "max running +2")
+    said(await run("limits", "set", "each", "--rate=1/h", "--each-user"))
+    said(
+        await run("limits", "list"),
+        r"limit +of +running +max running +rate +set by",
+        r"call +all +0 +6 +- +hand",
+        rf"crm:{{customer}} +{re.escape(repr(ODD_USER))} +- +2 +- +hand",
+        r"each +each user +- +- +1/h +hand",
+    )
+    found = msgspec.convert((await run("limits", "list", "--json")).json, list[LimitInfo])
+    assert found == await queue.limits()
+    shown = await run("limits", "list", "--limit=1")
+    assert (shown.code, shown.err) == (0, "there are more: see --limit\n")
+    said(await run("limits", "set", "call", "--unlimited"), "max running +-", "rate +-")
+    assert LimitInfo(key="call", running=0) in await queue.limits()
+    said(await run("limits", "clear", "call"), "limit +call", "cleared +yes")
+    said(await run("limits", "clear", "crm:{customer}", f"--user={ODD_USER}"))
+    assert (await run("limits", "clear", "each", "--each-user", "--json")).json == {"limit": "each", "cleared": True}
+    assert await queue.limits() == []
 
 
 async def test_limits_in_code_are_shown_as_such(run: Run, queue: TaskQueue) -> None:
@@ -262,7 +280,7 @@ async def test_limits_in_code_are_shown_as_such(run: Run, queue: TaskQueue) -> N
         await Worker(queue).run_until_idle()
     finally:
         unregister("limited in code")
-    said(await run("policy", "show"), "limited in code +2 +- +code")
+    said(await run("policy", "show"), "limited in code +all +0 +2 +- +code")
 
 
 @pytest.mark.parametrize(
@@ -278,8 +296,6 @@ async def test_limits_in_code_are_shown_as_such(run: Run, queue: TaskQueue) -> N
         ("set acme --unset=weight --weight=2", "'weight' is set and forgotten at once", "leave one out"),
         ("set * --group=gold", "not everybody can be in one group", ""),
         ("group gold --weight=1 --clear", "exclude each other", "leave one out"),
-        ("limit call", "nothing to change", "--clear, or --max-running"),
-        ("limit call --clear --rate=5/s", "--clear lifts all limits", "either --clear"),
         ("show --limit=0", "--limit", ""),
     ],
 )
@@ -287,6 +303,22 @@ async def test_what_cannot_be_is_refused_and_writes_nothing(
     run: Run, server: Server, queue_name: str, command: str, error: str, hint: str
 ) -> None:
     refused(await run("policy", *command.split()), error, hint)
+    assert server.keys(queue_name) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "error", "hint"),
+    [
+        ("set call", "nothing to change", "--unlimited, or --max-running"),
+        ("set call --unlimited --rate=5/s", "--unlimited lifts the limit", "either --unlimited"),
+        ("set call --max-running=0", "max_running must be a whole number from 1", ""),
+        ("list --limit=0", "--limit", ""),
+    ],
+)
+async def test_limits_that_cannot_be_are_refused(
+    run: Run, server: Server, queue_name: str, command: str, error: str, hint: str
+) -> None:
+    refused(await run("limits", *command.split()), error, hint)
     assert server.keys(queue_name) == []
 
 
@@ -318,7 +350,7 @@ async def test_policy_apply_sets_what_a_file_says_and_nothing_else(
         }
         assert await queue.get_policy("*") == Policy(max_running=20, rate=Rate(100, per=60, burst=20))
         assert await queue.groups() == {"gold": 3.5}
-        assert await queue.task_limits() == {"call_api": TaskLimit(max_running=5)}
+        assert await queue.limits() == [LimitInfo(key="call_api", max_running=5, running=0)]
     counted = await apply(server, queue_name, file, "--json")
     assert counted.json == {"policies": 2, "groups": 1, "limits": 1}
 
@@ -374,7 +406,7 @@ async def test_a_file_that_is_wrong_is_told_line_by_line_and_nothing_is_set(
         ({"policies": [{"user": "a", "weight": 1}] * 2}, "policies: 2 entries are about 'a'"),
         ({"groups": [{"name": "g", "weight": 1}] * 2}, "groups: 2 entries are about 'g'"),
         ({"groups": [{"name": "g"}]}, "groups[0].name: there is no rule for it"),
-        ({"limits": [{"max_running": 1}]}, "limits[0].task: task must not be empty"),
+        ({"limits": [{"max_running": 1}]}, "limits[0].key: key must not be empty"),
     ],
 )
 def test_rules_that_cannot_be_are_named_with_their_place(data: dict[str, Any], problem: str) -> None:
@@ -401,7 +433,7 @@ def test_the_rules_that_fairque_yaml_suggests_are_good_ones(tmp_path: Path) -> N
     shown = {field for policy in config.policies for field in policy.rules()}
     assert shown == set(PolicyConfig.__struct_fields__) - {"user"}
     assert config.groups == (GroupConfig(name="gold", weight=3),)
-    assert config.limits == (LimitConfig(task="call_api", max_running=5, rate="100/m"),)
+    assert config.limits == (LimitConfig(key="call_api", max_running=5, rate="100/m"),)
 
 
 async def test_config_check_shows_the_rules_that_are_given(tmp_path: Path) -> None:

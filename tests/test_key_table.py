@@ -234,7 +234,7 @@ async def is_held_by_its_name(queue: TaskQueue, known: SimpleNamespace, look: Lo
         await handles[1].result(timeout=10)
     known.opened.clear()
     await is_let_in(queue, known, look)
-    await queue.set_task_limit("one: at a time")
+    await queue.clear_limit("one: at a time", declared=True)
 
 
 async def is_let_in(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
@@ -247,6 +247,23 @@ async def is_let_in(queue: TaskQueue, known: SimpleNamespace, look: Look) -> Non
     await handles[1].cancel()
 
 
+async def keeps_a_place_while_it_waits_for_another(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
+    for key in ("a", "b"):
+        await queue.set_limit(key, max_running=1, rate="1/m burst 5")
+        await queue.enqueue(known.ok(1).options(limits=[key]), user_id="acme")
+    store = queue.store()
+    first = (await store.claim("ghost", 2)).deliveries
+    await queue.enqueue(known.ok(1).options(limits=["a", "b"]), user_id=ODD_USER)
+    assert not (await store.claim("ghost", 2)).deliveries
+    for delivery in first:
+        await store.settle("ghost", [outcome(delivery, "finished")])
+        look()
+    await store.close()
+    await serve(queue)
+    for key in ("a", "b"):
+        await queue.clear_limit(key)
+
+
 async def is_held(queue: TaskQueue, tasks: int) -> bool:
     return (await queue.user(ODD_USER)).held == tasks
 
@@ -256,9 +273,9 @@ async def outlives_its_worker(queue: TaskQueue, known: SimpleNamespace, look: Lo
     store = queue.store()
     assert (await store.claim("ghost", 1)).deliveries
     await store.close()
-    await queue.set_task_limit("ok: fine", max_running=5)
+    await queue.set_limit("ok: fine", max_running=5)
     look()
-    await queue.set_task_limit("ok: fine")
+    await queue.clear_limit("ok: fine")
     async with Worker(queue, scheduler=False):
         assert await handle.result(timeout=10) == 8
     assert (await handle.info()).attempt == 2
@@ -344,6 +361,7 @@ PARTS = [
     leaves_others_behind,
     is_served_by_workers_of_its_own,
     is_held_by_its_name,
+    keeps_a_place_while_it_waits_for_another,
     outlives_its_worker,
     is_charged_by_time,
     has_a_limit_of_bytes,

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from fairque import Breaker, DependencyError, QueueFull, Rate
-from fairque.policy import TaskLimit, changes_of
+from fairque.policy import changes_of
 from fairque.redis.delivery import Delivery, Needs
 from fairque.redis.keys import encode_user
 from fairque.redis.store import Store
@@ -22,6 +22,7 @@ from fairque.tasks.message import Message, encode_body, new_nonce
 from tests.support.core import HOUR_MS, MAX_BODY, Core, new_task, outcome
 from tests.support.eventually import eventually
 from tests.support.servers import Server
+from tests.support.tenants import limit
 
 pytestmark = pytest.mark.leaves_keys()
 BY_TIME = QueueSettings(lease_ms=HOUR_MS, fairness="time")
@@ -653,10 +654,6 @@ def named(user_id: str, name: str, *ids: str, priority: int = 3) -> list[Any]:
         )
         for id_ in ids
     ]
-
-
-async def limit(core: Core, name: str, most: int | None = None, rate: Rate | None = None) -> None:
-    await core.store.set_limits([(name, TaskLimit(max_running=most, rate=rate))], declared=False)
 
 
 async def test_no_more_of_a_name_run_than_may_and_what_is_behind_them_is_not_blocked(core: Core) -> None:

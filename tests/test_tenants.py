@@ -436,7 +436,7 @@ async def test_a_name_at_its_limit_and_an_open_breaker_are_told(queue: TaskQueue
         assert (await why(queue, "broken"))[1] == {Reason.BREAKER}
         await queue.enqueue_many([call_api(30) for _ in range(3)], user_id="acme")
         await eventually(lambda: _runs(queue, "acme", 2))
-        assert (await why(queue, "acme"))[1] == {Reason.NAME_LIMIT}
+        assert (await why(queue, "acme"))[1] == {Reason.LIMIT}
         for user_id in ("acme", "broken"):
             await queue.purge(user_id)
 

@@ -323,7 +323,7 @@ async def test_everything_that_waits_is_found_wherever_it_waits(queue: TaskQueue
 
 
 async def test_what_a_limit_of_its_name_holds_back_is_found(queue: TaskQueue):
-    await queue.set_task_limit(say.name, rate="1/h")
+    await queue.set_limit(say.name, rate="1/h")
     await queue.enqueue_many([say("first"), say("second")], user_id="acme")
     assert len(await run_all(queue)) == 1
     [second] = await enqueued(queue)

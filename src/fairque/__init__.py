@@ -25,6 +25,7 @@ from fairque.errors import (
     UnknownTask,
     XComMissing,
 )
+from fairque.limit import Limit, LimitInfo
 from fairque.metrics import Metrics, Waits
 from fairque.models import (
     Attempt,
@@ -37,7 +38,7 @@ from fairque.models import (
     UserInfo,
     WorkerInfo,
 )
-from fairque.policy import Breaker, Policy, Rate, TaskLimit
+from fairque.policy import Breaker, Policy, Rate
 from fairque.queue.dead_letters import DeadLetter
 from fairque.queue.explanation import Certainty, Explanation, Reason, Waiting
 from fairque.queue.handle import (
@@ -88,6 +89,8 @@ __all__ = [
     "FindingKind",
     "Firing",
     "InvalidInput",
+    "Limit",
+    "LimitInfo",
     "MessageTooLarge",
     "Metrics",
     "Pipeline",
@@ -125,7 +128,6 @@ __all__ = [
     "TaskHandle",
     "TaskHandler",
     "TaskInfo",
-    "TaskLimit",
     "TaskOptions",
     "TaskQueue",
     "TaskScheduler",

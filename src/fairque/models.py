@@ -89,7 +89,8 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a task. Times are seconds since the epoch on the server's clock, None where not reached yet.
 
     `dependents` are those that still wait for it, at most 1,000. `progress` and `message` are what the task last said;
-    of a canceled one, `message` is the reason. `due_at` is when a scheduled one may start.
+    of a canceled one, `message` is the reason. `due_at` is when a scheduled one may start. `limits` are the keys of its
+    limits beside that of its name; `held_by` is the key of the limit for which it waits now.
     """
 
     user_id: str
@@ -110,6 +111,8 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
     dependents: tuple[str, ...] = ()
     progress: float | None = None
     message: str = ""
+    limits: tuple[str, ...] = ()
+    held_by: str | None = None
 
     @property
     def error(self) -> Attempt | None:
@@ -120,7 +123,7 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
 class UserInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a user. `tag` is its virtual start time; None while it has nothing that may be served.
 
-    `held` tasks wait for others of the same name. `policy` is what governs it, its own and the defaults.
+    `held` tasks wait for others because of a limit. `policy` is what governs it, its own and the defaults.
     `parked_until` and `breaker_open_until` are seconds since the epoch, on the server's clock. `wait_seconds` is how
     long the next of its tasks has waited for its turn, of those that wait in different places the longest. `bytes` is
     what counts for its `max_bytes`; None where it has no such limit.
@@ -150,7 +153,7 @@ class UserInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def queued(self) -> int:
-        """Tasks that wait for their turn: in either lane, or held back by a limit of their name."""
+        """Tasks that wait for their turn: in either lane, or held back by a limit."""
         return self.critical + self.normal + self.held
 
 

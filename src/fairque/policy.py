@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from urllib.parse import quote, unquote
@@ -18,19 +18,17 @@ __all__ = [
     "Breaker",
     "Policy",
     "Rate",
-    "TaskLimit",
     "as_breaker",
     "as_rate",
     "changes_of",
     "group_in",
-    "limit_in",
     "merged",
     "next_start_us",
     "packed_group",
     "packed_rate",
     "policy_in",
+    "rate_of",
     "stored_in",
-    "task_limit",
     "tat_after_start_us",
 ]
 
@@ -103,20 +101,6 @@ class Breaker(msgspec.Struct, frozen=True):
         return f"{self.failures}/{self.window:g}s/{self.cooldown:g}s"
 
 
-class TaskLimit(msgspec.Struct, frozen=True, kw_only=True):
-    """What limits the tasks of one name, over all users.
-
-    Args:
-        max_running: Most that run at once, on all workers together; None: no limit.
-        rate: How often they may start; None: no limit.
-        declared: The code of a worker says so, in `@task`.
-    """
-
-    max_running: int | None = None
-    rate: Rate | None = None
-    declared: bool = False
-
-
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """What governs a user. None: no limit, or (in what one sets) what the default of ``"*"`` says.
 
@@ -177,13 +161,6 @@ def as_rate(value: Rate | str) -> Rate:
             count, number, unit = found.groups()
             return Rate(float(count), per=float(number or 1) * _UNITS[unit], burst=int(burst or 1))
     raise InvalidInput(f"a rate is Rate(100, per=60), or '100/m' with s, m, h or d, not {value!r}")
-
-
-def task_limit(max_running: int | None, rate: Rate | str | None) -> TaskLimit:
-    """Checked. Raises `InvalidInput`."""
-    if max_running is not None:
-        check_count("max_running", max_running, 1, MOST_TASKS)
-    return TaskLimit(max_running=max_running, rate=as_rate(rate) if rate is not None else None)
 
 
 def as_breaker(value: Breaker | str) -> Breaker:
@@ -255,13 +232,6 @@ def policy_in(packed: bytes) -> Policy:
     )
 
 
-def limit_in(row: Sequence[bytes | None]) -> TaskLimit:
-    """As it lies in Redis: most, us between two starts, burst, declared."""
-    most, interval_us, burst, declared = row
-    rate = _rate_of(int(interval_us), int(burst or 1)) if interval_us is not None else None
-    return TaskLimit(max_running=int(most) if most is not None else None, rate=rate, declared=declared is not None)
-
-
 def merged(own: Policy, default: Policy) -> Policy:
     """What governs a user: its own policy, and the default where that says nothing. Of two pauses the longer one."""
     found = {
@@ -277,7 +247,7 @@ def _longer(one: bool | datetime | None, other: bool | datetime | None) -> bool 
     return True if True in (one, other) else one or other
 
 
-def _rate_of(interval_us: int, burst: int) -> Rate:
+def rate_of(interval_us: int, burst: int) -> Rate:
     """In the unit in which it is a whole number, if there is one: the microseconds between two starts are rounded."""
     for per in _UNITS.values():
         count = per * 1_000_000 / interval_us

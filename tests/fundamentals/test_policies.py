@@ -176,7 +176,7 @@ async def test_groups_have_weights(queue: TaskQueue):
 
 
 async def test_a_name_may_be_limited_over_all_users(queue: TaskQueue):
-    await queue.set_task_limit(serve.name, rate="1/h")
+    await queue.set_limit(serve.name, rate="1/h")
     for user in ("anna", "ben"):
         await queue.enqueue(serve(), user_id=user)
         await queue.enqueue(fail(), user_id=user)

@@ -86,7 +86,7 @@ async def test_a_task_starts_when_the_breaker_of_its_user_has_cooled_down(queue:
 
 @pytest.mark.usefixtures("worker")
 async def test_one_task_after_another_starts_when_the_rate_of_its_name_allows_it(queue: TaskQueue) -> None:
-    await queue.set_task_limit(start.name, rate="4/s")
+    await queue.set_limit(start.name, rate="4/s")
     starts = Starts()
     await queue.enqueue(start(), user_id="acme")
     await starts.reach(1, deadline=5.0)

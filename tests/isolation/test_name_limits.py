@@ -1,4 +1,4 @@
-"""A limit of a task name, over all users: nobody uses it up by waiting for it."""
+"""Limits over all users, of a task name or of another key: nobody uses them up by waiting for them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from tests.support.core import Core
+from tests.support.eventually import eventually
 from tests.support.tenants import claims_until, fill, govern, limit, numbered, put, tasks_of
 
 pytestmark = pytest.mark.leaves_keys()
@@ -92,3 +93,35 @@ async def test_a_limit_that_is_set_later_counts_what_runs_for_many_users(core: C
         assert await core.take(10) == []
     await core.settle(running[:4])
     assert len(await core.take(10)) == 2
+
+
+async def test_users_whom_no_worker_serves_get_no_place(core: Core) -> None:
+    await limit(core, "api", 1)
+    await fill(core, *numbered(20, "orphan"), "served", tasks=50, name="api")
+    served = 0
+    for _ in range(30):
+        taken = await core.take(5, groups=[["served"]])
+        served += len(taken)
+        await core.settle(taken)
+    assert served == 30
+    assert not [name for name in core.dump() if name.startswith("offers")]
+
+
+async def test_what_was_given_to_users_whom_no_worker_serves_any_more_comes_back_and_leaves_nothing(core: Core) -> None:
+    await limit(core, "api", 3)
+    await fill(core, *numbered(3, "orphan"), "served", tasks=5, name="api")
+    first = await core.take(3)
+    await core.take(5)
+    await core.settle(first)
+    served = 0
+
+    async def all_are_served() -> bool:
+        nonlocal served
+        taken = await core.take(5, groups=[["served"]])
+        served += len(taken)
+        await core.settle(taken)
+        return served == 5
+
+    await eventually(all_are_served)
+    offered = sum(len(key.pairs) for name, key in core.dump().items() if name.startswith("offers"))
+    assert offered <= 3, "as many as there are places"

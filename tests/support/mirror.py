@@ -11,12 +11,13 @@ from fairque.errors import QueueFull
 from fairque.fairness import model_queue
 from fairque.fairness.model_queue import Ending, Kind, ModelQueue, ModelTask
 from fairque.models import ANY_USER, EVERYONE, UserGroup
-from fairque.policy import Policy, Rate, TaskLimit, changes_of
+from fairque.policy import Policy, Rate, changes_of
 from fairque.redis.delivery import Delivery, NewTask
 from fairque.redis.keys import encode_user
 from fairque.tasks.message import Message, encode_body
 from tests.support.core import MAX_BODY, STEP_MS, outcome
 from tests.support.mirror_view import agree, ended, expected, seen
+from tests.support.tenants import limit
 from tests.support.timed import TimedCore
 
 IDLE_MS = 3
@@ -164,7 +165,7 @@ class Mirror:
         self.compare()
 
     async def set_limit(self, name: str, max_running: int | None, rate: Rate | None) -> None:
-        await self.core.store.set_limits([(name, TaskLimit(max_running=max_running, rate=rate))], declared=False)
+        await limit(self.core, name, max_running, rate)
         self.model.set_limit(self.core.told_us(), name, max_running, rate)
         self.compare()
 

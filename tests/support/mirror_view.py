@@ -18,10 +18,10 @@ from fairque.redis.keys import encode_user
 from tests.support.core import Key
 
 KEPT_ERRORS = 20
-NOT_MODELLED = ("workers", "worker:", "waiting", "metrics:*", "usage:", "told")
-_SLEEPERS = ("limited", "keeper", "second", "slots")
+NOT_MODELLED = ("workers", "worker:", "waiting", "metrics:*", "usage:", "told", "limit-rate:")
+_SLEEPERS = ("limited", "keeper", "second", "slots", "relook")
 _TASK_NUMBERS = ("attempt", "failures", "lost", "returned", "since", "paid")
-_TASK_NAMES = ("held", "limited", "offered")
+_TASK_NAMES = ("held", "limited")
 _MEASURED = ("finished", "failed", "retried", "canceled", "cost")
 _ENDS = _MEASURED[:4]
 
@@ -59,11 +59,13 @@ def _plain(name: str, key: Key) -> Any:
         measured = metrics_in(key.content[0], 10**15)
         return _filled({name: getattr(measured, name) for name in _MEASURED})
     if first in ("user", "group", "limit", "state"):
-        fields = {field: _number(value) for field, value in key.pairs}
+        fields = {field: _number(value) for field, value in key.pairs if field not in ("by", "hand")}
         return fields if first == "state" else _counted(fields)
+    if first == "offers":
+        return dict(key.pairs)
     if first == "dead":
         return {member for member, _ in key.scores}
-    if first in ("running", "offers", "uncounted"):
+    if key.kind == "set":
         return {member.decode() for member in key.content}
     return key.holdings if key.kind == "stream" else key.scores
 
@@ -121,6 +123,7 @@ def _state(model: ModelQueue, stream_ids: dict[int, bytes]) -> View:
     values["scheduled"] = sum(len(waiting) for waiting in model.scheduled.values())
     values["policies"] = len(_policies(model)) - len(_indexes(model))
     values["limits"] = len(model.limits.limits)
+    values["in_hand"] = sum(map(len, model.limits.offered.values()))
     values["sweep"] = model.admission.is_swept
     values["stole"] = model.stole
     values["recount"] = any(not limit.is_counted for limit in model.limits.limits.values())
@@ -201,7 +204,7 @@ def ended(model: ModelQueue) -> View:
 
 def _task_of_model(task: ModelTask) -> View:
     numbers = task.attempt, task.failures, task.lost, task.returned, task.returned_since_ms, task.paid
-    names = task.name if task.is_held else "", task.limited, task.name if task.is_offered else ""
+    names = f":{task.name}" if task.is_held else "", f"{len(task.limited) + 1}::{task.limited}" if task.limited else ""
     return {
         "state": task.state.value,
         **dict(zip(_TASK_NUMBERS, map(int, numbers), strict=True)),
@@ -245,7 +248,11 @@ def _policies(model: ModelQueue) -> View:
 def _indexes(model: ModelQueue) -> View:
     users = sorted(map(encode_user, model.policies.own))
     groups = sorted(f"@{encode_user(group)}" for group in model.choice.group_weights())
-    names = {"policy-users": users, "policy-groups": groups, "limit-names": sorted(model.limits.limits)}
+    names = {
+        "policy-users": users,
+        "policy-groups": groups,
+        "limit-keys": sorted(f":{name}" for name in model.limits.limits),
+    }
     return {index: [(name, 0.0) for name in of] for index, of in names.items() if of}
 
 
@@ -255,21 +262,25 @@ def packed(policy: Policy) -> View:
 
 def _limits(model: ModelQueue) -> View:
     limits = model.limits
-    found: View = {f"limit:{name}": _limit(limit) for name, limit in limits.limits.items()}
-    found["uncounted"] = {name for name, limit in limits.limits.items() if not limit.is_counted}
-    found["held"] = [(name, limits.held.scores[name]) for name in limits.held]
+    found: View = {f"limit::{name}": _limit(limit) for name, limit in limits.limits.items()}
+    found["uncounted"] = {f":{name}" for name, limit in limits.limits.items() if not limit.is_counted}
+    found["held"] = [(f":{name}", limits.held.scores[name]) for name in limits.held]
     for name, running in limits.running.items():
-        found[f"running:{name}"] = {f"{encode_user(user_id)}:{id_}" for user_id, id_ in running}
+        found[f"running::{name}"] = {f"{encode_user(user_id)}:{id_}" for user_id, id_ in running}
+    for name, let_in in limits.let_in.items():
+        found[f"let-in::{name}"] = [(_name_of(key), let_in.scores[key]) for key in let_in]
     for user_id, offered in limits.offered.items():
-        found[f"offers:{encode_user(user_id)}"] = set(offered)
+        found[f"offers:{encode_user(user_id)}"] = {
+            id_: f"{len(task.name) + 1}::{task.name}" for id_, task in offered.items()
+        }
     for name, users in limits.users.items():
-        found[f"held-users:{name}"] = [(encode_user(user_id), users.scores[user_id]) for user_id in users]
+        found[f"held-users::{name}"] = [(encode_user(user_id), users.scores[user_id]) for user_id in users]
     for (user_id, name), tasks in limits.tasks.items():
         scores = [(id_, tasks.scores[id_]) for id_ in tasks]
-        found[f"held:{encode_user(user_id)}:{name}"] = scores
+        found[f"held:{encode_user(user_id)}::{name}"] = scores
         found.setdefault(f"held:{encode_user(user_id)}", []).extend(scores)
     for name, value in found.items():
-        if name.startswith("held:"):
+        if name.startswith(("held:", "let-in:")):
             value.sort(key=lambda pair: (pair[1], pair[0].encode()))
     return found
 
@@ -277,14 +288,15 @@ def _limits(model: ModelQueue) -> View:
 def _limit(limit: NameLimit) -> View:
     rate = limit.rate
     counted = {"rate_us": rate.interval_us, "burst": rate.burst} if rate else {}
-    uncounted = int(not limit.is_counted)
-    return _filled(
-        {"max": limit.max_running, "tat": limit.tat_us, "tat_of": limit.tat_of_us, "uncounted": uncounted, **counted}
-    )
+    return _filled({"max": limit.max_running, "uncounted": int(not limit.is_counted), **counted})
 
 
 def _name(task: ModelTask) -> str:
-    return f"{encode_user(task.user_id)}:{task.task_id}"
+    return _name_of(task.key)
+
+
+def _name_of(key: tuple[str, str]) -> str:
+    return f"{encode_user(key[0])}:{key[1]}"
 
 
 # Both

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fairque.policy import Rate, TaskLimit, changes_of
+from fairque.limit import Limit, record_of
+from fairque.policy import Rate, changes_of
 from fairque.redis.delivery import Delivery, NewTask
 from fairque.redis.keys import encode_user
-from fairque.tasks.message import Message, encode_body, new_nonce
+from fairque.tasks.message import LimitKey, Message, encode_body, new_nonce
 from tests.support.core import MAX_BODY, Core
 
 if TYPE_CHECKING:
@@ -35,9 +36,10 @@ def tasks_of(
     priority: int = 3,
     at_ms: int = 0,
     needs: bytes = b"",
+    keys: Sequence[LimitKey] = (),
 ) -> list[NewTask]:
-    """`at_ms`: due then, in ms since the epoch; 0: now."""
-    body = encode_body(Message(name, _NO_ARGS), new_nonce(), cost, priority, MAX_BODY)
+    """`at_ms`: due then, in ms since the epoch; 0: now. `keys`: limit keys beside the name."""
+    body = encode_body(Message([name, *keys] if keys else name, _NO_ARGS), new_nonce(), cost, priority, MAX_BODY)
     return [NewTask(user_id, id_, priority, str(at_ms or ""), body, needs) for id_ in ids]
 
 
@@ -56,8 +58,10 @@ async def govern(core: Core, user_id: str, **fields: Any) -> None:
     await core.store.set_policy(whose, *changes_of(fields))
 
 
-async def limit(core: Core, name: str, most: int | None = None, rate: Rate | None = None) -> None:
-    await core.store.set_limits([(name, TaskLimit(max_running=most, rate=rate))], declared=False)
+async def limit(core: Core, key: str, most: int | None = None, rate: Rate | None = None, *, of: str = "") -> None:
+    """By hand; without numbers it is taken back. `of`: one user."""
+    says = Limit("key", max_running=most, rate=rate)
+    await core.store.set_limits([(record_of(key, of or None), says if says.says_how_much else None)], declared=False)
 
 
 def whose(deliveries: Iterable[Delivery]) -> Counter[str]:

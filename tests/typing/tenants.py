@@ -14,6 +14,8 @@ from fairque import (
     Demand,
     Explanation,
     FairQueueConfig,
+    Limit,
+    LimitInfo,
     Metrics,
     Policy,
     QueueFull,
@@ -21,7 +23,6 @@ from fairque import (
     Reason,
     Share,
     Shares,
-    TaskLimit,
     TaskQueue,
     TaskState,
     UsageHour,
@@ -56,11 +57,33 @@ async def what_governs_is_read(queue: TaskQueue, config: FairQueueConfig) -> Non
     policy.weight = 2  # type: ignore[misc]
     assert_type(await queue.policies(limit=5, after="acme"), dict[str, Policy])
     assert_type(await queue.groups(), dict[str, float])
-    assert_type(await queue.task_limits(), dict[str, TaskLimit])
+    assert_type(await queue.limits(limit=5), list[LimitInfo])
     assert_type(await queue.get_group("gold"), float)
     await queue.apply_policies(config)
-    await queue.set_task_limit("call", max_running=5, rate="5/s")
     await queue.set_group("gold")  # type: ignore[call-arg]
+
+
+async def limits_are_declared_and_set(queue: TaskQueue, found: LimitInfo) -> None:
+    @task(limits=[Limit("openai", max_running=50, rate="500/m"), "crm:{customer}"], max_running=5)
+    async def enrich(customer: str) -> int:
+        return len(customer)
+
+    await queue.enqueue(enrich.options(limits=["openai", Limit("crm", shared=False)])("acme"), user_id="acme")
+    await queue.enqueue(enrich("acme").options(limits=[]), user_id="acme")
+    await queue.set_limit("openai", max_running=5, rate=Rate(5))
+    await queue.set_limit("crm:{customer}", max_running=5, user_id="acme")
+    await queue.set_limit("openai")
+    await queue.clear_limit("openai", declared=True)
+    assert_type(await queue.limits(after=found), list[LimitInfo])
+    assert_type(found.max_running, int | None)
+    assert_type(found.rate, Rate | None)
+    Limit("openai", 50, "500/m", shared=True)
+    Limit("openai", max_running="5")  # type: ignore[arg-type]
+    Limit()  # type: ignore[call-arg]
+    await queue.set_limit("openai", 5)  # type: ignore[call-arg]
+    await queue.set_limit(max_running=5)  # type: ignore[call-arg]
+    task(limits=[5])  # type: ignore[list-item]
+    found.key = "other"  # type: ignore[misc]
 
 
 async def users_are_paused(queue: TaskQueue, at: datetime) -> None:

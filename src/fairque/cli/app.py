@@ -15,6 +15,7 @@ from fairque.cli.commands import (
     doctor,
     enqueue,
     health,
+    limits,
     policy,
     queue,
     schedule,
@@ -57,6 +58,7 @@ PANELS: dict[str, dict[str, Callable[..., object] | typer.Typer]] = {
         "purge": users.purge,
         "dead": dead.app,
         "policy": policy.app,
+        "limits": limits.app,
         "schedule": schedule.app,
     },
     "Set up": {

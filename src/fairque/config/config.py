@@ -120,7 +120,7 @@ class FairQueueConfig(Section, frozen=True, kw_only=True):
         queue: What `TaskQueue` is told.
         workers: What each `Worker` is told. Without this section, there is one that serves everyone.
         scheduler: Whether the workers fire schedules.
-        policies, groups, limits: What governs users, groups of them and tasks of a name. Set in Redis by
+        policies, groups, limits: What governs users and groups of them, and limits of tasks. Set in Redis by
             `TaskQueue.apply_policies`, which ``fairque worker`` calls when it starts, and ``fairque policy apply``.
 
     Raises:

@@ -26,7 +26,7 @@ class _Rules(Section, frozen=True, kw_only=True):
 
     named_by: ClassVar[str]
     checks: ClassVar[Mapping[str, Callable[[Any], object]]] = {
-        **{field: partial(check_id, field) for field in ("user", "name", "task", "group")},
+        **{field: partial(check_id, field) for field in ("user", "name", "key", "group")},
         "rate": as_rate,
         "breaker": as_breaker,
     }
@@ -87,16 +87,16 @@ class GroupConfig(_Rules, frozen=True, kw_only=True):
 
 
 class LimitConfig(_Rules, frozen=True, kw_only=True):
-    """Limits for the tasks of one name, over all users. What `@task` says in the code wins.
+    """A limit, see `TaskQueue.set_limit`: it goes before what `@task` says in the code.
 
     Args:
-        task: The name.
+        key: The name of a task, or a limit key, with braces or without.
         max_running: Most that run at once.
         rate: How often they may start, as a text like ``"100/m"``.
     """
 
-    named_by: ClassVar[str] = "task"
+    named_by: ClassVar[str] = "key"
 
-    task: str = ""
+    key: str = ""
     max_running: Most | None = None
     rate: str | None = None

@@ -39,12 +39,16 @@ class NameLimit:
             room = min(room, math.floor(self.rate.burst - ahead))
         return room
 
-    def next_look_ms(self, now_us: int) -> int:
-        if self.rate is not None:
+    def next_look_ms(self, now_us: int, let_in: int) -> int:
+        if self.rate is not None and not let_in:
             at_ms = math.ceil(next_start_us(self.tat_for(self.rate), self.rate.interval_us, self.rate.burst) / 1000)
             if at_ms > now_us // 1000:
                 return at_ms
         return now_us // 1000 + LOOK_MS
+
+
+def _member(key: tuple[str, str]) -> str:
+    return f"{encoded(key[0])}:{key[1]}"
 
 
 class NameLimits:
@@ -55,6 +59,7 @@ class NameLimits:
         take_out: Takes it out of its lane again.
         can_run: Whether nothing but its turn keeps a user from running.
         out: The tasks that run.
+        retire: A task was taken out of a lane of the user by itself.
 
     Attributes:
         limits: By name.
@@ -62,7 +67,8 @@ class NameLimits:
         held: Names that tasks wait for → the ms of the next look.
         users: By name, the users that wait → the microsecond at which they were last let in, or may be again.
         tasks: By user and name, those that wait → their score.
-        offered: By user, those that were let in and have not started.
+        offered: By user, those that were let in and have not started: each has a place of its name in hand.
+        let_in: The same by name → the ms until when, if others wait.
     """
 
     def __init__(
@@ -71,6 +77,7 @@ class NameLimits:
         take_out: Callable[[ModelTask], None],
         can_run: Callable[[int, str], bool],
         out: Callable[[], list[ModelTask]],
+        retire: Callable[[str], None],
     ) -> None:
         self.limits: dict[str, NameLimit] = {}
         self.running: dict[str, set[tuple[str, str]]] = {}
@@ -78,13 +85,18 @@ class NameLimits:
         self.users: dict[str, SortedSet[str]] = {}
         self.tasks: dict[tuple[str, str], SortedSet[str]] = {}
         self.offered: dict[str, dict[str, ModelTask]] = {}
+        self.let_in: dict[str, SortedSet[tuple[str, str]]] = {}
         self._let_in = let_in
         self._take_out = take_out
         self._can_run = can_run
         self._out = out
+        self._retire = retire
         self._freed: dict[str, int] = {}
 
     def set(self, now_us: int, name: str, max_running: int | None, rate: Rate | None) -> None:
+        known = self.limits.get(name, NameLimit())
+        if (max_running, rate) == (known.max_running, known.rate):
+            return
         if max_running is None and rate is None:
             self.limits.pop(name, None)
         else:
@@ -98,10 +110,19 @@ class NameLimits:
         limit = self.limits.get(task.name)
         if limit is None:
             return False
-        return self._room(now_us, limit, task.name) < 1 or (task.name in self.users and not task.is_offered)
+        room = self._room(now_us, limit, task.name)
+        if task.is_offered:
+            return not limit.is_counted or room < 0
+        return room < 1 or task.name in self.users
 
     def _room(self, now_us: int, limit: NameLimit, name: str) -> float:
-        return limit.room(now_us, len(self.running.get(name, ())))
+        """Beside those that have a place in hand."""
+        if not limit.is_counted:
+            return 0
+        return limit.room(now_us, len(self.running.get(name, ()))) - self._in_hand(name)
+
+    def _in_hand(self, name: str) -> int:
+        return len(self.let_in.get(name, ()))
 
     def hold(self, now_us: int, task: ModelTask) -> None:
         """Where a place is free, those before it cannot use it: they are looked at again."""
@@ -115,22 +136,29 @@ class NameLimits:
         if task.user_id not in users:
             users.put(task.user_id, now_us)
         if task.name not in self.held:
-            self.held.put(task.name, self.limits[task.name].next_look_ms(now_us))
+            self.held.put(task.name, self.limits[task.name].next_look_ms(now_us, self._in_hand(task.name)))
 
     def start(self, now_us: int, task: ModelTask) -> None:
-        self.end_offer(task)
+        self.end_offer(task, used=True)
         if (limit := self.limits.get(task.name)) is None:
             return
         self.running.setdefault(task.name, set()).add(task.key)
         if limit.rate is not None:
             limit.tat_us = tat_after_start_us(now_us, limit.tat_for(limit.rate), limit.rate.interval_us)
             limit.tat_of_us = limit.rate.interval_us
-            if task.name in self.held:
-                self.held.put(task.name, limit.next_look_ms(now_us))
+            if task.name in self.users and task.name in self.held:
+                self.held.put(task.name, limit.next_look_ms(now_us, self._in_hand(task.name)))
         task.limited = task.name
 
-    def end_offer(self, task: ModelTask) -> None:
+    def end_offer(self, task: ModelTask, *, used: bool = False) -> None:
+        """It starts, or others may have its place."""
+        if task.is_offered and not used:
+            self._free(task.name, 1)
         task.is_offered = False
+        if (let_in := self.let_in.get(task.name)) is not None:
+            let_in.drop(task.key)
+            if not let_in:
+                del self.let_in[task.name]
         offered = self.offered.get(task.user_id, {})
         offered.pop(task.task_id, None)
         if not offered:
@@ -151,9 +179,27 @@ class NameLimits:
     def take_back(self, now_us: int, user_id: str) -> None:
         """The user cannot, or does not, use the places that it was offered: others that wait may."""
         for task in list(self.offered.get(user_id, {}).values()):
-            if task.name in self.limits and set(self.users.get(task.name, ())) - {user_id}:
-                self._take_out(task)
-                self.hold(now_us, task)
+            self._withdraw(now_us, task)
+
+    def _withdraw(self, now_us: int, task: ModelTask) -> bool:
+        """Unless nobody else waits."""
+        if not set(self.users.get(task.name, ())) - {task.user_id}:
+            return False
+        if task.name in self.limits:
+            self._take_out(task)
+            self.hold(now_us, task)
+        else:
+            self.end_offer(task)
+        return True
+
+    def _take_back_late(self, now_us: int, name: str) -> None:
+        """From those that nobody served for a while."""
+        now_ms = now_us // 1000
+        for user_id, task_id in self.let_in.get(name, SortedSet(_member)).up_to(now_ms, USERS):
+            if self._withdraw(now_us, self.offered[user_id][task_id]):
+                self._retire(user_id)
+            else:
+                self.let_in[name].put((user_id, task_id), now_ms + LOOK_MS)
 
     def came_back(self, user_id: str) -> None:
         """The user may have become able to use a place."""
@@ -169,13 +215,13 @@ class NameLimits:
     def pass_on(self, now_us: int) -> bool:
         """As many come back as places became free. True: some did."""
         freed, self._freed = self._freed, {}
-        given = [self._look(now_us, name, places) for name, places in freed.items() if name in self.held]
+        given = [self._look(now_us, name, places) for name, places in sorted(freed.items()) if name in self.held]
         return any(given)
 
     def tick(self, now_us: int) -> None:
         """The names that are due share alike what one call lets in. Before, what runs is counted for new limits."""
         self._count(now_us)
-        names = self.held.up_to(now_us // 1000, NAMES)
+        names = sorted(self.held.up_to(now_us // 1000, NAMES))
         for name in names:
             self._look(now_us, name, max(1, UNLIMITED // len(names)))
 
@@ -193,13 +239,18 @@ class NameLimits:
     def _look(self, now_us: int, name: str, most: int) -> int:
         """Returns how many were let in."""
         limit = self.limits.get(name)
+        if limit:
+            self._take_back_late(now_us, name)
         room = self._room(now_us, limit, name) if limit else UNLIMITED
         given, is_cut = 0, False
         if room > 0:
             given, is_cut = self._turns(now_us, name, int(min(room, most, UNLIMITED)))
         if name in self.held:
             is_cut = is_cut or limit is None or given == most < room
-            self.held.put(name, limit.next_look_ms(now_us) if limit and not is_cut else now_us // 1000)
+            at_ms = now_us // 1000
+            if not is_cut and limit:
+                at_ms = limit.next_look_ms(now_us, self._in_hand(name))
+            self.held.put(name, at_ms)
         return given
 
     def _turns(self, now_us: int, name: str, most: int) -> tuple[int, bool]:
@@ -210,6 +261,9 @@ class NameLimits:
         given, passed, last = 0, set(), now_us + most + USERS
         for turn in range(1, most + USERS + 1):
             user_id = self.users[name].lowest() if name in self.users else None
+            limit = self.limits.get(name)
+            if limit and self._room(now_us, limit, name) < 1:
+                return given, False
             if given == most or user_id is None or user_id in passed:
                 return given, False
             if self._can_run(now_us, user_id):
@@ -234,8 +288,11 @@ class NameLimits:
             del self.users[name]
             self.held.drop(name)
         task = self._let_in(now_us, user_id, task_id)
-        task.is_held, task.is_offered = False, True
-        self.offered.setdefault(user_id, {})[task_id] = task
+        task.is_held = False
+        if name in self.limits:
+            task.is_offered = True
+            self.offered.setdefault(user_id, {})[task_id] = task
+            self.let_in.setdefault(name, SortedSet(_member)).put(task.key, now_us // 1000 + LOOK_MS)
 
     def waiting(self, user_id: str) -> int:
         return sum(len(tasks) for (owner, _), tasks in self.tasks.items() if owner == user_id)

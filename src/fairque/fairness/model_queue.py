@@ -43,6 +43,7 @@ class ModelQueue(ModelLanes):
             self._take_out,
             self._can_run,
             lambda: [holding.task for lane in self.lanes.values() for holding in lane.stream.values()],
+            self._retire,
         )
         self.admission.on_held_back = self.limits.take_back
         self.admission.on_reviewed = self.limits.came_back
@@ -105,6 +106,7 @@ class ModelQueue(ModelLanes):
         for task in batch:
             created.append(task.key not in seen and self._add(now_us, task))
             seen.add(task.key)
+        self.limits.pass_on(now_us)
         return created
 
     def _make_room(self, batch: Sequence[ModelTask]) -> None:
@@ -142,8 +144,7 @@ class ModelQueue(ModelLanes):
                 most -= 1
                 self._end(task, TaskState.CANCELED)
             self._forget_if_empty(lane)
-        if not self.waiting(user_id):
-            self.admission.retire(user_id)
+        self._retire(user_id)
 
     def _known(self, task: ModelTask) -> ModelTask | None:
         """One that stands in the way: it lives, or this very call stored it before."""
@@ -183,6 +184,10 @@ class ModelQueue(ModelLanes):
     def _take_out(self, task: ModelTask) -> None:
         self._lane(task).backlog.drop(task.task_id)
         self._forget_if_empty(self._lane(task))
+
+    def _retire(self, user_id: str) -> None:
+        if not self.waiting(user_id):
+            self.admission.retire(user_id)
 
     def _schedule(self, now_us: int, task: ModelTask, at_ms: float) -> None:
         task.state = TaskState.SCHEDULED

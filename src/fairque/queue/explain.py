@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from fairque.limit import key_in
 from fairque.metrics import Metrics, metrics_in
 from fairque.models import EVERYONE, TaskState
 from fairque.policy import Policy, merged, next_start_us, policy_in
@@ -28,6 +29,19 @@ class _Worker(NamedTuple):
     running: int
     serves: frozenset[str] | None  # None: everyone
     names: frozenset[str] | None
+
+
+class _TaskLimit(NamedTuple):
+    """As the script tells it; '' is none."""
+
+    key: bytes
+    most: int | bytes
+    interval_us: int | bytes
+    burst: int | bytes
+    tat: bytes
+    running: int
+    let_in: int
+    users: int
 
 
 def explain(user_id: str, reply: Sequence[Any]) -> Explanation | None:
@@ -135,18 +149,21 @@ class _Facts:
             left = max(0.0, at_ms - self.now_ms) / 1000
             yield Waiting(Reason.SCHEDULED, f"may start in {span(left)} at the earliest", at_ms / 1000)
         if "held" in self.task:
-            yield self._name_limit()
+            yield self._limit()
 
-    def _name_limit(self) -> Waiting:
-        limit = _fields(self._found["limit"] or ())
-        text = f"as many {self.name!r} run as may, {self._found['name_running']} of {limit.get('max', 'any number')}"
-        interval_us, burst = float(limit.get("rate_us", 0)), float(limit.get("burst", 1))
-        tat_us = float(limit["tat"]) if float(limit.get("tat_of", 0)) == interval_us > 0 else 0.0
-        at_ms = next_start_us(tat_us, interval_us, burst) / 1000
-        if interval_us and at_ms > self.now_ms:
-            text = f"as many {self.name!r} were started as may"
-            return Waiting(Reason.NAME_LIMIT, text, at_ms / 1000)
-        return Waiting(Reason.NAME_LIMIT, text)
+    def _limit(self) -> Waiting:
+        """The one under whose key it is held. Where the limit was lifted, it comes back with the next claims."""
+        limits = [_TaskLimit(*row) for row in self._found.get("limits") or ()]
+        limit = next((each for each in limits if each.key.decode() == self.task["held"]), None)
+        if limit is None:
+            return Waiting(Reason.LIMIT, f"its limit {key_in(self.task['held'])!r} was lifted just now")
+        key = key_in(limit.key.decode())
+        at_ms = next_start_us(float(limit.tat), float(limit.interval_us or 0), float(limit.burst or 1)) / 1000
+        if limit.interval_us and at_ms > self.now_ms:
+            return Waiting(Reason.LIMIT, f"as many {key!r} were started as may", at_ms / 1000)
+        most = int(limit.most) if limit.most else "any number"
+        text = f"as many {key!r} run as may, {limit.running + limit.let_in} of {most}"
+        return Waiting(Reason.LIMIT, f"{text}; users that wait for it take turns, {limit.users} of them")
 
     def _gates(self) -> Iterable[Waiting]:
         """The same that the scripts look at, in the same order."""

@@ -19,7 +19,7 @@ class Reason(StrEnum):
     USER_LIMIT = "user-limit"  # its user runs as many as it may
     RATE = "rate"  # its user started as many as it may
     BREAKER = "breaker"  # its user's tasks kept failing
-    NAME_LIMIT = "name-limit"  # as many tasks of this name run, or were started, as may
+    LIMIT = "limit"  # as many tasks of one of its keys run, or were started, as may
     SCHEDULED = "scheduled"  # its time has not come
     DEFERRED = "deferred"  # it waits for other tasks
     NO_WORKER = "no-worker"  # no worker serves this user

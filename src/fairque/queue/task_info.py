@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from fairque.limit import key_in
 from fairque.models import Attempt, TaskInfo, TaskState
 from fairque.redis.delivery import StoredTask, arrival_ms
 from fairque.tasks.message import BadMessage, Record, decode_body, priority_in
@@ -17,17 +18,24 @@ def attempts_in(errors: list[bytes]) -> tuple[Attempt, ...]:
     return tuple(_attempt_decoder.decode(error) for error in errors)
 
 
-def told_by(body: bytes) -> tuple[str, tuple[str, ...]]:
-    """Name and dependencies."""
+def told_by(body: bytes) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """Name, dependencies, and limit keys."""
     try:
         message = decode_body(body)
     except BadMessage:
-        return "", ()
-    return message.name, tuple(message.overrides.depends_on) if message.overrides else ()
+        return "", (), ()
+    needs = tuple(message.overrides.depends_on) if message.overrides else ()
+    return message.name, needs, tuple(key.text for key in message.limits)
 
 
 def living_info(
-    user_id: str, task_id: str, known: StoredTask, priority_step_ms: int, name: str, dependencies: tuple[str, ...] = ()
+    user_id: str,
+    task_id: str,
+    known: StoredTask,
+    priority_step_ms: int,
+    name: str,
+    dependencies: tuple[str, ...] = (),
+    limits: tuple[str, ...] = (),
 ) -> TaskInfo:
     """Of a task without a result: it has not ended, or it failed and its result has expired before itself."""
     fields = known.fields
@@ -55,6 +63,8 @@ def living_info(
         dependents=known.dependents,
         progress=float(fields["progress"]) if "progress" in fields else None,
         message=fields.get("message", ""),
+        limits=limits,
+        held_by=key_in(fields["held"]) if "held" in fields else None,
     )
 
 

@@ -10,20 +10,18 @@ from msgspec import UNSET, UnsetType
 from fairque.checks import check_count, check_id
 from fairque.config.config import FairQueueConfig
 from fairque.errors import InvalidInput, UnknownTask
+from fairque.limit import Limit, LimitInfo, limit_in, record_of
 from fairque.models import EVERYONE
 from fairque.policy import (
     Breaker,
     Policy,
     Rate,
-    TaskLimit,
     changes_of,
     group_in,
-    limit_in,
     merged,
     packed_group,
     policy_in,
     stored_in,
-    task_limit,
 )
 from fairque.queue.explain import explain
 from fairque.queue.explanation import Explanation
@@ -109,11 +107,17 @@ class Tenants:
         rows = await self._reader.governed("policy-groups", after and _group_name(after), count)
         return {group_in(name[1:].decode()): policy_in(packed).weight or 1.0 for name, packed in rows}
 
-    async def task_limits(self, *, limit: int = 100, after: str = "") -> dict[str, TaskLimit]:
-        """The task names that are limited, in order; see `policies`."""
+    async def limits(self, *, limit: int = 100, after: LimitInfo | None = None) -> list[LimitInfo]:
+        """The limits that are set, by code or by hand, in the order of their names in Redis.
+
+        Args:
+            limit: Most of them, up to 1,000.
+            after: The one behind which to begin, for the next page.
+        """
         count = check_count("limit", limit, 1, MOST_LISTED)
-        rows = await self._reader.governed("limit-names", after, count)
-        return {name.decode(): limit_in(row) for name, row in rows}
+        behind = record_of(after.key, after.user_id, after.shared) if after is not None else ""
+        rows = await self._reader.governed("limit-keys", behind, count)
+        return [limit_in(name, row) for name, row in rows]
 
     async def clear_policy(self, user_id: str) -> None:
         """Back to what governs everybody; with ``"*"``, back to no limits."""
@@ -146,7 +150,7 @@ class Tenants:
             if not changes.items() <= stored_in(packed).items():
                 await self._reader.set_policy(name, changes)
         for limit in config.limits:
-            await self.set_task_limit(limit.task, **limit.rules())
+            await self.set_limit(limit.key, **limit.rules())
 
     async def pause(self, user_id: str, *, until: datetime | None = None) -> None:
         """Start nothing more of a user. What runs goes on, what waits keeps its place."""
@@ -172,15 +176,44 @@ class Tenants:
             raise UnknownTask(f"user {user_id!r} has no task {task_id!r}, or its result has expired")
         return found
 
-    async def set_task_limit(
-        self, name: str, *, max_running: int | None = None, rate: Rate | str | None = None
+    async def set_limit(
+        self,
+        key: str,
+        *,
+        max_running: int | None = None,
+        rate: Rate | str | None = None,
+        user_id: str | None = None,
+        shared: bool | None = None,
     ) -> None:
-        """Limit the tasks of one name, over all users; without limits, none is left.
+        """Limit the tasks that have a key, from now on, for tasks that wait already as well.
 
-        A worker sets what `@task` says when it starts, so that a limit in code wins over this one.
+        It goes before what code says, until `clear_limit`. Without `max_running` and `rate` nothing is limited,
+        whatever the code says.
+
+        Args:
+            key: The name of a task, a limit key, a template with braces (for all keys that are made of it that have no
+                limit of their own), or what one was filled to: ``"crm:acme"``.
+            max_running: Most that run at once, on all workers together.
+            rate: How often they may start, see `Rate`.
+            user_id: Of keys that are of each user: for this one alone.
+            shared: False: of a key without braces that is of each user, see `Limit`.
         """
-        check_id("task name", name)
-        await self._reader.set_limits([(name, task_limit(max_running, rate))], declared=False)
+        record = record_of(check_id("limit key", key), _checked_user(user_id), shared)
+        await self._reader.set_limits([(record, Limit("key", max_running=max_running, rate=rate))], declared=False)
+
+    async def clear_limit(
+        self, key: str, *, user_id: str | None = None, shared: bool | None = None, declared: bool = False
+    ) -> None:
+        """Forget what `set_limit` said: what code says holds again.
+
+        Args:
+            key, user_id, shared: As in `set_limit`.
+            declared: Forget what code said as well, until a worker starts that says it again.
+        """
+        record = record_of(check_id("limit key", key), _checked_user(user_id), shared)
+        await self._reader.set_limits([(record, None)], declared=False)
+        if declared:
+            await self._reader.set_limits([(record, None)], declared=True)
 
     async def usage(self, user_id: str, since: datetime | None = None) -> list[UsageHour]:
         """What a user (``"*"``: all together) used, hour by hour, for bills; the current hour so far included.
@@ -207,6 +240,10 @@ class Tenants:
 
 def _policy_name(user_id: str) -> str:
     return EVERYONE if user_id == EVERYONE else encode_user(check_id("user_id", user_id))
+
+
+def _checked_user(user_id: str | None) -> str | None:
+    return None if user_id is None else check_id("user_id", user_id)
 
 
 def _group_name(group: str) -> str:

@@ -321,27 +321,28 @@ class Policies(Arguments, frozen=True):
 
 
 class Governed(Arguments, frozen=True):
-    """index: policy-users, policy-groups or limit-names. after: the name before the page, or ''."""
+    """index: policy-users, policy-groups or limit-keys. after: the name before the page, or ''."""
 
     index: str
     after: str
     most: int
 
 
-class NamedLimit(Item, frozen=True):
-    """max: most that run at once. interval_us: between two starts."""
+class LimitRecord(Item, frozen=True):
+    """is_set: else it is taken back. max: most that run at once. interval_us: between two starts. Neither: no limit."""
 
-    name: str
+    record: str
+    is_set: bool
     max: int | None
     interval_us: int | None
     burst: int | None
 
 
 class Limits(Arguments, frozen=True):
-    """declared: by the code of a worker, which takes back only what code declared."""
+    """declared: by the code of a worker; else by hand, which goes before that."""
 
     declared: bool
-    limits: list[NamedLimit]
+    limits: list[LimitRecord]
 
 
 # XCom. User and namespace are percent-encoded.

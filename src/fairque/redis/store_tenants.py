@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from fairque.policy import TaskLimit
+from fairque.limit import Limit
+from fairque.policy import Rate
 from fairque.redis import arguments
 from fairque.redis.keys import encode_user
 from fairque.redis.script_caller import ScriptCaller
@@ -25,7 +26,7 @@ class TenantScripts(ScriptCaller):
         return found
 
     async def governed(
-        self, index: Literal["policy-users", "policy-groups", "limit-names"], after: str, most: int
+        self, index: Literal["policy-users", "policy-groups", "limit-keys"], after: str, most: int
     ) -> list[list[Any]]:
         """Names behind `after` and what was set, at most so many. Users and groups are encoded, with ``@`` in front."""
         found: list[list[Any]] = await self.call(arguments.Governed(index, after, most))
@@ -40,11 +41,14 @@ class TenantScripts(ScriptCaller):
         found: list[Any] = await self.call(arguments.Usage(user, days))
         return found
 
-    async def set_limits(self, limits: Iterable[tuple[str, TaskLimit]], *, declared: bool) -> None:
-        """By task name. `declared`: by the code of a worker."""
-        named = [arguments.NamedLimit(name, limit.max_running, *_rate_of(limit)) for name, limit in limits]
-        await self.call(arguments.Limits(declared, named))
+    async def set_limits(self, limits: Iterable[tuple[str, Limit | None]], *, declared: bool) -> None:
+        """By record, see `record_of`; None takes it back. `declared`: by the code of a worker."""
+        await self.call(arguments.Limits(declared, [_record(name, limit) for name, limit in limits]))
 
 
-def _rate_of(limit: TaskLimit) -> tuple[int, int] | tuple[None, None]:
-    return (limit.rate.interval_us, limit.rate.burst) if limit.rate else (None, None)
+def _record(name: str, limit: Limit | None) -> arguments.LimitRecord:
+    if limit is None:
+        return arguments.LimitRecord(name, False, None, None, None)
+    rate = limit.rate if isinstance(limit.rate, Rate) else None
+    interval_us, burst = (rate.interval_us, rate.burst) if rate else (None, None)
+    return arguments.LimitRecord(name, True, limit.max_running, interval_us, burst)

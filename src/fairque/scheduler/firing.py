@@ -61,7 +61,7 @@ def body_for(due: Due, spec: Spec, task_id: str, planned_ms: int) -> bytes:
     overrides = msgspec.structs.replace(
         message.overrides or Overrides(), schedule=Firing(due.schedule_id, spec.cron, planned_ms)
     )
-    made = Message(message.name, message.args, message.kwargs, overrides)
+    made = Message(message.heading, message.args, message.kwargs, overrides)
     _, cost, priority = head_of(due.body)
     nonce = hashlib.sha256(f"{due.user_id} {task_id}".encode()).digest()[:8]
     return encode_body(made, nonce, cost, priority, len(due.body) + _ROOM)

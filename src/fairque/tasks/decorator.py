@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
+from fairque.limit import Limit
 from fairque.models import Priority
 from fairque.policy import Rate
 from fairque.tasks.cost import take_cost
@@ -56,6 +57,7 @@ def task(
     push_key: str | None = None,
     max_running: int | None = None,
     rate: Rate | str | None = None,
+    limits: Sequence[Limit | str] = (),
 ) -> Decorator: ...
 def task(
     fn: Callable[..., Any] | None = None,
@@ -80,6 +82,8 @@ def task(
         max_running: Most tasks of this name that run at once, of all users together. Those that must wait block nothing
             behind them.
         rate: How often tasks of this name may start, of all users together: ``"100/m"`` or a `Rate`.
+        limits: Up to two more limits of its tasks, by key: ``[Limit("openai", max_running=50), "crm:{customer}"]``.
+            Braces are parameters of the function. A text, or a `Limit` that says no number, only names its key.
         cost: What one service charges to the user, or a function that tells it from the arguments of a call.
         cron: Workers that know the function have it run at these times, with no arguments, for its `user_id`; see
             `TaskScheduler.add_schedule`. The schedule's id is the name of the task.

@@ -23,6 +23,7 @@ from fairque.tasks.retry import MAX_RETRIES, RetryPolicy
 __all__ = [
     "BadMessage",
     "Firing",
+    "LimitKey",
     "Message",
     "Overrides",
     "Record",
@@ -97,16 +98,36 @@ class Overrides(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
             check_seconds("result_ttl", self.result_ttl)
 
 
+class LimitKey(msgspec.Struct, frozen=True, array_like=True):
+    """A limit key of a task, filled. `template`: what it was filled from, percent-encoded, or where each user counts
+    for itself the text; the scripts look a limit up by it. See lua/lib/limits.lua.
+    """
+
+    text: str
+    template: str | None = None
+    each_user: bool = False
+
+
 class Message(msgspec.Struct, frozen=True, array_like=True):
     """One task. `args` and `kwargs` stay encoded until the function they are for is known.
 
-    The arguments of a function are an array, the payload for a handler is a map.
+    The arguments of a function are an array, the payload for a handler is a map. The heading is a name, or an array of
+    the name and limit keys: it comes first, so that scripts need not read what is behind it.
     """
 
-    name: str
+    heading: str | list[str | LimitKey]
     args: msgspec.Raw
     kwargs: msgspec.Raw = NIL
     overrides: Overrides | None = None
+
+    @property
+    def name(self) -> str:
+        return self.heading if isinstance(self.heading, str) else str(self.heading[0])
+
+    @property
+    def limits(self) -> tuple[LimitKey, ...]:
+        """Those beside its name."""
+        return tuple(key for key in self.heading if isinstance(key, LimitKey))
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):

@@ -11,16 +11,18 @@ import msgspec
 
 from fairque.checks import check_count, check_id, check_number, check_seconds
 from fairque.errors import InvalidInput
+from fairque.limit import Limit
 from fairque.models import Priority
 from fairque.tasks.message import Overrides
 from fairque.tasks.retry import MAX_RETRIES, RetryPolicy
 
-__all__ = ["NO_OPTIONS", "Dependency", "TaskOptions", "start_of"]
+__all__ = ["NO_OPTIONS", "Dependency", "TaskOptions", "as_limit", "check_limits", "start_of"]
 
 Dependency = Any  # an id, a handle or a Task
 # A user whose tasks cost nothing would keep the lowest tag for ever. A tag is a double: what one task adds must leave
 # room for what small ones add afterwards.
 MIN_COST, MAX_COST = 0.001, 1_000_000
+MOST_LIMITS = 2
 
 
 class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +43,8 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
             edges is refused, because looking for cycles in it would keep Redis busy for too long.
         on_dependency_failure: What becomes of it when one of those fails or is canceled: ``"wait"`` (default) until it
             is requeued and finishes, ``"cancel"``, or ``"run"`` all the same.
+        limits: Keys of its limits beside that of its name, at most two; see `Limit`. Texts, or a `Limit` that says with
+            `shared` whose key it is; how much it allows is said by `@task` or `queue.set_limit`. An empty list: none.
         allow_unknown: Wait for ids that were never enqueued, too, which is an error otherwise.
     """
 
@@ -57,6 +61,7 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
     depends_on: tuple[Any, ...] = ()
     on_dependency_failure: Literal["wait", "cancel", "run"] | None = None
     allow_unknown: bool | None = None
+    limits: tuple[Any, ...] | None = None
 
     def __post_init__(self) -> None:
         for check in _CHECKS:
@@ -144,6 +149,36 @@ def _check_dependencies(options: TaskOptions) -> None:
     msgspec.structs.force_setattr(options, "depends_on", tuple(given))
 
 
+def _check_limits(options: TaskOptions) -> None:
+    given: Any = options.limits
+    if given is None:
+        return
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise InvalidInput(f"limits must be a list of keys, not {given!r}")
+    limits = tuple(as_limit(entry) for entry in given)
+    check_limits(limits)
+    for limit in limits:
+        if limit.says_how_much:
+            raise InvalidInput(f"how much {limit.key!r} allows is said by @task or queue.set_limit: give its key alone")
+    msgspec.structs.force_setattr(options, "limits", limits)
+
+
+def as_limit(entry: object) -> Limit:
+    if isinstance(entry, str):
+        return Limit(entry)
+    if not isinstance(entry, Limit):
+        raise InvalidInput(f"an entry of limits is a key or a Limit, not {entry!r}")
+    return entry
+
+
+def check_limits(limits: Sequence[Limit]) -> None:
+    """Raises `InvalidInput`."""
+    if len(limits) > MOST_LIMITS:
+        raise InvalidInput(f"a task has at most {MOST_LIMITS} limits beside that of its name, not {len(limits)}")
+    if len({(limit.key, limit.is_shared) for limit in limits}) < len(limits):
+        raise InvalidInput(f"limits has the key {limits[0].key!r} twice")
+
+
 def start_of(options: TaskOptions) -> str:
     """When it may start, as the enqueue script reads it: '' now, '+ms' from now, or 'ms' since the epoch."""
     if options.delay:
@@ -153,5 +188,13 @@ def start_of(options: TaskOptions) -> str:
     return ""
 
 
-_CHECKS = (_check_dependencies, _check_ids, _check_priority, _check_numbers, _check_retries, _check_start)
+_CHECKS = (
+    _check_dependencies,
+    _check_ids,
+    _check_priority,
+    _check_numbers,
+    _check_retries,
+    _check_start,
+    _check_limits,
+)
 NO_OPTIONS = TaskOptions()

@@ -23,6 +23,7 @@ _nothing = (lambda: None).__code__
 MOST_KEPT = 64  # with *args there is a decoder for each number of arguments
 _LINK = 1  # the msgpack extension that stands for the result of another task
 _encoder = msgspec.msgpack.Encoder()
+_plain = msgspec.msgpack.Decoder()
 _raw_map = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
 Encoded = bytes | msgspec.Raw
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -100,6 +101,16 @@ class Signature:
         except Exception as exc:  # a class among the annotations may raise anything when it is built
             raise BadArguments(f"the arguments of task {self.name!r} do not fit: {exc}") from None
         return positional, named
+
+    def arguments(self, args: Encoded, kwargs: Encoded | None) -> dict[str, Any]:
+        """The arguments of a call by name, as they travel, and the defaults of the others that have one.
+
+        An output of another task is a `msgspec.msgpack.Ext`.
+        """
+        named = {} if kwargs is None or kwargs == _NIL else _plain.decode(kwargs)
+        bound = self._strict.bind_partial(*_plain.decode(args), **named)
+        bound.apply_defaults()
+        return {**bound.arguments.pop(self._var_named or "", {}), **bound.arguments}
 
     def check_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Whether this very function, which may be newer than the message, takes such a call. Raises `BadArguments`."""

@@ -12,7 +12,8 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 
 from fairque.errors import BadArguments, InvalidInput
-from fairque.tasks.message import NIL, Message
+from fairque.tasks.limit_keys import limit_keys
+from fairque.tasks.message import NIL, LimitKey, Message
 from fairque.tasks.options import NO_OPTIONS, TaskOptions
 from fairque.tasks.pipeline import Composable
 from fairque.tasks.signature import Output, Signature, encode_linked
@@ -89,9 +90,12 @@ class Task(Composable, Generic[R_co]):
         return self.name.rpartition(".")[2] or self.name or "task"
 
     def message(self, depends_on: Sequence[str] = (), inputs: Sequence[str] = ()) -> Message:
-        """What is sent to Redis."""
+        """What is sent to Redis. Raises `InvalidInput` for limit keys that its arguments do not fill."""
         kwargs = msgspec.Raw(self.kwargs) if self.kwargs is not None else NIL
-        return Message(self.name, msgspec.Raw(self.args), kwargs, self.task_options.overrides(depends_on, inputs))
+        heading: str | list[str | LimitKey] = self.name
+        if limits := self.task_options.limits:
+            heading = [self.name, *limit_keys(limits, self.name, self.signature, self.args, self.kwargs)]
+        return Message(heading, msgspec.Raw(self.args), kwargs, self.task_options.overrides(depends_on, inputs))
 
     def __repr__(self) -> str:
         set_options = {

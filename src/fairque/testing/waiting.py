@@ -20,7 +20,7 @@ __all__ = ["EnqueuedTask", "assert_enqueued", "enqueued", "listing"]
 PLACES = {
     "critical": TaskState.QUEUED,
     "normal": TaskState.QUEUED,
-    "held": TaskState.QUEUED,  # by a limit of their name
+    "held": TaskState.QUEUED,  # by a limit
     "scheduled": TaskState.SCHEDULED,
     "deferred": TaskState.DEFERRED,
 }

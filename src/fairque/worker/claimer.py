@@ -62,7 +62,7 @@ class Claimer:
                 await self._signals.sleep(sleep)
 
     async def _declare_limits(self) -> None:
-        """What the code says of task names holds for every worker, from the first claim on."""
+        """What the code says of limits holds for every worker, from the first claim on."""
         limits = declared_limits()
         backoff = Backoff()
         while limits and not self._signals.stopping:

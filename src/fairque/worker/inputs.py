@@ -43,7 +43,7 @@ class Inputs:
         records = await self._records(delivery, overrides.inputs)
         values = [_value(task_id, record) for task_id, record in zip(overrides.inputs, records, strict=True)]
         args, kwargs = resolve(message.args, message.kwargs, values)
-        return Message(message.name, msgspec.Raw(args), msgspec.Raw(kwargs) if kwargs else NIL, message.overrides)
+        return Message(message.heading, msgspec.Raw(args), msgspec.Raw(kwargs) if kwargs else NIL, message.overrides)
 
     async def results(self, delivery: Delivery, task_ids: list[str]) -> dict[str, Any]:
         """The results of finished dependencies by task name; those of one name, as a list."""

@@ -1,4 +1,4 @@
-"""``fairque policy``: what governs users, groups and task names."""
+"""``fairque policy``: what governs users and groups."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from fairque import Policy, TaskQueue
 from fairque.cli.errors import CommandError
 from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, load_config, make_queue, on_queue
 from fairque.cli.output import print_fields, print_json
-from fairque.cli.screens.policies import Governed, Rules, fields_of, print_governed, print_rules
+from fairque.cli.screens.policies import Governed, Rules, print_governed, print_rules
 
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="What governs users, groups and task names: look, and change it.\n\n"
-    "Example: fairque policy set acme --weight 2",
+    help="What governs users and groups: look, and change it.\n\nExample: fairque policy set acme --weight 2",
     no_args_is_help=True,
 )
 Whose = Annotated[str, typer.Argument(metavar="USER", help="The id of the user; '*' is what governs all others.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Of the group, or of the task.", show_default=False)]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Of the group.", show_default=False)]
 Weight = Annotated[float | None, typer.Option(metavar="X", help="Share in relation to others; 1 without.")]
 MaxRunning = Annotated[int | None, typer.Option(metavar="N", help="Most tasks that run at once, on all workers.")]
 Starts = Annotated[
@@ -33,7 +32,7 @@ def show(
     user: Annotated[
         str | None, typer.Argument(metavar="[USER]", help="The id of the user; without it: all that was set.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Most users, groups and task names to list.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Most users, groups and limits to list.")] = 100,
     url: Url = None,
     queue: QueueName = None,
     config: ConfigFile = None,
@@ -167,42 +166,6 @@ def group(
         print_json({"group": name, "weight": found})
     else:
         print_fields((("group", name), ("weight", f"{found:g}")))
-    return 0
-
-
-@app.command("limit")
-def limit_name(
-    name: Name,
-    max_running: MaxRunning = None,
-    rate: Starts = None,
-    clear: Annotated[bool, typer.Option("--clear", help="Lift the limits of this name.")] = False,
-    url: Url = None,
-    queue: QueueName = None,
-    config: ConfigFile = None,
-    as_json: AsJson = False,
-) -> int:
-    """Limit the tasks of one name, over all users. What is not named is not limited.
-
-    What waits for its name blocks nothing behind it. Limits in the code (@task) win: a worker sets them when it starts.
-    fairque policy show lists the limits that there are.
-
-    Example: fairque policy limit call_api --max-running 5 --rate 100/m
-
-    Exit codes: 0 changed, 1 failed, 2 wrong usage.
-    """
-    if clear == (max_running is not None or rate is not None):
-        raise CommandError(
-            "--clear lifts all limits of the name" if clear else "nothing to change",
-            "give either --clear, or --max-running and --rate",
-        )
-    on_queue(
-        make_queue(url, queue, config),
-        lambda opened: opened.set_task_limit(name, max_running=max_running, rate=rate),
-    )
-    if as_json:
-        print_json({"task": name, "max_running": max_running, "rate": rate})
-    else:
-        print_fields((("task", name), *fields_of({"max_running": max_running, "rate": rate})))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What governs users, groups and task names, read and printed."""
+"""What governs users and groups, and limits, read and printed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,21 @@ from typing import Any, TypeVar
 import msgspec
 import typer
 
-from fairque import Breaker, Policy, TaskLimit, TaskQueue
+from fairque import Breaker, LimitInfo, Policy, TaskQueue
 from fairque.cli.output import NOTHING, print_fields, print_table
 from fairque.models import EVERYONE
 from fairque.queue.tenants import MOST_LISTED
 
-__all__ = ["Governed", "Rules", "fields_of", "print_governed", "print_rules", "shown_rule"]
+__all__ = [
+    "Governed",
+    "Rules",
+    "fields_of",
+    "print_governed",
+    "print_limits",
+    "print_rules",
+    "read_limits",
+    "shown_rule",
+]
 
 T = TypeVar("T")
 _FIELDS = Policy.__struct_fields__
@@ -41,25 +50,25 @@ class Governed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """All that was set in a queue. `has_more`: there are more users, groups or task names than were asked for."""
+    """All that was set in a queue. `has_more`: there are more users, groups or limits than were asked for."""
 
     default: Policy
     users: dict[str, Policy]
     groups: dict[str, float]
-    tasks: dict[str, TaskLimit]
+    limits: list[LimitInfo]
     has_more: bool
 
     @classmethod
     async def read(cls, queue: TaskQueue, most: int) -> Rules:
         users = await _pages(queue.policies, most + 1)
         groups = await _pages(queue.groups, most + 1)
-        tasks = await _pages(queue.task_limits, most + 1)
+        limits = await read_limits(queue, most + 1)
         return cls(
             default=await queue.get_policy(EVERYONE),
             users=_first(users, most),
             groups=_first(groups, most),
-            tasks=_first(tasks, most),
-            has_more=max(len(users), len(groups), len(tasks)) > most,
+            limits=limits[:most],
+            has_more=max(len(users), len(groups), len(limits)) > most,
         )
 
 
@@ -88,11 +97,15 @@ def print_rules(rules: Rules) -> None:
     if rules.groups:
         typer.echo()
         print_table(("group", ">weight"), [(group, f"{weight:g}") for group, weight in rules.groups.items()])
-    if rules.tasks:
+    if rules.limits:
         typer.echo()
-        print_table(("task", ">max running", "rate", "set by"), [_limit_row(*each) for each in rules.tasks.items()])
+        print_limits(rules.limits)
     if rules.has_more:
         typer.echo("there are more: see --limit", err=True)
+
+
+def print_limits(limits: Sequence[LimitInfo]) -> None:
+    print_table(("limit", "of", ">running", ">max running", "rate", "set by"), [_limit_row(each) for each in limits])
 
 
 def fields_of(rules: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -120,9 +133,22 @@ def _source(governed: Governed, field: str) -> str:
     return "its own" if getattr(governed.own, field) is not None else EVERYONE
 
 
-def _limit_row(name: str, limit: TaskLimit) -> Sequence[object]:
-    rules = fields_of({"max_running": limit.max_running, "rate": limit.rate})
-    return (name, *(text for _, text in rules), "code" if limit.declared else "hand")
+def _limit_row(limit: LimitInfo) -> Sequence[object]:
+    whose = limit.user_id if limit.user_id is not None else "all" if limit.shared else "each user"
+    running = limit.running if limit.running is not None else NOTHING
+    rules = (shown_rule(limit.max_running), shown_rule(limit.rate))
+    return (limit.key, whose, running, *rules, "code" if limit.declared else "hand")
+
+
+async def read_limits(queue: TaskQueue, most: int) -> list[LimitInfo]:
+    """At most so many of those that are set, in order."""
+    found: list[LimitInfo] = []
+    while len(found) < most:
+        page = await queue.limits(limit=min(MOST_LISTED, most - len(found)), after=found[-1] if found else None)
+        if not page:
+            break
+        found += page
+    return found
 
 
 async def _pages(listing: Callable[..., Awaitable[dict[str, T]]], most: int) -> dict[str, T]:

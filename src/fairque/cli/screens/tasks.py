@@ -50,6 +50,8 @@ def task_fields(task: TaskInfo) -> list[tuple[str, object]]:
         ("worker", task.worker or "-"),
         ("progress", f"{task.progress:.0%}" if task.progress is not None else "-"),
         ("message", task.message or "-"),
+        ("limits", ", ".join(map(shown, task.limits)) or "-"),
+        ("held by", shown(task.held_by) if task.held_by is not None else "-"),
         ("depends on", ", ".join(task.dependencies) or "-"),
         ("waited for by", ", ".join(task.dependents) or "-"),
     ]

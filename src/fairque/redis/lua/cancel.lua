@@ -15,6 +15,7 @@ if before then return before end
 local outcome = cancel_task(user, id, reason, dead_letter_ttl_ms)
 if outcome == 'done' then
   pass_on_outcomes(priority_step_ms * 1000, dead_letter_ttl_ms)
+  pass_room_on()
   save_state()
   answer(nonce, outcome)
 end

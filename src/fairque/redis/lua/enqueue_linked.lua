@@ -205,5 +205,6 @@ if with_needs or has_dropped then
   end
   pass_on_outcomes(step_us, dead_letter_ttl_ms)
 end
+if has_dropped then pass_room_on() end
 save_state()
 return created

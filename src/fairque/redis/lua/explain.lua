@@ -3,14 +3,16 @@
 -- KEYS[1]  state
 -- Returns  a flat list of names and values:
 --          now, id, task (fields), ended (first ten bytes of the result record), has_body, name, rank (in its lane), lane,
---          scheduled_at, needs, critical, normal, held, running, tag, parked_until, policy, bytes, default,
---          marks (tat, tat_of, open_until), metrics, queue_metrics, limit (fields), name_running, held_users, workers (per worker:
---          fields), lines (from its own outwards: its name in it, per member name, tag, weight and backlog, members that
---          are ready, members before it), queued
+--          scheduled_at, needs, critical, normal, held, running, tag, parked_until, policy, bytes, default, marks (tat,
+--          tat_of, open_until), metrics, queue_metrics, limits (per limit that the task has: key, max, us between two
+--          starts, burst, tat, how many run, are let in, users that wait), workers (per worker: fields), lines (from its own
+--          outwards: its name in it, per member name, tag, weight and backlog, members that are ready, members before
+--          it), queued
 -- Cost     O(log users + members looked at + workers)
 --@include base
 --@include message
 --@include bytes_used
+--@include limits
 --@arguments
 local found = {}
 local function tell(name, value)
@@ -54,13 +56,13 @@ local function line_of(set, member)
 end
 
 local function lines_of(path)
-  local lines, member = {}, user
+  local found_lines, member = {}, user
   while path do
-    lines[#lines + 1] = line_of(prefix .. 'ready:' .. path, member)
+    found_lines[#found_lines + 1] = line_of(prefix .. 'ready:' .. path, member)
     member, path = '@' .. path, string.match(path, '^(.*)/')
   end
-  lines[#lines + 1] = line_of(ready_key, member)
-  return lines
+  found_lines[#found_lines + 1] = line_of(ready_key, member)
+  return found_lines
 end
 
 local function look_at_task()
@@ -87,10 +89,7 @@ local function look_at_task()
   tell('scheduled_at', due and string.format('%d', due))
   tell('needs', call('SRANDMEMBER', needs_key(user, id), 100))
   if not body then return end
-  local name = name_in(body)
-  tell('limit', call('HGETALL', prefix .. 'limit:' .. name))
-  tell('name_running', call('SCARD', prefix .. 'running:' .. name))
-  tell('held_users', call('ZCARD', prefix .. 'held-users:' .. name))
+  tell('limits', limited and limited.look_at(user, body))
 end
 
 tell('now', now)

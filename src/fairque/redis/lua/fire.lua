@@ -103,5 +103,6 @@ look_for_known(firings)
 for at, firing in ipairs(firings) do outcomes[at] = fire(read(firing)) end
 end_adding()
 pass_on_outcomes(step_us, dead_letter_ttl_ms)
+pass_room_on()
 save_state()
 return outcomes

@@ -1,55 +1,86 @@
 #!lua flags=allow-oom
--- Set the limits of task names, over all users.
+-- Set limits, by hand or as code declares them, or take them back.
 -- KEYS[1]  state
 -- Returns  1
--- Cost     O(names)
+-- Cost     O(limits)
 --@include base
 --@include state
 --@include alive
 --@include wake
 --@arguments
 local uncounted_key = prefix .. 'uncounted'
+local source = declared and 'code' or 'hand'
 
 -- What runs counts from the beginning. Until the claims that follow have counted it, starts wait (lib/limits.lua).
-local function begin_count(key, name)
+local function begin_count(key, record)
   if call('EXISTS', leases_key) == 0 then return end
   call('HSET', key, 'uncounted', 1)
-  call('SADD', uncounted_key, name)
+  call('SADD', uncounted_key, record)
   call('HSET', state_key, 'recount', '0')
 end
 
-local function end_count(name)
-  if call('SREM', uncounted_key, name) == 1 and call('EXISTS', uncounted_key) == 0 then
+local function end_count(record)
+  if call('SREM', uncounted_key, record) == 1 and call('EXISTS', uncounted_key) == 0 then
     call('HDEL', state_key, 'recount')
   end
 end
 
-for _, limit in ipairs(limits) do
-  --@fields NamedLimit limit
-  local key = prefix .. 'limit:' .. name
-  local before = call('EXISTS', key)
-  if max or interval_us then
-    call('HDEL', key, 'max', 'rate_us', 'burst', 'declared')
-    if max then call('HSET', key, 'max', max) end
-    if interval_us then call('HSET', key, 'rate_us', interval_us, 'burst', burst) end
-    if declared then call('HSET', key, 'declared', 1) end
-  elseif not declared or call('HEXISTS', key, 'declared') == 1 then
-    call('DEL', key)
-  end
-  local exists = call('EXISTS', key)
-  if exists == 1 then
-    call('ZADD', prefix .. 'limit-names', 0, name)
-    if before == 0 then begin_count(key, name) end
-  else
-    call('ZREM', prefix .. 'limit-names', name)
-    end_count(name)
-  end
-  count('limits', exists - before)
-  if call('ZADD', prefix .. 'held', 'XX', 'CH', now, name) == 1 and wake_from(prefix .. 'waiting', 1) > 0 then tell_all_workers() end
+-- What was set by hand holds, else what code declared. Returns whether anything was said, and whether it limits.
+local function decide(key)
+  local said = call('HMGET', key, 'hand', 'code')
+  local by = said[1] and 'hand' or said[2] and 'code'
+  call('HDEL', key, 'by', 'max', 'rate_us', 'burst')
+  if not by then return false, false end
+  local most, rate_us, burst = string.match(said[1] or said[2], '(%S+) (%S+) (%S+)')
+  call('HSET', key, 'by', by)
+  if most ~= '-' then call('HSET', key, 'max', most) end
+  if rate_us ~= '-' then call('HSET', key, 'rate_us', rate_us, 'burst', burst) end
+  return true, most ~= '-' or rate_us ~= '-'
 end
+
+-- What is held under the key of the record; or, as a record may be that of many keys, all that is held, with the next claims.
+local function look_again(record)
+  if call('EXISTS', prefix .. 'held') == 0 then return end
+  if call('ZSCORE', prefix .. 'held', record) then
+    call('ZADD', prefix .. 'held', now, record)
+  else
+    call('HSET', state_key, 'relook', '0')
+  end
+  if wake_from(prefix .. 'waiting', 1) > 0 then tell_all_workers() end
+end
+
+local function set(limit)
+  --@fields LimitRecord limit
+  local key = prefix .. 'limit:' .. record
+  if not is_set and call('HEXISTS', key, source) == 0 then return end
+  local before = call('HMGET', key, 'by', 'max', 'rate_us', 'burst')
+  if is_set then
+    call('HSET', key, source, string.format('%s %s %s', max or '-', interval_us or '-', burst or '-'))
+  else
+    call('HDEL', key, source)
+  end
+  local exists, limits_now = decide(key)
+  if exists then
+    call('ZADD', prefix .. 'limit-keys', 0, record)
+  else
+    call('ZREM', prefix .. 'limit-keys', record)
+  end
+  if limits_now and not (before[2] or before[3]) then begin_count(key, record) end
+  if not limits_now then
+    call('HDEL', key, 'uncounted')
+    call('DEL', prefix .. 'limit-rate:' .. record) -- what is set next begins anew
+    end_count(record)
+  end
+  count('limits', (exists and 1 or 0) - (before[1] and 1 or 0))
+  local after = call('HMGET', key, 'by', 'max', 'rate_us', 'burst')
+  if after[2] ~= before[2] or after[3] ~= before[3] or after[4] ~= before[4] then look_again(record) end
+end
+
+for _, limit in ipairs(limits) do set(limit) end
 save_state()
--- What is held still has to come back.
-if call('HGET', state_key, 'limits') == '0' and call('EXISTS', prefix .. 'held') == 0 then
+-- What is held, or has a place in hand, still has to come back.
+local left = call('HMGET', state_key, 'limits', 'in_hand')
+if left[1] == '0' and tonumber(left[2] or 0) == 0 and call('EXISTS', prefix .. 'held') == 0 then
   call('HDEL', state_key, 'limits')
 end
 return 1

@@ -48,9 +48,7 @@ local function change_user()
   if (u.policy.min_running or 0) < reservation then governed.forgive(u) end
   if nodes.is_somewhere(u) then nodes.reweight(u) end
   if governed.review(whose) then wake(whose, governed.waiting(whose)) end
-  local woken = {}
-  if limited then limited.pass_on(woken) end
-  for user, tasks in pairs(woken) do wake(user, tasks) end
+  pass_room_on()
 end
 
 local function change_group()

@@ -29,6 +29,7 @@ local function erase_sorted(key, field)
   local ids = call('ZRANGE', key, 0, left - 1)
   for _, id in ipairs(ids) do
     call('ZREM', key, id)
+    if limited then limited.drop(user, id) end
     erase(id)
   end
   count(field, -#ids)
@@ -62,7 +63,7 @@ if left > 0 then
   for _, id in ipairs(call('ZRANGE', held, 0, left - 1)) do
     local waits = call('HMGET', task_key(user, id), 'lane', 'held')
     count(waits[1], -1)
-    new_limits().unhold(user, id, waits[2])
+    limiting().drop(user, id, waits[2])
     erase(id)
     erased[1] = erased[1] + 1
   end
@@ -97,6 +98,7 @@ end
 stop_running('critical')
 stop_running('normal')
 retire(user)
+pass_room_on()
 if call('EXISTS', spaces, stream_key('critical', user), stream_key('normal', user), places_of(user)) > 0
   or call('ZLEXCOUNT', index_key, schedules_of[1], schedules_of[2]) > 0 then
   erased[8] = 1

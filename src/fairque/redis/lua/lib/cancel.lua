@@ -19,10 +19,8 @@ local function cancel_task(user, id, reason, ttl)
 
   function remove.queued()
     local held = call('HGET', key, 'held')
-    if held then
-      count(call('HGET', key, 'lane'), -1)
-      new_limits().unhold(user, id, held)
-    end
+    if held then count(call('HGET', key, 'lane'), -1) end
+    if held or limited then limiting().drop(user, id, held) end
     for _, lane in ipairs({ 'critical', 'normal' }) do count(lane, -call('ZREM', place_key(lane, user), id)) end
     retire(user)
   end

@@ -43,8 +43,8 @@ local function new_delivering(claim, work)
     return stream_id
   end
 
-  -- Takes the first task of the user; returns what it costs, or nil when it is gone from Redis or waits for its name. Second:
-  -- whether it was let in for its name.
+  -- Takes the first task of the user; returns what it costs, or nil when it is gone from Redis or has to wait for a limit.
+  -- Second: whether it was let in for one.
   local function deliver(user, known)
     local lane = known.critical > 0 and 'critical' or 'normal'
     local popped = call('ZPOPMIN', place_key(lane, user))
@@ -58,10 +58,9 @@ local function new_delivering(claim, work)
       work.moved = work.moved + 1
       return nil
     end
-    local name = (limited or charging) and name_in(body)
-    local limit = limited and limited.of(name)
-    if limit and limited.must_wait(limit, user, id) then
-      limited.hold(limit, user, id, lane, score)
+    local limits = limited and limited.of(user, body)
+    if limits and limited.must_wait(limits, user, id) then
+      limited.hold(limits, user, id, lane, score)
       work.moved = work.moved + 1
       return nil
     end
@@ -71,35 +70,31 @@ local function new_delivering(claim, work)
     local attempt = 1 -- for which a task has no field
     local new_fields = call('HSET', key, 'state', 'started', 'lane', lane, 'score', score, 'stream_id', stream_id,
       'worker', worker, 'started', now_text)
-    local was_offered = limit and limited.start(limit, user, id)
+    local was_let_in = limits and limited.start(limits, user, id)
     local paid = false
     if new_fields < 6 then -- it was deferred, scheduled, retried, released, held or watched before
       attempt = call('HINCRBY', key, 'attempt', 1)
-      local before = call('HMGET', key, 'failures', 'lost', 'returned', 'since', 'queued', 'paid', 'watched', 'offered',
-        'charged', 'charged_before')
+      local before = call('HMGET', key, 'failures', 'lost', 'returned', 'since', 'queued', 'paid', 'watched', 'charged',
+        'charged_before')
       if before[7] then publish(user, id, 'started') end
-      if before[8] then -- the limit is gone
-        limited = limited or new_limits()
-        limited.end_offer(user, id)
-      end
       local told = { failures = before[1], returned = before[3], since = before[4], queued = before[5] }
       history = history_of(told, before[2], false)
-      if charging then charging.interrupt(user, id, before[9], before[10]) end
+      if charging then charging.interrupt(user, id, before[8], before[9]) end
       if before[6] then
         call('HDEL', key, 'paid')
         paid = not charging
       end
     end
     work.note(user, id, lane, stream_id, attempt, score, history, body)
-    if paid then return 0, was_offered end
-    if charging then cost = charging.begin(user, id, name, cost, lease_ms) end
-    return cost, was_offered
+    if paid then return 0, was_let_in end
+    if charging then cost = charging.begin(user, id, name_in(body), cost, lease_ms) end
+    return cost, was_let_in
   end
 
-  -- A user that goes on with something else does not need the places that it was offered.
+  -- A user that goes on with something else does not need the places that it has in hand.
   function it.start_next(user, known)
-    local cost, was_offered = deliver(user, known)
-    if cost and limited and not was_offered and limited.take_back(user) then
+    local cost, was_let_in = deliver(user, known)
+    if cost and limited and not was_let_in and limited.take_back(user) then
       known.critical, known.normal = call('ZCARD', place_key('critical', user)), call('ZCARD', place_key('normal', user))
     end
     return cost

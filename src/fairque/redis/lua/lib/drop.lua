@@ -3,6 +3,7 @@
 --@include base
 --@include state
 --@include fair
+--@include limits
 --@include canceled
 
 local function drop_oldest(user, excess, ttl)
@@ -12,6 +13,9 @@ local function drop_oldest(user, excess, ttl)
     count(lane, -#popped / 2)
     for at = 1, #popped, 2 do dropped[#dropped + 1] = popped[at] end
   end
-  for _, id in ipairs(dropped) do end_canceled(user, id, 'dropped: the backlog of its user is full', ttl) end
+  for _, id in ipairs(dropped) do
+    if limited then limited.drop(user, id) end
+    end_canceled(user, id, 'dropped: the backlog of its user is full', ttl)
+  end
   retire(user)
 end

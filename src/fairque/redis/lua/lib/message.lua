@@ -1,13 +1,17 @@
 -- What scripts read of the body of a task. A body that cannot be read belongs to somebody else.
 --@include base
 
-local LONGEST_HEAD = 600 -- of a body, with a name of 512 bytes
+local LONGEST_HEAD = 2200 -- of a body, with a name of 512 bytes and two limit keys
 
--- The name of a task, '' where the body cannot be read.
-local function name_in(body)
-  local ok, _, name = pcall(cmsgpack.unpack_one, body, 19)
-  return ok and type(name) == 'string' and name or ''
+-- The name of a task, '' where the body cannot be read; second: the name and the limit keys that it was put in with, if it
+-- has any, each as {text, its template percent-encoded or nil, whether it is of each user}.
+local function heading_in(body)
+  local ok, _, heading = pcall(cmsgpack.unpack_one, body, 19)
+  if ok and type(heading) == 'table' and type(heading[1]) == 'string' then return heading[1], heading end
+  return ok and type(heading) == 'string' and heading or ''
 end
+
+local function name_in(body) return (heading_in(body)) end
 
 -- The head of a body: version, nonce (8), cost (8), priority (1). A foreign body costs 1.
 local function cost_of(body)

@@ -212,10 +212,7 @@ local function settle_outcomes(report)
       end
       if pushed ~= '' then push(user, pushed) end
       account(user, id, settled, cost, charge, run_ms, wait_ms, tonumber(known[6]), known[7])
-      if known[5] then
-        limited = limited or new_limits()
-        limited.stop(known[5], user, id)
-      end
+      if known[5] then limiting().stop(known[5], user, id) end
       if governed and governed.ends_matter(governed.user(user)) and not reviewed[user] then
         reviewed[user] = true
         reviewed[#reviewed + 1] = user

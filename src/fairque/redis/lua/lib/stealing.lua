@@ -24,10 +24,7 @@ local function new_stealing(claim, work)
   local function clear_away(lane, user, stream_id, id, known)
     call('XACK', stream_key(lane, user), 'workers', stream_id)
     call('XDEL', stream_key(lane, user), stream_id)
-    if known.limited then
-      limited = limited or new_limits()
-      limited.stop(known.limited, user, id)
-    end
+    if known.limited then limiting().stop(known.limited, user, id) end
     if known.stream_id == stream_id then call('DEL', keys_of_task(user, id)) end
     count('started', -1)
   end

@@ -9,9 +9,7 @@ local function keys_of_task(user, id) return task_key(user, id), body_key(user, 
 -- Returns whether there are any.
 local function erase_task(user, id)
   local key = task_key(user, id)
-  local known = call('HMGET', key, 'feeds', 'offered')
-  local feeds = known[1]
-  if known[2] then call('SREM', prefix .. 'offers:' .. user, id) end
+  local feeds = call('HGET', key, 'feeds')
   if bytes then bytes.lift(user, id) end
   call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
   if feeds then call('HSET', key, 'feeds', 1) end
