@@ -104,7 +104,7 @@ async def test_users_whom_no_worker_serves_get_no_place(core: Core) -> None:
         served += len(taken)
         await core.settle(taken)
     assert served == 30
-    assert not [name for name in core.dump() if name.startswith("offers")]
+    assert not [name for name in core.dump() if name.startswith("offers:orphan")]
 
 
 async def test_what_was_given_to_users_whom_no_worker_serves_any_more_comes_back_and_leaves_nothing(core: Core) -> None:
