@@ -272,6 +272,28 @@ async def test_who_waits_for_a_key_of_its_own_keeps_no_place_of_others(core: Cor
     assert served >= 60, "at least one of two places in each claim"
 
 
+async def test_a_place_is_kept_in_vain_once_and_then_not_for_long(core: Core) -> None:
+    await limit(core, "a", 1)
+    await limit(core, "crm:{customer}", 1)
+    await put(core, tasks_of("attacker", ["long"], keys=[crm("x")]) + tasks_of("other", ["first"], keys=[A]))
+    [first] = [of for of in await core.take(2) if of.user_id == "other"]
+    await put(core, tasks_of("attacker", numbered(100), keys=[A, crm("x")]))
+    await put(core, tasks_of("other", numbered(200), keys=[A]))
+    assert await core.take(5) == []
+    await core.settle([first])
+    running: list[Delivery] = []
+
+    async def other_is_served() -> bool:
+        running.extend(await core.take(5))
+        return bool(running)
+
+    await eventually(other_is_served)
+    for _ in range(100):
+        await core.settle(running)
+        running = await core.take(5)
+        assert [of.user_id for of in running] == ["other"]
+
+
 async def test_tasks_with_two_keys_in_either_order_do_not_lock_each_other(core: Core) -> None:
     await limit(core, "a", 1)
     await limit(core, "b", 1)
