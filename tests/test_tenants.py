@@ -150,6 +150,8 @@ async def test_a_policy_is_changed_field_by_field_and_read_back(queue: TaskQueue
         ({"overflow": "drop"}, "overflow must be 'reject' or 'drop_oldest', not 'drop'"),
         ({"paused": "yes"}, "paused must be True, False, or a datetime"),
         ({"group": ""}, "group must not be empty"),
+        ({"group": "a//b"}, "group must be a name, or a path of up to 4 names as in 'acme/europe', not 'a//b'"),
+        ({"group": "a/b/c/d/e"}, "up to 4 names"),
         ({"breaker": 5}, "breaker must be a Breaker"),
     ],
 )
@@ -181,6 +183,18 @@ async def test_a_group_has_a_weight(queue: TaskQueue) -> None:
     assert await queue.get_group("plan") == 3
     await queue.set_group("plan", weight=None)
     assert await queue.get_group("plan") == 1
+
+
+async def test_a_group_may_be_in_a_group(queue: TaskQueue) -> None:
+    await queue.set_group("acme/a: é*", weight=3)
+    assert await queue.get_group("acme/a: é*") == 3
+    assert await queue.groups() == {"acme/a: é*": 3}
+    assert (await queue.set_policy("zoe", group="acme/a: é*")).group == "acme/a: é*"
+    await queue.set_policy("ann", group="acme")
+    for user_id in ("zoe", "ann", "other"):
+        await queue.enqueue(nap(), user_id=user_id)
+    assert (await queue.explain("zoe")).share == 1 / 2 * 3 / 4
+    assert (await queue.explain("ann")).share == 1 / 2 * 1 / 4
 
 
 async def test_a_paused_user_is_taken_up_by_an_idle_worker_when_its_time_is_over(queue: TaskQueue) -> None:

@@ -12,7 +12,16 @@ from fairque.checks import check_id
 from fairque.config.field import Number
 from fairque.config.section import Section
 from fairque.models import EVERYONE
-from fairque.policy import LEAST_SHARE, LEAST_WEIGHT, MOST_BYTES, MOST_TASKS, MOST_WEIGHT, as_breaker, as_rate
+from fairque.policy import (
+    LEAST_SHARE,
+    LEAST_WEIGHT,
+    MOST_BYTES,
+    MOST_TASKS,
+    MOST_WEIGHT,
+    as_breaker,
+    as_rate,
+    packed_group,
+)
 
 __all__ = ["GroupConfig", "LimitConfig", "PolicyConfig"]
 
@@ -26,7 +35,8 @@ class _Rules(Section, frozen=True, kw_only=True):
 
     named_by: ClassVar[str]
     checks: ClassVar[Mapping[str, Callable[[Any], object]]] = {
-        **{field: partial(check_id, field) for field in ("user", "name", "key", "group")},
+        **{field: partial(check_id, field) for field in ("user", "key")},
+        **dict.fromkeys(("name", "group"), packed_group),
         "rate": as_rate,
         "breaker": as_breaker,
     }

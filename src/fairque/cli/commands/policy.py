@@ -147,6 +147,7 @@ def group(
     """Show or change the weight of a group.
 
     Groups share with each other, and with users that have none; then the users of a group share what it gets.
+    acme/europe is a group in a group, which shares what acme gets.
     A user joins one by fairque policy set USER --group NAME.
 
     Example: fairque policy group gold --weight 3
