@@ -43,9 +43,18 @@ local function add_value_checks(doctor)
     end
   end
 
+  local function is_measured(packed)
+    local ok, m = pcall(cmsgpack.unpack, packed)
+    if not ok or type(m) ~= 'table' or #m < WAITS - 1 then return false end
+    for _, number in ipairs(m) do
+      if type(number) ~= 'number' then return false end
+    end
+    return true
+  end
+
   function checks.metrics(user)
-    local length = call('STRLEN', prefix .. 'metrics:' .. user)
-    if length == 0 or length == struct.size(metrics_format()) then return end
+    local packed = call('GET', prefix .. 'metrics:' .. user)
+    if not packed or is_measured(packed) then return end
     wrong('corrupt', 'metrics:' .. user, 'cannot be read', function() return set_aside('metrics:' .. user) end)
   end
 
