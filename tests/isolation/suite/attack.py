@@ -165,6 +165,10 @@ class Attacker:
             self.begin(self.moment)
             await asyncio.sleep(pause)
 
+    @property
+    def is_stopped(self) -> bool:
+        return self._stopped.is_set()
+
     async def until_stopped(self) -> None:
         """Nothing more to do: what was put in does the rest."""
         self.begin(self.moment)

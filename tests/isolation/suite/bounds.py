@@ -30,7 +30,8 @@ class Rivals:
         cost: The smallest of a task of theirs, but not above 1.
         credit: Services that each is owed on top, because it was held at a cap.
         places: Tasks of a limited name that were let in before: as many as may run.
-        dead: Workers die, and up to a half of each claim is what they held.
+        dead: Workers die, one of two at a time. Up to a half of each claim is what they held, and each of the two may
+            have one more that was in a process that died.
     """
 
     users: int = 1
@@ -44,7 +45,7 @@ class Rivals:
         """Most that all of them get between the enqueue and the start of the quiet user's k-th task."""
         each = 1 + math.floor(kth * self.weight / min(1.0, self.cost) + 1e-9) + self.credit
         fair = self.users * each + self.places
-        return 2 * fair + 1 if self.dead else fair
+        return 2 * fair + 1 + 2 if self.dead else fair
 
 
 ONE_RIVAL = Rivals()

@@ -37,7 +37,7 @@ class Size:
     patience: float
 
 
-SMALL_RUN = Size(Scale(SMALL), workers=1, rounds=2, rounds_alone=1, patience=8.0)
+SMALL_RUN = Size(Scale(SMALL), workers=1, rounds=2, rounds_alone=1, patience=20.0)
 LARGE_RUN = Size(Scale(), workers=2, rounds=10, rounds_alone=4, patience=15.0)
 
 
