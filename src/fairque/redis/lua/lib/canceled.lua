@@ -17,9 +17,10 @@ local function new_ending()
   local function canceled_record(body, known, reason)
     local ran = known.state == 'started'
     local started = ran and tonumber(known.started) or now
-    return string.sub(body, 1, 9) .. 'C\156' .. cmsgpack.pack(name_in(body), ran and attempt_in(known.attempt) or tonumber(known.attempt or 0),
-      tonumber(known.queued or known.enqueued or started), started, now - started, ran and known.worker or '', nil, true,
-      nil, 'TaskCanceled', reason, '')
+    local attempt = ran and attempt_in(known.attempt) or tonumber(known.attempt or 0)
+    return string.sub(body, 1, 9) .. 'C\156' .. cmsgpack.pack(name_in(body), attempt,
+      tonumber(known.queued or known.enqueued or started), started, now - started, ran and known.worker or '', nil, true, nil,
+      'TaskCanceled', reason, '')
   end
 
   local function fields_of(key)
