@@ -76,13 +76,9 @@ async def scene(
 # What is not so yet: taken off here by whoever mends it
 
 HALVES = "writes something before it meets the key"
-WHOLE = {"plain": {"changes a limit", "renews", "leaves", "cancels what others wait for"}}
-WHOLE["governed"] = WHOLE["plain"] | {
-    "enqueues",
-    "schedules",
-    "enqueues a dependent",
-    "requeues",
-    "changes a policy",
+WHOLE = {
+    "plain": {"changes a limit", "renews", "leaves", "cancels what others wait for"},
+    "governed": {"changes a limit", "renews", "enqueues a dependent", "cancels what others wait for"},
 }
 HARMED = {f"{kind}-{act}" for kind in WHOLE for act in ("served-lost", "served-of a wrong type", "renewed-lost")}
 HARMED |= {f"{kind}-{act}-of a wrong type" for kind in WHOLE for act in ("renewed", "settled")}
