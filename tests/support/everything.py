@@ -105,7 +105,7 @@ class _Builder:
 
     async def holds_tasks(self) -> None:
         """One runs, one was let in and waits in its lane, the others are held."""
-        await self.queue.set_task_limit("one: at a time", max_running=2)
+        await self.queue.set_limit("one: at a time", max_running=2)
         await self.queue.enqueue_many([self.limited()] * 5, user_id="held")
         taken = await self.store.claim("ghost", 5, groups=[["held"]])
         assert len(taken.deliveries) == 2
