@@ -37,6 +37,9 @@ HARMLESS = {
     "declared",
     "declarers",
     "answer:<nonce>",
+    "limit-rate:<k>",
+    "keeper:<u>",
+    "kept:<k>",
     "advanced",
 }
 """Keys of which nobody can tell that they are gone: docs/guides/doctor.md, "What is lost without a word"."""
@@ -92,7 +95,9 @@ class Damage:
 
     def put_there(self, name: str) -> None:
         """A key that is none of ours, where there was none."""
-        self._client.execute("SET", self._prefix + name.encode(), "x")
+        found = key_of(name)
+        verb = "RPUSH" if found and found.row.kind == "string" else "SET"
+        self._client.execute(verb, self._prefix + name.encode(), "x")
 
     def restore(self, name: str) -> None:
         """This key as it was."""

@@ -26,6 +26,7 @@ PLACEHOLDERS = {
     "s": _ANYTHING,
     "day": r"\d+",
     "nonce": r"[0-9a-f]+",
+    "any": _ANYTHING,
     "key": _ANYTHING,
 }
 EXPIRES = {"no": {False}, "yes": {True}, "sometimes": {False, True}}

@@ -24,7 +24,9 @@ _PLACEHOLDERS = {
     "s": _ANYTHING,
     "day": r"\d+",
     "nonce": r"[0-9a-f]+",
-    "key": _ANYTHING,
+    "any": _ANYTHING,
+    "k": _ANYTHING,
+    "r": _ANYTHING,
 }
 
 
@@ -159,15 +161,19 @@ ROWS = (
     Row("policy:*", "string", "no", whole=("policy - - *",)),
     Row("policy-users", "zset", "no", each=("policy - - $m",)),
     Row("policy-groups", "zset", "no", each=("policy - - $m",)),
-    Row("limit:<name>", "hash", "no", whole=("limit - - $name", "uncounted - - $name")),
-    Row("limit-names", "zset", "no", each=("limit - - $m",)),
+    Row("limit:<r>", "hash", "no", whole=("limit - - $r", "uncounted - - $r")),
+    Row("limit-keys", "zset", "no", each=("limit - - $m",)),
     Row("uncounted", "set", "no", each=("uncounted - - $m",)),
-    Row("running:<name>", "set", "no", each=("running - - $name $m",)),
+    Row("running:<k>", "set", "no", each=("running - - $k $m",)),
+    Row("limit-rate:<k>", "string", "yes", ttl_days=1),
     Row("held", "zset", "no", each=("held_name - - $m",)),
-    Row("held-users:<name>", "zset", "no", each=("holding $m - $name",)),
-    Row("offers:<u>", "set", "no", each=("offer $u $m",)),
+    Row("held-users:<k>", "zset", "no", each=("holding $m - $k",)),
+    Row("offers:<u>", "hash", "no", whole=_USER, each=("offer $u $m",)),
     Row("held:<u>", "zset", "no", whole=_USER, each=("seat $u $m held",)),
-    Row("held:<u>:<name>", "zset", "no", whole=("holding $u - $name",), each=("held $u $m $name",)),
+    Row("held:<u>:<k>", "zset", "no", whole=("holding $u - $k",), each=("held $u $m $k",)),
+    Row("let-in:<k>", "zset", "no", each=("let_in - - $k $m",)),
+    Row("kept:<k>", "set", "no", each=("kept - - $k $m",)),
+    Row("keeper:<u>", "string", "yes", ttl_days=1),
     Row("workers", "zset", "no"),
     Row("worker:<w>", "hash", "yes", ttl_days=1),
     Row("waiting", "set", "no"),
@@ -204,7 +210,7 @@ ROWS = (
     Row("declarers", "zset", "yes", ttl_days=1),
     Row("answer:<nonce>", "string", "yes", ttl_days=1),
     Row("advanced", "hash", "yes", ttl_days=1),
-    Row("damaged:<key>", "any", "yes", ttl_days=7),
+    Row("damaged:<any>", "any", "yes", ttl_days=7),
 )
 
 

@@ -13,7 +13,7 @@ __all__ = ["CheckScripts", "Counted", "Item", "Span", "glob"]
 
 PAGE = 1000
 DAMAGED_MS = 604_800_000
-_TOTALS = ("critical", "normal", "started", "scheduled", "deferred", "announcements")
+_TOTALS = ("critical", "normal", "started", "scheduled", "deferred", "announcements", "in_hand")
 _WALKS = {"zset": b"ZSCAN", "set": b"SSCAN", "hash": b"HSCAN"}
 
 Item = tuple[Any, ...]

@@ -3,13 +3,13 @@
 -- KEYS[1]  state
 -- Returns  {version of the state, {total, ...} as the state has them or '', {sum, ...} of these users, users first seen
 --          since then (at most 100), held tasks of each user}; or nil where a key has a wrong type. The totals: critical,
---          normal, started, scheduled, deferred, announcements
+--          normal, started, scheduled, deferred, announcements, in_hand
 -- Cost     O(users + held tasks)
 --@include base
 --@include version
 --@arguments
-local FIELDS = { 'critical', 'normal', 'started', 'scheduled', 'deferred', 'announcements' }
-local sums, cards = { critical = 0, normal = 0, started = 0, scheduled = 0, deferred = 0, announcements = 0 }, {}
+local FIELDS = { 'critical', 'normal', 'started', 'scheduled', 'deferred', 'announcements', 'in_hand' }
+local sums, cards = { critical = 0, normal = 0, started = 0, scheduled = 0, deferred = 0, announcements = 0, in_hand = 0 }, {}
 local function add(field, by) sums[field] = sums[field] + by end
 
 local function count_user(at, user)
@@ -20,6 +20,7 @@ local function count_user(at, user)
   add('scheduled', call('ZCARD', place_key('scheduled', user)))
   add('deferred', call('SCARD', place_key('deferred', user)))
   add('announcements', call('LLEN', prefix .. 'announcements:' .. user))
+  add('in_hand', call('HLEN', prefix .. 'offers:' .. user))
   cards[at] = call('ZCARD', place_key('held', user))
 end
 

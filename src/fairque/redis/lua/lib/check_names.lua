@@ -1,4 +1,4 @@
--- What governs: policies and limits of task names, and what they hold, each in the lists that lead to it.
+-- What governs: policies and limits, and what they hold, each in the lists that lead to it.
 --@include base
 --@include state
 --@include limits
@@ -47,15 +47,15 @@ local function add_name_checks(doctor)
 
   function checks.limit(_, _, name)
     local key = prefix .. 'limit:' .. name
-    local exists, is_listed = call('EXISTS', key) == 1, call('ZSCORE', prefix .. 'limit-names', name)
+    local exists, is_listed = call('EXISTS', key) == 1, call('ZSCORE', prefix .. 'limit-keys', name)
     if exists and not is_listed then
-      wrong('unlisted-name', 'limit-names', name .. ' has a limit, and is not listed', function()
-        call('ZADD', prefix .. 'limit-names', 0, name)
+      wrong('unlisted-name', 'limit-keys', name .. ' has a limit, and is not listed', function()
+        call('ZADD', prefix .. 'limit-keys', 0, name)
         return 'listed'
       end)
     elseif is_listed and not exists then
       wrong('lost-limit', 'limit:' .. name, 'is listed, and gone', function()
-        call('ZREM', prefix .. 'limit-names', name)
+        call('ZREM', prefix .. 'limit-keys', name)
         call('SREM', prefix .. 'uncounted', name)
         return 'not listed any more: set it anew'
       end)
@@ -80,17 +80,49 @@ local function add_name_checks(doctor)
     end)
   end
 
-  -- One that counts as running for its name.
-  function checks.running(_, _, name, member)
-    if call('SISMEMBER', prefix .. 'running:' .. name, member) == 0 then return end
+  local function has_key(packed, k)
+    for _, each in ipairs(new_limits().keys_in(packed)) do
+      if each == k then return true end
+    end
+    return false
+  end
+
+  -- One that counts as running for a key.
+  function checks.running(_, _, k, member)
+    if call('SISMEMBER', prefix .. 'running:' .. k, member) == 0 then return end
     local known = call('HMGET', prefix .. 'task:' .. member, 'state', 'limited')
-    if known[1] == 'started' and known[2] == name then return end
-    wrong('does-not-run', 'running:' .. name, member .. ' counts for the limit, and does not run', function()
-      local colon = string.find(member, ':', 1, true)
-      local it = new_limits()
-      it.stop(name, string.sub(member, 1, colon - 1), string.sub(member, colon + 1))
-      call('ZADD', prefix .. 'held', 'XX', now, name)
+    if known[1] == 'started' and known[2] and has_key(known[2], k) then return end
+    wrong('does-not-run', 'running:' .. k, member .. ' counts for the limit, and does not run', function()
+      call('SREM', prefix .. 'running:' .. k, member)
+      call('ZADD', prefix .. 'held', 'XX', now, k)
       return 'not counted any more'
+    end)
+  end
+
+  local function parts_of(member)
+    local colon = string.find(member, ':', 1, true)
+    return string.sub(member, 1, colon - 1), string.sub(member, colon + 1)
+  end
+
+  -- A place in hand, from those of its key.
+  function checks.let_in(_, _, k, member)
+    if not call('ZSCORE', prefix .. 'let-in:' .. k, member) then return end
+    local user, id = parts_of(member)
+    local packed = call('HGET', prefix .. 'offers:' .. user, id)
+    if packed and has_key(packed, k) then return end
+    wrong('no-offer', 'offers:' .. user, 'a place of ' .. k .. ' is kept for ' .. member .. ', which does not know it', function()
+      call('ZREM', prefix .. 'let-in:' .. k, member)
+      call('SREM', prefix .. 'kept:' .. k, member)
+      call('ZADD', prefix .. 'held', 'XX', now, k)
+      return 'others may have it'
+    end)
+  end
+
+  function checks.kept(_, _, k, member)
+    if call('SISMEMBER', prefix .. 'kept:' .. k, member) == 0 or call('ZSCORE', prefix .. 'let-in:' .. k, member) then return end
+    wrong('offer-without-task', 'kept:' .. k, member .. ' has no such place', function()
+      call('SREM', prefix .. 'kept:' .. k, member)
+      return 'removed'
     end)
   end
 
@@ -134,15 +166,24 @@ local function add_name_checks(doctor)
     end)
   end
 
+  -- Places that a task has in hand.
   function checks.offer(user, id)
-    local offers = prefix .. 'offers:' .. user
-    if call('SISMEMBER', offers, id) == 0 then return end
-    local known = call('HMGET', task_key(user, id), 'lane', 'offered')
-    if known[2] and known[1] and call('ZSCORE', place_key(known[1], user), id) then return end
-    wrong('offer-without-task', 'offers:' .. user, 'the task does not wait in its lane', function()
-      call('SREM', offers, id)
-      call('HDEL', task_key(user, id), 'offered')
-      return 'removed'
-    end)
+    local packed = call('HGET', prefix .. 'offers:' .. user, id)
+    if not packed then return end
+    local known = call('HMGET', task_key(user, id), 'lane', 'held')
+    if not (known[2] or known[1] and call('ZSCORE', place_key(known[1], user), id)) then
+      return wrong('offer-without-task', 'offers:' .. user, 'the task does not wait in its lane', function()
+        new_limits().drop(user, id)
+        return 'others may have its places'
+      end)
+    end
+    for _, k in ipairs(new_limits().keys_in(packed)) do
+      if not call('ZSCORE', prefix .. 'let-in:' .. k, user .. ':' .. id) then
+        wrong('no-offer', 'let-in:' .. k, 'the place of ' .. id .. ' could be given to others', function()
+          call('ZADD', prefix .. 'let-in:' .. k, now, user .. ':' .. id)
+          return 'kept for it'
+        end)
+      end
+    end
   end
 end

@@ -49,7 +49,7 @@ local function add_state_checks(doctor)
     if has_policies or policies > 0 then check_total('policies', has_policies, policies) end
     local assigned = call('ZCARD', prefix .. 'assignments') - (call('ZSCORE', prefix .. 'assignments', '*') and 1 or 0)
     if has_assigned or assigned > 0 then check_total('assigned', has_assigned, assigned) end
-    local limits = call('ZCARD', prefix .. 'limit-names')
+    local limits = call('ZCARD', prefix .. 'limit-keys')
     if has_limits or limits > 0 then check_total('limits', has_limits, limits) end
     if call('EXISTS', prefix .. 'swept') == 1 and call('HEXISTS', state_key, 'sweep') == 0 then
       wrong('bad-number', 'state', 'those who are to be looked at anew are not', function()

@@ -80,7 +80,7 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
       remove_delivery(lane, user, delivery_of(lane, user, id, known))
       count('started', -1)
     elseif spot == 'held' then
-      new_limits().unhold(user, id, known.held or '')
+      new_limits().drop(user, id, known.held or '')
       if known.lane then count(known.lane, -1) end
     elseif spot == 'deferred' then
       depend().leave_deferred(user, id)
@@ -112,7 +112,8 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
     end
     if next(known) then
       call('HSET', task_key(user, id), 'state', 'queued', 'stream_id', '')
-      call('HDEL', task_key(user, id), 'held', 'offered')
+      call('HDEL', task_key(user, id), 'held', 'keys', 'held_since')
+      if has_limits then new_limits().drop(user, id) end
     end
     if place(user, id, lane, score) then wake(user, 1) end
     if known.state == 'started' then count('started', -1) else count(lane, -1) end -- it is counted already
@@ -221,21 +222,15 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
   end
 
   local function check_limited(user, id, known)
-    local name = known.limited
-    if not name or call('EXISTS', prefix .. 'limit:' .. name) == 0 then return end
-    if call('SISMEMBER', prefix .. 'running:' .. name, user .. ':' .. id) == 1 then return end
-    wrong('uncounted-run', 'running:' .. name, 'a task that runs does not count for its limit', function()
-      call('SADD', prefix .. 'running:' .. name, user .. ':' .. id)
-      return 'counted'
-    end)
-  end
-
-  local function check_offered(user, id)
-    if call('SISMEMBER', prefix .. 'offers:' .. user, id) == 1 then return end
-    wrong('no-offer', 'offers:' .. user, 'a task was let in for its name, and is not listed', function()
-      call('SADD', prefix .. 'offers:' .. user, id)
-      return 'listed'
-    end)
+    if not known.limited then return end
+    for _, k in ipairs(new_limits().keys_in(known.limited)) do
+      if call('SISMEMBER', prefix .. 'running:' .. k, user .. ':' .. id) == 0 then
+        wrong('uncounted-run', 'running:' .. k, 'a task that runs does not count for its limit', function()
+          call('SADD', prefix .. 'running:' .. k, user .. ':' .. id)
+          return 'counted'
+        end)
+      end
+    end
   end
 
   local function check_one_place(user, id, known, spot)
@@ -255,7 +250,6 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
     check_expiry(user, id, is_dead)
     if spot == 'held' then check_held(user, id, known) end
     if lane_of(spot) then check_limited(user, id, known) end
-    if known.offered and (spot == 'critical' or spot == 'normal') then check_offered(user, id) end
     if spot == 'deferred' and call('EXISTS', needs_key(user, id)) == 0 then
       wrong('waits-for-nothing', 'needs:' .. user .. ':' .. id, 'nothing is known of what it waits for')
     end

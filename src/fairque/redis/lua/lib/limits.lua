@@ -56,6 +56,8 @@ local function new_limits()
     return keys
   end
 
+  it.keys_in = unpacked
+
   -- What is allowed
 
   local function rule(record)

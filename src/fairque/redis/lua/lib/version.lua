@@ -3,7 +3,7 @@
 
 local function version_of_state()
   local fields = call('HMGET', state_key, 'arrival', 'clock', 'critical', 'normal', 'started', 'scheduled', 'deferred',
-    'announcements', 'finished', 'failed', 'canceled', 'retried')
-  for at = 1, 12 do fields[at] = fields[at] or '' end
+    'announcements', 'finished', 'failed', 'canceled', 'retried', 'in_hand')
+  for at = 1, 13 do fields[at] = fields[at] or '' end
   return table.concat(fields, ' ')
 end
