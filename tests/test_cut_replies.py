@@ -15,7 +15,7 @@ from tests.support.gate import Gate, new_gate, work
 
 if TYPE_CHECKING:
     from fairque import TaskHandle
-    from tests.support.proxy import CuttingProxy
+    from tests.support.proxy import Cut, CuttingProxy
     from tests.support.servers import Server
 
 
@@ -27,7 +27,7 @@ def gate() -> Gate:
 @pytest.fixture
 async def far(queue: TaskQueue, server: Server, proxy: CuttingProxy, queue_name: str) -> AsyncIterator[TaskQueue]:
     """The queue as seen through the proxy. The scripts are known, so that a cut falls on a reply of theirs."""
-    for script in ("enqueue", "claim", "settle", "renew", "peek"):
+    for script in ("enqueue", "claim", "settle", "turn", "renew", "peek"):
         server.execute("SCRIPT", "LOAD", load(script).source)
     await queue.change_settings(lease=1)
     async with TaskQueue(proxy.url, name=queue_name) as queue:
@@ -122,51 +122,69 @@ async def test_an_enqueue_repeated_after_its_task_has_ended_makes_no_second_one(
     assert ran == ["once"]
 
 
-# Claim
+# Claim, settle, and both in one
 
 
-@pytest.mark.parametrize("k", range(1, 6))
-async def test_tasks_of_a_claim_whose_reply_was_cut_are_delivered_again(
-    queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy, gate: Gate, k: int
-) -> None:
+async def serve_until_cut(queue: TaskQueue, far: TaskQueue, gate: Gate, *cuts: Cut) -> None:
+    """Tasks come in until all the cuts were made. Each is delivered to this worker once, runs once and ends once."""
     gate.open()
-    handles = [await queue.enqueue(work(n), user_id="acme") for n in range(5)]
-    cut = proxy.cut_reply(sha("claim"), nth=k)
-    async with Worker(far, concurrency=4):  # it claims one at a time
-        assert [await handle.result(timeout=20) for handle in handles] == list(range(5))
-    assert cut.done.is_set()
-    attempts = [(await handle.info()).attempt for handle in handles]
-    assert sorted(attempts) == [1, 1, 1, 1, 2], "one was delivered into the void, and taken back after its lease"
+    lost: list[TaskEvent] = []
+    handles: list[TaskHandle[int]] = []
+    async with Worker(far, concurrency=4, on_lost=lost.append) as worker:  # it claims one at a time
+        while not (handles and all(cut.done.is_set() for cut in cuts)):
+            assert len(handles) < 200, "the script was not called as often"
+            batch = [await queue.enqueue(work(n), user_id="acme") for n in range(5)]
+            assert [await handle.result(timeout=20) for handle in batch] == list(range(5))
+            handles += batch
+    assert lost == []
     assert sorted(gate.started) == sorted(handle.task_id for handle in handles)
-    assert await is_done(queue, 5)
+    infos = [await handle.info() for handle in handles]
+    assert {(info.attempt, info.worker) for info in infos} == {(1, worker.worker_id)}
+    assert await is_done(queue, len(handles))
     assert (await queue.user("acme")).started == 0
 
 
-# Settle and renew
+@pytest.mark.parametrize("script", ["claim", "turn"])
+@pytest.mark.parametrize("k", range(1, 6))
+async def test_tasks_of_a_call_whose_reply_was_cut_are_delivered_by_the_next_call_and_what_it_reported_counts(
+    queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy, gate: Gate, script: str, k: int
+) -> None:
+    await serve_until_cut(queue, far, gate, proxy.cut_reply(sha(script), nth=k))
 
 
 @pytest.mark.parametrize("k", range(1, 6))
-async def test_a_report_whose_reply_was_cut_counts_as_done(
+async def test_what_is_reported_alone_after_a_cut_and_is_cut_again_counts_as_done(
     queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy, gate: Gate, k: int
 ) -> None:
+    for n in range(1, 100):  # what is reported goes alone until a claim gets through
+        proxy.cut_reply(sha("turn"), nth=n)
+    await serve_until_cut(queue, far, gate, proxy.cut_reply(sha("settle"), nth=k))
+
+
+async def test_a_claim_that_is_cut_again_and_again_still_delivers_its_tasks(
+    queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy, gate: Gate
+) -> None:
+    await serve_until_cut(queue, far, gate, *(proxy.cut_reply(sha("claim"), nth=n) for n in range(1, 5)))
+
+
+async def test_a_worker_that_stops_before_its_cut_call_is_answered_puts_back_what_that_gave_it(
+    queue: TaskQueue, far: TaskQueue, server: Server, proxy: CuttingProxy, gate: Gate
+) -> None:
+    async with Worker(far, concurrency=20, shutdown_timeout=0.1, poll_interval=60) as worker:
+        first = await queue.enqueue(work(1), user_id="acme")
+        await eventually(lambda: gate.started)
+        await eventually(lambda: server.execute("SCARD", f"{queue.keys.prefix}waiting"))
+        cut = proxy.cut_reply(sha("claim"))
+        late = await queue.enqueue(work(2), user_id="acme")
+        await cut.done.wait()
+        assert await late.state() is TaskState.STARTED
+        await worker.stop()
+    for handle in (first, late):
+        info = await handle.info()
+        assert (info.state, info.attempt) == (TaskState.QUEUED, 0)
+    assert gate.started == [first.task_id]
     gate.open()
-    lost: list[TaskEvent] = []
-    handles = [await queue.enqueue(work(n), user_id="acme") for n in range(5)]
-    cut = proxy.cut_reply(sha("settle"), nth=k)
-    async with Worker(far, concurrency=1, on_lost=lost.append) as worker:
-        assert [await handle.result(timeout=20) for handle in handles] == list(range(5))
-        total = 5
-        while total < 20:  # how many calls of the script report five outcomes is up to the settler
-            last = await queue.enqueue(work(total), user_id="acme")
-            assert await last.result(timeout=20) == total
-            total += 1
-            if cut.done.is_set():
-                break
-        assert (await last.info()).worker == worker.worker_id
-    assert cut.done.is_set()
-    assert lost == []
-    assert len(gate.started) == total
-    assert (await queue.stats()).finished == total
+    await Worker(queue).run_until_idle()
 
 
 @task
@@ -186,7 +204,7 @@ async def test_a_retry_whose_report_was_cut_is_counted_and_made_once(
     queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy
 ) -> None:
     lost: list[TaskEvent] = []
-    cut = proxy.cut_reply(sha("settle"))
+    cut = proxy.cut_reply(sha("turn"))
     async with Worker(far, on_lost=lost.append):
         handle = await queue.enqueue(fail_at_first(), user_id="acme")
         assert await handle.result(timeout=20) == 2
@@ -200,7 +218,7 @@ async def test_a_retry_whose_report_was_cut_is_counted_and_made_once(
 async def test_a_failure_whose_report_was_cut_is_one_dead_letter(
     queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy
 ) -> None:
-    cut = proxy.cut_reply(sha("settle"))
+    cut = proxy.cut_reply(sha("turn"))
     async with Worker(far):
         handle = await queue.enqueue(fail(), user_id="acme")
         with pytest.raises(TaskFailed, match="ValueError: as ordered"):

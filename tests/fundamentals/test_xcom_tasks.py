@@ -489,7 +489,7 @@ async def test_a_value_whose_report_was_cut_is_pushed_once(queue: TaskQueue, far
     async def give() -> int:
         return 7
 
-    cut = proxy.cut_reply(load("settle").sha)
+    cut = proxy.cut_reply(load("turn").sha)
     handle = await queue.enqueue(give(), user_id="anna")
     async with Worker(far):
         await cut.done.wait()

@@ -9,7 +9,7 @@ import msgspec
 
 from fairque.redis.backend import Backend
 from fairque.redis.connector import DEFAULT_TIMEOUT
-from fairque.redis.delivery import Claim, Delivery, NewTask, Outcome
+from fairque.redis.delivery import Answer, Claim, Delivery, NewTask, Outcome
 from fairque.redis.requester import BlockingRequester
 from fairque.redis.store import Store, renew
 from fairque.tasks.message import Message, encode_body, new_nonce
@@ -147,7 +147,7 @@ class Core:
 
     async def settle(
         self, deliveries: Sequence[Delivery], kind: str = "finished", *, delay_ms: int = 0, worker: str = "w"
-    ) -> list[bool]:
+    ) -> list[Answer]:
         outcomes = [outcome(of, kind, delay_ms) for of in deliveries]
         return await self.store.settle(worker, outcomes)
 

@@ -12,7 +12,7 @@ from fairque.fairness import model_queue
 from fairque.fairness.model_queue import Ending, Kind, ModelQueue, ModelTask
 from fairque.models import ANY_USER, EVERYONE, UserGroup
 from fairque.policy import Policy, Rate, changes_of
-from fairque.redis.delivery import Delivery, NewTask
+from fairque.redis.delivery import Answer, Delivery, NewTask
 from fairque.redis.keys import encode_user
 from fairque.tasks.message import Message, encode_body
 from tests.support.core import MAX_BODY, STEP_MS, outcome
@@ -118,7 +118,7 @@ class Mirror:
             self.model.moments.hand_on(worker)
             assert sleep == 0
 
-    async def settle(self, picked: Sequence[Held], kind: Kind, delay_ms: int, charge: float = 0.0) -> list[bool]:
+    async def settle(self, picked: Sequence[Held], kind: Kind, delay_ms: int, charge: float = 0.0) -> list[Answer]:
         """An outcome that was given before is given again, whatever `kind` says.
 
         Only the last outcome of a task is remembered as done: how an older one is answered, if it comes again, is open.
@@ -188,7 +188,7 @@ def agree_about_sleep(sleep: float | None, left_ms: float | None) -> None:
         assert 0 <= too_long < 1, f"a worker sleeps until something is due and no longer, this one {too_long} ms"
 
 
-def _without(answers: list[bool], is_open: list[bool]) -> list[bool | None]:
+def _without(answers: Sequence[Answer], is_open: list[bool]) -> list[Answer | None]:
     return [None if skip else answer for answer, skip in zip(answers, is_open, strict=True)]
 
 

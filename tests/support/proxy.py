@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 _CHUNK = 1 << 16
+_STEP_SECONDS = 0.02
 _SUBSCRIPTION = re.compile(rb"\*\d+\r\n\$\d+\r\n[ps]?(un)?(subscribe|message)\r\n", re.IGNORECASE)
 """A command that subscribes, a confirmation of it, or a message: one does not answer the other one by one."""
 _Handler = Callable[[bytes], Awaitable[None]]
@@ -75,6 +76,7 @@ class CuttingProxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._link_speed: float | None = None
         self._port = 0
         self._listener: asyncio.Server | None = None
 
@@ -130,6 +132,10 @@ class CuttingProxy:
     def resume(self) -> None:
         self._flowing.set()
 
+    def slow_down(self, bytes_per_second: float) -> None:
+        """From now on, replies come no faster than that on any connection."""
+        self._link_speed = bytes_per_second
+
     async def __aenter__(self) -> Self:
         await self.accept()
         return self
@@ -156,7 +162,7 @@ class CuttingProxy:
         except OSError:
             writer.transport.abort()
             return
-        link = _Link(writer, server_writer, self._cuts, self._holds)
+        link = _Link(writer, server_writer, self._cuts, self._holds, lambda: self._link_speed)
         self._links.add(link)
         if self._listener is None:
             link.cut()  # came in just before `refuse`
@@ -193,8 +199,14 @@ class _Link:
     """One connection: which command the next reply answers, and what of either has arrived so far."""
 
     def __init__(
-        self, client: asyncio.StreamWriter, server: asyncio.StreamWriter, cuts: list[Cut], holds: list[Hold]
+        self,
+        client: asyncio.StreamWriter,
+        server: asyncio.StreamWriter,
+        cuts: list[Cut],
+        holds: list[Hold],
+        speed: Callable[[], float | None],
     ) -> None:
+        self._speed = speed
         self._client = client
         self._server = server
         self._cuts = cuts
@@ -228,8 +240,16 @@ class _Link:
             if cut := self._cut_on(reply):
                 await self._cut_within(reply, cut)
                 return
-            self._client.write(reply)
+            await self._pass_back(reply)
         await self._client.drain()
+
+    async def _pass_back(self, reply: bytes) -> None:
+        speed = self._speed()
+        step = len(reply) if speed is None else max(1, int(speed * _STEP_SECONDS))
+        for at in range(0, len(reply), step):
+            if speed is not None:
+                await asyncio.sleep(_STEP_SECONDS)
+            self._client.write(reply[at : at + step])
 
     def _cut_on(self, reply: bytes) -> Cut | None:
         if reply.startswith(PUSH) or _SUBSCRIPTION.match(reply) or not self._unanswered:

@@ -78,6 +78,8 @@ class Claim(Arguments, frozen=True):
     groups: the assignments it serves, first to last; ``*`` is everyone. lists: the encoded users of each, where the
     script asked for them. holds: deliveries that it has, suspects: of them, those that were lost before and came less
     than a lease ago. max_deliveries: deaths of a task in workers that ran nothing else, until it is given up.
+    number: of this call of the worker, under which its answer is kept; 0: it is not. repeats: a call of this number may
+    have been answered.
     """
 
     worker: str
@@ -93,6 +95,8 @@ class Claim(Arguments, frozen=True):
     holds: int
     suspects: int
     max_deliveries: int
+    number: int
+    repeats: bool
     lists: Sequence[Sequence[str]] = ()
 
 
@@ -129,6 +133,11 @@ class Settle(Arguments, frozen=True):
     priority_step_ms: int
     outcomes: list[SettledDelivery]
     suspects: list[str]
+
+
+class Turn(Arguments, frozen=True):
+    report: Settle
+    claim: Claim
 
 
 class HeldDelivery(Item, frozen=True):

@@ -17,6 +17,7 @@ __all__ = ["Connection"]
 
 _INCOMPLETE = object()
 _CLOSE_SECONDS = 1.0
+SLOW_LINK = 1 << 17  # bytes a second: one cannot see how much of a request the system has sent
 
 
 class Connection(asyncio.Protocol):
@@ -25,7 +26,7 @@ class Connection(asyncio.Protocol):
     Args:
         connection: Connected, with nothing under way. It is of no use to anyone else from then on.
         address: Where that is.
-        timeout: Seconds for one request.
+        timeout: Seconds in which a reply begins to come, and between two pieces of it. A long request gets more.
     """
 
     def __init__(self, connection: AbstractConnection, address: Address | None, timeout: float) -> None:
@@ -38,7 +39,7 @@ class Connection(asyncio.Protocol):
             replyError=connection._parser.parse_error, protocolError=ConnectionError, notEnoughData=_INCOMPLETE
         )
         self._reply: asyncio.Future[Any] | None = None
-        self._began = 0.0
+        self._moved = 0.0  # when the last bytes came, or the request was out by
         self._watch: asyncio.TimerHandle | None = None
         self._closed = self._loop.create_future()
         # A writer that is collected closes its transport, so it is kept, and redis-py does not close it either.
@@ -53,7 +54,7 @@ class Connection(asyncio.Protocol):
         if self.error is not None:
             reply.set_exception(self.error)
             return reply
-        self._began = self._loop.time()
+        self._moved = self._loop.time() + len(command) / SLOW_LINK
         if self._watch is None:
             self._watch = self._loop.call_later(self._timeout, self._look)
         self._transport.write(command)
@@ -87,6 +88,7 @@ class Connection(asyncio.Protocol):
     # What the transport calls
 
     def data_received(self, data: bytes) -> None:
+        self._moved = self._loop.time()
         self._replies.feed(data)
         try:
             while self.error is None and (reply := self._replies.gets()) is not _INCOMPLETE:
@@ -99,11 +101,11 @@ class Connection(asyncio.Protocol):
         self._closed.set_result(None)
 
     def _look(self) -> None:
-        """One timer for all requests: it comes back when the one that is under way by then has to be answered."""
+        """One timer for all requests: it comes back when the one that is under way by then has to have moved."""
         self._watch = None
         if self._reply is None or self._reply.done():
             return
-        left = self._began + self._timeout - self._loop.time()
+        left = self._moved + self._timeout - self._loop.time()
         if left > 0:
             self._watch = self._loop.call_later(left, self._look)
         else:

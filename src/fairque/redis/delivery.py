@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
+from fairque.errors import StoreError
 from fairque.models import Priority
 from fairque.redis.keys import decode_user
 from fairque.tasks.message import cost_in, priority_in
 
-__all__ = ["Claim", "Delivery", "Needs", "NewTask", "Outcome", "StoredTask", "arrival_ms"]
+__all__ = ["Answer", "Claim", "Delivery", "Needs", "NewTask", "Outcome", "StoredTask", "arrival_ms"]
 
 
 class NewTask(NamedTuple):
@@ -39,7 +40,8 @@ class Needs(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Delivery(msgspec.Struct, eq=False):
-    """One task handed to one worker. (`stream_id`, `attempt`) identifies it.
+    """One task handed to one worker. (`stream_id`, `attempt`) identifies it. Without a body it is to be put
+    back.
 
     Attributes:
         lost: How many workers fell silent that had it. If any, it is a suspect: it may have killed them.
@@ -110,6 +112,10 @@ class Outcome(msgspec.Struct, eq=False):
 
     def __repr__(self) -> str:
         return f"<Outcome {self.kind} of {self.delivery!r}>"
+
+
+Answer: TypeAlias = bool | StoreError
+"""To an outcome: whether it was taken, or refused as another worker has the task; or why it can be neither now."""
 
 
 class StoredTask(NamedTuple):

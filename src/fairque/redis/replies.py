@@ -8,10 +8,10 @@ from fairque.errors import DependencyError, FairqueError, QueueFull, QuotaExceed
 from fairque.metrics import metrics_in
 from fairque.models import EVERYONE, UserInfo, WorkerInfo
 from fairque.policy import Policy, merged, policy_in
-from fairque.redis.delivery import Delivery, arrival_ms
+from fairque.redis.delivery import Claim, Delivery, arrival_ms
 from fairque.redis.keys import decode_user
 
-__all__ = ["deliveries_in", "fields_in", "refusal", "users_in", "worker_info"]
+__all__ = ["claim_in", "fields_in", "refusal", "users_in", "worker_info"]
 
 
 def refusal(answers: list[Any]) -> FairqueError:
@@ -39,7 +39,12 @@ def refusal(answers: list[Any]) -> FairqueError:
 UNREADABLE = b"\0not to be run: what is known of it beside its message is damaged"
 
 
-def deliveries_in(reply: list[Any], priority_step_ms: int) -> list[Delivery]:
+def claim_in(reply: list[Any], priority_step_ms: int) -> Claim:
+    sleep_ms = reply[1]
+    return Claim(_deliveries_in(reply, priority_step_ms), sleep_ms / 1000 if sleep_ms >= 0 else None)
+
+
+def _deliveries_in(reply: list[Any], priority_step_ms: int) -> list[Delivery]:
     """One that cannot be read is handed on as such: it must not take the others of its claim with it."""
     deliveries = []
     for at in range(2, len(reply), 8):

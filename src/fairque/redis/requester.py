@@ -45,10 +45,10 @@ class Requester:
         self._lock = asyncio.Lock()
 
     async def request(self, command: bytes, seconds: float | None = None) -> Any:
-        """The reply, within `seconds` (default: the connector's timeout).
+        """The reply, within `seconds`. Without them, a connection is there within the connector's timeout, and then
+        hears something at least as often: what is large may take its time on a slow link.
 
-        A connection that is there and free answers or fails within that time by itself, so that the usual request pays
-        for no other timer.
+        A connection that is there and free sees to that by itself, so that the usual request pays for no other timer.
         """
         connection = self._connection
         if seconds is None and connection is not None and connection.error is None and not self._lock.locked():
@@ -57,17 +57,22 @@ class Requester:
                     return await self._exchange(connection, command)
         await self._connector.ensure_open()
         try:
-            async with asyncio.timeout(seconds or self._connector.timeout), self._lock:
-                return await self._pursue(command)
+            async with asyncio.timeout(seconds or self._connector.timeout) as limit, self._lock:
+                return await self._pursue(command, None if seconds else limit)
         except TimeoutError:
             raise self._connector.unreachable(TimeoutError("Timeout: no answer in time")) from None
 
-    async def _pursue(self, command: bytes) -> Any:
-        """Connect where that has to be done, and go where the server says that the queue has moved."""
+    async def _pursue(self, command: bytes, limit: asyncio.Timeout | None) -> Any:
+        """Connect where that has to be done, and go where the server says that the queue has moved.
+
+        The limit is that of connecting.
+        """
         for _ in range(MOST_MOVES):
             connection = self._connection
             if connection is None or connection.error is not None:
                 connection = self._connection = Connection(*await self._connector.connect(), self._connector.timeout)
+            if limit is not None:
+                limit.reschedule(None)
             with contextlib.suppress(_Moved):
                 return await self._exchange(connection, command)
         raise self._connector.unreachable(_Moved(_RESTLESS))

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import msgspec
 
-from fairque.errors import ConfigError
+from fairque.errors import ConfigError, FairqueError, StoreError
 from fairque.metrics import metrics_in
 from fairque.models import ANY_USER, QueueStats, UserGroup, UserInfo
 from fairque.redis import arguments
 from fairque.redis.arguments import Values, encode
 from fairque.redis.assignment import assignments_of
 from fairque.redis.connector import NoScript
-from fairque.redis.delivery import Claim, Delivery, NewTask, Outcome, StoredTask
+from fairque.redis.delivery import Answer, Claim, Delivery, NewTask, Outcome, StoredTask
 from fairque.redis.keys import Keys, encode_user
-from fairque.redis.replies import deliveries_in, fields_in, refusal, users_in, worker_info
+from fairque.redis.replies import claim_in, fields_in, refusal, users_in, worker_info
 from fairque.redis.requester import BlockingRequester, pack
 from fairque.redis.scripts import load
 from fairque.redis.store_checks import CheckScripts, glob
@@ -26,7 +26,7 @@ from fairque.redis.store_xcom import XComScripts
 from fairque.settings import QueueSettings
 from fairque.tasks.message import new_nonce
 
-__all__ = ["Store", "renew"]
+__all__ = ["ClaimOptions", "Store", "renew"]
 
 logger = logging.getLogger("fairque.store")
 WORKER_TTL_MS = 60_000
@@ -34,6 +34,22 @@ NO_EVICTION = "noeviction"
 _UNKNOWN = -2
 """Instead of a time to sleep: the script does not know an assignment."""
 _TOTALS = ("critical", "normal", "started", "scheduled", "deferred", "finished", "failed", "canceled", "retried")
+
+
+class ClaimOptions(TypedDict, total=False):
+    """Of a claim, see `arguments.Claim`: `groups` (default: everyone), `wait` and `steal` (True), `holds`, `suspects`,
+    `max_deliveries` (5), `number`, `repeats`; `settings` are other ones than those of the queue.
+    """
+
+    groups: Sequence[UserGroup]
+    wait: bool
+    steal: bool
+    holds: int
+    suspects: int
+    max_deliveries: int
+    number: int
+    repeats: bool
+    settings: QueueSettings
 
 
 class Store(TenantScripts, XComScripts, CheckScripts):
@@ -76,51 +92,69 @@ class Store(TenantScripts, XComScripts, CheckScripts):
             raise refusal(answers)
         return [bool(answer) for answer in answers]
 
-    async def claim(
-        self,
-        worker: str,
-        want: int,
-        *,
-        groups: Sequence[UserGroup] = ANY_USER,
-        wait: bool = True,
-        steal: bool = True,
-        holds: int = 0,
-        suspects: int = 0,
-        max_deliveries: int = 5,
-        settings: QueueSettings | None = None,
-    ) -> Claim:
-        """`holds`: deliveries that the worker has, `suspects` of them were lost before. `settings`: other ones than
-        those of the queue.
-        """
-        it, served = settings or self.settings, assignments_of(groups)
-        claim = arguments.Claim(
+    async def claim(self, worker: str, want: int, **how: Unpack[ClaimOptions]) -> Claim:
+        claim = self._claim(worker, want, **how)
+        return await self._claimed(await self.call(claim), claim, **how)
+
+    async def settle(self, worker: str, outcomes: Sequence[Outcome]) -> list[Answer]:
+        """Per outcome: True, False where it was refused as another worker has the task by now, or what went wrong."""
+        values = Values()
+        return self._answers(await self.call(self._settle(worker, outcomes, values), values), len(outcomes))
+
+    async def turn(
+        self, worker: str, outcomes: Sequence[Outcome], want: int, **how: Unpack[ClaimOptions]
+    ) -> tuple[list[Answer], Claim | FairqueError]:
+        """`settle` and `claim` in one call. What goes wrong with the claim keeps nothing from the report."""
+        values, claim = Values(), self._claim(worker, want, **how)
+        answers, claimed = await self.call(arguments.Turn(self._settle(worker, outcomes, values), claim), values)
+        told = self._answers(answers, len(outcomes))
+        if not isinstance(claimed, list):
+            return told, self._failure(claimed)
+        try:
+            return told, await self._claimed(claimed, claim, **how)
+        except FairqueError as exc:
+            return told, exc
+
+    def _claim(self, worker: str, want: int, **how: Unpack[ClaimOptions]) -> arguments.Claim:
+        it = how.get("settings", self.settings)
+        return arguments.Claim(
             worker,
             want,
             it.lease_ms,
             it.max_message_bytes,
             it.priority_step_ms,
             it.dead_letter_ttl_ms,
-            wait,
-            steal,
+            how.get("wait", True),
+            how.get("steal", True),
             it.fairness,
-            [assignment.name for assignment in served],
-            holds,
-            suspects,
-            max_deliveries,
+            [assignment.name for assignment in assignments_of(how.get("groups", ANY_USER))],
+            how.get("holds", 0),
+            how.get("suspects", 0),
+            how.get("max_deliveries", 5),
+            how.get("number", 0),
+            how.get("repeats", False),
         )
-        reply = await self.call(claim)
-        if reply[1] == _UNKNOWN:
-            lists = [assignment.users for assignment in served]
-            reply = await self.call(msgspec.structs.replace(claim, lists=lists))
-        return Claim(deliveries_in(reply, it.priority_step_ms), reply[1] / 1000 if reply[1] >= 0 else None)
 
-    async def settle(self, worker: str, outcomes: Sequence[Outcome]) -> list[bool]:
-        """False for each outcome that was refused: another worker has the task by now."""
-        settings, values = self.settings, Values()
+    async def _claimed(self, reply: list[Any], claim: arguments.Claim, **how: Unpack[ClaimOptions]) -> Claim:
+        """With the lists of users that the script asked for, where it does not know an assignment."""
+        if reply[1] == _UNKNOWN:
+            lists = [assignment.users for assignment in assignments_of(how.get("groups", ANY_USER))]
+            reply = await self.call(msgspec.structs.replace(claim, lists=lists))
+        return claim_in(reply, claim.priority_step_ms)
+
+    def _settle(self, worker: str, outcomes: Sequence[Outcome], values: Values) -> arguments.Settle:
+        it = self.settings
         settled = [_settled(outcome, values) for outcome in outcomes]
         suspects = [f"{of.user.decode()}:{of.id}" for outcome in outcomes if (of := outcome.delivery).lost]
-        settle = arguments.Settle(worker, settings.dead_letter_ttl_ms, settings.priority_step_ms, settled, suspects)
-        return [bool(answer) for answer in await self.call(settle, values)]
+        return arguments.Settle(worker, it.dead_letter_ttl_ms, it.priority_step_ms, settled, suspects)
+
+    def _answers(self, answers: list[int | bytes], outcomes: int) -> list[Answer]:
+        for text in answers[outcomes:]:
+            logger.warning("what follows from outcomes: %s", self._failure(text))
+        return [bool(of) if isinstance(of, int) else self._failure(of) for of in answers[:outcomes]]
+
+    def _failure(self, text: Any) -> StoreError:
+        return StoreError(f"Redis at {self.backend.connector.safe_url}: {text.decode('utf-8', 'replace')}")
 
     async def receive(self, worker: str, delivery: Delivery) -> bool:
         """Note that a suspect arrived, before it runs. False: another worker has the task by now."""

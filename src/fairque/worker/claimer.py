@@ -1,15 +1,16 @@
-"""`Claimer`: claims tasks for free slots, and has them started."""
+"""`Claimer`: when to claim, how many tasks, and what to make of what comes."""
 
 from __future__ import annotations
 
 import logging
+import math
+import time
 
-from fairque.backoff import Backoff
 from fairque.errors import FairqueError
-from fairque.redis.delivery import Claim
-from fairque.redis.store import Store
-from fairque.tasks.limits import declared_limits
+from fairque.redis.delivery import Claim, Outcome
+from fairque.redis.store import ClaimOptions
 from fairque.worker.options import WorkerOptions
+from fairque.worker.pace import Pace
 from fairque.worker.runner import Runner
 from fairque.worker.settler import Settler
 from fairque.worker.signals import Signals
@@ -18,8 +19,6 @@ from fairque.worker.steal_pause import StealPause
 __all__ = ["Claimer"]
 
 logger = logging.getLogger("fairque.worker")
-SHORTEST_SLEEP = 0.005
-LIMITS = 500
 # Claiming in quarters keeps Redis and the loop busy at the same time. Tuned with the bench.
 CLAIM_SHARE = 4
 
@@ -27,108 +26,103 @@ CLAIM_SHARE = 4
 class Claimer:
     """Never claims more than there are free slots: a task that waited in a worker could not be given to another.
 
+    Claims are numbered. One that was not answered is repeated under its number, whatever is wanted by then, so that
+    what it was given comes here after all.
+
     Args:
-        store: A connection of its own.
         options: Of the worker.
         runner: Runs what is claimed.
-        settler: Reports it. While very much is unreported nothing is claimed.
+        settler: While it has very much that is unreported, nothing is claimed.
         steal_pause: When nothing is to be stolen from others.
         signals: Of the worker.
     """
 
     def __init__(
-        self,
-        store: Store,
-        options: WorkerOptions,
-        runner: Runner,
-        settler: Settler,
-        steal_pause: StealPause,
-        signals: Signals,
+        self, options: WorkerOptions, runner: Runner, settler: Settler, steal_pause: StealPause, signals: Signals
     ) -> None:
-        self._store = store
         self._options = options
+        self._most_unreported = options.concurrency * 10 + 1000
         self._runner = runner
         self._settler = settler
         self._steal_pause = steal_pause
         self._signals = signals
-        self._backoff = Backoff()
+        self._pace = Pace(max(1, options.concurrency // CLAIM_SHARE))
+        self._look_at = 0.0
+        self._number = 1
+        self.is_unsure = False
+        """Whether a claim may have been answered without that coming here."""
 
-    async def run(self) -> None:
-        """Until the worker stops or, where it runs `until_idle`, nothing is left to do."""
-        await self._declare_limits()
-        while not self._signals.stopping:
-            sleep = await self._claim_some() if self._has_room() else None
-            if sleep != 0:
-                await self._signals.sleep(sleep)
+    @property
+    def must_ask_again(self) -> bool:
+        """The worker stops, and wants to know what it was given: it puts that back."""
+        return self.is_unsure and self._signals.stopping
 
-    async def _declare_limits(self) -> None:
-        """What the code says of limits holds for every worker, from the first claim on."""
-        limits = declared_limits()
-        backoff = Backoff()
-        while limits and not self._signals.stopping:
-            try:
-                await self._store.set_limits(limits[:LIMITS], declared=True)
-            except FairqueError as exc:
-                logger.warning("cannot declare the limits of tasks, trying again: %s", exc)
-                await self._signals.sleep(backoff.next())
-            else:
-                del limits[:LIMITS]
-
-    def _has_room(self) -> bool:
-        concurrency = self._options.concurrency
-        if self._settler.has_one_alone:
-            return False
-        return len(self._runner) < concurrency and len(self._settler) <= concurrency * 10 + 1000
-
-    async def _claim_some(self) -> float:
-        """Start what there is. Returns the seconds to sleep unless a message comes; 0: there may be more."""
-        self._signals.clear()
-        concurrency = self._options.concurrency
-        want = min(concurrency - len(self._runner), max(1, concurrency // CLAIM_SHARE))
-        try:
-            claim = await self._claim(want)
-        except FairqueError as exc:
-            await self._wait_out(exc)
+    @property
+    def rest(self) -> float:
+        """Seconds until it is time to claim, as far as is known."""
+        if self.must_ask_again:
             return 0.0
-        for delivery in claim.deliveries:
-            self._runner.start(delivery)
-        if len(claim.deliveries) == want:
-            return 0.0
+        if self._room() <= 0:
+            return math.inf
+        return max(self._pace.left, self._look_at - time.monotonic())
+
+    def look(self) -> None:
+        """There may be something."""
+        self._look_at = 0.0
+
+    def want(self) -> int:
+        """How many tasks a call that is made now is to ask for."""
+        return 0 if self._pace.left else max(0, min(self._room(), self._pace.most))
+
+    def _room(self) -> int:
+        if self._signals.stopping or self._settler.has_one_alone or len(self._settler) > self._most_unreported:
+            return 0
+        return self._options.concurrency - len(self._runner)
+
+    def begin(self, report: list[Outcome]) -> ClaimOptions:
+        """A claim is made, together with the report."""
+        self._signals.clear()  # what is told from now on, it may not have seen
+        if self._pace.is_failing:
+            self._steal_pause.silent()  # only now: it is to last from the end of the outage on
+        return {
+            "groups": self._options.groups,
+            "steal": not self._steal_pause.left,
+            "holds": self._settler.holds - len(report),
+            "suspects": self._settler.suspects,
+            "max_deliveries": self._options.max_deliveries,
+            "number": self._number,
+            "repeats": self.is_unsure,
+        }
+
+    def failed(self, error: FairqueError) -> None:
+        logger.warning("cannot claim, trying again: %s", error)
+        self.is_unsure = not self.must_ask_again  # once is enough
+        self._pace.failed()
+
+    def claimed(self, want: int, claim: Claim) -> None:
+        """Start what came, and see when to look again."""
+        self._steal_pause.heard()
+        self._pace.went_well()
+        self._number += 1
+        self.is_unsure = False
+        self._signals.serving.set()
+        is_short = len(claim.deliveries) < want
+        self._runner.take(claim.deliveries, at_once=is_short)
+        if not is_short:
+            self._look_at = 0.0
+            return
         if self._is_done(claim):
             self._signals.stop()
-        return self._nap(claim)
-
-    async def _claim(self, want: int) -> Claim:
-        options = self._options
-        steal = not self._steal_pause.left
-        claim = await self._store.claim(
-            options.worker_id,
-            want,
-            groups=options.groups,
-            steal=steal,
-            holds=len(self._settler),
-            suspects=self._settler.suspects,
-            max_deliveries=options.max_deliveries,
-        )
-        self._steal_pause.heard()
-        self._backoff.reset()
-        self._signals.serving.set()
-        return claim
-
-    async def _wait_out(self, error: FairqueError) -> None:
-        logger.warning("cannot claim, trying again: %s", error)
-        await self._signals.sleep(self._backoff.next())
-        self._steal_pause.silent()  # after the sleep: it is to last from the end of the outage on
+        self._look_at = time.monotonic() + self._nap(claim)
 
     def _is_done(self, claim: Claim) -> bool:
         """Nothing came, nothing is due, nothing runs, and no message came since: reports may have made more work."""
-        is_idle = not (claim.deliveries or len(self._runner) or len(self._settler) or self._signals.is_woken)
+        is_idle = not (claim.deliveries or self._settler.holds or self._signals.is_woken)
         return self._signals.until_idle and is_idle and claim.sleep != 0
 
     def _nap(self, claim: Claim) -> float:
         """Seconds to sleep unless a message comes."""
-        sleep = self._options.poll_interval if claim.sleep is None else min(claim.sleep, self._options.poll_interval)
+        longest = self._options.poll_interval
+        sleep = longest if claim.sleep is None else min(claim.sleep, longest)
         pause = self._steal_pause.left
-        if pause:
-            sleep = min(sleep, pause)
-        return max(sleep, SHORTEST_SLEEP)
+        return min(sleep, pause) if pause else sleep

@@ -23,6 +23,7 @@ from fairque.worker.runner import Runner
 from fairque.worker.settler import Settler
 from fairque.worker.signals import Signals
 from fairque.worker.steal_pause import StealPause
+from fairque.worker.turns import Turns
 
 __all__ = ["Parts"]
 
@@ -36,29 +37,30 @@ class Parts:
         queue: It has agreed on its settings.
         options: Of the worker.
         signals: Of the worker.
-        claims: The connection that claims; it is closed with the parts.
+        store: The connection that claims and reports; it is closed with the parts.
     """
 
-    def __init__(self, queue: TaskQueue, options: WorkerOptions, signals: Signals, claims: Store) -> None:
+    def __init__(self, queue: TaskQueue, options: WorkerOptions, signals: Signals, store: Store) -> None:
         settings, timeout = queue.settings, queue.connector.timeout
         self._worker_id, self._groups = options.worker_id, options.groups
-        self._claims, self._settles = claims, queue.store()
+        self._store = store
         self._services = queue.store(patience=timeout)  # what running tasks ask for
         self.hooks = Hooks(options.hooks)
-        self.settler = Settler(self._settles, options, self.hooks, signals)
+        self.settler = Settler(self.hooks, signals, settings.lease_ms / 1000)
         self.progress = Progress(self._services)
         executor = Executor(options, Inputs(self._services), self.progress)
         outcomes = Outcomes(options.worker_id, settings)
         self.runner = Runner(executor, outcomes, self.settler, self.hooks, options, signals, self._services)
         self.renewal = Renewal(queue, options, self.settler, self.runner)
         steal_pause = StealPause(settings.lease_ms, timeout)
-        self.claimer = Claimer(claims, options, self.runner, self.settler, steal_pause, signals)
+        claimer = Claimer(options, self.runner, self.settler, steal_pause, signals)
+        self.turns = Turns(store, options, self.settler, claimer, signals)
         self._inbox = Inbox(queue, options.worker_id, self.runner, steal_pause, signals)
         self._scheduler = TaskScheduler(queue) if options.scheduler else None
 
     def loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
-        """What runs beside the claimer, until it is cancelled."""
-        loops: list[Callable[[], Coroutine[Any, Any, None]]] = [self.settler.run, self._inbox.run]
+        """What runs until it is cancelled."""
+        loops: list[Callable[[], Coroutine[Any, Any, None]]] = [self.turns.run, self._inbox.run]
         return [*loops, self._scheduler.run] if self._scheduler is not None else loops
 
     async def close(self) -> None:
@@ -66,9 +68,9 @@ class Parts:
         await self.renewal.stop()
         await self.progress.stop()
         try:
-            await self._claims.leave(self._worker_id, self._groups)
+            await self._store.leave(self._worker_id, self._groups)
         except FairqueError as exc:
             logger.warning("could not say goodbye: %s", exc)
-        for store in (self._claims, self._settles, self._services):
+        for store in (self._store, self._services):
             await store.close()
         await self.hooks.drain(1.0)

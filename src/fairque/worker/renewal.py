@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import anyio
+
 from fairque.errors import FairqueError
 from fairque.queue.queue import TaskQueue
 from fairque.redis.delivery import Delivery
@@ -47,6 +49,7 @@ class Renewal:
         self._description = describe_worker(options)
         self._interval = queue.settings.lease_ms * 0.3 / 1000
         self._stopping = threading.Event()
+        self._ended = asyncio.Event()  # joining it would need a thread, and tasks may have them all
         self._awaited: float | None = None  # since when a tick has been asked for
         self._warned = False
         self._renewed = 0.0
@@ -58,9 +61,11 @@ class Renewal:
         self._thread.start()
 
     async def stop(self) -> None:
+        """The thread is told to end, and waited for as long as its last request may take."""
         self._stopping.set()
         if self._thread is not None:
-            await asyncio.to_thread(self._thread.join)
+            with anyio.move_on_after(2 * self._connector.timeout):
+                await self._ended.wait()
 
     def _run(self) -> None:
         requester = BlockingRequester(self._connector)
@@ -73,6 +78,7 @@ class Renewal:
                 self._stopping.wait(min(LOOK_SECONDS, self._interval / 2))
         finally:
             requester.close()
+            self._on_loop(self._ended.set)
 
     def _look(self, requester: BlockingRequester) -> None:
         held = self._settler.held()

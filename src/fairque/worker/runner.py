@@ -45,7 +45,7 @@ class Runner:
         settler: Takes the outcomes.
         hooks: Told how tasks end.
         options: Of the worker: how much patience it has with tasks.
-        signals: Woken when a slot has become free.
+        signals: Woken when a slot has become free; whether the worker stops.
         store: Takes the receipt of suspects.
     """
 
@@ -69,16 +69,34 @@ class Runner:
         self._runs: dict[int, RunningTask] = {}  # by identity of the delivery
         self._bodies: set[asyncio.Task[None]] = set()  # until they end, which may be after their run
         self._survivors: set[asyncio.TimerHandle] = set()
+        self._arrived: list[Delivery] = []  # not started yet
 
     def __len__(self) -> int:
         """Slots in use."""
-        return len(self._runs)
+        return len(self._runs) + len(self._arrived)
 
-    def start(self, delivery: Delivery) -> None:
-        """Give it a slot. What cannot run here has its outcome at once."""
-        self._settler.hold(delivery)
+    def take(self, deliveries: list[Delivery], at_once: bool) -> None:
+        """Give them slots. They are started at once, or a moment later, so that the next call goes out first."""
+        for delivery in deliveries:
+            self._settler.hold(delivery)
+        self._arrived += deliveries
+        if at_once:
+            self._start_arrived()
+        else:
+            asyncio.get_running_loop().call_soon(self._start_arrived)
+
+    def _start_arrived(self) -> None:
+        arrived, self._arrived = self._arrived, []
+        for delivery in arrived:
+            self._start(delivery)
+
+    def _start(self, delivery: Delivery) -> None:
+        """What cannot run here has its outcome at once."""
         if delivery.canceling:
             self._settler.report(Outcome(delivery, "canceled"))
+            return
+        if not delivery.body or self._signals.stopping:
+            self._settler.report(Outcome(delivery, "released"))
             return
         try:
             if delivery.deaths >= self._options.max_deliveries:
@@ -112,6 +130,8 @@ class Runner:
 
     def cancel_task(self, user: bytes, task_id: bytes) -> None:
         """By name, as the message has it."""
+        for delivery in self._arrived:
+            delivery.canceling = delivery.canceling or _is(delivery, user, task_id)
         self.cancel([run.delivery for run in self._runs.values() if _is(run.delivery, user, task_id)])
 
     def cancel(self, deliveries: list[Delivery]) -> None:

@@ -1,61 +1,62 @@
-"""`Settler`: reports outcomes in batches, and keeps them for as long as Redis cannot take them."""
+"""`Settler`: keeps outcomes until Redis has taken them, however long it is away, and makes batches of them."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import math
 import time
 
-import anyio
-
-from fairque.backoff import Backoff
 from fairque.errors import FairqueError, StoreError
-from fairque.redis.delivery import Delivery, Outcome
-from fairque.redis.store import Store
+from fairque.redis.delivery import Answer, Delivery, Outcome
 from fairque.worker.hooks import Hooks
-from fairque.worker.options import WorkerOptions
+from fairque.worker.pace import Pace
 from fairque.worker.signals import Signals
 
 __all__ = ["Settler"]
 
 logger = logging.getLogger("fairque.worker")
 BATCH = 500
-# While many tasks run a report waits a moment for company. Tuned with the bench.
-COMPANY_PAUSE = 0.001
+BATCH_BYTES = 1 << 20
+MOST_SICK = 1000
 
 
 class Settler:
     """Everything this worker was handed and has not reported yet.
 
+    An outcome that Redis answers with an error is *sick*: it is tried again by and by, and keeps nobody else's waiting.
+
     Args:
-        store: A connection of its own.
-        options: Of the worker.
         hooks: Told of an outcome that came too late.
-        signals: Told of each report.
+        signals: Woken when there is something to report.
+        lease: Seconds for which a delivery that was lost before is watched.
     """
 
-    def __init__(self, store: Store, options: WorkerOptions, hooks: Hooks, signals: Signals) -> None:
-        self._store = store
-        self._worker_id = options.worker_id
-        self._few = options.concurrency // 2
+    def __init__(self, hooks: Hooks, signals: Signals, lease: float) -> None:
+        self._lease = lease
         self._hooks = hooks
         self._signals = signals
-        self._scope = anyio.CancelScope(shield=True)
-        self._backoff = Backoff()
         self._held: dict[int, Delivery] = {}
         self._watched: dict[int, float] = {}
         self._alone: Delivery | None = None
         self._outcomes: list[Outcome] = []
-        self._most = BATCH
-        self._something = asyncio.Event()
+        self._sick: list[Outcome] = []
+        self._pace = Pace(BATCH)
+        self._sick_pace = Pace(BATCH)
 
     def __len__(self) -> int:
+        """What it holds, but for the sick."""
+        return len(self._held) - len(self._sick)
+
+    @property
+    def holds(self) -> int:
         """Deliveries that are running or not reported yet."""
         return len(self._held)
 
     @property
     def suspects(self) -> int:
-        """Deliveries that were lost before, and have been here for less than a lease."""
+        """Of those that run, which were lost before and have been here for less than a lease."""
+        if not self._watched:
+            return 0
         now = time.monotonic()
         return sum(until > now for until in self._watched.values())
 
@@ -66,7 +67,13 @@ class Settler:
 
     @property
     def unreported(self) -> int:
-        return len(self._outcomes)
+        return len(self._outcomes) + len(self._sick)
+
+    @property
+    def rest(self) -> float:
+        """Seconds until there is something to report."""
+        rest = self._pace.left if self._outcomes else math.inf
+        return min(rest, self._sick_pace.left) if self._sick else rest
 
     def held(self) -> list[Delivery]:
         """What needs renewal. Safe to call from another thread."""
@@ -75,68 +82,73 @@ class Settler:
     def hold(self, delivery: Delivery) -> None:
         self._held[id(delivery)] = delivery
         if delivery.lost:
-            self._watched[id(delivery)] = time.monotonic() + self._store.settings.lease_ms / 1000
+            self._watched[id(delivery)] = time.monotonic() + self._lease
         if delivery.alone:
             self._alone = delivery
 
     def forget(self, delivery: Delivery) -> None:
-        """Another worker has it, or its outcome is known: there is nothing to report."""
+        """Another worker has it: there is nothing to report."""
         self._held.pop(id(delivery), None)
+        self._exonerate(delivery)
+
+    def _exonerate(self, delivery: Delivery) -> None:
+        """It does not run here any more."""
         self._watched.pop(id(delivery), None)
         if self._alone is delivery:
             self._alone = None
 
     def report(self, outcome: Outcome) -> None:
-        if outcome.delivery is self._alone:  # now, as the end of its run wakes who claims
-            self._alone = None
+        if outcome.delivery.lost:
+            self._exonerate(outcome.delivery)
         self._outcomes.append(outcome)
-        self._something.set()
+        self._signals.wake()
 
-    async def run(self) -> None:
-        """Until `stop`, whatever is cancelled around it: what runs in a cancelled worker is still to be put back."""
-        with self._scope:
-            while True:
-                await self._something.wait()
-                if self._is_worth_waiting():
-                    await anyio.sleep(COMPANY_PAUSE)
-                await self._settle(self._outcomes[: self._most])
+    def batch(self) -> list[Outcome]:
+        """What is to be reported now; nothing while reports fail. Its bytes are bounded, but for the first."""
+        if self._sick and not self._sick_pace.left:
+            self._outcomes += self._sick
+            self._sick.clear()
+        if self._pace.left:
+            return []
+        size = 0
+        for count, outcome in enumerate(self._outcomes[: self._pace.most]):
+            size += len(outcome.record) + len(outcome.error) + len(outcome.pushed)
+            if size > BATCH_BYTES and count:
+                return self._outcomes[:count]
+        return self._outcomes[: self._pace.most]
 
-    def stop(self) -> None:
-        self._scope.cancel()
-
-    def _is_worth_waiting(self) -> bool:
-        """Few outcomes, and tasks are running: not all that is held has one."""
-        return len(self._outcomes) < self._few and len(self._held) > len(self._outcomes)
-
-    async def _settle(self, batch: list[Outcome]) -> None:
-        try:
-            answers = await self._store.settle(self._worker_id, batch)
-        except FairqueError as exc:
-            logger.warning("cannot report %d outcomes, keeping them: %s", len(self._outcomes), exc)
-            if isinstance(exc, StoreError):
-                self._isolate(batch)
-            await anyio.sleep(self._backoff.next())
-            return
-        self._backoff.reset()
-        self._most = min(BATCH, self._most * 2)
-        self._drop(batch, answers)
-
-    def _isolate(self, batch: list[Outcome]) -> None:
-        """Redis works and does not take it: one bad outcome must not keep the others here. It goes to the back."""
-        self._most = 1
-        if len(batch) == 1:
+    def failed(self, batch: list[Outcome], error: FairqueError) -> None:
+        """The call that was to report them."""
+        logger.warning("cannot report %d outcomes, keeping them: %s", self.unreported, error)
+        self._pace.failed()
+        if len(batch) == 1 and isinstance(error, StoreError):  # it must not keep the others here
             self._outcomes.append(self._outcomes.pop(0))
 
-    def _drop(self, batch: list[Outcome], answers: list[bool]) -> None:
+    def settled(self, batch: list[Outcome], answers: list[Answer]) -> None:
+        """How Redis answered to a batch."""
+        self._pace.went_well()
         del self._outcomes[: len(batch)]
-        if not self._outcomes:
-            self._something.clear()
-        for outcome, accepted in zip(batch, answers, strict=True):
-            self.forget(outcome.delivery)
-            if not accepted:
+        sick = len(self._sick)
+        for outcome, answer in zip(batch, answers, strict=True):
+            if answer is True:
+                self._held.pop(id(outcome.delivery), None)
+            elif answer is False:
                 self._refused(outcome.delivery)
-        self._signals.reported()
+            else:
+                self._fell_sick(outcome, answer)
+        if len(self._sick) > sick:
+            self._sick_pace.failed()
+        elif not sick:
+            self._sick_pace.went_well()
 
     def _refused(self, delivery: Delivery) -> None:
+        self._held.pop(id(delivery), None)
         logger.warning("task %r of user %r: outcome refused, another worker has it", delivery.id, delivery.user_id)
         self._hooks.tell("lost", delivery, "", time.monotonic())
+
+    def _fell_sick(self, outcome: Outcome, error: StoreError) -> None:
+        delivery = outcome.delivery
+        logger.warning("cannot report task %r of user %r, keeping it: %s", delivery.id, delivery.user_id, error)
+        self._sick.append(outcome)
+        if len(self._sick) > MOST_SICK:
+            self.forget(self._sick.pop(0).delivery)

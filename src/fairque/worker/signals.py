@@ -17,42 +17,64 @@ class Signals:
         until_idle: Whether it stops by itself when nothing is left to do.
         stopping: Whether it claims nothing more.
         serving: Set once Redis has answered its first claim.
+        is_woken: Whether `wake` was called since the last `sleep` or `clear`.
     """
 
     def __init__(self) -> None:
         self.until_idle = False
         self.stopping = False
         self.serving = asyncio.Event()
-        self._woken = asyncio.Event()
-        self.wake = self._woken.set
-        """There is something to look at: a message, a free slot, the end. Called for each task."""
+        self.is_woken = False
+        self._sleeper: asyncio.Future[None] | None = None
+        self._stop = asyncio.Event()
+        self._turned = asyncio.Event()
 
-    @property
-    def is_woken(self) -> bool:
-        return self._woken.is_set()
+    def wake(self) -> None:
+        """There is something to look at: a message, an outcome, the end. Called for each task."""
+        self.is_woken = True
+        if self._sleeper is not None:
+            _end(self._sleeper)
 
     def clear(self) -> None:
         """What was told so far is known."""
-        self._woken.clear()
+        self.is_woken = False
+
+    async def sleep(self, seconds: float) -> bool:
+        """Until `wake`, for that long at most. For one at a time. Returns whether it was woken."""
+        if not self.is_woken:
+            loop = asyncio.get_running_loop()
+            self._sleeper = loop.create_future()
+            timer = loop.call_later(seconds, _end, self._sleeper)
+            try:
+                await self._sleeper
+            finally:
+                timer.cancel()
+                self._sleeper = None
+        woken, self.is_woken = self.is_woken, False
+        return woken
 
     def stop(self) -> None:
         self.stopping = True
+        self._stop.set()
         self.wake()
 
-    def reported(self) -> None:
-        """Outcomes are in Redis: those who wait for the last one look again."""
-        if self.until_idle or self.stopping:
-            self.wake()
+    async def wait_for_stop(self) -> None:
+        await self._stop.wait()
 
-    async def sleep(self, seconds: float | None = None) -> None:
-        """Until `wake`, for that long at most."""
-        with anyio.move_on_after(seconds):
-            await self._woken.wait()
-        self.clear()
+    def turned(self) -> None:
+        """The loop that talks to Redis has looked at everything: those who wait for it to end do so as well."""
+        if self.stopping:
+            self._turned.set()
 
     async def wait_until(self, condition: Callable[[], bool], seconds: float) -> bool:
-        """Whether it came true in that time."""
+        """While the worker stops: whether it came true in that time. Looked at after each turn."""
         with anyio.move_on_after(seconds):
             while not condition():
-                await self.sleep()
+                self._turned.clear()
+                await self._turned.wait()
         return condition()
+
+
+def _end(sleeper: asyncio.Future[None]) -> None:
+    if not sleeper.done():
+        sleeper.set_result(None)

@@ -1,13 +1,14 @@
 """`Worker`: serves a queue. The life of a delivery in it:
 
-claimer     claims as many as there are free slots; who is served is decided in Redis       claim.lua
+turns       reports what has ended and asks for more, in one call                           turn.lua
+claimer     as many as there are free slots; who is served is decided in Redis              claim.lua
 runner      has it held, so that its lease is renewed, and gives it a slot
 executor    finds its function and decodes its arguments; inputs fetches what other tasks give it
             runs the body on the loop, in a thread or in a subprocess
             meanwhile renewal keeps its lease, progress sends what it reports, inbox tells of a cancellation
 runner      ends it at the first of these: it returned, raised, timed out, was canceled, lost or put back
 outcomes    says what that means: finished, failed or, where retries says so, another try
-settler     reports that in a batch, however long Redis is away                             settle.lua
+settler     keeps that until it is reported, however long Redis is away                     settle.lua
 hooks       tells the functions of the user
 """
 
@@ -28,6 +29,7 @@ from fairque.errors import InvalidInput, QueueUnavailable
 from fairque.models import EVERYONE
 from fairque.queue.queue import TaskQueue
 from fairque.redis.store import Store
+from fairque.worker.declared_limits import declare_limits
 from fairque.worker.handler import TaskHandler
 from fairque.worker.hooks import Hook
 from fairque.worker.options import WorkerOptions, new_worker_id, user_groups
@@ -139,8 +141,8 @@ class Worker:
         if self._ran:
             raise InvalidInput("a worker runs once: make another one")
         self._ran = True
-        claims = await self._open()
-        self._parts = parts = Parts(self.queue, self.options, self._signals, claims)
+        store = await self._open()
+        self._parts = parts = Parts(self.queue, self.options, self._signals, store)
         logger.info("worker %s starts, concurrency %d", self.worker_id, self.options.concurrency)
         parts.renewal.start()
         try:
@@ -166,6 +168,7 @@ class Worker:
                 except QueueUnavailable as exc:
                     logger.warning("cannot open the queue, trying again: %s", exc)
                     await self._signals.sleep(backoff.next())
+            await declare_limits(store, self._signals)
         except BaseException:
             await store.close()
             raise
@@ -176,27 +179,27 @@ class Worker:
             for loop in parts.loops():
                 group.start_soon(loop)
             try:
-                await parts.claimer.run()
+                await self._signals.wait_for_stop()
                 await self._drain(parts, self.options.shutdown_timeout)
             except BaseException:
                 with anyio.CancelScope(shield=True):
                     await self._drain(parts, 0)
                 raise
             finally:
-                parts.settler.stop()
+                parts.turns.stop()
             group.cancel_scope.cancel()
 
     async def _drain(self, parts: Parts, seconds: float) -> None:
         """Let running tasks end, put back those that do not, and report everything."""
-        signals, runner, settler = self._signals, parts.runner, parts.settler
-        signals.stopping = True
+        signals, runner = self._signals, parts.runner
+        signals.stop()
         if len(runner) and seconds > 0:
             logger.info("worker %s stops: %d tasks run, %g s for them", self.worker_id, len(runner), seconds)
             await signals.wait_until(lambda: not len(runner), seconds)
         runner.release()
         await runner.join(1.0)
-        if not await signals.wait_until(lambda: not settler.unreported, GOODBYE_SECONDS):
-            logger.warning("%d outcomes not reported; those tasks will run again", settler.unreported)
+        if not await signals.wait_until(lambda: parts.turns.is_quiet, GOODBYE_SECONDS):
+            logger.warning("%d outcomes not reported; those tasks will run again", parts.settler.unreported)
 
     async def run_until_idle(self) -> None:
         """Serve until nothing waits that this worker may serve now, and everything it started has ended."""

@@ -13,7 +13,7 @@
 call('ZREM', prefix .. 'workers', worker)
 local slots = call('HGET', prefix .. 'worker:' .. worker, 'concurrency')
 if slots then call('HINCRBY', state_key, 'slots', -slots) end
-call('DEL', prefix .. 'worker:' .. worker)
+call('DEL', prefix .. 'worker:' .. worker, prefix .. 'claimed:' .. worker)
 call('SREM', prefix .. 'waiting', worker)
 fair().assign()
 for _, name in ipairs(groups) do

@@ -1,4 +1,5 @@
 -- Promote what is due, steal from silent workers, then serve fairly. `claim` is a `Claim`; returns the reply of claim.lua.
+-- What was handed out before something failed is handed over; the next call tells what is wrong.
 --@include base
 --@include state
 --@include depend
@@ -9,6 +10,7 @@
 --@include serving
 --@include waiting
 --@include weighing
+--@include claimed
 
 local UNKNOWN = -2 -- instead of a time to sleep: an assignment is not known, and its list was not sent
 
@@ -23,34 +25,44 @@ local function know_groups(claim)
 end
 
 local function claim_tasks(claim)
-  --@fields Claim claim: worker want priority_step_ms dead_letter_ttl_ms waits steals groups
+  --@fields Claim claim: worker want priority_step_ms dead_letter_ttl_ms waits steals groups repeats
   local LOOKS = 20
   local work = new_work(claim)
   if (has_assigned or groups[1] ~= '*') and not know_groups(claim) then return { now, UNKNOWN } end
-  local promotion, stealing, serving = new_promotion(claim, work), new_stealing(claim, work), new_serving(claim, work)
   call('ZADD', prefix .. 'workers', now, worker)
-  if has_announcements then pass_on_outcomes(priority_step_ms * 1000, dead_letter_ttl_ms) end
-  promotion.promote_due()
-  if sweep_asked or has_returned then work.is_swept = new_sweep().go_on(sweep_asked, work.promoted) end
-  if governed then governed.unpark(LOOKS, work.promoted) end
-  if is_weighing then work.is_weighing = new_weighing().go_on() end
-  if limited then limited.tick(work.promoted) end
-  if steals then stealing.steal() end
-  local stolen = work.delivered
-  if not stealing.serves_nothing_else() then serving.serve() end
-  promotion.announce()
-  count('started', work.delivered - stolen)
-  local waiting, sleep = new_waiting(claim, work, stealing, serving), 0
-  if stealing.serves_nothing_else() then
-    waiting.stay_awake()
-    sleep = waiting.next_event()
-  elseif work.delivered < want and waits then
-    sleep = waiting.next_event()
-    waiting.wait()
-  elseif work.delivered >= want then
-    waiting.stay_awake()
+  if repeats and claim_again(claim, work) then return work.reply(0) end
+  local promotion, stealing, serving = new_promotion(claim, work), new_stealing(claim, work), new_serving(claim, work)
+  local stolen, sleep = 0, 0
+
+  local function look_around()
+    if has_announcements then pass_on_outcomes(priority_step_ms * 1000, dead_letter_ttl_ms) end
+    promotion.promote_due()
+    if sweep_asked or has_returned then work.is_swept = new_sweep().go_on(sweep_asked, work.promoted) end
+    if governed then governed.unpark(LOOKS, work.promoted) end
+    if limited then limited.tick(work.promoted) end
+    if steals then stealing.steal() end
   end
-  local reply = { now, sleep }
-  for at = 1, #work.served do reply[at + 2] = work.served[at] end
-  return reply
+
+  local function hand_out()
+    look_around()
+    stolen = work.delivered
+    if not stealing.serves_nothing_else() then serving.serve() end
+    promotion.announce()
+    local waiting = new_waiting(claim, work, stealing, serving)
+    if stealing.serves_nothing_else() then
+      waiting.stay_awake()
+      sleep = waiting.next_event()
+    elseif work.has_room() and waits then
+      sleep = waiting.next_event()
+      waiting.wait()
+    elseif work.delivered >= want then
+      waiting.stay_awake()
+    end
+  end
+
+  local is_done, failure = pcall(hand_out)
+  if not is_done and work.delivered == 0 then error(failure, 0) end
+  count('started', work.delivered - stolen)
+  keep_claimed(claim, work)
+  return work.reply(sleep)
 end

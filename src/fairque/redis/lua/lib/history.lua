@@ -11,6 +11,7 @@ end
 local function load_body(user, id, max_message_bytes)
   local body = redis.pcall('GET', body_key(user, id))
   if type(body) == 'table' then return '\0not a string' end
+  if body == '' then return '\0truncated: 0 bytes' end
   if body and #body > max_message_bytes then
     return '\0too large: ' .. #body .. ' bytes, the limit is ' .. string.format('%d', max_message_bytes)
   end

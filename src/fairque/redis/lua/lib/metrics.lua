@@ -56,8 +56,9 @@ save_tallies = function()
     local high = x * 536870913
     return high - (high - x)
   end
-  local function save(user, by, blob)
+  local function save(user, by)
     local key = prefix .. 'metrics:' .. user
+    local blob = call('GET', key)
     local m = blob and cmsgpack.unpack(blob) or { 0, 0, 0, 0, 0, 0, 0, 0, 0, now, 0, 0, 0, 0 }
     local hour, is_new = math.floor(m[10] / HOUR), not blob
     if hour ~= math.floor(now / HOUR) then
@@ -83,5 +84,7 @@ save_tallies = function()
   end
   for how, at in pairs(TALLIED) do count(how, whole[at]) end
   tallies['*'] = whole
-  for user, by in pairs(tallies) do save(user, by, call('GET', prefix .. 'metrics:' .. user)) end
+  for user, by in pairs(tallies) do
+    pcall(save, user, by) -- a key that is broken costs its own user its numbers
+  end
 end

@@ -48,7 +48,7 @@ local function new_serving(claim, work)
   end
 
   -- Those who are held back, and tasks that must wait for their name, take time as well.
-  function it.has_room() return work.delivered < want and work.moved < MOVES end
+  function it.has_room() return work.has_room() and work.moved < MOVES end
 
   -- In front of '*', which is back, stand users whom nobody served for a time.
   local function is_raised(member, line)

@@ -1,4 +1,5 @@
--- How deliveries ended. `report` is a `Settle`; returns the reply of settle.lua.
+-- How deliveries ended. `report` is a `Settle`; returns the reply of settle.lua. claims: whether the worker claims right
+-- after it, so that it need not be told of work.
 --@include base
 --@include state
 --@include task
@@ -16,18 +17,21 @@
 --@include charging
 --@include fitting
 
-local function settle_outcomes(report)
+-- Each outcome is taken by itself: one that fails keeps nothing from the others.
+local function settle_outcomes(report, claims)
   --@fields Settle report
   local step_us = priority_step_ms * 1000
   local KEPT_ERRORS = 20
   local woken = {}
+
+  local in_stream -- deliveries of the lane: read before anything is written, as it tells whether the stream is one
 
   -- The last delivery of a lane takes the stream with it. Those of a lane in which others run leave together.
   local streams, over, empty = {}, {}, { leases_key }
   local function remove_delivery(lane, user, stream_id, ...)
     local stream = stream_key(lane, user)
     local ids = over[stream]
-    if call('XLEN', stream) == (ids and #ids or 0) + 1 then
+    if in_stream == (ids and #ids or 0) + 1 then
       call('DEL', stream, ...)
       over[stream] = nil
       local member = lane .. ':' .. user
@@ -187,54 +191,66 @@ local function settle_outcomes(report)
 
   local COUNTED = { finished = 'finished', failed = 'failed', retry = 'retried' }
   local reviewed = {}
-  local function account(user, id, kind, cost, charge, run, wait, charged, before)
+  local function account(user, id, kind, cost, charge, run, charged, before)
     if kind == 'released' and not charged then return end
     local total = correct(user, id, kind, cost, charge, run, charged, before)
     if kind == 'released' then return end
-    tally_service(user, wait, run, total)
-    if COUNTED[kind] then tally(user, COUNTED[kind]) end
     if governed and kind ~= 'canceled' then governed.note_end(governed.user(user), kind == 'finished') end
+    return total
   end
 
   local fit
   local HAS_BYTES = { finished = true, failed = true, retry = true } -- of canceled ones lib/canceled.lua sees to it
-  local answers = {}
-  for at, outcome in ipairs(outcomes) do
+  local function settle(outcome)
     --@fields SettledDelivery outcome
     local known = call('HMGET', task_key(user, id), 'stream_id', 'attempt', 'feeds', 'canceling', 'limited', 'charged',
       'charged_before', 'queued')
-    if known[1] == stream_id and attempt_in(known[2]) == attempt then
-      local settled, is_cut = settled_kind(kind, known[4]), false
-      local is_weighed = bytes and HAS_BYTES[settled] and bytes.limit(user)
-      if is_weighed then
-        fit = fit or new_fitting()
-        settled, record, error, pushed, is_cut = fit(user, settled, record, error, pushed, bytes.lift_running(user, id))
-      end
-      if pushed ~= '' then push(user, pushed) end
-      account(user, id, settled, cost, charge, run_ms, wait_ms, tonumber(known[6]), known[7])
-      if known[5] then limiting().stop(known[5], user, id) end
-      if governed and governed.ends_matter(governed.user(user)) and not reviewed[user] then
-        reviewed[user] = true
-        reviewed[#reviewed + 1] = user
-      end
-      local told = settled == 'canceled' and known[4] or error
-      ends[settled](user, id, lane, stream_id, attempt, ttl_ms, delay_ms, record, told, known[3], is_cut, not known[8])
-      if is_weighed then
-        if settled == 'finished' then bytes.lay_result(user, id, #record) else bytes.lay(user, id) end
-      end
-      answers[at] = 1
-    else
-      answers[at] = already_done(user, id, stream_id, attempt, record) and 1 or 0
+    if known[1] ~= stream_id or attempt_in(known[2]) ~= attempt then
+      return already_done(user, id, stream_id, attempt, record) and 1 or 0
     end
+    in_stream = call('XLEN', stream_key(lane, user))
+    local settled, is_cut = settled_kind(kind, known[4]), false
+    local is_weighed = bytes and HAS_BYTES[settled] and bytes.limit(user)
+    if is_weighed then
+      fit = fit or new_fitting()
+      settled, record, error, pushed, is_cut = fit(user, settled, record, error, pushed, bytes.lift_running(user, id))
+    end
+    if pushed ~= '' then push(user, pushed) end
+    local total = account(user, id, settled, cost, charge, run_ms, tonumber(known[6]), known[7])
+    if known[5] then limiting().stop(known[5], user, id) end
+    if governed and governed.ends_matter(governed.user(user)) and not reviewed[user] then
+      reviewed[user] = true
+      reviewed[#reviewed + 1] = user
+    end
+    local told = settled == 'canceled' and known[4] or error
+    ends[settled](user, id, lane, stream_id, attempt, ttl_ms, delay_ms, record, told, known[3], is_cut, not known[8])
+    if is_weighed then
+      if settled == 'finished' then bytes.lay_result(user, id, #record) else bytes.lay(user, id) end
+    end
+    if total then tally_service(user, wait_ms, run_ms, total) end
+    if COUNTED[settled] then tally(user, COUNTED[settled]) end
+    return 1
   end
 
-  if suspects[1] then call('ZREM', suspects_key, unpack(suspects)) end
-  end_deliveries()
-  pass_on_outcomes(step_us, dead_letter_ttl_ms)
-  for _, user in ipairs(reviewed) do
-    if governed.freed(user) then woken[user] = (woken[user] or 0) + 1 end
+  local answers = {}
+  for at, outcome in ipairs(outcomes) do
+    local is_done, answer = pcall(settle, outcome)
+    answers[at] = is_done and answer or text_of(answer)
   end
-  if limited then limited.pass_on(woken) end
-  for user, tasks in pairs(woken) do wake(user, tasks) end
+
+  -- What goes wrong with one user behind the outcomes is told behind the answers.
+  local function attempt_to(act, ...)
+    local is_done, failure = pcall(act, ...)
+    if not is_done then answers[#answers + 1] = text_of(failure) end
+    return is_done and failure
+  end
+  if suspects[1] then attempt_to(call, 'ZREM', suspects_key, unpack(suspects)) end
+  attempt_to(end_deliveries)
+  attempt_to(pass_on_outcomes, step_us, dead_letter_ttl_ms)
+  for _, user in ipairs(reviewed) do
+    if attempt_to(governed.freed, user) then woken[user] = (woken[user] or 0) + 1 end
+  end
+  if limited then attempt_to(limited.pass_on, woken) end
+  for user, tasks in pairs(woken) do attempt_to(wake, user, tasks, claims and worker) end
   return answers
 end

@@ -1,0 +1,107 @@
+"""`Turns`: the one loop of a worker that talks to its queue: it tells what has ended, and takes what comes next."""
+
+from __future__ import annotations
+
+import anyio
+
+from fairque.errors import FairqueError
+from fairque.redis.delivery import Outcome
+from fairque.redis.store import Store
+from fairque.worker.claimer import Claimer
+from fairque.worker.options import WorkerOptions
+from fairque.worker.settler import Settler
+from fairque.worker.signals import Signals
+
+__all__ = ["Turns"]
+
+
+class Turns:
+    """A turn is one call where there is something to report and room for more, which is the usual one.
+
+    After a call that failed, reports and claims go apart, each at its own pace, until a claim succeeds: a server
+    without memory still takes reports, and a report that is not taken keeps nobody from being served.
+
+    Args:
+        store: A connection of its own.
+        options: Of the worker.
+        settler: What there is to report.
+        claimer: What to ask for.
+        signals: Of the worker: each wakes the loop.
+    """
+
+    def __init__(
+        self, store: Store, options: WorkerOptions, settler: Settler, claimer: Claimer, signals: Signals
+    ) -> None:
+        self._store = store
+        self._worker_id = options.worker_id
+        self._longest_rest = options.poll_interval
+        self._settler = settler
+        self._claimer = claimer
+        self._signals = signals
+        self._scope = anyio.CancelScope(shield=True)
+        self._apart = False
+        self._is_calling = False
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing is to be reported, and no delivery can be on its way here."""
+        return not (self._is_calling or self._settler.unreported or self._claimer.is_unsure)
+
+    async def run(self) -> None:
+        """Until `stop`, whatever is cancelled around it: what runs in a cancelled worker is still to be put back."""
+        with self._scope:
+            while True:
+                rest = min(self._settler.rest, self._claimer.rest, self._longest_rest)
+                if rest > 0 and await self._signals.sleep(rest):
+                    self._claimer.look()
+                self._is_calling = True
+                await self._take_turn()
+                self._is_calling = False
+                self._signals.turned()
+
+    def stop(self) -> None:
+        self._scope.cancel()
+
+    async def _take_turn(self) -> None:
+        batch, want = self._settler.batch(), self._claimer.want()
+        if batch and want and not self._apart:
+            await self._settle_and_claim(batch, want)
+            return
+        if batch:
+            await self._settle(batch)
+        if want or self._claimer.must_ask_again:
+            await self._claim(want)
+
+    async def _settle_and_claim(self, batch: list[Outcome], want: int) -> None:
+        how = self._claimer.begin(batch)
+        try:
+            answers, claim = await self._store.turn(self._worker_id, batch, want, **how)
+        except FairqueError as exc:
+            self._apart = True
+            self._settler.failed(batch, exc)
+            self._claimer.failed(exc)
+            return
+        self._settler.settled(batch, answers)
+        if isinstance(claim, FairqueError):
+            self._apart = True
+            self._claimer.failed(claim)
+        else:
+            self._claimer.claimed(want, claim)
+
+    async def _settle(self, batch: list[Outcome]) -> None:
+        try:
+            answers = await self._store.settle(self._worker_id, batch)
+        except FairqueError as exc:
+            self._settler.failed(batch, exc)
+        else:
+            self._settler.settled(batch, answers)
+
+    async def _claim(self, want: int) -> None:
+        how = self._claimer.begin([])
+        try:
+            claim = await self._store.claim(self._worker_id, want, **how)
+        except FairqueError as exc:
+            self._claimer.failed(exc)
+        else:
+            self._apart = False
+            self._claimer.claimed(want, claim)
