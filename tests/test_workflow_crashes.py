@@ -95,4 +95,4 @@ async def assert_nothing_is_left(queue: TaskQueue, server: Server, queue_name: s
     kinds = Counter(own_keys(queue_name, key).partition(":")[0] for key in server.keys(queue_name))
     assert kinds["result"] == 4 * RUNS
     lasting = {"settings", "state", "users"}
-    assert set(kinds) <= {"result", "user", "metrics", "workers", "worker", "waiting"} | lasting, kinds
+    assert set(kinds) <= {"result", "user", "metrics", "workers", "worker", "claimed", "waiting"} | lasting, kinds

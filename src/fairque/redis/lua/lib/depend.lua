@@ -182,7 +182,10 @@ local function depend()
   return links
 end
 
--- What an earlier call put off, and what this one caused.
+-- What an earlier call put off, and what this one caused: one step of it in each call.
+local is_passed_on = false
 local function pass_on_outcomes(step_us, ttl)
+  if is_passed_on then return end
+  is_passed_on = true
   if announcements[1] or tonumber(has_announcements or 0) > 0 then depend().pass_on_outcomes(step_us, ttl) end
 end
