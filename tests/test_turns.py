@@ -66,14 +66,14 @@ async def test_a_worker_goes_on_after_a_report_that_took_long(
     total = 3000
     await queue.enqueue_many([nothing() for _ in range(total)], user_id="acme")
     if script == "settle":  # which is called alone after a turn that failed, until a claim succeeds
-        for n in range(1, 21):
+        for n in range(1, 11):
             proxy.cut_reply(load("turn").sha, nth=n)
     hold = proxy.hold(load(script).sha)
     async with Worker(far, concurrency=10):
         await hold.reached.wait()
         await asyncio.sleep(3)  # while no report gets through; within the timeout of a request
         hold.released.set()
-        await eventually(lambda: is_finished(queue, total))
+        await eventually(lambda: is_finished(queue, total), deadline=60)
 
 
 async def test_a_worker_stops_when_its_tasks_have_taken_all_threads_of_the_loop(queue: TaskQueue, gate: Gate) -> None:

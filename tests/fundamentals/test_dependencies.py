@@ -16,6 +16,7 @@ from fairque import (
     current_task,
     task,
 )
+from fairque.redis.scripts import load
 from fairque.settings import QueueSettings
 from fairque.tasks.registry import registry
 from tests.support.core import outcome
@@ -289,6 +290,7 @@ async def test_dependents_are_released_by_the_script_that_settles(queue: TaskQue
     last = await queue.enqueue(step(), user_id="anna", depends_on=[first])
     store = queue.store()
     [delivery] = (await claim(store)).deliveries
+    server.execute("SCRIPT", "LOAD", load("settle").source)
     before = script_calls(server)
     await settle(store, delivery)
     assert script_calls(server) - before == 1
