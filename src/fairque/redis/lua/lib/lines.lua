@@ -159,7 +159,7 @@ end
 
 -- What a group is known by is kept for a week after the last of its users.
 function lines.write_group(line)
-  local is_empty = not lines.lowest(line)
+  local is_empty = lines.size(line) == 0
   if line.is_changed then call('HSET', line.hash, 'clock', line.clock, 'mean', line.mean, 'weight', line.weight) end
   if is_empty then
     call('PEXPIRE', line.hash, USER_TTL)
