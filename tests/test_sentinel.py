@@ -86,7 +86,7 @@ async def test_messages_come_from_the_new_master_though_the_old_one_only_hangs(w
     pid = watched.master.pid
     assert pid is not None
     async with TaskQueue(watched.url, timeout=1) as queue, Worker(queue, poll_interval=NEVER) as worker:
-        assert await listens_at(watched.master, queue, worker)
+        await eventually(lambda: listens_at(watched.master, queue, worker))
         os.kill(pid, signal.SIGSTOP)
         try:
             await eventually(lambda: has_answered(queue), PATIENCE)

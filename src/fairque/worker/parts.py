@@ -60,7 +60,7 @@ class Parts:
 
     def loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """What runs until it is cancelled."""
-        loops: list[Callable[[], Coroutine[Any, Any, None]]] = [self.turns.run, self._inbox.run]
+        loops: list[Callable[[], Coroutine[Any, Any, None]]] = [self._inbox.run, self.turns.run]
         return [*loops, self._scheduler.run] if self._scheduler is not None else loops
 
     async def close(self) -> None:
