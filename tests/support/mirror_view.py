@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from fairque.fairness.choice import Line, Party
+from fairque.fairness.choice import encoded_path
+from fairque.fairness.line import Line
 from fairque.fairness.model_limits import NameLimit
 from fairque.fairness.model_policies import Marks
 from fairque.fairness.model_queue import ModelQueue, ModelTask, UserCounts
@@ -149,11 +150,13 @@ def _turns(model: ModelQueue) -> View:
         "leases": [(f"{key[0]}:{encode_user(key[1])}", model.leases.scores[key]) for key in model.leases],
         "users": [(user, ms) for ms, user in by_time],
     }
-    for group, line in choice.groups.items():
-        found[f"ready:{encode_user(group)}"] = _line(line)
-        found[f"group:{encode_user(group)}"] = _filled(
-            {"tag": choice.kept.get(Party(group)), "clock": line.clock, "mean": line.mean}
-        )
+    for path, line in choice.lines.items():
+        if path:
+            found[f"ready:{path}"] = _line(line)
+            above = choice.lines[path.rpartition("/")[0]]
+            found[f"group:{path}"] = _filled(
+                {"tag": above.kept.get(f"@{path}"), "clock": line.clock, "mean": line.mean}
+            )
     return found
 
 
@@ -162,11 +165,7 @@ def policy_name(user_id: str) -> str:
 
 
 def _line(line: Line) -> list[tuple[str, float]]:
-    return [(_member(member), line.ready.scores[member]) for member in line.ready]
-
-
-def _member(member: str | Party) -> str:
-    return f"@{encode_user(member.name)}" if isinstance(member, Party) else encode_user(member)
+    return [(member, line.ready.scores[member]) for member in line.ready]
 
 
 def _lanes(model: ModelQueue) -> View:
@@ -224,8 +223,8 @@ def _users(model: ModelQueue) -> View:
 def _user(model: ModelQueue, user_id: str) -> View:
     marks = model.policies.marks.get(user_id, Marks())
     fields = {
-        "tag": model.choice.line_of(user_id).kept.get(user_id),
-        "capped": int(user_id in model.choice.line_of(user_id).capped),
+        "tag": model.choice.line_of(user_id).kept.get(encode_user(user_id)),
+        "capped": int(encode_user(user_id) in model.choice.line_of(user_id).capped),
         "tat": marks.tat_us,
         "tat_of": marks.tat_of_us,
         "open_until": marks.open_until_ms,
@@ -241,18 +240,14 @@ def _policies(model: ModelQueue) -> View:
     found: View = {f"policy:{encode_user(user_id)}": packed(own) for user_id, own in policies.own.items()}
     found["policy:*"] = packed(policies.default)
     for group, weight in model.choice.group_weights().items():
-        found[f"policy:@{encode_user(group)}"] = packed(Policy(weight=weight))
+        found[f"policy:@{encoded_path(group)}"] = packed(Policy(weight=weight))
     return {name: value for name, value in found.items() if value} | _indexes(model)
 
 
 def _indexes(model: ModelQueue) -> View:
     users = sorted(map(encode_user, model.policies.own))
-    groups = sorted(f"@{encode_user(group)}" for group in model.choice.group_weights())
-    names = {
-        "policy-users": users,
-        "policy-groups": groups,
-        "limit-keys": sorted(f":{name}" for name in model.limits.limits),
-    }
+    groups = sorted(f"@{encoded_path(group)}" for group in model.choice.group_weights())
+    names = {"policy-users": users, "policy-groups": groups, "limit-names": sorted(model.limits.limits)}
     return {index: [(name, 0.0) for name in of] for index, of in names.items() if of}
 
 

@@ -205,7 +205,7 @@ class Admission:
     def retire(self, user_id: str) -> None:
         """Its backlog is gone, and so is what its cap kept it from."""
         self.parked.drop(user_id)
-        self.choice.line_of(user_id).capped.discard(user_id)
+        self.choice.line_of(user_id).capped.discard(encoded(user_id))
         if self.choice.is_ready(user_id):
             self.choice.leave(user_id)
 
@@ -215,7 +215,7 @@ class Admission:
         self.parked.drop(user_id)
         cost = self._head_cost(user_id)
         if cost is None:
-            self.choice.line_of(user_id).capped.discard(user_id)
+            self.choice.line_of(user_id).capped.discard(encoded(user_id))
             return
         if not self.choice.is_ready(user_id):
             self.admit(now_us, user_id, cost)
