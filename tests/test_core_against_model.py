@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections.abc import AsyncIterator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from fairque.redis.assignment import assignments_of
@@ -16,17 +17,24 @@ from fairque.redis.keys import encode_user
 from fairque.tasks.message import head_of
 from tests.support.core import Core
 from tests.support.fair_share import FairShareWitness
-from tests.support.play import LATE_MS, SHORT_LEASE_MS, BothMachine, examples
+from tests.support.play import LATE_MS, SHORT_LEASE_MS, BothMachine
 from tests.support.servers import Server
 from tests.support.timed import TimedCore
 from tests.support.traffic import Claim, Enqueue, Settle, Step, Steps, steps, tenants
+
+GAMES = int(os.environ.get("FAIRQUE_GAMES", "150"))
+# Shrinking what failed takes longer than a test may: FAIRQUE_SHRINK=1, and pytest's --timeout 0, look for less.
+phases = (Phase.explicit, Phase.generate, *([Phase.shrink] if os.environ.get("FAIRQUE_SHRINK") else []))
+examples = settings(derandomize=True, phases=phases, deadline=None)
 
 
 def test_scripts_and_model_agree_whatever_happens(server: Server, queue_name: str) -> None:
     numbers = itertools.count()
     run_state_machine_as_test(
         lambda: BothMachine(lambda: TimedCore(server.url, f"{queue_name}/{next(numbers)}")),  # type: ignore[arg-type]
-        settings=settings(examples, max_examples=120, stateful_step_count=40, suppress_health_check=list(HealthCheck)),
+        settings=settings(
+            examples, max_examples=GAMES, stateful_step_count=40, suppress_health_check=list(HealthCheck)
+        ),
     )
 
 

@@ -380,14 +380,14 @@ def test_a_delivery_ends_once_and_a_stale_end_is_refused(queue: ModelQueue) -> N
     [old] = claim(queue)
     [stolen] = claim(queue, worker="thief", at_ms=60_000 + LEASE_MS)
     assert stolen.fence.attempt == 2
-    assert stolen.history == (0, 1, 0, 0)
+    assert stolen.history == (0, 1, 0, 0, False)
     assert queue.renew(MINUTE_US, "w", [old]) == [old]
     assert not queue.settle(MINUTE_US, old, "finished")
     assert queue.settle(MINUTE_US, stolen, "retry")
     assert not queue.settle(MINUTE_US, old, "finished")
     assert queue.settle(MINUTE_US, stolen, "retry"), "said twice, done once"
     [again] = claim(queue)
-    assert again.history == (1, 0, 0, 0)
+    assert again.history == (1, 0, 0, 0, False)
     assert queue.settle(MINUTE_US, again, "failed")
     assert queue.ended["u", "t"].state is TaskState.FAILED
 
@@ -419,19 +419,11 @@ def test_what_is_due_later_waits_apart(queue: ModelQueue) -> None:
     assert ids(claim(queue, at_ms=61_000)) == ["t"]
 
 
-def test_one_claim_promotes_a_bounded_number_of_tasks(queue: ModelQueue) -> None:
-    for user in range(3):
-        queue.enqueue(MINUTE_US, [ModelTask(str(user), str(at), start_ms=61_000) for at in range(90)])
-    claim(queue, 100, at_ms=61_000)
-    assert [len(waiting) for waiting in queue.scheduled.values()] == [24, 24, 24]
-    assert len(claim(queue, 300, at_ms=61_000)) == 170
-
-
 def test_nothing_is_left_of_users_whose_tasks_have_ended(queue: ModelQueue) -> None:
     queue.enqueue(MINUTE_US, [ModelTask(user, str(at), priority=at) for user in "abc" for at in range(1, 7)])
     for delivery in claim(queue, 18):
         queue.settle(MINUTE_US, delivery, "finished")
-    kept = (queue.tasks, queue.lanes, queue.scheduled, queue.leases, queue.due, queue.choice.ready)
+    kept = (queue.tasks, queue.lanes, queue.scheduled, queue.due, queue.choice.ready)
     assert not any(kept)
 
 

@@ -128,8 +128,7 @@ class Core:
         groups: Sequence[Sequence[str]] = ((),),
         wait: bool = False,
         steal: bool = True,
-        holds: int = 0,
-        suspects: int = 0,
+        by_time: bool = False,
     ) -> Claim:
         return await self.store.claim(
             worker,
@@ -137,9 +136,9 @@ class Core:
             groups=groups,
             wait=wait,
             steal=steal,
-            holds=holds,
-            suspects=suspects,
-            settings=msgspec.structs.replace(self.store.settings, lease_ms=lease_ms),
+            settings=msgspec.structs.replace(
+                self.store.settings, lease_ms=lease_ms, fairness="time" if by_time else "cost"
+            ),
         )
 
     async def take(self, want: int = 1, **options: Any) -> list[Delivery]:

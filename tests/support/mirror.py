@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
-from fairque.errors import QueueFull
+from fairque.errors import DependencyError, QueueFull
 from fairque.fairness import model_queue
-from fairque.fairness.model_queue import Ending, Kind, ModelQueue, ModelTask
-from fairque.models import ANY_USER, EVERYONE, UserGroup
-from fairque.policy import Policy, Rate, changes_of
-from fairque.redis.delivery import Answer, Delivery, NewTask
+from fairque.fairness.choice import encoded_path
+from fairque.fairness.freedom import Freedom
+from fairque.fairness.model_queue import Ending, ModelQueue, ModelTask
+from fairque.fairness.model_task import OnFailure
+from fairque.models import ANY_USER, UserGroup
+from fairque.policy import Policy, Rate, TaskLimit, changes_of
+from fairque.redis.delivery import Delivery, Needs, NewTask, Outcome
 from fairque.redis.keys import encode_user
 from fairque.tasks.message import Message, encode_body
-from tests.support.core import MAX_BODY, STEP_MS, outcome
-from tests.support.mirror_view import agree, ended, expected, seen
-from tests.support.tenants import limit
+from tests.support.core import MAX_BODY, STEP_MS, Key, outcome
+from tests.support.mirror_view import agree, ended, expected, policy_name, seen
 from tests.support.timed import TimedCore
 
-IDLE_MS = 3
-"""A lease of 1 ms is over for certain after this time, one of ten minutes never is."""
-_EXPIRING = ("user:", "group:", "metrics:")
+_EXPIRING = ("user:", "group:", "metrics:", "run-times")
 _NO_ARGS = msgspec.Raw(b"\x90")
 
 
@@ -31,18 +32,25 @@ class Order(NamedTuple):
 
     user_id: str
     task_id: str
-    priority: int
-    cost: float
-    delay_ms: int
+    priority: int = 3
+    cost: float = 1.0
+    delay_ms: int = 0
     name: str = "t"
+    needs: tuple[str, ...] = ()
+    on_failure: OnFailure = "wait"
+    allow_unknown: bool = True
 
     def new_task(self, nonce: bytes) -> NewTask:
         body = encode_body(Message(self.name, _NO_ARGS), nonce, self.cost, self.priority, MAX_BODY)
-        return NewTask(self.user_id, self.task_id, self.priority, f"+{self.delay_ms}" if self.delay_ms else "", body)
+        needs = msgspec.msgpack.encode(Needs(self.on_failure, self.allow_unknown, list(self.needs)))
+        when = f"+{self.delay_ms}" if self.delay_ms else ""
+        return NewTask(self.user_id, self.task_id, self.priority, when, body, needs if self.needs else b"")
 
     def model_task(self, nonce: bytes, now_ms: int) -> ModelTask:
         start_ms = now_ms + self.delay_ms if self.delay_ms else 0
-        return ModelTask(*self[:4], nonce=nonce, start_ms=start_ms, name=self.name)
+        needs, how = set(self.needs), self.on_failure
+        of_task = self.user_id, self.task_id, self.priority, self.cost, nonce, start_ms, self.name, needs, how
+        return ModelTask(*of_task, allow_unknown=self.allow_unknown)
 
 
 class Held(NamedTuple):
@@ -50,6 +58,7 @@ class Held(NamedTuple):
 
     real: Delivery
     model: model_queue.ModelDelivery
+    worker: str
 
     @property
     def is_out(self) -> bool:
@@ -57,80 +66,138 @@ class Held(NamedTuple):
         return self.model.task.delivery == self.model.fence
 
 
+class Followed(Freedom):
+    """What one claim did of what it may do, as its reply and what it left in Redis tell. Raises where it may not.
+
+    Args:
+        before: What is out, by the model: the tasks that a reply can only have from a steal.
+    """
+
+    def __init__(self, dump: dict[str, Key], deliveries: Sequence[Delivery], before: set[tuple[str, str]], want: int):
+        self._dump = dump
+        self._stolen = [(of.user_id, of.id) for of in deliveries if (of.user_id, of.id) in before]
+        self._want = want
+
+    def _members(self, name: str) -> dict[str, float]:
+        return dict(self._dump[name].scores) if name in self._dump else {}
+
+    def promotes(self, user_id: str, due: Sequence[ModelTask]) -> int:
+        left = self._members(f"scheduled:{encode_user(user_id)}")
+        went = [task.task_id not in left for task in due]
+        return self._first_ones(went, min(self._want, len(due)))
+
+    def steals(self, silent: Sequence[ModelTask], most: int) -> Sequence[ModelTask]:
+        by_key = {task.key: task for task in silent}
+        assert set(self._stolen) <= by_key.keys(), f"{self._stolen} are stolen, silent are {list(by_key)}"
+        assert len(self._stolen) <= most
+        return [by_key[key] for key in self._stolen]
+
+    def unparks(self, users: Sequence[str]) -> int:
+        left, now_ms = self._members("parked"), self._now_ms()
+        went = [left.get(policy_name(user_id), math.inf) > now_ms for user_id in users]
+        return self._first_ones(went, min(1, len(users)))
+
+    def counts(self) -> bool:
+        return "state" not in self._dump or "recount" not in dict(self._dump["state"].pairs)
+
+    def _now_ms(self) -> float:
+        told = dict(self._dump["told"].pairs)
+        return int(told["seconds"]) * 1000 + int(told["us"]) // 1000
+
+    def _first_ones(self, went: list[bool], least: int) -> int:
+        many = sum(went)
+        assert went == [at < many for at in range(len(went))], f"some went in front of others: {went}"
+        assert many >= least, f"only {many} of {len(went)} went, at least {least} should"
+        return many
+
+
 class Mirror:
     """Does everything twice. Raises AssertionError where the scripts and the model part ways."""
 
-    def __init__(self, core: TimedCore) -> None:
+    def __init__(self, core: TimedCore, *, by_time: bool = False) -> None:
         self.core = core
+        self.by_time = by_time
         self.model = ModelQueue(STEP_MS)
         self.held: list[Held] = []
-        self.said: dict[int, tuple[Kind, int, float]] = {}  # outcomes are repeated as they were given
+        self.said: dict[int, Ending] = {}  # outcomes are repeated as they were given
         self.refused = 0
         self._stream_ids: dict[int, bytes] = {}
-        self._last_touch_ms = 0
 
     # Tasks
 
     async def enqueue(self, orders: Sequence[Order], nonce: bytes) -> None:
-        created = await self._created([order.new_task(nonce) for order in orders])
-        now_us = self.core.told_us()
-        try:
-            expected = self.model.enqueue(now_us, [order.model_task(nonce, now_us // 1000) for order in orders])
-        except QueueFull:
-            expected = []
-            self.refused += 1
-        agree("created", created, expected)
-        self.compare()
+        created = await self._answer(self.core.enqueue_all([order.new_task(nonce) for order in orders]))
+        now_us = self.core.now_us()
+        tasks = [order.model_task(nonce, now_us // 1000) for order in orders]
+        self._agree("created", created, lambda: self.model.enqueue(now_us, tasks))
 
-    async def _created(self, tasks: Sequence[NewTask]) -> list[bool]:
+    async def _answer(self, call: Awaitable[Any]) -> Any:
         try:
-            return await self.core.enqueue_all(tasks)
-        except QueueFull:
-            return []
+            return await call
+        except (QueueFull, DependencyError) as exc:
+            self.refused += 1
+            return type(exc)
+
+    def _agree(self, what: str, found: Any, of_model: Callable[[], Any]) -> None:
+        try:
+            expected = of_model()
+        except (QueueFull, DependencyError) as exc:
+            expected = type(exc)
+        agree(what, found, expected)
+        self.compare()
 
     async def claim(
         self, worker: str, want: int, lease_ms: int, groups: Sequence[UserGroup] = ANY_USER, *, steal: bool = True
     ) -> list[Held]:
-        self.core.wait_until_ms(self._last_touch_ms + IDLE_MS)
+        self.core.rest()
         how: Any = {"lease_ms": lease_ms, "groups": groups, "steal": steal}
-        claim = await self.core.claim(want, worker=worker, wait=True, **how)
-        now_us = self.core.told_us()
-        made = self.model.claim(now_us, worker, want, **how)
+        claim = await self.core.claim(want, worker=worker, wait=True, by_time=self.by_time, **how)
+        now_us, dump = self.core.now_us(), self.core.dump()
+        self.model.freedom = Followed(dump, claim.deliveries, {task.key for task in self.model.out()}, want)
+        made = self.model.claim(now_us, worker, want, by_time=self.by_time, **how)
         agree("deliveries", [_told(of) for of in claim.deliveries], [_modelled(of) for of in made])
-        taken = [Held(*pair) for pair in zip(claim.deliveries, made, strict=True)]
+        taken = [Held(*pair, worker) for pair in zip(claim.deliveries, made, strict=True)]
         for held in taken:
             known = self._stream_ids.setdefault(held.model.fence.stream_id, held.real.stream_id)
             agree("place in the stream", held.real.stream_id, known)
         self.held += taken
-        self._last_touch_ms = now_us // 1000
-        self._compare_sleep(claim.sleep, worker, groups, steal=steal, is_short=len(taken) < want)
-        self.compare()
+        self._compare_sleep(claim.sleep, worker, groups if steal else None, dump, is_short=len(taken) < want)
+        self.compare(dump)
         return taken
 
     def _compare_sleep(
-        self, sleep: float | None, worker: str, groups: Sequence[UserGroup], *, steal: bool, is_short: bool
+        self,
+        sleep: float | None,
+        worker: str,
+        groups: Sequence[UserGroup] | None,
+        dump: dict[str, Key],
+        *,
+        is_short: bool,
     ) -> None:
-        now_us = self.core.told_us()
-        if is_short:
-            at_ms = self.model.sleep_until_ms(now_us, worker, groups, steal=steal)
-            agree_about_sleep(sleep, None if at_ms is None else at_ms - now_us // 1000)
-        else:
+        """When lanes are looked at is for the scripts to know."""
+        now_us = self.core.now_us()
+        if not is_short:
             self.model.moments.hand_on(worker)
             assert sleep == 0
+            return
+        looks = dict(dump["leases"].scores) if "leases" in dump and groups is not None else {}
+        if groups is not None and all(groups):
+            named = {encode_user(user_id) for group in groups for user_id in group}
+            looks = {lane: at for lane, at in looks.items() if lane.partition(":")[2] in named}
+        at_ms = min([self.model.sleep_until_ms(now_us, worker), *looks.values()])
+        agree_about_sleep(sleep, None if at_ms == math.inf else at_ms - now_us // 1000)
 
-    async def settle(self, picked: Sequence[Held], kind: Kind, delay_ms: int, charge: float = 0.0) -> list[Answer]:
-        """An outcome that was given before is given again, whatever `kind` says.
+    async def settle(self, asked: Sequence[Held], ending: Ending) -> list[bool]:
+        """What one worker has to tell, the first one's. An outcome that was given before is given again.
 
         Only the last outcome of a task is remembered as done: how an older one is answered, if it comes again, is open.
         """
-        is_repeated = [id(of.real) in self.said for of in picked]
-        said = [self.said.setdefault(id(of.real), (kind, delay_ms, charge)) for of in picked]
-        outcomes = [outcome(of.real, *words[:2]) for of, words in zip(picked, said, strict=True)]
-        for each, words in zip(outcomes, said, strict=True):
-            each.charge = words[2]
-        answers = await self.core.store.settle("w", outcomes)
-        endings = [Ending(of.model, *words) for of, words in zip(picked, said, strict=True)]
-        expected = self.model.settle_all(self.core.told_us(), endings)
+        picked = [of for of in asked if of.worker == asked[0].worker]
+        is_repeated = [id(of.real) in self.said or of in picked[:at] for at, of in enumerate(picked)]
+        said = [self.said.setdefault(id(of.real), ending._replace(delivery=of.model)) for of in picked]
+        outcomes = [_outcome(of.real, words) for of, words in zip(picked, said, strict=True)]
+        answers = await self.core.store.settle(picked[0].worker if picked else "", outcomes)
+        expected = self.model.settle_all(self.core.now_us(), said)
         is_open = [again and not answer for again, answer in zip(is_repeated, expected, strict=True)]
         agree("settled", _without(answers, is_open), _without(expected, is_open))
         self.compare()
@@ -138,43 +205,61 @@ class Mirror:
 
     def renew(self, worker: str, picked: Sequence[Held]) -> None:
         lost = self.core.renew(worker, [of.real for of in picked])
-        self._last_touch_ms = int(dict(self.core.dump()["workers"].scores)[worker])
-        expected = self.model.renew(self._last_touch_ms * 1000, worker, [of.model for of in picked])
+        expected = self.model.renew(self.core.now_us(), worker, [of.model for of in picked])
         agree("lost", lost, [of.real for of in picked if any(of.model is model for model in expected)])
+        self.compare()
+
+    async def cancel(self, user_id: str, task_id: str) -> None:
+        answer = await self.core.store.cancel(user_id, task_id, "why")
+        self._agree("canceled", answer, lambda: self.model.cancel(self.core.now_us(), user_id, task_id, "why"))
+
+    async def requeue(self, user_id: str, *task_ids: str) -> None:
+        answer = await self._answer(self.core.store.requeue(user_id, task_ids))
+        self._agree("requeued", answer, lambda: self.model.requeue(self.core.now_us(), user_id, task_ids))
+
+    async def discard(self, user_id: str, *task_ids: str) -> None:
+        answer = await self.core.store.discard(user_id, task_ids)
+        self._agree("discarded", answer, lambda: self.model.discard(user_id, task_ids))
+
+    async def purge(self, user_id: str) -> None:
+        """At once, and its results as well."""
+        queued, scheduled, deferred, dead, told, _, _, more = await self.core.store.purge_step(user_id, 1000)
+        found = queued, scheduled, deferred, dead, told, more
+        self._agree("purged", found, lambda: self.model.purge(user_id))
+        await self.core.store.erase_results(user_id)
+        self.model.erase_results(user_id)
         self.compare()
 
     # Policies and limits
 
     async def set_policy(self, user_id: str, **fields: Any) -> None:
         """None forgets a field."""
-        whose = user_id if user_id == EVERYONE else encode_user(user_id)
-        await self.core.store.set_policy(whose, *changes_of(fields))
-        self.model.set_policy(self.core.told_us(), user_id, **fields)
+        await self.core.store.set_policy(policy_name(user_id), *changes_of(fields))
+        self.model.set_policy(self.core.now_us(), user_id, **fields)
         self.compare()
 
     async def clear_policy(self, user_id: str) -> None:
-        whose = user_id if user_id == EVERYONE else encode_user(user_id)
-        await self.core.store.set_policy(whose, {}, ["*"])
-        self.model.set_policy(self.core.told_us(), user_id, **dict.fromkeys(Policy.__struct_fields__))
+        await self.core.store.set_policy(policy_name(user_id), {}, ["*"])
+        self.model.set_policy(self.core.now_us(), user_id, **dict.fromkeys(Policy.__struct_fields__))
         self.compare()
 
     async def set_group(self, group: str, weight: float | None) -> None:
-        await self.core.store.set_policy(f"@{encode_user(group)}", *changes_of({"weight": weight}))
+        await self.core.store.set_policy(f"@{encoded_path(group)}", *changes_of({"weight": weight}))
         self.model.choice.set_group_weight(group, weight)
         self.model.forget_reserved()
         self.compare()
 
     async def set_limit(self, name: str, max_running: int | None, rate: Rate | None) -> None:
-        await limit(self.core, name, max_running, rate)
-        self.model.set_limit(self.core.told_us(), name, max_running, rate)
+        await self.core.store.set_limits([(name, TaskLimit(max_running=max_running, rate=rate))], declared=False)
+        self.model.set_limit(self.core.now_us(), name, max_running, rate)
         self.compare()
 
     # What is visible
 
-    def compare(self) -> None:
-        dump = self.core.dump()
+    def compare(self, dump: dict[str, Key] | None = None) -> None:
+        dump = dump or self.core.dump()
         found = seen(dump, self.model)
-        agree("keys", found, expected(self.model, self._stream_ids))
+        agree("keys", found, expected(self.model))
         for name in found:
             expires = name in dump and dump[name].expires
             assert expires == (name.startswith(_EXPIRING) or name in ended(self.model)), f"when {name} expires"
@@ -192,8 +277,16 @@ def _without(answers: Sequence[Answer], is_open: list[bool]) -> list[Answer | No
     return [None if skip else answer for answer, skip in zip(answers, is_open, strict=True)]
 
 
+def _outcome(of: Delivery, ending: Ending) -> Outcome:
+    made = outcome(of, ending.kind, ending.delay_ms)
+    made.charge, made.run_ms = ending.charge, ending.run_ms
+    if ending.kind == "canceled":
+        made.error = b"why"
+    return made
+
+
 def _told(of: Delivery) -> tuple[object, ...]:
-    history = of.failures, of.lost, of.returned, of.returned_since_ms
+    history = of.failures, of.lost, of.returned, of.returned_since_ms, of.canceling
     return of.user_id, of.id, of.lane.decode(), of.attempt, history
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -19,8 +20,9 @@ from fairque.redis.keys import encode_user
 from tests.support.core import Key
 
 KEPT_ERRORS = 20
-NOT_MODELLED = ("workers", "worker:", "waiting", "metrics:*", "usage:", "told", "limit-rate:")
-_SLEEPERS = ("limited", "keeper", "second", "slots", "relook")
+NOT_MODELLED = ("workers", "worker:", "waiting", "metrics:*", "usage:", "told", "answer:")
+_INNER = ("limited", "keeper", "second", "slots", "stole", "cursors")
+"""Of the state: how the scripts find something out, not what they find."""
 _TASK_NUMBERS = ("attempt", "failures", "lost", "returned", "since", "paid")
 _TASK_NAMES = ("held", "limited")
 _MEASURED = ("finished", "failed", "retried", "canceled", "cost")
@@ -37,38 +39,72 @@ def seen(dump: dict[str, Key], model: ModelQueue) -> View:
     found = {name: _plain(name, key) for name, key in dump.items() if not name.startswith(NOT_MODELLED)}
     found["state"] = _state_fields(found.get("state", {}))
     for task in model.tasks.values():
-        found.setdefault(f"task:{_name(task)}", _task_fields({}))
+        found[f"task:{_name(task)}"] = found.get(f"task:{_name(task)}") or _task_fields({})
+    if "held" in found:
+        found["held"] = {name for name, _ in found["held"]}
+    for name in [name for name in found if name.startswith("informed:")]:
+        found.setdefault("feeds:" + name.partition(":")[2], set()).update(found.pop(name))
     return {name: value for name, value in found.items() if value}
 
 
-def _state_fields(fields: dict[str, float | str]) -> View:
-    told = {name: value for name, value in fields.items() if name not in _SLEEPERS and value not in ("0", 0)}
-    return told | {name: True for name in ("sweep", "recount") if name in fields}
+def _state_fields(fields: View) -> View:
+    told: View = {
+        name: value
+        for name, value in fields.items()
+        if not name.startswith(("cursor:", *_INNER)) and value not in ("0", 0)
+    }
+    return {**told, **{name: True for name in ("sweep", "recount") if name in fields}}
 
 
 def _plain(name: str, key: Key) -> Any:
     first = name.partition(":")[0]
-    if first in ("body", "result"):
-        return "here"
-    if first == "task":
-        return _task_fields(dict(key.pairs))
-    if first == "errors":
-        return len(key.content)
-    if first == "policy":
-        return msgspec.msgpack.decode(key.content[0])
-    if first == "metrics":
-        measured = metrics_in(key.content[0], 10**15)
-        return _filled({name: getattr(measured, name) for name in _MEASURED})
-    if first in ("user", "group", "limit", "state"):
-        fields = {field: _number(value) for field, value in key.pairs if field not in ("by", "hand")}
-        return fields if first == "state" else _counted(fields)
-    if first == "offers":
-        return dict(key.pairs)
-    if first == "dead":
-        return {member for member, _ in key.scores}
-    if key.kind == "set":
-        return {member.decode() for member in key.content}
+    if reader := _HOLDERS.get(name, _HOLDERS.get(first)):
+        return reader(key)
     return key.holdings if key.kind == "stream" else key.scores
+
+
+def _here(key: Key) -> str:
+    return f"a {key.kind}"
+
+
+def _members(key: Key) -> set[str]:
+    """Of a set, or of a sorted set whose order is no matter."""
+    return {member.decode() for member in (key.content if key.kind == "set" else key.content[::2])}
+
+
+def _fields(key: Key) -> View:
+    return {field: _number(value) for field, value in key.pairs}
+
+
+def _task(key: Key) -> View | None:
+    fields = dict(key.pairs)
+    return None if fields.keys() == {"feeds"} else _task_fields(fields)
+
+
+def _metrics(key: Key) -> View:
+    measured = metrics_in(key.content[0], 10**15)
+    return _filled({name: getattr(measured, name) for name in _MEASURED})
+
+
+def _run_times(key: Key) -> View:
+    return {task_name: tuple(map(float, means.split())) for task_name, means in key.pairs}
+
+
+_HOLDERS: dict[str, Callable[[Key], Any]] = {
+    "body": _here,
+    "result": _here,
+    "task": _task,
+    "errors": lambda key: len(key.content),
+    "policy": lambda key: msgspec.msgpack.decode(key.content[0]),
+    "metrics": _metrics,
+    "run-times": _run_times,
+    "state": _fields,
+    "held": lambda key: key.scores,
+} | dict.fromkeys(("user", "group", "limit"), lambda key: _counted(_fields(key)))
+_HOLDERS |= dict.fromkeys(
+    ("dead", "leases", "held-users", "running", "offers", "uncounted", "deferred", "needs", "feeds", "informed"),
+    _members,
+)
 
 
 def _number(text: str) -> float | str:
@@ -92,15 +128,16 @@ def _task_fields(fields: dict[str, str]) -> View:
         fields = {"attempt": "1"} | fields  # the first one is not written down
     numbers = {name: int(fields.get(name, 0)) for name in _TASK_NUMBERS}
     names = {name: fields.get(name, "") for name in _TASK_NAMES}
-    return {"state": fields.get("state", "queued"), **numbers, **names}
+    ways = {"canceling": "canceling" in fields, "charged": float(fields.get("charged", -1))}
+    return {"state": fields.get("state", "queued"), **numbers, **names, **ways}
 
 
 # The model
 
 
-def expected(model: ModelQueue, stream_ids: dict[int, bytes]) -> View:
+def expected(model: ModelQueue) -> View:
     parts = (
-        {"state": _state(model, stream_ids)},
+        {"state": _state(model)},
         _turns(model),
         _lanes(model),
         _tasks(model),
@@ -108,33 +145,28 @@ def expected(model: ModelQueue, stream_ids: dict[int, bytes]) -> View:
         _users(model),
         _policies(model),
         _limits(model),
+        _links(model),
     )
     return {name: value for part in parts for name, value in part.items() if value}
 
 
-def _state(model: ModelQueue, stream_ids: dict[int, bytes]) -> View:
+def _state(model: ModelQueue) -> View:
     lanes = list(model.lanes.values())
     values: View = {"clock": model.choice.clock, "mean": model.choice.line.mean, "arrival": model.arrival}
     for name in LANES:
         held = sum(task.is_held and task.lane == name for task in model.tasks.values())
         values[name] = held + sum(len(lane.backlog) for lane in lanes if lane.name == name)
     for end in _ENDS:
-        values[end] = sum(getattr(tally, end) for tally in model.tallies.values())
+        values[end] = getattr(model.totals, end)
     values["started"] = sum(len(lane.stream) for lane in lanes)
     values["scheduled"] = sum(len(waiting) for waiting in model.scheduled.values())
+    values["deferred"] = len(model.links.deferred)
     values["policies"] = len(_policies(model)) - len(_indexes(model))
     values["limits"] = len(model.limits.limits)
     values["in_hand"] = sum(map(len, model.limits.offered.values()))
     values["sweep"] = model.admission.is_swept
-    values["stole"] = model.stole
-    values["recount"] = any(not limit.is_counted for limit in model.limits.limits.values())
-    cursors = {
-        f"cursor:{lane.name}:{encode_user(lane.user_id)}": stream_ids[lane.cursor].decode()
-        for lane in lanes
-        if lane.cursor
-    }
-    values["cursors"] = len(cursors)
-    return _filled(values) | cursors
+    values["recount"] = model.limits.is_counting()
+    return _filled(values)
 
 
 def _turns(model: ModelQueue) -> View:
@@ -147,7 +179,8 @@ def _turns(model: ModelQueue) -> View:
         "parked": [(policy_name(user_id), admission.parked.scores[user_id]) for user_id in admission.parked],
         "swept": [(policy_name(user_id), admission.swept.scores[user_id]) for user_id in admission.swept],
         "due": [(encode_user(user_id), model.due.scores[user_id]) for user_id in model.due],
-        "leases": [(f"{key[0]}:{encode_user(key[1])}", model.leases.scores[key]) for key in model.leases],
+        "leases": {f"{of.name}:{encode_user(of.user_id)}" for of in model.lanes.values() if of.stream},
+        "run-times": {name: tuple(map(float, means)) for name, means in model.run_times.means.items()},
         "users": [(user, ms) for ms, user in by_time],
     }
     for path, line in choice.lines.items():
@@ -183,19 +216,19 @@ def _tasks(model: ModelQueue) -> View:
     found: View = {}
     for task in model.tasks.values():
         found[f"task:{_name(task)}"] = _task_of_model(task)
-        found[f"body:{_name(task)}"] = "here"
-        found[f"errors:{_name(task)}"] = min(KEPT_ERRORS, task.failures)
+        found[f"body:{_name(task)}"] = "a string"
+        found[f"errors:{_name(task)}"] = min(KEPT_ERRORS, task.errors)
     return found
 
 
 def ended(model: ModelQueue) -> View:
     found: View = {}
     for task in model.ended.values():
-        found[f"result:{_name(task)}"] = "here"
+        found[f"result:{_name(task)}"] = "a string"
         if task.state is TaskState.FAILED:
             found[f"task:{_name(task)}"] = _task_of_model(task)
-            found[f"body:{_name(task)}"] = "here"
-            found[f"errors:{_name(task)}"] = min(KEPT_ERRORS, task.failures + 1)
+            found[f"body:{_name(task)}"] = "a string"
+            found[f"errors:{_name(task)}"] = min(KEPT_ERRORS, task.errors)
             found.setdefault(f"dead:{encode_user(task.user_id)}", set()).add(task.task_id)
             found.setdefault("dead", set()).add(_name(task))
     return found
@@ -208,7 +241,20 @@ def _task_of_model(task: ModelTask) -> View:
         "state": task.state.value,
         **dict(zip(_TASK_NUMBERS, map(int, numbers), strict=True)),
         **dict(zip(_TASK_NAMES, names, strict=True)),
+        "canceling": bool(task.canceling),
+        "charged": -1.0 if task.charged is None else task.charged,
     }
+
+
+def _links(model: ModelQueue) -> View:
+    found: View = {}
+    for task in model.links.deferred.values():
+        user = encode_user(task.user_id)
+        found[f"needs:{_name(task)}"] = set(task.needs)
+        found.setdefault(f"deferred:{user}", set()).add(task.task_id)
+        for need in task.needs:
+            found.setdefault(f"feeds:{user}:{need}", set()).add(task.task_id)
+    return found
 
 
 def _users(model: ModelQueue) -> View:
@@ -257,9 +303,9 @@ def packed(policy: Policy) -> View:
 
 def _limits(model: ModelQueue) -> View:
     limits = model.limits
-    found: View = {f"limit::{name}": _limit(limit) for name, limit in limits.limits.items()}
-    found["uncounted"] = {f":{name}" for name, limit in limits.limits.items() if not limit.is_counted}
-    found["held"] = [(f":{name}", limits.held.scores[name]) for name in limits.held]
+    found: View = {f"limit:{name}": _limit(limit) for name, limit in limits.limits.items()}
+    found["uncounted"] = {name for name, limit in limits.limits.items() if not limit.is_counted}
+    found["held"] = set(limits.held)
     for name, running in limits.running.items():
         found[f"running::{name}"] = {f"{encode_user(user_id)}:{id_}" for user_id, id_ in running}
     for name, let_in in limits.let_in.items():
@@ -269,13 +315,13 @@ def _limits(model: ModelQueue) -> View:
             id_: f"{len(task.name) + 1}::{task.name}" for id_, task in offered.items()
         }
     for name, users in limits.users.items():
-        found[f"held-users::{name}"] = [(encode_user(user_id), users.scores[user_id]) for user_id in users]
+        found[f"held-users:{name}"] = {encode_user(user_id) for user_id in users}
     for (user_id, name), tasks in limits.tasks.items():
         scores = [(id_, tasks.scores[id_]) for id_ in tasks]
         found[f"held:{encode_user(user_id)}::{name}"] = scores
         found.setdefault(f"held:{encode_user(user_id)}", []).extend(scores)
     for name, value in found.items():
-        if name.startswith(("held:", "let-in:")):
+        if name.startswith("held:") and isinstance(value, list):
             value.sort(key=lambda pair: (pair[1], pair[0].encode()))
     return found
 

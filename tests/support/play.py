@@ -4,53 +4,104 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
 
-from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from fairque.fairness.model_task import Kind
-from fairque.models import ANY_USER, EVERYONE, TaskState
+from fairque import Breaker, Rate
+from fairque.fairness.model_task import Ending, Kind, ModelDelivery
+from fairque.models import ANY_USER, EVERYONE, TaskState, UserGroup
 from tests.support.core import LONG_LEASE_MS
 from tests.support.mirror import Held, Mirror, Order
 from tests.support.timed import TimedCore
 
-# Shrinking what failed takes longer than a test may: add Phase.shrink, and pytest's --timeout 0, to look for less.
-examples = settings(derandomize=True, phases=(Phase.explicit, Phase.generate))
 SHORT_LEASE_MS = 1
-SOON_MS, LATE_MS = 2, 600_000
+SOON_MS, LATE_MS = 2, 60_000
 USERS = ["a", "b:c", "b%3Ac", "{é}*\n\0"]
 IDS = ["1", "2", "b:c", "*\n", "é", "x" * 80]
 WORKERS = ["w1", "w2", "w3"]
+NAMES = ["api", "b:c *\n"]
+GROUPS = ["plan", "{é}:*"]
+SERVED: list[tuple[UserGroup, ...]] = [
+    ANY_USER,
+    ANY_USER,
+    ANY_USER,
+    (("a", "b:c"),),
+    (("b:c",), ()),
+    (("nobody",), ("b%3Ac",)),
+    (("a", "a"), tuple(USERS)),
+]
+RATES = [None, Rate(1000), Rate(500, burst=3), Rate(1, per=60, burst=2)]
+
+# Costs and weights are sums of powers of two: a tie is a tie, however it is computed.
+FIELDS: dict[str, list[Any]] = {
+    "weight": [None, 0.5, 4.0, 8.0],
+    "max_running": [None, 1, 2, 4],
+    "min_running": [None, 1, 2, 3],
+    "rate": RATES,
+    "max_queued": [None, 2, 4, 6],
+    "overflow": ["reject", "drop_oldest", "drop_oldest"],
+    "paused": [None, None, None, True, timedelta(milliseconds=SOON_MS), timedelta(milliseconds=LATE_MS)],
+    "group": [None, *GROUPS, *GROUPS],
+    "breaker": [
+        None,
+        Breaker(failures=1, window=60, cooldown=0.002),
+        Breaker(failures=2, window=0.004, cooldown=0.005),
+        Breaker(failures=2, window=60, cooldown=60),
+    ],
+}
+
+
+def _ending(kind: Kind, delay_ms: int, charge: float, run_ms: float) -> Ending:
+    """Of whatever delivery."""
+    delay_ms = delay_ms if kind in ("retry", "released") else 0
+    return Ending(cast(ModelDelivery, None), kind, delay_ms, charge, run_ms)
+
 
 users = st.sampled_from(USERS)
-orders = st.builds(
-    Order,
-    users,
-    st.sampled_from(IDS),
-    st.integers(1, 6),
-    st.sampled_from([1.0, 1.0, 0.25, 7.3]),
-    st.sampled_from([0, 0, 0, SOON_MS, LATE_MS]),
-)
-groups = st.sampled_from(
-    [
-        ANY_USER,
-        ANY_USER,
-        (("a", "b:c"),),
-        (("b:c",), ()),
-        (("nobody",), ("b%3Ac",)),
-        (("a", "a"), ("{é}*\n\0", "a")),
-        (("a",), ("a",)),
-    ]
-)
-kinds = st.sampled_from(["finished", "finished", "failed", "retry", "released"])
+ids = st.sampled_from(IDS)
+kinds = st.sampled_from(["finished", "finished", "failed", "retry", "released", "canceled"])
 picks = st.lists(st.integers(0, 7), min_size=1, max_size=4)
+wants = st.integers(1, 6)
+leases = st.sampled_from([SHORT_LEASE_MS, LONG_LEASE_MS, LONG_LEASE_MS])
+endings = st.builds(
+    _ending,
+    kinds,
+    st.sampled_from([0, 0, SOON_MS, LATE_MS]),
+    st.sampled_from([0.0, 0.0, 2.5, -0.25]),
+    st.sampled_from([0.0, 500.0, 2000.0]),
+)
+policies = st.fixed_dictionaries({}, optional={name: st.sampled_from(of) for name, of in FIELDS.items()})
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> list[Order]:
+    """A task waits seldom for one with a greater id, or most batches would close a cycle."""
+    made = []
+    for _ in range(draw(st.integers(1, 6))):
+        at = draw(st.integers(0, len(IDS) - 1))
+        first = IDS if draw(st.integers(0, 9)) == 0 else IDS[:at]
+        needs = draw(st.lists(st.sampled_from(first), max_size=2, unique=True)) if first else []
+        order = Order(
+            draw(users),
+            IDS[at],
+            draw(st.sampled_from([3, 3, 3, 1, 5, 6])),
+            draw(st.sampled_from([1.0, 1.0, 0.25, 7.25])),
+            draw(st.sampled_from([0, 0, 0, 0, SOON_MS, LATE_MS])),
+            draw(st.sampled_from(["t", *NAMES])),
+            tuple(needs),
+            draw(st.sampled_from(["wait", "cancel", "run"])),
+            draw(st.sampled_from([True, True, True, False])),
+        )
+        made.append(order)
+    return made
 
 
 class BothMachine(RuleBasedStateMachine):
-    """Producers, workers that come, go, fall silent and wake up too late, and an operator who changes weights."""
+    """Everything that may happen to a queue. Which of it does is chosen once, or nothing would happen often."""
 
     def __init__(self, new_core: Callable[[], TimedCore]) -> None:
         super().__init__()
@@ -61,69 +112,140 @@ class BothMachine(RuleBasedStateMachine):
         self.nonces = itertools.count(1)
         self.calls: list[tuple[list[Order], bytes]] = []
         self.is_sound = True
+        self.fields: Sequence[str] = ()
+        self.has_links = self.has_limits = self.has_removals = self.has_delays = False
 
     def both(self, call: Any) -> None:
         self.is_sound = False
         self.runner.run(call)
         self.is_sound = True
 
-    @initialize(later=st.booleans())
-    def some_tasks_are_for_much_later(self, later: bool) -> None:
-        self.longest_delay = LATE_MS if later else SOON_MS
+    @initialize(
+        fields=st.lists(st.sampled_from(list(FIELDS)), max_size=4, unique=True),
+        by_time=st.sampled_from([False, False, True]),
+        links=st.booleans(),
+        limits=st.booleans(),
+        removals=st.booleans(),
+        delays=st.booleans(),
+    )
+    def what_happens_in_this_game(
+        self, fields: list[str], by_time: bool, links: bool, limits: bool, removals: bool, delays: bool
+    ) -> None:
+        self.fields, self.mirror.by_time = fields, by_time
+        self.has_links, self.has_limits, self.has_removals, self.has_delays = links, limits, removals, delays
 
-    @rule(batch=st.lists(orders, min_size=1, max_size=6))
+    @initialize(of_users=st.lists(policies, min_size=len(USERS) + 1, max_size=len(USERS) + 1))
+    def some_have_policies(self, of_users: list[dict[str, Any]]) -> None:
+        for user_id, fields in zip([EVERYONE, *USERS], of_users, strict=True):
+            self.set_policy(user_id, fields)
+
+    # Producers
+
+    @rule(batch=batches())
     def enqueue(self, batch: list[Order]) -> None:
-        batch = [order._replace(delay_ms=min(order.delay_ms, self.longest_delay)) for order in batch]
-        self.calls.append((batch, next(self.nonces).to_bytes(8)))
+        made = [self.allowed(order) for order in batch]
+        self.calls.append((made, next(self.nonces).to_bytes(8)))
         self.both(self.mirror.enqueue(*self.calls[-1]))
+
+    def allowed(self, order: Order) -> Order:
+        return order._replace(
+            needs=order.needs if self.has_links else (),
+            name=order.name if self.has_limits or self.mirror.by_time else "t",
+            delay_ms=order.delay_ms if self.has_delays else min(order.delay_ms, SOON_MS),
+        )
 
     @precondition(lambda self: self.calls)
     @rule(back=st.integers(1, 3))
     def enqueue_again_because_the_reply_was_cut(self, back: int) -> None:
         self.both(self.mirror.enqueue(*self.calls[-min(back, len(self.calls))]))
 
-    @rule(
-        worker=st.sampled_from(WORKERS),
-        want=st.integers(1, 6),
-        lease=st.sampled_from([SHORT_LEASE_MS, SHORT_LEASE_MS, LONG_LEASE_MS]),
-        of=groups,
-        steal=st.sampled_from([True, True, True, False]),
-    )
+    @precondition(lambda self: self.has_removals)
+    @rule(user_id=users, task_id=ids)
+    def cancel(self, user_id: str, task_id: str) -> None:
+        self.both(self.mirror.cancel(user_id, task_id))
+
+    @precondition(lambda self: self.has_removals)
+    @rule(user_id=users, task_ids=st.lists(ids, min_size=1, max_size=3))
+    def requeue(self, user_id: str, task_ids: list[str]) -> None:
+        self.both(self.mirror.requeue(user_id, *task_ids))
+
+    @precondition(lambda self: self.has_removals)
+    @rule(user_id=users, task_id=ids)
+    def discard(self, user_id: str, task_id: str) -> None:
+        self.both(self.mirror.discard(user_id, task_id))
+
+    @precondition(lambda self: self.has_removals)
+    @rule(user_id=users, chance=st.integers(0, 3))
+    def purge(self, user_id: str, chance: int) -> None:
+        if chance == 0:
+            self.both(self.mirror.purge(user_id))
+
+    # Workers
+
+    @rule(worker=st.sampled_from(WORKERS), want=wants, lease=leases, of=st.sampled_from(SERVED), steal=st.booleans())
     def claim(self, worker: str, want: int, lease: int, of: Any, steal: bool) -> None:
         self.both(self.mirror.claim(worker, want, lease, of, steal=steal))
 
-    @rule(picks=picks, kind=kinds, delay=st.sampled_from([0, 0, SOON_MS, LATE_MS]))
-    def settle(self, picks: list[int], kind: Any, delay: int) -> None:
-        delay = min(delay, self.longest_delay) if kind in ("retry", "released") else 0
-        if picked := self.picked(picks):
-            self.both(self.mirror.settle(picked, kind, delay))
+    @precondition(lambda self: self.mirror.held)
+    @rule(picks=picks, ending=endings)
+    def settle(self, picks: list[int], ending: Ending) -> None:
+        ending = ending._replace(delay_ms=ending.delay_ms if self.has_delays else min(ending.delay_ms, SOON_MS))
+        self.both(self.mirror.settle(self.picked(picks), ending))
 
-    @rule(want=st.integers(1, 4), stolen=st.integers(1, 4), kind=kinds, late=kinds)
-    def a_worker_falls_silent_and_wakes_up_too_late(self, want: int, stolen: int, kind: Any, late: Any) -> None:
-        self.both(robbery(self.mirror, want, stolen, kind, late))
+    @rule(batch=batches(), want=wants, picks=picks, ending=endings)
+    def work_comes_and_is_done(self, batch: list[Order], want: int, picks: list[int], ending: Ending) -> None:
+        self.enqueue(batch)
+        self.claim("w1", want, LONG_LEASE_MS, ANY_USER, False)
+        if self.mirror.held:
+            self.settle(picks, ending)
 
+    @rule(want=st.integers(1, 4), stolen=st.integers(1, 4), ending=endings, late=endings)
+    def a_worker_falls_silent_and_wakes_up_too_late(self, want: int, stolen: int, ending: Ending, late: Ending) -> None:
+        self.both(robbery(self.mirror, want, stolen, ending._replace(delay_ms=0), late._replace(delay_ms=0)))
+
+    @precondition(lambda self: self.mirror.held)
     @rule(worker=st.sampled_from(WORKERS), picks=picks)
     def renew(self, worker: str, picks: list[int]) -> None:
-        if picked := self.picked(picks):
-            self.is_sound = False
-            self.mirror.renew(worker, picked)
-            self.is_sound = True
-
-    @rule(user_id=users, weight=st.sampled_from([None, 0.5, 3.0, 10.0]))
-    def change_weight(self, user_id: str, weight: float | None) -> None:
-        self.both(self.mirror.set_policy(user_id, weight=weight))
-
-    @rule()
-    def time_passes(self) -> None:
-        self.core.wait_until_ms(self.core.now_us() // 1000 + SOON_MS)
+        self.is_sound = False
+        self.mirror.renew(worker, self.picked(picks))
+        self.is_sound = True
 
     def picked(self, picks: list[int]) -> list[Held]:
-        """The last deliveries more often than old ones; among them such as are settled or lost to others.
-
-        Nothing as long as there are none: what was delivered depends on the time, which no precondition may do.
-        """
+        """The last deliveries more often than old ones; among them such as are settled or lost to others."""
         held = self.mirror.held
-        return [held[max(-len(held), -1 - pick)] for pick in picks if held]
+        return [held[max(-len(held), -1 - pick)] for pick in picks]
+
+    # The operator
+
+    @precondition(lambda self: self.fields)
+    @rule(user_id=st.sampled_from([*USERS, EVERYONE]), fields=policies)
+    def set_policy(self, user_id: str, fields: dict[str, Any]) -> None:
+        changed = {name: value for name, value in fields.items() if name in self.fields}
+        if isinstance(pause := changed.get("paused"), timedelta):
+            changed["paused"] = datetime.fromtimestamp(self.core.now_us() / 1_000_000, UTC) + pause
+        if user_id == EVERYONE:
+            changed.pop("group", None)
+        if changed:
+            self.both(self.mirror.set_policy(user_id, **changed))
+
+    @precondition(lambda self: self.fields)
+    @rule(user_id=st.sampled_from([*USERS, EVERYONE]))
+    def clear_policy(self, user_id: str) -> None:
+        self.both(self.mirror.clear_policy(user_id))
+
+    @precondition(lambda self: "group" in self.fields)
+    @rule(group=st.sampled_from(GROUPS), weight=st.sampled_from([None, 0.25, 2.0]))
+    def weigh_group(self, group: str, weight: float | None) -> None:
+        self.both(self.mirror.set_group(group, weight))
+
+    @precondition(lambda self: self.has_limits)
+    @rule(name=st.sampled_from(NAMES), most=st.sampled_from([None, 1, 1, 2]), rate=st.sampled_from([None, *RATES]))
+    def limit(self, name: str, most: int | None, rate: Rate | None) -> None:
+        self.both(self.mirror.set_limit(name, most, rate))
+
+    @rule(ms=st.sampled_from([1, SOON_MS, 10, 1000, LATE_MS]))
+    def time_passes(self, ms: int) -> None:
+        self.core.wait_until_ms(self.core.now_us() // 1000 + (ms if self.has_delays else min(ms, 10)))
 
     def teardown(self) -> None:
         try:
@@ -135,17 +257,17 @@ class BothMachine(RuleBasedStateMachine):
             self.runner.close()
 
 
-async def robbery(mirror: Mirror, want: int, stolen: int, kind: Kind, late: Kind) -> None:
+async def robbery(mirror: Mirror, want: int, stolen: int, ending: Ending, late: Ending) -> None:
     """A worker falls silent and wakes up too late."""
     silent = await mirror.claim("silent", want, SHORT_LEASE_MS)
     taken = await mirror.claim("thief", stolen, SHORT_LEASE_MS)
     mirror.renew("silent", silent)
-    await mirror.settle(taken, kind, 0)
-    await mirror.settle(silent, late, 0)
+    await mirror.settle(taken, ending)
+    await mirror.settle(silent, late)
 
 
 async def finish(mirror: Mirror) -> None:
-    """All is served in the end, and nothing stays."""
+    """All is served in the end, and nothing stays but what waits for ever."""
     for name in list(mirror.model.limits.limits):
         await mirror.set_limit(name, None, None)
     for group in mirror.model.choice.group_weights():
@@ -153,19 +275,17 @@ async def finish(mirror: Mirror) -> None:
     for user_id in [*USERS, EVERYONE]:
         await mirror.clear_policy(user_id)
     for _ in range(50):
-        mirror.core.wait_until_ms(mirror.core.now_us() // 1000 + SOON_MS)
+        mirror.core.wait_until_ms(mirror.core.now_us() // 1000 + LATE_MS)
         await mirror.claim("last", 50, SHORT_LEASE_MS)
-        await mirror.settle([held for held in mirror.held if held.is_out], "finished", 0)
-        if not (mirror.model.lanes or _is_something_due_soon(mirror)):
+        for worker in [*WORKERS, "silent", "thief", "last"]:
+            out = [held for held in mirror.held if held.is_out and held.worker == worker]
+            await mirror.settle(out, _ending("finished", 0, 0.0, 0.0))
+        if not (mirror.model.lanes or mirror.model.due or mirror.model.limits.tasks):
             break
-    assert all(task.state is TaskState.SCHEDULED for task in mirror.model.tasks.values())
-    if not mirror.model.tasks:
-        await _nothing_stays(mirror.core)
-
-
-def _is_something_due_soon(mirror: Mirror) -> bool:
-    soon = mirror.core.now_us() / 1000 + LATE_MS / 2
-    return any(at < soon for at in mirror.model.due.scores.values())
+    assert all(task.state is TaskState.DEFERRED for task in mirror.model.tasks.values())
+    for user_id, task_id in list(mirror.model.tasks):
+        await mirror.cancel(user_id, task_id)
+    await _nothing_stays(mirror.core)
 
 
 async def _nothing_stays(core: TimedCore) -> None:

@@ -151,8 +151,7 @@ class FairChoice:
             return
         if self.is_ready(user_id):
             self.leave(user_id)
-        self.line_of(user_id).forget(encoded(user_id))
-        self.line_of(user_id).weights.pop(encoded(user_id), None)
+        self.forget(user_id)
         if group is None:
             del self._group_of[user_id]
         else:
@@ -257,6 +256,11 @@ class FairChoice:
             line.leave(member, is_capped=is_capped and not member.startswith("@"))
             if line.ready:
                 return
+
+    def forget(self, user_id: str) -> None:
+        """What is kept of one that is not ready."""
+        self.line_of(user_id).forget(encoded(user_id))
+        self.line_of(user_id).weights.pop(encoded(user_id), None)
 
     def forgive(self, user_id: str) -> None:
         """What it was served out of turn, by a reservation or a worker of its own, ends to count against it."""

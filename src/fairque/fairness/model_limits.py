@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fairque.fairness.choice import SortedSet, encoded
+from fairque.fairness.freedom import Freedom
 from fairque.fairness.model_task import ModelTask
 from fairque.policy import Rate, next_start_us, tat_after_start_us
 
@@ -218,10 +219,26 @@ class NameLimits:
         given = [self._look(now_us, name, places) for name, places in sorted(freed.items()) if name in self.held]
         return any(given)
 
-    def tick(self, now_us: int) -> None:
+    def unhold(self, task: ModelTask) -> None:
+        """It waits no longer: it has ended, or comes back."""
+        task.is_held = False
+        tasks, users = self.tasks[task.user_id, task.name], self.users[task.name]
+        tasks.drop(task.task_id)
+        if not tasks:
+            del self.tasks[task.user_id, task.name]
+            users.drop(task.user_id)
+        if not users:
+            del self.users[task.name]
+            self.held.drop(task.name)
+
+    def is_counting(self) -> bool:
+        return any(not limit.is_counted for limit in self.limits.values())
+
+    def tick(self, now_us: int, freedom: Freedom) -> None:
         """The names that are due share alike what one call lets in. Before, what runs is counted for new limits."""
-        self._count(now_us)
-        names = sorted(self.held.up_to(now_us // 1000, NAMES))
+        if freedom.counts():
+            self._count(now_us)
+        names = self.held.up_to(now_us // 1000, NAMES)
         for name in names:
             self._look(now_us, name, max(1, UNLIMITED // len(names)))
 

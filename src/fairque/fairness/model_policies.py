@@ -11,13 +11,13 @@ from typing import Any
 from msgspec.structs import replace
 
 from fairque.fairness.choice import FairChoice, SortedSet, encoded
+from fairque.fairness.freedom import Freedom
 from fairque.models import EVERYONE
 from fairque.policy import Policy, Rate, merged, next_start_us, tat_after_start_us
 
 __all__ = ["Admission", "Marks", "Policies"]
 
 NEVER = math.inf  # until something happens: a task ends, the policy changes
-UNPARKED, SWEPT = 20, 100
 
 
 @dataclass(slots=True, eq=False)
@@ -231,8 +231,10 @@ class Admission:
         else:
             self.review(now_us, user_id)
 
-    def unpark(self, now_us: int) -> None:
-        for user_id in self.parked.up_to(now_us // 1000, UNPARKED):
+    def unpark(self, now_us: int, freedom: Freedom) -> None:
+        """Those whose time has come, by the order of their times."""
+        users = self.parked.up_to(now_us // 1000, len(self.parked))
+        for user_id in users[: freedom.unparks(users)]:
             if user_id == EVERYONE:
                 self.parked.drop(user_id)
             else:
@@ -252,8 +254,11 @@ class Admission:
         self.is_swept, self._is_again = True, False
         self.parked, self.swept = self.swept, self.parked
 
-    def sweep(self, now_us: int) -> None:
-        for user_id in self.swept.up_to(NEVER, SWEPT if self.is_swept else 0):
+    def sweep(self, now_us: int, freedom: Freedom) -> None:
+        if not self.is_swept:
+            return
+        users = list(self.swept)
+        for user_id in users[: freedom.sweeps(users)]:
             until = self.swept.scores[user_id]
             self.swept.drop(user_id)
             if user_id != EVERYONE:

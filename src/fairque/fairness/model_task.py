@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from fairque.fairness.choice import SortedSet
+from fairque.fairness.sorted_set import SortedSet
 from fairque.models import Priority, TaskState
 
 __all__ = [
@@ -18,11 +18,13 @@ __all__ = [
     "LaneName",
     "ModelDelivery",
     "ModelTask",
+    "OnFailure",
     "UserCounts",
 ]
 
 LaneName = Literal["critical", "normal"]
-Kind = Literal["finished", "failed", "retry", "released"]
+Kind = Literal["finished", "failed", "canceled", "retry", "released"]
+OnFailure = Literal["wait", "cancel", "run"]
 LANES: tuple[LaneName, ...] = ("critical", "normal")
 
 
@@ -44,15 +46,22 @@ class ModelTask:
     nonce: bytes = b""  # names the call that enqueued it
     start_ms: float = 0.0  # not before
     name: str = ""
+    needs: set[str] = field(default_factory=set)  # the tasks that it waits for
+    on_failure: OnFailure = "wait"  # when one of them does not finish
+    allow_unknown: bool = False
 
     state: TaskState = TaskState.QUEUED
+    came: int = 0  # when it began to wait for others
     score: int | None = None  # its place in the lane, kept through retries
     attempt: int = 0
     failures: int = 0
+    errors: int = 0
     lost: int = 0
     returned: int = 0
     returned_since_ms: int = 0
     paid: bool = False  # the next delivery is not charged
+    charged: float | None = None  # what its run time was thought to cost
+    canceling: str = ""  # why its worker is to end it
     is_held: bool = False  # waits apart from its lane, for its name
     is_offered: bool = False  # was let in again, and may take a slot of its name
     limited: str = ""  # the name whose slot it took last
@@ -67,31 +76,38 @@ class ModelTask:
     def key(self) -> tuple[str, str]:
         return self.user_id, self.task_id
 
+    def begin_anew(self) -> None:
+        """A dead letter lives again. The history of its errors stays."""
+        self.score, self.charged, self.canceling = None, None, ""
+        self.attempt = self.failures = self.lost = self.returned = self.returned_since_ms = 0
+
 
 class ModelDelivery(NamedTuple):
     """One task as it was handed to one worker."""
 
     task: ModelTask
     fence: Fence
-    history: tuple[int, int, int, int]  # failures, lost, returned, returned since
+    history: tuple[int, int, int, int, bool]  # failures, lost, returned, returned since, to be canceled
 
 
 class Ending(NamedTuple):
-    """How a delivery ended. `charge` is what it cost beyond its cost."""
+    """How a delivery ended. `charge` is what it cost beyond its cost, `run_ms` for how long it ran."""
 
     delivery: ModelDelivery
     kind: Kind
     delay_ms: int = 0
     charge: float = 0.0
+    run_ms: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
 class Holding:
-    """An entry of a stream: who has the task, and when it was last heard of."""
+    """An entry of a stream: who has the task, when it was last heard of, and for how long it may be silent."""
 
     task: ModelTask
     worker: str
     touched_ms: int
+    lease_ms: int
 
 
 @dataclass(slots=True, eq=False)
@@ -102,7 +118,6 @@ class Lane:
     user_id: str
     backlog: SortedSet[str] = field(default_factory=lambda: SortedSet(str))
     stream: dict[int, Holding] = field(default_factory=dict)  # by ascending stream id
-    cursor: int = 0  # where the next look at silent workers goes on
 
 
 @dataclass(slots=True, eq=False)

@@ -72,7 +72,7 @@ class FairPolicy:
 
     def take(self, now_us: int, want: int) -> list[int]:
         taken = []
-        for delivery in self._queue.claim(now_us, "worker", want, lease_ms=_NEVER_MS):
+        for delivery in self._queue.claim(now_us, "worker", want, lease_ms=_NEVER_MS, steal=False):
             number = int(delivery.task.task_id)
             self._deliveries[number] = delivery
             taken.append(number)

@@ -1,0 +1,33 @@
+"""What the rules leave open: how much of what may be done one call does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fairque.fairness.model_task import ModelTask
+
+__all__ = ["Freedom"]
+
+
+class Freedom:
+    """Everything at once. Scripts do a bounded part of it at each call; a test says here which part they did."""
+
+    def promotes(self, user_id: str, due: Sequence[ModelTask]) -> int:  # noqa: ARG002
+        """How many of the user's tasks that are due come to their lanes, the first ones first."""
+        return len(due)
+
+    def steals(self, silent: Sequence[ModelTask], most: int) -> Sequence[ModelTask]:
+        """Which deliveries of silent workers are taken over, at most so many, in which order."""
+        return silent[:most]
+
+    def unparks(self, users: Sequence[str]) -> int:
+        """How many of the users whose time has come are looked at, the first ones first."""
+        return len(users)
+
+    def sweeps(self, users: Sequence[str]) -> int:
+        """How many of those are looked at whom a change of the default may concern."""
+        return len(users)
+
+    def counts(self) -> bool:
+        """Whether all that runs has been counted for the limits that are new."""
+        return True
