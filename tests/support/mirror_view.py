@@ -16,12 +16,12 @@ from fairque.fairness.model_task import LANES
 from fairque.metrics import metrics_in
 from fairque.models import EVERYONE, TaskState
 from fairque.policy import Policy, changes_of
-from fairque.redis.keys import encode_user
+from fairque.redis.keys import decode_user, encode_user
 from tests.support.core import Key
 
 KEPT_ERRORS = 20
-NOT_MODELLED = ("workers", "worker:", "waiting", "metrics:*", "usage:", "told", "answer:")
-_INNER = ("limited", "keeper", "second", "slots", "stole", "cursors")
+NOT_MODELLED = ("sweep-lines", "workers", "worker:", "waiting", "metrics:*", "usage:", "told", "answer:")
+_INNER = ("limited", "assigned", "keeper", "second", "slots", "stole", "cursors", "weighted")
 """Of the state: how the scripts find something out, not what they find."""
 _TASK_NUMBERS = ("attempt", "failures", "lost", "returned", "since", "paid")
 _TASK_NAMES = ("held", "limited")
@@ -40,11 +40,25 @@ def seen(dump: dict[str, Key], model: ModelQueue) -> View:
     found["state"] = _state_fields(found.get("state", {}))
     for task in model.tasks.values():
         found[f"task:{_name(task)}"] = found.get(f"task:{_name(task)}") or _task_fields({})
+    _drop_what_is_outdated(found, model)
     if "held" in found:
         found["held"] = {name for name, _ in found["held"]}
     for name in [name for name in found if name.startswith("informed:")]:
         found.setdefault("feeds:" + name.partition(":")[2], set()).update(found.pop(name))
     return {name: value for name, value in found.items() if value}
+
+
+def _drop_what_is_outdated(found: View, model: ModelQueue) -> None:
+    """Own tags of those that came back, and weights of those that stand nowhere, are of no consequence."""
+    for path, line in model.choice.lines.items():
+        left = found.get(f"left:{path}" if path else "left", {})
+        for member in [member for member in left if member in line.ready or member in line.capped]:
+            del left[member]
+        found.get(f"group:{path}", {}).pop("weight", None)
+    for name in [name for name in found if name.startswith("user:")]:
+        user_id = decode_user(name.partition(":")[2].encode())
+        if model.choice.line_of(user_id).tag(encode_user(user_id)) is None:
+            found[name].pop("weight", None)
 
 
 def _state_fields(fields: View) -> View:
@@ -99,6 +113,7 @@ _HOLDERS: dict[str, Callable[[Key], Any]] = {
     "metrics": _metrics,
     "run-times": _run_times,
     "state": _fields,
+    "left": lambda key: dict(key.scores),
     "held": lambda key: key.scores,
 } | dict.fromkeys(("user", "group", "limit"), lambda key: _counted(_fields(key)))
 _HOLDERS |= dict.fromkeys(
@@ -174,7 +189,6 @@ def _turns(model: ModelQueue) -> View:
     choice, admission = model.choice, model.admission
     by_time = sorted((ms, encode_user(user_id)) for user_id, ms in admission.seen.items())
     found: View = {
-        "ready": _line(choice.line),
         "reserved": [(encode_user(user_id), choice.reserved.scores[user_id]) for user_id in choice.reserved],
         "parked": [(policy_name(user_id), admission.parked.scores[user_id]) for user_id in admission.parked],
         "swept": [(policy_name(user_id), admission.swept.scores[user_id]) for user_id in admission.swept],
@@ -184,11 +198,13 @@ def _turns(model: ModelQueue) -> View:
         "users": [(user, ms) for ms, user in by_time],
     }
     for path, line in choice.lines.items():
+        after = f":{path}" if path else ""
+        found[f"ready{after}"] = _line(line)
+        found[f"left{after}"] = dict(line.kept)
         if path:
-            found[f"ready:{path}"] = _line(line)
             above = choice.lines[path.rpartition("/")[0]]
             found[f"group:{path}"] = _filled(
-                {"tag": above.kept.get(f"@{path}"), "clock": line.clock, "mean": line.mean}
+                {"capped": above.capped.get(f"@{path}"), "clock": line.clock, "mean": line.mean}
             )
     return found
 
@@ -268,9 +284,10 @@ def _users(model: ModelQueue) -> View:
 
 def _user(model: ModelQueue, user_id: str) -> View:
     marks = model.policies.marks.get(user_id, Marks())
+    line, user = model.choice.line_of(user_id), encode_user(user_id)
     fields = {
-        "tag": model.choice.line_of(user_id).kept.get(encode_user(user_id)),
-        "capped": int(encode_user(user_id) in model.choice.line_of(user_id).capped),
+        "capped": line.capped.get(user),
+        "weight": None if line.tag(user) is None else line.weights.get(user),
         "tat": marks.tat_us,
         "tat_of": marks.tat_of_us,
         "open_until": marks.open_until_ms,

@@ -292,5 +292,5 @@ async def _nothing_stays(core: TimedCore) -> None:
     for worker in [*WORKERS, "silent", "thief", "last"]:
         await core.store.leave(worker, [[*USERS, "nobody"]])
     lasting = {name for name, key in core.dump().items() if not key.expires}
-    assert lasting <= {"state", "users", "told"}
+    assert lasting <= {"state", "users", "told", "left"}
     assert not [field for field in core.state() if field.startswith("cursor:")]

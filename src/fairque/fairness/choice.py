@@ -178,11 +178,29 @@ class FairChoice:
         """Workers that serve these users, or everybody, are there. Whom nobody served is owed little for that time."""
         if users in self.live or not (users or self.live):
             return
-        orphans = [user_id for user_id in self._users_ready() if not self.is_served(user_id)] if self.live else []
+        served = [self._tree(other) for other in self.live]
         self.live.add(users)
-        for user_id in orphans:
-            if self.is_served(user_id):
-                self._owe_no_more(user_id)
+        if served:
+            for line, members in self._tree(users).items():
+                orphans = {member for member in members if not any(member in tree.get(line, ()) for tree in served)}
+                self._owe_no_more(line, orphans, members - orphans)
+        for user_id in list(self.reserved):
+            self._refresh(user_id)
+
+    def _owe_no_more(self, line: Line, orphans: Set[str], others: Set[str]) -> None:
+        low = min((line.ready.scores[member] for member in others), default=None)
+        if low is not None:
+            for member in orphans:
+                line.owe_no_more(member, low)
+
+    def _tree(self, users: Assignment) -> dict[Line, set[str]]:
+        """Who of each line is ready and stands for one of these users."""
+        found: dict[Line, set[str]] = {}
+        for user_id in users or self.users_ready():
+            if self.is_ready(user_id):
+                for line, member, _ in self._levels(user_id):
+                    found.setdefault(line, set()).add(member)
+        return found
 
     def end_workers(self, users: Assignment) -> None:
         """The last worker that serves these users is gone: what it served them out of turn is forgiven."""
@@ -210,19 +228,7 @@ class FairChoice:
     def _lowest_among(self, line: Line, users: Assignment) -> float | None:
         if not users:
             return line.lowest_tag()
-        tags = [
-            line.ready.scores[member]
-            for user_id in users
-            if self.is_ready(user_id)
-            for of_user, member, _ in self._levels(user_id)
-            if of_user is line
-        ]
-        return min(tags, default=None)
-
-    def _owe_no_more(self, user_id: str) -> None:
-        for line, member, _ in self._levels(user_id):
-            line.owe_no_more(member, self._low(line, user_id))
-        self._refresh(user_id)
+        return min((line.ready.scores[member] for member in self._tree(users).get(line, ())), default=None)
 
     # Who is ready
 
@@ -253,14 +259,17 @@ class FairChoice:
         """
         self.reserved.drop(user_id)
         for line, member, _ in self._levels(user_id):
-            line.leave(member, is_capped=is_capped and not member.startswith("@"))
+            line.leave(member, is_capped=is_capped)
             if line.ready:
                 return
 
     def forget(self, user_id: str) -> None:
         """What is kept of one that is not ready."""
         self.line_of(user_id).forget(encoded(user_id))
-        self.line_of(user_id).weights.pop(encoded(user_id), None)
+
+    def uncap(self, user_id: str) -> None:
+        """It has nothing any more that its cap keeps from running."""
+        self.line_of(user_id).uncap(encoded(user_id))
 
     def forgive(self, user_id: str) -> None:
         """What it was served out of turn, by a reservation or a worker of its own, ends to count against it."""
@@ -289,6 +298,9 @@ class FairChoice:
     def _in_order(self) -> Iterator[str]:
         yield from self.reserved
         yield from self._users_ready()
+
+    def users_ready(self) -> list[str]:
+        return list(self._users_ready())
 
     def _users_ready(self, path: str = ROOT) -> Iterator[str]:
         for member in self.lines[path].ready:

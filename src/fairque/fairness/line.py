@@ -26,9 +26,10 @@ class Line:
         clock: The virtual time, at which members enter.
         mean: Of what services took members further lately; 0 before the first.
         ready: Members that may be served now, with their tags.
-        kept: The tags that members left with, as long as they matter.
-        capped: Those of `kept` that left because as much of theirs runs as may.
+        kept: The tags that members left with, as long as they matter: until the lowest has passed them.
+        capped: The tags of those that left because as much of theirs runs as may.
         weights: By which tags were counted, where that is not 1.
+        passed: The highest that the lowest tag has been since `look_again`.
     """
 
     def __init__(self) -> None:
@@ -36,33 +37,43 @@ class Line:
         self.mean = 0.0
         self.ready: SortedSet[str] = SortedSet(str)
         self.kept: dict[str, float] = {}
-        self.capped: set[str] = set()
+        self.capped: dict[str, float] = {}
         self.weights: dict[str, float] = {}
+        self.passed = 0.0
 
     def tag(self, member: str) -> float | None:
         """Its virtual start time, kept while it has nothing to serve. None: it stands nowhere."""
-        found = self.ready.scores.get(member)
-        return self.kept.get(member) if found is None else found
+        for where in (self.ready.scores, self.capped, self.kept):
+            if member in where:
+                return where[member]
+        return None
 
     def lowest_tag(self) -> float | None:
         return self.ready.lowest_score() if self.ready else None
 
-    def _low(self) -> float:
-        """Of all, the clock where nobody is ready."""
+    def low(self) -> float:
+        """The lowest tag of all, the clock where nobody is ready."""
         return self.ready.lowest_score() if self.ready else self.clock
+
+    def look_again(self) -> None:
+        self.passed = self.low()
+
+    def _note_low(self) -> None:
+        self.passed = max(self.passed, self.low())
 
     def join(self, member: str, share: float, low: float | None) -> None:
         """Its first service takes it this much further. No effect on one that is ready already."""
         if member in self.ready:
             return
-        own = self.kept.get(member, 0.0)
+        kept = self.kept.pop(member, None)
         if member in self.capped:
             # Only its cap stood between it and its share: some of what it did not get meanwhile it gets now.
-            self.capped.discard(member)
+            kept = self.capped.pop(member)
             entry = (self.clock if low is None else low) - CREDIT * self.mean
         else:
             entry = self._entry(share, low)
-        self.ready.put(member, max(own, entry))
+        self.ready.put(member, entry if kept is None else max(kept, entry))
+        self._note_low()
 
     def _entry(self, share: float, low: float | None) -> float:
         """The clock, but not below the lowest tag, and at most half a service above it: its own or the mean.
@@ -76,18 +87,24 @@ class Line:
         return max(low, min(self.clock, low + (min(share, self.mean) if self.mean else share) / 2))
 
     def forget(self, member: str) -> None:
-        """What is kept of one that is not ready."""
+        """Whatever is kept of one that is not ready."""
         self.kept.pop(member, None)
-        self.capped.discard(member)
+        self.capped.pop(member, None)
+        self.weights.pop(member, None)
+
+    def uncap(self, member: str) -> None:
+        """It has nothing any more that its cap keeps from running."""
+        if member in self.capped:
+            self.kept[member] = self.capped.pop(member)
 
     def leave(self, member: str, *, is_capped: bool = False) -> None:
         """`is_capped`: it has work that may not run, because as much of it runs as may."""
-        self.kept[member] = self.ready.scores[member]
+        tag = self.ready.scores[member]
         self.ready.drop(member)
-        if is_capped:
-            self.capped.add(member)
+        (self.capped if is_capped else self.kept)[member] = tag
         if not self.ready:  # what comes next begins where this one ended, as in the paper
-            self.clock = max(self.clock, self.kept[member])
+            self.clock = max(self.clock, tag)
+        self._note_low()
 
     def serve(self, member: str, cost: float, weight: float) -> None:
         tag, step = self.ready.scores[member], cost / weight
@@ -95,12 +112,20 @@ class Line:
         if step > 0:
             self.mean = self.mean + (step - self.mean) / MEAN_OVER if self.mean else step
         self.ready.put(member, tag + step)
+        self._note_low()
 
     def move(self, member: str, by: float) -> None:
-        """Whether it is ready or not. It comes to no more than the largest debt above the lowest tag."""
-        tag = self.tag(member) or 0.0
+        """Whether it is ready or not. It comes to no more than the largest debt above the lowest tag.
+
+        One that stands nowhere stands at the lowest; what it is given back there is of no consequence.
+        """
+        tag = self.tag(member)
+        if tag is None and by <= 0:
+            return
+        if tag is None:
+            tag = self.low()
         if by > 0 and self.mean:
-            by = max(0.0, min(by, self._low() + LARGEST_DEBT * self.mean - tag))
+            by = max(0.0, min(by, self.low() + LARGEST_DEBT * self.mean - tag))
         self._set(member, tag + by)
 
     def weigh(self, member: str, weight: float) -> None:
@@ -108,25 +133,27 @@ class Line:
         before = self.weights.pop(member, 1.0)
         if weight != 1.0:
             self.weights[member] = weight
-        tag = self.tag(member)
-        if tag is not None and tag > self._low():
-            self._set(member, self._low() + (tag - self._low()) * before / weight)
+        tag, low = self.tag(member), self.low()
+        if tag is not None and tag > low:
+            self._set(member, low + (tag - low) * (before / weight))
 
     def forgive(self, member: str) -> None:
         """What it was served out of turn is no longer held against it, beyond the horizon."""
         tag = self.tag(member)
-        others = (score for other, score in self.ready.scores.items() if other != member)
-        low = min(others, default=None)
+        low = min((score for other, score in self.ready.scores.items() if other != member), default=None)
         if tag is not None and low is not None:
             self._set(member, min(tag, low + HORIZON * self.mean))
 
-    def owe_no_more(self, member: str, low: float | None) -> None:
+    def owe_no_more(self, member: str, low: float) -> None:
         """Nobody served it: as one that was held at a cap it comes back, owed so much and no more."""
-        if member in self.ready and low is not None:
-            self.ready.put(member, max(self.ready.scores[member], low - CREDIT * self.mean))
+        self.ready.put(member, max(self.ready.scores[member], low - CREDIT * self.mean))
+        self._note_low()
 
     def _set(self, member: str, tag: float) -> None:
         if member in self.ready:
             self.ready.put(member, tag)
+        elif member in self.capped:
+            self.capped[member] = tag
         else:
             self.kept[member] = tag
+        self._note_low()

@@ -150,6 +150,7 @@ class Admission:
         swept: Those of `parked` that are looked at anew, because the default changed.
         seen: Users → the ms at which they last had something to wait for.
         is_swept: The next claim does so.
+        is_reweighted: The default weight is another one than that which some were counted with.
         on_held_back: Called at a time with a user that may not be served any more.
         on_reviewed: Called with a user that may have become able to be served.
     """
@@ -166,7 +167,7 @@ class Admission:
         self.parked: SortedSet[str] = SortedSet(_encoded_or_all)
         self.swept: SortedSet[str] = SortedSet(_encoded_or_all)
         self.seen: dict[str, int] = {}
-        self.is_swept = self._is_again = False
+        self.is_swept = self._is_again = self.is_reweighted = False
         self.on_held_back: Callable[[int, str], None] = lambda *_: None
         self.on_reviewed: Callable[[str], None] = lambda *_: None
         self._running = running
@@ -205,7 +206,7 @@ class Admission:
     def retire(self, user_id: str) -> None:
         """Its backlog is gone, and so is what its cap kept it from."""
         self.parked.drop(user_id)
-        self.choice.line_of(user_id).capped.discard(encoded(user_id))
+        self.choice.uncap(user_id)
         if self.choice.is_ready(user_id):
             self.choice.leave(user_id)
 
@@ -215,7 +216,7 @@ class Admission:
         self.parked.drop(user_id)
         cost = self._head_cost(user_id)
         if cost is None:
-            self.choice.line_of(user_id).capped.discard(encoded(user_id))
+            self.choice.uncap(user_id)
             return
         if not self.choice.is_ready(user_id):
             self.admit(now_us, user_id, cost)
@@ -240,9 +241,10 @@ class Admission:
             else:
                 self.review(now_us, user_id)
 
-    def change_default(self, now_us: int) -> None:
+    def change_default(self, now_us: int, *, is_reweighted: bool) -> None:
         """Who is ready is looked at when its turn comes, the others by the claims that follow."""
         self._begin_sweep()
+        self.is_reweighted = self.is_reweighted or is_reweighted
         self.parked.drop(EVERYONE)
         if now_us // 1000 < self.policies.all_paused_until() < NEVER:
             self.parked.put(EVERYONE, self.policies.all_paused_until())
@@ -255,6 +257,7 @@ class Admission:
         self.parked, self.swept = self.swept, self.parked
 
     def sweep(self, now_us: int, freedom: Freedom) -> None:
+        """Those who were held back under another default, and the weights of all who are ready."""
         if not self.is_swept:
             return
         users = list(self.swept)
@@ -265,6 +268,10 @@ class Admission:
                 self.review(now_us, user_id)
             elif until == self.policies.all_paused_until():
                 self.parked.put(EVERYONE, until)
+        for user_id in self.choice.users_ready() if self.is_reweighted else ():
+            self.choice.weigh(user_id)
+            self.favour(user_id)
+        self.is_reweighted = False
         if not self.swept and self._is_again:
             self._begin_sweep()
         elif not self.swept:

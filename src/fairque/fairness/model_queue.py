@@ -68,24 +68,22 @@ class ModelQueue(ModelLanes):
             return
         reserved = self.policies.of(user_id).min_running or 0
         self.policies.change(user_id, **fields)
+        own = self.policies.own.get(user_id)
+        self.choice.set_group(user_id, own.group if own else None)
         if (self.policies.of(user_id).min_running or 0) < reserved:
             self.choice.forgive(user_id)
-        self._follow_policy(user_id)
+        self.choice.set_weight(user_id, own.weight if own else None)
         self.admission.review(now_us, user_id)
         self.forget_reserved()
         self.limits.pass_on(now_us)
-
-    def _follow_policy(self, user_id: str) -> None:
-        own = self.policies.own.get(user_id)
-        self.choice.set_weight(user_id, own.weight if own else None)
-        self.choice.set_group(user_id, own.group if own else None)
 
     def _set_default(self, now_us: int, fields: dict[str, Any]) -> None:
         before = self.policies.default
         self.policies.change(EVERYONE, **fields)
         self.choice.default_weight = self.policies.default.weight or 1.0
         if Policy() != before or Policy() != self.policies.default:
-            self.admission.change_default(now_us)
+            is_reweighted = self.policies.default.weight != before.weight
+            self.admission.change_default(now_us, is_reweighted=is_reweighted)
             self.forget_reserved()
 
     def forget_reserved(self) -> None:
@@ -303,6 +301,7 @@ class ModelQueue(ModelLanes):
         if (at := self.admission.gate(claim.now_us, user_id)) is not None:
             self.admission.hold_back(claim.now_us, user_id, at)
             return False
+        self.choice.weigh(user_id)
         task = self._next_task(user_id)
         is_held = self.limits.must_wait(claim.now_us, task)
         if is_held:
@@ -568,7 +567,8 @@ class ModelQueue(ModelLanes):
             known.pop(user_id, None)
         self.choice.reserved.drop(user_id)
         self.choice.forget(user_id)
-        self._follow_policy(user_id)
+        self.choice.set_group(user_id, None)
+        self.choice.set_weight(user_id, None)
         self.forget_reserved()
 
     def erase_results(self, user_id: str) -> None:
