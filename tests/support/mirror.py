@@ -15,12 +15,12 @@ from fairque.fairness.freedom import Freedom
 from fairque.fairness.model_queue import Ending, ModelQueue, ModelTask
 from fairque.fairness.model_task import OnFailure
 from fairque.models import ANY_USER, UserGroup
-from fairque.policy import Policy, Rate, TaskLimit, changes_of
+from fairque.policy import Policy, Rate, TaskLimit
 from fairque.redis.delivery import Delivery, Needs, NewTask, Outcome
 from fairque.redis.keys import encode_user
 from fairque.tasks.message import Message, encode_body
 from tests.support.core import MAX_BODY, STEP_MS, Key, outcome
-from tests.support.mirror_view import agree, ended, expected, policy_name, seen
+from tests.support.mirror_view import agree, changed, ended, expected, policy_name, seen
 from tests.support.timed import TimedCore
 
 _EXPIRING = ("metrics:", "run-times")
@@ -236,7 +236,7 @@ class Mirror:
 
     async def set_policy(self, user_id: str, **fields: Any) -> None:
         """None forgets a field."""
-        await self.core.store.set_policy(policy_name(user_id), *changes_of(fields))
+        await self.core.store.set_policy(policy_name(user_id), *changed(fields))
         self.model.set_policy(self.core.now_us(), user_id, **fields)
         self.compare()
 
@@ -246,7 +246,7 @@ class Mirror:
         self.compare()
 
     async def set_group(self, group: str, weight: float | None) -> None:
-        await self.core.store.set_policy(f"@{encoded_path(group)}", *changes_of({"weight": weight}))
+        await self.core.store.set_policy(f"@{encoded_path(group)}", *changed({"weight": weight}))
         self.model.choice.set_group_weight(group, weight)
         self.model.forget_reserved()
         self.compare()

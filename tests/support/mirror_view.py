@@ -315,7 +315,17 @@ def _indexes(model: ModelQueue) -> View:
 
 
 def packed(policy: Policy) -> View:
-    return changes_of({name: value for name, value in msgspec.structs.asdict(policy).items() if value is not None})[0]
+    return changed({name: value for name, value in msgspec.structs.asdict(policy).items() if value is not None})[0]
+
+
+def changed(fields: View) -> tuple[View, list[str]]:
+    """What a script is told of a policy: the new fields, and those that are forgotten."""
+    changes, forgotten = changes_of({name: value for name, value in fields.items() if name != "group"})
+    if group := fields.get("group"):
+        changes["group"] = encoded_path(group)
+    elif "group" in fields:
+        forgotten.append("group")
+    return changes, forgotten
 
 
 def _limits(model: ModelQueue) -> View:

@@ -24,7 +24,7 @@ USERS = ["a", "b:c", "b%3Ac", "{é}*\n\0"]
 IDS = ["1", "2", "b:c", "*\n", "é", "x" * 80]
 WORKERS = ["w1", "w2", "w3"]
 NAMES = ["api", "b:c *\n"]
-GROUPS = ["plan", "{é}:*"]
+GROUPS = ["plan", "plan/{é}:*", "plan/b/c/d", "{é}:*"]
 SERVED: list[tuple[UserGroup, ...]] = [
     ANY_USER,
     ANY_USER,

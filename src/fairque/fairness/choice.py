@@ -129,8 +129,14 @@ class FairChoice:
         else:
             self._group_weights[group] = weight
         path = encoded_path(group)
-        above = self.lines.setdefault(path.rpartition(SEPARATOR)[0], Line())
-        self._weigh(above, _party(path), self.group_weight(group))
+        self._weigh(self._line_at(path.rpartition(SEPARATOR)[0]), _party(path), self.group_weight(group))
+
+    def _line_at(self, path: str) -> Line:
+        """Those around it are there as well."""
+        if path not in self.lines:
+            self._line_at(path.rpartition(SEPARATOR)[0])
+            self.lines[path] = Line()
+        return self.lines[path]
 
     def weigh(self, user_id: str) -> None:
         """Whatever weights have changed, the tags of the user and of its groups are counted by those of now."""
@@ -160,7 +166,7 @@ class FairChoice:
     def line_of(self, user_id: str) -> Line:
         """Where the user stands."""
         group = self._group_of.get(user_id)
-        return self.line if group is None else self.lines.setdefault(encoded_path(group), Line())
+        return self.line if group is None else self._line_at(encoded_path(group))
 
     def _levels(self, user_id: str) -> Iterator[tuple[Line, str, float]]:
         """From the innermost line outward: the line, who of it stands for the user, and its weight."""
@@ -168,7 +174,7 @@ class FairChoice:
         group = self._group_of.get(user_id)
         while group:
             outer = group.rpartition(SEPARATOR)[0]
-            line = self.lines.setdefault(encoded_path(outer) if outer else ROOT, Line())
+            line = self._line_at(encoded_path(outer) if outer else ROOT)
             yield line, _party(encoded_path(group)), self.group_weight(group)
             group = outer
 
