@@ -232,8 +232,8 @@ class OfLowest(FairChoice):
     """The lowest one of those of the assignments that serve the user."""
 
     def _low(self, line: Line, user_id: str) -> float | None:
-        lows = [self._lowest_among(line, users) for users in self.live if self._serves(users, user_id)]
-        return min((low for low in lows if low is not None), default=None) if self.live else line.lowest_tag()
+        lows = [self._lowest_among(line, users) for users in self._living() if self._serves(users, user_id)]
+        return min((low for low in lows if low is not None), default=None)
 
 
 class EnterOfAll(ByMean):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
 from typing import Any, NamedTuple
 
 import msgspec
+from fairque.redis.assignment import assignments_of
 
 from fairque.errors import DependencyError, QueueFull
 from fairque.fairness import model_queue
@@ -17,14 +18,14 @@ from fairque.fairness.model_task import OnFailure
 from fairque.models import ANY_USER, UserGroup
 from fairque.policy import Policy, Rate, TaskLimit
 from fairque.redis.delivery import Delivery, Needs, NewTask, Outcome
-from fairque.redis.keys import encode_user
+from fairque.redis.keys import decode_user, encode_user
 from fairque.tasks.message import Message, encode_body
 from tests.support.core import MAX_BODY, STEP_MS, Key, outcome
-from tests.support.mirror_view import agree, changed, ended, expected, policy_name, seen
+from tests.support.mirror_view import agree, assignment_name, changed, check_trees, ended, expected, policy_name, seen
 from tests.support.timed import TimedCore
 
 _EXPIRING = ("metrics:", "run-times")
-_SOMETIMES_EXPIRING = ("user:", "group:", "left:")
+_SOMETIMES_EXPIRING = ("user:", "group:", "left")
 """Those of groups while nobody of them is ready, of a user but for a weight that was counted while it is."""
 _NO_ARGS = msgspec.Raw(b"\x90")
 
@@ -75,7 +76,13 @@ class Followed(Freedom):
         before: What is out, by the model: the tasks that a reply can only have from a steal.
     """
 
-    def __init__(self, dump: dict[str, Key], deliveries: Sequence[Delivery], before: set[tuple[str, str]], want: int):
+    def __init__(
+        self,
+        dump: dict[str, Key],
+        deliveries: Sequence[Delivery] = (),
+        before: Set[tuple[str, str]] = frozenset(),
+        want: int = 0,
+    ) -> None:
         self._dump = dump
         self._stolen = [(of.user_id, of.id) for of in deliveries if (of.user_id, of.id) in before]
         self._want = want
@@ -98,6 +105,21 @@ class Followed(Freedom):
         left, now_ms = self._members("parked"), self._now_ms()
         went = [left.get(policy_name(user_id), math.inf) > now_ms for user_id in users]
         return self._first_ones(went, min(1, len(users)))
+
+    def notes(self, users: frozenset[str], before: int, now_ms: int) -> int:
+        """Once in a second is often enough."""
+        noted = int(self._members("assignments").get(assignment_name(users), now_ms))
+        assert max(before, now_ms - 1000) <= noted <= now_ms
+        return noted
+
+    def ends(self, silent: Sequence[frozenset[str]]) -> Sequence[frozenset[str]]:
+        noted = self._members("assignments")
+        return [users for users in silent if assignment_name(users) not in noted]
+
+    def releases(self, users: frozenset[str], left: Set[str]) -> Set[str]:
+        key = self._dump.get(f"assignment:{assignment_name(users)}")
+        kept = {decode_user(user) for user in key.content} if key else set()
+        return {user_id for user_id in left if user_id not in kept}
 
     def counts(self) -> bool:
         return "state" not in self._dump or "recount" not in dict(self._dump["state"].pairs)
@@ -182,12 +204,14 @@ class Mirror:
             self.model.moments.hand_on(worker)
             assert sleep == 0
             return
-        looks = dict(dump["leases"].scores) if "leases" in dump and groups is not None else {}
-        if groups is not None and all(groups):
-            named = {encode_user(user_id) for group in groups for user_id in group}
-            looks = {lane: at for lane, at in looks.items() if lane.partition(":")[2] in named}
-        at_ms = min([self.model.sleep_until_ms(now_us, worker), *looks.values()])
+        looks = self._looks(dump, groups) if groups is not None else []
+        at_ms = min([self.model.sleep_until_ms(now_us, worker), *looks])
         agree_about_sleep(sleep, None if at_ms == math.inf else at_ms - now_us // 1000)
+
+    def _looks(self, dump: dict[str, Key], groups: Sequence[UserGroup]) -> list[float]:
+        """When lanes are looked at. Those of named users are known apart; that they are gone is seen at the look."""
+        keys = [f"leases@{assignment.name}" for assignment in assignments_of(groups)] if all(groups) else ["leases"]
+        return [at for name in keys if name in dump for _, at in dump[name].scores]
 
     async def settle(self, asked: Sequence[Held], ending: Ending) -> list[bool]:
         """What one worker has to tell, the first one's. An outcome that was given before is given again.
@@ -210,6 +234,12 @@ class Mirror:
         expected = self.model.renew(self.core.now_us(), worker, [of.model for of in picked])
         agree("lost", lost, [of.real for of in picked if any(of.model is model for model in expected)])
         self.compare()
+
+    async def leave(self, worker: str, groups: Sequence[UserGroup] = ANY_USER) -> None:
+        await self.core.store.leave(worker, groups)
+        self.model.freedom = Followed(dump := self.core.dump())
+        self.model.leave(self.core.now_us(), worker, groups)
+        self.compare(dump)
 
     async def cancel(self, user_id: str, task_id: str) -> None:
         answer = await self.core.store.cancel(user_id, task_id, "why")
@@ -263,6 +293,7 @@ class Mirror:
         self._follow_what_was_forgotten(dump)
         found = seen(dump, self.model)
         agree("keys", found, expected(self.model))
+        check_trees(dump, self.model)
         for name in found:
             if name in dump and not name.startswith(_SOMETIMES_EXPIRING):
                 expires = name.startswith(_EXPIRING) or name in ended(self.model)

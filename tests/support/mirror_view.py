@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 import msgspec
+from fairque.redis.assignment import assignments_of
 
-from fairque.fairness.choice import encoded_path
+from fairque.fairness.choice import EVERYBODY, encoded_path
 from fairque.fairness.line import Line
 from fairque.fairness.model_limits import NameLimit
 from fairque.fairness.model_policies import Marks
@@ -20,8 +21,24 @@ from fairque.redis.keys import decode_user, encode_user
 from tests.support.core import Key
 
 KEPT_ERRORS = 20
-NOT_MODELLED = ("sweep-lines", "workers", "worker:", "waiting", "metrics:*", "usage:", "told", "answer:")
-_INNER = ("limited", "assigned", "keeper", "second", "slots", "stole", "cursors", "weighted")
+NOT_MODELLED = (
+    "assignment:",
+    "assignments:",
+    "assignments-ended",
+    "workers@",
+    "ready@",
+    "reserved@",
+    "leases@",
+    "sweep-lines",
+    "workers",
+    "worker:",
+    "waiting",
+    "metrics:*",
+    "usage:",
+    "told",
+    "answer:",
+)
+_INNER = ("limited", "keeper", "second", "slots", "stole", "cursors", "weighted")
 """Of the state: how the scripts find something out, not what they find."""
 _TASK_NUMBERS = ("attempt", "failures", "lost", "returned", "since", "paid")
 _TASK_NAMES = ("held", "limited")
@@ -112,6 +129,7 @@ _HOLDERS: dict[str, Callable[[Key], Any]] = {
     "policy": lambda key: msgspec.msgpack.decode(key.content[0]),
     "metrics": _metrics,
     "run-times": _run_times,
+    "assignments": lambda key: sorted(key.scores),
     "state": _fields,
     "left": lambda key: dict(key.scores),
     "held": lambda key: key.scores,
@@ -178,7 +196,7 @@ def _state(model: ModelQueue) -> View:
     values["deferred"] = len(model.links.deferred)
     values["policies"] = len(_policies(model)) - len(_indexes(model))
     values["limits"] = len(model.limits.limits)
-    values["in_hand"] = sum(map(len, model.limits.offered.values()))
+    values["assigned"] = len(model.workers.noted.keys() - {EVERYBODY})
     values["sweep"] = model.admission.is_swept
     values["recount"] = model.limits.is_counting()
     return _filled(values)
@@ -194,6 +212,7 @@ def _turns(model: ModelQueue) -> View:
         "swept": [(policy_name(user_id), admission.swept.scores[user_id]) for user_id in admission.swept],
         "due": [(encode_user(user_id), model.due.scores[user_id]) for user_id in model.due],
         "leases": {f"{of.name}:{encode_user(of.user_id)}" for of in model.lanes.values() if of.stream},
+        "assignments": sorted((assignment_name(users), float(ms)) for users, ms in model.workers.noted.items()),
         "run-times": {name: tuple(map(float, means)) for name, means in model.run_times.means.items()},
         "users": [(user, ms) for ms, user in by_time],
     }
@@ -365,6 +384,41 @@ def _name(task: ModelTask) -> str:
 
 def _name_of(key: tuple[str, str]) -> str:
     return f"{encode_user(key[0])}:{key[1]}"
+
+
+# Trees of assignments
+
+
+def assignment_name(users: Set[str]) -> str:
+    return assignments_of([tuple(users)])[0].name
+
+
+def check_trees(dump: dict[str, Key], model: ModelQueue) -> None:
+    """Each holds all of its users that are ready, and their groups, at no more than their tags; and all their lanes."""
+    looks = dict(dump["leases"].scores) if "leases" in dump else {}
+    for users in model.workers.noted.keys() - {EVERYBODY}:
+        name = assignment_name(users)
+        for path, line in model.choice.lines.items():
+            tree = _scores(dump, f"ready@{name}:{path}" if path else f"ready@{name}")
+            for member in model.choice.standing_for(line, users):
+                _check_not_above(f"{member} in the tree of {set(users)}", tree.get(member), line.ready.scores[member])
+        first = _scores(dump, f"reserved@{name}")
+        for user_id in users & set(model.choice.reserved):
+            _check_not_above(f"{user_id} in front", first.get(encode_user(user_id)), model.choice.tag(user_id))
+        own = _scores(dump, f"leases@{name}")
+        for user in map(encode_user, users):
+            for lane in (f"critical:{user}", f"normal:{user}"):
+                if lane in looks:
+                    _check_not_above(f"a look at {lane}", own.get(lane), looks[lane])
+
+
+def _scores(dump: dict[str, Key], name: str) -> dict[str, float]:
+    return dict(dump[name].scores) if name in dump else {}
+
+
+def _check_not_above(what: str, found: float | None, true: float) -> None:
+    assert found is not None, f"{what} is not there"
+    assert found <= true or are_close(found, true), f"{what} is at {found}, not at {true}"
 
 
 # Both

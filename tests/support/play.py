@@ -27,8 +27,6 @@ NAMES = ["api", "b:c *\n"]
 GROUPS = ["plan", "plan/{é}:*", "plan/b/c/d", "{é}:*"]
 SERVED: list[tuple[UserGroup, ...]] = [
     ANY_USER,
-    ANY_USER,
-    ANY_USER,
     (("a", "b:c"),),
     (("b:c",), ()),
     (("nobody",), ("b%3Ac",)),
@@ -66,6 +64,8 @@ ids = st.sampled_from(IDS)
 kinds = st.sampled_from(["finished", "finished", "failed", "retry", "released", "canceled"])
 picks = st.lists(st.integers(0, 7), min_size=1, max_size=4)
 wants = st.integers(1, 6)
+workers = st.sampled_from(WORKERS)
+kinds_of_workers = st.integers(0, 3)
 leases = st.sampled_from([SHORT_LEASE_MS, LONG_LEASE_MS, LONG_LEASE_MS])
 endings = st.builds(
     _ending,
@@ -113,6 +113,7 @@ class BothMachine(RuleBasedStateMachine):
         self.calls: list[tuple[list[Order], bytes]] = []
         self.is_sound = True
         self.fields: Sequence[str] = ()
+        self.served: list[tuple[UserGroup, ...]] = [ANY_USER]
         self.has_links = self.has_limits = self.has_removals = self.has_delays = False
 
     def both(self, call: Any) -> None:
@@ -127,11 +128,19 @@ class BothMachine(RuleBasedStateMachine):
         limits=st.booleans(),
         removals=st.booleans(),
         delays=st.booleans(),
+        served=st.one_of(st.just([ANY_USER]), st.lists(st.sampled_from(SERVED), min_size=1, max_size=4)),
     )
     def what_happens_in_this_game(
-        self, fields: list[str], by_time: bool, links: bool, limits: bool, removals: bool, delays: bool
+        self,
+        fields: list[str],
+        by_time: bool,
+        links: bool,
+        limits: bool,
+        removals: bool,
+        delays: bool,
+        served: list[tuple[UserGroup, ...]],
     ) -> None:
-        self.fields, self.mirror.by_time = fields, by_time
+        self.fields, self.mirror.by_time, self.served = fields, by_time, served
         self.has_links, self.has_limits, self.has_removals, self.has_delays = links, limits, removals, delays
 
     @initialize(of_users=st.lists(policies, min_size=len(USERS) + 1, max_size=len(USERS) + 1))
@@ -182,9 +191,12 @@ class BothMachine(RuleBasedStateMachine):
 
     # Workers
 
-    @rule(worker=st.sampled_from(WORKERS), want=wants, lease=leases, of=st.sampled_from(SERVED), steal=st.booleans())
-    def claim(self, worker: str, want: int, lease: int, of: Any, steal: bool) -> None:
-        self.both(self.mirror.claim(worker, want, lease, of, steal=steal))
+    def groups(self, pick: int) -> tuple[UserGroup, ...]:
+        return self.served[pick % len(self.served)]
+
+    @rule(worker=workers, want=wants, lease=leases, of=kinds_of_workers, steal=st.booleans())
+    def claim(self, worker: str, want: int, lease: int, of: int, steal: bool) -> None:
+        self.both(self.mirror.claim(worker, want, lease, self.groups(of), steal=steal))
 
     @precondition(lambda self: self.mirror.held)
     @rule(picks=picks, ending=endings)
@@ -195,16 +207,23 @@ class BothMachine(RuleBasedStateMachine):
     @rule(batch=batches(), want=wants, picks=picks, ending=endings)
     def work_comes_and_is_done(self, batch: list[Order], want: int, picks: list[int], ending: Ending) -> None:
         self.enqueue(batch)
-        self.claim("w1", want, LONG_LEASE_MS, ANY_USER, False)
+        self.claim("w1", want, LONG_LEASE_MS, want, False)
         if self.mirror.held:
             self.settle(picks, ending)
 
-    @rule(want=st.integers(1, 4), stolen=st.integers(1, 4), ending=endings, late=endings)
-    def a_worker_falls_silent_and_wakes_up_too_late(self, want: int, stolen: int, ending: Ending, late: Ending) -> None:
-        self.both(robbery(self.mirror, want, stolen, ending._replace(delay_ms=0), late._replace(delay_ms=0)))
+    @rule(want=st.integers(1, 4), stolen=st.integers(1, 4), of=kinds_of_workers, ending=endings, late=endings)
+    def a_worker_falls_silent_and_wakes_up_too_late(
+        self, want: int, stolen: int, of: int, ending: Ending, late: Ending
+    ) -> None:
+        said = ending._replace(delay_ms=0), late._replace(delay_ms=0)
+        self.both(robbery(self.mirror, self.groups(of), want, stolen, *said))
+
+    @rule(worker=workers, of=kinds_of_workers)
+    def leave(self, worker: str, of: int) -> None:
+        self.both(self.mirror.leave(worker, self.groups(of)))
 
     @precondition(lambda self: self.mirror.held)
-    @rule(worker=st.sampled_from(WORKERS), picks=picks)
+    @rule(worker=workers, picks=picks)
     def renew(self, worker: str, picks: list[int]) -> None:
         self.is_sound = False
         self.mirror.renew(worker, self.picked(picks))
@@ -257,10 +276,12 @@ class BothMachine(RuleBasedStateMachine):
             self.runner.close()
 
 
-async def robbery(mirror: Mirror, want: int, stolen: int, ending: Ending, late: Ending) -> None:
+async def robbery(
+    mirror: Mirror, groups: Sequence[UserGroup], want: int, stolen: int, ending: Ending, late: Ending
+) -> None:
     """A worker falls silent and wakes up too late."""
-    silent = await mirror.claim("silent", want, SHORT_LEASE_MS)
-    taken = await mirror.claim("thief", stolen, SHORT_LEASE_MS)
+    silent = await mirror.claim("silent", want, SHORT_LEASE_MS, groups)
+    taken = await mirror.claim("thief", stolen, SHORT_LEASE_MS, groups)
     mirror.renew("silent", silent)
     await mirror.settle(taken, ending)
     await mirror.settle(silent, late)
@@ -285,12 +306,13 @@ async def finish(mirror: Mirror) -> None:
     assert all(task.state is TaskState.DEFERRED for task in mirror.model.tasks.values())
     for user_id, task_id in list(mirror.model.tasks):
         await mirror.cancel(user_id, task_id)
+    for worker in [*WORKERS, "silent", "thief", "last"]:
+        for groups in SERVED:
+            await mirror.leave(worker, groups)
     await _nothing_stays(mirror.core)
 
 
 async def _nothing_stays(core: TimedCore) -> None:
-    for worker in [*WORKERS, "silent", "thief", "last"]:
-        await core.store.leave(worker, [[*USERS, "nobody"]])
     lasting = {name for name, key in core.dump().items() if not key.expires}
-    assert lasting <= {"state", "users", "told", "left"}
+    assert lasting - {"left"} <= {"state", "users", "told"}, lasting
     assert not [field for field in core.state() if field.startswith("cursor:")]

@@ -12,7 +12,7 @@ other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from functools import lru_cache
 from urllib.parse import quote
 
@@ -58,6 +58,10 @@ def _party(path: str) -> str:
     return f"@{path}"
 
 
+def min_of(tags: Iterable[float | None]) -> float | None:
+    return min((tag for tag in tags if tag is not None), default=None)
+
+
 class FairChoice:
     """Whose turn it is. Knows users, groups, costs and whom workers serve, nothing of tasks.
 
@@ -69,14 +73,16 @@ class FairChoice:
         reserved: Those of the ready users that are served before all others, with their tags.
         default_weight: Of users that have none of their own. What is ahead of others is counted by a new one as soon
             as a user comes, has its turn, or is looked at by `weigh`.
-        live: The lists of users that workers serve now. As long as all workers serve everybody, none is kept.
+        live: The lists of users that workers serve now; None as long as all workers serve everybody.
+        is_returning: Workers that serve everybody have come back, and whom nobody served has not been looked at.
     """
 
     def __init__(self) -> None:
         self.lines: dict[str, Line] = {ROOT: Line()}
         self.reserved: SortedSet[str] = SortedSet(encoded)
         self.default_weight = 1.0
-        self.live: set[Assignment] = set()
+        self.live: set[Assignment] | None = None
+        self.is_returning = False
         self._weights: dict[str, float] = {}
         self._group_weights: dict[str, float] = {}
         self._group_of: dict[str, str] = {}
@@ -181,15 +187,26 @@ class FairChoice:
     # Whom workers serve
 
     def note_workers(self, users: Assignment) -> None:
-        """Workers that serve these users, or everybody, are there. Whom nobody served is owed little for that time."""
-        if users in self.live or not (users or self.live):
-            return
-        served = [self._tree(other) for other in self.live]
+        """Workers that serve these users come. Whom nobody served is owed little for that time."""
+        served = [self._tree(other) for other in self._living()]
+        if self.live is None:
+            self.live = set()
         self.live.add(users)
-        if served:
-            for line, members in self._tree(users).items():
-                orphans = {member for member in members if not any(member in tree.get(line, ()) for tree in served)}
-                self._owe_no_more(line, orphans, members - orphans)
+        for line, members in self._tree(users).items():
+            orphans = {member for member in members if not any(member in tree.get(line, ()) for tree in served)}
+            self._owe_no_more(line, orphans, members - orphans)
+        for user_id in list(self.reserved):
+            self._refresh(user_id)
+
+    def end_return(self) -> None:
+        """Workers that serve everybody had come back: the same for all whom nobody served meanwhile."""
+        if not self.is_returning:
+            return
+        self.is_returning = False
+        served = [self._tree(other) for other in self._living() if other]
+        for line, members in self._tree(EVERYBODY).items():
+            others = {member for tree in served for member in tree.get(line, ())}
+            self._owe_no_more(line, members - others, others)
         for user_id in list(self.reserved):
             self._refresh(user_id)
 
@@ -198,6 +215,13 @@ class FairChoice:
         if low is not None:
             for member in orphans:
                 line.owe_no_more(member, low)
+
+    def _living(self) -> Set[Assignment]:
+        return {EVERYBODY} if self.live is None else self.live
+
+    def standing_for(self, line: Line, users: Assignment) -> Set[str]:
+        """Who of a line is ready and stands for one of these users."""
+        return self._tree(users).get(line, set())
 
     def _tree(self, users: Assignment) -> dict[Line, set[str]]:
         """Who of each line is ready and stands for one of these users."""
@@ -210,12 +234,13 @@ class FairChoice:
 
     def end_workers(self, users: Assignment) -> None:
         """The last worker that serves these users is gone: what it served them out of turn is forgiven."""
-        self.live.discard(users)
+        if self.live is not None:
+            self.live.discard(users)
         for user_id in sorted(users):
             self.forgive(user_id)
 
     def is_served(self, user_id: str) -> bool:
-        return not self.live or any(self._serves(users, user_id) for users in self.live)
+        return any(self._serves(users, user_id) for users in self._living())
 
     def _serves(self, users: Assignment, user_id: str) -> bool:
         return not users or user_id in users
@@ -226,15 +251,23 @@ class FairChoice:
         Of all those that the same workers serve, or it would enter at the tag of one that nobody serves. Where several
         kinds of workers serve it, the highest of theirs: at a lower one it would pass the users of the others.
         """
-        if not self.live:
+        if self.live is None:
             return line.lowest_tag()
         lows = [self._lowest_among(line, users) for users in self.live if self._serves(users, user_id)]
         return max((low for low in lows if low is not None), default=None)
 
     def _lowest_among(self, line: Line, users: Assignment) -> float | None:
         if not users:
-            return line.lowest_tag()
+            return self._lowest_of_all(line)
         return min((line.ready.scores[member] for member in self._tree(users).get(line, ())), default=None)
+
+    def _lowest_of_all(self, line: Line) -> float | None:
+        """Whom nobody served for long holds nobody down as soon as it is served again."""
+        low = line.lowest_tag()
+        if low is not None and self.is_returning:
+            served = [self._lowest_among(line, users) for users in self._living() if users]
+            low = max([low, *(tag - CREDIT * line.mean for tag in [min_of(served)] if tag is not None)])
+        return low
 
     # Who is ready
 

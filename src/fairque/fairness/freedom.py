@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from fairque.fairness.model_task import ModelTask
 
@@ -31,3 +31,15 @@ class Freedom:
     def counts(self) -> bool:
         """Whether all that runs has been counted for the limits that are new."""
         return True
+
+    def notes(self, users: frozenset[str], before: int, now_ms: int) -> int:  # noqa: ARG002
+        """The ms that is noted as that of the last sign of life of workers who serve these users."""
+        return now_ms
+
+    def ends(self, silent: Sequence[frozenset[str]]) -> Sequence[frozenset[str]]:
+        """Which of the lists of users end that nobody served for long."""
+        return silent
+
+    def releases(self, users: frozenset[str], left: Set[str]) -> Set[str]:  # noqa: ARG002
+        """To which users of a list that has ended it is forgiven what they were served out of turn."""
+        return set(left)

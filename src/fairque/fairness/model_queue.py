@@ -19,6 +19,7 @@ from fairque.fairness.model_moments import Moments
 from fairque.fairness.model_policies import Admission, Policies
 from fairque.fairness.model_run_times import RunTimes
 from fairque.fairness.model_task import Ending, Kind, ModelDelivery, ModelTask, UserCounts
+from fairque.fairness.model_workers import Workers, assignments_of
 from fairque.models import ANY_USER, EVERYONE, TaskState, UserGroup
 from fairque.policy import Policy, Rate
 
@@ -50,6 +51,7 @@ class ModelQueue(ModelLanes):
         self.links = Links(self._standing)
         self.moments = Moments()
         self.run_times = RunTimes()
+        self.workers = Workers(self.choice)
         self.ended: dict[tuple[str, str], ModelTask] = {}
         self.due: SortedSet[str] = SortedSet(encoded)
         self.scheduled: dict[str, SortedSet[str]] = {}
@@ -63,6 +65,7 @@ class ModelQueue(ModelLanes):
 
     def set_policy(self, now_us: int, user_id: str, **fields: Any) -> None:
         """Change what governs a user, or ``"*"``: the fields of a `Policy`, None forgets."""
+        self.workers.look(now_us)
         if user_id == EVERYONE:
             self._set_default(now_us, fields)
             return
@@ -105,6 +108,7 @@ class ModelQueue(ModelLanes):
         Raises `DependencyError` when one waits for what is not known, or for itself, and `QueueFull` when it does not
         fit into the quota of one of its users; then nothing was changed.
         """
+        self.workers.look(now_us)
         batch = list(tasks)
         self._check_links(batch)
         self._make_room(batch)
@@ -253,8 +257,12 @@ class ModelQueue(ModelLanes):
         its name took lately.
         """
         claim = ModelClaim(worker, want, lease_ms, now_us, by_time)
+        self.workers.look(now_us)
+        for users in assignments_of(groups):
+            self.workers.note(now_us, worker, users, self.freedom)
         self._promote(now_us)
         self.admission.sweep(now_us, self.freedom)
+        self.choice.end_return()
         self.forget_reserved()
         self.admission.unpark(now_us, self.freedom)
         self.limits.tick(now_us, self.freedom)
@@ -335,6 +343,11 @@ class ModelQueue(ModelLanes):
         task.charged = task.cost * self.run_times.expected(task.name)
         return task.charged
 
+    def leave(self, now_us: int, worker: str, groups: Sequence[UserGroup] = ANY_USER) -> None:
+        """A worker says goodbye."""
+        self.workers.leave(now_us, worker, groups, self.freedom)
+        self.moments.hand_on(worker)
+
     # Settle
 
     def settle(
@@ -346,6 +359,7 @@ class ModelQueue(ModelLanes):
 
     def settle_all(self, now_us: int, endings: Iterable[Ending]) -> list[bool]:
         """A batch of one call: what ended makes room for others when all of it is done."""
+        self.workers.look(now_us)
         answers = []
         reviewed: dict[str, bool] = {}  # users → their breaker opened
         for told in endings:
@@ -470,6 +484,7 @@ class ModelQueue(ModelLanes):
 
     def cancel(self, now_us: int, user_id: str, task_id: str, reason: str = "") -> str | None:
         """``done``, ``canceling``, ``ended``, or None when it is not known."""
+        self.workers.look(now_us)
         key = user_id, task_id
         if key in self.ended:
             return "ended"
@@ -503,6 +518,7 @@ class ModelQueue(ModelLanes):
 
     def requeue(self, now_us: int, user_id: str, task_ids: Iterable[str]) -> list[bool]:
         """Dead letters, all or nothing: raises `QueueFull` when they do not fit into the quota."""
+        self.workers.look(now_us)
         ids = list(task_ids)
         letters = {task_id for task_id in ids if self._letter(user_id, task_id)}
         if self._beyond_quota(user_id, len(letters)) > 0:
