@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Sequence, Set
 from typing import Any, NamedTuple
 
 import msgspec
-from fairque.redis.assignment import assignments_of
 
 from fairque.errors import DependencyError, QueueFull
 from fairque.fairness import model_queue
@@ -17,6 +16,7 @@ from fairque.fairness.model_queue import Ending, ModelQueue, ModelTask
 from fairque.fairness.model_task import OnFailure
 from fairque.models import ANY_USER, UserGroup
 from fairque.policy import Policy, Rate, TaskLimit
+from fairque.redis.assignment import assignments_of
 from fairque.redis.delivery import Delivery, Needs, NewTask, Outcome
 from fairque.redis.keys import decode_user, encode_user
 from fairque.tasks.message import Message, encode_body

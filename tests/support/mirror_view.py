@@ -6,7 +6,6 @@ from collections.abc import Callable, Set
 from typing import Any
 
 import msgspec
-from fairque.redis.assignment import assignments_of
 
 from fairque.fairness.choice import EVERYBODY, encoded_path
 from fairque.fairness.line import Line
@@ -17,6 +16,7 @@ from fairque.fairness.model_task import LANES
 from fairque.metrics import metrics_in
 from fairque.models import EVERYONE, TaskState
 from fairque.policy import Policy, changes_of
+from fairque.redis.assignment import assignments_of
 from fairque.redis.keys import decode_user, encode_user
 from tests.support.core import Key
 

@@ -112,24 +112,32 @@ class ModelQueue(ModelLanes):
         batch = list(tasks)
         self._check_links(batch)
         self._make_room(batch)
-        seen: set[tuple[str, str]] = set()
-        created, missed = [], []
-        for task in batch:
-            known = self._known(task)
-            created.append(task.key not in seen and (known is None or known.nonce == task.nonce))
-            if known is None and not self._add(now_us, task):
-                missed.append(task)
-            seen.add(task.key)
-        for task in missed:
-            self._end(task, TaskState.CANCELED)
+        known = [self._known(task) for task in batch]
+        new = self._new(batch)
+        for key in new:
+            self.ended.pop(key, None)
+        self.tasks |= new  # whoever waits for one of these ids waits for this task, wherever it is in the batch
+        for task in new.values():
+            self._add(now_us, task)
+        for task in new.values():
+            if task.state is TaskState.CANCELED:
+                self._end(task, TaskState.CANCELED)
         self._pass_on(now_us)
-        return created
+        first = {task.key: at for at, task in reversed(list(enumerate(batch)))}
+        return [
+            first[task.key] == at and (before is None or before.nonce == task.nonce)
+            for at, (task, before) in enumerate(zip(batch, known, strict=True))
+        ]
 
-    def _check_links(self, batch: Sequence[ModelTask]) -> None:
+    def _new(self, batch: Sequence[ModelTask]) -> dict[tuple[str, str], ModelTask]:
         new: dict[tuple[str, str], ModelTask] = {}
         for task in batch:
             if self._known(task) is None:
                 new.setdefault(task.key, task)
+        return new
+
+    def _check_links(self, batch: Sequence[ModelTask]) -> None:
+        new = self._new(batch)
         if any(task.needs for task in new.values()) and (refusal := self.links.refusal(new)):
             raise DependencyError(refusal)
 
@@ -182,19 +190,16 @@ class ModelQueue(ModelLanes):
         known = self.tasks.get(task.key) or self.ended.get(task.key)
         return known if known and (known.nonce == task.nonce or not known.state.ended) else None
 
-    def _add(self, now_us: int, task: ModelTask) -> bool:
-        """False: what it waits for did not finish, and so it ends."""
-        self.ended.pop(task.key, None)
-        self.tasks[task.key] = task
+    def _add(self, now_us: int, task: ModelTask) -> None:
         waits = self.links.unfinished(task)
-        if waits is None:
-            return False
+        if waits is None:  # what it waits for did not finish, and so it ends
+            task.state = TaskState.CANCELED
+            return
         task.needs = waits
         if waits:
             self._defer(now_us, task)
         else:
             self._begin(now_us, task)
-        return True
 
     def _defer(self, now_us: int, task: ModelTask) -> None:
         task.state, task.came = TaskState.DEFERRED, self._next_arrival(now_us)
