@@ -145,6 +145,110 @@ def test_new_users_of_a_group_starve_nobody_in_it_and_give_it_nothing() -> None:
     assert turns.count("m") >= 10
 
 
+PATHS = ("", "plan", "plan/team", "plan/team/squad", "plan/team/squad/pair")
+
+
+def in_groups(*paths: str) -> FairChoice:
+    """A user in each of them, named by its number."""
+    choice = FairChoice()
+    for at, path in enumerate(paths):
+        choice.set_group(str(at), path or None)
+        choice.join(str(at))
+    return choice
+
+
+def turns_of(choice: FairChoice, services: int, users: tuple[str, ...] = ()) -> list[str]:
+    turns = []
+    for _ in range(services):
+        user_id = choice.lowest(users)
+        assert user_id is not None
+        choice.serve(user_id, 1)
+        turns.append(user_id)
+    return turns
+
+
+def test_groups_in_groups_share_at_each_level() -> None:
+    assert Counter(turns_of(in_groups(*PATHS), 320)) == {"0": 160, "1": 80, "2": 40, "3": 20, "4": 20}
+
+
+def test_a_group_leaves_with_the_last_of_its_users_and_enters_with_the_first() -> None:
+    choice = in_groups("", "plan/team", "plan")
+    choice.leave("1")
+    assert list(choice.ready) == ["0", "@plan"]
+    choice.leave("2")
+    assert list(choice.ready) == ["0"]
+    choice.join("1")
+    assert [list(choice.lines[path].ready) for path in ("", "plan", "plan/team")] == [
+        ["0", "@plan"],
+        ["@plan/team"],
+        ["1"],
+    ]
+
+
+def test_a_group_whose_users_are_at_their_caps_is_owed_as_a_user_is() -> None:
+    choice = in_groups("", "plan")
+    turns_of(choice, 40)
+    choice.leave("1", is_capped=True)
+    turns_of(choice, 40)
+    choice.join("1")
+    assert turns_of(choice, 8).count("1") >= 6
+
+
+def test_a_default_weight_holds_for_each_as_soon_as_its_turn_comes() -> None:
+    choice = in_groups("", "", "plan")
+    choice.set_weight("0", 1.0)
+    choice.default_weight = 4.0
+    assert turns_of(choice, 60).count("1") == 40
+
+
+# Workers of some users
+
+
+def test_who_is_served_by_nobody_lets_no_newcomer_in_front_of_the_others() -> None:
+    choice = FairChoice()
+    choice.note_workers(frozenset(("established", "new")))
+    for user_id in ("orphan", "established"):
+        choice.join(user_id)
+    turns_of(choice, 1000, ("established", "new"))
+    choice.join("new")
+    assert turns_of(choice, 10, ("established", "new")).count("new") == 5
+    assert not choice.is_served("orphan")
+
+
+def test_who_was_served_by_nobody_is_owed_four_services_when_a_worker_comes() -> None:
+    choice = FairChoice()
+    choice.note_workers(frozenset("a"))
+    for user_id in "ab":
+        choice.join(user_id)
+    turns_of(choice, 1000, ("a",))
+    choice.note_workers(frozenset("ab"))
+    assert turns_of(choice, 12, ("a", "b")).count("b") == 8
+
+
+def test_who_comes_between_two_pools_enters_where_the_faster_one_is() -> None:
+    choice = FairChoice()
+    fast, slow = ("fast", "both"), ("slow", "both")
+    for users in (fast, slow):
+        choice.note_workers(frozenset(users))
+    for user_id in ("fast", "slow"):
+        choice.join(user_id)
+    turns_of(choice, 1000, fast)
+    turns_of(choice, 10, slow)
+    choice.join("both")
+    assert turns_of(choice, 10, fast).count("both") == 5
+
+
+def test_what_a_list_of_users_was_served_is_forgiven_when_nobody_serves_it_any_more() -> None:
+    choice = FairChoice()
+    for users in ("", "a"):
+        choice.note_workers(frozenset(users))
+    for user_id in "ab":
+        choice.join(user_id)
+    turns_of(choice, 1000, ("a",))
+    choice.end_workers(frozenset("a"))
+    assert turns_of(choice, 20).count("a") >= 5
+
+
 def test_a_user_that_changes_its_group_takes_no_tag_with_it() -> None:
     choice = FairChoice()
     choice.join("a", 5)

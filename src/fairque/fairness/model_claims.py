@@ -1,0 +1,218 @@
+"""What workers of the model do: they claim tasks, and tell how they ended."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from fairque.fairness.model_backlog import WITHIN_MS
+from fairque.fairness.model_lanes import ModelClaim
+from fairque.fairness.model_producers import ModelProducers
+from fairque.fairness.model_task import Ending, Kind, ModelDelivery, ModelTask
+from fairque.fairness.model_workers import assignments_of
+from fairque.models import ANY_USER, TaskState, UserGroup
+
+__all__ = ["ModelClaims"]
+
+
+class ModelClaims(ModelProducers):
+    """Promotion, stealing and service, and what comes of a delivery."""
+
+    # Claim
+
+    def claim(
+        self,
+        now_us: int,
+        worker: str,
+        want: int,
+        *,
+        lease_ms: int,
+        groups: Sequence[UserGroup] = ANY_USER,
+        steal: bool = True,
+        by_time: bool = False,
+    ) -> list[ModelDelivery]:
+        """Promote what is due, steal from silent workers, then serve the groups in their order.
+
+        `by_time`: a service is charged the time that it takes, which is known at its end, and until then what tasks of
+        its name took lately.
+        """
+        claim = ModelClaim(worker, want, lease_ms, now_us, by_time)
+        self.workers.look(now_us)
+        for users in assignments_of(groups):
+            self.workers.note(now_us, worker, users, self.freedom)
+        self._promote(now_us)
+        self.admission.sweep(now_us, self.freedom)
+        self.choice.end_return()
+        self.forget_reserved()
+        self.admission.unpark(now_us, self.freedom)
+        self.limits.tick(now_us, self.freedom)
+        if steal:
+            self._steal(claim, groups, others_wait=bool(self.choice.line.ready))
+        self._serve_all(claim, groups)
+        return claim.deliveries
+
+    def _promote(self, now_us: int) -> None:
+        """Who has more that is due comes after those that wait for their first."""
+        now_ms = now_us // 1000
+        for user_id in self.due.up_to(now_ms, len(self.due)):
+            waiting = self.scheduled[user_id]
+            due = [self.tasks[user_id, task_id] for task_id in waiting.up_to(now_ms + 1 - WITHIN_MS, len(waiting))]
+            promoted = due[: self.freedom.promotes(user_id, due)]
+            for task in promoted:
+                waiting.drop(task.task_id)
+                self._place(now_us, task)
+            if not waiting:
+                self._forget_due(user_id)
+            elif promoted or not due:
+                self.due.put(user_id, max(now_ms, math.floor(waiting.lowest_score())))
+
+    def _serve_all(self, claim: ModelClaim, groups: Sequence[UserGroup]) -> None:
+        """Whose task has to wait for its name rests until all others had their turn."""
+        resting: set[str] = set()
+        served_groups = groups if self.policies.all_paused_until() <= claim.now_ms else ()
+        while True:
+            for group in served_groups:
+                while claim.missing and (user_id := self.choice.lowest(group, resting)) is not None:
+                    if not self._serve(claim, user_id):
+                        resting.add(user_id)
+            are_let_in = self.limits.pass_on(claim.now_us)
+            if not (claim.missing and (resting or are_let_in)):
+                return
+            resting.clear()
+
+    def _serve(self, claim: ModelClaim, user_id: str) -> bool:
+        """The user whose turn it is, if nothing closed its gate since it became ready. False: it started nothing."""
+        if (at := self.admission.gate(claim.now_us, user_id)) is not None:
+            self.admission.hold_back(claim.now_us, user_id, at)
+            return False
+        self.choice.weigh(user_id)
+        task = self._next_task(user_id)
+        is_held = self.limits.must_wait(claim.now_us, task)
+        if is_held:
+            self.limits.hold(claim.now_us, task)
+            self._forget_if_empty(self._lane(task))
+        else:
+            self._start(claim, task)
+        if not self.waiting(user_id):
+            self.choice.leave(user_id)
+        elif (at := self.admission.gate(claim.now_us, user_id)) is not None:
+            self.admission.hold_back(claim.now_us, user_id, at)
+        return not is_held
+
+    def _start(self, claim: ModelClaim, task: ModelTask) -> None:
+        self._deliver(claim, task)
+        was_offered = task.is_offered and task.name in self.limits.limits
+        self.limits.start(claim.now_us, task)
+        self.policies.note_start(claim.now_us, task.user_id)
+        self.choice.serve(task.user_id, self._price(claim, task))
+        self.admission.favour(task.user_id)
+        if not was_offered:
+            self.limits.take_back(claim.now_us, task.user_id)
+
+    def _price(self, claim: ModelClaim, task: ModelTask) -> float:
+        """What a service is charged at its start."""
+        if task.paid:
+            task.paid = False
+            return 0.0
+        if not claim.by_time:
+            return task.cost
+        task.charged = task.cost * self.run_times.expected(task.name)
+        return task.charged
+
+    def leave(self, now_us: int, worker: str, groups: Sequence[UserGroup] = ANY_USER) -> None:
+        """A worker says goodbye."""
+        self.workers.leave(now_us, worker, groups, self.freedom)
+        self.moments.hand_on(worker)
+
+    # Settle
+
+    def settle(
+        self, now_us: int, delivery: ModelDelivery, kind: Kind, *, delay_ms: int = 0, charge: float = 0.0
+    ) -> bool:
+        """False: refused, another worker has the task. A delivery that was settled before is answered as done."""
+        [answer] = self.settle_all(now_us, [Ending(delivery, kind, delay_ms, charge)])
+        return answer
+
+    def settle_all(self, now_us: int, endings: Iterable[Ending]) -> list[bool]:
+        """A batch of one call: what ended makes room for others when all of it is done."""
+        self.workers.look(now_us)
+        answers = []
+        reviewed: dict[str, bool] = {}  # users → their breaker opened
+        for told in endings:
+            task = told.delivery.task
+            if task.delivery != told.delivery.fence:
+                answers.append(self._was_settled(told.delivery))
+                continue
+            answers.append(True)
+            is_canceled = task.canceling and told.kind in ("retry", "released")
+            ending = told._replace(kind="canceled") if is_canceled else told
+            is_opened = self._account(now_us, ending)
+            if self.policies.ends_matter(task.user_id):
+                reviewed[task.user_id] = is_opened or reviewed.get(task.user_id, False)
+            self._settle(now_us, ending)
+        self._pass_on(now_us)
+        for user_id, is_opened in reviewed.items():
+            self.admission.freed(now_us, user_id, is_opened=is_opened)
+        self.limits.pass_on(now_us)
+        return answers
+
+    def _was_settled(self, delivery: ModelDelivery) -> bool:
+        known = self.tasks.get(delivery.task.key) or self.ended.get(delivery.task.key)
+        return known is delivery.task and known.last == delivery.fence
+
+    def _account(self, now_us: int, ending: Ending) -> bool:
+        """What it cost, and whether the breaker opens. What was released has not run."""
+        task = ending.delivery.task
+        if ending.kind == "released":
+            return False
+        self._tally(task.user_id).cost += self._correct(task, ending)
+        if ending.kind == "canceled":
+            return False
+        return self.policies.note_end(now_us, task.user_id, is_success=ending.kind == "finished")
+
+    def _correct(self, task: ModelTask, ending: Ending) -> float:
+        """What it cost in the end; what was charged at its start follows that."""
+        total, before = task.cost + ending.charge, task.cost
+        if task.charged is not None:
+            before, ran = task.charged, ending.run_ms > 0
+            # What did not run costs what it was thought to: nobody is served for nothing.
+            total = (task.cost * ending.run_ms / 1000 if ran else before) + ending.charge
+            if ran:
+                self.run_times.learn(task.name, ending.run_ms / 1000)
+            if ending.kind == "retry":
+                task.charged = None
+        if total != before:
+            self.choice.adjust(task.user_id, total - before)
+        return total
+
+    def _settle(self, now_us: int, ending: Ending) -> None:
+        (task, fence, _), kind = ending.delivery, ending.kind
+        self.limits.stop(task)
+        task.delivery = None
+        lane = self._lane(task)
+        del lane.stream[fence.stream_id]
+        self._forget_if_empty(lane)
+        if kind in ("finished", "failed", "canceled"):
+            task.errors += kind == "failed"
+            self._end(task, TaskState(kind))
+        else:
+            self._put_back(now_us, task, kind, ending.delay_ms)
+        task.last = fence
+
+    def _put_back(self, now_us: int, task: ModelTask, kind: Kind, delay_ms: int) -> None:
+        if kind == "retry":
+            self._count(task.user_id, "retried")
+            task.failures += 1
+            task.errors += 1
+            task.lost = 0
+        else:
+            task.attempt -= 1
+            if delay_ms:  # no worker knew it: what it took is charged, and so is what comes
+                task.returned += 1
+                task.returned_since_ms = task.returned_since_ms or now_us // 1000
+            else:
+                task.paid = True
+        if delay_ms:
+            self._schedule(now_us, task, now_us // 1000 + delay_ms)
+        else:
+            self._place(now_us, task)
