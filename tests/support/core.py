@@ -128,6 +128,8 @@ class Core:
         groups: Sequence[Sequence[str]] = ((),),
         wait: bool = False,
         steal: bool = True,
+        holds: int = 0,
+        suspects: int = 0,
         by_time: bool = False,
     ) -> Claim:
         return await self.store.claim(
@@ -136,6 +138,8 @@ class Core:
             groups=groups,
             wait=wait,
             steal=steal,
+            holds=holds,
+            suspects=suspects,
             settings=msgspec.structs.replace(
                 self.store.settings, lease_ms=lease_ms, fairness="time" if by_time else "cost"
             ),

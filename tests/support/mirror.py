@@ -209,7 +209,14 @@ class Mirror:
         agree_about_sleep(sleep, None if at_ms == math.inf else at_ms - now_us // 1000)
 
     def _looks(self, dump: dict[str, Key], groups: Sequence[UserGroup]) -> list[float]:
-        """When lanes are looked at. Those of named users are known apart; that they are gone is seen at the look."""
+        """When lanes are looked at. Those of named users are known apart; that they are gone is seen at the look.
+
+        While others are out that may have killed their worker, nobody looks.
+        """
+        suspects = [at for _, at in dump["suspects"].scores] if "suspects" in dump else []
+        recent = sorted(at for at in suspects if at > self.core.now_us() // 1000)
+        if len(recent) >= max(1, self.model.policies.slots // 10):
+            return recent[:1]
         keys = [f"leases@{assignment.name}" for assignment in assignments_of(groups)] if all(groups) else ["leases"]
         return [at for name in keys if name in dump for _, at in dump[name].scores]
 
@@ -229,8 +236,10 @@ class Mirror:
         self.compare()
         return answers
 
-    def renew(self, worker: str, picked: Sequence[Held]) -> None:
-        lost = self.core.renew(worker, [of.real for of in picked])
+    def renew(self, worker: str, picked: Sequence[Held], slots: int = 0) -> None:
+        """How many slots all workers have is for the scripts to know."""
+        lost = self.core.renew(worker, [of.real for of in picked], concurrency=slots)
+        self.model.admission.set_slots(int(self.core.state().get("slots", 0)))
         expected = self.model.renew(self.core.now_us(), worker, [of.model for of in picked])
         agree("lost", lost, [of.real for of in picked if any(of.model is model for model in expected)])
         self.compare()
@@ -239,6 +248,7 @@ class Mirror:
         await self.core.store.leave(worker, groups)
         self.model.freedom = Followed(dump := self.core.dump())
         self.model.leave(self.core.now_us(), worker, groups)
+        self.model.policies.slots = int(self.core.state().get("slots", 0))
         self.compare(dump)
 
     async def cancel(self, user_id: str, task_id: str) -> None:

@@ -22,6 +22,7 @@ from tests.support.core import Key
 
 KEPT_ERRORS = 20
 NOT_MODELLED = (
+    "suspects",
     "assignment:",
     "assignments:",
     "assignments-ended",
@@ -38,7 +39,7 @@ NOT_MODELLED = (
     "told",
     "answer:",
 )
-_INNER = ("limited", "keeper", "second", "slots", "stole", "cursors", "weighted")
+_INNER = ("limited", "clearing", "byte_", "weighing", "keeper", "second", "slots", "stole", "cursors", "weighted")
 """Of the state: how the scripts find something out, not what they find."""
 _TASK_NUMBERS = ("attempt", "failures", "lost", "returned", "since", "paid")
 _TASK_NAMES = ("held", "limited")
@@ -162,6 +163,7 @@ def _task_fields(fields: dict[str, str]) -> View:
     numbers = {name: int(fields.get(name, 0)) for name in _TASK_NUMBERS}
     names = {name: fields.get(name, "") for name in _TASK_NAMES}
     ways = {"canceling": "canceling" in fields, "charged": float(fields.get("charged", -1))}
+    ways["charged_before"] = float(fields.get("charged_before", 0))
     return {"state": fields.get("state", "queued"), **numbers, **names, **ways}
 
 
@@ -198,6 +200,7 @@ def _state(model: ModelQueue) -> View:
     values["limits"] = len(model.limits.limits)
     values["assigned"] = len(model.workers.noted.keys() - {EVERYBODY})
     values["sweep"] = model.admission.is_swept
+    values["held_by_share"] = model.admission.is_held_by_share
     values["recount"] = model.limits.is_counting()
     return _filled(values)
 
@@ -278,6 +281,7 @@ def _task_of_model(task: ModelTask) -> View:
         **dict(zip(_TASK_NAMES, names, strict=True)),
         "canceling": bool(task.canceling),
         "charged": -1.0 if task.charged is None else task.charged,
+        "charged_before": task.charged_before,
     }
 
 

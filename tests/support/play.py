@@ -38,6 +38,7 @@ RATES = [None, Rate(1000), Rate(500, burst=3), Rate(1, per=60, burst=2)]
 FIELDS: dict[str, list[Any]] = {
     "weight": [None, 0.5, 4.0, 8.0],
     "max_running": [None, 1, 2, 4],
+    "max_share": [None, 0.25, 0.5, 1.0],
     "min_running": [None, 1, 2, 3],
     "rate": RATES,
     "max_queued": [None, 2, 4, 6],
@@ -223,10 +224,10 @@ class BothMachine(RuleBasedStateMachine):
         self.both(self.mirror.leave(worker, self.groups(of)))
 
     @precondition(lambda self: self.mirror.held)
-    @rule(worker=workers, picks=picks)
-    def renew(self, worker: str, picks: list[int]) -> None:
+    @rule(worker=workers, picks=picks, slots=st.sampled_from([0, 2, 6]))
+    def renew(self, worker: str, picks: list[int], slots: int) -> None:
         self.is_sound = False
-        self.mirror.renew(worker, self.picked(picks))
+        self.mirror.renew(worker, self.picked(picks), slots)
         self.is_sound = True
 
     def picked(self, picks: list[int]) -> list[Held]:

@@ -78,7 +78,9 @@ class TimedCore(Core):
     def renew(self, worker: str, deliveries: Sequence[Delivery], **fields: Any) -> list[Delivery]:
         self.tick()
         held = [
-            arguments.HeldDelivery(of.lane.decode(), of.user.decode(), of.id, of.stream_id.decode(), of.attempt)
+            arguments.HeldDelivery(
+                of.lane.decode(), of.user.decode(), of.id, of.stream_id.decode(), of.attempt, of.cost
+            )
             for of in deliveries
         ]
         renewal = arguments.encode(arguments.Renew(worker, WORKER_TTL_MS, {"pid": 1, **fields}, held))

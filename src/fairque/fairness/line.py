@@ -117,7 +117,8 @@ class Line:
     def move(self, member: str, by: float) -> None:
         """Whether it is ready or not. It comes to no more than the largest debt above the lowest tag.
 
-        One that stands nowhere stands at the lowest; what it is given back there is of no consequence.
+        Where nobody is ready, nobody waited for what it used: the clock comes along. One that stands nowhere
+        stands at the lowest; what it is given back there is of no consequence.
         """
         tag = self.tag(member)
         if tag is None and by <= 0:
@@ -127,6 +128,9 @@ class Line:
         if by > 0 and self.mean:
             by = max(0.0, min(by, self.low() + LARGEST_DEBT * self.mean - tag))
         self._set(member, tag + by)
+        if by > 0 and not self.ready:
+            self.clock = max(self.clock, tag + by)
+            self._note_low()
 
     def weigh(self, member: str, weight: float) -> None:
         """By this weight from now on: how far it is ahead of the lowest is worth so much more, or less."""

@@ -14,6 +14,8 @@ from fairque.models import ANY_USER, TaskState, UserGroup
 
 __all__ = ["ModelClaims"]
 
+RENEWAL = 0.3  # of a lease, between two renewals
+
 
 class ModelClaims(ModelProducers):
     """Promotion, stealing and service, and what comes of a delivery."""
@@ -47,7 +49,7 @@ class ModelClaims(ModelProducers):
         self.admission.unpark(now_us, self.freedom)
         self.limits.tick(now_us, self.freedom)
         if steal:
-            self._steal(claim, groups, others_wait=bool(self.choice.line.ready))
+            self._steal(claim, groups)
         self._serve_all(claim, groups)
         return claim.deliveries
 
@@ -111,13 +113,18 @@ class ModelClaims(ModelProducers):
 
     def _price(self, claim: ModelClaim, task: ModelTask) -> float:
         """What a service is charged at its start."""
-        if task.paid:
-            task.paid = False
-            return 0.0
+        was_paid, task.paid = task.paid, False
         if not claim.by_time:
-            return task.cost
-        task.charged = task.cost * self.run_times.expected(task.name)
+            return 0.0 if was_paid else task.cost
+        task.charge_anew()
+        task.charged = task.cost * min(self.run_times.expected(task.name), RENEWAL * claim.lease_ms / 1000)
         return task.charged
+
+    def _go_on(self, now_us: int, task: ModelTask) -> None:
+        used = task.cost * max(0, now_us // 1000 - task.started_ms) / 1000
+        if task.charged is not None and used > task.charged:
+            self.choice.adjust(task.user_id, used - task.charged)
+            task.charged = used
 
     def leave(self, now_us: int, worker: str, groups: Sequence[UserGroup] = ANY_USER) -> None:
         """A worker says goodbye."""
@@ -161,26 +168,31 @@ class ModelClaims(ModelProducers):
         return known is delivery.task and known.last == delivery.fence
 
     def _account(self, now_us: int, ending: Ending) -> bool:
-        """What it cost, and whether the breaker opens. What was released has not run."""
+        """What it cost, and whether the breaker opens. What was released has not ended."""
         task = ending.delivery.task
         if ending.kind == "released":
+            if task.charged is not None:
+                task.charged = self._correct(task, ending)
             return False
-        self._tally(task.user_id).cost += self._correct(task, ending)
+        before, task.charged_before = task.charged_before, 0.0
+        self._tally(task.user_id).cost += before + self._correct(task, ending)
+        if task.charged is not None and ending.run_ms > 0:
+            self.run_times.learn(task.name, ending.run_ms / 1000)
+        if ending.kind == "retry":
+            task.charged = None
+        else:
+            task.charged_before = before  # a dead letter tells of it
         if ending.kind == "canceled":
             return False
         return self.policies.note_end(now_us, task.user_id, is_success=ending.kind == "finished")
 
     def _correct(self, task: ModelTask, ending: Ending) -> float:
-        """What it cost in the end; what was charged at its start follows that."""
+        """What the delivery cost; what was charged before follows that."""
         total, before = task.cost + ending.charge, task.cost
         if task.charged is not None:
-            before, ran = task.charged, ending.run_ms > 0
+            before = task.charged
             # What did not run costs what it was thought to: nobody is served for nothing.
-            total = (task.cost * ending.run_ms / 1000 if ran else before) + ending.charge
-            if ran:
-                self.run_times.learn(task.name, ending.run_ms / 1000)
-            if ending.kind == "retry":
-                task.charged = None
+            total = (task.cost * ending.run_ms / 1000 if ending.run_ms > 0 else before) + ending.charge
         if total != before:
             self.choice.adjust(task.user_id, total - before)
         return total

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -92,7 +91,7 @@ class ModelLanes:
         self._stream_id += 1
         holding = Holding(task, claim.worker, claim.now_ms, claim.lease_ms)
         self._lane(task).stream[self._stream_id] = holding
-        task.state = TaskState.STARTED
+        task.state, task.started_ms = TaskState.STARTED, claim.now_ms
         task.attempt += 1
         self._hand_out(claim, task, self._stream_id)
 
@@ -107,21 +106,22 @@ class ModelLanes:
             if not all(groups) or lane.user_id in named:
                 yield from lane.stream.items()
 
-    def _steal(self, claim: ModelClaim, groups: Sequence[UserGroup], *, others_wait: bool) -> None:
-        """At most half of what is wanted while others wait for their turn."""
+    def _steal(self, claim: ModelClaim, groups: Sequence[UserGroup]) -> None:
+        """One at most, as it may be what killed the worker that had it."""
         silent = {
             stream_id: holding
             for stream_id, holding in self._holdings(groups)
             if claim.now_ms - holding.touched_ms >= claim.lease_ms
         }
-        most = math.ceil(claim.want / 2) if others_wait else claim.want
-        for task in self.freedom.steals([holding.task for holding in silent.values()], most):
+        for task in self.freedom.steals([holding.task for holding in silent.values()], 1):
             assert task.delivery is not None
             self._take_over(claim, silent[task.delivery.stream_id], task.delivery.stream_id)
 
     def _take_over(self, claim: ModelClaim, holding: Holding, stream_id: int) -> None:
         holding.task.lost += 1
         holding.task.attempt += 1
+        holding.task.started_ms = claim.now_ms
+        holding.task.charge_anew()
         holding.worker, holding.touched_ms, holding.lease_ms = claim.worker, claim.now_ms, claim.lease_ms
         self._hand_out(claim, holding.task, stream_id)
 
@@ -135,4 +135,8 @@ class ModelLanes:
                 continue
             holding = self._lane(task).stream[delivery.fence.stream_id]
             holding.worker, holding.touched_ms = worker, now_us // 1000
+            self._go_on(now_us, task)
         return lost
+
+    def _go_on(self, now_us: int, task: ModelTask) -> None:
+        """It is still running."""

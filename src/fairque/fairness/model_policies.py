@@ -42,12 +42,14 @@ class Policies:
         own: Of users, by name.
         default: Where a user's own says nothing.
         marks: Of users that a rate or a breaker was counted for.
+        slots: Of all workers that live, 0 until one has told.
     """
 
     def __init__(self) -> None:
         self.own: dict[str, Policy] = {}
         self.default = Policy()
         self.marks: dict[str, Marks] = {}
+        self.slots = 0
 
     def of(self, user_id: str) -> Policy:
         own = self.own.get(user_id)
@@ -68,14 +70,30 @@ class Policies:
         now_ms, marks = now_us // 1000, self.marks.get(user_id, _NOTHING)
         if (paused := _paused_until(self.own.get(user_id, _NO_POLICY))) > now_ms:
             return paused
-        most = policy.max_running
+        most, _ = self._most_running(policy)
         if policy.breaker is not None and marks.open_until_ms:
             if marks.open_until_ms > now_ms:
                 return marks.open_until_ms
             most = 1  # a probe
-        if most is not None and running >= most:
+        if running >= most:
             return NEVER
         return self._rate_gate(now_us, policy, marks)
+
+    def _most_running(self, policy: Policy) -> tuple[float, bool]:
+        """At once, and whether that changes as workers come and go."""
+        most = math.inf if policy.max_running is None else policy.max_running
+        if policy.max_share is None:
+            return most, False
+        share = max(1, math.floor(policy.max_share * self.slots + 1e-9))
+        return min(most, share), share < most
+
+    def is_held_by_share(self, user_id: str, running: int) -> bool:
+        """Whether it waits for slots to be added, of those that wait for an event."""
+        policy, marks = self.of(user_id), self.marks.get(user_id, _NOTHING)
+        most, is_by_share = self._most_running(policy)
+        if policy.breaker is not None and marks.open_until_ms:
+            most = 1
+        return is_by_share and self.own.get(user_id, _NO_POLICY).paused is not True and running >= most
 
     def all_paused_until(self) -> float:
         """A flag: nobody is taken out of the line for it."""
@@ -123,7 +141,9 @@ class Policies:
     def ends_matter(self, user_id: str) -> bool:
         """Whether the end of a task may let the user in, or keep it out."""
         policy = self.of(user_id)
-        return any(limit is not None for limit in (policy.max_running, policy.min_running, policy.breaker))
+        return any(
+            limit is not None for limit in (policy.max_running, policy.max_share, policy.min_running, policy.breaker)
+        )
 
 
 _NOTHING = Marks()
@@ -150,6 +170,7 @@ class Admission:
         swept: Those of `parked` that are looked at anew, because the default changed.
         seen: Users → the ms at which they last had something to wait for.
         is_swept: The next claim does so.
+        is_held_by_share: Somebody was parked until slots are added.
         is_reweighted: The default weight is another one than that which some were counted with.
         on_held_back: Called at a time with a user that may not be served any more.
         on_reviewed: Called with a user that may have become able to be served.
@@ -167,7 +188,7 @@ class Admission:
         self.parked: SortedSet[str] = SortedSet(_encoded_or_all)
         self.swept: SortedSet[str] = SortedSet(_encoded_or_all)
         self.seen: dict[str, int] = {}
-        self.is_swept = self._is_again = self.is_reweighted = False
+        self.is_swept = self._is_again = self.is_reweighted = self.is_held_by_share = False
         self.on_held_back: Callable[[int, str], None] = lambda *_: None
         self.on_reviewed: Callable[[str], None] = lambda *_: None
         self._running = running
@@ -191,6 +212,8 @@ class Admission:
     def favour(self, user_id: str) -> None:
         """Before all others, while it has less than what is reserved for it."""
         least = self.policies.of(user_id).min_running
+        if least is not None and self.policies.slots:
+            least = min(least, self.policies.slots - 1)  # one slot is never reserved
         self.choice.reserve(user_id, least is not None and self._running(user_id) < least)
 
     def hold_back(self, now_us: int, user_id: str, at_ms: float) -> None:
@@ -200,7 +223,9 @@ class Admission:
         self.on_held_back(now_us, user_id)
 
     def _park(self, user_id: str, at_ms: float) -> None:
-        if at_ms < NEVER or not self.policies.is_own_cap(user_id):
+        is_by_share = at_ms == NEVER and self.policies.is_held_by_share(user_id, self._running(user_id))
+        self.is_held_by_share = self.is_held_by_share or is_by_share
+        if at_ms < NEVER or is_by_share or not self.policies.is_own_cap(user_id):
             self.parked.put(user_id, at_ms)
 
     def retire(self, user_id: str) -> None:
@@ -248,6 +273,13 @@ class Admission:
         self.parked.drop(EVERYONE)
         if now_us // 1000 < self.policies.all_paused_until() < NEVER:
             self.parked.put(EVERYONE, self.policies.all_paused_until())
+
+    def set_slots(self, slots: int) -> None:
+        """Who waits for more is looked at by the claims that follow."""
+        if slots > self.policies.slots and self.is_held_by_share:
+            self.is_held_by_share = False
+            self._begin_sweep()
+        self.policies.slots = slots
 
     def _begin_sweep(self) -> None:
         if self.swept:

@@ -60,7 +60,9 @@ class ModelTask:
     returned: int = 0
     returned_since_ms: int = 0
     paid: bool = False  # the next delivery is not charged
-    charged: float | None = None  # what its run time was thought to cost
+    started_ms: int = 0
+    charged: float | None = None  # what this delivery was charged so far, where time is
+    charged_before: float = 0.0  # what those before it were that were stolen or put back
     canceling: str = ""  # why its worker is to end it
     is_held: bool = False  # waits apart from its lane, for its name
     is_offered: bool = False  # was let in again, and may take a slot of its name
@@ -76,9 +78,14 @@ class ModelTask:
     def key(self) -> tuple[str, str]:
         return self.user_id, self.task_id
 
+    def charge_anew(self) -> None:
+        """Another delivery follows, which is charged from nothing on."""
+        if self.charged is not None:
+            self.charged, self.charged_before = 0.0, self.charged_before + self.charged
+
     def begin_anew(self) -> None:
         """A dead letter lives again. The history of its errors stays."""
-        self.score, self.charged, self.canceling = None, None, ""
+        self.score, self.charged, self.charged_before, self.canceling = None, None, 0.0, ""
         self.attempt = self.failures = self.lost = self.returned = self.returned_since_ms = 0
 
 
