@@ -247,8 +247,8 @@ class Mirror:
     async def leave(self, worker: str, groups: Sequence[UserGroup] = ANY_USER) -> None:
         await self.core.store.leave(worker, groups)
         self.model.freedom = Followed(dump := self.core.dump())
-        self.model.leave(self.core.now_us(), worker, groups)
         self.model.policies.slots = int(self.core.state().get("slots", 0))
+        self.model.leave(self.core.now_us(), worker, groups)
         self.compare(dump)
 
     async def cancel(self, user_id: str, task_id: str) -> None:

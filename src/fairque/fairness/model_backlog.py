@@ -43,7 +43,7 @@ class ModelBacklog(ModelLanes):
         self.links = Links(self._standing)
         self.moments = Moments()
         self.run_times = RunTimes()
-        self.workers = Workers(self.choice)
+        self.workers = Workers(self.choice, self.admission.favour)
         self.ended: dict[tuple[str, str], ModelTask] = {}
         self.due: SortedSet[str] = SortedSet(encoded)
         self.scheduled: dict[str, SortedSet[str]] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fairque.fairness.choice import EVERYBODY, Assignment, FairChoice
 from fairque.fairness.freedom import Freedom
@@ -29,17 +29,21 @@ def assignments_of(groups: Sequence[UserGroup]) -> list[Assignment]:
 class Workers:
     """The lists of users that workers serve. As long as all workers serve everybody, nothing is noted.
 
+    Args:
+        favour: Puts a user that is ready before all others where it has less than what is reserved for it.
+
     Attributes:
         noted: The ms of the last sign of life.
         ended: Lists that nobody serves any more → those of their users to whom nothing has been forgiven yet.
         names: By list, the workers that serve it.
     """
 
-    def __init__(self, choice: FairChoice) -> None:
+    def __init__(self, choice: FairChoice, favour: Callable[[str], None]) -> None:
         self.noted: dict[Assignment, int] = {}
         self.ended: dict[Assignment, set[str]] = {}
         self.names: dict[Assignment, set[str]] = {}
         self._choice = choice
+        self._favour = favour
 
     def look(self, now_us: int) -> None:
         """Who lives at this time."""
@@ -94,6 +98,8 @@ class Workers:
             self.ended[users] -= released
             for user_id in sorted(released):
                 self._choice.forgive(user_id)
+                if self._choice.is_ready(user_id):
+                    self._favour(user_id)
             if not self.ended[users]:
                 del self.ended[users]
         if not (self.noted.keys() - {EVERYBODY} or self.ended):
