@@ -22,12 +22,13 @@ from tests.support.servers import Server
 from tests.support.timed import TimedCore
 from tests.support.traffic import Claim, Enqueue, Settle, Step, Steps, steps, tenants
 
-GAMES = int(os.environ.get("FAIRQUE_GAMES", "150"))
+GAMES = int(os.environ.get("FAIRQUE_GAMES", "100"))
 # Shrinking what failed takes longer than a test may: FAIRQUE_SHRINK=1, and pytest's --timeout 0, look for less.
 phases = (Phase.explicit, Phase.generate, *([Phase.shrink] if os.environ.get("FAIRQUE_SHRINK") else []))
 examples = settings(derandomize=True, phases=phases, deadline=None)
 
 
+@pytest.mark.timeout(600)
 def test_scripts_and_model_agree_whatever_happens(server: Server, queue_name: str) -> None:
     numbers = itertools.count()
     run_state_machine_as_test(
