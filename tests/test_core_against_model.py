@@ -60,17 +60,6 @@ async def test_a_late_outcome_is_refused_even_after_the_thief_gave_the_task_back
     assert core.state()["scheduled"] == "1"
 
 
-async def test_a_look_that_stopped_half_way_leaves_no_cursor_when_the_lane_is_done(core: Core) -> None:
-    await core.enqueue("a", "1", "2", "3")
-    held = await core.take(3, lease_ms=SHORT_LEASE_MS)
-    core.wait_until_ms(core.now_us() // 1000 + 3)
-    stolen = await core.take(1, worker="thief", lease_ms=SHORT_LEASE_MS)
-    assert "cursor:normal:a" in core.state()
-    await core.settle(stolen, worker="thief")
-    await core.settle(held[1:])
-    assert "cursor:normal:a" not in core.state()
-
-
 async def test_one_claim_promotes_a_bounded_number_of_tasks(core: Core) -> None:
     for user_id in "abc":
         await core.enqueue(user_id, *map(str, range(90)), delay_ms=1)

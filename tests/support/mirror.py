@@ -15,13 +15,14 @@ from fairque.fairness.freedom import Freedom
 from fairque.fairness.model_queue import Ending, ModelQueue, ModelTask
 from fairque.fairness.model_task import OnFailure
 from fairque.models import ANY_USER, UserGroup
-from fairque.policy import Policy, Rate, TaskLimit
+from fairque.policy import Policy, Rate
 from fairque.redis.assignment import assignments_of
-from fairque.redis.delivery import Delivery, Needs, NewTask, Outcome
+from fairque.redis.delivery import Answer, Delivery, Needs, NewTask, Outcome
 from fairque.redis.keys import decode_user, encode_user
 from fairque.tasks.message import Message, encode_body
 from tests.support.core import MAX_BODY, STEP_MS, Key, outcome
 from tests.support.mirror_view import agree, assignment_name, changed, check_trees, ended, expected, policy_name, seen
+from tests.support.tenants import limit
 from tests.support.timed import TimedCore
 
 _EXPIRING = ("metrics:", "run-times")
@@ -234,7 +235,7 @@ class Mirror:
         is_open = [again and not answer for again, answer in zip(is_repeated, expected, strict=True)]
         agree("settled", _without(answers, is_open), _without(expected, is_open))
         self.compare()
-        return answers
+        return [answer is True for answer in answers]
 
     def renew(self, worker: str, picked: Sequence[Held], slots: int = 0) -> None:
         """How many slots all workers have is for the scripts to know."""
@@ -267,7 +268,7 @@ class Mirror:
         """At once, and its results as well."""
         queued, scheduled, deferred, dead, told, _, _, more = await self.core.store.purge_step(user_id, 1000)
         found = queued, scheduled, deferred, dead, told, more
-        self._agree("purged", found, lambda: self.model.purge(user_id))
+        self._agree("purged", found, lambda: self.model.purge(self.core.now_us(), user_id))
         await self.core.store.erase_results(user_id)
         self.model.erase_results(user_id)
         self.compare()
@@ -292,7 +293,7 @@ class Mirror:
         self.compare()
 
     async def set_limit(self, name: str, max_running: int | None, rate: Rate | None) -> None:
-        await self.core.store.set_limits([(name, TaskLimit(max_running=max_running, rate=rate))], declared=False)
+        await limit(self.core, name, max_running, rate)
         self.model.set_limit(self.core.now_us(), name, max_running, rate)
         self.compare()
 

@@ -23,6 +23,7 @@ from tests.support.core import Key
 KEPT_ERRORS = 20
 NOT_MODELLED = (
     "suspects",
+    "limit-rate:",
     "assignment:",
     "assignments:",
     "assignments-ended",
@@ -39,7 +40,18 @@ NOT_MODELLED = (
     "told",
     "answer:",
 )
-_INNER = ("limited", "clearing", "byte_", "weighing", "keeper", "second", "slots", "stole", "cursors", "weighted")
+_INNER = (
+    "relook",
+    "limited",
+    "clearing",
+    "byte_",
+    "weighing",
+    "keeper",
+    "second",
+    "slots",
+    "stole",
+    "weighted",
+)
 """Of the state: how the scripts find something out, not what they find."""
 _TASK_NUMBERS = ("attempt", "failures", "lost", "returned", "since", "paid")
 _TASK_NAMES = ("held", "limited")
@@ -81,9 +93,7 @@ def _drop_what_is_outdated(found: View, model: ModelQueue) -> None:
 
 def _state_fields(fields: View) -> View:
     told: View = {
-        name: value
-        for name, value in fields.items()
-        if not name.startswith(("cursor:", *_INNER)) and value not in ("0", 0)
+        name: value for name, value in fields.items() if not name.startswith(_INNER) and value not in ("0", 0)
     }
     return {**told, **{name: True for name in ("sweep", "recount") if name in fields}}
 
@@ -132,11 +142,14 @@ _HOLDERS: dict[str, Callable[[Key], Any]] = {
     "run-times": _run_times,
     "assignments": lambda key: sorted(key.scores),
     "state": _fields,
+    "let-in": _members,
     "left": lambda key: dict(key.scores),
     "held": lambda key: key.scores,
 } | dict.fromkeys(("user", "group", "limit"), lambda key: _counted(_fields(key)))
+_HOLDERS["limit"] = lambda key: _filled({name: of for name, of in _fields(key).items() if name not in ("by", "hand")})
+_HOLDERS["offers"] = lambda key: dict(key.pairs)
 _HOLDERS |= dict.fromkeys(
-    ("dead", "leases", "held-users", "running", "offers", "uncounted", "deferred", "needs", "feeds", "informed"),
+    ("dead", "leases", "held-users", "running", "uncounted", "deferred", "needs", "feeds", "informed"),
     _members,
 )
 
@@ -158,9 +171,9 @@ def _filled(fields: View) -> View:
 
 
 def _task_fields(fields: dict[str, str]) -> View:
-    if fields.get("state") == "started":
-        fields = {"attempt": "1"} | fields  # the first one is not written down
     numbers = {name: int(fields.get(name, 0)) for name in _TASK_NUMBERS}
+    if fields.get("state") == "started":  # its first attempt is in no field
+        numbers["attempt"] = int(fields.get("attempt", 1))
     names = {name: fields.get(name, "") for name in _TASK_NAMES}
     ways = {"canceling": "canceling" in fields, "charged": float(fields.get("charged", -1))}
     ways["charged_before"] = float(fields.get("charged_before", 0))
@@ -199,6 +212,7 @@ def _state(model: ModelQueue) -> View:
     values["policies"] = len(_policies(model)) - len(_indexes(model))
     values["limits"] = len(model.limits.limits)
     values["assigned"] = len(model.workers.noted.keys() - {EVERYBODY})
+    values["in_hand"] = sum(map(len, model.limits.offered.values()))
     values["sweep"] = model.admission.is_swept
     values["held_by_share"] = model.admission.is_held_by_share
     values["recount"] = model.limits.is_counting()
@@ -333,7 +347,11 @@ def _policies(model: ModelQueue) -> View:
 def _indexes(model: ModelQueue) -> View:
     users = sorted(map(encode_user, model.policies.own))
     groups = sorted(f"@{encoded_path(group)}" for group in model.choice.group_weights())
-    names = {"policy-users": users, "policy-groups": groups, "limit-names": sorted(model.limits.limits)}
+    names = {
+        "policy-users": users,
+        "policy-groups": groups,
+        "limit-keys": sorted(f":{name}" for name in model.limits.limits),
+    }
     return {index: [(name, 0.0) for name in of] for index, of in names.items() if of}
 
 
@@ -353,25 +371,25 @@ def changed(fields: View) -> tuple[View, list[str]]:
 
 def _limits(model: ModelQueue) -> View:
     limits = model.limits
-    found: View = {f"limit:{name}": _limit(limit) for name, limit in limits.limits.items()}
-    found["uncounted"] = {name for name, limit in limits.limits.items() if not limit.is_counted}
-    found["held"] = set(limits.held)
+    found: View = {f"limit::{name}": _limit(limit) for name, limit in limits.limits.items()}
+    found["uncounted"] = {f":{name}" for name, limit in limits.limits.items() if not limit.is_counted}
+    found["held"] = {f":{name}" for name in limits.held}
     for name, running in limits.running.items():
         found[f"running::{name}"] = {f"{encode_user(user_id)}:{id_}" for user_id, id_ in running}
     for name, let_in in limits.let_in.items():
-        found[f"let-in::{name}"] = [(_name_of(key), let_in.scores[key]) for key in let_in]
+        found[f"let-in::{name}"] = {_name_of(key) for key in let_in}
     for user_id, offered in limits.offered.items():
         found[f"offers:{encode_user(user_id)}"] = {
             id_: f"{len(task.name) + 1}::{task.name}" for id_, task in offered.items()
         }
     for name, users in limits.users.items():
-        found[f"held-users:{name}"] = {encode_user(user_id) for user_id in users}
+        found[f"held-users::{name}"] = {encode_user(user_id) for user_id in users}
     for (user_id, name), tasks in limits.tasks.items():
         scores = [(id_, tasks.scores[id_]) for id_ in tasks]
         found[f"held:{encode_user(user_id)}::{name}"] = scores
         found.setdefault(f"held:{encode_user(user_id)}", []).extend(scores)
     for name, value in found.items():
-        if name.startswith("held:") and isinstance(value, list):
+        if name.startswith(("held:", "let-in:")) and isinstance(value, list):
             value.sort(key=lambda pair: (pair[1], pair[0].encode()))
     return found
 

@@ -316,4 +316,3 @@ async def finish(mirror: Mirror) -> None:
 async def _nothing_stays(core: TimedCore) -> None:
     lasting = {name for name, key in core.dump().items() if not key.expires}
     assert lasting - {"left"} <= {"state", "users", "told"}, lasting
-    assert not [field for field in core.state() if field.startswith("cursor:")]

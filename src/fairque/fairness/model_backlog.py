@@ -37,7 +37,7 @@ class ModelBacklog(ModelLanes):
         self.choice = FairChoice()
         self.policies = Policies()
         self.admission = Admission(self.choice, self.policies, self.running, self._head_cost)
-        self.limits = NameLimits(self._let_in, self._take_out, self._can_run, self.out)
+        self.limits = NameLimits(self._let_in, self._take_out, self._can_run, self.out, self._retire)
         self.admission.on_held_back = self.limits.take_back
         self.admission.on_reviewed = self.limits.came_back
         self.links = Links(self._standing)
@@ -99,7 +99,8 @@ class ModelBacklog(ModelLanes):
     def _can_run(self, now_us: int, user_id: str) -> bool:
         """As far as policies go."""
         is_paused = self.policies.all_paused_until() > now_us // 1000
-        return not is_paused and self.admission.gate(now_us, user_id) is None
+        is_served = self.choice.is_served(user_id)
+        return is_served and not is_paused and self.admission.gate(now_us, user_id) is None
 
     def _remove(self, task: ModelTask) -> None:
         """From wherever it waits."""

@@ -238,7 +238,7 @@ class NameLimits:
         """The names that are due share alike what one call lets in. Before, what runs is counted for new limits."""
         if freedom.counts():
             self._count(now_us)
-        names = self.held.up_to(now_us // 1000, NAMES)
+        names = sorted(self.held.up_to(now_us // 1000, NAMES))
         for name in names:
             self._look(now_us, name, max(1, UNLIMITED // len(names)))
 

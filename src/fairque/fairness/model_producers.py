@@ -38,6 +38,7 @@ class ModelProducers(ModelBacklog):
             if task.state is TaskState.CANCELED:
                 self._end(task, TaskState.CANCELED)
         self._pass_on(now_us)
+        self.limits.pass_on(now_us)
         first = {task.key: at for at, task in reversed(list(enumerate(batch)))}
         return [
             first[task.key] == at and (before is None or before.nonce == task.nonce)
@@ -131,6 +132,7 @@ class ModelProducers(ModelBacklog):
         self._remove(task)
         self._end(task, TaskState.CANCELED)
         self._pass_on(now_us)
+        self.limits.pass_on(now_us)
         return "done"
 
     def requeue(self, now_us: int, user_id: str, task_ids: Iterable[str]) -> list[bool]:
@@ -164,7 +166,7 @@ class ModelProducers(ModelBacklog):
                 del self.ended[user_id, task_id]
         return found
 
-    def purge(self, user_id: str) -> tuple[int, ...]:
+    def purge(self, now_us: int, user_id: str) -> tuple[int, ...]:
         """Erases what a user has, and tells what it was: waiting, scheduled, deferred, dead, told to stop.
 
         The last is 1 while something of it runs. Results are erased by another call.
@@ -181,6 +183,7 @@ class ModelProducers(ModelBacklog):
         for task in told:
             task.canceling = "purge"
         self._retire(user_id)
+        self.limits.pass_on(now_us)
         if not erased[TaskState.STARTED]:
             self._forget(user_id)
         waiting = [TaskState.QUEUED, TaskState.SCHEDULED, TaskState.DEFERRED]

@@ -6,7 +6,6 @@
 --@include message
 --@include metrics
 --@include fair
---@include cursor
 --@include wake
 --@include place
 --@include limits
@@ -34,9 +33,7 @@ local function settle_outcomes(report, claims)
     if in_stream == (ids and #ids or 0) + 1 then
       call('DEL', stream, ...)
       over[stream] = nil
-      local member = lane .. ':' .. user
-      empty[#empty + 1] = member
-      if has_cursors then forget_cursor(member) end
+      empty[#empty + 1] = lane .. ':' .. user
     else
       if not ids then
         ids = {}
