@@ -38,9 +38,14 @@ FAULTS = {
     "a-lost-key-normal": known("the claim ends with an error where a lane is gone, for all users"),
     "a-key-of-the-wrong-type-normal": known("the claim ends with the error of one user's key, for all users"),
 }
-SAMPLE = [
-    pytest.param(slug, marks=FAULTS.get(slug, ()), id=slug) for slug, attack in ATTACKS.items() if attack.is_sample
-]
+
+
+def marks(slug: str) -> list[pytest.MarkDecorator]:
+    breaks = ATTACKS[slug].run.__module__.endswith(".damage")
+    return [*([pytest.mark.damages] if breaks else []), *([FAULTS[slug]] if slug in FAULTS else [])]
+
+
+SAMPLE = [pytest.param(slug, marks=marks(slug), id=slug) for slug, attack in ATTACKS.items() if attack.is_sample]
 
 
 @pytest.mark.parametrize("slug", SAMPLE)

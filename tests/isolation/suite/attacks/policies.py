@@ -76,7 +76,7 @@ async def choke(a: Attacker, limit: Callable[[], Awaitable[None]]) -> None:
 
 @attack("a limit of a task name, used up", f"20,000 tasks of a name with `max_running={PLACES}`, the quiet user's free")
 async def choking(a: Attacker) -> None:
-    await choke(a, lambda: a.queue.set_task_limit(LIMITED, max_running=PLACES))
+    await choke(a, lambda: a.queue.set_limit(LIMITED, max_running=PLACES))
 
 
 @attack(
@@ -86,15 +86,15 @@ async def choking(a: Attacker) -> None:
     same_name=True,
 )
 async def choking_the_same(a: Attacker) -> None:
-    await choke(a, lambda: a.queue.set_task_limit(LIMITED, max_running=PLACES))
+    await choke(a, lambda: a.queue.set_limit(LIMITED, max_running=PLACES))
 
 
-@attack("a limit that changes", "`set_task_limit` of 1, 2, none in a loop, 20,000 tasks of the name", counts_all=True)
+@attack("a limit that changes", "`set_limit` of 1, 2, none in a loop, 20,000 tasks of the name", counts_all=True)
 async def limit_in_a_loop(a: Attacker) -> None:
     await a.put(limited(n).options(result_ttl=0) for n in range(a.many(20_000)))
     turns = cycle((1, 2, None))
     async for _ in a.again():
-        await a.queue.set_task_limit(LIMITED, max_running=next(turns))
+        await a.queue.set_limit(LIMITED, max_running=next(turns))
 
 
 @attack("long tasks in every slot", "tasks of 0.2 s: the next slot comes free after as long", within_ms=1_200.0)
