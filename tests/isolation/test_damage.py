@@ -77,7 +77,7 @@ async def scene(
 
 HALVES = "writes something before it meets the key"
 WHOLE = {
-    "plain": {"changes a limit", "renews", "leaves", "cancels what others wait for"},
+    "plain": {"changes a limit", "renews", "cancels what others wait for"},
     "governed": {"changes a limit", "renews", "enqueues a dependent", "cancels what others wait for"},
 }
 HARMED = {f"{kind}-{act}" for kind in WHOLE for act in ("served-lost", "served-of a wrong type", "renewed-lost")}
