@@ -31,11 +31,18 @@ local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. i
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
 
+-- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
+local function attempt_in(field) return tonumber(field or 1) end
+
 -- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
 local function place_key(place, user) return prefix .. place .. ':' .. user end
 local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
 
+-- What went wrong, as pcall tells it.
+local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
+
 local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+return (function()
 -- ARGV[1] is the msgpack of Active: most: int
 local args = cmsgpack.unpack(ARGV[1])
 local most = args[1]
@@ -55,15 +62,20 @@ local function both_ends(key)
   return members
 end
 
--- '@' begins no user, its own is encoded: such a member stands for the users of a group.
-for _, member in ipairs(both_ends(ready_key)) do
-  if string.sub(member, 1, 1) ~= '@' then
-    note(member)
-  elseif #found < most then
-    for _, user in ipairs(both_ends(prefix .. 'ready:' .. string.sub(member, 2))) do note(user) end
+-- '@' begins no user, its own is encoded: such a member stands for the users of a group, four deep at most.
+local function note_line(key)
+  for _, member in ipairs(both_ends(key)) do
+    if string.sub(member, 1, 1) ~= '@' then
+      note(member)
+    elseif #found < most then
+      note_line(prefix .. 'ready:' .. string.sub(member, 2))
+    end
   end
 end
+
+note_line(ready_key)
 for _, member in ipairs(call('ZRANGE', leases_key, 0, most - 1)) do
   note(string.sub(member, string.find(member, ':', 1, true) + 1))
 end
 return found
+end)()

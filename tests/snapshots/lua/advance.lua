@@ -31,11 +31,18 @@ local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. i
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
 
+-- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
+local function attempt_in(field) return tonumber(field or 1) end
+
 -- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
 local function place_key(place, user) return prefix .. place .. ':' .. user end
 local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
 
+-- What went wrong, as pcall tells it.
+local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
+
 local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+return (function()
 
 -- lib/wake.lua
 -- Tell at most `tasks` idle workers that `user` has work, or all that serve everyone, and not the one that calls. A worker
@@ -44,13 +51,17 @@ local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. use
 -- lib/state.lua
 -- What the queue keeps of itself: read once, and written back by save_state().
 
-local of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'limited', 'cursors', 'announcements',
-  'limits', 'mean', 'keeper')
-local clock, arrival = tonumber(of_queue[1] or 0), tonumber(of_queue[2] or 0)
-local has_policies, has_limited, has_cursors = of_queue[3], of_queue[4], tonumber(of_queue[5] or 0) > 0
+local of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
+  'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand')
+local arrival = tonumber(of_queue[2] or 0)
+local has_policies, has_assigned = of_queue[3], of_queue[4]
+local clearing_known = of_queue[5] or '' -- lib/suspects.lua
 local has_announcements, has_limits, keeper_known = of_queue[6], of_queue[7], of_queue[9] or ''
-local mean = tonumber(of_queue[8] or 0) -- see lib/ready.lua
-local saved_clock, saved_arrival, saved_mean = clock, arrival, mean
+local has_weights, sweep_asked, has_returned = of_queue[10], of_queue[11], of_queue[12]
+local has_byte_limits, is_weighing = tonumber(of_queue[13] or 0) > 0, of_queue[14]
+local has_in_hand = tonumber(of_queue[15] or 0) -- lib/limits.lua
+local root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
+local saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
 
 -- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
 -- small sorted set ten times faster than fractions.
@@ -65,11 +76,15 @@ local function count(field, by) counts[field] = (counts[field] or 0) + by end
 
 local save_tallies = nil -- a function in scripts that measure users: lib/metrics.lua
 local tell_of_moments = nil -- a function in scripts that set moments: lib/moments.lua
+local save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
+local save_lines = nil -- a function in scripts that know lines: lib/lines.lua
 local function save_state()
+  if save_lines then save_lines() end
+  if save_bytes then save_bytes() end
   if save_tallies then save_tallies() end
   if tell_of_moments then tell_of_moments() end
-  if clock ~= saved_clock or arrival ~= saved_arrival or mean ~= saved_mean then
-    call('HSET', state_key, 'clock', clock, 'arrival', arrival, 'mean', mean)
+  if root.clock ~= saved_clock or arrival ~= saved_arrival or root.mean ~= saved_mean then
+    call('HSET', state_key, 'clock', root.clock, 'arrival', arrival, 'mean', root.mean)
   end
   for field, by in pairs(counts) do
     if by ~= 0 then call('HINCRBY', state_key, field, by) end
@@ -92,7 +107,9 @@ local function wake_from(set, tasks, except)
 end
 
 local function wake(user, tasks, except)
-  if has_limited and user then tasks = wake_from(prefix .. 'waiting:' .. user, tasks, except) end
+  for _, name in ipairs(has_assigned and user and call('SMEMBERS', prefix .. 'assignments:' .. user) or {}) do
+    if tasks > 0 then tasks = wake_from(prefix .. 'waiting:' .. name, tasks, except) end
+  end
   if tasks > 0 then wake_from(prefix .. 'waiting', tasks, except) end
 end
 -- ARGV[1] is the msgpack of Advance: ms: int, nonce: str, most: int
@@ -144,3 +161,4 @@ local total = tonumber(before[3] or 0) + ms
 call('HSET', advanced, 'nonce', nonce, 'due', due, 'total', total)
 call('PEXPIRE', advanced, DAY)
 return { due, total }
+end)()

@@ -1,9 +1,9 @@
 #!lua flags=no-writes
--- The users that have a policy of their own, the groups that have a weight, or the task names that are limited: a page of
--- them in the order of their names, and what was set.
+-- The users that have a policy of their own, the groups that have a weight, or the limits: a page of them in the
+-- order of their names, and what was set.
 -- KEYS[1]  state
--- Returns  per name {name, policy as a msgpack map}, per task name {name, {most that run at once or nil, us between two
---          starts or nil, burst or nil, 1 when the code of a worker said so or nil}}
+-- Returns  per name {name, policy as a msgpack map}, per limit {its record, {hand or code, most that run at
+--          once or nil, us between two starts or nil, burst or nil, how many run, where it has no template}}
 -- Cost     O(log names + limit)
 
 -- lib/base.lua
@@ -33,22 +33,32 @@ local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. i
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
 
+-- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
+local function attempt_in(field) return tonumber(field or 1) end
+
 -- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
 local function place_key(place, user) return prefix .. place .. ':' .. user end
 local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
 
+-- What went wrong, as pcall tells it.
+local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
+
 local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+return (function()
 -- ARGV[1] is the msgpack of Governed: index: str, after: str, most: int
---   index: policy-users, policy-groups or limit-names. after: the name before the page, or ''.
+--   index: policy-users, policy-groups or limit-keys. after: the name before the page, or ''.
 local args = cmsgpack.unpack(ARGV[1])
 local index, after, most = args[1], args[2], args[3]
 local found = {}
 local names = call('ZRANGEBYLEX', prefix .. index, after == '' and '-' or '(' .. after, '+', 'LIMIT', 0, most)
 for at, name in ipairs(names) do
-  if index == 'limit-names' then
-    found[at] = { name, call('HMGET', prefix .. 'limit:' .. name, 'max', 'rate_us', 'burst', 'declared') }
+  if index == 'limit-keys' then
+    local row = call('HMGET', prefix .. 'limit:' .. name, 'by', 'max', 'rate_us', 'burst')
+    row[5] = call('SCARD', prefix .. 'running:' .. name)
+    found[at] = { name, row }
   else
     found[at] = { name, call('GET', prefix .. 'policy:' .. name) or '' }
   end
 end
 return found
+end)()

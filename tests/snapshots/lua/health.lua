@@ -1,8 +1,9 @@
 #!lua flags=no-writes
 -- What tells whether a queue is well, beside its totals.
 -- KEYS[1]  state
--- Returns  {dead letters, ms at which the first scheduled task is due or '', ms at which the first schedule fires or ''}
--- Cost     O(log letters)
+-- Returns  {dead letters, ms at which the first scheduled task is due or '', ms at which the first schedule fires or '',
+--          users that became ready last}
+-- Cost     O(log letters + users)
 
 -- lib/base.lua
 -- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
@@ -31,17 +32,27 @@ local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. i
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
 
+-- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
+local function attempt_in(field) return tonumber(field or 1) end
+
 -- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
 local function place_key(place, user) return prefix .. place .. ':' .. user end
 local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
 
+-- What went wrong, as pcall tells it.
+local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
+
 local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
--- ARGV[1] is the msgpack of Health: dead_letter_ttl_ms: int
+return (function()
+-- ARGV[1] is the msgpack of Health: dead_letter_ttl_ms: int, most: int
+--   most: users.
 local args = cmsgpack.unpack(ARGV[1])
-local dead_letter_ttl_ms = args[1]
+local dead_letter_ttl_ms, most = args[1], args[2]
 local function first(key) return call('ZRANGE', key, 0, 0, 'WITHSCORES')[2] or '' end
 return {
   call('ZCOUNT', prefix .. 'dead', string.format('%d', now - dead_letter_ttl_ms), '+inf'),
   first(due_key),
   first(prefix .. 'schedules'),
+  call('ZREVRANGE', users_key, 0, most - 1),
 }
+end)()

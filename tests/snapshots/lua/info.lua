@@ -32,11 +32,18 @@ local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. i
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
 
+-- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
+local function attempt_in(field) return tonumber(field or 1) end
+
 -- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
 local function place_key(place, user) return prefix .. place .. ':' .. user end
 local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
 
+-- What went wrong, as pcall tells it.
+local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
+
 local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+return (function()
 -- ARGV[1] is the msgpack of Info: user: str, id: str
 local args = cmsgpack.unpack(ARGV[1])
 local user, id = args[1], args[2]
@@ -50,3 +57,4 @@ return {
   call('SRANDMEMBER', feeds_key(user, id), 1000),
   due and string.format('%d', due) or '',
 }
+end)()

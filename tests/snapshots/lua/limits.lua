@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Set the limits of task names, over all users.
+-- Set limits, by hand or as code declares them, or take them back.
 -- KEYS[1]  state
 -- Returns  1
--- Cost     O(names)
+-- Cost     O(limits)
 
 -- lib/base.lua
 -- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
@@ -31,22 +31,33 @@ local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. i
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
 
+-- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
+local function attempt_in(field) return tonumber(field or 1) end
+
 -- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
 local function place_key(place, user) return prefix .. place .. ':' .. user end
 local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
 
+-- What went wrong, as pcall tells it.
+local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
+
 local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+return (function()
 
 -- lib/state.lua
 -- What the queue keeps of itself: read once, and written back by save_state().
 
-local of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'limited', 'cursors', 'announcements',
-  'limits', 'mean', 'keeper')
-local clock, arrival = tonumber(of_queue[1] or 0), tonumber(of_queue[2] or 0)
-local has_policies, has_limited, has_cursors = of_queue[3], of_queue[4], tonumber(of_queue[5] or 0) > 0
+local of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
+  'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand')
+local arrival = tonumber(of_queue[2] or 0)
+local has_policies, has_assigned = of_queue[3], of_queue[4]
+local clearing_known = of_queue[5] or '' -- lib/suspects.lua
 local has_announcements, has_limits, keeper_known = of_queue[6], of_queue[7], of_queue[9] or ''
-local mean = tonumber(of_queue[8] or 0) -- see lib/ready.lua
-local saved_clock, saved_arrival, saved_mean = clock, arrival, mean
+local has_weights, sweep_asked, has_returned = of_queue[10], of_queue[11], of_queue[12]
+local has_byte_limits, is_weighing = tonumber(of_queue[13] or 0) > 0, of_queue[14]
+local has_in_hand = tonumber(of_queue[15] or 0) -- lib/limits.lua
+local root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
+local saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
 
 -- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
 -- small sorted set ten times faster than fractions.
@@ -61,15 +72,28 @@ local function count(field, by) counts[field] = (counts[field] or 0) + by end
 
 local save_tallies = nil -- a function in scripts that measure users: lib/metrics.lua
 local tell_of_moments = nil -- a function in scripts that set moments: lib/moments.lua
+local save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
+local save_lines = nil -- a function in scripts that know lines: lib/lines.lua
 local function save_state()
+  if save_lines then save_lines() end
+  if save_bytes then save_bytes() end
   if save_tallies then save_tallies() end
   if tell_of_moments then tell_of_moments() end
-  if clock ~= saved_clock or arrival ~= saved_arrival or mean ~= saved_mean then
-    call('HSET', state_key, 'clock', clock, 'arrival', arrival, 'mean', mean)
+  if root.clock ~= saved_clock or arrival ~= saved_arrival or root.mean ~= saved_mean then
+    call('HSET', state_key, 'clock', root.clock, 'arrival', arrival, 'mean', root.mean)
   end
   for field, by in pairs(counts) do
     if by ~= 0 then call('HINCRBY', state_key, field, by) end
   end
+end
+
+-- lib/alive.lua
+-- A queue whose `state` is lost stops here and says so: whether it has policies and limits, its clock and its totals are
+-- gone. One that was never used has no settings either.
+
+if not of_queue[2] and call('EXISTS', prefix .. 'settings') == 1 then
+  return redis.error_reply('LOSTSTATE the key "state" of this queue is lost, and nothing can be put in or served: run '
+    .. '`fairque doctor --repair`, which begins it anew and counts')
 end
 
 -- lib/wake.lua
@@ -92,57 +116,91 @@ local function wake_from(set, tasks, except)
 end
 
 local function wake(user, tasks, except)
-  if has_limited and user then tasks = wake_from(prefix .. 'waiting:' .. user, tasks, except) end
+  for _, name in ipairs(has_assigned and user and call('SMEMBERS', prefix .. 'assignments:' .. user) or {}) do
+    if tasks > 0 then tasks = wake_from(prefix .. 'waiting:' .. name, tasks, except) end
+  end
   if tasks > 0 then wake_from(prefix .. 'waiting', tasks, except) end
 end
--- ARGV[1] is the msgpack of Limits: declared: bool, limits: list[NamedLimit]
---   declared: by the code of a worker, which takes back only what code declared.
--- NamedLimit: name: str, max: int | None, interval_us: int | None, burst: int | None
---   max: most that run at once. interval_us: between two starts.
+-- ARGV[1] is the msgpack of Limits: declared: bool, limits: list[LimitRecord]
+--   declared: by the code of a worker; else by hand, which goes before that.
+-- LimitRecord: record: str, is_set: bool, max: int | None, interval_us: int | None, burst: int | None
+--   is_set: else it is taken back. max: most that run at once. interval_us: between two starts. Neither: no limit.
 local args = cmsgpack.unpack(ARGV[1])
 local declared, limits = args[1], args[2]
 local uncounted_key = prefix .. 'uncounted'
+local source = declared and 'code' or 'hand'
 
 -- What runs counts from the beginning. Until the claims that follow have counted it, starts wait (lib/limits.lua).
-local function begin_count(key, name)
+local function begin_count(key, record)
   if call('EXISTS', leases_key) == 0 then return end
   call('HSET', key, 'uncounted', 1)
-  call('SADD', uncounted_key, name)
+  call('SADD', uncounted_key, record)
   call('HSET', state_key, 'recount', '0')
 end
 
-local function end_count(name)
-  if call('SREM', uncounted_key, name) == 1 and call('EXISTS', uncounted_key) == 0 then
+local function end_count(record)
+  if call('SREM', uncounted_key, record) == 1 and call('EXISTS', uncounted_key) == 0 then
     call('HDEL', state_key, 'recount')
   end
 end
 
-for _, limit in ipairs(limits) do
-  local name, max, interval_us, burst = limit[1], limit[2], limit[3], limit[4]
-  local key = prefix .. 'limit:' .. name
-  local before = call('EXISTS', key)
-  if max or interval_us then
-    call('HDEL', key, 'max', 'rate_us', 'burst', 'declared')
-    if max then call('HSET', key, 'max', max) end
-    if interval_us then call('HSET', key, 'rate_us', interval_us, 'burst', burst) end
-    if declared then call('HSET', key, 'declared', 1) end
-  elseif not declared or call('HEXISTS', key, 'declared') == 1 then
-    call('DEL', key)
-  end
-  local exists = call('EXISTS', key)
-  if exists == 1 then
-    call('ZADD', prefix .. 'limit-names', 0, name)
-    if before == 0 then begin_count(key, name) end
-  else
-    call('ZREM', prefix .. 'limit-names', name)
-    end_count(name)
-  end
-  count('limits', exists - before)
-  if call('ZADD', prefix .. 'held', 'XX', 'CH', now, name) == 1 and wake_from(prefix .. 'waiting', 1) > 0 then tell_all_workers() end
+-- What was set by hand holds, else what code declared. Returns whether anything was said, and whether it limits.
+local function decide(key)
+  local said = call('HMGET', key, 'hand', 'code')
+  local by = said[1] and 'hand' or said[2] and 'code'
+  call('HDEL', key, 'by', 'max', 'rate_us', 'burst')
+  if not by then return false, false end
+  local most, rate_us, burst = string.match(said[1] or said[2], '(%S+) (%S+) (%S+)')
+  call('HSET', key, 'by', by)
+  if most ~= '-' then call('HSET', key, 'max', most) end
+  if rate_us ~= '-' then call('HSET', key, 'rate_us', rate_us, 'burst', burst) end
+  return true, most ~= '-' or rate_us ~= '-'
 end
+
+-- What is held under the key of the record; or, as a record may be that of many keys, all that is held, with the next claims.
+local function look_again(record)
+  if call('EXISTS', prefix .. 'held') == 0 then return end
+  if call('ZSCORE', prefix .. 'held', record) then
+    call('ZADD', prefix .. 'held', now, record)
+  else
+    call('HSET', state_key, 'relook', '0')
+  end
+  if wake_from(prefix .. 'waiting', 1) > 0 then tell_all_workers() end
+end
+
+local function set(limit)
+  local record, is_set, max, interval_us, burst = limit[1], limit[2], limit[3], limit[4], limit[5]
+  local key = prefix .. 'limit:' .. record
+  if not is_set and call('HEXISTS', key, source) == 0 then return end
+  local before = call('HMGET', key, 'by', 'max', 'rate_us', 'burst')
+  if is_set then
+    call('HSET', key, source, string.format('%s %s %s', max or '-', interval_us or '-', burst or '-'))
+  else
+    call('HDEL', key, source)
+  end
+  local exists, limits_now = decide(key)
+  if exists then
+    call('ZADD', prefix .. 'limit-keys', 0, record)
+  else
+    call('ZREM', prefix .. 'limit-keys', record)
+  end
+  if limits_now and not (before[2] or before[3]) then begin_count(key, record) end
+  if not limits_now then
+    call('HDEL', key, 'uncounted')
+    call('DEL', prefix .. 'limit-rate:' .. record) -- what is set next begins anew
+    end_count(record)
+  end
+  count('limits', (exists and 1 or 0) - (before[1] and 1 or 0))
+  local after = call('HMGET', key, 'by', 'max', 'rate_us', 'burst')
+  if after[2] ~= before[2] or after[3] ~= before[3] or after[4] ~= before[4] then look_again(record) end
+end
+
+for _, limit in ipairs(limits) do set(limit) end
 save_state()
--- What is held still has to come back.
-if call('HGET', state_key, 'limits') == '0' and call('EXISTS', prefix .. 'held') == 0 then
+-- What is held, or has a place in hand, still has to come back.
+local left = call('HMGET', state_key, 'limits', 'in_hand')
+if left[1] == '0' and tonumber(left[2] or 0) == 0 and call('EXISTS', prefix .. 'held') == 0 then
   call('HDEL', state_key, 'limits')
 end
 return 1
+end)()

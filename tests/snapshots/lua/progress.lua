@@ -31,17 +31,25 @@ local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. i
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
 
+-- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
+local function attempt_in(field) return tonumber(field or 1) end
+
 -- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
 local function place_key(place, user) return prefix .. place .. ':' .. user end
 local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
 
+-- What went wrong, as pcall tells it.
+local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
+
 local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+return (function()
 -- ARGV[1] is the msgpack of Progress: user: str, id: str, stream_id: str, attempt: int, fraction: str, message: str
 local args = cmsgpack.unpack(ARGV[1])
 local user, id, stream_id, attempt, fraction, message = args[1], args[2], args[3], args[4], args[5], args[6]
 local key = task_key(user, id)
 local known = call('HMGET', key, 'stream_id', 'attempt')
-if known[1] ~= stream_id or tonumber(known[2]) ~= attempt then return 0 end
+if known[1] ~= stream_id or attempt_in(known[2]) ~= attempt then return 0 end
 call('HSET', key, 'progress', fraction, 'message', message)
 publish(user, id, 'progress')
 return 1
+end)()

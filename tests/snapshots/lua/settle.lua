@@ -1,11 +1,13 @@
 #!lua flags=allow-oom
 -- Report how deliveries ended.
 -- KEYS[1]  state
--- Returns  per outcome: 1 done (also by an earlier try of the same call), 0 refused: another worker has the task
+-- Returns  per outcome: 1 done (also by an earlier try of the same call), 0 refused: another worker has the task, or the text
+--          of an error: it is not taken. Behind them, errors of what follows from the outcomes
 -- Cost     O(outcomes)
 
--- lib/settle.lua
--- How deliveries ended. `report` is a `Settle`; returns the reply of settle.lua.
+-- lib/alive.lua
+-- A queue whose `state` is lost stops here and says so: whether it has policies and limits, its clock and its totals are
+-- gone. One that was never used has no settings either.
 
 -- lib/base.lua
 -- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
@@ -34,22 +36,33 @@ local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. i
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
 
+-- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
+local function attempt_in(field) return tonumber(field or 1) end
+
 -- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
 local function place_key(place, user) return prefix .. place .. ':' .. user end
 local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
 
+-- What went wrong, as pcall tells it.
+local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
+
 local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+return (function()
 
 -- lib/state.lua
 -- What the queue keeps of itself: read once, and written back by save_state().
 
-local of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'limited', 'cursors', 'announcements',
-  'limits', 'mean', 'keeper')
-local clock, arrival = tonumber(of_queue[1] or 0), tonumber(of_queue[2] or 0)
-local has_policies, has_limited, has_cursors = of_queue[3], of_queue[4], tonumber(of_queue[5] or 0) > 0
+local of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
+  'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand')
+local arrival = tonumber(of_queue[2] or 0)
+local has_policies, has_assigned = of_queue[3], of_queue[4]
+local clearing_known = of_queue[5] or '' -- lib/suspects.lua
 local has_announcements, has_limits, keeper_known = of_queue[6], of_queue[7], of_queue[9] or ''
-local mean = tonumber(of_queue[8] or 0) -- see lib/ready.lua
-local saved_clock, saved_arrival, saved_mean = clock, arrival, mean
+local has_weights, sweep_asked, has_returned = of_queue[10], of_queue[11], of_queue[12]
+local has_byte_limits, is_weighing = tonumber(of_queue[13] or 0) > 0, of_queue[14]
+local has_in_hand = tonumber(of_queue[15] or 0) -- lib/limits.lua
+local root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
+local saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
 
 -- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
 -- small sorted set ten times faster than fractions.
@@ -64,19 +77,303 @@ local function count(field, by) counts[field] = (counts[field] or 0) + by end
 
 local save_tallies = nil -- a function in scripts that measure users: lib/metrics.lua
 local tell_of_moments = nil -- a function in scripts that set moments: lib/moments.lua
+local save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
+local save_lines = nil -- a function in scripts that know lines: lib/lines.lua
 local function save_state()
+  if save_lines then save_lines() end
+  if save_bytes then save_bytes() end
   if save_tallies then save_tallies() end
   if tell_of_moments then tell_of_moments() end
-  if clock ~= saved_clock or arrival ~= saved_arrival or mean ~= saved_mean then
-    call('HSET', state_key, 'clock', clock, 'arrival', arrival, 'mean', mean)
+  if root.clock ~= saved_clock or arrival ~= saved_arrival or root.mean ~= saved_mean then
+    call('HSET', state_key, 'clock', root.clock, 'arrival', arrival, 'mean', root.mean)
   end
   for field, by in pairs(counts) do
     if by ~= 0 then call('HINCRBY', state_key, field, by) end
   end
 end
 
+if not of_queue[2] and call('EXISTS', prefix .. 'settings') == 1 then
+  return redis.error_reply('LOSTSTATE the key "state" of this queue is lost, and nothing can be put in or served: run '
+    .. '`fairque doctor --repair`, which begins it anew and counts')
+end
+
+-- lib/settle.lua
+-- How deliveries ended. `report` is a `Settle`; returns the reply of settle.lua. claims: whether the worker claims right
+-- after it, so that it need not be told of work.
+
 -- lib/task.lua
 -- What goes when a task goes.
+
+-- lib/bytes.lua
+-- Bytes of users that may have no more than `max_bytes`: bodies, errors and results of their tasks, values that those share,
+-- and bodies of schedules. `bytes` is nil in a queue where nobody has such a limit.
+-- A call writes what it counted at its end, by save_state() or save_bytes().
+-- bytes:<u>           hash  used: all of it; <bucket>: what expires by itself before the end of these ten seconds, counted
+--                           since 1970; gen: when the count began, in us
+-- bytes-expiring:<u>  zset  the buckets
+-- xcom-bytes:<u>      hash  namespace → bytes of its values
+-- While what was there before its user had a limit is counted (lib/weighing.lua), `weighed` has what is in the counts of
+-- those whose `gen` is in `weighing` of the state.
+
+local function new_bytes()
+  local it, limits, own_limits, gens = {}, {}, {}, {}
+  local pending, stored = {}, {} -- of users: changes of this call; what the hash says, once what has expired is out of it
+  local BUCKET_MS, LOOKS, MOST_LOOKS = 10000, 500, 5000
+  local LEAST_RETRY_MS, LONGEST_RETRY_MS = 1000, 60000
+  local weighed_key = prefix .. 'weighed'
+  local of_all = call('HMGET', state_key, 'byte_gen', 'weighing')
+  local gen_of_all, weighing = of_all[1] or '0', of_all[2]
+  local function counts_of(user) return prefix .. 'bytes:' .. user end
+  local function buckets_of(user) return prefix .. 'bytes-expiring:' .. user end
+  local function spaces_of(user) return prefix .. 'xcom-bytes:' .. user end
+
+  local function stated(whose)
+    local packed = call('GET', prefix .. 'policy:' .. whose)
+    return packed and cmsgpack.unpack(packed).max_bytes
+  end
+  local default = stated('*')
+
+  -- False: none.
+  function it.limit(user)
+    if limits[user] == nil then
+      own_limits[user] = stated(user)
+      limits[user] = own_limits[user] or default or false
+    end
+    return limits[user]
+  end
+
+  function it.forget(user)
+    gens[user], pending[user], stored[user] = nil, nil, nil
+    call('UNLINK', counts_of(user), buckets_of(user), spaces_of(user))
+  end
+
+  local function is_damaged(user)
+    return type(redis.pcall('HLEN', counts_of(user))) ~= 'number' or type(redis.pcall('ZCARD', buckets_of(user))) ~= 'number'
+      or type(redis.pcall('HLEN', spaces_of(user))) ~= 'number'
+  end
+
+  -- A count from before everybody had a limit knows nothing of what came between; one that is damaged begins anew.
+  local function gen_of(user)
+    if gens[user] then return gens[user] end
+    if is_damaged(user) then it.forget(user) end
+    local gen = call('HGET', counts_of(user), 'gen')
+    if gen and not own_limits[user] and tonumber(gen) < tonumber(gen_of_all) then
+      it.forget(user)
+      gen = nil
+    end
+    if not gen then
+      gen = gen_of_all
+      call('HSET', counts_of(user), 'gen', gen)
+      call('ZADD', users_key, 'NX', now, user)
+    end
+    gens[user] = gen
+    return gen
+  end
+
+  -- Whether something of it may be there that is not in its count.
+  function it.is_counting(user)
+    return it.limit(user) and weighing and string.find(' ' .. weighing .. ' ', ' ' .. gen_of(user) .. ' ', 1, true) and true or
+      false
+  end
+
+  local function mark_of(user, part) return gen_of(user) .. ':' .. user .. ':' .. part end
+
+  local function book(user, by, expiry)
+    local changes = pending[user]
+    if not changes then
+      changes = { used = 0, buckets = {} }
+      pending[user] = changes
+    end
+    changes.used = changes.used + by
+    if not expiry then return end
+    local bucket = string.format('%d', math.ceil(expiry / BUCKET_MS))
+    changes.buckets[bucket] = (changes.buckets[bucket] or 0) + by
+  end
+
+  local function write_bucket(user, bucket, by)
+    local left = call('HINCRBY', counts_of(user), bucket, by)
+    if left <= 0 then
+      call('HDEL', counts_of(user), bucket)
+      call('ZREM', buckets_of(user), bucket)
+    elseif left == by then
+      call('ZADD', buckets_of(user), bucket, bucket)
+    end
+  end
+
+  local function write(user, changes)
+    for bucket, by in pairs(changes.buckets) do
+      if by ~= 0 then write_bucket(user, bucket, by) end
+    end
+    stored[user] = nil
+    if call('HINCRBY', counts_of(user), 'used', changes.used) <= 0 and not weighing then it.forget(user) end
+  end
+
+  function it.save()
+    local changed = pending
+    pending = {}
+    for user, changes in pairs(changed) do write(user, changes) end
+  end
+
+  -- Whether it changes the count: what has not been counted yet cannot leave it.
+  local function is_in_count(user, part, by)
+    gen_of(user)
+    if not it.is_counting(user) then return true end
+    if by > 0 then return call('SADD', weighed_key, mark_of(user, part)) >= 0 end
+    return call('SREM', weighed_key, mark_of(user, part)) == 1
+  end
+
+  -- One part came, or goes. `expiry`: in ms, nil for never.
+  function it.change(user, part, by, expiry)
+    if by ~= 0 and it.limit(user) and is_in_count(user, part, by) then book(user, by, expiry) end
+  end
+
+  -- One that was there before its user had a limit.
+  function it.discover(user, part, size, expiry)
+    if call('SADD', weighed_key, mark_of(user, part)) == 1 then book(user, size, expiry) end
+  end
+
+  local function size_of(key)
+    local size = redis.pcall('STRLEN', key)
+    return type(size) == 'number' and size or 0 -- 0: of another kind, by a foreign hand
+  end
+
+  local function size_of_list(key)
+    local size, found = 0, redis.pcall('LRANGE', key, 0, -1)
+    for _, each in ipairs(found) do size = size + #each end
+    return size
+  end
+
+  function it.expiry_of(key)
+    local at = call('PEXPIRETIME', key)
+    return at >= 0 and at or nil
+  end
+
+  -- What the task has now, by part: name, key, size.
+  function it.parts_of(user, id)
+    local body, errors, result = body_key(user, id), errors_key(user, id), result_key(user, id)
+    return {
+      { 'body:' .. id, body, size_of(body) },
+      { 'errors:' .. id, errors, size_of_list(errors) },
+      { 'result:' .. id, result, size_of(result) },
+    }
+  end
+
+  local function change_all(user, id, sign)
+    if not it.limit(user) then return 0 end
+    local total = 0
+    for _, part in ipairs(it.parts_of(user, id)) do
+      if part[3] > 0 then it.change(user, part[1], sign * part[3], it.expiry_of(part[2])) end
+      total = total + part[3]
+    end
+    return total
+  end
+
+  -- What is there of a task leaves the count, before it changes; returns how much. It comes back as it is afterwards.
+  function it.lift(user, id) return change_all(user, id, -1) end
+  function it.lay(user, id) return change_all(user, id, 1) end
+
+  -- The same for a task that runs, which has no result, and nothing that expires.
+  function it.lift_running(user, id)
+    local body, errors = size_of(body_key(user, id)), size_of_list(errors_key(user, id))
+    it.change(user, 'body:' .. id, -body)
+    it.change(user, 'errors:' .. id, -errors)
+    return body + errors
+  end
+
+  -- The same for one of which nothing is left but its result.
+  function it.lay_result(user, id, size) it.change(user, 'result:' .. id, size, it.expiry_of(result_key(user, id))) end
+
+  -- A value of a namespace came, or goes.
+  local function book_value(user, namespace, by)
+    local key = spaces_of(user)
+    if call('HINCRBY', key, namespace, by) <= 0 then call('HDEL', key, namespace) end
+    book(user, by)
+  end
+  local function value_part(namespace, key) return 'xcom:' .. namespace .. ':' .. key end
+
+  function it.change_value(user, namespace, key, by)
+    if by == 0 or not it.limit(user) then return end
+    if is_in_count(user, value_part(namespace, key), by) then book_value(user, namespace, by) end
+  end
+
+  function it.discover_value(user, namespace, key, size)
+    if call('SADD', weighed_key, mark_of(user, value_part(namespace, key))) == 1 then book_value(user, namespace, size) end
+  end
+
+  -- All values of a namespace are gone.
+  function it.forget_space(user, namespace)
+    if not it.limit(user) then return end
+    local size = call('HGET', spaces_of(user), namespace)
+    if not size then return end
+    call('HDEL', spaces_of(user), namespace)
+    call('HINCRBY', counts_of(user), 'used', -size)
+    stored[user] = nil
+  end
+
+  -- A namespace goes with its last value.
+  local function drop_expired_spaces(user)
+    local spaces = prefix .. 'xcom-spaces:' .. user
+    if call('EXISTS', spaces) == 0 then
+      for _, space in ipairs(call('HKEYS', spaces_of(user))) do it.forget_space(user, space) end
+      return
+    end
+    for _, space in ipairs(call('ZRANGEBYSCORE', spaces, '-inf', now, 'LIMIT', 0, LOOKS)) do it.forget_space(user, space) end
+  end
+
+  local function drop_expired(user)
+    local key = counts_of(user)
+    for _ = 1, MOST_LOOKS / LOOKS do
+      local buckets = call('ZRANGEBYSCORE', buckets_of(user), '-inf', math.floor(now / BUCKET_MS), 'LIMIT', 0, LOOKS)
+      if #buckets == 0 then return end
+      local gone = 0
+      for _, size in ipairs(call('HMGET', key, unpack(buckets))) do gone = gone + (size or 0) end
+      call('HDEL', key, unpack(buckets))
+      call('ZREM', buckets_of(user), unpack(buckets))
+      call('HINCRBY', key, 'used', -gone) -- also by a call that writes nothing else
+    end
+  end
+
+  function it.used(user)
+    if not stored[user] then
+      gen_of(user)
+      drop_expired(user)
+      if call('EXISTS', spaces_of(user)) == 1 then drop_expired_spaces(user) end
+      stored[user] = tonumber(call('HGET', counts_of(user), 'used') or 0)
+    end
+    return stored[user] + (pending[user] and pending[user].used or 0)
+  end
+
+  function it.has_room(user, asked)
+    local limit = it.limit(user)
+    return not limit or asked <= 0 or it.used(user) + asked <= limit
+  end
+
+  -- When something expires next.
+  local function retry_after(user)
+    local bucket = call('ZRANGE', buckets_of(user), 0, 0)[1]
+    local wait = bucket and bucket * BUCKET_MS - now or LONGEST_RETRY_MS
+    return math.max(LEAST_RETRY_MS, math.min(LONGEST_RETRY_MS, wait))
+  end
+
+  -- Nil where so much more fits, else the reply that says why not.
+  function it.refuse(user, asked)
+    if it.has_room(user, asked) then return nil end
+    return { 'heavy', user, it.used(user), it.limit(user), asked, retry_after(user) }
+  end
+
+  -- Nothing may be left of a user that nobody has heard of for long.
+  function it.prune(user)
+    if not it.limit(user) or (it.used(user) <= 0 and not weighing) then it.forget(user) end
+  end
+
+  local before = save_bytes
+  save_bytes = function()
+    if before then before() end
+    it.save()
+  end
+  return it
+end
+local bytes = has_byte_limits and new_bytes() or nil
 
 -- All that is kept of a task itself, apart from its result and from what waits for what.
 local function keys_of_task(user, id) return task_key(user, id), body_key(user, id), errors_key(user, id) end
@@ -85,9 +382,8 @@ local function keys_of_task(user, id) return task_key(user, id), body_key(user, 
 -- Returns whether there are any.
 local function erase_task(user, id)
   local key = task_key(user, id)
-  local known = call('HMGET', key, 'feeds', 'offered')
-  local feeds = known[1]
-  if known[2] then call('SREM', prefix .. 'offers:' .. user, id) end
+  local feeds = call('HGET', key, 'feeds')
+  if bytes then bytes.lift(user, id) end
   call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
   if feeds then call('HSET', key, 'feeds', 1) end
   return feeds
@@ -102,13 +398,17 @@ end
 -- lib/message.lua
 -- What scripts read of the body of a task. A body that cannot be read belongs to somebody else.
 
-local LONGEST_HEAD = 600 -- of a body, with a name of 512 bytes
+local LONGEST_HEAD = 2200 -- of a body, with a name of 512 bytes and two limit keys
 
--- The name of a task, '' where the body cannot be read.
-local function name_in(body)
-  local ok, _, name = pcall(cmsgpack.unpack_one, body, 19)
-  return ok and type(name) == 'string' and name or ''
+-- The name of a task, '' where the body cannot be read; second: the name and the limit keys that it was put in with, if it
+-- has any, each as {text, its template percent-encoded or nil, whether it is of each user}.
+local function heading_in(body)
+  local ok, _, heading = pcall(cmsgpack.unpack_one, body, 19)
+  if ok and type(heading) == 'table' and type(heading[1]) == 'string' then return heading[1], heading end
+  return ok and type(heading) == 'string' and heading or ''
 end
+
+local function name_in(body) return (heading_in(body)) end
 
 -- The head of a body: version, nonce (8), cost (8), priority (1). A foreign body costs 1.
 local function cost_of(body)
@@ -127,23 +427,31 @@ end
 -- Measures users; what a script measured is written by its save_state().
 
 -- lib/metrics_format.lua
--- What is measured of a user, in `metrics:<u>`, and of the whole queue, in `metrics:*`: 15 doubles and the histogram of
--- waits. One string that is read and written as a whole: a third of the time that as many hash fields take.
+-- What is measured of a user, in `metrics:<u>`, and of the whole queue, in `metrics:*`: a msgpack array, read and written as
+-- a whole.
 --  1 finished   2 failed  3 canceled  4 retried (totals)   5 cost   6 busy (seconds)
---  7 recent cost   8 recent busy   9 recent services   10 when those three were written   11 since when all is measured
--- 12 the hour   13 its services   14 its cost   15 its busy seconds
+--  7 recent cost   8 recent busy   9 recent services   10 when it was written, in ms   11 since when all is measured: ms before
+-- 12 services   13 cost   14 busy seconds: of the hour in which it was written
+-- 15 ... the histogram of waits: bucket, count, of those that have one
 local WAITS, WAIT_BUCKETS = 15, 22 -- bucket k holds waits below 2^k ms, the last one all others
 local RECENT_MS = 60000 -- what is recent fades with this time constant
 
-local function metrics_format() return '<' .. string.rep('d', WAITS) .. string.rep('I4', WAIT_BUCKETS) end
+-- Recent services, and in how many ms they would have been as many at that rate.
+local function recent_services(blob)
+  local m = cmsgpack.unpack(blob)
+  local span = RECENT_MS * (1 - math.exp((m[10] - m[11] - now) / RECENT_MS))
+  return m[9] * math.exp((m[10] - now) / RECENT_MS), span
+end
 
+-- Of each user: finished, failed, canceled, retried, cost, busy seconds, services, then buckets of waits and their counts.
 local TALLIED = { finished = 1, failed = 2, canceled = 3, retried = 4 }
+local TALLIED_WAITS = 8
 local tallies = {}
 
 local function tallies_of(user)
   local of_user = tallies[user]
   if not of_user then
-    of_user = {}
+    of_user = { 0, 0, 0, 0, 0, 0, 0 }
     tallies[user] = of_user
   end
   return of_user
@@ -152,181 +460,78 @@ end
 -- A task of the user ended, or is tried again.
 local function tally(user, how)
   local of_user, at = tallies_of(user), TALLIED[how]
-  of_user[at] = (of_user[at] or 0) + 1
+  of_user[at] = of_user[at] + 1
+end
+
+local function add_wait(pairs_of, first, bucket, more)
+  local at = first
+  while pairs_of[at] and pairs_of[at] ~= bucket do at = at + 2 end
+  pairs_of[at], pairs_of[at + 1] = bucket, (pairs_of[at + 1] or 0) + more
 end
 
 -- One service: how long it waited (nil: known already) and ran, in ms, and what it cost.
 local function tally_service(user, wait, run, cost)
   local of_user = tallies_of(user)
-  of_user[5], of_user[6] = (of_user[5] or 0) + cost, (of_user[6] or 0) + run / 1000
-  of_user[9] = (of_user[9] or 0) + 1
-  if wait then
-    local bucket = wait < 1 and 0 or math.min(WAIT_BUCKETS - 1, math.floor(math.log(wait) / math.log(2)) + 1)
-    local at = WAITS + 1 + bucket
-    of_user[at] = (of_user[at] or 0) + 1
-  end
+  of_user[5], of_user[6], of_user[7] = of_user[5] + cost, of_user[6] + run / 1000, of_user[7] + 1
+  if not wait then return end
+  local _, power = math.frexp(wait)
+  add_wait(of_user, TALLIED_WAITS, math.max(0, math.min(WAIT_BUCKETS - 1, power)), 1)
 end
 
 save_tallies = function()
   if not next(tallies) then return end
   -- An hour that is over goes to the day's hash, from which bills are written.
   local USAGE_TTL, HOUR = 3456000000, 3600000 -- 40 days: an hour lies here or in a day's hash, until nobody bills it
-  local format = metrics_format()
-  local function close_hour(user, m)
-    if m[13] == 0 and m[14] == 0 and m[15] == 0 then return end
-    local key = prefix .. 'usage:' .. user .. ':' .. string.format('%d', math.floor(m[12] / 24))
-    local hour, before = string.format('%d', m[12] % 24), { 0, 0, 0 }
-    local kept = call('HGET', key, hour) -- the clock of the server was set back over the end of an hour
+  local function close_hour(user, m, hour)
+    if m[12] == 0 and m[13] == 0 and m[14] == 0 then return end
+    local key = prefix .. 'usage:' .. user .. ':' .. string.format('%d', math.floor(hour / 24))
+    local field, before = string.format('%d', hour % 24), { 0, 0, 0 }
+    local kept = call('HGET', key, field) -- the clock of the server was set back over the end of an hour
     if kept then before = cmsgpack.unpack(kept) end
-    call('HSET', key, hour, cmsgpack.pack({ m[13] + before[1], m[14] + before[2], m[15] + before[3] }))
+    call('HSET', key, field, cmsgpack.pack({ m[12] + before[1], m[13] + before[2], m[14] + before[3] }))
     call('PEXPIRE', key, USAGE_TTL)
+  end
+  -- What fades needs no more digits than fit half the room.
+  local function short(x)
+    local high = x * 536870913
+    return high - (high - x)
   end
   local function save(user, by)
     local key = prefix .. 'metrics:' .. user
-    local blob, hour, m = call('GET', key), math.floor(now / HOUR), nil
-    if blob then
-      m = { struct.unpack(format, blob) }
-    else
-      m = {}
-      for at = 1, WAITS + WAIT_BUCKETS do m[at] = 0 end
-      m[10], m[11] = now, now
-    end
-    if m[12] ~= hour then -- new ones come here as well: once an hour the key is given more time
-      close_hour(user, m)
-      m[12], m[13], m[14], m[15] = hour, 0, 0, 0
-      call('SET', key, '', 'PX', USAGE_TTL)
+    local blob = call('GET', key)
+    local m = blob and cmsgpack.unpack(blob) or { 0, 0, 0, 0, 0, 0, 0, 0, 0, now, 0, 0, 0, 0 }
+    local hour, is_new = math.floor(m[10] / HOUR), not blob
+    if hour ~= math.floor(now / HOUR) then
+      close_hour(user, m, hour)
+      m[12], m[13], m[14], is_new = 0, 0, 0, true
     end
     local fade = math.exp((m[10] - now) / RECENT_MS)
-    m[7], m[8] = m[7] * fade + (by[5] or 0), m[8] * fade + (by[6] or 0)
-    m[9], m[10] = m[9] * fade, now
-    m[13], m[14], m[15] = m[13] + (by[9] or 0), m[14] + (by[5] or 0), m[15] + (by[6] or 0)
-    for at, more in pairs(by) do m[at] = m[at] + more end
-    call('SETRANGE', key, 0, struct.pack(format, unpack(m, 1, WAITS + WAIT_BUCKETS)))
+    for at = 1, 6 do m[at] = m[at] + by[at] end
+    for at = 7, 9 do m[at] = short(m[at] * fade + by[at == 9 and 7 or at - 2]) end
+    m[10], m[11] = now, m[11] + now - m[10]
+    m[12], m[13], m[14] = m[12] + by[7], m[13] + by[5], m[14] + by[6]
+    for at = TALLIED_WAITS, #by, 2 do add_wait(m, WAITS, by[at], by[at + 1]) end
+    if is_new then -- once an hour the key is given more time
+      call('SET', key, cmsgpack.pack(m), 'PX', USAGE_TTL)
+    else
+      call('SET', key, cmsgpack.pack(m), 'KEEPTTL')
+    end
   end
-  local whole = {}
+  local whole = { 0, 0, 0, 0, 0, 0, 0 }
+  for _, by in pairs(tallies) do
+    for at = 1, 7 do whole[at] = whole[at] + by[at] end
+    for at = TALLIED_WAITS, #by, 2 do add_wait(whole, TALLIED_WAITS, by[at], by[at + 1]) end
+  end
+  for how, at in pairs(TALLIED) do count(how, whole[at]) end
+  tallies['*'] = whole
   for user, by in pairs(tallies) do
-    save(user, by)
-    for at, more in pairs(by) do whole[at] = (whole[at] or 0) + more end
+    pcall(save, user, by) -- a key that is broken costs its own user its numbers
   end
-  for how, at in pairs(TALLIED) do
-    if whole[at] then count(how, whole[at]) end
-  end
-  save('*', whole)
 end
 
 -- lib/fair.lua
--- The fair choice (start-time fair queueing: Goyal, Vin, Cheng, SIGCOMM 1996).
-
--- lib/ready.lua
--- Lines: sets of those that are ready, with their tags, and hashes that keep the tags of those that are not.
-
--- The mean of what services took the members of a line further lately; 0 before the first.
-local MEAN_OVER = 32
--- Mean services that one may be owed that was held at its cap, and above the lowest tag to which debts are cut: those
--- that were not made in turn, when their cause is gone; and all, so that tags keep their digits.
-local CREDIT, HORIZON, LARGEST_DEBT = 4, 8, 2 ^ 20
-local function mean_after(of_line, step)
-  if step <= 0 then return of_line end
-  return of_line > 0 and of_line + (step - of_line) / MEAN_OVER or step
-end
-
--- `at` where nobody is ready, but for the member that is not meant.
-local function lowest_tag(key, at, but)
-  local found = call('ZRANGE', key, 0, but and 1 or 0, 'WITHSCORES')
-  local score = found[1] == but and found[4] or found[2]
-  return score and tonumber(score) or at
-end
-
--- Into a line: at its clock, but not below the lowest tag, and at most half a service above it: its own or the mean.
--- Less than a whole one, so that nobody is served twice before a newcomer; more than nothing, so that newcomers, however
--- many there are, cannot keep the others from becoming the lowest. Never below the tag it left with, but for one that
--- was held at its cap, which gets some of what it is owed. Returns the tag.
--- A sorted set of up to 128 members is a list, in which each change reads the fractions of all the others; one long
--- member turns it into a skip list for as long as it lives.
-local LONG_MEMBER = string.rep('-', 65)
-local function enter(key, member, own, at, service, of_line, capped)
-  local lowest = call('ZRANGE', key, 0, 0, 'WITHSCORES')
-  if not lowest[2] then call('ZADD', key, 0, LONG_MEMBER) end
-  local first = tonumber(lowest[2] or at)
-  local entry = first
-  if capped then
-    entry = first - CREDIT * of_line
-  elseif lowest[2] then
-    if of_line > 0 then service = math.min(service, of_line) end
-    entry = math.max(first, math.min(at, first + service / 2))
-  end
-  local tag = math.max(own, entry)
-  call('ZADD', key, tag, member)
-  if not lowest[2] then call('ZREM', key, LONG_MEMBER) end
-  return tag
-end
-
--- A tag moves, wherever it is; nothing is made of one that is nowhere, unless there is a number to begin with.
-local function move_tag(key, member, hash, change, begin)
-  local ready = call('ZSCORE', key, member)
-  local tag = ready or call('HGET', hash, 'tag') or begin
-  if not tag then return end
-  tag = change(tonumber(tag))
-  if ready then return call('ZADD', key, tag, member) end
-  call('HSET', hash, 'tag', tag)
-  call('PEXPIRE', hash, USER_TTL)
-end
-
--- What became known of a service after its start, in shares of the member.
-local function move_late(key, member, hash, by, at, of_line)
-  move_tag(key, member, hash, function(tag)
-    if by <= 0 or of_line == 0 then return tag + by end
-    return tag + math.max(0, math.min(by, lowest_tag(key, at) + LARGEST_DEBT * of_line - tag))
-  end, 0)
-end
-
--- A weight changed: how far a member is ahead of the lowest is worth so much more, or less.
-local function rescale(key, member, hash, factor, at)
-  move_tag(key, member, hash, function(tag)
-    local low = lowest_tag(key, at)
-    return tag > low and low + (tag - low) * factor or tag
-  end)
-end
-
--- What a member was served out of turn is held against it no longer, beyond the horizon.
-local function forgive(key, member, hash, of_line)
-  move_tag(key, member, hash, function(tag) return math.min(tag, lowest_tag(key, tag, member) + HORIZON * of_line) end)
-end
-
--- The lowest member and its tag, of those who do not rest.
-local function lowest_in(key, resting)
-  local lowest = call('ZRANGE', key, 0, resting.count, 'WITHSCORES')
-  for at = 1, #lowest, 2 do
-    if not resting.users[lowest[at]] then return lowest[at], tonumber(lowest[at + 1]) end
-  end
-end
-
--- lib/govern.lua
--- Policies: who may be served, how much at once, in which group. `governed` is nil in a queue that has none, which then
--- pays for one closure. A policy is a msgpack map in `policy:<u>`; what it does not say comes from `policy:*`, and a
--- group's own is in `policy:@<group>`.
--- ready:<group>  zset  users of the group → tag; in `ready` stands '@<group>' for all of them
--- group:<group>  hash  tag, clock and mean of its line
--- reserved       zset  users that are ready and below their min_running → tag
--- parked         zset  users with a backlog that are held back → ms at which they may go on by themselves, inf where that
---                      takes an event; '*' → the end of the pause of everybody
-
--- lib/gcra.lua
--- Rates, by GCRA (as in ATM, ITU-T I.371): a theoretical arrival time, `tat`, runs ahead of the clock by less than the
--- burst. All in us; `interval` is the time between two starts at the rate itself. A `tat` counts for the interval that it
--- was counted with, `tat_of`: a rate that is changed begins anew.
-
-local function rate_tat(tat, tat_of, interval) return tonumber(tat_of or 0) == interval and tonumber(tat) or 0 end
-
-local function rate_opens_at(tat, interval, burst) return tat - (burst - 1) * interval end
-
--- How many may start now.
-local function rate_allows(tat, interval, burst)
-  return math.min(burst, math.floor((now_us - rate_opens_at(tat, interval, burst)) / interval) + 1)
-end
-
--- The `tat` after one more start.
-local function rate_after_start(tat, interval) return math.max(now_us, tat) + interval end
+-- The fair choice (start-time fair queueing: Goyal, Vin, Cheng, SIGCOMM 1996), and its doors. What they change is written
+-- by save_state().
 
 -- lib/moments.lua
 -- What becomes possible by time alone. One idle worker, the keeper, sleeps until the next moment, and a second one for a
@@ -353,7 +558,9 @@ local function wake_from(set, tasks, except)
 end
 
 local function wake(user, tasks, except)
-  if has_limited and user then tasks = wake_from(prefix .. 'waiting:' .. user, tasks, except) end
+  for _, name in ipairs(has_assigned and user and call('SMEMBERS', prefix .. 'assignments:' .. user) or {}) do
+    if tasks > 0 then tasks = wake_from(prefix .. 'waiting:' .. name, tasks, except) end
+  end
   if tasks > 0 then wake_from(prefix .. 'waiting', tasks, except) end
 end
 
@@ -378,9 +585,33 @@ function tell_of_moments()
   wake(soonest_user, 1)
 end
 
--- lib/policies.lua
--- A queue without policies is served without looking for any; one that is being swept is not there yet.
+-- lib/gcra.lua
+-- Rates, by GCRA (as in ATM, ITU-T I.371): a theoretical arrival time, `tat`, runs ahead of the clock by less than the
+-- burst. All in us; `interval` is the time between two starts at the rate itself. A `tat` counts for the interval that it
+-- was counted with, `tat_of`: a rate that is changed begins anew.
 
+local function rate_tat(tat, tat_of, interval) return tonumber(tat_of or 0) == interval and tonumber(tat) or 0 end
+
+local function rate_opens_at(tat, interval, burst) return tat - (burst - 1) * interval end
+
+-- How many may start now.
+local function rate_allows(tat, interval, burst)
+  return math.min(burst, math.floor((now_us - rate_opens_at(tat, interval, burst)) / interval) + 1)
+end
+
+-- The `tat` after one more start.
+local function rate_after_start(tat, interval) return math.max(now_us, tat) + interval end
+
+-- lib/policies.lua
+-- A policy is a msgpack map in `policy:<u>`; what it does not say comes from `policy:*`, and a group's own is in
+-- `policy:@<path>`. A queue without policies is served without looking for any.
+
+local function read_policy(whose)
+  local packed = call('GET', prefix .. 'policy:' .. whose)
+  return packed and cmsgpack.unpack(packed) or {}
+end
+
+-- One that is being swept is not without them yet.
 local function forget_policies_if_none()
   local left = call('HMGET', state_key, 'policies', 'sweep')
   if left[1] == '0' and not left[2] then
@@ -392,425 +623,1188 @@ end
 -- Called with a user: functions in scripts that know limits of names (lib/limits.lua).
 local on_held_back, on_reviewed = nil, nil
 
-local function new_government()
-  local it, known = {}, {}
-  local parked_key, reserved_key = prefix .. 'parked', prefix .. 'reserved'
-  local NEVER = math.huge -- until an event opens the gate: a task ends, the policy changes
+-- A function that is made at the top of a script costs each call as much as there are names around it, and one that names
+-- others of its own block costs their number. So these are made by the first that needs them, and name each other by
+-- these tables.
+local lines, fronts, nodes, assignments, gates, reservations, choice, governed = {}, {}, {}, {}, {}, {}, nil, nil
+local function new_choice()
+  choice = {}
 
-  local function read(name)
-    local packed = call('GET', prefix .. 'policy:' .. name)
-    return packed and cmsgpack.unpack(packed) or {}
+  -- lib/lines.lua
+  -- Lines: those that may be served now, with their tags. The members of a line are users, and '@<path>' for a group that
+  -- shares in it. A call changes them in its memory, and writes each line back at once.
+  -- ready, ready:<path>  zset  member → tag
+  -- left, left:<path>    zset  members that left → the tag they left with, until the lowest has passed it
+  -- group:<path>         hash  clock, mean and weight of a group; `capped`: the tag at which it is held
+
+  -- The mean of what services took the members of a line further lately; 0 before the first.
+  lines.MEAN_OVER = 32
+  -- Mean services that one may be owed that was held at its cap, and above the lowest tag to which debts are cut: those
+  -- that were not made in turn, when their cause is gone; and all, so that tags keep their digits.
+  lines.CREDIT, lines.HORIZON, lines.LARGEST_DEBT = 4, 8, 2 ^ 20
+  function lines.mean_after(of_line, step)
+    if step <= 0 then return of_line end
+    return of_line > 0 and of_line + (step - of_line) / lines.MEAN_OVER or step
   end
-  local default = read('*')
-  local inherited = { __index = default }
 
-  -- The pause of everybody is a flag that claims read: nobody leaves `ready` for it. True, or until when.
-  it.all_paused = (default.paused == true or (default.paused or 0) > now) and default.paused
+  -- tags: what is known of members, false of those that are not in; moved: those to be written. first, low: the lowest
+  -- member and its tag, false where nobody is in, nil where it is not known. kept: own tags; leaving: those to be written.
+  function lines.new(line, base, key, left_key)
+    line.base, line.key, line.left_key = base, key, left_key
+    line.tags, line.moved, line.kept, line.leaving, line.lowered = {}, {}, {}, {}, {}
+    return line
+  end
+  lines.new(root, 'ready', ready_key, prefix .. 'left')
 
-  -- Whoever is busy leaves now and then, which gives the hash more time.
-  local function keep(key, ...)
-    if call('HSET', key, ...) > 0 then call('PEXPIRE', key, USER_TTL) end
+  lines.by_path = {}
+  function lines.at(path)
+    local line = lines.by_path[path]
+    if line then return line end
+    local outer = string.match(path, '^(.*)/')
+    line = { path = path, member = '@' .. path, hash = prefix .. 'group:' .. path, up = outer and lines.at(outer) or root }
+    local found = call('HMGET', line.hash, 'clock', 'mean', 'weight', 'capped')
+    line.clock, line.mean, line.capped = tonumber(found[1] or 0), tonumber(found[2] or 0), tonumber(found[4] or nil)
+    line.weight = tonumber(found[3] or read_policy(line.member).weight or 1)
+    lines.by_path[path] = lines.new(line, 'ready', prefix .. 'ready:' .. path, prefix .. 'left:' .. path)
+    return line
   end
 
-  function it.user(user)
-    local u = known[user]
-    if not u then
-      local policy = setmetatable(read(user), inherited)
-      local group = policy.group
-      u = { name = user, policy = policy, group = group, weight = policy.weight or 1, ready_key = ready_key }
-      if group then
-        u.ready_key, u.group_key, u.member = prefix .. 'ready:' .. group, prefix .. 'group:' .. group, '@' .. group
-        u.group_weight = read(u.member).weight or 1
+  -- A sorted set of up to 128 members is a list, in which each change reads the fractions of all the others; one long
+  -- member turns it into a skip list for as long as it lives.
+  local LONG_MEMBER = string.rep('-', 65)
+  function lines.write_moves(line)
+    local put, gone = {}, {}
+    for member in pairs(line.moved) do
+      local tag = line.tags[member]
+      if tag then
+        put[#put + 1] = tag
+        put[#put + 1] = member
+      else
+        gone[#gone + 1] = member
       end
-      known[user] = u
     end
+    if #put > 0 and line.was_empty then
+      put[#put + 1], put[#put + 2], gone[#gone + 1] = 0, LONG_MEMBER, LONG_MEMBER
+      line.was_empty = false
+    end
+    if #put > 0 then call('ZADD', line.key, unpack(put)) end
+    if #gone > 0 then call('ZREM', line.key, unpack(gone)) end
+    line.moved = {}
+    if next(line.lowered) then assignments.lower(line) end
+  end
+
+  function lines.flush(line)
+    if next(line.moved) then lines.write_moves(line) end
+  end
+
+  function lines.tag(line, member)
+    local tag = line.tags[member]
+    if tag == nil then
+      tag = line.first ~= false and tonumber(call('ZSCORE', line.key, member) or nil) or false
+      line.tags[member] = tag
+    end
+    return tag
+  end
+
+  -- How many are in it.
+  function lines.size(line)
+    if not line.size then
+      lines.flush(line)
+      line.size = call('ZCARD', line.key)
+    end
+    return line.size
+  end
+
+  -- The lowest member and its tag, false where nobody is in.
+  function lines.lowest(line)
+    if line.first == nil then
+      lines.flush(line)
+      local found = call('ZRANGE', line.key, 0, 0, 'WITHSCORES')
+      line.first, line.low = found[1] or false, tonumber(found[2])
+      if found[1] then line.tags[found[1]] = line.low else line.was_empty, line.size = true, 0 end
+    end
+    return line.first, line.low
+  end
+
+  function lines.low(line) return lines.lowest(line) and line.low or line.clock end
+
+  -- Its tag is known, as `tag` found it.
+  function lines.set(line, member, tag)
+    if line.size and not line.tags[member] then line.size = line.size + 1 end
+    if has_assigned and (not line.tags[member] or tag < line.tags[member]) then line.lowered[member] = true end
+    line.tags[member], line.moved[member] = tag, true
+    if line.first == nil then return end
+    if line.first == false or tag < line.low then
+      line.first, line.low = member, tag
+    elseif member == line.first and tag > line.low then
+      line.first = nil
+    end
+  end
+
+  function lines.remove(line, member)
+    line.size = lines.size(line) - 1
+    line.tags[member], line.moved[member] = false, true
+    if line.size == 0 then
+      line.first = false
+    elseif line.first == member then
+      line.first = nil
+    end
+  end
+
+  -- The tag that a member left with, if it is still known.
+  function lines.own_tag(line, member)
+    local tag = line.kept[member]
+    if tag == nil then
+      tag = tonumber(call('ZSCORE', line.left_key, member) or nil) or false
+      line.kept[member] = tag
+    end
+    return tag
+  end
+
+  function lines.keep(line, member, tag)
+    line.kept[member], line.leaving[member] = tag, true
+  end
+
+  -- What is known of many members, by two reads.
+  function lines.learn(line, members)
+    local tags = line.first ~= false and call('ZMSCORE', line.key, unpack(members)) or {}
+    local kept = call('ZMSCORE', line.left_key, unpack(members))
+    for at, member in ipairs(members) do
+      if line.tags[member] == nil then line.tags[member] = tonumber(tags[at] or nil) or false end
+      if line.kept[member] == nil then line.kept[member] = tonumber(kept[at] or nil) or false end
+    end
+  end
+
+  -- Own tags that the lowest has passed are of no consequence: as many as came, and some more.
+  function lines.write_own_tags(line)
+    local put_in, came = {}, 0
+    for member in pairs(line.leaving) do
+      came = came + 1
+      put_in[came * 2 - 1], put_in[came * 2] = line.kept[member], member
+    end
+    line.leaving = {}
+    call('ZADD', line.left_key, unpack(put_in))
+    call('PEXPIRE', line.left_key, USER_TTL)
+    local passed = call('ZRANGEBYSCORE', line.left_key, '-inf', lines.low(line), 'LIMIT', 0, 2 * came + 20)
+    if #passed > 0 then call('ZREM', line.left_key, unpack(passed)) end
+    if has_assigned then assignments.cut_own_tags(line) end
+  end
+
+  -- What a group is known by is kept for a week after the last of its users.
+  function lines.write_group(line)
+    local is_empty = lines.size(line) == 0
+    if line.is_changed then call('HSET', line.hash, 'clock', line.clock, 'mean', line.mean, 'weight', line.weight) end
+    if is_empty then
+      call('PEXPIRE', line.hash, USER_TTL)
+    elseif line.was_joined then
+      call('PERSIST', line.hash)
+    end
+    line.is_changed, line.was_joined = false, false
+  end
+
+  save_lines = function()
+    for _, line in pairs(lines.by_path) do
+      lines.flush(line)
+      if next(line.leaving) then lines.write_own_tags(line) end
+      if line.is_changed then lines.write_group(line) end
+    end
+    lines.flush(root)
+    if next(root.leaving) then lines.write_own_tags(root) end
+  end
+
+  -- lib/nodes.lua
+  -- Nodes: users, and the groups in which they stand. A node is a member of the line `up`, with a weight; the node of a group
+  -- is the line of its users. What is done to a user is done to each node above it.
+  -- user:<u>  hash  `weight`: what its tag was counted with, where that is not 1; `capped`: the tag at which it is held
+
+  local PLAIN = {} -- the policy of everybody in a queue that has none
+  nodes.known = {} -- users in this call
+  local inherited
+  function nodes.read_policies()
+    nodes.known, nodes.everybody = {}, read_policy('*')
+    inherited = { __index = nodes.everybody }
+  end
+
+  function nodes.user(name)
+    local u = nodes.known[name]
+    if u then return u end
+    local policy = nodes.everybody and setmetatable(read_policy(name), inherited) or PLAIN
+    u = { name = name, member = name, policy = policy, weight = policy.weight or 1 }
+    u.up = policy.group and lines.at(policy.group) or root
+    nodes.known[name] = u
     return u
   end
 
-  -- What happened in this script is read anew.
-  function it.forget(user) known[user] = nil end
-
-  function it.running(u)
-    u.running = u.running or call('XLEN', stream_key('critical', u.name)) + call('XLEN', stream_key('normal', u.name))
-    return u.running
-  end
-
-  local function read_marks(u)
-    if u.tat then return end
-    local marks = call('HMGET', user_key(u.name), 'tat', 'tat_of', 'open_until')
+  -- What is kept of a user beside its tag, read once.
+  function nodes.marks(u)
+    if u.tat or not (nodes.everybody or has_weights) then return u end
+    local marks = call('HMGET', user_key(u.name), 'tat', 'tat_of', 'open_until', 'capped', 'weight')
     u.tat, u.open_until = rate_tat(marks[1], marks[2], u.policy.rate_us), tonumber(marks[3] or 0)
+    u.capped, u.counted = tonumber(marks[4] or nil), tonumber(marks[5] or 1)
+    return u
   end
 
-  -- When the user may be served: nil is now, else ms, or NEVER.
-  function it.gate(u)
-    local p, most = u.policy, u.policy.max_running
-    local paused = rawget(p, 'paused')
-    if paused == true then return NEVER end
-    if paused and paused > now then return paused end
-    if p.breaker_failures or p.rate_us then read_marks(u) end
-    if p.breaker_failures and u.open_until > 0 then
-      if u.open_until > now then return u.open_until end
-      most = 1 -- half open: one task at a time shows whether it works again
+  -- Whoever is busy leaves now and then, which gives the hash a time to live; what its weight was must not be forgotten
+  -- while it stands in a line.
+  function nodes.remember(u, ...)
+    if call('HSET', user_key(u.name), ...) > 0 and u.weight == 1 then call('PEXPIRE', user_key(u.name), USER_TTL) end
+  end
+
+  function nodes.is_ready(u) return lines.tag(u.up, u.member) end
+
+  -- At what tag a node is held at its cap; nil where it is not.
+  function nodes.cap_of(node)
+    if node.path then return node.capped end
+    return nodes.marks(node).capped
+  end
+
+  function nodes.set_cap(node, tag)
+    local key = node.hash or user_key(node.name)
+    node.capped = tag
+    if tag then
+      call('HSET', key, 'capped', tag)
+      call('PEXPIRE', key, USER_TTL)
+    else
+      call('HDEL', key, 'capped')
     end
-    if most and it.running(u) >= most then return NEVER end
-    if p.rate_us then
-      local at = rate_opens_at(u.tat, p.rate_us, p.rate_burst)
-      if at > now_us then return math.ceil(at / 1000) end
+  end
+
+  -- A tag moves, wherever it is; nothing is made of one that is nowhere.
+  function nodes.move_tag(node, change)
+    local line, member = node.up, node.member
+    local tag = lines.tag(line, member)
+    if tag then return lines.set(line, member, change(tag)) end
+    tag = nodes.cap_of(node)
+    if tag then return nodes.set_cap(node, change(tag)) end
+    tag = lines.own_tag(line, member)
+    if tag then lines.keep(line, member, change(tag)) end
+  end
+
+  -- A weight is another one than that which was counted with: how far a node is ahead of the lowest is worth so much more,
+  -- or less.
+  function nodes.rescale(node, factor)
+    local line = node.up
+    nodes.move_tag(node, function(tag)
+      local low = lines.low(line)
+      return tag > low and low + (tag - low) * factor or tag
+    end)
+  end
+
+  function nodes.is_somewhere(node)
+    return lines.tag(node.up, node.member) or nodes.cap_of(node) or lines.own_tag(node.up, node.member)
+  end
+
+  function nodes.reweight(u)
+    if not has_weights and u.weight == 1 then return end
+    local counted = nodes.marks(u).counted
+    if counted == u.weight then return end
+    nodes.rescale(u, counted / u.weight)
+    u.counted = u.weight
+    if u.weight == 1 then
+      call('HDEL', user_key(u.name), 'weight')
+    else
+      call('HSET', user_key(u.name), 'weight', u.weight)
     end
-    return nil
-  end
-
-  -- A task of the user was delivered.
-  function it.note_start(u)
-    if u.running then u.running = u.running + 1 end
-    local rate = u.policy.rate_us
-    if not rate then return end
-    read_marks(u)
-    u.tat = rate_after_start(u.tat, rate)
-    keep(user_key(u.name), 'tat', u.tat, 'tat_of', rate)
-  end
-
-  function it.tag(u)
-    local tag = call('ZSCORE', u.ready_key, u.name)
-    return tag and tonumber(tag)
-  end
-
-  -- Also of those whose reservation came from a default that has been taken back.
-  local has_reserved
-  local function unreserve(u)
-    if u.reserved == nil then
-      if has_reserved == nil then has_reserved = call('EXISTS', reserved_key) == 1 end
-      u.reserved = has_reserved
+    if u.weight ~= 1 and nodes.is_ready(u) then
+      call('PERSIST', user_key(u.name))
+    else
+      call('PEXPIRE', user_key(u.name), USER_TTL)
     end
-    if u.reserved then call('ZREM', reserved_key, u.name) end
-    u.reserved = false
-  end
-
-  -- One slot of all workers is never reserved. Where they have not told how many there are, nothing is known of it.
-  local most_reserved
-  local function reserve(u, tag)
-    local least = u.policy.min_running
-    if least and not most_reserved then
-      local slots = tonumber(call('HGET', state_key, 'slots') or 0)
-      most_reserved = slots > 0 and slots - 1 or NEVER
+    if not has_weights then
+      has_weights = true
+      call('HSET', state_key, 'weighted', 1)
     end
-    if not least or it.running(u) >= math.min(least, most_reserved) then return unreserve(u) end
-    call('ZADD', reserved_key, tag, u.name)
-    u.reserved = true
   end
 
-  -- Of the line in which the user stands: its clock and its mean.
-  local function line_of(u)
-    if not u.group then return clock, mean end
-    local of_group = call('HMGET', u.group_key, 'clock', 'mean')
-    return tonumber(of_group[1] or 0), tonumber(of_group[2] or 0)
-  end
-
-  local function join(u, cost)
-    local kept = call('HMGET', user_key(u.name), 'tag', 'capped')
-    if kept[2] then call('HDEL', user_key(u.name), 'capped') end
-    local at, of_line = line_of(u)
-    if u.group and not call('ZSCORE', ready_key, u.member) then
-      local own = tonumber(call('HGET', u.group_key, 'tag') or 0)
-      enter(ready_key, u.member, own, clock, cost / u.group_weight, mean)
+  -- Into a line: at its clock, but not below the lowest tag, and at most half a service above it: its own or the mean.
+  -- Less than a whole one, so that nobody is served twice before a newcomer; more than nothing, so that newcomers, however
+  -- many there are, cannot keep the others from becoming the lowest. Never below the tag it left with, but for one that
+  -- was held at its cap, which gets some of what it is owed. first: whether there are others, low: the lowest tag of those.
+  function nodes.enter(node, service, first, low)
+    local line = node.up
+    local own, entry = nodes.cap_of(node), nil
+    if own then
+      entry = (first and low or line.clock) - lines.CREDIT * line.mean
+      nodes.set_cap(node, nil)
+    else
+      own = lines.own_tag(line, node.member)
+      if line.mean > 0 then service = math.min(service, line.mean) end
+      entry = first and math.max(low, math.min(line.clock, low + service / 2)) or line.clock
     end
-    reserve(u, enter(u.ready_key, u.name, tonumber(kept[1] or 0), at, cost / u.weight, of_line, kept[2]))
+    lines.set(line, node.member, own and math.max(own, entry) or entry)
+  end
+
+  -- The user may be served from now on; its next task costs this much.
+  function nodes.join(u, cost)
+    nodes.reweight(u)
+    if u.weight ~= 1 then call('PERSIST', user_key(u.name)) end
+    local node = u
+    while node.up do
+      local line = node.up
+      local first, low = lines.lowest(line)
+      local was_empty = not first
+      if has_assigned then first, low = assignments.lowest(u, line) end
+      nodes.enter(node, cost / node.weight, first, low)
+      if not was_empty then break end
+      line.was_joined, line.is_changed = true, true
+      node = line
+    end
+    if has_assigned then assignments.enter(u) end
     call('ZADD', users_key, now, u.name)
   end
 
-  -- The last user of a group takes the group along. What comes into an empty line next begins where this one ended.
-  local function leave_group(u, tag)
-    local of_group = tonumber(call('ZSCORE', ready_key, u.member) or 0)
-    local at = math.max(tag, tonumber(call('HGET', u.group_key, 'clock') or 0))
-    call('HSET', u.group_key, 'tag', of_group, 'clock', at)
-    call('PEXPIRE', u.group_key, USER_TTL)
-    call('ZREM', ready_key, u.member)
-    return of_group
+  -- The tag is kept. What comes into an empty line next begins where this one ended, and its group leaves as well.
+  -- `is_capped`: it has work, and as much of it runs as may.
+  function nodes.leave(u, is_capped)
+    local node = u
+    local tag = nodes.is_ready(u)
+    if tag and u.weight ~= 1 then call('PEXPIRE', user_key(u.name), USER_TTL) end
+    while tag do
+      local line = node.up
+      lines.remove(line, node.member)
+      if is_capped then nodes.set_cap(node, tag) else lines.keep(line, node.member, tag) end
+      if line.size > 0 then return end
+      line.clock, line.is_changed = math.max(line.clock, tag), true
+      node = line
+      tag = node.up and lines.tag(node.up, node.member)
+    end
   end
 
-  -- `capped`: it has work, and as much of it runs as may.
-  function it.leave(u, capped)
-    local tag = it.tag(u)
+  -- It waits for nothing that a cap would keep from running.
+  function nodes.forget_cap(u)
+    local tag = nodes.cap_of(u)
     if not tag then return end
-    call('ZREM', u.ready_key, u.name)
-    call('HSET', user_key(u.name), 'tag', tag)
-    if capped then call('HSET', user_key(u.name), 'capped', 1) end
-    call('PEXPIRE', user_key(u.name), USER_TTL)
-    unreserve(u)
-    if u.group then
-      if call('EXISTS', u.ready_key) == 1 then return end
-      tag = leave_group(u, tag)
-    end
-    if call('EXISTS', ready_key) == 0 then clock = math.max(clock, tag) end
+    nodes.set_cap(u, nil)
+    lines.keep(u.up, u.member, tag)
   end
 
-  local function park(u, at)
-    local p = u.policy
-    -- Only a change of its own policy lets it go on, or the end of one of its tasks: the defaults do not matter.
-    local is_own = rawget(p, 'paused') == true or rawget(p, 'max_running') and not p.breaker_failures
-    if at == NEVER and is_own then return end
-    call('ZADD', parked_key, at, u.name)
-    note_moment(at, u.name)
+  -- What it had belongs to the time of the line that it has left.
+  function nodes.forget_own_tag(u)
+    local line, member = u.up, u.member
+    if nodes.cap_of(u) then nodes.set_cap(u, nil) end
+    line.kept[member], line.leaving[member] = false, nil
+    call('ZREM', line.left_key, member)
   end
 
-  function it.hold_back(u, at)
-    it.leave(u, at == NEVER and rawget(u.policy, 'paused') ~= true)
-    park(u, at)
-    if on_held_back then on_held_back(u.name) end
-  end
-
-  function it.admit(user, cost)
-    local u = it.user(user)
-    if it.tag(u) then return not it.all_paused end
-    local at = it.gate(u)
-    if not at then
-      join(u, cost)
-      return not it.all_paused
-    end
-    park(u, at)
-    call('ZADD', users_key, now, user)
-    return false
-  end
-
-  -- One service of a user that is ready: its own tag moves, and the tag and the clock of what it stands in.
-  -- The tags are those that `lowest` found, if it did.
-  function it.charge(u, cost, tag, group_tag)
-    tag = tag or it.tag(u)
-    if u.group then
-      group_tag = group_tag or tonumber(call('ZSCORE', ready_key, u.member))
-      clock = math.max(clock + cost / call('ZCARD', ready_key), group_tag)
-      mean = mean_after(mean, cost / u.group_weight)
-      call('ZADD', ready_key, group_tag + cost / u.group_weight, u.member)
-      local at, of_line = line_of(u)
-      at = math.max(at + cost / call('ZCARD', u.ready_key), tag)
-      keep(u.group_key, 'clock', at, 'mean', mean_after(of_line, cost / u.weight))
-    else
-      clock = math.max(clock + cost / call('ZCARD', ready_key), tag)
-      mean = mean_after(mean, cost / u.weight)
-    end
-    tag = tag + cost / u.weight
-    call('ZADD', u.ready_key, tag, u.name)
-    reserve(u, tag)
-  end
-
-  local function head_cost(user)
-    local id = call('ZRANGE', place_key('critical', user), 0, 0)[1] or call('ZRANGE', place_key('normal', user), 0, 0)[1]
-    return id and cost_of_task(user, id)
-  end
-
-  -- Puts the user where it belongs after something changed. True: it may be served now, and could not before.
-  function it.review(user)
-    it.forget(user)
-    if on_reviewed then on_reviewed(user) end
-    call('ZREM', parked_key, user)
-    local u = it.user(user)
-    local cost, tag = head_cost(user), it.tag(u)
-    local at = cost and it.gate(u)
-    if tag and at then it.hold_back(u, at) end
-    if tag and not cost then it.leave(u) end
-    if not cost then call('HDEL', user_key(user), 'capped') end
-    if tag and cost and not at then reserve(u, tag) end
-    if tag or not cost then return false end
-    return it.admit(user, cost)
-  end
-
-  -- Those whose time has come.
-  function it.unpark(most, woken)
-    for _, user in ipairs(call('ZRANGEBYSCORE', parked_key, '-inf', now, 'LIMIT', 0, most)) do
-      if user == '*' then
-        call('ZREM', parked_key, user)
-        tell_all_workers()
-      elseif it.review(user) then
-        woken[user] = (woken[user] or 0) + 1
-      end
+  -- One service.
+  function nodes.charge(u, cost)
+    local node = u
+    while node.up do
+      local line = node.up
+      local tag, step = lines.tag(line, node.member), cost / node.weight
+      line.clock, line.is_changed = math.max(line.clock + cost / lines.size(line), tag), true
+      line.mean = lines.mean_after(line.mean, step)
+      lines.set(line, node.member, tag + step)
+      node = line
     end
   end
 
-  -- A task of the user ended. One that is ready stays so, unless its breaker opened. Returns as `review` does.
-  function it.freed(user)
-    local u = it.user(user)
-    local tag = not u.opened and it.tag(u)
-    if not tag then return it.review(user) end
-    reserve(u, tag)
-    return false
-  end
-
-  function it.unpark_one(user) call('ZREM', parked_key, user) end
-
-  -- The user whose turn it is, with its tag and its group's: reservations first, else the lowest, and of a group its
-  -- lowest. `resting`: users, and how many, that it is not.
-  function it.lowest(resting)
-    local reserved, reserved_tag = lowest_in(reserved_key, resting)
-    if reserved then return reserved, reserved_tag end
-    -- As many members as rest may have nobody else.
-    local members = call('ZRANGE', ready_key, 0, resting.count, 'WITHSCORES')
-    for at = 1, #members, 2 do
-      local member, tag = members[at], tonumber(members[at + 1])
-      if string.byte(member) == 64 then
-        local inner, inner_tag = lowest_in(prefix .. 'ready:' .. string.sub(member, 2), resting)
-        if inner then return inner, inner_tag, tag end
-      elseif not resting.users[member] then
-        return member, tag
-      end
-    end
-  end
-
-  -- The same among the users named, by their place in the list.
-  function it.lowest_of(users, resting)
-    local best, best_key
-    for _, user in ipairs(users) do
-      local u = it.user(user)
-      local tag = not resting.users[user] and it.tag(u)
-      if tag then
-        local key
-        if call('ZSCORE', reserved_key, user) then
-          key = { 0, tag, user, tag, user }
-        else
-          key = { 1, u.group and tonumber(call('ZSCORE', ready_key, u.member)) or tag, u.member or user, tag, user }
+  -- What became known of a service after its start. One that is nowhere stands at the lowest. Where nobody is in line, nobody
+  -- waited for what was used: the clock comes along.
+  function nodes.charge_late(u, cost)
+    if nodes.is_somewhere(u) or cost > 0 then nodes.reweight(u) end
+    local node = u
+    while node.up do
+      local line, by = node.up, cost / node.weight
+      if by > 0 and not nodes.is_somewhere(node) then lines.keep(line, node.member, lines.low(line)) end
+      nodes.move_tag(node, function(tag)
+        local moved = tag + by
+        if by > 0 and line.mean > 0 then
+          moved = tag + math.max(0, math.min(by, lines.low(line) + lines.LARGEST_DEBT * line.mean - tag))
         end
-        local at = 1
-        while best_key and at < 5 and key[at] == best_key[at] do at = at + 1 end
-        if not best_key or key[at] < best_key[at] then best, best_key = user, key end
-      end
+        if by > 0 and not lines.lowest(line) then line.clock, line.is_changed = math.max(line.clock, moved), true end
+        return moved
+      end)
+      node = line
     end
-    return best
   end
 
-  local function refresh(u)
-    local tag = call('ZSCORE', reserved_key, u.name) and it.tag(u)
-    if tag then call('ZADD', reserved_key, tag, u.name) end
+  -- What a user was served out of turn is held against it no longer, beyond the horizon.
+  function nodes.forgive(u)
+    local line = u.up
+    lines.flush(line)
+    local found = call('ZRANGE', line.key, 0, 1, 'WITHSCORES')
+    local others = tonumber(found[1] == u.member and found[4] or found[1] ~= u.member and found[2] or nil)
+    if others then nodes.move_tag(u, function(tag) return math.min(tag, others + lines.HORIZON * line.mean) end) end
   end
 
-  -- What became known while it ran is charged, or given back, afterwards.
-  function it.adjust(u, by)
-    local at, of_line = line_of(u)
-    if u.group then move_late(ready_key, u.member, u.group_key, by / u.group_weight, clock, mean) end
-    move_late(u.ready_key, u.name, user_key(u.name), by / u.weight, at, of_line)
-    refresh(u)
+  -- lib/choice.lua
+  -- What is done to users, in a queue that has no policies. See lib/govern.lua as well.
+
+  -- The user has servable work, of which the first task costs this much. True: it may be served now.
+  function choice.admit(user, cost)
+    local u = nodes.user(user)
+    if not nodes.is_ready(u) then nodes.join(u, cost) end
+    return true
   end
 
-  -- The user's weight was another one.
-  function it.reweight(u, before)
-    rescale(u.ready_key, u.name, user_key(u.name), before / u.weight, (line_of(u)))
-    refresh(u)
-  end
+  function choice.leave(u) nodes.leave(u) end
 
-  function it.reweight_group(member, before)
-    local weight = read(member).weight or 1
-    rescale(ready_key, member, prefix .. 'group:' .. string.sub(member, 2), before / weight, clock)
-  end
+  function choice.adjust(u, by) nodes.charge_late(u, by) end
 
   -- Whoever served it out of turn does so no longer.
-  function it.forgive(u)
-    local _, of_line = line_of(u)
-    forgive(u.ready_key, u.name, user_key(u.name), of_line)
-    refresh(u)
+  function choice.forgive(u) nodes.forgive(u) end
+
+  -- Nothing of it waits any more.
+  function choice.retire(u)
+    nodes.forget_cap(u)
+    choice.leave(u)
   end
 
-  -- The breaker of a user opens after so many failures within a window; when its time is over, one success closes it.
-  function it.note_end(u, ok)
-    local p, key = u.policy, user_key(u.name)
-    if not p.breaker_failures then return end
-    u.tat = nil -- marks are read anew
-    local marks = call('HMGET', key, 'open_until', 'fails', 'fails_since')
-    local open_until, fails, since = tonumber(marks[1] or 0), tonumber(marks[2] or 0), tonumber(marks[3] or 0)
-    if open_until > now then return end -- a straggler from before
-    if open_until > 0 and ok then
-      call('HDEL', key, 'open_until', 'fails', 'fails_since')
-      return
+  -- Many users come that may have been away.
+  function choice.expect(names)
+    if not governed and #names > 1 then lines.learn(root, names) end
+  end
+
+  -- lib/fronts.lua
+  -- The front of a line: its lowest members, read at once and kept in order by tag, then name, while a call serves them. Tags in
+  -- it may be too low, never too high: they are mended when they come up.
+
+  -- Made where lines are served.
+  function choice.front()
+    if fronts.new then return end
+    -- resting, idle: members, and how many, that have to wait until all others had their turn. head, tail: places in tags and
+    -- names. tree: the key to read from, with the assignment that it belongs to; moved: what is to be written there.
+    function fronts.new(line, most, resting, idle)
+      return {
+        line = line, most = most, resting = resting, idle = idle, key = line.key,
+        tags = {}, names = {}, head = 1, tail = 0, is_whole = false,
+      }
     end
-    if ok then return end
-    if now - since > p.breaker_window then fails, since = 0, now end
-    fails = fails + 1
-    if open_until > 0 or fails >= p.breaker_failures then
-      u.opened = true
-      keep(key, 'open_until', now + p.breaker_cooldown, 'fails', 0, 'trips', (call('HGET', key, 'trips') or 0) + 1)
-    else
-      keep(key, 'fails', fails, 'fails_since', since)
+
+    function fronts.of_tree(name, line, most, resting, idle)
+      local front = fronts.new(line, most, resting, idle)
+      front.key, front.moved = assignments.tree_key(name, line), {}
+      return front
+    end
+
+    local function rests(front, name)
+      return front.resting and (front.resting.members[name] or front.idle.members[name])
+    end
+
+    -- Behind all that are lower, mostly at the end or near to it.
+    local function insert(front, name, tag, first)
+      local tags, names, at = front.tags, front.names, front.tail
+      while at >= first and (tags[at] > tag or (tags[at] == tag and names[at] > name)) do
+        tags[at + 1], names[at + 1] = tags[at], names[at]
+        at = at - 1
+      end
+      tags[at + 1], names[at + 1] = tag, name
+      front.tail = front.tail + 1
+    end
+
+    -- Its tree may be behind: who is not in the line any more, and who has come further, is mended there.
+    local function mend(front, found)
+      local line, unknown = front.line, {}
+      for at = 1, #found, 2 do
+        if line.tags[found[at]] == nil then unknown[#unknown + 1] = found[at] end
+      end
+      if #unknown > 0 then
+        for at, tag in ipairs(call('ZMSCORE', line.key, unpack(unknown))) do line.tags[unknown[at]] = tonumber(tag or nil) or false end
+      end
+      for at = 1, #found, 2 do
+        local tag = line.tags[found[at]]
+        if tag ~= tonumber(found[at + 1]) then front.moved[found[at]] = true end
+      end
+    end
+
+    function fronts.fill(front)
+      local line = front.line
+      lines.flush(line)
+      if front.moved then fronts.close(front) end
+      local most = front.most + (front.resting and front.resting.count + front.idle.count or 0)
+      local found = call('ZRANGE', front.key, 0, most - 1, 'WITHSCORES')
+      front.tags, front.names, front.head, front.tail = {}, {}, 1, 0
+      front.is_whole, front.most = #found < 2 * most, front.most * 4
+      front.last_name, front.last_tag = found[#found - 1], tonumber(found[#found])
+      if front.moved then
+        mend(front, found)
+      elseif front.is_whole then
+        line.size = #found / 2
+      end
+      local tags, names, known, tail = front.tags, front.names, line.tags, 0
+      for at = 1, #found, 2 do
+        local name = found[at]
+        if not front.moved then
+          tail = tail + 1
+          known[name] = tonumber(found[at + 1])
+          tags[tail], names[tail], front.tail = known[name], name, tail
+        elseif known[name] then
+          insert(front, name, known[name], 1)
+        end
+      end
+    end
+
+    -- The lowest member that does not rest, or nil.
+    function fronts.first(front)
+      local known = front.line.tags
+      while true do
+        local head = front.head
+        if head > front.tail then
+          if front.is_whole then return nil end
+          fronts.fill(front)
+        else
+          local name, tag = front.names[head], front.tags[head]
+          local is_in = known[name]
+          if is_in == tag and not rests(front, name) then
+            if front.is_whole or tag < front.last_tag or (tag == front.last_tag and name <= front.last_name) then return name end
+            fronts.fill(front)
+          else
+            if front.moved and is_in ~= tag then front.moved[name] = true end
+            front.head = head + 1
+            if is_in and is_in ~= tag then insert(front, name, is_in, head + 1) end
+          end
+        end
+      end
+    end
+
+    -- Writes what is known into the tree.
+    function fronts.close(front)
+      local up, gone, known = {}, {}, front.line.tags
+      for name in pairs(front.moved) do
+        if known[name] then
+          up[#up + 1] = known[name]
+          up[#up + 1] = name
+        else
+          gone[#gone + 1] = name
+        end
+      end
+      if #up > 0 then call('ZADD', front.key, 'XX', unpack(up)) end
+      if #gone > 0 then call('ZREM', front.key, unpack(gone)) end
+      front.moved = {}
     end
   end
 
-  function it.ends_matter(u)
-    local p = u.policy
-    return p.max_running or p.min_running or p.breaker_failures
+  -- lib/assignments.lua
+  -- Assignments: lists of users that workers serve, by the name that their client made of the list; '*' is everybody. A queue
+  -- whose workers all serve everybody pays for a look at `assigned`.
+  -- assignments         zset  names → ms of the last sign of life of one of their workers
+  -- assignment:<a>      set   the users
+  -- assignments:<u>     set   the assignments of a user; of '@<path>', those in whose trees the group stands
+  -- workers@<a>         set   the workers that serve it
+  -- ready@<a>, ready@<a>:<path>, reserved@<a>  zset  its tree: the lines with its users alone. A tag there is never above the
+  --                           true one, and who is not in line any more may still be there: both are mended when they come up
+  -- leases@<a>          zset  the same of `leases`
+  -- assignments-ended   set   those whose users are still to be released
+
+  -- Made where there are some.
+  function choice.assign()
+    if assignments.note then return end
+    choice.front()
+    local SILENT_MS, TOUCH_MS, RELEASED, KEPT_TAGS = 60000, 1000, 100, 10000
+    local names_key, ended_key = prefix .. 'assignments', prefix .. 'assignments-ended'
+    local of_member, seen, lows = {}, {}, {}
+
+    local function users_key_of(name) return prefix .. 'assignment:' .. name end
+    local function of_key(member) return prefix .. 'assignments:' .. member end
+
+    function assignments.tree_key(name, line)
+      return prefix .. line.base .. '@' .. name .. (line.path and ':' .. line.path or '')
+    end
+
+    -- Names, '*' not among them.
+    function assignments.of(member)
+      local names = of_member[member]
+      if not names then
+        names = call('SMEMBERS', of_key(member))
+        of_member[member] = names
+      end
+      return names
+    end
+
+    function assignments.lives(name)
+      if seen[name] == nil then seen[name] = tonumber(call('ZSCORE', names_key, name) or 0) end
+      return seen[name] > now - SILENT_MS
+    end
+
+    local function has_live(names)
+      for _, name in ipairs(names) do
+        if assignments.lives(name) then return true end
+      end
+      return false
+    end
+
+    -- Whether some live worker may serve the user.
+    function assignments.serve(user) return assignments.lives('*') or has_live(assignments.of(user)) end
+
+    -- Those of a line that went down or came in.
+    function assignments.lower(line)
+      local of_tree = {}
+      for member in pairs(line.lowered) do
+        for _, name in ipairs(line.tags[member] and assignments.of(member) or {}) do
+          local scored = of_tree[name] or { 'LT' }
+          scored[#scored + 1], scored[#scored + 2], of_tree[name] = line.tags[member], member, scored
+        end
+      end
+      line.lowered = {}
+      for name, scored in pairs(of_tree) do call('ZADD', assignments.tree_key(name, line), unpack(scored)) end
+    end
+
+    -- The groups of a user that is in line stand in the trees as well.
+    local function enter_groups(u, name)
+      local node = u.up
+      while node.up do
+        if call('SADD', of_key(node.member), name) == 1 then of_member[node.member] = nil end
+        call('ZADD', assignments.tree_key(name, node.up), 'LT', lines.tag(node.up, node.member), node.member)
+        node = node.up
+      end
+    end
+
+    function assignments.enter(u)
+      for _, name in ipairs(assignments.of(u.name)) do
+        if u.up ~= root then enter_groups(u, name) end
+        local node = u
+        while node.up do
+          local of_line, tag = lows[node.up], lines.tag(node.up, node.member)
+          if of_line and of_line[name] ~= nil then of_line[name] = math.min(of_line[name] or tag, tag) end
+          node = node.up
+        end
+      end
+    end
+
+    -- Services were charged.
+    function assignments.forget_lows() lows = {} end
+
+    function assignments.remove_group(name, line)
+      call('ZREM', assignments.tree_key(name, line.up), line.member)
+      call('SREM', of_key(line.member), name)
+      of_member[line.member] = nil
+    end
+
+    -- The user goes to another group.
+    function assignments.withdraw(u)
+      for _, name in ipairs(assignments.of(u.name)) do
+        local line, member = u.up, u.name
+        call('ZREM', assignments.tree_key(name, line), member)
+        while line.up and call('EXISTS', assignments.tree_key(name, line)) == 0 do
+          assignments.remove_group(name, line)
+          line = line.up
+        end
+      end
+    end
+
+    -- The lowest tag in the tree of an assignment, or false.
+    local function low_in(name, line)
+      local of_line = lows[line] or {}
+      lows[line] = of_line
+      if of_line[name] == nil then
+        local front = fronts.of_tree(name, line, 2)
+        local first = fronts.first(front)
+        fronts.close(front)
+        of_line[name] = first and line.tags[first] or false
+      end
+      return of_line[name]
+    end
+
+    -- What those who are served have come to in a line: the lowest tag of all trees in it. False where nobody is.
+    local function low_of_served(line)
+      local low = false
+      for _, name in ipairs(call('ZRANGEBYSCORE', names_key, '(' .. now - SILENT_MS, '+inf')) do
+        local of_tree = name ~= '*' and low_in(name, line)
+        if of_tree and (not low or of_tree < low) then low = of_tree end
+      end
+      return low
+    end
+
+    local function raise_to(node, low)
+      local line = node.up
+      local tag, least = lines.tag(line, node.member), low - lines.CREDIT * line.mean
+      if not tag or tag >= least then return false end
+      lines.set(line, node.member, least)
+      return true
+    end
+
+    -- '*' came back: who was served by nobody meanwhile is owed as little as one that was at its cap. Returns whether its tag
+    -- changed.
+    function assignments.raise(node)
+      if has_live(assignments.of(node.member)) then return false end
+      local low = low_of_served(node.up)
+      return low and raise_to(node, low)
+    end
+
+    -- The lowest member, and its tag, among which a user enters a line: the highest of the assignments that have it. By the
+    -- lower one it would pass those whom the other one serves.
+    function assignments.lowest(u, line)
+      local first, low = false, nil
+      if assignments.lives('*') then
+        first, low = lines.lowest(line)
+        local served = first and has_returned and low_of_served(line)
+        if served then low = math.max(low, served - lines.CREDIT * line.mean) end
+      end
+      for _, name in ipairs(assignments.of(u.name)) do
+        local of_tree = assignments.lives(name) and low_in(name, line)
+        if of_tree and (not first or of_tree > low) then first, low = true, of_tree end
+      end
+      return first, low
+    end
+
+    local function touch(name)
+      call('ZADD', names_key, now, name)
+      seen[name] = now
+    end
+
+    -- The users of a list that is new, those that are in line with the lowest tags among those that were served before.
+    local function put_in_tree(name, us)
+      local served, low = {}, {}
+      for _, u in ipairs(us) do
+        local node = u
+        while node.up and lines.tag(node.up, node.member) do
+          local line, tag = node.up, lines.tag(node.up, node.member)
+          served[node] = assignments.lives('*') or has_live(assignments.of(node.member))
+          if served[node] then low[line] = math.min(low[line] or math.huge, tag) end
+          node = line
+        end
+      end
+      for node, was_served in pairs(served) do
+        if not was_served and low[node.up] then raise_to(node, low[node.up]) end
+      end
+    end
+
+    local function copy_leases(name, users)
+      local members, found = {}, {}
+      for at, user in ipairs(users) do members[at * 2 - 1], members[at * 2] = 'critical:' .. user, 'normal:' .. user end
+      for at, look in ipairs(call('ZMSCORE', leases_key, unpack(members))) do
+        if look then
+          found[#found + 1] = look
+          found[#found + 1] = members[at]
+        end
+      end
+      if #found > 0 then call('ZADD', prefix .. 'leases@' .. name, unpack(found)) end
+    end
+
+    local function register(name, users)
+      local us = {}
+      call('SREM', ended_key, name)
+      call('SADD', users_key_of(name), unpack(users))
+      for at, user in ipairs(users) do us[at] = nodes.user(user) end
+      put_in_tree(name, us)
+      for _, u in ipairs(us) do
+        call('SADD', of_key(u.name), name)
+        of_member[u.name] = nil
+        local tag = nodes.is_ready(u)
+        if tag then
+          call('ZADD', assignments.tree_key(name, u.up), tag, u.name)
+          enter_groups(u, name)
+          local first = governed and lines.tag(reservations.line, u.name)
+          if first then call('ZADD', assignments.tree_key(name, reservations.line), first, u.name) end
+        end
+      end
+      copy_leases(name, users)
+      call('HINCRBY', state_key, 'assigned', 1)
+    end
+
+    -- A claim by a worker. False: the list must be sent. The first step of all that is written.
+    function assignments.note(name, users, worker)
+      local at = tonumber(call('ZSCORE', names_key, name) or nil)
+      if name == '*' then
+        local was_away = (at or 0) <= now - SILENT_MS
+        if not at or at < now - TOUCH_MS then
+          touch(name)
+          assignments.tidy()
+        end
+        if was_away and call('ZCOUNT', names_key, '(' .. now - SILENT_MS, '+inf') > 1 then assignments.begin_return() end
+        return true
+      end
+      if not at and not users then return false end
+      if not at then
+        if not has_assigned then touch('*') end -- those that serve everybody were not noted so far
+        has_assigned = true
+        register(name, users)
+      end
+      if call('SADD', prefix .. 'workers@' .. name, worker) == 1 or not at or at < now - TOUCH_MS then
+        touch(name)
+        assignments.tidy()
+      end
+      return true
+    end
+
+    function assignments.begin_return()
+      has_returned = true
+      call('HSET', state_key, 'returning', 1)
+      call('DEL', prefix .. 'sweep-lines')
+      call('RPUSH', prefix .. 'sweep-lines', '0 ')
+    end
+
+    -- The assignment ends: nobody wakes its workers, and its users are released by steps.
+    function assignments.finish(name)
+      if call('ZREM', names_key, name) == 0 then return end
+      seen[name] = nil
+      call('SADD', ended_key, name)
+      call('UNLINK', prefix .. 'workers@' .. name, prefix .. 'waiting:' .. name, prefix .. 'leases@' .. name,
+        prefix .. 'ready@' .. name, prefix .. 'reserved@' .. name)
+      call('HINCRBY', state_key, 'assigned', -1)
+    end
+
+    local function release(name, user)
+      local u = nodes.user(user)
+      call('SREM', of_key(user), name)
+      of_member[user] = nil
+      local line = u.up
+      while line.up do
+        call('UNLINK', assignments.tree_key(name, line))
+        assignments.remove_group(name, line)
+        line = line.up
+      end
+      choice.forgive(u)
+    end
+
+    local function release_some()
+      local left = RELEASED
+      while left > 0 do
+        local name = call('SRANDMEMBER', ended_key)
+        if not name then break end
+        local users = call('SPOP', users_key_of(name), left)
+        for _, user in ipairs(users) do release(name, user) end
+        left = left - #users - 1
+        if call('EXISTS', users_key_of(name)) == 0 then call('SREM', ended_key, name) end
+      end
+      lows = {}
+    end
+
+    -- Assignments that gave no sign of life end; those that ended release some of their users.
+    function assignments.tidy()
+      local oldest = call('ZRANGEBYSCORE', names_key, '-inf', now - SILENT_MS, 'LIMIT', 0, 1)[1]
+      if oldest == '*' then
+        call('ZREM', names_key, '*')
+      elseif oldest then
+        assignments.finish(oldest)
+      end
+      release_some()
+      if call('HGET', state_key, 'assigned') == '0' and call('EXISTS', ended_key) == 0 then
+        call('HDEL', state_key, 'assigned', 'returning')
+        call('DEL', names_key)
+      end
+    end
+
+    -- A worker says goodbye.
+    function assignments.leave(name, worker)
+      call('SREM', prefix .. 'workers@' .. name, worker)
+      if name ~= '*' and call('EXISTS', prefix .. 'workers@' .. name) == 0 then assignments.finish(name) end
+    end
+
+    -- Where nobody of `*` is served, the lowest tag may stay where it is: of own tags only so many are kept.
+    function assignments.cut_own_tags(line)
+      local many = call('ZCARD', line.left_key) - KEPT_TAGS
+      if many > 0 then call('ZREMRANGEBYRANK', line.left_key, 0, math.min(many, RELEASED) - 1) end
+    end
+
+    -- A lane of a user got its first delivery.
+    function assignments.note_lease(member, user, at)
+      for _, name in ipairs(assignments.of(user)) do call('ZADD', prefix .. 'leases@' .. name, 'LT', at, member) end
+    end
+
+    -- The lanes of an assignment at which it is time to look, at most so many, and when it is for the next one.
+    function assignments.lanes(name, most)
+      local key = prefix .. 'leases@' .. name
+      local members = call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, most)
+      local due = {}
+      for at, look in ipairs(#members > 0 and call('ZMSCORE', leases_key, unpack(members)) or {}) do
+        if not look then
+          call('ZREM', key, members[at])
+        elseif tonumber(look) > now then
+          call('ZADD', key, look, members[at])
+        else
+          due[#due + 1] = members[at]
+        end
+      end
+      return due
+    end
+
+    function assignments.next_look(name)
+      return tonumber(call('ZRANGE', prefix .. 'leases@' .. name, 0, 0, 'WITHSCORES')[2] or math.huge)
+    end
   end
 
-  function it.waiting(user)
-    return call('ZCARD', place_key('critical', user)) + call('ZCARD', place_key('normal', user)) +
-      call('ZCARD', place_key('scheduled', user)) + call('SCARD', place_key('deferred', user)) +
-      call('ZCARD', place_key('held', user))
+  function choice.govern()
+
+    -- lib/gates.lua
+    -- Gates: when a user may be served.
+    -- parked  zset  users with a backlog that are held back → ms at which they may go on by themselves, inf where that takes
+    --               an event; '*' → the end of the pause of everybody
+
+    gates.NEVER = math.huge -- until an event opens the gate: a task ends, the policy changes
+
+    function gates.running(u)
+      u.running = u.running or call('XLEN', stream_key('critical', u.name)) + call('XLEN', stream_key('normal', u.name))
+      return u.running
+    end
+
+    -- The slots of all live workers, 0 until one has told.
+    local slots
+    function gates.slots()
+      slots = slots or tonumber(call('HGET', state_key, 'slots') or 0)
+      return slots
+    end
+
+    -- Most tasks that may run at once. Second: whether that changes as workers come and go.
+    local function most_running(p)
+      local most = p.max_running or gates.NEVER
+      if not p.max_share then return most, false end
+      local share = math.max(1, math.floor(p.max_share * gates.slots() + 1e-9))
+      return math.min(most, share), share < most
+    end
+
+    -- Nil is now, else ms, or gates.NEVER.
+    function gates.at(u)
+      local p, most, by_share = u.policy, nil, false
+      u.is_by_share = false
+      local paused = rawget(p, 'paused')
+      if paused == true then return gates.NEVER end
+      if paused and paused > now then return paused end
+      if p.max_running or p.max_share then most, by_share = most_running(p) end
+      if p.breaker_failures and nodes.marks(u).open_until > 0 then
+        if u.open_until > now then return u.open_until end
+        most = 1 -- half open: one task at a time shows whether it works again
+      end
+      if most and gates.running(u) >= most then
+        u.is_by_share = by_share
+        return gates.NEVER
+      end
+      if p.rate_us then
+        local at = rate_opens_at(nodes.marks(u).tat, p.rate_us, p.rate_burst)
+        if at > now_us then return math.ceil(at / 1000) end
+      end
+      return nil
+    end
+
+    -- A task of the user was delivered.
+    function gates.note_start(u)
+      if u.running then u.running = u.running + 1 end
+      local rate = u.policy.rate_us
+      if not rate then return end
+      u.tat = rate_after_start(nodes.marks(u).tat, rate)
+      nodes.remember(u, 'tat', u.tat, 'tat_of', rate)
+    end
+
+    function gates.park(u, at)
+      local p = u.policy
+      -- Only a change of its own policy lets it go on, or the end of one of its tasks: the defaults do not matter.
+      local is_own = rawget(p, 'paused') == true or rawget(p, 'max_running') and not p.breaker_failures
+      if at == gates.NEVER and is_own and not u.is_by_share then return end
+      if u.is_by_share then call('HSET', state_key, 'held_by_share', 1) end
+      call('ZADD', prefix .. 'parked', at, u.name)
+      note_moment(at, u.name)
+    end
+
+    -- lib/reserve.lua
+    -- Reservations: who has less running than its `min_running` is served before all others.
+    -- reserved  zset  users that are ready and below their min_running → tag
+
+    reservations.line = lines.new({}, 'reserved', prefix .. 'reserved', '')
+    lines.by_path[reservations.line.key] = reservations.line
+
+    -- One slot of all workers is never reserved. Where they have not told how many there are, nothing is known of it.
+    local most_reserved
+    function reservations.of(u)
+      local least = u.policy.min_running
+      if not least then return nil end
+      if not most_reserved then
+        most_reserved = gates.slots() > 0 and gates.slots() - 1 or gates.NEVER
+      end
+      return math.min(least, most_reserved)
+    end
+
+    -- Puts the user where it belongs, also one whose reservation came from a default that has been taken back.
+    function reservations.update(u)
+      local least, tag = reservations.of(u), nodes.is_ready(u)
+      if tag and least and gates.running(u) < least then
+        lines.tag(reservations.line, u.name)
+        lines.set(reservations.line, u.name, tag)
+      elseif lines.lowest(reservations.line) and lines.tag(reservations.line, u.name) then
+        lines.remove(reservations.line, u.name)
+      end
+    end
+
+    -- lib/breaker.lua
+    -- The breaker of a user opens after so many failures within a window; when its time is over, one success closes it.
+
+    function gates.note_end(u, ok)
+      local p, key = u.policy, user_key(u.name)
+      if not p.breaker_failures then return end
+      u.tat = nil -- marks are read anew
+      local marks = call('HMGET', key, 'open_until', 'fails', 'fails_since')
+      local open_until, fails, since = tonumber(marks[1] or 0), tonumber(marks[2] or 0), tonumber(marks[3] or 0)
+      if open_until > now then return end -- a straggler from before
+      if open_until > 0 and ok then
+        call('HDEL', key, 'open_until', 'fails', 'fails_since')
+        return
+      end
+      if ok then return end
+      if now - since > p.breaker_window then fails, since = 0, now end
+      fails = fails + 1
+      if open_until > 0 or fails >= p.breaker_failures then
+        u.opened = true
+        nodes.remember(u, 'open_until', now + p.breaker_cooldown, 'fails', 0, 'trips', (call('HGET', key, 'trips') or 0) + 1)
+      else
+        nodes.remember(u, 'fails', fails, 'fails_since', since)
+      end
+    end
+
+    -- lib/quota.lua
+    -- Quotas: how many tasks of a user may wait.
+    function choice.waiting(user)
+      return call('ZCARD', place_key('critical', user)) + call('ZCARD', place_key('normal', user)) +
+        call('ZCARD', place_key('scheduled', user)) + call('SCARD', place_key('deferred', user)) +
+        call('ZCARD', place_key('held', user))
+    end
+
+    -- Whether tasks in line may go for those that are asked for, and so many would fit beside what is not in line.
+    function choice.may_drop(user, asked)
+      local p = nodes.user(user).policy
+      local in_line = call('ZCARD', place_key('critical', user)) + call('ZCARD', place_key('normal', user))
+      return p.mode == 'drop_oldest' and choice.waiting(user) - in_line + asked <= p.max_queued
+    end
+
+    -- How many tasks are too many, when so many more come.
+    function choice.excess(user, more)
+      local most = nodes.user(user).policy.max_queued
+      return most and math.max(0, choice.waiting(user) + more - most) or 0
+    end
+
+    -- Seconds (as ms) in which the user's tasks, as fast as they went lately, make room for so many.
+    function choice.retry_after(user, excess)
+      local blob = call('GET', prefix .. 'metrics:' .. user)
+      if not blob then return 1000 end
+      local recent, span = recent_services(blob)
+      if recent * 3600 < 1 then return 60000 end
+      return math.max(100, math.min(3600000, math.ceil(excess * span / recent)))
+    end
+
+    -- lib/govern.lua
+    -- What policies decide: who is in line, and who is held back.
+    choice.user, choice.gate, choice.note_end = nodes.user, gates.at, gates.note_end -- for others
+    local retire = choice.retire
+    local parked_key = prefix .. 'parked'
+
+    -- The pause of everybody is a flag that claims read: nobody leaves `ready` for it. True, or until when.
+    function choice.read_policies()
+      nodes.read_policies()
+      choice.all_paused = (nodes.everybody.paused == true or (nodes.everybody.paused or 0) > now) and nodes.everybody.paused
+    end
+
+    -- Its backlog is gone, or may not be served: `is_capped`, because as much of it runs as may.
+    function choice.leave(u, is_capped)
+      nodes.leave(u, is_capped)
+      reservations.update(u)
+    end
+
+    function choice.hold_back(u, at)
+      choice.leave(u, at == gates.NEVER and rawget(u.policy, 'paused') ~= true)
+      gates.park(u, at)
+      if on_held_back then on_held_back(u.name) end
+    end
+
+    function choice.admit(user, cost)
+      local u = nodes.user(user)
+      if nodes.is_ready(u) then return not choice.all_paused end
+      local at = gates.at(u)
+      if not at then
+        nodes.join(u, cost)
+        reservations.update(u)
+        return not choice.all_paused
+      end
+      gates.park(u, at)
+      call('ZADD', users_key, now, user)
+      return false
+    end
+
+    local function head_cost(user)
+      local id = call('ZRANGE', place_key('critical', user), 0, 0)[1] or call('ZRANGE', place_key('normal', user), 0, 0)[1]
+      return id and cost_of_task(user, id)
+    end
+
+    -- Puts the user where it belongs after something changed. True: it may be served now, and could not before.
+    function choice.review(user)
+      nodes.known[user] = nil -- what happened in this script is read anew
+      if on_reviewed then on_reviewed(user) end
+      call('ZREM', parked_key, user)
+      local u = nodes.user(user)
+      local cost, tag = head_cost(user), nodes.is_ready(u)
+      local at = cost and gates.at(u)
+      if tag and at then choice.hold_back(u, at) end
+      if tag and not cost then choice.leave(u) end
+      if not cost then nodes.forget_cap(u) end
+      if tag and cost and not at then reservations.update(u) end
+      if tag or not cost then return false end
+      return choice.admit(user, cost)
+    end
+
+    -- Those whose time has come.
+    function choice.unpark(most, woken)
+      for _, user in ipairs(call('ZRANGEBYSCORE', parked_key, '-inf', now, 'LIMIT', 0, most)) do
+        if user == '*' then
+          call('ZREM', parked_key, user)
+          tell_all_workers()
+        elseif choice.review(user) then
+          woken[user] = (woken[user] or 0) + 1
+        end
+      end
+    end
+
+    -- A task of the user ended. One that is ready stays so, unless its breaker opened. Returns as `review` does.
+    function choice.freed(user)
+      local u = nodes.user(user)
+      if u.opened or not nodes.is_ready(u) then return choice.review(user) end
+      reservations.update(u)
+      return false
+    end
+
+    function choice.retire(u)
+      call('ZREM', parked_key, u.name)
+      retire(u)
+    end
+
+    -- What became known while it ran is charged, or given back, afterwards.
+    function choice.adjust(u, by)
+      nodes.charge_late(u, by)
+      reservations.update(u)
+    end
+
+    -- Whoever served it out of turn does so no longer.
+    function choice.forgive(u)
+      nodes.forgive(u)
+      reservations.update(u)
+    end
+
+    function choice.ends_matter(u)
+      local p = u.policy
+      return p.max_running or p.max_share or p.min_running or p.breaker_failures
+    end
+
+    choice.read_policies()
+    governed = choice
   end
 
-  -- Whether tasks in line may go for those that are asked for, and so many would fit beside what is not in line.
-  function it.may_drop(user, asked)
-    local p = it.user(user).policy
-    local in_line = call('ZCARD', place_key('critical', user)) + call('ZCARD', place_key('normal', user))
-    return p.mode == 'drop_oldest' and it.waiting(user) - in_line + asked <= p.max_queued
-  end
-
-  -- How many tasks are too many, when so many more come.
-  function it.excess(user, more)
-    local most = it.user(user).policy.max_queued
-    return most and math.max(0, it.waiting(user) + more - most) or 0
-  end
-
-  -- Seconds (as ms) in which the user's tasks, as fast as they went lately, make room for so many.
-  function it.retry_after(user, excess)
-    local blob = call('GET', prefix .. 'metrics:' .. user)
-    if not blob then return 1000 end
-    local m = { struct.unpack(metrics_format(), blob) }
-    local span = RECENT_MS * (1 - math.exp((m[11] - now) / RECENT_MS))
-    local recent = m[9] * math.exp((m[10] - now) / RECENT_MS)
-    if recent * 3600 < 1 then return 60000 end
-    return math.max(100, math.min(3600000, math.ceil(excess * span / recent)))
-  end
-
-  return it
+  if has_assigned then choice.assign() end
 end
-local governed = has_policies and new_government() or nil
+
+local function fair()
+  if not choice then new_choice() end
+  return choice
+end
+
+-- `governed` is nil in a queue that has no policies.
+local function govern()
+  fair()
+  if not governed then choice.govern() end
+end
+if has_policies then govern() end
 
 -- The user has servable work, of which the first task costs this much. False: a policy holds it back.
-local function admit(user, cost)
-  if governed then return governed.admit(user, cost) end
-  if call('ZSCORE', ready_key, user) then return true end
-  local kept = call('HMGET', user_key(user), 'tag', 'capped')
-  if kept[2] then call('HDEL', user_key(user), 'capped') end
-  enter(ready_key, user, tonumber(kept[1] or 0), clock, cost, mean, kept[2])
-  call('ZADD', users_key, now, user)
-  return true
-end
-
--- The last servable task of a user was taken: its tag is kept outside `ready`. What comes into an empty line next begins
--- where this one ended. `others`: whether anybody else is ready, where that is known.
-local function leave(user, tag, others)
-  if governed then return governed.leave(governed.user(user)) end
-  call('ZREM', ready_key, user)
-  call('HSET', user_key(user), 'tag', tag)
-  call('PEXPIRE', user_key(user), USER_TTL)
-  if others == nil then others = call('EXISTS', ready_key) == 1 end
-  if not others then clock = math.max(clock, tag) end
-end
+local function admit(user, cost) return fair().admit(user, cost) end
 
 -- What a service cost beyond what was charged at its start; less than nothing is given back.
-local function adjust(user, by)
-  if governed then return governed.adjust(governed.user(user), by) end
-  move_late(ready_key, user, user_key(user), by, clock, mean)
-end
+local function adjust(user, by) fair().adjust(nodes.user(user), by) end
+
+-- When the user may be served: nil is now, else ms, or math.huge where that takes an event.
+local function gate_of(user) return governed and gates.at(nodes.user(user)) end
+
+-- Whether some live worker may serve the user.
+local function is_served(user) return not has_assigned or (fair() and assignments.serve(user)) end
 
 -- A task was taken out of a lane of the user.
 local function retire(user)
-  if call('EXISTS', place_key('critical', user), place_key('normal', user)) > 0 then return end
-  if governed then governed.unpark_one(user) end
-  call('HDEL', user_key(user), 'capped') -- nothing waits that its cap kept from running
-  local tag = call('ZSCORE', governed and governed.user(user).ready_key or ready_key, user)
-  if tag then leave(user, tonumber(tag)) end
-end
-
--- lib/cursor.lua
-
--- Where a look at the silent deliveries of a lane stopped half way.
-local function forget_cursor(member)
-  if call('HDEL', state_key, 'cursor:' .. member) == 1 then count('cursors', -1) end
+  if call('EXISTS', place_key('critical', user), place_key('normal', user)) == 0 then fair().retire(nodes.user(user)) end
 end
 
 -- lib/place.lua
@@ -847,257 +1841,526 @@ local function schedule(user, id, at)
 end
 
 -- lib/limits.lua
--- Limits per task name, over all users. `limited` is nil in a queue that has none. A task that must wait for its name is
--- held apart, so that it blocks nothing behind it, and comes back to its place in its lane when its turn has come.
--- limit:<name>        hash  max, rate_us, burst, tat, tat_of; uncounted, while what ran before it is being counted
--- uncounted           set   names whose limits are uncounted; `recount` of `state` tells how far the count has come
--- running:<name>      set   <u>:<id> of the deliveries that count
--- held                zset  names with held tasks → ms of the next look
--- held-users:<name>   zset  users with held tasks of that name → when they were last let in, in us, or may be again
--- offers:<u>          set   tasks of a user that were let in and have not started: each may use a place of its name
--- held:<u>            zset  held tasks of a user → their score
--- held:<u>:<name>     zset  the same, of one name
+-- Limits: how many tasks of a key run at once, and how often they start. A task has the key of its name, and those that it
+-- was put in with. `limited` is nil in a queue that has none. A task that must wait is held apart under one of its keys, so
+-- that it blocks nothing behind it. Room goes by turns of users: who is let in has a place of each of its keys in hand, and
+-- comes back to its place in its lane.
+-- A key `<k>` is `<u>:<text>` or, of a template that was filled, `<u>=<template>:<text>`; without `<u>` all users share it.
+-- What is set lies in records `<r>`: `<u>:<text>`, or `<u>=<template>`.
+-- limit:<r>           hash    by (hand or code), max, rate_us, burst: what holds; hand, code: what each of them says;
+--                             uncounted, while what ran before it is being counted
+-- uncounted           set     records whose limits are uncounted; `recount` of `state` tells how far the count has come
+-- limit-rate:<k>      string  'tat interval', see lib/gcra.lua
+-- running:<k>         set     <u>:<id> of the deliveries that count
+-- let-in:<k>          zset    <u>:<id> of tasks that have a place in hand and have not started → ms until when
+-- offers:<u>          hash    the same of one user: id → keys; `in_hand` of `state` tells how many there are of all users
+-- held                zset    keys with held tasks → ms of the next look
+-- held-users:<k>      zset    users with held tasks of that key → when they were last let in, in us, or may be again
+-- held:<u>            zset    held tasks of a user → their score
+-- held:<u>:<k>        zset    the same, of one key; one that keeps a place of another key is the first
+-- kept:<k>            set     those of let-in:<k> that are held, and keep their place while they wait for another key
+-- keeper:<u>          string  the task of the user that does so, or did so in vain
 
 local function new_limits()
-  local it, known, freed = {}, {}, {}
+  local it, rules, known, freed = {}, {}, {}, {}
   local held_key = prefix .. 'held'
   local LOOK_MS, UNLIMITED = 1000, 100 -- a look even if nothing was freed; how many are let in when a limit is gone
-  local NAMES, USERS = 200, 20 -- looked at in one call; of one name, beyond those that are let in
+  local KEYS_DUE, USERS = 200, 20 -- looked at in one call; of one key, beyond those that are let in
   local LANES = 50 -- counted in one call
-  local function held_of(user, name) return place_key('held', user) .. ':' .. name end
-  local function users_of(name) return prefix .. 'held-users:' .. name end
-  local function running_of(name) return prefix .. 'running:' .. name end
+  local KEPT_SHARE = 20 -- a place is kept for this part of the wait, and afterwards none for so many times as long
+  local function held_of(user, k) return place_key('held', user) .. ':' .. k end
+  local function users_of(k) return prefix .. 'held-users:' .. k end
+  local function running_of(k) return prefix .. 'running:' .. k end
+  local function rate_of(k) return prefix .. 'limit-rate:' .. k end
+  local function let_in_of(k) return prefix .. 'let-in:' .. k end
+  local function kept_of(k) return prefix .. 'kept:' .. k end
   local function offers_of(user) return prefix .. 'offers:' .. user end
 
-  function it.of(name)
-    local l = known[name]
-    if l == nil then
-      local f = call('HMGET', prefix .. 'limit:' .. name, 'max', 'rate_us', 'burst', 'tat', 'tat_of', 'uncounted')
-      l = { name = name, max = tonumber(f[1]), rate_us = tonumber(f[2]), burst = tonumber(f[3]), uncounted = f[6] }
-      l.tat = rate_tat(f[4], f[5], l.rate_us)
-      if not (l.max or l.rate_us) then l = false end
-      known[name] = l
+  -- Keys as a text, each behind its length: '7::openai6:u:more'.
+  local function packed(keys)
+    local parts = {}
+    for at, k in ipairs(keys) do parts[at] = #k .. ':' .. k end
+    return table.concat(parts)
+  end
+
+  local function unpacked(stored)
+    local keys, at = {}, 1
+    while stored and at < #stored do
+      local colon = string.find(stored, ':', at, true)
+      local last = colon + tonumber(string.sub(stored, at, colon - 1))
+      keys[#keys + 1], at = string.sub(stored, colon + 1, last), last + 1
     end
-    return l
+    return keys
   end
 
-  -- How many of the name may start now.
-  local function allowed(l)
+  it.keys_in = unpacked
+
+  -- What is allowed
+
+  local function rule(record)
+    local found = rules[record]
+    if found == nil then
+      local f = call('HMGET', prefix .. 'limit:' .. record, 'by', 'max', 'rate_us', 'burst', 'uncounted')
+      found = f[1] and { max = tonumber(f[2]), rate_us = tonumber(f[3]), burst = tonumber(f[4]), uncounted = f[5] }
+      rules[record] = found
+    end
+    return found
+  end
+
+  local function rule_for(k)
+    local user, template, text = string.match(k, '^([^:=]*)=([^:]*):(.*)$')
+    if not user then return rule(k) end
+    return rule(user .. ':' .. text) or (user ~= '' and rule(user .. '=' .. template)) or rule('=' .. template)
+  end
+
+  -- Nil: nothing limits it.
+  local function limit(k)
+    local l = known[k]
+    if l == nil then
+      local of = rule_for(k)
+      l = of and (of.max or of.rate_us) and {
+        key = k, max = of.max, rate_us = of.rate_us, burst = of.burst, uncounted = of.uncounted,
+        running = call('SCARD', running_of(k)), let_in = call('ZCARD', let_in_of(k)),
+        has_line = call('EXISTS', users_of(k)) == 1,
+      }
+      if l and l.rate_us then
+        local tat, of_rate = string.match(call('GET', rate_of(k)) or '', '^(%S+) (%S+)$')
+        l.tat = rate_tat(tat, of_rate, l.rate_us)
+      end
+      known[k] = l
+    end
+    return l or nil
+  end
+
+  -- How many more may start, beside those that have a place in hand.
+  local function room(l)
     if l.uncounted then return 0 end
-    local most = l.max and l.max - call('SCARD', running_of(l.name)) or math.huge
+    local most = l.max and l.max - l.running or math.huge
     if l.rate_us then most = math.min(most, rate_allows(l.tat, l.rate_us, l.burst)) end
-    return most
+    return most - l.let_in
   end
 
-  function it.must_wait(l, user, id)
-    if allowed(l) < 1 then return true end
-    return call('EXISTS', users_of(l.name)) == 1 and not call('HGET', task_key(user, id), 'offered')
+  local function limits_of(keys)
+    local limits = { keys = keys }
+    for _, k in ipairs(keys) do limits[#limits + 1] = limit(k) end
+    return limits
   end
+
+  -- What limits a task with this body, for those who ask why it waits.
+  function it.look_at(user, body)
+    local shown = {}
+    for at, l in ipairs(it.of(user, body) or {}) do
+      shown[at] = { l.key, l.max or '', l.rate_us or '', l.burst or '', string.format('%.0f', l.tat or 0), l.running,
+        l.let_in, call('ZCARD', users_of(l.key)) }
+    end
+    return shown
+  end
+
+  local function keys_in(user, body)
+    local name, heading = heading_in(body)
+    local own, keys = ':' .. name, {}
+    for at = 2, heading and #heading or 1 do
+      local text, template, is_own = heading[at][1], heading[at][2], heading[at][3]
+      keys[#keys + 1] = (is_own and user or '') .. (template and '=' .. template or '') .. ':' .. text
+    end
+    if keys[1] ~= own and keys[2] ~= own then keys[#keys + 1] = own end
+    return keys
+  end
+
+  -- Whether any task has a place in hand.
+  local function any_in_hand() return has_in_hand + (counts.in_hand or 0) > 0 end
+
+  -- Nil: nothing limits a task with this body, and it has no place in hand from before.
+  function it.of(user, body)
+    local limits = limits_of(keys_in(user, body))
+    return (limits[1] or any_in_hand()) and limits
+  end
+
+  -- The first limit that keeps a task from starting; `mine`: keys of which it has a place. One that has its turn at the
+  -- key `turn` needs room of the keys before, and of those behind a turn as well, where others wait: that order of keys
+  -- is why two tasks never send each other from line to line while there is room.
+  local function blocked(limits, turn, mine)
+    for _, l in ipairs(limits) do
+      if mine[l.key] then
+        if l.uncounted or room(l) < 0 then return l end
+      elseif room(l) < 1 or (l.has_line and l.key > turn) then
+        return l
+      end
+    end
+  end
+
+  -- Places in hand
+
+  local function member_of(user, id) return user .. ':' .. id end
+
+  -- A list of keys, and a set.
+  local function in_hand(user, id)
+    local mine = unpacked(call('HGET', offers_of(user), id))
+    for _, k in ipairs(mine) do mine[k] = true end
+    return mine
+  end
+
+  -- Beside those that it has, which may be of limits that are gone.
+  local function hand_out(user, id, limits, until_ms, mine)
+    local member, keys = member_of(user, id), { unpack(mine) }
+    for _, l in ipairs(limits) do
+      l.let_in = l.let_in + call('ZADD', let_in_of(l.key), until_ms, member)
+      if not mine[l.key] then keys[#keys + 1] = l.key end
+    end
+    if keys[1] then count('in_hand', call('HSET', offers_of(user), id, packed(keys))) end
+  end
+
+  local function free(k, places)
+    if not freed[k] then freed[#freed + 1] = k end
+    freed[k] = (freed[k] or 0) + places
+  end
+
+  local function take_away(user, id, mine, may_keep)
+    local member = member_of(user, id)
+    for _, k in ipairs(mine) do
+      if may_keep then call('SREM', kept_of(k), member) end
+      if call('ZREM', let_in_of(k), member) == 1 and known[k] then known[k].let_in = known[k].let_in - 1 end
+    end
+    count('in_hand', -call('HDEL', offers_of(user), id))
+  end
+
+  -- Others may have them.
+  local function give_back(user, id, mine)
+    if not mine[1] then return end
+    take_away(user, id, mine, true)
+    for _, k in ipairs(mine) do free(k, 1) end
+  end
+
+  -- Lines
 
   local function next_look(l)
-    if l and l.rate_us then
-      local at = math.ceil(rate_opens_at(l.tat, l.rate_us, l.burst) / 1000)
-      if at > now then return at end
-    end
-    return now + LOOK_MS
+    local at = now + LOOK_MS
+    if not l or not l.rate_us or l.let_in > 0 then return at end
+    local opens = math.ceil(rate_opens_at(l.tat, l.rate_us, l.burst) / 1000)
+    return opens > now and opens or at
   end
 
-  function it.start(l, user, id)
-    call('SADD', running_of(l.name), user .. ':' .. id)
-    if l.rate_us then
-      l.tat = rate_after_start(l.tat, l.rate_us)
-      call('HSET', prefix .. 'limit:' .. l.name, 'tat', l.tat, 'tat_of', l.rate_us)
-      local at = next_look(l)
-      if call('ZADD', held_key, 'XX', 'CH', at, l.name) == 1 then note_moment(at, user) end
-    end
-    call('HSET', task_key(user, id), 'limited', l.name)
-    return it.end_offer(user, id)
-  end
-
-  -- Whether there was one.
-  function it.end_offer(user, id)
-    if call('HDEL', task_key(user, id), 'offered') == 0 then return false end
-    call('SREM', offers_of(user), id)
-    return true
-  end
-
-  local function free(name, places)
-    if not freed[name] then freed[#freed + 1] = name end
-    freed[name] = (freed[name] or 0) + places
-  end
-
-  -- The delivery of a task is over.
-  function it.stop(name, user, id)
-    if call('SREM', running_of(name), user .. ':' .. id) == 0 then return end
-    free(name, 1)
-  end
-
-  -- Where a place is free, those before it cannot use it: they are looked at again.
-  function it.hold(l, user, id, lane, score)
-    local key = task_key(user, id)
-    it.end_offer(user, id)
-    if allowed(l) >= 1 then free(l.name, 1) end
-    call('HSET', key, 'state', 'queued', 'lane', lane, 'score', score, 'held', l.name)
-    call('ZADD', place_key('held', user), score, id)
-    call('ZADD', held_of(user, l.name), score, id)
-    call('ZADD', users_of(l.name), 'NX', now_us, user)
+  -- Where there is room, those before it cannot use it: they are looked at again. `first`: of its user.
+  local function stand_in_line(l, user, id, score, first)
+    call('ZADD', held_of(user, l.key), first and -1 or score, id)
+    call('ZADD', users_of(l.key), 'NX', now_us, user)
+    l.has_line = true
+    if room(l) >= 1 then free(l.key, 1) end
     local at = next_look(l)
-    if call('ZADD', held_key, 'NX', at, l.name) == 1 then note_moment(at, user) end
+    if call('ZADD', held_key, 'NX', at, l.key) == 1 then note_moment(at, user) end
   end
 
-  local function forget_user(name, user)
-    if call('EXISTS', held_of(user, name)) == 1 then return end
-    call('ZREM', users_of(name), user)
-    if call('EXISTS', users_of(name)) == 0 then call('ZREM', held_key, name) end
+  local function leave_line(user, id, k)
+    call('ZREM', held_of(user, k), id)
+    if call('EXISTS', held_of(user, k)) == 1 then return end
+    call('ZREM', users_of(k), user)
+    if call('EXISTS', users_of(k)) == 1 then return end
+    call('ZREM', held_key, k)
+    if known[k] then known[k].has_line = false end
+  end
+
+  -- What can be done with a task
+
+  function it.must_wait(limits, user, id)
+    limits.mine = any_in_hand() and in_hand(user, id) or {}
+    limits.full = blocked(limits, '', limits.mine)
+    return limits.full
+  end
+
+  function it.hold(limits, user, id, lane, score)
+    local key = task_key(user, id)
+    give_back(user, id, limits.mine)
+    call('HSET', key, 'state', 'queued', 'lane', lane, 'score', score, 'held', limits.full.key)
+    if limits.keys[2] then
+      call('HSET', key, 'keys', packed(limits.keys))
+      if not limits.mine[1] then call('HSET', key, 'held_since', now) end
+    end
+    call('ZADD', place_key('held', user), score, id)
+    stand_in_line(limits.full, user, id, score)
+  end
+
+  -- Returns whether it was let in.
+  function it.start(limits, user, id)
+    local member, keys = member_of(user, id), {}
+    local was_let_in = limits.mine[1] ~= nil
+    if was_let_in then
+      take_away(user, id, limits.mine, limits.keys[2])
+      if limits.keys[2] then
+        if call('GET', prefix .. 'keeper:' .. user) == id then call('DEL', prefix .. 'keeper:' .. user) end
+        call('HDEL', task_key(user, id), 'keys', 'held_since')
+      end
+    end
+    for at, l in ipairs(limits) do
+      keys[at] = l.key
+      if call('SADD', running_of(l.key), member) == 1 then l.running = l.running + 1 end
+      if l.rate_us then
+        l.tat = rate_after_start(l.tat, l.rate_us)
+        call('SET', rate_of(l.key), string.format('%.17g %.17g', l.tat, l.rate_us), 'PX',
+          math.ceil((l.tat - now_us) / 1000))
+        local next_at = next_look(l)
+        if l.has_line and call('ZADD', held_key, 'XX', 'CH', next_at, l.key) == 1 then note_moment(next_at, user) end
+      end
+    end
+    if keys[1] then call('HSET', task_key(user, id), 'limited', packed(keys)) end
+    return was_let_in
+  end
+
+  -- The delivery of a task is over; `limited`: the field of the task.
+  function it.stop(limited, user, id)
+    for _, k in ipairs(unpacked(limited)) do
+      if call('SREM', running_of(k), member_of(user, id)) == 1 then
+        if known[k] then known[k].running = known[k].running - 1 end
+        free(k, 1)
+      end
+    end
   end
 
   -- It left Redis, or goes back to its lane.
-  function it.unhold(user, id, name)
+  function it.unhold(user, id, k)
     call('ZREM', place_key('held', user), id)
-    call('ZREM', held_of(user, name), id)
+    leave_line(user, id, k)
     call('HDEL', task_key(user, id), 'held')
-    forget_user(name, user)
   end
 
-  local function others_wait(name, user)
-    local first = call('ZRANGE', users_of(name), 0, 1)
-    return first[2] or (first[1] and first[1] ~= user)
+  -- A task that waits ends: held under a key, or in its lane.
+  function it.drop(user, id, k)
+    if k then it.unhold(user, id, k) end
+    if any_in_hand() then give_back(user, id, in_hand(user, id)) end
   end
 
-  -- The user cannot, or does not, use the places that it was offered: others may. Returns whether it had any.
+  -- Places that are in hand, and not used
+
+  local function others_wait(keys, user)
+    for _, k in ipairs(keys) do
+      local first = call('ZRANGE', users_of(k), 0, 1)
+      if first[2] or (first[1] and first[1] ~= user) then return k end
+    end
+  end
+
+  -- Where others wait for them, a task gives its places back, and is held again. Returns whether it did.
+  local function withdraw(user, id, is_late)
+    local mine = in_hand(user, id)
+    local of_task = call('HMGET', task_key(user, id), 'lane', 'held', 'keys')
+    if of_task[2] and not is_late then return false end -- it keeps them
+    local lane = not of_task[2] and of_task[1]
+    local score = lane and call('ZSCORE', place_key(lane, user), id)
+    local k = others_wait(mine, user)
+    if score and not k then return false end
+    local limits = limits_of(of_task[3] and unpacked(of_task[3]) or mine)
+    limits.mine, limits.full = mine, k and limit(k)
+    if not score or not limits.full then
+      give_back(user, id, mine)
+    else
+      call('ZREM', place_key(lane, user), id)
+      it.hold(limits, user, id, lane, score)
+    end
+    return true
+  end
+
+  -- The user cannot, or does not, use its places: others may. Returns whether it had any.
   local without = {}
   function it.take_back(user)
-    if without[user] then return false end
-    local ids = call('SMEMBERS', offers_of(user))
+    if not any_in_hand() or without[user] then return false end
+    local ids = call('HKEYS', offers_of(user))
     without[user] = #ids == 0
-    for _, id in ipairs(ids) do
-      local of_task = call('HMGET', task_key(user, id), 'lane', 'offered')
-      local lane, l = of_task[1], of_task[2] and it.of(of_task[2])
-      local score = lane and call('ZSCORE', place_key(lane, user), id)
-      if not score then
-        call('SREM', offers_of(user), id)
-      elseif l and others_wait(l.name, user) then
-        call('ZREM', place_key(lane, user), id)
-        it.hold(l, user, id, lane, score)
+    for _, id in ipairs(ids) do withdraw(user, id) end
+    return #ids > 0
+  end
+
+  -- Nobody has served them for a while, or they kept a place in vain.
+  local function take_back_late(k)
+    for _, member in ipairs(call('ZRANGEBYSCORE', let_in_of(k), '-inf', now, 'LIMIT', 0, USERS)) do
+      local user, id = string.match(member, '^([^:]*):(.*)$')
+      if call('HEXISTS', offers_of(user), id) == 0 then -- that key was lost
+        take_away(user, id, { k }, true)
+      elseif withdraw(user, id, true) then
+        retire(user)
+      else
+        call('ZADD', let_in_of(k), 'XX', now + LOOK_MS, member)
       end
     end
-    return #ids > 0
   end
 
   -- The user may have become able to use a place.
   function it.came_back(user)
     local id = call('ZRANGE', place_key('held', user), 0, 0)[1]
-    local name = id and call('HGET', task_key(user, id), 'held')
-    if name then free(name, UNLIMITED) end
+    local k = id and call('HGET', task_key(user, id), 'held')
+    if k then free(k, UNLIMITED) end
   end
 
-  local function can_run(user) return not (governed and (governed.all_paused or governed.gate(governed.user(user)))) end
+  -- Turns
 
-  local function offer(user, name, woken)
-    local first = call('ZRANGE', held_of(user, name), 0, 0, 'WITHSCORES')
-    local id, key = first[1], task_key(user, first[1])
-    it.unhold(user, id, name)
-    call('HSET', key, 'offered', name)
-    call('SADD', offers_of(user), id)
-    without[user] = nil
-    call('ZADD', place_key(call('HGET', key, 'lane'), user), first[2], id)
+  local function can_run(user)
+    return is_served(user) and not (governed and (governed.all_paused or gate_of(user)))
+  end
+
+  -- Two keys that are always busy are never free at once: a task that has its turn at one of them, and must wait for the
+  -- other, keeps its place for a while. One of each user; and nobody keeps a place who waits for one that is kept, so that
+  -- they cannot wait for each other.
+  local function keep(l, full, user, id, mine, since)
+    local key = prefix .. 'keeper:' .. user
+    local keeper = call('GET', key)
+    if keeper and not (keeper == id and mine[1]) then return false end
+    if call('EXISTS', kept_of(full.key)) == 1 then return false end
+    local span = math.max(LOOK_MS, math.floor((now - tonumber(since or now)) / KEPT_SHARE))
+    call('SADD', kept_of(l.key), member_of(user, id))
+    for _, k in ipairs(mine) do call('ZADD', let_in_of(k), 'XX', now + span, member_of(user, id)) end
+    hand_out(user, id, { l }, now + span, mine)
+    call('SET', key, id, 'PX', span * (KEPT_SHARE + 1))
+    return true
+  end
+
+  -- The first held task of the user, whose turn it is at a key. Returns whether it was let in; else it waits for another.
+  local function take_turn(user, k, woken)
+    local id = call('ZRANGE', held_of(user, k), 0, 0)[1]
+    local key = task_key(user, id)
+    local of_task = call('HMGET', key, 'lane', 'score', 'keys', 'held_since')
+    local limits = limits_of(of_task[3] and unpacked(of_task[3]) or { k })
+    local mine = of_task[3] and in_hand(user, id) or {}
+    local full = blocked(limits, k, mine)
+    if full then
+      leave_line(user, id, k)
+      local is_kept = limit(k) and keep(limit(k), full, user, id, mine, of_task[4])
+      call('HSET', key, 'held', full.key)
+      stand_in_line(full, user, id, of_task[2], is_kept)
+      return false
+    end
+    it.unhold(user, id, k)
+    if limits[1] then
+      hand_out(user, id, limits, now + LOOK_MS, mine)
+      without[user] = nil
+    end
+    call('ZADD', place_key(of_task[1], user), of_task[2], id)
     if admit(user, cost_of_task(user, id)) then woken[user] = (woken[user] or 0) + 1 end
+    return true
   end
 
-  -- Lets the users in by turns. Those that cannot run now come after all others, for as long as a look lasts. Returns how
-  -- many it let in, and whether there are users that it did not look at.
-  local function let_in(name, most, woken)
+  -- Those that cannot run now come after all others, for as long as a look lasts. Returns how many it let in, and whether
+  -- there are users that it did not look at.
+  local function let_in(k, l, most, woken)
     local given, passed, last = 0, {}, now_us + most + USERS
     for turn = 1, most + USERS do
-      local first = call('ZRANGE', users_of(name), 0, 0, 'WITHSCORES')
-      local user = first[1]
-      if given == most or not user or passed[user] then return given, false end
+      local user = call('ZRANGE', users_of(k), 0, 0)[1]
+      if given == most or (l and room(l) < 1) or not user or passed[user] then return given, false end
       passed[user] = not can_run(user)
       if passed[user] then
-        call('ZADD', users_of(name), last + turn + LOOK_MS * 1000, user)
+        call('ZADD', users_of(k), last + turn + LOOK_MS * 1000, user)
       else
-        call('ZADD', users_of(name), now_us + turn, user)
-        offer(user, name, woken)
-        given = given + 1
+        call('ZADD', users_of(k), now_us + turn, user)
+        if take_turn(user, k, woken) then given = given + 1 end
       end
     end
-    return given, tonumber(call('ZRANGE', users_of(name), 0, 0, 'WITHSCORES')[2] or math.huge) <= last
+    return given, tonumber(call('ZRANGE', users_of(k), 0, 0, 'WITHSCORES')[2] or math.huge) <= last
   end
 
   -- Returns how many it let in.
-  local function look(name, most, woken)
-    local l = it.of(name)
-    local places = l and allowed(l) or UNLIMITED
+  local function look(k, most, woken)
+    local l = limit(k)
+    if l and l.let_in > 0 then take_back_late(k) end
+    local places = l and room(l) or UNLIMITED
     local given, is_cut = 0, false
-    if places > 0 then given, is_cut = let_in(name, math.min(places, most), woken) end
-    local user = call('ZRANGE', users_of(name), 0, 0)[1]
+    if places > 0 then given, is_cut = let_in(k, l, math.min(places, most), woken) end
+    local user = call('ZRANGE', users_of(k), 0, 0)[1]
     if not user then return given end
     is_cut = is_cut or not l or (given == most and given < places)
     local at = is_cut and now or next_look(l)
-    call('ZADD', held_key, at, name)
+    call('ZADD', held_key, at, k)
     note_moment(at, user)
     return given
   end
 
-  -- As many as became free. Returns whether any was let in.
+  -- As many as became free, in the order of keys. Returns whether any was let in.
   function it.pass_on(woken)
-    local names, given = freed, 0
+    local keys, given = freed, 0
     freed = {}
-    for _, name in ipairs(names) do
-      if call('ZSCORE', held_key, name) then given = given + look(name, math.min(names[name], UNLIMITED), woken) end
+    table.sort(keys)
+    for _, k in ipairs(keys) do
+      if call('ZSCORE', held_key, k) then given = given + look(k, math.min(keys[k], UNLIMITED), woken) end
     end
     return given > 0
   end
 
-  local function count_lane(member)
-    local colon = string.find(member, ':', 1, true)
-    local lane, user = string.sub(member, 1, colon - 1), string.sub(member, colon + 1)
-    for _, entry in ipairs(call('XRANGE', stream_key(lane, user), '-', '+')) do
-      local id = entry[2][2]
-      local l = it.of(name_in(call('GETRANGE', body_key(user, id), 0, LONGEST_HEAD)))
-      if l and l.uncounted then
-        call('SADD', running_of(l.name), user .. ':' .. id)
-        call('HSET', task_key(user, id), 'limited', l.name)
+  -- What changes with a limit: what ran before there was one, and what waits
+
+  local function count_delivery(user, id)
+    local key = task_key(user, id)
+    local limits = it.of(user, call('GETRANGE', body_key(user, id), 0, LONGEST_HEAD))
+    local counted = limits and unpacked(call('HGET', key, 'limited'))
+    for _, l in ipairs(limits or {}) do
+      if l.uncounted and call('SADD', running_of(l.key), member_of(user, id)) == 1 then
+        l.running = l.running + 1
+        counted[#counted + 1] = l.key
       end
     end
+    if counted and counted[1] then call('HSET', key, 'limited', packed(counted)) end
   end
 
-  -- What ran before its name had a limit: some lanes at each claim, as that is rare.
+  -- Some lanes at each claim, as that is rare.
   local is_counting = false
   local function count_running()
     local cursor = call('HGET', state_key, 'recount')
     if not cursor then return end
     local page = call('ZSCAN', leases_key, cursor, 'COUNT', LANES)
-    for at = 1, #page[2], 2 do count_lane(page[2][at]) end
+    for at = 1, #page[2], 2 do
+      local lane, user = string.match(page[2][at], '^([^:]*):(.*)$')
+      for _, entry in ipairs(call('XRANGE', stream_key(lane, user), '-', '+')) do count_delivery(user, entry[2][2]) end
+    end
     is_counting = page[1] ~= '0'
     if is_counting then
       call('HSET', state_key, 'recount', page[1])
       return
     end
-    for _, name in ipairs(call('SMEMBERS', prefix .. 'uncounted')) do
-      call('HDEL', prefix .. 'limit:' .. name, 'uncounted')
-      call('ZADD', held_key, 'XX', now, name)
+    for _, record in ipairs(call('SMEMBERS', prefix .. 'uncounted')) do
+      call('HDEL', prefix .. 'limit:' .. record, 'uncounted')
     end
     call('DEL', prefix .. 'uncounted')
     call('HDEL', state_key, 'recount')
-    known = {}
+    rules, known = {}, {}
   end
 
-  -- Whether there is more to count.
+  -- A limit was changed by which many keys that were filled may be held: some at each claim.
+  local function look_at_all()
+    local cursor = call('HGET', state_key, 'relook')
+    if not cursor then return end
+    local page = call('ZSCAN', held_key, cursor, 'COUNT', KEYS_DUE)
+    for at = 1, #page[2], 2 do
+      if string.find(page[2][at], '^[^:]*=') then call('ZADD', held_key, 'XX', 'LT', now, page[2][at]) end
+    end
+    if page[1] == '0' then call('HDEL', state_key, 'relook') else call('HSET', state_key, 'relook', page[1]) end
+    is_counting = is_counting or page[1] ~= '0'
+  end
+
+  -- Whether there is more to count, or to look at.
   function it.is_counting() return is_counting end
 
-  -- The names that are due share alike what one call lets in.
+  -- The keys that are due share alike what one call lets in.
   function it.tick(woken)
     count_running()
-    local names = call('ZRANGEBYSCORE', held_key, '-inf', now, 'LIMIT', 0, NAMES)
-    local most = math.max(1, math.floor(UNLIMITED / #names))
-    for _, name in ipairs(names) do look(name, most, woken) end
+    look_at_all()
+    local keys = call('ZRANGEBYSCORE', held_key, '-inf', now, 'LIMIT', 0, KEYS_DUE)
+    table.sort(keys)
+    local most = math.max(1, math.floor(UNLIMITED / #keys))
+    for _, k in ipairs(keys) do look(k, most, woken) end
   end
 
   return it
 end
 local limited = has_limits and new_limits() or nil
 if limited then on_held_back, on_reviewed = limited.take_back, limited.came_back end
+
+-- At the end of a script that made room.
+local function pass_room_on()
+  if not limited then return end
+  local woken = {}
+  limited.pass_on(woken)
+  for user, tasks in pairs(woken) do wake(user, tasks) end
+end
+
+-- Also in a queue whose last limit was lifted, while a task still counts for it.
+local function limiting()
+  limited = limited or new_limits()
+  return limited
+end
 
 -- lib/canceled.lua
 -- Outcomes that others wait for, passed on at the end of the script (lib/depend.lua).
@@ -1115,9 +2378,10 @@ local function new_ending()
   local function canceled_record(body, known, reason)
     local ran = known.state == 'started'
     local started = ran and tonumber(known.started) or now
-    return string.sub(body, 1, 9) .. 'C\156' .. cmsgpack.pack(name_in(body), tonumber(known.attempt or 0),
-      tonumber(known.queued or known.enqueued or started), started, now - started, ran and known.worker or '', nil, true,
-      nil, 'TaskCanceled', reason, '')
+    local attempt = ran and attempt_in(known.attempt) or tonumber(known.attempt or 0)
+    return string.sub(body, 1, 9) .. 'C\156' .. cmsgpack.pack(name_in(body), attempt,
+      tonumber(known.queued or known.enqueued or started), started, now - started, ran and known.worker or '', nil, true, nil,
+      'TaskCanceled', reason, '')
   end
 
   local function fields_of(key)
@@ -1132,6 +2396,7 @@ local function new_ending()
     local body = call('GET', body_key(user, id)) or string.rep('\0', 9)
     if erase_task(user, id) then announce(user, id, 'canceled') end
     call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
+    if bytes then bytes.lay(user, id) end
     tally(user, 'canceled')
     publish(user, id, 'canceled')
   end
@@ -1323,8 +2588,11 @@ local function depend()
   return links
 end
 
--- What an earlier call put off, and what this one caused.
+-- What an earlier call put off, and what this one caused: one step of it in each call.
+local is_passed_on = false
 local function pass_on_outcomes(step_us, ttl)
+  if is_passed_on then return end
+  is_passed_on = true
   if announcements[1] or tonumber(has_announcements or 0) > 0 then depend().pass_on_outcomes(step_us, ttl) end
 end
 
@@ -1337,7 +2605,7 @@ end
 
 local function new_xcom()
   local it = {}
-  local XCOM_SWEEP = 16
+  local XCOM_SWEEP, EXPIRY_BYTES = 16, 8
 
   local function names(user, namespace)
     local of = user .. ':' .. namespace
@@ -1352,8 +2620,18 @@ local function new_xcom()
     return call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, XCOM_SWEEP)
   end
 
+  function it.size(key, value) return #key + EXPIRY_BYTES + #value end
+
+  local function size_of(values, key)
+    local size = call('HSTRLEN', values, key)
+    return size > 0 and #key + size or 0
+  end
+
   function it.remove(user, namespace, keys)
     local values, expiries, spaces = names(user, namespace)
+    if bytes then
+      for _, key in ipairs(keys) do bytes.change_value(user, namespace, key, -size_of(values, key)) end
+    end
     call('HDEL', values, unpack(keys))
     call('ZREM', expiries, unpack(keys))
     if call('EXISTS', values) == 0 then call('ZREM', spaces, namespace) end
@@ -1364,13 +2642,21 @@ local function new_xcom()
     local _, expiries, spaces = names(user, namespace)
     local keys, namespaces = expired(expiries), expired(spaces)
     if #keys > 0 then it.remove(user, namespace, keys) end
-    if #namespaces > 0 then call('ZREM', spaces, unpack(namespaces)) end
+    if #namespaces == 0 then return end
+    call('ZREM', spaces, unpack(namespaces))
+    if not bytes then return end
+    for _, gone in ipairs(namespaces) do bytes.forget_space(user, gone) end
   end
 
   function it.push(user, namespace, key, value, ttl_ms)
     it.sweep(user, namespace)
     local values, expiries, spaces = names(user, namespace)
     local expiry = now + ttl_ms
+    if bytes then
+      if call('EXISTS', values) == 0 then bytes.forget_space(user, namespace) end -- it expired as a whole
+      bytes.change_value(user, namespace, key, -size_of(values, key))
+      bytes.change_value(user, namespace, key, it.size(key, value))
+    end
     call('HSET', values, key, struct.pack('>d', expiry) .. value)
     call('ZADD', expiries, expiry, key)
     call('ZADD', spaces, 'GT', expiry, namespace)
@@ -1387,6 +2673,7 @@ local function new_xcom()
 
   function it.clear(user, namespace)
     local values, expiries, spaces = names(user, namespace)
+    if bytes then bytes.forget_space(user, namespace) end
     call('UNLINK', values, expiries)
     call('ZREM', spaces, namespace)
   end
@@ -1399,39 +2686,220 @@ local function new_xcom()
   return it
 end
 
-local function settle_outcomes(report)
-  local worker, dead_letter_ttl_ms, priority_step_ms, outcomes = report[1], report[2], report[3], report[4]
+-- lib/suspects.lua
+-- Tasks that were in a process when it died run again apart from each other: which of them killed it is not known.
+-- suspects  zset  <u>:<id> of those that were handed out less than a lease ago → when that is over
+
+local suspects_key = prefix .. 'suspects'
+
+local function watch_suspect(user, id, lease_ms) call('ZADD', suspects_key, now + lease_ms, user .. ':' .. id) end
+
+local function may_run_suspects()
+  if call('EXISTS', suspects_key) == 0 then return true end
+  call('ZREMRANGEBYSCORE', suspects_key, '-inf', now)
+  local slots = tonumber(call('HGET', state_key, 'slots') or 0)
+  return call('ZCARD', suspects_key) < math.max(1, math.floor(slots / 10))
+end
+
+-- When one more may run at the latest; 0: now.
+local function suspects_open_at()
+  if may_run_suspects() then return 0 end
+  return tonumber(call('ZRANGE', suspects_key, 0, 0, 'WITHSCORES')[2])
+end
+
+-- One that died as the only suspect runs in a worker that runs nothing else: an idle one, or one at a time that takes
+-- nothing new until it is empty. `clearing` in the state is until when, for which lane, and its name.
+local function new_room(worker, holds)
+  local it = {}
+  local PATIENCE_MS = 30000 -- then another worker's turn
+  local ends_at, lane, owner = string.match(clearing_known, '^(%d+) (%S+) (.*)$')
+  ends_at = tonumber(ends_at or 0)
+  local is_own = owner == worker
+
+  -- The lane for which this worker is empty now.
+  function it.lane() return is_own and holds == 0 and lane end
+
+  -- `wanted`: the lane, if this call saw one that waits for room.
+  function it.settle(wanted)
+    if is_own and (holds == 0 or ends_at <= now) then
+      is_own = false
+      call('HDEL', state_key, 'clearing')
+    elseif wanted and holds > 0 and ends_at <= now then
+      is_own, ends_at = true, now + PATIENCE_MS
+      call('HSET', state_key, 'clearing', string.format('%d ', ends_at) .. wanted .. ' ' .. worker)
+    end
+  end
+
+  function it.is_awaited() return is_own and ends_at > now and holds > 0 end
+
+  function it.ends_at() return ends_at end
+
+  return it
+end
+
+-- lib/charging.lua
+-- Services whose cost is their time: what they run is charged while they run, so that none is far from what it has used.
+-- task:<u>:<id>  charged         what this delivery was charged so far
+--                charged_before  what the task was charged for deliveries that were stolen or put back
+-- run-times      name → 'number mean' of what tasks of a name took lately, in seconds; '' stands for all names
+
+local function new_charging()
+  local it, run_times = {}, prefix .. 'run-times'
+  local RENEWAL = 0.3 -- of a lease: the interval of worker/renewal.py
+  local FIRST_ESTIMATE, MEAN_OF = 0.1, 32
+
+  local function estimate(name)
+    local known = call('HGET', run_times, name) or call('HGET', run_times, '')
+    return known and tonumber(string.match(known, ' (.*)')) or FIRST_ESTIMATE
+  end
+
+  -- No more than what is known at the first renewal: a task that takes less gives no more than that back.
+  function it.begin(user, id, name, cost, lease_ms)
+    local charged = cost * math.min(estimate(name), RENEWAL * lease_ms / 1000)
+    call('HSET', task_key(user, id), 'charged', charged)
+    return charged
+  end
+
+  -- Another delivery follows, which is charged from nothing on.
+  function it.interrupt(user, id, charged, before)
+    if not charged then return end
+    local key = task_key(user, id)
+    call('HSET', key, 'charged', 0, 'charged_before', charged + (before or 0))
+  end
+
+  -- It is still running.
+  function it.go_on(user, id, cost, charged, started)
+    local used = cost * math.max(0, now - started) / 1000
+    if used <= charged then return end
+    call('HSET', task_key(user, id), 'charged', used)
+    adjust(user, used - charged)
+  end
+
+  -- What the delivery cost. What did not run, as its worker died or nobody knows it, costs what it was thought to: nobody
+  -- is served for nothing.
+  function it.finish(user, cost, charged, run, more)
+    local used = (run > 0 and cost * run / 1000 or charged) + more
+    if used ~= charged then adjust(user, used - charged) end
+    return used
+  end
+
+  local function learn_one(name, seconds)
+    local n, took = string.match(call('HGET', run_times, name) or '0 0', '(.*) (.*)')
+    n = math.min(n + 1, MEAN_OF)
+    call('HSET', run_times, name, string.format('%d %.9g', n, took + (seconds - took) / n))
+    call('PEXPIRE', run_times, USER_TTL)
+  end
+
+  function it.learn(user, id, seconds)
+    local name = name_in(call('GETRANGE', body_key(user, id), 0, LONGEST_HEAD))
+    if name ~= '' then learn_one(name, seconds) end
+    learn_one('', seconds)
+  end
+
+  return it
+end
+
+-- lib/fitting.lua
+-- What a task leaves whose user has no bytes left: no outcome is lost, only what is large in it. A result that does not fit
+-- makes a failure of the kind 'quota'; of an error that does not fit, the kind and the name stay.
+
+local function new_fitting()
+  local LONGEST_NAME = 200
+  local MISSING = 'not kept: its user has no bytes left (max_bytes)'
+
+  -- Of message.Record, from its first fields: name, attempt, queued, started, run, worker.
+  local function without_value(record, text)
+    local first = { cmsgpack.unpack_limit(record, 6, 11) }
+    local name, attempt, queued, started, run, worker = unpack(first, 2, 7)
+    return string.sub(record, 1, 9) .. 'X\156' .. cmsgpack.pack(name, attempt, queued, started, run, worker, nil, true,
+      'quota', 'QuotaExceeded', text, ''), '\151' .. cmsgpack.pack(attempt, now / 1000, 'quota', 'QuotaExceeded', text, '',
+      worker)
+  end
+
+  -- Of message.Record and models.Attempt: the texts at these places go, the name of the class before them stays.
+  local function without_text(packed, head, fields, type_name, message)
+    local ok, found = pcall(cmsgpack.unpack, string.sub(packed, head + 1))
+    if not ok or type(found) ~= 'table' then return packed end
+    found[type_name] = string.sub(tostring(found[type_name]), 1, LONGEST_NAME)
+    found[message], found[message + 1] = MISSING, ''
+    return string.sub(packed, 1, head) .. string.char(144 + fields) .. cmsgpack.pack(unpack(found, 1, fields))
+  end
+
+  -- `own`: bytes that the task had, which are not in the count now. Returns the kind, record, error and XCom value to be
+  -- kept, and whether they are others.
+  return function(user, kind, record, error, pushed, own)
+    if kind == 'finished' then
+      local size = #record + #pushed
+      if bytes.has_room(user, size) then return kind, record, error, pushed, false end
+      local text = string.format('the result takes %d bytes, of max_bytes of its user %d are left', size,
+        math.max(0, bytes.limit(user) - bytes.used(user)))
+      record, error = without_value(record, text)
+      return 'failed', record, error, '', true
+    end
+    if bytes.has_room(user, own + #record + #error) then return kind, record, error, pushed, false end
+    if kind == 'failed' then record = without_text(record, 10, 12, 10, 11) end
+    return kind, record, without_text(error, 0, 7, 4, 5), pushed, true
+  end
+end
+
+-- Each outcome is taken by itself: one that fails keeps nothing from the others.
+local function settle_outcomes(report, claims)
+  local worker, dead_letter_ttl_ms, priority_step_ms, outcomes, suspects =
+    report[1], report[2], report[3], report[4], report[5]
   local step_us = priority_step_ms * 1000
   local KEPT_ERRORS = 20
   local woken = {}
 
-  -- The last delivery of a lane takes the stream with it.
+  local in_stream -- deliveries of the lane: read before anything is written, as it tells whether the stream is one
+
+  -- The last delivery of a lane takes the stream with it. Those of a lane in which others run leave together.
+  local streams, over, empty = {}, {}, { leases_key }
   local function remove_delivery(lane, user, stream_id, ...)
     local stream = stream_key(lane, user)
-    if call('XLEN', stream) == 1 then
+    local ids = over[stream]
+    if in_stream == (ids and #ids or 0) + 1 then
       call('DEL', stream, ...)
-      call('ZREM', leases_key, lane .. ':' .. user)
-      if has_cursors then forget_cursor(lane .. ':' .. user) end
+      over[stream] = nil
+      empty[#empty + 1] = lane .. ':' .. user
     else
-      call('XACK', stream, 'workers', stream_id)
-      call('XDEL', stream, stream_id)
+      if not ids then
+        ids = {}
+        streams[#streams + 1], over[stream] = stream, ids
+      end
+      ids[#ids + 1] = stream_id
       if ... then call('DEL', ...) end
     end
     count('started', -1)
     if governed then governed.user(user).running = nil end
   end
 
-  local function keep_error(user, id, record)
+  local function end_deliveries()
+    for _, stream in ipairs(streams) do
+      local ids = over[stream]
+      if ids then
+        call('XACK', stream, 'workers', unpack(ids))
+        call('XDEL', stream, unpack(ids))
+      end
+    end
+    if empty[2] then call('ZREM', unpack(empty)) end
+    streams, over, empty = {}, {}, { leases_key }
+  end
+
+  local function keep_error(user, id, record, is_cut)
     local key = errors_key(user, id)
     call('RPUSH', key, record)
-    call('LTRIM', key, -KEPT_ERRORS, -1)
+    call('LTRIM', key, is_cut and -1 or -KEPT_ERRORS, -1)
   end
 
   local ends = {}
 
   -- A result that others wait for is kept at least as long as they may have to.
-  function ends.finished(user, id, lane, stream_id, _, ttl, _, record, _, feeds)
-    remove_delivery(lane, user, stream_id, keys_of_task(user, id))
+  function ends.finished(user, id, lane, stream_id, _, ttl, _, record, _, feeds, _, is_plain)
+    if is_plain then
+      remove_delivery(lane, user, stream_id, task_key(user, id), body_key(user, id))
+    else
+      remove_delivery(lane, user, stream_id, keys_of_task(user, id))
+    end
     if feeds then
       ttl = math.max(ttl, dead_letter_ttl_ms)
       announce(user, id, 'finished')
@@ -1445,15 +2913,17 @@ local function settle_outcomes(report)
     end_canceled(user, id, reason, dead_letter_ttl_ms)
   end
 
-  function ends.failed(user, id, lane, stream_id, _, ttl, _, record, error, feeds)
+  function ends.failed(user, id, lane, stream_id, attempt, _, _, record, error, feeds, is_cut)
     remove_delivery(lane, user, stream_id)
-    keep_error(user, id, error)
+    keep_error(user, id, error, is_cut)
     local key = task_key(user, id)
-    call('HSET', key, 'state', 'failed', 'stream_id', '', 'ended', now)
+    -- Another record than the worker has: a repeated report knows it by this.
+    if is_cut then call('HSET', key, 'last', stream_id .. ' ' .. attempt) end
+    call('HSET', key, 'state', 'failed', 'attempt', attempt, 'stream_id', '', 'ended', now)
     call('PEXPIRE', key, dead_letter_ttl_ms)
     call('PEXPIRE', body_key(user, id), dead_letter_ttl_ms)
     call('PEXPIRE', errors_key(user, id), dead_letter_ttl_ms)
-    call('SET', result_key(user, id), record, 'PX', ttl)
+    call('SET', result_key(user, id), record, 'PX', dead_letter_ttl_ms)
     local dead = place_key('dead', user)
     call('ZREMRANGEBYSCORE', dead, '-inf', now - dead_letter_ttl_ms)
     call('ZADD', dead, now, id)
@@ -1467,10 +2937,11 @@ local function settle_outcomes(report)
   end
 
   -- Back to its place: at once, or when its time has come.
-  local function put_back(user, id, lane, stream_id, attempt, delay)
+  local function put_back(user, id, lane, stream_id, attempt, counted, delay)
     local key = task_key(user, id)
     remove_delivery(lane, user, stream_id)
-    call('HSET', key, 'stream_id', '', 'last', stream_id .. ' ' .. attempt)
+    end_deliveries() -- who may be served depends on what runs
+    call('HSET', key, 'attempt', counted, 'stream_id', '', 'last', stream_id .. ' ' .. attempt)
     if delay > 0 then
       call('HSET', key, 'state', 'scheduled')
       schedule(user, id, now + delay)
@@ -1481,24 +2952,24 @@ local function settle_outcomes(report)
     publish(user, id, 'waiting')
   end
 
-  function ends.retry(user, id, lane, stream_id, attempt, _, delay, _, error)
-    keep_error(user, id, error)
+  function ends.retry(user, id, lane, stream_id, attempt, _, delay, _, error, _, is_cut)
+    keep_error(user, id, error, is_cut)
     local key = task_key(user, id)
     call('HINCRBY', key, 'failures', 1)
-    call('HDEL', key, 'lost')
-    put_back(user, id, lane, stream_id, attempt, delay)
+    call('HDEL', key, 'lost', 'received', 'tried', 'deaths', 'alone')
+    put_back(user, id, lane, stream_id, attempt, attempt, delay)
   end
 
   function ends.released(user, id, lane, stream_id, attempt, _, delay)
     local key = task_key(user, id)
-    call('HINCRBY', key, 'attempt', -1)
+    call('HDEL', key, 'alone')
     if delay > 0 then
       call('HINCRBY', key, 'returned', 1)
       call('HSETNX', key, 'since', now)
     else
       call('HSET', key, 'paid', 1)
     end
-    put_back(user, id, lane, stream_id, attempt, delay)
+    put_back(user, id, lane, stream_id, attempt, attempt - 1, delay)
   end
 
   -- The record of a task that ended as canceled tells which worker's attempt that was.
@@ -1530,79 +3001,89 @@ local function settle_outcomes(report)
   end
 
   -- Shares follow what was used: what was charged at the claim is corrected. Returns what the service cost in the end.
-  local function correct(user, id, kind, cost, charge, run, charged)
-    local total = cost + charge
-    if charged then
-      -- What did not run, as its worker died or nobody can run it, costs what it was thought to: nobody is served for nothing.
-      total = (run > 0 and cost * run / 1000 or charged) + charge
-      charge = total - charged
-      if kind == 'retry' then call('HDEL', task_key(user, id), 'charged') end
+  local function correct(user, id, kind, cost, charge, run, charged, before)
+    if not charged then
+      if charge ~= 0 then adjust(user, charge) end
+      return cost + charge
     end
-    if charge ~= 0 then adjust(user, charge) end
-    return total
-  end
-
-  -- The mean of what tasks of a name took lately, as 'number mean'; '' stands for all names.
-  local function learn(name, seconds)
-    local key = prefix .. 'run-times'
-    local n, took = string.match(call('HGET', key, name) or '0 0', '(.*) (.*)')
-    n = math.min(n + 1, 32)
-    call('HSET', key, name, string.format('%d %.9g', n, took + (seconds - took) / n))
-    call('PEXPIRE', key, USER_TTL)
+    local charging, key = new_charging(), task_key(user, id)
+    local total = charging.finish(user, cost, charged, run, charge)
+    if kind == 'retry' then call('HDEL', key, 'charged', 'charged_before') end
+    if kind == 'released' then call('HSET', key, 'charged', total) elseif run > 0 then charging.learn(user, id, run / 1000) end
+    return total + (before or 0)
   end
 
   local COUNTED = { finished = 'finished', failed = 'failed', retry = 'retried' }
   local reviewed = {}
-  local function account(user, id, kind, cost, charge, run, wait, charged)
+  local function account(user, id, kind, cost, charge, run, charged, before)
+    if kind == 'released' and not charged then return end
+    local total = correct(user, id, kind, cost, charge, run, charged, before)
     if kind == 'released' then return end
-    local total = correct(user, id, kind, cost, charge, run, charged)
-    if charged and run > 0 then
-      local name = name_in(call('GETRANGE', body_key(user, id), 0, LONGEST_HEAD))
-      if name ~= '' then learn(name, run / 1000) end
-      learn('', run / 1000)
-    end
-    tally_service(user, wait, run, total)
-    if COUNTED[kind] then tally(user, COUNTED[kind]) end
     if governed and kind ~= 'canceled' then governed.note_end(governed.user(user), kind == 'finished') end
+    return total
   end
 
-  local answers = {}
-  for at, outcome in ipairs(outcomes) do
+  local fit
+  local HAS_BYTES = { finished = true, failed = true, retry = true } -- of canceled ones lib/canceled.lua sees to it
+  local function settle(outcome)
     local lane, user, id, stream_id, attempt, kind, ttl_ms, delay_ms, record, error, pushed, cost, charge, run_ms, wait_ms
       =
       outcome[1], outcome[2], outcome[3], outcome[4], outcome[5], outcome[6], outcome[7], outcome[8], ARGV[outcome[9]] or
       '', ARGV[outcome[10]] or '', ARGV[outcome[11]] or '', outcome[12], outcome[13], outcome[14], outcome[15]
-    local known = call('HMGET', task_key(user, id), 'stream_id', 'attempt', 'feeds', 'canceling', 'limited', 'charged')
-    if known[1] == stream_id and tonumber(known[2]) == attempt then
-      if pushed ~= '' then push(user, pushed) end
-      local settled = settled_kind(kind, known[4])
-      account(user, id, settled, cost, charge, run_ms, wait_ms, tonumber(known[6]))
-      if known[5] then
-        limited = limited or new_limits()
-        limited.stop(known[5], user, id)
-      end
-      if governed and governed.ends_matter(governed.user(user)) and not reviewed[user] then
-        reviewed[user] = true
-        reviewed[#reviewed + 1] = user
-      end
-      local told = settled == 'canceled' and known[4] or error
-      ends[settled](user, id, lane, stream_id, attempt, ttl_ms, delay_ms, record, told, known[3])
-      answers[at] = 1
-    else
-      answers[at] = already_done(user, id, stream_id, attempt, record) and 1 or 0
+    local known = call('HMGET', task_key(user, id), 'stream_id', 'attempt', 'feeds', 'canceling', 'limited', 'charged',
+      'charged_before', 'queued')
+    if known[1] ~= stream_id or attempt_in(known[2]) ~= attempt then
+      return already_done(user, id, stream_id, attempt, record) and 1 or 0
     end
+    in_stream = call('XLEN', stream_key(lane, user))
+    local settled, is_cut = settled_kind(kind, known[4]), false
+    local is_weighed = bytes and HAS_BYTES[settled] and bytes.limit(user)
+    if is_weighed then
+      fit = fit or new_fitting()
+      settled, record, error, pushed, is_cut = fit(user, settled, record, error, pushed, bytes.lift_running(user, id))
+    end
+    if pushed ~= '' then push(user, pushed) end
+    local total = account(user, id, settled, cost, charge, run_ms, tonumber(known[6]), known[7])
+    if known[5] then limiting().stop(known[5], user, id) end
+    if governed and governed.ends_matter(governed.user(user)) and not reviewed[user] then
+      reviewed[user] = true
+      reviewed[#reviewed + 1] = user
+    end
+    local told = settled == 'canceled' and known[4] or error
+    ends[settled](user, id, lane, stream_id, attempt, ttl_ms, delay_ms, record, told, known[3], is_cut, not known[8])
+    if is_weighed then
+      if settled == 'finished' then bytes.lay_result(user, id, #record) else bytes.lay(user, id) end
+    end
+    if total then tally_service(user, wait_ms, run_ms, total) end
+    if COUNTED[settled] then tally(user, COUNTED[settled]) end
+    return 1
   end
 
-  pass_on_outcomes(step_us, dead_letter_ttl_ms)
-  for _, user in ipairs(reviewed) do
-    if governed.freed(user) then woken[user] = (woken[user] or 0) + 1 end
+  local answers = {}
+  for at, outcome in ipairs(outcomes) do
+    local is_done, answer = pcall(settle, outcome)
+    answers[at] = is_done and answer or text_of(answer)
   end
-  if limited then limited.pass_on(woken) end
-  for user, tasks in pairs(woken) do wake(user, tasks) end
+
+  -- What goes wrong with one user behind the outcomes is told behind the answers.
+  local function attempt_to(act, ...)
+    local is_done, failure = pcall(act, ...)
+    if not is_done then answers[#answers + 1] = text_of(failure) end
+    return is_done and failure
+  end
+  if suspects[1] then attempt_to(call, 'ZREM', suspects_key, unpack(suspects)) end
+  attempt_to(end_deliveries)
+  attempt_to(pass_on_outcomes, step_us, dead_letter_ttl_ms)
+  for _, user in ipairs(reviewed) do
+    if attempt_to(governed.freed, user) then woken[user] = (woken[user] or 0) + 1 end
+  end
+  if limited then attempt_to(limited.pass_on, woken) end
+  for user, tasks in pairs(woken) do attempt_to(wake, user, tasks, claims and worker) end
   return answers
 end
 -- ARGV[1] is the msgpack of Settle: worker: str, dead_letter_ttl_ms: int, priority_step_ms: int, outcomes:
---   list[SettledDelivery]
+--   list[SettledDelivery], suspects: list[str]
+--   suspects: <user>:<id> of the outcomes that are of such.
 -- SettledDelivery: lane: str, user: str, id: str, stream_id: str, attempt: int, kind: str, ttl_ms: int, delay_ms:
 --   int, record: Value, error: Value, pushed: Value, cost: float, charge: float, run_ms: float, wait_ms: int | None
 --   kind: finished, failed, canceled, retry, or released (not the task's fault: it keeps attempt and
@@ -1611,7 +3092,8 @@ end
 --   error: a record, or of what is canceled the reason. pushed: the lengths of namespace and key, the TTL in ms, then
 --   namespace, key and value. cost: of the body. charge: what the task added while it ran. wait_ms: of a first attempt.
 local args = cmsgpack.unpack(ARGV[1])
-local worker, dead_letter_ttl_ms, priority_step_ms, outcomes = args[1], args[2], args[3], args[4]
+local worker, dead_letter_ttl_ms, priority_step_ms, outcomes, suspects = args[1], args[2], args[3], args[4], args[5]
 local answers = settle_outcomes(args)
 save_state()
 return answers
+end)()

@@ -31,11 +31,18 @@ local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. i
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
 
+-- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
+local function attempt_in(field) return tonumber(field or 1) end
+
 -- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
 local function place_key(place, user) return prefix .. place .. ':' .. user end
 local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
 
+-- What went wrong, as pcall tells it.
+local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
+
 local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+return (function()
 -- ARGV[1] is the msgpack of Stats: silent_ms: int
 --   silent_ms: after which a worker is not listed.
 local args = cmsgpack.unpack(ARGV[1])
@@ -46,3 +53,4 @@ for _, worker in ipairs(call('ZRANGEBYSCORE', prefix .. 'workers', now - silent_
 end
 return { call('HGETALL', state_key), call('ZCARD', ready_key), call('ZCARD', users_key), workers, now,
   call('GET', prefix .. 'metrics:*') or '' }
+end)()

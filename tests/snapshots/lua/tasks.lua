@@ -33,22 +33,33 @@ local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. i
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
 
+-- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
+local function attempt_in(field) return tonumber(field or 1) end
+
 -- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
 local function place_key(place, user) return prefix .. place .. ':' .. user end
 local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
 
+-- What went wrong, as pcall tells it.
+local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
+
 local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+return (function()
 
 -- lib/message.lua
 -- What scripts read of the body of a task. A body that cannot be read belongs to somebody else.
 
-local LONGEST_HEAD = 600 -- of a body, with a name of 512 bytes
+local LONGEST_HEAD = 2200 -- of a body, with a name of 512 bytes and two limit keys
 
--- The name of a task, '' where the body cannot be read.
-local function name_in(body)
-  local ok, _, name = pcall(cmsgpack.unpack_one, body, 19)
-  return ok and type(name) == 'string' and name or ''
+-- The name of a task, '' where the body cannot be read; second: the name and the limit keys that it was put in with, if it
+-- has any, each as {text, its template percent-encoded or nil, whether it is of each user}.
+local function heading_in(body)
+  local ok, _, heading = pcall(cmsgpack.unpack_one, body, 19)
+  if ok and type(heading) == 'table' and type(heading[1]) == 'string' then return heading[1], heading end
+  return ok and type(heading) == 'string' and heading or ''
 end
+
+local function name_in(body) return (heading_in(body)) end
 
 -- The head of a body: version, nonce (8), cost (8), priority (1). A foreign body costs 1.
 local function cost_of(body)
@@ -117,3 +128,4 @@ end
 local lane = string.match(place, '(.*)-stream')
 if lane then return note_deliveries(lane) end
 return note_sorted(place_key(place, user))
+end)()

@@ -4,7 +4,7 @@
 -- Returns  {now, policy of '*', metrics of the queue, per user: {user, critical, normal, started critical, started normal,
 --          scheduled, deferred, held, dead letters, ready tag or '', seen or 0, parked until or '', breaker open until or
 --          '', policy, metrics, per place where one waits for its turn, of the next one: {score, head of
---          its body, queued or ''}}}
+--          its body, queued or ''}, bytes used or ''}}
 -- Cost     O(users returned)
 
 -- lib/base.lua
@@ -34,11 +34,34 @@ local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. i
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
 
+-- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
+local function attempt_in(field) return tonumber(field or 1) end
+
 -- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
 local function place_key(place, user) return prefix .. place .. ':' .. user end
 local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
 
+-- What went wrong, as pcall tells it.
+local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
+
 local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+return (function()
+
+-- lib/bytes_used.lua
+-- What is told of the bytes of a user, without a write.
+
+-- '' where nothing is counted.
+local function bytes_used(user)
+  local counts = prefix .. 'bytes:' .. user
+  local used = call('HGET', counts, 'used')
+  if not used then return '' end
+  local gone = 0
+  local buckets = call('ZRANGEBYSCORE', prefix .. 'bytes-expiring:' .. user, '-inf', math.floor(now / 10000), 'LIMIT', 0, 500)
+  if #buckets > 0 then
+    for _, size in ipairs(call('HMGET', counts, unpack(buckets))) do gone = gone + (size or 0) end
+  end
+  return string.format('%d', math.max(0, used - gone))
+end
 -- ARGV[1] is the msgpack of Users: offset: int, most: int, named: Sequence[str]
 --   named: these, wherever they stand.
 local args = cmsgpack.unpack(ARGV[1])
@@ -87,9 +110,11 @@ local function known_of(user)
     policy or '',
     call('GET', prefix .. 'metrics:' .. user) or '',
     next_ones(user),
+    bytes_used(user),
   }
 end
 
 local found = { now, call('GET', prefix .. 'policy:*') or '', call('GET', prefix .. 'metrics:*') or '' }
 for at, user in ipairs(names) do found[at + 3] = known_of(user) end
 return found
+end)()

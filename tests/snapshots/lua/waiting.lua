@@ -32,11 +32,18 @@ local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. i
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
 
+-- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
+local function attempt_in(field) return tonumber(field or 1) end
+
 -- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
 local function place_key(place, user) return prefix .. place .. ':' .. user end
 local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
 
+-- What went wrong, as pcall tells it.
+local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
+
 local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+return (function()
 -- ARGV[1] is the msgpack of Waiting: user: str, place: str, offset: int, most: int
 --   place: critical, normal, held, scheduled or deferred.
 local args = cmsgpack.unpack(ARGV[1])
@@ -60,3 +67,4 @@ for at = 1, #found, 2 do
   reply[#reply + 1] = string.format('%d', found[at + 1]) -- times have fractions
 end
 return reply
+end)()

@@ -38,15 +38,336 @@ local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. i
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
 
+-- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
+local function attempt_in(field) return tonumber(field or 1) end
+
 -- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
 local function place_key(place, user) return prefix .. place .. ':' .. user end
 local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
 
+-- What went wrong, as pcall tells it.
+local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
+
 local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+return (function()
+
+-- lib/bytes.lua
+-- Bytes of users that may have no more than `max_bytes`: bodies, errors and results of their tasks, values that those share,
+-- and bodies of schedules. `bytes` is nil in a queue where nobody has such a limit.
+-- A call writes what it counted at its end, by save_state() or save_bytes().
+-- bytes:<u>           hash  used: all of it; <bucket>: what expires by itself before the end of these ten seconds, counted
+--                           since 1970; gen: when the count began, in us
+-- bytes-expiring:<u>  zset  the buckets
+-- xcom-bytes:<u>      hash  namespace → bytes of its values
+-- While what was there before its user had a limit is counted (lib/weighing.lua), `weighed` has what is in the counts of
+-- those whose `gen` is in `weighing` of the state.
+
+-- lib/state.lua
+-- What the queue keeps of itself: read once, and written back by save_state().
+
+local of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
+  'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand')
+local arrival = tonumber(of_queue[2] or 0)
+local has_policies, has_assigned = of_queue[3], of_queue[4]
+local clearing_known = of_queue[5] or '' -- lib/suspects.lua
+local has_announcements, has_limits, keeper_known = of_queue[6], of_queue[7], of_queue[9] or ''
+local has_weights, sweep_asked, has_returned = of_queue[10], of_queue[11], of_queue[12]
+local has_byte_limits, is_weighing = tonumber(of_queue[13] or 0) > 0, of_queue[14]
+local has_in_hand = tonumber(of_queue[15] or 0) -- lib/limits.lua
+local root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
+local saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
+
+-- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
+-- small sorted set ten times faster than fractions.
+local function next_arrival()
+  arrival = math.max(now_us, arrival + 1)
+  return arrival
+end
+
+-- Totals of the queue.
+local counts = {}
+local function count(field, by) counts[field] = (counts[field] or 0) + by end
+
+local save_tallies = nil -- a function in scripts that measure users: lib/metrics.lua
+local tell_of_moments = nil -- a function in scripts that set moments: lib/moments.lua
+local save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
+local save_lines = nil -- a function in scripts that know lines: lib/lines.lua
+local function save_state()
+  if save_lines then save_lines() end
+  if save_bytes then save_bytes() end
+  if save_tallies then save_tallies() end
+  if tell_of_moments then tell_of_moments() end
+  if root.clock ~= saved_clock or arrival ~= saved_arrival or root.mean ~= saved_mean then
+    call('HSET', state_key, 'clock', root.clock, 'arrival', arrival, 'mean', root.mean)
+  end
+  for field, by in pairs(counts) do
+    if by ~= 0 then call('HINCRBY', state_key, field, by) end
+  end
+end
+
+local function new_bytes()
+  local it, limits, own_limits, gens = {}, {}, {}, {}
+  local pending, stored = {}, {} -- of users: changes of this call; what the hash says, once what has expired is out of it
+  local BUCKET_MS, LOOKS, MOST_LOOKS = 10000, 500, 5000
+  local LEAST_RETRY_MS, LONGEST_RETRY_MS = 1000, 60000
+  local weighed_key = prefix .. 'weighed'
+  local of_all = call('HMGET', state_key, 'byte_gen', 'weighing')
+  local gen_of_all, weighing = of_all[1] or '0', of_all[2]
+  local function counts_of(user) return prefix .. 'bytes:' .. user end
+  local function buckets_of(user) return prefix .. 'bytes-expiring:' .. user end
+  local function spaces_of(user) return prefix .. 'xcom-bytes:' .. user end
+
+  local function stated(whose)
+    local packed = call('GET', prefix .. 'policy:' .. whose)
+    return packed and cmsgpack.unpack(packed).max_bytes
+  end
+  local default = stated('*')
+
+  -- False: none.
+  function it.limit(user)
+    if limits[user] == nil then
+      own_limits[user] = stated(user)
+      limits[user] = own_limits[user] or default or false
+    end
+    return limits[user]
+  end
+
+  function it.forget(user)
+    gens[user], pending[user], stored[user] = nil, nil, nil
+    call('UNLINK', counts_of(user), buckets_of(user), spaces_of(user))
+  end
+
+  local function is_damaged(user)
+    return type(redis.pcall('HLEN', counts_of(user))) ~= 'number' or type(redis.pcall('ZCARD', buckets_of(user))) ~= 'number'
+      or type(redis.pcall('HLEN', spaces_of(user))) ~= 'number'
+  end
+
+  -- A count from before everybody had a limit knows nothing of what came between; one that is damaged begins anew.
+  local function gen_of(user)
+    if gens[user] then return gens[user] end
+    if is_damaged(user) then it.forget(user) end
+    local gen = call('HGET', counts_of(user), 'gen')
+    if gen and not own_limits[user] and tonumber(gen) < tonumber(gen_of_all) then
+      it.forget(user)
+      gen = nil
+    end
+    if not gen then
+      gen = gen_of_all
+      call('HSET', counts_of(user), 'gen', gen)
+      call('ZADD', users_key, 'NX', now, user)
+    end
+    gens[user] = gen
+    return gen
+  end
+
+  -- Whether something of it may be there that is not in its count.
+  function it.is_counting(user)
+    return it.limit(user) and weighing and string.find(' ' .. weighing .. ' ', ' ' .. gen_of(user) .. ' ', 1, true) and true or
+      false
+  end
+
+  local function mark_of(user, part) return gen_of(user) .. ':' .. user .. ':' .. part end
+
+  local function book(user, by, expiry)
+    local changes = pending[user]
+    if not changes then
+      changes = { used = 0, buckets = {} }
+      pending[user] = changes
+    end
+    changes.used = changes.used + by
+    if not expiry then return end
+    local bucket = string.format('%d', math.ceil(expiry / BUCKET_MS))
+    changes.buckets[bucket] = (changes.buckets[bucket] or 0) + by
+  end
+
+  local function write_bucket(user, bucket, by)
+    local left = call('HINCRBY', counts_of(user), bucket, by)
+    if left <= 0 then
+      call('HDEL', counts_of(user), bucket)
+      call('ZREM', buckets_of(user), bucket)
+    elseif left == by then
+      call('ZADD', buckets_of(user), bucket, bucket)
+    end
+  end
+
+  local function write(user, changes)
+    for bucket, by in pairs(changes.buckets) do
+      if by ~= 0 then write_bucket(user, bucket, by) end
+    end
+    stored[user] = nil
+    if call('HINCRBY', counts_of(user), 'used', changes.used) <= 0 and not weighing then it.forget(user) end
+  end
+
+  function it.save()
+    local changed = pending
+    pending = {}
+    for user, changes in pairs(changed) do write(user, changes) end
+  end
+
+  -- Whether it changes the count: what has not been counted yet cannot leave it.
+  local function is_in_count(user, part, by)
+    gen_of(user)
+    if not it.is_counting(user) then return true end
+    if by > 0 then return call('SADD', weighed_key, mark_of(user, part)) >= 0 end
+    return call('SREM', weighed_key, mark_of(user, part)) == 1
+  end
+
+  -- One part came, or goes. `expiry`: in ms, nil for never.
+  function it.change(user, part, by, expiry)
+    if by ~= 0 and it.limit(user) and is_in_count(user, part, by) then book(user, by, expiry) end
+  end
+
+  -- One that was there before its user had a limit.
+  function it.discover(user, part, size, expiry)
+    if call('SADD', weighed_key, mark_of(user, part)) == 1 then book(user, size, expiry) end
+  end
+
+  local function size_of(key)
+    local size = redis.pcall('STRLEN', key)
+    return type(size) == 'number' and size or 0 -- 0: of another kind, by a foreign hand
+  end
+
+  local function size_of_list(key)
+    local size, found = 0, redis.pcall('LRANGE', key, 0, -1)
+    for _, each in ipairs(found) do size = size + #each end
+    return size
+  end
+
+  function it.expiry_of(key)
+    local at = call('PEXPIRETIME', key)
+    return at >= 0 and at or nil
+  end
+
+  -- What the task has now, by part: name, key, size.
+  function it.parts_of(user, id)
+    local body, errors, result = body_key(user, id), errors_key(user, id), result_key(user, id)
+    return {
+      { 'body:' .. id, body, size_of(body) },
+      { 'errors:' .. id, errors, size_of_list(errors) },
+      { 'result:' .. id, result, size_of(result) },
+    }
+  end
+
+  local function change_all(user, id, sign)
+    if not it.limit(user) then return 0 end
+    local total = 0
+    for _, part in ipairs(it.parts_of(user, id)) do
+      if part[3] > 0 then it.change(user, part[1], sign * part[3], it.expiry_of(part[2])) end
+      total = total + part[3]
+    end
+    return total
+  end
+
+  -- What is there of a task leaves the count, before it changes; returns how much. It comes back as it is afterwards.
+  function it.lift(user, id) return change_all(user, id, -1) end
+  function it.lay(user, id) return change_all(user, id, 1) end
+
+  -- The same for a task that runs, which has no result, and nothing that expires.
+  function it.lift_running(user, id)
+    local body, errors = size_of(body_key(user, id)), size_of_list(errors_key(user, id))
+    it.change(user, 'body:' .. id, -body)
+    it.change(user, 'errors:' .. id, -errors)
+    return body + errors
+  end
+
+  -- The same for one of which nothing is left but its result.
+  function it.lay_result(user, id, size) it.change(user, 'result:' .. id, size, it.expiry_of(result_key(user, id))) end
+
+  -- A value of a namespace came, or goes.
+  local function book_value(user, namespace, by)
+    local key = spaces_of(user)
+    if call('HINCRBY', key, namespace, by) <= 0 then call('HDEL', key, namespace) end
+    book(user, by)
+  end
+  local function value_part(namespace, key) return 'xcom:' .. namespace .. ':' .. key end
+
+  function it.change_value(user, namespace, key, by)
+    if by == 0 or not it.limit(user) then return end
+    if is_in_count(user, value_part(namespace, key), by) then book_value(user, namespace, by) end
+  end
+
+  function it.discover_value(user, namespace, key, size)
+    if call('SADD', weighed_key, mark_of(user, value_part(namespace, key))) == 1 then book_value(user, namespace, size) end
+  end
+
+  -- All values of a namespace are gone.
+  function it.forget_space(user, namespace)
+    if not it.limit(user) then return end
+    local size = call('HGET', spaces_of(user), namespace)
+    if not size then return end
+    call('HDEL', spaces_of(user), namespace)
+    call('HINCRBY', counts_of(user), 'used', -size)
+    stored[user] = nil
+  end
+
+  -- A namespace goes with its last value.
+  local function drop_expired_spaces(user)
+    local spaces = prefix .. 'xcom-spaces:' .. user
+    if call('EXISTS', spaces) == 0 then
+      for _, space in ipairs(call('HKEYS', spaces_of(user))) do it.forget_space(user, space) end
+      return
+    end
+    for _, space in ipairs(call('ZRANGEBYSCORE', spaces, '-inf', now, 'LIMIT', 0, LOOKS)) do it.forget_space(user, space) end
+  end
+
+  local function drop_expired(user)
+    local key = counts_of(user)
+    for _ = 1, MOST_LOOKS / LOOKS do
+      local buckets = call('ZRANGEBYSCORE', buckets_of(user), '-inf', math.floor(now / BUCKET_MS), 'LIMIT', 0, LOOKS)
+      if #buckets == 0 then return end
+      local gone = 0
+      for _, size in ipairs(call('HMGET', key, unpack(buckets))) do gone = gone + (size or 0) end
+      call('HDEL', key, unpack(buckets))
+      call('ZREM', buckets_of(user), unpack(buckets))
+      call('HINCRBY', key, 'used', -gone) -- also by a call that writes nothing else
+    end
+  end
+
+  function it.used(user)
+    if not stored[user] then
+      gen_of(user)
+      drop_expired(user)
+      if call('EXISTS', spaces_of(user)) == 1 then drop_expired_spaces(user) end
+      stored[user] = tonumber(call('HGET', counts_of(user), 'used') or 0)
+    end
+    return stored[user] + (pending[user] and pending[user].used or 0)
+  end
+
+  function it.has_room(user, asked)
+    local limit = it.limit(user)
+    return not limit or asked <= 0 or it.used(user) + asked <= limit
+  end
+
+  -- When something expires next.
+  local function retry_after(user)
+    local bucket = call('ZRANGE', buckets_of(user), 0, 0)[1]
+    local wait = bucket and bucket * BUCKET_MS - now or LONGEST_RETRY_MS
+    return math.max(LEAST_RETRY_MS, math.min(LONGEST_RETRY_MS, wait))
+  end
+
+  -- Nil where so much more fits, else the reply that says why not.
+  function it.refuse(user, asked)
+    if it.has_room(user, asked) then return nil end
+    return { 'heavy', user, it.used(user), it.limit(user), asked, retry_after(user) }
+  end
+
+  -- Nothing may be left of a user that nobody has heard of for long.
+  function it.prune(user)
+    if not it.limit(user) or (it.used(user) <= 0 and not weighing) then it.forget(user) end
+  end
+
+  local before = save_bytes
+  save_bytes = function()
+    if before then before() end
+    it.save()
+  end
+  return it
+end
+local bytes = has_byte_limits and new_bytes() or nil
 
 local function new_xcom()
   local it = {}
-  local XCOM_SWEEP = 16
+  local XCOM_SWEEP, EXPIRY_BYTES = 16, 8
 
   local function names(user, namespace)
     local of = user .. ':' .. namespace
@@ -61,8 +382,18 @@ local function new_xcom()
     return call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, XCOM_SWEEP)
   end
 
+  function it.size(key, value) return #key + EXPIRY_BYTES + #value end
+
+  local function size_of(values, key)
+    local size = call('HSTRLEN', values, key)
+    return size > 0 and #key + size or 0
+  end
+
   function it.remove(user, namespace, keys)
     local values, expiries, spaces = names(user, namespace)
+    if bytes then
+      for _, key in ipairs(keys) do bytes.change_value(user, namespace, key, -size_of(values, key)) end
+    end
     call('HDEL', values, unpack(keys))
     call('ZREM', expiries, unpack(keys))
     if call('EXISTS', values) == 0 then call('ZREM', spaces, namespace) end
@@ -73,13 +404,21 @@ local function new_xcom()
     local _, expiries, spaces = names(user, namespace)
     local keys, namespaces = expired(expiries), expired(spaces)
     if #keys > 0 then it.remove(user, namespace, keys) end
-    if #namespaces > 0 then call('ZREM', spaces, unpack(namespaces)) end
+    if #namespaces == 0 then return end
+    call('ZREM', spaces, unpack(namespaces))
+    if not bytes then return end
+    for _, gone in ipairs(namespaces) do bytes.forget_space(user, gone) end
   end
 
   function it.push(user, namespace, key, value, ttl_ms)
     it.sweep(user, namespace)
     local values, expiries, spaces = names(user, namespace)
     local expiry = now + ttl_ms
+    if bytes then
+      if call('EXISTS', values) == 0 then bytes.forget_space(user, namespace) end -- it expired as a whole
+      bytes.change_value(user, namespace, key, -size_of(values, key))
+      bytes.change_value(user, namespace, key, it.size(key, value))
+    end
     call('HSET', values, key, struct.pack('>d', expiry) .. value)
     call('ZADD', expiries, expiry, key)
     call('ZADD', spaces, 'GT', expiry, namespace)
@@ -96,6 +435,7 @@ local function new_xcom()
 
   function it.clear(user, namespace)
     local values, expiries, spaces = names(user, namespace)
+    if bytes then bytes.forget_space(user, namespace) end
     call('UNLINK', values, expiries)
     call('ZREM', spaces, namespace)
   end
@@ -112,3 +452,4 @@ local args = cmsgpack.unpack(ARGV[1])
 local user, namespace = args[1], args[2]
 new_xcom().clear(user, namespace)
 return 1
+end)()

@@ -3,6 +3,7 @@
 -- KEYS[1]  state
 -- Returns  {what settle.lua returns, what claim.lua returns or the text of its error}
 -- Cost     of the two; one that only reports calls settle.lua, which a server without memory still runs
+--@include alive
 --@include settle
 --@include claim
 --@arguments

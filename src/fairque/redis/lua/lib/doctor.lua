@@ -16,7 +16,6 @@ local function new_doctor(repairs)
     if how then found[at][4] = how end
   end
 
-  local function text_of(problem) return type(problem) == 'table' and problem.err or tostring(problem) end
 
   local function look(item)
     found = {}

@@ -1,0 +1,3994 @@
+#!lua flags=allow-oom
+-- The same, and mend what can be mended. Nothing that can still be run is lost.
+-- KEYS[1]  state
+-- Returns  per item, a list of {kind, key without its prefix, detail, what was done or ''}
+-- Cost     O(items log n)
+
+-- lib/checkup.lua
+-- All checks of a queue, by name. `request` is a `Check`; returns the reply of check.lua.
+
+-- lib/base.lua
+-- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
+-- tag.
+local call = redis.call
+local prefix = string.sub(KEYS[1], 1, -6)
+local state_key = KEYS[1]
+local ready_key = prefix .. 'ready'
+local due_key = prefix .. 'due'
+local leases_key = prefix .. 'leases'
+local users_key = prefix .. 'users'
+local time = call('TIME')
+local now_us = time[1] * 1000000 + time[2]
+local now = math.floor(now_us / 1000)
+local now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+
+-- A user hash nobody touched for this long is forgotten (its policy is a key of its own and stays).
+local USER_TTL = 604800000
+
+local function user_key(user) return prefix .. 'user:' .. user end
+local function task_key(user, id) return prefix .. 'task:' .. user .. ':' .. id end
+local function body_key(user, id) return prefix .. 'body:' .. user .. ':' .. id end
+local function result_key(user, id) return prefix .. 'result:' .. user .. ':' .. id end
+local function errors_key(user, id) return prefix .. 'errors:' .. user .. ':' .. id end
+local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. id end
+local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
+local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
+
+-- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
+local function attempt_in(field) return tonumber(field or 1) end
+
+-- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
+local function place_key(place, user) return prefix .. place .. ':' .. user end
+local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
+
+-- What went wrong, as pcall tells it.
+local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
+
+local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+return (function()
+
+-- lib/doctor.lua
+-- The frame of a check: what is wrong with each item that a call names. An item is a list: which check, the user and the
+-- id that it is about or '', then what the check needs. Each is looked at alone, so that an error in one, such as a key of
+-- a wrong type, is told of that one. In a repair what is wrong is mended at once: nothing comes between look and mend.
+
+-- lib/state.lua
+-- What the queue keeps of itself: read once, and written back by save_state().
+
+local of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
+  'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand')
+local arrival = tonumber(of_queue[2] or 0)
+local has_policies, has_assigned = of_queue[3], of_queue[4]
+local clearing_known = of_queue[5] or '' -- lib/suspects.lua
+local has_announcements, has_limits, keeper_known = of_queue[6], of_queue[7], of_queue[9] or ''
+local has_weights, sweep_asked, has_returned = of_queue[10], of_queue[11], of_queue[12]
+local has_byte_limits, is_weighing = tonumber(of_queue[13] or 0) > 0, of_queue[14]
+local has_in_hand = tonumber(of_queue[15] or 0) -- lib/limits.lua
+local root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
+local saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
+
+-- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
+-- small sorted set ten times faster than fractions.
+local function next_arrival()
+  arrival = math.max(now_us, arrival + 1)
+  return arrival
+end
+
+-- Totals of the queue.
+local counts = {}
+local function count(field, by) counts[field] = (counts[field] or 0) + by end
+
+local save_tallies = nil -- a function in scripts that measure users: lib/metrics.lua
+local tell_of_moments = nil -- a function in scripts that set moments: lib/moments.lua
+local save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
+local save_lines = nil -- a function in scripts that know lines: lib/lines.lua
+local function save_state()
+  if save_lines then save_lines() end
+  if save_bytes then save_bytes() end
+  if save_tallies then save_tallies() end
+  if tell_of_moments then tell_of_moments() end
+  if root.clock ~= saved_clock or arrival ~= saved_arrival or root.mean ~= saved_mean then
+    call('HSET', state_key, 'clock', root.clock, 'arrival', arrival, 'mean', root.mean)
+  end
+  for field, by in pairs(counts) do
+    if by ~= 0 then call('HINCRBY', state_key, field, by) end
+  end
+end
+
+local function new_doctor(repairs)
+  local it, checks, found = { checks = {} }, nil, nil
+  checks = it.checks
+
+  -- `key` is without its prefix. `mend` puts it right and returns what it did, or nil when it could do nothing.
+  function it.wrong(kind, key, detail, mend)
+    local at = #found + 1
+    found[at] = { kind, key, detail, '' }
+    local how = repairs and mend and mend()
+    if how then found[at][4] = how end
+  end
+
+
+  local function look(item)
+    found = {}
+    local ok, problem = pcall(checks[item[1]], unpack(item, 2))
+    if save_lines then save_lines() end -- what is looked at next reads them
+    if not ok then found[#found + 1] = { 'unreadable', item[1] .. ' ' .. item[2], text_of(problem), '' } end
+    return found
+  end
+
+  function it.look_at(items)
+    local answers = {}
+    for at, item in ipairs(items) do answers[at] = look(item) end
+    return answers
+  end
+
+  return it
+end
+
+-- lib/check_keys.lua
+-- A key by itself: its type, and whether it expires. `name` is without its prefix; `ttl_ms`: what it should have had.
+
+-- lib/bytes.lua
+-- Bytes of users that may have no more than `max_bytes`: bodies, errors and results of their tasks, values that those share,
+-- and bodies of schedules. `bytes` is nil in a queue where nobody has such a limit.
+-- A call writes what it counted at its end, by save_state() or save_bytes().
+-- bytes:<u>           hash  used: all of it; <bucket>: what expires by itself before the end of these ten seconds, counted
+--                           since 1970; gen: when the count began, in us
+-- bytes-expiring:<u>  zset  the buckets
+-- xcom-bytes:<u>      hash  namespace → bytes of its values
+-- While what was there before its user had a limit is counted (lib/weighing.lua), `weighed` has what is in the counts of
+-- those whose `gen` is in `weighing` of the state.
+
+local function new_bytes()
+  local it, limits, own_limits, gens = {}, {}, {}, {}
+  local pending, stored = {}, {} -- of users: changes of this call; what the hash says, once what has expired is out of it
+  local BUCKET_MS, LOOKS, MOST_LOOKS = 10000, 500, 5000
+  local LEAST_RETRY_MS, LONGEST_RETRY_MS = 1000, 60000
+  local weighed_key = prefix .. 'weighed'
+  local of_all = call('HMGET', state_key, 'byte_gen', 'weighing')
+  local gen_of_all, weighing = of_all[1] or '0', of_all[2]
+  local function counts_of(user) return prefix .. 'bytes:' .. user end
+  local function buckets_of(user) return prefix .. 'bytes-expiring:' .. user end
+  local function spaces_of(user) return prefix .. 'xcom-bytes:' .. user end
+
+  local function stated(whose)
+    local packed = call('GET', prefix .. 'policy:' .. whose)
+    return packed and cmsgpack.unpack(packed).max_bytes
+  end
+  local default = stated('*')
+
+  -- False: none.
+  function it.limit(user)
+    if limits[user] == nil then
+      own_limits[user] = stated(user)
+      limits[user] = own_limits[user] or default or false
+    end
+    return limits[user]
+  end
+
+  function it.forget(user)
+    gens[user], pending[user], stored[user] = nil, nil, nil
+    call('UNLINK', counts_of(user), buckets_of(user), spaces_of(user))
+  end
+
+  local function is_damaged(user)
+    return type(redis.pcall('HLEN', counts_of(user))) ~= 'number' or type(redis.pcall('ZCARD', buckets_of(user))) ~= 'number'
+      or type(redis.pcall('HLEN', spaces_of(user))) ~= 'number'
+  end
+
+  -- A count from before everybody had a limit knows nothing of what came between; one that is damaged begins anew.
+  local function gen_of(user)
+    if gens[user] then return gens[user] end
+    if is_damaged(user) then it.forget(user) end
+    local gen = call('HGET', counts_of(user), 'gen')
+    if gen and not own_limits[user] and tonumber(gen) < tonumber(gen_of_all) then
+      it.forget(user)
+      gen = nil
+    end
+    if not gen then
+      gen = gen_of_all
+      call('HSET', counts_of(user), 'gen', gen)
+      call('ZADD', users_key, 'NX', now, user)
+    end
+    gens[user] = gen
+    return gen
+  end
+
+  -- Whether something of it may be there that is not in its count.
+  function it.is_counting(user)
+    return it.limit(user) and weighing and string.find(' ' .. weighing .. ' ', ' ' .. gen_of(user) .. ' ', 1, true) and true or
+      false
+  end
+
+  local function mark_of(user, part) return gen_of(user) .. ':' .. user .. ':' .. part end
+
+  local function book(user, by, expiry)
+    local changes = pending[user]
+    if not changes then
+      changes = { used = 0, buckets = {} }
+      pending[user] = changes
+    end
+    changes.used = changes.used + by
+    if not expiry then return end
+    local bucket = string.format('%d', math.ceil(expiry / BUCKET_MS))
+    changes.buckets[bucket] = (changes.buckets[bucket] or 0) + by
+  end
+
+  local function write_bucket(user, bucket, by)
+    local left = call('HINCRBY', counts_of(user), bucket, by)
+    if left <= 0 then
+      call('HDEL', counts_of(user), bucket)
+      call('ZREM', buckets_of(user), bucket)
+    elseif left == by then
+      call('ZADD', buckets_of(user), bucket, bucket)
+    end
+  end
+
+  local function write(user, changes)
+    for bucket, by in pairs(changes.buckets) do
+      if by ~= 0 then write_bucket(user, bucket, by) end
+    end
+    stored[user] = nil
+    if call('HINCRBY', counts_of(user), 'used', changes.used) <= 0 and not weighing then it.forget(user) end
+  end
+
+  function it.save()
+    local changed = pending
+    pending = {}
+    for user, changes in pairs(changed) do write(user, changes) end
+  end
+
+  -- Whether it changes the count: what has not been counted yet cannot leave it.
+  local function is_in_count(user, part, by)
+    gen_of(user)
+    if not it.is_counting(user) then return true end
+    if by > 0 then return call('SADD', weighed_key, mark_of(user, part)) >= 0 end
+    return call('SREM', weighed_key, mark_of(user, part)) == 1
+  end
+
+  -- One part came, or goes. `expiry`: in ms, nil for never.
+  function it.change(user, part, by, expiry)
+    if by ~= 0 and it.limit(user) and is_in_count(user, part, by) then book(user, by, expiry) end
+  end
+
+  -- One that was there before its user had a limit.
+  function it.discover(user, part, size, expiry)
+    if call('SADD', weighed_key, mark_of(user, part)) == 1 then book(user, size, expiry) end
+  end
+
+  local function size_of(key)
+    local size = redis.pcall('STRLEN', key)
+    return type(size) == 'number' and size or 0 -- 0: of another kind, by a foreign hand
+  end
+
+  local function size_of_list(key)
+    local size, found = 0, redis.pcall('LRANGE', key, 0, -1)
+    for _, each in ipairs(found) do size = size + #each end
+    return size
+  end
+
+  function it.expiry_of(key)
+    local at = call('PEXPIRETIME', key)
+    return at >= 0 and at or nil
+  end
+
+  -- What the task has now, by part: name, key, size.
+  function it.parts_of(user, id)
+    local body, errors, result = body_key(user, id), errors_key(user, id), result_key(user, id)
+    return {
+      { 'body:' .. id, body, size_of(body) },
+      { 'errors:' .. id, errors, size_of_list(errors) },
+      { 'result:' .. id, result, size_of(result) },
+    }
+  end
+
+  local function change_all(user, id, sign)
+    if not it.limit(user) then return 0 end
+    local total = 0
+    for _, part in ipairs(it.parts_of(user, id)) do
+      if part[3] > 0 then it.change(user, part[1], sign * part[3], it.expiry_of(part[2])) end
+      total = total + part[3]
+    end
+    return total
+  end
+
+  -- What is there of a task leaves the count, before it changes; returns how much. It comes back as it is afterwards.
+  function it.lift(user, id) return change_all(user, id, -1) end
+  function it.lay(user, id) return change_all(user, id, 1) end
+
+  -- The same for a task that runs, which has no result, and nothing that expires.
+  function it.lift_running(user, id)
+    local body, errors = size_of(body_key(user, id)), size_of_list(errors_key(user, id))
+    it.change(user, 'body:' .. id, -body)
+    it.change(user, 'errors:' .. id, -errors)
+    return body + errors
+  end
+
+  -- The same for one of which nothing is left but its result.
+  function it.lay_result(user, id, size) it.change(user, 'result:' .. id, size, it.expiry_of(result_key(user, id))) end
+
+  -- A value of a namespace came, or goes.
+  local function book_value(user, namespace, by)
+    local key = spaces_of(user)
+    if call('HINCRBY', key, namespace, by) <= 0 then call('HDEL', key, namespace) end
+    book(user, by)
+  end
+  local function value_part(namespace, key) return 'xcom:' .. namespace .. ':' .. key end
+
+  function it.change_value(user, namespace, key, by)
+    if by == 0 or not it.limit(user) then return end
+    if is_in_count(user, value_part(namespace, key), by) then book_value(user, namespace, by) end
+  end
+
+  function it.discover_value(user, namespace, key, size)
+    if call('SADD', weighed_key, mark_of(user, value_part(namespace, key))) == 1 then book_value(user, namespace, size) end
+  end
+
+  -- All values of a namespace are gone.
+  function it.forget_space(user, namespace)
+    if not it.limit(user) then return end
+    local size = call('HGET', spaces_of(user), namespace)
+    if not size then return end
+    call('HDEL', spaces_of(user), namespace)
+    call('HINCRBY', counts_of(user), 'used', -size)
+    stored[user] = nil
+  end
+
+  -- A namespace goes with its last value.
+  local function drop_expired_spaces(user)
+    local spaces = prefix .. 'xcom-spaces:' .. user
+    if call('EXISTS', spaces) == 0 then
+      for _, space in ipairs(call('HKEYS', spaces_of(user))) do it.forget_space(user, space) end
+      return
+    end
+    for _, space in ipairs(call('ZRANGEBYSCORE', spaces, '-inf', now, 'LIMIT', 0, LOOKS)) do it.forget_space(user, space) end
+  end
+
+  local function drop_expired(user)
+    local key = counts_of(user)
+    for _ = 1, MOST_LOOKS / LOOKS do
+      local buckets = call('ZRANGEBYSCORE', buckets_of(user), '-inf', math.floor(now / BUCKET_MS), 'LIMIT', 0, LOOKS)
+      if #buckets == 0 then return end
+      local gone = 0
+      for _, size in ipairs(call('HMGET', key, unpack(buckets))) do gone = gone + (size or 0) end
+      call('HDEL', key, unpack(buckets))
+      call('ZREM', buckets_of(user), unpack(buckets))
+      call('HINCRBY', key, 'used', -gone) -- also by a call that writes nothing else
+    end
+  end
+
+  function it.used(user)
+    if not stored[user] then
+      gen_of(user)
+      drop_expired(user)
+      if call('EXISTS', spaces_of(user)) == 1 then drop_expired_spaces(user) end
+      stored[user] = tonumber(call('HGET', counts_of(user), 'used') or 0)
+    end
+    return stored[user] + (pending[user] and pending[user].used or 0)
+  end
+
+  function it.has_room(user, asked)
+    local limit = it.limit(user)
+    return not limit or asked <= 0 or it.used(user) + asked <= limit
+  end
+
+  -- When something expires next.
+  local function retry_after(user)
+    local bucket = call('ZRANGE', buckets_of(user), 0, 0)[1]
+    local wait = bucket and bucket * BUCKET_MS - now or LONGEST_RETRY_MS
+    return math.max(LEAST_RETRY_MS, math.min(LONGEST_RETRY_MS, wait))
+  end
+
+  -- Nil where so much more fits, else the reply that says why not.
+  function it.refuse(user, asked)
+    if it.has_room(user, asked) then return nil end
+    return { 'heavy', user, it.used(user), it.limit(user), asked, retry_after(user) }
+  end
+
+  -- Nothing may be left of a user that nobody has heard of for long.
+  function it.prune(user)
+    if not it.limit(user) or (it.used(user) <= 0 and not weighing) then it.forget(user) end
+  end
+
+  local before = save_bytes
+  save_bytes = function()
+    if before then before() end
+    it.save()
+  end
+  return it
+end
+local bytes = has_byte_limits and new_bytes() or nil
+
+local DAMAGED_TTL = 604800000 -- what is set aside is kept for a week
+
+local function set_aside(name)
+  local aside = prefix .. 'damaged:' .. name
+  call('RENAME', prefix .. name, aside)
+  call('PEXPIRE', aside, DAMAGED_TTL)
+  return 'set aside as damaged:' .. name
+end
+
+-- A time to live of 0 days is that of dead letters.
+local function add_key_checks(doctor, dead_letter_ttl_ms)
+  local wrong = doctor.wrong
+
+  -- The message of a task is replaced by one that says so: its task fails with that reason when its turn comes.
+  local function mend_type(user, name)
+    local told = set_aside(name)
+    if bytes and user ~= '' and not is_weighing and bytes.limit(user) then bytes.forget(user) end -- and counted anew
+    if string.sub(name, 1, 5) == 'body:' then call('SET', prefix .. name, '\0not a string') end
+    return told
+  end
+
+  function doctor.checks.key(user, _, name, kind, expires, ttl_ms)
+    local key = prefix .. name
+    local is = call('TYPE', key).ok
+    if is == 'none' then return end
+    if is ~= kind and kind ~= 'any' then
+      return wrong('wrong-type', name, 'is a ' .. is .. ', not a ' .. kind, function() return mend_type(user, name) end)
+    end
+    local left = call('PTTL', key)
+    if expires == 'yes' and left == -1 then
+      wrong('no-expiry', name, 'stays for ever', function()
+        local ms = ttl_ms > 0 and ttl_ms or dead_letter_ttl_ms
+        call('PEXPIRE', key, ms)
+        return 'expires in ' .. string.format('%d', ms / 1000) .. ' s'
+      end)
+    elseif expires == 'no' and left >= 0 then
+      wrong('expires', name, 'vanishes in ' .. string.format('%d', left) .. ' ms', function()
+        call('PERSIST', key)
+        return 'stays'
+      end)
+    end
+  end
+end
+
+-- lib/check_tasks.lua
+-- Tasks: each is in exactly one place, and what its keys say of it is where it is.
+
+-- lib/task.lua
+-- What goes when a task goes.
+
+-- All that is kept of a task itself, apart from its result and from what waits for what.
+local function keys_of_task(user, id) return task_key(user, id), body_key(user, id), errors_key(user, id) end
+
+-- Nothing is left of a task that waits nowhere. Those that wait for it go on waiting, for the next task of this id.
+-- Returns whether there are any.
+local function erase_task(user, id)
+  local key = task_key(user, id)
+  local feeds = call('HGET', key, 'feeds')
+  if bytes then bytes.lift(user, id) end
+  call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
+  if feeds then call('HSET', key, 'feeds', 1) end
+  return feeds
+end
+
+-- A task is no dead letter any more.
+local function unlist_dead(user, id)
+  call('ZREM', place_key('dead', user), id)
+  call('ZREM', prefix .. 'dead', user .. ':' .. id)
+end
+
+-- lib/message.lua
+-- What scripts read of the body of a task. A body that cannot be read belongs to somebody else.
+
+local LONGEST_HEAD = 2200 -- of a body, with a name of 512 bytes and two limit keys
+
+-- The name of a task, '' where the body cannot be read; second: the name and the limit keys that it was put in with, if it
+-- has any, each as {text, its template percent-encoded or nil, whether it is of each user}.
+local function heading_in(body)
+  local ok, _, heading = pcall(cmsgpack.unpack_one, body, 19)
+  if ok and type(heading) == 'table' and type(heading[1]) == 'string' then return heading[1], heading end
+  return ok and type(heading) == 'string' and heading or ''
+end
+
+local function name_in(body) return (heading_in(body)) end
+
+-- The head of a body: version, nonce (8), cost (8), priority (1). A foreign body costs 1.
+local function cost_of(body)
+  if #body < 18 or string.byte(body) ~= 1 then return 1 end
+  local cost = struct.unpack('>d', body, 10)
+  if cost >= 0 and cost < math.huge then return cost end
+  return 1
+end
+
+local function cost_of_task(user, id)
+  local head = redis.pcall('GETRANGE', body_key(user, id), 0, 17)
+  return type(head) == 'string' and cost_of(head) or 1
+end
+
+-- lib/fair.lua
+-- The fair choice (start-time fair queueing: Goyal, Vin, Cheng, SIGCOMM 1996), and its doors. What they change is written
+-- by save_state().
+
+-- lib/moments.lua
+-- What becomes possible by time alone. One idle worker, the keeper, sleeps until the next moment, and a second one for a
+-- little longer, should the keeper be gone by then; the others sleep on. `keeper` in the state is the moment it knows and
+-- its name, `second` a name. See lib/keeper.lua as well.
+
+-- lib/wake.lua
+-- Tell at most `tasks` idle workers that `user` has work, or all that serve everyone, and not the one that calls. A worker
+-- whose message nobody received is gone: the next is told.
+
+local function reaches(worker) return call('PUBLISH', prefix .. 'wake:' .. worker, '') > 0 end
+
+local function tell_all_workers()
+  for _, worker in ipairs(call('ZRANGE', prefix .. 'workers', 0, -1)) do reaches(worker) end
+end
+
+local function wake_from(set, tasks, except)
+  while tasks > 0 do
+    local worker = call('SPOP', set)
+    if not worker then break end
+    if worker ~= except and reaches(worker) then tasks = tasks - 1 end
+  end
+  return tasks
+end
+
+local function wake(user, tasks, except)
+  for _, name in ipairs(has_assigned and user and call('SMEMBERS', prefix .. 'assignments:' .. user) or {}) do
+    if tasks > 0 then tasks = wake_from(prefix .. 'waiting:' .. name, tasks, except) end
+  end
+  if tasks > 0 then wake_from(prefix .. 'waiting', tasks, except) end
+end
+
+local SECOND_MS = 50
+
+-- A moment that is sooner than the one the keeper knows is told to one worker, when the script ends.
+local soonest, soonest_user = math.huge, nil
+local function note_moment(at, user)
+  if at < soonest then soonest, soonest_user = at, user end
+end
+
+-- What the keeper knows, and its name; nothing when it did not look at its moment.
+local function moment_kept()
+  local at, keeper = string.match(keeper_known, '^(%d+) (.*)$')
+  if at and at + SECOND_MS >= now then return tonumber(at), keeper end
+end
+
+function tell_of_moments()
+  if soonest == math.huge then return end
+  local at, keeper = moment_kept()
+  if at and (at <= soonest or reaches(keeper)) then return end
+  wake(soonest_user, 1)
+end
+
+-- lib/gcra.lua
+-- Rates, by GCRA (as in ATM, ITU-T I.371): a theoretical arrival time, `tat`, runs ahead of the clock by less than the
+-- burst. All in us; `interval` is the time between two starts at the rate itself. A `tat` counts for the interval that it
+-- was counted with, `tat_of`: a rate that is changed begins anew.
+
+local function rate_tat(tat, tat_of, interval) return tonumber(tat_of or 0) == interval and tonumber(tat) or 0 end
+
+local function rate_opens_at(tat, interval, burst) return tat - (burst - 1) * interval end
+
+-- How many may start now.
+local function rate_allows(tat, interval, burst)
+  return math.min(burst, math.floor((now_us - rate_opens_at(tat, interval, burst)) / interval) + 1)
+end
+
+-- The `tat` after one more start.
+local function rate_after_start(tat, interval) return math.max(now_us, tat) + interval end
+
+-- lib/metrics_format.lua
+-- What is measured of a user, in `metrics:<u>`, and of the whole queue, in `metrics:*`: a msgpack array, read and written as
+-- a whole.
+--  1 finished   2 failed  3 canceled  4 retried (totals)   5 cost   6 busy (seconds)
+--  7 recent cost   8 recent busy   9 recent services   10 when it was written, in ms   11 since when all is measured: ms before
+-- 12 services   13 cost   14 busy seconds: of the hour in which it was written
+-- 15 ... the histogram of waits: bucket, count, of those that have one
+local WAITS, WAIT_BUCKETS = 15, 22 -- bucket k holds waits below 2^k ms, the last one all others
+local RECENT_MS = 60000 -- what is recent fades with this time constant
+
+-- Recent services, and in how many ms they would have been as many at that rate.
+local function recent_services(blob)
+  local m = cmsgpack.unpack(blob)
+  local span = RECENT_MS * (1 - math.exp((m[10] - m[11] - now) / RECENT_MS))
+  return m[9] * math.exp((m[10] - now) / RECENT_MS), span
+end
+
+-- lib/policies.lua
+-- A policy is a msgpack map in `policy:<u>`; what it does not say comes from `policy:*`, and a group's own is in
+-- `policy:@<path>`. A queue without policies is served without looking for any.
+
+local function read_policy(whose)
+  local packed = call('GET', prefix .. 'policy:' .. whose)
+  return packed and cmsgpack.unpack(packed) or {}
+end
+
+-- One that is being swept is not without them yet.
+local function forget_policies_if_none()
+  local left = call('HMGET', state_key, 'policies', 'sweep')
+  if left[1] == '0' and not left[2] then
+    call('HDEL', state_key, 'policies')
+    call('UNLINK', prefix .. 'reserved') -- by a default that was taken back
+  end
+end
+
+-- Called with a user: functions in scripts that know limits of names (lib/limits.lua).
+local on_held_back, on_reviewed = nil, nil
+
+-- A function that is made at the top of a script costs each call as much as there are names around it, and one that names
+-- others of its own block costs their number. So these are made by the first that needs them, and name each other by
+-- these tables.
+local lines, fronts, nodes, assignments, gates, reservations, choice, governed = {}, {}, {}, {}, {}, {}, nil, nil
+local function new_choice()
+  choice = {}
+
+  -- lib/lines.lua
+  -- Lines: those that may be served now, with their tags. The members of a line are users, and '@<path>' for a group that
+  -- shares in it. A call changes them in its memory, and writes each line back at once.
+  -- ready, ready:<path>  zset  member → tag
+  -- left, left:<path>    zset  members that left → the tag they left with, until the lowest has passed it
+  -- group:<path>         hash  clock, mean and weight of a group; `capped`: the tag at which it is held
+
+  -- The mean of what services took the members of a line further lately; 0 before the first.
+  lines.MEAN_OVER = 32
+  -- Mean services that one may be owed that was held at its cap, and above the lowest tag to which debts are cut: those
+  -- that were not made in turn, when their cause is gone; and all, so that tags keep their digits.
+  lines.CREDIT, lines.HORIZON, lines.LARGEST_DEBT = 4, 8, 2 ^ 20
+  function lines.mean_after(of_line, step)
+    if step <= 0 then return of_line end
+    return of_line > 0 and of_line + (step - of_line) / lines.MEAN_OVER or step
+  end
+
+  -- tags: what is known of members, false of those that are not in; moved: those to be written. first, low: the lowest
+  -- member and its tag, false where nobody is in, nil where it is not known. kept: own tags; leaving: those to be written.
+  function lines.new(line, base, key, left_key)
+    line.base, line.key, line.left_key = base, key, left_key
+    line.tags, line.moved, line.kept, line.leaving, line.lowered = {}, {}, {}, {}, {}
+    return line
+  end
+  lines.new(root, 'ready', ready_key, prefix .. 'left')
+
+  lines.by_path = {}
+  function lines.at(path)
+    local line = lines.by_path[path]
+    if line then return line end
+    local outer = string.match(path, '^(.*)/')
+    line = { path = path, member = '@' .. path, hash = prefix .. 'group:' .. path, up = outer and lines.at(outer) or root }
+    local found = call('HMGET', line.hash, 'clock', 'mean', 'weight', 'capped')
+    line.clock, line.mean, line.capped = tonumber(found[1] or 0), tonumber(found[2] or 0), tonumber(found[4] or nil)
+    line.weight = tonumber(found[3] or read_policy(line.member).weight or 1)
+    lines.by_path[path] = lines.new(line, 'ready', prefix .. 'ready:' .. path, prefix .. 'left:' .. path)
+    return line
+  end
+
+  -- A sorted set of up to 128 members is a list, in which each change reads the fractions of all the others; one long
+  -- member turns it into a skip list for as long as it lives.
+  local LONG_MEMBER = string.rep('-', 65)
+  function lines.write_moves(line)
+    local put, gone = {}, {}
+    for member in pairs(line.moved) do
+      local tag = line.tags[member]
+      if tag then
+        put[#put + 1] = tag
+        put[#put + 1] = member
+      else
+        gone[#gone + 1] = member
+      end
+    end
+    if #put > 0 and line.was_empty then
+      put[#put + 1], put[#put + 2], gone[#gone + 1] = 0, LONG_MEMBER, LONG_MEMBER
+      line.was_empty = false
+    end
+    if #put > 0 then call('ZADD', line.key, unpack(put)) end
+    if #gone > 0 then call('ZREM', line.key, unpack(gone)) end
+    line.moved = {}
+    if next(line.lowered) then assignments.lower(line) end
+  end
+
+  function lines.flush(line)
+    if next(line.moved) then lines.write_moves(line) end
+  end
+
+  function lines.tag(line, member)
+    local tag = line.tags[member]
+    if tag == nil then
+      tag = line.first ~= false and tonumber(call('ZSCORE', line.key, member) or nil) or false
+      line.tags[member] = tag
+    end
+    return tag
+  end
+
+  -- How many are in it.
+  function lines.size(line)
+    if not line.size then
+      lines.flush(line)
+      line.size = call('ZCARD', line.key)
+    end
+    return line.size
+  end
+
+  -- The lowest member and its tag, false where nobody is in.
+  function lines.lowest(line)
+    if line.first == nil then
+      lines.flush(line)
+      local found = call('ZRANGE', line.key, 0, 0, 'WITHSCORES')
+      line.first, line.low = found[1] or false, tonumber(found[2])
+      if found[1] then line.tags[found[1]] = line.low else line.was_empty, line.size = true, 0 end
+    end
+    return line.first, line.low
+  end
+
+  function lines.low(line) return lines.lowest(line) and line.low or line.clock end
+
+  -- Its tag is known, as `tag` found it.
+  function lines.set(line, member, tag)
+    if line.size and not line.tags[member] then line.size = line.size + 1 end
+    if has_assigned and (not line.tags[member] or tag < line.tags[member]) then line.lowered[member] = true end
+    line.tags[member], line.moved[member] = tag, true
+    if line.first == nil then return end
+    if line.first == false or tag < line.low then
+      line.first, line.low = member, tag
+    elseif member == line.first and tag > line.low then
+      line.first = nil
+    end
+  end
+
+  function lines.remove(line, member)
+    line.size = lines.size(line) - 1
+    line.tags[member], line.moved[member] = false, true
+    if line.size == 0 then
+      line.first = false
+    elseif line.first == member then
+      line.first = nil
+    end
+  end
+
+  -- The tag that a member left with, if it is still known.
+  function lines.own_tag(line, member)
+    local tag = line.kept[member]
+    if tag == nil then
+      tag = tonumber(call('ZSCORE', line.left_key, member) or nil) or false
+      line.kept[member] = tag
+    end
+    return tag
+  end
+
+  function lines.keep(line, member, tag)
+    line.kept[member], line.leaving[member] = tag, true
+  end
+
+  -- What is known of many members, by two reads.
+  function lines.learn(line, members)
+    local tags = line.first ~= false and call('ZMSCORE', line.key, unpack(members)) or {}
+    local kept = call('ZMSCORE', line.left_key, unpack(members))
+    for at, member in ipairs(members) do
+      if line.tags[member] == nil then line.tags[member] = tonumber(tags[at] or nil) or false end
+      if line.kept[member] == nil then line.kept[member] = tonumber(kept[at] or nil) or false end
+    end
+  end
+
+  -- Own tags that the lowest has passed are of no consequence: as many as came, and some more.
+  function lines.write_own_tags(line)
+    local put_in, came = {}, 0
+    for member in pairs(line.leaving) do
+      came = came + 1
+      put_in[came * 2 - 1], put_in[came * 2] = line.kept[member], member
+    end
+    line.leaving = {}
+    call('ZADD', line.left_key, unpack(put_in))
+    call('PEXPIRE', line.left_key, USER_TTL)
+    local passed = call('ZRANGEBYSCORE', line.left_key, '-inf', lines.low(line), 'LIMIT', 0, 2 * came + 20)
+    if #passed > 0 then call('ZREM', line.left_key, unpack(passed)) end
+    if has_assigned then assignments.cut_own_tags(line) end
+  end
+
+  -- What a group is known by is kept for a week after the last of its users.
+  function lines.write_group(line)
+    local is_empty = lines.size(line) == 0
+    if line.is_changed then call('HSET', line.hash, 'clock', line.clock, 'mean', line.mean, 'weight', line.weight) end
+    if is_empty then
+      call('PEXPIRE', line.hash, USER_TTL)
+    elseif line.was_joined then
+      call('PERSIST', line.hash)
+    end
+    line.is_changed, line.was_joined = false, false
+  end
+
+  save_lines = function()
+    for _, line in pairs(lines.by_path) do
+      lines.flush(line)
+      if next(line.leaving) then lines.write_own_tags(line) end
+      if line.is_changed then lines.write_group(line) end
+    end
+    lines.flush(root)
+    if next(root.leaving) then lines.write_own_tags(root) end
+  end
+
+  -- lib/nodes.lua
+  -- Nodes: users, and the groups in which they stand. A node is a member of the line `up`, with a weight; the node of a group
+  -- is the line of its users. What is done to a user is done to each node above it.
+  -- user:<u>  hash  `weight`: what its tag was counted with, where that is not 1; `capped`: the tag at which it is held
+
+  local PLAIN = {} -- the policy of everybody in a queue that has none
+  nodes.known = {} -- users in this call
+  local inherited
+  function nodes.read_policies()
+    nodes.known, nodes.everybody = {}, read_policy('*')
+    inherited = { __index = nodes.everybody }
+  end
+
+  function nodes.user(name)
+    local u = nodes.known[name]
+    if u then return u end
+    local policy = nodes.everybody and setmetatable(read_policy(name), inherited) or PLAIN
+    u = { name = name, member = name, policy = policy, weight = policy.weight or 1 }
+    u.up = policy.group and lines.at(policy.group) or root
+    nodes.known[name] = u
+    return u
+  end
+
+  -- What is kept of a user beside its tag, read once.
+  function nodes.marks(u)
+    if u.tat or not (nodes.everybody or has_weights) then return u end
+    local marks = call('HMGET', user_key(u.name), 'tat', 'tat_of', 'open_until', 'capped', 'weight')
+    u.tat, u.open_until = rate_tat(marks[1], marks[2], u.policy.rate_us), tonumber(marks[3] or 0)
+    u.capped, u.counted = tonumber(marks[4] or nil), tonumber(marks[5] or 1)
+    return u
+  end
+
+  -- Whoever is busy leaves now and then, which gives the hash a time to live; what its weight was must not be forgotten
+  -- while it stands in a line.
+  function nodes.remember(u, ...)
+    if call('HSET', user_key(u.name), ...) > 0 and u.weight == 1 then call('PEXPIRE', user_key(u.name), USER_TTL) end
+  end
+
+  function nodes.is_ready(u) return lines.tag(u.up, u.member) end
+
+  -- At what tag a node is held at its cap; nil where it is not.
+  function nodes.cap_of(node)
+    if node.path then return node.capped end
+    return nodes.marks(node).capped
+  end
+
+  function nodes.set_cap(node, tag)
+    local key = node.hash or user_key(node.name)
+    node.capped = tag
+    if tag then
+      call('HSET', key, 'capped', tag)
+      call('PEXPIRE', key, USER_TTL)
+    else
+      call('HDEL', key, 'capped')
+    end
+  end
+
+  -- A tag moves, wherever it is; nothing is made of one that is nowhere.
+  function nodes.move_tag(node, change)
+    local line, member = node.up, node.member
+    local tag = lines.tag(line, member)
+    if tag then return lines.set(line, member, change(tag)) end
+    tag = nodes.cap_of(node)
+    if tag then return nodes.set_cap(node, change(tag)) end
+    tag = lines.own_tag(line, member)
+    if tag then lines.keep(line, member, change(tag)) end
+  end
+
+  -- A weight is another one than that which was counted with: how far a node is ahead of the lowest is worth so much more,
+  -- or less.
+  function nodes.rescale(node, factor)
+    local line = node.up
+    nodes.move_tag(node, function(tag)
+      local low = lines.low(line)
+      return tag > low and low + (tag - low) * factor or tag
+    end)
+  end
+
+  function nodes.is_somewhere(node)
+    return lines.tag(node.up, node.member) or nodes.cap_of(node) or lines.own_tag(node.up, node.member)
+  end
+
+  function nodes.reweight(u)
+    if not has_weights and u.weight == 1 then return end
+    local counted = nodes.marks(u).counted
+    if counted == u.weight then return end
+    nodes.rescale(u, counted / u.weight)
+    u.counted = u.weight
+    if u.weight == 1 then
+      call('HDEL', user_key(u.name), 'weight')
+    else
+      call('HSET', user_key(u.name), 'weight', u.weight)
+    end
+    if u.weight ~= 1 and nodes.is_ready(u) then
+      call('PERSIST', user_key(u.name))
+    else
+      call('PEXPIRE', user_key(u.name), USER_TTL)
+    end
+    if not has_weights then
+      has_weights = true
+      call('HSET', state_key, 'weighted', 1)
+    end
+  end
+
+  -- Into a line: at its clock, but not below the lowest tag, and at most half a service above it: its own or the mean.
+  -- Less than a whole one, so that nobody is served twice before a newcomer; more than nothing, so that newcomers, however
+  -- many there are, cannot keep the others from becoming the lowest. Never below the tag it left with, but for one that
+  -- was held at its cap, which gets some of what it is owed. first: whether there are others, low: the lowest tag of those.
+  function nodes.enter(node, service, first, low)
+    local line = node.up
+    local own, entry = nodes.cap_of(node), nil
+    if own then
+      entry = (first and low or line.clock) - lines.CREDIT * line.mean
+      nodes.set_cap(node, nil)
+    else
+      own = lines.own_tag(line, node.member)
+      if line.mean > 0 then service = math.min(service, line.mean) end
+      entry = first and math.max(low, math.min(line.clock, low + service / 2)) or line.clock
+    end
+    lines.set(line, node.member, own and math.max(own, entry) or entry)
+  end
+
+  -- The user may be served from now on; its next task costs this much.
+  function nodes.join(u, cost)
+    nodes.reweight(u)
+    if u.weight ~= 1 then call('PERSIST', user_key(u.name)) end
+    local node = u
+    while node.up do
+      local line = node.up
+      local first, low = lines.lowest(line)
+      local was_empty = not first
+      if has_assigned then first, low = assignments.lowest(u, line) end
+      nodes.enter(node, cost / node.weight, first, low)
+      if not was_empty then break end
+      line.was_joined, line.is_changed = true, true
+      node = line
+    end
+    if has_assigned then assignments.enter(u) end
+    call('ZADD', users_key, now, u.name)
+  end
+
+  -- The tag is kept. What comes into an empty line next begins where this one ended, and its group leaves as well.
+  -- `is_capped`: it has work, and as much of it runs as may.
+  function nodes.leave(u, is_capped)
+    local node = u
+    local tag = nodes.is_ready(u)
+    if tag and u.weight ~= 1 then call('PEXPIRE', user_key(u.name), USER_TTL) end
+    while tag do
+      local line = node.up
+      lines.remove(line, node.member)
+      if is_capped then nodes.set_cap(node, tag) else lines.keep(line, node.member, tag) end
+      if line.size > 0 then return end
+      line.clock, line.is_changed = math.max(line.clock, tag), true
+      node = line
+      tag = node.up and lines.tag(node.up, node.member)
+    end
+  end
+
+  -- It waits for nothing that a cap would keep from running.
+  function nodes.forget_cap(u)
+    local tag = nodes.cap_of(u)
+    if not tag then return end
+    nodes.set_cap(u, nil)
+    lines.keep(u.up, u.member, tag)
+  end
+
+  -- What it had belongs to the time of the line that it has left.
+  function nodes.forget_own_tag(u)
+    local line, member = u.up, u.member
+    if nodes.cap_of(u) then nodes.set_cap(u, nil) end
+    line.kept[member], line.leaving[member] = false, nil
+    call('ZREM', line.left_key, member)
+  end
+
+  -- One service.
+  function nodes.charge(u, cost)
+    local node = u
+    while node.up do
+      local line = node.up
+      local tag, step = lines.tag(line, node.member), cost / node.weight
+      line.clock, line.is_changed = math.max(line.clock + cost / lines.size(line), tag), true
+      line.mean = lines.mean_after(line.mean, step)
+      lines.set(line, node.member, tag + step)
+      node = line
+    end
+  end
+
+  -- What became known of a service after its start. One that is nowhere stands at the lowest. Where nobody is in line, nobody
+  -- waited for what was used: the clock comes along.
+  function nodes.charge_late(u, cost)
+    if nodes.is_somewhere(u) or cost > 0 then nodes.reweight(u) end
+    local node = u
+    while node.up do
+      local line, by = node.up, cost / node.weight
+      if by > 0 and not nodes.is_somewhere(node) then lines.keep(line, node.member, lines.low(line)) end
+      nodes.move_tag(node, function(tag)
+        local moved = tag + by
+        if by > 0 and line.mean > 0 then
+          moved = tag + math.max(0, math.min(by, lines.low(line) + lines.LARGEST_DEBT * line.mean - tag))
+        end
+        if by > 0 and not lines.lowest(line) then line.clock, line.is_changed = math.max(line.clock, moved), true end
+        return moved
+      end)
+      node = line
+    end
+  end
+
+  -- What a user was served out of turn is held against it no longer, beyond the horizon.
+  function nodes.forgive(u)
+    local line = u.up
+    lines.flush(line)
+    local found = call('ZRANGE', line.key, 0, 1, 'WITHSCORES')
+    local others = tonumber(found[1] == u.member and found[4] or found[1] ~= u.member and found[2] or nil)
+    if others then nodes.move_tag(u, function(tag) return math.min(tag, others + lines.HORIZON * line.mean) end) end
+  end
+
+  -- lib/choice.lua
+  -- What is done to users, in a queue that has no policies. See lib/govern.lua as well.
+
+  -- The user has servable work, of which the first task costs this much. True: it may be served now.
+  function choice.admit(user, cost)
+    local u = nodes.user(user)
+    if not nodes.is_ready(u) then nodes.join(u, cost) end
+    return true
+  end
+
+  function choice.leave(u) nodes.leave(u) end
+
+  function choice.adjust(u, by) nodes.charge_late(u, by) end
+
+  -- Whoever served it out of turn does so no longer.
+  function choice.forgive(u) nodes.forgive(u) end
+
+  -- Nothing of it waits any more.
+  function choice.retire(u)
+    nodes.forget_cap(u)
+    choice.leave(u)
+  end
+
+  -- Many users come that may have been away.
+  function choice.expect(names)
+    if not governed and #names > 1 then lines.learn(root, names) end
+  end
+
+  -- lib/fronts.lua
+  -- The front of a line: its lowest members, read at once and kept in order by tag, then name, while a call serves them. Tags in
+  -- it may be too low, never too high: they are mended when they come up.
+
+  -- Made where lines are served.
+  function choice.front()
+    if fronts.new then return end
+    -- resting, idle: members, and how many, that have to wait until all others had their turn. head, tail: places in tags and
+    -- names. tree: the key to read from, with the assignment that it belongs to; moved: what is to be written there.
+    function fronts.new(line, most, resting, idle)
+      return {
+        line = line, most = most, resting = resting, idle = idle, key = line.key,
+        tags = {}, names = {}, head = 1, tail = 0, is_whole = false,
+      }
+    end
+
+    function fronts.of_tree(name, line, most, resting, idle)
+      local front = fronts.new(line, most, resting, idle)
+      front.key, front.moved = assignments.tree_key(name, line), {}
+      return front
+    end
+
+    local function rests(front, name)
+      return front.resting and (front.resting.members[name] or front.idle.members[name])
+    end
+
+    -- Behind all that are lower, mostly at the end or near to it.
+    local function insert(front, name, tag, first)
+      local tags, names, at = front.tags, front.names, front.tail
+      while at >= first and (tags[at] > tag or (tags[at] == tag and names[at] > name)) do
+        tags[at + 1], names[at + 1] = tags[at], names[at]
+        at = at - 1
+      end
+      tags[at + 1], names[at + 1] = tag, name
+      front.tail = front.tail + 1
+    end
+
+    -- Its tree may be behind: who is not in the line any more, and who has come further, is mended there.
+    local function mend(front, found)
+      local line, unknown = front.line, {}
+      for at = 1, #found, 2 do
+        if line.tags[found[at]] == nil then unknown[#unknown + 1] = found[at] end
+      end
+      if #unknown > 0 then
+        for at, tag in ipairs(call('ZMSCORE', line.key, unpack(unknown))) do line.tags[unknown[at]] = tonumber(tag or nil) or false end
+      end
+      for at = 1, #found, 2 do
+        local tag = line.tags[found[at]]
+        if tag ~= tonumber(found[at + 1]) then front.moved[found[at]] = true end
+      end
+    end
+
+    function fronts.fill(front)
+      local line = front.line
+      lines.flush(line)
+      if front.moved then fronts.close(front) end
+      local most = front.most + (front.resting and front.resting.count + front.idle.count or 0)
+      local found = call('ZRANGE', front.key, 0, most - 1, 'WITHSCORES')
+      front.tags, front.names, front.head, front.tail = {}, {}, 1, 0
+      front.is_whole, front.most = #found < 2 * most, front.most * 4
+      front.last_name, front.last_tag = found[#found - 1], tonumber(found[#found])
+      if front.moved then
+        mend(front, found)
+      elseif front.is_whole then
+        line.size = #found / 2
+      end
+      local tags, names, known, tail = front.tags, front.names, line.tags, 0
+      for at = 1, #found, 2 do
+        local name = found[at]
+        if not front.moved then
+          tail = tail + 1
+          known[name] = tonumber(found[at + 1])
+          tags[tail], names[tail], front.tail = known[name], name, tail
+        elseif known[name] then
+          insert(front, name, known[name], 1)
+        end
+      end
+    end
+
+    -- The lowest member that does not rest, or nil.
+    function fronts.first(front)
+      local known = front.line.tags
+      while true do
+        local head = front.head
+        if head > front.tail then
+          if front.is_whole then return nil end
+          fronts.fill(front)
+        else
+          local name, tag = front.names[head], front.tags[head]
+          local is_in = known[name]
+          if is_in == tag and not rests(front, name) then
+            if front.is_whole or tag < front.last_tag or (tag == front.last_tag and name <= front.last_name) then return name end
+            fronts.fill(front)
+          else
+            if front.moved and is_in ~= tag then front.moved[name] = true end
+            front.head = head + 1
+            if is_in and is_in ~= tag then insert(front, name, is_in, head + 1) end
+          end
+        end
+      end
+    end
+
+    -- Writes what is known into the tree.
+    function fronts.close(front)
+      local up, gone, known = {}, {}, front.line.tags
+      for name in pairs(front.moved) do
+        if known[name] then
+          up[#up + 1] = known[name]
+          up[#up + 1] = name
+        else
+          gone[#gone + 1] = name
+        end
+      end
+      if #up > 0 then call('ZADD', front.key, 'XX', unpack(up)) end
+      if #gone > 0 then call('ZREM', front.key, unpack(gone)) end
+      front.moved = {}
+    end
+  end
+
+  -- lib/assignments.lua
+  -- Assignments: lists of users that workers serve, by the name that their client made of the list; '*' is everybody. A queue
+  -- whose workers all serve everybody pays for a look at `assigned`.
+  -- assignments         zset  names → ms of the last sign of life of one of their workers
+  -- assignment:<a>      set   the users
+  -- assignments:<u>     set   the assignments of a user; of '@<path>', those in whose trees the group stands
+  -- workers@<a>         set   the workers that serve it
+  -- ready@<a>, ready@<a>:<path>, reserved@<a>  zset  its tree: the lines with its users alone. A tag there is never above the
+  --                           true one, and who is not in line any more may still be there: both are mended when they come up
+  -- leases@<a>          zset  the same of `leases`
+  -- assignments-ended   set   those whose users are still to be released
+
+  -- Made where there are some.
+  function choice.assign()
+    if assignments.note then return end
+    choice.front()
+    local SILENT_MS, TOUCH_MS, RELEASED, KEPT_TAGS = 60000, 1000, 100, 10000
+    local names_key, ended_key = prefix .. 'assignments', prefix .. 'assignments-ended'
+    local of_member, seen, lows = {}, {}, {}
+
+    local function users_key_of(name) return prefix .. 'assignment:' .. name end
+    local function of_key(member) return prefix .. 'assignments:' .. member end
+
+    function assignments.tree_key(name, line)
+      return prefix .. line.base .. '@' .. name .. (line.path and ':' .. line.path or '')
+    end
+
+    -- Names, '*' not among them.
+    function assignments.of(member)
+      local names = of_member[member]
+      if not names then
+        names = call('SMEMBERS', of_key(member))
+        of_member[member] = names
+      end
+      return names
+    end
+
+    function assignments.lives(name)
+      if seen[name] == nil then seen[name] = tonumber(call('ZSCORE', names_key, name) or 0) end
+      return seen[name] > now - SILENT_MS
+    end
+
+    local function has_live(names)
+      for _, name in ipairs(names) do
+        if assignments.lives(name) then return true end
+      end
+      return false
+    end
+
+    -- Whether some live worker may serve the user.
+    function assignments.serve(user) return assignments.lives('*') or has_live(assignments.of(user)) end
+
+    -- Those of a line that went down or came in.
+    function assignments.lower(line)
+      local of_tree = {}
+      for member in pairs(line.lowered) do
+        for _, name in ipairs(line.tags[member] and assignments.of(member) or {}) do
+          local scored = of_tree[name] or { 'LT' }
+          scored[#scored + 1], scored[#scored + 2], of_tree[name] = line.tags[member], member, scored
+        end
+      end
+      line.lowered = {}
+      for name, scored in pairs(of_tree) do call('ZADD', assignments.tree_key(name, line), unpack(scored)) end
+    end
+
+    -- The groups of a user that is in line stand in the trees as well.
+    local function enter_groups(u, name)
+      local node = u.up
+      while node.up do
+        if call('SADD', of_key(node.member), name) == 1 then of_member[node.member] = nil end
+        call('ZADD', assignments.tree_key(name, node.up), 'LT', lines.tag(node.up, node.member), node.member)
+        node = node.up
+      end
+    end
+
+    function assignments.enter(u)
+      for _, name in ipairs(assignments.of(u.name)) do
+        if u.up ~= root then enter_groups(u, name) end
+        local node = u
+        while node.up do
+          local of_line, tag = lows[node.up], lines.tag(node.up, node.member)
+          if of_line and of_line[name] ~= nil then of_line[name] = math.min(of_line[name] or tag, tag) end
+          node = node.up
+        end
+      end
+    end
+
+    -- Services were charged.
+    function assignments.forget_lows() lows = {} end
+
+    function assignments.remove_group(name, line)
+      call('ZREM', assignments.tree_key(name, line.up), line.member)
+      call('SREM', of_key(line.member), name)
+      of_member[line.member] = nil
+    end
+
+    -- The user goes to another group.
+    function assignments.withdraw(u)
+      for _, name in ipairs(assignments.of(u.name)) do
+        local line, member = u.up, u.name
+        call('ZREM', assignments.tree_key(name, line), member)
+        while line.up and call('EXISTS', assignments.tree_key(name, line)) == 0 do
+          assignments.remove_group(name, line)
+          line = line.up
+        end
+      end
+    end
+
+    -- The lowest tag in the tree of an assignment, or false.
+    local function low_in(name, line)
+      local of_line = lows[line] or {}
+      lows[line] = of_line
+      if of_line[name] == nil then
+        local front = fronts.of_tree(name, line, 2)
+        local first = fronts.first(front)
+        fronts.close(front)
+        of_line[name] = first and line.tags[first] or false
+      end
+      return of_line[name]
+    end
+
+    -- What those who are served have come to in a line: the lowest tag of all trees in it. False where nobody is.
+    local function low_of_served(line)
+      local low = false
+      for _, name in ipairs(call('ZRANGEBYSCORE', names_key, '(' .. now - SILENT_MS, '+inf')) do
+        local of_tree = name ~= '*' and low_in(name, line)
+        if of_tree and (not low or of_tree < low) then low = of_tree end
+      end
+      return low
+    end
+
+    local function raise_to(node, low)
+      local line = node.up
+      local tag, least = lines.tag(line, node.member), low - lines.CREDIT * line.mean
+      if not tag or tag >= least then return false end
+      lines.set(line, node.member, least)
+      return true
+    end
+
+    -- '*' came back: who was served by nobody meanwhile is owed as little as one that was at its cap. Returns whether its tag
+    -- changed.
+    function assignments.raise(node)
+      if has_live(assignments.of(node.member)) then return false end
+      local low = low_of_served(node.up)
+      return low and raise_to(node, low)
+    end
+
+    -- The lowest member, and its tag, among which a user enters a line: the highest of the assignments that have it. By the
+    -- lower one it would pass those whom the other one serves.
+    function assignments.lowest(u, line)
+      local first, low = false, nil
+      if assignments.lives('*') then
+        first, low = lines.lowest(line)
+        local served = first and has_returned and low_of_served(line)
+        if served then low = math.max(low, served - lines.CREDIT * line.mean) end
+      end
+      for _, name in ipairs(assignments.of(u.name)) do
+        local of_tree = assignments.lives(name) and low_in(name, line)
+        if of_tree and (not first or of_tree > low) then first, low = true, of_tree end
+      end
+      return first, low
+    end
+
+    local function touch(name)
+      call('ZADD', names_key, now, name)
+      seen[name] = now
+    end
+
+    -- The users of a list that is new, those that are in line with the lowest tags among those that were served before.
+    local function put_in_tree(name, us)
+      local served, low = {}, {}
+      for _, u in ipairs(us) do
+        local node = u
+        while node.up and lines.tag(node.up, node.member) do
+          local line, tag = node.up, lines.tag(node.up, node.member)
+          served[node] = assignments.lives('*') or has_live(assignments.of(node.member))
+          if served[node] then low[line] = math.min(low[line] or math.huge, tag) end
+          node = line
+        end
+      end
+      for node, was_served in pairs(served) do
+        if not was_served and low[node.up] then raise_to(node, low[node.up]) end
+      end
+    end
+
+    local function copy_leases(name, users)
+      local members, found = {}, {}
+      for at, user in ipairs(users) do members[at * 2 - 1], members[at * 2] = 'critical:' .. user, 'normal:' .. user end
+      for at, look in ipairs(call('ZMSCORE', leases_key, unpack(members))) do
+        if look then
+          found[#found + 1] = look
+          found[#found + 1] = members[at]
+        end
+      end
+      if #found > 0 then call('ZADD', prefix .. 'leases@' .. name, unpack(found)) end
+    end
+
+    local function register(name, users)
+      local us = {}
+      call('SREM', ended_key, name)
+      call('SADD', users_key_of(name), unpack(users))
+      for at, user in ipairs(users) do us[at] = nodes.user(user) end
+      put_in_tree(name, us)
+      for _, u in ipairs(us) do
+        call('SADD', of_key(u.name), name)
+        of_member[u.name] = nil
+        local tag = nodes.is_ready(u)
+        if tag then
+          call('ZADD', assignments.tree_key(name, u.up), tag, u.name)
+          enter_groups(u, name)
+          local first = governed and lines.tag(reservations.line, u.name)
+          if first then call('ZADD', assignments.tree_key(name, reservations.line), first, u.name) end
+        end
+      end
+      copy_leases(name, users)
+      call('HINCRBY', state_key, 'assigned', 1)
+    end
+
+    -- A claim by a worker. False: the list must be sent. The first step of all that is written.
+    function assignments.note(name, users, worker)
+      local at = tonumber(call('ZSCORE', names_key, name) or nil)
+      if name == '*' then
+        local was_away = (at or 0) <= now - SILENT_MS
+        if not at or at < now - TOUCH_MS then
+          touch(name)
+          assignments.tidy()
+        end
+        if was_away and call('ZCOUNT', names_key, '(' .. now - SILENT_MS, '+inf') > 1 then assignments.begin_return() end
+        return true
+      end
+      if not at and not users then return false end
+      if not at then
+        if not has_assigned then touch('*') end -- those that serve everybody were not noted so far
+        has_assigned = true
+        register(name, users)
+      end
+      if call('SADD', prefix .. 'workers@' .. name, worker) == 1 or not at or at < now - TOUCH_MS then
+        touch(name)
+        assignments.tidy()
+      end
+      return true
+    end
+
+    function assignments.begin_return()
+      has_returned = true
+      call('HSET', state_key, 'returning', 1)
+      call('DEL', prefix .. 'sweep-lines')
+      call('RPUSH', prefix .. 'sweep-lines', '0 ')
+    end
+
+    -- The assignment ends: nobody wakes its workers, and its users are released by steps.
+    function assignments.finish(name)
+      if call('ZREM', names_key, name) == 0 then return end
+      seen[name] = nil
+      call('SADD', ended_key, name)
+      call('UNLINK', prefix .. 'workers@' .. name, prefix .. 'waiting:' .. name, prefix .. 'leases@' .. name,
+        prefix .. 'ready@' .. name, prefix .. 'reserved@' .. name)
+      call('HINCRBY', state_key, 'assigned', -1)
+    end
+
+    local function release(name, user)
+      local u = nodes.user(user)
+      call('SREM', of_key(user), name)
+      of_member[user] = nil
+      local line = u.up
+      while line.up do
+        call('UNLINK', assignments.tree_key(name, line))
+        assignments.remove_group(name, line)
+        line = line.up
+      end
+      choice.forgive(u)
+    end
+
+    local function release_some()
+      local left = RELEASED
+      while left > 0 do
+        local name = call('SRANDMEMBER', ended_key)
+        if not name then break end
+        local users = call('SPOP', users_key_of(name), left)
+        for _, user in ipairs(users) do release(name, user) end
+        left = left - #users - 1
+        if call('EXISTS', users_key_of(name)) == 0 then call('SREM', ended_key, name) end
+      end
+      lows = {}
+    end
+
+    -- Assignments that gave no sign of life end; those that ended release some of their users.
+    function assignments.tidy()
+      local oldest = call('ZRANGEBYSCORE', names_key, '-inf', now - SILENT_MS, 'LIMIT', 0, 1)[1]
+      if oldest == '*' then
+        call('ZREM', names_key, '*')
+      elseif oldest then
+        assignments.finish(oldest)
+      end
+      release_some()
+      if call('HGET', state_key, 'assigned') == '0' and call('EXISTS', ended_key) == 0 then
+        call('HDEL', state_key, 'assigned', 'returning')
+        call('DEL', names_key)
+      end
+    end
+
+    -- A worker says goodbye.
+    function assignments.leave(name, worker)
+      call('SREM', prefix .. 'workers@' .. name, worker)
+      if name ~= '*' and call('EXISTS', prefix .. 'workers@' .. name) == 0 then assignments.finish(name) end
+    end
+
+    -- Where nobody of `*` is served, the lowest tag may stay where it is: of own tags only so many are kept.
+    function assignments.cut_own_tags(line)
+      local many = call('ZCARD', line.left_key) - KEPT_TAGS
+      if many > 0 then call('ZREMRANGEBYRANK', line.left_key, 0, math.min(many, RELEASED) - 1) end
+    end
+
+    -- A lane of a user got its first delivery.
+    function assignments.note_lease(member, user, at)
+      for _, name in ipairs(assignments.of(user)) do call('ZADD', prefix .. 'leases@' .. name, 'LT', at, member) end
+    end
+
+    -- The lanes of an assignment at which it is time to look, at most so many, and when it is for the next one.
+    function assignments.lanes(name, most)
+      local key = prefix .. 'leases@' .. name
+      local members = call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, most)
+      local due = {}
+      for at, look in ipairs(#members > 0 and call('ZMSCORE', leases_key, unpack(members)) or {}) do
+        if not look then
+          call('ZREM', key, members[at])
+        elseif tonumber(look) > now then
+          call('ZADD', key, look, members[at])
+        else
+          due[#due + 1] = members[at]
+        end
+      end
+      return due
+    end
+
+    function assignments.next_look(name)
+      return tonumber(call('ZRANGE', prefix .. 'leases@' .. name, 0, 0, 'WITHSCORES')[2] or math.huge)
+    end
+  end
+
+  function choice.govern()
+
+    -- lib/gates.lua
+    -- Gates: when a user may be served.
+    -- parked  zset  users with a backlog that are held back → ms at which they may go on by themselves, inf where that takes
+    --               an event; '*' → the end of the pause of everybody
+
+    gates.NEVER = math.huge -- until an event opens the gate: a task ends, the policy changes
+
+    function gates.running(u)
+      u.running = u.running or call('XLEN', stream_key('critical', u.name)) + call('XLEN', stream_key('normal', u.name))
+      return u.running
+    end
+
+    -- The slots of all live workers, 0 until one has told.
+    local slots
+    function gates.slots()
+      slots = slots or tonumber(call('HGET', state_key, 'slots') or 0)
+      return slots
+    end
+
+    -- Most tasks that may run at once. Second: whether that changes as workers come and go.
+    local function most_running(p)
+      local most = p.max_running or gates.NEVER
+      if not p.max_share then return most, false end
+      local share = math.max(1, math.floor(p.max_share * gates.slots() + 1e-9))
+      return math.min(most, share), share < most
+    end
+
+    -- Nil is now, else ms, or gates.NEVER.
+    function gates.at(u)
+      local p, most, by_share = u.policy, nil, false
+      u.is_by_share = false
+      local paused = rawget(p, 'paused')
+      if paused == true then return gates.NEVER end
+      if paused and paused > now then return paused end
+      if p.max_running or p.max_share then most, by_share = most_running(p) end
+      if p.breaker_failures and nodes.marks(u).open_until > 0 then
+        if u.open_until > now then return u.open_until end
+        most = 1 -- half open: one task at a time shows whether it works again
+      end
+      if most and gates.running(u) >= most then
+        u.is_by_share = by_share
+        return gates.NEVER
+      end
+      if p.rate_us then
+        local at = rate_opens_at(nodes.marks(u).tat, p.rate_us, p.rate_burst)
+        if at > now_us then return math.ceil(at / 1000) end
+      end
+      return nil
+    end
+
+    -- A task of the user was delivered.
+    function gates.note_start(u)
+      if u.running then u.running = u.running + 1 end
+      local rate = u.policy.rate_us
+      if not rate then return end
+      u.tat = rate_after_start(nodes.marks(u).tat, rate)
+      nodes.remember(u, 'tat', u.tat, 'tat_of', rate)
+    end
+
+    function gates.park(u, at)
+      local p = u.policy
+      -- Only a change of its own policy lets it go on, or the end of one of its tasks: the defaults do not matter.
+      local is_own = rawget(p, 'paused') == true or rawget(p, 'max_running') and not p.breaker_failures
+      if at == gates.NEVER and is_own and not u.is_by_share then return end
+      if u.is_by_share then call('HSET', state_key, 'held_by_share', 1) end
+      call('ZADD', prefix .. 'parked', at, u.name)
+      note_moment(at, u.name)
+    end
+
+    -- lib/reserve.lua
+    -- Reservations: who has less running than its `min_running` is served before all others.
+    -- reserved  zset  users that are ready and below their min_running → tag
+
+    reservations.line = lines.new({}, 'reserved', prefix .. 'reserved', '')
+    lines.by_path[reservations.line.key] = reservations.line
+
+    -- One slot of all workers is never reserved. Where they have not told how many there are, nothing is known of it.
+    local most_reserved
+    function reservations.of(u)
+      local least = u.policy.min_running
+      if not least then return nil end
+      if not most_reserved then
+        most_reserved = gates.slots() > 0 and gates.slots() - 1 or gates.NEVER
+      end
+      return math.min(least, most_reserved)
+    end
+
+    -- Puts the user where it belongs, also one whose reservation came from a default that has been taken back.
+    function reservations.update(u)
+      local least, tag = reservations.of(u), nodes.is_ready(u)
+      if tag and least and gates.running(u) < least then
+        lines.tag(reservations.line, u.name)
+        lines.set(reservations.line, u.name, tag)
+      elseif lines.lowest(reservations.line) and lines.tag(reservations.line, u.name) then
+        lines.remove(reservations.line, u.name)
+      end
+    end
+
+    -- lib/breaker.lua
+    -- The breaker of a user opens after so many failures within a window; when its time is over, one success closes it.
+
+    function gates.note_end(u, ok)
+      local p, key = u.policy, user_key(u.name)
+      if not p.breaker_failures then return end
+      u.tat = nil -- marks are read anew
+      local marks = call('HMGET', key, 'open_until', 'fails', 'fails_since')
+      local open_until, fails, since = tonumber(marks[1] or 0), tonumber(marks[2] or 0), tonumber(marks[3] or 0)
+      if open_until > now then return end -- a straggler from before
+      if open_until > 0 and ok then
+        call('HDEL', key, 'open_until', 'fails', 'fails_since')
+        return
+      end
+      if ok then return end
+      if now - since > p.breaker_window then fails, since = 0, now end
+      fails = fails + 1
+      if open_until > 0 or fails >= p.breaker_failures then
+        u.opened = true
+        nodes.remember(u, 'open_until', now + p.breaker_cooldown, 'fails', 0, 'trips', (call('HGET', key, 'trips') or 0) + 1)
+      else
+        nodes.remember(u, 'fails', fails, 'fails_since', since)
+      end
+    end
+
+    -- lib/quota.lua
+    -- Quotas: how many tasks of a user may wait.
+    function choice.waiting(user)
+      return call('ZCARD', place_key('critical', user)) + call('ZCARD', place_key('normal', user)) +
+        call('ZCARD', place_key('scheduled', user)) + call('SCARD', place_key('deferred', user)) +
+        call('ZCARD', place_key('held', user))
+    end
+
+    -- Whether tasks in line may go for those that are asked for, and so many would fit beside what is not in line.
+    function choice.may_drop(user, asked)
+      local p = nodes.user(user).policy
+      local in_line = call('ZCARD', place_key('critical', user)) + call('ZCARD', place_key('normal', user))
+      return p.mode == 'drop_oldest' and choice.waiting(user) - in_line + asked <= p.max_queued
+    end
+
+    -- How many tasks are too many, when so many more come.
+    function choice.excess(user, more)
+      local most = nodes.user(user).policy.max_queued
+      return most and math.max(0, choice.waiting(user) + more - most) or 0
+    end
+
+    -- Seconds (as ms) in which the user's tasks, as fast as they went lately, make room for so many.
+    function choice.retry_after(user, excess)
+      local blob = call('GET', prefix .. 'metrics:' .. user)
+      if not blob then return 1000 end
+      local recent, span = recent_services(blob)
+      if recent * 3600 < 1 then return 60000 end
+      return math.max(100, math.min(3600000, math.ceil(excess * span / recent)))
+    end
+
+    -- lib/govern.lua
+    -- What policies decide: who is in line, and who is held back.
+    choice.user, choice.gate, choice.note_end = nodes.user, gates.at, gates.note_end -- for others
+    local retire = choice.retire
+    local parked_key = prefix .. 'parked'
+
+    -- The pause of everybody is a flag that claims read: nobody leaves `ready` for it. True, or until when.
+    function choice.read_policies()
+      nodes.read_policies()
+      choice.all_paused = (nodes.everybody.paused == true or (nodes.everybody.paused or 0) > now) and nodes.everybody.paused
+    end
+
+    -- Its backlog is gone, or may not be served: `is_capped`, because as much of it runs as may.
+    function choice.leave(u, is_capped)
+      nodes.leave(u, is_capped)
+      reservations.update(u)
+    end
+
+    function choice.hold_back(u, at)
+      choice.leave(u, at == gates.NEVER and rawget(u.policy, 'paused') ~= true)
+      gates.park(u, at)
+      if on_held_back then on_held_back(u.name) end
+    end
+
+    function choice.admit(user, cost)
+      local u = nodes.user(user)
+      if nodes.is_ready(u) then return not choice.all_paused end
+      local at = gates.at(u)
+      if not at then
+        nodes.join(u, cost)
+        reservations.update(u)
+        return not choice.all_paused
+      end
+      gates.park(u, at)
+      call('ZADD', users_key, now, user)
+      return false
+    end
+
+    local function head_cost(user)
+      local id = call('ZRANGE', place_key('critical', user), 0, 0)[1] or call('ZRANGE', place_key('normal', user), 0, 0)[1]
+      return id and cost_of_task(user, id)
+    end
+
+    -- Puts the user where it belongs after something changed. True: it may be served now, and could not before.
+    function choice.review(user)
+      nodes.known[user] = nil -- what happened in this script is read anew
+      if on_reviewed then on_reviewed(user) end
+      call('ZREM', parked_key, user)
+      local u = nodes.user(user)
+      local cost, tag = head_cost(user), nodes.is_ready(u)
+      local at = cost and gates.at(u)
+      if tag and at then choice.hold_back(u, at) end
+      if tag and not cost then choice.leave(u) end
+      if not cost then nodes.forget_cap(u) end
+      if tag and cost and not at then reservations.update(u) end
+      if tag or not cost then return false end
+      return choice.admit(user, cost)
+    end
+
+    -- Those whose time has come.
+    function choice.unpark(most, woken)
+      for _, user in ipairs(call('ZRANGEBYSCORE', parked_key, '-inf', now, 'LIMIT', 0, most)) do
+        if user == '*' then
+          call('ZREM', parked_key, user)
+          tell_all_workers()
+        elseif choice.review(user) then
+          woken[user] = (woken[user] or 0) + 1
+        end
+      end
+    end
+
+    -- A task of the user ended. One that is ready stays so, unless its breaker opened. Returns as `review` does.
+    function choice.freed(user)
+      local u = nodes.user(user)
+      if u.opened or not nodes.is_ready(u) then return choice.review(user) end
+      reservations.update(u)
+      return false
+    end
+
+    function choice.retire(u)
+      call('ZREM', parked_key, u.name)
+      retire(u)
+    end
+
+    -- What became known while it ran is charged, or given back, afterwards.
+    function choice.adjust(u, by)
+      nodes.charge_late(u, by)
+      reservations.update(u)
+    end
+
+    -- Whoever served it out of turn does so no longer.
+    function choice.forgive(u)
+      nodes.forgive(u)
+      reservations.update(u)
+    end
+
+    function choice.ends_matter(u)
+      local p = u.policy
+      return p.max_running or p.max_share or p.min_running or p.breaker_failures
+    end
+
+    choice.read_policies()
+    governed = choice
+  end
+
+  if has_assigned then choice.assign() end
+end
+
+local function fair()
+  if not choice then new_choice() end
+  return choice
+end
+
+-- `governed` is nil in a queue that has no policies.
+local function govern()
+  fair()
+  if not governed then choice.govern() end
+end
+if has_policies then govern() end
+
+-- The user has servable work, of which the first task costs this much. False: a policy holds it back.
+local function admit(user, cost) return fair().admit(user, cost) end
+
+-- What a service cost beyond what was charged at its start; less than nothing is given back.
+local function adjust(user, by) fair().adjust(nodes.user(user), by) end
+
+-- When the user may be served: nil is now, else ms, or math.huge where that takes an event.
+local function gate_of(user) return governed and gates.at(nodes.user(user)) end
+
+-- Whether some live worker may serve the user.
+local function is_served(user) return not has_assigned or (fair() and assignments.serve(user)) end
+
+-- A task was taken out of a lane of the user.
+local function retire(user)
+  if call('EXISTS', place_key('critical', user), place_key('normal', user)) == 0 then fair().retire(nodes.user(user)) end
+end
+
+-- lib/place.lua
+-- Where a task waits: in a lane, or among the scheduled ones of its user.
+
+local function score_of(priority, step_us)
+  if priority == 6 then return 'critical', next_arrival() end
+  return 'normal', next_arrival() - (priority - 1) * step_us
+end
+
+-- True: the user may be served now.
+local function place(user, id, lane, score)
+  call('ZADD', place_key(lane, user), score, id)
+  count(lane, 1)
+  return admit(user, cost_of_task(user, id))
+end
+
+-- Those that are due in one millisecond stand in the order in which they came, by fractions of it: what reads a score as
+-- a time rounds it down. A step is the smallest that a time in ms can carry until 2109; behind 2,048 of them ids decide.
+local STEP_MS = 2 ^ -11
+local function place_in_ms(waiting, at)
+  local last = call('ZREVRANGEBYSCORE', waiting, '(' .. string.format('%d', at + 1), at, 'WITHSCORES', 'LIMIT', 0, 1)[2]
+  return last and math.min(last + STEP_MS, at + 1 - STEP_MS) or at
+end
+
+-- `due` knows of each user only its earliest task, so that one user's schedule costs the others nothing.
+local function schedule(user, id, at)
+  local waiting = place_key('scheduled', user)
+  call('ZADD', waiting, place_in_ms(waiting, at), id)
+  call('ZADD', due_key, 'LT', at, user)
+  call('ZADD', users_key, now, user)
+  note_moment(at, user)
+  count('scheduled', 1)
+end
+
+-- lib/limits.lua
+-- Limits: how many tasks of a key run at once, and how often they start. A task has the key of its name, and those that it
+-- was put in with. `limited` is nil in a queue that has none. A task that must wait is held apart under one of its keys, so
+-- that it blocks nothing behind it. Room goes by turns of users: who is let in has a place of each of its keys in hand, and
+-- comes back to its place in its lane.
+-- A key `<k>` is `<u>:<text>` or, of a template that was filled, `<u>=<template>:<text>`; without `<u>` all users share it.
+-- What is set lies in records `<r>`: `<u>:<text>`, or `<u>=<template>`.
+-- limit:<r>           hash    by (hand or code), max, rate_us, burst: what holds; hand, code: what each of them says;
+--                             uncounted, while what ran before it is being counted
+-- uncounted           set     records whose limits are uncounted; `recount` of `state` tells how far the count has come
+-- limit-rate:<k>      string  'tat interval', see lib/gcra.lua
+-- running:<k>         set     <u>:<id> of the deliveries that count
+-- let-in:<k>          zset    <u>:<id> of tasks that have a place in hand and have not started → ms until when
+-- offers:<u>          hash    the same of one user: id → keys; `in_hand` of `state` tells how many there are of all users
+-- held                zset    keys with held tasks → ms of the next look
+-- held-users:<k>      zset    users with held tasks of that key → when they were last let in, in us, or may be again
+-- held:<u>            zset    held tasks of a user → their score
+-- held:<u>:<k>        zset    the same, of one key; one that keeps a place of another key is the first
+-- kept:<k>            set     those of let-in:<k> that are held, and keep their place while they wait for another key
+-- keeper:<u>          string  the task of the user that does so, or did so in vain
+
+local function new_limits()
+  local it, rules, known, freed = {}, {}, {}, {}
+  local held_key = prefix .. 'held'
+  local LOOK_MS, UNLIMITED = 1000, 100 -- a look even if nothing was freed; how many are let in when a limit is gone
+  local KEYS_DUE, USERS = 200, 20 -- looked at in one call; of one key, beyond those that are let in
+  local LANES = 50 -- counted in one call
+  local KEPT_SHARE = 20 -- a place is kept for this part of the wait, and afterwards none for so many times as long
+  local function held_of(user, k) return place_key('held', user) .. ':' .. k end
+  local function users_of(k) return prefix .. 'held-users:' .. k end
+  local function running_of(k) return prefix .. 'running:' .. k end
+  local function rate_of(k) return prefix .. 'limit-rate:' .. k end
+  local function let_in_of(k) return prefix .. 'let-in:' .. k end
+  local function kept_of(k) return prefix .. 'kept:' .. k end
+  local function offers_of(user) return prefix .. 'offers:' .. user end
+
+  -- Keys as a text, each behind its length: '7::openai6:u:more'.
+  local function packed(keys)
+    local parts = {}
+    for at, k in ipairs(keys) do parts[at] = #k .. ':' .. k end
+    return table.concat(parts)
+  end
+
+  local function unpacked(stored)
+    local keys, at = {}, 1
+    while stored and at < #stored do
+      local colon = string.find(stored, ':', at, true)
+      local last = colon + tonumber(string.sub(stored, at, colon - 1))
+      keys[#keys + 1], at = string.sub(stored, colon + 1, last), last + 1
+    end
+    return keys
+  end
+
+  it.keys_in = unpacked
+
+  -- What is allowed
+
+  local function rule(record)
+    local found = rules[record]
+    if found == nil then
+      local f = call('HMGET', prefix .. 'limit:' .. record, 'by', 'max', 'rate_us', 'burst', 'uncounted')
+      found = f[1] and { max = tonumber(f[2]), rate_us = tonumber(f[3]), burst = tonumber(f[4]), uncounted = f[5] }
+      rules[record] = found
+    end
+    return found
+  end
+
+  local function rule_for(k)
+    local user, template, text = string.match(k, '^([^:=]*)=([^:]*):(.*)$')
+    if not user then return rule(k) end
+    return rule(user .. ':' .. text) or (user ~= '' and rule(user .. '=' .. template)) or rule('=' .. template)
+  end
+
+  -- Nil: nothing limits it.
+  local function limit(k)
+    local l = known[k]
+    if l == nil then
+      local of = rule_for(k)
+      l = of and (of.max or of.rate_us) and {
+        key = k, max = of.max, rate_us = of.rate_us, burst = of.burst, uncounted = of.uncounted,
+        running = call('SCARD', running_of(k)), let_in = call('ZCARD', let_in_of(k)),
+        has_line = call('EXISTS', users_of(k)) == 1,
+      }
+      if l and l.rate_us then
+        local tat, of_rate = string.match(call('GET', rate_of(k)) or '', '^(%S+) (%S+)$')
+        l.tat = rate_tat(tat, of_rate, l.rate_us)
+      end
+      known[k] = l
+    end
+    return l or nil
+  end
+
+  -- How many more may start, beside those that have a place in hand.
+  local function room(l)
+    if l.uncounted then return 0 end
+    local most = l.max and l.max - l.running or math.huge
+    if l.rate_us then most = math.min(most, rate_allows(l.tat, l.rate_us, l.burst)) end
+    return most - l.let_in
+  end
+
+  local function limits_of(keys)
+    local limits = { keys = keys }
+    for _, k in ipairs(keys) do limits[#limits + 1] = limit(k) end
+    return limits
+  end
+
+  -- What limits a task with this body, for those who ask why it waits.
+  function it.look_at(user, body)
+    local shown = {}
+    for at, l in ipairs(it.of(user, body) or {}) do
+      shown[at] = { l.key, l.max or '', l.rate_us or '', l.burst or '', string.format('%.0f', l.tat or 0), l.running,
+        l.let_in, call('ZCARD', users_of(l.key)) }
+    end
+    return shown
+  end
+
+  local function keys_in(user, body)
+    local name, heading = heading_in(body)
+    local own, keys = ':' .. name, {}
+    for at = 2, heading and #heading or 1 do
+      local text, template, is_own = heading[at][1], heading[at][2], heading[at][3]
+      keys[#keys + 1] = (is_own and user or '') .. (template and '=' .. template or '') .. ':' .. text
+    end
+    if keys[1] ~= own and keys[2] ~= own then keys[#keys + 1] = own end
+    return keys
+  end
+
+  -- Whether any task has a place in hand.
+  local function any_in_hand() return has_in_hand + (counts.in_hand or 0) > 0 end
+
+  -- Nil: nothing limits a task with this body, and it has no place in hand from before.
+  function it.of(user, body)
+    local limits = limits_of(keys_in(user, body))
+    return (limits[1] or any_in_hand()) and limits
+  end
+
+  -- The first limit that keeps a task from starting; `mine`: keys of which it has a place. One that has its turn at the
+  -- key `turn` needs room of the keys before, and of those behind a turn as well, where others wait: that order of keys
+  -- is why two tasks never send each other from line to line while there is room.
+  local function blocked(limits, turn, mine)
+    for _, l in ipairs(limits) do
+      if mine[l.key] then
+        if l.uncounted or room(l) < 0 then return l end
+      elseif room(l) < 1 or (l.has_line and l.key > turn) then
+        return l
+      end
+    end
+  end
+
+  -- Places in hand
+
+  local function member_of(user, id) return user .. ':' .. id end
+
+  -- A list of keys, and a set.
+  local function in_hand(user, id)
+    local mine = unpacked(call('HGET', offers_of(user), id))
+    for _, k in ipairs(mine) do mine[k] = true end
+    return mine
+  end
+
+  -- Beside those that it has, which may be of limits that are gone.
+  local function hand_out(user, id, limits, until_ms, mine)
+    local member, keys = member_of(user, id), { unpack(mine) }
+    for _, l in ipairs(limits) do
+      l.let_in = l.let_in + call('ZADD', let_in_of(l.key), until_ms, member)
+      if not mine[l.key] then keys[#keys + 1] = l.key end
+    end
+    if keys[1] then count('in_hand', call('HSET', offers_of(user), id, packed(keys))) end
+  end
+
+  local function free(k, places)
+    if not freed[k] then freed[#freed + 1] = k end
+    freed[k] = (freed[k] or 0) + places
+  end
+
+  local function take_away(user, id, mine, may_keep)
+    local member = member_of(user, id)
+    for _, k in ipairs(mine) do
+      if may_keep then call('SREM', kept_of(k), member) end
+      if call('ZREM', let_in_of(k), member) == 1 and known[k] then known[k].let_in = known[k].let_in - 1 end
+    end
+    count('in_hand', -call('HDEL', offers_of(user), id))
+  end
+
+  -- Others may have them.
+  local function give_back(user, id, mine)
+    if not mine[1] then return end
+    take_away(user, id, mine, true)
+    for _, k in ipairs(mine) do free(k, 1) end
+  end
+
+  -- Lines
+
+  local function next_look(l)
+    local at = now + LOOK_MS
+    if not l or not l.rate_us or l.let_in > 0 then return at end
+    local opens = math.ceil(rate_opens_at(l.tat, l.rate_us, l.burst) / 1000)
+    return opens > now and opens or at
+  end
+
+  -- Where there is room, those before it cannot use it: they are looked at again. `first`: of its user.
+  local function stand_in_line(l, user, id, score, first)
+    call('ZADD', held_of(user, l.key), first and -1 or score, id)
+    call('ZADD', users_of(l.key), 'NX', now_us, user)
+    l.has_line = true
+    if room(l) >= 1 then free(l.key, 1) end
+    local at = next_look(l)
+    if call('ZADD', held_key, 'NX', at, l.key) == 1 then note_moment(at, user) end
+  end
+
+  local function leave_line(user, id, k)
+    call('ZREM', held_of(user, k), id)
+    if call('EXISTS', held_of(user, k)) == 1 then return end
+    call('ZREM', users_of(k), user)
+    if call('EXISTS', users_of(k)) == 1 then return end
+    call('ZREM', held_key, k)
+    if known[k] then known[k].has_line = false end
+  end
+
+  -- What can be done with a task
+
+  function it.must_wait(limits, user, id)
+    limits.mine = any_in_hand() and in_hand(user, id) or {}
+    limits.full = blocked(limits, '', limits.mine)
+    return limits.full
+  end
+
+  function it.hold(limits, user, id, lane, score)
+    local key = task_key(user, id)
+    give_back(user, id, limits.mine)
+    call('HSET', key, 'state', 'queued', 'lane', lane, 'score', score, 'held', limits.full.key)
+    if limits.keys[2] then
+      call('HSET', key, 'keys', packed(limits.keys))
+      if not limits.mine[1] then call('HSET', key, 'held_since', now) end
+    end
+    call('ZADD', place_key('held', user), score, id)
+    stand_in_line(limits.full, user, id, score)
+  end
+
+  -- Returns whether it was let in.
+  function it.start(limits, user, id)
+    local member, keys = member_of(user, id), {}
+    local was_let_in = limits.mine[1] ~= nil
+    if was_let_in then
+      take_away(user, id, limits.mine, limits.keys[2])
+      if limits.keys[2] then
+        if call('GET', prefix .. 'keeper:' .. user) == id then call('DEL', prefix .. 'keeper:' .. user) end
+        call('HDEL', task_key(user, id), 'keys', 'held_since')
+      end
+    end
+    for at, l in ipairs(limits) do
+      keys[at] = l.key
+      if call('SADD', running_of(l.key), member) == 1 then l.running = l.running + 1 end
+      if l.rate_us then
+        l.tat = rate_after_start(l.tat, l.rate_us)
+        call('SET', rate_of(l.key), string.format('%.17g %.17g', l.tat, l.rate_us), 'PX',
+          math.ceil((l.tat - now_us) / 1000))
+        local next_at = next_look(l)
+        if l.has_line and call('ZADD', held_key, 'XX', 'CH', next_at, l.key) == 1 then note_moment(next_at, user) end
+      end
+    end
+    if keys[1] then call('HSET', task_key(user, id), 'limited', packed(keys)) end
+    return was_let_in
+  end
+
+  -- The delivery of a task is over; `limited`: the field of the task.
+  function it.stop(limited, user, id)
+    for _, k in ipairs(unpacked(limited)) do
+      if call('SREM', running_of(k), member_of(user, id)) == 1 then
+        if known[k] then known[k].running = known[k].running - 1 end
+        free(k, 1)
+      end
+    end
+  end
+
+  -- It left Redis, or goes back to its lane.
+  function it.unhold(user, id, k)
+    call('ZREM', place_key('held', user), id)
+    leave_line(user, id, k)
+    call('HDEL', task_key(user, id), 'held')
+  end
+
+  -- A task that waits ends: held under a key, or in its lane.
+  function it.drop(user, id, k)
+    if k then it.unhold(user, id, k) end
+    if any_in_hand() then give_back(user, id, in_hand(user, id)) end
+  end
+
+  -- Places that are in hand, and not used
+
+  local function others_wait(keys, user)
+    for _, k in ipairs(keys) do
+      local first = call('ZRANGE', users_of(k), 0, 1)
+      if first[2] or (first[1] and first[1] ~= user) then return k end
+    end
+  end
+
+  -- Where others wait for them, a task gives its places back, and is held again. Returns whether it did.
+  local function withdraw(user, id, is_late)
+    local mine = in_hand(user, id)
+    local of_task = call('HMGET', task_key(user, id), 'lane', 'held', 'keys')
+    if of_task[2] and not is_late then return false end -- it keeps them
+    local lane = not of_task[2] and of_task[1]
+    local score = lane and call('ZSCORE', place_key(lane, user), id)
+    local k = others_wait(mine, user)
+    if score and not k then return false end
+    local limits = limits_of(of_task[3] and unpacked(of_task[3]) or mine)
+    limits.mine, limits.full = mine, k and limit(k)
+    if not score or not limits.full then
+      give_back(user, id, mine)
+    else
+      call('ZREM', place_key(lane, user), id)
+      it.hold(limits, user, id, lane, score)
+    end
+    return true
+  end
+
+  -- The user cannot, or does not, use its places: others may. Returns whether it had any.
+  local without = {}
+  function it.take_back(user)
+    if not any_in_hand() or without[user] then return false end
+    local ids = call('HKEYS', offers_of(user))
+    without[user] = #ids == 0
+    for _, id in ipairs(ids) do withdraw(user, id) end
+    return #ids > 0
+  end
+
+  -- Nobody has served them for a while, or they kept a place in vain.
+  local function take_back_late(k)
+    for _, member in ipairs(call('ZRANGEBYSCORE', let_in_of(k), '-inf', now, 'LIMIT', 0, USERS)) do
+      local user, id = string.match(member, '^([^:]*):(.*)$')
+      if call('HEXISTS', offers_of(user), id) == 0 then -- that key was lost
+        take_away(user, id, { k }, true)
+      elseif withdraw(user, id, true) then
+        retire(user)
+      else
+        call('ZADD', let_in_of(k), 'XX', now + LOOK_MS, member)
+      end
+    end
+  end
+
+  -- The user may have become able to use a place.
+  function it.came_back(user)
+    local id = call('ZRANGE', place_key('held', user), 0, 0)[1]
+    local k = id and call('HGET', task_key(user, id), 'held')
+    if k then free(k, UNLIMITED) end
+  end
+
+  -- Turns
+
+  local function can_run(user)
+    return is_served(user) and not (governed and (governed.all_paused or gate_of(user)))
+  end
+
+  -- Two keys that are always busy are never free at once: a task that has its turn at one of them, and must wait for the
+  -- other, keeps its place for a while. One of each user; and nobody keeps a place who waits for one that is kept, so that
+  -- they cannot wait for each other.
+  local function keep(l, full, user, id, mine, since)
+    local key = prefix .. 'keeper:' .. user
+    local keeper = call('GET', key)
+    if keeper and not (keeper == id and mine[1]) then return false end
+    if call('EXISTS', kept_of(full.key)) == 1 then return false end
+    local span = math.max(LOOK_MS, math.floor((now - tonumber(since or now)) / KEPT_SHARE))
+    call('SADD', kept_of(l.key), member_of(user, id))
+    for _, k in ipairs(mine) do call('ZADD', let_in_of(k), 'XX', now + span, member_of(user, id)) end
+    hand_out(user, id, { l }, now + span, mine)
+    call('SET', key, id, 'PX', span * (KEPT_SHARE + 1))
+    return true
+  end
+
+  -- The first held task of the user, whose turn it is at a key. Returns whether it was let in; else it waits for another.
+  local function take_turn(user, k, woken)
+    local id = call('ZRANGE', held_of(user, k), 0, 0)[1]
+    local key = task_key(user, id)
+    local of_task = call('HMGET', key, 'lane', 'score', 'keys', 'held_since')
+    local limits = limits_of(of_task[3] and unpacked(of_task[3]) or { k })
+    local mine = of_task[3] and in_hand(user, id) or {}
+    local full = blocked(limits, k, mine)
+    if full then
+      leave_line(user, id, k)
+      local is_kept = limit(k) and keep(limit(k), full, user, id, mine, of_task[4])
+      call('HSET', key, 'held', full.key)
+      stand_in_line(full, user, id, of_task[2], is_kept)
+      return false
+    end
+    it.unhold(user, id, k)
+    if limits[1] then
+      hand_out(user, id, limits, now + LOOK_MS, mine)
+      without[user] = nil
+    end
+    call('ZADD', place_key(of_task[1], user), of_task[2], id)
+    if admit(user, cost_of_task(user, id)) then woken[user] = (woken[user] or 0) + 1 end
+    return true
+  end
+
+  -- Those that cannot run now come after all others, for as long as a look lasts. Returns how many it let in, and whether
+  -- there are users that it did not look at.
+  local function let_in(k, l, most, woken)
+    local given, passed, last = 0, {}, now_us + most + USERS
+    for turn = 1, most + USERS do
+      local user = call('ZRANGE', users_of(k), 0, 0)[1]
+      if given == most or (l and room(l) < 1) or not user or passed[user] then return given, false end
+      passed[user] = not can_run(user)
+      if passed[user] then
+        call('ZADD', users_of(k), last + turn + LOOK_MS * 1000, user)
+      else
+        call('ZADD', users_of(k), now_us + turn, user)
+        if take_turn(user, k, woken) then given = given + 1 end
+      end
+    end
+    return given, tonumber(call('ZRANGE', users_of(k), 0, 0, 'WITHSCORES')[2] or math.huge) <= last
+  end
+
+  -- Returns how many it let in.
+  local function look(k, most, woken)
+    local l = limit(k)
+    if l and l.let_in > 0 then take_back_late(k) end
+    local places = l and room(l) or UNLIMITED
+    local given, is_cut = 0, false
+    if places > 0 then given, is_cut = let_in(k, l, math.min(places, most), woken) end
+    local user = call('ZRANGE', users_of(k), 0, 0)[1]
+    if not user then return given end
+    is_cut = is_cut or not l or (given == most and given < places)
+    local at = is_cut and now or next_look(l)
+    call('ZADD', held_key, at, k)
+    note_moment(at, user)
+    return given
+  end
+
+  -- As many as became free, in the order of keys. Returns whether any was let in.
+  function it.pass_on(woken)
+    local keys, given = freed, 0
+    freed = {}
+    table.sort(keys)
+    for _, k in ipairs(keys) do
+      if call('ZSCORE', held_key, k) then given = given + look(k, math.min(keys[k], UNLIMITED), woken) end
+    end
+    return given > 0
+  end
+
+  -- What changes with a limit: what ran before there was one, and what waits
+
+  local function count_delivery(user, id)
+    local key = task_key(user, id)
+    local limits = it.of(user, call('GETRANGE', body_key(user, id), 0, LONGEST_HEAD))
+    local counted = limits and unpacked(call('HGET', key, 'limited'))
+    for _, l in ipairs(limits or {}) do
+      if l.uncounted and call('SADD', running_of(l.key), member_of(user, id)) == 1 then
+        l.running = l.running + 1
+        counted[#counted + 1] = l.key
+      end
+    end
+    if counted and counted[1] then call('HSET', key, 'limited', packed(counted)) end
+  end
+
+  -- Some lanes at each claim, as that is rare.
+  local is_counting = false
+  local function count_running()
+    local cursor = call('HGET', state_key, 'recount')
+    if not cursor then return end
+    local page = call('ZSCAN', leases_key, cursor, 'COUNT', LANES)
+    for at = 1, #page[2], 2 do
+      local lane, user = string.match(page[2][at], '^([^:]*):(.*)$')
+      for _, entry in ipairs(call('XRANGE', stream_key(lane, user), '-', '+')) do count_delivery(user, entry[2][2]) end
+    end
+    is_counting = page[1] ~= '0'
+    if is_counting then
+      call('HSET', state_key, 'recount', page[1])
+      return
+    end
+    for _, record in ipairs(call('SMEMBERS', prefix .. 'uncounted')) do
+      call('HDEL', prefix .. 'limit:' .. record, 'uncounted')
+    end
+    call('DEL', prefix .. 'uncounted')
+    call('HDEL', state_key, 'recount')
+    rules, known = {}, {}
+  end
+
+  -- A limit was changed by which many keys that were filled may be held: some at each claim.
+  local function look_at_all()
+    local cursor = call('HGET', state_key, 'relook')
+    if not cursor then return end
+    local page = call('ZSCAN', held_key, cursor, 'COUNT', KEYS_DUE)
+    for at = 1, #page[2], 2 do
+      if string.find(page[2][at], '^[^:]*=') then call('ZADD', held_key, 'XX', 'LT', now, page[2][at]) end
+    end
+    if page[1] == '0' then call('HDEL', state_key, 'relook') else call('HSET', state_key, 'relook', page[1]) end
+    is_counting = is_counting or page[1] ~= '0'
+  end
+
+  -- Whether there is more to count, or to look at.
+  function it.is_counting() return is_counting end
+
+  -- The keys that are due share alike what one call lets in.
+  function it.tick(woken)
+    count_running()
+    look_at_all()
+    local keys = call('ZRANGEBYSCORE', held_key, '-inf', now, 'LIMIT', 0, KEYS_DUE)
+    table.sort(keys)
+    local most = math.max(1, math.floor(UNLIMITED / #keys))
+    for _, k in ipairs(keys) do look(k, most, woken) end
+  end
+
+  return it
+end
+local limited = has_limits and new_limits() or nil
+if limited then on_held_back, on_reviewed = limited.take_back, limited.came_back end
+
+-- At the end of a script that made room.
+local function pass_room_on()
+  if not limited then return end
+  local woken = {}
+  limited.pass_on(woken)
+  for user, tasks in pairs(woken) do wake(user, tasks) end
+end
+
+-- Also in a queue whose last limit was lifted, while a task still counts for it.
+local function limiting()
+  limited = limited or new_limits()
+  return limited
+end
+
+-- lib/canceled.lua
+-- Outcomes that others wait for, passed on at the end of the script (lib/depend.lua).
+
+-- lib/metrics.lua
+-- Measures users; what a script measured is written by its save_state().
+
+-- Of each user: finished, failed, canceled, retried, cost, busy seconds, services, then buckets of waits and their counts.
+local TALLIED = { finished = 1, failed = 2, canceled = 3, retried = 4 }
+local TALLIED_WAITS = 8
+local tallies = {}
+
+local function tallies_of(user)
+  local of_user = tallies[user]
+  if not of_user then
+    of_user = { 0, 0, 0, 0, 0, 0, 0 }
+    tallies[user] = of_user
+  end
+  return of_user
+end
+
+-- A task of the user ended, or is tried again.
+local function tally(user, how)
+  local of_user, at = tallies_of(user), TALLIED[how]
+  of_user[at] = of_user[at] + 1
+end
+
+local function add_wait(pairs_of, first, bucket, more)
+  local at = first
+  while pairs_of[at] and pairs_of[at] ~= bucket do at = at + 2 end
+  pairs_of[at], pairs_of[at + 1] = bucket, (pairs_of[at + 1] or 0) + more
+end
+
+-- One service: how long it waited (nil: known already) and ran, in ms, and what it cost.
+local function tally_service(user, wait, run, cost)
+  local of_user = tallies_of(user)
+  of_user[5], of_user[6], of_user[7] = of_user[5] + cost, of_user[6] + run / 1000, of_user[7] + 1
+  if not wait then return end
+  local _, power = math.frexp(wait)
+  add_wait(of_user, TALLIED_WAITS, math.max(0, math.min(WAIT_BUCKETS - 1, power)), 1)
+end
+
+save_tallies = function()
+  if not next(tallies) then return end
+  -- An hour that is over goes to the day's hash, from which bills are written.
+  local USAGE_TTL, HOUR = 3456000000, 3600000 -- 40 days: an hour lies here or in a day's hash, until nobody bills it
+  local function close_hour(user, m, hour)
+    if m[12] == 0 and m[13] == 0 and m[14] == 0 then return end
+    local key = prefix .. 'usage:' .. user .. ':' .. string.format('%d', math.floor(hour / 24))
+    local field, before = string.format('%d', hour % 24), { 0, 0, 0 }
+    local kept = call('HGET', key, field) -- the clock of the server was set back over the end of an hour
+    if kept then before = cmsgpack.unpack(kept) end
+    call('HSET', key, field, cmsgpack.pack({ m[12] + before[1], m[13] + before[2], m[14] + before[3] }))
+    call('PEXPIRE', key, USAGE_TTL)
+  end
+  -- What fades needs no more digits than fit half the room.
+  local function short(x)
+    local high = x * 536870913
+    return high - (high - x)
+  end
+  local function save(user, by)
+    local key = prefix .. 'metrics:' .. user
+    local blob = call('GET', key)
+    local m = blob and cmsgpack.unpack(blob) or { 0, 0, 0, 0, 0, 0, 0, 0, 0, now, 0, 0, 0, 0 }
+    local hour, is_new = math.floor(m[10] / HOUR), not blob
+    if hour ~= math.floor(now / HOUR) then
+      close_hour(user, m, hour)
+      m[12], m[13], m[14], is_new = 0, 0, 0, true
+    end
+    local fade = math.exp((m[10] - now) / RECENT_MS)
+    for at = 1, 6 do m[at] = m[at] + by[at] end
+    for at = 7, 9 do m[at] = short(m[at] * fade + by[at == 9 and 7 or at - 2]) end
+    m[10], m[11] = now, m[11] + now - m[10]
+    m[12], m[13], m[14] = m[12] + by[7], m[13] + by[5], m[14] + by[6]
+    for at = TALLIED_WAITS, #by, 2 do add_wait(m, WAITS, by[at], by[at + 1]) end
+    if is_new then -- once an hour the key is given more time
+      call('SET', key, cmsgpack.pack(m), 'PX', USAGE_TTL)
+    else
+      call('SET', key, cmsgpack.pack(m), 'KEEPTTL')
+    end
+  end
+  local whole = { 0, 0, 0, 0, 0, 0, 0 }
+  for _, by in pairs(tallies) do
+    for at = 1, 7 do whole[at] = whole[at] + by[at] end
+    for at = TALLIED_WAITS, #by, 2 do add_wait(whole, TALLIED_WAITS, by[at], by[at + 1]) end
+  end
+  for how, at in pairs(TALLIED) do count(how, whole[at]) end
+  tallies['*'] = whole
+  for user, by in pairs(tallies) do
+    pcall(save, user, by) -- a key that is broken costs its own user its numbers
+  end
+end
+
+local announcements = {}
+local function announce(user, id, outcome)
+  announcements[#announcements + 1] = { user, id, outcome }
+end
+
+-- The end of a task that did not run to its end: a record that says so, and nothing else is left of it. Closures cost
+-- every call of a script: these are made by the first that needs them.
+local function new_ending()
+  -- The fields of message.Record, after the first nine bytes of the body and the letter of the state. What did not run
+  -- started and ended now.
+  local function canceled_record(body, known, reason)
+    local ran = known.state == 'started'
+    local started = ran and tonumber(known.started) or now
+    local attempt = ran and attempt_in(known.attempt) or tonumber(known.attempt or 0)
+    return string.sub(body, 1, 9) .. 'C\156' .. cmsgpack.pack(name_in(body), attempt,
+      tonumber(known.queued or known.enqueued or started), started, now - started, ran and known.worker or '', nil, true, nil,
+      'TaskCanceled', reason, '')
+  end
+
+  local function fields_of(key)
+    local flat, known = call('HGETALL', key), {}
+    for at = 1, #flat, 2 do known[flat[at]] = flat[at + 1] end
+    return known
+  end
+
+  -- The task has left its place already. `ttl`: how long the record is kept, in ms.
+  return function(user, id, reason, ttl)
+    local known = fields_of(task_key(user, id))
+    local body = call('GET', body_key(user, id)) or string.rep('\0', 9)
+    if erase_task(user, id) then announce(user, id, 'canceled') end
+    call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
+    if bytes then bytes.lay(user, id) end
+    tally(user, 'canceled')
+    publish(user, id, 'canceled')
+  end
+end
+
+local ending
+local function end_canceled(user, id, reason, ttl)
+  ending = ending or new_ending()
+  ending(user, id, reason, ttl)
+end
+
+-- lib/depend.lua
+-- Dependencies. `needs` of a deferred task holds what it waits for, `feeds` of a task those that wait for it; the two
+-- mirror each other. A task that somebody waits for has the field `feeds`, so that the others pay nothing at their end.
+
+local function new_links()
+  local it = {}
+
+  local STEP, TURN = 500, 50 -- tasks that one call passes outcomes on to, and of one user at a time while others wait
+
+  function it.wait_for(user, id, dependency)
+    call('SADD', needs_key(user, id), dependency)
+    call('SADD', feeds_key(user, dependency), id)
+    call('HSET', task_key(user, dependency), 'feeds', 1)
+  end
+
+  local function stop_waiting_for(user, id, dependency)
+    local feeds, informed = feeds_key(user, dependency), informed_key(user, dependency)
+    call('SREM', feeds, id)
+    call('SREM', informed, id)
+    if call('EXISTS', feeds, informed) == 0 then call('HDEL', task_key(user, dependency), 'feeds') end
+  end
+
+  function it.leave_deferred(user, id)
+    call('SREM', place_key('deferred', user), id)
+    count('deferred', -1)
+    for _, dependency in ipairs(call('SMEMBERS', needs_key(user, id))) do stop_waiting_for(user, id, dependency) end
+    call('DEL', needs_key(user, id))
+  end
+
+  local released = {}
+  local function release(user, id, step_us)
+    local key = task_key(user, id)
+    call('SREM', place_key('deferred', user), id)
+    count('deferred', -1)
+    local known = call('HMGET', key, 'priority', 'due', 'watched')
+    local due = tonumber(known[2] or 0)
+    if due > now then
+      call('HSET', key, 'state', 'scheduled')
+      schedule(user, id, due)
+    else
+      local lane, score = score_of(tonumber(known[1] or 3), step_us)
+      call('HSET', key, 'state', 'queued', 'queued', now)
+      if place(user, id, lane, score) then released[user] = (released[user] or 0) + 1 end
+    end
+    if known[3] then publish(user, id, 'waiting') end
+  end
+
+  -- One dependent learns how one of its dependencies ended. True: it goes on waiting for the same.
+  local function inform(user, id, dependency, outcome, step_us, ttl)
+    local known = call('HMGET', task_key(user, id), 'state', 'on_failure')
+    if known[1] ~= 'deferred' then return false end
+    if outcome == 'finished' or known[2] == 'run' then
+      call('SREM', needs_key(user, id), dependency)
+      if call('EXISTS', needs_key(user, id)) == 0 then release(user, id, step_us) end
+    elseif known[2] == 'cancel' then
+      it.leave_deferred(user, id)
+      end_canceled(user, id, 'dependency ' .. dependency .. ' ' .. outcome, ttl)
+    else
+      return true
+    end
+    return false
+  end
+
+  -- How the task stands now: it may have been requeued since the announcement was put off.
+  local function standing_outcome(user, id, outcome)
+    local letter = call('GETRANGE', result_key(user, id), 9, 9)
+    if letter == 'F' then return 'finished' end
+    if letter == 'X' then return 'failed' end
+    if letter == 'C' then return 'canceled' end
+    if call('EXISTS', body_key(user, id)) == 1 then return nil end
+    return outcome
+  end
+
+  -- Those that go on waiting are held apart until all have been informed. When the task lives again, they are joined by
+  -- those that have not been informed.
+  local function end_announcement(user, id)
+    local feeds, informed = feeds_key(user, id), informed_key(user, id)
+    if call('EXISTS', informed) == 1 then
+      call('SUNIONSTORE', feeds, feeds, informed)
+      call('DEL', informed)
+    end
+    if call('EXISTS', feeds) == 1 then
+      call('HSET', task_key(user, id), 'feeds', 1)
+    else
+      call('HDEL', task_key(user, id), 'feeds')
+    end
+  end
+
+  -- A set has no order of its own: those who came first go on first, among as many as one call informs.
+  local function in_order(user, ids)
+    local came = {}
+    for _, id in ipairs(ids) do came[id] = tonumber(call('HGET', task_key(user, id), 'came') or 0) end
+    table.sort(ids, function(one, other) return came[one] < came[other] end)
+    return ids
+  end
+
+  -- Informs at most `most` dependents of one task; returns how many, and whether that was all.
+  local function pass_on(user, id, told, most, step_us, ttl)
+    local outcome = standing_outcome(user, id, told)
+    local feeds = feeds_key(user, id)
+    if not outcome then
+      end_announcement(user, id)
+      return 1, true
+    end
+    local dependents = in_order(user, call('SPOP', feeds, most))
+    for _, dependent in ipairs(dependents) do
+      if inform(user, dependent, id, outcome, step_us, ttl) then call('SADD', informed_key(user, id), dependent) end
+    end
+    local all = call('EXISTS', feeds) == 0
+    if all then end_announcement(user, id) end
+    return #dependents + 1, all
+  end
+
+  -- announcements      zset  users with some that were put off → their last turn, in us
+  -- announcements:<u>  list  {id, outcome}, the oldest first
+  local turns_key = prefix .. 'announcements'
+  local function line_of(user) return turns_key .. ':' .. user end
+
+  local function put_off(user, id, outcome)
+    call('RPUSH', line_of(user), cmsgpack.pack({ id, outcome }))
+    call('ZADD', turns_key, 'NX', now_us, user)
+    count('announcements', 1)
+  end
+
+  local function are_put_off() return tonumber(has_announcements or 0) + (counts.announcements or 0) > 0 end
+
+  -- The oldest one of the user whose turn it is, or a part of it. Returns how many it informed.
+  local turn = 0
+  local function take_turn(budget, step_us, ttl)
+    local users = call('ZRANGE', turns_key, 0, 1)
+    local user = users[1]
+    if not user then return budget end -- the key was lost
+    local line, most = line_of(user), users[2] and math.min(budget, TURN) or budget
+    local packed = call('LINDEX', line, 0)
+    local informed, all = 1, false
+    if packed then
+      local oldest = cmsgpack.unpack(packed)
+      informed, all = pass_on(user, oldest[1], oldest[2], most, step_us, ttl)
+    end
+    if all then
+      call('LPOP', line)
+      count('announcements', -1)
+    end
+    turn = turn + 1
+    if call('EXISTS', line) == 1 then call('ZADD', turns_key, now_us + turn, user) else call('ZREM', turns_key, user) end
+    return informed
+  end
+
+  -- What this call caused is told at once, as long as nothing was put off; what is put off, by turns of users.
+  function it.pass_on_outcomes(step_us, ttl)
+    local budget, at = STEP, 1
+    while announcements[at] and budget > 0 and not are_put_off() do
+      local user, id, outcome = unpack(announcements[at])
+      local informed, all = pass_on(user, id, outcome, budget, step_us, ttl)
+      budget = budget - informed
+      if not all then break end
+      at = at + 1
+    end
+    local function put_off_others()
+      for left = at, #announcements do put_off(unpack(announcements[left])) end
+      at = #announcements + 1
+    end
+    put_off_others()
+    while budget > 0 and are_put_off() do
+      budget = budget - take_turn(budget, step_us, ttl)
+      put_off_others()
+    end
+    if are_put_off() then wake_from(prefix .. 'waiting', 1) end
+    for user, tasks in pairs(released) do wake(user, tasks) end
+  end
+
+  return it
+end
+
+local links
+local function depend()
+  links = links or new_links()
+  return links
+end
+
+-- What an earlier call put off, and what this one caused: one step of it in each call.
+local is_passed_on = false
+local function pass_on_outcomes(step_us, ttl)
+  if is_passed_on then return end
+  is_passed_on = true
+  if announcements[1] or tonumber(has_announcements or 0) > 0 then depend().pass_on_outcomes(step_us, ttl) end
+end
+
+local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
+  local checks, wrong = doctor.checks, doctor.wrong
+  local SORTED = { 'critical', 'normal', 'held', 'scheduled', 'dead' }
+  local STATE_IN = { critical = 'queued', normal = 'queued', held = 'queued', scheduled = 'scheduled',
+    deferred = 'deferred', dead = 'failed', ['critical-stream'] = 'started', ['normal-stream'] = 'started' }
+  local MOST_DELIVERIES = 1000 -- looked through for a task whose fields are gone
+
+  local function fields_of(user, id)
+    local flat, known = call('HGETALL', task_key(user, id)), {}
+    for at = 1, #flat, 2 do known[flat[at]] = flat[at + 1] end
+    return known
+  end
+
+  local function delete(user, id, ...)
+    if bytes then bytes.lift(user, id) end
+    call('DEL', ...)
+    if bytes then bytes.lay(user, id) end
+  end
+
+  local function holds(spot, user, id)
+    if spot == 'deferred' then return call('SISMEMBER', place_key(spot, user), id) == 1 end
+    return call('ZSCORE', place_key(spot, user), id)
+  end
+
+  local function delivery(lane, user, stream_id)
+    local entry = call('XRANGE', stream_key(lane, user), stream_id, stream_id)[1]
+    return entry and entry[2][2]
+  end
+
+  -- The stream id of its delivery in a lane.
+  local function delivery_of(lane, user, id, known)
+    local told = known.stream_id
+    if told and told ~= '' then return delivery(lane, user, told) == id and told end
+    if known.state then return nil end
+    for _, entry in ipairs(call('XRANGE', stream_key(lane, user), '-', '+', 'COUNT', MOST_DELIVERIES)) do
+      if entry[2][2] == id then return entry[1] end
+    end
+  end
+
+  local function places_with(user, id, known)
+    local found = {}
+    for _, spot in ipairs(SORTED) do
+      if holds(spot, user, id) then found[#found + 1] = spot end
+    end
+    if holds('deferred', user, id) then found[#found + 1] = 'deferred' end
+    for _, lane in ipairs({ 'critical', 'normal' }) do
+      if delivery_of(lane, user, id, known) then found[#found + 1] = lane .. '-stream' end
+    end
+    return found
+  end
+
+  local function lane_of(spot) return string.match(spot, '^(%a+)%-stream$') end
+
+  local function remove_delivery(lane, user, stream_id)
+    local stream = stream_key(lane, user)
+    redis.pcall('XACK', stream, 'workers', stream_id)
+    call('XDEL', stream, stream_id)
+    if call('XLEN', stream) > 0 then return end
+    call('DEL', stream)
+    call('ZREM', leases_key, lane .. ':' .. user)
+  end
+
+  -- Out of a place that it should not be in.
+  local function remove_from(spot, user, id, known)
+    local lane = lane_of(spot)
+    if lane then
+      remove_delivery(lane, user, delivery_of(lane, user, id, known))
+      count('started', -1)
+    elseif spot == 'held' then
+      new_limits().drop(user, id, known.held or '')
+      if known.lane then count(known.lane, -1) end
+    elseif spot == 'deferred' then
+      depend().leave_deferred(user, id)
+    elseif spot == 'dead' then
+      unlist_dead(user, id)
+    else
+      call('ZREM', place_key(spot, user), id)
+      count(spot, -1)
+      if spot ~= 'scheduled' then retire(user) end
+    end
+  end
+
+  -- Its worker, should it live, goes on; else the delivery is stolen, as any other.
+  local function deliver_again(user, id, known)
+    local stream, stream_id, lane = stream_key(known.lane, user), known.stream_id, known.lane
+    redis.pcall('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
+    local added = redis.pcall('XADD', stream, stream_id, 'id', id)
+    if type(added) == 'table' then return nil end -- others were delivered since
+    call('XCLAIM', stream, 'workers', known.worker or 'doctor', 0, stream_id, 'FORCE', 'JUSTID')
+    call('ZADD', leases_key, 'NX', now, lane .. ':' .. user)
+    return 'in the hands of its worker again'
+  end
+
+  local function queue_again(user, id, known)
+    local lane, score = known.lane, known.score
+    if not score then
+      local head = call('GETRANGE', body_key(user, id), 0, 17)
+      lane, score = score_of(tonumber(known.priority) or string.byte(head, 18) or 3, priority_step_ms * 1000)
+    end
+    if next(known) then
+      call('HSET', task_key(user, id), 'state', 'queued', 'stream_id', '')
+      call('HDEL', task_key(user, id), 'held', 'keys', 'held_since')
+      if has_limits then new_limits().drop(user, id) end
+    end
+    if place(user, id, lane, score) then wake(user, 1) end
+    if known.state == 'started' then count('started', -1) else count(lane, -1) end -- it is counted already
+    return 'in its lane again'
+  end
+
+  local function relist(user, id, known)
+    call('ZADD', place_key('dead', user), known.ended or now, id)
+    call('ZADD', prefix .. 'dead', known.ended or now, user .. ':' .. id)
+    call('PEXPIRE', place_key('dead', user), dead_letter_ttl_ms)
+    call('PEXPIRE', prefix .. 'dead', dead_letter_ttl_ms)
+    return 'a dead letter again'
+  end
+
+  local function place_again(user, id, known)
+    if known.state == 'failed' then return relist(user, id, known) end
+    if known.state == 'deferred' then
+      call('SADD', place_key('deferred', user), id)
+      return 'waits for others again'
+    end
+    if known.state == 'scheduled' then
+      local due = tonumber(known.due or 0)
+      schedule(user, id, due > now and due or now)
+      count('scheduled', -1)
+      return due > now and 'scheduled again' or 'due now, as its time is lost'
+    end
+    return known.state == 'started' and known.lane and deliver_again(user, id, known) or queue_again(user, id, known)
+  end
+
+  -- A task of which nothing can be run: whoever waits for it is told.
+  local function give_up(user, id)
+    end_canceled(user, id, 'its message was lost', dead_letter_ttl_ms)
+    return 'ended as canceled'
+  end
+
+  local function is_leftover(user, id)
+    local record = call('GETRANGE', result_key(user, id), 0, 8)
+    return record ~= '' and record == call('GETRANGE', body_key(user, id), 0, 8)
+  end
+
+  local function check_no_place(user, id, known)
+    local name = 'body:' .. user .. ':' .. id
+    if known.state ~= 'failed' and is_leftover(user, id) then
+      return wrong('leftover', name, 'its task has ended', function()
+        delete(user, id, keys_of_task(user, id))
+        return 'deleted'
+      end)
+    end
+    wrong('no-place', name, 'the task is ' .. (known.state or 'queued') .. ', and in no place', function()
+      return place_again(user, id, known)
+    end)
+  end
+
+  local function best_of(places, known)
+    for _, spot in ipairs(places) do
+      if STATE_IN[spot] == (known.state or 'queued') then return spot end
+    end
+    return places[1]
+  end
+
+  local function check_many_places(user, id, known, places)
+    wrong('many-places', 'task:' .. user .. ':' .. id, table.concat(places, ' and '), function()
+      local kept = best_of(places, known)
+      for _, spot in ipairs(places) do
+        if spot ~= kept then remove_from(spot, user, id, known) end
+      end
+      return 'only in ' .. kept
+    end)
+  end
+
+  local function restore_state(user, id, spot)
+    local key, lane = task_key(user, id), lane_of(spot)
+    call('HSET', key, 'state', STATE_IN[spot])
+    if spot == 'dead' then call('HSETNX', key, 'ended', call('ZSCORE', place_key('dead', user), id)) end
+    if lane then call('HSETNX', key, 'lane', lane) end
+    return 'as its place says'
+  end
+
+  -- What it costs when a task is done as a whole: TTLs of its three keys.
+  local function check_expiry(user, id, is_dead)
+    for _, kind in ipairs({ 'task', 'body', 'errors' }) do
+      local name = kind .. ':' .. user .. ':' .. id
+      local left = call('PTTL', prefix .. name)
+      if is_dead and left == -1 then
+        wrong('no-expiry', name, 'stays for ever', function()
+          call('PEXPIRE', prefix .. name, dead_letter_ttl_ms)
+          return 'expires as a dead letter does'
+        end)
+      elseif not is_dead and left >= 0 then
+        wrong('expires', name, 'vanishes in ' .. string.format('%d', left) .. ' ms', function()
+          call('PERSIST', prefix .. name)
+          return 'stays'
+        end)
+      end
+    end
+  end
+
+  local function check_held(user, id, known)
+    local name = known.held or ''
+    if call('ZSCORE', place_key('held', user) .. ':' .. name, id) then return end
+    wrong('held-for-nobody', 'held:' .. user, 'is in no line of a task name', function()
+      call('ZREM', place_key('held', user), id)
+      queue_again(user, id, known)
+      return 'in its lane again'
+    end)
+  end
+
+  local function check_limited(user, id, known)
+    if not known.limited then return end
+    for _, k in ipairs(new_limits().keys_in(known.limited)) do
+      if call('SISMEMBER', prefix .. 'running:' .. k, user .. ':' .. id) == 0 then
+        wrong('uncounted-run', 'running:' .. k, 'a task that runs does not count for its limit', function()
+          call('SADD', prefix .. 'running:' .. k, user .. ':' .. id)
+          return 'counted'
+        end)
+      end
+    end
+  end
+
+  local function check_one_place(user, id, known, spot)
+    local told, is_dead = known.state, spot == 'dead'
+    local name = 'task:' .. user .. ':' .. id
+    if told ~= STATE_IN[spot] and (told or STATE_IN[spot] ~= 'queued') then
+      wrong('wrong-state', name, (told or 'nothing is') .. ' told, it is in ' .. spot, function()
+        return restore_state(user, id, spot)
+      end)
+    end
+    if not is_dead and call('EXISTS', result_key(user, id)) == 1 then
+      wrong('stale-result', 'result:' .. user .. ':' .. id, 'the task has not ended', function()
+        delete(user, id, result_key(user, id))
+        return 'deleted'
+      end)
+    end
+    check_expiry(user, id, is_dead)
+    if spot == 'held' then check_held(user, id, known) end
+    if lane_of(spot) then check_limited(user, id, known) end
+    if spot == 'deferred' and call('EXISTS', needs_key(user, id)) == 0 then
+      wrong('waits-for-nothing', 'needs:' .. user .. ':' .. id, 'nothing is known of what it waits for')
+    end
+  end
+
+  -- A deferred task of which only its message says what it waits for: those that have ended are found by the next look.
+  function checks.rewire(user, id, ...)
+    if call('EXISTS', needs_key(user, id)) == 1 or not holds('deferred', user, id) then return end
+    local dependencies = { ... }
+    wrong('waits-for-nothing', 'needs:' .. user .. ':' .. id, 'nothing is known of what it waits for', function()
+      for _, dependency in ipairs(dependencies) do depend().wait_for(user, id, dependency) end
+      if #dependencies > 0 then return 'waits for what its message says' end
+      call('SREM', place_key('deferred', user), id)
+      return queue_again(user, id, fields_of(user, id))
+    end)
+  end
+
+  -- A message that is there.
+  function checks.task(user, id)
+    if call('EXISTS', body_key(user, id)) == 0 then return end
+    local known = fields_of(user, id)
+    local places = places_with(user, id, known)
+    if #places == 0 then
+      check_no_place(user, id, known)
+    elseif #places > 1 then
+      check_many_places(user, id, known, places)
+    else
+      check_one_place(user, id, known, places[1])
+    end
+  end
+
+  -- A task in a place.
+  function checks.seat(user, id, spot)
+    if not holds(spot, user, id) or call('EXISTS', body_key(user, id)) == 1 then return end
+    wrong('lost-message', spot .. ':' .. user, 'the message of the task is gone', function()
+      remove_from(spot, user, id, fields_of(user, id))
+      return give_up(user, id)
+    end)
+  end
+
+  -- A dead letter, from either list. Those that are over are dropped by the next failure.
+  function checks.letter(user, id)
+    local own, of_all = call('ZSCORE', place_key('dead', user), id), call('ZSCORE', prefix .. 'dead', user .. ':' .. id)
+    local at = own or of_all
+    if not at or at + dead_letter_ttl_ms <= now then return end
+    if call('EXISTS', body_key(user, id)) == 0 then
+      return wrong('lost-message', 'dead:' .. user, 'the message of the dead letter is gone', function()
+        unlist_dead(user, id)
+        delete(user, id, keys_of_task(user, id))
+        return 'no dead letter any more'
+      end)
+    end
+    if own and of_all then return end
+    wrong('half-a-letter', own and 'dead' or 'dead:' .. user, 'the dead letter is in one list only', function()
+      return relist(user, id, { ended = at })
+    end)
+  end
+
+  -- What is kept of a task beside its message.
+  function checks.leftover(user, id, kind)
+    local name = kind .. ':' .. user .. ':' .. id
+    if call('EXISTS', prefix .. name) == 0 or call('EXISTS', body_key(user, id)) == 1 then return end
+    if kind == 'task' then
+      local known = fields_of(user, id)
+      if known.feeds and next(known, next(known)) == nil then return end -- somebody waits for the next one of this id
+      if #places_with(user, id, known) > 0 then return end -- told of there
+    end
+    wrong('leftover', name, 'the message of the task is gone', function()
+      local feeds = kind == 'task' and call('HGET', task_key(user, id), 'feeds')
+      delete(user, id, prefix .. name)
+      if feeds then call('HSET', task_key(user, id), 'feeds', 1) end
+      return 'deleted'
+    end)
+  end
+
+  local function restore_fields(lane, user, stream_id, id)
+    local pending = redis.pcall('XPENDING', stream_key(lane, user), 'workers', stream_id, stream_id, 1)[1]
+    local ms = string.match(stream_id, '^%d+')
+    call('HSET', task_key(user, id), 'state', 'started', 'lane', lane, 'score', ms * 1000, 'stream_id', stream_id, 'worker',
+      pending and pending[2] or '', 'started', ms)
+    call('HSETNX', task_key(user, id), 'attempt', 1)
+    return 'told anew, as its first attempt'
+  end
+
+  local function check_fields(lane, user, stream_id, id)
+    local known = fields_of(user, id)
+    if known.stream_id == stream_id and known.state == 'started' then return true end
+    local name = 'task:' .. user .. ':' .. id
+    if not known.state and #places_with(user, id, known) == 1 then
+      wrong('lost-fields', name, 'the task runs, and nothing is known of it', function()
+        return restore_fields(lane, user, stream_id, id)
+      end)
+      return true
+    end
+    wrong('stale-delivery', lane .. '-stream:' .. user, 'the task is elsewhere', function()
+      remove_delivery(lane, user, stream_id)
+      count('started', -1)
+      return 'removed'
+    end)
+  end
+
+  -- An entry of a stream.
+  function checks.delivery(user, id, lane, stream_id)
+    local stream = stream_key(lane, user)
+    if delivery(lane, user, stream_id) ~= id then return end
+    if call('EXISTS', body_key(user, id)) == 0 then
+      return wrong('lost-message', lane .. '-stream:' .. user, 'the message of the task is gone', function()
+        local known = fields_of(user, id)
+        remove_delivery(lane, user, stream_id)
+        count('started', -1)
+        if known.limited then new_limits().stop(known.limited, user, id) end
+        return give_up(user, id)
+      end)
+    end
+    if not check_fields(lane, user, stream_id, id) then return end
+    local pending = redis.pcall('XPENDING', stream, 'workers', stream_id, stream_id, 1)
+    if not pending.err and pending[1] then return end
+    wrong('nobodys-delivery', lane .. '-stream:' .. user, 'no worker has the task, and none may steal it', function()
+      redis.pcall('XGROUP', 'CREATE', stream, 'workers', '0')
+      call('XCLAIM', stream, 'workers', call('HGET', task_key(user, id), 'worker') or 'doctor', 0, stream_id, 'FORCE', 'JUSTID')
+      call('ZADD', leases_key, now, lane .. ':' .. user)
+      return 'in the hands of its worker again'
+    end)
+  end
+end
+
+-- lib/check_users.lua
+-- Users: who has tasks stands where they are served from, and nobody else does.
+
+-- lib/check_bytes.lua
+-- Counts of bytes: whoever has a limit has one of what is there. What a count says is not compared with all that is there,
+-- which is in no list.
+
+-- lib/weighing.lua
+-- A user has a limit of its bytes from now on: what is there already is counted, some keys at each claim. Until then only
+-- what came since is in its count.
+-- weighing-spaces  list  <u>:<namespace> with values that are still to be counted
+-- In the state: weighing, the counts that are under way; weigh_cursor, how far they are among all keys, 'end' when past
+-- them; space_cursor, the same among the values of the first namespace.
+
+local function new_weighing()
+  local it = {}
+  local counted = bytes or new_bytes()
+  local KEYS_A_CALL, VALUES_A_CALL = 200, 10
+  local spaces_key = prefix .. 'weighing-spaces'
+
+  local function begin(gen)
+    local before = call('HGET', state_key, 'weighing')
+    call('HSET', state_key, 'weighing', before and before .. ' ' .. gen or gen, 'weigh_cursor', '0')
+    call('HDEL', state_key, 'space_cursor')
+    call('DEL', spaces_key)
+  end
+
+  -- The limit of `whose` came, or went: the limit of everybody may be left.
+  function it.change_limit(whose, is_set)
+    local gen = string.format('%d', now_us)
+    count('byte_limits', is_set and 1 or -1)
+    if whose == '*' then
+      if not is_set then return end
+      call('HSET', state_key, 'byte_gen', gen)
+    else
+      counted.forget(whose)
+      if not new_bytes().limit(whose) then return end
+      call('HSET', prefix .. 'bytes:' .. whose, 'gen', gen)
+      call('ZADD', users_key, 'NX', now, whose)
+    end
+    begin(gen)
+  end
+
+  local look = {}
+
+  local function look_at(user, part, key, size)
+    if size > 0 then counted.discover(user, part, size, counted.expiry_of(key)) end
+  end
+
+  local function look_at_task(rest, at)
+    local user, id = string.match(rest, '^([^:]*):(.*)$')
+    if not counted.is_counting(user) then return end
+    local part = counted.parts_of(user, id)[at]
+    look_at(user, part[1], part[2], part[3])
+  end
+  function look.body(rest) look_at_task(rest, 1) end
+  function look.errors(rest) look_at_task(rest, 2) end
+  function look.result(rest) look_at_task(rest, 3) end
+
+  function look.xcom(rest)
+    if counted.is_counting(string.match(rest, '^[^:]*')) then call('RPUSH', spaces_key, rest) end
+  end
+
+  function look.schedule(rest)
+    local key = prefix .. 'schedule:' .. rest
+    local user = call('HGET', key, 'user')
+    if user and counted.is_counting(user) then look_at(user, 'schedule:' .. rest, key, call('HSTRLEN', key, 'body')) end
+  end
+
+  local function count_values(space)
+    local user, namespace = string.match(space, '^([^:]*):(.*)$')
+    local cursor = call('HGET', state_key, 'space_cursor') or '0'
+    local page = call('HSCAN', prefix .. 'xcom:' .. space, cursor, 'COUNT', VALUES_A_CALL)
+    for at = 1, #page[2], 2 do
+      local key, value = page[2][at], page[2][at + 1]
+      if counted.is_counting(user) then counted.discover_value(user, namespace, key, #key + #value) end
+    end
+    if page[1] ~= '0' then return call('HSET', state_key, 'space_cursor', page[1]) end
+    call('LPOP', spaces_key)
+    call('HDEL', state_key, 'space_cursor')
+  end
+
+  local function look_at_some(cursor)
+    local literal = string.gsub(prefix, '[*?%[%]\\^-]', '\\%0')
+    local page = call('SCAN', cursor, 'MATCH', literal .. '*', 'COUNT', KEYS_A_CALL)
+    for _, key in ipairs(page[2]) do
+      local kind, rest = string.match(string.sub(key, #prefix + 1), '^(%a+):(.*)$')
+      if kind and look[kind] then look[kind](rest) end
+    end
+    call('HSET', state_key, 'weigh_cursor', page[1] == '0' and 'end' or page[1])
+  end
+
+  -- True: there is more.
+  function it.go_on()
+    local space, cursor = call('LINDEX', spaces_key, 0), call('HGET', state_key, 'weigh_cursor') or '0'
+    if space then
+      count_values(space)
+    elseif cursor ~= 'end' then
+      look_at_some(cursor)
+    else
+      call('HDEL', state_key, 'weighing', 'weigh_cursor')
+      call('UNLINK', prefix .. 'weighed')
+      return false
+    end
+    return true
+  end
+
+  return it
+end
+
+local function add_byte_checks(doctor)
+  local checks, wrong = doctor.checks, doctor.wrong
+  local MOST_POLICIES = 200 -- read in one call
+
+  local function weigh_anew(user)
+    new_weighing().change_limit(user, true)
+    count('byte_limits', -1) -- it had that limit before
+    return 'counted anew by the claims that follow'
+  end
+
+  -- `all`: tasks that it has.
+  function checks.bytes(user, _, all)
+    if not bytes or is_weighing or not bytes.limit(user) then return end
+    local kept = prefix .. 'bytes:' .. user
+    local lacks = all > 0 and call('EXISTS', kept) == 0 and 'bytes:'
+      or call('HLEN', kept) > 2 and call('EXISTS', prefix .. 'bytes-expiring:' .. user) == 0 and 'bytes-expiring:'
+      or call('EXISTS', prefix .. 'xcom-spaces:' .. user) == 1 and call('EXISTS', prefix .. 'xcom-bytes:' .. user) == 0
+        and 'xcom-bytes:'
+    if not lacks then return end
+    wrong('lost-count', lacks .. user, 'its limit of bytes would be counted wrongly', function() return weigh_anew(user) end)
+  end
+
+  local function has_limit(whose)
+    local packed = call('GET', prefix .. 'policy:' .. whose)
+    return packed and cmsgpack.unpack(packed).max_bytes
+  end
+
+  -- How many policies have such a limit, where there are not too many to look.
+  function checks.byte_limits()
+    if call('ZCARD', prefix .. 'policy-users') > MOST_POLICIES then return end
+    local limits = has_limit('*') and 1 or 0
+    for _, user in ipairs(call('ZRANGE', prefix .. 'policy-users', 0, -1)) do
+      if has_limit(user) then limits = limits + 1 end
+    end
+    local told = call('HGET', state_key, 'byte_limits')
+    if tonumber(told or 0) == limits then return end
+    wrong('wrong-total', 'state', 'byte_limits says ' .. (told or 'nothing') .. ', there are ' .. limits, function()
+      call('HSET', state_key, 'byte_limits', limits)
+      return 'counted anew'
+    end)
+  end
+end
+
+local function add_user_checks(doctor)
+  local checks, wrong = doctor.checks, doctor.wrong
+  fair()
+  local SORTED = { 'critical', 'normal', 'held', 'scheduled', 'dead' }
+
+  local function tasks_of(user)
+    local has, all = {}, 0
+    for _, spot in ipairs(SORTED) do has[spot] = call('ZCARD', place_key(spot, user)) end
+    has.deferred = call('SCARD', place_key('deferred', user))
+    for _, lane in ipairs({ 'critical', 'normal' }) do has[lane .. '-stream'] = call('XLEN', stream_key(lane, user)) end
+    for _, number in pairs(has) do all = all + number end
+    return has, all
+  end
+
+  local function check_listed(user, all)
+    if all == 0 or call('ZSCORE', users_key, user) then return end
+    wrong('unlisted-user', 'users', 'has tasks, and is not listed', function()
+      call('ZADD', users_key, now, user)
+      return 'listed'
+    end)
+  end
+
+  local function check_due(user, scheduled)
+    local due = call('ZSCORE', due_key, user)
+    if scheduled == 0 then
+      if not due then return end
+      return wrong('due-without-tasks', 'due', 'has no scheduled task', function()
+        call('ZREM', due_key, user)
+        return 'removed'
+      end)
+    end
+    local at = math.floor(call('ZRANGE', place_key('scheduled', user), 0, 0, 'WITHSCORES')[2])
+    if due and tonumber(due) <= math.max(at, now) then return end
+    wrong('not-due', 'due', due and 'is looked at too late' or 'nobody looks for its scheduled tasks', function()
+      call('ZADD', due_key, at, user)
+      wake(user, 1)
+      return 'looked at in time'
+    end)
+  end
+
+  local function check_group(user, lane)
+    for _, group in ipairs(call('XINFO', 'GROUPS', stream_key(lane, user))) do
+      if group[2] == 'workers' then return end
+    end
+    wrong('no-group', lane .. '-stream:' .. user, 'its group is gone: nothing can be delivered or settled', function()
+      call('XGROUP', 'CREATE', stream_key(lane, user), 'workers', '0')
+      return 'made anew'
+    end)
+  end
+
+  local function check_lease(user, lane, running)
+    local member = lane .. ':' .. user
+    local look, exists = call('ZSCORE', leases_key, member), call('EXISTS', stream_key(lane, user)) == 1
+    if exists and running > 0 then
+      check_group(user, lane)
+      if look then return end
+      return wrong('no-lease', 'leases', 'nobody looks for silent workers in ' .. member, function()
+        call('ZADD', leases_key, now, member)
+        return 'looked at from now on'
+      end)
+    end
+    if not (look or exists) then return end
+    wrong('lease-without-tasks', exists and lane .. '-stream:' .. user or 'leases', 'nothing runs in ' .. member, function()
+      call('DEL', stream_key(lane, user))
+      call('ZREM', leases_key, member)
+      return 'removed'
+    end)
+  end
+
+  local function put_where_it_belongs(user)
+    local may_run
+    if governed then
+      may_run = governed.review(user)
+    else
+      local id = call('ZRANGE', place_key('critical', user), 0, 0)[1] or call('ZRANGE', place_key('normal', user), 0, 0)[1]
+      may_run = admit(user, cost_of_task(user, id))
+    end
+    if may_run then wake(user, 1) end
+    return 'put where it belongs'
+  end
+
+  -- Who has tasks and is not ready is held back by its policy, and comes back: at its moment, or by an event.
+  local function check_held_back(u)
+    local user = u.name
+    local parked = governed and tonumber(call('ZSCORE', prefix .. 'parked', user) or nil)
+    if parked and parked <= now then return end
+    if governed and (sweep_asked or call('ZSCORE', prefix .. 'swept', user)) then return end
+    local gate = gate_of(user)
+    if not gate then
+      return wrong('not-ready', 'ready', 'has tasks that may run, and is not served', function()
+        return put_where_it_belongs(user)
+      end)
+    end
+    local p = u.policy
+    local waits_for_event = rawget(p, 'paused') == true or rawget(p, 'max_running') and not p.breaker_failures
+    if gate == gates.NEVER and waits_for_event and not u.is_by_share or parked and parked <= gate + 1 then return end
+    wrong('not-parked', 'parked', 'is held back, and does not come back in time', function()
+      return put_where_it_belongs(user)
+    end)
+  end
+
+  local function check_reserved(u, tag)
+    local reserved = governed and tonumber(call('ZSCORE', prefix .. 'reserved', u.name) or nil)
+    if not reserved or reserved == tag then return end
+    wrong('wrong-reservation', 'reserved', tag and 'has another tag' or 'is not ready', function()
+      if tag then call('ZADD', prefix .. 'reserved', tag, u.name) else call('ZREM', prefix .. 'reserved', u.name) end
+      return tag and 'has its tag' or 'removed'
+    end)
+  end
+
+  local function check_parked(user)
+    if not call('ZSCORE', prefix .. 'parked', user) then return end
+    wrong('parked-without-tasks', 'parked', 'has no task that is held back', function()
+      call('ZREM', prefix .. 'parked', user)
+      return 'removed'
+    end)
+  end
+
+  -- The weight that was counted must not be forgotten while the user stands in line.
+  local function check_remembered(u, tag)
+    if not tag or call('HEXISTS', user_key(u.name), 'weight') == 0 or call('PTTL', user_key(u.name)) == -1 then return end
+    wrong('expires', 'user:' .. u.name, 'the weight of one that is ready would be forgotten', function()
+      call('PERSIST', user_key(u.name))
+      return 'stays'
+    end)
+  end
+
+  -- The tree of an assignment has each of its users that is ready, with a tag that is not above the true one.
+  local function check_tree(u, tag, name)
+    local in_tree = tonumber(call('ZSCORE', assignments.tree_key(name, u.up), u.name) or nil)
+    if in_tree and in_tree <= tag then return end
+    wrong('not-in-tree', 'ready@' .. name, in_tree and 'stands too high' or 'is ready, and its workers do not see it', function()
+      nodes.known[u.name] = nil
+      call('ZADD', assignments.tree_key(name, u.up), 'LT', tag, u.name)
+      assignments.enter(nodes.user(u.name))
+      return 'in its tree'
+    end)
+  end
+
+  local function check_looks(u, name)
+    for _, lane in ipairs({ 'critical', 'normal' }) do
+      local member = lane .. ':' .. u.name
+      local look = tonumber(call('ZSCORE', leases_key, member) or nil)
+      local in_list = look and tonumber(call('ZSCORE', prefix .. 'leases@' .. name, member) or nil)
+      if look and not (in_list and in_list <= look) then
+        wrong('no-lease', 'leases@' .. name, 'its workers do not look for silent ones in ' .. member, function()
+          call('ZADD', prefix .. 'leases@' .. name, 'LT', look, member)
+          return 'looked at from now on'
+        end)
+      end
+    end
+  end
+
+  local function check_assigned(u, tag)
+    for _, name in ipairs(call('SMEMBERS', prefix .. 'assignments:' .. u.name)) do
+      if call('ZSCORE', prefix .. 'assignments', name) then
+        if tag then check_tree(u, tag, name) end
+        check_looks(u, name)
+      end
+    end
+  end
+
+  function checks.user(user)
+    nodes.known[user] = nil
+    local has, all = tasks_of(user)
+    check_listed(user, all)
+    check_due(user, has.scheduled)
+    check_lease(user, 'critical', has['critical-stream'])
+    check_lease(user, 'normal', has['normal-stream'])
+    local u, waits = nodes.user(user), has.critical + has.normal
+    local tag = tonumber(call('ZSCORE', u.up.key, user) or nil)
+    if waits > 0 and not tag then check_held_back(u) end
+    if waits == 0 and tag then
+      wrong('ready-without-tasks', 'ready', 'has no task that may run', function()
+        retire(user)
+        return 'not ready any more'
+      end)
+    end
+    check_reserved(u, tag)
+    check_remembered(u, tag)
+    if waits + has.held == 0 then check_parked(user) end
+    if has_assigned then check_assigned(u, tag) end
+    checks.bytes(user, '', all)
+  end
+
+  -- A user or a group in a line.
+  function checks.member(member, _, path)
+    local line = path == '' and root or lines.at(path)
+    local is_group = string.byte(member) == 64
+    local node = is_group and lines.at(string.sub(member, 2)) or nodes.user(member)
+    if node.up == line or not call('ZSCORE', line.key, member) then return end
+    wrong('wrong-line', path == '' and 'ready' or 'ready:' .. path, member .. ' is of another group', function()
+      lines.tag(line, member)
+      lines.remove(line, member)
+      return 'removed'
+    end)
+  end
+
+  local function enter_again(node)
+    local first, low = lines.lowest(node.up)
+    nodes.enter(node, node.up.mean, first, low)
+    if first then return 'ready again' end
+    node.up.was_joined, node.up.is_changed = true, true
+    return 'ready again'
+  end
+
+  -- A group, which is ready when one of its users is.
+  function checks.group(_, _, path)
+    local node = lines.at(path)
+    local has, tag = call('EXISTS', node.key) == 1, call('ZSCORE', node.up.key, node.member)
+    if has == (tag and true or false) then return end
+    wrong(has and 'not-ready' or 'ready-without-tasks', 'ready', 'group ' .. path, function()
+      if has then return enter_again(node) end
+      lines.keep(node.up, node.member, tonumber(tag))
+      lines.tag(node.up, node.member)
+      lines.remove(node.up, node.member)
+      return 'not ready any more'
+    end)
+  end
+
+  -- A user and an assignment, as one of the two says. Those of one that ended are released by steps.
+  function checks.assigned(user, _, name)
+    local lists = call('SISMEMBER', prefix .. 'assignment:' .. name, user) == 1
+    local knows = call('SISMEMBER', prefix .. 'assignments:' .. user, name) == 1
+    if lists == knows then return end
+    local lives = call('ZSCORE', prefix .. 'assignments', name)
+    wrong('half-an-assignment', lists and 'assignments:' .. user or 'assignment:' .. name, name .. ' and ' .. user, function()
+      local verb = lives and 'SADD' or 'SREM'
+      call(verb, prefix .. 'assignment:' .. name, user)
+      call(verb, prefix .. 'assignments:' .. user, name)
+      return lives and 'in both' or 'in neither'
+    end)
+  end
+end
+
+-- lib/check_links.lua
+-- What waits for what: `needs` and `feeds` mirror each other, and who waits for a task that has ended is told.
+
+local function add_link_checks(doctor)
+  local checks, wrong = doctor.checks, doctor.wrong
+  local turns_key = prefix .. 'announcements'
+  local LETTERS = { F = 'finished', X = 'failed', C = 'canceled' }
+  local function line_of(user) return turns_key .. ':' .. user end
+
+  local function outcome_of(user, id)
+    local letter = call('GETRANGE', result_key(user, id), 9, 9)
+    if LETTERS[letter] then return LETTERS[letter] end
+    return call('HGET', task_key(user, id), 'state') == 'failed' and 'failed' or nil
+  end
+
+  local function tell_anew(user, dependency, outcome)
+    call('RPUSH', line_of(user), cmsgpack.pack({ dependency, outcome }))
+    call('ZADD', turns_key, 'NX', now_us, user)
+    count('announcements', 1)
+    return 'told by the claims that follow'
+  end
+
+  -- Of a pair that mirrors each other.
+  local function check_told(user, id, dependency, on_failure)
+    if call('EXISTS', line_of(user)) == 1 then return end
+    local outcome = outcome_of(user, dependency)
+    if not outcome or (outcome ~= 'finished' and on_failure == 'wait') then return end
+    wrong('untold-end', 'feeds:' .. user .. ':' .. dependency, 'it has ' .. outcome .. ', and ' .. id .. ' waits', function()
+      return tell_anew(user, dependency, outcome)
+    end)
+  end
+
+  local function drop_feed(user, id, dependency)
+    wrong('fed-for-nothing', 'feeds:' .. user .. ':' .. dependency, id .. ' does not wait for it', function()
+      call('SREM', feeds_key(user, dependency), id)
+      call('SREM', informed_key(user, dependency), id)
+      return 'removed'
+    end)
+  end
+
+  -- `id` waits for `dependency`, as one of the two says.
+  function checks.link(user, id, dependency)
+    local needs = call('SISMEMBER', needs_key(user, id), dependency) == 1
+    local feeds = call('SISMEMBER', feeds_key(user, dependency), id) + call('SISMEMBER', informed_key(user, dependency), id) > 0
+    if not needs and not feeds then return end
+    local known = call('HMGET', task_key(user, id), 'state', 'on_failure')
+    local waits = known[1] == 'deferred' or call('SISMEMBER', place_key('deferred', user), id) == 1
+    if needs and not waits then return end -- told as a leftover
+    if not waits then return drop_feed(user, id, dependency) end
+    if needs and feeds then return check_told(user, id, dependency, known[2] or 'wait') end
+    local name = needs and 'feeds:' .. user .. ':' .. dependency or 'needs:' .. user .. ':' .. id
+    wrong('half-a-link', name, id .. ' waits for ' .. dependency .. ', as one of the two says', function()
+      depend().wait_for(user, id, dependency)
+      return 'in both'
+    end)
+  end
+
+  -- `needs` of a task that waits for nothing.
+  function checks.needs(user, id)
+    if call('EXISTS', needs_key(user, id)) == 0 then return end
+    if call('HGET', task_key(user, id), 'state') == 'deferred' then return end
+    if call('SISMEMBER', place_key('deferred', user), id) == 1 then return end
+    wrong('leftover', 'needs:' .. user .. ':' .. id, 'the task waits for nothing', function()
+      call('DEL', needs_key(user, id))
+      return 'deleted'
+    end)
+  end
+
+  -- The marks of a task that others wait for.
+  function checks.fed(user, id)
+    if call('EXISTS', line_of(user)) == 1 then return end
+    local name = user .. ':' .. id
+    local feeds, informed = call('EXISTS', feeds_key(user, id)) == 1, call('EXISTS', informed_key(user, id)) == 1
+    if informed then
+      wrong('leftover', 'informed:' .. name, 'nobody is being told', function()
+        call('SUNIONSTORE', feeds_key(user, id), feeds_key(user, id), informed_key(user, id))
+        call('DEL', informed_key(user, id))
+        return 'joined with feeds'
+      end)
+    end
+    if (feeds or informed) and call('HEXISTS', task_key(user, id), 'feeds') == 0 then
+      wrong('unmarked', 'task:' .. name, 'others wait for it, and its end would not be told', function()
+        call('HSET', task_key(user, id), 'feeds', 1)
+        return 'marked'
+      end)
+    end
+  end
+
+  -- Ends of a user's tasks that are told later.
+  function checks.announcing(user)
+    local is_listed, packed = call('ZSCORE', turns_key, user), call('LINDEX', line_of(user), 0)
+    if packed then
+      local ok, oldest = pcall(cmsgpack.unpack, packed)
+      if not ok or type(oldest) ~= 'table' or type(oldest[2]) ~= 'string' then
+        return wrong('corrupt', 'announcements:' .. user, 'cannot be read', function()
+          call('LPOP', line_of(user))
+          count('announcements', -1)
+          return 'dropped'
+        end)
+      end
+    end
+    if (is_listed and true or false) == (packed and true or false) then return end
+    wrong('unlisted-end', 'announcements', 'the user ' .. (packed and 'is missing' or 'has nothing to be told'), function()
+      if packed then call('ZADD', turns_key, now_us, user) else call('ZREM', turns_key, user) end
+      return packed and 'listed' or 'removed'
+    end)
+  end
+end
+
+-- lib/check_names.lua
+-- What governs: policies and limits, and what they hold, each in the lists that lead to it.
+
+local function add_name_checks(doctor)
+  local checks, wrong = doctor.checks, doctor.wrong
+
+  local function unpacked(key)
+    local packed = call('GET', key)
+    if not packed then return nil end
+    local ok, value = pcall(cmsgpack.unpack, packed)
+    return packed, ok and type(value) == 'table' and value
+  end
+
+  local function index_of(whose) return string.byte(whose) == 64 and 'policy-groups' or 'policy-users' end
+
+  local function drop_policy(whose)
+    local told = set_aside('policy:' .. whose)
+    if whose ~= '*' then call('ZREM', prefix .. index_of(whose), whose) end
+    count('policies', -1)
+    return told
+  end
+
+  -- A policy, from its key or from the list.
+  function checks.policy(_, _, whose)
+    local name, index = 'policy:' .. whose, index_of(whose)
+    local packed, policy = unpacked(prefix .. name)
+    if packed and not policy then
+      return wrong('corrupt', name, 'cannot be read', function() return drop_policy(whose) end)
+    end
+    local is_listed = whose == '*' or call('ZSCORE', prefix .. index, whose)
+    if packed and not is_listed then
+      wrong('unlisted-name', index, whose .. ' has a policy, and is not listed', function()
+        call('ZADD', prefix .. index, 0, whose)
+        return 'listed'
+      end)
+    elseif is_listed and not packed and whose ~= '*' then
+      wrong('lost-policy', name, 'is listed, and gone', function()
+        call('ZREM', prefix .. index, whose)
+        return 'not listed any more: set it anew'
+      end)
+    end
+  end
+
+  function checks.limit(_, _, name)
+    local key = prefix .. 'limit:' .. name
+    local exists, is_listed = call('EXISTS', key) == 1, call('ZSCORE', prefix .. 'limit-keys', name)
+    if exists and not is_listed then
+      wrong('unlisted-name', 'limit-keys', name .. ' has a limit, and is not listed', function()
+        call('ZADD', prefix .. 'limit-keys', 0, name)
+        return 'listed'
+      end)
+    elseif is_listed and not exists then
+      wrong('lost-limit', 'limit:' .. name, 'is listed, and gone', function()
+        call('ZREM', prefix .. 'limit-keys', name)
+        call('SREM', prefix .. 'uncounted', name)
+        return 'not listed any more: set it anew'
+      end)
+    end
+  end
+
+  -- A limit that waits for what runs to be counted.
+  function checks.uncounted(_, _, name)
+    local is_marked = call('HEXISTS', prefix .. 'limit:' .. name, 'uncounted') == 1
+    local is_listed = call('SISMEMBER', prefix .. 'uncounted', name) == 1
+    if not (is_marked or is_listed) then return end
+    if is_marked and is_listed and call('HEXISTS', state_key, 'recount') == 1 then return end
+    wrong('uncounted', 'uncounted', name .. ' is not being counted, and nothing of it starts', function()
+      if call('EXISTS', prefix .. 'limit:' .. name) == 0 then
+        call('SREM', prefix .. 'uncounted', name)
+        return 'removed'
+      end
+      call('HSET', prefix .. 'limit:' .. name, 'uncounted', 1)
+      call('SADD', prefix .. 'uncounted', name)
+      call('HSET', state_key, 'recount', '0')
+      return 'counted by the claims that follow'
+    end)
+  end
+
+  local function has_key(packed, k)
+    for _, each in ipairs(new_limits().keys_in(packed)) do
+      if each == k then return true end
+    end
+    return false
+  end
+
+  -- One that counts as running for a key.
+  function checks.running(_, _, k, member)
+    if call('SISMEMBER', prefix .. 'running:' .. k, member) == 0 then return end
+    local known = call('HMGET', prefix .. 'task:' .. member, 'state', 'limited')
+    if known[1] == 'started' and known[2] and has_key(known[2], k) then return end
+    wrong('does-not-run', 'running:' .. k, member .. ' counts for the limit, and does not run', function()
+      call('SREM', prefix .. 'running:' .. k, member)
+      call('ZADD', prefix .. 'held', 'XX', now, k)
+      return 'not counted any more'
+    end)
+  end
+
+  local function parts_of(member)
+    local colon = string.find(member, ':', 1, true)
+    return string.sub(member, 1, colon - 1), string.sub(member, colon + 1)
+  end
+
+  -- A place in hand, from those of its key.
+  function checks.let_in(_, _, k, member)
+    if not call('ZSCORE', prefix .. 'let-in:' .. k, member) then return end
+    local user, id = parts_of(member)
+    local packed = call('HGET', prefix .. 'offers:' .. user, id)
+    if packed and has_key(packed, k) then return end
+    wrong('no-offer', 'offers:' .. user, 'a place of ' .. k .. ' is kept for ' .. member .. ', which does not know it', function()
+      call('ZREM', prefix .. 'let-in:' .. k, member)
+      call('SREM', prefix .. 'kept:' .. k, member)
+      call('ZADD', prefix .. 'held', 'XX', now, k)
+      return 'others may have it'
+    end)
+  end
+
+  function checks.kept(_, _, k, member)
+    if call('SISMEMBER', prefix .. 'kept:' .. k, member) == 0 or call('ZSCORE', prefix .. 'let-in:' .. k, member) then return end
+    wrong('offer-without-task', 'kept:' .. k, member .. ' has no such place', function()
+      call('SREM', prefix .. 'kept:' .. k, member)
+      return 'removed'
+    end)
+  end
+
+  -- One that is held by its name, from the line of the name. (From all of its user's: see lib/check_tasks.lua.)
+  function checks.held(user, id, name)
+    local line = place_key('held', user) .. ':' .. name
+    local score = call('ZSCORE', line, id)
+    if not score or call('ZSCORE', place_key('held', user), id) then return end
+    wrong('held-for-nobody', 'held:' .. user .. ':' .. name, 'is not among those of its user', function()
+      local is_here = call('HGET', task_key(user, id), 'held') == name
+      if is_here then call('ZADD', place_key('held', user), score, id) else call('ZREM', line, id) end
+      return is_here and 'listed' or 'removed'
+    end)
+  end
+
+  -- A user and a name of which it has held tasks, as one of the two lists says.
+  function checks.holding(user, _, name)
+    local has = call('EXISTS', place_key('held', user) .. ':' .. name) == 1
+    local users = prefix .. 'held-users:' .. name
+    local is_listed, is_looked_at = call('ZSCORE', users, user), call('ZSCORE', prefix .. 'held', name)
+    if has and not (is_listed and is_looked_at) then
+      wrong('not-let-in', is_listed and 'held' or 'held-users:' .. name, 'nobody lets its held tasks in', function()
+        call('ZADD', users, 'NX', now_us, user)
+        call('ZADD', prefix .. 'held', 'NX', now, name)
+        return 'let in by turns again'
+      end)
+    elseif is_listed and not has then
+      wrong('held-without-tasks', 'held-users:' .. name, 'has no held tasks of that name', function()
+        call('ZREM', users, user)
+        if call('EXISTS', users) == 0 then call('ZREM', prefix .. 'held', name) end
+        return 'removed'
+      end)
+    end
+  end
+
+  function checks.held_name(_, _, name)
+    if not call('ZSCORE', prefix .. 'held', name) or call('EXISTS', prefix .. 'held-users:' .. name) == 1 then return end
+    wrong('held-without-tasks', 'held', name .. ' holds nobody', function()
+      call('ZREM', prefix .. 'held', name)
+      return 'removed'
+    end)
+  end
+
+  -- Places that a task has in hand.
+  function checks.offer(user, id)
+    local packed = call('HGET', prefix .. 'offers:' .. user, id)
+    if not packed then return end
+    local known = call('HMGET', task_key(user, id), 'lane', 'held')
+    if not (known[2] or known[1] and call('ZSCORE', place_key(known[1], user), id)) then
+      return wrong('offer-without-task', 'offers:' .. user, 'the task does not wait in its lane', function()
+        new_limits().drop(user, id)
+        return 'others may have its places'
+      end)
+    end
+    for _, k in ipairs(new_limits().keys_in(packed)) do
+      if not call('ZSCORE', prefix .. 'let-in:' .. k, user .. ':' .. id) then
+        wrong('no-offer', 'let-in:' .. k, 'the place of ' .. id .. ' could be given to others', function()
+          call('ZADD', prefix .. 'let-in:' .. k, now, user .. ':' .. id)
+          return 'kept for it'
+        end)
+      end
+    end
+  end
+end
+
+-- lib/check_schedules.lua
+-- Schedules: each is in the lists that its state says, and each list leads to one.
+
+-- lib/schedules.lua
+-- Schedules.
+-- schedules       zset  id → ms at which it fires next
+-- schedules-ended zset  id → ms at which one that has ended is forgotten
+-- schedule:<id>   hash  user, name, spec, anchor, body, priority, delay, revision, state (active | paused | ended), slot
+--                       (ms it was planned for), created, runs, skipped, misfired, last_run, last_task, and of a declared
+--                       one: declared, older, orphaned
+-- schedules-broken zset id → ms at which it was set aside, as its hash was gone or could not be read
+-- schedule-index  zset  <u>:<id>, all with score 0: the schedules of a user are a range
+-- declared        zset  id → when a worker or scheduler last declared it
+-- declarers       zset  <definition> <id> → when one last declared just this definition
+
+local schedules_key, index_key, declared_key = prefix .. 'schedules', prefix .. 'schedule-index', prefix .. 'declared'
+local ended_key, broken_key = prefix .. 'schedules-ended', prefix .. 'schedules-broken'
+local function schedule_key(id) return prefix .. 'schedule:' .. id end
+
+-- Nothing where the key is no hash: one schedule that is damaged must not keep the others from firing.
+local function read_schedule(id, ...)
+  local known = redis.pcall('HMGET', schedule_key(id), ...)
+  return known.err and {} or known
+end
+
+-- Its body is in the count of the bytes of its user.
+local function weigh_schedule(user, id, sign)
+  if bytes then bytes.change(user, 'schedule:' .. id, sign * call('HSTRLEN', schedule_key(id), 'body')) end
+end
+
+local function forget_schedule(id)
+  local user = read_schedule(id, 'user')[1]
+  if user then weigh_schedule(user, id, -1) end
+  if user then call('ZREM', index_key, user .. ':' .. id) end
+  call('ZREM', schedules_key, id)
+  call('ZREM', ended_key, id)
+  call('ZREM', declared_key, id)
+  call('ZREM', broken_key, id)
+  return call('DEL', schedule_key(id))
+end
+
+local function add_schedule_checks(doctor, dead_letter_ttl_ms)
+  local checks, wrong = doctor.checks, doctor.wrong
+
+  local function list(id, key, name, at, detail)
+    wrong('unlisted-schedule', name, detail, function()
+      call('ZADD', key, at, id)
+      return 'listed'
+    end)
+  end
+
+  local function unlist(id, key, name, detail)
+    wrong('wrong-list', name, detail, function()
+      call('ZREM', key, id)
+      return 'removed'
+    end)
+  end
+
+  local function check_lists(id, state, slot)
+    local next_at, ended_at = call('ZSCORE', schedules_key, id), call('ZSCORE', ended_key, id)
+    if state == 'active' and not next_at then list(id, schedules_key, 'schedules', slot or now, 'would never fire') end
+    if state ~= 'active' and next_at then unlist(id, schedules_key, 'schedules', 'fires, and is ' .. state) end
+    if state == 'ended' and not ended_at then
+      list(id, ended_key, 'schedules-ended', string.format('%d', now + dead_letter_ttl_ms), 'would never be forgotten')
+    end
+    if state ~= 'ended' and ended_at then unlist(id, ended_key, 'schedules-ended', 'is to be forgotten, and ' .. state) end
+  end
+
+  -- What it does is lost with it. One that code declares comes back with the next declaration.
+  local function forget(id, name, detail)
+    wrong('lost-schedule', name, detail, function()
+      for _, key in ipairs({ schedules_key, ended_key, broken_key, declared_key }) do call('ZREM', key, id) end
+      return 'removed from the lists: add it anew'
+    end)
+  end
+
+  function checks.schedule(_, _, id)
+    local known = read_schedule(id, 'user', 'state', 'slot', 'revision', 'spec', 'body', 'anchor', 'priority')
+    if not known[1] and not known[2] then
+      for _, name in ipairs({ 'schedules', 'schedules-ended', 'schedules-broken', 'declared' }) do
+        if call('ZSCORE', prefix .. name, id) then return forget(id, 'schedule:' .. id, 'is in ' .. name .. ', and gone') end
+      end
+      return
+    end
+    if not (known[1] and known[2] and known[4] and known[5] and known[6] and tonumber(known[7]) and tonumber(known[8])) then
+      return wrong('corrupt', 'schedule:' .. id, 'lacks what it is made of', function()
+        forget_schedule(id)
+        return 'removed: add it anew'
+      end)
+    end
+    check_lists(id, known[2], known[3])
+    if call('ZSCORE', broken_key, id) then unlist(id, broken_key, 'schedules-broken', 'was set aside, and can be read') end
+    if call('ZSCORE', index_key, known[1] .. ':' .. id) then return end
+    wrong('unlisted-schedule', 'schedule-index', 'is in no listing', function()
+      call('ZADD', index_key, 0, known[1] .. ':' .. id)
+      return 'listed'
+    end)
+  end
+
+  -- A member of the index.
+  function checks.indexed(user, _, id)
+    local owner, member = read_schedule(id, 'user')[1], user .. ':' .. id
+    if owner == user or not call('ZSCORE', index_key, member) then return end
+    wrong('lost-schedule', 'schedule-index', member .. (owner and ' has another owner' or ' is gone'), function()
+      call('ZREM', index_key, member)
+      return owner and 'removed' or 'removed from the lists: add it anew'
+    end)
+  end
+end
+
+-- lib/check_values.lua
+-- What is kept beside the tasks: values that tasks share, and what is measured.
+
+local function add_value_checks(doctor)
+  local checks, wrong = doctor.checks, doctor.wrong
+
+  local function names(user, space)
+    local of = user .. ':' .. space
+    return 'xcom:' .. of, 'xcom-expiry:' .. of, 'xcom-spaces:' .. user
+  end
+
+  -- One value, from either key.
+  function checks.value(user, _, space, key)
+    local values, expiries = names(user, space)
+    local value, expiry = call('HGET', prefix .. values, key), call('ZSCORE', prefix .. expiries, key)
+    if (value and true or false) == (expiry and true or false) then return end
+    wrong('half-a-value', value and expiries or values, 'the value ' .. key .. (value and ' never goes' or ' is gone'), function()
+      if value and #value >= 8 then
+        call('ZADD', prefix .. expiries, struct.unpack('>d', value), key)
+        call('PEXPIREAT', prefix .. expiries, string.format('%d', call('PEXPIRETIME', prefix .. values)))
+        return 'expires again'
+      end
+      call('ZREM', prefix .. expiries, key)
+      call('HDEL', prefix .. values, key)
+      return 'removed'
+    end)
+  end
+
+  -- A namespace, from its values or from the list of its user. One that has expired is removed with the next value.
+  function checks.space(user, _, space)
+    local values, _, spaces = names(user, space)
+    local at = call('ZSCORE', prefix .. spaces, space)
+    if call('EXISTS', prefix .. values) == 1 and not at then
+      wrong('unlisted-space', spaces, 'a purge would not find ' .. space, function()
+        local ends = string.format('%d', call('PEXPIRETIME', prefix .. values))
+        call('ZADD', prefix .. spaces, ends, space)
+        if call('PEXPIRETIME', prefix .. spaces) < tonumber(ends) then call('PEXPIREAT', prefix .. spaces, ends) end
+        return 'listed'
+      end)
+    end
+  end
+
+  local function is_measured(packed)
+    local ok, m = pcall(cmsgpack.unpack, packed)
+    if not ok or type(m) ~= 'table' or #m < WAITS - 1 then return false end
+    for _, number in ipairs(m) do
+      if type(number) ~= 'number' then return false end
+    end
+    return true
+  end
+
+  function checks.metrics(user)
+    local packed = call('GET', prefix .. 'metrics:' .. user)
+    if not packed or is_measured(packed) then return end
+    wrong('corrupt', 'metrics:' .. user, 'cannot be read', function() return set_aside('metrics:' .. user) end)
+  end
+
+  function checks.run_time(_, _, name)
+    local took = call('HGET', prefix .. 'run-times', name)
+    if not took or string.match(took, '^%d+ [%d.e+-]+$') then return end
+    wrong('corrupt', 'run-times', 'of ' .. name .. ' cannot be read', function()
+      call('HDEL', prefix .. 'run-times', name)
+      return 'measured anew'
+    end)
+  end
+end
+
+-- lib/check_state.lua
+-- What the queue keeps of itself: numbers that can be counted anew.
+
+-- lib/version.lua
+-- What tells that nothing in a queue has moved: of all that the totals count, something changes with each script.
+
+local function version_of_state()
+  local fields = call('HMGET', state_key, 'arrival', 'clock', 'critical', 'normal', 'started', 'scheduled', 'deferred',
+    'announcements', 'finished', 'failed', 'canceled', 'retried', 'in_hand')
+  for at = 1, 13 do fields[at] = fields[at] or '' end
+  return table.concat(fields, ' ')
+end
+
+local function add_state_checks(doctor)
+  local checks, wrong = doctor.checks, doctor.wrong
+
+  local function is_finite(text)
+    local number = tonumber(text or 0)
+    return number and number == number and math.abs(number) < math.huge
+  end
+
+  local function begin_anew()
+    root.clock, root.mean, arrival = tonumber(call('ZRANGE', ready_key, 0, 0, 'WITHSCORES')[2] or 0), 0, now_us
+  end
+
+  -- The script writes them back at its end.
+  local function check_clock()
+    if is_finite(of_queue[1]) and is_finite(of_queue[2]) and is_finite(of_queue[8]) then return end
+    wrong('bad-number', 'state', 'the clock of the queue is no number', function()
+      begin_anew()
+      return 'as the lowest tag'
+    end)
+  end
+
+  local function check_total(field, told, counted)
+    if tonumber(told or 0) == counted then return end
+    local text = 'says ' .. (told or 'nothing') .. ', there are ' .. string.format('%d', counted)
+    wrong('wrong-total', 'state', field .. ' ' .. text, function()
+      call('HSET', state_key, field, counted)
+      return 'counted anew'
+    end)
+  end
+
+  -- Totals of what is listed as a whole. `is_used`: there are users.
+  function checks.state(_, _, is_used)
+    if not of_queue[2] then -- what workers tell of themselves may be there again
+      if not is_used and call('EXISTS', prefix .. 'settings') == 0 then return end
+      return wrong('lost-state', 'state', 'clock, totals, and whether there are policies and limits', function()
+        begin_anew()
+        return 'begun anew: what can be counted is'
+      end)
+    end
+    check_clock()
+    local policies = call('ZCARD', prefix .. 'policy-users') + call('ZCARD', prefix .. 'policy-groups') +
+      call('EXISTS', prefix .. 'policy:*')
+    if has_policies or policies > 0 then check_total('policies', has_policies, policies) end
+    local assigned = call('ZCARD', prefix .. 'assignments') - (call('ZSCORE', prefix .. 'assignments', '*') and 1 or 0)
+    if has_assigned or assigned > 0 then check_total('assigned', has_assigned, assigned) end
+    local limits = call('ZCARD', prefix .. 'limit-keys')
+    if has_limits or limits > 0 then check_total('limits', has_limits, limits) end
+    if call('EXISTS', prefix .. 'swept') == 1 and call('HEXISTS', state_key, 'sweep') == 0 then
+      wrong('bad-number', 'state', 'those who are to be looked at anew are not', function()
+        call('HSET', state_key, 'sweep', 1)
+        return 'looked at by the claims that follow'
+      end)
+    end
+  end
+
+  -- Those that were counted over all users (totals.lua), if nothing has moved since: `version` tells.
+  function checks.totals(_, _, version, counted)
+    if version_of_state() ~= version then return end
+    for field, number in pairs(counted) do check_total(field, call('HGET', state_key, field), number) end
+  end
+end
+
+local function check_items(request, repairs)
+  local dead_letter_ttl_ms, priority_step_ms, items = request[1], request[2], request[3]
+  local doctor = new_doctor(repairs)
+  add_key_checks(doctor, dead_letter_ttl_ms)
+  add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
+  add_byte_checks(doctor)
+  add_user_checks(doctor)
+  add_link_checks(doctor)
+  add_name_checks(doctor)
+  add_schedule_checks(doctor, dead_letter_ttl_ms)
+  add_value_checks(doctor)
+  add_state_checks(doctor)
+  return doctor.look_at(items)
+end
+-- ARGV[1] is the msgpack of Repair: dead_letter_ttl_ms: int, priority_step_ms: int, items: Sequence[Sequence[Any]]
+--   As `Check`.
+local args = cmsgpack.unpack(ARGV[1])
+local dead_letter_ttl_ms, priority_step_ms, items = args[1], args[2], args[3]
+local answers = check_items(args, true)
+save_state()
+return answers
+end)()

@@ -1,0 +1,99 @@
+#!lua flags=no-writes
+-- Count what users have, and tell what the queue says of its totals.
+-- KEYS[1]  state
+-- Returns  {version of the state, {total, ...} as the state has them or '', {sum, ...} of these users, users first seen
+--          since then (at most 100), held tasks of each user}; or nil where a key has a wrong type. The totals: critical,
+--          normal, started, scheduled, deferred, announcements, in_hand
+-- Cost     O(users + held tasks)
+
+-- lib/base.lua
+-- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
+-- tag.
+local call = redis.call
+local prefix = string.sub(KEYS[1], 1, -6)
+local state_key = KEYS[1]
+local ready_key = prefix .. 'ready'
+local due_key = prefix .. 'due'
+local leases_key = prefix .. 'leases'
+local users_key = prefix .. 'users'
+local time = call('TIME')
+local now_us = time[1] * 1000000 + time[2]
+local now = math.floor(now_us / 1000)
+local now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+
+-- A user hash nobody touched for this long is forgotten (its policy is a key of its own and stays).
+local USER_TTL = 604800000
+
+local function user_key(user) return prefix .. 'user:' .. user end
+local function task_key(user, id) return prefix .. 'task:' .. user .. ':' .. id end
+local function body_key(user, id) return prefix .. 'body:' .. user .. ':' .. id end
+local function result_key(user, id) return prefix .. 'result:' .. user .. ':' .. id end
+local function errors_key(user, id) return prefix .. 'errors:' .. user .. ':' .. id end
+local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. id end
+local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
+local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
+
+-- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
+local function attempt_in(field) return tonumber(field or 1) end
+
+-- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
+local function place_key(place, user) return prefix .. place .. ':' .. user end
+local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
+
+-- What went wrong, as pcall tells it.
+local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
+
+local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+return (function()
+
+-- lib/version.lua
+-- What tells that nothing in a queue has moved: of all that the totals count, something changes with each script.
+
+local function version_of_state()
+  local fields = call('HMGET', state_key, 'arrival', 'clock', 'critical', 'normal', 'started', 'scheduled', 'deferred',
+    'announcements', 'finished', 'failed', 'canceled', 'retried', 'in_hand')
+  for at = 1, 13 do fields[at] = fields[at] or '' end
+  return table.concat(fields, ' ')
+end
+-- ARGV[1] is the msgpack of Totals: since_ms: int, users: Sequence[str], held: list[HeldSpan]
+-- HeldSpan: user: str, first: int, last: int
+--   first, last: ranks among the held tasks of a user.
+local args = cmsgpack.unpack(ARGV[1])
+local since_ms, users, held = args[1], args[2], args[3]
+local FIELDS = { 'critical', 'normal', 'started', 'scheduled', 'deferred', 'announcements', 'in_hand' }
+local sums, cards = { critical = 0, normal = 0, started = 0, scheduled = 0, deferred = 0, announcements = 0, in_hand = 0 }, {}
+local function add(field, by) sums[field] = sums[field] + by end
+
+local function count_user(at, user)
+  for _, lane in ipairs({ 'critical', 'normal' }) do
+    add(lane, call('ZCARD', place_key(lane, user)))
+    add('started', call('XLEN', stream_key(lane, user)))
+  end
+  add('scheduled', call('ZCARD', place_key('scheduled', user)))
+  add('deferred', call('SCARD', place_key('deferred', user)))
+  add('announcements', call('LLEN', prefix .. 'announcements:' .. user))
+  add('in_hand', call('HLEN', prefix .. 'offers:' .. user))
+  cards[at] = call('ZCARD', place_key('held', user))
+end
+
+-- What is held counts in its lane.
+local function count_held(span)
+  local user, first, last = span[1], span[2], span[3]
+  for _, id in ipairs(call('ZRANGE', place_key('held', user), first, last)) do
+    local lane = call('HGET', task_key(user, id), 'lane')
+    if sums[lane] then add(lane, 1) end
+  end
+end
+
+local function count_all()
+  for at, user in ipairs(users) do count_user(at, user) end
+  for _, span in ipairs(held) do count_held(span) end
+  local told, counted = call('HMGET', state_key, unpack(FIELDS)), {}
+  for at, field in ipairs(FIELDS) do told[at], counted[at] = told[at] or '', sums[field] end
+  local newcomers = call('ZRANGEBYSCORE', users_key, since_ms, '+inf', 'LIMIT', 0, 100)
+  return { version_of_state(), told, counted, newcomers, cards }
+end
+
+local ok, reply = pcall(count_all)
+return ok and reply
+end)()
