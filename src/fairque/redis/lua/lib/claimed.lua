@@ -36,7 +36,7 @@ local function claim_again(claim, work)
     local body = known.worker == worker and known.stream_id ~= '' and load_body(user, id, max_message_bytes)
     if body then
       call('XCLAIM', stream_key(known.lane, user), 'workers', worker, 0, known.stream_id, 'JUSTID')
-      work.note(user, id, known.lane, known.stream_id, known.attempt, known.score,
+      work.note(user, id, known.lane, known.stream_id, attempt_in(known.attempt), known.score,
         history_of(known, known.lost, known.alone), body)
     end
   end
