@@ -162,7 +162,7 @@ def test_an_own_lifespan_that_yields_nothing_is_fine(async_queue: TaskQueue):
         assert client.get("/sum").json() == 3
 
 
-@pytest.mark.leaves_keys("*/mails}:settings")
+@pytest.mark.leaves_keys("*/mails}:settings", "*/mails}:state")
 def test_several_queues_are_told_apart_by_name(server: Server, queue_name: str):
     first, mails = TaskQueue(server.url, name=queue_name), TaskQueue(server.url, name=f"{queue_name}/mails")
     app = app_of(first, mails, worker=[Worker(first), lambda: Worker(mails)])

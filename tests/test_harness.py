@@ -318,6 +318,7 @@ async def test_the_proxy_passes_everything_on(proxy: CuttingProxy, connect: Conn
     await eventually(lambda: proxy.connections == 0)
 
 
+@pytest.mark.damages
 async def test_the_proxy_cuts_the_nth_reply_to_a_command_in_its_middle(
     proxy: CuttingProxy, connect: Connect, server: Server, queue_name: str
 ) -> None:

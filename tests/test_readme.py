@@ -96,7 +96,7 @@ async def run(page: str, namespace: dict[str, Any]) -> None:
             await running
 
 
-@pytest.mark.leaves_keys("policy*", "limit*")
+@pytest.mark.leaves_keys("policy*", "limit*", "bytes*", "weighed")
 @pytest.mark.parametrize("page", sorted(page for page in PAGES if SNIPPETS[page]))
 async def test_every_snippet_of_a_page_does_what_it_says(
     page: str, namespace: dict[str, Any], queue: TaskQueue

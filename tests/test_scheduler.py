@@ -726,6 +726,7 @@ async def test_a_purge_forgets_a_schedule_whose_hash_is_gone(scheduler: TaskSche
     assert not core.execute("EXISTS", ":schedule-index")
 
 
+@pytest.mark.damages
 @pytest.mark.parametrize("damage", ["gone", "another type", "no user", "no number"])
 async def test_a_long_list_goes_on_behind_a_damaged_schedule(
     scheduler: TaskScheduler, core: Core, monkeypatch: pytest.MonkeyPatch, damage: str
