@@ -117,7 +117,7 @@ async def test_an_assigned_worker_serves_others_only_as_steal_targets(serve: Ser
 async def test_a_signal_drains_a_worker(serve: Serve, queue: TaskQueue, signum: signal.Signals) -> None:
     process = await serve("--concurrency=1")
     running = await queue.enqueue(nap(1), user_id="acme")
-    await eventually(lambda: is_in(running.state(), TaskState.STARTED))
+    await process.line(f"runs {running.task_id}")
     waiting = await queue.enqueue(greet("later"), user_id="acme")
     process.send(signum)
     assert await process.wait() == 0, process.output
@@ -130,7 +130,7 @@ async def test_a_signal_drains_a_worker(serve: Serve, queue: TaskQueue, signum: 
 async def test_what_outlasts_the_shutdown_timeout_is_put_back(serve: Serve, queue: TaskQueue) -> None:
     process = await serve("--shutdown-timeout=0.2")
     handle = await queue.enqueue(nap(3), user_id="acme")
-    await eventually(lambda: is_in(handle.state(), TaskState.STARTED))
+    await process.line(f"runs {handle.task_id}")
     process.send(signal.SIGTERM)
     assert await process.wait() == 0, process.output
     assert await handle.state() == TaskState.QUEUED
@@ -143,7 +143,7 @@ async def test_what_outlasts_the_shutdown_timeout_is_put_back(serve: Serve, queu
 async def test_a_thread_that_goes_on_does_not_keep_a_worker_alive(serve: Serve, queue: TaskQueue) -> None:
     process = await serve("--shutdown-timeout=0.2")
     handle = await queue.enqueue(doze(60), user_id="acme")
-    await eventually(lambda: is_in(handle.state(), TaskState.STARTED))
+    await process.line(f"runs {handle.task_id}")
     process.send(signal.SIGTERM)
     assert await process.wait(deadline=15) == 0, process.output
     assert await handle.state() == TaskState.QUEUED
@@ -155,7 +155,7 @@ async def test_a_thread_that_goes_on_does_not_keep_a_worker_alive(serve: Serve, 
 async def test_a_second_signal_leaves_at_once(serve: Serve, queue: TaskQueue, body: Callable, loop: str) -> None:
     process = await serve(loop)
     handle = await queue.enqueue(body(60), user_id="acme")
-    await eventually(lambda: is_in(handle.state(), TaskState.STARTED))
+    await process.line(f"runs {handle.task_id}")
     process.send(signal.SIGTERM)
     await asyncio.sleep(2 * REPEATED_SECONDS)
     process.send(signal.SIGTERM)
@@ -202,7 +202,7 @@ async def test_a_signal_drains_every_process(serve: Serve, queue: TaskQueue) -> 
     pids = await pids_of(process, 2)
     handles = [await queue.enqueue(nap(1), user_id="acme") for _ in pids]
     for handle in handles:
-        await eventually(lambda handle=handle: is_in(handle.state(), TaskState.STARTED))
+        await process.line(f"runs {handle.task_id}")
     process.send(signal.SIGINT)
     assert await process.wait() == 0, process.output
     assert [await handle.result(timeout=0) for handle in handles] == ["rested", "rested"]
@@ -225,7 +225,7 @@ async def test_a_second_signal_ends_every_process_at_once(serve: Serve, queue: T
     process = await serve("--processes=2", "--concurrency=1")
     pids = await pids_of(process, 2)
     handle = await queue.enqueue(nap(60), user_id="acme")
-    await eventually(lambda: is_in(handle.state(), TaskState.STARTED))
+    await process.line(f"runs {handle.task_id}")
     process.send(signal.SIGTERM)
     await process.line("SIGTERM: stopping, a second")
     await asyncio.sleep(2 * REPEATED_SECONDS)
@@ -238,7 +238,7 @@ async def test_worker_processes_end_when_their_parent_is_killed(serve: Serve, qu
     process = await serve("--processes=2")
     pids = await pids_of(process, 2)
     handle = await queue.enqueue(nap(1), user_id="acme")
-    await eventually(lambda: is_in(handle.state(), TaskState.STARTED))
+    await process.line(f"runs {handle.task_id}")
     os.kill(process.pid, signal.SIGKILL)
     assert await handle.result(timeout=20) == "rested"
     await eventually(lambda: not any(map(is_running, pids)))

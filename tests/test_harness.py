@@ -64,14 +64,17 @@ async def test_a_task_that_ends():
 async def test_the_threads_of_a_loop():
     await asyncio.to_thread(int)
 
+@pytest.mark.damages
 def test_keys_that_expire_and_keys_that_stay_by_design(server, queue_name):
     server.execute("SET", "fairque:{%s}:result:1" % queue_name, "1", "EX", "60")
     server.execute("HSET", "fairque:{%s}:state" % queue_name, "clock", "1")
 
+@pytest.mark.damages
 @pytest.mark.leaves_keys("backlog:*")
 def test_a_key_that_was_announced(server, queue_name):
     server.execute("SET", "fairque:{%s}:backlog:acme" % queue_name, "1")
 
+@pytest.mark.damages
 @pytest.mark.leaves_keys
 def test_any_key(server, queue_name):
     server.execute("SET", "fairque:{%s}:backlog:acme" % queue_name, "1")
@@ -120,7 +123,7 @@ def test_a_leaking_test_fails(suite: Suite) -> None:
             f"{left}socket to *",
             f"{left}asyncio task 'forgotten' in *",
             f"{left}socket to '*valkey.sock'",
-            f"{left}key 'backlog:acme'",
+            f"{left}key 'backlog:acme', unknown-key at 'backlog:acme' *",
         ]
     )
 

@@ -114,6 +114,7 @@ async def test_a_worker_whose_reports_fail_goes_on_claiming_and_reports_when_the
 
 
 @pytest.mark.leaves_keys("leases")  # of the lane that is deleted: the next look finds that
+@pytest.mark.damages
 async def test_an_outcome_that_is_not_taken_keeps_nothing_from_the_others_and_is_taken_later(
     server: Server, queue: TaskQueue, gate: Gate, caplog: pytest.LogCaptureFixture
 ) -> None:

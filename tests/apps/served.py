@@ -34,8 +34,14 @@ async def whereabouts() -> tuple[str, int]:
     return current_task().worker_id, os.getpid()
 
 
+def tell() -> None:
+    """Tests wait for this line: what a worker was only handed when it is told to stop, it puts back."""
+    print("runs", current_task().task_id, flush=True)
+
+
 @task
 async def nap(seconds: float) -> str:
+    tell()
     await asyncio.sleep(seconds)
     return "rested"
 
@@ -43,6 +49,7 @@ async def nap(seconds: float) -> str:
 @task
 async def block(seconds: float) -> str:
     """Holds up the event loop, as nobody should."""
+    tell()
     time.sleep(seconds)  # noqa: ASYNC251
     return "blocked"
 
@@ -57,5 +64,6 @@ async def stumble(secret: str) -> None:
 @task
 def doze(seconds: float) -> str:
     """In a thread, which nobody can cancel."""
+    tell()
     time.sleep(seconds)
     return "rested"
