@@ -29,12 +29,12 @@ def cast(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
         yield cast
 
 
-def known(reason: str) -> pytest.MarkDecorator:
-    return pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)
+def known(reason: str, *, always: bool = True) -> pytest.MarkDecorator:
+    return pytest.mark.xfail(strict=always, raises=AssertionError, reason=reason)
 
 
 FAULTS = {
-    "a-lost-key-normal": known("the claim ends with an error where a lane is gone, for all users"),
+    "huge-results": known("a worker whose reports take long is not woken when they are done", always=False),
     "a-key-of-the-wrong-type-normal": known("the claim ends with the error of one user's key, for all users"),
 }
 

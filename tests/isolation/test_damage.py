@@ -78,10 +78,10 @@ async def scene(
 HALVES = "writes something before it meets the key"
 WHOLE = {
     "plain": {"changes a limit", "renews", "cancels what others wait for"},
-    "governed": {"changes a limit", "renews", "enqueues a dependent", "cancels what others wait for"},
+    "governed": {"claims", "changes a limit", "renews", "enqueues a dependent", "cancels what others wait for"},
 }
-HARMED = {f"{kind}-{act}" for kind in WHOLE for act in ("served-lost", "served-of a wrong type", "renewed-lost")}
-HARMED |= {f"{kind}-{act}-of a wrong type" for kind in WHOLE for act in ("renewed", "settled")}
+HARMED = {f"{kind}-{act}" for kind in WHOLE for act in ("served-of a wrong type", "renewed-lost")}
+HARMED |= {f"{kind}-renewed-of a wrong type" for kind in WHOLE} | {"governed-settled-of a wrong type"}
 POPS = {f"{kind}-{command}" for kind in WHOLE for command in ("xadd", "xclaim", "hset", "hincrby")}
 
 

@@ -33,6 +33,10 @@ local function new_serving(claim, work)
     if has_weights or (governed and not u.served) then nodes.reweight(u) end
     u.served = true
     local known = delivering.knowledge(user)
+    if known.critical + known.normal == 0 then -- its lanes were lost
+      work.moved = work.moved + 1
+      return choice.leave(u)
+    end
     local cost = delivering.start_next(user, known)
     if cost then
       nodes.charge(u, cost)
