@@ -35,7 +35,6 @@ def known(reason: str, *, always: bool = True) -> pytest.MarkDecorator:
 
 FAULTS = {
     "huge-results": known("a worker whose reports take long is not woken when they are done", always=False),
-    "a-key-of-the-wrong-type-normal": known("the claim ends with the error of one user's key, for all users"),
 }
 
 

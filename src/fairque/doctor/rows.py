@@ -211,6 +211,8 @@ ROWS = (
     Row("declarers", "zset", "yes", ttl_days=1),
     Row("answer:<nonce>", "string", "yes", ttl_days=1),
     Row("advanced", "hash", "yes", ttl_days=1),
+    Row("damaged", "zset", "no", each=_USERS),
+    Row("damage", "hash", "no"),
     Row("damaged:<any>", "any", "yes", ttl_days=7),
 )
 

@@ -19,8 +19,8 @@ POLICIES = 1000
 
 async def look_at_health(store: Store) -> QueueHealth:
     stats = await store.stats()
-    letters, due_ms, fires_ms, recent, memory = await store.health(USERS)
-    damaged = await damaged_users(store, recent)
+    letters, due_ms, fires_ms, recent, left_alone, memory = await store.health(USERS)
+    damaged = tuple(dict.fromkeys((*map(decode_user, left_alone), *await damaged_users(store, recent))))
     active = await _active(store, is_damaged=bool(damaged))
     return QueueHealth(
         stats=stats,

@@ -289,12 +289,12 @@ class Store(TenantScripts, XComScripts, CheckScripts):
             for key in found:
                 yield key.decode().removeprefix(prefix)
 
-    async def health(self, most: int) -> tuple[int, int | None, int | None, list[bytes], dict[str, str]]:
+    async def health(self, most: int) -> tuple[int, int | None, int | None, list[bytes], list[bytes], dict[str, str]]:
         """Dead letters, ms of the first scheduled task and of the first schedule, at most so many users, as they are
-        named in Redis, that became ready last, and the server's memory.
+        named in Redis, that became ready last, and that claims leave alone for a damaged key, and the server's memory.
         """
-        letters, due, fires, recent = await self.call(arguments.Health(self.settings.dead_letter_ttl_ms, most))
-        return letters, int(due) if due else None, int(fires) if fires else None, recent, await self._memory()
+        letters, due, fires, recent, alone = await self.call(arguments.Health(self.settings.dead_letter_ttl_ms, most))
+        return letters, int(due) if due else None, int(fires) if fires else None, recent, alone, await self._memory()
 
 
 def renew(

@@ -8,6 +8,7 @@
 --@include alive
 --@include claim
 --@arguments
-local reply = claim_tasks(args)
+local is_done, reply = pcall(claim_tasks, args)
 save_state()
+if not is_done then error(reply, 0) end
 return reply

@@ -9,6 +9,7 @@
 --@include charging
 --@include sweep
 --@include weighing
+--@include damage
 --@arguments
 local entry, flat = prefix .. 'worker:' .. worker, {}
 for field, value in pairs(fields) do
@@ -41,7 +42,7 @@ for at, delivery in ipairs(deliveries) do
   --@fields HeldDelivery delivery
   local known = call('HMGET', task_key(user, id), 'stream_id', 'attempt', 'canceling', 'charged', 'started')
   if known[1] == stream_id and attempt_in(known[2]) == attempt then
-    call('XCLAIM', stream_key(lane, user), 'workers', worker, 0, stream_id, 'JUSTID')
+    in_group(user, stream_key(lane, user), 'XCLAIM', worker, 0, stream_id, 'JUSTID')
     if known[4] then
       charging = charging or new_charging()
       charging.go_on(user, id, cost, tonumber(known[4]), known[5])

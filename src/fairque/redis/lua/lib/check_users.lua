@@ -38,6 +38,7 @@ local function add_user_checks(doctor)
       end)
     end
     local at = math.floor(call('ZRANGE', place_key('scheduled', user), 0, 0, 'WITHSCORES')[2])
+    if not due and call('ZSCORE', prefix .. 'damaged', user) then return end -- lib/damage.lua
     if due and tonumber(due) <= math.max(at, now) then return end
     wrong('not-due', 'due', due and 'is looked at too late' or 'nobody looks for its scheduled tasks', function()
       call('ZADD', due_key, at, user)
@@ -92,6 +93,7 @@ local function add_user_checks(doctor)
     local user = u.name
     local parked = governed and tonumber(call('ZSCORE', prefix .. 'parked', user) or nil)
     if parked and parked <= now then return end
+    if call('ZSCORE', prefix .. 'damaged', user) then return end -- lib/damage.lua
     if governed and (sweep_asked or call('ZSCORE', prefix .. 'swept', user)) then return end
     local gate = gate_of(user)
     if not gate then

@@ -11,6 +11,7 @@
 --@include waiting
 --@include weighing
 --@include claimed
+--@include damage
 
 local UNKNOWN = -2 -- instead of a time to sleep: an assignment is not known, and its list was not sent
 
@@ -36,9 +37,10 @@ local function claim_tasks(claim)
 
   local function look_around()
     if has_announcements then pass_on_outcomes(priority_step_ms * 1000, dead_letter_ttl_ms) end
+    if has_damaged then damage().look_again(work.promoted) end
     promotion.promote_due()
     if sweep_asked or has_returned then work.is_swept = new_sweep().go_on(sweep_asked, work.promoted) end
-    if governed then governed.unpark(LOOKS, work.promoted) end
+    if governed then governed.unpark(LOOKS, work.promoted, review_alone) end
     if limited then limited.tick(work.promoted) end
     if steals then stealing.steal() end
   end

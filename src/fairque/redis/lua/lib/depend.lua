@@ -5,6 +5,7 @@
 --@include canceled
 --@include place
 --@include wake
+--@include damage
 
 local function new_links()
   local it = {}
@@ -130,11 +131,8 @@ local function new_links()
 
   -- The oldest one of the user whose turn it is, or a part of it. Returns how many it informed.
   local turn = 0
-  local function take_turn(budget, step_us, ttl)
-    local users = call('ZRANGE', turns_key, 0, 1)
-    local user = users[1]
-    if not user then return budget end -- the key was lost
-    local line, most = line_of(user), users[2] and math.min(budget, TURN) or budget
+  local function take_turn_of(user, has_others, budget, step_us, ttl)
+    local line, most = line_of(user), has_others and math.min(budget, TURN) or budget
     local packed = call('LINDEX', line, 0)
     local informed, all = 1, false
     if packed then
@@ -148,6 +146,17 @@ local function new_links()
     turn = turn + 1
     if call('EXISTS', line) == 1 then call('ZADD', turns_key, now_us + turn, user) else call('ZREM', turns_key, user) end
     return informed
+  end
+
+  local function take_turn(budget, step_us, ttl)
+    local users = call('ZRANGE', turns_key, 0, 1)
+    local user = users[1]
+    if not user then return budget end -- the key was lost
+    local is_done, informed = pcall(take_turn_of, user, users[2], budget, step_us, ttl)
+    if is_done then return informed end
+    damage().note(user, informed)
+    call('ZREM', turns_key, user)
+    return 1
   end
 
   -- What this call caused is told at once, as long as nothing was put off; what is put off, by turns of users.

@@ -56,13 +56,13 @@ function choice.review(user)
   return choice.admit(user, cost)
 end
 
--- Those whose time has come.
-function choice.unpark(most, woken)
+-- Those whose time has come; `review` as above.
+function choice.unpark(most, woken, review)
   for _, user in ipairs(call('ZRANGEBYSCORE', parked_key, '-inf', now, 'LIMIT', 0, most)) do
     if user == '*' then
       call('ZREM', parked_key, user)
       tell_all_workers()
-    elseif choice.review(user) then
+    elseif review(user) then
       woken[user] = (woken[user] or 0) + 1
     end
   end

@@ -13,6 +13,10 @@ local function new_keeping(worker)
       first = call('ZRANGE', prefix .. 'parked', 0, 0, 'WITHSCORES')
       if first[1] and tonumber(first[2]) < at then at, user = tonumber(first[2]), first[1] end
     end
+    if has_damaged then
+      first = call('ZRANGE', prefix .. 'damaged', 0, 0, 'WITHSCORES')
+      if first[1] and tonumber(first[2]) < at then at, user = tonumber(first[2]), first[1] end
+    end
     if has_limits then
       first = call('ZRANGE', prefix .. 'held', 0, 0, 'WITHSCORES')
       if first[1] and tonumber(first[2]) < at then

@@ -23,6 +23,7 @@
 --@include fair
 --@include gcra
 --@include moments
+--@include damage
 
 local function new_limits()
   local it, rules, known, freed = {}, {}, {}, {}
@@ -388,14 +389,31 @@ local function new_limits()
       stand_in_line(full, user, id, of_task[2], is_kept)
       return false
     end
-    it.unhold(user, id, k)
+    call('ZADD', place_key(of_task[1], user), of_task[2], id) -- before it leaves the line: that key may be broken
     if limits[1] then
+      call('HLEN', offers_of(user))
       hand_out(user, id, limits, now + LOOK_MS, mine)
       without[user] = nil
     end
-    call('ZADD', place_key(of_task[1], user), of_task[2], id)
+    it.unhold(user, id, k)
     if admit(user, cost_of_task(user, id)) then woken[user] = (woken[user] or 0) + 1 end
     return true
+  end
+
+  -- Nil: it cannot run now.
+  local function give_turn(user, k, at, woken)
+    if not can_run(user) then return nil end
+    call('ZADD', users_of(k), at, user)
+    return take_turn(user, k, woken)
+  end
+
+  -- What fails for one user is noted; its task is not in its lane as well.
+  local function leave_line_as_it_was(user, k, failure)
+    damage().note(user, failure)
+    local first = redis.pcall('ZRANGE', held_of(user, k), 0, 0)[1]
+    for _, lane in ipairs(first and { 'critical', 'normal' } or {}) do
+      redis.pcall('ZREM', place_key(lane, user), first)
+    end
   end
 
   -- Those that cannot run now come after all others, for as long as a look lasts. Returns how many it let in, and whether
@@ -405,13 +423,11 @@ local function new_limits()
     for turn = 1, most + USERS do
       local user = call('ZRANGE', users_of(k), 0, 0)[1]
       if given == most or (l and room(l) < 1) or not user or passed[user] then return given, false end
-      passed[user] = not can_run(user)
-      if passed[user] then
-        call('ZADD', users_of(k), last + turn + LOOK_MS * 1000, user)
-      else
-        call('ZADD', users_of(k), now_us + turn, user)
-        if take_turn(user, k, woken) then given = given + 1 end
-      end
+      local is_done, was_let_in = pcall(give_turn, user, k, now_us + turn, woken)
+      passed[user] = not is_done or was_let_in == nil
+      if not is_done then leave_line_as_it_was(user, k, was_let_in) end
+      if passed[user] then call('ZADD', users_of(k), last + turn + LOOK_MS * 1000, user) end
+      if is_done and was_let_in then given = given + 1 end
     end
     return given, tonumber(call('ZRANGE', users_of(k), 0, 0, 'WITHSCORES')[2] or math.huge) <= last
   end

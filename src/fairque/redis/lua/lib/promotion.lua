@@ -5,6 +5,7 @@
 --@include place
 --@include wake
 --@include fair
+--@include damage
 
 local function new_promotion(claim, work)
   --@fields Claim claim: worker want priority_step_ms
@@ -13,7 +14,8 @@ local function new_promotion(claim, work)
   local PROMOTIONS, LOOKS = 200, 20
   local SPARE = 10 -- of one user beyond what is wanted: other workers find something, too
 
-  local function promote(user, most)
+  -- done: those that are in their lanes.
+  local function promote(user, most, done)
     local waiting = place_key('scheduled', user)
     local ids = call('ZRANGEBYSCORE', waiting, '-inf', '(' .. now + 1, 'LIMIT', 0, most)
     for _, id in ipairs(ids) do
@@ -23,6 +25,7 @@ local function new_promotion(claim, work)
       if not score then lane, score = score_of(tonumber(known[3] or 3), step_us) end
       call('HSET', key, 'state', 'queued', 'queued', now)
       place(user, id, lane, score)
+      done[#done + 1] = id
       if known[4] then publish(user, id, 'waiting') end
     end
     if #ids > 0 then
@@ -40,18 +43,42 @@ local function new_promotion(claim, work)
     end
   end
 
+  -- What failed half way is scheduled as before, and looked at later.
+  local function leave_the_rest(user, done, failure)
+    damage().note(user, failure)
+    local waiting, try = place_key('scheduled', user), redis.pcall
+    local ids = try('ZRANGEBYSCORE', waiting, '-inf', '(' .. now + 1, 'LIMIT', 0, #done + 1)
+    local failed = ids[#done + 1]
+    for _, lane in ipairs({ 'critical', 'normal' }) do
+      if failed and try('ZREM', place_key(lane, user), failed) == 1 then count(lane, -1) end
+    end
+    if failed and type(try('HSET', task_key(user, failed), 'state', 'scheduled')) == 'number' then
+      call('HDEL', task_key(user, failed), 'queued')
+    end
+    if #done > 0 then count('scheduled', -try('ZREM', waiting, unpack(done))) end
+    call('ZREM', due_key, user)
+  end
+
   -- By turns: whoever has more that is due comes after all those that wait since before now.
   function it.promote_due()
     local users = call('ZRANGEBYSCORE', due_key, '-inf', now, 'LIMIT', 0, LOOKS)
     local most = math.min(want + SPARE, math.floor(PROMOTIONS / #users))
-    for _, user in ipairs(users) do promote(user, most) end
+    for _, user in ipairs(users) do
+      local done = {}
+      local is_done, failure = pcall(promote, user, most, done)
+      if not is_done then leave_the_rest(user, done, failure) end
+    end
   end
 
   -- What was promoted or let in again, and not taken by this call, is news for other workers.
   function it.announce()
     if governed and governed.all_paused then return end
-    for user, tasks in pairs(work.promoted) do
+    local function tell(user, tasks)
       if fair() and nodes.is_ready(nodes.user(user)) then wake(user, tasks, worker) end
+    end
+    for user, tasks in pairs(work.promoted) do
+      local is_done, failure = pcall(tell, user, tasks)
+      if not is_done then damage().note(user, failure) end
     end
   end
 

@@ -5,6 +5,7 @@
 --@include limits
 --@include work
 --@include delivering
+--@include damage
 
 local function new_serving(claim, work)
   --@fields Claim claim: want
@@ -23,6 +24,18 @@ local function new_serving(claim, work)
     return true
   end
 
+  -- Whom something goes wrong with is set aside, and the others are served.
+  local current, current_line
+  local function set_aside(failure)
+    if not current then error(failure, 0) end
+    local user = current
+    current = nil
+    delivering.undo()
+    damage().note(user, failure)
+    damage().leave(user, current_line)
+    work.moved = work.moved + 1
+  end
+
   local function serve(user)
     local u = nodes.user(user)
     local gate = governed and not u.served and gates.at(u)
@@ -34,6 +47,7 @@ local function new_serving(claim, work)
     u.served = true
     local known = delivering.knowledge(user)
     if known.critical + known.normal == 0 then -- its lanes were lost
+      damage().note(user, 'its tasks that waited are gone')
       work.moved = work.moved + 1
       return choice.leave(u)
     end
@@ -56,8 +70,11 @@ local function new_serving(claim, work)
 
   -- In front of '*', which is back, stand users whom nobody served for a time.
   local function is_raised(member, line)
+    current, current_line = member, line
     local node = string.byte(member) == 64 and lines.at(string.sub(member, 2)) or nodes.user(member)
-    return node.up == line and assignments.raise(node)
+    local is_above = node.up == line and assignments.raise(node)
+    current = nil
+    return is_above
   end
 
   -- Turns among the users of an assignment. A group all of whose users rest is idle.
@@ -86,10 +103,10 @@ local function new_serving(claim, work)
         work.moved = work.moved + 1
         member = fronts.first(known[line])
       end
-      if not member or string.byte(member) ~= 64 then return member end -- '@' begins no user, its own is encoded
+      if not member or string.byte(member) ~= 64 then return member, line end -- '@' begins no user, its own is encoded
       local inner = lines.at(string.sub(member, 2))
-      local user = descend(inner)
-      if user then return user end
+      local user, of_line = descend(inner)
+      if user then return user, of_line end
       drop_group(inner)
       return descend(line)
     end
@@ -99,7 +116,8 @@ local function new_serving(claim, work)
     -- Reservations first, else from the first line inwards the lowest.
     function turns.next_user()
       local first = governed and lines.lowest(reservations.line) and fronts.first(front_of(reservations.line, at_once))
-      return first or descend(root)
+      if first then return first, nodes.user(first).up end
+      return descend(root)
     end
 
     -- What was served is known in the trees of the assignment.
@@ -115,10 +133,18 @@ local function new_serving(claim, work)
 
   local function serve_group(name)
     local turns = new_turns(name)
-    while it.has_room() do
-      local user = turns.next_user()
-      if not user then break end
-      serve(user)
+    local function take_turns()
+      while it.has_room() do
+        current, current_line = turns.next_user()
+        if not current then return end
+        serve(current)
+        current = nil
+      end
+    end
+    local is_done, failure = pcall(take_turns)
+    while not is_done do
+      set_aside(failure)
+      is_done, failure = pcall(take_turns)
     end
     turns.close()
   end

@@ -9,6 +9,7 @@
 --@include history
 --@include suspects
 --@include charging
+--@include damage
 
 local function new_stealing(claim, work)
   --@fields Claim claim: worker want lease_ms max_message_bytes max_deliveries holds suspects
@@ -107,7 +108,7 @@ local function new_stealing(claim, work)
     if call('EXISTS', stream) == 0 then return call('ZREM', leases_key, member) end
     local waits_before = waits
     waits = nil
-    for _, entry in ipairs(call('XPENDING', stream, 'workers', 'IDLE', lease_ms, '-', '+', CANDIDATES)) do
+    for _, entry in ipairs(in_group(user, stream, 'XPENDING', 'IDLE', lease_ms, '-', '+', CANDIDATES)) do
       if try(lane, user, entry) then next_look = now end -- behind those whose time came before now
       if work.delivered > 0 then break end
     end
@@ -142,7 +143,11 @@ local function new_stealing(claim, work)
     local awaited = room.lane()
     for _, member in ipairs(awaited and { awaited } or lanes_to_look_at()) do
       if work.delivered > 0 then break end
-      steal_from(member)
+      local is_done, failure = pcall(steal_from, member)
+      if not is_done then
+        damage().note(string.match(member, ':(.*)$'), failure)
+        call('ZADD', leases_key, damage().next_ms, member)
+      end
     end
     if want == 1 and work.delivered == 1 then call('HSET', state_key, 'stole', 1) end
     room.settle(work.delivered == 0 and waits)

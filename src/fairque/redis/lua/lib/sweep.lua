@@ -7,6 +7,7 @@
 --@include fair
 --@include wake
 --@include policies
+--@include damage
 
 local function new_sweep()
   local it = {}
@@ -45,7 +46,7 @@ local function new_sweep()
       local user = found[at]
       if user == '*' then
         if governed.all_paused == tonumber(found[at + 1]) then park_pause(governed.all_paused) end
-      elseif governed.review(user) then
+      elseif review_alone(user) then
         woken[user] = 1
       end
     end
@@ -71,7 +72,10 @@ local function new_sweep()
       lines.flush(line)
       local page = call('ZSCAN', line.key, cursor, 'COUNT', left)
       if page[1] ~= '0' then call('LPUSH', sweep_key, page[1] .. ' ' .. path) end
-      for at = 1, #page[2], 2 do look_at_member(page[2][at]) end
+      for at = 1, #page[2], 2 do
+        local is_done, failure = pcall(look_at_member, page[2][at])
+        if not is_done then damage().note(page[2][at], failure) end
+      end
       left = left - #page[2] / 2 - 1
     end
     return call('EXISTS', sweep_key) == 1

@@ -1,0 +1,122 @@
+-- What is broken of one user stays its own: what fails for a user is left alone, told of, and looked at again by and by.
+-- damaged  zset  users → ms of the next look
+-- damage   hash  user → what went wrong, of the first hundred
+--@include base
+--@include state
+--@include fair
+
+local function new_damage()
+  local it = {}
+  local damaged_key, errors_of = prefix .. 'damaged', prefix .. 'damage'
+  local LOOK_MS, LOOKS, KEPT = 10000, 20, 100
+  local try = redis.pcall
+
+  -- Not for a key, but as the server does not let one write, or a permission is missing.
+  local OF_ALL = { '^OOM', '^READONLY', '^MISCONF', '^NOREPLICAS', '^NOPERM', '^NOAUTH', '^CLUSTERDOWN', 'ACL failure' }
+  local function is_of_all(text)
+    for _, pattern in ipairs(OF_ALL) do
+      if string.find(text, pattern) then return true end
+    end
+    return false
+  end
+
+  it.next_ms = now + LOOK_MS
+
+  -- Raises the error again where it is not the user's.
+  function it.note(user, failure)
+    local text = text_of(failure)
+    if is_of_all(text) then error(failure, 0) end
+    call('ZADD', damaged_key, it.next_ms, user)
+    if call('HLEN', errors_of) < KEPT or call('HEXISTS', errors_of, user) == 1 then
+      call('HSET', errors_of, user, string.sub(text, 1, 500))
+    end
+    call('HSET', state_key, 'damaged', 1)
+    note_moment(it.next_ms, user)
+  end
+
+  -- Acts for a user, and notes what fails.
+  function it.attempt(user, act, ...)
+    local is_done, failure = pcall(act, ...)
+    if not is_done then it.note(user, failure) end
+  end
+
+  -- It leaves the line in which it was found, whatever its policy says.
+  function it.leave(user, line)
+    if lines.tag(line, user) then nodes.leave({ name = user, member = user, up = line, weight = 1, policy = {} }) end
+    if governed and lines.tag(reservations.line, user) then lines.remove(reservations.line, user) end
+    nodes.known[user] = nil
+  end
+
+  local READS = { { 'ZCARD', 'scheduled' }, { 'ZCARD', 'held' }, { 'SCARD', 'deferred' }, { 'XLEN', 'critical-stream' },
+    { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' }, { 'HLEN', 'offers' }, { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
+  local function check(user)
+    for _, read in ipairs(READS) do call(read[1], place_key(read[2], user)) end
+    for _, lane in ipairs({ 'critical', 'normal' }) do
+      local id = call('ZRANGE', place_key(lane, user), 0, 0)[1]
+      if id then
+        call('STRLEN', body_key(user, id))
+        call('HLEN', task_key(user, id))
+      end
+    end
+  end
+
+  local function come_back(user, woken)
+    check(user)
+    local first = call('ZRANGE', place_key('scheduled', user), 0, 0, 'WITHSCORES')[2]
+    if first then call('ZADD', due_key, 'LT', math.floor(first), user) end
+    if call('EXISTS', prefix .. 'announcements:' .. user) == 1 then call('ZADD', prefix .. 'announcements', 'NX', now_us, user) end
+    local may_run
+    if governed then
+      may_run = governed.review(user)
+    else
+      local id = call('ZRANGE', place_key('critical', user), 0, 0)[1] or call('ZRANGE', place_key('normal', user), 0, 0)[1]
+      may_run = id and not nodes.is_ready(nodes.user(user)) and admit(user, cost_of_task(user, id))
+    end
+    if may_run then woken[user] = (woken[user] or 0) + 1 end
+    call('ZREM', damaged_key, user)
+    call('HDEL', errors_of, user)
+  end
+
+  -- Those whose time has come.
+  function it.look_again(woken)
+    fair()
+    for _, user in ipairs(call('ZRANGEBYSCORE', damaged_key, '-inf', now, 'LIMIT', 0, LOOKS)) do
+      it.attempt(user, come_back, user, woken)
+    end
+    if call('EXISTS', damaged_key) == 0 then call('HDEL', state_key, 'damaged') end
+  end
+
+  -- Its group is gone, and with it who has what: each delivery is its worker's again, whose lease begins anew.
+  function it.mend_group(stream, user)
+    try('XGROUP', 'CREATE', stream, 'workers', '0')
+    for _, entry in ipairs(call('XRANGE', stream, '-', '+')) do
+      local holder = call('HGET', task_key(user, entry[2][2]), 'worker') or 'nobody'
+      call('XCLAIM', stream, 'workers', holder, '0', entry[1], 'FORCE', 'JUSTID')
+    end
+  end
+
+  return it
+end
+
+local damage_known
+local function damage()
+  damage_known = damage_known or new_damage()
+  return damage_known
+end
+
+-- A command about the deliveries of a stream; only where its group is gone, that is made anew.
+local function in_group(user, stream, command, ...)
+  local reply = redis.pcall(command, stream, 'workers', ...)
+  if type(reply) ~= 'table' or not reply.err then return reply end
+  if not string.find(reply.err, '^NOGROUP') then error(reply, 0) end
+  damage().mend_group(stream, user)
+  return call(command, stream, 'workers', ...)
+end
+
+-- What fails for one user is noted: it is looked at again later, and no longer for this.
+local function review_alone(user)
+  local is_done, may_run = pcall(governed.review, user)
+  if is_done then return may_run end
+  damage().note(user, may_run)
+  call('ZREM', prefix .. 'parked', user)
+end
