@@ -42,6 +42,7 @@ local function claim_tasks(claim)
     if sweep_asked or has_returned then work.is_swept = new_sweep().go_on(sweep_asked, work.promoted) end
     if governed then governed.unpark(LOOKS, work.promoted, review_alone) end
     if limited then limited.tick(work.promoted) end
+    if is_weighing then work.is_weighing = new_weighing().go_on() end
     if steals then stealing.steal() end
   end
 
