@@ -352,6 +352,22 @@ async def is_repaired(queue: TaskQueue) -> None:
     assert (await queue.check(repair=True)).sound
 
 
+async def is_left_alone_for_a_lost_key(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
+    lost = await queue.enqueue(known.ok(), user_id="broken")
+    with RespClient(queue.connector.url) as client:
+        client.execute("DEL", f"{queue.keys.prefix}normal:broken")
+        store = queue.store()
+        assert (await store.claim("ghost", 1, groups=[["*"]], wait=False)).deliveries == []
+        look()
+        client.execute("ZADD", f"{queue.keys.prefix}damaged", 1, "broken")
+    await store.leave("ghost", [["*"]])
+    await store.close()
+    await serve(queue)
+    await queue.check(repair=True)
+    await serve(queue)
+    assert await lost.state() is TaskState.FINISHED
+
+
 PARTS = [
     waits_in_every_place,
     runs_and_is_watched,
@@ -366,6 +382,7 @@ PARTS = [
     is_charged_by_time,
     has_a_limit_of_bytes,
     is_fired_by_schedules,
+    is_left_alone_for_a_lost_key,
 ]
 
 

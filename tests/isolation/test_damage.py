@@ -16,6 +16,7 @@ from fairque.redis.delivery import Delivery, Needs
 from fairque.tasks.message import new_nonce
 from tests.support.core import Core, new_task, outcome
 from tests.support.damage import Damage
+from tests.support.eventually import eventually
 from tests.support.tenants import govern, limit, tasks_of
 
 HURT, QUIET = "hurt", "quiet"
@@ -333,3 +334,104 @@ async def test_a_permission_that_is_missing_costs_no_task(
     found = {f"{each.kind} {each.key}" for each in (await examine(core.store)).findings}
     assert not found
     assert scene.damage.messages() == before
+
+
+# Left alone, told of, and looked at again
+
+
+def is_left_alone(core: Core) -> bool:
+    return core.execute("ZSCORE", ":damaged", HURT) is not None
+
+
+def look_now(core: Core) -> None:
+    core.execute("ZADD", ":damaged", 1, HURT)
+
+
+async def took(core: Core, want: int = 10) -> set[tuple[str, str]]:
+    return {(of.user_id, of.id) for of in await core.take(want)}
+
+
+@pytest.mark.parametrize("key", [":normal:hurt", ":normal-stream:hurt", ":task:hurt:one"])
+async def test_who_has_a_broken_key_is_left_alone_until_it_is_whole(damaged_core: Core, key: str) -> None:
+    core = damaged_core
+    for user_id in (HURT, QUIET):
+        await core.enqueue(user_id, "one", "two")
+    kept = core.execute("DUMP", key) if core.execute("EXISTS", key) else None
+    core.execute("DEL", key)
+    core.execute("SET", key, "x")
+    assert await took(core) == {(QUIET, "one"), (QUIET, "two")}, "in the same call"
+    assert is_left_alone(core)
+    look_now(core)
+    assert await took(core) == set()
+    assert is_left_alone(core), "it was looked at, and is not whole"
+    core.execute("DEL", key)
+    if kept:
+        core.execute("RESTORE", key, 0, kept)
+    look_now(core)
+    assert await took(core) == {(HURT, "one"), (HURT, "two")}
+    assert not is_left_alone(core)
+    assert core.execute("EXISTS", ":damage") == 0
+    assert (await examine(core.store)).findings == ()
+
+
+async def test_a_lost_lane_is_told_of_and_what_comes_next_is_served(damaged_core: Core) -> None:
+    core = damaged_core
+    for user_id in (HURT, QUIET):
+        await core.enqueue(user_id, "one")
+    core.execute("DEL", ":normal:hurt")
+    assert await took(core) == {(QUIET, "one")}
+    assert is_left_alone(core)
+    assert (await core.store.health(100))[4] == [HURT.encode()]
+    await core.enqueue(HURT, "two")
+    assert await took(core) == {(HURT, "two")}
+
+
+@pytest.mark.parametrize("key", [":normal:hurt", ":task:hurt:late", ":policy:hurt"])
+async def test_what_is_due_of_others_is_promoted_beside_a_broken_key(damaged_core: Core, key: str) -> None:
+    core = damaged_core
+    for user_id in (HURT, QUIET):
+        await govern(core, user_id, weight=2)
+        await core.enqueue(user_id, "late", delay_ms=1)
+    kept = core.execute("DUMP", key) if core.execute("EXISTS", key) else None
+    core.execute("DEL", key)
+    core.execute("RPUSH", key, "x")
+    got: set[tuple[str, str]] = set()
+
+    async def is_promoted() -> bool:
+        got.update(await took(core))
+        return (QUIET, "late") in got
+
+    await eventually(is_promoted)
+    core.execute("DEL", key)
+    if kept:
+        core.execute("RESTORE", key, 0, kept)
+    assert got == {(QUIET, "late")}
+    look_now(core)
+    assert await took(core) == {(HURT, "late")}
+    assert (await examine(core.store)).findings == ()
+
+
+async def test_a_stream_whose_group_was_destroyed_gets_it_back_with_what_runs(damaged_core: Core) -> None:
+    core = damaged_core
+    await core.enqueue(HURT, "one", "two", "three")
+    [running] = await core.take(1, worker="w")
+    core.execute("XGROUP", "DESTROY", ":normal-stream:hurt", "workers")
+    core.renew("w", [running], concurrency=10)
+    assert [of[1] for of in core.execute("XPENDING", ":normal-stream:hurt", "workers", "-", "+", 10)] == [b"w"]
+    core.execute("XGROUP", "DESTROY", ":normal-stream:hurt", "workers")
+    [other] = await core.take(1, worker="v")
+    assert [of[1] for of in core.execute("XPENDING", ":normal-stream:hurt", "workers", "-", "+", 10)] == [b"w", b"v"]
+    core.execute("XGROUP", "DESTROY", ":normal-stream:hurt", "workers")
+    core.execute("ZADD", ":leases", 1, "normal:hurt")
+    [last] = await core.take(2, worker="v")
+    holders = core.execute("XPENDING", ":normal-stream:hurt", "workers", "-", "+", 10)
+    assert [of[1] for of in holders] == [b"w", b"v", b"v"]
+    assert await core.store.settle("w", [outcome(running, "finished")]) == [True]
+    assert await core.store.settle("v", [outcome(of, "finished") for of in (other, last)]) == [True, True]
+    assert (await examine(core.store)).findings == ()
+
+
+@pytest.fixture
+async def damaged_core(own_server: Callable[..., EmbeddedServer], queue_name: str) -> AsyncIterator[Core]:
+    async with Core(own_server().url, queue_name) as core:
+        yield core
