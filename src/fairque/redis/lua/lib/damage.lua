@@ -4,6 +4,7 @@
 --@include base
 --@include state
 --@include fair
+--@include moments
 
 local function new_damage()
   local it = {}
@@ -84,6 +85,56 @@ local function new_damage()
       it.attempt(user, come_back, user, woken)
     end
     if call('EXISTS', damaged_key) == 0 then call('HDEL', state_key, 'damaged') end
+  end
+
+  local function take_out(hand)
+    local stream = stream_key(hand.lane, hand.user)
+    try('XACK', stream, 'workers', hand.stream_id)
+    try('XDEL', stream, hand.stream_id)
+    if try('XLEN', stream) ~= 0 then return end
+    try('DEL', stream)
+    try('ZREM', leases_key, hand.lane .. ':' .. hand.user)
+  end
+
+  local function does_not_run(hand, limited)
+    local key = task_key(hand.user, hand.id)
+    local of = limited and try('HGET', key, 'limited')
+    if type(of) == 'string' then pcall(limited.stop, of, hand.user, hand.id) end
+    try('HDEL', key, 'stream_id', 'worker', 'started', 'limited')
+    if hand.new_fields == 6 then try('HDEL', key, 'state', 'lane', 'score') else try('HSET', key, 'state', 'queued') end
+    if hand.counts then try('HINCRBY', key, 'attempt', -1) end
+  end
+
+  -- A task that was popped, back to its place: as far as it was delivered, or held, it is not. `limited`: of the caller.
+  function it.put_back(hand, limited)
+    local held = limited and try('HGET', task_key(hand.user, hand.id), 'held')
+    if type(held) == 'string' then pcall(limited.unhold, hand.user, hand.id, held) end
+    if hand.stream_id then take_out(hand) end
+    if hand.new_fields then does_not_run(hand, limited) end
+    try('ZADD', place_key(hand.lane, hand.user), hand.score, hand.id)
+    hand.id = nil
+  end
+
+  -- What failed half way is scheduled as before: all but those that are done.
+  function it.leave_scheduled(user, done, failure)
+    it.note(user, failure)
+    local waiting = place_key('scheduled', user)
+    local failed = try('ZRANGEBYSCORE', waiting, '-inf', '(' .. now + 1, 'LIMIT', 0, #done + 1)[#done + 1]
+    for _, lane in ipairs(failed and { 'critical', 'normal' } or {}) do
+      if try('ZREM', place_key(lane, user), failed) == 1 then count(lane, -1) end
+    end
+    if failed and type(try('HSET', task_key(user, failed), 'state', 'scheduled')) == 'number' then
+      call('HDEL', task_key(user, failed), 'queued')
+    end
+    if #done > 0 then count('scheduled', -try('ZREM', waiting, unpack(done))) end
+    call('ZREM', due_key, user)
+  end
+
+  -- A held task that failed to be let in is not in its lane as well. line: of its user at that key.
+  function it.leave_held(user, line, failure)
+    it.note(user, failure)
+    local first = try('ZRANGE', line, 0, 0)[1]
+    for _, lane in ipairs(first and { 'critical', 'normal' } or {}) do try('ZREM', place_key(lane, user), first) end
   end
 
   -- Its group is gone, and with it who has what: each delivery is its worker's again, whose lease begins anew.

@@ -29,35 +29,9 @@ local function new_delivering(claim, work)
   end
 
   -- What was popped and is not handed over: put back if something fails before it is.
-  local hand_user, hand_lane, hand_id, hand_score, hand_entry, hand_fields, hand_attempt
-  local try = redis.pcall
-
-  local function undo_entry()
-    local stream = stream_key(hand_lane, hand_user)
-    try('XACK', stream, 'workers', hand_entry)
-    try('XDEL', stream, hand_entry)
-    if try('XLEN', stream) ~= 0 then return end
-    try('DEL', stream)
-    try('ZREM', leases_key, hand_lane .. ':' .. hand_user)
-  end
-
-  local function undo_fields()
-    local key = task_key(hand_user, hand_id)
-    local limited_by = try('HGET', key, 'limited')
-    if type(limited_by) == 'string' then pcall(limiting().stop, limited_by, hand_user, hand_id) end
-    try('HDEL', key, 'stream_id', 'worker', 'started', 'limited')
-    if hand_fields == 6 then try('HDEL', key, 'state', 'lane', 'score') else try('HSET', key, 'state', 'queued') end
-    if hand_attempt then try('HINCRBY', key, 'attempt', -1) end
-  end
-
+  local hand = {}
   function it.undo()
-    if not hand_id then return end
-    local held = limited and try('HGET', task_key(hand_user, hand_id), 'held')
-    if type(held) == 'string' then pcall(limited.unhold, hand_user, hand_id, held) end
-    if hand_entry then undo_entry() end
-    if hand_fields then undo_fields() end
-    try('ZADD', place_key(hand_lane, hand_user), hand_score, hand_id)
-    hand_id = nil
+    if hand.id then damage().put_back(hand, limited) end
     serving = {}
   end
 
@@ -73,7 +47,7 @@ local function new_delivering(claim, work)
       known[stream] = true
     end
     local stream_id = call('XADD', stream, '*', 'id', id)
-    hand_entry = stream_id
+    hand.stream_id = stream_id
     in_group(user, stream, 'XCLAIM', worker, '0', stream_id, 'FORCE', 'JUSTID')
     return stream_id
   end
@@ -85,20 +59,21 @@ local function new_delivering(claim, work)
     local popped = call('ZPOPMIN', place_key(lane, user))
     known[lane] = known[lane] - 1
     local id, score = popped[1], popped[2]
-    hand_user, hand_lane, hand_id, hand_score, hand_entry, hand_fields, hand_attempt = user, lane, id, score, nil, nil, nil
+    hand.user, hand.lane, hand.id, hand.score = user, lane, id, score
+    hand.stream_id, hand.new_fields, hand.counts = nil, nil, nil
     local body = load_body(user, id, max_message_bytes)
     local key = task_key(user, id)
     if not body then
       count(lane, -1)
       call('DEL', keys_of_task(user, id))
-      hand_id = nil
+      hand.id = nil
       work.moved = work.moved + 1
       return nil
     end
     local limits = limited and limited.of(user, body)
     if limits and limited.must_wait(limits, user, id) then
       limited.hold(limits, user, id, lane, score)
-      hand_id = nil
+      hand.id = nil
       work.moved = work.moved + 1
       return nil
     end
@@ -107,12 +82,12 @@ local function new_delivering(claim, work)
     local attempt = 1 -- for which a task has no field
     local new_fields = call('HSET', key, 'state', 'started', 'lane', lane, 'score', score, 'stream_id', stream_id,
       'worker', worker, 'started', now_text)
-    hand_fields = new_fields
+    hand.new_fields = new_fields
     local was_let_in = limits and limited.start(limits, user, id)
     local paid = false
     if new_fields < 6 then -- it was deferred, scheduled, retried, released, held or watched before
       attempt = call('HINCRBY', key, 'attempt', 1)
-      hand_attempt = true
+      hand.counts = true
       local before = call('HMGET', key, 'failures', 'lost', 'returned', 'since', 'queued', 'paid', 'watched', 'charged',
         'charged_before')
       if before[7] then publish(user, id, 'started') end
@@ -127,7 +102,7 @@ local function new_delivering(claim, work)
     if charging and not paid then cost = charging.begin(user, id, name_in(body), cost, lease_ms) end
     count(lane, -1)
     work.note(user, id, lane, stream_id, attempt, score, history, body)
-    hand_id = nil
+    hand.id = nil
     if paid then return 0, was_let_in end
     return cost, was_let_in
   end

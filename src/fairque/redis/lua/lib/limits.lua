@@ -407,15 +407,6 @@ local function new_limits()
     return take_turn(user, k, woken)
   end
 
-  -- What fails for one user is noted; its task is not in its lane as well.
-  local function leave_line_as_it_was(user, k, failure)
-    damage().note(user, failure)
-    local first = redis.pcall('ZRANGE', held_of(user, k), 0, 0)[1]
-    for _, lane in ipairs(first and { 'critical', 'normal' } or {}) do
-      redis.pcall('ZREM', place_key(lane, user), first)
-    end
-  end
-
   -- Those that cannot run now come after all others, for as long as a look lasts. Returns how many it let in, and whether
   -- there are users that it did not look at.
   local function let_in(k, l, most, woken)
@@ -425,7 +416,7 @@ local function new_limits()
       if given == most or (l and room(l) < 1) or not user or passed[user] then return given, false end
       local is_done, was_let_in = pcall(give_turn, user, k, now_us + turn, woken)
       passed[user] = not is_done or was_let_in == nil
-      if not is_done then leave_line_as_it_was(user, k, was_let_in) end
+      if not is_done then damage().leave_held(user, held_of(user, k), was_let_in) end
       if passed[user] then call('ZADD', users_of(k), last + turn + LOOK_MS * 1000, user) end
       if is_done and was_let_in then given = given + 1 end
     end

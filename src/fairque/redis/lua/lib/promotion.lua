@@ -43,22 +43,6 @@ local function new_promotion(claim, work)
     end
   end
 
-  -- What failed half way is scheduled as before, and looked at later.
-  local function leave_the_rest(user, done, failure)
-    damage().note(user, failure)
-    local waiting, try = place_key('scheduled', user), redis.pcall
-    local ids = try('ZRANGEBYSCORE', waiting, '-inf', '(' .. now + 1, 'LIMIT', 0, #done + 1)
-    local failed = ids[#done + 1]
-    for _, lane in ipairs({ 'critical', 'normal' }) do
-      if failed and try('ZREM', place_key(lane, user), failed) == 1 then count(lane, -1) end
-    end
-    if failed and type(try('HSET', task_key(user, failed), 'state', 'scheduled')) == 'number' then
-      call('HDEL', task_key(user, failed), 'queued')
-    end
-    if #done > 0 then count('scheduled', -try('ZREM', waiting, unpack(done))) end
-    call('ZREM', due_key, user)
-  end
-
   -- By turns: whoever has more that is due comes after all those that wait since before now.
   function it.promote_due()
     local users = call('ZRANGEBYSCORE', due_key, '-inf', now, 'LIMIT', 0, LOOKS)
@@ -66,7 +50,7 @@ local function new_promotion(claim, work)
     for _, user in ipairs(users) do
       local done = {}
       local is_done, failure = pcall(promote, user, most, done)
-      if not is_done then leave_the_rest(user, done, failure) end
+      if not is_done then damage().leave_scheduled(user, done, failure) end
     end
   end
 
