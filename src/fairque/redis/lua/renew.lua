@@ -9,7 +9,7 @@
 --@include charging
 --@include sweep
 --@include weighing
---@include damage
+--@include in_group
 --@arguments
 local entry, flat = prefix .. 'worker:' .. worker, {}
 for field, value in pairs(fields) do

@@ -11,7 +11,6 @@
 --@include waiting
 --@include weighing
 --@include claimed
---@include damage
 
 local UNKNOWN = -2 -- instead of a time to sleep: an assignment is not known, and its list was not sent
 
@@ -40,7 +39,7 @@ local function claim_tasks(claim)
     if has_damaged then damage().look_again(work.promoted) end
     promotion.promote_due()
     if sweep_asked or has_returned then work.is_swept = new_sweep().go_on(sweep_asked, work.promoted) end
-    if governed then governed.unpark(LOOKS, work.promoted, review_alone) end
+    if governed then governed.unpark(LOOKS, work.promoted) end
     if limited then limited.tick(work.promoted) end
     if is_weighing then work.is_weighing = new_weighing().go_on() end
     if steals then stealing.steal() end

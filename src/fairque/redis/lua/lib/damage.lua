@@ -1,10 +1,6 @@
 -- What is broken of one user stays its own: what fails for a user is left alone, told of, and looked at again by and by.
 -- damaged  zset  users → ms of the next look
 -- damage   hash  user → what went wrong, of the first hundred
---@include base
---@include state
---@include fair
---@include moments
 
 local function new_damage()
   local it = {}
@@ -71,7 +67,7 @@ local function new_damage()
       may_run = governed.review(user)
     else
       local id = call('ZRANGE', place_key('critical', user), 0, 0)[1] or call('ZRANGE', place_key('normal', user), 0, 0)[1]
-      may_run = id and not nodes.is_ready(nodes.user(user)) and admit(user, cost_of_task(user, id))
+      may_run = id and not nodes.is_ready(nodes.user(user)) and choice.admit(user, cost_of_task(user, id))
     end
     if may_run then woken[user] = (woken[user] or 0) + 1 end
     call('ZREM', damaged_key, user)
@@ -80,7 +76,6 @@ local function new_damage()
 
   -- Those whose time has come.
   function it.look_again(woken)
-    fair()
     for _, user in ipairs(call('ZRANGEBYSCORE', damaged_key, '-inf', now, 'LIMIT', 0, LOOKS)) do
       it.attempt(user, come_back, user, woken)
     end
@@ -147,27 +142,4 @@ local function new_damage()
   end
 
   return it
-end
-
-local damage_known
-local function damage()
-  damage_known = damage_known or new_damage()
-  return damage_known
-end
-
--- A command about the deliveries of a stream; only where its group is gone, that is made anew.
-local function in_group(user, stream, command, ...)
-  local reply = redis.pcall(command, stream, 'workers', ...)
-  if type(reply) ~= 'table' or not reply.err then return reply end
-  if not string.find(reply.err, '^NOGROUP') then error(reply, 0) end
-  damage().mend_group(stream, user)
-  return call(command, stream, 'workers', ...)
-end
-
--- What fails for one user is noted: it is looked at again later, and no longer for this.
-local function review_alone(user)
-  local is_done, may_run = pcall(governed.review, user)
-  if is_done then return may_run end
-  damage().note(user, may_run)
-  call('ZREM', prefix .. 'parked', user)
 end

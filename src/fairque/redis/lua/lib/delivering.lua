@@ -5,9 +5,9 @@
 --@include message
 --@include limits
 --@include work
+--@include in_group
 --@include history
 --@include charging
---@include damage
 
 local function new_delivering(claim, work)
   --@fields Claim claim: worker lease_ms max_message_bytes fairness
@@ -48,7 +48,9 @@ local function new_delivering(claim, work)
     end
     local stream_id = call('XADD', stream, '*', 'id', id)
     hand.stream_id = stream_id
-    in_group(user, stream, 'XCLAIM', worker, '0', stream_id, 'FORCE', 'JUSTID')
+    if redis.pcall('XCLAIM', stream, 'workers', worker, '0', stream_id, 'FORCE', 'JUSTID').err then
+      in_group(user, stream, 'XCLAIM', worker, '0', stream_id, 'FORCE', 'JUSTID')
+    end
     return stream_id
   end
 

@@ -5,7 +5,6 @@
 --@include canceled
 --@include place
 --@include wake
---@include damage
 
 local function new_links()
   local it = {}

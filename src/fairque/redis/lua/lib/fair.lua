@@ -8,6 +8,9 @@
 --@include metrics_format
 --@include policies
 
+-- What fails for one user: see lib/damage.lua.
+local damage
+
 -- Called with a user: functions in scripts that know limits of names (lib/limits.lua).
 local on_held_back, on_reviewed = nil, nil
 
@@ -32,6 +35,15 @@ local function new_choice()
     governed = choice
   end
 
+  -- Made where something failed.
+  local known_damage
+  function choice.damage()
+    if known_damage then return known_damage end
+    --@include damage
+    known_damage = new_damage()
+    return known_damage
+  end
+
   if has_assigned then choice.assign() end
 end
 
@@ -39,6 +51,8 @@ local function fair()
   if not choice then new_choice() end
   return choice
 end
+
+function damage() return fair().damage() end
 
 -- `governed` is nil in a queue that has no policies.
 local function govern()

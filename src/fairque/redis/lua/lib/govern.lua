@@ -56,13 +56,21 @@ function choice.review(user)
   return choice.admit(user, cost)
 end
 
--- Those whose time has come; `review` as above.
-function choice.unpark(most, woken, review)
+-- What fails for one user is noted: it is looked at again later, and no longer for this.
+function choice.review_alone(user)
+  local is_done, may_run = pcall(choice.review, user)
+  if is_done then return may_run end
+  damage().note(user, may_run)
+  call('ZREM', parked_key, user)
+end
+
+-- Those whose time has come.
+function choice.unpark(most, woken)
   for _, user in ipairs(call('ZRANGEBYSCORE', parked_key, '-inf', now, 'LIMIT', 0, most)) do
     if user == '*' then
       call('ZREM', parked_key, user)
       tell_all_workers()
-    elseif review(user) then
+    elseif choice.review_alone(user) then
       woken[user] = (woken[user] or 0) + 1
     end
   end

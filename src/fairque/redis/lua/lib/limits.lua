@@ -23,7 +23,6 @@
 --@include fair
 --@include gcra
 --@include moments
---@include damage
 
 local function new_limits()
   local it, rules, known, freed = {}, {}, {}, {}

@@ -5,7 +5,6 @@
 --@include place
 --@include wake
 --@include fair
---@include damage
 
 local function new_promotion(claim, work)
   --@fields Claim claim: worker want priority_step_ms

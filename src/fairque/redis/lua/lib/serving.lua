@@ -5,7 +5,6 @@
 --@include limits
 --@include work
 --@include delivering
---@include damage
 
 local function new_serving(claim, work)
   --@fields Claim claim: want

@@ -9,7 +9,7 @@
 --@include history
 --@include suspects
 --@include charging
---@include damage
+--@include in_group
 
 local function new_stealing(claim, work)
   --@fields Claim claim: worker want lease_ms max_message_bytes max_deliveries holds suspects

@@ -7,7 +7,6 @@
 --@include fair
 --@include wake
 --@include policies
---@include damage
 
 local function new_sweep()
   local it = {}
@@ -46,7 +45,7 @@ local function new_sweep()
       local user = found[at]
       if user == '*' then
         if governed.all_paused == tonumber(found[at + 1]) then park_pause(governed.all_paused) end
-      elseif review_alone(user) then
+      elseif governed.review_alone(user) then
         woken[user] = 1
       end
     end
