@@ -29,18 +29,9 @@ def cast(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
         yield cast
 
 
-def known(reason: str, *, always: bool = True) -> pytest.MarkDecorator:
-    return pytest.mark.xfail(strict=always, raises=AssertionError, reason=reason)
-
-
-FAULTS = {
-    "huge-results": known("a worker whose reports take long is not woken when they are done", always=False),
-}
-
-
 def marks(slug: str) -> list[pytest.MarkDecorator]:
     breaks = ATTACKS[slug].run.__module__.endswith(".damage")
-    return [*([pytest.mark.damages] if breaks else []), *([FAULTS[slug]] if slug in FAULTS else [])]
+    return [pytest.mark.damages] if breaks else []
 
 
 SAMPLE = [pytest.param(slug, marks=marks(slug), id=slug) for slug, attack in ATTACKS.items() if attack.is_sample]

@@ -119,7 +119,8 @@ end
 -- What the queue keeps of itself: read once, and written back by save_state().
 
 local of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
-  'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand')
+  'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
+  'damaged')
 local arrival = tonumber(of_queue[2] or 0)
 local has_policies, has_assigned = of_queue[3], of_queue[4]
 local clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -127,6 +128,7 @@ local has_announcements, has_limits, keeper_known = of_queue[6], of_queue[7], of
 local has_weights, sweep_asked, has_returned = of_queue[10], of_queue[11], of_queue[12]
 local has_byte_limits, is_weighing = tonumber(of_queue[13] or 0) > 0, of_queue[14]
 local has_in_hand = tonumber(of_queue[15] or 0) -- lib/limits.lua
+local has_damaged = of_queue[16] -- lib/damage.lua
 local root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
 local saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
 
@@ -265,6 +267,9 @@ local function forget_policies_if_none()
     call('UNLINK', prefix .. 'reserved') -- by a default that was taken back
   end
 end
+
+-- What fails for one user: see lib/damage.lua.
+local damage
 
 -- Called with a user: functions in scripts that know limits of names (lib/limits.lua).
 local on_held_back, on_reviewed = nil, nil
@@ -1375,13 +1380,21 @@ local function new_choice()
       return choice.admit(user, cost)
     end
 
+    -- What fails for one user is noted: it is looked at again later, and no longer for this.
+    function choice.review_alone(user)
+      local is_done, may_run = pcall(choice.review, user)
+      if is_done then return may_run end
+      damage().note(user, may_run)
+      call('ZREM', parked_key, user)
+    end
+
     -- Those whose time has come.
     function choice.unpark(most, woken)
       for _, user in ipairs(call('ZRANGEBYSCORE', parked_key, '-inf', now, 'LIMIT', 0, most)) do
         if user == '*' then
           call('ZREM', parked_key, user)
           tell_all_workers()
-        elseif choice.review(user) then
+        elseif choice.review_alone(user) then
           woken[user] = (woken[user] or 0) + 1
         end
       end
@@ -1421,6 +1434,161 @@ local function new_choice()
     governed = choice
   end
 
+  -- Made where something failed.
+  local known_damage
+  function choice.damage()
+    if known_damage then return known_damage end
+
+    -- lib/damage.lua
+    -- What is broken of one user stays its own: what fails for a user is left alone, told of, and looked at again by and by.
+    -- damaged  zset  users → ms of the next look
+    -- damage   hash  user → what went wrong, of the first hundred
+
+    local function new_damage()
+      local it = {}
+      local damaged_key, errors_of = prefix .. 'damaged', prefix .. 'damage'
+      local LOOK_MS, LOOKS, KEPT = 10000, 20, 100
+      local try = redis.pcall
+
+      -- Not for a key, but as the server does not let one write, or a permission is missing.
+      local OF_ALL = { '^OOM', '^READONLY', '^MISCONF', '^NOREPLICAS', '^NOPERM', '^NOAUTH', '^CLUSTERDOWN', 'ACL failure' }
+      local function is_of_all(text)
+        for _, pattern in ipairs(OF_ALL) do
+          if string.find(text, pattern) then return true end
+        end
+        return false
+      end
+
+      it.next_ms = now + LOOK_MS
+
+      -- Raises the error again where it is not the user's.
+      function it.note(user, failure)
+        local text = text_of(failure)
+        if is_of_all(text) then error(failure, 0) end
+        call('ZADD', damaged_key, it.next_ms, user)
+        if call('HLEN', errors_of) < KEPT or call('HEXISTS', errors_of, user) == 1 then
+          call('HSET', errors_of, user, string.sub(text, 1, 500))
+        end
+        call('HSET', state_key, 'damaged', 1)
+        note_moment(it.next_ms, user)
+      end
+
+      -- Acts for a user, and notes what fails.
+      function it.attempt(user, act, ...)
+        local is_done, failure = pcall(act, ...)
+        if not is_done then it.note(user, failure) end
+      end
+
+      -- It leaves the line in which it was found, whatever its policy says.
+      function it.leave(user, line)
+        if lines.tag(line, user) then nodes.leave({ name = user, member = user, up = line, weight = 1, policy = {} }) end
+        if governed and lines.tag(reservations.line, user) then lines.remove(reservations.line, user) end
+        nodes.known[user] = nil
+      end
+
+      local READS = { { 'ZCARD', 'scheduled' }, { 'ZCARD', 'held' }, { 'SCARD', 'deferred' }, { 'XLEN', 'critical-stream' },
+        { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' }, { 'HLEN', 'offers' }, { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
+      local function check(user)
+        for _, read in ipairs(READS) do call(read[1], place_key(read[2], user)) end
+        for _, lane in ipairs({ 'critical', 'normal' }) do
+          local id = call('ZRANGE', place_key(lane, user), 0, 0)[1]
+          if id then
+            call('STRLEN', body_key(user, id))
+            call('HLEN', task_key(user, id))
+          end
+        end
+      end
+
+      local function come_back(user, woken)
+        check(user)
+        local first = call('ZRANGE', place_key('scheduled', user), 0, 0, 'WITHSCORES')[2]
+        if first then call('ZADD', due_key, 'LT', math.floor(first), user) end
+        if call('EXISTS', prefix .. 'announcements:' .. user) == 1 then call('ZADD', prefix .. 'announcements', 'NX', now_us, user) end
+        local may_run
+        if governed then
+          may_run = governed.review(user)
+        else
+          local id = call('ZRANGE', place_key('critical', user), 0, 0)[1] or call('ZRANGE', place_key('normal', user), 0, 0)[1]
+          may_run = id and not nodes.is_ready(nodes.user(user)) and choice.admit(user, cost_of_task(user, id))
+        end
+        if may_run then woken[user] = (woken[user] or 0) + 1 end
+        call('ZREM', damaged_key, user)
+        call('HDEL', errors_of, user)
+      end
+
+      -- Those whose time has come.
+      function it.look_again(woken)
+        for _, user in ipairs(call('ZRANGEBYSCORE', damaged_key, '-inf', now, 'LIMIT', 0, LOOKS)) do
+          it.attempt(user, come_back, user, woken)
+        end
+        if call('EXISTS', damaged_key) == 0 then call('HDEL', state_key, 'damaged') end
+      end
+
+      local function take_out(hand)
+        local stream = stream_key(hand.lane, hand.user)
+        try('XACK', stream, 'workers', hand.stream_id)
+        try('XDEL', stream, hand.stream_id)
+        if try('XLEN', stream) ~= 0 then return end
+        try('DEL', stream)
+        try('ZREM', leases_key, hand.lane .. ':' .. hand.user)
+      end
+
+      local function does_not_run(hand, limited)
+        local key = task_key(hand.user, hand.id)
+        local of = limited and try('HGET', key, 'limited')
+        if type(of) == 'string' then pcall(limited.stop, of, hand.user, hand.id) end
+        try('HDEL', key, 'stream_id', 'worker', 'started', 'limited')
+        if hand.new_fields == 6 then try('HDEL', key, 'state', 'lane', 'score') else try('HSET', key, 'state', 'queued') end
+        if hand.counts then try('HINCRBY', key, 'attempt', -1) end
+      end
+
+      -- A task that was popped, back to its place: as far as it was delivered, or held, it is not. `limited`: of the caller.
+      function it.put_back(hand, limited)
+        local held = limited and try('HGET', task_key(hand.user, hand.id), 'held')
+        if type(held) == 'string' then pcall(limited.unhold, hand.user, hand.id, held) end
+        if hand.stream_id then take_out(hand) end
+        if hand.new_fields then does_not_run(hand, limited) end
+        try('ZADD', place_key(hand.lane, hand.user), hand.score, hand.id)
+        hand.id = nil
+      end
+
+      -- What failed half way is scheduled as before: all but those that are done.
+      function it.leave_scheduled(user, done, failure)
+        it.note(user, failure)
+        local waiting = place_key('scheduled', user)
+        local failed = try('ZRANGEBYSCORE', waiting, '-inf', '(' .. now + 1, 'LIMIT', 0, #done + 1)[#done + 1]
+        for _, lane in ipairs(failed and { 'critical', 'normal' } or {}) do
+          if try('ZREM', place_key(lane, user), failed) == 1 then count(lane, -1) end
+        end
+        if failed and type(try('HSET', task_key(user, failed), 'state', 'scheduled')) == 'number' then
+          call('HDEL', task_key(user, failed), 'queued')
+        end
+        if #done > 0 then count('scheduled', -try('ZREM', waiting, unpack(done))) end
+        call('ZREM', due_key, user)
+      end
+
+      -- A held task that failed to be let in is not in its lane as well. line: of its user at that key.
+      function it.leave_held(user, line, failure)
+        it.note(user, failure)
+        local first = try('ZRANGE', line, 0, 0)[1]
+        for _, lane in ipairs(first and { 'critical', 'normal' } or {}) do try('ZREM', place_key(lane, user), first) end
+      end
+
+      -- Its group is gone, and with it who has what: each delivery is its worker's again, whose lease begins anew.
+      function it.mend_group(stream, user)
+        try('XGROUP', 'CREATE', stream, 'workers', '0')
+        for _, entry in ipairs(call('XRANGE', stream, '-', '+')) do
+          local holder = call('HGET', task_key(user, entry[2][2]), 'worker') or 'nobody'
+          call('XCLAIM', stream, 'workers', holder, '0', entry[1], 'FORCE', 'JUSTID')
+        end
+      end
+
+      return it
+    end
+    known_damage = new_damage()
+    return known_damage
+  end
+
   if has_assigned then choice.assign() end
 end
 
@@ -1428,6 +1596,8 @@ local function fair()
   if not choice then new_choice() end
   return choice
 end
+
+function damage() return fair().damage() end
 
 -- `governed` is nil in a queue that has no policies.
 local function govern()
@@ -1817,14 +1987,22 @@ local function new_limits()
       stand_in_line(full, user, id, of_task[2], is_kept)
       return false
     end
-    it.unhold(user, id, k)
+    call('ZADD', place_key(of_task[1], user), of_task[2], id) -- before it leaves the line: that key may be broken
     if limits[1] then
+      call('HLEN', offers_of(user))
       hand_out(user, id, limits, now + LOOK_MS, mine)
       without[user] = nil
     end
-    call('ZADD', place_key(of_task[1], user), of_task[2], id)
+    it.unhold(user, id, k)
     if admit(user, cost_of_task(user, id)) then woken[user] = (woken[user] or 0) + 1 end
     return true
+  end
+
+  -- Nil: it cannot run now.
+  local function give_turn(user, k, at, woken)
+    if not can_run(user) then return nil end
+    call('ZADD', users_of(k), at, user)
+    return take_turn(user, k, woken)
   end
 
   -- Those that cannot run now come after all others, for as long as a look lasts. Returns how many it let in, and whether
@@ -1834,13 +2012,11 @@ local function new_limits()
     for turn = 1, most + USERS do
       local user = call('ZRANGE', users_of(k), 0, 0)[1]
       if given == most or (l and room(l) < 1) or not user or passed[user] then return given, false end
-      passed[user] = not can_run(user)
-      if passed[user] then
-        call('ZADD', users_of(k), last + turn + LOOK_MS * 1000, user)
-      else
-        call('ZADD', users_of(k), now_us + turn, user)
-        if take_turn(user, k, woken) then given = given + 1 end
-      end
+      local is_done, was_let_in = pcall(give_turn, user, k, now_us + turn, woken)
+      passed[user] = not is_done or was_let_in == nil
+      if not is_done then damage().leave_held(user, held_of(user, k), was_let_in) end
+      if passed[user] then call('ZADD', users_of(k), last + turn + LOOK_MS * 1000, user) end
+      if is_done and was_let_in then given = given + 1 end
     end
     return given, tonumber(call('ZRANGE', users_of(k), 0, 0, 'WITHSCORES')[2] or math.huge) <= last
   end

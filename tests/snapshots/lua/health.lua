@@ -2,7 +2,7 @@
 -- What tells whether a queue is well, beside its totals.
 -- KEYS[1]  state
 -- Returns  {dead letters, ms at which the first scheduled task is due or '', ms at which the first schedule fires or '',
---          users that became ready last}
+--          users that became ready last, users that are left alone for a damaged key}
 -- Cost     O(log letters + users)
 
 -- lib/base.lua
@@ -54,5 +54,6 @@ return {
   first(due_key),
   first(prefix .. 'schedules'),
   call('ZREVRANGE', users_key, 0, most - 1),
+  call('ZRANGE', prefix .. 'damaged', 0, most - 1),
 }
 end)()

@@ -52,7 +52,8 @@ return (function()
 -- What the queue keeps of itself: read once, and written back by save_state().
 
 local of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
-  'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand')
+  'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
+  'damaged')
 local arrival = tonumber(of_queue[2] or 0)
 local has_policies, has_assigned = of_queue[3], of_queue[4]
 local clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -60,6 +61,7 @@ local has_announcements, has_limits, keeper_known = of_queue[6], of_queue[7], of
 local has_weights, sweep_asked, has_returned = of_queue[10], of_queue[11], of_queue[12]
 local has_byte_limits, is_weighing = tonumber(of_queue[13] or 0) > 0, of_queue[14]
 local has_in_hand = tonumber(of_queue[15] or 0) -- lib/limits.lua
+local has_damaged = of_queue[16] -- lib/damage.lua
 local root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
 local saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
 
@@ -618,6 +620,9 @@ local function forget_policies_if_none()
     call('UNLINK', prefix .. 'reserved') -- by a default that was taken back
   end
 end
+
+-- What fails for one user: see lib/damage.lua.
+local damage
 
 -- Called with a user: functions in scripts that know limits of names (lib/limits.lua).
 local on_held_back, on_reviewed = nil, nil
@@ -1728,13 +1733,21 @@ local function new_choice()
       return choice.admit(user, cost)
     end
 
+    -- What fails for one user is noted: it is looked at again later, and no longer for this.
+    function choice.review_alone(user)
+      local is_done, may_run = pcall(choice.review, user)
+      if is_done then return may_run end
+      damage().note(user, may_run)
+      call('ZREM', parked_key, user)
+    end
+
     -- Those whose time has come.
     function choice.unpark(most, woken)
       for _, user in ipairs(call('ZRANGEBYSCORE', parked_key, '-inf', now, 'LIMIT', 0, most)) do
         if user == '*' then
           call('ZREM', parked_key, user)
           tell_all_workers()
-        elseif choice.review(user) then
+        elseif choice.review_alone(user) then
           woken[user] = (woken[user] or 0) + 1
         end
       end
@@ -1774,6 +1787,161 @@ local function new_choice()
     governed = choice
   end
 
+  -- Made where something failed.
+  local known_damage
+  function choice.damage()
+    if known_damage then return known_damage end
+
+    -- lib/damage.lua
+    -- What is broken of one user stays its own: what fails for a user is left alone, told of, and looked at again by and by.
+    -- damaged  zset  users → ms of the next look
+    -- damage   hash  user → what went wrong, of the first hundred
+
+    local function new_damage()
+      local it = {}
+      local damaged_key, errors_of = prefix .. 'damaged', prefix .. 'damage'
+      local LOOK_MS, LOOKS, KEPT = 10000, 20, 100
+      local try = redis.pcall
+
+      -- Not for a key, but as the server does not let one write, or a permission is missing.
+      local OF_ALL = { '^OOM', '^READONLY', '^MISCONF', '^NOREPLICAS', '^NOPERM', '^NOAUTH', '^CLUSTERDOWN', 'ACL failure' }
+      local function is_of_all(text)
+        for _, pattern in ipairs(OF_ALL) do
+          if string.find(text, pattern) then return true end
+        end
+        return false
+      end
+
+      it.next_ms = now + LOOK_MS
+
+      -- Raises the error again where it is not the user's.
+      function it.note(user, failure)
+        local text = text_of(failure)
+        if is_of_all(text) then error(failure, 0) end
+        call('ZADD', damaged_key, it.next_ms, user)
+        if call('HLEN', errors_of) < KEPT or call('HEXISTS', errors_of, user) == 1 then
+          call('HSET', errors_of, user, string.sub(text, 1, 500))
+        end
+        call('HSET', state_key, 'damaged', 1)
+        note_moment(it.next_ms, user)
+      end
+
+      -- Acts for a user, and notes what fails.
+      function it.attempt(user, act, ...)
+        local is_done, failure = pcall(act, ...)
+        if not is_done then it.note(user, failure) end
+      end
+
+      -- It leaves the line in which it was found, whatever its policy says.
+      function it.leave(user, line)
+        if lines.tag(line, user) then nodes.leave({ name = user, member = user, up = line, weight = 1, policy = {} }) end
+        if governed and lines.tag(reservations.line, user) then lines.remove(reservations.line, user) end
+        nodes.known[user] = nil
+      end
+
+      local READS = { { 'ZCARD', 'scheduled' }, { 'ZCARD', 'held' }, { 'SCARD', 'deferred' }, { 'XLEN', 'critical-stream' },
+        { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' }, { 'HLEN', 'offers' }, { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
+      local function check(user)
+        for _, read in ipairs(READS) do call(read[1], place_key(read[2], user)) end
+        for _, lane in ipairs({ 'critical', 'normal' }) do
+          local id = call('ZRANGE', place_key(lane, user), 0, 0)[1]
+          if id then
+            call('STRLEN', body_key(user, id))
+            call('HLEN', task_key(user, id))
+          end
+        end
+      end
+
+      local function come_back(user, woken)
+        check(user)
+        local first = call('ZRANGE', place_key('scheduled', user), 0, 0, 'WITHSCORES')[2]
+        if first then call('ZADD', due_key, 'LT', math.floor(first), user) end
+        if call('EXISTS', prefix .. 'announcements:' .. user) == 1 then call('ZADD', prefix .. 'announcements', 'NX', now_us, user) end
+        local may_run
+        if governed then
+          may_run = governed.review(user)
+        else
+          local id = call('ZRANGE', place_key('critical', user), 0, 0)[1] or call('ZRANGE', place_key('normal', user), 0, 0)[1]
+          may_run = id and not nodes.is_ready(nodes.user(user)) and choice.admit(user, cost_of_task(user, id))
+        end
+        if may_run then woken[user] = (woken[user] or 0) + 1 end
+        call('ZREM', damaged_key, user)
+        call('HDEL', errors_of, user)
+      end
+
+      -- Those whose time has come.
+      function it.look_again(woken)
+        for _, user in ipairs(call('ZRANGEBYSCORE', damaged_key, '-inf', now, 'LIMIT', 0, LOOKS)) do
+          it.attempt(user, come_back, user, woken)
+        end
+        if call('EXISTS', damaged_key) == 0 then call('HDEL', state_key, 'damaged') end
+      end
+
+      local function take_out(hand)
+        local stream = stream_key(hand.lane, hand.user)
+        try('XACK', stream, 'workers', hand.stream_id)
+        try('XDEL', stream, hand.stream_id)
+        if try('XLEN', stream) ~= 0 then return end
+        try('DEL', stream)
+        try('ZREM', leases_key, hand.lane .. ':' .. hand.user)
+      end
+
+      local function does_not_run(hand, limited)
+        local key = task_key(hand.user, hand.id)
+        local of = limited and try('HGET', key, 'limited')
+        if type(of) == 'string' then pcall(limited.stop, of, hand.user, hand.id) end
+        try('HDEL', key, 'stream_id', 'worker', 'started', 'limited')
+        if hand.new_fields == 6 then try('HDEL', key, 'state', 'lane', 'score') else try('HSET', key, 'state', 'queued') end
+        if hand.counts then try('HINCRBY', key, 'attempt', -1) end
+      end
+
+      -- A task that was popped, back to its place: as far as it was delivered, or held, it is not. `limited`: of the caller.
+      function it.put_back(hand, limited)
+        local held = limited and try('HGET', task_key(hand.user, hand.id), 'held')
+        if type(held) == 'string' then pcall(limited.unhold, hand.user, hand.id, held) end
+        if hand.stream_id then take_out(hand) end
+        if hand.new_fields then does_not_run(hand, limited) end
+        try('ZADD', place_key(hand.lane, hand.user), hand.score, hand.id)
+        hand.id = nil
+      end
+
+      -- What failed half way is scheduled as before: all but those that are done.
+      function it.leave_scheduled(user, done, failure)
+        it.note(user, failure)
+        local waiting = place_key('scheduled', user)
+        local failed = try('ZRANGEBYSCORE', waiting, '-inf', '(' .. now + 1, 'LIMIT', 0, #done + 1)[#done + 1]
+        for _, lane in ipairs(failed and { 'critical', 'normal' } or {}) do
+          if try('ZREM', place_key(lane, user), failed) == 1 then count(lane, -1) end
+        end
+        if failed and type(try('HSET', task_key(user, failed), 'state', 'scheduled')) == 'number' then
+          call('HDEL', task_key(user, failed), 'queued')
+        end
+        if #done > 0 then count('scheduled', -try('ZREM', waiting, unpack(done))) end
+        call('ZREM', due_key, user)
+      end
+
+      -- A held task that failed to be let in is not in its lane as well. line: of its user at that key.
+      function it.leave_held(user, line, failure)
+        it.note(user, failure)
+        local first = try('ZRANGE', line, 0, 0)[1]
+        for _, lane in ipairs(first and { 'critical', 'normal' } or {}) do try('ZREM', place_key(lane, user), first) end
+      end
+
+      -- Its group is gone, and with it who has what: each delivery is its worker's again, whose lease begins anew.
+      function it.mend_group(stream, user)
+        try('XGROUP', 'CREATE', stream, 'workers', '0')
+        for _, entry in ipairs(call('XRANGE', stream, '-', '+')) do
+          local holder = call('HGET', task_key(user, entry[2][2]), 'worker') or 'nobody'
+          call('XCLAIM', stream, 'workers', holder, '0', entry[1], 'FORCE', 'JUSTID')
+        end
+      end
+
+      return it
+    end
+    known_damage = new_damage()
+    return known_damage
+  end
+
   if has_assigned then choice.assign() end
 end
 
@@ -1781,6 +1949,8 @@ local function fair()
   if not choice then new_choice() end
   return choice
 end
+
+function damage() return fair().damage() end
 
 -- `governed` is nil in a queue that has no policies.
 local function govern()
@@ -2224,14 +2394,22 @@ local function new_limits()
       stand_in_line(full, user, id, of_task[2], is_kept)
       return false
     end
-    it.unhold(user, id, k)
+    call('ZADD', place_key(of_task[1], user), of_task[2], id) -- before it leaves the line: that key may be broken
     if limits[1] then
+      call('HLEN', offers_of(user))
       hand_out(user, id, limits, now + LOOK_MS, mine)
       without[user] = nil
     end
-    call('ZADD', place_key(of_task[1], user), of_task[2], id)
+    it.unhold(user, id, k)
     if admit(user, cost_of_task(user, id)) then woken[user] = (woken[user] or 0) + 1 end
     return true
+  end
+
+  -- Nil: it cannot run now.
+  local function give_turn(user, k, at, woken)
+    if not can_run(user) then return nil end
+    call('ZADD', users_of(k), at, user)
+    return take_turn(user, k, woken)
   end
 
   -- Those that cannot run now come after all others, for as long as a look lasts. Returns how many it let in, and whether
@@ -2241,13 +2419,11 @@ local function new_limits()
     for turn = 1, most + USERS do
       local user = call('ZRANGE', users_of(k), 0, 0)[1]
       if given == most or (l and room(l) < 1) or not user or passed[user] then return given, false end
-      passed[user] = not can_run(user)
-      if passed[user] then
-        call('ZADD', users_of(k), last + turn + LOOK_MS * 1000, user)
-      else
-        call('ZADD', users_of(k), now_us + turn, user)
-        if take_turn(user, k, woken) then given = given + 1 end
-      end
+      local is_done, was_let_in = pcall(give_turn, user, k, now_us + turn, woken)
+      passed[user] = not is_done or was_let_in == nil
+      if not is_done then damage().leave_held(user, held_of(user, k), was_let_in) end
+      if passed[user] then call('ZADD', users_of(k), last + turn + LOOK_MS * 1000, user) end
+      if is_done and was_let_in then given = given + 1 end
     end
     return given, tonumber(call('ZRANGE', users_of(k), 0, 0, 'WITHSCORES')[2] or math.huge) <= last
   end
@@ -2535,11 +2711,8 @@ local function new_links()
 
   -- The oldest one of the user whose turn it is, or a part of it. Returns how many it informed.
   local turn = 0
-  local function take_turn(budget, step_us, ttl)
-    local users = call('ZRANGE', turns_key, 0, 1)
-    local user = users[1]
-    if not user then return budget end -- the key was lost
-    local line, most = line_of(user), users[2] and math.min(budget, TURN) or budget
+  local function take_turn_of(user, has_others, budget, step_us, ttl)
+    local line, most = line_of(user), has_others and math.min(budget, TURN) or budget
     local packed = call('LINDEX', line, 0)
     local informed, all = 1, false
     if packed then
@@ -2553,6 +2726,17 @@ local function new_links()
     turn = turn + 1
     if call('EXISTS', line) == 1 then call('ZADD', turns_key, now_us + turn, user) else call('ZREM', turns_key, user) end
     return informed
+  end
+
+  local function take_turn(budget, step_us, ttl)
+    local users = call('ZRANGE', turns_key, 0, 1)
+    local user = users[1]
+    if not user then return budget end -- the key was lost
+    local is_done, informed = pcall(take_turn_of, user, users[2], budget, step_us, ttl)
+    if is_done then return informed end
+    damage().note(user, informed)
+    call('ZREM', turns_key, user)
+    return 1
   end
 
   -- What this call caused is told at once, as long as nothing was put off; what is put off, by turns of users.
@@ -3128,7 +3312,7 @@ local function new_sweep()
       local user = found[at]
       if user == '*' then
         if governed.all_paused == tonumber(found[at + 1]) then park_pause(governed.all_paused) end
-      elseif governed.review(user) then
+      elseif governed.review_alone(user) then
         woken[user] = 1
       end
     end
@@ -3154,7 +3338,10 @@ local function new_sweep()
       lines.flush(line)
       local page = call('ZSCAN', line.key, cursor, 'COUNT', left)
       if page[1] ~= '0' then call('LPUSH', sweep_key, page[1] .. ' ' .. path) end
-      for at = 1, #page[2], 2 do look_at_member(page[2][at]) end
+      for at = 1, #page[2], 2 do
+        local is_done, failure = pcall(look_at_member, page[2][at])
+        if not is_done then damage().note(page[2][at], failure) end
+      end
       left = left - #page[2] / 2 - 1
     end
     return call('EXISTS', sweep_key) == 1
@@ -3223,7 +3410,8 @@ local function new_promotion(claim, work)
   local PROMOTIONS, LOOKS = 200, 20
   local SPARE = 10 -- of one user beyond what is wanted: other workers find something, too
 
-  local function promote(user, most)
+  -- done: those that are in their lanes.
+  local function promote(user, most, done)
     local waiting = place_key('scheduled', user)
     local ids = call('ZRANGEBYSCORE', waiting, '-inf', '(' .. now + 1, 'LIMIT', 0, most)
     for _, id in ipairs(ids) do
@@ -3233,6 +3421,7 @@ local function new_promotion(claim, work)
       if not score then lane, score = score_of(tonumber(known[3] or 3), step_us) end
       call('HSET', key, 'state', 'queued', 'queued', now)
       place(user, id, lane, score)
+      done[#done + 1] = id
       if known[4] then publish(user, id, 'waiting') end
     end
     if #ids > 0 then
@@ -3254,14 +3443,22 @@ local function new_promotion(claim, work)
   function it.promote_due()
     local users = call('ZRANGEBYSCORE', due_key, '-inf', now, 'LIMIT', 0, LOOKS)
     local most = math.min(want + SPARE, math.floor(PROMOTIONS / #users))
-    for _, user in ipairs(users) do promote(user, most) end
+    for _, user in ipairs(users) do
+      local done = {}
+      local is_done, failure = pcall(promote, user, most, done)
+      if not is_done then damage().leave_scheduled(user, done, failure) end
+    end
   end
 
   -- What was promoted or let in again, and not taken by this call, is news for other workers.
   function it.announce()
     if governed and governed.all_paused then return end
-    for user, tasks in pairs(work.promoted) do
+    local function tell(user, tasks)
       if fair() and nodes.is_ready(nodes.user(user)) then wake(user, tasks, worker) end
+    end
+    for user, tasks in pairs(work.promoted) do
+      local is_done, failure = pcall(tell, user, tasks)
+      if not is_done then damage().note(user, failure) end
     end
   end
 
@@ -3290,6 +3487,18 @@ local function load_body(user, id, max_message_bytes)
     return '\0too large: ' .. #body .. ' bytes, the limit is ' .. string.format('%d', max_message_bytes)
   end
   return body
+end
+
+-- lib/in_group.lua
+-- Streams whose group may be gone.
+
+-- A command about the deliveries of a stream; only where its group is gone, that is made anew.
+local function in_group(user, stream, command, ...)
+  local reply = redis.pcall(command, stream, 'workers', ...)
+  if type(reply) ~= 'table' or not reply.err then return reply end
+  if not string.find(reply.err, '^NOGROUP') then error(reply, 0) end
+  damage().mend_group(stream, user)
+  return call(command, stream, 'workers', ...)
 end
 
 local function new_stealing(claim, work)
@@ -3390,7 +3599,7 @@ local function new_stealing(claim, work)
     if call('EXISTS', stream) == 0 then return call('ZREM', leases_key, member) end
     local waits_before = waits
     waits = nil
-    for _, entry in ipairs(call('XPENDING', stream, 'workers', 'IDLE', lease_ms, '-', '+', CANDIDATES)) do
+    for _, entry in ipairs(in_group(user, stream, 'XPENDING', 'IDLE', lease_ms, '-', '+', CANDIDATES)) do
       if try(lane, user, entry) then next_look = now end -- behind those whose time came before now
       if work.delivered > 0 then break end
     end
@@ -3425,7 +3634,11 @@ local function new_stealing(claim, work)
     local awaited = room.lane()
     for _, member in ipairs(awaited and { awaited } or lanes_to_look_at()) do
       if work.delivered > 0 then break end
-      steal_from(member)
+      local is_done, failure = pcall(steal_from, member)
+      if not is_done then
+        damage().note(string.match(member, ':(.*)$'), failure)
+        call('ZADD', leases_key, damage().next_ms, member)
+      end
     end
     if want == 1 and work.delivered == 1 then call('HSET', state_key, 'stole', 1) end
     room.settle(work.delivered == 0 and waits)
@@ -3474,6 +3687,13 @@ local function new_delivering(claim, work)
     return known
   end
 
+  -- What was popped and is not handed over: put back if something fails before it is.
+  local hand = {}
+  function it.undo()
+    if hand.id then damage().put_back(hand, limited) end
+    serving = {}
+  end
+
   -- Into the stream, and into this worker's hands: FORCE delivers an entry that no consumer has read.
   local function append(lane, user, id, known)
     local stream = stream_key(lane, user)
@@ -3486,7 +3706,10 @@ local function new_delivering(claim, work)
       known[stream] = true
     end
     local stream_id = call('XADD', stream, '*', 'id', id)
-    call('XCLAIM', stream, 'workers', worker, '0', stream_id, 'FORCE', 'JUSTID')
+    hand.stream_id = stream_id
+    if redis.pcall('XCLAIM', stream, 'workers', worker, '0', stream_id, 'FORCE', 'JUSTID').err then
+      in_group(user, stream, 'XCLAIM', worker, '0', stream_id, 'FORCE', 'JUSTID')
+    end
     return stream_id
   end
 
@@ -3497,30 +3720,35 @@ local function new_delivering(claim, work)
     local popped = call('ZPOPMIN', place_key(lane, user))
     known[lane] = known[lane] - 1
     local id, score = popped[1], popped[2]
+    hand.user, hand.lane, hand.id, hand.score = user, lane, id, score
+    hand.stream_id, hand.new_fields, hand.counts = nil, nil, nil
     local body = load_body(user, id, max_message_bytes)
     local key = task_key(user, id)
     if not body then
       count(lane, -1)
       call('DEL', keys_of_task(user, id))
+      hand.id = nil
       work.moved = work.moved + 1
       return nil
     end
     local limits = limited and limited.of(user, body)
     if limits and limited.must_wait(limits, user, id) then
       limited.hold(limits, user, id, lane, score)
+      hand.id = nil
       work.moved = work.moved + 1
       return nil
     end
-    count(lane, -1)
     local cost, history = cost_of(body), ''
     local stream_id = append(lane, user, id, known)
     local attempt = 1 -- for which a task has no field
     local new_fields = call('HSET', key, 'state', 'started', 'lane', lane, 'score', score, 'stream_id', stream_id,
       'worker', worker, 'started', now_text)
+    hand.new_fields = new_fields
     local was_let_in = limits and limited.start(limits, user, id)
     local paid = false
     if new_fields < 6 then -- it was deferred, scheduled, retried, released, held or watched before
       attempt = call('HINCRBY', key, 'attempt', 1)
+      hand.counts = true
       local before = call('HMGET', key, 'failures', 'lost', 'returned', 'since', 'queued', 'paid', 'watched', 'charged',
         'charged_before')
       if before[7] then publish(user, id, 'started') end
@@ -3532,9 +3760,11 @@ local function new_delivering(claim, work)
         paid = not charging
       end
     end
+    if charging and not paid then cost = charging.begin(user, id, name_in(body), cost, lease_ms) end
+    count(lane, -1)
     work.note(user, id, lane, stream_id, attempt, score, history, body)
+    hand.id = nil
     if paid then return 0, was_let_in end
-    if charging then cost = charging.begin(user, id, name_in(body), cost, lease_ms) end
     return cost, was_let_in
   end
 
@@ -3570,6 +3800,18 @@ local function new_serving(claim, work)
     return true
   end
 
+  -- Whom something goes wrong with is set aside, and the others are served.
+  local current, current_line
+  local function set_aside(failure)
+    if not current then error(failure, 0) end
+    local user = current
+    current = nil
+    delivering.undo()
+    damage().note(user, failure)
+    damage().leave(user, current_line)
+    work.moved = work.moved + 1
+  end
+
   local function serve(user)
     local u = nodes.user(user)
     local gate = governed and not u.served and gates.at(u)
@@ -3580,6 +3822,11 @@ local function new_serving(claim, work)
     if has_weights or (governed and not u.served) then nodes.reweight(u) end
     u.served = true
     local known = delivering.knowledge(user)
+    if known.critical + known.normal == 0 then -- its lanes were lost
+      damage().note(user, 'its tasks that waited are gone')
+      work.moved = work.moved + 1
+      return choice.leave(u)
+    end
     local cost = delivering.start_next(user, known)
     if cost then
       nodes.charge(u, cost)
@@ -3599,8 +3846,11 @@ local function new_serving(claim, work)
 
   -- In front of '*', which is back, stand users whom nobody served for a time.
   local function is_raised(member, line)
+    current, current_line = member, line
     local node = string.byte(member) == 64 and lines.at(string.sub(member, 2)) or nodes.user(member)
-    return node.up == line and assignments.raise(node)
+    local is_above = node.up == line and assignments.raise(node)
+    current = nil
+    return is_above
   end
 
   -- Turns among the users of an assignment. A group all of whose users rest is idle.
@@ -3629,10 +3879,10 @@ local function new_serving(claim, work)
         work.moved = work.moved + 1
         member = fronts.first(known[line])
       end
-      if not member or string.byte(member) ~= 64 then return member end -- '@' begins no user, its own is encoded
+      if not member or string.byte(member) ~= 64 then return member, line end -- '@' begins no user, its own is encoded
       local inner = lines.at(string.sub(member, 2))
-      local user = descend(inner)
-      if user then return user end
+      local user, of_line = descend(inner)
+      if user then return user, of_line end
       drop_group(inner)
       return descend(line)
     end
@@ -3642,7 +3892,8 @@ local function new_serving(claim, work)
     -- Reservations first, else from the first line inwards the lowest.
     function turns.next_user()
       local first = governed and lines.lowest(reservations.line) and fronts.first(front_of(reservations.line, at_once))
-      return first or descend(root)
+      if first then return first, nodes.user(first).up end
+      return descend(root)
     end
 
     -- What was served is known in the trees of the assignment.
@@ -3658,10 +3909,18 @@ local function new_serving(claim, work)
 
   local function serve_group(name)
     local turns = new_turns(name)
-    while it.has_room() do
-      local user = turns.next_user()
-      if not user then break end
-      serve(user)
+    local function take_turns()
+      while it.has_room() do
+        current, current_line = turns.next_user()
+        if not current then return end
+        serve(current)
+        current = nil
+      end
+    end
+    local is_done, failure = pcall(take_turns)
+    while not is_done do
+      set_aside(failure)
+      is_done, failure = pcall(take_turns)
     end
     turns.close()
   end
@@ -3713,6 +3972,10 @@ local function new_keeping(worker)
     local at, user = tonumber(first[2] or math.huge), first[1]
     if has_policies then
       first = call('ZRANGE', prefix .. 'parked', 0, 0, 'WITHSCORES')
+      if first[1] and tonumber(first[2]) < at then at, user = tonumber(first[2]), first[1] end
+    end
+    if has_damaged then
+      first = call('ZRANGE', prefix .. 'damaged', 0, 0, 'WITHSCORES')
       if first[1] and tonumber(first[2]) < at then at, user = tonumber(first[2]), first[1] end
     end
     if has_limits then
@@ -3959,7 +4222,7 @@ local function claim_again(claim, work)
     local body = known.worker == worker and known.stream_id ~= '' and load_body(user, id, max_message_bytes)
     if body then
       call('XCLAIM', stream_key(known.lane, user), 'workers', worker, 0, known.stream_id, 'JUSTID')
-      work.note(user, id, known.lane, known.stream_id, known.attempt, known.score,
+      work.note(user, id, known.lane, known.stream_id, attempt_in(known.attempt), known.score,
         history_of(known, known.lost, known.alone), body)
     end
   end
@@ -3991,10 +4254,12 @@ local function claim_tasks(claim)
 
   local function look_around()
     if has_announcements then pass_on_outcomes(priority_step_ms * 1000, dead_letter_ttl_ms) end
+    if has_damaged then damage().look_again(work.promoted) end
     promotion.promote_due()
     if sweep_asked or has_returned then work.is_swept = new_sweep().go_on(sweep_asked, work.promoted) end
     if governed then governed.unpark(LOOKS, work.promoted) end
     if limited then limited.tick(work.promoted) end
+    if is_weighing then work.is_weighing = new_weighing().go_on() end
     if steals then stealing.steal() end
   end
 
