@@ -29,6 +29,8 @@ from fairque import (
     xcom_task,
 )
 from fairque.embedded.server import EmbeddedServer
+from fairque.redis.delivery import Delivery
+from fairque.redis.store import Store
 from fairque.tasks.registry import unregister
 from fairque.testing import advance
 from tests.support.core import metrics_of_old, outcome
@@ -272,13 +274,20 @@ async def outlives_its_worker(queue: TaskQueue, known: SimpleNamespace, look: Lo
     handle = await queue.enqueue(known.ok(8), user_id="acme")
     store = queue.store()
     assert (await store.claim("ghost", 1)).deliveries
-    await store.close()
     await queue.set_limit("ok: fine", max_running=5)
     look()
     await queue.clear_limit("ok: fine")
+    [suspect] = await eventually(lambda: taken_by(store, "thief"))
+    look()
+    await store.settle("thief", [outcome(suspect, "released", 0)])
+    await store.close()
     async with Worker(queue, scheduler=False):
         assert await handle.result(timeout=10) == 8
     assert (await handle.info()).attempt == 2
+
+
+async def taken_by(store: Store, worker: str) -> list[Delivery]:
+    return (await store.claim(worker, 1, wait=False)).deliveries
 
 
 async def is_charged_by_time(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:

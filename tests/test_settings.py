@@ -108,6 +108,7 @@ async def test_what_two_ask_for_at_the_same_time_one_of_them_gets(server: Server
     assert [type(end) for end in ends].count(SettingsMismatch) == 1
 
 
+@pytest.mark.damages
 async def test_data_of_another_layout_is_left_alone(server: Server, queue_name: str):
     async with opened(server, queue_name) as queue:
         await queue.enqueue(say("a"), user_id="anna")
