@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import anyio
@@ -27,6 +28,9 @@ class Inbox:
         runner: Told what is canceled.
         steal_pause: Told that messages may have been missed.
         signals: Of the worker.
+
+    Attributes:
+        has_tried: Set when it listens, or could not at the first try.
     """
 
     def __init__(
@@ -37,10 +41,11 @@ class Inbox:
         self._runner = runner
         self._steal_pause = steal_pause
         self._signals = signals
+        self.has_tried = asyncio.Event()
 
     async def run(self) -> None:
         await self._subscribe()
-        self._signals.wake()  # what came after the first claim and before this was told to nobody
+        self._signals.wake()  # what came after a claim and before this was told to nobody
         try:
             await anyio.sleep_forever()
         finally:
@@ -52,9 +57,11 @@ class Inbox:
         while True:
             try:
                 await self._listener.subscribe(self._channel, self._on_message)
+                self.has_tried.set()
                 return
             except FairqueError as exc:
                 logger.warning("cannot listen for work, trying again: %s", exc)
+                self.has_tried.set()
                 await anyio.sleep(backoff.next())
 
     def _on_message(self, message: bytes | None) -> None:

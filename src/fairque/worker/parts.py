@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import anyio
+
 from fairque.errors import FairqueError
 from fairque.queue.queue import TaskQueue
 from fairque.redis.store import Store
@@ -28,6 +30,7 @@ from fairque.worker.turns import Turns
 __all__ = ["Parts"]
 
 logger = logging.getLogger("fairque.worker")
+LISTENING_SECONDS = 1.0
 
 
 class Parts:
@@ -60,8 +63,14 @@ class Parts:
 
     def loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """What runs until it is cancelled."""
-        loops: list[Callable[[], Coroutine[Any, Any, None]]] = [self._inbox.run, self.turns.run]
+        loops: list[Callable[[], Coroutine[Any, Any, None]]] = [self._inbox.run, self._take_turns]
         return [*loops, self._scheduler.run] if self._scheduler is not None else loops
+
+    async def _take_turns(self) -> None:
+        """Once it listens, if that is soon: else a task that is canceled as it starts hears of it by its renewal."""
+        with anyio.move_on_after(LISTENING_SECONDS):
+            await self._inbox.has_tried.wait()
+        await self.turns.run()
 
     async def close(self) -> None:
         """Say goodbye: nothing runs and nothing is to be reported any more."""
