@@ -57,7 +57,8 @@ class Parts:
         self.renewal = Renewal(queue, options, self.settler, self.runner)
         steal_pause = StealPause(settings.lease_ms, timeout)
         claimer = Claimer(options, self.runner, self.settler, steal_pause, signals)
-        self.turns = Turns(store, options, self.settler, claimer, signals)
+        self._reports = queue.store()
+        self.turns = Turns(store, self._reports, options, self.settler, claimer, signals)
         self._inbox = Inbox(queue, options.worker_id, self.runner, steal_pause, signals)
         self._scheduler = TaskScheduler(queue) if options.scheduler else None
 
@@ -80,6 +81,6 @@ class Parts:
             await self._store.leave(self._worker_id, self._groups)
         except FairqueError as exc:
             logger.warning("could not say goodbye: %s", exc)
-        for store in (self._store, self._services):
+        for store in (self._store, self._reports, self._services):
             await store.close()
         await self.hooks.drain(1.0)
