@@ -16,8 +16,8 @@ from fairque.worker.signals import Signals
 
 __all__ = ["Turns"]
 
-# Of the concurrency: so many outcomes at most go with a claim. Tuned with the bench.
-FEW_SHARE = 8
+# So many outcomes at most go with a claim: a number, or a part of the concurrency if that is more. Tuned with the bench.
+FEW, FEW_SHARE = 10, 8
 
 
 class Turns:
@@ -47,7 +47,7 @@ class Turns:
     ) -> None:
         self._store = store
         self._reports = reports
-        self._few = max(1, options.concurrency // FEW_SHARE)
+        self._few = max(FEW, options.concurrency // FEW_SHARE)
         self._reporting: asyncio.Task[None] | None = None
         self._worker_id = options.worker_id
         self._longest_rest = options.poll_interval
