@@ -16,7 +16,7 @@ from fairque.worker.signals import Signals
 
 __all__ = ["Turns"]
 
-# So many outcomes at most go with a claim: a number, or a part of the concurrency if that is more. Tuned with the bench.
+# So many outcomes at most go with a claim: a number, or a part of the concurrency if that is more. By the bench.
 FEW, FEW_SHARE = 10, 8
 
 
