@@ -14,6 +14,7 @@ from fairque import TaskEvent, TaskQueue, Worker, task
 from fairque.errors import StoreError
 from fairque.models import ANY_USER
 from fairque.redis.scripts import load
+from fairque.redis.store import Store
 from fairque.settings import QueueSettings
 from tests.support.core import Core, outcome
 from tests.support.eventually import eventually
@@ -89,6 +90,21 @@ async def test_a_worker_stops_when_its_tasks_have_taken_all_threads_of_the_loop(
     finally:
         done.set()
         await blocked
+
+
+@pytest.mark.leaves_keys
+async def test_a_fault_of_the_worker_itself_beside_a_claim_ends_it_loudly(
+    queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not an outage, and not a bad outcome: repeated for ever it would leave all that ran unreported."""
+
+    async def settle(*_: object) -> None:
+        raise RuntimeError("a fault of its own")
+
+    await queue.enqueue_many([nothing() for _ in range(200)], user_id="acme")
+    monkeypatch.setattr(Store, "settle", settle)
+    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="a fault of its own"), flatten_subgroups=True):
+        await asyncio.wait_for(Worker(queue, concurrency=100, shutdown_timeout=0).run(), 20)
 
 
 async def is_finished(queue: TaskQueue, tasks: int) -> bool:

@@ -61,15 +61,14 @@ class Turns:
     @property
     def is_quiet(self) -> bool:
         """Nothing is to be reported, and no delivery can be on its way here."""
-        is_calling = self._is_calling or self._reporting is not None
-        return not (is_calling or self._settler.unreported or self._claimer.is_unsure)
+        return not (self._is_calling or self._is_reporting() or self._settler.unreported or self._claimer.is_unsure)
 
     async def run(self) -> None:
         """Until `stop`, whatever is cancelled around it: what runs in a cancelled worker is still to be put back."""
         with self._scope:
             while True:
                 rest = min(self._claimer.rest, self._longest_rest)
-                if self._reporting is None:
+                if not self._is_reporting():
                     rest = min(rest, self._settler.rest)
                 if rest > 0 and await self._signals.sleep(rest):
                     self._claimer.look()
@@ -84,15 +83,28 @@ class Turns:
             self._reporting.cancel()
 
     async def _take_turn(self) -> None:
-        batch = self._settler.batch() if self._reporting is None else []
+        batch = [] if self._is_reporting() else self._settler.batch()
         want = self._claimer.want()
         if batch and want and not self._apart and len(batch) <= self._few:
             await self._settle_and_claim(batch, want)
             return
         if batch:
             self._reporting = asyncio.create_task(self._settle(batch))
+            self._reporting.add_done_callback(self._reported)
         if want or self._claimer.must_ask_again:
             await self._claim(want)
+
+    def _is_reporting(self) -> bool:
+        """Raises what is no outage, and no fault of an outcome: the worker ends of it, as of a claim."""
+        if self._reporting is None or not self._reporting.done():
+            return self._reporting is not None
+        reporting, self._reporting = self._reporting, None
+        reporting.result()
+        return False
+
+    def _reported(self, _: asyncio.Task[None]) -> None:
+        self._signals.wake()
+        self._signals.turned()
 
     async def _settle_and_claim(self, batch: list[Outcome], want: int) -> None:
         how = self._claimer.begin(batch)
@@ -117,10 +129,6 @@ class Turns:
             self._settler.failed(batch, exc)
         else:
             self._settler.settled(batch, answers)
-        finally:
-            self._reporting = None
-            self._signals.wake()
-            self._signals.turned()
 
     async def _claim(self, want: int) -> None:
         how = self._claimer.begin([])
