@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fairque import FailureKind, TaskFailed, TaskQueue
+from fairque import FailureKind, TaskFailed, TaskQueue, TaskState, Worker
 from fairque.redis.delivery import Delivery
+from fairque.redis.store import Store
 from tests.support.core import Core
+from tests.support.eventually import eventually
+from tests.support.gate import new_gate, work
+from tests.support.timed import TimedCore
 from tests.support.workers import Fleet
 from tests.workers import tasks
 
@@ -93,14 +97,58 @@ async def test_a_delivery_that_never_arrived_says_nothing_of_its_task(core: Core
     for attempt in range(2, 8):
         taken = await steal(core, f"w {attempt}", arrives=False)
         assert taken is not None
-        assert (taken.attempt, taken.deaths, taken.alone) == (attempt, 0, False)
+        assert (taken.attempt, taken.deaths, taken.alone_ms) == (attempt, 0, 0)
 
 
 async def test_who_died_as_the_only_suspect_runs_alone_and_only_such_deaths_count(core: Core) -> None:
+    await many_workers(core)
     await core.enqueue("anna", "t")
     await lose(core, 1)
     found = [await steal(core, f"w {n}") for n in range(4)]
-    assert [(of.alone, of.deaths) for of in found if of] == [(False, 0), (True, 0), (True, 1), (True, 2)]
+    assert [(of.alone_ms > 0, of.deaths) for of in found if of] == [(False, 0), (True, 0), (True, 1), (True, 2)]
+
+
+async def many_workers(core: Core) -> None:
+    """So many that one of them may run one alone at any time."""
+    for number in range(10):
+        core.renew(f"worker {number}", [], concurrency=10)
+
+
+async def test_a_death_that_came_long_after_it_had_company_again_does_not_count(core: Core) -> None:
+    await many_workers(core)
+    await core.enqueue("anna", "t")
+    await lose(core, 1)
+    await steal(core, "first")
+    alone = await steal(core, "second")
+    assert alone is not None
+    await asyncio.sleep(alone.alone_ms / 1000)
+    assert core.renew("second", [alone]) == []
+    await asyncio.sleep(2 * SHORT / 1000)
+    again = await steal(core, "third")
+    assert again is not None
+    assert (again.deaths, again.alone_ms > alone.alone_ms) == (0, True)
+
+
+async def test_tasks_that_kill_take_no_more_than_a_tenth_of_the_time_of_a_lone_worker(
+    server: Server, queue_name: str
+) -> None:
+    """It has a long task, so that it never becomes empty, for which one that killed twice waits."""
+    async with TimedCore(server.url, queue_name) as core:
+        await core.enqueue("killer", "k")
+        await core.take(1, worker="dead", lease_ms=1)
+        core.rest()
+        [killer] = await core.take(1, worker="dead too", lease_ms=1)
+        assert await core.store.receive("dead too", killer)
+        await core.enqueue("quiet", *(f"t {n}" for n in range(700)))
+        served = []
+        core.tick(60_000_000)  # those that died are forgotten
+        for _ in range(600):
+            core.rest()
+            core.tick(1_000_000)
+            taken = await core.take(1, worker="lone", lease_ms=1, holds=1)
+            served.append(len(await core.settle(taken, worker="lone")))
+        core.execute("DEL", ":told")
+        assert 538 <= sum(served) < 600, "it makes room now and then, and for a tenth of the time at most"
 
 
 async def test_who_runs_alone_gets_an_empty_worker_and_nothing_comes_beside_it(core: Core) -> None:
@@ -109,7 +157,7 @@ async def test_who_runs_alone_gets_an_empty_worker_and_nothing_comes_beside_it(c
     await steal(core, "first")
     await core.enqueue("bob", *"abc")
     taken = await core.take(9, worker="empty", lease_ms=SHORT)
-    assert [(of.user_id, of.alone) for of in taken] == [("anna", True)]
+    assert [(of.user_id, of.alone_ms > 0) for of in taken] == [("anna", True)]
 
 
 async def test_one_busy_worker_at_a_time_makes_room_and_gets_nothing_until_it_is_empty(core: Core) -> None:
@@ -122,7 +170,7 @@ async def test_one_busy_worker_at_a_time_makes_room_and_gets_nothing_until_it_is
     assert await core.take(9, worker="full", lease_ms=SHORT, holds=1) == []
     taken = await steal(core, "full", holds=0)
     assert taken is not None
-    assert (taken.user_id, taken.alone) == ("anna", True)
+    assert (taken.user_id, taken.alone_ms > 0) == ("anna", True)
     await core.settle([taken], worker="full")
     assert len(await core.take(1, worker="full", lease_ms=SHORT, holds=1)) == 1
 
@@ -154,10 +202,10 @@ async def test_a_retry_clears_the_name_of_a_suspect(core: Core) -> None:
     await steal(core, "first")
     taken = await steal(core, "second")
     assert taken is not None
-    assert taken.alone
+    assert taken.alone_ms
     assert await core.settle([taken], "retry", worker="second") == [True]
     [again] = await core.take(1, worker="third", lease_ms=SHORT)
-    assert (again.lost, again.deaths, again.alone) == (0, 0, False)
+    assert (again.lost, again.deaths, again.alone_ms) == (0, 0, 0)
 
 
 async def test_what_ended_is_no_suspect_any_more(core: Core) -> None:
@@ -167,6 +215,32 @@ async def test_what_ended_is_no_suspect_any_more(core: Core) -> None:
     assert core.execute("ZCARD", ":suspects") == 1
     assert await core.settle(taken, worker="w") == [True]
     assert core.execute("EXISTS", ":suspects") == 0
+
+
+# Real workers
+
+
+async def test_who_runs_alone_for_long_gets_company_again(server: Server, queue_name: str) -> None:
+    """Else a task that kills twice and then sleeps would have a lone worker for itself."""
+    gate = new_gate()
+    async with TaskQueue(server.url, name=queue_name, lease=0.2) as queue:
+        killer = await queue.enqueue(work(1), user_id="killer")
+        store = queue.store()
+        for silent in ("as any other", "as the only suspect"):
+            [delivery] = await eventually(lambda worker=silent: taken_by(store, worker))
+            assert await store.receive(silent, delivery)
+        await store.close()
+        async with Worker(queue, concurrency=2):
+            await eventually(lambda: gate.started)
+            quiet = await queue.enqueue(tasks.add(1, 2), user_id="quiet")
+            assert await quiet.result(timeout=10) == 3
+            assert await killer.state() is TaskState.STARTED
+            gate.open()
+            assert await killer.result(timeout=10) == 1
+
+
+async def taken_by(store: Store, worker: str) -> list[Delivery]:
+    return (await store.claim(worker, 1, wait=False)).deliveries
 
 
 # Real processes

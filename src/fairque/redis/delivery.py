@@ -46,7 +46,7 @@ class Delivery(msgspec.Struct, eq=False):
     Attributes:
         lost: How many workers fell silent that had it. If any, it is a suspect: it may have killed them.
         deaths: How many of those ran nothing else.
-        alone: It runs beside nothing else now.
+        alone_ms: For so long it is to run beside nothing else; 0: it need not.
     """
 
     user: bytes
@@ -63,7 +63,7 @@ class Delivery(msgspec.Struct, eq=False):
     returned_since_ms: int = 0
     canceling: bool = False
     deaths: int = 0
-    alone: bool = False
+    alone_ms: int = 0
 
     def __repr__(self) -> str:
         return f"<Delivery {self.user_id!r} {self.id!r}, attempt {self.attempt}>"

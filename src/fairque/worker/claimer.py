@@ -64,6 +64,8 @@ class Claimer:
         """Seconds until it is time to claim, as far as is known."""
         if self.must_ask_again:
             return 0.0
+        if alone := self._settler.alone_left:
+            return alone
         if self._room() <= 0:
             return math.inf
         return max(self._pace.left, self._look_at - time.monotonic())
@@ -82,7 +84,7 @@ class Claimer:
         return max(0, min(self._room(), most))
 
     def _room(self) -> int:
-        if self._signals.stopping or self._settler.has_one_alone or len(self._settler) > self._most_unreported:
+        if self._signals.stopping or self._settler.alone_left or len(self._settler) > self._most_unreported:
             return 0
         return self._options.concurrency - len(self._runner)
 

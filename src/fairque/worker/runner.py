@@ -190,10 +190,10 @@ class Runner:
 
     async def _body(self, run: RunningTask) -> None:
         """Nothing leaves this coroutine: what a body raises, SystemExit included, is an outcome."""
-        if run.delivery.lost and not await self._arrives(run.delivery):
-            self.drop([run.delivery])
-            return
         try:
+            if run.delivery.lost and not await self._arrives(run.delivery):
+                self.drop([run.delivery])
+                return
             value = await self._executor.run(run)
         except BaseException as exc:
             if not run.ended:

@@ -38,6 +38,7 @@ class Settler:
         self._held: dict[int, Delivery] = {}
         self._watched: dict[int, float] = {}
         self._alone: Delivery | None = None
+        self._alone_until = 0.0
         self._outcomes: list[Outcome] = []
         self._sick: list[Outcome] = []
         self._pace = Pace(BATCH)
@@ -61,9 +62,9 @@ class Settler:
         return sum(until > now for until in self._watched.values())
 
     @property
-    def has_one_alone(self) -> bool:
-        """Whether something runs here that is to run beside nothing else."""
-        return self._alone is not None
+    def alone_left(self) -> float:
+        """Seconds for which what runs here is to run beside nothing else; 0: it need not."""
+        return max(0.0, self._alone_until - time.monotonic()) if self._alone is not None else 0.0
 
     @property
     def unreported(self) -> int:
@@ -83,8 +84,8 @@ class Settler:
         self._held[id(delivery)] = delivery
         if delivery.lost:
             self._watched[id(delivery)] = time.monotonic() + self._lease
-        if delivery.alone:
-            self._alone = delivery
+        if delivery.alone_ms:
+            self._alone, self._alone_until = delivery, time.monotonic() + delivery.alone_ms / 1000
 
     def forget(self, delivery: Delivery) -> None:
         """Another worker has it: there is nothing to report."""

@@ -2890,32 +2890,55 @@ local function suspects_open_at()
   return tonumber(call('ZRANGE', suspects_key, 0, 0, 'WITHSCORES')[2])
 end
 
--- One that died as the only suspect runs in a worker that runs nothing else: an idle one, or one at a time that takes
--- nothing new until it is empty. `clearing` in the state is until when, for which lane, and its name.
+-- One that died as the only suspect runs in a worker that runs nothing else for a time: an idle one, or one that takes
+-- nothing new until it is empty. One worker of all does so at a time, and for a tenth of the time of all at most: tasks that
+-- kill must not take the workers of everybody. `clearing` in the state: since when and until when a worker is occupied by
+-- that, when the next one may be, the lane for which it is to become empty ('-': it runs), and its name.
 local function new_room(worker, holds)
   local it = {}
-  local PATIENCE_MS = 30000 -- then another worker's turn
-  local ends_at, lane, owner = string.match(clearing_known, '^(%d+) (%S+) (.*)$')
-  ends_at = tonumber(ends_at or 0)
+  local PATIENCE_MS = 30000 -- for running tasks to end
+  local SIGN_MS = 20000 -- within which a live worker gives one
+  local since, ends_at, opens_at, lane, owner = string.match(clearing_known, '^(%d+) (%d+) (%d+) (%S+) (.*)$')
+  since, ends_at, opens_at = tonumber(since or 0), tonumber(ends_at or 0), tonumber(opens_at or 0)
+  local is_awaited = lane and lane ~= '-' and ends_at > now
   local is_own = owner == worker
 
+  local function note(from, to, of_lane)
+    local workers = math.max(1, call('ZCOUNT', prefix .. 'workers', now - SIGN_MS, '+inf'))
+    since, ends_at, lane, is_own, is_awaited = from, to, of_lane, true, of_lane ~= '-'
+    opens_at = to + math.ceil((to - from) * math.max(0, 10 / workers - 1))
+    call('HSET', state_key, 'clearing', string.format('%d %d %d ', since, ends_at, opens_at) .. lane .. ' ' .. worker)
+  end
+
   -- The lane for which this worker is empty now.
-  function it.lane() return is_own and holds == 0 and lane end
+  function it.lane() return is_awaited and is_own and holds == 0 and lane end
+
+  -- Whether one may run alone here: nobody does or did just now, or a busy worker is still waited for.
+  function it.is_open() return holds == 0 and (is_awaited or opens_at <= now) end
+
+  -- One runs alone here, for so long at most.
+  function it.take(ms) note(is_awaited and is_own and since or now, now + ms, '-') end
+
+  -- It has ended.
+  function it.close()
+    if is_own and lane == '-' and ends_at > now then note(since, now, '-') end
+  end
 
   -- `wanted`: the lane, if this call saw one that waits for room.
-  function it.settle(wanted)
-    if is_own and (holds == 0 or ends_at <= now) then
-      is_own = false
-      call('HDEL', state_key, 'clearing')
-    elseif wanted and holds > 0 and ends_at <= now then
-      is_own, ends_at = true, now + PATIENCE_MS
-      call('HSET', state_key, 'clearing', string.format('%d ', ends_at) .. wanted .. ' ' .. worker)
+  function it.ask(wanted)
+    if is_awaited and is_own and holds == 0 then
+      call('HDEL', state_key, 'clearing') -- it has gone
+      is_awaited = false
+    elseif wanted and holds > 0 and opens_at <= now then
+      note(now, now + PATIENCE_MS, wanted)
     end
   end
 
-  function it.is_awaited() return is_own and ends_at > now and holds > 0 end
+  function it.is_awaited() return is_awaited and is_own and holds > 0 end
 
   function it.ends_at() return ends_at end
+
+  function it.opens_at() return is_awaited and ends_at or opens_at end
 
   return it
 end
@@ -3254,7 +3277,10 @@ local function settle_outcomes(report, claims)
     if not is_done then answers[#answers + 1] = text_of(failure) end
     return is_done and failure
   end
-  if suspects[1] then attempt_to(call, 'ZREM', suspects_key, unpack(suspects)) end
+  if suspects[1] then
+    attempt_to(call, 'ZREM', suspects_key, unpack(suspects))
+    attempt_to(new_room(worker, 0).close)
+  end
   attempt_to(end_deliveries)
   attempt_to(pass_on_outcomes, step_us, dead_letter_ttl_ms)
   for _, user in ipairs(reviewed) do
@@ -3474,8 +3500,8 @@ end
 
 -- `known`: fields of its task. Zeros where it has none.
 local function history_of(known, lost, alone)
-  return string.format('%s %s %s %s %s %d %s %d', known.failures or 0, lost or 0, known.returned or 0, known.since or 0,
-    known.queued or 0, known.canceling and 1 or 0, known.deaths or 0, alone and 1 or 0)
+  return string.format('%s %s %s %s %s %d %s %s', known.failures or 0, lost or 0, known.returned or 0, known.since or 0,
+    known.queued or 0, known.canceling and 1 or 0, known.deaths or 0, alone or 0)
 end
 
 -- A body that cannot be handed out is told of as such.
@@ -3509,6 +3535,7 @@ local function new_stealing(claim, work)
   local LOOK_SHARE = 0.4 -- of a lease, between two looks at a lane: a lease and this are less than 1.5 leases, with room
   local OWN_LEASES = 3 -- after which even a worker's own late deliveries are nobody's
   local ROOM_MS = 200 -- between two looks at what waits for a worker that runs nothing else
+  local MOST_LEASES_ALONE = 6
   local room = new_room(worker, holds)
   local waits = nil -- a lane in which one waits for room
 
@@ -3522,7 +3549,7 @@ local function new_stealing(claim, work)
   end
 
   local FIELDS = { 'stream_id', 'attempt', 'score', 'failures', 'lost', 'returned', 'since', 'queued', 'worker',
-    'canceling', 'limited', 'received', 'tried', 'deaths', 'alone', 'charged', 'charged_before' }
+    'canceling', 'limited', 'started', 'received', 'tried', 'deaths', 'alone', 'charged', 'charged_before' }
   local function read(user, id)
     local fields = {}
     for at, value in ipairs(call('HMGET', task_key(user, id), unpack(FIELDS))) do fields[FIELDS[at]] = value end
@@ -3530,11 +3557,20 @@ local function new_stealing(claim, work)
   end
 
   -- What the death of its last worker says of a task: nothing of one that had not arrived, or ran there as any other.
-  local function judge(known)
+  -- `idle`: ms since the last sign of that worker, which may have lived for as long as half a lease after it.
+  local function judge(known, idle)
+    known.lived = math.max(0, now - idle - (tonumber(known.started) or now)) + lease_ms / 2
     known.tried, known.deaths = tonumber(known.tried) or 0, tonumber(known.deaths) or 0
     if not known.lost or known.received ~= known.attempt then return end
-    if known.alone then known.deaths = known.deaths + 1 else known.tried = known.tried + 1 end
+    if known.lived < (tonumber(known.alone) or 0) then
+      known.deaths = known.deaths + 1
+    else
+      known.tried = known.tried + 1
+    end
   end
+
+  -- For how long it is to run alone, in ms: for longer than it ran until its last worker died, but not for ever.
+  local function time_alone(known) return math.ceil(math.min(known.lived + lease_ms, MOST_LEASES_ALONE * lease_ms)) end
 
   local function needs_room(known) return known.tried > 0 and known.deaths < max_deliveries end
 
@@ -3547,16 +3583,21 @@ local function new_stealing(claim, work)
 
   -- The delivery is ours now; (stream id, attempt) fences off the old owner.
   local function take_over(lane, user, stream_id, id, known, body)
-    local alone = needs_room(known)
+    local alone = needs_room(known) and time_alone(known)
     local attempt, lost = attempt_in(known.attempt) + 1, (tonumber(known.lost) or 0) + 1
     call('XAUTOCLAIM', stream_key(lane, user), 'workers', worker, lease_ms, stream_id, 'COUNT', 1, 'JUSTID')
     call('HSET', task_key(user, id), 'attempt', attempt, 'lost', lost, 'worker', worker, 'started', now_text, 'tried',
       known.tried, 'deaths', known.deaths)
-    if alone then call('HSET', task_key(user, id), 'alone', 1) else call('HDEL', task_key(user, id), 'alone') end
+    if alone then
+      call('HSET', task_key(user, id), 'alone', alone)
+      room.take(alone)
+    else
+      call('HDEL', task_key(user, id), 'alone')
+    end
     if known.charged then new_charging().interrupt(user, id, known.charged, known.charged_before) end
     watch_suspect(user, id, lease_ms)
     work.note(user, id, lane, stream_id, attempt, known.score, history_of(known, lost, alone), body)
-    work.alone = alone
+    work.alone = alone and true
   end
 
   -- True: this worker has it, or nobody can have it.
@@ -3571,8 +3612,8 @@ local function new_stealing(claim, work)
       clear_away(lane, user, stream_id, id or '', known)
       return true
     end
-    judge(known)
-    if needs_room(known) and holds + work.delivered > 0 then
+    judge(known, entry[3])
+    if needs_room(known) and not (room.is_open() and work.delivered == 0) then
       waits = lane .. ':' .. user
       return false
     end
@@ -3603,7 +3644,7 @@ local function new_stealing(claim, work)
       if try(lane, user, entry) then next_look = now end -- behind those whose time came before now
       if work.delivered > 0 then break end
     end
-    if waits then next_look = math.min(next_look, now + ROOM_MS) end
+    if waits then next_look = math.max(now + ROOM_MS, math.min(next_look, room.opens_at())) end
     waits = waits or waits_before
     if call('XLEN', stream) == 0 then
       call('DEL', stream)
@@ -3641,7 +3682,7 @@ local function new_stealing(claim, work)
       end
     end
     if want == 1 and work.delivered == 1 then call('HSET', state_key, 'stole', 1) end
-    room.settle(work.delivered == 0 and waits)
+    room.ask(work.delivered == 0 and waits)
   end
 
   -- Nothing else is served by this call: what it took runs alone, or is to have room to.

@@ -241,7 +241,10 @@ local function settle_outcomes(report, claims)
     if not is_done then answers[#answers + 1] = text_of(failure) end
     return is_done and failure
   end
-  if suspects[1] then attempt_to(call, 'ZREM', suspects_key, unpack(suspects)) end
+  if suspects[1] then
+    attempt_to(call, 'ZREM', suspects_key, unpack(suspects))
+    attempt_to(new_room(worker, 0).close)
+  end
   attempt_to(end_deliveries)
   attempt_to(pass_on_outcomes, step_us, dead_letter_ttl_ms)
   for _, user in ipairs(reviewed) do

@@ -18,6 +18,7 @@ local function new_stealing(claim, work)
   local LOOK_SHARE = 0.4 -- of a lease, between two looks at a lane: a lease and this are less than 1.5 leases, with room
   local OWN_LEASES = 3 -- after which even a worker's own late deliveries are nobody's
   local ROOM_MS = 200 -- between two looks at what waits for a worker that runs nothing else
+  local MOST_LEASES_ALONE = 6
   local room = new_room(worker, holds)
   local waits = nil -- a lane in which one waits for room
 
@@ -31,7 +32,7 @@ local function new_stealing(claim, work)
   end
 
   local FIELDS = { 'stream_id', 'attempt', 'score', 'failures', 'lost', 'returned', 'since', 'queued', 'worker',
-    'canceling', 'limited', 'received', 'tried', 'deaths', 'alone', 'charged', 'charged_before' }
+    'canceling', 'limited', 'started', 'received', 'tried', 'deaths', 'alone', 'charged', 'charged_before' }
   local function read(user, id)
     local fields = {}
     for at, value in ipairs(call('HMGET', task_key(user, id), unpack(FIELDS))) do fields[FIELDS[at]] = value end
@@ -39,11 +40,20 @@ local function new_stealing(claim, work)
   end
 
   -- What the death of its last worker says of a task: nothing of one that had not arrived, or ran there as any other.
-  local function judge(known)
+  -- `idle`: ms since the last sign of that worker, which may have lived for as long as half a lease after it.
+  local function judge(known, idle)
+    known.lived = math.max(0, now - idle - (tonumber(known.started) or now)) + lease_ms / 2
     known.tried, known.deaths = tonumber(known.tried) or 0, tonumber(known.deaths) or 0
     if not known.lost or known.received ~= known.attempt then return end
-    if known.alone then known.deaths = known.deaths + 1 else known.tried = known.tried + 1 end
+    if known.lived < (tonumber(known.alone) or 0) then
+      known.deaths = known.deaths + 1
+    else
+      known.tried = known.tried + 1
+    end
   end
+
+  -- For how long it is to run alone, in ms: for longer than it ran until its last worker died, but not for ever.
+  local function time_alone(known) return math.ceil(math.min(known.lived + lease_ms, MOST_LEASES_ALONE * lease_ms)) end
 
   local function needs_room(known) return known.tried > 0 and known.deaths < max_deliveries end
 
@@ -56,16 +66,21 @@ local function new_stealing(claim, work)
 
   -- The delivery is ours now; (stream id, attempt) fences off the old owner.
   local function take_over(lane, user, stream_id, id, known, body)
-    local alone = needs_room(known)
+    local alone = needs_room(known) and time_alone(known)
     local attempt, lost = attempt_in(known.attempt) + 1, (tonumber(known.lost) or 0) + 1
     call('XAUTOCLAIM', stream_key(lane, user), 'workers', worker, lease_ms, stream_id, 'COUNT', 1, 'JUSTID')
     call('HSET', task_key(user, id), 'attempt', attempt, 'lost', lost, 'worker', worker, 'started', now_text, 'tried',
       known.tried, 'deaths', known.deaths)
-    if alone then call('HSET', task_key(user, id), 'alone', 1) else call('HDEL', task_key(user, id), 'alone') end
+    if alone then
+      call('HSET', task_key(user, id), 'alone', alone)
+      room.take(alone)
+    else
+      call('HDEL', task_key(user, id), 'alone')
+    end
     if known.charged then new_charging().interrupt(user, id, known.charged, known.charged_before) end
     watch_suspect(user, id, lease_ms)
     work.note(user, id, lane, stream_id, attempt, known.score, history_of(known, lost, alone), body)
-    work.alone = alone
+    work.alone = alone and true
   end
 
   -- True: this worker has it, or nobody can have it.
@@ -80,8 +95,8 @@ local function new_stealing(claim, work)
       clear_away(lane, user, stream_id, id or '', known)
       return true
     end
-    judge(known)
-    if needs_room(known) and holds + work.delivered > 0 then
+    judge(known, entry[3])
+    if needs_room(known) and not (room.is_open() and work.delivered == 0) then
       waits = lane .. ':' .. user
       return false
     end
@@ -112,7 +127,7 @@ local function new_stealing(claim, work)
       if try(lane, user, entry) then next_look = now end -- behind those whose time came before now
       if work.delivered > 0 then break end
     end
-    if waits then next_look = math.min(next_look, now + ROOM_MS) end
+    if waits then next_look = math.max(now + ROOM_MS, math.min(next_look, room.opens_at())) end
     waits = waits or waits_before
     if call('XLEN', stream) == 0 then
       call('DEL', stream)
@@ -150,7 +165,7 @@ local function new_stealing(claim, work)
       end
     end
     if want == 1 and work.delivered == 1 then call('HSET', state_key, 'stole', 1) end
-    room.settle(work.delivered == 0 and waits)
+    room.ask(work.delivered == 0 and waits)
   end
 
   -- Nothing else is served by this call: what it took runs alone, or is to have room to.

@@ -20,32 +20,55 @@ local function suspects_open_at()
   return tonumber(call('ZRANGE', suspects_key, 0, 0, 'WITHSCORES')[2])
 end
 
--- One that died as the only suspect runs in a worker that runs nothing else: an idle one, or one at a time that takes
--- nothing new until it is empty. `clearing` in the state is until when, for which lane, and its name.
+-- One that died as the only suspect runs in a worker that runs nothing else for a time: an idle one, or one that takes
+-- nothing new until it is empty. One worker of all does so at a time, and for a tenth of the time of all at most: tasks that
+-- kill must not take the workers of everybody. `clearing` in the state: since when and until when a worker is occupied by
+-- that, when the next one may be, the lane for which it is to become empty ('-': it runs), and its name.
 local function new_room(worker, holds)
   local it = {}
-  local PATIENCE_MS = 30000 -- then another worker's turn
-  local ends_at, lane, owner = string.match(clearing_known, '^(%d+) (%S+) (.*)$')
-  ends_at = tonumber(ends_at or 0)
+  local PATIENCE_MS = 30000 -- for running tasks to end
+  local SIGN_MS = 20000 -- within which a live worker gives one
+  local since, ends_at, opens_at, lane, owner = string.match(clearing_known, '^(%d+) (%d+) (%d+) (%S+) (.*)$')
+  since, ends_at, opens_at = tonumber(since or 0), tonumber(ends_at or 0), tonumber(opens_at or 0)
+  local is_awaited = lane and lane ~= '-' and ends_at > now
   local is_own = owner == worker
 
+  local function note(from, to, of_lane)
+    local workers = math.max(1, call('ZCOUNT', prefix .. 'workers', now - SIGN_MS, '+inf'))
+    since, ends_at, lane, is_own, is_awaited = from, to, of_lane, true, of_lane ~= '-'
+    opens_at = to + math.ceil((to - from) * math.max(0, 10 / workers - 1))
+    call('HSET', state_key, 'clearing', string.format('%d %d %d ', since, ends_at, opens_at) .. lane .. ' ' .. worker)
+  end
+
   -- The lane for which this worker is empty now.
-  function it.lane() return is_own and holds == 0 and lane end
+  function it.lane() return is_awaited and is_own and holds == 0 and lane end
+
+  -- Whether one may run alone here: nobody does or did just now, or a busy worker is still waited for.
+  function it.is_open() return holds == 0 and (is_awaited or opens_at <= now) end
+
+  -- One runs alone here, for so long at most.
+  function it.take(ms) note(is_awaited and is_own and since or now, now + ms, '-') end
+
+  -- It has ended.
+  function it.close()
+    if is_own and lane == '-' and ends_at > now then note(since, now, '-') end
+  end
 
   -- `wanted`: the lane, if this call saw one that waits for room.
-  function it.settle(wanted)
-    if is_own and (holds == 0 or ends_at <= now) then
-      is_own = false
-      call('HDEL', state_key, 'clearing')
-    elseif wanted and holds > 0 and ends_at <= now then
-      is_own, ends_at = true, now + PATIENCE_MS
-      call('HSET', state_key, 'clearing', string.format('%d ', ends_at) .. wanted .. ' ' .. worker)
+  function it.ask(wanted)
+    if is_awaited and is_own and holds == 0 then
+      call('HDEL', state_key, 'clearing') -- it has gone
+      is_awaited = false
+    elseif wanted and holds > 0 and opens_at <= now then
+      note(now, now + PATIENCE_MS, wanted)
     end
   end
 
-  function it.is_awaited() return is_own and ends_at > now and holds > 0 end
+  function it.is_awaited() return is_awaited and is_own and holds > 0 end
 
   function it.ends_at() return ends_at end
+
+  function it.opens_at() return is_awaited and ends_at or opens_at end
 
   return it
 end
