@@ -11,17 +11,18 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fairque import Failure, FailureKind, TaskEvent, TaskQueue, TaskState
+from fairque import Failure, FailureKind, TaskEvent, TaskFunction, TaskQueue, TaskState
 from fairque.cli.demo.load import FLOOD, Load
 from fairque.cli.demo.results import DemoResults, Sample
 from fairque.cli.errors import CommandError
 from fairque.cli.imports import load_queue
 from fairque.cli.logs import log_hooks
 from fairque.cli.processes import REPEATED_SECONDS
-from tests.apps.served import block, doze, greet, nap, stumble, whereabouts
+from tests.apps.served import block, doze, greet, keep_interpreter, nap, stumble, whereabouts
 from tests.support.command import call_command, run_command
 from tests.support.eventually import eventually
 from tests.support.process import ROOT, WorkerProcess
@@ -195,6 +196,32 @@ async def test_a_killed_worker_process_is_started_anew(serve: Serve, queue: Task
     assert await process.wait() == 0, process.output
     assert not is_running(third)
     assert len([line for line in process.lines if " started, pid" in line]) == 3
+
+
+@pytest.mark.leaves_keys
+@pytest.mark.parametrize("stuck", [block, keep_interpreter])
+async def test_a_worker_process_in_which_a_task_lets_nothing_else_run_ends_and_is_started_anew(
+    worker_process: Start, server: Server, queue: TaskQueue, tmp_path: Path, stuck: TaskFunction[[float], Any]
+) -> None:
+    (tmp_path / "fairque.toml").write_text(f"""
+        [redis]
+        url = "{server.url}"
+        [queue]
+        name = "{queue.name}"
+        lease = 1
+        [[workers]]
+        stall_timeout = 1
+        processes = 2
+        """)
+    process = await worker_process(
+        "fairque", "worker", "tests.apps.served", f"--config={tmp_path}/fairque.toml", "--no-uvloop"
+    )
+    await pids_of(process, 2)
+    handle = await queue.enqueue(stuck(600), user_id="acme")
+    await process.line(f"runs {handle.task_id}")
+    await process.line("ended with code 1, next start in 0.5 s")
+    assert f" in {stuck.name.rpartition('.')[2]}" in process.output, "where it stood"
+    await pids_of(process, 3)
 
 
 async def test_a_signal_drains_every_process(serve: Serve, queue: TaskQueue) -> None:

@@ -150,7 +150,7 @@ def test_the_defaults_are_those_of_what_is_configured(made: type):
         (WorkerConfig, "task_timeout", 0.001, 0),
         (WorkerConfig, "shutdown_timeout", 0, -1),
         (WorkerConfig, "shutdown_timeout", 3_153_600_000, 3_153_600_001),
-        (WorkerConfig, "stall_timeout", 0, -1),
+        (WorkerConfig, "stall_timeout", 0.1, 0.09),
         (WorkerConfig, "unknown_task_patience", 0, -1),
         (WorkerConfig, "cancel_grace", 0, -1),
         (WorkerConfig, "assigned_users", ("u" * 512,), ("u" * 513,)),

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -301,21 +301,83 @@ async def test_a_task_that_blocks_the_loop_costs_nobody_a_lease(queue: TaskQueue
     assert not any(line.startswith(("runs", "blocks")) for line in other.lines)
 
 
-async def test_a_loop_that_is_blocked_for_longer_than_the_stall_timeout_loses_its_tasks(
+async def test_a_process_whose_loop_is_blocked_for_longer_than_the_stall_timeout_ends_and_only_the_blocker_is_suspected(
     queue: TaskQueue, fleet: Fleet, tmp_path: Path
 ) -> None:
-    worker = await fleet.start(stall_timeout=0.5)
+    worker = await fleet.start(stall_timeout=1.0)
+    held = await queue.enqueue(tasks.nap(2), user_id="quiet")
+    await eventually(lambda: is_started(held))
+    blocking = await queue.enqueue(tasks.block_loop(str(tmp_path)), user_id="acme")
+    assert await worker.wait() == 1
+    assert (
+        f"({blocking.task_id!r}) of user 'acme' has blocked the event loop for longer than stall_timeout"
+        in worker.output
+    )
+    assert "in block_loop" in worker.output, "where it stands"
+    info = await held.info()
+    assert (info.state, info.attempt) == (TaskState.QUEUED, 0), "put back before the process ended"
+    other = await fleet.launch(max_deliveries=2, stall_timeout=1.0)
+    assert await other.wait() == 1, "alone, it blocked another one"
+    await fleet.launch(max_deliveries=2, stall_timeout=1.0)
+    assert await held.result(timeout=20) is None
+    with pytest.raises(TaskFailed, match="TaskLost: 2 workers") as caught:
+        await blocking.result(timeout=20)
+    assert caught.value.kind is FailureKind.LOST
+    await assert_nothing_is_out(queue, "acme", "quiet")
+
+
+async def is_started(handle: TaskHandle[Any]) -> bool:
+    return await handle.state() is TaskState.STARTED
+
+
+async def test_without_a_stall_timeout_a_worker_waits_for_its_loop(
+    queue: TaskQueue, fleet: Fleet, tmp_path: Path
+) -> None:
+    worker = await fleet.start(stall_timeout=None)
+    blocking = await queue.enqueue(tasks.block_loop(str(tmp_path)), user_id="acme")
+    await worker.line("has blocked the event loop")
+    await asyncio.sleep(2 * LEASE)  # in which nothing may happen
+    release(tmp_path, worker)
+    assert await blocking.result(timeout=20) == worker.pid
+
+
+async def test_a_process_that_was_stopped_for_longer_than_the_stall_timeout_goes_on(
+    queue: TaskQueue, fleet: Fleet, tmp_path: Path
+) -> None:
+    worker = await fleet.start(stall_timeout=1.5)
     held = await queue.enqueue(tasks.hold(str(tmp_path)), user_id="acme")
     await worker.line(f"runs {held.task_id}")
-    blocking = await queue.enqueue(tasks.block_loop(str(tmp_path)), user_id="acme")
-    await worker.line(f"blocks {blocking.task_id}")
-    other = await fleet.launch()
-    release(tmp_path, other)
-    assert await blocking.result(timeout=20) == await held.result(timeout=20) == other.pid
+    worker.send(signal.SIGSTOP)
+    await asyncio.sleep(3)
+    worker.send(signal.SIGCONT)
+    await worker.line("this process was stopped for")
     release(tmp_path, worker)
-    for handle in (held, blocking):
-        await worker.line(f"lost {handle.task_id} attempt 1")
-    await assert_goes_on(queue, worker, without=other)
+    assert await held.result(timeout=20) == worker.pid
+
+
+# Code that keeps the interpreter to itself
+
+LONG_LEASE = 4.0
+
+
+async def test_a_body_that_keeps_the_interpreter_for_less_than_most_of_a_lease_costs_nobody_anything_but_a_warning(
+    worker_process: StartProcess, server: Server, queue_name: str, tmp_path: Path
+) -> None:
+    fleet = Fleet(worker_process, server.url, queue_name, lease=LONG_LEASE)
+    async with TaskQueue(server.url, name=queue_name, lease=LONG_LEASE) as queue:
+        worker = await fleet.start()
+        held = await queue.enqueue(tasks.hold(str(tmp_path)), user_id="quiet")
+        await worker.line(f"runs {held.task_id}")
+        await asyncio.sleep(0.5)  # so that its lease has begun some time ago, as that of any task beside it
+        stubborn = await queue.enqueue(tasks.keep_interpreter(0.65 * LONG_LEASE), user_id="acme")
+        await eventually(lambda: is_started(stubborn))
+        await fleet.start()
+        assert await stubborn.result(timeout=20) == worker.pid
+        warning = await worker.line("kept the interpreter for")
+        assert f"task tests.workers.tasks.keep_interpreter ({stubborn.task_id!r}) of user 'acme'" in warning
+        release(tmp_path, worker)
+        assert await held.result(timeout=20) == worker.pid
+        assert [(await handle.info()).attempt for handle in (held, stubborn)] == [1, 1]
 
 
 # SIGTERM

@@ -54,6 +54,14 @@ async def block(seconds: float) -> str:
     return "blocked"
 
 
+@task
+async def keep_interpreter(seconds: float) -> None:
+    """No other thread runs meanwhile, as while a long regular expression is matched."""
+    tell()
+    until = time.monotonic() + seconds
+    any(map(until.__lt__, iter(time.monotonic, None)))
+
+
 @task(retry=RetryPolicy(max=1, base=0))
 async def stumble(secret: str) -> None:
     if current_task().attempt == 1:

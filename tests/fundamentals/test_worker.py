@@ -650,33 +650,6 @@ async def test_a_task_that_blocks_the_loop_keeps_its_lease_and_is_named(
     assert f"task blocks-the-loop ({handle.task_id!r}) of user 'anna' has blocked the event loop" in warnings[0]
 
 
-async def test_after_the_stall_timeout_others_take_over_and_the_late_result_is_refused(server, queue_name: str):
-    released, ran, lost = threading.Event(), [], []
-
-    @task(name="stalls")
-    async def stall() -> str:
-        ran.append(current_task().worker_id)
-        if len(ran) == 1:
-            released.wait(20)
-        return current_task().worker_id
-
-    async with (
-        TaskQueue(server.url, name=queue_name, lease=LEASE) as queue,
-        WorkerThread(server.url, queue_name, lease=LEASE, stall_timeout=0.2, on_lost=lost.append) as stalled,
-        loop_blocked_until(released),
-    ):
-        handle = await queue.enqueue(stall(), user_id="anna")
-        await eventually(lambda: len(ran) == 1)
-        async with Worker(queue) as other:
-            assert await handle.result(20) == other.worker_id
-            released.set()
-            await eventually(lambda: len(lost) == 1)
-        assert ran == [stalled.worker_id, other.worker_id]
-        assert (lost[0].task_id, lost[0].attempt) == (handle.task_id, 1)
-        assert (await handle.info()).attempt == 2
-        assert await handle.result(20) == other.worker_id
-
-
 def is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)

@@ -23,7 +23,7 @@ BY_TIME = QueueSettings(lease_ms=HOUR_MS, fairness="time")
 SLOTS = 4
 RUN_MS = 10
 LEASE_MS = 1_000
-RENEWAL_MS = 300
+RENEWAL_MS = 200
 
 
 async def claim(

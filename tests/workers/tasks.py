@@ -72,5 +72,13 @@ async def block_loop(releases: str) -> int:
 
 
 @task
+async def keep_interpreter(seconds: float) -> int:
+    """No other thread runs meanwhile, as while a long regular expression is matched."""
+    until = time.monotonic() + seconds
+    any(map(until.__lt__, iter(time.monotonic, None)))
+    return os.getpid()
+
+
+@task
 async def kill_worker() -> None:
     os._exit(9)

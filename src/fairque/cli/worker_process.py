@@ -17,6 +17,7 @@ from types import FrameType
 from fairque import FairQueueConfig, TaskQueue, Worker
 from fairque.cli.logs import LogLevel, log_hooks
 from fairque.cli.processes import REPEATED_SECONDS, follow_parent
+from fairque.cli.stuck import end_when_stuck
 from fairque.config.config import WorkerConfig
 
 __all__ = ["Settings", "make_worker", "serve"]
@@ -90,7 +91,7 @@ def serve(queue: TaskQueue, settings: Settings) -> int:
 async def _serve(queue: TaskQueue, settings: Settings) -> int:
     worker = make_worker(queue, settings)
     shutdown = Shutdown(worker)
-    with shutdown.on_signals():
+    with shutdown.on_signals(), end_when_stuck(worker.options.stall_timeout):
         try:
             async with queue:
                 if settings.config is not None:

@@ -73,7 +73,7 @@ class WorkerConfig(Section, frozen=True, kw_only=True):
     task_timeout: Annotated[float, Meta(ge=0.001, le=MAX_SECONDS)] | None = None
     poll_interval: Annotated[float, Meta(ge=0.01, le=MAX_SECONDS)] = 5.0
     shutdown_timeout: Seconds = 25.0
-    stall_timeout: Seconds = 300.0
+    stall_timeout: Annotated[float, Meta(ge=0.1, le=MAX_SECONDS)] | None = 300.0
     max_deliveries: Annotated[int, Meta(ge=1, le=1_000)] = 5
     unknown_task_patience: Seconds = 3600.0
     cancel_grace: Seconds = 5.0

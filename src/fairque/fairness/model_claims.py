@@ -14,7 +14,7 @@ from fairque.models import ANY_USER, TaskState, UserGroup
 
 __all__ = ["ModelClaims"]
 
-RENEWAL = 0.3  # of a lease, between two renewals
+RENEWAL = 0.2  # of a lease, between two renewals
 
 
 class ModelClaims(ModelProducers):

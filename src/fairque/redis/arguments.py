@@ -160,6 +160,10 @@ class Receive(Arguments, frozen=True):
     attempt: int
 
 
+class Accuse(Receive, frozen=True):
+    """The same of one that stops its worker."""
+
+
 class Renew(Arguments, frozen=True):
     """ttl_ms: of the worker's entry, which gets these fields."""
 

@@ -12,21 +12,20 @@ from fairque.errors import ConfigError, FairqueError, StoreError
 from fairque.metrics import metrics_in
 from fairque.models import ANY_USER, QueueStats, UserGroup, UserInfo
 from fairque.redis import arguments
-from fairque.redis.arguments import Values, encode
+from fairque.redis.arguments import Values
 from fairque.redis.assignment import assignments_of
-from fairque.redis.connector import NoScript
+from fairque.redis.blocking_call import call_blocking
 from fairque.redis.delivery import Answer, Claim, Delivery, NewTask, Outcome, StoredTask
 from fairque.redis.keys import Keys, encode_user
 from fairque.redis.replies import claim_in, fields_in, refusal, users_in, worker_info
 from fairque.redis.requester import BlockingRequester, pack
-from fairque.redis.scripts import load
 from fairque.redis.store_checks import CheckScripts, glob
 from fairque.redis.store_tenants import TenantScripts
 from fairque.redis.store_xcom import XComScripts
 from fairque.settings import QueueSettings
 from fairque.tasks.message import new_nonce
 
-__all__ = ["ClaimOptions", "Store", "renew"]
+__all__ = ["ClaimOptions", "Store", "renew", "report"]
 
 logger = logging.getLogger("fairque.store")
 WORKER_TTL_MS = 60_000
@@ -99,14 +98,16 @@ class Store(TenantScripts, XComScripts, CheckScripts):
     async def settle(self, worker: str, outcomes: Sequence[Outcome]) -> list[Answer]:
         """Per outcome: True, False where it was refused as another worker has the task by now, or what went wrong."""
         values = Values()
-        return self._answers(await self.call(self._settle(worker, outcomes, values), values), len(outcomes))
+        return self._answers(await self.call(report(self.settings, worker, outcomes, values), values), len(outcomes))
 
     async def turn(
         self, worker: str, outcomes: Sequence[Outcome], want: int, **how: Unpack[ClaimOptions]
     ) -> tuple[list[Answer], Claim | FairqueError]:
         """`settle` and `claim` in one call. What goes wrong with the claim keeps nothing from the report."""
         values, claim = Values(), self._claim(worker, want, **how)
-        answers, claimed = await self.call(arguments.Turn(self._settle(worker, outcomes, values), claim), values)
+        answers, claimed = await self.call(
+            arguments.Turn(report(self.settings, worker, outcomes, values), claim), values
+        )
         told = self._answers(answers, len(outcomes))
         if not isinstance(claimed, list):
             return told, self._failure(claimed)
@@ -141,12 +142,6 @@ class Store(TenantScripts, XComScripts, CheckScripts):
             lists = [assignment.users for assignment in assignments_of(how.get("groups", ANY_USER))]
             reply = await self.call(msgspec.structs.replace(claim, lists=lists))
         return claim_in(reply, claim.priority_step_ms)
-
-    def _settle(self, worker: str, outcomes: Sequence[Outcome], values: Values) -> arguments.Settle:
-        it = self.settings
-        settled = [_settled(outcome, values) for outcome in outcomes]
-        suspects = [f"{of.user.decode()}:{of.id}" for outcome in outcomes if (of := outcome.delivery).lost]
-        return arguments.Settle(worker, it.dead_letter_ttl_ms, it.priority_step_ms, settled, suspects)
 
     def _answers(self, answers: list[int | bytes], outcomes: int) -> list[Answer]:
         for text in answers[outcomes:]:
@@ -308,16 +303,15 @@ def renew(
         arguments.HeldDelivery(of.lane.decode(), of.user.decode(), of.id, of.stream_id.decode(), of.attempt, of.cost)
         for of in deliveries
     ]
-    script = load("renew")
-    command = pack(
-        (b"EVALSHA", script.sha, b"1", keys.state, encode(arguments.Renew(worker, WORKER_TTL_MS, fields, held)))
-    )
-    try:
-        lost, canceled = requester.request(command)
-    except NoScript:
-        requester.request(pack((b"SCRIPT", b"LOAD", script.source)))
-        lost, canceled = requester.request(command)
+    lost, canceled = call_blocking(requester, keys, arguments.Renew(worker, WORKER_TTL_MS, fields, held))
     return [deliveries[position] for position in lost], [deliveries[position] for position in canceled]
+
+
+def report(settings: QueueSettings, worker: str, outcomes: Sequence[Outcome], values: Values) -> arguments.Settle:
+    """What tells how deliveries ended; its byte strings are added to `values`."""
+    settled = [_settled(outcome, values) for outcome in outcomes]
+    suspects = [f"{of.user.decode()}:{of.id}" for outcome in outcomes if (of := outcome.delivery).lost]
+    return arguments.Settle(worker, settings.dead_letter_ttl_ms, settings.priority_step_ms, settled, suspects)
 
 
 def _added(new: NewTask, values: Values) -> arguments.AddedTask:

@@ -66,6 +66,7 @@ async def run_all(
         concurrency=concurrency,
         handler=handler,
         scheduler=False,
+        stall_timeout=None,  # somebody may look around in a debugger
         on_success=note,
         on_failure=note,
         on_retry=note,

@@ -33,7 +33,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     handler: TaskHandler | None
     poll_interval: float
     shutdown_timeout: float
-    stall_timeout: float
+    stall_timeout: float | None
     max_deliveries: int
     unknown_task_patience: float
     cancel_grace: float
@@ -46,10 +46,12 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
         check_count("concurrency", self.concurrency, 1, 10_000)
         check_count("max_deliveries", self.max_deliveries, 1, 1_000)
         check_seconds("poll_interval", self.poll_interval, least=0.01)
-        for name in ("shutdown_timeout", "stall_timeout", "unknown_task_patience", "cancel_grace"):
+        for name in ("shutdown_timeout", "unknown_task_patience", "cancel_grace"):
             check_seconds(name, getattr(self, name))
-        if self.task_timeout is not None:
-            check_seconds("task_timeout", self.task_timeout, least=0.001)
+        for name, least in (("task_timeout", 0.001), ("stall_timeout", 0.1)):
+            seconds = getattr(self, name)
+            if seconds is not None:
+                check_seconds(name, seconds, least=least)
 
 
 def new_worker_id() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from fairque.redis.delivery import Delivery
 from fairque.redis.requester import BlockingRequester
 from fairque.redis.store import renew
 from fairque.worker.description import describe_worker, names_known
+from fairque.worker.last_will import LastWill
+from fairque.worker.loop_watch import LoopWatch
 from fairque.worker.options import WorkerOptions
 from fairque.worker.runner import Runner
 from fairque.worker.settler import Settler
@@ -25,13 +28,18 @@ __all__ = ["Renewal"]
 
 logger = logging.getLogger("fairque.worker")
 LOOK_SECONDS = 0.5
-BLOCKED_SECONDS = 1.0
+RENEWAL = 0.2  # of a lease, between two renewals
 IDLE_HEARTBEAT_SECONDS = 15.0
 BATCH = 500
+STALLED = 1
+"""Exit code of a process whose loop stood still."""
+FAREWELL_SECONDS = 15.0
 
 
 class Renewal:
-    """Renews what the settler holds, for as long as the loop ticks, and keeps the worker's entry in Redis.
+    """Renews what the settler holds, and keeps the worker's entry in Redis.
+
+    Ends the process when its loop stands still for too long.
 
     Args:
         queue: Where they are; it is open.
@@ -47,14 +55,15 @@ class Renewal:
         self._settler = settler
         self._runner = runner
         self._description = describe_worker(options)
-        self._interval = queue.settings.lease_ms * 0.3 / 1000
+        self._interval = queue.settings.lease_ms * RENEWAL / 1000
         self._stopping = threading.Event()
         self._ended = asyncio.Event()  # joining it would need a thread, and tasks may have them all
-        self._awaited: float | None = None  # since when a tick has been asked for
-        self._warned = False
         self._renewed = 0.0
+        self._planned = 0.0  # seconds of the last rest
         self._thread: threading.Thread | None = None
-        self._loop = asyncio.get_running_loop()  # which is watched
+        self._loop = asyncio.get_running_loop()
+        self._watch = LoopWatch(runner, options.stall_timeout, self._on_loop)
+        self._will = LastWill(queue, options.worker_id, settler)
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name=f"fairque-renew-{self._options.worker_id}", daemon=True)
@@ -75,17 +84,24 @@ class Renewal:
                     self._look(requester)
                 except Exception:  # the thread outlives whatever goes wrong in one round
                     logger.exception("renewal failed, trying again")
-                self._stopping.wait(min(LOOK_SECONDS, self._interval / 2))
+                self._rest()
         finally:
             requester.close()
             self._on_loop(self._ended.set)
 
+    def _rest(self) -> None:
+        self._planned = min(LOOK_SECONDS, self._interval / 2)
+        left = self._renewed + self._interval - time.monotonic()
+        if left > 0:  # to the point: what is left of a lease is how long the process may stand still
+            self._planned = min(self._planned, left)
+        self._stopping.wait(self._planned)
+
     def _look(self, requester: BlockingRequester) -> None:
         held = self._settler.held()
-        silent = self._watch(bool(held))
+        if self._watch.look(bool(held), self._planned):
+            self._end_process(requester)
         now = time.monotonic()
-        due = self._renewed + (self._interval if held else IDLE_HEARTBEAT_SECONDS)
-        if now < due or silent > self._options.stall_timeout:
+        if now < self._renewed + (self._interval if held else IDLE_HEARTBEAT_SECONDS):
             return
         try:
             lost, canceled = self._renew(requester, held)
@@ -108,28 +124,30 @@ class Renewal:
             canceled += answer[1]
         return lost, canceled
 
-    def _watch(self, busy: bool) -> float:
-        """Seconds for which a busy loop has not ticked."""
-        now = time.monotonic()
-        silent = now - self._awaited if self._awaited is not None else 0.0
-        if silent > BLOCKED_SECONDS and not self._warned:
-            self._warned = True
-            logger.warning(
-                "%s has blocked the event loop for %.1f s: use a plain function, which runs in a thread",
-                self._runner.blocker(self._loop),
-                silent,
-            )
-        if self._awaited is None and busy:
-            self._awaited = now
-            self._on_loop(self._tick)
-        return silent
-
-    def _tick(self) -> None:
-        self._awaited = None
-        self._warned = False
+    def _end_process(self, requester: BlockingRequester) -> None:
+        """Nothing else gets the loop back: it may be in the middle of any code."""
+        _exit_after(FAREWELL_SECONDS)  # should a log or the queue hold this thread up as well
+        culprit = self._runner.blocker(self._loop)
+        logger.critical(
+            "%s has blocked the event loop for longer than stall_timeout (%g s): this process ends\n%s",
+            self._runner.describe_blocker(self._loop),
+            self._options.stall_timeout,
+            self._watch.stack(),
+        )
+        self._will.execute(requester, culprit)
+        logging.shutdown()
+        os._exit(STALLED)
 
     def _on_loop(self, call: Callable[..., None], *args: Any) -> None:
         try:
             self._loop.call_soon_threadsafe(call, *args)
         except RuntimeError:  # the loop was closed
             self._stopping.set()
+
+
+def _exit_after(seconds: float) -> None:
+    def leave() -> None:
+        time.sleep(seconds)
+        os._exit(STALLED)
+
+    threading.Thread(target=leave, name="fairque-exit", daemon=True).start()

@@ -16,6 +16,7 @@ from fairque.redis.delivery import Delivery, Outcome
 from fairque.redis.store import Store
 from fairque.tasks.failure import Failure
 from fairque.tasks.message import BadMessage, name_in
+from fairque.worker.context import running
 from fairque.worker.executor import Executor, UnknownName
 from fairque.worker.hooks import Hooks
 from fairque.worker.options import WorkerOptions
@@ -29,6 +30,7 @@ __all__ = ["Runner"]
 logger = logging.getLogger("fairque.worker")
 SURVIVOR_SECONDS = 1.0
 LONGEST_RETURN_MS = 60_000
+MOST_NAMED = 3
 EVENTS = {"finished": "success", "failed": "failure", "retry": "retry"}
 """What hooks are told of an outcome."""
 
@@ -70,6 +72,7 @@ class Runner:
         self._bodies: set[asyncio.Task[None]] = set()  # until they end, which may be after their run
         self._survivors: set[asyncio.TimerHandle] = set()
         self._arrived: list[Delivery] = []  # not started yet
+        self._prepared: Delivery | None = None  # at this moment
 
     def __len__(self) -> int:
         """Slots in use."""
@@ -100,10 +103,12 @@ class Runner:
             return
         try:
             if delivery.deaths >= self._options.max_deliveries:
-                text = f"{delivery.deaths} workers fell silent that ran nothing else"
+                text = (
+                    f"{delivery.deaths} workers fell silent that ran nothing else, or whose event loop it had blocked"
+                )
                 self._give_up(delivery, Failure(FailureKind.LOST, "TaskLost", text))
                 return
-            run = self._executor.prepare(delivery)
+            run = self._prepare(delivery)
         except UnknownName as exc:
             self._put_back(delivery, str(exc))
         except BadMessage as exc:
@@ -115,6 +120,14 @@ class Runner:
             self._give_up(delivery, Failure(FailureKind.BAD_MESSAGE, type(exc).__name__, str(exc)))
         else:
             self._launch(run)
+
+    def _prepare(self, delivery: Delivery) -> RunningTask:
+        """Decoding arguments may run code of their classes, on the loop."""
+        self._prepared = delivery
+        try:
+            return self._executor.prepare(delivery)
+        finally:
+            self._prepared = None
 
     def drop(self, deliveries: list[Delivery]) -> None:
         """Their leases ran out and other workers have them: whatever their bodies do is refused."""
@@ -170,13 +183,25 @@ class Runner:
         """Whether this is the body of a task of this worker."""
         return task in self._bodies
 
-    def blocker(self, loop: asyncio.AbstractEventLoop) -> str:
-        """What the loop is busy with. Called from another thread."""
+    def blocker(self, loop: asyncio.AbstractEventLoop) -> Delivery | None:
+        """Whose code the loop is busy with. Called from another thread."""
+        if self._prepared is not None:
+            return self._prepared
         current = asyncio.current_task(loop)
+        if current is None:
+            return None
         for run in list(self._runs.values()):
             if run.body is current:
-                return f"task {run.name} ({run.delivery.id!r}) of user {run.delivery.user_id!r}"
-        return "something outside the tasks"
+                return run.delivery
+        return _delivery_of_child(current)
+
+    def describe_blocker(self, loop: asyncio.AbstractEventLoop) -> str:
+        """The same for a person: a task that runs in a thread may be what keeps the interpreter for itself."""
+        blocker = self.blocker(loop)
+        if blocker is not None:
+            return _described(blocker)
+        threads = [_described(run.delivery) for run in list(self._runs.values()) if run.is_in_thread]
+        return " or ".join(threads[:MOST_NAMED]) or "something outside the tasks"
 
     def _launch(self, run: RunningTask) -> None:
         loop = asyncio.get_running_loop()
@@ -317,3 +342,14 @@ class Runner:
 
 def _is(delivery: Delivery, user: bytes, task_id: bytes) -> bool:
     return delivery.task_id == task_id and delivery.user == user
+
+
+def _described(delivery: Delivery) -> str:
+    return f"task {name_in(delivery.body)} ({delivery.id!r}) of user {delivery.user_id!r}"
+
+
+def _delivery_of_child(task: asyncio.Task[Any]) -> Delivery | None:
+    """Of an asyncio task that a body started; Python 3.11 does not tell."""
+    get_context = getattr(task, "get_context", None)
+    context = get_context().get(running) if get_context is not None else None
+    return context.delivery if isinstance(context, RunningTask) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Iterator
 
 from fairque.errors import FairqueError, StoreError
 from fairque.redis.delivery import Answer, Delivery, Outcome
@@ -109,14 +110,20 @@ class Settler:
         if self._sick and not self._sick_pace.left:
             self._outcomes += self._sick
             self._sick.clear()
-        if self._pace.left:
-            return []
-        size = 0
-        for count, outcome in enumerate(self._outcomes[: self._pace.most]):
-            size += len(outcome.record) + len(outcome.error) + len(outcome.pushed)
-            if size > BATCH_BYTES and count:
-                return self._outcomes[:count]
-        return self._outcomes[: self._pace.most]
+        return [] if self._pace.left else _fitting(self._outcomes[: self._pace.most])
+
+    def last_outcomes(self, culprit: Delivery | None) -> Iterator[list[Outcome]]:
+        """For a process that ends at once: what has ended and, if it is known which one makes it end, all others as to
+        be put back. From another thread, while the loop stands still.
+        """
+        ended = [*self._outcomes, *self._sick]
+        if culprit is not None:
+            known = {id(outcome.delivery) for outcome in ended} | {id(culprit)}
+            ended += [Outcome(of, "released") for of in self.held() if id(of) not in known]
+        while ended:
+            batch = _fitting(ended[:BATCH])
+            yield batch
+            ended = ended[len(batch) :]
 
     def failed(self, batch: list[Outcome], error: FairqueError) -> None:
         """The call that was to report them."""
@@ -153,3 +160,13 @@ class Settler:
         self._sick.append(outcome)
         if len(self._sick) > MOST_SICK:
             self.forget(self._sick.pop(0).delivery)
+
+
+def _fitting(outcomes: list[Outcome]) -> list[Outcome]:
+    """As many as one report may carry, at least one."""
+    size = 0
+    for count, outcome in enumerate(outcomes):
+        size += len(outcome.record) + len(outcome.error) + len(outcome.pushed)
+        if size > BATCH_BYTES and count:
+            return outcomes[:count]
+    return outcomes

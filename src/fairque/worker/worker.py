@@ -55,7 +55,9 @@ class Worker:
         poll_interval: Seconds between two looks when no message comes; a safety net, not the way work is found.
         shutdown_timeout: Seconds that running tasks are given when the worker stops; what is left is cancelled and
             returned to the front of its lane.
-        stall_timeout: Seconds for which a blocked event loop keeps its leases.
+        stall_timeout: Seconds for which the event loop may stand still. Then the process ends, with code 1: what ran
+            beside the task that blocks is put back at once, and that task is suspected as if it had killed the
+            process. None: it never ends for that, and keeps its leases for as long.
         max_deliveries: A task that was alone in so many workers when they died is failed as ``lost``.
         unknown_task_patience: Seconds for which a task that no worker knows is put back, before it is failed.
         cancel_grace: Seconds in which a canceled task may clean up before its slot is taken away.
@@ -77,7 +79,7 @@ class Worker:
         worker_id: str | None = None,
         poll_interval: float = 5.0,
         shutdown_timeout: float = 25.0,
-        stall_timeout: float = 300.0,
+        stall_timeout: float | None = 300.0,
         max_deliveries: int = 5,
         unknown_task_patience: float = 3600.0,
         cancel_grace: float = 5.0,

@@ -9,7 +9,7 @@
 
 local function new_charging()
   local it, run_times = {}, prefix .. 'run-times'
-  local RENEWAL = 0.3 -- of a lease: the interval of worker/renewal.py
+  local RENEWAL = 0.2 -- of a lease: the interval of worker/renewal.py
   local FIRST_ESTIMATE, MEAN_OF = 0.1, 32
 
   local function estimate(name)

@@ -135,7 +135,7 @@ local function settle_outcomes(report, claims)
 
   function ends.released(user, id, lane, stream_id, attempt, _, delay)
     local key = task_key(user, id)
-    call('HDEL', key, 'alone')
+    call('HDEL', key, 'alone', 'received')
     if delay > 0 then
       call('HINCRBY', key, 'returned', 1)
       call('HSETNX', key, 'since', now)

@@ -1,0 +1,92 @@
+"""`LoopWatch`: whether the event loop of a worker still turns, as a thread beside it sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+from fairque.worker.runner import Runner
+
+__all__ = ["LoopWatch"]
+
+logger = logging.getLogger("fairque.worker")
+BLOCKED_SECONDS = 1.0
+MOST_OF_A_LOOK = 1.0
+"""Seconds that count of the time between two looks: whoever stops the process, stops this thread as well, and then the
+loop is to have the time to go on before it is judged."""
+BUSY = 0.5
+"""Of a time, spent on the processor: the process was not stopped, a task kept the interpreter for itself."""
+
+
+class LoopWatch:
+    """Made on the loop that it watches. Warns of what blocks it, once per blockade.
+
+    Args:
+        runner: Knows which task runs on the loop.
+        patience: Seconds for which the loop may stand still, or None.
+        on_loop: Has a function called on the loop.
+    """
+
+    def __init__(self, runner: Runner, patience: float | None, on_loop: Callable[[Callable[[], None]], None]) -> None:
+        self._runner = runner
+        self._patience = math.inf if patience is None else patience
+        self._on_loop = on_loop
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._is_awaited = False  # a tick that was asked for
+        self._silent = 0.0  # seconds for which it has been
+        self._warned = False
+        self._looked_at = time.monotonic()
+        self._used = time.process_time()
+
+    def look(self, is_busy: bool, planned: float) -> bool:
+        """Whether the loop has stood still for too long. `planned`: seconds from the last look to this one."""
+        now, used = time.monotonic(), time.process_time()
+        passed, busy = now - self._looked_at, used - self._used
+        self._looked_at, self._used = now, used
+        if passed - planned > BLOCKED_SECONDS and is_busy:
+            self._warn_of_standstill(passed - planned, busy)
+        if self._is_awaited:
+            self._silent += min(passed, MOST_OF_A_LOOK)
+            if self._silent > BLOCKED_SECONDS and not self._warned:
+                self._warn_of_blockade()
+        elif is_busy:
+            self._is_awaited = True
+            self._on_loop(self._tick)
+        return self._silent > self._patience
+
+    def _tick(self) -> None:
+        self._is_awaited = self._warned = False
+        self._silent = 0.0
+
+    def _warn_of_blockade(self) -> None:
+        self._warned = True
+        logger.warning(
+            "%s has blocked the event loop for %.1f s: use a plain function, which runs in a thread",
+            self._runner.describe_blocker(self._loop),
+            self._silent,
+        )
+
+    def _warn_of_standstill(self, seconds: float, busy: float) -> None:
+        """This thread could not run either."""
+        if busy < BUSY * seconds:
+            logger.warning("this process was stopped for %.1f s: no lease was renewed meanwhile", seconds)
+            return
+        self._warned = True
+        logger.warning(
+            "%s kept the interpreter for %.1f s: no lease was renewed meanwhile, and beyond a lease all that runs here "
+            'would be lost. Let it run in a process of its own: @task(run_in="process")',
+            self._runner.describe_blocker(self._loop),
+            seconds,
+        )
+
+    def stack(self) -> str:
+        """Where the loop is."""
+        frame = sys._current_frames().get(self._thread)
+        return "".join(traceback.format_stack(frame)) if frame is not None else ""
