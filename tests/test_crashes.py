@@ -283,6 +283,31 @@ async def test_a_body_that_still_runs_when_its_worker_wakes_up_late_is_cancelled
     await assert_goes_on(queue, zombie, without=other)
 
 
+@pytest.mark.parametrize("concurrency", [1, 10])
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_workers_that_were_stopped_together_keep_what_they_have(
+    queue: TaskQueue, fleet: Fleet, tmp_path: Path, concurrency: int, processes: int
+) -> None:
+    """As those of a machine that slept: nobody else was there to take it over."""
+    workers = [await fleet.start(concurrency=concurrency) for _ in range(processes)]
+    count = max(1, concurrency - 1) * processes  # where there are ten slots, one is free to take something over
+    handles = [await queue.enqueue(tasks.hold(str(tmp_path)), user_id=f"user {n % 4}") for n in range(count)]
+    await eventually(lambda: sum(line.startswith("runs") for worker in workers for line in worker.lines) == count)
+    for worker in workers:
+        worker.send(signal.SIGSTOP)
+    await asyncio.sleep(5 * LEASE)
+    for worker in workers:
+        worker.send(signal.SIGCONT)
+    for worker in workers:
+        await worker.line("this process was stopped for")
+    await asyncio.sleep(2 * LEASE)  # in which nothing may happen
+    for worker in workers:
+        release(tmp_path, worker)
+    assert {await handle.result(timeout=20) for handle in handles} <= {worker.pid for worker in workers}
+    assert {(await handle.info()).attempt for handle in handles} == {1}
+    assert not any("taken over" in worker.output or "refused" in worker.output for worker in workers)
+
+
 # A blocked event loop
 
 

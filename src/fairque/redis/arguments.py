@@ -165,7 +165,9 @@ class Accuse(Receive, frozen=True):
 
 
 class Renew(Arguments, frozen=True):
-    """ttl_ms: of the worker's entry, which gets these fields."""
+    """ttl_ms: of the worker's entry, which gets these fields. Without any, it is not the last part of a renewal, and no
+    sign of life.
+    """
 
     worker: str
     ttl_ms: int

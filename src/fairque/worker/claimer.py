@@ -95,7 +95,7 @@ class Claimer:
             self._steal_pause.silent()  # only now: it is to last from the end of the outage on
         return {
             "groups": self._options.groups,
-            "steal": not self._steal_pause.left,
+            "steal": self._steal_pause.may_steal(),
             "holds": self._settler.holds - len(report),
             "suspects": self._settler.suspects,
             "max_deliveries": self._options.max_deliveries,

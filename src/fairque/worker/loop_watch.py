@@ -10,10 +10,11 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from typing import NamedTuple
 
 from fairque.worker.runner import Runner
 
-__all__ = ["LoopWatch"]
+__all__ = ["LoopWatch", "Standstill"]
 
 logger = logging.getLogger("fairque.worker")
 BLOCKED_SECONDS = 1.0
@@ -22,6 +23,13 @@ MOST_OF_A_LOOK = 1.0
 loop is to have the time to go on before it is judged."""
 BUSY = 0.5
 """Of a time, spent on the processor: the process was not stopped, a task kept the interpreter for itself."""
+
+
+class Standstill(NamedTuple):
+    """Of the whole process: for how many seconds, and when it went on, on the clock of `time.monotonic`."""
+
+    seconds: float
+    ended_at: float
 
 
 class LoopWatch:
@@ -43,15 +51,31 @@ class LoopWatch:
         self._silent = 0.0  # seconds for which it has been
         self._warned = False
         self._looked_at = time.monotonic()
-        self._used = time.process_time()
+        self._wakes_at = math.inf  # while the thread rests
+        self._standstill = Standstill(0.0, -math.inf)
 
-    def look(self, is_busy: bool, planned: float) -> bool:
-        """Whether the loop has stood still for too long. `planned`: seconds from the last look to this one."""
-        now, used = time.monotonic(), time.process_time()
-        passed, busy = now - self._looked_at, used - self._used
-        self._looked_at, self._used = now, used
-        if passed - planned > BLOCKED_SECONDS and is_busy:
-            self._warn_of_standstill(passed - planned, busy)
+    @property
+    def standstill(self) -> Standstill:
+        """The last one, or that which lasts: this thread has yet to find that it has overslept."""
+        now, wakes_at = time.monotonic(), self._wakes_at
+        return Standstill(now - wakes_at, now) if now - wakes_at > BLOCKED_SECONDS else self._standstill
+
+    def rest(self, seconds: float, rest: Callable[[float], object]) -> None:
+        """The thread has nothing to do for so long. Warns where it was much longer."""
+        used = time.process_time()
+        self._wakes_at = time.monotonic() + seconds
+        rest(seconds)
+        now = time.monotonic()
+        late = now - self._wakes_at
+        if late > BLOCKED_SECONDS:
+            self._standstill = Standstill(late, now)
+            self._warn_of_standstill(late, time.process_time() - used)
+        self._wakes_at = math.inf
+
+    def look(self, is_busy: bool) -> bool:
+        """Whether the loop has stood still for too long."""
+        now = time.monotonic()
+        passed, self._looked_at = now - self._looked_at, now
         if self._is_awaited:
             self._silent += min(passed, MOST_OF_A_LOOK)
             if self._silent > BLOCKED_SECONDS and not self._warned:

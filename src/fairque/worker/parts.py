@@ -55,7 +55,7 @@ class Parts:
         outcomes = Outcomes(options.worker_id, settings)
         self.runner = Runner(executor, outcomes, self.settler, self.hooks, options, signals, self._services)
         self.renewal = Renewal(queue, options, self.settler, self.runner)
-        steal_pause = StealPause(settings.lease_ms, timeout)
+        steal_pause = StealPause(settings.lease_ms, timeout, self.renewal.watch)
         claimer = Claimer(options, self.runner, self.settler, steal_pause, signals)
         self._reports = queue.store()
         self.turns = Turns(store, self._reports, options, self.settler, claimer, signals)

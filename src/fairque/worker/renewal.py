@@ -59,10 +59,9 @@ class Renewal:
         self._stopping = threading.Event()
         self._ended = asyncio.Event()  # joining it would need a thread, and tasks may have them all
         self._renewed = 0.0
-        self._planned = 0.0  # seconds of the last rest
         self._thread: threading.Thread | None = None
         self._loop = asyncio.get_running_loop()
-        self._watch = LoopWatch(runner, options.stall_timeout, self._on_loop)
+        self.watch = LoopWatch(runner, options.stall_timeout, self._on_loop)
         self._will = LastWill(queue, options.worker_id, settler)
 
     def start(self) -> None:
@@ -90,15 +89,15 @@ class Renewal:
             self._on_loop(self._ended.set)
 
     def _rest(self) -> None:
-        self._planned = min(LOOK_SECONDS, self._interval / 2)
+        seconds = min(LOOK_SECONDS, self._interval / 2)
         left = self._renewed + self._interval - time.monotonic()
         if left > 0:  # to the point: what is left of a lease is how long the process may stand still
-            self._planned = min(self._planned, left)
-        self._stopping.wait(self._planned)
+            seconds = min(seconds, left)
+        self.watch.rest(seconds, self._stopping.wait)
 
     def _look(self, requester: BlockingRequester) -> None:
         held = self._settler.held()
-        if self._watch.look(bool(held), self._planned):
+        if self.watch.look(bool(held)):
             self._end_process(requester)
         now = time.monotonic()
         if now < self._renewed + (self._interval if held else IDLE_HEARTBEAT_SECONDS):
@@ -119,7 +118,8 @@ class Renewal:
         canceled: list[Delivery] = []
         fields = self._description | {"running": len(self._runner), "names": names_known(self._options)}
         for at in range(0, max(1, len(held)), BATCH):
-            answer = renew(requester, self._keys, self._options.worker_id, fields, held[at : at + BATCH])
+            told = fields if at + BATCH >= len(held) else {}  # it is a sign of life when all have been renewed
+            answer = renew(requester, self._keys, self._options.worker_id, told, held[at : at + BATCH])
             lost += answer[0]
             canceled += answer[1]
         return lost, canceled
@@ -132,7 +132,7 @@ class Renewal:
             "%s has blocked the event loop for longer than stall_timeout (%g s): this process ends\n%s",
             self._runner.describe_blocker(self._loop),
             self._options.stall_timeout,
-            self._watch.stack(),
+            self.watch.stack(),
         )
         self._will.execute(requester, culprit)
         logging.shutdown()

@@ -11,28 +11,32 @@
 --@include weighing
 --@include in_group
 --@arguments
-local entry, flat = prefix .. 'worker:' .. worker, {}
-for field, value in pairs(fields) do
-  flat[#flat + 1] = field
-  flat[#flat + 1] = value
-end
-call('ZADD', prefix .. 'workers', now, worker)
-for name in string.gmatch(fields.serves or '', '%S+') do call('ZADD', prefix .. 'assignments', 'XX', now, name) end
-local gone = call('ZREMRANGEBYSCORE', prefix .. 'workers', '-inf', now - ttl_ms)
-local had = call('HGET', entry, 'concurrency')
-call('HSET', entry, 'seen', now, unpack(flat))
-call('PEXPIRE', entry, ttl_ms)
-if gone > 0 or tonumber(had or 0) ~= (fields.concurrency or 0) then
-  local before, slots = tonumber(call('HGET', state_key, 'slots') or 0), 0
-  for _, name in ipairs(call('ZRANGE', prefix .. 'workers', 0, -1)) do
-    slots = slots + (call('HGET', prefix .. 'worker:' .. name, 'concurrency') or 0)
+-- With the last part of a renewal.
+local function give_sign()
+  local entry, flat = prefix .. 'worker:' .. worker, {}
+  for field, value in pairs(fields) do
+    flat[#flat + 1] = field
+    flat[#flat + 1] = value
   end
-  call('HSET', state_key, 'slots', slots)
-  if slots > before and call('HDEL', state_key, 'held_by_share') == 1 then
-    new_sweep().begin()
-    new_sweep().tell_a_worker()
+  call('ZADD', prefix .. 'workers', now, worker)
+  for name in string.gmatch(fields.serves or '', '%S+') do call('ZADD', prefix .. 'assignments', 'XX', now, name) end
+  local gone = call('ZREMRANGEBYSCORE', prefix .. 'workers', '-inf', now - ttl_ms)
+  local had = call('HGET', entry, 'concurrency')
+  call('HSET', entry, 'seen', now, unpack(flat))
+  call('PEXPIRE', entry, ttl_ms)
+  if gone > 0 or tonumber(had or 0) ~= (fields.concurrency or 0) then
+    local before, slots = tonumber(call('HGET', state_key, 'slots') or 0), 0
+    for _, name in ipairs(call('ZRANGE', prefix .. 'workers', 0, -1)) do
+      slots = slots + (call('HGET', prefix .. 'worker:' .. name, 'concurrency') or 0)
+    end
+    call('HSET', state_key, 'slots', slots)
+    if slots > before and call('HDEL', state_key, 'held_by_share') == 1 then
+      new_sweep().begin()
+      new_sweep().tell_a_worker()
+    end
   end
 end
+if next(fields) then give_sign() end
 
 -- Claims do it as well, but where all slots are taken there may be none.
 if is_weighing then new_weighing().go_on() end

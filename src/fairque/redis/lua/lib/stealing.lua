@@ -16,7 +16,7 @@ local function new_stealing(claim, work)
   local it = {}
   local LOOKS, CANDIDATES = 20, 20 -- lanes, and silent deliveries of each
   local LOOK_SHARE = 0.4 -- of a lease, between two looks at a lane: a lease and this are less than 1.5 leases, with room
-  local OWN_LEASES = 3 -- after which even a worker's own late deliveries are nobody's
+  local OWN_LEASES = 3 -- in which the reply to a claim may be on its way
   local ROOM_MS = 200 -- between two looks at what waits for a worker that runs nothing else
   local MOST_LEASES_ALONE = 6
   local room = new_room(worker, holds)
@@ -83,10 +83,19 @@ local function new_stealing(claim, work)
     work.alone = alone and true
   end
 
+  -- Its own that are late are renewed by it: it may have been stopped, and goes on. What it does not renew, as it knows
+  -- nothing of it, is nobody's.
+  local renewed
+  local function may_have(idle)
+    if idle < OWN_LEASES * lease_ms then return true end
+    renewed = renewed or tonumber(call('HGET', prefix .. 'worker:' .. worker, 'seen') or 0)
+    return holds > 0 and renewed < now - lease_ms
+  end
+
   -- True: this worker has it, or nobody can have it.
   local function try(lane, user, entry)
     local stream_id, consumer = entry[1], entry[2]
-    if consumer == worker and entry[3] < OWN_LEASES * lease_ms then return false end
+    if consumer == worker and may_have(entry[3]) then return false end
     local found = call('XRANGE', stream_key(lane, user), stream_id, stream_id)[1]
     local id = found and found[2][2]
     local known = id and read(user, id) or {}
