@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from fairque.redis.assignment import assignments_of
-from fairque.redis.delivery import Delivery
+from fairque.redis.delivery import Delivery, Refusal
 from fairque.redis.keys import encode_user
 from fairque.tasks.message import head_of
 from tests.support.core import Core
@@ -55,7 +55,7 @@ async def test_a_late_outcome_is_refused_even_after_the_thief_gave_the_task_back
     core.wait_until_ms(core.now_us() // 1000 + 3)
     stolen = await core.take(worker="thief", lease_ms=SHORT_LEASE_MS)
     assert await core.settle(stolen, "retry", delay_ms=LATE_MS) == [True]
-    assert await core.settle(late, "finished") == [False]
+    assert await core.settle(late, "finished") == [Refusal.WAITS]
     assert await core.settle(stolen, "retry", delay_ms=LATE_MS) == [True], "said twice, done once"
     assert core.state()["scheduled"] == "1"
 

@@ -166,7 +166,8 @@ class Core:
     def renew(self, worker: str, deliveries: Sequence[Delivery], **fields: Any) -> list[Delivery]:
         """`fields`: what the worker tells of itself."""
         assert self._requester is not None
-        return renew(self._requester, self.keys, worker, {"pid": 1, **fields}, deliveries)[0]
+        lost, _ = renew(self._requester, self.keys, worker, {"pid": 1, **fields}, deliveries)
+        return [delivery for delivery, _ in lost]
 
     # What is in Redis
 

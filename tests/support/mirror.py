@@ -17,7 +17,7 @@ from fairque.fairness.model_task import OnFailure
 from fairque.models import ANY_USER, UserGroup
 from fairque.policy import Policy, Rate
 from fairque.redis.assignment import assignments_of
-from fairque.redis.delivery import Answer, Delivery, Needs, NewTask, Outcome
+from fairque.redis.delivery import Delivery, Needs, NewTask, Outcome
 from fairque.redis.keys import decode_user, encode_user
 from fairque.tasks.message import Message, encode_body
 from tests.support.core import MAX_BODY, STEP_MS, Key, outcome
@@ -230,12 +230,13 @@ class Mirror:
         is_repeated = [id(of.real) in self.said or of in picked[:at] for at, of in enumerate(picked)]
         said = [self.said.setdefault(id(of.real), ending._replace(delivery=of.model)) for of in picked]
         outcomes = [_outcome(of.real, words) for of, words in zip(picked, said, strict=True)]
-        answers = await self.core.store.settle(picked[0].worker if picked else "", outcomes)
+        told = await self.core.store.settle(picked[0].worker if picked else "", outcomes)
+        answers = [answer is True for answer in told]
         expected = self.model.settle_all(self.core.now_us(), said)
         is_open = [again and not answer for again, answer in zip(is_repeated, expected, strict=True)]
         agree("settled", _without(answers, is_open), _without(expected, is_open))
         self.compare()
-        return [answer is True for answer in answers]
+        return answers
 
     def renew(self, worker: str, picked: Sequence[Held], slots: int = 0) -> None:
         """How many slots all workers have is for the scripts to know."""
@@ -330,7 +331,7 @@ def agree_about_sleep(sleep: float | None, left_ms: float | None) -> None:
         assert 0 <= too_long < 1, f"a worker sleeps until something is due and no longer, this one {too_long} ms"
 
 
-def _without(answers: Sequence[Answer], is_open: list[bool]) -> list[Answer | None]:
+def _without(answers: Sequence[bool], is_open: list[bool]) -> list[bool | None]:
     return [None if skip else answer for answer, skip in zip(answers, is_open, strict=True)]
 
 

@@ -85,4 +85,4 @@ class TimedCore(Core):
         ]
         renewal = arguments.encode(arguments.Renew(worker, WORKER_TTL_MS, {"pid": 1, **fields}, held))
         lost, _ = self.execute("EVAL", _told("renew"), 1, self.keys.state, renewal)
-        return [deliveries[position] for position in lost]
+        return [deliveries[position] for position in lost[::2]]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from enum import IntEnum
+from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -11,7 +12,7 @@ from fairque.models import Priority
 from fairque.redis.keys import decode_user
 from fairque.tasks.message import cost_in, priority_in
 
-__all__ = ["Answer", "Claim", "Delivery", "Needs", "NewTask", "Outcome", "StoredTask", "arrival_ms"]
+__all__ = ["Answer", "Claim", "Delivery", "Needs", "NewTask", "Outcome", "Refusal", "StoredTask", "arrival_ms"]
 
 
 class NewTask(NamedTuple):
@@ -114,8 +115,33 @@ class Outcome(msgspec.Struct, eq=False):
         return f"<Outcome {self.kind} of {self.delivery!r}>"
 
 
-Answer: TypeAlias = bool | StoreError
-"""To an outcome: whether it was taken, or refused as another worker has the task; or why it can be neither now."""
+class Refusal(IntEnum):
+    """Why a worker has a delivery no longer, as lua/lib/whereabouts.lua tells. False."""
+
+    ELSEWHERE = 0
+    ANEW = -1
+    WAITS = -2
+    ENDED = -3
+    GONE = -4
+
+    def __bool__(self) -> bool:
+        return False
+
+    @property
+    def text(self) -> str:
+        return _REFUSALS[self]
+
+
+_REFUSALS = {
+    Refusal.ELSEWHERE: "another worker has it",
+    Refusal.ANEW: "it was late, and this worker was handed it anew",
+    Refusal.WAITS: "it waits for another start",
+    Refusal.ENDED: "it has ended",
+    Refusal.GONE: "it is gone: it was purged or lost, or its result has expired",
+}
+
+Answer: TypeAlias = Literal[True] | Refusal | StoreError
+"""To an outcome: that it was taken, or why it was refused; or why it can be neither now."""
 
 
 class StoredTask(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 import msgspec
 
@@ -15,7 +15,7 @@ from fairque.redis import arguments
 from fairque.redis.arguments import Values
 from fairque.redis.assignment import assignments_of
 from fairque.redis.blocking_call import call_blocking
-from fairque.redis.delivery import Answer, Claim, Delivery, NewTask, Outcome, StoredTask
+from fairque.redis.delivery import Answer, Claim, Delivery, NewTask, Outcome, Refusal, StoredTask
 from fairque.redis.keys import Keys, encode_user
 from fairque.redis.replies import claim_in, fields_in, refusal, users_in, worker_info
 from fairque.redis.requester import BlockingRequester, pack
@@ -96,7 +96,7 @@ class Store(TenantScripts, XComScripts, CheckScripts):
         return await self._claimed(await self.call(claim), claim, **how)
 
     async def settle(self, worker: str, outcomes: Sequence[Outcome]) -> list[Answer]:
-        """Per outcome: True, False where it was refused as another worker has the task by now, or what went wrong."""
+        """Per outcome: True, why it was refused, or what went wrong."""
         values = Values()
         return self._answers(await self.call(report(self.settings, worker, outcomes, values), values), len(outcomes))
 
@@ -146,18 +146,18 @@ class Store(TenantScripts, XComScripts, CheckScripts):
     def _answers(self, answers: list[int | bytes], outcomes: int) -> list[Answer]:
         for text in answers[outcomes:]:
             logger.warning("what follows from outcomes: %s", self._failure(text))
-        return [bool(of) if isinstance(of, int) else self._failure(of) for of in answers[:outcomes]]
+        return [_answer(of) if isinstance(of, int) else self._failure(of) for of in answers[:outcomes]]
 
     def _failure(self, text: Any) -> StoreError:
         return StoreError(f"Redis at {self.backend.connector.safe_url}: {text.decode('utf-8', 'replace')}")
 
-    async def receive(self, worker: str, delivery: Delivery) -> bool:
-        """Note that a suspect arrived, before it runs. False: another worker has the task by now."""
+    async def receive(self, worker: str, delivery: Delivery) -> Literal[True] | Refusal:
+        """Note that a suspect arrived, before it runs; or why the worker has it no longer."""
         of = delivery
         arrived = arguments.Receive(
             worker, of.lane.decode(), of.user.decode(), of.id, of.stream_id.decode(), of.attempt
         )
-        return bool(await self.call(arrived))
+        return _answer(await self.call(arrived))
 
     async def cancel(self, user_id: str, task_id: str, reason: str) -> str | None:
         """``done``, ``canceling``, ``ended`` when it had ended before, or None when it is not known."""
@@ -294,17 +294,22 @@ class Store(TenantScripts, XComScripts, CheckScripts):
 
 def renew(
     requester: BlockingRequester, keys: Keys, worker: str, fields: dict[str, Any], deliveries: Sequence[Delivery]
-) -> tuple[list[Delivery], list[Delivery]]:
+) -> tuple[list[tuple[Delivery, Refusal]], list[Delivery]]:
     """Heartbeat and renewal, for the thread that does it.
 
-    Returns the deliveries that belong to others by now, and those that were canceled.
+    Returns the deliveries that are no longer its own, with why, and those that were canceled.
     """
     held = [
         arguments.HeldDelivery(of.lane.decode(), of.user.decode(), of.id, of.stream_id.decode(), of.attempt, of.cost)
         for of in deliveries
     ]
     lost, canceled = call_blocking(requester, keys, arguments.Renew(worker, WORKER_TTL_MS, fields, held))
-    return [deliveries[position] for position in lost], [deliveries[position] for position in canceled]
+    gone = [(deliveries[at], Refusal(why)) for at, why in zip(lost[::2], lost[1::2], strict=True)]
+    return gone, [deliveries[position] for position in canceled]
+
+
+def _answer(code: int) -> Literal[True] | Refusal:
+    return True if code == 1 else Refusal(code)
 
 
 def report(settings: QueueSettings, worker: str, outcomes: Sequence[Outcome], values: Values) -> arguments.Settle:

@@ -14,7 +14,7 @@ import anyio
 
 from fairque.errors import FairqueError
 from fairque.queue.queue import TaskQueue
-from fairque.redis.delivery import Delivery
+from fairque.redis.delivery import Delivery, Refusal
 from fairque.redis.requester import BlockingRequester
 from fairque.redis.store import renew
 from fairque.worker.description import describe_worker, names_known
@@ -45,7 +45,7 @@ class Renewal:
         queue: Where they are; it is open.
         options: Of the worker.
         settler: Has the deliveries that are running or not settled yet.
-        runner: Told, on the loop, of deliveries that belong to others by now, and of canceled ones.
+        runner: Told, on the loop, of deliveries that are no longer its own, and of canceled ones.
     """
 
     def __init__(self, queue: TaskQueue, options: WorkerOptions, settler: Settler, runner: Runner) -> None:
@@ -113,8 +113,10 @@ class Renewal:
         if canceled:
             self._on_loop(self._runner.cancel, canceled)
 
-    def _renew(self, requester: BlockingRequester, held: list[Delivery]) -> tuple[list[Delivery], list[Delivery]]:
-        lost: list[Delivery] = []
+    def _renew(
+        self, requester: BlockingRequester, held: list[Delivery]
+    ) -> tuple[list[tuple[Delivery, Refusal]], list[Delivery]]:
+        lost: list[tuple[Delivery, Refusal]] = []
         canceled: list[Delivery] = []
         fields = self._description | {"running": len(self._runner), "names": names_known(self._options)}
         for at in range(0, max(1, len(held)), BATCH):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 
 from fairque.backoff import Backoff
 from fairque.errors import BadArguments, FairqueError
 from fairque.models import FailureKind
-from fairque.redis.delivery import Delivery, Outcome
+from fairque.redis.delivery import Delivery, Outcome, Refusal
 from fairque.redis.store import Store
 from fairque.tasks.failure import Failure
 from fairque.tasks.message import BadMessage, name_in
@@ -129,15 +129,15 @@ class Runner:
         finally:
             self._prepared = None
 
-    def drop(self, deliveries: list[Delivery]) -> None:
-        """Their leases ran out and other workers have them: whatever their bodies do is refused."""
-        for delivery in deliveries:
+    def drop(self, deliveries: list[tuple[Delivery, Refusal]]) -> None:
+        """They are not this worker's any more: whatever their bodies do is refused."""
+        for delivery, why in deliveries:
             run = self._runs.get(id(delivery))
             if run is None:
                 continue
             self._close(run)
             self._settler.forget(delivery)
-            logger.warning("task %r of user %r was taken over by another worker", delivery.id, delivery.user_id)
+            logger.warning("task %r of user %r was lost: %s", delivery.id, delivery.user_id, why.text)
             self._tell("lost", run)
             self._abandon(run, "its delivery was lost")
 
@@ -216,8 +216,8 @@ class Runner:
     async def _body(self, run: RunningTask) -> None:
         """Nothing leaves this coroutine: what a body raises, SystemExit included, is an outcome."""
         try:
-            if run.delivery.lost and not await self._arrives(run.delivery):
-                self.drop([run.delivery])
+            if run.delivery.lost and (refusal := await self._arrives(run.delivery)) is not True:
+                self.drop([(run.delivery, refusal)])
                 return
             value = await self._executor.run(run)
         except BaseException as exc:
@@ -227,7 +227,7 @@ class Runner:
             if not run.ended:
                 self._returned(run, value)
 
-    async def _arrives(self, delivery: Delivery) -> bool:
+    async def _arrives(self, delivery: Delivery) -> Literal[True] | Refusal:
         """Have it noted before a suspect runs: what kills this process at once is to be known for it."""
         backoff = Backoff()
         while True:

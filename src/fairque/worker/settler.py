@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 from fairque.errors import FairqueError, StoreError
-from fairque.redis.delivery import Answer, Delivery, Outcome
+from fairque.redis.delivery import Answer, Delivery, Outcome, Refusal
 from fairque.worker.hooks import Hooks
 from fairque.worker.pace import Pace
 from fairque.worker.signals import Signals
@@ -89,7 +89,7 @@ class Settler:
             self._alone, self._alone_until = delivery, time.monotonic() + delivery.alone_ms / 1000
 
     def forget(self, delivery: Delivery) -> None:
-        """Another worker has it: there is nothing to report."""
+        """It is not this worker's any more: there is nothing to report."""
         self._held.pop(id(delivery), None)
         self._exonerate(delivery)
 
@@ -140,8 +140,8 @@ class Settler:
         for outcome, answer in zip(batch, answers, strict=True):
             if answer is True:
                 self._held.pop(id(outcome.delivery), None)
-            elif answer is False:
-                self._refused(outcome.delivery)
+            elif isinstance(answer, Refusal):
+                self._refused(outcome.delivery, answer)
             else:
                 self._fell_sick(outcome, answer)
         if len(self._sick) > sick:
@@ -149,9 +149,9 @@ class Settler:
         elif not sick:
             self._sick_pace.went_well()
 
-    def _refused(self, delivery: Delivery) -> None:
+    def _refused(self, delivery: Delivery, why: Refusal) -> None:
         self._held.pop(id(delivery), None)
-        logger.warning("task %r of user %r: outcome refused, another worker has it", delivery.id, delivery.user_id)
+        logger.warning("task %r of user %r: outcome refused, %s", delivery.id, delivery.user_id, why.text)
         self._hooks.tell("lost", delivery, "", time.monotonic())
 
     def _fell_sick(self, outcome: Outcome, error: StoreError) -> None:

@@ -65,7 +65,7 @@ class Worker:
         task_timeout: Seconds that a task may run which has no timeout of its own; None sets no limit.
         on_success, on_failure, on_retry, on_timeout, on_lost: Called with a `TaskEvent`; plain or async functions.
             A failure is final, a retry is not; `on_timeout` comes before either. `on_lost` tells of a delivery that
-            another worker took over.
+            is not this worker's any more: another one took it over, or it is gone.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- A worker's heartbeat, and its running deliveries kept alive; what they used is charged where that is time.
 -- KEYS[1]  state
--- Returns  {positions (from 0) of the deliveries that are no longer its own, positions of those that were canceled}
+-- Returns  {positions (from 0) of the deliveries that are no longer its own, each with why, as lib/whereabouts.lua has it,
+--          positions of those that were canceled}
 -- Cost     O(deliveries), and O(workers) when one has come, gone or changed
 --@include base
 --@include state
@@ -10,6 +11,7 @@
 --@include sweep
 --@include weighing
 --@include in_group
+--@include whereabouts
 --@arguments
 -- With the last part of a renewal.
 local function give_sign()
@@ -53,7 +55,7 @@ for at, delivery in ipairs(deliveries) do
     end
     if known[3] then canceled[#canceled + 1] = at - 1 end
   else
-    lost[#lost + 1] = at - 1
+    lost[#lost + 1], lost[#lost + 2] = at - 1, whereabouts(user, id, worker)
   end
 end
 save_state()

@@ -15,6 +15,7 @@
 --@include suspects
 --@include charging
 --@include fitting
+--@include whereabouts
 
 -- Each outcome is taken by itself: one that fails keeps nothing from the others.
 local function settle_outcomes(report, claims)
@@ -203,7 +204,7 @@ local function settle_outcomes(report, claims)
     local known = call('HMGET', task_key(user, id), 'stream_id', 'attempt', 'feeds', 'canceling', 'limited', 'charged',
       'charged_before', 'queued')
     if known[1] ~= stream_id or attempt_in(known[2]) ~= attempt then
-      return already_done(user, id, stream_id, attempt, record) and 1 or 0
+      return already_done(user, id, stream_id, attempt, record) and 1 or whereabouts(user, id, worker)
     end
     in_stream = call('XLEN', stream_key(lane, user))
     local settled, is_cut = settled_kind(kind, known[4]), false
