@@ -605,6 +605,17 @@ async def test_times_of_a_task_with_the_longest_name_are_learnt(core: Core) -> N
     assert core.execute("HGET", ":run-times", "n" * 512) == b"1 2"
 
 
+async def test_run_times_are_known_of_a_thousand_names_and_a_new_one_takes_the_place_of_another(core: Core) -> None:
+    core.execute("HSET", ":run-times", "", "1 2", *(word for n in range(999) for word in (f"old {n}", "1 2")))
+    for number in range(50):
+        await core.store.enqueue(named("acme", f"new {number}", f"t {number}"))
+        claim = await core.store.claim("w", 1, settings=BY_TIME, wait=False)
+        await settle(core, claim.deliveries, run_ms=2000.0)
+        assert core.execute("HLEN", ":run-times") == 1000
+        assert core.execute("HMGET", ":run-times", f"new {number}", "")[0] == b"1 2"
+    assert core.execute("HEXISTS", ":run-times", "")
+
+
 # The breaker
 
 

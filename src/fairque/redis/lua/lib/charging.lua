@@ -1,7 +1,8 @@
 -- Services whose cost is their time: what they run is charged while they run, so that none is far from what it has used.
 -- task:<u>:<id>  charged         what this delivery was charged so far
 --                charged_before  what the task was charged for deliveries that were stolen or put back
--- run-times      name → 'number mean' of what tasks of a name took lately, in seconds; '' stands for all names
+-- run-times      name → 'number mean' of what tasks of a name took lately, in seconds; '' stands for all names. Of a
+--                thousand names at most
 --@include base
 --@include state
 --@include message
@@ -11,6 +12,7 @@ local function new_charging()
   local it, run_times = {}, prefix .. 'run-times'
   local RENEWAL = 0.2 -- of a lease: the interval of worker/renewal.py
   local FIRST_ESTIMATE, MEAN_OF = 0.1, 32
+  local MOST_NAMES = 1000
 
   local function estimate(name)
     local known = call('HGET', run_times, name) or call('HGET', run_times, '')
@@ -47,8 +49,18 @@ local function new_charging()
     return used
   end
 
+  -- Beyond so many names a new one takes the place of one at random: of names that nobody uses any more, sooner or later.
+  local function make_room()
+    if call('HLEN', run_times) < MOST_NAMES then return end
+    for _, name in ipairs(call('HRANDFIELD', run_times, 2)) do
+      if name ~= '' then return call('HDEL', run_times, name) end
+    end
+  end
+
   local function learn_one(name, seconds)
-    local n, took = string.match(call('HGET', run_times, name) or '0 0', '(.*) (.*)')
+    local known = call('HGET', run_times, name)
+    if not known then make_room() end
+    local n, took = string.match(known or '0 0', '(.*) (.*)')
     n = math.min(n + 1, MEAN_OF)
     call('HSET', run_times, name, string.format('%d %.9g', n, took + (seconds - took) / n))
     call('PEXPIRE', run_times, USER_TTL)
