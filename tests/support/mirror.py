@@ -186,7 +186,7 @@ class Mirror:
             known = self._stream_ids.setdefault(held.model.fence.stream_id, held.real.stream_id)
             agree("place in the stream", held.real.stream_id, known)
         self.held += taken
-        self._compare_sleep(claim.sleep, worker, groups if steal else None, dump, is_short=len(taken) < want)
+        self._compare_sleep(claim.sleep, worker, groups if steal else None, lease_ms, dump, is_short=len(taken) < want)
         self.compare(dump)
         return taken
 
@@ -195,6 +195,7 @@ class Mirror:
         sleep: float | None,
         worker: str,
         groups: Sequence[UserGroup] | None,
+        lease_ms: int,
         dump: dict[str, Key],
         *,
         is_short: bool,
@@ -205,11 +206,13 @@ class Mirror:
             self.model.moments.hand_on(worker)
             assert sleep == 0
             return
-        looks = self._looks(dump, groups) if groups is not None else []
+        if sleep == 0 and self._is_hunting():
+            return
+        looks = self._looks(dump, groups, lease_ms) if groups is not None else []
         at_ms = min([self.model.sleep_until_ms(now_us, worker), *looks])
         agree_about_sleep(sleep, None if at_ms == math.inf else at_ms - now_us // 1000)
 
-    def _looks(self, dump: dict[str, Key], groups: Sequence[UserGroup]) -> list[float]:
+    def _looks(self, dump: dict[str, Key], groups: Sequence[UserGroup], lease_ms: int) -> list[float]:
         """When lanes are looked at. Those of named users are known apart; that they are gone is seen at the look.
 
         While others are out that may have killed their worker, nobody looks.
@@ -219,7 +222,17 @@ class Mirror:
         if len(recent) >= max(1, self.model.policies.slots // 10):
             return recent[:1]
         keys = [f"leases@{assignment.name}" for assignment in assignments_of(groups)] if all(groups) else ["leases"]
-        return [at for name in keys if name in dump for _, at in dump[name].scores]
+        looks = [at for name in keys if name in dump for _, at in dump[name].scores]
+        if not looks:
+            return []
+        first = min(looks)
+        if first > self.core.now_us() // 1000:
+            first = math.ceil(first / lease_ms) * lease_ms
+        return [first, float(self.core.state()["silent_at"])]
+
+    def _is_hunting(self) -> bool:
+        """Somebody fell silent, and not all lanes have been looked at."""
+        return 0 < float(self.core.state().get("hunt", 0)) <= self.core.now_us() // 1000
 
     async def settle(self, asked: Sequence[Held], ending: Ending) -> list[bool]:
         """What one worker has to tell, the first one's. An outcome that was given before is given again.

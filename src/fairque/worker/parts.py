@@ -73,14 +73,18 @@ class Parts:
             await self._inbox.has_tried.wait()
         await self.turns.run()
 
-    async def close(self) -> None:
-        """Say goodbye: nothing runs and nothing is to be reported any more."""
-        await self.renewal.stop()
-        await self.progress.stop()
+    async def _say_goodbye(self) -> None:
         try:
             await self._store.leave(self._worker_id, self._groups)
         except FairqueError as exc:
             logger.warning("could not say goodbye: %s", exc)
+
+    async def close(self) -> None:
+        """Say goodbye, where nothing is to be reported any more: else this worker is one that fell silent."""
+        await self.renewal.stop()
+        await self.progress.stop()
+        if not self.settler.holds:
+            await self._say_goodbye()
         for store in (self._store, self._reports, self._services):
             await store.close()
         await self.hooks.drain(1.0)

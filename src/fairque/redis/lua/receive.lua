@@ -10,5 +10,6 @@ local key = task_key(user, id)
 local known = call('HMGET', key, 'stream_id', 'attempt')
 if known[1] ~= stream_id or attempt_in(known[2]) ~= attempt then return whereabouts(user, id, worker) end
 call('HSET', key, 'received', attempt)
+call('ZADD', prefix .. 'workers', now, worker)
 call('XCLAIM', stream_key(lane, user), 'workers', worker, 0, stream_id, 'JUSTID')
 return 1

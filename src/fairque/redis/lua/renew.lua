@@ -11,8 +11,16 @@
 --@include sweep
 --@include weighing
 --@include in_group
+--@include hunt
 --@include whereabouts
 --@arguments
+-- Of workers that are dropped, and of a process that was started anew under the same id.
+local function look_for_what_they_had(are_gone, is_new)
+  local lease_ms = tonumber(call('HGET', prefix .. 'settings', 'lease_ms') or 0)
+  if are_gone then begin_hunt(now + math.max(0, lease_ms - ttl_ms)) end
+  if is_new then begin_hunt(now + lease_ms) end
+end
+
 -- With the last part of a renewal.
 local function give_sign()
   local entry, flat = prefix .. 'worker:' .. worker, {}
@@ -23,7 +31,10 @@ local function give_sign()
   call('ZADD', prefix .. 'workers', now, worker)
   for name in string.gmatch(fields.serves or '', '%S+') do call('ZADD', prefix .. 'assignments', 'XX', now, name) end
   local gone = call('ZREMRANGEBYSCORE', prefix .. 'workers', '-inf', now - ttl_ms)
-  local had = call('HGET', entry, 'concurrency')
+  local known = call('HMGET', entry, 'concurrency', 'started_at')
+  local had = known[1]
+  local is_new = known[2] and fields.started_at and tonumber(known[2]) ~= fields.started_at
+  if gone > 0 or is_new then look_for_what_they_had(gone > 0, is_new) end
   call('HSET', entry, 'seen', now, unpack(flat))
   call('PEXPIRE', entry, ttl_ms)
   if gone > 0 or tonumber(had or 0) ~= (fields.concurrency or 0) then

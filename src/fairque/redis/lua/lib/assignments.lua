@@ -315,15 +315,15 @@ function choice.assign()
     for _, name in ipairs(assignments.of(user)) do call('ZADD', prefix .. 'leases@' .. name, 'LT', at, member) end
   end
 
-  -- The lanes of an assignment at which it is time to look, at most so many, and when it is for the next one.
-  function assignments.lanes(name, most)
+  -- The lanes of an assignment whose looks are in a range, at most so many, and when it is for the next one.
+  function assignments.lanes(name, from, to, most)
     local key = prefix .. 'leases@' .. name
-    local members = call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, most)
+    local members = call('ZRANGEBYSCORE', key, from, to, 'LIMIT', 0, most)
     local due = {}
     for at, look in ipairs(#members > 0 and call('ZMSCORE', leases_key, unpack(members)) or {}) do
       if not look then
         call('ZREM', key, members[at])
-      elseif tonumber(look) > now then
+      elseif tonumber(look) > tonumber(to) then
         call('ZADD', key, look, members[at])
       else
         due[#due + 1] = members[at]

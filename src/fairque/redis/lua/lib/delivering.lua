@@ -8,6 +8,7 @@
 --@include in_group
 --@include history
 --@include charging
+--@include hunt
 
 local function new_delivering(claim, work)
   --@fields Claim claim: worker lease_ms max_message_bytes fairness
@@ -41,8 +42,9 @@ local function new_delivering(claim, work)
     if not known[stream] then
       if call('EXISTS', stream) == 0 then
         call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
-        call('ZADD', leases_key, now + lease_ms, lane .. ':' .. user)
-        if has_assigned then assignments.note_lease(lane .. ':' .. user, user, now + lease_ms) end
+        local look = now + QUIET_LEASES * lease_ms
+        call('ZADD', leases_key, look, lane .. ':' .. user)
+        if has_assigned then assignments.note_lease(lane .. ':' .. user, user, look) end
       end
       known[stream] = true
     end

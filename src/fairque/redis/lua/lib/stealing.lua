@@ -10,17 +10,19 @@
 --@include suspects
 --@include charging
 --@include in_group
+--@include hunt
 
 local function new_stealing(claim, work)
   --@fields Claim claim: worker want lease_ms max_message_bytes max_deliveries holds suspects
   local it = {}
   local LOOKS, CANDIDATES = 20, 20 -- lanes, and silent deliveries of each
-  local LOOK_SHARE = 0.4 -- of a lease, between two looks at a lane: a lease and this are less than 1.5 leases, with room
+  local LOOK_SHARE = 0.4 -- of a lease, between two looks at a lane in which something is silent
   local OWN_LEASES = 3 -- in which the reply to a claim may be on its way
   local ROOM_MS = 200 -- between two looks at what waits for a worker that runs nothing else
   local MOST_LEASES_ALONE = 6
   local room = new_room(worker, holds)
   local waits = nil -- a lane in which one waits for room
+  local has_seen_all = false -- at which it was time to look
 
   -- Its entry outlived it, or another hand took the rest away.
   local function clear_away(lane, user, stream_id, id, known)
@@ -124,15 +126,21 @@ local function new_stealing(claim, work)
     end
   end
 
+  local function look_again(member, user, at)
+    call('ZADD', leases_key, at, member)
+    if has_assigned then assignments.note_lease(member, user, at) end
+  end
+
   -- At most one.
   local function steal_from(member)
     local colon = string.find(member, ':', 1, true)
     local lane, user = string.sub(member, 1, colon - 1), string.sub(member, colon + 1)
-    local stream, next_look = stream_key(lane, user), now + math.ceil(lease_ms * LOOK_SHARE)
+    local stream, next_look = stream_key(lane, user), now + QUIET_LEASES * lease_ms
     if call('EXISTS', stream) == 0 then return call('ZREM', leases_key, member) end
     local waits_before = waits
     waits = nil
     for _, entry in ipairs(in_group(user, stream, 'XPENDING', 'IDLE', lease_ms, '-', '+', CANDIDATES)) do
+      next_look = math.min(next_look, now + math.ceil(lease_ms * LOOK_SHARE))
       if try(lane, user, entry) then next_look = now end -- behind those whose time came before now
       if work.delivered > 0 then break end
     end
@@ -143,16 +151,22 @@ local function new_stealing(claim, work)
       call('ZREM', leases_key, member)
     else
       if work.delivered == 0 then forget_consumers(stream) end
-      call('ZADD', leases_key, next_look, member)
+      look_again(member, user, next_look)
     end
   end
 
   local function lanes_to_look_at()
-    if work.everyone then return call('ZRANGEBYSCORE', leases_key, '-inf', now, 'LIMIT', 0, LOOKS) end
     local due = {}
-    for _, name in ipairs(work.groups) do
-      for _, member in ipairs(assignments.lanes(name, LOOKS - #due)) do due[#due + 1] = member end
+    local function add(members)
+      for _, member in ipairs(members) do due[#due + 1] = member end
     end
+    local function add_of_range(most, from, to)
+      if work.everyone then return add(call('ZRANGEBYSCORE', leases_key, from, to, 'LIMIT', 0, most - #due)) end
+      for _, name in ipairs(work.groups) do add(assignments.lanes(name, from, to, most - #due)) end
+    end
+    if is_hunting() then add_of_range(LOOKS / 2, hunted_looks(lease_ms)) end
+    has_seen_all = #due < LOOKS / 2
+    add_of_range(LOOKS, '-inf', now) -- those from which something was taken are behind those that nobody has looked at
     return due
   end
 
@@ -163,16 +177,20 @@ local function new_stealing(claim, work)
 
   -- Of those that came less than a lease ago a process has one, and all processes together have a tenth of their slots.
   function it.steal()
+    find_silent(lease_ms)
     if suspects > 0 or not may_run_suspects() or is_turn_of_others() then return end
     local awaited = room.lane()
     for _, member in ipairs(awaited and { awaited } or lanes_to_look_at()) do
       if work.delivered > 0 then break end
       local is_done, failure = pcall(steal_from, member)
       if not is_done then
-        damage().note(string.match(member, ':(.*)$'), failure)
-        call('ZADD', leases_key, damage().next_ms, member)
+        local user = string.match(member, ':(.*)$')
+        damage().note(user, failure)
+        look_again(member, user, damage().next_ms)
       end
     end
+    has_seen_all = has_seen_all and work.delivered == 0
+    if has_seen_all and work.everyone then end_hunt() end
     if want == 1 and work.delivered == 1 then call('HSET', state_key, 'stole', 1) end
     room.ask(work.delivered == 0 and waits)
   end
@@ -186,10 +204,16 @@ local function new_stealing(claim, work)
     local opens = suspects_open_at()
     if opens > now then return opens end
     if room.is_awaited() then return room.ends_at() end
-    if work.everyone then return tonumber(call('ZRANGE', leases_key, 0, 0, 'WITHSCORES')[2] or math.huge) end
     local first = math.huge
-    for _, name in ipairs(work.groups) do first = math.min(first, assignments.next_look(name)) end
-    return first
+    if work.everyone then
+      first = tonumber(call('ZRANGE', leases_key, 0, 0, 'WITHSCORES')[2] or first)
+    else
+      for _, name in ipairs(work.groups) do first = math.min(first, assignments.next_look(name)) end
+    end
+    if first == math.huge then return first end
+    if is_hunting() and not has_seen_all then return now end
+    if first > now and not waits then first = math.ceil(first / lease_ms) * lease_ms end -- many lanes, one look
+    return math.min(first, silent_at)
   end
 
   return it

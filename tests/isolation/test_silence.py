@@ -1,0 +1,106 @@
+"""Nobody looks for what silent workers had while all workers live; when one dies, all of it is found."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fairque import TaskQueue, Worker
+from fairque.redis.requester import BlockingRequester
+from fairque.redis.store import Store, renew
+from tests.support.core import new_task, outcome
+
+if TYPE_CHECKING:
+    from fairque.redis.delivery import Delivery
+    from tests.support.servers import Server
+
+USERS = 2000
+LEASE = 1.0
+RENEWAL = 0.2
+SECONDS = 3
+
+pytestmark = pytest.mark.leaves_keys()
+
+
+def calls(server: Server) -> dict[str, int]:
+    """How often each command was called so far."""
+    found = {}
+    for line in server.execute("INFO", "commandstats").decode().splitlines():
+        name, _, rest = line.partition(":")
+        if name.startswith("cmdstat_"):
+            found[name.removeprefix("cmdstat_")] = int(rest.partition("calls=")[2].partition(",")[0])
+    return found
+
+
+async def keep(queue: TaskQueue, worker: str, taken: list[Delivery], seconds: float) -> None:
+    """Renew them for so long, as their worker does."""
+    requester = BlockingRequester(queue.connector)
+    for _ in range(round(seconds / RENEWAL)):
+        await asyncio.sleep(RENEWAL)
+        for at in range(0, len(taken), 500):
+            lost, _ = renew(requester, queue.keys, worker, {"running": len(taken)}, taken[at : at + 500])
+            assert not lost
+    requester.close()
+
+
+async def put_in(queue: TaskQueue, users: int) -> None:
+    store = queue.store()
+    for at in range(0, users, 500):
+        await store.enqueue([new_task(f"user {n}", "t", 3, 1.0, 0, b"n" * 8) for n in range(at, min(at + 500, users))])
+    await store.close()
+
+
+async def take(store: Store, worker: str, tasks: int) -> list[Delivery]:
+    taken: list[Delivery] = []
+    while len(taken) < tasks:
+        taken += (await store.claim(worker, min(500, tasks - len(taken)), wait=False)).deliveries
+    return taken
+
+
+@pytest.fixture
+async def queue(server: Server, queue_name: str) -> AsyncIterator[TaskQueue]:
+    async with TaskQueue(server.url, name=queue_name, lease=LEASE) as queue:
+        yield queue
+
+
+async def test_idle_workers_do_not_look_at_what_live_ones_have(server: Server, queue: TaskQueue) -> None:
+    await put_in(queue, USERS)
+    store = queue.store()
+    taken = await take(store, "busy", USERS)
+    async with Worker(queue, scheduler=False), Worker(queue, scheduler=False):
+        await keep(queue, "busy", taken, 2 * LEASE)
+        before = calls(server)
+        await keep(queue, "busy", taken, SECONDS)
+        grown = {name: count - before.get(name, 0) for name, count in calls(server).items()}
+    renewals = SECONDS / RENEWAL * USERS / 500
+    assert grown["evalsha"] - renewals <= 8 * SECONDS, "a bounded few a second"
+    assert grown.get("xpending", 0) <= USERS / 10, "five times at each lane, if it were not for that"
+    while taken:
+        await store.settle("busy", [outcome(of, "finished") for of in taken[:500]])
+        del taken[:500]
+    await store.close()
+
+
+async def test_what_a_worker_had_that_fell_silent_is_found_and_then_nobody_looks_any_more(
+    server: Server, queue: TaskQueue
+) -> None:
+    await put_in(queue, 100)
+    store = queue.store()
+    lives, dies = await take(store, "lives", 50), await take(store, "dies", 50)
+    await keep(queue, "lives", lives, 1.5 * LEASE)
+    requester = BlockingRequester(queue.connector)
+    renew(requester, queue.keys, "many", {"concurrency": 10_000, "running": 0}, [])  # a tenth of them may be suspects
+    requester.close()
+    found: list[Delivery] = []
+    for thief in range(60):
+        found += (await store.claim(f"thief {thief}", 1, wait=False)).deliveries
+    assert {of.user_id for of in found} == {of.user_id for of in dies}
+    before = calls(server)
+    for thief in range(60, 80):
+        assert not (await store.claim(f"thief {thief}", 1, wait=False)).deliveries
+    assert calls(server).get("xpending", 0) == before.get("xpending", 0)
+    await store.settle("lives", [outcome(of, "finished") for of in lives])
+    await store.close()
