@@ -302,7 +302,7 @@ async def test_a_poll_that_finds_nothing_for_its_groups_charges_nobody(core: Cor
     assert await core.serve(3, groups=[["b"]]) == []
     after = core.state()
     assert after.pop("assigned") == "1"
-    assert float(after.pop("silent_at")) > 0
+    assert float(after.pop("silent_at")) > float(after.pop("checked_at")) > 0
     assert (core.ready(), after) == before
 
 

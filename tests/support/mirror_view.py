@@ -50,6 +50,8 @@ _INNER = (
     "keeper",
     "second",
     "silent_at",
+    "checked_at",
+    "set_back",
     "slots",
     "stole",
     "weighted",

@@ -65,10 +65,11 @@ save_tallies = function()
       close_hour(user, m, hour)
       m[12], m[13], m[14], is_new = 0, 0, 0, true
     end
-    local fade = math.exp((m[10] - now) / RECENT_MS)
+    local passed = math.max(0, now - m[10]) -- the clock of the server may have been set back
+    local fade = math.exp(-passed / RECENT_MS)
     for at = 1, 6 do m[at] = m[at] + by[at] end
     for at = 7, 9 do m[at] = short(m[at] * fade + by[at == 9 and 7 or at - 2]) end
-    m[10], m[11] = now, m[11] + now - m[10]
+    m[10], m[11] = now, m[11] + passed
     m[12], m[13], m[14] = m[12] + by[7], m[13] + by[5], m[14] + by[6]
     for at = TALLIED_WAITS, #by, 2 do add_wait(m, WAITS, by[at], by[at + 1]) end
     if is_new then -- once an hour the key is given more time

@@ -12,7 +12,7 @@ local has_weights, sweep_asked, has_returned = of_queue[10], of_queue[11], of_qu
 local has_byte_limits, is_weighing = tonumber(of_queue[13] or 0) > 0, of_queue[14]
 local has_in_hand = tonumber(of_queue[15] or 0) -- lib/limits.lua
 local has_damaged = of_queue[16] -- lib/damage.lua
-local hunt_known, silent_at_known = of_queue[17], of_queue[18] -- lib/hunt.lua
+local hunt_known, silent_at_known = of_queue[17], of_queue[18] -- lib/hunt.lua, lib/silence.lua
 local root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
 local saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
 

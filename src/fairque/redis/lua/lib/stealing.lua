@@ -11,6 +11,7 @@
 --@include charging
 --@include in_group
 --@include hunt
+--@include silence
 
 local function new_stealing(claim, work)
   --@fields Claim claim: worker want lease_ms max_message_bytes max_deliveries holds suspects
