@@ -15,12 +15,6 @@ local function begin_hunt(at)
 end
 
 local function end_hunt()
-  if hunt_from <= 0 or hunt_from > now then return end
   hunt_from = -hunt_from
   call('HSET', state_key, 'hunt', hunt_from)
 end
-
-local function is_hunting() return hunt_from > 0 and hunt_from <= now end
-
--- Of the looks at lanes: those to be brought forward, as commands name such a range.
-local function hunted_looks(lease_ms) return '(' .. now + lease_ms, hunt_from + QUIET_LEASES * lease_ms end

@@ -7,29 +7,35 @@
 local silent_at = tonumber(silent_at_known or 0)
 local SET_BACK_MS = 1000 -- more than a clock is adjusted by in passing
 
--- An idle worker gives a sign more rarely. What it said last is that it has nothing.
-local function has_nothing(worker, sign)
-  local known = call('HMGET', prefix .. 'worker:' .. worker, 'seen', 'running')
-  return known[2] == '0' and tonumber(known[1] or 0) >= sign
-end
-
-local function find_silent(lease_ms)
+local function new_silence(lease_ms)
+  local it = {}
   local LOOKS = 20
-  if now < silent_at and silent_at <= now + lease_ms then return end
-  local checked_at = tonumber(call('HGET', state_key, 'checked_at') or 0)
-  if checked_at > now + SET_BACK_MS then
-    if not new_set_back(lease_ms).go_on() then return end
-    hunt_from = 0
+
+  -- An idle worker gives a sign more rarely. What it said last is that it has nothing.
+  local function has_nothing(worker, sign)
+    local known = call('HMGET', prefix .. 'worker:' .. worker, 'seen', 'running')
+    return known[2] == '0' and tonumber(known[1] or 0) >= sign
   end
-  local last_sign = now - lease_ms
-  local silent = call('ZREVRANGEBYSCORE', prefix .. 'workers', last_sign, '-inf', 'WITHSCORES', 'LIMIT', 0, LOOKS)
-  for at = 1, #silent, 2 do
-    if not has_nothing(silent[at], tonumber(silent[at + 1])) then
-      begin_hunt(silent[at + 1] + lease_ms)
-      break
+
+  local function note(last_sign)
+    local silent = call('ZREVRANGEBYSCORE', prefix .. 'workers', last_sign, '-inf', 'WITHSCORES', 'LIMIT', 0, LOOKS)
+    for at = 1, #silent, 2 do
+      if not has_nothing(silent[at], tonumber(silent[at + 1])) then return begin_hunt(silent[at + 1] + lease_ms) end
     end
   end
-  local oldest = call('ZRANGEBYSCORE', prefix .. 'workers', '(' .. last_sign, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
-  silent_at = (oldest or now) + lease_ms
-  call('HSET', state_key, 'silent_at', silent_at, 'checked_at', now)
+
+  function it.find()
+    local checked_at = tonumber(call('HGET', state_key, 'checked_at') or 0)
+    if checked_at > now + SET_BACK_MS then
+      if not new_set_back(lease_ms).go_on() then return end
+      hunt_from = 0
+    end
+    local last_sign = now - lease_ms
+    note(last_sign)
+    local oldest = call('ZRANGEBYSCORE', prefix .. 'workers', '(' .. last_sign, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+    silent_at = (oldest or now) + lease_ms
+    call('HSET', state_key, 'silent_at', silent_at, 'checked_at', now)
+  end
+
+  return it
 end

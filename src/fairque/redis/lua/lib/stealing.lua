@@ -1,173 +1,38 @@
--- Take over what silent workers have. Whatever ran in a process that died may have killed it: each is a suspect, and runs
--- apart from the others until one of them dies alone.
+-- Look for what silent workers have, and when to look again.
 --@include base
 --@include state
---@include task
---@include limits
 --@include fair
 --@include work
---@include history
 --@include suspects
---@include charging
---@include in_group
 --@include hunt
 --@include silence
+--@include taking_over
 
 local function new_stealing(claim, work)
-  --@fields Claim claim: worker want lease_ms max_message_bytes max_deliveries holds suspects
+  --@fields Claim claim: worker want lease_ms holds suspects
   local it = {}
-  local LOOKS, CANDIDATES = 20, 20 -- lanes, and silent deliveries of each
-  local LOOK_SHARE = 0.4 -- of a lease, between two looks at a lane in which something is silent
-  local OWN_LEASES = 3 -- in which the reply to a claim may be on its way
-  local ROOM_MS = 200 -- between two looks at what waits for a worker that runs nothing else
-  local MOST_LEASES_ALONE = 6
-  local room = new_room(worker, holds)
+  local LOOKS = 20 -- lanes of one call
+  local room = clearing_known ~= '' and new_room(worker, holds)
   local waits = nil -- a lane in which one waits for room
   local has_seen_all = false -- at which it was time to look
 
-  -- Its entry outlived it, or another hand took the rest away.
-  local function clear_away(lane, user, stream_id, id, known)
-    call('XACK', stream_key(lane, user), 'workers', stream_id)
-    call('XDEL', stream_key(lane, user), stream_id)
-    if known.limited then limiting().stop(known.limited, user, id) end
-    if known.stream_id == stream_id then call('DEL', keys_of_task(user, id)) end
-    count('started', -1)
-  end
-
-  local FIELDS = { 'stream_id', 'attempt', 'score', 'failures', 'lost', 'returned', 'since', 'queued', 'worker',
-    'canceling', 'limited', 'started', 'received', 'tried', 'deaths', 'alone', 'charged', 'charged_before' }
-  local function read(user, id)
-    local fields = {}
-    for at, value in ipairs(call('HMGET', task_key(user, id), unpack(FIELDS))) do fields[FIELDS[at]] = value end
-    return fields
-  end
-
-  -- What the death of its last worker says of a task: nothing of one that had not arrived, or ran there as any other.
-  -- `idle`: ms since the last sign of that worker, which may have lived for as long as half a lease after it.
-  local function judge(known, idle)
-    known.lived = math.max(0, now - idle - (tonumber(known.started) or now)) + lease_ms / 2
-    known.tried, known.deaths = tonumber(known.tried) or 0, tonumber(known.deaths) or 0
-    if not known.lost or known.received ~= known.attempt then return end
-    if known.lived < (tonumber(known.alone) or 0) then
-      known.deaths = known.deaths + 1
-    else
-      known.tried = known.tried + 1
+  local function add_lanes(due, most, from, to)
+    if work.everyone then
+      for _, member in ipairs(call('ZRANGEBYSCORE', leases_key, from, to, 'LIMIT', 0, most - #due)) do due[#due + 1] = member end
+      return
+    end
+    for _, name in ipairs(work.groups) do
+      for _, member in ipairs(assignments.lanes(name, from, to, most - #due)) do due[#due + 1] = member end
     end
   end
 
-  -- For how long it is to run alone, in ms: for longer than it ran until its last worker died, but not for ever.
-  local function time_alone(known) return math.ceil(math.min(known.lived + lease_ms, MOST_LEASES_ALONE * lease_ms)) end
-
-  local function needs_room(known) return known.tried > 0 and known.deaths < max_deliveries end
-
-  local function forget_consumer(stream, consumer)
-    if consumer == worker then return end
-    if #call('XPENDING', stream, 'workers', '-', '+', 1, consumer) == 0 then
-      call('XGROUP', 'DELCONSUMER', stream, 'workers', consumer)
-    end
-  end
-
-  -- The delivery is ours now; (stream id, attempt) fences off the old owner.
-  local function take_over(lane, user, stream_id, id, known, body)
-    local alone = needs_room(known) and time_alone(known)
-    local attempt, lost = attempt_in(known.attempt) + 1, (tonumber(known.lost) or 0) + 1
-    call('XAUTOCLAIM', stream_key(lane, user), 'workers', worker, lease_ms, stream_id, 'COUNT', 1, 'JUSTID')
-    call('HSET', task_key(user, id), 'attempt', attempt, 'lost', lost, 'worker', worker, 'started', now_text, 'tried',
-      known.tried, 'deaths', known.deaths)
-    if alone then
-      call('HSET', task_key(user, id), 'alone', alone)
-      room.take(alone)
-    else
-      call('HDEL', task_key(user, id), 'alone')
-    end
-    if known.charged then new_charging().interrupt(user, id, known.charged, known.charged_before) end
-    watch_suspect(user, id, lease_ms)
-    work.note(user, id, lane, stream_id, attempt, known.score, history_of(known, lost, alone), body)
-    work.alone = alone and true
-  end
-
-  -- Its own that are late are renewed by it: it may have been stopped, and goes on. What it does not renew, as it knows
-  -- nothing of it, is nobody's.
-  local renewed
-  local function may_have(idle)
-    if idle < OWN_LEASES * lease_ms then return true end
-    renewed = renewed or tonumber(call('HGET', prefix .. 'worker:' .. worker, 'seen') or 0)
-    return holds > 0 and renewed < now - lease_ms
-  end
-
-  -- True: this worker has it, or nobody can have it.
-  local function try(lane, user, entry)
-    local stream_id, consumer = entry[1], entry[2]
-    if consumer == worker and may_have(entry[3]) then return false end
-    local found = call('XRANGE', stream_key(lane, user), stream_id, stream_id)[1]
-    local id = found and found[2][2]
-    local known = id and read(user, id) or {}
-    local body = known.stream_id == stream_id and load_body(user, id, max_message_bytes)
-    if not body then
-      clear_away(lane, user, stream_id, id or '', known)
-      return true
-    end
-    judge(known, entry[3])
-    if needs_room(known) and not (room.is_open() and work.delivered == 0) then
-      waits = lane .. ':' .. user
-      return false
-    end
-    take_over(lane, user, stream_id, id, known, body)
-    forget_consumer(stream_key(lane, user), consumer)
-    return true
-  end
-
-  -- Workers come and go while a lane stays busy: forget the consumers of those that no longer report.
-  local function forget_consumers(stream)
-    if call('XINFO', 'GROUPS', stream)[1][4] <= call('ZCARD', prefix .. 'workers') + 1 then return end
-    for _, consumer in ipairs(call('XINFO', 'CONSUMERS', stream, 'workers')) do
-      if consumer[4] == 0 and not call('ZSCORE', prefix .. 'workers', consumer[2]) then
-        call('XGROUP', 'DELCONSUMER', stream, 'workers', consumer[2])
-      end
-    end
-  end
-
-  local function look_again(member, user, at)
-    call('ZADD', leases_key, at, member)
-    if has_assigned then assignments.note_lease(member, user, at) end
-  end
-
-  -- At most one.
-  local function steal_from(member)
-    local colon = string.find(member, ':', 1, true)
-    local lane, user = string.sub(member, 1, colon - 1), string.sub(member, colon + 1)
-    local stream, next_look = stream_key(lane, user), now + QUIET_LEASES * lease_ms
-    if call('EXISTS', stream) == 0 then return call('ZREM', leases_key, member) end
-    local waits_before = waits
-    waits = nil
-    for _, entry in ipairs(in_group(user, stream, 'XPENDING', 'IDLE', lease_ms, '-', '+', CANDIDATES)) do
-      next_look = math.min(next_look, now + math.ceil(lease_ms * LOOK_SHARE))
-      if try(lane, user, entry) then next_look = now end -- behind those whose time came before now
-      if work.delivered > 0 then break end
-    end
-    if waits then next_look = math.max(now + ROOM_MS, math.min(next_look, room.opens_at())) end
-    waits = waits or waits_before
-    if call('XLEN', stream) == 0 then
-      call('DEL', stream)
-      call('ZREM', leases_key, member)
-    else
-      if work.delivered == 0 then forget_consumers(stream) end
-      look_again(member, user, next_look)
-    end
-  end
+  local function is_hunting() return hunt_from > 0 and hunt_from <= now end
 
   local function lanes_to_look_at()
     local due = {}
-    local function add(members)
-      for _, member in ipairs(members) do due[#due + 1] = member end
-    end
-    local function add_of_range(most, from, to)
-      if work.everyone then return add(call('ZRANGEBYSCORE', leases_key, from, to, 'LIMIT', 0, most - #due)) end
-      for _, name in ipairs(work.groups) do add(assignments.lanes(name, from, to, most - #due)) end
-    end
-    if is_hunting() then add_of_range(LOOKS / 2, hunted_looks(lease_ms)) end
+    if is_hunting() then add_lanes(due, LOOKS / 2, '(' .. now + lease_ms, hunt_from + QUIET_LEASES * lease_ms) end
     has_seen_all = #due < LOOKS / 2
-    add_of_range(LOOKS, '-inf', now) -- those from which something was taken are behind those that nobody has looked at
+    add_lanes(due, LOOKS, '-inf', now) -- those from which something was taken are behind those that nobody has looked at
     return due
   end
 
@@ -176,35 +41,38 @@ local function new_stealing(claim, work)
     return want == 1 and call('HDEL', state_key, 'stole') == 1 and fair() and lines.lowest(root)
   end
 
+  local function look_at(lanes)
+    room = room or new_room(worker, holds)
+    local taking_over = new_taking_over(claim, work, room)
+    for _, member in ipairs(lanes) do
+      if work.delivered > 0 then break end
+      taking_over.look_at(member)
+    end
+    waits = taking_over.waits()
+  end
+
   -- Of those that came less than a lease ago a process has one, and all processes together have a tenth of their slots.
   function it.steal()
-    find_silent(lease_ms)
+    if now >= silent_at or silent_at > now + lease_ms then new_silence(lease_ms).find() end
     if suspects > 0 or not may_run_suspects() or is_turn_of_others() then return end
-    local awaited = room.lane()
-    for _, member in ipairs(awaited and { awaited } or lanes_to_look_at()) do
-      if work.delivered > 0 then break end
-      local is_done, failure = pcall(steal_from, member)
-      if not is_done then
-        local user = string.match(member, ':(.*)$')
-        damage().note(user, failure)
-        look_again(member, user, damage().next_ms)
-      end
-    end
+    local awaited = room and room.lane()
+    local due = awaited and { awaited } or lanes_to_look_at()
+    if due[1] then look_at(due) end
     has_seen_all = has_seen_all and work.delivered == 0
-    if has_seen_all and work.everyone then end_hunt() end
+    if has_seen_all and work.everyone and is_hunting() then end_hunt() end
     if want == 1 and work.delivered == 1 then call('HSET', state_key, 'stole', 1) end
-    room.ask(work.delivered == 0 and waits)
+    if room then room.ask(work.delivered == 0 and waits) end
   end
 
   -- Nothing else is served by this call: what it took runs alone, or is to have room to.
-  function it.serves_nothing_else() return work.alone or room.is_awaited() end
+  function it.serves_nothing_else() return work.alone or room and room.is_awaited() end
 
   -- When this worker has to look again.
   function it.next_look()
     if suspects > 0 then return now + lease_ms end
     local opens = suspects_open_at()
     if opens > now then return opens end
-    if room.is_awaited() then return room.ends_at() end
+    if room and room.is_awaited() then return room.ends_at() end
     local first = math.huge
     if work.everyone then
       first = tonumber(call('ZRANGE', leases_key, 0, 0, 'WITHSCORES')[2] or first)
