@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import signal
 import time
@@ -17,7 +18,7 @@ import pytest
 from fairque import FailureKind, Priority, TaskFailed, TaskQueue, TaskState, Worker
 from tests.support.eventually import eventually
 from tests.support.gate import new_gate, work
-from tests.support.workers import Fleet, Storm, release, worker_id
+from tests.support.workers import SCRIPT, Fleet, Storm, release, worker_id
 from tests.workers import tasks
 
 if TYPE_CHECKING:
@@ -214,6 +215,20 @@ async def test_a_task_that_kills_its_worker_each_time_is_convicted_by_killing_it
     assert await (await queue.enqueue(tasks.add(1, 2), user_id="acme")).result(timeout=20) == 3
     assert survivor.returncode is None
     await assert_nothing_is_out(queue, "acme")
+
+
+async def test_a_task_whose_arguments_kill_its_worker_when_they_are_decoded_is_convicted_as_well(
+    queue: TaskQueue, worker_process: StartProcess, server: Server, queue_name: str
+) -> None:
+    handle = await queue.enqueue(tasks.take_deadly(tasks.Deadly(1)), user_id="acme")
+    options = json.dumps({"queue": {"lease": LEASE}, "worker": {"max_deliveries": 1}})
+    as_any_other, as_the_only_suspect, alone = 1, 1, 1
+    for _ in range(as_any_other + as_the_only_suspect + alone):
+        victim = await worker_process(SCRIPT, server.url, queue_name, options, env={"deadly": "1"})
+        assert await victim.wait() == 9
+    await worker_process(SCRIPT, server.url, queue_name, options, env={"deadly": "1"})
+    with pytest.raises(TaskFailed, match="TaskLost: 1 workers"):
+        await handle.result(timeout=20)
 
 
 # SIGSTOP

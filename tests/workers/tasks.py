@@ -8,6 +8,8 @@ import time
 from itertools import chain
 from pathlib import Path
 
+import msgspec
+
 from fairque import current_task, task
 
 _PAUSE = 0.01
@@ -82,3 +84,18 @@ async def keep_interpreter(seconds: float) -> int:
 @task
 async def kill_worker() -> None:
     os._exit(9)
+
+
+class Deadly(msgspec.Struct):
+    """Its decoding kills the process."""
+
+    number: int
+
+    def __post_init__(self) -> None:
+        if "deadly" in os.environ:
+            os._exit(9)
+
+
+@task
+async def take_deadly(_: Deadly) -> None:
+    pass

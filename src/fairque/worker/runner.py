@@ -72,11 +72,12 @@ class Runner:
         self._bodies: set[asyncio.Task[None]] = set()  # until they end, which may be after their run
         self._survivors: set[asyncio.TimerHandle] = set()
         self._arrived: list[Delivery] = []  # not started yet
+        self._arriving: dict[int, tuple[Delivery, asyncio.Task[None]]] = {}  # suspects, until that is noted
         self._prepared: Delivery | None = None  # at this moment
 
     def __len__(self) -> int:
         """Slots in use."""
-        return len(self._runs) + len(self._arrived)
+        return len(self._runs) + len(self._arrived) + len(self._arriving)
 
     def take(self, deliveries: list[Delivery], at_once: bool) -> None:
         """Give them slots. They are started at once, or a moment later, so that the next call goes out first."""
@@ -93,8 +94,8 @@ class Runner:
         for delivery in arrived:
             self._start(delivery)
 
-    def _start(self, delivery: Delivery) -> None:
-        """What cannot run here has its outcome at once."""
+    def _start(self, delivery: Delivery, is_noted: bool = False) -> None:
+        """What cannot run here has its outcome at once; that a suspect arrived is noted before any code of it runs."""
         if delivery.canceling:
             self._settler.report(Outcome(delivery, "canceled"))
             return
@@ -107,6 +108,9 @@ class Runner:
                     f"{delivery.deaths} workers fell silent that ran nothing else, or whose event loop it had blocked"
                 )
                 self._give_up(delivery, Failure(FailureKind.LOST, "TaskLost", text))
+                return
+            if delivery.lost and not is_noted:
+                self._let_arrive(delivery)
                 return
             run = self._prepare(delivery)
         except UnknownName as exc:
@@ -137,13 +141,16 @@ class Runner:
                 continue
             self._close(run)
             self._settler.forget(delivery)
-            logger.warning("task %r of user %r was lost: %s", delivery.id, delivery.user_id, why.text)
+            self._log_loss(delivery, why)
             self._tell("lost", run)
             self._abandon(run, "its delivery was lost")
 
+    def _log_loss(self, delivery: Delivery, why: Refusal) -> None:
+        logger.warning("task %r of user %r was lost: %s", delivery.id, delivery.user_id, why.text)
+
     def cancel_task(self, user: bytes, task_id: bytes) -> None:
         """By name, as the message has it."""
-        for delivery in self._arrived:
+        for delivery in [*self._arrived, *(delivery for delivery, _ in self._arriving.values())]:
             delivery.canceling = delivery.canceling or _is(delivery, user, task_id)
         self.cancel([run.delivery for run in self._runs.values() if _is(run.delivery, user, task_id)])
 
@@ -165,6 +172,10 @@ class Runner:
 
     def release(self) -> None:
         """Cancel what runs and put it back, to the front of its lane."""
+        for delivery, arrival in self._arriving.values():
+            arrival.cancel()
+            self._settler.report(Outcome(delivery, "released"))
+        self._arriving.clear()
         for run in list(self._runs.values()):
             self._close(run)
             self._report(run, Outcome(run.delivery, "released"))
@@ -216,9 +227,6 @@ class Runner:
     async def _body(self, run: RunningTask) -> None:
         """Nothing leaves this coroutine: what a body raises, SystemExit included, is an outcome."""
         try:
-            if run.delivery.lost and (refusal := await self._arrives(run.delivery)) is not True:
-                self.drop([(run.delivery, refusal)])
-                return
             value = await self._executor.run(run)
         except BaseException as exc:
             if not run.ended:
@@ -227,8 +235,25 @@ class Runner:
             if not run.ended:
                 self._returned(run, value)
 
+    def _let_arrive(self, delivery: Delivery) -> None:
+        arrival = asyncio.get_running_loop().create_task(self._arrive(delivery))
+        self._arriving[id(delivery)] = delivery, arrival
+        self._bodies.add(arrival)
+        arrival.add_done_callback(self._bodies.discard)
+
+    async def _arrive(self, delivery: Delivery) -> None:
+        """Decoding its arguments may be what kills this process at once."""
+        refusal = await self._arrives(delivery)
+        del self._arriving[id(delivery)]
+        if refusal is True:
+            self._start(delivery, is_noted=True)
+            return
+        self._settler.forget(delivery)
+        self._signals.wake()
+        self._log_loss(delivery, refusal)
+        self._hooks.tell("lost", delivery, name_in(delivery.body), time.monotonic())
+
     async def _arrives(self, delivery: Delivery) -> Literal[True] | Refusal:
-        """Have it noted before a suspect runs: what kills this process at once is to be known for it."""
         backoff = Backoff()
         while True:
             try:
