@@ -104,3 +104,19 @@ async def test_what_a_worker_had_that_fell_silent_is_found_and_then_nobody_looks
     assert calls(server).get("xpending", 0) == before.get("xpending", 0)
     await store.settle("lives", [outcome(of, "finished") for of in lives])
     await store.close()
+
+
+async def test_a_worker_that_ran_nothing_but_had_not_reported_all_when_it_died_is_missed_as_well(
+    queue: TaskQueue,
+) -> None:
+    await put_in(queue, 1)
+    store = queue.store()
+    taken = await take(store, "dies", 1)
+    requester = BlockingRequester(queue.connector)
+    renew(requester, queue.keys, "dies", {"running": 0}, taken)
+    requester.close()
+    await asyncio.sleep(1.1 * LEASE)
+    [found] = (await store.claim("thief", 1, wait=False)).deliveries
+    assert found.user_id == taken[0].user_id
+    await store.settle("thief", [outcome(found, "finished")])
+    await store.close()

@@ -35,7 +35,7 @@ local function give_sign()
   local had = known[1]
   local is_new = known[2] and fields.started_at and tonumber(known[2]) ~= fields.started_at
   if gone > 0 or is_new then look_for_what_they_had(gone > 0, is_new) end
-  call('HSET', entry, 'seen', now, unpack(flat))
+  call('HSET', entry, 'seen', now, 'idle', #deliveries == 0 and 1 or 0, unpack(flat))
   call('PEXPIRE', entry, ttl_ms)
   if gone > 0 or tonumber(had or 0) ~= (fields.concurrency or 0) then
     local before, slots = tonumber(call('HGET', state_key, 'slots') or 0), 0

@@ -13,8 +13,8 @@ local function new_silence(lease_ms)
 
   -- An idle worker gives a sign more rarely. What it said last is that it has nothing.
   local function has_nothing(worker, sign)
-    local known = call('HMGET', prefix .. 'worker:' .. worker, 'seen', 'running')
-    return known[2] == '0' and tonumber(known[1] or 0) >= sign
+    local known = call('HMGET', prefix .. 'worker:' .. worker, 'seen', 'idle')
+    return known[2] == '1' and tonumber(known[1] or 0) >= sign
   end
 
   local function note(last_sign)
