@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
@@ -81,8 +82,7 @@ WHOLE = {
     "plain": {"claims", "changes a limit", "renews", "cancels what others wait for"},
     "governed": {"claims", "changes a limit", "renews", "enqueues a dependent", "cancels what others wait for"},
 }
-HARMED = {f"{kind}-{act}" for kind in WHOLE for act in ("renewed-lost",)}
-HARMED |= {f"{kind}-renewed-of a wrong type" for kind in WHOLE} | {"governed-settled-of a wrong type"}
+HARMED = {"governed-settled-of a wrong type"}
 POPS = {f"{kind}-hincrby" for kind in WHOLE}
 
 
@@ -428,6 +428,31 @@ async def test_a_stream_whose_group_was_destroyed_gets_it_back_with_what_runs(da
     assert [of[1] for of in holders] == [b"w", b"v", b"v"]
     assert await core.store.settle("w", [outcome(running, "finished")]) == [True]
     assert await core.store.settle("v", [outcome(of, "finished") for of in (other, last)]) == [True, True]
+    assert (await examine(core.store)).findings == ()
+
+
+def holders(core: Core) -> list[bytes]:
+    return [of[1] for of in core.execute("XPENDING", ":normal-stream:hurt", "workers", "-", "+", 10)]
+
+
+async def test_a_stream_that_was_lost_gets_back_what_runs_when_it_is_renewed(damaged_core: Core) -> None:
+    core = damaged_core
+    await core.enqueue(HURT, "one", "two", "three")
+    [running] = await core.take(1, worker="w")
+    core.execute("DEL", ":normal-stream:hurt")
+    await asyncio.sleep(0.002)  # an entry of the same millisecond would get the same id
+    [newer] = await core.take(1, worker="v")
+    assert core.renew("w", [running], concurrency=10) == []
+    assert holders(core) == [b"w", b"v"]
+    core.execute("DEL", ":normal-stream:hurt", ":leases")
+    assert core.renew("v", [newer], concurrency=10) == []
+    assert holders(core) == [b"v"]
+    assert await core.store.receive("w", running)
+    assert holders(core) == [b"w", b"v"]
+    assert (await examine(core.store)).findings == ()
+    assert await core.store.settle("w", [outcome(running, "finished")]) == [True]
+    assert await core.store.settle("v", [outcome(newer, "finished")]) == [True]
+    assert [of.id for of in await core.take(1)] == ["three"]
     assert (await examine(core.store)).findings == ()
 
 

@@ -4,12 +4,13 @@
 -- Returns  1 noted, 0 or less it is no longer this worker's: lib/whereabouts.lua has why
 -- Cost     O(1)
 --@include base
+--@include in_group
 --@include whereabouts
 --@arguments
 local key = task_key(user, id)
 local known = call('HMGET', key, 'stream_id', 'attempt')
 if known[1] ~= stream_id or attempt_in(known[2]) ~= attempt then return whereabouts(user, id, worker) end
+renew_lease(user, id, lane, stream_id, worker)
 call('HSET', key, 'received', attempt)
 call('ZADD', prefix .. 'workers', now, worker)
-call('XCLAIM', stream_key(lane, user), 'workers', worker, 0, stream_id, 'JUSTID')
 return 1

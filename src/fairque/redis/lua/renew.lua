@@ -55,19 +55,27 @@ if next(fields) then give_sign() end
 if is_weighing then new_weighing().go_on() end
 
 local lost, canceled, charging = {}, {}, nil
-for at, delivery in ipairs(deliveries) do
+
+local function renew(delivery, at)
   --@fields HeldDelivery delivery
   local known = call('HMGET', task_key(user, id), 'stream_id', 'attempt', 'canceling', 'charged', 'started')
-  if known[1] == stream_id and attempt_in(known[2]) == attempt then
-    in_group(user, stream_key(lane, user), 'XCLAIM', worker, 0, stream_id, 'JUSTID')
-    if known[4] then
-      charging = charging or new_charging()
-      charging.go_on(user, id, cost, tonumber(known[4]), known[5])
-    end
-    if known[3] then canceled[#canceled + 1] = at - 1 end
-  else
+  if known[1] ~= stream_id or attempt_in(known[2]) ~= attempt then
     lost[#lost + 1], lost[#lost + 2] = at - 1, whereabouts(user, id, worker)
+    return
   end
+  renew_lease(user, id, lane, stream_id, worker)
+  if known[4] then
+    charging = charging or new_charging()
+    charging.go_on(user, id, cost, tonumber(known[4]), known[5])
+  end
+  if known[3] then canceled[#canceled + 1] = at - 1 end
+end
+
+-- What fails for one delivery is that of its user.
+for at, delivery in ipairs(deliveries) do
+  --@fields HeldDelivery delivery: user
+  local is_done, failure = pcall(renew, delivery, at)
+  if not is_done then damage().note(user, failure) end
 end
 save_state()
 return { lost, canceled }

@@ -141,5 +141,30 @@ local function new_damage()
     end
   end
 
+  local function is_before(one, other)
+    local ms, seq = string.match(one, '(%d+)-(%d+)')
+    local other_ms, other_seq = string.match(other, '(%d+)-(%d+)')
+    if ms ~= other_ms then return tonumber(ms) < tonumber(other_ms) end
+    return tonumber(seq) < tonumber(other_seq)
+  end
+
+  -- An entry under its id, which a stream takes at its end only.
+  local function insert_entry(stream, stream_id, id)
+    local entries = call('XRANGE', stream, '-', '+')
+    entries[#entries + 1] = { stream_id, { 'id', id } }
+    table.sort(entries, function(one, other) return is_before(one[1], other[1]) end)
+    call('DEL', stream)
+    for _, entry in ipairs(entries) do call('XADD', stream, entry[1], unpack(entry[2])) end
+  end
+
+  -- A delivery is not in its stream, or nobody's there: the stream was lost, or its group.
+  function it.mend_stream(stream, lane, user, id, stream_id)
+    local found = call('XRANGE', stream, stream_id, stream_id)[1]
+    if found and found[2][2] ~= id then return end -- of the same millisecond, in a stream that is newer
+    if not found then insert_entry(stream, stream_id, id) end
+    it.mend_group(stream, user)
+    call('ZADD', leases_key, 'NX', now, lane .. ':' .. user)
+  end
+
   return it
 end
