@@ -75,22 +75,6 @@ async def scene(
             yield Scene(request.param, core, damage, held)
 
 
-# What is not so yet: taken off here by whoever mends it
-
-HALVES = "writes something before it meets the key"
-WHOLE = {
-    "plain": {"claims", "changes a limit", "renews", "cancels what others wait for"},
-    "governed": {"claims", "changes a limit", "renews", "enqueues a dependent", "cancels what others wait for"},
-}
-HARMED = {"governed-settled-of a wrong type"}
-POPS = {f"{kind}-hincrby" for kind in WHOLE}
-
-
-def not_yet(request: pytest.FixtureRequest, is_broken: bool, reason: str) -> None:
-    if is_broken:
-        request.applymarker(pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason))
-
-
 # The calls. Each is about both users where it can be.
 
 Call = Callable[[Scene], Awaitable[Any]]
@@ -229,11 +213,8 @@ async def left_behind(scene: Scene, key: str, was_refused: bool) -> set[str]:
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_a_call_that_meets_a_key_of_a_wrong_type_does_nothing_by_halves(
-    scene: Scene, name: str, request: pytest.FixtureRequest
-) -> None:
+async def test_a_call_that_meets_a_key_of_a_wrong_type_does_nothing_by_halves(scene: Scene, name: str) -> None:
     """When the key is as it was, nothing contradicts anything: what is done is done as a whole, or not at all."""
-    not_yet(request, name not in WHOLE[scene.kind], HALVES)
     halves: dict[str, set[str]] = {}
     for key in scene.keys_of_hers():
         scene.damage.undo()
@@ -291,10 +272,7 @@ ACTS: dict[str, Callable[[Scene], Awaitable[bool]]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("act", ACTS)
-async def test_a_key_of_one_user_that_is_broken_keeps_nobody_else_from_being(
-    scene: Scene, act: str, way: str, request: pytest.FixtureRequest
-) -> None:
-    not_yet(request, f"{scene.kind}-{act}-{way}" in HARMED, "an error of one user's key is that of the whole call")
+async def test_a_key_of_one_user_that_is_broken_keeps_nobody_else_from_being(scene: Scene, act: str, way: str) -> None:
     kept_from = set()
     for key in scene.keys_of_hers():
         scene.damage.undo()
@@ -319,11 +297,8 @@ async def test_a_stream_without_its_group_costs_no_task_and_keeps_nobody_waiting
 
 
 @pytest.mark.parametrize("command", ["xadd", "xclaim", "xgroup|create", "zadd", "hset", "hincrby", "publish"])
-async def test_a_permission_that_is_missing_costs_no_task(
-    scene: Scene, command: str, request: pytest.FixtureRequest
-) -> None:
+async def test_a_permission_that_is_missing_costs_no_task(scene: Scene, command: str) -> None:
     """Nothing is popped before it can be kept; when the permission is there again, all go on."""
-    not_yet(request, f"{scene.kind}-{command}" in POPS, "what is popped cannot be delivered, and is gone")
     core = scene.core
     url = core.backend.connector.url
     core.execute("ACL", "SETUSER", "limited", "on", ">secret", "~*", "&*", "+@all", f"-{command}")

@@ -10,11 +10,11 @@
 local before = answered(nonce)
 if before then return before end
 local answers = {}
+call('ZCARD', place_key('dead', user)) -- all is read before anything is written
+for at, id in ipairs(ids) do answers[at] = call('HGET', task_key(user, id), 'state') == 'failed' and 1 or 0 end
 for at, id in ipairs(ids) do
-  local is_dead = call('HGET', task_key(user, id), 'state') == 'failed'
-  if is_dead then erase_task(user, id) end
+  if answers[at] == 1 then erase_task(user, id) end
   unlist_dead(user, id)
-  answers[at] = is_dead and 1 or 0
 end
 if save_bytes then save_bytes() end
 return answer(nonce, answers)

@@ -17,26 +17,30 @@ local refused = governed and over_quota(tasks)
 if refused then return refused end
 local created, bodies = {}, {}
 
-for at, task in ipairs(tasks) do
-  --@fields AddedTask task: user id priority when body
-  local key = body_key(user, id)
-  local found = standing(user, id, body, key)
-  created[at] = found == 'living' and 0 or 1
-  if found == 'new' then
-    make_room()
-    take_waiters_over(user, id)
-    bodies[#bodies + 1] = key
-    bodies[#bodies + 1] = body
-    if bytes then bytes.change(user, 'body:' .. id, #body) end
-    local due = due_at(when)
-    if due > now then
-      put_off(user, id, priority, due)
-    else
-      put_in_lane(user, id, priority, body, step_us)
+local function add_all()
+  for at, task in ipairs(tasks) do
+    --@fields AddedTask task: user id priority when body
+    local key = body_key(user, id)
+    local found = standing(user, id, body, key)
+    created[at] = found == 'living' and 0 or 1
+    if found == 'new' then
+      make_room()
+      take_waiters_over(user, id)
+      bodies[#bodies + 1] = key
+      bodies[#bodies + 1] = body
+      if bytes then bytes.change(user, 'body:' .. id, #body) end
+      local due = due_at(when)
+      if due > now then
+        put_off(user, id, priority, due)
+      else
+        put_in_lane(user, id, priority, body, step_us)
+      end
     end
   end
+  end_adding()
+  if #bodies > 0 then call('MSET', unpack(bodies)) end
 end
-end_adding()
-if #bodies > 0 then call('MSET', unpack(bodies)) end
+
+all_or_nothing(add_all, tasks, bodies)
 save_state()
 return created

@@ -139,10 +139,10 @@ local bodies = {}
 
 local function defer(task, waits, due)
   local user, id = task.user, task.id
+  call('SADD', place_key('deferred', user), id)
   call('HSET', task_key(user, id), 'state', 'deferred', 'priority', task.priority, 'enqueued', now, 'came',
     next_arrival(), 'on_failure', task.policy, 'due', due)
   for _, dependency in ipairs(waits) do depend().wait_for(user, id, dependency) end
-  call('SADD', place_key('deferred', user), id)
   call('ZADD', users_key, now, user)
   count('deferred', 1)
 end
@@ -188,17 +188,21 @@ if governed then
   if full then return full end
   read_tasks()
 end
-make_room()
 local created = {}
-for at, task in ipairs(all) do
-  created[at] = task.standing == 'living' and 0 or 1
-  if task.standing == 'new' then
-    take_waiters_over(task.user, task.id)
-    add(task)
+local function add_all()
+  make_room()
+  for at, task in ipairs(all) do
+    created[at] = task.standing == 'living' and 0 or 1
+    if task.standing == 'new' then
+      take_waiters_over(task.user, task.id)
+      add(task)
+    end
   end
+  end_adding()
+  if #bodies > 0 then call('MSET', unpack(bodies)) end
 end
-end_adding()
-if #bodies > 0 then call('MSET', unpack(bodies)) end
+
+all_or_nothing(add_all, tasks, bodies)
 if with_needs or has_dropped then
   for _, task in ipairs(all) do
     if task.canceled then end_canceled(task.user, task.id, task.canceled, dead_letter_ttl_ms) end

@@ -20,6 +20,7 @@ local is_user = whose ~= '*' and string.byte(whose) ~= 64
 govern()
 local reservation, group = is_user and nodes.user(whose).policy.min_running or 0, policy.group
 local weight, had_bytes = policy.weight, policy.max_bytes
+if is_user then governed.know_places(whose) end
 for _, field in ipairs(forgotten) do
   if field == '*' then policy = {} end
   policy[field] = nil

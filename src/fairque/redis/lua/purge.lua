@@ -41,13 +41,24 @@ local function stop_running(lane)
   for _, entry in ipairs(call('XRANGE', stream, '-', '+', 'COUNT', math.max(left, 1))) do
     local id = entry[2][2]
     local key = task_key(user, id)
-    if call('HSETNX', key, 'canceling', 'purge') == 1 then
+    if redis.pcall('HSETNX', key, 'canceling', 'purge') == 1 then
       erased[5] = erased[5] + 1
       local worker = call('HGET', key, 'worker')
       if worker then call('PUBLISH', prefix .. 'wake:' .. worker, user .. ' ' .. id) end
     end
   end
 end
+
+-- Reads each key that is to be emptied, so that one of another type shows before anything is written.
+local function know_places()
+  fair().know(user)
+  for _, place in ipairs({ 'critical', 'normal', 'held', 'scheduled', 'dead' }) do call('ZCARD', place_key(place, user)) end
+  call('SCARD', place_key('deferred', user))
+  for _, lane in ipairs({ 'critical', 'normal' }) do call('XLEN', stream_key(lane, user)) end
+  call('ZCARD', prefix .. 'xcom-spaces:' .. user)
+  call('STRLEN', prefix .. 'policy:' .. user)
+end
+know_places()
 
 local schedules_of = { '[' .. user .. ':', '(' .. user .. ';' }
 for _, member in ipairs(call('ZRANGE', index_key, schedules_of[1], schedules_of[2], 'BYLEX', 'LIMIT', 0, left)) do

@@ -259,6 +259,8 @@ function choice.assign()
 
   local function release(name, user)
     local u = nodes.user(user)
+    choice.know(user)
+    if governed then gates.running(u) end
     call('SREM', of_key(user), name)
     of_member[user] = nil
     local line = u.up
@@ -270,13 +272,29 @@ function choice.assign()
     choice.forgive(u)
   end
 
+  -- Those for whom something fails stay, and are noted; returns how many do not, the first ones of the list from then on.
+  local function release_all(name, users)
+    local released = 0
+    for at, user in ipairs(users) do
+      local is_done, failure = pcall(release, name, user)
+      if is_done then
+        released = released + 1
+        users[at], users[released] = users[released], user
+      else
+        damage().note(user, failure)
+      end
+    end
+    return released
+  end
+
   local function release_some()
     local left = RELEASED
     while left > 0 do
       local name = call('SRANDMEMBER', ended_key)
       if not name then break end
-      local users = call('SPOP', users_key_of(name), left)
-      for _, user in ipairs(users) do release(name, user) end
+      local users = call('SRANDMEMBER', users_key_of(name), left)
+      local released = release_all(name, users)
+      if released > 0 then call('SREM', users_key_of(name), unpack(users, 1, released)) end
       left = left - #users - 1
       if call('EXISTS', users_key_of(name)) == 0 then call('SREM', ended_key, name) end
     end

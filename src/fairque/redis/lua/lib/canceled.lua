@@ -32,7 +32,8 @@ local function new_ending()
   -- The task has left its place already. `ttl`: how long the record is kept, in ms.
   return function(user, id, reason, ttl)
     local known = fields_of(task_key(user, id))
-    local body = call('GET', body_key(user, id)) or string.rep('\0', 9)
+    local body = redis.pcall('GET', body_key(user, id))
+    if type(body) ~= 'string' then body = string.rep('\0', 9) end -- lost, or not a message at all
     if erase_task(user, id) then announce(user, id, 'canceled') end
     call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
     if bytes then bytes.lay(user, id) end

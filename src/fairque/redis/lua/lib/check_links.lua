@@ -103,6 +103,7 @@ local function add_link_checks(doctor)
       end
     end
     if (is_listed and true or false) == (packed and true or false) then return end
+    if packed and call('ZSCORE', prefix .. 'damaged', user) then return end -- lib/damage.lua
     wrong('unlisted-end', 'announcements', 'the user ' .. (packed and 'is missing' or 'has nothing to be told'), function()
       if packed then call('ZADD', turns_key, now_us, user) else call('ZREM', turns_key, user) end
       return packed and 'listed' or 'removed'

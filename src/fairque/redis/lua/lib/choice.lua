@@ -7,6 +7,14 @@ function choice.admit(user, cost)
   return true
 end
 
+-- Reads what admitting a user needs, so that a key of another type shows before anything is written.
+function choice.know(user)
+  local u = nodes.user(user)
+  nodes.is_ready(u)
+  nodes.marks(u)
+  if has_assigned then assignments.of(user) end
+end
+
 function choice.leave(u) nodes.leave(u) end
 
 function choice.adjust(u, by) nodes.charge_late(u, by) end

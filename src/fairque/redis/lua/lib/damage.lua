@@ -125,6 +125,14 @@ local function new_damage()
     call('ZREM', due_key, user)
   end
 
+  -- One that did not learn of the end of a task goes on waiting for it.
+  function it.leave_deferred(user, id, dependency)
+    if try('HGET', task_key(user, id), 'state') ~= 'deferred' then return end
+    for _, where in ipairs({ 'critical', 'normal', 'scheduled' }) do try('ZREM', place_key(where, user), id) end
+    try('SADD', place_key('deferred', user), id)
+    try('SADD', needs_key(user, id), dependency)
+  end
+
   -- A held task that failed to be let in is not in its lane as well. line: of its user at that key.
   function it.leave_held(user, line, failure)
     it.note(user, failure)

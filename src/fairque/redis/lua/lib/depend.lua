@@ -24,38 +24,51 @@ local function new_links()
     if call('EXISTS', feeds, informed) == 0 then call('HDEL', task_key(user, dependency), 'feeds') end
   end
 
-  function it.leave_deferred(user, id)
-    call('SREM', place_key('deferred', user), id)
-    count('deferred', -1)
-    for _, dependency in ipairs(call('SMEMBERS', needs_key(user, id))) do stop_waiting_for(user, id, dependency) end
-    call('DEL', needs_key(user, id))
+  -- What it waits for. Reads each key that its leaving writes, so that one of another type shows before.
+  local function needs_to_leave(user, id)
+    local needs = call('SMEMBERS', needs_key(user, id))
+    for _, dependency in ipairs(needs) do
+      call('SINTERCARD', 2, feeds_key(user, dependency), informed_key(user, dependency), 'LIMIT', 1)
+      call('HLEN', task_key(user, dependency))
+    end
+    call('SCARD', place_key('deferred', user))
+    return needs
   end
 
-  local released = {}
-  local function release(user, id, step_us)
-    local key = task_key(user, id)
+  function it.leave_deferred(user, id)
+    local needs = needs_to_leave(user, id)
+    for _, dependency in ipairs(needs) do stop_waiting_for(user, id, dependency) end
+    call('DEL', needs_key(user, id))
     call('SREM', place_key('deferred', user), id)
     count('deferred', -1)
-    local known = call('HMGET', key, 'priority', 'due', 'watched')
-    local due = tonumber(known[2] or 0)
+  end
+
+  -- From its place among the deferred ones, which it leaves first, to that where it goes on.
+  local released = {}
+  local function release(user, id, known, step_us)
+    local key, due = task_key(user, id), tonumber(known[4] or 0)
+    fair().know(user)
+    call('SREM', place_key('deferred', user), id)
     if due > now then
-      call('HSET', key, 'state', 'scheduled')
       schedule(user, id, due)
+      call('HSET', key, 'state', 'scheduled')
     else
-      local lane, score = score_of(tonumber(known[1] or 3), step_us)
+      local lane, score = score_of(tonumber(known[3] or 3), step_us)
+      put_in_place(user, id, lane, score)
       call('HSET', key, 'state', 'queued', 'queued', now)
-      if place(user, id, lane, score) then released[user] = (released[user] or 0) + 1 end
+      if admit(user, cost_of_task(user, id)) then released[user] = (released[user] or 0) + 1 end
     end
-    if known[3] then publish(user, id, 'waiting') end
+    count('deferred', -1)
+    if known[5] then publish(user, id, 'waiting') end
   end
 
   -- One dependent learns how one of its dependencies ended. True: it goes on waiting for the same.
   local function inform(user, id, dependency, outcome, step_us, ttl)
-    local known = call('HMGET', task_key(user, id), 'state', 'on_failure')
+    local known = call('HMGET', task_key(user, id), 'state', 'on_failure', 'priority', 'due', 'watched')
     if known[1] ~= 'deferred' then return false end
     if outcome == 'finished' or known[2] == 'run' then
       call('SREM', needs_key(user, id), dependency)
-      if call('EXISTS', needs_key(user, id)) == 0 then release(user, id, step_us) end
+      if call('EXISTS', needs_key(user, id)) == 0 then release(user, id, known, step_us) end
     elseif known[2] == 'cancel' then
       it.leave_deferred(user, id)
       end_canceled(user, id, 'dependency ' .. dependency .. ' ' .. outcome, ttl)
@@ -106,9 +119,19 @@ local function new_links()
       end_announcement(user, id)
       return 1, true
     end
-    local dependents = in_order(user, call('SPOP', feeds, most))
-    for _, dependent in ipairs(dependents) do
-      if inform(user, dependent, id, outcome, step_us, ttl) then call('SADD', informed_key(user, id), dependent) end
+    local dependents = in_order(user, call('SRANDMEMBER', feeds, most))
+    local done = 0
+    local function tell_all()
+      for at, dependent in ipairs(dependents) do
+        if inform(user, dependent, id, outcome, step_us, ttl) then call('SADD', informed_key(user, id), dependent) end
+        done = at
+      end
+    end
+    local is_done, failure = pcall(tell_all)
+    if done > 0 then call('SREM', feeds, unpack(dependents, 1, done)) end
+    if not is_done then
+      damage().leave_deferred(user, dependents[done + 1], id)
+      error(failure, 0)
     end
     local all = call('EXISTS', feeds) == 0
     if all then end_announcement(user, id) end
@@ -163,8 +186,9 @@ local function new_links()
     local budget, at = STEP, 1
     while announcements[at] and budget > 0 and not are_put_off() do
       local user, id, outcome = unpack(announcements[at])
-      local informed, all = pass_on(user, id, outcome, budget, step_us, ttl)
-      budget = budget - informed
+      local is_done, informed, all = pcall(pass_on, user, id, outcome, budget, step_us, ttl)
+      if not is_done then damage().note(user, informed) end
+      budget = budget - (is_done and informed or 1)
       if not all then break end
       at = at + 1
     end

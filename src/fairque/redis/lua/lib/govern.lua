@@ -40,6 +40,13 @@ local function head_cost(user)
   return id and cost_of_task(user, id)
 end
 
+-- Reads what a review needs, before anything is written.
+function choice.know_places(user)
+  choice.know(user)
+  head_cost(user)
+  gates.running(nodes.user(user))
+end
+
 -- Puts the user where it belongs after something changed. True: it may be served now, and could not before.
 function choice.review(user)
   nodes.known[user] = nil -- what happened in this script is read anew
@@ -57,12 +64,13 @@ function choice.review(user)
 end
 
 -- What fails for one user is noted: it is looked at again later, and no longer for this.
-function choice.review_alone(user)
-  local is_done, may_run = pcall(choice.review, user)
+local function alone(act, user)
+  local is_done, may_run = pcall(act, user)
   if is_done then return may_run end
   damage().note(user, may_run)
   call('ZREM', parked_key, user)
 end
+function choice.review_alone(user) return alone(choice.review, user) end
 
 -- Those whose time has come.
 function choice.unpark(most, woken)
@@ -77,12 +85,13 @@ function choice.unpark(most, woken)
 end
 
 -- A task of the user ended. One that is ready stays so, unless its breaker opened. Returns as `review` does.
-function choice.freed(user)
+local function look_at_freed(user)
   local u = nodes.user(user)
   if u.opened or not nodes.is_ready(u) then return choice.review(user) end
   reservations.update(u)
   return false
 end
+function choice.freed(user) return alone(look_at_freed, user) end
 
 function choice.retire(u)
   call('ZREM', parked_key, u.name)

@@ -97,8 +97,11 @@ function lines.low(line) return lines.lowest(line) and line.low or line.clock en
 
 -- Its tag is known, as `tag` found it.
 function lines.set(line, member, tag)
+  if has_assigned and (not line.tags[member] or tag < line.tags[member]) then
+    assignments.of(member) -- will be needed: what is broken of it shows here
+    line.lowered[member] = true
+  end
   if line.size and not line.tags[member] then line.size = line.size + 1 end
-  if has_assigned and (not line.tags[member] or tag < line.tags[member]) then line.lowered[member] = true end
   line.tags[member], line.moved[member] = tag, true
   if line.first == nil then return end
   if line.first == false or tag < line.low then

@@ -10,10 +10,14 @@ local function score_of(priority, step_us)
   return 'normal', next_arrival() - (priority - 1) * step_us
 end
 
--- True: the user may be served now.
-local function place(user, id, lane, score)
+local function put_in_place(user, id, lane, score)
   call('ZADD', place_key(lane, user), score, id)
   count(lane, 1)
+end
+
+-- True: the user may be served now.
+local function place(user, id, lane, score)
+  put_in_place(user, id, lane, score)
   return admit(user, cost_of_task(user, id))
 end
 
@@ -28,9 +32,10 @@ end
 -- `due` knows of each user only its earliest task, so that one user's schedule costs the others nothing.
 local function schedule(user, id, at)
   local waiting = place_key('scheduled', user)
-  call('ZADD', waiting, place_in_ms(waiting, at), id)
+  local score = place_in_ms(waiting, at)
   call('ZADD', due_key, 'LT', at, user)
   call('ZADD', users_key, now, user)
+  call('ZADD', waiting, score, id)
   note_moment(at, user)
   count('scheduled', 1)
 end

@@ -61,51 +61,61 @@ local function settle_outcomes(report, claims)
 
   local function keep_error(user, id, record, is_cut)
     local key = errors_key(user, id)
-    call('RPUSH', key, record)
-    call('LTRIM', key, is_cut and -1 or -KEPT_ERRORS, -1)
+    local kept = call('RPUSH', key, record)
+    if is_cut or kept > KEPT_ERRORS then call('LTRIM', key, is_cut and -1 or -KEPT_ERRORS, -1) end
+  end
+
+  -- Reads, or tidies, each key that this outcome will write and that nothing else has read: one of another type shows
+  -- before anything is written. A result replaces what is there, whatever that is.
+  local function prove(kind, user, id, lane, delay)
+    if kind == 'canceled' then return end
+    if kind ~= 'released' then call('LLEN', errors_key(user, id)) end
+    if kind == 'failed' then
+      call('ZREMRANGEBYSCORE', place_key('dead', user), '-inf', now - dead_letter_ttl_ms)
+      call('ZREMRANGEBYSCORE', prefix .. 'dead', '-inf', now - dead_letter_ttl_ms)
+    else
+      fair().know(user)
+      call('ZCARD', place_key(delay > 0 and 'scheduled' or lane, user))
+    end
   end
 
   local ends = {}
 
-  -- A result that others wait for is kept at least as long as they may have to.
+  -- What comes is written before what goes is removed, so that nothing is gone where one of both is refused. A result that
+  -- others wait for is kept at least as long as they may have to.
   function ends.finished(user, id, lane, stream_id, _, ttl, _, record, _, feeds, _, is_plain)
+    if feeds then ttl = math.max(ttl, dead_letter_ttl_ms) end
+    call('SET', result_key(user, id), record, 'PX', ttl)
     if is_plain then
       remove_delivery(lane, user, stream_id, task_key(user, id), body_key(user, id))
     else
       remove_delivery(lane, user, stream_id, keys_of_task(user, id))
     end
-    if feeds then
-      ttl = math.max(ttl, dead_letter_ttl_ms)
-      announce(user, id, 'finished')
-    end
-    call('SET', result_key(user, id), record, 'PX', ttl)
+    if feeds then announce(user, id, 'finished') end
     publish(user, id, 'finished')
   end
 
   function ends.canceled(user, id, lane, stream_id, _, _, _, _, reason)
-    remove_delivery(lane, user, stream_id)
     end_canceled(user, id, reason, dead_letter_ttl_ms)
+    remove_delivery(lane, user, stream_id)
   end
 
   function ends.failed(user, id, lane, stream_id, attempt, _, _, record, error, feeds, is_cut)
-    remove_delivery(lane, user, stream_id)
+    local dead, all_dead = place_key('dead', user), prefix .. 'dead'
+    call('ZADD', dead, now, id)
+    call('PEXPIRE', dead, dead_letter_ttl_ms)
+    call('ZADD', all_dead, now, user .. ':' .. id)
+    call('PEXPIRE', all_dead, dead_letter_ttl_ms)
+    call('SET', result_key(user, id), record, 'PX', dead_letter_ttl_ms)
     keep_error(user, id, error, is_cut)
+    call('PEXPIRE', errors_key(user, id), dead_letter_ttl_ms)
+    call('PEXPIRE', body_key(user, id), dead_letter_ttl_ms)
     local key = task_key(user, id)
     -- Another record than the worker has: a repeated report knows it by this.
     if is_cut then call('HSET', key, 'last', stream_id .. ' ' .. attempt) end
     call('HSET', key, 'state', 'failed', 'attempt', attempt, 'stream_id', '', 'ended', now)
     call('PEXPIRE', key, dead_letter_ttl_ms)
-    call('PEXPIRE', body_key(user, id), dead_letter_ttl_ms)
-    call('PEXPIRE', errors_key(user, id), dead_letter_ttl_ms)
-    call('SET', result_key(user, id), record, 'PX', dead_letter_ttl_ms)
-    local dead = place_key('dead', user)
-    call('ZREMRANGEBYSCORE', dead, '-inf', now - dead_letter_ttl_ms)
-    call('ZADD', dead, now, id)
-    call('PEXPIRE', dead, dead_letter_ttl_ms)
-    local all_dead = prefix .. 'dead'
-    call('ZREMRANGEBYSCORE', all_dead, '-inf', now - dead_letter_ttl_ms)
-    call('ZADD', all_dead, now, user .. ':' .. id)
-    call('PEXPIRE', all_dead, dead_letter_ttl_ms)
+    remove_delivery(lane, user, stream_id)
     if feeds then announce(user, id, 'failed') end
     publish(user, id, 'failed')
   end
@@ -113,16 +123,12 @@ local function settle_outcomes(report, claims)
   -- Back to its place: at once, or when its time has come.
   local function put_back(user, id, lane, stream_id, attempt, counted, delay)
     local key = task_key(user, id)
+    if delay > 0 then schedule(user, id, now + delay) else put_in_place(user, id, lane, call('HGET', key, 'score')) end
+    call('HSET', key, 'attempt', counted, 'stream_id', '', 'last', stream_id .. ' ' .. attempt)
+    if delay > 0 then call('HSET', key, 'state', 'scheduled') else call('HSET', key, 'state', 'queued', 'queued', now) end
     remove_delivery(lane, user, stream_id)
     end_deliveries() -- who may be served depends on what runs
-    call('HSET', key, 'attempt', counted, 'stream_id', '', 'last', stream_id .. ' ' .. attempt)
-    if delay > 0 then
-      call('HSET', key, 'state', 'scheduled')
-      schedule(user, id, now + delay)
-    else
-      call('HSET', key, 'state', 'queued', 'queued', now)
-      if place(user, id, lane, call('HGET', key, 'score')) then woken[user] = (woken[user] or 0) + 1 end
-    end
+    if delay <= 0 and admit(user, cost_of_task(user, id)) then woken[user] = (woken[user] or 0) + 1 end
     publish(user, id, 'waiting')
   end
 
@@ -208,6 +214,7 @@ local function settle_outcomes(report, claims)
     end
     in_stream = call('XLEN', stream_key(lane, user))
     local settled, is_cut = settled_kind(kind, known[4]), false
+    if settled ~= 'finished' then prove(settled, user, id, lane, delay_ms) end
     local is_weighed = bytes and HAS_BYTES[settled] and bytes.limit(user)
     if is_weighed then
       fit = fit or new_fitting()

@@ -9,7 +9,8 @@ local function keys_of_task(user, id) return task_key(user, id), body_key(user, 
 -- Returns whether there are any.
 local function erase_task(user, id)
   local key = task_key(user, id)
-  local feeds = call('HGET', key, 'feeds')
+  local feeds = redis.pcall('HGET', key, 'feeds')
+  if type(feeds) == 'table' then feeds = nil end -- of another type
   if bytes then bytes.lift(user, id) end
   call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
   if feeds then call('HSET', key, 'feeds', 1) end

@@ -19,7 +19,8 @@ local function wake_from(set, tasks, except)
 end
 
 local function wake(user, tasks, except)
-  for _, name in ipairs(has_assigned and user and call('SMEMBERS', prefix .. 'assignments:' .. user) or {}) do
+  -- Of none, where that key is of another type.
+  for _, name in ipairs(has_assigned and user and redis.pcall('SMEMBERS', prefix .. 'assignments:' .. user) or {}) do
     if tasks > 0 then tasks = wake_from(prefix .. 'waiting:' .. name, tasks, except) end
   end
   if tasks > 0 then wake_from(prefix .. 'waiting', tasks, except) end
