@@ -700,6 +700,24 @@ async def test_a_function_that_needs_arguments_cannot_be_declared():
         async def wrong() -> None: ...
 
 
+async def test_a_schedule_of_a_user_with_a_broken_key_fires_when_that_is_mended_and_keeps_no_other(
+    scheduler: TaskScheduler, core: Core, caplog: pytest.LogCaptureFixture
+):
+    for name, user_id in (("a", "quiet"), ("hurt", "hurt"), ("z", "quiet")):
+        await add(scheduler, user_id=user_id, schedule_id=name)
+        rewind(core, 2, name)
+    core.execute("RPUSH", ":normal:hurt", "x")
+    with caplog.at_level(logging.ERROR):
+        assert await scheduler.fire_due() == 2
+    assert "'hurt' does not fire, trying again: WRONGTYPE" in caplog.text
+    assert core.execute("KEYS", ":body:hurt:*") == []
+    assert await scheduler.fire_due() == 0, "it is not tried again at once"
+    core.execute("DEL", ":normal:hurt")
+    core.execute("ZADD", ":schedules", 1, "hurt")
+    assert await scheduler.fire_due() == 1
+    assert core.execute("ZCARD", ":normal:hurt") == 1
+
+
 @pytest.mark.parametrize("damage", ["gone", "another type", "no user", "no number"])
 async def test_a_damaged_schedule_is_set_aside_and_named_and_the_others_fire(
     scheduler: TaskScheduler, core: Core, caplog: pytest.LogCaptureFixture, damage: str

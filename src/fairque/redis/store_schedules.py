@@ -16,10 +16,11 @@ from fairque.redis.replies import refusal
 from fairque.redis.store import Store
 from fairque.schedule.spec import ScheduledTask, ScheduleState, Spec, moment_of
 
-__all__ = ["Due", "Move", "Ripe", "ScheduleStore", "StoredSchedule", "decode_spec", "encode_spec"]
+__all__ = ["OUTCOMES", "Due", "Move", "Ripe", "ScheduleStore", "StoredSchedule", "decode_spec", "encode_spec"]
 
 logger = logging.getLogger("fairque.scheduler")
 KEEP = "keep"
+OUTCOMES = frozenset({"fired", "passed", "skipped", "full", "stale"})
 _encode = msgspec.msgpack.Encoder().encode
 _spec_decoder = msgspec.msgpack.Decoder(Spec)
 
@@ -98,7 +99,7 @@ class ScheduleStore:
         return Ripe(now_ms, next_ms if next_ms >= 0 else None, [_due(row) for row in rows], names)
 
     async def fire(self, moves: Sequence[Move]) -> list[str]:
-        """Per move: fired, passed, skipped, full or stale."""
+        """Per move: one of `OUTCOMES`, or what went wrong with it alone."""
         settings, values = self._store.settings, Values()
         fire = arguments.Fire(
             settings.priority_step_ms,

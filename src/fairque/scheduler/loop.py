@@ -15,7 +15,7 @@ from fairque.backoff import Backoff
 from fairque.checks import MAX_SECONDS
 from fairque.errors import FairqueError, InvalidInput
 from fairque.queue.queue import TaskQueue
-from fairque.redis.store_schedules import Due, Move, Ripe, ScheduleStore, decode_spec
+from fairque.redis.store_schedules import OUTCOMES, Due, Move, Ripe, ScheduleStore, decode_spec
 from fairque.schedule.timetable import Timetable
 from fairque.scheduler.declarations import Declarations
 from fairque.scheduler.firing import body_for, task_id_for
@@ -116,7 +116,9 @@ class ScheduleLoop:
                 )
         outcomes = await self.send(moves) if moves else []
         for move, outcome in zip(moves, outcomes, strict=True):
-            if outcome in ("skipped", "full"):
+            if outcome not in OUTCOMES:
+                logger.error("schedule %r does not fire, trying again: %s", move.due.schedule_id, outcome)
+            elif outcome in ("skipped", "full"):
                 reason = (
                     "the task before has not ended"
                     if outcome == "skipped"

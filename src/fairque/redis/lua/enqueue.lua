@@ -17,30 +17,27 @@ local refused = governed and over_quota(tasks)
 if refused then return refused end
 local created, bodies = {}, {}
 
-local function add_all()
-  for at, task in ipairs(tasks) do
-    --@fields AddedTask task: user id priority when body
-    local key = body_key(user, id)
-    local found = standing(user, id, body, key)
-    created[at] = found == 'living' and 0 or 1
-    if found == 'new' then
-      make_room()
-      take_waiters_over(user, id)
-      bodies[#bodies + 1] = key
-      bodies[#bodies + 1] = body
-      if bytes then bytes.change(user, 'body:' .. id, #body) end
-      local due = due_at(when)
-      if due > now then
-        put_off(user, id, priority, due)
-      else
-        put_in_lane(user, id, priority, body, step_us)
-      end
+for at, task in ipairs(tasks) do
+  --@fields AddedTask task: user id priority when body
+  local key = body_key(user, id)
+  local found = standing(user, id, body, key)
+  created[at] = found == 'living' and 0 or 1
+  if found == 'new' then
+    make_room()
+    take_waiters_over(user, id)
+    bodies[#bodies + 1] = key
+    bodies[#bodies + 1] = body
+    if bytes then bytes.change(user, 'body:' .. id, #body) end
+    local due = due_at(when)
+    if due > now then
+      put_offs[#put_offs + 1] = { user, id, priority, due }
+    else
+      put_in_lane(user, id, priority, body, step_us)
     end
   end
-  end_adding()
-  if #bodies > 0 then call('MSET', unpack(bodies)) end
 end
-
-all_or_nothing(add_all, tasks, bodies)
+local is_done, failure = pcall(write_places)
+if is_done and #bodies > 0 then is_done, failure = pcall(call, 'MSET', unpack(bodies)) end
+if not is_done then damage().take_back_all(tasks, bodies, failure) end
 save_state()
 return created

@@ -159,7 +159,7 @@ local function add(task)
   elseif waits then
     defer(task, waits, due)
   elseif due > now then
-    put_off(task.user, task.id, task.priority, due)
+    put_offs[#put_offs + 1] = { task.user, task.id, task.priority, due }
   else
     put_in_lane(task.user, task.id, task.priority, task.body, step_us)
   end
@@ -198,11 +198,12 @@ local function add_all()
       add(task)
     end
   end
-  end_adding()
+  write_places()
   if #bodies > 0 then call('MSET', unpack(bodies)) end
 end
 
-all_or_nothing(add_all, tasks, bodies)
+local is_done, failure = pcall(add_all)
+if not is_done then damage().take_back_all(tasks, bodies, failure) end
 if with_needs or has_dropped then
   for _, task in ipairs(all) do
     if task.canceled then end_canceled(task.user, task.id, task.canceled, dead_letter_ttl_ms) end

@@ -2,7 +2,7 @@
 -- Fire schedules: each makes a task and moves on to its next slot, unless another scheduler was faster.
 -- KEYS[1]  state
 -- Returns  per firing: 'fired' | 'passed' | 'skipped' (the task before lives) | 'full' (the backlog of the user, or its bytes) |
---          'stale' (fired by another one, changed or removed)
+--          'stale' (fired by another one, changed or removed), or what went wrong: it fires later
 -- Cost     O(firings log n + what is canceled)
 --@include base
 --@include state
@@ -47,6 +47,8 @@ end
 
 -- As `enqueue` does it.
 local function put(f)
+  fair().know(f.user)
+  f.is_put = true
   make_room()
   take_waiters_over(f.user, f.id)
   call('SET', body_key(f.user, f.id), f.body)
@@ -98,10 +100,23 @@ local function fire(f)
   return outcome
 end
 
+-- What fails for one schedule is that of its user: its slot is tried again by and by, and the others fire.
+local function fire_alone(f)
+  local is_done, outcome = pcall(fire, f)
+  if is_done then return outcome end
+  if f.is_put then
+    damage().take_back(f.user, f.id, {})
+    call('DEL', body_key(f.user, f.id))
+  end
+  if f.kind == 'now' then error(outcome, 0) end
+  damage().note(f.user, outcome)
+  call('ZADD', schedules_key, 'XX', damage().next_ms, f.schedule_id)
+  return text_of(outcome)
+end
+
 local outcomes = {}
 look_for_known(firings)
-for at, firing in ipairs(firings) do outcomes[at] = fire(read(firing)) end
-end_adding()
+for at, firing in ipairs(firings) do outcomes[at] = fire_alone(read(firing)) end
 pass_on_outcomes(step_us, dead_letter_ttl_ms)
 pass_room_on()
 save_state()

@@ -4,8 +4,8 @@
 -- Returns  1 noted, 0 or less it is no longer this worker's: lib/whereabouts.lua has why
 -- Cost     O(1)
 --@include base
---@include in_group
 --@include whereabouts
+--@include renewal
 --@arguments
 local key = task_key(user, id)
 local known = call('HMGET', key, 'stream_id', 'attempt')

@@ -10,9 +10,9 @@
 --@include charging
 --@include sweep
 --@include weighing
---@include in_group
 --@include hunt
 --@include whereabouts
+--@include renewal
 --@arguments
 -- Of workers that are dropped, and of a process that was started anew under the same id.
 local function look_for_what_they_had(are_gone, is_new)

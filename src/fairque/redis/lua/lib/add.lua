@@ -58,9 +58,10 @@ local function due_at(when)
   return tonumber(when)
 end
 
+local put_offs = {} -- { user, id, priority, due }: those that are written at the end
 local function put_off(user, id, priority, due)
-  schedule(user, id, due)
   call('HSET', task_key(user, id), 'state', 'scheduled', 'priority', priority, 'enqueued', now)
+  schedule(user, id, due)
 end
 
 -- Lanes are filled at the end, those of a user at once; users in the order in which they came. The first task of a user
@@ -91,37 +92,11 @@ local function fill_lanes(user, by_lane)
   if admit(user, by_lane.cost) then wake(user, tasks) end
 end
 
--- Everything is in its place but for this.
-local function end_adding()
+-- Everything is in its place but for this and the bodies, which may fail on the way: what calls it takes all back then.
+local function write_places()
   if #users > 0 then fair().expect(users) end
   for _, user in ipairs(users) do fill_lanes(user, placed[user]) end
-end
-
--- What waits for an id goes on waiting for it.
-local function take_back(task)
-  --@fields AddedTask task: user id needs
-  for _, where in ipairs({ 'critical', 'normal', 'scheduled' }) do redis.pcall('ZREM', place_key(where, user), id) end
-  redis.pcall('SREM', place_key('deferred', user), id)
-  for _, dependency in ipairs(needs and needs[3] or {}) do
-    redis.pcall('SREM', feeds_key(user, dependency), id)
-    if not has_waiters(user, dependency) then redis.pcall('HDEL', task_key(user, dependency), 'feeds') end
-  end
-  call('DEL', task_key(user, id), needs_key(user, id))
-  if has_waiters(user, id) then call('HSET', task_key(user, id), 'feeds', 1) end
-end
-
--- When something fails on the way, what was written of the tasks whose bodies these are is taken back. (Their users may be
--- among those that came lately, or be looked at for what is due: that is of no consequence.)
-local function all_or_nothing(add, tasks, bodies)
-  local is_done, failure = pcall(add)
-  if is_done then return end
-  local is_new = {}
-  for at = 1, #bodies, 2 do is_new[bodies[at]] = true end
-  for _, task in ipairs(tasks) do
-    --@fields AddedTask task: user id
-    if is_new[body_key(user, id)] then take_back(task) end
-  end
-  error(failure, 0)
+  for _, off in ipairs(put_offs) do put_off(unpack(off)) end
 end
 
 -- A user whose quota does not hold what is new in this call, or nil: one that refuses before one that drops. `dropped`: room

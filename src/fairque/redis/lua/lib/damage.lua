@@ -133,6 +133,31 @@ local function new_damage()
     try('SADD', needs_key(user, id), dependency)
   end
 
+  -- Of a task that could not be added, nothing is there. What waits for its id goes on waiting for it.
+  function it.take_back(user, id, dependencies)
+    for _, where in ipairs({ 'critical', 'normal', 'scheduled' }) do try('ZREM', place_key(where, user), id) end
+    try('SREM', place_key('deferred', user), id)
+    for _, dependency in ipairs(dependencies) do
+      local feeds = feeds_key(user, dependency)
+      try('SREM', feeds, id)
+      if call('EXISTS', feeds, informed_key(user, dependency)) == 0 then try('HDEL', task_key(user, dependency), 'feeds') end
+    end
+    call('DEL', task_key(user, id), needs_key(user, id))
+    if call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0 then call('HSET', task_key(user, id), 'feeds', 1) end
+  end
+
+  -- Those whose bodies were to be written last. (Their users may be among those that came lately, or be looked at for
+  -- what is due: that is of no consequence.)
+  function it.take_back_all(tasks, bodies, failure)
+    local is_new = {}
+    for at = 1, #bodies, 2 do is_new[bodies[at]] = true end
+    for _, task in ipairs(tasks) do
+      --@fields AddedTask task: user id needs
+      if is_new[body_key(user, id)] then it.take_back(user, id, needs and needs[3] or {}) end
+    end
+    error(failure, 0)
+  end
+
   -- A held task that failed to be let in is not in its lane as well. line: of its user at that key.
   function it.leave_held(user, line, failure)
     it.note(user, failure)

@@ -54,7 +54,8 @@ local function new_links()
       call('HSET', key, 'state', 'scheduled')
     else
       local lane, score = score_of(tonumber(known[3] or 3), step_us)
-      put_in_place(user, id, lane, score)
+      call('ZADD', place_key(lane, user), score, id)
+      count(lane, 1)
       call('HSET', key, 'state', 'queued', 'queued', now)
       if admit(user, cost_of_task(user, id)) then released[user] = (released[user] or 0) + 1 end
     end

@@ -10,14 +10,10 @@ local function score_of(priority, step_us)
   return 'normal', next_arrival() - (priority - 1) * step_us
 end
 
-local function put_in_place(user, id, lane, score)
-  call('ZADD', place_key(lane, user), score, id)
-  count(lane, 1)
-end
-
 -- True: the user may be served now.
 local function place(user, id, lane, score)
-  put_in_place(user, id, lane, score)
+  call('ZADD', place_key(lane, user), score, id)
+  count(lane, 1)
   return admit(user, cost_of_task(user, id))
 end
 

@@ -123,9 +123,15 @@ local function settle_outcomes(report, claims)
   -- Back to its place: at once, or when its time has come.
   local function put_back(user, id, lane, stream_id, attempt, counted, delay)
     local key = task_key(user, id)
-    if delay > 0 then schedule(user, id, now + delay) else put_in_place(user, id, lane, call('HGET', key, 'score')) end
-    call('HSET', key, 'attempt', counted, 'stream_id', '', 'last', stream_id .. ' ' .. attempt)
-    if delay > 0 then call('HSET', key, 'state', 'scheduled') else call('HSET', key, 'state', 'queued', 'queued', now) end
+    if delay > 0 then
+      schedule(user, id, now + delay)
+      call('HSET', key, 'state', 'scheduled', 'attempt', counted, 'stream_id', '', 'last', stream_id .. ' ' .. attempt)
+    else
+      call('ZADD', place_key(lane, user), call('HGET', key, 'score'), id)
+      count(lane, 1)
+      call('HSET', key, 'state', 'queued', 'attempt', counted, 'stream_id', '', 'last', stream_id .. ' ' .. attempt,
+        'queued', now)
+    end
     remove_delivery(lane, user, stream_id)
     end_deliveries() -- who may be served depends on what runs
     if delay <= 0 and admit(user, cost_of_task(user, id)) then woken[user] = (woken[user] or 0) + 1 end

@@ -31,33 +31,21 @@ local save_tallies = nil -- a function in scripts that measure users: lib/metric
 local tell_of_moments = nil -- a function in scripts that set moments: lib/moments.lua
 local save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
 local save_lines = nil -- a function in scripts that know lines: lib/lines.lua
-local function save_parts()
+
+-- A line that is of another type fails the call, but costs it no total. One that cannot be counted up is set.
+local function save_state()
   if save_tallies then save_tallies() end
   if save_bytes then save_bytes() end
-  if save_lines then save_lines() end
-end
-
--- One write for all of it: each more is a command.
-local function save_numbers()
-  local changed, fields = {}, {}
+  local is_done, failure = true, nil
+  if save_lines then is_done, failure = pcall(save_lines) end
   if root.clock ~= saved_clock or arrival ~= saved_arrival or root.mean ~= saved_mean then
-    changed = { 'clock', root.clock, 'arrival', arrival, 'mean', root.mean }
+    call('HSET', state_key, 'clock', root.clock, 'arrival', arrival, 'mean', root.mean)
   end
   for field, by in pairs(counts) do
-    if by ~= 0 then fields[#fields + 1] = field end
+    if by ~= 0 and type(redis.pcall('HINCRBY', state_key, field, by)) == 'table' then
+      call('HSET', state_key, field, (tonumber(call('HGET', state_key, field)) or 0) + by)
+    end
   end
-  local had = fields[1] and call('HMGET', state_key, unpack(fields))
-  for at, field in ipairs(fields) do
-    changed[#changed + 1] = field
-    changed[#changed + 1] = (tonumber(had[at]) or 0) + counts[field]
-  end
-  if changed[1] then call('HSET', state_key, unpack(changed)) end
-end
-
--- A key of the queue that is of another type fails the call, but costs it no total.
-local function save_state()
-  local is_done, failure = pcall(save_parts)
-  save_numbers()
   if tell_of_moments then tell_of_moments() end
   if not is_done then error(failure, 0) end
 end
