@@ -34,8 +34,13 @@ local function new_ending()
     local known = fields_of(task_key(user, id))
     local body = redis.pcall('GET', body_key(user, id))
     if type(body) ~= 'string' then body = string.rep('\0', 9) end -- lost, or not a message at all
-    if erase_task(user, id) then announce(user, id, 'canceled') end
+    if bytes then bytes.lift(user, id) end
     call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
+    call('DEL', needs_key(user, id), keys_of_task(user, id))
+    if known.feeds then
+      call('HSET', task_key(user, id), 'feeds', 1)
+      announce(user, id, 'canceled')
+    end
     if bytes then bytes.lay(user, id) end
     tally(user, 'canceled')
     publish(user, id, 'canceled')

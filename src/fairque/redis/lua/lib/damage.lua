@@ -125,17 +125,23 @@ local function new_damage()
     call('ZREM', due_key, user)
   end
 
+  local function remove_from_places(user, id)
+    for _, where in ipairs({ 'critical', 'normal', 'scheduled' }) do
+      if try('ZREM', place_key(where, user), id) == 1 then count(where, -1) end
+    end
+  end
+
   -- One that did not learn of the end of a task goes on waiting for it.
   function it.leave_deferred(user, id, dependency)
     if try('HGET', task_key(user, id), 'state') ~= 'deferred' then return end
-    for _, where in ipairs({ 'critical', 'normal', 'scheduled' }) do try('ZREM', place_key(where, user), id) end
+    remove_from_places(user, id)
     try('SADD', place_key('deferred', user), id)
     try('SADD', needs_key(user, id), dependency)
   end
 
   -- Of a task that could not be added, nothing is there. What waits for its id goes on waiting for it.
   function it.take_back(user, id, dependencies)
-    for _, where in ipairs({ 'critical', 'normal', 'scheduled' }) do try('ZREM', place_key(where, user), id) end
+    remove_from_places(user, id)
     try('SREM', place_key('deferred', user), id)
     for _, dependency in ipairs(dependencies) do
       local feeds = feeds_key(user, dependency)

@@ -184,12 +184,15 @@ local function new_links()
 
   -- What this call caused is told at once, as long as nothing was put off; what is put off, by turns of users.
   function it.pass_on_outcomes(step_us, ttl)
-    local budget, at = STEP, 1
+    local budget, at, failure = STEP, 1, nil
     while announcements[at] and budget > 0 and not are_put_off() do
       local user, id, outcome = unpack(announcements[at])
       local is_done, informed, all = pcall(pass_on, user, id, outcome, budget, step_us, ttl)
-      if not is_done then damage().note(user, informed) end
-      budget = budget - (is_done and informed or 1)
+      if not is_done then
+        failure = { user = user, of = informed }
+        break
+      end
+      budget = budget - informed
       if not all then break end
       at = at + 1
     end
@@ -198,6 +201,7 @@ local function new_links()
       at = #announcements + 1
     end
     put_off_others()
+    if failure then damage().note(failure.user, failure.of) end
     while budget > 0 and are_put_off() do
       budget = budget - take_turn(budget, step_us, ttl)
       put_off_others()

@@ -33,6 +33,7 @@ local function settle_outcomes(report, claims)
     local ids = over[stream]
     if in_stream == (ids and #ids or 0) + 1 then
       call('DEL', stream, ...)
+      count('started', -in_stream)
       over[stream] = nil
       empty[#empty + 1] = lane .. ':' .. user
     else
@@ -40,10 +41,9 @@ local function settle_outcomes(report, claims)
         ids = {}
         streams[#streams + 1], over[stream] = stream, ids
       end
-      ids[#ids + 1] = stream_id
       if ... then call('DEL', ...) end
+      ids[#ids + 1] = stream_id
     end
-    count('started', -1)
     if governed then governed.user(user).running = nil end
   end
 
@@ -53,6 +53,7 @@ local function settle_outcomes(report, claims)
       if ids then
         call('XACK', stream, 'workers', unpack(ids))
         call('XDEL', stream, unpack(ids))
+        count('started', -#ids)
       end
     end
     if empty[2] then call('ZREM', unpack(empty)) end
@@ -123,14 +124,14 @@ local function settle_outcomes(report, claims)
   -- Back to its place: at once, or when its time has come.
   local function put_back(user, id, lane, stream_id, attempt, counted, delay)
     local key = task_key(user, id)
+    call('HSET', key, 'last', stream_id .. ' ' .. attempt)
     if delay > 0 then
       schedule(user, id, now + delay)
-      call('HSET', key, 'state', 'scheduled', 'attempt', counted, 'stream_id', '', 'last', stream_id .. ' ' .. attempt)
+      call('HSET', key, 'state', 'scheduled', 'attempt', counted, 'stream_id', '')
     else
       call('ZADD', place_key(lane, user), call('HGET', key, 'score'), id)
       count(lane, 1)
-      call('HSET', key, 'state', 'queued', 'attempt', counted, 'stream_id', '', 'last', stream_id .. ' ' .. attempt,
-        'queued', now)
+      call('HSET', key, 'state', 'queued', 'attempt', counted, 'stream_id', '', 'queued', now)
     end
     remove_delivery(lane, user, stream_id)
     end_deliveries() -- who may be served depends on what runs
@@ -220,6 +221,7 @@ local function settle_outcomes(report, claims)
     end
     in_stream = call('XLEN', stream_key(lane, user))
     local settled, is_cut = settled_kind(kind, known[4]), false
+    if known[3] then call('ZADD', users_key, 'XX', now, user) end -- what tells of its end is to be permitted, too
     if settled ~= 'finished' then prove(settled, user, id, lane, delay_ms) end
     local is_weighed = bytes and HAS_BYTES[settled] and bytes.limit(user)
     if is_weighed then

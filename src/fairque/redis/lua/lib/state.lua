@@ -38,13 +38,15 @@ local function save_state()
   if save_bytes then save_bytes() end
   local is_done, failure = true, nil
   if save_lines then is_done, failure = pcall(save_lines) end
-  if root.clock ~= saved_clock or arrival ~= saved_arrival or root.mean ~= saved_mean then
-    call('HSET', state_key, 'clock', root.clock, 'arrival', arrival, 'mean', root.mean)
-  end
   for field, by in pairs(counts) do
     if by ~= 0 and type(redis.pcall('HINCRBY', state_key, field, by)) == 'table' then
       call('HSET', state_key, field, (tonumber(call('HGET', state_key, field)) or 0) + by)
     end
+  end
+  if root.clock ~= saved_clock or root.mean ~= saved_mean then
+    call('HSET', state_key, 'clock', root.clock, 'arrival', arrival, 'mean', root.mean)
+  elseif arrival ~= saved_arrival then -- of most that is put in; writing a fraction takes long
+    call('HSET', state_key, 'arrival', arrival)
   end
   if tell_of_moments then tell_of_moments() end
   if not is_done then error(failure, 0) end
