@@ -221,7 +221,7 @@ local function settle_outcomes(report, claims)
     end
     in_stream = call('XLEN', stream_key(lane, user))
     local settled, is_cut = settled_kind(kind, known[4]), false
-    if known[3] then call('ZADD', users_key, 'XX', now, user) end -- what tells of its end is to be permitted, too
+    if known[3] then call('ZADD', users_key, 'XX', 'GT', 0, user) end -- changes nothing: is what tells of ends permitted?
     if settled ~= 'finished' then prove(settled, user, id, lane, delay_ms) end
     local is_weighed = bytes and HAS_BYTES[settled] and bytes.limit(user)
     if is_weighed then
