@@ -239,6 +239,28 @@ async def test_what_waits_runs_after_a_repair(waiting: SimpleNamespace, lost: li
     await both_end(waiting)
 
 
+async def test_a_claim_that_finds_nobody_as_ready_is_lost_says_what_to_do(waiting: SimpleNamespace) -> None:
+    waiting.delete("ready")
+    store = waiting.queue.store()
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r'"ready" of this queue is lost.*fairque doctor --repair'):
+            await store.claim("w", 1)
+    await store.leave("w", [()])
+    await store.close()
+    await waiting.queue.check(repair=True)
+    await both_end(waiting)
+
+
+async def test_who_is_held_back_is_no_sign_that_ready_is_lost(waiting: SimpleNamespace) -> None:
+    await waiting.queue.set_policy("acme", paused=True)
+    store = waiting.queue.store()
+    assert (await store.claim("w", 1)).deliveries == []
+    await waiting.queue.set_policy("acme", paused=None)
+    await store.leave("w", [()])
+    await store.close()
+    await both_end(waiting)
+
+
 async def test_a_queue_whose_state_is_lost_stops_and_says_what_to_do(waiting: SimpleNamespace) -> None:
     waiting.delete("state")
     waiting.execute("HSET", "state", "slots", 10)  # as a worker that lives tells

@@ -11,6 +11,7 @@
 --@include waiting
 --@include weighing
 --@include claimed
+--@include lost_ready
 
 local UNKNOWN = -2 -- instead of a time to sleep: an assignment is not known, and its list was not sent
 
@@ -55,6 +56,7 @@ local function claim_tasks(claim)
       waiting.stay_awake()
       sleep = waiting.next_event()
     elseif work.has_room() and waits then
+      if work.delivered == 0 then look_for_lost_ready() end
       sleep = waiting.next_event()
       waiting.wait()
     elseif work.delivered >= want then
