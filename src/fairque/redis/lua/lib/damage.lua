@@ -135,7 +135,7 @@ local function new_damage()
   function it.leave_deferred(user, id, dependency)
     if try('HGET', task_key(user, id), 'state') ~= 'deferred' then return end
     remove_from_places(user, id)
-    try('SADD', place_key('deferred', user), id)
+    if try('SADD', place_key('deferred', user), id) == 1 then count('deferred', 1) end
     try('SADD', needs_key(user, id), dependency)
   end
 

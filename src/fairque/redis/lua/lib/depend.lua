@@ -49,6 +49,7 @@ local function new_links()
     local key, due = task_key(user, id), tonumber(known[4] or 0)
     fair().know(user)
     call('SREM', place_key('deferred', user), id)
+    count('deferred', -1)
     if due > now then
       schedule(user, id, due)
       call('HSET', key, 'state', 'scheduled')
@@ -59,7 +60,6 @@ local function new_links()
       call('HSET', key, 'state', 'queued', 'queued', now)
       if admit(user, cost_of_task(user, id)) then released[user] = (released[user] or 0) + 1 end
     end
-    count('deferred', -1)
     if known[5] then publish(user, id, 'waiting') end
   end
 
