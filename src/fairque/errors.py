@@ -22,18 +22,22 @@
         ├── TaskCanceled                 the task was canceled; carries the reason
         └── ResultNotKept                the task finished, and was told to keep no result
     ResultTimeout (FairqueError, TimeoutError)  the task has not ended within the time one was ready to wait
-    Retry (BaseException's Exception)    not an error: raised inside a task to be run again
+    Retry, Fail (Exception)              not errors of fairque: raised inside a task, to be run again or to be given up
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
 
 __all__ = [
     "BadArguments",
     "ConfigError",
     "DependencyError",
     "DuplicateTask",
+    "Fail",
     "FairqueError",
     "InvalidInput",
     "MessageTooLarge",
@@ -54,7 +58,20 @@ __all__ = [
 ]
 
 
-class FairqueError(Exception):
+class _Whole(Exception):
+    """Survives pickle and copy whatever its `__init__` takes, which is not called again."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
+
+def _rebuilt(kind: type[_Whole], args: tuple[Any, ...], attributes: dict[str, Any]) -> _Whole:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
+
+
+class FairqueError(_Whole):
     """The base of every error that fairque raises."""
 
 
@@ -181,18 +198,34 @@ class ResultTimeout(FairqueError, TimeoutError):
     """The task has not ended within the time the caller was ready to wait. The task goes on."""
 
 
-class Retry(Exception):
+class Retry(_Whole):
     """Raise it inside a task to have the task run again.
 
     Args:
-        delay: Seconds to wait; None takes the delay of the task's retry policy.
+        delay: Seconds to wait, or a timedelta; None takes the delay of the task's retry policy.
         reason: Kept with the attempt.
+        at: The earliest moment of the next attempt, instead of `delay`; naive datetimes are local time.
 
     Counts as a failed attempt: when `max_retries` are used up, the task fails.
     """
 
-    def __init__(self, delay: float | None = None, reason: str = "") -> None:
+    def __init__(self, delay: float | timedelta | None = None, reason: str = "", *, at: datetime | None = None) -> None:
         super().__init__(reason or "retry requested")
-        if delay is not None and not (isinstance(delay, (int, float)) and 0 <= delay < math.inf):
+        seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
+        if seconds is not None and not (isinstance(seconds, (int, float)) and 0 <= seconds < math.inf):
             raise InvalidInput(f"the delay of a Retry must be a finite number of at least 0 seconds, not {delay!r}")
-        self.delay = delay
+        if at is not None and (delay is not None or not isinstance(at, datetime)):
+            raise InvalidInput(f"a Retry takes a delay or a datetime to wait for, not delay={delay!r}, at={at!r}")
+        self.delay = seconds
+        self.at = at
+
+
+class Fail(_Whole):
+    """Raise it inside a task to give the task up: there are no more attempts, whatever its retries say.
+
+    Args:
+        reason: What the task failed for.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason or "given up")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 import traceback as tracebacks
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
 import msgspec
 
-from fairque.errors import Retry
+from fairque.errors import Fail, Retry
 from fairque.models import FailureKind
 from fairque.tasks.message import NIL, encode_value
 
@@ -60,9 +62,27 @@ def raised_by(error: BaseException) -> Raised:
     cls = type(error)
     failure = Failure(FailureKind.ERROR, _encodable(cls.__name__), _text_of(error), _traceback_of(error))
     classes = tuple(_encodable(each.__name__) for each in cls.__mro__)
-    if isinstance(error, Retry):
-        return Raised(failure, classes, True, error.delay)
-    return Raised(failure, classes)
+    asked = list(_leaves(error))
+    if not all(isinstance(each, (Retry, Fail)) for each in asked):
+        return Raised(failure, classes)
+    retries = [each for each in asked if isinstance(each, Retry)]
+    if len(retries) < len(asked):
+        return Raised(failure, classes, is_final=True)
+    delays = [delay for each in retries if (delay := _delay_of(each)) is not None]
+    return Raised(failure, classes, True, max(delays) if len(delays) == len(retries) else None)
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """Those that a group holds, such as that of an `asyncio.TaskGroup`; else the error itself."""
+    if not isinstance(error, BaseExceptionGroup):
+        yield error
+        return
+    for each in error.exceptions:
+        yield from _leaves(each)
+
+
+def _delay_of(retry: Retry) -> float | None:
+    return retry.delay if retry.at is None else max(0.0, retry.at.timestamp() - time.time())
 
 
 def encode_result(value: Any) -> bytes | Failure:
