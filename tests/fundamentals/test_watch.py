@@ -248,11 +248,11 @@ async def message_of(handle, text: str) -> None:
             return
 
 
-async def test_progress_is_between_0_and_1(queue: TaskQueue):
+async def test_progress_is_a_number(queue: TaskQueue):
     @task
     async def wrong() -> list[str]:
         found = []
-        for value in (-0.1, 1.1, float("nan"), "half"):
+        for value in (float("nan"), "half", None):
             try:
                 current_task().progress(value)
             except InvalidInput as exc:
@@ -261,7 +261,7 @@ async def test_progress_is_between_0_and_1(queue: TaskQueue):
 
     handle = await queue.enqueue(wrong(), user_id="anna")
     await Worker(queue).run_until_idle()
-    assert len(await handle.result(20)) == 4
+    assert len(await handle.result(20)) == 3
 
 
 async def test_progress_of_an_attempt_does_not_outlive_a_requeue(queue: TaskQueue):

@@ -31,9 +31,8 @@ class TaskFunction(Generic[P, R]):
     """
 
     def __init__(self, fn: Callable[P, Any], name: str | None, run_in: RunIn | None, defaults: TaskOptions) -> None:
-        if isinstance(fn, (type, TaskFunction)) or not hasattr(fn, "__qualname__"):
-            raise InvalidInput(f"only a function can be a task, not {fn!r}")
-        self.fn = fn
+        fn = _function_in(fn)
+        self.fn: Callable[P, Any] = fn
         self.name = name or default_name(fn)
         self.run_in = _where(fn, run_in)
         self.defaults = defaults
@@ -46,7 +45,7 @@ class TaskFunction(Generic[P, R]):
         self.__module__ = fn.__module__
         self.__wrapped__ = fn
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Task[R]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Task[R]:
         """A task with these arguments, outputs of other tasks among them or not.
 
         Raises:
@@ -107,15 +106,30 @@ def default_name(fn: Callable[..., Any]) -> str:
     return f"{module}.{fn.__qualname__}"
 
 
+def _function_in(fn: Any) -> Any:
+    """Itself, or what a static method is about. Raises `InvalidInput` for what is no function."""
+    function = fn.__func__ if isinstance(fn, staticmethod) else fn
+    is_named = isinstance(getattr(function, "__qualname__", None), str)
+    is_of_a_module = isinstance(getattr(function, "__module__", None), str)
+    if isinstance(function, (type, TaskFunction)) or not (callable(function) and is_named and is_of_a_module):
+        raise InvalidInput(f"only a function can be a task, not {fn!r}")
+    try:
+        inspect.signature(function)
+    except (TypeError, ValueError):
+        raise InvalidInput(f"only a function whose parameters are known can be a task, not {fn!r}") from None
+    return function
+
+
 def _where(fn: Callable[..., Any], run_in: RunIn | None) -> RunIn:
     if inspect.isasyncgenfunction(fn) or inspect.isgeneratorfunction(fn):
         raise InvalidInput(f"{fn.__qualname__} is a generator: a task returns its result, it yields none")
     is_async = inspect.iscoroutinefunction(fn)
+    wraps_async = inspect.iscoroutinefunction(inspect.unwrap(fn))  # what it returns is awaited wherever it runs
     if run_in is None:
         return "loop" if is_async else "thread"
     if run_in not in ("loop", "thread", "process"):
         raise InvalidInput(f"run_in must be 'loop', 'thread' or 'process', not {run_in!r}")
-    if is_async != (run_in == "loop"):
+    if is_async != (run_in == "loop") and not (wraps_async and not is_async):
         kind = "an async function runs in the loop" if is_async else "only an async function can run in the loop"
         raise InvalidInput(f"run_in={run_in!r} of {fn.__qualname__}: {kind}")
     return run_in

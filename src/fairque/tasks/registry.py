@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
+from types import CodeType
 from typing import Any
 
 from fairque.checks import check_id
@@ -27,10 +29,35 @@ def register(
     check_id("task name", made.name)
     for attach in features:
         attach(made)
-    known = registry.setdefault(made.name, made)
-    if known is not made:
-        raise DuplicateTask(f"the name {made.name!r} is taken by {known.fn.__module__}.{known.fn.__qualname__}")
+    known = registry.get(made.name)
+    if known is not None and not _is_made_anew(known.fn, fn):
+        raise DuplicateTask(_taken(known, made))
+    registry[made.name] = made
     return made
+
+
+def _is_made_anew(known: Callable[..., Any], fn: Callable[..., Any]) -> bool:
+    """Whether it is the same function of a notebook's cell run again, or of a module that is imported again.
+
+    One that was made twice of the same code comes from a function that makes tasks: these are two.
+    """
+    one, two = _code_of(known), _code_of(fn)
+    if (known.__module__, known.__qualname__) != (fn.__module__, fn.__qualname__) or one is None or two is None:
+        return False
+    return one is not two and (fn.__module__ == "__main__" or one.co_filename == two.co_filename)
+
+
+def _taken(known: TaskFunction[Any, Any], made: TaskFunction[Any, Any]) -> str:
+    one, two = _code_of(known.fn), _code_of(made.fn)
+    modules = f"{known.fn.__module__} and {made.fn.__module__}"
+    if one and two and one.co_filename == two.co_filename and known.fn.__module__ != made.fn.__module__:
+        return f"the name {made.name!r} is taken: {one.co_filename} runs under two names, as {modules}"
+    return f"the name {made.name!r} is taken by {known.fn.__module__}.{known.fn.__qualname__}"
+
+
+def _code_of(fn: Callable[..., Any]) -> CodeType | None:
+    """Of the function behind its wrappers, which all have the code of their decorator."""
+    return getattr(inspect.unwrap(getattr(fn, "__func__", fn)), "__code__", None)
 
 
 def get_function(name: str) -> TaskFunction[Any, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextvars import ContextVar
 from typing import Any
 
@@ -82,12 +83,14 @@ class TaskContext:
     def progress(self, fraction: float, message: str = "") -> None:
         """Tell those who watch how far it is, from 0 to 1. Cheap: a few reports a second are sent, the rest is skipped.
 
+        What is below 0 counts as 0, and what is above 1, as a sum of parts may be, as 1.
+
         Raises:
-            InvalidInput: The fraction is not between 0 and 1, or the message has more than 2,000 characters.
+            InvalidInput: The fraction is no number, or the message has more than 2,000 characters.
         """
-        if not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
-            raise InvalidInput(f"progress must be between 0 and 1, not {fraction!r}")
-        self._report(float(fraction), check_text("the message", message))
+        if not isinstance(fraction, (int, float)) or math.isnan(fraction):
+            raise InvalidInput(f"progress must be a number between 0 and 1, not {fraction!r}")
+        self._report(float(min(1, max(0, fraction))), check_text("the message", message))
 
     def _report(self, fraction: float, message: str) -> None:
         """A subprocess has no connection: nobody is told."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -81,9 +82,10 @@ class Executor:
         if function.run_in == "loop":
             return await function.fn(*run.args, **run.kwargs)
         if function.run_in == "thread":
-            return await anyio.to_thread.run_sync(
+            value = await anyio.to_thread.run_sync(
                 _call, function.fn, run.args, run.kwargs, abandon_on_cancel=True, limiter=self._threads
             )
+            return await value if inspect.isawaitable(value) else value  # a wrapper around an async function
         return await self._run_in_process(run, function)
 
     async def _run_in_process(self, run: RunningTask, function: TaskFunction[Any, Any]) -> Any:

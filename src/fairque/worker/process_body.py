@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import inspect
 import signal
 import sys
+from collections.abc import Awaitable
 from typing import Any
 
 import msgspec
@@ -27,12 +30,19 @@ def run_in_process(where: tuple[str, str, str], args: bytes, kwargs: bytes | Non
     try:
         function = _find_function(*where)
         positional, named = function.signature.decode(args, kwargs)
-        encoded = encode_result(function.fn(*positional, **named))
+        value = function.fn(*positional, **named)
+        if inspect.isawaitable(value):  # a wrapper around an async function
+            value = asyncio.run(_wait_for(value))
+        encoded = encode_result(value)
     except BaseException as exc:
         return encode_value(Reply(raised=raised_by(exc), charged=context.charged))
     if isinstance(encoded, Failure):
         return encode_value(Reply(raised=Raised(encoded, is_final=True), charged=context.charged))
     return encode_value(Reply(msgspec.Raw(encoded), charged=context.charged))
+
+
+async def _wait_for(value: Awaitable[Any]) -> Any:
+    return await value
 
 
 def _find_function(module: str, qualname: str, name: str) -> TaskFunction[Any, Any]:
