@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import sys
 import types
 import typing
@@ -60,6 +61,7 @@ class Signature:
         self._keyword_only = any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters)
         self._var_positional = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
         self._var_named = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
+        self._check_annotations()
 
     def encode_none(self) -> bytes:
         if self._required:
@@ -95,12 +97,30 @@ class Signature:
         """The arguments, converted to the annotations. Raises `BadArguments`."""
         try:
             positional = self._decoder_for(args).decode(args)
-            if kwargs is None or kwargs == _NIL:
-                return positional, {}
-            named = {name: self._named_decoder(name).decode(raw) for name, raw in _raw_map.decode(kwargs).items()}
         except Exception as exc:  # a class among the annotations may raise anything when it is built
-            raise BadArguments(f"the arguments of task {self.name!r} do not fit: {exc}") from None
+            raise BadArguments(f"the arguments of task {self.name!r} do not fit: {self._placed(exc)}") from None
+        named: dict[str, Any] = {}
+        if kwargs is None or kwargs == _NIL:
+            return positional, named
+        name = None
+        try:
+            for name, raw in _raw_map.decode(kwargs).items():
+                named[name] = self._named_decoder(name).decode(raw)
+        except Exception as exc:
+            text = str(exc).replace("`$", f"`{name}", 1) if "`$" in str(exc) else f"{exc} - at `{name}`"
+            raise BadArguments(f"the arguments of task {self.name!r} do not fit: {text}") from None
         return positional, named
+
+    def _placed(self, error: Exception) -> str:
+        """The text of an error in positional arguments, with the name of the parameter instead of its number."""
+
+        def name(found: re.Match[str]) -> str:
+            at = int(found[1])
+            if at < len(self._positional):
+                return f"`{self._positional[at]}"
+            return f"`{self._var_positional}[{at - len(self._positional)}]"
+
+        return re.sub(r"`\$\[(\d+)\]", name, str(error), count=1)
 
     def arguments(self, args: Encoded, kwargs: Encoded | None) -> dict[str, Any]:
         """The arguments of a call by name, as they travel, and the defaults of the others that have one.
@@ -134,6 +154,19 @@ class Signature:
         if self._result is None:
             self._result = _decoder(self._hints().get("return", Any))
         return self._result
+
+    def _check_annotations(self) -> None:
+        """Those that can be resolved by now; a class may stand below its function. Raises `InvalidInput`."""
+        try:
+            hints = typing.get_type_hints(self._fn, include_extras=True)
+        except (NameError, TypeError, AttributeError):
+            return
+        for name, hint in hints.items():
+            try:
+                msgspec.msgpack.Decoder(hint)
+            except TypeError as exc:
+                what = "its result" if name == "return" else f"the parameter {name!r}"
+                raise InvalidInput(f"task {self.name!r}: the annotation of {what} cannot be used: {exc}") from None
 
     def _check_shape(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         count = len(args)
@@ -227,10 +260,7 @@ def _array_length(data: Encoded) -> int:
 
 
 def _decoder(hint: Any) -> msgspec.msgpack.Decoder[Any]:
-    try:
-        return msgspec.msgpack.Decoder(hint)
-    except TypeError:  # not a type that msgspec converts to: the value comes as msgpack has it
-        return msgspec.msgpack.Decoder(Any)
+    return msgspec.msgpack.Decoder(hint)
 
 
 def _tuple_decoder(types: list[Any]) -> msgspec.msgpack.Decoder[Any]:
@@ -261,6 +291,10 @@ class Output:
         return InvalidInput(f"{self!r} is known when the task has run: pass it on as an argument, as it is")
 
 
+def _full_name(kind: type) -> str:
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
 class _Links:
     """Numbers the tasks whose outputs are met while a call is encoded."""
 
@@ -273,7 +307,7 @@ class _Links:
         if isinstance(node, Pipeline):
             raise TypeError("a pipeline has no output, only its tasks have")
         if not isinstance(node, Composable):
-            raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
+            raise TypeError(f"Encoding objects of type {_full_name(type(value))} is unsupported")
         self.met += 1
         return msgspec.msgpack.Ext(_LINK, b"%d" % self.numbers.setdefault(node, len(self.numbers)))
 
