@@ -27,7 +27,8 @@ class TaskContext:
         schedule: The firing that made it, with `schedule_id`, `cron` and `planned_at`; None unless a schedule did.
         inputs: With ``auto_xcom``, the results of its direct dependencies by task name, and pulled values by parameter.
         charged: What was added to its cost by `charge`.
-        canceled: Whether somebody asked to cancel it. A function in a thread cannot be stopped: let it look here.
+        canceled: Whether somebody asked to cancel it, or what it does counts no more: it ran out of time, another
+            worker has it, or its worker stops. A function in a thread cannot be stopped: let it look here.
     """
 
     __slots__ = (

@@ -325,6 +325,7 @@ class Runner:
 
     def _abandon(self, run: RunningTask, reason: str) -> None:
         """Its slot is free; a body that swallows the cancellation harms only itself, and is reported."""
+        run.canceled = True  # a thread has nothing else to hear of it by
         if run.body is None or run.body.done():
             return
         run.body.cancel()
