@@ -46,8 +46,8 @@ async def lose(core: Core, want: int, worker: str = "dead") -> list[Delivery]:
 
 
 async def steal(core: Core, worker: str, *, arrives: bool = True, **holds: int) -> Delivery | None:
-    """What the worker gets of silent ones within ten looks, at most one; afterwards it is silent as well."""
-    for _ in range(10):
+    """What the worker gets of silent ones within fifty looks, at most one; afterwards it is silent as well."""
+    for _ in range(50):
         taken = await core.take(1, worker=worker, lease_ms=SHORT, **holds)
         if taken:
             if arrives:
