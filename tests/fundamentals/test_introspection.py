@@ -23,6 +23,7 @@ from fairque import (
 )
 from fairque.settings import QueueSettings
 from fairque.tasks.registry import registry
+from tests.support.core import Core
 from tests.support.eventually import eventually
 from tests.support.resp import RespClient
 
@@ -188,6 +189,21 @@ async def test_users_are_listed_the_most_recently_active_first(queue: TaskQueue)
         with pytest.raises(InvalidInput, match="offset must be at least 0 and limit 1 to 1000"):
             await queue.users(**options)
     await Worker(queue).run_until_idle()
+
+
+async def test_a_worker_is_listed_in_full_before_it_runs_anything(queue: TaskQueue):
+    async with Worker(queue, concurrency=3):  # from here on it has claimed
+        [worker] = (await queue.stats()).workers
+        assert (worker.host, worker.concurrency) == (socket.gethostname(), 3)
+        assert (await queue.demand()).slots == 3
+
+
+async def test_a_worker_without_a_record_is_not_listed(queue: TaskQueue):
+    async with Worker(queue), Core(queue.connector.url, queue.name) as core:
+        [worker] = (await queue.stats()).workers
+        core.execute("ZADD", ":workers", 10**15, "nobody")
+        assert [each.worker_id for each in (await queue.stats()).workers] == [worker.worker_id]
+        core.execute("ZREM", ":workers", "nobody")
 
 
 async def test_workers_are_listed_while_they_live(queue: TaskQueue):

@@ -68,9 +68,13 @@ class Parts:
         return [*loops, self._scheduler.run] if self._scheduler is not None else loops
 
     async def _take_turns(self) -> None:
-        """Once it listens, if that is soon: else a task that is canceled as it starts hears of it by its renewal."""
+        """Once it listens and is listed, if that is soon.
+
+        Else a task that is canceled as it starts hears of it by its renewal, and a monitor sees tasks run on no worker.
+        """
         with anyio.move_on_after(LISTENING_SECONDS):
             await self._inbox.has_tried.wait()
+            await self.renewal.has_tried.wait()
         await self.turns.run()
 
     async def _say_goodbye(self) -> None:

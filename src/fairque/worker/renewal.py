@@ -60,6 +60,8 @@ class Renewal:
         self._ended = asyncio.Event()  # joining it would need a thread, and tasks may have them all
         self._renewed = 0.0
         self._thread: threading.Thread | None = None
+        self.has_tried = asyncio.Event()
+        """Set once the worker's entry was sent, or could not be."""
         self._loop = asyncio.get_running_loop()
         self.watch = LoopWatch(runner, options.stall_timeout, self._on_loop)
         self._will = LastWill(queue, options.worker_id, settler)
@@ -83,6 +85,7 @@ class Renewal:
                     self._look(requester)
                 except Exception:  # the thread outlives whatever goes wrong in one round
                     logger.exception("renewal failed, trying again")
+                self._on_loop(self.has_tried.set)
                 self._rest()
         finally:
             requester.close()
@@ -105,7 +108,8 @@ class Renewal:
         try:
             lost, canceled = self._renew(requester, held)
         except FairqueError as exc:
-            logger.warning("could not renew %d deliveries, trying again: %s", len(held), exc)
+            what = f"{len(held)} deliveries" if held else "the worker's entry"
+            logger.warning("could not renew %s, trying again: %s", what, exc)
             return
         self._renewed = now
         if lost:

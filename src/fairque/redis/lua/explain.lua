@@ -13,6 +13,7 @@
 --@include message
 --@include bytes_used
 --@include limits
+--@include live_workers
 --@arguments
 local found = {}
 local function tell(name, value)
@@ -109,9 +110,7 @@ tell('marks', call('HMGET', prefix .. 'user:' .. user, 'tat', 'tat_of', 'open_un
 tell('metrics', call('GET', prefix .. 'metrics:' .. user))
 tell('queue_metrics', call('GET', prefix .. 'metrics:*'))
 local workers = {}
-for at, worker in ipairs(call('ZRANGEBYSCORE', prefix .. 'workers', now - 60000, '+inf')) do
-  workers[at] = call('HGETALL', prefix .. 'worker:' .. worker)
-end
+for at, worker in ipairs(live_workers(60000)) do workers[at] = worker[2] end
 tell('workers', workers)
 tell('lines', lines_of(group))
 local totals = call('HMGET', state_key, 'critical', 'normal')

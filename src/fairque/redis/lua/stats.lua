@@ -4,10 +4,7 @@
 -- Returns  {state fields, users ready, users known, per worker: {name, fields}, now, metrics}
 -- Cost     O(workers)
 --@include base
+--@include live_workers
 --@arguments
-local workers = {}
-for _, worker in ipairs(call('ZRANGEBYSCORE', prefix .. 'workers', now - silent_ms, '+inf')) do
-  workers[#workers + 1] = { worker, call('HGETALL', prefix .. 'worker:' .. worker) }
-end
-return { call('HGETALL', state_key), call('ZCARD', ready_key), call('ZCARD', users_key), workers, now,
+return { call('HGETALL', state_key), call('ZCARD', ready_key), call('ZCARD', users_key), live_workers(silent_ms), now,
   call('GET', prefix .. 'metrics:*') or '' }

@@ -1,0 +1,57 @@
+#!lua flags=allow-oom
+-- A task stands in the way of everything in its worker, which ends for that: of this death it is known who caused it.
+-- KEYS[1]  state
+-- Returns  1 noted, 0 it is no longer this worker's
+-- Cost     O(1)
+
+-- lib/base.lua
+-- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
+-- tag.
+local call = redis.call
+local prefix = string.sub(KEYS[1], 1, -6)
+local state_key = KEYS[1]
+local ready_key = prefix .. 'ready'
+local due_key = prefix .. 'due'
+local leases_key = prefix .. 'leases'
+local users_key = prefix .. 'users'
+local time = call('TIME')
+local now_us = time[1] * 1000000 + time[2]
+local now = math.floor(now_us / 1000)
+local now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+
+-- A user hash nobody touched for this long is forgotten (its policy is a key of its own and stays).
+local USER_TTL = 604800000
+
+local function user_key(user) return prefix .. 'user:' .. user end
+local function task_key(user, id) return prefix .. 'task:' .. user .. ':' .. id end
+local function body_key(user, id) return prefix .. 'body:' .. user .. ':' .. id end
+local function result_key(user, id) return prefix .. 'result:' .. user .. ':' .. id end
+local function errors_key(user, id) return prefix .. 'errors:' .. user .. ':' .. id end
+local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. id end
+local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
+local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
+
+-- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
+local function attempt_in(field) return tonumber(field or 1) end
+
+-- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
+local function place_key(place, user) return prefix .. place .. ':' .. user end
+local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
+
+-- What went wrong, as pcall tells it.
+local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
+
+-- What happened is done, also where nobody may be told of it.
+local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+return (function()
+-- ARGV[1] is the msgpack of Accuse: worker: str, lane: str, user: str, id: str, stream_id: str, attempt: int
+--   The same of one that stops its worker.
+local args = cmsgpack.unpack(ARGV[1])
+local worker, lane, user, id, stream_id, attempt = args[1], args[2], args[3], args[4], args[5], args[6]
+local LONG_MS = 1000000000000 -- it counts, however long ago the task began
+local key = task_key(user, id)
+local known = call('HMGET', key, 'stream_id', 'attempt', 'worker', 'lost', 'tried')
+if known[1] ~= stream_id or attempt_in(known[2]) ~= attempt or known[3] ~= worker then return 0 end
+call('HSET', key, 'attempt', attempt, 'received', attempt, 'lost', known[4] or 0, 'tried', known[5] or 1, 'alone', LONG_MS)
+return 1
+end)()
