@@ -27,6 +27,7 @@ from fairque import (
     FairqueError,
     InvalidInput,
     MessageTooLarge,
+    NotEncodable,
     QueueFull,
     QueueUnavailable,
     ResultTimeout,
@@ -242,6 +243,17 @@ def test_errors_are_answered_in_the_manner_of_fastapi(error: FairqueError, statu
     assert SECRET not in answer.text
     told = answer.json()["detail"]
     assert told == (detail if status != 422 else [{"type": "invalid_input", "loc": [], "msg": detail}])
+
+
+def test_a_user_that_is_paused_without_an_end_is_told_no_time():
+    with TestClient(raising(QueueFull("full", None))) as client:
+        answer = client.get("/")
+    assert (answer.status_code, "retry-after" in answer.headers) == (429, False)
+
+
+def test_what_the_server_cannot_encode_is_its_own_mistake():
+    with TestClient(raising(NotEncodable("no")), raise_server_exceptions=False) as client:
+        assert client.get("/").status_code == 500
 
 
 def raising(error: Exception) -> FastAPI:

@@ -234,6 +234,7 @@ async def test_a_batch_that_does_not_fit_is_refused_as_a_whole(core: Core) -> No
     before = core.dump()
     with pytest.raises(QueueFull, match="acme") as caught:
         await core.enqueue("acme", "x", "y", "z")
+    assert caught.value.retry_after is not None
     assert caught.value.retry_after > 0
     assert core.dump() == before
     await core.enqueue("acme", "x", "y")
@@ -263,6 +264,7 @@ async def test_the_time_to_wait_follows_from_how_fast_the_user_is_served(core: C
         core.wait_until_ms(core.now_us() // 1000 + 1)
     with pytest.raises(QueueFull) as caught:
         await core.enqueue("acme", *names(100, "more"))
+    assert caught.value.retry_after is not None
     assert 0.1 <= caught.value.retry_after < 10, "ten too many, at some hundred a second"
 
 

@@ -6,7 +6,8 @@
     ├── InvalidInput (ValueError)        a value breaks a rule; nothing was written
     │   ├── ConfigError                  an option, a URL or a server that cannot be used
     │   │   └── SettingsMismatch         the queue has other settings, or data of another layout
-    │   ├── BadArguments                 arguments that do not fit the function, or cannot be encoded
+    │   ├── BadArguments                 arguments that do not fit the function
+    │   │   └── NotEncodable             arguments of a type that cannot be sent
     │   ├── MessageTooLarge              a message above `max_message_bytes`
     │   ├── DependencyError              a task would wait for what is not known, or for itself
     │   └── DuplicateTask                two functions under one name
@@ -41,6 +42,7 @@ __all__ = [
     "FairqueError",
     "InvalidInput",
     "MessageTooLarge",
+    "NotEncodable",
     "QueueFull",
     "QueueUnavailable",
     "QuotaExceeded",
@@ -91,6 +93,10 @@ class BadArguments(InvalidInput):
     """Arguments that do not fit the function's annotations, or cannot be encoded."""
 
 
+class NotEncodable(BadArguments):
+    """Arguments of a type that cannot be sent: a mistake of the code that calls, never of its input."""
+
+
 class MessageTooLarge(InvalidInput):
     """A message is larger than `max_message_bytes`."""
 
@@ -119,10 +125,11 @@ class QueueFull(FairqueError):
     """A user has as many tasks waiting as its policy allows. Nothing was written.
 
     Attributes:
-        retry_after: Seconds after which there may be room, judged by how fast the user's tasks went lately.
+        retry_after: Seconds after which there may be room, judged by how fast the user's tasks went lately, or by the
+            end of its pause. None while it is paused without an end.
     """
 
-    def __init__(self, message: str, retry_after: float) -> None:
+    def __init__(self, message: str, retry_after: float | None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 

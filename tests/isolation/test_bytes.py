@@ -229,6 +229,7 @@ async def test_bodies_beyond_the_limit_are_refused_as_a_whole_before_anything_is
     assert refused.value.limit == 3 * LARGE
     assert refused.value.used == measured(core, "a")
     assert refused.value.asked > 2 * LARGE
+    assert refused.value.retry_after is not None
     assert 0 < refused.value.retry_after <= 60
     for told in ("'a'", "9,000", "max_bytes", "dead letters"):
         assert told in str(refused.value)
@@ -315,6 +316,7 @@ async def test_what_expires_counts_no_longer_than_ten_seconds_more(core: Core) -
     await core.store.xcom_push("a", "space", "key", b"v" * 1_000, 100)
     with pytest.raises(QuotaExceeded) as refused:
         await core.enqueue_all([task("a", "2", LARGE)])
+    assert refused.value.retry_after is not None
     assert refused.value.retry_after <= 11
 
     async def fits() -> bool:

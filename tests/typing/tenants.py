@@ -125,4 +125,4 @@ async def show(pages: int) -> int:
 
 
 def a_full_queue_says_when_to_come_back(error: QueueFull) -> None:
-    assert_type(error.retry_after, float)
+    assert_type(error.retry_after, float | None)

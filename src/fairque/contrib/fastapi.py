@@ -32,6 +32,7 @@ from fairque import (
     DuplicateTask,
     FairqueError,
     InvalidInput,
+    NotEncodable,
     QueueFull,
     QueueUnavailable,
     ResultTimeout,
@@ -146,14 +147,14 @@ def install_handlers(app: FastAPI) -> None:
     ====================  ====  ========================================================================
     `InvalidInput`        422   the detail is a list with one entry, as where FastAPI refuses arguments
     `UnknownTask`         404   and `XComMissing`
-    `QueueFull`           429   with ``Retry-After``
+    `QueueFull`           429   with ``Retry-After``, unless its user is paused without an end
     `QueueUnavailable`    503   with ``Retry-After``
     `ResultTimeout`       504
     ====================  ====  ========================================================================
 
-    What the client cannot help stays an error of the server: `ConfigError` and `DuplicateTask`, which are kinds of
-    `InvalidInput`; `StoreError`; and `TaskFailed` and its like, whose meaning only the endpoint knows. Only the text of
-    `InvalidInput` reaches the client: it names the value that breaks a rule.
+    What the client cannot help stays an error of the server: `ConfigError`, `DuplicateTask` and `NotEncodable`, which
+    are kinds of `InvalidInput`; `StoreError`; and `TaskFailed` and its like, whose meaning only the endpoint knows.
+    Only the text of `InvalidInput` reaches the client: it names the value that breaks a rule.
     """
     for error, handler in _HANDLERS.items():
         app.add_exception_handler(error, handler)
@@ -249,7 +250,7 @@ async def _answers(queue: TaskQueue) -> bool:
 
 
 async def _refuse(_: Request, error: Exception) -> Response:
-    if isinstance(error, (ConfigError, DuplicateTask)):
+    if isinstance(error, (ConfigError, DuplicateTask, NotEncodable)):
         raise error
     return JSONResponse({"detail": [{"type": "invalid_input", "loc": [], "msg": str(error)}]}, 422)
 
@@ -261,7 +262,7 @@ async def _unknown(_: Request, error: Exception) -> Response:
 
 async def _full(_: Request, error: Exception) -> Response:
     seconds = error.retry_after if isinstance(error, QueueFull) else 0.0
-    return _later(429, "too many tasks are waiting", math.ceil(seconds))
+    return _later(429, "too many tasks are waiting", None if seconds is None else math.ceil(seconds))
 
 
 async def _unavailable(_: Request, error: Exception) -> Response:
@@ -273,8 +274,9 @@ async def _not_in_time(*_: object) -> Response:
     return JSONResponse({"detail": "the task has not ended in time"}, 504)
 
 
-def _later(status: int, detail: str, seconds: int) -> Response:
-    return JSONResponse({"detail": detail}, status, {"Retry-After": str(max(1, seconds))})
+def _later(status: int, detail: str, seconds: int | None) -> Response:
+    headers = {"Retry-After": str(max(1, seconds))} if seconds is not None else {}
+    return JSONResponse({"detail": detail}, status, headers)
 
 
 _HANDLERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {

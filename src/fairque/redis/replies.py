@@ -19,7 +19,7 @@ def refusal(answers: list[Any]) -> FairqueError:
     code, user_id = answers[0].decode(), decode_user(answers[1])
     of_user = f"of user {user_id!r}"
     if code == "full":
-        return QueueFull(f"the backlog {of_user} is full", retry_after=answers[2] / 1000)
+        return QueueFull(f"the backlog {of_user} is full", answers[2] / 1000 if answers[2] >= 0 else None)
     if code == "heavy":
         used, limit, asked, retry_ms = answers[2:]
         text = f"user {user_id!r} has {used:,} of at most {limit:,} bytes, {asked:,} more do not fit: let tasks end and"

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from fairque.errors import BadArguments, InvalidInput
+from fairque.errors import BadArguments, InvalidInput, NotEncodable
 from fairque.tasks.pipeline import Composable, Pipeline
 
 __all__ = ["Output", "Signature", "encode_linked", "resolve"]
@@ -90,7 +90,7 @@ class Signature:
         try:
             [encoded, named], upstream = encode_linked(args, kwargs)
         except _UNENCODABLE as exc:
-            raise BadArguments(f"the arguments of task {self.name!r} cannot be encoded: {exc}") from None
+            raise NotEncodable(f"the arguments of task {self.name!r} cannot be encoded: {exc}") from None
         return encoded, named if kwargs else None, upstream
 
     def decode(self, args: Encoded, kwargs: Encoded | None) -> tuple[Any, dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
-from fairque.errors import BadArguments, InvalidInput
+from fairque.errors import InvalidInput, NotEncodable
 from fairque.tasks.limit_keys import limit_keys
 from fairque.tasks.message import NIL, LimitKey, Message
 from fairque.tasks.options import NO_OPTIONS, TaskOptions
@@ -64,7 +64,7 @@ class Task(Composable, Generic[R_co]):
         try:
             [args], upstream = encode_linked(dict(payload or {}))
         except (TypeError, ValueError, OverflowError, RecursionError) as exc:
-            raise BadArguments(f"the payload cannot be encoded: {exc}") from None
+            raise NotEncodable(f"the payload cannot be encoded: {exc}") from None
         return Task(name, args, None, None, NO_OPTIONS.merged(options), check_upstream(upstream))
 
     @property

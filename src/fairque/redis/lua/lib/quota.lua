@@ -18,8 +18,19 @@ function choice.excess(user, more)
   return most and math.max(0, choice.waiting(user) + more - most) or 0
 end
 
--- Seconds (as ms) in which the user's tasks, as fast as they went lately, make room for so many.
+-- Until when the user, or everybody, is paused: 0 where nobody is, -1 without an end.
+local function pause_of(user)
+  local own = rawget(nodes.user(user).policy, 'paused')
+  local all = choice.all_paused
+  if own == true or all == true then return -1 end
+  return math.max(own or 0, all or 0)
+end
+
+-- In how many ms the user's tasks, as fast as they went lately, make room for so many, or its pause ends; -1: nobody knows.
 function choice.retry_after(user, excess)
+  local paused = pause_of(user)
+  if paused < 0 then return -1 end
+  if paused > now then return paused - now end
   local blob = call('GET', prefix .. 'metrics:' .. user)
   if not blob then return 1000 end
   local recent, span = recent_services(blob)
