@@ -561,7 +561,7 @@ async def test_demand_says_how_many_slots_it_takes(run: Run, queue: TaskQueue) -
     said(
         await run("demand", "--target-wait=2"),
         r"backlog +100 tasks, \d.* of work",
-        r"slots +0, 0 tasks run",
+        r"slots +0, 0 tasks run, 0 ms of work left",
         r"wait with these +-",
         r"slots needed +\d+ for a wait of 2 s",
     )

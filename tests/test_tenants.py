@@ -33,6 +33,7 @@ from fairque import (
     current_task,
     task,
 )
+from fairque.queue.demand import look_at_demand
 from fairque.tasks.registry import unregister
 from tests.support.core import Core, metrics_of_old
 from tests.support.eventually import eventually
@@ -666,6 +667,55 @@ async def test_demand_tells_the_slots_that_it_takes(queue: TaskQueue) -> None:
     assert (found.slots, found.wait_seconds) == (0, None)
     assert json.loads(msgspec.json.encode(found))["slots_needed"] == found.slots_needed
     await queue.purge("acme")
+
+
+async def are_running(queue: TaskQueue, tasks: int) -> bool:
+    return (await queue.stats()).started == tasks
+
+
+async def test_demand_keeps_the_slots_of_what_runs(queue: TaskQueue) -> None:
+    await queue.enqueue_many([nap(3600) for _ in range(40)], user_id="acme")
+    async with Worker(queue, concurrency=40, shutdown_timeout=0, scheduler=False):
+        await eventually(lambda: are_running(queue, 40))
+        assert (await queue.demand()).slots_needed == 40
+        await queue.enqueue_many([nap(3600) for _ in range(5)], user_id="zoe")
+        await asyncio.sleep(0)
+        found = await queue.demand(target_wait=0.001)
+        assert (found.running, found.backlog, found.slots_needed) == (40, 5, 45)
+        assert found.running_seconds > 0
+    for user_id in ("acme", "zoe"):
+        await queue.purge(user_id)
+
+
+async def test_demand_counts_what_long_tasks_have_left(queue: TaskQueue) -> None:
+    async with Core(queue.connector.url, queue.name) as core:
+        core.execute("HSET", ":run-times", nap(0).name, "10 300")
+        await queue.enqueue_many([nap(3600) for _ in range(2)], user_id="acme")
+        async with Worker(queue, concurrency=2, shutdown_timeout=0, scheduler=False):
+            await eventually(lambda: are_running(queue, 2))
+            found = await queue.demand(target_wait=600)
+            assert found.running_seconds == pytest.approx(600, rel=0.05)
+            assert found.slots_needed == 1, "two halves of a slot"
+            assert (await queue.demand(target_wait=10)).slots_needed == 2
+        core.execute("DEL", ":run-times")
+    await queue.purge("acme")
+
+
+async def test_demand_is_not_zero_while_something_is_due_soon(queue: TaskQueue) -> None:
+    await queue.enqueue(nap(0), user_id="acme", delay=200)
+    assert (await queue.demand()).slots_needed == 1
+    assert (await queue.demand(cooldown=100)).slots_needed == 0
+    await queue.purge("acme")
+
+
+async def test_demand_counts_the_tasks_of_the_dead_among_those_that_wait(server: Server, queue_name: str) -> None:
+    async with Core(server.url, queue_name) as core:
+        await core.enqueue("acme", "a", "b")
+        deliveries = await core.take(2)
+        found = await look_at_demand(core.store, target_wait=0.001)
+        assert (found.running, found.running_seconds) == (2, 0), "the worker never said what it is"
+        assert found.slots_needed >= 1
+        await core.settle(deliveries)
 
 
 async def test_services_of_a_real_worker_follow_the_shares(queue: TaskQueue) -> None:

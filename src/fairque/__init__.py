@@ -42,6 +42,7 @@ from fairque.models import (
 )
 from fairque.policy import Breaker, Policy, Rate
 from fairque.queue.dead_letters import DeadLetter
+from fairque.queue.demand import Demand
 from fairque.queue.explanation import Certainty, Explanation, Reason, Waiting
 from fairque.queue.handle import (
     Cancellation,
@@ -50,7 +51,7 @@ from fairque.queue.handle import (
 from fairque.queue.pipeline_handle import PipelineHandle, PipelineState
 from fairque.queue.purge import Purged
 from fairque.queue.queue import TaskQueue
-from fairque.queue.usage import Demand, Share, Shares, UsageHour
+from fairque.queue.usage import Share, Shares, UsageHour
 from fairque.queue.xcom import BlockingXCom, XCom, XComManager
 from fairque.schedule.spec import ScheduledTask, ScheduleState
 from fairque.scheduler.scheduler import TaskScheduler

@@ -23,9 +23,10 @@ from fairque.policy import (
     policy_in,
     stored_in,
 )
+from fairque.queue.demand import COOLDOWN, Demand, look_at_demand
 from fairque.queue.explain import explain
 from fairque.queue.explanation import Explanation
-from fairque.queue.usage import Demand, Shares, UsageHour, demand, shares, usage_in
+from fairque.queue.usage import Shares, UsageHour, shares, usage_in
 from fairque.redis.keys import decode_user, encode_user
 from fairque.redis.store import Store
 
@@ -233,9 +234,15 @@ class Tenants:
         """How evenly the most recently active users were served over the last minute or so."""
         return shares(await self._reader.users(0, check_count("limit", limit, 1, MOST_LISTED)))
 
-    async def demand(self, *, target_wait: float = 10.0) -> Demand:
-        """What waits in seconds of work, and how many slots it takes to serve it within `target_wait` seconds."""
-        return demand(await self._reader.stats(), target_wait)
+    async def demand(self, *, target_wait: float = 10.0, cooldown: float = COOLDOWN) -> Demand:
+        """How many slots it takes so that what runs goes on and what waits starts in time, for an autoscaler.
+
+        Args:
+            target_wait: Seconds within which all that waits now should have started.
+            cooldown: Seconds within which what is due keeps a slot: no less than an autoscaler waits before it scales
+                to zero, as schedules fire in workers only.
+        """
+        return await look_at_demand(self._reader, target_wait, cooldown)
 
 
 def _policy_name(user_id: str) -> str:

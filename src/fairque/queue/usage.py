@@ -1,20 +1,18 @@
-"""What was used and what is needed: hours for bills, shares for fairness, slots for autoscaling."""
+"""What was used: hours for bills, shares for fairness."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 import msgspec
 
-from fairque.checks import check_seconds
 from fairque.fairness.contention import jains_index
 from fairque.metrics import metrics_in
-from fairque.models import QueueStats, UserInfo
+from fairque.models import UserInfo
 
-__all__ = ["Demand", "Share", "Shares", "UsageHour", "demand", "shares", "usage_in"]
+__all__ = ["Share", "Shares", "UsageHour", "shares", "usage_in"]
 
 HOURS = 24
 HOUR_SECONDS = 3600
@@ -54,24 +52,6 @@ class Shares(msgspec.Struct, frozen=True, kw_only=True):
 
     jain: float
     users: tuple[Share, ...]
-
-
-class Demand(msgspec.Struct, frozen=True, kw_only=True):
-    """What waits, in work instead of tasks.
-
-    `run_seconds` is the mean time that tasks took lately, `work_seconds` what waits times that, `wait_seconds` what the
-    last in line waits for with the slots that there are (None without any), `slots_needed` how many it takes to serve
-    what waits within `target_wait` seconds.
-    """
-
-    backlog: int
-    running: int
-    slots: int
-    run_seconds: float
-    work_seconds: float
-    wait_seconds: float | None
-    target_wait: float
-    slots_needed: int
 
 
 def usage_in(reply: Sequence[Any], days: Sequence[int], since: datetime) -> list[UsageHour]:
@@ -115,29 +95,3 @@ def _rated(user: UserInfo, served: float, weights: float, somebody_waits: bool) 
     elif somebody_waits and share > NOISY * entitled:
         verdict = "noisy"
     return Share(user_id=user.user_id, share=share, entitled=entitled, verdict=verdict)
-
-
-def demand(stats: QueueStats, target_wait: float) -> Demand:
-    """What it takes to serve what waits in time."""
-    check_seconds("target_wait", target_wait, least=0.001)
-    slots = sum(worker.concurrency for worker in stats.workers)
-    run = stats.metrics.recent_run_seconds or _mean(stats)
-    work = stats.queued * run
-    busy = math.ceil(stats.metrics.recent_rate * run) if not stats.queued else 0
-    return Demand(
-        backlog=stats.queued,
-        running=stats.started,
-        slots=slots,
-        run_seconds=run,
-        work_seconds=work,
-        wait_seconds=work / slots if slots else (None if stats.queued else 0.0),
-        target_wait=target_wait,
-        slots_needed=max(math.ceil(work / target_wait), busy, min(1, stats.queued + stats.started)),
-    )
-
-
-def _mean(stats: QueueStats) -> float:
-    """Of everything that was ever measured, when nothing was lately."""
-    measured = stats.metrics
-    services = measured.finished + measured.failed + measured.retried
-    return measured.busy_seconds / services if services else 0.0

@@ -263,6 +263,13 @@ class Stats(Arguments, frozen=True):
     silent_ms: int
 
 
+class Demand(Arguments, frozen=True):
+    """most: running tasks to look at. silent_ms: after which a worker counts as dead."""
+
+    most: int
+    silent_ms: int
+
+
 class Health(Arguments, frozen=True):
     """most: users."""
 

@@ -246,6 +246,11 @@ class Store(TenantScripts, XComScripts, CheckScripts):
             metrics=metrics_in(metrics, now_ms),
         )
 
+    async def demand(self, most: int) -> list[Any]:
+        """What demand.lua finds, of at most so many running tasks."""
+        found: list[Any] = await self.call(arguments.Demand(most, WORKER_TTL_MS))
+        return found
+
     async def users(self, offset: int, limit: int) -> list[UserInfo]:
         return await self._users(arguments.Users(offset, limit, ()))
 

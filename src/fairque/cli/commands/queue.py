@@ -23,6 +23,7 @@ from fairque.cli.screens.overview import Overview, look, overview_parts
 from fairque.cli.screens.top import Order, Sampler, Snapshot, TopView, draw
 from fairque.config.duration import parse_duration
 from fairque.models import EVERYONE
+from fairque.queue.demand import COOLDOWN
 from fairque.queue.tenants import KEPT_DAYS
 
 __all__ = ["demand", "info", "top", "usage"]
@@ -210,14 +211,17 @@ def _since(text: str) -> datetime:
 
 def demand(
     target_wait: Annotated[
-        float, typer.Option(min=0.001, metavar="SECONDS", help="Within this time, what waits should be served.")
+        float, typer.Option(min=0.001, metavar="SECONDS", help="Within this time, what waits should start.")
     ] = 10.0,
+    cooldown: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="What is due within this time keeps one slot.")
+    ] = COOLDOWN,
     url: Url = None,
     queue: QueueName = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> int:
-    """Show how much work waits, and how many slots it takes to serve it in time.
+    """Show how much work waits and runs, and how many slots it takes so that all of it starts in time.
 
     For an autoscaler: "slots_needed" in JSON is how many tasks should be able to run at once, on all workers.
     The mean run is that of the last minute or so, or where nothing ran lately, of everything that was measured.
@@ -226,7 +230,9 @@ def demand(
 
     Exit codes: 0 shown, 1 failed, 2 wrong usage.
     """
-    found = on_queue(make_queue(url, queue, config), lambda opened: opened.demand(target_wait=target_wait))
+    found = on_queue(
+        make_queue(url, queue, config), lambda opened: opened.demand(target_wait=target_wait, cooldown=cooldown)
+    )
     if as_json:
         print_json(found)
         return 0
@@ -234,7 +240,7 @@ def demand(
         (
             ("backlog", f"{found.backlog} tasks, {span(found.work_seconds)} of work"),
             ("mean run", span(found.run_seconds)),
-            ("slots", f"{found.slots}, {found.running} tasks run"),
+            ("slots", f"{found.slots}, {found.running} tasks run, {span(found.running_seconds)} of work left"),
             ("wait with these", span(found.wait_seconds)),
             ("slots needed", f"{found.slots_needed} for a wait of {span(target_wait)}"),
         )

@@ -14,7 +14,8 @@ from rich.text import Text
 from fairque import Demand, QueueStats, Share, Shares, TaskQueue, UserInfo, WorkerInfo
 from fairque.cli.output import NOTHING, ago, make_table, moment, span
 from fairque.cli.screens.policies import shown_rule
-from fairque.queue.usage import demand, shares
+from fairque.queue.demand import look_at_demand
+from fairque.queue.usage import shares
 
 __all__ = [
     "FLAGS",
@@ -99,15 +100,14 @@ class Overview(msgspec.Struct, frozen=True):
 async def look(queue: TaskQueue, most: int) -> Overview:
     """With at most so many users."""
     stats = await queue.stats()
+    demand = await look_at_demand(queue.reader, TARGET_WAIT)
     compared = max(most, MOST_COMPARED)
     found = {user.user_id: user for user in await queue.active_users(limit=compared)}
     for user in await queue.users(limit=compared):
         found.setdefault(user.user_id, user)
     of_all = shares(tuple(found.values()))
     users = tuple(found.values())[:most]
-    return Overview(
-        queue.name, stats, users, of_all, user_statuses(users, of_all, stats.at), demand(stats, TARGET_WAIT)
-    )
+    return Overview(queue.name, stats, users, of_all, user_statuses(users, of_all, stats.at), demand)
 
 
 def totals_table(stats: QueueStats) -> Table:

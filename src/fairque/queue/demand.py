@@ -1,0 +1,127 @@
+"""`Demand`: how many slots it takes, for autoscaling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import msgspec
+
+from fairque.checks import check_seconds
+from fairque.metrics import Metrics
+from fairque.models import QueueStats
+from fairque.redis.store import Store
+
+__all__ = ["COOLDOWN", "Demand", "look_at_demand"]
+
+MOST_LOOKED_AT = 500
+COOLDOWN = 300.0
+
+
+class Demand(msgspec.Struct, frozen=True, kw_only=True):
+    """What waits and what runs, in work instead of tasks. Times are in seconds.
+
+    `run_seconds` is the mean time that tasks took lately; where nothing was measured yet, what those that run are
+    thought to take. `work_seconds` is what waits times that, and `running_seconds` what is left of the tasks that run.
+    `wait_seconds` is what the last in line waits for with the slots that there are (None without any), `slots_needed`
+    how many it takes so that what runs goes on and what waits starts within `target_wait`.
+
+    `slots_needed` is 0 only where nothing runs or waits, and nothing is due within `cooldown`. Tasks of a worker that
+    died count among those that wait.
+    """
+
+    backlog: int
+    running: int
+    slots: int
+    run_seconds: float
+    work_seconds: float
+    running_seconds: float
+    wait_seconds: float | None
+    target_wait: float
+    cooldown: float
+    slots_needed: int
+
+
+class _Running(NamedTuple):
+    """`mean`: of its name, None where nothing is known of it."""
+
+    age: float
+    lives: bool
+    mean: float | None
+
+    @property
+    def left(self) -> float:
+        """In seconds: of one that has run for longer than others of its name as much again as it has run."""
+        return self.mean - self.age if self.mean is not None and self.mean > self.age else self.age
+
+    def slots(self, target_wait: float) -> float:
+        """The part of a slot that it takes until `target_wait` is over: nobody knows when a new kind of task ends."""
+        return 1.0 if self.mean is None else min(1.0, self.left / target_wait)
+
+
+async def look_at_demand(store: Store, target_wait: float, cooldown: float = COOLDOWN) -> Demand:
+    """Looks at the totals, and at 500 of the tasks that run, which stand for the others."""
+    check_seconds("target_wait", target_wait, least=0.001)
+    check_seconds("cooldown", cooldown)
+    stats = await store.stats()
+    now_ms, due_ms, fires_ms, running, means = await store.demand(MOST_LOOKED_AT)
+    soon_ms = now_ms + cooldown * 1000
+    is_due = any(at_ms and float(at_ms) <= soon_ms for at_ms in (due_ms, fires_ms))
+    return _demand(stats, _running_in(running, means), target_wait, cooldown, is_due=is_due)
+
+
+def _running_in(running: Sequence[Any], means: Sequence[bytes]) -> list[_Running]:
+    mean_of = {name: float(mean) for name, mean in zip(means[::2], means[1::2], strict=True) if mean}
+    rows = zip(running[::3], running[1::3], running[2::3], strict=True)
+    return [_Running(age_ms / 1000, bool(lives), mean_of.get(name)) for name, age_ms, lives in rows]
+
+
+def _demand(
+    stats: QueueStats, looked_at: Sequence[_Running], target_wait: float, cooldown: float, *, is_due: bool
+) -> Demand:
+    slots = sum(worker.concurrency for worker in stats.workers)
+    alive = [task for task in looked_at if task.lives]
+    scale = max(1.0, stats.started / len(looked_at)) if looked_at else 0.0
+    waits = stats.queued + round(scale * (len(looked_at) - len(alive)))
+    run = _run_seconds(stats.metrics, looked_at)
+    left = scale * sum(task.left for task in alive)
+    kept = scale * sum(task.slots(target_wait) for task in alive)
+    lately = math.ceil(stats.metrics.recent_rate * stats.metrics.recent_run_seconds) if not waits else 0
+    return Demand(
+        backlog=stats.queued,
+        running=stats.started,
+        slots=slots,
+        run_seconds=run,
+        work_seconds=stats.queued * run,
+        running_seconds=left,
+        wait_seconds=_wait(stats, slots, stats.queued * run, left),
+        target_wait=target_wait,
+        cooldown=cooldown,
+        slots_needed=max(
+            math.ceil(kept - 1e-9) + _slots_to_start(waits, run, target_wait),
+            lately,
+            1 if is_due or stats.queued or stats.started else 0,
+        ),
+    )
+
+
+def _slots_to_start(tasks: int, run: float, target_wait: float) -> int:
+    """So many that the last of them starts in time: each slot takes one at once, and the next after each run."""
+    per_slot = math.floor(target_wait / run) + 1 if run > 0 else tasks
+    return math.ceil(tasks / per_slot) if tasks else 0
+
+
+def _wait(stats: QueueStats, slots: int, work: float, left: float) -> float | None:
+    """What runs holds the slots until then, unless some are free."""
+    if not stats.queued:
+        return 0.0
+    return (work + (left if stats.started >= slots else 0.0)) / slots if slots else None
+
+
+def _run_seconds(measured: Metrics, looked_at: Sequence[_Running]) -> float:
+    """Lately, else of everything that was ever measured, else by what runs."""
+    services = measured.finished + measured.failed + measured.retried
+    known = measured.recent_run_seconds or (measured.busy_seconds / services if services else 0.0)
+    return known or (fmean(task.age + task.left for task in looked_at) if looked_at else 0.0)
