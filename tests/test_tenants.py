@@ -669,6 +669,42 @@ async def test_demand_tells_the_slots_that_it_takes(queue: TaskQueue) -> None:
     await queue.purge("acme")
 
 
+async def test_shares_count_what_runs(queue: TaskQueue) -> None:
+    await queue.enqueue_many([nap(0) for _ in range(20)], user_id="idle")
+    await Worker(queue).run_until_idle()
+    await queue.enqueue_many([nap(300) for _ in range(5)], user_id="acme")
+    async with Worker(queue, concurrency=2, shutdown_timeout=0):
+        await eventually(lambda: are_running(queue, 2))
+        found = {user.user_id: user for user in (await queue.shares()).users}
+        assert (found["acme"].verdict, found["idle"].verdict) == ("", ""), "acme has all the slots that there are"
+        assert found["acme"].share == pytest.approx(2 / 22, rel=0.05)
+    await queue.purge("acme")
+
+
+async def test_who_came_while_nothing_ended_is_not_starved(queue: TaskQueue) -> None:
+    await queue.enqueue_many([nap(300), nap(300)], user_id="acme")
+    async with Worker(queue, concurrency=2, shutdown_timeout=0):
+        await eventually(lambda: are_running(queue, 2))
+        await queue.enqueue(nap(0), user_id="zoe")
+        found = {user.user_id: (user.share, user.verdict) for user in (await queue.shares()).users}
+        assert found == {"acme": (1, ""), "zoe": (0, "")}, "no slot has come free"
+    for user_id in ("acme", "zoe"):
+        await queue.purge(user_id)
+
+
+async def test_users_of_a_group_are_entitled_to_their_part_of_it(queue: TaskQueue) -> None:
+    await queue.set_group("gold", weight=3)
+    await queue.set_policy("a", group="gold")
+    await queue.set_policy("b", group="gold/inner", weight=2)
+    for user_id in ("a", "b", "c"):
+        await queue.enqueue(nap(0), user_id=user_id)
+    entitled = {user.user_id: user.entitled for user in (await queue.shares()).users}
+    assert entitled == {"a": 3 / 8, "b": 3 / 8, "c": 1 / 4}
+    for user_id in ("a", "b", "c"):
+        await queue.purge(user_id)
+    await queue.set_group("gold", weight=None)
+
+
 async def are_running(queue: TaskQueue, tasks: int) -> bool:
     return (await queue.stats()).started == tasks
 

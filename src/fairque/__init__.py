@@ -51,7 +51,8 @@ from fairque.queue.handle import (
 from fairque.queue.pipeline_handle import PipelineHandle, PipelineState
 from fairque.queue.purge import Purged
 from fairque.queue.queue import TaskQueue
-from fairque.queue.usage import Share, Shares, UsageHour
+from fairque.queue.shares import Share, Shares
+from fairque.queue.usage import UsageHour
 from fairque.queue.xcom import BlockingXCom, XCom, XComManager
 from fairque.schedule.spec import ScheduledTask, ScheduleState
 from fairque.scheduler.scheduler import TaskScheduler

@@ -26,7 +26,8 @@ from fairque.policy import (
 from fairque.queue.demand import COOLDOWN, Demand, look_at_demand
 from fairque.queue.explain import explain
 from fairque.queue.explanation import Explanation
-from fairque.queue.usage import Shares, UsageHour, shares, usage_in
+from fairque.queue.shares import Shares, look_at_shares
+from fairque.queue.usage import UsageHour, usage_in
 from fairque.redis.keys import decode_user, encode_user
 from fairque.redis.store import Store
 
@@ -232,7 +233,8 @@ class Tenants:
 
     async def shares(self, *, limit: int = 1000) -> Shares:
         """How evenly the most recently active users were served over the last minute or so."""
-        return shares(await self._reader.users(0, check_count("limit", limit, 1, MOST_LISTED)))
+        users = await self._reader.users(0, check_count("limit", limit, 1, MOST_LISTED))
+        return await look_at_shares(self._reader, users)
 
     async def demand(self, *, target_wait: float = 10.0, cooldown: float = COOLDOWN) -> Demand:
         """How many slots it takes so that what runs goes on and what waits starts in time, for an autoscaler.

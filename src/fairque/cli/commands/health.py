@@ -14,7 +14,7 @@ from fairque.cli.errors import CommandError
 from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue, on_queue
 from fairque.cli.output import print_json, print_table, shown, span
 from fairque.cli.screens.overview import UserStatus, user_statuses
-from fairque.queue.usage import shares
+from fairque.queue.shares import look_at_shares
 
 __all__ = ["Check", "Limits", "Status", "command"]
 
@@ -129,7 +129,8 @@ def command(
 def _checks(queue: TaskQueue, limits: dict[str, Limits], silent_after: float, workers: int) -> list[Check]:
     async def find(opened: TaskQueue) -> tuple[QueueHealth, list[UserStatus]]:
         health, users = await opened.health(), await opened.users(limit=1000)
-        return health, list(user_statuses(users, shares(users), health.stats.at).values())
+        shares = await look_at_shares(opened.reader, users)
+        return health, list(user_statuses(users, shares, health.stats.at).values())
 
     try:
         health, statuses = on_queue(queue, find)

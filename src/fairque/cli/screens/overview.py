@@ -15,7 +15,7 @@ from fairque import Demand, QueueStats, Share, Shares, TaskQueue, UserInfo, Work
 from fairque.cli.output import NOTHING, ago, make_table, moment, span
 from fairque.cli.screens.policies import shown_rule
 from fairque.queue.demand import look_at_demand
-from fairque.queue.usage import shares
+from fairque.queue.shares import look_at_shares
 
 __all__ = [
     "FLAGS",
@@ -105,7 +105,7 @@ async def look(queue: TaskQueue, most: int) -> Overview:
     found = {user.user_id: user for user in await queue.active_users(limit=compared)}
     for user in await queue.users(limit=compared):
         found.setdefault(user.user_id, user)
-    of_all = shares(tuple(found.values()))
+    of_all = await look_at_shares(queue.reader, tuple(found.values()))
     users = tuple(found.values())[:most]
     return Overview(queue.name, stats, users, of_all, user_statuses(users, of_all, stats.at), demand)
 

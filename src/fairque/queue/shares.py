@@ -1,0 +1,145 @@
+"""`Shares`: who got how much of a queue lately, and whether that is fair."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from fairque.fairness.contention import jains_index
+from fairque.metrics import Metrics
+from fairque.models import UserInfo
+from fairque.policy import packed_group, policy_in
+from fairque.redis.store import Store
+
+__all__ = ["Share", "Shares", "look_at_shares"]
+
+NOISY, STARVED = 1.5, 0.5  # times what one is entitled to
+FADED = 0.001
+
+Path = tuple[str, ...]
+"""A group, from its outermost one inwards; of nobody's, empty."""
+
+
+class Share(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user got of the queue lately, and what it is entitled to, both from 0 to 1.
+
+    Tasks that run count as services as well. Who stands in a group is entitled to its part of what the group is.
+
+    `verdict`: ``"noisy"`` got half as much again while others waited that got less than theirs. ``"starved"`` waits,
+    could have had one of the services that came to an end lately, and got less than half of its part.
+    """
+
+    user_id: str
+    share: float
+    entitled: float
+    verdict: Literal["", "noisy", "starved"]
+
+
+class Shares(msgspec.Struct, frozen=True, kw_only=True):
+    """How evenly the queue served its users lately, over a minute or so.
+
+    `jain` is the index of Jain, Chiu and Hawe (1984) over what those who wanted any got of what they are entitled to: 1
+    when all got the same, 1/n when one got everything.
+    """
+
+    jain: float
+    users: tuple[Share, ...]
+
+
+async def look_at_shares(store: Store, users: Sequence[UserInfo]) -> Shares:
+    """Of those who are ready to be served, run something, or were served lately; of the others nothing is said."""
+    active = [user for user in users if _is_active(user)]
+    groups = sorted({path[:depth] for user in active for path in [_path(user)] for depth in range(1, len(path) + 1)})
+    packed = await store.policies(["@" + packed_group("/".join(path)) for path in groups]) if groups else []
+    weights = {path: policy_in(found).weight or 1.0 for path, found in zip(groups, packed, strict=True)}
+    return _shares(active, weights)
+
+
+def _is_active(user: UserInfo) -> bool:
+    return user.tag is not None or user.started > 0 or user.metrics.recent_cost > FADED
+
+
+def _path(user: UserInfo) -> Path:
+    return tuple(user.policy.group.split("/")) if user.policy.group else ()
+
+
+def _shares(active: Sequence[UserInfo], group_weights: Mapping[Path, float]) -> Shares:
+    entitled = _entitlements(active, group_weights)
+    parts = [_Part(user, entitled[user.user_id]) for user in active]
+    total, running = sum(part.got for part in parts), sum(part.user.started for part in parts)
+    ended = sum(part.user.metrics.recent_cost for part in parts)
+    for part in parts:
+        part.compare(total, running, ended)
+    short = sum(part.is_short for part in parts)
+    return Shares(
+        jain=jains_index([part.got / part.entitled for part in parts if part.user.tag is not None]),
+        users=tuple(part.rated(others_are_short=short > part.is_short) for part in parts),
+    )
+
+
+def _entitlements(active: Sequence[UserInfo], group_weights: Mapping[Path, float]) -> dict[str, float]:
+    """Of each user, from 0 to 1: in each line its own part of what the group whose line it is has."""
+    lines: defaultdict[Path, dict[Path, float]] = defaultdict(dict)
+    totals: defaultdict[Path, float] = defaultdict(float)
+    for user in active:
+        totals[_path(user)] += user.weight
+        for group in _groups_of(user):
+            lines[group[:-1]].setdefault(group, group_weights[group])
+    for line, groups in lines.items():
+        totals[line] += sum(groups.values())
+    found = {}
+    for user in active:
+        part = user.weight / totals[_path(user)]
+        for group in _groups_of(user):
+            part *= group_weights[group] / totals[group[:-1]]
+        found[user.user_id] = part
+    return found
+
+
+def _groups_of(user: UserInfo) -> Iterator[Path]:
+    path = _path(user)
+    for depth in range(1, len(path) + 1):
+        yield path[:depth]
+
+
+class _Part:
+    """One user beside the others."""
+
+    def __init__(self, user: UserInfo, entitled: float) -> None:
+        self.user = user
+        self.entitled = entitled
+        self.mean = _mean_cost(user.metrics)
+        self.got = user.metrics.recent_cost + user.started * self.mean
+        self.share = self.running = self.could_have = 0.0
+
+    def compare(self, total: float, running: int, ended: float) -> None:
+        """With what all got, how many tasks of all run, and what came to an end, so that somebody else could start."""
+        wanted = self.got + self.user.queued * self.mean
+        self.share = self.got / total if total else 0.0
+        self.running = self.user.started / running if running else 0.0
+        self.could_have = min(self.entitled * ended, wanted)
+
+    @property
+    def is_short(self) -> bool:
+        """It waits, and could have had more; of who holds its part of the slots, no more can be asked for."""
+        is_able = self.user.tag is not None and self.could_have >= self.mean
+        return is_able and max(self.share, self.running) < self.entitled and self.got < self.could_have
+
+    def rated(self, *, others_are_short: bool) -> Share:
+        verdict: Literal["", "noisy", "starved"] = ""
+        if self.is_short and max(self.share, self.running) < STARVED * self.entitled:
+            verdict = "starved" if self.got < STARVED * self.could_have else ""
+        elif others_are_short and self.share > NOISY * self.entitled:
+            verdict = "noisy"
+        return Share(user_id=self.user.user_id, share=self.share, entitled=self.entitled, verdict=verdict)
+
+
+def _mean_cost(measured: Metrics) -> float:
+    """Of one service: lately, else at all."""
+    if measured.recent_services > FADED:
+        return measured.recent_cost / measured.recent_services
+    services = measured.finished + measured.failed + measured.retried
+    return measured.cost / services if services and measured.cost else 1.0
