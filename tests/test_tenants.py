@@ -25,6 +25,7 @@ from fairque import (
     QueueFull,
     Rate,
     Reason,
+    Task,
     TaskHandler,
     TaskQueue,
     TaskState,
@@ -703,6 +704,15 @@ async def test_users_of_a_group_are_entitled_to_their_part_of_it(queue: TaskQueu
     for user_id in ("a", "b", "c"):
         await queue.purge(user_id)
     await queue.set_group("gold", weight=None)
+
+
+async def test_a_payload_that_no_worker_has_a_handler_for_is_explained(queue: TaskQueue) -> None:
+    handle = await queue.enqueue(Task.create(payload={"x": 1}, name="raw"), user_id="acme", delay=100)
+    async with Worker(queue):
+        found = await queue.explain("acme", handle.task_id)
+    assert Reason.UNKNOWN_TASK in {held.reason for held in found.waiting}
+    assert "no worker that serves its user has a handler for payloads" in str(found)
+    await queue.purge("acme")
 
 
 async def are_running(queue: TaskQueue, tasks: int) -> bool:

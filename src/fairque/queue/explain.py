@@ -29,6 +29,7 @@ class _Worker(NamedTuple):
     running: int
     serves: frozenset[str] | None  # None: everyone
     names: frozenset[str] | None
+    has_handler: bool
 
 
 class _TaskLimit(NamedTuple):
@@ -201,6 +202,9 @@ class _Facts:
         serving = self._serving()
         if not serving:
             yield Waiting(Reason.NO_WORKER, "no worker runs that serves its user")
+        elif self._found.get("is_payload"):
+            if not any(worker.has_handler for worker in serving):
+                yield Waiting(Reason.UNKNOWN_TASK, "no worker that serves its user has a handler for payloads")
         elif self.name and not any(worker.names is None or self.name in worker.names for worker in serving):
             yield Waiting(Reason.UNKNOWN_TASK, f"no worker that serves its user knows a task {self.name!r}")
 
@@ -343,6 +347,7 @@ def _worker(fields: Mapping[str, str]) -> _Worker:
         int(fields.get("running", 0)),
         None if users == EVERYONE else frozenset(users.split(" ")),
         frozenset(decode_user(name.encode()) for name in names.split(" ")) if names else None,
+        fields.get("handles") == "1",
     )
 
 

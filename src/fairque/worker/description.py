@@ -29,6 +29,7 @@ def describe_worker(options: WorkerOptions) -> dict[str, Any]:
         "concurrency": options.concurrency,
         "started_at": time.time(),
         "users": _shown(options.groups),
+        "handles": int(options.handler is not None),
         "serves": " ".join(assignment.name for assignment in assignments_of(options.groups)),
     }
 

@@ -129,7 +129,7 @@ def resume(user: Whose, url: Url = None, queue: QueueName = None, config: Config
     Exit codes: 0 done, also when the user was not paused, 1 failed, 2 wrong usage.
     """
     on_queue(make_queue(url, queue, config), lambda opened: opened.resume(user))
-    typer.echo(f"user {shown(user)} is not paused")
+    typer.echo(f"user {shown(user)} may go on: it is not paused")
     return 0
 
 

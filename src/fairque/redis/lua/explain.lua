@@ -2,7 +2,7 @@
 -- Everything that decides when a user, or one of its tasks, is served.
 -- KEYS[1]  state
 -- Returns  a flat list of names and values:
---          now, id, task (fields), ended (first ten bytes of the result record), has_body, name, rank (in its lane), lane,
+--          now, id, task (fields), ended (first ten bytes of the result record), has_body, name, is_payload, rank (in its lane), lane,
 --          scheduled_at, needs, critical, normal, held, running, tag, parked_until, policy, bytes, default, marks (tat,
 --          tat_of, open_until), metrics, queue_metrics, limits (per limit that the task has: key, max, us between two
 --          starts, burst, tat, how many run, are let in, users that wait), workers (per worker: fields), lines (from its own
@@ -66,6 +66,13 @@ local function lines_of(path)
   return found_lines
 end
 
+-- Whether it is for a handler: what follows the heading is a map, as the arguments of a function are an array.
+local function is_payload(body)
+  local ok, after = pcall(cmsgpack.unpack_one, body, 19)
+  local first = ok and after >= 0 and string.byte(body, after + 1) or 0
+  return first >= 0x80 and first <= 0x8f or first == 0xde or first == 0xdf
+end
+
 local function look_at_task()
   local critical, normal = place_key('critical', user), place_key('normal', user)
   local held = place_key('held', user)
@@ -80,6 +87,7 @@ local function look_at_task()
   local body = call('GET', body_key(user, id))
   tell('has_body', body and 1 or 0)
   tell('name', body and name_in(body))
+  tell('is_payload', body and is_payload(body) and 1 or 0)
   local lane, rank
   for at, set in ipairs({ critical, normal, held }) do
     if not rank then lane, rank = at, call('ZRANK', set, id) end
