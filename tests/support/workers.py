@@ -52,16 +52,19 @@ class Storm:
     Args:
         fleet: Where the workers come from.
         log: The file: a line for each start, process and task.
+        max_deliveries: Of the workers.
     """
 
-    def __init__(self, fleet: Fleet, log: Path) -> None:
+    def __init__(self, fleet: Fleet, log: Path, max_deliveries: int = 1000) -> None:
         self._fleet = fleet
         self._log = log
+        self._max_deliveries = max_deliveries
         self._workers: dict[int, WorkerProcess] = {}
+        self.killed: set[int] = set()
         log.touch()
 
     async def launch(self) -> None:
-        worker = await self._fleet.launch(concurrency=5, max_deliveries=1000)
+        worker = await self._fleet.launch(concurrency=5, max_deliveries=self._max_deliveries)
         self._workers[worker.pid] = worker
 
     def starts(self) -> list[list[str]]:
@@ -73,6 +76,7 @@ class Storm:
         victim = await eventually(lambda: self._last_to_start(seen))
         assert victim is not None
         victim.send(signal.SIGKILL)
+        self.killed.add(victim.pid)
         del self._workers[victim.pid]
         assert await victim.wait() == -signal.SIGKILL
 
