@@ -250,6 +250,7 @@ class Discard(Arguments, frozen=True):
 class Purge(Arguments, frozen=True):
     """most: tasks in this step."""
 
+    nonce: str
     user: str
     most: int
 
@@ -435,6 +436,7 @@ class Firing(AddedTask, frozen=True, kw_only=True):
 class Fire(Arguments, frozen=True):
     """dead_letter_ttl_ms: how long records of what is canceled are kept. keep_ms: how long an ended schedule is."""
 
+    nonce: str
     priority_step_ms: int
     dead_letter_ttl_ms: int
     keep_ms: int
@@ -471,6 +473,7 @@ class Schedules(Arguments, frozen=True):
 
 
 class Unschedule(Arguments, frozen=True):
+    nonce: str
     ids: Sequence[str]
 
 
@@ -501,6 +504,8 @@ class Check(Arguments, frozen=True):
 
 class Repair(Check, frozen=True):
     """As `Check`."""
+
+    nonce: str
 
 
 class WalkedKey(Item, frozen=True):

@@ -202,7 +202,7 @@ class Store(TenantScripts, XComScripts, CheckScripts):
 
     async def purge_step(self, user_id: str, most: int) -> list[int]:
         """Counts of what was erased, and 1 at the end when more is left."""
-        counts: list[int] = await self.call(arguments.Purge(encode_user(user_id), most))
+        counts: list[int] = await self.call(arguments.Purge(new_nonce().hex(), encode_user(user_id), most))
         return counts
 
     async def erase_results(self, user_id: str) -> int:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from fairque.redis import arguments
 from fairque.redis.requester import pack
 from fairque.redis.script_caller import ScriptCaller
+from fairque.tasks.message import new_nonce
 
 __all__ = ["CheckScripts", "Counted", "Item", "Span", "glob"]
 
@@ -37,9 +38,9 @@ class CheckScripts(ScriptCaller):
 
     async def check(self, items: Sequence[Item], *, repair: bool = False) -> list[list[list[bytes]]]:
         """Per item what is wrong: kind, key, detail, and what was done about it."""
-        make = arguments.Repair if repair else arguments.Check
-        it = self.settings
-        found: list[list[list[bytes]]] = await self.call(make(it.dead_letter_ttl_ms, it.priority_step_ms, items))
+        told = self.settings.dead_letter_ttl_ms, self.settings.priority_step_ms, items
+        make = arguments.Repair(*told, new_nonce().hex()) if repair else arguments.Check(*told)
+        found: list[list[list[bytes]]] = await self.call(make)
         return found
 
     async def count(self, since_ms: int, users: Sequence[str], held: Iterable[Span] = ()) -> Counted | None:

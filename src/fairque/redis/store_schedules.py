@@ -15,6 +15,7 @@ from fairque.redis.keys import decode_user, encode_user
 from fairque.redis.replies import refusal
 from fairque.redis.store import Store
 from fairque.schedule.spec import ScheduledTask, ScheduleState, Spec, moment_of
+from fairque.tasks.message import new_nonce
 
 __all__ = ["OUTCOMES", "Due", "Move", "Ripe", "ScheduleStore", "StoredSchedule", "decode_spec", "encode_spec"]
 
@@ -102,6 +103,7 @@ class ScheduleStore:
         """Per move: one of `OUTCOMES`, or what went wrong with it alone."""
         settings, values = self._store.settings, Values()
         fire = arguments.Fire(
+            new_nonce().hex(),
             settings.priority_step_ms,
             settings.dead_letter_ttl_ms,
             settings.dead_letter_ttl_ms,
@@ -129,7 +131,7 @@ class ScheduleStore:
         return answer.decode()
 
     async def remove(self, schedule_id: str) -> bool:
-        return bool(await self._store.call(arguments.Unschedule([schedule_id])))
+        return bool(await self._store.call(arguments.Unschedule(new_nonce().hex(), [schedule_id])))
 
     async def get(self, schedule_id: str) -> StoredSchedule | None:
         """Raises `StoreError` for one that cannot be read."""

@@ -15,7 +15,10 @@
 --@include drop
 --@include schedules
 --@include add
+--@include once
 --@arguments
+local before = answered(nonce)
+if before then return before end
 local step_us = priority_step_ms * 1000
 
 local function read(firing)
@@ -63,11 +66,11 @@ local function put(f)
 end
 
 local function make_task(f)
-  local before = call('HGET', schedule_key(f.schedule_id), 'last_task')
-  if before and f.overlap == 'skip' and lives(f.user, before) then return 'skipped' end
+  local last = call('HGET', schedule_key(f.schedule_id), 'last_task')
+  if last and f.overlap == 'skip' and lives(f.user, last) then return 'skipped' end
   if standing(f.user, f.id, f.body, body_key(f.user, f.id)) ~= 'new' then return 'fired' end
-  if before and f.overlap == 'cancel_running' then
-    cancel_task(f.user, before, 'the next run of its schedule', dead_letter_ttl_ms)
+  if last and f.overlap == 'cancel_running' then
+    cancel_task(f.user, last, 'the next run of its schedule', dead_letter_ttl_ms)
   end
   if not has_room(f.user, f.body) then return 'full' end
   put(f)
@@ -120,4 +123,4 @@ for at, firing in ipairs(firings) do outcomes[at] = fire_alone(read(firing)) end
 pass_on_outcomes(step_us, dead_letter_ttl_ms)
 pass_room_on()
 save_state()
-return outcomes
+return answer(nonce, outcomes)

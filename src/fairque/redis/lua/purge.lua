@@ -14,7 +14,10 @@
 --@include depend
 --@include schedules
 --@include policies
+--@include once
 --@arguments
+local before = answered(nonce)
+if before then return before end
 local erased = { 0, 0, 0, 0, 0, 0, 0, 0 }
 local left = most
 
@@ -133,4 +136,4 @@ else
 end
 save_state()
 forget_policies_if_none()
-return erased
+return answer(nonce, erased)

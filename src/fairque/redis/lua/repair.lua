@@ -4,7 +4,10 @@
 -- Returns  per item, a list of {kind, key without its prefix, detail, what was done or ''}
 -- Cost     O(items log n)
 --@include checkup
+--@include once
 --@arguments
+local before = answered(nonce)
+if before then return before end
 local answers = check_items(args, true)
 save_state()
-return answers
+return answer(nonce, answers)

@@ -4,9 +4,12 @@
 -- Returns  how many there were
 -- Cost     O(ids log schedules)
 --@include base
+--@include once
 --@include schedules
 --@arguments
+local before = answered(nonce)
+if before then return before end
 local removed = 0
 for _, id in ipairs(ids) do removed = removed + forget_schedule(id) end
 if save_bytes then save_bytes() end
-return removed
+return answer(nonce, removed)
