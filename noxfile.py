@@ -103,7 +103,7 @@ def newcomer(session: nox.Session) -> None:
 
 @nox.session
 def storm(session: nox.Session) -> None:
-    """Every key of a queue lost and damaged, one at a time, which takes minutes."""
+    """Every key of a queue lost and damaged, one at a time, and workers killed at each call, which takes minutes."""
     install_wheel(session, "test")
     session.run("pytest", "tests/storm", "-n", "auto", *session.posargs)
 

@@ -182,7 +182,7 @@ async def test_what_is_not_there_is_unknown(scheduler: TaskScheduler):
     assert not await scheduler.remove_schedule("nothing")
 
 
-async def test_a_removed_schedule_leaves_nothing_but_for_a_minute_what_the_call_was_answered(
+async def test_a_removed_schedule_leaves_nothing_but_its_answer(
     scheduler: TaskScheduler, server: Server, queue_name: str
 ):
     await add(scheduler)

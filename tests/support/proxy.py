@@ -43,14 +43,22 @@ class Cut:
 
 @dataclass
 class Hold:
-    """A command that is kept back, with all that follows on its connection. `reached` is set once it came."""
+    """The `nth` command that is kept back, with all that follows on its connection; or the reply to it, when the
+    server has done it. `reached` is set once it came.
+    """
 
     substring: bytes
+    nth: int = 1
+    of_reply: bool = False
+    seen: int = 0
     reached: asyncio.Event = field(default_factory=asyncio.Event)
     released: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def stop(self, command: bytes) -> None:
-        if self.substring in command and not self.released.is_set():
+    async def stop(self, command: bytes, *, is_reply: bool = False) -> None:
+        if self.of_reply is not is_reply or self.substring not in command:
+            return
+        self.seen += 1
+        if self.seen >= self.nth and not self.released.is_set():
             self.reached.set()
             await self.released.wait()
 
@@ -101,9 +109,12 @@ class CuttingProxy:
         self._cuts.append(cut)
         return cut
 
-    def hold(self, substring: str | bytes) -> Hold:
-        """Keep commands with `substring` in them back until ``hold.released.set()``."""
-        hold = Hold(substring.encode() if isinstance(substring, str) else substring)
+    def hold(self, substring: str | bytes, nth: int = 1, *, of_reply: bool = False) -> Hold:
+        """Keep commands with `substring` in them back, from the `nth` on, until ``hold.released.set()``.
+
+        With `of_reply` the commands get through, and what they are answered is kept back.
+        """
+        hold = Hold(substring.encode() if isinstance(substring, str) else substring, nth, of_reply)
         self._holds.append(hold)
         return hold
 
@@ -237,9 +248,12 @@ class _Link:
         while (end := reply_end(self._reply)) is not None:
             reply = bytes(self._reply[:end])
             del self._reply[:end]
-            if cut := self._cut_on(reply):
+            command = self._answered_by(reply)
+            if cut := self._cut_on(command):
                 await self._cut_within(reply, cut)
                 return
+            for hold in self._holds:
+                await hold.stop(command, is_reply=True)
             await self._pass_back(reply)
         await self._client.drain()
 
@@ -251,10 +265,13 @@ class _Link:
                 await asyncio.sleep(_STEP_SECONDS)
             self._client.write(reply[at : at + step])
 
-    def _cut_on(self, reply: bytes) -> Cut | None:
+    def _answered_by(self, reply: bytes) -> bytes:
+        """Empty where it is a message."""
         if reply.startswith(PUSH) or _SUBSCRIPTION.match(reply) or not self._unanswered:
-            return None
-        command = self._unanswered.popleft()
+            return b""
+        return self._unanswered.popleft()
+
+    def _cut_on(self, command: bytes) -> Cut | None:
         return next((cut for cut in self._cuts if cut.falls_on(command)), None)
 
     async def _cut_within(self, reply: bytes, cut: Cut) -> None:

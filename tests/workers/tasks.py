@@ -35,6 +35,13 @@ async def nap(seconds: float) -> None:
 
 
 @task
+async def tell(text: str) -> str:
+    current_task().progress(0.5, text)
+    await asyncio.sleep(0.2)
+    return text
+
+
+@task
 async def log(path: str, seconds: float) -> str:
     """Leave a line with the process in a file that all of them append to; the result is the task's id."""
     me = current_task()

@@ -1,0 +1,51 @@
+"""Workers killed before and after a call. Run by ``nox -s storm``."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.kill_points import POINTS, kill_at_a_call
+
+if TYPE_CHECKING:
+    from tests.support.process import WorkerProcess
+    from tests.support.proxy import CuttingProxy
+    from tests.support.servers import Server
+
+pytestmark = pytest.mark.leaves_keys("*")
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(
+    ("script", "nth"),
+    [
+        ("claim", 2),
+        ("claim", 3),
+        ("turn", 1),
+        ("turn", 2),
+        ("settle", 1),
+        ("receive", 1),
+        ("renew", 1),
+        ("renew", 2),
+        ("progress", 1),
+        ("leave", 1),
+        ("ripe", 1),
+        ("fire", 1),
+        ("fire", 2),
+        ("records", 1),
+    ],
+)
+async def test_a_worker_killed_at_a_call_loses_nothing_and_has_only_what_it_held_run_again(
+    server: Server,
+    proxy: CuttingProxy,
+    queue_name: str,
+    worker_process: Callable[..., Awaitable[WorkerProcess]],
+    tmp_path: Path,
+    script: str,
+    nth: int,
+    point: str,
+) -> None:
+    await kill_at_a_call(worker_process, server, proxy, queue_name, tmp_path, script, nth, point)

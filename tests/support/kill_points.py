@@ -1,0 +1,130 @@
+"""A worker killed at a named point: before a call of it reaches Redis, and after, before it knows of the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fairque import TaskQueue, TaskScheduler
+from fairque.redis.scripts import load
+from tests.support.eventually import eventually
+from tests.support.workers import Fleet
+from tests.workers import tasks
+
+if TYPE_CHECKING:
+    from fairque import TaskHandle
+    from tests.support.process import WorkerProcess
+    from tests.support.proxy import CuttingProxy, Hold
+    from tests.support.servers import Server
+
+LEASE = 1.0
+CONCURRENCY = 24
+USERS = ("acme", "zoe", "max")
+AT_THE_END = {"leave", "settle"}
+"""What a worker calls as it stops: outcomes alone, once it claims no more."""
+POINTS = ("before", "after")
+
+
+class Scene:
+    """A worker behind the proxy that is killed, and one that does what is left. Tasks note their starts in a file."""
+
+    def __init__(
+        self,
+        start: Callable[..., Awaitable[WorkerProcess]],
+        server: Server,
+        proxy: CuttingProxy,
+        name: str,
+        log: Path,
+    ) -> None:
+        self._direct = Fleet(start, server.url, name, lease=LEASE)
+        self._through_proxy = Fleet(start, proxy.url, name, lease=LEASE)
+        self._proxy = proxy
+        self._log = log
+        log.touch()
+
+    def starts(self) -> list[tuple[int, str]]:
+        return [(int(pid), task_id) for pid, task_id in (line.split() for line in self._log.read_text().splitlines())]
+
+    async def enqueue(self, queue: TaskQueue) -> list[TaskHandle[str]]:
+        log = str(self._log)
+        made = [await queue.enqueue(tasks.log(log, 0.01 * (n % 3)), user_id=USERS[n % 3]) for n in range(60)]
+        first = await queue.enqueue(tasks.log(log, 0.1), user_id="acme")
+        made += [first, await queue.enqueue(tasks.log(log, 0).options(depends_on=[first]), user_id="acme")]
+        return [*made, await queue.enqueue(tasks.log(log, 1.5 * LEASE), user_id="zoe")]
+
+    async def make_suspects(self, queue: TaskQueue) -> list[TaskHandle[str]]:
+        """Of two tasks, whose worker dies before."""
+        victim = await self._direct.start(concurrency=2)
+        made = [await queue.enqueue(tasks.log(str(self._log), LEASE), user_id=user) for user in USERS[:2]]
+        await eventually(lambda: len(self.starts()) == len(made))
+        victim.send(signal.SIGKILL)
+        await victim.wait()
+        return made
+
+    async def kill_at(self, hold: Hold, script: str) -> int:
+        """The process that was killed."""
+        victim = await self._through_proxy.launch(concurrency=CONCURRENCY, shutdown_timeout=5)
+        if script in AT_THE_END:
+            await victim.line("ready ")
+            victim.send(signal.SIGTERM)
+        async with asyncio.timeout(30):
+            await hold.reached.wait()
+        victim.send(signal.SIGKILL)
+        await victim.wait()
+        await self._proxy.refuse()  # a command that was kept back must not arrive after all
+        hold.released.set()
+        return victim.pid
+
+    async def survive(self) -> None:
+        await self._direct.start(concurrency=CONCURRENCY)
+
+
+async def kill_at_a_call(
+    start: Callable[..., Awaitable[WorkerProcess]],
+    server: Server,
+    proxy: CuttingProxy,
+    name: str,
+    directory: Path,
+    script: str,
+    nth: int,
+    point: str,
+) -> None:
+    """Nothing is lost, nobody is failed, and what runs again was held by the process that died."""
+    server.execute("SCRIPT", "LOAD", load(script).source)
+    scene = Scene(start, server, proxy, name, directory / "starts")
+    async with TaskQueue(server.url, name=name, lease=LEASE) as queue:
+        suspects = await scene.make_suspects(queue) if script == "receive" else []
+        handles = suspects + await scene.enqueue(queue)
+        telling = await queue.enqueue(tasks.tell("half"), user_id="max")
+        taking = await queue.enqueue(tasks.add(tasks.add(1, 2).output, 3), user_id="max")
+        scheduler = TaskScheduler(queue)
+        await scheduler.add_schedule(
+            task=tasks.log(str(directory / "starts"), 0), user_id="max", every=1.0, schedule_id="tick"
+        )
+        await scene.kill_at(proxy.hold(load(script).sha, nth, of_reply=point == "after"), script)
+        before = Counter(task_id for _, task_id in scene.starts())
+        await scene.survive()
+        for handle in handles:
+            assert await handle.result(timeout=60) == handle.task_id
+        assert await telling.result(timeout=60) == "half"
+        assert await taking.result(timeout=60) == 6
+        await scheduler.remove_schedule("tick")
+        await eventually(lambda: nothing_is_out(queue))
+        assert (await queue.stats()).failed == 0
+    starts = Counter(task_id for _, task_id in scene.starts())
+    suspected = {handle.task_id for handle in suspects}
+    again = {task_id: times - 1 for task_id, times in starts.items() if times > 1 and task_id not in suspected}
+    assert sum(again.values()) <= CONCURRENCY
+    assert all(before[task_id] == 1 and times == 1 for task_id, times in again.items()), "it ran again for nothing"
+    ticks = [task_id for task_id in starts if task_id.startswith("tick@")]
+    assert len(ticks) == len(set(ticks)), "a slot makes one task"
+    assert {handle.task_id for handle in handles} <= starts.keys()
+
+
+async def nothing_is_out(queue: TaskQueue) -> bool:
+    stats = await queue.stats()
+    return stats.queued + stats.started + stats.scheduled + stats.deferred == 0
