@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fairque import QueueUnavailable, StoreError, TaskEvent, TaskHandle, TaskQueue, Worker, task
+from fairque import QueueUnavailable, StoreError, TaskEvent, TaskHandle, TaskQueue, TaskState, UnknownTask, Worker, task
 from fairque.redis.connector import Connector
 from fairque.redis.requester import Requester, pack
 from tests.support.eventually import eventually
@@ -213,3 +213,49 @@ async def test_passwords_of_both_kinds_are_used_and_never_shown(
                     pytest.fail("it was opened")
             errors.append(str(refused.value))
     assert SECRET not in "".join([shown, caplog.text, *errors])
+
+
+async def test_after_a_gap_in_the_replication_waits_end_what_was_in_it_is_told_and_the_rest_is_whole(
+    watched: Watched, queue: TaskQueue, gate: Gate
+) -> None:
+    """The replica is cut off from its master before that dies: what was acknowledged meanwhile is lost."""
+    async with Worker(queue, poll_interval=NEVER) as worker:
+        running = await queue.enqueue(work(1), user_id="acme")
+        kept = await queue.enqueue(double(2), user_id="acme", delay=PATIENCE / 10)
+        await eventually(lambda: gate.started)
+        assert await asyncio.to_thread(watched.replicate)
+        await asyncio.to_thread(execute, watched.master, "ACL", "SETUSER", "default", "-psync", "-sync")
+        await asyncio.to_thread(execute, watched.master, "CLIENT", "KILL", "TYPE", "replica")
+        in_the_gap = await queue.enqueue(double(3), user_id="zoe", delay=NEVER)
+        finished = await queue.enqueue(double(4), user_id="zoe")
+        assert await finished.result(timeout=PATIENCE) == 8
+        waiting = asyncio.create_task(in_the_gap.result(timeout=PATIENCE))
+        watching = asyncio.create_task(last_state(in_the_gap))
+        watched.master.kill()
+        await eventually(lambda: is_master(watched.replica), PATIENCE)
+        await eventually(lambda: listens_at(watched.replica, queue, worker), PATIENCE)
+        for wait in (waiting, watching):
+            with pytest.raises(UnknownTask, match="was never enqueued"):
+                await wait
+        with pytest.raises(UnknownTask):
+            await finished.result(timeout=0)
+        gate.open()
+        assert await running.result(timeout=PATIENCE) == 1
+        assert await kept.result(timeout=PATIENCE) == 4
+        after = await queue.enqueue(double(5), user_id="zoe")
+        assert await after.result(timeout=PATIENCE) == 10
+        await eventually(lambda: nothing_runs(queue))
+    check = await queue.check()
+    assert check.findings == ()
+    assert len(gate.started) == 1
+
+
+async def last_state(handle: TaskHandle[int]) -> TaskState | None:
+    state = None
+    async for info in handle.watch():
+        state = info.state
+    return state
+
+
+async def nothing_runs(queue: TaskQueue) -> bool:
+    return (await queue.stats()).started == 0
