@@ -226,3 +226,24 @@ async def test_a_replica_takes_over_when_the_node_dies(gate: Gate) -> None:
                 after = await queue.enqueue(work(2), user_id="acme")
                 assert await after.result(timeout=PATIENCE) == 2
             assert await owns(heir, slot_of(queue.name))
+
+
+async def test_a_promotion_that_cuts_no_connection_ends_no_wait_and_loses_no_task(gate: Gate) -> None:
+    """The old master lives on as a replica: whoever is connected to it is told by its answers only."""
+    lost: list[TaskEvent] = []
+    with ClusterNodes(replicas=1).running() as cluster:
+        old, heir = cluster.masters[0], cluster.nodes[3]
+        async with TaskQueue(cluster.url, name=name_on(cluster, old), timeout=PATIENCE, lease=2.0) as queue:
+            async with Worker(queue, poll_interval=NEVER, on_lost=lost.append):
+                running = await queue.enqueue(work(1), user_id="acme")
+                await eventually(lambda: gate.started)
+                waiting = asyncio.create_task(running.result(timeout=PATIENCE))
+                wait_for(lambda: keys_of(heir, queue.name))
+                await on(heir, "CLUSTER", "FAILOVER")
+                await eventually(lambda: owns(heir, slot_of(queue.name)), PATIENCE)
+                handles = [await queue.enqueue(double(n), user_id="zoe") for n in range(10)]
+                assert [await handle.result(timeout=PATIENCE) for handle in handles] == [2 * n for n in range(10)]
+                gate.open()
+                assert await waiting == 1
+            assert (await queue.check()).findings == ()
+    assert (lost, len(gate.started)) == ([], 1)
