@@ -158,3 +158,28 @@ async def test_the_sweep_after_the_policy_of_everybody_changed(core: Core) -> No
     assert await core.take(WANT) == []
     await govern(core, "*", max_running=2)
     assert set(whose([*await core.take(WANT), *await core.take(WANT)])) == set(few)
+
+
+async def test_an_idle_worker_looks_at_full_keys_a_few_at_a_time_however_many_there_are(core: Core) -> None:
+    names = [f"api {n}" for n in range(1000)]
+    for name in names:
+        await limit(core, name, 1)
+        await put(core, tasks_of("a", [name], name=name))
+    while await core.take(100):
+        pass
+    for name in names:
+        await put(core, tasks_of("a", [f"{name} again"], name=name))
+    await are_held(core)
+    until_ms = core.now_us() // 1000 + 3000
+    looks = 0
+    while core.now_us() // 1000 < until_ms:
+        before = held_now(core)
+        sleep = (await core.claim(1, wait=True)).sleep
+        looks += len(before - held_now(core))
+        core.wait_until_ms(core.now_us() // 1000 + 1000 * min(1.0, sleep or 0.0))
+    assert looks <= 2 * 3 * 200, "one each second"
+
+
+def held_now(core: Core) -> set[tuple[bytes, bytes]]:
+    found = core.execute("ZRANGE", ":held", 0, -1, "WITHSCORES")
+    return set(zip(found[::2], found[1::2], strict=True))

@@ -40,12 +40,19 @@ class NameLimit:
             room = min(room, math.floor(self.rate.burst - ahead))
         return room
 
-    def next_look_ms(self, now_us: int, let_in: int) -> int:
-        if self.rate is not None and not let_in:
+    def next_look_ms(self, now_us: int, running: int, let_in: int, held: int) -> int:
+        """A full one, whose every end tells, is looked at in turn with the others that are held, at whole seconds."""
+        now_ms = now_us // 1000
+        if let_in:
+            return now_ms + LOOK_MS
+        if self.rate is not None:
             at_ms = math.ceil(next_start_us(self.tat_for(self.rate), self.rate.interval_us, self.rate.burst) / 1000)
-            if at_ms > now_us // 1000:
+            if at_ms > now_ms:
                 return at_ms
-        return now_us // 1000 + LOOK_MS
+        if not self.is_counted or self.room(now_us, running) >= 1:
+            return now_ms + LOOK_MS
+        turns = max(1, math.ceil(held / NAMES))
+        return math.ceil((now_ms + turns * LOOK_MS) / LOOK_MS) * LOOK_MS
 
 
 def _member(key: tuple[str, str]) -> str:
@@ -125,6 +132,10 @@ class NameLimits:
     def _in_hand(self, name: str) -> int:
         return len(self.let_in.get(name, ()))
 
+    def _next_look_ms(self, now_us: int, name: str) -> int:
+        running, held = len(self.running.get(name, ())), len(self.held)
+        return self.limits[name].next_look_ms(now_us, running, self._in_hand(name), held)
+
     def hold(self, now_us: int, task: ModelTask) -> None:
         """Where a place is free, those before it cannot use it: they are looked at again."""
         assert task.score is not None, "it came from a lane"
@@ -137,7 +148,7 @@ class NameLimits:
         if task.user_id not in users:
             users.put(task.user_id, now_us)
         if task.name not in self.held:
-            self.held.put(task.name, self.limits[task.name].next_look_ms(now_us, self._in_hand(task.name)))
+            self.held.put(task.name, self._next_look_ms(now_us, task.name))
 
     def start(self, now_us: int, task: ModelTask) -> None:
         self.end_offer(task, used=True)
@@ -148,7 +159,7 @@ class NameLimits:
             limit.tat_us = tat_after_start_us(now_us, limit.tat_for(limit.rate), limit.rate.interval_us)
             limit.tat_of_us = limit.rate.interval_us
             if task.name in self.users and task.name in self.held:
-                self.held.put(task.name, limit.next_look_ms(now_us, self._in_hand(task.name)))
+                self.held.put(task.name, self._next_look_ms(now_us, task.name))
         task.limited = task.name
 
     def end_offer(self, task: ModelTask, *, used: bool = False) -> None:
@@ -266,7 +277,7 @@ class NameLimits:
             is_cut = is_cut or limit is None or given == most < room
             at_ms = now_us // 1000
             if not is_cut and limit:
-                at_ms = limit.next_look_ms(now_us, self._in_hand(name))
+                at_ms = self._next_look_ms(now_us, name)
             self.held.put(name, at_ms)
         return given
 

@@ -196,11 +196,18 @@ local function new_limits()
 
   -- Lines
 
+  -- Where all places are taken by what runs, each end tells: such keys, however many, are looked at some at a time, and
+  -- at moments that they share.
   local function next_look(l)
     local at = now + LOOK_MS
-    if not l or not l.rate_us or l.let_in > 0 then return at end
-    local opens = math.ceil(rate_opens_at(l.tat, l.rate_us, l.burst) / 1000)
-    return opens > now and opens or at
+    if not l or l.let_in > 0 then return at end
+    if l.rate_us then
+      local opens = math.ceil(rate_opens_at(l.tat, l.rate_us, l.burst) / 1000)
+      if opens > now then return opens end
+    end
+    if l.uncounted or room(l) >= 1 then return at end
+    local turns = math.max(1, math.ceil(call('ZCARD', held_key) / KEYS_DUE))
+    return math.ceil((now + turns * LOOK_MS) / LOOK_MS) * LOOK_MS
   end
 
   -- Where there is room, those before it cannot use it: they are looked at again. `first`: of its user.
