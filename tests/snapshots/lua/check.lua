@@ -44,7 +44,8 @@ local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. use
 -- What went wrong, as pcall tells it.
 local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
 
-local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+-- What happened is done, also where nobody may be told of it.
+local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
 return (function()
 
 -- lib/doctor.lua
@@ -57,7 +58,7 @@ return (function()
 
 local of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
   'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-  'damaged')
+  'damaged', 'hunt', 'silent_at')
 local arrival = tonumber(of_queue[2] or 0)
 local has_policies, has_assigned = of_queue[3], of_queue[4]
 local clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -66,6 +67,7 @@ local has_weights, sweep_asked, has_returned = of_queue[10], of_queue[11], of_qu
 local has_byte_limits, is_weighing = tonumber(of_queue[13] or 0) > 0, of_queue[14]
 local has_in_hand = tonumber(of_queue[15] or 0) -- lib/limits.lua
 local has_damaged = of_queue[16] -- lib/damage.lua
+local hunt_known, silent_at_known = of_queue[17], of_queue[18] -- lib/hunt.lua, lib/silence.lua
 local root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
 local saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
 
@@ -84,17 +86,25 @@ local save_tallies = nil -- a function in scripts that measure users: lib/metric
 local tell_of_moments = nil -- a function in scripts that set moments: lib/moments.lua
 local save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
 local save_lines = nil -- a function in scripts that know lines: lib/lines.lua
+
+-- A line that is of another type fails the call, but costs it no total. One that cannot be counted up is set.
 local function save_state()
-  if save_lines then save_lines() end
-  if save_bytes then save_bytes() end
   if save_tallies then save_tallies() end
-  if tell_of_moments then tell_of_moments() end
-  if root.clock ~= saved_clock or arrival ~= saved_arrival or root.mean ~= saved_mean then
-    call('HSET', state_key, 'clock', root.clock, 'arrival', arrival, 'mean', root.mean)
-  end
+  if save_bytes then save_bytes() end
+  local is_done, failure = true, nil
+  if save_lines then is_done, failure = pcall(save_lines) end
   for field, by in pairs(counts) do
-    if by ~= 0 then call('HINCRBY', state_key, field, by) end
+    if by ~= 0 and type(redis.pcall('HINCRBY', state_key, field, by)) == 'table' then
+      call('HSET', state_key, field, (tonumber(call('HGET', state_key, field)) or 0) + by)
+    end
   end
+  if root.clock ~= saved_clock or root.mean ~= saved_mean then
+    call('HSET', state_key, 'clock', root.clock, 'arrival', arrival, 'mean', root.mean)
+  elseif arrival ~= saved_arrival then -- of most that is put in; writing a fraction takes long
+    call('HSET', state_key, 'arrival', arrival)
+  end
+  if tell_of_moments then tell_of_moments() end
+  if not is_done then error(failure, 0) end
 end
 
 local function new_doctor(repairs)
@@ -458,7 +468,8 @@ local function keys_of_task(user, id) return task_key(user, id), body_key(user, 
 -- Returns whether there are any.
 local function erase_task(user, id)
   local key = task_key(user, id)
-  local feeds = call('HGET', key, 'feeds')
+  local feeds = redis.pcall('HGET', key, 'feeds')
+  if type(feeds) == 'table' then feeds = nil end -- of another type
   if bytes then bytes.lift(user, id) end
   call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
   if feeds then call('HSET', key, 'feeds', 1) end
@@ -528,7 +539,8 @@ local function wake_from(set, tasks, except)
 end
 
 local function wake(user, tasks, except)
-  for _, name in ipairs(has_assigned and user and call('SMEMBERS', prefix .. 'assignments:' .. user) or {}) do
+  -- Of none, where that key is of another type.
+  for _, name in ipairs(has_assigned and user and redis.pcall('SMEMBERS', prefix .. 'assignments:' .. user) or {}) do
     if tasks > 0 then tasks = wake_from(prefix .. 'waiting:' .. name, tasks, except) end
   end
   if tasks > 0 then wake_from(prefix .. 'waiting', tasks, except) end
@@ -720,8 +732,11 @@ local function new_choice()
 
   -- Its tag is known, as `tag` found it.
   function lines.set(line, member, tag)
+    if has_assigned and (not line.tags[member] or tag < line.tags[member]) then
+      assignments.of(member) -- will be needed: what is broken of it shows here
+      line.lowered[member] = true
+    end
     if line.size and not line.tags[member] then line.size = line.size + 1 end
-    if has_assigned and (not line.tags[member] or tag < line.tags[member]) then line.lowered[member] = true end
     line.tags[member], line.moved[member] = tag, true
     if line.first == nil then return end
     if line.first == false or tag < line.low then
@@ -1026,6 +1041,14 @@ local function new_choice()
     local u = nodes.user(user)
     if not nodes.is_ready(u) then nodes.join(u, cost) end
     return true
+  end
+
+  -- Reads what admitting a user needs, so that a key of another type shows before anything is written.
+  function choice.know(user)
+    local u = nodes.user(user)
+    nodes.is_ready(u)
+    nodes.marks(u)
+    if has_assigned then assignments.of(user) end
   end
 
   function choice.leave(u) nodes.leave(u) end
@@ -1427,6 +1450,8 @@ local function new_choice()
 
     local function release(name, user)
       local u = nodes.user(user)
+      choice.know(user)
+      if governed then gates.running(u) end
       call('SREM', of_key(user), name)
       of_member[user] = nil
       local line = u.up
@@ -1438,13 +1463,29 @@ local function new_choice()
       choice.forgive(u)
     end
 
+    -- Those for whom something fails stay, and are noted; returns how many do not, the first ones of the list from then on.
+    local function release_all(name, users)
+      local released = 0
+      for at, user in ipairs(users) do
+        local is_done, failure = pcall(release, name, user)
+        if is_done then
+          released = released + 1
+          users[at], users[released] = users[released], user
+        else
+          damage().note(user, failure)
+        end
+      end
+      return released
+    end
+
     local function release_some()
       local left = RELEASED
       while left > 0 do
         local name = call('SRANDMEMBER', ended_key)
         if not name then break end
-        local users = call('SPOP', users_key_of(name), left)
-        for _, user in ipairs(users) do release(name, user) end
+        local users = call('SRANDMEMBER', users_key_of(name), left)
+        local released = release_all(name, users)
+        if released > 0 then call('SREM', users_key_of(name), unpack(users, 1, released)) end
         left = left - #users - 1
         if call('EXISTS', users_key_of(name)) == 0 then call('SREM', ended_key, name) end
       end
@@ -1483,15 +1524,15 @@ local function new_choice()
       for _, name in ipairs(assignments.of(user)) do call('ZADD', prefix .. 'leases@' .. name, 'LT', at, member) end
     end
 
-    -- The lanes of an assignment at which it is time to look, at most so many, and when it is for the next one.
-    function assignments.lanes(name, most)
+    -- The lanes of an assignment whose looks are in a range, at most so many, and when it is for the next one.
+    function assignments.lanes(name, from, to, most)
       local key = prefix .. 'leases@' .. name
-      local members = call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, most)
+      local members = call('ZRANGEBYSCORE', key, from, to, 'LIMIT', 0, most)
       local due = {}
       for at, look in ipairs(#members > 0 and call('ZMSCORE', leases_key, unpack(members)) or {}) do
         if not look then
           call('ZREM', key, members[at])
-        elseif tonumber(look) > now then
+        elseif tonumber(look) > tonumber(to) then
           call('ZADD', key, look, members[at])
         else
           due[#due + 1] = members[at]
@@ -1651,8 +1692,19 @@ local function new_choice()
       return most and math.max(0, choice.waiting(user) + more - most) or 0
     end
 
-    -- Seconds (as ms) in which the user's tasks, as fast as they went lately, make room for so many.
+    -- Until when the user, or everybody, is paused: 0 where nobody is, -1 without an end.
+    local function pause_of(user)
+      local own = rawget(nodes.user(user).policy, 'paused')
+      local all = choice.all_paused
+      if own == true or all == true then return -1 end
+      return math.max(own or 0, all or 0)
+    end
+
+    -- In how many ms the user's tasks, as fast as they went lately, make room for so many, or its pause ends; -1: nobody knows.
     function choice.retry_after(user, excess)
+      local paused = pause_of(user)
+      if paused < 0 then return -1 end
+      if paused > now then return paused - now end
       local blob = call('GET', prefix .. 'metrics:' .. user)
       if not blob then return 1000 end
       local recent, span = recent_services(blob)
@@ -1703,6 +1755,13 @@ local function new_choice()
       return id and cost_of_task(user, id)
     end
 
+    -- Reads what a review needs, before anything is written.
+    function choice.know_places(user)
+      choice.know(user)
+      head_cost(user)
+      gates.running(nodes.user(user))
+    end
+
     -- Puts the user where it belongs after something changed. True: it may be served now, and could not before.
     function choice.review(user)
       nodes.known[user] = nil -- what happened in this script is read anew
@@ -1720,12 +1779,13 @@ local function new_choice()
     end
 
     -- What fails for one user is noted: it is looked at again later, and no longer for this.
-    function choice.review_alone(user)
-      local is_done, may_run = pcall(choice.review, user)
+    local function alone(act, user)
+      local is_done, may_run = pcall(act, user)
       if is_done then return may_run end
       damage().note(user, may_run)
       call('ZREM', parked_key, user)
     end
+    function choice.review_alone(user) return alone(choice.review, user) end
 
     -- Those whose time has come.
     function choice.unpark(most, woken)
@@ -1740,12 +1800,13 @@ local function new_choice()
     end
 
     -- A task of the user ended. One that is ready stays so, unless its breaker opened. Returns as `review` does.
-    function choice.freed(user)
+    local function look_at_freed(user)
       local u = nodes.user(user)
       if u.opened or not nodes.is_ready(u) then return choice.review(user) end
       reservations.update(u)
       return false
     end
+    function choice.freed(user) return alone(look_at_freed, user) end
 
     function choice.retire(u)
       call('ZREM', parked_key, u.name)
@@ -1906,6 +1967,45 @@ local function new_choice()
         call('ZREM', due_key, user)
       end
 
+      local function remove_from_places(user, id)
+        for _, where in ipairs({ 'critical', 'normal', 'scheduled' }) do
+          if try('ZREM', place_key(where, user), id) == 1 then count(where, -1) end
+        end
+      end
+
+      -- One that did not learn of the end of a task goes on waiting for it.
+      function it.leave_deferred(user, id, dependency)
+        if try('HGET', task_key(user, id), 'state') ~= 'deferred' then return end
+        remove_from_places(user, id)
+        if try('SADD', place_key('deferred', user), id) == 1 then count('deferred', 1) end
+        try('SADD', needs_key(user, id), dependency)
+      end
+
+      -- Of a task that could not be added, nothing is there. What waits for its id goes on waiting for it.
+      function it.take_back(user, id, dependencies)
+        remove_from_places(user, id)
+        try('SREM', place_key('deferred', user), id)
+        for _, dependency in ipairs(dependencies) do
+          local feeds = feeds_key(user, dependency)
+          try('SREM', feeds, id)
+          if call('EXISTS', feeds, informed_key(user, dependency)) == 0 then try('HDEL', task_key(user, dependency), 'feeds') end
+        end
+        call('DEL', task_key(user, id), needs_key(user, id))
+        if call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0 then call('HSET', task_key(user, id), 'feeds', 1) end
+      end
+
+      -- Those whose bodies were to be written last. (Their users may be among those that came lately, or be looked at for
+      -- what is due: that is of no consequence.)
+      function it.take_back_all(tasks, bodies, failure)
+        local is_new = {}
+        for at = 1, #bodies, 2 do is_new[bodies[at]] = true end
+        for _, task in ipairs(tasks) do
+          local user, id, needs = task[1], task[2], task[6]
+          if is_new[body_key(user, id)] then it.take_back(user, id, needs and needs[3] or {}) end
+        end
+        error(failure, 0)
+      end
+
       -- A held task that failed to be let in is not in its lane as well. line: of its user at that key.
       function it.leave_held(user, line, failure)
         it.note(user, failure)
@@ -1920,6 +2020,31 @@ local function new_choice()
           local holder = call('HGET', task_key(user, entry[2][2]), 'worker') or 'nobody'
           call('XCLAIM', stream, 'workers', holder, '0', entry[1], 'FORCE', 'JUSTID')
         end
+      end
+
+      local function is_before(one, other)
+        local ms, seq = string.match(one, '(%d+)-(%d+)')
+        local other_ms, other_seq = string.match(other, '(%d+)-(%d+)')
+        if ms ~= other_ms then return tonumber(ms) < tonumber(other_ms) end
+        return tonumber(seq) < tonumber(other_seq)
+      end
+
+      -- An entry under its id, which a stream takes at its end only.
+      local function insert_entry(stream, stream_id, id)
+        local entries = call('XRANGE', stream, '-', '+')
+        entries[#entries + 1] = { stream_id, { 'id', id } }
+        table.sort(entries, function(one, other) return is_before(one[1], other[1]) end)
+        call('DEL', stream)
+        for _, entry in ipairs(entries) do call('XADD', stream, entry[1], unpack(entry[2])) end
+      end
+
+      -- A delivery is not in its stream, or nobody's there: the stream was lost, or its group.
+      function it.mend_stream(stream, lane, user, id, stream_id)
+        local found = call('XRANGE', stream, stream_id, stream_id)[1]
+        if found and found[2][2] ~= id then return end -- of the same millisecond, in a stream that is newer
+        if not found then insert_entry(stream, stream_id, id) end
+        it.mend_group(stream, user)
+        call('ZADD', leases_key, 'NX', now, lane .. ':' .. user)
       end
 
       return it
@@ -1988,9 +2113,10 @@ end
 -- `due` knows of each user only its earliest task, so that one user's schedule costs the others nothing.
 local function schedule(user, id, at)
   local waiting = place_key('scheduled', user)
-  call('ZADD', waiting, place_in_ms(waiting, at), id)
+  local score = place_in_ms(waiting, at)
   call('ZADD', due_key, 'LT', at, user)
   call('ZADD', users_key, now, user)
+  call('ZADD', waiting, score, id)
   note_moment(at, user)
   count('scheduled', 1)
 end
@@ -2188,11 +2314,18 @@ local function new_limits()
 
   -- Lines
 
+  -- Where all places are taken by what runs, each end tells: such keys, however many, are looked at some at a time, and
+  -- at moments that they share.
   local function next_look(l)
     local at = now + LOOK_MS
-    if not l or not l.rate_us or l.let_in > 0 then return at end
-    local opens = math.ceil(rate_opens_at(l.tat, l.rate_us, l.burst) / 1000)
-    return opens > now and opens or at
+    if not l or l.let_in > 0 then return at end
+    if l.rate_us then
+      local opens = math.ceil(rate_opens_at(l.tat, l.rate_us, l.burst) / 1000)
+      if opens > now then return opens end
+    end
+    if l.uncounted or room(l) >= 1 then return at end
+    local turns = math.max(1, math.ceil(call('ZCARD', held_key) / KEYS_DUE))
+    return math.ceil((now + turns * LOOK_MS) / LOOK_MS) * LOOK_MS
   end
 
   -- Where there is room, those before it cannot use it: they are looked at again. `first`: of its user.
@@ -2591,10 +2724,11 @@ save_tallies = function()
       close_hour(user, m, hour)
       m[12], m[13], m[14], is_new = 0, 0, 0, true
     end
-    local fade = math.exp((m[10] - now) / RECENT_MS)
+    local passed = math.max(0, now - m[10]) -- the clock of the server may have been set back
+    local fade = math.exp(-passed / RECENT_MS)
     for at = 1, 6 do m[at] = m[at] + by[at] end
     for at = 7, 9 do m[at] = short(m[at] * fade + by[at == 9 and 7 or at - 2]) end
-    m[10], m[11] = now, m[11] + now - m[10]
+    m[10], m[11] = now, m[11] + passed
     m[12], m[13], m[14] = m[12] + by[7], m[13] + by[5], m[14] + by[6]
     for at = TALLIED_WAITS, #by, 2 do add_wait(m, WAITS, by[at], by[at + 1]) end
     if is_new then -- once an hour the key is given more time
@@ -2643,9 +2777,15 @@ local function new_ending()
   -- The task has left its place already. `ttl`: how long the record is kept, in ms.
   return function(user, id, reason, ttl)
     local known = fields_of(task_key(user, id))
-    local body = call('GET', body_key(user, id)) or string.rep('\0', 9)
-    if erase_task(user, id) then announce(user, id, 'canceled') end
+    local body = redis.pcall('GET', body_key(user, id))
+    if type(body) ~= 'string' then body = string.rep('\0', 9) end -- lost, or not a message at all
+    if bytes then bytes.lift(user, id) end
     call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
+    call('DEL', needs_key(user, id), keys_of_task(user, id))
+    if known.feeds then
+      call('HSET', task_key(user, id), 'feeds', 1)
+      announce(user, id, 'canceled')
+    end
     if bytes then bytes.lay(user, id) end
     tally(user, 'canceled')
     publish(user, id, 'canceled')
@@ -2680,38 +2820,52 @@ local function new_links()
     if call('EXISTS', feeds, informed) == 0 then call('HDEL', task_key(user, dependency), 'feeds') end
   end
 
-  function it.leave_deferred(user, id)
-    call('SREM', place_key('deferred', user), id)
-    count('deferred', -1)
-    for _, dependency in ipairs(call('SMEMBERS', needs_key(user, id))) do stop_waiting_for(user, id, dependency) end
-    call('DEL', needs_key(user, id))
+  -- What it waits for. Reads each key that its leaving writes, so that one of another type shows before.
+  local function needs_to_leave(user, id)
+    local needs = call('SMEMBERS', needs_key(user, id))
+    for _, dependency in ipairs(needs) do
+      call('SINTERCARD', 2, feeds_key(user, dependency), informed_key(user, dependency), 'LIMIT', 1)
+      call('HLEN', task_key(user, dependency))
+    end
+    call('SCARD', place_key('deferred', user))
+    return needs
   end
 
-  local released = {}
-  local function release(user, id, step_us)
-    local key = task_key(user, id)
+  function it.leave_deferred(user, id)
+    local needs = needs_to_leave(user, id)
+    for _, dependency in ipairs(needs) do stop_waiting_for(user, id, dependency) end
+    call('DEL', needs_key(user, id))
     call('SREM', place_key('deferred', user), id)
     count('deferred', -1)
-    local known = call('HMGET', key, 'priority', 'due', 'watched')
-    local due = tonumber(known[2] or 0)
+  end
+
+  -- From its place among the deferred ones, which it leaves first, to that where it goes on.
+  local released = {}
+  local function release(user, id, known, step_us)
+    local key, due = task_key(user, id), tonumber(known[4] or 0)
+    fair().know(user)
+    call('SREM', place_key('deferred', user), id)
+    count('deferred', -1)
     if due > now then
-      call('HSET', key, 'state', 'scheduled')
       schedule(user, id, due)
+      call('HSET', key, 'state', 'scheduled')
     else
-      local lane, score = score_of(tonumber(known[1] or 3), step_us)
+      local lane, score = score_of(tonumber(known[3] or 3), step_us)
+      call('ZADD', place_key(lane, user), score, id)
+      count(lane, 1)
       call('HSET', key, 'state', 'queued', 'queued', now)
-      if place(user, id, lane, score) then released[user] = (released[user] or 0) + 1 end
+      if admit(user, cost_of_task(user, id)) then released[user] = (released[user] or 0) + 1 end
     end
-    if known[3] then publish(user, id, 'waiting') end
+    if known[5] then publish(user, id, 'waiting') end
   end
 
   -- One dependent learns how one of its dependencies ended. True: it goes on waiting for the same.
   local function inform(user, id, dependency, outcome, step_us, ttl)
-    local known = call('HMGET', task_key(user, id), 'state', 'on_failure')
+    local known = call('HMGET', task_key(user, id), 'state', 'on_failure', 'priority', 'due', 'watched')
     if known[1] ~= 'deferred' then return false end
     if outcome == 'finished' or known[2] == 'run' then
       call('SREM', needs_key(user, id), dependency)
-      if call('EXISTS', needs_key(user, id)) == 0 then release(user, id, step_us) end
+      if call('EXISTS', needs_key(user, id)) == 0 then release(user, id, known, step_us) end
     elseif known[2] == 'cancel' then
       it.leave_deferred(user, id)
       end_canceled(user, id, 'dependency ' .. dependency .. ' ' .. outcome, ttl)
@@ -2762,9 +2916,19 @@ local function new_links()
       end_announcement(user, id)
       return 1, true
     end
-    local dependents = in_order(user, call('SPOP', feeds, most))
-    for _, dependent in ipairs(dependents) do
-      if inform(user, dependent, id, outcome, step_us, ttl) then call('SADD', informed_key(user, id), dependent) end
+    local dependents = in_order(user, call('SRANDMEMBER', feeds, most))
+    local done = 0
+    local function tell_all()
+      for at, dependent in ipairs(dependents) do
+        if inform(user, dependent, id, outcome, step_us, ttl) then call('SADD', informed_key(user, id), dependent) end
+        done = at
+      end
+    end
+    local is_done, failure = pcall(tell_all)
+    if done > 0 then call('SREM', feeds, unpack(dependents, 1, done)) end
+    if not is_done then
+      damage().leave_deferred(user, dependents[done + 1], id)
+      error(failure, 0)
     end
     local all = call('EXISTS', feeds) == 0
     if all then end_announcement(user, id) end
@@ -2816,10 +2980,14 @@ local function new_links()
 
   -- What this call caused is told at once, as long as nothing was put off; what is put off, by turns of users.
   function it.pass_on_outcomes(step_us, ttl)
-    local budget, at = STEP, 1
+    local budget, at, failure = STEP, 1, nil
     while announcements[at] and budget > 0 and not are_put_off() do
       local user, id, outcome = unpack(announcements[at])
-      local informed, all = pass_on(user, id, outcome, budget, step_us, ttl)
+      local is_done, informed, all = pcall(pass_on, user, id, outcome, budget, step_us, ttl)
+      if not is_done then
+        failure = { user = user, of = informed }
+        break
+      end
       budget = budget - informed
       if not all then break end
       at = at + 1
@@ -2829,6 +2997,7 @@ local function new_links()
       at = #announcements + 1
     end
     put_off_others()
+    if failure then damage().note(failure.user, failure.of) end
     while budget > 0 and are_put_off() do
       budget = budget - take_turn(budget, step_us, ttl)
       put_off_others()
@@ -3711,6 +3880,7 @@ local function add_link_checks(doctor)
       end
     end
     if (is_listed and true or false) == (packed and true or false) then return end
+    if packed and call('ZSCORE', prefix .. 'damaged', user) then return end -- lib/damage.lua
     wrong('unlisted-end', 'announcements', 'the user ' .. (packed and 'is missing' or 'has nothing to be told'), function()
       if packed then call('ZADD', turns_key, now_us, user) else call('ZREM', turns_key, user) end
       return packed and 'listed' or 'removed'

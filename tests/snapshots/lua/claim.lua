@@ -47,7 +47,8 @@ local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. use
 -- What went wrong, as pcall tells it.
 local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
 
-local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+-- What happened is done, also where nobody may be told of it.
+local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
 return (function()
 
 -- lib/state.lua
@@ -55,7 +56,7 @@ return (function()
 
 local of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
   'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-  'damaged')
+  'damaged', 'hunt', 'silent_at')
 local arrival = tonumber(of_queue[2] or 0)
 local has_policies, has_assigned = of_queue[3], of_queue[4]
 local clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -64,6 +65,7 @@ local has_weights, sweep_asked, has_returned = of_queue[10], of_queue[11], of_qu
 local has_byte_limits, is_weighing = tonumber(of_queue[13] or 0) > 0, of_queue[14]
 local has_in_hand = tonumber(of_queue[15] or 0) -- lib/limits.lua
 local has_damaged = of_queue[16] -- lib/damage.lua
+local hunt_known, silent_at_known = of_queue[17], of_queue[18] -- lib/hunt.lua, lib/silence.lua
 local root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
 local saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
 
@@ -82,17 +84,25 @@ local save_tallies = nil -- a function in scripts that measure users: lib/metric
 local tell_of_moments = nil -- a function in scripts that set moments: lib/moments.lua
 local save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
 local save_lines = nil -- a function in scripts that know lines: lib/lines.lua
+
+-- A line that is of another type fails the call, but costs it no total. One that cannot be counted up is set.
 local function save_state()
-  if save_lines then save_lines() end
-  if save_bytes then save_bytes() end
   if save_tallies then save_tallies() end
-  if tell_of_moments then tell_of_moments() end
-  if root.clock ~= saved_clock or arrival ~= saved_arrival or root.mean ~= saved_mean then
-    call('HSET', state_key, 'clock', root.clock, 'arrival', arrival, 'mean', root.mean)
-  end
+  if save_bytes then save_bytes() end
+  local is_done, failure = true, nil
+  if save_lines then is_done, failure = pcall(save_lines) end
   for field, by in pairs(counts) do
-    if by ~= 0 then call('HINCRBY', state_key, field, by) end
+    if by ~= 0 and type(redis.pcall('HINCRBY', state_key, field, by)) == 'table' then
+      call('HSET', state_key, field, (tonumber(call('HGET', state_key, field)) or 0) + by)
+    end
   end
+  if root.clock ~= saved_clock or root.mean ~= saved_mean then
+    call('HSET', state_key, 'clock', root.clock, 'arrival', arrival, 'mean', root.mean)
+  elseif arrival ~= saved_arrival then -- of most that is put in; writing a fraction takes long
+    call('HSET', state_key, 'arrival', arrival)
+  end
+  if tell_of_moments then tell_of_moments() end
+  if not is_done then error(failure, 0) end
 end
 
 if not of_queue[2] and call('EXISTS', prefix .. 'settings') == 1 then
@@ -221,10 +231,11 @@ save_tallies = function()
       close_hour(user, m, hour)
       m[12], m[13], m[14], is_new = 0, 0, 0, true
     end
-    local fade = math.exp((m[10] - now) / RECENT_MS)
+    local passed = math.max(0, now - m[10]) -- the clock of the server may have been set back
+    local fade = math.exp(-passed / RECENT_MS)
     for at = 1, 6 do m[at] = m[at] + by[at] end
     for at = 7, 9 do m[at] = short(m[at] * fade + by[at == 9 and 7 or at - 2]) end
-    m[10], m[11] = now, m[11] + now - m[10]
+    m[10], m[11] = now, m[11] + passed
     m[12], m[13], m[14] = m[12] + by[7], m[13] + by[5], m[14] + by[6]
     for at = TALLIED_WAITS, #by, 2 do add_wait(m, WAITS, by[at], by[at + 1]) end
     if is_new then -- once an hour the key is given more time
@@ -526,7 +537,8 @@ local function keys_of_task(user, id) return task_key(user, id), body_key(user, 
 -- Returns whether there are any.
 local function erase_task(user, id)
   local key = task_key(user, id)
-  local feeds = call('HGET', key, 'feeds')
+  local feeds = redis.pcall('HGET', key, 'feeds')
+  if type(feeds) == 'table' then feeds = nil end -- of another type
   if bytes then bytes.lift(user, id) end
   call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
   if feeds then call('HSET', key, 'feeds', 1) end
@@ -567,9 +579,15 @@ local function new_ending()
   -- The task has left its place already. `ttl`: how long the record is kept, in ms.
   return function(user, id, reason, ttl)
     local known = fields_of(task_key(user, id))
-    local body = call('GET', body_key(user, id)) or string.rep('\0', 9)
-    if erase_task(user, id) then announce(user, id, 'canceled') end
+    local body = redis.pcall('GET', body_key(user, id))
+    if type(body) ~= 'string' then body = string.rep('\0', 9) end -- lost, or not a message at all
+    if bytes then bytes.lift(user, id) end
     call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
+    call('DEL', needs_key(user, id), keys_of_task(user, id))
+    if known.feeds then
+      call('HSET', task_key(user, id), 'feeds', 1)
+      announce(user, id, 'canceled')
+    end
     if bytes then bytes.lay(user, id) end
     tally(user, 'canceled')
     publish(user, id, 'canceled')
@@ -614,7 +632,8 @@ local function wake_from(set, tasks, except)
 end
 
 local function wake(user, tasks, except)
-  for _, name in ipairs(has_assigned and user and call('SMEMBERS', prefix .. 'assignments:' .. user) or {}) do
+  -- Of none, where that key is of another type.
+  for _, name in ipairs(has_assigned and user and redis.pcall('SMEMBERS', prefix .. 'assignments:' .. user) or {}) do
     if tasks > 0 then tasks = wake_from(prefix .. 'waiting:' .. name, tasks, except) end
   end
   if tasks > 0 then wake_from(prefix .. 'waiting', tasks, except) end
@@ -789,8 +808,11 @@ local function new_choice()
 
   -- Its tag is known, as `tag` found it.
   function lines.set(line, member, tag)
+    if has_assigned and (not line.tags[member] or tag < line.tags[member]) then
+      assignments.of(member) -- will be needed: what is broken of it shows here
+      line.lowered[member] = true
+    end
     if line.size and not line.tags[member] then line.size = line.size + 1 end
-    if has_assigned and (not line.tags[member] or tag < line.tags[member]) then line.lowered[member] = true end
     line.tags[member], line.moved[member] = tag, true
     if line.first == nil then return end
     if line.first == false or tag < line.low then
@@ -1095,6 +1117,14 @@ local function new_choice()
     local u = nodes.user(user)
     if not nodes.is_ready(u) then nodes.join(u, cost) end
     return true
+  end
+
+  -- Reads what admitting a user needs, so that a key of another type shows before anything is written.
+  function choice.know(user)
+    local u = nodes.user(user)
+    nodes.is_ready(u)
+    nodes.marks(u)
+    if has_assigned then assignments.of(user) end
   end
 
   function choice.leave(u) nodes.leave(u) end
@@ -1496,6 +1526,8 @@ local function new_choice()
 
     local function release(name, user)
       local u = nodes.user(user)
+      choice.know(user)
+      if governed then gates.running(u) end
       call('SREM', of_key(user), name)
       of_member[user] = nil
       local line = u.up
@@ -1507,13 +1539,29 @@ local function new_choice()
       choice.forgive(u)
     end
 
+    -- Those for whom something fails stay, and are noted; returns how many do not, the first ones of the list from then on.
+    local function release_all(name, users)
+      local released = 0
+      for at, user in ipairs(users) do
+        local is_done, failure = pcall(release, name, user)
+        if is_done then
+          released = released + 1
+          users[at], users[released] = users[released], user
+        else
+          damage().note(user, failure)
+        end
+      end
+      return released
+    end
+
     local function release_some()
       local left = RELEASED
       while left > 0 do
         local name = call('SRANDMEMBER', ended_key)
         if not name then break end
-        local users = call('SPOP', users_key_of(name), left)
-        for _, user in ipairs(users) do release(name, user) end
+        local users = call('SRANDMEMBER', users_key_of(name), left)
+        local released = release_all(name, users)
+        if released > 0 then call('SREM', users_key_of(name), unpack(users, 1, released)) end
         left = left - #users - 1
         if call('EXISTS', users_key_of(name)) == 0 then call('SREM', ended_key, name) end
       end
@@ -1552,15 +1600,15 @@ local function new_choice()
       for _, name in ipairs(assignments.of(user)) do call('ZADD', prefix .. 'leases@' .. name, 'LT', at, member) end
     end
 
-    -- The lanes of an assignment at which it is time to look, at most so many, and when it is for the next one.
-    function assignments.lanes(name, most)
+    -- The lanes of an assignment whose looks are in a range, at most so many, and when it is for the next one.
+    function assignments.lanes(name, from, to, most)
       local key = prefix .. 'leases@' .. name
-      local members = call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, most)
+      local members = call('ZRANGEBYSCORE', key, from, to, 'LIMIT', 0, most)
       local due = {}
       for at, look in ipairs(#members > 0 and call('ZMSCORE', leases_key, unpack(members)) or {}) do
         if not look then
           call('ZREM', key, members[at])
-        elseif tonumber(look) > now then
+        elseif tonumber(look) > tonumber(to) then
           call('ZADD', key, look, members[at])
         else
           due[#due + 1] = members[at]
@@ -1720,8 +1768,19 @@ local function new_choice()
       return most and math.max(0, choice.waiting(user) + more - most) or 0
     end
 
-    -- Seconds (as ms) in which the user's tasks, as fast as they went lately, make room for so many.
+    -- Until when the user, or everybody, is paused: 0 where nobody is, -1 without an end.
+    local function pause_of(user)
+      local own = rawget(nodes.user(user).policy, 'paused')
+      local all = choice.all_paused
+      if own == true or all == true then return -1 end
+      return math.max(own or 0, all or 0)
+    end
+
+    -- In how many ms the user's tasks, as fast as they went lately, make room for so many, or its pause ends; -1: nobody knows.
     function choice.retry_after(user, excess)
+      local paused = pause_of(user)
+      if paused < 0 then return -1 end
+      if paused > now then return paused - now end
       local blob = call('GET', prefix .. 'metrics:' .. user)
       if not blob then return 1000 end
       local recent, span = recent_services(blob)
@@ -1772,6 +1831,13 @@ local function new_choice()
       return id and cost_of_task(user, id)
     end
 
+    -- Reads what a review needs, before anything is written.
+    function choice.know_places(user)
+      choice.know(user)
+      head_cost(user)
+      gates.running(nodes.user(user))
+    end
+
     -- Puts the user where it belongs after something changed. True: it may be served now, and could not before.
     function choice.review(user)
       nodes.known[user] = nil -- what happened in this script is read anew
@@ -1789,12 +1855,13 @@ local function new_choice()
     end
 
     -- What fails for one user is noted: it is looked at again later, and no longer for this.
-    function choice.review_alone(user)
-      local is_done, may_run = pcall(choice.review, user)
+    local function alone(act, user)
+      local is_done, may_run = pcall(act, user)
       if is_done then return may_run end
       damage().note(user, may_run)
       call('ZREM', parked_key, user)
     end
+    function choice.review_alone(user) return alone(choice.review, user) end
 
     -- Those whose time has come.
     function choice.unpark(most, woken)
@@ -1809,12 +1876,13 @@ local function new_choice()
     end
 
     -- A task of the user ended. One that is ready stays so, unless its breaker opened. Returns as `review` does.
-    function choice.freed(user)
+    local function look_at_freed(user)
       local u = nodes.user(user)
       if u.opened or not nodes.is_ready(u) then return choice.review(user) end
       reservations.update(u)
       return false
     end
+    function choice.freed(user) return alone(look_at_freed, user) end
 
     function choice.retire(u)
       call('ZREM', parked_key, u.name)
@@ -1975,6 +2043,45 @@ local function new_choice()
         call('ZREM', due_key, user)
       end
 
+      local function remove_from_places(user, id)
+        for _, where in ipairs({ 'critical', 'normal', 'scheduled' }) do
+          if try('ZREM', place_key(where, user), id) == 1 then count(where, -1) end
+        end
+      end
+
+      -- One that did not learn of the end of a task goes on waiting for it.
+      function it.leave_deferred(user, id, dependency)
+        if try('HGET', task_key(user, id), 'state') ~= 'deferred' then return end
+        remove_from_places(user, id)
+        if try('SADD', place_key('deferred', user), id) == 1 then count('deferred', 1) end
+        try('SADD', needs_key(user, id), dependency)
+      end
+
+      -- Of a task that could not be added, nothing is there. What waits for its id goes on waiting for it.
+      function it.take_back(user, id, dependencies)
+        remove_from_places(user, id)
+        try('SREM', place_key('deferred', user), id)
+        for _, dependency in ipairs(dependencies) do
+          local feeds = feeds_key(user, dependency)
+          try('SREM', feeds, id)
+          if call('EXISTS', feeds, informed_key(user, dependency)) == 0 then try('HDEL', task_key(user, dependency), 'feeds') end
+        end
+        call('DEL', task_key(user, id), needs_key(user, id))
+        if call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0 then call('HSET', task_key(user, id), 'feeds', 1) end
+      end
+
+      -- Those whose bodies were to be written last. (Their users may be among those that came lately, or be looked at for
+      -- what is due: that is of no consequence.)
+      function it.take_back_all(tasks, bodies, failure)
+        local is_new = {}
+        for at = 1, #bodies, 2 do is_new[bodies[at]] = true end
+        for _, task in ipairs(tasks) do
+          local user, id, needs = task[1], task[2], task[6]
+          if is_new[body_key(user, id)] then it.take_back(user, id, needs and needs[3] or {}) end
+        end
+        error(failure, 0)
+      end
+
       -- A held task that failed to be let in is not in its lane as well. line: of its user at that key.
       function it.leave_held(user, line, failure)
         it.note(user, failure)
@@ -1989,6 +2096,31 @@ local function new_choice()
           local holder = call('HGET', task_key(user, entry[2][2]), 'worker') or 'nobody'
           call('XCLAIM', stream, 'workers', holder, '0', entry[1], 'FORCE', 'JUSTID')
         end
+      end
+
+      local function is_before(one, other)
+        local ms, seq = string.match(one, '(%d+)-(%d+)')
+        local other_ms, other_seq = string.match(other, '(%d+)-(%d+)')
+        if ms ~= other_ms then return tonumber(ms) < tonumber(other_ms) end
+        return tonumber(seq) < tonumber(other_seq)
+      end
+
+      -- An entry under its id, which a stream takes at its end only.
+      local function insert_entry(stream, stream_id, id)
+        local entries = call('XRANGE', stream, '-', '+')
+        entries[#entries + 1] = { stream_id, { 'id', id } }
+        table.sort(entries, function(one, other) return is_before(one[1], other[1]) end)
+        call('DEL', stream)
+        for _, entry in ipairs(entries) do call('XADD', stream, entry[1], unpack(entry[2])) end
+      end
+
+      -- A delivery is not in its stream, or nobody's there: the stream was lost, or its group.
+      function it.mend_stream(stream, lane, user, id, stream_id)
+        local found = call('XRANGE', stream, stream_id, stream_id)[1]
+        if found and found[2][2] ~= id then return end -- of the same millisecond, in a stream that is newer
+        if not found then insert_entry(stream, stream_id, id) end
+        it.mend_group(stream, user)
+        call('ZADD', leases_key, 'NX', now, lane .. ':' .. user)
       end
 
       return it
@@ -2054,9 +2186,10 @@ end
 -- `due` knows of each user only its earliest task, so that one user's schedule costs the others nothing.
 local function schedule(user, id, at)
   local waiting = place_key('scheduled', user)
-  call('ZADD', waiting, place_in_ms(waiting, at), id)
+  local score = place_in_ms(waiting, at)
   call('ZADD', due_key, 'LT', at, user)
   call('ZADD', users_key, now, user)
+  call('ZADD', waiting, score, id)
   note_moment(at, user)
   count('scheduled', 1)
 end
@@ -2079,38 +2212,52 @@ local function new_links()
     if call('EXISTS', feeds, informed) == 0 then call('HDEL', task_key(user, dependency), 'feeds') end
   end
 
-  function it.leave_deferred(user, id)
-    call('SREM', place_key('deferred', user), id)
-    count('deferred', -1)
-    for _, dependency in ipairs(call('SMEMBERS', needs_key(user, id))) do stop_waiting_for(user, id, dependency) end
-    call('DEL', needs_key(user, id))
+  -- What it waits for. Reads each key that its leaving writes, so that one of another type shows before.
+  local function needs_to_leave(user, id)
+    local needs = call('SMEMBERS', needs_key(user, id))
+    for _, dependency in ipairs(needs) do
+      call('SINTERCARD', 2, feeds_key(user, dependency), informed_key(user, dependency), 'LIMIT', 1)
+      call('HLEN', task_key(user, dependency))
+    end
+    call('SCARD', place_key('deferred', user))
+    return needs
   end
 
-  local released = {}
-  local function release(user, id, step_us)
-    local key = task_key(user, id)
+  function it.leave_deferred(user, id)
+    local needs = needs_to_leave(user, id)
+    for _, dependency in ipairs(needs) do stop_waiting_for(user, id, dependency) end
+    call('DEL', needs_key(user, id))
     call('SREM', place_key('deferred', user), id)
     count('deferred', -1)
-    local known = call('HMGET', key, 'priority', 'due', 'watched')
-    local due = tonumber(known[2] or 0)
+  end
+
+  -- From its place among the deferred ones, which it leaves first, to that where it goes on.
+  local released = {}
+  local function release(user, id, known, step_us)
+    local key, due = task_key(user, id), tonumber(known[4] or 0)
+    fair().know(user)
+    call('SREM', place_key('deferred', user), id)
+    count('deferred', -1)
     if due > now then
-      call('HSET', key, 'state', 'scheduled')
       schedule(user, id, due)
+      call('HSET', key, 'state', 'scheduled')
     else
-      local lane, score = score_of(tonumber(known[1] or 3), step_us)
+      local lane, score = score_of(tonumber(known[3] or 3), step_us)
+      call('ZADD', place_key(lane, user), score, id)
+      count(lane, 1)
       call('HSET', key, 'state', 'queued', 'queued', now)
-      if place(user, id, lane, score) then released[user] = (released[user] or 0) + 1 end
+      if admit(user, cost_of_task(user, id)) then released[user] = (released[user] or 0) + 1 end
     end
-    if known[3] then publish(user, id, 'waiting') end
+    if known[5] then publish(user, id, 'waiting') end
   end
 
   -- One dependent learns how one of its dependencies ended. True: it goes on waiting for the same.
   local function inform(user, id, dependency, outcome, step_us, ttl)
-    local known = call('HMGET', task_key(user, id), 'state', 'on_failure')
+    local known = call('HMGET', task_key(user, id), 'state', 'on_failure', 'priority', 'due', 'watched')
     if known[1] ~= 'deferred' then return false end
     if outcome == 'finished' or known[2] == 'run' then
       call('SREM', needs_key(user, id), dependency)
-      if call('EXISTS', needs_key(user, id)) == 0 then release(user, id, step_us) end
+      if call('EXISTS', needs_key(user, id)) == 0 then release(user, id, known, step_us) end
     elseif known[2] == 'cancel' then
       it.leave_deferred(user, id)
       end_canceled(user, id, 'dependency ' .. dependency .. ' ' .. outcome, ttl)
@@ -2161,9 +2308,19 @@ local function new_links()
       end_announcement(user, id)
       return 1, true
     end
-    local dependents = in_order(user, call('SPOP', feeds, most))
-    for _, dependent in ipairs(dependents) do
-      if inform(user, dependent, id, outcome, step_us, ttl) then call('SADD', informed_key(user, id), dependent) end
+    local dependents = in_order(user, call('SRANDMEMBER', feeds, most))
+    local done = 0
+    local function tell_all()
+      for at, dependent in ipairs(dependents) do
+        if inform(user, dependent, id, outcome, step_us, ttl) then call('SADD', informed_key(user, id), dependent) end
+        done = at
+      end
+    end
+    local is_done, failure = pcall(tell_all)
+    if done > 0 then call('SREM', feeds, unpack(dependents, 1, done)) end
+    if not is_done then
+      damage().leave_deferred(user, dependents[done + 1], id)
+      error(failure, 0)
     end
     local all = call('EXISTS', feeds) == 0
     if all then end_announcement(user, id) end
@@ -2215,10 +2372,14 @@ local function new_links()
 
   -- What this call caused is told at once, as long as nothing was put off; what is put off, by turns of users.
   function it.pass_on_outcomes(step_us, ttl)
-    local budget, at = STEP, 1
+    local budget, at, failure = STEP, 1, nil
     while announcements[at] and budget > 0 and not are_put_off() do
       local user, id, outcome = unpack(announcements[at])
-      local informed, all = pass_on(user, id, outcome, budget, step_us, ttl)
+      local is_done, informed, all = pcall(pass_on, user, id, outcome, budget, step_us, ttl)
+      if not is_done then
+        failure = { user = user, of = informed }
+        break
+      end
       budget = budget - informed
       if not all then break end
       at = at + 1
@@ -2228,6 +2389,7 @@ local function new_links()
       at = #announcements + 1
     end
     put_off_others()
+    if failure then damage().note(failure.user, failure.of) end
     while budget > 0 and are_put_off() do
       budget = budget - take_turn(budget, step_us, ttl)
       put_off_others()
@@ -2450,8 +2612,198 @@ local function new_promotion(claim, work)
 end
 
 -- lib/stealing.lua
+-- Look for what silent workers have, and when to look again.
+
+-- lib/suspects.lua
+-- Tasks that were in a process when it died run again apart from each other: which of them killed it is not known.
+-- suspects  zset  <u>:<id> of those that were handed out less than a lease ago → when that is over
+
+local suspects_key = prefix .. 'suspects'
+
+local function watch_suspect(user, id, lease_ms) call('ZADD', suspects_key, now + lease_ms, user .. ':' .. id) end
+
+local function may_run_suspects()
+  if call('EXISTS', suspects_key) == 0 then return true end
+  call('ZREMRANGEBYSCORE', suspects_key, '-inf', now)
+  local slots = tonumber(call('HGET', state_key, 'slots') or 0)
+  return call('ZCARD', suspects_key) < math.max(1, math.floor(slots / 10))
+end
+
+-- When one more may run at the latest; 0: now.
+local function suspects_open_at()
+  if may_run_suspects() then return 0 end
+  return tonumber(call('ZRANGE', suspects_key, 0, 0, 'WITHSCORES')[2])
+end
+
+-- One that died as the only suspect runs in a worker that runs nothing else for a time: an idle one, or one that takes
+-- nothing new until it is empty. One worker of all does so at a time, and for a tenth of the time of all at most: tasks that
+-- kill must not take the workers of everybody. `clearing` in the state: since when and until when a worker is occupied by
+-- that, when the next one may be, the lane for which it is to become empty ('-': it runs), and its name.
+local function new_room(worker, holds)
+  local it = {}
+  local PATIENCE_MS = 30000 -- for running tasks to end
+  local SIGN_MS = 20000 -- within which a live worker gives one
+  local since, ends_at, opens_at, lane, owner = string.match(clearing_known, '^(%d+) (%d+) (%d+) (%S+) (.*)$')
+  since, ends_at, opens_at = tonumber(since or 0), tonumber(ends_at or 0), tonumber(opens_at or 0)
+  local is_awaited = lane and lane ~= '-' and ends_at > now
+  local is_own = owner == worker
+
+  local function note(from, to, of_lane)
+    local workers = math.max(1, call('ZCOUNT', prefix .. 'workers', now - SIGN_MS, '+inf'))
+    since, ends_at, lane, is_own, is_awaited = from, to, of_lane, true, of_lane ~= '-'
+    opens_at = to + math.ceil((to - from) * math.max(0, 10 / workers - 1))
+    call('HSET', state_key, 'clearing', string.format('%d %d %d ', since, ends_at, opens_at) .. lane .. ' ' .. worker)
+  end
+
+  -- The lane for which this worker is empty now.
+  function it.lane() return is_awaited and is_own and holds == 0 and lane end
+
+  -- Whether one may run alone here: nobody does or did just now, or a busy worker is still waited for.
+  function it.is_open() return holds == 0 and (is_awaited or opens_at <= now) end
+
+  -- One runs alone here, for so long at most.
+  function it.take(ms) note(is_awaited and is_own and since or now, now + ms, '-') end
+
+  -- It has ended.
+  function it.close()
+    if is_own and lane == '-' and ends_at > now then note(since, now, '-') end
+  end
+
+  -- `wanted`: the lane, if this call saw one that waits for room.
+  function it.ask(wanted)
+    if is_awaited and is_own and holds == 0 then
+      call('HDEL', state_key, 'clearing') -- it has gone
+      is_awaited = false
+    elseif wanted and holds > 0 and opens_at <= now then
+      note(now, now + PATIENCE_MS, wanted)
+    end
+  end
+
+  function it.is_awaited() return is_awaited and is_own and holds > 0 end
+
+  function it.ends_at() return ends_at end
+
+  function it.opens_at() return is_awaited and ends_at or opens_at end
+
+  return it
+end
+
+-- lib/hunt.lua
+-- Whoever had something and gave no sign of life for a lease may be dead. Then each lane is looked at once; while all are
+-- alive, nobody looks at what they have, but now and then.
+-- `hunt` in the state: when the last lease ended of those found silent so far: lanes that were looked at before are looked
+-- at again. Negative when all have been.
+
+local QUIET_LEASES = 30 -- between two looks at a lane while all workers live
+local hunt_from = tonumber(hunt_known or 0)
+
+local function begin_hunt(at)
+  if at <= math.abs(hunt_from) then return end
+  hunt_from = at
+  call('HSET', state_key, 'hunt', at)
+end
+
+local function end_hunt()
+  hunt_from = -hunt_from
+  call('HSET', state_key, 'hunt', hunt_from)
+end
+
+-- lib/silence.lua
+-- Who fell silent. `silent_at` in the state: nobody can have been silent for a lease before. `checked_at`: when that was found.
+
+-- lib/set_back.lua
+-- The clock of the server was set back: what was noted lies in a future that is far away by now. What silent workers
+-- have is looked for as if all had given a sign just now; what is scheduled for a moment waits for it.
+-- `set_back` in the state: how far the lanes have been gone through.
+
+local function new_set_back(lease_ms)
+  local it = {}
+  local LANES, KEPT_BACK = 100, 1000 -- of one call
+
+  -- Each delivery is its worker's, whose lease begins anew. All of a lane at once: no more than there are slots.
+  local function renew_lane(stream)
+    local from = '-'
+    repeat
+      local page = call('XPENDING', stream, 'workers', from, '+', 500)
+      for _, entry in ipairs(page) do
+        call('XCLAIM', stream, 'workers', entry[2], 0, entry[1], 'JUSTID')
+        from = '(' .. entry[1]
+      end
+    until #page < 500
+  end
+
+  -- False: there are more.
+  local function go_through_lanes()
+    local page = call('ZSCAN', leases_key, call('HGET', state_key, 'set_back') or '0', 'COUNT', LANES)
+    for at = 1, #page[2], 2 do
+      local lane, user = string.match(page[2][at], '^(%a+):(.*)$')
+      local is_done, failure = pcall(renew_lane, stream_key(lane, user))
+      if not is_done then damage().note(user, failure) end
+      call('ZADD', leases_key, now + lease_ms, page[2][at])
+      if has_assigned then assignments.note_lease(page[2][at], user, now + lease_ms) end
+    end
+    call('HSET', state_key, 'set_back', page[1])
+    return page[1] == '0'
+  end
+
+  local function bring_back(key)
+    for _, member in ipairs(call('ZRANGEBYSCORE', key, '(' .. now, '(+inf', 'LIMIT', 0, KEPT_BACK)) do
+      call('ZADD', key, now, member)
+    end
+  end
+
+  -- True: all of it is done.
+  function it.go_on()
+    if not go_through_lanes() then return false end
+    for _, name in ipairs({ 'workers', 'assignments', 'damaged', 'held' }) do bring_back(prefix .. name) end
+    call('DEL', prefix .. 'suspects')
+    call('HDEL', state_key, 'set_back', 'clearing', 'hunt', 'keeper', 'second')
+    return true
+  end
+
+  return it
+end
+
+local silent_at = tonumber(silent_at_known or 0)
+local SET_BACK_MS = 1000 -- more than a clock is adjusted by in passing
+
+local function new_silence(lease_ms)
+  local it = {}
+  local LOOKS = 20
+
+  -- An idle worker gives a sign more rarely. What it said last is that it has nothing.
+  local function has_nothing(worker, sign)
+    local known = call('HMGET', prefix .. 'worker:' .. worker, 'seen', 'idle')
+    return known[2] == '1' and tonumber(known[1] or 0) >= sign
+  end
+
+  local function note(last_sign)
+    local silent = call('ZREVRANGEBYSCORE', prefix .. 'workers', last_sign, '-inf', 'WITHSCORES', 'LIMIT', 0, LOOKS)
+    for at = 1, #silent, 2 do
+      if not has_nothing(silent[at], tonumber(silent[at + 1])) then return begin_hunt(silent[at + 1] + lease_ms) end
+    end
+  end
+
+  function it.find()
+    local checked_at = tonumber(call('HGET', state_key, 'checked_at') or 0)
+    if checked_at > now + SET_BACK_MS then
+      if not new_set_back(lease_ms).go_on() then return end
+      hunt_from = 0
+    end
+    local last_sign = now - lease_ms
+    note(last_sign)
+    local oldest = call('ZRANGEBYSCORE', prefix .. 'workers', '(' .. last_sign, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+    silent_at = (oldest or now) + lease_ms
+    call('HSET', state_key, 'silent_at', silent_at, 'checked_at', now)
+  end
+
+  return it
+end
+
+-- lib/taking_over.lua
 -- Take over what silent workers have. Whatever ran in a process that died may have killed it: each is a suspect, and runs
--- apart from the others until one of them dies alone.
+-- apart from the others until one of them dies alone. Closures cost every call of a script: these are made where there is a
+-- lane to look at.
 
 -- lib/limits.lua
 -- Limits: how many tasks of a key run at once, and how often they start. A task has the key of its name, and those that it
@@ -2646,11 +2998,18 @@ local function new_limits()
 
   -- Lines
 
+  -- Where all places are taken by what runs, each end tells: such keys, however many, are looked at some at a time, and
+  -- at moments that they share.
   local function next_look(l)
     local at = now + LOOK_MS
-    if not l or not l.rate_us or l.let_in > 0 then return at end
-    local opens = math.ceil(rate_opens_at(l.tat, l.rate_us, l.burst) / 1000)
-    return opens > now and opens or at
+    if not l or l.let_in > 0 then return at end
+    if l.rate_us then
+      local opens = math.ceil(rate_opens_at(l.tat, l.rate_us, l.burst) / 1000)
+      if opens > now then return opens end
+    end
+    if l.uncounted or room(l) >= 1 then return at end
+    local turns = math.max(1, math.ceil(call('ZCARD', held_key) / KEYS_DUE))
+    return math.ceil((now + turns * LOOK_MS) / LOOK_MS) * LOOK_MS
   end
 
   -- Where there is room, those before it cannot use it: they are looked at again. `first`: of its user.
@@ -3001,90 +3360,18 @@ local function load_body(user, id, max_message_bytes)
   return body
 end
 
--- lib/suspects.lua
--- Tasks that were in a process when it died run again apart from each other: which of them killed it is not known.
--- suspects  zset  <u>:<id> of those that were handed out less than a lease ago → when that is over
-
-local suspects_key = prefix .. 'suspects'
-
-local function watch_suspect(user, id, lease_ms) call('ZADD', suspects_key, now + lease_ms, user .. ':' .. id) end
-
-local function may_run_suspects()
-  if call('EXISTS', suspects_key) == 0 then return true end
-  call('ZREMRANGEBYSCORE', suspects_key, '-inf', now)
-  local slots = tonumber(call('HGET', state_key, 'slots') or 0)
-  return call('ZCARD', suspects_key) < math.max(1, math.floor(slots / 10))
-end
-
--- When one more may run at the latest; 0: now.
-local function suspects_open_at()
-  if may_run_suspects() then return 0 end
-  return tonumber(call('ZRANGE', suspects_key, 0, 0, 'WITHSCORES')[2])
-end
-
--- One that died as the only suspect runs in a worker that runs nothing else for a time: an idle one, or one that takes
--- nothing new until it is empty. One worker of all does so at a time, and for a tenth of the time of all at most: tasks that
--- kill must not take the workers of everybody. `clearing` in the state: since when and until when a worker is occupied by
--- that, when the next one may be, the lane for which it is to become empty ('-': it runs), and its name.
-local function new_room(worker, holds)
-  local it = {}
-  local PATIENCE_MS = 30000 -- for running tasks to end
-  local SIGN_MS = 20000 -- within which a live worker gives one
-  local since, ends_at, opens_at, lane, owner = string.match(clearing_known, '^(%d+) (%d+) (%d+) (%S+) (.*)$')
-  since, ends_at, opens_at = tonumber(since or 0), tonumber(ends_at or 0), tonumber(opens_at or 0)
-  local is_awaited = lane and lane ~= '-' and ends_at > now
-  local is_own = owner == worker
-
-  local function note(from, to, of_lane)
-    local workers = math.max(1, call('ZCOUNT', prefix .. 'workers', now - SIGN_MS, '+inf'))
-    since, ends_at, lane, is_own, is_awaited = from, to, of_lane, true, of_lane ~= '-'
-    opens_at = to + math.ceil((to - from) * math.max(0, 10 / workers - 1))
-    call('HSET', state_key, 'clearing', string.format('%d %d %d ', since, ends_at, opens_at) .. lane .. ' ' .. worker)
-  end
-
-  -- The lane for which this worker is empty now.
-  function it.lane() return is_awaited and is_own and holds == 0 and lane end
-
-  -- Whether one may run alone here: nobody does or did just now, or a busy worker is still waited for.
-  function it.is_open() return holds == 0 and (is_awaited or opens_at <= now) end
-
-  -- One runs alone here, for so long at most.
-  function it.take(ms) note(is_awaited and is_own and since or now, now + ms, '-') end
-
-  -- It has ended.
-  function it.close()
-    if is_own and lane == '-' and ends_at > now then note(since, now, '-') end
-  end
-
-  -- `wanted`: the lane, if this call saw one that waits for room.
-  function it.ask(wanted)
-    if is_awaited and is_own and holds == 0 then
-      call('HDEL', state_key, 'clearing') -- it has gone
-      is_awaited = false
-    elseif wanted and holds > 0 and opens_at <= now then
-      note(now, now + PATIENCE_MS, wanted)
-    end
-  end
-
-  function it.is_awaited() return is_awaited and is_own and holds > 0 end
-
-  function it.ends_at() return ends_at end
-
-  function it.opens_at() return is_awaited and ends_at or opens_at end
-
-  return it
-end
-
 -- lib/charging.lua
 -- Services whose cost is their time: what they run is charged while they run, so that none is far from what it has used.
 -- task:<u>:<id>  charged         what this delivery was charged so far
 --                charged_before  what the task was charged for deliveries that were stolen or put back
--- run-times      name → 'number mean' of what tasks of a name took lately, in seconds; '' stands for all names
+-- run-times      name → 'number mean' of what tasks of a name took lately, in seconds; '' stands for all names. Of a
+--                thousand names at most
 
 local function new_charging()
   local it, run_times = {}, prefix .. 'run-times'
-  local RENEWAL = 0.3 -- of a lease: the interval of worker/renewal.py
+  local RENEWAL = 0.2 -- of a lease: the interval of worker/renewal.py
   local FIRST_ESTIMATE, MEAN_OF = 0.1, 32
+  local MOST_NAMES = 1000
 
   local function estimate(name)
     local known = call('HGET', run_times, name) or call('HGET', run_times, '')
@@ -3121,8 +3408,18 @@ local function new_charging()
     return used
   end
 
+  -- Beyond so many names a new one takes the place of one at random: of names that nobody uses any more, sooner or later.
+  local function make_room()
+    if call('HLEN', run_times) < MOST_NAMES then return end
+    for _, name in ipairs(call('HRANDFIELD', run_times, 2)) do
+      if name ~= '' then return call('HDEL', run_times, name) end
+    end
+  end
+
   local function learn_one(name, seconds)
-    local n, took = string.match(call('HGET', run_times, name) or '0 0', '(.*) (.*)')
+    local known = call('HGET', run_times, name)
+    if not known then make_room() end
+    local n, took = string.match(known or '0 0', '(.*) (.*)')
     n = math.min(n + 1, MEAN_OF)
     call('HSET', run_times, name, string.format('%d %.9g', n, took + (seconds - took) / n))
     call('PEXPIRE', run_times, USER_TTL)
@@ -3149,16 +3446,14 @@ local function in_group(user, stream, command, ...)
   return call(command, stream, 'workers', ...)
 end
 
-local function new_stealing(claim, work)
-  local worker, want, lease_ms, max_message_bytes, max_deliveries, holds, suspects =
-    claim[1], claim[2], claim[3], claim[4], claim[13], claim[11], claim[12]
+local function new_taking_over(claim, work, room)
+  local worker, lease_ms, max_message_bytes, max_deliveries, holds = claim[1], claim[3], claim[4], claim[13], claim[11]
   local it = {}
-  local LOOKS, CANDIDATES = 20, 20 -- lanes, and silent deliveries of each
-  local LOOK_SHARE = 0.4 -- of a lease, between two looks at a lane: a lease and this are less than 1.5 leases, with room
-  local OWN_LEASES = 3 -- after which even a worker's own late deliveries are nobody's
+  local CANDIDATES = 20 -- silent deliveries of each lane
+  local LOOK_SHARE = 0.4 -- of a lease, between two looks at a lane in which something is silent
+  local OWN_LEASES = 3 -- in which the reply to a claim may be on its way
   local ROOM_MS = 200 -- between two looks at what waits for a worker that runs nothing else
   local MOST_LEASES_ALONE = 6
-  local room = new_room(worker, holds)
   local waits = nil -- a lane in which one waits for room
 
   -- Its entry outlived it, or another hand took the rest away.
@@ -3222,10 +3517,19 @@ local function new_stealing(claim, work)
     work.alone = alone and true
   end
 
+  -- Its own that are late are renewed by it: it may have been stopped, and goes on. What it does not renew, as it knows
+  -- nothing of it, is nobody's.
+  local renewed
+  local function may_have(idle)
+    if idle < OWN_LEASES * lease_ms then return true end
+    renewed = renewed or tonumber(call('HGET', prefix .. 'worker:' .. worker, 'seen') or 0)
+    return holds > 0 and renewed < now - lease_ms
+  end
+
   -- True: this worker has it, or nobody can have it.
   local function try(lane, user, entry)
     local stream_id, consumer = entry[1], entry[2]
-    if consumer == worker and entry[3] < OWN_LEASES * lease_ms then return false end
+    if consumer == worker and may_have(entry[3]) then return false end
     local found = call('XRANGE', stream_key(lane, user), stream_id, stream_id)[1]
     local id = found and found[2][2]
     local known = id and read(user, id) or {}
@@ -3254,15 +3558,21 @@ local function new_stealing(claim, work)
     end
   end
 
+  local function look_again(member, user, at)
+    call('ZADD', leases_key, at, member)
+    if has_assigned then assignments.note_lease(member, user, at) end
+  end
+
   -- At most one.
   local function steal_from(member)
     local colon = string.find(member, ':', 1, true)
     local lane, user = string.sub(member, 1, colon - 1), string.sub(member, colon + 1)
-    local stream, next_look = stream_key(lane, user), now + math.ceil(lease_ms * LOOK_SHARE)
+    local stream, next_look = stream_key(lane, user), now + QUIET_LEASES * lease_ms
     if call('EXISTS', stream) == 0 then return call('ZREM', leases_key, member) end
     local waits_before = waits
     waits = nil
     for _, entry in ipairs(in_group(user, stream, 'XPENDING', 'IDLE', lease_ms, '-', '+', CANDIDATES)) do
+      next_look = math.min(next_look, now + math.ceil(lease_ms * LOOK_SHARE))
       if try(lane, user, entry) then next_look = now end -- behind those whose time came before now
       if work.delivered > 0 then break end
     end
@@ -3273,16 +3583,48 @@ local function new_stealing(claim, work)
       call('ZREM', leases_key, member)
     else
       if work.delivered == 0 then forget_consumers(stream) end
-      call('ZADD', leases_key, next_look, member)
+      look_again(member, user, next_look)
     end
   end
 
-  local function lanes_to_look_at()
-    if work.everyone then return call('ZRANGEBYSCORE', leases_key, '-inf', now, 'LIMIT', 0, LOOKS) end
-    local due = {}
-    for _, name in ipairs(work.groups) do
-      for _, member in ipairs(assignments.lanes(name, LOOKS - #due)) do due[#due + 1] = member end
+  function it.look_at(member)
+    local is_done, failure = pcall(steal_from, member)
+    if is_done then return end
+    local user = string.match(member, ':(.*)$')
+    damage().note(user, failure)
+    look_again(member, user, damage().next_ms)
+  end
+
+  function it.waits() return waits end
+
+  return it
+end
+
+local function new_stealing(claim, work)
+  local worker, want, lease_ms, holds, suspects = claim[1], claim[2], claim[3], claim[11], claim[12]
+  local it = {}
+  local LOOKS = 20 -- lanes of one call
+  local room = clearing_known ~= '' and new_room(worker, holds)
+  local waits = nil -- a lane in which one waits for room
+  local has_seen_all = false -- at which it was time to look
+
+  local function add_lanes(due, most, from, to)
+    if work.everyone then
+      for _, member in ipairs(call('ZRANGEBYSCORE', leases_key, from, to, 'LIMIT', 0, most - #due)) do due[#due + 1] = member end
+      return
     end
+    for _, name in ipairs(work.groups) do
+      for _, member in ipairs(assignments.lanes(name, from, to, most - #due)) do due[#due + 1] = member end
+    end
+  end
+
+  local function is_hunting() return hunt_from > 0 and hunt_from <= now end
+
+  local function lanes_to_look_at()
+    local due = {}
+    if is_hunting() then add_lanes(due, LOOKS / 2, '(' .. now + lease_ms, hunt_from + QUIET_LEASES * lease_ms) end
+    has_seen_all = #due < LOOKS / 2
+    add_lanes(due, LOOKS, '-inf', now) -- those from which something was taken are behind those that nobody has looked at
     return due
   end
 
@@ -3291,35 +3633,48 @@ local function new_stealing(claim, work)
     return want == 1 and call('HDEL', state_key, 'stole') == 1 and fair() and lines.lowest(root)
   end
 
+  local function look_at(lanes)
+    room = room or new_room(worker, holds)
+    local taking_over = new_taking_over(claim, work, room)
+    for _, member in ipairs(lanes) do
+      if work.delivered > 0 then break end
+      taking_over.look_at(member)
+    end
+    waits = taking_over.waits()
+  end
+
   -- Of those that came less than a lease ago a process has one, and all processes together have a tenth of their slots.
   function it.steal()
+    if now >= silent_at or silent_at > now + lease_ms then new_silence(lease_ms).find() end
     if suspects > 0 or not may_run_suspects() or is_turn_of_others() then return end
-    local awaited = room.lane()
-    for _, member in ipairs(awaited and { awaited } or lanes_to_look_at()) do
-      if work.delivered > 0 then break end
-      local is_done, failure = pcall(steal_from, member)
-      if not is_done then
-        damage().note(string.match(member, ':(.*)$'), failure)
-        call('ZADD', leases_key, damage().next_ms, member)
-      end
-    end
+    local awaited = room and room.lane()
+    local due = awaited and { awaited } or lanes_to_look_at()
+    if due[1] then look_at(due) end
+    has_seen_all = has_seen_all and work.delivered == 0
+    if has_seen_all and work.everyone and is_hunting() then end_hunt() end
     if want == 1 and work.delivered == 1 then call('HSET', state_key, 'stole', 1) end
-    room.ask(work.delivered == 0 and waits)
+    if room then room.ask(work.delivered == 0 and waits) end
   end
 
   -- Nothing else is served by this call: what it took runs alone, or is to have room to.
-  function it.serves_nothing_else() return work.alone or room.is_awaited() end
+  function it.serves_nothing_else() return work.alone or room and room.is_awaited() end
 
   -- When this worker has to look again.
   function it.next_look()
     if suspects > 0 then return now + lease_ms end
     local opens = suspects_open_at()
     if opens > now then return opens end
-    if room.is_awaited() then return room.ends_at() end
-    if work.everyone then return tonumber(call('ZRANGE', leases_key, 0, 0, 'WITHSCORES')[2] or math.huge) end
+    if room and room.is_awaited() then return room.ends_at() end
     local first = math.huge
-    for _, name in ipairs(work.groups) do first = math.min(first, assignments.next_look(name)) end
-    return first
+    if work.everyone then
+      first = tonumber(call('ZRANGE', leases_key, 0, 0, 'WITHSCORES')[2] or first)
+    else
+      for _, name in ipairs(work.groups) do first = math.min(first, assignments.next_look(name)) end
+    end
+    if first == math.huge then return first end
+    if is_hunting() and not has_seen_all then return now end
+    if first > now and not waits then first = math.ceil(first / lease_ms) * lease_ms end -- many lanes, one look
+    return math.min(first, silent_at)
   end
 
   return it
@@ -3363,8 +3718,9 @@ local function new_delivering(claim, work)
     if not known[stream] then
       if call('EXISTS', stream) == 0 then
         call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
-        call('ZADD', leases_key, now + lease_ms, lane .. ':' .. user)
-        if has_assigned then assignments.note_lease(lane .. ':' .. user, user, now + lease_ms) end
+        local look = now + QUIET_LEASES * lease_ms
+        call('ZADD', leases_key, look, lane .. ':' .. user)
+        if has_assigned then assignments.note_lease(lane .. ':' .. user, user, look) end
       end
       known[stream] = true
     end
@@ -3892,6 +4248,49 @@ local function claim_again(claim, work)
   return true
 end
 
+-- lib/lost_ready.lua
+-- A queue whose `ready` is lost says so: nobody stands in line, and somebody has tasks that nothing holds back.
+
+local function new_search()
+  local LOOKS = 5 -- at those who became ready last
+
+  local function is_held_back(user)
+    if call('ZSCORE', prefix .. 'damaged', user) then return true end
+    if not governed then return false end
+    return sweep_asked or call('ZSCORE', prefix .. 'swept', user) or call('ZSCORE', prefix .. 'parked', user)
+      or gates.at(nodes.user(user))
+  end
+
+  local function is_forgotten(user)
+    if call('ZCARD', place_key('critical', user)) + call('ZCARD', place_key('normal', user)) == 0 then return false end
+    local node = nodes.user(user)
+    while node.up do
+      if not lines.tag(node.up, node.member) then return not is_held_back(user) end
+      node = node.up
+    end
+    return false
+  end
+
+  -- A user with a key that cannot be read tells nothing.
+  return function()
+    for _, user in ipairs(call('ZREVRANGE', users_key, 0, LOOKS - 1)) do
+      local is_done, found = pcall(is_forgotten, user)
+      if is_done and found then
+        error({ err = 'LOSTREADY the key "ready" of this queue is lost, and those who stood in it are not served: run '
+          .. '`fairque doctor --repair`, which finds them' }, 0)
+      end
+    end
+  end
+end
+
+-- For a claim that found nobody: one read where nothing waits.
+local function look_for_lost_ready()
+  if lines.lowest(root) then return end
+  local waiting = call('HMGET', state_key, 'critical', 'normal')
+  local queued = (waiting[1] or 0) + (counts.critical or 0) + (waiting[2] or 0) + (counts.normal or 0)
+  if queued > 0 then new_search()() end
+end
+
 local UNKNOWN = -2 -- instead of a time to sleep: an assignment is not known, and its list was not sent
 
 -- Whether the lists of all assignments are known. Those that came with the call are noted.
@@ -3936,6 +4335,7 @@ local function claim_tasks(claim)
       waiting.stay_awake()
       sleep = waiting.next_event()
     elseif work.has_room() and waits then
+      if work.delivered == 0 then look_for_lost_ready() end
       sleep = waiting.next_event()
       waiting.wait()
     elseif work.delivered >= want then

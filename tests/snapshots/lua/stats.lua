@@ -41,16 +41,26 @@ local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. use
 -- What went wrong, as pcall tells it.
 local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
 
-local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+-- What happened is done, also where nobody may be told of it.
+local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
 return (function()
+
+-- lib/live_workers.lua
+-- The workers that gave a sign of life within so many ms and have said what they are: {name, fields}. One that has claimed
+-- but not renewed yet has no record, and one whose record is gone is no worker either.
+
+local function live_workers(silent_ms)
+  local found = {}
+  for _, worker in ipairs(call('ZRANGEBYSCORE', prefix .. 'workers', now - silent_ms, '+inf')) do
+    local fields = call('HGETALL', prefix .. 'worker:' .. worker)
+    if fields[1] then found[#found + 1] = { worker, fields } end
+  end
+  return found
+end
 -- ARGV[1] is the msgpack of Stats: silent_ms: int
 --   silent_ms: after which a worker is not listed.
 local args = cmsgpack.unpack(ARGV[1])
 local silent_ms = args[1]
-local workers = {}
-for _, worker in ipairs(call('ZRANGEBYSCORE', prefix .. 'workers', now - silent_ms, '+inf')) do
-  workers[#workers + 1] = { worker, call('HGETALL', prefix .. 'worker:' .. worker) }
-end
-return { call('HGETALL', state_key), call('ZCARD', ready_key), call('ZCARD', users_key), workers, now,
+return { call('HGETALL', state_key), call('ZCARD', ready_key), call('ZCARD', users_key), live_workers(silent_ms), now,
   call('GET', prefix .. 'metrics:*') or '' }
 end)()

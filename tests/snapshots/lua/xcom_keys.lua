@@ -41,7 +41,8 @@ local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. use
 -- What went wrong, as pcall tells it.
 local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
 
-local function publish(user, id, event) call('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+-- What happened is done, also where nobody may be told of it.
+local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
 return (function()
 
 -- lib/xcom.lua
@@ -67,7 +68,7 @@ return (function()
 
 local of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
   'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-  'damaged')
+  'damaged', 'hunt', 'silent_at')
 local arrival = tonumber(of_queue[2] or 0)
 local has_policies, has_assigned = of_queue[3], of_queue[4]
 local clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -76,6 +77,7 @@ local has_weights, sweep_asked, has_returned = of_queue[10], of_queue[11], of_qu
 local has_byte_limits, is_weighing = tonumber(of_queue[13] or 0) > 0, of_queue[14]
 local has_in_hand = tonumber(of_queue[15] or 0) -- lib/limits.lua
 local has_damaged = of_queue[16] -- lib/damage.lua
+local hunt_known, silent_at_known = of_queue[17], of_queue[18] -- lib/hunt.lua, lib/silence.lua
 local root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
 local saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
 
@@ -94,17 +96,25 @@ local save_tallies = nil -- a function in scripts that measure users: lib/metric
 local tell_of_moments = nil -- a function in scripts that set moments: lib/moments.lua
 local save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
 local save_lines = nil -- a function in scripts that know lines: lib/lines.lua
+
+-- A line that is of another type fails the call, but costs it no total. One that cannot be counted up is set.
 local function save_state()
-  if save_lines then save_lines() end
-  if save_bytes then save_bytes() end
   if save_tallies then save_tallies() end
-  if tell_of_moments then tell_of_moments() end
-  if root.clock ~= saved_clock or arrival ~= saved_arrival or root.mean ~= saved_mean then
-    call('HSET', state_key, 'clock', root.clock, 'arrival', arrival, 'mean', root.mean)
-  end
+  if save_bytes then save_bytes() end
+  local is_done, failure = true, nil
+  if save_lines then is_done, failure = pcall(save_lines) end
   for field, by in pairs(counts) do
-    if by ~= 0 then call('HINCRBY', state_key, field, by) end
+    if by ~= 0 and type(redis.pcall('HINCRBY', state_key, field, by)) == 'table' then
+      call('HSET', state_key, field, (tonumber(call('HGET', state_key, field)) or 0) + by)
+    end
   end
+  if root.clock ~= saved_clock or root.mean ~= saved_mean then
+    call('HSET', state_key, 'clock', root.clock, 'arrival', arrival, 'mean', root.mean)
+  elseif arrival ~= saved_arrival then -- of most that is put in; writing a fraction takes long
+    call('HSET', state_key, 'arrival', arrival)
+  end
+  if tell_of_moments then tell_of_moments() end
+  if not is_done then error(failure, 0) end
 end
 
 local function new_bytes()

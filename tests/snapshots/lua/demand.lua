@@ -1,0 +1,125 @@
+#!lua flags=no-writes
+-- What runs, how long it has run, and when time alone makes more of it: for how many slots it takes.
+-- KEYS[1]  state
+-- Returns  {now, ms at which the first scheduled task is due or '', ms at which the first schedule fires or '',
+--          per running task looked at: name, ms since its start, whether its worker lives (1 or 0); then
+--          per name: name, mean run time in seconds or ''}
+-- Cost     O(tasks looked at + workers)
+
+-- lib/base.lua
+-- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
+-- tag.
+local call = redis.call
+local prefix = string.sub(KEYS[1], 1, -6)
+local state_key = KEYS[1]
+local ready_key = prefix .. 'ready'
+local due_key = prefix .. 'due'
+local leases_key = prefix .. 'leases'
+local users_key = prefix .. 'users'
+local time = call('TIME')
+local now_us = time[1] * 1000000 + time[2]
+local now = math.floor(now_us / 1000)
+local now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+
+-- A user hash nobody touched for this long is forgotten (its policy is a key of its own and stays).
+local USER_TTL = 604800000
+
+local function user_key(user) return prefix .. 'user:' .. user end
+local function task_key(user, id) return prefix .. 'task:' .. user .. ':' .. id end
+local function body_key(user, id) return prefix .. 'body:' .. user .. ':' .. id end
+local function result_key(user, id) return prefix .. 'result:' .. user .. ':' .. id end
+local function errors_key(user, id) return prefix .. 'errors:' .. user .. ':' .. id end
+local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. id end
+local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
+local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
+
+-- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
+local function attempt_in(field) return tonumber(field or 1) end
+
+-- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
+local function place_key(place, user) return prefix .. place .. ':' .. user end
+local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
+
+-- What went wrong, as pcall tells it.
+local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
+
+-- What happened is done, also where nobody may be told of it.
+local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+return (function()
+
+-- lib/message.lua
+-- What scripts read of the body of a task. A body that cannot be read belongs to somebody else.
+
+local LONGEST_HEAD = 2200 -- of a body, with a name of 512 bytes and two limit keys
+
+-- The name of a task, '' where the body cannot be read; second: the name and the limit keys that it was put in with, if it
+-- has any, each as {text, its template percent-encoded or nil, whether it is of each user}.
+local function heading_in(body)
+  local ok, _, heading = pcall(cmsgpack.unpack_one, body, 19)
+  if ok and type(heading) == 'table' and type(heading[1]) == 'string' then return heading[1], heading end
+  return ok and type(heading) == 'string' and heading or ''
+end
+
+local function name_in(body) return (heading_in(body)) end
+
+-- The head of a body: version, nonce (8), cost (8), priority (1). A foreign body costs 1.
+local function cost_of(body)
+  if #body < 18 or string.byte(body) ~= 1 then return 1 end
+  local cost = struct.unpack('>d', body, 10)
+  if cost >= 0 and cost < math.huge then return cost end
+  return 1
+end
+
+local function cost_of_task(user, id)
+  local head = redis.pcall('GETRANGE', body_key(user, id), 0, 17)
+  return type(head) == 'string' and cost_of(head) or 1
+end
+
+-- lib/live_workers.lua
+-- The workers that gave a sign of life within so many ms and have said what they are: {name, fields}. One that has claimed
+-- but not renewed yet has no record, and one whose record is gone is no worker either.
+
+local function live_workers(silent_ms)
+  local found = {}
+  for _, worker in ipairs(call('ZRANGEBYSCORE', prefix .. 'workers', now - silent_ms, '+inf')) do
+    local fields = call('HGETALL', prefix .. 'worker:' .. worker)
+    if fields[1] then found[#found + 1] = { worker, fields } end
+  end
+  return found
+end
+-- ARGV[1] is the msgpack of Demand: most: int, silent_ms: int
+--   most: running tasks to look at. silent_ms: after which a worker counts as dead.
+local args = cmsgpack.unpack(ARGV[1])
+local most, silent_ms = args[1], args[2]
+local function first(key) return call('ZRANGE', key, 0, 0, 'WITHSCORES')[2] or '' end
+
+local lives = {}
+for _, worker in ipairs(live_workers(silent_ms)) do lives[worker[1]] = true end
+
+local running, times, known = {}, {}, {}
+
+local function learn(name)
+  if known[name] then return end
+  known[name] = true
+  local mean = call('HGET', prefix .. 'run-times', name)
+  times[#times + 1], times[#times + 2] = name, mean and string.match(mean, ' (.*)') or ''
+end
+
+local function note(user, id)
+  local fields = call('HMGET', task_key(user, id), 'started', 'worker')
+  local name = name_in(call('GETRANGE', body_key(user, id), 0, LONGEST_HEAD))
+  running[#running + 1] = name
+  running[#running + 1] = fields[1] and math.max(0, now - fields[1]) or 0
+  running[#running + 1] = lives[fields[2]] and 1 or 0
+  learn(name)
+end
+
+-- Some of each user, so that nobody's many hide the others'.
+local lanes = call('ZRANGE', leases_key, 0, most - 1)
+local each = math.max(1, math.floor(most / math.max(1, #lanes)))
+for _, member in ipairs(lanes) do
+  local lane, user = string.match(member, '^([^:]+):(.*)$')
+  for _, entry in ipairs(call('XRANGE', stream_key(lane, user), '-', '+', 'COUNT', each)) do note(user, entry[2][2]) end
+end
+return { now, first(due_key), first(prefix .. 'schedules'), running, times }
+end)()
