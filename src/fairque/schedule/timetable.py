@@ -7,6 +7,8 @@ decided here, because croniter fires twice on a repeated local time and moves wh
 from __future__ import annotations
 
 import difflib
+import heapq
+import itertools
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -38,6 +40,10 @@ _FIELDS: tuple[Rule, ...] = (
     ("month", "1 to 12, or JAN to DEC", _MONTHS),
     ("day of the week", "0 to 7 (0 and 7 are Sunday), or SUN to SAT", _DAYS),
 )
+_ANY = ("*", "?", "*/1")
+_STEP = re.compile(r"/(\d+)")
+_OF_ONE = re.compile(r"(?i)(^|[\s,])(\w+)-(\2)(?:/\d+)?($|(?=[\s,]))")  # a range of one: croniter takes it for all
+_LONGEST_STEPS = {"seconds": 59, "minutes": 59, "hours": 23, "day of the month": 31, "month": 12, "day of the week": 7}
 _RANDOM = re.compile(r"(?i)(^|,)[hr]([/(,]|$)")
 _SECOND = timedelta(seconds=1)
 _LATEST = datetime(9000, 1, 1)  # noqa: DTZ001 (a local time, as croniter is given them)
@@ -63,8 +69,9 @@ class Timetable:
         self._anchor_ms = spec.start_ms if spec.start_ms is not None else anchor_ms
         if spec.cron is not None:
             self._zone = ZoneInfo(spec.timezone)
-            self._cron = _expanded(spec.cron)
-            self._follows_elapsed_time = self._cron.split()[-4] == "*"
+            cron = _expanded(spec.cron)
+            self._alternatives = _alternatives(cron)
+            self._follows_elapsed_time = cron.split()[-4] == "*"
 
     def after(self, ms: int) -> int | None:
         """The first slot later than this, None when there is none."""
@@ -139,18 +146,8 @@ class Timetable:
         return None
 
     def _local_times(self, local: datetime) -> Iterator[datetime]:
-        has_seconds = len(self._cron.split()) == 6
-        from croniter import CroniterBadDateError, croniter  # late: it takes as long to import as all of fairque
-
-        each = croniter(self._cron, local, second_at_beginning=has_seconds)
-        while True:
-            try:
-                found: datetime = each.get_next(datetime)
-            except CroniterBadDateError:
-                return
-            if found > _LATEST:
-                return
-            yield found
+        each = heapq.merge(*(_local_times_of(cron, local) for cron in self._alternatives))
+        return (found for found, _ in itertools.groupby(each))
 
     def _moment(self, local: datetime) -> datetime:
         """The first one with this local time, or the end of the gap that swallowed it."""
@@ -175,6 +172,31 @@ class Timetable:
             else:
                 early = middle
         return late
+
+
+def _alternatives(cron: str) -> list[str]:
+    """Where the day of the month and that of the week are both restricted, either may come: an expression for each.
+
+    croniter takes some such pairs for both at once (``#``, ``L5``, ``W``), and a range of all days for no restriction.
+    """
+    *times, day, month, weekday = cron.split()
+    if day in _ANY or weekday in _ANY:
+        return [cron]
+    return [" ".join([*times, day, month, "*"]), " ".join([*times, "*", month, weekday])]
+
+
+def _local_times_of(cron: str, local: datetime) -> Iterator[datetime]:
+    from croniter import CroniterBadDateError, croniter  # late: it takes as long to import as all of fairque
+
+    each = croniter(cron, local, second_at_beginning=len(cron.split()) == 6)
+    while True:
+        try:
+            found: datetime = each.get_next(datetime)
+        except CroniterBadDateError:
+            return
+        if found > _LATEST:
+            return
+        yield found
 
 
 def check_timezone(name: object) -> str:
@@ -209,18 +231,15 @@ def check_cron(expression: object) -> str:
         raise InvalidInput(f"cron {expression!r} {_shape_problem(cron, len(fields))}")
     for at, (field, rule) in enumerate(zip(fields, _rules(fields), strict=True)):
         _check_field(expression, at, field, *rule)
-    from croniter import CroniterError, croniter
-
-    try:
-        croniter(cron, datetime(2026, 1, 1), second_at_beginning=len(fields) == 6).get_next(datetime)  # noqa: DTZ001
-    except CroniterError:
-        raise InvalidInput(f"cron {expression!r} never comes: there is no such day") from None
+    start = datetime(2026, 1, 1)  # noqa: DTZ001 (a local time)
+    if all(next(_local_times_of(each, start), None) is None for each in _alternatives(cron)):
+        raise InvalidInput(f"cron {expression!r} never comes: there is no such day")
     return expression
 
 
 def _expanded(expression: str) -> str:
     stripped = expression.strip()
-    return _ALIASES.get(stripped.lower(), stripped)
+    return _ALIASES.get(stripped.lower()) or _OF_ONE.sub(r"\1\2\4", stripped)
 
 
 def _shape_problem(cron: str, fields: int) -> str:
@@ -239,6 +258,12 @@ def _check_field(expression: str, at: int, field: str, name: str, allowed: str, 
     """By itself, among stars: croniter does not say which one it stumbled over."""
     from croniter import CroniterError, croniter
 
+    for step in map(int, _STEP.findall(field)):
+        if step > _LONGEST_STEPS[name]:
+            raise InvalidInput(
+                f"cron {expression!r}: field {at + 1} ({name}) is {field!r}, whose step is longer than the field: "
+                f"at most {_LONGEST_STEPS[name]}; for an interval of its own there is every="
+            )
     lone = ["*"] * len(_FIELDS)
     lone[_position(name)] = field
     if not _RANDOM.search(field):
