@@ -230,6 +230,15 @@ async def test_an_update_of_rules_keeps_the_next_firing_and_one_of_times_moves_i
     assert (changed.cron, changed.every, changed.max_runs) == ("@yearly", None, None)
 
 
+async def test_an_interval_goes_on_whatever_else_is_updated(scheduler: TaskScheduler):
+    await add(scheduler, every=7)
+    before = await scheduler.next_runs("s", 3)
+    end = datetime.now(UTC) + timedelta(days=1)
+    for changes in ({"end": end}, {"jitter": 1}, {"jitter": 0}, {"every": 7}, {"timezone": "Europe/Berlin"}):
+        await scheduler.update_schedule("s", **changes)
+        assert await scheduler.next_runs("s", 3) == before
+
+
 async def test_an_update_that_breaks_a_rule_changes_nothing(scheduler: TaskScheduler):
     await add(scheduler)
     before = await scheduler.get_schedule("s")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fairque import InvalidInput
+from fairque.redis.store_schedules import Due, Move, encode_spec
 from fairque.schedule.spec import Spec, moment_of, spec_of
 from fairque.schedule.timetable import Timetable, check_cron, check_timezone
+from fairque.scheduler.loop import _moves
 from fairque.scheduler.misfire import FiringPlan, jittered, plan
+from fairque.tasks.message import Message, encode_body
 
 MINUTE = 60_000
 HOUR = 60 * MINUTE
@@ -302,3 +306,16 @@ def test_a_wrong_timezone_is_refused_with_a_suggestion(timezone: object, said: s
 def test_options_that_break_a_rule_are_refused(options: dict):
     with pytest.raises(InvalidInput):
         spec_of(options)
+
+
+def test_jitter_beyond_the_interval_lets_no_slot_look_missed():
+    spec = spec_of({"every": 60, "jitter": 3600, "misfire": "skip"})
+    fired_at = 3_000_000
+    body = encode_body(Message("make", msgspec.Raw(b"\x90")), bytes(8), 1.0, 0, 1000)
+    for slot in range(0, 600_000, 60_000):
+        due = Due("s", fired_at, "anna", "make", encode_spec(spec), 0, body, 0, "", "r", slot)
+        [move] = _moves([due], fired_at)
+        assert isinstance(move, Move)
+        assert move.missed == 0
+        assert move.next_ms is not None
+        assert move.next_ms >= fired_at

@@ -171,7 +171,9 @@ def _move(due: Due, now_ms: int) -> Move:
     """What happens next to a schedule that is due. One that is due in the future is fired as if it were then."""
     spec = decode_spec(due.spec)
     slot, missed, next_slot = plan(spec, Timetable(spec, due.anchor_ms), due.slot, due.ms, max(now_ms, due.ms))
-    next_ms = jittered(due.schedule_id, spec, next_slot) if next_slot is not None else None
+    # Not before this one: where the jitter is longer than the interval, the next slot's moment may have passed already,
+    # and would look like one that was missed.
+    next_ms = max(due.ms, jittered(due.schedule_id, spec, next_slot)) if next_slot is not None else None
     fired = due.slot if slot is None else slot
     task_id = task_id_for(due.schedule_id, fired)
     body = b"" if slot is None else body_for(due, spec, task_id, fired)

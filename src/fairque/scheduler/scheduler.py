@@ -145,8 +145,8 @@ class TaskScheduler:
                 fields |= self._make_template(task, known.schedule.user_id).fields
             if spec.times == known.spec.times:
                 return KEEP, fields
-            slot = _first_slot(spec, known.now_ms, known.now_ms)
-            fields |= {"anchor": known.now_ms, "slot": slot}
+            anchor_ms, slot = _times_after_change(known, spec)
+            fields |= {"anchor": anchor_ms, "slot": slot}
             return jittered(schedule_id, spec, slot) if known.schedule.active else None, fields
 
         return await self._change(schedule_id, change)
@@ -341,6 +341,16 @@ def _first_slot(spec: Spec, anchor_ms: int, now_ms: int) -> int:
         )
         raise InvalidInput(f"the schedule would never fire: {reason}")
     return slot
+
+
+def _times_after_change(known: StoredSchedule, spec: Spec) -> tuple[int, int]:
+    """From when intervals count, and the next slot. An interval that stays goes on: it would begin anew at each change
+    of something else, and never come where changes are frequent. So does a slot that is one of the new times as well."""
+    goes_on = spec.every_ms is not None and spec.every_ms == known.spec.every_ms
+    anchor_ms = known.anchor_ms if goes_on else known.now_ms
+    if known.slot is not None and Timetable(spec, anchor_ms).after(known.slot - 1) == known.slot:
+        return anchor_ms, known.slot
+    return anchor_ms, _first_slot(spec, anchor_ms, known.now_ms)
 
 
 def _check_not_ended(known: StoredSchedule) -> None:
