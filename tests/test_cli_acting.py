@@ -264,7 +264,7 @@ HELLO = '--args=["x"]'
 @pytest.mark.parametrize(
     ("arguments", "error", "hint"),
     [
-        ([GREET, USER, "--args=[1]"], "do not fit: Expected `str`, got `int` - at `$[0]`", "value"),
+        ([GREET, USER, "--args=[1]"], "do not fit: Expected `str`, got `int` - at `name`", "value"),
         ([GREET, USER], "do not fit: missing a required argument: 'name'", "value"),
         ([GREET, USER, '--args=["x", "y"]'], "do not fit: too many positional", "value"),
         ([GREET, USER, "--args=[1"], "--args is not JSON", "--args '[42"),

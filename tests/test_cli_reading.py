@@ -25,9 +25,9 @@ from fairque.cli.errors import CommandError
 from fairque.cli.output import ago, moment, span
 from fairque.cli.screens.top import Order, Sampler, draw
 from fairque.embedded.server import EmbeddedServer
-from fairque.settings import QueueSettings
 from tests.apps.served import greet, nap, stumble
 from tests.support.command import Ended, Run, call_command
+from tests.support.core import Core
 from tests.support.eventually import eventually
 from tests.support.process import ROOT
 from tests.support.servers import Server
@@ -363,14 +363,14 @@ async def is_late(queue: TaskQueue) -> bool:
 
 
 async def test_a_worker_that_fell_silent_is_a_warning(run: Run, queue: TaskQueue) -> None:
-    store = queue.store()
-    await store.claim("silent", 1, settings=QueueSettings(lease_ms=60_000))
+    async with Core(queue.connector.url, queue.name) as core:
+        await core.take(1, worker="silent")
+        core.renew("silent", [], concurrency=1)
     await eventually(lambda: is_silent(queue, 1.0))
     ended = await run("health", "--silent-after=1")
     assert ended.code == 1
     assert re.search(r"^silent +warning +1 workers fell silent", ended.out, re.MULTILINE)
     assert re.search(r"^workers +warning +0 workers, 1 wanted", ended.out, re.MULTILINE)
-    await store.close()
 
 
 async def is_silent(queue: TaskQueue, seconds: float) -> bool:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fairque import Retry, TaskQueue, TaskScheduler, Worker, current_task, task
+from fairque import QueueUnavailable, Retry, TaskQueue, TaskScheduler, Worker, current_task, task
 from fairque.doctor.rows import key_of
+from fairque.redis import arguments
+from fairque.settings import QueueSettings
 from fairque.tasks.registry import unregister
 from fairque.testing import advance, enqueued
 from tests.support.eventually import eventually
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 Call = Callable[[TaskQueue], Awaitable[Any]]
 pytestmark = pytest.mark.leaves_keys()
 LEASE = 1.0
+SHORT = QueueSettings(lease_ms=1000)
 CALLS: dict[str, Call] = {}
 BRIEF = {"answer:<nonce>", "claimed:<w>", "worker:<w>", "declarers", "left", "metrics:*", "metrics:<u>"}
 """Keys of a form that come and go with the call."""
@@ -280,11 +283,31 @@ async def work_and_tell(far: TaskQueue) -> Any:
     return await serve(far, [report()])
 
 
+@calls("accuse")
+async def accuse_what_blocks(far: TaskQueue) -> Any:
+    store = far.store()
+    try:
+        [taken] = (await store.claim("ghost", 1, settings=SHORT)).deliveries
+        place = taken.lane.decode(), taken.user.decode(), taken.id, taken.stream_id.decode()
+        accused = arguments.Accuse("ghost", *place, taken.attempt)
+        try:
+            return await store.call(accused)
+        except QueueUnavailable:  # a worker that ends tries it once, but may try it again
+            return await store.call(accused)
+    finally:
+        await store.close()
+
+
+@calls("demand")
+async def ask_for_slots(far: TaskQueue) -> Any:
+    return (await far.demand()).slots_needed
+
+
 @calls("receive")
 async def work_on_suspects(far: TaskQueue) -> Any:
     store = far.store()
     try:
-        taken = (await store.claim("ghost", 2)).deliveries
+        taken = (await store.claim("ghost", 2, settings=SHORT)).deliveries
     finally:
         await store.close()
     await asyncio.sleep(1.1 * LEASE)  # who fell silent is looked at then

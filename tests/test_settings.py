@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fairque import InvalidInput, QueueSettings, SettingsMismatch, TaskFailed, TaskQueue, Worker, task
+from fairque.worker.renewal import RENEWAL
 from tests.support.command import call_command
 from tests.support.servers import Server
 
@@ -93,7 +94,7 @@ async def test_a_worker_keeps_to_the_settings_of_a_queue_that_was_never_opened_b
             with pytest.raises(TaskFailed, match="the limit is 1000"):
                 await too_long.result(20)
             assert worker._parts is not None
-            assert worker._parts.renewal._interval == pytest.approx(0.6)
+            assert worker._parts.renewal._interval == pytest.approx(2 * RENEWAL)
         await other.close()
     ttls = [server.execute("PTTL", key) for key in server.keys(queue_name) if ":result:" in key]
     assert 0 < min(ttls) <= 30_000 < max(ttls) <= 60_000

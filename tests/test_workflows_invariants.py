@@ -12,10 +12,10 @@ import msgspec
 import pytest
 
 from fairque.errors import DependencyError
-from fairque.redis import store
+from fairque.redis import script_caller
 from fairque.redis.delivery import Delivery, Needs, Outcome
 from fairque.redis.keys import encode_user
-from fairque.redis.scripts import Script, load
+from fairque.redis.scripts import CORE, Script, load
 from fairque.tasks.message import new_nonce
 from tests.support.core import Core, new_task, outcome
 from tests.support.servers import Server
@@ -232,12 +232,14 @@ def test_whatever_is_done_the_scripts_and_the_model_agree(server: Server, queue_
     play_all(server, queue_name, with_models=True)
 
 
-def in_small_steps(real: Callable[[str], Script]) -> Callable[[str], Script]:
+def in_small_steps(real: Callable[..., Script]) -> Callable[..., Script]:
     """The scripts, made to put nearly everything off: one or two are informed at a time."""
 
-    def load_small(name: str) -> Script:
-        source = real(name).source.replace(b"local STEP = 500", b"local STEP = 2")
-        return Script(name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())
+    def load_small(name: str, package: str = CORE) -> Script:
+        script = real(name, package)
+        source = script.source.replace(b"local STEP, TURN = 500, 50", b"local STEP, TURN = 2, 1")
+        sha = hashlib.sha1(source, usedforsecurity=False).hexdigest().encode()
+        return Script(name, source, sha, script.only_reads)
 
     return load_small
 
@@ -245,5 +247,5 @@ def in_small_steps(real: Callable[[str], Script]) -> Callable[[str], Script]:
 def test_what_is_put_off_and_overtaken_contradicts_nothing(
     server: Server, queue_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "load", in_small_steps(load))
+    monkeypatch.setattr(script_caller, "load", in_small_steps(load))
     play_all(server, queue_name, with_models=False)

@@ -36,7 +36,7 @@ async def whereabouts() -> tuple[str, int]:
 
 def tell() -> None:
     """Tests wait for this line: what a worker was only handed when it is told to stop, it puts back."""
-    print("runs", current_task().task_id, flush=True)
+    print(f"runs {current_task().task_id}\n", end="", flush=True)  # in one write: processes share the line
 
 
 @task

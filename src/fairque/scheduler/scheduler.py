@@ -344,8 +344,11 @@ def _first_slot(spec: Spec, anchor_ms: int, now_ms: int) -> int:
 
 
 def _times_after_change(known: StoredSchedule, spec: Spec) -> tuple[int, int]:
-    """From when intervals count, and the next slot. An interval that stays goes on: it would begin anew at each change
-    of something else, and never come where changes are frequent. So does a slot that is one of the new times as well."""
+    """From when intervals count, and the next slot.
+
+    An interval that stays goes on: it would begin anew at each change of something else, and never come where there are
+    many. So does a slot that is one of the new times as well.
+    """
     goes_on = spec.every_ms is not None and spec.every_ms == known.spec.every_ms
     anchor_ms = known.anchor_ms if goes_on else known.now_ms
     if known.slot is not None and Timetable(spec, anchor_ms).after(known.slot - 1) == known.slot:
