@@ -28,6 +28,7 @@ from fairque import (
 )
 from fairque.redis.scripts import load
 from fairque.redis.store_schedules import ScheduleStore
+from fairque.schedule.spec import moment_of
 from fairque.tasks.registry import registry, unregister
 from tests.support.core import Core
 from tests.support.eventually import eventually
@@ -237,6 +238,19 @@ async def test_an_interval_goes_on_whatever_else_is_updated(scheduler: TaskSched
     for changes in ({"end": end}, {"jitter": 1}, {"jitter": 0}, {"every": 7}, {"timezone": "Europe/Berlin"}):
         await scheduler.update_schedule("s", **changes)
         assert await scheduler.next_runs("s", 3) == before
+
+
+async def test_an_update_lets_no_slot_look_missed_that_waits_for_the_jitter_of_the_one_before(
+    scheduler: TaskScheduler, core: Core
+):
+    await add(scheduler, every=60, jitter=3600, misfire="skip", misfire_grace=1)
+    now_ms = round(datetime.now(UTC).timestamp() * 1000)
+    slot = now_ms - now_ms % 60_000 - 2 * 3_600_000
+    core.execute("HSET", ":schedule:s", "slot", slot, "anchor", slot - 60_000)
+    core.execute("ZADD", ":schedules", now_ms + 30_000, "s")
+    found = await scheduler.update_schedule("s", end=datetime.now(UTC) + timedelta(days=1))
+    assert found.next_run is not None
+    assert found.next_run >= moment_of(now_ms)
 
 
 async def test_an_update_that_breaks_a_rule_changes_nothing(scheduler: TaskScheduler):

@@ -147,7 +147,7 @@ class TaskScheduler:
                 return KEEP, fields
             anchor_ms, slot = _times_after_change(known, spec)
             fields |= {"anchor": anchor_ms, "slot": slot}
-            return jittered(schedule_id, spec, slot) if known.schedule.active else None, fields
+            return _next_ms(known, jittered(schedule_id, spec, slot)) if known.schedule.active else None, fields
 
         return await self._change(schedule_id, change)
 
@@ -354,6 +354,12 @@ def _times_after_change(known: StoredSchedule, spec: Spec) -> tuple[int, int]:
     if known.slot is not None and Timetable(spec, anchor_ms).after(known.slot - 1) == known.slot:
         return anchor_ms, known.slot
     return anchor_ms, _first_slot(spec, anchor_ms, known.now_ms)
+
+
+def _next_ms(known: StoredSchedule, jittered_ms: int) -> int:
+    """Not so early that a slot looks missed which was not: the one before may have fired later than this one's time."""
+    planned = known.schedule.next_run
+    return jittered_ms if planned is None else max(jittered_ms, min(known.now_ms, round(planned.timestamp() * 1000)))
 
 
 def _check_not_ended(known: StoredSchedule) -> None:
