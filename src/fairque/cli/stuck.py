@@ -26,11 +26,13 @@ def end_when_stuck(seconds: float | None) -> Iterator[None]:
         yield
         return
     ended = threading.Event()
-    threading.Thread(target=_go_on, args=(seconds, ended), name="fairque-stuck", daemon=True).start()
+    thread = threading.Thread(target=_go_on, args=(seconds, ended), name="fairque-stuck", daemon=True)
+    thread.start()
     try:
         yield
     finally:
         ended.set()
+        thread.join()  # it might set the clock once more
         faulthandler.cancel_dump_traceback_later()
 
 
