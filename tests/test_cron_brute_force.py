@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import calendar
 import itertools
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
@@ -109,6 +111,61 @@ def test_a_cron_expression_fires_at_each_minute_that_its_rules_name_and_at_no_ot
 
 def _ms(moment: datetime) -> int:
     return round(moment.timestamp() * 1000)
+
+
+CHANGES = {  # zones, and a day shortly before their clocks change: by an hour, by half of one, at midnight, for good
+    "Europe/Berlin": [(2027, 3, 26), (2027, 10, 29)],
+    "America/New_York": [(2027, 3, 12), (2027, 11, 5)],
+    "Australia/Lord_Howe": [(2027, 4, 2), (2027, 10, 1)],
+    "America/Santiago": [(2027, 4, 2), (2027, 9, 3)],
+    "Asia/Beirut": [(2027, 3, 26), (2027, 10, 29)],
+    "Asia/Kathmandu": [(2027, 5, 1)],
+}
+MINUTE = timedelta(minutes=1)
+
+
+def locals_of(start: datetime, days: int, zone: ZoneInfo) -> list[tuple[datetime, datetime]]:
+    """Each minute in UTC, with the local time that clocks show then."""
+    moments = [start + n * MINUTE for n in range(days * 1440)]
+    return [(moment, moment.astimezone(zone).replace(tzinfo=None)) for moment in moments]
+
+
+def slots_by_search(shown: list[tuple[datetime, datetime]], is_slot: Callable[[datetime], bool]) -> list[datetime]:
+    """Of local times: one that comes twice counts the first time, those that are skipped right after the gap."""
+    found, latest = [], shown[0][1] - MINUTE
+    for moment, local in shown:
+        if local > latest:  # not a repeated one
+            passed = [latest + n * MINUTE for n in range(1, int((local - latest) / MINUTE) + 1)]
+            if any(is_slot(each) for each in passed):
+                found.append(moment)
+            latest = local
+    return found
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from([(zone, start) for zone, starts in CHANGES.items() for start in starts]),
+    values(0, 59),
+    values(0, 23),
+    month_days(),
+    week_days(),
+)
+def test_in_a_time_zone_local_times_fire_once_and_stars_follow_elapsed_time(
+    place: tuple[str, tuple[int, int, int]], minute: Values, hour: Values, month_day: str, week_day: str
+):
+    zone, start = ZoneInfo(place[0]), datetime(*place[1], tzinfo=UTC)
+
+    def is_slot(local: datetime) -> bool:
+        return local.minute in minute[1] and local.hour in hour[1] and is_day(month_day, week_day, local)
+
+    shown = locals_of(start, 4, zone)
+    if hour[0] == "*":
+        expected = [moment for moment, local in shown if is_slot(local)]
+    else:
+        expected = slots_by_search(shown, is_slot)
+    table = Timetable(Spec(cron=f"{minute[0]} {hour[0]} {month_day} * {week_day}", timezone=place[0]), 0)
+    slots = itertools.islice(table.slots(_ms(start) - 1, _ms(shown[-1][0])), 200)
+    assert [moment_of(slot) for slot in slots] == expected[:200]
 
 
 @pytest.mark.parametrize("cron", ["*/90 * * * *", "0 */24 * * *", "0 0 */40 * *", "*/60 * * * * *", "0 0 * */13 *"])
