@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -37,13 +38,12 @@ def calls(server: Server) -> dict[str, int]:
 
 async def keep(queue: TaskQueue, worker: str, taken: list[Delivery], seconds: float) -> None:
     """Renew them for so long, as their worker does."""
-    requester = BlockingRequester(queue.connector)
-    for _ in range(round(seconds / RENEWAL)):
-        await asyncio.sleep(RENEWAL)
-        for at in range(0, len(taken), 500):
-            lost, _ = renew(requester, queue.keys, worker, {"running": len(taken)}, taken[at : at + 500])
-            assert not lost
-    requester.close()
+    with contextlib.closing(BlockingRequester(queue.connector)) as requester:
+        for _ in range(round(seconds / RENEWAL)):
+            await asyncio.sleep(RENEWAL)
+            for at in range(0, len(taken), 500):
+                lost, _ = renew(requester, queue.keys, worker, {"running": len(taken)}, taken[at : at + 500])
+                assert not lost
 
 
 async def put_in(queue: TaskQueue, users: int) -> None:
@@ -91,6 +91,7 @@ async def test_what_a_worker_had_that_fell_silent_is_found_and_then_nobody_looks
     store = queue.store()
     lives, dies = await take(store, "lives", 50), await take(store, "dies", 50)
     await keep(queue, "lives", lives, 1.5 * LEASE)
+    keeping = asyncio.create_task(keep(queue, "lives", lives, 60))
     requester = BlockingRequester(queue.connector)
     renew(requester, queue.keys, "many", {"concurrency": 10_000, "running": 0}, [])  # a tenth of them may be suspects
     requester.close()
@@ -102,7 +103,23 @@ async def test_what_a_worker_had_that_fell_silent_is_found_and_then_nobody_looks
     for thief in range(60, 80):
         assert not (await store.claim(f"thief {thief}", 1, wait=False)).deliveries
     assert calls(server).get("xpending", 0) == before.get("xpending", 0)
+    keeping.cancel()
+    await asyncio.wait([keeping])
     await store.settle("lives", [outcome(of, "finished") for of in lives])
+    await store.close()
+
+
+async def test_a_worker_that_died_before_it_saw_the_answer_to_its_claim_is_missed_as_well(queue: TaskQueue) -> None:
+    """Its last sign was that it had nothing: it came after the claim, and knew nothing of it."""
+    await put_in(queue, 1)
+    store = queue.store()
+    [lost] = (await store.claim("dies", 1, wait=False, number=7)).deliveries
+    requester = BlockingRequester(queue.connector)
+    renew(requester, queue.keys, "dies", {"running": 0, "claims": 6}, [])
+    requester.close()
+    await asyncio.sleep(1.1 * LEASE)
+    [found] = (await store.claim("thief", 1, wait=False)).deliveries
+    assert found.user_id == lost.user_id
     await store.close()
 
 

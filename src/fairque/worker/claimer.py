@@ -112,11 +112,12 @@ class Claimer:
         """Start what came, and see when to look again."""
         self._steal_pause.heard()
         self._pace.went_well()
-        self._number += 1
-        self.is_unsure = False
         self._signals.serving.set()
         is_short = len(claim.deliveries) < want
         self._runner.take(claim.deliveries, at_once=is_short)
+        self._settler.answered = self._number  # only now that they are held: another thread looks
+        self._number += 1
+        self.is_unsure = False
         if not is_short:
             self._look_at = 0.0
             return

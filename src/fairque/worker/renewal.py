@@ -99,6 +99,7 @@ class Renewal:
         self.watch.rest(seconds, self._stopping.wait)
 
     def _look(self, requester: BlockingRequester) -> None:
+        answered = self._settler.answered  # before what is held: it is to be no more than that
         held = self._settler.held()
         if self.watch.look(bool(held)):
             self._end_process(requester)
@@ -106,7 +107,7 @@ class Renewal:
         if now < self._renewed + (self._interval if held else IDLE_HEARTBEAT_SECONDS):
             return
         try:
-            lost, canceled = self._renew(requester, held)
+            lost, canceled = self._renew(requester, held, answered)
         except FairqueError as exc:
             what = f"{len(held)} deliveries" if held else "the worker's entry"
             logger.warning("could not renew %s, trying again: %s", what, exc)
@@ -118,11 +119,12 @@ class Renewal:
             self._on_loop(self._runner.cancel, canceled)
 
     def _renew(
-        self, requester: BlockingRequester, held: list[Delivery]
+        self, requester: BlockingRequester, held: list[Delivery], answered: int
     ) -> tuple[list[tuple[Delivery, Refusal]], list[Delivery]]:
         lost: list[tuple[Delivery, Refusal]] = []
         canceled: list[Delivery] = []
-        fields = self._description | {"running": len(self._runner), "names": names_known(self._options)}
+        told_now = {"running": len(self._runner), "claims": answered, "names": names_known(self._options)}
+        fields = self._description | told_now
         for at in range(0, max(1, len(held)), BATCH):
             told = fields if at + BATCH >= len(held) else {}  # it is a sign of life when all have been renewed
             answer = renew(requester, self._keys, self._options.worker_id, told, held[at : at + BATCH])

@@ -38,6 +38,8 @@ class Settler:
         self._signals = signals
         self._held: dict[int, Delivery] = {}
         self._watched: dict[int, float] = {}
+        self.answered = 0
+        """The number of the last claim whose deliveries are held; of those that came to nothing as well."""
         self._alone: Delivery | None = None
         self._alone_until = 0.0
         self._outcomes: list[Outcome] = []

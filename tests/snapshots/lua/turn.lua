@@ -3725,6 +3725,74 @@ end
 -- lib/silence.lua
 -- Who fell silent. `silent_at` in the state: nobody can have been silent for a lease before. `checked_at`: when that was found.
 
+-- lib/claimed.lua
+-- What a worker was handed by its last call, should it ask again as the reply was cut.
+
+-- lib/history.lua
+-- What a delivery tells of what came before it.
+
+-- `known`: fields of its task. Zeros where it has none.
+local function history_of(known, lost, alone)
+  return string.format('%s %s %s %s %s %d %s %s', known.failures or 0, lost or 0, known.returned or 0, known.since or 0,
+    known.queued or 0, known.canceling and 1 or 0, known.deaths or 0, alone or 0)
+end
+
+-- A body that cannot be handed out is told of as such.
+local function load_body(user, id, max_message_bytes)
+  local body = redis.pcall('GET', body_key(user, id))
+  if type(body) == 'table' then return '\0not a string' end
+  if body == '' then return '\0truncated: 0 bytes' end
+  if body and #body > max_message_bytes then
+    return '\0too large: ' .. #body .. ' bytes, the limit is ' .. string.format('%d', max_message_bytes)
+  end
+  return body
+end
+
+local CLAIMED_TTL = 60000
+local function claimed_key(worker) return prefix .. 'claimed:' .. worker end
+
+-- The number of the last call that handed it something.
+local function number_claimed(worker)
+  local packed = redis.pcall('GET', claimed_key(worker))
+  return type(packed) == 'string' and cmsgpack.unpack(packed)[1] or 0
+end
+
+local function fields_of(flat)
+  local fields = {}
+  for at = 1, #flat, 2 do fields[flat[at]] = flat[at + 1] end
+  return fields
+end
+
+local function keep_claimed(claim, work)
+  local worker, number = claim[1], claim[14]
+  if number == 0 or work.delivered == 0 then return end
+  local kept = { number }
+  for at = 1, #work.served, 8 do
+    kept[#kept + 1], kept[#kept + 2] = work.served[at], work.served[at + 1]
+  end
+  call('SET', claimed_key(worker), cmsgpack.pack(kept), 'PX', CLAIMED_TTL)
+end
+
+-- The deliveries of the first try, as far as they are still this worker's: those beyond what it wants now go without
+-- their bodies, and it puts them back. False: there was no first try, or it came to nothing.
+local function claim_again(claim, work)
+  local worker, max_message_bytes, number = claim[1], claim[4], claim[14]
+  local packed = redis.pcall('GET', claimed_key(worker))
+  local kept = type(packed) == 'string' and cmsgpack.unpack(packed) or {}
+  if kept[1] ~= number then return false end
+  for at = 2, #kept, 2 do
+    local user, id = kept[at], kept[at + 1]
+    local known = fields_of(call('HGETALL', task_key(user, id)))
+    local body = known.worker == worker and known.stream_id ~= '' and load_body(user, id, max_message_bytes)
+    if body then
+      call('XCLAIM', stream_key(known.lane, user), 'workers', worker, 0, known.stream_id, 'JUSTID')
+      work.note(user, id, known.lane, known.stream_id, attempt_in(known.attempt), known.score,
+        history_of(known, known.lost, known.alone), body)
+    end
+  end
+  return true
+end
+
 -- lib/set_back.lua
 -- The clock of the server was set back: what was noted lies in a future that is far away by now. What silent workers
 -- have is looked for as if all had given a sign just now; what is scheduled for a moment waits for it.
@@ -3785,10 +3853,11 @@ local function new_silence(lease_ms)
   local it = {}
   local LOOKS = 20
 
-  -- An idle worker gives a sign more rarely. What it said last is that it has nothing.
+  -- An idle worker gives a sign more rarely. What it said last is that it has nothing, and it knew what its last claim got.
   local function has_nothing(worker, sign)
-    local known = call('HMGET', prefix .. 'worker:' .. worker, 'seen', 'idle')
-    return known[2] == '1' and tonumber(known[1] or 0) >= sign
+    local known = call('HMGET', prefix .. 'worker:' .. worker, 'seen', 'idle', 'claims')
+    if known[2] ~= '1' or tonumber(known[1] or 0) < sign then return false end
+    return number_claimed(worker) <= tonumber(known[3] or 0)
   end
 
   local function note(last_sign)
@@ -3818,26 +3887,6 @@ end
 -- Take over what silent workers have. Whatever ran in a process that died may have killed it: each is a suspect, and runs
 -- apart from the others until one of them dies alone. Closures cost every call of a script: these are made where there is a
 -- lane to look at.
-
--- lib/history.lua
--- What a delivery tells of what came before it.
-
--- `known`: fields of its task. Zeros where it has none.
-local function history_of(known, lost, alone)
-  return string.format('%s %s %s %s %s %d %s %s', known.failures or 0, lost or 0, known.returned or 0, known.since or 0,
-    known.queued or 0, known.canceling and 1 or 0, known.deaths or 0, alone or 0)
-end
-
--- A body that cannot be handed out is told of as such.
-local function load_body(user, id, max_message_bytes)
-  local body = redis.pcall('GET', body_key(user, id))
-  if type(body) == 'table' then return '\0not a string' end
-  if body == '' then return '\0truncated: 0 bytes' end
-  if body and #body > max_message_bytes then
-    return '\0too large: ' .. #body .. ' bytes, the limit is ' .. string.format('%d', max_message_bytes)
-  end
-  return body
-end
 
 -- lib/in_group.lua
 -- Streams whose group may be gone.
@@ -4609,48 +4658,6 @@ local function new_weighing()
   end
 
   return it
-end
-
--- lib/claimed.lua
--- What a worker was handed by its last call, should it ask again as the reply was cut.
-
-local CLAIMED_TTL = 60000
-local function claimed_key(worker) return prefix .. 'claimed:' .. worker end
-
-local function fields_of(flat)
-  local fields = {}
-  for at = 1, #flat, 2 do fields[flat[at]] = flat[at + 1] end
-  return fields
-end
-
-local function keep_claimed(claim, work)
-  local worker, number = claim[1], claim[14]
-  if number == 0 or work.delivered == 0 then return end
-  local kept = { number }
-  for at = 1, #work.served, 8 do
-    kept[#kept + 1], kept[#kept + 2] = work.served[at], work.served[at + 1]
-  end
-  call('SET', claimed_key(worker), cmsgpack.pack(kept), 'PX', CLAIMED_TTL)
-end
-
--- The deliveries of the first try, as far as they are still this worker's: those beyond what it wants now go without
--- their bodies, and it puts them back. False: there was no first try, or it came to nothing.
-local function claim_again(claim, work)
-  local worker, max_message_bytes, number = claim[1], claim[4], claim[14]
-  local packed = redis.pcall('GET', claimed_key(worker))
-  local kept = type(packed) == 'string' and cmsgpack.unpack(packed) or {}
-  if kept[1] ~= number then return false end
-  for at = 2, #kept, 2 do
-    local user, id = kept[at], kept[at + 1]
-    local known = fields_of(call('HGETALL', task_key(user, id)))
-    local body = known.worker == worker and known.stream_id ~= '' and load_body(user, id, max_message_bytes)
-    if body then
-      call('XCLAIM', stream_key(known.lane, user), 'workers', worker, 0, known.stream_id, 'JUSTID')
-      work.note(user, id, known.lane, known.stream_id, attempt_in(known.attempt), known.score,
-        history_of(known, known.lost, known.alone), body)
-    end
-  end
-  return true
 end
 
 -- lib/lost_ready.lua

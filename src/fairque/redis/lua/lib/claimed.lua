@@ -7,6 +7,12 @@
 local CLAIMED_TTL = 60000
 local function claimed_key(worker) return prefix .. 'claimed:' .. worker end
 
+-- The number of the last call that handed it something.
+local function number_claimed(worker)
+  local packed = redis.pcall('GET', claimed_key(worker))
+  return type(packed) == 'string' and cmsgpack.unpack(packed)[1] or 0
+end
+
 local function fields_of(flat)
   local fields = {}
   for at = 1, #flat, 2 do fields[flat[at]] = flat[at + 1] end

@@ -2,6 +2,7 @@
 --@include base
 --@include state
 --@include hunt
+--@include claimed
 --@include set_back
 
 local silent_at = tonumber(silent_at_known or 0)
@@ -11,10 +12,11 @@ local function new_silence(lease_ms)
   local it = {}
   local LOOKS = 20
 
-  -- An idle worker gives a sign more rarely. What it said last is that it has nothing.
+  -- An idle worker gives a sign more rarely. What it said last is that it has nothing, and it knew what its last claim got.
   local function has_nothing(worker, sign)
-    local known = call('HMGET', prefix .. 'worker:' .. worker, 'seen', 'idle')
-    return known[2] == '1' and tonumber(known[1] or 0) >= sign
+    local known = call('HMGET', prefix .. 'worker:' .. worker, 'seen', 'idle', 'claims')
+    if known[2] ~= '1' or tonumber(known[1] or 0) < sign then return false end
+    return number_claimed(worker) <= tonumber(known[3] or 0)
   end
 
   local function note(last_sign)
