@@ -378,7 +378,6 @@ def test_each_script_has_a_call() -> None:
 async def test_a_reply_that_is_cut_changes_neither_what_a_caller_is_told_nor_what_is_done(
     server: Server, proxy: CuttingProxy, queue_name: str, script: str
 ) -> None:
-    server.execute("SCRIPT", "LOAD", source_of(script).source)  # so that a cut falls on a reply of it
     play = Play(server, proxy, queue_name, script)
     told, done, counted = await play.run(10**9)
     assert counted.seen, "it was not called"

@@ -25,10 +25,8 @@ def gate() -> Gate:
 
 
 @pytest.fixture
-async def far(queue: TaskQueue, server: Server, proxy: CuttingProxy, queue_name: str) -> AsyncIterator[TaskQueue]:
-    """The queue as seen through the proxy. The scripts are known, so that a cut falls on a reply of theirs."""
-    for script in ("enqueue", "claim", "settle", "turn", "renew", "peek"):
-        server.execute("SCRIPT", "LOAD", load(script).source)
+async def far(queue: TaskQueue, proxy: CuttingProxy, queue_name: str) -> AsyncIterator[TaskQueue]:
+    """The queue as seen through the proxy."""
     await queue.change_settings(lease=1)
     async with TaskQueue(proxy.url, name=queue_name) as queue:
         yield queue

