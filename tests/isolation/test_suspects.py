@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tests.support.servers import Server
 
 SHORT = 20  # ms
+LONG = 500
 
 pytestmark = pytest.mark.leaves_keys()
 
@@ -89,6 +90,16 @@ async def test_suspects_of_many_users_run_by_turns(core: Core) -> None:
     await lose(core, 51)
     first = [await steal(core, f"w {n}", arrives=False) for n in range(3)]
     assert "one" in {delivery.user_id for delivery in first if delivery}
+
+
+async def test_a_worker_does_not_take_its_own_late_deliveries_while_their_answer_may_be_on_its_way(core: Core) -> None:
+    """It looks as others have fallen silent; what it does not renew for some leases, it knows nothing of."""
+    for user, worker in (("late", "lives"), ("dead", "dies")):
+        await core.enqueue(user, "t")
+        assert len(await core.take(1, worker=worker, lease_ms=LONG, steal=False)) == 1
+    await asyncio.sleep(1.2 * LONG / 1000)
+    looks = [await core.take(1, worker="lives", lease_ms=LONG, holds=1) for _ in range(5)]
+    assert [of.user_id for found in looks for of in found] == ["dead"]
 
 
 async def test_a_delivery_that_never_arrived_says_nothing_of_its_task(core: Core) -> None:
