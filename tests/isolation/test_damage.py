@@ -71,6 +71,7 @@ async def scene(
         await core.enqueue_all([task for user_id in (HURT, QUIET) for task in tasks_of(user_id, ["held"], name="api")])
         held: dict[str, list[Delivery]] = {QUIET: [], HURT: []}
         for user_id in (HURT, QUIET):
+            await core.settle(await core.take(1, groups=[[user_id]]), "retry")  # so that it has errors when it runs
             for of in await core.take(3, groups=[[user_id]], worker="w"):
                 held[user_id].append(of)
         with Damage(core.backend.connector.url, core.keys.prefix) as damage:
