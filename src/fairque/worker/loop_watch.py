@@ -21,8 +21,9 @@ BLOCKED_SECONDS = 1.0
 MOST_OF_A_LOOK = 1.0
 """Seconds that count of the time between two looks: whoever stops the process, stops this thread as well, and then the
 loop is to have the time to go on before it is judged."""
-BUSY = 0.5
-"""Of a time, spent on the processor: the process was not stopped, a task kept the interpreter for itself."""
+BUSY = 0.1
+"""Of a time, spent on the processor: the process was not stopped, a task kept the interpreter for itself. No more than
+this, as a machine may have more to do than it has processors."""
 
 
 class Standstill(NamedTuple):
