@@ -199,8 +199,8 @@ async def declare(far: TaskQueue) -> Any:
     try:
         await eventually(lambda: scheduler.list_schedules("system"))
     finally:
-        running.cancel()
-        await asyncio.wait([running])
+        await scheduler.stop()  # it says once more, before it ends, that what it has written is declared
+        await running
         unregister(tick.name)
 
 
