@@ -36,16 +36,23 @@ local function new_delivering(claim, work)
     serving = {}
   end
 
+  -- The first delivery of a lane brings a place among the leases, and a stream.
+  local function begin_stream(stream, lane, user)
+    local member, look = lane .. ':' .. user, now + QUIET_LEASES * lease_ms
+    if call('ZADD', leases_key, 'NX', look, member) == 0 then return end
+    local made = redis.pcall('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
+    if made.err and not string.find(made.err, '^BUSYGROUP') then
+      call('ZREM', leases_key, member)
+      error(made, 0)
+    end
+    if has_assigned then assignments.note_lease(member, user, look) end
+  end
+
   -- Into the stream, and into this worker's hands: FORCE delivers an entry that no consumer has read.
   local function append(lane, user, id, known)
     local stream = stream_key(lane, user)
     if not known[stream] then
-      if call('EXISTS', stream) == 0 then
-        call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
-        local look = now + QUIET_LEASES * lease_ms
-        call('ZADD', leases_key, look, lane .. ':' .. user)
-        if has_assigned then assignments.note_lease(lane .. ':' .. user, user, look) end
-      end
+      begin_stream(stream, lane, user)
       known[stream] = true
     end
     local stream_id = call('XADD', stream, '*', 'id', id)

@@ -56,9 +56,7 @@ save_tallies = function()
     local high = x * 536870913
     return high - (high - x)
   end
-  local function save(user, by)
-    local key = prefix .. 'metrics:' .. user
-    local blob = call('GET', key)
+  local function save(user, key, blob, by)
     local m = blob and cmsgpack.unpack(blob) or { 0, 0, 0, 0, 0, 0, 0, 0, 0, now, 0, 0, 0, 0 }
     local hour, is_new = math.floor(m[10] / HOUR), not blob
     if hour ~= math.floor(now / HOUR) then
@@ -85,7 +83,12 @@ save_tallies = function()
   end
   for how, at in pairs(TALLIED) do count(how, whole[at]) end
   tallies['*'] = whole
-  for user, by in pairs(tallies) do
-    pcall(save, user, by) -- a key that is broken costs its own user its numbers
+  local users, keys = {}, {}
+  for user in pairs(tallies) do
+    users[#users + 1], keys[#keys + 1] = user, prefix .. 'metrics:' .. user
+  end
+  local blobs = call('MGET', unpack(keys)) -- of a key of another type nothing
+  for at, user in ipairs(users) do
+    pcall(save, user, keys[at], blobs[at], tallies[user]) -- a key that is broken costs its own user its numbers
   end
 end
