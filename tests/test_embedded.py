@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -131,6 +132,26 @@ def test_options_reach_the_server_with_dashes() -> None:
     with EmbeddedServer(maxmemory="7mb", lazyfree_lazy_expire=True) as server:
         assert command(server, "CONFIG", "GET", "maxmemory") == [b"maxmemory", b"7340032"]
         assert command(server, "CONFIG", "GET", "lazyfree-lazy-expire") == [b"lazyfree-lazy-expire", b"yes"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+@pytest.mark.parametrize(
+    ("said", "is_shared", "found"),
+    [
+        (None, False, {"glibc.malloc.tcache_count=4000", "glibc.malloc.hugetlb=1"}),
+        (None, True, {"glibc.malloc.tcache_count=4000"}),
+        ("glibc.malloc.tcache_count=9", False, {"glibc.malloc.tcache_count=9"}),
+    ],
+)
+def test_the_server_keeps_freed_memory_at_hand_unless_its_environment_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: str | None, is_shared: bool, found: set[str]
+) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if said is not None:
+        monkeypatch.setenv("GLIBC_TUNABLES", said)
+    with EmbeddedServer(tmp_path if is_shared else None) as server:
+        environment = Path(f"/proc/{server.pid}/environ").read_text()
+    assert set(re.findall(r"glibc[a-z_.]+=\d+", environment)) == found
 
 
 def test_a_server_that_refuses_to_start_is_reported_with_the_end_of_its_log() -> None:

@@ -1,4 +1,5 @@
-"""A private server for one bench: no persistence, a core of its own, gone with the context."""
+"""A private server for one bench: no persistence, a core of its own, gone with the context. Its allocator is
+told what that of the embedded one is, for all contenders."""
 
 import os
 import shutil
@@ -11,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import redis
+
+from fairque.embedded.allocator import tunables
 
 
 def cores() -> tuple[int | None, int | None]:
@@ -52,7 +55,9 @@ def server(core: int | None, kind: str = "") -> Iterator[str]:
     port = _free_port()
     options = f"--port {port} --bind 127.0.0.1 --appendonly no --daemonize no --loglevel warning".split()
     with tempfile.TemporaryDirectory() as folder, Path(folder, "log").open("wb") as log:
-        process = subprocess.Popen([_binary(kind), *options, "--save", "", "--dir", folder], stdout=log, stderr=log)
+        command = [_binary(kind), *options, "--save", "", "--dir", folder]
+        environment = {"GLIBC_TUNABLES": tunables(is_saved=False), **os.environ}
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         try:
             pin(core, process.pid)
             url = f"redis://127.0.0.1:{port}/0"

@@ -4,7 +4,7 @@
 milliseconds, so it imports what the interpreter has at hand anyway. Waiting for the users is one blocking `flock`:
 the kernel drops the lock of a process however it ends, SIGKILL included, and nothing has to poll.
 
-Usage: ``embedded_guard.py USERS_LOCK SIGNAL [DIRECTORY_TO_REMOVE ...] -- SERVER [ARGUMENT ...]``
+Usage: ``embedded_guard.py USERS_LOCK SIGNAL GLIBC_TUNABLES [DIRECTORY_TO_REMOVE ...] -- SERVER [ARGUMENT ...]``
 """
 
 import fcntl
@@ -16,10 +16,11 @@ _GRACE_SECONDS = 30
 """How long a server with data on disk may take to write the rest of it."""
 
 
-def main(users_lock: str, how: str, leftovers: list[str], command: list[str]) -> None:
+def main(users_lock: str, how: str, tunables: str, leftovers: list[str], command: list[str]) -> None:
     # A session of its own: a Ctrl-C in the terminal is for the workers, which still need the server to drain.
     os.setsid()
-    server = os.posix_spawn(command[0], command, os.environ)
+    # Not in this process's own environment: glibc cuts what it has read there off behind the first.
+    server = os.posix_spawn(command[0], command, {"GLIBC_TUNABLES": tunables, **os.environ})
     signal.signal(signal.SIGCHLD, lambda *_: _leave_if_ended(server))
     _leave_if_ended(server)
     fcntl.flock(os.open(users_lock, os.O_RDWR | os.O_CLOEXEC), fcntl.LOCK_EX)
@@ -52,4 +53,4 @@ def _remove(leftovers: list[str]) -> None:
 
 if __name__ == "__main__":
     _end_of_directories = sys.argv.index("--")
-    main(sys.argv[1], sys.argv[2], sys.argv[3:_end_of_directories], sys.argv[_end_of_directories + 1 :])
+    main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:_end_of_directories], sys.argv[_end_of_directories + 1 :])

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fairque.embedded import guard
+from fairque.embedded.allocator import tunables
 from fairque.embedded.locks import SHARED, open_lock, try_lock, until
 from fairque.errors import QueueUnavailable
 
@@ -27,11 +28,13 @@ class ServerProcess:
     Args:
         directory: Where it lives.
         way_to_stop: What its guard ends it with, when no user is left.
+        is_saved: Whether its data is written to a file there.
     """
 
-    def __init__(self, directory: Path, way_to_stop: signal.Signals) -> None:
+    def __init__(self, directory: Path, way_to_stop: signal.Signals, *, is_saved: bool) -> None:
         self._directory = directory
         self._way_to_stop = way_to_stop
+        self._is_saved = is_saved
         self._guard: int | None = None
         self._binary = ""
         self._log_start = 0
@@ -73,7 +76,8 @@ class ServerProcess:
         """
         self._binary = server[0]
         users, how = str(self._directory / "users.lock"), self._way_to_stop.name
-        command = [sys.executable, "-I", "-S", guard.__file__, users, how, *map(str, leftovers), "--", *server]
+        guarding = [users, how, tunables(is_saved=self._is_saved), *map(str, leftovers)]
+        command = [sys.executable, "-I", "-S", guard.__file__, *guarding, "--", *server]
         log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._log_start = os.fstat(log).st_size
         actions = [

@@ -87,7 +87,8 @@ class EmbeddedServer:
         self._directory = directory
         self._socket = SocketFile(directory)
         # Gently where there are data to write; a private server has nothing to lose.
-        self._process = ServerProcess(directory, signal.SIGTERM if self.is_shared else signal.SIGKILL)
+        way_to_stop = signal.SIGTERM if self.is_shared else signal.SIGKILL
+        self._process = ServerProcess(directory, way_to_stop, is_saved=self.is_shared)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {'shared' if self.is_shared else 'private'} {str(self._directory or '')!r}>"
