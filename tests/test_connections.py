@@ -307,7 +307,7 @@ async def test_a_connection_that_the_server_closed_is_replaced_before_anything_i
 
 async def test_a_canceled_request_does_not_leave_its_reply_to_the_next(requester: Requester) -> None:
     await requester.request(PING)
-    waiting = asyncio.create_task(requester.request(pack(("BLPOP", "nothing", 0))))
+    waiting = asyncio.create_task(requester.request(pack(("BLPOP", "nothing", 0.2))))
     await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -323,7 +323,7 @@ async def test_a_request_without_an_answer_ends_in_time_and_the_next_is_answered
     with pytest.raises(QueueUnavailable, match="Timeout: no answer in time"):
         async with asyncio.timeout(20):
             await requester.request(pack(("BLPOP", "nothing", 0)))
-    assert time.monotonic() - began > 0.29
+    assert time.monotonic() - began > 0.14  # half of it: there is time for another connection
     assert await requester.request(PING) == b"PONG"
     await requester.close()
 

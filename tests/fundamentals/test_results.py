@@ -153,7 +153,9 @@ async def test_not_a_number_is_a_result(queue: TaskQueue):
     assert got != got
 
 
-async def test_a_handle_without_the_function_gives_plain_values(queue: TaskQueue):
+async def test_a_handle_by_id_converts_where_the_function_is_known_here_and_gives_plain_values_elsewhere(
+    queue: TaskQueue,
+):
     @task
     async def order() -> Order:
         return Order(7, NOON, [Point(1)])
@@ -161,7 +163,10 @@ async def test_a_handle_without_the_function_gives_plain_values(queue: TaskQueue
     handle = await queue.enqueue(order(), user_id="anna")
     await Worker(queue).run_until_idle()
     assert await handle.result(20) == Order(7, NOON, [Point(1)])
-    plain = await queue.handle("anna", handle.task_id).result(20)
+    by_id = queue.handle("anna", handle.task_id)
+    assert await by_id.result(20) == Order(7, NOON, [Point(1)])
+    del registry[order.name]
+    plain = await by_id.result(20)
     assert (
         plain
         == {

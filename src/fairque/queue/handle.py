@@ -14,10 +14,12 @@ import msgspec
 from fairque.checks import check_seconds, check_text
 from fairque.errors import QueueUnavailable, ResultNotKept, ResultTimeout, TaskCanceled, TaskFailed, UnknownTask
 from fairque.models import TaskInfo, TaskState
+from fairque.queue.changes import Changes
+from fairque.queue.looks import Sight
+from fairque.queue.source import Source
 from fairque.queue.task_info import ended_info, living_info, told_by
-from fairque.redis.listener import Listener
-from fairque.redis.store import Store
 from fairque.tasks.message import Record, decode_record, record_state
+from fairque.tasks.registry import get_function
 from fairque.tasks.signature import Signature
 
 __all__ = ["Cancellation", "TaskHandle"]
@@ -25,6 +27,7 @@ __all__ = ["Cancellation", "TaskHandle"]
 logger = logging.getLogger("fairque.handle")
 
 R_co = TypeVar("R_co", covariant=True)
+LAST_LOOK_SECONDS = 1.0
 
 
 class Cancellation(StrEnum):
@@ -74,29 +77,21 @@ class TaskHandle(Generic[R_co]):
             ResultTimeout: It has not ended in time.
             UnknownTask: It was never enqueued, or its result has expired.
             QueueUnavailable: Redis cannot be reached at the start. Later outages are waited out.
+
+        Messages of the end may be lost, so it looks by itself as well: now and then, and a last time, for a second at
+        most, when the time is over.
         """
         if timeout is not None:
             check_seconds("timeout", timeout)
-        record_bytes = await self._record()
-        if not record_bytes and timeout != 0:
-            try:
-                async with asyncio.timeout(timeout):
-                    record_bytes = await self._wait()
-            except TimeoutError as exc:
-                if isinstance(exc, ResultTimeout):
-                    raise
-        if not record_bytes:
+        record = await self._ended(timeout) if timeout != 0 else (await self._look()).record
+        if not record:
             raise ResultTimeout(f"task {self.task_id!r} of user {self.user_id!r} has not ended within {timeout} s")
-        return self._value(*decode_record(record_bytes))
+        return self._value(*decode_record(record))
 
     async def state(self) -> TaskState:
         """Raises `UnknownTask` and `QueueUnavailable`."""
-        record, state = await self._source.store.peek(self.user_id, self.task_id)
-        if record:
-            return record_state(record)
-        if state is None:
-            raise self._unknown()
-        return TaskState(state.decode())
+        seen = await self._look()
+        return TaskState(seen.state.decode()) if seen.state is not None else record_state(seen.record)
 
     async def cancel(self, reason: str = "") -> Cancellation:
         """Cancel the task, and say what that meant.
@@ -120,18 +115,17 @@ class TaskHandle(Generic[R_co]):
 
         Raises `UnknownTask` and `QueueUnavailable`.
         """
-        async with _Changes(self._source, self.user_id, self.task_id) as changed:
+        async with Changes(self._source, self.user_id, self.task_id) as changes:
             await self._source.store.watch(self.user_id, self.task_id)
             last = None
             while True:
-                changed.clear()
                 info = await self.info()
                 if info != last:
                     yield info
                 if info.state.ended:
                     return
                 last = info
-                await changed.wait()
+                await changes.wait()
 
     async def info(self) -> TaskInfo:
         """Times, attempts, errors, dependencies and dependents. Raises `UnknownTask` and `QueueUnavailable`."""
@@ -146,24 +140,39 @@ class TaskHandle(Generic[R_co]):
     def __repr__(self) -> str:
         return f"<TaskHandle {self.user_id!r} {self.task_id!r}>"
 
-    async def _record(self) -> bytes:
-        record, state = await self._source.store.peek(self.user_id, self.task_id)
-        if not record and state is None:
+    async def _look(self) -> Sight:
+        seen = await self._source.looks.look(self.user_id, self.task_id)
+        if not seen.record and seen.state is None:
             raise self._unknown()
-        return record
+        return seen
+
+    async def _ended(self, timeout: float | None) -> bytes:
+        """The record, or nothing when the time is over."""
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit:
+                return await self._wait()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        with contextlib.suppress(QueueUnavailable, TimeoutError):  # a message may have been lost
+            async with asyncio.timeout(LAST_LOOK_SECONDS):
+                return (await self._look()).record
+        return b""
 
     async def _wait(self) -> bytes:
-        """An outage is waited out: when Redis is back, so is what it knew."""
+        """An outage is waited out, once it was there: when Redis is back, so is what it knew."""
+        was_there = False
         while True:
-            with contextlib.suppress(QueueUnavailable):
-                return await self._watch()
-
-    async def _watch(self) -> bytes:
-        async with _Changes(self._source, self.user_id, self.task_id) as changed:
-            while not (record := await self._record()):
-                await changed.wait()
-                changed.clear()
-            return record
+            try:
+                async with Changes(self._source, self.user_id, self.task_id) as changes:
+                    was_there = True
+                    while not (record := (await self._look()).record):
+                        await changes.wait()
+                    return record
+            except QueueUnavailable:
+                if not was_there:
+                    raise
 
     def _value(self, state: TaskState, record: Record) -> R_co:
         if state is TaskState.CANCELED:
@@ -173,8 +182,8 @@ class TaskHandle(Generic[R_co]):
         if not record.kept:
             raise ResultNotKept(f"task {self.task_id!r} of user {self.user_id!r} finished, its result was not kept")
         try:
-            if self._signature is not None:
-                return self._signature.result_decoder().decode(record.value)  # type: ignore[no-any-return]
+            if (signature := self._signature or _registered(record.name)) is not None:
+                return signature.result_decoder().decode(record.value)  # type: ignore[no-any-return]
         except Exception:
             # The function did not keep its word: the value is given as it came. (Code of its class may raise anything.)
             logger.debug("the result of task %s does not fit its annotation", self.task_id)
@@ -186,33 +195,7 @@ class TaskHandle(Generic[R_co]):
         )
 
 
-class _Changes:
-    """An event that is set whenever something is told of a task, and after an outage.
-
-    A class, not a generator: the end of the loop closes the generators of a program in no order, and `watch` is one.
-    """
-
-    def __init__(self, source: Source, user_id: str, task_id: str) -> None:
-        self._listener = source.listener
-        self._channel = source.store.keys.done_channel(user_id, task_id)
-        self._changed = asyncio.Event()
-
-    async def __aenter__(self) -> asyncio.Event:
-        await self._listener.subscribe(self._channel, self._on_message)
-        return self._changed
-
-    async def __aexit__(self, *error: object) -> None:
-        await self._listener.unsubscribe(self._channel, self._on_message)
-
-    def _on_message(self, _: bytes | None) -> None:
-        self._changed.set()
-
-
-class Source:
-    """What handles need of their queue."""
-
-    __slots__ = ("listener", "store")
-
-    def __init__(self, store: Store, listener: Listener) -> None:
-        self.store = store
-        self.listener = listener
+def _registered(name: str) -> Signature | None:
+    """Of the function that has this name here, where a handle was made without one."""
+    function = get_function(name)
+    return function.signature if function is not None else None

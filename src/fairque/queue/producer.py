@@ -46,6 +46,12 @@ class Producer:
     def __init__(self, store: Store, timeout: float) -> None:
         self._store = store
         self._timeout = timeout
+        self._home = store.backend.connector.home
+        self.abandon()
+        self._home.add(self)
+
+    def abandon(self) -> None:
+        """What another process, or a loop that does not run any more, was sending is theirs."""
         self._waiting: list[UnsentCall] = []
         self._in_flight = False
         self._flusher: asyncio.Task[None] | None = None  # held, or it might be collected
@@ -83,6 +89,7 @@ class Producer:
 
     async def submit(self, new: Sequence[NewTask]) -> list[bool]:
         """Send them together: at once when nothing is under way, else with whatever else comes meanwhile."""
+        self._home.enter()
         if self._in_flight:
             future: asyncio.Future[list[bool]] = asyncio.get_running_loop().create_future()
             self._waiting.append(UnsentCall(new, future, time.monotonic() + self._timeout))
@@ -103,6 +110,7 @@ class Producer:
 
     async def send_all(self, tasks: Sequence[NewTask]) -> list[bool]:
         """In as many round trips as it takes."""
+        self._home.enter()
         created: list[bool] = []
         self._batches += 1
         try:

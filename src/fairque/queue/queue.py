@@ -17,13 +17,14 @@ from fairque.doctor.finding import QueueCheck
 from fairque.errors import InvalidInput
 from fairque.models import FailureKind, Priority, QueueHealth, QueueStats, TaskInfo, TaskState, UserInfo
 from fairque.queue.dead_letters import DeadLetter, DeadLetters
-from fairque.queue.handle import Source, TaskHandle
+from fairque.queue.handle import TaskHandle
 from fairque.queue.health import look_at_health
 from fairque.queue.listing import list_tasks
 from fairque.queue.pipeline_handle import PipelineHandle
 from fairque.queue.plan import PipelinePlan, dependency_ids
 from fairque.queue.producer import BATCH, Producer, user_of
 from fairque.queue.purge import Purged, purge
+from fairque.queue.source import Source
 from fairque.queue.tenants import Tenants
 from fairque.queue.xcom import DEFAULT_NAMESPACE, XComManager
 from fairque.redis.backend import Backend
@@ -138,6 +139,7 @@ class TaskQueue(Tenants):
 
     async def close(self) -> None:
         """Wait for what is being enqueued, then close every connection and stop an embedded server."""
+        self.connector.home.enter()
         await self._producer.drain()
         self.connector.refuse()
         await self._producer.close()

@@ -207,9 +207,13 @@ class Watch(Arguments, frozen=True):
     id: str
 
 
-class Peek(Arguments, frozen=True):
+class Peeked(Item, frozen=True):
     user: str
     id: str
+
+
+class Peek(Arguments, frozen=True):
+    tasks: list[Peeked]
 
 
 class Info(Arguments, frozen=True):

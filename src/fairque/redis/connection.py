@@ -1,4 +1,4 @@
-"""A connection that redis-py made, from the handshake on: bytes go out, and each reply is handed on as it comes.
+"""A connection that redis-py made, from the handshake on: requests go out, and each reply is handed on as it comes.
 
 redis-py's streams cost more than all the rest of a small request, so its transport is taken over.
 """
@@ -6,22 +6,30 @@ redis-py's streams cost more than all the rest of a small request, so its transp
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import Any
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection
 
+from fairque.redis.home import cut_in_forks
+from fairque.redis.keepalive import keep_alive
 from fairque.redis.url import Address
 
 __all__ = ["Connection"]
 
 _INCOMPLETE = object()
 _CLOSE_SECONDS = 1.0
+_LATE_SECONDS = 0.05
+"""What a loop that was blocked is given to read what has come meanwhile."""
 SLOW_LINK = 1 << 17  # bytes a second: one cannot see how much of a request the system has sent
 
 
 class Connection(asyncio.Protocol):
-    """Carries one request at a time. Subclasses may take replies for themselves, see `received`.
+    """Carries any number of requests at a time; the server answers them in their order.
+
+    It fails when the server owes an answer and says nothing at all for `timeout`. To stand behind the requests of
+    others is no silence. Subclasses may take replies for themselves, see `received` and `owes`.
 
     Args:
         connection: Connected, with nothing under way. It is of no use to anyone else from then on.
@@ -38,52 +46,87 @@ class Connection(asyncio.Protocol):
         self._replies = hiredis.Reader(
             replyError=connection._parser.parse_error, protocolError=ConnectionError, notEnoughData=_INCOMPLETE
         )
-        self._reply: asyncio.Future[Any] | None = None
-        self._moved = 0.0  # when the last bytes came, or the request was out by
+        self._unanswered: deque[tuple[asyncio.Future[Any], int]] = deque()  # with the lengths of the requests
+        self._moved = 0.0  # when something came last, or was asked for after nothing was
         self._watch: asyncio.TimerHandle | None = None
+        self._is_late = False
+        self._is_retired = False
+        self._over = self._loop.create_future()
         self._closed = self._loop.create_future()
         # A writer that is collected closes its transport, so it is kept, and redis-py does not close it either.
         self._writer, connection._writer, connection._reader = connection._writer, None, None
         assert self._writer is not None
         self._transport = self._writer.transport
+        self._socket = self._transport.get_extra_info("socket")
+        keep_alive(self._socket, timeout)
+        cut_in_forks(self)
         self._transport.set_protocol(self)
 
     def request(self, command: bytes) -> asyncio.Future[Any]:
-        """To be awaited. Raises errors of redis-py; whoever stops waiting has to `close` it."""
-        reply = self._reply = self._loop.create_future()
+        """To be awaited. Raises errors of redis-py. The reply to who stops waiting is thrown away."""
+        reply: asyncio.Future[Any] = self._loop.create_future()
         if self.error is not None:
             reply.set_exception(self.error)
             return reply
-        self._moved = self._loop.time() + len(command) / SLOW_LINK
+        if not self._unanswered:
+            self._moved = self._loop.time()
+        self._unanswered.append((reply, len(command)))
         if self._watch is None:
             self._watch = self._loop.call_later(self._timeout, self._look)
         self._transport.write(command)
         return reply
 
-    def write(self, command: bytes) -> None:
-        """For those who take what is received."""
-        self._transport.write(command)
-
     def close(self) -> None:
-        self._end(ConnectionError("the connection is closed"))
-        self._transport.abort()
+        self.fail(ConnectionError("the connection is closed"))
+
+    def retire(self) -> None:
+        """Close it once all has been answered; nothing more is to be asked of it."""
+        self._is_retired = True
+        if not self._unanswered:
+            self.close()
+
+    async def retired(self) -> None:
+        """The same, and wait for that."""
+        self.retire()
+        await asyncio.wait([self._over])
+        await self.wait_closed()
 
     async def wait_closed(self) -> None:
         await asyncio.wait([self._closed], timeout=_CLOSE_SECONDS)
 
+    def abandon(self) -> None:
+        """It belongs to another process, or to a loop that does not run: what it needs of that one is left alone."""
+        self.error = self.error or ConnectionError("the connection is of another process or event loop")
+
+    def fileno(self) -> int:
+        return -1 if self._socket is None else int(self._socket.fileno())
+
     def received(self, reply: Any) -> None:
-        if self._reply is None or self._reply.done():
+        if not self._unanswered:
             self.fail(ConnectionError("a reply that nobody asked for"))
-        elif isinstance(reply, Exception):
-            self._reply.set_exception(reply)
-        else:
-            self._reply.set_result(reply)
+            return
+        future, _ = self._unanswered.popleft()
+        if not future.done():
+            if isinstance(reply, Exception):
+                future.set_exception(reply)
+            else:
+                future.set_result(reply)
+        if self._is_retired and not self._unanswered:
+            self.close()
+
+    def owes(self) -> float | None:
+        """Seconds for which the server may be silent from now on; None: nothing is owed."""
+        if not self._unanswered:
+            return None
+        return self._moved + self._unanswered[0][1] / SLOW_LINK + self._timeout - self._loop.time()
 
     def ended(self) -> None:
         """It is of no use any more, see `error`."""
-        if self._reply is not None and not self._reply.done():
-            assert self.error is not None
-            self._reply.set_exception(self.error)
+        assert self.error is not None
+        for future, _ in self._unanswered:
+            if not future.done():
+                future.set_exception(self.error)
+        self._unanswered.clear()
 
     # What the transport calls
 
@@ -101,13 +144,14 @@ class Connection(asyncio.Protocol):
         self._closed.set_result(None)
 
     def _look(self) -> None:
-        """One timer for all requests: it comes back when the one that is under way by then has to have moved."""
+        """One timer for all requests: it comes back when the first of those under way has to have moved."""
         self._watch = None
-        if self._reply is None or self._reply.done():
-            return
-        left = self._moved + self._timeout - self._loop.time()
-        if left > 0:
-            self._watch = self._loop.call_later(left, self._look)
+        left = self.owes()
+        if left is None:
+            self._is_late = False
+        elif left > 0 or not self._is_late:
+            self._is_late = left <= 0
+            self._watch = self._loop.call_later(left if left > 0 else _LATE_SECONDS, self._look)
         else:
             self.fail(TimeoutError("Timeout: no answer in time"))
 
@@ -120,4 +164,5 @@ class Connection(asyncio.Protocol):
             self.error = error
             if self._watch is not None:
                 self._watch.cancel()
+            self._over.set_result(None)
             self.ended()

@@ -24,6 +24,7 @@ from fairque.checks import check_seconds
 from fairque.embedded.server import EmbeddedServer
 from fairque.errors import ConfigError, FairqueError, QueueUnavailable, StoreError
 from fairque.redis.cluster import Cluster
+from fairque.redis.home import Home
 from fairque.redis.lookup import Lookup, Question
 from fairque.redis.sentinel import Sentinels
 from fairque.redis.url import Address, ServerUrl
@@ -85,6 +86,8 @@ class Connector:
         self._is_closed = False
         self.on_move: Callable[[], None] | None = None
         """Called, on the loop, after a connection was made elsewhere than the one before."""
+        self.home = Home()
+        self.home.add(self)
 
     @property
     def url(self) -> str:
@@ -109,6 +112,7 @@ class Connector:
 
     async def ensure_open(self) -> None:
         """Open it unless it is open. Raises `ConfigError` when it was closed, `QueueUnavailable` and `ConfigError`."""
+        self.home.enter()
         if self._is_open:
             return
         if self._opening is None:
@@ -137,6 +141,13 @@ class Connector:
         server, self._server = self._server, None
         if server is not None:
             await asyncio.to_thread(server.stop)
+        self.home.leave()
+
+    def abandon(self) -> None:
+        """A shared server is joined anew by a forked process. A private one is the parent's, and stays so."""
+        self._opening = None
+        if self._server is not None and self.home.is_inherited:
+            self._is_open = not self._server.is_shared
 
     def _start_server(self) -> None:
         server = EmbeddedServer(self._url.path or None)

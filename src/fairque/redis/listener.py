@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ResponseError
 
 from fairque.backoff import Backoff
 from fairque.errors import FairqueError
@@ -21,76 +22,153 @@ __all__ = ["Listener"]
 
 logger = logging.getLogger("fairque.listener")
 Callback = Callable[[bytes | None], None]
+AT_ONCE = 500
+"""Channels of one command: the server does nothing else meanwhile."""
+LEAST_PAUSE = 0.25
+"""Between two tries, however many subscribe."""
+PING_SECONDS = 15.0
+"""A connection on which nothing came for so long is asked whether it is still one."""
+
+
+class _Channel:
+    """Who waits for its messages, and who for the certainty that they arrive."""
+
+    __slots__ = ("callbacks", "is_confirmed", "since", "waiters")
+
+    def __init__(self, since: float) -> None:
+        self.callbacks: list[Callback] = []
+        self.is_confirmed = False
+        self.since = since
+        self.waiters: list[asyncio.Future[None]] = []
+
+    def confirm(self) -> None:
+        """The second time it is after a reconnect: up to this moment messages may have been missed."""
+        if self.is_confirmed:
+            self.tell(None)
+        self.is_confirmed = True
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self.waiters.clear()
+
+    def refuse(self, error: Exception) -> None:
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_exception(error)
+        self.waiters.clear()
+
+    def tell(self, payload: bytes | None) -> None:
+        for callback in tuple(self.callbacks):
+            callback(payload)
 
 
 class Listener:
     """Calls back for each message of a channel, and with None after a reconnect, when messages may have been missed.
 
-    The connection is made for the first channel, and anew when the queue is found elsewhere. Callbacks are plain
-    functions and must not block.
+    The connection is made for the first channel, and anew when the queue is found elsewhere, or when the server does
+    not answer on it. Callbacks are plain functions and must not block.
     """
 
     def __init__(self, connector: Connector) -> None:
         self._connector = connector
-        self._callbacks: dict[bytes, list[Callback]] = {}
-        self._confirmations: dict[bytes, asyncio.Future[None]] = {}
+        self._begin()
+        connector.on_move = self._follow
+        connector.home.add(self)
+
+    def _begin(self) -> None:
+        self._channels: dict[bytes, _Channel] = {}
+        self._unsent: dict[bytes, None] = {}  # channels that were joined or left in this round of the loop, in order
         self._line: _Line | None = None
         self._reader: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()  # somebody subscribes: try at once
-        connector.on_move = self._follow
+        self._heard = 0.0  # when a confirmation came last
+        self._watch: asyncio.TimerHandle | None = None
 
     async def subscribe(self, channel: str, callback: Callback) -> None:
         """Returns when messages are certain to arrive. Raises `QueueUnavailable` when the server does not confirm."""
         await self._connector.ensure_open()
+        loop = asyncio.get_running_loop()
         name = channel.encode()
-        self._callbacks.setdefault(name, []).append(callback)
-        if self._reader is None:
-            self._reader = asyncio.create_task(self._run(), name="fairque-listener")
-        self._wanted.set()
+        joined = self._channels.get(name)
+        if joined is None:
+            joined = self._channels[name] = _Channel(loop.time())
+            self._send_soon(name)
+        joined.callbacks.append(callback)
+        self._ensure_connected()
+        if joined.is_confirmed:
+            return
+        confirmed: asyncio.Future[None] = loop.create_future()
+        joined.waiters.append(confirmed)
+        if self._watch is None:
+            self._watch = loop.call_later(self._connector.timeout, self._look)
         try:
-            async with asyncio.timeout(self._connector.timeout):
-                await self._confirmed(name)
-        except TimeoutError:
-            self._unsubscribe(name, callback)
-            raise self._connector.unreachable(TimeoutError("no confirmation of a subscription")) from None
+            await confirmed
         except BaseException:
-            self._unsubscribe(name, callback)
+            await self.unsubscribe(channel, callback)
             raise
 
-    async def _confirmed(self, name: bytes) -> None:
-        confirmation = self._confirmations.get(name)
-        if confirmation is None:
-            confirmation = self._confirmations[name] = asyncio.get_running_loop().create_future()
-            self._send("SUBSCRIBE", name)
-        await asyncio.shield(confirmation)
-
     async def unsubscribe(self, channel: str, callback: Callback) -> None:
-        self._unsubscribe(channel.encode(), callback)
-
-    def _unsubscribe(self, name: bytes, callback: Callback) -> None:
-        if self._forget(name, callback):
-            self._send("UNSUBSCRIBE", name)
+        name = channel.encode()
+        left = self._channels.get(name)
+        if left is None or callback not in left.callbacks:
+            return
+        left.callbacks.remove(callback)
+        if not left.callbacks:
+            del self._channels[name]
+            self._send_soon(name)
 
     async def close(self) -> None:
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.cancel()
             await asyncio.wait([reader])
-        self._tell_everyone()  # nobody waits for messages that will not come
-        self._wanted = asyncio.Event()  # the queue may be opened again, on another loop
+        if self._watch is not None:
+            self._watch.cancel()
+        channels = list(self._channels.values())
+        self._begin()
+        for channel in channels:  # nobody waits for messages that will not come
+            channel.refuse(self._connector.unreachable(ConnectionError("the queue is closed")))
+            channel.tell(None)
 
-    def _forget(self, name: bytes, callback: Callback) -> bool:
-        callbacks = self._callbacks.get(name, [])
-        if callback in callbacks:
-            callbacks.remove(callback)
-        if callbacks:
-            return False
-        self._callbacks.pop(name, None)
-        return self._confirmations.pop(name, None) is not None
+    def abandon(self) -> None:
+        if self._line is not None:
+            self._line.abandon()
+        self._begin()
 
-    def _send(self, verb: str, *names: bytes) -> None:
-        if self._line is not None:  # else `_run` subscribes to everything when it connects
-            self._line.write(pack((verb, *names)))
+    def _ensure_connected(self) -> None:
+        if self._reader is None:
+            self._reader = asyncio.create_task(self._run(), name="fairque-listener")
+        self._wanted.set()
+
+    # What goes out
+
+    def _send_soon(self, name: bytes) -> None:
+        """What many do at once goes out together."""
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._unsent[name] = None
+
+    def _send(self) -> None:
+        names, self._unsent = list(self._unsent), {}
+        if self._line is not None:  # else `_listen` subscribes to everything when it connects
+            self._line.ask("UNSUBSCRIBE", [name for name in names if name not in self._channels])
+            self._line.ask("SUBSCRIBE", [name for name in names if name in self._channels])
+
+    def _look(self) -> None:
+        """One timer for all who wait for a confirmation. While others get theirs, to wait is no outage."""
+        loop = asyncio.get_running_loop()
+        self._watch = None
+        waiting = [channel for channel in self._channels.values() if channel.waiters]
+        if not waiting:
+            return
+        left = max(waiting[0].since, self._heard) + self._connector.timeout - loop.time()
+        if left <= 0:
+            for channel in _overdue(waiting, loop.time() - self._connector.timeout):
+                channel.refuse(self._connector.unreachable(TimeoutError("Timeout: no confirmation of a subscription")))
+            left = self._connector.timeout / 10
+        self._watch = loop.call_later(left, self._look)
+
+    # The connection
 
     def _follow(self) -> None:
         if self._line is not None and self._line.address != self._connector.address:
@@ -100,62 +178,58 @@ class Listener:
         backoff = Backoff()
         while True:
             try:
-                await self._listen()
-                backoff.reset()
+                if await self._listen():
+                    backoff.reset()
             except FairqueError as exc:
                 logger.warning("cannot connect for messages, trying again: %s", exc)
             await self._pause(backoff.next())
 
     async def _pause(self, seconds: float) -> None:
-        """Between two tries. A new subscriber is not kept waiting."""
+        """Between two tries. A new subscriber is kept waiting for a part of it only."""
+        await asyncio.sleep(min(seconds, LEAST_PAUSE))
         self._wanted.clear()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds - LEAST_PAUSE):
                 await self._wanted.wait()
 
-    async def _listen(self) -> None:
-        """Until the connection ends."""
+    async def _listen(self) -> bool:
+        """Until the connection ends. Returns whether it was of use."""
         connection, address = await self._connector.connect()
-        line = self._line = _Line(connection, address, self._connector.timeout, self._on_push)
+        line = self._line = _Line(connection, address, self._connector.timeout / 2, self._on_push)
         try:
-            if self._callbacks:
-                self._send("SUBSCRIBE", *self._callbacks)
+            line.ask("SUBSCRIBE", self._channels)
             await line.over.wait()
             logger.warning("lost the connection for messages: %s", line.error)
+            if isinstance(line.error, ResponseError):
+                self._refuse(self._connector.translate(line.error))
+            return line.was_heard
         finally:
             self._line = None
             line.close()
             await line.wait_closed()
 
+    def _refuse(self, error: Exception) -> None:
+        """What the server says to a subscription will be no other in a moment."""
+        for channel in self._channels.values():
+            channel.refuse(error)
+
     def _on_push(self, push: list[Any]) -> None:
-        kind, channel, payload = push
-        if kind == b"message":
-            self._tell(channel, payload)
-        elif kind == b"subscribe":
-            self._confirm(channel)
+        kind, name, payload = push
+        channel = self._channels.get(name)
+        if kind == b"subscribe":
+            self._heard = asyncio.get_running_loop().time()
+            if channel is not None:
+                channel.confirm()
+        elif kind == b"message" and channel is not None:
+            channel.tell(payload)
 
-    def _tell_everyone(self) -> None:
-        """Messages may have been missed."""
-        for channel in list(self._callbacks):
-            self._tell(channel, None)
 
-    def _tell(self, channel: bytes, payload: bytes | None) -> None:
-        for callback in list(self._callbacks.get(channel, ())):
-            callback(payload)
-
-    def _confirm(self, channel: bytes) -> None:
-        """The second time it is after a reconnect: up to this moment messages may have been missed."""
-        confirmation = self._confirmations.get(channel)
-        if confirmation is None:
-            return
-        if confirmation.done():
-            self._tell(channel, None)
-        else:
-            confirmation.set_result(None)
+def _overdue(waiting: Iterable[_Channel], before: float) -> list[_Channel]:
+    return [channel for channel in waiting if channel.since <= before]
 
 
 class _Line(Connection):
-    """Hands on what comes unasked."""
+    """Hands on what comes unasked. When nothing came for a while, it asks the server whether it is still there."""
 
     def __init__(
         self,
@@ -165,14 +239,41 @@ class _Line(Connection):
         on_push: Callable[[list[Any]], None],
     ) -> None:
         self.over = asyncio.Event()
+        self.was_heard = False
         self._on_push = on_push
+        self._asked: float | None = None  # since when an answer is owed
         super().__init__(connection, address, timeout)
+        self._moved = self._loop.time()
+        self._look()
+
+    def ask(self, verb: str, names: Iterable[bytes] = ()) -> None:
+        every = list(names)
+        for at in range(0, len(every), AT_ONCE):
+            self._write(verb, every[at : at + AT_ONCE])
+
+    def _write(self, verb: str, names: Sequence[bytes] = ()) -> None:
+        if self.error is None:
+            if self._asked is None:
+                self._asked = self._loop.time()
+            self._transport.write(pack((verb, *names)))
 
     def received(self, reply: Any) -> None:
+        self._asked = None
         if isinstance(reply, Exception):  # it may not subscribe
             self.fail(reply)
-        else:
+            return
+        self.was_heard = True
+        if isinstance(reply, list) and len(reply) == 3:  # else the answer to a ping
             self._on_push(reply)
+
+    def owes(self) -> float | None:
+        """Silence begins with the question: messages come when they come."""
+        now = self._loop.time()
+        if self._asked is None:
+            if (left := self._moved + PING_SECONDS - now) > 0:
+                return left
+            self._write("PING")
+        return max(self._moved, self._asked or now) + self._timeout - now
 
     def ended(self) -> None:
         self.over.set()

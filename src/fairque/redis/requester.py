@@ -1,4 +1,4 @@
-"""A `Requester` carries one request at a time to wherever the queue is.
+"""A `Requester` carries requests to wherever the queue is, any number at a time.
 
 Each is sent once: its caller decides about another try.
 """
@@ -34,7 +34,7 @@ class _Moved(Exception):
 
 
 class Requester:
-    """One connection to the server, one request at a time; it reconnects by itself.
+    """One connection to the server, which carries the requests of all who call at the same time. Reconnects by itself.
 
     Raises `QueueUnavailable` when there is no answer in time, `NoScript` and `StoreError` for answers that are errors.
     """
@@ -42,22 +42,24 @@ class Requester:
     def __init__(self, connector: Connector) -> None:
         self._connector = connector
         self._connection: Connection | None = None
-        self._lock = asyncio.Lock()
+        self._connecting = asyncio.Lock()
+        connector.home.add(self)
 
     async def request(self, command: bytes, seconds: float | None = None) -> Any:
-        """The reply, within `seconds`. Without them, a connection is there within the connector's timeout, and then
-        hears something at least as often: what is large may take its time on a slow link.
+        """The reply, within `seconds`. Without them, a connection is there within the connector's timeout, and is given
+        up when nothing at all comes from it for half of that: so there is time to try it on another one. What is large,
+        or stands behind the requests of others, may take its time.
 
-        A connection that is there and free sees to that by itself, so that the usual request pays for no other timer.
+        A connection that is there sees to that by itself, so that the usual request pays for no other timer.
         """
+        self._connector.home.enter()
         connection = self._connection
-        if seconds is None and connection is not None and connection.error is None and not self._lock.locked():
-            async with self._lock:
-                with contextlib.suppress(_Moved):
-                    return await self._exchange(connection, command)
+        if seconds is None and connection is not None and connection.error is None:
+            with contextlib.suppress(_Moved):
+                return await self._exchange(connection, command)
         await self._connector.ensure_open()
         try:
-            async with asyncio.timeout(seconds or self._connector.timeout) as limit, self._lock:
+            async with asyncio.timeout(seconds or self._connector.timeout) as limit:
                 return await self._pursue(command, None if seconds else limit)
         except TimeoutError:
             raise self._connector.unreachable(TimeoutError("Timeout: no answer in time")) from None
@@ -68,45 +70,53 @@ class Requester:
         The limit is that of connecting.
         """
         for _ in range(MOST_MOVES):
-            connection = self._connection
-            if connection is None or connection.error is not None:
-                connection = self._connection = Connection(*await self._connector.connect(), self._connector.timeout)
+            connection = await self._connected()
             if limit is not None:
                 limit.reschedule(None)
             with contextlib.suppress(_Moved):
                 return await self._exchange(connection, command)
         raise self._connector.unreachable(_Moved(_RESTLESS))
 
+    async def _connected(self) -> Connection:
+        async with self._connecting:
+            connection = self._connection
+            if connection is None or connection.error is not None:
+                made, address = await self._connector.connect()
+                connection = self._connection = Connection(made, address, self._connector.timeout / 2)
+            return connection
+
     async def _exchange(self, connection: Connection, command: bytes) -> Any:
         try:
             return await connection.request(command)
         except ResponseError as exc:
             if self._connector.is_misplaced(exc, connection.address):
-                self._drop()
+                self._leave(connection)
                 if isinstance(exc, MovedError):
                     raise _Moved from None
             raise self._connector.translate(exc) from None
         except (RedisError, OSError) as exc:
-            self._drop()
+            self._leave(connection)
             self._connector.left(connection.address)
             raise self._connector.translate(exc) from exc
-        except asyncio.CancelledError:  # in the middle of a reply
-            self._drop()
-            raise
 
-    def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+    def _leave(self, connection: Connection) -> None:
+        """The requests of others that are under way on it are still answered."""
+        if self._connection is connection:
+            self._connection = None
+        connection.retire()
 
     async def close(self) -> None:
-        """Waits for the request that is under way."""
-        async with self._lock:
-            connection = self._connection
-            self._drop()
-            if connection is not None:
-                await connection.wait_closed()
-        self._lock = asyncio.Lock()  # the queue may be opened again, on another loop
+        """Waits for the requests that are under way."""
+        async with self._connecting:
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.retired()
+
+    def abandon(self) -> None:
+        connection, self._connection = self._connection, None
+        self._connecting = asyncio.Lock()
+        if connection is not None:
+            connection.abandon()
 
 
 class BlockingRequester:

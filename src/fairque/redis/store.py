@@ -227,10 +227,13 @@ class Store(TenantScripts, XComScripts, CheckScripts):
         place = int(score) if score else None
         return StoredTask(fields_in(fields), body, record, errors, place, waiting, int(due) if due else None)
 
-    async def peek(self, user_id: str, task_id: str) -> tuple[bytes, bytes | None]:
-        """The result record, empty while there is none, and the state of a task that has not ended; None: unknown."""
-        record, state = await self.call(arguments.Peek(encode_user(user_id), task_id))
-        return record, state
+    async def peek(self, tasks: Sequence[tuple[str, str]]) -> list[tuple[bytes, bytes | None] | FairqueError]:
+        """Per user and id, from the first one on: the result record, empty while there is none, and the state of a task
+        that has not ended, None when it is not known; or what is wrong with it. Large results end it early.
+        """
+        peeked = [arguments.Peeked(encode_user(user_id), task_id) for user_id, task_id in tasks]
+        seen = await self.call(arguments.Peek(peeked))
+        return [self._failure(sight[0]) if len(sight) == 1 else tuple(sight) for sight in seen]
 
     async def stats(self) -> QueueStats:
         fields, ready, known, workers, now_ms, metrics = await self.call(arguments.Stats(WORKER_TTL_MS))

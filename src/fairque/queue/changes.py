@@ -1,0 +1,47 @@
+"""`Changes`: something may have happened to a task."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Self
+
+from fairque.queue.source import Source
+
+__all__ = ["Changes"]
+
+FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 5.0, 60.0
+
+
+class Changes:
+    """Waits until something is told of a task, or an outage is over; and now and then without either: a message may be
+    lost, and a queue may be emptied without one.
+
+    A class, not a generator: the end of the loop closes the generators of a program in no order, and `watch` is one.
+    """
+
+    def __init__(self, source: Source, user_id: str, task_id: str) -> None:
+        self._listener = source.listener
+        self._channel = source.store.keys.done_channel(user_id, task_id)
+        self._changed = asyncio.Event()
+        self._pause = FIRST_LOOK_SECONDS
+
+    async def wait(self) -> None:
+        """For whatever comes after the last one. What is looked at next is newer."""
+        timer = asyncio.get_running_loop().call_later(self._pause * random.uniform(0.75, 1), self._changed.set)
+        try:
+            await self._changed.wait()
+        finally:
+            timer.cancel()
+        self._changed.clear()
+        self._pause = min(2 * self._pause, LONGEST_LOOK_SECONDS)
+
+    async def __aenter__(self) -> Self:
+        await self._listener.subscribe(self._channel, self._on_message)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._listener.unsubscribe(self._channel, self._on_message)
+
+    def _on_message(self, _: bytes | None) -> None:
+        self._changed.set()
