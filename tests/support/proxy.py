@@ -143,6 +143,11 @@ class CuttingProxy:
     def resume(self) -> None:
         self._flowing.set()
 
+    def silence(self) -> None:
+        """Lose all that comes on the connections that are open, in either direction, for ever; new ones work."""
+        for link in self._links:
+            link.is_silent = True
+
     def slow_down(self, bytes_per_second: float) -> None:
         """From now on, replies come no faster than that on any connection."""
         self._link_speed = bytes_per_second
@@ -217,6 +222,7 @@ class _Link:
         holds: list[Hold],
         speed: Callable[[], float | None],
     ) -> None:
+        self.is_silent = False
         self._speed = speed
         self._client = client
         self._server = server
@@ -231,6 +237,8 @@ class _Link:
         self._server.transport.abort()
 
     async def to_server(self, data: bytes) -> None:
+        if self.is_silent:
+            return
         self._command += data
         while (end := reply_end(self._command)) is not None:
             command = bytes(self._command[:end])
@@ -244,6 +252,8 @@ class _Link:
 
     async def to_client(self, data: bytes) -> None:
         """Replies are passed on whole, so that a cut can fall into the middle of one."""
+        if self.is_silent:
+            return
         self._reply += data
         while (end := reply_end(self._reply)) is not None:
             reply = bytes(self._reply[:end])

@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from fairque.backoff import Backoff
 from fairque.checks import check_seconds, check_text
 from fairque.errors import QueueUnavailable, ResultNotKept, ResultTimeout, TaskCanceled, TaskFailed, UnknownTask
 from fairque.models import TaskInfo, TaskState
@@ -163,6 +164,7 @@ class TaskHandle(Generic[R_co]):
     async def _wait(self) -> bytes:
         """An outage is waited out, once it was there: when Redis is back, so is what it knew."""
         was_there = False
+        backoff = Backoff()
         while True:
             try:
                 async with Changes(self._source, self.user_id, self.task_id) as changes:
@@ -173,6 +175,7 @@ class TaskHandle(Generic[R_co]):
             except QueueUnavailable:
                 if not was_there:
                     raise
+                await asyncio.sleep(backoff.next())
 
     def _value(self, state: TaskState, record: Record) -> R_co:
         if state is TaskState.CANCELED:

@@ -62,9 +62,10 @@ class Looks:
         self._is_due = False
         while self._wanted and len(self._calls) < MOST_CALLS:
             some, self._wanted = self._wanted[:AT_ONCE], self._wanted[AT_ONCE:]
-            call = asyncio.create_task(self._ask([each for each in some if not each.seen.done()]), name="fairque-looks")
-            self._calls.add(call)
-            call.add_done_callback(self._ended)
+            if still := [each for each in some if not each.seen.done()]:
+                call = asyncio.create_task(self._ask(still), name="fairque-looks")
+                self._calls.add(call)
+                call.add_done_callback(self._ended)
 
     def _ended(self, call: asyncio.Task[None]) -> None:
         self._calls.discard(call)
@@ -72,7 +73,7 @@ class Looks:
 
     async def _ask(self, some: list[_Wanted]) -> None:
         try:
-            sights = await self._store.peek([(each.user_id, each.task_id) for each in some]) if some else []
+            sights = await self._store.peek([(each.user_id, each.task_id) for each in some])
         except BaseException as exc:
             for each in some:
                 _tell(each.seen, exc)

@@ -47,6 +47,8 @@ class Connection(asyncio.Protocol):
             replyError=connection._parser.parse_error, protocolError=ConnectionError, notEnoughData=_INCOMPLETE
         )
         self._unanswered: deque[tuple[asyncio.Future[Any], int]] = deque()  # with the lengths of the requests
+        self._unsent: dict[asyncio.Future[Any], bytes] = {}  # in order; the system takes no more for now
+        self._is_full = False
         self._moved = 0.0  # when something came last, or was asked for after nothing was
         self._watch: asyncio.TimerHandle | None = None
         self._is_late = False
@@ -67,14 +69,23 @@ class Connection(asyncio.Protocol):
         reply: asyncio.Future[Any] = self._loop.create_future()
         if self.error is not None:
             reply.set_exception(self.error)
-            return reply
+        elif self._is_full:
+            self._unsent[reply] = command
+            reply.add_done_callback(self._forget)
+        else:
+            self._send(reply, command)
+        return reply
+
+    def _send(self, reply: asyncio.Future[Any], command: bytes) -> None:
         if not self._unanswered:
             self._moved = self._loop.time()
         self._unanswered.append((reply, len(command)))
         if self._watch is None:
-            self._watch = self._loop.call_later(self._timeout, self._look)
+            self._look_in(self._timeout)
         self._transport.write(command)
-        return reply
+
+    def _forget(self, reply: asyncio.Future[Any]) -> None:
+        self._unsent.pop(reply, None)
 
     def close(self) -> None:
         self.fail(ConnectionError("the connection is closed"))
@@ -123,10 +134,11 @@ class Connection(asyncio.Protocol):
     def ended(self) -> None:
         """It is of no use any more, see `error`."""
         assert self.error is not None
-        for future, _ in self._unanswered:
+        for future in [*(future for future, _ in self._unanswered), *self._unsent]:
             if not future.done():
                 future.set_exception(self.error)
         self._unanswered.clear()
+        self._unsent.clear()
 
     # What the transport calls
 
@@ -143,6 +155,18 @@ class Connection(asyncio.Protocol):
         self._end(ConnectionError(f"the connection was lost: {exc}" if exc else "the server closed the connection"))
         self._closed.set_result(None)
 
+    def pause_writing(self) -> None:
+        """What nobody reads yet stays with its callers, and goes with those who give up."""
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        self._is_full = False
+        while self._unsent and not self._is_full:
+            reply = next(iter(self._unsent))
+            command = self._unsent.pop(reply)
+            if not reply.done():
+                self._send(reply, command)
+
     def _look(self) -> None:
         """One timer for all requests: it comes back when the first of those under way has to have moved."""
         self._watch = None
@@ -151,9 +175,14 @@ class Connection(asyncio.Protocol):
             self._is_late = False
         elif left > 0 or not self._is_late:
             self._is_late = left <= 0
-            self._watch = self._loop.call_later(left if left > 0 else _LATE_SECONDS, self._look)
+            self._look_in(left if left > 0 else _LATE_SECONDS)
         else:
             self.fail(TimeoutError("Timeout: no answer in time"))
+
+    def _look_in(self, seconds: float) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watch = self._loop.call_later(seconds, self._look)
 
     def fail(self, error: Exception) -> None:
         self._end(error)

@@ -26,26 +26,31 @@ AT_ONCE = 500
 """Channels of one command: the server does nothing else meanwhile."""
 LEAST_PAUSE = 0.25
 """Between two tries, however many subscribe."""
-PING_SECONDS = 15.0
-"""A connection on which nothing came for so long is asked whether it is still one."""
 
 
 class _Channel:
     """Who waits for its messages, and who for the certainty that they arrive."""
 
-    __slots__ = ("callbacks", "is_confirmed", "since", "waiters")
+    __slots__ = ("callbacks", "is_confirmed", "since", "waiters", "was_confirmed")
 
-    def __init__(self, since: float) -> None:
+    def __init__(self) -> None:
         self.callbacks: list[Callback] = []
-        self.is_confirmed = False
-        self.since = since
+        self.is_confirmed = self.was_confirmed = False
+        self.since = 0.0  # when the first of the waiters came
         self.waiters: list[asyncio.Future[None]] = []
+
+    def wait(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+        if not self.waiters:
+            self.since = loop.time()
+        confirmed: asyncio.Future[None] = loop.create_future()
+        self.waiters.append(confirmed)
+        return confirmed
 
     def confirm(self) -> None:
         """The second time it is after a reconnect: up to this moment messages may have been missed."""
-        if self.is_confirmed:
+        if self.was_confirmed:
             self.tell(None)
-        self.is_confirmed = True
+        self.is_confirmed = self.was_confirmed = True
         for waiter in self.waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -91,14 +96,13 @@ class Listener:
         name = channel.encode()
         joined = self._channels.get(name)
         if joined is None:
-            joined = self._channels[name] = _Channel(loop.time())
+            joined = self._channels[name] = _Channel()
             self._send_soon(name)
         joined.callbacks.append(callback)
         self._ensure_connected()
         if joined.is_confirmed:
             return
-        confirmed: asyncio.Future[None] = loop.create_future()
-        joined.waiters.append(confirmed)
+        confirmed = joined.wait(loop)
         if self._watch is None:
             self._watch = loop.call_later(self._connector.timeout, self._look)
         try:
@@ -161,7 +165,7 @@ class Listener:
         waiting = [channel for channel in self._channels.values() if channel.waiters]
         if not waiting:
             return
-        left = max(waiting[0].since, self._heard) + self._connector.timeout - loop.time()
+        left = max(min(channel.since for channel in waiting), self._heard) + self._connector.timeout - loop.time()
         if left <= 0:
             for channel in _overdue(waiting, loop.time() - self._connector.timeout):
                 channel.refuse(self._connector.unreachable(TimeoutError("Timeout: no confirmation of a subscription")))
@@ -205,6 +209,8 @@ class Listener:
             return line.was_heard
         finally:
             self._line = None
+            for channel in self._channels.values():
+                channel.is_confirmed = False
             line.close()
             await line.wait_closed()
 
@@ -229,7 +235,9 @@ def _overdue(waiting: Iterable[_Channel], before: float) -> list[_Channel]:
 
 
 class _Line(Connection):
-    """Hands on what comes unasked. When nothing came for a while, it asks the server whether it is still there."""
+    """Hands on what comes unasked. When nothing came for `timeout`, it asks the server whether it is still there, and
+    gives it as long to answer.
+    """
 
     def __init__(
         self,
@@ -244,7 +252,7 @@ class _Line(Connection):
         self._asked: float | None = None  # since when an answer is owed
         super().__init__(connection, address, timeout)
         self._moved = self._loop.time()
-        self._look()
+        self._look_in(timeout)
 
     def ask(self, verb: str, names: Iterable[bytes] = ()) -> None:
         every = list(names)
@@ -255,6 +263,7 @@ class _Line(Connection):
         if self.error is None:
             if self._asked is None:
                 self._asked = self._loop.time()
+                self._look_in(self._timeout)
             self._transport.write(pack((verb, *names)))
 
     def received(self, reply: Any) -> None:
@@ -270,7 +279,7 @@ class _Line(Connection):
         """Silence begins with the question: messages come when they come."""
         now = self._loop.time()
         if self._asked is None:
-            if (left := self._moved + PING_SECONDS - now) > 0:
+            if (left := self._moved + self._timeout - now) > 0:
                 return left
             self._write("PING")
         return max(self._moved, self._asked or now) + self._timeout - now

@@ -1,0 +1,151 @@
+"""Who waits for a result gets it, or an error that says why not, whatever happens to the messages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fairque import TaskInfo, TaskQueue, UnknownTask, Worker
+from fairque.queue import changes
+from fairque.redis.connector import Connector
+from fairque.redis.requester import Requester, pack
+from tests.support.eventually import eventually
+from tests.support.gate import new_gate, work
+from tests.support.outages import execute
+from tests.support.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from fairque.embedded.server import EmbeddedServer
+    from tests.support.proxy import CuttingProxy
+    from tests.support.servers import Server
+
+PATIENCE = 1.0
+MARGIN = 0.5
+
+
+def has_waiters(server: Server) -> bool:
+    return any(b":done:" in channel for channel in server.execute("PUBSUB", "CHANNELS"))
+
+
+async def test_who_waits_is_told_when_the_queue_was_emptied_without_a_message(
+    own_server: Callable[..., EmbeddedServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "FIRST_LOOK_SECONDS", 0.2)
+    server = own_server()
+    async with TaskQueue(server.url) as queue:
+        handle = await queue.enqueue(work(1), user_id="acme")
+        waiter = asyncio.create_task(handle.result())
+        watcher = asyncio.create_task(last_of(handle.watch()))
+        await eventually(lambda: execute(server, "PUBSUB", "CHANNELS"))
+        execute(server, "FLUSHALL")
+        async with asyncio.timeout(20):
+            for each in (waiter, watcher):
+                with pytest.raises(UnknownTask):
+                    await each
+
+
+async def last_of(seen: AsyncIterator[TaskInfo]) -> TaskInfo:
+    return [each async for each in seen][-1]
+
+
+async def test_a_result_whose_message_was_lost_is_there_when_the_time_is_over(
+    server: Server, queue_name: str, queue: TaskQueue, proxy: CuttingProxy
+) -> None:
+    new_gate().open()
+    async with TaskQueue(proxy.url, name=queue_name) as far:
+        handle = await far.enqueue(work(1), user_id="acme")
+        waiter = asyncio.create_task(handle.result(timeout=1))
+        await eventually(lambda: has_waiters(server))
+        proxy.silence()
+        await Worker(queue).run_until_idle()
+        proxy.cut_all()
+        assert await waiter == 1
+
+
+async def test_silent_connections_are_found_within_the_timeout_of_the_queue(
+    server: Server, queue_name: str, queue: TaskQueue, proxy: CuttingProxy
+) -> None:
+    """That for messages, on which nothing is asked; then the look at the result has to find the other one."""
+    new_gate().open()
+    async with TaskQueue(proxy.url, name=queue_name, timeout=PATIENCE) as far:
+        handle = await far.enqueue(work(1), user_id="acme")
+        waiter = asyncio.create_task(handle.result())
+        await eventually(lambda: has_waiters(server))
+        proxy.silence()
+        await Worker(queue).run_until_idle()
+        watch = Stopwatch()
+        assert await waiter == 1
+        assert watch.seconds < 1.5 * PATIENCE + MARGIN
+        assert (await far.stats()).finished == 1
+
+
+async def test_a_call_on_a_silent_connection_is_answered_on_another_one(queue_name: str, proxy: CuttingProxy) -> None:
+    new_gate().open()
+    async with TaskQueue(proxy.url, name=queue_name, timeout=PATIENCE) as far:
+        handle = await far.enqueue(work(1), user_id="acme")
+        with pytest.raises(TimeoutError):
+            await handle.result(0.1)
+        proxy.silence()
+        watch = Stopwatch()
+        assert (await far.stats()).queued == 1
+        again, _ = await asyncio.gather(far.enqueue(work(2), user_id="acme"), far.user("acme"))
+        assert watch.seconds < PATIENCE + MARGIN
+        await Worker(far).run_until_idle()
+        assert await again.result(20) == 2
+
+
+async def test_what_the_server_does_not_read_stays_with_its_callers_and_leaves_with_them(
+    proxy: CuttingProxy,
+) -> None:
+    requester = Requester(Connector(proxy.url, timeout=20))
+    await requester.request(pack(("PING",)))
+    connection = requester._connection
+    assert connection is not None
+    proxy.pause()
+    large = pack(("ECHO", b"x" * 1_000_000))
+    calls = [asyncio.create_task(requester.request(large)) for _ in range(50)]
+    await asyncio.sleep(0.1)
+    assert connection._transport.get_write_buffer_size() < 2_000_000
+    assert len(connection._unsent) > 20
+    for call in calls[10:]:
+        call.cancel()
+    await asyncio.wait(calls[10:])
+    assert len(connection._unsent) <= 10
+    last = asyncio.create_task(requester.request(pack(("ECHO", "mine"))))
+    proxy.resume()
+    assert [len(reply) for reply in await asyncio.gather(*calls[:10])] == [1_000_000] * 10
+    assert await last == b"mine"
+    await requester.close()
+
+
+async def test_each_gets_its_own_reply_whatever_ends_in_the_middle(proxy: CuttingProxy) -> None:
+    requester = Requester(Connector(proxy.url, timeout=5))
+
+    async def ask(n: int) -> bool:
+        return await requester.request(pack(("ECHO", n))) == str(n).encode()
+
+    right = 0
+    for round_number in range(20):
+        calls = [asyncio.create_task(ask(n)) for n in range(round_number * 100, round_number * 100 + 100)]
+        await asyncio.sleep(0.001 * (round_number % 4))
+        for call in calls[:: 3 + round_number % 5]:
+            call.cancel()
+        if round_number % 7 == 3:
+            proxy.cut_all()
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        right += outcomes.count(True)
+        assert False not in outcomes
+    assert right > 500
+    await requester.close()
+
+
+async def test_ten_thousand_wait_for_results_at_a_time(queue: TaskQueue) -> None:
+    new_gate().open()
+    handles = await queue.enqueue_many([work(n) for n in range(10_000)], user_id="acme")
+    waiters = [asyncio.create_task(handle.result(50)) for handle in handles]
+    await asyncio.sleep(0)
+    async with Worker(queue, concurrency=500):
+        assert await asyncio.gather(*waiters) == list(range(10_000))
