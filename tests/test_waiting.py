@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import pytest
 
-from fairque import TaskInfo, TaskQueue, UnknownTask, Worker
+from fairque import TaskFailed, TaskInfo, TaskQueue, UnknownTask, Worker, task
 from fairque.queue import changes
 from fairque.redis.connector import Connector
 from fairque.redis.requester import Requester, pack
+from fairque.tasks.registry import registry
 from tests.support.eventually import eventually
 from tests.support.gate import new_gate, work
 from tests.support.outages import execute
@@ -24,6 +26,13 @@ if TYPE_CHECKING:
 
 PATIENCE = 1.0
 MARGIN = 0.5
+
+
+@task
+async def half(n: int) -> Decimal:
+    if n % 2:
+        raise ValueError(n)
+    return Decimal(n // 2)
 
 
 def has_waiters(server: Server) -> bool:
@@ -145,7 +154,26 @@ async def test_each_gets_its_own_reply_whatever_ends_in_the_middle(proxy: Cuttin
 async def test_ten_thousand_wait_for_results_at_a_time(queue: TaskQueue) -> None:
     new_gate().open()
     handles = await queue.enqueue_many([work(n) for n in range(10_000)], user_id="acme")
-    waiters = [asyncio.create_task(handle.result(50)) for handle in handles]
+    waiter = asyncio.create_task(queue.results(handles, timeout=50))
     await asyncio.sleep(0)
     async with Worker(queue, concurrency=500):
-        assert await asyncio.gather(*waiters) == list(range(10_000))
+        assert await waiter == list(range(10_000))
+
+
+async def test_the_first_task_that_fails_ends_the_wait_for_all(server: Server, queue: TaskQueue) -> None:
+    never = await queue.enqueue(work(1).options(delay=3600), user_id="acme")
+    fails = await queue.enqueue(half(1), user_id="acme")
+    await Worker(queue).run_until_idle()
+    with pytest.raises(TaskFailed):
+        await queue.results([never, fails], timeout=20)
+    await eventually(lambda: not has_waiters(server))
+    await never.cancel()
+
+
+async def test_a_handle_by_id_with_the_function_gives_its_type(
+    queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = await queue.enqueue(half(2), user_id="acme")
+    await Worker(queue).run_until_idle()
+    monkeypatch.delitem(registry, half.name)
+    assert await queue.handle("acme", handle.task_id, task=half).result(20) == Decimal(1)

@@ -49,6 +49,7 @@ def a_handle_knows_what_its_task_returns(queue: TaskQueue) -> None:
     assert_type(queue.enqueue_many([label("a")], user_id="acme"), list[TaskHandle[str]])
     assert_type(queue.push_function_task("acme", width, ["a"]), str)
     assert_type(queue.handle("acme", "t"), TaskHandle[Any])
+    assert_type(queue.results([queue.handle("acme", "t")]), list[Any])
     queue.enqueue(width, user_id="acme")  # type: ignore[call-overload]
     queue.enqueue(width("a"), delay="soon")  # type: ignore[call-overload]
     queue.enqueue_many([width("a")], delay="soon")  # type: ignore[arg-type]

@@ -79,6 +79,7 @@ async def batches_have_one_type_or_a_common_one(queue: TaskQueue) -> None:
 
 async def what_comes_from_elsewhere_has_no_type(queue: TaskQueue) -> None:
     assert_type(queue.handle("acme", "t"), TaskHandle[Any])
+    assert_type(queue.handle("acme", "t", task=width), TaskHandle[int])
     assert_type(await queue.push_function_task("acme", width, ["a"], {}, priority=4), str)
 
 

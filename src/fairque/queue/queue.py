@@ -24,6 +24,7 @@ from fairque.queue.pipeline_handle import PipelineHandle
 from fairque.queue.plan import PipelinePlan, dependency_ids
 from fairque.queue.producer import BATCH, Producer, user_of
 from fairque.queue.purge import Purged, purge
+from fairque.queue.results import results_of
 from fairque.queue.source import Source
 from fairque.queue.tenants import Tenants
 from fairque.queue.xcom import DEFAULT_NAMESPACE, XComManager
@@ -33,6 +34,7 @@ from fairque.redis.delivery import NewTask
 from fairque.redis.listener import Listener
 from fairque.redis.store import Store
 from fairque.settings import QueueSettings, checked_settings
+from fairque.tasks.function import TaskFunction
 from fairque.tasks.message import new_nonce
 from fairque.tasks.options import Dependency
 from fairque.tasks.pipeline import Pipeline, parallel
@@ -248,9 +250,30 @@ class TaskQueue(Tenants):
         made = function_for(fn)(*args, **(kwargs or {})).options(**options)
         return (await self.enqueue(made, user_id=user_id)).task_id
 
-    def handle(self, user_id: str, task_id: str) -> TaskHandle[Any]:
-        """A handle for a task that was enqueued earlier, or elsewhere. Looks at nothing."""
-        return TaskHandle(self._source, check_id("user_id", user_id), check_id("task_id", task_id), created=False)
+    @overload
+    def handle(self, user_id: str, task_id: str) -> TaskHandle[Any]: ...
+    @overload
+    def handle(self, user_id: str, task_id: str, *, task: TaskFunction[..., R]) -> TaskHandle[R]: ...
+    def handle(self, user_id: str, task_id: str, *, task: TaskFunction[..., Any] | None = None) -> TaskHandle[Any]:
+        """A handle for a task that was enqueued earlier, or elsewhere. Looks at nothing.
+
+        Args:
+            task: The function that it calls: results are converted to its annotation. Without it, to that of the
+                function which is registered here by the task's name, if there is one.
+        """
+        signature = task.signature if task is not None else None
+        user, name = check_id("user_id", user_id), check_id("task_id", task_id)
+        return TaskHandle(self._source, user, name, created=False, signature=signature)
+
+    async def results(self, handles: Iterable[TaskHandle[R]], timeout: float | None = None) -> list[R]:
+        """Wait for the ends of many tasks, and return their values in the order of the handles.
+
+        Raises what `TaskHandle.result` raises, for the first task to come to that; the others are not waited for then.
+
+        Args:
+            timeout: Seconds to wait for all of them; None waits for ever, 0 looks once.
+        """
+        return await results_of(handles, timeout)
 
     async def change_settings(
         self,

@@ -10,7 +10,7 @@ from functools import partial, wraps
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast, overload
 
-from fairque import ConfigError, DeadLetter, Pipeline, Priority, Task, Worker
+from fairque import ConfigError, DeadLetter, Pipeline, Priority, Task, TaskFunction, Worker
 from fairque.config.config import FairQueueConfig
 from fairque.queue import handle, queue
 from fairque.queue.xcom import DEFAULT_NAMESPACE
@@ -144,9 +144,17 @@ class TaskQueue:
         """Add a call of a registered function, see `fairque.TaskQueue.push_function_task`. Returns the task's id."""
         return self._session.run(self._inner.push_function_task, user_id, fn, args, kwargs, **options)
 
-    def handle(self, user_id: str, task_id: str) -> TaskHandle[Any]:
-        """A handle for a task that was enqueued earlier, or elsewhere. Looks at nothing."""
-        return TaskHandle(self._session, self._inner.handle(user_id, task_id))
+    @overload
+    def handle(self, user_id: str, task_id: str) -> TaskHandle[Any]: ...
+    @overload
+    def handle(self, user_id: str, task_id: str, *, task: TaskFunction[..., R]) -> TaskHandle[R]: ...
+    def handle(self, user_id: str, task_id: str, **function: Any) -> TaskHandle[Any]:
+        """A handle for a task that was enqueued earlier, or elsewhere, see `fairque.TaskQueue.handle`."""
+        return TaskHandle(self._session, self._inner.handle(user_id, task_id, **function))
+
+    def results(self, handles: Iterable[TaskHandle[R]], timeout: float | None = None) -> list[R]:
+        """Wait for the ends of many tasks, and return their values, see `fairque.TaskQueue.results`."""
+        return self._session.run(self._inner.results, [each._inner for each in handles], timeout)
 
     change_settings = blocking(queue.TaskQueue.change_settings)
     set_policy = blocking(queue.TaskQueue.set_policy)
