@@ -148,9 +148,9 @@ class TaskQueue:
     def handle(self, user_id: str, task_id: str) -> TaskHandle[Any]: ...
     @overload
     def handle(self, user_id: str, task_id: str, *, task: TaskFunction[..., R]) -> TaskHandle[R]: ...
-    def handle(self, user_id: str, task_id: str, **function: Any) -> TaskHandle[Any]:
+    def handle(self, user_id: str, task_id: str, *, task: TaskFunction[..., Any] | None = None) -> TaskHandle[Any]:
         """A handle for a task that was enqueued earlier, or elsewhere, see `fairque.TaskQueue.handle`."""
-        return TaskHandle(self._session, self._inner.handle(user_id, task_id, **function))
+        return TaskHandle(self._session, self._inner.handle(user_id, task_id, task=cast("Any", task)))
 
     def results(self, handles: Iterable[TaskHandle[R]], timeout: float | None = None) -> list[R]:
         """Wait for the ends of many tasks, and return their values, see `fairque.TaskQueue.results`."""
