@@ -1,8 +1,9 @@
 #!lua flags=no-writes
--- Where a task stands, without its body and errors.
+-- Where tasks stand, without their bodies and errors. A damaged key costs its own task the answer.
 -- KEYS[1]  state
--- Returns  {result record or '', state of a task that has not ended, or nil when it is not known}
--- Cost     O(size of the result)
+-- Returns  per task, until the results are beyond 1 MiB together: {result record or '', state of a task that has not
+--          ended, or nil when it is not known}, or {error}
+-- Cost     O(size of the results)
 
 -- lib/base.lua
 -- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
@@ -44,11 +45,26 @@ local function text_of(failure) return type(failure) == 'table' and failure.err 
 -- What happened is done, also where nobody may be told of it.
 local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
 return (function()
--- ARGV[1] is the msgpack of Peek: user: str, id: str
+-- ARGV[1] is the msgpack of Peek: tasks: list[Peeked]
+-- Peeked: user: str, id: str
 local args = cmsgpack.unpack(ARGV[1])
-local user, id = args[1], args[2]
-local record = call('GET', result_key(user, id))
-if record then return { record, false } end
-if call('EXISTS', body_key(user, id)) == 0 then return { '', false } end
-return { '', call('HGET', task_key(user, id), 'state') or 'queued' }
+local tasks = args[1]
+local MOST_BYTES = 1048576
+
+local function look(user, id)
+  local record = call('GET', result_key(user, id))
+  if record then return { record, false } end
+  if call('EXISTS', body_key(user, id)) == 0 then return { '', false } end
+  return { '', call('HGET', task_key(user, id), 'state') or 'queued' }
+end
+
+local seen, bytes = {}, 0
+for at, task in ipairs(tasks) do
+  local user, id = task[1], task[2]
+  local is_whole, sight = pcall(look, user, id)
+  seen[at] = is_whole and sight or { text_of(sight) }
+  bytes = bytes + #seen[at][1]
+  if bytes > MOST_BYTES then break end
+end
+return seen
 end)()
