@@ -412,13 +412,16 @@ async def runs_of(scheduler: TaskScheduler, schedule_id: str, least: int) -> boo
     return (await scheduler.get_schedule(schedule_id)).runs >= least
 
 
-async def test_a_scheduler_without_schedules_asks_for_nothing(server: Server, scheduler: TaskScheduler):
+async def test_a_scheduler_without_schedules_asks_for_nothing(
+    server: Server, scheduler: TaskScheduler, queue: TaskQueue
+):
     def calls() -> int:
         stats = server.execute("INFO", "commandstats").decode()
         return sum(int(line.split("calls=")[1].split(",")[0]) for line in stats.splitlines() if "evalsha" in line)
 
     running = asyncio.create_task(scheduler.run())
-    await eventually(lambda: scheduler._queue.listener._confirmations)
+    channel = queue.keys.schedules_channel
+    await eventually(lambda: server.execute("PUBSUB", "NUMSUB", channel)[1])
     await asyncio.sleep(0.5)  # what it does at its start
     before = calls()
     await asyncio.sleep(3)
