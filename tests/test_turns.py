@@ -275,6 +275,22 @@ async def test_a_repeated_claim_that_wants_less_keeps_the_first_ones_and_puts_th
     assert (await core.store.user("acme")).tag == tag, "paid for at the first delivery"
 
 
+@pytest.mark.parametrize("is_empty", [False, True])
+async def test_a_claim_that_arrives_after_its_repetition_was_answered_is_given_nothing(
+    core: Core, is_empty: bool
+) -> None:
+    """The worker gave it up, and would not know of what it was handed."""
+    if not is_empty:
+        await core.enqueue("acme", "1")
+    assert len(await again(core, 1, number=7, repeats=True)) == (not is_empty)
+    await core.enqueue("acme", "2")
+    assert await again(core, 1, number=7, repeats=False) == []
+    assert [of.id for of in await again(core, 1, number=8, repeats=False)] == ["2"]
+    await core.enqueue("acme", "3")
+    assert await again(core, 1, number=7, repeats=True) == []
+    assert [of.id for of in await again(core, 1, number=9, repeats=False)] == ["3"]
+
+
 async def test_what_another_worker_has_by_now_is_not_delivered_again(core: Core) -> None:
     await core.enqueue("acme", "1", "2")
     first = await again(core, 2, repeats=False)

@@ -78,7 +78,8 @@ class Claim(Arguments, frozen=True):
     groups: the assignments it serves, first to last; ``*`` is everyone. lists: the encoded users of each, where the
     script asked for them. holds: deliveries that it has, suspects: of them, those that were lost before and came less
     than a lease ago. max_deliveries: deaths of a task in workers that ran nothing else, until it is given up.
-    number: of this call of the worker, under which its answer is kept; 0: it is not. repeats: a call of this number may
+    number: of this call of the worker, under which its answer is kept; 0: it is not. It grows with each answer; a call
+    that comes behind a later one, or behind its own repetition, is given nothing. repeats: a call of this number may
     have been answered.
     """
 

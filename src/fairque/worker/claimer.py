@@ -28,7 +28,7 @@ class Claimer:
     """Never claims more than there are free slots: a task that waited in a worker could not be given to another.
 
     Claims are numbered. One that was not answered is repeated under its number, whatever is wanted by then, so that
-    what it was given comes here after all.
+    what it was given comes here after all. One that arrives after its repetition was answered is given nothing.
 
     Args:
         options: Of the worker.
@@ -50,7 +50,7 @@ class Claimer:
         self._pace = Pace(max(1, options.concurrency // SHARE_WHILE_FEW_RUN))
         self._most_while_many_run = max(1, options.concurrency // CLAIM_SHARE)
         self._look_at = 0.0
-        self._number = 1
+        self._number = time.time_ns() // 1000  # beyond those of a process before it under the same id
         self.is_unsure = False
         """Whether a claim may have been answered without that coming here."""
 

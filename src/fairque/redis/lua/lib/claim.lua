@@ -29,6 +29,7 @@ local function claim_tasks(claim)
   --@fields Claim claim: worker want priority_step_ms dead_letter_ttl_ms waits steals groups repeats
   local LOOKS = 20
   local work = new_work(claim)
+  if came_too_late(claim) then return work.reply(-1) end
   if (has_assigned or groups[1] ~= '*') and not know_groups(claim) then return { now, UNKNOWN } end
   call('ZADD', prefix .. 'workers', now, worker)
   if repeats and claim_again(claim, work) then return work.reply(0) end

@@ -1,4 +1,5 @@
--- What a worker was handed by its last call, should it ask again as the reply was cut.
+-- What a worker was handed by its last call, should it ask again as the reply was cut: the number of that call, a space,
+-- and user and id of each.
 --@include base
 --@include task
 --@include work
@@ -7,10 +8,17 @@
 local CLAIMED_TTL = 60000
 local function claimed_key(worker) return prefix .. 'claimed:' .. worker end
 
--- The number of the last call that handed it something.
+-- The number of the last call that handed it something, or that was repeated.
 local function number_claimed(worker)
-  local packed = redis.pcall('GET', claimed_key(worker))
-  return type(packed) == 'string' and cmsgpack.unpack(packed)[1] or 0
+  local kept = redis.pcall('GETRANGE', claimed_key(worker), 0, 16)
+  return type(kept) == 'string' and tonumber(string.match(kept, '^%d+')) or 0
+end
+
+-- A call that the worker gave up, and that arrives after its repetition was answered: nobody would know what it was handed.
+local function came_too_late(claim)
+  --@fields Claim claim: worker number repeats
+  local last = number > 0 and number_claimed(worker) or 0
+  return number < last or (number == last and number > 0 and not repeats)
 end
 
 local function fields_of(flat)
@@ -20,23 +28,22 @@ local function fields_of(flat)
 end
 
 local function keep_claimed(claim, work)
-  --@fields Claim claim: worker number
-  if number == 0 or work.delivered == 0 then return end
-  local kept = { number }
+  --@fields Claim claim: worker number repeats
+  if number == 0 or (work.delivered == 0 and not repeats) then return end
+  local kept = {}
   for at = 1, #work.served, 8 do
     kept[#kept + 1], kept[#kept + 2] = work.served[at], work.served[at + 1]
   end
-  call('SET', claimed_key(worker), cmsgpack.pack(kept), 'PX', CLAIMED_TTL)
+  call('SET', claimed_key(worker), string.format('%d ', number) .. cmsgpack.pack(kept), 'PX', CLAIMED_TTL)
 end
 
 -- The deliveries of the first try, as far as they are still this worker's: those beyond what it wants now go without
 -- their bodies, and it puts them back. False: there was no first try, or it came to nothing.
 local function claim_again(claim, work)
   --@fields Claim claim: worker max_message_bytes number
-  local packed = redis.pcall('GET', claimed_key(worker))
-  local kept = type(packed) == 'string' and cmsgpack.unpack(packed) or {}
-  if kept[1] ~= number then return false end
-  for at = 2, #kept, 2 do
+  if number_claimed(worker) ~= number then return false end
+  local kept = cmsgpack.unpack(string.match(call('GET', claimed_key(worker)), ' (.*)'))
+  for at = 1, #kept, 2 do
     local user, id = kept[at], kept[at + 1]
     local known = fields_of(call('HGETALL', task_key(user, id)))
     local body = known.worker == worker and known.stream_id ~= '' and load_body(user, id, max_message_bytes)
