@@ -73,6 +73,7 @@ def test_services_are_counted_in_the_order_of_the_claims_over_all_workers() -> N
 def test_the_bound_follows_from_the_rule() -> None:
     assert Rivals().services() == 2
     assert Rivals(users=10).services(kth=3) == 40
+    assert Rivals(users=10, fresh=True).services(kth=3) == 70
     assert Rivals(weight=10).services() == 11
     assert Rivals(cost=0.01).services() == 101
     assert Rivals(cost=1000).services() == 2, "a costly task is one service all the same"

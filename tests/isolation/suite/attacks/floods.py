@@ -49,7 +49,7 @@ async def grouped_ids(a: Attacker) -> None:
     await user_ids(a)
 
 
-@attack("ever new user ids", f"each task of a new id, {FRESH} at a time", Rivals(users=FRESH))
+@attack("ever new user ids", f"each task of a new id, {FRESH} at a time", Rivals(users=FRESH, fresh=True))
 async def new_ids(a: Attacker) -> None:
     numbers = count()
 
