@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
+from _fairque_command import REPEATED_SECONDS
 from fairque import Failure, FailureKind, TaskEvent, TaskFunction, TaskQueue, TaskState
 from fairque.cli.demo.load import FLOOD, Load
 from fairque.cli.demo.results import DemoResults, Sample
 from fairque.cli.errors import CommandError
 from fairque.cli.imports import load_queue
 from fairque.cli.logs import log_hooks
-from fairque.cli.processes import REPEATED_SECONDS
 from tests.apps.served import block, doze, greet, keep_interpreter, nap, stumble, whereabouts
 from tests.support.command import call_command, run_command
 from tests.support.eventually import eventually
@@ -30,7 +30,9 @@ from tests.support.processes import is_running, marked, new_mark
 from tests.support.servers import Server
 
 TARGET = "tests.apps.served:queue"
+SLOW = "tests.apps.slow_to_load:queue"
 SMALL_DEMO = ("demo", "--flood=300", "--users=2", "--tasks=3", "--workers=1", "--seconds=0.02")
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 NOWHERE = {"SERVED_URL": "redis://localhost:1", "SERVED_QUEUE": "q", "SERVED_TIMEOUT": "0.1"}
 Start = Callable[..., Awaitable[WorkerProcess]]
 Serve = Callable[..., Awaitable[WorkerProcess]]
@@ -114,7 +116,7 @@ async def test_an_assigned_worker_serves_others_only_as_steal_targets(serve: Ser
     assert await other.result(timeout=20) == "hello cid"
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", STOPS)
 async def test_a_signal_drains_a_worker(serve: Serve, queue: TaskQueue, signum: signal.Signals) -> None:
     process = await serve("--concurrency=1")
     running = await queue.enqueue(nap(1), user_id="acme")
@@ -126,6 +128,61 @@ async def test_a_signal_drains_a_worker(serve: Serve, queue: TaskQueue, signum: 
     assert await waiting.state() == TaskState.QUEUED
     await serve()
     assert await waiting.result(timeout=20) == "hello later"
+
+
+@pytest.mark.parametrize("signum", STOPS)
+@pytest.mark.parametrize("moment", ["msgspec._core", "redis.asyncio", "fairque.cli.app"])
+async def test_a_service_that_is_told_to_stop_while_it_loads_ends_like_one_that_has_drained(
+    worker_process: Start, moment: str, signum: signal.Signals
+) -> None:
+    env = {**NOWHERE, "PYTHONPROFILEIMPORTTIME": "1"}  # a line for each module that was imported
+    process = await worker_process("fairque", "worker", TARGET, "--processes=2", env=env)
+    await eventually(lambda: any(line.endswith(f" {moment}") for line in process.lines))
+    process.send(signum)
+    assert await process.wait(deadline=10) == 0, process.output
+    assert not [line for line in process.lines if not line.startswith("import time:")]
+
+
+@pytest.mark.parametrize("service", [("worker", SLOW), ("scheduler", SLOW)])
+async def test_a_service_whose_own_modules_take_long_to_load_can_be_stopped_meanwhile(
+    worker_process: Start, service: tuple[str, ...]
+) -> None:
+    process = await worker_process("fairque", *service, env=NOWHERE)
+    await process.line("loading")
+    process.send(signal.SIGTERM)
+    assert await process.wait(deadline=10) == 0, process.output
+    assert process.lines == ["loading", "cleaned up"]
+
+
+async def test_a_module_that_swallows_the_request_to_stop_is_not_served(worker_process: Start) -> None:
+    process = await worker_process("fairque", "worker", SLOW, env={**NOWHERE, "SLOW_SWALLOWS": "1"})
+    await process.line("loading")
+    process.send(signal.SIGTERM)
+    assert await process.wait(deadline=10) == 0, process.output
+    assert process.lines == ["loading", "swallowed", "cleaned up"]
+
+
+async def test_a_second_signal_leaves_a_module_that_loads_at_once(worker_process: Start) -> None:
+    process = await worker_process("fairque", "worker", SLOW, env={**NOWHERE, "SLOW_CLEANUP": "60"})
+    await process.line("loading")
+    process.send(signal.SIGTERM)
+    await process.line("cleaning")
+    await asyncio.sleep(2 * REPEATED_SECONDS)
+    process.send(signal.SIGTERM)
+    assert await process.wait(deadline=5) == 128 + signal.SIGTERM
+
+
+async def test_who_ignores_the_end_of_the_terminal_goes_on_after_it(serve: Serve, queue: TaskQueue) -> None:
+    """As with nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # inherited
+    try:
+        process = await serve(sign=None)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    await process.line("serves queue")
+    process.send(signal.SIGHUP)
+    assert await (await queue.enqueue(greet("ann"), user_id="acme")).result(timeout=20) == "hello ann"
+    assert "SIGHUP" not in process.output
 
 
 async def test_what_outlasts_the_shutdown_timeout_is_put_back(serve: Serve, queue: TaskQueue) -> None:

@@ -114,7 +114,7 @@ async def test_info_adds_what_was_counted_for_each_user(run: Run) -> None:
 
 @pytest.mark.usefixtures("mix")
 async def test_the_entry_point_of_info_takes_the_same_options(server: Server, queue_name: str) -> None:
-    code = "import sys; from fairque.cli import info; sys.argv[0] = 'fairque-info'; info()"
+    code = "import sys; from _fairque_command import info; sys.argv[0] = 'fairque-info'; info()"
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", code, "--stats", f"--url={server.url}", f"--queue={queue_name}"),
         cwd=ROOT, stdout=subprocess.PIPE,

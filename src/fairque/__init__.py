@@ -1,5 +1,6 @@
 """fairque: a multi-tenant fair task queue on Redis Streams."""
 
+import _fairque_command  # noqa: F401 (first: with `python -m fairque worker`, it hears signals while the rest loads)
 from fairque.config.config import FairQueueConfig
 from fairque.doctor.finding import Finding, FindingKind, QueueCheck
 from fairque.errors import (

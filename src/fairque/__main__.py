@@ -1,6 +1,6 @@
 """``python -m fairque``: the same as ``fairque``."""
 
-from fairque.cli import main
+from _fairque_command import main
 
 if __name__ == "__main__":
     main()

@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
+from _fairque_command import REPEATED_SECONDS, taken
 from fairque.cli.errors import USAGE, CommandError
 
-__all__ = ["REPEATED_SECONDS", "Interrupted", "ParentPipe", "Supervisor", "follow_parent", "spawn", "stop_on_signal"]
+__all__ = ["Interrupted", "ParentPipe", "Supervisor", "follow_parent", "on_stop", "spawn", "stop_on_signal"]
 
 logger = logging.getLogger("fairque.supervisor")
-REPEATED_SECONDS = 0.5
-"""A signal that comes again so soon is the same request: some managers signal a process and, at once, its group."""
 _PIPE_VARIABLE = "FAIRQUE_LIFELINE"
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
@@ -46,12 +45,21 @@ def stop_on_signal(restore: Callable[[], object] = lambda: None) -> Iterator[Non
         Interrupted: After the first signal.
     """
     handler = _SignalHandler(restore)
-    try:
+    with on_stop(handler.on_signal):
+        try:
+            yield
+        except asyncio.CancelledError:
+            if handler.signum is None:
+                raise
+            raise Interrupted(handler.signum) from None
+
+
+@contextlib.contextmanager
+def on_stop(call: Callable[[int], object]) -> Iterator[None]:
+    """Signals that ask to stop are told to `call`, on the running loop."""
+    loop = asyncio.get_running_loop()
+    with taken(lambda signum, _: loop.call_soon_threadsafe(call, signum)):
         yield
-    except asyncio.CancelledError:
-        if handler.signum is None:
-            raise
-        raise Interrupted(handler.signum) from None
 
 
 class _SignalHandler:
@@ -62,10 +70,8 @@ class _SignalHandler:
         self._asked_at = 0.0
         self._restore = restore
         self._task = asyncio.current_task()
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(signum, self._on_signal, signum)
 
-    def _on_signal(self, signum: int) -> None:
+    def on_signal(self, signum: int) -> None:
         if self.signum is None:
             self.signum = signum
             self._asked_at = time.monotonic()
@@ -144,17 +150,10 @@ class Supervisor:
 
     async def run(self) -> int:
         """Until every process has ended; returns the exit code."""
-        loop = asyncio.get_running_loop()
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signum, self._on_signal, signum)
-        try:
-            with ParentPipe() as pipe:
-                async with asyncio.TaskGroup() as group:
-                    for number, arguments in enumerate(self._commands, 1):
-                        group.create_task(self._keep(number, arguments, pipe))
-        finally:
-            for signum in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(signum)
+        with on_stop(self._on_signal), ParentPipe() as pipe:
+            async with asyncio.TaskGroup() as group:
+                for number, arguments in enumerate(self._commands, 1):
+                    group.create_task(self._keep(number, arguments, pipe))
         return self._code
 
     async def _keep(self, number: int, arguments: Sequence[str], pipe: ParentPipe) -> None:

@@ -14,16 +14,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from _fairque_command import REPEATED_SECONDS, taken
 from fairque import FairQueueConfig, TaskQueue, Worker
 from fairque.cli.logs import LogLevel, log_hooks
-from fairque.cli.processes import REPEATED_SECONDS, follow_parent
+from fairque.cli.processes import follow_parent
 from fairque.cli.stuck import end_when_stuck
 from fairque.config.config import WorkerConfig
 
 __all__ = ["Settings", "make_worker", "serve"]
 
 logger = logging.getLogger("fairque.worker")
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _GRACE_SECONDS = 15.0
 """What a worker may take beyond its shutdown timeout, to report its last outcomes."""
 _EXIT_SECONDS = 3.0
@@ -129,13 +129,9 @@ class Shutdown:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        before = {signum: signal.signal(signum, self._on_signal) for signum in _SIGNALS}
-        self._has_parent = follow_parent(self._on_parents_death)
-        try:
+        with taken(self._on_signal):
+            self._has_parent = follow_parent(self._on_parents_death)
             yield
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
 
     def _on_signal(self, signum: int, _: FrameType | None) -> None:
         if self._asked_at is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -18,6 +17,7 @@ from fairque.cli.input import parse_moment, parse_priority
 from fairque.cli.logs import LogLevel, set_up_logging
 from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue, on_queue
 from fairque.cli.output import moment, print_json, print_table, shown, span
+from fairque.cli.processes import on_stop
 
 __all__ = ["app", "scheduler"]
 
@@ -276,7 +276,7 @@ def scheduler(
         typer.Option(case_sensitive=False, metavar="LEVEL", help="debug, info, warning (missed slots) or error."),
     ] = LogLevel.INFO,
 ) -> int:
-    """Fire the schedules of a queue until SIGTERM or Ctrl-C.
+    """Fire the schedules of a queue until SIGTERM, SIGHUP or Ctrl-C.
 
     Workers do this as well, unless they are told not to. Any number may: each slot makes one task.
     Schedules that tasks of the module declare are registered at the start.
@@ -294,9 +294,8 @@ async def _fire(queue: TaskQueue) -> int:
     firing = TaskScheduler(queue)
     loop = asyncio.get_running_loop()
     async with queue:
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signum, lambda: loop.create_task(firing.stop()))
-        logger.info("fires the schedules of queue %r at %s", queue.name, queue.connector.safe_url)
-        await firing.run()
+        with on_stop(lambda _: loop.create_task(firing.stop())):
+            logger.info("fires the schedules of queue %r at %s", queue.name, queue.connector.safe_url)
+            await firing.run()
     logger.info("stopped")
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import socket
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +13,7 @@ import typer
 
 from fairque.cli.errors import FAILED, CommandError
 from fairque.cli.output import print_json_line
+from fairque.cli.processes import on_stop
 from fairque.embedded.server import EmbeddedServer
 
 __all__ = ["command"]
@@ -37,7 +37,7 @@ def command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print where it is as a line of JSON.")] = False,
 ) -> int:
-    """Run a Valkey or Redis server for this machine until SIGTERM or Ctrl-C, and print its URL.
+    """Run a Valkey or Redis server for this machine until SIGTERM, SIGHUP or Ctrl-C, and print its URL.
 
     Without --dir, it keeps everything in memory and listens on a port.
     With --dir, it keeps an append-only file there, and ends when nobody uses it any more.
@@ -90,12 +90,11 @@ def _facts(server: EmbeddedServer, directory: Path | None) -> dict[str, Any]:
 async def _serve(server: EmbeddedServer, facts: dict[str, Any], as_json: bool) -> None:
     """Until a signal, or until the server is gone."""
     stopped = asyncio.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, stopped.set)
-    _tell(facts, as_json)  # who knows the URL may send a signal
-    while not await _is_set(stopped, _LOOK_SECONDS):
-        if server.pid is None:
-            raise CommandError("the server has ended", f"its log may say why: {str(server.log)!r}", FAILED)
+    with on_stop(lambda _: stopped.set()):
+        _tell(facts, as_json)  # who knows the URL may send a signal
+        while not await _is_set(stopped, _LOOK_SECONDS):
+            if server.pid is None:
+                raise CommandError("the server has ended", f"its log may say why: {str(server.log)!r}", FAILED)
 
 
 async def _is_set(event: asyncio.Event, seconds: float) -> bool:

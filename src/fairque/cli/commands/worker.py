@@ -72,7 +72,7 @@ def command(
     ] = LogLevel.INFO,
     uvloop: Annotated[bool, typer.Option("--uvloop/--no-uvloop", help="Use uvloop where it is installed.")] = True,
 ) -> int:
-    """Serve a queue until SIGTERM or Ctrl-C.
+    """Serve a queue until SIGTERM, SIGHUP or Ctrl-C.
 
     The first signal drains: nothing more is claimed, and started tasks get the shutdown timeout.
     What is left then goes back to the front of its user's lane.
