@@ -21,7 +21,7 @@ from fairque.cli.demo.load import FLOOD, Load
 from fairque.cli.demo.results import DemoResults, Sample
 from fairque.cli.errors import CommandError
 from fairque.cli.imports import load_queue
-from fairque.cli.logs import log_hooks
+from fairque.worker.logs import logged
 from tests.apps.served import block, doze, greet, keep_interpreter, nap, stumble, whereabouts
 from tests.support.command import call_command, run_command
 from tests.support.eventually import eventually
@@ -391,7 +391,9 @@ def test_a_failure_is_logged_with_its_kind_and_place_but_not_its_text(caplog: py
     caplog.set_level(logging.INFO, logger="fairque.tasks")
     traceback = 'Traceback (most recent call last):\n  File "/srv/app/a.py", line 7, in work\nKeyError: "card 42"'
     failure = Failure(FailureKind.ERROR, "KeyError", "card 42", traceback)
-    log_hooks()["on_failure"](TaskEvent("zoë", "", "a.work", 2, 0.25, failure))
+    hook = logged({"success": None, "retry": None, "failure": None})["failure"]
+    assert hook is not None
+    hook(TaskEvent("zoë", "", "a.work", 2, 0.25, failure))
     assert caplog.messages == [
         "failed user=zoë id='' name=a.work attempt=2 run=0.250s kind=error error=KeyError at a.py:7"
     ]

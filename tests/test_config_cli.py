@@ -11,10 +11,10 @@ import pytest
 from fairque import FairQueueConfig, TaskQueue
 from fairque.cli.commands.config import service_gaps
 from fairque.cli.errors import CommandError
-from fairque.cli.logs import LogLevel
 from fairque.cli.options import make_queue
 from fairque.cli.worker_process import Settings, make_worker
 from fairque.config.config import SchedulerConfig
+from fairque.worker.logs import LogLevel
 from tests.apps.served import greet, whereabouts
 from tests.support.command import Ended, Run, call_command
 from tests.support.eventually import eventually

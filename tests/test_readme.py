@@ -221,13 +221,15 @@ def test_a_test_passes_as_it_is_shown(
     ran.assert_outcomes(passed=FILES[page, "test_shop.py"].count("\nasync def test_"))
 
 
-async def test_the_worker_commands_serve_the_file_that_is_shown(
+async def test_the_worker_commands_and_the_program_serve_the_file_that_is_shown(
     worker_process: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     block = FILES[DEPLOYING, "myapp/tasks.py"]
     file = tmp_path / "myapp" / "tasks.py"
     file.parent.mkdir(parents=True)
     file.write_text(block)
+    program = tmp_path / "serve.py"
+    program.write_text(FILES[DEPLOYING, program.name])
     (tmp_path / "config").symlink_to(ROOT / "config")
     monkeypatch.setenv("FAIRQUE_REDIS_URL", f"embedded://{tmp_path}/server")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
@@ -235,7 +237,7 @@ async def test_the_worker_commands_serve_the_file_that_is_shown(
         line for block in blocks(DEPLOYING, "sh") for line in block.splitlines() if line.startswith("fairque worker")
     ]
     assert len(lines) == 2
-    for line in lines:
+    for line in [*lines, str(program)]:
         command = [str(ROOT / word) if word.startswith("config/") else word for word in line.split()]
         process = await worker_process(*command, env={"PYTHONPATH": path})
         await process.line("serves queue 'default'")

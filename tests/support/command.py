@@ -86,8 +86,15 @@ async def run_command(
     *arguments: str, env: Mapping[str, str] | None = None, stdin: str | bytes | None = None, deadline: float = 40
 ) -> Ended:
     """``python -m fairque`` with these arguments; without `stdin`, there is none."""
+    return await run_python("-m", "fairque", *arguments, env=env, stdin=stdin, deadline=deadline)
+
+
+async def run_python(
+    *arguments: str, env: Mapping[str, str] | None = None, stdin: str | bytes | None = None, deadline: float = 40
+) -> Ended:
+    """Python with these arguments; without `stdin`, there is none."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "fairque", *arguments),
+        *(sys.executable, *arguments),
         cwd=ROOT,
         stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
         stdout=subprocess.PIPE,

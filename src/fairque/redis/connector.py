@@ -94,6 +94,15 @@ class Connector:
         return self._url.text
 
     @property
+    def is_open(self) -> bool:
+        return self._is_open
+
+    @property
+    def is_private(self) -> bool:
+        """Whether it is on a server that no other process can reach."""
+        return self._url.scheme == "embedded" and not self._url.path
+
+    @property
     def safe_url(self) -> str:
         """The URL without its passwords."""
         return self._url.safe

@@ -237,7 +237,7 @@ class TaskQueue:
 
     def _refuse_a_server_of_its_own(self) -> None:
         """Nobody would serve what is put in there."""
-        if self._inner.connector.url.rstrip("/") == "embedded:":
+        if self._inner.connector.is_private:
             raise ConfigError(
                 "the private server of embedded:// belongs to the process that opened the queue before this fork: "
                 "use embedded:///some/dir"

@@ -24,16 +24,20 @@ import anyio
 import msgspec
 
 from fairque.backoff import Backoff
+from fairque.checks import check_count
 from fairque.config.config import WorkerConfig
 from fairque.errors import InvalidInput, QueueUnavailable
 from fairque.models import EVERYONE
 from fairque.queue.queue import TaskQueue
 from fairque.redis.store import Store
+from fairque.worker import service
 from fairque.worker.declared_limits import declare_limits
 from fairque.worker.handler import TaskHandler
 from fairque.worker.hooks import Hook
+from fairque.worker.logs import level_of, set_up_logging
 from fairque.worker.options import WorkerOptions, new_worker_id, user_groups
 from fairque.worker.parts import Parts
+from fairque.worker.processes import has_parent
 from fairque.worker.signals import Signals
 
 __all__ = ["Worker"]
@@ -43,7 +47,8 @@ GOODBYE_SECONDS = 5.0
 
 
 class Worker:
-    """Serves a queue: ``await Worker(queue).run()``, or ``async with Worker(queue): …``. A worker runs once.
+    """Serves a queue: ``asyncio.run(Worker(queue).serve())`` in a program of its own, ``async with Worker(queue): …``
+    beside something else. A worker runs once.
 
     Args:
         queue: Where the tasks come from.
@@ -92,6 +97,7 @@ class Worker:
         on_lost: Hook | None = None,
     ) -> None:
         self.queue = queue
+        self._is_named = worker_id is not None
         self.worker_id = worker_id if worker_id is not None else new_worker_id()
         self.options = WorkerOptions(
             worker_id=self.worker_id,
@@ -135,10 +141,48 @@ class Worker:
         given["worker_id"] = f"{name}-{new_worker_id()}" if name is not None else None
         return cls(queue, **(given | options))
 
+    async def serve(self, *, processes: int = 1, log_level: str | None = "info") -> None:
+        """Serve until SIGTERM, SIGHUP or Ctrl-C, as ``fairque worker`` does, in a program that is there for that:
+        ``asyncio.run(Worker(queue).serve())``.
+
+        The first signal drains, as `stop` does, and this returns. A second one ends the process at once, with 128 and
+        the number of the signal. The queue is opened and closed, unless it is open. How each task ended is logged, by
+        ``fairque.tasks``, never with arguments or results. Code that keeps Python's interpreter to itself for longer
+        than `stall_timeout` ends the process, with code 1.
+
+        Args:
+            processes: More than one: this program is started anew for each, as it was started itself, and a copy
+                serves when it comes to this call. This process starts those again that fail, and ends with all of them.
+            log_level: ``"debug"``, ``"info"`` (every finished task), ``"warning"`` (retries) or ``"error"`` (failures).
+                Logs go to standard error, unless logging was set up before. None: logging is left as it is.
+
+        Raises:
+            InvalidInput: An argument breaks a rule, this is not the main thread, or another worker has the signals.
+            QueueUnavailable: Redis does not answer at the start. Later outages are waited out.
+        """
+        check_count("processes", processes, 1, 1_000)
+        service.check_process()
+        if log_level is not None:
+            set_up_logging(level_of(log_level))
+        if processes == 1 or has_parent():
+            await service.serve(self)
+            return
+        self._check_several()
+        await service.serve_copies(processes)
+
+    def _check_several(self) -> None:
+        if self._is_named:
+            raise InvalidInput(f"several processes would all be worker {self.worker_id!r}: leave worker_id out")
+        if self.queue.connector.is_private:
+            raise InvalidInput(
+                "embedded:// is a server for one process alone: several share embedded:///some/directory"
+            )
+
     async def run(self) -> None:
         """Serve until `stop` is called. Cancelling it stops the worker as well, without waiting for running tasks.
 
-        Outages of Redis are waited out, from the start on.
+        Outages of Redis are waited out, from the start on. Signals are left alone: a process that SIGTERM ends drains
+        nothing, and others take over what ran there when its leases have run out. `serve` takes them.
         """
         if self._ran:
             raise InvalidInput("a worker runs once: make another one")

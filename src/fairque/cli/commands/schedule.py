@@ -14,10 +14,10 @@ from fairque.cli.commands.enqueue import make_task
 from fairque.cli.errors import UNKNOWN, CommandError
 from fairque.cli.imports import load_queue
 from fairque.cli.input import parse_moment, parse_priority
-from fairque.cli.logs import LogLevel, set_up_logging
 from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue, on_queue
 from fairque.cli.output import moment, print_json, print_table, shown, span
-from fairque.cli.processes import on_stop
+from fairque.worker.logs import LogLevel, set_up_logging
+from fairque.worker.processes import on_stop
 
 __all__ = ["app", "scheduler"]
 

@@ -13,8 +13,8 @@ import typer
 
 from fairque.cli.errors import FAILED, CommandError
 from fairque.cli.output import print_json_line
-from fairque.cli.processes import on_stop
 from fairque.embedded.server import EmbeddedServer
+from fairque.worker.processes import on_stop
 
 __all__ = ["command"]
 

@@ -7,7 +7,6 @@ import difflib
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Annotated
-from urllib.parse import urlsplit
 
 import msgspec
 import typer
@@ -16,11 +15,11 @@ from fairque import FairQueueConfig, TaskQueue
 from fairque.cli.commands.config import service_gaps
 from fairque.cli.errors import CommandError
 from fairque.cli.imports import load_module, load_queue
-from fairque.cli.logs import LogLevel, set_up_logging
 from fairque.cli.options import ConfigFile, load_config
-from fairque.cli.processes import Supervisor
 from fairque.cli.worker_process import Settings, make_worker, serve
 from fairque.config.config import WorkerConfig
+from fairque.worker.logs import LogLevel, set_up_logging
+from fairque.worker.processes import Supervisor
 
 __all__ = ["command"]
 
@@ -164,8 +163,7 @@ def _serve(queue: TaskQueue, settings: Sequence[Settings]) -> int:
 
 def _check_reach(queue: TaskQueue) -> None:
     """A private server is of no use to a worker: nobody else could put a task in."""
-    url = urlsplit(queue.connector.url)
-    if url.scheme == "embedded" and not url.path:
+    if queue.connector.is_private:
         raise CommandError(
             "embedded:// is a server for one process alone, nothing could reach this worker",
             "use embedded:///some/directory, which processes of this machine share, or redis://",

@@ -19,8 +19,9 @@ from fairque.cli.demo.load import Arrival, Load
 from fairque.cli.demo.results import DemoResults, Sample
 from fairque.cli.demo.task import QUEUE_VARIABLE, work
 from fairque.cli.errors import FAILED, CommandError
-from fairque.cli.processes import ParentPipe, spawn
+from fairque.cli.processes import FAIRQUE
 from fairque.cli.screens.demo import print_report, showing
+from fairque.worker.processes import ParentPipe, spawn
 
 __all__ = ["DemoQueue", "serve_both_ways"]
 
@@ -145,6 +146,7 @@ class DemoQueue:
     async def _start_worker(self) -> asyncio.subprocess.Process:
         return await spawn(
             [
+                *FAIRQUE,
                 "worker",
                 f"{work.fn.__module__}:queue",
                 f"--concurrency={self._load.concurrency}",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from enum import StrEnum
 from pathlib import PurePath
 
-from fairque import TaskEvent
+from fairque.errors import InvalidInput
+from fairque.worker.hooks import Hook, TaskEvent
 
-__all__ = ["LogLevel", "log_hooks", "set_up_logging"]
+__all__ = ["LogLevel", "level_of", "logged", "set_up_logging"]
 
 logger = logging.getLogger("fairque.tasks")
 _FORMAT = "%(asctime)s %(levelname)-7s [%(process)d] %(message)s"
@@ -24,20 +25,41 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+def level_of(name: str) -> LogLevel:
+    """Raises `InvalidInput`."""
+    try:
+        return LogLevel(name)
+    except ValueError:
+        raise InvalidInput(f"log_level must be one of {', '.join(LogLevel)}, not {name!r}") from None
+
+
 def set_up_logging(level: LogLevel) -> None:
     """Log to stderr, unless the application has set logging up for itself."""
     logging.basicConfig(level=level.upper(), format=_FORMAT)
     logging.getLogger("fairque").setLevel(level.upper())
 
 
-def log_hooks() -> dict[str, Callable[[TaskEvent], None]]:
-    """Hooks of a `Worker`: a finished task is information, a retry a warning, a failure an error.
+def logged(hooks: Mapping[str, Hook | None]) -> dict[str, Hook | None]:
+    """The hooks of a worker, with a line for each task that ends: a finished one is information, a retry a warning, a
+    failure an error.
 
-    A hook whose lines nobody would see is left out: it would be called for every task.
+    Lines that nobody would see are left out: they would cost something for every task.
     """
-    levels = {"on_success": logging.INFO, "on_retry": logging.WARNING, "on_failure": logging.ERROR}
-    calls = {"on_success": _finished, "on_retry": _retried, "on_failure": _failed}
-    return {name: calls[name] for name, level in levels.items() if logger.isEnabledFor(level)}
+    lines = {"success": _finished, "retry": _retried, "failure": _failed}
+    levels = {"success": logging.INFO, "retry": logging.WARNING, "failure": logging.ERROR}
+    seen = {event: _both(lines[event], hooks[event]) for event in lines if logger.isEnabledFor(levels[event])}
+    return {**hooks, **seen}
+
+
+def _both(line: Callable[[TaskEvent], None], hook: Hook | None) -> Hook:
+    if hook is None:
+        return line
+
+    def both(event: TaskEvent) -> Awaitable[None] | None:
+        line(event)
+        return hook(event)
+
+    return both
 
 
 def _finished(event: TaskEvent) -> None:

@@ -1,0 +1,147 @@
+"""A worker that its process is there for: signals drain it, what is stuck ends it, and how it goes is logged."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from types import FrameType
+from typing import Protocol
+
+import msgspec
+
+from _fairque_command import REPEATED_SECONDS, taken
+from fairque.errors import InvalidInput
+from fairque.queue.queue import TaskQueue
+from fairque.worker.logs import logged
+from fairque.worker.options import WorkerOptions
+from fairque.worker.processes import Supervisor, follow_parent
+from fairque.worker.stuck import end_when_stuck
+
+__all__ = ["check_process", "serve", "serve_copies"]
+
+logger = logging.getLogger("fairque.worker")
+_GRACE_SECONDS = 15.0
+"""What a worker may take beyond its shutdown timeout, to report its last outcomes."""
+
+
+class Servant(Protocol):
+    """A `Worker`."""
+
+    queue: TaskQueue
+    options: WorkerOptions
+
+    async def run(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+def check_process() -> None:
+    """Raises `InvalidInput` where signals cannot be taken."""
+    if threading.current_thread() is not threading.main_thread():
+        raise InvalidInput("serve() takes the signals of the process: call it in the main thread, elsewhere use run()")
+    if isinstance(getattr(signal.getsignal(signal.SIGTERM), "__self__", None), _Shutdown):
+        raise InvalidInput("serve() takes the signals of the process, and another worker has them: use run()")
+
+
+async def serve(worker: Servant, prepare: Callable[[], Awaitable[object]] | None = None) -> None:
+    """Until a signal has drained it. The queue is opened and closed, unless it is open.
+
+    Args:
+        worker: It has not run.
+        prepare: Awaited when the queue is open, before anything is served.
+    """
+    worker.options = msgspec.structs.replace(worker.options, hooks=logged(worker.options.hooks))
+    shutdown = _Shutdown(worker)
+    with shutdown.on_signals(), end_when_stuck(worker.options.stall_timeout), shutdown.ends_quietly():
+        async with _opened(worker.queue):
+            if prepare is not None:
+                await prepare()
+            shutdown.serving = True
+            queue, loop = worker.queue, type(asyncio.get_running_loop()).__module__.partition(".")[0]
+            logger.info("serves queue %r at %s on %s", queue.name, queue.connector.safe_url, loop)
+            await worker.run()
+
+
+async def serve_copies(count: int) -> None:
+    """Start this program anew, so often, and keep the copies running. Raises `SystemExit` where one failed for good."""
+    if getattr(sys.modules.get("__main__"), "__file__", None) is None:
+        raise InvalidInput("processes: this program is started anew for each, and it is no file")
+    if code := await Supervisor([sys.orig_argv[1:]] * count).run():
+        raise SystemExit(code)
+
+
+@contextlib.asynccontextmanager
+async def _opened(queue: TaskQueue) -> AsyncIterator[None]:
+    if queue.connector.is_open:
+        yield
+    else:
+        async with queue:
+            yield
+
+
+class _Shutdown:
+    """The first signal stops the worker, which drains; a second one leaves at once.
+
+    Signals are taken by the interpreter and not by the loop, so that a task that blocks the loop cannot hold up the
+    second one. A process with a parent of ours leaves it to that one to end it: it may get each signal twice, from its
+    parent and from whoever signals every process of a service.
+    """
+
+    def __init__(self, worker: Servant) -> None:
+        self._worker = worker
+        self._loop = asyncio.get_running_loop()
+        self._main = asyncio.current_task()
+        self._asked_at: float | None = None
+        self._has_parent = False
+        self._is_cut_short = False
+        self.serving = False
+
+    @contextlib.contextmanager
+    def on_signals(self) -> Iterator[None]:
+        with taken(self._on_signal):
+            self._has_parent = follow_parent(self._on_parents_death)
+            yield
+
+    @contextlib.contextmanager
+    def ends_quietly(self) -> Iterator[None]:
+        """What was cancelled because it did not serve yet has done what it was told."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self._is_cut_short or (self._main is not None and self._main.uncancel()):
+                raise
+
+    def _on_signal(self, signum: int, _: FrameType | None) -> None:
+        if self._asked_at is None:
+            self._ask(signal.Signals(signum).name)
+        elif not self._has_parent and time.monotonic() - self._asked_at > REPEATED_SECONDS:
+            # Not through logging, which this may have interrupted; and the terminal may be gone.
+            with contextlib.suppress(OSError):
+                os.write(2, b"second signal: leaving at once, other workers take over what runs here\n")
+            os._exit(128 + signum)
+
+    def _ask(self, reason: str) -> None:
+        self._asked_at = time.monotonic()
+        self._loop.call_soon_threadsafe(self._stop, reason)
+
+    def _stop(self, reason: str) -> None:
+        logger.info("%s: stopping%s", reason, "" if self._has_parent else ", a second signal leaves at once")
+        if self.serving:
+            self._stopping = self._loop.create_task(self._worker.stop())
+        elif self._main is not None:
+            self._is_cut_short = True
+            self._main.cancel()
+
+    def _on_parents_death(self) -> None:
+        """In a thread. A loop that is blocked cannot drain: the process ends all the same."""
+        if self._asked_at is None:
+            self._ask("the parent process is gone")
+        time.sleep(self._worker.options.shutdown_timeout + _GRACE_SECONDS)
+        os._exit(1)
