@@ -122,8 +122,44 @@ async def test_a_worker_waits_with_growing_pauses_and_goes_on(
     assert (stats.finished, stats.queued, stats.started, stats.workers) == (2, 0, 0, ())
 
 
-def tries(caplog: pytest.LogCaptureFixture) -> int:
-    return sum(record.getMessage().startswith("cannot claim, trying again") for record in caplog.records)
+def tries(caplog: pytest.LogCaptureFixture, what: str = "cannot claim, trying again") -> int:
+    return sum(record.getMessage().startswith(what) for record in caplog.records)
+
+
+async def test_renewals_are_tried_ever_more_rarely_once_no_lease_can_be_saved(
+    frail: EmbeddedServer, gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    lease = 1.0
+    async with TaskQueue(frail.url, lease=lease, timeout=PATIENCE) as queue, Worker(queue) as worker:
+        handle = await queue.enqueue(work(1), user_id="acme")
+        await eventually(lambda: gate.started)
+        with killed(frail):
+            await asyncio.sleep(lease / 2)
+            assert tries(caplog, "could not renew") >= 4, "they may still come in time"
+            await asyncio.sleep(lease)
+            caplog.clear()
+            await asyncio.sleep(4 * lease)
+            assert 4 <= tries(caplog, "could not renew") <= 20, "half a lease apart at the most"
+        back = server_ms(frail)
+        await eventually(lambda: last_heard(frail, worker) > back, deadline=lease)
+        gate.open()
+        assert await handle.result(timeout=20) == 1
+
+
+async def test_a_task_that_waits_for_outputs_asks_for_them_ever_more_rarely(
+    frail: EmbeddedServer, gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate.open()
+    async with CuttingProxy(frail.url) as proxy, TaskQueue(proxy.url, timeout=0.2) as queue:
+        second = await queue.enqueue(work(work(1).output), user_id="acme")
+        async with Worker(queue):
+            held = proxy.hold(load("records").sha)
+            await eventually(lambda: tries(caplog, "cannot fetch"))
+            with killed(frail):
+                held.released.set()
+                await asyncio.sleep(3)
+            assert tries(caplog, "cannot fetch") <= 9
+            assert await second.result(timeout=20) == 1
 
 
 @pytest.mark.parametrize("outage", [name for name in OUTAGES if name != "out of memory"])

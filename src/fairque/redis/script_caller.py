@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from fairque.backoff import Backoff
 from fairque.errors import QueueUnavailable, StoreError
 from fairque.redis.arguments import Agree, Arguments, ChangeSettings, encode
 from fairque.redis.backend import Backend
@@ -21,6 +21,9 @@ from fairque.redis.scripts import Script, load
 from fairque.settings import QueueSettings
 
 __all__ = ["ScriptCaller"]
+
+LONGEST_PAUSE = 1.0
+"""Seconds between two tries while somebody waits for the answer."""
 
 
 class ScriptCaller:
@@ -98,12 +101,11 @@ class ScriptCaller:
             return await self._repeat(command, left, exc)
 
     async def _repeat(self, command: bytes, seconds: float, error: QueueUnavailable) -> Any:
-        delay = 0.02
+        backoff = Backoff()
         try:
             async with asyncio.timeout(seconds):
                 while True:
-                    await asyncio.sleep(delay * (0.5 + random.random()))
-                    delay = min(1.0, delay * 2)
+                    await asyncio.sleep(backoff.next(LONGEST_PAUSE))
                     try:
                         return await self._requester.request(command)
                     except QueueUnavailable as exc:

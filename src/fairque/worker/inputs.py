@@ -8,8 +8,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
 
+import anyio
 import msgspec
 
+from fairque.backoff import Backoff
 from fairque.errors import BadArguments, QueueUnavailable
 from fairque.models import TaskState
 from fairque.queue.xcom import XCom
@@ -80,11 +82,13 @@ class Inputs:
 
 async def _insist(ask: Callable[[], Awaitable[T]]) -> T:
     """An outage is waited out: it is not the task's fault. The task's timeout goes on."""
+    backoff = Backoff()
     while True:
         try:
             return await ask()
         except QueueUnavailable as exc:
             logger.warning("cannot fetch what a task is given by others, trying again: %s", exc)
+            await anyio.sleep(backoff.next())
 
 
 def short_name(task_id: str, name: str) -> str:

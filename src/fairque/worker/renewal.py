@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 
+from fairque.backoff import LONGEST, Backoff
 from fairque.errors import FairqueError
 from fairque.queue.queue import TaskQueue
 from fairque.redis.delivery import Delivery, Refusal
@@ -24,7 +25,7 @@ from fairque.worker.options import WorkerOptions
 from fairque.worker.runner import Runner
 from fairque.worker.settler import Settler
 
-__all__ = ["Renewal"]
+__all__ = ["LOOK_SECONDS", "Renewal", "longest_pause"]
 
 logger = logging.getLogger("fairque.worker")
 LOOK_SECONDS = 0.5
@@ -59,6 +60,9 @@ class Renewal:
         self._stopping = threading.Event()
         self._ended = asyncio.Event()  # joining it would need a thread, and tasks may have them all
         self._renewed = 0.0
+        self._lease = queue.settings.lease_ms / 1000
+        self._backoff = Backoff()
+        self._retry_at = 0.0
         self._thread: threading.Thread | None = None
         self.has_tried = asyncio.Event()
         """Set once the worker's entry was sent, or could not be."""
@@ -85,6 +89,7 @@ class Renewal:
                     self._look(requester)
                 except Exception:  # the thread outlives whatever goes wrong in one round
                     logger.exception("renewal failed, trying again")
+                    self._put_off()
                 self._on_loop(self.has_tried.set)
                 self._rest()
         finally:
@@ -93,7 +98,7 @@ class Renewal:
 
     def _rest(self) -> None:
         seconds = min(LOOK_SECONDS, self._interval / 2)
-        left = self._renewed + self._interval - time.monotonic()
+        left = max(self._renewed + self._interval, self._retry_at) - time.monotonic()
         if left > 0:  # to the point: what is left of a lease is how long the process may stand still
             seconds = min(seconds, left)
         self.watch.rest(seconds, self._stopping.wait)
@@ -104,19 +109,27 @@ class Renewal:
         if self.watch.look(bool(held)):
             self._end_process(requester)
         now = time.monotonic()
-        if now < self._renewed + (self._interval if held else IDLE_HEARTBEAT_SECONDS):
+        if now < max(self._renewed + (self._interval if held else IDLE_HEARTBEAT_SECONDS), self._retry_at):
             return
         try:
             lost, canceled = self._renew(requester, held, answered)
         except FairqueError as exc:
             what = f"{len(held)} deliveries" if held else "the worker's entry"
             logger.warning("could not renew %s, trying again: %s", what, exc)
+            self._put_off()
             return
         self._renewed = now
+        self._backoff.reset()
         if lost:
             self._on_loop(self._runner.drop, lost)
         if canceled:
             self._on_loop(self._runner.cancel, canceled)
+
+    def _put_off(self) -> None:
+        """While leases last, tries come often enough to save them. Then it is the others who wait, see `StealPause`."""
+        now = time.monotonic()
+        may_last = now < self._renewed + self._lease
+        self._retry_at = now + self._backoff.next(self._lease / 10 if may_last else longest_pause(self._lease))
 
     def _renew(
         self, requester: BlockingRequester, held: list[Delivery], answered: int
@@ -151,6 +164,11 @@ class Renewal:
             self._loop.call_soon_threadsafe(call, *args)
         except RuntimeError:  # the loop was closed
             self._stopping.set()
+
+
+def longest_pause(lease: float) -> float:
+    """Seconds between two tries of a worker whose leases are over."""
+    return min(LONGEST, lease / 2)
 
 
 def _exit_after(seconds: float) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 
 from fairque.worker.loop_watch import LoopWatch
-from fairque.worker.renewal import LOOK_SECONDS
+from fairque.worker.renewal import LOOK_SECONDS, longest_pause
 
 __all__ = ["StealPause"]
 
@@ -26,7 +26,7 @@ class StealPause:
         self._watch = watch
         self._has_looked = True
         self._outage = lease_ms / 2000
-        self._seconds = timeout + 2 * LOOK_SECONDS
+        self._seconds = timeout + longest_pause(lease_ms / 1000) + LOOK_SECONDS
         self._heard = time.monotonic()
         self._ends = 0.0
 
