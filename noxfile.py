@@ -31,7 +31,7 @@ def install(session: nox.Session, group: str, *packages: str) -> None:
 
 def install_wheel(session: nox.Session, group: str) -> None:
     """The same, with fairque as users get it: built into a wheel, so that a file missing there is missed here."""
-    install(session, group, ".[embedded,fastapi,plot,uvloop,yaml]")
+    install(session, group, ".[embedded,fastapi,plot,pydantic,uvloop,yaml]")
 
 
 @nox.session

@@ -379,7 +379,7 @@ async def test_the_limit_is_exact(server, queue_name: str):
 @pytest.mark.parametrize(
     ("value", "kind", "rule"),
     [
-        (Opaque(), "TypeError", "the result cannot be encoded: Encoding objects of type Opaque is unsupported"),
+        (Opaque(), "TypeError", r"the result cannot be encoded: Encoding objects of type \S*Opaque is unsupported"),
         (2**64, "OverflowError", "the result cannot be encoded"),
         ("\ud800", "UnicodeEncodeError", "the result cannot be encoded: .*surrogates not allowed"),
         (nested(100_000), "RecursionError", "the result cannot be encoded"),

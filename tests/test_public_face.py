@@ -53,6 +53,8 @@ ONLY_IN = {
     "yaml": "config",
     "rich": "cli",
     "fastapi": "contrib",
+    "pydantic": "tasks",
+    "pydantic_core": "tasks",
 }
 """The folders that know a library of others."""
 

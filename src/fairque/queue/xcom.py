@@ -21,6 +21,8 @@ from fairque.errors import FairqueError, InvalidInput, MessageTooLarge, XComMiss
 from fairque.redis.store import Store
 from fairque.settings import MAX_MESSAGE_BYTES
 from fairque.tasks.message import encode_value
+from fairque.tasks.types.stand_in import decoder
+from fairque.tasks.types.translation import translated
 from fairque.tasks.xcom import LONGEST_TTL, MOST_NAMES
 
 __all__ = ["DEFAULT_NAMESPACE", "DEFAULT_TTL", "BlockingXCom", "XCom", "XComManager", "ttl_to_ms"]
@@ -231,7 +233,7 @@ def _few(kind: str, names: Sequence[str]) -> list[str]:
 
 def _decode(key: str, raw: bytes, type: Any) -> Any:
     try:
-        return msgspec.msgpack.decode(raw, type=type)
+        return decoder(translated(type)).decode(raw)
     except (msgspec.MsgspecError, *_MISFITS) as exc:
         raise InvalidInput(f"the XCom value {key!r} does not fit {type!r}: {exc}") from None
 

@@ -19,6 +19,7 @@ from fairque.checks import check_count, check_seconds
 from fairque.errors import MessageTooLarge, StoreError
 from fairque.models import FailureKind, Priority, TaskState
 from fairque.tasks.retry import MAX_RETRIES, RetryPolicy
+from fairque.tasks.types.adapters import encode
 
 __all__ = [
     "BadMessage",
@@ -229,5 +230,5 @@ def record_state(data: bytes) -> TaskState:
 
 
 def encode_value(value: Any) -> bytes:
-    """Raises `TypeError`, `ValueError`, `OverflowError` or `RecursionError` for what msgpack cannot hold."""
-    return _encoder.encode(value)
+    """Raises `TypeError`, `ValueError`, `OverflowError` or `RecursionError` for what cannot travel."""
+    return encode(value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections.abc
+import contextlib
 import inspect
 import logging
 import re
@@ -15,6 +17,10 @@ import msgspec
 
 from fairque.errors import BadArguments, InvalidInput, NotEncodable
 from fairque.tasks.pipeline import Composable, Pipeline
+from fairque.tasks.types.adapters import encode, travels_as
+from fairque.tasks.types.foreign import is_accepted
+from fairque.tasks.types.stand_in import decoder
+from fairque.tasks.types.translation import Unsendable, translated
 
 __all__ = ["Output", "Signature", "encode_linked", "resolve"]
 
@@ -23,7 +29,6 @@ _NIL = msgspec.Raw(b"\xc0")
 _nothing = (lambda: None).__code__
 MOST_KEPT = 64  # with *args there is a decoder for each number of arguments
 _LINK = 1  # the msgpack extension that stands for the result of another task
-_encoder = msgspec.msgpack.Encoder()
 _plain = msgspec.msgpack.Decoder()
 _raw_map = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
 Encoded = bytes | msgspec.Raw
@@ -77,8 +82,8 @@ class Signature:
         """
         self._check_shape(args, kwargs)
         try:
-            encoded = _encoder.encode(args)
-            named = _encoder.encode(kwargs) if kwargs else None
+            encoded = encode(args)
+            named = encode(kwargs) if kwargs else None
         except _UNENCODABLE:
             return self._encode_linked(args, kwargs)
         self.decode(encoded, named)
@@ -107,20 +112,20 @@ class Signature:
             for name, raw in _raw_map.decode(kwargs).items():
                 named[name] = self._named_decoder(name).decode(raw)
         except Exception as exc:
-            text = str(exc).replace("`$", f"`{name}", 1) if "`$" in str(exc) else f"{exc} - at `{name}`"
-            raise BadArguments(f"the arguments of task {self.name!r} do not fit: {text}") from None
+            text, place = _parted(str(exc))
+            raise BadArguments(f"the arguments of task {self.name!r} do not fit: {text} - at `{name}{place}`") from None
         return positional, named
 
     def _placed(self, error: Exception) -> str:
         """The text of an error in positional arguments, with the name of the parameter instead of its number."""
-
-        def name(found: re.Match[str]) -> str:
-            at = int(found[1])
-            if at < len(self._positional):
-                return f"`{self._positional[at]}"
-            return f"`{self._var_positional}[{at - len(self._positional)}]"
-
-        return re.sub(r"`\$\[(\d+)\]", name, str(error), count=1)
+        text, place = _parted(str(error))
+        number = re.match(r"\[(\d+)\]", place)
+        if number is None:
+            return text + (f" - at `{place}`" if place else "")
+        at, place = int(number[1]), place[number.end() :]
+        if at < len(self._positional):
+            return f"{text} - at `{self._positional[at]}{place}`"
+        return f"{text} - at `{self._var_positional}[{at - len(self._positional)}]{place}`"
 
     def arguments(self, args: Encoded, kwargs: Encoded | None) -> dict[str, Any]:
         """The arguments of a call by name, as they travel, and the defaults of the others that have one.
@@ -148,11 +153,11 @@ class Signature:
         chosen = {name: value for name, value in inputs.items() if name in self._nameable and name not in passed}
         if not chosen:
             return {}
-        return self.decode(b"\x90", _encoder.encode(chosen))[1]
+        return self.decode(b"\x90", encode(chosen))[1]
 
     def result_decoder(self) -> msgspec.msgpack.Decoder[Any]:
         if self._result is None:
-            self._result = _decoder(self._hints().get("return", Any))
+            self._result = decoder(self._hints().get("return", Any))
         return self._result
 
     def _check_annotations(self) -> None:
@@ -161,12 +166,31 @@ class Signature:
             hints = typing.get_type_hints(self._fn, include_extras=True)
         except (NameError, TypeError, AttributeError):
             return
-        for name, hint in hints.items():
-            try:
-                msgspec.msgpack.Decoder(hint)
-            except TypeError as exc:
-                what = "its result" if name == "return" else f"the parameter {name!r}"
-                raise InvalidInput(f"task {self.name!r}: the annotation of {what} cannot be used: {exc}") from None
+        with contextlib.suppress(NameError):
+            self._types = {name: self._translated(name, hint) for name, hint in hints.items()}
+
+    def _translated(self, name: str, hint: Any) -> Any:
+        """As decoders take it. Raises `InvalidInput`, and `NameError` for one that cannot be resolved yet."""
+        if name == "return":
+            hint, what = self._awaited(hint), "its result"
+        else:
+            what = f"the parameter {name!r}"
+        try:
+            return translated(hint)
+        except TypeError as exc:
+            if isinstance(exc, Unsendable) and self._can_be_left_out(name) and is_accepted(hint):
+                return hint
+            raise InvalidInput(f"task {self.name!r}: the annotation of {what} cannot be used: {exc}") from None
+
+    def _awaited(self, hint: Any) -> Any:
+        """What comes of the result of a plain wrapper around an async function."""
+        args = typing.get_args(hint)
+        is_awaitable = typing.get_origin(hint) in (collections.abc.Awaitable, collections.abc.Coroutine)
+        return args[-1] if args and is_awaitable and not inspect.iscoroutinefunction(self._fn) else hint
+
+    def _can_be_left_out(self, name: str) -> bool:
+        parameter = self._signature.parameters.get(name)
+        return parameter is not None and parameter.default is not parameter.empty
 
     def _check_shape(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         count = len(args)
@@ -182,35 +206,36 @@ class Signature:
 
     def _decoder_for(self, args: Encoded) -> msgspec.msgpack.Decoder[Any]:
         count = _array_length(args)
-        decoder = self._decoders.get(count)
-        if decoder is None:
+        found = self._decoders.get(count)
+        if found is None:
             hints = self._hints()
             types = [hints.get(name, Any) for name in self._positional[:count]]
             rest = hints.get(self._var_positional, Any) if self._var_positional else Any
             types += [rest] * (count - len(types))
-            decoder = _tuple_decoder(types)
+            found = decoder(tuple.__class_getitem__(tuple(types)) if types else tuple[()])
             if count <= MOST_KEPT:
-                self._decoders[count] = decoder
-        return decoder
+                self._decoders[count] = found
+        return found
 
     def _named_decoder(self, name: str) -> msgspec.msgpack.Decoder[Any]:
-        decoder = self._named.get(name)
-        if decoder is None:
+        found = self._named.get(name)
+        if found is None:
             hints = self._hints()
             known = name in self._signature.parameters
             hint = hints.get(name, Any) if known else hints.get(self._var_named or "", Any)
-            decoder = _decoder(hint)
+            found = decoder(hint)
             if known:  # names that callers made up are not kept
-                self._named[name] = decoder
-        return decoder
+                self._named[name] = found
+        return found
 
     def _hints(self) -> dict[str, Any]:
         # Late, so that a function may name classes defined below it.
         if self._types is None:
             try:
-                self._types = typing.get_type_hints(self._fn, include_extras=True)
+                hints = typing.get_type_hints(self._fn, include_extras=True)
             except (NameError, TypeError, AttributeError):
-                self._types = dict(self._resolvable())
+                hints = dict(self._resolvable())
+            self._types = {name: self._translated(name, hint) for name, hint in hints.items()}
         return self._types
 
     def _resolvable(self) -> Iterator[tuple[str, Any]]:
@@ -259,15 +284,10 @@ def _array_length(data: Encoded) -> int:
     return int.from_bytes(view[1:3] if first == 0xDC else view[1:5]) if first in (0xDC, 0xDD) else 0
 
 
-def _decoder(hint: Any) -> msgspec.msgpack.Decoder[Any]:
-    return msgspec.msgpack.Decoder(hint)
-
-
-def _tuple_decoder(types: list[Any]) -> msgspec.msgpack.Decoder[Any]:
-    if not types:
-        return msgspec.msgpack.Decoder(tuple[()])
-    checked = [_decoder(hint).type for hint in types]
-    return msgspec.msgpack.Decoder(tuple[tuple(checked)])  # type: ignore[misc]
+def _parted(text: str) -> tuple[str, str]:
+    """What msgspec says, and where: a place in a value that we convert comes before that of the value itself."""
+    text, *places = re.split(r" - at `\$([^`]*)`", text)
+    return text, "".join(reversed(places[::2]))
 
 
 class Output:
@@ -291,10 +311,6 @@ class Output:
         return InvalidInput(f"{self!r} is known when the task has run: pass it on as an argument, as it is")
 
 
-def _full_name(kind: type) -> str:
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-
-
 class _Links:
     """Numbers the tasks whose outputs are met while a call is encoded."""
 
@@ -302,12 +318,12 @@ class _Links:
         self.numbers: dict[Composable, int] = {}
         self.met = 0
 
-    def encode(self, value: Any) -> msgspec.msgpack.Ext:
+    def encode(self, value: Any) -> Any:
         node = value.task if isinstance(value, Output) else value
         if isinstance(node, Pipeline):
             raise TypeError("a pipeline has no output, only its tasks have")
         if not isinstance(node, Composable):
-            raise TypeError(f"Encoding objects of type {_full_name(type(value))} is unsupported")
+            return travels_as(value)
         self.met += 1
         return msgspec.msgpack.Ext(_LINK, b"%d" % self.numbers.setdefault(node, len(self.numbers)))
 
@@ -354,10 +370,10 @@ def resolve(args: Encoded, kwargs: Encoded | None, values: Sequence[Encoded]) ->
 
     decoder = msgspec.msgpack.Decoder(ext_hook=hook)
     try:
-        resolved = _encoder.encode(decoder.decode(args))
+        resolved = encode(decoder.decode(args))
         if kwargs is None or kwargs == _NIL:
             return resolved, None
-        return resolved, _encoder.encode(decoder.decode(kwargs))
+        return resolved, encode(decoder.decode(kwargs))
     except KeyError as exc:
         raise BadArguments(f"the arguments need the result number {exc} of {len(values)}") from None
     except (*_UNENCODABLE, msgspec.MsgspecError) as exc:
