@@ -14,11 +14,13 @@ import pytest
 
 from fairque import Breaker, DependencyError, QueueFull, Rate
 from fairque.policy import changes_of
+from fairque.redis.arguments import EndedRuns
 from fairque.redis.delivery import Delivery, Needs
 from fairque.redis.keys import encode_user
 from fairque.redis.store import Store
 from fairque.settings import QueueSettings
 from fairque.tasks.message import Message, encode_body, new_nonce
+from fairque.worker.run_times import RunTimes
 from tests.support.core import HOUR_MS, MAX_BODY, Core, new_task, outcome
 from tests.support.eventually import eventually
 from tests.support.servers import Server
@@ -616,6 +618,23 @@ async def test_run_times_are_known_of_a_thousand_names_and_a_new_one_takes_the_p
         assert core.execute("HLEN", ":run-times") == 1000
         assert core.execute("HMGET", ":run-times", f"new {number}", "")[0] == b"1 2"
     assert core.execute("HEXISTS", ":run-times", "")
+
+
+async def test_ended_runs_are_told_in_the_mean_by_name(core: Core) -> None:
+    assert core.renew("w", [], run_times=[EndedRuns("a", 3, 2.0), EndedRuns("b", 1, 6.0)]) == []
+    assert core.execute("HMGET", ":run-times", "a", "b", "") == [b"3 2", b"1 6", b"4 3"]
+    core.renew("w", [], run_times=[EndedRuns("a", 1, 6.0)])
+    assert core.execute("HGET", ":run-times", "a") == b"4 3"
+    core.renew("w", [], run_times=[EndedRuns("a", 1000, 7.0)])
+    assert core.execute("HGET", ":run-times", "a") == b"32 7"
+
+
+def test_a_worker_notes_the_times_of_so_many_names_only() -> None:
+    times = RunTimes(2)
+    for name, run_ms in (("a", 1000), ("b", 500), ("c", 9), ("a", 2000)):
+        times.note(name, run_ms)
+    assert times.take() == [EndedRuns("a", 2, 1.5), EndedRuns("b", 1, 0.5)]
+    assert len(times) == 0
 
 
 # The breaker

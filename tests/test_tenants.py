@@ -747,6 +747,32 @@ async def test_demand_counts_what_long_tasks_have_left(queue: TaskQueue) -> None
     await queue.purge("acme")
 
 
+async def test_demand_knows_how_long_tasks_of_a_name_run(server: Server, queue_name: str) -> None:
+    async with TaskQueue(server.url, name=queue_name, lease=1) as queue, Core(server.url, queue_name) as core:
+        async with Worker(queue, concurrency=10, shutdown_timeout=0, scheduler=False):
+            for handle in await queue.enqueue_many([nap(0.4) for _ in range(10)], user_id="acme"):
+                await handle.result(timeout=20)
+            await eventually(lambda: core.execute("HGET", ":run-times", nap(0).name))
+            assert (await queue.demand()).slots_needed <= 10, "no more were ever used"
+            await queue.enqueue_many([nap(3600) for _ in range(10)], user_id="acme")
+            await eventually(lambda: are_running(queue, 10))
+            assert (await queue.demand()).running_seconds == pytest.approx(10 * 0.4, rel=0.2)
+            assert (await queue.demand(target_wait=0.001)).slots_needed == 10
+        await queue.purge("acme")
+
+
+@pytest.mark.damages
+async def test_a_damaged_key_of_run_times_keeps_no_lease_from_being_renewed(server: Server, queue_name: str) -> None:
+    async with TaskQueue(server.url, name=queue_name, lease=0.5) as queue, Core(server.url, queue_name) as core:
+        core.execute("SET", ":run-times", "nonsense")
+        async with Worker(queue, concurrency=2, scheduler=False), Worker(queue, concurrency=2, scheduler=False):
+            handles = await queue.enqueue_many([nap(seconds) for seconds in (0.1, 0.2, 1.2, 1.2)], user_id="acme")
+            for handle in handles:
+                await handle.result(timeout=20)
+                assert (await handle.info()).attempt == 1
+            assert (await queue.demand()).slots_needed <= 4
+
+
 async def test_demand_is_not_zero_while_something_is_due_soon(queue: TaskQueue) -> None:
     await queue.enqueue(nap(0), user_id="acme", delay=200)
     assert (await queue.demand()).slots_needed == 1

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from fairque.redis.arguments import EndedRuns
 from fairque.redis.backend import Backend
 from fairque.redis.connector import DEFAULT_TIMEOUT
 from fairque.redis.delivery import Answer, Claim, Delivery, NewTask, Outcome
@@ -163,10 +164,12 @@ class Core:
                 await self.settle([delivery])
         return served
 
-    def renew(self, worker: str, deliveries: Sequence[Delivery], **fields: Any) -> list[Delivery]:
+    def renew(
+        self, worker: str, deliveries: Sequence[Delivery], run_times: Sequence[EndedRuns] = (), **fields: Any
+    ) -> list[Delivery]:
         """`fields`: what the worker tells of itself."""
         assert self._requester is not None
-        lost, _ = renew(self._requester, self.keys, worker, {"pid": 1, **fields}, deliveries)
+        lost, _ = renew(self._requester, self.keys, worker, {"pid": 1, **fields}, deliveries, list(run_times))
         return [delivery for delivery, _ in lost]
 
     # What is in Redis

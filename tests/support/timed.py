@@ -75,7 +75,13 @@ class TimedCore(Core):
         while super().now_us() <= until:
             pass
 
-    def renew(self, worker: str, deliveries: Sequence[Delivery], **fields: Any) -> list[Delivery]:
+    def renew(
+        self,
+        worker: str,
+        deliveries: Sequence[Delivery],
+        run_times: Sequence[arguments.EndedRuns] = (),
+        **fields: Any,
+    ) -> list[Delivery]:
         self.tick()
         held = [
             arguments.HeldDelivery(
@@ -83,6 +89,6 @@ class TimedCore(Core):
             )
             for of in deliveries
         ]
-        renewal = arguments.encode(arguments.Renew(worker, WORKER_TTL_MS, {"pid": 1, **fields}, held))
+        renewal = arguments.encode(arguments.Renew(worker, WORKER_TTL_MS, {"pid": 1, **fields}, held, list(run_times)))
         lost, _ = self.execute("EVAL", _told("renew"), 1, self.keys.state, renewal)
         return [deliveries[position] for position in lost[::2]]

@@ -45,7 +45,7 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Running(NamedTuple):
-    """`mean`: of its name, None where nothing is known of it."""
+    """`mean`: of its name, None where nothing is known of it: none has ended, or of too many names."""
 
     age: float
     lives: bool
@@ -88,7 +88,6 @@ def _demand(
     run = _run_seconds(stats.metrics, looked_at)
     left = scale * sum(task.left for task in alive)
     kept = scale * sum(task.slots(target_wait) for task in alive)
-    lately = math.ceil(stats.metrics.recent_rate * stats.metrics.recent_run_seconds) if not waits else 0
     return Demand(
         backlog=stats.queued,
         running=stats.started,
@@ -101,10 +100,16 @@ def _demand(
         cooldown=cooldown,
         slots_needed=max(
             math.ceil(kept - 1e-9) + _slots_to_start(waits, run, target_wait),
-            lately,
+            _used_lately(stats, slots) if not waits else 0,
             1 if is_due or stats.queued or stats.started else 0,
         ),
     )
+
+
+def _used_lately(stats: QueueStats, slots: int) -> int:
+    """In the mean, no more than there are: of a queue that has just begun, the rate is that of its first tasks."""
+    used = math.ceil(stats.metrics.recent_rate * stats.metrics.recent_run_seconds)
+    return min(used, slots) if slots else used
 
 
 def _slots_to_start(tasks: int, run: float, target_wait: float) -> int:

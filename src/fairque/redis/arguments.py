@@ -165,6 +165,14 @@ class Accuse(Receive, frozen=True):
     """The same of one that stops its worker."""
 
 
+class EndedRuns(Item, frozen=True):
+    """Tasks of one name that ended. seconds: the mean of the times that they ran."""
+
+    name: str
+    runs: int
+    seconds: float
+
+
 class Renew(Arguments, frozen=True):
     """ttl_ms: of the worker's entry, which gets these fields. Without any, it is not the last part of a renewal, and no
     sign of life.
@@ -174,6 +182,7 @@ class Renew(Arguments, frozen=True):
     ttl_ms: int
     fields: Mapping[str, Any]
     deliveries: list[HeldDelivery]
+    run_times: list[EndedRuns] = []
 
 
 class Progress(Arguments, frozen=True):

@@ -301,7 +301,12 @@ class Store(TenantScripts, XComScripts, CheckScripts):
 
 
 def renew(
-    requester: BlockingRequester, keys: Keys, worker: str, fields: dict[str, Any], deliveries: Sequence[Delivery]
+    requester: BlockingRequester,
+    keys: Keys,
+    worker: str,
+    fields: dict[str, Any],
+    deliveries: Sequence[Delivery],
+    ended: list[arguments.EndedRuns] | None = None,
 ) -> tuple[list[tuple[Delivery, Refusal]], list[Delivery]]:
     """Heartbeat and renewal, for the thread that does it.
 
@@ -311,7 +316,7 @@ def renew(
         arguments.HeldDelivery(of.lane.decode(), of.user.decode(), of.id, of.stream_id.decode(), of.attempt, of.cost)
         for of in deliveries
     ]
-    lost, canceled = call_blocking(requester, keys, arguments.Renew(worker, WORKER_TTL_MS, fields, held))
+    lost, canceled = call_blocking(requester, keys, arguments.Renew(worker, WORKER_TTL_MS, fields, held, ended or []))
     gone = [(deliveries[at], Refusal(why)) for at, why in zip(lost[::2], lost[1::2], strict=True)]
     return gone, [deliveries[position] for position in canceled]
 

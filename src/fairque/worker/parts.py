@@ -21,6 +21,7 @@ from fairque.worker.options import WorkerOptions
 from fairque.worker.outcomes import Outcomes
 from fairque.worker.progress import Progress
 from fairque.worker.renewal import Renewal
+from fairque.worker.run_times import MOST_NAMES, RunTimes
 from fairque.worker.runner import Runner
 from fairque.worker.settler import Settler
 from fairque.worker.signals import Signals
@@ -53,8 +54,9 @@ class Parts:
         self.progress = Progress(self._services)
         executor = Executor(options, Inputs(self._services), self.progress)
         outcomes = Outcomes(options.worker_id, settings)
-        self.runner = Runner(executor, outcomes, self.settler, self.hooks, options, signals, self._services)
-        self.renewal = Renewal(queue, options, self.settler, self.runner)
+        run_times = RunTimes(0 if settings.fairness == "time" else MOST_NAMES)  # there they come with the outcomes
+        self.runner = Runner(executor, outcomes, self.settler, self.hooks, options, signals, self._services, run_times)
+        self.renewal = Renewal(queue, options, self.settler, self.runner, run_times)
         steal_pause = StealPause(settings.lease_ms, timeout, self.renewal.watch)
         claimer = Claimer(options, self.runner, self.settler, steal_pause, signals)
         self._reports = queue.store()

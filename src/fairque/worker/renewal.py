@@ -22,6 +22,7 @@ from fairque.worker.description import describe_worker, names_known
 from fairque.worker.last_will import LastWill
 from fairque.worker.loop_watch import LoopWatch
 from fairque.worker.options import WorkerOptions
+from fairque.worker.run_times import RunTimes
 from fairque.worker.runner import Runner
 from fairque.worker.settler import Settler
 
@@ -47,14 +48,18 @@ class Renewal:
         options: Of the worker.
         settler: Has the deliveries that are running or not settled yet.
         runner: Told, on the loop, of deliveries that are no longer its own, and of canceled ones.
+        run_times: Told with a renewal.
     """
 
-    def __init__(self, queue: TaskQueue, options: WorkerOptions, settler: Settler, runner: Runner) -> None:
+    def __init__(
+        self, queue: TaskQueue, options: WorkerOptions, settler: Settler, runner: Runner, run_times: RunTimes
+    ) -> None:
         self._connector = queue.connector
         self._keys = queue.keys
         self._options = options
         self._settler = settler
         self._runner = runner
+        self._run_times = run_times
         self._description = describe_worker(options)
         self._interval = queue.settings.lease_ms * RENEWAL / 1000
         self._stopping = threading.Event()
@@ -109,7 +114,8 @@ class Renewal:
         if self.watch.look(bool(held)):
             self._end_process(requester)
         now = time.monotonic()
-        if now < max(self._renewed + (self._interval if held else IDLE_HEARTBEAT_SECONDS), self._retry_at):
+        has_news = held or self._run_times
+        if now < max(self._renewed + (self._interval if has_news else IDLE_HEARTBEAT_SECONDS), self._retry_at):
             return
         try:
             lost, canceled = self._renew(requester, held, answered)
@@ -139,8 +145,10 @@ class Renewal:
         told_now = {"running": len(self._runner), "claims": answered, "names": names_known(self._options)}
         fields = self._description | told_now
         for at in range(0, max(1, len(held)), BATCH):
-            told = fields if at + BATCH >= len(held) else {}  # it is a sign of life when all have been renewed
-            answer = renew(requester, self._keys, self._options.worker_id, told, held[at : at + BATCH])
+            is_last = at + BATCH >= len(held)
+            told = fields if is_last else {}  # it is a sign of life when all have been renewed
+            ended = self._run_times.take() if is_last else []
+            answer = renew(requester, self._keys, self._options.worker_id, told, held[at : at + BATCH], ended)
             lost += answer[0]
             canceled += answer[1]
         return lost, canceled

@@ -21,6 +21,7 @@ from fairque.worker.executor import Executor, UnknownName
 from fairque.worker.hooks import Hooks
 from fairque.worker.options import WorkerOptions
 from fairque.worker.outcomes import Outcomes
+from fairque.worker.run_times import RunTimes
 from fairque.worker.running_task import RunningTask
 from fairque.worker.settler import Settler
 from fairque.worker.signals import Signals
@@ -49,6 +50,7 @@ class Runner:
         options: Of the worker: how much patience it has with tasks.
         signals: Woken when a slot has become free; whether the worker stops.
         store: Takes the receipt of suspects.
+        run_times: Takes how long those ran that ended by themselves.
     """
 
     def __init__(
@@ -60,8 +62,10 @@ class Runner:
         options: WorkerOptions,
         signals: Signals,
         store: Store,
+        run_times: RunTimes,
     ) -> None:
         self._store = store
+        self._run_times = run_times
         self._executor = executor
         self._outcomes = outcomes
         self._settler = settler
@@ -305,6 +309,7 @@ class Runner:
     def _end(self, run: RunningTask, outcome: Outcome, failure: Failure | None = None) -> None:
         self._close(run)
         self._report(run, outcome)
+        self._run_times.note(run.name, outcome.run_ms)
         self._tell(EVENTS[outcome.kind], run, failure)
 
     def _tell(self, event: str, run: RunningTask, failure: Failure | None = None) -> None:

@@ -7,6 +7,7 @@
 -- Cost     O(tasks looked at + workers)
 --@include base
 --@include message
+--@include run_times
 --@include live_workers
 --@arguments
 local function first(key) return call('ZRANGE', key, 0, 0, 'WITHSCORES')[2] or '' end
@@ -14,13 +15,13 @@ local function first(key) return call('ZRANGE', key, 0, 0, 'WITHSCORES')[2] or '
 local lives = {}
 for _, worker in ipairs(live_workers(silent_ms)) do lives[worker[1]] = true end
 
-local running, times, known = {}, {}, {}
+local running, times, known, run_times = {}, {}, {}, new_run_times()
 
 local function learn(name)
   if known[name] then return end
   known[name] = true
-  local mean = call('HGET', prefix .. 'run-times', name)
-  times[#times + 1], times[#times + 2] = name, mean and string.match(mean, ' (.*)') or ''
+  local mean = run_times.mean(name)
+  times[#times + 1], times[#times + 2] = name, mean and string.format('%.9g', mean) or ''
 end
 
 local function note(user, id)

@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
--- A worker's heartbeat, and its running deliveries kept alive; what they used is charged where that is time.
+-- A worker's heartbeat, and its running deliveries kept alive; what they used is charged where that is time, and how long
+-- those ran that have ended is learnt where it is not.
 -- KEYS[1]  state
 -- Returns  {positions (from 0) of the deliveries that are no longer its own, each with why, as lib/whereabouts.lua has it,
 --          positions of those that were canceled}
@@ -13,6 +14,7 @@
 --@include hunt
 --@include whereabouts
 --@include renewal
+--@include run_times
 --@arguments
 -- Of workers that are dropped, and of a process that was started anew under the same id.
 local function look_for_what_they_had(are_gone, is_new)
@@ -76,6 +78,14 @@ for at, delivery in ipairs(deliveries) do
   --@fields HeldDelivery delivery: user
   local is_done, failure = pcall(renew, delivery, at)
   if not is_done then damage().note(user, failure) end
+end
+
+if run_times[1] then
+  local known = new_run_times()
+  for _, ended in ipairs(run_times) do
+    --@fields EndedRuns ended
+    known.learn(name, runs, seconds)
+  end
 end
 save_state()
 return { lost, canceled }

@@ -1,23 +1,18 @@
 -- Services whose cost is their time: what they run is charged while they run, so that none is far from what it has used.
 -- task:<u>:<id>  charged         what this delivery was charged so far
 --                charged_before  what the task was charged for deliveries that were stolen or put back
--- run-times      name → 'number mean' of what tasks of a name took lately, in seconds; '' stands for all names. Of a
---                thousand names at most
 --@include base
 --@include state
 --@include message
 --@include fair
+--@include run_times
 
 local function new_charging()
-  local it, run_times = {}, prefix .. 'run-times'
+  local it, times = {}, new_run_times()
   local RENEWAL = 0.2 -- of a lease: the interval of worker/renewal.py
-  local FIRST_ESTIMATE, MEAN_OF = 0.1, 32
-  local MOST_NAMES = 1000
+  local FIRST_ESTIMATE = 0.1
 
-  local function estimate(name)
-    local known = call('HGET', run_times, name) or call('HGET', run_times, '')
-    return known and tonumber(string.match(known, ' (.*)')) or FIRST_ESTIMATE
-  end
+  local function estimate(name) return times.mean(name) or times.mean('') or FIRST_ESTIMATE end
 
   -- No more than what is known at the first renewal: a task that takes less gives no more than that back.
   function it.begin(user, id, name, cost, lease_ms)
@@ -49,27 +44,8 @@ local function new_charging()
     return used
   end
 
-  -- Beyond so many names a new one takes the place of one at random: of names that nobody uses any more, sooner or later.
-  local function make_room()
-    if call('HLEN', run_times) < MOST_NAMES then return end
-    for _, name in ipairs(call('HRANDFIELD', run_times, 2)) do
-      if name ~= '' then return call('HDEL', run_times, name) end
-    end
-  end
-
-  local function learn_one(name, seconds)
-    local known = call('HGET', run_times, name)
-    if not known then make_room() end
-    local n, took = string.match(known or '0 0', '(.*) (.*)')
-    n = math.min(n + 1, MEAN_OF)
-    call('HSET', run_times, name, string.format('%d %.9g', n, took + (seconds - took) / n))
-    call('PEXPIRE', run_times, USER_TTL)
-  end
-
   function it.learn(user, id, seconds)
-    local name = name_in(call('GETRANGE', body_key(user, id), 0, LONGEST_HEAD))
-    if name ~= '' then learn_one(name, seconds) end
-    learn_one('', seconds)
+    times.learn(name_in(call('GETRANGE', body_key(user, id), 0, LONGEST_HEAD)), 1, seconds)
   end
 
   return it
