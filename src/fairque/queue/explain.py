@@ -1,7 +1,8 @@
 """How an `Explanation` comes about.
 
 The estimate follows the fair choice itself (start-time fair queueing): a task starts when everybody whose tag is lower
-than the one that its user will have by then has been served, at the speed at which the queue serves.
+than the one that its user will have by then has been served, by what services of each cost and how long they run; or
+later, where its user or a key of it may not start it by then.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from fairque.metrics import Metrics, metrics_in
 from fairque.models import EVERYONE, TaskState
 from fairque.policy import Policy, merged, next_start_us, policy_in
 from fairque.queue.explanation import Certainty, Explanation, Reason, Waiting, span
+from fairque.queue.ready_line import Services, line_in
+from fairque.queue.speed import Speed, speed_of
+from fairque.queue.task_limit import limit_in
 from fairque.redis.keys import decode_user, encode_user
 
 __all__ = ["explain"]
 
-ENOUGH_SERVICES = 20  # measured lately, before a speed is believed
+LEAST_SERVICES = 0.01
 
 
 class _Worker(NamedTuple):
@@ -30,19 +34,6 @@ class _Worker(NamedTuple):
     serves: frozenset[str] | None  # None: everyone
     names: frozenset[str] | None
     has_handler: bool
-
-
-class _TaskLimit(NamedTuple):
-    """As the script tells it; '' is none."""
-
-    key: bytes
-    most: int | bytes
-    interval_us: int | bytes
-    burst: int | bytes
-    tat: bytes
-    running: int
-    let_in: int
-    users: int
 
 
 def explain(user_id: str, reply: Sequence[Any]) -> Explanation | None:
@@ -87,7 +78,13 @@ class _Facts:
         self.of_user: Metrics = metrics_in(found["metrics"], self.now_ms)
         self.of_queue: Metrics = metrics_in(found["queue_metrics"], self.now_ms)
         self.workers = [_worker(_fields(flat)) for flat in found["workers"]]
-        self.lines = [line_in(*line) for line in found["lines"]]
+        self.limits = [limit_in(row) for row in found.get("limits") or ()]
+        self.run_seconds = float(found["run"]) if found.get("run") else self.of_user.recent_run_seconds or None
+        cost = float(found.get("cost") or 1)
+        self.usual_service = _service_of(self.of_queue, Services(1, cost, self.run_seconds or 0.0))
+        usual_own = Services(1, cost, self.run_seconds or self.usual_service.seconds)
+        self.own_service = _service_of(self.of_user, usual_own)
+        self.lines = [line_in(self.usual_service, *line) for line in found["lines"]]
 
     @property
     def state(self) -> TaskState | None:
@@ -116,8 +113,8 @@ class _Facts:
     def about_waiting(self, state: TaskState) -> Explanation:
         holding = [*self._own_state(state), *self._gates(), *self._workers_missing()]
         ahead_own = self._ahead_own()
-        ahead_others = self._ahead_others(ahead_own)
-        starts_in, certainty = self._estimate(holding, ahead_own, ahead_others)
+        before = self._served_before(ahead_own)
+        starts_in, certainty = self._estimate(holding, ahead_own, before)
         if not holding:
             holding = [Waiting(Reason.TURN, "waits for its turn")]
         return Explanation(
@@ -133,7 +130,7 @@ class _Facts:
             bytes=self.bytes,
             max_bytes=self.policy.max_bytes,
             ahead_own=ahead_own,
-            ahead_others=ahead_others,
+            ahead_others=round(before.number) - ahead_own,
             starts_in=starts_in,
             certainty=certainty,
         )
@@ -149,22 +146,16 @@ class _Facts:
             at_ms = float(self._found["scheduled_at"])
             left = max(0.0, at_ms - self.now_ms) / 1000
             yield Waiting(Reason.SCHEDULED, f"may start in {span(left)} at the earliest", at_ms / 1000)
-        if "held" in self.task:
-            yield self._limit()
+        yield from self._limits_that_hold()
 
-    def _limit(self) -> Waiting:
-        """The one under whose key it is held. Where the limit was lifted, it comes back with the next claims."""
-        limits = [_TaskLimit(*row) for row in self._found.get("limits") or ()]
-        limit = next((each for each in limits if each.key.decode() == self.task["held"]), None)
-        if limit is None:
-            return Waiting(Reason.LIMIT, f"its limit {key_in(self.task['held'])!r} was lifted just now")
-        key = key_in(limit.key.decode())
-        at_ms = next_start_us(float(limit.tat), float(limit.interval_us or 0), float(limit.burst or 1)) / 1000
-        if limit.interval_us and at_ms > self.now_ms:
-            return Waiting(Reason.LIMIT, f"as many {key!r} were started as may", at_ms / 1000)
-        most = int(limit.most) if limit.most else "any number"
-        text = f"as many {key!r} run as may, {limit.running + limit.let_in} of {most}"
-        return Waiting(Reason.LIMIT, f"{text}; users that wait for it take turns, {limit.users} of them")
+    def _limits_that_hold(self) -> Iterable[Waiting]:
+        """Where it is held for a limit that was lifted, it comes back with the next claims."""
+        held = self.task.get("held")
+        if held is not None and not any(limit.name == held for limit in self.limits):
+            yield Waiting(Reason.LIMIT, f"its limit {key_in(held)!r} was lifted just now")
+        for limit in self.limits:
+            if limit.name == held or (held is None and self._is_in_lane and limit.holds_back(self.now_ms)):
+                yield limit.waiting(self.now_ms)
 
     def _gates(self) -> Iterable[Waiting]:
         """The same that the scripts look at, in the same order."""
@@ -214,20 +205,23 @@ class _Facts:
 
     # What is ahead of it
 
+    @property
+    def _is_in_lane(self) -> bool:
+        return bool(self._found["rank"]) and self._found["lane"] != b"held"
+
     def _ahead_own(self) -> int:
         rank = int(self._found["rank"]) if self._found["rank"] else self.backlog
         return rank + (self._found["critical"] if self._found["lane"] == b"normal" and self._found["rank"] else 0)
 
-    def _ahead_others(self, ahead_own: int) -> int:
-        """Services of others up to the moment at which the tag of its user lets it start."""
-        cost, everybody = _mean_cost(self.of_user), _mean_cost(self.of_queue)
-        services, tag, weight = ahead_own, self.tag, self.weight
+    def _served_before(self, ahead_own: int) -> Services:
+        """All services up to the moment at which the tag of its user lets it start."""
+        before, tag, weight = self.own_service.times(ahead_own), self.tag, self.weight
         for inner, line in enumerate(self.lines):
             if inner:
-                cost, tag, weight = everybody, None, line.weight_of(line.own, 1.0)
-            until = line.tag_of(line.own, tag) + services * cost / weight
-            services += line.served_before(until, line.own, everybody, is_first=not services)
-        return services - ahead_own
+                tag, weight = None, line.weight_of(line.own, 1.0)
+            until = line.tag_of(line.own, tag) + before.cost / weight
+            before = before.plus(line.served_before(until, is_first=not before.number))
+        return before
 
     def _share(self) -> float | None:
         if self.tag is None or not all(line.weight for line in self.lines):
@@ -237,102 +231,61 @@ class _Facts:
 
     # When it starts
 
-    def _estimate(
-        self, holding: Sequence[Waiting], ahead_own: int, ahead_others: int
-    ) -> tuple[float | None, Certainty]:
-        speed, certainty = self._speed()
-        if speed is None or any(held.reason not in _PASSING for held in holding):
+    def _estimate(self, holding: Sequence[Waiting], ahead_own: int, before: Services) -> tuple[float | None, Certainty]:
+        speed = self._speed()
+        by_limits = [limit.seconds(self.now_ms, self.run_seconds, self._more_ahead(ahead_own)) for limit in self.limits]
+        if speed is None or any(held.reason not in _PASSING for held in holding) or None in by_limits:
             return None, Certainty.NONE
-        free = sum(worker.slots - worker.running for worker in self._serving())
-        seconds = max(0, ahead_own + ahead_others + 1 - max(0, free)) / speed
-        seconds = max(seconds, *self._by_own_limits(ahead_own), 0.0)
+        seconds = max(self._by_turns(speed, before), *self._by_own_limits(ahead_own), *filter(None, by_limits), 0.0)
         until = max((held.until or 0.0 for held in holding), default=0.0)
-        if holding or any(line.unseen for line in self.lines):
-            certainty = Certainty.ROUGH
-        return max(seconds, until - self.now_ms / 1000), certainty
+        is_rough = holding or any(line.unseen for line in self.lines)
+        return max(seconds, until - self.now_ms / 1000), Certainty.ROUGH if is_rough else speed.certainty
+
+    def _by_turns(self, speed: Speed, before: Services) -> float:
+        """The slots that are free take the first ones at once; the others wait for the end of as many services."""
+        ends = max(0.0, before.number + 1 - self._free_slots())
+        work = before.seconds + self.usual_service.seconds
+        return speed.seconds(work * ends / (before.number + 1))
+
+    def _more_ahead(self, ahead_own: int) -> int:
+        """Tasks in its lane come to a limit before it, and are thought to have the same."""
+        return ahead_own if self._is_in_lane else 0
+
+    def _free_slots(self) -> float:
+        """How many tasks run is known at once of the whole queue, and of a worker with its next renewal."""
+        serving, slots = self._serving(), sum(worker.slots for worker in self.workers)
+        if len(serving) == len(self.workers):
+            return max(0, slots - int(self._found["started"] or 0))
+        return max(0, sum(worker.slots - worker.running for worker in serving))
 
     def _by_own_limits(self, ahead_own: int) -> list[float]:
         found = [0.0]
-        if self.policy.rate:
-            found.append((ahead_own - self.policy.rate.burst + 1) * self.policy.rate.interval_us / 1e6)
+        if (rate := self.policy.rate) is not None:
+            tat_us, tat_of_us, _ = (float(mark or 0) for mark in self._found["marks"])
+            tat_us = tat_us if tat_of_us == rate.interval_us else 0.0
+            first_us = next_start_us(max(tat_us, self.now_ms * 1000), rate.interval_us, rate.burst)
+            found.append((first_us + ahead_own * rate.interval_us) / 1e6 - self.now_ms / 1000)
         most, _ = self._most_running()
-        if most < math.inf and self.of_user.recent_run_seconds:
+        if most < math.inf and self.own_service.seconds:
             too_many = ahead_own + 1 + self.running - most
-            found.append(max(0, too_many) * self.of_user.recent_run_seconds / most)
+            found.append(max(0, too_many) * self.own_service.seconds / most)
         return found
 
-    def _speed(self) -> tuple[float | None, Certainty]:
-        """Services per second: what the slots allow, or what was measured where that is less."""
-        slots = sum(worker.slots for worker in self._serving())
-        run = self.of_queue.recent_run_seconds
-        measured = self.of_queue.recent_rate
-        if not slots or not run:
-            return None, Certainty.NONE
-        possible = slots / run
-        is_known = self.of_queue.recent_services >= ENOUGH_SERVICES
-        speed = measured if is_known and 0.5 * possible < measured < possible else possible
-        if is_known and possible > 1000 and measured > 100:  # short tasks: the way takes longer than the work
-            speed = measured
-        return speed, Certainty.GOOD if is_known else Certainty.ROUGH
+    def _speed(self) -> Speed | None:
+        """In the slots that serve its user, without those that others keep to themselves: at a cap, or a limit."""
+        all_slots, slots = sum(worker.slots for worker in self.workers), sum(each.slots for each in self._serving())
+        taken = max(0, min(int(self._found["taken"]), slots - 1))
+        return speed_of(self.of_queue, all_slots, slots - taken, self.usual_service.seconds)
 
 
-_PASSING = (Reason.TURN, Reason.RATE, Reason.USER_LIMIT, Reason.SCHEDULED)
+_PASSING = (Reason.TURN, Reason.RATE, Reason.USER_LIMIT, Reason.LIMIT, Reason.SCHEDULED)
 
 
-class ReadyMember(NamedTuple):
-    """One of those who are ready: a user, or a group."""
-
-    name: str
-    tag: float
-    weight: float
-    backlog: int
-
-
-class ReadyLine(NamedTuple):
-    """Those who are ready: the first of them were looked at, of the others there is but the number.
-
-    `own` is the one that is asked about, a user or a group that it is in; `before` are those in front of it.
-    """
-
-    own: str
-    members: Sequence[ReadyMember]
-    size: int
-    before: int
-
-    @property
-    def unseen(self) -> int:
-        return max(0, self.size - len(self.members))
-
-    @property
-    def weight(self) -> float:
-        """Of all together; those who were not looked at are like the others."""
-        seen = sum(member.weight for member in self.members)
-        return seen * self.size / len(self.members) if self.members else 0.0
-
-    def weight_of(self, name: str, default: float) -> float:
-        return next((member.weight for member in self.members if member.name == name), default)
-
-    def tag_of(self, name: str, default: float | None = None) -> float:
-        """Where it is not ready, or was not looked at, the lowest there is."""
-        lowest = min((member.tag for member in self.members), default=0.0) if default is None else default
-        return next((member.tag for member in self.members if member.name == name), lowest)
-
-    def served_before(self, tag: float, own: str, cost: float, *, is_first: bool) -> int:
-        """Services of the others until `own` has the lowest tag. `is_first`: it waits for no service of its own.
-
-        Tags of those who are ready lie about one service apart at most: of those who were not looked at, the ones
-        in front are served once before it, and before a later service of its own all are, as often as the others.
-        """
-        others = [member for member in self.members if member.name != own]
-        seen = sum(_services(member, tag, own, cost) for member in others)
-        if is_first:
-            return seen + max(0, self.before - len(others))
-        unseen = max(0, self.size - 1 - len(others))
-        return seen + round(unseen * max(1.0, seen / max(1, len(others))))
-
-
-def _mean_cost(measured: Metrics) -> float:
-    return measured.recent_cost / measured.recent_services if measured.recent_services > 0.01 else 1.0
+def _service_of(measured: Metrics, usual: Services) -> Services:
+    """One of those that were measured lately."""
+    if measured.recent_services <= LEAST_SERVICES:
+        return usual
+    return Services(1, measured.recent_cost / measured.recent_services, measured.recent_run_seconds)
 
 
 def _fields(flat: Sequence[bytes]) -> dict[str, str]:
@@ -349,19 +302,3 @@ def _worker(fields: Mapping[str, str]) -> _Worker:
         frozenset(decode_user(name.encode()) for name in names.split(" ")) if names else None,
         fields.get("handles") == "1",
     )
-
-
-def line_in(own: bytes, rows: Sequence[Any], size: int, before: int) -> ReadyLine:
-    return ReadyLine(own.decode(), [_member(*row) for row in rows], size, before)
-
-
-def _member(name: bytes, tag: bytes, weight: bytes, backlog: int) -> ReadyMember:
-    return ReadyMember(name.decode(), float(tag), float(weight), backlog)
-
-
-def _services(member: ReadyMember, tag: float, own: str, cost: float) -> int:
-    """Of a member, until `own` comes before it, which has this tag then. Of equal tags, names decide."""
-    if (member.tag, member.name) > (tag, own):
-        return 0
-    steps = (tag - member.tag) * member.weight / cost
-    return min(member.backlog, math.floor(steps) + 1 if member.name < own else math.ceil(steps))

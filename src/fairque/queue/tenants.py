@@ -33,7 +33,7 @@ from fairque.redis.store import Store
 
 __all__ = ["Tenants"]
 
-LOOKED_AT = 500
+LOOKED_AT = 250
 KEPT_DAYS = 40
 MOST_LISTED = 1000
 DAY_SECONDS = 86_400
@@ -165,7 +165,7 @@ class Tenants:
     async def explain(self, user_id: str, task_id: str | None = None) -> Explanation:
         """Why a task waits, what is ahead of it, and when it may start; without an id, the first one in line.
 
-        Looks at the 500 users that are served next; changes nothing.
+        Looks at the 250 users that are served next; changes nothing.
 
         Raises:
             UnknownTask: Nothing is known of the task.
