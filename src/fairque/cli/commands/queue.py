@@ -93,7 +93,7 @@ def top(
 ) -> int:
     """Watch a queue: who is served, who waits, what the workers do.
 
-    "share" is the part of all tasks of the last interval that was a user's, "fair" what its weight entitles it to.
+    "share" is what a user was served of all over the last minute or so, by cost, "fair" what it is entitled to.
     Keys: s share, w wait, t started, b backlog, u user; p or space holds the picture; q quits.
     Of more than 200 users with something to do, those next and those last served are shown.
     Where it is not at a terminal, and with --json, it shows one interval and exits.

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from fairque import QueueStats, QueueUnavailable, TaskQueue, UserInfo
 from fairque.cli.output import NOTHING, make_console, make_table, shown, span
-from fairque.cli.screens.overview import Overview, look, workers_table
+from fairque.cli.screens.overview import Overview, UserStatus, look, workers_table
 
 __all__ = ["Order", "Sampler", "Snapshot", "TopView", "UserRow", "draw"]
 
@@ -47,9 +47,9 @@ _HELP = f"sort: {', '.join(f'{key} {order}' for key, order in _ORDER_OF_KEY.item
 
 
 class UserRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One user. `share` is its part of what was served, `fair_share` that of its weight among those with work.
+    """One user. `share` is its part of what was served lately, `fair_share` what it is entitled to: see `Share`.
 
-    `flags`: see `fairque.cli.screens.overview.FLAGS`.
+    `flags`: see `fairque.cli.screens.overview.FLAGS`. `rate` is since the look before, None in the first.
     """
 
     user: UserInfo
@@ -96,16 +96,8 @@ def _compare(before: Overview | None, now: Overview) -> Snapshot:
     seconds = max(0.001, now.stats.at - before.stats.at) if before is not None else None
     counted = {user.user_id: _served(user) for user in before.users} if before is not None else {}
     served = {user.user_id: max(0, _served(user) - counted.get(user.user_id, _served(user))) for user in now.users}
-    total = sum(served.values())
-    weights = sum(user.weight for user in now.users if _is_active(user, served))
     rows = tuple(
-        UserRow(
-            user=user,
-            rate=served[user.user_id] / seconds if seconds else None,
-            share=served[user.user_id] / total if total else None,
-            fair_share=user.weight / weights if _is_active(user, served) else None,
-            flags=now.statuses[user.user_id].flags,
-        )
+        _row(user, now.statuses[user.user_id], served[user.user_id] / seconds if seconds else None)
         for user in now.users
     )
     return Snapshot(
@@ -117,14 +109,15 @@ def _compare(before: Overview | None, now: Overview) -> Snapshot:
     )
 
 
+def _row(user: UserInfo, status: UserStatus, rate: float | None) -> UserRow:
+    """Of a user that is paused, say, there is no share."""
+    share, entitled = (status.share.share, status.share.entitled) if status.share is not None else (None, None)
+    return UserRow(user=user, rate=rate, share=share, fair_share=entitled, flags=status.flags)
+
+
 def _served(counts: UserInfo | QueueStats) -> int:
     """Attempts that came to an end."""
     return counts.finished + counts.failed + counts.retried
-
-
-def _is_active(user: UserInfo, served: dict[str, int]) -> bool:
-    """A user that is paused, say, is entitled to nothing."""
-    return user.tag is not None or user.started + served[user.user_id] > 0
 
 
 def draw(snapshot: Snapshot, order: Order, size: ConsoleDimensions | None, note: str) -> RenderableType:
