@@ -396,7 +396,7 @@ async def test_dead_list_shows_what_the_filters_leave(call: Run, queue: TaskQueu
     everything = await call("dead", "list")
     assert everything.code == 0, everything.err
     header, *rows = everything.out.splitlines()
-    assert header.split() == ["user", "id", "task", "failed", "at", "attempts", "kind", "error"]
+    assert header.split() == ["user", "id", "task", "failed", "attempts", "kind", "error"]
     assert [row.split()[0] for row in rows] == ["acme", "acme", "acme", ODD_SHOWN.split()[0]]
     assert ODD_SHOWN in rows[2]
     assert SECRET not in everything.out

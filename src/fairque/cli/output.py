@@ -1,9 +1,9 @@
-"""What commands print: tables, texts and times for people, JSON for programs."""
+"""What commands print: texts and times for people, JSON for programs. Tables are in `table`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -17,12 +17,10 @@ __all__ = [
     "NOTHING",
     "ago",
     "make_console",
-    "make_table",
     "moment",
     "print_fields",
     "print_json",
     "print_json_line",
-    "print_table",
     "shown",
     "span",
 ]
@@ -51,31 +49,6 @@ def print_json_line(value: Any) -> None:
 
 def make_console() -> Console:
     return Console(width=None if sys.stdout.isatty() else WIDEST, highlight=False, markup=False, emoji=False)
-
-
-def make_table(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None, *, wraps: bool = True
-) -> Table:
-    """A column whose name begins with ``>`` is aligned to the right. Cells are shown literally.
-
-    On a terminal, what is too wide is wrapped, or cut.
-    """
-    table = Table(title=Text(title) if title else None, title_justify="left", box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(
-            Text(column.lstrip(">")),
-            justify="right" if column[0] == ">" else "left",
-            overflow="fold" if wraps else "ellipsis",
-            no_wrap=not wraps,
-        )
-    for row in rows:
-        table.add_row(*(Text(shown(str(cell))) for cell in row))
-    return table
-
-
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
-    """See `make_table`."""
-    make_console().print(make_table(columns, rows, title))
 
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:

@@ -11,7 +11,8 @@ import typer
 from fairque import ConfigError, FairQueueConfig
 from fairque.cli.errors import FAILED, USAGE
 from fairque.cli.options import AsJson
-from fairque.cli.output import print_json, print_table
+from fairque.cli.output import print_json
+from fairque.cli.table import names, print_table, words
 from fairque.config.config import Loaded
 from fairque.config.duration import shown_duration
 from fairque.config.section import Section
@@ -66,7 +67,10 @@ def check(
     if as_json:
         print_json({"valid": True, "settings": list(_settings(loaded)), "warnings": warnings})
     else:
-        print_table(("setting", "value", "from"), [_cells(setting) for setting in _settings(loaded)])
+        print_table(
+            (names("setting", whole=1), words("value"), words("from")),
+            [_cells(setting) for setting in _settings(loaded)],
+        )
         for warning in warnings:
             typer.secho(f"warning: {warning}", err=True, fg="yellow")
     return FAILED if strict and warnings else 0

@@ -13,8 +13,9 @@ from fairque import DeadLetter, TaskInfo, TaskQueue, TaskState, UnknownTask
 from fairque.cli.errors import UNKNOWN, CommandError
 from fairque.cli.input import confirm
 from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue, on_queue
-from fairque.cli.output import moment, print_json, print_table, shown
+from fairque.cli.output import ago, moment, print_json, shown
 from fairque.cli.screens.tasks import print_attempts
+from fairque.cli.table import names, numbers, print_table, words
 from fairque.models import FailureKind
 
 __all__ = ["app"]
@@ -69,12 +70,19 @@ def list_letters(
     Exit codes: 0 shown, also if there is none, 1 failed, 2 wrong usage.
     """
     filters = Filters(user, kind, name, limit)
-    letters = on_queue(make_queue(url, queue, config), lambda opened: _find(opened, filters))
+
+    async def find(opened: TaskQueue) -> tuple[list[DeadLetter], float]:
+        return await _find(opened, filters), (await opened.stats()).at
+
+    letters, now = on_queue(make_queue(url, queue, config), find)
     if as_json:
         print_json([_row(letter) for letter in letters])
         return 0
-    columns = ("user", "id", "task", "failed at", ">attempts", "kind", "error")
-    print_table(columns, [_cells(letter) for letter in letters])
+    columns = (
+        *(names("user", whole=6), names("id", whole=7), names("task"), words("failed", 4)),
+        *(numbers("attempts", 1), words("kind", 3), names("error")),
+    )
+    print_table(columns, [_cells(letter, now) for letter in letters])
     if len(letters) == limit:
         typer.echo(f"these are the oldest {limit}, --limit shows more", err=True)
     return 0
@@ -231,9 +239,9 @@ def _row(letter: DeadLetter) -> dict[str, Any]:
     return {name: value for name, value in msgspec.structs.asdict(letter).items() if name != "message"}
 
 
-def _cells(letter: DeadLetter) -> tuple[object, ...]:
-    at = moment(letter.at)
-    return letter.user_id, letter.task_id, letter.name or "?", at, letter.attempt, letter.kind, letter.type_name
+def _cells(letter: DeadLetter, now: float) -> tuple[object, ...]:
+    failed = ago(letter.at, now)
+    return letter.user_id, letter.task_id, letter.name or "?", failed, letter.attempt, letter.kind, letter.type_name
 
 
 def _print(info: TaskInfo) -> None:

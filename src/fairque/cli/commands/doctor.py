@@ -9,7 +9,8 @@ import typer
 
 from fairque import Finding, QueueCheck, TaskQueue
 from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue
-from fairque.cli.output import NOTHING, print_json, print_table, span
+from fairque.cli.output import NOTHING, print_json, span
+from fairque.cli.table import names, print_table, words
 
 __all__ = ["command"]
 
@@ -50,7 +51,15 @@ async def _check(queue: TaskQueue, *, repair: bool) -> QueueCheck:
 
 def _show(check: QueueCheck) -> None:
     if check.findings:
-        print_table(("what", "key", "user", "task", "seen", "done"), map(_row, check.findings))
+        columns = (
+            words("what"),
+            names("key", whole=3),
+            names("user", 2),
+            names("task", 1),
+            words("seen"),
+            words("done"),
+        )
+        print_table(columns, map(_row, check.findings))
     typer.echo(_summary(check))
 
 

@@ -12,8 +12,9 @@ import typer
 from fairque import QueueHealth, QueueUnavailable, TaskQueue
 from fairque.cli.errors import CommandError
 from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue, on_queue
-from fairque.cli.output import print_json, print_table, shown, span
+from fairque.cli.output import print_json, shown, span
 from fairque.cli.screens.overview import UserStatus, user_statuses
+from fairque.cli.table import print_table, words
 from fairque.queue.shares import look_at_shares
 
 __all__ = ["Check", "Limits", "Status", "command"]
@@ -122,7 +123,10 @@ def command(
     if as_json:
         print_json({"status": status, "checks": checks})
     else:
-        print_table(("check", "status", "what"), [(check.name, check.status, check.text) for check in checks])
+        print_table(
+            (words("check"), words("status"), words("what")),
+            [(check.name, check.status, check.text) for check in checks],
+        )
     return status.exit_code
 
 

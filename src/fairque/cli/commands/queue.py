@@ -17,10 +17,11 @@ from fairque import TaskQueue
 from fairque.cli.errors import CommandError
 from fairque.cli.input import parse_moment
 from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue, on_queue
-from fairque.cli.output import make_console, print_fields, print_json, print_json_line, print_table, span
+from fairque.cli.output import make_console, print_fields, print_json, print_json_line, span
 from fairque.cli.processes import stop_on_signal
 from fairque.cli.screens.overview import Overview, look, overview_parts
 from fairque.cli.screens.top import Order, Sampler, Snapshot, TopView, draw
+from fairque.cli.table import names, numbers, print_table, words
 from fairque.config.duration import parse_duration
 from fairque.models import EVERYONE
 from fairque.queue.demand import COOLDOWN
@@ -193,7 +194,7 @@ def _print_usage(hours: Sequence[Hour]) -> None:
     rows = [(hour.user_id, f"{hour.start:%Y-%m-%d %H:%M}", *_amounts((hour,))) for hour in hours]
     if len(rows) != 1:
         rows.append(("total", "", *_amounts(hours)))
-    print_table(("user", "hour (UTC)", ">tasks", ">cost", ">busy"), rows)
+    print_table((names("user", whole=1), words("hour (UTC)"), numbers("tasks"), numbers("cost"), numbers("busy")), rows)
 
 
 def _amounts(hours: Sequence[Hour]) -> tuple[int, str, str]:

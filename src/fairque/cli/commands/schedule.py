@@ -15,7 +15,8 @@ from fairque.cli.errors import UNKNOWN, CommandError
 from fairque.cli.imports import load_queue
 from fairque.cli.input import parse_moment, parse_priority
 from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue, on_queue
-from fairque.cli.output import moment, print_json, print_table, shown, span
+from fairque.cli.output import moment, print_json, shown, span
+from fairque.cli.table import names, numbers, print_table, words
 from fairque.worker.logs import LogLevel, set_up_logging
 from fairque.worker.processes import on_stop
 
@@ -55,7 +56,17 @@ def list_schedules(
     if as_json:
         print_json(found)
     else:
-        columns = ("user", "id", "task", "when", "state", "next", ">runs", ">skipped", ">missed")
+        columns = (
+            *(
+                names("user", whole=1),
+                names("id", whole=5),
+                names("task"),
+                words("when"),
+                words("state"),
+                words("next"),
+            ),
+            *(numbers("runs", 2), numbers("skipped", 3), numbers("missed", 3)),
+        )
         print_table(columns, [_row(schedule) for schedule in found])
         if len(found) == limit:
             typer.echo(f"the first {limit}; --limit shows more", err=True)

@@ -8,12 +8,12 @@ from typing import Any
 
 import msgspec
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from fairque import Demand, QueueStats, Share, Shares, TaskQueue, UserInfo, WorkerInfo
-from fairque.cli.output import NOTHING, ago, make_table, moment, span
+from fairque.cli.output import NOTHING, ago, moment, span
 from fairque.cli.screens.policies import shown_rule
+from fairque.cli.table import FittedTable, names, numbers, words
 from fairque.queue.demand import look_at_demand
 from fairque.queue.shares import look_at_shares
 
@@ -110,23 +110,30 @@ async def look(queue: TaskQueue, most: int) -> Overview:
     return Overview(queue.name, stats, users, of_all, user_statuses(users, of_all, stats.at), demand)
 
 
-def totals_table(stats: QueueStats) -> Table:
-    columns = ("queued", "critical", "started", "scheduled", "deferred", "finished", "failed", "canceled", "retried")
+def totals_table(stats: QueueStats) -> FittedTable:
+    columns = (
+        *(numbers("queued"), numbers("critical", 1), numbers("started"), numbers("scheduled", 6)),
+        *(numbers("deferred", 5), numbers("finished"), numbers("failed", 7), numbers("canceled", 4)),
+        numbers("retried", 3),
+    )
     values = (
         *(stats.queued, stats.critical, stats.started, stats.scheduled, stats.deferred),
         *(stats.finished, stats.failed, stats.canceled, stats.retried),
     )
-    return make_table([f">{name}" for name in columns], [values])
+    return FittedTable(columns, [values])
 
 
-def users_table(users: Sequence[UserInfo], statuses: Mapping[str, UserStatus], now: float) -> Table:
-    columns = ["user", ">weight", ">started", ">queued", ">wait", ">sched.", ">defer.", ">dead", ">seen", "flags"]
+def users_table(users: Sequence[UserInfo], statuses: Mapping[str, UserStatus], now: float) -> FittedTable:
+    columns = [
+        *(names("user", whole=5), numbers("weight", 1), numbers("started"), numbers("queued"), numbers("wait")),
+        *(numbers("sched.", 3), numbers("defer.", 3), numbers("dead", 6), numbers("seen", 2), words("flags")),
+    ]
     rows = [list(_user_row(user, statuses[user.user_id], now)) for user in users]
     if any(user.bytes is not None for user in users):
-        columns.insert(-1, ">bytes")
+        columns.insert(-1, numbers("bytes", 4))
         for row, user in zip(rows, users, strict=True):
             row.insert(-1, _bytes(user))
-    return make_table(columns, rows)
+    return FittedTable(columns, rows)
 
 
 def _bytes(user: UserInfo) -> str:
@@ -142,16 +149,21 @@ def _user_row(user: UserInfo, status: UserStatus, now: float) -> tuple[object, .
     )
 
 
-def counters_table(users: Sequence[UserInfo]) -> Table:
-    columns = ("user", ">finished", ">failed", ">canceled", ">retried")
-    return make_table(
+def counters_table(users: Sequence[UserInfo]) -> FittedTable:
+    columns = (
+        *(names("user", whole=1), numbers("finished"), numbers("failed"), numbers("canceled"), numbers("retried")),
+    )
+    return FittedTable(
         columns, [(user.user_id, user.finished, user.failed, user.canceled, user.retried) for user in users]
     )
 
 
-def workers_table(workers: Sequence[WorkerInfo], now: float, *, wraps: bool = True) -> Table:
-    columns = ("worker", "host", ">pid", "version", ">started", ">slots", ">up", ">seen")
-    return make_table(columns, [_worker_row(worker, now) for worker in workers], wraps=wraps)
+def workers_table(workers: Sequence[WorkerInfo], now: float, *, is_live: bool = False) -> FittedTable:
+    columns = (
+        *(names("worker", whole=3), names("host", 4), numbers("pid", 2), names("version", 1)),
+        *(numbers("started"), numbers("slots"), numbers("up", 5), numbers("seen")),
+    )
+    return FittedTable(columns, [_worker_row(worker, now) for worker in workers], wraps=not is_live, tells=not is_live)
 
 
 def _worker_row(worker: WorkerInfo, now: float) -> tuple[object, ...]:

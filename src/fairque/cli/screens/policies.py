@@ -10,7 +10,8 @@ import msgspec
 import typer
 
 from fairque import Breaker, LimitInfo, Policy, TaskQueue
-from fairque.cli.output import NOTHING, print_fields, print_table
+from fairque.cli.output import NOTHING, print_fields
+from fairque.cli.table import names, numbers, print_table, words
 from fairque.models import EVERYONE
 from fairque.queue.tenants import MOST_LISTED
 
@@ -27,7 +28,6 @@ __all__ = [
 
 T = TypeVar("T")
 _FIELDS = Policy.__struct_fields__
-_NUMBERS = ("weight", "max_running", "max_share", "min_running", "max_queued", "max_bytes")
 
 
 class Governed(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,22 +81,19 @@ def print_governed(governed: Governed) -> None:
         rows.append(("weight of the group", f"{governed.group_weight:g}", "the group"))
     print_fields((("user", governed.user_id),))
     if rows:
-        print_table(("field", "value", "from"), rows)
+        print_table((words("field"), words("value"), words("from")), rows)
     else:
         typer.echo("no limits, a weight of 1")
 
 
 def print_rules(rules: Rules) -> None:
     governed = {EVERYONE: rules.default, **rules.users}
-    columns = [name for name in _FIELDS if any(getattr(policy, name) is not None for policy in governed.values())]
-    heads = [f"{'>' if name in _NUMBERS else ''}{name.replace('_', ' ')}" for name in columns]
-    print_table(
-        ("user", *heads),
-        [(user, *(shown_rule(getattr(policy, name)) for name in columns)) for user, policy in governed.items()],
-    )
+    print_table((names("user", whole=1), words("rules")), [(user, _told(policy)) for user, policy in governed.items()])
     if rules.groups:
         typer.echo()
-        print_table(("group", ">weight"), [(group, f"{weight:g}") for group, weight in rules.groups.items()])
+        print_table(
+            (names("group"), numbers("weight")), [(group, f"{weight:g}") for group, weight in rules.groups.items()]
+        )
     if rules.limits:
         typer.echo()
         print_limits(rules.limits)
@@ -105,7 +102,11 @@ def print_rules(rules: Rules) -> None:
 
 
 def print_limits(limits: Sequence[LimitInfo]) -> None:
-    print_table(("limit", "of", ">running", ">max running", "rate", "set by"), [_limit_row(each) for each in limits])
+    columns = (
+        *(names("limit", whole=2), names("of"), numbers("running", 3), numbers("max running"), words("rate")),
+        words("set by", 1),
+    )
+    print_table(columns, [_limit_row(each) for each in limits])
 
 
 def fields_of(rules: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -127,6 +128,11 @@ def shown_rule(value: Any) -> str:
 
 def _set_fields(policy: Policy) -> list[tuple[str, Any]]:
     return [(name, value) for name in _FIELDS if (value := getattr(policy, name)) is not None]
+
+
+def _told(policy: Policy) -> str:
+    """A column for each field would be more columns than a terminal has room for, and most of them empty."""
+    return ", ".join(f"{name.replace('_', ' ')} {shown_rule(value)}" for name, value in _set_fields(policy)) or NOTHING
 
 
 def _source(governed: Governed, field: str) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import typer
 
-from fairque.cli.output import print_json, print_table
+from fairque.cli.output import print_json
+from fairque.cli.table import names, numbers, print_table, words
 from fairque.fairness.report import Report, UserReport
 
 __all__ = ["show", "show_json", "write_csv"]
@@ -51,14 +52,14 @@ def write_csv(path: Path, reports: Sequence[Report]) -> None:
 
 
 _OVERALL = (
-    "policy",
-    ">of users: median wait",
-    ">worst wait",
-    ">median slowdown",
-    ">worst slowdown",
-    ">index",
-    ">busy",
-    ">all done after",
+    words("policy"),
+    numbers("of users: median wait"),
+    numbers("worst wait"),
+    numbers("median slowdown"),
+    numbers("worst slowdown"),
+    numbers("index"),
+    numbers("busy"),
+    numbers("all done after"),
 )
 
 
@@ -75,7 +76,10 @@ def _overall(report: Report) -> tuple[str, ...]:
     )
 
 
-_PER_USER = ("user", ">tasks", ">mean wait", ">p50", ">p95", ">p99", ">slowdown", ">share", ">entitled")
+_PER_USER = (
+    *(names("user", whole=1), numbers("tasks"), numbers("mean wait"), numbers("p50", 3), numbers("p95", 2)),
+    *(numbers("p99"), numbers("slowdown"), numbers("share"), numbers("entitled")),
+)
 
 
 def _per_user(user: UserReport) -> tuple[str, ...]:

@@ -7,13 +7,18 @@ from collections.abc import Iterable, Sequence
 import typer
 
 from fairque import Attempt, Explanation, Reason, TaskInfo, TaskState
-from fairque.cli.output import NOTHING, ago, moment, print_table, shown, span
+from fairque.cli.output import NOTHING, ago, moment, shown, span
+from fairque.cli.table import names, numbers, print_table, words
 
 __all__ = ["explanation_fields", "print_attempts", "print_tasks", "task_fields"]
 
 
 def print_tasks(tasks: Sequence[TaskInfo], now: float) -> None:
-    print_table(("id", "state", "task", ">attempt", "when", "error"), [_row(task, now) for task in tasks])
+    columns = (
+        *(names("id", whole=5), words("state"), names("task", whole=2), numbers("attempt", 1), words("when")),
+        names("error", 3),
+    )
+    print_table(columns, [_row(task, now) for task in tasks])
 
 
 def _row(task: TaskInfo, now: float) -> tuple[object, ...]:

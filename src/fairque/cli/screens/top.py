@@ -19,8 +19,9 @@ from rich.live import Live
 from rich.text import Text
 
 from fairque import QueueStats, QueueUnavailable, TaskQueue, UserInfo
-from fairque.cli.output import NOTHING, make_console, make_table, shown, span
+from fairque.cli.output import NOTHING, make_console, shown, span
 from fairque.cli.screens.overview import Overview, UserStatus, look, workers_table
+from fairque.cli.table import FittedTable, names, numbers, words
 
 __all__ = ["Order", "Sampler", "Snapshot", "TopView", "UserRow", "draw"]
 
@@ -129,7 +130,7 @@ def draw(snapshot: Snapshot, order: Order, size: ConsoleDimensions | None, note:
         rows = rows[: max(1, room - len(workers))]
     parts = [_heading(snapshot, order, note), _users(rows)]
     if workers:
-        parts.append(workers_table(workers, snapshot.stats.at, wraps=False))
+        parts.append(workers_table(workers, snapshot.stats.at, is_live=True))
     if size is not None:
         parts.append(Text(_HELP, style="dim", no_wrap=True, overflow="crop"))
     return Group(*parts)
@@ -147,8 +148,11 @@ def _heading(snapshot: Snapshot, order: Order, note: str) -> Text:
 
 
 def _users(rows: Sequence[UserRow]) -> RenderableType:
-    columns = ("user", ">share", ">fair", ">tasks/s", ">started", ">queued", ">wait", ">sched.", ">dead", "flags")
-    return make_table(columns, [_cells(row) for row in rows], wraps=False)
+    columns = (
+        *(names("user"), numbers("share"), numbers("fair", 3), numbers("tasks/s", 4), numbers("started", 6)),
+        *(numbers("queued"), numbers("wait"), numbers("sched.", 1), numbers("dead", 2), words("flags", 5)),
+    )
+    return FittedTable(columns, [_cells(row) for row in rows], wraps=False, tells=False)
 
 
 def _cells(row: UserRow) -> tuple[object, ...]:
