@@ -497,6 +497,7 @@ async def test_dead_discard_leaves_nothing_of_tasks(call: Run, queue: TaskQueue)
         (["", "t"], "user_id must not be empty"),
     ],
 )
+@pytest.mark.usefixtures("begun")
 async def test_a_dead_command_is_about_one_or_about_all(
     call: Run, command: str, arguments: list[str], error: str
 ) -> None:

@@ -291,6 +291,7 @@ async def test_info_looks_again_and_again_until_it_is_told_to_stop(server: Serve
         (["task", "acme"], 2, "Missing argument", "fairque task --help"),
     ],
 )
+@pytest.mark.usefixtures("begun")
 async def test_an_error_is_one_line_and_a_hint(
     run: Run, arguments: list[str], code: int, error: str, hint: str
 ) -> None:
@@ -302,6 +303,71 @@ async def test_an_error_is_one_line_and_a_hint(
     assert error in lines[0]
     assert lines[1].startswith("hint: ")
     assert hint in lines[1]
+
+
+# A queue that is not there
+
+
+LOOKING = (
+    *("info", "top --once", "users", "user acme", "tasks acme", "task acme t", "explain acme", "usage", "demand"),
+    *("doctor", "doctor --repair", "dead list", "dead show acme t", "dead requeue --all", "dead discard --all --yes"),
+    *("cancel acme t", "resume acme", "purge acme --yes", "policy show", "policy show acme", "policy clear acme"),
+    *("policy group gold", "limits list", "limits clear call", "schedule list", "schedule next s", "schedule run s"),
+    *("schedule pause s", "schedule resume s", "schedule remove s", "settings"),
+)
+BEGINNING = (
+    *("enqueue --name=a.b --user=acme --id=t", "pause acme", "policy set acme --weight=2", "settings lease=20s"),
+    *("policy group gold --weight=2", "limits set call --rate=1/s", "schedule add --name=a.b --user=acme --every=60"),
+)
+
+
+@pytest.mark.parametrize("command", LOOKING)
+async def test_a_misspelt_queue_is_no_empty_one(
+    command: str, server: Server, queue_name: str, begun: TaskQueue
+) -> None:
+    ended = await call_command(*command.split(), f"--url={server.url}", f"--queue={queue_name}o")
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.error[0] == f"error: there is no queue '{queue_name}o' at {server.url}"
+    assert f"did you mean --queue {begun.name!r}" in ended.error[1]
+    assert server.keys(f"{queue_name}o") == []
+
+
+@pytest.mark.parametrize("command", BEGINNING)
+async def test_what_may_be_the_first_thing_in_a_queue_is_done(command: str, run: Run) -> None:
+    ended = await run(*command.split())
+    assert (ended.code, ended.err) == (0, "")
+    assert (await run("info")).code == 0
+
+
+async def test_health_warns_of_a_queue_that_is_not_there(run: Run, server: Server, begun: TaskQueue) -> None:
+    ended = await call_command("health", f"--url={server.url}", f"--queue={begun.name}o", "--workers=0")
+    assert ended.code == 1
+    assert re.search(rf"^queue +warning +there is no queue '{begun.name}o' .*: did you mean", ended.out, re.MULTILINE)
+    assert (await run("health", "--workers=0")).code == 0
+
+
+@pytest.mark.usefixtures("begun")
+async def test_queues_are_named_where_none_has_a_name_like_it(server: Server) -> None:
+    ended = await call_command("info", f"--url={server.url}", "--queue=emails")
+    assert "by --queue: there is " in ended.error[1]
+
+
+async def test_a_server_without_any_queue_is_told_apart(own_server: Callable[..., EmbeddedServer]) -> None:
+    ended = await call_command("info", f"--url={own_server().url}")
+    assert "there is no queue 'default'" in ended.error[0]
+    assert "a queue begins with its first task or worker" in ended.error[1]
+
+
+@pytest.mark.damages
+async def test_a_queue_without_its_state_and_settings_is_not_taken_for_another(
+    run: Run, server: Server, queue: TaskQueue
+) -> None:
+    await queue.enqueue(greet("x"), user_id="acme")
+    server.execute("DEL", queue.keys.state, queue.keys.settings)
+    ended = await run("info")
+    assert ended.code == 1
+    assert "has lost its state and its settings" in ended.error[0]
+    assert "fairque doctor" in ended.error[1]
 
 
 # Health
@@ -380,6 +446,8 @@ async def is_silent(queue: TaskQueue, seconds: float) -> bool:
 
 async def test_a_server_that_may_evict_tasks_is_critical(own_server: Callable[..., EmbeddedServer]) -> None:
     server = own_server(**{"maxmemory": "50mb", "maxmemory-policy": "allkeys-lru"})
+    async with TaskQueue(server.url) as queue:
+        await queue.pause("sleepy")
     ended = await call_command("health", f"--url={server.url}", "--workers=0", "--memory=off")
     assert ended.code == 2
     assert re.search(
@@ -581,10 +649,15 @@ async def test_top_works_in_a_terminal_of_any_size(screen: Callable[..., Screen]
 
 
 async def test_top_waits_for_a_server_that_is_away(
-    own_server: Callable[..., EmbeddedServer], screen: Callable[..., Screen], monkeypatch: pytest.MonkeyPatch
+    own_server: Callable[..., EmbeddedServer],
+    screen: Callable[..., Screen],
+    queue_name: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(*IMPATIENCE)
     server = own_server()
+    async with TaskQueue(server.url, name=queue_name) as queue:
+        await queue.pause("sleepy")
     top = screen(24, 120, f"--url={server.url}")
     await asyncio.to_thread(top.see, "q quit")
     server.kill()

@@ -130,6 +130,13 @@ async def queue(server: Server, queue_name: str) -> AsyncIterator[TaskQueue]:
         yield queue
 
 
+@pytest.fixture
+async def begun(queue: TaskQueue) -> TaskQueue:
+    """One that somebody has written into: commands refuse those that nobody has."""
+    await queue.change_settings(lease=10)
+    return queue
+
+
 def load_scripts(server: Server) -> None:
     known = list(scripts())
     loaded = server.execute("SCRIPT", "EXISTS", *(script.sha.decode() for script in known))

@@ -12,6 +12,7 @@ import typer
 
 from fairque import ConfigError, FairQueueConfig, TaskQueue
 from fairque.cli.errors import CommandError
+from fairque.cli.known_queues import check_is_known
 from fairque.config.config import QueueConfig, RedisConfig
 
 __all__ = ["AsJson", "ConfigFile", "QueueName", "Url", "load_config", "make_queue", "on_queue"]
@@ -64,11 +65,17 @@ def make_queue(url: str | None, name: str | None, config: list[str] | None, *, a
     return TaskQueue.from_config(msgspec.structs.replace(loaded, redis=redis, queue=queue))
 
 
-def on_queue(queue: TaskQueue, job: Callable[[TaskQueue], Awaitable[T]]) -> T:
-    """Run `job` with the open queue, and close it."""
+def on_queue(queue: TaskQueue, job: Callable[[TaskQueue], Awaitable[T]], *, begins: bool = False) -> T:
+    """Run `job` with the open queue, and close it.
+
+    `begins`: the job may be the first that anybody does there. Else a queue that is not there is a mistake, and raises
+    `UnknownQueue`.
+    """
 
     async def run() -> T:
         async with queue:
+            if not begins:
+                await check_is_known(queue)
             return await job(queue)
 
     return asyncio.run(run())

@@ -7,9 +7,10 @@ from urllib.parse import quote, unquote
 
 from fairque.errors import ConfigError
 
-__all__ = ["LAYOUT", "Keys", "decode_user", "encode_user"]
+__all__ = ["KEYS_OF_ALL", "LAYOUT", "Keys", "decode_user", "encode_user", "queue_of"]
 
-
+KEYS_OF_ALL = "fairque:{"
+"""With which every key of every queue begins."""
 LAYOUT = 1
 """The number of the data layout: another one when old and new processes could not work on the same keys."""
 
@@ -25,6 +26,11 @@ def decode_user(user: bytes) -> str:
     return unquote(user.decode())
 
 
+def queue_of(key: bytes) -> str:
+    """Whose key this is."""
+    return key.decode(errors="replace").removeprefix(KEYS_OF_ALL).partition("}")[0]
+
+
 def _is_name(queue: object) -> bool:
     if not isinstance(queue, str) or "{" in queue or "}" in queue:
         return False
@@ -37,7 +43,7 @@ class Keys:
     def __init__(self, queue: str) -> None:
         if not _is_name(queue):
             raise ConfigError(f"a queue name has 1 to 200 bytes and no braces, not {queue!r}")
-        self.prefix = f"fairque:{{{queue}}}:"
+        self.prefix = f"{KEYS_OF_ALL}{queue}}}:"
         self.state = self.prefix + "state"
         self.settings = self.prefix + "settings"
 

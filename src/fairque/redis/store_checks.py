@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from fairque.redis import arguments
+from fairque.redis.keys import KEYS_OF_ALL, queue_of
 from fairque.redis.requester import pack
 from fairque.redis.script_caller import ScriptCaller
 from fairque.tasks.message import new_nonce
@@ -13,6 +14,7 @@ from fairque.tasks.message import new_nonce
 __all__ = ["CheckScripts", "Counted", "Item", "Span", "glob"]
 
 PAGE = 1000
+MOST_PAGES = 20
 DAMAGED_MS = 604_800_000
 _TOTALS = ("critical", "normal", "started", "scheduled", "deferred", "announcements", "in_hand")
 _WALKS = {"zset": b"ZSCAN", "set": b"SSCAN", "hash": b"HSCAN"}
@@ -78,6 +80,21 @@ class CheckScripts(ScriptCaller):
         await self._insist(pack((b"RENAME", self.keys.prefix + name, self.keys.prefix + aside)))
         await self._insist(pack((b"PEXPIRE", self.keys.prefix + aside, DAMAGED_MS)))
         return f"set aside as {aside}"
+
+    async def is_known(self) -> bool:
+        """Whether anybody has ever written into the queue: what was damaged since may lack one of the two."""
+        return bool(await self._insist(pack((b"EXISTS", self.keys.state, self.keys.settings))))
+
+    async def some_queues(self) -> list[str]:
+        """Names of queues, in order: of those with one of the first keys that the server goes through, at this node."""
+        found: set[str] = set()
+        pages = 0
+        async for page in self._scan(b"SCAN", pattern=f"{KEYS_OF_ALL}*"):
+            found |= {queue_of(key) for key in page}
+            pages += 1
+            if pages == MOST_PAGES:
+                break
+        return sorted(found)
 
     async def key_names(self) -> AsyncIterator[list[str]]:
         """All keys of the queue without their prefix, in pages; some may come twice."""

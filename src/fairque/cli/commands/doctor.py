@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fairque import Finding, QueueCheck, TaskQueue
+from fairque.cli.known_queues import missing
 from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue
 from fairque.cli.output import NOTHING, print_json, span
 from fairque.cli.table import names, print_table, words
@@ -44,7 +45,10 @@ def command(
 async def _check(queue: TaskQueue, *, repair: bool) -> QueueCheck:
     """Without `open`, which a queue with damaged settings refuses."""
     try:
-        return await queue.check(repair=repair)
+        found = await queue.check(repair=repair)
+        if not found.keys and found.complete and not found.findings:
+            raise await missing(queue)
+        return found
     finally:
         await queue.close()
 

@@ -95,7 +95,7 @@ def command(
     choices = Choices(
         user_id=user, options=_options(priority, delay, at, task_id), wait=wait, timeout=timeout, as_json=as_json
     )
-    return on_queue(make_queue(url, queue, config), lambda opened: _enqueue(opened, task, choices))
+    return on_queue(make_queue(url, queue, config), lambda opened: _enqueue(opened, task, choices), begins=True)
 
 
 def make_task(target: str | None, name: str | None, payload: str | None, args: str | None, kwargs: str | None) -> Any:

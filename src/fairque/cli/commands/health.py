@@ -11,6 +11,7 @@ import typer
 
 from fairque import QueueHealth, QueueUnavailable, TaskQueue
 from fairque.cli.errors import CommandError
+from fairque.cli.known_queues import UnknownQueue, check_is_known
 from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue, on_queue
 from fairque.cli.output import print_json, shown, span
 from fairque.cli.screens.overview import UserStatus, user_statuses
@@ -131,17 +132,26 @@ def command(
 
 
 def _checks(queue: TaskQueue, limits: dict[str, Limits], silent_after: float, workers: int) -> list[Check]:
-    async def find(opened: TaskQueue) -> tuple[QueueHealth, list[UserStatus]]:
+    async def find(opened: TaskQueue) -> tuple[list[Check], QueueHealth, list[UserStatus]]:
         health, users = await opened.health(), await opened.users(limit=1000)
         shares = await look_at_shares(opened.reader, users)
-        return health, list(user_statuses(users, shares, health.stats.at).values())
+        return await _queue_check(opened), health, list(user_statuses(users, shares, health.stats.at).values())
 
     try:
-        health, statuses = on_queue(queue, find)
+        found, health, statuses = on_queue(queue, find, begins=True)
     except QueueUnavailable as error:
         return [Check("server", Status.CRITICAL, None, None, None, str(error))]
-    found = [*_measured(health, statuses, limits, silent_after), *_policy_check(health), *_tenant_checks(health)]
+    found += [*_measured(health, statuses, limits, silent_after), *_policy_check(health), *_tenant_checks(health)]
     return [*found, _worker_check(health, silent_after, workers)] if workers else found
+
+
+async def _queue_check(queue: TaskQueue) -> list[Check]:
+    """Nothing where it is there."""
+    try:
+        await check_is_known(queue)
+    except UnknownQueue as error:
+        return [Check("queue", Status.WARNING, None, None, None, f"{error}: {error.hint}")]
+    return []
 
 
 def _measured(

@@ -102,7 +102,7 @@ def set_limit(
             key, max_running=max_running, rate=rate, user_id=user, shared=False if each_user else None
         )
 
-    on_queue(make_queue(url, queue, config), apply)
+    on_queue(make_queue(url, queue, config), apply, begins=True)
     rules = {"max_running": max_running, "rate": rate}
     if as_json:
         print_json({"limit": key, **rules})

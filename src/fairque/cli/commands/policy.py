@@ -111,7 +111,7 @@ def change(
         await opened.set_policy(user, **changes)
         return await Governed.read(opened, user)
 
-    _print(on_queue(make_queue(url, queue, config), apply), as_json)
+    _print(on_queue(make_queue(url, queue, config), apply, begins=True), as_json)
     return 0
 
 
@@ -156,13 +156,14 @@ def group(
     """
     if clear and weight is not None:
         raise CommandError("--clear and --weight exclude each other", "leave one out")
+    changes = clear or weight is not None
 
     async def apply(opened: TaskQueue) -> float:
-        if clear or weight is not None:
+        if changes:
             await opened.set_group(name, weight=weight)
         return await opened.get_group(name)
 
-    found = on_queue(make_queue(url, queue, config), apply)
+    found = on_queue(make_queue(url, queue, config), apply, begins=changes)
     if as_json:
         print_json({"group": name, "weight": found})
     else:
@@ -187,7 +188,7 @@ def apply_files(
     Exit codes: 0 set, 1 failed, 2 wrong usage.
     """
     loaded = load_config(files)
-    on_queue(make_queue(url, queue, files), lambda opened: opened.apply_policies(loaded))
+    on_queue(make_queue(url, queue, files), lambda opened: opened.apply_policies(loaded), begins=True)
     counts = {"policies": len(loaded.policies), "groups": len(loaded.groups), "limits": len(loaded.limits)}
     if as_json:
         print_json(counts)

@@ -144,7 +144,7 @@ def add(
         scheduler = TaskScheduler(opened)
         return await scheduler.get_schedule(await scheduler.add_schedule(task=task, **options))
 
-    added = on_queue(make_queue(url, queue, config), put)
+    added = on_queue(make_queue(url, queue, config), put, begins=True)
     if as_json:
         print_json(added)
     else:

@@ -38,7 +38,9 @@ def command(
     Exit codes: 0 done, 1 failed, 2 wrong usage.
     """
     wanted = dict(map(_change, changes or ()))
-    settings = on_queue(make_queue(url, queue, config, asks=False), lambda opened: _settings(opened, wanted))
+    settings = on_queue(
+        make_queue(url, queue, config, asks=False), lambda opened: _settings(opened, wanted), begins=bool(wanted)
+    )
     if as_json:
         print_json(settings)
     else:

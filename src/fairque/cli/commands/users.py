@@ -116,7 +116,7 @@ def pause(
     Exit codes: 0 done, also when the user was paused before, 1 failed, 2 wrong usage.
     """
     end = _end(until, seconds)
-    on_queue(make_queue(url, queue, config), lambda opened: opened.pause(user, until=end))
+    on_queue(make_queue(url, queue, config), lambda opened: opened.pause(user, until=end), begins=True)
     typer.echo(f"user {shown(user)} is paused until {moment(end.timestamp()) if end else 'resumed'}")
     return 0
 
