@@ -336,10 +336,12 @@ async def test_worker_processes_end_when_their_parent_is_killed(serve: Serve, qu
     [
         (["worker", "nowhere:queue"], 2, "there is no module 'nowhere'", "looked in"),
         (["worker", "tests.apps.nowhere:queue"], 2, "there is no module 'tests.apps.nowhere'", "looked in"),
-        (["worker", "tests.apps.served"], 2, "does not name a queue", "module:name"),
+        (["worker", "tests.apps.served"], 2, "does not name a queue", "such as tests.apps.served:queue"),
         (["worker", "tests/apps/served.py:queue"], 2, "is a file", "module:name"),
         (["worker", "tests.apps.served:qeue"], 2, "there is no 'qeue' in tests.apps.served", "did you mean 'queue'?"),
-        (["worker", "tests.apps.served:nothing"], 2, "is a NoneType, not a TaskQueue", "plain function"),
+        (["worker", "tests.apps.served:nothing"], 2, "is None, not a queue", "served:private_queue?"),
+        (["worker", "tests.apps.served:greet"], 2, "is a task, not a queue", "mean tests.apps.served:private_queue?"),
+        (["worker", "tests.apps.scheduled:tick"], 2, "is a task, not a queue", "a function without arguments"),
         (
             ["worker", "tests.apps.served:broken_queue"],
             2,

@@ -293,8 +293,8 @@ HELLO = '--args=["x"]'
         ([GREET, USER, HELLO, "--wait", "--timeout=-3"], "--timeout must be a number from 0", "value"),
         (["nowhere:greet", USER], "there is no module 'nowhere'", "looked in"),
         (["tests.apps.served:gret", USER], "there is no 'gret' in tests.apps.served", "did you mean 'greet'?"),
-        (["tests.apps.served:queue", USER], "is a function, not a task", "@task"),
-        (["tests.apps.served", USER], "does not name a task", "myapp.tasks:resize"),
+        (["tests.apps.served:queue", USER], "is a function, not a task", "did you mean tests.apps.served:"),
+        (["tests.apps.served", USER], "does not name a task", "tests.apps.served:resize"),
         (["tests/apps/served.py:greet", USER], "is a file", "myapp.tasks:resize"),
     ],
 )

@@ -116,7 +116,8 @@ async def test_a_command_without_what_it_needs_says_so_in_a_line_and_a_hint(word
     else:
         assert ended.out == ""
         assert error in ended.error[0]
-        assert ended.error[1] == "hint: start that server, or name one that runs" or UNREACHABLE not in ended.error[0]
+        hint = "hint: start that server, or name one that runs: --url redis://host:6379"
+        assert ended.error[1] == hint or UNREACHABLE not in ended.error[0]
 
 
 @pytest.mark.parametrize("words", COMMANDS)
@@ -224,6 +225,30 @@ async def test_without_a_password_the_hint_is_to_give_one(own_server: Callable[.
     assert (ended.code, ended.out) == (1, "")
     assert "Authentication required" in ended.error[0]
     assert "give user and password in the URL" in ended.error[1]
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "error"),
+    [
+        ("localhost:6379", 2, "error: --url: it begins with a scheme, such as redis://"),
+        (f"rdis://:{PASSWORD}@host", 2, "error: --url: unknown URL scheme 'rdis'; there are redis://"),
+        (
+            f"redis://:{PASSWORD}@host:port",
+            2,
+            "error: --url: the URL 'redis://:***@host:port' cannot be used: a host is",
+        ),
+        ("redis://127.0.0.1:1", 1, "Redis at redis://127.0.0.1:1 is not available: Connection refused (127.0.0.1:1)"),
+        ("unix:///nowhere/at/all", 1, "is not available: No such file or directory (/nowhere/at/all)"),
+        ("cluster://127.0.0.1:1", 1, "is not available: node 127.0.0.1:1: Connection refused (127.0.0.1:1)"),
+        ("sentinel://127.0.0.1:1/s", 1, "is not available: sentinel 127.0.0.1:1: Connection refused (127.0.0.1:1)"),
+    ],
+)
+async def test_a_wrong_url_is_told_in_words_with_an_example(url: str, code: int, error: str) -> None:
+    ended = await call_command("info", f"--url={url}", env={"FAIRQUE_REDIS_TIMEOUT": "0.3"})
+    assert (ended.code, ended.out) == (code, "")
+    assert error in ended.error[0]
+    assert "redis://host:6379" in ended.error[1]
+    assert PASSWORD not in ended.err
 
 
 # Completion, and other ways to call it

@@ -71,7 +71,7 @@ def _as_problem(error: BaseException) -> CommandError:
     if isinstance(error, FairqueError) and any(sign in str(error) for sign in _LOCKED_OUT):
         return CommandError(str(error), "give user and password in the URL, as in redis://user:password@host", FAILED)
     if isinstance(error, QueueUnavailable):
-        return CommandError(str(error), "start that server, or name one that runs", FAILED)
+        return CommandError(str(error), "start that server, or name one that runs: --url redis://host:6379", FAILED)
     if isinstance(error, UnknownTask):
         return CommandError(str(error), "ids are unique per user, and per queue: see --queue", UNKNOWN)
     if isinstance(error, UnknownSchedule):

@@ -16,6 +16,8 @@ from fairque.tasks.function import TaskFunction
 
 __all__ = ["load_module", "load_queue", "load_task"]
 
+MOST_NAMED = 3
+
 
 def load_queue(target: str) -> TaskQueue:
     """The queue that `target` names: an instance, or what a function without arguments returns.
@@ -23,12 +25,12 @@ def load_queue(target: str) -> TaskQueue:
     The current directory is importable. Raises `CommandError`.
     """
     found = _find(target, "queue")
-    if not isinstance(found, TaskQueue) and callable(found):
+    if not isinstance(found, (TaskQueue, TaskFunction)) and callable(found):
         found = _made(found, target)
     if not isinstance(found, TaskQueue):
         raise CommandError(
-            f"{target!r} is {_article(found)}, not a TaskQueue",
-            "name a TaskQueue, or a plain function without arguments that returns one",
+            f"{target!r} is {_article(found)}, not a queue",
+            _suggestion(target, TaskQueue) or "name a TaskQueue, or a function without arguments that returns one",
         )
     return found
 
@@ -38,7 +40,8 @@ def load_task(target: str) -> TaskFunction[Any, Any]:
     found = _find(target, "task")
     if not isinstance(found, TaskFunction):
         raise CommandError(
-            f"{target!r} is {_article(found)}, not a task", "name a function that is decorated with @task"
+            f"{target!r} is {_article(found)}, not a task",
+            _suggestion(target, TaskFunction) or "name a function that is decorated with @task",
         )
     return found
 
@@ -54,7 +57,8 @@ def load_module(name: str) -> None:
 
 def _find(target: str, what: str) -> Any:
     module_name, colon, path = target.partition(":")
-    shape = f"write module:name, such as myapp.tasks:{'queue' if what == 'queue' else 'resize'}"
+    named = module_name if all(map(str.isidentifier, module_name.split("."))) else "myapp.tasks"
+    shape = f"write module:name, such as {named}:{'queue' if what == 'queue' else 'resize'}"
     if not (module_name and colon and path):
         raise CommandError(f"{target!r} does not name a {what}", shape)
     if module_name.endswith(".py") or "/" in module_name:
@@ -98,6 +102,13 @@ def _attribute(owner: Any, name: str, target: str) -> Any:
         raise CommandError(f"{target!r}: there is no {name!r} in {_owner(owner)}", hint) from None
 
 
+def _suggestion(target: str, kind: type) -> str:
+    """What is of the kind in a module that is imported already; '' if nothing is."""
+    module = target.partition(":")[0]
+    there = [name for name, value in vars(sys.modules[module]).items() if isinstance(value, kind)]
+    return f"did you mean {' or '.join(f'{module}:{name}' for name in there[:MOST_NAMED])}?" if there else ""
+
+
 def _owner(owner: Any) -> str:
     return str(getattr(owner, "__name__", type(owner).__name__))
 
@@ -110,5 +121,9 @@ def _made(factory: Any, target: str) -> Any:
 
 
 def _article(found: Any) -> str:
-    name = type(found).__name__
+    if found is None:
+        return "None"
+    if isinstance(found, TaskFunction):
+        return "a task"
+    name = "queue" if isinstance(found, TaskQueue) else type(found).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

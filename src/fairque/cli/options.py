@@ -14,6 +14,7 @@ from fairque import ConfigError, FairQueueConfig, TaskQueue
 from fairque.cli.errors import CommandError
 from fairque.cli.known_queues import check_is_known
 from fairque.config.config import QueueConfig, RedisConfig
+from fairque.config.section import FieldErrors
 
 __all__ = ["AsJson", "ConfigFile", "QueueName", "Url", "load_config", "make_queue", "on_queue"]
 
@@ -57,12 +58,22 @@ def make_queue(url: str | None, name: str | None, config: list[str] | None, *, a
     loaded = load_config(config or ())
     redis, queue = loaded.redis, loaded.queue
     if url is not None and url != os.environ.get("FAIRQUE_REDIS_URL"):
-        redis = RedisConfig(url=url, timeout=redis.timeout)
+        redis = _redis_at(url, redis.timeout)
     if not asks:
         queue = QueueConfig(name=queue.name)
     if name is not None:
         queue = msgspec.structs.replace(queue, name=name)
     return TaskQueue.from_config(msgspec.structs.replace(loaded, redis=redis, queue=queue))
+
+
+def _redis_at(url: str, timeout: float) -> RedisConfig:
+    try:
+        return RedisConfig(url=url, timeout=timeout)
+    except FieldErrors as error:
+        raise CommandError(
+            f"--url: {'; '.join(text for _, text in error.problems)}",
+            "write it like --url redis://host:6379, unix:///path/to/socket or embedded:///directory",
+        ) from None
 
 
 def on_queue(queue: TaskQueue, job: Callable[[TaskQueue], Awaitable[T]], *, begins: bool = False) -> T:

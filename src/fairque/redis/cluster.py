@@ -9,6 +9,7 @@ from redis.crc import key_slot
 from redis.exceptions import AuthenticationError, ResponseError
 
 from fairque.redis.lookup import Lookup, Question, first, last
+from fairque.redis.reason import in_words
 from fairque.redis.url import Address, ServerUrl
 
 __all__ = ["Cluster"]
@@ -34,7 +35,7 @@ class Cluster:
             self._nodes = last(self._nodes, node)  # stays there when this search is broken off
             answer = yield Question(self._url.server(node), ("CLUSTER", "SLOTS"))
             if isinstance(answer, Exception):
-                problems.append(f"node {node}: {str(answer) or type(answer).__name__}")
+                problems.append(f"node {node}: {in_words(answer)}")
                 lasting &= isinstance(answer, (AuthenticationError, ResponseError))
                 continue
             self._learn(node, answer)

@@ -26,6 +26,7 @@ from fairque.errors import ConfigError, FairqueError, QueueUnavailable, StoreErr
 from fairque.redis.cluster import Cluster
 from fairque.redis.home import Home
 from fairque.redis.lookup import Lookup, Question
+from fairque.redis.reason import in_words
 from fairque.redis.sentinel import Sentinels
 from fairque.redis.url import Address, ServerUrl
 
@@ -297,7 +298,7 @@ class Connector:
     # Errors
 
     def unreachable(self, error: BaseException) -> QueueUnavailable:
-        text = f"Redis at {self.safe_url} is not available: {str(error) or type(error).__name__}"
+        text = f"Redis at {self.safe_url} is not available: {in_words(error)}"
         return QueueUnavailable(text if self._is_named else f"{text}. {_WAYS_OUT}")
 
     def translate(self, error: Exception) -> Exception:

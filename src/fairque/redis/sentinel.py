@@ -7,6 +7,7 @@ from typing import Any
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from fairque.redis.lookup import Lookup, Question, first, last
+from fairque.redis.reason import in_words
 from fairque.redis.url import Address, ServerUrl
 
 __all__ = ["Sentinels"]
@@ -51,4 +52,4 @@ def _is_master(answer: Any) -> bool:
 
 
 def _text(answer: Any, otherwise: str) -> str:
-    return str(answer) or type(answer).__name__ if isinstance(answer, Exception) else otherwise
+    return in_words(answer) if isinstance(answer, Exception) else otherwise
