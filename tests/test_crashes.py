@@ -192,6 +192,24 @@ async def test_consumers_of_workers_that_died_idle_are_removed_from_a_busy_lane(
     assert await held.result(timeout=20) == keeper.pid
 
 
+async def test_progress_of_a_worker_that_died_is_not_shown_for_the_next(
+    queue: TaskQueue, fleet: Fleet, tmp_path: Path
+) -> None:
+    victim = await fleet.start()
+    handle = await queue.enqueue(tasks.tell_once_and_hold(str(tmp_path)), user_id="acme")
+    await eventually(lambda: tells(handle, 1, 0.5, "half of it"))
+    victim.send(signal.SIGKILL)
+    other = await fleet.start()
+    await eventually(lambda: tells(handle, 2, None, ""))
+    release(tmp_path, other)
+    assert await handle.result(timeout=20) == other.pid
+
+
+async def tells(handle: TaskHandle[int], *expected: object) -> bool:
+    info = await handle.info()
+    return (info.attempt, info.progress, info.message) == expected
+
+
 # A task that kills its worker
 
 

@@ -6,7 +6,18 @@ import time
 
 import pytest
 
-from fairque import InvalidInput, Retry, TaskInfo, TaskQueue, TaskState, UnknownTask, Worker, current_task, task
+from fairque import (
+    InvalidInput,
+    Retry,
+    RetryPolicy,
+    TaskInfo,
+    TaskQueue,
+    TaskState,
+    UnknownTask,
+    Worker,
+    current_task,
+    task,
+)
 from fairque.settings import QueueSettings
 from fairque.tasks.registry import registry
 from fairque.worker.progress import INTERVAL
@@ -280,6 +291,49 @@ async def test_progress_of_an_attempt_does_not_outlive_a_requeue(queue: TaskQueu
     info = await handle.info()
     assert (info.progress, info.message) == (None, "")
     await handle.cancel()
+
+
+async def test_progress_of_an_attempt_is_not_shown_for_the_next(queue: TaskQueue):
+    seen: list[object] = []
+
+    @task(max_retries=1, retry=RetryPolicy(base=0))
+    async def fail_once() -> None:
+        if current_task().attempt == 1:
+            current_task().progress(0.7, "far")
+            await eventually(is_told)
+            raise ValueError
+        info = await handle.info()
+        seen.append((info.attempt, info.progress, info.message))
+
+    async def is_told() -> bool:
+        return (await handle.info()).message == "far"
+
+    handle = await queue.enqueue(fail_once(), user_id="anna")
+    await Worker(queue).run_until_idle()
+    assert seen == [(2, None, "")]
+
+
+async def test_progress_of_a_worker_that_stopped_is_not_shown_for_the_next(queue: TaskQueue):
+    seen: list[object] = []
+
+    @task
+    async def tell() -> None:
+        if not seen:
+            current_task().progress(0.7, "far")
+            await asyncio.sleep(60)
+        info = await handle.info()
+        seen.append((info.attempt, info.progress, info.message))
+
+    async def is_told() -> bool:
+        return (await handle.info()).message == "far"
+
+    handle = await queue.enqueue(tell(), user_id="anna")
+    async with Worker(queue, shutdown_timeout=0):
+        await eventually(is_told)
+    info = await handle.info()
+    seen.append((info.state, info.progress, info.message))
+    await Worker(queue).run_until_idle()
+    assert seen == [(TaskState.QUEUED, None, ""), (1, None, "")]
 
 
 # Dependencies in the information

@@ -72,6 +72,15 @@ async def hold(releases: str) -> int:
 
 
 @task
+async def tell_once_and_hold(releases: str) -> int:
+    """The same; the first attempt tells half of it."""
+    if current_task().attempt == 1:
+        current_task().progress(0.5, "half of it")
+    own: int = await hold.fn(releases)
+    return own
+
+
+@task
 async def block_loop(releases: str) -> int:
     """The same, with the event loop blocked."""
     print(f"blocks {current_task().task_id}")

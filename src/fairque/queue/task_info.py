@@ -45,13 +45,15 @@ def living_info(
     if queued is None and score is not None:  # it never waited anywhere but in its lane
         queued = arrival_ms(int(score), known.body, priority_step_ms) / 1000
     has_started = state in (TaskState.STARTED, TaskState.FAILED)
+    attempt = int(fields.get("attempt", state is TaskState.STARTED))  # the first one is not written down
+    has_told = fields.get("progress_of") == f"{fields.get('stream_id')} {attempt}"  # not an attempt before it
     return TaskInfo(
         user_id=user_id,
         task_id=task_id,
         name=name,
         state=state,
         priority=priority_in(known.body),
-        attempt=int(fields.get("attempt", state is TaskState.STARTED)),  # the first one is not written down
+        attempt=attempt,
         due_at=known.due_ms / 1000 if known.due_ms is not None else None,
         queued_at=queued,
         started_at=started if has_started else None,
@@ -61,8 +63,8 @@ def living_info(
         errors=attempts_in(known.errors),
         dependencies=dependencies,
         dependents=known.dependents,
-        progress=float(fields["progress"]) if "progress" in fields else None,
-        message=fields.get("message", ""),
+        progress=float(fields["progress"]) if has_told else None,
+        message=fields["message"] if has_told else "",
         limits=limits,
         held_by=key_in(fields["held"]) if "held" in fields else None,
     )
