@@ -15,9 +15,6 @@ from pathlib import Path
 GRACE_SECONDS = 2.0
 """Ends that were asked for take a moment: a thread's last lines, a transport's close, the server's own view of it."""
 
-_OF_THE_LOOP = ("AnyIO process pool shutdown task",)
-"""Subprocesses are kept for the next task until the loop ends, with this task to end them then."""
-
 _DESCRIPTORS = Path("/proc/self/fd")
 
 
@@ -49,7 +46,7 @@ def still_there(look: Callable[[], list[str]]) -> list[str]:
 
 async def end_of_tasks(tasks: Iterable[asyncio.Task[object]]) -> list[str]:
     """Names of the tasks that do not end by themselves in a moment; they are canceled."""
-    pending = {task for task in tasks if not task.done() and task.get_name() not in _OF_THE_LOOP}
+    pending = {task for task in tasks if not task.done()}
     if pending:
         _, pending = await asyncio.wait(pending, timeout=GRACE_SECONDS)
     for task in pending:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from pathlib import Path
@@ -31,6 +32,17 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:  # it ended meanwhile, or there is no /proc
         return not Path("/proc/self").exists()
+
+
+def children_of(parent: int) -> set[int]:
+    """Its living children. Empty where there is no /proc."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            state, its_parent = stat.read_text().rpartition(")")[2].split()[:2]
+            if int(its_parent) == parent and state != "Z":
+                found.add(int(stat.parent.name))
+    return found
 
 
 def _command(entry: Path, wanted: bytes) -> str:

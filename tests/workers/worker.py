@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from fairque import TaskEvent, TaskQueue, Worker
-from tests.workers import tasks  # noqa: F401 (registers them)
+from tests.workers import process_tasks, tasks  # noqa: F401 (registers them)
 
 
 def announce(event: str, told: TaskEvent) -> None:

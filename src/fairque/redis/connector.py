@@ -23,6 +23,7 @@ from redis.retry import Retry as BlockingRetry
 from fairque.checks import check_seconds
 from fairque.embedded.server import EmbeddedServer
 from fairque.errors import ConfigError, FairqueError, QueueUnavailable, StoreError
+from fairque.importing import check_not_importing
 from fairque.redis.cluster import Cluster
 from fairque.redis.home import Home
 from fairque.redis.lookup import Lookup, Question
@@ -131,6 +132,7 @@ class Connector:
             if self._is_closed:
                 raise ConfigError("the queue is closed")
             if not self._is_open:
+                check_not_importing()
                 if self._url.scheme == "embedded":
                     await asyncio.to_thread(self._start_server)
                 self._check_options()

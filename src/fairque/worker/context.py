@@ -94,15 +94,7 @@ class TaskContext:
         self._report(float(min(1, max(0, fraction))), check_text("the message", message))
 
     def _report(self, fraction: float, message: str) -> None:
-        """A subprocess has no connection: nobody is told."""
-
-    def __getstate__(self) -> tuple[Any, ...]:
-        return (self.user_id, self.task_id, self.name, self.attempt, self.worker_id, self.schedule, self.inputs)
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.user_id, self.task_id, self.name, self.attempt, self.worker_id, self.schedule, self.inputs = state
-        self.canceled = False
-        self.charged = 0.0
+        raise NotImplementedError
 
     def __repr__(self) -> str:
         return f"<TaskContext {self.name} {self.task_id!r} of {self.user_id!r}, attempt {self.attempt}>"

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import anyio.to_process
 import anyio.to_thread
 import msgspec
-from anyio import BrokenWorkerProcess, CapacityLimiter
+from anyio import CapacityLimiter
 
 from fairque.errors import BadArguments
 from fairque.models import FailureKind
 from fairque.queue.xcom import BlockingXCom, XCom
 from fairque.redis.delivery import Delivery
-from fairque.tasks.failure import Failure, Raised, RaisedElsewhere, Reply
+from fairque.tasks.failure import Failure, Raised, RaisedElsewhere
 from fairque.tasks.function import TaskFunction
 from fairque.tasks.message import Message, decode_body, encode_value, is_payload
 from fairque.tasks.registry import get_function
 from fairque.tasks.xcom import xcom_of
 from fairque.worker.context import running
+from fairque.worker.frames import Job
 from fairque.worker.inputs import Inputs
 from fairque.worker.options import WorkerOptions
-from fairque.worker.process_body import run_in_process
+from fairque.worker.process_pool import ProcessPool
 from fairque.worker.progress import Progress
 from fairque.worker.running_task import RunningTask
 
@@ -38,7 +39,7 @@ class Executor:
     """What is needed to run deliveries: functions by name, a handler for the rest, and threads and processes to run in.
 
     Args:
-        options: Of the worker. Its concurrency bounds the threads and subprocesses as well.
+        options: Of the worker. Its concurrency bounds the threads as well.
         inputs: Fetches what tasks are given by others.
         progress: Takes what running tasks report.
     """
@@ -49,7 +50,7 @@ class Executor:
         self._inputs = inputs
         self._progress = progress
         self._threads = CapacityLimiter(options.concurrency)
-        self._processes = CapacityLimiter(options.concurrency)
+        self._processes = ProcessPool()
 
     def prepare(self, delivery: Delivery) -> RunningTask:
         """Raises `BadMessage`, `UnknownName` and `BadArguments`."""
@@ -89,20 +90,7 @@ class Executor:
         return await self._run_in_process(run, function)
 
     async def _run_in_process(self, run: RunningTask, function: TaskFunction[Any, Any]) -> Any:
-        try:
-            answer = await anyio.to_process.run_sync(
-                run_in_process,
-                (function.fn.__module__, function.fn.__qualname__, function.name),
-                encode_value(run.args),
-                encode_value(run.kwargs) if run.kwargs else None,
-                run.plain(),
-                cancellable=True,
-                limiter=self._processes,
-            )
-        except BrokenWorkerProcess:
-            failure = Failure(FailureKind.ERROR, "ProcessDied", "the subprocess of the task died")
-            raise RaisedElsewhere(Raised(failure, ("ProcessDied",))) from None
-        reply = msgspec.msgpack.decode(answer, type=Reply)
+        reply = await self._processes.run(_job(run, function), partial(self.progress, run))
         run.charged += reply.charged
         if reply.raised is not None:
             raise RaisedElsewhere(reply.raised)
@@ -146,6 +134,10 @@ class Executor:
         """Its run has ended."""
         self._progress.forget(delivery)
 
+    async def close(self) -> None:
+        """Nothing runs any more."""
+        await self._processes.close()
+
 
 def _arguments(message: Message, function: TaskFunction[Any, Any] | None) -> tuple[Any, dict[str, Any]]:
     """As the message has them. Raises `BadArguments`."""
@@ -157,6 +149,23 @@ def _arguments(message: Message, function: TaskFunction[Any, Any] | None) -> tup
         return (msgspec.msgpack.decode(message.args),), {}
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise BadArguments(f"the payload of task {message.name!r} cannot be decoded: {exc}") from None
+
+
+def _job(run: RunningTask, function: TaskFunction[Any, Any]) -> Job:
+    return Job(
+        function.fn.__module__,
+        function.fn.__qualname__,
+        function.name,
+        encode_value(run.args),
+        encode_value(run.kwargs) if run.kwargs else None,
+        run.user_id,
+        run.task_id,
+        run.name,
+        run.attempt,
+        run.worker_id,
+        run.schedule,
+        msgspec.Raw(encode_value(run.inputs)),
+    )
 
 
 def _call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -52,7 +52,7 @@ class Parts:
         self.hooks = Hooks(options.hooks)
         self.settler = Settler(self.hooks, signals, settings.lease_ms / 1000)
         self.progress = Progress(self._services)
-        executor = Executor(options, Inputs(self._services), self.progress)
+        self._executor = executor = Executor(options, Inputs(self._services), self.progress)
         outcomes = Outcomes(options.worker_id, settings)
         run_times = RunTimes(0 if settings.fairness == "time" else MOST_NAMES)  # there they come with the outcomes
         self.runner = Runner(executor, outcomes, self.settler, self.hooks, options, signals, self._services, run_times)
@@ -87,6 +87,7 @@ class Parts:
 
     async def close(self) -> None:
         """Say goodbye, where nothing is to be reported any more: else this worker is one that fell silent."""
+        await self._executor.close()
         await self.renewal.stop()
         await self.progress.stop()
         if not self.settler.holds:

@@ -92,9 +92,3 @@ class RunningTask(TaskContext):
 
     def _report(self, fraction: float, message: str) -> None:
         self._services.progress(self, fraction, message)
-
-    def plain(self) -> TaskContext:
-        """What of it a subprocess is told."""
-        context = TaskContext(self.user_id, self.task_id, self.name, self.attempt, self.worker_id, self.schedule)
-        context.inputs = self.inputs
-        return context

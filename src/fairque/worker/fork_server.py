@@ -1,0 +1,164 @@
+"""`ForkServer`: the process that makes the subprocesses of a worker, and ends them when the worker is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable
+from typing import TypeAlias
+
+import msgspec
+
+from fairque.worker.frames import HEAD, REQUEST, Ended, Kind, Request
+
+__all__ = ["EXIT_SECONDS", "HELD_SIGNALS", "ForkServer", "OnEnd", "close_in_forks"]
+
+OnEnd: TypeAlias = "Callable[[int | None], None]"
+"""Called once on the loop with the exit code of a subprocess; None: its fork server is gone."""
+HELD_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""What tells a worker to stop may reach all processes of a service: it is the worker's to say what becomes of tasks."""
+EXIT_SECONDS = 2.0
+_BOOT = """\
+import sys
+sys.path[:] = {path!r}
+try:
+    from fairque.worker.fork_server_main import main
+except BaseException:
+    import socket, traceback
+    text = traceback.format_exc().encode(errors="replace")
+    socket.socket(fileno={descriptor}).sendall(len(text).to_bytes(4, "big") + b"E" + text)
+    sys.exit(1)
+main({descriptor})
+"""
+_RECEIVED_AT_ONCE = 65_536
+_ended_decoder = msgspec.msgpack.Decoder(Ended)
+_not_for_forks: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+class ForkServer:
+    """Started when it is made, on the running loop. What runs in it: `fork_server_main`.
+
+    It has a session of its own, so that a signal for the group of the worker, or Ctrl-C, does not reach it. It takes
+    file descriptors 1 and 2 from the worker. When the worker ends, in whatever way, the kernel closes the channel
+    between them, and the server kills all that it has made.
+
+    Attributes:
+        ended: It is gone, and all of its subprocesses are.
+        start_error: Why it could not start, as a traceback.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._channel, theirs = socket.socketpair()
+        close_in_forks(self._channel)
+        try:
+            self._popen = _spawn(theirs.fileno())
+        except BaseException:
+            self._channel.close()
+            raise
+        finally:
+            theirs.close()
+        self._received = bytearray()
+        self._on_end: dict[int, OnEnd] = {}
+        self._last_number = 0
+        self.start_error = ""
+        self.ended = asyncio.Event()
+        self._loop.add_reader(self._channel, self._read)
+
+    def fork(self, theirs: socket.socket, on_end: OnEnd) -> int:
+        """Have a subprocess made, with this socket to the worker. Returns its number."""
+        self._last_number += 1
+        self._on_end[self._last_number] = on_end
+        with contextlib.suppress(OSError):  # the server is gone, as is about to be read
+            request = REQUEST.pack(Request.FORK.value, self._last_number)
+            socket.send_fds(self._channel, [request], [theirs.fileno()])
+        return self._last_number
+
+    def kill(self, number: int) -> None:
+        """End a subprocess and the processes that it has started; nothing where it is gone."""
+        if number in self._on_end:
+            with contextlib.suppress(OSError):
+                self._channel.sendall(REQUEST.pack(Request.KILL.value, number))
+
+    async def close(self) -> None:
+        """End it, with all of its subprocesses."""
+        if not self.ended.is_set():
+            self._channel.shutdown(socket.SHUT_WR)
+        try:
+            async with asyncio.timeout(EXIT_SECONDS):
+                await self.ended.wait()
+        except TimeoutError:
+            self._popen.kill()
+            await self.ended.wait()
+
+    def _read(self) -> None:
+        try:
+            received = self._channel.recv(_RECEIVED_AT_ONCE)
+        except OSError:
+            received = b""
+        if not received:
+            self._gone()
+            return
+        self._received += received
+        while (taken := self._next_frame()) is not None:
+            self._take(*taken)
+
+    def _next_frame(self) -> tuple[Kind, bytes] | None:
+        if len(self._received) < HEAD.size:
+            return None
+        size, kind = HEAD.unpack_from(self._received)
+        end = HEAD.size + size
+        if len(self._received) < end:
+            return None
+        body = bytes(self._received[HEAD.size : end])
+        del self._received[:end]
+        return Kind(kind), body
+
+    def _take(self, kind: Kind, body: bytes) -> None:
+        if kind is Kind.ERROR:
+            self.start_error = body.decode(errors="replace")
+            return
+        ended = _ended_decoder.decode(body)
+        self._on_end.pop(ended.number)(ended.code)
+
+    def _gone(self) -> None:
+        self._loop.remove_reader(self._channel)
+        self._channel.close()
+        self._popen.wait()  # its channel is closed, as it has just ended
+        self.ended.set()
+        for on_end in [self._on_end.pop(number) for number in list(self._on_end)]:
+            on_end(None)
+
+
+def close_in_forks(sock: socket.socket) -> None:
+    """Its other end is to see when this process ends, whatever this process has forked meanwhile."""
+    _not_for_forks.add(sock)
+
+
+def _close_in_this_fork() -> None:
+    for sock in list(_not_for_forks):
+        sock.close()
+
+
+def _spawn(descriptor: int) -> subprocess.Popen[bytes]:
+    code = _BOOT.format(path=[each for each in sys.path if isinstance(each, str)], descriptor=descriptor)
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)  # until it has handlers of its own
+    try:
+        return subprocess.Popen(
+            [sys.executable, *flags, "-c", code],
+            stdin=subprocess.DEVNULL,
+            pass_fds=(descriptor,),
+            start_new_session=True,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+os.register_at_fork(after_in_child=_close_in_this_fork)

@@ -1,0 +1,91 @@
+"""Frames: what a worker, its fork server and its subprocesses tell each other over sockets: length, kind, body."""
+
+from __future__ import annotations
+
+import struct
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from fairque.tasks.message import NIL, Firing
+
+__all__ = ["HEAD", "REQUEST", "Ended", "Job", "Kind", "Report", "Request", "Start", "frame"]
+
+HEAD = struct.Struct(">Ic")
+REQUEST = struct.Struct(">cI")
+"""Of a `Request` and the number of a subprocess. A socket comes with that of a new one."""
+
+
+class Request(Enum):
+    """To the fork server."""
+
+    FORK = b"F"
+    KILL = b"K"
+
+
+class Kind(Enum):
+    """Of a frame: to a subprocess come `START` and then `JOB`s, everything else goes to the worker."""
+
+    START = b"S"
+    JOB = b"J"
+    REPLY = b"R"
+    PROGRESS = b"P"
+    LOG = b"L"
+    ERROR = b"E"
+    """Why a subprocess or the fork server could not start: the text of a traceback."""
+    ENDED = b"X"
+
+
+class Start(msgspec.Struct, frozen=True):
+    """What a subprocess takes over from its worker.
+
+    Attributes:
+        argv: Of the worker.
+        path: Where it imports from.
+        main_file, main_name: Its script, and the name of that as a module where it has one.
+        levels: Of the loggers that have one, by name; that of the root logger is ''.
+    """
+
+    argv: list[str]
+    path: list[str]
+    main_file: str | None
+    main_name: str | None
+    levels: dict[str, int]
+
+
+class Job(msgspec.Struct, frozen=True):
+    """A body to run: where its function is, what it is called with, and what `current_task()` is to say."""
+
+    module: str
+    qualname: str
+    name: str
+    args: bytes
+    kwargs: bytes | None
+    user_id: str
+    task_id: str
+    task_name: str
+    attempt: int
+    worker_id: str
+    schedule: Firing | None
+    inputs: msgspec.Raw = NIL
+
+
+class Report(msgspec.Struct, frozen=True, array_like=True):
+    """What the body told by `progress`."""
+
+    fraction: float
+    message: str
+
+
+class Ended(msgspec.Struct, frozen=True, array_like=True):
+    """A subprocess is gone: its number, and its exit code, or the signal that ended it as a negative one."""
+
+    number: int
+    code: int
+
+
+def frame(kind: Kind, body: Any) -> bytes:
+    """Of a struct, or of bytes that are packed already."""
+    packed = body if isinstance(body, bytes) else msgspec.msgpack.encode(body)
+    return HEAD.pack(len(packed), kind.value) + packed

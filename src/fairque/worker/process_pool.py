@@ -1,0 +1,100 @@
+"""`ProcessPool`: the subprocesses of a worker. Those that ran a body are kept warm for the next one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from fairque.tasks.failure import Reply
+from fairque.worker.fork_server import EXIT_SECONDS, ForkServer
+from fairque.worker.frames import Job
+from fairque.worker.subprocess import Subprocess
+
+__all__ = ["ProcessPool"]
+
+IDLE_SECONDS = 300.0
+MOST_DEBTORS = 10_000
+
+
+class ProcessPool:
+    """Starts a subprocess when none is free, so there are never more than bodies that run at once.
+
+    One whose body is not waited for any more is killed: a body that is cancelled leaves nothing. A user whose bodies
+    cost a subprocess takes no warm one until it has left another one instead: one user's crashes and timeouts are no
+    reason for others to start cold.
+
+    Args:
+        max_jobs: Bodies that a subprocess runs before it ends; None: no limit.
+    """
+
+    def __init__(self, max_jobs: int | None = None) -> None:
+        self._max_jobs = max_jobs
+        self._server: ForkServer | None = None
+        self._idle: dict[Subprocess, asyncio.TimerHandle] = {}
+        self._all: set[Subprocess] = set()
+        self._debts: dict[str, int] = {}
+
+    async def run(self, job: Job, on_report: Callable[[float, str], None]) -> Reply:
+        """Raises `RaisedElsewhere` where the process dies."""
+        process = self._take(job.user_id)
+        is_new = not process.jobs
+        try:
+            reply = await process.run(job, on_report)
+        except BaseException:
+            process.kill()
+            if not is_new:
+                self._note_debt(job.user_id, 1)
+            raise
+        self._give_back(process, job.user_id if is_new else None)
+        return reply
+
+    def _take(self, user_id: str) -> Subprocess:
+        """The one that was used last, so that those beyond the need become idle for long."""
+        if self._idle and user_id not in self._debts:
+            process, timer = self._idle.popitem()
+            timer.cancel()
+            return process
+        if self._server is None or self._server.ended.is_set():
+            self._server = ForkServer()
+        process = Subprocess(self._server, self._forget)
+        self._all.add(process)
+        return process
+
+    def _give_back(self, process: Subprocess, made_for: str | None) -> None:
+        if process.ended.is_set():
+            return
+        if process.jobs == self._max_jobs:
+            process.close()
+            return
+        self._idle[process] = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._let_go, process)
+        if made_for is not None:
+            self._note_debt(made_for, -1)
+
+    def _note_debt(self, user_id: str, change: int) -> None:
+        """Of the users who owe, the latest ones are remembered."""
+        owed = self._debts.pop(user_id, 0) + change
+        if owed > 0:
+            self._debts[user_id] = owed
+        if len(self._debts) > MOST_DEBTORS:
+            del self._debts[next(iter(self._debts))]
+
+    def _let_go(self, process: Subprocess) -> None:
+        self._idle.pop(process).cancel()
+        process.close()
+
+    def _forget(self, process: Subprocess) -> None:
+        self._all.discard(process)
+        timer = self._idle.pop(process, None)
+        if timer is not None:
+            timer.cancel()
+
+    async def close(self) -> None:
+        """End them all. Those that are idle may do what they registered for their exit."""
+        for process in list(self._idle):
+            self._let_go(process)
+        waiting = [asyncio.ensure_future(process.ended.wait()) for process in self._all]
+        if waiting:
+            await asyncio.wait(waiting, timeout=EXIT_SECONDS)
+        if self._server is not None:
+            await self._server.close()
+        await asyncio.gather(*waiting)

@@ -1,0 +1,73 @@
+"""Tasks that tests have run in subprocesses of other processes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from fairque import current_task, task
+
+logger = logging.getLogger("app")
+
+
+@task(run_in="process")
+def pids(file: str, seconds: float = 60.0) -> int:
+    """Leave the process ids of the subprocess and of one that it starts."""
+    child = subprocess.Popen(["sleep", "300"])
+    Path(file).write_text(f"{os.getpid()} {child.pid}")
+    time.sleep(seconds)
+    return current_task().attempt
+
+
+@task(run_in="process")
+def spins(file: str) -> None:
+    """It never lets go of the interpreter."""
+    Path(file).write_text(str(os.getpid()))
+    "a".join(["b"] * 10)
+    sum(range(10**13))
+
+
+@task(run_in="process")
+def writes_much() -> int:
+    """To its file descriptors, to its streams, and by a child and the log."""
+    os.write(1, b"raw line\n")
+    print("printed line")
+    print("printed error", file=sys.stderr)
+    subprocess.run(["echo", "line of a child"], check=True)
+    logger.warning("a record", extra={"colour": "blue"})
+    for _ in range(200):
+        os.write(2, b"x" * 1023 + b"\n")
+    return os.getpid()
+
+
+@task(run_in="process")
+def climbs(gate: str, attempts: int = 1) -> str:
+    """Tell half of it, and wait for the file; each attempt but the last fails."""
+    me = current_task()
+    if me.attempt == 1:
+        me.progress(0.5, "half of it")
+    while not Path(gate).exists():
+        time.sleep(0.01)
+    if me.attempt < attempts:
+        raise ValueError("not yet")
+    return f"{me.user_id} {me.task_id} {me.attempt}"
+
+
+@task(run_in="process")
+def forks() -> str:
+    os.fork()
+    current_task().progress(0.5)
+    return "one of two"
+
+
+@task(run_in="process")
+def leaves_a_fork() -> None:
+    """The fork holds the socket to the worker."""
+    if os.fork() == 0:
+        time.sleep(60)
+        os._exit(0)
+    os._exit(3)
