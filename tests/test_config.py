@@ -51,6 +51,7 @@ OTHER_WORKER = WorkerConfig(
     max_deliveries=8,
     unknown_task_patience=9,
     cancel_grace=10,
+    max_tasks_per_child=11,
 )
 
 
@@ -153,6 +154,8 @@ def test_the_defaults_are_those_of_what_is_configured(made: type):
         (WorkerConfig, "stall_timeout", 0.1, 0.09),
         (WorkerConfig, "unknown_task_patience", 0, -1),
         (WorkerConfig, "cancel_grace", 0, -1),
+        (WorkerConfig, "max_tasks_per_child", 1, 0),
+        (WorkerConfig, "max_tasks_per_child", 1_000_000, 1_000_001),
         (WorkerConfig, "assigned_users", ("u" * 512,), ("u" * 513,)),
         (WorkerConfig, "steal_targets", tuple(map(str, range(1000))), tuple(map(str, range(1001)))),
     ],

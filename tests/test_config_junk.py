@@ -68,6 +68,7 @@ workers = some(
     max_deliveries=st.integers(1, 1000),
     unknown_task_patience=seconds,
     cancel_grace=seconds,
+    max_tasks_per_child=st.none() | st.integers(1, 1_000_000),
 )
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fairque import TaskFailed, TaskQueue, TaskState, Worker
+from fairque import TaskCanceled, TaskFailed, TaskHandle, TaskQueue, TaskState, Worker
+from fairque.worker import fork_server
 from tests.support.eventually import eventually
 from tests.support.process import WorkerProcess
 from tests.support.processes import children_of, is_running, marked, new_mark
@@ -38,10 +41,13 @@ async def pids_in(file: Path) -> list[int]:
     return [int(pid) for pid in text.split()]
 
 
-def subprocesses() -> set[int]:
+def fork_servers() -> set[int]:
     """Of the worker in this process."""
-    servers = {pid for pid in children_of(os.getpid()) if b"fork_server_main" in command(pid)}
-    return set().union(*map(children_of, servers))
+    return {pid for pid in children_of(os.getpid()) if b"fork_server_main" in command(pid)}
+
+
+def subprocesses() -> set[int]:
+    return set().union(*map(children_of, fork_servers()))
 
 
 def command(pid: int) -> bytes:
@@ -84,15 +90,18 @@ async def test_what_is_written_goes_where_the_output_of_the_worker_goes(queue: T
     assert await worker.wait() == 0
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_a_signal_for_all_processes_of_a_service_releases_its_tasks(
     queue: TaskQueue, fleet: Fleet, tmp_path: Path, signum: signal.Signals
 ):
+    """To its process group, and then, as systemd does, to each of them that there is."""
     worker = await fleet.start(shutdown_timeout=0.2)
     handle = await queue.enqueue(process_tasks.pids(str(tmp_path / "pids")), user_id=USER)
     pids = await pids_in(tmp_path / "pids")
+    (server,) = children_of(worker.pid)
+    os.killpg(worker.pid, signum)
+    os.kill(server, signum)
     os.kill(pids[0], signum)
-    worker.send(signal.SIGTERM)
     assert await worker.wait() == 0
     info = await handle.info()
     assert (info.state, info.errors) == (TaskState.QUEUED, ())
@@ -110,13 +119,17 @@ async def test_a_subprocess_does_not_outlive_its_worker(queue: TaskQueue, fleet:
     worker.send(signal.SIGKILL)
     await worker.wait()
     await eventually(lambda: not is_running(pid))
-    await handle.cancel()
+    await cancel_all(queue, [handle])
+
+
+async def cancel_all(queue: TaskQueue, handles: list[TaskHandle[Any]]) -> None:
+    """They are in a worker that is dead."""
+    for handle in handles:
+        await handle.cancel()
     async with Worker(queue):
-        await eventually(lambda: ended(queue, handle.task_id))
-
-
-async def ended(queue: TaskQueue, task_id: str) -> bool:
-    return (await queue.handle(USER, task_id).info()).state is TaskState.CANCELED
+        for handle in handles:
+            with pytest.raises(TaskCanceled):
+                await handle.result(20)
 
 
 async def test_a_subprocess_that_cannot_start_says_why(queue: TaskQueue, monkeypatch: pytest.MonkeyPatch):
@@ -136,6 +149,37 @@ async def test_a_subprocess_that_dies_says_how(queue: TaskQueue, tmp_path: Path)
         os.kill((await pids_in(tmp_path / "pids"))[0], signal.SIGKILL)
         with pytest.raises(TaskFailed, match="SIGKILL ended it"):
             await handle.result(20)
+
+
+@pytest.mark.leaves_keys("workers", "waiting")
+async def test_a_fork_of_the_worker_does_not_keep_its_subprocesses(queue: TaskQueue, fleet: Fleet, tmp_path: Path):
+    """Its channels are open in the fork as well, unless they are closed there."""
+    worker = await fleet.start()
+    files = [tmp_path / "pids", tmp_path / "spins", tmp_path / "fork"]
+    made = [process_tasks.pids(str(files[0])), process_tasks.spins(str(files[1]))]
+    handles = await queue.enqueue_many(made, user_id=USER)
+    subprocess_pids = [(await pids_in(file))[0] for file in files[:2]]
+    await (await queue.enqueue(process_tasks.forks_the_worker(str(files[2])), user_id=USER)).result(20)
+    (fork,) = await pids_in(files[2])
+    os.kill(worker.pid, signal.SIGKILL)
+    await eventually(lambda: not any(is_running(pid) for pid in subprocess_pids))
+    assert is_running(fork)
+    os.kill(fork, signal.SIGKILL)
+    await worker.wait()
+    await cancel_all(queue, handles)
+
+
+async def test_a_killed_fork_server_takes_its_subprocesses_with_it_and_is_replaced(queue: TaskQueue, tmp_path: Path):
+    async with Worker(queue, concurrency=2):
+        await (await queue.enqueue(process_tasks.forks(), user_id=USER)).result(20)
+        handle = await queue.enqueue(process_tasks.pids(str(tmp_path / "pids")), user_id=USER)
+        pid = (await pids_in(tmp_path / "pids"))[0]
+        (server,) = fork_servers()
+        os.kill(server, signal.SIGKILL)
+        with pytest.raises(TaskFailed, match="the subprocess of the task died: so did the process that had started it"):
+            await handle.result(20)
+        await eventually(lambda: not is_running(pid))
+        assert await (await queue.enqueue(process_tasks.forks(), user_id=USER)).result(20) == "one of two"
 
 
 async def test_a_body_that_forks_ends_once(queue: TaskQueue):
@@ -174,3 +218,78 @@ async def test_an_idle_subprocess_that_was_killed_is_replaced(queue: TaskQueue, 
             pid = (await pids_in(tmp_path / "pids"))[0]
             os.kill(pid, signal.SIGKILL)
             await eventually(lambda: not subprocesses())
+
+
+async def test_a_signal_that_comes_while_the_fork_server_starts_does_not_end_it(
+    queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+):
+    started: list[int] = []
+    spawn = fork_server._spawn
+
+    def spawn_and_signal(descriptor: int):
+        popen = spawn(descriptor)
+        for signum in fork_server.HELD_SIGNALS:
+            popen.send_signal(signum)
+        started.append(popen.pid)
+        return popen
+
+    monkeypatch.setattr(fork_server, "_spawn", spawn_and_signal)
+    async with Worker(queue):
+        assert await (await queue.enqueue(process_tasks.forks(), user_id=USER)).result(20) == "one of two"
+    assert len(started) == 1
+
+
+async def test_a_subprocess_is_kept_for_the_next_task_of_any_user(queue: TaskQueue, tmp_path: Path):
+    async with Worker(queue, concurrency=1):
+        left = process_tasks.leaves(str(tmp_path / "ended"))
+        pid, found = await (await queue.enqueue(left, user_id=USER)).result(20)
+        assert found == ""
+        assert await (await queue.enqueue(left, user_id="bob")).result(20) == [pid, USER]
+        assert not (tmp_path / "ended").exists()
+    assert (tmp_path / "ended").exists()
+
+
+async def test_a_subprocess_ends_after_as_many_tasks_as_the_worker_says(queue: TaskQueue, tmp_path: Path):
+    async with Worker(queue, concurrency=1, max_tasks_per_child=2):
+        left = process_tasks.leaves(str(tmp_path / "ended"))
+        found = [await (await queue.enqueue(left, user_id=USER)).result(20) for _ in range(4)]
+        assert [text for _, text in found] == ["", USER, "", USER]
+        assert len({pid for pid, _ in found}) == 2
+        await eventually((tmp_path / "ended").exists)
+        await eventually(lambda: not subprocesses())
+
+
+async def test_a_user_whose_tasks_kill_their_subprocesses_takes_one_warm_one_from_the_others(
+    queue: TaskQueue, tmp_path: Path
+):
+    async with Worker(queue, concurrency=1):
+
+        async def victim() -> object:
+            left = process_tasks.leaves(str(tmp_path / "ended"))
+            return (await (await queue.enqueue(left, user_id="victim")).result(20))[0]
+
+        async def attacker() -> None:
+            deadly = process_tasks.dies().options(timeout=1)
+            with pytest.raises(TaskFailed, match="died"):
+                await (await queue.enqueue(deadly, user_id="attacker")).result(20)
+
+        first = await victim()
+        await attacker()
+        second = await victim()
+        assert second != first
+        for _ in range(5):
+            await attacker()
+            assert await victim() == second
+
+
+async def test_what_a_thread_reports_after_its_task_is_not_shown_for_the_next(queue: TaskQueue, tmp_path: Path):
+    gate = tmp_path / "gate"
+    async with Worker(queue, concurrency=1):
+        await (await queue.enqueue(process_tasks.leaves_a_reporter(str(gate)), user_id=USER)).result(20)
+        handle = await queue.enqueue(process_tasks.climbs(str(gate)), user_id=USER)
+        await eventually(lambda: tells(queue, handle.task_id, 0.5, "half of it"))
+        for _ in range(10):
+            assert await tells(queue, handle.task_id, 0.5, "half of it")
+            await asyncio.sleep(0.05)
+        gate.touch()
+        await handle.result(20)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -58,6 +60,38 @@ def climbs(gate: str, attempts: int = 1) -> str:
 
 
 @task(run_in="process")
+def leaves_a_reporter(gate: str) -> None:
+    """Its thread goes on to report after it has ended, until the file is there."""
+    me = current_task()
+
+    def report() -> None:
+        while not Path(gate).exists():
+            me.progress(0.9, "of another task")
+            time.sleep(0.01)
+
+    threading.Thread(target=report).start()
+
+
+@task(run_in="process")
+def leaves(file: str) -> list[object]:
+    """What it finds of an earlier one, and leaves for a later one; the file is written as the process ends."""
+    found = [os.getpid(), os.environ.get("LEFT", "")]
+    os.environ["LEFT"] = current_task().user_id
+    atexit.register(Path(file).touch)
+    return found
+
+
+@task
+def forks_the_worker(file: str) -> None:
+    """In a thread of the worker. The fork holds all that the worker has open."""
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(60)
+        os._exit(0)
+    Path(file).write_text(str(pid))
+
+
+@task(run_in="process")
 def forks() -> str:
     os.fork()
     current_task().progress(0.5)
@@ -71,3 +105,8 @@ def leaves_a_fork() -> None:
         time.sleep(60)
         os._exit(0)
     os._exit(3)
+
+
+@task(run_in="process")
+def dies() -> None:
+    os._exit(7)

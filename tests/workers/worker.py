@@ -1,4 +1,4 @@
-"""A worker process: ``worker.py URL QUEUE {"queue": {…}, "worker": {…}}``. SIGTERM stops it.
+"""A worker process: ``worker.py URL QUEUE {"queue": {…}, "worker": {…}}``. SIGTERM, SIGINT and SIGHUP stop it.
 
 It prints ``ready`` with its worker id once it serves, its own log, and a line for each event of a task.
 """
@@ -22,7 +22,8 @@ def announce(event: str, told: TaskEvent) -> None:
 
 async def main(url: str, queue_name: str, queue_options: dict[str, Any], worker_options: dict[str, Any]) -> None:
     stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     hooks = {
         "on_success": lambda told: announce("success", told),
         "on_failure": lambda told: announce("failure", told),

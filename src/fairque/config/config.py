@@ -61,8 +61,8 @@ class WorkerConfig(Section, frozen=True, kw_only=True):
         max_concurrent_tasks: Tasks that a process runs at once.
         processes: Worker processes that ``fairque worker`` starts.
         task_timeout: Seconds that a task may run which has no timeout of its own; None: as long as it takes.
-        poll_interval, shutdown_timeout, stall_timeout, max_deliveries, unknown_task_patience, cancel_grace:
-            See `Worker`.
+        poll_interval, shutdown_timeout, stall_timeout, max_deliveries, unknown_task_patience, cancel_grace,
+        max_tasks_per_child: See `Worker`.
     """
 
     id: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
@@ -77,6 +77,7 @@ class WorkerConfig(Section, frozen=True, kw_only=True):
     max_deliveries: Annotated[int, Meta(ge=1, le=1_000)] = 5
     unknown_task_patience: Seconds = 3600.0
     cancel_grace: Seconds = 5.0
+    max_tasks_per_child: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
 
     checks: ClassVar[Mapping[str, Callable[[Any], object]]] = {
         "id": _check_worker_id,

@@ -70,7 +70,7 @@ def task(
     """Make a function a task, with options or bare.
 
     Async functions run on the worker's event loop, plain ones in threads, or with ``run_in="process"`` in a
-    subprocess of the worker (the arguments and the result are then pickled between the two on the same machine).
+    subprocess of the worker.
 
     Args:
         name: Under which workers find it; default: module and qualified name.

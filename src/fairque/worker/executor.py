@@ -50,7 +50,7 @@ class Executor:
         self._inputs = inputs
         self._progress = progress
         self._threads = CapacityLimiter(options.concurrency)
-        self._processes = ProcessPool()
+        self._processes = ProcessPool(options.max_tasks_per_child)
 
     def prepare(self, delivery: Delivery) -> RunningTask:
         """Raises `BadMessage`, `UnknownName` and `BadArguments`."""
@@ -94,7 +94,7 @@ class Executor:
         run.charged += reply.charged
         if reply.raised is not None:
             raise RaisedElsewhere(reply.raised)
-        return msgspec.msgpack.decode(reply.value)
+        return reply.value
 
     async def _gather(self, run: RunningTask, message: Message) -> None:
         """Everything that others give: outputs in the arguments, results of dependencies, XCom values."""

@@ -89,7 +89,8 @@ class ForkServer:
     async def close(self) -> None:
         """End it, with all of its subprocesses."""
         if not self.ended.is_set():
-            self._channel.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):  # it is gone, as is about to be read
+                self._channel.shutdown(socket.SHUT_WR)
         try:
             async with asyncio.timeout(EXIT_SECONDS):
                 await self.ended.wait()

@@ -27,9 +27,7 @@ def main(descriptor: int) -> None:
     server = _Server(socket.socket(fileno=descriptor))
     _leave_signals_to_the_worker()
     gc.freeze()  # a collection in a subprocess would copy all the memory that it shares with the others
-    theirs = server.serve()
-    if theirs is not None:
-        subprocess_main.main(theirs)
+    subprocess_main.main(server.serve())
 
 
 class _Server:
@@ -43,8 +41,8 @@ class _Server:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
 
-    def serve(self) -> socket.socket | None:
-        """None when the worker is gone. It returns in each subprocess as well: with its socket to the worker."""
+    def serve(self) -> socket.socket:
+        """It returns in each subprocess, with its socket to the worker. The server ends when the worker is gone."""
         while True:
             ready, _, _ = select.select([self._channel, self._woken], [], [])
             if self._woken in ready:
@@ -55,7 +53,7 @@ class _Server:
             request, descriptors = self._receive()
             if request is None:
                 self._kill_all()
-                return None
+                os._exit(0)
             kind, number = REQUEST.unpack(request)
             if Request(kind) is Request.KILL:
                 self._kill(self._pids.get(number))

@@ -39,12 +39,15 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     cancel_grace: float
     scheduler: bool
     task_timeout: float | None
+    max_tasks_per_child: int | None
     hooks: Mapping[str, Hook | None]
 
     def __post_init__(self) -> None:
         check_id("worker_id", self.worker_id)
         check_count("concurrency", self.concurrency, 1, 10_000)
         check_count("max_deliveries", self.max_deliveries, 1, 1_000)
+        if self.max_tasks_per_child is not None:
+            check_count("max_tasks_per_child", self.max_tasks_per_child, 1, 1_000_000)
         check_seconds("poll_interval", self.poll_interval, least=0.01)
         for name in ("shutdown_timeout", "unknown_task_patience", "cancel_grace"):
             check_seconds(name, getattr(self, name))

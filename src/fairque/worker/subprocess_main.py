@@ -28,6 +28,8 @@ from fairque.worker.subprocess_functions import Functions
 __all__ = ["main"]
 
 REPORT_SECONDS = 0.1
+MOST_RECORD_BYTES = 262_144
+MOST_CHARS = 16_384
 
 
 def main(theirs: socket.socket) -> None:
@@ -46,6 +48,7 @@ def main(theirs: socket.socket) -> None:
     while (job := jobs.next()) is not None:
         reply = _run(functions, job, connection)
         jobs.reply(reply)
+    connection.close()
 
 
 class Connection:
@@ -73,6 +76,10 @@ class Connection:
         head = self._read(HEAD.size)
         size, kind = HEAD.unpack(head)
         return Kind(kind), self._read(size)
+
+    def close(self) -> None:
+        self._stream.close()
+        self._socket.close()
 
     def _read(self, size: int) -> bytes:
         found = self._stream.read(size)
@@ -132,18 +139,22 @@ class Reports:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._lock = threading.Lock()
+        self._is_open = True
         self._newest: Report | None = None
         self._timer: threading.Timer | None = None
 
     def add(self, report: Report) -> None:
         with self._lock:
+            if not self._is_open:
+                return
             self._newest = report
             if self._timer is None:
                 self._send()
 
     def stop(self) -> None:
-        """The body has ended."""
+        """The body has ended. A thread that it has left may go on to report: that is not of the next body."""
         with self._lock:
+            self._is_open = False
             self._newest = None
             if self._timer is not None:
                 self._timer.cancel()
@@ -174,10 +185,21 @@ class Records(logging.Handler):
                 sys.stderr.write(self.format(record) + "\n")
                 return
             self.format(record)  # it leaves the text of the traceback in the record
-            kept = {name: value for name, value in record.__dict__.items() if isinstance(value, (str, int, float))}
-            self._connection.send(Kind.LOG, msgspec.msgpack.encode(kept | {"msg": record.getMessage(), "args": None}))
+            self._connection.send(Kind.LOG, _packed(record))
         except Exception:
             self.handleError(record)
+
+
+def _packed(record: logging.LogRecord) -> bytes:
+    """With its `extra` fields, unless they are too large or too odd: it may not fill the memory of the worker."""
+    kept = record.__dict__ | {"msg": record.getMessage(), "args": None, "exc_info": None}
+    with contextlib.suppress(Exception):
+        packed = msgspec.msgpack.encode(kept, enc_hook=str)
+        if len(packed) <= MOST_RECORD_BYTES:
+            return packed
+    own = {name: kept[name] for name in logging.makeLogRecord({}).__dict__ if name in kept}
+    cut = {name: value[:MOST_CHARS] if isinstance(value, str) else value for name, value in own.items()}
+    return msgspec.msgpack.encode(cut)
 
 
 def _run(functions: Functions, job: Job, connection: Connection) -> Reply:

@@ -68,6 +68,8 @@ class Worker:
         cancel_grace: Seconds in which a canceled task may clean up before its slot is taken away.
         scheduler: Whether it fires schedules, see `TaskScheduler`. All workers may: a slot makes one task.
         task_timeout: Seconds that a task may run which has no timeout of its own; None sets no limit.
+        max_tasks_per_child: Tasks that a subprocess (``run_in="process"``) runs before it ends. 1: each task has a
+            fresh one, and finds nothing that another one left. None: no limit.
         on_success, on_failure, on_retry, on_timeout, on_lost: Called with a `TaskEvent`; plain or async functions.
             A failure is final, a retry is not; `on_timeout` comes before either. `on_lost` tells of a delivery that
             is not this worker's any more: another one took it over, or it is gone.
@@ -90,6 +92,7 @@ class Worker:
         cancel_grace: float = 5.0,
         scheduler: bool = True,
         task_timeout: float | None = None,
+        max_tasks_per_child: int | None = None,
         on_success: Hook | None = None,
         on_failure: Hook | None = None,
         on_retry: Hook | None = None,
@@ -112,6 +115,7 @@ class Worker:
             cancel_grace=cancel_grace,
             scheduler=scheduler,
             task_timeout=task_timeout,
+            max_tasks_per_child=max_tasks_per_child,
             hooks={
                 "success": on_success,
                 "failure": on_failure,
