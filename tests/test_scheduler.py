@@ -27,7 +27,7 @@ from fairque import (
     task,
 )
 from fairque.redis.scripts import load
-from fairque.redis.store_schedules import ScheduleStore
+from fairque.redis.store_schedules import ScheduleStore, Write
 from fairque.schedule.spec import moment_of
 from fairque.tasks.registry import registry, unregister
 from tests.support.core import Core
@@ -118,15 +118,106 @@ async def test_without_an_id_each_schedule_gets_its_own(scheduler: TaskScheduler
     assert len(ids) == 3
 
 
-async def test_adding_the_same_again_changes_nothing_and_another_one_is_refused(scheduler: TaskScheduler):
+async def test_a_cron_expression_and_a_task_may_be_given_by_position(scheduler: TaskScheduler):
+    name = await scheduler.add_schedule("0 12 * * *", make(3), user_id="anna")
+    found = await scheduler.get_schedule(name)
+    assert (found.cron, found.name) == ("0 12 * * *", "report")
+    with pytest.raises(InvalidInput, match="task"):
+        await scheduler.add_schedule("0 12 * * *", user_id="anna")
+
+
+async def test_adding_the_same_again_changes_nothing(scheduler: TaskScheduler):
     await add(scheduler)
     before = await scheduler.get_schedule("s")
     assert await add(scheduler) == "s"
     assert await scheduler.get_schedule("s") == before
-    for other in ({"every": 60}, {"task": make(1)}, {"task": make().options(delay=1)}, {"user_id": "zoe"}):
-        with pytest.raises(InvalidInput, match="'s'"):
-            await add(scheduler, **other)
-    assert await scheduler.get_schedule("s") == before
+
+
+async def test_adding_another_one_with_the_same_id_changes_it_and_keeps_its_state_and_counts(scheduler: TaskScheduler):
+    await add(scheduler, cron_expr="0 * * * *")
+    await scheduler.fire_due(3600)
+    before = await scheduler.get_schedule("s")
+    kept = ("state", "runs", "created_at", "last_run", "last_task_id", "next_run")
+    for other in ({"overlap": "skip"}, {"task": make(1)}, {"task": make().options(delay=1)}):
+        await add(scheduler, cron_expr="0 * * * *", **other)
+        after = await scheduler.get_schedule("s")
+        assert all(getattr(after, name) == getattr(before, name) for name in kept)
+    await add(scheduler, cron_expr="30 * * * *")
+    moved = await scheduler.get_schedule("s")
+    assert (moved.cron, moved.runs, moved.overlap) == ("30 * * * *", 1, "allow")
+    assert moved.next_run is not None
+    assert moved.next_run.minute == 30
+    await scheduler.pause_schedule("s")
+    await add(scheduler, cron_expr="15 * * * *")
+    assert (await scheduler.get_schedule("s")).state is ScheduleState.PAUSED
+    assert await scheduler.fire_due(10 * 3600) == 0
+
+
+async def test_an_interval_goes_on_when_it_is_added_again(scheduler: TaskScheduler):
+    await add(scheduler)
+    before = await scheduler.next_runs("s", 3)
+    await add(scheduler, task=make(1), jitter=1)
+    assert await scheduler.next_runs("s", 3) == before
+
+
+async def test_an_id_of_another_user_is_taken_also_when_that_schedule_has_ended(scheduler: TaskScheduler):
+    await add(scheduler, max_runs=1)
+    for _ in range(2):
+        before = await scheduler.get_schedule("s")
+        with pytest.raises(InvalidInput, match="'s' is taken"):
+            await add(scheduler, user_id="zoe", max_runs=1)
+        assert await scheduler.get_schedule("s") == before
+        await scheduler.fire_due(3600)
+
+
+async def test_what_has_ended_does_not_begin_again_when_it_is_added_at_the_next_start(
+    scheduler: TaskScheduler, queue: TaskQueue
+):
+    at = datetime.now(UTC) + timedelta(milliseconds=200)
+    for _ in range(3):
+        await add(scheduler, schedule_id="moment", at=at)
+        await add(scheduler, schedule_id="once", max_runs=1)
+        await eventually(lambda: datetime.now(UTC) > at)
+        await scheduler.fire_due(3600)
+    await add(scheduler, schedule_id="once", max_runs=1, task=make(1))
+    assert len(await waiting(queue)) == 2
+    assert {each.state for each in await scheduler.list_schedules()} == {ScheduleState.ENDED}
+
+
+async def test_each_start_has_what_has_ended_kept_for_longer(scheduler: TaskScheduler, core: Core):
+    await add(scheduler, max_runs=1)
+    await scheduler.fire_due(3600)
+    before = float(core.execute("ZSCORE", ":schedules-ended", "s"))
+    core.wait_until_ms(core.now_us() // 1000 + 1)
+    await add(scheduler, max_runs=1)
+    assert float(core.execute("ZSCORE", ":schedules-ended", "s")) > before
+
+
+async def test_what_has_ended_begins_anew_with_other_times(scheduler: TaskScheduler):
+    for hours in (1, 2):
+        at = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=hours)
+        await add(scheduler, at=at)
+        assert await scheduler.fire_due(hours * 3600) == 1
+    found = await scheduler.get_schedule("s")
+    assert (found.runs, found.state) == (1, ScheduleState.ENDED)
+    assert found.last_task_id is not None
+    await add(scheduler, at=at, max_runs=2)
+    assert (await scheduler.get_schedule("s")).active
+
+
+async def test_a_schedule_that_is_added_with_fewer_runs_than_it_had_has_ended(scheduler: TaskScheduler, core: Core):
+    await add(scheduler)
+    await scheduler.fire_due(2.5 * 3600)
+    await add(scheduler, max_runs=2)
+    found = await scheduler.get_schedule("s")
+    assert (found.state, found.runs, found.next_run) == (ScheduleState.ENDED, 2, None)
+    assert core.execute("ZCARD", ":schedules-ended") == 1
+
+
+async def test_many_processes_that_add_at_once_make_one_schedule(scheduler: TaskScheduler):
+    await asyncio.gather(*(add(scheduler, every=60 + number % 2) for number in range(8)))
+    [found] = await scheduler.list_schedules()
+    assert found.every in (60, 61)
 
 
 @pytest.mark.parametrize(
@@ -488,16 +579,16 @@ async def test_a_change_whose_reply_was_cut_is_made_once(
     assert len(await waiting(queue)) == (1 if call == "run_now" else 0)
 
 
-async def test_a_write_that_is_repeated_is_one(scheduler: TaskScheduler, queue: TaskQueue):
+async def test_what_was_changed_since_it_was_read_is_not_written(scheduler: TaskScheduler, queue: TaskQueue):
     await add(scheduler)
     store = ScheduleStore(queue.reader)
     known = await store.get("s")
     assert known is not None
-    for _ in range(2):
-        assert await store.write("s", "anna", known.revision, "r1", None, {"state": "paused"}) == "done"
-    assert await store.write("s", "anna", known.revision, "r2", None, {"state": "active"}) == "changed"
-    assert await store.write("t", "anna", known.revision, "r2", None, {"state": "active"}) == "missing"
-    assert await store.write("s", "anna", "", "r2", None, {"state": "active"}) == "exists"
+    assert await store.write(Write("s", "anna", known.revision, None, {"state": "paused"})) == "done"
+    assert await store.write(Write("s", "anna", known.revision, None, {"state": "active"})) == "changed"
+    assert await store.write(Write("t", "anna", known.revision, None, {"state": "active"})) == "missing"
+    assert await store.write(Write("s", "anna", "", None, {"state": "active"})) == "exists"
+    assert not (await scheduler.get_schedule("s")).active
 
 
 # Rules

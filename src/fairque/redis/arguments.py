@@ -464,23 +464,30 @@ class Field(Item, frozen=True):
     value: Value
 
 
-class Schedule(Arguments, frozen=True):
-    """read: the revision that was read, '' for a new schedule. revision: from now on.
+class WrittenSchedule(Item, frozen=True):
+    """read: the revision that was read, '' for a new schedule.
     next_ms: of the next firing; 'keep': as it is, '': none.
     """
 
     id: str
     user: str
     read: str
-    revision: str
     next_ms: int | str
     fields: list[Field]
 
 
-class Schedules(Arguments, frozen=True):
-    """id, user: '' for any. after: '' or the <user>:<id> behind which the page begins."""
+class Schedule(Arguments, frozen=True):
+    """revision: of all, from now on. keep_ms: how long an ended schedule is kept."""
 
-    id: str
+    revision: str
+    keep_ms: int
+    schedules: list[WrittenSchedule]
+
+
+class Schedules(Arguments, frozen=True):
+    """ids: these; none: a page. user: '' for any. after: '' or the <user>:<id> behind which the page begins."""
+
+    ids: Sequence[str]
     user: str
     after: str
     most: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -17,7 +18,18 @@ from fairque.redis.store import Store
 from fairque.schedule.spec import ScheduledTask, ScheduleState, Spec, moment_of
 from fairque.tasks.message import new_nonce
 
-__all__ = ["OUTCOMES", "Due", "Move", "Ripe", "ScheduleStore", "StoredSchedule", "decode_spec", "encode_spec"]
+__all__ = [
+    "KEEP",
+    "OUTCOMES",
+    "Due",
+    "Move",
+    "Ripe",
+    "ScheduleStore",
+    "StoredSchedule",
+    "Write",
+    "decode_spec",
+    "encode_spec",
+]
 
 logger = logging.getLogger("fairque.scheduler")
 KEEP = "keep"
@@ -85,14 +97,26 @@ class Move(NamedTuple):
         return f"<Move {self.kind} of {self.due!r}>"
 
 
+class Write(NamedTuple):
+    """What is to be written of a schedule. `read`: the revision that was read; '' for a new one. `next_ms` None: it
+    does not fire, ``"keep"``: when it did before. A field that is None goes.
+    """
+
+    schedule_id: str
+    user_id: str
+    read: str
+    next_ms: int | str | None
+    fields: Mapping[str, Any]
+
+    def __repr__(self) -> str:  # without the arguments
+        return f"<Write of {self.schedule_id!r} of {self.user_id!r}>"
+
+
 class ScheduleStore:
     """One method per script. Each may be repeated after a cut reply."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-
-    async def now_ms(self) -> int:
-        return (await self.ripe(0, 0)).now_ms
 
     async def ripe(self, most: int, ahead_ms: int) -> Ripe:
         now_ms, next_ms, broken, *rows = await self._store.call(arguments.Ripe(most, ahead_ms))
@@ -111,20 +135,11 @@ class ScheduleStore:
         )
         return [answer.decode() for answer in await self._store.call(fire, values)]
 
-    async def write(
-        self,
-        schedule_id: str,
-        user_id: str,
-        read: str,
-        revision: str,
-        next_ms: int | str | None,
-        fields: Mapping[str, Any],
-    ) -> str:
-        """done, exists, missing or changed. `next_ms` None: none, ``"keep"``: as it was. Raises `QuotaExceeded`."""
+    async def write(self, *writes: Write) -> str:
+        """done; or exists, missing or changed, and nothing was written. Raises `QuotaExceeded`."""
         values = Values()
-        told = [arguments.Field(name, values.put(_as_bytes(value))) for name, value in fields.items()]
-        user, then = encode_user(user_id), "" if next_ms is None else next_ms
-        schedule = arguments.Schedule(schedule_id, user, read, revision, then, told)
+        written = [_written(write, values) for write in writes]
+        schedule = arguments.Schedule(os.urandom(8).hex(), self._store.settings.dead_letter_ttl_ms, written)
         answer: bytes | list[Any] = await self._store.call(schedule, values)
         if isinstance(answer, list):
             raise refusal(answer)
@@ -135,13 +150,17 @@ class ScheduleStore:
 
     async def get(self, schedule_id: str) -> StoredSchedule | None:
         """Raises `StoreError` for one that cannot be read."""
-        now_ms, _, *rows = await self._store.call(arguments.Schedules(schedule_id, "", "", 1))
-        return _known(now_ms, *rows[0]) if rows else None
+        return (await self.look([schedule_id]))[1].get(schedule_id)
+
+    async def look(self, schedule_ids: Sequence[str]) -> tuple[int, dict[str, StoredSchedule]]:
+        """The server's time in ms, and those that are there. Raises `StoreError` for one that cannot be read."""
+        now_ms, _, *rows = await self._store.call(arguments.Schedules(schedule_ids, "", "", 1))
+        return now_ms, {row[0].decode(): _known(now_ms, *row) for row in rows}
 
     async def page(self, user_id: str | None, after: str, most: int) -> tuple[list[StoredSchedule], str]:
         """Those that can be read, and where the next page begins; '' after the last."""
         user = "" if user_id is None else encode_user(user_id)
-        now_ms, then, *rows = await self._store.call(arguments.Schedules("", user, after, most))
+        now_ms, then, *rows = await self._store.call(arguments.Schedules([], user, after, most))
         return [known for row in rows if (known := _readable(now_ms, row)) is not None], then.decode()
 
     async def declare(self, declarations: Sequence[tuple[str, str]], ttl_ms: int) -> tuple[list[str], list[str]]:
@@ -166,6 +185,12 @@ def _as_bytes(value: Any) -> bytes:
     if value is None or isinstance(value, bytes):
         return value or b""
     return str(value).encode()
+
+
+def _written(write: Write, values: Values) -> arguments.WrittenSchedule:
+    fields = [arguments.Field(name, values.put(_as_bytes(value))) for name, value in write.fields.items()]
+    then = "" if write.next_ms is None else write.next_ms
+    return arguments.WrittenSchedule(write.schedule_id, encode_user(write.user_id), write.read, then, fields)
 
 
 def _firing(move: Move, values: Values) -> arguments.Firing:

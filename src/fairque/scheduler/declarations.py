@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable
 from typing import Any
 
 from fairque.errors import FairqueError, QuotaExceeded
-from fairque.redis.store_schedules import KEEP, ScheduleStore, StoredSchedule, encode_spec
+from fairque.redis.store_schedules import KEEP, ScheduleStore, StoredSchedule, Write, encode_spec
 from fairque.schedule.spec import Spec
 from fairque.schedule.timetable import Timetable
 from fairque.scheduler.firing import Template
@@ -92,14 +91,13 @@ class Declarations:
 
     async def _register(self, declaration: Declaration) -> None:
         """Whoever is faster wrote the same, or something newer: the next look tells."""
-        known = await self._store.get(declaration.schedule_id)
-        if known is None:
-            await self._add(declaration)
+        now_ms, known = await self._store.look([declaration.schedule_id])
+        if declaration.schedule_id in known:
+            await self._replace(declaration, known[declaration.schedule_id])
         else:
-            await self._replace(declaration, known)
+            await self._add(declaration, now_ms)
 
-    async def _add(self, declaration: Declaration) -> None:
-        now_ms = await self._store.now_ms()
+    async def _add(self, declaration: Declaration, now_ms: int) -> None:
         fields = {**_definition(declaration), "state": "active", "anchor": now_ms}
         await self._write(declaration, "", {**fields, **_next(declaration, now_ms)}, now_ms)
 
@@ -119,7 +117,7 @@ class Declarations:
         name = declaration.schedule_id
         if isinstance(next_ms, int):
             next_ms = jittered(name, declaration.spec, fields["slot"])
-        await self._store.write(name, declaration.template.user_id, read, os.urandom(8).hex(), next_ms, fields)
+        await self._store.write(Write(name, declaration.template.user_id, read, next_ms, fields))
 
     def _warn(self, schedule_id: str, problem: str) -> None:
         if schedule_id not in self._told:

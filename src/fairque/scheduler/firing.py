@@ -38,7 +38,7 @@ class Template(msgspec.Struct, frozen=True):
         return f"<Template of {self.user_id!r}>"
 
     @classmethod
-    def of(cls, task: Task[Any], user_id: str | None, max_bytes: int) -> Template:
+    def of(cls, task: Task[Any] | None, user_id: str | None, max_bytes: int) -> Template:
         """Raises `InvalidInput` for a task that cannot be repeated."""
         if not isinstance(task, Task):
             raise InvalidInput(f"only a task can be scheduled, as in task=report(), not {task!r}")

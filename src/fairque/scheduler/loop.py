@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Sequence
 
@@ -15,7 +14,7 @@ from fairque.backoff import Backoff
 from fairque.checks import MAX_SECONDS
 from fairque.errors import FairqueError, InvalidInput
 from fairque.queue.queue import TaskQueue
-from fairque.redis.store_schedules import OUTCOMES, Due, Move, Ripe, ScheduleStore, decode_spec
+from fairque.redis.store_schedules import OUTCOMES, Due, Move, Ripe, ScheduleStore, Write, decode_spec
 from fairque.schedule.timetable import Timetable
 from fairque.scheduler.declarations import Declarations
 from fairque.scheduler.firing import body_for, task_id_for
@@ -110,10 +109,7 @@ class ScheduleLoop:
         for each, error in zip(due, planned, strict=True):
             if isinstance(error, FairqueError):  # one that cannot be read must not keep the others waiting
                 logger.error("schedule %r is paused: %s", each.schedule_id, error)
-                fields = {"state": "paused"}
-                await self._store.write(
-                    each.schedule_id, each.user_id, each.revision, os.urandom(8).hex(), None, fields
-                )
+                await self._store.write(Write(each.schedule_id, each.user_id, each.revision, None, {"state": "paused"}))
         outcomes = await self.send(moves) if moves else []
         for move, outcome in zip(moves, outcomes, strict=True):
             if outcome not in OUTCOMES:

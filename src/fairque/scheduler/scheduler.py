@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
 from typing import Any
 
 from fairque.checks import check_count, check_id, check_seconds
 from fairque.errors import InvalidInput, StoreError, UnknownSchedule
 from fairque.queue.queue import TaskQueue
-from fairque.redis.store_schedules import KEEP, Move, ScheduleStore, StoredSchedule, encode_spec
-from fairque.schedule.spec import Misfire, Overlap, ScheduledTask, ScheduleState, Spec, moment_of, spec_of
+from fairque.redis.store_schedules import Move, ScheduleStore, StoredSchedule, Write
+from fairque.schedule.spec import Misfire, Overlap, ScheduledTask, Spec, moment_of, spec_of
 from fairque.schedule.timetable import Timetable, check_cron, check_timezone
+from fairque.scheduler.changes import Wanted, added, changed, check_not_ended, paused, resumed
 from fairque.scheduler.declarations import Declarations
 from fairque.scheduler.firing import Template, body_for
 from fairque.scheduler.loop import ScheduleLoop
-from fairque.scheduler.misfire import jittered
 from fairque.tasks.task import Task
 
 __all__ = ["TaskScheduler"]
@@ -49,9 +49,9 @@ class TaskScheduler:
 
     async def add_schedule(
         self,
-        *,
-        task: Task[Any],
         cron_expr: str | None = None,
+        task: Task[Any] | None = None,
+        *,
         every: timedelta | float | None = None,
         at: datetime | None = None,
         timezone: str = "UTC",
@@ -66,14 +66,17 @@ class TaskScheduler:
         misfire_grace: timedelta | float = 60.0,
         overlap: Overlap = "allow",
     ) -> str:
-        """Have a task enqueued again and again, or once, and return the id of the schedule.
+        """Have a task enqueued again and again, or once, and return the id of the schedule:
+        ``add_schedule("0 12 * * *", report(), user_id="acme", schedule_id="noon")``.
 
-        A call with an id that is taken changes nothing if that schedule is just the same, and is an error otherwise.
+        With the id of a schedule that the user has already, that one is changed to what is said here. Whether it is
+        paused, its counts and, unless the times are others, its next slot stay. So a program may add its schedules at
+        each start. One that has ended stays so, unless its times or its `max_runs` are others: then it begins anew.
 
         Args:
-            task: What is enqueued, with its options. Its arguments are stored with the schedule.
             cron_expr: Minutes, hours, day of the month, month, day of the week; with six fields, seconds come first.
                 Also ``@hourly``, ``@daily``, ``@weekly``, ``@monthly``, ``@yearly``.
+            task: What is enqueued, with its options. Its arguments are stored with the schedule.
             every: Instead: an interval (a number is seconds, at least 1), counted from `start`, else from now.
             at: Instead: one moment. Naive datetimes are local time.
             timezone: What the cron expression is about. Where the clocks change, an expression whose hours are ``*``
@@ -93,7 +96,9 @@ class TaskScheduler:
                 ``"cancel_running"``: cancel that task.
 
         Raises:
-            InvalidInput: A value breaks a rule, the schedule would never fire, or the id is taken; nothing was written.
+            InvalidInput: A value breaks a rule, the schedule would never fire, or another user has one with this id;
+                nothing was written.
+            QuotaExceeded: The user may not have so many bytes in Redis.
             QueueUnavailable: Redis did not answer in time.
         """
         spec = _checked(
@@ -113,13 +118,7 @@ class TaskScheduler:
             }
         )
         name = _check_schedule_id(schedule_id) if schedule_id is not None else os.urandom(10).hex()
-        template = self._make_template(task, user_id)
-        now_ms = await self._store.now_ms()
-        slot = _first_slot(spec, now_ms, now_ms)
-        fields = {"spec": encode_spec(spec), "anchor": now_ms, "state": "active", "slot": slot, **template.fields}
-        answer = await self._store.write(name, template.user_id, "", _revision(), jittered(name, spec, slot), fields)
-        if answer == "exists":
-            await self._check_same(name, spec, template)
+        await self._add(Wanted(name, spec, self._make_template(task, user_id)))
         return name
 
     async def update_schedule(
@@ -135,19 +134,13 @@ class TaskScheduler:
             UnknownSchedule: There is none with this id.
         """
 
-        def change(known: StoredSchedule) -> tuple[int | str | None, dict[str, Any]]:
-            _check_not_ended(known)
+        def change(known: StoredSchedule) -> Write:
+            check_not_ended(known)
             spec = _checked(changes, known.spec)
             if spec.max_runs is not None and spec.max_runs <= known.schedule.runs:
                 raise InvalidInput(f"max_runs is {spec.max_runs}, and it has run {known.schedule.runs} times already")
-            fields: dict[str, Any] = {"spec": encode_spec(spec)}
-            if task is not None:
-                fields |= self._make_template(task, known.schedule.user_id).fields
-            if spec.times == known.spec.times:
-                return KEEP, fields
-            anchor_ms, slot = _times_after_change(known, spec)
-            fields |= {"anchor": anchor_ms, "slot": slot}
-            return _next_ms(known, jittered(schedule_id, spec, slot)) if known.schedule.active else None, fields
+            fields = {} if task is None else self._make_template(task, known.schedule.user_id).fields
+            return changed(known, spec, fields)
 
         return await self._change(schedule_id, change)
 
@@ -192,12 +185,7 @@ class TaskScheduler:
             InvalidInput: It has ended.
             UnknownSchedule: There is none with this id.
         """
-
-        def pause(known: StoredSchedule) -> tuple[int | str | None, dict[str, Any]]:
-            _check_not_ended(known)
-            return None, {"state": "paused"}
-
-        return await self._change(schedule_id, pause)
+        return await self._change(schedule_id, paused)
 
     async def resume_schedule(self, schedule_id: str) -> ScheduledTask:
         """Go on with the next slot from now. Those that passed during the pause are not made up for.
@@ -206,15 +194,7 @@ class TaskScheduler:
             InvalidInput: It has ended, or has no slots any more.
             UnknownSchedule: There is none with this id.
         """
-
-        def resume(known: StoredSchedule) -> tuple[int | str | None, dict[str, Any]]:
-            _check_not_ended(known)
-            if known.schedule.active:
-                return KEEP, {}
-            slot = _first_slot(known.spec, known.anchor_ms, known.now_ms)
-            return jittered(schedule_id, known.spec, slot), {"state": "active", "slot": slot}
-
-        return await self._change(schedule_id, resume)
+        return await self._change(schedule_id, resumed)
 
     async def run_now(self, schedule_id: str) -> str:
         """Enqueue the task of a schedule at once, and return its id. The next firing stays where it is.
@@ -238,7 +218,7 @@ class TaskScheduler:
                 raise InvalidInput(f"schedule {schedule_id!r}: the backlog of user {due.user_id!r} is full")
             if outcome == "fired":
                 return task_id
-        raise StoreError(f"schedule {schedule_id!r} is changed all the time by others")
+        raise _changed_by_others(schedule_id)
 
     async def next_runs(self, schedule_id: str, n: int = 5) -> list[datetime]:
         """The next slots, as aware datetimes in UTC, without jitter. Fewer when it ends, none while it is paused.
@@ -282,7 +262,7 @@ class TaskScheduler:
 
     # Reading and writing
 
-    def _make_template(self, task: Task[Any], user_id: str | None) -> Template:
+    def _make_template(self, task: Task[Any] | None, user_id: str | None) -> Template:
         return Template.of(task, user_id, self._queue.settings.max_message_bytes)
 
     async def _known(self, schedule_id: str) -> StoredSchedule:
@@ -300,26 +280,20 @@ class TaskScheduler:
                 return
             page, after = await self._store.page(user_id, after, PAGE)
 
-    async def _change(self, schedule_id: str, change: Any) -> ScheduledTask:
+    async def _change(self, schedule_id: str, change: Callable[[StoredSchedule], Write]) -> ScheduledTask:
         """Write what `change` makes of the schedule as it is, anew when somebody else was faster."""
-        revision = _revision()
         for _ in range(MOST_TRIES):
-            known = await self._known(schedule_id)
-            next_ms, fields = change(known)
-            answer = await self._store.write(
-                schedule_id, known.schedule.user_id, known.revision, revision, next_ms, fields
-            )
-            if answer == "done":
+            if await self._store.write(change(await self._known(schedule_id))) == "done":
                 return (await self._known(schedule_id)).schedule
-        raise StoreError(f"schedule {schedule_id!r} is changed all the time by others")
+        raise _changed_by_others(schedule_id)
 
-    async def _check_same(self, schedule_id: str, spec: Spec, template: Template) -> None:
-        known = await self._store.get(schedule_id)
-        due = known.due if known is not None else None
-        if known is None or due is None or due.user_id != template.user_id:
-            raise InvalidInput(f"the schedule id {schedule_id!r} is taken")
-        if known.spec != spec or (template.fields["body"], template.fields["delay"]) != (due.body, due.delay):
-            raise InvalidInput(f"a schedule with the id {schedule_id!r} exists already: change it with update_schedule")
+    async def _add(self, wanted: Wanted) -> None:
+        for _ in range(MOST_TRIES):
+            now_ms, known = await self._store.look([wanted.schedule_id])
+            write = added(wanted, known.get(wanted.schedule_id), now_ms)
+            if write is None or await self._store.write(write) == "done":
+                return
+        raise _changed_by_others(wanted.schedule_id)
 
 
 def _checked(options: dict[str, Any], before: Spec | None = None) -> Spec:
@@ -331,42 +305,6 @@ def _checked(options: dict[str, Any], before: Spec | None = None) -> Spec:
     return spec
 
 
-def _first_slot(spec: Spec, anchor_ms: int, now_ms: int) -> int:
-    """Raises `InvalidInput` when there is none."""
-    slot = Timetable(spec, anchor_ms).after(now_ms)
-    if slot is None:
-        last = spec.at_ms if spec.at_ms is not None else spec.end_ms
-        reason = (
-            f"{moment_of(last)} has passed" if last is not None and last <= now_ms else "no slot lies before its end"
-        )
-        raise InvalidInput(f"the schedule would never fire: {reason}")
-    return slot
-
-
-def _times_after_change(known: StoredSchedule, spec: Spec) -> tuple[int, int]:
-    """From when intervals count, and the next slot.
-
-    An interval that stays goes on: it would begin anew at each change of something else, and never come where there are
-    many. So does a slot that is one of the new times as well.
-    """
-    goes_on = spec.every_ms is not None and spec.every_ms == known.spec.every_ms
-    anchor_ms = known.anchor_ms if goes_on else known.now_ms
-    if known.slot is not None and Timetable(spec, anchor_ms).after(known.slot - 1) == known.slot:
-        return anchor_ms, known.slot
-    return anchor_ms, _first_slot(spec, anchor_ms, known.now_ms)
-
-
-def _next_ms(known: StoredSchedule, jittered_ms: int) -> int:
-    """Not so early that a slot looks missed which was not: the one before may have fired later than this one's time."""
-    planned = known.schedule.next_run
-    return jittered_ms if planned is None else max(jittered_ms, min(known.now_ms, round(planned.timestamp() * 1000)))
-
-
-def _check_not_ended(known: StoredSchedule) -> None:
-    if known.schedule.state is ScheduleState.ENDED:
-        raise InvalidInput(f"schedule {known.schedule.schedule_id!r} has ended: add it again")
-
-
 def _check_schedule_id(schedule_id: str) -> str:
     check_id("schedule_id", schedule_id)
     if len(schedule_id.encode()) > MAX_SCHEDULE_ID_BYTES:
@@ -374,5 +312,5 @@ def _check_schedule_id(schedule_id: str) -> str:
     return schedule_id
 
 
-def _revision() -> str:
-    return os.urandom(8).hex()
+def _changed_by_others(schedule_id: str) -> StoreError:
+    return StoreError(f"schedule {schedule_id!r} is changed all the time by others")

@@ -114,7 +114,7 @@ def add(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> int:
-    """Add a schedule, and print its id.
+    """Add a schedule, or change the one of the user that has this id, and print its id.
 
     Example: fairque schedule add myapp.tasks:report --cron '0 9 * * MON-FRI' --timezone Europe/Berlin --user acme
 

@@ -78,14 +78,10 @@ local function make_task(f)
 end
 
 local function move_on(f, runs)
-  local key = schedule_key(f.schedule_id)
   if not f.next_ms or (f.max_runs and runs >= f.max_runs) then
-    call('HSET', key, 'state', 'ended')
-    call('HDEL', key, 'slot')
-    call('ZREM', schedules_key, f.schedule_id)
-    call('ZADD', ended_key, string.format('%d', now + keep_ms), f.schedule_id)
+    end_schedule(f.schedule_id, keep_ms)
   else
-    call('HSET', key, 'slot', f.next_slot)
+    call('HSET', schedule_key(f.schedule_id), 'slot', f.next_slot)
     call('ZADD', schedules_key, f.next_ms, f.schedule_id)
   end
 end

@@ -1,46 +1,78 @@
 #!lua
--- Write a schedule: a new one, or one that is as its writer has read it.
+-- Write schedules, all of a call or none: new ones, and ones that are as their writer has read them.
 -- KEYS[1]  state
 -- Returns  'done' (also by an earlier try of the same call) | 'exists' | 'missing' | 'changed' (since it was read) |
 --          {'heavy', user, bytes used, limit, bytes asked for, ms}
--- Cost     O(log schedules)
+-- Cost     O(schedules log schedules)
 --@include base
 --@include schedules
 --@arguments
-local key = schedule_key(id)
-local known = read_schedule(id, 'revision', 'state', 'user')
-if known[1] == revision then return 'done' end
-if read ~= '' then
-  if not known[1] then return 'missing' end
-  if known[1] ~= read then return 'changed' end
-elseif known[1] and known[2] ~= 'ended' then
-  return 'exists'
+local more, orders = {}, {}
+
+local function problem_of(known, read)
+  local is_there = known[1] and known[2]
+  if read == '' then return is_there and 'exists' end
+  if not is_there then return 'missing' end
+  return known[1] ~= read and 'changed'
 end
-if bytes then
-  local more = known[3] == user and -call('HSTRLEN', key, 'body') or 0
+
+local function weigh_change(id, user, known, fields)
   for _, field in ipairs(fields) do
     --@fields Field field
-    if name == 'body' then more = more + #value end
+    if name == 'body' then
+      local before = known[2] == user and call('HSTRLEN', schedule_key(id), 'body') or 0
+      more[user] = (more[user] or 0) + #value - before
+    end
   end
-  local too_heavy = bytes.refuse(user, more)
+end
+
+-- Where it is listed follows its state.
+local function list(id, user, next_ms)
+  if call('HGET', schedule_key(id), 'state') == 'ended' then
+    end_schedule(id, keep_ms)
+  else
+    call('ZREM', ended_key, id)
+    if next_ms == '' then
+      call('ZREM', schedules_key, id)
+    elseif next_ms ~= 'keep' then
+      call('ZADD', schedules_key, next_ms, id)
+    end
+  end
+  call('ZADD', index_key, 0, user .. ':' .. id)
+end
+
+local function write(order)
+  --@fields WrittenSchedule order
+  local key, owner = schedule_key(id), order.owner
+  if read == '' then forget_schedule(id) end
+  if owner then weigh_schedule(owner, id, -1) end
+  if owner and owner ~= user then call('ZREM', index_key, owner .. ':' .. id) end
+  call('HSET', key, 'revision', revision, 'user', user)
+  if read == '' then call('HSET', key, 'created', now_text) end
+  for _, field in ipairs(fields) do
+    --@fields Field field
+    if value == '' then call('HDEL', key, name) else call('HSET', key, name, value) end
+  end
+  weigh_schedule(user, id, 1)
+  list(id, user, next_ms)
+end
+
+for _, order in ipairs(schedules) do
+  --@fields WrittenSchedule order: id user read fields
+  local known = read_schedule(id, 'revision', 'user')
+  if known[1] ~= revision then
+    local problem = problem_of(known, read)
+    if problem then return problem end
+    weigh_change(id, user, known, fields)
+    order.owner = read ~= '' and known[2] or nil
+    orders[#orders + 1] = order
+  end
+end
+for user, size in pairs(bytes and more or {}) do
+  local too_heavy = bytes.refuse(user, size)
   if too_heavy then return too_heavy end
 end
-if read == '' then forget_schedule(id) end
-if known[3] then weigh_schedule(known[3], id, -1) end
-if known[3] and known[3] ~= user then call('ZREM', index_key, known[3] .. ':' .. id) end
-call('HSET', key, 'revision', revision, 'user', user)
-if read == '' then call('HSET', key, 'created', now_text) end
-for _, field in ipairs(fields) do
-  --@fields Field field
-  if value == '' then call('HDEL', key, name) else call('HSET', key, name, value) end
-end
-weigh_schedule(user, id, 1)
+for _, order in ipairs(orders) do write(order) end
 if save_bytes then save_bytes() end
-if next_ms == '' then
-  call('ZREM', schedules_key, id)
-elseif next_ms ~= 'keep' then
-  call('ZADD', schedules_key, next_ms, id)
-end
-call('ZADD', index_key, 0, user .. ':' .. id)
 call('PUBLISH', prefix .. 'schedules', '')
 return 'done'

@@ -1,14 +1,14 @@
 #!lua flags=no-writes
--- What is known of schedules: of one, or a page of those of a user or of everybody, in the order of user and id.
+-- What is known of schedules: of some, or a page of those of a user or of everybody, in the order of user and id.
 -- KEYS[1]  state
--- Returns  {now, the member behind which the next page begins or '', per schedule: {id, ms at which it fires next or '', fields; the body only of one}}
+-- Returns  {now, the member behind which the next page begins or '', per schedule: {id, ms at which it fires next or '', fields; the body only of named ones}}
 -- Cost     O(log schedules + most)
 --@include base
 --@include schedules
 --@arguments
 local next_after = ''
-local function ids()
-  if id ~= '' then return { id } end
+local function named()
+  if #ids > 0 then return ids end
   local low, high = '-', '+'
   if user ~= '' then low, high = '[' .. user .. ':', '(' .. user .. ';' end
   if after ~= '' then low = '(' .. after end
@@ -20,8 +20,8 @@ end
 
 local FIELDS = { 'user', 'name', 'spec', 'anchor', 'priority', 'delay', 'revision', 'state', 'slot', 'created', 'runs',
   'skipped', 'misfired', 'last_run', 'last_task', 'declared', 'older', 'orphaned' }
-if id ~= '' then FIELDS[#FIELDS + 1] = 'body' end
-local listed = ids()
+if #ids > 0 then FIELDS[#FIELDS + 1] = 'body' end
+local listed = named()
 local found = { now, next_after }
 for _, found_id in ipairs(listed) do
   local values = read_schedule(found_id, unpack(FIELDS))

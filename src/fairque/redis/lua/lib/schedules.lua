@@ -26,6 +26,14 @@ local function weigh_schedule(user, id, sign)
   if bytes then bytes.change(user, 'schedule:' .. id, sign * call('HSTRLEN', schedule_key(id), 'body')) end
 end
 
+-- It fires no more, and is forgotten `keep` ms from now.
+local function end_schedule(id, keep)
+  call('HSET', schedule_key(id), 'state', 'ended')
+  call('HDEL', schedule_key(id), 'slot')
+  call('ZREM', schedules_key, id)
+  call('ZADD', ended_key, string.format('%d', now + keep), id)
+end
+
 local function forget_schedule(id)
   local user = read_schedule(id, 'user')[1]
   if user then weigh_schedule(user, id, -1) end
