@@ -344,6 +344,40 @@ async def test_an_update_lets_no_slot_look_missed_that_waits_for_the_jitter_of_t
     assert found.next_run >= moment_of(now_ms - 1000)
 
 
+def owned(number: int, user_id: str | None) -> Task[int]:
+    return make(number) if user_id is None else make(number).options(user_id=user_id)
+
+
+@pytest.mark.parametrize(
+    ("said", "own", "whose"), [("anna", None, "anna"), (None, "anna", "anna"), ("anna", "zoe", "anna")]
+)
+async def test_a_schedule_is_its_users_who_is_said_else_the_tasks_own(
+    scheduler: TaskScheduler, queue: TaskQueue, said: str | None, own: str | None, whose: str
+):
+    await add(scheduler, task=owned(1, own), user_id=said)
+    await scheduler.update_schedule("s", task=owned(2, own), user_id=said)
+    await add(scheduler, task=owned(3, own), user_id=said)
+    await scheduler.update_schedule("s", task=make(4))  # nobody is named
+    assert (await scheduler.get_schedule("s")).user_id == whose
+    await scheduler.fire_due(3600)
+    assert len(await waiting(queue, whose)) == 1
+    await Worker(queue, scheduler=False).run_until_idle()
+    assert ran == [4]
+
+
+@pytest.mark.parametrize(("said", "own"), [("zoe", None), (None, "zoe"), ("zoe", "anna")])
+async def test_a_schedule_is_given_to_no_other_user(scheduler: TaskScheduler, said: str | None, own: str | None):
+    await add(scheduler)
+    before = await scheduler.get_schedule("s")
+    with pytest.raises(InvalidInput, match="'zoe'"):
+        await scheduler.update_schedule("s", task=owned(1, own), user_id=said)
+    with pytest.raises(InvalidInput, match="'zoe'"):
+        await scheduler.update_schedule("s", user_id="zoe")
+    with pytest.raises(InvalidInput, match="taken"):
+        await add(scheduler, task=owned(1, own), user_id=said)
+    assert await scheduler.get_schedule("s") == before
+
+
 async def test_an_update_that_breaks_a_rule_changes_nothing(scheduler: TaskScheduler):
     await add(scheduler)
     before = await scheduler.get_schedule("s")

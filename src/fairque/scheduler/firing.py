@@ -38,8 +38,8 @@ class Template(msgspec.Struct, frozen=True):
         return f"<Template of {self.user_id!r}>"
 
     @classmethod
-    def of(cls, task: Task[Any] | None, user_id: str | None, max_bytes: int) -> Template:
-        """Raises `InvalidInput` for a task that cannot be repeated."""
+    def of(cls, task: Task[Any] | None, user_id: str | None, max_bytes: int, owner: str | None = None) -> Template:
+        """For `user_id`, else the task's own user, else the owner. Raises `InvalidInput` for one not to be repeated."""
         if not isinstance(task, Task):
             raise InvalidInput(f"only a task can be scheduled, as in task=report(), not {task!r}")
         options = task.task_options
@@ -52,7 +52,7 @@ class Template(msgspec.Struct, frozen=True):
         cost = options.cost if options.cost is not None else 1.0
         body = encode_body(task.message(), _NO_NONCE, cost, priority, max_bytes - _ROOM)
         fields = {"name": task.name, "body": body, "priority": int(priority), "delay": start_of(options)}
-        return cls(user_of(task, user_id), fields)
+        return cls(user_of(task, user_id if user_id is not None or options.user_id is not None else owner), fields)
 
 
 def body_for(due: Due, spec: Spec, task_id: str, planned_ms: int) -> bytes:

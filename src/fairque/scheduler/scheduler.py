@@ -82,7 +82,8 @@ class TaskScheduler:
             timezone: What the cron expression is about. Where the clocks change, an expression whose hours are ``*``
                 follows elapsed time. Any other names local times: one that is skipped fires once, right after the gap,
                 and one that comes twice fires the first time only.
-            user_id: Whose share the tasks are charged to, unless the task says so.
+            user_id: Whose schedule it is, and whose share its tasks are charged to; default: the task's own user. That
+                stays so for as long as the schedule is there.
             schedule_id: Default: a random one.
             start: No slot before this.
             end: No slot after this.
@@ -122,15 +123,21 @@ class TaskScheduler:
         return name
 
     async def update_schedule(
-        self, schedule_id: str, *, task: Task[Any] | None = None, **changes: Any
+        self, schedule_id: str, *, task: Task[Any] | None = None, user_id: str | None = None, **changes: Any
     ) -> ScheduledTask:
         """Change a schedule; see `add_schedule` for what there is. What is not given stays as it is.
 
         None brings the default back. The next firing moves only when the times are changed. What a declared schedule is
         said to be in the code comes back when the code changes.
 
+        Args:
+            schedule_id: Which one.
+            task: What is enqueued from now on, for the user of the schedule.
+            user_id: Whose it must be; default: the task's own user. A schedule is never given to another user.
+            **changes: See `add_schedule`.
+
         Raises:
-            InvalidInput: A value breaks a rule, or the schedule has ended; nothing was written.
+            InvalidInput: A value breaks a rule, the schedule has ended, or it is another user's; nothing was written.
             UnknownSchedule: There is none with this id.
         """
 
@@ -139,8 +146,10 @@ class TaskScheduler:
             spec = _checked(changes, known.spec)
             if spec.max_runs is not None and spec.max_runs <= known.schedule.runs:
                 raise InvalidInput(f"max_runs is {spec.max_runs}, and it has run {known.schedule.runs} times already")
-            fields = {} if task is None else self._make_template(task, known.schedule.user_id).fields
-            return changed(known, spec, fields)
+            owner = known.schedule.user_id
+            template = None if task is None else self._make_template(task, user_id, owner)
+            _check_owner(known, user_id if template is None else template.user_id)
+            return changed(known, spec, {} if template is None else template.fields)
 
         return await self._change(schedule_id, change)
 
@@ -262,8 +271,8 @@ class TaskScheduler:
 
     # Reading and writing
 
-    def _make_template(self, task: Task[Any] | None, user_id: str | None) -> Template:
-        return Template.of(task, user_id, self._queue.settings.max_message_bytes)
+    def _make_template(self, task: Task[Any] | None, user_id: str | None, owner: str | None = None) -> Template:
+        return Template.of(task, user_id, self._queue.settings.max_message_bytes, owner)
 
     async def _known(self, schedule_id: str) -> StoredSchedule:
         known = await self._store.get(_check_schedule_id(schedule_id))
@@ -303,6 +312,14 @@ def _checked(options: dict[str, Any], before: Spec | None = None) -> Spec:
     if options.get("cron_expr") is not None:
         check_cron(spec.cron)
     return spec
+
+
+def _check_owner(known: StoredSchedule, user_id: str | None) -> None:
+    if user_id is not None and known.schedule.user_id != user_id:
+        name = known.schedule.schedule_id
+        raise InvalidInput(
+            f"schedule {name!r} is not {user_id!r}'s, and is given to nobody: remove it, and add it anew"
+        )
 
 
 def _check_schedule_id(schedule_id: str) -> str:

@@ -84,7 +84,7 @@ def add(
     timezone: Annotated[str, typer.Option(metavar="NAME", help="What --cron is about.")] = "UTC",
     schedule_id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Its id, else a random one.")] = None,
     user: Annotated[
-        str | None, typer.Option(metavar="USER", help="Whose tasks these are, unless the decorator says so.")
+        str | None, typer.Option(metavar="USER", help="Whose tasks these are; default: whom the decorator names.")
     ] = None,
     args: Annotated[
         str | None, typer.Option(metavar="JSON", help="Positional arguments, an array; - reads it from stdin.")
