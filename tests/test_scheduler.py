@@ -13,6 +13,7 @@ import pytest
 
 from fairque import (
     BadArguments,
+    Fail,
     InvalidInput,
     MessageTooLarge,
     Priority,
@@ -725,6 +726,99 @@ async def test_a_slot_is_skipped_while_the_task_before_lives(scheduler: TaskSche
     assert ((await scheduler.get_schedule("s")).runs, (await scheduler.get_schedule("s")).skipped) == (1, 2)
     await Worker(queue, scheduler=False).run_until_idle()
     assert await scheduler.fire_due(4.5 * 3600) == 1
+
+
+async def test_a_run_by_hand_that_ended_lets_no_slot_start_beside_a_task_that_lives(
+    scheduler: TaskScheduler, queue: TaskQueue
+):
+    await add(scheduler, overlap="skip")
+    await scheduler.fire_due(1.5 * 3600)
+    by_hand = queue.handle("anna", await scheduler.run_now("s"))
+    await by_hand.cancel()
+    assert await scheduler.fire_due(2.5 * 3600) == 0
+    [first] = await waiting(queue)
+    await queue.handle("anna", first).cancel()
+    await scheduler.run_now("s")
+    assert await scheduler.fire_due(3.5 * 3600) == 0
+    await Worker(queue, scheduler=False).run_until_idle()
+    assert await scheduler.fire_due(4.5 * 3600) == 1
+    assert (await scheduler.get_schedule("s")).skipped == 2
+
+
+async def test_tasks_from_before_the_rule_was_changed_count(scheduler: TaskScheduler, queue: TaskQueue):
+    await add(scheduler)
+    assert await scheduler.fire_due(2.5 * 3600) == 2
+    await scheduler.update_schedule("s", overlap="skip")
+    _, last = await waiting(queue)
+    await queue.handle("anna", last).cancel()
+    assert await scheduler.fire_due(3.5 * 3600) == 0
+    await scheduler.update_schedule("s", overlap="cancel_running")
+    await scheduler.run_now("s")
+    await scheduler.update_schedule("s", overlap="skip")
+    assert len(await waiting(queue)) == 1, "a run by hand cancels as a slot does"
+
+
+async def test_a_failed_task_that_is_requeued_holds_slots_back_again(scheduler: TaskScheduler, queue: TaskQueue):
+    @task(name="fail")
+    async def fail() -> None:
+        raise Fail("no")
+
+    try:
+        await add(scheduler, overlap="skip", task=fail())
+        await scheduler.fire_due(1.5 * 3600)
+        await Worker(queue, scheduler=False).run_until_idle()
+        [letter] = await queue.dead_letters("anna")
+        assert await scheduler.fire_due(2.5 * 3600) == 1, "one that failed has ended"
+        await Worker(queue, scheduler=False).run_until_idle()
+        await queue.requeue(letter)
+        assert await scheduler.fire_due(3.5 * 3600) == 0
+    finally:
+        unregister("fail")
+
+
+async def test_a_task_is_not_forgotten_for_many_that_ended(scheduler: TaskScheduler, queue: TaskQueue, core: Core):
+    await add(scheduler, overlap="skip")
+    await scheduler.fire_due(1.5 * 3600)
+    for _ in range(120):
+        await queue.handle("anna", await scheduler.run_now("s")).cancel()
+    assert await scheduler.fire_due(2.5 * 3600) == 0
+    for _ in range(60):
+        await scheduler.run_now("s")
+    assert len(core.execute("HGET", ":schedule:s", "unended").split()) == 50, "no more, however many live"
+    await scheduler.update_schedule("s", overlap="cancel_running")
+    assert await scheduler.fire_due(3.5 * 3600) == 1
+    assert len(await waiting(queue)) == 12, "the oldest are not known any more"
+
+
+async def test_a_slot_that_has_no_room_cancels_nothing(scheduler: TaskScheduler, queue: TaskQueue, server: Server):
+    def is_told() -> bool:
+        return bool(server.execute("HEXISTS", f"{queue.keys.prefix}task:anna:{first}", "canceling"))
+
+    await add(scheduler, overlap="cancel_running")
+    await scheduler.fire_due(1.5 * 3600)
+    [first] = await waiting(queue)
+    store = queue.store()
+    assert [each.id for each in (await store.claim("w", 1)).deliveries] == [first]
+    await store.close()
+    await queue.set_policy("anna", max_queued=1)
+    other = await queue.enqueue(make(), user_id="anna")
+    assert await scheduler.fire_due(2.5 * 3600) == 0
+    assert not is_told()
+    await other.cancel()
+    assert await scheduler.fire_due(3.5 * 3600) == 1
+    assert is_told()
+    [second] = await queue.tasks("anna", state=TaskState.QUEUED)
+    assert await scheduler.fire_due(4.5 * 3600) == 1, "the one that is canceled makes room"
+    assert await is_canceled(queue, second.task_id)
+
+
+async def test_a_slot_that_has_no_bytes_cancels_nothing(scheduler: TaskScheduler, queue: TaskQueue):
+    await queue.set_policy("anna", max_bytes=3000)
+    await add(scheduler, overlap="cancel_running", task=Task.create(payload={"text": "x" * 1000}))
+    await scheduler.fire_due(1.5 * 3600)
+    [first] = await waiting(queue)
+    assert await scheduler.fire_due(2.5 * 3600) == 0
+    assert await waiting(queue) == [first]
 
 
 async def test_the_task_before_is_canceled_while_it_waits(scheduler: TaskScheduler, queue: TaskQueue):

@@ -60,7 +60,7 @@ class ScheduledTask(msgspec.Struct, frozen=True, kw_only=True):
         declared: It comes from ``@task(cron=…)``.
         orphaned: It was declared, and no living worker or scheduler declares it any more. It still fires.
         runs: How often it has fired by itself.
-        skipped: Slots that made no task, because the one before still ran (``overlap="skip"``) or the backlog was full.
+        skipped: Slots that made no task, because one before still ran (``overlap="skip"``) or the backlog was full.
         misfired: Slots that were missed and made no task of their own. Counted up to 1,000 for each downtime.
         next_run: When it fires next; None while it is paused and after its end.
         last_run, last_task_id: Of its latest firing, or run by hand.

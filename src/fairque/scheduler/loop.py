@@ -116,7 +116,7 @@ class ScheduleLoop:
                 logger.error("schedule %r does not fire, trying again: %s", move.due.schedule_id, outcome)
             elif outcome in ("skipped", "full"):
                 reason = (
-                    "the task before has not ended"
+                    "a task of it has not ended"
                     if outcome == "skipped"
                     else "the backlog of its user is full, or its bytes"
                 )

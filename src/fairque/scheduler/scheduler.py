@@ -93,7 +93,7 @@ class TaskScheduler:
                 for all of them, ``"skip"`` drops them, ``"all"`` fires each, the last `misfire_limit` of them.
             misfire_limit: At most 1,000.
             misfire_grace: Seconds or a timedelta.
-            overlap: When the task before has not ended yet: ``"allow"`` it, ``"skip"`` the slot, or
+            overlap: When a task of the schedule has not ended yet: ``"allow"`` it, ``"skip"`` the slot, or
                 ``"cancel_running"``: cancel that task.
 
         Raises:
@@ -208,7 +208,8 @@ class TaskScheduler:
     async def run_now(self, schedule_id: str) -> str:
         """Enqueue the task of a schedule at once, and return its id. The next firing stays where it is.
 
-        It does not count as one of the schedule's runs, and ``overlap="skip"`` does not hold it back.
+        It does not count as one of the schedule's runs, and ``overlap="skip"`` does not hold it back; while it has not
+        ended, it holds back the slots. With ``"cancel_running"``, it cancels what has not ended.
 
         Raises:
             InvalidInput: The backlog of the user is full.

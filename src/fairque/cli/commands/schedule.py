@@ -107,7 +107,7 @@ def add(
     max_runs: Annotated[int | None, typer.Option(metavar="N", help="End after so many firings.")] = None,
     misfire: Annotated[str, typer.Option(metavar="HOW", help="After a downtime: once, skip or all.")] = "once",
     overlap: Annotated[
-        str, typer.Option(metavar="HOW", help="While the task before runs: allow, skip or cancel_running.")
+        str, typer.Option(metavar="HOW", help="While a task of it has not ended: allow, skip or cancel_running.")
     ] = "allow",
     url: Url = None,
     queue: QueueName = None,

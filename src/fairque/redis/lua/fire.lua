@@ -1,7 +1,7 @@
 #!lua
 -- Fire schedules: each makes a task and moves on to its next slot, unless another scheduler was faster.
 -- KEYS[1]  state
--- Returns  per firing: 'fired' | 'passed' | 'skipped' (the task before lives) | 'full' (the backlog of the user, or its bytes) |
+-- Returns  per firing: 'fired' | 'passed' | 'skipped' (a task of it lives) | 'full' (the backlog of the user, or its bytes) |
 --          'stale' (fired by another one, changed or removed), or what went wrong: it fires later
 -- Cost     O(firings log n + what is canceled)
 --@include base
@@ -33,19 +33,55 @@ local function is_stale(f)
   return f.kind ~= 'now' and tonumber(call('ZSCORE', schedules_key, f.schedule_id) or -1) ~= f.expected_ms
 end
 
-local function lives(user, id)
-  if call('EXISTS', result_key(user, id)) == 1 or call('EXISTS', body_key(user, id)) == 0 then return false end
-  return call('HGET', task_key(user, id), 'state') ~= 'failed'
+-- The ends of the ids of its tasks, behind its own id. Those that ended are dropped where these are looked at.
+local MOST_UNENDED = 50
+
+local function unended_of(f)
+  local ends = {}
+  for id_end in string.gmatch(call('HGET', schedule_key(f.schedule_id), 'unended') or '', '%S+') do
+    ends[#ends + 1] = id_end
+  end
+  return ends
 end
 
-local function has_room(user, body)
-  if bytes and not bytes.has_room(user, #body) then return false end
-  local excess = governed and governed.excess(user, 1) or 0
-  if excess > 0 and governed.may_drop(user, 1) then
-    drop_oldest(user, excess, dead_letter_ttl_ms)
-    excess = governed.excess(user, 1)
+-- Those that live, as {id, state}, and the ends to be kept: a failed one may be requeued, but goes first.
+local function look_at(f, ends)
+  local living, failed, kept = {}, {}, {}
+  for _, id_end in ipairs(ends) do
+    local id = f.schedule_id .. id_end
+    if call('EXISTS', body_key(f.user, id)) == 1 then
+      local state = call('HGET', task_key(f.user, id), 'state') or 'queued'
+      if state == 'failed' or call('EXISTS', result_key(f.user, id)) == 1 then
+        failed[#failed + 1] = id_end
+      else
+        living[#living + 1], kept[#kept + 1] = { id, state }, id_end
+      end
+    end
   end
-  return excess == 0
+  for _, id_end in ipairs(kept) do failed[#failed + 1] = id_end end
+  return living, failed
+end
+
+local function remember(f, ends)
+  ends[#ends + 1] = string.sub(f.id, #f.schedule_id + 1)
+  local kept = table.concat(ends, ' ', math.max(1, #ends - MOST_UNENDED + 1))
+  call('HSET', schedule_key(f.schedule_id), 'unended', kept)
+end
+
+-- Once those that wait among the canceled have left their places. Their bytes count still, as their records will.
+local function has_room(f, canceled)
+  if bytes and not bytes.has_room(f.user, #f.body) then return false end
+  if not governed then return true end
+  local free = 0
+  for _, task in ipairs(canceled) do
+    if task[2] ~= 'started' then free = free + 1 end
+  end
+  return governed.excess(f.user, 1 - free) == 0 or governed.may_drop(f.user, 1)
+end
+
+local function drop_excess(user)
+  local excess = governed and governed.excess(user, 1) or 0
+  if excess > 0 then drop_oldest(user, excess, dead_letter_ttl_ms) end
 end
 
 -- As `enqueue` does it.
@@ -66,14 +102,18 @@ local function put(f)
 end
 
 local function make_task(f)
-  local last = call('HGET', schedule_key(f.schedule_id), 'last_task')
-  if last and f.overlap == 'skip' and lives(f.user, last) then return 'skipped' end
+  local ends, living, canceled = unended_of(f), {}, {}
+  if f.overlap ~= 'allow' or #ends >= MOST_UNENDED then living, ends = look_at(f, ends) end
+  if f.overlap == 'skip' and living[1] then return 'skipped' end
   if standing(f.user, f.id, f.body, body_key(f.user, f.id)) ~= 'new' then return 'fired' end
-  if last and f.overlap == 'cancel_running' then
-    cancel_task(f.user, last, 'the next run of its schedule', dead_letter_ttl_ms)
+  if f.overlap == 'cancel_running' then canceled = living end
+  if not has_room(f, canceled) then return 'full' end
+  for _, task in ipairs(canceled) do
+    cancel_task(f.user, task[1], 'the next run of its schedule', dead_letter_ttl_ms)
   end
-  if not has_room(f.user, f.body) then return 'full' end
+  drop_excess(f.user)
   put(f)
+  remember(f, ends)
   return 'fired'
 end
 
