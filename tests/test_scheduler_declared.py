@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fairque import ScheduleState, TaskQueue, TaskScheduler, Worker, task
+from fairque import InvalidInput, ScheduleState, TaskQueue, TaskScheduler, Worker, task
 from fairque.redis.store_schedules import ScheduleStore
 from fairque.scheduler.declarations import Declarations
 from fairque.scheduler.firing import Template
@@ -89,6 +89,34 @@ async def test_a_worker_registers_what_its_code_declares(queue: TaskQueue, sched
     assert (found.user_id, found.cron, found.timezone) == ("system", "* * * * * *", "Europe/Berlin")
     assert found.declared
     assert not found.orphaned
+
+
+async def test_the_code_declares_by_which_rules_it_fires(queue: TaskQueue, scheduler: TaskScheduler):
+    rules = {"jitter": 7.0, "misfire": "all", "misfire_limit": 9, "misfire_grace": 30.0, "overlap": "skip"}
+    await Release(queue, 5, **rules).declare()
+    await scheduler.fire_due(307)
+    before = await scheduler.get_schedule("sweep")
+    assert {name: getattr(before, name) for name in rules} == rules
+    await Release(queue, 5, **{**rules, "overlap": "cancel_running"}).declare()
+    after = await scheduler.get_schedule("sweep")
+    assert (after.overlap, after.next_run, after.runs) == ("cancel_running", before.next_run, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"every": 60, "overlap": "no"}, "overlap must be"),
+        ({"every": 60, "misfire": "never"}, "misfire must be"),
+        ({"every": 60, "jitter": -1}, "jitter"),
+        ({"every": 60, "timezone": "Berlin"}, "Berlin"),
+        ({"overlap": "skip"}, "overlap is about a schedule"),
+        ({"timezone": "Europe/Berlin"}, "timezone is about a schedule"),
+    ],
+)
+def test_a_rule_that_is_wrong_is_refused_where_it_is_declared(options: dict[str, Any], said: str):
+    with pytest.raises(InvalidInput, match=said):
+        task(name="sweep", user_id="system", **options)(sweep)
+    assert "sweep" not in registry
 
 
 async def test_a_worker_may_leave_schedules_to_others(queue: TaskQueue, scheduler: TaskScheduler):

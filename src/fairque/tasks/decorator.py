@@ -9,6 +9,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, overload
 from fairque.limit import Limit
 from fairque.models import Priority
 from fairque.policy import Rate
+from fairque.schedule.spec import Misfire, Overlap
 from fairque.tasks.cost import take_cost
 from fairque.tasks.function import Attach, Decorator, RunIn, TaskFunction
 from fairque.tasks.limits import take_limits
@@ -47,6 +48,11 @@ def task(
     cron: str | None = None,
     every: timedelta | float | None = None,
     timezone: str = "UTC",
+    jitter: timedelta | float = 0.0,
+    misfire: Misfire = "once",
+    misfire_limit: int = 100,
+    misfire_grace: timedelta | float = 60.0,
+    overlap: Overlap = "allow",
     user_id: str | None = None,
     task_id: str | None = None,
     depends_on: Sequence[Dependency] = (),
@@ -88,7 +94,8 @@ def task(
         cron: Workers that know the function have it run at these times, with no arguments, for its `user_id`; see
             `TaskScheduler.add_schedule`. The schedule's id is the name of the task.
         every: Instead: an interval, as a timedelta or in seconds.
-        timezone: What `cron` is about.
+        timezone, jitter, misfire, misfire_limit, misfire_grace, overlap: Of that schedule, see
+            `TaskScheduler.add_schedule`.
         options: See `TaskOptions`.
 
     Raises:

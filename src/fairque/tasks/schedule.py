@@ -1,4 +1,4 @@
-"""The schedule that a function declares: ``@task(cron=…)`` or ``@task(every=…)``."""
+"""The schedule that a function declares: ``@task(cron=…)`` or ``@task(every=…)``, and by which rules it fires."""
 
 from __future__ import annotations
 
@@ -13,15 +13,24 @@ from fairque.tasks.registry import registry
 __all__ = ["declared_schedules", "take_schedule"]
 
 
+WHEN = ("cron", "every")
+RULES = ("timezone", "jitter", "misfire", "misfire_limit", "misfire_grace", "overlap")
+
+
 def take_schedule(options: dict[str, Any]) -> Attach | None:
-    cron, every, timezone = options.pop("cron", None), options.pop("every", None), options.pop("timezone", "UTC")
-    if cron is None and every is None:
+    given = {name: value for name in (*WHEN, *RULES) if (value := options.pop(name, None)) is not None}
+    if not given:
         return None
+    if not given.keys() & set(WHEN):
+        raise InvalidInput(f"{min(given)} is about a schedule: a task declares one with cron or every")
     if options.get("user_id") is None:
         raise InvalidInput("a task that declares a schedule needs a user: @task(cron=…, user_id='system')")
-    if cron is not None:
-        check_cron(cron)
-    spec = spec_of({"cron_expr": cron, "every": every, "timezone": check_timezone(timezone)})
+    if "cron" in given:
+        check_cron(given["cron"])
+        given["cron_expr"] = given.pop("cron")
+    if "timezone" in given:
+        check_timezone(given["timezone"])
+    spec = spec_of(given)
 
     def attach(function: TaskFunction[Any, Any]) -> None:
         function.add(spec)
