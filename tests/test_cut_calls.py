@@ -191,7 +191,7 @@ async def fire(far: TaskQueue) -> Any:
     return await TaskScheduler(far).fire_due(3 * 3600)
 
 
-@calls("declare")
+@calls("declare", "leave_schedules")
 async def declare(far: TaskQueue) -> Any:
     tick = task(name="cut-calls.tick", every=3600, user_id="system")(plain.fn)
     scheduler = TaskScheduler(far)

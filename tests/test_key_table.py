@@ -342,6 +342,7 @@ async def is_fired_by_schedules(queue: TaskQueue, known: SimpleNamespace, look: 
     await scheduler.pause_schedule(ids[0])
     async with Worker(queue):
         await eventually(lambda: is_declared(scheduler))
+        look()
     look()
     await scheduler.remove_schedule(ids[0])
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -30,6 +32,7 @@ from fairque import (
 from fairque.redis.scripts import load
 from fairque.redis.store_schedules import ScheduleStore, Write
 from fairque.schedule.spec import moment_of
+from fairque.scheduler.loop import ScheduleLoop
 from fairque.tasks.registry import registry, unregister
 from tests.support.core import Core
 from tests.support.eventually import eventually
@@ -538,22 +541,122 @@ async def runs_of(scheduler: TaskScheduler, schedule_id: str, least: int) -> boo
     return (await scheduler.get_schedule(schedule_id)).runs >= least
 
 
+def scripts_run(server: Server) -> int:
+    stats = server.execute("INFO", "commandstats").decode()
+    return sum(int(line.split("calls=")[1].split(",")[0]) for line in stats.splitlines() if "evalsha" in line)
+
+
 async def test_a_scheduler_without_schedules_asks_for_nothing(
     server: Server, scheduler: TaskScheduler, queue: TaskQueue
 ):
-    def calls() -> int:
-        stats = server.execute("INFO", "commandstats").decode()
-        return sum(int(line.split("calls=")[1].split(",")[0]) for line in stats.splitlines() if "evalsha" in line)
-
     running = asyncio.create_task(scheduler.run())
     channel = queue.keys.schedules_channel
     await eventually(lambda: server.execute("PUBSUB", "NUMSUB", channel)[1])
     await asyncio.sleep(0.5)  # what it does at its start
-    before = calls()
+    before = scripts_run(server)
     await asyncio.sleep(3)
-    assert calls() - before <= 1
+    assert scripts_run(server) - before <= 1
     await scheduler.stop()
     await running
+
+
+# Many of them
+
+
+@asynccontextmanager
+async def fleet(queue: TaskQueue, size: int) -> AsyncIterator[dict[str, asyncio.Task[None]]]:
+    """Schedulers that run, by name, once each has found its part."""
+    schedulers = [TaskScheduler(queue) for _ in range(size)]
+    running = {each._loop._name: asyncio.create_task(each.run()) for each in schedulers}
+    await eventually(lambda: queue.listener._confirmations)
+    await asyncio.sleep(0.5)
+    yield running
+    for each in running.values():
+        each.cancel()
+    await asyncio.gather(*running.values(), return_exceptions=True)
+
+
+def parts(core: Core) -> tuple[str, str]:
+    """The keeper and the deputy."""
+    keeper, _, _, deputy, _ = (core.execute("GET", ":schedule-keepers") or b"- 0 0 - 0").decode().split()
+    return keeper, deputy
+
+
+async def test_each_slot_costs_a_hundred_schedulers_a_look_or_two(
+    server: Server, scheduler: TaskScheduler, queue: TaskQueue
+):
+    async with fleet(queue, 100):
+        await add(scheduler, cron_expr="* * * * * *")
+        await eventually(lambda: runs_of(scheduler, "s", 2))
+        runs, before = (await scheduler.get_schedule("s")).runs, scripts_run(server)
+        await asyncio.sleep(5)
+        calls, more = scripts_run(server) - before, (await scheduler.get_schedule("s")).runs - runs
+    assert more >= 4
+    assert calls <= 3 * (more + 1) + 1  # the keeper looks and fires, the deputy looks
+    planned = slots(await waiting(queue))
+    assert all(b - a == timedelta(seconds=1) for a, b in pairwise(planned))
+
+
+async def test_a_change_wakes_only_who_must_know_of_it(server: Server, scheduler: TaskScheduler, queue: TaskQueue):
+    async with fleet(queue, 100):
+        await add(scheduler, at=datetime.now(UTC) + timedelta(seconds=20))
+        await asyncio.sleep(0.3)
+        before = scripts_run(server)
+        for number in range(5):
+            await add(scheduler, schedule_id=str(number))  # two calls
+        await asyncio.sleep(0.5)
+        assert scripts_run(server) - before <= 11
+        await add(scheduler, schedule_id="soon", at=datetime.now(UTC) + timedelta(seconds=0.5))
+        await eventually(lambda: runs_of(scheduler, "soon", 1))
+        found = await scheduler.get_schedule("soon")
+    assert found.last_run is not None
+    assert found.at is not None
+    assert found.last_run - found.at < timedelta(seconds=1)
+
+
+async def test_the_deputy_takes_over_from_a_keeper_that_is_gone(
+    scheduler: TaskScheduler, queue: TaskQueue, core: Core, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(ScheduleLoop, "_leave", AsyncMock())  # as if it were killed
+    monkeypatch.setattr("fairque.scheduler.loop.SAFETY_SECONDS", (1, 2))
+    async with fleet(queue, 5) as running:
+        await add(scheduler, cron_expr="* * * * * *")
+        for _ in range(3):
+            await eventually(lambda: parts(core)[1] in running)
+            keeper, deputy = parts(core)
+            at = datetime.now(UTC) + timedelta(seconds=1.2)
+            running[keeper].cancel()
+            await add(scheduler, schedule_id="soon", at=at)
+            await eventually(lambda: runs_of(scheduler, "soon", 1))
+            found = await scheduler.get_schedule("soon")
+            assert found.last_run is not None
+            assert found.last_run - at < timedelta(seconds=1)
+            assert parts(core)[0] == deputy
+            await scheduler.remove_schedule("soon")
+    planned = slots([each for each in await waiting(queue) if each.startswith("s@")])
+    assert all(b - a == timedelta(seconds=1) for a, b in pairwise(planned)), "no slot was lost"
+
+
+async def test_a_keeper_that_stops_hands_its_part_on(scheduler: TaskScheduler, queue: TaskQueue, core: Core):
+    await add(scheduler)
+    async with fleet(queue, 3) as running:
+        keeper, deputy = parts(core)
+        running[keeper].cancel()
+        await eventually(lambda: parts(core) == (deputy, "-"))
+        running[deputy].cancel()
+        await eventually(lambda: parts(core)[0] not in ("-", keeper, deputy))
+    assert core.execute("EXISTS", ":schedule-keepers") == 0
+
+
+@pytest.mark.damages
+async def test_who_looks_is_found_anew_where_that_was_lost(scheduler: TaskScheduler, queue: TaskQueue, core: Core):
+    async with fleet(queue, 3):
+        await add(scheduler, cron_expr="* * * * * *")
+        for command in (("DEL",), ("RPUSH", "junk"), ("SET", "junk"), ("SET", "- 1 x - 0")):
+            runs = (await scheduler.get_schedule("s")).runs
+            core.execute("DEL", ":schedule-keepers")
+            core.execute(command[0], ":schedule-keepers", *command[1:])
+            await eventually(lambda: runs_of(scheduler, "s", runs + 2))  # noqa: B023
 
 
 async def test_a_scheduler_goes_on_after_an_outage(proxy: CuttingProxy, queue: TaskQueue, queue_name: str):

@@ -36,6 +36,7 @@ HARMLESS = {
     "run-times",
     "declared",
     "declarers",
+    "schedule-keepers",
     "answer:<nonce>",
     "limit-rate:<k>",
     "keeper:<u>",

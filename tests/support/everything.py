@@ -14,6 +14,7 @@ from fairque.redis.delivery import Delivery
 from fairque.redis.keys import encode_user
 from fairque.redis.requester import BlockingRequester
 from fairque.redis.store import Store, renew
+from fairque.redis.store_schedules import ScheduleStore
 from fairque.tasks.decorator import task
 from fairque.tasks.registry import unregister
 from fairque.testing import advance
@@ -152,6 +153,7 @@ class _Builder:
         await eventually(lambda: self._is_declared(scheduler))
         running.cancel()
         await asyncio.wait([running])
+        await ScheduleStore(self.queue.reader).ripe(0, scheduler="ghost")
 
     async def _is_declared(self, scheduler: TaskScheduler) -> bool:
         return bool(await scheduler.list_schedules("system"))

@@ -206,6 +206,7 @@ ROWS = (
     Row("schedule:<s>", "hash", "no", whole=("schedule - - $s",)),
     Row("schedule-index", "zset", "no", each=("indexed $u - $s",), split=("u", "s")),
     Row("schedules-broken", "zset", "no", each=("schedule - - $m",)),
+    Row("schedule-keepers", "string", "yes", ttl_days=1),
     Row("schedules-ended", "zset", "no", each=("schedule - - $m",)),
     Row("declared", "zset", "no", each=("schedule - - $m",)),
     Row("declarers", "zset", "yes", ttl_days=1),

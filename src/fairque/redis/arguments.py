@@ -424,10 +424,15 @@ class XcomClear(Arguments, frozen=True):
 
 
 class Ripe(Arguments, frozen=True):
-    """ahead_ms: as if it were so much later."""
+    """scheduler: who takes turns with others; '' for one that does not. ahead_ms: as if it were so much later."""
 
+    scheduler: str
     most: int
     ahead_ms: int
+
+
+class LeaveSchedules(Arguments, frozen=True):
+    scheduler: str
 
 
 class Firing(AddedTask, frozen=True, kw_only=True):

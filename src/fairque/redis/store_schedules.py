@@ -58,10 +58,10 @@ class Due(NamedTuple):
 
 
 class Ripe(NamedTuple):
-    """What is due, and when the first of the others is; None when there is no other. `broken` were set aside."""
+    """What is due, and when to look again. `broken` were set aside."""
 
     now_ms: int
-    next_ms: int | None
+    look_at_ms: int
     due: list[Due]
     broken: list[str]
 
@@ -118,10 +118,14 @@ class ScheduleStore:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def ripe(self, most: int, ahead_ms: int) -> Ripe:
-        now_ms, next_ms, broken, *rows = await self._store.call(arguments.Ripe(most, ahead_ms))
+    async def ripe(self, most: int, ahead_ms: int = 0, scheduler: str = "") -> Ripe:
+        """`scheduler` is one that takes turns with others; see schedule_keepers.lua."""
+        now_ms, look_at_ms, broken, *rows = await self._store.call(arguments.Ripe(scheduler, most, ahead_ms))
         names = [name.decode(errors="replace") for name in broken]
-        return Ripe(now_ms, next_ms if next_ms >= 0 else None, [_due(row) for row in rows], names)
+        return Ripe(now_ms, look_at_ms, [_due(row) for row in rows], names)
+
+    async def leave(self, scheduler: str) -> None:
+        await self._store.call(arguments.LeaveSchedules(scheduler))
 
     async def fire(self, moves: Sequence[Move]) -> list[str]:
         """Per move: one of `OUTCOMES`, or what went wrong with it alone."""

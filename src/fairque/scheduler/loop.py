@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import random
 import time
 from collections.abc import Sequence
 
@@ -11,7 +13,6 @@ import anyio
 import anyio.to_thread
 
 from fairque.backoff import Backoff
-from fairque.checks import MAX_SECONDS
 from fairque.errors import FairqueError, InvalidInput
 from fairque.queue.queue import TaskQueue
 from fairque.redis.store_schedules import OUTCOMES, Due, Move, Ripe, ScheduleStore, Write, decode_spec
@@ -24,13 +25,19 @@ __all__ = ["ScheduleLoop"]
 
 logger = logging.getLogger("fairque.scheduler")
 BATCH = 50
-SAFETY_SECONDS = 60.0
+DECLARE_SECONDS = 60.0
+SAFETY_SECONDS = (22.0, 30.0)
+"""A look without a reason comes after between so many. All at once, they would be much for the server, and late."""
+GOODBYE_SECONDS = 1.0
 LATE_MS = 5_000
 MOST_FIRED = 10_000
 
 
 class ScheduleLoop:
     """Ticks for one `TaskScheduler`.
+
+    Of all the loops of a queue, one looks at each moment at which a schedule is due, and a second one a little later,
+    should that one be gone; the others look now and then. Who is who is decided in Redis, at each look.
 
     Args:
         queue: An open queue.
@@ -42,15 +49,20 @@ class ScheduleLoop:
         self._queue = queue
         self._store = store
         self._declarations = declarations
+        self._name = f"{os.getpid()}-{os.urandom(4).hex()}"
         self._attention = asyncio.Event()
         self._stopping = False
 
     async def run(self) -> None:
         channel = self._queue.keys.schedules_channel
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._listen, channel)
-            await self._loop()
-            group.cancel_scope.cancel()
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._listen, channel)
+                await self._loop()
+                group.cancel_scope.cancel()
+        finally:
+            with anyio.move_on_after(GOODBYE_SECONDS, shield=True):
+                await self._leave()
 
     def stop(self) -> None:
         self._stopping = True
@@ -59,11 +71,10 @@ class ScheduleLoop:
     async def fire_due(self, ahead_ms: int) -> int:
         made = 0
         for _ in range(MOST_FIRED):
-            ripe = await self._ripe(1, ahead_ms)
+            ripe = self._told(await self._store.ripe(1, ahead_ms))
             if not (ripe.due or ripe.broken):
                 return made
-            if ripe.due:
-                made += await self._fire(ripe.due, ripe.now_ms)
+            made += [outcome for _, outcome in await self._fire(ripe)].count("fired")
         raise InvalidInput(f"more than {MOST_FIRED} firings within {ahead_ms / 1000:g} seconds: look ahead less far")
 
     async def _loop(self) -> None:
@@ -74,35 +85,42 @@ class ScheduleLoop:
             try:
                 if time.monotonic() >= declare_at:
                     await self._declarations.declare()
-                    declare_at = time.monotonic() + SAFETY_SECONDS
+                    declare_at = time.monotonic() + DECLARE_SECONDS
                 sleep = await self._tick()
                 backoff.reset()
             except FairqueError as exc:
                 logger.warning("cannot fire schedules, trying again: %s", exc)
                 sleep = backoff.next()
             if sleep > 0 and not self._stopping:
-                with anyio.move_on_after(min(sleep, max(0.0, declare_at - time.monotonic()))):
+                sleep = min(sleep, random.uniform(*SAFETY_SECONDS), max(0.0, declare_at - time.monotonic()))
+                with anyio.move_on_after(sleep):
                     await self._attention.wait()
 
     async def _tick(self) -> float:
-        """Fire what is due; returns the seconds until the next one is."""
-        ripe = await self._ripe(BATCH, 0)
+        """Fire what is due, if that is this one's turn; returns the seconds until it looks again."""
+        ripe = self._told(await self._store.ripe(BATCH, scheduler=self._name))
         began = time.monotonic()
-        if ripe.due:
-            await self._fire(ripe.due, ripe.now_ms)
-        if ripe.due or ripe.broken:
+        look_at_ms = min([ripe.look_at_ms, *(_next_look(each, ripe) for each in await self._fire(ripe))])
+        if ripe.broken or len(ripe.due) == BATCH:
             return 0.0
-        if ripe.next_ms is None:
-            return MAX_SECONDS
-        return max(0.001, (ripe.next_ms - ripe.now_ms + 1) / 1000 - (time.monotonic() - began))
+        return max(0.001, (look_at_ms - ripe.now_ms + 1) / 1000 - (time.monotonic() - began))
 
-    async def _ripe(self, most: int, ahead_ms: int) -> Ripe:
-        ripe = await self._store.ripe(most, ahead_ms)
+    def _told(self, ripe: Ripe) -> Ripe:
         for schedule_id in ripe.broken:
             logger.error("schedule %r fires no more: what Redis has of it cannot be read", schedule_id)
         return ripe
 
-    async def _fire(self, due: list[Due], now_ms: int) -> int:
+    async def _leave(self) -> None:
+        try:
+            await self._store.leave(self._name)
+        except FairqueError as exc:
+            logger.warning("could not leave the schedules to others at once: %s", exc)
+
+    async def _fire(self, ripe: Ripe) -> list[tuple[Move, str]]:
+        """What became of each that is due and can be read."""
+        due, now_ms = ripe.due, ripe.now_ms
+        if not due:
+            return []
         # In a thread: what was missed in a long downtime takes a while to count.
         planned = await anyio.to_thread.run_sync(_moves, due, now_ms) if _is_late(due, now_ms) else _moves(due, now_ms)
         moves = [move for move in planned if isinstance(move, Move)]
@@ -123,13 +141,13 @@ class ScheduleLoop:
                 logger.warning("schedule %r: slot skipped, %s", move.due.schedule_id, reason)
             elif move.missed and outcome != "stale":
                 logger.warning("schedule %r: %d slots were missed", move.due.schedule_id, move.missed)
-        return outcomes.count("fired")
+        return list(zip(moves, outcomes, strict=True))
 
     async def send(self, moves: Sequence[Move]) -> list[str]:
         return await self._store.fire(moves)
 
     async def _listen(self, channel: str) -> None:
-        """Without messages, the look every minute still finds what others change."""
+        """Without messages, a look now and then still finds what others change."""
         backoff = Backoff()
         while True:
             try:
@@ -145,8 +163,18 @@ class ScheduleLoop:
             with anyio.CancelScope(shield=True):
                 await self._queue.listener.unsubscribe(channel, self._on_message)
 
-    def _on_message(self, _: bytes | None) -> None:
-        self._attention.set()
+    def _on_message(self, names: bytes | None) -> None:
+        """`names` are those who are to look; without any, all are."""
+        if not names or self._name.encode() in names.split():
+            self._attention.set()
+
+
+def _next_look(fired: tuple[Move, str], ripe: Ripe) -> int:
+    """At once, where somebody else changed it, or it could not fire."""
+    move, outcome = fired
+    if outcome == "stale" or outcome not in OUTCOMES:
+        return ripe.now_ms
+    return move.next_ms if move.next_ms is not None else ripe.look_at_ms
 
 
 def _is_late(due: list[Due], now_ms: int) -> bool:

@@ -1,28 +1,41 @@
 #!lua flags=allow-oom
--- The schedules that are due, earliest first. Those that ended long ago are forgotten on the way.
+-- The schedules that are due, earliest first, unless another scheduler fires them. Those that ended long ago are forgotten
+-- on the way.
 -- KEYS[1]  state
--- Returns  {now, ms at which the first of the others is due or -1, ids that were set aside as they cannot be read,
---          per schedule: {id, ms, user, name, spec, anchor, body, priority, delay, revision, slot}}
+-- Returns  {now, ms at which the scheduler looks again, ids that were set aside as they cannot be read, per schedule: {id, ms, user, name, spec, anchor, body, priority, delay, revision, slot}}
 -- Cost     O(most + log schedules)
 --@include base
 --@include schedules
+--@include schedule_keepers
 --@arguments
 local until_ms = now + ahead_ms
 local broken = {}
-local found = { now, -1, broken }
 
 local function is_whole(known)
   local user, spec, anchor, body, priority, revision, slot = known[1], known[3], known[4], known[5], known[6], known[8], known[9]
   return user and spec and body and revision and tonumber(anchor) and tonumber(priority) and tonumber(slot)
 end
 
-local first = call('ZRANGE', schedules_key, 0, most, 'WITHSCORES')
-for at = 1, #first, 2 do
-  local id, ms = first[at], tonumber(first[at + 1])
-  if ms > until_ms or at > 2 * most then
-    found[2] = ms
-    break
+-- Where nobody else counts, all that is due is told.
+local function split(listed)
+  local due, next_ms = {}, nil
+  for at = 1, #listed, 2 do
+    local ms = tonumber(listed[at + 1])
+    if ms > until_ms or #due == most then
+      next_ms = ms
+      break
+    end
+    due[#due + 1] = { listed[at], ms }
   end
+  if scheduler == '' then return due, next_ms or -1 end
+  local fires, look_at = take_part(scheduler, due[1] and due[1][2], next_ms)
+  return fires and due or {}, look_at
+end
+
+local due, look_at = split(call('ZRANGE', schedules_key, 0, most, 'WITHSCORES'))
+local found = { now, look_at, broken }
+for _, each in ipairs(due) do
+  local id, ms = each[1], each[2]
   local known = read_schedule(id, 'user', 'name', 'spec', 'anchor', 'body', 'priority', 'delay', 'revision', 'slot')
   if is_whole(known) then
     found[#found + 1] = { id, ms, unpack(known, 1, 9) }

@@ -6,8 +6,9 @@
 -- Cost     O(schedules log schedules)
 --@include base
 --@include schedules
+--@include schedule_keepers
 --@arguments
-local more, orders = {}, {}
+local more, orders, soonest = {}, {}, math.huge
 
 local function problem_of(known, read)
   local is_there = known[1] and known[2]
@@ -36,6 +37,7 @@ local function list(id, user, next_ms)
       call('ZREM', schedules_key, id)
     elseif next_ms ~= 'keep' then
       call('ZADD', schedules_key, next_ms, id)
+      soonest = math.min(soonest, next_ms)
     end
   end
   call('ZADD', index_key, 0, user .. ':' .. id)
@@ -74,5 +76,5 @@ for user, size in pairs(bytes and more or {}) do
 end
 for _, order in ipairs(orders) do write(order) end
 if save_bytes then save_bytes() end
-call('PUBLISH', prefix .. 'schedules', '')
+if soonest < math.huge then tell_keepers(soonest) end
 return 'done'
