@@ -75,6 +75,52 @@ local function cost_of_task(user, id)
   return type(head) == 'string' and cost_of(head) or 1
 end
 
+-- lib/run_times.lua
+-- How long tasks of a name ran lately.
+-- run-times  name → 'number mean' in seconds; '' stands for all names. Of a thousand names at most
+-- These are estimates: where the key is of another type, nothing is known, and nothing fails.
+
+local function new_run_times()
+  local it, run_times = {}, prefix .. 'run-times'
+  local MEAN_OF, MOST_NAMES = 32, 1000
+
+  -- Second: of how many it is.
+  function it.mean(name)
+    local known = redis.pcall('HGET', run_times, name)
+    if type(known) ~= 'string' then return nil, 0 end
+    local n, mean = string.match(known, '^(%S+) (%S+)$')
+    return tonumber(mean), tonumber(n) or 0
+  end
+
+  -- Beyond so many names a new one takes the place of one at random: of names that nobody uses any more, sooner or later.
+  local function make_room()
+    if call('HLEN', run_times) < MOST_NAMES then return end
+    for _, name in ipairs(call('HRANDFIELD', run_times, 2)) do
+      if name ~= '' then return call('HDEL', run_times, name) end
+    end
+  end
+
+  local function learn(name, runs, seconds)
+    local mean, n = it.mean(name)
+    if not mean then
+      make_room()
+      mean = seconds
+    end
+    n = math.min(n + runs, MEAN_OF)
+    mean = mean + (seconds - mean) * math.min(1, runs / n)
+    call('HSET', run_times, name, string.format('%d %.9g', n, mean))
+    call('PEXPIRE', run_times, USER_TTL)
+  end
+
+  -- So many took so long each, in the mean.
+  function it.learn(name, runs, seconds)
+    if name ~= '' then pcall(learn, name, runs, seconds) end
+    pcall(learn, '', runs, seconds)
+  end
+
+  return it
+end
+
 -- lib/live_workers.lua
 -- The workers that gave a sign of life within so many ms and have said what they are: {name, fields}. One that has claimed
 -- but not renewed yet has no record, and one whose record is gone is no worker either.
@@ -96,13 +142,13 @@ local function first(key) return call('ZRANGE', key, 0, 0, 'WITHSCORES')[2] or '
 local lives = {}
 for _, worker in ipairs(live_workers(silent_ms)) do lives[worker[1]] = true end
 
-local running, times, known = {}, {}, {}
+local running, times, known, run_times = {}, {}, {}, new_run_times()
 
 local function learn(name)
   if known[name] then return end
   known[name] = true
-  local mean = call('HGET', prefix .. 'run-times', name)
-  times[#times + 1], times[#times + 2] = name, mean and string.match(mean, ' (.*)') or ''
+  local mean = run_times.mean(name)
+  times[#times + 1], times[#times + 2] = name, mean and string.format('%.9g', mean) or ''
 end
 
 local function note(user, id)

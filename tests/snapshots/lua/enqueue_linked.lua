@@ -1774,9 +1774,7 @@ save_tallies = function()
     local high = x * 536870913
     return high - (high - x)
   end
-  local function save(user, by)
-    local key = prefix .. 'metrics:' .. user
-    local blob = call('GET', key)
+  local function save(user, key, blob, by)
     local m = blob and cmsgpack.unpack(blob) or { 0, 0, 0, 0, 0, 0, 0, 0, 0, now, 0, 0, 0, 0 }
     local hour, is_new = math.floor(m[10] / HOUR), not blob
     if hour ~= math.floor(now / HOUR) then
@@ -1803,8 +1801,13 @@ save_tallies = function()
   end
   for how, at in pairs(TALLIED) do count(how, whole[at]) end
   tallies['*'] = whole
-  for user, by in pairs(tallies) do
-    pcall(save, user, by) -- a key that is broken costs its own user its numbers
+  local users, keys = {}, {}
+  for user in pairs(tallies) do
+    users[#users + 1], keys[#keys + 1] = user, prefix .. 'metrics:' .. user
+  end
+  local blobs = call('MGET', unpack(keys)) -- of a key of another type nothing
+  for at, user in ipairs(users) do
+    pcall(save, user, keys[at], blobs[at], tallies[user]) -- a key that is broken costs its own user its numbers
   end
 end
 
@@ -2521,16 +2524,6 @@ local function new_limits()
     return limits
   end
 
-  -- What limits a task with this body, for those who ask why it waits.
-  function it.look_at(user, body)
-    local shown = {}
-    for at, l in ipairs(it.of(user, body) or {}) do
-      shown[at] = { l.key, l.max or '', l.rate_us or '', l.burst or '', string.format('%.0f', l.tat or 0), l.running,
-        l.let_in, call('ZCARD', users_of(l.key)) }
-    end
-    return shown
-  end
-
   local function keys_in(user, body)
     local name, heading = heading_in(body)
     local own, keys = ':' .. name, {}
@@ -2604,6 +2597,37 @@ local function new_limits()
     if not mine[1] then return end
     take_away(user, id, mine, true)
     for _, k in ipairs(mine) do free(k, 1) end
+  end
+
+  -- What limits a task with this body, for those who ask why it waits. Per limit: key, most or '', us between two starts or
+  -- '', burst or '', tat, how many run, of these its user's or '', how many are let in, users that wait, held tasks of its
+  -- own before it, those of others, whether it has a place in hand.
+  function it.look_at(user, id, body)
+    local MOST_COUNTED, MOST_USERS = 1000, 500
+    local function running_by_user(k)
+      if call('SCARD', running_of(k)) > MOST_COUNTED then return '' end
+      local own, start = 0, user .. ':'
+      for _, member in ipairs(call('SMEMBERS', running_of(k))) do
+        if string.sub(member, 1, #start) == start then own = own + 1 end
+      end
+      return own
+    end
+    local function turns_of_others(k, own)
+      local before, turns = call('ZRANK', users_of(k), user) or MOST_USERS, 0
+      for at, other in ipairs(call('ZRANGE', users_of(k), 0, MOST_USERS - 1)) do
+        local tasks = other ~= user and call('ZCARD', held_of(other, k)) or 0
+        turns = turns + math.min(tasks, own + (at <= before and 1 or 0))
+      end
+      return turns
+    end
+    local shown, mine = {}, any_in_hand() and in_hand(user, id) or {}
+    for at, l in ipairs(it.of(user, body) or {}) do
+      local own = call('ZRANK', held_of(user, l.key), id) or call('ZCARD', held_of(user, l.key))
+      shown[at] = { l.key, l.max or '', l.rate_us or '', l.burst or '', string.format('%.0f', l.tat or 0), l.running,
+        running_by_user(l.key), l.let_in, call('ZCARD', users_of(l.key)), own, turns_of_others(l.key, own),
+        mine[l.key] and 1 or 0 }
+    end
+    return shown
   end
 
   -- Lines

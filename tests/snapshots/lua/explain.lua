@@ -2,12 +2,12 @@
 -- Everything that decides when a user, or one of its tasks, is served.
 -- KEYS[1]  state
 -- Returns  a flat list of names and values:
---          now, id, task (fields), ended (first ten bytes of the result record), has_body, name, is_payload, rank (in its lane), lane,
---          scheduled_at, needs, critical, normal, held, running, tag, parked_until, policy, bytes, default, marks (tat,
---          tat_of, open_until), metrics, queue_metrics, limits (per limit that the task has: key, max, us between two
---          starts, burst, tat, how many run, are let in, users that wait), workers (per worker: fields), lines (from its own
---          outwards: its name in it, per member name, tag, weight and backlog, members that are ready, members before
---          it), queued
+--          now, id, task (fields), ended (first ten bytes of the result record), has_body, name, cost (of its body), run (mean seconds of its
+--          name, or ''), is_payload, rank (in its lane), lane, scheduled_at, needs, critical, normal, held, running, tag, policy, bytes, default, marks (tat,
+--          tat_of, open_until), metrics, queue_metrics, limits (what lib/limits.lua shows of each), workers (per worker: fields),
+--          lines (from its own outwards: its name in it, members, how many are ready, how many before it; per member: name,
+--          tag, weight, then of a user its backlog, and the cost and seconds of its services, or ''; of a group its members,
+--          and how many it has), started, taken (slots of others that those keep to themselves)
 -- Cost     O(log users + members looked at + workers)
 
 -- lib/base.lua
@@ -1832,16 +1832,6 @@ local function new_limits()
     return limits
   end
 
-  -- What limits a task with this body, for those who ask why it waits.
-  function it.look_at(user, body)
-    local shown = {}
-    for at, l in ipairs(it.of(user, body) or {}) do
-      shown[at] = { l.key, l.max or '', l.rate_us or '', l.burst or '', string.format('%.0f', l.tat or 0), l.running,
-        l.let_in, call('ZCARD', users_of(l.key)) }
-    end
-    return shown
-  end
-
   local function keys_in(user, body)
     local name, heading = heading_in(body)
     local own, keys = ':' .. name, {}
@@ -1915,6 +1905,37 @@ local function new_limits()
     if not mine[1] then return end
     take_away(user, id, mine, true)
     for _, k in ipairs(mine) do free(k, 1) end
+  end
+
+  -- What limits a task with this body, for those who ask why it waits. Per limit: key, most or '', us between two starts or
+  -- '', burst or '', tat, how many run, of these its user's or '', how many are let in, users that wait, held tasks of its
+  -- own before it, those of others, whether it has a place in hand.
+  function it.look_at(user, id, body)
+    local MOST_COUNTED, MOST_USERS = 1000, 500
+    local function running_by_user(k)
+      if call('SCARD', running_of(k)) > MOST_COUNTED then return '' end
+      local own, start = 0, user .. ':'
+      for _, member in ipairs(call('SMEMBERS', running_of(k))) do
+        if string.sub(member, 1, #start) == start then own = own + 1 end
+      end
+      return own
+    end
+    local function turns_of_others(k, own)
+      local before, turns = call('ZRANK', users_of(k), user) or MOST_USERS, 0
+      for at, other in ipairs(call('ZRANGE', users_of(k), 0, MOST_USERS - 1)) do
+        local tasks = other ~= user and call('ZCARD', held_of(other, k)) or 0
+        turns = turns + math.min(tasks, own + (at <= before and 1 or 0))
+      end
+      return turns
+    end
+    local shown, mine = {}, any_in_hand() and in_hand(user, id) or {}
+    for at, l in ipairs(it.of(user, body) or {}) do
+      local own = call('ZRANK', held_of(user, l.key), id) or call('ZCARD', held_of(user, l.key))
+      shown[at] = { l.key, l.max or '', l.rate_us or '', l.burst or '', string.format('%.0f', l.tat or 0), l.running,
+        running_by_user(l.key), l.let_in, call('ZCARD', users_of(l.key)), own, turns_of_others(l.key, own),
+        mine[l.key] and 1 or 0 }
+    end
+    return shown
   end
 
   -- Lines
@@ -2261,6 +2282,52 @@ local function limiting()
   return limited
 end
 
+-- lib/run_times.lua
+-- How long tasks of a name ran lately.
+-- run-times  name → 'number mean' in seconds; '' stands for all names. Of a thousand names at most
+-- These are estimates: where the key is of another type, nothing is known, and nothing fails.
+
+local function new_run_times()
+  local it, run_times = {}, prefix .. 'run-times'
+  local MEAN_OF, MOST_NAMES = 32, 1000
+
+  -- Second: of how many it is.
+  function it.mean(name)
+    local known = redis.pcall('HGET', run_times, name)
+    if type(known) ~= 'string' then return nil, 0 end
+    local n, mean = string.match(known, '^(%S+) (%S+)$')
+    return tonumber(mean), tonumber(n) or 0
+  end
+
+  -- Beyond so many names a new one takes the place of one at random: of names that nobody uses any more, sooner or later.
+  local function make_room()
+    if call('HLEN', run_times) < MOST_NAMES then return end
+    for _, name in ipairs(call('HRANDFIELD', run_times, 2)) do
+      if name ~= '' then return call('HDEL', run_times, name) end
+    end
+  end
+
+  local function learn(name, runs, seconds)
+    local mean, n = it.mean(name)
+    if not mean then
+      make_room()
+      mean = seconds
+    end
+    n = math.min(n + runs, MEAN_OF)
+    mean = mean + (seconds - mean) * math.min(1, runs / n)
+    call('HSET', run_times, name, string.format('%d %.9g', n, mean))
+    call('PEXPIRE', run_times, USER_TTL)
+  end
+
+  -- So many took so long each, in the mean.
+  function it.learn(name, runs, seconds)
+    if name ~= '' then pcall(learn, name, runs, seconds) end
+    pcall(learn, '', runs, seconds)
+  end
+
+  return it
+end
+
 -- lib/live_workers.lua
 -- The workers that gave a sign of life within so many ms and have said what they are: {name, fields}. One that has claimed
 -- but not renewed yet has no record, and one whose record is gone is no worker either.
@@ -2291,31 +2358,50 @@ local function weight_of(whose)
   return packed and cmsgpack.unpack(packed).weight or (string.byte(whose) == 64 and 1 or default_weight)
 end
 
+local function ready_set_of(packed)
+  local group = packed and cmsgpack.unpack(packed).group
+  return group and prefix .. 'ready:' .. group or ready_key
+end
+
 local function tasks_of(whose)
   return call('ZCARD', place_key('critical', whose)) + call('ZCARD', place_key('normal', whose))
 end
 
--- Of a group, as its first members have it; of those deep within one, groups count as one task.
-local function backlog_of(whose)
-  if string.byte(whose) ~= 64 then return tasks_of(whose) end
-  local line = prefix .. 'ready:' .. string.sub(whose, 2)
-  local total = 0
-  for _, member in ipairs(call('ZRANGE', line, 0, 49)) do
-    total = total + (string.byte(member) == 64 and 1 or tasks_of(member))
-  end
-  return math.floor(total * math.max(1, call('ZCARD', line) / 50))
+-- What a service of the user costs and how long it runs: lately, else what its next task says.
+local times = new_run_times()
+local function service_of(whose)
+  local blob = call('GET', prefix .. 'metrics:' .. whose)
+  local m = blob and cmsgpack.unpack(blob)
+  if m and m[9] > 0.001 then return m[7] / m[9], m[8] / m[9] end
+  local next_one = call('ZRANGE', place_key('critical', whose), 0, 0)[1] or call('ZRANGE', place_key('normal', whose), 0, 0)[1]
+  local head = next_one and call('GETRANGE', body_key(whose, next_one), 0, LONGEST_HEAD) or ''
+  return cost_of(head), times.mean(name_in(head))
 end
 
-local function members_of(set)
-  local rows, flat = {}, call('ZRANGE', set, 0, most - 1, 'WITHSCORES')
-  for at = 1, #flat, 2 do
-    rows[#rows + 1] = { flat[at], flat[at + 1], string.format('%.17g', weight_of(flat[at])), backlog_of(flat[at]) }
+local function text_of_number(x) return x and string.format('%.9g', x) or '' end
+
+-- The first members of a line. Of all groups together so many are looked at, and some of each.
+local OF_A_GROUP, left = 50, 2 * most
+local members_of
+local function row_of(member, tag)
+  left = left - 1
+  local weight = string.format('%.17g', weight_of(member))
+  if string.byte(member) == 64 then
+    local line = prefix .. 'ready:' .. string.sub(member, 2)
+    return { member, tag, weight, members_of(line, math.min(OF_A_GROUP, left)), call('ZCARD', line) }
   end
+  local cost, run = service_of(member)
+  return { member, tag, weight, tasks_of(member), text_of_number(cost), text_of_number(run) }
+end
+
+function members_of(set, some)
+  local rows, flat = {}, some > 0 and call('ZRANGE', set, 0, some - 1, 'WITHSCORES') or {}
+  for at = 1, #flat, 2 do rows[#rows + 1] = row_of(flat[at], flat[at + 1]) end
   return rows
 end
 
 local function line_of(set, member)
-  return { member, members_of(set), call('ZCARD', set), call('ZRANK', set, member) or 0 }
+  return { member, members_of(set, most), call('ZCARD', set), call('ZRANK', set, member) or 0 }
 end
 
 local function lines_of(path)
@@ -2349,6 +2435,8 @@ local function look_at_task()
   local body = call('GET', body_key(user, id))
   tell('has_body', body and 1 or 0)
   tell('name', body and name_in(body))
+  tell('cost', text_of_number(body and cost_of(body)))
+  tell('run', text_of_number(body and times.mean(name_in(body))))
   tell('is_payload', body and is_payload(body) and 1 or 0)
   local lane, rank
   for at, set in ipairs({ critical, normal, held }) do
@@ -2360,7 +2448,7 @@ local function look_at_task()
   tell('scheduled_at', due and string.format('%d', due))
   tell('needs', call('SRANDMEMBER', needs_key(user, id), 100))
   if not body then return end
-  tell('limits', limited and limited.look_at(user, body))
+  tell('limits', limited and limited.look_at(user, id, body))
 end
 
 tell('now', now)
@@ -2370,9 +2458,7 @@ tell('normal', call('ZCARD', place_key('normal', user)))
 tell('held', call('ZCARD', place_key('held', user)))
 tell('running', call('XLEN', stream_key('critical', user)) + call('XLEN', stream_key('normal', user)))
 local policy = policy_of(user)
-local group = policy and cmsgpack.unpack(policy).group
-tell('tag', call('ZSCORE', group and prefix .. 'ready:' .. group or ready_key, user))
-tell('parked_until', call('ZSCORE', prefix .. 'parked', user))
+tell('tag', call('ZSCORE', ready_set_of(policy), user))
 tell('policy', policy)
 tell('bytes', bytes_used(user))
 tell('default', default)
@@ -2382,8 +2468,21 @@ tell('queue_metrics', call('GET', prefix .. 'metrics:*'))
 local workers = {}
 for at, worker in ipairs(live_workers(60000)) do workers[at] = worker[2] end
 tell('workers', workers)
-tell('lines', lines_of(group))
-local totals = call('HMGET', state_key, 'critical', 'normal')
-tell('queued', (totals[1] or 0) + (totals[2] or 0))
+tell('lines', lines_of(policy and cmsgpack.unpack(policy).group))
+
+-- Slots of others whose tasks wait for the end of some of their own: what ends is followed by the next one of theirs.
+local function taken_slots()
+  local slots = 0
+  for _, entry in ipairs(call('ZRANGE', leases_key, 0, most - 1)) do
+    local lane, other = string.match(entry, '^([^:]+):(.*)$')
+    if other ~= user and tasks_of(other) + call('ZCARD', place_key('held', other)) > 0
+      and not call('ZSCORE', ready_set_of(policy_of(other)), other) then
+      slots = slots + call('XLEN', stream_key(lane, other))
+    end
+  end
+  return slots
+end
+tell('started', call('HGET', state_key, 'started'))
+tell('taken', taken_slots())
 return found
 end)()

@@ -1,7 +1,7 @@
 #!lua
 -- Fire schedules: each makes a task and moves on to its next slot, unless another scheduler was faster.
 -- KEYS[1]  state
--- Returns  per firing: 'fired' | 'passed' | 'skipped' (the task before lives) | 'full' (the backlog of the user, or its bytes) |
+-- Returns  per firing: 'fired' | 'passed' | 'skipped' (a task of it lives) | 'full' (the backlog of the user, or its bytes) |
 --          'stale' (fired by another one, changed or removed), or what went wrong: it fires later
 -- Cost     O(firings log n + what is canceled)
 
@@ -1811,9 +1811,7 @@ save_tallies = function()
     local high = x * 536870913
     return high - (high - x)
   end
-  local function save(user, by)
-    local key = prefix .. 'metrics:' .. user
-    local blob = call('GET', key)
+  local function save(user, key, blob, by)
     local m = blob and cmsgpack.unpack(blob) or { 0, 0, 0, 0, 0, 0, 0, 0, 0, now, 0, 0, 0, 0 }
     local hour, is_new = math.floor(m[10] / HOUR), not blob
     if hour ~= math.floor(now / HOUR) then
@@ -1840,8 +1838,13 @@ save_tallies = function()
   end
   for how, at in pairs(TALLIED) do count(how, whole[at]) end
   tallies['*'] = whole
-  for user, by in pairs(tallies) do
-    pcall(save, user, by) -- a key that is broken costs its own user its numbers
+  local users, keys = {}, {}
+  for user in pairs(tallies) do
+    users[#users + 1], keys[#keys + 1] = user, prefix .. 'metrics:' .. user
+  end
+  local blobs = call('MGET', unpack(keys)) -- of a key of another type nothing
+  for at, user in ipairs(users) do
+    pcall(save, user, keys[at], blobs[at], tallies[user]) -- a key that is broken costs its own user its numbers
   end
 end
 
@@ -2520,16 +2523,6 @@ local function new_limits()
     return limits
   end
 
-  -- What limits a task with this body, for those who ask why it waits.
-  function it.look_at(user, body)
-    local shown = {}
-    for at, l in ipairs(it.of(user, body) or {}) do
-      shown[at] = { l.key, l.max or '', l.rate_us or '', l.burst or '', string.format('%.0f', l.tat or 0), l.running,
-        l.let_in, call('ZCARD', users_of(l.key)) }
-    end
-    return shown
-  end
-
   local function keys_in(user, body)
     local name, heading = heading_in(body)
     local own, keys = ':' .. name, {}
@@ -2603,6 +2596,37 @@ local function new_limits()
     if not mine[1] then return end
     take_away(user, id, mine, true)
     for _, k in ipairs(mine) do free(k, 1) end
+  end
+
+  -- What limits a task with this body, for those who ask why it waits. Per limit: key, most or '', us between two starts or
+  -- '', burst or '', tat, how many run, of these its user's or '', how many are let in, users that wait, held tasks of its
+  -- own before it, those of others, whether it has a place in hand.
+  function it.look_at(user, id, body)
+    local MOST_COUNTED, MOST_USERS = 1000, 500
+    local function running_by_user(k)
+      if call('SCARD', running_of(k)) > MOST_COUNTED then return '' end
+      local own, start = 0, user .. ':'
+      for _, member in ipairs(call('SMEMBERS', running_of(k))) do
+        if string.sub(member, 1, #start) == start then own = own + 1 end
+      end
+      return own
+    end
+    local function turns_of_others(k, own)
+      local before, turns = call('ZRANK', users_of(k), user) or MOST_USERS, 0
+      for at, other in ipairs(call('ZRANGE', users_of(k), 0, MOST_USERS - 1)) do
+        local tasks = other ~= user and call('ZCARD', held_of(other, k)) or 0
+        turns = turns + math.min(tasks, own + (at <= before and 1 or 0))
+      end
+      return turns
+    end
+    local shown, mine = {}, any_in_hand() and in_hand(user, id) or {}
+    for at, l in ipairs(it.of(user, body) or {}) do
+      local own = call('ZRANK', held_of(user, l.key), id) or call('ZCARD', held_of(user, l.key))
+      shown[at] = { l.key, l.max or '', l.rate_us or '', l.burst or '', string.format('%.0f', l.tat or 0), l.running,
+        running_by_user(l.key), l.let_in, call('ZCARD', users_of(l.key)), own, turns_of_others(l.key, own),
+        mine[l.key] and 1 or 0 }
+    end
+    return shown
   end
 
   -- Lines
@@ -3012,8 +3036,9 @@ end
 -- schedules       zset  id → ms at which it fires next
 -- schedules-ended zset  id → ms at which one that has ended is forgotten
 -- schedule:<id>   hash  user, name, spec, anchor, body, priority, delay, revision, state (active | paused | ended), slot
---                       (ms it was planned for), created, runs, skipped, misfired, last_run, last_task, and of a declared
---                       one: declared, older, orphaned
+--                       (ms it was planned for), created, runs, skipped, misfired, last_run, last_task, unended (of the
+--                       ids of its tasks that may not have ended, what follows its own), and of a declared one: declared,
+--                       older, orphaned
 -- schedules-broken zset id → ms at which it was set aside, as its hash was gone or could not be read
 -- schedule-index  zset  <u>:<id>, all with score 0: the schedules of a user are a range
 -- declared        zset  id → when a worker or scheduler last declared it
@@ -3032,6 +3057,14 @@ end
 -- Its body is in the count of the bytes of its user.
 local function weigh_schedule(user, id, sign)
   if bytes then bytes.change(user, 'schedule:' .. id, sign * call('HSTRLEN', schedule_key(id), 'body')) end
+end
+
+-- It fires no more, and is forgotten `keep` ms from now.
+local function end_schedule(id, keep)
+  call('HSET', schedule_key(id), 'state', 'ended')
+  call('HDEL', schedule_key(id), 'slot')
+  call('ZREM', schedules_key, id)
+  call('ZADD', ended_key, string.format('%d', now + keep), id)
 end
 
 local function forget_schedule(id)
@@ -3210,19 +3243,55 @@ local function is_stale(f)
   return f.kind ~= 'now' and tonumber(call('ZSCORE', schedules_key, f.schedule_id) or -1) ~= f.expected_ms
 end
 
-local function lives(user, id)
-  if call('EXISTS', result_key(user, id)) == 1 or call('EXISTS', body_key(user, id)) == 0 then return false end
-  return call('HGET', task_key(user, id), 'state') ~= 'failed'
+-- The ends of the ids of its tasks, behind its own id. Those that ended are dropped where these are looked at.
+local MOST_UNENDED = 50
+
+local function unended_of(f)
+  local ends = {}
+  for id_end in string.gmatch(call('HGET', schedule_key(f.schedule_id), 'unended') or '', '%S+') do
+    ends[#ends + 1] = id_end
+  end
+  return ends
 end
 
-local function has_room(user, body)
-  if bytes and not bytes.has_room(user, #body) then return false end
-  local excess = governed and governed.excess(user, 1) or 0
-  if excess > 0 and governed.may_drop(user, 1) then
-    drop_oldest(user, excess, dead_letter_ttl_ms)
-    excess = governed.excess(user, 1)
+-- Those that live, as {id, state}, and the ends to be kept: a failed one may be requeued, but goes first.
+local function look_at(f, ends)
+  local living, failed, kept = {}, {}, {}
+  for _, id_end in ipairs(ends) do
+    local id = f.schedule_id .. id_end
+    if call('EXISTS', body_key(f.user, id)) == 1 then
+      local state = call('HGET', task_key(f.user, id), 'state') or 'queued'
+      if state == 'failed' or call('EXISTS', result_key(f.user, id)) == 1 then
+        failed[#failed + 1] = id_end
+      else
+        living[#living + 1], kept[#kept + 1] = { id, state }, id_end
+      end
+    end
   end
-  return excess == 0
+  for _, id_end in ipairs(kept) do failed[#failed + 1] = id_end end
+  return living, failed
+end
+
+local function remember(f, ends)
+  ends[#ends + 1] = string.sub(f.id, #f.schedule_id + 1)
+  local kept = table.concat(ends, ' ', math.max(1, #ends - MOST_UNENDED + 1))
+  call('HSET', schedule_key(f.schedule_id), 'unended', kept)
+end
+
+-- Once those that wait among the canceled have left their places. Their bytes count still, as their records will.
+local function has_room(f, canceled)
+  if bytes and not bytes.has_room(f.user, #f.body) then return false end
+  if not governed then return true end
+  local free = 0
+  for _, task in ipairs(canceled) do
+    if task[2] ~= 'started' then free = free + 1 end
+  end
+  return governed.excess(f.user, 1 - free) == 0 or governed.may_drop(f.user, 1)
+end
+
+local function drop_excess(user)
+  local excess = governed and governed.excess(user, 1) or 0
+  if excess > 0 then drop_oldest(user, excess, dead_letter_ttl_ms) end
 end
 
 -- As `enqueue` does it.
@@ -3243,26 +3312,26 @@ local function put(f)
 end
 
 local function make_task(f)
-  local last = call('HGET', schedule_key(f.schedule_id), 'last_task')
-  if last and f.overlap == 'skip' and lives(f.user, last) then return 'skipped' end
+  local ends, living, canceled = unended_of(f), {}, {}
+  if f.overlap ~= 'allow' or #ends >= MOST_UNENDED then living, ends = look_at(f, ends) end
+  if f.overlap == 'skip' and living[1] then return 'skipped' end
   if standing(f.user, f.id, f.body, body_key(f.user, f.id)) ~= 'new' then return 'fired' end
-  if last and f.overlap == 'cancel_running' then
-    cancel_task(f.user, last, 'the next run of its schedule', dead_letter_ttl_ms)
+  if f.overlap == 'cancel_running' then canceled = living end
+  if not has_room(f, canceled) then return 'full' end
+  for _, task in ipairs(canceled) do
+    cancel_task(f.user, task[1], 'the next run of its schedule', dead_letter_ttl_ms)
   end
-  if not has_room(f.user, f.body) then return 'full' end
+  drop_excess(f.user)
   put(f)
+  remember(f, ends)
   return 'fired'
 end
 
 local function move_on(f, runs)
-  local key = schedule_key(f.schedule_id)
   if not f.next_ms or (f.max_runs and runs >= f.max_runs) then
-    call('HSET', key, 'state', 'ended')
-    call('HDEL', key, 'slot')
-    call('ZREM', schedules_key, f.schedule_id)
-    call('ZADD', ended_key, string.format('%d', now + keep_ms), f.schedule_id)
+    end_schedule(f.schedule_id, keep_ms)
   else
-    call('HSET', key, 'slot', f.next_slot)
+    call('HSET', schedule_key(f.schedule_id), 'slot', f.next_slot)
     call('ZADD', schedules_key, f.next_ms, f.schedule_id)
   end
 end

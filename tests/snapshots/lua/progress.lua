@@ -50,7 +50,8 @@ local user, id, stream_id, attempt, fraction, message = args[1], args[2], args[3
 local key = task_key(user, id)
 local known = call('HMGET', key, 'stream_id', 'attempt')
 if known[1] ~= stream_id or attempt_in(known[2]) ~= attempt then return 0 end
-call('HSET', key, 'progress', fraction, 'message', message)
+-- With its delivery, so that it is not taken for that of a later attempt; a steal keeps the stream id.
+call('HSET', key, 'progress', fraction, 'message', message, 'progress_of', stream_id .. ' ' .. attempt)
 publish(user, id, 'progress')
 return 1
 end)()

@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
--- A worker's heartbeat, and its running deliveries kept alive; what they used is charged where that is time.
+-- A worker's heartbeat, and its running deliveries kept alive; what they used is charged where that is time, and how long
+-- those ran that have ended is learnt where it is not.
 -- KEYS[1]  state
 -- Returns  {positions (from 0) of the deliveries that are no longer its own, each with why, as lib/whereabouts.lua has it,
 --          positions of those that were canceled}
@@ -1709,19 +1710,59 @@ end
 -- Services whose cost is their time: what they run is charged while they run, so that none is far from what it has used.
 -- task:<u>:<id>  charged         what this delivery was charged so far
 --                charged_before  what the task was charged for deliveries that were stolen or put back
--- run-times      name → 'number mean' of what tasks of a name took lately, in seconds; '' stands for all names. Of a
---                thousand names at most
+
+-- lib/run_times.lua
+-- How long tasks of a name ran lately.
+-- run-times  name → 'number mean' in seconds; '' stands for all names. Of a thousand names at most
+-- These are estimates: where the key is of another type, nothing is known, and nothing fails.
+
+local function new_run_times()
+  local it, run_times = {}, prefix .. 'run-times'
+  local MEAN_OF, MOST_NAMES = 32, 1000
+
+  -- Second: of how many it is.
+  function it.mean(name)
+    local known = redis.pcall('HGET', run_times, name)
+    if type(known) ~= 'string' then return nil, 0 end
+    local n, mean = string.match(known, '^(%S+) (%S+)$')
+    return tonumber(mean), tonumber(n) or 0
+  end
+
+  -- Beyond so many names a new one takes the place of one at random: of names that nobody uses any more, sooner or later.
+  local function make_room()
+    if call('HLEN', run_times) < MOST_NAMES then return end
+    for _, name in ipairs(call('HRANDFIELD', run_times, 2)) do
+      if name ~= '' then return call('HDEL', run_times, name) end
+    end
+  end
+
+  local function learn(name, runs, seconds)
+    local mean, n = it.mean(name)
+    if not mean then
+      make_room()
+      mean = seconds
+    end
+    n = math.min(n + runs, MEAN_OF)
+    mean = mean + (seconds - mean) * math.min(1, runs / n)
+    call('HSET', run_times, name, string.format('%d %.9g', n, mean))
+    call('PEXPIRE', run_times, USER_TTL)
+  end
+
+  -- So many took so long each, in the mean.
+  function it.learn(name, runs, seconds)
+    if name ~= '' then pcall(learn, name, runs, seconds) end
+    pcall(learn, '', runs, seconds)
+  end
+
+  return it
+end
 
 local function new_charging()
-  local it, run_times = {}, prefix .. 'run-times'
+  local it, times = {}, new_run_times()
   local RENEWAL = 0.2 -- of a lease: the interval of worker/renewal.py
-  local FIRST_ESTIMATE, MEAN_OF = 0.1, 32
-  local MOST_NAMES = 1000
+  local FIRST_ESTIMATE = 0.1
 
-  local function estimate(name)
-    local known = call('HGET', run_times, name) or call('HGET', run_times, '')
-    return known and tonumber(string.match(known, ' (.*)')) or FIRST_ESTIMATE
-  end
+  local function estimate(name) return times.mean(name) or times.mean('') or FIRST_ESTIMATE end
 
   -- No more than what is known at the first renewal: a task that takes less gives no more than that back.
   function it.begin(user, id, name, cost, lease_ms)
@@ -1753,27 +1794,8 @@ local function new_charging()
     return used
   end
 
-  -- Beyond so many names a new one takes the place of one at random: of names that nobody uses any more, sooner or later.
-  local function make_room()
-    if call('HLEN', run_times) < MOST_NAMES then return end
-    for _, name in ipairs(call('HRANDFIELD', run_times, 2)) do
-      if name ~= '' then return call('HDEL', run_times, name) end
-    end
-  end
-
-  local function learn_one(name, seconds)
-    local known = call('HGET', run_times, name)
-    if not known then make_room() end
-    local n, took = string.match(known or '0 0', '(.*) (.*)')
-    n = math.min(n + 1, MEAN_OF)
-    call('HSET', run_times, name, string.format('%d %.9g', n, took + (seconds - took) / n))
-    call('PEXPIRE', run_times, USER_TTL)
-  end
-
   function it.learn(user, id, seconds)
-    local name = name_in(call('GETRANGE', body_key(user, id), 0, LONGEST_HEAD))
-    if name ~= '' then learn_one(name, seconds) end
-    learn_one('', seconds)
+    times.learn(name_in(call('GETRANGE', body_key(user, id), 0, LONGEST_HEAD)), 1, seconds)
   end
 
   return it
@@ -2294,13 +2316,15 @@ local function renew_lease(user, id, lane, stream_id, worker)
   damage().mend_stream(stream, lane, user, id, stream_id)
 end
 -- ARGV[1] is the msgpack of Renew: worker: str, ttl_ms: int, fields: Mapping[str, Any], deliveries:
---   list[HeldDelivery]
+--   list[HeldDelivery], run_times: list[EndedRuns]
 --   ttl_ms: of the worker's entry, which gets these fields. Without any, it is not the last part of a renewal, and no
 --   sign of life.
 -- HeldDelivery: lane: str, user: str, id: str, stream_id: str, attempt: int, cost: float
 --   cost: of the body.
+-- EndedRuns: name: str, runs: int, seconds: float
+--   Tasks of one name that ended. seconds: the mean of the times that they ran.
 local args = cmsgpack.unpack(ARGV[1])
-local worker, ttl_ms, fields, deliveries = args[1], args[2], args[3], args[4]
+local worker, ttl_ms, fields, deliveries, run_times = args[1], args[2], args[3], args[4], args[5]
 -- Of workers that are dropped, and of a process that was started anew under the same id.
 local function look_for_what_they_had(are_gone, is_new)
   local lease_ms = tonumber(call('HGET', prefix .. 'settings', 'lease_ms') or 0)
@@ -2364,6 +2388,14 @@ for at, delivery in ipairs(deliveries) do
   local user = delivery[2]
   local is_done, failure = pcall(renew, delivery, at)
   if not is_done then damage().note(user, failure) end
+end
+
+if run_times[1] then
+  local known = new_run_times()
+  for _, ended in ipairs(run_times) do
+    local name, runs, seconds = ended[1], ended[2], ended[3]
+    known.learn(name, runs, seconds)
+  end
 end
 save_state()
 return { lost, canceled }

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- The schedules that are due, earliest first. Those that ended long ago are forgotten on the way.
+-- The schedules that are due, earliest first, unless another scheduler fires them. Those that ended long ago are forgotten
+-- on the way.
 -- KEYS[1]  state
--- Returns  {now, ms at which the first of the others is due or -1, ids that were set aside as they cannot be read,
---          per schedule: {id, ms, user, name, spec, anchor, body, priority, delay, revision, slot}}
+-- Returns  {now, ms at which the scheduler looks again, ids that were set aside as they cannot be read, per schedule: {id, ms, user, name, spec, anchor, body, priority, delay, revision, slot}}
 -- Cost     O(most + log schedules)
 
 -- lib/base.lua
@@ -51,8 +51,9 @@ return (function()
 -- schedules       zset  id → ms at which it fires next
 -- schedules-ended zset  id → ms at which one that has ended is forgotten
 -- schedule:<id>   hash  user, name, spec, anchor, body, priority, delay, revision, state (active | paused | ended), slot
---                       (ms it was planned for), created, runs, skipped, misfired, last_run, last_task, and of a declared
---                       one: declared, older, orphaned
+--                       (ms it was planned for), created, runs, skipped, misfired, last_run, last_task, unended (of the
+--                       ids of its tasks that may not have ended, what follows its own), and of a declared one: declared,
+--                       older, orphaned
 -- schedules-broken zset id → ms at which it was set aside, as its hash was gone or could not be read
 -- schedule-index  zset  <u>:<id>, all with score 0: the schedules of a user are a range
 -- declared        zset  id → when a worker or scheduler last declared it
@@ -398,6 +399,14 @@ local function weigh_schedule(user, id, sign)
   if bytes then bytes.change(user, 'schedule:' .. id, sign * call('HSTRLEN', schedule_key(id), 'body')) end
 end
 
+-- It fires no more, and is forgotten `keep` ms from now.
+local function end_schedule(id, keep)
+  call('HSET', schedule_key(id), 'state', 'ended')
+  call('HDEL', schedule_key(id), 'slot')
+  call('ZREM', schedules_key, id)
+  call('ZADD', ended_key, string.format('%d', now + keep), id)
+end
+
 local function forget_schedule(id)
   local user = read_schedule(id, 'user')[1]
   if user then weigh_schedule(user, id, -1) end
@@ -408,26 +417,110 @@ local function forget_schedule(id)
   call('ZREM', broken_key, id)
   return call('DEL', schedule_key(id))
 end
--- ARGV[1] is the msgpack of Ripe: most: int, ahead_ms: int
---   ahead_ms: as if it were so much later.
+
+-- lib/schedule_keepers.lua
+-- Of all who fire schedules, one looks at each moment at which one is due, the keeper, and one a little later, the deputy,
+-- should the keeper be gone by then. The others look now and then.
+-- schedule-keepers  string  <keeper> <ms of its last look> <ms of its next> <deputy> <ms of its next>; '-' where there is none
+
+local keepers_key = prefix .. 'schedule-keepers'
+local LATE_MS, BUSY_MS = 50, 1000 -- what a keeper may be late by, and how long it may take to fire what it found
+local DEPUTY_PAUSE_MS, LONGEST_MS = 900, 30000
+
+local function read_keepers()
+  local text = redis.pcall('GET', keepers_key)
+  local keeper, looked, at, deputy, deputy_at =
+    string.match(type(text) == 'string' and text or '', '^(%S+) (%d+) (%d+) (%S+) (%d+)$')
+  return { keeper = keeper or '-', looked = tonumber(looked or 0), at = tonumber(at or 0), deputy = deputy or '-',
+    deputy_at = tonumber(deputy_at or 0) }
+end
+
+local function write_keepers(k)
+  local text = string.format('%s %d %d %s %d', k.keeper, k.looked, k.at, k.deputy, k.deputy_at)
+  call('SET', keepers_key, text, 'PX', 2 * LONGEST_MS)
+end
+
+local function is_keeper_gone(k) return k.keeper == '-' or k.at + LATE_MS < now end
+
+-- `due_ms`: of the first schedule. One that is late was not looked at, or whoever did was stopped while it fired.
+local function is_keeper_needed(k, due_ms)
+  if is_keeper_gone(k) then return true end
+  return due_ms and due_ms + LATE_MS <= now and (k.looked < due_ms or k.looked + BUSY_MS < now)
+end
+
+-- Whether the scheduler is the one that fires, and when it looks again; `next_ms` is of the first that is not due.
+local function take_part(scheduler, due_ms, next_ms)
+  local k, latest = read_keepers(), now + LONGEST_MS
+  if k.keeper == scheduler or is_keeper_needed(k, due_ms) then
+    k.keeper, k.looked, k.at = scheduler, now, math.min(next_ms or latest, latest)
+    if k.deputy == scheduler then k.deputy, k.deputy_at = '-', 0 end
+    write_keepers(k)
+    return true, k.at
+  end
+  if k.deputy == scheduler or k.deputy == '-' or k.deputy_at + BUSY_MS < now then
+    local wanted = math.max((next_ms or latest) + LATE_MS, now + DEPUTY_PAUSE_MS)
+    k.deputy, k.deputy_at = scheduler, math.min(wanted, latest)
+    write_keepers(k)
+    return false, k.deputy_at
+  end
+  return false, latest
+end
+
+-- '' is for all of them.
+local function tell_schedulers(names) redis.pcall('PUBLISH', prefix .. 'schedules', names) end
+
+-- Of a moment that may be sooner than the one that the keeper knows; everybody hears of it where there is no keeper.
+local function tell_keepers(next_ms)
+  local k = read_keepers()
+  if is_keeper_gone(k) then
+    tell_schedulers('')
+  elseif next_ms < k.at then
+    tell_schedulers(k.keeper .. ' ' .. k.deputy)
+  end
+end
+
+-- The deputy looks at once where the keeper leaves.
+local function leave_part(scheduler)
+  local k = read_keepers()
+  if k.deputy == scheduler then k.deputy, k.deputy_at = '-', 0 end
+  if k.keeper == scheduler then
+    k.keeper, k.looked, k.at = '-', 0, 0
+    tell_schedulers(k.deputy == '-' and '' or k.deputy)
+  end
+  if k.keeper == '-' and k.deputy == '-' then call('DEL', keepers_key) else write_keepers(k) end
+end
+-- ARGV[1] is the msgpack of Ripe: scheduler: str, most: int, ahead_ms: int
+--   scheduler: who takes turns with others; '' for one that does not. ahead_ms: as if it were so much later.
 local args = cmsgpack.unpack(ARGV[1])
-local most, ahead_ms = args[1], args[2]
+local scheduler, most, ahead_ms = args[1], args[2], args[3]
 local until_ms = now + ahead_ms
 local broken = {}
-local found = { now, -1, broken }
 
 local function is_whole(known)
   local user, spec, anchor, body, priority, revision, slot = known[1], known[3], known[4], known[5], known[6], known[8], known[9]
   return user and spec and body and revision and tonumber(anchor) and tonumber(priority) and tonumber(slot)
 end
 
-local first = call('ZRANGE', schedules_key, 0, most, 'WITHSCORES')
-for at = 1, #first, 2 do
-  local id, ms = first[at], tonumber(first[at + 1])
-  if ms > until_ms or at > 2 * most then
-    found[2] = ms
-    break
+-- Where nobody else counts, all that is due is told.
+local function split(listed)
+  local due, next_ms = {}, nil
+  for at = 1, #listed, 2 do
+    local ms = tonumber(listed[at + 1])
+    if ms > until_ms or #due == most then
+      next_ms = ms
+      break
+    end
+    due[#due + 1] = { listed[at], ms }
   end
+  if scheduler == '' then return due, next_ms or -1 end
+  local fires, look_at = take_part(scheduler, due[1] and due[1][2], next_ms)
+  return fires and due or {}, look_at
+end
+
+local due, look_at = split(call('ZRANGE', schedules_key, 0, most, 'WITHSCORES'))
+local found = { now, look_at, broken }
+for _, each in ipairs(due) do
+  local id, ms = each[1], each[2]
   local known = read_schedule(id, 'user', 'name', 'spec', 'anchor', 'body', 'priority', 'delay', 'revision', 'slot')
   if is_whole(known) then
     found[#found + 1] = { id, ms, unpack(known, 1, 9) }

@@ -1,9 +1,9 @@
 #!lua
--- Write a schedule: a new one, or one that is as its writer has read it.
+-- Write schedules, all of a call or none: new ones, and ones that are as their writer has read them.
 -- KEYS[1]  state
 -- Returns  'done' (also by an earlier try of the same call) | 'exists' | 'missing' | 'changed' (since it was read) |
 --          {'heavy', user, bytes used, limit, bytes asked for, ms}
--- Cost     O(log schedules)
+-- Cost     O(schedules log schedules)
 
 -- lib/base.lua
 -- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
@@ -51,8 +51,9 @@ return (function()
 -- schedules       zset  id → ms at which it fires next
 -- schedules-ended zset  id → ms at which one that has ended is forgotten
 -- schedule:<id>   hash  user, name, spec, anchor, body, priority, delay, revision, state (active | paused | ended), slot
---                       (ms it was planned for), created, runs, skipped, misfired, last_run, last_task, and of a declared
---                       one: declared, older, orphaned
+--                       (ms it was planned for), created, runs, skipped, misfired, last_run, last_task, unended (of the
+--                       ids of its tasks that may not have ended, what follows its own), and of a declared one: declared,
+--                       older, orphaned
 -- schedules-broken zset id → ms at which it was set aside, as its hash was gone or could not be read
 -- schedule-index  zset  <u>:<id>, all with score 0: the schedules of a user are a range
 -- declared        zset  id → when a worker or scheduler last declared it
@@ -398,6 +399,14 @@ local function weigh_schedule(user, id, sign)
   if bytes then bytes.change(user, 'schedule:' .. id, sign * call('HSTRLEN', schedule_key(id), 'body')) end
 end
 
+-- It fires no more, and is forgotten `keep` ms from now.
+local function end_schedule(id, keep)
+  call('HSET', schedule_key(id), 'state', 'ended')
+  call('HDEL', schedule_key(id), 'slot')
+  call('ZREM', schedules_key, id)
+  call('ZADD', ended_key, string.format('%d', now + keep), id)
+end
+
 local function forget_schedule(id)
   local user = read_schedule(id, 'user')[1]
   if user then weigh_schedule(user, id, -1) end
@@ -408,49 +417,153 @@ local function forget_schedule(id)
   call('ZREM', broken_key, id)
   return call('DEL', schedule_key(id))
 end
--- ARGV[1] is the msgpack of Schedule: id: str, user: str, read: str, revision: str, next_ms: int | str, fields:
---   list[Field]
---   read: the revision that was read, '' for a new schedule. revision: from now on.
---   next_ms: of the next firing; 'keep': as it is, '': none.
--- Field: name: str, value: Value
---   One without a value is removed.
-local args = cmsgpack.unpack(ARGV[1])
-local id, user, read, revision, next_ms, fields = args[1], args[2], args[3], args[4], args[5], args[6]
-local key = schedule_key(id)
-local known = read_schedule(id, 'revision', 'state', 'user')
-if known[1] == revision then return 'done' end
-if read ~= '' then
-  if not known[1] then return 'missing' end
-  if known[1] ~= read then return 'changed' end
-elseif known[1] and known[2] ~= 'ended' then
-  return 'exists'
+
+-- lib/schedule_keepers.lua
+-- Of all who fire schedules, one looks at each moment at which one is due, the keeper, and one a little later, the deputy,
+-- should the keeper be gone by then. The others look now and then.
+-- schedule-keepers  string  <keeper> <ms of its last look> <ms of its next> <deputy> <ms of its next>; '-' where there is none
+
+local keepers_key = prefix .. 'schedule-keepers'
+local LATE_MS, BUSY_MS = 50, 1000 -- what a keeper may be late by, and how long it may take to fire what it found
+local DEPUTY_PAUSE_MS, LONGEST_MS = 900, 30000
+
+local function read_keepers()
+  local text = redis.pcall('GET', keepers_key)
+  local keeper, looked, at, deputy, deputy_at =
+    string.match(type(text) == 'string' and text or '', '^(%S+) (%d+) (%d+) (%S+) (%d+)$')
+  return { keeper = keeper or '-', looked = tonumber(looked or 0), at = tonumber(at or 0), deputy = deputy or '-',
+    deputy_at = tonumber(deputy_at or 0) }
 end
-if bytes then
-  local more = known[3] == user and -call('HSTRLEN', key, 'body') or 0
+
+local function write_keepers(k)
+  local text = string.format('%s %d %d %s %d', k.keeper, k.looked, k.at, k.deputy, k.deputy_at)
+  call('SET', keepers_key, text, 'PX', 2 * LONGEST_MS)
+end
+
+local function is_keeper_gone(k) return k.keeper == '-' or k.at + LATE_MS < now end
+
+-- `due_ms`: of the first schedule. One that is late was not looked at, or whoever did was stopped while it fired.
+local function is_keeper_needed(k, due_ms)
+  if is_keeper_gone(k) then return true end
+  return due_ms and due_ms + LATE_MS <= now and (k.looked < due_ms or k.looked + BUSY_MS < now)
+end
+
+-- Whether the scheduler is the one that fires, and when it looks again; `next_ms` is of the first that is not due.
+local function take_part(scheduler, due_ms, next_ms)
+  local k, latest = read_keepers(), now + LONGEST_MS
+  if k.keeper == scheduler or is_keeper_needed(k, due_ms) then
+    k.keeper, k.looked, k.at = scheduler, now, math.min(next_ms or latest, latest)
+    if k.deputy == scheduler then k.deputy, k.deputy_at = '-', 0 end
+    write_keepers(k)
+    return true, k.at
+  end
+  if k.deputy == scheduler or k.deputy == '-' or k.deputy_at + BUSY_MS < now then
+    local wanted = math.max((next_ms or latest) + LATE_MS, now + DEPUTY_PAUSE_MS)
+    k.deputy, k.deputy_at = scheduler, math.min(wanted, latest)
+    write_keepers(k)
+    return false, k.deputy_at
+  end
+  return false, latest
+end
+
+-- '' is for all of them.
+local function tell_schedulers(names) redis.pcall('PUBLISH', prefix .. 'schedules', names) end
+
+-- Of a moment that may be sooner than the one that the keeper knows; everybody hears of it where there is no keeper.
+local function tell_keepers(next_ms)
+  local k = read_keepers()
+  if is_keeper_gone(k) then
+    tell_schedulers('')
+  elseif next_ms < k.at then
+    tell_schedulers(k.keeper .. ' ' .. k.deputy)
+  end
+end
+
+-- The deputy looks at once where the keeper leaves.
+local function leave_part(scheduler)
+  local k = read_keepers()
+  if k.deputy == scheduler then k.deputy, k.deputy_at = '-', 0 end
+  if k.keeper == scheduler then
+    k.keeper, k.looked, k.at = '-', 0, 0
+    tell_schedulers(k.deputy == '-' and '' or k.deputy)
+  end
+  if k.keeper == '-' and k.deputy == '-' then call('DEL', keepers_key) else write_keepers(k) end
+end
+-- ARGV[1] is the msgpack of Schedule: revision: str, keep_ms: int, schedules: list[WrittenSchedule]
+--   revision: of all, from now on. keep_ms: how long an ended schedule is kept.
+-- WrittenSchedule: id: str, user: str, read: str, next_ms: int | str, fields: list[Field]
+--   read: the revision that was read, '' for a new schedule.
+--   next_ms: of the next firing; 'keep': as it is, '': none.
+local args = cmsgpack.unpack(ARGV[1])
+local revision, keep_ms, schedules = args[1], args[2], args[3]
+local more, orders, soonest = {}, {}, math.huge
+
+local function problem_of(known, read)
+  local is_there = known[1] and known[2]
+  if read == '' then return is_there and 'exists' end
+  if not is_there then return 'missing' end
+  return known[1] ~= read and 'changed'
+end
+
+local function weigh_change(id, user, known, fields)
   for _, field in ipairs(fields) do
     local name, value = field[1], ARGV[field[2]] or ''
-    if name == 'body' then more = more + #value end
+    if name == 'body' then
+      local before = known[2] == user and call('HSTRLEN', schedule_key(id), 'body') or 0
+      more[user] = (more[user] or 0) + #value - before
+    end
   end
-  local too_heavy = bytes.refuse(user, more)
+end
+
+-- Where it is listed follows its state.
+local function list(id, user, next_ms)
+  if call('HGET', schedule_key(id), 'state') == 'ended' then
+    end_schedule(id, keep_ms)
+  else
+    call('ZREM', ended_key, id)
+    if next_ms == '' then
+      call('ZREM', schedules_key, id)
+    elseif next_ms ~= 'keep' then
+      call('ZADD', schedules_key, next_ms, id)
+      soonest = math.min(soonest, next_ms)
+    end
+  end
+  call('ZADD', index_key, 0, user .. ':' .. id)
+end
+
+local function write(order)
+  local id, user, read, next_ms, fields = order[1], order[2], order[3], order[4], order[5]
+  local key, owner = schedule_key(id), order.owner
+  if read == '' then forget_schedule(id) end
+  if owner then weigh_schedule(owner, id, -1) end
+  if owner and owner ~= user then call('ZREM', index_key, owner .. ':' .. id) end
+  call('HSET', key, 'revision', revision, 'user', user)
+  if read == '' then call('HSET', key, 'created', now_text) end
+  for _, field in ipairs(fields) do
+    local name, value = field[1], ARGV[field[2]] or ''
+    if value == '' then call('HDEL', key, name) else call('HSET', key, name, value) end
+  end
+  weigh_schedule(user, id, 1)
+  list(id, user, next_ms)
+end
+
+for _, order in ipairs(schedules) do
+  local id, user, read, fields = order[1], order[2], order[3], order[5]
+  local known = read_schedule(id, 'revision', 'user')
+  if known[1] ~= revision then
+    local problem = problem_of(known, read)
+    if problem then return problem end
+    weigh_change(id, user, known, fields)
+    order.owner = read ~= '' and known[2] or nil
+    orders[#orders + 1] = order
+  end
+end
+for user, size in pairs(bytes and more or {}) do
+  local too_heavy = bytes.refuse(user, size)
   if too_heavy then return too_heavy end
 end
-if read == '' then forget_schedule(id) end
-if known[3] then weigh_schedule(known[3], id, -1) end
-if known[3] and known[3] ~= user then call('ZREM', index_key, known[3] .. ':' .. id) end
-call('HSET', key, 'revision', revision, 'user', user)
-if read == '' then call('HSET', key, 'created', now_text) end
-for _, field in ipairs(fields) do
-  local name, value = field[1], ARGV[field[2]] or ''
-  if value == '' then call('HDEL', key, name) else call('HSET', key, name, value) end
-end
-weigh_schedule(user, id, 1)
+for _, order in ipairs(orders) do write(order) end
 if save_bytes then save_bytes() end
-if next_ms == '' then
-  call('ZREM', schedules_key, id)
-elseif next_ms ~= 'keep' then
-  call('ZADD', schedules_key, next_ms, id)
-end
-call('ZADD', index_key, 0, user .. ':' .. id)
-call('PUBLISH', prefix .. 'schedules', '')
+if soonest < math.huge then tell_keepers(soonest) end
 return 'done'
 end)()

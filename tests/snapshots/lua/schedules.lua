@@ -1,7 +1,7 @@
 #!lua flags=no-writes
--- What is known of schedules: of one, or a page of those of a user or of everybody, in the order of user and id.
+-- What is known of schedules: of some, or a page of those of a user or of everybody, in the order of user and id.
 -- KEYS[1]  state
--- Returns  {now, the member behind which the next page begins or '', per schedule: {id, ms at which it fires next or '', fields; the body only of one}}
+-- Returns  {now, the member behind which the next page begins or '', per schedule: {id, ms at which it fires next or '', fields; the body only of named ones}}
 -- Cost     O(log schedules + most)
 
 -- lib/base.lua
@@ -50,8 +50,9 @@ return (function()
 -- schedules       zset  id → ms at which it fires next
 -- schedules-ended zset  id → ms at which one that has ended is forgotten
 -- schedule:<id>   hash  user, name, spec, anchor, body, priority, delay, revision, state (active | paused | ended), slot
---                       (ms it was planned for), created, runs, skipped, misfired, last_run, last_task, and of a declared
---                       one: declared, older, orphaned
+--                       (ms it was planned for), created, runs, skipped, misfired, last_run, last_task, unended (of the
+--                       ids of its tasks that may not have ended, what follows its own), and of a declared one: declared,
+--                       older, orphaned
 -- schedules-broken zset id → ms at which it was set aside, as its hash was gone or could not be read
 -- schedule-index  zset  <u>:<id>, all with score 0: the schedules of a user are a range
 -- declared        zset  id → when a worker or scheduler last declared it
@@ -397,6 +398,14 @@ local function weigh_schedule(user, id, sign)
   if bytes then bytes.change(user, 'schedule:' .. id, sign * call('HSTRLEN', schedule_key(id), 'body')) end
 end
 
+-- It fires no more, and is forgotten `keep` ms from now.
+local function end_schedule(id, keep)
+  call('HSET', schedule_key(id), 'state', 'ended')
+  call('HDEL', schedule_key(id), 'slot')
+  call('ZREM', schedules_key, id)
+  call('ZADD', ended_key, string.format('%d', now + keep), id)
+end
+
 local function forget_schedule(id)
   local user = read_schedule(id, 'user')[1]
   if user then weigh_schedule(user, id, -1) end
@@ -407,13 +416,13 @@ local function forget_schedule(id)
   call('ZREM', broken_key, id)
   return call('DEL', schedule_key(id))
 end
--- ARGV[1] is the msgpack of Schedules: id: str, user: str, after: str, most: int
---   id, user: '' for any. after: '' or the <user>:<id> behind which the page begins.
+-- ARGV[1] is the msgpack of Schedules: ids: Sequence[str], user: str, after: str, most: int
+--   ids: these; none: a page. user: '' for any. after: '' or the <user>:<id> behind which the page begins.
 local args = cmsgpack.unpack(ARGV[1])
-local id, user, after, most = args[1], args[2], args[3], args[4]
+local ids, user, after, most = args[1], args[2], args[3], args[4]
 local next_after = ''
-local function ids()
-  if id ~= '' then return { id } end
+local function named()
+  if #ids > 0 then return ids end
   local low, high = '-', '+'
   if user ~= '' then low, high = '[' .. user .. ':', '(' .. user .. ';' end
   if after ~= '' then low = '(' .. after end
@@ -425,8 +434,8 @@ end
 
 local FIELDS = { 'user', 'name', 'spec', 'anchor', 'priority', 'delay', 'revision', 'state', 'slot', 'created', 'runs',
   'skipped', 'misfired', 'last_run', 'last_task', 'declared', 'older', 'orphaned' }
-if id ~= '' then FIELDS[#FIELDS + 1] = 'body' end
-local listed = ids()
+if #ids > 0 then FIELDS[#FIELDS + 1] = 'body' end
+local listed = named()
 local found = { now, next_after }
 for _, found_id in ipairs(listed) do
   local values = read_schedule(found_id, unpack(FIELDS))

@@ -509,9 +509,7 @@ save_tallies = function()
     local high = x * 536870913
     return high - (high - x)
   end
-  local function save(user, by)
-    local key = prefix .. 'metrics:' .. user
-    local blob = call('GET', key)
+  local function save(user, key, blob, by)
     local m = blob and cmsgpack.unpack(blob) or { 0, 0, 0, 0, 0, 0, 0, 0, 0, now, 0, 0, 0, 0 }
     local hour, is_new = math.floor(m[10] / HOUR), not blob
     if hour ~= math.floor(now / HOUR) then
@@ -538,8 +536,13 @@ save_tallies = function()
   end
   for how, at in pairs(TALLIED) do count(how, whole[at]) end
   tallies['*'] = whole
-  for user, by in pairs(tallies) do
-    pcall(save, user, by) -- a key that is broken costs its own user its numbers
+  local users, keys = {}, {}
+  for user in pairs(tallies) do
+    users[#users + 1], keys[#keys + 1] = user, prefix .. 'metrics:' .. user
+  end
+  local blobs = call('MGET', unpack(keys)) -- of a key of another type nothing
+  for at, user in ipairs(users) do
+    pcall(save, user, keys[at], blobs[at], tallies[user]) -- a key that is broken costs its own user its numbers
   end
 end
 
@@ -2243,16 +2246,6 @@ local function new_limits()
     return limits
   end
 
-  -- What limits a task with this body, for those who ask why it waits.
-  function it.look_at(user, body)
-    local shown = {}
-    for at, l in ipairs(it.of(user, body) or {}) do
-      shown[at] = { l.key, l.max or '', l.rate_us or '', l.burst or '', string.format('%.0f', l.tat or 0), l.running,
-        l.let_in, call('ZCARD', users_of(l.key)) }
-    end
-    return shown
-  end
-
   local function keys_in(user, body)
     local name, heading = heading_in(body)
     local own, keys = ':' .. name, {}
@@ -2326,6 +2319,37 @@ local function new_limits()
     if not mine[1] then return end
     take_away(user, id, mine, true)
     for _, k in ipairs(mine) do free(k, 1) end
+  end
+
+  -- What limits a task with this body, for those who ask why it waits. Per limit: key, most or '', us between two starts or
+  -- '', burst or '', tat, how many run, of these its user's or '', how many are let in, users that wait, held tasks of its
+  -- own before it, those of others, whether it has a place in hand.
+  function it.look_at(user, id, body)
+    local MOST_COUNTED, MOST_USERS = 1000, 500
+    local function running_by_user(k)
+      if call('SCARD', running_of(k)) > MOST_COUNTED then return '' end
+      local own, start = 0, user .. ':'
+      for _, member in ipairs(call('SMEMBERS', running_of(k))) do
+        if string.sub(member, 1, #start) == start then own = own + 1 end
+      end
+      return own
+    end
+    local function turns_of_others(k, own)
+      local before, turns = call('ZRANK', users_of(k), user) or MOST_USERS, 0
+      for at, other in ipairs(call('ZRANGE', users_of(k), 0, MOST_USERS - 1)) do
+        local tasks = other ~= user and call('ZCARD', held_of(other, k)) or 0
+        turns = turns + math.min(tasks, own + (at <= before and 1 or 0))
+      end
+      return turns
+    end
+    local shown, mine = {}, any_in_hand() and in_hand(user, id) or {}
+    for at, l in ipairs(it.of(user, body) or {}) do
+      local own = call('ZRANK', held_of(user, l.key), id) or call('ZCARD', held_of(user, l.key))
+      shown[at] = { l.key, l.max or '', l.rate_us or '', l.burst or '', string.format('%.0f', l.tat or 0), l.running,
+        running_by_user(l.key), l.let_in, call('ZCARD', users_of(l.key)), own, turns_of_others(l.key, own),
+        mine[l.key] and 1 or 0 }
+    end
+    return shown
   end
 
   -- Lines
@@ -3117,19 +3141,59 @@ end
 -- Services whose cost is their time: what they run is charged while they run, so that none is far from what it has used.
 -- task:<u>:<id>  charged         what this delivery was charged so far
 --                charged_before  what the task was charged for deliveries that were stolen or put back
--- run-times      name → 'number mean' of what tasks of a name took lately, in seconds; '' stands for all names. Of a
---                thousand names at most
+
+-- lib/run_times.lua
+-- How long tasks of a name ran lately.
+-- run-times  name → 'number mean' in seconds; '' stands for all names. Of a thousand names at most
+-- These are estimates: where the key is of another type, nothing is known, and nothing fails.
+
+local function new_run_times()
+  local it, run_times = {}, prefix .. 'run-times'
+  local MEAN_OF, MOST_NAMES = 32, 1000
+
+  -- Second: of how many it is.
+  function it.mean(name)
+    local known = redis.pcall('HGET', run_times, name)
+    if type(known) ~= 'string' then return nil, 0 end
+    local n, mean = string.match(known, '^(%S+) (%S+)$')
+    return tonumber(mean), tonumber(n) or 0
+  end
+
+  -- Beyond so many names a new one takes the place of one at random: of names that nobody uses any more, sooner or later.
+  local function make_room()
+    if call('HLEN', run_times) < MOST_NAMES then return end
+    for _, name in ipairs(call('HRANDFIELD', run_times, 2)) do
+      if name ~= '' then return call('HDEL', run_times, name) end
+    end
+  end
+
+  local function learn(name, runs, seconds)
+    local mean, n = it.mean(name)
+    if not mean then
+      make_room()
+      mean = seconds
+    end
+    n = math.min(n + runs, MEAN_OF)
+    mean = mean + (seconds - mean) * math.min(1, runs / n)
+    call('HSET', run_times, name, string.format('%d %.9g', n, mean))
+    call('PEXPIRE', run_times, USER_TTL)
+  end
+
+  -- So many took so long each, in the mean.
+  function it.learn(name, runs, seconds)
+    if name ~= '' then pcall(learn, name, runs, seconds) end
+    pcall(learn, '', runs, seconds)
+  end
+
+  return it
+end
 
 local function new_charging()
-  local it, run_times = {}, prefix .. 'run-times'
+  local it, times = {}, new_run_times()
   local RENEWAL = 0.2 -- of a lease: the interval of worker/renewal.py
-  local FIRST_ESTIMATE, MEAN_OF = 0.1, 32
-  local MOST_NAMES = 1000
+  local FIRST_ESTIMATE = 0.1
 
-  local function estimate(name)
-    local known = call('HGET', run_times, name) or call('HGET', run_times, '')
-    return known and tonumber(string.match(known, ' (.*)')) or FIRST_ESTIMATE
-  end
+  local function estimate(name) return times.mean(name) or times.mean('') or FIRST_ESTIMATE end
 
   -- No more than what is known at the first renewal: a task that takes less gives no more than that back.
   function it.begin(user, id, name, cost, lease_ms)
@@ -3161,27 +3225,8 @@ local function new_charging()
     return used
   end
 
-  -- Beyond so many names a new one takes the place of one at random: of names that nobody uses any more, sooner or later.
-  local function make_room()
-    if call('HLEN', run_times) < MOST_NAMES then return end
-    for _, name in ipairs(call('HRANDFIELD', run_times, 2)) do
-      if name ~= '' then return call('HDEL', run_times, name) end
-    end
-  end
-
-  local function learn_one(name, seconds)
-    local known = call('HGET', run_times, name)
-    if not known then make_room() end
-    local n, took = string.match(known or '0 0', '(.*) (.*)')
-    n = math.min(n + 1, MEAN_OF)
-    call('HSET', run_times, name, string.format('%d %.9g', n, took + (seconds - took) / n))
-    call('PEXPIRE', run_times, USER_TTL)
-  end
-
   function it.learn(user, id, seconds)
-    local name = name_in(call('GETRANGE', body_key(user, id), 0, LONGEST_HEAD))
-    if name ~= '' then learn_one(name, seconds) end
-    learn_one('', seconds)
+    times.learn(name_in(call('GETRANGE', body_key(user, id), 0, LONGEST_HEAD)), 1, seconds)
   end
 
   return it

@@ -65,8 +65,9 @@ end
 -- schedules       zset  id → ms at which it fires next
 -- schedules-ended zset  id → ms at which one that has ended is forgotten
 -- schedule:<id>   hash  user, name, spec, anchor, body, priority, delay, revision, state (active | paused | ended), slot
---                       (ms it was planned for), created, runs, skipped, misfired, last_run, last_task, and of a declared
---                       one: declared, older, orphaned
+--                       (ms it was planned for), created, runs, skipped, misfired, last_run, last_task, unended (of the
+--                       ids of its tasks that may not have ended, what follows its own), and of a declared one: declared,
+--                       older, orphaned
 -- schedules-broken zset id → ms at which it was set aside, as its hash was gone or could not be read
 -- schedule-index  zset  <u>:<id>, all with score 0: the schedules of a user are a range
 -- declared        zset  id → when a worker or scheduler last declared it
@@ -410,6 +411,14 @@ end
 -- Its body is in the count of the bytes of its user.
 local function weigh_schedule(user, id, sign)
   if bytes then bytes.change(user, 'schedule:' .. id, sign * call('HSTRLEN', schedule_key(id), 'body')) end
+end
+
+-- It fires no more, and is forgotten `keep` ms from now.
+local function end_schedule(id, keep)
+  call('HSET', schedule_key(id), 'state', 'ended')
+  call('HDEL', schedule_key(id), 'slot')
+  call('ZREM', schedules_key, id)
+  call('ZADD', ended_key, string.format('%d', now + keep), id)
 end
 
 local function forget_schedule(id)

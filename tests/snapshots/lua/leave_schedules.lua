@@ -1,0 +1,124 @@
+#!lua flags=allow-oom
+-- A scheduler stops: another one takes its part.
+-- KEYS[1]  state
+-- Returns  1
+-- Cost     O(1)
+
+-- lib/base.lua
+-- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
+-- tag.
+local call = redis.call
+local prefix = string.sub(KEYS[1], 1, -6)
+local state_key = KEYS[1]
+local ready_key = prefix .. 'ready'
+local due_key = prefix .. 'due'
+local leases_key = prefix .. 'leases'
+local users_key = prefix .. 'users'
+local time = call('TIME')
+local now_us = time[1] * 1000000 + time[2]
+local now = math.floor(now_us / 1000)
+local now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+
+-- A user hash nobody touched for this long is forgotten (its policy is a key of its own and stays).
+local USER_TTL = 604800000
+
+local function user_key(user) return prefix .. 'user:' .. user end
+local function task_key(user, id) return prefix .. 'task:' .. user .. ':' .. id end
+local function body_key(user, id) return prefix .. 'body:' .. user .. ':' .. id end
+local function result_key(user, id) return prefix .. 'result:' .. user .. ':' .. id end
+local function errors_key(user, id) return prefix .. 'errors:' .. user .. ':' .. id end
+local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. id end
+local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
+local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
+
+-- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
+local function attempt_in(field) return tonumber(field or 1) end
+
+-- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
+local function place_key(place, user) return prefix .. place .. ':' .. user end
+local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
+
+-- What went wrong, as pcall tells it.
+local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
+
+-- What happened is done, also where nobody may be told of it.
+local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+return (function()
+
+-- lib/schedule_keepers.lua
+-- Of all who fire schedules, one looks at each moment at which one is due, the keeper, and one a little later, the deputy,
+-- should the keeper be gone by then. The others look now and then.
+-- schedule-keepers  string  <keeper> <ms of its last look> <ms of its next> <deputy> <ms of its next>; '-' where there is none
+
+local keepers_key = prefix .. 'schedule-keepers'
+local LATE_MS, BUSY_MS = 50, 1000 -- what a keeper may be late by, and how long it may take to fire what it found
+local DEPUTY_PAUSE_MS, LONGEST_MS = 900, 30000
+
+local function read_keepers()
+  local text = redis.pcall('GET', keepers_key)
+  local keeper, looked, at, deputy, deputy_at =
+    string.match(type(text) == 'string' and text or '', '^(%S+) (%d+) (%d+) (%S+) (%d+)$')
+  return { keeper = keeper or '-', looked = tonumber(looked or 0), at = tonumber(at or 0), deputy = deputy or '-',
+    deputy_at = tonumber(deputy_at or 0) }
+end
+
+local function write_keepers(k)
+  local text = string.format('%s %d %d %s %d', k.keeper, k.looked, k.at, k.deputy, k.deputy_at)
+  call('SET', keepers_key, text, 'PX', 2 * LONGEST_MS)
+end
+
+local function is_keeper_gone(k) return k.keeper == '-' or k.at + LATE_MS < now end
+
+-- `due_ms`: of the first schedule. One that is late was not looked at, or whoever did was stopped while it fired.
+local function is_keeper_needed(k, due_ms)
+  if is_keeper_gone(k) then return true end
+  return due_ms and due_ms + LATE_MS <= now and (k.looked < due_ms or k.looked + BUSY_MS < now)
+end
+
+-- Whether the scheduler is the one that fires, and when it looks again; `next_ms` is of the first that is not due.
+local function take_part(scheduler, due_ms, next_ms)
+  local k, latest = read_keepers(), now + LONGEST_MS
+  if k.keeper == scheduler or is_keeper_needed(k, due_ms) then
+    k.keeper, k.looked, k.at = scheduler, now, math.min(next_ms or latest, latest)
+    if k.deputy == scheduler then k.deputy, k.deputy_at = '-', 0 end
+    write_keepers(k)
+    return true, k.at
+  end
+  if k.deputy == scheduler or k.deputy == '-' or k.deputy_at + BUSY_MS < now then
+    local wanted = math.max((next_ms or latest) + LATE_MS, now + DEPUTY_PAUSE_MS)
+    k.deputy, k.deputy_at = scheduler, math.min(wanted, latest)
+    write_keepers(k)
+    return false, k.deputy_at
+  end
+  return false, latest
+end
+
+-- '' is for all of them.
+local function tell_schedulers(names) redis.pcall('PUBLISH', prefix .. 'schedules', names) end
+
+-- Of a moment that may be sooner than the one that the keeper knows; everybody hears of it where there is no keeper.
+local function tell_keepers(next_ms)
+  local k = read_keepers()
+  if is_keeper_gone(k) then
+    tell_schedulers('')
+  elseif next_ms < k.at then
+    tell_schedulers(k.keeper .. ' ' .. k.deputy)
+  end
+end
+
+-- The deputy looks at once where the keeper leaves.
+local function leave_part(scheduler)
+  local k = read_keepers()
+  if k.deputy == scheduler then k.deputy, k.deputy_at = '-', 0 end
+  if k.keeper == scheduler then
+    k.keeper, k.looked, k.at = '-', 0, 0
+    tell_schedulers(k.deputy == '-' and '' or k.deputy)
+  end
+  if k.keeper == '-' and k.deputy == '-' then call('DEL', keepers_key) else write_keepers(k) end
+end
+-- ARGV[1] is the msgpack of LeaveSchedules: scheduler: str
+local args = cmsgpack.unpack(ARGV[1])
+local scheduler = args[1]
+leave_part(scheduler)
+return 1
+end)()
