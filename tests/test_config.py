@@ -36,7 +36,14 @@ from tests.support.process import ROOT
 
 SECRET = "hunter2"
 OTHER_QUEUE = QueueConfig(
-    name="other", priority_step=1, lease=2, result_ttl=3, dead_letter_ttl=4, max_message_bytes=5, fairness="time"
+    name="other",
+    priority_step=1,
+    lease=2,
+    result_ttl=3,
+    dead_letter_ttl=4,
+    max_message_bytes=5,
+    fairness="time",
+    usage_ttl=3600,
 )
 OTHER_WORKER = WorkerConfig(
     id="alpha",
@@ -90,6 +97,7 @@ def test_a_queue_gets_every_field_of_its_section():
         lease_ms=2000,
         result_ttl_ms=3000,
         dead_letter_ttl_ms=4000,
+        usage_ttl_ms=3_600_000,
         max_message_bytes=5,
         fairness="time",
     )
@@ -140,6 +148,8 @@ def test_the_defaults_are_those_of_what_is_configured(made: type):
         (QueueConfig, "lease", 0.1, 0.09),
         (QueueConfig, "result_ttl", 0, -1),
         (QueueConfig, "dead_letter_ttl", 1, 0.9),
+        (QueueConfig, "usage_ttl", 3600, 3599),
+        (QueueConfig, "usage_ttl", 40 * 86400, 40 * 86400 + 1),
         (QueueConfig, "max_message_bytes", 1, 0),
         (QueueConfig, "max_message_bytes", 512 * 1024 * 1024, 512 * 1024 * 1024 + 1),
         (QueueConfig, "name", "n" * 200, "n" * 201),

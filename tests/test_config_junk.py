@@ -52,6 +52,7 @@ queues = some(
     lease=seconds,
     result_ttl=seconds,
     dead_letter_ttl=seconds,
+    usage_ttl=st.integers(3600, 40 * 86400),
     max_message_bytes=st.integers(1, 10**6),
     fairness=st.sampled_from(["cost", "time"]),
 )

@@ -100,6 +100,16 @@ async def test_a_worker_keeps_to_the_settings_of_a_queue_that_was_never_opened_b
     assert 0 < min(ttls) <= 30_000 < max(ttls) <= 60_000
 
 
+async def test_what_a_user_used_is_kept_for_as_long_as_the_queue_says(server: Server, queue_name: str):
+    async with opened(server, queue_name, usage_ttl=7200) as queue:
+        await queue.enqueue(say("a"), user_id="anna")
+        await Worker(queue, scheduler=False).run_until_idle()
+        assert (await queue.usage("anna"))[-1].tasks == 1
+    ttls = [server.execute("PTTL", key) for key in server.keys(queue_name) if ":metrics:" in key]
+    assert len(ttls) == 2
+    assert 0 < min(ttls) <= max(ttls) <= 7_200_000
+
+
 async def test_what_two_ask_for_at_the_same_time_one_of_them_gets(server: Server, queue_name: str):
     queues = [opened(server, queue_name, lease=lease) for lease in (3, 4)]
     calls = [queue.enqueue(say("a"), user_id="anna") for queue in queues]

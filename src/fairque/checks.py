@@ -19,8 +19,8 @@ def check_number(name: str, value: object, least: float, most: float, unit: str 
     return value if type(value) in (int, float) else float(value)
 
 
-def check_seconds(name: str, value: object, least: float = 0.0) -> float:
-    return check_number(name, value, least, MAX_SECONDS, " seconds")
+def check_seconds(name: str, value: object, least: float = 0.0, most: float = MAX_SECONDS) -> float:
+    return check_number(name, value, least, most, " seconds")
 
 
 def check_count(name: str, value: object, least: int, most: int) -> int:

@@ -100,7 +100,7 @@ def metrics_in(blob: bytes, now_ms: int) -> Metrics:
         canceled=int(canceled),
         retried=int(retried),
         cost=cost,
-        busy_seconds=busy,
+        busy_seconds=busy / 1e6,
         recent_cost=recent_cost * fade,
         recent_busy=recent_busy * fade,
         recent_services=recent * fade,
@@ -108,7 +108,7 @@ def metrics_in(blob: bytes, now_ms: int) -> Metrics:
         hour=int(at // HOUR_MS),
         hour_tasks=int(hour_tasks),
         hour_cost=hour_cost,
-        hour_busy=hour_busy,
+        hour_busy=hour_busy / 1e6,
         waits=Waits(tuple(int(waits.get(bucket, 0)) for bucket in range(BUCKETS))),
     )
 

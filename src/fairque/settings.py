@@ -6,13 +6,14 @@ from typing import Any, Literal
 
 import msgspec
 
-from fairque.checks import check_count, check_seconds
+from fairque.checks import MAX_SECONDS, check_count, check_seconds
 from fairque.errors import InvalidInput
 
 __all__ = ["MAX_MESSAGE_BYTES", "QueueSettings", "checked_settings"]
 
 MAX_MESSAGE_BYTES = 256 * 1024
 MOST_MESSAGE_BYTES = 512 * 1024 * 1024  # what Redis takes
+LEAST_USAGE_TTL, MOST_USAGE_TTL = 3600, 40 * 86400
 
 
 class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +26,7 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
         dead_letter_ttl_ms: How long a failed task is kept, and the record of a canceled one.
         max_message_bytes: Limit for the message of a task, and for its result.
         fairness: What a service costs: what the task says, or the seconds that it runs times that.
+        usage_ttl_ms: How long is kept what a user used: the numbers after its last task, and each hour for bills.
     """
 
     priority_step_ms: int = 300_000
@@ -33,6 +35,7 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
     dead_letter_ttl_ms: int = 604_800_000
     max_message_bytes: int = MAX_MESSAGE_BYTES
     fairness: Literal["cost", "time"] = "cost"
+    usage_ttl_ms: int = 3_456_000_000
 
 
 def checked_settings(
@@ -43,6 +46,7 @@ def checked_settings(
     dead_letter_ttl: float | None = None,
     max_message_bytes: int | None = None,
     fairness: str | None = None,
+    usage_ttl: float | None = None,
 ) -> dict[str, Any]:
     """Fields of `QueueSettings` from what a caller gives, in seconds; what is None is left out.
 
@@ -60,9 +64,10 @@ def checked_settings(
         "dead_letter_ttl_ms": _milliseconds("dead_letter_ttl", dead_letter_ttl, 1),
         "max_message_bytes": max_message_bytes,
         "fairness": fairness,
+        "usage_ttl_ms": _milliseconds("usage_ttl", usage_ttl, LEAST_USAGE_TTL, MOST_USAGE_TTL),
     }
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _milliseconds(name: str, seconds: float | None, least: float) -> int | None:
-    return None if seconds is None else round(check_seconds(name, seconds, least) * 1000)
+def _milliseconds(name: str, seconds: float | None, least: float, most: float = MAX_SECONDS) -> int | None:
+    return None if seconds is None else round(check_seconds(name, seconds, least, most) * 1000)

@@ -19,6 +19,7 @@ from fairque.config.sources import Sources
 from fairque.errors import InvalidInput
 from fairque.models import EVERYONE
 from fairque.redis.keys import Keys
+from fairque.settings import LEAST_USAGE_TTL, MOST_USAGE_TTL
 
 __all__ = ["FairQueueConfig", "Loaded", "QueueConfig", "RedisConfig", "SchedulerConfig", "WorkerConfig"]
 
@@ -36,6 +37,7 @@ class QueueConfig(Section, frozen=True, kw_only=True):
     dead_letter_ttl: Annotated[float, Meta(ge=1, le=MAX_SECONDS)] | None = None
     max_message_bytes: Annotated[int, Meta(ge=1, le=512 * 1024 * 1024)] | None = None
     fairness: Literal["cost", "time"] | None = None
+    usage_ttl: Annotated[float, Meta(ge=LEAST_USAGE_TTL, le=MOST_USAGE_TTL)] | None = None
 
     checks: ClassVar[Mapping[str, Callable[[Any], object]]] = {"name": Keys}
 

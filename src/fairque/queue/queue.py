@@ -63,8 +63,10 @@ class TaskQueue(Tenants):
         max_message_bytes: Limit for the message of a task, and for its result.
         fairness: What a service costs: what the task says (``"cost"``), or the seconds that it runs, times what the
             task says (``"time"``): charged by what tasks of the name took lately, corrected when it ends.
+        usage_ttl: Seconds that what a user used is kept, from an hour to 40 days (default). Shorter where nobody bills,
+            and many users come once: each takes some 250 bytes for as long.
 
-    The last six are settings of the queue itself, which all its processes share: the first that opens it stores them
+    The last seven are settings of the queue itself, which all its processes share: the first that opens it stores them
     there, with defaults for what it does not name, and what a later one does not name is taken from there. One that
     names another value gets a `SettingsMismatch`; see `change_settings`.
     """
@@ -81,6 +83,7 @@ class TaskQueue(Tenants):
         dead_letter_ttl: float | None = None,
         max_message_bytes: int | None = None,
         fairness: Literal["cost", "time"] | None = None,
+        usage_ttl: float | None = None,
     ) -> None:
         given = checked_settings(
             priority_step=priority_step,
@@ -89,6 +92,7 @@ class TaskQueue(Tenants):
             dead_letter_ttl=dead_letter_ttl,
             max_message_bytes=max_message_bytes,
             fairness=fairness,
+            usage_ttl=usage_ttl,
         )
         self.name = name
         self._backend = Backend(url, name, timeout=timeout, given=given)
@@ -284,6 +288,7 @@ class TaskQueue(Tenants):
         dead_letter_ttl: float | None = None,
         max_message_bytes: int | None = None,
         fairness: Literal["cost", "time"] | None = None,
+        usage_ttl: float | None = None,
     ) -> None:
         """Change settings of the queue, for every process that opens it from now on.
 
@@ -300,6 +305,7 @@ class TaskQueue(Tenants):
             dead_letter_ttl=dead_letter_ttl,
             max_message_bytes=max_message_bytes,
             fairness=fairness,
+            usage_ttl=usage_ttl,
         )
         if not changes:
             raise InvalidInput("change_settings needs a setting to change, such as lease=30")

@@ -220,7 +220,7 @@ class Tenants:
     async def usage(self, user_id: str, since: datetime | None = None) -> list[UsageHour]:
         """What a user (``"*"``: all together) used, hour by hour, for bills; the current hour so far included.
 
-        Hours are kept for 40 days.
+        Hours are kept for 40 days, or for the queue's `usage_ttl`.
 
         Args:
             user_id: Whose.

@@ -35,7 +35,7 @@ def usage_in(reply: Sequence[Any], days: Sequence[int], since: datetime) -> list
     for day, flat in zip(days, hashes, strict=True):
         for hour, packed in zip(flat[::2], flat[1::2], strict=True):
             tasks, cost, busy = msgspec.msgpack.decode(packed)
-            hours[day * HOURS + int(hour)] = (tasks, cost, busy)
+            hours[day * HOURS + int(hour)] = (tasks, cost, busy / 1e6)
     current = metrics_in(blob, now_ms)
     if current.hour_tasks or current.hour_cost or current.hour_busy:
         tasks, cost, busy = hours.get(current.hour, (0, 0, 0))

@@ -153,7 +153,8 @@ def usage(
 ) -> int:
     """Show what users used, hour by hour: tasks started, what they were charged, and how long they ran.
 
-    Hours without use are left out; the current one is shown as far as it has got. Hours are kept for 40 days.
+    Hours without use are left out; the current one is shown as far as it has got. Hours are kept for 40 days, or for
+    the queue's usage_ttl.
     In CSV and JSON, hours are in UTC, and "busy_seconds" is not rounded.
 
     Example: fairque usage acme --since 7d

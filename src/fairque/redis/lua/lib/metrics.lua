@@ -3,7 +3,7 @@
 --@include state
 --@include metrics_format
 
--- Of each user: finished, failed, canceled, retried, cost, busy seconds, services, then buckets of waits and their counts.
+-- Of each user: finished, failed, canceled, retried, cost, busy microseconds, services, then buckets of waits and their counts.
 local TALLIED = { finished = 1, failed = 2, canceled = 3, retried = 4 }
 local TALLIED_WAITS = 8
 local tallies = {}
@@ -32,7 +32,7 @@ end
 -- One service: how long it waited (nil: known already) and ran, in ms, and what it cost.
 local function tally_service(user, wait, run, cost)
   local of_user = tallies_of(user)
-  of_user[5], of_user[6], of_user[7] = of_user[5] + cost, of_user[6] + run / 1000, of_user[7] + 1
+  of_user[5], of_user[6], of_user[7] = of_user[5] + cost, of_user[6] + math.floor(run * 1000 + 0.5), of_user[7] + 1
   if not wait then return end
   local _, power = math.frexp(wait)
   add_wait(of_user, TALLIED_WAITS, math.max(0, math.min(WAIT_BUCKETS - 1, power)), 1)
@@ -40,8 +40,15 @@ end
 
 save_tallies = function()
   if not next(tallies) then return end
-  -- An hour that is over goes to the day's hash, from which bills are written.
-  local USAGE_TTL, HOUR = 3456000000, 3600000 -- 40 days: an hour lies here or in a day's hash, until nobody bills it
+  -- An hour that is over goes to the day's hash, from which bills are written. It lies here or there until nobody bills it.
+  local HOUR, usage_ttl = 3600000, nil
+  local function ttl()
+    if not usage_ttl then
+      local said = redis.pcall('HGET', prefix .. 'settings', 'usage_ttl_ms')
+      usage_ttl = type(said) == 'string' and tonumber(said) or 3456000000
+    end
+    return usage_ttl
+  end
   local function close_hour(user, m, hour)
     if m[12] == 0 and m[13] == 0 and m[14] == 0 then return end
     local key = prefix .. 'usage:' .. user .. ':' .. string.format('%d', math.floor(hour / 24))
@@ -49,7 +56,7 @@ save_tallies = function()
     local kept = call('HGET', key, field) -- the clock of the server was set back over the end of an hour
     if kept then before = cmsgpack.unpack(kept) end
     call('HSET', key, field, cmsgpack.pack({ m[12] + before[1], m[13] + before[2], m[14] + before[3] }))
-    call('PEXPIRE', key, USAGE_TTL)
+    call('PEXPIRE', key, ttl())
   end
   -- What fades needs no more digits than fit half the room.
   local function short(x)
@@ -66,12 +73,12 @@ save_tallies = function()
     local passed = math.max(0, now - m[10]) -- the clock of the server may have been set back
     local fade = math.exp(-passed / RECENT_MS)
     for at = 1, 6 do m[at] = m[at] + by[at] end
-    for at = 7, 9 do m[at] = short(m[at] * fade + by[at == 9 and 7 or at - 2]) end
+    m[7], m[8], m[9] = short(m[7] * fade + by[5]), short(m[8] * fade + by[6] / 1e6), short(m[9] * fade + by[7])
     m[10], m[11] = now, m[11] + passed
     m[12], m[13], m[14] = m[12] + by[7], m[13] + by[5], m[14] + by[6]
     for at = TALLIED_WAITS, #by, 2 do add_wait(m, WAITS, by[at], by[at + 1]) end
     if is_new then -- once an hour the key is given more time
-      call('SET', key, cmsgpack.pack(m), 'PX', USAGE_TTL)
+      call('SET', key, cmsgpack.pack(m), 'PX', ttl())
     else
       call('SET', key, cmsgpack.pack(m), 'KEEPTTL')
     end
