@@ -26,6 +26,10 @@ class Contender(Protocol):
         """The quickest way the library has; users are dealt out in turn."""
         ...
 
+    async def call(self, task: str, argument: Any, user: str) -> Any:
+        """One awaited enqueue, then its result."""
+        ...
+
     def work(self, concurrency: int) -> AbstractAsyncContextManager[None]:
         """A worker on this loop, while the context lasts."""
         ...

@@ -21,6 +21,10 @@ class Client:
     async def enqueue(self, task: str, argument: Any, user: str) -> None:
         await self.queue.enqueue(self.tasks[task](argument), user_id=user)
 
+    async def call(self, task: str, argument: Any, user: str) -> Any:
+        handle = await self.queue.enqueue(self.tasks[task](argument), user_id=user)
+        return await handle.result()
+
     async def enqueue_many(self, task: str, arguments: Sequence[Any], users: Sequence[str]) -> None:
         build = self.tasks[task]
         dealt = zip(arguments, cycle(users), strict=False)

@@ -32,6 +32,9 @@ class Client:
     async def enqueue(self, task: str, argument: Any, user: str) -> None:
         await self.queue.enqueue(task, argument=argument)
 
+    async def call(self, task: str, argument: Any, user: str) -> Any:
+        return await self.queue.apply(task, argument=argument)
+
     async def enqueue_many(self, task: str, arguments: Sequence[Any], users: Sequence[str]) -> None:
         for i in range(0, len(arguments), AT_ONCE):
             await asyncio.gather(*(self.queue.enqueue(task, argument=a) for a in arguments[i : i + AT_ONCE]))

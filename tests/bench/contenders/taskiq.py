@@ -25,6 +25,10 @@ class Client:
     async def enqueue(self, task: str, argument: Any, user: str) -> None:
         await self.tasks[task].kiq(argument)
 
+    async def call(self, task: str, argument: Any, user: str) -> Any:
+        sent = await self.tasks[task].kiq(argument)
+        return (await sent.wait_result()).return_value
+
     async def enqueue_many(self, task: str, arguments: Sequence[Any], users: Sequence[str]) -> None:
         kiq = self.tasks[task].kiq
         for i in range(0, len(arguments), AT_ONCE):

@@ -105,6 +105,17 @@ ROWS = (
         contenders=(*ALL, "raw"),
     ),
     Row(
+        "results",
+        "results",
+        (
+            Figure("rate", "enqueue and wait for the result, 1,000 at a time", "/s", 10_000),
+            Figure("share", "the same ÷ the drain in the same process", "×", 0.35),
+        ),
+        {"calls": 20_000, "callers": 1_000, "tasks": 20_000},
+        {"calls": 5_000, "tasks": 5_000},
+        {"calls": 3_000, "tasks": 3_000},
+    ),
+    Row(
         "latency",
         "latency",
         (
