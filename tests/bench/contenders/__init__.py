@@ -27,7 +27,7 @@ class Contender(Protocol):
         ...
 
     async def call(self, task: str, argument: Any, user: str) -> Any:
-        """One awaited enqueue, then its result."""
+        """One awaited enqueue, then its result. Of some."""
         ...
 
     def work(self, concurrency: int) -> AbstractAsyncContextManager[None]:

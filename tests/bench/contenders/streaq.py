@@ -27,10 +27,6 @@ class Client:
     async def enqueue(self, task: str, argument: Any, user: str) -> None:
         await self.tasks[task].enqueue(argument)
 
-    async def call(self, task: str, argument: Any, user: str) -> Any:
-        sent = await self.tasks[task].enqueue(argument)
-        return (await sent.result()).result
-
     async def enqueue_many(self, task: str, arguments: Sequence[Any], users: Sequence[str]) -> None:
         enqueue = self.tasks[task].enqueue
         for i in range(0, len(arguments), AT_ONCE):
