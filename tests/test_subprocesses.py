@@ -85,6 +85,11 @@ async def test_what_is_written_goes_where_the_output_of_the_worker_goes(queue: T
     first = await (await queue.enqueue(process_tasks.writes_much(), user_id=USER)).result(30)
     for line in ("raw line", "printed line", "printed error", "line of a child", "WARNING app: a record", "xxxx"):
         await worker.line(line)
+    for line in ("blue {'width': 2} /here", "ValueError: on purpose", "a record of its own"):
+        await worker.line(line)
+    await worker.line("WARNING app.own: a record of its own")
+    assert worker.lines.count("a record of its own") == 1, "the handler of the module wrote it, and not once more"
+    assert max(map(len, worker.lines)) < 20_000
     assert await (await queue.enqueue(process_tasks.writes_much(), user_id=USER)).result(30) == first, "it is kept"
     worker.send(signal.SIGTERM)
     assert await worker.wait() == 0
@@ -115,10 +120,10 @@ async def test_a_subprocess_does_not_outlive_its_worker(queue: TaskQueue, fleet:
     worker = await fleet.start()
     made = process_tasks.spins if stubborn else process_tasks.pids
     handle = await queue.enqueue(made(str(tmp_path / "pids")), user_id=USER)
-    pid = (await pids_in(tmp_path / "pids"))[0]
+    pids = await pids_in(tmp_path / "pids")
     worker.send(signal.SIGKILL)
     await worker.wait()
-    await eventually(lambda: not is_running(pid))
+    await eventually(lambda: not any(is_running(pid) for pid in pids))
     await cancel_all(queue, [handle])
 
 
@@ -259,8 +264,9 @@ async def test_a_subprocess_ends_after_as_many_tasks_as_the_worker_says(queue: T
         await eventually(lambda: not subprocesses())
 
 
+@pytest.mark.parametrize("seconds", [0, 0.05])
 async def test_a_user_whose_tasks_kill_their_subprocesses_takes_one_warm_one_from_the_others(
-    queue: TaskQueue, tmp_path: Path
+    queue: TaskQueue, tmp_path: Path, seconds: float
 ):
     async with Worker(queue, concurrency=1):
 
@@ -269,17 +275,23 @@ async def test_a_user_whose_tasks_kill_their_subprocesses_takes_one_warm_one_fro
             return (await (await queue.enqueue(left, user_id="victim")).result(20))[0]
 
         async def attacker() -> None:
-            deadly = process_tasks.dies().options(timeout=1)
-            with pytest.raises(TaskFailed, match="died"):
-                await (await queue.enqueue(deadly, user_id="attacker")).result(20)
+            handle = await queue.enqueue(process_tasks.dies(seconds), user_id="attacker")
+            if seconds:
+                pid = await handle.result(20)
+                await eventually(lambda: pid not in subprocesses())
+            else:
+                with pytest.raises(TaskFailed, match="it exited with code 7"):
+                    await handle.result(20)
 
         first = await victim()
         await attacker()
         second = await victim()
         assert second != first
+        kept = []
         for _ in range(5):
             await attacker()
-            assert await victim() == second
+            kept.append(await victim() == second)
+        assert all(kept)
 
 
 async def test_what_a_thread_reports_after_its_task_is_not_shown_for_the_next(queue: TaskQueue, tmp_path: Path):

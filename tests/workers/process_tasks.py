@@ -14,6 +14,8 @@ from pathlib import Path
 from fairque import current_task, task
 
 logger = logging.getLogger("app")
+own_logger = logging.getLogger("app.own")
+own_logger.addHandler(logging.StreamHandler())
 
 
 @task(run_in="process")
@@ -40,7 +42,12 @@ def writes_much() -> int:
     print("printed line")
     print("printed error", file=sys.stderr)
     subprocess.run(["echo", "line of a child"], check=True)
-    logger.warning("a record", extra={"colour": "blue"})
+    logger.warning("a record", extra={"colour": "blue", "size": {"width": 2}, "at": Path("/here")})
+    own_logger.warning("a record of its own")
+    try:
+        raise ValueError("on purpose")
+    except ValueError:
+        logger.exception("x" * 300_000)
     for _ in range(200):
         os.write(2, b"x" * 1023 + b"\n")
     return os.getpid()
@@ -108,5 +115,9 @@ def leaves_a_fork() -> None:
 
 
 @task(run_in="process")
-def dies() -> None:
-    os._exit(7)
+def dies(seconds: float) -> int:
+    """In so many seconds; after it has ended, where that is more than none."""
+    if not seconds:
+        os._exit(7)
+    threading.Timer(seconds, os._exit, [7]).start()
+    return os.getpid()

@@ -16,6 +16,14 @@ from fairque import TaskEvent, TaskQueue, Worker
 from tests.workers import process_tasks, tasks  # noqa: F401 (registers them)
 
 
+class Extras(logging.Handler):
+    """Prints the `extra` fields of a record."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if hasattr(record, "colour"):
+            print(record.colour, record.size, record.at)
+
+
 def announce(event: str, told: TaskEvent) -> None:
     print(f"{event} {told.task_id} attempt {told.attempt}")
 
@@ -40,5 +48,6 @@ async def main(url: str, queue_name: str, queue_options: dict[str, Any], worker_
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("app").addHandler(Extras())
     options = json.loads(sys.argv[3])
     asyncio.run(main(sys.argv[1], sys.argv[2], options["queue"], options["worker"]))

@@ -72,13 +72,12 @@ class ForkServer:
         self._loop.add_reader(self._channel, self._read)
 
     def fork(self, theirs: socket.socket, on_end: OnEnd) -> int:
-        """Have a subprocess made, with this socket to the worker. Returns its number."""
-        self._last_number += 1
-        self._on_end[self._last_number] = on_end
-        with contextlib.suppress(OSError):  # the server is gone, as is about to be read
-            request = REQUEST.pack(Request.FORK.value, self._last_number)
-            socket.send_fds(self._channel, [request], [theirs.fileno()])
-        return self._last_number
+        """Have a subprocess made, with this socket to the worker. Returns its number. Raises `OSError`."""
+        number = self._last_number = self._last_number + 1
+        with contextlib.suppress(ConnectionError):  # the server is gone, as is about to be read
+            socket.send_fds(self._channel, [REQUEST.pack(Request.FORK.value, number)], [theirs.fileno()])
+        self._on_end[number] = on_end
+        return number
 
     def kill(self, number: int) -> None:
         """End a subprocess and the processes that it has started; nothing where it is gone."""

@@ -10,7 +10,7 @@ import msgspec
 
 from fairque.tasks.message import NIL, Firing
 
-__all__ = ["HEAD", "REQUEST", "Ended", "Job", "Kind", "Report", "Request", "Start", "frame"]
+__all__ = ["HEAD", "REQUEST", "Ended", "Job", "Kind", "Logged", "Report", "Request", "Start", "frame"]
 
 HEAD = struct.Struct(">Ic")
 REQUEST = struct.Struct(">cI")
@@ -76,6 +76,19 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
 
     fraction: float
     message: str
+
+
+class Logged(msgspec.Struct, frozen=True, array_like=True):
+    """A log record.
+
+    Attributes:
+        fields: Of the record.
+        is_handled: By handlers of its logger in the subprocess. Its module has set them up there as in the worker, so
+            only those of the root logger are left.
+    """
+
+    fields: dict[str, Any]
+    is_handled: bool
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True):

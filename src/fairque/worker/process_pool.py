@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import NamedTuple
 
 from fairque.tasks.failure import Reply
 from fairque.worker.fork_server import EXIT_SECONDS, ForkServer
@@ -14,6 +15,11 @@ __all__ = ["ProcessPool"]
 
 IDLE_SECONDS = 300.0
 MOST_DEBTORS = 10_000
+
+
+class _Idle(NamedTuple):
+    timer: asyncio.TimerHandle
+    last_user_id: str
 
 
 class ProcessPool:
@@ -30,7 +36,7 @@ class ProcessPool:
     def __init__(self, max_jobs: int | None = None) -> None:
         self._max_jobs = max_jobs
         self._server: ForkServer | None = None
-        self._idle: dict[Subprocess, asyncio.TimerHandle] = {}
+        self._idle: dict[Subprocess, _Idle] = {}
         self._all: set[Subprocess] = set()
         self._debts: dict[str, int] = {}
 
@@ -45,14 +51,16 @@ class ProcessPool:
             if not is_new:
                 self._note_debt(job.user_id, 1)
             raise
-        self._give_back(process, job.user_id if is_new else None)
+        if is_new:
+            self._note_debt(job.user_id, -1)
+        self._give_back(process, job.user_id)
         return reply
 
     def _take(self, user_id: str) -> Subprocess:
         """The one that was used last, so that those beyond the need become idle for long."""
         if self._idle and user_id not in self._debts:
-            process, timer = self._idle.popitem()
-            timer.cancel()
+            process, idle = self._idle.popitem()
+            idle.timer.cancel()
             return process
         if self._server is None or self._server.ended.is_set():
             self._server = ForkServer()
@@ -60,15 +68,14 @@ class ProcessPool:
         self._all.add(process)
         return process
 
-    def _give_back(self, process: Subprocess, made_for: str | None) -> None:
-        if process.ended.is_set():
-            return
+    def _give_back(self, process: Subprocess, user_id: str) -> None:
         if process.jobs == self._max_jobs:
             process.close()
-            return
-        self._idle[process] = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._let_go, process)
-        if made_for is not None:
-            self._note_debt(made_for, -1)
+        elif process.ended.is_set():
+            self._note_debt(user_id, 1)
+        else:
+            timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._let_go, process)
+            self._idle[process] = _Idle(timer, user_id)
 
     def _note_debt(self, user_id: str, change: int) -> None:
         """Of the users who owe, the latest ones are remembered."""
@@ -79,14 +86,15 @@ class ProcessPool:
             del self._debts[next(iter(self._debts))]
 
     def _let_go(self, process: Subprocess) -> None:
-        self._idle.pop(process).cancel()
+        self._idle.pop(process).timer.cancel()
         process.close()
 
     def _forget(self, process: Subprocess) -> None:
         self._all.discard(process)
-        timer = self._idle.pop(process, None)
-        if timer is not None:
-            timer.cancel()
+        idle = self._idle.pop(process, None)
+        if idle is not None:  # what the last body left in it has ended it
+            idle.timer.cancel()
+            self._note_debt(idle.last_user_id, 1)
 
     async def close(self) -> None:
         """End them all. Those that are idle may do what they registered for their exit."""

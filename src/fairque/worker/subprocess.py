@@ -14,12 +14,13 @@ import msgspec
 from fairque.models import FailureKind
 from fairque.tasks.failure import Failure, Raised, RaisedElsewhere, Reply
 from fairque.worker.fork_server import ForkServer, close_in_forks
-from fairque.worker.frames import HEAD, Job, Kind, Report, Start, frame
+from fairque.worker.frames import HEAD, Job, Kind, Logged, Report, Start, frame
 
 __all__ = ["Subprocess"]
 
 LAST_WORDS_SECONDS = 0.2
 _reply_decoder = msgspec.msgpack.Decoder(Reply)
+_logged_decoder = msgspec.msgpack.Decoder(Logged)
 _report_decoder = msgspec.msgpack.Decoder(Report)
 
 
@@ -143,8 +144,9 @@ def _start() -> Start:
 
 def _log(body: bytes) -> None:
     """As if it had been logged here."""
-    record = logging.makeLogRecord(msgspec.msgpack.decode(body))
-    log = logging.getLogger(record.name)
+    logged = _logged_decoder.decode(body)
+    record = logging.makeLogRecord(logged.fields)
+    log = logging.root if logged.is_handled else logging.getLogger(record.name)
     if log.isEnabledFor(record.levelno):
         log.handle(record)
 

@@ -22,7 +22,7 @@ import msgspec
 from fairque.tasks.failure import Failure, Raised, Reply, encode_result, raised_by
 from fairque.worker.context import TaskContext, running
 from fairque.worker.fork_server import EXIT_SECONDS
-from fairque.worker.frames import HEAD, Job, Kind, Report, Start, frame
+from fairque.worker.frames import HEAD, Job, Kind, Logged, Report, Start, frame
 from fairque.worker.subprocess_functions import Functions
 
 __all__ = ["main"]
@@ -193,13 +193,22 @@ class Records(logging.Handler):
 def _packed(record: logging.LogRecord) -> bytes:
     """With its `extra` fields, unless they are too large or too odd: it may not fill the memory of the worker."""
     kept = record.__dict__ | {"msg": record.getMessage(), "args": None, "exc_info": None}
+    is_handled = _is_handled(logging.getLogger(record.name))
     with contextlib.suppress(Exception):
-        packed = msgspec.msgpack.encode(kept, enc_hook=str)
+        packed = msgspec.msgpack.encode(Logged(kept, is_handled), enc_hook=str)
         if len(packed) <= MOST_RECORD_BYTES:
             return packed
     own = {name: kept[name] for name in logging.makeLogRecord({}).__dict__ if name in kept}
     cut = {name: value[:MOST_CHARS] if isinstance(value, str) else value for name, value in own.items()}
-    return msgspec.msgpack.encode(cut)
+    return msgspec.msgpack.encode(Logged(cut, is_handled))
+
+
+def _is_handled(log: logging.Logger | None) -> bool:
+    while log is not None and log is not logging.root:
+        if not all(isinstance(each, logging.NullHandler) for each in log.handlers):
+            return True
+        log = log.parent
+    return False
 
 
 def _run(functions: Functions, job: Job, connection: Connection) -> Reply:
