@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from fairque import TaskCanceled, TaskFailed, TaskHandle, TaskQueue, TaskState, Worker
+from fairque import InvalidInput, TaskCanceled, TaskFailed, TaskHandle, TaskQueue, TaskState, Worker
 from fairque.worker import fork_server
+from fairque.worker.frames import Start
+from fairque.worker.subprocess_functions import Functions
 from tests.support.eventually import eventually
 from tests.support.process import WorkerProcess
 from tests.support.processes import children_of, is_running, marked, new_mark
@@ -201,6 +203,13 @@ async def test_a_script_without_a_main_guard_does_not_run_again(
     assert await script.wait() == 0
     assert script.lines == ["result 42", "ran to its end"]
     await eventually(lambda: not marked(mark))
+
+
+@pytest.mark.parametrize("file", [None, "<stdin>"])
+def test_a_task_that_was_typed_in_cannot_be_found(file: str | None):
+    functions = Functions(Start(sys.argv, sys.path, file, None, {}))
+    with pytest.raises(InvalidInput, match="a subprocess cannot read what was typed in: put its tasks into a module"):
+        functions.find("__main__", "double", "__main__.double")
 
 
 async def test_a_subprocess_reports_progress_and_knows_its_task(queue: TaskQueue, tmp_path: Path):

@@ -49,11 +49,13 @@ class Functions:
             f"the subprocess imported {module} and found no task {name!r} there: define it at the top of its module"
         )
 
-    def _main(self) -> ModuleType | None:
+    def _main(self) -> ModuleType:
         """The script of the worker, run under another name, up to where it would use a queue."""
-        if _MAIN in sys.modules or self._start.main_file is None:
-            return sys.modules.get(_MAIN)
+        if _MAIN in sys.modules:
+            return sys.modules[_MAIN]
         file = self._start.main_file
+        if file is None or not Path(file).is_file():
+            raise InvalidInput("a subprocess cannot read what was typed in: put its tasks into a module")
         with open_code(str(Path(file).resolve())) as source:
             code = compile(source.read(), file, "exec")
         main = self._new_main(file)
