@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 import subprocess
 import sys
-import weakref
 from collections.abc import Callable
 from typing import TypeAlias
 
 import msgspec
 
+from fairque.redis.home import cut_in_forks
 from fairque.worker.frames import HEAD, REQUEST, Ended, Kind, Request
 
-__all__ = ["EXIT_SECONDS", "HELD_SIGNALS", "ForkServer", "OnEnd", "close_in_forks"]
+__all__ = ["EXIT_SECONDS", "HELD_SIGNALS", "ForkServer", "OnEnd"]
 
 OnEnd: TypeAlias = "Callable[[int | None], None]"
 """Called once on the loop with the exit code of a subprocess; None: its fork server is gone."""
@@ -38,7 +37,6 @@ main({descriptor})
 """
 _RECEIVED_AT_ONCE = 65_536
 _ended_decoder = msgspec.msgpack.Decoder(Ended)
-_not_for_forks: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
 
 class ForkServer:
@@ -56,7 +54,7 @@ class ForkServer:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._channel, theirs = socket.socketpair()
-        close_in_forks(self._channel)
+        cut_in_forks(self._channel)  # else it does not see the end of this process while a fork of it lives
         try:
             self._popen = _spawn(theirs.fileno())
         except BaseException:
@@ -136,16 +134,6 @@ class ForkServer:
             on_end(None)
 
 
-def close_in_forks(sock: socket.socket) -> None:
-    """Its other end is to see when this process ends, whatever this process has forked meanwhile."""
-    _not_for_forks.add(sock)
-
-
-def _close_in_this_fork() -> None:
-    for sock in list(_not_for_forks):
-        sock.close()
-
-
 def _spawn(descriptor: int) -> subprocess.Popen[bytes]:
     code = _BOOT.format(path=[each for each in sys.path if isinstance(each, str)], descriptor=descriptor)
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
@@ -159,6 +147,3 @@ def _spawn(descriptor: int) -> subprocess.Popen[bytes]:
         )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-os.register_at_fork(after_in_child=_close_in_this_fork)

@@ -12,8 +12,9 @@ from collections.abc import Callable
 import msgspec
 
 from fairque.models import FailureKind
+from fairque.redis.home import cut_in_forks
 from fairque.tasks.failure import Failure, Raised, RaisedElsewhere, Reply
-from fairque.worker.fork_server import ForkServer, close_in_forks
+from fairque.worker.fork_server import ForkServer
 from fairque.worker.frames import HEAD, Job, Kind, Logged, Report, Start, frame
 
 __all__ = ["Subprocess"]
@@ -43,7 +44,7 @@ class Subprocess:
         self._server = server
         self._on_end = on_end
         self._socket, theirs = socket.socketpair()
-        close_in_forks(self._socket)
+        cut_in_forks(self._socket)
         with theirs:
             self._number = server.fork(theirs, self._gone)
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
