@@ -6,19 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from fairque.errors import FairqueError
+from fairque.errors import ConfigError
 
-__all__ = ["Reading", "ScriptRunsAgain", "check_not_importing", "importing"]
-
-
-class ScriptRunsAgain(FairqueError):
-    """A script without a main guard came to where it would use a queue, in a subprocess that wants its functions."""
-
-    def __init__(self, script: str) -> None:
-        super().__init__(
-            f"{script} opens a queue while a subprocess of its worker reads it: put what it does under "
-            'if __name__ == "__main__":, and its tasks before that'
-        )
+__all__ = ["Reading", "check_not_importing", "importing"]
 
 
 @dataclass
@@ -26,7 +16,7 @@ class Reading:
     """A script that is being read. `stopped` is what it got where it would use a queue, whatever it made of it."""
 
     script: str
-    stopped: ScriptRunsAgain | None = None
+    stopped: ConfigError | None = None
 
 
 _readings: list[Reading] = []
@@ -34,7 +24,7 @@ _readings: list[Reading] = []
 
 @contextmanager
 def importing(script: str) -> Iterator[Reading]:
-    """Until it is left, whatever opens a queue or runs a worker raises `ScriptRunsAgain`."""
+    """Until it is left, whatever opens a queue or runs a worker gets a `ConfigError`."""
     _readings.append(Reading(script))
     try:
         yield _readings[-1]
@@ -43,7 +33,12 @@ def importing(script: str) -> Iterator[Reading]:
 
 
 def check_not_importing() -> None:
-    """Raises `ScriptRunsAgain`."""
-    if _readings:
-        _readings[-1].stopped = ScriptRunsAgain(_readings[-1].script)
-        raise _readings[-1].stopped
+    """Raises `ConfigError`."""
+    if not _readings:
+        return
+    reading = _readings[-1]
+    reading.stopped = ConfigError(
+        f"{reading.script} opens a queue while a subprocess of its worker reads it: put what it does under "
+        'if __name__ == "__main__":, and its tasks before that'
+    )
+    raise reading.stopped

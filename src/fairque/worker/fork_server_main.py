@@ -75,6 +75,7 @@ class _Server:
             pid = os.fork()
         except OSError:
             theirs.sendall(frame(Kind.ERROR, traceback.format_exc().encode(errors="replace")))
+            theirs.close()
             self._tell(Ended(number, 1))
             return None
         if pid:

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fairque.errors import InvalidInput
-from fairque.importing import ScriptRunsAgain, importing
+from fairque.errors import ConfigError, InvalidInput
+from fairque.importing import importing
 from fairque.tasks.function import TaskFunction
 from fairque.tasks.registry import get_function
 from fairque.worker.frames import Start
@@ -31,7 +31,7 @@ class Functions:
 
     def __init__(self, start: Start) -> None:
         self._start = start
-        self._stopped: ScriptRunsAgain | None = None
+        self._stopped: ConfigError | None = None
         sys.argv[:], sys.path[:] = start.argv, start.path
 
     def find(self, module: str, qualname: str, name: str) -> TaskFunction[Any, Any]:
