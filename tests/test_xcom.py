@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
@@ -456,14 +457,21 @@ async def test_a_plain_function_does_the_same_without_await(core: Core, xcom: XC
         return seen
 
     await XCom(core.store, "acme", "other").push("o", "there")
-    assert await in_thread(body, BlockingXCom(xcom)) == [["a", "b"], [1, 2], (1, 2), 7, {"b": "x"}, "there"]
+    assert await in_thread(body, BlockingXCom(xcom, asyncio.get_running_loop())) == [
+        ["a", "b"],
+        [1, 2],
+        (1, 2),
+        7,
+        {"b": "x"},
+        "there",
+    ]
     assert await xcom.keys() == ["b"]
-    await in_thread(BlockingXCom(xcom).clear)
+    await in_thread(BlockingXCom(xcom, asyncio.get_running_loop()).clear)
     assert await xcom.keys() == []
 
 
 async def test_errors_reach_the_plain_function(xcom: XCom) -> None:
-    blocking = BlockingXCom(xcom)
+    blocking = BlockingXCom(xcom, asyncio.get_running_loop())
     with pytest.raises(XComMissing):
         await in_thread(blocking.pull, "nothing")
     with pytest.raises(InvalidInput):
@@ -473,8 +481,9 @@ async def test_errors_reach_the_plain_function(xcom: XCom) -> None:
 
 
 async def test_many_threads_at_once(xcom: XCom) -> None:
+    blocking = BlockingXCom(xcom, asyncio.get_running_loop())
+
     def body(number: int) -> int:
-        blocking = BlockingXCom(xcom)
         blocking.push(str(number), number)
         return blocking.pull(str(number), type=int)
 
@@ -483,21 +492,28 @@ async def test_many_threads_at_once(xcom: XCom) -> None:
 
 
 async def test_a_blocking_call_elsewhere_says_where_it_belongs(xcom: XCom) -> None:
-    blocking = BlockingXCom(xcom)
+    blocking = BlockingXCom(xcom, asyncio.get_running_loop())
     with pytest.raises(FairqueError, match="in the task's own thread"):
         blocking.keys()
-    with pytest.raises(FairqueError, match="in the task's own thread"):
-        await asyncio.to_thread(blocking.push, "key", 1)
+    other = asyncio.new_event_loop()
+    with contextlib.closing(other), pytest.raises(FairqueError, match="in the task's own thread"):
+        await asyncio.to_thread(BlockingXCom(xcom, other).push, "key", 1)
+    await asyncio.to_thread(blocking.push, "key", 1)
 
 
 async def test_they_say_whose_they_are_and_cannot_be_changed(core: Core) -> None:
     xcom = XCom(core.store, "ac:me", "runs")
-    assert [repr(of) for of in (xcom, XComManager(core.store, "ac:me", "runs"), BlockingXCom(xcom))] == [
+    assert [
+        repr(of)
+        for of in (xcom, XComManager(core.store, "ac:me", "runs"), BlockingXCom(xcom, asyncio.get_running_loop()))
+    ] == [
         "<XCom 'ac:me' 'runs'>",
         "<XComManager 'ac:me' 'runs'>",
         "<BlockingXCom 'ac:me' 'runs'>",
     ]
-    for of, field in itertools.product((xcom, BlockingXCom(xcom)), ("user_id", "namespace")):
+    for of, field in itertools.product(
+        (xcom, BlockingXCom(xcom, asyncio.get_running_loop())), ("user_id", "namespace")
+    ):
         with pytest.raises(AttributeError):
             setattr(of, field, "zeta")
 

@@ -158,7 +158,10 @@ class UserInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker that reported within the last minute. `serves`: the users that it is limited to; None: everyone."""
+    """A worker that reported within the last minute. `serves`: the users that it is limited to; None: everyone.
+
+    `leftover_threads` are those in which plain functions go on though their tasks are over.
+    """
 
     worker_id: str
     host: str
@@ -169,6 +172,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float
     seen_at: float
     serves: tuple[str, ...] | None = None
+    leftover_threads: int = 0
 
 
 class QueueStats(msgspec.Struct, frozen=True, kw_only=True):

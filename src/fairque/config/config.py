@@ -64,7 +64,7 @@ class WorkerConfig(Section, frozen=True, kw_only=True):
         processes: Worker processes that ``fairque worker`` starts.
         task_timeout: Seconds that a task may run which has no timeout of its own; None: as long as it takes.
         poll_interval, shutdown_timeout, stall_timeout, max_deliveries, unknown_task_patience, cancel_grace,
-        max_tasks_per_child: See `Worker`.
+        max_tasks_per_child, max_leftover_threads: See `Worker`.
     """
 
     id: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
@@ -80,6 +80,7 @@ class WorkerConfig(Section, frozen=True, kw_only=True):
     unknown_task_patience: Seconds = 3600.0
     cancel_grace: Seconds = 5.0
     max_tasks_per_child: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    max_leftover_threads: Annotated[int, Meta(ge=1, le=10_000)] = 80
 
     checks: ClassVar[Mapping[str, Callable[[Any], object]]] = {
         "id": _check_worker_id,

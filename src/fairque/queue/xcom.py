@@ -8,12 +8,12 @@ values. Values are msgpack, so they come back as msgpack has them (a tuple as a 
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar, overload
 
-import anyio.from_thread
 import msgspec
 
 from fairque.checks import check_id
@@ -159,10 +159,11 @@ class XComManager(XCom, frozen=True, eq=False):
 class BlockingXCom(msgspec.Struct, frozen=True, eq=False):
     """The shared values of a user for a plain function in its thread: the methods of `XCom`, without await.
 
-    They raise `FairqueError` anywhere else than in the thread that runs the task.
+    They work in any thread but that of the worker's event loop, while the worker runs. Else they raise `FairqueError`.
     """
 
     xcom: XCom
+    loop: asyncio.AbstractEventLoop
 
     @property
     def user_id(self) -> str:
@@ -176,7 +177,7 @@ class BlockingXCom(msgspec.Struct, frozen=True, eq=False):
 
     def push(self, key: str, value: Any, ttl: float | None = None) -> None:
         """See `XCom.push`."""
-        _wait(partial(self.xcom.push, key, value, ttl))
+        self._wait(partial(self.xcom.push, key, value, ttl))
 
     @overload
     def pull(self, key: str, *, type: type[T], namespace: str | Sequence[str] | None = None) -> T: ...
@@ -190,23 +191,28 @@ class BlockingXCom(msgspec.Struct, frozen=True, eq=False):
         self, key: str, default: Any = _MISSING, *, type: Any = Any, namespace: str | Sequence[str] | None = None
     ) -> Any:
         """See `XCom.pull`."""
-        return _wait(partial(self.xcom.pull, key, default, type=type, namespace=namespace))
+        return self._wait(partial(self.xcom.pull, key, default, type=type, namespace=namespace))
 
     def pull_many(self, keys: Sequence[str], *, namespace: str | Sequence[str] | None = None) -> dict[str, Any]:
         """See `XCom.pull_many`."""
-        return _wait(partial(self.xcom.pull_many, keys, namespace=namespace))
+        return self._wait(partial(self.xcom.pull_many, keys, namespace=namespace))
 
     def keys(self) -> list[str]:
         """See `XCom.keys`."""
-        return _wait(self.xcom.keys)
+        return self._wait(self.xcom.keys)
 
     def delete(self, key: str) -> None:
         """See `XCom.delete`."""
-        _wait(partial(self.xcom.delete, key))
+        self._wait(partial(self.xcom.delete, key))
 
     def clear(self) -> None:
         """See `XCom.clear`."""
-        _wait(self.xcom.clear)
+        self._wait(self.xcom.clear)
+
+    def _wait(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        if not self.loop.is_running() or asyncio._get_running_loop() is self.loop:
+            raise FairqueError("a plain task's XCom works in the task's own thread, while its worker runs")
+        return asyncio.run_coroutine_threadsafe(call(), self.loop).result()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.user_id!r} {self.namespace!r}>"
@@ -236,11 +242,3 @@ def _decode(key: str, raw: bytes, type: Any) -> Any:
         return decoder(translated(type)).decode(raw)
     except (msgspec.MsgspecError, *_MISFITS) as exc:
         raise InvalidInput(f"the XCom value {key!r} does not fit {type!r}: {exc}") from None
-
-
-def _wait(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """What a call on the event loop returns, for a thread that the loop has started."""
-    try:
-        return anyio.from_thread.run(call)
-    except RuntimeError as exc:
-        raise FairqueError(f"a plain task's XCom works in the task's own thread, while its worker runs: {exc}") from exc

@@ -127,5 +127,6 @@ def worker_info(name: str, entry: dict[str, str]) -> WorkerInfo:
         running=int(entry.get("running", 0)),
         started_at=float(entry.get("started_at", 0)),
         seen_at=float(entry.get("seen", 0)) / 1000,
+        leftover_threads=int(entry.get("leftover", 0)),
         serves=None if users == EVERYONE else tuple(decode_user(user) for user in users.encode().split()),
     )

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import anyio.to_thread
 import msgspec
-from anyio import CapacityLimiter
 
-from fairque.errors import BadArguments
+from fairque.errors import BadArguments, FairqueError
 from fairque.models import FailureKind
 from fairque.queue.xcom import BlockingXCom, XCom
 from fairque.redis.delivery import Delivery
@@ -27,12 +25,19 @@ from fairque.worker.options import WorkerOptions
 from fairque.worker.process_pool import ProcessPool
 from fairque.worker.progress import Progress
 from fairque.worker.running_task import RunningTask
+from fairque.worker.threads import Threads
 
 __all__ = ["Executor", "UnknownName"]
+
+LAST_SECONDS = 1.0
 
 
 class UnknownName(Exception):
     """This worker has no function of that name; another one may."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no task {name!r} here")
+        self.name = name
 
 
 class Executor:
@@ -49,13 +54,16 @@ class Executor:
         self._handler = options.handler
         self._inputs = inputs
         self._progress = progress
-        self._threads = CapacityLimiter(options.concurrency)
+        self._loop = asyncio.get_running_loop()
+        self._threads = Threads(options.concurrency, options.max_leftover_threads)
         self._processes = ProcessPool(options.max_tasks_per_child)
 
     def prepare(self, delivery: Delivery) -> RunningTask:
-        """Raises `BadMessage`, `UnknownName` and `BadArguments`."""
+        """Raises `BadMessage`, `UnknownName`, `BadArguments` and `TooManyThreads`."""
         message = decode_body(delivery.body)
         function = self._function_for(message)
+        if function is not None and function.run_in == "thread":
+            self._threads.check(delivery.user_id)
         run = RunningTask(delivery, message, function, self._worker_id, self)
         if run.overrides.inputs or xcom_of(function).reads:
             run.message = message
@@ -83,9 +91,7 @@ class Executor:
         if function.run_in == "loop":
             return await function.fn(*run.args, **run.kwargs)
         if function.run_in == "thread":
-            value = await anyio.to_thread.run_sync(
-                _call, function.fn, run.args, run.kwargs, abandon_on_cancel=True, limiter=self._threads
-            )
+            value = await self._threads.run(run.delivery, partial(function.fn, *run.args, **run.kwargs))
             return await value if inspect.isawaitable(value) else value  # a wrapper around an async function
         return await self._run_in_process(run, function)
 
@@ -123,9 +129,20 @@ class Executor:
         function.signature.check_call(args, kwargs)
         return args, kwargs
 
+    @property
+    def leftover_threads(self) -> int:
+        """Threads whose tasks are over."""
+        return self._threads.left
+
+    async def close(self) -> None:
+        """Let threads end. What goes on in one has a moment."""
+        await self._threads.close(LAST_SECONDS)
+
     def xcom(self, run: RunningTask) -> XCom | BlockingXCom:
+        if run.is_in_thread and run.ended:
+            raise FairqueError("this task is over: its thread can neither pull nor push values any more")
         values = self._inputs.xcom(run.user_id, xcom_of(run.function).namespace)
-        return BlockingXCom(values) if run.is_in_thread else values
+        return BlockingXCom(values, self._loop) if run.is_in_thread else values
 
     def progress(self, run: RunningTask, fraction: float, message: str) -> None:
         self._progress.report(run.delivery, fraction, message)
@@ -166,7 +183,3 @@ def _job(run: RunningTask, function: TaskFunction[Any, Any]) -> Job:
         run.schedule,
         msgspec.Raw(encode_value(run.inputs)),
     )
-
-
-def _call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return fn(*args, **kwargs)

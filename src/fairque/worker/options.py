@@ -37,6 +37,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_deliveries: int
     unknown_task_patience: float
     cancel_grace: float
+    max_leftover_threads: int
     scheduler: bool
     task_timeout: float | None
     max_tasks_per_child: int | None
@@ -48,6 +49,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
         check_count("max_deliveries", self.max_deliveries, 1, 1_000)
         if self.max_tasks_per_child is not None:
             check_count("max_tasks_per_child", self.max_tasks_per_child, 1, 1_000_000)
+        check_count("max_leftover_threads", self.max_leftover_threads, 1, 10_000)
         check_seconds("poll_interval", self.poll_interval, least=0.01)
         for name in ("shutdown_timeout", "unknown_task_patience", "cancel_grace"):
             check_seconds(name, getattr(self, name))

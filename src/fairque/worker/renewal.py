@@ -142,7 +142,12 @@ class Renewal:
     ) -> tuple[list[tuple[Delivery, Refusal]], list[Delivery]]:
         lost: list[tuple[Delivery, Refusal]] = []
         canceled: list[Delivery] = []
-        told_now = {"running": len(self._runner), "claims": answered, "names": names_known(self._options)}
+        told_now = {
+            "running": len(self._runner),
+            "leftover": self._runner.leftover_threads,
+            "claims": answered,
+            "names": names_known(self._options),
+        }
         fields = self._description | told_now
         for at in range(0, max(1, len(held)), BATCH):
             is_last = at + BATCH >= len(held)

@@ -25,6 +25,7 @@ from fairque.worker.run_times import RunTimes
 from fairque.worker.running_task import RunningTask
 from fairque.worker.settler import Settler
 from fairque.worker.signals import Signals
+from fairque.worker.threads import TooManyThreads
 
 __all__ = ["Runner"]
 
@@ -83,6 +84,11 @@ class Runner:
         """Slots in use."""
         return len(self._runs) + len(self._arrived) + len(self._arriving)
 
+    @property
+    def leftover_threads(self) -> int:
+        """Threads whose tasks are over."""
+        return self._executor.leftover_threads
+
     def take(self, deliveries: list[Delivery], at_once: bool) -> None:
         """Give them slots. They are started at once, or a moment later, so that the next call goes out first."""
         for delivery in deliveries:
@@ -117,8 +123,8 @@ class Runner:
                 self._let_arrive(delivery)
                 return
             run = self._prepare(delivery)
-        except UnknownName as exc:
-            self._put_back(delivery, str(exc))
+        except (UnknownName, TooManyThreads) as exc:
+            self._return(delivery, exc)
         except BadMessage as exc:
             self._give_up(delivery, Failure(FailureKind.BAD_MESSAGE, "BadMessage", str(exc)))
         except BadArguments as exc:
@@ -353,21 +359,16 @@ class Runner:
         self._settler.report(self._outcomes.failed(delivery, name, failure, now))
         self._hooks.tell("failure", delivery, name, now, failure)
 
-    def _put_back(self, delivery: Delivery, name: str) -> None:
-        """Another worker may know it, after a deploy at the latest."""
-        since = delivery.returned_since_ms
-        if since and delivery.started_ms - since > self._options.unknown_task_patience * 1000:
-            text = f"no worker knew a task {name!r} for {self._options.unknown_task_patience:g} s"
+    def _return(self, delivery: Delivery, why: UnknownName | TooManyThreads) -> None:
+        """Another worker may know it, after a deploy at the latest, or have a thread for it."""
+        since, patience = delivery.returned_since_ms, self._options.unknown_task_patience
+        if isinstance(why, UnknownName) and since and delivery.started_ms - since > patience * 1000:
+            text = f"no worker knew a task {why.name!r} for {patience:g} s"
             self._give_up(delivery, Failure(FailureKind.UNKNOWN_TASK, "UnknownTask", text))
             return
         delay_ms = min(LONGEST_RETURN_MS, 500 * 2 ** min(delivery.returned, 10))
-        logger.warning(
-            "task %r of user %r: no task %r here, put back for %.1f s",
-            delivery.id,
-            delivery.user_id,
-            name,
-            delay_ms / 1000,
-        )
+        seconds = delay_ms / 1000
+        logger.warning("task %r of user %r: %s, put back for %.1f s", delivery.id, delivery.user_id, why, seconds)
         self._settler.report(Outcome(delivery, "released", 0, delay_ms))
 
 

@@ -66,6 +66,9 @@ class Worker:
         max_deliveries: A task that was alone in so many workers when they died is failed as ``lost``.
         unknown_task_patience: Seconds for which a task that no worker knows is put back, before it is failed.
         cancel_grace: Seconds in which a canceled task may clean up before its slot is taken away.
+        max_leftover_threads: Threads of plain functions that may go on after their tasks are over, by a timeout or a
+            cancellation, before the worker puts back all tasks that run in threads. A user may have an eighth of them,
+            at least one, before that is done to its own tasks.
         scheduler: Whether it fires schedules, see `TaskScheduler`. All workers may: a slot makes one task.
         task_timeout: Seconds that a task may run which has no timeout of its own; None sets no limit.
         max_tasks_per_child: Tasks that a subprocess (``run_in="process"``) runs before it ends. 1: each task has a
@@ -90,6 +93,7 @@ class Worker:
         max_deliveries: int = 5,
         unknown_task_patience: float = 3600.0,
         cancel_grace: float = 5.0,
+        max_leftover_threads: int = 80,
         scheduler: bool = True,
         task_timeout: float | None = None,
         max_tasks_per_child: int | None = None,
@@ -113,6 +117,7 @@ class Worker:
             max_deliveries=max_deliveries,
             unknown_task_patience=unknown_task_patience,
             cancel_grace=cancel_grace,
+            max_leftover_threads=max_leftover_threads,
             scheduler=scheduler,
             task_timeout=task_timeout,
             max_tasks_per_child=max_tasks_per_child,

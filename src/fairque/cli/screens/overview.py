@@ -159,16 +159,20 @@ def counters_table(users: Sequence[UserInfo]) -> FittedTable:
 
 
 def workers_table(workers: Sequence[WorkerInfo], now: float, *, is_live: bool = False) -> FittedTable:
+    """With its leftover threads, where a worker has any."""
+    left = (numbers("left"),) if any(worker.leftover_threads for worker in workers) else ()
     columns = (
         *(names("worker", whole=3), names("host", 4), numbers("pid", 2), names("version", 1)),
-        *(numbers("started"), numbers("slots"), numbers("up", 5), numbers("seen")),
+        *(numbers("started"), *left, numbers("slots"), numbers("up", 5), numbers("seen")),
     )
-    return FittedTable(columns, [_worker_row(worker, now) for worker in workers], wraps=not is_live, tells=not is_live)
+    rows = [_worker_row(worker, now, bool(left)) for worker in workers]
+    return FittedTable(columns, rows, wraps=not is_live, tells=not is_live)
 
 
-def _worker_row(worker: WorkerInfo, now: float) -> tuple[object, ...]:
+def _worker_row(worker: WorkerInfo, now: float, shows_left: bool) -> tuple[object, ...]:
+    left = (worker.leftover_threads,) if shows_left else ()
     return (
-        *(worker.worker_id, worker.host, worker.pid, worker.version, worker.running, worker.concurrency),
+        *(worker.worker_id, worker.host, worker.pid, worker.version, worker.running, *left, worker.concurrency),
         *(span(now - worker.started_at), ago(worker.seen_at, now)),
     )
 
