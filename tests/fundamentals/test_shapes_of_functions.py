@@ -2,12 +2,15 @@
 
 import functools
 import importlib
+import subprocess
 import sys
 
 import pytest
 
-from fairque import DuplicateTask, InvalidInput, TaskQueue, Worker, current_task, task
+from fairque import DuplicateTask, InvalidInput, Task, TaskQueue, Worker, current_task, task
+from fairque.tasks.options import NO_OPTIONS
 from fairque.tasks.registry import registry, unregister
+from tests.support.eventually import eventually
 
 
 def traced(fn):
@@ -89,6 +92,63 @@ def test_a_file_that_runs_under_two_names_is_told_with_both(module):
     code = compile(module.read_text(), str(module), "exec")
     with pytest.raises(DuplicateTask, match=r"runs under two names, as module_that_changes and another"):
         exec(code, {"__name__": "another"})
+
+
+def test_a_file_whose_modules_differ_in_name_is_told_with_both_tasks(tmp_path, monkeypatch, caplog):
+    file = tmp_path / "somewhere" / "module_of_two.py"
+    file.parent.mkdir()
+    file.write_text("from fairque import task\n@task\ndef work(): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend(str(file.parent))
+    try:
+        importlib.import_module("module_of_two")
+        assert not caplog.text
+        importlib.import_module("somewhere.module_of_two")
+        assert "'module_of_two.work' and 'somewhere.module_of_two.work'" in caplog.text
+    finally:
+        for name in ("module_of_two", "somewhere.module_of_two"):
+            sys.modules.pop(name, None)
+            unregister(f"{name}.work")
+
+
+def test_a_script_has_the_name_of_its_package(tmp_path):
+    script = tmp_path / "package" / "inner" / "script.py"
+    script.parent.mkdir(parents=True)
+    for folder in (script.parent, script.parent.parent):
+        (folder / "__init__.py").touch()
+    script.write_text("from fairque import task\n@task\ndef work(): ...\nprint(work.name)\n")
+    for command in ([script], ["-m", "package.inner.script"]):
+        ran = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=tmp_path, check=True)
+        assert ran.stdout.strip() == "package.inner.script.work"
+
+
+async def unknown_name(queue: TaskQueue, task_id: str) -> str:
+    found = await queue.explain("anna", task_id)
+    return next((each.text for each in found.waiting if each.reason == "unknown-task"), "")
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("tasks.resize", "only 'app.tasks.resize': a module has another name as a script"),
+        ("root.app.tasks.resize", "only 'app.tasks.resize'"),
+        ("app.tasks.resise", "did you mean 'app.tasks.resize'?"),
+        ("something else", ""),
+        ("x" * 512, ""),
+    ],
+)
+async def test_a_name_that_nobody_knows_is_told_with_one_that_is_near(queue: TaskQueue, caplog, asked, told):
+    @task(name="app.tasks.resize")
+    async def resize() -> None: ...
+
+    handle = await queue.enqueue(Task(asked, b"\x90", None, None, NO_OPTIONS), user_id="anna")
+    async with Worker(queue, worker_id="w"):
+        await eventually(lambda: f"no task {asked!r} here" in caplog.text)
+        waiting = await eventually(functools.partial(unknown_name, queue, handle.task_id))
+    for text in (caplog.text, waiting):
+        assert told in text
+        assert told or "resize" not in text
+    await handle.cancel()
 
 
 async def test_progress_that_is_a_little_too_much_is_all_of_it(queue: TaskQueue):

@@ -20,6 +20,7 @@ from fairque.queue.ready_line import Services, line_in
 from fairque.queue.speed import Speed, speed_of
 from fairque.queue.task_limit import limit_in
 from fairque.redis.keys import decode_user, encode_user
+from fairque.tasks.names import hint
 
 __all__ = ["explain"]
 
@@ -197,7 +198,9 @@ class _Facts:
             if not any(worker.has_handler for worker in serving):
                 yield Waiting(Reason.UNKNOWN_TASK, "no worker that serves its user has a handler for payloads")
         elif self.name and not any(worker.names is None or self.name in worker.names for worker in serving):
-            yield Waiting(Reason.UNKNOWN_TASK, f"no worker that serves its user knows a task {self.name!r}")
+            known = frozenset[str]().union(*(worker.names for worker in serving if worker.names is not None))
+            text = f"no worker that serves its user knows a task {self.name!r}{hint(self.name, known)}"
+            yield Waiting(Reason.UNKNOWN_TASK, text)
 
     def _serving(self) -> list[_Worker]:
         own = encode_user(self.user_id)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
 from fairque.errors import InvalidInput
+from fairque.tasks.names import default_name
 from fairque.tasks.options import TaskOptions
 from fairque.tasks.signature import Signature
 from fairque.tasks.task import Task, check_upstream
 
-__all__ = ["Attach", "Decorator", "OnCall", "RunIn", "TaskFunction", "default_name"]
+__all__ = ["Attach", "Decorator", "OnCall", "RunIn", "TaskFunction"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -90,20 +89,6 @@ class Decorator(Protocol):
     def __call__(self, fn: Callable[P, Awaitable[R]], /) -> TaskFunction[P, R]: ...
     @overload
     def __call__(self, fn: Callable[P, R], /) -> TaskFunction[P, R]: ...
-
-
-def default_name(fn: Callable[..., Any]) -> str:
-    """Module and qualified name. A script is known by the name under which others would import it."""
-    module = fn.__module__
-    if module in ("__main__", "__mp_main__"):
-        main = sys.modules[module]
-        spec = getattr(main, "__spec__", None)
-        file = getattr(main, "__file__", None)
-        if spec is not None:
-            module = spec.name.removesuffix(".__main__")
-        elif file:
-            module = Path(file).stem
-    return f"{module}.{fn.__qualname__}"
 
 
 def _function_in(fn: Any) -> Any:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from types import CodeType
 from typing import Any
 
 from fairque.checks import check_id
 from fairque.errors import DuplicateTask, InvalidInput
-from fairque.tasks.function import Attach, RunIn, TaskFunction, default_name
+from fairque.tasks.function import Attach, RunIn, TaskFunction
+from fairque.tasks.names import default_name
 from fairque.tasks.options import NO_OPTIONS
 
 __all__ = ["function_for", "get_function", "register", "registry", "unregister"]
 
+logger = logging.getLogger("fairque.task")
 registry: dict[str, TaskFunction[Any, Any]] = {}
+_loaded: dict[tuple[str, str], tuple[str, str]] = {}
+"""By file and qualified name, the module and the name of the first task that was made of a function there."""
 
 
 def register(
@@ -33,7 +38,22 @@ def register(
     if known is not None and not _is_made_anew(known.fn, fn):
         raise DuplicateTask(_taken(known, made))
     registry[made.name] = made
+    _warn_of_twins(made)
     return made
+
+
+def _warn_of_twins(made: TaskFunction[Any, Any]) -> None:
+    """A file that is loaded as two modules makes two tasks of each function, and a worker may know only one of them."""
+    code = _code_of(made.fn)
+    if code is None or made.name != default_name(made.fn):
+        return
+    module, name = _loaded.setdefault((code.co_filename, made.__qualname__), (made.__module__, made.name))
+    if module != made.__module__ and name != made.name and name in registry:
+        logger.warning(
+            "%s is loaded twice, as %s and as %s, so one function is two tasks, %r and %r: start it with python -m, "
+            "or give its tasks names: @task(name=…)",
+            *(code.co_filename, module, made.__module__, name, made.name),
+        )
 
 
 def _is_made_anew(known: Callable[..., Any], fn: Callable[..., Any]) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
+import time
 from functools import partial
 from typing import Any
 
@@ -16,7 +18,8 @@ from fairque.redis.delivery import Delivery
 from fairque.tasks.failure import Failure, Raised, RaisedElsewhere
 from fairque.tasks.function import TaskFunction
 from fairque.tasks.message import Message, decode_body, encode_value, is_payload
-from fairque.tasks.registry import get_function
+from fairque.tasks.names import hint
+from fairque.tasks.registry import get_function, registry
 from fairque.tasks.xcom import xcom_of
 from fairque.worker.context import running
 from fairque.worker.frames import Job
@@ -30,14 +33,16 @@ from fairque.worker.threads import Threads
 __all__ = ["Executor", "UnknownName"]
 
 LAST_SECONDS = 1.0
+HINT_SECONDS = 1.0
 
 
 class UnknownName(Exception):
-    """This worker has no function of that name; another one may."""
+    """This worker has no function of that name; another one may. `hint` names one that may have been meant."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"no task {name!r} here")
+    def __init__(self, name: str, hint: str = "") -> None:
+        super().__init__(f"no task {name!r} here{hint}")
         self.name = name
+        self.hint = hint
 
 
 class Executor:
@@ -56,6 +61,7 @@ class Executor:
         self._progress = progress
         self._loop = asyncio.get_running_loop()
         self._threads = Threads(options.concurrency, options.max_leftover_threads)
+        self._hinted = -math.inf
         self._processes = ProcessPool(options.max_tasks_per_child)
 
     def prepare(self, delivery: Delivery) -> RunningTask:
@@ -76,8 +82,16 @@ class Executor:
         is_for_handler = is_payload(message.args)
         function = None if is_for_handler else get_function(message.name)
         if function is None and (not is_for_handler or self._handler is None):
-            raise UnknownName(message.name)
+            raise UnknownName(message.name, self._hint(message.name))
         return function
+
+    def _hint(self, name: str) -> str:
+        """At most once a second: names come from users, and comparing them takes a while."""
+        now = time.monotonic()
+        if now < self._hinted + HINT_SECONDS:
+            return ""
+        self._hinted = now
+        return hint(name, registry)
 
     async def run(self, run: RunningTask) -> Any:
         """Run the body where it belongs, with `current_task()` in place."""
@@ -134,10 +148,6 @@ class Executor:
         """Threads whose tasks are over."""
         return self._threads.left
 
-    async def close(self) -> None:
-        """Let threads end. What goes on in one has a moment."""
-        await self._threads.close(LAST_SECONDS)
-
     def xcom(self, run: RunningTask) -> XCom | BlockingXCom:
         if run.is_in_thread and run.ended:
             raise FairqueError("this task is over: its thread can neither pull nor push values any more")
@@ -152,7 +162,8 @@ class Executor:
         self._progress.forget(delivery)
 
     async def close(self) -> None:
-        """Nothing runs any more."""
+        """Nothing runs any more, but in threads whose tasks are over: what goes on there has a moment."""
+        await self._threads.close(LAST_SECONDS)
         await self._processes.close()
 
 

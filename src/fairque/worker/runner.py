@@ -363,12 +363,12 @@ class Runner:
         """Another worker may know it, after a deploy at the latest, or have a thread for it."""
         since, patience = delivery.returned_since_ms, self._options.unknown_task_patience
         if isinstance(why, UnknownName) and since and delivery.started_ms - since > patience * 1000:
-            text = f"no worker knew a task {why.name!r} for {patience:g} s"
+            text = f"no worker knew a task {why.name!r} for {patience:g} s{why.hint}"
             self._give_up(delivery, Failure(FailureKind.UNKNOWN_TASK, "UnknownTask", text))
             return
         delay_ms = min(LONGEST_RETURN_MS, 500 * 2 ** min(delivery.returned, 10))
         seconds = delay_ms / 1000
-        logger.warning("task %r of user %r: %s, put back for %.1f s", delivery.id, delivery.user_id, why, seconds)
+        logger.warning("task %r of user %r is put back for %.1f s: %s", delivery.id, delivery.user_id, seconds, why)
         self._settler.report(Outcome(delivery, "released", 0, delay_ms))
 
 
