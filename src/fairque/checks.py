@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import TypeAlias
+
 from fairque.errors import InvalidInput
 
-__all__ = ["MAX_SECONDS", "check_count", "check_id", "check_number", "check_seconds", "check_text"]
+__all__ = ["MAX_SECONDS", "Duration", "check_count", "check_id", "check_number", "check_seconds", "check_text"]
 
 MAX_ID_BYTES = 512
 MAX_TEXT = 2_000
 MAX_SECONDS = 100 * 365 * 86_400
 """The longest time that anything may be told to wait, or is kept: about 100 years."""
+
+
+Duration: TypeAlias = float | timedelta
+"""A span of time as callers give it: in seconds, or as a timedelta. `check_seconds` makes it seconds."""
 
 
 def check_number(name: str, value: object, least: float, most: float, unit: str = "") -> float:
@@ -20,7 +27,9 @@ def check_number(name: str, value: object, least: float, most: float, unit: str 
 
 
 def check_seconds(name: str, value: object, least: float = 0.0, most: float = MAX_SECONDS) -> float:
-    return check_number(name, value, least, most, " seconds")
+    """A `Duration` in seconds."""
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    return check_number(name, seconds, least, most, " seconds")
 
 
 def check_count(name: str, value: object, least: int, most: int) -> int:

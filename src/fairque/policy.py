@@ -6,12 +6,12 @@ import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, unquote
 
 import msgspec
 
-from fairque.checks import check_count, check_id, check_number, check_seconds
+from fairque.checks import Duration, check_count, check_id, check_number, check_seconds
 from fairque.errors import InvalidInput
 
 __all__ = [
@@ -53,7 +53,7 @@ class Rate(msgspec.Struct, frozen=True):
 
     Args:
         count: Starts per period.
-        per: Seconds of the period, at most a day.
+        per: Seconds of the period, or a timedelta, at most a day.
         burst: How many may start at once after a pause.
     """
 
@@ -61,8 +61,12 @@ class Rate(msgspec.Struct, frozen=True):
     per: float = 1.0
     burst: int = 1
 
+    if TYPE_CHECKING:
+
+        def __init__(self, count: float, per: Duration = 1.0, burst: int = 1) -> None: ...
+
     def __post_init__(self) -> None:
-        check_number("the per of a rate", self.per, 0.001, DAY, " seconds")
+        msgspec.structs.force_setattr(self, "per", check_seconds("the per of a rate", self.per, 0.001, DAY))
         check_number("the count of a rate", self.count, self.per / DAY, self.per * 1_000_000)
         check_count("the burst of a rate", self.burst, 1, 1_000_000)
 
@@ -84,18 +88,23 @@ class Breaker(msgspec.Struct, frozen=True):
 
     Args:
         failures: Attempts that failed or timed out.
-        window: Seconds within which they count together.
-        cooldown: Seconds for which the user is parked, at most a day.
+        window: Seconds within which they count together, or a timedelta; at most a day.
+        cooldown: For so long the user is parked, likewise.
     """
 
     failures: int = 5
     window: float = 60.0
     cooldown: float = 30.0
 
+    if TYPE_CHECKING:
+
+        def __init__(self, failures: int = 5, window: Duration = 60.0, cooldown: Duration = 30.0) -> None: ...
+
     def __post_init__(self) -> None:
         check_count("the failures of a breaker", self.failures, 1, 1_000_000)
-        check_number("the window of a breaker", self.window, 0.001, DAY, " seconds")
-        check_number("the cooldown of a breaker", self.cooldown, 0.001, DAY, " seconds")
+        for name in ("window", "cooldown"):
+            seconds = check_seconds(f"the {name} of a breaker", getattr(self, name), 0.001, DAY)
+            msgspec.structs.force_setattr(self, name, seconds)
 
     def __str__(self) -> str:
         return f"{self.failures}/{self.window:g}s/{self.cooldown:g}s"

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from fairque.checks import MAX_SECONDS, check_count, check_seconds
+from fairque.checks import MAX_SECONDS, Duration, check_count, check_seconds
 from fairque.errors import InvalidInput
 
 __all__ = ["MAX_MESSAGE_BYTES", "QueueSettings", "checked_settings"]
@@ -40,13 +40,13 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 def checked_settings(
     *,
-    priority_step: float | None = None,
-    lease: float | None = None,
-    result_ttl: float | None = None,
-    dead_letter_ttl: float | None = None,
+    priority_step: Duration | None = None,
+    lease: Duration | None = None,
+    result_ttl: Duration | None = None,
+    dead_letter_ttl: Duration | None = None,
     max_message_bytes: int | None = None,
     fairness: str | None = None,
-    usage_ttl: float | None = None,
+    usage_ttl: Duration | None = None,
 ) -> dict[str, Any]:
     """Fields of `QueueSettings` from what a caller gives, in seconds; what is None is left out.
 
@@ -69,5 +69,5 @@ def checked_settings(
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _milliseconds(name: str, seconds: float | None, least: float, most: float = MAX_SECONDS) -> int | None:
+def _milliseconds(name: str, seconds: Duration | None, least: float, most: float = MAX_SECONDS) -> int | None:
     return None if seconds is None else round(check_seconds(name, seconds, least, most) * 1000)

@@ -13,6 +13,7 @@ from fairque import (
     FailureKind,
     Priority,
     QueueStats,
+    RetryPolicy,
     Task,
     TaskEvent,
     TaskFailed,
@@ -143,3 +144,16 @@ async def workers_take_handlers_and_hooks(queue: TaskQueue) -> None:
     TaskHandler()  # type: ignore[abstract]
     async with TaskQueue("redis://localhost") as opened:
         assert_type(opened, TaskQueue)
+
+
+async def options_are_typed_as_they_work(queue: TaskQueue) -> None:
+    minute = timedelta(minutes=1)
+    await queue.enqueue(width("a"), timeout=minute, max_retries=3, result_ttl=60, cost=2.5, limits=["crm"])
+    await queue.enqueue_many([width("a")], timeout=5, max_retries=0, result_ttl=minute, delay=minute)
+    width("a").options(timeout=minute, retry=RetryPolicy(base=minute, retry_on=[ValueError, "KeyError"]))
+    await (await queue.enqueue(width("a"))).result(minute)
+    await queue.enqueue(width("a"), max_retries="three")  # type: ignore[call-overload]
+    await queue.enqueue(width("a"), tries=3)  # type: ignore[call-overload]
+    await queue.enqueue_many([width("a")], task_id="one")  # type: ignore[call-arg]
+    width("a").options(timeout="long")  # type: ignore[arg-type]
+    width.options(prio=1)  # type: ignore[call-arg]

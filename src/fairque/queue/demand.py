@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from fairque.checks import check_seconds
+from fairque.checks import Duration, check_seconds
 from fairque.metrics import Metrics
 from fairque.models import QueueStats
 from fairque.redis.store import Store
@@ -61,10 +61,10 @@ class _Running(NamedTuple):
         return 1.0 if self.mean is None else min(1.0, self.left / target_wait)
 
 
-async def look_at_demand(store: Store, target_wait: float, cooldown: float = COOLDOWN) -> Demand:
+async def look_at_demand(store: Store, target_wait: Duration, cooldown: Duration = COOLDOWN) -> Demand:
     """Looks at the totals, and at 500 of the tasks that run, which stand for the others."""
-    check_seconds("target_wait", target_wait, least=0.001)
-    check_seconds("cooldown", cooldown)
+    target_wait = check_seconds("target_wait", target_wait, least=0.001)
+    cooldown = check_seconds("cooldown", cooldown)
     stats = await store.stats()
     now_ms, due_ms, fires_ms, running, means = await store.demand(MOST_LOOKED_AT)
     soon_ms = now_ms + cooldown * 1000

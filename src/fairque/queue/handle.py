@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from fairque.backoff import Backoff
-from fairque.checks import check_seconds, check_text
+from fairque.checks import Duration, check_seconds, check_text
 from fairque.errors import QueueUnavailable, ResultNotKept, ResultTimeout, TaskCanceled, TaskFailed, UnknownTask
 from fairque.models import TaskInfo, TaskState
 from fairque.queue.changes import Changes
@@ -65,11 +65,11 @@ class TaskHandle(Generic[R_co]):
         self.task_id = task_id
         self.created = created
 
-    async def result(self, timeout: float | None = None) -> R_co:
+    async def result(self, timeout: Duration | None = None) -> R_co:
         """Wait for the end and return the value, converted to the function's return annotation where it fits.
 
         Args:
-            timeout: Seconds to wait; None waits for ever, 0 looks once.
+            timeout: Seconds to wait, or a timedelta; None waits for ever, 0 looks once.
 
         Raises:
             TaskFailed: The task failed for good.
@@ -83,7 +83,7 @@ class TaskHandle(Generic[R_co]):
         most, when the time is over.
         """
         if timeout is not None:
-            check_seconds("timeout", timeout)
+            timeout = check_seconds("timeout", timeout)
         record = await self._ended(timeout) if timeout != 0 else (await self._look()).record
         if not record:
             raise ResultTimeout(f"task {self.task_id!r} of user {self.user_id!r} has not ended within {timeout} s")

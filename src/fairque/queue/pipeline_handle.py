@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from fairque.checks import check_seconds
+from fairque.checks import Duration, check_seconds
 from fairque.errors import ResultTimeout, UnknownTask
 from fairque.models import TaskState
 from fairque.queue.handle import Cancellation, TaskHandle
@@ -65,7 +65,7 @@ class PipelineHandle:
     def __len__(self) -> int:
         return len(self.tasks)
 
-    async def result(self, timeout: float | None = None) -> Any:
+    async def result(self, timeout: Duration | None = None) -> Any:
         """Wait for the last tasks: the result of the one, or where there are several a list in their order.
 
         A run that is `stuck` has not ended: somebody may requeue the task that failed.

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, cast, overload
+from typing import Any, Literal, Self, TypeVar, Unpack, cast, overload
 
 import msgspec
 
-from fairque.checks import check_count, check_id, check_seconds
+from fairque.checks import Duration, check_count, check_id, check_seconds
 from fairque.config.config import FairQueueConfig
 from fairque.doctor.doctor import examine
 from fairque.doctor.finding import QueueCheck
 from fairque.errors import InvalidInput
-from fairque.models import FailureKind, Priority, QueueHealth, QueueStats, TaskInfo, TaskState, UserInfo
+from fairque.models import FailureKind, QueueHealth, QueueStats, TaskInfo, TaskState, UserInfo
 from fairque.queue.dead_letters import DeadLetter, DeadLetters
 from fairque.queue.handle import TaskHandle
 from fairque.queue.health import look_at_health
@@ -36,7 +35,7 @@ from fairque.redis.store import Store
 from fairque.settings import QueueSettings, checked_settings
 from fairque.tasks.function import TaskFunction
 from fairque.tasks.message import new_nonce
-from fairque.tasks.options import Dependency
+from fairque.tasks.options import Options, OptionsOfMany
 from fairque.tasks.pipeline import Pipeline, parallel
 from fairque.tasks.registry import function_for
 from fairque.tasks.task import Task
@@ -76,14 +75,14 @@ class TaskQueue(Tenants):
         url: str | None = None,
         *,
         name: str = "default",
-        timeout: float = DEFAULT_TIMEOUT,
-        priority_step: float | None = None,
-        lease: float | None = None,
-        result_ttl: float | None = None,
-        dead_letter_ttl: float | None = None,
+        timeout: Duration = DEFAULT_TIMEOUT,
+        priority_step: Duration | None = None,
+        lease: Duration | None = None,
+        result_ttl: Duration | None = None,
+        dead_letter_ttl: Duration | None = None,
         max_message_bytes: int | None = None,
         fairness: Literal["cost", "time"] | None = None,
-        usage_ttl: float | None = None,
+        usage_ttl: Duration | None = None,
     ) -> None:
         given = checked_settings(
             priority_step=priority_step,
@@ -98,9 +97,10 @@ class TaskQueue(Tenants):
         self._backend = Backend(url, name, timeout=timeout, given=given)
         self.keys = self._backend.keys
         self.connector = self._backend.connector
+        patience = self.connector.timeout
         self.listener = Listener(self.connector)
-        self._producer = Producer(self.store(patience=timeout), timeout)
-        self._reader = self.store(patience=timeout)
+        self._producer = Producer(self.store(patience=patience), patience)
+        self._reader = self.store(patience=patience)
         self._source = Source(self._reader, self.listener)
         self._letters = DeadLetters(self._reader)
 
@@ -164,23 +164,13 @@ class TaskQueue(Tenants):
     @overload
     async def enqueue(self, task: Pipeline, *, user_id: str | None = None) -> PipelineHandle: ...
     @overload
-    async def enqueue(
-        self,
-        task: Task[R],
-        *,
-        user_id: str | None = None,
-        priority: Priority | int | None = None,
-        delay: float | timedelta | None = None,
-        execute_after: datetime | None = None,
-        task_id: str | None = None,
-        depends_on: Iterable[Dependency] | None = None,
-    ) -> TaskHandle[R]: ...
+    async def enqueue(self, task: Task[R], **options: Unpack[Options]) -> TaskHandle[R]: ...
     async def enqueue(
         self, task: Task[R] | Pipeline, *, user_id: str | None = None, **options: Any
     ) -> TaskHandle[R] | PipelineHandle:
         """Add a task, or all tasks of a pipeline in one step.
 
-        What is not given here comes from the task's options, see `TaskOptions`.
+        Options are those of `TaskOptions`; what is not given here comes from the task's own.
 
         A `task_id` is an idempotency key of its user: while that task lives (it has not ended), another call adds
         nothing and returns a handle with ``created == False``.
@@ -211,19 +201,18 @@ class TaskQueue(Tenants):
     async def enqueue_many(
         self,
         tasks: Iterable[Task[R]],
-        *,
-        user_id: str | None = None,
-        priority: Priority | int | None = None,
-        delay: float | timedelta | None = None,
-        execute_after: datetime | None = None,
+        **options: Unpack[OptionsOfMany],
     ) -> list[TaskHandle[R]]:
         """Add many tasks, in order, 500 in a round trip. Each 500 are added all or not at all.
+
+        Options hold for all of them, see `TaskOptions`; a `task_id` is for one alone.
 
         A task may depend on one that stands before it in the list. Raises what `enqueue` raises; everything but
         dependencies is checked before the first round trip.
         """
-        given = {"priority": priority, "delay": delay, "execute_after": execute_after}
-        options = {name: value for name, value in given.items() if value is not None}
+        if "task_id" in options:
+            raise InvalidInput("each task has an id of its own: give it by .options(task_id=…)")
+        user_id = options.pop("user_id", None)
         nonce = b""
         ids: defaultdict[str, dict[Task[Any], str]] = defaultdict(dict)  # by user
         made: list[tuple[Task[R], NewTask]] = []
@@ -282,13 +271,13 @@ class TaskQueue(Tenants):
     async def change_settings(
         self,
         *,
-        priority_step: float | None = None,
-        lease: float | None = None,
-        result_ttl: float | None = None,
-        dead_letter_ttl: float | None = None,
+        priority_step: Duration | None = None,
+        lease: Duration | None = None,
+        result_ttl: Duration | None = None,
+        dead_letter_ttl: Duration | None = None,
         max_message_bytes: int | None = None,
         fairness: Literal["cost", "time"] | None = None,
-        usage_ttl: float | None = None,
+        usage_ttl: Duration | None = None,
     ) -> None:
         """Change settings of the queue, for every process that opens it from now on.
 
@@ -424,7 +413,7 @@ class TaskQueue(Tenants):
         """Give a failed task up; nothing is left of it. Raises `UnknownTask` when it is not a dead letter."""
         await self._letters.discard(task.user_id, task.task_id)
 
-    async def purge(self, user_id: str, *, timeout: float = 30.0) -> Purged:
+    async def purge(self, user_id: str, *, timeout: Duration = 30.0) -> Purged:
         """Cancel and erase everything of a user: waiting, running and failed tasks, results, XCom values, policy.
 
         Works in bounded steps and may be called again. Results are found by looking at every key of the server, which

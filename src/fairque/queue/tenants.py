@@ -7,7 +7,7 @@ from typing import Literal
 
 from msgspec import UNSET, UnsetType
 
-from fairque.checks import check_count, check_id
+from fairque.checks import Duration, check_count, check_id
 from fairque.config.config import FairQueueConfig
 from fairque.errors import InvalidInput, UnknownTask
 from fairque.limit import Limit, LimitInfo, limit_in, record_of
@@ -236,7 +236,7 @@ class Tenants:
         users = await self._reader.users(0, check_count("limit", limit, 1, MOST_LISTED))
         return await look_at_shares(self._reader, users)
 
-    async def demand(self, *, target_wait: float = 10.0, cooldown: float = COOLDOWN) -> Demand:
+    async def demand(self, *, target_wait: Duration = 10.0, cooldown: Duration = COOLDOWN) -> Demand:
         """How many slots it takes so that what runs goes on and what waits starts in time, for an autoscaler.
 
         Args:

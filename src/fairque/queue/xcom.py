@@ -16,14 +16,14 @@ from typing import Any, TypeVar, overload
 
 import msgspec
 
-from fairque.checks import check_id
+from fairque.checks import Duration, check_id, check_seconds
 from fairque.errors import FairqueError, InvalidInput, MessageTooLarge, XComMissing
 from fairque.redis.store import Store
 from fairque.settings import MAX_MESSAGE_BYTES
 from fairque.tasks.message import encode_value
 from fairque.tasks.types.stand_in import decoder
 from fairque.tasks.types.translation import translated
-from fairque.tasks.xcom import LONGEST_TTL, MOST_NAMES
+from fairque.tasks.xcom import LONGEST_TTL, MOST_NAMES, SHORTEST_TTL
 
 __all__ = ["DEFAULT_NAMESPACE", "DEFAULT_TTL", "BlockingXCom", "XCom", "XComManager", "ttl_to_ms"]
 
@@ -59,7 +59,7 @@ class XCom(msgspec.Struct, frozen=True, eq=False):
         check_id("user_id", self.user_id)
         check_id("XCom namespace", self.namespace)
 
-    async def push(self, key: str, value: Any, ttl: float | None = None) -> None:
+    async def push(self, key: str, value: Any, ttl: Duration | None = None) -> None:
         """Keep a value, in place of an earlier one under the same key.
 
         Args:
@@ -175,7 +175,7 @@ class BlockingXCom(msgspec.Struct, frozen=True, eq=False):
         """Where they are looked for."""
         return self.xcom.namespace
 
-    def push(self, key: str, value: Any, ttl: float | None = None) -> None:
+    def push(self, key: str, value: Any, ttl: Duration | None = None) -> None:
         """See `XCom.push`."""
         self._wait(partial(self.xcom.push, key, value, ttl))
 
@@ -218,11 +218,9 @@ class BlockingXCom(msgspec.Struct, frozen=True, eq=False):
         return f"<{type(self).__name__} {self.user_id!r} {self.namespace!r}>"
 
 
-def ttl_to_ms(ttl: float | None) -> int:
+def ttl_to_ms(ttl: Duration | None) -> int:
     """Seconds as given to `push` in milliseconds, at least 1. Raises `InvalidInput`."""
-    seconds = DEFAULT_TTL if ttl is None else ttl
-    if not isinstance(seconds, (int, float)) or not 0 < seconds <= LONGEST_TTL:
-        raise InvalidInput(f"ttl must be a number of seconds above 0 and at most {LONGEST_TTL:.0f}, not {ttl!r}")
+    seconds = DEFAULT_TTL if ttl is None else check_seconds("ttl", ttl, SHORTEST_TTL, LONGEST_TTL)
     return math.ceil(seconds * 1000)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from fairque.checks import Duration
 from fairque.errors import ConfigError, SettingsMismatch
 from fairque.redis.connector import Connector
 from fairque.redis.keys import LAYOUT, Keys
@@ -29,7 +30,7 @@ class Backend:
         agreed: Whether the queue was asked for its settings.
     """
 
-    def __init__(self, url: str | None, name: str, *, timeout: float, given: Mapping[str, Any]) -> None:
+    def __init__(self, url: str | None, name: str, *, timeout: Duration, given: Mapping[str, Any]) -> None:
         self.name = name
         self.keys = Keys(name)
         self.connector = Connector(

@@ -20,7 +20,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.retry import Retry as BlockingRetry
 
-from fairque.checks import check_seconds
+from fairque.checks import Duration, check_seconds
 from fairque.embedded.server import EmbeddedServer
 from fairque.errors import ConfigError, FairqueError, QueueUnavailable, StoreError
 from fairque.importing import check_not_importing
@@ -66,7 +66,7 @@ class Connector:
         self,
         url: str | None = None,
         *,
-        timeout: float = DEFAULT_TIMEOUT,
+        timeout: Duration = DEFAULT_TIMEOUT,
         client_name: str = "fairque",
         key: str = "",
     ) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Literal
 
 import msgspec
 
-from fairque.checks import MAX_SECONDS, check_count, check_number, check_seconds
+from fairque.checks import check_count, check_seconds
 from fairque.errors import InvalidInput
 
 __all__ = ["Misfire", "Overlap", "ScheduleState", "ScheduledTask", "Spec", "moment_of", "spec_of"]
@@ -125,15 +125,11 @@ def spec_of(options: Mapping[str, Any], before: Spec | None = None) -> Spec:
 
 
 def _seconds(name: str, value: object) -> int:
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
     return round(check_seconds(name, value) * 1000)
 
 
 def _interval(name: str, value: object) -> int:
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
-    return round(check_number(name, value, SHORTEST_INTERVAL, MAX_SECONDS, " seconds") * 1000)
+    return round(check_seconds(name, value, SHORTEST_INTERVAL) * 1000)
 
 
 def _moment(name: str, value: object) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from fairque.checks import check_count, check_id, check_seconds
+from fairque.checks import Duration, check_count, check_id, check_seconds
 from fairque.errors import InvalidInput, StoreError, UnknownSchedule
 from fairque.queue.queue import TaskQueue
 from fairque.redis.store_schedules import Move, ScheduleStore, StoredSchedule, Write
@@ -52,18 +52,18 @@ class TaskScheduler:
         cron_expr: str | None = None,
         task: Task[Any] | None = None,
         *,
-        every: timedelta | float | None = None,
+        every: Duration | None = None,
         at: datetime | None = None,
         timezone: str = "UTC",
         user_id: str | None = None,
         schedule_id: str | None = None,
         start: datetime | None = None,
         end: datetime | None = None,
-        jitter: timedelta | float = 0.0,
+        jitter: Duration = 0.0,
         max_runs: int | None = None,
         misfire: Misfire = "once",
         misfire_limit: int = 100,
-        misfire_grace: timedelta | float = 60.0,
+        misfire_grace: Duration = 60.0,
         overlap: Overlap = "allow",
     ) -> str:
         """Have a task enqueued again and again, or once, and return the id of the schedule:
@@ -261,7 +261,7 @@ class TaskScheduler:
         """Have `run` return after what it is doing."""
         self._loop.stop()
 
-    async def fire_due(self, ahead: float = 0.0) -> int:
+    async def fire_due(self, ahead: Duration = 0.0) -> int:
         """Fire everything that is due now, or would be within `ahead` seconds, one slot at a time, and return how many
         tasks that made. For tests, and for those who keep time themselves.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Generic, TypeVar, cast
 
+from fairque.checks import Duration
 from fairque.queue import handle, pipeline_handle
 from fairque.sync.face import Face, blocking, faced, iterating
 
@@ -21,7 +22,7 @@ class TaskHandle(Face["handle.TaskHandle[R_co]"], Generic[R_co], of=handle.TaskH
     cancel = blocking(handle.TaskHandle.cancel)
     watch = iterating(handle.TaskHandle.watch)
 
-    def result(self, timeout: float | None = None) -> R_co:
+    def result(self, timeout: Duration | None = None) -> R_co:
         """Wait for the end and return the value, see `fairque.TaskHandle.result`.
 
         An interrupt (Ctrl-C) ends the wait, not the task.

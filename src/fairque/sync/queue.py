@@ -5,12 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime, timedelta
 from functools import partial, wraps
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast, overload
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
-from fairque import ConfigError, DeadLetter, Pipeline, Priority, Task, TaskFunction, Worker
+from fairque import ConfigError, DeadLetter, Pipeline, Task, TaskFunction, Worker
 from fairque.config.config import FairQueueConfig
 from fairque.queue import handle, queue
 from fairque.queue.xcom import DEFAULT_NAMESPACE
@@ -18,7 +17,7 @@ from fairque.sync.face import blocking, faced
 from fairque.sync.handle import PipelineHandle, TaskHandle
 from fairque.sync.session import Session, opening
 from fairque.sync.xcom import XComManager
-from fairque.tasks.options import Dependency
+from fairque.tasks.options import Options
 
 __all__ = ["TaskQueue"]
 
@@ -115,13 +114,7 @@ class TaskQueue:
     def enqueue(
         self,
         task: Task[R],
-        *,
-        user_id: str | None = None,
-        priority: Priority | int | None = None,
-        delay: float | timedelta | None = None,
-        execute_after: datetime | None = None,
-        task_id: str | None = None,
-        depends_on: Iterable[Dependency] | None = None,
+        **options: Unpack[Options],
     ) -> TaskHandle[R]: ...
     def enqueue(
         self, task: Task[R] | Pipeline, *, user_id: str | None = None, **options: Any

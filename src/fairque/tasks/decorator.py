@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import timedelta
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
+from fairque.checks import Duration
 from fairque.limit import Limit
 from fairque.models import Priority
 from fairque.policy import Rate
@@ -42,16 +42,16 @@ def task(
     priority: Priority | int | None = None,
     max_retries: int | None = None,
     retry: RetryPolicy | None = None,
-    timeout: float | None = None,
-    result_ttl: float | None = None,
+    timeout: Duration | None = None,
+    result_ttl: Duration | None = None,
     cost: float | Callable[..., float] | None = None,
     cron: str | None = None,
-    every: timedelta | float | None = None,
+    every: Duration | None = None,
     timezone: str = "UTC",
-    jitter: timedelta | float = 0.0,
+    jitter: Duration = 0.0,
     misfire: Misfire = "once",
     misfire_limit: int = 100,
-    misfire_grace: timedelta | float = 60.0,
+    misfire_grace: Duration = 60.0,
     overlap: Overlap = "allow",
     user_id: str | None = None,
     task_id: str | None = None,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, overload
+from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, Unpack, overload
 
 from fairque.errors import InvalidInput
 from fairque.tasks.names import default_name
-from fairque.tasks.options import TaskOptions
+from fairque.tasks.options import Options, TaskOptions
 from fairque.tasks.signature import Signature
 from fairque.tasks.task import Task, check_upstream
 
@@ -61,7 +61,7 @@ class TaskFunction(Generic[P, R]):
             made = step(made, args, kwargs)
         return made
 
-    def options(self, **changes: Any) -> TaskFunction[P, R]:
+    def options(self, **changes: Unpack[Options]) -> TaskFunction[P, R]:
         """A copy whose tasks have other options; the registered function stays as it is."""
         copy = object.__new__(TaskFunction)
         copy.__dict__.update(self.__dict__)

@@ -4,25 +4,58 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
-from typing import Any, Literal
+from datetime import datetime
+from typing import Any, Literal, TypedDict
 
 import msgspec
 
-from fairque.checks import check_count, check_id, check_number, check_seconds
+from fairque.checks import Duration, check_count, check_id, check_number, check_seconds
 from fairque.errors import InvalidInput
 from fairque.limit import Limit
 from fairque.models import Priority
 from fairque.tasks.message import Overrides
 from fairque.tasks.retry import MAX_RETRIES, RetryPolicy
 
-__all__ = ["NO_OPTIONS", "Dependency", "TaskOptions", "as_limit", "check_limits", "start_of"]
+__all__ = [
+    "NO_OPTIONS",
+    "Dependency",
+    "Options",
+    "OptionsOfMany",
+    "TaskOptions",
+    "as_limit",
+    "check_limits",
+    "start_of",
+]
 
 Dependency = Any  # an id, a handle or a Task
 # A user whose tasks cost nothing would keep the lowest tag for ever. A tag is a double: what one task adds must leave
 # room for what small ones add afterwards.
 MIN_COST, MAX_COST = 0.001, 1_000_000
 MOST_LIMITS = 2
+
+
+class OptionsOfMany(TypedDict, total=False):
+    """Those of `TaskOptions` that many tasks may have in common, as callers give them."""
+
+    user_id: str | None
+    priority: Priority | int | None
+    max_retries: int | None
+    retry: RetryPolicy | None
+    timeout: Duration | None
+    result_ttl: Duration | None
+    cost: float | None
+    delay: Duration | None
+    execute_after: datetime | None
+    depends_on: Iterable[Dependency] | None
+    on_dependency_failure: Literal["wait", "cancel", "run"] | None
+    allow_unknown: bool | None
+    limits: Iterable[Limit | str] | None
+
+
+class Options(OptionsOfMany, total=False):
+    """`TaskOptions` as callers give them."""
+
+    task_id: str | None
 
 
 class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +67,7 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
         priority: 1 to 6, see `Priority`.
         max_retries: Retries after the first attempt; overrides the policy's `max`.
         retry: When to retry; without it, `max_retries` uses the default `RetryPolicy`.
-        timeout: Seconds a run may take.
+        timeout: Seconds a run may take; like all spans of time, these may be a timedelta.
         result_ttl: Seconds the result is kept; 0 keeps nothing.
         cost: What one service charges to the user, in relation to its other tasks (default 1).
         delay: Seconds before the task may start.
@@ -72,8 +105,6 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
         unknown = changes.keys() - set(self.__struct_fields__)
         if unknown:
             raise InvalidInput(f"unknown task option {min(unknown)!r}; there are {', '.join(self.__struct_fields__)}")
-        if "delay" in changes and isinstance(changes["delay"], timedelta):
-            changes = {**changes, "delay": changes["delay"].total_seconds()}
         return msgspec.structs.replace(self, **changes)
 
     def overrides(self, depends_on: Sequence[str], inputs: Sequence[str]) -> Overrides | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fairque.checks import check_count, check_number, check_seconds
+from fairque.checks import Duration, check_count, check_number, check_seconds
 from fairque.errors import InvalidInput
 
 __all__ = ["MAX_RETRIES", "RetryPolicy"]
@@ -24,9 +24,9 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     Args:
         max: Number of retries after the first attempt.
-        base: Seconds before the first retry.
+        base: Seconds before the first retry, or a timedelta.
         factor: Growth from one retry to the next.
-        cap: Longest wait in seconds.
+        cap: Longest wait, in seconds or as a timedelta.
         jitter: Share of the wait that is random.
         retry_on: Names of the exception classes worth a retry, as classes or strings; a subclass counts. Empty: all.
     """
@@ -38,10 +38,23 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     jitter: float = 0.5
     retry_on: tuple[Any, ...] = ()
 
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            max: int = 3,  # noqa: A002
+            base: Duration = 1.0,
+            factor: float = 2.0,
+            cap: Duration = 300.0,
+            jitter: float = 0.5,
+            retry_on: Iterable[type[BaseException] | str] = (),
+        ) -> None: ...
+
     def __post_init__(self) -> None:
         check_count("retry max", self.max, 0, MAX_RETRIES)
-        check_seconds("retry base", self.base)
-        check_seconds("retry cap", self.cap)
+        for name in ("base", "cap"):
+            msgspec.structs.force_setattr(self, name, check_seconds(f"retry {name}", getattr(self, name)))
         check_number("retry factor", self.factor, 0, 1e9)
         check_number("retry jitter", self.jitter, 0, 1)
         msgspec.structs.force_setattr(self, "retry_on", tuple(_class_name(error) for error in self.retry_on))

@@ -7,14 +7,14 @@ that does not fit the annotations fails on the caller's line, and a later change
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, Unpack, cast
 
 import msgspec
 
 from fairque.errors import InvalidInput, NotEncodable
 from fairque.tasks.limit_keys import limit_keys
 from fairque.tasks.message import NIL, LimitKey, Message
-from fairque.tasks.options import NO_OPTIONS, TaskOptions
+from fairque.tasks.options import NO_OPTIONS, Options, TaskOptions
 from fairque.tasks.pipeline import Composable
 from fairque.tasks.signature import Output, Signature, encode_linked
 
@@ -76,7 +76,7 @@ class Task(Composable, Generic[R_co]):
         """
         return cast(R_co, Output(self))
 
-    def options(self, **changes: Any) -> Task[R_co]:
+    def options(self, **changes: Unpack[Options]) -> Task[R_co]:
         """A copy with other options; see `TaskOptions`."""
         changed = self.task_options.merged(changes)
         return Task(self.name, self.args, self.kwargs, self.signature, changed, self.upstream)

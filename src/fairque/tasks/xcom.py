@@ -7,14 +7,15 @@ from typing import Any
 
 import msgspec
 
-from fairque.checks import check_id, check_number
+from fairque.checks import Duration, check_id, check_seconds
 from fairque.errors import InvalidInput
 from fairque.tasks.function import Attach, Decorator, RunIn, TaskFunction
 from fairque.tasks.registry import register
 from fairque.tasks.signature import Signature
 
-__all__ = ["LONGEST_TTL", "MOST_NAMES", "XComOptions", "take_xcom", "xcom_of", "xcom_task"]
+__all__ = ["LONGEST_TTL", "MOST_NAMES", "SHORTEST_TTL", "XComOptions", "take_xcom", "xcom_of", "xcom_task"]
 
+SHORTEST_TTL = 0.001
 LONGEST_TTL = 10 * 366 * 86_400.0
 MOST_NAMES = 100
 
@@ -43,7 +44,8 @@ class XComOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidInput(f"pull_defaults has {min(unknown)!r}, which pull_keys has not")
         if len(self.pull_keys) > MOST_NAMES:
             raise InvalidInput(f"pull_keys has {len(self.pull_keys)} entries, the limit is {MOST_NAMES}")
-        check_number("ttl_seconds", self.ttl_seconds, 0.001, LONGEST_TTL, " seconds")
+        seconds = check_seconds("ttl_seconds", self.ttl_seconds, SHORTEST_TTL, LONGEST_TTL)
+        msgspec.structs.force_setattr(self, "ttl_seconds", seconds)
         check_id("namespace", self.namespace)
         if self.push_key is not None:
             check_id("push_key", self.push_key)
@@ -64,7 +66,7 @@ def xcom_task(
     *,
     pull_keys: Mapping[str, str] | Sequence[str] = (),
     pull_defaults: Mapping[str, Any] | None = None,
-    ttl_seconds: float = 3600.0,
+    ttl_seconds: Duration = 3600.0,
     namespace: str = "default",
     auto_xcom: bool = False,
     name: str | None = None,
@@ -77,7 +79,7 @@ def xcom_task(
         push_key: The result is pushed under this key, in the same step that ends the task.
         pull_keys: Keys by parameter, or a list of names that are both. The values arrive as these parameters.
         pull_defaults: By parameter, for keys without a value; without a default the task fails with ``bad-arguments``.
-        ttl_seconds: How long the pushed value is kept.
+        ttl_seconds: How long the pushed value is kept, in seconds or as a timedelta.
         namespace: Of what is pushed and pulled, and of `current_task().xcom`.
         auto_xcom: See `task`.
         name: See `task`.

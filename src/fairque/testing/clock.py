@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fairque import InvalidInput, TaskQueue, TaskScheduler
-from fairque.checks import check_seconds
+from fairque.checks import Duration, check_seconds
 from fairque.redis.store import Store
 from fairque.tasks.message import new_nonce
 from fairque.testing.arguments import Advance
@@ -13,7 +13,7 @@ __all__ = ["advance", "move"]
 MOST_MOVED = 10_000
 
 
-async def advance(queue: TaskQueue, seconds: float) -> int:
+async def advance(queue: TaskQueue, seconds: Duration) -> int:
     """Have everything scheduled come `seconds` nearer: delayed tasks, and retries that wait for their backoff.
 
     What is due by then may run, in the order of its times; nothing runs by itself, so `run_all` comes next. Called
@@ -28,7 +28,7 @@ async def advance(queue: TaskQueue, seconds: float) -> int:
     Raises:
         InvalidInput: `seconds` breaks a rule, or the queue has more than 10,000 users or tasks to move.
     """
-    check_seconds("seconds", seconds)
+    seconds = check_seconds("seconds", seconds)
     store = queue.store(patience=queue.connector.timeout)
     try:
         answer = await move(store, round(seconds * 1000), new_nonce().hex())

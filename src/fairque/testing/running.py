@@ -16,7 +16,7 @@ from fairque import (
     UnknownTask,
     Worker,
 )
-from fairque.checks import check_seconds
+from fairque.checks import Duration, check_seconds
 from fairque.testing.waiting import enqueued, listing
 
 __all__ = ["run_all"]
@@ -27,7 +27,7 @@ Name = tuple[str, str]  # user and task
 async def run_all(
     queue: TaskQueue,
     *,
-    timeout: float = 10.0,
+    timeout: Duration = 10.0,
     raise_errors: bool = True,
     concurrency: int = 1,
     handler: TaskHandler | None = None,
@@ -52,7 +52,7 @@ async def run_all(
         TimeoutError: It took longer than `timeout`.
         InvalidInput: Another worker serves the queue, or an argument breaks a rule.
     """
-    check_seconds("timeout", timeout)
+    timeout = check_seconds("timeout", timeout)
     await _refuse_company(queue)
     ran: dict[Name, None] = {}
 

@@ -17,6 +17,15 @@ from fairque.worker.hooks import Hook
 __all__ = ["WorkerOptions", "new_worker_id", "user_groups"]
 
 MAX_USERS = 1000
+_LEAST_SECONDS = {
+    "poll_interval": 0.01,
+    "shutdown_timeout": 0.0,
+    "unknown_task_patience": 0.0,
+    "cancel_grace": 0.0,
+    "task_timeout": 0.001,
+    "stall_timeout": 0.1,
+}
+_MAY_BE_NONE = ("task_timeout", "stall_timeout")
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,13 +59,10 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
         if self.max_tasks_per_child is not None:
             check_count("max_tasks_per_child", self.max_tasks_per_child, 1, 1_000_000)
         check_count("max_leftover_threads", self.max_leftover_threads, 1, 10_000)
-        check_seconds("poll_interval", self.poll_interval, least=0.01)
-        for name in ("shutdown_timeout", "unknown_task_patience", "cancel_grace"):
-            check_seconds(name, getattr(self, name))
-        for name, least in (("task_timeout", 0.001), ("stall_timeout", 0.1)):
-            seconds = getattr(self, name)
-            if seconds is not None:
-                check_seconds(name, seconds, least=least)
+        for name, least in _LEAST_SECONDS.items():
+            given = getattr(self, name)
+            if given is not None or name not in _MAY_BE_NONE:
+                msgspec.structs.force_setattr(self, name, check_seconds(name, given, least))
 
 
 def new_worker_id() -> str:

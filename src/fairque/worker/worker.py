@@ -24,7 +24,7 @@ import anyio
 import msgspec
 
 from fairque.backoff import Backoff
-from fairque.checks import check_count
+from fairque.checks import Duration, check_count
 from fairque.config.config import WorkerConfig
 from fairque.errors import InvalidInput, QueueUnavailable
 from fairque.models import EVERYONE
@@ -49,6 +49,8 @@ GOODBYE_SECONDS = 5.0
 class Worker:
     """Serves a queue: ``asyncio.run(Worker(queue).serve())`` in a program of its own, ``async with Worker(queue): …``
     beside something else. A worker runs once.
+
+    Spans of time are in seconds, or timedeltas.
 
     Args:
         queue: Where the tasks come from.
@@ -87,15 +89,15 @@ class Worker:
         steal_targets: Iterable[str] = (),
         handler: TaskHandler | None = None,
         worker_id: str | None = None,
-        poll_interval: float = 5.0,
-        shutdown_timeout: float = 25.0,
-        stall_timeout: float | None = 300.0,
+        poll_interval: Duration = 5.0,
+        shutdown_timeout: Duration = 25.0,
+        stall_timeout: Duration | None = 300.0,
         max_deliveries: int = 5,
-        unknown_task_patience: float = 3600.0,
-        cancel_grace: float = 5.0,
+        unknown_task_patience: Duration = 3600.0,
+        cancel_grace: Duration = 5.0,
         max_leftover_threads: int = 80,
         scheduler: bool = True,
-        task_timeout: float | None = None,
+        task_timeout: Duration | None = None,
         max_tasks_per_child: int | None = None,
         on_success: Hook | None = None,
         on_failure: Hook | None = None,
@@ -106,21 +108,24 @@ class Worker:
         self.queue = queue
         self._is_named = worker_id is not None
         self.worker_id = worker_id if worker_id is not None else new_worker_id()
+        spans: dict[str, Any] = {  # which may be timedeltas: the options make them seconds
+            "poll_interval": poll_interval,
+            "shutdown_timeout": shutdown_timeout,
+            "stall_timeout": stall_timeout,
+            "unknown_task_patience": unknown_task_patience,
+            "cancel_grace": cancel_grace,
+            "task_timeout": task_timeout,
+        }
         self.options = WorkerOptions(
             worker_id=self.worker_id,
             concurrency=concurrency,
             groups=user_groups(assigned_users, steal_targets),
             handler=handler,
-            poll_interval=poll_interval,
-            shutdown_timeout=shutdown_timeout,
-            stall_timeout=stall_timeout,
             max_deliveries=max_deliveries,
-            unknown_task_patience=unknown_task_patience,
-            cancel_grace=cancel_grace,
             max_leftover_threads=max_leftover_threads,
             scheduler=scheduler,
-            task_timeout=task_timeout,
             max_tasks_per_child=max_tasks_per_child,
+            **spans,
             hooks={
                 "success": on_success,
                 "failure": on_failure,
