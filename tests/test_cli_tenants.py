@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from fairque import (
+    EVERYBODY,
     Breaker,
     ConfigError,
     FairQueueConfig,
@@ -83,7 +84,7 @@ def run(server: Server, queue_name: str) -> Run:
 @pytest.fixture
 async def ruled(queue: TaskQueue) -> TaskQueue:
     """A queue with rules of every kind."""
-    await queue.set_policy("*", max_running=4, rate="100/m burst 20")
+    await queue.set_policy(EVERYBODY, max_running=4, rate="100/m burst 20")
     await queue.set_policy("acme", weight=2, group="gold", breaker=Breaker(5, window=60, cooldown=30))
     await queue.set_policy(ODD_USER, weight=0.5, max_queued=7, overflow="drop_oldest")
     await queue.pause("sleepy")
@@ -131,7 +132,7 @@ async def test_policy_show_lists_all_that_was_set(run: Run) -> None:
 
 async def test_policy_show_says_the_same_as_json(run: Run, ruled: TaskQueue) -> None:
     found = (await run("policy", "show", "--json")).json
-    assert msgspec.convert(found["default"], Policy) == await ruled.get_policy("*")
+    assert msgspec.convert(found["default"], Policy) == await ruled.get_policy(EVERYBODY)
     assert {name: msgspec.convert(own, Policy) for name, own in found["users"].items()} == await ruled.policies()
     assert set(found["users"]) == {"acme", "sleepy", ODD_USER}
     assert found["groups"] == {"gold": 3}
@@ -236,7 +237,7 @@ async def test_policy_clear_forgets_all(run: Run, ruled: TaskQueue) -> None:
     said(await run("policy", "clear", "acme"), r"max running +4 +\*")
     assert await ruled.get_policy("acme", defaults=False) == Policy()
     assert (await run("policy", "clear", "*", "--json")).json["policy"]["max_running"] is None
-    assert await ruled.get_policy("*") == Policy()
+    assert await ruled.get_policy(EVERYBODY) == Policy()
 
 
 async def test_policy_group_shows_and_changes_a_weight(run: Run, ruled: TaskQueue) -> None:
@@ -351,7 +352,7 @@ async def test_policy_apply_sets_what_a_file_says_and_nothing_else(
             "acme": Policy(weight=2, group="gold", breaker=breaker, max_queued=9, paused=True),
             "other": Policy(weight=3),
         }
-        assert await queue.get_policy("*") == Policy(max_running=20, rate=Rate(100, per=60, burst=20))
+        assert await queue.get_policy(EVERYBODY) == Policy(max_running=20, rate=Rate(100, per=60, burst=20))
         assert await queue.groups() == {"gold": 3.5}
         assert await queue.limits() == [LimitInfo(key="call_api", max_running=5, running=0)]
     counted = await apply(server, queue_name, file, "--json")
@@ -480,7 +481,7 @@ async def test_usage_without_a_user_is_that_of_all_together(run: Run, used: Task
     assert {hour["user_id"] for hour in found} == {"*"}
     assert sum(hour["tasks"] for hour in found) == 3
     assert sum(hour["cost"] for hour in found) == 261.25
-    assert datetime.fromisoformat(found[0]["start"]) == (await used.usage("*"))[0].start
+    assert datetime.fromisoformat(found[0]["start"]) == (await used.usage(EVERYBODY))[0].start
 
 
 async def test_usage_as_csv_can_be_read_back(run: Run, used: TaskQueue) -> None:

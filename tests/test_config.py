@@ -137,8 +137,16 @@ def test_the_defaults_are_those_of_what_is_configured(made: type):
     defaults = {names.get(name, name): given.default for name, given in inspect.signature(made).parameters.items()}
     shared = defaults.keys() & set(section.__struct_fields__)
     assert len(shared) > 6
-    for name in shared:
+    for name in shared - {"assigned_users"}:
         assert getattr(section, name) == defaults[name], name
+
+
+def test_in_a_configuration_everybody_is_an_asterisk():
+    assert WorkerConfig().assigned_users == ("*",)
+    queue = TaskQueue("embedded://")
+    assert Worker.from_config(queue, WorkerConfig()).options.groups == Worker(queue).options.groups == [()]
+    other = WorkerConfig(assigned_users=("ann",), steal_targets=("*",))
+    assert Worker.from_config(queue, other).options.groups == [["ann"], ()]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.every_server, pytest.mark.smoke]
 
-ODD_IDS = ["a:b", "{a}", "}{", "*", "ä 火 🙂", "a\nb\0c", "%41", "x" * 512]
+ODD_IDS = ["a:b", "{a}", "}{", "**", "ä 火 🙂", "a\nb\0c", "%41", "x" * 512]
 NEVER = 3600.0
 
 

@@ -16,6 +16,7 @@ import pytest
 
 import fairque
 from fairque import (
+    EVERYBODY,
     Breaker,
     Priority,
     QueueFull,
@@ -121,7 +122,7 @@ async def waits_in_every_place(queue: TaskQueue, known: SimpleNamespace, look: L
 
 
 async def runs_and_is_watched(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
-    async with Worker(queue, scheduler=False), Worker(queue, assigned_users=["acme"], steal_targets=["*"]):
+    async with Worker(queue, scheduler=False), Worker(queue, assigned_users=["acme"], steal_targets=[EVERYBODY]):
         handles = [await queue.enqueue(known.gated(), user_id="acme", priority=level) for level in (3, 6)]
         watching = asyncio.create_task(anext(aiter(handles[0].watch())))
         await eventually(lambda: has_workers(queue, running=2))
@@ -163,7 +164,7 @@ async def tells_many_that_wait(queue: TaskQueue, known: SimpleNamespace, look: L
 
 
 async def is_governed(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
-    await queue.set_policy("*", max_running=100, breaker=Breaker(failures=50))
+    await queue.set_policy(EVERYBODY, max_running=100, breaker=Breaker(failures=50))
     await queue.set_group("plan", weight=2)
     await queue.set_policy("member", group="plan", min_running=1)
     await queue.set_policy("slow", rate="1/h", weight=3)
@@ -179,10 +180,10 @@ async def is_governed(queue: TaskQueue, known: SimpleNamespace, look: Look) -> N
     await queue.enqueue(known.broken(), user_id="broke")
     await serve(queue)
     look()
-    await queue.pause("*", until=datetime.now(UTC) + HOUR)
+    await queue.pause(EVERYBODY, until=datetime.now(UTC) + HOUR)
     for user_id in ("member", "slow", "small", "tiny", "acme"):
         await queue.clear_policy(user_id)
-    await queue.clear_policy("*")
+    await queue.clear_policy(EVERYBODY)
     look()
     await serve(queue)
 
@@ -202,11 +203,11 @@ async def is_served_by_workers_of_its_own(queue: TaskQueue, known: SimpleNamespa
         await store.leave(name, users if name == "own" else [["nobody"]])
         look()
     await store.close()
-    await queue.set_policy("*", weight=2)
+    await queue.set_policy(EVERYBODY, weight=2)
     look()
     await serve(queue)
     look()
-    for user_id in ("*", "apart", "dear"):
+    for user_id in (EVERYBODY, "apart", "dear"):
         await queue.clear_policy(user_id)
 
 

@@ -72,7 +72,7 @@ PROMISED = """
 
 @pytest.mark.smoke
 def test_the_public_names_are_sorted_and_there():
-    assert fairque.__all__ == sorted(fairque.__all__)
+    assert fairque.__all__ == sorted(fairque.__all__, key=lambda name: (not name.isupper(), name)), "constants first"
     assert len(set(fairque.__all__)) == len(fairque.__all__)
     assert set(PROMISED.split()) <= set(fairque.__all__)
     for name in fairque.__all__:

@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 from fairque import (
+    EVERYBODY,
     BadArguments,
     Breaker,
     Certainty,
@@ -122,7 +123,7 @@ async def test_a_policy_is_changed_field_by_field_and_read_back(queue: TaskQueue
     found = await queue.set_policy("acme", max_running=7)
     assert (found.weight, found.max_running, found.rate) == (2, 7, Rate(100, per=60, burst=5))
     assert found.breaker == Breaker(3, window=10, cooldown=1)
-    await queue.set_policy("*", max_running=3, max_queued=50, overflow="drop_oldest")
+    await queue.set_policy(EVERYBODY, max_running=3, max_queued=50, overflow="drop_oldest")
     found = await queue.set_policy("acme", rate=None, max_running=None, breaker=None)
     assert (found.weight, found.rate, found.breaker) == (2, None, None)
     assert (found.max_running, found.max_queued, found.overflow) == (3, 50, "drop_oldest"), "of everybody"
@@ -131,7 +132,7 @@ async def test_a_policy_is_changed_field_by_field_and_read_back(queue: TaskQueue
     assert (await queue.get_policy("acme")).group == "a: *plan"
     await queue.clear_policy("acme")
     assert (await queue.get_policy("acme")).weight is None
-    await queue.clear_policy("*")
+    await queue.clear_policy(EVERYBODY)
     assert (await queue.get_policy("acme")).max_running is None
 
 
@@ -176,7 +177,7 @@ def test_rates_and_breakers_check_their_numbers() -> None:
 
 async def test_everybody_cannot_be_in_one_group(queue: TaskQueue) -> None:
     with pytest.raises(InvalidInput, match="group"):
-        await queue.set_policy("*", group="plan")
+        await queue.set_policy(EVERYBODY, group="plan")
 
 
 async def test_a_group_has_a_weight(queue: TaskQueue) -> None:
@@ -581,7 +582,7 @@ async def test_usage_is_told_by_the_hour(queue: TaskQueue) -> None:
     assert sum(hour.cost for hour in hours) == 10
     assert 0.1 <= sum(hour.busy_seconds for hour in hours) < 5
     assert all(hour.start.minute == 0 for hour in hours)
-    assert sum(hour.tasks for hour in await queue.usage("*")) == 10
+    assert sum(hour.tasks for hour in await queue.usage(EVERYBODY)) == 10
     assert await queue.usage("acme", since=datetime.now(UTC) + timedelta(hours=2)) == []
     assert await queue.usage("nobody") == []
 
@@ -600,11 +601,11 @@ async def test_an_hour_that_ended_in_silence_is_told_later(queue: TaskQueue, hou
         for whose in ("acme", "*"):
             set_clock_of_usage(core, whose, hours)
         since = datetime.now(UTC) - timedelta(hours=hours + 2)
-        for whose in ("acme", "*"):
+        for whose in ("acme", EVERYBODY):
             assert [hour.cost for hour in await queue.usage(whose, since=since)] == [5]
         await queue.enqueue(use(1), user_id="acme")
         await Worker(queue).run_until_idle()
-        for whose in ("acme", "*"):
+        for whose in ("acme", EVERYBODY):
             found = await queue.usage(whose, since=since)
             assert [hour.cost for hour in found] == [5, 2]
             assert found[1].start - found[0].start in (timedelta(hours=hours), timedelta(hours=hours + 1))

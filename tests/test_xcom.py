@@ -29,7 +29,7 @@ from tests.support.servers import Server
 
 SWEEP = 16
 MOMENT = 0.001
-NASTY = ["a", "a:b", "b", "b:a", "%3A", "a%3Ab", "{x}", "}:{", "*", "\0", "\0\0", "line\nline", "é", "🎈", ".", "xcom"]
+NASTY = ["a", "a:b", "b", "b:a", "%3A", "a%3Ab", "{x}", "}:{", "**", "\0", "\0\0", "line\nline", "é", "🎈", ".", "xcom"]
 
 
 class Parcel(msgspec.Struct):

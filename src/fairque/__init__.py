@@ -28,6 +28,7 @@ from fairque.errors import (
     UnknownTask,
     XComMissing,
 )
+from fairque.everybody import EVERYBODY, Everybody
 from fairque.limit import Limit, LimitInfo
 from fairque.metrics import Metrics, Waits
 from fairque.models import (
@@ -74,6 +75,7 @@ from fairque.worker.hooks import TaskEvent
 from fairque.worker.worker import Worker
 
 __all__ = [
+    "EVERYBODY",
     "Attempt",
     "BadArguments",
     "BlockingXCom",
@@ -85,6 +87,7 @@ __all__ = [
     "Demand",
     "DependencyError",
     "DuplicateTask",
+    "Everybody",
     "Explanation",
     "Fail",
     "Failure",

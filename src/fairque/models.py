@@ -12,7 +12,6 @@ from fairque.policy import Policy
 
 __all__ = [
     "ANY_USER",
-    "EVERYONE",
     "Attempt",
     "FailureKind",
     "Priority",
@@ -25,8 +24,6 @@ __all__ = [
     "WorkerInfo",
 ]
 
-EVERYONE = "*"
-"""In place of a user's id: all of them, or in a policy those that do not say otherwise."""
 UserGroup = Sequence[str]
 """Users that a worker serves with equal right; empty: everyone."""
 ANY_USER: tuple[UserGroup, ...] = ((),)

@@ -111,7 +111,7 @@ class Breaker(msgspec.Struct, frozen=True):
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """What governs a user. None: no limit, or (in what one sets) what the default of ``"*"`` says.
+    """What governs a user. None: no limit, or (in what one sets) what the default of `EVERYBODY` says.
 
     Args:
         weight: Share in relation to other users, or to those of its group (default 1).
@@ -125,8 +125,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             or the first ones in line are canceled (``"drop_oldest"``).
         max_bytes: Most bytes in Redis, of its bodies, results, errors, XCom values and schedules. More is refused with
             `QuotaExceeded`.
-        paused: Nothing starts, and nothing is lost: True, or until when. That of ``"*"`` holds for all, whatever their
-            own says.
+        paused: Nothing starts, and nothing is lost: True, or until when. That of `EVERYBODY` holds for all, whatever
+            their own says.
         group: Shares first with other groups and users without one, then inside. ``"acme/europe"`` is a group in
             another one; there may be up to four.
         breaker: Parks it while its tasks keep failing.

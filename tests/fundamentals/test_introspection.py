@@ -175,7 +175,7 @@ async def test_a_user_with_work_has_a_tag(queue: TaskQueue):
 
 
 async def test_users_are_listed_the_most_recently_active_first(queue: TaskQueue):
-    names = ["anna", "b:c", "{}", "*", "d%3Ae", "\n", "ü"]
+    names = ["anna", "b:c", "{}", "**", "d%3Ae", "\n", "ü"]
     for name in names:
         await queue.enqueue(echo(), user_id=name)
         await asyncio.sleep(0.002)  # the clock of the list has milliseconds

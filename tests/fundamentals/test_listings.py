@@ -12,7 +12,7 @@ from fairque.tasks.registry import registry
 from tests.support.eventually import eventually
 from tests.support.resp import RespClient
 
-ODD_IDS = ["b:c", "{}", "*", "[red]", "a\nb\x1b", "ü 火", "%41"]
+ODD_IDS = ["b:c", "{}", "**", "[red]", "a\nb\x1b", "ü 火", "%41"]
 
 
 @task

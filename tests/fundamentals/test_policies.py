@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from fairque import (
+    EVERYBODY,
     Breaker,
+    Everybody,
     FairQueueConfig,
     Policy,
     QueueFull,
@@ -75,7 +77,7 @@ async def test_what_is_not_named_stays_and_none_forgets(queue: TaskQueue):
 
 
 async def test_a_star_is_everybody_who_does_not_say_otherwise(queue: TaskQueue):
-    await queue.set_policy("*", max_running=5, max_queued=100)
+    await queue.set_policy(EVERYBODY, max_running=5, max_queued=100)
     await queue.set_policy("anna", max_running=50)
     assert await queue.get_policy("anna") == Policy(max_running=50, max_queued=100)
     assert await queue.get_policy("anna", defaults=False) == Policy(max_running=50)
@@ -127,8 +129,10 @@ async def test_a_backlog_that_is_full_refuses_the_whole_batch(queue: TaskQueue):
     assert (await queue.user("anna")).queued == 4
 
 
-@pytest.mark.parametrize("who", ["anna", "*"])
-async def test_room_in_the_backlog_of_a_paused_user_comes_with_the_end_of_its_pause(queue: TaskQueue, who: str):
+@pytest.mark.parametrize("who", ["anna", EVERYBODY])
+async def test_room_in_the_backlog_of_a_paused_user_comes_with_the_end_of_its_pause(
+    queue: TaskQueue, who: str | Everybody
+):
     await queue.set_policy("anna", max_queued=1)
     await queue.enqueue(serve(), user_id="anna")
     await queue.pause(who)

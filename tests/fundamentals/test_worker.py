@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fairque import (
+    EVERYBODY,
     FailureKind,
     InvalidInput,
     Priority,
@@ -120,14 +121,14 @@ async def test_assigned_users_come_before_steal_targets(queue: TaskQueue):
     await worker.run_until_idle()
     assert ran == ["mine", "mine too"] * 3 + ["target"] * 3
     assert (await queue.user("other")).queued == 3, "not among its users"
-    await Worker(queue, concurrency=1, assigned_users=["nobody"], steal_targets=["*"]).run_until_idle()
+    await Worker(queue, concurrency=1, assigned_users=["nobody"], steal_targets=[EVERYBODY]).run_until_idle()
     assert ran[9:] == ["other"] * 3
 
 
 async def test_everyone_is_the_default_and_includes_who_is_named(queue: TaskQueue):
-    handles = [await queue.enqueue(echo(user), user_id=user) for user in ("anna", "*", "b:c", "{}")]
-    await Worker(queue, assigned_users=["anna", "*"], steal_targets=["b:c"]).run_until_idle()
-    assert [await handle.result(20) for handle in handles] == ["anna", "*", "b:c", "{}"]
+    handles = [await queue.enqueue(echo(user), user_id=user) for user in ("anna", "**", "b:c", "{}")]
+    await Worker(queue, assigned_users=["anna", EVERYBODY], steal_targets=["b:c"]).run_until_idle()
+    assert [await handle.result(20) for handle in handles] == ["anna", "**", "b:c", "{}"]
 
 
 async def test_what_comes_before_a_new_worker_listens_does_not_wait_for_the_poll(

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from fairque import (
+    EVERYBODY,
     FailureKind,
     InvalidInput,
     QueueFull,
@@ -73,7 +74,7 @@ def tasks() -> Iterator[SimpleNamespace]:
 async def queue(server: Server, queue_name: str) -> AsyncIterator[TaskQueue]:
     client = RespClient(server.url)
     async with TaskQueue(server.url, name=queue_name, max_message_bytes=4 * LARGE) as queue:
-        await queue.set_policy("*", max_bytes=LIMIT)
+        await queue.set_policy(EVERYBODY, max_bytes=LIMIT)
         async with Worker(queue, concurrency=10, scheduler=False):
             # What was there before the limit came has been counted.
             await eventually(lambda: not client.execute("HEXISTS", f"fairque:{{{queue_name}}}:state", "weighing"))

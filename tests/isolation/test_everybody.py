@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from fairque import TaskQueue, Worker
+from fairque import EVERYBODY, TaskQueue, Worker
 from tests.support.core import Core
 from tests.support.starts import Starts, start
 from tests.support.tenants import claims_until, govern, numbered, put, tasks_of, whose
@@ -27,11 +27,11 @@ async def test_an_idle_worker_starts_what_waits_as_soon_as_everybody_is_resumed(
     await make_known(core)
     starts = Starts()
     async with Worker(queue, concurrency=10, poll_interval=30.0, scheduler=False):
-        await queue.pause("*")
+        await queue.pause(EVERYBODY)
         for user_id in FEW:
             await queue.enqueue(start(), user_id=user_id)
         resumed = time.time()
-        await queue.resume("*")
+        await queue.resume(EVERYBODY)
         await starts.reach(len(FEW), deadline=1.5)
     assert max(starts.times) - resumed < 1.0
     assert sorted(starts.users) == sorted(FEW)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fairque import Breaker, TaskQueue, Worker
+from fairque import EVERYBODY, Breaker, Everybody, TaskQueue, Worker
 from fairque.redis.assignment import assignments_of
 from fairque.redis.store import Store
 from tests.support.core import Core
@@ -61,8 +61,8 @@ async def test_one_task_after_another_starts_when_the_rate_of_its_user_allows_it
 
 
 @pytest.mark.usefixtures("worker")
-@pytest.mark.parametrize("whose", ["acme", "*"])
-async def test_a_task_starts_when_the_pause_of_its_user_ends(queue: TaskQueue, whose: str) -> None:
+@pytest.mark.parametrize("whose", ["acme", EVERYBODY])
+async def test_a_task_starts_when_the_pause_of_its_user_ends(queue: TaskQueue, whose: str | Everybody) -> None:
     starts, until = Starts(), datetime.now(UTC) + timedelta(seconds=0.6)
     await queue.pause(whose, until=until)
     await queue.enqueue(start(), user_id="acme")
@@ -155,7 +155,7 @@ async def test_a_pause_of_everybody_ends_at_its_moment_for_workers_of_some_users
         waiting = f"{queue.keys.prefix}waiting:{assignment.name}"
         await eventually(lambda: server.execute("SISMEMBER", waiting, worker.worker_id))
         until = datetime.now(UTC) + timedelta(seconds=0.5)
-        await queue.pause("*", until=until)
+        await queue.pause(EVERYBODY, until=until)
         await queue.enqueue(start(), user_id="acme")
         await starts_at(starts, until.timestamp(), 2)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fairque import TaskQueue, Worker, current_task, task
+from fairque import EVERYBODY, TaskQueue, Worker, current_task, task
 from fairque.tasks.registry import unregister
 from tests.support.core import Core
 from tests.support.eventually import eventually
@@ -49,7 +49,7 @@ async def started(tasks: SimpleNamespace, user_id: str, count: int) -> None:
 async def test_hour_long_tasks_of_one_user_leave_a_slot_for_the_task_of_another(
     queue: TaskQueue, tasks: SimpleNamespace
 ) -> None:
-    await queue.set_policy("*", max_share=0.8)
+    await queue.set_policy(EVERYBODY, max_share=0.8)
     await queue.enqueue_many([tasks.hour_long() for _ in range(50)], user_id="attacker")
     async with Worker(queue, concurrency=5, poll_interval=LONG_POLL, scheduler=False):
         await started(tasks, "attacker", 4)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fairque import Breaker, Priority, Rate, TaskQueue, TaskScheduler
+from fairque import EVERYBODY, Breaker, Priority, Rate, TaskQueue, TaskScheduler
 from fairque.redis.delivery import Delivery
 from fairque.redis.keys import encode_user
 from fairque.redis.requester import BlockingRequester
@@ -90,7 +90,7 @@ class _Builder:
 
     async def sets_policies(self) -> None:
         queue = self.queue
-        await queue.set_policy("*", max_running=100, breaker=Breaker(failures=50))
+        await queue.set_policy(EVERYBODY, max_running=100, breaker=Breaker(failures=50))
         await queue.set_group("plan", weight=2)
         await queue.set_policy(MEMBER, group="plan", min_running=3)
         await queue.set_policy("slow", rate=Rate(1, per=3600))

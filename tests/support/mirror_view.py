@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from fairque.everybody import EVERYONE
 from fairque.fairness.choice import EVERYBODY, encoded_path
 from fairque.fairness.line import Line
 from fairque.fairness.model_limits import NameLimit
@@ -14,7 +15,7 @@ from fairque.fairness.model_policies import Marks
 from fairque.fairness.model_queue import ModelQueue, ModelTask, UserCounts
 from fairque.fairness.model_task import LANES
 from fairque.metrics import metrics_in
-from fairque.models import EVERYONE, TaskState
+from fairque.models import TaskState
 from fairque.policy import Policy, changes_of
 from fairque.redis.assignment import assignments_of
 from fairque.redis.keys import decode_user, encode_user

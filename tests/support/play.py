@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from fairque import Breaker, Rate
+from fairque.everybody import EVERYONE
 from fairque.fairness.model_task import Ending, Kind, ModelDelivery
-from fairque.models import ANY_USER, EVERYONE, TaskState, UserGroup
+from fairque.models import ANY_USER, TaskState, UserGroup
 from tests.support.core import LONG_LEASE_MS
 from tests.support.mirror import Held, Mirror, Order
 from tests.support.timed import TimedCore

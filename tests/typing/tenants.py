@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Literal, assert_type
 
 from fairque import (
+    EVERYBODY,
     Breaker,
     Certainty,
     Demand,
@@ -34,7 +35,7 @@ from fairque import (
 
 async def a_policy_is_set_field_by_field(queue: TaskQueue, at: datetime) -> None:
     assert_type(await queue.set_policy("acme", weight=2, max_running=5, min_running=1), Policy)
-    await queue.set_policy("*", rate="100/m burst 20", max_queued=10, overflow="drop_oldest")
+    await queue.set_policy(EVERYBODY, rate="100/m burst 20", max_queued=10, overflow="drop_oldest")
     await queue.set_policy("acme", rate=Rate(100, per=60), paused=at, group="gold", breaker="5/60s/30s")
     await queue.set_policy("acme", breaker=Breaker(5), paused=True)
     await queue.set_policy("acme", weight=None, rate=None, paused=None, group=None, breaker=None, overflow=None)

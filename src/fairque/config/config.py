@@ -17,7 +17,7 @@ from fairque.config.section import Section
 from fairque.config.server import RedisConfig
 from fairque.config.sources import Sources
 from fairque.errors import InvalidInput
-from fairque.models import EVERYONE
+from fairque.everybody import EVERYONE
 from fairque.redis.keys import Keys
 from fairque.settings import LEAST_USAGE_TTL, MOST_USAGE_TTL
 

@@ -11,7 +11,7 @@ from msgspec import Meta
 from fairque.checks import check_id
 from fairque.config.field import Number
 from fairque.config.section import Section
-from fairque.models import EVERYONE
+from fairque.everybody import EVERYONE
 from fairque.policy import (
     LEAST_SHARE,
     LEAST_WEIGHT,

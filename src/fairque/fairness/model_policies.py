@@ -10,9 +10,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from fairque.everybody import EVERYONE
 from fairque.fairness.choice import FairChoice, SortedSet, encoded
 from fairque.fairness.freedom import Freedom
-from fairque.models import EVERYONE
 from fairque.policy import Policy, Rate, merged, next_start_us, tat_after_start_us
 
 __all__ = ["Admission", "Marks", "Policies"]

@@ -10,9 +10,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from fairque.everybody import EVERYONE
 from fairque.fairness.model_claims import ModelClaims
 from fairque.fairness.model_task import Ending, Kind, ModelDelivery, ModelTask, UserCounts
-from fairque.models import ANY_USER, EVERYONE, UserGroup
+from fairque.models import ANY_USER, UserGroup
 from fairque.policy import Policy, Rate
 
 __all__ = ["Ending", "Kind", "ModelDelivery", "ModelQueue", "ModelTask", "UserCounts"]

@@ -11,9 +11,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from fairque.everybody import EVERYONE
 from fairque.limit import key_in
 from fairque.metrics import Metrics, metrics_in
-from fairque.models import EVERYONE, TaskState
+from fairque.models import TaskState
 from fairque.policy import Policy, merged, next_start_us, policy_in
 from fairque.queue.explanation import Certainty, Explanation, Reason, Waiting, span
 from fairque.queue.ready_line import Services, line_in

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from fairque.checks import check_id
 from fairque.errors import FairqueError, InvalidInput, QueueUnavailable
+from fairque.everybody import check_user
 from fairque.models import Priority
 from fairque.redis.delivery import Needs, NewTask
 from fairque.redis.store import Store
@@ -202,7 +202,7 @@ def user_of(task: Task[Any], user_id: str | None) -> str:
     user = user_id if user_id is not None else task.task_options.user_id
     if user is None:
         raise InvalidInput(f"task {task.name!r} has no user_id: give one to enqueue(), .options() or @task")
-    return check_id("user_id", user)
+    return check_user("user_id", user)
 
 
 def _fail(future: asyncio.Future[list[bool]], error: BaseException) -> None:

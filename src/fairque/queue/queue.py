@@ -14,6 +14,7 @@ from fairque.config.config import FairQueueConfig
 from fairque.doctor.doctor import examine
 from fairque.doctor.finding import QueueCheck
 from fairque.errors import InvalidInput
+from fairque.everybody import check_user
 from fairque.models import FailureKind, QueueHealth, QueueStats, TaskInfo, TaskState, UserInfo
 from fairque.queue.dead_letters import DeadLetter, DeadLetters
 from fairque.queue.handle import TaskHandle
@@ -255,7 +256,7 @@ class TaskQueue(Tenants):
                 function which is registered here by the task's name, if there is one.
         """
         signature = task.signature if task is not None else None
-        user, name = check_id("user_id", user_id), check_id("task_id", task_id)
+        user, name = check_user("user_id", user_id), check_id("task_id", task_id)
         return TaskHandle(self._source, user, name, created=False, signature=signature)
 
     async def results(self, handles: Iterable[TaskHandle[R]], timeout: float | None = None) -> list[R]:
@@ -319,7 +320,7 @@ class TaskQueue(Tenants):
 
     async def user(self, user_id: str) -> UserInfo:
         """What is known of one user; zeros for one never heard of."""
-        return await self._reader.user(check_id("user_id", user_id))
+        return await self._reader.user(check_user("user_id", user_id))
 
     async def tasks(
         self, user_id: str, *, state: TaskState | None = None, limit: int = 100, after: TaskInfo | None = None
@@ -340,7 +341,7 @@ class TaskQueue(Tenants):
             after: The last task of the page before. When it has moved on since, its state is listed from the start, so
                 that none is left out, and some may come again.
         """
-        return await list_tasks(self._reader, check_id("user_id", user_id), state, limit, after)
+        return await list_tasks(self._reader, check_user("user_id", user_id), state, limit, after)
 
     async def health(self) -> QueueHealth:
         """What tells whether the queue is well: its totals, the longest wait, failures, delays, memory."""
@@ -374,7 +375,7 @@ class TaskQueue(Tenants):
         A letter is kept for `dead_letter_ttl`.
         """
         if user_id is not None:
-            check_id("user_id", user_id)
+            check_user("user_id", user_id)
         return await self._letters.page(user_id, limit, after)
 
     async def requeue(self, task: DeadLetter | TaskHandle[Any]) -> TaskHandle[Any]:
@@ -423,7 +424,7 @@ class TaskQueue(Tenants):
             user_id: The user.
             timeout: Seconds to wait for running tasks to stop.
         """
-        return await purge(self._reader, check_id("user_id", user_id), check_seconds("timeout", timeout))
+        return await purge(self._reader, check_user("user_id", user_id), check_seconds("timeout", timeout))
 
     def _make(
         self, task: Task[Any], user_id: str | None, nonce: bytes, ids: defaultdict[str, dict[Task[Any], str]]

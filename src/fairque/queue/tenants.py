@@ -10,8 +10,8 @@ from msgspec import UNSET, UnsetType
 from fairque.checks import Duration, check_count, check_id
 from fairque.config.config import FairQueueConfig
 from fairque.errors import InvalidInput, UnknownTask
+from fairque.everybody import EVERYBODY, EVERYONE, Everybody, check_user, whom
 from fairque.limit import Limit, LimitInfo, limit_in, record_of
-from fairque.models import EVERYONE
 from fairque.policy import (
     Breaker,
     Policy,
@@ -46,7 +46,7 @@ class Tenants:
 
     async def set_policy(
         self,
-        user_id: str,
+        user_id: str | Everybody,
         *,
         weight: float | UnsetType | None = UNSET,
         max_running: int | UnsetType | None = UNSET,
@@ -60,7 +60,7 @@ class Tenants:
         group: str | UnsetType | None = UNSET,
         breaker: Breaker | str | UnsetType | None = UNSET,
     ) -> Policy:
-        """Change what governs a user, or with ``"*"`` what governs everybody who does not say otherwise.
+        """Change what governs a user, or with `EVERYBODY` what governs all who does not say otherwise.
 
         What is not given stays as it is; None forgets it. See `Policy` for the fields. It holds from the next claim on,
         for tasks that wait already as well. Returns what governs the user then.
@@ -79,13 +79,13 @@ class Tenants:
             "breaker": breaker,
         }
         changes, forgotten = changes_of({name: value for name, value in given.items() if value is not UNSET})
-        if user_id == EVERYONE and "group" in changes:
+        if user_id is EVERYBODY and "group" in changes:
             raise InvalidInput("not everybody can be in one group: set the group of each user")
         await self._reader.set_policy(_policy_name(user_id), changes, forgotten)
         return await self.get_policy(user_id)
 
-    async def get_policy(self, user_id: str, *, defaults: bool = True) -> Policy:
-        """What governs a user: its own policy, and the one of ``"*"`` where that says nothing.
+    async def get_policy(self, user_id: str | Everybody, *, defaults: bool = True) -> Policy:
+        """What governs a user: its own policy, and the one of `EVERYBODY` where that says nothing.
 
         Without `defaults`: its own alone.
         """
@@ -121,8 +121,8 @@ class Tenants:
         rows = await self._reader.governed("limit-keys", behind, count)
         return [limit_in(name, row) for name, row in rows]
 
-    async def clear_policy(self, user_id: str) -> None:
-        """Back to what governs everybody; with ``"*"``, back to no limits."""
+    async def clear_policy(self, user_id: str | Everybody) -> None:
+        """Back to what governs everybody; with `EVERYBODY`, back to no limits."""
         await self._reader.set_policy(_policy_name(user_id), {}, [EVERYONE])
 
     async def set_group(self, group: str, *, weight: float | None) -> None:
@@ -144,7 +144,7 @@ class Tenants:
         A rule that a file says no longer stays in Redis until it is taken back there. Nothing is written for users and
         groups for whom all of it holds already.
         """
-        named = [(_policy_name(policy.user), policy.rules()) for policy in config.policies]
+        named = [(_policy_name(whom(policy.user)), policy.rules()) for policy in config.policies]
         named += [(_group_name(group.name), group.rules()) for group in config.groups]
         before = await self._reader.policies([name for name, _ in named]) if named else []
         for (name, rules), packed in zip(named, before, strict=True):
@@ -154,11 +154,14 @@ class Tenants:
         for limit in config.limits:
             await self.set_limit(limit.key, **limit.rules())
 
-    async def pause(self, user_id: str, *, until: datetime | None = None) -> None:
-        """Start nothing more of a user. What runs goes on, what waits keeps its place."""
+    async def pause(self, user_id: str | Everybody, *, until: datetime | None = None) -> None:
+        """Start nothing more of a user, or with `EVERYBODY` nothing at all.
+
+        What runs goes on, what waits keeps its place.
+        """
         await self.set_policy(user_id, paused=until if until is not None else True)
 
-    async def resume(self, user_id: str) -> None:
+    async def resume(self, user_id: str | Everybody) -> None:
         """Go on after `pause`. The user has saved up nothing meanwhile."""
         await self.set_policy(user_id, paused=None)
 
@@ -170,7 +173,7 @@ class Tenants:
         Raises:
             UnknownTask: Nothing is known of the task.
         """
-        check_id("user_id", user_id)
+        check_user("user_id", user_id)
         if task_id is not None:
             check_id("task_id", task_id)
         found = explain(user_id, await self._reader.explain(user_id, task_id or "", LOOKED_AT))
@@ -217,8 +220,8 @@ class Tenants:
         if declared:
             await self._reader.set_limits([(record, None)], declared=True)
 
-    async def usage(self, user_id: str, since: datetime | None = None) -> list[UsageHour]:
-        """What a user (``"*"``: all together) used, hour by hour, for bills; the current hour so far included.
+    async def usage(self, user_id: str | Everybody, since: datetime | None = None) -> list[UsageHour]:
+        """What a user (`EVERYBODY`: all together) used, hour by hour, for bills; the current hour so far included.
 
         Hours are kept for 40 days, or for the queue's `usage_ttl`.
 
@@ -247,12 +250,12 @@ class Tenants:
         return await look_at_demand(self._reader, target_wait, cooldown)
 
 
-def _policy_name(user_id: str) -> str:
-    return EVERYONE if user_id == EVERYONE else encode_user(check_id("user_id", user_id))
+def _policy_name(user_id: str | Everybody) -> str:
+    return EVERYONE if user_id is EVERYBODY else encode_user(check_user("user_id", user_id))
 
 
 def _checked_user(user_id: str | None) -> str | None:
-    return None if user_id is None else check_id("user_id", user_id)
+    return None if user_id is None else check_user("user_id", user_id)
 
 
 def _group_name(group: str) -> str:

@@ -18,6 +18,7 @@ import msgspec
 
 from fairque.checks import Duration, check_id, check_seconds
 from fairque.errors import FairqueError, InvalidInput, MessageTooLarge, XComMissing
+from fairque.everybody import check_user
 from fairque.redis.store import Store
 from fairque.settings import MAX_MESSAGE_BYTES
 from fairque.tasks.message import encode_value
@@ -56,7 +57,7 @@ class XCom(msgspec.Struct, frozen=True, eq=False):
     max_bytes: int = MAX_MESSAGE_BYTES
 
     def __post_init__(self) -> None:
-        check_id("user_id", self.user_id)
+        check_user("user_id", self.user_id)
         check_id("XCom namespace", self.namespace)
 
     async def push(self, key: str, value: Any, ttl: Duration | None = None) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from fairque.models import EVERYONE, UserGroup
+from fairque.everybody import EVERYONE
+from fairque.models import UserGroup
 from fairque.redis.keys import encode_user
 
 __all__ = ["Assignment", "assignments_of"]

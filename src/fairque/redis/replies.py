@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from fairque.errors import DependencyError, FairqueError, QueueFull, QuotaExceeded
+from fairque.everybody import EVERYONE
 from fairque.metrics import metrics_in
-from fairque.models import EVERYONE, UserInfo, WorkerInfo
+from fairque.models import UserInfo, WorkerInfo
 from fairque.policy import Policy, merged, policy_in
 from fairque.redis.delivery import Claim, Delivery, arrival_ms
 from fairque.redis.keys import decode_user

@@ -9,6 +9,7 @@ from typing import Any
 
 from fairque.checks import Duration, check_count, check_id, check_seconds
 from fairque.errors import InvalidInput, StoreError, UnknownSchedule
+from fairque.everybody import check_user
 from fairque.queue.queue import TaskQueue
 from fairque.redis.store_schedules import Move, ScheduleStore, StoredSchedule, Write
 from fairque.schedule.spec import Misfire, Overlap, ScheduledTask, Spec, moment_of, spec_of
@@ -176,7 +177,7 @@ class TaskScheduler:
             limit: At most so many.
         """
         if user_id is not None:
-            check_id("user_id", user_id)
+            check_user("user_id", user_id)
         if limit is not None:
             check_count("limit", limit, 1, 1_000_000)
         found: list[ScheduledTask] = []

@@ -11,6 +11,7 @@ import msgspec
 
 from fairque.checks import Duration, check_count, check_id, check_number, check_seconds
 from fairque.errors import InvalidInput
+from fairque.everybody import check_user
 from fairque.limit import Limit
 from fairque.models import Priority
 from fairque.tasks.message import Overrides
@@ -124,7 +125,7 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 def _check_ids(options: TaskOptions) -> None:
     if options.user_id is not None:
-        check_id("user_id", options.user_id)
+        check_user("user_id", options.user_id)
     if options.task_id is not None:
         check_id("task_id", options.task_id)
 

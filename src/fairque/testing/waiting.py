@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from fairque import InvalidInput, Priority, Task, TaskFunction, TaskQueue, TaskState
-from fairque.checks import check_count, check_id
+from fairque.checks import check_count
+from fairque.everybody import check_user
 from fairque.redis.keys import encode_user
 from fairque.redis.store import Store
 from fairque.tasks.message import decode_body, head_of
@@ -151,7 +152,7 @@ def _described(call: Call, user_id: str | None, priority: Priority | int | None)
 
 
 async def _waiting(queue: TaskQueue, user_id: str | None) -> list[EnqueuedTask]:
-    users = [check_id("user_id", user_id)] if user_id is not None else [each async for each in _users(queue)]
+    users = [check_user("user_id", user_id)] if user_id is not None else [each async for each in _users(queue)]
     store = queue.store(patience=queue.connector.timeout)
     try:
         return [each for user in sorted(users) for place in PLACES for each in await _in_place(store, user, place)]

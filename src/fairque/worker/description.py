@@ -8,7 +8,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from fairque.models import EVERYONE, UserGroup
+from fairque.everybody import EVERYONE
+from fairque.models import UserGroup
 from fairque.redis.assignment import assignments_of
 from fairque.redis.keys import encode_user
 from fairque.tasks.registry import registry

@@ -10,7 +10,8 @@ import msgspec
 
 from fairque.checks import check_count, check_id, check_seconds
 from fairque.errors import InvalidInput
-from fairque.models import EVERYONE, UserGroup
+from fairque.everybody import EVERYBODY, Everybody, check_user
+from fairque.models import UserGroup
 from fairque.worker.handler import TaskHandler
 from fairque.worker.hooks import Hook
 
@@ -70,14 +71,14 @@ def new_worker_id() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
 
 
-def user_groups(assigned: Iterable[str], targets: Iterable[str]) -> list[UserGroup]:
+def user_groups(assigned: Iterable[str | Everybody], targets: Iterable[str | Everybody]) -> list[UserGroup]:
     """The groups of users that are served, first to last; an empty one is everyone. Raises `InvalidInput`."""
     groups: list[UserGroup] = []
     for name, users in (("assigned_users", assigned), ("steal_targets", targets)):
         named = _named(name, users)
-        if EVERYONE in named:
+        if named is EVERYBODY:
             groups.append(())
-            break  # everyone includes whoever could follow
+            break  # includes whoever could follow
         if named:
             groups.append(named)
     if not groups:
@@ -85,10 +86,11 @@ def user_groups(assigned: Iterable[str], targets: Iterable[str]) -> list[UserGro
     return groups
 
 
-def _named(name: str, users: Iterable[str]) -> list[str]:
+def _named(name: str, users: Iterable[str | Everybody]) -> list[str] | Everybody:
     if isinstance(users, str):
         raise InvalidInput(f"{name} must be a list of user ids, not the str {users!r}")
-    named = [check_id(f"an entry of {name}", user) for user in users]
+    given = list(users)
+    named = [check_user(f"an entry of {name}", user) for user in given if user is not EVERYBODY]
     if len(named) > MAX_USERS:
-        raise InvalidInput(f"{name} has {len(named)} entries, the limit is {MAX_USERS}; use '*' for everyone")
-    return named
+        raise InvalidInput(f"{name} has {len(named)} entries, the limit is {MAX_USERS}; use EVERYBODY for all")
+    return named if len(named) == len(given) else EVERYBODY

@@ -27,7 +27,7 @@ from fairque.backoff import Backoff
 from fairque.checks import Duration, check_count
 from fairque.config.config import WorkerConfig
 from fairque.errors import InvalidInput, QueueUnavailable
-from fairque.models import EVERYONE
+from fairque.everybody import EVERYBODY, Everybody, whom
 from fairque.queue.queue import TaskQueue
 from fairque.redis.store import Store
 from fairque.worker import service
@@ -55,7 +55,7 @@ class Worker:
     Args:
         queue: Where the tasks come from.
         concurrency: Tasks that run at once.
-        assigned_users: Users served first; ``"*"`` is everyone.
+        assigned_users: Users served first; `EVERYBODY` among them: all.
         steal_targets: Users served when the assigned ones have nothing.
         handler: Serves tasks without a function, see `TaskHandler`.
         worker_id: Unique among the workers; default: host, pid and a random part.
@@ -85,8 +85,8 @@ class Worker:
         queue: TaskQueue,
         *,
         concurrency: int = 10,
-        assigned_users: Iterable[str] = (EVERYONE,),
-        steal_targets: Iterable[str] = (),
+        assigned_users: Iterable[str | Everybody] = (EVERYBODY,),
+        steal_targets: Iterable[str | Everybody] = (),
         handler: TaskHandler | None = None,
         worker_id: str | None = None,
         poll_interval: Duration = 5.0,
@@ -152,6 +152,8 @@ class Worker:
         del given["processes"]
         name = given.pop("id")
         given["concurrency"] = given.pop("max_concurrent_tasks")
+        for users in ("assigned_users", "steal_targets"):
+            given[users] = tuple(map(whom, given[users]))
         given["worker_id"] = f"{name}-{new_worker_id()}" if name is not None else None
         return cls(queue, **(given | options))
 

@@ -16,7 +16,7 @@ from fairque.cli.table import names, print_table, words
 from fairque.config.config import Loaded
 from fairque.config.duration import shown_duration
 from fairque.config.section import Section
-from fairque.models import EVERYONE
+from fairque.everybody import EVERYONE
 
 __all__ = ["app", "service_gaps"]
 

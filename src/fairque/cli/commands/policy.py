@@ -11,6 +11,7 @@ from fairque.cli.errors import CommandError
 from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, load_config, make_queue, on_queue
 from fairque.cli.output import print_fields, print_json
 from fairque.cli.screens.policies import Governed, Rules, print_governed, print_rules
+from fairque.everybody import whom
 
 __all__ = ["app"]
 
@@ -108,7 +109,7 @@ def change(
     changes = _changes(given, unset or ())
 
     async def apply(opened: TaskQueue) -> Governed:
-        await opened.set_policy(user, **changes)
+        await opened.set_policy(whom(user), **changes)
         return await Governed.read(opened, user)
 
     _print(on_queue(make_queue(url, queue, config), apply, begins=True), as_json)
@@ -127,7 +128,7 @@ def clear(
     """
 
     async def apply(opened: TaskQueue) -> Governed:
-        await opened.clear_policy(user)
+        await opened.clear_policy(whom(user))
         return await Governed.read(opened, user)
 
     _print(on_queue(make_queue(url, queue, config), apply), as_json)

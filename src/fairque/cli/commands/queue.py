@@ -23,7 +23,7 @@ from fairque.cli.screens.overview import Overview, look, overview_parts
 from fairque.cli.screens.top import Order, Sampler, Snapshot, TopView, draw
 from fairque.cli.table import names, numbers, print_table, words
 from fairque.config.duration import parse_duration
-from fairque.models import EVERYONE
+from fairque.everybody import EVERYONE, whom
 from fairque.queue.demand import COOLDOWN
 from fairque.queue.tenants import KEPT_DAYS
 
@@ -181,7 +181,7 @@ async def _find(queue: TaskQueue, users: Sequence[str], since: datetime) -> list
     return [
         Hour(user, hour.start, hour.tasks, hour.cost, hour.busy_seconds)
         for user in users
-        for hour in await queue.usage(user, since)
+        for hour in await queue.usage(whom(user), since)
     ]
 
 

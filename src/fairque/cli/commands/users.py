@@ -9,13 +9,14 @@ from typing import Annotated
 import msgspec
 import typer
 
-from fairque import Purged, TaskQueue, UserInfo
-from fairque.checks import check_id, check_seconds
+from fairque import EVERYBODY, Purged, TaskQueue, UserInfo
+from fairque.checks import check_seconds
 from fairque.cli.errors import UNFINISHED, UNKNOWN, CommandError
 from fairque.cli.input import confirm, parse_moment
 from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue, on_queue
 from fairque.cli.output import make_console, moment, print_fields, print_json, shown
 from fairque.cli.screens.overview import UserStatus, user_fields, user_statuses, users_table
+from fairque.everybody import check_user, whom
 
 __all__ = ["known_user", "list_users", "pause", "purge", "resume", "show_user"]
 
@@ -87,7 +88,7 @@ async def known_user(queue: TaskQueue, user_id: str) -> UserInfo:
     """Raises `CommandError` for one that nothing is known of."""
     info = await queue.user(user_id)
     is_new = info.seen_at is None and not any(getattr(info, name) for name in _COUNTED)
-    if is_new and info.policy == await queue.get_policy("*"):
+    if is_new and info.policy == await queue.get_policy(EVERYBODY):
         raise CommandError(f"no user {user_id!r} is known", "fairque users lists those that are", UNKNOWN)
     return info
 
@@ -116,7 +117,7 @@ def pause(
     Exit codes: 0 done, also when the user was paused before, 1 failed, 2 wrong usage.
     """
     end = _end(until, seconds)
-    on_queue(make_queue(url, queue, config), lambda opened: opened.pause(user, until=end), begins=True)
+    on_queue(make_queue(url, queue, config), lambda opened: opened.pause(whom(user), until=end), begins=True)
     typer.echo(f"user {shown(user)} is paused until {moment(end.timestamp()) if end else 'resumed'}")
     return 0
 
@@ -128,7 +129,7 @@ def resume(user: Whose, url: Url = None, queue: QueueName = None, config: Config
 
     Exit codes: 0 done, also when the user was not paused, 1 failed, 2 wrong usage.
     """
-    on_queue(make_queue(url, queue, config), lambda opened: opened.resume(user))
+    on_queue(make_queue(url, queue, config), lambda opened: opened.resume(whom(user)))
     typer.echo(f"user {shown(user)} may go on: it is not paused")
     return 0
 
@@ -162,7 +163,7 @@ def purge(
     Exit codes: 0 erased, 1 failed or not confirmed, 2 wrong usage,
     5 some tasks still run after --timeout: run it again.
     """
-    check_id("user_id", user)
+    check_user("user_id", user)
     check_seconds("timeout", timeout)
 
     async def erase(opened: TaskQueue) -> Purged:

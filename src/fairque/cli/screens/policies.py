@@ -12,7 +12,7 @@ import typer
 from fairque import Breaker, LimitInfo, Policy, TaskQueue
 from fairque.cli.output import NOTHING, print_fields
 from fairque.cli.table import names, numbers, print_table, words
-from fairque.models import EVERYONE
+from fairque.everybody import EVERYBODY, EVERYONE, whom
 from fairque.queue.tenants import MOST_LISTED
 
 __all__ = [
@@ -40,11 +40,11 @@ class Governed(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     async def read(cls, queue: TaskQueue, user_id: str) -> Governed:
-        policy = await queue.get_policy(user_id)
+        policy = await queue.get_policy(whom(user_id))
         return cls(
             user_id=user_id,
             policy=policy,
-            own=await queue.get_policy(user_id, defaults=False),
+            own=await queue.get_policy(whom(user_id), defaults=False),
             group_weight=await queue.get_group(policy.group) if policy.group is not None else None,
         )
 
@@ -64,7 +64,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
         groups = await _pages(queue.groups, most + 1)
         limits = await read_limits(queue, most + 1)
         return cls(
-            default=await queue.get_policy(EVERYONE),
+            default=await queue.get_policy(EVERYBODY),
             users=_first(users, most),
             groups=_first(groups, most),
             limits=limits[:most],
