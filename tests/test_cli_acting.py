@@ -401,11 +401,11 @@ async def test_dead_list_shows_what_the_filters_leave(call: Run, queue: TaskQueu
     assert ODD_SHOWN in rows[2]
     assert SECRET not in everything.out
     for filters, wanted in (
-        (["--user=acme"], ["a", "b", ODD_ID]),
-        ([f"--user={ODD_ID}"], ["c"]),
+        (["acme"], ["a", "b", ODD_ID]),
+        ([ODD_ID], ["c"]),
         (["--kind=timeout"], ["c"]),
         (["--name=tests.apps.served.stumble", "--limit=2"], ["a", "b"]),
-        (["--user=acme", "--kind=timeout"], []),
+        (["acme", "--kind=timeout"], []),
     ):
         found = await call("dead", "list", *filters, "--json")
         assert [row["task_id"] for row in found.json] == wanted
@@ -422,7 +422,7 @@ async def test_dead_list_looks_beyond_its_first_page(call: Run, queue: TaskQueue
     await add_letters(queue, "last", user_id="zoe")
     found = await call("dead", "list", "--limit=5000", "--json")
     assert len(found.json) == 1051
-    assert (await call("dead", "requeue", "--all", "--user=zoe")).out == "1 requeued\n"
+    assert (await call("dead", "requeue", "zoe", "--all")).out == "1 requeued\n"
     await eventually(lambda: is_in(state_of(queue, "zoe", "last"), TaskState.FAILED))
 
 
@@ -463,7 +463,7 @@ async def test_dead_requeue_runs_tasks_again(call: Run, queue: TaskQueue) -> Non
     assert await letters(queue) == {"a", "c", "d"}
     assert await state_of(queue, "acme", "b") == TaskState.QUEUED
     assert (await call("dead", "requeue", "--all", "--kind=timeout")).out == "0 requeued\n"
-    assert (await call("dead", "requeue", "--all", "--user=acme", "--limit=1")).out == "1 requeued\n"
+    assert (await call("dead", "requeue", "acme", "--all", "--limit=1")).out == "1 requeued\n"
     assert await letters(queue) == {"c", "d"}
     assert (await call("dead", "requeue", "--all", "--kind=error", "--name=tests.apps.served.stumble")).code == 0
     assert await letters(queue) == set()
@@ -480,7 +480,7 @@ async def test_dead_discard_leaves_nothing_of_tasks(call: Run, queue: TaskQueue)
     refused = await call("dead", "discard", "--all")
     assert (refused.code, refused.error[1]) == (2, "hint: add --yes")
     assert await letters(queue) == {"a", "c", "d"}
-    assert (await call("dead", "discard", "--all", "--user=acme", "--yes")).out == "2 discarded\n"
+    assert (await call("dead", "discard", "acme", "--all", "--yes")).out == "2 discarded\n"
     assert await letters(queue) == {"d"}
 
 
@@ -490,8 +490,8 @@ async def test_dead_discard_leaves_nothing_of_tasks(call: Run, queue: TaskQueue)
     [
         ([], "it is not said which task"),
         (["acme"], "it is not said which task"),
-        (["acme", "t", "--all"], "--all takes no USER and ID"),
-        (["acme", "t", "--kind=error"], "--user, --kind, --name and --limit choose among all"),
+        (["acme", "t", "--all"], "an ID names one task, and --all is about all"),
+        (["acme", "t", "--kind=error"], "--kind, --name and --limit choose among all"),
         (["--all", "--kind=eror"], "--kind"),
         (["--all", "--limit=0"], "--limit"),
         (["", "t"], "user_id must not be empty"),
@@ -518,7 +518,8 @@ async def test_pause_holds_a_user_back_until_resume(call: Run, queue: TaskQueue)
     await (await queue.enqueue(greet("y"), user_id="zoe")).result(timeout=20)
     assert await held.state() == TaskState.QUEUED
     resumed = await call("resume", ODD_ID)
-    assert (resumed.code, resumed.out) == (0, f"user {ODD_SHOWN} may go on: it is not paused\n")
+    assert (resumed.code, resumed.out) == (0, f"user {ODD_SHOWN} goes on\n")
+    assert (await call("resume", ODD_ID)).out == f"user {ODD_SHOWN} was not paused\n"
     assert await held.result(timeout=20) == "hello x"
 
 
@@ -531,6 +532,15 @@ async def test_a_pause_can_have_an_end(call: Run, queue: TaskQueue, option: str)
     assert paused.code == 0, paused.err
     assert paused.out.startswith("user acme is paused until 2")
     assert await (await queue.enqueue(greet("x"), user_id="acme")).result(timeout=30) == "hello x"
+
+
+@pytest.mark.leaves_keys
+async def test_a_pause_of_everybody_outlives_the_resume_of_one(call: Run) -> None:
+    assert (await call("pause", "*")).out == "everybody is paused until resumed\n"
+    resumed = await call("resume", "acme")
+    assert (resumed.code, resumed.out) == (0, "user acme is still paused, as everybody is\n")
+    assert (await call("resume", "*")).out == "everybody goes on\n"
+    assert (await call("resume", "*")).out == "nobody was paused\n"
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,8 @@ def test_help_has_a_purpose_an_example_and_the_exit_codes(
     assert re.fullmatch(r"[A-Z].{8,100}\.", purpose), "one sentence, in one line"
     assert f"Example: fairque {words}" in shown
     assert re.search(r"Exit codes: 0 .*1 .*2 ", shown, re.DOTALL)
+    assert not re.search(r"<(?:bool|str|list\[)|\[\[", shown), "no names of Python's types"
+    assert "{" not in usage
     for parameter in COMMANDS[words].params:
         assert parameter.help, f"{parameter.name} is not explained"
         if parameter.opts[0].startswith("--"):

@@ -89,7 +89,7 @@ async def test_info_shows_sizes_users_and_workers(run: Run, mix: TaskQueue) -> N
     shown = await run("info")
     assert (shown.code, shown.err) == (0, "")
     lines = shown.out.splitlines()
-    assert lines[0] == f"queue {mix.name}: 3 users, 1 workers"
+    assert lines[0] == f"queue {mix.name}: 3 users, 1 worker"
     assert dict(zip(lines[2].split(), lines[3].split(), strict=True)) == {
         "queued": "4", "critical": "1", "started": "1", "scheduled": "1", "deferred": "1",
         "finished": "1", "failed": "1", "canceled": "1", "retried": "1",
@@ -435,7 +435,7 @@ async def test_a_worker_that_fell_silent_is_a_warning(run: Run, queue: TaskQueue
     await eventually(lambda: is_silent(queue, 1.0))
     ended = await run("health", "--silent-after=1")
     assert ended.code == 1
-    assert re.search(r"^silent +warning +1 workers fell silent", ended.out, re.MULTILINE)
+    assert re.search(r"^silent +warning +1 worker fell silent", ended.out, re.MULTILINE)
     assert re.search(r"^workers +warning +0 workers, 1 wanted", ended.out, re.MULTILINE)
 
 

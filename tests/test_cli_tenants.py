@@ -631,7 +631,7 @@ async def test_shares_are_held_against_what_users_are_entitled_to(run: Run, queu
     assert found["statuses"]["greedy"]["flags"] == ["noisy"]
     assert found["demand"]["backlog"] == 6
     said(await run("info"), r"Jain's index 1\.00, \d.* of work in the backlog, \d+ slots needed to do it in 10 s")
-    said(await run("health", "--workers=0"), r"starved +ok +0 users are starved, 1 are noisy")
+    said(await run("health", "--workers=0"), r"starved +ok +0 users are starved, 1 is noisy")
 
 
 async def test_who_waits_long_and_gets_little_is_starved(queue: TaskQueue) -> None:

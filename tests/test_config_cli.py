@@ -98,7 +98,7 @@ async def test_warnings_decide_about_the_exit_code_only_under_strict(check: Run)
     lonely = "workers:\n- assigned_users: [ann]\n"
     ended = [await check(lonely), await check(lonely, "--strict"), await check("", "--strict")]
     assert [each.code for each in ended] == [0, 1, 0]
-    assert "warning: only the 1 users that are listed are served" in ended[0].err
+    assert "warning: only the 1 user that is listed is served" in ended[0].err
 
 
 async def test_check_lists_all_problems(check: Run, tmp_path: Path):

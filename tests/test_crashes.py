@@ -245,7 +245,7 @@ async def test_a_task_whose_arguments_kill_its_worker_when_they_are_decoded_is_c
         victim = await worker_process(SCRIPT, server.url, queue_name, options, env={"deadly": "1"})
         assert await victim.wait() == 9
     await worker_process(SCRIPT, server.url, queue_name, options, env={"deadly": "1"})
-    with pytest.raises(TaskFailed, match="TaskLost: 1 workers"):
+    with pytest.raises(TaskFailed, match="TaskLost: 1 worker fell"):
         await handle.result(timeout=20)
 
 

@@ -172,7 +172,7 @@ async def test_a_result_that_cannot_be_written_is_kept_and_written_later(
         await eventually(lambda: gate.started)
         with go_down():
             gate.open()
-            await eventually(lambda: "cannot report 1 outcomes, keeping them" in caplog.text)
+            await eventually(lambda: "cannot report 1 outcome, trying again" in caplog.text)
         assert await handle.result(timeout=20) == 1
     assert (lost, len(gate.started)) == ([], 1)
     assert (await queue.stats()).finished == 1
@@ -302,7 +302,7 @@ async def test_a_worker_told_to_leave_during_an_outage_leaves(
             gate.open()
             async with asyncio.timeout(20):
                 await worker.stop()
-    assert "1 outcomes not reported; those tasks will run again" in caplog.text
+    assert "1 outcome was not reported: its task runs again" in caplog.text
     assert await handle.state() is TaskState.STARTED
 
 

@@ -110,7 +110,7 @@ async def test_the_commands_add_list_change_and_remove(run: Run, queue: TaskQueu
     found = await scheduler.get_schedule("s")
     assert (found.user_id, found.name, found.timezone) == ("acme", "tests.apps.scheduled.tick", "Europe/Berlin")
 
-    code, text = await run("schedule", "list", "--user", "acme", "--json")
+    code, text = await run("schedule", "list", "acme", "--json")
     [listed] = json.loads(text)
     assert (code, listed["schedule_id"], listed["cron"]) == (0, "s", "0 9 * * MON-FRI")
     code, text = await run("schedule", "list")
@@ -143,6 +143,7 @@ async def test_the_commands_add_list_change_and_remove(run: Run, queue: TaskQueu
         (("next", "nothing"), 4, "'nothing'"),
     ],
 )
+@pytest.mark.usefixtures("begun")
 async def test_what_goes_wrong_is_said_in_a_line_with_a_hint(
     run: Run, arguments: tuple[str, ...], code: int, said: str
 ):

@@ -63,7 +63,7 @@ def test_the_tables_compare_policies_and_show_users(simulate: Callable[..., Said
     assert rows["fair"][1:3] == ["1.5", "s"]
     assert rows["fifo"][1:3] == ["39.5", "s"]
     assert [line[0] for line in lines].count("flood") == 3
-    assert "and 1 users more" in said.out
+    assert "and 1 user more" in said.out
     assert (said.code, said.err) == (0, "")
 
 
@@ -163,5 +163,5 @@ def test_a_mistake_is_said_in_a_line_with_a_hint(
 def test_lines_that_were_left_out_are_counted(simulate: Callable[..., Said], trace: Path) -> None:
     known, unknown = (f"1 0 -1 {run} 1 -1 -1 -1 -1 -1 1 7 -1 -1 -1 -1 -1 -1\n" for run in (5, -1))
     trace.write_text(known + unknown)
-    assert "left out 1 lines without a run time" in simulate().out
+    assert "left out 1 line without a run time" in simulate().out
     assert json.loads(simulate("--json").out)["left_out"] == {"without a run time": 1}

@@ -26,6 +26,7 @@ from fairque.cli.commands import (
     users,
     worker,
 )
+from fairque.cli.help import Group, adopt
 from fairque.version import __version__
 
 __all__ = ["PANELS", "app", "run"]
@@ -71,6 +72,7 @@ PANELS: dict[str, dict[str, Callable[..., object] | typer.Typer]] = {
 
 app = typer.Typer(
     name="fairque",
+    cls=Group,
     help="A multi-tenant fair task queue on Redis Streams.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -81,6 +83,7 @@ for _panel, _commands in PANELS.items():
             app.add_typer(_command, name=_name, rich_help_panel=_panel)
         else:
             app.command(_name, rich_help_panel=_panel)(_command)
+adopt(app)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -13,6 +13,7 @@ import anyio
 import anyio.to_thread
 
 from fairque.backoff import Backoff
+from fairque.counted import counted
 from fairque.errors import FairqueError, InvalidInput
 from fairque.queue.queue import TaskQueue
 from fairque.redis.store_schedules import OUTCOMES, Due, Move, Ripe, ScheduleStore, Write, decode_spec
@@ -140,7 +141,8 @@ class ScheduleLoop:
                 )
                 logger.warning("schedule %r: slot skipped, %s", move.due.schedule_id, reason)
             elif move.missed and outcome != "stale":
-                logger.warning("schedule %r: %d slots were missed", move.due.schedule_id, move.missed)
+                missed = counted(move.missed, "slot was", "slots were")
+                logger.warning("schedule %r: %s missed", move.due.schedule_id, missed)
         return list(zip(moves, outcomes, strict=True))
 
     async def send(self, moves: Sequence[Move]) -> list[str]:

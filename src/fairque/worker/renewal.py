@@ -13,6 +13,7 @@ from typing import Any
 import anyio
 
 from fairque.backoff import LONGEST, Backoff
+from fairque.counted import counted
 from fairque.errors import FairqueError
 from fairque.queue.queue import TaskQueue
 from fairque.redis.delivery import Delivery, Refusal
@@ -120,7 +121,7 @@ class Renewal:
         try:
             lost, canceled = self._renew(requester, held, answered)
         except FairqueError as exc:
-            what = f"{len(held)} deliveries" if held else "the worker's entry"
+            what = counted(len(held), "delivery", "deliveries") if held else "the worker's entry"
             logger.warning("could not renew %s, trying again: %s", what, exc)
             self._put_off()
             return

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import anyio
 
 from fairque.backoff import Backoff
+from fairque.counted import counted
 from fairque.errors import BadArguments, FairqueError
 from fairque.models import FailureKind
 from fairque.redis.delivery import Delivery, Outcome, Refusal
@@ -114,9 +115,8 @@ class Runner:
             return
         try:
             if delivery.deaths >= self._options.max_deliveries:
-                text = (
-                    f"{delivery.deaths} workers fell silent that ran nothing else, or whose event loop it had blocked"
-                )
+                dead = counted(delivery.deaths, "worker")
+                text = f"{dead} fell silent that ran nothing else, or whose event loop it had blocked"
                 self._give_up(delivery, Failure(FailureKind.LOST, "TaskLost", text))
                 return
             if delivery.lost and not is_noted:

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator
 
+from fairque.counted import counted
 from fairque.errors import FairqueError, StoreError
 from fairque.redis.delivery import Answer, Delivery, Outcome, Refusal
 from fairque.worker.hooks import Hooks
@@ -129,7 +130,7 @@ class Settler:
 
     def failed(self, batch: list[Outcome], error: FairqueError) -> None:
         """The call that was to report them."""
-        logger.warning("cannot report %d outcomes, keeping them: %s", self.unreported, error)
+        logger.warning("cannot report %s, trying again: %s", counted(self.unreported, "outcome"), error)
         self._pace.failed()
         if len(batch) == 1 and isinstance(error, StoreError):  # it must not keep the others here
             self._outcomes.append(self._outcomes.pop(0))

@@ -26,6 +26,7 @@ import msgspec
 from fairque.backoff import Backoff
 from fairque.checks import Duration, check_count
 from fairque.config.config import WorkerConfig
+from fairque.counted import counted
 from fairque.errors import InvalidInput, QueueUnavailable
 from fairque.everybody import EVERYBODY, Everybody, whom
 from fairque.queue.queue import TaskQueue
@@ -256,12 +257,14 @@ class Worker:
         signals, runner = self._signals, parts.runner
         signals.stop()
         if len(runner) and seconds > 0:
-            logger.info("worker %s stops: %d tasks run, %g s for them", self.worker_id, len(runner), seconds)
+            running = counted(len(runner), "task runs", "tasks run")
+            logger.info("worker %s stops: %s, %g s for them", self.worker_id, running, seconds)
             await signals.wait_until(lambda: not len(runner), seconds)
         runner.release()
         await runner.join(1.0)
         if not await signals.wait_until(lambda: parts.turns.is_quiet, GOODBYE_SECONDS):
-            logger.warning("%d outcomes not reported; those tasks will run again", parts.settler.unreported)
+            told = "outcome was not reported: its task runs again", "outcomes were not reported: their tasks run again"
+            logger.warning(counted(parts.settler.unreported, *told))
 
     async def run_until_idle(self) -> None:
         """Serve until nothing waits that this worker may serve now, and everything it started has ended."""

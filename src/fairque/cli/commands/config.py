@@ -16,6 +16,7 @@ from fairque.cli.table import names, print_table, words
 from fairque.config.config import Loaded
 from fairque.config.duration import shown_duration
 from fairque.config.section import Section
+from fairque.counted import counted
 from fairque.everybody import EVERYONE
 
 __all__ = ["app", "service_gaps"]
@@ -45,7 +46,7 @@ class Setting(msgspec.Struct, frozen=True):
 def check(
     files: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FILE]...", help="YAML or TOML; later ones win.", show_default=False),
+        typer.Argument(metavar="FILE", help="YAML or TOML; later ones win.", show_default=False),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when there are warnings.")] = False,
     as_json: AsJson = False,
@@ -134,8 +135,9 @@ def _unserved(config: FairQueueConfig) -> Iterator[str]:
     if not config.workers:
         yield "there are no workers: nobody is served by this configuration"
     elif EVERYONE not in assigned | targets:
+        listed = counted(len(assigned | targets), "user that is listed is", "users that are listed are")
         yield (
-            f"only the {len(assigned | targets)} users that are listed are served, tasks of anyone else wait for ever: "
+            f"only the {listed} served, tasks of anyone else wait for ever: "
             "give a worker '*' among its assigned_users or steal_targets"
         )
     if EVERYONE not in assigned:

@@ -21,12 +21,12 @@ from fairque.models import FailureKind
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Failed tasks: list and show them, run them again, give them up.\n\nExample: fairque dead list --user acme",
+    help="Failed tasks: list and show them, run them again, give them up.\n\nExample: fairque dead list acme",
     no_args_is_help=True,
 )
 PAGE = 1000
 
-OfUser = Annotated[str | None, typer.Option("--user", metavar="USER", help="Only those of this user.")]
+OfUser = Annotated[str | None, typer.Argument(metavar="USER", help="Only those of this user.", show_default=False)]
 OfKind = Annotated[
     FailureKind | None,
     typer.Option("--kind", metavar="KIND", help=f"Only those that failed so: {', '.join(FailureKind)}."),
@@ -35,7 +35,9 @@ OfName = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Only
 _AT_MOST = typer.Option("--limit", min=1, metavar="N", help="At most so many, the oldest first.")
 User = Annotated[str | None, typer.Argument(metavar="USER", help="Whose task it is.", show_default=False)]
 Id = Annotated[str | None, typer.Argument(metavar="ID", help="The id of the task.", show_default=False)]
-All = Annotated[bool, typer.Option("--all", help="Instead of USER and ID: all that the other options leave.")]
+All = Annotated[
+    bool, typer.Option("--all", help="Instead of an ID: all, of USER or of all users, that the options leave.")
+]
 
 
 class Filters(msgspec.Struct, frozen=True):
@@ -65,7 +67,7 @@ def list_letters(
 
     The texts of errors may quote arguments: fairque dead show has them.
 
-    Example: fairque dead list --user acme --kind timeout
+    Example: fairque dead list acme --kind timeout
 
     Exit codes: 0 shown, also if there is none, 1 failed, 2 wrong usage.
     """
@@ -122,7 +124,6 @@ def requeue(
     user: User = None,
     task_id: Id = None,
     everything: All = False,
-    of_user: OfUser = None,
     kind: OfKind = None,
     name: OfName = None,
     limit: Annotated[int | None, _AT_MOST] = None,
@@ -136,11 +137,11 @@ def requeue(
 
     Example: fairque dead requeue acme 5f1c1a7e
 
-    Example: fairque dead requeue --all --user acme --kind timeout
+    Example: fairque dead requeue acme --all --kind timeout
 
     Exit codes: 0 requeued, also if --all found none, 1 failed, 2 wrong usage, 4 no such dead letter.
     """
-    filters = _chosen(user, task_id, everything, of_user, kind, name, limit)
+    filters = _chosen(user, task_id, everything, kind, name, limit)
 
     async def requeue_chosen(opened: TaskQueue) -> int:
         if filters is None:
@@ -157,7 +158,6 @@ def discard(
     user: User = None,
     task_id: Id = None,
     everything: All = False,
-    of_user: OfUser = None,
     kind: OfKind = None,
     name: OfName = None,
     limit: Annotated[int | None, _AT_MOST] = None,
@@ -177,7 +177,7 @@ def discard(
     Exit codes: 0 discarded, also if --all found none, 1 failed or not confirmed, 2 wrong usage,
     4 no such dead letter.
     """
-    filters = _chosen(user, task_id, everything, of_user, kind, name, limit)
+    filters = _chosen(user, task_id, everything, kind, name, limit)
     opened = make_queue(url, queue, config)
 
     async def discard_chosen(opened: TaskQueue) -> int:
@@ -187,7 +187,7 @@ def discard(
         return await _discard_all(opened, filters)
 
     if filters is not None:
-        whose = f"user {of_user!r}" if of_user is not None else "all users"
+        whose = f"user {user!r}" if user is not None else "all users"
         confirm(f"Give up failed tasks of {whose} in queue {opened.name!r}, as far as the options leave them?", yes)
     typer.echo(f"{on_queue(opened, discard_chosen)} discarded")
     return 0
@@ -197,20 +197,19 @@ def _chosen(
     user: str | None,
     task_id: str | None,
     everything: bool,
-    of_user: str | None,
     kind: FailureKind | None,
     name: str | None,
     limit: int | None,
 ) -> Filters | None:
     """The filters of ``--all``, None where it is about one task. Raises `CommandError` for anything in between."""
     if everything:
-        if user is not None:
-            raise CommandError("--all takes no USER and ID", "--all --user USER is about all of a user")
-        return Filters(of_user, kind, name, limit or sys.maxsize)
+        if task_id is not None:
+            raise CommandError("an ID names one task, and --all is about all", "leave one of them out")
+        return Filters(user, kind, name, limit or sys.maxsize)
     if user is None or task_id is None:
-        raise CommandError("it is not said which task", "give USER and ID, or --all")
-    if (of_user, kind, name, limit) != (None, None, None, None):
-        raise CommandError("--user, --kind, --name and --limit choose among all, and USER and ID name one", "add --all")
+        raise CommandError("it is not said which task", "give USER and ID, or --all for all, of a USER or of all users")
+    if (kind, name, limit) != (None, None, None):
+        raise CommandError("--kind, --name and --limit choose among all, and an ID names one", "add --all")
     return None
 
 

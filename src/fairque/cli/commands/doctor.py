@@ -12,6 +12,7 @@ from fairque.cli.known_queues import missing
 from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue
 from fairque.cli.output import NOTHING, print_json, span
 from fairque.cli.table import names, print_table, words
+from fairque.counted import counted
 
 __all__ = ["command"]
 
@@ -76,5 +77,6 @@ def _summary(check: QueueCheck) -> str:
     if not check.complete:
         return "nothing else can be looked at: run with --repair"
     mended, wrong = len(check.findings) - len(check.unmended), len(check.unmended)
-    told = f"{wrong} wrong, {mended} mended; {check.keys} keys, {check.users} users, {span(check.seconds)}"
+    looked_at = f"{counted(check.keys, 'key')}, {counted(check.users, 'user')}, {span(check.seconds)}"
+    told = f"{wrong} wrong, {mended} mended; {looked_at}"
     return told if check.totals_compared else f"{told}; the queue moved: its totals were not compared"

@@ -36,7 +36,7 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
 
 def command(
     target: Annotated[
-        str | None, typer.Argument(metavar="[MODULE:NAME]", help="The task, such as myapp.tasks:resize.")
+        str | None, typer.Argument(metavar="MODULE:NAME", help="The task, such as myapp.tasks:resize.")
     ] = None,
     user: Annotated[
         str | None, typer.Option(metavar="USER", help="Whose task it is, unless its decorator says so.")

@@ -16,6 +16,7 @@ from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue, 
 from fairque.cli.output import print_json, shown, span
 from fairque.cli.screens.overview import UserStatus, user_statuses
 from fairque.cli.table import print_table, words
+from fairque.counted import counted
 from fairque.queue.shares import look_at_shares
 
 __all__ = ["Check", "Limits", "Status", "command"]
@@ -161,11 +162,14 @@ def _measured(
     starved, noisy = (sum(flag in each.flags for each in statuses) for flag in ("starved", "noisy"))
     percent = 100 * health.memory_used / health.memory_limit if health.memory_limit else 0.0
     values = {
-        "backlog": (health.stats.queued, f"{health.stats.queued} tasks wait"),
+        "backlog": (health.stats.queued, counted(health.stats.queued, "task waits", "tasks wait")),
         "wait": (health.longest_wait, f"the next task of a user has waited {span(health.longest_wait)}"),
-        "dead": (health.dead_letters, f"{health.dead_letters} dead letters"),
-        "silent": (silent, f"{silent} workers fell silent"),
-        "starved": (starved, f"{starved} users are starved, {noisy} are noisy"),
+        "dead": (health.dead_letters, counted(health.dead_letters, "dead letter")),
+        "silent": (silent, counted(silent, "worker") + " fell silent"),
+        "starved": (
+            starved,
+            f"{counted(starved, 'user is', 'users are')} starved, {counted(noisy, 'is', 'are')} noisy",
+        ),
         "late": (max(health.late, health.schedule_late), _lateness(health)),
         "memory": (percent, f"{percent:.0f} % of maxmemory in use" if health.memory_limit else "maxmemory is not set"),
     }
@@ -211,7 +215,7 @@ def _worker_check(health: QueueHealth, silent_after: float, wanted: int) -> Chec
     status = Status.OK if alive >= wanted else Status.WARNING
     if not alive and health.stats.queued + health.stats.started:
         status = Status.CRITICAL
-    return Check("workers", status, alive, wanted, None, f"{alive} workers, {wanted} wanted")
+    return Check("workers", status, alive, wanted, None, f"{counted(alive, 'worker')}, {wanted} wanted")
 
 
 def worst(checks: Sequence[Check]) -> Status:

@@ -31,7 +31,7 @@ Starts = Annotated[
 @app.command("show")
 def show(
     user: Annotated[
-        str | None, typer.Argument(metavar="[USER]", help="The id of the user; without it: all that was set.")
+        str | None, typer.Argument(metavar="USER", help="The id of the user; without it: all that was set.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="Most users, groups and limits to list.")] = 100,
     url: Url = None,
@@ -174,7 +174,7 @@ def group(
 
 @app.command("apply")
 def apply_files(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Configuration files: later ones win.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE", help="Configuration files: later ones win.")],
     url: Url = None,
     queue: QueueName = None,
     as_json: AsJson = False,

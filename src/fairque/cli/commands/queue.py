@@ -23,6 +23,7 @@ from fairque.cli.screens.overview import Overview, look, overview_parts
 from fairque.cli.screens.top import Order, Sampler, Snapshot, TopView, draw
 from fairque.cli.table import names, numbers, print_table, words
 from fairque.config.duration import parse_duration
+from fairque.counted import counted
 from fairque.everybody import EVERYONE, whom
 from fairque.queue.demand import COOLDOWN
 from fairque.queue.tenants import KEPT_DAYS
@@ -140,7 +141,7 @@ class Hour(msgspec.Struct, frozen=True):
 def usage(
     users: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[USER]...", help="Their ids; without any, or '*': all together.", show_default=False),
+        typer.Argument(metavar="USER", help="Their ids; without any, or '*': all together.", show_default=False),
     ] = None,
     since: Annotated[
         str, typer.Option(metavar="TIME", help="A date, a date and time (ISO 8601), or how long ago: 12h, 7d.")
@@ -238,11 +239,12 @@ def demand(
     if as_json:
         print_json(found)
         return 0
+    running = counted(found.running, "task runs", "tasks run")
     print_fields(
         (
-            ("backlog", f"{found.backlog} tasks, {span(found.work_seconds)} of work"),
+            ("backlog", f"{counted(found.backlog, 'task')}, {span(found.work_seconds)} of work"),
             ("mean run", span(found.run_seconds)),
-            ("slots", f"{found.slots}, {found.running} tasks run, {span(found.running_seconds)} of work left"),
+            ("slots", f"{found.slots}, {running}, {span(found.running_seconds)} of work left"),
             ("wait with these", span(found.wait_seconds)),
             ("slots needed", f"{found.slots_needed} for a wait of {span(target_wait)}"),
         )

@@ -24,7 +24,7 @@ __all__ = ["app", "scheduler"]
 
 logger = logging.getLogger("fairque.scheduler")
 app = typer.Typer(
-    help="Tasks at planned times: list, add, pause and remove schedules.\n\nExample: fairque schedule list --user acme",
+    help="Tasks at planned times: list, add, pause and remove schedules.\n\nExample: fairque schedule list acme",
     no_args_is_help=True,
 )
 
@@ -33,7 +33,9 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="The id of the schedule.")
 
 @app.command("list")
 def list_schedules(
-    user: Annotated[str | None, typer.Option(metavar="USER", help="Only those of this user.")] = None,
+    user: Annotated[
+        str | None, typer.Argument(metavar="USER", help="Only those of this user.", show_default=False)
+    ] = None,
     active: Annotated[
         bool | None, typer.Option("--active/--inactive", help="Only those that fire, or only those that do not.")
     ] = None,
@@ -45,7 +47,7 @@ def list_schedules(
 ) -> int:
     """List schedules, in the order of user and id.
 
-    Example: fairque schedule list --user acme --active
+    Example: fairque schedule list acme --active
 
     Exit codes: 0 shown, 1 failed, 2 wrong usage.
     """
@@ -75,7 +77,7 @@ def list_schedules(
 
 @app.command()
 def add(
-    target: Annotated[str | None, typer.Argument(help="The task, as module:name.", show_default=False)] = None,
+    target: Annotated[str | None, typer.Argument(metavar="MODULE:NAME", help="The task.", show_default=False)] = None,
     cron: Annotated[
         str | None, typer.Option(metavar="EXPR", help="Such as '0 9 * * MON-FRI'; with six fields, seconds come first.")
     ] = None,
@@ -280,7 +282,10 @@ def _at(at: datetime | None) -> str:
 
 def scheduler(
     target: Annotated[
-        str, typer.Argument(help="The queue, as module:name: a TaskQueue, or a function that returns one.")
+        str,
+        typer.Argument(
+            metavar="MODULE:NAME", help="The queue, as module:name: a TaskQueue, or a function that returns one."
+        ),
     ],
     log_level: Annotated[
         LogLevel,

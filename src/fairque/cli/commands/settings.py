@@ -21,7 +21,7 @@ _NAMES = tuple(field for field in QueueConfig.__struct_fields__ if field != "nam
 
 def command(
     changes: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help=f"To be changed: {', '.join(_NAMES)}.")
+        list[str] | None, typer.Argument(metavar="NAME=VALUE", help=f"To be changed: {', '.join(_NAMES)}.")
     ] = None,
     url: Url = None,
     queue: QueueName = None,

@@ -152,7 +152,7 @@ def _payload_fields(found: Payload) -> list[tuple[str, object]]:
 def explain(
     user: Annotated[str, typer.Argument(metavar="USER", help="The id of the user.")],
     task_id: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="The id of the task; without it: the next one of the user.")
+        str | None, typer.Argument(metavar="ID", help="The id of the task; without it: the next one of the user.")
     ] = None,
     url: Url = None,
     queue: QueueName = None,

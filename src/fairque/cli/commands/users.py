@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import msgspec
 import typer
 
-from fairque import EVERYBODY, Purged, TaskQueue, UserInfo
+from fairque import EVERYBODY, Policy, Purged, TaskQueue, UserInfo
 from fairque.checks import check_seconds
 from fairque.cli.errors import UNFINISHED, UNKNOWN, CommandError
 from fairque.cli.input import confirm, parse_moment
@@ -93,7 +93,7 @@ async def known_user(queue: TaskQueue, user_id: str) -> UserInfo:
     return info
 
 
-Whose = Annotated[str, typer.Argument(metavar="USER", help="Whose tasks.")]
+Whose = Annotated[str, typer.Argument(metavar="USER", help="Whose tasks; '*' is everybody.")]
 
 
 def pause(
@@ -118,7 +118,7 @@ def pause(
     """
     end = _end(until, seconds)
     on_queue(make_queue(url, queue, config), lambda opened: opened.pause(whom(user), until=end), begins=True)
-    typer.echo(f"user {shown(user)} is paused until {moment(end.timestamp()) if end else 'resumed'}")
+    typer.echo(f"{_whose(user)} is paused until {moment(end.timestamp()) if end else 'resumed'}")
     return 0
 
 
@@ -129,9 +129,28 @@ def resume(user: Whose, url: Url = None, queue: QueueName = None, config: Config
 
     Exit codes: 0 done, also when the user was not paused, 1 failed, 2 wrong usage.
     """
-    on_queue(make_queue(url, queue, config), lambda opened: opened.resume(whom(user)))
-    typer.echo(f"user {shown(user)} may go on: it is not paused")
+
+    async def go_on(opened: TaskQueue) -> str:
+        who = whom(user)
+        own, everybody = await opened.get_policy(who, defaults=False), await opened.get_policy(EVERYBODY)
+        await opened.resume(who)
+        if who is EVERYBODY:
+            return "everybody goes on" if _is_paused(everybody) else "nobody was paused"
+        if _is_paused(everybody):
+            return f"user {shown(user)} is still paused, as everybody is"
+        return f"user {shown(user)} {'goes on' if _is_paused(own) else 'was not paused'}"
+
+    typer.echo(on_queue(make_queue(url, queue, config), go_on))
     return 0
+
+
+def _is_paused(policy: Policy) -> bool:
+    paused = policy.paused
+    return paused > datetime.now(UTC) if isinstance(paused, datetime) else bool(paused)
+
+
+def _whose(user: str) -> str:
+    return "everybody" if whom(user) is EVERYBODY else f"user {shown(user)}"
 
 
 def _end(until: str | None, seconds: float | None) -> datetime | None:

@@ -30,8 +30,9 @@ def command(
     target: Annotated[
         str,
         typer.Argument(
+            metavar="MODULE:NAME",
             help="The queue, as module:name: a TaskQueue, or a function that returns one. "
-            "With --config: the module with the tasks, which is imported; the files have the queue."
+            "With --config: the module with the tasks, which is imported; the files have the queue.",
         ),
     ],
     concurrency: Annotated[

@@ -14,6 +14,7 @@ from fairque import Demand, QueueStats, Share, Shares, TaskQueue, UserInfo, Work
 from fairque.cli.output import NOTHING, ago, moment, span
 from fairque.cli.screens.policies import shown_rule
 from fairque.cli.table import FittedTable, names, numbers, words
+from fairque.counted import counted
 from fairque.queue.demand import look_at_demand
 from fairque.queue.shares import look_at_shares
 
@@ -179,9 +180,10 @@ def _worker_row(worker: WorkerInfo, now: float, shows_left: bool) -> tuple[objec
 
 def overview_parts(overview: Overview, with_counters: bool) -> list[RenderableType]:
     stats, users = overview.stats, overview.users
-    known = f"{len(users)} of {stats.users_known} users" if stats.users_known > len(users) else f"{len(users)} users"
+    all_users = counted(stats.users_known, "user")
+    known = f"{len(users)} of {all_users}" if stats.users_known > len(users) else counted(len(users), "user")
     parts: list[RenderableType] = [
-        Text(f"queue {overview.queue}: {known}, {len(stats.workers)} workers"),
+        Text(f"queue {overview.queue}: {known}, {counted(len(stats.workers), 'worker')}"),
         totals_table(stats),
         Text(_fairness(overview)),
     ]
@@ -198,7 +200,7 @@ def _fairness(overview: Overview) -> str:
     demand = overview.demand
     return (
         f"Jain's index {overview.shares.jain:.2f}, {span(demand.work_seconds)} of work in the backlog, "
-        f"{demand.slots_needed} slots needed to do it in {span(demand.target_wait)}"
+        f"{counted(demand.slots_needed, 'slot')} needed to do it in {span(demand.target_wait)}"
     )
 
 

@@ -12,6 +12,7 @@ import typer
 from fairque import Breaker, LimitInfo, Policy, TaskQueue
 from fairque.cli.output import NOTHING, print_fields
 from fairque.cli.table import names, numbers, print_table, words
+from fairque.counted import counted
 from fairque.everybody import EVERYBODY, EVERYONE, whom
 from fairque.queue.tenants import MOST_LISTED
 
@@ -120,7 +121,7 @@ def shown_rule(value: Any) -> str:
     if isinstance(value, datetime):
         return f"until {value.astimezone().isoformat(sep=' ', timespec='seconds')}"
     if isinstance(value, Breaker):
-        return f"{value.failures} failures in {value.window:g} s: {value.cooldown:g} s of rest"
+        return f"{counted(value.failures, 'failure')} in {value.window:g} s: {value.cooldown:g} s of rest"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -10,6 +10,7 @@ import typer
 
 from fairque.cli.output import print_json
 from fairque.cli.table import names, numbers, print_table, words
+from fairque.counted import counted
 from fairque.fairness.report import Report, UserReport
 
 __all__ = ["show", "show_json", "write_csv"]
@@ -25,16 +26,18 @@ def show(reports: Sequence[Report], left_out: Mapping[str, int], most_users: int
     """A table of the policies, then one of the users for each."""
     first = reports[0]
     print_table(
-        _OVERALL, [_overall(report) for report in reports], f"{first.tasks:,} tasks of {len(first.users):,} users"
+        _OVERALL,
+        [_overall(report) for report in reports],
+        f"{counted(first.tasks, 'task')} of {counted(len(first.users), 'user')}",
     )
     for report in reports if most_users else ():
         typer.echo()
         print_table(_PER_USER, [_per_user(user) for user in report.users[:most_users]], report.policy)
     if 0 < most_users < len(first.users):
-        typer.echo(f"and {len(first.users) - most_users:,} users more, see --users, --csv and --json")
+        typer.echo(f"and {counted(len(first.users) - most_users, 'user')} more, see --users, --csv and --json")
     typer.echo(_LEGEND)
     for reason, lines in left_out.items():
-        typer.echo(f"left out {lines:,} lines {reason}")
+        typer.echo(f"left out {counted(lines, 'line')} {reason}")
 
 
 def show_json(reports: Sequence[Report], left_out: Mapping[str, int]) -> None:

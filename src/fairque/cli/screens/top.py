@@ -22,6 +22,7 @@ from fairque import QueueStats, QueueUnavailable, TaskQueue, UserInfo
 from fairque.cli.output import NOTHING, make_console, shown, span
 from fairque.cli.screens.overview import Overview, UserStatus, look, workers_table
 from fairque.cli.table import FittedTable, names, numbers, words
+from fairque.counted import counted
 
 __all__ = ["Order", "Sampler", "Snapshot", "TopView", "UserRow", "draw"]
 
@@ -141,7 +142,7 @@ def _heading(snapshot: Snapshot, order: Order, note: str) -> Text:
     used, slots = sum(each.running for each in stats.workers), sum(each.concurrency for each in stats.workers)
     text = Text(no_wrap=True, overflow="crop")
     text.append(f"queue {shown(snapshot.queue)}: {_rate(snapshot.rate)} tasks/s, {stats.queued} queued, ")
-    text.append(f"{used} of {slots} slots used\n{stats.users_known} users, by {order}")
+    text.append(f"{used} of {counted(slots, 'slot')} used\n{counted(stats.users_known, 'user')}, by {order}")
     if note:
         text.append(f"  [{shown(note)}]", style="bold")
     return text
