@@ -144,8 +144,10 @@ async def has_workers(queue: TaskQueue, running: int) -> bool:
 
 async def fails_and_is_brought_back(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
     letters = [await queue.enqueue(known.broken(), user_id="acme") for _ in range(3)]
+    await queue.enqueue(known.ok(1) >> known.broken(), user_id="linked")
     await serve(queue)
     look()
+    await queue.purge("linked")
     assert len(await queue.dead_letters("acme")) == 3
     await queue.requeue(letters[0])
     await queue.discard(letters[1])

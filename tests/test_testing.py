@@ -243,7 +243,8 @@ async def test_advance_brings_nearer_retries_that_wait_for_their_backoff(queue: 
 
 async def test_time_passes_for_a_task_that_waits_for_another_one_as_well(queue: TaskQueue):
     first = await queue.enqueue(say("first"), user_id="acme")
-    await queue.enqueue(say("then"), user_id="acme", depends_on=[first], delay=HOUR)
+    made = say("then").options(delay_from="enqueue")
+    await queue.enqueue(made, user_id="acme", depends_on=[first], delay=HOUR)
     await advance(queue, HOUR)
     await run_all(queue)
     assert log == ["first", "then"]

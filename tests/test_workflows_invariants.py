@@ -99,6 +99,8 @@ class Play:
                 user = encode_user(user_id)
                 needs = {task_id: task.needs for task_id, task in model.tasks.items() if task.state == "deferred"}
                 assert needs == {task_id: ids for (owner, task_id), ids in found.needs.items() if owner == user}
+                uses = {task_id: task.uses for task_id, task in model.tasks.items() if task.uses}
+                assert uses == {task_id: ids for (owner, task_id), ids in found.uses.items() if owner == user}
         return found
 
     async def enqueue(self, user_id: str, batch: list[Wish]) -> None:
@@ -172,7 +174,7 @@ class Play:
         user = encode_user(user_id)
         dump = self.core.dump()
         assert [name for name in dump if user in name.split(":")[1:]] == []
-        for name in ("ready", "due", "users", "dead", "leases"):
+        for name in ("ready", "due", "users", "dead", "leases", "lapsing"):
             if name in dump:
                 members = [member for member, _ in dump[name].pairs]
                 assert not [member for member in members if user in member.split(":")], name
@@ -208,11 +210,13 @@ class Play:
         for user_id in USERS:
             for task_id in IDS:
                 await self.cancel(user_id, task_id)
+                await self.discard(user_id, task_id)
                 await self.pass_on()
         found = self.compare()
         assert not found.put_off
         assert not [state for state in found.states.values() if state in LIVING]
         assert not found.needs
+        assert not found.uses
         assert not found.feeds
         lasting = {name for name, key in found.dump.items() if not key.expires}
         assert lasting <= {"state", "users", "workers"}

@@ -337,10 +337,13 @@ async def test_priorities_hold_among_what_runs_side_by_side(queue: TaskQueue):
     assert ran == ["first", "critical", "high", "low"]
 
 
-async def test_a_delay_counts_from_the_enqueue(queue: TaskQueue):
+async def test_a_delay_begins_when_what_comes_before_has_ended(queue: TaskQueue):
     run = await queue.enqueue(step("a") >> [step("soon"), step("late").options(delay=3600)], user_id="anna")
     await serve(queue)
     assert ran == ["a", "soon"]
+    ended = (await run["step"].info()).ended_at
+    assert ended
+    assert ((await run["step-3"].info()).due_at or 0) >= ended + 3599.9
     assert await run["step-3"].state() is TaskState.SCHEDULED
     await run.cancel()
 
@@ -575,12 +578,13 @@ async def test_a_result_that_others_wait_for_is_kept_for_them(queue: TaskQueue, 
     rows = extract.options(result_ttl=0.05)("abc")
     run = await queue.enqueue(fragile() >> load(rows.output), user_id="anna")
     await serve(queue)
-    kept_ms = server.execute("PTTL", f"fairque:{{{queue_name}}}:result:anna:{run['extract'].task_id}")
-    assert kept_ms > 86_400_000
+    result = f"fairque:{{{queue_name}}}:result:anna:{run['extract'].task_id}"
+    assert server.execute("PTTL", result) == -1, "it stays"
     is_broken = False
     await queue.requeue(run["fragile"])
     await serve(queue)
     assert await run.result(20) == "t: [3, 1]"
+    assert server.execute("PTTL", result) <= 50, "from the end of the last that needed it on"
 
 
 class Doubler(TaskHandler):

@@ -50,11 +50,19 @@ class Order(NamedTuple):
         when = f"+{self.delay_ms}" if self.delay_ms else ""
         return NewTask(self.user_id, self.task_id, self.priority, when, body, needs if self.needs else b"")
 
-    def model_task(self, nonce: bytes, now_ms: int) -> ModelTask:
-        start_ms = now_ms + self.delay_ms if self.delay_ms else 0
-        needs, how = set(self.needs), self.on_failure
-        of_task = self.user_id, self.task_id, self.priority, self.cost, nonce, start_ms, self.name, needs, how
-        return ModelTask(*of_task, allow_unknown=self.allow_unknown)
+    def model_task(self, nonce: bytes) -> ModelTask:
+        return ModelTask(
+            self.user_id,
+            self.task_id,
+            self.priority,
+            self.cost,
+            nonce,
+            delay_ms=self.delay_ms,
+            name=self.name,
+            needs=set(self.needs),
+            on_failure=self.on_failure,
+            allow_unknown=self.allow_unknown,
+        )
 
 
 class Held(NamedTuple):
@@ -153,7 +161,7 @@ class Mirror:
     async def enqueue(self, orders: Sequence[Order], nonce: bytes) -> None:
         created = await self._answer(self.core.enqueue_all([order.new_task(nonce) for order in orders]))
         now_us = self.core.now_us()
-        tasks = [order.model_task(nonce, now_us // 1000) for order in orders]
+        tasks = [order.model_task(nonce) for order in orders]
         self._agree("created", created, lambda: self.model.enqueue(now_us, tasks))
 
     async def _answer(self, call: Awaitable[Any]) -> Any:
@@ -276,7 +284,7 @@ class Mirror:
 
     async def discard(self, user_id: str, *task_ids: str) -> None:
         answer = await self.core.store.discard(user_id, task_ids)
-        self._agree("discarded", answer, lambda: self.model.discard(user_id, task_ids))
+        self._agree("discarded", answer, lambda: self.model.discard(self.core.now_us(), user_id, task_ids))
 
     async def purge(self, user_id: str) -> None:
         """At once, and its results as well."""
@@ -319,9 +327,10 @@ class Mirror:
         found = seen(dump, self.model)
         agree("keys", found, expected(self.model))
         check_trees(dump, self.model)
+        kept = {f"result:{encode_user(user_id)}:{task_id}" for user_id, task_id in self.model.kept()}
         for name in found:
             if name in dump and not name.startswith(_SOMETIMES_EXPIRING):
-                expires = name.startswith(_EXPIRING) or name in ended(self.model)
+                expires = name.startswith(_EXPIRING) or (name in ended(self.model) and name not in kept)
                 assert dump[name].expires == expires, f"when {name} expires"
         for line in self.model.choice.lines.values():
             line.look_again()

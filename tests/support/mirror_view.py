@@ -125,7 +125,7 @@ def _fields(key: Key) -> View:
 
 def _task(key: Key) -> View | None:
     fields = dict(key.pairs)
-    return None if fields.keys() == {"feeds"} else _task_fields(fields)
+    return None if fields.keys() == {"linked"} else _task_fields(fields)
 
 
 def _metrics(key: Key) -> View:
@@ -153,10 +153,8 @@ _HOLDERS: dict[str, Callable[[Key], Any]] = {
 } | dict.fromkeys(("user", "group", "limit"), lambda key: _counted(_fields(key)))
 _HOLDERS["limit"] = lambda key: _filled({name: of for name, of in _fields(key).items() if name not in ("by", "hand")})
 _HOLDERS["offers"] = lambda key: dict(key.pairs)
-_HOLDERS |= dict.fromkeys(
-    ("dead", "leases", "held-users", "running", "uncounted", "deferred", "needs", "feeds", "informed"),
-    _members,
-)
+_HOLDERS |= dict.fromkeys(("dead", "leases", "held-users", "running", "uncounted"), _members)
+_HOLDERS |= dict.fromkeys(("deferred", "needs", "uses", "feeds", "informed", "lapsing"), _members)
 
 
 def _number(text: str) -> float | str:
@@ -310,9 +308,13 @@ def _links(model: ModelQueue) -> View:
         user = encode_user(task.user_id)
         found[f"needs:{_name(task)}"] = set(task.needs)
         found.setdefault(f"deferred:{user}", set()).add(task.task_id)
-        for need in task.needs:
-            found.setdefault(f"feeds:{user}:{need}", set()).add(task.task_id)
-    return found
+    letters = [model.ended[key] for key in model.letters()]
+    for task in (*model.tasks.values(), *letters):
+        found[f"uses:{_name(task)}"] = set(task.uses)
+        for need in task.uses:
+            found.setdefault(f"feeds:{encode_user(task.user_id)}:{need}", set()).add(task.task_id)
+    linked = {_name(task) for task in letters if task.uses or f"feeds:{_name(task)}" in found}
+    return found | {"lapsing": linked}
 
 
 def _users(model: ModelQueue) -> View:

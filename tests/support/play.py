@@ -305,13 +305,20 @@ async def finish(mirror: Mirror) -> None:
             await mirror.settle(out, _ending("finished", 0, 0.0, 0.0))
         if not (mirror.model.lanes or mirror.model.due or mirror.model.limits.tasks):
             break
-    assert all(task.state is TaskState.DEFERRED for task in mirror.model.tasks.values())
-    for user_id, task_id in list(mirror.model.tasks):
-        await mirror.cancel(user_id, task_id)
+    await _give_up(mirror)
     for worker in [*WORKERS, "silent", "thief", "last"]:
         for groups in SERVED:
             await mirror.leave(worker, groups)
     await _nothing_stays(mirror.core)
+
+
+async def _give_up(mirror: Mirror) -> None:
+    """What waits for ever, and dead letters, which keep what they were given by others."""
+    assert all(task.state is TaskState.DEFERRED for task in mirror.model.tasks.values())
+    for user_id, task_id in list(mirror.model.tasks):
+        await mirror.cancel(user_id, task_id)
+    for user_id, task_id in mirror.model.letters():
+        await mirror.discard(user_id, task_id)
 
 
 async def _nothing_stays(core: TimedCore) -> None:

@@ -30,6 +30,8 @@ class Known:
     policy: str = "wait"
     delayed: bool = False
     needs: set[str] = field(default_factory=set)
+    uses: set[str] = field(default_factory=set)  # what it depends on, until it has ended; a dead letter may be requeued
+    allow_unknown: bool = False
     canceling: bool = False
 
 
@@ -55,7 +57,9 @@ class UserModel:
     def enqueue(self, wishes: Sequence[Wish]) -> list[bool]:
         new = self._new(wishes)
         for wish in new.values():
-            self.tasks[wish.task_id] = Known("deferred", wish.policy, wish.delayed, set(wish.needs))
+            known, needs = self.tasks.get(wish.task_id), set(wish.needs)
+            uses = self._used(wish, new) | (known.uses if known else set())
+            self.tasks[wish.task_id] = Known("deferred", wish.policy, wish.delayed, needs, uses, wish.allow_unknown)
         for wish in new.values():
             for need in wish.needs:
                 if need not in new and need in self.tasks:
@@ -65,9 +69,19 @@ class UserModel:
                 self._release(task)
         return [wish.task_id in new for wish in wishes]
 
+    def _used(self, wish: Wish, new: dict[str, Wish]) -> set[str]:
+        """Not one that is known to give nothing."""
+        given_up = self.ids("failed", "canceled") if wish.policy == "run" else []
+        return {need for need in wish.needs if need in new or need not in given_up}
+
     def end(self, task_id: str, state: str) -> None:
         task = self.tasks[task_id]
         task.state, task.canceling, task.needs = state, False, set()
+        if state != "failed":
+            task.uses = set()
+        self._tell(task_id, state)
+
+    def _tell(self, task_id: str, state: str) -> None:
         for other in [other for other, waiting in self.tasks.items() if task_id in waiting.needs]:
             self._inform(other, task_id, state)
 
@@ -102,6 +116,7 @@ class UserModel:
         is_dead = task_id in self.ids("failed")
         if is_dead:
             del self.tasks[task_id]
+            self._tell(task_id, "discarded")
         return is_dead
 
     def _new(self, wishes: Iterable[Wish]) -> dict[str, Wish]:
@@ -127,7 +142,7 @@ class UserModel:
             task.needs.discard(need)
             if not task.needs:
                 self._release(task)
-        elif task.policy == "cancel":
+        elif task.policy == "cancel" or (state != "failed" and not (task.policy == "run" or task.allow_unknown)):
             self.end(task_id, "canceled")
 
     def _release(self, task: Known) -> None:
@@ -147,6 +162,7 @@ class Found:
         self.dump = dump
         self.states: dict[tuple[str, str], str] = {}
         self.needs = self._sets("needs")
+        self.uses = self._sets("uses")
         self.feeds = self._sets("feeds")
         for pair, ids in self._sets("informed").items():
             self.feeds.setdefault(pair, set()).update(ids)
@@ -156,7 +172,8 @@ class Found:
 
     def check(self) -> None:
         self._each_is_in_one_place()
-        self._needs_and_feeds_mirror_each_other()
+        self._links_mirror_each_other()
+        self._results_stay_while_others_use_them()
         self._counters_are_right()
 
     def of_user(self, user_id: str) -> dict[str, str]:
@@ -211,17 +228,26 @@ class Found:
         else:
             self._place(pair, state)
 
-    def _needs_and_feeds_mirror_each_other(self) -> None:
+    def _links_mirror_each_other(self) -> None:
+        using = {(user, need, task_id) for (user, task_id), needs in self.uses.items() for need in needs}
         waiting = {(user, need, task_id) for (user, task_id), needs in self.needs.items() for need in needs}
         feeding = {(user, need, task_id) for (user, need), ids in self.feeds.items() for task_id in ids}
-        if not self.put_off:
-            assert waiting == feeding
-        assert feeding <= waiting, f"nobody waits so: {feeding - waiting}"
+        assert feeding == using
+        assert waiting <= using, f"waits for what it does not use: {waiting - using}"
         deferred = {pair for pair, state in self.states.items() if state == "deferred"}
         assert deferred == set(self.needs), "deferred without needs, or the reverse"
         if not self.put_off:
-            told = {pair for pair, key in self._named("task").items() if "feeds" in dict(key.pairs)}
-            assert told == set(self.feeds), f"told {told}, found {set(self.feeds)}"
+            told = {pair for pair, key in self._named("task").items() if "linked" in dict(key.pairs)}
+            linked = {*self.feeds, *self.uses}
+            assert told == linked, f"told {told}, found {linked}"
+            listed = self.dump["lapsing"].pairs if "lapsing" in self.dump else ()
+            lapsing = {tuple(name.split(":", 1)) for name, _ in listed}
+            assert {pair for pair in linked if self.states.get(pair) == "failed"} == lapsing
+
+    def _results_stay_while_others_use_them(self) -> None:
+        for pair, key in self._named("result").items():
+            stays = self.states[pair] == "finished" and pair in self.feeds
+            assert self.put_off or key.expires != stays, f"the result of {pair} {'expires' if stays else 'stays'}"
 
     def _counters_are_right(self) -> None:
         counted = {

@@ -8,7 +8,7 @@ from collections import deque
 from fairque.fairness.choice import FairChoice, SortedSet, encoded
 from fairque.fairness.model_lanes import ModelLanes
 from fairque.fairness.model_limits import NameLimits
-from fairque.fairness.model_links import Links
+from fairque.fairness.model_links import Links, verdict
 from fairque.fairness.model_moments import Moments
 from fairque.fairness.model_policies import Admission, Policies
 from fairque.fairness.model_run_times import RunTimes
@@ -50,15 +50,16 @@ class ModelBacklog(ModelLanes):
         self.tallies: dict[str, UserCounts] = {}
         self.totals = UserCounts()
         self._step_us = priority_step_ms * 1000
-        self._announced: deque[tuple[str, str]] = deque()
+        self._announced: deque[tuple[tuple[str, str], TaskState]] = deque()
         self.arrival = 0
 
     # Where tasks wait
 
     def _begin(self, now_us: int, task: ModelTask) -> None:
         """It waits for nothing but its time and its turn."""
-        if task.start_ms > now_us // 1000:
-            self._schedule(now_us, task, task.start_ms)
+        at_ms = now_us // 1000 + task.delay_ms if task.delay_ms else task.start_ms
+        if at_ms > now_us // 1000:
+            self._schedule(now_us, task, at_ms)
         else:
             self._place(now_us, task)
 
@@ -134,8 +135,10 @@ class ModelBacklog(ModelLanes):
         task.state, task.last = state, None
         self.limits.end_offer(task)
         self.links.deferred.pop(task.key, None)
+        if state is not TaskState.FAILED:  # a dead letter may be requeued
+            task.uses = set()
         self.ended[task.key] = self.tasks.pop(task.key)
-        self._announced.append(task.key)
+        self._announced.append((task.key, state))
         self._count(task.user_id, state.value)
 
     def _count(self, user_id: str, what: str) -> None:
@@ -152,20 +155,30 @@ class ModelBacklog(ModelLanes):
     def _pass_on(self, now_us: int) -> None:
         """Those that wait for what has ended go on, or end as well, one end after the other."""
         while self._announced:
-            key = self._announced.popleft()
-            state = self._standing(key)
-            if state is not None and state.ended:
+            key, told = self._announced.popleft()
+            state = self._standing(key) or told
+            if state.ended:
                 for task in self.links.dependents(key):
                     self._inform(now_us, task, key[1], state)
 
     def _inform(self, now_us: int, task: ModelTask, need: str, state: TaskState) -> None:
-        if state is TaskState.FINISHED or task.on_failure == "run":
+        does = verdict(task, state)
+        if does == "go":
             task.needs.discard(need)
             if not task.needs:
                 del self.links.deferred[task.key]
                 self._begin(now_us, task)
-        elif task.on_failure == "cancel":
+        elif does == "end":
             self._end(task, TaskState.CANCELED)
+
+    def letters(self) -> list[tuple[str, str]]:
+        return [key for key, task in self.ended.items() if task.state is TaskState.FAILED]
+
+    def kept(self) -> set[tuple[str, str]]:
+        """Those whose results stay, as others that may still run depend on them."""
+        letters = [self.ended[key] for key in self.letters()]
+        used = {(task.user_id, need) for task in (*self.tasks.values(), *letters) for need in task.uses}
+        return {key for key in used if key in self.ended and self.ended[key].state is TaskState.FINISHED}
 
     # Policies
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
 
 from fairque.fairness.model_task import ModelTask
 from fairque.models import TaskState
@@ -25,13 +26,12 @@ class Links:
 
     def unfinished(self, task: ModelTask) -> set[str] | None:
         """What it has to wait for; None: one of them did not finish, and so it does not run."""
-        waits = set()
-        for need in task.needs:
-            state = self._standing((task.user_id, need))
-            if is_missed(state) and task.on_failure == "cancel":
-                return None
-            if state != TaskState.FINISHED and not (is_missed(state) and task.on_failure == "run"):
-                waits.add(need)
+        states = {need: self._standing((task.user_id, need)) for need in task.needs}
+        verdicts = {need: verdict(task, state) for need, state in states.items()}
+        if "end" in verdicts.values():
+            return None
+        waits = {need for need, does in verdicts.items() if does == "wait"}
+        task.uses |= waits | {need for need, state in states.items() if state is TaskState.FINISHED}
         return waits
 
     def dependents(self, key: Key) -> list[ModelTask]:
@@ -65,5 +65,14 @@ class Links:
         return False
 
 
-def is_missed(state: TaskState | None) -> bool:
-    return state in (TaskState.FAILED, TaskState.CANCELED)
+def verdict(task: ModelTask, state: TaskState | None) -> Literal["go", "end", "wait"]:
+    """What becomes of a task for one of those that it waits for. What was given up counts as canceled.
+
+    One that failed may be requeued. One that was canceled cannot: only who waits for ids that are not known waits on.
+    """
+    if state is None or not state.ended:
+        return "wait"
+    if state is TaskState.FINISHED or task.on_failure == "run":
+        return "go"
+    waits = task.on_failure == "wait" and (state is TaskState.FAILED or task.allow_unknown)
+    return "wait" if waits else "end"

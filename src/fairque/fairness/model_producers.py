@@ -29,8 +29,9 @@ class ModelProducers(ModelBacklog):
         self._make_room(batch)
         known = [self._known(task) for task in batch]
         new = self._new(batch)
-        for key in new:
-            self.ended.pop(key, None)
+        for key, task in new.items():
+            if ended := self.ended.pop(key, None):
+                task.uses |= ended.uses  # let go with it
         self.tasks |= new  # whoever waits for one of these ids waits for this task, wherever it is in the batch
         for task in new.values():
             self._add(now_us, task)
@@ -157,13 +158,17 @@ class ModelProducers(ModelBacklog):
         self._place(now_us, task)
         return True
 
-    def discard(self, user_id: str, task_ids: Iterable[str]) -> list[bool]:
-        """Gives dead letters up."""
+    def discard(self, now_us: int, user_id: str, task_ids: Iterable[str]) -> list[bool]:
+        """Gives dead letters up: nobody waits for them any more."""
+        self.workers.look(now_us)
         found = []
         for task_id in task_ids:
             found.append(self._letter(user_id, task_id) is not None)
             if found[-1]:
                 del self.ended[user_id, task_id]
+                self._announced.append(((user_id, task_id), TaskState.CANCELED))
+        self._pass_on(now_us)
+        self.limits.pass_on(now_us)
         return found
 
     def purge(self, now_us: int, user_id: str) -> tuple[int, ...]:

@@ -45,10 +45,12 @@ class ModelTask:
     cost: float = 1.0
     nonce: bytes = b""  # names the call that enqueued it
     start_ms: float = 0.0  # not before
+    delay_ms: float = 0.0  # from the moment on at which it waits for no other task
     name: str = ""
     needs: set[str] = field(default_factory=set)  # the tasks that it waits for
     on_failure: OnFailure = "wait"  # when one of them does not finish
     allow_unknown: bool = False
+    uses: set[str] = field(default_factory=set)  # the tasks whose results are kept for it until it has ended
 
     state: TaskState = TaskState.QUEUED
     came: int = 0  # when it began to wait for others

@@ -50,7 +50,9 @@ class Item(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class AddedTask(Item, frozen=True):
-    """when: '' now, '+ms' from now, 'ms' since the epoch. needs: see `Needs`."""
+    """when: '' now, '+ms' from when it waits for no other task, 'now+ms' from now, 'ms' since the epoch.
+    needs: see `Needs`.
+    """
 
     user: str
     id: str
@@ -256,8 +258,12 @@ class Requeue(Arguments, frozen=True):
 
 
 class Discard(Arguments, frozen=True):
+    """dead_letter_ttl_ms: how long records of dependents that are canceled are kept."""
+
     nonce: str
     user: str
+    priority_step_ms: int
+    dead_letter_ttl_ms: int
     ids: Sequence[str]
 
 

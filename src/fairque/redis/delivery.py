@@ -18,7 +18,7 @@ __all__ = ["Answer", "Claim", "Delivery", "Needs", "NewTask", "Outcome", "Refusa
 class NewTask(NamedTuple):
     """A task for `enqueue`.
 
-    `when` is '' for now, '+ms' from now, or 'ms' since the epoch; `needs` is empty or an encoded `Needs`.
+    `when` is as `AddedTask` has it; `needs` is empty or an encoded `Needs`.
     """
 
     user_id: str

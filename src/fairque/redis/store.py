@@ -197,7 +197,9 @@ class Store(TenantScripts, XComScripts, CheckScripts):
         return [bool(answer) for answer in answers]
 
     async def discard(self, user_id: str, task_ids: Sequence[str]) -> list[bool]:
-        answers = await self.call(arguments.Discard(new_nonce().hex(), encode_user(user_id), task_ids))
+        settings = self.settings
+        ttl_ms, step_ms = settings.dead_letter_ttl_ms, settings.priority_step_ms
+        answers = await self.call(arguments.Discard(new_nonce().hex(), encode_user(user_id), step_ms, ttl_ms, task_ids))
         return [bool(answer) for answer in answers]
 
     async def purge_step(self, user_id: str, most: int) -> list[int]:

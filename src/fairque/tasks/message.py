@@ -88,6 +88,7 @@ class Overrides(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     result_ttl: float | None = None
     depends_on: list[str] = []
     inputs: list[str] = []  # the tasks whose outputs stand in the arguments, by index
+    runs_anyway: bool = False  # whatever became of what it depends on
     schedule: Firing | None = None
 
     def __post_init__(self) -> None:

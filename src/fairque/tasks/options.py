@@ -71,12 +71,14 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
         timeout: Seconds a run may take; like all spans of time, these may be a timedelta.
         result_ttl: Seconds the result is kept; 0 keeps nothing.
         cost: What one service charges to the user, in relation to its other tasks (default 1).
-        delay: Seconds before the task may start.
+        delay: Seconds before the task may start, from the moment on at which it waits for no other task.
+        delay_from: ``"release"`` (default), or ``"enqueue"``: the delay of a task with dependencies begins at once.
         execute_after: The earliest moment of its start, instead of `delay`; naive datetimes are local time.
         depends_on: What it waits for: ids, handles or tasks, all of the same user. A graph with more than some 20,000
             edges is refused, because looking for cycles in it would keep Redis busy for too long.
-        on_dependency_failure: What becomes of it when one of those fails or is canceled: ``"wait"`` (default) until it
-            is requeued and finishes, ``"cancel"``, or ``"run"`` all the same.
+        on_dependency_failure: What becomes of it when one of those fails: ``"wait"`` (default) until it is requeued and
+            finishes, ``"cancel"``, or ``"run"`` all the same. With ``"wait"`` it is canceled when one is canceled,
+            discarded or expires, as nobody can requeue that; with `allow_unknown` it waits for the next of that id.
         limits: Keys of its limits beside that of its name, at most two; see `Limit`. Texts, or a `Limit` that says with
             `shared` whose key it is; how much it allows is said by `@task` or `queue.set_limit`. An empty list: none.
         allow_unknown: Wait for ids that were never enqueued, too, which is an error otherwise.
@@ -91,6 +93,7 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
     result_ttl: float | None = None
     cost: float | None = None
     delay: float | None = None
+    delay_from: Literal["release", "enqueue"] | None = None
     execute_after: datetime | None = None
     depends_on: tuple[Any, ...] = ()
     on_dependency_failure: Literal["wait", "cancel", "run"] | None = None
@@ -120,6 +123,7 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
             result_ttl=self.result_ttl,
             depends_on=list(depends_on),
             inputs=list(inputs),
+            runs_anyway=self.on_dependency_failure == "run",
         )
 
 
@@ -158,6 +162,8 @@ def _check_retries(options: TaskOptions) -> None:
 
 
 def _check_start(options: TaskOptions) -> None:
+    if options.delay_from not in (None, "release", "enqueue"):
+        raise InvalidInput(f"delay_from must be 'release' or 'enqueue', not {options.delay_from!r}")
     if options.delay is not None and options.execute_after is not None:
         raise InvalidInput("give either delay or execute_after, not both")
     if options.execute_after is None:
@@ -212,9 +218,9 @@ def check_limits(limits: Sequence[Limit]) -> None:
 
 
 def start_of(options: TaskOptions) -> str:
-    """When it may start, as the enqueue script reads it: '' now, '+ms' from now, or 'ms' since the epoch."""
+    """When it may start, as `AddedTask.when` has it."""
     if options.delay:
-        return f"+{math.ceil(options.delay * 1000)}"
+        return f"{'now' if options.delay_from == 'enqueue' else ''}+{math.ceil(options.delay * 1000)}"
     if options.execute_after is not None:
         return str(max(0, math.ceil(options.execute_after.timestamp() * 1000)))
     return ""

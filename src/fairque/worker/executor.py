@@ -136,7 +136,7 @@ class Executor:
         args, kwargs = function.signature.decode(message.args, message.kwargs)
         xcom, inputs = xcom_of(function), run.inputs
         if xcom.auto and run.overrides.depends_on:
-            inputs.update(await self._inputs.results(run.delivery, run.overrides.depends_on))
+            inputs.update(await self._inputs.results(run.delivery, run.overrides))
         if xcom.pull_keys:
             inputs.update(await self._inputs.pulled(run.delivery, function))
         kwargs |= function.signature.accepted(inputs, len(args), kwargs)

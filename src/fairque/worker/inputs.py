@@ -47,10 +47,16 @@ class Inputs:
         args, kwargs = resolve(message.args, message.kwargs, values)
         return Message(message.heading, msgspec.Raw(args), msgspec.Raw(kwargs) if kwargs else NIL, message.overrides)
 
-    async def results(self, delivery: Delivery, task_ids: list[str]) -> dict[str, Any]:
-        """The results of finished dependencies by task name; those of one name, as a list."""
+    async def results(self, delivery: Delivery, overrides: Overrides) -> dict[str, Any]:
+        """The results of finished dependencies by task name; those of one name, as a list.
+
+        Raises `BadArguments` when one is gone, for a task that runs only if all have finished.
+        """
         found: dict[str, list[Any]] = {}
+        task_ids = overrides.depends_on
         for task_id, record in zip(task_ids, await self._records(delivery, task_ids), strict=True):
+            if not record and not overrides.runs_anyway:
+                raise BadArguments(f"the result of task {task_id!r} is taken by name, and it is gone")
             state, ended = decode_record(record) if record else (None, None)
             if ended is not None and state is TaskState.FINISHED and ended.kept:
                 found.setdefault(short_name(task_id, ended.name), []).append(msgspec.msgpack.decode(ended.value))

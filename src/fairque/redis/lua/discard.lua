@@ -2,19 +2,32 @@
 -- Give dead letters up: nothing is left of them.
 -- KEYS[1]  state
 -- Returns  per id: 1 discarded, 0 it is not a dead letter
--- Cost     O(ids)
+-- Cost     O(ids + dependents)
 --@include base
+--@include state
+--@include alive
 --@include once
 --@include task
+--@include limits
+--@include depend
 --@arguments
 local before = answered(nonce)
 if before then return before end
 local answers = {}
 call('ZCARD', place_key('dead', user)) -- all is read before anything is written
-for at, id in ipairs(ids) do answers[at] = call('HGET', task_key(user, id), 'state') == 'failed' and 1 or 0 end
+local linked = {}
 for at, id in ipairs(ids) do
-  if answers[at] == 1 then erase_task(user, id) end
+  local known = call('HMGET', task_key(user, id), 'state', 'linked')
+  answers[at], linked[at] = known[1] == 'failed' and 1 or 0, known[2]
+end
+for at, id in ipairs(ids) do
+  if answers[at] == 1 then
+    erase_task(user, id)
+    if linked[at] then announce(user, id, 'discarded') end
+  end
   unlist_dead(user, id)
 end
-if save_bytes then save_bytes() end
+pass_on_outcomes(priority_step_ms * 1000, dead_letter_ttl_ms)
+pass_room_on()
+save_state()
 return answer(nonce, answers)

@@ -24,7 +24,7 @@ for at, task in ipairs(tasks) do
   created[at] = found == 'living' and 0 or 1
   if found == 'new' then
     make_room()
-    take_waiters_over(user, id)
+    take_links_over(user, id)
     bodies[#bodies + 1] = key
     bodies[#bodies + 1] = body
     if bytes then bytes.change(user, 'body:' .. id, #body) end

@@ -30,6 +30,7 @@ local function read(task)
     of_user[id] = it
     if needs then
       it.policy, it.allow_unknown, it.needs = needs[1], needs[2], needs[3]
+      if it.policy == 'wait' and it.allow_unknown then it.policy = 'wait-on' end
       with_needs = true
     end
   end
@@ -120,29 +121,53 @@ local function find_cycle()
   end
 end
 
--- What it waits for, or nil; second: the dependency that ends it at once.
-local function unfinished(task)
-  local waits = nil
-  for _, dependency in ipairs(task.needs or {}) do
-    local found = standing_of_dependency(task.user, dependency)
-    local missed = found == 'failed' or found == 'canceled'
-    if missed and task.policy == 'cancel' then return nil, dependency .. ' ' .. found end
-    if found ~= 'finished' and not (missed and task.policy == 'run') then
-      waits = waits or {}
-      waits[#waits + 1] = dependency
+-- Who depends on what, to be written at the end of the call.
+local fed, feeding = {}, {}
+local function note_use(task, dependency, found)
+  local key = feeds_key(task.user, dependency)
+  local of = feeding[key]
+  if not of then
+    of = { user = task.user, id = dependency, found = found, dependents = {} }
+    fed[#fed + 1], feeding[key] = of, of
+  end
+  of.dependents[#of.dependents + 1] = task.id
+end
+
+local function feed_all()
+  for _, of in ipairs(fed) do
+    depend().feed(of.user, of.id, of.dependents, of.found == 'finished')
+    if of.found == 'failed' then
+      local at = call('ZSCORE', place_key('dead', of.user), of.id)
+      depend().lapse_at(of.user, of.id, (at or now) + dead_letter_ttl_ms)
     end
   end
-  return waits
+end
+
+local OUTCOMES = { finished = true, failed = true, canceled = true }
+
+-- What it waits for, and all that it uses; or third: the dependency that ends it at once.
+local function unfinished(task)
+  local waits, uses, found = {}, {}, {}
+  for _, dependency in ipairs(task.needs) do
+    local stands = standing_of_dependency(task.user, dependency)
+    local does = OUTCOMES[stands] and depend().verdict(task.policy, stands) or 'wait'
+    if does == 'end' then return nil, nil, dependency .. ' ' .. stands end
+    if does == 'wait' then waits[#waits + 1] = dependency end
+    if does == 'wait' or stands == 'finished' then uses[#uses + 1], found[dependency] = dependency, stands or 'unknown' end
+  end
+  for _, dependency in ipairs(uses) do note_use(task, dependency, found[dependency]) end
+  return waits, uses
 end
 
 local bodies = {}
 
-local function defer(task, waits, due)
-  local user, id = task.user, task.id
+-- A delay begins when it waits for nothing else.
+local function defer(task, waits)
+  local user, id, delay = task.user, task.id, string.match(task.when, '^%+(%d+)$')
   call('SADD', place_key('deferred', user), id)
   call('HSET', task_key(user, id), 'state', 'deferred', 'priority', task.priority, 'enqueued', now, 'came',
-    next_arrival(), 'on_failure', task.policy, 'due', due)
-  for _, dependency in ipairs(waits) do depend().wait_for(user, id, dependency) end
+    next_arrival(), 'on_failure', task.policy, delay and 'delay' or 'due', delay or due_at(task.when))
+  add_all_to(needs_key(user, id), waits)
   call('ZADD', users_key, now, user)
   count('deferred', 1)
 end
@@ -152,12 +177,13 @@ local function add(task)
   bodies[#bodies + 1] = task.body
   if bytes then bytes.change(task.user, 'body:' .. task.id, #task.body) end
   local due = due_at(task.when)
-  local waits, ended_by = nil, nil
-  if task.needs then waits, ended_by = unfinished(task) end
+  local waits, uses, ended_by
+  if task.needs then waits, uses, ended_by = unfinished(task) end
+  if uses and uses[1] then depend().use(task.user, task.id, uses) end
   if ended_by then
     task.canceled = 'dependency ' .. ended_by
-  elseif waits then
-    defer(task, waits, due)
+  elseif waits and waits[1] then
+    defer(task, waits)
   elseif due > now then
     put_offs[#put_offs + 1] = { task.user, task.id, task.priority, due }
   else
@@ -194,10 +220,11 @@ local function add_all()
   for at, task in ipairs(all) do
     created[at] = task.standing == 'living' and 0 or 1
     if task.standing == 'new' then
-      take_waiters_over(task.user, task.id)
+      take_links_over(task.user, task.id)
       add(task)
     end
   end
+  feed_all()
   write_places()
   if #bodies > 0 then call('MSET', unpack(bodies)) end
 end

@@ -89,7 +89,7 @@ local function put(f)
   fair().know(f.user)
   f.is_put = true
   make_room()
-  take_waiters_over(f.user, f.id)
+  take_links_over(f.user, f.id)
   call('SET', body_key(f.user, f.id), f.body)
   if bytes then bytes.change(f.user, 'body:' .. f.id, #f.body) end
   local due = due_at(f.when)

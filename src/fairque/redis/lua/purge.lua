@@ -21,11 +21,11 @@ if before then return before end
 local erased = { 0, 0, 0, 0, 0, 0, 0, 0 }
 local left = most
 
--- Those that wait for it go with a later step, and `feeds` with the last of them.
+-- Those that depend on it go with a later step.
 local function erase(id)
   erase_task(user, id)
   publish(user, id, 'canceled')
-  left = left - 1
+  left = left - 1 - depend().forget(user, id)
 end
 
 local function erase_sorted(key, field)

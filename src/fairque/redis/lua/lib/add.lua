@@ -47,15 +47,17 @@ local function has_waiters(user, id)
   return call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0
 end
 
--- Whoever waits for an id waits for the new task, even when all else about the one before is gone.
-local function take_waiters_over(user, id)
-  if not fresh and has_waiters(user, id) then call('HSET', task_key(user, id), 'feeds', 1) end
+-- Whoever waits for an id waits for the new task, even when all else about the one before is gone. What a dead letter used
+-- is let go at the end of the new one.
+local function take_links_over(user, id)
+  if fresh then return end
+  if has_waiters(user, id) or call('EXISTS', uses_key(user, id)) == 1 then call('HSET', task_key(user, id), 'linked', 1) end
 end
 
 local function due_at(when)
   if when == '' then return 0 end
-  if string.sub(when, 1, 1) == '+' then return now + tonumber(string.sub(when, 2)) end
-  return tonumber(when)
+  local delay = string.match(when, '%+(%d+)$')
+  return delay and now + tonumber(delay) or tonumber(when)
 end
 
 local put_offs = {} -- { user, id, priority, due }: those that are written at the end

@@ -37,10 +37,7 @@ local function new_ending()
     if bytes then bytes.lift(user, id) end
     call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
     call('DEL', needs_key(user, id), keys_of_task(user, id))
-    if known.feeds then
-      call('HSET', task_key(user, id), 'feeds', 1)
-      announce(user, id, 'canceled')
-    end
+    if known.linked then announce(user, id, 'canceled') end
     if bytes then bytes.lay(user, id) end
     tally(user, 'canceled')
     publish(user, id, 'canceled')

@@ -260,7 +260,10 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
     if call('EXISTS', needs_key(user, id)) == 1 or not holds('deferred', user, id) then return end
     local dependencies = { ... }
     wrong('waits-for-nothing', 'needs:' .. user .. ':' .. id, 'nothing is known of what it waits for', function()
-      for _, dependency in ipairs(dependencies) do depend().wait_for(user, id, dependency) end
+      for _, dependency in ipairs(dependencies) do
+        call('SADD', needs_key(user, id), dependency)
+        depend().link(user, id, dependency)
+      end
       if #dependencies > 0 then return 'waits for what its message says' end
       call('SREM', place_key('deferred', user), id)
       return queue_again(user, id, fields_of(user, id))
@@ -302,6 +305,12 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
         return 'no dead letter any more'
       end)
     end
+    if call('HEXISTS', task_key(user, id), 'linked') == 1 and not call('ZSCORE', prefix .. 'lapsing', user .. ':' .. id) then
+      wrong('unlisted-end', 'lapsing', 'a dead letter that others depend on, or that uses others, would not be given up', function()
+        depend().lapse_at(user, id, at + dead_letter_ttl_ms)
+        return 'listed'
+      end)
+    end
     if own and of_all then return end
     wrong('half-a-letter', own and 'dead' or 'dead:' .. user, 'the dead letter is in one list only', function()
       return relist(user, id, { ended = at })
@@ -314,13 +323,13 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
     if call('EXISTS', prefix .. name) == 0 or call('EXISTS', body_key(user, id)) == 1 then return end
     if kind == 'task' then
       local known = fields_of(user, id)
-      if known.feeds and next(known, next(known)) == nil then return end -- somebody waits for the next one of this id
+      if known.linked and next(known, next(known)) == nil then return end -- others depend on it
       if #places_with(user, id, known) > 0 then return end -- told of there
     end
     wrong('leftover', name, 'the message of the task is gone', function()
-      local feeds = kind == 'task' and call('HGET', task_key(user, id), 'feeds')
+      local linked = kind == 'task' and call('HGET', task_key(user, id), 'linked')
       delete(user, id, prefix .. name)
-      if feeds then call('HSET', task_key(user, id), 'feeds', 1) end
+      if linked then call('HSET', task_key(user, id), 'linked', linked) end
       return 'deleted'
     end)
   end

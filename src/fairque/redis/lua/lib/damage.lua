@@ -139,6 +139,14 @@ local function new_damage()
     try('SADD', needs_key(user, id), dependency)
   end
 
+  -- Nobody depends on it any more (lib/depend.lua).
+  local function unlink(user, id)
+    local linked = try('HGET', task_key(user, id), 'linked')
+    if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id)) == 1 then return end
+    if tonumber(linked) > 1 then try('PEXPIRE', result_key(user, id), linked) end
+    try('HDEL', task_key(user, id), 'linked')
+  end
+
   -- Of a task that could not be added, nothing is there. What waits for its id goes on waiting for it.
   function it.take_back(user, id, dependencies)
     remove_from_places(user, id)
@@ -146,10 +154,10 @@ local function new_damage()
     for _, dependency in ipairs(dependencies) do
       local feeds = feeds_key(user, dependency)
       try('SREM', feeds, id)
-      if call('EXISTS', feeds, informed_key(user, dependency)) == 0 then try('HDEL', task_key(user, dependency), 'feeds') end
+      if call('EXISTS', feeds, informed_key(user, dependency)) == 0 then unlink(user, dependency) end
     end
-    call('DEL', task_key(user, id), needs_key(user, id))
-    if call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0 then call('HSET', task_key(user, id), 'feeds', 1) end
+    call('DEL', task_key(user, id), needs_key(user, id), uses_key(user, id))
+    if call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0 then call('HSET', task_key(user, id), 'linked', 1) end
   end
 
   -- Those whose bodies were to be written last. (Their users may be among those that came lately, or be looked at for

@@ -82,17 +82,15 @@ local function settle_outcomes(report, claims)
 
   local ends = {}
 
-  -- What comes is written before what goes is removed, so that nothing is gone where one of both is refused. A result that
-  -- others wait for is kept at least as long as they may have to.
-  function ends.finished(user, id, lane, stream_id, _, ttl, _, record, _, feeds, _, is_plain)
-    if feeds then ttl = math.max(ttl, dead_letter_ttl_ms) end
+  -- What comes is written before what goes is removed, so that nothing is gone where one of both is refused.
+  function ends.finished(user, id, lane, stream_id, _, ttl, _, record, _, linked, _, is_plain)
     call('SET', result_key(user, id), record, 'PX', ttl)
     if is_plain then
       remove_delivery(lane, user, stream_id, task_key(user, id), body_key(user, id))
     else
       remove_delivery(lane, user, stream_id, keys_of_task(user, id))
     end
-    if feeds then announce(user, id, 'finished') end
+    if linked then announce(user, id, 'finished') end
     publish(user, id, 'finished')
   end
 
@@ -101,8 +99,9 @@ local function settle_outcomes(report, claims)
     remove_delivery(lane, user, stream_id)
   end
 
-  function ends.failed(user, id, lane, stream_id, attempt, _, _, record, error, feeds, is_cut)
+  function ends.failed(user, id, lane, stream_id, attempt, _, _, record, error, linked, is_cut)
     local dead, all_dead = place_key('dead', user), prefix .. 'dead'
+    if linked then depend().lapse_at(user, id, now + dead_letter_ttl_ms) end
     call('ZADD', dead, now, id)
     call('PEXPIRE', dead, dead_letter_ttl_ms)
     call('ZADD', all_dead, now, user .. ':' .. id)
@@ -117,7 +116,7 @@ local function settle_outcomes(report, claims)
     call('HSET', key, 'state', 'failed', 'attempt', attempt, 'stream_id', '', 'ended', now)
     call('PEXPIRE', key, dead_letter_ttl_ms)
     remove_delivery(lane, user, stream_id)
-    if feeds then announce(user, id, 'failed') end
+    if linked then announce(user, id, 'failed') end
     publish(user, id, 'failed')
   end
 
@@ -214,7 +213,7 @@ local function settle_outcomes(report, claims)
   local HAS_BYTES = { finished = true, failed = true, retry = true } -- of canceled ones lib/canceled.lua sees to it
   local function settle(outcome)
     --@fields SettledDelivery outcome
-    local known = call('HMGET', task_key(user, id), 'stream_id', 'attempt', 'feeds', 'canceling', 'limited', 'charged',
+    local known = call('HMGET', task_key(user, id), 'stream_id', 'attempt', 'linked', 'canceling', 'limited', 'charged',
       'charged_before', 'queued')
     if known[1] ~= stream_id or attempt_in(known[2]) ~= attempt then
       return already_done(user, id, stream_id, attempt, record) and 1 or whereabouts(user, id, worker)

@@ -4,6 +4,7 @@
 --@include hunt
 --@include claimed
 --@include set_back
+--@include depend
 
 local silent_at = tonumber(silent_at_known or 0)
 local SET_BACK_MS = 1000 -- more than a clock is adjusted by in passing
@@ -32,6 +33,7 @@ local function new_silence(lease_ms)
       if not new_set_back(lease_ms).go_on() then return end
       hunt_from = 0
     end
+    depend().give_up_lapsed()
     local last_sign = now - lease_ms
     note(last_sign)
     local oldest = call('ZRANGEBYSCORE', prefix .. 'workers', '(' .. last_sign, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]

@@ -5,20 +5,15 @@
 -- All that is kept of a task itself, apart from its result and from what waits for what.
 local function keys_of_task(user, id) return task_key(user, id), body_key(user, id), errors_key(user, id) end
 
--- Nothing is left of a task that waits nowhere. Those that wait for it go on waiting, for the next task of this id.
--- Returns whether there are any.
+-- Nothing is left of a task that waits nowhere but its links.
 local function erase_task(user, id)
-  local key = task_key(user, id)
-  local feeds = redis.pcall('HGET', key, 'feeds')
-  if type(feeds) == 'table' then feeds = nil end -- of another type
   if bytes then bytes.lift(user, id) end
   call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
-  if feeds then call('HSET', key, 'feeds', 1) end
-  return feeds
 end
 
 -- A task is no dead letter any more.
 local function unlist_dead(user, id)
   call('ZREM', place_key('dead', user), id)
   call('ZREM', prefix .. 'dead', user .. ':' .. id)
+  call('ZREM', prefix .. 'lapsing', user .. ':' .. id)
 end
