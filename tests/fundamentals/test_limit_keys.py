@@ -254,6 +254,36 @@ async def _is_done(queue: TaskQueue, meter: Meter, calls: int) -> bool:
     return meter.calls == calls and stats.queued + stats.started + stats.scheduled + stats.deferred == 0
 
 
+async def test_limits_of_a_module_that_is_imported_later_hold_as_well(queue: TaskQueue, declare: Declare) -> None:
+    """Also for those that were claimed before it was."""
+    meter = Meter()
+    late = [declare(meter.run, "late", max_running=1)()] * 8
+    unregister("late")
+
+    async def import_it() -> None:
+        declare(meter.run, "late", max_running=1)
+
+    opens = declare(import_it, "import it")
+    async with Worker(queue, concurrency=10, unknown_task_patience=60):
+        await queue.enqueue_many([opens(), *late], user_id="acme")
+        await queue.enqueue_many(late, user_id="ben")
+        await eventually(lambda: meter.calls == 16)
+    assert meter.most == 1
+    assert [limit.key for limit in await queue.limits()] == ["late"]
+
+
+async def test_a_limit_that_is_declared_anew_holds_from_then_on(queue: TaskQueue, declare: Declare) -> None:
+    meter = Meter()
+    made = declare(meter.run, "late")
+    async with Worker(queue, concurrency=10):
+        await (await queue.enqueue(made(), user_id="acme")).result(timeout=20)
+        unregister("late")
+        made = declare(meter.run, "late", max_running=2)
+        await queue.enqueue_many([made() for _ in range(10)], user_id="acme")
+        await eventually(lambda: meter.calls == 11)
+    assert meter.most == 2
+
+
 # Looking, and changing
 
 

@@ -14,7 +14,7 @@ from fairque.tasks.function import Attach, TaskFunction
 from fairque.tasks.options import as_limit, check_limits
 from fairque.tasks.registry import registry
 
-__all__ = ["declared_limits", "take_limits"]
+__all__ = ["declared_limits", "has_limits", "take_limits"]
 
 
 class DeclaredLimits(msgspec.Struct, frozen=True):
@@ -51,6 +51,10 @@ def declared_limits() -> list[tuple[str, Limit | None]]:
     for _, said in _declared():
         found |= said.by_record
     return list(found.items())
+
+
+def has_limits(function: TaskFunction[Any, Any]) -> bool:
+    return function.feature(DeclaredLimits) is not None
 
 
 def _declared() -> Iterator[tuple[str, DeclaredLimits]]:

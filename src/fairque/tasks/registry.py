@@ -14,12 +14,13 @@ from fairque.tasks.function import Attach, RunIn, TaskFunction
 from fairque.tasks.names import default_name
 from fairque.tasks.options import NO_OPTIONS
 
-__all__ = ["function_for", "get_function", "register", "registry", "unregister"]
+__all__ = ["function_for", "get_function", "newest", "register", "registry", "unregister"]
 
 logger = logging.getLogger("fairque.task")
 registry: dict[str, TaskFunction[Any, Any]] = {}
 _loaded: dict[tuple[str, str], tuple[str, str]] = {}
 """By file and qualified name, the module and the name of the first task that was made of a function there."""
+_newest: list[TaskFunction[Any, Any]] = []
 
 
 def register(
@@ -38,6 +39,7 @@ def register(
     if known is not None and not _is_made_anew(known.fn, fn):
         raise DuplicateTask(_taken(known, made))
     registry[made.name] = made
+    _newest[:] = [made]
     _warn_of_twins(made)
     return made
 
@@ -54,6 +56,11 @@ def _warn_of_twins(made: TaskFunction[Any, Any]) -> None:
             "or give its tasks names: @task(name=…)",
             *(code.co_filename, module, made.__module__, name, made.name),
         )
+
+
+def newest() -> TaskFunction[Any, Any] | None:
+    """The one that was registered last: as long as that stays, there is nothing new."""
+    return _newest[0] if _newest else None
 
 
 def _is_made_anew(known: Callable[..., Any], fn: Callable[..., Any]) -> bool:

@@ -9,6 +9,7 @@ import time
 from fairque.errors import FairqueError
 from fairque.redis.delivery import Claim, Outcome
 from fairque.redis.store import ClaimOptions
+from fairque.worker.declared_limits import LimitDeclarations
 from fairque.worker.options import WorkerOptions
 from fairque.worker.pace import Pace
 from fairque.worker.runner import Runner
@@ -35,17 +36,25 @@ class Claimer:
         runner: Runs what is claimed.
         settler: While it has very much that is unreported, nothing is claimed.
         steal_pause: When nothing is to be stolen from others.
+        limits: Nothing is claimed while some that the code declares are not told.
         signals: Of the worker.
     """
 
     def __init__(
-        self, options: WorkerOptions, runner: Runner, settler: Settler, steal_pause: StealPause, signals: Signals
+        self,
+        options: WorkerOptions,
+        runner: Runner,
+        settler: Settler,
+        steal_pause: StealPause,
+        limits: LimitDeclarations,
+        signals: Signals,
     ) -> None:
         self._options = options
         self._most_unreported = options.concurrency * 10 + 1000
         self._runner = runner
         self._settler = settler
         self._steal_pause = steal_pause
+        self._limits = limits
         self._signals = signals
         self._pace = Pace(max(1, options.concurrency // SHARE_WHILE_FEW_RUN))
         self._most_while_many_run = max(1, options.concurrency // CLAIM_SHARE)
@@ -86,7 +95,7 @@ class Claimer:
     def _room(self) -> int:
         if self._signals.stopping or self._settler.alone_left or len(self._settler) > self._most_unreported:
             return 0
-        return self._options.concurrency - len(self._runner)
+        return self._options.concurrency - len(self._runner) if self._limits.are_told() else 0
 
     def begin(self, report: list[Outcome]) -> ClaimOptions:
         """A claim is made, together with the report."""

@@ -1,30 +1,70 @@
-"""The limits that the code of a worker declares for task names."""
+"""The limits that the code of a worker declares: told at the start, and again whenever a module is imported later."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from fairque.backoff import Backoff
 from fairque.errors import FairqueError
 from fairque.redis.store import Store
-from fairque.tasks.limits import declared_limits
+from fairque.tasks.function import TaskFunction
+from fairque.tasks.limits import declared_limits, has_limits
+from fairque.tasks.registry import newest, registry
 from fairque.worker.signals import Signals
 
-__all__ = ["declare_limits"]
+__all__ = ["LimitDeclarations"]
 
 logger = logging.getLogger("fairque.worker")
 BATCH = 500
 
 
-async def declare_limits(store: Store, signals: Signals) -> None:
-    """What the code says of task names holds for every worker, before this one claims. Outages are waited out."""
-    limits = declared_limits()
-    backoff = Backoff()
-    while limits and not signals.stopping:
-        try:
-            await store.set_limits(limits[:BATCH], declared=True)
-        except FairqueError as exc:
-            logger.warning("cannot declare the limits of tasks, trying again: %s", exc)
-            await signals.sleep(backoff.next())
-        else:
-            del limits[:BATCH]
+class LimitDeclarations:
+    """What the code says of limits holds for every worker before this one claims.
+
+    Args:
+        signals: Of the worker: woken when it may claim again.
+    """
+
+    def __init__(self, signals: Signals) -> None:
+        self._signals = signals
+        self._newest: TaskFunction[Any, Any] | None = None  # that was registered by then
+        self._told: dict[str, TaskFunction[Any, Any]] = {}
+        self._is_outdated = asyncio.Event()
+
+    async def tell(self, store: Store, sleep: Callable[[float], Awaitable[object]]) -> None:
+        """All of them. Outages are waited out."""
+        latest, functions, limits = newest(), dict(registry), declared_limits()
+        backoff = Backoff()
+        while limits and not self._signals.stopping:
+            try:
+                await store.set_limits(limits[:BATCH], declared=True)
+            except FairqueError as exc:
+                logger.warning("cannot declare the limits of tasks, trying again: %s", exc)
+                await sleep(backoff.next())
+            else:
+                del limits[:BATCH]
+        self._newest, self._told = latest, functions
+
+    async def keep_telling(self, store: Store) -> None:
+        """Until it is cancelled: those of modules that are imported while the worker runs."""
+        while True:
+            await self._is_outdated.wait()
+            self._is_outdated.clear()
+            await self.tell(store, asyncio.sleep)
+            self._signals.wake()
+
+    def are_told(self) -> bool:
+        """Whether the worker may claim."""
+        if self._newest is newest():
+            return True
+        self._is_outdated.set()
+        return False
+
+    def cover(self, function: TaskFunction[Any, Any] | None) -> bool:
+        """False: a task of it was claimed without regard for a limit that it declares, as it was not known by then."""
+        if function is None or self._newest is newest() or not has_limits(function):
+            return True
+        return self._told.get(function.name) is function

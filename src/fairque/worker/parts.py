@@ -13,6 +13,7 @@ from fairque.queue.queue import TaskQueue
 from fairque.redis.store import Store
 from fairque.scheduler.scheduler import TaskScheduler
 from fairque.worker.claimer import Claimer
+from fairque.worker.declared_limits import LimitDeclarations
 from fairque.worker.executor import Executor
 from fairque.worker.hooks import Hooks
 from fairque.worker.inbox import Inbox
@@ -41,13 +42,16 @@ class Parts:
         queue: It has agreed on its settings.
         options: Of the worker.
         signals: Of the worker.
+        limits: Of its code; those that were known so far have been told.
         store: The connection that claims and reports; it is closed with the parts.
     """
 
-    def __init__(self, queue: TaskQueue, options: WorkerOptions, signals: Signals, store: Store) -> None:
+    def __init__(
+        self, queue: TaskQueue, options: WorkerOptions, signals: Signals, limits: LimitDeclarations, store: Store
+    ) -> None:
         settings, timeout = queue.settings, queue.connector.timeout
         self._worker_id, self._groups = options.worker_id, options.groups
-        self._store = store
+        self._store, self._limits = store, limits
         self._services = queue.store(patience=timeout)  # what running tasks ask for
         self.hooks = Hooks(options.hooks)
         self.settler = Settler(self.hooks, signals, settings.lease_ms / 1000)
@@ -55,10 +59,12 @@ class Parts:
         self._executor = executor = Executor(options, Inputs(self._services), self.progress)
         outcomes = Outcomes(options.worker_id, settings)
         run_times = RunTimes(0 if settings.fairness == "time" else MOST_NAMES)  # there they come with the outcomes
-        self.runner = Runner(executor, outcomes, self.settler, self.hooks, options, signals, self._services, run_times)
+        self.runner = Runner(
+            *(executor, outcomes, self.settler, self.hooks, options, signals, limits, self._services, run_times)
+        )
         self.renewal = Renewal(queue, options, self.settler, self.runner, run_times)
         steal_pause = StealPause(settings.lease_ms, timeout, self.renewal.watch)
-        claimer = Claimer(options, self.runner, self.settler, steal_pause, signals)
+        claimer = Claimer(options, self.runner, self.settler, steal_pause, limits, signals)
         self._reports = queue.store()
         self.turns = Turns(store, self._reports, options, self.settler, claimer, signals)
         self._inbox = Inbox(queue, options.worker_id, self.runner, steal_pause, signals)
@@ -66,8 +72,11 @@ class Parts:
 
     def loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """What runs until it is cancelled."""
-        loops: list[Callable[[], Coroutine[Any, Any, None]]] = [self._inbox.run, self._take_turns]
+        loops: list[Callable[[], Coroutine[Any, Any, None]]] = [self._inbox.run, self._take_turns, self._tell_limits]
         return [*loops, self._scheduler.run] if self._scheduler is not None else loops
+
+    async def _tell_limits(self) -> None:
+        await self._limits.keep_telling(self._services)
 
     async def _take_turns(self) -> None:
         """Once it listens and is listed, if that is soon.

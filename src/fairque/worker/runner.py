@@ -18,6 +18,7 @@ from fairque.redis.store import Store
 from fairque.tasks.failure import Failure
 from fairque.tasks.message import BadMessage, name_in
 from fairque.worker.context import running
+from fairque.worker.declared_limits import LimitDeclarations
 from fairque.worker.executor import Executor, UnknownName
 from fairque.worker.hooks import Hooks
 from fairque.worker.options import WorkerOptions
@@ -51,6 +52,7 @@ class Runner:
         hooks: Told how tasks end.
         options: Of the worker: how much patience it has with tasks.
         signals: Woken when a slot has become free; whether the worker stops.
+        limits: What was claimed without regard for one of these is put back.
         store: Takes the receipt of suspects.
         run_times: Takes how long those ran that ended by themselves.
     """
@@ -63,6 +65,7 @@ class Runner:
         hooks: Hooks,
         options: WorkerOptions,
         signals: Signals,
+        limits: LimitDeclarations,
         store: Store,
         run_times: RunTimes,
     ) -> None:
@@ -74,6 +77,7 @@ class Runner:
         self._hooks = hooks
         self._options = options
         self._signals = signals
+        self._limits = limits
         self._runs: dict[int, RunningTask] = {}  # by identity of the delivery
         self._bodies: set[asyncio.Task[None]] = set()  # until they end, which may be after their run
         self._survivors: set[asyncio.TimerHandle] = set()
@@ -225,6 +229,9 @@ class Runner:
         return " or ".join(threads[:MOST_NAMED]) or "something outside the tasks"
 
     def _launch(self, run: RunningTask) -> None:
+        if not self._limits.cover(run.function):
+            self._settler.report(Outcome(run.delivery, "released"))
+            return
         loop = asyncio.get_running_loop()
         self._runs[id(run.delivery)] = run
         timeout = run.timeout if run.timeout is not None else self._options.task_timeout

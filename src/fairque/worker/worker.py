@@ -32,7 +32,7 @@ from fairque.everybody import EVERYBODY, Everybody, whom
 from fairque.queue.queue import TaskQueue
 from fairque.redis.store import Store
 from fairque.worker import service
-from fairque.worker.declared_limits import declare_limits
+from fairque.worker.declared_limits import LimitDeclarations
 from fairque.worker.handler import TaskHandler
 from fairque.worker.hooks import Hook
 from fairque.worker.logs import level_of, set_up_logging
@@ -136,6 +136,7 @@ class Worker:
             },
         )
         self._signals = Signals()
+        self._limits = LimitDeclarations(self._signals)
         self._ran = False
         self._parts: Parts | None = None  # from the moment on at which the queue is open
         self._task: asyncio.Task[None] | None = None
@@ -205,7 +206,7 @@ class Worker:
             raise InvalidInput("a worker runs once: make another one")
         self._ran = True
         store = await self._open()
-        self._parts = parts = Parts(self.queue, self.options, self._signals, store)
+        self._parts = parts = Parts(self.queue, self.options, self._signals, self._limits, store)
         logger.info("worker %s starts, concurrency %d", self.worker_id, self.options.concurrency)
         parts.renewal.start()
         try:
@@ -231,7 +232,7 @@ class Worker:
                 except QueueUnavailable as exc:
                     logger.warning("cannot open the queue, trying again: %s", exc)
                     await self._signals.sleep(backoff.next())
-            await declare_limits(store, self._signals)
+            await self._limits.tell(store, self._signals.sleep)
         except BaseException:
             await store.close()
             raise
