@@ -31,6 +31,7 @@ local function body_key(user, id) return prefix .. 'body:' .. user .. ':' .. id 
 local function result_key(user, id) return prefix .. 'result:' .. user .. ':' .. id end
 local function errors_key(user, id) return prefix .. 'errors:' .. user .. ':' .. id end
 local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. id end
+local function uses_key(user, id) return prefix .. 'uses:' .. user .. ':' .. id end
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
 
@@ -464,22 +465,17 @@ end
 -- All that is kept of a task itself, apart from its result and from what waits for what.
 local function keys_of_task(user, id) return task_key(user, id), body_key(user, id), errors_key(user, id) end
 
--- Nothing is left of a task that waits nowhere. Those that wait for it go on waiting, for the next task of this id.
--- Returns whether there are any.
+-- Nothing is left of a task that waits nowhere but its links.
 local function erase_task(user, id)
-  local key = task_key(user, id)
-  local feeds = redis.pcall('HGET', key, 'feeds')
-  if type(feeds) == 'table' then feeds = nil end -- of another type
   if bytes then bytes.lift(user, id) end
   call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
-  if feeds then call('HSET', key, 'feeds', 1) end
-  return feeds
 end
 
 -- A task is no dead letter any more.
 local function unlist_dead(user, id)
   call('ZREM', place_key('dead', user), id)
   call('ZREM', prefix .. 'dead', user .. ':' .. id)
+  call('ZREM', prefix .. 'lapsing', user .. ':' .. id)
 end
 
 -- lib/message.lua
@@ -587,9 +583,9 @@ local function rate_after_start(tat, interval) return math.max(now_us, tat) + in
 -- lib/metrics_format.lua
 -- What is measured of a user, in `metrics:<u>`, and of the whole queue, in `metrics:*`: a msgpack array, read and written as
 -- a whole.
---  1 finished   2 failed  3 canceled  4 retried (totals)   5 cost   6 busy (seconds)
---  7 recent cost   8 recent busy   9 recent services   10 when it was written, in ms   11 since when all is measured: ms before
--- 12 services   13 cost   14 busy seconds: of the hour in which it was written
+--  1 finished   2 failed  3 canceled  4 retried (totals)   5 cost   6 busy (microseconds)
+--  7 recent cost   8 recent busy seconds   9 recent services   10 when it was written, in ms   11 since when all is measured: ms before
+-- 12 services   13 cost   14 busy microseconds: of the hour in which it was written
 -- 15 ... the histogram of waits: bucket, count, of those that have one
 local WAITS, WAIT_BUCKETS = 15, 22 -- bucket k holds waits below 2^k ms, the last one all others
 local RECENT_MS = 60000 -- what is recent fades with this time constant
@@ -1981,6 +1977,14 @@ local function new_choice()
         try('SADD', needs_key(user, id), dependency)
       end
 
+      -- Nobody depends on it any more (lib/depend.lua).
+      local function unlink(user, id)
+        local linked = try('HGET', task_key(user, id), 'linked')
+        if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id)) == 1 then return end
+        if tonumber(linked) > 1 then try('PEXPIRE', result_key(user, id), linked) end
+        try('HDEL', task_key(user, id), 'linked')
+      end
+
       -- Of a task that could not be added, nothing is there. What waits for its id goes on waiting for it.
       function it.take_back(user, id, dependencies)
         remove_from_places(user, id)
@@ -1988,10 +1992,10 @@ local function new_choice()
         for _, dependency in ipairs(dependencies) do
           local feeds = feeds_key(user, dependency)
           try('SREM', feeds, id)
-          if call('EXISTS', feeds, informed_key(user, dependency)) == 0 then try('HDEL', task_key(user, dependency), 'feeds') end
+          if call('EXISTS', feeds, informed_key(user, dependency)) == 0 then unlink(user, dependency) end
         end
-        call('DEL', task_key(user, id), needs_key(user, id))
-        if call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0 then call('HSET', task_key(user, id), 'feeds', 1) end
+        call('DEL', task_key(user, id), needs_key(user, id), uses_key(user, id))
+        if call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0 then call('HSET', task_key(user, id), 'linked', 1) end
       end
 
       -- Those whose bodies were to be written last. (Their users may be among those that came lately, or be looked at for
@@ -2683,7 +2687,7 @@ end
 -- lib/metrics.lua
 -- Measures users; what a script measured is written by its save_state().
 
--- Of each user: finished, failed, canceled, retried, cost, busy seconds, services, then buckets of waits and their counts.
+-- Of each user: finished, failed, canceled, retried, cost, busy microseconds, services, then buckets of waits and their counts.
 local TALLIED = { finished = 1, failed = 2, canceled = 3, retried = 4 }
 local TALLIED_WAITS = 8
 local tallies = {}
@@ -2712,7 +2716,7 @@ end
 -- One service: how long it waited (nil: known already) and ran, in ms, and what it cost.
 local function tally_service(user, wait, run, cost)
   local of_user = tallies_of(user)
-  of_user[5], of_user[6], of_user[7] = of_user[5] + cost, of_user[6] + run / 1000, of_user[7] + 1
+  of_user[5], of_user[6], of_user[7] = of_user[5] + cost, of_user[6] + math.floor(run * 1000 + 0.5), of_user[7] + 1
   if not wait then return end
   local _, power = math.frexp(wait)
   add_wait(of_user, TALLIED_WAITS, math.max(0, math.min(WAIT_BUCKETS - 1, power)), 1)
@@ -2720,8 +2724,15 @@ end
 
 save_tallies = function()
   if not next(tallies) then return end
-  -- An hour that is over goes to the day's hash, from which bills are written.
-  local USAGE_TTL, HOUR = 3456000000, 3600000 -- 40 days: an hour lies here or in a day's hash, until nobody bills it
+  -- An hour that is over goes to the day's hash, from which bills are written. It lies here or there until nobody bills it.
+  local HOUR, usage_ttl = 3600000, nil
+  local function ttl()
+    if not usage_ttl then
+      local said = redis.pcall('HGET', prefix .. 'settings', 'usage_ttl_ms')
+      usage_ttl = type(said) == 'string' and tonumber(said) or 3456000000
+    end
+    return usage_ttl
+  end
   local function close_hour(user, m, hour)
     if m[12] == 0 and m[13] == 0 and m[14] == 0 then return end
     local key = prefix .. 'usage:' .. user .. ':' .. string.format('%d', math.floor(hour / 24))
@@ -2729,7 +2740,7 @@ save_tallies = function()
     local kept = call('HGET', key, field) -- the clock of the server was set back over the end of an hour
     if kept then before = cmsgpack.unpack(kept) end
     call('HSET', key, field, cmsgpack.pack({ m[12] + before[1], m[13] + before[2], m[14] + before[3] }))
-    call('PEXPIRE', key, USAGE_TTL)
+    call('PEXPIRE', key, ttl())
   end
   -- What fades needs no more digits than fit half the room.
   local function short(x)
@@ -2746,12 +2757,12 @@ save_tallies = function()
     local passed = math.max(0, now - m[10]) -- the clock of the server may have been set back
     local fade = math.exp(-passed / RECENT_MS)
     for at = 1, 6 do m[at] = m[at] + by[at] end
-    for at = 7, 9 do m[at] = short(m[at] * fade + by[at == 9 and 7 or at - 2]) end
+    m[7], m[8], m[9] = short(m[7] * fade + by[5]), short(m[8] * fade + by[6] / 1e6), short(m[9] * fade + by[7])
     m[10], m[11] = now, m[11] + passed
     m[12], m[13], m[14] = m[12] + by[7], m[13] + by[5], m[14] + by[6]
     for at = TALLIED_WAITS, #by, 2 do add_wait(m, WAITS, by[at], by[at + 1]) end
     if is_new then -- once an hour the key is given more time
-      call('SET', key, cmsgpack.pack(m), 'PX', USAGE_TTL)
+      call('SET', key, cmsgpack.pack(m), 'PX', ttl())
     else
       call('SET', key, cmsgpack.pack(m), 'KEEPTTL')
     end
@@ -2806,10 +2817,7 @@ local function new_ending()
     if bytes then bytes.lift(user, id) end
     call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
     call('DEL', needs_key(user, id), keys_of_task(user, id))
-    if known.feeds then
-      call('HSET', task_key(user, id), 'feeds', 1)
-      announce(user, id, 'canceled')
-    end
+    if known.linked then announce(user, id, 'canceled') end
     if bytes then bytes.lay(user, id) end
     tally(user, 'canceled')
     publish(user, id, 'canceled')
@@ -2823,80 +2831,143 @@ local function end_canceled(user, id, reason, ttl)
 end
 
 -- lib/depend.lua
--- Dependencies. `needs` of a deferred task holds what it waits for, `feeds` of a task those that wait for it; the two
--- mirror each other. A task that somebody waits for has the field `feeds`, so that the others pay nothing at their end.
+-- Dependencies. `uses` of a task holds what it depends on, `feeds` of a task those that depend on it and have not ended: the
+-- two mirror each other. `needs` holds what a deferred task still waits for. While somebody is in `feeds` of a task, its
+-- result has no time to live, so that what a living task is given by others lives as long as it does. A dead letter may be
+-- requeued, and counts as living.
+-- A task in either has the field `linked`, so that the others pay nothing at their end. Of a result that is kept for others
+-- it is the time to live, in ms, that begins when the last of them has ended; else it is 1.
+
+-- Lua unpacks a few thousand at a time.
+local function add_all_to(set, members)
+  for at = 1, #members, 1000 do call('SADD', set, unpack(members, at, math.min(at + 999, #members))) end
+end
 
 local function new_links()
   local it = {}
 
   local STEP, TURN = 500, 50 -- tasks that one call passes outcomes on to, and of one user at a time while others wait
+  local LAPSES = 100 -- dead letters that one call gives up
+  local lapsing_key = prefix .. 'lapsing'
 
-  function it.wait_for(user, id, dependency)
-    call('SADD', needs_key(user, id), dependency)
-    call('SADD', feeds_key(user, dependency), id)
-    call('HSET', task_key(user, dependency), 'feeds', 1)
-  end
-
-  local function stop_waiting_for(user, id, dependency)
-    local feeds, informed = feeds_key(user, dependency), informed_key(user, dependency)
-    call('SREM', feeds, id)
-    call('SREM', informed, id)
-    if call('EXISTS', feeds, informed) == 0 then call('HDEL', task_key(user, dependency), 'feeds') end
-  end
-
-  -- What it waits for. Reads each key that its leaving writes, so that one of another type shows before.
-  local function needs_to_leave(user, id)
-    local needs = call('SMEMBERS', needs_key(user, id))
-    for _, dependency in ipairs(needs) do
-      call('SINTERCARD', 2, feeds_key(user, dependency), informed_key(user, dependency), 'LIMIT', 1)
-      call('HLEN', task_key(user, dependency))
+  -- `ttl`: in ms, nil for none.
+  local function set_ttl(user, id, ttl)
+    local result, size = result_key(user, id), nil
+    if bytes then
+      size = call('STRLEN', result)
+      bytes.change(user, 'result:' .. id, -size, bytes.expiry_of(result))
     end
-    call('SCARD', place_key('deferred', user))
-    return needs
+    if ttl then call('PEXPIRE', result, ttl) else call('PERSIST', result) end
+    if bytes then bytes.lay_result(user, id, size) end
   end
 
+  function it.keep_result(user, id)
+    local ttl = call('PTTL', result_key(user, id))
+    if ttl < 0 then return call('HSETNX', task_key(user, id), 'linked', 1) end
+    call('HSET', task_key(user, id), 'linked', math.max(2, ttl))
+    set_ttl(user, id, nil)
+  end
+
+  -- Nobody depends on it any more.
+  local function let_go(user, id)
+    local key = task_key(user, id)
+    local linked = call('HGET', key, 'linked')
+    local ttl = tonumber(linked or 0)
+    if ttl > 1 then
+      set_ttl(user, id, ttl)
+    elseif linked and call('EXISTS', uses_key(user, id)) == 0 then
+      call('ZREM', lapsing_key, user .. ':' .. id)
+    else
+      return
+    end
+    call('HDEL', key, 'linked')
+  end
+
+  -- `dependents`: ids of those that depend on it from now on.
+  function it.feed(user, id, dependents, is_finished)
+    add_all_to(feeds_key(user, id), dependents)
+    if is_finished then it.keep_result(user, id) else call('HSETNX', task_key(user, id), 'linked', 1) end
+  end
+
+  function it.use(user, id, dependencies)
+    add_all_to(uses_key(user, id), dependencies)
+    call('HSET', task_key(user, id), 'linked', 1)
+  end
+
+  function it.link(user, id, dependency)
+    it.use(user, id, { dependency })
+    it.feed(user, dependency, { id }, call('GETRANGE', result_key(user, dependency), 9, 9) == 'F')
+  end
+
+  local function stop_using(user, id, most)
+    local used = call('SPOP', uses_key(user, id), most)
+    for _, dependency in ipairs(used) do
+      local feeds, informed = feeds_key(user, dependency), informed_key(user, dependency)
+      if call('SREM', feeds, id) == 0 then call('SREM', informed, id) end
+      if call('EXISTS', feeds, informed) == 0 then let_go(user, dependency) end
+    end
+    return #used
+  end
+
+  -- Out of its place. Reads each key that its leaving writes, so that one of another type shows before. What it depends on
+  -- hears of it when its end is passed on, or by `forget`.
   function it.leave_deferred(user, id)
-    local needs = needs_to_leave(user, id)
-    for _, dependency in ipairs(needs) do stop_waiting_for(user, id, dependency) end
+    call('SCARD', needs_key(user, id))
+    call('SCARD', uses_key(user, id))
+    call('SCARD', place_key('deferred', user))
     call('DEL', needs_key(user, id))
     call('SREM', place_key('deferred', user), id)
     count('deferred', -1)
   end
 
+  -- Of a task that is erased, as those that depend on it will be. Returns how much it used.
+  function it.forget(user, id)
+    local used = stop_using(user, id, call('SCARD', uses_key(user, id)))
+    if call('EXISTS', feeds_key(user, id), informed_key(user, id)) == 1 then call('HSET', task_key(user, id), 'linked', 1) end
+    return used
+  end
+
   -- From its place among the deferred ones, which it leaves first, to that where it goes on.
   local released = {}
   local function release(user, id, known, step_us)
-    local key, due = task_key(user, id), tonumber(known[4] or 0)
+    local key = task_key(user, id)
+    local due = known.delay and now + known.delay or tonumber(known.due or 0)
     fair().know(user)
     call('SREM', place_key('deferred', user), id)
     count('deferred', -1)
     if due > now then
       schedule(user, id, due)
-      call('HSET', key, 'state', 'scheduled')
+      call('HSET', key, 'state', 'scheduled', 'due', due)
     else
-      local lane, score = score_of(tonumber(known[3] or 3), step_us)
+      local lane, score = score_of(tonumber(known.priority or 3), step_us)
       call('ZADD', place_key(lane, user), score, id)
       count(lane, 1)
       call('HSET', key, 'state', 'queued', 'queued', now)
       if admit(user, cost_of_task(user, id)) then released[user] = (released[user] or 0) + 1 end
     end
-    if known[5] then publish(user, id, 'waiting') end
+    if known.watched then publish(user, id, 'waiting') end
   end
 
-  -- One dependent learns how one of its dependencies ended. True: it goes on waiting for the same.
-  local function inform(user, id, dependency, outcome, step_us, ttl)
-    local known = call('HMGET', task_key(user, id), 'state', 'on_failure', 'priority', 'due', 'watched')
-    if known[1] ~= 'deferred' then return false end
-    if outcome == 'finished' or known[2] == 'run' then
-      call('SREM', needs_key(user, id), dependency)
-      if call('EXISTS', needs_key(user, id)) == 0 then release(user, id, known, step_us) end
-    elseif known[2] == 'cancel' then
+  -- 'go' on without it, 'end' as well, or 'wait' on: for a task that failed, as it may be requeued, and with `wait-on` for
+  -- whatever has this id next.
+  local function verdict(on_failure, outcome)
+    if outcome == 'finished' or on_failure == 'run' then return 'go' end
+    if on_failure == 'cancel' or outcome ~= 'failed' and on_failure == 'wait' then return 'end' end
+    return 'wait'
+  end
+  it.verdict = verdict
+
+  -- One dependent learns how one of its dependencies ended. It may have waited for another task of that id, which finished.
+  local function inform(user, known, dependency, outcome, step_us, ttl)
+    local id = known.id
+    if known.state ~= 'deferred' then return end
+    local does, needs = verdict(known.on_failure, outcome), needs_key(user, id)
+    if does == 'go' then
+      if call('SREM', needs, dependency) == 1 and call('EXISTS', needs) == 0 then release(user, id, known, step_us) end
+    elseif does == 'end' and call('SISMEMBER', needs, dependency) == 1 then
       it.leave_deferred(user, id)
       end_canceled(user, id, 'dependency ' .. dependency .. ' ' .. outcome, ttl)
-    else
-      return true
     end
-    return false
   end
 
   -- How the task stands now: it may have been requeued since the announcement was put off.
@@ -2909,54 +2980,74 @@ local function new_links()
     return outcome
   end
 
-  -- Those that go on waiting are held apart until all have been informed. When the task lives again, they are joined by
-  -- those that have not been informed.
-  local function end_announcement(user, id)
+  -- Those that were told while others had yet to be are joined with the others.
+  local function end_announcement(user, id, outcome)
     local feeds, informed = feeds_key(user, id), informed_key(user, id)
     if call('EXISTS', informed) == 1 then
       call('SUNIONSTORE', feeds, feeds, informed)
       call('DEL', informed)
     end
-    if call('EXISTS', feeds) == 1 then
-      call('HSET', task_key(user, id), 'feeds', 1)
+    if call('EXISTS', feeds) == 0 then
+      let_go(user, id)
+    elseif outcome == 'finished' then
+      it.keep_result(user, id)
     else
-      call('HDEL', task_key(user, id), 'feeds')
+      call('HSETNX', task_key(user, id), 'linked', 1)
     end
   end
 
   -- A set has no order of its own: those who came first go on first, among as many as one call informs.
   local function in_order(user, ids)
-    local came = {}
-    for _, id in ipairs(ids) do came[id] = tonumber(call('HGET', task_key(user, id), 'came') or 0) end
-    table.sort(ids, function(one, other) return came[one] < came[other] end)
-    return ids
+    local some = {}
+    for at, id in ipairs(ids) do
+      local fields = call('HMGET', task_key(user, id), 'came', 'state', 'on_failure', 'priority', 'due', 'delay', 'watched')
+      some[at] = { id = id, came = tonumber(fields[1] or 0), state = fields[2], on_failure = fields[3], priority = fields[4],
+        due = fields[5], delay = fields[6], watched = fields[7] }
+    end
+    table.sort(some, function(one, other) return one.came < other.came end)
+    return some
   end
 
-  -- Informs at most `most` dependents of one task; returns how many, and whether that was all.
+  -- Of those who are told, some may be canceled, and leave `feeds` when their own end is passed on.
+  local function tell(user, id, outcome, dependents, step_us, ttl)
+    local told = nil
+    local function tell_all()
+      for _, known in ipairs(dependents) do
+        told = known
+        inform(user, known, id, outcome, step_us, ttl)
+      end
+    end
+    local is_done, failure = pcall(tell_all)
+    if is_done then return end
+    damage().leave_deferred(user, told.id, id)
+    error(failure, 0)
+  end
+
+  -- Informs at most `most` dependents of one task; returns how many, and whether that was all. What has ended for good
+  -- uses nothing any more.
   local function pass_on(user, id, told, most, step_us, ttl)
     local outcome = standing_outcome(user, id, told)
-    local feeds = feeds_key(user, id)
     if not outcome then
       end_announcement(user, id)
       return 1, true
     end
-    local dependents = in_order(user, call('SRANDMEMBER', feeds, most))
-    local done = 0
-    local function tell_all()
-      for at, dependent in ipairs(dependents) do
-        if inform(user, dependent, id, outcome, step_us, ttl) then call('SADD', informed_key(user, id), dependent) end
-        done = at
+    local feeds, informed = feeds_key(user, id), informed_key(user, id)
+    local ids = call('SRANDMEMBER', feeds, most)
+    if ids[1] then
+      tell(user, id, outcome, in_order(user, ids), step_us, ttl)
+      if #ids == most or call('EXISTS', informed) == 1 then
+        call('SADD', informed, unpack(ids))
+        call('SREM', feeds, unpack(ids))
+        if call('EXISTS', feeds) == 1 then return #ids + 1, false end
       end
     end
-    local is_done, failure = pcall(tell_all)
-    if done > 0 then call('SREM', feeds, unpack(dependents, 1, done)) end
-    if not is_done then
-      damage().leave_deferred(user, dependents[done + 1], id)
-      error(failure, 0)
+    local used = 0
+    if outcome ~= 'failed' then
+      used = stop_using(user, id, most)
+      if used == most then return #ids + used, false end
     end
-    local all = call('EXISTS', feeds) == 0
-    if all then end_announcement(user, id) end
-    return #dependents + 1, all
+    end_announcement(user, id, outcome)
+    return #ids + math.max(1, used), true
   end
 
   -- announcements      zset  users with some that were put off → their last turn, in us
@@ -2989,6 +3080,28 @@ local function new_links()
     turn = turn + 1
     if call('EXISTS', line) == 1 then call('ZADD', turns_key, now_us + turn, user) else call('ZREM', turns_key, user) end
     return informed
+  end
+
+  -- lapsing  zset  <u>:<id> of dead letters that are linked → ms when they are given up
+  function it.lapse_at(user, id, ms) call('ZADD', lapsing_key, string.format('%d', ms), user .. ':' .. id) end
+
+  local function give_up(member)
+    local colon = string.find(member, ':', 1, true)
+    local user, id = string.sub(member, 1, colon - 1), string.sub(member, colon + 1)
+    call('ZREM', lapsing_key, member)
+    if call('EXISTS', body_key(user, id)) == 1 then
+      -- One of its id was put in since: it stops using what this one did.
+      if call('HGET', task_key(user, id), 'state') ~= 'failed' then return call('HSETNX', task_key(user, id), 'linked', 1) end
+      erase_task(user, id)
+    end
+    put_off(user, id, 'expired')
+  end
+
+  -- Whoever waits for them is told, and what they used is let go, by turns of users.
+  function it.give_up_lapsed()
+    for _, member in ipairs(call('ZRANGEBYSCORE', lapsing_key, '-inf', now, 'LIMIT', 0, LAPSES)) do
+      damage().attempt(string.match(member, '^[^:]*'), give_up, member)
+    end
   end
 
   local function take_turn(budget, step_us, ttl)
@@ -3026,7 +3139,10 @@ local function new_links()
       budget = budget - take_turn(budget, step_us, ttl)
       put_off_others()
     end
-    if are_put_off() then wake_from(prefix .. 'waiting', 1) end
+    if are_put_off() then
+      it.give_up_lapsed()
+      wake_from(prefix .. 'waiting', 1)
+    end
     for user, tasks in pairs(released) do wake(user, tasks) end
   end
 
@@ -3296,7 +3412,10 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
     if call('EXISTS', needs_key(user, id)) == 1 or not holds('deferred', user, id) then return end
     local dependencies = { ... }
     wrong('waits-for-nothing', 'needs:' .. user .. ':' .. id, 'nothing is known of what it waits for', function()
-      for _, dependency in ipairs(dependencies) do depend().wait_for(user, id, dependency) end
+      for _, dependency in ipairs(dependencies) do
+        call('SADD', needs_key(user, id), dependency)
+        depend().link(user, id, dependency)
+      end
       if #dependencies > 0 then return 'waits for what its message says' end
       call('SREM', place_key('deferred', user), id)
       return queue_again(user, id, fields_of(user, id))
@@ -3338,6 +3457,12 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
         return 'no dead letter any more'
       end)
     end
+    if call('HEXISTS', task_key(user, id), 'linked') == 1 and not call('ZSCORE', prefix .. 'lapsing', user .. ':' .. id) then
+      wrong('unlisted-end', 'lapsing', 'a dead letter that others depend on, or that uses others, would not be given up', function()
+        depend().lapse_at(user, id, at + dead_letter_ttl_ms)
+        return 'listed'
+      end)
+    end
     if own and of_all then return end
     wrong('half-a-letter', own and 'dead' or 'dead:' .. user, 'the dead letter is in one list only', function()
       return relist(user, id, { ended = at })
@@ -3350,13 +3475,13 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
     if call('EXISTS', prefix .. name) == 0 or call('EXISTS', body_key(user, id)) == 1 then return end
     if kind == 'task' then
       local known = fields_of(user, id)
-      if known.feeds and next(known, next(known)) == nil then return end -- somebody waits for the next one of this id
+      if known.linked and next(known, next(known)) == nil then return end -- others depend on it
       if #places_with(user, id, known) > 0 then return end -- told of there
     end
     wrong('leftover', name, 'the message of the task is gone', function()
-      local feeds = kind == 'task' and call('HGET', task_key(user, id), 'feeds')
+      local linked = kind == 'task' and call('HGET', task_key(user, id), 'linked')
       delete(user, id, prefix .. name)
-      if feeds then call('HSET', task_key(user, id), 'feeds', 1) end
+      if linked then call('HSET', task_key(user, id), 'linked', linked) end
       return 'deleted'
     end)
   end
@@ -3803,9 +3928,10 @@ local function add_user_checks(doctor)
 end
 
 -- lib/check_links.lua
--- What waits for what: `needs` and `feeds` mirror each other, and who waits for a task that has ended is told.
+-- What depends on what: `uses` and `feeds` mirror each other, who waits for a task that has ended is told, and its result
+-- stays while somebody depends on it.
 
-local function add_link_checks(doctor)
+local function add_link_checks(doctor, dead_letter_ttl_ms)
   local checks, wrong = doctor.checks, doctor.wrong
   local turns_key = prefix .. 'announcements'
   local LETTERS = { F = 'finished', X = 'failed', C = 'canceled' }
@@ -3828,7 +3954,7 @@ local function add_link_checks(doctor)
   local function check_told(user, id, dependency, on_failure)
     if call('EXISTS', line_of(user)) == 1 then return end
     local outcome = outcome_of(user, dependency)
-    if not outcome or (outcome ~= 'finished' and on_failure == 'wait') then return end
+    if not outcome or depend().verdict(on_failure, outcome) == 'wait' then return end
     wrong('untold-end', 'feeds:' .. user .. ':' .. dependency, 'it has ' .. outcome .. ', and ' .. id .. ' waits', function()
       return tell_anew(user, dependency, outcome)
     end)
@@ -3842,21 +3968,32 @@ local function add_link_checks(doctor)
     end)
   end
 
-  -- `id` waits for `dependency`, as one of the two says.
-  function checks.link(user, id, dependency)
-    local needs = call('SISMEMBER', needs_key(user, id), dependency) == 1
-    local feeds = call('SISMEMBER', feeds_key(user, dependency), id) + call('SISMEMBER', informed_key(user, dependency), id) > 0
-    if not needs and not feeds then return end
-    local known = call('HMGET', task_key(user, id), 'state', 'on_failure')
-    local waits = known[1] == 'deferred' or call('SISMEMBER', place_key('deferred', user), id) == 1
-    if needs and not waits then return end -- told as a leftover
-    if not waits then return drop_feed(user, id, dependency) end
-    if needs and feeds then return check_told(user, id, dependency, known[2] or 'wait') end
-    local name = needs and 'feeds:' .. user .. ':' .. dependency or 'needs:' .. user .. ':' .. id
-    wrong('half-a-link', name, id .. ' waits for ' .. dependency .. ', as one of the two says', function()
-      depend().wait_for(user, id, dependency)
+  local function mend_link(user, id, dependency, is_used, waits)
+    local name = is_used and 'feeds:' .. user .. ':' .. dependency or 'uses:' .. user .. ':' .. id
+    wrong('half-a-link', name, id .. ' depends on ' .. dependency .. ', as one of the two says', function()
+      if waits then call('SADD', needs_key(user, id), dependency) end
+      depend().link(user, id, dependency)
       return 'in both'
     end)
+  end
+
+  -- `id` depends on `dependency`, as one of three says.
+  function checks.link(user, id, dependency)
+    local is_needed = call('SISMEMBER', needs_key(user, id), dependency) == 1
+    local is_used = call('SISMEMBER', uses_key(user, id), dependency) == 1
+    local is_fed = call('SISMEMBER', feeds_key(user, dependency), id) + call('SISMEMBER', informed_key(user, dependency), id) > 0
+    if not is_needed and not is_used and not is_fed then return end
+    if call('EXISTS', line_of(user)) == 1 then return end -- of what has ended, links are still to go
+    if call('EXISTS', body_key(user, id)) == 0 and call('SISMEMBER', place_key('deferred', user), id) == 0 then
+      if is_fed and not call('ZSCORE', prefix .. 'lapsing', user .. ':' .. id) then drop_feed(user, id, dependency) end
+      return -- what it uses and needs is told as a leftover
+    end
+    local known = call('HMGET', task_key(user, id), 'state', 'on_failure')
+    local waits = known[1] == 'deferred' or call('SISMEMBER', place_key('deferred', user), id) == 1
+    if is_needed and not waits then is_needed = false end -- told as a leftover
+    if not is_needed and not is_used and not is_fed then return end
+    if not is_used or not is_fed then return mend_link(user, id, dependency, is_used, is_needed) end
+    if is_needed then check_told(user, id, dependency, known[2] or 'wait') end
   end
 
   -- `needs` of a task that waits for nothing.
@@ -3870,7 +4007,48 @@ local function add_link_checks(doctor)
     end)
   end
 
-  -- The marks of a task that others wait for.
+  -- `uses` of a task that has ended.
+  function checks.uses(user, id)
+    if call('EXISTS', uses_key(user, id)) == 0 or call('EXISTS', body_key(user, id), line_of(user)) > 0 then return end
+    if call('SISMEMBER', place_key('deferred', user), id) == 1 then return end
+    if call('ZSCORE', prefix .. 'lapsing', user .. ':' .. id) then return end
+    wrong('leftover', 'uses:' .. user .. ':' .. id, 'the task has ended', function()
+      depend().forget(user, id)
+      return 'let go'
+    end)
+  end
+
+  -- A result stays while others depend on it, and no longer.
+  function checks.result(user, id)
+    local ttl, letter = call('PTTL', result_key(user, id)), call('GETRANGE', result_key(user, id), 9, 9)
+    if ttl == -2 or call('EXISTS', line_of(user)) == 1 then return end
+    local is_fed = call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0
+    local name = 'result:' .. user .. ':' .. id
+    if ttl == -1 and not (is_fed and letter == 'F') then
+      wrong('no-expiry', name, 'stays for ever', function()
+        call('PEXPIRE', result_key(user, id), dead_letter_ttl_ms)
+        return 'expires in ' .. string.format('%d', dead_letter_ttl_ms / 1000) .. ' s'
+      end)
+    elseif ttl >= 0 and is_fed and letter == 'F' then
+      wrong('expires', name, 'vanishes in ' .. string.format('%d', ttl) .. ' ms, and others depend on it', function()
+        depend().keep_result(user, id)
+        return 'stays'
+      end)
+    end
+  end
+
+  -- What is given up as a dead letter is one.
+  function checks.lapsing(user, id)
+    local member = user .. ':' .. id
+    if not call('ZSCORE', prefix .. 'lapsing', member) or call('EXISTS', body_key(user, id)) == 0 then return end
+    if call('HGET', task_key(user, id), 'state') == 'failed' then return end
+    wrong('leftover', 'lapsing', id .. ' is no dead letter', function()
+      call('ZREM', prefix .. 'lapsing', member)
+      return 'removed'
+    end)
+  end
+
+  -- The marks of a task that others depend on.
   function checks.fed(user, id)
     if call('EXISTS', line_of(user)) == 1 then return end
     local name = user .. ':' .. id
@@ -3882,9 +4060,9 @@ local function add_link_checks(doctor)
         return 'joined with feeds'
       end)
     end
-    if (feeds or informed) and call('HEXISTS', task_key(user, id), 'feeds') == 0 then
-      wrong('unmarked', 'task:' .. name, 'others wait for it, and its end would not be told', function()
-        call('HSET', task_key(user, id), 'feeds', 1)
+    if (feeds or informed) and call('HEXISTS', task_key(user, id), 'linked') == 0 then
+      wrong('unmarked', 'task:' .. name, 'others depend on it, and its end would not be told', function()
+        call('HSET', task_key(user, id), 'linked', 1)
         return 'marked'
       end)
     end
@@ -4366,7 +4544,7 @@ local function check_items(request, repairs)
   add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
   add_byte_checks(doctor)
   add_user_checks(doctor)
-  add_link_checks(doctor)
+  add_link_checks(doctor, dead_letter_ttl_ms)
   add_name_checks(doctor)
   add_schedule_checks(doctor, dead_letter_ttl_ms)
   add_value_checks(doctor)

@@ -30,6 +30,7 @@ local function body_key(user, id) return prefix .. 'body:' .. user .. ':' .. id 
 local function result_key(user, id) return prefix .. 'result:' .. user .. ':' .. id end
 local function errors_key(user, id) return prefix .. 'errors:' .. user .. ':' .. id end
 local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. id end
+local function uses_key(user, id) return prefix .. 'uses:' .. user .. ':' .. id end
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
 
@@ -215,9 +216,9 @@ local function rate_after_start(tat, interval) return math.max(now_us, tat) + in
 -- lib/metrics_format.lua
 -- What is measured of a user, in `metrics:<u>`, and of the whole queue, in `metrics:*`: a msgpack array, read and written as
 -- a whole.
---  1 finished   2 failed  3 canceled  4 retried (totals)   5 cost   6 busy (seconds)
---  7 recent cost   8 recent busy   9 recent services   10 when it was written, in ms   11 since when all is measured: ms before
--- 12 services   13 cost   14 busy seconds: of the hour in which it was written
+--  1 finished   2 failed  3 canceled  4 retried (totals)   5 cost   6 busy (microseconds)
+--  7 recent cost   8 recent busy seconds   9 recent services   10 when it was written, in ms   11 since when all is measured: ms before
+-- 12 services   13 cost   14 busy microseconds: of the hour in which it was written
 -- 15 ... the histogram of waits: bucket, count, of those that have one
 local WAITS, WAIT_BUCKETS = 15, 22 -- bucket k holds waits below 2^k ms, the last one all others
 local RECENT_MS = 60000 -- what is recent fades with this time constant
@@ -1609,6 +1610,14 @@ local function new_choice()
         try('SADD', needs_key(user, id), dependency)
       end
 
+      -- Nobody depends on it any more (lib/depend.lua).
+      local function unlink(user, id)
+        local linked = try('HGET', task_key(user, id), 'linked')
+        if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id)) == 1 then return end
+        if tonumber(linked) > 1 then try('PEXPIRE', result_key(user, id), linked) end
+        try('HDEL', task_key(user, id), 'linked')
+      end
+
       -- Of a task that could not be added, nothing is there. What waits for its id goes on waiting for it.
       function it.take_back(user, id, dependencies)
         remove_from_places(user, id)
@@ -1616,10 +1625,10 @@ local function new_choice()
         for _, dependency in ipairs(dependencies) do
           local feeds = feeds_key(user, dependency)
           try('SREM', feeds, id)
-          if call('EXISTS', feeds, informed_key(user, dependency)) == 0 then try('HDEL', task_key(user, dependency), 'feeds') end
+          if call('EXISTS', feeds, informed_key(user, dependency)) == 0 then unlink(user, dependency) end
         end
-        call('DEL', task_key(user, id), needs_key(user, id))
-        if call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0 then call('HSET', task_key(user, id), 'feeds', 1) end
+        call('DEL', task_key(user, id), needs_key(user, id), uses_key(user, id))
+        if call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0 then call('HSET', task_key(user, id), 'linked', 1) end
       end
 
       -- Those whose bodies were to be written last. (Their users may be among those that came lately, or be looked at for
@@ -1995,22 +2004,17 @@ local bytes = has_byte_limits and new_bytes() or nil
 -- All that is kept of a task itself, apart from its result and from what waits for what.
 local function keys_of_task(user, id) return task_key(user, id), body_key(user, id), errors_key(user, id) end
 
--- Nothing is left of a task that waits nowhere. Those that wait for it go on waiting, for the next task of this id.
--- Returns whether there are any.
+-- Nothing is left of a task that waits nowhere but its links.
 local function erase_task(user, id)
-  local key = task_key(user, id)
-  local feeds = redis.pcall('HGET', key, 'feeds')
-  if type(feeds) == 'table' then feeds = nil end -- of another type
   if bytes then bytes.lift(user, id) end
   call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
-  if feeds then call('HSET', key, 'feeds', 1) end
-  return feeds
 end
 
 -- A task is no dead letter any more.
 local function unlist_dead(user, id)
   call('ZREM', place_key('dead', user), id)
   call('ZREM', prefix .. 'dead', user .. ':' .. id)
+  call('ZREM', prefix .. 'lapsing', user .. ':' .. id)
 end
 
 -- lib/place.lua
@@ -2087,15 +2091,17 @@ local function has_waiters(user, id)
   return call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0
 end
 
--- Whoever waits for an id waits for the new task, even when all else about the one before is gone.
-local function take_waiters_over(user, id)
-  if not fresh and has_waiters(user, id) then call('HSET', task_key(user, id), 'feeds', 1) end
+-- Whoever waits for an id waits for the new task, even when all else about the one before is gone. What a dead letter used
+-- is let go at the end of the new one.
+local function take_links_over(user, id)
+  if fresh then return end
+  if has_waiters(user, id) or call('EXISTS', uses_key(user, id)) == 1 then call('HSET', task_key(user, id), 'linked', 1) end
 end
 
 local function due_at(when)
   if when == '' then return 0 end
-  if string.sub(when, 1, 1) == '+' then return now + tonumber(string.sub(when, 2)) end
-  return tonumber(when)
+  local delay = string.match(when, '%+(%d+)$')
+  return delay and now + tonumber(delay) or tonumber(when)
 end
 
 local put_offs = {} -- { user, id, priority, due }: those that are written at the end
@@ -2166,7 +2172,8 @@ local function over_quota(tasks, dropped)
 end
 -- ARGV[1] is the msgpack of Enqueue: priority_step_ms: int, tasks: list[AddedTask]
 -- AddedTask: user: str, id: str, priority: int, when: str, body: Value, needs: msgspec.Raw | None
---   when: '' now, '+ms' from now, 'ms' since the epoch. needs: see `Needs`.
+--   when: '' now, '+ms' from when it waits for no other task, 'now+ms' from now, 'ms' since the epoch.
+--   needs: see `Needs`.
 local args = cmsgpack.unpack(ARGV[1])
 local priority_step_ms, tasks = args[1], args[2]
 local step_us = priority_step_ms * 1000
@@ -2182,7 +2189,7 @@ for at, task in ipairs(tasks) do
   created[at] = found == 'living' and 0 or 1
   if found == 'new' then
     make_room()
-    take_waiters_over(user, id)
+    take_links_over(user, id)
     bodies[#bodies + 1] = key
     bodies[#bodies + 1] = body
     if bytes then bytes.change(user, 'body:' .. id, #body) end

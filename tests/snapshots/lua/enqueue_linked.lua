@@ -30,6 +30,7 @@ local function body_key(user, id) return prefix .. 'body:' .. user .. ':' .. id 
 local function result_key(user, id) return prefix .. 'result:' .. user .. ':' .. id end
 local function errors_key(user, id) return prefix .. 'errors:' .. user .. ':' .. id end
 local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. id end
+local function uses_key(user, id) return prefix .. 'uses:' .. user .. ':' .. id end
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
 
@@ -215,9 +216,9 @@ local function rate_after_start(tat, interval) return math.max(now_us, tat) + in
 -- lib/metrics_format.lua
 -- What is measured of a user, in `metrics:<u>`, and of the whole queue, in `metrics:*`: a msgpack array, read and written as
 -- a whole.
---  1 finished   2 failed  3 canceled  4 retried (totals)   5 cost   6 busy (seconds)
---  7 recent cost   8 recent busy   9 recent services   10 when it was written, in ms   11 since when all is measured: ms before
--- 12 services   13 cost   14 busy seconds: of the hour in which it was written
+--  1 finished   2 failed  3 canceled  4 retried (totals)   5 cost   6 busy (microseconds)
+--  7 recent cost   8 recent busy seconds   9 recent services   10 when it was written, in ms   11 since when all is measured: ms before
+-- 12 services   13 cost   14 busy microseconds: of the hour in which it was written
 -- 15 ... the histogram of waits: bucket, count, of those that have one
 local WAITS, WAIT_BUCKETS = 15, 22 -- bucket k holds waits below 2^k ms, the last one all others
 local RECENT_MS = 60000 -- what is recent fades with this time constant
@@ -1609,6 +1610,14 @@ local function new_choice()
         try('SADD', needs_key(user, id), dependency)
       end
 
+      -- Nobody depends on it any more (lib/depend.lua).
+      local function unlink(user, id)
+        local linked = try('HGET', task_key(user, id), 'linked')
+        if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id)) == 1 then return end
+        if tonumber(linked) > 1 then try('PEXPIRE', result_key(user, id), linked) end
+        try('HDEL', task_key(user, id), 'linked')
+      end
+
       -- Of a task that could not be added, nothing is there. What waits for its id goes on waiting for it.
       function it.take_back(user, id, dependencies)
         remove_from_places(user, id)
@@ -1616,10 +1625,10 @@ local function new_choice()
         for _, dependency in ipairs(dependencies) do
           local feeds = feeds_key(user, dependency)
           try('SREM', feeds, id)
-          if call('EXISTS', feeds, informed_key(user, dependency)) == 0 then try('HDEL', task_key(user, dependency), 'feeds') end
+          if call('EXISTS', feeds, informed_key(user, dependency)) == 0 then unlink(user, dependency) end
         end
-        call('DEL', task_key(user, id), needs_key(user, id))
-        if call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0 then call('HSET', task_key(user, id), 'feeds', 1) end
+        call('DEL', task_key(user, id), needs_key(user, id), uses_key(user, id))
+        if call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0 then call('HSET', task_key(user, id), 'linked', 1) end
       end
 
       -- Those whose bodies were to be written last. (Their users may be among those that came lately, or be looked at for
@@ -1721,7 +1730,7 @@ end
 -- lib/metrics.lua
 -- Measures users; what a script measured is written by its save_state().
 
--- Of each user: finished, failed, canceled, retried, cost, busy seconds, services, then buckets of waits and their counts.
+-- Of each user: finished, failed, canceled, retried, cost, busy microseconds, services, then buckets of waits and their counts.
 local TALLIED = { finished = 1, failed = 2, canceled = 3, retried = 4 }
 local TALLIED_WAITS = 8
 local tallies = {}
@@ -1750,7 +1759,7 @@ end
 -- One service: how long it waited (nil: known already) and ran, in ms, and what it cost.
 local function tally_service(user, wait, run, cost)
   local of_user = tallies_of(user)
-  of_user[5], of_user[6], of_user[7] = of_user[5] + cost, of_user[6] + run / 1000, of_user[7] + 1
+  of_user[5], of_user[6], of_user[7] = of_user[5] + cost, of_user[6] + math.floor(run * 1000 + 0.5), of_user[7] + 1
   if not wait then return end
   local _, power = math.frexp(wait)
   add_wait(of_user, TALLIED_WAITS, math.max(0, math.min(WAIT_BUCKETS - 1, power)), 1)
@@ -1758,8 +1767,15 @@ end
 
 save_tallies = function()
   if not next(tallies) then return end
-  -- An hour that is over goes to the day's hash, from which bills are written.
-  local USAGE_TTL, HOUR = 3456000000, 3600000 -- 40 days: an hour lies here or in a day's hash, until nobody bills it
+  -- An hour that is over goes to the day's hash, from which bills are written. It lies here or there until nobody bills it.
+  local HOUR, usage_ttl = 3600000, nil
+  local function ttl()
+    if not usage_ttl then
+      local said = redis.pcall('HGET', prefix .. 'settings', 'usage_ttl_ms')
+      usage_ttl = type(said) == 'string' and tonumber(said) or 3456000000
+    end
+    return usage_ttl
+  end
   local function close_hour(user, m, hour)
     if m[12] == 0 and m[13] == 0 and m[14] == 0 then return end
     local key = prefix .. 'usage:' .. user .. ':' .. string.format('%d', math.floor(hour / 24))
@@ -1767,7 +1783,7 @@ save_tallies = function()
     local kept = call('HGET', key, field) -- the clock of the server was set back over the end of an hour
     if kept then before = cmsgpack.unpack(kept) end
     call('HSET', key, field, cmsgpack.pack({ m[12] + before[1], m[13] + before[2], m[14] + before[3] }))
-    call('PEXPIRE', key, USAGE_TTL)
+    call('PEXPIRE', key, ttl())
   end
   -- What fades needs no more digits than fit half the room.
   local function short(x)
@@ -1784,12 +1800,12 @@ save_tallies = function()
     local passed = math.max(0, now - m[10]) -- the clock of the server may have been set back
     local fade = math.exp(-passed / RECENT_MS)
     for at = 1, 6 do m[at] = m[at] + by[at] end
-    for at = 7, 9 do m[at] = short(m[at] * fade + by[at == 9 and 7 or at - 2]) end
+    m[7], m[8], m[9] = short(m[7] * fade + by[5]), short(m[8] * fade + by[6] / 1e6), short(m[9] * fade + by[7])
     m[10], m[11] = now, m[11] + passed
     m[12], m[13], m[14] = m[12] + by[7], m[13] + by[5], m[14] + by[6]
     for at = TALLIED_WAITS, #by, 2 do add_wait(m, WAITS, by[at], by[at + 1]) end
     if is_new then -- once an hour the key is given more time
-      call('SET', key, cmsgpack.pack(m), 'PX', USAGE_TTL)
+      call('SET', key, cmsgpack.pack(m), 'PX', ttl())
     else
       call('SET', key, cmsgpack.pack(m), 'KEEPTTL')
     end
@@ -2088,22 +2104,17 @@ local bytes = has_byte_limits and new_bytes() or nil
 -- All that is kept of a task itself, apart from its result and from what waits for what.
 local function keys_of_task(user, id) return task_key(user, id), body_key(user, id), errors_key(user, id) end
 
--- Nothing is left of a task that waits nowhere. Those that wait for it go on waiting, for the next task of this id.
--- Returns whether there are any.
+-- Nothing is left of a task that waits nowhere but its links.
 local function erase_task(user, id)
-  local key = task_key(user, id)
-  local feeds = redis.pcall('HGET', key, 'feeds')
-  if type(feeds) == 'table' then feeds = nil end -- of another type
   if bytes then bytes.lift(user, id) end
   call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
-  if feeds then call('HSET', key, 'feeds', 1) end
-  return feeds
 end
 
 -- A task is no dead letter any more.
 local function unlist_dead(user, id)
   call('ZREM', place_key('dead', user), id)
   call('ZREM', prefix .. 'dead', user .. ':' .. id)
+  call('ZREM', prefix .. 'lapsing', user .. ':' .. id)
 end
 
 local announcements = {}
@@ -2139,10 +2150,7 @@ local function new_ending()
     if bytes then bytes.lift(user, id) end
     call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
     call('DEL', needs_key(user, id), keys_of_task(user, id))
-    if known.feeds then
-      call('HSET', task_key(user, id), 'feeds', 1)
-      announce(user, id, 'canceled')
-    end
+    if known.linked then announce(user, id, 'canceled') end
     if bytes then bytes.lay(user, id) end
     tally(user, 'canceled')
     publish(user, id, 'canceled')
@@ -2156,8 +2164,12 @@ local function end_canceled(user, id, reason, ttl)
 end
 
 -- lib/depend.lua
--- Dependencies. `needs` of a deferred task holds what it waits for, `feeds` of a task those that wait for it; the two
--- mirror each other. A task that somebody waits for has the field `feeds`, so that the others pay nothing at their end.
+-- Dependencies. `uses` of a task holds what it depends on, `feeds` of a task those that depend on it and have not ended: the
+-- two mirror each other. `needs` holds what a deferred task still waits for. While somebody is in `feeds` of a task, its
+-- result has no time to live, so that what a living task is given by others lives as long as it does. A dead letter may be
+-- requeued, and counts as living.
+-- A task in either has the field `linked`, so that the others pay nothing at their end. Of a result that is kept for others
+-- it is the time to live, in ms, that begins when the last of them has ended; else it is 1.
 
 -- lib/place.lua
 -- Where a task waits: in a lane, or among the scheduled ones of its user.
@@ -2193,77 +2205,136 @@ local function schedule(user, id, at)
   count('scheduled', 1)
 end
 
+-- Lua unpacks a few thousand at a time.
+local function add_all_to(set, members)
+  for at = 1, #members, 1000 do call('SADD', set, unpack(members, at, math.min(at + 999, #members))) end
+end
+
 local function new_links()
   local it = {}
 
   local STEP, TURN = 500, 50 -- tasks that one call passes outcomes on to, and of one user at a time while others wait
+  local LAPSES = 100 -- dead letters that one call gives up
+  local lapsing_key = prefix .. 'lapsing'
 
-  function it.wait_for(user, id, dependency)
-    call('SADD', needs_key(user, id), dependency)
-    call('SADD', feeds_key(user, dependency), id)
-    call('HSET', task_key(user, dependency), 'feeds', 1)
-  end
-
-  local function stop_waiting_for(user, id, dependency)
-    local feeds, informed = feeds_key(user, dependency), informed_key(user, dependency)
-    call('SREM', feeds, id)
-    call('SREM', informed, id)
-    if call('EXISTS', feeds, informed) == 0 then call('HDEL', task_key(user, dependency), 'feeds') end
-  end
-
-  -- What it waits for. Reads each key that its leaving writes, so that one of another type shows before.
-  local function needs_to_leave(user, id)
-    local needs = call('SMEMBERS', needs_key(user, id))
-    for _, dependency in ipairs(needs) do
-      call('SINTERCARD', 2, feeds_key(user, dependency), informed_key(user, dependency), 'LIMIT', 1)
-      call('HLEN', task_key(user, dependency))
+  -- `ttl`: in ms, nil for none.
+  local function set_ttl(user, id, ttl)
+    local result, size = result_key(user, id), nil
+    if bytes then
+      size = call('STRLEN', result)
+      bytes.change(user, 'result:' .. id, -size, bytes.expiry_of(result))
     end
-    call('SCARD', place_key('deferred', user))
-    return needs
+    if ttl then call('PEXPIRE', result, ttl) else call('PERSIST', result) end
+    if bytes then bytes.lay_result(user, id, size) end
   end
 
+  function it.keep_result(user, id)
+    local ttl = call('PTTL', result_key(user, id))
+    if ttl < 0 then return call('HSETNX', task_key(user, id), 'linked', 1) end
+    call('HSET', task_key(user, id), 'linked', math.max(2, ttl))
+    set_ttl(user, id, nil)
+  end
+
+  -- Nobody depends on it any more.
+  local function let_go(user, id)
+    local key = task_key(user, id)
+    local linked = call('HGET', key, 'linked')
+    local ttl = tonumber(linked or 0)
+    if ttl > 1 then
+      set_ttl(user, id, ttl)
+    elseif linked and call('EXISTS', uses_key(user, id)) == 0 then
+      call('ZREM', lapsing_key, user .. ':' .. id)
+    else
+      return
+    end
+    call('HDEL', key, 'linked')
+  end
+
+  -- `dependents`: ids of those that depend on it from now on.
+  function it.feed(user, id, dependents, is_finished)
+    add_all_to(feeds_key(user, id), dependents)
+    if is_finished then it.keep_result(user, id) else call('HSETNX', task_key(user, id), 'linked', 1) end
+  end
+
+  function it.use(user, id, dependencies)
+    add_all_to(uses_key(user, id), dependencies)
+    call('HSET', task_key(user, id), 'linked', 1)
+  end
+
+  function it.link(user, id, dependency)
+    it.use(user, id, { dependency })
+    it.feed(user, dependency, { id }, call('GETRANGE', result_key(user, dependency), 9, 9) == 'F')
+  end
+
+  local function stop_using(user, id, most)
+    local used = call('SPOP', uses_key(user, id), most)
+    for _, dependency in ipairs(used) do
+      local feeds, informed = feeds_key(user, dependency), informed_key(user, dependency)
+      if call('SREM', feeds, id) == 0 then call('SREM', informed, id) end
+      if call('EXISTS', feeds, informed) == 0 then let_go(user, dependency) end
+    end
+    return #used
+  end
+
+  -- Out of its place. Reads each key that its leaving writes, so that one of another type shows before. What it depends on
+  -- hears of it when its end is passed on, or by `forget`.
   function it.leave_deferred(user, id)
-    local needs = needs_to_leave(user, id)
-    for _, dependency in ipairs(needs) do stop_waiting_for(user, id, dependency) end
+    call('SCARD', needs_key(user, id))
+    call('SCARD', uses_key(user, id))
+    call('SCARD', place_key('deferred', user))
     call('DEL', needs_key(user, id))
     call('SREM', place_key('deferred', user), id)
     count('deferred', -1)
   end
 
+  -- Of a task that is erased, as those that depend on it will be. Returns how much it used.
+  function it.forget(user, id)
+    local used = stop_using(user, id, call('SCARD', uses_key(user, id)))
+    if call('EXISTS', feeds_key(user, id), informed_key(user, id)) == 1 then call('HSET', task_key(user, id), 'linked', 1) end
+    return used
+  end
+
   -- From its place among the deferred ones, which it leaves first, to that where it goes on.
   local released = {}
   local function release(user, id, known, step_us)
-    local key, due = task_key(user, id), tonumber(known[4] or 0)
+    local key = task_key(user, id)
+    local due = known.delay and now + known.delay or tonumber(known.due or 0)
     fair().know(user)
     call('SREM', place_key('deferred', user), id)
     count('deferred', -1)
     if due > now then
       schedule(user, id, due)
-      call('HSET', key, 'state', 'scheduled')
+      call('HSET', key, 'state', 'scheduled', 'due', due)
     else
-      local lane, score = score_of(tonumber(known[3] or 3), step_us)
+      local lane, score = score_of(tonumber(known.priority or 3), step_us)
       call('ZADD', place_key(lane, user), score, id)
       count(lane, 1)
       call('HSET', key, 'state', 'queued', 'queued', now)
       if admit(user, cost_of_task(user, id)) then released[user] = (released[user] or 0) + 1 end
     end
-    if known[5] then publish(user, id, 'waiting') end
+    if known.watched then publish(user, id, 'waiting') end
   end
 
-  -- One dependent learns how one of its dependencies ended. True: it goes on waiting for the same.
-  local function inform(user, id, dependency, outcome, step_us, ttl)
-    local known = call('HMGET', task_key(user, id), 'state', 'on_failure', 'priority', 'due', 'watched')
-    if known[1] ~= 'deferred' then return false end
-    if outcome == 'finished' or known[2] == 'run' then
-      call('SREM', needs_key(user, id), dependency)
-      if call('EXISTS', needs_key(user, id)) == 0 then release(user, id, known, step_us) end
-    elseif known[2] == 'cancel' then
+  -- 'go' on without it, 'end' as well, or 'wait' on: for a task that failed, as it may be requeued, and with `wait-on` for
+  -- whatever has this id next.
+  local function verdict(on_failure, outcome)
+    if outcome == 'finished' or on_failure == 'run' then return 'go' end
+    if on_failure == 'cancel' or outcome ~= 'failed' and on_failure == 'wait' then return 'end' end
+    return 'wait'
+  end
+  it.verdict = verdict
+
+  -- One dependent learns how one of its dependencies ended. It may have waited for another task of that id, which finished.
+  local function inform(user, known, dependency, outcome, step_us, ttl)
+    local id = known.id
+    if known.state ~= 'deferred' then return end
+    local does, needs = verdict(known.on_failure, outcome), needs_key(user, id)
+    if does == 'go' then
+      if call('SREM', needs, dependency) == 1 and call('EXISTS', needs) == 0 then release(user, id, known, step_us) end
+    elseif does == 'end' and call('SISMEMBER', needs, dependency) == 1 then
       it.leave_deferred(user, id)
       end_canceled(user, id, 'dependency ' .. dependency .. ' ' .. outcome, ttl)
-    else
-      return true
     end
-    return false
   end
 
   -- How the task stands now: it may have been requeued since the announcement was put off.
@@ -2276,54 +2347,74 @@ local function new_links()
     return outcome
   end
 
-  -- Those that go on waiting are held apart until all have been informed. When the task lives again, they are joined by
-  -- those that have not been informed.
-  local function end_announcement(user, id)
+  -- Those that were told while others had yet to be are joined with the others.
+  local function end_announcement(user, id, outcome)
     local feeds, informed = feeds_key(user, id), informed_key(user, id)
     if call('EXISTS', informed) == 1 then
       call('SUNIONSTORE', feeds, feeds, informed)
       call('DEL', informed)
     end
-    if call('EXISTS', feeds) == 1 then
-      call('HSET', task_key(user, id), 'feeds', 1)
+    if call('EXISTS', feeds) == 0 then
+      let_go(user, id)
+    elseif outcome == 'finished' then
+      it.keep_result(user, id)
     else
-      call('HDEL', task_key(user, id), 'feeds')
+      call('HSETNX', task_key(user, id), 'linked', 1)
     end
   end
 
   -- A set has no order of its own: those who came first go on first, among as many as one call informs.
   local function in_order(user, ids)
-    local came = {}
-    for _, id in ipairs(ids) do came[id] = tonumber(call('HGET', task_key(user, id), 'came') or 0) end
-    table.sort(ids, function(one, other) return came[one] < came[other] end)
-    return ids
+    local some = {}
+    for at, id in ipairs(ids) do
+      local fields = call('HMGET', task_key(user, id), 'came', 'state', 'on_failure', 'priority', 'due', 'delay', 'watched')
+      some[at] = { id = id, came = tonumber(fields[1] or 0), state = fields[2], on_failure = fields[3], priority = fields[4],
+        due = fields[5], delay = fields[6], watched = fields[7] }
+    end
+    table.sort(some, function(one, other) return one.came < other.came end)
+    return some
   end
 
-  -- Informs at most `most` dependents of one task; returns how many, and whether that was all.
+  -- Of those who are told, some may be canceled, and leave `feeds` when their own end is passed on.
+  local function tell(user, id, outcome, dependents, step_us, ttl)
+    local told = nil
+    local function tell_all()
+      for _, known in ipairs(dependents) do
+        told = known
+        inform(user, known, id, outcome, step_us, ttl)
+      end
+    end
+    local is_done, failure = pcall(tell_all)
+    if is_done then return end
+    damage().leave_deferred(user, told.id, id)
+    error(failure, 0)
+  end
+
+  -- Informs at most `most` dependents of one task; returns how many, and whether that was all. What has ended for good
+  -- uses nothing any more.
   local function pass_on(user, id, told, most, step_us, ttl)
     local outcome = standing_outcome(user, id, told)
-    local feeds = feeds_key(user, id)
     if not outcome then
       end_announcement(user, id)
       return 1, true
     end
-    local dependents = in_order(user, call('SRANDMEMBER', feeds, most))
-    local done = 0
-    local function tell_all()
-      for at, dependent in ipairs(dependents) do
-        if inform(user, dependent, id, outcome, step_us, ttl) then call('SADD', informed_key(user, id), dependent) end
-        done = at
+    local feeds, informed = feeds_key(user, id), informed_key(user, id)
+    local ids = call('SRANDMEMBER', feeds, most)
+    if ids[1] then
+      tell(user, id, outcome, in_order(user, ids), step_us, ttl)
+      if #ids == most or call('EXISTS', informed) == 1 then
+        call('SADD', informed, unpack(ids))
+        call('SREM', feeds, unpack(ids))
+        if call('EXISTS', feeds) == 1 then return #ids + 1, false end
       end
     end
-    local is_done, failure = pcall(tell_all)
-    if done > 0 then call('SREM', feeds, unpack(dependents, 1, done)) end
-    if not is_done then
-      damage().leave_deferred(user, dependents[done + 1], id)
-      error(failure, 0)
+    local used = 0
+    if outcome ~= 'failed' then
+      used = stop_using(user, id, most)
+      if used == most then return #ids + used, false end
     end
-    local all = call('EXISTS', feeds) == 0
-    if all then end_announcement(user, id) end
-    return #dependents + 1, all
+    end_announcement(user, id, outcome)
+    return #ids + math.max(1, used), true
   end
 
   -- announcements      zset  users with some that were put off → their last turn, in us
@@ -2356,6 +2447,28 @@ local function new_links()
     turn = turn + 1
     if call('EXISTS', line) == 1 then call('ZADD', turns_key, now_us + turn, user) else call('ZREM', turns_key, user) end
     return informed
+  end
+
+  -- lapsing  zset  <u>:<id> of dead letters that are linked → ms when they are given up
+  function it.lapse_at(user, id, ms) call('ZADD', lapsing_key, string.format('%d', ms), user .. ':' .. id) end
+
+  local function give_up(member)
+    local colon = string.find(member, ':', 1, true)
+    local user, id = string.sub(member, 1, colon - 1), string.sub(member, colon + 1)
+    call('ZREM', lapsing_key, member)
+    if call('EXISTS', body_key(user, id)) == 1 then
+      -- One of its id was put in since: it stops using what this one did.
+      if call('HGET', task_key(user, id), 'state') ~= 'failed' then return call('HSETNX', task_key(user, id), 'linked', 1) end
+      erase_task(user, id)
+    end
+    put_off(user, id, 'expired')
+  end
+
+  -- Whoever waits for them is told, and what they used is let go, by turns of users.
+  function it.give_up_lapsed()
+    for _, member in ipairs(call('ZRANGEBYSCORE', lapsing_key, '-inf', now, 'LIMIT', 0, LAPSES)) do
+      damage().attempt(string.match(member, '^[^:]*'), give_up, member)
+    end
   end
 
   local function take_turn(budget, step_us, ttl)
@@ -2393,7 +2506,10 @@ local function new_links()
       budget = budget - take_turn(budget, step_us, ttl)
       put_off_others()
     end
-    if are_put_off() then wake_from(prefix .. 'waiting', 1) end
+    if are_put_off() then
+      it.give_up_lapsed()
+      wake_from(prefix .. 'waiting', 1)
+    end
     for user, tasks in pairs(released) do wake(user, tasks) end
   end
 
@@ -3031,15 +3147,17 @@ local function has_waiters(user, id)
   return call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0
 end
 
--- Whoever waits for an id waits for the new task, even when all else about the one before is gone.
-local function take_waiters_over(user, id)
-  if not fresh and has_waiters(user, id) then call('HSET', task_key(user, id), 'feeds', 1) end
+-- Whoever waits for an id waits for the new task, even when all else about the one before is gone. What a dead letter used
+-- is let go at the end of the new one.
+local function take_links_over(user, id)
+  if fresh then return end
+  if has_waiters(user, id) or call('EXISTS', uses_key(user, id)) == 1 then call('HSET', task_key(user, id), 'linked', 1) end
 end
 
 local function due_at(when)
   if when == '' then return 0 end
-  if string.sub(when, 1, 1) == '+' then return now + tonumber(string.sub(when, 2)) end
-  return tonumber(when)
+  local delay = string.match(when, '%+(%d+)$')
+  return delay and now + tonumber(delay) or tonumber(when)
 end
 
 local put_offs = {} -- { user, id, priority, due }: those that are written at the end
@@ -3111,7 +3229,8 @@ end
 -- ARGV[1] is the msgpack of EnqueueLinked: priority_step_ms: int, dead_letter_ttl_ms: int, tasks: list[AddedTask]
 --   dead_letter_ttl_ms: how long records of what is canceled are kept.
 -- AddedTask: user: str, id: str, priority: int, when: str, body: Value, needs: msgspec.Raw | None
---   when: '' now, '+ms' from now, 'ms' since the epoch. needs: see `Needs`.
+--   when: '' now, '+ms' from when it waits for no other task, 'now+ms' from now, 'ms' since the epoch.
+--   needs: see `Needs`.
 local args = cmsgpack.unpack(ARGV[1])
 local priority_step_ms, dead_letter_ttl_ms, tasks = args[1], args[2], args[3]
 local step_us = priority_step_ms * 1000
@@ -3130,6 +3249,7 @@ local function read(task)
     of_user[id] = it
     if needs then
       it.policy, it.allow_unknown, it.needs = needs[1], needs[2], needs[3]
+      if it.policy == 'wait' and it.allow_unknown then it.policy = 'wait-on' end
       with_needs = true
     end
   end
@@ -3220,29 +3340,53 @@ local function find_cycle()
   end
 end
 
--- What it waits for, or nil; second: the dependency that ends it at once.
-local function unfinished(task)
-  local waits = nil
-  for _, dependency in ipairs(task.needs or {}) do
-    local found = standing_of_dependency(task.user, dependency)
-    local missed = found == 'failed' or found == 'canceled'
-    if missed and task.policy == 'cancel' then return nil, dependency .. ' ' .. found end
-    if found ~= 'finished' and not (missed and task.policy == 'run') then
-      waits = waits or {}
-      waits[#waits + 1] = dependency
+-- Who depends on what, to be written at the end of the call.
+local fed, feeding = {}, {}
+local function note_use(task, dependency, found)
+  local key = feeds_key(task.user, dependency)
+  local of = feeding[key]
+  if not of then
+    of = { user = task.user, id = dependency, found = found, dependents = {} }
+    fed[#fed + 1], feeding[key] = of, of
+  end
+  of.dependents[#of.dependents + 1] = task.id
+end
+
+local function feed_all()
+  for _, of in ipairs(fed) do
+    depend().feed(of.user, of.id, of.dependents, of.found == 'finished')
+    if of.found == 'failed' then
+      local at = call('ZSCORE', place_key('dead', of.user), of.id)
+      depend().lapse_at(of.user, of.id, (at or now) + dead_letter_ttl_ms)
     end
   end
-  return waits
+end
+
+local OUTCOMES = { finished = true, failed = true, canceled = true }
+
+-- What it waits for, and all that it uses; or third: the dependency that ends it at once.
+local function unfinished(task)
+  local waits, uses, found = {}, {}, {}
+  for _, dependency in ipairs(task.needs) do
+    local stands = standing_of_dependency(task.user, dependency)
+    local does = OUTCOMES[stands] and depend().verdict(task.policy, stands) or 'wait'
+    if does == 'end' then return nil, nil, dependency .. ' ' .. stands end
+    if does == 'wait' then waits[#waits + 1] = dependency end
+    if does == 'wait' or stands == 'finished' then uses[#uses + 1], found[dependency] = dependency, stands or 'unknown' end
+  end
+  for _, dependency in ipairs(uses) do note_use(task, dependency, found[dependency]) end
+  return waits, uses
 end
 
 local bodies = {}
 
-local function defer(task, waits, due)
-  local user, id = task.user, task.id
+-- A delay begins when it waits for nothing else.
+local function defer(task, waits)
+  local user, id, delay = task.user, task.id, string.match(task.when, '^%+(%d+)$')
   call('SADD', place_key('deferred', user), id)
   call('HSET', task_key(user, id), 'state', 'deferred', 'priority', task.priority, 'enqueued', now, 'came',
-    next_arrival(), 'on_failure', task.policy, 'due', due)
-  for _, dependency in ipairs(waits) do depend().wait_for(user, id, dependency) end
+    next_arrival(), 'on_failure', task.policy, delay and 'delay' or 'due', delay or due_at(task.when))
+  add_all_to(needs_key(user, id), waits)
   call('ZADD', users_key, now, user)
   count('deferred', 1)
 end
@@ -3252,12 +3396,13 @@ local function add(task)
   bodies[#bodies + 1] = task.body
   if bytes then bytes.change(task.user, 'body:' .. task.id, #task.body) end
   local due = due_at(task.when)
-  local waits, ended_by = nil, nil
-  if task.needs then waits, ended_by = unfinished(task) end
+  local waits, uses, ended_by
+  if task.needs then waits, uses, ended_by = unfinished(task) end
+  if uses and uses[1] then depend().use(task.user, task.id, uses) end
   if ended_by then
     task.canceled = 'dependency ' .. ended_by
-  elseif waits then
-    defer(task, waits, due)
+  elseif waits and waits[1] then
+    defer(task, waits)
   elseif due > now then
     put_offs[#put_offs + 1] = { task.user, task.id, task.priority, due }
   else
@@ -3294,10 +3439,11 @@ local function add_all()
   for at, task in ipairs(all) do
     created[at] = task.standing == 'living' and 0 or 1
     if task.standing == 'new' then
-      take_waiters_over(task.user, task.id)
+      take_links_over(task.user, task.id)
       add(task)
     end
   end
+  feed_all()
   write_places()
   if #bodies > 0 then call('MSET', unpack(bodies)) end
 end

@@ -28,6 +28,7 @@ local function body_key(user, id) return prefix .. 'body:' .. user .. ':' .. id 
 local function result_key(user, id) return prefix .. 'result:' .. user .. ':' .. id end
 local function errors_key(user, id) return prefix .. 'errors:' .. user .. ':' .. id end
 local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. id end
+local function uses_key(user, id) return prefix .. 'uses:' .. user .. ':' .. id end
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
 
@@ -219,9 +220,9 @@ local function rate_after_start(tat, interval) return math.max(now_us, tat) + in
 -- lib/metrics_format.lua
 -- What is measured of a user, in `metrics:<u>`, and of the whole queue, in `metrics:*`: a msgpack array, read and written as
 -- a whole.
---  1 finished   2 failed  3 canceled  4 retried (totals)   5 cost   6 busy (seconds)
---  7 recent cost   8 recent busy   9 recent services   10 when it was written, in ms   11 since when all is measured: ms before
--- 12 services   13 cost   14 busy seconds: of the hour in which it was written
+--  1 finished   2 failed  3 canceled  4 retried (totals)   5 cost   6 busy (microseconds)
+--  7 recent cost   8 recent busy seconds   9 recent services   10 when it was written, in ms   11 since when all is measured: ms before
+-- 12 services   13 cost   14 busy microseconds: of the hour in which it was written
 -- 15 ... the histogram of waits: bucket, count, of those that have one
 local WAITS, WAIT_BUCKETS = 15, 22 -- bucket k holds waits below 2^k ms, the last one all others
 local RECENT_MS = 60000 -- what is recent fades with this time constant
@@ -1613,6 +1614,14 @@ local function new_choice()
         try('SADD', needs_key(user, id), dependency)
       end
 
+      -- Nobody depends on it any more (lib/depend.lua).
+      local function unlink(user, id)
+        local linked = try('HGET', task_key(user, id), 'linked')
+        if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id)) == 1 then return end
+        if tonumber(linked) > 1 then try('PEXPIRE', result_key(user, id), linked) end
+        try('HDEL', task_key(user, id), 'linked')
+      end
+
       -- Of a task that could not be added, nothing is there. What waits for its id goes on waiting for it.
       function it.take_back(user, id, dependencies)
         remove_from_places(user, id)
@@ -1620,10 +1629,10 @@ local function new_choice()
         for _, dependency in ipairs(dependencies) do
           local feeds = feeds_key(user, dependency)
           try('SREM', feeds, id)
-          if call('EXISTS', feeds, informed_key(user, dependency)) == 0 then try('HDEL', task_key(user, dependency), 'feeds') end
+          if call('EXISTS', feeds, informed_key(user, dependency)) == 0 then unlink(user, dependency) end
         end
-        call('DEL', task_key(user, id), needs_key(user, id))
-        if call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0 then call('HSET', task_key(user, id), 'feeds', 1) end
+        call('DEL', task_key(user, id), needs_key(user, id), uses_key(user, id))
+        if call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0 then call('HSET', task_key(user, id), 'linked', 1) end
       end
 
       -- Those whose bodies were to be written last. (Their users may be among those that came lately, or be looked at for

@@ -33,6 +33,7 @@ local function body_key(user, id) return prefix .. 'body:' .. user .. ':' .. id 
 local function result_key(user, id) return prefix .. 'result:' .. user .. ':' .. id end
 local function errors_key(user, id) return prefix .. 'errors:' .. user .. ':' .. id end
 local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. id end
+local function uses_key(user, id) return prefix .. 'uses:' .. user .. ':' .. id end
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
 
@@ -390,22 +391,17 @@ local bytes = has_byte_limits and new_bytes() or nil
 -- All that is kept of a task itself, apart from its result and from what waits for what.
 local function keys_of_task(user, id) return task_key(user, id), body_key(user, id), errors_key(user, id) end
 
--- Nothing is left of a task that waits nowhere. Those that wait for it go on waiting, for the next task of this id.
--- Returns whether there are any.
+-- Nothing is left of a task that waits nowhere but its links.
 local function erase_task(user, id)
-  local key = task_key(user, id)
-  local feeds = redis.pcall('HGET', key, 'feeds')
-  if type(feeds) == 'table' then feeds = nil end -- of another type
   if bytes then bytes.lift(user, id) end
   call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
-  if feeds then call('HSET', key, 'feeds', 1) end
-  return feeds
 end
 
 -- A task is no dead letter any more.
 local function unlist_dead(user, id)
   call('ZREM', place_key('dead', user), id)
   call('ZREM', prefix .. 'dead', user .. ':' .. id)
+  call('ZREM', prefix .. 'lapsing', user .. ':' .. id)
 end
 
 -- lib/message.lua
@@ -442,9 +438,9 @@ end
 -- lib/metrics_format.lua
 -- What is measured of a user, in `metrics:<u>`, and of the whole queue, in `metrics:*`: a msgpack array, read and written as
 -- a whole.
---  1 finished   2 failed  3 canceled  4 retried (totals)   5 cost   6 busy (seconds)
---  7 recent cost   8 recent busy   9 recent services   10 when it was written, in ms   11 since when all is measured: ms before
--- 12 services   13 cost   14 busy seconds: of the hour in which it was written
+--  1 finished   2 failed  3 canceled  4 retried (totals)   5 cost   6 busy (microseconds)
+--  7 recent cost   8 recent busy seconds   9 recent services   10 when it was written, in ms   11 since when all is measured: ms before
+-- 12 services   13 cost   14 busy microseconds: of the hour in which it was written
 -- 15 ... the histogram of waits: bucket, count, of those that have one
 local WAITS, WAIT_BUCKETS = 15, 22 -- bucket k holds waits below 2^k ms, the last one all others
 local RECENT_MS = 60000 -- what is recent fades with this time constant
@@ -456,7 +452,7 @@ local function recent_services(blob)
   return m[9] * math.exp((m[10] - now) / RECENT_MS), span
 end
 
--- Of each user: finished, failed, canceled, retried, cost, busy seconds, services, then buckets of waits and their counts.
+-- Of each user: finished, failed, canceled, retried, cost, busy microseconds, services, then buckets of waits and their counts.
 local TALLIED = { finished = 1, failed = 2, canceled = 3, retried = 4 }
 local TALLIED_WAITS = 8
 local tallies = {}
@@ -485,7 +481,7 @@ end
 -- One service: how long it waited (nil: known already) and ran, in ms, and what it cost.
 local function tally_service(user, wait, run, cost)
   local of_user = tallies_of(user)
-  of_user[5], of_user[6], of_user[7] = of_user[5] + cost, of_user[6] + run / 1000, of_user[7] + 1
+  of_user[5], of_user[6], of_user[7] = of_user[5] + cost, of_user[6] + math.floor(run * 1000 + 0.5), of_user[7] + 1
   if not wait then return end
   local _, power = math.frexp(wait)
   add_wait(of_user, TALLIED_WAITS, math.max(0, math.min(WAIT_BUCKETS - 1, power)), 1)
@@ -493,8 +489,15 @@ end
 
 save_tallies = function()
   if not next(tallies) then return end
-  -- An hour that is over goes to the day's hash, from which bills are written.
-  local USAGE_TTL, HOUR = 3456000000, 3600000 -- 40 days: an hour lies here or in a day's hash, until nobody bills it
+  -- An hour that is over goes to the day's hash, from which bills are written. It lies here or there until nobody bills it.
+  local HOUR, usage_ttl = 3600000, nil
+  local function ttl()
+    if not usage_ttl then
+      local said = redis.pcall('HGET', prefix .. 'settings', 'usage_ttl_ms')
+      usage_ttl = type(said) == 'string' and tonumber(said) or 3456000000
+    end
+    return usage_ttl
+  end
   local function close_hour(user, m, hour)
     if m[12] == 0 and m[13] == 0 and m[14] == 0 then return end
     local key = prefix .. 'usage:' .. user .. ':' .. string.format('%d', math.floor(hour / 24))
@@ -502,7 +505,7 @@ save_tallies = function()
     local kept = call('HGET', key, field) -- the clock of the server was set back over the end of an hour
     if kept then before = cmsgpack.unpack(kept) end
     call('HSET', key, field, cmsgpack.pack({ m[12] + before[1], m[13] + before[2], m[14] + before[3] }))
-    call('PEXPIRE', key, USAGE_TTL)
+    call('PEXPIRE', key, ttl())
   end
   -- What fades needs no more digits than fit half the room.
   local function short(x)
@@ -519,12 +522,12 @@ save_tallies = function()
     local passed = math.max(0, now - m[10]) -- the clock of the server may have been set back
     local fade = math.exp(-passed / RECENT_MS)
     for at = 1, 6 do m[at] = m[at] + by[at] end
-    for at = 7, 9 do m[at] = short(m[at] * fade + by[at == 9 and 7 or at - 2]) end
+    m[7], m[8], m[9] = short(m[7] * fade + by[5]), short(m[8] * fade + by[6] / 1e6), short(m[9] * fade + by[7])
     m[10], m[11] = now, m[11] + passed
     m[12], m[13], m[14] = m[12] + by[7], m[13] + by[5], m[14] + by[6]
     for at = TALLIED_WAITS, #by, 2 do add_wait(m, WAITS, by[at], by[at + 1]) end
     if is_new then -- once an hour the key is given more time
-      call('SET', key, cmsgpack.pack(m), 'PX', USAGE_TTL)
+      call('SET', key, cmsgpack.pack(m), 'PX', ttl())
     else
       call('SET', key, cmsgpack.pack(m), 'KEEPTTL')
     end
@@ -2000,6 +2003,14 @@ local function new_choice()
         try('SADD', needs_key(user, id), dependency)
       end
 
+      -- Nobody depends on it any more (lib/depend.lua).
+      local function unlink(user, id)
+        local linked = try('HGET', task_key(user, id), 'linked')
+        if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id)) == 1 then return end
+        if tonumber(linked) > 1 then try('PEXPIRE', result_key(user, id), linked) end
+        try('HDEL', task_key(user, id), 'linked')
+      end
+
       -- Of a task that could not be added, nothing is there. What waits for its id goes on waiting for it.
       function it.take_back(user, id, dependencies)
         remove_from_places(user, id)
@@ -2007,10 +2018,10 @@ local function new_choice()
         for _, dependency in ipairs(dependencies) do
           local feeds = feeds_key(user, dependency)
           try('SREM', feeds, id)
-          if call('EXISTS', feeds, informed_key(user, dependency)) == 0 then try('HDEL', task_key(user, dependency), 'feeds') end
+          if call('EXISTS', feeds, informed_key(user, dependency)) == 0 then unlink(user, dependency) end
         end
-        call('DEL', task_key(user, id), needs_key(user, id))
-        if call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0 then call('HSET', task_key(user, id), 'feeds', 1) end
+        call('DEL', task_key(user, id), needs_key(user, id), uses_key(user, id))
+        if call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0 then call('HSET', task_key(user, id), 'linked', 1) end
       end
 
       -- Those whose bodies were to be written last. (Their users may be among those that came lately, or be looked at for
@@ -2732,10 +2743,7 @@ local function new_ending()
     if bytes then bytes.lift(user, id) end
     call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
     call('DEL', needs_key(user, id), keys_of_task(user, id))
-    if known.feeds then
-      call('HSET', task_key(user, id), 'feeds', 1)
-      announce(user, id, 'canceled')
-    end
+    if known.linked then announce(user, id, 'canceled') end
     if bytes then bytes.lay(user, id) end
     tally(user, 'canceled')
     publish(user, id, 'canceled')
@@ -2749,80 +2757,143 @@ local function end_canceled(user, id, reason, ttl)
 end
 
 -- lib/depend.lua
--- Dependencies. `needs` of a deferred task holds what it waits for, `feeds` of a task those that wait for it; the two
--- mirror each other. A task that somebody waits for has the field `feeds`, so that the others pay nothing at their end.
+-- Dependencies. `uses` of a task holds what it depends on, `feeds` of a task those that depend on it and have not ended: the
+-- two mirror each other. `needs` holds what a deferred task still waits for. While somebody is in `feeds` of a task, its
+-- result has no time to live, so that what a living task is given by others lives as long as it does. A dead letter may be
+-- requeued, and counts as living.
+-- A task in either has the field `linked`, so that the others pay nothing at their end. Of a result that is kept for others
+-- it is the time to live, in ms, that begins when the last of them has ended; else it is 1.
+
+-- Lua unpacks a few thousand at a time.
+local function add_all_to(set, members)
+  for at = 1, #members, 1000 do call('SADD', set, unpack(members, at, math.min(at + 999, #members))) end
+end
 
 local function new_links()
   local it = {}
 
   local STEP, TURN = 500, 50 -- tasks that one call passes outcomes on to, and of one user at a time while others wait
+  local LAPSES = 100 -- dead letters that one call gives up
+  local lapsing_key = prefix .. 'lapsing'
 
-  function it.wait_for(user, id, dependency)
-    call('SADD', needs_key(user, id), dependency)
-    call('SADD', feeds_key(user, dependency), id)
-    call('HSET', task_key(user, dependency), 'feeds', 1)
-  end
-
-  local function stop_waiting_for(user, id, dependency)
-    local feeds, informed = feeds_key(user, dependency), informed_key(user, dependency)
-    call('SREM', feeds, id)
-    call('SREM', informed, id)
-    if call('EXISTS', feeds, informed) == 0 then call('HDEL', task_key(user, dependency), 'feeds') end
-  end
-
-  -- What it waits for. Reads each key that its leaving writes, so that one of another type shows before.
-  local function needs_to_leave(user, id)
-    local needs = call('SMEMBERS', needs_key(user, id))
-    for _, dependency in ipairs(needs) do
-      call('SINTERCARD', 2, feeds_key(user, dependency), informed_key(user, dependency), 'LIMIT', 1)
-      call('HLEN', task_key(user, dependency))
+  -- `ttl`: in ms, nil for none.
+  local function set_ttl(user, id, ttl)
+    local result, size = result_key(user, id), nil
+    if bytes then
+      size = call('STRLEN', result)
+      bytes.change(user, 'result:' .. id, -size, bytes.expiry_of(result))
     end
-    call('SCARD', place_key('deferred', user))
-    return needs
+    if ttl then call('PEXPIRE', result, ttl) else call('PERSIST', result) end
+    if bytes then bytes.lay_result(user, id, size) end
   end
 
+  function it.keep_result(user, id)
+    local ttl = call('PTTL', result_key(user, id))
+    if ttl < 0 then return call('HSETNX', task_key(user, id), 'linked', 1) end
+    call('HSET', task_key(user, id), 'linked', math.max(2, ttl))
+    set_ttl(user, id, nil)
+  end
+
+  -- Nobody depends on it any more.
+  local function let_go(user, id)
+    local key = task_key(user, id)
+    local linked = call('HGET', key, 'linked')
+    local ttl = tonumber(linked or 0)
+    if ttl > 1 then
+      set_ttl(user, id, ttl)
+    elseif linked and call('EXISTS', uses_key(user, id)) == 0 then
+      call('ZREM', lapsing_key, user .. ':' .. id)
+    else
+      return
+    end
+    call('HDEL', key, 'linked')
+  end
+
+  -- `dependents`: ids of those that depend on it from now on.
+  function it.feed(user, id, dependents, is_finished)
+    add_all_to(feeds_key(user, id), dependents)
+    if is_finished then it.keep_result(user, id) else call('HSETNX', task_key(user, id), 'linked', 1) end
+  end
+
+  function it.use(user, id, dependencies)
+    add_all_to(uses_key(user, id), dependencies)
+    call('HSET', task_key(user, id), 'linked', 1)
+  end
+
+  function it.link(user, id, dependency)
+    it.use(user, id, { dependency })
+    it.feed(user, dependency, { id }, call('GETRANGE', result_key(user, dependency), 9, 9) == 'F')
+  end
+
+  local function stop_using(user, id, most)
+    local used = call('SPOP', uses_key(user, id), most)
+    for _, dependency in ipairs(used) do
+      local feeds, informed = feeds_key(user, dependency), informed_key(user, dependency)
+      if call('SREM', feeds, id) == 0 then call('SREM', informed, id) end
+      if call('EXISTS', feeds, informed) == 0 then let_go(user, dependency) end
+    end
+    return #used
+  end
+
+  -- Out of its place. Reads each key that its leaving writes, so that one of another type shows before. What it depends on
+  -- hears of it when its end is passed on, or by `forget`.
   function it.leave_deferred(user, id)
-    local needs = needs_to_leave(user, id)
-    for _, dependency in ipairs(needs) do stop_waiting_for(user, id, dependency) end
+    call('SCARD', needs_key(user, id))
+    call('SCARD', uses_key(user, id))
+    call('SCARD', place_key('deferred', user))
     call('DEL', needs_key(user, id))
     call('SREM', place_key('deferred', user), id)
     count('deferred', -1)
   end
 
+  -- Of a task that is erased, as those that depend on it will be. Returns how much it used.
+  function it.forget(user, id)
+    local used = stop_using(user, id, call('SCARD', uses_key(user, id)))
+    if call('EXISTS', feeds_key(user, id), informed_key(user, id)) == 1 then call('HSET', task_key(user, id), 'linked', 1) end
+    return used
+  end
+
   -- From its place among the deferred ones, which it leaves first, to that where it goes on.
   local released = {}
   local function release(user, id, known, step_us)
-    local key, due = task_key(user, id), tonumber(known[4] or 0)
+    local key = task_key(user, id)
+    local due = known.delay and now + known.delay or tonumber(known.due or 0)
     fair().know(user)
     call('SREM', place_key('deferred', user), id)
     count('deferred', -1)
     if due > now then
       schedule(user, id, due)
-      call('HSET', key, 'state', 'scheduled')
+      call('HSET', key, 'state', 'scheduled', 'due', due)
     else
-      local lane, score = score_of(tonumber(known[3] or 3), step_us)
+      local lane, score = score_of(tonumber(known.priority or 3), step_us)
       call('ZADD', place_key(lane, user), score, id)
       count(lane, 1)
       call('HSET', key, 'state', 'queued', 'queued', now)
       if admit(user, cost_of_task(user, id)) then released[user] = (released[user] or 0) + 1 end
     end
-    if known[5] then publish(user, id, 'waiting') end
+    if known.watched then publish(user, id, 'waiting') end
   end
 
-  -- One dependent learns how one of its dependencies ended. True: it goes on waiting for the same.
-  local function inform(user, id, dependency, outcome, step_us, ttl)
-    local known = call('HMGET', task_key(user, id), 'state', 'on_failure', 'priority', 'due', 'watched')
-    if known[1] ~= 'deferred' then return false end
-    if outcome == 'finished' or known[2] == 'run' then
-      call('SREM', needs_key(user, id), dependency)
-      if call('EXISTS', needs_key(user, id)) == 0 then release(user, id, known, step_us) end
-    elseif known[2] == 'cancel' then
+  -- 'go' on without it, 'end' as well, or 'wait' on: for a task that failed, as it may be requeued, and with `wait-on` for
+  -- whatever has this id next.
+  local function verdict(on_failure, outcome)
+    if outcome == 'finished' or on_failure == 'run' then return 'go' end
+    if on_failure == 'cancel' or outcome ~= 'failed' and on_failure == 'wait' then return 'end' end
+    return 'wait'
+  end
+  it.verdict = verdict
+
+  -- One dependent learns how one of its dependencies ended. It may have waited for another task of that id, which finished.
+  local function inform(user, known, dependency, outcome, step_us, ttl)
+    local id = known.id
+    if known.state ~= 'deferred' then return end
+    local does, needs = verdict(known.on_failure, outcome), needs_key(user, id)
+    if does == 'go' then
+      if call('SREM', needs, dependency) == 1 and call('EXISTS', needs) == 0 then release(user, id, known, step_us) end
+    elseif does == 'end' and call('SISMEMBER', needs, dependency) == 1 then
       it.leave_deferred(user, id)
       end_canceled(user, id, 'dependency ' .. dependency .. ' ' .. outcome, ttl)
-    else
-      return true
     end
-    return false
   end
 
   -- How the task stands now: it may have been requeued since the announcement was put off.
@@ -2835,54 +2906,74 @@ local function new_links()
     return outcome
   end
 
-  -- Those that go on waiting are held apart until all have been informed. When the task lives again, they are joined by
-  -- those that have not been informed.
-  local function end_announcement(user, id)
+  -- Those that were told while others had yet to be are joined with the others.
+  local function end_announcement(user, id, outcome)
     local feeds, informed = feeds_key(user, id), informed_key(user, id)
     if call('EXISTS', informed) == 1 then
       call('SUNIONSTORE', feeds, feeds, informed)
       call('DEL', informed)
     end
-    if call('EXISTS', feeds) == 1 then
-      call('HSET', task_key(user, id), 'feeds', 1)
+    if call('EXISTS', feeds) == 0 then
+      let_go(user, id)
+    elseif outcome == 'finished' then
+      it.keep_result(user, id)
     else
-      call('HDEL', task_key(user, id), 'feeds')
+      call('HSETNX', task_key(user, id), 'linked', 1)
     end
   end
 
   -- A set has no order of its own: those who came first go on first, among as many as one call informs.
   local function in_order(user, ids)
-    local came = {}
-    for _, id in ipairs(ids) do came[id] = tonumber(call('HGET', task_key(user, id), 'came') or 0) end
-    table.sort(ids, function(one, other) return came[one] < came[other] end)
-    return ids
+    local some = {}
+    for at, id in ipairs(ids) do
+      local fields = call('HMGET', task_key(user, id), 'came', 'state', 'on_failure', 'priority', 'due', 'delay', 'watched')
+      some[at] = { id = id, came = tonumber(fields[1] or 0), state = fields[2], on_failure = fields[3], priority = fields[4],
+        due = fields[5], delay = fields[6], watched = fields[7] }
+    end
+    table.sort(some, function(one, other) return one.came < other.came end)
+    return some
   end
 
-  -- Informs at most `most` dependents of one task; returns how many, and whether that was all.
+  -- Of those who are told, some may be canceled, and leave `feeds` when their own end is passed on.
+  local function tell(user, id, outcome, dependents, step_us, ttl)
+    local told = nil
+    local function tell_all()
+      for _, known in ipairs(dependents) do
+        told = known
+        inform(user, known, id, outcome, step_us, ttl)
+      end
+    end
+    local is_done, failure = pcall(tell_all)
+    if is_done then return end
+    damage().leave_deferred(user, told.id, id)
+    error(failure, 0)
+  end
+
+  -- Informs at most `most` dependents of one task; returns how many, and whether that was all. What has ended for good
+  -- uses nothing any more.
   local function pass_on(user, id, told, most, step_us, ttl)
     local outcome = standing_outcome(user, id, told)
-    local feeds = feeds_key(user, id)
     if not outcome then
       end_announcement(user, id)
       return 1, true
     end
-    local dependents = in_order(user, call('SRANDMEMBER', feeds, most))
-    local done = 0
-    local function tell_all()
-      for at, dependent in ipairs(dependents) do
-        if inform(user, dependent, id, outcome, step_us, ttl) then call('SADD', informed_key(user, id), dependent) end
-        done = at
+    local feeds, informed = feeds_key(user, id), informed_key(user, id)
+    local ids = call('SRANDMEMBER', feeds, most)
+    if ids[1] then
+      tell(user, id, outcome, in_order(user, ids), step_us, ttl)
+      if #ids == most or call('EXISTS', informed) == 1 then
+        call('SADD', informed, unpack(ids))
+        call('SREM', feeds, unpack(ids))
+        if call('EXISTS', feeds) == 1 then return #ids + 1, false end
       end
     end
-    local is_done, failure = pcall(tell_all)
-    if done > 0 then call('SREM', feeds, unpack(dependents, 1, done)) end
-    if not is_done then
-      damage().leave_deferred(user, dependents[done + 1], id)
-      error(failure, 0)
+    local used = 0
+    if outcome ~= 'failed' then
+      used = stop_using(user, id, most)
+      if used == most then return #ids + used, false end
     end
-    local all = call('EXISTS', feeds) == 0
-    if all then end_announcement(user, id) end
-    return #dependents + 1, all
+    end_announcement(user, id, outcome)
+    return #ids + math.max(1, used), true
   end
 
   -- announcements      zset  users with some that were put off → their last turn, in us
@@ -2915,6 +3006,28 @@ local function new_links()
     turn = turn + 1
     if call('EXISTS', line) == 1 then call('ZADD', turns_key, now_us + turn, user) else call('ZREM', turns_key, user) end
     return informed
+  end
+
+  -- lapsing  zset  <u>:<id> of dead letters that are linked → ms when they are given up
+  function it.lapse_at(user, id, ms) call('ZADD', lapsing_key, string.format('%d', ms), user .. ':' .. id) end
+
+  local function give_up(member)
+    local colon = string.find(member, ':', 1, true)
+    local user, id = string.sub(member, 1, colon - 1), string.sub(member, colon + 1)
+    call('ZREM', lapsing_key, member)
+    if call('EXISTS', body_key(user, id)) == 1 then
+      -- One of its id was put in since: it stops using what this one did.
+      if call('HGET', task_key(user, id), 'state') ~= 'failed' then return call('HSETNX', task_key(user, id), 'linked', 1) end
+      erase_task(user, id)
+    end
+    put_off(user, id, 'expired')
+  end
+
+  -- Whoever waits for them is told, and what they used is let go, by turns of users.
+  function it.give_up_lapsed()
+    for _, member in ipairs(call('ZRANGEBYSCORE', lapsing_key, '-inf', now, 'LIMIT', 0, LAPSES)) do
+      damage().attempt(string.match(member, '^[^:]*'), give_up, member)
+    end
   end
 
   local function take_turn(budget, step_us, ttl)
@@ -2952,7 +3065,10 @@ local function new_links()
       budget = budget - take_turn(budget, step_us, ttl)
       put_off_others()
     end
-    if are_put_off() then wake_from(prefix .. 'waiting', 1) end
+    if are_put_off() then
+      it.give_up_lapsed()
+      wake_from(prefix .. 'waiting', 1)
+    end
     for user, tasks in pairs(released) do wake(user, tasks) end
   end
 
@@ -3353,17 +3469,15 @@ local function settle_outcomes(report, claims)
 
   local ends = {}
 
-  -- What comes is written before what goes is removed, so that nothing is gone where one of both is refused. A result that
-  -- others wait for is kept at least as long as they may have to.
-  function ends.finished(user, id, lane, stream_id, _, ttl, _, record, _, feeds, _, is_plain)
-    if feeds then ttl = math.max(ttl, dead_letter_ttl_ms) end
+  -- What comes is written before what goes is removed, so that nothing is gone where one of both is refused.
+  function ends.finished(user, id, lane, stream_id, _, ttl, _, record, _, linked, _, is_plain)
     call('SET', result_key(user, id), record, 'PX', ttl)
     if is_plain then
       remove_delivery(lane, user, stream_id, task_key(user, id), body_key(user, id))
     else
       remove_delivery(lane, user, stream_id, keys_of_task(user, id))
     end
-    if feeds then announce(user, id, 'finished') end
+    if linked then announce(user, id, 'finished') end
     publish(user, id, 'finished')
   end
 
@@ -3372,8 +3486,9 @@ local function settle_outcomes(report, claims)
     remove_delivery(lane, user, stream_id)
   end
 
-  function ends.failed(user, id, lane, stream_id, attempt, _, _, record, error, feeds, is_cut)
+  function ends.failed(user, id, lane, stream_id, attempt, _, _, record, error, linked, is_cut)
     local dead, all_dead = place_key('dead', user), prefix .. 'dead'
+    if linked then depend().lapse_at(user, id, now + dead_letter_ttl_ms) end
     call('ZADD', dead, now, id)
     call('PEXPIRE', dead, dead_letter_ttl_ms)
     call('ZADD', all_dead, now, user .. ':' .. id)
@@ -3388,7 +3503,7 @@ local function settle_outcomes(report, claims)
     call('HSET', key, 'state', 'failed', 'attempt', attempt, 'stream_id', '', 'ended', now)
     call('PEXPIRE', key, dead_letter_ttl_ms)
     remove_delivery(lane, user, stream_id)
-    if feeds then announce(user, id, 'failed') end
+    if linked then announce(user, id, 'failed') end
     publish(user, id, 'failed')
   end
 
@@ -3488,7 +3603,7 @@ local function settle_outcomes(report, claims)
       =
       outcome[1], outcome[2], outcome[3], outcome[4], outcome[5], outcome[6], outcome[7], outcome[8], ARGV[outcome[9]] or
       '', ARGV[outcome[10]] or '', ARGV[outcome[11]] or '', outcome[12], outcome[13], outcome[14], outcome[15]
-    local known = call('HMGET', task_key(user, id), 'stream_id', 'attempt', 'feeds', 'canceling', 'limited', 'charged',
+    local known = call('HMGET', task_key(user, id), 'stream_id', 'attempt', 'linked', 'canceling', 'limited', 'charged',
       'charged_before', 'queued')
     if known[1] ~= stream_id or attempt_in(known[2]) ~= attempt then
       return already_done(user, id, stream_id, attempt, record) and 1 or whereabouts(user, id, worker)
