@@ -6,11 +6,15 @@ import asyncio
 import gc
 import os
 import threading
+import time
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import pytest
 
 from fairque import ConfigError, TaskQueue, Worker, task
+from fairque.redis.connector import Connector
+from fairque.redis.requester import Requester, pack
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
@@ -80,6 +84,33 @@ async def test_a_forked_process_does_not_read_the_replies_of_its_parent(server: 
         _, status = await asyncio.to_thread(os.waitpid, pid, 0)
         assert [user.user_id for user in found] == names
         assert os.waitstatus_to_exitcode(status) == 0
+
+
+class _Round:
+    """Awaited: one more round of the loop, without asking which loop that is."""
+
+    def __await__(self) -> Generator[None]:
+        yield
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+async def test_a_forked_process_that_goes_on_in_the_loop_of_its_parent_takes_none_of_its_replies(
+    server: Server,
+) -> None:
+    requester = Requester(Connector(server.url))
+    await requester.request(pack(("PING",)))
+    asked = [asyncio.create_task(requester.request(pack(("ECHO", n)))) for n in range(300)]
+    await asyncio.sleep(0)  # they are written, and not answered
+    pid = os.fork()
+    if pid == 0:
+        for _ in range(100):
+            time.sleep(0.001)  # noqa: ASYNC251 -- the child is alone with the loop
+            await _Round()
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)  # noqa: ASYNC222 -- the parent must not read meanwhile
+    assert await asyncio.gather(*asked) == [str(n).encode() for n in range(300)]
+    assert os.waitstatus_to_exitcode(status) == 0
+    await requester.close()
 
 
 def _in_child(queue: TaskQueue) -> int:
