@@ -20,9 +20,11 @@ from fairque.tasks.message import encode_body
 from fairque.tasks.options import start_of
 from fairque.tasks.task import Task
 
-__all__ = ["BATCH", "Producer"]
+__all__ = ["BATCH", "LARGE", "Producer"]
 
 BATCH = 500
+LARGE = 1 << 17
+"""Bytes of a call that goes over the connection for what is large."""
 LAST_PATIENCE = 0.1  # the share of the timeout that is too short for another try
 _needs_encoder = msgspec.msgpack.Encoder()
 
@@ -39,12 +41,14 @@ class Producer:
     """Sends new tasks.
 
     Args:
-        store: A connection of its own.
+        store: The connection of the queue's own calls.
+        bulk: One that is made when it is needed: what is large is not to stand in the way of others' small calls.
         timeout: Seconds within which a task is sent, or its caller told that it was not.
     """
 
-    def __init__(self, store: Store, timeout: float) -> None:
+    def __init__(self, store: Store, bulk: Store, timeout: float) -> None:
         self._store = store
+        self._bulk = bulk
         self._timeout = timeout
         self._home = store.backend.connector.home
         self.abandon()
@@ -85,7 +89,8 @@ class Producer:
 
     async def send(self, tasks: Sequence[NewTask], patience: float | None = None) -> list[bool]:
         """In one round trip, all or nothing."""
-        return await self._store.enqueue(tasks, patience)
+        store = self._bulk if sum(len(task.body) for task in tasks) > LARGE else self._store
+        return await store.enqueue(tasks, patience)
 
     async def submit(self, new: Sequence[NewTask]) -> list[bool]:
         """Send them together: at once when nothing is under way, else with whatever else comes meanwhile."""
@@ -126,9 +131,6 @@ class Producer:
         if self._is_sending():
             self._quiet = self._quiet or asyncio.Event()
             await self._quiet.wait()
-
-    async def close(self) -> None:
-        await self._store.close()
 
     def _is_sending(self) -> bool:
         return self._in_flight or self._batches > 0

@@ -100,8 +100,9 @@ class TaskQueue(Tenants):
         self.connector = self._backend.connector
         patience = self.connector.timeout
         self.listener = Listener(self.connector)
-        self._producer = Producer(self.store(patience=patience), patience)
         self._reader = self.store(patience=patience)
+        self._bulk = self.store(patience=patience)
+        self._producer = Producer(self._reader, self._bulk, patience)
         self._source = Source(self._reader, self.listener)
         self._letters = DeadLetters(self._reader)
 
@@ -149,7 +150,7 @@ class TaskQueue(Tenants):
         self.connector.home.enter()
         await self._producer.drain()
         self.connector.refuse()
-        await self._producer.close()
+        await self._bulk.close()
         await self._reader.close()
         await self.listener.close()
         await self.connector.close()

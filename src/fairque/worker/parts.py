@@ -65,8 +65,7 @@ class Parts:
         self.renewal = Renewal(queue, options, self.settler, self.runner, run_times)
         steal_pause = StealPause(settings.lease_ms, timeout, self.renewal.watch)
         claimer = Claimer(options, self.runner, self.settler, steal_pause, limits, signals)
-        self._reports = queue.store()
-        self.turns = Turns(store, self._reports, options, self.settler, claimer, signals)
+        self.turns = Turns(store, options, self.settler, claimer, signals)
         self._inbox = Inbox(queue, options.worker_id, self.runner, steal_pause, signals)
         self._scheduler = TaskScheduler(queue) if options.scheduler else None
 
@@ -101,6 +100,6 @@ class Parts:
         await self.progress.stop()
         if not self.settler.holds:
             await self._say_goodbye()
-        for store in (self._store, self._reports, self._services):
+        for store in (self._store, self._services):
             await store.close()
         await self.hooks.drain(1.0)

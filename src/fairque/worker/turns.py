@@ -22,14 +22,13 @@ FEW, FEW_SHARE = 10, 8
 
 class Turns:
     """A turn is one call where there is something to report and room for more. Where many tasks end at once, what they
-    came to is reported beside the next claim, on a connection of its own, so that no slot waits for a report.
+    came to is reported beside the next claim, so that no slot waits for a report.
 
     After a call that failed, reports and claims go apart, each at its own pace, until a claim succeeds: a server
     without memory still takes reports, and a report that is not taken keeps nobody from being served.
 
     Args:
         store: A connection of its own.
-        reports: Another one.
         options: Of the worker.
         settler: What there is to report.
         claimer: What to ask for.
@@ -39,14 +38,12 @@ class Turns:
     def __init__(
         self,
         store: Store,
-        reports: Store,
         options: WorkerOptions,
         settler: Settler,
         claimer: Claimer,
         signals: Signals,
     ) -> None:
         self._store = store
-        self._reports = reports
         self._few = max(FEW, options.concurrency // FEW_SHARE)
         self._reporting: asyncio.Task[None] | None = None
         self._worker_id = options.worker_id
@@ -124,7 +121,7 @@ class Turns:
 
     async def _settle(self, batch: list[Outcome]) -> None:
         try:
-            answers = await self._reports.settle(self._worker_id, batch)
+            answers = await self._store.settle(self._worker_id, batch)
         except FairqueError as exc:
             self._settler.failed(batch, exc)
         else:
