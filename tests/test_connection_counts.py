@@ -119,3 +119,60 @@ async def test_who_has_opened_a_queue_can_enqueue_on_a_server_that_takes_no_more
         assert len({handle.task_id for handle in handles}) == len(able)
     async with TaskQueue(server.url, name=NAME) as queue:
         assert (await queue.stats()).queued == len(able)
+
+
+# Connections that fail
+
+
+class Rude:
+    """A server that ends every connection, and counts them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def greet(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.count += 1
+        writer.close()
+
+
+@pytest.fixture
+async def rude(queue_name: str) -> AsyncIterator[tuple[Rude, TaskQueue]]:
+    rude = Rude()
+    async with await asyncio.start_server(rude.greet, "127.0.0.1", 0) as server:
+        yield rude, TaskQueue(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", name=queue_name, timeout=2)
+
+
+async def test_many_who_call_during_an_outage_connect_no_more_often_than_one(rude: tuple[Rude, TaskQueue]) -> None:
+    server, queue = rude
+    calls = [queue.stats() for _ in range(300)] + [queue.enqueue(weigh("x"), user_id=f"u{n}") for n in range(300)]
+    told = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(isinstance(error, QueueUnavailable) for error in told)
+    assert 3 <= server.count <= 20
+    await queue.close()
+
+
+async def received(server: EmbeddedServer) -> int:
+    text = await asyncio.to_thread(execute, server, "INFO", "stats")
+    return int(text.partition(b"total_connections_received:")[2].split()[0])
+
+
+async def test_who_may_not_subscribe_tries_ever_more_rarely(own_server: Callable[..., EmbeddedServer]) -> None:
+    server = own_server(tcp=True)
+    execute(server, "ACL", "SETUSER", "app", "on", ">secret", "~*", "resetchannels", "+@all")
+    async with TaskQueue(f"redis://app:secret@127.0.0.1:{server.port}", name=NAME) as queue, Worker(queue):
+        before = await received(server)
+        await asyncio.sleep(4)
+        assert await received(server) - before <= 15
+
+
+async def test_a_connection_for_messages_that_is_cut_again_and_again_is_made_ever_more_rarely(
+    lone: EmbeddedServer, queue: TaskQueue
+) -> None:
+    async with Worker(queue):
+        before = await received(lone)
+        for _ in range(200):
+            execute(lone, "CLIENT", "KILL", "TYPE", "pubsub")
+            await asyncio.sleep(0.02)
+        assert await received(lone) - before - 200 - 2 <= 15
+        handle = await queue.enqueue(weigh("x"), user_id="acme")
+        assert await handle.result(timeout=20) == 1

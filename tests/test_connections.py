@@ -16,7 +16,7 @@ import trustme
 
 from fairque import ConfigError, QueueUnavailable, StoreError, TaskQueue, Worker, task
 from fairque.embedded.server import EmbeddedServer, free_port
-from fairque.redis.connector import Connector
+from fairque.redis.connector import Connector, _heeding_cancellation
 from fairque.redis.requester import BlockingRequester, Requester, pack
 from fairque.redis.url import Address, ServerUrl
 from tests.support.eventually import eventually
@@ -313,6 +313,22 @@ async def test_a_canceled_request_does_not_leave_its_reply_to_the_next(requester
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert await requester.request(pack(("ECHO", "mine"))) == b"mine"
+
+
+async def test_a_cancellation_that_meets_an_error_of_redis_py_is_not_lost() -> None:
+    """As `asyncio.wait_for` of Python 3.11 does it: the error came in the same moment."""
+
+    async def connect() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ConnectionError("the server closed the connection") from None
+
+    connecting = asyncio.create_task(_heeding_cancellation(connect()))
+    await asyncio.sleep(0)
+    connecting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await connecting
 
 
 async def test_a_request_without_an_answer_ends_in_time_and_the_next_is_answered(server: Server) -> None:

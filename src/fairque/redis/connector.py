@@ -352,7 +352,8 @@ async def _heeding_cancellation(call: Coroutine[Any, Any, T]) -> T:
     """For what redis-py does with `asyncio.wait_for`, which before Python 3.12 may swallow a cancellation."""
     task = asyncio.current_task()
     before = task.cancelling() if task is not None else 0
-    value = await call
-    if task is not None and task.cancelling() > before:
-        raise asyncio.CancelledError
-    return value
+    try:
+        return await call
+    finally:  # also in place of an error, which would be taken for that of a call that may be tried again
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
-from fairque.backoff import Backoff
+from fairque.backoff import LONGEST, Backoff
 from fairque.errors import FairqueError
 from fairque.redis.connection import Connection
 from fairque.redis.connector import Connector
@@ -182,7 +183,7 @@ class Listener:
         backoff = Backoff()
         while True:
             try:
-                if await self._listen():
+                if await self._listen() > LONGEST:
                     backoff.reset()
             except FairqueError as exc:
                 logger.warning("cannot connect for messages, trying again: %s", exc)
@@ -196,17 +197,18 @@ class Listener:
             async with asyncio.timeout(seconds - LEAST_PAUSE):
                 await self._wanted.wait()
 
-    async def _listen(self) -> bool:
-        """Until the connection ends. Returns whether it was of use."""
+    async def _listen(self) -> float:
+        """Until the connection ends. Returns for how many seconds it was of use: one that is cut at once is none."""
         connection, address = await self._connector.connect()
         line = self._line = _Line(connection, address, self._connector.timeout / 2, self._on_push)
         try:
             line.ask("SUBSCRIBE", self._channels)
+            began = time.monotonic()
             await line.over.wait()
             logger.warning("lost the connection for messages: %s", line.error)
             if isinstance(line.error, ResponseError):
                 self._refuse(self._connector.translate(line.error))
-            return line.was_heard
+            return time.monotonic() - began if line.was_heard else 0.0
         finally:
             self._line = None
             for channel in self._channels.values():

@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterable
+from copy import copy
 from typing import Any
 
 import hiredis
 from redis.exceptions import MovedError, RedisError, ResponseError
 
+from fairque.backoff import Backoff
+from fairque.errors import FairqueError
 from fairque.redis.connection import Connection
 from fairque.redis.connector import Connector
 from fairque.redis.url import Address
 
-__all__ = ["BlockingRequester", "Requester", "pack"]
+__all__ = ["LONGEST_PAUSE", "BlockingRequester", "Requester", "pack"]
 
 MOST_MOVES = 5
+LONGEST_PAUSE = 1.0
+"""Seconds between two tries while somebody waits for the answer."""
 _RESTLESS = f"the queue moved {MOST_MOVES} times within one request"
 
 
@@ -43,6 +49,9 @@ class Requester:
         self._connector = connector
         self._connection: Connection | None = None
         self._connecting = asyncio.Lock()
+        self._backoff = Backoff()
+        self._refusal: FairqueError | None = None  # of the last try to connect
+        self._connect_at = 0.0
         connector.home.add(self)
 
     async def request(self, command: bytes, seconds: float | None = None) -> Any:
@@ -81,9 +90,22 @@ class Requester:
         async with self._connecting:
             connection = self._connection
             if connection is None or connection.error is not None:
-                made, address = await self._connector.connect()
-                connection = self._connection = Connection(made, address, self._connector.timeout / 2)
+                connection = self._connection = await self._connect()
             return connection
+
+    async def _connect(self) -> Connection:
+        """Until the next try is due, all who ask are told what came of the last one: they may be many."""
+        if self._refusal is not None and time.monotonic() < self._connect_at:
+            raise copy(self._refusal)
+        try:
+            made, address = await self._connector.connect()
+        except FairqueError as exc:
+            self._refusal = exc.with_traceback(None)
+            self._connect_at = time.monotonic() + self._backoff.next(LONGEST_PAUSE)
+            raise copy(exc) from exc.__cause__
+        self._refusal = None
+        self._backoff.reset()
+        return Connection(made, address, self._connector.timeout / 2)
 
     async def _exchange(self, connection: Connection, command: bytes) -> Any:
         try:

@@ -16,14 +16,11 @@ from fairque.redis.backend import Backend
 from fairque.redis.connector import NoScript
 from fairque.redis.keys import LAYOUT
 from fairque.redis.replies import fields_in
-from fairque.redis.requester import Requester, pack
+from fairque.redis.requester import LONGEST_PAUSE, Requester, pack
 from fairque.redis.scripts import Script, load
 from fairque.settings import QueueSettings
 
 __all__ = ["ScriptCaller"]
-
-LONGEST_PAUSE = 1.0
-"""Seconds between two tries while somebody waits for the answer."""
 
 
 class ScriptCaller:
