@@ -7,6 +7,7 @@ import random
 from typing import Self
 
 from fairque.queue.source import Source
+from fairque.queue.waiter import waiter
 
 __all__ = ["Changes"]
 
@@ -25,6 +26,7 @@ class Changes:
         self._channel = source.store.keys.done_channel(user_id, task_id)
         self._changed = asyncio.Event()
         self._pause = FIRST_LOOK_SECONDS
+        self._waiter = waiter.get()
 
     async def wait(self) -> None:
         """For whatever comes after the last one. What is looked at next is newer."""
@@ -38,9 +40,13 @@ class Changes:
 
     async def __aenter__(self) -> Self:
         await self._listener.subscribe(self._channel, self._on_message)
+        if self._waiter is not None:
+            self._waiter.waits += 1
         return self
 
     async def __aexit__(self, *error: object) -> None:
+        if self._waiter is not None:
+            self._waiter.waits -= 1
         await self._listener.unsubscribe(self._channel, self._on_message)
 
     def _on_message(self, _: bytes | None) -> None:

@@ -33,6 +33,7 @@ class _Worker(NamedTuple):
 
     slots: int
     running: int
+    waiting: int  # of those that run
     serves: frozenset[str] | None  # None: everyone
     names: frozenset[str] | None
     has_handler: bool
@@ -202,6 +203,10 @@ class _Facts:
             known = frozenset[str]().union(*(worker.names for worker in serving if worker.names is not None))
             text = f"no worker that serves its user knows a task {self.name!r}{hint(self.name, known)}"
             yield Waiting(Reason.UNKNOWN_TASK, text)
+        slots = sum(worker.slots for worker in serving)
+        if serving and all(worker.waiting >= worker.slots for worker in serving):
+            text = f"every slot of its workers ({slots}) runs a task that waits for the result of another"
+            yield Waiting(Reason.SLOTS, f"{text}: it may be this one")
 
     def _serving(self) -> list[_Worker]:
         own = encode_user(self.user_id)
@@ -302,6 +307,7 @@ def _worker(fields: Mapping[str, str]) -> _Worker:
     return _Worker(
         int(fields.get("concurrency", 0)),
         int(fields.get("running", 0)),
+        int(fields.get("waiting", 0)),
         None if users == EVERYONE else frozenset(users.split(" ")),
         frozenset(decode_user(name.encode()) for name in names.split(" ")) if names else None,
         fields.get("handles") == "1",

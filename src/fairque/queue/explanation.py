@@ -24,6 +24,7 @@ class Reason(StrEnum):
     DEFERRED = "deferred"  # it waits for other tasks
     NO_WORKER = "no-worker"  # no worker serves this user
     UNKNOWN_TASK = "unknown-task"  # no worker that serves it knows its function
+    SLOTS = "slots"  # every slot of those that serve it runs a task that waits for the result of another
     NOTHING = "nothing"  # nothing waits
 
 

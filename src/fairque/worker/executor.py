@@ -13,6 +13,7 @@ import msgspec
 
 from fairque.errors import BadArguments, FairqueError
 from fairque.models import FailureKind
+from fairque.queue.waiter import waiter
 from fairque.queue.xcom import BlockingXCom, XCom
 from fairque.redis.delivery import Delivery
 from fairque.tasks.failure import Failure, Raised, RaisedElsewhere
@@ -97,6 +98,7 @@ class Executor:
         """Run the body where it belongs, with `current_task()` in place."""
         function = run.function
         running.set(run)
+        waiter.set(run)
         if run.message is not None:
             await self._gather(run, run.message)
         if function is None:

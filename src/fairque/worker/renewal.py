@@ -26,6 +26,7 @@ from fairque.worker.options import WorkerOptions
 from fairque.worker.run_times import RunTimes
 from fairque.worker.runner import Runner
 from fairque.worker.settler import Settler
+from fairque.worker.slot_watch import SlotWatch
 
 __all__ = ["LOOK_SECONDS", "Renewal", "longest_pause"]
 
@@ -74,6 +75,7 @@ class Renewal:
         """Set once the worker's entry was sent, or could not be."""
         self._loop = asyncio.get_running_loop()
         self.watch = LoopWatch(runner, options.stall_timeout, self._on_loop)
+        self._slots = SlotWatch(runner, options.concurrency)
         self._will = LastWill(queue, options.worker_id, settler)
 
     def start(self) -> None:
@@ -114,6 +116,7 @@ class Renewal:
         held = self._settler.held()
         if self.watch.look(bool(held)):
             self._end_process(requester)
+        self._slots.look()
         now = time.monotonic()
         has_news = held or self._run_times
         if now < max(self._renewed + (self._interval if has_news else IDLE_HEARTBEAT_SECONDS), self._retry_at):
@@ -143,13 +146,14 @@ class Renewal:
     ) -> tuple[list[tuple[Delivery, Refusal]], list[Delivery]]:
         lost: list[tuple[Delivery, Refusal]] = []
         canceled: list[Delivery] = []
-        told_now = {
+        fields = {
+            **self._description,
             "running": len(self._runner),
             "leftover": self._runner.leftover_threads,
+            "waiting": self._runner.waiting,
             "claims": answered,
             "names": names_known(self._options),
         }
-        fields = self._description | told_now
         for at in range(0, max(1, len(held)), BATCH):
             is_last = at + BATCH >= len(held)
             told = fields if is_last else {}  # it is a sign of life when all have been renewed

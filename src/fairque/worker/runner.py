@@ -228,6 +228,15 @@ class Runner:
         threads = [_described(run.delivery) for run in list(self._runs.values()) if run.is_in_thread]
         return " or ".join(threads[:MOST_NAMED]) or "something outside the tasks"
 
+    @property
+    def waiting(self) -> int:
+        """Slots in which a task waits for the end of another one. Called from another thread, as `describe_waiting`."""
+        return sum(run.waits > 0 for run in list(self._runs.values()))
+
+    def describe_waiting(self) -> str:
+        waiting = [_described(run.delivery) for run in list(self._runs.values()) if run.waits > 0]
+        return ", ".join(waiting[:MOST_NAMED])
+
     def _launch(self, run: RunningTask) -> None:
         if not self._limits.cover(run.function):
             self._settler.report(Outcome(run.delivery, "released"))

@@ -37,6 +37,7 @@ class RunningTask(TaskContext):
         began: On the clock of `time.monotonic`.
         body: Runs it; None before it starts and after it has ended.
         timer: Of its timeout, then of the grace after a cancellation.
+        waits: For the ends of how many others it waits at this moment.
         ended: Whether its outcome is known, whatever its body still does.
     """
 
@@ -53,6 +54,7 @@ class RunningTask(TaskContext):
         "message",
         "overrides",
         "timer",
+        "waits",
     )
 
     def __init__(
@@ -76,6 +78,7 @@ class RunningTask(TaskContext):
         self.body: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.ended = False
+        self.waits = 0
         self._services = services
 
     @property
