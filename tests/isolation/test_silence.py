@@ -137,3 +137,27 @@ async def test_a_worker_that_ran_nothing_but_had_not_reported_all_when_it_died_i
     assert found.user_id == taken[0].user_id
     await store.settle("thief", [outcome(found, "finished")])
     await store.close()
+
+
+@pytest.mark.parametrize("groups", [((),), (["user 0", "user 1", "user 2"],)], ids=["everybody", "an assignment"])
+async def test_what_a_worker_had_that_knew_a_longer_lease_is_found_within_the_shorter_one(
+    server: Server, queue_name: str, groups: tuple[list[str], ...]
+) -> None:
+    """Each lane was to be looked at after 30 of the longer leases."""
+    async with TaskQueue(server.url, name=queue_name, lease=600.0) as before:
+        await put_in(before, 3)
+        store = before.store()
+        lost = (await store.claim("dies", 3, wait=False, groups=groups)).deliveries
+        await store.close()
+        await before.change_settings(lease=LEASE)
+    async with TaskQueue(server.url, name=queue_name) as queue:
+        store = queue.store()
+        await asyncio.sleep(1.1 * LEASE)
+        with contextlib.closing(BlockingRequester(queue.connector)) as requester:  # a tenth may be suspects
+            renew(requester, queue.keys, "many", {"concurrency": 100, "running": 0}, [])
+        for thief in range(3):
+            [found] = (await store.claim(f"thief {thief}", 1, wait=False, groups=groups)).deliveries
+            lost = [of for of in lost if of.user_id != found.user_id]
+            await store.settle(f"thief {thief}", [outcome(found, "finished")])
+        assert not lost
+        await store.close()
