@@ -292,7 +292,7 @@ async def accuse_what_blocks(far: TaskQueue) -> Any:
         accused = arguments.Accuse("ghost", *place, taken.attempt)
         try:
             return await store.call(accused)
-        except QueueUnavailable:  # a worker that ends tries it once, but may try it again
+        except QueueUnavailable:  # a worker that ends tries it again
             return await store.call(accused)
     finally:
         await store.close()

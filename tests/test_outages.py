@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fairque import QueueUnavailable, TaskEvent, TaskQueue, TaskState, UnknownTask, Worker
+from fairque.redis.requester import BlockingRequester
 from fairque.redis.scripts import load
+from fairque.worker.hooks import Hooks
+from fairque.worker.last_will import LastWill
+from fairque.worker.settler import Settler
+from fairque.worker.signals import Signals
+from tests.support.core import outcome
 from tests.support.eventually import eventually
 from tests.support.gate import Gate, new_gate, work
 from tests.support.outages import OUTAGES, execute, killed, out_of_memory
@@ -534,3 +540,32 @@ async def test_the_url_of_the_environment_is_used_when_none_is_given(
         async with TaskQueue(timeout=PATIENCE):
             pass
     assert "Three ways out" not in caught.text
+
+
+async def test_what_a_process_tells_before_it_ends_is_tried_again_until_the_outage_is_over(
+    server: Server, queue_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with CuttingProxy(server.url) as proxy, TaskQueue(server.url, name=queue_name) as near:
+        async with TaskQueue(proxy.url, name=queue_name, timeout=PATIENCE) as far:
+            await near.enqueue_many([work(n) for n in range(2)], user_id="acme")
+            store = near.store()
+            blocking, innocent = (await store.claim("ends", 2, wait=False)).deliveries
+            settler = Settler(Hooks({}), Signals(), lease=10)
+            for delivery in (blocking, innocent):
+                settler.hold(delivery)
+            await proxy.refuse()
+            requester = BlockingRequester(far.connector)
+            telling = asyncio.create_task(
+                asyncio.to_thread(LastWill(far, "ends", settler).execute, requester, blocking)
+            )
+            await eventually(lambda: caplog.text.count("cannot tell what ran here, trying again") >= 2)
+            await proxy.accept()
+            await telling
+            requester.close()
+        assert (await near.handle("acme", innocent.id).info()).state is TaskState.QUEUED
+        accused = (await store.info("acme", blocking.id)).fields
+        assert (accused["state"], float(accused["alone"]) > 0) == ("started", True)
+        await store.settle("ends", [outcome(blocking, "finished")])
+        await store.leave("ends", [()])
+        await near.purge("acme")
+        await store.close()

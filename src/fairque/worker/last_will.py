@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 
-from fairque.errors import FairqueError
+from fairque.backoff import Backoff
+from fairque.errors import FairqueError, QueueUnavailable
 from fairque.queue.queue import TaskQueue
-from fairque.redis.arguments import Accuse, Values
+from fairque.redis.arguments import Accuse, Arguments, Values
 from fairque.redis.blocking_call import call_blocking
 from fairque.redis.delivery import Delivery
 from fairque.redis.requester import BlockingRequester
 from fairque.redis.store import report
 from fairque.worker.settler import Settler
 
-__all__ = ["LastWill"]
+__all__ = ["PATIENCE_SECONDS", "LastWill"]
 
 logger = logging.getLogger("fairque.worker")
+PATIENCE_SECONDS = 60.0
 
 
 class LastWill:
@@ -37,19 +42,36 @@ class LastWill:
         self._settler = settler
 
     def execute(self, requester: BlockingRequester, culprit: Delivery | None) -> None:
-        """What cannot be told is left to the leases."""
+        """Through an outage it is tried again, for a minute. What cannot be told is left to the leases."""
+        until = time.monotonic() + PATIENCE_SECONDS
         try:
-            self._accuse(requester, culprit)
-            for outcomes in self._settler.last_outcomes(culprit):
-                values = Values()
-                told = report(self._settings, self._worker_id, outcomes, values)
-                call_blocking(requester, self._keys, told, values)
-        except FairqueError as exc:
+            for told, values in self._statements(culprit):
+                self._insist(partial(call_blocking, requester, self._keys, told, values), until)
+        except QueueUnavailable as exc:
             logger.warning("what ran here is left to its leases: %s", exc)
 
-    def _accuse(self, requester: BlockingRequester, culprit: Delivery | None) -> None:
-        if culprit is None:
-            return
-        of = culprit
-        accused = Accuse(self._worker_id, of.lane.decode(), of.user.decode(), of.id, of.stream_id.decode(), of.attempt)
-        call_blocking(requester, self._keys, accused)
+    def _statements(self, culprit: Delivery | None) -> Iterator[tuple[Arguments, Values]]:
+        if (of := culprit) is not None:
+            place = of.lane.decode(), of.user.decode(), of.id, of.stream_id.decode(), of.attempt
+            yield Accuse(self._worker_id, *place), Values()
+        for outcomes in self._settler.last_outcomes(culprit):
+            values = Values()
+            yield report(self._settings, self._worker_id, outcomes, values), values
+
+    def _insist(self, tell: Callable[[], object], until: float) -> None:
+        """Each of them may be said twice. One that Redis refuses keeps nothing from the others."""
+        backoff = Backoff()
+        while True:
+            try:
+                tell()
+            except QueueUnavailable as exc:
+                pause = backoff.next()
+                if time.monotonic() + pause > until:
+                    raise
+                logger.warning("cannot tell what ran here, trying again: %s", exc)
+                time.sleep(pause)
+            except FairqueError as exc:
+                logger.warning("some of what ran here is left to its leases: %s", exc)
+                return
+            else:
+                return

@@ -20,7 +20,7 @@ from fairque.redis.delivery import Delivery, Refusal
 from fairque.redis.requester import BlockingRequester
 from fairque.redis.store import renew
 from fairque.worker.description import describe_worker, names_known
-from fairque.worker.last_will import LastWill
+from fairque.worker.last_will import PATIENCE_SECONDS, LastWill
 from fairque.worker.loop_watch import LoopWatch
 from fairque.worker.options import WorkerOptions
 from fairque.worker.run_times import RunTimes
@@ -37,7 +37,7 @@ IDLE_HEARTBEAT_SECONDS = 15.0
 BATCH = 500
 STALLED = 1
 """Exit code of a process whose loop stood still."""
-FAREWELL_SECONDS = 15.0
+FAREWELL_SECONDS = PATIENCE_SECONDS + 15
 
 
 class Renewal:
