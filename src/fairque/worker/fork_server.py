@@ -64,17 +64,23 @@ class ForkServer:
             theirs.close()
         self._received = bytearray()
         self._on_end: dict[int, OnEnd] = {}
+        self._sent: dict[int, socket.socket] = {}
         self._last_number = 0
         self.start_error = ""
         self.ended = asyncio.Event()
         self._loop.add_reader(self._channel, self._read)
 
     def fork(self, theirs: socket.socket, on_end: OnEnd) -> int:
-        """Have a subprocess made, with this socket to the worker. Returns its number. Raises `OSError`."""
+        """Have a subprocess made. Returns its number. Raises `OSError`.
+
+        Args:
+            theirs: Its socket to the worker. It is closed here once it has arrived: earlier, macOS may lose it.
+            on_end: See there.
+        """
         number = self._last_number = self._last_number + 1
         with contextlib.suppress(ConnectionError):  # the server is gone, as is about to be read
             socket.send_fds(self._channel, [REQUEST.pack(Request.FORK.value, number)], [theirs.fileno()])
-        self._on_end[number] = on_end
+        self._on_end[number], self._sent[number] = on_end, theirs
         return number
 
     def kill(self, number: int) -> None:
@@ -119,17 +125,22 @@ class ForkServer:
         return Kind(kind), body
 
     def _take(self, kind: Kind, body: bytes) -> None:
-        if kind is Kind.ERROR:
-            self.start_error = body.decode(errors="replace")
-            return
-        ended = _ended_decoder.decode(body)
-        self._on_end.pop(ended.number)(ended.code)
+        match kind:
+            case Kind.ERROR:
+                self.start_error = body.decode(errors="replace")
+            case Kind.TAKEN:
+                self._sent.pop(msgspec.msgpack.decode(body, type=int)).close()
+            case Kind.ENDED:
+                ended = _ended_decoder.decode(body)
+                self._on_end.pop(ended.number)(ended.code)
 
     def _gone(self) -> None:
         self._loop.remove_reader(self._channel)
         self._channel.close()
         self._popen.wait()  # its channel is closed, as it has just ended
         self.ended.set()
+        for theirs in self._sent.values():
+            theirs.close()
         for on_end in [self._on_end.pop(number) for number in list(self._on_end)]:
             on_end(None)
 

@@ -14,6 +14,7 @@ import select
 import signal
 import socket
 import traceback
+from typing import Any
 
 from fairque.worker import subprocess_main
 from fairque.worker.fork_server import HELD_SIGNALS
@@ -71,12 +72,13 @@ class _Server:
         """In the subprocess: its socket."""
         theirs = socket.socket(fileno=descriptor)
         theirs.set_inheritable(False)
+        self._tell(Kind.TAKEN, number)
         try:
             pid = os.fork()
         except OSError:
             theirs.sendall(frame(Kind.ERROR, traceback.format_exc().encode(errors="replace")))
             theirs.close()
-            self._tell(Ended(number, 1))
+            self._tell(Kind.ENDED, Ended(number, 1))
             return None
         if pid:
             theirs.close()
@@ -97,7 +99,7 @@ class _Server:
             number = self._numbers.pop(pid)
             del self._pids[number]
             _kill_group(pid)  # its id is nobody else's while a process of it lives
-            self._tell(Ended(number, os.waitstatus_to_exitcode(status)))
+            self._tell(Kind.ENDED, Ended(number, os.waitstatus_to_exitcode(status)))
 
     def _kill(self, pid: int | None) -> None:
         if pid is not None:
@@ -108,9 +110,9 @@ class _Server:
         for pid in self._numbers:
             self._kill(pid)
 
-    def _tell(self, ended: Ended) -> None:
+    def _tell(self, kind: Kind, body: Any) -> None:
         with contextlib.suppress(OSError):  # the worker is gone, as is about to be read
-            self._channel.sendall(frame(Kind.ENDED, ended))
+            self._channel.sendall(frame(kind, body))
 
 
 def _kill_group(pid: int) -> None:

@@ -34,6 +34,8 @@ class Kind(Enum):
     LOG = b"L"
     ERROR = b"E"
     """Why a subprocess or the fork server could not start: the text of a traceback."""
+    TAKEN = b"T"
+    """The number of a subprocess whose socket has arrived at the fork server."""
     ENDED = b"X"
 
 

@@ -45,8 +45,12 @@ class Subprocess:
         self._on_end = on_end
         self._socket, theirs = socket.socketpair()
         cut_in_forks(self._socket)
-        with theirs:
+        try:
             self._number = server.fork(theirs, self._gone)
+        except BaseException:
+            self._socket.close()
+            theirs.close()
+            raise
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._start_error = ""
         self._code: int | None = None
