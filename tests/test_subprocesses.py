@@ -303,6 +303,19 @@ async def test_a_user_whose_tasks_kill_their_subprocesses_takes_one_warm_one_fro
         assert all(kept)
 
 
+async def test_no_more_subprocesses_are_kept_than_tasks_run_at_once(queue: TaskQueue, tmp_path: Path):
+    async with Worker(queue, concurrency=1):
+        left = process_tasks.leaves(str(tmp_path / "ended"))
+        for user_id in ("bob", "carl", "dora"):
+            await (await queue.enqueue(left, user_id=USER)).result(20)
+            with pytest.raises(TaskFailed):
+                await (await queue.enqueue(process_tasks.dies(0), user_id=user_id)).result(20)
+        await (await queue.enqueue(left, user_id=USER)).result(20)
+        for user_id in ("bob", "carl", "dora"):  # each of them owes one
+            await (await queue.enqueue(left, user_id=user_id)).result(20)
+        await eventually(lambda: len(subprocesses()) == 1)
+
+
 async def test_what_a_thread_reports_after_its_task_is_not_shown_for_the_next(queue: TaskQueue, tmp_path: Path):
     gate = tmp_path / "gate"
     async with Worker(queue, concurrency=1):

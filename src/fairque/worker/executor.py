@@ -63,7 +63,7 @@ class Executor:
         self._loop = asyncio.get_running_loop()
         self._threads = Threads(options.concurrency, options.max_leftover_threads)
         self._hinted = -math.inf
-        self._processes = ProcessPool(options.max_tasks_per_child)
+        self._processes = ProcessPool(options.concurrency, options.max_tasks_per_child)
 
     def prepare(self, delivery: Delivery) -> RunningTask:
         """Raises `BadMessage`, `UnknownName`, `BadArguments` and `TooManyThreads`."""

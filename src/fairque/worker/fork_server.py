@@ -47,7 +47,7 @@ class ForkServer:
     between them, and the server kills all that it has made.
 
     Attributes:
-        ended: It is gone, and all of its subprocesses are.
+        ended: It is gone. So are its subprocesses, or about to be.
         start_error: Why it could not start, as a traceback.
     """
 

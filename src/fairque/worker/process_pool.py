@@ -23,17 +23,19 @@ class _Idle(NamedTuple):
 
 
 class ProcessPool:
-    """Starts a subprocess when none is free, so there are never more than bodies that run at once.
+    """Starts a subprocess when none is free.
 
     One whose body is not waited for any more is killed: a body that is cancelled leaves nothing. A user whose bodies
     cost a subprocess takes no warm one until it has left another one instead: one user's crashes and timeouts are no
     reason for others to start cold.
 
     Args:
+        most_idle: Subprocesses that are kept without work.
         max_jobs: Bodies that a subprocess runs before it ends; None: no limit.
     """
 
-    def __init__(self, max_jobs: int | None = None) -> None:
+    def __init__(self, most_idle: int, max_jobs: int | None) -> None:
+        self._most_idle = most_idle
         self._max_jobs = max_jobs
         self._server: ForkServer | None = None
         self._idle: dict[Subprocess, _Idle] = {}
@@ -41,20 +43,20 @@ class ProcessPool:
         self._debts: dict[str, int] = {}
 
     async def run(self, job: Job, on_report: Callable[[float, str], None]) -> Reply:
-        """Raises `RaisedElsewhere` where the process dies."""
+        """Raises `RaisedElsewhere` where the process dies, and `OSError` where none can be started."""
         process = self._take(job.user_id)
         is_new = not process.jobs
+        is_lost = True
         try:
             reply = await process.run(job, on_report)
-        except BaseException:
-            process.kill()
-            if not is_new:
-                self._note_debt(job.user_id, 1)
-            raise
-        if is_new:
-            self._note_debt(job.user_id, -1)
-        self._give_back(process, job.user_id)
-        return reply
+            is_lost = process.ended.is_set()  # right after its reply
+            return reply
+        finally:
+            if is_lost:
+                process.kill()
+                self._note_debt(job.user_id, 0 if is_new else 1)
+            elif self._keep(process, job.user_id) and is_new:
+                self._note_debt(job.user_id, -1)
 
     def _take(self, user_id: str) -> Subprocess:
         """The one that was used last, so that those beyond the need become idle for long."""
@@ -68,14 +70,14 @@ class ProcessPool:
         self._all.add(process)
         return process
 
-    def _give_back(self, process: Subprocess, user_id: str) -> None:
-        if process.jobs == self._max_jobs:
+    def _keep(self, process: Subprocess, user_id: str) -> bool:
+        """Unless it has served its time, or enough are kept."""
+        if process.jobs == self._max_jobs or len(self._idle) >= self._most_idle:
             process.close()
-        elif process.ended.is_set():
-            self._note_debt(user_id, 1)
-        else:
-            timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._let_go, process)
-            self._idle[process] = _Idle(timer, user_id)
+            return False
+        timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._let_go, process)
+        self._idle[process] = _Idle(timer, user_id)
+        return True
 
     def _note_debt(self, user_id: str, change: int) -> None:
         """Of the users who owe, the latest ones are remembered."""

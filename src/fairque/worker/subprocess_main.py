@@ -144,6 +144,8 @@ class Reports:
         self._timer: threading.Timer | None = None
 
     def add(self, report: Report) -> None:
+        if not self._connection.is_ours:  # and the lock may be held for ever
+            return
         with self._lock:
             if not self._is_open:
                 return
@@ -153,6 +155,8 @@ class Reports:
 
     def stop(self) -> None:
         """The body has ended. A thread that it has left may go on to report: that is not of the next body."""
+        if not self._connection.is_ours:
+            return
         with self._lock:
             self._is_open = False
             self._newest = None
