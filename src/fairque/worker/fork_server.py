@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import signal
 import socket
 import subprocess
@@ -14,9 +16,9 @@ from typing import TypeAlias
 import msgspec
 
 from fairque.redis.home import cut_in_forks
-from fairque.worker.frames import HEAD, REQUEST, Ended, Kind, Request
+from fairque.worker.frames import HEAD, REQUEST, Ended, Kind, Request, Started
 
-__all__ = ["EXIT_SECONDS", "HELD_SIGNALS", "ForkServer", "OnEnd"]
+__all__ = ["EXIT_SECONDS", "HELD_SIGNALS", "ForkServer", "OnEnd", "kill_group"]
 
 OnEnd: TypeAlias = "Callable[[int | None], None]"
 """Called once on the loop with the exit code of a subprocess; None: its fork server is gone."""
@@ -36,6 +38,7 @@ except BaseException:
 main({descriptor})
 """
 _RECEIVED_AT_ONCE = 65_536
+_started_decoder = msgspec.msgpack.Decoder(Started)
 _ended_decoder = msgspec.msgpack.Decoder(Ended)
 
 
@@ -47,7 +50,7 @@ class ForkServer:
     between them, and the server kills all that it has made.
 
     Attributes:
-        ended: It is gone. So are its subprocesses, or about to be.
+        ended: It is gone, and its subprocesses are killed.
         start_error: Why it could not start, as a traceback.
     """
 
@@ -65,6 +68,7 @@ class ForkServer:
         self._received = bytearray()
         self._on_end: dict[int, OnEnd] = {}
         self._sent: dict[int, socket.socket] = {}
+        self._pids: dict[int, int] = {}
         self._last_number = 0
         self.start_error = ""
         self.ended = asyncio.Event()
@@ -128,10 +132,14 @@ class ForkServer:
         match kind:
             case Kind.ERROR:
                 self.start_error = body.decode(errors="replace")
-            case Kind.TAKEN:
-                self._sent.pop(msgspec.msgpack.decode(body, type=int)).close()
+            case Kind.STARTED:
+                started = _started_decoder.decode(body)
+                self._pids[started.number] = started.pid
+                self._sent.pop(started.number).close()
             case Kind.ENDED:
                 ended = _ended_decoder.decode(body)
+                if self._pids.pop(ended.number, None) is None:  # it was never started
+                    self._sent.pop(ended.number).close()
                 self._on_end.pop(ended.number)(ended.code)
 
     def _gone(self) -> None:
@@ -139,10 +147,21 @@ class ForkServer:
         self._channel.close()
         self._popen.wait()  # its channel is closed, as it has just ended
         self.ended.set()
+        for pid in self._pids.values():  # there are some only where it was killed
+            kill_group(pid)
         for theirs in self._sent.values():
             theirs.close()
         for on_end in [self._on_end.pop(number) for number in list(self._on_end)]:
             on_end(None)
+
+
+def kill_group(pid: int) -> None:
+    """End a subprocess and what it has started; its id is nobody else's while one of these lives."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except OSError as exc:
+        if exc.errno not in (errno.ESRCH, errno.EPERM):  # nobody is left in it, which macOS tells in its own way
+            raise
 
 
 def _spawn(descriptor: int) -> subprocess.Popen[bytes]:

@@ -7,7 +7,6 @@ runs in it. As their parent it knows how each subprocess ended, and which proces
 from __future__ import annotations
 
 import contextlib
-import errno
 import gc
 import os
 import select
@@ -17,8 +16,8 @@ import traceback
 from typing import Any
 
 from fairque.worker import subprocess_main
-from fairque.worker.fork_server import HELD_SIGNALS
-from fairque.worker.frames import REQUEST, Ended, Kind, Request, frame
+from fairque.worker.fork_server import HELD_SIGNALS, kill_group
+from fairque.worker.frames import REQUEST, Ended, Kind, Request, Started, frame
 
 __all__ = ["main"]
 
@@ -53,11 +52,12 @@ class _Server:
                 continue
             request, descriptors = self._receive()
             if request is None:
-                self._kill_all()
+                for number in self._pids:
+                    self._kill(number)
                 os._exit(0)
             kind, number = REQUEST.unpack(request)
             if Request(kind) is Request.KILL:
-                self._kill(self._pids.get(number))
+                self._kill(number)
             elif (theirs := self._fork(number, descriptors[0])) is not None:
                 return theirs
 
@@ -72,7 +72,6 @@ class _Server:
         """In the subprocess: its socket."""
         theirs = socket.socket(fileno=descriptor)
         theirs.set_inheritable(False)
-        self._tell(Kind.TAKEN, number)
         try:
             pid = os.fork()
         except OSError:
@@ -83,6 +82,7 @@ class _Server:
         if pid:
             theirs.close()
             self._pids[number], self._numbers[pid] = pid, number
+            self._tell(Kind.STARTED, Started(number, pid))
             return None
         os.setsid()
         signal.set_wakeup_fd(-1)
@@ -98,29 +98,17 @@ class _Server:
                 return
             number = self._numbers.pop(pid)
             del self._pids[number]
-            _kill_group(pid)  # its id is nobody else's while a process of it lives
+            kill_group(pid)
             self._tell(Kind.ENDED, Ended(number, os.waitstatus_to_exitcode(status)))
 
-    def _kill(self, pid: int | None) -> None:
-        if pid is not None:
+    def _kill(self, number: int) -> None:
+        if (pid := self._pids.get(number)) is not None:
             os.kill(pid, signal.SIGKILL)  # it may not have a group of its own yet
-            _kill_group(pid)
-
-    def _kill_all(self) -> None:
-        for pid in self._numbers:
-            self._kill(pid)
+            kill_group(pid)
 
     def _tell(self, kind: Kind, body: Any) -> None:
         with contextlib.suppress(OSError):  # the worker is gone, as is about to be read
             self._channel.sendall(frame(kind, body))
-
-
-def _kill_group(pid: int) -> None:
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except OSError as exc:
-        if exc.errno not in (errno.ESRCH, errno.EPERM):  # nobody is left in it, which macOS tells in its own way
-            raise
 
 
 def _leave_signals_to_the_worker() -> None:

@@ -10,7 +10,7 @@ import msgspec
 
 from fairque.tasks.message import NIL, Firing
 
-__all__ = ["HEAD", "REQUEST", "Ended", "Job", "Kind", "Logged", "Report", "Request", "Start", "frame"]
+__all__ = ["HEAD", "REQUEST", "Ended", "Job", "Kind", "Logged", "Report", "Request", "Start", "Started", "frame"]
 
 HEAD = struct.Struct(">Ic")
 REQUEST = struct.Struct(">cI")
@@ -34,8 +34,7 @@ class Kind(Enum):
     LOG = b"L"
     ERROR = b"E"
     """Why a subprocess or the fork server could not start: the text of a traceback."""
-    TAKEN = b"T"
-    """The number of a subprocess whose socket has arrived at the fork server."""
+    STARTED = b"T"
     ENDED = b"X"
 
 
@@ -91,6 +90,13 @@ class Logged(msgspec.Struct, frozen=True, array_like=True):
 
     fields: dict[str, Any]
     is_handled: bool
+
+
+class Started(msgspec.Struct, frozen=True, array_like=True):
+    """A subprocess is there, and has its socket."""
+
+    number: int
+    pid: int
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True):
