@@ -179,13 +179,15 @@ async def test_a_fork_of_the_worker_does_not_keep_its_subprocesses(queue: TaskQu
 async def test_a_killed_fork_server_takes_its_subprocesses_with_it_and_is_replaced(queue: TaskQueue, tmp_path: Path):
     async with Worker(queue, concurrency=2):
         await (await queue.enqueue(process_tasks.forks(), user_id=USER)).result(20)
-        handle = await queue.enqueue(process_tasks.pids(str(tmp_path / "pids")), user_id=USER)
-        pid = (await pids_in(tmp_path / "pids"))[0]
+        made = [process_tasks.pids(str(tmp_path / "pids")), process_tasks.spins(str(tmp_path / "spins"))]
+        handles = await queue.enqueue_many(made, user_id=USER)
+        pids = [*await pids_in(tmp_path / "pids"), *await pids_in(tmp_path / "spins")]
         (server,) = fork_servers()
         os.kill(server, signal.SIGKILL)
-        with pytest.raises(TaskFailed, match="the subprocess of the task died: so did the process that had started it"):
-            await handle.result(20)
-        await eventually(lambda: not is_running(pid))
+        for handle in handles:
+            with pytest.raises(TaskFailed, match="died: so did the process that had started it"):
+                await handle.result(20)
+        await eventually(lambda: not any(is_running(pid) for pid in pids))
         assert await (await queue.enqueue(process_tasks.forks(), user_id=USER)).result(20) == "one of two"
 
 
