@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 
 from fairque import Retry, current_task, task
@@ -72,3 +73,14 @@ async def charge(cost: float) -> None:
 async def kill() -> None:
     """Takes its process with it."""
     os._exit(9)
+
+
+@task(name="isolation.end-subprocess", result_ttl=0, run_in="process")
+def end_subprocess() -> None:
+    os._exit(9)
+
+
+@task(name="isolation.write-log", result_ttl=0, run_in="process")
+def write_log(records: int) -> None:
+    for n in range(records):
+        logging.getLogger("isolation").error("record %d: %s", n, "x" * 1_000)

@@ -6,7 +6,7 @@ import asyncio
 
 from fairque import FairqueError, task
 from tests.isolation.suite.attack import ATTACKER, Attacker, attack
-from tests.isolation.suite.tasks import fail, nap
+from tests.isolation.suite.tasks import end_subprocess, fail, nap
 
 
 @task(name="isolation.of-nobody")
@@ -17,6 +17,11 @@ async def of_nobody() -> None:
 @attack("failing tasks", "20,000 that fail, and become dead letters")
 async def failing(a: Attacker) -> None:
     await a.backlog_of(lambda _: fail(), a.many(20_000))
+
+
+@attack("subprocesses that die", 'tasks with `run_in="process"` that end their subprocess')
+async def dying(a: Attacker) -> None:
+    await a.backlog_of(lambda _: end_subprocess(), a.many(500))
 
 
 @attack("a breaker that opens and closes", "failing tasks with `breaker=Breaker(1, cooldown=0.01)`")
