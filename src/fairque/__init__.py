@@ -57,6 +57,7 @@ from fairque.queue.shares import Share, Shares
 from fairque.queue.usage import UsageHour
 from fairque.queue.xcom import BlockingXCom, XCom, XComManager
 from fairque.schedule.spec import ScheduledTask, ScheduleState
+from fairque.scheduler.schedule import Schedule
 from fairque.scheduler.scheduler import TaskScheduler
 from fairque.settings import QueueSettings
 from fairque.tasks.decorator import task
@@ -122,6 +123,7 @@ __all__ = [
     "ResultTimeout",
     "Retry",
     "RetryPolicy",
+    "Schedule",
     "ScheduleState",
     "ScheduledTask",
     "SettingsMismatch",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,17 +13,19 @@ from fairque.errors import InvalidInput, StoreError, UnknownSchedule
 from fairque.everybody import check_user
 from fairque.queue.queue import TaskQueue
 from fairque.redis.store_schedules import Move, ScheduleStore, StoredSchedule, Write
-from fairque.schedule.spec import Misfire, Overlap, ScheduledTask, Spec, moment_of, spec_of
-from fairque.schedule.timetable import Timetable, check_cron, check_timezone
+from fairque.schedule.spec import Misfire, Overlap, ScheduledTask, moment_of
+from fairque.schedule.timetable import Timetable
 from fairque.scheduler.changes import Wanted, added, changed, check_not_ended, paused, resumed
 from fairque.scheduler.declarations import Declarations
 from fairque.scheduler.firing import Template, body_for
 from fairque.scheduler.loop import ScheduleLoop
+from fairque.scheduler.schedule import Schedule, checked_spec
 from fairque.tasks.task import Task
 
 __all__ = ["TaskScheduler"]
 
 PAGE = 500
+BATCH = 500
 MOST_TRIES = 10
 MAX_SCHEDULE_ID_BYTES = 480
 """Leaves room for the slot in the id of a task."""
@@ -103,25 +106,44 @@ class TaskScheduler:
             QuotaExceeded: The user may not have so many bytes in Redis.
             QueueUnavailable: Redis did not answer in time.
         """
-        spec = _checked(
-            {
-                "cron_expr": cron_expr,
-                "every": every,
-                "at": at,
-                "timezone": timezone,
-                "start": start,
-                "end": end,
-                "jitter": jitter,
-                "max_runs": max_runs,
-                "misfire": misfire,
-                "misfire_limit": misfire_limit,
-                "misfire_grace": misfire_grace,
-                "overlap": overlap,
-            }
+        schedule = Schedule(
+            cron_expr,
+            task,
+            every=every,
+            at=at,
+            timezone=timezone,
+            user_id=user_id,
+            schedule_id=schedule_id,
+            start=start,
+            end=end,
+            jitter=jitter,
+            max_runs=max_runs,
+            misfire=misfire,
+            misfire_limit=misfire_limit,
+            misfire_grace=misfire_grace,
+            overlap=overlap,
         )
-        name = _check_schedule_id(schedule_id) if schedule_id is not None else os.urandom(10).hex()
-        await self._add(Wanted(name, spec, self._make_template(task, user_id)))
-        return name
+        return (await self.add_schedules([schedule]))[0]
+
+    async def add_schedules(self, schedules: Iterable[Schedule]) -> list[str]:
+        """Add many, as `add_schedule` does one, and return their ids in the same order.
+
+        They are read and written 500 at a time, in two round trips. Each 500 are added all or not at all: where one of
+        them cannot be, the error is about that one, and those before these 500 have been added.
+
+        Raises:
+            InvalidInput: As `add_schedule`; or two have the same id. What can be told without Redis is told before
+                anything is written.
+            QuotaExceeded: A user may not have so many bytes in Redis.
+        """
+        wanted = [self._wanted(_check_schedule(each)) for each in schedules]
+        ids = [each.schedule_id for each in wanted]
+        for name, times in Counter(ids).items():
+            if times > 1:
+                raise InvalidInput(f"{times} schedules have the id {name!r}")
+        for at in range(0, len(wanted), BATCH):
+            await self._add(wanted[at : at + BATCH])
+        return ids
 
     async def update_schedule(
         self, schedule_id: str, *, task: Task[Any] | None = None, user_id: str | None = None, **changes: Any
@@ -144,7 +166,7 @@ class TaskScheduler:
 
         def change(known: StoredSchedule) -> Write:
             check_not_ended(known)
-            spec = _checked(changes, known.spec)
+            spec = checked_spec(changes, known.spec)
             if spec.max_runs is not None and spec.max_runs <= known.schedule.runs:
                 raise InvalidInput(f"max_runs is {spec.max_runs}, and it has run {known.schedule.runs} times already")
             owner = known.schedule.user_id
@@ -298,22 +320,27 @@ class TaskScheduler:
                 return (await self._known(schedule_id)).schedule
         raise _changed_by_others(schedule_id)
 
-    async def _add(self, wanted: Wanted) -> None:
+    def _wanted(self, schedule: Schedule) -> Wanted:
+        name = schedule.schedule_id
+        name = _check_schedule_id(name) if name is not None else os.urandom(10).hex()
+        return Wanted(name, schedule.spec, self._make_template(schedule.task, schedule.user_id))
+
+    async def _add(self, wanted: Sequence[Wanted]) -> None:
+        """All or none."""
+        ids = [each.schedule_id for each in wanted]
         for _ in range(MOST_TRIES):
-            now_ms, known = await self._store.look([wanted.schedule_id])
-            write = added(wanted, known.get(wanted.schedule_id), now_ms)
-            if write is None or await self._store.write(write) == "done":
+            now_ms, known = await self._store.look(ids)
+            writes = [added(each, known.get(each.schedule_id), now_ms) for each in wanted]
+            changes = [write for write in writes if write is not None]
+            if not changes or await self._store.write(*changes) == "done":
                 return
-        raise _changed_by_others(wanted.schedule_id)
+        raise _changed_by_others(*ids)
 
 
-def _checked(options: dict[str, Any], before: Spec | None = None) -> Spec:
-    spec = spec_of(options, before)
-    if options.get("timezone") is not None:
-        check_timezone(spec.timezone)
-    if options.get("cron_expr") is not None:
-        check_cron(spec.cron)
-    return spec
+def _check_schedule(value: object) -> Schedule:
+    if not isinstance(value, Schedule):
+        raise InvalidInput(f"only a Schedule can be added among many, not {value!r}")
+    return value
 
 
 def _check_owner(known: StoredSchedule, user_id: str | None) -> None:
@@ -331,5 +358,6 @@ def _check_schedule_id(schedule_id: str) -> str:
     return schedule_id
 
 
-def _changed_by_others(schedule_id: str) -> StoreError:
-    return StoreError(f"schedule {schedule_id!r} is changed all the time by others")
+def _changed_by_others(*schedule_ids: str) -> StoreError:
+    some = ", ".join(map(repr, schedule_ids[:3])) + (", …" if len(schedule_ids) > 3 else "")
+    return StoreError(f"schedule {some} is changed all the time by others")
