@@ -402,6 +402,14 @@ async def test_an_update_of_rules_keeps_the_next_firing_and_one_of_times_moves_i
     assert (changed.cron, changed.every, changed.max_runs) == ("@yearly", None, None)
 
 
+async def test_a_schedule_that_comes_more_often_now_comes_sooner(scheduler: TaskScheduler):
+    await add(scheduler, cron_expr="@yearly")
+    soon = datetime.now(UTC) + timedelta(hours=25)
+    daily = await scheduler.update_schedule("s", cron_expr="@daily")
+    assert daily.next_run is not None
+    assert daily.next_run < soon
+
+
 async def test_an_interval_goes_on_whatever_else_is_updated(scheduler: TaskScheduler):
     await add(scheduler, every=7)
     before = await scheduler.next_runs("s", 3)

@@ -116,11 +116,15 @@ def _times_after_change(known: StoredSchedule, spec: Spec) -> tuple[int, int]:
     """From when intervals count, and the next slot.
 
     An interval that stays goes on: it would begin anew at each change of something else, and never come where there are
-    many. So does a slot that is one of the new times as well.
+    many. A slot that waits for its jitter, or was missed, still comes if it is one of the new times.
     """
     goes_on = spec.every_ms is not None and spec.every_ms == known.spec.every_ms
     anchor_ms = known.anchor_ms if goes_on else known.now_ms
-    if known.slot is not None and Timetable(spec, anchor_ms).after(known.slot - 1) == known.slot:
+    if (
+        known.slot is not None
+        and known.slot <= known.now_ms
+        and Timetable(spec, anchor_ms).after(known.slot - 1) == known.slot
+    ):
         return anchor_ms, known.slot
     return anchor_ms, _first_slot(spec, anchor_ms, known.now_ms)
 
