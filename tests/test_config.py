@@ -121,6 +121,27 @@ def test_a_worker_gets_every_field_of_its_section_but_the_number_of_processes():
     assert set(options) <= set(inspect.signature(Worker).parameters)
 
 
+def test_a_worker_of_a_whole_configuration_fires_schedules_where_that_says_so():
+    queue = TaskQueue("embedded://")
+    on, off = FairQueueConfig.from_dict({}, environ={}), {"scheduler": {"enabled": False}}
+    assert Worker.from_config(queue, on).options.scheduler
+    assert not Worker.from_config(queue, FairQueueConfig.from_dict(off, environ={})).options.scheduler
+    assert Worker.from_config(queue, FairQueueConfig.from_dict(off, environ={}), scheduler=True).options.scheduler
+
+
+def test_one_of_several_workers_of_a_configuration_is_named():
+    queue = TaskQueue("embedded://")
+    two = {"workers": [{"id": "alpha", "max_concurrent_tasks": 3}, {"max_concurrent_tasks": 4}]}
+    config = FairQueueConfig.from_dict(two, environ={})
+    assert [Worker.from_config(queue, config, name).options.concurrency for name in ("alpha", "2")] == [3, 4]
+    with pytest.raises(ConfigError, match=r"say which .*'alpha', '2'"):
+        Worker.from_config(queue, config)
+    with pytest.raises(ConfigError, match=r"'beta'.*'alpha', '2'"):
+        Worker.from_config(queue, config, "beta")
+    with pytest.raises(ConfigError, match="none"):
+        Worker.from_config(queue, FairQueueConfig.from_dict({"workers": []}, environ={}))
+
+
 async def test_a_worker_of_a_configuration_can_be_made_and_has_an_id_of_its_own():
     queue = TaskQueue("embedded://")
     first, second = (Worker.from_config(queue, OTHER_WORKER) for _ in range(2))

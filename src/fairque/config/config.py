@@ -16,7 +16,7 @@ from fairque.config.policies import GroupConfig, LimitConfig, PolicyConfig
 from fairque.config.section import Section
 from fairque.config.server import RedisConfig
 from fairque.config.sources import Sources
-from fairque.errors import InvalidInput
+from fairque.errors import ConfigError, InvalidInput
 from fairque.everybody import EVERYONE
 from fairque.redis.keys import Keys
 from fairque.settings import LEAST_USAGE_TTL, MOST_USAGE_TTL
@@ -185,6 +185,16 @@ class FairQueueConfig(Section, frozen=True, kw_only=True):
     def worker_names(self) -> list[str]:
         """The ids of the workers; one without an id is called by its place: ``"1"``, ``"2"``."""
         return [worker.id or str(place) for place, worker in enumerate(self.workers, 1)]
+
+    def worker(self, name: str | None = None) -> WorkerConfig:
+        """The worker of this name (see `worker_names`), or the only one. Raises `ConfigError` where there is none."""
+        named = dict(zip(self.worker_names(), self.workers, strict=True))
+        if name is None and len(named) == 1:
+            return self.workers[0]
+        if name not in named:
+            asked = "say which of its workers" if name is None else f"no worker is called {name!r}"
+            raise ConfigError(f"the configuration: {asked}; there are {', '.join(map(repr, named)) or 'none'}")
+        return named[name]
 
     @classmethod
     def _of_files(cls, files: Sequence[str | Path], environ: Mapping[str, str] | None, form: str | None) -> Loaded:

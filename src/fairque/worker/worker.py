@@ -25,7 +25,7 @@ import msgspec
 
 from fairque.backoff import Backoff
 from fairque.checks import Duration, check_count
-from fairque.config.config import WorkerConfig
+from fairque.config.config import FairQueueConfig, WorkerConfig
 from fairque.counted import counted
 from fairque.errors import InvalidInput, QueueUnavailable
 from fairque.everybody import EVERYBODY, Everybody, whom
@@ -142,21 +142,31 @@ class Worker:
         self._task: asyncio.Task[None] | None = None
 
     @classmethod
-    def from_config(cls, queue: TaskQueue, config: WorkerConfig, **options: Any) -> Self:
-        """A worker as the configuration has it: ``Worker.from_config(queue, config.workers[0])``.
+    def from_config(
+        cls, queue: TaskQueue, config: FairQueueConfig | WorkerConfig, name: str | None = None, **options: Any
+    ) -> Self:
+        """A worker as the configuration has it: ``Worker.from_config(queue, config)``.
 
         Args:
             queue: Where the tasks come from.
-            config: One of `FairQueueConfig.workers`. Its `processes` are for ``fairque worker``.
+            config: The configuration, whose section `scheduler` counts as well; or one of its workers alone. The
+                `processes` of a worker are for ``fairque worker``.
+            name: Which of its workers, where there are several: its id, or its place as a text.
             **options: What a configuration cannot say, such as `handler` and hooks; and what is to be different.
+
+        Raises:
+            ConfigError: The configuration has no such worker, or several, and none is named.
         """
+        if isinstance(config, FairQueueConfig):
+            options = {"scheduler": config.scheduler.enabled, **options}
+            config = config.worker(name)
         given = msgspec.structs.asdict(config)
         del given["processes"]
-        name = given.pop("id")
+        own_id = given.pop("id")
         given["concurrency"] = given.pop("max_concurrent_tasks")
         for users in ("assigned_users", "steal_targets"):
             given[users] = tuple(map(whom, given[users]))
-        given["worker_id"] = f"{name}-{new_worker_id()}" if name is not None else None
+        given["worker_id"] = f"{own_id}-{new_worker_id()}" if own_id is not None else None
         return cls(queue, **(given | options))
 
     async def serve(self, *, processes: int = 1, log_level: str | None = "info") -> None:
