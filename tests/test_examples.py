@@ -22,6 +22,13 @@ ORDER = {
         because of ZeroDivisionError: division by zero
         acme had 1 result
     """,
+    "schedules": """
+        hourly-acme of acme is ended and ran 1 time
+        new-year of acme is active 30 12 1 1 *
+        hourly-zeta of zeta is ended and ran 1 time
+        acme: written by new-year
+        zeta: written by hourly-zeta
+    """,
     "pipeline": """
         say
         └── report

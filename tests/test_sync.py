@@ -27,6 +27,7 @@ from fairque import (
     ResultTimeout,
     TaskFailed,
     TaskState,
+    UnknownSchedule,
     UnknownTask,
     XComMissing,
     current_task,
@@ -34,7 +35,7 @@ from fairque import (
 )
 from fairque.config.config import FairQueueConfig, QueueConfig
 from fairque.embedded.server import EmbeddedServer
-from fairque.sync import PipelineHandle, TaskHandle, TaskQueue, XComManager
+from fairque.sync import PipelineHandle, TaskHandle, TaskQueue, TaskScheduler, XComManager
 from fairque.tasks.registry import unregister
 from tests.support.process import WorkerProcess
 from tests.support.servers import Server
@@ -74,6 +75,7 @@ FACES = [
     (TaskHandle, fairque.TaskHandle),
     (PipelineHandle, fairque.PipelineHandle),
     (XComManager, fairque.XComManager),
+    (TaskScheduler, fairque.TaskScheduler),
 ]
 
 
@@ -139,6 +141,34 @@ def test_a_configuration_makes_a_queue_of_either_kind():
 
 
 # Work
+
+
+def test_schedules_are_managed_and_fired(blocking: TaskQueue):
+    scheduler = TaskScheduler(blocking)
+    scheduler.add_schedule("0 12 * * *", tasks.add(1, 2), user_id="anna", schedule_id="noon")
+    assert scheduler.update_schedule("noon", cron_expr="* * * * * *").active
+    assert [each.schedule_id for each in scheduler.list_schedules("anna")] == ["noon"]
+    firing = threading.Thread(target=scheduler.run, daemon=True)
+    firing.start()
+    wait_for(lambda: scheduler.get_schedule("noon").runs >= 2)
+    scheduler.stop()
+    firing.join(20)
+    with blocking.worker(scheduler=False):
+        assert blocking.handle("anna", scheduler.run_now("noon")).result(timeout=20) == 3
+    assert scheduler.remove_schedule("noon")
+    with pytest.raises(UnknownSchedule):
+        scheduler.get_schedule("noon")
+    blocking.purge("anna")
+
+
+def test_a_scheduler_that_runs_in_a_thread_ends_with_its_queue(server: Server, queue_name: str):
+    queue = TaskQueue(server.url, name=queue_name)
+    firing = threading.Thread(target=TaskScheduler(queue).run, daemon=True)
+    firing.start()
+    wait_for(lambda: server.execute("EXISTS", f"fairque:{{{queue_name}}}:schedule-keepers"))
+    queue.close()
+    firing.join(20)
+    assert not firing.is_alive()
 
 
 @pytest.mark.smoke
@@ -518,6 +548,22 @@ def test_a_queue_that_was_used_before_a_fork_can_be_used_in_both(server: Server,
         "['finished']",
     ]
     assert len(lines) == 10
+
+
+def test_a_scheduler_that_was_used_before_a_fork_can_be_used_in_both(server: Server, queue_name: str):
+    body = FORK + inspect.cleandoc("""
+    from fairque.sync import TaskScheduler
+
+    scheduler = TaskScheduler(queue)
+    scheduler.add_schedule(task=sleep(0), every=60, user_id="a", schedule_id="s")
+    child(lambda: print(scheduler.fire_due(60)))
+    print(scheduler.get_schedule("s").runs)
+    queue.close()
+    queue.open()
+    print(scheduler.remove_schedule("s"))
+    queue.purge("a")
+    """)
+    assert script(body, server.url, queue_name) == "1\n1\nTrue\n"
 
 
 def test_a_queue_that_was_not_used_before_a_fork_is_like_any_other(server: Server, queue_name: str):

@@ -114,6 +114,11 @@ class Connector:
         """Where the queue is by all that is known; None where the URL says it all, or while it is not known."""
         return self._address
 
+    @property
+    def is_closed(self) -> bool:
+        """Every call is refused until it is opened again."""
+        return self._is_closed
+
     # Opening and closing
 
     async def open(self) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import msgspec
 
-from fairque.checks import check_count, check_seconds
+from fairque.checks import Duration, check_count, check_seconds
 from fairque.errors import InvalidInput
 
-__all__ = ["Misfire", "Overlap", "ScheduleState", "ScheduledTask", "Spec", "moment_of", "spec_of"]
+__all__ = ["Misfire", "Overlap", "ScheduleChanges", "ScheduleState", "ScheduledTask", "Spec", "moment_of", "spec_of"]
 
 Misfire = Literal["once", "skip", "all"]
 Overlap = Literal["allow", "skip", "cancel_running"]
@@ -27,6 +27,23 @@ class ScheduleState(StrEnum):
     ACTIVE = "active"
     PAUSED = "paused"
     ENDED = "ended"
+
+
+class ScheduleChanges(TypedDict, total=False):
+    """What may be changed of when a schedule fires and by which rules, as callers give it. None: the default."""
+
+    cron_expr: str | None
+    every: Duration | None
+    at: datetime | None
+    timezone: str | None
+    start: datetime | None
+    end: datetime | None
+    jitter: Duration | None
+    max_runs: int | None
+    misfire: Misfire | None
+    misfire_limit: int | None
+    misfire_grace: Duration | None
+    overlap: Overlap | None
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -90,6 +90,8 @@ class ScheduleLoop:
                 sleep = await self._tick()
                 backoff.reset()
             except FairqueError as exc:
+                if self._queue.connector.is_closed:
+                    return
                 logger.warning("cannot fire schedules, trying again: %s", exc)
                 sleep = backoff.next()
             if sleep > 0 and not self._stopping:
@@ -112,6 +114,8 @@ class ScheduleLoop:
         return ripe
 
     async def _leave(self) -> None:
+        if self._queue.connector.is_closed:
+            return
         try:
             await self._store.leave(self._name)
         except FairqueError as exc:

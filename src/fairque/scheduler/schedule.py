@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -47,7 +48,7 @@ class Schedule:
         )
 
 
-def checked_spec(options: dict[str, Any], before: Spec | None = None) -> Spec:
+def checked_spec(options: Mapping[str, Any], before: Spec | None = None) -> Spec:
     """Options as callers give them; `before` is what they change. Raises `InvalidInput`."""
     spec = spec_of(options, before)
     if options.get("timezone") is not None:

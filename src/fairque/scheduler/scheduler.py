@@ -6,14 +6,14 @@ import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Unpack
 
 from fairque.checks import Duration, check_count, check_id, check_seconds
 from fairque.errors import InvalidInput, StoreError, UnknownSchedule
 from fairque.everybody import check_user
 from fairque.queue.queue import TaskQueue
 from fairque.redis.store_schedules import Move, ScheduleStore, StoredSchedule, Write
-from fairque.schedule.spec import Misfire, Overlap, ScheduledTask, moment_of
+from fairque.schedule.spec import Misfire, Overlap, ScheduleChanges, ScheduledTask, moment_of
 from fairque.schedule.timetable import Timetable
 from fairque.scheduler.changes import Wanted, added, changed, check_not_ended, paused, resumed
 from fairque.scheduler.declarations import Declarations
@@ -146,7 +146,12 @@ class TaskScheduler:
         return ids
 
     async def update_schedule(
-        self, schedule_id: str, *, task: Task[Any] | None = None, user_id: str | None = None, **changes: Any
+        self,
+        schedule_id: str,
+        *,
+        task: Task[Any] | None = None,
+        user_id: str | None = None,
+        **changes: Unpack[ScheduleChanges],
     ) -> ScheduledTask:
         """Change a schedule; see `add_schedule` for what there is. What is not given stays as it is.
 
@@ -273,7 +278,8 @@ class TaskScheduler:
     # Firing
 
     async def run(self) -> None:
-        """Fire what is due until `stop` is called or the task is cancelled. Outages of Redis are waited out.
+        """Fire what is due until `stop` is called, the queue is closed or the task is cancelled. Outages of Redis are
+        waited out.
 
         Between two firings it sleeps, and is woken when schedules change. Schedules that ``@task(cron=…)`` declares in
         this process are registered first.

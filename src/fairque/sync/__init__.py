@@ -22,6 +22,7 @@ it. Threads may share it. All blocking queues of a process share one event loop 
 
 from fairque.sync.handle import PipelineHandle, TaskHandle
 from fairque.sync.queue import TaskQueue
+from fairque.sync.scheduler import TaskScheduler
 from fairque.sync.xcom import XComManager
 
-__all__ = ["PipelineHandle", "TaskHandle", "TaskQueue", "XComManager"]
+__all__ = ["PipelineHandle", "TaskHandle", "TaskQueue", "TaskScheduler", "XComManager"]
