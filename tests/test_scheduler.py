@@ -648,11 +648,12 @@ async def test_a_scheduler_without_schedules_asks_for_nothing(
 
 
 @asynccontextmanager
-async def fleet(queue: TaskQueue, size: int) -> AsyncIterator[dict[str, asyncio.Task[None]]]:
+async def fleet(server: Server, queue: TaskQueue, size: int) -> AsyncIterator[dict[str, asyncio.Task[None]]]:
     """Schedulers that run, by name, once each has found its part."""
     schedulers = [TaskScheduler(queue) for _ in range(size)]
     running = {each._loop._name: asyncio.create_task(each.run()) for each in schedulers}
-    await eventually(lambda: queue.listener._confirmations)
+    channel = queue.keys.schedules_channel
+    await eventually(lambda: server.execute("PUBSUB", "NUMSUB", channel)[1])
     await asyncio.sleep(0.5)
     try:
         yield running
@@ -671,7 +672,7 @@ def parts(core: Core) -> tuple[str, str]:
 async def test_each_slot_costs_a_hundred_schedulers_a_look_or_two(
     server: Server, scheduler: TaskScheduler, queue: TaskQueue
 ):
-    async with fleet(queue, 100):
+    async with fleet(server, queue, 100):
         await add(scheduler, cron_expr="* * * * * *")
         await eventually(lambda: runs_of(scheduler, "s", 2))
         runs, before = (await scheduler.get_schedule("s")).runs, scripts_run(server)
@@ -684,7 +685,7 @@ async def test_each_slot_costs_a_hundred_schedulers_a_look_or_two(
 
 
 async def test_a_change_wakes_only_who_must_know_of_it(server: Server, scheduler: TaskScheduler, queue: TaskQueue):
-    async with fleet(queue, 100):
+    async with fleet(server, queue, 100):
         await add(scheduler, at=datetime.now(UTC) + timedelta(seconds=20))
         await asyncio.sleep(0.3)
         before = scripts_run(server)
@@ -701,10 +702,10 @@ async def test_a_change_wakes_only_who_must_know_of_it(server: Server, scheduler
 
 
 async def test_the_deputy_takes_over_from_a_keeper_that_is_gone(
-    scheduler: TaskScheduler, queue: TaskQueue, core: Core, monkeypatch: pytest.MonkeyPatch
+    server: Server, scheduler: TaskScheduler, queue: TaskQueue, core: Core, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(ScheduleLoop, "_leave", AsyncMock())  # as if it were killed
-    async with fleet(queue, 5) as running:
+    async with fleet(server, queue, 5) as running:
         await add(scheduler, cron_expr="* * * * * *")
         await eventually(lambda: runs_of(scheduler, "s", 1))
         keeper, deputy = parts(core)
@@ -721,9 +722,11 @@ async def test_the_deputy_takes_over_from_a_keeper_that_is_gone(
     assert all(b - a == timedelta(seconds=1) for a, b in pairwise(planned)), "no slot was lost"
 
 
-async def test_a_keeper_that_stops_hands_its_part_on(scheduler: TaskScheduler, queue: TaskQueue, core: Core):
+async def test_a_keeper_that_stops_hands_its_part_on(
+    server: Server, scheduler: TaskScheduler, queue: TaskQueue, core: Core
+):
     await add(scheduler)
-    async with fleet(queue, 3) as running:
+    async with fleet(server, queue, 3) as running:
         keeper, deputy = parts(core)
         running[keeper].cancel()
         await eventually(lambda: parts(core) == (deputy, "-"))
@@ -733,8 +736,10 @@ async def test_a_keeper_that_stops_hands_its_part_on(scheduler: TaskScheduler, q
 
 
 @pytest.mark.damages
-async def test_who_looks_is_found_anew_where_that_was_lost(scheduler: TaskScheduler, queue: TaskQueue, core: Core):
-    async with fleet(queue, 3):
+async def test_who_looks_is_found_anew_where_that_was_lost(
+    server: Server, scheduler: TaskScheduler, queue: TaskQueue, core: Core
+):
+    async with fleet(server, queue, 3):
         await add(scheduler, cron_expr="* * * * * *")
         for command in (("DEL",), ("RPUSH", "junk"), ("SET", "junk"), ("SET", "- 1 x - 0")):
             runs = (await scheduler.get_schedule("s")).runs
