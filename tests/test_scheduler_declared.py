@@ -159,6 +159,25 @@ async def test_a_new_option_of_the_task_keeps_the_next_firing(queue: TaskQueue, 
     assert (await scheduler.get_schedule("sweep")).next_run == before.next_run
 
 
+async def test_a_new_rule_lets_the_interval_go_on(queue: TaskQueue, scheduler: TaskScheduler):
+    await Release(queue, 5).declare()
+    before = await scheduler.next_runs("sweep", 2)
+    await Release(queue, 5, jitter=1, timezone="Europe/Berlin").declare()
+    assert await scheduler.next_runs("sweep", 2) == before
+
+
+async def test_a_new_definition_of_one_that_has_ended_begins_anew(queue: TaskQueue, scheduler: TaskScheduler):
+    await Release(queue, 5).declare()
+    await scheduler.update_schedule("sweep", max_runs=1)
+    assert await scheduler.fire_due(600) == 1
+    assert not (await scheduler.get_schedule("sweep")).active
+    await Release(queue, 5).declare()
+    assert not (await scheduler.get_schedule("sweep")).active
+    await Release(queue, 10).declare()
+    found = await scheduler.get_schedule("sweep")
+    assert (found.active, found.runs, found.max_runs) == (True, 0, None)
+
+
 async def test_another_user_takes_the_schedule_over(queue: TaskQueue, scheduler: TaskScheduler):
     await Release(queue, 5).declare()
     await Release(queue, 5, user_id="other").declare()

@@ -12,7 +12,7 @@ from fairque.schedule.timetable import Timetable
 from fairque.scheduler.firing import Template
 from fairque.scheduler.misfire import jittered
 
-__all__ = ["Wanted", "added", "changed", "check_not_ended", "paused", "resumed"]
+__all__ = ["Wanted", "added", "anew", "changed", "check_not_ended", "new", "paused", "resumed"]
 
 
 class Wanted(NamedTuple):
@@ -29,18 +29,33 @@ def added(wanted: Wanted, known: StoredSchedule | None, now_ms: int) -> Write | 
     One that has ended is written although it is the same: it is kept for longer.
     """
     if known is None:
-        return _new(wanted, now_ms)
+        return new(wanted, now_ms)
     if known.schedule.user_id != wanted.template.user_id:
         raise InvalidInput(f"the schedule id {wanted.schedule_id!r} is taken")
     has_ended = known.schedule.state is ScheduleState.ENDED
     if has_ended and (known.spec.times, known.spec.max_runs) != (wanted.spec.times, wanted.spec.max_runs):
-        return _anew(wanted, known)
+        return anew(wanted, known)
     definition = {"spec": encode_spec(wanted.spec), **wanted.template.fields}
     if has_ended:
         return _write(known, KEEP, definition)
     if _has_run_enough(known, wanted.spec):
         return _write(known, None, definition | {"state": "ended"})
     return None if _is_same(wanted, known) else changed(known, wanted.spec, wanted.template.fields)
+
+
+def new(wanted: Wanted, now_ms: int) -> Write:
+    """Raises `InvalidInput` where it never fires."""
+    name, spec, template = wanted
+    slot = _first_slot(spec, now_ms, now_ms)
+    fields = {"spec": encode_spec(spec), "anchor": now_ms, "state": "active", "slot": slot, **template.fields}
+    return Write(name, template.user_id, "", jittered(name, spec, slot), fields)
+
+
+def anew(wanted: Wanted, known: StoredSchedule) -> Write:
+    """As if it were new, but for the tasks of it that have not ended."""
+    fresh = new(wanted, known.now_ms)
+    forgotten = dict.fromkeys(("runs", "skipped", "misfired"))
+    return fresh._replace(read=known.revision, fields={**fresh.fields, "created": known.now_ms, **forgotten})
 
 
 def changed(known: StoredSchedule, spec: Spec, task_fields: Mapping[str, Any]) -> Write:
@@ -70,20 +85,6 @@ def resumed(known: StoredSchedule) -> Write:
 def check_not_ended(known: StoredSchedule) -> None:
     if known.schedule.state is ScheduleState.ENDED:
         raise InvalidInput(f"schedule {known.schedule.schedule_id!r} has ended: add it again, with new times")
-
-
-def _new(wanted: Wanted, now_ms: int) -> Write:
-    name, spec, template = wanted
-    slot = _first_slot(spec, now_ms, now_ms)
-    fields = {"spec": encode_spec(spec), "anchor": now_ms, "state": "active", "slot": slot, **template.fields}
-    return Write(name, template.user_id, "", jittered(name, spec, slot), fields)
-
-
-def _anew(wanted: Wanted, known: StoredSchedule) -> Write:
-    """As if it were new, but for the tasks of it that have not ended."""
-    fresh = _new(wanted, known.now_ms)
-    forgotten = dict.fromkeys(("runs", "skipped", "misfired"))
-    return fresh._replace(read=known.revision, fields={**fresh.fields, "created": known.now_ms, **forgotten})
 
 
 def _write(known: StoredSchedule, next_ms: int | str | None, fields: Mapping[str, Any]) -> Write:

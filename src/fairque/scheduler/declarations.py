@@ -7,12 +7,11 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from fairque.errors import FairqueError, QuotaExceeded
-from fairque.redis.store_schedules import KEEP, ScheduleStore, StoredSchedule, Write, encode_spec
-from fairque.schedule.spec import Spec
-from fairque.schedule.timetable import Timetable
+from fairque.errors import FairqueError, InvalidInput, QuotaExceeded
+from fairque.redis.store_schedules import ScheduleStore, StoredSchedule, Write, encode_spec
+from fairque.schedule.spec import ScheduleState
+from fairque.scheduler.changes import Wanted, anew, changed, new
 from fairque.scheduler.firing import Template
-from fairque.scheduler.misfire import jittered
 from fairque.tasks.schedule import declared_schedules
 from fairque.tasks.task import Task
 
@@ -27,11 +26,11 @@ MOST_REMEMBERED = 20
 class Declaration:
     """What the code says of one schedule. Its id is the name of the task."""
 
-    def __init__(self, name: str, spec: Spec, template: Template) -> None:
-        self.schedule_id = name
-        self.spec = spec
-        self.template = template
-        definition = [encode_spec(spec), template.user_id.encode(), *(_bytes(v) for v in template.fields.values())]
+    def __init__(self, wanted: Wanted) -> None:
+        self.schedule_id = wanted.schedule_id
+        self.wanted = wanted
+        template = wanted.template
+        definition = [encode_spec(wanted.spec), template.user_id.encode(), *map(_bytes, template.fields.values())]
         self.fingerprint = hashlib.sha256(b"\0".join(definition)).hexdigest()[:16]
 
 
@@ -79,45 +78,23 @@ class Declarations:
             except FairqueError as exc:
                 self._warn(function.name, f"it cannot be declared: {exc}")
             else:
-                found.append(Declaration(function.name, spec, template))
+                found.append(Declaration(Wanted(function.name, spec, template)))
         return found
 
     async def _register_or_warn(self, declaration: Declaration) -> None:
         """Those of other users are declared all the same."""
         try:
             await self._register(declaration)
-        except QuotaExceeded as exc:
+        except (InvalidInput, QuotaExceeded) as exc:
             self._warn(declaration.schedule_id, f"it cannot be declared: {exc}")
 
     async def _register(self, declaration: Declaration) -> None:
         """Whoever is faster wrote the same, or something newer: the next look tells."""
-        now_ms, known = await self._store.look([declaration.schedule_id])
-        if declaration.schedule_id in known:
-            await self._replace(declaration, known[declaration.schedule_id])
-        else:
-            await self._add(declaration, now_ms)
-
-    async def _add(self, declaration: Declaration, now_ms: int) -> None:
-        fields = {**_definition(declaration), "state": "active", "anchor": now_ms}
-        await self._write(declaration, "", {**fields, **_next(declaration, now_ms)}, now_ms)
-
-    async def _replace(self, declaration: Declaration, known: StoredSchedule) -> None:
-        logger.info("schedule %r: the definition in the code is new", declaration.schedule_id)
-        older = [each for each in [known.declared, *known.older.split()] if each != declaration.fingerprint]
-        fields = {**_definition(declaration), "older": " ".join(older[:MOST_REMEMBERED])}
-        if known.spec.times == declaration.spec.times:
-            await self._write(declaration, known.revision, fields, KEEP)
-        else:
-            fields |= {"anchor": known.now_ms, **_next(declaration, known.now_ms)}
-            await self._write(declaration, known.revision, fields, known.now_ms if known.schedule.active else None)
-
-    async def _write(
-        self, declaration: Declaration, read: str, fields: dict[str, Any], next_ms: int | str | None
-    ) -> None:
-        name = declaration.schedule_id
-        if isinstance(next_ms, int):
-            next_ms = jittered(name, declaration.spec, fields["slot"])
-        await self._store.write(Write(name, declaration.template.user_id, read, next_ms, fields))
+        now_ms, found = await self._store.look([declaration.schedule_id])
+        known = found.get(declaration.schedule_id)
+        write = new(declaration.wanted, now_ms) if known is None else _replacing(declaration, known)
+        fields = {**write.fields, "declared": declaration.fingerprint}
+        await self._store.write(write._replace(user_id=declaration.wanted.template.user_id, fields=fields))
 
     def _warn(self, schedule_id: str, problem: str) -> None:
         if schedule_id not in self._told:
@@ -125,16 +102,13 @@ class Declarations:
             logger.warning("schedule %r: %s", schedule_id, problem)
 
 
-def _definition(declaration: Declaration) -> dict[str, Any]:
-    return {
-        "spec": encode_spec(declaration.spec),
-        "declared": declaration.fingerprint,
-        **declaration.template.fields,
-    }
-
-
-def _next(declaration: Declaration, now_ms: int) -> dict[str, Any]:
-    return {"slot": Timetable(declaration.spec, now_ms).after(now_ms)}
+def _replacing(declaration: Declaration, known: StoredSchedule) -> Write:
+    logger.info("schedule %r: the definition in the code is new", declaration.schedule_id)
+    older = [each for each in [known.declared, *known.older.split()] if each != declaration.fingerprint]
+    wanted = declaration.wanted
+    has_ended = known.schedule.state is ScheduleState.ENDED
+    write = anew(wanted, known) if has_ended else changed(known, wanted.spec, wanted.template.fields)
+    return write._replace(fields={**write.fields, "older": " ".join(older[:MOST_REMEMBERED])})
 
 
 def _bytes(value: Any) -> bytes:
