@@ -379,7 +379,7 @@ async def test_a_queue_that_is_well_is_0(run: Run) -> None:
     assert ended.code == 0, ended.out
     rows = [line.split()[:2] for line in ended.out.splitlines()[1:]]
     assert {status for _, status in rows} == {"ok"}
-    names = ["backlog", "wait", "dead", "silent", "starved", "late", "memory", "eviction"]
+    names = ["backlog", "wait", "dead", "blocking", "silent", "starved", "late", "memory", "eviction"]
     assert [name for name, _ in rows] == [*names, "reservations", "served", "damage", "workers"]
     found = (await run("health", "--json")).json
     assert found["status"] == "ok"

@@ -8,7 +8,19 @@ from typing import Any
 
 import pytest
 
-from fairque import PipelineHandle, TaskCanceled, TaskFailed, TaskHandle, TaskQueue, TaskState, Worker, task
+from fairque import (
+    PipelineBlocked,
+    PipelineHandle,
+    Reason,
+    ResultTimeout,
+    TaskCanceled,
+    TaskFailed,
+    TaskHandle,
+    TaskQueue,
+    TaskState,
+    Worker,
+    task,
+)
 from fairque.redis.delivery import Delivery
 from fairque.settings import QueueSettings
 from fairque.tasks.registry import registry
@@ -293,6 +305,107 @@ async def test_half_a_run_is_canceled(queue: TaskQueue) -> None:
     await serve(queue)
     assert await run["other"].state() is TaskState.FINISHED
     assert await run["behind"].state() is TaskState.CANCELED
+
+
+# Told why
+
+
+async def test_what_each_dependency_came_to_is_told(queue: TaskQueue) -> None:
+    global is_broken
+    is_broken = True
+    failed = await queue.enqueue(fragile(), user_id="anna", task_id="failed")
+    await queue.enqueue(number(1), user_id="anna", task_id="later", delay=600)
+    done = await queue.enqueue(number(1), user_id="anna", task_id="done")
+    made = number(2).options(allow_unknown=True, task_id="last")
+    last = await queue.enqueue(made, user_id="anna", depends_on=[failed, "later", done, "nobody"])
+    await serve(queue)
+    states = {"failed": TaskState.FAILED, "later": TaskState.SCHEDULED, "nobody": None}
+    assert (await last.info()).dependency_states == {**states, "done": TaskState.FINISHED}
+    found = await queue.explain("anna", "last")
+    assert found.dependency_states == states
+    assert found.dependencies == ("failed", "later", "nobody")
+    assert found.blocked_by == ("failed",)
+    assert "waits for 3 tasks: 'failed' (failed), 'nobody' (not known), 'later' (scheduled)" in str(found)
+    assert "goes on when what failed is requeued and finishes: 'failed'" in str(found)
+    await queue.purge("anna")
+
+
+async def test_many_dependencies_are_told_in_part(queue: TaskQueue) -> None:
+    parts = await queue.enqueue_many([number(1).options(delay=600)] * 150, user_id="anna")
+    last = await queue.enqueue(number(2), user_id="anna", depends_on=parts)
+    found = await queue.explain("anna", last.task_id)
+    assert len(found.dependency_states) == len((await last.info()).dependency_states) == 100
+    assert "waits for 150 tasks: " in str(found)
+    await queue.purge("anna")
+
+
+async def test_who_waits_for_a_dead_letter_in_the_end_is_told(queue: TaskQueue) -> None:
+    global is_broken
+    is_broken = True
+    run = await queue.enqueue(fragile() >> number(1) >> number(2) >> number(3).options(task_id="last"), user_id="anna")
+    await serve(queue)
+    found = await queue.explain("anna", run["last"].task_id)
+    assert found.blocked_by == (run["fragile"].task_id,)
+    assert found.dependency_states == {run["number-2"].task_id: TaskState.DEFERRED}
+    assert Reason.BLOCKED in {each.reason for each in found.waiting}
+    await queue.purge("anna")
+
+
+async def test_the_state_of_a_run_tells_what_cannot_end(queue: TaskQueue) -> None:
+    global is_broken
+    is_broken = True
+    slow = number(5).options(task_id="slow", delay=600)
+    run = await queue.enqueue((fragile() >> number(1) >> number(2).options(task_id="last")) | slow, user_id="anna")
+    assert not (await run.state()).blocked
+    await serve(queue)
+    state = await run.state()
+    assert state.blocked == ("number", "last")
+    assert state.blockers == (run["fragile"].task_id,)
+    assert (state.stuck, state.failed, state.ended) == (False, True, False), "something is still to run"
+    assert (await queue.health()).blocking == 1
+    await run["slow"].cancel()
+    assert (await run.state()).stuck
+    await queue.discard(run["fragile"])
+    assert (await queue.health()).blocking == 0
+    with pytest.raises(TaskCanceled):
+        await run.result(20)
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+async def test_who_waits_for_a_run_that_cannot_end_may_be_told(queue: TaskQueue, when: str) -> None:
+    global is_broken
+    is_broken = True
+    run = await queue.enqueue(fragile() >> number(1) >> number(2).options(task_id="last"), user_id="anna")
+    waiting = asyncio.create_task(run.result(20, raise_blocked=True))
+    if when == "before":
+        await serve(queue)
+    async with Worker(queue, scheduler=False):
+        with pytest.raises(PipelineBlocked, match="cannot end before what failed is requeued or discarded") as raised:
+            await waiting
+    assert raised.value.task_ids == (run["fragile"].task_id,)
+    is_broken = False
+    await queue.requeue(run["fragile"])
+    made = asyncio.create_task(run.result(20, raise_blocked=True))
+    await serve(queue)
+    assert await made == 2
+
+
+async def test_a_failure_that_others_do_without_blocks_nobody(queue: TaskQueue) -> None:
+    global is_broken
+    is_broken = True
+    last = number(2).options(task_id="last", on_dependency_failure="run", result_ttl=60)
+    run = await queue.enqueue(fragile() >> last, user_id="anna")
+    waiting = asyncio.create_task(run.result(20, raise_blocked=True))
+    await serve(queue)
+    assert await waiting == 2
+    assert (await queue.health()).blocking == 0
+
+
+async def test_a_time_limit_holds_for_who_wants_to_be_told(queue: TaskQueue) -> None:
+    run = await queue.enqueue(number(1) >> number(2).options(delay=600), user_id="anna")
+    with pytest.raises(ResultTimeout):
+        await run.result(0.1, raise_blocked=True)
+    await run.cancel()
 
 
 # What the tests use

@@ -17,6 +17,7 @@
     ├── QueueFull                        a user has as many tasks waiting as its policy allows
     │   └── QuotaExceeded                a user has as many bytes as its policy allows
     ├── QueueUnavailable (ConnectionError)  Redis did not answer in time, or refuses to work
+    ├── PipelineBlocked                  a run cannot end before a task that failed is requeued or discarded
     ├── StoreError                       Redis answered with an error that waiting does not cure
     └── TaskEnded
         ├── TaskFailed                   the task failed; carries type name, message and traceback text
@@ -43,6 +44,7 @@ __all__ = [
     "InvalidInput",
     "MessageTooLarge",
     "NotEncodable",
+    "PipelineBlocked",
     "QueueFull",
     "QueueUnavailable",
     "QuotaExceeded",
@@ -157,6 +159,18 @@ class QueueUnavailable(FairqueError, ConnectionError):
 
 class StoreError(FairqueError):
     """Redis answered with an error that waiting does not cure."""
+
+
+class PipelineBlocked(FairqueError):
+    """A run of a pipeline cannot end before somebody requeues, or discards, a task that failed. The run is as it was.
+
+    Attributes:
+        task_ids: Ids of those that failed, at most 5.
+    """
+
+    def __init__(self, message: str, task_ids: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.task_ids = task_ids
 
 
 class TaskEnded(FairqueError):

@@ -85,7 +85,9 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True):
 class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a task. Times are seconds since the epoch on the server's clock, None where not reached yet.
 
-    `dependents` are those that still wait for it, at most 1,000. `progress` and `message` are what the task last said;
+    `dependencies` are the ids that it was given; `dependency_states` says of those on which it still depends, at most
+    100, what became of them (None: nothing is known). `dependents` are those that depend on it and have not ended, at
+    most 1,000. `progress` and `message` are what the task last said;
     of a canceled one, `message` is the reason. `due_at` is when a scheduled one may start. `limits` are the keys of its
     limits beside that of its name; `held_by` is the key of the limit for which it waits now.
     """
@@ -105,6 +107,7 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
     run_seconds: float | None = None
     errors: tuple[Attempt, ...] = ()
     dependencies: tuple[str, ...] = ()
+    dependency_states: dict[str, TaskState | None] = {}
     dependents: tuple[str, ...] = ()
     progress: float | None = None
     message: str = ""
@@ -213,11 +216,15 @@ class QueueHealth(msgspec.Struct, frozen=True, kw_only=True):
     have a     policy of their own and of the 100 above. `unserved_users` are those of the 100 that no worker serves.
     `damaged_users` are those that claims leave alone, as something failed for them, and those of the 100 users that
     became ready last whose keys contradict each other: see `check`. At most 100 of each.
+
+    `blocking` is how many dead letters other tasks wait for, of the 1,000 oldest in workflows: those go on when they
+    are requeued and finish, and are canceled when they are discarded or expire.
     """
 
     stats: QueueStats
     longest_wait: float
     dead_letters: int
+    blocking: int
     late: float
     schedule_late: float
     memory_policy: str

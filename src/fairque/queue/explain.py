@@ -19,6 +19,7 @@ from fairque.policy import Policy, merged, next_start_us, policy_in
 from fairque.queue.explanation import Certainty, Explanation, Reason, Waiting, span
 from fairque.queue.ready_line import Services, line_in
 from fairque.queue.speed import Speed, speed_of
+from fairque.queue.task_info import states_in
 from fairque.queue.task_limit import limit_in
 from fairque.redis.keys import decode_user, encode_user
 from fairque.tasks.names import hint
@@ -88,6 +89,8 @@ class _Facts:
         usual_own = Services(1, cost, self.run_seconds or self.usual_service.seconds)
         self.own_service = _service_of(self.of_user, usual_own)
         self.lines = [line_in(self.usual_service, *line) for line in found["lines"]]
+        self.needs = states_in(sorted((need.decode(), state.decode()) for need, state in found.get("needs") or ()))
+        self.blockers = tuple(sorted(blocker.decode() for blocker in found.get("blockers") or ()))
 
     @property
     def state(self) -> TaskState | None:
@@ -125,7 +128,9 @@ class _Facts:
             task_id=self.task_id,
             state=state,
             waiting=tuple(holding),
-            dependencies=tuple(sorted(need.decode() for need in self._found["needs"] or ())),
+            dependencies=tuple(self.needs),
+            dependency_states=self.needs,
+            blocked_by=self.blockers,
             backlog=self.backlog,
             running=self.running,
             weight=self.weight,
@@ -142,9 +147,10 @@ class _Facts:
 
     def _own_state(self, state: TaskState) -> Iterable[Waiting]:
         if state is TaskState.DEFERRED:
-            needs = self._found["needs"] or ()
-            shown = ", ".join(repr(need.decode()) for need in sorted(needs)[:5])
-            yield Waiting(Reason.DEFERRED, f"waits for {len(needs)} tasks: {shown}{', …' if len(needs) > 5 else ''}")
+            yield Waiting(Reason.DEFERRED, self._dependencies())
+            if self.blockers:
+                letters = ", ".join(map(repr, self.blockers))
+                yield Waiting(Reason.BLOCKED, f"goes on when what failed is requeued and finishes: {letters}")
         if state is TaskState.SCHEDULED and self._found["scheduled_at"]:
             at_ms = float(self._found["scheduled_at"])
             left = max(0.0, at_ms - self.now_ms) / 1000
@@ -159,6 +165,14 @@ class _Facts:
         for limit in self.limits:
             if limit.name == held or (held is None and self._is_in_lane and limit.holds_back(self.now_ms)):
                 yield limit.waiting(self.now_ms)
+
+    def _dependencies(self) -> str:
+        """Those first that will not end by themselves."""
+        by_state = sorted(self.needs.items(), key=lambda need: need[1] is not None and not need[1].ended)
+        shown = [f"{need!r} ({state or 'not known'})" for need, state in by_state[:5]]
+        number = self._found["needed"]
+        what = "task" if number == 1 else "tasks"
+        return f"waits for {number:,} {what}: {', '.join(shown)}{', …' if number > len(shown) else ''}"
 
     def _gates(self) -> Iterable[Waiting]:
         """The same that the scripts look at, in the same order."""

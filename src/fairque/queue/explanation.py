@@ -22,6 +22,7 @@ class Reason(StrEnum):
     LIMIT = "limit"  # as many tasks of one of its keys run, or were started, as may
     SCHEDULED = "scheduled"  # its time has not come
     DEFERRED = "deferred"  # it waits for other tasks
+    BLOCKED = "blocked"  # it waits, in the end, for one that failed, which has to be requeued or discarded
     NO_WORKER = "no-worker"  # no worker serves this user
     UNKNOWN_TASK = "unknown-task"  # no worker that serves it knows its function
     SLOTS = "slots"  # every slot of those that serve it runs a task that waits for the result of another
@@ -49,7 +50,9 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
     `ahead_own` and `ahead_others` are tasks that will be served before it; `starts_in` is in seconds. `share` is what
     its user gets of the queue while everybody who is ready now stays so, from 0 to 1. `bytes` is what its user has in
-    Redis, and `max_bytes` its limit; both None where there is none.
+    Redis, and `max_bytes` its limit; both None where there is none. `dependencies` are tasks that it waits for, at most
+    100, and `dependency_states` what each of them came to so far; None: nothing is known. `blocked_by` are dead letters
+    for which it waits in the end, at most 5.
     """
 
     user_id: str
@@ -57,6 +60,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     state: TaskState | None
     waiting: tuple[Waiting, ...] = ()
     dependencies: tuple[str, ...] = ()
+    dependency_states: dict[str, TaskState | None] = {}
+    blocked_by: tuple[str, ...] = ()
     backlog: int = 0
     running: int = 0
     weight: float = 1.0

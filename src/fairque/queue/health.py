@@ -19,13 +19,14 @@ POLICIES = 1000
 
 async def look_at_health(store: Store) -> QueueHealth:
     stats = await store.stats()
-    letters, due_ms, fires_ms, recent, left_alone, memory = await store.health(USERS)
+    letters, blocking, due_ms, fires_ms, recent, left_alone, memory = await store.health(USERS)
     damaged = tuple(dict.fromkeys((*map(decode_user, left_alone), *await damaged_users(store, recent))))
     active = await _active(store, is_damaged=bool(damaged))
     return QueueHealth(
         stats=stats,
         longest_wait=max((user.wait_seconds or 0.0 for user in active), default=0.0),
         dead_letters=letters,
+        blocking=blocking,
         late=_late(due_ms, stats.at),
         schedule_late=_late(fires_ms, stats.at),
         memory_policy=memory.get("maxmemory_policy", NO_EVICTION),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -10,21 +12,28 @@ from typing import Any
 import msgspec
 
 from fairque.checks import Duration, check_seconds
-from fairque.errors import ResultTimeout, UnknownTask
+from fairque.errors import FairqueError, PipelineBlocked, ResultTimeout, TaskFailed, UnknownTask
 from fairque.models import TaskState
 from fairque.queue.handle import Cancellation, TaskHandle
+from fairque.queue.source import Source
 
 __all__ = ["PipelineHandle", "PipelineState"]
 
 
 class PipelineState(msgspec.Struct, frozen=True):
-    """How far a run is: the number of tasks by state."""
+    """How far a run is: the number of tasks by state.
+
+    `blocked` are the names of tasks that wait, in the end, for one that failed. `blockers` are ids of those that
+    failed, at most 5: requeue them, or discard them, which cancels what waits for them.
+    """
 
     tasks: dict[TaskState, int]
+    blocked: tuple[str, ...] = ()
+    blockers: tuple[str, ...] = ()
 
     @property
     def ended(self) -> bool:
-        """Every task has ended. One that waits for a failed task has not: see `stuck`."""
+        """Every task has ended. One that waits for a failed task has not: see `blocked`."""
         return all(state.ended for state in self.tasks)
 
     @property
@@ -34,11 +43,9 @@ class PipelineState(msgspec.Struct, frozen=True):
 
     @property
     def stuck(self) -> bool:
-        """Nothing goes on by itself: what has not ended is deferred, behind something that failed or was canceled."""
-        return set(self.tasks) <= {*_ENDED, TaskState.DEFERRED} and TaskState.DEFERRED in self.tasks
-
-
-_ENDED = tuple(state for state in TaskState if state.ended)
+        """Nothing goes on by itself: all that has not ended is `blocked`."""
+        living = sum(count for state, count in self.tasks.items() if not state.ended)
+        return 0 < living == len(self.blocked)
 
 
 class PipelineHandle:
@@ -50,7 +57,10 @@ class PipelineHandle:
         tasks: The handles by name, dependencies first.
     """
 
-    def __init__(self, user_id: str, run_id: str, tasks: Mapping[str, TaskHandle[Any]], leaves: list[str]) -> None:
+    def __init__(
+        self, source: Source, user_id: str, run_id: str, tasks: Mapping[str, TaskHandle[Any]], leaves: list[str]
+    ) -> None:
+        self._source = source
         self.user_id = user_id
         self.run_id = run_id
         self.tasks = dict(tasks)
@@ -65,13 +75,40 @@ class PipelineHandle:
     def __len__(self) -> int:
         return len(self.tasks)
 
-    async def result(self, timeout: Duration | None = None) -> Any:
+    async def result(self, timeout: Duration | None = None, *, raise_blocked: bool = False) -> Any:
         """Wait for the last tasks: the result of the one, or where there are several a list in their order.
 
-        A run that is `stuck` has not ended: somebody may requeue the task that failed.
+        Args:
+            timeout: Seconds to wait; None waits for ever, 0 looks once.
+            raise_blocked: Whether to give up as soon as a last task waits for one that failed. Otherwise it is waited
+                on: somebody may requeue that one, or it is discarded or expires, which cancels what waits for it.
 
-        Raises what `TaskHandle.result` raises, for the first leaf that has no value.
+        Raises what `TaskHandle.result` raises, for the first leaf that has no value, and `PipelineBlocked`.
         """
+        if not raise_blocked:
+            return await self._results(timeout)
+        results = asyncio.create_task(self._results(timeout))
+        failures = {asyncio.create_task(_failed(handle)) for handle in self.tasks.values()}
+        try:
+            return await self._results_or_block(results, failures)
+        finally:
+            for task in (results, *failures):
+                task.cancel()
+            await asyncio.wait([results, *failures])
+
+    async def _results_or_block(self, results: asyncio.Task[Any], failures: set[asyncio.Task[bool]]) -> Any:
+        pending = {results, *failures}
+        while True:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            if any(task is not results and task.result() for task in done):
+                with contextlib.suppress(UnknownTask):  # one that has expired waits for nothing
+                    state = await self.state()
+                    if any(leaf in state.blocked for leaf in self._leaves):
+                        raise _blocked(self, state)
+            if results in done:
+                return results.result()
+
+    async def _results(self, timeout: Duration | None) -> Any:
         left: float | None = None
         ends = time.monotonic() + check_seconds("timeout", timeout) if timeout is not None else None
         results = []
@@ -86,8 +123,13 @@ class PipelineHandle:
         return results[0] if len(results) == 1 else results
 
     async def state(self) -> PipelineState:
-        """A summary. Raises `UnknownTask` when the results of the run have expired."""
-        return PipelineState(dict(Counter([await handle.state() for handle in self.tasks.values()])))
+        """A summary, in one call. Raises `UnknownTask` when a result of the run has expired."""
+        ids = [handle.task_id for handle in self.tasks.values()]
+        found, blockers = await self._source.store.standings(self.user_id, ids)
+        if gone := [name for name, (state, _) in zip(self.tasks, found, strict=True) if not state]:
+            raise UnknownTask(f"the result of {gone[0]!r} in run {self.run_id} of user {self.user_id!r} has expired")
+        blocked = tuple(name for name, (_, is_blocked) in zip(self.tasks, found, strict=True) if is_blocked)
+        return PipelineState(dict(Counter(TaskState(state) for state, _ in found)), blocked, tuple(blockers))
 
     async def cancel(self, reason: str = "") -> dict[str, Cancellation]:
         """Cancel every task that has not ended, the last ones first, and say what became of each."""
@@ -95,6 +137,22 @@ class PipelineHandle:
 
     def __repr__(self) -> str:
         return f"<PipelineHandle {self.run_id} of {self.user_id!r}, {len(self.tasks)} tasks>"
+
+
+async def _failed(handle: TaskHandle[Any]) -> bool:
+    """Whether it failed, at its end."""
+    with contextlib.suppress(FairqueError):
+        try:
+            await handle.result()
+        except TaskFailed:
+            return True
+    return False
+
+
+def _blocked(run: PipelineHandle, state: PipelineState) -> PipelineBlocked:
+    failed = ", ".join(map(repr, state.blockers))
+    text = f"run {run.run_id} of user {run.user_id!r} cannot end before what failed is requeued or discarded: {failed}"
+    return PipelineBlocked(text, state.blockers)
 
 
 async def _cancel(handle: TaskHandle[Any], reason: str) -> Cancellation:

@@ -445,7 +445,9 @@ class TaskQueue(Tenants):
             plan.names[node]: TaskHandle(self._source, plan.user_id, new.task_id, signature=node.signature)
             for node, new in zip(nodes, plan.tasks, strict=True)
         }
-        return PipelineHandle(plan.user_id, plan.run_id, handles, [plan.names[leaf] for leaf in pipeline.leaves])
+        return PipelineHandle(
+            self._source, plan.user_id, plan.run_id, handles, [plan.names[leaf] for leaf in pipeline.leaves]
+        )
 
 
 def _changed(task: Task[R], options: Mapping[str, Any]) -> Task[R]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from fairque.limit import key_in
@@ -9,7 +11,7 @@ from fairque.models import Attempt, TaskInfo, TaskState
 from fairque.redis.delivery import StoredTask, arrival_ms
 from fairque.tasks.message import BadMessage, Record, decode_body, priority_in
 
-__all__ = ["attempts_in", "ended_info", "living_info", "told_by"]
+__all__ = ["attempts_in", "ended_info", "living_info", "states_in", "told_by"]
 
 _attempt_decoder = msgspec.msgpack.Decoder(Attempt)
 
@@ -62,12 +64,18 @@ def living_info(
         wait_seconds=started - queued if has_started and started is not None and queued is not None else None,
         errors=attempts_in(known.errors),
         dependencies=dependencies,
+        dependency_states=states_in(known.dependencies),
         dependents=known.dependents,
         progress=float(fields["progress"]) if has_told else None,
         message=fields["message"] if has_told else "",
         limits=limits,
         held_by=key_in(fields["held"]) if "held" in fields else None,
     )
+
+
+def states_in(found: Iterable[tuple[str, str]]) -> dict[str, TaskState | None]:
+    """By id; None where nothing is known."""
+    return {task_id: TaskState(state) if state else None for task_id, state in found}
 
 
 def ended_info(user_id: str, task_id: str, state: TaskState, record: Record, known: StoredTask) -> TaskInfo:

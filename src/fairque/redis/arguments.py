@@ -228,6 +228,11 @@ class Peek(Arguments, frozen=True):
     tasks: list[Peeked]
 
 
+class Standings(Arguments, frozen=True):
+    user: str
+    ids: Sequence[str]
+
+
 class Info(Arguments, frozen=True):
     user: str
     id: str

@@ -154,6 +154,7 @@ class StoredTask(NamedTuple):
     score: int | None  # in its lane, while it waits
     dependents: tuple[str, ...]
     due_ms: int | None = None  # while it is scheduled
+    dependencies: tuple[tuple[str, str], ...] = ()  # id and state, '' where nothing is known
 
 
 def arrival_ms(score: int, body: bytes, priority_step_ms: int) -> int:

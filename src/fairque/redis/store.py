@@ -224,10 +224,16 @@ class Store(TenantScripts, XComScripts, CheckScripts):
 
     async def info(self, user_id: str, task_id: str) -> StoredTask:
         reply = await self.call(arguments.Info(encode_user(user_id), task_id))
-        fields, body, record, errors, score, dependents, due = reply
+        fields, body, record, errors, score, dependents, due, needs = reply
         waiting = tuple(sorted(dependent.decode() for dependent in dependents))
-        place = int(score) if score else None
-        return StoredTask(fields_in(fields), body, record, errors, place, waiting, int(due) if due else None)
+        place, due_ms = int(score) if score else None, int(due) if due else None
+        depends_on = tuple(sorted((need.decode(), state.decode()) for need, state in needs))
+        return StoredTask(fields_in(fields), body, record, errors, place, waiting, due_ms, depends_on)
+
+    async def standings(self, user_id: str, task_ids: Sequence[str]) -> tuple[list[tuple[str, bool]], list[str]]:
+        """Per task its state, '' where nothing is known, and whether it waits for a dead letter; some of these."""
+        *found, blockers = await self.call(arguments.Standings(encode_user(user_id), task_ids))
+        return [(state.decode(), bool(blocked)) for state, blocked in found], [id_.decode() for id_ in blockers]
 
     async def peek(self, tasks: Sequence[tuple[str, str]]) -> list[tuple[bytes, bytes | None] | FairqueError]:
         """Per user and id, from the first one on: the result record, empty while there is none, and the state of a task
@@ -294,12 +300,17 @@ class Store(TenantScripts, XComScripts, CheckScripts):
             for key in found:
                 yield key.decode().removeprefix(prefix)
 
-    async def health(self, most: int) -> tuple[int, int | None, int | None, list[bytes], list[bytes], dict[str, str]]:
-        """Dead letters, ms of the first scheduled task and of the first schedule, at most so many users, as they are
-        named in Redis, that became ready last, and that claims leave alone for a damaged key, and the server's memory.
+    async def health(
+        self, most: int
+    ) -> tuple[int, int, int | None, int | None, list[bytes], list[bytes], dict[str, str]]:
+        """Dead letters, how many of them others wait for, ms of the first scheduled task and of the first schedule, at
+        most so many users, as they are named in Redis, that became ready last, and that claims leave alone for a
+        damaged key, and the server's memory.
         """
-        letters, due, fires, recent, alone = await self.call(arguments.Health(self.settings.dead_letter_ttl_ms, most))
-        return letters, int(due) if due else None, int(fires) if fires else None, recent, alone, await self._memory()
+        found = await self.call(arguments.Health(self.settings.dead_letter_ttl_ms, most))
+        letters, blocking, due, fires, recent, alone = found
+        due_ms, fires_ms = int(due) if due else None, int(fires) if fires else None
+        return letters, blocking, due_ms, fires_ms, recent, alone, await self._memory()
 
 
 def renew(

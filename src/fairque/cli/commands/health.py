@@ -84,6 +84,7 @@ def command(
     backlog: Annotated[str, _limits("Tasks that wait for their turn.")] = "100000:1000000",
     wait: Annotated[str, _limits("Seconds that the next task of a user has waited.")] = "300:3600",
     dead: Annotated[str, _limits("Dead letters.")] = "100:10000",
+    blocking: Annotated[str, _limits("Dead letters that other tasks wait for.")] = "1:",
     silent: Annotated[str, _limits("Workers that fell silent within the last minute.")] = "1:",
     silent_after: Annotated[
         float, typer.Option(min=1, max=60, metavar="SECONDS", help="From when on a worker counts as silent.")
@@ -115,6 +116,7 @@ def command(
         "backlog": Limits.parse("--backlog", backlog),
         "wait": Limits.parse("--wait", wait),
         "dead": Limits.parse("--dead", dead),
+        "blocking": Limits.parse("--blocking", blocking),
         "silent": Limits.parse("--silent", silent),
         "starved": Limits.parse("--starved", starved),
         "late": Limits.parse("--late", late),
@@ -165,6 +167,10 @@ def _measured(
         "backlog": (health.stats.queued, counted(health.stats.queued, "task waits", "tasks wait")),
         "wait": (health.longest_wait, f"the next task of a user has waited {span(health.longest_wait)}"),
         "dead": (health.dead_letters, counted(health.dead_letters, "dead letter")),
+        "blocking": (
+            health.blocking,
+            f"{counted(health.blocking, 'dead letter is', 'dead letters are')} waited for: requeue or discard",
+        ),
         "silent": (silent, counted(silent, "worker") + " fell silent"),
         "starved": (
             starved,

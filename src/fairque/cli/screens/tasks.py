@@ -57,10 +57,15 @@ def task_fields(task: TaskInfo) -> list[tuple[str, object]]:
         ("message", task.message or "-"),
         ("limits", ", ".join(map(shown, task.limits)) or "-"),
         ("held by", shown(task.held_by) if task.held_by is not None else "-"),
-        ("depends on", ", ".join(task.dependencies) or "-"),
+        ("depends on", ", ".join(_with_state(task, each) for each in task.dependencies) or "-"),
         ("waited for by", ", ".join(task.dependents) or "-"),
     ]
     return [(name, value) for name, value in given if value != NOTHING]
+
+
+def _with_state(task: TaskInfo, dependency: str) -> str:
+    state = task.dependency_states.get(dependency)
+    return f"{shown(dependency)} ({state})" if state else shown(dependency)
 
 
 def explanation_fields(found: Explanation) -> list[tuple[str, object]]:

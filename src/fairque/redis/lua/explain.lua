@@ -3,7 +3,9 @@
 -- KEYS[1]  state
 -- Returns  a flat list of names and values:
 --          now, id, task (fields), ended (first ten bytes of the result record), has_body, name, cost (of its body), run (mean seconds of its
---          name, or ''), is_payload, rank (in its lane), lane, scheduled_at, needs, critical, normal, held, running, tag, policy, bytes, default, marks (tat,
+--          name, or ''), is_payload, rank (in its lane), lane, scheduled_at, needs (per task that it waits for, at
+--          most 100: id and state or ''), needed (how many it waits for), blockers (dead letters for which it waits in the end, at
+--          most 5), critical, normal, held, running, tag, policy, bytes, default, marks (tat,
 --          tat_of, open_until), metrics, queue_metrics, limits (what lib/limits.lua shows of each), workers (per worker: fields),
 --          lines (from its own outwards: its name in it, members, how many are ready, how many before it; per member: name,
 --          tag, weight, then of a user its backlog, and the cost and seconds of its services, or ''; of a group its members,
@@ -11,6 +13,7 @@
 -- Cost     O(log users + members looked at + workers)
 --@include base
 --@include message
+--@include standing
 --@include bytes_used
 --@include limits
 --@include run_times
@@ -118,7 +121,13 @@ local function look_at_task()
   tell('rank', rank and string.format('%d', rank))
   local due = call('ZSCORE', place_key('scheduled', user), id)
   tell('scheduled_at', due and string.format('%d', due))
-  tell('needs', call('SRANDMEMBER', needs_key(user, id), 100))
+  local needs = {}
+  for at, need in ipairs(call('SRANDMEMBER', needs_key(user, id), 100)) do needs[at] = { need, standing_of(user, need) } end
+  tell('needs', needs)
+  tell('needed', call('SCARD', needs_key(user, id)))
+  local outlook = new_outlook(user)
+  outlook.is_blocked(id)
+  tell('blockers', outlook.blockers)
   if not body then return end
   tell('limits', limited and limited.look_at(user, id, body))
 end
