@@ -389,16 +389,62 @@ def test_a_target_is_found_in_the_current_directory(tmp_path: Path, monkeypatch:
         load_queue("needy:queue")
 
 
-def test_a_failure_is_logged_with_its_kind_and_place_but_not_its_text(caplog: pytest.LogCaptureFixture) -> None:
+FAILED = TaskEvent(
+    *("zoë", "", "a.work", 2, 0.25),
+    Failure(
+        FailureKind.ERROR,
+        "KeyError",
+        "card 42",
+        'Traceback (most recent call last):\n  File "/srv/app/a.py", line 7, in work\n'
+        '    pay(card)\nKeyError: "card 42"\n'
+        "\nDuring handling of the above exception, another exception occurred:\n\n"
+        '  + Exception Group Traceback (most recent call last):\n  |   File "/srv/app/b.py", line 8, in pay\x1b\n'
+        "  | ExceptionGroup: card 42 (1 sub-exception)\n2030-01-01 INFO finished card 42",
+    ),
+)
+TOLD = "user=zoë id='' name=a.work attempt=2 run=0.250s"
+
+
+def log(*events: str) -> None:
+    """As a worker does that is served by the command."""
+    hooks = logged({"success": None, "retry": None, "failure": None})
+    for event in events:
+        hook = hooks[event]
+        assert hook is not None
+        hook(FAILED)
+
+
+def test_a_failure_is_logged_with_its_frames_but_not_its_text(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="fairque.tasks")
-    traceback = 'Traceback (most recent call last):\n  File "/srv/app/a.py", line 7, in work\nKeyError: "card 42"'
-    failure = Failure(FailureKind.ERROR, "KeyError", "card 42", traceback)
-    hook = logged({"success": None, "retry": None, "failure": None})["failure"]
-    assert hook is not None
-    hook(TaskEvent("zoë", "", "a.work", 2, 0.25, failure))
-    assert caplog.messages == [
-        "failed user=zoë id='' name=a.work attempt=2 run=0.250s kind=error error=KeyError at a.py:7"
+    log("failure")
+    [message] = caplog.messages
+    assert message.splitlines() == [
+        f"failed {TOLD} kind=error error=KeyError at b.py:8",
+        '    File "/srv/app/a.py", line 7, in work',
+        """    'File "/srv/app/b.py", line 8, in pay\\x1b'""",
     ]
+
+
+def test_texts_of_errors_are_for_those_who_ask_for_everything(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="fairque.tasks")
+    for event, level in (("failure", logging.ERROR), ("retry", logging.WARNING)):
+        caplog.clear()
+        log(event)
+        first, second = caplog.records
+        assert (first.levelno, second.levelno) == (level, logging.DEBUG)
+        assert "card" not in first.getMessage()
+        lines = second.getMessage().splitlines()
+        assert lines[:2] == [f"the error of {TOLD}", "    KeyError: card 42"]
+        assert all(line.startswith("    ") for line in lines[1:]), "no line can be taken for one of the log"
+        assert "\x1b" not in second.getMessage()
+
+
+def test_lines_about_tasks_have_fields(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="fairque.tasks")
+    log("success", "retry", "failure")
+    for record in caplog.records:
+        found = {name: vars(record)[name] for name in ("user_id", "task_id", "task_name", "attempt", "run_seconds")}
+        assert found == {"user_id": "zoë", "task_id": "", "task_name": "a.work", "attempt": 2, "run_seconds": 0.25}
 
 
 # The demo

@@ -107,5 +107,5 @@ async def test_of_a_task_that_was_lost_while_it_ran_nobody_says_that_another_wor
         await eventually(lambda: gate.started)
         server.execute("DEL", *(f"{queue.keys.prefix}{kind}:acme:{handle.task_id}" for kind in ("task", "body")))
         gate.open()
-        await eventually(lambda: "outcome refused, it is gone" in caplog.text)
+        await eventually(lambda: "has its outcome refused: it is gone" in caplog.text)
         assert "another worker" not in caplog.text

@@ -144,7 +144,7 @@ async def test_an_outcome_that_is_not_taken_keeps_nothing_from_the_others_and_is
         assert await handles[0].result(timeout=10) == 0
         assert await handles[2].result(timeout=10) == 2
         assert await follower.result(timeout=10) == 3
-        await eventually(lambda: "cannot report task" in caplog.text)
+        await eventually(lambda: "cannot be reported, trying again" in caplog.text)
         assert "WRONGTYPE" in caplog.text
         assert await finished(queue) == 3
         server.execute("DEL", stream)

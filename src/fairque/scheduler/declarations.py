@@ -99,11 +99,12 @@ class Declarations:
     def _warn(self, schedule_id: str, problem: str) -> None:
         if schedule_id not in self._told:
             self._told.add(schedule_id)
-            logger.warning("schedule %r: %s", schedule_id, problem)
+            logger.warning("schedule %r: %s", schedule_id, problem, extra={"schedule_id": schedule_id})
 
 
 def _replacing(declaration: Declaration, known: StoredSchedule) -> Write:
-    logger.info("schedule %r: the definition in the code is new", declaration.schedule_id)
+    name = declaration.schedule_id
+    logger.info("schedule %r: the definition in the code is new", name, extra={"schedule_id": name})
     older = [each for each in [known.declared, *known.older.split()] if each != declaration.fingerprint]
     wanted = declaration.wanted
     has_ended = known.schedule.state is ScheduleState.ENDED

@@ -110,7 +110,11 @@ class ScheduleLoop:
 
     def _told(self, ripe: Ripe) -> Ripe:
         for schedule_id in ripe.broken:
-            logger.error("schedule %r fires no more: what Redis has of it cannot be read", schedule_id)
+            logger.error(
+                "schedule %r fires no more: what Redis has of it cannot be read",
+                schedule_id,
+                extra={"schedule_id": schedule_id},
+            )
         return ripe
 
     async def _leave(self) -> None:
@@ -131,22 +135,23 @@ class ScheduleLoop:
         moves = [move for move in planned if isinstance(move, Move)]
         for each, error in zip(due, planned, strict=True):
             if isinstance(error, FairqueError):  # one that cannot be read must not keep the others waiting
-                logger.error("schedule %r is paused: %s", each.schedule_id, error)
+                logger.error("schedule %r is paused: %s", each.schedule_id, error, extra=_fields(each))
                 await self._store.write(Write(each.schedule_id, each.user_id, each.revision, None, {"state": "paused"}))
         outcomes = await self.send(moves) if moves else []
         for move, outcome in zip(moves, outcomes, strict=True):
+            name = move.due.schedule_id
             if outcome not in OUTCOMES:
-                logger.error("schedule %r does not fire, trying again: %s", move.due.schedule_id, outcome)
+                logger.error("schedule %r does not fire, trying again: %s", name, outcome, extra=_fields(move.due))
             elif outcome in ("skipped", "full"):
                 reason = (
                     "a task of it has not ended"
                     if outcome == "skipped"
                     else "the backlog of its user is full, or its bytes"
                 )
-                logger.warning("schedule %r: slot skipped, %s", move.due.schedule_id, reason)
+                logger.warning("schedule %r: slot skipped, %s", name, reason, extra=_fields(move.due))
             elif move.missed and outcome != "stale":
                 missed = counted(move.missed, "slot was", "slots were")
-                logger.warning("schedule %r: %s missed", move.due.schedule_id, missed)
+                logger.warning("schedule %r: %s missed", name, missed, extra=_fields(move.due))
         return list(zip(moves, outcomes, strict=True))
 
     async def send(self, moves: Sequence[Move]) -> list[str]:
@@ -181,6 +186,11 @@ def _next_look(fired: tuple[Move, str], ripe: Ripe) -> int:
     if outcome == "stale" or outcome not in OUTCOMES:
         return ripe.now_ms
     return move.next_ms if move.next_ms is not None else ripe.look_at_ms
+
+
+def _fields(due: Due) -> dict[str, object]:
+    """For ``extra`` of a log line."""
+    return {"schedule_id": due.schedule_id, "user_id": due.user_id}
 
 
 def _is_late(due: list[Due], now_ms: int) -> bool:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from enum import StrEnum
 from pathlib import PurePath
 
 from fairque.errors import InvalidInput
+from fairque.tasks.failure import Failure
 from fairque.worker.hooks import Hook, TaskEvent
 
 __all__ = ["LogLevel", "level_of", "logged", "set_up_logging"]
 
 logger = logging.getLogger("fairque.tasks")
 _FORMAT = "%(asctime)s %(levelname)-7s [%(process)d] %(message)s"
-_FRAME = re.compile(r'^  File "(.+)", line (\d+)', re.MULTILINE)
+_FRAME = re.compile(r'^[ |]+File "(.+)", line (\d+), in .+$', re.MULTILINE)
+MOST_FRAMES = 30
 
 
 class LogLevel(StrEnum):
@@ -63,15 +65,36 @@ def _both(line: Callable[[TaskEvent], None], hook: Hook | None) -> Hook:
 
 
 def _finished(event: TaskEvent) -> None:
-    logger.info("finished %s", _told(event))
+    logger.info("finished %s", _told(event), extra=_fields(event))
 
 
 def _retried(event: TaskEvent) -> None:
-    logger.warning("retried %s %s", _told(event), _reason(event))
+    logger.warning("retried %s%s", _told(event), _reason(event), extra=_fields(event))
+    _tell_all(event)
 
 
 def _failed(event: TaskEvent) -> None:
-    logger.error("failed %s %s", _told(event), _reason(event))
+    """With the frames, as one looks for them there: they are code."""
+    logger.error("failed %s%s%s", _told(event), _reason(event), _frames(event.failure), extra=_fields(event))
+    _tell_all(event)
+
+
+def _tell_all(event: TaskEvent) -> None:
+    """Only where it was asked for: the text of an error may quote arguments."""
+    if event.failure is not None and logger.isEnabledFor(logging.DEBUG):
+        text = f"{event.failure.type_name}: {event.failure.message}\n{event.failure.traceback}"
+        logger.debug("the error of %s%s", _told(event), _indented(text.splitlines()), extra=_fields(event))
+
+
+def _fields(event: TaskEvent) -> dict[str, object]:
+    """As all lines about tasks have them; and how long it ran."""
+    return {
+        "user_id": event.user_id,
+        "task_id": event.task_id,
+        "task_name": event.name,
+        "attempt": event.attempt,
+        "run_seconds": event.run_seconds,
+    }
 
 
 def _told(event: TaskEvent) -> str:
@@ -86,7 +109,18 @@ def _reason(event: TaskEvent) -> str:
         return ""
     frames = _FRAME.findall(failure.traceback)
     place = f" at {PurePath(frames[-1][0]).name}:{frames[-1][1]}" if frames else ""
-    return f"kind={failure.kind} error={failure.type_name}{place}"
+    return f" kind={failure.kind} error={failure.type_name}{place}"
+
+
+def _frames(failure: Failure | None) -> str:
+    """Of the traceback, a line each; not the errors that stand between and behind them."""
+    found = _FRAME.finditer(failure.traceback) if failure is not None else ()
+    return _indented([each[0].lstrip(" |") for each in found][-MOST_FRAMES:])
+
+
+def _indented(lines: Iterable[str]) -> str:
+    """No line can be taken for one that this log begins anew."""
+    return "".join(f"\n    {line if line.isprintable() else repr(line)}" for line in lines)
 
 
 def _shown(text: str) -> str:

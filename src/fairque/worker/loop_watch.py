@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from fairque.worker.runner import Runner
+from fairque.worker.task_log import log_fields
 
 __all__ = ["LoopWatch", "Standstill"]
 
@@ -96,6 +97,7 @@ class LoopWatch:
             "%s has blocked the event loop for %.1f s: use a plain function, which runs in a thread",
             self._runner.describe_blocker(self._loop),
             self._silent,
+            extra=self._fields(),
         )
 
     def _warn_of_standstill(self, seconds: float, busy: float) -> None:
@@ -109,7 +111,12 @@ class LoopWatch:
             'would be lost. Let it run in a process of its own: @task(run_in="process")',
             self._runner.describe_blocker(self._loop),
             seconds,
+            extra=self._fields(),
         )
+
+    def _fields(self) -> dict[str, object]:
+        blocker = self._runner.blocker(self._loop)
+        return log_fields(blocker) if blocker is not None else {}
 
     def stack(self) -> str:
         """Where the loop is."""

@@ -27,6 +27,7 @@ from fairque.worker.run_times import RunTimes
 from fairque.worker.runner import Runner
 from fairque.worker.settler import Settler
 from fairque.worker.slot_watch import SlotWatch
+from fairque.worker.task_log import log_fields
 
 __all__ = ["LOOK_SECONDS", "Renewal", "longest_pause"]
 
@@ -172,6 +173,7 @@ class Renewal:
             self._runner.describe_blocker(self._loop),
             self._options.stall_timeout,
             self.watch.stack(),
+            extra=log_fields(culprit) if culprit is not None else None,
         )
         self._will.execute(requester, culprit)
         logging.shutdown()

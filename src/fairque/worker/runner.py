@@ -27,11 +27,11 @@ from fairque.worker.run_times import RunTimes
 from fairque.worker.running_task import RunningTask
 from fairque.worker.settler import Settler
 from fairque.worker.signals import Signals
+from fairque.worker.task_log import log_about
 from fairque.worker.threads import TooManyThreads
 
 __all__ = ["Runner"]
 
-logger = logging.getLogger("fairque.worker")
 SURVIVOR_SECONDS = 1.0
 LONGEST_RETURN_MS = 60_000
 MOST_NAMED = 3
@@ -79,7 +79,7 @@ class Runner:
         self._signals = signals
         self._limits = limits
         self._runs: dict[int, RunningTask] = {}  # by identity of the delivery
-        self._bodies: set[asyncio.Task[None]] = set()  # until they end, which may be after their run
+        self._bodies: dict[asyncio.Task[None], Delivery] = {}  # until they end, which may be after their run
         self._survivors: set[asyncio.TimerHandle] = set()
         self._arrived: list[Delivery] = []  # not started yet
         self._arriving: dict[int, tuple[Delivery, asyncio.Task[None]]] = {}  # suspects, until that is noted
@@ -134,7 +134,7 @@ class Runner:
         except BadArguments as exc:
             self._give_up(delivery, Failure(FailureKind.BAD_ARGUMENTS, "BadArguments", str(exc)))
         except BaseException as exc:  # whatever code of an argument's class raised, it is this delivery's own
-            logger.exception("task %r of user %r cannot be prepared", delivery.id, delivery.user_id)
+            log_about(logging.ERROR, delivery, "cannot be prepared", exc_info=True)
             self._give_up(delivery, Failure(FailureKind.BAD_MESSAGE, type(exc).__name__, str(exc)))
         else:
             self._launch(run)
@@ -160,7 +160,7 @@ class Runner:
             self._abandon(run, "its delivery was lost")
 
     def _log_loss(self, delivery: Delivery, why: Refusal) -> None:
-        logger.warning("task %r of user %r was lost: %s", delivery.id, delivery.user_id, why.text)
+        log_about(logging.WARNING, delivery, "was lost: %s", why.text)
 
     def cancel_task(self, user: bytes, task_id: bytes) -> None:
         """By name, as the message has it."""
@@ -201,8 +201,8 @@ class Runner:
             await asyncio.wait(self._bodies, timeout=seconds)
         for timer in self._survivors:
             timer.cancel()
-        for body in self._bodies:
-            logger.warning("a cancelled task goes on after the stop of its worker: %s", body.get_name())
+        for delivery in self._bodies.values():
+            log_about(logging.WARNING, delivery, "goes on after the stop of its worker")
 
     def runs(self, task: asyncio.Task[Any] | None) -> bool:
         """Whether this is the body of a task of this worker."""
@@ -247,7 +247,7 @@ class Runner:
         if timeout is not None:
             run.timer = loop.call_later(timeout, self._time_out, run, timeout)
         run.body = task = loop.create_task(self._body(run))
-        self._bodies.add(task)
+        self._bodies[task] = run.delivery
         task.add_done_callback(lambda task: self._body_ended(run, task))
 
     async def _body(self, run: RunningTask) -> None:
@@ -264,8 +264,8 @@ class Runner:
     def _let_arrive(self, delivery: Delivery) -> None:
         arrival = asyncio.get_running_loop().create_task(self._arrive(delivery))
         self._arriving[id(delivery)] = delivery, arrival
-        self._bodies.add(arrival)
-        arrival.add_done_callback(self._bodies.discard)
+        self._bodies[arrival] = delivery
+        arrival.add_done_callback(self._bodies.pop)
 
     async def _arrive(self, delivery: Delivery) -> None:
         """Decoding its arguments may be what kills this process at once."""
@@ -285,11 +285,11 @@ class Runner:
             try:
                 return await self._store.receive(self._options.worker_id, delivery)
             except FairqueError as exc:
-                logger.warning("cannot note that task %r of user %r arrived: %s", delivery.id, delivery.user_id, exc)
+                log_about(logging.WARNING, delivery, "arrived, which cannot be noted, trying again: %s", exc)
                 await anyio.sleep(backoff.next())
 
     def _body_ended(self, run: RunningTask, task: asyncio.Task[None]) -> None:
-        self._bodies.discard(task)
+        del self._bodies[task]
         run.body = None  # they know each other: without this, each task would be left to the garbage collector
         if not run.ended and task.cancelled():  # before its first step
             self._raised(run, asyncio.CancelledError())
@@ -302,7 +302,7 @@ class Runner:
     def _end_canceled(self, run: RunningTask) -> None:
         self._close(run)
         self._report(run, Outcome(run.delivery, "canceled"))
-        logger.info("task %r of user %r was canceled", run.delivery.id, run.delivery.user_id)
+        log_about(logging.INFO, run.delivery, "was canceled")
 
     def _returned(self, run: RunningTask, value: Any) -> None:
         if run.canceled:
@@ -366,7 +366,7 @@ class Runner:
         self._survivors.discard(timer)
 
     def _report_survivor(self, body: asyncio.Task[None], delivery: Delivery, reason: str) -> None:
-        logger.warning("task %r of user %r goes on after %s", delivery.id, delivery.user_id, reason)
+        log_about(logging.WARNING, delivery, "goes on after %s", reason)
         body.cancel()
 
     def _give_up(self, delivery: Delivery, failure: Failure) -> None:
@@ -383,8 +383,7 @@ class Runner:
             self._give_up(delivery, Failure(FailureKind.UNKNOWN_TASK, "UnknownTask", text))
             return
         delay_ms = min(LONGEST_RETURN_MS, 500 * 2 ** min(delivery.returned, 10))
-        seconds = delay_ms / 1000
-        logger.warning("task %r of user %r is put back for %.1f s: %s", delivery.id, delivery.user_id, seconds, why)
+        log_about(logging.WARNING, delivery, "is put back for %.1f s: %s", delay_ms / 1000, why)
         self._settler.report(Outcome(delivery, "released", 0, delay_ms))
 
 

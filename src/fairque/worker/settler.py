@@ -13,6 +13,7 @@ from fairque.redis.delivery import Answer, Delivery, Outcome, Refusal
 from fairque.worker.hooks import Hooks
 from fairque.worker.pace import Pace
 from fairque.worker.signals import Signals
+from fairque.worker.task_log import log_about
 
 __all__ = ["Settler"]
 
@@ -154,12 +155,12 @@ class Settler:
 
     def _refused(self, delivery: Delivery, why: Refusal) -> None:
         self._held.pop(id(delivery), None)
-        logger.warning("task %r of user %r: outcome refused, %s", delivery.id, delivery.user_id, why.text)
+        log_about(logging.WARNING, delivery, "has its outcome refused: %s", why.text)
         self._hooks.tell("lost", delivery, "", time.monotonic())
 
     def _fell_sick(self, outcome: Outcome, error: StoreError) -> None:
         delivery = outcome.delivery
-        logger.warning("cannot report task %r of user %r, keeping it: %s", delivery.id, delivery.user_id, error)
+        log_about(logging.WARNING, delivery, "cannot be reported, trying again: %s", error)
         self._sick.append(outcome)
         if len(self._sick) > MOST_SICK:
             self.forget(self._sick.pop(0).delivery)
