@@ -341,7 +341,6 @@ async def test_worker_processes_end_when_their_parent_is_killed(serve: Serve, qu
         (["worker", "tests.apps.served:qeue"], 2, "there is no 'qeue' in tests.apps.served", "did you mean 'queue'?"),
         (["worker", "tests.apps.served:nothing"], 2, "is None, not a queue", "served:private_queue?"),
         (["worker", "tests.apps.served:greet"], 2, "is a task, not a queue", "mean tests.apps.served:private_queue?"),
-        (["worker", "tests.apps.scheduled:tick"], 2, "is a task, not a queue", "a function without arguments"),
         (
             ["worker", "tests.apps.served:broken_queue"],
             2,
