@@ -8,6 +8,7 @@ from pathlib import Path
 
 import typer
 
+from fairque.cli.output import say
 from fairque.errors import FairqueError, InvalidInput, QueueUnavailable, UnknownSchedule, UnknownTask
 
 __all__ = ["ENDED", "FAILED", "UNFINISHED", "UNKNOWN", "USAGE", "CommandError", "describe", "report"]
@@ -46,8 +47,8 @@ def report(error: Exception) -> int:
     first = _first(error)
     problem = first if isinstance(first, CommandError) else _as_problem(first)
     if str(problem):  # without arguments, the help was shown, and that is all there is to say
-        typer.secho(f"error: {_one_line(str(problem))}", err=True, fg="red")
-        typer.secho(f"hint: {_one_line(problem.hint)}", err=True)
+        say(f"error: {_one_line(str(problem))}", "red")
+        say(f"hint: {_one_line(problem.hint)}")
     return problem.code
 
 

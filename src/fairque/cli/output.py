@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
@@ -21,6 +23,7 @@ __all__ = [
     "print_fields",
     "print_json",
     "print_json_line",
+    "say",
     "shown",
     "span",
 ]
@@ -45,6 +48,14 @@ def print_json(value: Any) -> None:
 def print_json_line(value: Any) -> None:
     """The same in one line, for a stream of values."""
     typer.echo(msgspec.json.encode(_named(value)).decode())
+
+
+def say(text: str, colour: str | None = None) -> None:
+    """To stderr; at a terminal, a line that is too long is broken between words."""
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        text = textwrap.fill(text, max(20, width), break_long_words=False, break_on_hyphens=False)
+    typer.secho(text, err=True, fg=colour)
 
 
 def make_console() -> Console:

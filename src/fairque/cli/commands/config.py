@@ -11,7 +11,7 @@ import typer
 from fairque import ConfigError, FairQueueConfig
 from fairque.cli.errors import FAILED, USAGE
 from fairque.cli.options import AsJson
-from fairque.cli.output import print_json
+from fairque.cli.output import print_json, say
 from fairque.cli.table import names, print_table, words
 from fairque.config.config import Loaded
 from fairque.config.duration import shown_duration
@@ -73,7 +73,7 @@ def check(
             [_cells(setting) for setting in _settings(loaded)],
         )
         for warning in warnings:
-            typer.secho(f"warning: {warning}", err=True, fg="yellow")
+            say(f"warning: {warning}", "yellow")
     return FAILED if strict and warnings else 0
 
 
@@ -82,8 +82,8 @@ def _report_invalid(problems: list[str], as_json: bool) -> int:
         print_json({"valid": False, "problems": problems})
         return USAGE
     for problem in problems:
-        typer.secho(f"error: {problem}", err=True, fg="red")
-    typer.secho("hint: change that, and check again", err=True)
+        say(f"error: {problem}", "red")
+    say("hint: change that, and check again")
     return USAGE
 
 

@@ -32,8 +32,9 @@ def command(
     ] = 0.04,
     seed: Annotated[int, typer.Option(metavar="N", help="Draws the arrivals and the lengths.")] = 1,
 ) -> int:
-    """See what fairness buys: one user floods the queue, others need a task done now and then.
+    """See what fairness buys, on a load that is served in two ways.
 
+    One user floods the queue, others need a task done now and then.
     The load is served fairly and, at the same time, first come, first served.
     Starts a server of its own and real worker processes, and cleans up after itself.
 

@@ -15,7 +15,7 @@ from fairque.cli.screens.policies import fields_of, print_limits, read_limits
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="How many tasks of a key run at once, and how often they start: look, and change it.\n\n"
+    help="How many tasks of a key run at once, and how often they start.\n\n"
     "Example: fairque limits set openai --max-running 50 --rate 500/m",
     no_args_is_help=True,
 )

@@ -39,7 +39,9 @@ def show(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> int:
-    """Show what governs a user, and where that comes from; without a user, all that was set in the queue.
+    """Show what governs a user, or all that was set.
+
+    With where it comes from; without a user, all that was set in the queue.
 
     Example: fairque policy show acme
 
@@ -120,7 +122,9 @@ def change(
 def clear(
     user: Whose, url: Url = None, queue: QueueName = None, config: ConfigFile = None, as_json: AsJson = False
 ) -> int:
-    """Forget all that was set for a user, a pause as well; what governs all others governs it then.
+    """Forget all that was set for a user.
+
+    A pause as well. What governs all others governs it then.
 
     Example: fairque policy clear acme
 
@@ -179,8 +183,9 @@ def apply_files(
     queue: QueueName = None,
     as_json: AsJson = False,
 ) -> int:
-    """Set what the sections policies, groups and limits of configuration files say.
+    """Set the policies, groups and limits of configuration files.
 
+    That is, what the sections of these names say.
     All else stays as it is, also what a file said once and says no longer.
     fairque worker --config does the same when it starts.
 

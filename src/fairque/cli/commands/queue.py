@@ -46,7 +46,8 @@ def info(
     """Show the sizes of a queue, its users and its workers.
 
     Users with something to do come first, then those that were active last.
-    Jain's index is 1 when all who wait got the same by weight lately, and 1/n when one of n got everything.
+    The fairness, as Jain's index, is 1 when all who wait got the same by weight lately, and 1/n when one of n got
+    everything.
     With --interval and --json, every look is one line of JSON.
 
     Example: fairque info --interval 2
@@ -152,8 +153,9 @@ def usage(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> int:
-    """Show what users used, hour by hour: tasks started, what they were charged, and how long they ran.
+    """Show what users used, hour by hour: tasks, cost, run time.
 
+    That is: tasks started, what they were charged, and how long they ran.
     Hours without use are left out; the current one is shown as far as it has got. Hours are kept for 40 days, or for
     the queue's usage_ttl.
     In CSV and JSON, hours are in UTC, and "busy_seconds" is not rounded.
@@ -224,7 +226,9 @@ def demand(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> int:
-    """Show how much work waits and runs, and how many slots it takes so that all of it starts in time.
+    """Show how much work there is, and how many slots it takes.
+
+    So many tasks should be able to run at once that all that waits starts in time.
 
     For an autoscaler: "slots_needed" in JSON is how many tasks should be able to run at once, on all workers.
     The mean run is that of the last minute or so, or where nothing ran lately, of everything that was measured.
@@ -239,12 +243,11 @@ def demand(
     if as_json:
         print_json(found)
         return 0
-    running = counted(found.running, "task runs", "tasks run")
     print_fields(
         (
             ("backlog", f"{counted(found.backlog, 'task')}, {span(found.work_seconds)} of work"),
             ("mean run", span(found.run_seconds)),
-            ("slots", f"{found.slots}, {running}, {span(found.running_seconds)} of work left"),
+            ("slots", f"{found.slots}, {found.running} in use, {span(found.running_seconds)} of work left in them"),
             ("wait with these", span(found.wait_seconds)),
             ("slots needed", f"{found.slots_needed} for a wait of {span(target_wait)}"),
         )

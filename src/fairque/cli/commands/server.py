@@ -37,8 +37,9 @@ def command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print where it is as a line of JSON.")] = False,
 ) -> int:
-    """Run a Valkey or Redis server for this machine until SIGTERM, SIGHUP or Ctrl-C, and print its URL.
+    """Run a server for this machine, and print its URL.
 
+    It is a Valkey or Redis, and ends with SIGTERM, SIGHUP or Ctrl-C.
     Without --dir, it keeps everything in memory and listens on a port.
     With --dir, it keeps an append-only file there, and ends when nobody uses it any more.
     It has no password, and is made for development and tests.

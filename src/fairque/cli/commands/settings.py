@@ -28,8 +28,9 @@ def command(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> int:
-    """Show the settings of a queue, or change them for all who open it from then on.
+    """Show or change the settings that all processes of a queue share.
 
+    A change is for all who open the queue from then on.
     The first process that opens a queue stores its settings there, and who asks for others later is refused.
     Processes that run keep what they know: restart them after a change, with the new values where they name any.
 

@@ -49,8 +49,9 @@ def command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """See what a policy would do to the users of a trace, without Redis and without waiting.
+    """See what a policy would do to the users of a trace.
 
+    Without Redis, and without waiting.
     CSV has a header: time,user,duration and, if you like, cost. Times are seconds. The Standard Workload Format is that
     of the Parallel Workloads Archive. The fair policy is the model that the scripts of the queue are tested against.
 

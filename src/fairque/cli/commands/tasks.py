@@ -87,7 +87,7 @@ def show_task(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> int:
-    """Show everything known of one task: times, attempts, errors with tracebacks, dependencies.
+    """Show one task: times, attempts, errors, dependencies.
 
     Arguments are kept until a task finishes, results for as long as the task says.
 
@@ -159,7 +159,7 @@ def explain(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> int:
-    """Tell why a task waits, what is ahead of it, and when it may start.
+    """Tell why a task waits, what is ahead of it, when it may start.
 
     The estimate is good when the speed of the queue has been measured. It is rough when little was,
     or when something else than its turn holds the task back.

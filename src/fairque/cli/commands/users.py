@@ -65,7 +65,7 @@ def show_user(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> int:
-    """Show what is known of one user: tasks by state, waits, what it used and what governs it.
+    """Show one user: tasks, waits, what it used, what governs it.
 
     Example: fairque user acme
 
@@ -108,7 +108,7 @@ def pause(
     queue: QueueName = None,
     config: ConfigFile = None,
 ) -> int:
-    """Start no more tasks of a user, for a while or until fairque resume.
+    """Start no more tasks of a user, for a while or until resumed.
 
     What runs goes on, what waits keeps its place, and tasks can still be added.
 

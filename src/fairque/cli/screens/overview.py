@@ -199,8 +199,8 @@ def overview_parts(overview: Overview, with_counters: bool) -> list[RenderableTy
 def _fairness(overview: Overview) -> str:
     demand = overview.demand
     return (
-        f"Jain's index {overview.shares.jain:.2f}, {span(demand.work_seconds)} of work in the backlog, "
-        f"{counted(demand.slots_needed, 'slot')} needed to do it in {span(demand.target_wait)}"
+        f"fairness {overview.shares.jain:.2f} (Jain's index), {span(demand.work_seconds)} of work in the backlog, "
+        f"{counted(demand.slots_needed, 'slot does', 'slots do')} it in {span(demand.target_wait)}"
     )
 
 
@@ -231,7 +231,7 @@ def user_fields(user: UserInfo, status: UserStatus, now: float) -> list[tuple[st
             for name, value in msgspec.structs.asdict(user.policy).items()
             if value is not None
         ),
-        ("parked until", moment(user.parked_until)),
+        *((("parked until", moment(user.parked_until)),) if user.parked_until is not None else ()),
     ]
 
 

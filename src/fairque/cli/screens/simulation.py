@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from fairque.cli.output import print_json
+from fairque.cli.output import make_console, print_json
 from fairque.cli.table import names, numbers, print_table, words
 from fairque.counted import counted
 from fairque.fairness.report import Report, UserReport
@@ -35,7 +35,7 @@ def show(reports: Sequence[Report], left_out: Mapping[str, int], most_users: int
         print_table(_PER_USER, [_per_user(user) for user in report.users[:most_users]], report.policy)
     if 0 < most_users < len(first.users):
         typer.echo(f"and {counted(len(first.users) - most_users, 'user')} more, see --users, --csv and --json")
-    typer.echo(_LEGEND)
+    make_console().print(_LEGEND)
     for reason, lines in left_out.items():
         typer.echo(f"left out {counted(lines, 'line')} {reason}")
 
