@@ -116,7 +116,9 @@ def add(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> int:
-    """Add a schedule, or change the one of the user that has this id, and print its id.
+    """Add or change a schedule, and print its id.
+
+    Where the user has one with this id, that is the one that is changed.
 
     Example: fairque schedule add myapp.tasks:report --cron '0 9 * * MON-FRI' --timezone Europe/Berlin --user acme
 
