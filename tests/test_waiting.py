@@ -160,6 +160,19 @@ async def test_ten_thousand_wait_for_results_at_a_time(queue: TaskQueue) -> None
         assert await waiter == list(range(10_000))
 
 
+async def test_who_waits_for_very_much_is_no_delay_to_another_user(queue: TaskQueue) -> None:
+    """Subscriptions and looks of a process go by turns of users."""
+    new_gate().open()
+    many = await queue.enqueue_many([work(n) for n in range(10_000)], user_id="acme")
+    one = await queue.enqueue(work(1), user_id="zoe")
+    await Worker(queue, concurrency=500).run_until_idle()
+    waiters = [asyncio.create_task(handle.result()) for handle in many]
+    await asyncio.sleep(0)
+    assert await one.result() == 1
+    assert sum(waiter.done() for waiter in waiters) < 4_000
+    assert await asyncio.gather(*waiters) == list(range(10_000))
+
+
 async def test_the_first_task_that_fails_ends_the_wait_for_all(server: Server, queue: TaskQueue) -> None:
     never = await queue.enqueue(work(1).options(delay=3600), user_id="acme")
     fails = await queue.enqueue(half(1), user_id="acme")

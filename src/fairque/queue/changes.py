@@ -23,6 +23,7 @@ class Changes:
 
     def __init__(self, source: Source, user_id: str, task_id: str) -> None:
         self._listener = source.listener
+        self._user_id = user_id
         self._channel = source.store.keys.done_channel(user_id, task_id)
         self._changed = asyncio.Event()
         self._pause = FIRST_LOOK_SECONDS
@@ -39,7 +40,7 @@ class Changes:
         self._pause = min(2 * self._pause, LONGEST_LOOK_SECONDS)
 
     async def __aenter__(self) -> Self:
-        await self._listener.subscribe(self._channel, self._on_message)
+        await self._listener.subscribe(self._channel, self._on_message, self._user_id)
         if self._waiter is not None:
             self._waiter.waits += 1
         return self

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from fairque.errors import FairqueError
 from fairque.redis.home import Home
 from fairque.redis.store import Store
+from fairque.round_robin import RoundRobin
 
 __all__ = ["Looks", "Sight"]
 
@@ -29,7 +30,8 @@ class _Wanted(NamedTuple):
 
 
 class Looks:
-    """Looks that are wanted in the same round of the loop, or while others are under way, share round trips.
+    """Looks that are wanted in the same round of the loop, or while others are under way, share round trips. Those of
+    many users go by turns of them.
 
     Args:
         store: The connection that they take.
@@ -43,7 +45,7 @@ class Looks:
         home.add(self)
 
     def abandon(self) -> None:
-        self._wanted: list[_Wanted] = []
+        self._wanted: RoundRobin[_Wanted] = RoundRobin()
         self._calls: set[asyncio.Task[None]] = set()
         self._is_due = False
 
@@ -52,7 +54,7 @@ class Looks:
         self._home.enter()
         loop = asyncio.get_running_loop()
         wanted = _Wanted(user_id, task_id, loop.create_future())
-        self._wanted.append(wanted)
+        self._wanted.put(user_id, wanted)
         if not self._is_due and len(self._calls) < MOST_CALLS:
             self._is_due = True
             loop.call_soon(self._call)
@@ -61,8 +63,7 @@ class Looks:
     def _call(self) -> None:
         self._is_due = False
         while self._wanted and len(self._calls) < MOST_CALLS:
-            some, self._wanted = self._wanted[:AT_ONCE], self._wanted[AT_ONCE:]
-            if still := [each for each in some if not each.seen.done()]:
+            if still := [each for each in self._wanted.take(AT_ONCE) if not each.seen.done()]:
                 call = asyncio.create_task(self._ask(still), name="fairque-looks")
                 self._calls.add(call)
                 call.add_done_callback(self._ended)
@@ -83,7 +84,8 @@ class Looks:
         for each, sight in zip(some, sights, strict=False):
             _tell(each.seen, sight if isinstance(sight, FairqueError) else Sight(*sight))
         # Large results end an answer early. What did not fit goes behind the others, who may want something small.
-        self._wanted += some[len(sights) :]
+        for each in some[len(sights) :]:
+            self._wanted.put(each.user_id, each)
 
 
 def _tell(seen: asyncio.Future[Sight], what: Sight | BaseException) -> None:

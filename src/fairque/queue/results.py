@@ -11,12 +11,18 @@ from fairque.queue.handle import TaskHandle
 __all__ = ["results_of"]
 
 R = TypeVar("R")
+AT_ONCE = 500
+"""Waits that are begun in one round of the loop, which has others to run."""
 
 
 async def results_of(handles: Iterable[TaskHandle[R]], timeout: float | None) -> list[R]:
     """In their order, or the first error that comes."""
-    waits = [asyncio.create_task(handle.result(timeout)) for handle in handles]
+    waits: list[asyncio.Task[R]] = []
     try:
+        for handle in handles:
+            waits.append(asyncio.create_task(handle.result(timeout)))
+            if len(waits) % AT_ONCE == 0:
+                await asyncio.sleep(0)
         return await asyncio.gather(*waits)
     finally:
         for wait in waits:

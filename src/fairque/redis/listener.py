@@ -18,6 +18,7 @@ from fairque.redis.connection import Connection
 from fairque.redis.connector import Connector
 from fairque.redis.requester import pack
 from fairque.redis.url import Address
+from fairque.round_robin import RoundRobin
 
 __all__ = ["Listener"]
 
@@ -25,6 +26,8 @@ logger = logging.getLogger("fairque.listener")
 Callback = Callable[[bytes | None], None]
 AT_ONCE = 500
 """Channels of one command: the server does nothing else meanwhile."""
+MOST_ASKED = 2 * AT_ONCE
+"""Channels that the server has not confirmed yet: the next one of another user waits behind so many."""
 LEAST_PAUSE = 0.25
 """Between two tries, however many subscribe."""
 
@@ -32,9 +35,10 @@ LEAST_PAUSE = 0.25
 class _Channel:
     """Who waits for its messages, and who for the certainty that they arrive."""
 
-    __slots__ = ("callbacks", "is_confirmed", "since", "waiters", "was_confirmed")
+    __slots__ = ("callbacks", "is_confirmed", "since", "waiters", "was_confirmed", "whose")
 
-    def __init__(self) -> None:
+    def __init__(self, whose: str) -> None:
+        self.whose = whose
         self.callbacks: list[Callback] = []
         self.is_confirmed = self.was_confirmed = False
         self.since = 0.0  # when the first of the waiters came
@@ -83,22 +87,31 @@ class Listener:
 
     def _begin(self) -> None:
         self._channels: dict[bytes, _Channel] = {}
-        self._unsent: dict[bytes, None] = {}  # channels that were joined or left in this round of the loop, in order
+        self._changed: RoundRobin[bytes] = RoundRobin()  # channels that were joined or left
+        self._is_changed: set[bytes] = set()  # the same
+        self._is_due = False
+        self._asked = 0  # channels that the server has to confirm
         self._line: _Line | None = None
         self._reader: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()  # somebody subscribes: try at once
         self._heard = 0.0  # when a confirmation came last
         self._watch: asyncio.TimerHandle | None = None
 
-    async def subscribe(self, channel: str, callback: Callback) -> None:
-        """Returns when messages are certain to arrive. Raises `QueueUnavailable` when the server does not confirm."""
+    async def subscribe(self, channel: str, callback: Callback, whose: str = "") -> None:
+        """Returns when messages are certain to arrive. Raises `QueueUnavailable` when the server does not confirm.
+
+        Args:
+            channel: Its name.
+            callback: Told of each message.
+            whose: The user for whom it is. Where there are many, it is the turn of each of them by and by.
+        """
         await self._connector.ensure_open()
         loop = asyncio.get_running_loop()
         name = channel.encode()
         joined = self._channels.get(name)
         if joined is None:
-            joined = self._channels[name] = _Channel()
-            self._send_soon(name)
+            joined = self._channels[name] = _Channel(whose)
+            self._send_soon(name, whose)
         joined.callbacks.append(callback)
         self._ensure_connected()
         if joined.is_confirmed:
@@ -120,7 +133,7 @@ class Listener:
         left.callbacks.remove(callback)
         if not left.callbacks:
             del self._channels[name]
-            self._send_soon(name)
+            self._send_soon(name, left.whose)
 
     async def close(self) -> None:
         reader, self._reader = self._reader, None
@@ -147,17 +160,37 @@ class Listener:
 
     # What goes out
 
-    def _send_soon(self, name: bytes) -> None:
+    def _send_soon(self, name: bytes, whose: str) -> None:
         """What many do at once goes out together."""
-        if not self._unsent:
+        if name not in self._is_changed:
+            self._is_changed.add(name)
+            self._changed.put(whose, name)
+        if not self._is_due:
+            self._is_due = True
             asyncio.get_running_loop().call_soon(self._send)
-        self._unsent[name] = None
 
     def _send(self) -> None:
-        names, self._unsent = list(self._unsent), {}
-        if self._line is not None:  # else `_listen` subscribes to everything when it connects
-            self._line.ask("UNSUBSCRIBE", [name for name in names if name not in self._channels])
-            self._line.ask("SUBSCRIBE", [name for name in names if name in self._channels])
+        """As many as may be on their way, by turns of users."""
+        self._is_due = False
+        if self._line is None:  # `_listen` subscribes to everything when it connects
+            return
+        names = self._changed.take(MOST_ASKED - self._asked)
+        self._is_changed.difference_update(names)
+        self._asked += len(names)
+        self._line.ask("UNSUBSCRIBE", [name for name in names if name not in self._channels])
+        self._line.ask("SUBSCRIBE", [name for name in names if name in self._channels])
+
+    def _send_all(self) -> None:
+        """On a new connection nothing is subscribed."""
+        self._asked = 0
+        self._changed, self._is_changed = RoundRobin(), set()
+        for name, channel in self._channels.items():
+            self._send_soon(name, channel.whose)
+
+    def _confirmed(self) -> None:
+        self._asked -= 1
+        if self._asked <= MOST_ASKED // 2 and self._changed:
+            self._send()
 
     def _look(self) -> None:
         """One timer for all who wait for a confirmation. While others get theirs, to wait is no outage."""
@@ -202,7 +235,7 @@ class Listener:
         connection, address = await self._connector.connect()
         line = self._line = _Line(connection, address, self._connector.timeout / 2, self._on_push)
         try:
-            line.ask("SUBSCRIBE", self._channels)
+            self._send_all()
             began = time.monotonic()
             await line.over.wait()
             logger.warning("lost the connection for messages: %s", line.error)
@@ -224,6 +257,8 @@ class Listener:
     def _on_push(self, push: list[Any]) -> None:
         kind, name, payload = push
         channel = self._channels.get(name)
+        if kind in (b"subscribe", b"unsubscribe"):
+            self._confirmed()
         if kind == b"subscribe":
             self._heard = asyncio.get_running_loop().time()
             if channel is not None:
