@@ -1,5 +1,6 @@
 """What an annotation promises is kept, or it is refused where it stands."""
 
+import cProfile
 import enum
 import itertools
 from collections.abc import Awaitable, Iterable
@@ -77,6 +78,10 @@ class Struct(msgspec.Struct, rename="camel"):
     either: A | B | None = None
 
 
+class Closed(msgspec.Struct, tag="closed", forbid_unknown_fields=True):
+    path: Path
+
+
 class Keys(TypedDict):
     path: Path
     color: NotRequired["Literal[Color.RED]"]
@@ -139,6 +144,8 @@ ARRIVE = [
     (Tree, [Tree([Leaf(B(1)), Tree([Leaf(A(2))], Path("there"))])]),
     (Attrs, [Attrs(Path("a"), B(1))]),
     (Struct, [Struct(Path("a"), A(1))]),
+    (Closed, [Closed(Path("a"))]),
+    (Closed | Struct, [Closed(Path("a")), Struct(Path("a"))]),
     (Keys, [{"path": Path("a")}, {"path": Path("a"), "color": Color.RED}]),
     (Named, [Named(Path("a"), 2)]),
     (Box[A | B], [Box(B(1))]),
@@ -322,6 +329,49 @@ def test_so_is_what_does_not_fit_within_what_msgspec_does_not_know():
         with pytest.raises(BadArguments) as refused:
             call()
         assert str(refused.value).endswith(text)
+
+
+def test_a_struct_keeps_its_own_rules():
+    convert = decoder(translated(Closed))
+    for wrong, text in [
+        ({"type": "open", "path": "a"}, r"Invalid value 'open' - at `\$\.type`"),
+        ({"type": "closed", "path": "a", "more": 1}, "unknown field `more`"),
+    ]:
+        with pytest.raises(ValueError, match=text):
+            convert.decode(encode(wrong))
+
+
+@dataclass
+class Pair:
+    left: "Pair | Twin | int"
+    right: "list[Pair | Twin]"
+    mark: int
+
+
+@dataclass
+class Twin:
+    left: "Pair | Twin | int"
+    right: "list[Pair | Twin]"
+    mark: str
+
+
+def nested(levels: int) -> Any:
+    inner = nested(levels - 1) if levels else 1
+    return {"left": inner, "right": [inner, inner] if levels else [], "mark": 1}
+
+
+def test_a_value_is_looked_at_a_few_levels_deep_and_no_more():
+    """What one user sends must not keep a worker's loop: else each level would be looked at as often as it is deep."""
+    convert = decoder(translated(Pair | Twin)).decode
+    looks = {levels: calls_of_fits(convert, encode(nested(levels))) for levels in (4, 7)}
+    size = {levels: len(encode(nested(levels))) for levels in looks}
+    assert looks[7] / looks[4] < 1.5 * size[7] / size[4]
+
+
+def calls_of_fits(convert, data: bytes) -> int:
+    profile = cProfile.Profile()
+    profile.runcall(convert, data)
+    return sum(entry.callcount for entry in profile.getstats() if getattr(entry.code, "co_name", "") == "fits")
 
 
 async def test_arguments_and_results_keep_their_types_on_the_way(queue: TaskQueue):

@@ -13,7 +13,23 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, TypeAlias
 
-__all__ = ["ANYTHING", "Facet", "Fields", "Form", "Items", "One", "Pairs", "Row", "Shape", "differ", "fits", "kind_of"]
+__all__ = [
+    "ALL_KINDS",
+    "ANY",
+    "ANYTHING",
+    "DEEPEST",
+    "Facet",
+    "Fields",
+    "Form",
+    "Items",
+    "One",
+    "Pairs",
+    "Row",
+    "Shape",
+    "differ",
+    "fits",
+    "kind_of",
+]
 
 KINDS = {
     type(None): "null",
@@ -27,12 +43,15 @@ KINDS = {
     dict: "map",
 }
 """The kinds of values that msgpack has, by what they are decoded to."""
+OTHER_KIND = "extension"
+ALL_KINDS = (*KINDS.values(), OTHER_KIND)
 ANY = "anything"
-DEEPEST = 6
+DEEPEST = 4
+"""Steps into values and types: a value that holds others of its kind is looked at again at each of its levels."""
 
 
 def kind_of(value: object) -> str:
-    return KINDS.get(type(value), "extension")
+    return KINDS.get(type(value), OTHER_KIND)
 
 
 @dataclass(frozen=True)
@@ -41,7 +60,7 @@ class Facet:
 
     kind: str
 
-    def fits(self, value: object) -> bool:
+    def fits(self, value: object, _depth: int = DEEPEST) -> bool:
         return self.kind in (ANY, kind_of(value))
 
     def differs(self, _other: Facet, _depth: int) -> bool:
@@ -63,7 +82,7 @@ class One(Facet):
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", kind_of(self.value))
 
-    def fits(self, value: object) -> bool:
+    def fits(self, value: object, _depth: int = DEEPEST) -> bool:
         return type(value) is type(self.value) and value == self.value
 
     def differs(self, other: Facet, _depth: int) -> bool:
@@ -77,7 +96,7 @@ class Form(Facet):
     kind: str = field(init=False, default="text")
     pattern: re.Pattern[str] = re.compile("")
 
-    def fits(self, value: object) -> bool:
+    def fits(self, value: object, _depth: int = DEEPEST) -> bool:
         return isinstance(value, str) and self.pattern.fullmatch(value) is not None
 
     def differs(self, other: Facet, _depth: int) -> bool:
@@ -94,8 +113,8 @@ class Items(Facet):
     made: Any = list
     shape: Shape = ANYTHING
 
-    def fits(self, value: object) -> bool:
-        return isinstance(value, list) and all(fits(self.shape, each) for each in value)
+    def fits(self, value: object, depth: int = DEEPEST) -> bool:
+        return isinstance(value, list) and all(fits(self.shape, each, depth) for each in value)
 
     def differs(self, other: Facet, depth: int) -> bool:
         return isinstance(other, Items) and self.made is other.made and differ(self.shape, other.shape, depth)
@@ -108,11 +127,11 @@ class Row(Facet):
     kind: str = field(init=False, default="array")
     shapes: tuple[Shape, ...] = ()
 
-    def fits(self, value: object) -> bool:
+    def fits(self, value: object, depth: int = DEEPEST) -> bool:
         return (
             isinstance(value, list)
             and len(value) == len(self.shapes)
-            and all(fits(shape, each) for shape, each in zip(self.shapes, value, strict=True))
+            and all(fits(shape, each, depth) for shape, each in zip(self.shapes, value, strict=True))
         )
 
     def differs(self, other: Facet, depth: int) -> bool:
@@ -132,9 +151,9 @@ class Pairs(Facet):
     keys: Shape = ANYTHING
     values: Shape = ANYTHING
 
-    def fits(self, value: object) -> bool:
+    def fits(self, value: object, depth: int = DEEPEST) -> bool:
         return isinstance(value, dict) and all(
-            fits(self.keys, key) and fits(self.values, each) for key, each in value.items()
+            fits(self.keys, key, depth) and fits(self.values, each, depth) for key, each in value.items()
         )
 
     def differs(self, other: Facet, depth: int) -> bool:
@@ -169,10 +188,13 @@ class Fields(Facet):
     def has_what_it_needs(self, value: object) -> bool:
         return isinstance(value, dict) and self.required <= value.keys()
 
+    @cached_property
+    def _marks(self) -> tuple[str, ...]:
+        """The fields in which only certain values are right."""
+        return tuple(name for name in self.required if all(isinstance(facet, One) for facet in self._shapes[name]))
+
     def has_its_marks(self, value: Mapping[str, Any]) -> bool:
-        """Whether it has the right values where only certain ones are right."""
-        marks = (name for name in self.required if all(isinstance(facet, One) for facet in self._shapes[name]))
-        return all(name in value and fits(self._shapes[name], value[name]) for name in marks)
+        return all(name in value and fits(self._shapes[name], value[name]) for name in self._marks)
 
     def has_no_more(self, value: Mapping[str, Any]) -> bool:
         return self.more or value.keys() <= self.names
@@ -180,10 +202,10 @@ class Fields(Facet):
     def has_all(self, value: Mapping[str, Any]) -> bool:
         return self.always <= value.keys()
 
-    def fits(self, value: object) -> bool:
+    def fits(self, value: object, depth: int = DEEPEST) -> bool:
         if not isinstance(value, dict) or not self.required <= value.keys():
             return False
-        return all(fits(self._shapes[name], value[name]) for name in self.required)
+        return all(fits(self._shapes[name], value[name], depth) for name in self.required)
 
     def differs(self, other: Facet, depth: int) -> bool:
         if not isinstance(other, Fields):
@@ -193,8 +215,9 @@ class Fields(Facet):
         return any(differ(self._shapes[name], other._shapes[name], depth) for name in self.required & other.required)
 
 
-def fits(shape: Shape, value: object) -> bool:
-    return any(facet.fits(value) for facet in shape)
+def fits(shape: Shape, value: object, depth: int = DEEPEST) -> bool:
+    """Whether a value may be of a shape, as far as one looks."""
+    return depth == 0 or any(facet.fits(value, depth - 1) for facet in shape)
 
 
 def differ(one: Shape, two: Shape, depth: int = DEEPEST) -> bool:

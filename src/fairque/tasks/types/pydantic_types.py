@@ -41,7 +41,9 @@ class PydanticTypes:
         required = frozenset(name for name, each in fields.items() if each.is_required())
         config = hint.model_config if hasattr(hint, "model_config") else hint.__pydantic_config__
         own = frozenset(name for each in _decorators(hint).field_serializers.values() for name in each.info.fields)
-        always = frozenset(name for name, each in fields.items() if not (each.exclude or each.exclude_if))
+        always = frozenset(
+            name for name, each in fields.items() if not (each.exclude or getattr(each, "exclude_if", None))
+        )
         shapes = partial(_field_shapes, fields, own, shape_of)
         return (Fields(shapes, required, always, names, config.get("extra") == "allow"),)
 
@@ -77,6 +79,7 @@ class PydanticTypes:
         return _is_its_own(kind)
 
     def encode(self, value: Any) -> Any:
+        from pydantic.errors import PydanticUserError
         from pydantic_core import PydanticSerializationError
 
         kind: Any = type(value)
@@ -84,7 +87,7 @@ class PydanticTypes:
             raise TypeError(f"a {kind.__name__} is masked when it is encoded")
         try:
             return _adapter(kind).dump_python(value, mode="json", by_alias=False, round_trip=True, warnings="error")
-        except PydanticSerializationError as exc:
+        except (PydanticSerializationError, PydanticUserError) as exc:
             raise ValueError(str(exc)) from None
 
 

@@ -28,13 +28,27 @@ class Member(typing.NamedTuple):
 
 
 class Record(typing.NamedTuple):
-    """The class, its fields, whether it travels as an array, its tag, and whether defaults may be left out."""
+    """The class, its fields, whether it travels as an array, its tag, and whether defaults may be left out, and others
+    may not be there.
+    """
 
     cls: Any
     members: tuple[Member, ...]
     is_array: bool = False
     tag: tuple[str, str | int] | None = None
     is_sparse: bool = False
+    is_closed: bool = False
+
+    def check(self, value: Mapping[str, Any]) -> None:
+        """What its fields do not say. Raises `ValueError`."""
+        known = {member.key for member in self.members}
+        if self.tag is not None:
+            name, tag = self.tag
+            known.add(name)
+            if value.get(name, tag) != tag:
+                raise ValueError(f"Invalid value {value[name]!r} - at `$.{name}`")
+        if self.is_closed and (more := value.keys() - known):
+            raise ValueError(f"Object contains unknown field `{min(more)}`")
 
     def build(self, values: Mapping[str, Any]) -> Any:
         """A value of the class from those of its fields, by key."""
@@ -79,7 +93,9 @@ def _of_struct(cls: type[msgspec.Struct], hint: Any) -> Record:
         for each in msgspec.structs.fields(cls)
     )
     tag = (config.tag_field, config.tag) if config.tag_field is not None and config.tag is not None else None
-    return Record(cls, members, bool(config.array_like), tag, bool(config.omit_defaults))
+    return Record(
+        cls, members, bool(config.array_like), tag, bool(config.omit_defaults), bool(config.forbid_unknown_fields)
+    )
 
 
 def _of_dataclass(cls: Any, hint: Any) -> tuple[Member, ...]:

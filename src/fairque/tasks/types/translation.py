@@ -73,7 +73,10 @@ class _Translation:
     def _record(self, hint: Any, record: Record) -> StandIn:
         def convert(value: Any) -> Any:
             found = converted(value, fields)
-            return record.build(dict(zip(keys, found, strict=True)) if record.is_array else found)
+            if record.is_array:
+                return record.build(dict(zip(keys, found, strict=True)))
+            record.check(value)
+            return record.build(found)
 
         made = self._classes[hint] = stand_in(_name(hint), convert)
         keys = [member.key for member in record.members]
