@@ -31,7 +31,10 @@ pytestmark = pytest.mark.leaves_keys()
 LEASE = 1.0
 SHORT = QueueSettings(lease_ms=1000)
 CALLS: dict[str, Call] = {}
-BRIEF = {"answer:<nonce>", "claimed:<w>", "worker:<w>", "declarers", "left", "metrics:*", "metrics:<u>"}
+BRIEF = {
+    *("answer:<nonce>", "claimed:<w>", "worker:<w>", "declarers", "left", "metrics:*", "metrics:<u>"),
+    *("run-times", "schedule-keepers"),
+}
 """Keys of a form that come and go with the call."""
 LONG = timedelta(hours=1)
 
