@@ -3,7 +3,9 @@
 -- KEYS[1]  state
 -- Returns  a flat list of names and values:
 --          now, id, task (fields), ended (first ten bytes of the result record), has_body, name, cost (of its body), run (mean seconds of its
---          name, or ''), is_payload, rank (in its lane), lane, scheduled_at, needs, critical, normal, held, running, tag, policy, bytes, default, marks (tat,
+--          name, or ''), is_payload, rank (in its lane), lane, scheduled_at, needs (per task that it waits for, at
+--          most 100: id and state or ''), needed (how many it waits for), blockers (dead letters for which it waits in the end, at
+--          most 5), critical, normal, held, running, tag, policy, bytes, default, marks (tat,
 --          tat_of, open_until), metrics, queue_metrics, limits (what lib/limits.lua shows of each), workers (per worker: fields),
 --          lines (from its own outwards: its name in it, members, how many are ready, how many before it; per member: name,
 --          tag, weight, then of a user its backlog, and the cost and seconds of its services, or ''; of a group its members,
@@ -78,6 +80,50 @@ end
 local function cost_of_task(user, id)
   local head = redis.pcall('GETRANGE', body_key(user, id), 0, 17)
   return type(head) == 'string' and cost_of(head) or 1
+end
+
+-- lib/standing.lua
+-- Where a task stands, and for which dead letters it waits in the end.
+
+local OF_LETTERS = { F = 'finished', X = 'failed', C = 'canceled' }
+
+-- Its state, or '' when nothing is known of it.
+local function standing_of(user, id)
+  local ended = OF_LETTERS[call('GETRANGE', result_key(user, id), 9, 9)]
+  if ended then return ended end
+  if call('EXISTS', body_key(user, id)) == 0 then return '' end
+  return call('HGET', task_key(user, id), 'state') or 'queued'
+end
+
+-- Looks through what tasks of one user wait for, 5,000 tasks at most.
+local function new_outlook(user)
+  local it, verdicts, left = { blockers = {} }, {}, 5000
+  local MOST_BLOCKERS, MOST_NEEDS = 5, 1000
+
+  local function note_blocker(id)
+    if #it.blockers < MOST_BLOCKERS then it.blockers[#it.blockers + 1] = id end
+  end
+
+  -- Whether it cannot end before somebody requeues, or gives up, a dead letter; `it.blockers` are some of these.
+  function it.is_blocked(id)
+    if verdicts[id] ~= nil then return verdicts[id] end
+    verdicts[id] = false
+    left = left - 1
+    local known = call('HMGET', task_key(user, id), 'state', 'on_failure')
+    if known[1] ~= 'deferred' or left <= 0 then return false end
+    local waits_on = known[2] == 'wait' or known[2] == 'wait-on'
+    for _, need in ipairs(call('SRANDMEMBER', needs_key(user, id), MOST_NEEDS)) do
+      if waits_on and standing_of(user, need) == 'failed' then
+        if verdicts[need] == nil then note_blocker(need) end
+        verdicts[need], verdicts[id] = false, true
+      elseif it.is_blocked(need) then
+        verdicts[id] = true
+      end
+    end
+    return verdicts[id]
+  end
+
+  return it
 end
 
 -- lib/bytes_used.lua
@@ -2455,7 +2501,13 @@ local function look_at_task()
   tell('rank', rank and string.format('%d', rank))
   local due = call('ZSCORE', place_key('scheduled', user), id)
   tell('scheduled_at', due and string.format('%d', due))
-  tell('needs', call('SRANDMEMBER', needs_key(user, id), 100))
+  local needs = {}
+  for at, need in ipairs(call('SRANDMEMBER', needs_key(user, id), 100)) do needs[at] = { need, standing_of(user, need) } end
+  tell('needs', needs)
+  tell('needed', call('SCARD', needs_key(user, id)))
+  local outlook = new_outlook(user)
+  outlook.is_blocked(id)
+  tell('blockers', outlook.blockers)
   if not body then return end
   tell('limits', limited and limited.look_at(user, id, body))
 end

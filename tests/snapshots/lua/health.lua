@@ -1,9 +1,10 @@
 #!lua flags=no-writes
 -- What tells whether a queue is well, beside its totals.
 -- KEYS[1]  state
--- Returns  {dead letters, ms at which the first scheduled task is due or '', ms at which the first schedule fires or '',
---          users that became ready last, users that are left alone for a damaged key}
--- Cost     O(log letters + users)
+-- Returns  {dead letters, for how many of the 1,000 oldest that are linked others wait, ms at which the first scheduled
+--          task is due or '', ms at which the first schedule fires or '', users that became ready last, users that are left
+--          alone for a damaged key}
+-- Cost     O(log letters + users + letters that are linked, at most 1,000)
 
 -- lib/base.lua
 -- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
@@ -50,9 +51,27 @@ return (function()
 --   most: users.
 local args = cmsgpack.unpack(ARGV[1])
 local dead_letter_ttl_ms, most = args[1], args[2]
+-- Ten of those that depend on it are asked.
+local function is_waited_for(user, id)
+  for _, dependent in ipairs(call('SRANDMEMBER', feeds_key(user, id), 10)) do
+    if call('SISMEMBER', needs_key(user, dependent), id) == 1 then return true end
+  end
+  return false
+end
+
+local function count_blocking()
+  local blocking = 0
+  for _, member in ipairs(call('ZRANGE', prefix .. 'lapsing', 0, 999)) do
+    local user, id = string.match(member, '^([^:]*):(.*)$')
+    if is_waited_for(user, id) then blocking = blocking + 1 end
+  end
+  return blocking
+end
+
 local function first(key) return call('ZRANGE', key, 0, 0, 'WITHSCORES')[2] or '' end
 return {
   call('ZCOUNT', prefix .. 'dead', string.format('%d', now - dead_letter_ttl_ms), '+inf'),
+  count_blocking(),
   first(due_key),
   first(prefix .. 'schedules'),
   call('ZREVRANGE', users_key, 0, most - 1),

@@ -2,7 +2,7 @@
 -- Everything known of one task.
 -- KEYS[1]  state
 -- Returns  {task fields, body or '', result record or '', error records, score in its lane or '', at most 1,000 of
---          those that wait for it, ms at which it is due or ''}
+--          those that depend on it, ms at which it is due or '', per task that it depends on, at most 100: id and state or ''}
 -- Cost     O(size of the task)
 
 -- lib/base.lua
@@ -46,9 +46,61 @@ local function text_of(failure) return type(failure) == 'table' and failure.err 
 -- What happened is done, also where nobody may be told of it.
 local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
 return (function()
+
+-- lib/standing.lua
+-- Where a task stands, and for which dead letters it waits in the end.
+
+local OF_LETTERS = { F = 'finished', X = 'failed', C = 'canceled' }
+
+-- Its state, or '' when nothing is known of it.
+local function standing_of(user, id)
+  local ended = OF_LETTERS[call('GETRANGE', result_key(user, id), 9, 9)]
+  if ended then return ended end
+  if call('EXISTS', body_key(user, id)) == 0 then return '' end
+  return call('HGET', task_key(user, id), 'state') or 'queued'
+end
+
+-- Looks through what tasks of one user wait for, 5,000 tasks at most.
+local function new_outlook(user)
+  local it, verdicts, left = { blockers = {} }, {}, 5000
+  local MOST_BLOCKERS, MOST_NEEDS = 5, 1000
+
+  local function note_blocker(id)
+    if #it.blockers < MOST_BLOCKERS then it.blockers[#it.blockers + 1] = id end
+  end
+
+  -- Whether it cannot end before somebody requeues, or gives up, a dead letter; `it.blockers` are some of these.
+  function it.is_blocked(id)
+    if verdicts[id] ~= nil then return verdicts[id] end
+    verdicts[id] = false
+    left = left - 1
+    local known = call('HMGET', task_key(user, id), 'state', 'on_failure')
+    if known[1] ~= 'deferred' or left <= 0 then return false end
+    local waits_on = known[2] == 'wait' or known[2] == 'wait-on'
+    for _, need in ipairs(call('SRANDMEMBER', needs_key(user, id), MOST_NEEDS)) do
+      if waits_on and standing_of(user, need) == 'failed' then
+        if verdicts[need] == nil then note_blocker(need) end
+        verdicts[need], verdicts[id] = false, true
+      elseif it.is_blocked(need) then
+        verdicts[id] = true
+      end
+    end
+    return verdicts[id]
+  end
+
+  return it
+end
 -- ARGV[1] is the msgpack of Info: user: str, id: str
 local args = cmsgpack.unpack(ARGV[1])
 local user, id = args[1], args[2]
+local function dependencies()
+  local ids, found = call('SRANDMEMBER', needs_key(user, id), 100), {}
+  local others = call('SRANDMEMBER', uses_key(user, id), 100)
+  for at = 1, 100 - #ids do ids[#ids + 1] = others[at] end
+  for at, dependency in ipairs(ids) do found[at] = { dependency, standing_of(user, dependency) } end
+  return found
+end
+
 local due = call('ZSCORE', place_key('scheduled', user), id)
 return {
   call('HGETALL', task_key(user, id)),
@@ -58,5 +110,6 @@ return {
   call('ZSCORE', place_key('critical', user), id) or call('ZSCORE', place_key('normal', user), id) or '',
   call('SRANDMEMBER', feeds_key(user, id), 1000),
   due and string.format('%d', due) or '',
+  dependencies(),
 }
 end)()

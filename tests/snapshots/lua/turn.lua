@@ -4244,7 +4244,10 @@ local function new_stealing(claim, work)
 
   local function lanes_to_look_at()
     local due = {}
-    if is_hunting() then add_lanes(due, LOOKS / 2, '(' .. now + lease_ms, hunt_from + QUIET_LEASES * lease_ms) end
+    if is_hunting() then
+      add_lanes(due, LOOKS / 2, '(' .. now + lease_ms, hunt_from + QUIET_LEASES * lease_ms)
+      add_lanes(due, LOOKS / 2, '(' .. now + QUIET_LEASES * lease_ms, '+inf') -- by a lease that was longer
+    end
     has_seen_all = #due < LOOKS / 2
     add_lanes(due, LOOKS, '-inf', now) -- those from which something was taken are behind those that nobody has looked at
     return due

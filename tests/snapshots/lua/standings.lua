@@ -1,0 +1,102 @@
+#!lua flags=no-writes
+-- Where several tasks of a user stand.
+-- KEYS[1]  state
+-- Returns  per id: {its state or '', 1 when it waits for a dead letter, in the end}; behind them, at most 5 of those
+-- Cost     O(ids + what those that are deferred wait for, 5,000 tasks at most)
+
+-- lib/base.lua
+-- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
+-- tag.
+local call = redis.call
+local prefix = string.sub(KEYS[1], 1, -6)
+local state_key = KEYS[1]
+local ready_key = prefix .. 'ready'
+local due_key = prefix .. 'due'
+local leases_key = prefix .. 'leases'
+local users_key = prefix .. 'users'
+local time = call('TIME')
+local now_us = time[1] * 1000000 + time[2]
+local now = math.floor(now_us / 1000)
+local now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+
+-- A user hash nobody touched for this long is forgotten (its policy is a key of its own and stays).
+local USER_TTL = 604800000
+
+local function user_key(user) return prefix .. 'user:' .. user end
+local function task_key(user, id) return prefix .. 'task:' .. user .. ':' .. id end
+local function body_key(user, id) return prefix .. 'body:' .. user .. ':' .. id end
+local function result_key(user, id) return prefix .. 'result:' .. user .. ':' .. id end
+local function errors_key(user, id) return prefix .. 'errors:' .. user .. ':' .. id end
+local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. id end
+local function uses_key(user, id) return prefix .. 'uses:' .. user .. ':' .. id end
+local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
+local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
+
+-- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
+local function attempt_in(field) return tonumber(field or 1) end
+
+-- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
+local function place_key(place, user) return prefix .. place .. ':' .. user end
+local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
+
+-- What went wrong, as pcall tells it.
+local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
+
+-- What happened is done, also where nobody may be told of it.
+local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+return (function()
+
+-- lib/standing.lua
+-- Where a task stands, and for which dead letters it waits in the end.
+
+local OF_LETTERS = { F = 'finished', X = 'failed', C = 'canceled' }
+
+-- Its state, or '' when nothing is known of it.
+local function standing_of(user, id)
+  local ended = OF_LETTERS[call('GETRANGE', result_key(user, id), 9, 9)]
+  if ended then return ended end
+  if call('EXISTS', body_key(user, id)) == 0 then return '' end
+  return call('HGET', task_key(user, id), 'state') or 'queued'
+end
+
+-- Looks through what tasks of one user wait for, 5,000 tasks at most.
+local function new_outlook(user)
+  local it, verdicts, left = { blockers = {} }, {}, 5000
+  local MOST_BLOCKERS, MOST_NEEDS = 5, 1000
+
+  local function note_blocker(id)
+    if #it.blockers < MOST_BLOCKERS then it.blockers[#it.blockers + 1] = id end
+  end
+
+  -- Whether it cannot end before somebody requeues, or gives up, a dead letter; `it.blockers` are some of these.
+  function it.is_blocked(id)
+    if verdicts[id] ~= nil then return verdicts[id] end
+    verdicts[id] = false
+    left = left - 1
+    local known = call('HMGET', task_key(user, id), 'state', 'on_failure')
+    if known[1] ~= 'deferred' or left <= 0 then return false end
+    local waits_on = known[2] == 'wait' or known[2] == 'wait-on'
+    for _, need in ipairs(call('SRANDMEMBER', needs_key(user, id), MOST_NEEDS)) do
+      if waits_on and standing_of(user, need) == 'failed' then
+        if verdicts[need] == nil then note_blocker(need) end
+        verdicts[need], verdicts[id] = false, true
+      elseif it.is_blocked(need) then
+        verdicts[id] = true
+      end
+    end
+    return verdicts[id]
+  end
+
+  return it
+end
+-- ARGV[1] is the msgpack of Standings: user: str, ids: Sequence[str]
+local args = cmsgpack.unpack(ARGV[1])
+local user, ids = args[1], args[2]
+local outlook, found = new_outlook(user), {}
+for at, id in ipairs(ids) do
+  local state = standing_of(user, id)
+  found[at] = { state, state == 'deferred' and outlook.is_blocked(id) and 1 or 0 }
+end
+found[#found + 1] = outlook.blockers
+return found
+end)()
