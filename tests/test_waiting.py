@@ -13,6 +13,7 @@ from fairque import TaskFailed, TaskInfo, TaskQueue, UnknownTask, Worker, task
 from fairque.queue import changes
 from fairque.redis.connector import Connector
 from fairque.redis.requester import Requester, pack
+from fairque.redis.scripts import load
 from fairque.tasks.registry import registry
 from tests.support.eventually import eventually
 from tests.support.gate import new_gate, work
@@ -72,6 +73,29 @@ async def test_a_result_whose_message_was_lost_is_there_when_the_time_is_over(
         await Worker(queue).run_until_idle()
         proxy.cut_all()
         assert await waiter == 1
+
+
+@task
+async def letters(n: int) -> str:
+    return n * "x"
+
+
+@pytest.mark.parametrize(("size", "looks"), [(10, 1), (2_000, 2)])
+async def test_a_small_result_comes_with_the_message_of_the_end(
+    queue_name: str, queue: TaskQueue, proxy: CuttingProxy, size: int, looks: int
+) -> None:
+    async with TaskQueue(proxy.url, name=queue_name) as far:
+        handle = await far.enqueue(letters(size), user_id="acme")
+        first, second = (proxy.hold(load("peek").sha, nth=n, of_reply=True) for n in (1, 2))
+        waiter = asyncio.create_task(handle.result())
+        await first.reached.wait()
+        first.released.set()
+        await Worker(queue).run_until_idle()
+        await asyncio.wait([waiter, asyncio.create_task(second.reached.wait())], return_when=asyncio.FIRST_COMPLETED)
+        assert second.reached.is_set() == (looks == 2)
+        second.released.set()
+        second.reached.set()
+        assert await waiter == size * "x"
 
 
 async def test_silent_connections_are_found_within_the_timeout_of_the_queue(

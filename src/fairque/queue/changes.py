@@ -22,6 +22,8 @@ class Changes:
     """
 
     def __init__(self, source: Source, user_id: str, task_id: str) -> None:
+        self.record = b""
+        """Of the end of the task, once it was told with the message of that."""
         self._listener = source.listener
         self._user_id = user_id
         self._channel = source.store.keys.done_channel(user_id, task_id)
@@ -50,5 +52,7 @@ class Changes:
             self._waiter.waits -= 1
         await self._listener.unsubscribe(self._channel, self._on_message)
 
-    def _on_message(self, _: bytes | None) -> None:
+    def _on_message(self, payload: bytes | None) -> None:
+        if payload is not None and payload.startswith(b"="):
+            self.record = payload[1:]
         self._changed.set()

@@ -169,9 +169,11 @@ class TaskHandle(Generic[R_co]):
             try:
                 async with Changes(self._source, self.user_id, self.task_id) as changes:
                     was_there = True
-                    while not (record := (await self._look()).record):
+                    while not changes.record:
+                        if record := (await self._look()).record:
+                            return record
                         await changes.wait()
-                    return record
+                    return changes.record
             except QueueUnavailable:
                 if not was_there:
                     raise

@@ -22,6 +22,7 @@ local function settle_outcomes(report, claims)
   --@fields Settle report
   local step_us = priority_step_ms * 1000
   local KEPT_ERRORS = 20
+  local TOLD_BYTES = 1024 -- a result that is no larger is told with the message of the end
   local woken = {}
 
   local in_stream -- deliveries of the lane: read before anything is written, as it tells whether the stream is one
@@ -91,7 +92,7 @@ local function settle_outcomes(report, claims)
       remove_delivery(lane, user, stream_id, keys_of_task(user, id))
     end
     if linked then announce(user, id, 'finished') end
-    publish(user, id, 'finished')
+    publish(user, id, #record <= TOLD_BYTES and '=' .. record or 'finished')
   end
 
   function ends.canceled(user, id, lane, stream_id, _, _, _, _, reason)
