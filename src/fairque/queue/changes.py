@@ -21,24 +21,30 @@ class Changes:
     A class, not a generator: the end of the loop closes the generators of a program in no order, and `watch` is one.
     """
 
+    __slots__ = ("_changed", "_channel", "_is_changed", "_listener", "_loop", "_pause", "_user_id", "_waiter", "record")
+
     def __init__(self, source: Source, user_id: str, task_id: str) -> None:
         self.record = b""
         """Of the end of the task, once it was told with the message of that."""
+        self._is_changed = False
         self._listener = source.listener
         self._user_id = user_id
         self._channel = source.store.keys.done_channel(user_id, task_id)
-        self._changed = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._changed: asyncio.Future[None] | None = None
         self._pause = FIRST_LOOK_SECONDS
         self._waiter = waiter.get()
 
     async def wait(self) -> None:
         """For whatever comes after the last one. What is looked at next is newer."""
-        timer = asyncio.get_running_loop().call_later(self._pause * random.uniform(0.75, 1), self._changed.set)
-        try:
-            await self._changed.wait()
-        finally:
-            timer.cancel()
-        self._changed.clear()
+        if not self._is_changed:
+            changed = self._changed = self._loop.create_future()
+            timer = self._loop.call_later(self._pause * random.uniform(0.75, 1), self._change)
+            try:
+                await changed
+            finally:
+                timer.cancel()
+        self._is_changed = False
         self._pause = min(2 * self._pause, LONGEST_LOOK_SECONDS)
 
     async def __aenter__(self) -> Self:
@@ -55,4 +61,9 @@ class Changes:
     def _on_message(self, payload: bytes | None) -> None:
         if payload is not None and payload.startswith(b"="):
             self.record = payload[1:]
-        self._changed.set()
+        self._change()
+
+    def _change(self) -> None:
+        self._is_changed = True
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)

@@ -149,6 +149,8 @@ class TaskHandle(Generic[R_co]):
 
     async def _ended(self, timeout: float | None) -> bytes:
         """The record, or nothing when the time is over."""
+        if timeout is None:
+            return await self._wait()
         limit = asyncio.timeout(timeout)
         try:
             async with limit:
