@@ -20,6 +20,7 @@ nox.options.sessions = ["lint", "types", "docs", "tests", "newcomer", "smoke-3.1
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 CONSTRAINTS = ("--constraint", "config/constraints.txt")
+EVERYTHING = ".[embedded,fastapi,plot,pydantic,uvloop,yaml]"
 
 
 def install(session: nox.Session, group: str, *packages: str) -> None:
@@ -31,7 +32,7 @@ def install(session: nox.Session, group: str, *packages: str) -> None:
 
 def install_wheel(session: nox.Session, group: str) -> None:
     """The same, with fairque as users get it: built into a wheel, so that a file missing there is missed here."""
-    install(session, group, ".[embedded,fastapi,plot,pydantic,uvloop,yaml]")
+    install(session, group, EVERYTHING)
 
 
 @nox.session
@@ -83,6 +84,15 @@ def interpreter(version: str) -> str:
 for version in ("3.11", "3.12", "3.13", "3.14"):
     nox.session(name=f"tests-{version}", python=interpreter(version))(tests)
     nox.session(name=f"smoke-{version}", python=interpreter(version))(smoke)
+
+
+@nox.session(python=interpreter("3.11"), venv_backend="uv")
+def lowest(session: nox.Session) -> None:
+    """The whole suite on the lowest versions that pyproject.toml allows, which may lack what it needs."""
+    session.env["PYTHONDONTWRITEBYTECODE"] = None
+    test = nox.project.dependency_groups(PROJECT, "test")
+    session.install("--resolution", "lowest-direct", *test, EVERYTHING)
+    session.run("pytest", "-n", "auto", "--dist", "worksteal", *session.posargs)
 
 
 @nox.session(reuse_venv=False)

@@ -330,6 +330,13 @@ def test_every_command_that_is_mentioned_exists_with_its_options(page: str) -> N
         assert {word for word in arguments if word.startswith("-")} <= options, words
 
 
+def test_every_session_of_nox_is_explained() -> None:
+    sessions = re.findall(r"^def (\w+)\(session: nox.Session\)", (ROOT / "noxfile.py").read_text(), re.MULTILINE)
+    assert len(sessions) > 5
+    for session in sessions:
+        assert re.search(rf"^\| `{session}(-[\d.]+)?`", PAGES["docs/contributing.md"], re.MULTILINE), session
+
+
 def test_the_guide_names_every_command() -> None:
     mentioned = {id(named(words)[0]) for words in mentioned_commands(WATCHING)}
     missing = [name for name, command in leaves(COMMAND) if id(command) not in mentioned]

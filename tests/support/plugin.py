@@ -39,6 +39,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # What a shell starts in its background ignores Ctrl-C, and so does all that this starts in turn.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # What `nohup` starts ignores the end of its terminal. So does this, but what it starts in turn hears the signal.
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
     config.addinivalue_line(
         "markers", "every_server: run on every kind of server there is, not only on the embedded one"
     )
