@@ -18,7 +18,7 @@ def hangs_until(let_go: threading.Event, name: str = "hangs"):
     def work() -> None:
         let_go.wait(60)
 
-    return task(name=name, timeout=0.05)(work)
+    return task(name=name, timeout=0.5)(work)  # in which its thread starts, whatever else runs
 
 
 @task
@@ -102,7 +102,7 @@ async def test_they_are_told_of_and_counted(queue: TaskQueue, let_go: threading.
 async def test_a_thread_of_a_task_that_is_over_changes_no_values(queue: TaskQueue, let_go: threading.Event):
     said: list[str] = []
 
-    @task(name="late", timeout=0.05)
+    @task(name="late", timeout=0.5)
     def late() -> None:
         let_go.wait(20)
         try:

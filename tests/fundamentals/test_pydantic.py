@@ -225,6 +225,22 @@ async def test_models_are_arguments_results_and_values_of_others(queue: TaskQueu
         assert await handle.result(20) == Dog(age=3)
 
 
+async def test_models_stand_beside_outputs_of_other_tasks(queue: TaskQueue):
+    @task
+    async def count() -> int:
+        return 3
+
+    @task
+    async def repeat(item: Item, times: int) -> list[Item]:
+        return [item] * times
+
+    async with Worker(queue):
+        handle = await queue.enqueue(repeat(ITEM, count().output), user_id="anna")
+        assert await handle.result(20) == [ITEM] * 3
+    with pytest.raises(NotEncodable):
+        repeat(Item.model_construct(name=count().output), 1)
+
+
 async def test_without_an_annotation_a_model_arrives_as_what_pydantic_dumps(queue: TaskQueue):
     @task
     async def show(value):
