@@ -272,7 +272,7 @@ async def test_a_batch_that_the_server_refuses_is_refused_as_a_whole(own_server)
 async def test_of_a_batch_calls_before_the_refused_one_stand(queue: TaskQueue, server, queue_name: str):
     server.execute("SET", f"fairque:{{{queue_name}}}:normal:broken", "not a lane")
     tasks = [echo().options(user_id="fine")] * 500 + [echo().options(user_id="late"), echo().options(user_id="broken")]
-    with pytest.raises(StoreError, match="WRONGTYPE"):
+    with pytest.raises(StoreError, match=r"WRONGTYPE.*:normal:broken, by ZADD in enqueue\.lua"):
         await queue.enqueue_many(tasks)
     assert (await queue.user("fine")).queued == 500
     assert (await queue.stats()).queued == 500

@@ -229,6 +229,26 @@ async def test_a_call_that_meets_a_key_of_a_wrong_type_does_nothing_by_halves(sc
     assert not halves
 
 
+def errors_in(answer: Any) -> list[str]:
+    found = answer if isinstance(answer, list) else [answer]
+    return [str(each) for each in found if isinstance(each, StoreError)]
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_what_is_told_of_a_key_of_a_wrong_type_names_it(scene: Scene, name: str) -> None:
+    """The caller in the error, or who looks at the queue in what is noted of its user."""
+    core, unnamed = scene.core, []
+    for key in scene.keys_of_hers():
+        scene.damage.undo()
+        scene.damage.retype(key)
+        noted = core.execute("HGET", ":damage", HURT) if is_left_alone(core) else None
+        told = errors_in(await called(CALLS[name], scene))
+        if is_left_alone(core) and (text := core.execute("HGET", ":damage", HURT)) != noted:
+            told.append(text.decode())
+        unnamed += [text for text in told if "WRONGTYPE" in text and f"{core.keys.prefix}{key}" not in text]
+    assert not unnamed
+
+
 # Others go on
 
 WAYS: dict[str, Callable[[Damage, str], None]] = {"lost": Damage.delete, "of a wrong type": Damage.retype}
@@ -397,6 +417,7 @@ async def test_who_has_a_broken_key_is_left_alone_until_it_is_whole(damaged_core
     core.execute("SET", key, "x")
     assert await took(core) == {(QUIET, "one"), (QUIET, "two")}, "in the same call"
     assert is_left_alone(core)
+    assert f"{core.keys.prefix}{key[1:]}" in core.execute("HGET", ":damage", HURT).decode()
     look_now(core)
     assert await took(core) == set()
     assert is_left_alone(core), "it was looked at, and is not whole"

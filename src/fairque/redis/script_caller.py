@@ -22,6 +22,8 @@ from fairque.settings import QueueSettings
 
 __all__ = ["ScriptCaller"]
 
+WRONG_TYPE = "WRONGTYPE"
+
 
 class ScriptCaller:
     """The scripts of one queue over one connection.
@@ -76,6 +78,15 @@ class ScriptCaller:
         return await self._run(script, [encode(arguments), *values], patience)
 
     async def _run(self, script: Script, args: Sequence[bytes], patience: float | None = None) -> Any:
+        try:
+            return await self._run_known(script, args, patience)
+        except StoreError as exc:
+            if WRONG_TYPE not in str(exc):
+                raise
+            # Whatever it has done, it may be called again: by one that tells which key that is.
+            return await self._insist(pack((b"EVAL", script.telling, b"1", self.keys.state, *args)), patience)
+
+    async def _run_known(self, script: Script, args: Sequence[bytes], patience: float | None) -> Any:
         command = pack((b"EVALSHA", script.sha, b"1", self.keys.state, *args))
         try:
             return await self._insist(command, patience)

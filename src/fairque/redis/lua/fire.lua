@@ -150,7 +150,7 @@ local function fire_alone(f)
   if f.kind == 'now' then error(outcome, 0) end
   damage().note(f.user, outcome)
   call('ZADD', schedules_key, 'XX', damage().next_ms, f.schedule_id)
-  return text_of(outcome)
+  return damage().told(f.user, outcome, f.id)
 end
 
 local outcomes = {}

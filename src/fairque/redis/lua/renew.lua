@@ -75,9 +75,9 @@ end
 
 -- What fails for one delivery is that of its user.
 for at, delivery in ipairs(deliveries) do
-  --@fields HeldDelivery delivery: user
+  --@fields HeldDelivery delivery: user id
   local is_done, failure = pcall(renew, delivery, at)
-  if not is_done then damage().note(user, failure) end
+  if not is_done then damage().note(user, failure, id) end
 end
 
 if run_times[1] then

@@ -193,7 +193,7 @@ local function new_links()
     local is_done, failure = pcall(tell_all)
     if is_done then return end
     damage().leave_deferred(user, told.id, id)
-    error(failure, 0)
+    damage().fail(user, failure, told.id)
   end
 
   -- Informs at most `most` dependents of one task; returns how many, and whether that was all. What has ended for good
@@ -223,6 +223,12 @@ local function new_links()
     return #ids + math.max(1, used), true
   end
 
+  local function pass_on_alone(user, id, ...)
+    local is_done, informed, all = pcall(pass_on, user, id, ...)
+    if not is_done then damage().fail(user, informed, id) end
+    return informed, all
+  end
+
   -- announcements      zset  users with some that were put off → their last turn, in us
   -- announcements:<u>  list  {id, outcome}, the oldest first
   local turns_key = prefix .. 'announcements'
@@ -244,7 +250,7 @@ local function new_links()
     local informed, all = 1, false
     if packed then
       local oldest = cmsgpack.unpack(packed)
-      informed, all = pass_on(user, oldest[1], oldest[2], most, step_us, ttl)
+      informed, all = pass_on_alone(user, oldest[1], oldest[2], most, step_us, ttl)
     end
     if all then
       call('LPOP', line)
@@ -293,7 +299,7 @@ local function new_links()
     local budget, at, failure = STEP, 1, nil
     while announcements[at] and budget > 0 and not are_put_off() do
       local user, id, outcome = unpack(announcements[at])
-      local is_done, informed, all = pcall(pass_on, user, id, outcome, budget, step_us, ttl)
+      local is_done, informed, all = pcall(pass_on_alone, user, id, outcome, budget, step_us, ttl)
       if not is_done then
         failure = { user = user, of = informed }
         break

@@ -248,7 +248,12 @@ local function settle_outcomes(report, claims)
   local answers = {}
   for at, outcome in ipairs(outcomes) do
     local is_done, answer = pcall(settle, outcome)
-    answers[at] = is_done and answer or text_of(answer)
+    if is_done then
+      answers[at] = answer
+    else
+      --@fields SettledDelivery outcome: user id
+      answers[at] = damage().told(user, answer, id)
+    end
   end
 
   -- What goes wrong with one user behind the outcomes is told behind the answers.
