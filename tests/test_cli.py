@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import pty
@@ -10,6 +11,7 @@ import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from fairque.cli.demo.load import FLOOD, Load
 from fairque.cli.demo.results import DemoResults, Sample
 from fairque.cli.errors import CommandError
 from fairque.cli.imports import load_queue
+from fairque.worker.json_lines import JsonLines
 from fairque.worker.logs import logged
 from tests.apps.served import block, doze, greet, keep_interpreter, nap, stumble, whereabouts
 from tests.support.command import call_command, run_command
@@ -89,6 +92,36 @@ async def test_the_log_says_how_tasks_ended_without_arguments_and_results(serve:
     assert re.search(r"id=t2 name=tests.apps.served.stumble attempt=1 .*kind=error error=Retry at served.py:", retried)
     assert re.search(r"id=t2 name=tests.apps.served.stumble attempt=2 .*error=ValueError at served.py:\d+$", failed)
     assert "Rumpelstiltskin" not in process.output
+
+
+async def test_lines_of_a_log_are_json_with_fields_where_that_is_asked_for(serve: Serve, queue: TaskQueue) -> None:
+    process = await serve("--log-json", "--processes=2")
+    await (await queue.enqueue(greet("ann"), user_id="acme", task_id="a\nb")).result(timeout=20)
+    line = json.loads(await process.line('"finished '))
+    told = {name: line[name] for name in ("level", "logger", "user_id", "task_id", "task_name", "attempt")}
+    assert told == {
+        "level": "info", "logger": "fairque.tasks",
+        "user_id": "acme", "task_id": "a\nb", "task_name": "tests.apps.served.greet", "attempt": 1,
+    }  # fmt: skip
+    assert line["run_seconds"] < 20
+    assert datetime.fromisoformat(line["time"]).utcoffset() == timedelta()
+    assert all(json.loads(each)["message"] for each in process.lines)
+
+
+def test_a_line_of_json_holds_whatever_a_record_has() -> None:
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        error = sys.exc_info()
+    record = logging.LogRecord("shop", logging.ERROR, "shop.py", 7, "paid %s", ("\ud800\x1b",), error)
+    record.card, record.message, record.time = object(), "mine", "mine"  # type: ignore[attr-defined]
+    text = JsonLines().format(record)
+    assert text.isprintable()
+    line = json.loads(text)
+    assert (line["message"], line["level"], line["logger"]) == ("paid \ud800\x1b", "error", "shop")
+    assert line["card"].startswith("<object object")
+    assert line["time"] != "mine"
+    assert line["exception"].endswith("ValueError: two\nlines")
 
 
 async def test_a_quiet_log_level_leaves_out_what_finished(serve: Serve, queue: TaskQueue) -> None:

@@ -14,7 +14,7 @@ from fairque.cli.errors import CommandError
 from fairque.cli.options import make_queue
 from fairque.cli.worker_process import Settings, make_worker
 from fairque.config.config import SchedulerConfig
-from fairque.worker.logs import LogLevel
+from fairque.worker.logs import LogLevel, LogSettings
 from tests.apps.served import greet, whereabouts
 from tests.support.command import Ended, Run, call_command
 from tests.support.eventually import eventually
@@ -243,6 +243,8 @@ async def test_what_cannot_be_served_is_one_line_and_a_hint(
 @pytest.mark.parametrize("enabled", [True, False])
 async def test_a_worker_fires_schedules_unless_the_configuration_says_no(enabled: bool):
     config = FairQueueConfig(scheduler=SchedulerConfig(enabled=enabled))
-    settings = Settings(MODULE, config.workers[0], ("f.yaml",), "1", LogLevel.INFO, False, config)
+    settings = Settings(
+        MODULE, config.workers[0], ("f.yaml",), "1", LogSettings(LogLevel.INFO, as_json=True), False, config
+    )
     worker = make_worker(TaskQueue.from_config(config), settings)
     assert worker.options.scheduler == enabled

@@ -16,7 +16,7 @@ from fairque.cli.known_queues import check_is_known
 from fairque.config.config import QueueConfig, RedisConfig
 from fairque.config.section import FieldErrors
 
-__all__ = ["AsJson", "ConfigFile", "QueueName", "Url", "load_config", "make_queue", "on_queue"]
+__all__ = ["AsJson", "ConfigFile", "LogJson", "QueueName", "Url", "load_config", "make_queue", "on_queue"]
 
 T = TypeVar("T")
 
@@ -38,6 +38,7 @@ ConfigFile = Annotated[
     list[str] | None,
     typer.Option("--config", "-c", metavar="FILE", help="A configuration file. Repeatable: later ones win."),
 ]
+LogJson = Annotated[bool, typer.Option("--log-json", help="Write log lines as JSON, with the fields of each.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 

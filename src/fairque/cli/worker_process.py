@@ -17,7 +17,7 @@ from fairque import FairQueueConfig, TaskQueue, Worker
 from fairque.cli.processes import FAIRQUE
 from fairque.config.config import WorkerConfig
 from fairque.worker import service
-from fairque.worker.logs import LogLevel
+from fairque.worker.logs import LogSettings
 
 __all__ = ["Settings", "make_worker", "serve"]
 
@@ -35,7 +35,7 @@ class Settings:
         worker: Its options.
         files: The configuration that has it; empty where the command line says everything.
         name: How it is called there.
-        log_level: What is logged.
+        logs: What is logged, and how.
         uvloop: Whether to use it.
         config: What `files` hold; None without any.
     """
@@ -44,7 +44,7 @@ class Settings:
     worker: WorkerConfig
     files: tuple[str, ...]
     name: str
-    log_level: LogLevel
+    logs: LogSettings
     uvloop: bool
     config: FairQueueConfig | None = None
 
@@ -54,7 +54,8 @@ class Settings:
             *FAIRQUE,
             "worker",
             *(self._arguments_with_files() if self.files else self._arguments()),
-            f"--log-level={self.log_level}",
+            f"--log-level={self.logs.level}",
+            *(("--log-json",) if self.logs.as_json else ()),
             "--uvloop" if self.uvloop else "--no-uvloop",
             "--",
             self.target,

@@ -7,12 +7,14 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from enum import StrEnum
 from pathlib import PurePath
+from typing import NamedTuple
 
 from fairque.errors import InvalidInput
 from fairque.tasks.failure import Failure
 from fairque.worker.hooks import Hook, TaskEvent
+from fairque.worker.json_lines import JsonLines
 
-__all__ = ["LogLevel", "level_of", "logged", "set_up_logging"]
+__all__ = ["LogLevel", "LogSettings", "level_of", "logged", "set_up_logging"]
 
 logger = logging.getLogger("fairque.tasks")
 _FORMAT = "%(asctime)s %(levelname)-7s [%(process)d] %(message)s"
@@ -27,6 +29,13 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class LogSettings(NamedTuple):
+    """From which level on lines are written, and whether as JSON."""
+
+    level: LogLevel
+    as_json: bool
+
+
 def level_of(name: str) -> LogLevel:
     """Raises `InvalidInput`."""
     try:
@@ -35,10 +44,12 @@ def level_of(name: str) -> LogLevel:
         raise InvalidInput(f"log_level must be one of {', '.join(LogLevel)}, not {name!r}") from None
 
 
-def set_up_logging(level: LogLevel) -> None:
+def set_up_logging(how: LogSettings) -> None:
     """Log to stderr, unless the application has set logging up for itself."""
-    logging.basicConfig(level=level.upper(), format=_FORMAT)
-    logging.getLogger("fairque").setLevel(level.upper())
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines() if how.as_json else logging.Formatter(_FORMAT))
+    logging.basicConfig(level=how.level.upper(), handlers=[handler])
+    logging.getLogger("fairque").setLevel(how.level.upper())
 
 
 def logged(hooks: Mapping[str, Hook | None]) -> dict[str, Hook | None]:

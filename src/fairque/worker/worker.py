@@ -35,7 +35,7 @@ from fairque.worker import service
 from fairque.worker.declared_limits import LimitDeclarations
 from fairque.worker.handler import TaskHandler
 from fairque.worker.hooks import Hook
-from fairque.worker.logs import level_of, set_up_logging
+from fairque.worker.logs import LogSettings, level_of, set_up_logging
 from fairque.worker.options import WorkerOptions, new_worker_id, user_groups
 from fairque.worker.parts import Parts
 from fairque.worker.processes import has_parent
@@ -169,7 +169,7 @@ class Worker:
         given["worker_id"] = f"{own_id}-{new_worker_id()}" if own_id is not None else None
         return cls(queue, **(given | options))
 
-    async def serve(self, *, processes: int = 1, log_level: str | None = "info") -> None:
+    async def serve(self, *, processes: int = 1, log_level: str | None = "info", log_json: bool = False) -> None:
         """Serve until SIGTERM, SIGHUP or Ctrl-C, as ``fairque worker`` does, in a program that is there for that:
         ``asyncio.run(Worker(queue).serve())``.
 
@@ -183,6 +183,7 @@ class Worker:
                 serves when it comes to this call. This process starts those again that fail, and ends with all of them.
             log_level: ``"debug"``, ``"info"`` (every finished task), ``"warning"`` (retries) or ``"error"`` (failures).
                 Logs go to standard error, unless logging was set up before. None: logging is left as it is.
+            log_json: Whether they are lines of JSON, with the fields of each record.
 
         Raises:
             InvalidInput: An argument breaks a rule, this is not the main thread, or another worker has the signals.
@@ -191,7 +192,7 @@ class Worker:
         check_count("processes", processes, 1, 1_000)
         service.check_process()
         if log_level is not None:
-            set_up_logging(level_of(log_level))
+            set_up_logging(LogSettings(level_of(log_level), log_json))
         if processes == 1 or has_parent():
             await service.serve(self)
             return

@@ -14,10 +14,10 @@ from fairque.cli.commands.enqueue import make_task
 from fairque.cli.errors import UNKNOWN, CommandError
 from fairque.cli.imports import load_queue
 from fairque.cli.input import parse_moment, parse_priority
-from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue, on_queue
+from fairque.cli.options import AsJson, ConfigFile, LogJson, QueueName, Url, make_queue, on_queue
 from fairque.cli.output import moment, print_json, shown, span
 from fairque.cli.table import names, numbers, print_table, words
-from fairque.worker.logs import LogLevel, set_up_logging
+from fairque.worker.logs import LogLevel, LogSettings, set_up_logging
 from fairque.worker.processes import on_stop
 
 __all__ = ["app", "scheduler"]
@@ -293,6 +293,7 @@ def scheduler(
         LogLevel,
         typer.Option(case_sensitive=False, metavar="LEVEL", help="debug, info, warning (missed slots) or error."),
     ] = LogLevel.INFO,
+    log_json: LogJson = False,
 ) -> int:
     """Fire the schedules of a queue until SIGTERM, SIGHUP or Ctrl-C.
 
@@ -304,7 +305,7 @@ def scheduler(
     Exit codes: 0 stopped by a signal, 1 failed, 2 wrong usage.
     """
     queue = load_queue(target)
-    set_up_logging(log_level)
+    set_up_logging(LogSettings(log_level, log_json))
     return asyncio.run(_fire(queue))
 
 

@@ -15,10 +15,10 @@ from fairque import FairQueueConfig, TaskQueue
 from fairque.cli.commands.config import service_gaps
 from fairque.cli.errors import CommandError
 from fairque.cli.imports import load_module, load_queue
-from fairque.cli.options import ConfigFile, load_config
+from fairque.cli.options import ConfigFile, LogJson, load_config
 from fairque.cli.worker_process import Settings, make_worker, serve
 from fairque.config.config import WorkerConfig
-from fairque.worker.logs import LogLevel, set_up_logging
+from fairque.worker.logs import LogLevel, LogSettings, set_up_logging
 from fairque.worker.processes import Supervisor
 
 __all__ = ["command"]
@@ -70,6 +70,7 @@ def command(
             help="debug, info (every finished task), warning (retries) or error (failures).",
         ),
     ] = LogLevel.INFO,
+    log_json: LogJson = False,
     uvloop: Annotated[bool, typer.Option("--uvloop/--no-uvloop", help="Use uvloop where it is installed.")] = True,
 ) -> int:
     """Serve a queue until SIGTERM, SIGHUP or Ctrl-C.
@@ -97,11 +98,12 @@ def command(
     }
     options = {name: value for name, value in given.items() if value is not None}
     _check(options, config, worker)
+    logs = LogSettings(log_level, log_json)
     if config:
-        return _serve_configured(target, load_config(config), tuple(config), worker, processes, log_level, uvloop)
-    settings = Settings(target, WorkerConfig(**options), (), "", log_level, uvloop)  # type: ignore[arg-type]
+        return _serve_configured(target, load_config(config), tuple(config), worker, processes, logs, uvloop)
+    settings = Settings(target, WorkerConfig(**options), (), "", logs, uvloop)  # type: ignore[arg-type]
     queue = load_queue(target)
-    set_up_logging(log_level)
+    set_up_logging(logs)
     return _serve(queue, [settings])
 
 
@@ -126,18 +128,18 @@ def _serve_configured(
     files: tuple[str, ...],
     worker: str | None,
     processes: int | None,
-    log_level: LogLevel,
+    logs: LogSettings,
     uvloop: bool,
 ) -> int:
     workers = _chosen(config, worker)
     if processes is not None:
         workers = {name: msgspec.structs.replace(each, processes=processes) for name, each in workers.items()}
     load_module(target)
-    set_up_logging(log_level)
+    set_up_logging(logs)
     if worker is None:
         for gap in service_gaps(config):
             logger.warning("configuration: %s", gap)
-    settings = [Settings(target, each, files, name, log_level, uvloop, config) for name, each in workers.items()]
+    settings = [Settings(target, each, files, name, logs, uvloop, config) for name, each in workers.items()]
     return _serve(TaskQueue.from_config(config), settings)
 
 
