@@ -78,7 +78,8 @@ def resumed(known: StoredSchedule) -> Write:
     check_not_ended(known)
     if known.schedule.active:
         return _write(known, KEEP, {})
-    slot = _first_slot(known.spec, known.anchor_ms, known.now_ms)
+    after_ms = max(known.now_ms, (known.slot or 0) - 1)  # those before its own were fired ahead of their time
+    slot = _first_slot(known.spec, known.anchor_ms, after_ms)
     return _write(known, jittered(known.schedule.schedule_id, known.spec, slot), {"state": "active", "slot": slot})
 
 
