@@ -133,9 +133,21 @@ local function note_use(task, dependency, found)
   of.dependents[#of.dependents + 1] = task.id
 end
 
-local function feed_all()
+local users_deferred, deferred = {}, {} -- ids by user, of those that wait
+local is_linked = {} -- by the keys of their bodies: tasks of this call that are known to be
+
+local function write_links()
+  for _, user in ipairs(users_deferred) do
+    add_all_to(place_key('deferred', user), deferred[user])
+    call('ZADD', users_key, now, user)
+    count('deferred', #deferred[user])
+  end
   for _, of in ipairs(fed) do
-    depend().feed(of.user, of.id, of.dependents, of.found == 'finished')
+    if is_linked[body_key(of.user, of.id)] then
+      add_all_to(feeds_key(of.user, of.id), of.dependents)
+    else
+      depend().feed(of.user, of.id, of.dependents, of.found == 'finished')
+    end
     if of.found == 'failed' then
       local at = call('ZSCORE', place_key('dead', of.user), of.id)
       depend().lapse_at(of.user, of.id, (at or now) + dead_letter_ttl_ms)
@@ -145,18 +157,23 @@ end
 
 local OUTCOMES = { finished = true, failed = true, canceled = true }
 
--- What it waits for, and all that it uses; or third: the dependency that ends it at once.
-local function unfinished(task)
+-- Notes what it uses; returns what it waits for. Or second: the dependency that ends it at once.
+local function depend_on_needs(task)
   local waits, uses, found = {}, {}, {}
   for _, dependency in ipairs(task.needs) do
     local stands = standing_of_dependency(task.user, dependency)
     local does = OUTCOMES[stands] and depend().verdict(task.policy, stands) or 'wait'
-    if does == 'end' then return nil, nil, dependency .. ' ' .. stands end
+    if does == 'end' then return nil, dependency .. ' ' .. stands end
     if does == 'wait' then waits[#waits + 1] = dependency end
     if does == 'wait' or stands == 'finished' then uses[#uses + 1], found[dependency] = dependency, stands or 'unknown' end
   end
+  if uses[1] then
+    is_linked[task.key] = true
+    add_all_to(uses_key(task.user, task.id), uses)
+    if not waits[1] then call('HSET', task_key(task.user, task.id), 'linked', 1) end
+  end
   for _, dependency in ipairs(uses) do note_use(task, dependency, found[dependency]) end
-  return waits, uses
+  return waits
 end
 
 local bodies = {}
@@ -164,12 +181,12 @@ local bodies = {}
 -- A delay begins when it waits for nothing else.
 local function defer(task, waits)
   local user, id, delay = task.user, task.id, string.match(task.when, '^%+(%d+)$')
-  call('SADD', place_key('deferred', user), id)
+  if not deferred[user] then users_deferred[#users_deferred + 1], deferred[user] = user, {} end
+  table.insert(deferred[user], id)
   call('HSET', task_key(user, id), 'state', 'deferred', 'priority', task.priority, 'enqueued', now, 'came',
-    next_arrival(), 'on_failure', task.policy, delay and 'delay' or 'due', delay or due_at(task.when))
+    next_arrival(), 'on_failure', task.policy, 'waits', #waits, delay and 'delay' or 'due', delay or due_at(task.when),
+    'linked', 1)
   add_all_to(needs_key(user, id), waits)
-  call('ZADD', users_key, now, user)
-  count('deferred', 1)
 end
 
 local function add(task)
@@ -177,12 +194,11 @@ local function add(task)
   bodies[#bodies + 1] = task.body
   if bytes then bytes.change(task.user, 'body:' .. task.id, #task.body) end
   local due = due_at(task.when)
-  local waits, uses, ended_by
-  if task.needs then waits, uses, ended_by = unfinished(task) end
-  if uses and uses[1] then depend().use(task.user, task.id, uses) end
+  local waits, ended_by = {}, nil
+  if task.needs then waits, ended_by = depend_on_needs(task) end
   if ended_by then
     task.canceled = 'dependency ' .. ended_by
-  elseif waits and waits[1] then
+  elseif waits[1] then
     defer(task, waits)
   elseif due > now then
     put_offs[#put_offs + 1] = { task.user, task.id, task.priority, due }
@@ -224,7 +240,7 @@ local function add_all()
       add(task)
     end
   end
-  feed_all()
+  write_links()
   write_places()
   if #bodies > 0 then call('MSET', unpack(bodies)) end
 end

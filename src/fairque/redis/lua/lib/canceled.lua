@@ -4,9 +4,10 @@
 --@include metrics
 --@include task
 
+-- `ttl`: of the result of one that finished, in ms.
 local announcements = {}
-local function announce(user, id, outcome)
-  announcements[#announcements + 1] = { user, id, outcome }
+local function announce(user, id, outcome, ttl)
+  announcements[#announcements + 1] = { user, id, outcome, ttl }
 end
 
 -- The end of a task that did not run to its end: a record that says so, and nothing else is left of it. Closures cost

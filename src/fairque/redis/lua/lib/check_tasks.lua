@@ -260,6 +260,7 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
     if call('EXISTS', needs_key(user, id)) == 1 or not holds('deferred', user, id) then return end
     local dependencies = { ... }
     wrong('waits-for-nothing', 'needs:' .. user .. ':' .. id, 'nothing is known of what it waits for', function()
+      call('HDEL', task_key(user, id), 'waits')
       for _, dependency in ipairs(dependencies) do
         call('SADD', needs_key(user, id), dependency)
         depend().link(user, id, dependency)

@@ -91,7 +91,7 @@ local function settle_outcomes(report, claims)
     else
       remove_delivery(lane, user, stream_id, keys_of_task(user, id))
     end
-    if linked then announce(user, id, 'finished') end
+    if linked then announce(user, id, 'finished', ttl) end
     publish(user, id, #record <= TOLD_BYTES and '=' .. record or 'finished')
   end
 
