@@ -561,9 +561,10 @@ save_tallies = function()
   end
 end
 
+-- `ttl`: of the result of one that finished, in ms.
 local announcements = {}
-local function announce(user, id, outcome)
-  announcements[#announcements + 1] = { user, id, outcome }
+local function announce(user, id, outcome, ttl)
+  announcements[#announcements + 1] = { user, id, outcome, ttl }
 end
 
 -- The end of a task that did not run to its end: a record that says so, and nothing else is left of it. Closures cost
@@ -1944,10 +1945,52 @@ local function new_choice()
 
       it.next_ms = now + LOOK_MS
 
-      -- Raises the error again where it is not the user's.
-      function it.note(user, failure)
+      -- Commands that read keys of a user, each as what it should be.
+      local OF_A_USER = { { 'ZCARD', 'critical' }, { 'ZCARD', 'normal' }, { 'ZCARD', 'scheduled' }, { 'ZCARD', 'held' },
+        { 'SCARD', 'deferred' }, { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' },
+        { 'HLEN', 'offers' }, { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
+      local RARELY_READ = { { 'ZCARD', 'dead' }, { 'STRLEN', 'policy' }, { 'STRLEN', 'metrics' }, { 'HLEN', 'bytes' },
+        { 'ZCARD', 'bytes-expiring' }, { 'HLEN', 'xcom-bytes' }, { 'ZCARD', 'xcom-spaces' }, { 'SCARD', 'assignments' } }
+      local OF_A_TASK = { { 'STRLEN', 'body' }, { 'HLEN', 'task' }, { 'LLEN', 'errors' }, { 'STRLEN', 'result' },
+        { 'SCARD', 'needs' }, { 'SCARD', 'feeds' }, { 'SCARD', 'informed' } }
+
+      local function broken_of(reads, whose)
+        for _, read in ipairs(reads) do
+          local key = place_key(read[2], whose)
+          local reply = try(read[1], key)
+          if type(reply) == 'table' and reply.err then return key end
+        end
+      end
+
+      -- Some of those that wait, and that run.
+      local function some_tasks(user)
+        local ids = {}
+        for _, where in ipairs({ 'critical', 'normal', 'scheduled', 'held' }) do
+          for _, id in ipairs(try('ZRANGE', place_key(where, user), 0, 1)) do ids[#ids + 1] = id end
+        end
+        for _, lane in ipairs({ 'critical', 'normal' }) do
+          for _, entry in ipairs(try('XRANGE', stream_key(lane, user), '-', '+', 'COUNT', LOOKS)) do ids[#ids + 1] = entry[2][2] end
+        end
+        for _, id in ipairs(try('SRANDMEMBER', place_key('deferred', user), LOOKS)) do ids[#ids + 1] = id end
+        return ids
+      end
+
+      -- What went wrong with a user, and with which key of it. id: of the task with which, where that is known.
+      function it.told(user, failure, id)
         local text = text_of(failure)
-        if is_of_all(text) then error(failure, 0) end
+        if not string.find(text, '^WRONGTYPE') or string.find(text, prefix, 1, true) then return text end
+        local key = broken_of(OF_A_USER, user) or broken_of(RARELY_READ, user) or id and broken_of(OF_A_TASK, user .. ':' .. id)
+        for _, other in ipairs(not key and some_tasks(user) or {}) do key = key or broken_of(OF_A_TASK, user .. ':' .. other) end
+        return key and text .. ': ' .. key or text
+      end
+
+      -- Raises the error again, with what it is about.
+      function it.fail(user, failure, id) error({ err = it.told(user, failure, id) }, 0) end
+
+      -- Raises the error again where it is not the user's.
+      function it.note(user, failure, id)
+        if is_of_all(text_of(failure)) then error(failure, 0) end
+        local text = it.told(user, failure, id)
         call('ZADD', damaged_key, it.next_ms, user)
         if call('HLEN', errors_of) < KEPT or call('HEXISTS', errors_of, user) == 1 then
           call('HSET', errors_of, user, string.sub(text, 1, 500))
@@ -1969,10 +2012,8 @@ local function new_choice()
         nodes.known[user] = nil
       end
 
-      local READS = { { 'ZCARD', 'scheduled' }, { 'ZCARD', 'held' }, { 'SCARD', 'deferred' }, { 'XLEN', 'critical-stream' },
-        { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' }, { 'HLEN', 'offers' }, { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
       local function check(user)
-        for _, read in ipairs(READS) do call(read[1], place_key(read[2], user)) end
+        for _, read in ipairs(OF_A_USER) do call(read[1], place_key(read[2], user)) end
         for _, lane in ipairs({ 'critical', 'normal' }) do
           local id = call('ZRANGE', place_key(lane, user), 0, 0)[1]
           if id then
@@ -2232,8 +2273,9 @@ local function new_links()
     if bytes then bytes.lay_result(user, id, size) end
   end
 
-  function it.keep_result(user, id)
-    local ttl = call('PTTL', result_key(user, id))
+  -- `known_ttl`: where it is known.
+  function it.keep_result(user, id, known_ttl)
+    local ttl = known_ttl or call('PTTL', result_key(user, id))
     if ttl < 0 then return call('HSETNX', task_key(user, id), 'linked', 1) end
     call('HSET', task_key(user, id), 'linked', math.max(2, ttl))
     set_ttl(user, id, nil)
@@ -2260,13 +2302,9 @@ local function new_links()
     if is_finished then it.keep_result(user, id) else call('HSETNX', task_key(user, id), 'linked', 1) end
   end
 
-  function it.use(user, id, dependencies)
-    add_all_to(uses_key(user, id), dependencies)
-    call('HSET', task_key(user, id), 'linked', 1)
-  end
-
   function it.link(user, id, dependency)
-    it.use(user, id, { dependency })
+    call('SADD', uses_key(user, id), dependency)
+    call('HSETNX', task_key(user, id), 'linked', 1)
     it.feed(user, dependency, { id }, call('GETRANGE', result_key(user, dependency), 9, 9) == 'F')
   end
 
@@ -2298,25 +2336,38 @@ local function new_links()
     return used
   end
 
-  -- From its place among the deferred ones, which it leaves first, to that where it goes on.
+  -- From their place among the deferred ones, which they leave first, to where they go on. In the order in which they came.
   local released = {}
-  local function release(user, id, known, step_us)
-    local key = task_key(user, id)
-    local due = known.delay and now + known.delay or tonumber(known.due or 0)
-    fair().know(user)
-    call('SREM', place_key('deferred', user), id)
-    count('deferred', -1)
-    if due > now then
-      schedule(user, id, due)
-      call('HSET', key, 'state', 'scheduled', 'due', due)
-    else
-      local lane, score = score_of(tonumber(known.priority or 3), step_us)
-      call('ZADD', place_key(lane, user), score, id)
-      count(lane, 1)
-      call('HSET', key, 'state', 'queued', 'queued', now)
-      if admit(user, cost_of_task(user, id)) then released[user] = (released[user] or 0) + 1 end
+  local function release(user, some, step_us)
+    local ids, scored, queued = {}, { critical = {}, normal = {} }, {}
+    for at, known in ipairs(some) do
+      ids[at] = known.id
+      known.due = known.delay and now + known.delay or tonumber(known.due or 0)
     end
-    if known.watched then publish(user, id, 'waiting') end
+    fair().know(user)
+    call('SREM', place_key('deferred', user), unpack(ids))
+    count('deferred', -#ids)
+    for _, known in ipairs(some) do
+      if known.due > now then
+        schedule(user, known.id, known.due)
+        call('HSET', task_key(user, known.id), 'state', 'scheduled', 'due', known.due)
+      else
+        local lane, score = score_of(tonumber(known.priority or 3), step_us)
+        table.insert(scored[lane], score)
+        table.insert(scored[lane], known.id)
+        queued[#queued + 1] = known
+      end
+    end
+    for lane, pairs_of in pairs(scored) do
+      if pairs_of[1] then call('ZADD', place_key(lane, user), unpack(pairs_of)) end
+      count(lane, #pairs_of / 2)
+    end
+    for _, known in ipairs(queued) do call('HSET', task_key(user, known.id), 'state', 'queued', 'queued', now) end
+    local first = queued[1]
+    if first and admit(user, cost_of_task(user, first.id)) then released[user] = (released[user] or 0) + #queued end
+    for _, known in ipairs(some) do
+      if known.watched then publish(user, known.id, 'waiting') end
+    end
   end
 
   -- 'go' on without it, 'end' as well, or 'wait' on: for a task that failed, as it may be requeued, and with `wait-on` for
@@ -2329,16 +2380,19 @@ local function new_links()
   it.verdict = verdict
 
   -- One dependent learns how one of its dependencies ended. It may have waited for another task of that id, which finished.
-  local function inform(user, known, dependency, outcome, step_us, ttl)
+  -- True: it is to be released.
+  local function inform(user, known, dependency, outcome, ttl)
     local id = known.id
-    if known.state ~= 'deferred' then return end
+    if known.state ~= 'deferred' then return false end
     local does, needs = verdict(known.on_failure, outcome), needs_key(user, id)
     if does == 'go' then
-      if call('SREM', needs, dependency) == 1 and call('EXISTS', needs) == 0 then release(user, id, known, step_us) end
+      if call('SREM', needs, dependency) == 0 then return false end
+      return known.waits_for_one or call('EXISTS', needs) == 0
     elseif does == 'end' and call('SISMEMBER', needs, dependency) == 1 then
       it.leave_deferred(user, id)
       end_canceled(user, id, 'dependency ' .. dependency .. ' ' .. outcome, ttl)
     end
+    return false
   end
 
   -- How the task stands now: it may have been requeued since the announcement was put off.
@@ -2371,9 +2425,10 @@ local function new_links()
   local function in_order(user, ids)
     local some = {}
     for at, id in ipairs(ids) do
-      local fields = call('HMGET', task_key(user, id), 'came', 'state', 'on_failure', 'priority', 'due', 'delay', 'watched')
+      local fields = call('HMGET', task_key(user, id), 'came', 'state', 'on_failure', 'priority', 'due', 'delay', 'watched',
+        'waits')
       some[at] = { id = id, came = tonumber(fields[1] or 0), state = fields[2], on_failure = fields[3], priority = fields[4],
-        due = fields[5], delay = fields[6], watched = fields[7] }
+        due = fields[5], delay = fields[6], watched = fields[7], waits_for_one = fields[8] == '1' }
     end
     table.sort(some, function(one, other) return one.came < other.came end)
     return some
@@ -2381,21 +2436,43 @@ local function new_links()
 
   -- Of those who are told, some may be canceled, and leave `feeds` when their own end is passed on.
   local function tell(user, id, outcome, dependents, step_us, ttl)
-    local told = nil
+    local told, free = nil, {}
     local function tell_all()
       for _, known in ipairs(dependents) do
         told = known
-        inform(user, known, id, outcome, step_us, ttl)
+        if inform(user, known, id, outcome, ttl) then free[#free + 1] = known end
       end
+      told = nil
+      if free[1] then release(user, free, step_us) end
     end
     local is_done, failure = pcall(tell_all)
     if is_done then return end
-    damage().leave_deferred(user, told.id, id)
-    error(failure, 0)
+    free[#free + 1] = told
+    for _, known in ipairs(free) do damage().leave_deferred(user, known.id, id) end
+    damage().fail(user, failure, told and told.id)
   end
 
-  -- Informs at most `most` dependents of one task; returns how many, and whether that was all. What has ended for good
-  -- uses nothing any more.
+  -- What has ended for good uses nothing any more. Returns how much it was, and whether there is more.
+  local function leave_used(user, id, outcome, most)
+    if outcome == 'failed' then return 0, false end
+    local used = stop_using(user, id, most)
+    return used, used == most
+  end
+
+  -- The same as pass_on of what has just ended, while nothing was put off: how it stands is known, and all of `feeds` have
+  -- yet to be told.
+  local function pass_on_at_once(user, id, outcome, result_ttl, most, step_us, ttl)
+    local ids = call('SRANDMEMBER', feeds_key(user, id), most)
+    if #ids == most then return 0, false end
+    if ids[1] then
+      tell(user, id, outcome, in_order(user, ids), step_us, ttl)
+      if outcome == 'finished' then it.keep_result(user, id, result_ttl) end
+    end
+    local used, has_more = leave_used(user, id, outcome, most)
+    return #ids + math.max(1, used), not has_more
+  end
+
+  -- Informs at most `most` dependents of one task; returns how many, and whether that was all.
   local function pass_on(user, id, told, most, step_us, ttl)
     local outcome = standing_outcome(user, id, told)
     if not outcome then
@@ -2412,13 +2489,16 @@ local function new_links()
         if call('EXISTS', feeds) == 1 then return #ids + 1, false end
       end
     end
-    local used = 0
-    if outcome ~= 'failed' then
-      used = stop_using(user, id, most)
-      if used == most then return #ids + used, false end
-    end
+    local used, has_more = leave_used(user, id, outcome, most)
+    if has_more then return #ids + used, false end
     end_announcement(user, id, outcome)
     return #ids + math.max(1, used), true
+  end
+
+  local function attempt(act, user, id, ...)
+    local is_done, informed, all = pcall(act, user, id, ...)
+    if not is_done then damage().fail(user, informed, id) end
+    return informed, all
   end
 
   -- announcements      zset  users with some that were put off → their last turn, in us
@@ -2442,7 +2522,7 @@ local function new_links()
     local informed, all = 1, false
     if packed then
       local oldest = cmsgpack.unpack(packed)
-      informed, all = pass_on(user, oldest[1], oldest[2], most, step_us, ttl)
+      informed, all = attempt(pass_on, user, oldest[1], oldest[2], most, step_us, ttl)
     end
     if all then
       call('LPOP', line)
@@ -2471,7 +2551,11 @@ local function new_links()
   -- Whoever waits for them is told, and what they used is let go, by turns of users.
   function it.give_up_lapsed()
     for _, member in ipairs(call('ZRANGEBYSCORE', lapsing_key, '-inf', now, 'LIMIT', 0, LAPSES)) do
-      damage().attempt(string.match(member, '^[^:]*'), give_up, member)
+      local is_done, failure = pcall(give_up, member)
+      if not is_done then
+        call('ZADD', lapsing_key, damage().next_ms, member)
+        damage().note(string.match(member, '^[^:]*'), failure)
+      end
     end
   end
 
@@ -2490,8 +2574,13 @@ local function new_links()
   function it.pass_on_outcomes(step_us, ttl)
     local budget, at, failure = STEP, 1, nil
     while announcements[at] and budget > 0 and not are_put_off() do
-      local user, id, outcome = unpack(announcements[at])
-      local is_done, informed, all = pcall(pass_on, user, id, outcome, budget, step_us, ttl)
+      local user, id, outcome, result_ttl = unpack(announcements[at])
+      local is_done, informed, all
+      if outcome == 'finished' or outcome == 'failed' then
+        is_done, informed, all = pcall(attempt, pass_on_at_once, user, id, outcome, result_ttl, budget, step_us, ttl)
+      else -- one of its id may have been put in by this very call
+        is_done, informed, all = pcall(attempt, pass_on, user, id, outcome, budget, step_us, ttl)
+      end
       if not is_done then
         failure = { user = user, of = informed }
         break

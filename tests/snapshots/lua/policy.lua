@@ -1488,10 +1488,52 @@ local function new_choice()
 
       it.next_ms = now + LOOK_MS
 
-      -- Raises the error again where it is not the user's.
-      function it.note(user, failure)
+      -- Commands that read keys of a user, each as what it should be.
+      local OF_A_USER = { { 'ZCARD', 'critical' }, { 'ZCARD', 'normal' }, { 'ZCARD', 'scheduled' }, { 'ZCARD', 'held' },
+        { 'SCARD', 'deferred' }, { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' },
+        { 'HLEN', 'offers' }, { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
+      local RARELY_READ = { { 'ZCARD', 'dead' }, { 'STRLEN', 'policy' }, { 'STRLEN', 'metrics' }, { 'HLEN', 'bytes' },
+        { 'ZCARD', 'bytes-expiring' }, { 'HLEN', 'xcom-bytes' }, { 'ZCARD', 'xcom-spaces' }, { 'SCARD', 'assignments' } }
+      local OF_A_TASK = { { 'STRLEN', 'body' }, { 'HLEN', 'task' }, { 'LLEN', 'errors' }, { 'STRLEN', 'result' },
+        { 'SCARD', 'needs' }, { 'SCARD', 'feeds' }, { 'SCARD', 'informed' } }
+
+      local function broken_of(reads, whose)
+        for _, read in ipairs(reads) do
+          local key = place_key(read[2], whose)
+          local reply = try(read[1], key)
+          if type(reply) == 'table' and reply.err then return key end
+        end
+      end
+
+      -- Some of those that wait, and that run.
+      local function some_tasks(user)
+        local ids = {}
+        for _, where in ipairs({ 'critical', 'normal', 'scheduled', 'held' }) do
+          for _, id in ipairs(try('ZRANGE', place_key(where, user), 0, 1)) do ids[#ids + 1] = id end
+        end
+        for _, lane in ipairs({ 'critical', 'normal' }) do
+          for _, entry in ipairs(try('XRANGE', stream_key(lane, user), '-', '+', 'COUNT', LOOKS)) do ids[#ids + 1] = entry[2][2] end
+        end
+        for _, id in ipairs(try('SRANDMEMBER', place_key('deferred', user), LOOKS)) do ids[#ids + 1] = id end
+        return ids
+      end
+
+      -- What went wrong with a user, and with which key of it. id: of the task with which, where that is known.
+      function it.told(user, failure, id)
         local text = text_of(failure)
-        if is_of_all(text) then error(failure, 0) end
+        if not string.find(text, '^WRONGTYPE') or string.find(text, prefix, 1, true) then return text end
+        local key = broken_of(OF_A_USER, user) or broken_of(RARELY_READ, user) or id and broken_of(OF_A_TASK, user .. ':' .. id)
+        for _, other in ipairs(not key and some_tasks(user) or {}) do key = key or broken_of(OF_A_TASK, user .. ':' .. other) end
+        return key and text .. ': ' .. key or text
+      end
+
+      -- Raises the error again, with what it is about.
+      function it.fail(user, failure, id) error({ err = it.told(user, failure, id) }, 0) end
+
+      -- Raises the error again where it is not the user's.
+      function it.note(user, failure, id)
+        if is_of_all(text_of(failure)) then error(failure, 0) end
+        local text = it.told(user, failure, id)
         call('ZADD', damaged_key, it.next_ms, user)
         if call('HLEN', errors_of) < KEPT or call('HEXISTS', errors_of, user) == 1 then
           call('HSET', errors_of, user, string.sub(text, 1, 500))
@@ -1513,10 +1555,8 @@ local function new_choice()
         nodes.known[user] = nil
       end
 
-      local READS = { { 'ZCARD', 'scheduled' }, { 'ZCARD', 'held' }, { 'SCARD', 'deferred' }, { 'XLEN', 'critical-stream' },
-        { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' }, { 'HLEN', 'offers' }, { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
       local function check(user)
-        for _, read in ipairs(READS) do call(read[1], place_key(read[2], user)) end
+        for _, read in ipairs(OF_A_USER) do call(read[1], place_key(read[2], user)) end
         for _, lane in ipairs({ 'critical', 'normal' }) do
           local id = call('ZRANGE', place_key(lane, user), 0, 0)[1]
           if id then
