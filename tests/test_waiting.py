@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -96,6 +97,20 @@ async def test_a_small_result_comes_with_the_message_of_the_end(
         second.released.set()
         second.reached.set()
         assert await waiter == size * "x"
+
+
+async def test_a_loop_that_stood_still_for_longer_than_the_timeout_is_no_outage(
+    server: Server, queue_name: str
+) -> None:
+    new_gate().open()
+    async with TaskQueue(server.url, name=queue_name, timeout=PATIENCE) as queue:
+        handle = await queue.enqueue(work(1), user_id="acme")
+        waiter = asyncio.create_task(handle.result())
+        for _ in range(2):  # it subscribes, on a connection that is not there yet
+            await asyncio.sleep(0)
+        time.sleep(1.5 * PATIENCE)  # noqa: ASYNC251
+        await Worker(queue).run_until_idle()
+        assert await waiter == 1
 
 
 async def test_silent_connections_are_found_within_the_timeout_of_the_queue(

@@ -28,6 +28,8 @@ AT_ONCE = 500
 """Channels of one command: the server does nothing else meanwhile."""
 MOST_ASKED = 2 * AT_ONCE
 """Channels that the server has not confirmed yet: the next one of another user waits behind so many."""
+LOOKS = 10
+"""At those who wait for a confirmation, within the timeout."""
 LEAST_PAUSE = 0.25
 """Between two tries, however many subscribe."""
 
@@ -41,13 +43,13 @@ class _Channel:
         self.whose = whose
         self.callbacks: list[Callback] = []
         self.is_confirmed = self.was_confirmed = False
-        self.since = 0.0  # when the first of the waiters came
+        self.since = 0.0  # when the first of the waiters came, on the clock of the listener
         self.waiters: list[asyncio.Future[None]] = []
 
-    def wait(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+    def wait(self, now: float) -> asyncio.Future[None]:
         if not self.waiters:
-            self.since = loop.time()
-        confirmed: asyncio.Future[None] = loop.create_future()
+            self.since = now
+        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.waiters.append(confirmed)
         return confirmed
 
@@ -94,7 +96,8 @@ class Listener:
         self._line: _Line | None = None
         self._reader: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()  # somebody subscribes: try at once
-        self._heard = 0.0  # when a confirmation came last
+        self._heard = 0.0  # when a confirmation came last, on a clock that stands still while the loop does
+        self._clock = self._looked = 0.0  # that clock at the last look, and when that was
         self._watch: asyncio.TimerHandle | None = None
 
     async def subscribe(self, channel: str, callback: Callback, whose: str = "") -> None:
@@ -106,7 +109,6 @@ class Listener:
             whose: The user for whom it is. Where there are many, it is the turn of each of them by and by.
         """
         await self._connector.ensure_open()
-        loop = asyncio.get_running_loop()
         name = channel.encode()
         joined = self._channels.get(name)
         if joined is None:
@@ -116,9 +118,9 @@ class Listener:
         self._ensure_connected()
         if joined.is_confirmed:
             return
-        confirmed = joined.wait(loop)
         if self._watch is None:
-            self._watch = loop.call_later(self._connector.timeout, self._look)
+            self._look_again()
+        confirmed = joined.wait(self._now())
         try:
             await confirmed
         except BaseException:
@@ -192,19 +194,29 @@ class Listener:
         if self._asked <= MOST_ASKED // 2 and self._changed:
             self._send()
 
+    def _look_again(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._looked = loop.time()
+        self._watch = loop.call_later(self._connector.timeout / LOOKS, self._look)
+
+    def _now(self) -> float:
+        """Where the loop stood still between two looks, only the time of one counts: nothing could be heard."""
+        since = asyncio.get_running_loop().time() - self._looked
+        return self._clock + min(since, self._connector.timeout / LOOKS)
+
     def _look(self) -> None:
         """One timer for all who wait for a confirmation. While others get theirs, to wait is no outage."""
-        loop = asyncio.get_running_loop()
-        self._watch = None
+        self._watch, self._clock = None, self._now()
         waiting = [channel for channel in self._channels.values() if channel.waiters]
         if not waiting:
             return
-        left = max(min(channel.since for channel in waiting), self._heard) + self._connector.timeout - loop.time()
-        if left <= 0:
-            for channel in _overdue(waiting, loop.time() - self._connector.timeout):
-                channel.refuse(self._connector.unreachable(TimeoutError("Timeout: no confirmation of a subscription")))
-            left = self._connector.timeout / 10
-        self._watch = loop.call_later(left, self._look)
+        before = self._clock - self._connector.timeout
+        if self._heard <= before:
+            for channel in waiting:
+                if channel.since <= before:
+                    error = TimeoutError("Timeout: no confirmation of a subscription")
+                    channel.refuse(self._connector.unreachable(error))
+        self._look_again()
 
     # The connection
 
@@ -260,15 +272,11 @@ class Listener:
         if kind in (b"subscribe", b"unsubscribe"):
             self._confirmed()
         if kind == b"subscribe":
-            self._heard = asyncio.get_running_loop().time()
+            self._heard = self._now()
             if channel is not None:
                 channel.confirm()
         elif kind == b"message" and channel is not None:
             channel.tell(payload)
-
-
-def _overdue(waiting: Iterable[_Channel], before: float) -> list[_Channel]:
-    return [channel for channel in waiting if channel.since <= before]
 
 
 class _Line(Connection):
