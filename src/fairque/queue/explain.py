@@ -218,7 +218,7 @@ class _Facts:
             text = f"no worker that serves its user knows a task {self.name!r}{hint(self.name, known)}"
             yield Waiting(Reason.UNKNOWN_TASK, text)
         slots = sum(worker.slots for worker in serving)
-        if serving and all(worker.waiting >= worker.slots for worker in serving):
+        if serving and all(worker.waiting >= worker.slots > 0 for worker in serving):
             text = f"every slot of its workers ({slots}) runs a task that waits for the result of another"
             yield Waiting(Reason.SLOTS, f"{text}: it may be this one")
 

@@ -16,7 +16,7 @@ import hiredis
 from redis.exceptions import MovedError, RedisError, ResponseError
 
 from fairque.backoff import Backoff
-from fairque.errors import FairqueError
+from fairque.errors import FairqueError, QueueUnavailable, StoreError
 from fairque.redis.connection import Connection
 from fairque.redis.connector import Connector
 from fairque.redis.url import Address
@@ -99,7 +99,7 @@ class Requester:
             raise copy(self._refusal)
         try:
             made, address = await self._connector.connect()
-        except FairqueError as exc:
+        except (QueueUnavailable, StoreError) as exc:
             self._refusal = exc.with_traceback(None)
             self._connect_at = time.monotonic() + self._backoff.next(LONGEST_PAUSE)
             raise copy(exc) from exc.__cause__
@@ -131,6 +131,7 @@ class Requester:
         """Waits for the requests that are under way."""
         async with self._connecting:
             connection, self._connection = self._connection, None
+            self._refusal = None
         if connection is not None:
             await connection.retired()
 
