@@ -367,6 +367,17 @@ async def test_scripts_that_the_server_forgot_are_loaded_again(frail: EmbeddedSe
     assert (lost, len(gate.started)) == ([], 5)
 
 
+async def test_a_server_that_takes_over_after_a_script_was_loaded_is_given_it_as_well(frail: EmbeddedServer) -> None:
+    async with CuttingProxy(frail.url) as proxy, TaskQueue(proxy.url) as queue:
+        execute(frail, "SCRIPT", "FLUSH")
+        second = proxy.hold(load("stats").sha, nth=2)
+        asking = asyncio.create_task(queue.stats())
+        await second.reached.wait()
+        execute(frail, "SCRIPT", "FLUSH")
+        second.released.set()
+        assert (await asking).queued == 0
+
+
 def is_loaded(server: EmbeddedServer, script: str) -> bool:
     return execute(server, "SCRIPT", "EXISTS", load(script).sha.decode()) == [1]
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from fairque.errors import StoreError
 from fairque.redis.arguments import Arguments, encode
 from fairque.redis.connector import NoScript
 from fairque.redis.keys import Keys
 from fairque.redis.requester import BlockingRequester, pack
-from fairque.redis.scripts import load
+from fairque.redis.scripts import MOST_LOADS, load
 
 __all__ = ["call_blocking"]
 
@@ -18,8 +19,9 @@ def call_blocking(requester: BlockingRequester, keys: Keys, arguments: Arguments
     """Run the script that these are the arguments of, once. Raises what `BlockingRequester.request` does."""
     script = load(arguments.script, arguments.package)
     command = pack((b"EVALSHA", script.sha, b"1", keys.state, encode(arguments), *values))
-    try:
-        return requester.request(command)
-    except NoScript:
-        requester.request(pack((b"SCRIPT", b"LOAD", script.source)))
-        return requester.request(command)
+    for _ in range(MOST_LOADS):
+        try:
+            return requester.request(command)
+        except NoScript:
+            requester.request(pack((b"SCRIPT", b"LOAD", script.source)))
+    raise StoreError(f"the server forgets script {script.name!r} each time it is loaded")

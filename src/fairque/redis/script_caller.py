@@ -17,7 +17,7 @@ from fairque.redis.connector import NoScript
 from fairque.redis.keys import LAYOUT
 from fairque.redis.replies import fields_in
 from fairque.redis.requester import LONGEST_PAUSE, Requester, pack
-from fairque.redis.scripts import Script, load
+from fairque.redis.scripts import MOST_LOADS, Script, load
 from fairque.settings import QueueSettings
 
 __all__ = ["ScriptCaller"]
@@ -88,14 +88,12 @@ class ScriptCaller:
 
     async def _run_known(self, script: Script, args: Sequence[bytes], patience: float | None) -> Any:
         command = pack((b"EVALSHA", script.sha, b"1", self.keys.state, *args))
-        try:
-            return await self._insist(command, patience)
-        except NoScript:
-            await self._insist(pack((b"SCRIPT", b"LOAD", script.source)), patience)
+        for _ in range(MOST_LOADS):
             try:
                 return await self._insist(command, patience)
-            except NoScript:
-                raise StoreError(f"the server forgot script {script.name!r} right after it was loaded") from None
+            except NoScript:  # the next call may meet another server, after a failover
+                await self._insist(pack((b"SCRIPT", b"LOAD", script.source)), patience)
+        raise StoreError(f"the server forgets script {script.name!r} each time it is loaded")
 
     async def _insist(self, command: bytes, patience: float | None = None) -> Any:
         """Repeat until it is answered, for as long as the store's own patience lasts if no other is given."""

@@ -25,9 +25,11 @@ from functools import cache, partial
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-__all__ = ["Script", "load"]
+__all__ = ["MOST_LOADS", "Script", "load"]
 
 CORE = "fairque.redis"
+MOST_LOADS = 3
+"""Of one call: a server that takes over may not know the script, and so may the next one."""
 _WIDTH = 118
 _ONLY_READS = b"#!lua flags=no-writes"
 _DIRECTIVE = re.compile(r"( *)--@(\w+)(?: (.+))?")
