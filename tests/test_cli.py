@@ -25,7 +25,7 @@ from fairque.cli.errors import CommandError
 from fairque.cli.imports import load_queue
 from fairque.worker.json_lines import JsonLines
 from fairque.worker.logs import logged
-from tests.apps.served import block, doze, greet, keep_interpreter, nap, stumble, whereabouts
+from tests.apps.served import block, doze, greet, keep_interpreter, nap, speak, stumble, whereabouts
 from tests.support.command import call_command, run_command
 from tests.support.eventually import eventually
 from tests.support.process import ROOT, WorkerProcess
@@ -216,6 +216,30 @@ async def test_who_ignores_the_end_of_the_terminal_goes_on_after_it(serve: Serve
     process.send(signal.SIGHUP)
     assert await (await queue.enqueue(greet("ann"), user_id="acme")).result(timeout=20) == "hello ann"
     assert "SIGHUP" not in process.output
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_a_task_that_prints_can_end_after_the_terminal_has(
+    server: Server, queue: TaskQueue, processes: int
+) -> None:
+    terminal, end = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "fairque", "worker", TARGET, f"--processes={processes}"),
+        cwd=ROOT,
+        stdout=end,
+        stderr=end,
+        env={**os.environ, "SERVED_URL": server.url, "SERVED_QUEUE": queue.name},
+        start_new_session=True,
+    )
+    os.close(end)
+    try:
+        handle = await queue.enqueue(speak(1), user_id="acme")
+        await eventually(lambda: is_in(handle.state(), TaskState.STARTED), deadline=40)
+    finally:
+        os.close(terminal)
+        process.send_signal(signal.SIGHUP)
+    assert await asyncio.wait_for(process.wait(), 40) == 0
+    assert await handle.result(timeout=0) == "rested"
 
 
 async def test_what_outlasts_the_shutdown_timeout_is_put_back(serve: Serve, queue: TaskQueue) -> None:

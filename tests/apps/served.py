@@ -47,6 +47,14 @@ async def nap(seconds: float) -> str:
 
 
 @task
+async def speak(seconds: float) -> str:
+    tell()
+    await asyncio.sleep(seconds)
+    print("woke up", flush=True)
+    return "rested"
+
+
+@task
 async def block(seconds: float) -> str:
     """Holds up the event loop, as nobody should."""
     tell()

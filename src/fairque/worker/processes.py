@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import signal
+import stat
 import sys
 import threading
 import time
@@ -16,7 +17,7 @@ from typing import Self
 
 from _fairque_command import REPEATED_SECONDS, taken
 
-__all__ = ["ParentPipe", "Supervisor", "follow_parent", "has_parent", "on_stop", "spawn"]
+__all__ = ["ParentPipe", "Supervisor", "follow_parent", "has_parent", "leave_lost_terminal", "on_stop", "spawn"]
 
 logger = logging.getLogger("fairque.supervisor")
 HOPELESS = 2
@@ -26,6 +27,16 @@ _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
 _HEALTHY_SECONDS = 60.0
 """A process that lived this long starts anew without a history."""
+
+
+def leave_lost_terminal() -> None:
+    """What is written to a terminal that has ended is an error: from now on it goes nowhere, and tasks may print."""
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):  # closed
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)
 
 
 @contextlib.contextmanager

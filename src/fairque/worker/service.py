@@ -21,7 +21,7 @@ from fairque.errors import InvalidInput
 from fairque.queue.queue import TaskQueue
 from fairque.worker.logs import logged
 from fairque.worker.options import WorkerOptions
-from fairque.worker.processes import Supervisor, follow_parent
+from fairque.worker.processes import Supervisor, follow_parent, leave_lost_terminal
 from fairque.worker.stuck import end_when_stuck
 
 __all__ = ["check_process", "serve", "serve_copies"]
@@ -129,6 +129,7 @@ class _Shutdown:
 
     def _ask(self, reason: str) -> None:
         self._asked_at = time.monotonic()
+        leave_lost_terminal()
         self._loop.call_soon_threadsafe(self._stop, reason)
 
     def _stop(self, reason: str) -> None:
