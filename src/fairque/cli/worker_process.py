@@ -95,11 +95,11 @@ async def _serve(queue: TaskQueue, settings: Settings) -> int:
 
 
 def _insist_on_exit() -> None:
-    """A thread cannot be cancelled: what goes on in one was put back, and must not keep this process alive."""
+    """Threads that a body has started, as by `asyncio.to_thread`, must not keep this process alive."""
 
     def leave() -> None:
         time.sleep(_EXIT_SECONDS)
-        logger.warning("a plain function goes on in its thread after the stop of its worker: leaving it behind")
+        logger.warning("a thread that a task has started goes on after the stop of the worker: leaving it behind")
         logging.shutdown()
         sys.stdout.flush()
         os._exit(0)
