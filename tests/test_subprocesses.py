@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from fairque import InvalidInput, TaskCanceled, TaskFailed, TaskHandle, TaskQueue, TaskState, Worker
+from fairque import InvalidInput, Task, TaskCanceled, TaskFailed, TaskHandle, TaskQueue, TaskState, Worker
+from fairque.tasks.message import encode_value
 from fairque.worker import fork_server
 from fairque.worker.frames import Start
 from fairque.worker.subprocess_functions import Functions
@@ -189,6 +190,24 @@ async def test_a_killed_fork_server_takes_its_subprocesses_with_it_and_is_replac
                 await handle.result(20)
         await eventually(lambda: not any(is_running(pid) for pid in pids))
         assert await (await queue.enqueue(process_tasks.forks(), user_id=USER)).result(20) == "one of two"
+
+
+async def test_arguments_are_decoded_in_the_subprocess(queue: TaskQueue):
+    function = process_tasks.takes_deadly
+    made = function(process_tasks.Deadly(0))
+    async with Worker(queue, concurrency=1):
+        assert await (await queue.enqueue(made, user_id=USER)).result(20) == 0
+        with pytest.raises(TaskFailed, match="it exited with code 9"):
+            await (await queue.enqueue(with_arguments(made, {"number": 9}), user_id=USER)).result(20)
+        for arguments in ([{"number": "nine"}], [], [{"number": 0}, 1]):
+            with pytest.raises(TaskFailed, match=f"the arguments of task '{function.name}' do not fit") as failed:
+                await (await queue.enqueue(with_arguments(made, *arguments), user_id=USER)).result(20)
+            assert failed.value.kind == "bad-arguments"
+
+
+def with_arguments(made: Task[int], *arguments: object) -> Task[int]:
+    """As an older version of its function may have sent them."""
+    return Task(made.name, encode_value(arguments), None, made.signature, made.task_options)
 
 
 async def test_a_body_that_forks_ends_once(queue: TaskQueue):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from fairque import current_task, task
@@ -121,3 +122,19 @@ def dies(seconds: float) -> int:
         os._exit(7)
     threading.Timer(seconds, os._exit, [7]).start()
     return os.getpid()
+
+
+@dataclass
+class Deadly:
+    """Its decoding ends the process."""
+
+    number: int
+
+    def __post_init__(self) -> None:
+        if self.number:
+            os._exit(self.number)
+
+
+@task(run_in="process")
+def takes_deadly(deadly: Deadly) -> int:
+    return deadly.number

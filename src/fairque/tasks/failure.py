@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 
-from fairque.errors import Fail, Retry
+from fairque.errors import BadArguments, Fail, Retry
 from fairque.models import FailureKind
 from fairque.tasks.message import NIL, encode_value
 
-__all__ = ["Failure", "Raised", "RaisedElsewhere", "Reply", "encode_result", "raised_by"]
+__all__ = ["Failure", "Raised", "RaisedElsewhere", "Reply", "encode_result", "raised_by", "unfit"]
 
 MAX_ERROR_CHARS = 16_384
 _OF_THE_WORKER = ("fairque.worker.", "anyio.")
@@ -53,6 +53,11 @@ class RaisedElsewhere(Exception):
     def __init__(self, raised: Raised) -> None:
         super().__init__(raised.failure.message)
         self.raised = raised
+
+
+def unfit(error: BadArguments) -> RaisedElsewhere:
+    """The end of a task: its arguments do not fit, and never will."""
+    return RaisedElsewhere(Raised(Failure(FailureKind.BAD_ARGUMENTS, "BadArguments", str(error)), is_final=True))
 
 
 def raised_by(error: BaseException) -> Raised:

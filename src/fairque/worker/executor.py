@@ -12,11 +12,10 @@ from typing import Any
 import msgspec
 
 from fairque.errors import BadArguments, FairqueError
-from fairque.models import FailureKind
 from fairque.queue.waiter import waiter
 from fairque.queue.xcom import BlockingXCom, XCom
 from fairque.redis.delivery import Delivery
-from fairque.tasks.failure import Failure, Raised, RaisedElsewhere
+from fairque.tasks.failure import RaisedElsewhere, unfit
 from fairque.tasks.function import TaskFunction
 from fairque.tasks.message import Message, decode_body, encode_value, is_payload
 from fairque.tasks.names import hint
@@ -128,8 +127,7 @@ class Executor:
             else:
                 run.args, run.kwargs = _arguments(message, run.function)
         except BadArguments as exc:
-            failure = Failure(FailureKind.BAD_ARGUMENTS, "BadArguments", str(exc))
-            raise RaisedElsewhere(Raised(failure, is_final=True)) from None
+            raise unfit(exc) from None
 
     async def _given(
         self, run: RunningTask, message: Message, function: TaskFunction[Any, Any]
@@ -169,8 +167,13 @@ class Executor:
         await self._processes.close()
 
 
-def _arguments(message: Message, function: TaskFunction[Any, Any] | None) -> tuple[Any, dict[str, Any]]:
-    """As the message has them. Raises `BadArguments`."""
+def _arguments(message: Message, function: TaskFunction[Any, Any] | None) -> tuple[Any, Any]:
+    """As the message has them. Those for a subprocess stay encoded, as decoding may run code of their classes.
+
+    Raises `BadArguments`.
+    """
+    if function is not None and function.run_in == "process":
+        return message.args, message.kwargs
     if function is not None:
         args, kwargs = function.signature.decode(message.args, message.kwargs)
         function.signature.check_call(args, kwargs)
@@ -186,8 +189,8 @@ def _job(run: RunningTask, function: TaskFunction[Any, Any]) -> Job:
         function.fn.__module__,
         function.fn.__qualname__,
         function.name,
-        encode_value(run.args),
-        encode_value(run.kwargs) if run.kwargs else None,
+        msgspec.Raw(encode_value(run.args)),
+        msgspec.Raw(encode_value(run.kwargs)),
         run.user_id,
         run.task_id,
         run.name,

@@ -61,8 +61,8 @@ class Job(msgspec.Struct, frozen=True):
     module: str
     qualname: str
     name: str
-    args: bytes
-    kwargs: bytes | None
+    args: msgspec.Raw
+    kwargs: msgspec.Raw
     user_id: str
     task_id: str
     task_name: str

@@ -32,7 +32,7 @@ class RunningTask(TaskContext):
         delivery: What came from Redis.
         function: None where a `TaskHandler` serves it.
         overrides, defaults: Options of the task and, where it does not say, of its function.
-        args, kwargs: What the body is called with.
+        args, kwargs: What the body is called with; encoded for one in a subprocess.
         message: Only where others give it something before it runs, see `Inputs`.
         began: On the clock of `time.monotonic`.
         body: Runs it; None before it starts and after it has ended.
@@ -72,7 +72,7 @@ class RunningTask(TaskContext):
         self.overrides = overrides
         self.defaults: TaskOptions = function.defaults if function is not None else NO_OPTIONS
         self.args: Any = ()
-        self.kwargs: dict[str, Any] = {}
+        self.kwargs: Any = {}
         self.message: Message | None = None
         self.began = time.monotonic()
         self.body: asyncio.Task[None] | None = None

@@ -19,7 +19,9 @@ from typing import Any
 
 import msgspec
 
-from fairque.tasks.failure import Failure, Raised, Reply, encode_result, raised_by
+from fairque.errors import BadArguments
+from fairque.tasks.failure import Failure, Raised, Reply, encode_result, raised_by, unfit
+from fairque.tasks.function import TaskFunction
 from fairque.worker.context import TaskContext, running
 from fairque.worker.fork_server import EXIT_SECONDS
 from fairque.worker.frames import HEAD, Job, Kind, Logged, Report, Start, frame
@@ -222,8 +224,8 @@ def _run(functions: Functions, job: Job, connection: Connection) -> Reply:
     running.set(context)
     try:
         function = functions.find(job.module, job.qualname, job.name)
-        positional, named = function.signature.decode(job.args, job.kwargs)
-        value = function.fn(*positional, **named)
+        args, kwargs = _arguments(function, job)
+        value = function.fn(*args, **kwargs)
         if inspect.isawaitable(value):  # a wrapper around an async function
             value = asyncio.run(_wait_for(value))
         encoded = encode_result(value)
@@ -235,6 +237,15 @@ def _run(functions: Functions, job: Job, connection: Connection) -> Reply:
     if isinstance(encoded, Failure):
         return Reply(raised=Raised(encoded, is_final=True), charged=context.charged)
     return Reply(msgspec.Raw(encoded), charged=context.charged)
+
+
+def _arguments(function: TaskFunction[Any, Any], job: Job) -> tuple[Any, dict[str, Any]]:
+    try:
+        args, kwargs = function.signature.decode(job.args, job.kwargs)
+        function.signature.check_call(args, kwargs)
+    except BadArguments as exc:
+        raise unfit(exc) from None
+    return args, kwargs
 
 
 async def _wait_for(value: Awaitable[Any]) -> Any:
