@@ -4,7 +4,7 @@ import cProfile
 import enum
 import itertools
 from collections.abc import Awaitable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -109,6 +109,29 @@ class Box(Generic[T]):
     content: T
 
 
+class Paths(Box[Path]): ...
+
+
+@dataclass
+class Labeled(Box[list[T]], Generic[T]):
+    name: T
+
+
+@dataclass(init=False)
+class OwnInit:
+    path: Path
+    seen: list[Path] = field(default_factory=list, init=False)
+
+    def __init__(self, text: str) -> None:
+        self.path, self.seen = Path(text), [Path(text)]
+
+
+@dataclass
+class Given:
+    path: Path
+    more: InitVar[int] = 0
+
+
 Folder = NewType("Folder", Path)
 NOON, DAY = time(12, 30, 1, 5), date(2030, 1, 2)
 AWARE = datetime(2030, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
@@ -150,6 +173,9 @@ ARRIVE = [
     (Named, [Named(Path("a"), 2)]),
     (Box[A | B], [Box(B(1))]),
     (Box[int] | Box[str], [Box(1), Box("one")]),
+    (Paths, [Paths(Path("a"))]),
+    (Labeled[Path], [Labeled([Path("a")], Path("b"))]),
+    (OwnInit, [OwnInit("a")]),
     (Iterable[UUID], [[UUID(int=1)]]),
     (NoReturn, [None]),
 ]
@@ -167,6 +193,7 @@ REFUSED = [
     (complex, "there is no way to send a value of type complex"),
     (list[complex], "there is no way to send a value of type complex"),
     (Box[complex], "there is no way to send a value of type complex"),
+    (Given, "the dataclass Given has an InitVar, which does not travel"),
     (range | A, "there is no way to send a value of type range"),
     (type[int], "there is no way to send"),
     (Exception, "there is no way to send a value of type Exception"),

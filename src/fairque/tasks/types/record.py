@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import sys
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -54,18 +55,36 @@ class Record(typing.NamedTuple):
         """A value of the class from those of its fields, by key."""
         if typing.is_typeddict(self.cls):
             return dict(values)
-        given = {
-            member.name: values[member.key] for member in self.members if member.is_argument and member.key in values
-        }
-        made = self.cls(**given)
-        for member in self.members:
-            if not member.is_argument and member.key in values:
-                object.__setattr__(made, member.name, values[member.key])
+        if dataclasses.is_dataclass(self.cls):
+            return _dataclass_of(self.cls, values)
+        arguments = {each.name: values[each.key] for each in self.members if each.is_argument and each.key in values}
+        made = self.cls(**arguments)
+        for each in self.members:
+            if not each.is_argument and each.key in values:
+                object.__setattr__(made, each.name, values[each.key])
         return made
 
 
+def _dataclass_of(cls: Any, values: Mapping[str, Any]) -> Any:
+    """As msgspec makes those that it knows: without `__init__`, which may be any function, but with `__post_init__`."""
+    made = object.__new__(cls)
+    for each in dataclasses.fields(cls):
+        if each.name in values:
+            object.__setattr__(made, each.name, values[each.name])
+        elif each.default_factory is not dataclasses.MISSING:
+            object.__setattr__(made, each.name, each.default_factory())
+        elif each.default is not dataclasses.MISSING:
+            object.__setattr__(made, each.name, each.default)
+    if hasattr(made, "__post_init__"):
+        made.__post_init__()
+    return made
+
+
 def record_of(hint: Any) -> Record | None:
-    """None for what is no such class. Raises `NameError` for annotations that cannot be resolved yet."""
+    """None for what is no such class.
+
+    Raises `NameError` for annotations that cannot be resolved yet, and `TypeError` for a class that cannot be built.
+    """
     cls: Any = typing.get_origin(hint) or hint
     if not isinstance(cls, type):
         return None
@@ -100,6 +119,8 @@ def _of_struct(cls: type[msgspec.Struct], hint: Any) -> Record:
 
 def _of_dataclass(cls: Any, hint: Any) -> tuple[Member, ...]:
     hints = resolved(hint)
+    if any(isinstance(each, dataclasses.InitVar) for each in hints.values()):
+        raise TypeError(f"the dataclass {cls.__qualname__} has an InitVar, which does not travel")
     missing = dataclasses.MISSING
     return tuple(
         Member(
@@ -132,11 +153,23 @@ def _members(hint: Any, required: typing.Collection[str]) -> tuple[Member, ...]:
 
 
 def resolved(hint: Any) -> dict[str, Any]:
-    """The annotations of a class, with the types that its generic parameters stand for."""
+    """The annotations of a class, with the types that its generic parameters, and those of its bases, stand for."""
     cls = typing.get_origin(hint) or hint
-    parameters = getattr(cls, "__parameters__", ())
-    given = dict(zip(parameters, typing.get_args(hint), strict=False))
-    return {name: _filled(each, given) for name, each in typing.get_type_hints(cls, include_extras=True).items()}
+    given = dict(_parameters(hint, {}))
+    owners = {name: base for base in reversed(cls.__mro__) for name in inspect.get_annotations(base)}
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {name: _filled(each, given.get(owners.get(name), {})) for name, each in hints.items()}
+
+
+def _parameters(hint: Any, above: Mapping[Any, Any]) -> Iterator[tuple[Any, Mapping[Any, Any]]]:
+    """For a class and each of its generic bases, what its parameters stand for."""
+    cls = typing.get_origin(hint) or hint
+    names = getattr(cls, "__parameters__", ())
+    own = {name: _filled(each, above) for name, each in zip(names, typing.get_args(hint), strict=False)}
+    yield cls, own
+    for base in cls.__dict__.get("__orig_bases__", ()):
+        if typing.get_origin(base) not in (None, typing.Generic, typing.Protocol):
+            yield from _parameters(base, own)
 
 
 def _filled(hint: Any, given: Mapping[Any, Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import typing
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
@@ -55,7 +56,7 @@ def _joined(choices: list[Choice]) -> Iterator[Choice]:
         first, *rest = choices
         choices = []
         for each in rest:
-            both = typing.Union.__getitem__((first.hint, each.hint))
+            both = operator.getitem(typing.Union, (first.hint, each.hint))
             if Any not in (first.hint, each.hint) and is_accepted(both):
                 first = Choice(f"{first.name} | {each.name}", both, first.shape + each.shape)
             else:
