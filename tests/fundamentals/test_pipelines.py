@@ -639,7 +639,7 @@ async def test_an_outage_while_inputs_are_fetched_is_not_the_fault_of_the_task(
         cut = proxy.cut_reply(script("records").sha)
         await cut.done.wait()
         await proxy.refuse()
-        await eventually(lambda: "cannot fetch what a task is given by others" in caplog.text)
+        await eventually(lambda: "needs what others give it, which cannot be fetched" in caplog.text)
         await proxy.accept()
         assert await run["load"].result(20) == "t: [3, 1]"
     assert (await run["load"].info()).errors == ()

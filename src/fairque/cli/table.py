@@ -19,7 +19,9 @@ __all__ = ["Column", "FittedTable", "names", "numbers", "print_table", "words"]
 KEPT = 1000
 """The worth of a column that is never left out."""
 _GAP = 2
-_LEAST_ID, _LEAST_TEXT, _MOST_WORD = 12, 10, 20
+_LEAST_ID = 12
+_LEAST_WORDS = {True: 24, False: 10}
+"""Where they are wrapped, and where they are cut."""
 _USUAL_ID = 40
 """A UUID has 36. Longer ids are whole where room is left: one of 300 would push all other columns out."""
 _EMPTY = ("", NOTHING, "0")
@@ -87,7 +89,7 @@ class FittedTable:
         self._tells = tells
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        fits = [_Fit(column, [row[at] for row in self._rows]) for at, column in enumerate(self._columns)]
+        fits = [_Fit(column, [row[at] for row in self._rows], self._wraps) for at, column in enumerate(self._columns)]
         _fit(fits, options.max_width)
         yield self._drawn([each for each in fits if each.is_in])
         out = [each.column.head for each in fits if not each.is_in]
@@ -117,21 +119,17 @@ def print_table(columns: Sequence[Column], rows: Iterable[Sequence[object]], tit
 class _Fit:
     """A column and how wide it is to be."""
 
-    def __init__(self, column: Column, cells: Sequence[str]) -> None:
+    def __init__(self, column: Column, cells: Sequence[str], wraps: bool) -> None:
         self.column = column
         self.cells = cells
         self.is_in = True
         content, head = max(map(cell_len, cells), default=0), cell_len(column.head)
         self.full = max(content, head)
         self.usual = max(min(content, _USUAL_ID), head) if column.kind is Kind.NAMES else self.full
-        self.least = max(_longest_word([column.head]), min(content, self._least()))
+        least = {Kind.NUMBERS: self.full, Kind.NAMES: _LEAST_ID, Kind.WORDS: _LEAST_WORDS[wraps]}[column.kind]
+        self.least = max(*map(cell_len, column.head.split()), min(content, least))
         self.width = self.usual
         self.worth = column.worth if column.worth == KEPT or any(cell not in _EMPTY for cell in cells) else 0
-
-    def _least(self) -> int:
-        if self.column.kind is Kind.WORDS:
-            return max(_LEAST_TEXT, min(_longest_word(self.cells), _MOST_WORD))
-        return self.full if self.column.kind is Kind.NUMBERS else _LEAST_ID
 
     def shown_cells(self) -> Sequence[str]:
         return short_ids(self.cells, self.width) if self.column.kind is Kind.NAMES else self.cells
@@ -148,10 +146,6 @@ class _Fit:
             yield self.column.whole, self.shrink
         if self.worth < KEPT:
             yield self.worth, self.leave_out
-
-
-def _longest_word(texts: Iterable[str]) -> int:
-    return max((cell_len(word) for each in texts for word in each.split()), default=0)
 
 
 def _fit(columns: Sequence[_Fit], room: int) -> None:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from fairque.counted import counted
 from fairque.everybody import EVERYONE
 from fairque.limit import key_in
 from fairque.metrics import Metrics, metrics_in
@@ -192,7 +193,8 @@ class _Facts:
             else:
                 most, of_slots = 1, ""
         if self.running >= most:
-            yield Waiting(Reason.USER_LIMIT, f"{self.running} tasks of its user run, at most {most:g} may{of_slots}")
+            run = counted(self.running, "task of its user runs", "tasks of its user run")
+            yield Waiting(Reason.USER_LIMIT, f"{run}, at most {most:g} may{of_slots}")
         if policy.rate and policy.rate.interval_us == tat_of_us:
             at_ms = next_start_us(tat_us, policy.rate.interval_us, policy.rate.burst) / 1000
             if at_ms > self.now_ms:

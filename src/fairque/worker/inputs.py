@@ -21,10 +21,10 @@ from fairque.tasks.function import TaskFunction
 from fairque.tasks.message import NIL, Message, Overrides, decode_record
 from fairque.tasks.signature import resolve
 from fairque.tasks.xcom import xcom_of
+from fairque.worker.task_log import log_about
 
 __all__ = ["Inputs"]
 
-logger = logging.getLogger("fairque.worker")
 T = TypeVar("T")
 _of_a_run = re.compile(r"[0-9a-f]{16}\.(.+)", re.DOTALL)
 
@@ -66,7 +66,7 @@ class Inputs:
         """XCom values by parameter. Raises `BadArguments` for one that is missing and has no default."""
         options = xcom_of(function)
         xcom = self.xcom(delivery.user_id, options.namespace)
-        found = await _insist(partial(xcom.pull_many, list(options.pull_keys.values())))
+        found = await _insist(delivery, partial(xcom.pull_many, list(options.pull_keys.values())))
         values = {}
         for parameter, key in options.pull_keys.items():
             if key in found:
@@ -83,17 +83,17 @@ class Inputs:
         return XCom(self._store, user_id, namespace, self._store.settings.max_message_bytes)
 
     async def _records(self, delivery: Delivery, task_ids: list[str]) -> list[bytes | None]:
-        return await _insist(partial(self._store.records, delivery.user_id, task_ids))
+        return await _insist(delivery, partial(self._store.records, delivery.user_id, task_ids))
 
 
-async def _insist(ask: Callable[[], Awaitable[T]]) -> T:
+async def _insist(delivery: Delivery, ask: Callable[[], Awaitable[T]]) -> T:
     """An outage is waited out: it is not the task's fault. The task's timeout goes on."""
     backoff = Backoff()
     while True:
         try:
             return await ask()
         except QueueUnavailable as exc:
-            logger.warning("cannot fetch what a task is given by others, trying again: %s", exc)
+            log_about(logging.WARNING, delivery, "needs what others give it, which cannot be fetched: %s", exc)
             await anyio.sleep(backoff.next())
 
 

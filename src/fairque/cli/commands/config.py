@@ -69,7 +69,7 @@ def check(
         print_json({"valid": True, "settings": list(_settings(loaded)), "warnings": warnings})
     else:
         print_table(
-            (names("setting", whole=1), words("value"), words("from")),
+            (names("setting", whole=1), words("value"), names("from")),
             [_cells(setting) for setting in _settings(loaded)],
         )
         for warning in warnings:

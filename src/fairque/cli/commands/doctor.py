@@ -56,21 +56,15 @@ async def _check(queue: TaskQueue, *, repair: bool) -> QueueCheck:
 
 def _show(check: QueueCheck) -> None:
     if check.findings:
-        columns = (
-            words("what"),
-            names("key", whole=3),
-            names("user", 2),
-            names("task", 1),
-            words("seen"),
-            words("done"),
-        )
+        columns = (words("what"), names("key", whole=1), names("user", 4), names("task", 2), words("seen, and done"))
         print_table(columns, map(_row, check.findings))
     typer.echo(_summary(check))
 
 
 def _row(finding: Finding) -> tuple[str, ...]:
-    done = finding.how if finding.mended else f"not mended: {finding.how}" if finding.how else NOTHING
-    return finding.kind, finding.key, finding.user_id or NOTHING, finding.task_id or NOTHING, finding.detail, done
+    done = f": {'' if finding.mended else 'not mended, '}{finding.how}" if finding.how else ""
+    who = finding.user_id or NOTHING, finding.task_id or NOTHING
+    return finding.kind, finding.key, *who, f"{finding.detail}{done}"
 
 
 def _summary(check: QueueCheck) -> str:

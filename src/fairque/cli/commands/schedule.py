@@ -15,7 +15,7 @@ from fairque.cli.errors import UNKNOWN, CommandError
 from fairque.cli.imports import load_queue
 from fairque.cli.input import parse_moment, parse_priority
 from fairque.cli.options import AsJson, ConfigFile, LogJson, QueueName, Url, make_queue, on_queue
-from fairque.cli.output import moment, print_json, shown, span
+from fairque.cli.output import NOTHING, moment, print_json, span
 from fairque.cli.table import names, numbers, print_table, words
 from fairque.worker.logs import LogLevel, LogSettings, set_up_logging
 from fairque.worker.processes import on_stop
@@ -51,25 +51,19 @@ def list_schedules(
 
     Exit codes: 0 shown, 1 failed, 2 wrong usage.
     """
-    found = on_queue(
-        make_queue(url, queue, config),
-        lambda opened: TaskScheduler(opened).list_schedules(user, active, limit=limit),
-    )
+
+    async def find(opened: TaskQueue) -> tuple[list[ScheduledTask], float]:
+        return await TaskScheduler(opened).list_schedules(user, active, limit=limit), (await opened.stats()).at
+
+    found, now = on_queue(make_queue(url, queue, config), find)
     if as_json:
         print_json(found)
     else:
         columns = (
-            *(
-                names("user", whole=1),
-                names("id", whole=5),
-                names("task"),
-                words("when"),
-                words("state"),
-                words("next"),
-            ),
-            *(numbers("runs", 2), numbers("skipped", 3), numbers("missed", 3)),
+            *(names("user", whole=1), names("id", whole=5), names("task"), words("when"), words("state")),
+            *(words("next"), numbers("runs", 2), numbers("skipped", 3), numbers("missed", 3)),
         )
-        print_table(columns, [_row(schedule) for schedule in found])
+        print_table(columns, [_row(schedule, now) for schedule in found])
         if len(found) == limit:
             typer.echo(f"the first {limit}; --limit shows more", err=True)
     return 0
@@ -266,10 +260,17 @@ def _parsed(option: str, text: str | None) -> datetime | None:
     return parse_moment(option, text) if text is not None else None
 
 
-def _row(schedule: ScheduledTask) -> tuple[object, ...]:
+def _row(schedule: ScheduledTask, now: float) -> tuple[object, ...]:
     state = f"{schedule.state}, orphaned" if schedule.orphaned else schedule.state
-    facts = (shown(schedule.user_id), shown(schedule.schedule_id), shown(schedule.name), _when(schedule), state)
-    return (*facts, _at(schedule.next_run), schedule.runs, schedule.skipped, schedule.misfired)
+    facts = (schedule.user_id, schedule.schedule_id, schedule.name, _when(schedule), state, _next(schedule, now))
+    return (*facts, schedule.runs, schedule.skipped, schedule.misfired)
+
+
+def _next(schedule: ScheduledTask, now: float) -> str:
+    if schedule.next_run is None:
+        return NOTHING
+    left = schedule.next_run.timestamp() - now
+    return f"in {span(left)}" if left > 0 else "now"
 
 
 def _when(schedule: ScheduledTask) -> str:

@@ -33,6 +33,8 @@ def _when(task: TaskInfo, now: float) -> str:
         return f"runs {span(now - task.started_at)}" if task.started_at is not None else "-"
     if task.state is TaskState.QUEUED:
         return f"waits {span(now - task.queued_at)}" if task.queued_at is not None else "-"
+    if task.state is TaskState.DEFERRED:
+        return "waits for others"
     return ago(task.ended_at, now)
 
 
