@@ -172,8 +172,7 @@ class _Facts:
         by_state = sorted(self.needs.items(), key=lambda need: need[1] is not None and not need[1].ended)
         shown = [f"{need!r} ({state or 'not known'})" for need, state in by_state[:5]]
         number = self._found["needed"]
-        what = "task" if number == 1 else "tasks"
-        return f"waits for {number:,} {what}: {', '.join(shown)}{', …' if number > len(shown) else ''}"
+        return f"waits for {counted(number, 'task')}: {', '.join(shown)}{', …' if number > len(shown) else ''}"
 
     def _gates(self) -> Iterable[Waiting]:
         """The same that the scripts look at, in the same order."""
