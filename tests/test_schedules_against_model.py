@@ -159,8 +159,11 @@ class ScheduleMachine(RuleBasedStateMachine):
     # Time
 
     @precondition(lambda self: self.models)
-    @rule()
-    def let_time_pass(self) -> None:
+    @rule(started=st.sampled_from([3, 1, 0]))
+    def let_time_pass(self, started: int) -> None:
+        """While a worker takes some tasks."""
+        if started:
+            self.start_tasks(started)
         self.come_back(1)
 
     @precondition(lambda self: self.models)
@@ -201,8 +204,6 @@ class ScheduleMachine(RuleBasedStateMachine):
         self.wait(self.queue.set_policy(user_id, max_queued=room))
         self.users[user_id].room = room
 
-    @precondition(lambda self: any(user.waiting() for user in self.users.values()))
-    @rule(many=st.integers(1, 3))
     def start_tasks(self, many: int) -> None:
         for delivery in self.wait(self.store.claim("w", many)).deliveries:
             self.held[delivery.id] = delivery
