@@ -37,7 +37,7 @@ from fairque.redis.store_schedules import ScheduleStore, Write
 from fairque.schedule.spec import moment_of
 from fairque.scheduler.loop import ScheduleLoop
 from fairque.tasks.registry import registry, unregister
-from tests.support.core import Core
+from tests.support.core import Core, outcome
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
@@ -920,8 +920,13 @@ async def test_a_slot_is_skipped_while_the_task_before_lives(scheduler: TaskSche
     await add(scheduler, overlap="skip")
     assert await scheduler.fire_due(3.5 * 3600) == 1
     assert ((await scheduler.get_schedule("s")).runs, (await scheduler.get_schedule("s")).skipped) == (1, 2)
+    store = queue.store()
+    taken = await store.claim("w", 1)
+    assert await scheduler.fire_due(4.5 * 3600) == 0, "it runs"
+    assert all(await store.settle("w", [outcome(each, "released") for each in taken.deliveries]))
+    await store.close()
     await Worker(queue, scheduler=False).run_until_idle()
-    assert await scheduler.fire_due(4.5 * 3600) == 1
+    assert await scheduler.fire_due(5.5 * 3600) == 1
 
 
 async def test_a_run_by_hand_that_ended_lets_no_slot_start_beside_a_task_that_lives(
