@@ -159,12 +159,12 @@ class ScheduleMachine(RuleBasedStateMachine):
     # Time
 
     @precondition(lambda self: self.models)
-    @rule(started=st.sampled_from([3, 1, 0]))
-    def let_time_pass(self, started: int) -> None:
+    @rule(started=st.integers(0, 4), half_hours=st.integers(1, 2))
+    def let_time_pass(self, started: int, half_hours: int) -> None:
         """While a worker takes some tasks."""
         if started:
             self.start_tasks(started)
-        self.come_back(1)
+        self.come_back(half_hours)
 
     @precondition(lambda self: self.models)
     @rule(half_hours=st.sampled_from([2, 3, 5, 20]))
