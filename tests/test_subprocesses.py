@@ -14,9 +14,9 @@ import pytest
 
 from fairque import InvalidInput, Task, TaskCanceled, TaskFailed, TaskHandle, TaskQueue, TaskState, Worker
 from fairque.tasks.message import encode_value
-from fairque.worker import fork_server
-from fairque.worker.frames import Start
-from fairque.worker.subprocess_functions import Functions
+from fairque.worker.subprocesses import fork_server
+from fairque.worker.subprocesses.frames import Start
+from fairque.worker.subprocesses.functions import Functions
 from tests.support.eventually import eventually
 from tests.support.process import WorkerProcess
 from tests.support.processes import children_of, is_running, marked, new_mark

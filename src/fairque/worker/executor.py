@@ -22,12 +22,12 @@ from fairque.tasks.names import hint
 from fairque.tasks.registry import get_function, registry
 from fairque.tasks.xcom import xcom_of
 from fairque.worker.context import running
-from fairque.worker.frames import Job
 from fairque.worker.inputs import Inputs
 from fairque.worker.options import WorkerOptions
-from fairque.worker.process_pool import ProcessPool
 from fairque.worker.progress import Progress
 from fairque.worker.running_task import RunningTask
+from fairque.worker.subprocesses.frames import Job
+from fairque.worker.subprocesses.pool import ProcessPool
 from fairque.worker.threads import Threads
 
 __all__ = ["Executor", "UnknownName"]

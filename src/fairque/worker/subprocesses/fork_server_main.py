@@ -15,9 +15,9 @@ import socket
 import traceback
 from typing import Any
 
-from fairque.worker import subprocess_main
-from fairque.worker.fork_server import HELD_SIGNALS, kill_group
-from fairque.worker.frames import REQUEST, Ended, Kind, Request, Started, frame
+from fairque.worker.subprocesses import subprocess_main
+from fairque.worker.subprocesses.fork_server import HELD_SIGNALS, kill_group
+from fairque.worker.subprocesses.frames import REQUEST, Ended, Kind, Request, Started, frame
 
 __all__ = ["main"]
 

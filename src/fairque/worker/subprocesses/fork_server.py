@@ -16,7 +16,7 @@ from typing import TypeAlias
 import msgspec
 
 from fairque.redis.home import cut_in_forks
-from fairque.worker.frames import HEAD, REQUEST, Ended, Kind, Request, Started
+from fairque.worker.subprocesses.frames import HEAD, REQUEST, Ended, Kind, Request, Started
 
 __all__ = ["EXIT_SECONDS", "HELD_SIGNALS", "ForkServer", "OnEnd", "kill_group"]
 
@@ -29,7 +29,7 @@ _BOOT = """\
 import sys
 sys.path[:] = {path!r}
 try:
-    from fairque.worker.fork_server_main import main
+    from fairque.worker.subprocesses.fork_server_main import main
 except BaseException:
     import socket, traceback
     text = traceback.format_exc().encode(errors="replace")

@@ -14,7 +14,7 @@ from fairque.errors import ConfigError, InvalidInput
 from fairque.importing import importing
 from fairque.tasks.function import TaskFunction
 from fairque.tasks.registry import get_function
-from fairque.worker.frames import Start
+from fairque.worker.subprocesses.frames import Start
 
 __all__ = ["Functions"]
 

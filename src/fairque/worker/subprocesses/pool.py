@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from fairque.tasks.failure import Reply
-from fairque.worker.fork_server import EXIT_SECONDS, ForkServer
-from fairque.worker.frames import Job
-from fairque.worker.subprocess import Subprocess
+from fairque.worker.subprocesses.fork_server import EXIT_SECONDS, ForkServer
+from fairque.worker.subprocesses.frames import Job
+from fairque.worker.subprocesses.subprocess import Subprocess
 
 __all__ = ["ProcessPool"]
 

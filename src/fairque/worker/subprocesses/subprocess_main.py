@@ -23,9 +23,9 @@ from fairque.errors import BadArguments
 from fairque.tasks.failure import Failure, Raised, Reply, encode_result, raised_by, unfit
 from fairque.tasks.function import TaskFunction
 from fairque.worker.context import TaskContext, running
-from fairque.worker.fork_server import EXIT_SECONDS
-from fairque.worker.frames import HEAD, Job, Kind, Logged, Report, Start, frame
-from fairque.worker.subprocess_functions import Functions
+from fairque.worker.subprocesses.fork_server import EXIT_SECONDS
+from fairque.worker.subprocesses.frames import HEAD, Job, Kind, Logged, Report, Start, frame
+from fairque.worker.subprocesses.functions import Functions
 
 __all__ = ["main"]
 

@@ -14,8 +14,8 @@ import msgspec
 from fairque.models import FailureKind
 from fairque.redis.home import cut_in_forks
 from fairque.tasks.failure import Failure, Raised, RaisedElsewhere, Reply
-from fairque.worker.fork_server import ForkServer
-from fairque.worker.frames import HEAD, Job, Kind, Logged, Report, Start, frame
+from fairque.worker.subprocesses.fork_server import ForkServer
+from fairque.worker.subprocesses.frames import HEAD, Job, Kind, Logged, Report, Start, frame
 
 __all__ = ["Subprocess"]
 
