@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
@@ -19,6 +21,7 @@ from fairque.tasks.registry import registry
 from tests.support.eventually import eventually
 from tests.support.gate import new_gate, work
 from tests.support.outages import execute
+from tests.support.process import ROOT
 from tests.support.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -128,6 +131,34 @@ async def test_silent_connections_are_found_within_the_timeout_of_the_queue(
         assert await waiter == 1
         assert watch.seconds < 1.5 * PATIENCE + MARGIN
         assert (await far.stats()).finished == 1
+
+
+LOSE = ("unshare", "--net", "ip", "rule", "add", "ipproto", "tcp", "sport", "1", "blackhole")
+
+
+async def output_of(*command: str) -> bytes | None:
+    """None where it cannot be run, or fails."""
+    pipe = asyncio.subprocess.PIPE
+    try:
+        process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, cwd=ROOT)
+    except FileNotFoundError:
+        return None
+    output, _ = await process.communicate()
+    return output if process.returncode == 0 else None
+
+
+async def test_connections_whose_packets_are_lost_are_found_within_the_timeout_of_the_queue() -> None:
+    if await output_of(*LOSE) is None:
+        pytest.skip("needs root, unshare and ip, for a network that loses packets")
+    output = await output_of("unshare", "--net", sys.executable, "-m", "tests.workers.dropped_packets", str(PATIENCE))
+    assert output is not None
+    seen = json.loads(output)
+    assert seen["connections"] >= 6
+    assert seen["woken"] < 1.5 * PATIENCE + MARGIN  # with a poll_interval of an hour
+    assert seen["result"] < 1.5 * PATIENCE + MARGIN
+    assert seen["waited"] < 1.5 * PATIENCE + 2 * MARGIN  # half a second of it is its delay
+    assert seen["enqueued"] < PATIENCE + MARGIN
+    assert seen["afterwards"] < MARGIN
 
 
 async def test_a_call_on_a_silent_connection_is_answered_on_another_one(queue_name: str, proxy: CuttingProxy) -> None:
