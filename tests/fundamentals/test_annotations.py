@@ -3,6 +3,7 @@
 import cProfile
 import enum
 import itertools
+import sys
 from collections.abc import Awaitable, Iterable
 from dataclasses import InitVar, dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
@@ -399,6 +400,23 @@ def calls_of_fits(convert, data: bytes) -> int:
     profile = cProfile.Profile()
     profile.runcall(convert, data)
     return sum(entry.callcount for entry in profile.getstats() if getattr(entry.code, "co_name", "") == "fits")
+
+
+@pytest.mark.smoke
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="there is no type statement before Python 3.12")
+def test_aliases_may_hold_themselves():
+    found: dict[str, Any] = {"A": A, "B": B, "Path": Path}
+    exec(
+        "type Json = dict[str, Json] | list[Json] | str | int | None\ntype Two[T] = tuple[T, A | B]\ntype No = No",
+        found,
+    )
+    for kind, value in ((found["Json"], {"a": [1, {"b": None}]}), (found["Two"][Path], (Path("a"), B(1)))):
+        assert decoder(translated(list[kind])).decode(encode([value])) == [value]
+    with pytest.raises(ValueError, match="got `float`"):
+        decoder(translated(found["Json"])).decode(encode({"a": [1.5]}))
+    for kind in (found["Json"] | Path, found["No"]):
+        with pytest.raises(TypeError, match=r"cannot be told apart|holds itself without end"):
+            translated(kind)
 
 
 async def test_arguments_and_results_keep_their_types_on_the_way(queue: TaskQueue):

@@ -13,7 +13,7 @@ import msgspec
 from fairque.tasks.types.adapters import adapter_of
 from fairque.tasks.types.facet import ANYTHING
 from fairque.tasks.types.record import record_of
-from fairque.tasks.types.shapes import UNIONS, bare, shape_of
+from fairque.tasks.types.shapes import UNIONS, bare, is_alias, shape_of
 from fairque.tasks.types.stand_in import BINARY, StandIn
 
 __all__ = ["ITERABLES", "is_accepted", "is_custom", "is_foreign"]
@@ -31,13 +31,17 @@ def is_foreign(hint: Any) -> bool:
 def is_accepted(hint: Any) -> bool:
     try:
         msgspec.msgpack.Decoder(hint)
-    except TypeError:
+    except (TypeError, RecursionError):  # the latter for an alias that holds itself
         return False
     return True
 
 
 def _parts(hint: Any, seen: set[Any]) -> Iterator[Any]:
     """It, and the annotations within it, also in the fields of classes."""
+    if is_alias(hint):
+        if hint in seen:
+            return
+        seen.add(hint)
     hint = bare(hint)
     yield hint
     if adapter_of(hint) is not None or typing.get_origin(hint) is typing.Literal:

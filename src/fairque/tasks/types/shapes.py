@@ -8,6 +8,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping
+from contextvars import ContextVar
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import partial
@@ -20,8 +21,10 @@ from fairque.tasks.types.adapters import adapter_of
 from fairque.tasks.types.facet import ANYTHING, Facet, Fields, Form, Items, One, Pairs, Row, Shape
 from fairque.tasks.types.record import Record, record_of
 
-__all__ = ["UNIONS", "bare", "shape_of"]
+__all__ = ["UNIONS", "bare", "is_alias", "shape_of"]
 
+_open: ContextVar[frozenset[Any]] = ContextVar("_open", default=frozenset())
+"""The aliases whose shapes are being made."""
 UNIONS = (typing.Union, types.UnionType)
 _DATE = r"\d{4}-\d\d-\d\d"
 _TIME = r"\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)?"
@@ -62,6 +65,18 @@ _ABSTRACT = {
 
 def shape_of(hint: Any) -> Shape:
     """Raises `NameError` for what cannot be resolved yet."""
+    if not is_alias(hint):
+        return _shape_of(hint)
+    if hint in _open.get():
+        return ANYTHING  # of an alias that holds itself: nothing is told apart by what is within
+    token = _open.set(_open.get() | {hint})
+    try:
+        return _shape_of(hint)
+    finally:
+        _open.reset(token)
+
+
+def _shape_of(hint: Any) -> Shape:
     hint = bare(hint)
     adapter = adapter_of(hint)
     if adapter is not None:
@@ -113,15 +128,16 @@ def _member_shapes(record: Record) -> Mapping[str, Shape]:
     return shapes
 
 
+def is_alias(hint: Any) -> bool:
+    """Whether it was made by a `type` statement."""
+    return type(typing.get_origin(hint) or hint).__name__ == "TypeAliasType"
+
+
 def bare(hint: Any) -> Any:
     """The type behind names for it."""
-    while True:
-        if isinstance(hint, typing.NewType):
-            hint = hint.__supertype__
-        elif type(typing.get_origin(hint) or hint).__name__ == "TypeAliasType":
-            alias, given = typing.get_origin(hint) or hint, typing.get_args(hint)
-            hint = alias.__value__[given] if given else alias.__value__
-        elif hint is None:
-            return type(None)
-        else:
-            return hint
+    if isinstance(hint, typing.NewType):
+        return bare(hint.__supertype__)
+    if is_alias(hint):
+        alias, given = typing.get_origin(hint) or hint, typing.get_args(hint)
+        return bare(alias.__value__[given] if given else alias.__value__)
+    return type(None) if hint is None else hint

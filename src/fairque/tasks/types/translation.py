@@ -16,7 +16,7 @@ import msgspec
 from fairque.tasks.types.adapters import adapter_of
 from fairque.tasks.types.foreign import ITERABLES, is_custom, is_foreign
 from fairque.tasks.types.record import Record, record_of
-from fairque.tasks.types.shapes import UNIONS, bare, shape_of
+from fairque.tasks.types.shapes import UNIONS, bare, is_alias, shape_of
 from fairque.tasks.types.stand_in import StandIn, converted, stand_in
 from fairque.tasks.types.union import Choice, union
 
@@ -40,13 +40,16 @@ def translated(hint: Any) -> Any:
 
 
 class _Translation:
-    """Of one annotation. A class that holds itself meets the stand-in that was made for it."""
+    """Of one annotation. A class or an alias that holds itself meets the stand-in that was made for it."""
 
     def __init__(self) -> None:
-        self._classes: dict[Any, StandIn] = {}
+        self._named: dict[Any, StandIn] = {}
 
     def of(self, hint: Any) -> Any:
-        hint = bare(hint)
+        plain = bare(hint)
+        if is_alias(hint) and is_foreign(hint):
+            return self._named.get(hint) or self._alias(hint, plain)
+        hint = plain
         if not is_foreign(hint):
             return hint
         adapter = adapter_of(hint)
@@ -54,7 +57,7 @@ class _Translation:
             return stand_in(_name(hint), adapter.converter(hint))
         record = record_of(hint)
         if record is not None:
-            return self._classes.get(hint) or self._record(hint, record)
+            return self._named.get(hint) or self._record(hint, record)
         return self._composed(hint, typing.get_origin(hint), typing.get_args(hint))
 
     def _composed(self, hint: Any, origin: Any, args: tuple[Any, ...]) -> Any:
@@ -70,6 +73,11 @@ class _Translation:
             return origin[tuple(each if each is ... else self.of(each) for each in args)]
         return _without_parts(hint)
 
+    def _alias(self, hint: Any, plain: Any) -> StandIn:
+        made = self._named[hint] = stand_in(_name(hint), lambda value: converted(value, target))
+        target = self.of(plain)
+        return made
+
     def _record(self, hint: Any, record: Record) -> StandIn:
         def convert(value: Any) -> Any:
             found = converted(value, fields)
@@ -78,7 +86,7 @@ class _Translation:
             record.check(value)
             return record.build(found)
 
-        made = self._classes[hint] = stand_in(_name(hint), convert)
+        made = self._named[hint] = stand_in(_name(hint), convert)
         keys = [member.key for member in record.members]
         types = [self.of(member.hint) for member in record.members]
         fields = _row(types) if record.is_array else _map(record, types)
