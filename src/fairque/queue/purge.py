@@ -11,7 +11,7 @@ from fairque.redis.store import Store
 
 __all__ = ["Purged", "purge"]
 
-STEP = 500
+STEP = 200
 LONGEST_PAUSE = 0.5
 
 

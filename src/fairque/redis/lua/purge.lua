@@ -102,11 +102,15 @@ if left > 0 then
 end
 local spaces = prefix .. 'xcom-spaces:' .. user
 if left > 0 then
-  for _, space in ipairs(call('ZRANGE', spaces, 0, left - 1)) do
-    if bytes then bytes.forget_space(user, space) end
-    call('UNLINK', prefix .. 'xcom:' .. user .. ':' .. space, prefix .. 'xcom-expiry:' .. user .. ':' .. space)
-    call('ZREM', spaces, space)
-    erased[6] = erased[6] + 1
+  local names, keys = call('ZRANGE', spaces, 0, left - 1), {}
+  for at, space in ipairs(names) do
+    keys[2 * at - 1], keys[2 * at] = prefix .. 'xcom:' .. user .. ':' .. space, prefix .. 'xcom-expiry:' .. user .. ':' .. space
+  end
+  if names[1] then
+    if bytes then bytes.forget_spaces(user, names) end
+    call('UNLINK', unpack(keys))
+    call('ZREM', spaces, unpack(names))
+    erased[6] = #names
   end
 end
 stop_running('critical')
