@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from fairque import Certainty, Explanation, Rate, Reason, TaskQueue, Worker, task
+from tests.support.core import Core
 from tests.support.eventually import eventually
 from tests.support.servers import Server
 
@@ -194,6 +195,22 @@ async def test_without_a_worker_there_is_no_estimate(queue: TaskQueue) -> None:
     found = await queue.explain("acme", handle.task_id)
     assert (found.starts_in, found.certainty) == (None, Certainty.NONE)
     await queue.purge("acme")
+
+
+@pytest.mark.damages
+@pytest.mark.leaves_keys
+@pytest.mark.parametrize("key", ["normal", "metrics", "policy", "normal-stream"])
+async def test_a_damaged_key_of_another_user_keeps_nobody_from_asking(
+    server: Server, queue: TaskQueue, key: str
+) -> None:
+    async with Worker(queue, concurrency=2, scheduler=False, shutdown_timeout=0), Core(server.url, queue.name) as core:
+        await queue.enqueue_many([long_nap(30).options(user_id="hurt") for _ in range(3)])
+        await eventually(lambda: are_running(queue, 2))
+        handle = await queue.enqueue(nap(0.1), user_id="acme")
+        core.execute("DEL", f":{key}:hurt")
+        core.execute("SET", f":{key}:hurt", "nonsense")
+        assert (await queue.explain("acme", handle.task_id)).ahead_own == 0
+        assert (await queue.demand()).slots_needed > 0
 
 
 async def test_who_fills_a_limit_is_told_in_numbers_only(queue: TaskQueue) -> None:

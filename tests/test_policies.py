@@ -629,12 +629,16 @@ async def test_ended_runs_are_told_in_the_mean_by_name(core: Core) -> None:
     assert core.execute("HGET", ":run-times", "a") == b"32 7"
 
 
-def test_a_worker_notes_the_times_of_so_many_names_only() -> None:
+def test_a_worker_notes_the_times_of_so_many_names_of_payloads_only() -> None:
     times = RunTimes(2)
     for name, run_ms in (("a", 1000), ("b", 500), ("c", 9), ("a", 2000)):
-        times.note(name, run_ms)
-    assert times.take() == [EndedRuns("a", 2, 1.5), EndedRuns("b", 1, 0.5)]
+        times.note(name, run_ms, is_payload=True)
+    times.note("function", 3000)
+    assert times.take() == [EndedRuns("a", 2, 1.5), EndedRuns("b", 1, 0.5), EndedRuns("function", 1, 3.0)]
     assert len(times) == 0
+    nothing = RunTimes(0)
+    nothing.note("function", 1)
+    assert len(nothing) == 0
 
 
 # The breaker

@@ -331,7 +331,7 @@ class Runner:
     def _end(self, run: RunningTask, outcome: Outcome, failure: Failure | None = None) -> None:
         self._close(run)
         self._report(run, outcome)
-        self._run_times.note(run.name, outcome.run_ms)
+        self._run_times.note(run.name, outcome.run_ms, is_payload=run.function is None)
         self._tell(EVENTS[outcome.kind], run, failure)
 
     def _tell(self, event: str, run: RunningTask, failure: Failure | None = None) -> None:
