@@ -249,6 +249,17 @@ async def test_what_is_told_of_a_key_of_a_wrong_type_names_it(scene: Scene, name
     assert not unnamed
 
 
+async def test_where_eval_is_denied_the_error_is_told_as_it_is(damaged_core: Core) -> None:
+    core = damaged_core
+    core.execute("SET", ":normal:hurt", "no lane")
+    core.execute("ACL", "SETUSER", "default", "-eval")
+    try:
+        with pytest.raises(StoreError, match="WRONGTYPE"):
+            await core.enqueue(HURT, "one")
+    finally:
+        core.execute("ACL", "SETUSER", "default", "+eval")
+
+
 # Others go on
 
 WAYS: dict[str, Callable[[Damage, str], None]] = {"lost": Damage.delete, "of a wrong type": Damage.retype}

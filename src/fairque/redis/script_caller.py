@@ -83,8 +83,16 @@ class ScriptCaller:
         except StoreError as exc:
             if WRONG_TYPE not in str(exc):
                 raise
-            # Whatever it has done, it may be called again: by one that tells which key that is.
+            return await self._run_telling(script, args, patience, exc)
+
+    async def _run_telling(
+        self, script: Script, args: Sequence[bytes], patience: float | None, error: StoreError
+    ) -> Any:
+        """Whatever the call has done, it may be made again: by a script that tells which key that is."""
+        try:
             return await self._insist(pack((b"EVAL", script.telling, b"1", self.keys.state, *args)), patience)
+        except StoreError as told:
+            raise (told if WRONG_TYPE in str(told) else error) from None  # EVAL may be denied
 
     async def _run_known(self, script: Script, args: Sequence[bytes], patience: float | None) -> Any:
         command = pack((b"EVALSHA", script.sha, b"1", self.keys.state, *args))
