@@ -1077,6 +1077,7 @@ async def test_a_full_backlog_takes_no_firing(
     with caplog.at_level(logging.WARNING):
         assert await scheduler.fire_due(2.5 * 3600) == 1
     assert "the backlog of its user is full" in caplog.text
+    assert {(vars(record)["user_id"], vars(record)["schedule_id"]) for record in caplog.records} == {("anna", "s")}
     assert (await scheduler.get_schedule("s")).skipped == 1
     with pytest.raises(QueueFull):
         await queue.enqueue(make(), user_id="anna")

@@ -448,6 +448,9 @@ async def test_a_timeout_frees_the_slot_of_an_async_body_at_once(queue: TaskQueu
         assert failed.value.kind == "timeout"
         assert await (await queue.enqueue(echo("next"), user_id="anna")).result(20) == "next"
         await eventually(lambda: f"{handle.task_id!r} of user 'anna' goes on after its timeout" in caplog.text)
+        [line] = [vars(record) for record in caplog.records if "goes on after" in record.getMessage()]
+        told = {name: line[name] for name in ("user_id", "task_id", "task_name", "attempt")}
+        assert told == {"user_id": "anna", "task_id": handle.task_id, "task_name": stubborn.name, "attempt": 1}
         give_up.set()
     assert await handle.state() is TaskState.FAILED, "what it returned is not the result"
 
