@@ -1013,6 +1013,19 @@ async def test_a_slot_that_has_no_room_cancels_nothing(scheduler: TaskScheduler,
     assert await is_canceled(queue, second.task_id)
 
 
+async def test_many_schedules_that_cancel_their_tasks_do_so_in_several_calls(
+    scheduler: TaskScheduler, queue: TaskQueue, core: Core, server: Server
+):
+    await scheduler.add_schedules([hourly(str(number), overlap="cancel_running") for number in range(25)])
+    for _ in range(2):
+        for number in range(25):
+            core.execute("ZADD", ":schedules", core.now_us() // 1000, str(number))
+        before = scripts_run(server)
+        await scheduler._loop._tick()
+    assert scripts_run(server) - before == 4, "a look, and ten at a time"
+    assert (await queue.stats()).queued == 25
+
+
 async def test_a_slot_that_has_no_bytes_cancels_nothing(scheduler: TaskScheduler, queue: TaskQueue):
     await queue.set_policy("anna", max_bytes=3000)
     await add(scheduler, overlap="cancel_running", task=Task.create(payload={"text": "x" * 1000}))

@@ -26,6 +26,7 @@ __all__ = ["ScheduleLoop"]
 
 logger = logging.getLogger("fairque.scheduler")
 BATCH = 50
+MOST_CANCELING = 10
 DECLARE_SECONDS = 60.0
 SAFETY_SECONDS = (22.0, 30.0)
 """A look without a reason comes after between so many. All at once, they would be much for the server, and late."""
@@ -155,7 +156,7 @@ class ScheduleLoop:
         return list(zip(moves, outcomes, strict=True))
 
     async def send(self, moves: Sequence[Move]) -> list[str]:
-        return await self._store.fire(moves)
+        return [outcome for call in _calls(moves) for outcome in await self._store.fire(call)]
 
     async def _listen(self, channel: str) -> None:
         """Without messages, a look now and then still finds what others change."""
@@ -178,6 +179,16 @@ class ScheduleLoop:
         """`names` are those who are to look; without any, all are."""
         if not names or self._name.encode() in names.split():
             self._attention.set()
+
+
+def _calls(moves: Sequence[Move]) -> list[list[Move]]:
+    """Each may cancel 50 tasks, and what many of them do at once would keep the server from everybody else."""
+    calls: list[list[Move]] = [[]]
+    for move in moves:
+        if sum(each.overlap == "cancel_running" for each in calls[-1]) == MOST_CANCELING:
+            calls.append([])
+        calls[-1].append(move)
+    return calls
 
 
 def _next_look(fired: tuple[Move, str], ripe: Ripe) -> int:
