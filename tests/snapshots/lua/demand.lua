@@ -166,7 +166,8 @@ local lanes = call('ZRANGE', leases_key, 0, most - 1)
 local each = math.max(1, math.floor(most / math.max(1, #lanes)))
 for _, member in ipairs(lanes) do
   local lane, user = string.match(member, '^([^:]+):(.*)$')
-  for _, entry in ipairs(call('XRANGE', stream_key(lane, user), '-', '+', 'COUNT', each)) do note(user, entry[2][2]) end
+  local entries = redis.pcall('XRANGE', stream_key(lane, user), '-', '+', 'COUNT', each)
+  for _, entry in ipairs(entries) do pcall(note, user, entry[2][2]) end -- what is damaged of one is not the others'
 end
 return { now, first(due_key), first(prefix .. 'schedules'), running, times }
 end)()

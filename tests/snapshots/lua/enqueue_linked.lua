@@ -2066,24 +2066,24 @@ local function new_bytes()
     if call('SADD', weighed_key, mark_of(user, value_part(namespace, key))) == 1 then book_value(user, namespace, size) end
   end
 
-  -- All values of a namespace are gone.
-  function it.forget_space(user, namespace)
-    if not it.limit(user) then return end
-    local size = call('HGET', spaces_of(user), namespace)
-    if not size then return end
-    call('HDEL', spaces_of(user), namespace)
-    call('HINCRBY', counts_of(user), 'used', -size)
+  -- All values of some namespaces are gone.
+  function it.forget_spaces(user, namespaces)
+    if not namespaces[1] or not it.limit(user) then return end
+    local gone = 0
+    for _, size in ipairs(call('HMGET', spaces_of(user), unpack(namespaces))) do gone = gone + (size or 0) end
+    if gone == 0 then return end
+    call('HDEL', spaces_of(user), unpack(namespaces))
+    call('HINCRBY', counts_of(user), 'used', -gone)
     stored[user] = nil
   end
+
+  function it.forget_space(user, namespace) it.forget_spaces(user, { namespace }) end
 
   -- A namespace goes with its last value.
   local function drop_expired_spaces(user)
     local spaces = prefix .. 'xcom-spaces:' .. user
-    if call('EXISTS', spaces) == 0 then
-      for _, space in ipairs(call('HKEYS', spaces_of(user))) do it.forget_space(user, space) end
-      return
-    end
-    for _, space in ipairs(call('ZRANGEBYSCORE', spaces, '-inf', now, 'LIMIT', 0, LOOKS)) do it.forget_space(user, space) end
+    if call('EXISTS', spaces) == 0 then return it.forget_spaces(user, call('HRANDFIELD', spaces_of(user), LOOKS)) end
+    it.forget_spaces(user, call('ZRANGEBYSCORE', spaces, '-inf', now, 'LIMIT', 0, LOOKS))
   end
 
   local function drop_expired(user)
@@ -3418,7 +3418,25 @@ local function find_cycle_from(user, start, done, look_outside, steps)
   end
 end
 
+-- Where each waits for those that stand before it, and nobody for one of them, there is none.
+local function is_in_order()
+  local before = {}
+  for _, task in ipairs(all) do
+    local of_user = before[task.user]
+    if not of_user then
+      of_user = {}
+      before[task.user] = of_user
+    end
+    for _, dependency in ipairs(task.needs or {}) do
+      if new[task.user][dependency] and not of_user[dependency] then return false end
+    end
+    of_user[task.id] = true
+  end
+  return true
+end
+
 local function find_cycle()
+  if fresh and is_in_order() then return nil end
   local look_outside, done, steps = somebody_waits(), {}, { left = CYCLE_STEPS }
   for _, task in ipairs(all) do
     done[task.user] = done[task.user] or {}
@@ -3431,18 +3449,22 @@ end
 
 -- Who depends on what, to be written at the end of the call.
 local fed, feeding = {}, {}
-local function note_use(task, dependency, found)
-  local key = feeds_key(task.user, dependency)
-  local of = feeding[key]
-  if not of then
-    of = { user = task.user, id = dependency, found = found, dependents = {} }
-    fed[#fed + 1], feeding[key] = of, of
+local function note_use(task, dependency, stands)
+  local of_user = feeding[task.user]
+  if not of_user then
+    of_user = {}
+    feeding[task.user] = of_user
   end
-  of.dependents[#of.dependents + 1] = task.id
+  local of = of_user[dependency]
+  if of then
+    of.dependents[#of.dependents + 1] = task.id
+  else
+    of = { user = task.user, id = dependency, stands = stands, dependents = { task.id } }
+    fed[#fed + 1], of_user[dependency] = of, of
+  end
 end
 
 local users_deferred, deferred = {}, {} -- ids by user, of those that wait
-local is_linked = {} -- by the keys of their bodies: tasks of this call that are known to be
 
 local function write_links()
   for _, user in ipairs(users_deferred) do
@@ -3451,36 +3473,38 @@ local function write_links()
     count('deferred', #deferred[user])
   end
   for _, of in ipairs(fed) do
-    if is_linked[body_key(of.user, of.id)] then
+    local added = new[of.user][of.id]
+    if added and added.is_linked then
       add_all_to(feeds_key(of.user, of.id), of.dependents)
     else
-      depend().feed(of.user, of.id, of.dependents, of.found == 'finished')
+      depend().feed(of.user, of.id, of.dependents, of.stands == 'finished')
     end
-    if of.found == 'failed' then
+    if of.stands == 'failed' then
       local at = call('ZSCORE', place_key('dead', of.user), of.id)
       depend().lapse_at(of.user, of.id, (at or now) + dead_letter_ttl_ms)
     end
   end
 end
 
-local OUTCOMES = { finished = true, failed = true, canceled = true }
-
 -- Notes what it uses; returns what it waits for. Or second: the dependency that ends it at once.
 local function depend_on_needs(task)
-  local waits, uses, found = {}, {}, {}
+  local waits, finished, failed = {}, {}, {}
   for _, dependency in ipairs(task.needs) do
     local stands = standing_of_dependency(task.user, dependency)
-    local does = OUTCOMES[stands] and depend().verdict(task.policy, stands) or 'wait'
+    local does = 'wait'
+    if stands and stands ~= 'living' then does = depend().verdict(task.policy, stands) end
     if does == 'end' then return nil, dependency .. ' ' .. stands end
     if does == 'wait' then waits[#waits + 1] = dependency end
-    if does == 'wait' or stands == 'finished' then uses[#uses + 1], found[dependency] = dependency, stands or 'unknown' end
+    if stands == 'finished' then finished[#finished + 1] = dependency end
+    if stands == 'failed' then failed[dependency] = stands end
   end
-  if uses[1] then
-    is_linked[task.key] = true
-    add_all_to(uses_key(task.user, task.id), uses)
-    if not waits[1] then call('HSET', task_key(task.user, task.id), 'linked', 1) end
-  end
-  for _, dependency in ipairs(uses) do note_use(task, dependency, found[dependency]) end
+  local uses = uses_key(task.user, task.id)
+  for _, dependency in ipairs(waits) do note_use(task, dependency, failed[dependency]) end
+  for _, dependency in ipairs(finished) do note_use(task, dependency, 'finished') end
+  add_all_to(uses, waits)
+  add_all_to(uses, finished)
+  task.is_linked = waits[1] or finished[1]
+  if finished[1] and not waits[1] then call('HSET', task_key(task.user, task.id), 'linked', 1) end
   return waits
 end
 

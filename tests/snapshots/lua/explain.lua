@@ -2491,7 +2491,10 @@ end
 
 function members_of(set, some)
   local rows, flat = {}, some > 0 and call('ZRANGE', set, 0, some - 1, 'WITHSCORES') or {}
-  for at = 1, #flat, 2 do rows[#rows + 1] = row_of(flat[at], flat[at + 1]) end
+  for at = 1, #flat, 2 do
+    local is_whole, row = pcall(row_of, flat[at], flat[at + 1])
+    rows[#rows + 1] = is_whole and row or nil -- one with a damaged key is passed over, as claims do
+  end
   return rows
 end
 
@@ -2573,13 +2576,15 @@ tell('lines', lines_of(policy and cmsgpack.unpack(policy).group))
 
 -- Slots of others whose tasks wait for the end of some of their own: what ends is followed by the next one of theirs.
 local function taken_slots()
+  local function taken_by(lane, other)
+    local waits = other ~= user and tasks_of(other) + call('ZCARD', place_key('held', other)) > 0
+    if not waits or call('ZSCORE', ready_set_of(policy_of(other)), other) then return 0 end
+    return call('XLEN', stream_key(lane, other))
+  end
   local slots = 0
   for _, entry in ipairs(call('ZRANGE', leases_key, 0, most - 1)) do
-    local lane, other = string.match(entry, '^([^:]+):(.*)$')
-    if other ~= user and tasks_of(other) + call('ZCARD', place_key('held', other)) > 0
-      and not call('ZSCORE', ready_set_of(policy_of(other)), other) then
-      slots = slots + call('XLEN', stream_key(lane, other))
-    end
+    local is_whole, taken = pcall(taken_by, string.match(entry, '^([^:]+):(.*)$'))
+    slots = slots + (is_whole and taken or 0)
   end
   return slots
 end

@@ -324,24 +324,24 @@ local function new_bytes()
     if call('SADD', weighed_key, mark_of(user, value_part(namespace, key))) == 1 then book_value(user, namespace, size) end
   end
 
-  -- All values of a namespace are gone.
-  function it.forget_space(user, namespace)
-    if not it.limit(user) then return end
-    local size = call('HGET', spaces_of(user), namespace)
-    if not size then return end
-    call('HDEL', spaces_of(user), namespace)
-    call('HINCRBY', counts_of(user), 'used', -size)
+  -- All values of some namespaces are gone.
+  function it.forget_spaces(user, namespaces)
+    if not namespaces[1] or not it.limit(user) then return end
+    local gone = 0
+    for _, size in ipairs(call('HMGET', spaces_of(user), unpack(namespaces))) do gone = gone + (size or 0) end
+    if gone == 0 then return end
+    call('HDEL', spaces_of(user), unpack(namespaces))
+    call('HINCRBY', counts_of(user), 'used', -gone)
     stored[user] = nil
   end
+
+  function it.forget_space(user, namespace) it.forget_spaces(user, { namespace }) end
 
   -- A namespace goes with its last value.
   local function drop_expired_spaces(user)
     local spaces = prefix .. 'xcom-spaces:' .. user
-    if call('EXISTS', spaces) == 0 then
-      for _, space in ipairs(call('HKEYS', spaces_of(user))) do it.forget_space(user, space) end
-      return
-    end
-    for _, space in ipairs(call('ZRANGEBYSCORE', spaces, '-inf', now, 'LIMIT', 0, LOOKS)) do it.forget_space(user, space) end
+    if call('EXISTS', spaces) == 0 then return it.forget_spaces(user, call('HRANDFIELD', spaces_of(user), LOOKS)) end
+    it.forget_spaces(user, call('ZRANGEBYSCORE', spaces, '-inf', now, 'LIMIT', 0, LOOKS))
   end
 
   local function drop_expired(user)
