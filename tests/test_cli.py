@@ -22,7 +22,7 @@ from fairque import Failure, FailureKind, TaskEvent, TaskFunction, TaskQueue, Ta
 from fairque.cli.demo.load import FLOOD, Load
 from fairque.cli.demo.results import DemoResults, Sample
 from fairque.cli.errors import CommandError
-from fairque.cli.imports import load_queue
+from fairque.cli.imports import load_queue, load_task
 from fairque.worker.json_lines import JsonLines
 from fairque.worker.logs import logged
 from tests.apps.served import block, doze, greet, keep_interpreter, nap, speak, stumble, whereabouts
@@ -443,6 +443,10 @@ def test_a_target_is_found_in_the_current_directory(tmp_path: Path, monkeypatch:
         load_queue("torn:queue")
     with pytest.raises(CommandError, match=r"importing 'needy' failed: .*nowhere_to_be_found"):
         load_queue("needy:queue")
+    for load, example in ((load_queue, "myapp.tasks:queue"), (load_task, "myapp.tasks:resize")):
+        with pytest.raises(CommandError, match="'shop_tasks:settings' is a ") as wrong:
+            load("shop_tasks:settings")
+        assert example in wrong.value.hint
 
 
 FAILED = TaskEvent(

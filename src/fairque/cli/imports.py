@@ -30,7 +30,8 @@ def load_queue(target: str) -> TaskQueue:
     if not isinstance(found, TaskQueue):
         raise CommandError(
             f"{target!r} is {_article(found)}, not a queue",
-            _suggestion(target, TaskQueue) or "name a TaskQueue, or a function without arguments that returns one",
+            _suggestion(target, TaskQueue)
+            or "name a TaskQueue, such as myapp.tasks:queue, or a function that returns one",
         )
     return found
 
@@ -41,7 +42,7 @@ def load_task(target: str) -> TaskFunction[Any, Any]:
     if not isinstance(found, TaskFunction):
         raise CommandError(
             f"{target!r} is {_article(found)}, not a task",
-            _suggestion(target, TaskFunction) or "name a function that is decorated with @task",
+            _suggestion(target, TaskFunction) or "name a function with @task, such as myapp.tasks:resize",
         )
     return found
 
