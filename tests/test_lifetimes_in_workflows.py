@@ -205,6 +205,30 @@ async def test_an_id_that_is_used_again_gives_its_result_up_and_nothing_stays(
     assert ours(server, queue_name, "uses", "feeds", "lapsing", "task") == []
 
 
+async def test_an_end_lets_a_part_of_what_it_used_go(queue: TaskQueue, server: Server, queue_name: str) -> None:
+    """However many inputs it had, it holds up nobody else: the calls that follow let the others go."""
+    parts = await queue.enqueue_many([number(1)] * 1200, user_id="anna")
+    last = await queue.enqueue(number(2), user_id="anna", depends_on=parts)
+    store = queue.store()
+    claim = await store.claim("w", 1200, settings=QueueSettings(lease_ms=60_000), wait=False)
+    for at in range(0, 1200, 200):
+        await store.settle("w", [outcome(delivery, "finished") for delivery in claim.deliveries[at : at + 200]])
+    [delivery] = await take(store)
+    assert delivery.id == last.task_id
+    uses = f"fairque:{{{queue_name}}}:uses:anna:{last.task_id}"
+    left = server.execute("SCARD", uses)
+    assert left == 1200
+    await store.settle("w", [outcome(delivery, "finished")])
+    while left:
+        now_left = server.execute("SCARD", uses)
+        assert 0 < left - now_left <= 500
+        left = now_left
+        await take(store)
+    await store.leave("w", [])
+    await store.close()
+    assert ours(server, queue_name, "uses", "feeds", "task") == []
+
+
 async def test_a_purge_lets_everything_go(queue: TaskQueue, server: Server, queue_name: str) -> None:
     global is_broken
     is_broken = True
