@@ -2,7 +2,7 @@
 -- Where several tasks of a user stand.
 -- KEYS[1]  state
 -- Returns  per id: {its state or '', 1 when it waits for a dead letter, in the end}; behind them, at most 5 of those
--- Cost     O(ids + what those that are deferred wait for, 5,000 tasks at most)
+-- Cost     O(ids + what those that are deferred wait for, 5,000 members at most)
 --@include base
 --@include standing
 --@arguments
