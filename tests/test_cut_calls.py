@@ -207,7 +207,7 @@ async def declare(far: TaskQueue) -> Any:
         unregister(tick.name)
 
 
-@calls("peek", "info")
+@calls("peek", "info", "standings")
 async def ask(far: TaskQueue) -> Any:
     done, dead = far.handle("acme", "done"), far.handle("acme", "dead 0")
     infos = [await done.info(), await dead.info()]

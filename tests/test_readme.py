@@ -24,6 +24,7 @@ import typer
 
 import fairque
 from fairque import TaskQueue, TaskState, Worker
+from fairque.checks import MAX_SECONDS
 from fairque.cli.app import app
 from fairque.config.config import FairQueueConfig, QueueConfig, RedisConfig, SchedulerConfig, WorkerConfig
 from fairque.config.duration import shown_duration
@@ -455,6 +456,8 @@ def values_in_words(kind: msgspec.inspect.Type) -> str:
             return values_in_words(only)
         case msgspec.inspect.Metadata(type=only):
             return f"a number from {only.ge:g} to {only.le:g}"  # type: ignore[attr-defined]
+        case msgspec.inspect.FloatType(ge=least, le=most) if most is not None and most < MAX_SECONDS:
+            return f"a duration from {shown_duration(least)} to {shown_duration(most)}"
         case msgspec.inspect.FloatType(ge=least):
             return f"a duration of {shown_duration(least)} or more" if least else "a duration"
         case msgspec.inspect.IntType(ge=least, le=most):

@@ -449,7 +449,8 @@ async def test_a_lost_lane_is_told_of_and_what_comes_next_is_served(damaged_core
     core.execute("DEL", ":normal:hurt")
     assert await took(core) == {(QUIET, "one")}
     assert is_left_alone(core)
-    assert (await core.store.health(100))[4] == [HURT.encode()]
+    *_, alone, _memory = await core.store.health(100)
+    assert alone == [HURT.encode()]
     await core.enqueue(HURT, "two")
     assert await took(core) == {(HURT, "two")}
 

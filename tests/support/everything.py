@@ -141,10 +141,11 @@ class _Builder:
         assert not (await self.store.claim("of one", 1, groups=[["later"]])).deliveries
 
     async def tells_later(self) -> None:
-        """One call tells 500 that their dependency was canceled: some go on waiting for it, others have yet to hear."""
+        """One call tells 500 that their dependency failed: some go on waiting for it, others have yet to hear."""
         first = await self.queue.enqueue(self.plain(), user_id="many")
         await self.queue.enqueue_many([self.plain().options(depends_on=[first])] * 501, user_id="many")
-        await first.cancel()
+        claimed = await self.store.claim("ghost", 1, groups=[["many"]])
+        await self.end(claimed.deliveries, "failed")
 
     async def plans(self) -> None:
         scheduler = TaskScheduler(self.queue)
