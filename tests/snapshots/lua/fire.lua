@@ -3450,7 +3450,8 @@ local function is_stale(f)
   return f.kind ~= 'now' and tonumber(call('ZSCORE', schedules_key, f.schedule_id) or -1) ~= f.expected_ms
 end
 
--- The ends of the ids of its tasks, behind its own id. Those that ended are dropped where these are looked at.
+-- The ends of the ids of its tasks, behind its own id. Where nobody asks whether they live, they are looked at only when there
+-- are twice as many as count.
 local MOST_UNENDED = 50
 
 local function unended_of(f)
@@ -3461,28 +3462,29 @@ local function unended_of(f)
   return ends
 end
 
+local function last_of(list) return { unpack(list, math.max(1, #list - MOST_UNENDED + 1)) } end
+
 -- Those that live, as {id, state}, and the ends to be kept: a failed one may be requeued, but goes first.
 local function look_at(f, ends)
-  local living, failed, kept = {}, {}, {}
+  local living, kept, last = {}, {}, {}
   for _, id_end in ipairs(ends) do
     local id = f.schedule_id .. id_end
     if call('EXISTS', body_key(f.user, id)) == 1 then
       local state = call('HGET', task_key(f.user, id), 'state') or 'queued'
       if state == 'failed' or call('EXISTS', result_key(f.user, id)) == 1 then
-        failed[#failed + 1] = id_end
+        kept[#kept + 1] = id_end
       else
-        living[#living + 1], kept[#kept + 1] = { id, state }, id_end
+        living[#living + 1], last[#last + 1] = { id, state }, id_end
       end
     end
   end
-  for _, id_end in ipairs(kept) do failed[#failed + 1] = id_end end
-  return living, failed
+  for _, id_end in ipairs(last) do kept[#kept + 1] = id_end end
+  return last_of(living), last_of(kept)
 end
 
 local function remember(f, ends)
   ends[#ends + 1] = string.sub(f.id, #f.schedule_id + 1)
-  local kept = table.concat(ends, ' ', math.max(1, #ends - MOST_UNENDED + 1))
-  call('HSET', schedule_key(f.schedule_id), 'unended', kept)
+  call('HSET', schedule_key(f.schedule_id), 'unended', table.concat(ends, ' '))
 end
 
 -- Once those that wait among the canceled have left their places. Their bytes count still, as their records will.
@@ -3520,7 +3522,7 @@ end
 
 local function make_task(f)
   local ends, living, canceled = unended_of(f), {}, {}
-  if f.overlap ~= 'allow' or #ends >= MOST_UNENDED then living, ends = look_at(f, ends) end
+  if f.overlap ~= 'allow' or #ends >= 2 * MOST_UNENDED then living, ends = look_at(f, ends) end
   if f.overlap == 'skip' and living[1] then return 'skipped' end
   if standing(f.user, f.id, f.body, body_key(f.user, f.id)) ~= 'new' then return 'fired' end
   if f.overlap == 'cancel_running' then canceled = living end

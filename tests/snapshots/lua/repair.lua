@@ -4073,7 +4073,7 @@ local function add_link_checks(doctor, dead_letter_ttl_ms)
     local is_used = call('SISMEMBER', uses_key(user, id), dependency) == 1
     local is_fed = call('SISMEMBER', feeds_key(user, dependency), id) + call('SISMEMBER', informed_key(user, dependency), id) > 0
     if not is_needed and not is_used and not is_fed then return end
-    if call('EXISTS', line_of(user)) == 1 then return end -- of what has ended, links are still to go
+    if not is_needed and call('EXISTS', line_of(user)) == 1 then return end -- of what has ended, links are still to go
     if call('EXISTS', body_key(user, id)) == 0 and call('SISMEMBER', place_key('deferred', user), id) == 0 then
       if is_fed and not call('ZSCORE', prefix .. 'lapsing', user .. ':' .. id) then drop_feed(user, id, dependency) end
       return -- what it uses and needs is told as a leftover

@@ -2,7 +2,7 @@
 -- Where several tasks of a user stand.
 -- KEYS[1]  state
 -- Returns  per id: {its state or '', 1 when it waits for a dead letter, in the end}; behind them, at most 5 of those
--- Cost     O(ids + what those that are deferred wait for, 5,000 tasks at most)
+-- Cost     O(ids + what those that are deferred wait for, 5,000 members at most)
 
 -- lib/base.lua
 -- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
@@ -59,7 +59,7 @@ local function standing_of(user, id)
   return call('HGET', task_key(user, id), 'state') or 'queued'
 end
 
--- Looks through what tasks of one user wait for, 5,000 tasks at most.
+-- Looks through what tasks of one user wait for: at 5,000 pairs of a task and one that it waits for, at most.
 local function new_outlook(user)
   local it, verdicts, left = { blockers = {} }, {}, 5000
   local MOST_BLOCKERS, MOST_NEEDS = 5, 1000
@@ -72,11 +72,12 @@ local function new_outlook(user)
   function it.is_blocked(id)
     if verdicts[id] ~= nil then return verdicts[id] end
     verdicts[id] = false
-    left = left - 1
     local known = call('HMGET', task_key(user, id), 'state', 'on_failure')
-    if known[1] ~= 'deferred' or left <= 0 then return false end
+    if known[1] ~= 'deferred' then return false end
     local waits_on = known[2] == 'wait' or known[2] == 'wait-on'
     for _, need in ipairs(call('SRANDMEMBER', needs_key(user, id), MOST_NEEDS)) do
+      left = left - 1
+      if left < 0 then break end
       if waits_on and standing_of(user, need) == 'failed' then
         if verdicts[need] == nil then note_blocker(need) end
         verdicts[need], verdicts[id] = false, true
