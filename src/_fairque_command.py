@@ -9,21 +9,16 @@ import contextlib
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
-__all__ = ["REPEATED_SECONDS", "SERVICES", "Stopped", "info", "loading", "main", "stop_signals", "taken"]
+__all__ = ["REPEATED_SECONDS", "SERVICES", "info", "main", "stop_signals", "taken"]
 
 SERVICES = ("worker", "scheduler", "server")
 """The commands that run until they are told to stop."""
 REPEATED_SECONDS = 0.5
 """A signal that comes again so soon is the same request: some managers signal a process and, at once, its group."""
-
-
-class Stopped(SystemExit):
-    """A service was told to stop before there was anything to drain."""
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
@@ -44,44 +39,30 @@ def taken(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
             signal.signal(signum, signal.SIG_DFL if earlier is None else earlier)
 
 
-class Loading:
-    """Takes the signals until something does that can drain, and again after that."""
+def _end_at(code: int) -> None:
+    """From now on a signal ends the process at once, with this code: nothing is left to be drained.
 
-    def __init__(self) -> None:
-        self._asked_at: float | None = None
+    An exception would do harm: it would be raised in the middle of an import, and an extension module that is half
+    loaded may swallow it and crash.
+    """
 
-    def listen(self) -> None:
-        for signum in stop_signals():
-            signal.signal(signum, self._on_signal)
+    def end(_: int, __: FrameType | None) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # closed, gone, or what this has interrupted
+                stream.flush()
+        os._exit(code)
 
-    def _on_signal(self, signum: int, _: FrameType | None) -> None:
-        if self._asked_at is None:
-            self._asked_at = time.monotonic()
-            raise Stopped(0)
-        if time.monotonic() - self._asked_at > REPEATED_SECONDS:
-            os._exit(128 + signum)
-
-    def check(self) -> None:
-        """Raises `Stopped` where a module that was being loaded has swallowed that."""
-        if self._asked_at is not None:
-            raise Stopped(0)
-
-    def end(self, code: int) -> None:
-        """Nothing is left to be drained: the exit of the interpreter may be cut short."""
-        for signum in stop_signals():
-            signal.signal(signum, lambda *_: os._exit(code))
-
-
-loading = Loading()
+    for signum in stop_signals():
+        signal.signal(signum, end)
 
 
 def main() -> NoReturn:
     """Run the command in ``sys.argv`` and exit with its code."""
     if not _is_service(sys.argv[1:]):
         sys.exit(_run(sys.argv[1:]))
-    loading.listen()
+    _end_at(0)
     code = _run(sys.argv[1:])
-    loading.end(code)
+    _end_at(code)  # the exit of the interpreter may be cut short
     sys.exit(code)
 
 
@@ -96,8 +77,6 @@ def _run(arguments: list[str]) -> int:
         from fairque.cli.app import run
 
         return run(arguments)
-    except Stopped:
-        return 0
     except KeyboardInterrupt:
         return 130
 
@@ -115,4 +94,4 @@ def _service_as_module() -> bool:
 
 
 if _service_as_module():
-    loading.listen()
+    _end_at(0)

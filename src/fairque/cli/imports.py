@@ -9,7 +9,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from _fairque_command import Stopped, loading
 from fairque import TaskQueue
 from fairque.cli.errors import CommandError, describe
 from fairque.tasks.function import TaskFunction
@@ -75,11 +74,7 @@ def _import(name: str) -> ModuleType:
     if directory not in sys.path:
         sys.path.insert(0, directory)
     try:
-        module = importlib.import_module(name)
-        loading.check()
-        return module
-    except Stopped:
-        raise
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
             raise CommandError(f"there is no module {error.name!r}", f"looked in {directory} and sys.path") from None
