@@ -11,6 +11,7 @@ from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 from types import ModuleType
+from typing import get_overloads, get_type_hints
 
 import pytest
 
@@ -30,6 +31,7 @@ from fairque.redis.delivery import NewTask, Outcome
 from fairque.settings import QueueSettings
 from fairque.tasks.failure import Reply
 from fairque.tasks.message import decode_record, encode_value
+from fairque.tasks.options import Options
 from fairque.tasks.registry import registry, unregister
 from fairque.worker.executor import Executor
 from fairque.worker.inputs import Inputs
@@ -107,6 +109,12 @@ def test_options_are_explained_one_by_one():
     for made in (Worker, TaskQueue):
         for option in inspect.signature(made).parameters:
             assert f"{option}:" in made.__doc__ or f"{option}," in made.__doc__, f"{option} of {made.__name__}"
+
+
+def test_every_option_of_a_task_has_a_type_wherever_it_is_given():
+    assert get_type_hints(Options).keys() == set(TaskOptions.__struct_fields__)
+    [*_, with_options] = get_overloads(task)
+    assert inspect.signature(with_options).parameters.keys() >= set(TaskOptions.__struct_fields__)
 
 
 # Modules

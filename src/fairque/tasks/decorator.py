@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from fairque.checks import Duration
@@ -55,6 +56,9 @@ def task(
     overlap: Overlap = "allow",
     user_id: str | None = None,
     task_id: str | None = None,
+    delay: Duration | None = None,
+    delay_from: Literal["release", "enqueue"] | None = None,
+    execute_after: datetime | None = None,
     depends_on: Sequence[Dependency] = (),
     on_dependency_failure: Literal["wait", "cancel", "run"] | None = None,
     allow_unknown: bool | None = None,

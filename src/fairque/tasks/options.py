@@ -46,6 +46,7 @@ class OptionsOfMany(TypedDict, total=False):
     result_ttl: Duration | None
     cost: float | None
     delay: Duration | None
+    delay_from: Literal["release", "enqueue"] | None
     execute_after: datetime | None
     depends_on: Iterable[Dependency] | None
     on_dependency_failure: Literal["wait", "cancel", "run"] | None
