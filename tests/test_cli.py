@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 
 from _fairque_command import REPEATED_SECONDS
-from _fairque_command import REPEATED_SECONDS
 from fairque import Failure, FailureKind, TaskEvent, TaskFunction, TaskQueue, TaskState
 from fairque.cli.demo.load import FLOOD, Load
 from fairque.cli.demo.results import DemoResults, Sample
