@@ -171,6 +171,12 @@ async def test_other_ids_are_refused(queue: TaskQueue, bad, rule: str):
             look()
 
 
+@pytest.mark.parametrize("wrong", [max, sorted, "echo", 7, lambda: 1])
+async def test_a_handle_is_about_a_task_function(queue: TaskQueue, wrong):
+    with pytest.raises(InvalidInput, match=r"is not a task: decorate it with @task"):
+        queue.handle("anna", "t", task=wrong)
+
+
 @pytest.mark.parametrize("name", ["", "a{b", "a}b", "x" * 201, "é" * 101, "a\nb", "\ud800", 7, None])
 def test_names_that_no_queue_can_have_are_refused(name):
     with pytest.raises(ConfigError, match=r"a queue name has 1 to 200 bytes and no braces, not "):

@@ -79,7 +79,7 @@ class PipelineHandle:
         """Wait for the last tasks: the result of the one, or where there are several a list in their order.
 
         Args:
-            timeout: Seconds to wait; None waits for ever, 0 looks once.
+            timeout: Seconds to wait, or a timedelta; None waits for ever, 0 looks once.
             raise_blocked: Whether to give up as soon as a last task waits for one that failed. Otherwise it is waited
                 on: somebody may requeue that one, or it is discarded or expires, which cancels what waits for it.
 
@@ -110,7 +110,8 @@ class PipelineHandle:
 
     async def _results(self, timeout: Duration | None) -> Any:
         left: float | None = None
-        ends = time.monotonic() + check_seconds("timeout", timeout) if timeout is not None else None
+        seconds = check_seconds("timeout", timeout) if timeout is not None else None
+        ends = time.monotonic() + seconds if seconds is not None else None
         results = []
         for name in self._leaves:
             if ends is not None:
@@ -118,7 +119,7 @@ class PipelineHandle:
             try:
                 results.append(await self.tasks[name].result(left))
             except ResultTimeout:
-                text = f"run {self.run_id} of user {self.user_id!r} has not ended within {timeout} s"
+                text = f"run {self.run_id} of user {self.user_id!r} has not ended within {seconds} s"
                 raise ResultTimeout(text) from None
         return results[0] if len(results) == 1 else results
 

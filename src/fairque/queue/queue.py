@@ -255,18 +255,20 @@ class TaskQueue(Tenants):
         Args:
             task: The function that it calls: results are converted to its annotation. Without it, to that of the
                 function which is registered here by the task's name, if there is one.
+
+        Raises `InvalidInput` for an id that breaks a rule, and for what is no task function.
         """
-        signature = task.signature if task is not None else None
+        signature = function_for(task).signature if task is not None else None
         user, name = check_user("user_id", user_id), check_id("task_id", task_id)
         return TaskHandle(self._source, user, name, created=False, signature=signature)
 
-    async def results(self, handles: Iterable[TaskHandle[R]], timeout: float | None = None) -> list[R]:
+    async def results(self, handles: Iterable[TaskHandle[R]], timeout: Duration | None = None) -> list[R]:
         """Wait for the ends of many tasks, and return their values in the order of the handles.
 
         Raises what `TaskHandle.result` raises, for the first task to come to that; the others are not waited for then.
 
         Args:
-            timeout: Seconds to wait for all of them; None waits for ever, 0 looks once.
+            timeout: Seconds to wait for all of them, or a timedelta; None waits for ever, 0 looks once.
         """
         return await results_of(handles, timeout)
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import TypeVar
 
+from fairque.checks import Duration
 from fairque.queue.handle import TaskHandle
 
 __all__ = ["results_of"]
@@ -15,7 +16,7 @@ AT_ONCE = 500
 """Waits that are begun in one round of the loop, which has others to run."""
 
 
-async def results_of(handles: Iterable[TaskHandle[R]], timeout: float | None) -> list[R]:
+async def results_of(handles: Iterable[TaskHandle[R]], timeout: Duration | None) -> list[R]:
     """In their order, or the first error that comes."""
     waits: list[asyncio.Task[R]] = []
     try:

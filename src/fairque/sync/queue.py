@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
 from fairque import ConfigError, DeadLetter, Pipeline, Task, TaskFunction, Worker
+from fairque.checks import Duration
 from fairque.config.config import FairQueueConfig
 from fairque.queue import handle, queue
 from fairque.queue.xcom import DEFAULT_NAMESPACE
@@ -145,7 +146,7 @@ class TaskQueue:
         """A handle for a task that was enqueued earlier, or elsewhere, see `fairque.TaskQueue.handle`."""
         return TaskHandle(self._session, self._inner.handle(user_id, task_id, task=cast("Any", task)))
 
-    def results(self, handles: Iterable[TaskHandle[R]], timeout: float | None = None) -> list[R]:
+    def results(self, handles: Iterable[TaskHandle[R]], timeout: Duration | None = None) -> list[R]:
         """Wait for the ends of many tasks, and return their values, see `fairque.TaskQueue.results`."""
         return self._session.run(self._inner.results, [each._inner for each in handles], timeout)
 
