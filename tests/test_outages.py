@@ -510,6 +510,21 @@ async def test_a_worker_goes_on_when_answers_come_again(
     assert (lost, len(gate.started)) == ([], 2)
 
 
+@pytest.mark.leaves_keys("workers", "waiting")  # its goodbye does not arrive
+async def test_a_worker_that_leaves_without_an_answer_to_its_claim_counts_no_outcomes(
+    far: TaskQueue, proxy: CuttingProxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("fairque.worker.worker.GOODBYE_SECONDS", 0.3)
+    async with Worker(far, poll_interval=0.1) as worker:
+        proxy.pause()
+        await eventually(lambda: "cannot claim" in caplog.text)
+        async with asyncio.timeout(20):
+            await worker.stop()
+        proxy.resume()
+    assert "the last claim was not answered" in caplog.text
+    assert "outcomes" not in caplog.text
+
+
 # No server at all
 
 

@@ -275,8 +275,7 @@ class Worker:
         runner.release()
         await runner.join(1.0)
         if not await signals.wait_until(lambda: parts.turns.is_quiet, GOODBYE_SECONDS):
-            told = "outcome was not reported: its task runs again", "outcomes were not reported: their tasks run again"
-            logger.warning(counted(parts.settler.unreported, *told))
+            logger.warning(_what_is_open(parts.settler.unreported))
 
     async def run_until_idle(self) -> None:
         """Serve until nothing waits that this worker may serve now, and everything it started has ended."""
@@ -327,3 +326,12 @@ class Worker:
         assert self._task is not None
         self._task.cancel()
         await asyncio.wait([self._task])
+
+
+def _what_is_open(unreported: int) -> str:
+    """Of a worker that leaves while Redis does not answer."""
+    if not unreported:
+        return "the last claim was not answered: what it handed out, others take over"
+    return counted(
+        unreported, "outcome was not reported: its task runs again", "outcomes were not reported: their tasks run again"
+    )
