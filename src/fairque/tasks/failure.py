@@ -64,17 +64,21 @@ def raised_by(error: BaseException) -> Raised:
     """Whatever it is: that its text or its traceback cannot be had changes nothing."""
     if isinstance(error, RaisedElsewhere):
         return error.raised
-    cls = type(error)
-    failure = Failure(FailureKind.ERROR, _encodable(cls.__name__), _text_of(error), _traceback_of(error))
-    classes = tuple(_encodable(each.__name__) for each in cls.__mro__)
+    classes = tuple(_encodable(each.__name__) for each in type(error).__mro__)
     asked = list(_leaves(error))
     if not all(isinstance(each, (Retry, Fail)) for each in asked):
-        return Raised(failure, classes)
+        return Raised(_failure(error, _traceback_of(error)), classes)
     retries = [each for each in asked if isinstance(each, Retry)]
+    wish = next((each for each in asked if isinstance(each, Fail)), asked[0])
+    failure = _failure(wish, _traceback_of(error))
     if len(retries) < len(asked):
         return Raised(failure, classes, is_final=True)
     delays = [delay for each in retries if (delay := _delay_of(each)) is not None]
     return Raised(failure, classes, True, max(delays) if len(delays) == len(retries) else None)
+
+
+def _failure(error: BaseException, traceback: str) -> Failure:
+    return Failure(FailureKind.ERROR, _encodable(type(error).__name__), _text_of(error), traceback)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
