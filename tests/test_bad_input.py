@@ -324,7 +324,9 @@ class Checked:
 )
 def test_arguments_that_cannot_be_encoded_are_refused(value, rule: str):
     for call in (lambda: echo(value), lambda: echo(value=value), lambda: echo({"a": [value]})):
-        with pytest.raises(BadArguments, match=f"the arguments of task 'echo' cannot be encoded: .*({rule})"):
+        with pytest.raises(
+            BadArguments, match=f"the arguments of task 'echo' cannot be encoded: .*({rule}).* - at `value`"
+        ):
             call()
     with pytest.raises(BadArguments, match=f"the payload cannot be encoded: .*({rule})"):
         Task.create(payload={"a": value})

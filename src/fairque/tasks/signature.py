@@ -95,8 +95,18 @@ class Signature:
         try:
             [encoded, named], upstream = encode_linked(args, kwargs)
         except _UNENCODABLE as exc:
-            raise NotEncodable(f"the arguments of task {self.name!r} cannot be encoded: {exc}") from None
+            place = self._unencodable(args, kwargs)
+            raise NotEncodable(f"the arguments of task {self.name!r} cannot be encoded: {exc}{place}") from None
         return encoded, named if kwargs else None, upstream
+
+    def _unencodable(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        """Which of the arguments, for the end of an error."""
+        for name, value in [*((self._name_at(at), value) for at, value in enumerate(args)), *kwargs.items()]:
+            try:
+                encode_linked(value)
+            except _UNENCODABLE:
+                return f" - at `{name}`"
+        return ""
 
     def decode(self, args: Encoded, kwargs: Encoded | None) -> tuple[Any, dict[str, Any]]:
         """The arguments, converted to the annotations. Raises `BadArguments`."""
@@ -122,10 +132,13 @@ class Signature:
         number = re.match(r"\[(\d+)\]", place)
         if number is None:
             return text + (f" - at `{place}`" if place else "")
-        at, place = int(number[1]), place[number.end() :]
+        return f"{text} - at `{self._name_at(int(number[1]))}{place[number.end() :]}`"
+
+    def _name_at(self, at: int) -> str:
+        """Of the parameter that takes this positional argument."""
         if at < len(self._positional):
-            return f"{text} - at `{self._positional[at]}{place}`"
-        return f"{text} - at `{self._var_positional}[{at - len(self._positional)}]{place}`"
+            return self._positional[at]
+        return f"{self._var_positional}[{at - len(self._positional)}]"
 
     def arguments(self, args: Encoded, kwargs: Encoded | None) -> dict[str, Any]:
         """The arguments of a call by name, as they travel, and the defaults of the others that have one.
