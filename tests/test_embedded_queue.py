@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from redis import Redis
 
-from fairque import ConfigError, Priority, TaskQueue, TaskState, UnknownTask, Worker
+from fairque import ConfigError, Priority, QueueUnavailable, TaskQueue, TaskState, UnknownTask, Worker
 from tests.support.eventually import eventually
 from tests.support.gate import Gate, new_gate, work
 from tests.support.workers import release
@@ -188,6 +189,17 @@ async def test_tasks_of_a_killed_process_run_in_the_next_one(worker_process: Sta
 def test_a_url_whose_directory_would_be_misunderstood_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match=r"embedded:///path/to/directory, with three slashes"):
         TaskQueue(url)
+
+
+async def test_a_shared_server_that_takes_no_more_clients_is_not_waited_for(tmp_path: Path) -> None:
+    url = f"embedded://{tmp_path}"
+    async with TaskQueue(url, name="first"):
+        with Redis(unix_socket_path=str(tmp_path / "valkey.sock")) as redis:
+            redis.config_set("maxclients", 1)
+            async with asyncio.timeout(10):
+                with pytest.raises(QueueUnavailable, match="is not available"):
+                    await TaskQueue(url, name="second", timeout=1).open()
+            redis.config_set("maxclients", 100)
 
 
 async def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:

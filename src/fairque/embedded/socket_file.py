@@ -54,7 +54,10 @@ class SocketFile:
         draft.replace(self._record)
 
     def answers(self) -> bool:
-        """Whether a server accepts commands there. One that still loads its data answers, but not with this."""
+        """Whether a server accepts commands there. One that still loads its data answers, but not with this.
+
+        One that takes no more clients runs as well.
+        """
         path = self.path
         if path is None:
             return False
@@ -63,7 +66,7 @@ class SocketFile:
             try:
                 connection.connect(str(path))
                 connection.sendall(b"PING\r\n")
-                return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
+                return connection.recv(64).startswith((b"+PONG", b"-NOAUTH", b"-ERR max number of clients"))
             except OSError:
                 return False
 
