@@ -4,9 +4,10 @@ import asyncio
 import itertools
 import logging
 import re
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 from urllib.parse import quote
 
 import msgspec
@@ -17,11 +18,13 @@ from fairque import (
     ConfigError,
     InvalidInput,
     MessageTooLarge,
+    Schedule,
     StoreError,
     Task,
     TaskFailed,
     TaskHandler,
     TaskQueue,
+    TaskScheduler,
     Worker,
     task,
 )
@@ -181,6 +184,36 @@ async def test_a_handle_is_about_a_task_function(queue: TaskQueue, wrong):
 def test_names_that_no_queue_can_have_are_refused(name):
     with pytest.raises(ConfigError, match=r"a queue name has 1 to 200 bytes and no braces, not "):
         TaskQueue("redis://localhost", name=name)
+
+
+# Things of ours
+
+
+def things_that_are_none_of_ours(queue: TaskQueue) -> dict[str, Callable[[], Awaitable[object]]]:
+    scheduler, handle = TaskScheduler(queue), queue.handle("anna", "a")
+    again = Schedule("@daily", echo(), user_id="anna")
+    wrong: Any = "a"
+    return {
+        "tasks must be a list, not <Task": lambda: queue.enqueue_many(cast("Any", echo())),
+        "not <task function ": lambda: queue.enqueue_many([cast("Any", echo)]),
+        "handles must be a list, not <TaskHandle": lambda: queue.results(cast("Any", handle)),
+        "each of handles must be a TaskHandle, not 'a'": lambda: queue.results([wrong]),
+        "schedules must be a list, not Schedule": lambda: scheduler.add_schedules(cast("Any", again)),
+        "task must be a DeadLetter or TaskHandle, not 'a'": lambda: queue.requeue(wrong),
+        "must be a DeadLetter or TaskHandle, not 'a'": lambda: queue.discard(wrong),
+        "user_id must be a str, not 5": lambda: queue.requeue_all(cast("Any", 5)),
+        "kind must be error, .*, not 'a'": lambda: queue.requeue_all(kind="a"),
+        "config must be a FairQueueConfig, not 'a'": lambda: queue.apply_policies(wrong),
+        "since must be a datetime, not 'a'": lambda: queue.usage("anna", wrong),
+    }
+
+
+async def test_what_is_none_of_our_things_is_refused(queue: TaskQueue):
+    for rule, call in things_that_are_none_of_ours(queue).items():
+        with pytest.raises(InvalidInput, match=rule):
+            await call()
+    with pytest.raises(InvalidInput, match="task must be a TaskFunction, not 'a'"):
+        queue.handle("anna", "a", task=cast("Any", "a"))
 
 
 # Options

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from fairque.errors import InvalidInput
 
-__all__ = ["MAX_SECONDS", "Duration", "check_count", "check_id", "check_number", "check_seconds", "check_text"]
+__all__ = [
+    "MAX_SECONDS",
+    "Duration",
+    "check_count",
+    "check_id",
+    "check_kind",
+    "check_list",
+    "check_number",
+    "check_seconds",
+    "check_text",
+]
+
+T = TypeVar("T")
 
 MAX_ID_BYTES = 512
 MAX_TEXT = 2_000
@@ -51,6 +64,20 @@ def check_id(kind: str, value: object) -> str:
     if size > MAX_ID_BYTES:
         raise InvalidInput(f"{kind} has {size} bytes, the limit is {MAX_ID_BYTES}: {value[:40]!r}…")
     return value
+
+
+def check_kind(name: str, value: object, *kinds: type[T]) -> T:
+    if not isinstance(value, kinds):
+        raise InvalidInput(f"{name} must be a {' or '.join(kind.__name__ for kind in kinds)}, not {value!r}")
+    return value
+
+
+def check_list(name: str, values: Iterable[T]) -> Iterable[T]:
+    """Anything that can be gone through but text. What is in it is looked at where it is used."""
+    given: object = values
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise InvalidInput(f"{name} must be a list, not {given!r}")
+    return values
 
 
 def check_text(name: str, value: object) -> str:

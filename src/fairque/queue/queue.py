@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, TypeVar, Unpack, cast, overload
 
 import msgspec
 
-from fairque.checks import Duration, check_count, check_id, check_seconds
+from fairque.checks import Duration, check_count, check_id, check_kind, check_list, check_seconds
 from fairque.config.config import FairQueueConfig
 from fairque.doctor.doctor import examine
 from fairque.doctor.finding import QueueCheck
@@ -218,7 +218,7 @@ class TaskQueue(Tenants):
         nonce = b""
         ids: defaultdict[str, dict[Task[Any], str]] = defaultdict(dict)  # by user
         made: list[tuple[Task[R], NewTask]] = []
-        for task in tasks:
+        for task in check_list("tasks", tasks):
             if len(made) % BATCH == 0:  # names a round trip: an id that comes again in a later one is not its own
                 nonce = new_nonce()
             changed = _changed(task, options)
@@ -258,7 +258,7 @@ class TaskQueue(Tenants):
 
         Raises `InvalidInput` for an id that breaks a rule, and for what is no task function.
         """
-        signature = function_for(task).signature if task is not None else None
+        signature = check_kind("task", task, TaskFunction).signature if task is not None else None
         user, name = check_user("user_id", user_id), check_id("task_id", task_id)
         return TaskHandle(self._source, user, name, created=False, signature=signature)
 
@@ -388,6 +388,7 @@ class TaskQueue(Tenants):
             UnknownTask: It is not a dead letter.
             QueueFull: It does not fit into the `max_queued` of its user, and stays a dead letter.
         """
+        check_kind("task", task, DeadLetter, TaskHandle)
         await self._letters.requeue(task.user_id, task.task_id)
         return self.handle(task.user_id, task.task_id)
 
@@ -406,7 +407,9 @@ class TaskQueue(Tenants):
         Raises `QueueFull` when the next ones of a user, up to 100 at a time, do not fit into its `max_queued`: these
         stay dead letters, and what was requeued before stays requeued.
         """
-        wanted = FailureKind(kind) if kind is not None else None
+        if user_id is not None:
+            check_user("user_id", user_id)
+        wanted = _failure_kind(kind) if kind is not None else None
         return await self._letters.requeue_all(
             user_id,
             lambda letter: wanted in (None, letter.kind) and task_name in (None, letter.name),
@@ -415,6 +418,7 @@ class TaskQueue(Tenants):
 
     async def discard(self, task: DeadLetter | TaskHandle[Any]) -> None:
         """Give a failed task up; nothing is left of it. Raises `UnknownTask` when it is not a dead letter."""
+        check_kind("task", task, DeadLetter, TaskHandle)
         await self._letters.discard(task.user_id, task.task_id)
 
     async def purge(self, user_id: str, *, timeout: Duration = 30.0) -> Purged:
@@ -450,6 +454,13 @@ class TaskQueue(Tenants):
         return PipelineHandle(
             self._source, plan.user_id, plan.run_id, handles, [plan.names[leaf] for leaf in pipeline.leaves]
         )
+
+
+def _failure_kind(kind: FailureKind | str) -> FailureKind:
+    try:
+        return FailureKind(kind)
+    except ValueError:
+        raise InvalidInput(f"kind must be {', '.join(FailureKind)}, not {kind!r}") from None
 
 
 def _changed(task: Task[R], options: Mapping[str, Any]) -> Task[R]:

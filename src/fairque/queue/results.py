@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import TypeVar
 
-from fairque.checks import Duration
+from fairque.checks import Duration, check_kind, check_list
 from fairque.queue.handle import TaskHandle
 
 __all__ = ["results_of"]
@@ -18,9 +18,10 @@ AT_ONCE = 500
 
 async def results_of(handles: Iterable[TaskHandle[R]], timeout: Duration | None) -> list[R]:
     """In their order, or the first error that comes."""
+    wanted = [check_kind("each of handles", handle, TaskHandle) for handle in check_list("handles", handles)]
     waits: list[asyncio.Task[R]] = []
     try:
-        for handle in handles:
+        for handle in wanted:
             waits.append(asyncio.create_task(handle.result(timeout)))
             if len(waits) % AT_ONCE == 0:
                 await asyncio.sleep(0)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from msgspec import UNSET, UnsetType
 
-from fairque.checks import Duration, check_count, check_id
+from fairque.checks import Duration, check_count, check_id, check_kind
 from fairque.config.config import FairQueueConfig
 from fairque.errors import InvalidInput, UnknownTask
 from fairque.everybody import EVERYBODY, EVERYONE, Everybody, check_user, whom
@@ -144,6 +144,7 @@ class Tenants:
         A rule that a file says no longer stays in Redis until it is taken back there. Nothing is written for users and
         groups for whom all of it holds already.
         """
+        check_kind("config", config, FairQueueConfig)
         named = [(_policy_name(whom(policy.user)), policy.rules()) for policy in config.policies]
         named += [(_group_name(group.name), group.rules()) for group in config.groups]
         before = await self._reader.policies([name for name, _ in named]) if named else []
@@ -229,6 +230,8 @@ class Tenants:
             user_id: Whose.
             since: The first hour is the one with this moment in it; default: a day ago. Naive datetimes are local time.
         """
+        if since is not None:
+            check_kind("since", since, datetime)
         first = since if since is not None else datetime.now(UTC) - timedelta(days=1)
         today = int(datetime.now(UTC).timestamp()) // DAY_SECONDS + 1
         days = list(range(max(int(first.timestamp()) // DAY_SECONDS, today - KEPT_DAYS - 1), today + 1))

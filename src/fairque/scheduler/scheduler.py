@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Unpack
 
-from fairque.checks import Duration, check_count, check_id, check_seconds
+from fairque.checks import Duration, check_count, check_id, check_list, check_seconds
 from fairque.errors import InvalidInput, StoreError, UnknownSchedule
 from fairque.everybody import check_user
 from fairque.queue.queue import TaskQueue
@@ -136,7 +136,7 @@ class TaskScheduler:
                 anything is written.
             QuotaExceeded: A user may not have so many bytes in Redis.
         """
-        wanted = [self._wanted(_check_schedule(each)) for each in schedules]
+        wanted = [self._wanted(_check_schedule(each)) for each in check_list("schedules", schedules)]
         ids = [each.schedule_id for each in wanted]
         for name, times in Counter(ids).items():
             if times > 1:

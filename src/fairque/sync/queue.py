@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
 from fairque import ConfigError, DeadLetter, Pipeline, Task, TaskFunction, Worker
-from fairque.checks import Duration
+from fairque.checks import Duration, check_kind, check_list
 from fairque.config.config import FairQueueConfig
 from fairque.queue import handle, queue
 from fairque.queue.xcom import DEFAULT_NAMESPACE
@@ -26,6 +26,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 Many = Callable[Concatenate[Any, P], Coroutine[Any, Any, list[handle.TaskHandle[R]]]]
+
+
+def _inner(task: DeadLetter | TaskHandle[Any]) -> DeadLetter | handle.TaskHandle[Any]:
+    return task._inner if isinstance(task, TaskHandle) else task
 
 
 def _like(model: Callable[Concatenate[Any, P], T]) -> Callable[[Callable[..., T]], Callable[Concatenate[Any, P], T]]:
@@ -148,7 +152,8 @@ class TaskQueue:
 
     def results(self, handles: Iterable[TaskHandle[R]], timeout: Duration | None = None) -> list[R]:
         """Wait for the ends of many tasks, and return their values, see `fairque.TaskQueue.results`."""
-        return self._session.run(self._inner.results, [each._inner for each in handles], timeout)
+        wanted = [check_kind("each of handles", each, TaskHandle) for each in check_list("handles", handles)]
+        return self._session.run(self._inner.results, [each._inner for each in wanted], timeout)
 
     change_settings = blocking(queue.TaskQueue.change_settings)
     set_policy = blocking(queue.TaskQueue.set_policy)
@@ -186,13 +191,13 @@ class TaskQueue:
     def requeue(self, task: DeadLetter | TaskHandle[Any]) -> TaskHandle[Any]:
         """Run a failed task again, see `fairque.TaskQueue.requeue`."""
         session = self._session
-        return TaskHandle(session, session.run(self._inner.requeue, task))
+        return TaskHandle(session, session.run(self._inner.requeue, _inner(task)))
 
     requeue_all = blocking(queue.TaskQueue.requeue_all)
 
     def discard(self, task: DeadLetter | TaskHandle[Any]) -> None:
         """Give a failed task up, see `fairque.TaskQueue.discard`."""
-        self._session.run(self._inner.discard, task)
+        self._session.run(self._inner.discard, _inner(task))
 
     purge = blocking(queue.TaskQueue.purge)
 

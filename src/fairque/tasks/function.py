@@ -77,7 +77,7 @@ class TaskFunction(Generic[P, R]):
         return self._features.get(kind)
 
     def __repr__(self) -> str:
-        return f"<task {self.name}>"
+        return f"<task function {self.name}>"
 
 
 Attach: TypeAlias = "Callable[[TaskFunction[Any, Any]], None]"
