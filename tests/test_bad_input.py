@@ -26,6 +26,7 @@ from fairque import (
     TaskQueue,
     TaskScheduler,
     Worker,
+    WrongType,
     task,
 )
 from fairque.settings import QueueSettings
@@ -201,8 +202,6 @@ def things_that_are_none_of_ours(queue: TaskQueue) -> dict[str, Callable[[], Awa
         "schedules must be a list, not Schedule": lambda: scheduler.add_schedules(cast("Any", again)),
         "task must be a DeadLetter or TaskHandle, not 'a'": lambda: queue.requeue(wrong),
         "must be a DeadLetter or TaskHandle, not 'a'": lambda: queue.discard(wrong),
-        "user_id must be a str, not 5": lambda: queue.requeue_all(cast("Any", 5)),
-        "kind must be error, .*, not 'a'": lambda: queue.requeue_all(kind="a"),
         "config must be a FairQueueConfig, not 'a'": lambda: queue.apply_policies(wrong),
         "since must be a datetime, not 'a'": lambda: queue.usage("anna", wrong),
     }
@@ -210,10 +209,17 @@ def things_that_are_none_of_ours(queue: TaskQueue) -> dict[str, Callable[[], Awa
 
 async def test_what_is_none_of_our_things_is_refused(queue: TaskQueue):
     for rule, call in things_that_are_none_of_ours(queue).items():
-        with pytest.raises(InvalidInput, match=rule):
+        with pytest.raises(WrongType, match=rule):
             await call()
-    with pytest.raises(InvalidInput, match="task must be a TaskFunction, not 'a'"):
+    with pytest.raises(WrongType, match="task must be a TaskFunction, not 'a'"):
         queue.handle("anna", "a", task=cast("Any", "a"))
+
+
+async def test_dead_letters_are_chosen_by_what_there_is(queue: TaskQueue):
+    with pytest.raises(InvalidInput, match="user_id must be a str, not 5"):
+        await queue.requeue_all(cast("Any", 5))
+    with pytest.raises(InvalidInput, match=r"kind must be error, .*, not 'a'"):
+        await queue.requeue_all(kind="a")
 
 
 # Options

@@ -37,6 +37,7 @@ from fairque import (
     TaskState,
     UnknownTask,
     Worker,
+    WrongType,
     XComMissing,
     task,
 )
@@ -251,8 +252,9 @@ def test_a_user_that_is_paused_without_an_end_is_told_no_time():
     assert (answer.status_code, "retry-after" in answer.headers) == (429, False)
 
 
-def test_what_the_server_cannot_encode_is_its_own_mistake():
-    with TestClient(raising(NotEncodable("no")), raise_server_exceptions=False) as client:
+@pytest.mark.parametrize("error", [NotEncodable("no"), WrongType("no")])
+def test_what_the_server_does_wrong_is_its_own_mistake(error: FairqueError):
+    with TestClient(raising(error), raise_server_exceptions=False) as client:
         assert client.get("/").status_code == 500
 
 

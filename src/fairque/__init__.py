@@ -27,6 +27,7 @@ from fairque.errors import (
     TaskFailed,
     UnknownSchedule,
     UnknownTask,
+    WrongType,
     XComMissing,
 )
 from fairque.everybody import EVERYBODY, Everybody
@@ -154,6 +155,7 @@ __all__ = [
     "Waits",
     "Worker",
     "WorkerInfo",
+    "WrongType",
     "XCom",
     "XComManager",
     "XComMissing",

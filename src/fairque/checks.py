@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import TypeAlias, TypeVar
 
-from fairque.errors import InvalidInput
+from fairque.errors import InvalidInput, WrongType
 
 __all__ = [
     "MAX_SECONDS",
@@ -68,7 +68,7 @@ def check_id(kind: str, value: object) -> str:
 
 def check_kind(name: str, value: object, *kinds: type[T]) -> T:
     if not isinstance(value, kinds):
-        raise InvalidInput(f"{name} must be a {' or '.join(kind.__name__ for kind in kinds)}, not {value!r}")
+        raise WrongType(f"{name} must be a {' or '.join(kind.__name__ for kind in kinds)}, not {value!r}")
     return value
 
 
@@ -76,7 +76,7 @@ def check_list(name: str, values: Iterable[T]) -> Iterable[T]:
     """Anything that can be gone through but text. What is in it is looked at where it is used."""
     given: object = values
     if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
-        raise InvalidInput(f"{name} must be a list, not {given!r}")
+        raise WrongType(f"{name} must be a list, not {given!r}")
     return values
 
 

@@ -10,7 +10,8 @@
     │   │   └── NotEncodable             arguments of a type that cannot be sent
     │   ├── MessageTooLarge              a message above `max_message_bytes`
     │   ├── DependencyError              a task would wait for what is not known, or for itself
-    │   └── DuplicateTask                two functions under one name
+    │   ├── DuplicateTask                two functions under one name
+    │   └── WrongType                    another kind of object than what is taken
     ├── UnknownTask (LookupError)        no task with this id, or its result has expired
     ├── UnknownSchedule (LookupError)    no schedule with this id
     ├── XComMissing (LookupError)        no XCom value under this key, or it has expired
@@ -58,6 +59,7 @@ __all__ = [
     "TaskFailed",
     "UnknownSchedule",
     "UnknownTask",
+    "WrongType",
     "XComMissing",
 ]
 
@@ -105,6 +107,12 @@ class MessageTooLarge(InvalidInput):
 
 class DependencyError(InvalidInput):
     """A task would wait for one that is not known, for one of another user, or for itself."""
+
+
+class WrongType(InvalidInput):
+    """Another kind of object than what is taken, such as a function where a task is: a mistake of the code that calls,
+    never of its input.
+    """
 
 
 class DuplicateTask(InvalidInput):

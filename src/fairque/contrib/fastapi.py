@@ -39,6 +39,7 @@ from fairque import (
     TaskQueue,
     UnknownTask,
     Worker,
+    WrongType,
     XComMissing,
 )
 
@@ -152,9 +153,9 @@ def install_handlers(app: FastAPI) -> None:
     `ResultTimeout`       504
     ====================  ====  ========================================================================
 
-    What the client cannot help stays an error of the server: `ConfigError`, `DuplicateTask` and `NotEncodable`, which
-    are kinds of `InvalidInput`; `StoreError`; and `TaskFailed` and its like, whose meaning only the endpoint knows.
-    Only the text of `InvalidInput` reaches the client: it names the value that breaks a rule.
+    What the client cannot help stays an error of the server: `ConfigError`, `DuplicateTask`, `NotEncodable` and
+    `WrongType`, which are kinds of `InvalidInput`; `StoreError`; and `TaskFailed` and its like, whose meaning only
+    the endpoint knows. Only the text of `InvalidInput` reaches the client: it names the value that breaks a rule.
     """
     for error, handler in _HANDLERS.items():
         app.add_exception_handler(error, handler)
@@ -250,7 +251,7 @@ async def _answers(queue: TaskQueue) -> bool:
 
 
 async def _refuse(_: Request, error: Exception) -> Response:
-    if isinstance(error, (ConfigError, DuplicateTask, NotEncodable)):
+    if isinstance(error, (ConfigError, DuplicateTask, NotEncodable, WrongType)):
         raise error
     return JSONResponse({"detail": [{"type": "invalid_input", "loc": [], "msg": str(error)}]}, 422)
 

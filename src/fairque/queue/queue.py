@@ -13,7 +13,7 @@ from fairque.checks import Duration, check_count, check_id, check_kind, check_li
 from fairque.config.config import FairQueueConfig
 from fairque.doctor.doctor import examine
 from fairque.doctor.finding import QueueCheck
-from fairque.errors import InvalidInput
+from fairque.errors import InvalidInput, WrongType
 from fairque.everybody import check_user
 from fairque.models import FailureKind, QueueHealth, QueueStats, TaskInfo, TaskState, UserInfo
 from fairque.queue.dead_letters import DeadLetter, DeadLetters
@@ -465,6 +465,6 @@ def _failure_kind(kind: FailureKind | str) -> FailureKind:
 
 def _changed(task: Task[R], options: Mapping[str, Any]) -> Task[R]:
     if not isinstance(task, Task):
-        raise InvalidInput(f"only a task can be enqueued, as in enqueue(resize(42)), not {task!r}")
+        raise WrongType(f"only a task can be enqueued, as in enqueue(resize(42)), not {task!r}")
     changes = {name: value for name, value in options.items() if value is not None}
     return task.options(**changes) if changes else task

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from fairque.errors import InvalidInput
+from fairque.errors import InvalidInput, WrongType
 from fairque.models import Priority
 from fairque.queue.producer import user_of
 from fairque.redis.store_schedules import Due
@@ -41,7 +41,7 @@ class Template(msgspec.Struct, frozen=True):
     def of(cls, task: Task[Any] | None, user_id: str | None, max_bytes: int, owner: str | None = None) -> Template:
         """For `user_id`, else the task's own user, else the owner. Raises `InvalidInput` for one not to be repeated."""
         if not isinstance(task, Task):
-            raise InvalidInput(f"only a task can be scheduled, as in task=report(), not {task!r}")
+            raise WrongType(f"only a task can be scheduled, as in task=report(), not {task!r}")
         options = task.task_options
         for name, reason in _UNUSABLE.items():
             if getattr(options, name):

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Unpack
 
 from fairque.checks import Duration, check_count, check_id, check_list, check_seconds
-from fairque.errors import InvalidInput, StoreError, UnknownSchedule
+from fairque.errors import InvalidInput, StoreError, UnknownSchedule, WrongType
 from fairque.everybody import check_user
 from fairque.queue.queue import TaskQueue
 from fairque.redis.store_schedules import Move, ScheduleStore, StoredSchedule, Write
@@ -345,7 +345,7 @@ class TaskScheduler:
 
 def _check_schedule(value: object) -> Schedule:
     if not isinstance(value, Schedule):
-        raise InvalidInput(f"only a Schedule can be added among many, not {value!r}")
+        raise WrongType(f"only a Schedule can be added among many, not {value!r}")
     return value
 
 

@@ -20,7 +20,7 @@ from collections.abc import Set as AbstractSet
 from heapq import heapify, heappop, heappush
 from typing import Any, TypeAlias
 
-from fairque.errors import InvalidInput
+from fairque.errors import InvalidInput, WrongType
 
 __all__ = ["Composable", "Part", "Pipeline", "parallel", "sequential"]
 
@@ -239,7 +239,7 @@ def _flattened(parts: Sequence[Any]) -> Iterator[Composable]:
             yield part
         elif not isinstance(part, Sequence) or isinstance(part, (str, bytes, bytearray)):
             hint = ": call it first, to get a task" if callable(part) else ""
-            raise InvalidInput(f"a pipeline takes tasks, pipelines and lists of them, not {type(part).__name__}{hint}")
+            raise WrongType(f"a pipeline takes tasks, pipelines and lists of them, not {type(part).__name__}{hint}")
         elif not part:
             raise InvalidInput("an empty list in a pipeline: what comes before it and after it would not be connected")
         elif id(part) not in seen:
