@@ -319,3 +319,12 @@ def test_jitter_beyond_the_interval_lets_no_slot_look_missed():
         assert move.missed == 0
         assert move.next_ms is not None
         assert move.next_ms >= fired_at
+
+
+@pytest.mark.parametrize(
+    ("cron", "named"), [("0 0 0 * *", "15W"), ("0 0 0 * *", "L"), ("0 0 * * 9", "5#2"), ("0 0 * * 9", "L5")]
+)
+def test_what_a_refusal_of_a_field_names_can_be_used(cron: str, named: str):
+    with pytest.raises(InvalidInput, match=rf"\b{named} for the"):
+        check_cron(cron)
+    assert check_cron(cron.replace("0 0 0", f"0 0 {named}").replace("9", named))

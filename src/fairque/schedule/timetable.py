@@ -36,9 +36,9 @@ _SECONDS: Rule = ("seconds", "0 to 59", [])
 _FIELDS: tuple[Rule, ...] = (
     ("minutes", "0 to 59", []),
     ("hours", "0 to 23", []),
-    ("day of the month", "1 to 31, or L for the last", []),
-    ("month", "1 to 12, or JAN to DEC", _MONTHS),
-    ("day of the week", "0 to 7 (0 and 7 are Sunday), or SUN to SAT", _DAYS),
+    ("day of the month", "1 to 31, L for the last, 15W for the weekday nearest to the 15th", []),
+    ("month", "1 to 12, JAN to DEC", _MONTHS),
+    ("day of the week", "0 to 7 (0 and 7 are Sunday), SUN to SAT, 5#2 for the second Friday, L5 for the last", _DAYS),
 )
 _ANY = ("*", "?", "*/1")
 _STEP = re.compile(r"/(\d+)")
