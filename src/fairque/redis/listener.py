@@ -235,11 +235,12 @@ class Listener:
             await self._pause(backoff.next())
 
     async def _pause(self, seconds: float) -> None:
-        """Between two tries. A new subscriber is kept waiting for a part of it only."""
-        await asyncio.sleep(min(seconds, LEAST_PAUSE))
+        """Between two tries. A new subscriber is kept waiting for a part of it only, and of its time."""
+        least = min(seconds, LEAST_PAUSE, self._connector.timeout / LOOKS)
+        await asyncio.sleep(least)
         self._wanted.clear()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds - LEAST_PAUSE):
+            async with asyncio.timeout(seconds - least):
                 await self._wanted.wait()
 
     async def _listen(self) -> float:

@@ -26,6 +26,8 @@ __all__ = ["LONGEST_PAUSE", "BlockingRequester", "Requester", "pack"]
 MOST_MOVES = 5
 LONGEST_PAUSE = 1.0
 """Seconds between two tries while somebody waits for the answer."""
+LEAST_TRIES = 5
+"""Within the timeout: once the server is back, each call comes through."""
 _RESTLESS = f"the queue moved {MOST_MOVES} times within one request"
 
 
@@ -101,7 +103,8 @@ class Requester:
             made, address = await self._connector.connect()
         except (QueueUnavailable, StoreError) as exc:
             self._refusal = exc.with_traceback(None)
-            self._connect_at = time.monotonic() + self._backoff.next(LONGEST_PAUSE)
+            longest = min(LONGEST_PAUSE, self._connector.timeout / LEAST_TRIES)
+            self._connect_at = time.monotonic() + self._backoff.next(longest)
             raise copy(exc) from exc.__cause__
         self._refusal = None
         self._backoff.reset()
