@@ -11,6 +11,7 @@ from fairque import (
     FairqueError,
     InvalidInput,
     Priority,
+    QueueFull,
     QueueUnavailable,
     StoreError,
     TaskFailed,
@@ -416,3 +417,36 @@ async def test_an_id_that_comes_again_in_a_later_round_trip_of_one_call_is_creat
     handles = await queue.enqueue_many(batch, user_id="acme")
     assert [handle.created for handle in handles] == [True] * 601 + [False]
     await queue.purge("acme")
+
+
+@pytest.mark.leaves_keys
+async def test_whoever_puts_in_very_much_at_once_delays_nobody_else_in_its_process(queue: TaskQueue):
+    done: list[str] = []
+
+    async def put_in(user_id: str) -> None:
+        await queue.enqueue(echo(), user_id=user_id)
+        done.append(user_id)
+
+    flood = [asyncio.create_task(put_in("flood")) for _ in range(10_000)]
+    await eventually(lambda: len(done) >= 500)  # it is under way
+    before = len(done)
+    await put_in("quiet")
+    assert len(done) - before <= 1_500, "what was being sent, and the next batch"
+    await asyncio.gather(*flood)
+
+
+@pytest.mark.leaves_keys
+async def test_calls_that_are_refused_cost_others_few_round_trips(queue: TaskQueue, server):
+    await queue.set_policy("full", max_queued=1)
+    await queue.enqueue(echo(), user_id="full")
+    before = calls_of_scripts(server)
+    users = [user for at in range(100) for user in (f"user-{at}", *["full"] * (at == 50))]
+    first = queue.enqueue(echo(), user_id="first")  # the others wait for its reply, and go together
+    ends = await asyncio.gather(first, *(queue.enqueue(echo(), user_id=user) for user in users), return_exceptions=True)
+    assert [type(end) for end in ends if isinstance(end, Exception)] == [QueueFull]
+    assert calls_of_scripts(server) - before <= 20
+
+
+def calls_of_scripts(server) -> int:
+    stats = server.execute("INFO", "commandstats").decode()
+    return int(re.search(r"cmdstat_evalsha:calls=(\d+)", stats)[1])

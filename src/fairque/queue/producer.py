@@ -16,6 +16,7 @@ from fairque.everybody import check_user
 from fairque.models import Priority
 from fairque.redis.delivery import Needs, NewTask
 from fairque.redis.store import Store
+from fairque.round_robin import RoundRobin
 from fairque.tasks.message import encode_body
 from fairque.tasks.options import start_of
 from fairque.tasks.task import Task
@@ -35,6 +36,11 @@ class UnsentCall(NamedTuple):
     new: Sequence[NewTask]
     created: asyncio.Future[list[bool]]
     deadline: float
+
+    @property
+    def user_id(self) -> str:
+        """Whose turn it takes among those that wait."""
+        return self.new[0].user_id
 
 
 class Producer:
@@ -56,7 +62,7 @@ class Producer:
 
     def abandon(self) -> None:
         """What another process, or a loop that does not run any more, was sending is theirs."""
-        self._waiting: list[UnsentCall] = []
+        self._waiting: RoundRobin[UnsentCall] = RoundRobin()  # who puts in very much delays only its own
         self._in_flight = False
         self._flusher: asyncio.Task[None] | None = None  # held, or it might be collected
         self._batches = 0
@@ -97,7 +103,8 @@ class Producer:
         self._home.enter()
         if self._in_flight:
             future: asyncio.Future[list[bool]] = asyncio.get_running_loop().create_future()
-            self._waiting.append(UnsentCall(new, future, time.monotonic() + self._timeout))
+            call = UnsentCall(new, future, time.monotonic() + self._timeout)
+            self._waiting.put(call.user_id, call)
             return await future
         self._in_flight = True
         try:
@@ -143,31 +150,35 @@ class Producer:
     async def _flush(self) -> None:
         try:
             while self._waiting:
-                count = self._next_batch()
-                batch, self._waiting = self._waiting[:count], self._waiting[count:]
-                batch = [entry for entry in batch if not entry.created.done()]  # whose caller gave up
-                if batch:
+                if batch := self._next_batch():
                     await self._send_batch(batch)
         finally:
             self._in_flight = False
             self._flusher = None
             self._note_quiet()
 
-    def _next_batch(self) -> int:
-        """How many calls go into it: the first one, and as many more as it has room for."""
+    def _next_batch(self) -> list[UnsentCall]:
+        """The first call, and as many more as it has room for."""
+        batch: list[UnsentCall] = []
         tasks = 0
-        for count, entry in enumerate(self._waiting):
+        while entries := self._waiting.take(1):
+            [entry] = entries
+            if entry.created.done():  # whose caller gave up
+                continue
             tasks += len(entry.new)
-            if count and tasks > BATCH:
-                return count
-        return len(self._waiting)
+            if batch and tasks > BATCH:
+                self._waiting.put_back(entry.user_id, entry)
+                break
+            batch.append(entry)
+        return batch
 
     async def _send_batch(self, batch: list[UnsentCall]) -> None:
         patience = max(batch[0].deadline - time.monotonic(), self._timeout * LAST_PATIENCE)
         try:
             created = await self.send([new for entry in batch for new in entry.new], patience)
         except QueueUnavailable as exc:
-            self._waiting[:0] = batch
+            for entry in reversed(batch):
+                self._waiting.put_back(entry.user_id, entry)
             self._expire(exc)
         except FairqueError as exc:
             await self._send_apart(batch, exc)
@@ -184,20 +195,27 @@ class Producer:
                     entry.created.set_result(own)
 
     async def _send_apart(self, batch: list[UnsentCall], error: FairqueError) -> None:
-        """The fault may be with one of them: nobody fails for another."""
+        """The fault may be with one of them: nobody fails for another. Those of a user stay together, so that where one
+        user is at fault, few calls tell."""
         if len(batch) == 1:
             _fail(batch[0].created, error)
             return
-        for entry in batch:
-            await self._send_batch([entry])
+        batch = sorted(batch, key=lambda entry: entry.user_id)
+        half = len(batch) // 2
+        await self._send_batch(batch[:half])
+        await self._send_batch(batch[half:])
 
     def _expire(self, error: QueueUnavailable) -> None:
         """Whose time is as good as over is told; the others are tried again."""
         soon = time.monotonic() + self._timeout * LAST_PATIENCE
-        for entry in self._waiting:
-            if entry.deadline <= soon:
-                _fail(entry.created, error)
-        self._waiting = [entry for entry in self._waiting if entry.deadline > soon]
+
+        def is_over(entry: UnsentCall) -> bool:
+            if entry.deadline > soon:
+                return False
+            _fail(entry.created, error)
+            return True
+
+        self._waiting.drop(is_over)
 
 
 def user_of(task: Task[Any], user_id: str | None) -> str:
