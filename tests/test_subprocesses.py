@@ -227,7 +227,8 @@ async def test_a_script_without_a_main_guard_does_not_run_again(
 
 
 @pytest.mark.parametrize("file", [None, "<stdin>"])
-def test_a_task_that_was_typed_in_cannot_be_found(file: str | None):
+def test_a_task_that_was_typed_in_cannot_be_found(monkeypatch: pytest.MonkeyPatch, file: str | None):
+    monkeypatch.delitem(sys.modules, "__mp_main__", raising=False)  # another test's script
     functions = Functions(Start(sys.argv, sys.path, file, None, {}))
     with pytest.raises(InvalidInput, match="a subprocess cannot read what was typed in: put its tasks into a module"):
         functions.find("__main__", "double", "__main__.double")
