@@ -247,6 +247,22 @@ async def tells(queue: TaskQueue, task_id: str, progress: float | None, message:
     return (info.progress, info.message) == (progress, message)
 
 
+async def test_a_body_that_a_dying_subprocess_never_began_runs_in_another_one(queue: TaskQueue, tmp_path: Path):
+    async with Worker(queue, concurrency=1):
+        await (await queue.enqueue(process_tasks.pids(str(tmp_path / "pids"), 0), user_id="before")).result(20)
+        pid = (await pids_in(tmp_path / "pids"))[0]
+        os.kill(pid, signal.SIGSTOP)  # it dies when its next body has come
+        handle = await queue.enqueue(process_tasks.pids(str(tmp_path / "others"), 0), user_id=USER)
+        await eventually(lambda: has_state(handle, "started"))
+        os.kill(pid, signal.SIGKILL)
+        await handle.result(20)
+        assert (await handle.info()).attempt == 1
+
+
+async def has_state(handle: TaskHandle[Any], state: str) -> bool:
+    return await handle.state() == state
+
+
 async def test_an_idle_subprocess_that_was_killed_is_replaced(queue: TaskQueue, tmp_path: Path):
     async with Worker(queue, concurrency=1):
         for _ in range(2):

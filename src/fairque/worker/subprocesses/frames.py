@@ -29,6 +29,8 @@ class Kind(Enum):
 
     START = b"S"
     JOB = b"J"
+    TAKEN = b"B"
+    """The body begins: until then, a subprocess that dies has done nothing of it."""
     REPLY = b"R"
     PROGRESS = b"P"
     LOG = b"L"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from fairque.tasks.failure import Reply
 from fairque.worker.subprocesses.fork_server import EXIT_SECONDS, ForkServer
 from fairque.worker.subprocesses.frames import Job
-from fairque.worker.subprocesses.subprocess import Subprocess
+from fairque.worker.subprocesses.subprocess import DiedIdle, Subprocess
 
 __all__ = ["ProcessPool"]
 
@@ -44,31 +44,43 @@ class ProcessPool:
 
     async def run(self, job: Job, on_report: Callable[[float, str], None]) -> Reply:
         """Raises `RaisedElsewhere` where the process dies, and `OSError` where none can be started."""
-        process = self._take(job.user_id)
+        while True:
+            process, last_user_id = self._take(job.user_id)
+            try:
+                return await self._run_in(process, job, on_report)
+            except DiedIdle:
+                self._note_debt(last_user_id, 1)
+
+    async def _run_in(self, process: Subprocess, job: Job, on_report: Callable[[float, str], None]) -> Reply:
         is_new = not process.jobs
-        is_lost = True
         try:
             reply = await process.run(job, on_report)
-            is_lost = process.ended.is_set()  # right after its reply
-            return reply
-        finally:
-            if is_lost:
-                process.kill()
-                self._note_debt(job.user_id, 0 if is_new else 1)
-            elif self._keep(process, job.user_id) and is_new:
-                self._note_debt(job.user_id, -1)
+        except DiedIdle:
+            raise
+        except BaseException:
+            self._lose(process, job.user_id, is_new)
+            raise
+        if process.ended.is_set():  # right after its reply
+            self._lose(process, job.user_id, is_new)
+        elif self._keep(process, job.user_id) and is_new:
+            self._note_debt(job.user_id, -1)
+        return reply
 
-    def _take(self, user_id: str) -> Subprocess:
-        """The one that was used last, so that those beyond the need become idle for long."""
+    def _lose(self, process: Subprocess, user_id: str, is_new: bool) -> None:
+        process.kill()
+        self._note_debt(user_id, 0 if is_new else 1)
+
+    def _take(self, user_id: str) -> tuple[Subprocess, str]:
+        """The one that was used last, so that those beyond the need become idle for long. Second: by whom."""
         if self._idle and user_id not in self._debts:
             process, idle = self._idle.popitem()
             idle.timer.cancel()
-            return process
+            return process, idle.last_user_id
         if self._server is None or self._server.ended.is_set():
             self._server = ForkServer()
         process = Subprocess(self._server, self._forget)
         self._all.add(process)
-        return process
+        return process, user_id
 
     def _keep(self, process: Subprocess, user_id: str) -> bool:
         """Unless it has served its time, or enough are kept."""

@@ -17,12 +17,16 @@ from fairque.tasks.failure import Failure, Raised, RaisedElsewhere, Reply
 from fairque.worker.subprocesses.fork_server import ForkServer
 from fairque.worker.subprocesses.frames import HEAD, Job, Kind, Logged, Report, Start, frame
 
-__all__ = ["Subprocess"]
+__all__ = ["DiedIdle", "Subprocess"]
 
 LAST_WORDS_SECONDS = 0.2
 _reply_decoder = msgspec.msgpack.Decoder(Reply)
 _logged_decoder = msgspec.msgpack.Decoder(Logged)
 _report_decoder = msgspec.msgpack.Decoder(Report)
+
+
+class DiedIdle(Exception):
+    """It had died, for what an earlier body has left in it, before it took the job: nothing of that was done."""
 
 
 class Subprocess:
@@ -54,7 +58,7 @@ class Subprocess:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._start_error = ""
         self._code: int | None = None
-        self._is_busy = False
+        self._is_busy = self._has_begun = False
         self.jobs = 0
         self.ended = asyncio.Event()
 
@@ -67,9 +71,10 @@ class Subprocess:
 
         Raises:
             RaisedElsewhere: The process died, or could not start.
+            DiedIdle: It had run other bodies before, and took this one no more.
         """
         self.jobs += 1
-        self._is_busy = True
+        self._is_busy, self._has_begun = True, False
         answer = asyncio.ensure_future(self._ask(job, on_report))
         gone = asyncio.ensure_future(self.ended.wait())
         try:
@@ -80,6 +85,8 @@ class Subprocess:
                 return answer.result()
             self.kill()
             await self.ended.wait()
+            if self.jobs > 1 and not self._has_begun:
+                raise DiedIdle
             raise RaisedElsewhere(self._death())
         finally:
             for each in (answer, gone):
@@ -100,6 +107,8 @@ class Subprocess:
             size, kind = HEAD.unpack(await reader.readexactly(HEAD.size))
             body = await reader.readexactly(size)
             match Kind(kind):
+                case Kind.TAKEN:
+                    self._has_begun = True
                 case Kind.REPLY:
                     return _reply_decoder.decode(body)
                 case Kind.PROGRESS:

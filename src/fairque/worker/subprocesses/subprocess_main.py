@@ -48,6 +48,7 @@ def main(theirs: socket.socket) -> None:
         sys.exit(1)
     jobs = Jobs(connection)
     while (job := jobs.next()) is not None:
+        connection.send(Kind.TAKEN, None)
         reply = _run(functions, job, connection)
         jobs.reply(reply)
     connection.close()
