@@ -177,7 +177,7 @@ async def test_other_ids_are_refused(queue: TaskQueue, bad, rule: str):
 
 @pytest.mark.parametrize("wrong", [max, sorted, "echo", 7, lambda: 1])
 async def test_a_handle_is_about_a_task_function(queue: TaskQueue, wrong):
-    with pytest.raises(InvalidInput, match=r"is not a task: decorate it with @task"):
+    with pytest.raises(WrongType, match="task must be a TaskFunction, not "):
         queue.handle("anna", "t", task=wrong)
 
 

@@ -365,6 +365,9 @@ async def test_paused_users_cost_a_claim_nothing(core: Core) -> None:
         lines = [line.split(":") for line in stats.splitlines() if "calls=" in line]
         return Counter({name: int(told.split("calls=")[1].split(",")[0]) for name, told in lines})
 
+    await commands_of_a_claim()  # which may have to load the script
+    core.forget()
+    await govern(core, "x", weight=2)
     without = await commands_of_a_claim()
     core.forget()
     await govern(core, "x", weight=2)
