@@ -100,7 +100,8 @@ class _Shutdown:
         self._main = asyncio.current_task()
         self._asked_at: float | None = None
         self._has_parent = False
-        self._is_cut_short = False
+        self._cancellations = 0
+        self._repeated: asyncio.TimerHandle | None = None
         self.serving = False
 
     @contextlib.contextmanager
@@ -115,8 +116,14 @@ class _Shutdown:
         try:
             yield
         except asyncio.CancelledError:
-            if not self._is_cut_short or (self._main is not None and self._main.uncancel()):
+            others = self._main.cancelling() - self._cancellations if self._main is not None else 0
+            if not self._cancellations or others > 0:
                 raise
+            for _ in range(self._cancellations):
+                self._main.uncancel()  # type: ignore[union-attr]
+        finally:
+            if self._repeated is not None:
+                self._repeated.cancel()
 
     def _on_signal(self, signum: int, _: FrameType | None) -> None:
         if self._asked_at is None:
@@ -137,8 +144,13 @@ class _Shutdown:
         if self.serving:
             self._stopping = self._loop.create_task(self._worker.stop())
         elif self._main is not None:
-            self._is_cut_short = True
-            self._main.cancel()
+            self._cut_short(self._main)
+
+    def _cut_short(self, main: asyncio.Task[object]) -> None:
+        """Again and again: what is being connected may take a cancellation for a failure, and try anew."""
+        self._cancellations += 1
+        main.cancel()
+        self._repeated = self._loop.call_later(REPEATED_SECONDS, self._cut_short, main)
 
     def _on_parents_death(self) -> None:
         """In a thread. A loop that is blocked cannot drain: the process ends all the same."""
