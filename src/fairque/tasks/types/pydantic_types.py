@@ -16,7 +16,7 @@ from fairque.tasks.types.facet import ANYTHING, Fields, Shape
 
 __all__ = ["PydanticTypes"]
 
-OLDEST = (2, 11)
+OLDEST = (2, 12)
 MOST_ADAPTERS = 512
 _AS_IN_JSON = {type(None), bool, int, str}
 
@@ -41,9 +41,7 @@ class PydanticTypes:
         required = frozenset(name for name, each in fields.items() if each.is_required())
         config = hint.model_config if hasattr(hint, "model_config") else hint.__pydantic_config__
         own = frozenset(name for each in _decorators(hint).field_serializers.values() for name in each.info.fields)
-        always = frozenset(
-            name for name, each in fields.items() if not (each.exclude or getattr(each, "exclude_if", None))
-        )
+        always = frozenset(name for name, each in fields.items() if not (each.exclude or each.exclude_if))
         shapes = partial(_field_shapes, fields, own, shape_of)
         return (Fields(shapes, required, always, names, config.get("extra") == "allow"),)
 
@@ -53,7 +51,7 @@ class PydanticTypes:
         from pydantic_core import PydanticSerializationError, ValidationError, to_json
 
         if tuple(map(int, pydantic.VERSION.split(".")[:2])) < OLDEST:
-            raise TypeError(f"pydantic {pydantic.VERSION} is too old, 2.11 is needed")
+            raise TypeError(f"pydantic {pydantic.VERSION} is too old, {OLDEST[0]}.{OLDEST[1]} is needed")
         try:
             adapter = pydantic.TypeAdapter(hint)
             adapter.rebuild(raise_errors=True)
