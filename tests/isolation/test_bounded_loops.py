@@ -177,7 +177,7 @@ async def test_an_idle_worker_looks_at_full_keys_a_few_at_a_time_however_many_th
         sleep = (await core.claim(1, wait=True)).sleep
         looks += len(before - held_now(core))
         core.wait_until_ms(core.now_us() // 1000 + 1000 * min(1.0, sleep or 0.0))
-    assert looks <= 3 * 200, "200 a second, however many there are"
+    assert looks <= 4 * 200, "200 a second, however many there are; three seconds may begin in the middle of one"
 
 
 def held_now(core: Core) -> set[tuple[bytes, bytes]]:
