@@ -21,7 +21,7 @@ from fairque.redis.connection import Connection
 from fairque.redis.connector import Connector
 from fairque.redis.url import Address
 
-__all__ = ["LONGEST_PAUSE", "BlockingRequester", "Requester", "pack"]
+__all__ = ["LEAST_TRIES", "LONGEST_PAUSE", "BlockingRequester", "Requester", "pack"]
 
 MOST_MOVES = 5
 LONGEST_PAUSE = 1.0

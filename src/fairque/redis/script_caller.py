@@ -16,7 +16,7 @@ from fairque.redis.backend import Backend
 from fairque.redis.connector import NoScript
 from fairque.redis.keys import LAYOUT
 from fairque.redis.replies import fields_in
-from fairque.redis.requester import LONGEST_PAUSE, Requester, pack
+from fairque.redis.requester import LEAST_TRIES, LONGEST_PAUSE, Requester, pack
 from fairque.redis.scripts import MOST_LOADS, Script, load
 from fairque.settings import QueueSettings
 
@@ -115,11 +115,11 @@ class ScriptCaller:
             return await self._repeat(command, left, exc)
 
     async def _repeat(self, command: bytes, seconds: float, error: QueueUnavailable) -> Any:
-        backoff = Backoff()
+        backoff, longest = Backoff(), min(LONGEST_PAUSE, seconds / LEAST_TRIES)
         try:
             async with asyncio.timeout(seconds):
                 while True:
-                    await asyncio.sleep(backoff.next(LONGEST_PAUSE))
+                    await asyncio.sleep(backoff.next(longest))
                     try:
                         return await self._requester.request(command)
                     except QueueUnavailable as exc:
