@@ -15,6 +15,7 @@ import pytest
 
 from _fairque_command import REPEATED_SECONDS
 from fairque import InvalidInput, TaskQueue, TaskState, Worker
+from fairque.worker import service
 from tests.apps.served import greet, nap, whereabouts
 from tests.support.command import run_python
 from tests.support.eventually import eventually
@@ -212,3 +213,20 @@ async def test_a_program_that_is_no_file_cannot_be_started_anew() -> None:
     ended = await run_python("-c", code)
     assert ended.code == 1
     assert "InvalidInput: processes: this program is started anew for each, and it is no file" in ended.err
+
+
+async def test_a_service_is_stopped_also_where_what_it_waits_for_swallows_that(queue: TaskQueue) -> None:
+    swallowed = asyncio.Event()
+
+    async def prepare() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            swallowed.set()
+        await asyncio.sleep(30)
+
+    serving = asyncio.create_task(service.serve(Worker(queue), prepare))
+    async with asyncio.timeout(10):
+        await serving
+    assert swallowed.is_set()
