@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from redis import Redis
 
 from fairque import ConfigError, Priority, QueueUnavailable, TaskQueue, TaskState, UnknownTask, Worker
 from tests.support.eventually import eventually
 from tests.support.gate import Gate, new_gate, work
+from tests.support.resp import RespClient
 from tests.support.workers import release
 from tests.workers import tasks
 
@@ -194,12 +194,12 @@ def test_a_url_whose_directory_would_be_misunderstood_is_refused(url: str) -> No
 async def test_a_shared_server_that_takes_no_more_clients_is_not_waited_for(tmp_path: Path) -> None:
     url = f"embedded://{tmp_path}"
     async with TaskQueue(url, name="first"):
-        with Redis(unix_socket_path=str(tmp_path / "valkey.sock")) as redis:
-            redis.config_set("maxclients", 1)
+        with RespClient(f"unix://{tmp_path / 'valkey.sock'}") as client:
+            client.execute("CONFIG", "SET", "maxclients", 1)
             async with asyncio.timeout(10):
                 with pytest.raises(QueueUnavailable, match="is not available"):
                     await TaskQueue(url, name="second", timeout=1).open()
-            redis.config_set("maxclients", 100)
+            client.execute("CONFIG", "SET", "maxclients", 100)
 
 
 async def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
