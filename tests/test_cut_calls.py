@@ -16,6 +16,7 @@ from fairque.redis import arguments
 from fairque.settings import QueueSettings
 from fairque.tasks.registry import unregister
 from fairque.testing import advance, enqueued
+from tests.support.calls import call_of
 from tests.support.eventually import eventually
 from tests.support.render_scripts import scripts
 from tests.support.resp import RespClient
@@ -363,7 +364,7 @@ class Play:
         ):
             await prepare(queue)
             starts.clear()
-            cut = self._proxy.cut_reply(source_of(self._script).sha, nth)
+            cut = self._proxy.cut_reply(call_of(source_of(self._script)), nth)
             told = await CALLS[self._script](far)
             cut.done.set()  # what closes the queue is no part of it
             return told, await made(queue, self._server), cut

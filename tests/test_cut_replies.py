@@ -10,6 +10,7 @@ import pytest
 
 from fairque import Cancellation, Retry, TaskEvent, TaskFailed, TaskQueue, TaskState, Worker, current_task, task
 from fairque.redis.scripts import load
+from tests.support.calls import call_of
 from tests.support.eventually import eventually
 from tests.support.gate import Gate, new_gate, work
 
@@ -32,10 +33,6 @@ async def far(queue: TaskQueue, proxy: CuttingProxy, queue_name: str) -> AsyncIt
         yield queue
 
 
-def sha(script: str) -> bytes:
-    return load(script).sha
-
-
 async def is_done(queue: TaskQueue, tasks: int) -> bool:
     stats = await queue.stats()
     return (stats.finished, stats.queued, stats.started, stats.scheduled) == (tasks, 0, 0, 0)
@@ -49,7 +46,7 @@ async def test_an_enqueue_whose_reply_was_cut_makes_one_task(
     queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy, gate: Gate, k: int
 ) -> None:
     gate.open()
-    cut = proxy.cut_reply(sha("enqueue"), nth=k)
+    cut = proxy.cut_reply(call_of("enqueue"), nth=k)
     handles = [await far.enqueue(work(n), user_id="acme") for n in range(5)]
     assert cut.done.is_set()
     assert all(handle.created for handle in handles)
@@ -62,7 +59,7 @@ async def test_an_enqueue_whose_reply_was_cut_makes_one_task(
 async def test_enqueues_that_share_a_cut_reply_make_one_task_each(
     queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy, gate: Gate
 ) -> None:
-    cut = proxy.cut_reply(sha("enqueue"), nth=2)
+    cut = proxy.cut_reply(call_of("enqueue"), nth=2)
     handles = await asyncio.gather(*(far.enqueue(work(n), user_id=f"user {n % 7}") for n in range(100)))
     assert cut.done.is_set()
     await assert_each_runs_once(queue, handles, gate)
@@ -71,7 +68,7 @@ async def test_enqueues_that_share_a_cut_reply_make_one_task_each(
 async def test_a_batch_whose_reply_was_cut_makes_one_task_each(
     queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy, gate: Gate
 ) -> None:
-    cut = proxy.cut_reply(sha("enqueue"), nth=2)
+    cut = proxy.cut_reply(call_of("enqueue"), nth=2)
     handles = await far.enqueue_many([work(n) for n in range(1100)], user_id="acme")
     assert cut.done.is_set()
     await assert_each_runs_once(queue, handles, gate)
@@ -88,8 +85,8 @@ async def assert_each_runs_once(queue: TaskQueue, handles: list[TaskHandle[int]]
 async def test_an_enqueue_is_made_once_when_the_loading_of_its_script_is_cut(
     server: Server, queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy, gate: Gate
 ) -> None:
-    cuts = [proxy.cut_reply(sha("enqueue")), proxy.cut_reply(load("enqueue").source)]
-    server.execute("SCRIPT", "FLUSH")
+    cuts = [proxy.cut_reply(call_of("enqueue")), proxy.cut_reply(load("enqueue").library)]
+    server.execute("FUNCTION", "FLUSH")
     handle = await far.enqueue(work(1), user_id="acme")
     assert all(cut.done.is_set() for cut in cuts)
     await assert_each_runs_once(queue, [handle], gate)
@@ -107,7 +104,7 @@ async def test_an_enqueue_repeated_after_its_task_has_ended_makes_no_second_one(
     queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy
 ) -> None:
     ran.clear()
-    cut = proxy.cut_reply(sha("enqueue"))
+    cut = proxy.cut_reply(call_of("enqueue"))
     async with Worker(queue):
         enqueuing = asyncio.create_task(far.enqueue(keep_nothing(), user_id="acme", task_id="once"))
         await cut.done.wait()
@@ -147,7 +144,7 @@ async def serve_until_cut(queue: TaskQueue, far: TaskQueue, gate: Gate, *cuts: C
 async def test_tasks_of_a_call_whose_reply_was_cut_are_delivered_by_the_next_call_and_what_it_reported_counts(
     queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy, gate: Gate, script: str, k: int
 ) -> None:
-    await serve_until_cut(queue, far, gate, proxy.cut_reply(sha(script), nth=k))
+    await serve_until_cut(queue, far, gate, proxy.cut_reply(call_of(script), nth=k))
 
 
 @pytest.mark.parametrize("k", range(1, 6))
@@ -155,14 +152,14 @@ async def test_what_is_reported_alone_after_a_cut_and_is_cut_again_counts_as_don
     queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy, gate: Gate, k: int
 ) -> None:
     for n in range(1, 100):  # what is reported goes alone until a claim gets through
-        proxy.cut_reply(sha("turn"), nth=n)
-    await serve_until_cut(queue, far, gate, proxy.cut_reply(sha("settle"), nth=k))
+        proxy.cut_reply(call_of("turn"), nth=n)
+    await serve_until_cut(queue, far, gate, proxy.cut_reply(call_of("settle"), nth=k))
 
 
 async def test_a_claim_that_is_cut_again_and_again_still_delivers_its_tasks(
     queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy, gate: Gate
 ) -> None:
-    await serve_until_cut(queue, far, gate, *(proxy.cut_reply(sha("claim"), nth=n) for n in range(1, 5)))
+    await serve_until_cut(queue, far, gate, *(proxy.cut_reply(call_of("claim"), nth=n) for n in range(1, 5)))
 
 
 async def test_a_worker_that_stops_before_its_cut_call_is_answered_puts_back_what_that_gave_it(
@@ -171,7 +168,7 @@ async def test_a_worker_that_stops_before_its_cut_call_is_answered_puts_back_wha
     async with Worker(far, concurrency=20, shutdown_timeout=0.1, poll_interval=60) as worker:
         handles = []
         while not handles or handles[-1].task_id in gate.started:  # the cut fell on a claim that was given nothing
-            cut = proxy.cut_reply(sha("claim"))
+            cut = proxy.cut_reply(call_of("claim"))
             handles.append(late := await queue.enqueue(work(len(handles)), user_id="acme"))
             await cut.done.wait()
             if await late.state() is not TaskState.STARTED:
@@ -202,7 +199,7 @@ async def test_a_retry_whose_report_was_cut_is_counted_and_made_once(
     queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy
 ) -> None:
     lost: list[TaskEvent] = []
-    cut = proxy.cut_reply(sha("turn"))
+    cut = proxy.cut_reply(call_of("turn"))
     async with Worker(far, on_lost=lost.append):
         handle = await queue.enqueue(fail_at_first(), user_id="acme")
         assert await handle.result(timeout=20) == 2
@@ -216,7 +213,7 @@ async def test_a_retry_whose_report_was_cut_is_counted_and_made_once(
 async def test_a_failure_whose_report_was_cut_is_one_dead_letter(
     queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy
 ) -> None:
-    cut = proxy.cut_reply(sha("turn"))
+    cut = proxy.cut_reply(call_of("turn"))
     async with Worker(far):
         handle = await queue.enqueue(fail(), user_id="acme")
         with pytest.raises(TaskFailed, match="ValueError: as ordered"):
@@ -230,7 +227,7 @@ async def test_a_cancel_whose_reply_was_cut_is_told_as_it_was(
     queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy
 ) -> None:
     handle = await queue.enqueue(fail(), user_id="acme")
-    cut = proxy.cut_reply(sha("cancel"))
+    cut = proxy.cut_reply(call_of("cancel"))
     assert await far.handle("acme", handle.task_id).cancel() is Cancellation.CANCELED
     assert cut.done.is_set()
     assert (await queue.stats()).canceled == 1
@@ -242,7 +239,7 @@ async def test_what_becomes_of_a_dead_letter_is_told_as_it_was_when_the_reply_is
 ) -> None:
     handle = await queue.enqueue(fail(), user_id="acme")
     await Worker(queue).run_until_idle()
-    cut = proxy.cut_reply(sha(script))
+    cut = proxy.cut_reply(call_of(script))
     await getattr(far, script)(handle)
     assert cut.done.is_set()
     assert (await queue.stats()).queued == (1 if script == "requeue" else 0)
@@ -254,7 +251,7 @@ async def test_a_renewal_whose_reply_was_cut_loses_nothing(
     queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy, gate: Gate
 ) -> None:
     lost: list[TaskEvent] = []
-    cuts = [proxy.cut_reply(sha("renew"), nth=n) for n in (1, 2, 3)]
+    cuts = [proxy.cut_reply(call_of("renew"), nth=n) for n in (1, 2, 3)]
     async with Worker(far, on_lost=lost.append), Worker(far):
         handle = await queue.enqueue(work(1), user_id="acme")
         for cut in cuts:

@@ -8,17 +8,18 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 from fairque import QueueUnavailable, TaskEvent, TaskQueue, TaskState, UnknownTask, Worker
 from fairque.redis.requester import BlockingRequester
-from fairque.redis.scripts import load
 from fairque.worker.hooks import Hooks
 from fairque.worker.last_will import LastWill
 from fairque.worker.settler import Settler
 from fairque.worker.signals import Signals
+from tests.support.calls import call_of, is_known
 from tests.support.core import outcome
 from tests.support.eventually import eventually
 from tests.support.gate import Gate, new_gate, work
@@ -159,7 +160,7 @@ async def test_a_task_that_waits_for_outputs_asks_for_them_ever_more_rarely(
     async with CuttingProxy(frail.url) as proxy, TaskQueue(proxy.url, timeout=0.2) as queue:
         second = await queue.enqueue(work(work(1).output), user_id="acme")
         async with Worker(queue):
-            held = proxy.hold(load("records").sha)
+            held = proxy.hold(call_of("records"))
             await eventually(lambda: tries(caplog, "cannot be fetched"))
             with killed(frail):
                 held.released.set()
@@ -191,7 +192,7 @@ async def test_without_memory_results_can_still_be_written(frail: EmbeddedServer
         second = await queue.enqueue(work(2), user_id="acme")
         await eventually(lambda: len(gate.started) == 2)
         with out_of_memory(frail):
-            execute(frail, "SCRIPT", "FLUSH")
+            execute(frail, "FUNCTION", "FLUSH")
             gate.open()
             assert await first.result(timeout=20) == 1
             assert await second.result(timeout=20) == 2
@@ -235,7 +236,7 @@ async def test_an_outage_longer_than_the_lease_has_nobody_robbed_who_renews_soon
         async with Worker(far, poll_interval=0.1) as other:
             with go_down():
                 await asyncio.sleep(1.5 * lease)
-                renewal = proxy.hold(load("renew").sha)
+                renewal = proxy.hold(call_of("renew"))
             back = server_ms(frail)
             await eventually(lambda: last_heard(frail, other) > back)  # it has claimed, and nobody could renew yet
             renewal.released.set()
@@ -356,12 +357,12 @@ async def test_scripts_that_the_server_forgot_are_loaded_again(frail: EmbeddedSe
     lost: list[TaskEvent] = []
     async with TaskQueue(frail.url, lease=0.3) as queue, Worker(queue, on_lost=lost.append):
         for n in range(5):
-            execute(frail, "SCRIPT", "FLUSH")
+            execute(frail, "FUNCTION", "FLUSH")
             await queue.enqueue(work(n), user_id="acme")
             await eventually(lambda want=n + 1: len(gate.started) == want)
-            execute(frail, "SCRIPT", "FLUSH")
+            execute(frail, "FUNCTION", "FLUSH")
             await eventually(lambda: is_loaded(frail, "renew"))
-        execute(frail, "SCRIPT", "FLUSH")
+        execute(frail, "FUNCTION", "FLUSH")
         gate.open()
         await eventually(lambda: is_done(queue, 5))
     assert (lost, len(gate.started)) == ([], 5)
@@ -369,17 +370,17 @@ async def test_scripts_that_the_server_forgot_are_loaded_again(frail: EmbeddedSe
 
 async def test_a_server_that_takes_over_after_a_script_was_loaded_is_given_it_as_well(frail: EmbeddedServer) -> None:
     async with CuttingProxy(frail.url) as proxy, TaskQueue(proxy.url) as queue:
-        execute(frail, "SCRIPT", "FLUSH")
-        second = proxy.hold(load("stats").sha, nth=2)
+        execute(frail, "FUNCTION", "FLUSH")
+        second = proxy.hold(call_of("stats"), nth=2)
         asking = asyncio.create_task(queue.stats())
         await second.reached.wait()
-        execute(frail, "SCRIPT", "FLUSH")
+        execute(frail, "FUNCTION", "FLUSH")
         second.released.set()
         assert (await asking).queued == 0
 
 
 def is_loaded(server: EmbeddedServer, script: str) -> bool:
-    return execute(server, "SCRIPT", "EXISTS", load(script).sha.decode()) == [1]
+    return is_known(partial(execute, server), script)
 
 
 async def is_done(queue: TaskQueue, tasks: int) -> bool:
@@ -482,7 +483,7 @@ async def test_who_waits_for_a_result_is_not_disturbed_by_a_look_that_nobody_ans
     handle = await far.enqueue(work(1), user_id="acme")
     waiter = asyncio.create_task(handle.result(timeout=20))
     await eventually(lambda: any(b":done:" in channel for channel in server.execute("PUBSUB", "CHANNELS")))
-    look = proxy.hold(load("peek").sha)
+    look = proxy.hold(call_of("peek"))
     proxy.cut_all()
     await look.reached.wait()
     done, _ = await asyncio.wait([waiter], timeout=2 * PATIENCE)

@@ -32,11 +32,11 @@ from fairque import (
     Worker,
     task,
 )
-from fairque.redis.scripts import load
 from fairque.redis.store_schedules import ScheduleStore, Write
 from fairque.schedule.spec import moment_of
 from fairque.scheduler.loop import ScheduleLoop
 from fairque.tasks.registry import registry, unregister
+from tests.support.calls import call_of
 from tests.support.core import Core, outcome
 from tests.support.eventually import eventually
 
@@ -627,7 +627,7 @@ async def runs_of(scheduler: TaskScheduler, schedule_id: str, least: int) -> boo
 
 def scripts_run(server: Server) -> int:
     stats = server.execute("INFO", "commandstats").decode()
-    return sum(int(line.split("calls=")[1].split(",")[0]) for line in stats.splitlines() if "evalsha" in line)
+    return sum(int(line.split("calls=")[1].split(",")[0]) for line in stats.splitlines() if "fcall" in line)
 
 
 async def test_a_scheduler_without_schedules_asks_for_nothing(
@@ -779,7 +779,7 @@ async def test_a_cut_reply_fires_nothing_twice_and_loses_nothing(
 ):
     async with TaskQueue(proxy.url, name=queue_name) as far:
         await add(TaskScheduler(far))
-        cuts = [proxy.cut_reply(load(script).sha, nth=2)]
+        cuts = [proxy.cut_reply(call_of(script), nth=2)]
         await TaskScheduler(far).fire_due(5.5 * 3600)
         assert all(cut.done.is_set() for cut in cuts)
     planned = slots(await waiting(queue))
@@ -796,7 +796,7 @@ async def test_a_change_whose_reply_was_cut_is_made_once(
         scheduler = TaskScheduler(far)
         if call != "add":
             await add(scheduler)
-        cut = proxy.cut_reply(load(script).sha)
+        cut = proxy.cut_reply(call_of(script))
         if call == "add":
             await add(scheduler)
         elif call == "update":

@@ -15,9 +15,12 @@ import fairque.redis.arguments
 import fairque.testing.arguments
 from fairque.redis import scripts
 from fairque.redis.arguments import Arguments, Values, encode
+from fairque.redis.once import HEAD, TAIL
 from fairque.redis.scripts import load
+from tests.support.calls import make_known
 from tests.support.render_scripts import SNAPSHOTS, rendered
 from tests.support.render_scripts import scripts as all_scripts
+from tests.support.resp import RedisError
 
 if TYPE_CHECKING:
     from tests.support.servers import Server
@@ -54,7 +57,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WRITE]:
         (tmp_path / PACKAGE / "arguments.py").write_text(arguments)
         for name, source in sources.items():
             path = name.replace("lib_", "lib/")
-            (tmp_path / PACKAGE / "lua" / f"{path}.lua").write_text(source)
+            (tmp_path / PACKAGE / "lua" / f"{path}.lua").write_text(source if "lib/" in path else f"#!lua\n{source}")
 
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(scripts, "CORE", PACKAGE)
@@ -65,7 +68,10 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WRITE]:
 
 
 def lines(name: str) -> list[str]:
-    return [line for line in load(name, PACKAGE).source.decode().splitlines() if line and not line.startswith("--")]
+    """What its file and those that it includes were made into."""
+    source = load(name, PACKAGE).source.decode()
+    made = source.partition(HEAD)[2].partition(TAIL)[0]
+    return [line for line in made.splitlines() if line and not line.startswith("--")]
 
 
 # Includes
@@ -73,17 +79,102 @@ def lines(name: str) -> list[str]:
 
 def test_an_include_is_joined_once_where_it_is_named_first(write: WRITE) -> None:
     write(
-        told="--@include left\n--@include right\nreturn 1",
-        lib_left="--@include base\nlocal left = base",
-        lib_right="--@include base\nlocal right = base",
-        lib_base="local base = 1",
+        told="--@include left\n--@include right\nlocal END = 1",
+        lib_left="--@include base\nlocal LEFT = BASE",
+        lib_right="--@include base\nlocal RIGHT = BASE",
+        lib_base="local BASE = 1",
     )
-    assert lines("told") == ["local base = 1", "local left = base", "local right = base", "return 1"]
+    assert lines("told") == ["local BASE = 1", "local LEFT = BASE", "local RIGHT = BASE", "local END = 1"]
 
 
 def test_what_follows_a_part_can_be_a_function_that_is_inside_of_it(write: WRITE) -> None:
-    write(told="--@include base\nreturn base", lib_base="local base = 1\n--@inside")
-    assert lines("told") == ["local base = 1", "return (function()", "return base", "end)()"]
+    write(told="--@include base\nlocal END = 1", lib_base="local BASE = 1\n--@inside")
+    assert lines("told") == ["local BASE = 1", "return (function()", "local END = 1"]
+    assert load("told", PACKAGE).source.endswith(b"end)()")
+
+
+def test_functions_and_constants_are_made_once_and_all_else_by_each_call_in_its_order(write: WRITE) -> None:
+    write(
+        told="""
+local MOST = 2
+local known = {}
+local function put(it)
+  known[#known + 1] = it
+
+  return #known
+end
+local last -- of this call
+--@once
+local slot
+function slot()
+  return last
+end
+if not put(1) then
+  return 0
+end
+last = put(2)
+return slot()"""
+    )
+    assert lines("told") == [
+        "local MOST = 2",
+        "local known",
+        "local function put(it)",
+        "  known[#known + 1] = it",
+        "  return #known",
+        "end",
+        "local last",
+        "local slot",
+        "function slot()",
+        "  return last",
+        "end",
+        "calls[#calls + 1] = function()",
+        "  known = {}",
+        "  last = nil -- of this call",
+        "  if not put(1) then",
+        "    return 0",
+        "  end",
+        "  last = put(2)",
+        "  return slot()",
+        "end",
+    ]
+
+
+def test_no_call_sees_what_another_one_left_not_even_one_that_failed(write: WRITE, server: Server) -> None:
+    write(
+        told="""
+--@include base
+local found = value == nil and 'nothing' or value
+value, before[1] = ARGV[1], ARGV[1]
+if ARGV[1] == 'fail' then error({ err = 'ERR failed' }) end
+return found .. ' ' .. #before""",
+        lib_base="local value\nlocal before = {}\nlocal seen = before[1]\nif seen then return 'seen' end",
+    )
+    script = load("told", PACKAGE)
+    make_known(server.execute, [script])
+
+    def told(argument: str) -> Any:
+        return server.execute("FCALL", script.function.decode(), 0, argument)
+
+    assert told("a") == told("b") == b"nothing 1"
+    with pytest.raises(RedisError, match="failed"):
+        told("fail")
+    assert told("c") == b"nothing 1"
+    server.execute("FUNCTION", "DELETE", script.function.decode())
+
+
+def test_the_library_of_a_script_is_its_source_without_comments(write: WRITE, server: Server) -> None:
+    write(told="-- Told.\n-- more\nlocal ONE = 1\n\n-- A remark.\nreturn ONE + 1")
+    script = load("told", PACKAGE)
+    assert b"--" not in script.library
+    make_known(server.execute, [script])
+    assert server.execute("FCALL", script.function.decode(), 0) == server.execute("EVAL", script.source, 0) == 2
+    server.execute("FUNCTION", "DELETE", script.function.decode())
+
+
+def test_a_script_that_does_not_say_which_language_it_is_in_is_refused(write: WRITE) -> None:
+    write(told="", lib_other="return 1")
+    with pytest.raises(ValueError, match=r"lib/other.lua begins with 'return 1', not with"):
+        load("lib/other", PACKAGE)
 
 
 def test_includes_that_run_in_a_circle_are_an_error_that_shows_it(write: WRITE) -> None:
@@ -103,7 +194,7 @@ def test_every_include_stands_before_the_arguments_so_that_it_cannot_read_them()
 
 def test_arguments_arrive_as_they_were_sent(write: WRITE, server: Server) -> None:
     write(
-        told="""#!lua flags=no-writes
+        told="""
 --@arguments
 local found = { text, number and string.format('%.17g', number) or 'none', tostring(is_on), data, #pairs }
 for _, pair in ipairs(pairs) do
@@ -135,7 +226,7 @@ return found"""
 
 def test_fields_can_be_taken_one_by_one(write: WRITE) -> None:
     write(told="for _, it in ipairs(pairs) do\n  --@fields Pair it: data\nend")
-    assert lines("told")[1:-1] == ["  local data = ARGV[it[2]] or ''"]
+    assert lines("told")[2:-3] == ["    local data = ARGV[it[2]] or ''"]
 
 
 @pytest.mark.parametrize(

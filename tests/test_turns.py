@@ -13,9 +13,9 @@ import pytest
 from fairque import TaskEvent, TaskQueue, Worker, task
 from fairque.errors import StoreError
 from fairque.models import ANY_USER
-from fairque.redis.scripts import load
 from fairque.redis.store import Store
 from fairque.settings import QueueSettings
+from tests.support.calls import call_of
 from tests.support.core import Core, outcome
 from tests.support.eventually import eventually
 from tests.support.gate import Gate, new_gate, work
@@ -66,8 +66,8 @@ async def test_a_worker_goes_on_after_a_report_that_took_long(
     await queue.enqueue_many([nothing() for _ in range(total)], user_id="acme")
     if script == "settle":  # which is called alone after a turn that failed, until a claim succeeds
         for n in range(1, 11):
-            proxy.cut_reply(load("turn").sha, nth=n)
-    hold = proxy.hold(load(script).sha)
+            proxy.cut_reply(call_of("turn"), nth=n)
+    hold = proxy.hold(call_of(script))
     async with Worker(far, concurrency=10):
         await hold.reached.wait()
         await asyncio.sleep(3)  # while no report gets through; within the timeout of a request
@@ -116,7 +116,7 @@ async def test_a_worker_whose_reports_fail_goes_on_claiming_and_reports_when_the
     async with Worker(far, concurrency=4, poll_interval=0.1):
         for n in range(1, 200):
             for script in ("turn", "settle"):
-                proxy.cut_reply(load(script).sha, nth=n)
+                proxy.cut_reply(call_of(script), nth=n)
         for n in range(8):  # more than there are slots
             await queue.enqueue(work(n), user_id="acme")
         await eventually(lambda: len(gate.started) == 8)

@@ -16,8 +16,8 @@ from fairque import TaskFailed, TaskInfo, TaskQueue, UnknownTask, Worker, task
 from fairque.queue import changes
 from fairque.redis.connector import Connector
 from fairque.redis.requester import Requester, pack
-from fairque.redis.scripts import load
 from fairque.tasks.registry import registry
+from tests.support.calls import call_of
 from tests.support.eventually import eventually
 from tests.support.gate import new_gate, work
 from tests.support.outages import execute
@@ -90,7 +90,7 @@ async def test_a_small_result_comes_with_the_message_of_the_end(
 ) -> None:
     async with TaskQueue(proxy.url, name=queue_name) as far:
         handle = await far.enqueue(letters(size), user_id="acme")
-        first, second = (proxy.hold(load("peek").sha, nth=n, of_reply=True) for n in (1, 2))
+        first, second = (proxy.hold(call_of("peek"), nth=n, of_reply=True) for n in (1, 2))
         waiter = asyncio.create_task(handle.result())
         await first.reached.wait()
         first.released.set()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
 from collections.abc import Callable
 from typing import Any
@@ -236,14 +235,17 @@ def test_whatever_is_done_the_scripts_and_the_model_agree(server: Server, queue_
     play_all(server, queue_name, with_models=True)
 
 
+STEPS, SMALL = b"local STEP, TURN = 500, 50", b"local STEP, TURN = 2, 1"
+
+
 def in_small_steps(real: Callable[..., Script]) -> Callable[..., Script]:
     """The scripts, made to put nearly everything off: one or two are informed at a time."""
 
     def load_small(name: str, package: str = CORE) -> Script:
         script = real(name, package)
-        source = script.source.replace(b"local STEP, TURN = 500, 50", b"local STEP, TURN = 2, 1")
-        sha = hashlib.sha1(source, usedforsecurity=False).hexdigest().encode()
-        return Script(name, source, sha, script.only_reads)
+        function = script.function + b"_small"
+        library = script.library.replace(script.function, function).replace(STEPS, SMALL)
+        return script._replace(function=function, source=script.source.replace(STEPS, SMALL), library=library)
 
     return load_small
 

@@ -63,7 +63,7 @@ def spent(client: RespClient) -> tuple[int, int]:
         name.removeprefix("cmdstat_"): dict(field.split("=") for field in told.split(","))
         for name, _, told in (line.partition(":") for line in lines if line)
     }
-    return sum(int(of["calls"]) for of in stats.values()), int(stats.get("evalsha", {}).get("usec", 0))
+    return sum(int(of["calls"]) for of in stats.values()), int(stats.get("fcall", {}).get("usec", 0))
 
 
 async def measure(keys: int, two_each: bool) -> None:

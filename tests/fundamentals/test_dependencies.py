@@ -19,6 +19,7 @@ from fairque import (
 from fairque.redis.scripts import load
 from fairque.settings import QueueSettings
 from fairque.tasks.registry import registry
+from tests.support.calls import make_known
 from tests.support.core import outcome
 from tests.support.eventually import eventually
 from tests.support.resp import RespClient
@@ -51,7 +52,7 @@ async def serve(queue: TaskQueue, **options) -> None:
 
 
 def script_calls(server) -> int:
-    found = re.search(rb"cmdstat_evalsha:calls=(\d+)", server.execute("INFO", "commandstats"))
+    found = re.search(rb"cmdstat_fcall:calls=(\d+)", server.execute("INFO", "commandstats"))
     return int(found[1]) if found else 0
 
 
@@ -294,7 +295,7 @@ async def test_dependents_are_released_by_the_script_that_settles(queue: TaskQue
     last = await queue.enqueue(step(), user_id="anna", depends_on=[first])
     store = queue.store()
     [delivery] = (await claim(store)).deliveries
-    server.execute("SCRIPT", "LOAD", load("settle").source)
+    make_known(server.execute, [load("settle")])
     before = script_calls(server)
     await settle(store, delivery)
     assert script_calls(server) - before == 1

@@ -43,7 +43,7 @@ def _registered():
 
 def script_calls(server) -> int:
     """How many scripts the server has run so far."""
-    found = re.search(rb"cmdstat_evalsha:calls=(\d+)", server.execute("INFO", "commandstats"))
+    found = re.search(rb"cmdstat_fcall:calls=(\d+)", server.execute("INFO", "commandstats"))
     return int(found[1]) if found else 0
 
 
@@ -449,4 +449,4 @@ async def test_calls_that_are_refused_cost_others_few_round_trips(queue: TaskQue
 
 def calls_of_scripts(server) -> int:
     stats = server.execute("INFO", "commandstats").decode()
-    return int(re.search(r"cmdstat_evalsha:calls=(\d+)", stats)[1])
+    return int(re.search(r"cmdstat_fcall:calls=(\d+)", stats)[1])

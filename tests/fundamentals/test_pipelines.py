@@ -33,9 +33,9 @@ from fairque import (
     task,
 )
 from fairque.queue.plan import MAX_TASKS
-from fairque.redis.scripts import load as script
 from fairque.tasks.registry import registry
 from tests.fundamentals import in_processes
+from tests.support.calls import call_of
 from tests.support.eventually import eventually
 from tests.support.proxy import CuttingProxy
 from tests.support.resp import RespClient
@@ -100,7 +100,7 @@ def scripts_called(server: Server) -> int:
     """Calls of scripts so far, by anyone."""
     with RespClient(server.url) as client:
         stats = client.execute("INFO", "commandstats").decode()
-    found = re.search(r"cmdstat_evalsha:calls=(\d+)", stats)
+    found = re.search(r"cmdstat_fcall:calls=(\d+)", stats)
     return int(found[1]) if found else 0
 
 
@@ -636,7 +636,7 @@ async def test_an_outage_while_inputs_are_fetched_is_not_the_fault_of_the_task(
 ):
     run = await queue.enqueue(load(extract("abc").output) | step("side"), user_id="anna")
     async with TaskQueue(proxy.url, name=queue_name, timeout=0.2) as far, Worker(far):
-        cut = proxy.cut_reply(script("records").sha)
+        cut = proxy.cut_reply(call_of("records"))
         await cut.done.wait()
         await proxy.refuse()
         await eventually(lambda: "needs what others give it, which cannot be fetched" in caplog.text)

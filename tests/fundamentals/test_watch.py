@@ -60,7 +60,7 @@ class Watcher:
 
 
 def script_calls(server) -> int:
-    found = re.search(rb"cmdstat_evalsha:calls=(\d+)", server.execute("INFO", "commandstats"))
+    found = re.search(rb"cmdstat_fcall:calls=(\d+)", server.execute("INFO", "commandstats"))
     return int(found[1]) if found else 0
 
 

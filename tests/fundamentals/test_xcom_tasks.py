@@ -28,9 +28,9 @@ from fairque import (
     task,
     xcom_task,
 )
-from fairque.redis.scripts import load
 from fairque.tasks.registry import registry
 from tests.fundamentals import in_processes
+from tests.support.calls import call_of
 from tests.support.proxy import CuttingProxy
 from tests.support.servers import Server
 
@@ -489,7 +489,7 @@ async def test_a_value_whose_report_was_cut_is_pushed_once(queue: TaskQueue, far
     async def give() -> int:
         return 7
 
-    cut = proxy.cut_reply(load("turn").sha)
+    cut = proxy.cut_reply(call_of("turn"))
     handle = await queue.enqueue(give(), user_id="anna")
     async with Worker(far):
         await cut.done.wait()

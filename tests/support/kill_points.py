@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fairque import TaskQueue, TaskScheduler
-from fairque.redis.scripts import load
+from tests.support.calls import call_of
 from tests.support.eventually import eventually
 from tests.support.workers import Fleet
 from tests.workers import tasks
@@ -104,7 +104,7 @@ async def kill_at_a_call(
         await scheduler.add_schedule(
             task=tasks.log(str(directory / "starts"), 0), user_id="max", every=1.0, schedule_id="tick"
         )
-        await scene.kill_at(proxy.hold(load(script).sha, nth, of_reply=point == "after"), script)
+        await scene.kill_at(proxy.hold(call_of(script), nth, of_reply=point == "after"), script)
         before = Counter(task_id for _, task_id in scene.starts())
         await scene.survive()
         for handle in handles:

@@ -14,6 +14,7 @@ import pytest
 from pytest_asyncio import is_async_test
 
 from fairque.embedded.server import EmbeddedServer
+from tests.support.calls import make_known
 from tests.support.leaks import Possessions, end_of_tasks, still_there
 from tests.support.process import WorkerProcess
 from tests.support.proxy import CuttingProxy
@@ -143,11 +144,7 @@ async def begun(queue: TaskQueue) -> TaskQueue:
 
 
 def load_scripts(server: Server) -> None:
-    known = list(scripts())
-    loaded = server.execute("SCRIPT", "EXISTS", *(script.sha.decode() for script in known))
-    for script, is_loaded in zip(known, loaded, strict=True):
-        if not is_loaded:
-            server.execute("SCRIPT", "LOAD", script.source)
+    make_known(server.execute, scripts())
 
 
 @pytest.fixture

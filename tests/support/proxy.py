@@ -70,7 +70,7 @@ class CuttingProxy:
 
         async with CuttingProxy(server.url) as proxy:
             queue = TaskQueue(proxy.url)
-            cut = proxy.cut_reply("EVALSHA", nth=3)
+            cut = proxy.cut_reply("FCALL", nth=3)
 
     Args:
         target: URL of the server, ``redis://`` or ``unix://``.

@@ -18,10 +18,10 @@ __all__ = ["call_blocking"]
 def call_blocking(requester: BlockingRequester, keys: Keys, arguments: Arguments, values: Sequence[bytes] = ()) -> Any:
     """Run the script that these are the arguments of, once. Raises what `BlockingRequester.request` does."""
     script = load(arguments.script, arguments.package)
-    command = pack((b"EVALSHA", script.sha, b"1", keys.state, encode(arguments), *values))
+    command = pack((b"FCALL", script.function, b"1", keys.state, encode(arguments), *values))
     for _ in range(MOST_LOADS):
         try:
             return requester.request(command)
         except NoScript:
-            requester.request(pack((b"SCRIPT", b"LOAD", script.source)))
+            requester.request(pack(script.loading))
     raise StoreError(f"the server forgets script {script.name!r} each time it is loaded")

@@ -45,11 +45,12 @@ _WAYS_OUT = (
 # them: of a queue that is moved key by key, half is here and half is there, and a script would see one half.
 _ELSEWHERE = frozenset(("READONLY", "MASTERDOWN", "CLUSTERDOWN"))
 """Errors of a server that is not, or not now, the one to ask."""
+_NO_FUNCTION = "Function not found"
 _UNAVAILABLE = _ELSEWHERE | {"LOADING", "OOM", "MISCONF", "NOREPLICAS", "TRYAGAIN", "ASK", "BUSY", "UNKILLABLE"}
 
 
 class NoScript(Exception):
-    """The server does not know the script (restarted, or SCRIPT FLUSH)."""
+    """The server does not know the script: nobody called it there, or its data are gone."""
 
 
 class Connector:
@@ -312,7 +313,7 @@ class Connector:
         """One of our own for an error of redis-py."""
         if isinstance(error.__cause__, redis.exceptions.RedisError):  # over a socket, it wraps what the server answered
             return self.translate(error.__cause__)
-        if isinstance(error, redis.exceptions.NoScriptError):
+        if str(error).startswith(_NO_FUNCTION):
             return NoScript()
         if isinstance(error, redis.exceptions.MovedError) and not self._guides:
             return self._lasting(f"{error.status_code} {error}; it is a node of a cluster, write cluster:// in the URL")

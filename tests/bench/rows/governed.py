@@ -66,4 +66,4 @@ def _finished(of: Delivery) -> Outcome:
 
 
 async def _busy(redis: Redis) -> float:
-    return float((await redis.info("commandstats")).get("cmdstat_evalsha", {}).get("usec", 0))
+    return float((await redis.info("commandstats")).get("cmdstat_fcall", {}).get("usec", 0))

@@ -3,21 +3,24 @@
 -- KEYS[1]  state
 -- Returns  per letter: user, id, ms, result record or '', message body
 -- Cost     O(log² letters + returned)
+local keys_of_call, values_of_call = KEYS, ARGV
+local KEYS, ARGV
+local calls, NEXT = {}, {}
 
 -- lib/base.lua
 -- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
 -- tag.
-local call = redis.call
-local prefix = string.sub(KEYS[1], 1, -6)
-local state_key = KEYS[1]
-local ready_key = prefix .. 'ready'
-local due_key = prefix .. 'due'
-local leases_key = prefix .. 'leases'
-local users_key = prefix .. 'users'
-local time = call('TIME')
-local now_us = time[1] * 1000000 + time[2]
-local now = math.floor(now_us / 1000)
-local now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+local call
+local prefix
+local state_key
+local ready_key
+local due_key
+local leases_key
+local users_key
+local time
+local now_us
+local now
+local now_text
 
 -- A user hash nobody touched for this long is forgotten (its policy is a key of its own and stays).
 local USER_TTL = 604800000
@@ -44,14 +47,28 @@ local function text_of(failure) return type(failure) == 'table' and failure.err 
 
 -- What happened is done, also where nobody may be told of it.
 local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+calls[#calls + 1] = function()
+  call = redis.call
+  prefix = string.sub(KEYS[1], 1, -6)
+  state_key = KEYS[1]
+  ready_key = prefix .. 'ready'
+  due_key = prefix .. 'due'
+  leases_key = prefix .. 'leases'
+  users_key = prefix .. 'users'
+  time = call('TIME')
+  now_us = time[1] * 1000000 + time[2]
+  now = math.floor(now_us / 1000)
+  now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+  return NEXT
+end
 return (function()
 -- ARGV[1] is the msgpack of Dead: user: str, most: int, after_ms: int, after: str, dead_letter_ttl_ms: int
 --   user: '' for all. after_ms, after: the page begins behind the letter with this score and member; 0 and '': at the
 --   first.
-local args = cmsgpack.unpack(ARGV[1])
-local user, most, after_ms, after, dead_letter_ttl_ms = args[1], args[2], args[3], args[4], args[5]
-local key = user == '' and prefix .. 'dead' or place_key('dead', user)
-local letters = {}
+local args
+local user, most, after_ms, after, dead_letter_ttl_ms
+local key
+local letters
 
 local function note(member, ms)
   local of, id = user, member
@@ -85,14 +102,29 @@ local function first_rank()
   return math.max(low, call('ZCOUNT', key, '-inf', '(' .. string.format('%d', now - dead_letter_ttl_ms)))
 end
 
-local rank = first_rank()
-while #letters < most do
-  local page = call('ZRANGE', key, rank, rank + most - 1, 'WITHSCORES')
-  if #page == 0 then break end
-  for at = 1, #page, 2 do
-    if #letters < most then note(page[at], page[at + 1]) end
+local rank
+calls[#calls + 1] = function()
+  args = cmsgpack.unpack(ARGV[1])
+  user, most, after_ms, after, dead_letter_ttl_ms = args[1], args[2], args[3], args[4], args[5]
+  key = user == '' and prefix .. 'dead' or place_key('dead', user)
+  letters = {}
+  rank = first_rank()
+  while #letters < most do
+    local page = call('ZRANGE', key, rank, rank + most - 1, 'WITHSCORES')
+    if #page == 0 then break end
+    for at = 1, #page, 2 do
+      if #letters < most then note(page[at], page[at + 1]) end
+    end
+    rank = rank + most
   end
-  rank = rank + most
+  return letters
 end
-return letters
+local function run(its_keys, its_values)
+  KEYS, ARGV = its_keys, its_values
+  for _, at_call in ipairs(calls) do
+    local told = at_call()
+    if told ~= NEXT then return told end
+  end
+end
+return run(keys_of_call, values_of_call)
 end)()

@@ -4,21 +4,24 @@
 -- Returns  {task fields, body or '', result record or '', error records, score in its lane or '', at most 1,000 of
 --          those that depend on it, ms at which it is due or '', per task that it depends on, at most 100: id and state or ''}
 -- Cost     O(size of the task)
+local keys_of_call, values_of_call = KEYS, ARGV
+local KEYS, ARGV
+local calls, NEXT = {}, {}
 
 -- lib/base.lua
 -- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
 -- tag.
-local call = redis.call
-local prefix = string.sub(KEYS[1], 1, -6)
-local state_key = KEYS[1]
-local ready_key = prefix .. 'ready'
-local due_key = prefix .. 'due'
-local leases_key = prefix .. 'leases'
-local users_key = prefix .. 'users'
-local time = call('TIME')
-local now_us = time[1] * 1000000 + time[2]
-local now = math.floor(now_us / 1000)
-local now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+local call
+local prefix
+local state_key
+local ready_key
+local due_key
+local leases_key
+local users_key
+local time
+local now_us
+local now
+local now_text
 
 -- A user hash nobody touched for this long is forgotten (its policy is a key of its own and stays).
 local USER_TTL = 604800000
@@ -45,6 +48,20 @@ local function text_of(failure) return type(failure) == 'table' and failure.err 
 
 -- What happened is done, also where nobody may be told of it.
 local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+calls[#calls + 1] = function()
+  call = redis.call
+  prefix = string.sub(KEYS[1], 1, -6)
+  state_key = KEYS[1]
+  ready_key = prefix .. 'ready'
+  due_key = prefix .. 'due'
+  leases_key = prefix .. 'leases'
+  users_key = prefix .. 'users'
+  time = call('TIME')
+  now_us = time[1] * 1000000 + time[2]
+  now = math.floor(now_us / 1000)
+  now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+  return NEXT
+end
 return (function()
 
 -- lib/standing.lua
@@ -92,8 +109,8 @@ local function new_outlook(user)
   return it
 end
 -- ARGV[1] is the msgpack of Info: user: str, id: str
-local args = cmsgpack.unpack(ARGV[1])
-local user, id = args[1], args[2]
+local args
+local user, id
 local function dependencies()
   local ids, found = call('SRANDMEMBER', needs_key(user, id), 100), {}
   local others = call('SRANDMEMBER', uses_key(user, id), 100)
@@ -102,15 +119,28 @@ local function dependencies()
   return found
 end
 
-local due = call('ZSCORE', place_key('scheduled', user), id)
-return {
-  call('HGETALL', task_key(user, id)),
-  call('GET', body_key(user, id)) or '',
-  call('GET', result_key(user, id)) or '',
-  call('LRANGE', errors_key(user, id), 0, -1),
-  call('ZSCORE', place_key('critical', user), id) or call('ZSCORE', place_key('normal', user), id) or '',
-  call('SRANDMEMBER', feeds_key(user, id), 1000),
-  due and string.format('%d', due) or '',
-  dependencies(),
-}
+local due
+calls[#calls + 1] = function()
+  args = cmsgpack.unpack(ARGV[1])
+  user, id = args[1], args[2]
+  due = call('ZSCORE', place_key('scheduled', user), id)
+  return {
+    call('HGETALL', task_key(user, id)),
+    call('GET', body_key(user, id)) or '',
+    call('GET', result_key(user, id)) or '',
+    call('LRANGE', errors_key(user, id), 0, -1),
+    call('ZSCORE', place_key('critical', user), id) or call('ZSCORE', place_key('normal', user), id) or '',
+    call('SRANDMEMBER', feeds_key(user, id), 1000),
+    due and string.format('%d', due) or '',
+    dependencies(),
+  }
+end
+local function run(its_keys, its_values)
+  KEYS, ARGV = its_keys, its_values
+  for _, at_call in ipairs(calls) do
+    local told = at_call()
+    if told ~= NEXT then return told end
+  end
+end
+return run(keys_of_call, values_of_call)
 end)()

@@ -4,21 +4,24 @@
 -- Returns  'done' (also by an earlier try of the same call) | 'exists' | 'missing' | 'changed' (since it was read) |
 --          {'heavy', user, bytes used, limit, bytes asked for, ms}
 -- Cost     O(schedules log schedules)
+local keys_of_call, values_of_call = KEYS, ARGV
+local KEYS, ARGV
+local calls, NEXT = {}, {}
 
 -- lib/base.lua
 -- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
 -- tag.
-local call = redis.call
-local prefix = string.sub(KEYS[1], 1, -6)
-local state_key = KEYS[1]
-local ready_key = prefix .. 'ready'
-local due_key = prefix .. 'due'
-local leases_key = prefix .. 'leases'
-local users_key = prefix .. 'users'
-local time = call('TIME')
-local now_us = time[1] * 1000000 + time[2]
-local now = math.floor(now_us / 1000)
-local now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+local call
+local prefix
+local state_key
+local ready_key
+local due_key
+local leases_key
+local users_key
+local time
+local now_us
+local now
+local now_text
 
 -- A user hash nobody touched for this long is forgotten (its policy is a key of its own and stays).
 local USER_TTL = 604800000
@@ -45,6 +48,20 @@ local function text_of(failure) return type(failure) == 'table' and failure.err 
 
 -- What happened is done, also where nobody may be told of it.
 local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+calls[#calls + 1] = function()
+  call = redis.call
+  prefix = string.sub(KEYS[1], 1, -6)
+  state_key = KEYS[1]
+  ready_key = prefix .. 'ready'
+  due_key = prefix .. 'due'
+  leases_key = prefix .. 'leases'
+  users_key = prefix .. 'users'
+  time = call('TIME')
+  now_us = time[1] * 1000000 + time[2]
+  now = math.floor(now_us / 1000)
+  now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+  return NEXT
+end
 return (function()
 
 -- lib/schedules.lua
@@ -74,20 +91,18 @@ return (function()
 -- lib/state.lua
 -- What the queue keeps of itself: read once, and written back by save_state().
 
-local of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
-  'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-  'damaged', 'hunt', 'silent_at')
-local arrival = tonumber(of_queue[2] or 0)
-local has_policies, has_assigned = of_queue[3], of_queue[4]
-local clearing_known = of_queue[5] or '' -- lib/suspects.lua
-local has_announcements, has_limits, keeper_known = of_queue[6], of_queue[7], of_queue[9] or ''
-local has_weights, sweep_asked, has_returned = of_queue[10], of_queue[11], of_queue[12]
-local has_byte_limits, is_weighing = tonumber(of_queue[13] or 0) > 0, of_queue[14]
-local has_in_hand = tonumber(of_queue[15] or 0) -- lib/limits.lua
-local has_damaged = of_queue[16] -- lib/damage.lua
-local hunt_known, silent_at_known = of_queue[17], of_queue[18] -- lib/hunt.lua, lib/silence.lua
-local root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
-local saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
+local of_queue
+local arrival
+local has_policies, has_assigned
+local clearing_known
+local has_announcements, has_limits, keeper_known
+local has_weights, sweep_asked, has_returned
+local has_byte_limits, is_weighing
+local has_in_hand
+local has_damaged
+local hunt_known, silent_at_known
+local root
+local saved_clock, saved_arrival, saved_mean
 
 -- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
 -- small sorted set ten times faster than fractions.
@@ -97,13 +112,13 @@ local function next_arrival()
 end
 
 -- Totals of the queue.
-local counts = {}
+local counts
 local function count(field, by) counts[field] = (counts[field] or 0) + by end
 
-local save_tallies = nil -- a function in scripts that measure users: lib/metrics.lua
-local tell_of_moments = nil -- a function in scripts that set moments: lib/moments.lua
-local save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
-local save_lines = nil -- a function in scripts that know lines: lib/lines.lua
+local save_tallies -- a function in scripts that measure users: lib/metrics.lua
+local tell_of_moments -- a function in scripts that set moments: lib/moments.lua
+local save_bytes
+local save_lines -- a function in scripts that know lines: lib/lines.lua
 
 -- A line that is of another type fails the call, but costs it no total. One that cannot be counted up is set.
 local function save_state()
@@ -123,6 +138,25 @@ local function save_state()
   end
   if tell_of_moments then tell_of_moments() end
   if not is_done then error(failure, 0) end
+end
+calls[#calls + 1] = function()
+  of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
+    'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
+    'damaged', 'hunt', 'silent_at')
+  arrival = tonumber(of_queue[2] or 0)
+  has_policies, has_assigned = of_queue[3], of_queue[4]
+  clearing_known = of_queue[5] or '' -- lib/suspects.lua
+  has_announcements, has_limits, keeper_known = of_queue[6], of_queue[7], of_queue[9] or ''
+  has_weights, sweep_asked, has_returned = of_queue[10], of_queue[11], of_queue[12]
+  has_byte_limits, is_weighing = tonumber(of_queue[13] or 0) > 0, of_queue[14]
+  has_in_hand = tonumber(of_queue[15] or 0) -- lib/limits.lua
+  has_damaged = of_queue[16] -- lib/damage.lua
+  hunt_known, silent_at_known = of_queue[17], of_queue[18] -- lib/hunt.lua, lib/silence.lua
+  root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
+  saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
+  counts = {}
+  save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
+  return NEXT
 end
 
 local function new_bytes()
@@ -383,10 +417,14 @@ local function new_bytes()
   end
   return it
 end
-local bytes = has_byte_limits and new_bytes() or nil
+local bytes
+calls[#calls + 1] = function()
+  bytes = has_byte_limits and new_bytes() or nil
+  return NEXT
+end
 
-local schedules_key, index_key, declared_key = prefix .. 'schedules', prefix .. 'schedule-index', prefix .. 'declared'
-local ended_key, broken_key = prefix .. 'schedules-ended', prefix .. 'schedules-broken'
+local schedules_key, index_key, declared_key
+local ended_key, broken_key
 local function schedule_key(id) return prefix .. 'schedule:' .. id end
 
 -- Nothing where the key is no hash: one schedule that is damaged must not keep the others from firing.
@@ -418,13 +456,18 @@ local function forget_schedule(id)
   call('ZREM', broken_key, id)
   return call('DEL', schedule_key(id))
 end
+calls[#calls + 1] = function()
+  schedules_key, index_key, declared_key = prefix .. 'schedules', prefix .. 'schedule-index', prefix .. 'declared'
+  ended_key, broken_key = prefix .. 'schedules-ended', prefix .. 'schedules-broken'
+  return NEXT
+end
 
 -- lib/schedule_keepers.lua
 -- Of all who fire schedules, one looks at each moment at which one is due, the keeper, and one a little later, the deputy,
 -- should the keeper be gone by then. The others look now and then.
 -- schedule-keepers  string  <keeper> <ms of its last look> <ms of its next> <deputy> <ms of its next>; '-' where there is none
 
-local keepers_key = prefix .. 'schedule-keepers'
+local keepers_key
 local LATE_MS, BUSY_MS = 50, 1000 -- what a keeper may be late by, and how long it may take to fire what it found
 local DEPUTY_PAUSE_MS, LONGEST_MS = 900, 30000
 
@@ -490,14 +533,18 @@ local function leave_part(scheduler)
   end
   if k.keeper == '-' and k.deputy == '-' then call('DEL', keepers_key) else write_keepers(k) end
 end
+calls[#calls + 1] = function()
+  keepers_key = prefix .. 'schedule-keepers'
+  return NEXT
+end
 -- ARGV[1] is the msgpack of Schedule: revision: str, keep_ms: int, schedules: list[WrittenSchedule]
 --   revision: of all, from now on. keep_ms: how long an ended schedule is kept.
 -- WrittenSchedule: id: str, user: str, read: str, next_ms: int | str, fields: list[Field]
 --   read: the revision that was read, '' for a new schedule.
 --   next_ms: of the next firing; 'keep': as it is, '': none.
-local args = cmsgpack.unpack(ARGV[1])
-local revision, keep_ms, schedules = args[1], args[2], args[3]
-local more, orders, soonest = {}, {}, math.huge
+local args
+local revision, keep_ms, schedules
+local more, orders, soonest
 
 local function problem_of(known, read)
   local is_there = known[1] and known[2]
@@ -548,23 +595,36 @@ local function write(order)
   list(id, user, next_ms)
 end
 
-for _, order in ipairs(schedules) do
-  local id, user, read, fields = order[1], order[2], order[3], order[5]
-  local known = read_schedule(id, 'revision', 'user')
-  if known[1] ~= revision then
-    local problem = problem_of(known, read)
-    if problem then return problem end
-    weigh_change(id, user, known, fields)
-    order.owner = read ~= '' and known[2] or nil
-    orders[#orders + 1] = order
+calls[#calls + 1] = function()
+  args = cmsgpack.unpack(ARGV[1])
+  revision, keep_ms, schedules = args[1], args[2], args[3]
+  more, orders, soonest = {}, {}, math.huge
+  for _, order in ipairs(schedules) do
+    local id, user, read, fields = order[1], order[2], order[3], order[5]
+    local known = read_schedule(id, 'revision', 'user')
+    if known[1] ~= revision then
+      local problem = problem_of(known, read)
+      if problem then return problem end
+      weigh_change(id, user, known, fields)
+      order.owner = read ~= '' and known[2] or nil
+      orders[#orders + 1] = order
+    end
+  end
+  for user, size in pairs(bytes and more or {}) do
+    local too_heavy = bytes.refuse(user, size)
+    if too_heavy then return too_heavy end
+  end
+  for _, order in ipairs(orders) do write(order) end
+  if save_bytes then save_bytes() end
+  if soonest < math.huge then tell_keepers(soonest) end
+  return 'done'
+end
+local function run(its_keys, its_values)
+  KEYS, ARGV = its_keys, its_values
+  for _, at_call in ipairs(calls) do
+    local told = at_call()
+    if told ~= NEXT then return told end
   end
 end
-for user, size in pairs(bytes and more or {}) do
-  local too_heavy = bytes.refuse(user, size)
-  if too_heavy then return too_heavy end
-end
-for _, order in ipairs(orders) do write(order) end
-if save_bytes then save_bytes() end
-if soonest < math.huge then tell_keepers(soonest) end
-return 'done'
+return run(keys_of_call, values_of_call)
 end)()

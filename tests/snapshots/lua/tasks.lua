@@ -5,21 +5,24 @@
 -- Returns  nil when that id is not in the place, or per task: {id, its score or '', head of the body or '', name, task fields, last error record or '', and of one
 --          that has ended: letter of its state, name, attempt, queued, started, run in ms, worker, reason of a cancel}
 -- Cost     O(log n + returned)
+local keys_of_call, values_of_call = KEYS, ARGV
+local KEYS, ARGV
+local calls, NEXT = {}, {}
 
 -- lib/base.lua
 -- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
 -- tag.
-local call = redis.call
-local prefix = string.sub(KEYS[1], 1, -6)
-local state_key = KEYS[1]
-local ready_key = prefix .. 'ready'
-local due_key = prefix .. 'due'
-local leases_key = prefix .. 'leases'
-local users_key = prefix .. 'users'
-local time = call('TIME')
-local now_us = time[1] * 1000000 + time[2]
-local now = math.floor(now_us / 1000)
-local now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+local call
+local prefix
+local state_key
+local ready_key
+local due_key
+local leases_key
+local users_key
+local time
+local now_us
+local now
+local now_text
 
 -- A user hash nobody touched for this long is forgotten (its policy is a key of its own and stays).
 local USER_TTL = 604800000
@@ -46,6 +49,20 @@ local function text_of(failure) return type(failure) == 'table' and failure.err 
 
 -- What happened is done, also where nobody may be told of it.
 local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+calls[#calls + 1] = function()
+  call = redis.call
+  prefix = string.sub(KEYS[1], 1, -6)
+  state_key = KEYS[1]
+  ready_key = prefix .. 'ready'
+  due_key = prefix .. 'due'
+  leases_key = prefix .. 'leases'
+  users_key = prefix .. 'users'
+  time = call('TIME')
+  now_us = time[1] * 1000000 + time[2]
+  now = math.floor(now_us / 1000)
+  now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+  return NEXT
+end
 return (function()
 
 -- lib/message.lua
@@ -78,10 +95,10 @@ end
 -- ARGV[1] is the msgpack of Tasks: user: str, place: str, most: int, after: str, named: Sequence[str]
 --   place: critical, normal, held, scheduled, dead, critical-stream, normal-stream, or '' for those that are named.
 --   after: the id behind which the page begins, '' from the start.
-local args = cmsgpack.unpack(ARGV[1])
-local user, place, most, after, named = args[1], args[2], args[3], args[4], args[5]
+local args
+local user, place, most, after, named
 local HEAD, RECORD = 600, 4096 -- enough bytes for what stands before arguments, and before a result
-local found = {}
+local found
 
 local function ended_of(id)
   local record = call('GETRANGE', result_key(user, id), 0, RECORD - 1)
@@ -123,11 +140,25 @@ local function note_deliveries(lane)
   return found
 end
 
-if place == '' then
-  for _, id in ipairs(named) do note(id, '') end
-  return found
+local lane
+calls[#calls + 1] = function()
+  args = cmsgpack.unpack(ARGV[1])
+  user, place, most, after, named = args[1], args[2], args[3], args[4], args[5]
+  found = {}
+  if place == '' then
+    for _, id in ipairs(named) do note(id, '') end
+    return found
+  end
+  lane = string.match(place, '(.*)-stream')
+  if lane then return note_deliveries(lane) end
+  return note_sorted(place_key(place, user))
 end
-local lane = string.match(place, '(.*)-stream')
-if lane then return note_deliveries(lane) end
-return note_sorted(place_key(place, user))
+local function run(its_keys, its_values)
+  KEYS, ARGV = its_keys, its_values
+  for _, at_call in ipairs(calls) do
+    local told = at_call()
+    if told ~= NEXT then return told end
+  end
+end
+return run(keys_of_call, values_of_call)
 end)()

@@ -5,21 +5,24 @@
 --          since then (at most 100), held tasks of each user}; or nil where a key has a wrong type. The totals: critical,
 --          normal, started, scheduled, deferred, announcements, in_hand
 -- Cost     O(users + held tasks)
+local keys_of_call, values_of_call = KEYS, ARGV
+local KEYS, ARGV
+local calls, NEXT = {}, {}
 
 -- lib/base.lua
 -- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
 -- tag.
-local call = redis.call
-local prefix = string.sub(KEYS[1], 1, -6)
-local state_key = KEYS[1]
-local ready_key = prefix .. 'ready'
-local due_key = prefix .. 'due'
-local leases_key = prefix .. 'leases'
-local users_key = prefix .. 'users'
-local time = call('TIME')
-local now_us = time[1] * 1000000 + time[2]
-local now = math.floor(now_us / 1000)
-local now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+local call
+local prefix
+local state_key
+local ready_key
+local due_key
+local leases_key
+local users_key
+local time
+local now_us
+local now
+local now_text
 
 -- A user hash nobody touched for this long is forgotten (its policy is a key of its own and stays).
 local USER_TTL = 604800000
@@ -46,6 +49,20 @@ local function text_of(failure) return type(failure) == 'table' and failure.err 
 
 -- What happened is done, also where nobody may be told of it.
 local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+calls[#calls + 1] = function()
+  call = redis.call
+  prefix = string.sub(KEYS[1], 1, -6)
+  state_key = KEYS[1]
+  ready_key = prefix .. 'ready'
+  due_key = prefix .. 'due'
+  leases_key = prefix .. 'leases'
+  users_key = prefix .. 'users'
+  time = call('TIME')
+  now_us = time[1] * 1000000 + time[2]
+  now = math.floor(now_us / 1000)
+  now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+  return NEXT
+end
 return (function()
 
 -- lib/version.lua
@@ -60,10 +77,10 @@ end
 -- ARGV[1] is the msgpack of Totals: since_ms: int, users: Sequence[str], held: list[HeldSpan]
 -- HeldSpan: user: str, first: int, last: int
 --   first, last: ranks among the held tasks of a user.
-local args = cmsgpack.unpack(ARGV[1])
-local since_ms, users, held = args[1], args[2], args[3]
+local args
+local since_ms, users, held
 local FIELDS = { 'critical', 'normal', 'started', 'scheduled', 'deferred', 'announcements', 'in_hand' }
-local sums, cards = { critical = 0, normal = 0, started = 0, scheduled = 0, deferred = 0, announcements = 0, in_hand = 0 }, {}
+local sums, cards
 local function add(field, by) sums[field] = sums[field] + by end
 
 local function count_user(at, user)
@@ -96,6 +113,20 @@ local function count_all()
   return { version_of_state(), told, counted, newcomers, cards }
 end
 
-local ok, reply = pcall(count_all)
-return ok and reply
+local ok, reply
+calls[#calls + 1] = function()
+  args = cmsgpack.unpack(ARGV[1])
+  since_ms, users, held = args[1], args[2], args[3]
+  sums, cards = { critical = 0, normal = 0, started = 0, scheduled = 0, deferred = 0, announcements = 0, in_hand = 0 }, {}
+  ok, reply = pcall(count_all)
+  return ok and reply
+end
+local function run(its_keys, its_values)
+  KEYS, ARGV = its_keys, its_values
+  for _, at_call in ipairs(calls) do
+    local told = at_call()
+    if told ~= NEXT then return told end
+  end
+end
+return run(keys_of_call, values_of_call)
 end)()

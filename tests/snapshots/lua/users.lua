@@ -6,21 +6,24 @@
 --          '', policy, metrics, per place where one waits for its turn, of the next one: {score, head of
 --          its body, queued or ''}, bytes used or ''}}
 -- Cost     O(users returned)
+local keys_of_call, values_of_call = KEYS, ARGV
+local KEYS, ARGV
+local calls, NEXT = {}, {}
 
 -- lib/base.lua
 -- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
 -- tag.
-local call = redis.call
-local prefix = string.sub(KEYS[1], 1, -6)
-local state_key = KEYS[1]
-local ready_key = prefix .. 'ready'
-local due_key = prefix .. 'due'
-local leases_key = prefix .. 'leases'
-local users_key = prefix .. 'users'
-local time = call('TIME')
-local now_us = time[1] * 1000000 + time[2]
-local now = math.floor(now_us / 1000)
-local now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+local call
+local prefix
+local state_key
+local ready_key
+local due_key
+local leases_key
+local users_key
+local time
+local now_us
+local now
+local now_text
 
 -- A user hash nobody touched for this long is forgotten (its policy is a key of its own and stays).
 local USER_TTL = 604800000
@@ -47,6 +50,20 @@ local function text_of(failure) return type(failure) == 'table' and failure.err 
 
 -- What happened is done, also where nobody may be told of it.
 local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+calls[#calls + 1] = function()
+  call = redis.call
+  prefix = string.sub(KEYS[1], 1, -6)
+  state_key = KEYS[1]
+  ready_key = prefix .. 'ready'
+  due_key = prefix .. 'due'
+  leases_key = prefix .. 'leases'
+  users_key = prefix .. 'users'
+  time = call('TIME')
+  now_us = time[1] * 1000000 + time[2]
+  now = math.floor(now_us / 1000)
+  now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+  return NEXT
+end
 return (function()
 
 -- lib/bytes_used.lua
@@ -66,9 +83,9 @@ local function bytes_used(user)
 end
 -- ARGV[1] is the msgpack of Users: offset: int, most: int, named: Sequence[str]
 --   named: these, wherever they stand.
-local args = cmsgpack.unpack(ARGV[1])
-local offset, most, named = args[1], args[2], args[3]
-local names = #named > 0 and named or call('ZREVRANGE', users_key, offset, offset + most - 1)
+local args
+local offset, most, named
+local names
 
 local function ready_set(policy)
   local group = policy and cmsgpack.unpack(policy).group
@@ -116,7 +133,21 @@ local function known_of(user)
   }
 end
 
-local found = { now, call('GET', prefix .. 'policy:*') or '', call('GET', prefix .. 'metrics:*') or '' }
-for at, user in ipairs(names) do found[at + 3] = known_of(user) end
-return found
+local found
+calls[#calls + 1] = function()
+  args = cmsgpack.unpack(ARGV[1])
+  offset, most, named = args[1], args[2], args[3]
+  names = #named > 0 and named or call('ZREVRANGE', users_key, offset, offset + most - 1)
+  found = { now, call('GET', prefix .. 'policy:*') or '', call('GET', prefix .. 'metrics:*') or '' }
+  for at, user in ipairs(names) do found[at + 3] = known_of(user) end
+  return found
+end
+local function run(its_keys, its_values)
+  KEYS, ARGV = its_keys, its_values
+  for _, at_call in ipairs(calls) do
+    local told = at_call()
+    if told ~= NEXT then return told end
+  end
+end
+return run(keys_of_call, values_of_call)
 end)()

@@ -3,6 +3,9 @@
 -- KEYS[1]  state
 -- Returns  per key its value from the first namespace that has it, or nil
 -- Cost     O(namespaces keys), plus at most 16 expired values removed per namespace
+local keys_of_call, values_of_call = KEYS, ARGV
+local KEYS, ARGV
+local calls, NEXT = {}, {}
 
 -- lib/xcom.lua
 -- Values that the tasks of a user share. `user` and `namespace` come percent-encoded; a key and a value are any bytes.
@@ -14,17 +17,17 @@
 -- lib/base.lua
 -- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
 -- tag.
-local call = redis.call
-local prefix = string.sub(KEYS[1], 1, -6)
-local state_key = KEYS[1]
-local ready_key = prefix .. 'ready'
-local due_key = prefix .. 'due'
-local leases_key = prefix .. 'leases'
-local users_key = prefix .. 'users'
-local time = call('TIME')
-local now_us = time[1] * 1000000 + time[2]
-local now = math.floor(now_us / 1000)
-local now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+local call
+local prefix
+local state_key
+local ready_key
+local due_key
+local leases_key
+local users_key
+local time
+local now_us
+local now
+local now_text
 
 -- A user hash nobody touched for this long is forgotten (its policy is a key of its own and stays).
 local USER_TTL = 604800000
@@ -51,6 +54,20 @@ local function text_of(failure) return type(failure) == 'table' and failure.err 
 
 -- What happened is done, also where nobody may be told of it.
 local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+calls[#calls + 1] = function()
+  call = redis.call
+  prefix = string.sub(KEYS[1], 1, -6)
+  state_key = KEYS[1]
+  ready_key = prefix .. 'ready'
+  due_key = prefix .. 'due'
+  leases_key = prefix .. 'leases'
+  users_key = prefix .. 'users'
+  time = call('TIME')
+  now_us = time[1] * 1000000 + time[2]
+  now = math.floor(now_us / 1000)
+  now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+  return NEXT
+end
 return (function()
 
 -- lib/bytes.lua
@@ -67,20 +84,18 @@ return (function()
 -- lib/state.lua
 -- What the queue keeps of itself: read once, and written back by save_state().
 
-local of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
-  'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-  'damaged', 'hunt', 'silent_at')
-local arrival = tonumber(of_queue[2] or 0)
-local has_policies, has_assigned = of_queue[3], of_queue[4]
-local clearing_known = of_queue[5] or '' -- lib/suspects.lua
-local has_announcements, has_limits, keeper_known = of_queue[6], of_queue[7], of_queue[9] or ''
-local has_weights, sweep_asked, has_returned = of_queue[10], of_queue[11], of_queue[12]
-local has_byte_limits, is_weighing = tonumber(of_queue[13] or 0) > 0, of_queue[14]
-local has_in_hand = tonumber(of_queue[15] or 0) -- lib/limits.lua
-local has_damaged = of_queue[16] -- lib/damage.lua
-local hunt_known, silent_at_known = of_queue[17], of_queue[18] -- lib/hunt.lua, lib/silence.lua
-local root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
-local saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
+local of_queue
+local arrival
+local has_policies, has_assigned
+local clearing_known
+local has_announcements, has_limits, keeper_known
+local has_weights, sweep_asked, has_returned
+local has_byte_limits, is_weighing
+local has_in_hand
+local has_damaged
+local hunt_known, silent_at_known
+local root
+local saved_clock, saved_arrival, saved_mean
 
 -- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
 -- small sorted set ten times faster than fractions.
@@ -90,13 +105,13 @@ local function next_arrival()
 end
 
 -- Totals of the queue.
-local counts = {}
+local counts
 local function count(field, by) counts[field] = (counts[field] or 0) + by end
 
-local save_tallies = nil -- a function in scripts that measure users: lib/metrics.lua
-local tell_of_moments = nil -- a function in scripts that set moments: lib/moments.lua
-local save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
-local save_lines = nil -- a function in scripts that know lines: lib/lines.lua
+local save_tallies -- a function in scripts that measure users: lib/metrics.lua
+local tell_of_moments -- a function in scripts that set moments: lib/moments.lua
+local save_bytes
+local save_lines -- a function in scripts that know lines: lib/lines.lua
 
 -- A line that is of another type fails the call, but costs it no total. One that cannot be counted up is set.
 local function save_state()
@@ -116,6 +131,25 @@ local function save_state()
   end
   if tell_of_moments then tell_of_moments() end
   if not is_done then error(failure, 0) end
+end
+calls[#calls + 1] = function()
+  of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
+    'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
+    'damaged', 'hunt', 'silent_at')
+  arrival = tonumber(of_queue[2] or 0)
+  has_policies, has_assigned = of_queue[3], of_queue[4]
+  clearing_known = of_queue[5] or '' -- lib/suspects.lua
+  has_announcements, has_limits, keeper_known = of_queue[6], of_queue[7], of_queue[9] or ''
+  has_weights, sweep_asked, has_returned = of_queue[10], of_queue[11], of_queue[12]
+  has_byte_limits, is_weighing = tonumber(of_queue[13] or 0) > 0, of_queue[14]
+  has_in_hand = tonumber(of_queue[15] or 0) -- lib/limits.lua
+  has_damaged = of_queue[16] -- lib/damage.lua
+  hunt_known, silent_at_known = of_queue[17], of_queue[18] -- lib/hunt.lua, lib/silence.lua
+  root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
+  saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
+  counts = {}
+  save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
+  return NEXT
 end
 
 local function new_bytes()
@@ -376,7 +410,11 @@ local function new_bytes()
   end
   return it
 end
-local bytes = has_byte_limits and new_bytes() or nil
+local bytes
+calls[#calls + 1] = function()
+  bytes = has_byte_limits and new_bytes() or nil
+  return NEXT
+end
 
 local function new_xcom()
   local it = {}
@@ -461,9 +499,9 @@ local function new_xcom()
   return it
 end
 -- ARGV[1] is the msgpack of XcomPull: user: str, namespaces: Sequence[str], keys: Sequence[str]
-local args = cmsgpack.unpack(ARGV[1])
-local user, namespaces, keys = args[1], args[2], args[3]
-local xcom, found = new_xcom(), {}
+local args
+local user, namespaces, keys
+local xcom, found
 
 local function first_value(key)
   for _, namespace in ipairs(namespaces) do
@@ -473,8 +511,21 @@ local function first_value(key)
   return false
 end
 
-for at, key in ipairs(keys) do found[at] = first_value(key) end
-for _, namespace in ipairs(namespaces) do xcom.sweep(user, namespace) end
-if save_bytes then save_bytes() end
-return found
+calls[#calls + 1] = function()
+  args = cmsgpack.unpack(ARGV[1])
+  user, namespaces, keys = args[1], args[2], args[3]
+  xcom, found = new_xcom(), {}
+  for at, key in ipairs(keys) do found[at] = first_value(key) end
+  for _, namespace in ipairs(namespaces) do xcom.sweep(user, namespace) end
+  if save_bytes then save_bytes() end
+  return found
+end
+local function run(its_keys, its_values)
+  KEYS, ARGV = its_keys, its_values
+  for _, at_call in ipairs(calls) do
+    local told = at_call()
+    if told ~= NEXT then return told end
+  end
+end
+return run(keys_of_call, values_of_call)
 end)()

@@ -57,6 +57,7 @@ local function text_of_number(x) return x and string.format('%.9g', x) or '' end
 
 -- The first members of a line. Of all groups together so many are looked at, and some of each.
 local OF_A_GROUP, left = 50, 2 * most
+--@once
 local members_of
 local function row_of(member, tag)
   left = left - 1

@@ -88,7 +88,7 @@ end
 
 -- As `enqueue` does it.
 local function put(f)
-  fair().know(f.user)
+  choice.know(f.user)
   f.is_put = true
   make_room()
   take_links_over(f.user, f.id)

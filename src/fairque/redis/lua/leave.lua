@@ -15,7 +15,6 @@ local slots = call('HGET', prefix .. 'worker:' .. worker, 'concurrency')
 if slots then call('HINCRBY', state_key, 'slots', -slots) end
 call('DEL', prefix .. 'worker:' .. worker, prefix .. 'claimed:' .. worker)
 call('SREM', prefix .. 'waiting', worker)
-fair().assign()
 for _, name in ipairs(groups) do
   call('SREM', prefix .. 'waiting:' .. name, worker)
   assignments.leave(name, worker)

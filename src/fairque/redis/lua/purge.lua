@@ -54,7 +54,7 @@ end
 
 -- Reads each key that is to be emptied, so that one of another type shows before anything is written.
 local function know_places()
-  fair().know(user)
+  choice.know(user)
   for _, where in ipairs({ 'critical', 'normal', 'held', 'scheduled', 'dead' }) do call('ZCARD', place_key(where, user)) end
   call('SCARD', place_key('deferred', user))
   for _, lane in ipairs({ 'critical', 'normal' }) do call('XLEN', stream_key(lane, user)) end

@@ -55,7 +55,7 @@ end
 local refused = governed and over_quota()
 if refused then return refused end
 -- All is read before anything is written.
-fair().know(user)
+choice.know(user)
 for _, where in ipairs({ 'critical', 'normal', 'dead' }) do call('ZCARD', place_key(where, user)) end
 for _, id in ipairs(ids) do letter(id) end
 for at, id in ipairs(ids) do answers[at] = requeue(id) end

@@ -96,7 +96,7 @@ end
 
 -- Everything is in its place but for this and the bodies, which may fail on the way: what calls it takes all back then.
 local function write_places()
-  if #users > 0 then fair().expect(users) end
+  if #users > 0 then choice.expect(users) end
   for _, user in ipairs(users) do fill_lanes(user, placed[user]) end
   for _, off in ipairs(put_offs) do put_off(unpack(off)) end
 end

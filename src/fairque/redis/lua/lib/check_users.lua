@@ -8,7 +8,6 @@
 
 local function add_user_checks(doctor)
   local checks, wrong = doctor.checks, doctor.wrong
-  fair()
   local SORTED = { 'critical', 'normal', 'held', 'scheduled', 'dead' }
 
   local function tasks_of(user)

@@ -18,7 +18,6 @@ local UNKNOWN = -2 -- instead of a time to sleep: an assignment is not known, an
 -- Whether the lists of all assignments are known. Those that came with the call are noted.
 local function know_groups(claim)
   --@fields Claim claim: worker groups lists
-  fair().assign()
   for at, name in ipairs(groups) do
     if (name ~= '*' or has_assigned) and not assignments.note(name, lists[at], worker) then return false end
   end

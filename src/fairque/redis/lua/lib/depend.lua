@@ -105,7 +105,7 @@ local function new_links()
       ids[at] = known.id
       known.due = known.delay and now + known.delay or tonumber(known.due or 0)
     end
-    fair().know(user)
+    choice.know(user)
     call('SREM', place_key('deferred', user), unpack(ids))
     count('deferred', -#ids)
     for _, known in ipairs(some) do

@@ -2,7 +2,8 @@
 -- parked  zset  users with a backlog that are held back → ms at which they may go on by themselves, inf where that takes
 --               an event; '*' → the end of the pause of everybody
 
-gates.NEVER = math.huge -- until an event opens the gate: a task ends, the policy changes
+--@once
+gates.NEVER = 1 / 0 -- until an event opens the gate: a task ends, the policy changes
 
 function gates.running(u)
   u.running = u.running or call('XLEN', stream_key('critical', u.name)) + call('XLEN', stream_key('normal', u.name))

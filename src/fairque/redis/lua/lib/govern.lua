@@ -1,27 +1,32 @@
 -- What policies decide: who is in line, and who is held back.
-choice.user, choice.gate, choice.note_end = nodes.user, gates.at, gates.note_end -- for others
-local retire = choice.retire
+--@once
+governing.user, governing.gate, governing.note_end = nodes.user, gates.at, gates.note_end -- for others
 local parked_key = prefix .. 'parked'
 
+function governing.begin()
+  reservations.begin()
+  governing.read_policies()
+end
+
 -- The pause of everybody is a flag that claims read: nobody leaves `ready` for it. True, or until when.
-function choice.read_policies()
+function governing.read_policies()
   nodes.read_policies()
-  choice.all_paused = (nodes.everybody.paused == true or (nodes.everybody.paused or 0) > now) and nodes.everybody.paused
+  governing.all_paused = (nodes.everybody.paused == true or (nodes.everybody.paused or 0) > now) and nodes.everybody.paused
 end
 
 -- Its backlog is gone, or may not be served: `is_capped`, because as much of it runs as may.
-function choice.leave(u, is_capped)
+function governing.leave(u, is_capped)
   nodes.leave(u, is_capped)
   reservations.update(u)
 end
 
-function choice.hold_back(u, at)
+function governing.hold_back(u, at)
   choice.leave(u, at == gates.NEVER and rawget(u.policy, 'paused') ~= true)
   gates.park(u, at)
   if on_held_back then on_held_back(u.name) end
 end
 
-function choice.admit(user, cost)
+function governing.admit(user, cost)
   local u = nodes.user(user)
   if nodes.is_ready(u) then return not choice.all_paused end
   local at = gates.at(u)
@@ -41,14 +46,14 @@ local function head_cost(user)
 end
 
 -- Reads what a review needs, before anything is written.
-function choice.know_places(user)
+function governing.know_places(user)
   choice.know(user)
   head_cost(user)
   gates.running(nodes.user(user))
 end
 
 -- Puts the user where it belongs after something changed. True: it may be served now, and could not before.
-function choice.review(user)
+function governing.review(user)
   nodes.known[user] = nil -- what happened in this script is read anew
   if on_reviewed then on_reviewed(user) end
   call('ZREM', parked_key, user)
@@ -70,10 +75,10 @@ local function alone(act, user)
   damage().note(user, may_run)
   call('ZREM', parked_key, user)
 end
-function choice.review_alone(user) return alone(choice.review, user) end
+function governing.review_alone(user) return alone(choice.review, user) end
 
 -- Those whose time has come.
-function choice.unpark(most, woken)
+function governing.unpark(most, woken)
   for _, user in ipairs(call('ZRANGEBYSCORE', parked_key, '-inf', now, 'LIMIT', 0, most)) do
     if user == '*' then
       call('ZREM', parked_key, user)
@@ -91,28 +96,26 @@ local function look_at_freed(user)
   reservations.update(u)
   return false
 end
-function choice.freed(user) return alone(look_at_freed, user) end
+function governing.freed(user) return alone(look_at_freed, user) end
 
-function choice.retire(u)
+function governing.retire(u)
   call('ZREM', parked_key, u.name)
-  retire(u)
+  plain.retire(u)
 end
 
 -- What became known while it ran is charged, or given back, afterwards.
-function choice.adjust(u, by)
+function governing.adjust(u, by)
   nodes.charge_late(u, by)
   reservations.update(u)
 end
 
 -- Whoever served it out of turn does so no longer.
-function choice.forgive(u)
+function governing.forgive(u)
   nodes.forgive(u)
   reservations.update(u)
 end
 
-function choice.ends_matter(u)
+function governing.ends_matter(u)
   local p = u.policy
   return p.max_running or p.max_share or p.min_running or p.breaker_failures
 end
-
-choice.read_policies()

@@ -5,9 +5,11 @@
 -- group:<path>         hash  clock, mean and weight of a group; `capped`: the tag at which it is held
 
 -- The mean of what services took the members of a line further lately; 0 before the first.
+--@once
 lines.MEAN_OVER = 32
 -- Mean services that one may be owed that was held at its cap, and above the lowest tag to which debts are cut: those
 -- that were not made in turn, when their cause is gone; and all, so that tags keep their digits.
+--@once
 lines.CREDIT, lines.HORIZON, lines.LARGEST_DEBT = 4, 8, 2 ^ 20
 function lines.mean_after(of_line, step)
   if step <= 0 then return of_line end
@@ -22,8 +24,8 @@ function lines.new(line, base, key, left_key)
   return line
 end
 lines.new(root, 'ready', ready_key, prefix .. 'left')
-
 lines.by_path = {}
+
 function lines.at(path)
   local line = lines.by_path[path]
   if line then return line end
@@ -38,7 +40,7 @@ end
 
 -- A sorted set of up to 128 members is a list, in which each change reads the fractions of all the others; one long
 -- member turns it into a skip list for as long as it lives.
-local LONG_MEMBER = string.rep('-', 65)
+local long_member = string.rep('-', 65)
 function lines.write_moves(line)
   local put, gone = {}, {}
   for member in pairs(line.moved) do
@@ -51,7 +53,7 @@ function lines.write_moves(line)
     end
   end
   if #put > 0 and line.was_empty then
-    put[#put + 1], put[#put + 2], gone[#gone + 1] = 0, LONG_MEMBER, LONG_MEMBER
+    put[#put + 1], put[#put + 2], gone[#gone + 1] = 0, long_member, long_member
     line.was_empty = false
   end
   if #put > 0 then call('ZADD', line.key, unpack(put)) end
@@ -172,7 +174,7 @@ function lines.write_group(line)
   line.is_changed, line.was_joined = false, false
 end
 
-save_lines = function()
+function save_lines()
   for _, line in pairs(lines.by_path) do
     lines.flush(line)
     if next(line.leaving) then lines.write_own_tags(line) end

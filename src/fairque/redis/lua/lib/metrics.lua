@@ -38,7 +38,7 @@ local function tally_service(user, wait, run, cost)
   add_wait(of_user, TALLIED_WAITS, math.max(0, math.min(WAIT_BUCKETS - 1, power)), 1)
 end
 
-save_tallies = function()
+function save_tallies()
   if not next(tallies) then return end
   -- An hour that is over goes to the day's hash, from which bills are written. It lies here or there until nobody bills it.
   local HOUR, usage_ttl = 3600000, nil

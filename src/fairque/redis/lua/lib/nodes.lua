@@ -3,7 +3,7 @@
 -- user:<u>  hash  `weight`: what its tag was counted with, where that is not 1; `capped`: the tag at which it is held
 
 local PLAIN = {} -- the policy of everybody in a queue that has none
-nodes.known = {} -- users in this call
+nodes.known, nodes.everybody = {}, nil -- users in this call; the policy of everybody
 local inherited
 function nodes.read_policies()
   nodes.known, nodes.everybody = {}, read_policy('*')

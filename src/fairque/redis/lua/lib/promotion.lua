@@ -57,7 +57,7 @@ local function new_promotion(claim, work)
   function it.announce()
     if governed and governed.all_paused then return end
     local function tell(user, tasks)
-      if fair() and nodes.is_ready(nodes.user(user)) then wake(user, tasks, worker) end
+      if nodes.is_ready(nodes.user(user)) then wake(user, tasks, worker) end
     end
     for user, tasks in pairs(work.promoted) do
       local is_done, failure = pcall(tell, user, tasks)

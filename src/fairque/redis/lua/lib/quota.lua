@@ -1,19 +1,19 @@
 -- Quotas: how many tasks of a user may wait.
-function choice.waiting(user)
+function governing.waiting(user)
   return call('ZCARD', place_key('critical', user)) + call('ZCARD', place_key('normal', user)) +
     call('ZCARD', place_key('scheduled', user)) + call('SCARD', place_key('deferred', user)) +
     call('ZCARD', place_key('held', user))
 end
 
 -- Whether tasks in line may go for those that are asked for, and so many would fit beside what is not in line.
-function choice.may_drop(user, asked)
+function governing.may_drop(user, asked)
   local p = nodes.user(user).policy
   local in_line = call('ZCARD', place_key('critical', user)) + call('ZCARD', place_key('normal', user))
   return p.mode == 'drop_oldest' and choice.waiting(user) - in_line + asked <= p.max_queued
 end
 
 -- How many tasks are too many, when so many more come.
-function choice.excess(user, more)
+function governing.excess(user, more)
   local most = nodes.user(user).policy.max_queued
   return most and math.max(0, choice.waiting(user) + more - most) or 0
 end
@@ -27,7 +27,7 @@ local function pause_of(user)
 end
 
 -- In how many ms the user's tasks, as fast as they went lately, make room for so many, or its pause ends; -1: nobody knows.
-function choice.retry_after(user, excess)
+function governing.retry_after(user, excess)
   local paused = pause_of(user)
   if paused < 0 then return -1 end
   if paused > now then return paused - now end

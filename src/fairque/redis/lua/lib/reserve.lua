@@ -1,8 +1,10 @@
 -- Reservations: who has less running than its `min_running` is served before all others.
 -- reserved  zset  users that are ready and below their min_running → tag
 
-reservations.line = lines.new({}, 'reserved', prefix .. 'reserved', '')
-lines.by_path[reservations.line.key] = reservations.line
+function reservations.begin()
+  reservations.line = lines.new({}, 'reserved', prefix .. 'reserved', '')
+  lines.by_path[reservations.line.key] = reservations.line
+end
 
 -- One slot of all workers is never reserved. Where they have not told how many there are, nothing is known of it.
 local most_reserved

@@ -9,7 +9,6 @@
 local function new_serving(claim, work)
   --@fields Claim claim: want
   local it, delivering = {}, new_delivering(claim, work)
-  fair().front()
   local MOVES = 200 -- steps of one call that deliver nothing
   local AT_ONCE, OF_A_GROUP = 64, 2 -- members of a line that are read at first
 

@@ -76,7 +76,7 @@ local function settle_outcomes(report, claims)
       call('ZREMRANGEBYSCORE', place_key('dead', user), '-inf', now - dead_letter_ttl_ms)
       call('ZREMRANGEBYSCORE', prefix .. 'dead', '-inf', now - dead_letter_ttl_ms)
     else
-      fair().know(user)
+      choice.know(user)
       call('ZCARD', place_key(delay > 0 and 'scheduled' or lane, user))
     end
   end

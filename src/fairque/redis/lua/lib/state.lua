@@ -27,10 +27,13 @@ end
 local counts = {}
 local function count(field, by) counts[field] = (counts[field] or 0) + by end
 
-local save_tallies = nil -- a function in scripts that measure users: lib/metrics.lua
-local tell_of_moments = nil -- a function in scripts that set moments: lib/moments.lua
+--@once
+local save_tallies -- a function in scripts that measure users: lib/metrics.lua
+--@once
+local tell_of_moments -- a function in scripts that set moments: lib/moments.lua
 local save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
-local save_lines = nil -- a function in scripts that know lines: lib/lines.lua
+--@once
+local save_lines -- a function in scripts that know lines: lib/lines.lua
 
 -- A line that is of another type fails the call, but costs it no total. One that cannot be counted up is set.
 local function save_state()

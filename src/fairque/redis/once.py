@@ -1,0 +1,88 @@
+"""What of a Lua file is made once, when a server loads it, and what each call does anew."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+__all__ = ["HEAD", "TAIL", "Calls", "split"]
+
+HEAD = """local KEYS, ARGV
+local calls, NEXT = {}, {}"""
+TAIL = """local function run(its_keys, its_values)
+  KEYS, ARGV = its_keys, its_values
+  for _, at_call in ipairs(calls) do
+    local came = at_call()
+    if came ~= NEXT then return came end
+  end
+end"""
+_GOES_ON = re.compile(r" |(?:end|else|elseif|until)\b|[})]")
+_ASIDE = re.compile(r"|--.*|#!.*")
+_LOCALS = re.compile(r"local ((?:\w+,\s+)*\w+)\s*(=)?")
+_CONSTANTS = re.compile(r"(?:[A-Z][A-Z0-9_]*(?:,\s+)?)+")
+
+
+def split(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Statements that begin at the left edge. A comment or a directive there is one by itself, and an empty line."""
+    statement: list[str] = []
+    for line in lines:
+        is_aside = _ASIDE.fullmatch(line) is not None
+        if statement and (_GOES_ON.match(line) or not line):
+            statement.append(line)
+            continue
+        yield from _ended(statement)
+        statement = [] if is_aside else [line]
+        if is_aside:
+            yield [line]
+    yield from _ended(statement)
+
+
+def _ended(statement: list[str]) -> Iterator[list[str]]:
+    end = len(statement)
+    while end and not statement[end - 1]:
+        end -= 1
+    if end:
+        yield statement[:end]
+    yield from ([""] for _ in statement[end:])
+
+
+class Calls:
+    """Functions and constants (in capitals) are made once. All else is done by each call, in its order: a local gets
+    its value then, and keeps none of the call before.
+    """
+
+    def __init__(self) -> None:
+        self._statements: list[str] = []
+
+    def put(self, statement: list[str], *, is_once: bool) -> Iterator[str]:
+        """What is to stand in the place of a statement."""
+        text = "\n".join(statement)
+        if _ASIDE.fullmatch(text):
+            yield text
+            return
+        named = _LOCALS.match(text)
+        if is_once or text.startswith(("local function ", "function ")) or (named and _CONSTANTS.fullmatch(named[1])):
+            yield text
+        elif named is None:
+            self._statements.append(text)
+        else:
+            yield f"local {named[1]}"
+            of_call = text.removeprefix("local ") if named[2] else _without_value(named[1], text)
+            self._statements.append(of_call)
+
+    def end(self) -> Iterator[str]:
+        """A function of what came since the last one: at the end of each file, as a function may name sixty others."""
+        if not self._statements:
+            return
+        lines = "\n".join(self._statements).splitlines()
+        yield "calls[#calls + 1] = function()"
+        yield from ("  " + line for line in lines)
+        if not next(line for line in reversed(lines) if not _GOES_ON.match(line)).startswith("return"):
+            yield "  return NEXT"
+        yield "end"
+        self._statements.clear()
+
+
+def _without_value(names: str, text: str) -> str:
+    nothing = ", ".join("nil" for _ in names.split(","))
+    return text.replace(f"local {names}", f"{names} = {nothing}", 1)
