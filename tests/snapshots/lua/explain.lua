@@ -351,8 +351,18 @@ end
 -- A policy is a msgpack map in `policy:<u>`; what it does not say comes from `policy:*`, and a group's own is in
 -- `policy:@<path>`. A queue without policies is served without looking for any.
 
+-- Those of many, by who has one, read at once.
+local policies_ahead
+local function read_policies_ahead(many)
+  local keys = {}
+  for at, whose in ipairs(many) do keys[at] = prefix .. 'policy:' .. whose end
+  if not keys[1] then return end
+  for at, packed in ipairs(call('MGET', unpack(keys))) do policies_ahead[many[at]] = packed or nil end
+end
+
 local function read_policy(whose)
-  local packed = call('GET', prefix .. 'policy:' .. whose)
+  -- To be read for certain, as a key of another type is an error that MGET does not tell.
+  local packed = policies_ahead[whose] or call('GET', prefix .. 'policy:' .. whose)
   return packed and cmsgpack.unpack(packed) or {}
 end
 
@@ -363,6 +373,10 @@ local function forget_policies_if_none()
     call('HDEL', state_key, 'policies')
     call('UNLINK', prefix .. 'reserved') -- by a default that was taken back
   end
+end
+calls[#calls + 1] = function()
+  policies_ahead = {}
+  return NEXT
 end
 
 -- What fails for one user: see lib/damage.lua.
@@ -591,6 +605,16 @@ function nodes.user(name)
   u.up = policy.group and lines.at(policy.group) or root
   nodes.known[name] = u
   return u
+end
+
+-- Many users are looked at next.
+function nodes.read_ahead(names)
+  if not nodes.everybody then return end
+  local users = {}
+  for _, name in ipairs(names) do
+    if not nodes.known[name] and string.byte(name) ~= 64 then users[#users + 1] = name end -- '@' begins a group
+  end
+  if users[2] then read_policies_ahead(users) end
 end
 
 -- What is kept of a user beside its tag, read once.
@@ -901,6 +925,7 @@ function fronts.fill(front)
       insert(front, name, known[name], 1)
     end
   end
+  nodes.read_ahead(names)
 end
 
 -- The lowest member that does not rest, or nil.

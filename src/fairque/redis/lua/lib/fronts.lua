@@ -71,6 +71,7 @@ function fronts.fill(front)
       insert(front, name, known[name], 1)
     end
   end
+  nodes.read_ahead(names)
 end
 
 -- The lowest member that does not rest, or nil.

@@ -20,6 +20,16 @@ function nodes.user(name)
   return u
 end
 
+-- Many users are looked at next.
+function nodes.read_ahead(names)
+  if not nodes.everybody then return end
+  local users = {}
+  for _, name in ipairs(names) do
+    if not nodes.known[name] and string.byte(name) ~= 64 then users[#users + 1] = name end -- '@' begins a group
+  end
+  if users[2] then read_policies_ahead(users) end
+end
+
 -- What is kept of a user beside its tag, read once.
 function nodes.marks(u)
   if u.tat or not (nodes.everybody or has_weights) then return u end

@@ -2,8 +2,18 @@
 -- `policy:@<path>`. A queue without policies is served without looking for any.
 --@include base
 
+-- Those of many, by who has one, read at once.
+local policies_ahead = {}
+local function read_policies_ahead(many)
+  local keys = {}
+  for at, whose in ipairs(many) do keys[at] = prefix .. 'policy:' .. whose end
+  if not keys[1] then return end
+  for at, packed in ipairs(call('MGET', unpack(keys))) do policies_ahead[many[at]] = packed or nil end
+end
+
 local function read_policy(whose)
-  local packed = call('GET', prefix .. 'policy:' .. whose)
+  -- To be read for certain, as a key of another type is an error that MGET does not tell.
+  local packed = policies_ahead[whose] or call('GET', prefix .. 'policy:' .. whose)
   return packed and cmsgpack.unpack(packed) or {}
 end
 

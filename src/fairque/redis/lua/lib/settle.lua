@@ -17,6 +17,15 @@
 --@include fitting
 --@include whereabouts
 
+local function users_of(outcomes)
+  local users, is_there = {}, {}
+  for _, outcome in ipairs(outcomes) do
+    --@fields SettledDelivery outcome: user
+    if not is_there[user] then users[#users + 1], is_there[user] = user, true end
+  end
+  return users
+end
+
 -- Each outcome is taken by itself: one that fails keeps nothing from the others.
 local function settle_outcomes(report, claims)
   --@fields Settle report
@@ -246,6 +255,7 @@ local function settle_outcomes(report, claims)
   end
 
   local answers = {}
+  if governed then nodes.read_ahead(users_of(outcomes)) end
   for at, outcome in ipairs(outcomes) do
     local is_done, answer = pcall(settle, outcome)
     if is_done then
