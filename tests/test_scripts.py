@@ -65,6 +65,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WRITE]:
     for name in [name for name in sys.modules if name.startswith(PACKAGE)]:
         del sys.modules[name]
     load.cache_clear()
+    scripts._words.cache_clear()
 
 
 def lines(name: str) -> list[str]:
@@ -79,12 +80,12 @@ def lines(name: str) -> list[str]:
 
 def test_an_include_is_joined_once_where_it_is_named_first(write: WRITE) -> None:
     write(
-        told="--@include left\n--@include right\nlocal END = 1",
+        told="--@include left\n--@include right\nlocal END = LEFT + RIGHT",
         lib_left="--@include base\nlocal LEFT = BASE",
         lib_right="--@include base\nlocal RIGHT = BASE",
         lib_base="local BASE = 1",
     )
-    assert lines("told") == ["local BASE = 1", "local LEFT = BASE", "local RIGHT = BASE", "local END = 1"]
+    assert lines("told") == ["local BASE = 1", "local LEFT = BASE", "local RIGHT = BASE", "local END = LEFT + RIGHT"]
 
 
 def test_what_follows_a_part_can_be_a_function_that_is_inside_of_it(write: WRITE) -> None:
@@ -135,6 +136,33 @@ return slot()"""
         "  end",
         "  last = put(2)",
         "  return slot()",
+        "end",
+    ]
+
+
+def test_what_no_other_file_names_is_seen_by_none(write: WRITE) -> None:
+    write(
+        told="--@include part\nreturn put()",
+        lib_part="local MOST, LEAST = 2, 1\nlocal known, seen = {}, MOST\nlocal function get() return known end\n"
+        "local function put() return get() end",
+        lib_other="local of_other = LEAST",
+    )
+    assert lines("told") == [
+        "local LEAST",
+        "local put",
+        "do",
+        "local MOST",
+        "MOST, LEAST = 2, 1",
+        "local known, seen",
+        "local function get() return known end",
+        "function put() return get() end",
+        "calls[#calls + 1] = function()",
+        "  known, seen = {}, MOST",
+        "  return NEXT",
+        "end",
+        "end",
+        "calls[#calls + 1] = function()",
+        "  return put()",
         "end",
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-__all__ = ["HEAD", "TAIL", "Calls", "split"]
+__all__ = ["HEAD", "TAIL", "Calls", "names_in", "split"]
 
 HEAD = """local KEYS, ARGV
 local calls, NEXT = {}, {}"""
@@ -19,6 +19,8 @@ end"""
 _GOES_ON = re.compile(r" |(?:end|else|elseif|until)\b|[})]")
 _ASIDE = re.compile(r"|--.*|#!.*")
 _LOCALS = re.compile(r"local ((?:\w+,\s+)*\w+)\s*(=)?")
+_FUNCTION = re.compile(r"(?:local )?function ([\w.]+)")
+_NAME = re.compile(r"\w+")
 _CONSTANTS = re.compile(r"(?:[A-Z][A-Z0-9_]*(?:,\s+)?)+")
 
 
@@ -37,6 +39,18 @@ def split(lines: Iterable[str]) -> Iterator[list[str]]:
     yield from _ended(statement)
 
 
+def names_in(lines: Iterable[str]) -> set[str]:
+    """That these declare at their left edge."""
+    names: set[str] = set()
+    for statement in split(lines):
+        text = "\n".join(statement)
+        if function := _FUNCTION.match(text):
+            names.update([function[1]] if text.startswith("local ") else [])
+        elif named := _LOCALS.match(text):
+            names.update(_NAME.findall(named[1]))
+    return names
+
+
 def _ended(statement: list[str]) -> Iterator[list[str]]:
     end = len(statement)
     while end and not statement[end - 1]:
@@ -53,6 +67,8 @@ class Calls:
 
     def __init__(self) -> None:
         self._statements: list[str] = []
+        self.told: set[str] = set()
+        """Names that are declared already, outside of the block that is put in."""
 
     def put(self, statement: list[str], *, is_once: bool) -> Iterator[str]:
         """What is to stand in the place of a statement."""
@@ -61,14 +77,29 @@ class Calls:
             yield text
             return
         named = _LOCALS.match(text)
-        if is_once or text.startswith(("local function ", "function ")) or (named and _CONSTANTS.fullmatch(named[1])):
-            yield text
+        if function := _FUNCTION.match(text):
+            yield text.removeprefix("local ") if function[1] in self.told else text
         elif named is None:
-            self._statements.append(text)
+            if is_once:
+                yield text
+            else:
+                self._statements.append(text)
         else:
-            yield f"local {named[1]}"
-            of_call = text.removeprefix("local ") if named[2] else _without_value(named[1], text)
+            yield from self._declared(named[1], text, has_value=bool(named[2]), is_once=is_once)
+
+    def _declared(self, names: str, text: str, *, has_value: bool, is_once: bool) -> Iterator[str]:
+        is_made_once = is_once or _CONSTANTS.fullmatch(names) is not None
+        own = [name for name in _NAME.findall(names) if name not in self.told]
+        if is_made_once and len(own) == len(_NAME.findall(names)):
+            yield text
+            return
+        if own:
+            yield f"local {', '.join(own)}"
+        of_call = text.removeprefix("local ") if has_value else _without_value(names, text)
+        if not is_made_once:
             self._statements.append(of_call)
+        elif has_value:
+            yield of_call
 
     def end(self) -> Iterator[str]:
         """A function of what came since the last one: at the end of each file, as a function may name sixty others."""

@@ -29,7 +29,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from fairque.redis.once import HEAD, TAIL, Calls, split
+from fairque.redis.once import HEAD, TAIL, Calls, names_in, split
 
 __all__ = ["MOST_LOADS", "Script", "load"]
 
@@ -38,6 +38,8 @@ MOST_LOADS = 3
 """Of one call: a server that takes over may not know the script, and so may the next one."""
 _WIDTH = 118
 _DIRECTIVE = re.compile(r"( *)--@(\w+)(?: (.+))?")
+_OPENING = re.compile(r"|--.*")
+_BLOCK = re.compile(r"--@(?:include|inside|do)\b")
 _FLAGS = re.compile(r"#!lua(?: flags=([a-z,-]+))?")
 _COMMENT = re.compile(r" *(?:--.*)?")
 _ENTRY = "@entry"
@@ -176,8 +178,32 @@ class _Joiner:
             if is_new:
                 yield from self._calls.end()
                 yield from ("", f"-- lib/{name}.lua")
-                yield from self._parts(_lines(CORE, f"lib/{name}.lua"))
-                yield from self._calls.end()
+                lines = _lines(CORE, f"lib/{name}.lua")
+                begin = next((at for at, line in enumerate(lines) if not _OPENING.fullmatch(line)), len(lines))
+                yield from self._parts(lines[:begin])
+                yield from self._private(name, lines[begin:])
+
+    def _private(self, name: str, lines: list[str]) -> Iterator[str]:
+        """What no other file names, none can see: a function has room for 200 locals."""
+        declared = names_in(lines)
+        told = declared & self._words_beside(name)
+        if told == declared or any(_BLOCK.match(line) for line in lines):
+            yield from self._parts(lines)
+            yield from self._calls.end()
+            return
+        yield from (f"local {each}" for each in sorted(told))
+        yield "do"
+        self._calls.told = told
+        yield from self._parts(lines)
+        yield from self._calls.end()
+        self._calls.told = set()
+        yield "end"
+
+    def _words_beside(self, name: str) -> set[str]:
+        """Of the script and of all includes but one."""
+        return set(_words(self._package, f"{self._script}.lua")).union(
+            *(_words(CORE, f"lib/{other}") for other in _includes() if other != f"{name}.lua")
+        )
 
     def _included(self, name: str) -> list[str]:
         """Within a function, which makes all of it anew."""
@@ -193,6 +219,15 @@ class _Joiner:
         self._open.append(name)
         yield is_new
         self._open.pop()
+
+
+def _includes() -> list[str]:
+    return [path.name for path in (files(CORE) / "lua" / "lib").iterdir()]
+
+
+@cache
+def _words(package: str, path: str) -> frozenset[str]:
+    return frozenset(re.findall(r"[A-Za-z_]\w*", "\n".join(_lines(package, path))))
 
 
 def _lines(package: str, path: str) -> list[str]:

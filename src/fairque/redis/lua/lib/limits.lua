@@ -296,9 +296,9 @@ local function new_limits()
     return was_let_in
   end
 
-  -- The delivery of a task is over; `limited`: the field of the task.
-  function it.stop(limited, user, id)
-    for _, k in ipairs(unpacked(limited)) do
+  -- The delivery of a task is over; `counted`: the field of the task.
+  function it.stop(counted, user, id)
+    for _, k in ipairs(unpacked(counted)) do
       if call('SREM', running_of(k), member_of(user, id)) == 1 then
         if known[k] then known[k].running = known[k].running - 1 end
         free(k, 1)
