@@ -138,6 +138,39 @@ async def test_announcing_the_ends_of_many_tasks(core: Core) -> None:
     assert await claims_until(core, "b", 2, WANT) <= 2
 
 
+async def fail(core: Core, user_id: str, *, ttl_ms: int) -> None:
+    """All tasks of this user become dead letters, which are given up after so many ms."""
+    settings = core.backend.settings
+    core.backend.settings = msgspec.structs.replace(settings, dead_letter_ttl_ms=ttl_ms)
+    while taken := await core.take(500, groups=[[user_id]]):
+        await core.settle(taken, "failed")
+    core.backend.settings = settings
+
+
+async def fail_what_others_wait_for(core: Core, user_id: str, letters: int) -> None:
+    """Their time is over at once."""
+    roots = numbered(letters)
+    await put(core, tasks_of(user_id, roots))
+    await put(core, [task for root in roots for task in waiting_for(user_id, root, 1)])
+    await fail(core, user_id, ttl_ms=1)
+    core.wait_until_ms(core.now_us() // 1000 + 2)
+
+
+async def test_giving_up_dead_letters_that_others_wait_for(core: Core) -> None:
+    await fail_what_others_wait_for(core, "a", MANY)
+    await fail_what_others_wait_for(core, "b", 1)
+    for _ in range(2):
+        await core.claim(1, lease_ms=LEASE_MS)
+    assert await core.store.records("b", ["after 00000 00000"]) != [None], "it was told"
+
+
+async def test_giving_dead_letters_up_goes_on_in_each_call_until_there_are_no_more(core: Core) -> None:
+    await fail_what_others_wait_for(core, "a", 1000)
+    for _ in range(12):
+        await core.claim(1, lease_ms=60_000)
+    assert not core.execute("EXISTS", ":lapsing", ":lapsing:a", ":deferred:a")
+
+
 async def test_purging(core: Core) -> None:
     await fill(core, "a", tasks=MANY)
     await fill(core, "b", tasks=1)

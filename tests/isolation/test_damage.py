@@ -43,6 +43,7 @@ class Scene(NamedTuple):
 
 async def fill(core: Core, user_id: str) -> None:
     await core.enqueue(user_id, "dead")
+    await link(core, user_id, "behind", "dead", on_failure="wait")
     await core.settle(await core.take(1), "failed")
     await core.enqueue(user_id, "runs", "runs too")
     for id_ in ("one", "two"):
@@ -52,8 +53,8 @@ async def fill(core: Core, user_id: str) -> None:
     await link(core, user_id, "waits", "one")
 
 
-async def link(core: Core, user_id: str, task_id: str, dependency: str) -> None:
-    needs = msgspec.msgpack.encode(Needs("cancel", False, [dependency]))
+async def link(core: Core, user_id: str, task_id: str, dependency: str, *, on_failure: str = "cancel") -> None:
+    needs = msgspec.msgpack.encode(Needs(on_failure, False, [dependency]))
     await core.enqueue_all([new_task(user_id, task_id, 3, 1.0, 0, new_nonce())._replace(needs=needs)])
 
 
@@ -96,6 +97,10 @@ async def schedules(scene: Scene) -> Any:
 
 async def enqueues_a_dependent(scene: Scene) -> Any:
     return await link(scene.core, HURT, "new", "two")
+
+
+async def enqueues_over_a_dead_letter(scene: Scene) -> Any:
+    return await scene.core.enqueue(HURT, "dead")
 
 
 async def claims(scene: Scene) -> Any:
@@ -171,6 +176,7 @@ CALLS: dict[str, Call] = {
     "enqueues": enqueues,
     "schedules": schedules,
     "enqueues a dependent": enqueues_a_dependent,
+    "enqueues over a dead letter": enqueues_over_a_dead_letter,
     "claims": claims,
     "finishes": finishes,
     "fails": fails,
@@ -207,8 +213,12 @@ async def contradictions(scene: Scene) -> set[str]:
 
 
 async def left_behind(scene: Scene, key: str, was_refused: bool) -> set[str]:
-    """With the key as it was; or, where the call was through, without it: its task may have ended."""
+    """With the key as it was; or, where the call was through, as it is by now, as that may have replaced it, or without
+    it: its task may have ended.
+    """
     if not was_refused:
+        if not await contradictions(scene):
+            return set()
         scene.damage.delete(key)
         if not await contradictions(scene):
             return set()

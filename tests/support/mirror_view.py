@@ -313,8 +313,12 @@ def _links(model: ModelQueue) -> View:
         found[f"uses:{_name(task)}"] = set(task.uses)
         for need in task.uses:
             found.setdefault(f"feeds:{encode_user(task.user_id)}:{need}", set()).add(task.task_id)
-    linked = {_name(task) for task in letters if task.uses or f"feeds:{_name(task)}" in found}
-    return found | {"lapsing": linked}
+    for task in letters:
+        if task.uses or f"feeds:{_name(task)}" in found:
+            user = encode_user(task.user_id)
+            found.setdefault(f"lapsing:{user}", set()).add(task.task_id)
+            found.setdefault("lapsing", set()).add(user)
+    return found
 
 
 def _users(model: ModelQueue) -> View:

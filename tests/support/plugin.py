@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fairque import TaskQueue
 
 _LASTING_KEYS = ("settings", "state", "users")
-_OF_LINKED_LETTERS = ("lapsing", "uses:*", "feeds:*", "task:*", "result:*")
+_OF_LINKED_LETTERS = ("lapsing", "lapsing:*", "uses:*", "feeds:*", "task:*", "result:*")
 """What a dead letter keeps that others depend on, or that depends on others, until a worker gives it up."""
 """What a queue keeps for ever, by design."""
 _failed = pytest.StashKey[bool]()

@@ -240,9 +240,10 @@ class Found:
             told = {pair for pair, key in self._named("task").items() if "linked" in dict(key.pairs)}
             linked = {*self.feeds, *self.uses}
             assert told == linked, f"told {told}, found {linked}"
-            listed = self.dump["lapsing"].pairs if "lapsing" in self.dump else ()
-            lapsing = {tuple(name.split(":", 1)) for name, _ in listed}
+            lapsing = set(self._members("lapsing"))
             assert {pair for pair in linked if self.states.get(pair) == "failed"} == lapsing
+            listed = self.dump["lapsing"].pairs if "lapsing" in self.dump else ()
+            assert {user for user, _ in listed} == {user for user, _ in lapsing}
 
     def _results_stay_while_others_use_them(self) -> None:
         for pair, key in self._named("result").items():

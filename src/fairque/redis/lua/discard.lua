@@ -8,13 +8,14 @@
 --@include alive
 --@include once
 --@include task
+--@include letter
 --@include limits
 --@include depend
 --@arguments
 local before = answered(nonce)
 if before then return before end
 local answers = {}
-call('ZCARD', place_key('dead', user)) -- all is read before anything is written
+for _, where in ipairs({ 'dead', 'lapsing' }) do call('ZCARD', place_key(where, user)) end -- all is read before anything is written
 local linked = {}
 for at, id in ipairs(ids) do
   local known = call('HMGET', task_key(user, id), 'state', 'linked')

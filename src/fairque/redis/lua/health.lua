@@ -1,7 +1,7 @@
 #!lua flags=no-writes
 -- What tells whether a queue is well, beside its totals.
 -- KEYS[1]  state
--- Returns  {dead letters, for how many of the 1,000 oldest that are linked others wait, ms at which the first scheduled
+-- Returns  {dead letters, for how many of those that are linked (1,000 at most) others wait, ms at which the first scheduled
 --          task is due or '', ms at which the first schedule fires or '', users that became ready last, users that are left
 --          alone for a damaged key}
 -- Cost     O(log letters + users + letters that are linked, at most 1,000)
@@ -15,11 +15,15 @@ local function is_waited_for(user, id)
   return false
 end
 
+-- Of each user as many.
 local function count_blocking()
-  local blocking = 0
-  for _, member in ipairs(call('ZRANGE', prefix .. 'lapsing', 0, 999)) do
-    local user, id = string.match(member, '^([^:]*):(.*)$')
-    if is_waited_for(user, id) then blocking = blocking + 1 end
+  local users, blocking, left = call('ZRANGE', prefix .. 'lapsing', 0, 999), 0, 1000
+  for at, user in ipairs(users) do
+    local ids = call('ZRANGE', place_key('lapsing', user), 0, math.floor(left / (#users - at + 1)) - 1)
+    left = left - #ids
+    for _, id in ipairs(ids) do
+      if is_waited_for(user, id) then blocking = blocking + 1 end
+    end
   end
   return blocking
 end

@@ -8,6 +8,7 @@
 --@include state
 --@include alive
 --@include task
+--@include letter
 --@include places
 --@include fair
 --@include limits
@@ -55,7 +56,9 @@ end
 -- Reads each key that is to be emptied, so that one of another type shows before anything is written.
 local function know_places()
   choice.know(user)
-  for _, where in ipairs({ 'critical', 'normal', 'held', 'scheduled', 'dead' }) do call('ZCARD', place_key(where, user)) end
+  for _, where in ipairs({ 'critical', 'normal', 'held', 'scheduled', 'dead', 'lapsing' }) do
+    call('ZCARD', place_key(where, user))
+  end
   call('SCARD', place_key('deferred', user))
   for _, lane in ipairs({ 'critical', 'normal' }) do call('XLEN', stream_key(lane, user)) end
   call('ZCARD', prefix .. 'xcom-spaces:' .. user)
@@ -98,6 +101,13 @@ if left > 0 then
     unlist_dead(user, id)
     erase(id)
     erased[4] = erased[4] + 1
+  end
+end
+-- Those whose time is over.
+if left > 0 then
+  for _, id in ipairs(call('ZRANGE', place_key('lapsing', user), 0, left - 1)) do
+    unlist_dead(user, id)
+    erase(id)
   end
 end
 local spaces = prefix .. 'xcom-spaces:' .. user

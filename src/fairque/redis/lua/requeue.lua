@@ -8,6 +8,7 @@
 --@include state
 --@include alive
 --@include task
+--@include letter
 --@include fair
 --@include wake
 --@include place
@@ -56,7 +57,7 @@ local refused = governed and over_quota()
 if refused then return refused end
 -- All is read before anything is written.
 choice.know(user)
-for _, where in ipairs({ 'critical', 'normal', 'dead' }) do call('ZCARD', place_key(where, user)) end
+for _, where in ipairs({ 'critical', 'normal', 'dead', 'lapsing' }) do call('ZCARD', place_key(where, user)) end
 for _, id in ipairs(ids) do letter(id) end
 for at, id in ipairs(ids) do answers[at] = requeue(id) end
 if requeued > 0 then wake(user, requeued) end

@@ -2,6 +2,7 @@
 --@include base
 --@include state
 --@include task
+--@include letter
 --@include fair
 --@include wake
 --@include place
@@ -37,8 +38,8 @@ end
 
 local function make_room()
   for _, ended in ipairs(replaced) do
-    erase_task(ended[1], ended[2])
     unlist_dead(ended[1], ended[2])
+    erase_task(ended[1], ended[2])
   end
   replaced = {}
 end

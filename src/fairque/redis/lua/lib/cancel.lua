@@ -7,6 +7,7 @@
 --@include limits
 --@include canceled
 --@include depend
+--@include first_moment
 
 local function cancel_task(user, id, reason, ttl)
   if call('EXISTS', result_key(user, id)) == 1 then return 'ended' end
@@ -26,14 +27,7 @@ local function cancel_task(user, id, reason, ttl)
   end
 
   function remove.scheduled()
-    local waiting = place_key('scheduled', user)
-    count('scheduled', -call('ZREM', waiting, id))
-    local first = call('ZRANGE', waiting, 0, 0, 'WITHSCORES')[2]
-    if first then
-      call('ZADD', due_key, 'GT', math.floor(first), user) -- one that had its turn stays behind the others
-    else
-      call('ZREM', due_key, user)
-    end
+    count('scheduled', -take_moment(due_key, place_key('scheduled', user), user, id))
   end
 
   function remove.deferred() depend().leave_deferred(user, id) end

@@ -59,7 +59,7 @@ local function add_link_checks(doctor, dead_letter_ttl_ms)
     if not is_needed and not is_used and not is_fed then return end
     if not is_needed and call('EXISTS', line_of(user)) == 1 then return end -- of what has ended, links are still to go
     if call('EXISTS', body_key(user, id)) == 0 and call('SISMEMBER', place_key('deferred', user), id) == 0 then
-      if is_fed and not call('ZSCORE', prefix .. 'lapsing', user .. ':' .. id) then drop_feed(user, id, dependency) end
+      if is_fed and not depend().lapses(user, id) then drop_feed(user, id, dependency) end
       return -- what it uses and needs is told as a leftover
     end
     local known = call('HMGET', task_key(user, id), 'state', 'on_failure')
@@ -85,7 +85,7 @@ local function add_link_checks(doctor, dead_letter_ttl_ms)
   function checks.uses(user, id)
     if call('EXISTS', uses_key(user, id)) == 0 or call('EXISTS', body_key(user, id), line_of(user)) > 0 then return end
     if call('SISMEMBER', place_key('deferred', user), id) == 1 then return end
-    if call('ZSCORE', prefix .. 'lapsing', user .. ':' .. id) then return end
+    if depend().lapses(user, id) then return end
     wrong('leftover', 'uses:' .. user .. ':' .. id, 'the task has ended', function()
       depend().forget(user, id)
       return 'let go'
@@ -113,11 +113,10 @@ local function add_link_checks(doctor, dead_letter_ttl_ms)
 
   -- What is given up as a dead letter is one.
   function checks.lapsing(user, id)
-    local member = user .. ':' .. id
-    if not call('ZSCORE', prefix .. 'lapsing', member) or call('EXISTS', body_key(user, id)) == 0 then return end
+    if not depend().lapses(user, id) or call('EXISTS', body_key(user, id)) == 0 then return end
     if call('HGET', task_key(user, id), 'state') == 'failed' then return end
-    wrong('leftover', 'lapsing', id .. ' is no dead letter', function()
-      call('ZREM', prefix .. 'lapsing', member)
+    wrong('leftover', 'lapsing:' .. user, id .. ' is no dead letter', function()
+      take_moment(prefix .. 'lapsing', place_key('lapsing', user), user, id)
       return 'removed'
     end)
   end

@@ -2,6 +2,7 @@
 --@include base
 --@include state
 --@include task
+--@include letter
 --@include message
 --@include fair
 --@include place
@@ -306,8 +307,8 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
         return 'no dead letter any more'
       end)
     end
-    if call('HEXISTS', task_key(user, id), 'linked') == 1 and not call('ZSCORE', prefix .. 'lapsing', user .. ':' .. id) then
-      wrong('unlisted-end', 'lapsing', 'a dead letter that others depend on, or that uses others, would not be given up', function()
+    if call('HEXISTS', task_key(user, id), 'linked') == 1 and not depend().lapses(user, id) then
+      wrong('unlisted-end', 'lapsing:' .. user, 'a dead letter that others depend on, or that uses others, would not be given up', function()
         depend().lapse_at(user, id, at + dead_letter_ttl_ms)
         return 'listed'
       end)

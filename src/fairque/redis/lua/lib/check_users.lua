@@ -27,20 +27,22 @@ local function add_user_checks(doctor)
     end)
   end
 
-  local function check_due(user, scheduled)
-    local due = call('ZSCORE', due_key, user)
-    if scheduled == 0 then
-      if not due then return end
-      return wrong('due-without-tasks', 'due', 'has no scheduled task', function()
-        call('ZREM', due_key, user)
+  -- The first of what it has in a place, by moments, is looked at in time. too_late, idle: kinds of findings.
+  local function check_first(user, spot, list, has, too_late, idle)
+    local all, first = prefix .. list, call('ZRANGE', place_key(spot, user), 0, 0, 'WITHSCORES')[2]
+    local at = call('ZSCORE', all, user)
+    if not first then
+      if not at then return end
+      return wrong(idle, list, 'has no ' .. has, function()
+        call('ZREM', all, user)
         return 'removed'
       end)
     end
-    local at = math.floor(call('ZRANGE', place_key('scheduled', user), 0, 0, 'WITHSCORES')[2])
-    if not due and call('ZSCORE', prefix .. 'damaged', user) then return end -- lib/damage.lua
-    if due and tonumber(due) <= math.max(at, now) then return end
-    wrong('not-due', 'due', due and 'is looked at too late' or 'nobody looks for its scheduled tasks', function()
-      call('ZADD', due_key, at, user)
+    if not at and call('ZSCORE', prefix .. 'damaged', user) then return end -- lib/damage.lua
+    first = math.floor(first)
+    if at and tonumber(at) <= math.max(first, now) then return end
+    wrong(too_late, list, at and 'is looked at too late' or 'nobody looks for its ' .. has .. 's', function()
+      call('ZADD', all, first, user)
       wake(user, 1)
       return 'looked at in time'
     end)
@@ -173,7 +175,8 @@ local function add_user_checks(doctor)
     nodes.known[user] = nil
     local has, all = tasks_of(user)
     check_listed(user, all)
-    check_due(user, has.scheduled)
+    check_first(user, 'scheduled', 'due', 'scheduled task', 'not-due', 'due-without-tasks')
+    check_first(user, 'lapsing', 'lapsing', 'dead letter with links', 'unlisted-end', 'unlisted-end')
     check_lease(user, 'critical', has['critical-stream'])
     check_lease(user, 'normal', has['normal-stream'])
     local u, waits = nodes.user(user), has.critical + has.normal

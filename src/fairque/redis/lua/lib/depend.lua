@@ -10,6 +10,7 @@
 --@include canceled
 --@include place
 --@include wake
+--@include first_moment
 
 -- Lua unpacks a few thousand at a time.
 local function add_all_to(set, members)
@@ -20,7 +21,7 @@ local function new_links()
   local it = {}
 
   local STEP, TURN = 500, 50 -- tasks that one call passes outcomes on to, and of one user at a time while others wait
-  local LAPSES = 100 -- dead letters that one call gives up
+  local LAPSES, LOOKS = 100, 20 -- dead letters that one call gives up, and users of whom it does
   local lapsing_key = prefix .. 'lapsing'
 
   -- `ttl`: in ms, nil for none.
@@ -50,7 +51,7 @@ local function new_links()
     if ttl > 1 then
       set_ttl(user, id, ttl)
     elseif linked and call('EXISTS', uses_key(user, id)) == 0 then
-      call('ZREM', lapsing_key, user .. ':' .. id)
+      take_moment(lapsing_key, place_key('lapsing', user), user, id)
     else
       return
     end
@@ -294,13 +295,18 @@ local function new_links()
     return informed
   end
 
-  -- lapsing  zset  <u>:<id> of dead letters that are linked → ms when they are given up
-  function it.lapse_at(user, id, ms) call('ZADD', lapsing_key, string.format('%d', ms), user .. ':' .. id) end
+  -- lapsing      zset  users with dead letters that are linked → ms when the first of each is given up
+  -- lapsing:<u>  zset  id → ms when it is given up
+  function it.lapse_at(user, id, ms)
+    local at = string.format('%d', ms)
+    call('ZADD', place_key('lapsing', user), at, id)
+    call('ZADD', lapsing_key, 'LT', at, user)
+  end
 
-  local function give_up(member)
-    local colon = string.find(member, ':', 1, true)
-    local user, id = string.sub(member, 1, colon - 1), string.sub(member, colon + 1)
-    call('ZREM', lapsing_key, member)
+  function it.lapses(user, id) return call('ZSCORE', place_key('lapsing', user), id) end
+
+  local function give_up(user, id)
+    call('ZREM', place_key('lapsing', user), id)
     if call('EXISTS', body_key(user, id)) == 1 then
       -- One of its id was put in since: it stops using what this one did.
       if call('HGET', task_key(user, id), 'state') ~= 'failed' then return call('HSETNX', task_key(user, id), 'linked', 1) end
@@ -309,13 +315,27 @@ local function new_links()
     put_off(user, id, 'expired')
   end
 
-  -- Whoever waits for them is told, and what they used is let go, by turns of users.
-  function it.give_up_lapsed()
-    for _, member in ipairs(call('ZRANGEBYSCORE', lapsing_key, '-inf', now, 'LIMIT', 0, LAPSES)) do
-      local is_done, failure = pcall(give_up, member)
+  local function give_up_of(user, most)
+    local own = place_key('lapsing', user)
+    for _, id in ipairs(call('ZRANGEBYSCORE', own, '-inf', now, 'LIMIT', 0, most)) do
+      local is_done, failure = pcall(give_up, user, id)
       if not is_done then
-        call('ZADD', lapsing_key, damage().next_ms, member)
-        damage().note(string.match(member, '^[^:]*'), failure)
+        call('ZADD', own, damage().next_ms, id)
+        damage().note(user, failure, id)
+      end
+    end
+    end_turn(lapsing_key, own, user)
+  end
+
+  -- By turns of users. Whoever waits for them is told, and what they used is let go, by the calls that follow.
+  function it.give_up_lapsed()
+    local users = call('ZRANGEBYSCORE', lapsing_key, '-inf', now, 'LIMIT', 0, LOOKS)
+    local most = math.floor(LAPSES / #users)
+    for _, user in ipairs(users) do
+      local is_done, failure = pcall(give_up_of, user, most)
+      if not is_done then
+        damage().note(user, failure)
+        call('ZREM', lapsing_key, user)
       end
     end
   end
@@ -333,7 +353,7 @@ local function new_links()
 
   -- What this call caused is told at once, as long as nothing was put off; what is put off, by turns of users.
   function it.pass_on_outcomes(step_us, ttl)
-    local budget, at, failure = STEP, 1, nil
+    local budget, at, failure, goes_on = STEP, 1, nil, are_put_off()
     while announcements[at] and budget > 0 and not are_put_off() do
       local user, id, outcome, result_ttl = unpack(announcements[at])
       local is_done, informed, all
@@ -360,10 +380,8 @@ local function new_links()
       budget = budget - take_turn(budget, step_us, ttl)
       put_off_others()
     end
-    if are_put_off() then
-      it.give_up_lapsed()
-      wake_from(prefix .. 'waiting', 1)
-    end
+    if goes_on then it.give_up_lapsed() end -- they may be what was put off, and one call gives up so many
+    if are_put_off() then wake_from(prefix .. 'waiting', 1) end
     for user, tasks in pairs(released) do wake(user, tasks) end
   end
 

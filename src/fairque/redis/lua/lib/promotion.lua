@@ -5,6 +5,7 @@
 --@include place
 --@include wake
 --@include fair
+--@include first_moment
 
 local function new_promotion(claim, work)
   --@fields Claim claim: worker want priority_step_ms
@@ -32,17 +33,11 @@ local function new_promotion(claim, work)
       count('scheduled', -#ids)
       work.promoted[user] = (work.promoted[user] or 0) + #ids
     end
-    local first = call('ZRANGE', waiting, 0, 0, 'WITHSCORES')[2]
-    if first then
-      local at = math.max(now, math.floor(first))
-      call('ZADD', due_key, at, user)
-      note_moment(at, user)
-    else
-      call('ZREM', due_key, user)
-    end
+    local at = end_turn(due_key, waiting, user)
+    if at then note_moment(at, user) end
   end
 
-  -- By turns: whoever has more that is due comes after all those that wait since before now.
+  -- By turns of users.
   function it.promote_due()
     local users = call('ZRANGEBYSCORE', due_key, '-inf', now, 'LIMIT', 0, LOOKS)
     local most = math.min(want + SPARE, math.floor(PROMOTIONS / #users))

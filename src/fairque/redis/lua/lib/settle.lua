@@ -78,12 +78,13 @@ local function settle_outcomes(report, claims)
 
   -- Reads, or tidies, each key that this outcome will write and that nothing else has read: one of another type shows
   -- before anything is written. A result replaces what is there, whatever that is.
-  local function prove(kind, user, id, lane, delay)
+  local function prove(kind, user, id, lane, delay, linked)
     if kind == 'canceled' then return end
     if kind ~= 'released' then call('LLEN', errors_key(user, id)) end
     if kind == 'failed' then
       call('ZREMRANGEBYSCORE', place_key('dead', user), '-inf', now - dead_letter_ttl_ms)
       call('ZREMRANGEBYSCORE', prefix .. 'dead', '-inf', now - dead_letter_ttl_ms)
+      if linked then call('ZCARD', place_key('lapsing', user)) end
     else
       choice.know(user)
       call('ZCARD', place_key(delay > 0 and 'scheduled' or lane, user))
@@ -231,7 +232,7 @@ local function settle_outcomes(report, claims)
     in_stream = call('XLEN', stream_key(lane, user))
     local settled, is_cut = settled_kind(kind, known[4]), false
     if known[3] then call('ZADD', users_key, 'XX', 'GT', 0, user) end -- changes nothing: is what tells of ends permitted?
-    if settled ~= 'finished' then prove(settled, user, id, lane, delay_ms) end
+    if settled ~= 'finished' then prove(settled, user, id, lane, delay_ms, known[3]) end
     local is_weighed = bytes and HAS_BYTES[settled] and bytes.limit(user)
     if is_weighed then
       fit = fit or new_fitting()

@@ -10,10 +10,3 @@ local function erase_task(user, id)
   if bytes then bytes.lift(user, id) end
   call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
 end
-
--- A task is no dead letter any more.
-local function unlist_dead(user, id)
-  call('ZREM', place_key('dead', user), id)
-  call('ZREM', prefix .. 'dead', user .. ':' .. id)
-  call('ZREM', prefix .. 'lapsing', user .. ':' .. id)
-end

@@ -1,0 +1,11 @@
+--@include base
+--@include first_moment
+
+-- A task is no dead letter any more. All is read before anything is written.
+local function unlist_dead(user, id)
+  local all, own = prefix .. 'lapsing', place_key('lapsing', user)
+  local is_linked = call('ZSCORE', own, id)
+  call('ZREM', place_key('dead', user), id)
+  call('ZREM', prefix .. 'dead', user .. ':' .. id)
+  if is_linked then take_moment(all, own, user, id) end
+end
