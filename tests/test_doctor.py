@@ -136,6 +136,7 @@ LOST = {
     "offers:<u>": "no-offer",
     "let-in:<k>": "no-offer",
     "schedules": "unlisted-schedule",
+    "schedules:<u>": "unlisted-schedule",
     "schedule:<s>": "lost-schedule",
     "xcom-expiry:<u>:<ns>": "half-a-value",
 }

@@ -83,12 +83,19 @@ async def add(scheduler: TaskScheduler, **options: Any) -> str:
     return await scheduler.add_schedule(**(defaults | times | options))
 
 
+def plan(core: Core, schedule_id: str, moment: int) -> None:
+    """It fires then."""
+    user = core.execute("HGET", f":schedule:{schedule_id}", "user").decode()
+    core.execute("ZADD", f":schedules:{user}", moment, schedule_id)
+    core.execute("ZADD", ":schedules", moment, user)
+
+
 def rewind(core: Core, hours: float, schedule_id: str = "s") -> datetime:
     """As if an hourly schedule that is new had been added so long ago, and never fired. Returns its next slot."""
     key, back = f":schedule:{schedule_id}", round(hours * 3_600_000)
     slot = int(core.execute("HINCRBY", key, "slot", -back))
     core.execute("HINCRBY", key, "anchor", -back)
-    core.execute("ZADD", ":schedules", slot, schedule_id)
+    plan(core, schedule_id, slot)
     return datetime.fromtimestamp(slot / 1000, UTC)
 
 
@@ -426,7 +433,7 @@ async def test_an_update_lets_no_slot_look_missed_that_waits_for_the_jitter_of_t
     now_ms = round(datetime.now(UTC).timestamp() * 1000)
     slot = now_ms - now_ms % 60_000 - 2 * 3_600_000
     core.execute("HSET", ":schedule:s", "slot", slot, "anchor", slot - 60_000)
-    core.execute("ZADD", ":schedules", now_ms + 30_000, "s")
+    plan(core, "s", now_ms + 30_000)
     found = await scheduler.update_schedule("s", end=datetime.now(UTC) + timedelta(days=1))
     assert found.next_run is not None
     assert found.next_run >= moment_of(now_ms - 1000)
@@ -1019,7 +1026,7 @@ async def test_many_schedules_that_cancel_their_tasks_do_so_in_several_calls(
     await scheduler.add_schedules([hourly(str(number), overlap="cancel_running") for number in range(25)])
     for _ in range(2):
         for number in range(25):
-            core.execute("ZADD", ":schedules", core.now_us() // 1000, str(number))
+            plan(core, str(number), core.now_us() // 1000)
         before = scripts_run(server)
         await scheduler._loop._tick()
     assert scripts_run(server) - before == 4, "a look, and ten at a time"
@@ -1171,9 +1178,27 @@ async def test_a_schedule_of_a_user_with_a_broken_key_fires_when_that_is_mended_
     assert core.execute("KEYS", ":body:hurt:*") == []
     assert await scheduler.fire_due() == 0, "it is not tried again at once"
     core.execute("DEL", ":normal:hurt")
-    core.execute("ZADD", ":schedules", 1, "hurt")
+    plan(core, "hurt", 1)
     assert await scheduler.fire_due() == 1
     assert core.execute("ZCARD", ":normal:hurt") == 1
+
+
+async def test_a_list_of_schedules_that_is_broken_keeps_no_other_user_waiting_and_fires_when_it_is_mended(
+    scheduler: TaskScheduler, queue: TaskQueue, core: Core
+):
+    for name, user_id in (("a", "quiet"), ("hurt", "hurt")):
+        await add(scheduler, user_id=user_id, schedule_id=name)
+        rewind(core, 2, name)
+    kept = core.execute("DUMP", ":schedules:hurt")
+    core.execute("DEL", ":schedules:hurt")
+    core.execute("SET", ":schedules:hurt", "x")
+    assert await scheduler.fire_due() == 1
+    assert f"{core.keys.prefix}schedules:hurt" in core.execute("HGET", ":damage", "hurt").decode()
+    core.execute("DEL", ":schedules:hurt")
+    core.execute("RESTORE", ":schedules:hurt", 0, kept)
+    core.execute("ZADD", ":damaged", 1, "hurt")
+    await Worker(queue, scheduler=False).run_until_idle()
+    assert await scheduler.fire_due() == 1
 
 
 @pytest.mark.parametrize("damage", ["gone", "another type", "no user", "no number"])

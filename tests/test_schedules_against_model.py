@@ -182,12 +182,14 @@ class ScheduleMachine(RuleBasedStateMachine):
 
     def rewind(self, name: str, ms: int) -> None:
         """As if all of it had been so much earlier."""
-        key, lists = f"{self.queue.keys.prefix}schedule:{name}", f"{self.queue.keys.prefix}schedules"
+        key, users = f"{self.queue.keys.prefix}schedule:{name}", f"{self.queue.keys.prefix}schedules"
+        user = self.server.execute("HGET", key, "user").decode()
+        own = f"{users}:{user}"
         self.server.execute("HINCRBY", key, "anchor", -ms)
         if self.server.execute("HEXISTS", key, "slot"):
             self.server.execute("HINCRBY", key, "slot", -ms)
-        if self.server.execute("ZSCORE", lists, name) is not None:
-            self.server.execute("ZINCRBY", lists, -ms, name)
+        if self.server.execute("ZSCORE", own, name) is not None:
+            self.server.execute("ZADD", users, "LT", self.server.execute("ZINCRBY", own, -ms, name), user)
 
     @precondition(lambda self: self.models)
     @rule(half_hours=st.sampled_from([1, 2, 3, 6]))

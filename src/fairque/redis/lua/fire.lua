@@ -30,7 +30,7 @@ end
 
 local function is_stale(f)
   if read_schedule(f.schedule_id, 'revision')[1] ~= f.revision then return true end
-  return f.kind ~= 'now' and tonumber(call('ZSCORE', schedules_key, f.schedule_id) or -1) ~= f.expected_ms
+  return f.kind ~= 'now' and tonumber(call('ZSCORE', schedules_of(f.user), f.schedule_id) or -1) ~= f.expected_ms
 end
 
 -- The ends of the ids of its tasks, behind its own id. Where nobody asks whether they live, they are looked at only when there
@@ -121,10 +121,10 @@ end
 
 local function move_on(f, runs)
   if not f.next_ms or (f.max_runs and runs >= f.max_runs) then
-    end_schedule(f.schedule_id, keep_ms)
+    end_schedule(f.user, f.schedule_id, keep_ms)
   else
     call('HSET', schedule_key(f.schedule_id), 'slot', f.next_slot)
-    call('ZADD', schedules_key, f.next_ms, f.schedule_id)
+    fire_at(f.user, f.schedule_id, f.next_ms)
   end
 end
 
@@ -151,7 +151,7 @@ local function fire_alone(f)
   end
   if f.kind == 'now' then error(outcome, 0) end
   damage().note(f.user, outcome)
-  call('ZADD', schedules_key, 'XX', damage().next_ms, f.schedule_id)
+  pcall(fire_at, f.user, f.schedule_id, damage().next_ms)
   return damage().told(f.user, outcome, f.id)
 end
 

@@ -1,9 +1,9 @@
 #!lua flags=no-writes
 -- What tells whether a queue is well, beside its totals.
 -- KEYS[1]  state
--- Returns  {dead letters, for how many of those that are linked (1,000 at most) others wait, ms at which the first scheduled
---          task is due or '', ms at which the first schedule fires or '', users that became ready last, users that are left
---          alone for a damaged key}
+-- Returns  {dead letters, for how many of those that are linked (1,000 at most) others wait, ms at which the first
+--          scheduled task is due or '', ms at which the first schedule fires or '', users that became ready last, users
+--          that are left alone for a damaged key}
 -- Cost     O(log letters + users + letters that are linked, at most 1,000)
 --@include base
 --@arguments

@@ -56,7 +56,7 @@ end
 -- Reads each key that is to be emptied, so that one of another type shows before anything is written.
 local function know_places()
   choice.know(user)
-  for _, where in ipairs({ 'critical', 'normal', 'held', 'scheduled', 'dead', 'lapsing' }) do
+  for _, where in ipairs({ 'critical', 'normal', 'held', 'scheduled', 'dead', 'lapsing', 'schedules' }) do
     call('ZCARD', place_key(where, user))
   end
   call('SCARD', place_key('deferred', user))
@@ -66,10 +66,11 @@ local function know_places()
 end
 know_places()
 
-local schedules_of = { '[' .. user .. ':', '(' .. user .. ';' }
-for _, member in ipairs(call('ZRANGE', index_key, schedules_of[1], schedules_of[2], 'BYLEX', 'LIMIT', 0, left)) do
+local in_index = { '[' .. user .. ':', '(' .. user .. ';' }
+for _, member in ipairs(call('ZRANGE', index_key, in_index[1], in_index[2], 'BYLEX', 'LIMIT', 0, left)) do
   erased[7] = erased[7] + forget_schedule(string.sub(member, #user + 2))
   call('ZREM', index_key, member) -- also of one whose hash is gone
+  fire_no_more(user, string.sub(member, #user + 2))
   left = left - 1
 end
 for _, lane in ipairs({ 'critical', 'normal' }) do
@@ -128,7 +129,7 @@ stop_running('normal')
 retire(user)
 pass_room_on()
 if call('EXISTS', spaces, stream_key('critical', user), stream_key('normal', user), places_of(user)) > 0
-  or call('ZLEXCOUNT', index_key, schedules_of[1], schedules_of[2]) > 0 then
+  or call('ZLEXCOUNT', index_key, in_index[1], in_index[2]) > 0 then
   erased[8] = 1
 else
   call('ZREM', prefix .. 'parked', user)

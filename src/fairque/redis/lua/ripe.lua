@@ -1,51 +1,82 @@
 #!lua flags=allow-oom
--- The schedules that are due, earliest first, unless another scheduler fires them. Those that ended long ago are forgotten
+-- The first schedules that are due of each user, earliest first, unless another scheduler fires them. Those that ended long ago are forgotten
 -- on the way.
 -- KEYS[1]  state
 -- Returns  {now, ms at which the scheduler looks again, ids that were set aside as they cannot be read, per schedule: {id, ms, user, name, spec, anchor, body, priority, delay, revision, slot}}
 -- Cost     O(most + log schedules)
 --@include base
+--@include state
+--@include fair
 --@include schedules
 --@include schedule_keepers
 --@arguments
 local until_ms = now + ahead_ms
-local broken = {}
+local due, broken = {}, {}
 
 local function is_whole(known)
   local user, spec, anchor, body, priority, revision, slot = known[1], known[3], known[4], known[5], known[6], known[8], known[9]
   return user and spec and body and revision and tonumber(anchor) and tonumber(priority) and tonumber(slot)
 end
 
--- Where nobody else counts, all that is due is told.
-local function split(listed)
-  local due, next_ms = {}, nil
+-- The first of a user that are due, and when the next one is.
+local function due_of(user, most_of_it)
+  local listed = call('ZRANGE', schedules_of(user), 0, most_of_it, 'WITHSCORES')
   for at = 1, #listed, 2 do
     local ms = tonumber(listed[at + 1])
-    if ms > until_ms or #due == most then
-      next_ms = ms
+    if ms > until_ms or at > 2 * most_of_it then return ms end
+    due[#due + 1] = { user, listed[at], ms }
+  end
+  return math.huge
+end
+
+-- By turns of users; a turn ends when something fires. Returns when the first fires that is not among these.
+local function find_due()
+  local users, next_ms = {}, math.huge
+  local listed = call('ZRANGE', schedules_key, 0, most, 'WITHSCORES')
+  for at = 1, #listed, 2 do
+    if tonumber(listed[at + 1]) > until_ms or #users == most then
+      next_ms = tonumber(listed[at + 1])
       break
     end
-    due[#due + 1] = { listed[at], ms }
+    users[#users + 1] = listed[at]
   end
+  for _, user in ipairs(users) do
+    local before = #due
+    local is_done, next_of_it = pcall(due_of, user, math.floor(most / #users))
+    if not is_done then
+      damage().note(user, next_of_it)
+      next_of_it = damage().next_ms
+      call('ZADD', schedules_key, next_of_it, user)
+    elseif #due == before then
+      end_turn(schedules_key, schedules_of(user), user) -- it was noted for what is gone
+    end
+    next_ms = math.min(next_ms, next_of_it)
+  end
+  table.sort(due, function(one, other) return one[3] < other[3] end)
+  return next_ms < math.huge and next_ms or nil
+end
+
+-- Where nobody else counts, all that is due is told.
+local function split(next_ms)
   if scheduler == '' then return due, next_ms or -1 end
-  local fires, look_at = take_part(scheduler, due[1] and due[1][2], next_ms)
+  local fires, look_at = take_part(scheduler, due[1] and due[1][3], next_ms)
   return fires and due or {}, look_at
 end
 
-local due, look_at = split(call('ZRANGE', schedules_key, 0, most, 'WITHSCORES'))
+local told, look_at = split(find_due())
 local found = { now, look_at, broken }
-for _, each in ipairs(due) do
-  local id, ms = each[1], each[2]
+for _, each in ipairs(told) do
+  local owner, id, ms = each[1], each[2], each[3]
   local known = read_schedule(id, 'user', 'name', 'spec', 'anchor', 'body', 'priority', 'delay', 'revision', 'slot')
-  if is_whole(known) then
+  if is_whole(known) and known[1] == owner then
     found[#found + 1] = { id, ms, unpack(known, 1, 9) }
   else
     broken[#broken + 1] = id
-    call('ZREM', schedules_key, id)
+    fire_no_more(owner, id)
     call('ZADD', broken_key, now_text, id)
   end
 end
 if broken[1] then call('ZREMRANGEBYSCORE', broken_key, '-inf', now - USER_TTL) end
 for _, id in ipairs(call('ZRANGE', ended_key, '-inf', now_text, 'BYSCORE', 'LIMIT', 0, 10)) do forget_schedule(id) end
-if save_bytes then save_bytes() end
+save_state()
 return found

@@ -30,17 +30,25 @@ end
 -- Where it is listed follows its state.
 local function list(id, user, next_ms)
   if call('HGET', schedule_key(id), 'state') == 'ended' then
-    end_schedule(id, keep_ms)
+    end_schedule(user, id, keep_ms)
   else
     call('ZREM', ended_key, id)
     if next_ms == '' then
-      call('ZREM', schedules_key, id)
+      fire_no_more(user, id)
     elseif next_ms ~= 'keep' then
-      call('ZADD', schedules_key, next_ms, id)
+      fire_at(user, id, next_ms)
       soonest = math.min(soonest, next_ms)
     end
   end
   call('ZADD', index_key, 0, user .. ':' .. id)
+end
+
+-- To another user. Returns when it fires next.
+local function move(id, owner, next_ms)
+  if next_ms == 'keep' then next_ms = call('ZSCORE', schedules_of(owner), id) or '' end
+  fire_no_more(owner, id)
+  call('ZREM', index_key, owner .. ':' .. id)
+  return next_ms
 end
 
 local function write(order)
@@ -48,7 +56,7 @@ local function write(order)
   local key, owner = schedule_key(id), order.owner
   if read == '' then forget_schedule(id) end
   if owner then weigh_schedule(owner, id, -1) end
-  if owner and owner ~= user then call('ZREM', index_key, owner .. ':' .. id) end
+  if owner and owner ~= user then next_ms = move(id, owner, next_ms) end
   call('HSET', key, 'revision', revision, 'user', user)
   if read == '' then call('HSET', key, 'created', now_text) end
   for _, field in ipairs(fields) do

@@ -33,7 +33,7 @@ for _, found_id in ipairs(listed) do
         flat[#flat + 1] = values[at]
       end
     end
-    found[#found + 1] = { found_id, values[8] == 'active' and call('ZSCORE', schedules_key, found_id) or '', flat }
+    found[#found + 1] = { found_id, values[8] == 'active' and call('ZSCORE', schedules_of(values[1]), found_id) or '', flat }
   end
 end
 return found

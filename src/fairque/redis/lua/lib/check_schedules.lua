@@ -20,10 +20,23 @@ local function add_schedule_checks(doctor, dead_letter_ttl_ms)
     end)
   end
 
-  local function check_lists(id, state, slot)
-    local next_at, ended_at = call('ZSCORE', schedules_key, id), call('ZSCORE', ended_key, id)
-    if state == 'active' and not next_at then list(id, schedules_key, 'schedules', slot or now, 'would never fire') end
-    if state ~= 'active' and next_at then unlist(id, schedules_key, 'schedules', 'fires, and is ' .. state) end
+  local function check_firing(user, id, state, slot)
+    local next_at, name = call('ZSCORE', schedules_of(user), id), 'schedules:' .. user
+    if state == 'active' and not next_at then
+      wrong('unlisted-schedule', name, 'would never fire', function()
+        fire_at(user, id, slot or now)
+        return 'listed'
+      end)
+    elseif state ~= 'active' and next_at then
+      wrong('wrong-list', name, 'fires, and is ' .. state, function()
+        fire_no_more(user, id)
+        return 'removed'
+      end)
+    end
+  end
+
+  local function check_ended(id, state)
+    local ended_at = call('ZSCORE', ended_key, id)
     if state == 'ended' and not ended_at then
       list(id, ended_key, 'schedules-ended', string.format('%d', now + dead_letter_ttl_ms), 'would never be forgotten')
     end
@@ -31,18 +44,22 @@ local function add_schedule_checks(doctor, dead_letter_ttl_ms)
   end
 
   -- What it does is lost with it. One that code declares comes back with the next declaration.
-  local function forget(id, name, detail)
+  local function forget(user, id, name, detail)
     wrong('lost-schedule', name, detail, function()
-      for _, key in ipairs({ schedules_key, ended_key, broken_key, declared_key }) do call('ZREM', key, id) end
+      if user ~= '' then fire_no_more(user, id) end
+      for _, key in ipairs({ ended_key, broken_key, declared_key }) do call('ZREM', key, id) end
       return 'removed from the lists: add it anew'
     end)
   end
 
-  function checks.schedule(_, _, id)
+  -- `user`: in whose list it is, or ''.
+  function checks.schedule(user, _, id)
     local known = read_schedule(id, 'user', 'state', 'slot', 'revision', 'spec', 'body', 'anchor', 'priority')
     if not known[1] and not known[2] then
-      for _, name in ipairs({ 'schedules', 'schedules-ended', 'schedules-broken', 'declared' }) do
-        if call('ZSCORE', prefix .. name, id) then return forget(id, 'schedule:' .. id, 'is in ' .. name .. ', and gone') end
+      for _, name in ipairs({ 'schedules:' .. user, 'schedules-ended', 'schedules-broken', 'declared' }) do
+        if call('ZSCORE', prefix .. name, id) then
+          return forget(user, id, 'schedule:' .. id, 'is in ' .. name .. ', and gone')
+        end
       end
       return
     end
@@ -52,7 +69,14 @@ local function add_schedule_checks(doctor, dead_letter_ttl_ms)
         return 'removed: add it anew'
       end)
     end
-    check_lists(id, known[2], known[3])
+    if user ~= '' and known[1] ~= user and call('ZSCORE', schedules_of(user), id) then
+      wrong('wrong-list', 'schedules:' .. user, id .. ' has another owner', function()
+        fire_no_more(user, id)
+        return 'removed'
+      end)
+    end
+    check_firing(known[1], id, known[2], known[3])
+    check_ended(id, known[2])
     if call('ZSCORE', broken_key, id) then unlist(id, broken_key, 'schedules-broken', 'was set aside, and can be read') end
     if call('ZSCORE', index_key, known[1] .. ':' .. id) then return end
     wrong('unlisted-schedule', 'schedule-index', 'is in no listing', function()

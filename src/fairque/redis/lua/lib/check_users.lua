@@ -195,6 +195,10 @@ local function add_user_checks(doctor)
     checks.bytes(user, '', all)
   end
 
+  function checks.planned(user)
+    check_first(user, 'schedules', 'schedules', 'schedule', 'unlisted-schedule', 'lost-schedule')
+  end
+
   -- A user or a group in a line.
   function checks.member(member, _, path)
     local line = path == '' and root or lines.at(path)
