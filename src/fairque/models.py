@@ -87,9 +87,10 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     `dependencies` are the ids that it was given; `dependency_states` says of those on which it still depends, at most
     100, what became of them (None: nothing is known). `dependents` are those that depend on it and have not ended, at
-    most 1,000. `progress` and `message` are what the task last said;
-    of a canceled one, `message` is the reason. `due_at` is when a scheduled one may start. `limits` are the keys of its
-    limits beside that of its name; `held_by` is the key of the limit for which it waits now.
+    most 1,000. `progress` and `message` are what the task last said; of a canceled one, `message` is the reason.
+    `due_at` is when a scheduled one may start. `limits` are the keys of its limits beside that of its name; `held_by`
+    is the key of the limit for which it waits now. `headers` are told until it has ended, and of a failed one for as
+    long as it is kept.
     """
 
     user_id: str
@@ -113,6 +114,7 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
     limits: tuple[str, ...] = ()
     held_by: str | None = None
+    headers: dict[str, str] = {}
 
     @property
     def error(self) -> Attempt | None:

@@ -109,3 +109,8 @@ def push() -> None:
 def firing() -> str | None:
     schedule = current_task().schedule
     return schedule and schedule.schedule_id
+
+
+@task(run_in="process")
+def headers_here() -> dict[str, str]:
+    return dict(current_task().headers)

@@ -5,6 +5,7 @@ A line with ``type: ignore`` must be an error: mypy complains of an ignore that 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
@@ -152,6 +153,11 @@ async def options_are_typed_as_they_work(queue: TaskQueue) -> None:
     await queue.enqueue_many([width("a")], timeout=5, max_retries=0, result_ttl=minute, delay=minute)
     width("a").options(timeout=minute, retry=RetryPolicy(base=minute, retry_on=[ValueError, "KeyError"]))
     await (await queue.enqueue(width("a"))).result(minute)
+    await queue.enqueue(width("a"), headers={"request": "7f3a"})
+    await queue.enqueue_many([width.options(headers={})("a")], headers={"request": "7f3a"})
+    assert_type(current_task().headers, Mapping[str, str])
+    current_task().headers["request"] = "mine"  # type: ignore[index]
+    width("a").options(headers={"request": 5})  # type: ignore[dict-item]
     await queue.enqueue(width("a"), max_retries="three")  # type: ignore[call-overload]
     await queue.enqueue(width("a"), tries=3)  # type: ignore[call-overload]
     await queue.enqueue_many([width("a")], task_id="one")  # type: ignore[call-arg]

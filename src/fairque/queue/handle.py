@@ -129,14 +129,15 @@ class TaskHandle(Generic[R_co]):
                 await changes.wait()
 
     async def info(self) -> TaskInfo:
-        """Times, attempts, errors, dependencies and dependents. Raises `UnknownTask` and `QueueUnavailable`."""
+        """Times, attempts, errors, headers and who waits for whom. Raises `UnknownTask` and `QueueUnavailable`."""
         known = await self._source.store.info(self.user_id, self.task_id)
         if not known.body and not known.record:
             raise self._unknown()
+        name, dependencies, limits, headers = told_by(known.body)
         if known.record:
-            return ended_info(self.user_id, self.task_id, *decode_record(known.record), known)
+            return ended_info(self.user_id, self.task_id, *decode_record(known.record), known, headers)
         step = self._source.store.settings.priority_step_ms
-        return living_info(self.user_id, self.task_id, known, step, *told_by(known.body))
+        return living_info(self.user_id, self.task_id, known, step, name, dependencies, limits, headers)
 
     def __repr__(self) -> str:
         return f"<TaskHandle {self.user_id!r} {self.task_id!r}>"

@@ -332,7 +332,7 @@ class TaskQueue(Tenants):
 
         They come by state: started ones in the order of their start, queued ones in the order in which they will be
         served, scheduled ones by their time, deferred ones by id, failed ones by the time of their end. Of what
-        `TaskHandle.info` tells, dependencies, dependents and all errors but the last are left out.
+        `TaskHandle.info` tells, headers, dependencies, dependents and all errors but the last are left out.
 
         Finished and canceled tasks are not indexed, which would cost every task: to name one of those states looks at
         every key of the server, in small steps, a second or so per million keys for each page. They come by id.

@@ -9,7 +9,7 @@ import msgspec
 from fairque.limit import key_in
 from fairque.models import Attempt, TaskInfo, TaskState
 from fairque.redis.delivery import StoredTask, arrival_ms
-from fairque.tasks.message import BadMessage, Record, decode_body, priority_in
+from fairque.tasks.message import BadMessage, Overrides, Record, decode_body, priority_in
 
 __all__ = ["attempts_in", "ended_info", "living_info", "states_in", "told_by"]
 
@@ -20,14 +20,15 @@ def attempts_in(errors: list[bytes]) -> tuple[Attempt, ...]:
     return tuple(_attempt_decoder.decode(error) for error in errors)
 
 
-def told_by(body: bytes) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """Name, dependencies, and limit keys."""
+def told_by(body: bytes) -> tuple[str, tuple[str, ...], tuple[str, ...], dict[str, str]]:
+    """Name, dependencies, limit keys, and headers; nothing where the body cannot be read."""
     try:
         message = decode_body(body)
     except BadMessage:
-        return "", (), ()
-    needs = tuple(message.overrides.depends_on) if message.overrides else ()
-    return message.name, needs, tuple(key.text for key in message.limits)
+        return "", (), (), {}
+    overrides = message.overrides or Overrides()
+    limits = tuple(key.text for key in message.limits)
+    return message.name, tuple(overrides.depends_on), limits, overrides.headers
 
 
 def living_info(
@@ -38,6 +39,7 @@ def living_info(
     name: str,
     dependencies: tuple[str, ...] = (),
     limits: tuple[str, ...] = (),
+    headers: dict[str, str] | None = None,
 ) -> TaskInfo:
     """Of a task without a result: it has not ended, or it failed and its result has expired before itself."""
     fields = known.fields
@@ -70,6 +72,7 @@ def living_info(
         message=fields["message"] if has_told else "",
         limits=limits,
         held_by=key_in(fields["held"]) if "held" in fields else None,
+        headers=headers or {},
     )
 
 
@@ -78,7 +81,14 @@ def states_in(found: Iterable[tuple[str, str]]) -> dict[str, TaskState | None]:
     return {task_id: TaskState(state) if state else None for task_id, state in found}
 
 
-def ended_info(user_id: str, task_id: str, state: TaskState, record: Record, known: StoredTask) -> TaskInfo:
+def ended_info(
+    user_id: str,
+    task_id: str,
+    state: TaskState,
+    record: Record,
+    known: StoredTask,
+    headers: dict[str, str] | None = None,
+) -> TaskInfo:
     started = record.started_ms / 1000
     run_seconds = record.run_ms / 1000
     return TaskInfo(
@@ -97,6 +107,7 @@ def ended_info(user_id: str, task_id: str, state: TaskState, record: Record, kno
         errors=attempts_in(known.errors),
         dependents=known.dependents,
         message=record.message if state is TaskState.CANCELED else "",
+        headers=headers or {},
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
@@ -68,6 +68,7 @@ def task(
     max_running: int | None = None,
     rate: Rate | str | None = None,
     limits: Sequence[Limit | str] = (),
+    headers: Mapping[str, str] | None = None,
 ) -> Decorator: ...
 def task(
     fn: Callable[..., Any] | None = None,

@@ -90,6 +90,7 @@ class Overrides(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     inputs: list[str] = []  # the tasks whose outputs stand in the arguments, by index
     runs_anyway: bool = False  # whatever became of what it depends on
     schedule: Firing | None = None
+    headers: dict[str, str] = {}
 
     def __post_init__(self) -> None:
         if self.max_retries is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Literal, TypedDict
 
 import msgspec
@@ -14,6 +15,7 @@ from fairque.errors import InvalidInput
 from fairque.everybody import check_user
 from fairque.limit import Limit
 from fairque.models import Priority
+from fairque.tasks.headers import checked_headers
 from fairque.tasks.message import Overrides
 from fairque.tasks.retry import MAX_RETRIES, RetryPolicy
 
@@ -52,6 +54,7 @@ class OptionsOfMany(TypedDict, total=False):
     on_dependency_failure: Literal["wait", "cancel", "run"] | None
     allow_unknown: bool | None
     limits: Iterable[Limit | str] | None
+    headers: Mapping[str, str] | None
 
 
 class Options(OptionsOfMany, total=False):
@@ -83,6 +86,8 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
         limits: Keys of its limits beside that of its name, at most two; see `Limit`. Texts, or a `Limit` that says with
             `shared` whose key it is; how much it allows is said by `@task` or `queue.set_limit`. An empty list: none.
         allow_unknown: Wait for ids that were never enqueued, too, which is an error otherwise.
+        headers: Texts by name that travel with the task beside its arguments, 4,096 bytes at most, names included;
+            `current_task().headers` has them. As with all options, what is said later replaces what was said before.
     """
 
     user_id: str | None = None
@@ -100,6 +105,7 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
     on_dependency_failure: Literal["wait", "cancel", "run"] | None = None
     allow_unknown: bool | None = None
     limits: tuple[Any, ...] | None = None
+    headers: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         for check in _CHECKS:
@@ -115,7 +121,7 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
     def overrides(self, depends_on: Sequence[str], inputs: Sequence[str]) -> Overrides | None:
         """What travels in the message."""
         chosen = (self.max_retries, self.retry, self.timeout, self.result_ttl)
-        if chosen == (None, None, None, None) and not depends_on:
+        if chosen == (None, None, None, None) and not depends_on and not self.headers:
             return None
         return Overrides(
             max_retries=self.max_retries,
@@ -125,6 +131,7 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
             depends_on=list(depends_on),
             inputs=list(inputs),
             runs_anyway=self.on_dependency_failure == "run",
+            headers=dict(self.headers or {}),
         )
 
 
@@ -202,6 +209,11 @@ def _check_limits(options: TaskOptions) -> None:
     msgspec.structs.force_setattr(options, "limits", limits)
 
 
+def _check_headers(options: TaskOptions) -> None:
+    if options.headers is not None:
+        msgspec.structs.force_setattr(options, "headers", MappingProxyType(checked_headers(options.headers)))
+
+
 def as_limit(entry: object) -> Limit:
     if isinstance(entry, str):
         return Limit(entry)
@@ -235,5 +247,6 @@ _CHECKS = (
     _check_retries,
     _check_start,
     _check_limits,
+    _check_headers,
 )
 NO_OPTIONS = TaskOptions()

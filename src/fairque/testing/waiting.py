@@ -38,6 +38,7 @@ class EnqueuedTask(msgspec.Struct, frozen=True, kw_only=True):
         args, kwargs: The arguments, converted to the annotations of the function; a payload is the one argument.
         state: ``queued``, ``scheduled`` or ``deferred``.
         due_in: Seconds until it is due, for what is scheduled.
+        headers: What travels with it beside its arguments.
     """
 
     user_id: str
@@ -48,6 +49,7 @@ class EnqueuedTask(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority
     state: TaskState
     due_in: float | None = None
+    headers: dict[str, str] = {}
 
     def __str__(self) -> str:
         due = "" if self.due_in is None else f", due in {self.due_in:.1f} s"
@@ -187,7 +189,8 @@ async def _page(store: Store, user_id: str, place: str, offset: int) -> tuple[in
 
 
 def _decoded(user_id: str, place: str, task_id: str, body: bytes, due_in_ms: float) -> EnqueuedTask:
-    call = call_in(decode_body(body))
+    message = decode_body(body)
+    call = call_in(message)
     return EnqueuedTask(
         user_id=user_id,
         task_id=task_id,
@@ -197,4 +200,5 @@ def _decoded(user_id: str, place: str, task_id: str, body: bytes, due_in_ms: flo
         priority=Priority(head_of(body)[2]),
         state=PLACES[place],
         due_in=due_in_ms / 1000 if place == "scheduled" else None,
+        headers=message.overrides.headers if message.overrides is not None else {},
     )

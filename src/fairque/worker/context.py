@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 from fairque.checks import check_number, check_text
@@ -63,6 +65,11 @@ class TaskContext:
         self.charged = 0.0
 
     @property
+    def headers(self) -> Mapping[str, str]:
+        """The texts by name that its caller gave it by the option `headers`, to be read only."""
+        return MappingProxyType(self._headers())
+
+    @property
     def xcom(self) -> Any:
         """The XCom values of this task's user: an `XCom`, or a `BlockingXCom` in a plain function.
 
@@ -92,6 +99,9 @@ class TaskContext:
         if not isinstance(fraction, (int, float)) or math.isnan(fraction):
             raise InvalidInput(f"progress must be a number between 0 and 1, not {fraction!r}")
         self._report(float(min(1, max(0, fraction))), check_text("the message", message))
+
+    def _headers(self) -> dict[str, str]:
+        return {}
 
     def _report(self, fraction: float, message: str) -> None:
         raise NotImplementedError

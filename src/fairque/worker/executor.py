@@ -198,4 +198,5 @@ def _job(run: RunningTask, function: TaskFunction[Any, Any]) -> Job:
         run.worker_id,
         run.schedule,
         msgspec.Raw(encode_value(run.inputs)),
+        run.overrides.headers,
     )

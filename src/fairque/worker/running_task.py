@@ -93,5 +93,8 @@ class RunningTask(TaskContext):
     def xcom(self) -> Any:
         return self._services.xcom(self)
 
+    def _headers(self) -> dict[str, str]:
+        return self.overrides.headers
+
     def _report(self, fraction: float, message: str) -> None:
         self._services.progress(self, fraction, message)

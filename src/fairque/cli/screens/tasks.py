@@ -59,6 +59,7 @@ def task_fields(task: TaskInfo) -> list[tuple[str, object]]:
         ("message", task.message or "-"),
         ("limits", ", ".join(map(shown, task.limits)) or "-"),
         ("held by", shown(task.held_by) if task.held_by is not None else "-"),
+        ("headers", ", ".join(f"{shown(name)}={shown(value)}" for name, value in task.headers.items()) or "-"),
         ("depends on", ", ".join(_with_state(task, each) for each in task.dependencies) or "-"),
         ("waited for by", ", ".join(task.dependents) or "-"),
     ]

@@ -72,6 +72,7 @@ class Job(msgspec.Struct, frozen=True):
     worker_id: str
     schedule: Firing | None
     inputs: msgspec.Raw = NIL
+    headers: dict[str, str] = {}
 
 
 class Report(msgspec.Struct, frozen=True, array_like=True):

@@ -125,12 +125,16 @@ class Jobs:
 class SubprocessContext(TaskContext):
     """`current_task()` of a body here."""
 
-    __slots__ = ("_reports",)
+    __slots__ = ("_given_headers", "_reports")
 
     def __init__(self, job: Job, reports: Reports) -> None:
         super().__init__(job.user_id, job.task_id, job.task_name, job.attempt, job.worker_id, job.schedule)
         self.inputs = msgspec.msgpack.decode(job.inputs) or {}
+        self._given_headers = job.headers
         self._reports = reports
+
+    def _headers(self) -> dict[str, str]:
+        return self._given_headers
 
     def _report(self, fraction: float, message: str) -> None:
         self._reports.add(Report(fraction, message))
