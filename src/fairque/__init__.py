@@ -33,6 +33,7 @@ from fairque.errors import (
 from fairque.everybody import EVERYBODY, Everybody
 from fairque.limit import Limit, LimitInfo
 from fairque.metrics import Metrics, Waits
+from fairque.middleware import CallNext, RunMiddleware
 from fairque.models import (
     Attempt,
     FailureKind,
@@ -47,6 +48,7 @@ from fairque.models import (
 from fairque.policy import Breaker, Policy, Rate
 from fairque.queue.dead_letters import DeadLetter
 from fairque.queue.demand import Demand
+from fairque.queue.enqueue_call import EnqueueCall, EnqueueMiddleware
 from fairque.queue.explanation import Certainty, Explanation, Reason, Waiting
 from fairque.queue.handle import (
     Cancellation,
@@ -63,7 +65,7 @@ from fairque.scheduler.schedule import Schedule
 from fairque.scheduler.scheduler import TaskScheduler
 from fairque.settings import QueueSettings
 from fairque.tasks.decorator import task
-from fairque.tasks.failure import Failure
+from fairque.tasks.failure import Failure, failure_of
 from fairque.tasks.function import TaskFunction
 from fairque.tasks.message import Firing
 from fairque.tasks.options import TaskOptions
@@ -83,6 +85,7 @@ __all__ = [
     "BadArguments",
     "BlockingXCom",
     "Breaker",
+    "CallNext",
     "Cancellation",
     "Certainty",
     "ConfigError",
@@ -90,6 +93,8 @@ __all__ = [
     "Demand",
     "DependencyError",
     "DuplicateTask",
+    "EnqueueCall",
+    "EnqueueMiddleware",
     "Everybody",
     "Explanation",
     "Fail",
@@ -126,6 +131,7 @@ __all__ = [
     "ResultTimeout",
     "Retry",
     "RetryPolicy",
+    "RunMiddleware",
     "Schedule",
     "ScheduleState",
     "ScheduledTask",
@@ -161,6 +167,7 @@ __all__ = [
     "XComMissing",
     "__version__",
     "current_task",
+    "failure_of",
     "parallel",
     "sequential",
     "task",

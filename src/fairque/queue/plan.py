@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from fairque.checks import check_id
@@ -27,6 +27,7 @@ class PipelinePlan:
     Args:
         producer: Makes the messages.
         pipeline: What runs.
+        changed: Its tasks as they are sent, in its order: with other options, where a middleware said so.
         user_id: Whose run it is; None: the tasks say so.
         keeps_results: Whether the queue does, unless a task says otherwise.
 
@@ -38,27 +39,32 @@ class PipelinePlan:
     """
 
     def __init__(
-        self, producer: Producer, pipeline: Pipeline, user_id: str | None, *, keeps_results: bool = True
+        self,
+        producer: Producer,
+        pipeline: Pipeline,
+        changed: Sequence[Task[Any]],
+        user_id: str | None,
+        *,
+        keeps_results: bool = True,
     ) -> None:
         nodes = cast("tuple[Task[Any], ...]", pipeline.nodes)
         if not 1 <= len(nodes) <= MAX_TASKS:
             raise InvalidInput(f"a pipeline has 1 to {MAX_TASKS} tasks, not {len(nodes)}: it is added in one step")
         self.run_id = os.urandom(8).hex()
-        self.user_id = _one_user(nodes, user_id)
+        self.user_id = _one_user(changed, user_id)
         self.names: Mapping[Composable, str] = pipeline.names()
         ids = {node: check_id("task_id", f"{self.run_id}.{self.names[node]}") for node in nodes}
         nonce = new_nonce()
         to_keep = set() if keeps_results else {source for node in nodes for source in node.upstream}
         self.tasks: list[NewTask] = []
-        for node in nodes:
+        for node, sent in zip(nodes, changed, strict=True):
             needs = [ids[cast("Task[Any]", needed)] for needed in pipeline.dependencies(node)]
-            needs += dependency_ids(node.task_options.depends_on, self.user_id, ids)
+            needs += dependency_ids(sent.task_options.depends_on, self.user_id, ids)
             inputs = [ids[source] for source in node.upstream]
-            is_unsaid = node.task_options.result_ttl is None
-            sent = node.options(result_ttl=OUTPUT_TTL) if node in to_keep and is_unsaid else node
+            is_lost = node in to_keep and sent.task_options.result_ttl is None
             self.tasks.append(
                 producer.make(
-                    sent,
+                    sent.options(result_ttl=OUTPUT_TTL) if is_lost else sent,
                     self.user_id,
                     nonce,
                     task_id=ids[node],
@@ -99,7 +105,7 @@ def _foreign(task_id: str, owner: object, user_id: str) -> DependencyError:
     return DependencyError(f"task {task_id!r} belongs to user {owner!r}: a task of {user_id!r} cannot wait for it")
 
 
-def _one_user(nodes: tuple[Task[Any], ...], user_id: str | None) -> str:
+def _one_user(nodes: Sequence[Task[Any]], user_id: str | None) -> str:
     """What `enqueue` was told, else what the tasks say: those that say nothing go with the others."""
     named = [node for node in nodes if node.task_options.user_id is not None]
     users = {user_of(node, user_id) for node in named or nodes[:1]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, cast, overload
 
@@ -15,8 +15,10 @@ from fairque.doctor.doctor import examine
 from fairque.doctor.finding import QueueCheck
 from fairque.errors import InvalidInput, WrongType
 from fairque.everybody import check_user
+from fairque.middleware import RunMiddleware, checked_middleware
 from fairque.models import FailureKind, QueueHealth, QueueStats, TaskInfo, TaskState, UserInfo
 from fairque.queue.dead_letters import DeadLetter, DeadLetters
+from fairque.queue.enqueue_call import EnqueueDoor, EnqueueMiddleware, for_user
 from fairque.queue.handle import TaskHandle
 from fairque.queue.health import look_at_health
 from fairque.queue.listing import list_tasks
@@ -65,10 +67,14 @@ class TaskQueue(Tenants):
             task says (``"time"``): charged by what tasks of the name took lately, corrected when it ends.
         usage_ttl: Seconds that what a user used is kept, from an hour to 40 days (default). Shorter where nobody bills,
             and many users come once: each takes some 250 bytes for as long.
+        enqueue_middleware: Async functions around each call that puts tasks in through this object, the first one
+            outermost; see `EnqueueMiddleware`.
+        run_middleware: Async functions around each run of a task in the workers of this object, outside those of the
+            worker; see `RunMiddleware`.
 
-    The last seven are settings of the queue itself, which all its processes share: the first that opens it stores them
-    there, with defaults for what it does not name, and what a later one does not name is taken from there. One that
-    names another value gets a `SettingsMismatch`; see `change_settings`.
+    From `priority_step` to `usage_ttl`, all are settings of the queue itself, which all its processes share: the first
+    that opens it stores them there, with defaults for what it does not name, and what a later one does not name is
+    taken from there. One that names another value gets a `SettingsMismatch`; see `change_settings`.
     """
 
     def __init__(
@@ -84,7 +90,12 @@ class TaskQueue(Tenants):
         max_message_bytes: int | None = None,
         fairness: Literal["cost", "time"] | None = None,
         usage_ttl: Duration | None = None,
+        enqueue_middleware: Iterable[EnqueueMiddleware] = (),
+        run_middleware: Iterable[RunMiddleware] = (),
     ) -> None:
+        self.run_middleware = checked_middleware("run_middleware", run_middleware)
+        around_enqueue = checked_middleware("enqueue_middleware", enqueue_middleware)
+        self.enqueue_door = EnqueueDoor(around_enqueue) if around_enqueue else None
         given = checked_settings(
             priority_step=priority_step,
             lease=lease,
@@ -116,10 +127,16 @@ class TaskQueue(Tenants):
         return Store(self._backend, patience=patience)
 
     @classmethod
-    def from_config(cls, config: FairQueueConfig) -> Self:
-        """The queue that a configuration describes, in its sections `redis` and `queue`."""
+    def from_config(cls, config: FairQueueConfig, **options: Any) -> Self:
+        """The queue that a configuration describes, in its sections `redis` and `queue`.
+
+        Args:
+            config: The configuration.
+            **options: What a configuration cannot say, such as middlewares; and what is to be different.
+        """
         redis = config.redis
-        return cls(redis.redis_url, timeout=redis.timeout, **msgspec.structs.asdict(config.queue))
+        given = {"url": redis.redis_url, "timeout": redis.timeout, **msgspec.structs.asdict(config.queue)}
+        return cls(**(given | options))
 
     @property
     def reader(self) -> Store:
@@ -196,6 +213,8 @@ class TaskQueue(Tenants):
             graph = parallel(changed)
             run = await self._enqueue_pipeline(graph, user_id)
             return cast("TaskHandle[R]", run[graph.names()[changed]])
+        if self.enqueue_door is not None:
+            return await self._enqueue_through(self.enqueue_door, for_user(changed, user_id))
         new = self._make(changed, user_id, new_nonce(), defaultdict(dict))
         [created] = await self._producer.submit((new,))
         return TaskHandle(self._source, new.user_id, new.task_id, created=created, signature=changed.signature)
@@ -215,23 +234,16 @@ class TaskQueue(Tenants):
         if "task_id" in options:
             raise InvalidInput("each task has an id of its own: give it by .options(task_id=…)")
         user_id = options.pop("user_id", None)
-        nonce = b""
-        ids: defaultdict[str, dict[Task[Any], str]] = defaultdict(dict)  # by user
-        made: list[tuple[Task[R], NewTask]] = []
-        for task in check_list("tasks", tasks):
-            if len(made) % BATCH == 0:  # names a round trip: an id that comes again in a later one is not its own
-                nonce = new_nonce()
-            changed = _changed(task, options)
-            if changed.upstream:
-                raise InvalidInput(f"{task!r} has outputs of others as arguments: enqueue it alone, or in a pipeline")
-            new = self._make(changed, user_id, nonce, ids)
-            ids[new.user_id][task] = new.task_id
-            made.append((changed, new))
-        created = await self._producer.send_all([new for _, new in made])
-        return [
-            TaskHandle(self._source, new.user_id, new.task_id, created=is_new, signature=task.signature)
-            for (task, new), is_new in zip(made, created, strict=True)
-        ]
+        given = list(check_list("tasks", tasks))
+        changed = [_alone(_changed(task, options)) for task in given]
+        if self.enqueue_door is None or not given:
+            return await self._put_in(given, changed, user_id, self._producer.send_all)
+
+        async def put_in(tasks: list[Task[Any]]) -> tuple[list[str], list[TaskHandle[R]]]:
+            handles = await self._put_in(given, tasks, None, self._producer.send_all)
+            return [handle.task_id for handle in handles], handles
+
+        return await self.enqueue_door.through("tasks", [for_user(task, user_id) for task in changed], put_in)
 
     async def push_function_task(
         self,
@@ -443,8 +455,51 @@ class TaskQueue(Tenants):
         needs = dependency_ids(depends_on, user, ids[user])
         return self._producer.make(task, user_id, nonce, depends_on=list(dict.fromkeys(needs)))
 
+    async def _put_in(
+        self,
+        given: Sequence[Task[R]],
+        changed: Sequence[Task[R]],
+        user_id: str | None,
+        send: Callable[[list[NewTask]], Awaitable[list[bool]]],
+    ) -> list[TaskHandle[R]]:
+        """The changed ones, each under the name of the one that was given: others may depend on that."""
+        nonce = b""
+        ids: defaultdict[str, dict[Task[Any], str]] = defaultdict(dict)  # by user
+        made: list[NewTask] = []
+        for task, sent in zip(given, changed, strict=True):
+            if len(made) % BATCH == 0:  # names a round trip: an id that comes again in a later one is not its own
+                nonce = new_nonce()
+            new = self._make(sent, user_id, nonce, ids)
+            ids[new.user_id][task] = new.task_id
+            made.append(new)
+        return [
+            TaskHandle(self._source, new.user_id, new.task_id, created=is_new, signature=task.signature)
+            for task, new, is_new in zip(given, made, await send(made), strict=True)
+        ]
+
+    async def _enqueue_through(self, door: EnqueueDoor, task: Task[R]) -> TaskHandle[R]:
+        async def put_in(tasks: list[Task[Any]]) -> tuple[list[str], TaskHandle[R]]:
+            [handle] = await self._put_in([task], tasks, None, self._producer.submit)
+            return [handle.task_id], handle
+
+        return await door.through("task", [task], put_in)
+
     async def _enqueue_pipeline(self, pipeline: Pipeline, user_id: str | None) -> PipelineHandle:
-        plan = PipelinePlan(self._producer, pipeline, user_id, keeps_results=self.settings.result_ttl_ms > 0)
+        nodes = cast("tuple[Task[Any], ...]", pipeline.nodes)
+        if self.enqueue_door is None:
+            return await self._put_in_pipeline(pipeline, nodes, user_id)
+
+        async def put_in(tasks: list[Task[Any]]) -> tuple[list[str], PipelineHandle]:
+            run = await self._put_in_pipeline(pipeline, tasks, None)
+            return [handle.task_id for handle in run.tasks.values()], run
+
+        return await self.enqueue_door.through("pipeline", [for_user(node, user_id) for node in nodes], put_in)
+
+    async def _put_in_pipeline(
+        self, pipeline: Pipeline, changed: Sequence[Task[Any]], user_id: str | None
+    ) -> PipelineHandle:
+        keeps_results = self.settings.result_ttl_ms > 0
+        plan = PipelinePlan(self._producer, pipeline, changed, user_id, keeps_results=keeps_results)
         await self._producer.submit(plan.tasks)
         nodes = cast("tuple[Task[Any], ...]", pipeline.nodes)
         handles: dict[str, TaskHandle[Any]] = {
@@ -461,6 +516,12 @@ def _failure_kind(kind: FailureKind | str) -> FailureKind:
         return FailureKind(kind)
     except ValueError:
         raise InvalidInput(f"kind must be {', '.join(FailureKind)}, not {kind!r}") from None
+
+
+def _alone(task: Task[R]) -> Task[R]:
+    if task.upstream:
+        raise InvalidInput(f"{task!r} has outputs of others as arguments: enqueue it alone, or in a pipeline")
+    return task
 
 
 def _changed(task: Task[R], options: Mapping[str, Any]) -> Task[R]:

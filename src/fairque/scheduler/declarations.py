@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fairque.errors import FairqueError, InvalidInput, QuotaExceeded
+from fairque.queue.enqueue_call import EnqueueDoor
 from fairque.redis.store_schedules import ScheduleStore, StoredSchedule, Write, encode_spec
 from fairque.schedule.spec import ScheduleState
 from fairque.scheduler.changes import Wanted, anew, changed, new
@@ -26,8 +27,9 @@ MOST_REMEMBERED = 20
 class Declaration:
     """What the code says of one schedule. Its id is the name of the task."""
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, task: Task[Any], wanted: Wanted) -> None:
         self.schedule_id = wanted.schedule_id
+        self.task = task
         self.wanted = wanted
         template = wanted.template
         definition = [encode_spec(wanted.spec), template.user_id.encode(), *map(_bytes, template.fields.values())]
@@ -43,10 +45,18 @@ class Declarations:
     Args:
         store: Where they go.
         make_template: Makes a task storable.
+        door: What is written goes through it. Middlewares may add what differs from call to call, so what they make of
+            a definition does not count as a new one.
     """
 
-    def __init__(self, store: ScheduleStore, make_template: Callable[[Task[Any], str | None], Template]) -> None:
+    def __init__(
+        self,
+        store: ScheduleStore,
+        make_template: Callable[[Task[Any], str | None], Template],
+        door: EnqueueDoor | None = None,
+    ) -> None:
         self._store = store
+        self._door = door
         self._make_template = make_template
         self._told: set[str] = set()  # what was warned of
 
@@ -74,11 +84,12 @@ class Declarations:
         found = []
         for function, spec in declared_schedules():
             try:
-                template = self._make_template(function(), None)
+                task = function()
+                template = self._make_template(task, None)
             except FairqueError as exc:
                 self._warn(function.name, f"it cannot be declared: {exc}")
             else:
-                found.append(Declaration(Wanted(function.name, spec, template)))
+                found.append(Declaration(task, Wanted(function.name, spec, template)))
         return found
 
     async def _register_or_warn(self, declaration: Declaration) -> None:
@@ -87,14 +98,30 @@ class Declarations:
             await self._register(declaration)
         except (InvalidInput, QuotaExceeded) as exc:
             self._warn(declaration.schedule_id, f"it cannot be declared: {exc}")
+        except FairqueError:
+            raise
+        except Exception as exc:  # of a middleware
+            self._warn(declaration.schedule_id, f"it cannot be declared: {type(exc).__name__}: {exc}")
 
     async def _register(self, declaration: Declaration) -> None:
+        if self._door is None:
+            await self._write(declaration, declaration.wanted)
+            return
+
+        async def put_in(tasks: list[Task[Any]]) -> tuple[list[str], None]:
+            template = self._make_template(tasks[0], None)
+            await self._write(declaration, declaration.wanted._replace(template=template))
+            return [declaration.schedule_id], None
+
+        await self._door.through("schedules", [declaration.task], put_in)
+
+    async def _write(self, declaration: Declaration, wanted: Wanted) -> None:
         """Whoever is faster wrote the same, or something newer: the next look tells."""
         now_ms, found = await self._store.look([declaration.schedule_id])
         known = found.get(declaration.schedule_id)
-        write = new(declaration.wanted, now_ms) if known is None else _replacing(declaration, known)
+        write = new(wanted, now_ms) if known is None else _replacing(declaration, wanted, known)
         fields = {**write.fields, "declared": declaration.fingerprint}
-        await self._store.write(write._replace(user_id=declaration.wanted.template.user_id, fields=fields))
+        await self._store.write(write._replace(user_id=wanted.template.user_id, fields=fields))
 
     def _warn(self, schedule_id: str, problem: str) -> None:
         if schedule_id not in self._told:
@@ -102,11 +129,10 @@ class Declarations:
             logger.warning("schedule %r: %s", schedule_id, problem, extra={"schedule_id": schedule_id})
 
 
-def _replacing(declaration: Declaration, known: StoredSchedule) -> Write:
+def _replacing(declaration: Declaration, wanted: Wanted, known: StoredSchedule) -> Write:
     name = declaration.schedule_id
     logger.info("schedule %r: the definition in the code is new", name, extra={"schedule_id": name})
     older = [each for each in [known.declared, *known.older.split()] if each != declaration.fingerprint]
-    wanted = declaration.wanted
     has_ended = known.schedule.state is ScheduleState.ENDED
     write = anew(wanted, known) if has_ended else changed(known, wanted.spec, wanted.template.fields)
     return write._replace(fields={**write.fields, "older": " ".join(older[:MOST_REMEMBERED])})

@@ -17,7 +17,7 @@ from fairque.tasks.message import Firing, Message, Overrides, decode_body, encod
 from fairque.tasks.options import start_of
 from fairque.tasks.task import Task
 
-__all__ = ["Template", "body_for", "task_id_for"]
+__all__ = ["Template", "body_for", "check_task", "task_id_for"]
 
 _NO_NONCE = bytes(8)
 _ROOM = 1024  # for what each run adds to the message
@@ -38,10 +38,9 @@ class Template(msgspec.Struct, frozen=True):
         return f"<Template of {self.user_id!r}>"
 
     @classmethod
-    def of(cls, task: Task[Any] | None, user_id: str | None, max_bytes: int, owner: str | None = None) -> Template:
+    def of(cls, given: Task[Any] | None, user_id: str | None, max_bytes: int, owner: str | None = None) -> Template:
         """For `user_id`, else the task's own user, else the owner. Raises `InvalidInput` for one not to be repeated."""
-        if not isinstance(task, Task):
-            raise WrongType(f"only a task can be scheduled, as in task=report(), not {task!r}")
+        task = check_task(given)
         options = task.task_options
         for name, reason in _UNUSABLE.items():
             if getattr(options, name):
@@ -53,6 +52,12 @@ class Template(msgspec.Struct, frozen=True):
         body = encode_body(task.message(), _NO_NONCE, cost, priority, max_bytes - _ROOM)
         fields = {"name": task.name, "body": body, "priority": int(priority), "delay": start_of(options)}
         return cls(user_of(task, user_id if user_id is not None or options.user_id is not None else owner), fields)
+
+
+def check_task(task: object) -> Task[Any]:
+    if not isinstance(task, Task):
+        raise WrongType(f"only a task can be scheduled, as in task=report(), not {task!r}")
+    return task
 
 
 def body_for(due: Due, spec: Spec, task_id: str, planned_ms: int) -> bytes:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Unpack
 
 from fairque.checks import Duration, check_count, check_id, check_list, check_seconds
 from fairque.errors import InvalidInput, StoreError, UnknownSchedule, WrongType
 from fairque.everybody import check_user
+from fairque.queue.enqueue_call import for_user
 from fairque.queue.queue import TaskQueue
 from fairque.redis.store_schedules import Move, ScheduleStore, StoredSchedule, Write
 from fairque.schedule.spec import Misfire, Overlap, ScheduleChanges, ScheduledTask, moment_of
 from fairque.schedule.timetable import Timetable
 from fairque.scheduler.changes import Wanted, added, changed, check_not_ended, paused, resumed
 from fairque.scheduler.declarations import Declarations
-from fairque.scheduler.firing import Template, body_for
+from fairque.scheduler.firing import Template, body_for, check_task
 from fairque.scheduler.loop import ScheduleLoop
 from fairque.scheduler.schedule import Schedule, checked_spec
 from fairque.tasks.task import Task
@@ -47,7 +49,8 @@ class TaskScheduler:
     def __init__(self, queue: TaskQueue) -> None:
         self._queue = queue
         self._store = ScheduleStore(queue.reader)
-        self._loop = ScheduleLoop(queue, self._store, Declarations(self._store, self._make_template))
+        declarations = Declarations(self._store, self._make_template, queue.enqueue_door)
+        self._loop = ScheduleLoop(queue, self._store, declarations)
 
     # Managing schedules
 
@@ -136,7 +139,21 @@ class TaskScheduler:
                 anything is written.
             QuotaExceeded: A user may not have so many bytes in Redis.
         """
-        wanted = [self._wanted(_check_schedule(each)) for each in check_list("schedules", schedules)]
+        given = [_check_schedule(each) for each in check_list("schedules", schedules)]
+        door = self._queue.enqueue_door
+        if door is None or not given:
+            return await self._add_all(given)
+
+        async def put_in(tasks: list[Task[Any]]) -> tuple[list[str], list[str]]:
+            changed = [replace(each, task=task, user_id=None) for each, task in zip(given, tasks, strict=True)]
+            ids = await self._add_all(changed)
+            return ids, ids
+
+        tasks = [for_user(check_task(each.task), each.user_id) for each in given]
+        return await door.through("schedules", tasks, put_in)
+
+    async def _add_all(self, schedules: Sequence[Schedule]) -> list[str]:
+        wanted = [self._wanted(each) for each in schedules]
         ids = [each.schedule_id for each in wanted]
         for name, times in Counter(ids).items():
             if times > 1:
@@ -168,7 +185,18 @@ class TaskScheduler:
             InvalidInput: A value breaks a rule, the schedule has ended, or it is another user's; nothing was written.
             UnknownSchedule: There is none with this id.
         """
+        door = self._queue.enqueue_door
+        if task is None or door is None:
+            return await self._update(schedule_id, task, user_id, changes)
 
+        async def put_in(tasks: list[Task[Any]]) -> tuple[list[str], ScheduledTask]:
+            return [schedule_id], await self._update(schedule_id, tasks[0], None, changes)
+
+        return await door.through("schedules", [for_user(check_task(task), user_id)], put_in)
+
+    async def _update(
+        self, schedule_id: str, task: Task[Any] | None, user_id: str | None, changes: ScheduleChanges
+    ) -> ScheduledTask:
         def change(known: StoredSchedule) -> Write:
             check_not_ended(known)
             spec = checked_spec(changes, known.spec)

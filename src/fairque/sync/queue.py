@@ -74,9 +74,9 @@ class TaskQueue:
         self._is_closed = False
 
     @classmethod
-    def from_config(cls, config: FairQueueConfig) -> Self:
-        """The queue that a configuration describes, in its sections `redis` and `queue`."""
-        made = vars(queue.TaskQueue)["from_config"].__func__(cls, config)  # the same, of this class
+    def from_config(cls, config: FairQueueConfig, **options: Any) -> Self:
+        """The queue that a configuration describes, see `fairque.TaskQueue.from_config`."""
+        made = vars(queue.TaskQueue)["from_config"].__func__(cls, config, **options)  # the same, of this class
         return cast("Self", made)
 
     @property

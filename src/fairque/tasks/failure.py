@@ -14,7 +14,7 @@ from fairque.errors import BadArguments, Fail, Retry
 from fairque.models import FailureKind
 from fairque.tasks.message import NIL, encode_value
 
-__all__ = ["Failure", "Raised", "RaisedElsewhere", "Reply", "encode_result", "raised_by", "unfit"]
+__all__ = ["Failure", "Raised", "RaisedElsewhere", "Reply", "encode_result", "failure_of", "raised_by", "unfit"]
 
 MAX_ERROR_CHARS = 16_384
 _OF_THE_WORKER = ("fairque.worker.", "anyio.")
@@ -75,6 +75,14 @@ def raised_by(error: BaseException) -> Raised:
         return Raised(failure, classes, is_final=True)
     delays = [delay for each in retries if (delay := _delay_of(each)) is not None]
     return Raised(failure, classes, True, max(delays) if len(delays) == len(retries) else None)
+
+
+def failure_of(error: BaseException) -> Failure:
+    """What is kept of an exception that a task raises: class name, text and traceback.
+
+    For middlewares: the exception of a body in a subprocess stays there, and what they see stands for it.
+    """
+    return raised_by(error).failure
 
 
 def _failure(error: BaseException, traceback: str) -> Failure:

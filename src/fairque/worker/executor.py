@@ -6,12 +6,14 @@ import asyncio
 import inspect
 import math
 import time
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
 import msgspec
 
 from fairque.errors import BadArguments, FairqueError
+from fairque.middleware import chained
 from fairque.queue.waiter import waiter
 from fairque.queue.xcom import BlockingXCom, XCom
 from fairque.redis.delivery import Delivery
@@ -52,11 +54,18 @@ class Executor:
         options: Of the worker. Its concurrency bounds the threads as well.
         inputs: Fetches what tasks are given by others.
         progress: Takes what running tasks report.
+
+    Attributes:
+        run: Runs a body, within the middlewares of the worker where it has any.
     """
 
     def __init__(self, options: WorkerOptions, inputs: Inputs, progress: Progress) -> None:
         self._worker_id = options.worker_id
         self._handler = options.handler
+        self._middleware = options.run_middleware
+        self.run: Callable[[RunningTask], Coroutine[Any, Any, Any]] = (
+            self._run_within if self._middleware else self._run
+        )
         self._inputs = inputs
         self._progress = progress
         self._loop = asyncio.get_running_loop()
@@ -93,7 +102,20 @@ class Executor:
         self._hinted = now
         return hint(name, registry)
 
-    async def run(self, run: RunningTask) -> Any:
+    async def _run_within(self, run: RunningTask) -> Any:
+        running.set(run)
+        waiter.set(run)
+        if run.message is not None:  # as with what is decoded before: they are around what has its arguments
+            await self._gather(run, run.message)
+            run.message = None
+        return await chained(self._middleware, run, partial(self._run_plain, run))()
+
+    async def _run_plain(self, run: RunningTask) -> Any:
+        """What a middleware is given is a value, not its encoding."""
+        value = await self._run(run)
+        return msgspec.msgpack.decode(value) if isinstance(value, msgspec.Raw) else value
+
+    async def _run(self, run: RunningTask) -> Any:
         """Run the body where it belongs, with `current_task()` in place."""
         function = run.function
         running.set(run)

@@ -11,6 +11,7 @@ import msgspec
 from fairque.checks import check_count, check_id, check_seconds
 from fairque.errors import InvalidInput
 from fairque.everybody import EVERYBODY, Everybody, check_user
+from fairque.middleware import RunMiddleware
 from fairque.models import UserGroup
 from fairque.worker.handler import TaskHandler
 from fairque.worker.hooks import Hook
@@ -35,6 +36,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         groups: Whom it serves, first to last: assigned users, then steal targets; an empty group is everyone.
         hooks: By event, see `Hooks`.
+        run_middleware: The first one outermost.
     """
 
     worker_id: str
@@ -52,6 +54,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     task_timeout: float | None
     max_tasks_per_child: int | None
     hooks: Mapping[str, Hook | None]
+    run_middleware: tuple[RunMiddleware, ...] = ()
 
     def __post_init__(self) -> None:
         check_id("worker_id", self.worker_id)

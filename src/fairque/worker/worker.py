@@ -29,6 +29,7 @@ from fairque.config.config import FairQueueConfig, WorkerConfig
 from fairque.counted import counted
 from fairque.errors import InvalidInput, QueueUnavailable
 from fairque.everybody import EVERYBODY, Everybody, whom
+from fairque.middleware import RunMiddleware, checked_middleware
 from fairque.queue.queue import TaskQueue
 from fairque.redis.store import Store
 from fairque.worker import service
@@ -79,6 +80,8 @@ class Worker:
         on_success, on_failure, on_retry, on_timeout, on_lost: Called with a `TaskEvent`; plain or async functions.
             A failure is final, a retry is not; `on_timeout` comes before either. `on_lost` tells of a delivery that
             is not this worker's any more: another one took it over, or it is gone.
+        run_middleware: Async functions around each run of a task, inside those of the queue, the first one outermost;
+            see `RunMiddleware`.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class Worker:
         on_retry: Hook | None = None,
         on_timeout: Hook | None = None,
         on_lost: Hook | None = None,
+        run_middleware: Iterable[RunMiddleware] = (),
     ) -> None:
         self.queue = queue
         self._is_named = worker_id is not None
@@ -134,6 +138,7 @@ class Worker:
                 "timeout": on_timeout,
                 "lost": on_lost,
             },
+            run_middleware=(*queue.run_middleware, *checked_middleware("run_middleware", run_middleware)),
         )
         self._signals = Signals()
         self._limits = LimitDeclarations(self._signals)

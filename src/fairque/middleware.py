@@ -1,0 +1,59 @@
+"""Middlewares: functions around a run, or around a call that puts tasks in. Each calls the next, and the last the thing
+itself.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from fairque.checks import check_list
+from fairque.errors import InvalidInput
+
+__all__ = ["CallNext", "RunMiddleware", "chained", "checked_middleware"]
+
+M = TypeVar("M", bound=Callable[..., Awaitable[Any]])
+
+
+class CallNext(Protocol):
+    """What a middleware awaits to go on, without arguments: the next middleware, or at last the thing itself."""
+
+    def __call__(self) -> Awaitable[Any]: ...
+
+
+class RunMiddleware(Protocol):
+    """An async function around each run of a task: ``async def timed(run, call_next): …``.
+
+    `run` is the `TaskContext` of the task, which `current_task()` gives as well. What ``await call_next()`` returns is
+    the value of the body, and what the middleware returns is the result of the task; what the body raises, it raises.
+    """
+
+    def __call__(self, run: Any, call_next: CallNext, /) -> Awaitable[Any]: ...
+
+
+def checked_middleware(name: str, given: Iterable[M]) -> tuple[M, ...]:
+    """Raises `WrongType` for what is no list, and `InvalidInput` for what cannot be called with two arguments."""
+    found = tuple(check_list(name, given))
+    for each in found:
+        if not _takes_two(each):
+            raise InvalidInput(f"{name} has {each!r}: a middleware is an async function of two arguments")
+    return found
+
+
+def _takes_two(given: object) -> bool:
+    if not callable(given) or isinstance(given, type):
+        return False
+    try:
+        inspect.signature(given).bind(None, None)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def chained(middleware: tuple[Callable[[Any, CallNext], Awaitable[Any]], ...], about: Any, last: CallNext) -> CallNext:
+    """The first of them around the second, and so on, around `last`; `about` is what all of them are given."""
+    for each in reversed(middleware):
+        last = partial(each, about, last)
+    return last

@@ -1,0 +1,124 @@
+"""`EnqueueDoor`: where middlewares stand around each call that puts tasks in. They see it as an `EnqueueCall`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
+
+from fairque.errors import FairqueError, InvalidInput
+from fairque.middleware import CallNext, chained
+from fairque.tasks.task import Task
+
+__all__ = ["EnqueueCall", "EnqueueDoor", "EnqueueMiddleware", "for_user"]
+
+T = TypeVar("T")
+Kind: TypeAlias = Literal["task", "tasks", "pipeline", "schedules"]
+PutIn: TypeAlias = Callable[[list[Task[Any]]], Awaitable[tuple[list[str], T]]]
+"""Puts tasks in, and returns their ids and what the caller is told."""
+
+
+class EnqueueCall:
+    """A call that puts tasks in, as the middlewares around it see it.
+
+    Attributes:
+        kind: ``"task"`` or ``"pipeline"`` of `TaskQueue.enqueue`, ``"tasks"`` of `TaskQueue.enqueue_many`, and
+            ``"schedules"`` where schedules are added, changed or declared, whose tasks are put in later.
+        tasks: What is put in, with the user of the call among their options (`Task.task_options`). A middleware may
+            replace them by copies with other options: ``call.tasks = [each.options(cost=2) for each in call.tasks]``.
+            Which tasks they are, in which order, with which arguments and `task_id`, stays.
+        ids: Of the tasks, or of the schedules, in the same order. Empty until they have been put in.
+    """
+
+    __slots__ = ("ids", "kind", "tasks")
+
+    def __init__(self, kind: Kind, tasks: list[Task[Any]]) -> None:
+        self.kind = kind
+        self.tasks = tasks
+        self.ids: list[str] = []
+
+    def add_headers(self, headers: Mapping[str, str]) -> None:
+        """Give each task these headers as well. Where a task has one of that name already, its own stays.
+
+        Raises:
+            InvalidInput: They are no headers, or with those that a task has, too many.
+        """
+        if headers:
+            self.tasks = [each.options(headers={**headers, **(each.task_options.headers or {})}) for each in self.tasks]
+
+    def __repr__(self) -> str:
+        return f"<EnqueueCall {self.kind!r} of {len(self.tasks)}>"
+
+
+class EnqueueMiddleware(Protocol):
+    """An async function around each call that puts tasks in: ``async def tagged(call, call_next): …``.
+
+    ``await call_next()`` puts them in. What is raised before that refuses the call: nothing is written, and its caller
+    gets the error.
+    """
+
+    def __call__(self, call: EnqueueCall, call_next: CallNext, /) -> Awaitable[Any]: ...
+
+
+class EnqueueDoor:
+    """Through which all calls of a queue go that put tasks in, where it has middlewares."""
+
+    def __init__(self, middleware: tuple[EnqueueMiddleware, ...]) -> None:
+        self._middleware = middleware
+
+    async def through(self, kind: Kind, tasks: Sequence[Task[Any]], put_in: PutIn[T]) -> T:
+        """What `put_in` tells of the tasks as the middlewares leave them. Raises what they and it raise."""
+        call = EnqueueCall(kind, list(tasks))
+        last = _PuttingIn(call, put_in)
+        await chained(self._middleware, call, last)()
+        return last.told()
+
+
+class _PuttingIn(Generic[T]):
+    """What is behind the last middleware."""
+
+    def __init__(self, call: EnqueueCall, put_in: PutIn[T]) -> None:
+        self._call = call
+        self._put_in = put_in
+        self._given = call.tasks
+        self._has_begun = False
+        self._error: BaseException | None = None
+        self._told: tuple[T] | None = None
+
+    async def __call__(self) -> None:
+        if self._has_begun:
+            raise FairqueError("a middleware may await call_next() once: a second time would put the tasks in again")
+        self._has_begun = True
+        try:
+            _check_same(self._given, self._call.tasks)
+            ids, told = await self._put_in(self._call.tasks)
+        except BaseException as exc:
+            self._error = exc
+            raise
+        self._call.ids = ids
+        self._told = (told,)
+
+    def told(self) -> T:
+        """The caller gets what became of it, also where a middleware swallows an error."""
+        if self._error is not None:
+            raise self._error
+        if self._told is None:
+            raise FairqueError("a middleware returned, and call_next() had not: to refuse a call, raise an error")
+        return self._told[0]
+
+
+def _check_same(given: list[Task[Any]], changed: list[Task[Any]]) -> None:
+    if len(changed) != len(given) or not all(_is_copy(*each) for each in zip(given, changed, strict=True)):
+        raise InvalidInput("a middleware may change options of tasks by task.options(…), not what a call puts in")
+
+
+def _is_copy(given: Task[Any], changed: object) -> bool:
+    return isinstance(changed, Task) and _identity(given) == _identity(changed)
+
+
+def _identity(task: Task[Any]) -> tuple[object, ...]:
+    return task.name, task.args, task.kwargs, task.upstream, task.task_options.task_id
+
+
+def for_user(task: Task[Any], user_id: str | None) -> Task[Any]:
+    """With the user that a call names, if it names one."""
+    return task if user_id is None else task.options(user_id=user_id)
