@@ -5,12 +5,11 @@ itself.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from fairque.checks import check_list
-from fairque.errors import InvalidInput
+from fairque.errors import InvalidInput, WrongType
 
 __all__ = ["CallNext", "RunMiddleware", "chained", "checked_middleware"]
 
@@ -33,13 +32,15 @@ class RunMiddleware(Protocol):
     def __call__(self, run: Any, call_next: CallNext, /) -> Awaitable[Any]: ...
 
 
-def checked_middleware(name: str, given: Iterable[M]) -> tuple[M, ...]:
+def checked_middleware(name: str, given: Sequence[M]) -> tuple[M, ...]:
     """Raises `WrongType` for what is no list, and `InvalidInput` for what cannot be called with two arguments."""
-    found = tuple(check_list(name, given))
-    for each in found:
+    listed: object = given
+    if isinstance(listed, str) or not isinstance(listed, Sequence):
+        raise WrongType(f"{name} must be a list, not {given!r}")
+    for each in given:
         if not _takes_two(each):
             raise InvalidInput(f"{name} has {each!r}: a middleware is an async function of two arguments")
-    return found
+    return tuple(given)
 
 
 def _takes_two(given: object) -> bool:

@@ -436,7 +436,7 @@ async def test_what_is_no_middleware_is_refused(queue: TaskQueue, wrong: Any):
             make()
 
 
-@pytest.mark.parametrize("wrong", ["name", 5])
+@pytest.mark.parametrize("wrong", ["name", 5, iter(())])
 async def test_middlewares_come_in_a_list(queue: TaskQueue, wrong: Any):
     with pytest.raises(WrongType, match="run_middleware must be a list"):
         Worker(queue, run_middleware=wrong)

@@ -12,7 +12,7 @@ from fairque.queue.producer import Producer, user_of
 from fairque.redis.delivery import NewTask
 from fairque.tasks.message import new_nonce
 from fairque.tasks.pipeline import Composable, Pipeline
-from fairque.tasks.task import Task
+from fairque.tasks.task import Task, check_upstream
 
 __all__ = ["MAX_TASKS", "PipelinePlan", "dependency_ids"]
 
@@ -55,7 +55,9 @@ class PipelinePlan:
         self.names: Mapping[Composable, str] = pipeline.names()
         ids = {node: check_id("task_id", f"{self.run_id}.{self.names[node]}") for node in nodes}
         nonce = new_nonce()
-        to_keep = set() if keeps_results else {source for node in nodes for source in node.upstream}
+        sources = {source for node in nodes for source in node.upstream}
+        to_keep = set() if keeps_results else sources
+        check_upstream(tuple(sent for node, sent in zip(nodes, changed, strict=True) if node in sources))
         self.tasks: list[NewTask] = []
         for node, sent in zip(nodes, changed, strict=True):
             needs = [ids[cast("Task[Any]", needed)] for needed in pipeline.dependencies(node)]

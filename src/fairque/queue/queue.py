@@ -90,8 +90,8 @@ class TaskQueue(Tenants):
         max_message_bytes: int | None = None,
         fairness: Literal["cost", "time"] | None = None,
         usage_ttl: Duration | None = None,
-        enqueue_middleware: Iterable[EnqueueMiddleware] = (),
-        run_middleware: Iterable[RunMiddleware] = (),
+        enqueue_middleware: Sequence[EnqueueMiddleware] = (),
+        run_middleware: Sequence[RunMiddleware] = (),
     ) -> None:
         self.run_middleware = checked_middleware("run_middleware", run_middleware)
         around_enqueue = checked_middleware("enqueue_middleware", enqueue_middleware)

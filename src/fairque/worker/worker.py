@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -108,7 +108,7 @@ class Worker:
         on_retry: Hook | None = None,
         on_timeout: Hook | None = None,
         on_lost: Hook | None = None,
-        run_middleware: Iterable[RunMiddleware] = (),
+        run_middleware: Sequence[RunMiddleware] = (),
     ) -> None:
         self.queue = queue
         self._is_named = worker_id is not None
