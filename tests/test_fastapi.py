@@ -291,6 +291,7 @@ def test_what_the_client_cannot_help_stays_an_error_of_the_server(error: Fairque
 
 class Dying(Worker):
     async def run(self) -> None:
+        self.has_opened.set()
         raise RuntimeError("out of luck")
 
 
@@ -304,6 +305,35 @@ def test_a_worker_that_dies_is_noticed(async_queue: TaskQueue, caplog: pytest.Lo
     [record] = [each for each in caplog.records if each.levelno == logging.CRITICAL]
     assert record.getMessage() == "worker ill died"
     assert "out of luck" in caplog.text
+
+
+def test_the_lifespan_of_a_worker_is_open_when_its_app_has_started(async_queue: TaskQueue):
+    @asynccontextmanager
+    async def resources() -> AsyncIterator[str]:
+        yield "a pool"
+
+    made: list[Worker] = []
+
+    def make() -> Worker:
+        made.append(Worker(async_queue, lifespan=resources))
+        return made[-1]
+
+    with TestClient(app_of(async_queue, worker=make)) as client:
+        assert made[0].state == "a pool"
+        assert client.get("/sum").json() == 3
+
+
+def test_an_app_does_not_start_when_the_lifespan_of_its_worker_fails(async_queue: TaskQueue):
+    @asynccontextmanager
+    async def resources() -> AsyncIterator[str]:
+        raise OSError("no database")
+        yield
+
+    with (
+        pytest.raises(OSError, match="no database"),
+        TestClient(app_of(async_queue, worker=lambda: Worker(async_queue, lifespan=resources))),
+    ):
+        pass
 
 
 async def test_a_worker_that_is_stopped_while_the_app_goes_on_is_noticed(

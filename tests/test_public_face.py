@@ -35,8 +35,10 @@ from fairque.tasks.options import Options
 from fairque.tasks.registry import registry, unregister
 from fairque.worker.executor import Executor
 from fairque.worker.inputs import Inputs
+from fairque.worker.lifespan import Lifespan
 from fairque.worker.outcomes import Outcomes
 from fairque.worker.progress import Progress
+from fairque.worker.signals import Signals
 from tests.support.eventually import eventually
 
 ROOT = Path(fairque.__file__).parent
@@ -282,7 +284,7 @@ async def test_what_the_inside_is_made_of_shows_no_arguments_and_results_either(
     store = queue.store()
     claim = await store.claim("w", 1, settings=QueueSettings(lease_ms=60_000), wait=False)
     inputs, progress = Inputs(store), Progress(store)
-    run = Executor(Worker(queue).options, inputs, progress).prepare(claim.deliveries[0])
+    run = Executor(Worker(queue).options, inputs, progress, Lifespan(None, Signals())).prepare(claim.deliveries[0])
     outcome = Outcomes("w", queue.settings).finished(run, SECRET)
     assert isinstance(outcome, Outcome)
     assert await store.settle("w", [outcome]) == [True]

@@ -26,6 +26,11 @@ class TwoPartError(Exception):
 
 
 @task(run_in="process")
+def ask_for_state() -> None:
+    _ = current_task().state
+
+
+@task(run_in="process")
 def pid() -> int:
     return os.getpid()
 

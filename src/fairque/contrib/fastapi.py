@@ -70,7 +70,8 @@ def lifespan(
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[dict[str, Any]]]:
     """The lifespan of an app with queues: opens them, runs workers, drains those at the end, and closes the queues.
 
-    The workers start after `inner` and stop before it ends, so that tasks find what it provides.
+    The workers start after `inner` and stop before it ends, so that tasks find what it provides. The app starts when
+    their own lifespans are open; what one of them raises at its start is raised by that of the app.
 
     A worker that dies is logged, and `health` tells. It is not started again: that is for who supervises the process.
 
@@ -178,6 +179,16 @@ class _Served:
     async def __aenter__(self) -> _Served:
         # Not `async with worker`, which waits until Redis is there.
         self._task = asyncio.create_task(self.worker.run(), name=f"fairque-worker-{self.worker.worker_id}")
+        opened = asyncio.create_task(self.worker.has_opened.wait())
+        try:
+            await asyncio.wait([self._task, opened], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await self._abort()
+            raise
+        finally:
+            opened.cancel()
+        if self._task.done() and not self.worker.has_opened.is_set():
+            self._task.result()
         self._task.add_done_callback(self._on_end)
         return self
 
@@ -187,9 +198,12 @@ class _Served:
         try:
             await asyncio.wait([self._task])
         except asyncio.CancelledError:  # who stops the app has no more patience
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await self._abort()
             raise
+
+    async def _abort(self) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Any
 
 from fairque import (
     InvalidInput,
@@ -18,6 +19,7 @@ from fairque import (
 )
 from fairque.checks import Duration, check_seconds
 from fairque.testing.waiting import enqueued, listing
+from fairque.worker.lifespan import LifespanFunction
 
 __all__ = ["run_all"]
 
@@ -31,6 +33,7 @@ async def run_all(
     raise_errors: bool = True,
     concurrency: int = 1,
     handler: TaskHandler | None = None,
+    lifespan: LifespanFunction[Any] | None = None,
 ) -> list[TaskInfo]:
     """Run what waits until nothing is left: what those tasks enqueue, what depends on them, immediate retries.
 
@@ -42,7 +45,7 @@ async def run_all(
         timeout: Seconds for all of it. What has not ended by then is cancelled and put back.
         raise_errors: Raise when a task has failed for good, after all others have run.
         concurrency: Tasks that run at once; more than one where tasks wait for each other's results.
-        handler: See `Worker`.
+        handler, lifespan: See `Worker`.
 
     Returns:
         Those that ran, in the order in which they ended. One whose retry is due later is among them, as ``scheduled``.
@@ -65,6 +68,7 @@ async def run_all(
         queue,
         concurrency=concurrency,
         handler=handler,
+        lifespan=lifespan,
         scheduler=False,
         stall_timeout=None,  # somebody may look around in a debugger
         on_success=note,

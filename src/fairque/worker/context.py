@@ -6,18 +6,27 @@ import math
 from collections.abc import Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, get_origin, overload
 
 from fairque.checks import check_number, check_text
-from fairque.errors import FairqueError, InvalidInput
+from fairque.errors import FairqueError, InvalidInput, WrongType
 from fairque.tasks.message import Firing
 
-__all__ = ["TaskContext", "current_task"]
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    State = TypeVar("State", default=Any)
+else:
+    from typing import TypeVar
+
+    State = TypeVar("State")
+
+__all__ = ["State", "TaskContext", "current_task"]
 
 MOST_CHARGE = 1_000_000_000
 
 
-class TaskContext:
+class TaskContext(Generic[State]):
     """Ids and circumstances of the running task.
 
     Attributes:
@@ -70,6 +79,18 @@ class TaskContext:
         return MappingProxyType(self._headers())
 
     @property
+    def state(self) -> State:
+        """What the lifespan of its worker has yielded, see `Worker`: the same for all of its tasks.
+
+        Raises:
+            FairqueError: The worker has no lifespan, or this is a subprocess, which cannot share objects with it.
+        """
+        raise FairqueError(
+            "a subprocess has no state: what the lifespan of its worker has opened cannot be shared with another "
+            "process; open it there at its first use"
+        )
+
+    @property
     def xcom(self) -> Any:
         """The XCom values of this task's user: an `XCom`, or a `BlockingXCom` in a plain function.
 
@@ -113,13 +134,38 @@ class TaskContext:
 running: ContextVar[TaskContext] = ContextVar("fairque_task")
 
 
-def current_task() -> TaskContext:
+@overload
+def current_task() -> TaskContext: ...
+
+
+@overload
+def current_task(state: type[State], /) -> TaskContext[State]: ...
+
+
+def current_task(state: type[Any] | None = None, /) -> TaskContext[Any]:
     """The task that runs here: in its coroutine, and in what that awaits or starts, in its thread or its subprocess.
 
+    Args:
+        state: The type of its `state`, for type checkers: ``current_task(Resources).state``. It is checked, but for
+            what cannot be, such as a `TypedDict`.
+
     Raises:
-        FairqueError: Called outside a task.
+        FairqueError: Called outside a task; or a state is asked for where there is none.
+        WrongType: The state is of another type.
     """
     try:
-        return running.get()
+        task = running.get()
     except LookupError:
         raise FairqueError("current_task() was called outside a task") from None
+    if state is not None:
+        _check_state(task.state, state)
+    return task
+
+
+def _check_state(found: Any, wanted: type[Any]) -> None:
+    try:
+        fits = isinstance(found, get_origin(wanted) or wanted)
+    except TypeError:  # typed dicts, and most protocols
+        return
+    if not fits:
+        raise WrongType(f"the lifespan of this worker has yielded a {type(found).__name__}, not a {wanted.__name__}")

@@ -25,6 +25,7 @@ from fairque.tasks.registry import get_function, registry
 from fairque.tasks.xcom import xcom_of
 from fairque.worker.context import running
 from fairque.worker.inputs import Inputs
+from fairque.worker.lifespan import Lifespan
 from fairque.worker.options import WorkerOptions
 from fairque.worker.progress import Progress
 from fairque.worker.running_task import RunningTask
@@ -54,12 +55,13 @@ class Executor:
         options: Of the worker. Its concurrency bounds the threads as well.
         inputs: Fetches what tasks are given by others.
         progress: Takes what running tasks report.
+        lifespan: Of the worker: it has what its tasks share.
 
     Attributes:
         run: Runs a body, within the middlewares of the worker where it has any.
     """
 
-    def __init__(self, options: WorkerOptions, inputs: Inputs, progress: Progress) -> None:
+    def __init__(self, options: WorkerOptions, inputs: Inputs, progress: Progress, lifespan: Lifespan[Any]) -> None:
         self._worker_id = options.worker_id
         self._handler = options.handler
         self._middleware = options.run_middleware
@@ -68,6 +70,7 @@ class Executor:
         )
         self._inputs = inputs
         self._progress = progress
+        self._lifespan = lifespan
         self._loop = asyncio.get_running_loop()
         self._threads = Threads(options.concurrency, options.max_leftover_threads)
         self._hinted = -math.inf
@@ -169,6 +172,9 @@ class Executor:
     def leftover_threads(self) -> int:
         """Threads whose tasks are over."""
         return self._threads.left
+
+    def state(self) -> Any:
+        return self._lifespan.state
 
     def xcom(self, run: RunningTask) -> XCom | BlockingXCom:
         if run.is_in_thread and run.ended:

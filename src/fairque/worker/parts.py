@@ -18,6 +18,7 @@ from fairque.worker.executor import Executor
 from fairque.worker.hooks import Hooks
 from fairque.worker.inbox import Inbox
 from fairque.worker.inputs import Inputs
+from fairque.worker.lifespan import Lifespan
 from fairque.worker.options import WorkerOptions
 from fairque.worker.outcomes import Outcomes
 from fairque.worker.progress import Progress
@@ -43,11 +44,18 @@ class Parts:
         options: Of the worker.
         signals: Of the worker.
         limits: Of its code; those that were known so far have been told.
+        lifespan: It is open.
         store: The connection that claims and reports; it is closed with the parts.
     """
 
     def __init__(
-        self, queue: TaskQueue, options: WorkerOptions, signals: Signals, limits: LimitDeclarations, store: Store
+        self,
+        queue: TaskQueue,
+        options: WorkerOptions,
+        signals: Signals,
+        limits: LimitDeclarations,
+        lifespan: Lifespan[Any],
+        store: Store,
     ) -> None:
         settings, timeout = queue.settings, queue.connector.timeout
         self._worker_id, self._groups = options.worker_id, options.groups
@@ -56,7 +64,7 @@ class Parts:
         self.hooks = Hooks(options.hooks)
         self.settler = Settler(self.hooks, signals, settings.lease_ms / 1000)
         self.progress = Progress(self._services)
-        self._executor = executor = Executor(options, Inputs(self._services), self.progress)
+        self._executor = executor = Executor(options, Inputs(self._services), self.progress, lifespan)
         outcomes = Outcomes(options.worker_id, settings)
         run_times = RunTimes(0 if settings.fairness == "time" else MOST_NAMES)  # there they come with the outcomes
         self.runner = Runner(

@@ -21,11 +21,12 @@ _NO_OVERRIDES = Overrides()
 class Services(Protocol):
     """What a worker does for a task while it runs."""
 
+    def state(self) -> Any: ...
     def xcom(self, run: RunningTask) -> XCom | BlockingXCom: ...
     def progress(self, run: RunningTask, fraction: float, message: str) -> None: ...
 
 
-class RunningTask(TaskContext):
+class RunningTask(TaskContext[Any]):
     """A delivery with its function and arguments, and how far it is. `current_task()` hands it to its body.
 
     Attributes:
@@ -88,6 +89,10 @@ class RunningTask(TaskContext):
     @property
     def timeout(self) -> float | None:
         return self.overrides.timeout if self.overrides.timeout is not None else self.defaults.timeout
+
+    @property
+    def state(self) -> Any:
+        return self._services.state()
 
     @property
     def xcom(self) -> Any:

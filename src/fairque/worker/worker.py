@@ -18,7 +18,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self
 
 import anyio
 import msgspec
@@ -33,9 +33,11 @@ from fairque.middleware import RunMiddleware, checked_middleware
 from fairque.queue.queue import TaskQueue
 from fairque.redis.store import Store
 from fairque.worker import service
+from fairque.worker.context import State
 from fairque.worker.declared_limits import LimitDeclarations
 from fairque.worker.handler import TaskHandler
 from fairque.worker.hooks import Hook
+from fairque.worker.lifespan import Lifespan, LifespanFunction
 from fairque.worker.logs import LogSettings, level_of, set_up_logging
 from fairque.worker.options import WorkerOptions, new_worker_id, user_groups
 from fairque.worker.parts import Parts
@@ -48,7 +50,7 @@ logger = logging.getLogger("fairque.worker")
 GOODBYE_SECONDS = 5.0
 
 
-class Worker:
+class Worker(Generic[State]):
     """Serves a queue: ``asyncio.run(Worker(queue).serve())`` in a program of its own, ``async with Worker(queue): …``
     beside something else. A worker runs once.
 
@@ -77,6 +79,10 @@ class Worker:
         task_timeout: Seconds that a task may run which has no timeout of its own; None sets no limit.
         max_tasks_per_child: Tasks that a subprocess (``run_in="process"``) runs before it ends. 1: each task has a
             fresh one, and finds nothing that another one left. None: no limit.
+        lifespan: A function that makes an async context manager, as `contextlib.asynccontextmanager` does. It is
+            entered before the first claim, and left when all that ran has ended and is reported; what it yields is
+            `TaskContext.state`. What it raises at its start ends the worker, as does its end before that of the worker,
+            which drains first. What it raises at its end is logged, and raised by `run`.
         on_success, on_failure, on_retry, on_timeout, on_lost: Called with a `TaskEvent`; plain or async functions.
             A failure is final, a retry is not; `on_timeout` comes before either. `on_lost` tells of a delivery that
             is not this worker's any more: another one took it over, or it is gone.
@@ -103,6 +109,7 @@ class Worker:
         scheduler: bool = True,
         task_timeout: Duration | None = None,
         max_tasks_per_child: int | None = None,
+        lifespan: LifespanFunction[State] | None = None,
         on_success: Hook | None = None,
         on_failure: Hook | None = None,
         on_retry: Hook | None = None,
@@ -142,6 +149,7 @@ class Worker:
         )
         self._signals = Signals()
         self._limits = LimitDeclarations(self._signals)
+        self._lifespan: Lifespan[State] = Lifespan(lifespan, self._signals)
         self._ran = False
         self._parts: Parts | None = None  # from the moment on at which the queue is open
         self._task: asyncio.Task[None] | None = None
@@ -212,6 +220,16 @@ class Worker:
                 "embedded:// is a server for one process alone: several share embedded:///some/directory"
             )
 
+    @property
+    def state(self) -> State:
+        """What the lifespan has yielded, while it is open. Raises `FairqueError` before and after, and without one."""
+        return self._lifespan.state
+
+    @property
+    def has_opened(self) -> asyncio.Event:
+        """Set once the worker runs and its lifespan, if it has one, is open."""
+        return self._lifespan.has_opened
+
     async def run(self) -> None:
         """Serve until `stop` is called. Cancelling it stops the worker as well, without waiting for running tasks.
 
@@ -221,8 +239,19 @@ class Worker:
         if self._ran:
             raise InvalidInput("a worker runs once: make another one")
         self._ran = True
+        try:
+            await self._lifespan.open()
+            if self._lifespan.has_opened.is_set():
+                await self._run()
+        finally:
+            with anyio.CancelScope(shield=True):
+                failure = await self._lifespan.close()
+        if failure is not None:
+            raise failure
+
+    async def _run(self) -> None:
         store = await self._open()
-        self._parts = parts = Parts(self.queue, self.options, self._signals, self._limits, store)
+        self._parts = parts = Parts(self.queue, self.options, self._signals, self._limits, self._lifespan, store)
         logger.info("worker %s starts, concurrency %d", self.worker_id, self.options.concurrency)
         parts.renewal.start()
         try:

@@ -122,7 +122,7 @@ class Jobs:
         os.killpg(os.getpgid(0), signal.SIGKILL)
 
 
-class SubprocessContext(TaskContext):
+class SubprocessContext(TaskContext[Any]):
     """`current_task()` of a body here."""
 
     __slots__ = ("_given_headers", "_reports")
