@@ -229,6 +229,7 @@ async def test_the_worker_commands_and_the_program_serve_the_file_that_is_shown(
     file = tmp_path / "myapp" / "tasks.py"
     file.parent.mkdir(parents=True)
     file.write_text(block)
+    (tmp_path / "myapp" / "workers.py").write_text(FILES[DEPLOYING, "myapp/workers.py"])
     program = tmp_path / "serve.py"
     program.write_text(FILES[DEPLOYING, program.name])
     (tmp_path / "config").symlink_to(ROOT / "config")
@@ -237,7 +238,7 @@ async def test_the_worker_commands_and_the_program_serve_the_file_that_is_shown(
     lines = [
         line for block in blocks(DEPLOYING, "sh") for line in block.splitlines() if line.startswith("fairque worker")
     ]
-    assert len(lines) == 2
+    assert len(lines) == 3
     for line in [*lines, str(program)]:
         command = [str(ROOT / word) if word.startswith("config/") else word for word in line.split()]
         process = await worker_process(*command, env={"PYTHONPATH": path})

@@ -15,6 +15,7 @@ import pytest
 
 from _fairque_command import REPEATED_SECONDS
 from fairque import InvalidInput, TaskQueue, TaskState, Worker
+from fairque.config.config import WorkerConfig
 from fairque.worker import service
 from tests.apps.served import greet, nap, whereabouts
 from tests.support.command import run_python
@@ -176,6 +177,13 @@ async def test_a_program_without_a_server_fails_at_its_start(
 async def test_what_cannot_be_served_is_refused(options: dict[str, Any], how: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidInput, match=re.escape(text)):
         await Worker(TaskQueue("embedded://"), **options).serve(**{"log_level": None, **how})
+
+
+def test_several_processes_may_have_the_worker_of_a_configuration() -> None:
+    queue = TaskQueue("redis://localhost:1")
+    Worker.from_config(queue, WorkerConfig(id="alpha")).check_several()
+    with pytest.raises(InvalidInput, match="would all be worker 'w1'"):
+        Worker.from_config(queue, WorkerConfig(id="alpha"), worker_id="w1").check_several()
 
 
 async def test_signals_are_of_the_main_thread(queue: TaskQueue) -> None:

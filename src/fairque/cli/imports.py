@@ -9,11 +9,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fairque import TaskQueue
+from fairque import TaskQueue, Worker
 from fairque.cli.errors import CommandError, describe
 from fairque.tasks.function import TaskFunction
 
-__all__ = ["load_module", "load_queue", "load_task"]
+__all__ = ["load_module", "load_queue", "load_served", "load_task"]
 
 MOST_NAMED = 3
 
@@ -23,9 +23,7 @@ def load_queue(target: str) -> TaskQueue:
 
     The current directory is importable. Raises `CommandError`.
     """
-    found = _find(target, "queue")
-    if not isinstance(found, (TaskQueue, TaskFunction)) and callable(found):
-        found = _made(found, target)
+    found = _found_or_made(target, TaskQueue)
     if not isinstance(found, TaskQueue):
         raise CommandError(
             f"{target!r} is {_article(found)}, not a queue",
@@ -33,6 +31,28 @@ def load_queue(target: str) -> TaskQueue:
             or "name a TaskQueue, such as myapp.tasks:queue, or a function that returns one",
         )
     return found
+
+
+def load_served(target: str) -> TaskQueue | Worker:
+    """The queue or the worker that `target` names: an instance, or what a function without arguments returns.
+
+    The current directory is importable. Raises `CommandError`.
+    """
+    found = _found_or_made(target, (TaskQueue, Worker))
+    if not isinstance(found, (TaskQueue, Worker)):
+        raise CommandError(
+            f"{target!r} is {_article(found)}, not a queue or a worker",
+            _suggestion(target, (TaskQueue, Worker))
+            or "name a TaskQueue or a Worker, such as myapp.tasks:queue, or a function that returns one",
+        )
+    return found
+
+
+def _found_or_made(target: str, kinds: type | tuple[type, ...]) -> Any:
+    found = _find(target, "queue")
+    if isinstance(found, (kinds, TaskFunction)) or not callable(found):
+        return found
+    return _made(found, target)
 
 
 def load_task(target: str) -> TaskFunction[Any, Any]:
@@ -48,7 +68,12 @@ def load_task(target: str) -> TaskFunction[Any, Any]:
 
 def load_module(name: str) -> None:
     """Import a module with tasks. The current directory is importable. Raises `CommandError`."""
-    if ":" in name or name.endswith(".py") or "/" in name or not name:
+    if ":" in name:
+        raise CommandError(
+            f"{name!r} is not a module: it names what is served, and so does --config",
+            "name the module alone, such as myapp.tasks, or leave --config out and load it there: Worker.from_config",
+        )
+    if name.endswith(".py") or "/" in name or not name:
         raise CommandError(
             f"{name!r} is not a module", "name the module alone, such as myapp.tasks: --config has the queue"
         )
@@ -98,7 +123,7 @@ def _attribute(owner: Any, name: str, target: str) -> Any:
         raise CommandError(f"{target!r}: there is no {name!r} in {_owner(owner)}", hint) from None
 
 
-def _suggestion(target: str, kind: type) -> str:
+def _suggestion(target: str, kind: type | tuple[type, ...]) -> str:
     """What is of the kind in a module that is imported already; '' if nothing is."""
     module = target.partition(":")[0]
     there = [name for name, value in vars(sys.modules[module]).items() if isinstance(value, kind)]

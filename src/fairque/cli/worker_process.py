@@ -31,13 +31,14 @@ class Settings:
     """What ``fairque worker`` was told about one worker.
 
     Args:
-        target: The queue or, with `files`, the module of the tasks.
-        worker: Its options.
+        target: The queue or the worker or, with `files`, the module of the tasks.
+        worker: Its options; of a worker that was `made`, only how many processes of it there are.
         files: The configuration that has it; empty where the command line says everything.
         name: How it is called there.
         logs: What is logged, and how.
         uvloop: Whether to use it.
         config: What `files` hold; None without any.
+        made: What `target` names, where that is a worker.
     """
 
     target: str
@@ -47,6 +48,7 @@ class Settings:
     logs: LogSettings
     uvloop: bool
     config: FairQueueConfig | None = None
+    made: Worker | None = None
 
     def arguments_of_one(self) -> list[str]:
         """The same command for one process, as Python is to be told."""
@@ -65,6 +67,8 @@ class Settings:
         return [*(f"--config={file}" for file in self.files), f"--worker={self.name}", "--processes=1"]
 
     def _arguments(self) -> list[str]:
+        if self.made is not None:
+            return []
         assigned = () if self.worker.assigned_users == ("*",) else self.worker.assigned_users
         return [
             f"--concurrency={self.worker.max_concurrent_tasks}",
@@ -76,6 +80,8 @@ class Settings:
 
 def make_worker(queue: TaskQueue, settings: Settings) -> Worker:
     """Raises `InvalidInput` for settings that cannot be used."""
+    if settings.made is not None:
+        return settings.made
     scheduler = settings.config is None or settings.config.scheduler.enabled
     return Worker.from_config(queue, settings.worker, scheduler=scheduler)
 

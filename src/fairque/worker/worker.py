@@ -180,7 +180,9 @@ class Worker(Generic[State]):
         for users in ("assigned_users", "steal_targets"):
             given[users] = tuple(map(whom, given[users]))
         given["worker_id"] = f"{own_id}-{new_worker_id()}" if own_id is not None else None
-        return cls(queue, **(given | options))
+        worker = cls(queue, **(given | options))
+        worker._is_named = "worker_id" in options  # else each process makes an id of its own
+        return worker
 
     async def serve(self, *, processes: int = 1, log_level: str | None = "info", log_json: bool = False) -> None:
         """Serve until SIGTERM, SIGHUP or Ctrl-C, as ``fairque worker`` does, in a program that is there for that:
@@ -209,10 +211,11 @@ class Worker(Generic[State]):
         if processes == 1 or has_parent():
             await service.serve(self)
             return
-        self._check_several()
+        self.check_several()
         await service.serve_copies(processes)
 
-    def _check_several(self) -> None:
+    def check_several(self) -> None:
+        """Whether several processes may serve with workers like this one. Raises `InvalidInput`."""
         if self._is_named:
             raise InvalidInput(f"several processes would all be worker {self.worker_id!r}: leave worker_id out")
         if self.queue.connector.is_private:

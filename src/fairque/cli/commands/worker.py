@@ -6,15 +6,16 @@ import asyncio
 import difflib
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import msgspec
 import typer
 
-from fairque import FairQueueConfig, TaskQueue
+from fairque import FairQueueConfig, TaskQueue, Worker
 from fairque.cli.commands.config import service_gaps
 from fairque.cli.errors import CommandError
-from fairque.cli.imports import load_module, load_queue
+from fairque.cli.imports import load_module, load_served
 from fairque.cli.options import ConfigFile, LogJson, load_config
 from fairque.cli.worker_process import Settings, make_worker, serve
 from fairque.config.config import WorkerConfig
@@ -24,6 +25,13 @@ from fairque.worker.processes import Supervisor
 __all__ = ["command"]
 
 logger = logging.getLogger("fairque.worker")
+_SAID_BY_BOTH = {
+    "max_concurrent_tasks": ("--concurrency", "concurrency"),
+    "assigned_users": ("--assigned-user", "assigned_users"),
+    "steal_targets": ("--steal-target", "steal_targets"),
+    "shutdown_timeout": ("--shutdown-timeout", "shutdown_timeout"),
+}
+"""The options of a worker: on the command line, and in code."""
 
 
 def command(
@@ -31,7 +39,7 @@ def command(
         str,
         typer.Argument(
             metavar="MODULE:NAME",
-            help="The queue, as module:name: a TaskQueue, or a function that returns one. "
+            help="The queue or the worker, as module:name: a TaskQueue, a Worker, or a function that returns one. "
             "With --config: the module with the tasks, which is imported; the files have the queue.",
         ),
     ],
@@ -79,11 +87,16 @@ def command(
     What is left then goes back to the front of its user's lane.
     A second signal leaves at once, and other workers take over what ran.
 
+    A Worker says in code what it does, hooks and lifespan included.
+    Of the options for that, only --processes can be given as well.
+
     With --config, the files say what each worker does, and how many processes of it there are.
     Of the options for that, only --processes can be given as well.
     Their policies, groups and limits are set when a worker starts, as by fairque policy apply.
 
     Example: fairque worker myapp.tasks:queue --concurrency 50 --processes 2
+
+    Example: fairque worker myapp.tasks:worker --processes 2
 
     Example: fairque worker myapp.tasks --config fairque.yaml --worker alpha
 
@@ -102,9 +115,12 @@ def command(
     if config:
         return _serve_configured(target, load_config(config), tuple(config), worker, processes, logs, uvloop)
     settings = Settings(target, WorkerConfig(**options), (), "", logs, uvloop)  # type: ignore[arg-type]
-    queue = load_queue(target)
+    found = load_served(target)
+    if isinstance(found, Worker):
+        _check_is_said_once(target, options)
+        settings = replace(settings, made=found)
     set_up_logging(logs)
-    return _serve(queue, [settings])
+    return _serve(found.queue if isinstance(found, Worker) else found, [settings])
 
 
 def _check(options: Mapping[str, object], config: list[str] | None, worker: str | None) -> None:
@@ -119,6 +135,15 @@ def _check(options: Mapping[str, object], config: list[str] | None, worker: str 
         raise CommandError(
             "--steal-target says whom to serve after the assigned users, and none is assigned",
             "add --assigned-user, or leave both out to serve everyone",
+        )
+
+
+def _check_is_said_once(target: str, options: Mapping[str, object]) -> None:
+    for name in options.keys() - {"processes"}:
+        option, argument = _SAID_BY_BOTH[name]
+        raise CommandError(
+            f"{option} says what {target!r}, which is a Worker, says itself",
+            f"say it there, Worker(queue, {argument}=…), or name its queue instead",
         )
 
 
@@ -176,7 +201,7 @@ def _check_reach(queue: TaskQueue) -> None:
 async def _supervise(queue: TaskQueue, settings: Sequence[Settings], commands: Sequence[Sequence[str]]) -> int:
     """What every process would trip over is said once, here."""
     for each in settings:
-        make_worker(queue, each)
+        make_worker(queue, each).check_several()
     async with queue:
         pass
     return await Supervisor(commands).run()
