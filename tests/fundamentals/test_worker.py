@@ -26,6 +26,7 @@ from fairque import (
     current_task,
     task,
 )
+from fairque.settings import QueueSettings
 from fairque.tasks.registry import registry
 from tests.fundamentals import in_processes
 from tests.fundamentals.in_threads import WorkerThread, loop_blocked_until
@@ -402,6 +403,58 @@ async def test_hooks_are_told_how_tasks_end(queue: TaskQueue):
     assert (by_user["ben"].name, by_user["ben"].task_id) == ("fail", "f")
     assert by_user["cleo"].failure.kind is FailureKind.TIMEOUT
     assert 0.05 <= by_user["cleo"].run_seconds < 5
+
+
+async def test_hooks_are_told_of_running_tasks_that_are_canceled_and_of_none_that_wait(queue: TaskQueue, gate: Gate):
+    told: list[TaskEvent] = []
+    async with Worker(queue, concurrency=1, on_cancel=told.append):
+        running = await queue.enqueue(gate.wait(), user_id="anna", task_id="running")
+        waiting = await queue.enqueue(gate.wait(), user_id="anna", task_id="waiting")
+        await eventually(lambda: gate.inside == 1)
+        await waiting.cancel()
+        await running.cancel()
+        await eventually(lambda: told)
+    [event] = told
+    assert (event.user_id, event.task_id, event.name, event.attempt) == ("anna", "running", "gate", 1)
+    assert event.failure is None
+    assert 0 < event.run_seconds < 20
+
+
+@pytest.mark.leaves_keys("workers")
+async def test_hooks_are_told_of_what_was_canceled_before_it_could_begin(queue: TaskQueue):
+    """Its worker died, and another one takes it over."""
+    told: list[TaskEvent] = []
+    handle = await queue.enqueue(echo(), user_id="anna", task_id="t")
+    store = queue.store()
+    await store.claim("silent", 1, settings=QueueSettings(lease_ms=100), wait=False)
+    await handle.cancel()
+    async with Worker(queue, on_cancel=told.append):
+        await eventually(lambda: told, 30)
+    await store.close()
+    assert [(event.task_id, event.run_seconds < 1) for event in told] == [("t", True)]
+
+
+async def test_hooks_are_told_of_what_a_worker_puts_back_as_it_stops(queue: TaskQueue, gate: Gate):
+    told: list[tuple[str, str]] = []
+
+    def tell(event: TaskEvent) -> None:
+        told.append((event.task_id, event.name))
+
+    async with Worker(queue, concurrency=2, shutdown_timeout=0, on_release=tell, on_cancel=tell):
+        handles = [await queue.enqueue(gate.wait(), user_id="anna", task_id=name) for name in ("a", "b", "c")]
+        await eventually(lambda: gate.inside == 2)
+    assert sorted(told) == [("a", "gate"), ("b", "gate")]
+    assert [await handle.state() for handle in handles] == [TaskState.QUEUED] * 3
+    gate.open.set()
+    await Worker(queue).run_until_idle()
+
+
+async def test_hooks_are_told_of_what_a_worker_does_not_know_and_puts_back(queue: TaskQueue):
+    told: list[TaskEvent] = []
+    handle = await queue.enqueue(Task.create(payload={}, name="unheard"), user_id="anna")
+    await Worker(queue, on_release=told.append).run_until_idle()
+    assert [(event.name, event.failure) for event in told] == [("unheard", None)]
+    await handle.cancel()
 
 
 @pytest.mark.parametrize("kind", [ValueError, *ESCAPES])

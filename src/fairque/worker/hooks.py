@@ -19,7 +19,7 @@ logger = logging.getLogger("fairque.worker")
 
 
 class TaskEvent(msgspec.Struct, frozen=True):
-    """What hooks are told. `failure` is None for a success and for a lost delivery."""
+    """What hooks are told. `failure` is None where nothing has failed; `run_seconds` is 0 for what has not begun."""
 
     user_id: str
     task_id: str
@@ -33,7 +33,7 @@ Hook = Callable[[TaskEvent], Awaitable[None] | None]
 
 
 class Hooks:
-    """The hooks of a worker by event: ``success``, ``failure``, ``retry``, ``timeout``, ``lost``.
+    """The hooks of a worker by event: success, failure, retry, timeout, cancel, release, lost.
 
     What a hook raises is logged and harms nobody.
     """

@@ -113,9 +113,10 @@ class Runner:
         """What cannot run here has its outcome at once; that a suspect arrived is noted before any code of it runs."""
         if delivery.canceling:
             self._settler.report(Outcome(delivery, "canceled"))
+            self._hooks.tell("cancel", delivery, name_in(delivery.body), time.monotonic())
             return
         if not delivery.body or self._signals.stopping:
-            self._settler.report(Outcome(delivery, "released"))
+            self._put_back(delivery)
             return
         try:
             if delivery.deaths >= self._options.max_deliveries:
@@ -188,11 +189,12 @@ class Runner:
         """Cancel what runs and put it back, to the front of its lane."""
         for delivery, arrival in self._arriving.values():
             arrival.cancel()
-            self._settler.report(Outcome(delivery, "released"))
+            self._put_back(delivery)
         self._arriving.clear()
         for run in list(self._runs.values()):
             self._close(run)
             self._report(run, Outcome(run.delivery, "released"))
+            self._tell("release", run)
             self._abandon(run, "the stop of its worker")
 
     async def join(self, seconds: float) -> None:
@@ -239,7 +241,7 @@ class Runner:
 
     def _launch(self, run: RunningTask) -> None:
         if not self._limits.cover(run.function):
-            self._settler.report(Outcome(run.delivery, "released"))
+            self._put_back(run.delivery)
             return
         loop = asyncio.get_running_loop()
         self._runs[id(run.delivery)] = run
@@ -302,6 +304,7 @@ class Runner:
     def _end_canceled(self, run: RunningTask) -> None:
         self._close(run)
         self._report(run, Outcome(run.delivery, "canceled"))
+        self._tell("cancel", run)
         log_about(logging.INFO, run.delivery, "was canceled")
 
     def _returned(self, run: RunningTask, value: Any) -> None:
@@ -384,7 +387,13 @@ class Runner:
             return
         delay_ms = min(LONGEST_RETURN_MS, 500 * 2 ** min(delivery.returned, 10))
         log_about(logging.WARNING, delivery, "is put back for %.1f s: %s", delay_ms / 1000, why)
+        self._put_back(delivery, delay_ms)
+
+    def _put_back(self, delivery: Delivery, delay_ms: int = 0) -> None:
+        """What has not begun here. Without a body, it is more than this worker has asked for, and nobody's business."""
         self._settler.report(Outcome(delivery, "released", 0, delay_ms))
+        if delivery.body:
+            self._hooks.tell("release", delivery, name_in(delivery.body), time.monotonic())
 
 
 def _is(delivery: Delivery, user: bytes, task_id: bytes) -> bool:
