@@ -17,6 +17,7 @@ from fairque.errors import (
     QueueFull,
     QueueUnavailable,
     QuotaExceeded,
+    Restarted,
     ResultNotKept,
     ResultTimeout,
     Retry,
@@ -40,6 +41,7 @@ from fairque.models import (
     Priority,
     QueueHealth,
     QueueStats,
+    Streamed,
     TaskInfo,
     TaskState,
     UserInfo,
@@ -58,6 +60,7 @@ from fairque.queue.pipeline_handle import PipelineHandle, PipelineState
 from fairque.queue.purge import Purged
 from fairque.queue.queue import TaskQueue
 from fairque.queue.shares import Share, Shares
+from fairque.queue.stream import TaskStream
 from fairque.queue.usage import UsageHour
 from fairque.queue.xcom import BlockingXCom, XCom, XComManager
 from fairque.schedule.spec import ScheduledTask, ScheduleState
@@ -127,6 +130,7 @@ __all__ = [
     "QuotaExceeded",
     "Rate",
     "Reason",
+    "Restarted",
     "ResultNotKept",
     "ResultTimeout",
     "Retry",
@@ -139,6 +143,7 @@ __all__ = [
     "Share",
     "Shares",
     "StoreError",
+    "Streamed",
     "Task",
     "TaskCanceled",
     "TaskContext",
@@ -153,6 +158,7 @@ __all__ = [
     "TaskQueue",
     "TaskScheduler",
     "TaskState",
+    "TaskStream",
     "UnknownSchedule",
     "UnknownTask",
     "UsageHour",

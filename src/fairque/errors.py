@@ -15,6 +15,7 @@
     ├── UnknownTask (LookupError)        no task with this id, or its result has expired
     ├── UnknownSchedule (LookupError)    no schedule with this id
     ├── XComMissing (LookupError)        no XCom value under this key, or it has expired
+    ├── Restarted                        another run of a task begins, what was read of it counts no more
     ├── QueueFull                        a user has as many tasks waiting as its policy allows
     │   └── QuotaExceeded                a user has as many bytes as its policy allows
     ├── QueueUnavailable (ConnectionError)  Redis did not answer in time, or refuses to work
@@ -49,6 +50,7 @@ __all__ = [
     "QueueFull",
     "QueueUnavailable",
     "QuotaExceeded",
+    "Restarted",
     "ResultNotKept",
     "ResultTimeout",
     "Retry",
@@ -225,6 +227,20 @@ class ResultNotKept(TaskEnded):
 
 class ResultTimeout(FairqueError, TimeoutError):
     """The task has not ended within the time the caller was ready to wait. The task goes on."""
+
+
+class Restarted(FairqueError):
+    """The run of a task whose chunks were read is over, and another one yields from the beginning: what was read counts
+    no more. Read on from the same stream.
+
+    Attributes:
+        attempt: The attempt that yields now. It may be the same number again: one that is put back as its worker stops
+            keeps it.
+    """
+
+    def __init__(self, message: str, attempt: int) -> None:
+        super().__init__(message)
+        self.attempt = attempt
 
 
 class Retry(_Whole):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum, StrEnum
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -17,6 +18,7 @@ __all__ = [
     "Priority",
     "QueueHealth",
     "QueueStats",
+    "Streamed",
     "TaskInfo",
     "TaskState",
     "UserGroup",
@@ -24,6 +26,7 @@ __all__ = [
     "WorkerInfo",
 ]
 
+T_co = TypeVar("T_co", covariant=True)
 UserGroup = Sequence[str]
 """Users that a worker serves with equal right; empty: everyone."""
 ANY_USER: tuple[UserGroup, ...] = ((),)
@@ -68,6 +71,16 @@ class FailureKind(StrEnum):
     UNKNOWN_TASK = "unknown-task"  # no worker knew the name for as long as `unknown_task_patience`
     BAD_MESSAGE = "bad-message"  # the body in Redis is corrupt, foreign or too large
     QUOTA = "quota"  # it ended well, and its result does not fit into the `max_bytes` of its user
+
+
+class Streamed(msgspec.Struct, Generic[T_co], frozen=True):
+    """The result of a task that is a generator. What it yielded is read by `TaskHandle.stream`.
+
+    Attributes:
+        chunks: How many its last run yielded.
+    """
+
+    chunks: int
 
 
 class Attempt(msgspec.Struct, frozen=True, array_like=True):

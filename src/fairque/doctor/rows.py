@@ -138,6 +138,7 @@ ROWS = (
     Row("task:<u>:<id>", "hash", "sometimes", whole=("leftover $u $id task",)),
     Row("body:<u>:<id>", "string", "sometimes", whole=("task $u $id",)),
     Row("errors:<u>:<id>", "list", "sometimes", whole=("leftover $u $id errors",)),
+    Row("chunks:<u>:<id>", "stream", "sometimes", whole=("chunks $u $id",)),
     Row("result:<u>:<id>", "string", "sometimes", whole=("result $u $id",)),
     Row("needs:<u>:<id>", "set", "no", whole=("needs $u $id",), each=("link $u $id $m",)),
     Row("uses:<u>:<id>", "set", "no", whole=("uses $u $id",), each=("link $u $id $m",)),

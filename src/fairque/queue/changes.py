@@ -21,15 +21,25 @@ class Changes:
     A class, not a generator: the end of the loop closes the generators of a program in no order, and `watch` is one.
     """
 
-    __slots__ = ("_changed", "_channel", "_is_changed", "_listener", "_loop", "_pause", "_user_id", "_waiter", "record")
+    __slots__ = (
+        "_changed",
+        "_channels",
+        "_is_changed",
+        "_listener",
+        "_loop",
+        "_pause",
+        "_user_id",
+        "_waiter",
+        "record",
+    )
 
-    def __init__(self, source: Source, user_id: str, task_id: str) -> None:
+    def __init__(self, source: Source, user_id: str, task_id: str, *more_channels: str) -> None:
         self.record = b""
         """Of the end of the task, once it was told with the message of that."""
         self._is_changed = False
         self._listener = source.listener
         self._user_id = user_id
-        self._channel = source.store.keys.done_channel(user_id, task_id)
+        self._channels = (source.store.keys.done_channel(user_id, task_id), *more_channels)
         self._loop = asyncio.get_running_loop()
         self._changed: asyncio.Future[None] | None = None
         self._pause = FIRST_LOOK_SECONDS
@@ -48,7 +58,12 @@ class Changes:
         self._pause = min(2 * self._pause, LONGEST_LOOK_SECONDS)
 
     async def __aenter__(self) -> Self:
-        await self._listener.subscribe(self._channel, self._on_message, self._user_id)
+        try:
+            for channel in self._channels:
+                await self._listener.subscribe(channel, self._on_message, self._user_id)
+        except BaseException:
+            await self._leave()
+            raise
         if self._waiter is not None:
             self._waiter.waits += 1
         return self
@@ -56,7 +71,11 @@ class Changes:
     async def __aexit__(self, *error: object) -> None:
         if self._waiter is not None:
             self._waiter.waits -= 1
-        await self._listener.unsubscribe(self._channel, self._on_message)
+        await self._leave()
+
+    async def _leave(self) -> None:
+        for channel in self._channels:
+            await self._listener.unsubscribe(channel, self._on_message)
 
     def _on_message(self, payload: bytes | None) -> None:
         if payload is not None and payload.startswith(b"="):

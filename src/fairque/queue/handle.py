@@ -13,11 +13,13 @@ import msgspec
 
 from fairque.backoff import Backoff
 from fairque.checks import Duration, check_seconds, check_text
-from fairque.errors import QueueUnavailable, ResultNotKept, ResultTimeout, TaskCanceled, TaskFailed, UnknownTask
-from fairque.models import TaskInfo, TaskState
+from fairque.errors import QueueUnavailable, ResultNotKept, ResultTimeout, UnknownTask
+from fairque.models import Streamed, TaskInfo, TaskState
 from fairque.queue.changes import Changes
+from fairque.queue.ends import check_finished, unknown
 from fairque.queue.looks import Sight
 from fairque.queue.source import Source
+from fairque.queue.stream import TaskStream
 from fairque.queue.task_info import ended_info, living_info, told_by
 from fairque.tasks.message import Record, decode_record, record_state
 from fairque.tasks.registry import get_function
@@ -28,6 +30,7 @@ __all__ = ["Cancellation", "TaskHandle"]
 logger = logging.getLogger("fairque.handle")
 
 R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
 LAST_LOOK_SECONDS = 1.0
 
 
@@ -128,6 +131,19 @@ class TaskHandle(Generic[R_co]):
                 last = info
                 await changes.wait()
 
+    def stream(self: TaskHandle[Streamed[T]], after: str | None = None) -> TaskStream[T]:
+        """What the task yields, while it runs or afterwards: ``async for chunk in handle.stream()``.
+
+        Args:
+            after: The `position` behind which to begin. Without it, at the beginning of the run that yields now, or
+                did so last; with ``"1-0"`` at the first chunk of all that is kept.
+
+        Raises `InvalidInput` for a text that is no position, and where the task is known here to be no generator.
+        """
+        if self._signature is not None:
+            self._signature.chunk_decoder()
+        return TaskStream(self._source, self.user_id, self.task_id, self._signature, after)
+
     async def info(self) -> TaskInfo:
         """Times, attempts, errors, headers and who waits for whom. Raises `UnknownTask` and `QueueUnavailable`."""
         known = await self._source.store.info(self.user_id, self.task_id)
@@ -183,10 +199,7 @@ class TaskHandle(Generic[R_co]):
                 await asyncio.sleep(backoff.next())
 
     def _value(self, state: TaskState, record: Record) -> R_co:
-        if state is TaskState.CANCELED:
-            raise TaskCanceled(record.message)
-        if state is not TaskState.FINISHED:
-            raise TaskFailed(record.kind or "error", record.type_name, record.message, record.traceback)
+        check_finished(state, record)
         if not record.kept:
             raise ResultNotKept(f"task {self.task_id!r} of user {self.user_id!r} finished, its result was not kept")
         try:
@@ -198,9 +211,7 @@ class TaskHandle(Generic[R_co]):
         return msgspec.msgpack.decode(record.value)  # type: ignore[no-any-return]
 
     def _unknown(self) -> UnknownTask:
-        return UnknownTask(
-            f"no task {self.task_id!r} of user {self.user_id!r}: it was never enqueued, or its result has expired"
-        )
+        return unknown(self.user_id, self.task_id)
 
 
 def _registered(name: str) -> Signature | None:

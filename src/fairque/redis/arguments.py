@@ -196,6 +196,35 @@ class Progress(Arguments, frozen=True):
     message: str
 
 
+class YieldedChunks(Item, frozen=True):
+    """first: the number of the first in its delivery, from 1 on. many: how many. chunks: a msgpack array of them."""
+
+    user: str
+    id: str
+    stream_id: str
+    attempt: int
+    first: int
+    many: int
+    chunks: Value
+
+
+class Append(Arguments, frozen=True):
+    """most_bytes: of all chunks of a task."""
+
+    worker: str
+    most_bytes: int
+    batches: list[YieldedChunks]
+
+
+class Chunks(Arguments, frozen=True):
+    """after: the position behind which to begin, '' for the beginning of the last run. most_bytes: of a reply."""
+
+    user: str
+    id: str
+    after: str
+    most_bytes: int
+
+
 class Leave(Arguments, frozen=True):
     """groups: the assignments that it served."""
 

@@ -55,5 +55,9 @@ class Keys:
         """Where a message says that a schedule was added or changed."""
         return self.prefix + "schedules"
 
+    def chunks_channel(self, user_id: str, task_id: str) -> str:
+        """Where a message says that a task has yielded something."""
+        return f"{self.prefix}chunks:{encode_user(user_id)}:{task_id}"
+
     def done_channel(self, user_id: str, task_id: str) -> str:
         return f"{self.prefix}done:{encode_user(user_id)}:{task_id}"

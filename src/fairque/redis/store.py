@@ -20,6 +20,7 @@ from fairque.redis.keys import Keys, encode_user
 from fairque.redis.replies import claim_in, fields_in, refusal, users_in, worker_info
 from fairque.redis.requester import BlockingRequester, pack
 from fairque.redis.store_checks import CheckScripts, glob
+from fairque.redis.store_chunks import ChunkScripts
 from fairque.redis.store_tenants import TenantScripts
 from fairque.redis.store_xcom import XComScripts
 from fairque.settings import QueueSettings
@@ -30,6 +31,8 @@ __all__ = ["ClaimOptions", "Store", "renew", "report"]
 logger = logging.getLogger("fairque.store")
 WORKER_TTL_MS = 60_000
 NO_EVICTION = "noeviction"
+_RESULT_OR_CHUNKS = "[rc][eh][su][un][lk][ts]"
+"""Either word, so that one look at every key finds both."""
 _UNKNOWN = -2
 """Instead of a time to sleep: the script does not know an assignment."""
 _TOTALS = ("critical", "normal", "started", "scheduled", "deferred", "finished", "failed", "canceled", "retried")
@@ -51,7 +54,7 @@ class ClaimOptions(TypedDict, total=False):
     settings: QueueSettings
 
 
-class Store(TenantScripts, XComScripts, CheckScripts):
+class Store(TenantScripts, XComScripts, ChunkScripts, CheckScripts):
     """A method for each script of a queue; see `ScriptCaller`."""
 
     async def check_server(self) -> None:
@@ -208,15 +211,29 @@ class Store(TenantScripts, XComScripts, CheckScripts):
         return counts
 
     async def erase_results(self, user_id: str) -> int:
-        """Erase the results of a user. They are not indexed, which would cost every task: this looks at every key."""
-        return await self.erase_keys(f"result:{glob(encode_user(user_id))}:*")
+        """Erase the results of a user, and what its tasks yielded; returns how many results.
+
+        They are not indexed, which would cost every task: this looks at every key.
+        """
+        results = (self.keys.prefix + "result:").encode()
+        erased = 0
+        pattern = f"{glob(self.keys.prefix)}{_RESULT_OR_CHUNKS}:{glob(encode_user(user_id))}:*"
+        async for found in self._scan(b"SCAN", pattern=pattern):
+            erased += await self._unlink([key for key in found if key.startswith(results)])
+            await self._unlink([key for key in found if not key.startswith(results)])
+        return erased
 
     async def erase_keys(self, pattern: str) -> int:
         """Erase the keys of the queue whose names, behind the prefix, match the pattern."""
         erased = 0
         async for found in self._scan(b"SCAN", pattern=glob(self.keys.prefix) + pattern):
-            for at in range(0, len(found), 500):
-                erased += await self._insist(pack((b"UNLINK", *found[at : at + 500])))
+            erased += await self._unlink(found)
+        return erased
+
+    async def _unlink(self, keys: Sequence[bytes]) -> int:
+        erased = 0
+        for at in range(0, len(keys), 500):
+            erased += await self._insist(pack((b"UNLINK", *keys[at : at + 500])))
         return erased
 
     async def leave(self, worker: str, groups: Sequence[UserGroup]) -> None:

@@ -20,9 +20,9 @@ it. Threads may share it. All blocking queues of a process share one event loop 
   for itself.
 """
 
-from fairque.sync.handle import PipelineHandle, TaskHandle
+from fairque.sync.handle import PipelineHandle, TaskHandle, TaskStream
 from fairque.sync.queue import TaskQueue
 from fairque.sync.scheduler import TaskScheduler
 from fairque.sync.xcom import XComManager
 
-__all__ = ["PipelineHandle", "TaskHandle", "TaskQueue", "TaskScheduler", "XComManager"]
+__all__ = ["PipelineHandle", "TaskHandle", "TaskQueue", "TaskScheduler", "TaskStream", "XComManager"]

@@ -1,17 +1,20 @@
-"""`TaskHandle` and `PipelineHandle` without await."""
+"""`TaskHandle`, `TaskStream` and `PipelineHandle` without await."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any, Generic, TypeVar, cast
 
+from fairque import Streamed
 from fairque.checks import Duration
-from fairque.queue import handle, pipeline_handle
+from fairque.queue import handle, pipeline_handle, stream
 from fairque.sync.face import Face, blocking, faced, iterating
 
-__all__ = ["PipelineHandle", "TaskHandle"]
+__all__ = ["PipelineHandle", "TaskHandle", "TaskStream"]
 
 R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 class TaskHandle(Face["handle.TaskHandle[R_co]"], Generic[R_co], of=handle.TaskHandle):
@@ -29,6 +32,10 @@ class TaskHandle(Face["handle.TaskHandle[R_co]"], Generic[R_co], of=handle.TaskH
         """
         return self._session.run(self._inner.result, timeout)
 
+    def stream(self: TaskHandle[Streamed[T]], after: str | None = None) -> TaskStream[T]:
+        """What the task yields, ``for chunk in handle.stream()``, see `fairque.TaskHandle.stream`."""
+        return TaskStream(self._session, self._inner.stream(after))
+
     @property
     def user_id(self) -> str:
         """Whose task it is."""
@@ -43,6 +50,32 @@ class TaskHandle(Face["handle.TaskHandle[R_co]"], Generic[R_co], of=handle.TaskH
     def created(self) -> bool:
         """False when a living task had this id already, so that the call added none."""
         return self._inner.created
+
+
+class TaskStream(Face["stream.TaskStream[T_co]"], Generic[T_co], of=stream.TaskStream):
+    """What a task yields, see `fairque.TaskStream`."""
+
+    def __iter__(self) -> Iterator[T_co]:
+        """Wait for each chunk."""
+        return _chunks(self)
+
+    @property
+    def position(self) -> str | None:
+        """Of the last chunk that was read, see `fairque.TaskStream.position`."""
+        return self._inner.position
+
+    @property
+    def user_id(self) -> str:
+        """Whose task it is."""
+        return self._inner.user_id
+
+    @property
+    def task_id(self) -> str:
+        """Its id, unique per user."""
+        return self._inner.task_id
+
+
+_chunks = iterating(stream.TaskStream.__aiter__)
 
 
 class PipelineHandle(Face[pipeline_handle.PipelineHandle], of=pipeline_handle.PipelineHandle):

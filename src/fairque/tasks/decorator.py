@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from fairque.checks import Duration
 from fairque.limit import Limit
-from fairque.models import Priority
+from fairque.models import Priority, Streamed
 from fairque.policy import Rate
 from fairque.schedule.spec import Misfire, Overlap
 from fairque.tasks.cost import take_cost
@@ -31,6 +31,10 @@ What none of them takes is for `TaskOptions`. A feature is its file: without it 
 """
 
 
+@overload
+def task(fn: Callable[P, AsyncIterator[R]], /) -> TaskFunction[P, Streamed[R]]: ...
+@overload
+def task(fn: Callable[P, Iterator[R]], /) -> TaskFunction[P, Streamed[R]]: ...
 @overload
 def task(fn: Callable[P, Awaitable[R]], /) -> TaskFunction[P, R]: ...
 @overload
@@ -81,7 +85,8 @@ def task(
     """Make a function a task, with options or bare.
 
     Async functions run on the worker's event loop, plain ones in threads, or with ``run_in="process"`` in a
-    subprocess of the worker.
+    subprocess of the worker. What a generator yields, async or plain, is read while it runs by `TaskHandle.stream`; its
+    result is a `Streamed`.
 
     Args:
         name: Under which workers find it; default: module and qualified name.

@@ -102,11 +102,11 @@ def _delay_of(retry: Retry) -> float | None:
     return retry.delay if retry.at is None else max(0.0, retry.at.timestamp() - time.time())
 
 
-def encode_result(value: Any) -> bytes | Failure:
+def encode_result(value: Any, what: str = "the result") -> bytes | Failure:
     try:
         return encode_value(value)
     except BaseException as exc:  # it may run code of the value's class
-        return Failure(FailureKind.ERROR, type(exc).__name__, f"the result cannot be encoded: {_text_of(exc)}")
+        return Failure(FailureKind.ERROR, type(exc).__name__, f"{what} cannot be encoded: {_text_of(exc)}")
 
 
 def _traceback_of(error: BaseException) -> str:

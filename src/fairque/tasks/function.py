@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, Unpack, overload
 
 from fairque.errors import InvalidInput
+from fairque.models import Streamed
+from fairque.tasks.generators import yields, yields_async
 from fairque.tasks.names import default_name
 from fairque.tasks.options import Options, TaskOptions
 from fairque.tasks.signature import Signature
@@ -27,6 +29,9 @@ class TaskFunction(Generic[P, R]):
 
     What else `@task` can do hangs on it from outside, see `Attach`: as a value that is found by its class (`feature`),
     as another `signature`, or as a step of each call (`on_call`).
+
+    Attributes:
+        yields: Whether it is a generator, whose chunks are read by `TaskHandle.stream`.
     """
 
     def __init__(self, fn: Callable[P, Any], name: str | None, run_in: RunIn | None, defaults: TaskOptions) -> None:
@@ -34,6 +39,7 @@ class TaskFunction(Generic[P, R]):
         self.fn: Callable[P, Any] = fn
         self.name = name or default_name(fn)
         self.run_in = _where(fn, run_in)
+        self.yields = yields(fn)
         self.defaults = defaults
         self.signature = Signature(fn, self.name)
         self.on_call: tuple[OnCall, ...] = ()
@@ -86,6 +92,10 @@ Attach: TypeAlias = "Callable[[TaskFunction[Any, Any]], None]"
 
 class Decorator(Protocol):
     @overload
+    def __call__(self, fn: Callable[P, AsyncIterator[R]], /) -> TaskFunction[P, Streamed[R]]: ...
+    @overload
+    def __call__(self, fn: Callable[P, Iterator[R]], /) -> TaskFunction[P, Streamed[R]]: ...
+    @overload
     def __call__(self, fn: Callable[P, Awaitable[R]], /) -> TaskFunction[P, R]: ...
     @overload
     def __call__(self, fn: Callable[P, R], /) -> TaskFunction[P, R]: ...
@@ -105,9 +115,17 @@ def _function_in(fn: Any) -> Any:
     return function
 
 
+def _where_generator(fn: Callable[..., Any], run_in: RunIn | None) -> RunIn:
+    where: RunIn = "loop" if yields_async(fn) else "thread"
+    if run_in not in (None, where):
+        kind = "an async generator runs in the loop" if where == "loop" else "a plain generator runs in a thread"
+        raise InvalidInput(f"run_in={run_in!r} of {fn.__qualname__}: {kind}")
+    return where
+
+
 def _where(fn: Callable[..., Any], run_in: RunIn | None) -> RunIn:
-    if inspect.isasyncgenfunction(fn) or inspect.isgeneratorfunction(fn):
-        raise InvalidInput(f"{fn.__qualname__} is a generator: a task returns its result, it yields none")
+    if yields(fn):
+        return _where_generator(fn, run_in)
     is_async = inspect.iscoroutinefunction(fn)
     wraps_async = inspect.iscoroutinefunction(inspect.unwrap(fn))  # what it returns is awaited wherever it runs
     if run_in is None:

@@ -16,6 +16,8 @@ from typing import Any
 import msgspec
 
 from fairque.errors import BadArguments, InvalidInput, NotEncodable
+from fairque.models import Streamed
+from fairque.tasks.generators import element_of, yields
 from fairque.tasks.pipeline import Composable, Pipeline
 from fairque.tasks.types.adapters import encode, travels_as
 from fairque.tasks.types.foreign import is_accepted
@@ -58,6 +60,8 @@ class Signature:
         self._decoders: dict[int, msgspec.msgpack.Decoder[Any]] = {}
         self._named: dict[str, msgspec.msgpack.Decoder[Any]] = {}
         self._result: msgspec.msgpack.Decoder[Any] | None = None
+        self._chunks: msgspec.msgpack.Decoder[Any] | None = None
+        self._yields = yields(fn)
         parameters = self._signature.parameters.values()
         self._positional = [p.name for p in parameters if p.kind in _POSITIONAL]
         self._required = {p.name for p in parameters if p.kind in _POSITIONAL + _NAMED and p.default is p.empty}
@@ -170,8 +174,16 @@ class Signature:
 
     def result_decoder(self) -> msgspec.msgpack.Decoder[Any]:
         if self._result is None:
-            self._result = decoder(self._hints().get("return", Any))
+            self._result = decoder(Streamed if self._yields else self._hints().get("return", Any))
         return self._result
+
+    def chunk_decoder(self) -> msgspec.msgpack.Decoder[Any]:
+        """Of an array of what a generator yields. Raises `InvalidInput` for a function that yields nothing."""
+        if not self._yields:
+            raise InvalidInput(f"task {self.name!r} is no generator: it yields nothing that could be read")
+        if self._chunks is None:
+            self._chunks = decoder(list.__class_getitem__(self._hints().get("return", Any)))
+        return self._chunks
 
     def _check_annotations(self) -> None:
         """Those that can be resolved by now; a class may stand below its function. Raises `InvalidInput`."""
@@ -185,7 +197,7 @@ class Signature:
     def _translated(self, name: str, hint: Any) -> Any:
         """As decoders take it. Raises `InvalidInput`, and `NameError` for one that cannot be resolved yet."""
         if name == "return":
-            hint, what = self._awaited(hint), "its result"
+            hint, what = self._returned(hint), "what it yields" if self._yields else "its result"
         else:
             what = f"the parameter {name!r}"
         try:
@@ -195,8 +207,10 @@ class Signature:
                 return hint
             raise InvalidInput(f"task {self.name!r}: the annotation of {what} cannot be used: {exc}") from None
 
-    def _awaited(self, hint: Any) -> Any:
-        """What comes of the result of a plain wrapper around an async function."""
+    def _returned(self, hint: Any) -> Any:
+        """What comes of the result of a plain wrapper around an async function, and each of what a generator yields."""
+        if self._yields:
+            return element_of(hint)
         args = typing.get_args(hint)
         is_awaitable = typing.get_origin(hint) in (collections.abc.Awaitable, collections.abc.Coroutine)
         return args[-1] if args and is_awaitable and not inspect.iscoroutinefunction(self._fn) else hint

@@ -29,6 +29,7 @@ from fairque.worker.lifespan import Lifespan
 from fairque.worker.options import WorkerOptions
 from fairque.worker.progress import Progress
 from fairque.worker.running_task import RunningTask
+from fairque.worker.streams import Streams
 from fairque.worker.subprocesses.frames import Job
 from fairque.worker.subprocesses.pool import ProcessPool
 from fairque.worker.threads import Threads
@@ -56,12 +57,20 @@ class Executor:
         inputs: Fetches what tasks are given by others.
         progress: Takes what running tasks report.
         lifespan: Of the worker: it has what its tasks share.
+        streams: Runs generators.
 
     Attributes:
         run: Runs a body, within the middlewares of the worker where it has any.
     """
 
-    def __init__(self, options: WorkerOptions, inputs: Inputs, progress: Progress, lifespan: Lifespan[Any]) -> None:
+    def __init__(
+        self,
+        options: WorkerOptions,
+        inputs: Inputs,
+        progress: Progress,
+        lifespan: Lifespan[Any],
+        streams: Streams,
+    ) -> None:
         self._worker_id = options.worker_id
         self._handler = options.handler
         self._middleware = options.run_middleware
@@ -71,6 +80,7 @@ class Executor:
         self._inputs = inputs
         self._progress = progress
         self._lifespan = lifespan
+        self._streams = streams
         self._loop = asyncio.get_running_loop()
         self._threads = Threads(options.concurrency, options.max_leftover_threads)
         self._hinted = -math.inf
@@ -128,6 +138,8 @@ class Executor:
         if function is None:
             assert self._handler is not None
             return await self._handler.process_task(*run.args)
+        if function.yields:
+            return await self._streams.run(run, function, self._threads)
         if function.run_in == "loop":
             return await function.fn(*run.args, **run.kwargs)
         if function.run_in == "thread":

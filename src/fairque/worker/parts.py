@@ -28,6 +28,7 @@ from fairque.worker.runner import Runner
 from fairque.worker.settler import Settler
 from fairque.worker.signals import Signals
 from fairque.worker.steal_pause import StealPause
+from fairque.worker.streams import Streams
 from fairque.worker.turns import Turns
 
 __all__ = ["Parts"]
@@ -64,7 +65,10 @@ class Parts:
         self.hooks = Hooks(options.hooks)
         self.settler = Settler(self.hooks, signals, settings.lease_ms / 1000)
         self.progress = Progress(self._services)
-        self._executor = executor = Executor(options, Inputs(self._services), self.progress, lifespan)
+        self._chunks = queue.store(patience=timeout)
+        self._streams = Streams(self._chunks, options.worker_id)
+        inputs = Inputs(self._services)
+        self._executor = executor = Executor(options, inputs, self.progress, lifespan, self._streams)
         outcomes = Outcomes(options.worker_id, settings)
         run_times = RunTimes(0 if settings.fairness == "time" else MOST_NAMES)  # there they come with the outcomes
         self.runner = Runner(
@@ -106,8 +110,9 @@ class Parts:
         await self._executor.close()
         await self.renewal.stop()
         await self.progress.stop()
+        await self._streams.stop()
         if not self.settler.holds:
             await self._say_goodbye()
-        for store in (self._store, self._services):
+        for store in (self._store, self._services, self._chunks):
             await store.close()
         await self.hooks.drain(1.0)

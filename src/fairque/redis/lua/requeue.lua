@@ -42,7 +42,7 @@ local function requeue(id)
   if bytes then bytes.lift(user, id) end
   call('DEL', result_key(user, id))
   unlist_dead(user, id)
-  for _, kept in ipairs({ keys_of_task(user, id) }) do call('PERSIST', kept) end
+  for _, kept in ipairs({ chunks_key(user, id), keys_of_task(user, id) }) do call('PERSIST', kept) end
   if bytes then bytes.lay(user, id) end
   call('HDEL', key, 'attempt', 'failures', 'lost', 'returned', 'since', 'ended', 'canceling', 'charged',
     'charged_before', 'progress', 'message', 'progress_of')

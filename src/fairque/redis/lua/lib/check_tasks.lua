@@ -193,9 +193,9 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
     return 'as its place says'
   end
 
-  -- What it costs when a task is done as a whole: TTLs of its three keys.
+  -- What it costs when a task is done as a whole: TTLs of its keys.
   local function check_expiry(user, id, is_dead)
-    for _, kind in ipairs({ 'task', 'body', 'errors' }) do
+    for _, kind in ipairs({ 'task', 'body', 'errors', 'chunks' }) do
       local name = kind .. ':' .. user .. ':' .. id
       local left = call('PTTL', prefix .. name)
       if is_dead and left == -1 then
@@ -332,6 +332,16 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
       local linked = kind == 'task' and call('HGET', task_key(user, id), 'linked')
       delete(user, id, prefix .. name)
       if linked then call('HSET', task_key(user, id), 'linked', linked) end
+      return 'deleted'
+    end)
+  end
+
+  -- What a task has yielded goes with its result.
+  function checks.chunks(user, id)
+    local key = chunks_key(user, id)
+    if call('PTTL', key) ~= -1 or call('EXISTS', body_key(user, id)) == 1 then return end
+    wrong('leftover', 'chunks:' .. user .. ':' .. id, 'its task has ended', function()
+      delete(user, id, key)
       return 'deleted'
     end)
   end

@@ -51,6 +51,7 @@ local function new_weighing()
   function look.body(rest) look_at_task(rest, 1) end
   function look.errors(rest) look_at_task(rest, 2) end
   function look.result(rest) look_at_task(rest, 3) end
+  function look.chunks(rest) look_at_task(rest, 4) end
 
   function look.xcom(rest)
     if counted.is_counting(string.match(rest, '^[^:]*')) then call('RPUSH', spaces_key, rest) end

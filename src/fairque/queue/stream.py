@@ -1,0 +1,143 @@
+"""`TaskStream`: what a task yields, read from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Iterator
+from typing import Generic, NamedTuple, Self, TypeVar
+
+import msgspec
+
+from fairque.backoff import Backoff
+from fairque.errors import InvalidInput, QueueUnavailable, Restarted
+from fairque.queue.changes import Changes
+from fairque.queue.ends import check_finished, unknown
+from fairque.queue.source import Source
+from fairque.redis.delivery import StoredTask
+from fairque.redis.store_chunks import ChunkPage
+from fairque.tasks.message import decode_record, name_in
+from fairque.tasks.registry import get_function
+from fairque.tasks.signature import Signature
+
+__all__ = ["TaskStream"]
+
+logger = logging.getLogger("fairque.handle")
+T_co = TypeVar("T_co", covariant=True)
+_POSITION = re.compile(r"([1-9][0-9]{0,14})-(0|[1-9][0-9]{0,14})")
+
+
+class _Position(NamedTuple):
+    """The number of a run, and of a chunk in it; 0-0 is before all."""
+
+    run: int
+    number: int
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """Raises `InvalidInput`."""
+        found = _POSITION.fullmatch(text) if isinstance(text, str) else None
+        if found is None:
+            raise InvalidInput(
+                f"a position in a stream is the number of a run and of a chunk, as in '1-20', not {text!r}"
+            )
+        return cls(int(found[1]), int(found[2]))
+
+    def __str__(self) -> str:
+        return f"{self.run}-{self.number}"
+
+
+class TaskStream(Generic[T_co]):
+    """What a task yields: ``async for chunk in handle.stream()``, while it runs or afterwards, in its order.
+
+    The iteration ends when the task has finished, and raises `TaskFailed` or `TaskCanceled` where it ended so, behind
+    what it had yielded by then. It raises `Restarted` where what was read counts no more, as another run of the task
+    yields from the beginning: iterate over the same stream again to read on there.
+
+    A reader that is slow, or gone, costs the task nothing: what it yields is kept for as long as its result is. An
+    outage of Redis is waited out, once the stream was there.
+    """
+
+    def __init__(
+        self, source: Source, user_id: str, task_id: str, signature: Signature | None, after: str | None = None
+    ) -> None:
+        self._source = source
+        self._signature = signature
+        self._at = _Position.of(after) if after is not None else None
+        self.user_id = user_id
+        self.task_id = task_id
+
+    @property
+    def position(self) -> str | None:
+        """Of the last chunk that was read, to go on behind it: ``handle.stream(after=position)``. None before the
+        first. The number of a run of the task, and that of the chunk in it, as in ``"1-20"``.
+        """
+        return str(self._at) if self._at is not None else None
+
+    async def __aiter__(self) -> AsyncIterator[T_co]:
+        """Raises what the class says; `UnknownTask` for a task that was never enqueued or whose result has expired, and
+        `QueueUnavailable` at the start.
+        """
+        channel = self._source.store.keys.chunks_channel(self.user_id, self.task_id)
+        was_there, backoff = False, Backoff()
+        while True:
+            try:
+                async with Changes(self._source, self.user_id, self.task_id, channel) as changes:
+                    was_there = True
+                    while True:
+                        page = await self._look()
+                        for chunk in self._taken(page):
+                            yield chunk
+                        if page.is_all and self._has_ended(page):
+                            return
+                        if page.is_all:
+                            await changes.wait()
+            except QueueUnavailable:
+                if not was_there:
+                    raise
+                await asyncio.sleep(backoff.next())
+
+    async def _look(self) -> ChunkPage:
+        store = self._source.store
+        if self._signature is None:
+            self._signature = _registered(await store.info(self.user_id, self.task_id))
+        return await store.chunks(self.user_id, self.task_id, str(self._at or ""))
+
+    def _has_ended(self, page: ChunkPage) -> bool:
+        if page.record:
+            check_finished(*decode_record(page.record))
+        elif not page.lives:
+            raise unknown(self.user_id, self.task_id)
+        return bool(page.record)
+
+    def _taken(self, page: ChunkPage) -> Iterator[T_co]:
+        for at, attempt, packed in page.batches:
+            last, chunks = _Position.of(at), self._decoded(packed)
+            if self._at is not None and (page.is_anew or self._at.run != last.run):
+                self._at = _Position(last.run, 0)
+                raise Restarted(f"task {self.task_id!r} of user {self.user_id!r} yields from the beginning", attempt)
+            first = last.number - len(chunks) + 1
+            skipped = max(0, self._at.number + 1 - first) if self._at is not None else 0
+            for number, chunk in enumerate(chunks[skipped:], first + skipped):
+                self._at = _Position(last.run, number)
+                yield chunk
+
+    def _decoded(self, packed: bytes) -> list[T_co]:
+        try:
+            if self._signature is not None:
+                return self._signature.chunk_decoder().decode(packed)  # type: ignore[no-any-return]
+        except Exception:
+            # The function did not keep its word: the values are given as they came. (A class may raise anything.)
+            logger.debug("what task %s yields does not fit its annotation", self.task_id)
+        return msgspec.msgpack.decode(packed)  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        return f"<TaskStream of {self.task_id!r} of {self.user_id!r}, at {self.position}>"
+
+
+def _registered(known: StoredTask) -> Signature | None:
+    """Of the generator that has this name here, where a handle was made without one."""
+    name = decode_record(known.record)[1].name if known.record else name_in(known.body)
+    function = get_function(name)
+    return function.signature if function is not None and function.yields else None
