@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,14 @@ async def report() -> int:
     current_task().progress(0.5, "half")
     await asyncio.sleep(0.1)
     return 1
+
+
+@task
+async def letters() -> AsyncIterator[str]:
+    starts[current_task().task_id] += 1
+    for letter in "abc":
+        yield letter
+        await asyncio.sleep(0.05)
 
 
 starts: Counter[str] = Counter()
@@ -285,6 +293,15 @@ async def work_long(far: TaskQueue) -> Any:
 @calls("progress")
 async def work_and_tell(far: TaskQueue) -> Any:
     return await serve(far, [report()])
+
+
+@calls("append", "chunks")
+async def work_and_yield(far: TaskQueue) -> Any:
+    handle = await far.enqueue(letters(), user_id="zoe")
+    async with Worker(far, scheduler=False, concurrency=1):
+        told = [chunk async for chunk in handle.stream()]
+        await eventually(lambda: nobody_runs(far))
+    return told, sorted(starts.values())
 
 
 @calls("accuse")

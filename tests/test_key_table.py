@@ -64,6 +64,10 @@ def known() -> Iterator[SimpleNamespace]:
         current_task().progress(0.5, "half way")
         await opened.wait()
 
+    async def letters() -> AsyncIterator[str]:
+        yield "a"
+        await opened.wait()
+
     async def broken() -> None:
         raise ValueError("on purpose")
 
@@ -76,13 +80,14 @@ def known() -> Iterator[SimpleNamespace]:
     functions = [
         task(name="ok: fine")(ok),
         task(name="gated")(gated),
+        task(name="letters")(letters),
         task(name="broken")(broken),
         task(name="flaky", max_retries=2)(flaky),
         task(name="one: at a time", max_running=1, rate="1000/s burst 10")(gated),
         task(name="tick", every=3600, user_id="system")(tick),
         xcom_task("value", name="pushes")(ok),
     ]
-    names = ["ok", "gated", "broken", "flaky", "limited", "tick", "pushes"]
+    names = ["ok", "gated", "letters", "broken", "flaky", "limited", "tick", "pushes"]
     yield SimpleNamespace(opened=opened, **dict(zip(names, functions, strict=True)))
     for function in functions:
         unregister(function.name)
@@ -140,6 +145,16 @@ async def has_workers(queue: TaskQueue, running: int) -> bool:
     """Whether both have reported, and so many tasks run."""
     stats = await queue.stats()
     return len(stats.workers) == 2 and stats.started == running
+
+
+async def yields(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
+    async with Worker(queue, scheduler=False):
+        handle = await queue.enqueue(known.letters(), user_id=ODD_USER)
+        async for _ in handle.stream():
+            look()
+            known.opened.set()
+    look()
+    known.opened.clear()
 
 
 async def fails_and_is_brought_back(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
@@ -384,6 +399,7 @@ async def is_left_alone_for_a_lost_key(queue: TaskQueue, known: SimpleNamespace,
 PARTS = [
     waits_in_every_place,
     runs_and_is_watched,
+    yields,
     fails_and_is_brought_back,
     tells_many_that_wait,
     is_governed,

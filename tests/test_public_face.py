@@ -28,6 +28,7 @@ from fairque import (
     task,
 )
 from fairque.redis.delivery import NewTask, Outcome
+from fairque.redis.store_chunks import Batch
 from fairque.settings import QueueSettings
 from fairque.tasks.failure import Reply
 from fairque.tasks.message import decode_record, encode_value
@@ -39,6 +40,7 @@ from fairque.worker.lifespan import Lifespan
 from fairque.worker.outcomes import Outcomes
 from fairque.worker.progress import Progress
 from fairque.worker.signals import Signals
+from fairque.worker.streams import Streams
 from tests.support.eventually import eventually
 
 ROOT = Path(fairque.__file__).parent
@@ -284,7 +286,8 @@ async def test_what_the_inside_is_made_of_shows_no_arguments_and_results_either(
     store = queue.store()
     claim = await store.claim("w", 1, settings=QueueSettings(lease_ms=60_000), wait=False)
     inputs, progress = Inputs(store), Progress(store)
-    run = Executor(Worker(queue).options, inputs, progress, Lifespan(None, Signals())).prepare(claim.deliveries[0])
+    executor = Executor(Worker(queue).options, inputs, progress, Lifespan(None, Signals()), Streams(store, "w"))
+    run = executor.prepare(claim.deliveries[0])
     outcome = Outcomes("w", queue.settings).finished(run, SECRET)
     assert isinstance(outcome, Outcome)
     assert await store.settle("w", [outcome]) == [True]
@@ -292,7 +295,8 @@ async def test_what_the_inside_is_made_of_shows_no_arguments_and_results_either(
     await store.close()
     message = tellers[0].message()
     new = NewTask("anna", "t", 3, "", encode_value(SECRET))
-    for part in (message, new, claim, run, outcome, Reply(message.args), decode_record(outcome.record)):
+    batch = Batch(claim.deliveries[0], 1, 1, encode_value([SECRET]))
+    for part in (message, new, claim, run, outcome, batch, Reply(message.args), decode_record(outcome.record)):
         assert SECRET not in repr(part)
 
 

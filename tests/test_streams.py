@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,85 +23,94 @@ from fairque import (
     current_task,
     task,
 )
-from fairque.tasks.registry import unregister
+from fairque.tasks.registry import registry
 
 if TYPE_CHECKING:
     from fairque import TaskStream
 
 
-@pytest.fixture
-def known() -> Iterator[SimpleNamespace]:
-    gates: dict[str, asyncio.Event] = {}
+gates: dict[str, asyncio.Event] = {}
 
-    def gate(name: str) -> asyncio.Event:
-        return gates.setdefault(name, asyncio.Event())
 
-    async def count(most: int) -> AsyncIterator[int]:
-        for n in range(most):
-            yield n
+def gate(name: str) -> asyncio.Event:
+    return gates.setdefault(name, asyncio.Event())
 
-    def rows(most: int) -> Iterator[dict[str, int]]:
-        for n in range(most):
-            yield {"row": n}
 
-    async def steps(names: list[str]) -> AsyncIterator[str]:
-        for name in names:
-            await gate(name).wait()
-            yield name
+@task(name="streams-count")
+async def count(most: int) -> AsyncIterator[int]:
+    for n in range(most):
+        yield n
 
-    async def flaky(most: int) -> AsyncIterator[str]:
-        for n in range(most):
-            yield f"{current_task().attempt}.{n}"
-        if current_task().attempt == 1:
-            raise Retry(delay=0.01)
 
-    async def broken() -> AsyncIterator[int]:
-        yield 1
-        raise ValueError("on purpose")
+@task(name="streams-rows")
+def rows(most: int) -> Iterator[dict[str, int]]:
+    for n in range(most):
+        yield {"row": n}
 
-    async def large(many: int, size: int) -> AsyncIterator[bytes]:
-        for _ in range(many):
-            yield bytes(size)
 
-    async def odd() -> AsyncIterator[Any]:
-        yield object()
+@task(name="streams-steps")
+async def steps(names: list[str]) -> AsyncIterator[str]:
+    for name in names:
+        await gate(name).wait()
+        yield name
 
-    functions = {
-        "count": task(name="count")(count),
-        "rows": task(name="rows")(rows),
-        "steps": task(name="steps")(steps),
-        "flaky": task(name="flaky", max_retries=2)(flaky),
-        "broken": task(name="broken")(broken),
-        "large": task(name="large", max_retries=3)(large),
-        "odd": task(name="odd")(odd),
-    }
-    yield SimpleNamespace(gate=gate, **functions)
-    for function in functions.values():
-        unregister(function.name)
+
+@task(name="streams-flaky", max_retries=1)
+async def flaky(many: int, size: int = 1) -> AsyncIterator[tuple[int, bytes]]:
+    for _ in range(many):
+        yield current_task().attempt, bytes(size)
+    if current_task().attempt == 1:
+        raise Retry(delay=0.01)
+
+
+@task(name="streams-broken")
+async def broken() -> AsyncIterator[int]:
+    yield 1
+    raise ValueError("on purpose")
+
+
+@task(name="streams-large", max_retries=3)
+async def large(many: int, size: int) -> AsyncIterator[bytes]:
+    for _ in range(many):
+        yield bytes(size)
+
+
+@task(name="streams-odd")
+async def odd() -> AsyncIterator[Any]:
+    yield object()
+
+
+@pytest.fixture(autouse=True)
+def _registered() -> None:
+    gates.clear()
+    registry.update({made.name: made for made in (count, rows, steps, flaky, broken, large, odd)})
+
+
+async def told(stream: TaskStream[Any]) -> AsyncIterator[Any]:
+    """All that it tells, and where it begins anew the error that says so."""
+    while True:
+        try:
+            async for chunk in stream:
+                yield chunk
+        except Restarted as exc:
+            yield exc
+        else:
+            return
 
 
 async def read(stream: TaskStream[Any]) -> list[Any]:
-    """All of it, with the numbers of attempts where it begins anew."""
-    found: list[Any] = []
-    while True:
-        try:
-            async with asyncio.timeout(20):
-                async for chunk in stream:
-                    found.append(chunk)
-        except Restarted as exc:
-            found.append(exc)
-        else:
-            return found
+    async with asyncio.timeout(20):
+        return [each async for each in told(stream)]
 
 
 @pytest.mark.every_server
-async def test_what_a_generator_yields_is_read_while_it_runs(queue: TaskQueue, known: SimpleNamespace) -> None:
-    handle = await queue.enqueue(known.steps(["a", "b", "c"]), user_id="acme")
+async def test_what_a_generator_yields_is_read_while_it_runs(queue: TaskQueue) -> None:
+    handle = await queue.enqueue(steps(["a", "b", "c"]), user_id="acme")
     stream = handle.stream()
     async with Worker(queue), asyncio.timeout(20):
         chunks = aiter(stream)
         for name in "abc":
-            known.gate(name).set()
+            gate(name).set()
             assert await anext(chunks) == name
         assert stream.position == "1-3"
         with pytest.raises(StopAsyncIteration):
@@ -110,54 +118,59 @@ async def test_what_a_generator_yields_is_read_while_it_runs(queue: TaskQueue, k
         assert await handle.result() == Streamed(chunks=3)
 
 
-async def test_it_is_read_afterwards_from_the_start_or_from_a_position(
-    queue: TaskQueue, known: SimpleNamespace
-) -> None:
-    handle = await queue.enqueue(known.count(2_500), user_id="acme")
+async def test_it_is_read_afterwards_from_the_start_or_from_a_position(queue: TaskQueue) -> None:
+    handle = await queue.enqueue(count(2_500), user_id="acme")
     await Worker(queue).run_until_idle()
     assert await read(handle.stream()) == list(range(2_500))
     assert await read(handle.stream(after="1-2400")) == list(range(2_400, 2_500))
     assert await read(handle.stream(after="1-2500")) == []
 
 
-async def test_a_plain_generator_runs_in_a_thread(queue: TaskQueue, known: SimpleNamespace) -> None:
-    handle = await queue.enqueue(known.rows(3_000), user_id="acme")
+async def test_a_plain_generator_runs_in_a_thread(queue: TaskQueue) -> None:
+    handle = await queue.enqueue(rows(3_000), user_id="acme")
     async with Worker(queue):
         assert await read(handle.stream()) == [{"row": n} for n in range(3_000)]
 
 
-async def test_a_generator_that_yields_nothing_ends_as_others(queue: TaskQueue, known: SimpleNamespace) -> None:
-    handle = await queue.enqueue(known.count(0), user_id="acme")
+async def test_a_generator_that_yields_nothing_ends_as_others(queue: TaskQueue) -> None:
+    handle = await queue.enqueue(count(0), user_id="acme")
     async with Worker(queue):
         assert await read(handle.stream()) == []
         assert await handle.result() == Streamed(chunks=0)
 
 
-async def test_a_retry_is_seen_by_who_read_and_not_by_who_comes_later(queue: TaskQueue, known: SimpleNamespace) -> None:
-    handle = await queue.enqueue(known.flaky(3), user_id="acme")
-    reading = asyncio.create_task(read(handle.stream(after="1-0")))
+async def test_a_retry_is_seen_by_who_read_and_not_by_who_comes_later(queue: TaskQueue) -> None:
+    handle = await queue.enqueue(flaky(3), user_id="acme")
+    reading = asyncio.create_task(read(handle.stream()))
+    first, second = [(1, b"\0")] * 3, [(2, b"\0")] * 3
     async with Worker(queue):
-        first, (restarted, *second) = (found := await reading)[:3], found[3:]
-        assert first == ["1.0", "1.1", "1.2"]
+        *before, restarted = (await reading)[:4]
+        assert before == first
         assert (type(restarted), restarted.attempt) == (Restarted, 2)
-        assert second == ["2.0", "2.1", "2.2"]
+        assert reading.result()[4:] == second
         assert await read(handle.stream()) == second
         assert await read(handle.stream(after="2-1")) == second[1:]
+        assert [type(each) for each in await read(handle.stream(after="1-2"))] == [
+            tuple,
+            Restarted,
+            tuple,
+            tuple,
+            tuple,
+        ]
 
 
-async def test_an_error_comes_behind_what_was_yielded_before_it(queue: TaskQueue, known: SimpleNamespace) -> None:
-    handle = await queue.enqueue(known.broken(), user_id="acme")
-    async with Worker(queue):
-        found = []
+async def test_an_error_comes_behind_what_was_yielded_before_it(queue: TaskQueue) -> None:
+    handle = await queue.enqueue(broken(), user_id="acme")
+    async with Worker(queue), asyncio.timeout(20):
+        chunks = aiter(handle.stream())
+        assert await anext(chunks) == 1
         with pytest.raises(TaskFailed, match="on purpose"):
-            async for chunk in handle.stream():
-                found.append(chunk)
-        assert found == [1]
+            await anext(chunks)
 
 
-async def test_a_cancellation_ends_the_stream(queue: TaskQueue, known: SimpleNamespace) -> None:
-    handle = await queue.enqueue(known.steps(["a", "b"]), user_id="acme")
-    known.gate("a").set()
+async def test_a_cancellation_ends_the_stream(queue: TaskQueue) -> None:
+    handle = await queue.enqueue(steps(["a", "b"]), user_id="acme")
+    gate("a").set()
     async with Worker(queue), asyncio.timeout(20):
         chunks = aiter(handle.stream())
         assert await anext(chunks) == "a"
@@ -166,23 +179,23 @@ async def test_a_cancellation_ends_the_stream(queue: TaskQueue, known: SimpleNam
             await anext(chunks)
 
 
-async def test_a_task_that_is_not_known_has_no_stream(queue: TaskQueue, known: SimpleNamespace) -> None:
+async def test_a_task_that_is_not_known_has_no_stream(queue: TaskQueue) -> None:
     with pytest.raises(UnknownTask):
         await read(queue.handle("acme", "none").stream())
     with pytest.raises(InvalidInput, match="position"):
         queue.handle("acme", "none").stream(after="20")
 
 
-async def test_what_cannot_be_sent_fails_the_task_with_its_reason(queue: TaskQueue, known: SimpleNamespace) -> None:
-    handle = await queue.enqueue(known.odd(), user_id="acme")
+async def test_what_cannot_be_sent_fails_the_task_with_its_reason(queue: TaskQueue) -> None:
+    handle = await queue.enqueue(odd(), user_id="acme")
     async with Worker(queue):
         with pytest.raises(TaskFailed, match="what it yields cannot be encoded"):
             await handle.result(timeout=20)
 
 
-async def test_a_task_may_yield_16_mib(queue: TaskQueue, known: SimpleNamespace) -> None:
-    fits = await queue.enqueue(known.large(66, 250_000), user_id="acme")
-    too_much = await queue.enqueue(known.large(68, 250_000), user_id="acme")
+async def test_a_task_may_yield_16_mib(queue: TaskQueue) -> None:
+    fits = await queue.enqueue(large(66, 250_000), user_id="acme")
+    too_much = await queue.enqueue(large(68, 250_000), user_id="acme")
     async with Worker(queue):
         assert await fits.result(timeout=20) == Streamed(chunks=66)
         with pytest.raises(TaskFailed, match="more than 16,777,216 bytes") as caught:
@@ -191,27 +204,15 @@ async def test_a_task_may_yield_16_mib(queue: TaskQueue, known: SimpleNamespace)
     assert (await too_much.info()).attempt == 1
 
 
-async def test_what_an_attempt_left_makes_room_for_the_next_one(queue: TaskQueue, known: SimpleNamespace) -> None:
-    async def heavy() -> AsyncIterator[bytes]:
-        for _ in range(40):
-            yield bytes(250_000)
-        if current_task().attempt == 1:
-            raise Retry(delay=0.01)
-
-    made = task(name="heavy", max_retries=1)(heavy)
-    try:
-        handle = await queue.enqueue(made(), user_id="acme")
-        async with Worker(queue):
-            assert await handle.result(timeout=20) == Streamed(chunks=40)
-            assert len(await read(handle.stream(after="1-0"))) == 41
-    finally:
-        unregister(made.name)
+async def test_what_an_attempt_left_makes_room_for_the_next_one(queue: TaskQueue) -> None:
+    handle = await queue.enqueue(flaky(40, 250_000), user_id="acme")
+    async with Worker(queue):
+        assert await handle.result(timeout=20) == Streamed(chunks=40)
+        assert [type(each) for each in await read(handle.stream(after="1-0"))] == [Restarted] + [tuple] * 40
 
 
-async def test_a_generator_that_waits_for_nothing_leaves_the_loop_to_others(
-    queue: TaskQueue, known: SimpleNamespace
-) -> None:
-    handle = await queue.enqueue(known.count(50_000), user_id="acme")
+async def test_a_generator_that_waits_for_nothing_leaves_the_loop_to_others(queue: TaskQueue) -> None:
+    handle = await queue.enqueue(count(50_000), user_id="acme")
     longest = 0.0
     async with Worker(queue):
         ending = asyncio.create_task(handle.result(timeout=60))

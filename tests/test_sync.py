@@ -24,7 +24,9 @@ from fairque import (
     FairqueError,
     InvalidInput,
     QueueUnavailable,
+    Restarted,
     ResultTimeout,
+    Retry,
     TaskFailed,
     TaskState,
     UnknownSchedule,
@@ -35,7 +37,7 @@ from fairque import (
 )
 from fairque.config.config import FairQueueConfig, QueueConfig
 from fairque.embedded.server import EmbeddedServer
-from fairque.sync import PipelineHandle, TaskHandle, TaskQueue, TaskScheduler, XComManager
+from fairque.sync import PipelineHandle, TaskHandle, TaskQueue, TaskScheduler, TaskStream, XComManager
 from fairque.tasks.registry import unregister
 from tests.support.process import WorkerProcess
 from tests.support.servers import Server
@@ -56,6 +58,14 @@ def divide(a: int, b: int) -> float:
     return a / b
 
 
+@task(name="sync-rows")
+def rows(most: int) -> Iterator[int]:
+    for n in range(most):
+        yield n
+        if n == 1 and current_task().attempt == 1:
+            raise Retry(delay=0)
+
+
 @task(name="sync-until")
 def until(path: str) -> str:
     while not (Path(path).exists() or current_task().canceled):
@@ -73,6 +83,7 @@ BLOCKING_ONLY = {"worker"}
 FACES = [
     (TaskQueue, fairque.TaskQueue),
     (TaskHandle, fairque.TaskHandle),
+    (TaskStream, fairque.TaskStream),
     (PipelineHandle, fairque.PipelineHandle),
     (XComManager, fairque.XComManager),
     (TaskScheduler, fairque.TaskScheduler),
@@ -101,7 +112,7 @@ def plain(annotation: object) -> str:
 def test_both_faces_have_the_same_methods_and_signatures(face: type, original: type):
     own, given = methods_of(face), methods_of(original)
     assert own.keys() - BLOCKING_ONLY == given.keys() - INTERNAL
-    assert own.keys() - BLOCKING_ONLY
+    assert own.keys() - BLOCKING_ONLY or hasattr(face, "__iter__")
     for name in own.keys() - BLOCKING_ONLY:
         assert shape(own[name]) == shape(given[name]), name
         overloads = list(map(shape, typing.get_overloads(original.__dict__.get(name, given[name]))))
@@ -141,6 +152,19 @@ def test_a_configuration_makes_a_queue_of_either_kind():
 
 
 # Work
+
+
+def test_what_a_task_yields_is_read_while_it_runs(blocking: TaskQueue):
+    handle = blocking.enqueue(rows.options(max_retries=1)(4), user_id="anna")
+    stream = handle.stream()
+    with blocking.worker():
+        chunks = iter(stream)
+        assert [next(chunks), next(chunks)] == [0, 1]
+        with pytest.raises(Restarted):
+            next(chunks)
+        assert list(stream) == [0, 1, 2, 3]
+        assert stream.position == "2-4"
+        assert list(handle.stream(after="2-3")) == [3]
 
 
 def test_schedules_are_managed_and_fired(blocking: TaskQueue):

@@ -306,17 +306,22 @@ def test_where_a_function_can_not_run_is_refused_at_once():
     async def stream():
         yield 1
 
+    def rows():
+        yield 1
+
     with pytest.raises(InvalidInput, match=r"run_in='thread' of .*on_the_loop: an async function runs in the loop"):
         task(run_in="thread")(on_the_loop)
     with pytest.raises(InvalidInput, match=r"run_in='loop' of .*plain: only an async function can run in the loop"):
         task(run_in="loop")(plain)
     with pytest.raises(InvalidInput, match="run_in must be 'loop', 'thread' or 'process', not 'fiber'"):
         task(run_in="fiber")(plain)
-    with pytest.raises(InvalidInput, match="stream"):
-        task(stream)
+    with pytest.raises(InvalidInput, match=r"run_in='thread' of .*stream: an async generator runs in the loop"):
+        task(run_in="thread")(stream)
+    with pytest.raises(InvalidInput, match=r"run_in='process' of .*rows: a plain generator runs in a thread"):
+        task(run_in="process")(rows)
     with pytest.raises(InvalidInput, match="42"):
         task(42)
-    assert not registry.keys() & {f"{f.__module__}.{f.__qualname__}" for f in (on_the_loop, plain, stream)}
+    assert not registry.keys() & {f"{f.__module__}.{f.__qualname__}" for f in (on_the_loop, plain, stream, rows)}
 
 
 # The running task

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 HARMLESS = {
     "result:<u>:<id>",
     "errors:<u>:<id>",
+    "chunks:<u>:<id>",
     "left",
     "left:<g>",
     "group:<g>",

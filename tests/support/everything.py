@@ -14,6 +14,7 @@ from fairque.redis.delivery import Delivery
 from fairque.redis.keys import encode_user
 from fairque.redis.requester import BlockingRequester
 from fairque.redis.store import Store, renew
+from fairque.redis.store_chunks import Batch
 from fairque.redis.store_schedules import ScheduleStore
 from fairque.tasks.decorator import task
 from fairque.tasks.registry import unregister
@@ -122,6 +123,7 @@ class _Builder:
         taken = await self.take(6)
         assert len(taken) == 6
         self.renew("ghost", taken)
+        assert await self.store.append("ghost", [Batch(of, 1, 1, b"\x91\x01") for of in taken]) == [True] * 6
         await self.queue.handle(taken[0].user_id, taken[0].id).cancel()
 
     def renew(self, worker: str, taken: list[Delivery]) -> None:

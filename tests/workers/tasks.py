@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import AsyncIterator
 from itertools import chain
 from pathlib import Path
 
@@ -115,3 +116,11 @@ class Deadly(msgspec.Struct):
 @task
 async def take_deadly(_: Deadly) -> None:
     pass
+
+
+@task
+async def numbers(most: int, seconds: float) -> AsyncIterator[tuple[int, int]]:
+    """The attempt and a number, so many seconds apart."""
+    for n in range(most):
+        yield current_task().attempt, n
+        await asyncio.sleep(seconds)
