@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,10 +24,25 @@ from fairque import (
     current_task,
     task,
 )
+from fairque.redis.delivery import Delivery, Refusal
+from fairque.redis.store import Store
+from fairque.redis.store_chunks import Batch
+from fairque.settings import QueueSettings
 from fairque.tasks.registry import registry
+from tests.support.core import outcome
+from tests.support.eventually import eventually
+from tests.support.workers import Fleet
+from tests.workers import tasks
 
 if TYPE_CHECKING:
     from fairque import TaskStream
+    from tests.support.process import WorkerProcess
+    from tests.support.servers import Server
+
+    StartProcess = Callable[..., Awaitable[WorkerProcess]]
+
+LEASE = 1.0
+BRIEF = QueueSettings(lease_ms=100)
 
 
 gates: dict[str, asyncio.Event] = {}
@@ -222,3 +238,108 @@ async def test_a_generator_that_waits_for_nothing_leaves_the_loop_to_others(queu
             longest = max(longest, time.monotonic() - before)
         assert await ending == Streamed(chunks=50_000)
     assert longest < 1
+
+
+# Workers that die
+
+
+class Reader:
+    """Reads to the end in the background, and keeps what it was told: (position, chunk), and `Restarted`."""
+
+    def __init__(self, stream: TaskStream[Any]) -> None:
+        self.stream = stream
+        self.told: list[Any] = []
+        self.task = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        async for each in told(self.stream):
+            self.told.append(each if isinstance(each, Restarted) else (self.stream.position, each))
+
+    async def has(self, many: int) -> None:
+        await eventually(lambda: len(self.told) >= many)
+
+    async def ends(self) -> list[Any]:
+        async with asyncio.timeout(30):
+            await self.task
+        return self.told
+
+
+@pytest.mark.leaves_keys("workers", "waiting")
+async def test_a_worker_that_is_killed_in_the_middle_is_seen_as_a_restart_and_nothing_comes_twice(
+    server: Server, queue_name: str, worker_process: StartProcess
+) -> None:
+    fleet = Fleet(worker_process, server.url, queue_name, lease=LEASE)
+    async with TaskQueue(server.url, name=queue_name, lease=LEASE) as queue:
+        first = await fleet.start(scheduler=False)
+        handle = await queue.enqueue(tasks.numbers(60, 0.01), user_id="acme")
+        reader = Reader(handle.stream())
+        await reader.has(20)
+        first.send(signal.SIGKILL)
+        await fleet.start(scheduler=False)
+        read_chunks = await reader.ends()
+        [at] = [at for at, each in enumerate(read_chunks) if isinstance(each, Restarted)]
+        before, after = read_chunks[:at], read_chunks[at + 1 :]
+        assert before == [(f"1-{n + 1}", (1, n)) for n in range(at)]
+        assert after == [(f"2-{n + 1}", (2, n)) for n in range(60)]
+        assert read_chunks[at].attempt == 2
+        assert await handle.result() == Streamed(chunks=60)
+
+
+@pytest.mark.leaves_keys("workers", "waiting")
+async def test_a_storm_of_kills_tears_no_stream(server: Server, queue_name: str, worker_process: StartProcess) -> None:
+    fleet = Fleet(worker_process, server.url, queue_name, lease=LEASE)
+    async with TaskQueue(server.url, name=queue_name, lease=LEASE) as queue:
+        handles = [await queue.enqueue(tasks.numbers(100, 0.01), user_id=f"user {n % 3}") for n in range(9)]
+        readers = [Reader(handle.stream()) for handle in handles]
+        for _ in range(4):
+            worker = await fleet.start(scheduler=False, max_deliveries=1000)
+            await asyncio.sleep(0.3)
+            worker.send(signal.SIGKILL)
+        await fleet.start(scheduler=False, max_deliveries=1000)
+        for reader in readers:
+            chunks = [each for each in await reader.ends() if not isinstance(each, Restarted)]
+            positions = [tuple(map(int, position.split("-"))) for position, _ in chunks]
+            assert positions == sorted(set(positions)), "in order, each once"
+            assert all(n == position[1] - 1 for position, (_, (_, n)) in zip(positions, chunks, strict=True)), "no gap"
+            assert [n for run, n in positions if run == positions[-1][0]] == list(range(1, 101))
+
+
+async def test_a_worker_that_stops_puts_it_back_and_the_next_run_yields_from_the_beginning(
+    queue: TaskQueue,
+) -> None:
+    handle = await queue.enqueue(steps(["a", "b"]), user_id="acme")
+    reader = Reader(handle.stream())
+    gate("a").set()
+    async with Worker(queue, shutdown_timeout=0):
+        await reader.has(1)
+    gate("b").set()
+    async with Worker(queue):
+        first, restarted, *second = await reader.ends()
+    assert first == ("1-1", "a")
+    assert (type(restarted), restarted.attempt) == (Restarted, 1), "its attempt does not count"
+    assert second == [("2-1", "a"), ("2-2", "b")]
+
+
+async def test_an_attempt_that_lost_its_task_adds_nothing(queue: TaskQueue) -> None:
+    handle = await queue.enqueue(count(3), user_id="acme")
+    store = queue.store()
+    try:
+        [old] = (await store.claim("ghost", 1, settings=BRIEF, wait=False)).deliveries
+        assert await store.append("ghost", [Batch(old, 1, 1, b"\x91\x00")]) == [True]
+        [new] = await eventually(lambda: taken(store, "thief"))
+        refused = await store.append("ghost", [Batch(old, 2, 1, b"\x91\x01")])
+        assert refused == [Refusal.ELSEWHERE]
+        assert await store.append("thief", [Batch(new, 1, 2, b"\x92\x05\x06")]) == [True]
+        assert await store.append("thief", [Batch(new, 1, 2, b"\x92\x05\x06")]) == [True], "a repeated call"
+        assert await store.settle("thief", [outcome(new, "finished")]) == [True]
+        assert await store.append("thief", [Batch(new, 3, 1, b"\x91\x07")]) == [Refusal.ENDED]
+        page = await store.chunks("acme", handle.task_id, "1-0")
+        assert page.batches == [("1-1", 1, b"\x91\x00"), ("2-2", 2, b"\x92\x05\x06")]
+    finally:
+        for worker in ("ghost", "thief"):
+            await store.leave(worker, [[]])
+        await store.close()
+
+
+async def taken(store: Store, worker: str) -> list[Delivery]:
+    return (await store.claim(worker, 1, settings=BRIEF, wait=False)).deliveries

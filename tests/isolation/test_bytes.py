@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import struct
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -12,7 +13,8 @@ import pytest
 
 from fairque import DependencyError, FailureKind, QueueFull, QuotaExceeded
 from fairque.models import Attempt, TaskState
-from fairque.redis.delivery import Delivery, Needs, NewTask, Outcome
+from fairque.redis.delivery import Delivery, Needs, NewTask, Outcome, Refusal
+from fairque.redis.store_chunks import Batch, NoRoom
 from fairque.tasks.message import Message, Record, decode_record, encode_body, encode_record, new_nonce
 from tests.support.core import HOUR_MS, Core
 from tests.support.eventually import eventually
@@ -21,7 +23,8 @@ from tests.support.tenants import fill, govern, numbered, put, whose
 pytestmark = pytest.mark.leaves_keys()
 PLENTY = 10**12
 LARGE = 3_000
-COUNTED = ("body", "errors", "result", "xcom", "schedule")
+COUNTED = ("body", "errors", "result", "xcom", "schedule", "chunks")
+OF_A_BATCH = 64
 
 
 def task(user_id: str, task_id: str, size: int = 0, **fields: Any) -> NewTask:
@@ -55,6 +58,9 @@ def measured(core: Core, user_id: str) -> int:
         fields = dict(zip(key.content[::2], key.content[1::2], strict=False)) if key.kind == "hash" else {}
         if kind == "schedule":
             total += len(fields[b"body"]) if fields[b"user"].decode() == user_id else 0
+        elif kind == "chunks":
+            batches = key.content[0] if rest.partition(":")[0] == user_id else []
+            total += sum(len(fields[-1]) + OF_A_BATCH for _, fields in batches)
         elif rest.partition(":")[0] == user_id:
             total += sum(len(part) for part in key.content)
     return total
@@ -80,6 +86,7 @@ class Play:
         self.draw = random.Random(seed)
         self.users = users
         self.running: list[Delivery] = []
+        self.yielded: Counter[bytes] = Counter()
 
     def _user(self) -> str:
         return self.draw.choice(self.users)
@@ -105,6 +112,16 @@ class Play:
 
     async def do_claim(self) -> None:
         self.running += await self.core.take(3)
+
+    async def do_yield(self) -> None:
+        """Some of those that run, the first of them as if a reply was cut."""
+        batches = [self._batch(of) for of in self.running if self.draw.random() < 0.5]
+        assert set(await self.core.store.append("w", batches)) <= {True, *Refusal}
+        assert set(await self.core.store.append("w", batches[:1])) <= {True, *Refusal}
+
+    def _batch(self, of: Delivery) -> Batch:
+        self.yielded[of.stream_id] += 1
+        return Batch(of, self.yielded[of.stream_id], 1, b"c" * self.draw.randrange(1, 300))
 
     async def do_settle(self) -> None:
         self.draw.shuffle(self.running)
@@ -275,6 +292,32 @@ async def test_a_result_that_does_not_fit_makes_a_failure_that_says_so(core: Cor
     assert await core.store.xcom_pull("a", ["space"], ["key"]) == [None]
     assert await counted(core, "a") == measured(core, "a") < LARGE
     assert await core.store.settle("w", [outcome]) == [True], "a repeated report is recognised"
+
+
+async def test_what_a_task_yields_is_refused_beyond_the_limit_and_earlier_runs_make_room(
+    core: Core,
+) -> None:
+    await govern(core, "a", max_bytes=3 * LARGE)
+    await is_counted(core)
+    await core.enqueue_all([task("a", "1", 100), task("b", "1", 100)])
+    first = {of.user_id: of for of in await core.take(2)}
+    batches = [Batch(first["a"], n, 1, b"c" * LARGE) for n in (1, 2, 3)]
+    other = Batch(first["b"], 1, 1, b"c" * 9 * LARGE)
+    told = await core.store.append("w", [*batches, other])
+    assert told[:2] + told[3:] == [True] * 3
+    assert isinstance(told[2], NoRoom)
+    assert (told[2].of_task, told[2].limit) == (False, 3 * LARGE)
+    assert await counted(core, "a") == measured(core, "a")
+    await core.store.settle("w", [ended(first["a"], "retry", 10)])
+    [second] = await core.take(1)
+    again = [Batch(second, n, 1, b"d" * LARGE) for n in (1, 2)]
+    assert await core.store.append("w", again) == [True, True]
+    page = await core.store.chunks("a", "1", "1-0")
+    assert [at for at, _, _ in page.batches] == ["2-1", "2-2"]
+    assert await counted(core, "a") == measured(core, "a")
+    await core.store.settle("w", [ended(second, "finished", 10)])
+    assert await counted(core, "a") == measured(core, "a")
+    assert core.dump()["chunks:a:1"].expires
 
 
 @pytest.mark.parametrize("kind", ["failed", "retry"])

@@ -43,7 +43,8 @@ local readers = {
   set = function(key) return redis.call('SMEMBERS', key) end,
   zset = function(key) return redis.call('ZRANGE', key, 0, -1, 'WITHSCORES') end,
   stream = function(key)
-    return { redis.call('XRANGE', key, '-', '+'), redis.call('XPENDING', key, 'workers', '-', '+', 10000) }
+    local pending = redis.pcall('XPENDING', key, 'workers', '-', '+', 10000)
+    return { redis.call('XRANGE', key, '-', '+'), pending.err and {} or pending }
   end,
 }
 for _, key in ipairs(redis.call('KEYS', prefix .. '*')) do
