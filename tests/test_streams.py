@@ -35,7 +35,7 @@ from tests.support.workers import Fleet
 from tests.workers import tasks
 
 if TYPE_CHECKING:
-    from fairque import TaskStream
+    from fairque import TaskHandle, TaskStream
     from tests.support.process import WorkerProcess
     from tests.support.servers import Server
 
@@ -343,3 +343,147 @@ async def test_an_attempt_that_lost_its_task_adds_nothing(queue: TaskQueue) -> N
 
 async def taken(store: Store, worker: str) -> list[Delivery]:
     return (await store.claim(worker, 1, settings=BRIEF, wait=False)).deliveries
+
+
+# How long it is kept
+
+
+def ttl_of(server: Server, handle: TaskHandle[Any]) -> float:
+    """Of what it yielded, in seconds; -1: for ever, -2: it is not there."""
+    key = handle._source.store.keys.chunks_channel(handle.user_id, handle.task_id)
+    left = int(server.execute("PTTL", key))
+    return left / 1000 if left > 0 else left
+
+
+async def test_it_is_kept_as_long_as_the_result(queue: TaskQueue, server: Server) -> None:
+    brief = await queue.enqueue(count(2), user_id="acme", result_ttl=100)
+    failed = await queue.enqueue(broken(), user_id="acme")
+    running = await queue.enqueue(steps(["a", "b"]), user_id="acme")
+    gate("a").set()
+    async with Worker(queue), asyncio.timeout(20):
+        assert await anext(aiter(running.stream())) == "a"
+        assert ttl_of(server, running) == -1
+        assert await brief.result() == Streamed(chunks=2)
+        assert 90 < ttl_of(server, brief) <= 100
+        with pytest.raises(TaskFailed):
+            await failed.result()
+        week = queue.settings.dead_letter_ttl_ms / 1000
+        assert week - 20 < ttl_of(server, failed) <= week
+        await running.cancel()
+        with pytest.raises(TaskCanceled):
+            await running.result()
+        assert week - 20 < ttl_of(server, running) <= week
+
+
+async def test_a_dead_letter_keeps_it_and_a_requeue_begins_another_run(queue: TaskQueue, server: Server) -> None:
+    handle = await queue.enqueue(broken(), user_id="acme")
+    await Worker(queue).run_until_idle()
+    await queue.requeue(handle)
+    assert ttl_of(server, handle) == -1
+    await Worker(queue).run_until_idle()
+    stream = handle.stream(after="1-1")
+    with pytest.raises(Restarted):
+        await anext(aiter(stream))
+    assert await anext(aiter(stream)) == 1
+    assert stream.position == "2-1"
+    await queue.discard(handle)
+    assert ttl_of(server, handle) == -2
+
+
+async def test_an_id_that_is_used_again_begins_a_stream_of_its_own(queue: TaskQueue) -> None:
+    for most in (5, 2):
+        handle = await queue.enqueue(count(most), user_id="acme", task_id="again")
+        await Worker(queue).run_until_idle()
+        assert await read(handle.stream()) == list(range(most))
+    reader = handle.stream(after="1-4")
+    with pytest.raises(Restarted):
+        await anext(aiter(reader))
+    assert await read(reader) == [0, 1]
+
+
+async def test_a_purge_erases_what_was_yielded(queue: TaskQueue, server: Server) -> None:
+    ended = await queue.enqueue(count(3), user_id="acme")
+    other = await queue.enqueue(count(3), user_id="acme2")
+    running = await queue.enqueue(steps(["a", "b"]), user_id="acme")
+    gate("a").set()
+    async with Worker(queue), asyncio.timeout(20):
+        reader = aiter(running.stream())
+        assert await anext(reader) == "a"
+        await ended.result()
+        await other.result()
+        purged = await queue.purge("acme")
+        assert (purged.running, purged.results) == (1, 2)
+        with pytest.raises((TaskCanceled, UnknownTask)):
+            await anext(reader)
+    assert [ttl_of(server, handle) for handle in (ended, running)] == [-2, -2]
+    assert await read(other.stream()) == [0, 1, 2]
+
+
+# Isolation
+
+
+async def test_who_yields_very_much_delays_no_chunk_of_another(queue: TaskQueue) -> None:
+    """Six tasks of one user fill what may be filled, in the worker and on its connection."""
+    flood = [await queue.enqueue(large(60, 250_000), user_id="flood") for _ in range(6)]
+    async with Worker(queue):
+        await eventually(lambda: has_yielded(flood[-1]))
+        handle = await queue.enqueue(tasks.numbers(20, 0.005), user_id="quiet")
+        began = time.monotonic()
+        assert len(await read(handle.stream())) == 20
+        took = time.monotonic() - began
+        for each in flood:
+            assert await each.result(timeout=60) == Streamed(chunks=60)
+    assert took < 2
+
+
+async def has_yielded(handle: TaskHandle[Any]) -> bool:
+    return bool((await handle._source.store.chunks(handle.user_id, handle.task_id, "")).batches)
+
+
+async def test_a_slow_reader_holds_no_slot(queue: TaskQueue) -> None:
+    handle = await queue.enqueue(count(3_000), user_id="acme")
+    reader = aiter(handle.stream())
+    async with Worker(queue, concurrency=1):
+        assert await anext(reader) == 0
+        assert await handle.result(timeout=20) == Streamed(chunks=3_000)
+        assert await (await queue.enqueue(count(1), user_id="acme")).result(timeout=20) == Streamed(chunks=1)
+    assert [chunk async for chunk in reader] == list(range(1, 3_000))
+
+
+async def test_no_user_reads_what_another_yields(queue: TaskQueue) -> None:
+    handle = await queue.enqueue(count(3), user_id="acme", task_id="a:b")
+    await Worker(queue).run_until_idle()
+    for user_id, task_id in (("acme:a", "b"), ("other", "a:b"), ("acme", "b")):
+        with pytest.raises(UnknownTask):
+            await read(queue.handle(user_id, task_id).stream())
+    assert await read(queue.handle("acme", "a:b").stream()) == await read(handle.stream()) == [0, 1, 2]
+
+
+async def test_a_key_of_a_wrong_type_costs_its_own_task_only(queue: TaskQueue, server: Server) -> None:
+    bad = await queue.enqueue(count(3), user_id="bad", task_id="t")
+    good = await queue.enqueue(count(3), user_id="good")
+    server.execute("SET", f"{queue.keys.prefix}chunks:bad:t", "by another hand")
+    async with Worker(queue):
+        assert await good.result(timeout=20) == Streamed(chunks=3)
+        with pytest.raises(TaskFailed, match="chunks:bad:t"):
+            await bad.result(timeout=20)
+    server.execute("DEL", f"{queue.keys.prefix}chunks:bad:t")
+
+
+# Calls
+
+
+async def test_ten_thousand_chunks_need_few_calls(queue: TaskQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+    append = Store.append
+
+    async def counting(store: Store, *args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return await append(store, *args)
+
+    monkeypatch.setattr(Store, "append", counting)
+    handle = await queue.enqueue(count(10_000), user_id="acme")
+    async with Worker(queue):
+        assert await handle.result(timeout=20) == Streamed(chunks=10_000)
+    assert calls < 50

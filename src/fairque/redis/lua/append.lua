@@ -52,10 +52,17 @@ local function append(batch)
   return 1
 end
 
+local function told(batch, failure)
+  --@fields YieldedChunks batch: user id
+  local key, text = chunks_key(user, id), text_of(failure)
+  local is_key = type(redis.pcall('XLEN', key)) == 'table'
+  return is_key and text .. ': ' .. key or text
+end
+
 local answers = {}
 for at, batch in ipairs(batches) do
   local is_done, answer = pcall(append, batch)
-  answers[at] = is_done and answer or text_of(answer)
+  answers[at] = is_done and answer or told(batch, answer)
 end
 if save_bytes then save_bytes() end
 return answers
