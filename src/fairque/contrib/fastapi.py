@@ -21,11 +21,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import cache
 from typing import Annotated, Any
 from weakref import WeakSet
+
+import msgspec
 
 from fairque import (
     ConfigError,
@@ -35,22 +37,31 @@ from fairque import (
     NotEncodable,
     QueueFull,
     QueueUnavailable,
+    Restarted,
     ResultTimeout,
+    Streamed,
+    TaskCanceled,
+    TaskFailed,
+    TaskHandle,
     TaskQueue,
+    TaskStream,
     UnknownTask,
     Worker,
     WrongType,
     XComMissing,
 )
+from fairque.tasks.types.adapters import travels_as
 
 try:
-    from fastapi import Depends, FastAPI, Request, Response
+    from fastapi import Depends, FastAPI, Header, Request, Response
     from fastapi.responses import JSONResponse
+    from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
     from starlette.requests import HTTPConnection
+    from starlette.types import Receive, Scope, Send
 except ModuleNotFoundError as exc:
     raise ImportError(f"fairque.contrib.fastapi needs {exc.name}: pip install 'fairque[fastapi]'") from exc
 
-__all__ = ["QueueDep", "health", "install_handlers", "lifespan", "queue_dep"]
+__all__ = ["LastEventId", "QueueDep", "health", "install_handlers", "lifespan", "queue_dep", "stream_events"]
 
 logger = logging.getLogger("fairque.fastapi")
 STATE = "fairque"
@@ -162,6 +173,45 @@ def install_handlers(app: FastAPI) -> None:
         app.add_exception_handler(error, handler)
 
 
+LastEventId = Annotated[str | None, Header(alias="Last-Event-ID")]
+"""``position: LastEventId = None``: where a browser goes on reading, see `stream_events`."""
+
+
+async def stream_events(handle: TaskHandle[Streamed[Any]], position: str | None = None) -> Response:
+    """What a task yields as server-sent events, for ``new EventSource("/answers/…")`` in a browser.
+
+    ::
+
+        @app.get("/answers/{task_id}")
+        async def answer(task_id: str, queue: QueueDep, position: LastEventId = None) -> Response:
+            return await stream_events(queue.handle("acme", task_id), position)
+
+    ==============  ====================================================================================
+    event           data, as JSON
+    ==============  ====================================================================================
+    ``message``     a chunk; the id of the event is its position, which a browser that connects again sends
+    ``restarted``   the number of the attempt: what was read counts no more, another run yields from the beginning
+    ``finished``    null
+    ``failed``      the kind of the failure, as `FailureKind` has it; what else is known of it stays here
+    ``canceled``    null
+    ``gone``        null: the task was purged meanwhile
+    ==============  ====================================================================================
+
+    The last four come at the end: let the client close its `EventSource` there. One that connects again all the same is
+    told to stop (204). In silence a comment keeps the connection open.
+
+    Raises:
+        UnknownTask: No such task, or its result has expired.
+        InvalidInput: The position is none.
+        QueueUnavailable: Redis did not answer in time. A later outage is waited out.
+    """
+    if position == _THE_END:
+        return Response(status_code=204)
+    stream = handle.stream(after=position)
+    await handle.state()
+    return _EventStream(_kept_open(_events(stream)))
+
+
 # Inside
 
 
@@ -259,6 +309,74 @@ async def _answers(queue: TaskQueue) -> bool:
         logger.warning("queue %r does not answer: %s", queue.name, exc)
         return False
     return True
+
+
+# Streams, as clients see them
+
+_THE_END = "end"
+_NOTHING: Any = object()
+_UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+SILENT_SECONDS = 15.0
+
+
+class _EventStream(EventSourceResponse):
+    """Reads no longer than its client."""
+
+    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+        super().__init__(events, headers=_UNBUFFERED)
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._events.aclose()
+
+
+async def _events(stream: TaskStream[Any]) -> AsyncGenerator[bytes, None]:
+    while True:
+        try:
+            async for chunk in stream:
+                yield _event(None, chunk, stream.position)
+        except Restarted as exc:
+            yield _event("restarted", exc.attempt, stream.position)
+        except TaskFailed as exc:
+            yield _event("failed", exc.kind)
+            return
+        except TaskCanceled:
+            yield _event("canceled")
+            return
+        except UnknownTask:
+            yield _event("gone")
+            return
+        else:
+            yield _event("finished")
+            return
+
+
+def _event(kind: str | None, data: Any = None, position: str | None = _THE_END) -> bytes:
+    encoded = msgspec.json.encode(data, enc_hook=travels_as).decode()
+    return format_sse_event(event=kind, data_str=encoded, id=position)
+
+
+async def _kept_open(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """A proxy closes what is silent for long."""
+    coming: asyncio.Future[bytes] | None = None
+    try:
+        while True:
+            coming = coming or asyncio.ensure_future(anext(events, _NOTHING))
+            if not (await asyncio.wait([coming], timeout=SILENT_SECONDS))[0]:
+                yield KEEPALIVE_COMMENT
+            elif (event := coming.result()) is _NOTHING:
+                return
+            else:
+                coming = None
+                yield event
+    finally:
+        if coming is not None:
+            coming.cancel()
+            await asyncio.wait([coming])
+        await events.aclose()
 
 
 # Errors, as clients see them
