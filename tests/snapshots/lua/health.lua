@@ -1,9 +1,9 @@
 #!lua flags=no-writes
 -- What tells whether a queue is well, beside its totals.
 -- KEYS[1]  state
--- Returns  {dead letters, for how many of the 1,000 oldest that are linked others wait, ms at which the first scheduled
---          task is due or '', ms at which the first schedule fires or '', users that became ready last, users that are left
---          alone for a damaged key}
+-- Returns  {dead letters, for how many of those that are linked (1,000 at most) others wait, ms at which the first
+--          scheduled task is due or '', ms at which the first schedule fires or '', users that became ready last, users
+--          that are left alone for a damaged key}
 -- Cost     O(log letters + users + letters that are linked, at most 1,000)
 local keys_of_call, values_of_call = KEYS, ARGV
 local KEYS, ARGV
@@ -36,6 +36,9 @@ local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. i
 local function uses_key(user, id) return prefix .. 'uses:' .. user .. ':' .. id end
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
+
+-- What it yields: append.lua.
+local function chunks_key(user, id) return prefix .. 'chunks:' .. user .. ':' .. id end
 
 -- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
 local function attempt_in(field) return tonumber(field or 1) end
@@ -76,11 +79,15 @@ local function is_waited_for(user, id)
   return false
 end
 
+-- Of each user as many.
 local function count_blocking()
-  local blocking = 0
-  for _, member in ipairs(call('ZRANGE', prefix .. 'lapsing', 0, 999)) do
-    local user, id = string.match(member, '^([^:]*):(.*)$')
-    if is_waited_for(user, id) then blocking = blocking + 1 end
+  local users, blocking, left = call('ZRANGE', prefix .. 'lapsing', 0, 999), 0, 1000
+  for at, user in ipairs(users) do
+    local ids = call('ZRANGE', place_key('lapsing', user), 0, math.floor(left / (#users - at + 1)) - 1)
+    left = left - #ids
+    for _, id in ipairs(ids) do
+      if is_waited_for(user, id) then blocking = blocking + 1 end
+    end
   end
   return blocking
 end
@@ -101,8 +108,8 @@ end
 local function run(its_keys, its_values)
   KEYS, ARGV = its_keys, its_values
   for _, at_call in ipairs(calls) do
-    local told = at_call()
-    if told ~= NEXT then return told end
+    local came = at_call()
+    if came ~= NEXT then return came end
   end
 end
 return run(keys_of_call, values_of_call)

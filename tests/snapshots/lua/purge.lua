@@ -36,6 +36,9 @@ local function uses_key(user, id) return prefix .. 'uses:' .. user .. ':' .. id 
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
 
+-- What it yields: append.lua.
+local function chunks_key(user, id) return prefix .. 'chunks:' .. user .. ':' .. id end
+
 -- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
 local function attempt_in(field) return tonumber(field or 1) end
 
@@ -151,8 +154,8 @@ end
 -- What goes when a task goes.
 
 -- lib/bytes.lua
--- Bytes of users that may have no more than `max_bytes`: bodies, errors and results of their tasks, values that those share,
--- and bodies of schedules. `bytes` is nil in a queue where nobody has such a limit.
+-- Bytes of users that may have no more than `max_bytes`: bodies, errors, results and chunks of their tasks, values that those
+-- share, and bodies of schedules. `bytes` is nil in a queue where nobody has such a limit.
 -- A call writes what it counted at its end, by save_state() or save_bytes().
 -- bytes:<u>           hash  used: all of it; <bucket>: what expires by itself before the end of these ten seconds, counted
 --                           since 1970; gen: when the count began, in us
@@ -289,13 +292,19 @@ local function new_bytes()
     return size
   end
 
+  -- The last batch tells: append.lua.
+  local function size_of_chunks(key)
+    local last = redis.pcall('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
+    return last and (tonumber(last[2][4]) or 0) + (tonumber(last[2][6]) or 0) or 0
+  end
+
   function it.expiry_of(key)
     local at = call('PEXPIRETIME', key)
     return at >= 0 and at or nil
   end
 
-  -- What the task has now, by part: name, key, size.
-  function it.parts_of(user, id)
+  -- What the task has now beside its chunks, by part: name, key, size.
+  local function parts_that_settle(user, id)
     local body, errors, result = body_key(user, id), errors_key(user, id), result_key(user, id)
     return {
       { 'body:' .. id, body, size_of(body) },
@@ -304,21 +313,31 @@ local function new_bytes()
     }
   end
 
-  local function change_all(user, id, sign)
-    if not it.limit(user) then return 0 end
-    local total = 0
-    for _, part in ipairs(it.parts_of(user, id)) do
-      if part[3] > 0 then it.change(user, part[1], sign * part[3], it.expiry_of(part[2])) end
-      total = total + part[3]
-    end
-    return total
+  local function chunks_of(user, id)
+    local key = chunks_key(user, id)
+    return { { 'chunks:' .. id, key, size_of_chunks(key) } }
   end
 
-  -- What is there of a task leaves the count, before it changes; returns how much. It comes back as it is afterwards.
-  function it.lift(user, id) return change_all(user, id, -1) end
-  function it.lay(user, id) return change_all(user, id, 1) end
+  function it.parts_of(user, id)
+    local parts = parts_that_settle(user, id)
+    parts[4] = chunks_of(user, id)[1]
+    return parts
+  end
 
-  -- The same for a task that runs, which has no result, and nothing that expires.
+  local function change_all(user, id, sign, parts_of)
+    if not it.limit(user) then return end
+    for _, part in ipairs(parts_of(user, id)) do
+      if part[3] > 0 then it.change(user, part[1], sign * part[3], it.expiry_of(part[2])) end
+    end
+  end
+
+  -- What is there of a task leaves the count, before it changes. It comes back as it is afterwards.
+  function it.lift(user, id) change_all(user, id, -1, it.parts_of) end
+  function it.lay(user, id) change_all(user, id, 1, it.parts_of) end
+  function it.lift_chunks(user, id) change_all(user, id, -1, chunks_of) end
+  function it.lay_chunks(user, id) change_all(user, id, 1, chunks_of) end
+
+  -- The same for a task that runs, which has no result, and nothing that expires; returns how much. Its chunks stay.
   function it.lift_running(user, id)
     local body, errors = size_of(body_key(user, id)), size_of_list(errors_key(user, id))
     it.change(user, 'body:' .. id, -body)
@@ -326,7 +345,9 @@ local function new_bytes()
     return body + errors
   end
 
-  -- The same for one of which nothing is left but its result.
+  function it.lay_settled(user, id) change_all(user, id, 1, parts_that_settle) end
+
+  -- The same for one of which nothing is left but its result, and its chunks.
   function it.lay_result(user, id, size) it.change(user, 'result:' .. id, size, it.expiry_of(result_key(user, id))) end
 
   -- A value of a namespace came, or goes.
@@ -431,14 +452,52 @@ local function keys_of_task(user, id) return task_key(user, id), body_key(user, 
 -- Nothing is left of a task that waits nowhere but its links.
 local function erase_task(user, id)
   if bytes then bytes.lift(user, id) end
-  call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
+  call('DEL', result_key(user, id), chunks_key(user, id), needs_key(user, id), keys_of_task(user, id))
 end
 
--- A task is no dead letter any more.
+-- A task that yielded has ended: what it yielded goes with its result.
+local function expire_chunks(user, id, ttl)
+  local key = chunks_key(user, id)
+  if bytes then bytes.lift_chunks(user, id) end
+  call('PEXPIRE', key, ttl)
+  if bytes then bytes.lay_chunks(user, id) end
+end
+
+-- lib/letter.lua
+
+-- lib/first_moment.lua
+-- Users by their first moment, so that one user's many cost the others nothing.
+-- all  zset  user → ms of its first moment, or of its last turn where more than that is over
+-- own  zset  what one user has → ms
+
+-- It had its turn: if it has more that is over, it comes after all those that wait since before now. Returns when that is,
+-- or nil where nothing is left.
+local function end_turn(all, own, user)
+  local first = call('ZRANGE', own, 0, 0, 'WITHSCORES')[2]
+  if not first then
+    call('ZREM', all, user)
+    return nil
+  end
+  local at = math.max(now, math.floor(first))
+  call('ZADD', all, at, user)
+  return at
+end
+
+-- Returns 1, or 0 where it was not there. One that had its turn stays behind the others.
+local function take_moment(all, own, user, member)
+  if call('ZREM', own, member) == 0 then return 0 end
+  local first = call('ZRANGE', own, 0, 0, 'WITHSCORES')[2]
+  if first then call('ZADD', all, 'GT', math.floor(first), user) else call('ZREM', all, user) end
+  return 1
+end
+
+-- A task is no dead letter any more. All is read before anything is written.
 local function unlist_dead(user, id)
+  local all, own = prefix .. 'lapsing', place_key('lapsing', user)
+  local is_linked = call('ZSCORE', own, id)
   call('ZREM', place_key('dead', user), id)
   call('ZREM', prefix .. 'dead', user .. ':' .. id)
-  call('ZREM', prefix .. 'lapsing', user .. ':' .. id)
+  if is_linked then take_moment(all, own, user, id) end
 end
 
 -- lib/places.lua
@@ -446,7 +505,7 @@ end
 -- Every place in which a user has tasks, but those that run.
 local function places_of(user)
   return place_key('critical', user), place_key('normal', user), place_key('held', user), place_key('scheduled', user),
-    place_key('deferred', user), place_key('dead', user)
+    place_key('deferred', user), place_key('dead', user), place_key('lapsing', user)
 end
 
 -- lib/fair.lua
@@ -1887,12 +1946,12 @@ function damage()
 
     -- Commands that read keys of a user, each as what it should be.
     local OF_A_USER = { { 'ZCARD', 'critical' }, { 'ZCARD', 'normal' }, { 'ZCARD', 'scheduled' }, { 'ZCARD', 'held' },
-      { 'SCARD', 'deferred' }, { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' },
+      { 'SCARD', 'deferred' }, { 'ZCARD', 'lapsing' }, { 'ZCARD', 'schedules' }, { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' },
       { 'HLEN', 'offers' }, { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
     local RARELY_READ = { { 'ZCARD', 'dead' }, { 'STRLEN', 'policy' }, { 'STRLEN', 'metrics' }, { 'HLEN', 'bytes' },
       { 'ZCARD', 'bytes-expiring' }, { 'HLEN', 'xcom-bytes' }, { 'ZCARD', 'xcom-spaces' }, { 'SCARD', 'assignments' } }
     local OF_A_TASK = { { 'STRLEN', 'body' }, { 'HLEN', 'task' }, { 'LLEN', 'errors' }, { 'STRLEN', 'result' },
-      { 'SCARD', 'needs' }, { 'SCARD', 'uses' }, { 'SCARD', 'feeds' }, { 'SCARD', 'informed' } }
+      { 'SCARD', 'needs' }, { 'SCARD', 'uses' }, { 'SCARD', 'feeds' }, { 'SCARD', 'informed' }, { 'XLEN', 'chunks' } }
 
     local function broken_of(reads, whose)
       for _, read in ipairs(reads) do
@@ -1965,8 +2024,10 @@ function damage()
 
     local function come_back(user, woken)
       check(user)
-      local first = call('ZRANGE', place_key('scheduled', user), 0, 0, 'WITHSCORES')[2]
-      if first then call('ZADD', due_key, 'LT', math.floor(first), user) end
+      for where, all in pairs({ scheduled = due_key, lapsing = prefix .. 'lapsing', schedules = prefix .. 'schedules' }) do
+        local first = call('ZRANGE', place_key(where, user), 0, 0, 'WITHSCORES')[2]
+        if first then call('ZADD', all, 'LT', math.floor(first), user) end
+      end
       if call('EXISTS', prefix .. 'announcements:' .. user) == 1 then call('ZADD', prefix .. 'announcements', 'NX', now_us, user) end
       local may_run
       if governed then
@@ -2857,6 +2918,7 @@ local function new_ending()
     if bytes then bytes.lift(user, id) end
     call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
     call('DEL', needs_key(user, id), keys_of_task(user, id))
+    if known.chunks then call('PEXPIRE', chunks_key(user, id), ttl) end
     if known.linked then announce(user, id, 'canceled') end
     if bytes then bytes.lay(user, id) end
     tally(user, 'canceled')
@@ -2918,7 +2980,7 @@ local function new_links()
   local it = {}
 
   local STEP, TURN = 500, 50 -- tasks that one call passes outcomes on to, and of one user at a time while others wait
-  local LAPSES = 100 -- dead letters that one call gives up
+  local LAPSES, LOOKS = 100, 20 -- dead letters that one call gives up, and users of whom it does
   local lapsing_key = prefix .. 'lapsing'
 
   -- `ttl`: in ms, nil for none.
@@ -2948,7 +3010,7 @@ local function new_links()
     if ttl > 1 then
       set_ttl(user, id, ttl)
     elseif linked and call('EXISTS', uses_key(user, id)) == 0 then
-      call('ZREM', lapsing_key, user .. ':' .. id)
+      take_moment(lapsing_key, place_key('lapsing', user), user, id)
     else
       return
     end
@@ -3192,13 +3254,18 @@ local function new_links()
     return informed
   end
 
-  -- lapsing  zset  <u>:<id> of dead letters that are linked → ms when they are given up
-  function it.lapse_at(user, id, ms) call('ZADD', lapsing_key, string.format('%d', ms), user .. ':' .. id) end
+  -- lapsing      zset  users with dead letters that are linked → ms when the first of each is given up
+  -- lapsing:<u>  zset  id → ms when it is given up
+  function it.lapse_at(user, id, ms)
+    local at = string.format('%d', ms)
+    call('ZADD', place_key('lapsing', user), at, id)
+    call('ZADD', lapsing_key, 'LT', at, user)
+  end
 
-  local function give_up(member)
-    local colon = string.find(member, ':', 1, true)
-    local user, id = string.sub(member, 1, colon - 1), string.sub(member, colon + 1)
-    call('ZREM', lapsing_key, member)
+  function it.lapses(user, id) return call('ZSCORE', place_key('lapsing', user), id) end
+
+  local function give_up(user, id)
+    call('ZREM', place_key('lapsing', user), id)
     if call('EXISTS', body_key(user, id)) == 1 then
       -- One of its id was put in since: it stops using what this one did.
       if call('HGET', task_key(user, id), 'state') ~= 'failed' then return call('HSETNX', task_key(user, id), 'linked', 1) end
@@ -3207,13 +3274,27 @@ local function new_links()
     put_off(user, id, 'expired')
   end
 
-  -- Whoever waits for them is told, and what they used is let go, by turns of users.
-  function it.give_up_lapsed()
-    for _, member in ipairs(call('ZRANGEBYSCORE', lapsing_key, '-inf', now, 'LIMIT', 0, LAPSES)) do
-      local is_done, failure = pcall(give_up, member)
+  local function give_up_of(user, most)
+    local own = place_key('lapsing', user)
+    for _, id in ipairs(call('ZRANGEBYSCORE', own, '-inf', now, 'LIMIT', 0, most)) do
+      local is_done, failure = pcall(give_up, user, id)
       if not is_done then
-        call('ZADD', lapsing_key, damage().next_ms, member)
-        damage().note(string.match(member, '^[^:]*'), failure)
+        call('ZADD', own, damage().next_ms, id)
+        damage().note(user, failure, id)
+      end
+    end
+    end_turn(lapsing_key, own, user)
+  end
+
+  -- By turns of users. Whoever waits for them is told, and what they used is let go, by the calls that follow.
+  function it.give_up_lapsed()
+    local users = call('ZRANGEBYSCORE', lapsing_key, '-inf', now, 'LIMIT', 0, LOOKS)
+    local most = math.floor(LAPSES / #users)
+    for _, user in ipairs(users) do
+      local is_done, failure = pcall(give_up_of, user, most)
+      if not is_done then
+        damage().note(user, failure)
+        call('ZREM', lapsing_key, user)
       end
     end
   end
@@ -3231,7 +3312,7 @@ local function new_links()
 
   -- What this call caused is told at once, as long as nothing was put off; what is put off, by turns of users.
   function it.pass_on_outcomes(step_us, ttl)
-    local budget, at, failure = STEP, 1, nil
+    local budget, at, failure, goes_on = STEP, 1, nil, are_put_off()
     while announcements[at] and budget > 0 and not are_put_off() do
       local user, id, outcome, result_ttl = unpack(announcements[at])
       local is_done, informed, all
@@ -3258,10 +3339,8 @@ local function new_links()
       budget = budget - take_turn(budget, step_us, ttl)
       put_off_others()
     end
-    if are_put_off() then
-      it.give_up_lapsed()
-      wake_from(prefix .. 'waiting', 1)
-    end
+    if goes_on then it.give_up_lapsed() end -- they may be what was put off, and one call gives up so many
+    if are_put_off() then wake_from(prefix .. 'waiting', 1) end
     for user, tasks in pairs(released) do wake(user, tasks) end
   end
 
@@ -3289,7 +3368,8 @@ end
 
 -- lib/schedules.lua
 -- Schedules.
--- schedules       zset  id → ms at which it fires next
+-- schedules       zset  user → ms at which the first of its schedules fires, or of its last turn where more are due
+-- schedules:<u>   zset  id → ms at which it fires next
 -- schedules-ended zset  id → ms at which one that has ended is forgotten
 -- schedule:<id>   hash  user, name, spec, anchor, body, priority, delay, revision, state (active | paused | ended), slot
 --                       (ms it was planned for), created, runs, skipped, misfired, last_run, last_task, unended (of the
@@ -3303,11 +3383,21 @@ end
 local schedules_key, index_key, declared_key
 local ended_key, broken_key
 local function schedule_key(id) return prefix .. 'schedule:' .. id end
+local function schedules_of(user) return place_key('schedules', user) end
 
 -- Nothing where the key is no hash: one schedule that is damaged must not keep the others from firing.
 local function read_schedule(id, ...)
   local known = redis.pcall('HMGET', schedule_key(id), ...)
   return known.err and {} or known
+end
+
+local function fire_at(user, id, ms)
+  call('ZADD', schedules_of(user), ms, id)
+  end_turn(schedules_key, schedules_of(user), user)
+end
+
+local function fire_no_more(user, id)
+  if call('ZREM', schedules_of(user), id) == 1 then end_turn(schedules_key, schedules_of(user), user) end
 end
 
 -- Its body is in the count of the bytes of its user.
@@ -3316,18 +3406,20 @@ local function weigh_schedule(user, id, sign)
 end
 
 -- It fires no more, and is forgotten `keep` ms from now.
-local function end_schedule(id, keep)
+local function end_schedule(user, id, keep)
   call('HSET', schedule_key(id), 'state', 'ended')
   call('HDEL', schedule_key(id), 'slot')
-  call('ZREM', schedules_key, id)
+  fire_no_more(user, id)
   call('ZADD', ended_key, string.format('%d', now + keep), id)
 end
 
 local function forget_schedule(id)
   local user = read_schedule(id, 'user')[1]
-  if user then weigh_schedule(user, id, -1) end
-  if user then call('ZREM', index_key, user .. ':' .. id) end
-  call('ZREM', schedules_key, id)
+  if user then
+    fire_no_more(user, id)
+    weigh_schedule(user, id, -1)
+    call('ZREM', index_key, user .. ':' .. id)
+  end
   call('ZREM', ended_key, id)
   call('ZREM', declared_key, id)
   call('ZREM', broken_key, id)
@@ -3395,14 +3487,17 @@ end
 -- Reads each key that is to be emptied, so that one of another type shows before anything is written.
 local function know_places()
   choice.know(user)
-  for _, where in ipairs({ 'critical', 'normal', 'held', 'scheduled', 'dead' }) do call('ZCARD', place_key(where, user)) end
+  for _, where in ipairs({ 'critical', 'normal', 'held', 'scheduled', 'dead', 'lapsing', 'schedules' }) do
+    call('ZCARD', place_key(where, user))
+  end
   call('SCARD', place_key('deferred', user))
   for _, lane in ipairs({ 'critical', 'normal' }) do call('XLEN', stream_key(lane, user)) end
   call('ZCARD', prefix .. 'xcom-spaces:' .. user)
   call('STRLEN', prefix .. 'policy:' .. user)
 end
 
-local schedules_of
+local in_index
+-- Those whose time is over.
 local spaces
 calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
@@ -3412,10 +3507,11 @@ calls[#calls + 1] = function()
   erased = { 0, 0, 0, 0, 0, 0, 0, 0 }
   left = most
   know_places()
-  schedules_of = { '[' .. user .. ':', '(' .. user .. ';' }
-  for _, member in ipairs(call('ZRANGE', index_key, schedules_of[1], schedules_of[2], 'BYLEX', 'LIMIT', 0, left)) do
+  in_index = { '[' .. user .. ':', '(' .. user .. ';' }
+  for _, member in ipairs(call('ZRANGE', index_key, in_index[1], in_index[2], 'BYLEX', 'LIMIT', 0, left)) do
     erased[7] = erased[7] + forget_schedule(string.sub(member, #user + 2))
     call('ZREM', index_key, member) -- also of one whose hash is gone
+    fire_no_more(user, string.sub(member, #user + 2))
     left = left - 1
   end
   for _, lane in ipairs({ 'critical', 'normal' }) do
@@ -3449,6 +3545,12 @@ calls[#calls + 1] = function()
       erased[4] = erased[4] + 1
     end
   end
+  if left > 0 then
+    for _, id in ipairs(call('ZRANGE', place_key('lapsing', user), 0, left - 1)) do
+      unlist_dead(user, id)
+      erase(id)
+    end
+  end
   spaces = prefix .. 'xcom-spaces:' .. user
   if left > 0 then
     local names, keys = call('ZRANGE', spaces, 0, left - 1), {}
@@ -3467,7 +3569,7 @@ calls[#calls + 1] = function()
   retire(user)
   pass_room_on()
   if call('EXISTS', spaces, stream_key('critical', user), stream_key('normal', user), places_of(user)) > 0
-    or call('ZLEXCOUNT', index_key, schedules_of[1], schedules_of[2]) > 0 then
+    or call('ZLEXCOUNT', index_key, in_index[1], in_index[2]) > 0 then
     erased[8] = 1
   else
     call('ZREM', prefix .. 'parked', user)
@@ -3494,8 +3596,8 @@ end
 local function run(its_keys, its_values)
   KEYS, ARGV = its_keys, its_values
   for _, at_call in ipairs(calls) do
-    local told = at_call()
-    if told ~= NEXT then return told end
+    local came = at_call()
+    if came ~= NEXT then return came end
   end
 end
 return run(keys_of_call, values_of_call)

@@ -38,6 +38,9 @@ local function uses_key(user, id) return prefix .. 'uses:' .. user .. ':' .. id 
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
 
+-- What it yields: append.lua.
+local function chunks_key(user, id) return prefix .. 'chunks:' .. user .. ':' .. id end
+
 -- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
 local function attempt_in(field) return tonumber(field or 1) end
 
@@ -176,8 +179,8 @@ end
 -- A key by itself: its type, and whether it expires. `name` is without its prefix; `ttl_ms`: what it should have had.
 
 -- lib/bytes.lua
--- Bytes of users that may have no more than `max_bytes`: bodies, errors and results of their tasks, values that those share,
--- and bodies of schedules. `bytes` is nil in a queue where nobody has such a limit.
+-- Bytes of users that may have no more than `max_bytes`: bodies, errors, results and chunks of their tasks, values that those
+-- share, and bodies of schedules. `bytes` is nil in a queue where nobody has such a limit.
 -- A call writes what it counted at its end, by save_state() or save_bytes().
 -- bytes:<u>           hash  used: all of it; <bucket>: what expires by itself before the end of these ten seconds, counted
 --                           since 1970; gen: when the count began, in us
@@ -314,13 +317,19 @@ local function new_bytes()
     return size
   end
 
+  -- The last batch tells: append.lua.
+  local function size_of_chunks(key)
+    local last = redis.pcall('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
+    return last and (tonumber(last[2][4]) or 0) + (tonumber(last[2][6]) or 0) or 0
+  end
+
   function it.expiry_of(key)
     local at = call('PEXPIRETIME', key)
     return at >= 0 and at or nil
   end
 
-  -- What the task has now, by part: name, key, size.
-  function it.parts_of(user, id)
+  -- What the task has now beside its chunks, by part: name, key, size.
+  local function parts_that_settle(user, id)
     local body, errors, result = body_key(user, id), errors_key(user, id), result_key(user, id)
     return {
       { 'body:' .. id, body, size_of(body) },
@@ -329,21 +338,31 @@ local function new_bytes()
     }
   end
 
-  local function change_all(user, id, sign)
-    if not it.limit(user) then return 0 end
-    local total = 0
-    for _, part in ipairs(it.parts_of(user, id)) do
-      if part[3] > 0 then it.change(user, part[1], sign * part[3], it.expiry_of(part[2])) end
-      total = total + part[3]
-    end
-    return total
+  local function chunks_of(user, id)
+    local key = chunks_key(user, id)
+    return { { 'chunks:' .. id, key, size_of_chunks(key) } }
   end
 
-  -- What is there of a task leaves the count, before it changes; returns how much. It comes back as it is afterwards.
-  function it.lift(user, id) return change_all(user, id, -1) end
-  function it.lay(user, id) return change_all(user, id, 1) end
+  function it.parts_of(user, id)
+    local parts = parts_that_settle(user, id)
+    parts[4] = chunks_of(user, id)[1]
+    return parts
+  end
 
-  -- The same for a task that runs, which has no result, and nothing that expires.
+  local function change_all(user, id, sign, parts_of)
+    if not it.limit(user) then return end
+    for _, part in ipairs(parts_of(user, id)) do
+      if part[3] > 0 then it.change(user, part[1], sign * part[3], it.expiry_of(part[2])) end
+    end
+  end
+
+  -- What is there of a task leaves the count, before it changes. It comes back as it is afterwards.
+  function it.lift(user, id) change_all(user, id, -1, it.parts_of) end
+  function it.lay(user, id) change_all(user, id, 1, it.parts_of) end
+  function it.lift_chunks(user, id) change_all(user, id, -1, chunks_of) end
+  function it.lay_chunks(user, id) change_all(user, id, 1, chunks_of) end
+
+  -- The same for a task that runs, which has no result, and nothing that expires; returns how much. Its chunks stay.
   function it.lift_running(user, id)
     local body, errors = size_of(body_key(user, id)), size_of_list(errors_key(user, id))
     it.change(user, 'body:' .. id, -body)
@@ -351,7 +370,9 @@ local function new_bytes()
     return body + errors
   end
 
-  -- The same for one of which nothing is left but its result.
+  function it.lay_settled(user, id) change_all(user, id, 1, parts_that_settle) end
+
+  -- The same for one of which nothing is left but its result, and its chunks.
   function it.lay_result(user, id, size) it.change(user, 'result:' .. id, size, it.expiry_of(result_key(user, id))) end
 
   -- A value of a namespace came, or goes.
@@ -506,14 +527,52 @@ local function keys_of_task(user, id) return task_key(user, id), body_key(user, 
 -- Nothing is left of a task that waits nowhere but its links.
 local function erase_task(user, id)
   if bytes then bytes.lift(user, id) end
-  call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
+  call('DEL', result_key(user, id), chunks_key(user, id), needs_key(user, id), keys_of_task(user, id))
 end
 
--- A task is no dead letter any more.
+-- A task that yielded has ended: what it yielded goes with its result.
+local function expire_chunks(user, id, ttl)
+  local key = chunks_key(user, id)
+  if bytes then bytes.lift_chunks(user, id) end
+  call('PEXPIRE', key, ttl)
+  if bytes then bytes.lay_chunks(user, id) end
+end
+
+-- lib/letter.lua
+
+-- lib/first_moment.lua
+-- Users by their first moment, so that one user's many cost the others nothing.
+-- all  zset  user → ms of its first moment, or of its last turn where more than that is over
+-- own  zset  what one user has → ms
+
+-- It had its turn: if it has more that is over, it comes after all those that wait since before now. Returns when that is,
+-- or nil where nothing is left.
+local function end_turn(all, own, user)
+  local first = call('ZRANGE', own, 0, 0, 'WITHSCORES')[2]
+  if not first then
+    call('ZREM', all, user)
+    return nil
+  end
+  local at = math.max(now, math.floor(first))
+  call('ZADD', all, at, user)
+  return at
+end
+
+-- Returns 1, or 0 where it was not there. One that had its turn stays behind the others.
+local function take_moment(all, own, user, member)
+  if call('ZREM', own, member) == 0 then return 0 end
+  local first = call('ZRANGE', own, 0, 0, 'WITHSCORES')[2]
+  if first then call('ZADD', all, 'GT', math.floor(first), user) else call('ZREM', all, user) end
+  return 1
+end
+
+-- A task is no dead letter any more. All is read before anything is written.
 local function unlist_dead(user, id)
+  local all, own = prefix .. 'lapsing', place_key('lapsing', user)
+  local is_linked = call('ZSCORE', own, id)
   call('ZREM', place_key('dead', user), id)
   call('ZREM', prefix .. 'dead', user .. ':' .. id)
-  call('ZREM', prefix .. 'lapsing', user .. ':' .. id)
+  if is_linked then take_moment(all, own, user, id) end
 end
 
 -- lib/message.lua
@@ -1954,12 +2013,12 @@ function damage()
 
     -- Commands that read keys of a user, each as what it should be.
     local OF_A_USER = { { 'ZCARD', 'critical' }, { 'ZCARD', 'normal' }, { 'ZCARD', 'scheduled' }, { 'ZCARD', 'held' },
-      { 'SCARD', 'deferred' }, { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' },
+      { 'SCARD', 'deferred' }, { 'ZCARD', 'lapsing' }, { 'ZCARD', 'schedules' }, { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' },
       { 'HLEN', 'offers' }, { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
     local RARELY_READ = { { 'ZCARD', 'dead' }, { 'STRLEN', 'policy' }, { 'STRLEN', 'metrics' }, { 'HLEN', 'bytes' },
       { 'ZCARD', 'bytes-expiring' }, { 'HLEN', 'xcom-bytes' }, { 'ZCARD', 'xcom-spaces' }, { 'SCARD', 'assignments' } }
     local OF_A_TASK = { { 'STRLEN', 'body' }, { 'HLEN', 'task' }, { 'LLEN', 'errors' }, { 'STRLEN', 'result' },
-      { 'SCARD', 'needs' }, { 'SCARD', 'uses' }, { 'SCARD', 'feeds' }, { 'SCARD', 'informed' } }
+      { 'SCARD', 'needs' }, { 'SCARD', 'uses' }, { 'SCARD', 'feeds' }, { 'SCARD', 'informed' }, { 'XLEN', 'chunks' } }
 
     local function broken_of(reads, whose)
       for _, read in ipairs(reads) do
@@ -2032,8 +2091,10 @@ function damage()
 
     local function come_back(user, woken)
       check(user)
-      local first = call('ZRANGE', place_key('scheduled', user), 0, 0, 'WITHSCORES')[2]
-      if first then call('ZADD', due_key, 'LT', math.floor(first), user) end
+      for where, all in pairs({ scheduled = due_key, lapsing = prefix .. 'lapsing', schedules = prefix .. 'schedules' }) do
+        local first = call('ZRANGE', place_key(where, user), 0, 0, 'WITHSCORES')[2]
+        if first then call('ZADD', all, 'LT', math.floor(first), user) end
+      end
       if call('EXISTS', prefix .. 'announcements:' .. user) == 1 then call('ZADD', prefix .. 'announcements', 'NX', now_us, user) end
       local may_run
       if governed then
@@ -2950,6 +3011,7 @@ local function new_ending()
     if bytes then bytes.lift(user, id) end
     call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
     call('DEL', needs_key(user, id), keys_of_task(user, id))
+    if known.chunks then call('PEXPIRE', chunks_key(user, id), ttl) end
     if known.linked then announce(user, id, 'canceled') end
     if bytes then bytes.lay(user, id) end
     tally(user, 'canceled')
@@ -2985,7 +3047,7 @@ local function new_links()
   local it = {}
 
   local STEP, TURN = 500, 50 -- tasks that one call passes outcomes on to, and of one user at a time while others wait
-  local LAPSES = 100 -- dead letters that one call gives up
+  local LAPSES, LOOKS = 100, 20 -- dead letters that one call gives up, and users of whom it does
   local lapsing_key = prefix .. 'lapsing'
 
   -- `ttl`: in ms, nil for none.
@@ -3015,7 +3077,7 @@ local function new_links()
     if ttl > 1 then
       set_ttl(user, id, ttl)
     elseif linked and call('EXISTS', uses_key(user, id)) == 0 then
-      call('ZREM', lapsing_key, user .. ':' .. id)
+      take_moment(lapsing_key, place_key('lapsing', user), user, id)
     else
       return
     end
@@ -3259,13 +3321,18 @@ local function new_links()
     return informed
   end
 
-  -- lapsing  zset  <u>:<id> of dead letters that are linked → ms when they are given up
-  function it.lapse_at(user, id, ms) call('ZADD', lapsing_key, string.format('%d', ms), user .. ':' .. id) end
+  -- lapsing      zset  users with dead letters that are linked → ms when the first of each is given up
+  -- lapsing:<u>  zset  id → ms when it is given up
+  function it.lapse_at(user, id, ms)
+    local at = string.format('%d', ms)
+    call('ZADD', place_key('lapsing', user), at, id)
+    call('ZADD', lapsing_key, 'LT', at, user)
+  end
 
-  local function give_up(member)
-    local colon = string.find(member, ':', 1, true)
-    local user, id = string.sub(member, 1, colon - 1), string.sub(member, colon + 1)
-    call('ZREM', lapsing_key, member)
+  function it.lapses(user, id) return call('ZSCORE', place_key('lapsing', user), id) end
+
+  local function give_up(user, id)
+    call('ZREM', place_key('lapsing', user), id)
     if call('EXISTS', body_key(user, id)) == 1 then
       -- One of its id was put in since: it stops using what this one did.
       if call('HGET', task_key(user, id), 'state') ~= 'failed' then return call('HSETNX', task_key(user, id), 'linked', 1) end
@@ -3274,13 +3341,27 @@ local function new_links()
     put_off(user, id, 'expired')
   end
 
-  -- Whoever waits for them is told, and what they used is let go, by turns of users.
-  function it.give_up_lapsed()
-    for _, member in ipairs(call('ZRANGEBYSCORE', lapsing_key, '-inf', now, 'LIMIT', 0, LAPSES)) do
-      local is_done, failure = pcall(give_up, member)
+  local function give_up_of(user, most)
+    local own = place_key('lapsing', user)
+    for _, id in ipairs(call('ZRANGEBYSCORE', own, '-inf', now, 'LIMIT', 0, most)) do
+      local is_done, failure = pcall(give_up, user, id)
       if not is_done then
-        call('ZADD', lapsing_key, damage().next_ms, member)
-        damage().note(string.match(member, '^[^:]*'), failure)
+        call('ZADD', own, damage().next_ms, id)
+        damage().note(user, failure, id)
+      end
+    end
+    end_turn(lapsing_key, own, user)
+  end
+
+  -- By turns of users. Whoever waits for them is told, and what they used is let go, by the calls that follow.
+  function it.give_up_lapsed()
+    local users = call('ZRANGEBYSCORE', lapsing_key, '-inf', now, 'LIMIT', 0, LOOKS)
+    local most = math.floor(LAPSES / #users)
+    for _, user in ipairs(users) do
+      local is_done, failure = pcall(give_up_of, user, most)
+      if not is_done then
+        damage().note(user, failure)
+        call('ZREM', lapsing_key, user)
       end
     end
   end
@@ -3298,7 +3379,7 @@ local function new_links()
 
   -- What this call caused is told at once, as long as nothing was put off; what is put off, by turns of users.
   function it.pass_on_outcomes(step_us, ttl)
-    local budget, at, failure = STEP, 1, nil
+    local budget, at, failure, goes_on = STEP, 1, nil, are_put_off()
     while announcements[at] and budget > 0 and not are_put_off() do
       local user, id, outcome, result_ttl = unpack(announcements[at])
       local is_done, informed, all
@@ -3325,10 +3406,8 @@ local function new_links()
       budget = budget - take_turn(budget, step_us, ttl)
       put_off_others()
     end
-    if are_put_off() then
-      it.give_up_lapsed()
-      wake_from(prefix .. 'waiting', 1)
-    end
+    if goes_on then it.give_up_lapsed() end -- they may be what was put off, and one call gives up so many
+    if are_put_off() then wake_from(prefix .. 'waiting', 1) end
     for user, tasks in pairs(released) do wake(user, tasks) end
   end
 
@@ -3535,9 +3614,9 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
     return 'as its place says'
   end
 
-  -- What it costs when a task is done as a whole: TTLs of its three keys.
+  -- What it costs when a task is done as a whole: TTLs of its keys.
   local function check_expiry(user, id, is_dead)
-    for _, kind in ipairs({ 'task', 'body', 'errors' }) do
+    for _, kind in ipairs({ 'task', 'body', 'errors', 'chunks' }) do
       local name = kind .. ':' .. user .. ':' .. id
       local left = call('PTTL', prefix .. name)
       if is_dead and left == -1 then
@@ -3649,8 +3728,8 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
         return 'no dead letter any more'
       end)
     end
-    if call('HEXISTS', task_key(user, id), 'linked') == 1 and not call('ZSCORE', prefix .. 'lapsing', user .. ':' .. id) then
-      wrong('unlisted-end', 'lapsing', 'a dead letter that others depend on, or that uses others, would not be given up', function()
+    if call('HEXISTS', task_key(user, id), 'linked') == 1 and not depend().lapses(user, id) then
+      wrong('unlisted-end', 'lapsing:' .. user, 'a dead letter that others depend on, or that uses others, would not be given up', function()
         depend().lapse_at(user, id, at + dead_letter_ttl_ms)
         return 'listed'
       end)
@@ -3674,6 +3753,16 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
       local linked = kind == 'task' and call('HGET', task_key(user, id), 'linked')
       delete(user, id, prefix .. name)
       if linked then call('HSET', task_key(user, id), 'linked', linked) end
+      return 'deleted'
+    end)
+  end
+
+  -- What a task has yielded goes with its result.
+  function checks.chunks(user, id)
+    local key = chunks_key(user, id)
+    if call('PTTL', key) ~= -1 or call('EXISTS', body_key(user, id)) == 1 then return end
+    wrong('leftover', 'chunks:' .. user .. ':' .. id, 'its task has ended', function()
+      delete(user, id, key)
       return 'deleted'
     end)
   end
@@ -3787,6 +3876,7 @@ local function new_weighing()
   function look.body(rest) look_at_task(rest, 1) end
   function look.errors(rest) look_at_task(rest, 2) end
   function look.result(rest) look_at_task(rest, 3) end
+  function look.chunks(rest) look_at_task(rest, 4) end
 
   function look.xcom(rest)
     if counted.is_counting(string.match(rest, '^[^:]*')) then call('RPUSH', spaces_key, rest) end
@@ -3903,20 +3993,22 @@ local function add_user_checks(doctor)
     end)
   end
 
-  local function check_due(user, scheduled)
-    local due = call('ZSCORE', due_key, user)
-    if scheduled == 0 then
-      if not due then return end
-      return wrong('due-without-tasks', 'due', 'has no scheduled task', function()
-        call('ZREM', due_key, user)
+  -- The first of what it has in a place, by moments, is looked at in time. too_late, idle: kinds of findings.
+  local function check_first(user, spot, list, has, too_late, idle)
+    local all, first = prefix .. list, call('ZRANGE', place_key(spot, user), 0, 0, 'WITHSCORES')[2]
+    local at = call('ZSCORE', all, user)
+    if not first then
+      if not at then return end
+      return wrong(idle, list, 'has no ' .. has, function()
+        call('ZREM', all, user)
         return 'removed'
       end)
     end
-    local at = math.floor(call('ZRANGE', place_key('scheduled', user), 0, 0, 'WITHSCORES')[2])
-    if not due and call('ZSCORE', prefix .. 'damaged', user) then return end -- lib/damage.lua
-    if due and tonumber(due) <= math.max(at, now) then return end
-    wrong('not-due', 'due', due and 'is looked at too late' or 'nobody looks for its scheduled tasks', function()
-      call('ZADD', due_key, at, user)
+    if not at and call('ZSCORE', prefix .. 'damaged', user) then return end -- lib/damage.lua
+    first = math.floor(first)
+    if at and tonumber(at) <= math.max(first, now) then return end
+    wrong(too_late, list, at and 'is looked at too late' or 'nobody looks for its ' .. has .. 's', function()
+      call('ZADD', all, first, user)
       wake(user, 1)
       return 'looked at in time'
     end)
@@ -4049,7 +4141,8 @@ local function add_user_checks(doctor)
     nodes.known[user] = nil
     local has, all = tasks_of(user)
     check_listed(user, all)
-    check_due(user, has.scheduled)
+    check_first(user, 'scheduled', 'due', 'scheduled task', 'not-due', 'due-without-tasks')
+    check_first(user, 'lapsing', 'lapsing', 'dead letter with links', 'unlisted-end', 'unlisted-end')
     check_lease(user, 'critical', has['critical-stream'])
     check_lease(user, 'normal', has['normal-stream'])
     local u, waits = nodes.user(user), has.critical + has.normal
@@ -4066,6 +4159,10 @@ local function add_user_checks(doctor)
     if waits + has.held == 0 then check_parked(user) end
     if has_assigned then check_assigned(u, tag) end
     checks.bytes(user, '', all)
+  end
+
+  function checks.planned(user)
+    check_first(user, 'schedules', 'schedules', 'schedule', 'unlisted-schedule', 'lost-schedule')
   end
 
   -- A user or a group in a line.
@@ -4176,7 +4273,7 @@ local function add_link_checks(doctor, dead_letter_ttl_ms)
     if not is_needed and not is_used and not is_fed then return end
     if not is_needed and call('EXISTS', line_of(user)) == 1 then return end -- of what has ended, links are still to go
     if call('EXISTS', body_key(user, id)) == 0 and call('SISMEMBER', place_key('deferred', user), id) == 0 then
-      if is_fed and not call('ZSCORE', prefix .. 'lapsing', user .. ':' .. id) then drop_feed(user, id, dependency) end
+      if is_fed and not depend().lapses(user, id) then drop_feed(user, id, dependency) end
       return -- what it uses and needs is told as a leftover
     end
     local known = call('HMGET', task_key(user, id), 'state', 'on_failure')
@@ -4202,7 +4299,7 @@ local function add_link_checks(doctor, dead_letter_ttl_ms)
   function checks.uses(user, id)
     if call('EXISTS', uses_key(user, id)) == 0 or call('EXISTS', body_key(user, id), line_of(user)) > 0 then return end
     if call('SISMEMBER', place_key('deferred', user), id) == 1 then return end
-    if call('ZSCORE', prefix .. 'lapsing', user .. ':' .. id) then return end
+    if depend().lapses(user, id) then return end
     wrong('leftover', 'uses:' .. user .. ':' .. id, 'the task has ended', function()
       depend().forget(user, id)
       return 'let go'
@@ -4230,11 +4327,10 @@ local function add_link_checks(doctor, dead_letter_ttl_ms)
 
   -- What is given up as a dead letter is one.
   function checks.lapsing(user, id)
-    local member = user .. ':' .. id
-    if not call('ZSCORE', prefix .. 'lapsing', member) or call('EXISTS', body_key(user, id)) == 0 then return end
+    if not depend().lapses(user, id) or call('EXISTS', body_key(user, id)) == 0 then return end
     if call('HGET', task_key(user, id), 'state') == 'failed' then return end
-    wrong('leftover', 'lapsing', id .. ' is no dead letter', function()
-      call('ZREM', prefix .. 'lapsing', member)
+    wrong('leftover', 'lapsing:' .. user, id .. ' is no dead letter', function()
+      take_moment(prefix .. 'lapsing', place_key('lapsing', user), user, id)
       return 'removed'
     end)
   end
@@ -4472,7 +4568,8 @@ end
 
 -- lib/schedules.lua
 -- Schedules.
--- schedules       zset  id → ms at which it fires next
+-- schedules       zset  user → ms at which the first of its schedules fires, or of its last turn where more are due
+-- schedules:<u>   zset  id → ms at which it fires next
 -- schedules-ended zset  id → ms at which one that has ended is forgotten
 -- schedule:<id>   hash  user, name, spec, anchor, body, priority, delay, revision, state (active | paused | ended), slot
 --                       (ms it was planned for), created, runs, skipped, misfired, last_run, last_task, unended (of the
@@ -4486,11 +4583,21 @@ end
 local schedules_key, index_key, declared_key
 local ended_key, broken_key
 local function schedule_key(id) return prefix .. 'schedule:' .. id end
+local function schedules_of(user) return place_key('schedules', user) end
 
 -- Nothing where the key is no hash: one schedule that is damaged must not keep the others from firing.
 local function read_schedule(id, ...)
   local known = redis.pcall('HMGET', schedule_key(id), ...)
   return known.err and {} or known
+end
+
+local function fire_at(user, id, ms)
+  call('ZADD', schedules_of(user), ms, id)
+  end_turn(schedules_key, schedules_of(user), user)
+end
+
+local function fire_no_more(user, id)
+  if call('ZREM', schedules_of(user), id) == 1 then end_turn(schedules_key, schedules_of(user), user) end
 end
 
 -- Its body is in the count of the bytes of its user.
@@ -4499,18 +4606,20 @@ local function weigh_schedule(user, id, sign)
 end
 
 -- It fires no more, and is forgotten `keep` ms from now.
-local function end_schedule(id, keep)
+local function end_schedule(user, id, keep)
   call('HSET', schedule_key(id), 'state', 'ended')
   call('HDEL', schedule_key(id), 'slot')
-  call('ZREM', schedules_key, id)
+  fire_no_more(user, id)
   call('ZADD', ended_key, string.format('%d', now + keep), id)
 end
 
 local function forget_schedule(id)
   local user = read_schedule(id, 'user')[1]
-  if user then weigh_schedule(user, id, -1) end
-  if user then call('ZREM', index_key, user .. ':' .. id) end
-  call('ZREM', schedules_key, id)
+  if user then
+    fire_no_more(user, id)
+    weigh_schedule(user, id, -1)
+    call('ZREM', index_key, user .. ':' .. id)
+  end
   call('ZREM', ended_key, id)
   call('ZREM', declared_key, id)
   call('ZREM', broken_key, id)
@@ -4539,10 +4648,23 @@ local function add_schedule_checks(doctor, dead_letter_ttl_ms)
     end)
   end
 
-  local function check_lists(id, state, slot)
-    local next_at, ended_at = call('ZSCORE', schedules_key, id), call('ZSCORE', ended_key, id)
-    if state == 'active' and not next_at then list(id, schedules_key, 'schedules', slot or now, 'would never fire') end
-    if state ~= 'active' and next_at then unlist(id, schedules_key, 'schedules', 'fires, and is ' .. state) end
+  local function check_firing(user, id, state, slot)
+    local next_at, name = call('ZSCORE', schedules_of(user), id), 'schedules:' .. user
+    if state == 'active' and not next_at then
+      wrong('unlisted-schedule', name, 'would never fire', function()
+        fire_at(user, id, slot or now)
+        return 'listed'
+      end)
+    elseif state ~= 'active' and next_at then
+      wrong('wrong-list', name, 'fires, and is ' .. state, function()
+        fire_no_more(user, id)
+        return 'removed'
+      end)
+    end
+  end
+
+  local function check_ended(id, state)
+    local ended_at = call('ZSCORE', ended_key, id)
     if state == 'ended' and not ended_at then
       list(id, ended_key, 'schedules-ended', string.format('%d', now + dead_letter_ttl_ms), 'would never be forgotten')
     end
@@ -4550,18 +4672,22 @@ local function add_schedule_checks(doctor, dead_letter_ttl_ms)
   end
 
   -- What it does is lost with it. One that code declares comes back with the next declaration.
-  local function forget(id, name, detail)
+  local function forget(user, id, name, detail)
     wrong('lost-schedule', name, detail, function()
-      for _, key in ipairs({ schedules_key, ended_key, broken_key, declared_key }) do call('ZREM', key, id) end
+      if user ~= '' then fire_no_more(user, id) end
+      for _, key in ipairs({ ended_key, broken_key, declared_key }) do call('ZREM', key, id) end
       return 'removed from the lists: add it anew'
     end)
   end
 
-  function checks.schedule(_, _, id)
+  -- `user`: in whose list it is, or ''.
+  function checks.schedule(user, _, id)
     local known = read_schedule(id, 'user', 'state', 'slot', 'revision', 'spec', 'body', 'anchor', 'priority')
     if not known[1] and not known[2] then
-      for _, name in ipairs({ 'schedules', 'schedules-ended', 'schedules-broken', 'declared' }) do
-        if call('ZSCORE', prefix .. name, id) then return forget(id, 'schedule:' .. id, 'is in ' .. name .. ', and gone') end
+      for _, name in ipairs({ 'schedules:' .. user, 'schedules-ended', 'schedules-broken', 'declared' }) do
+        if call('ZSCORE', prefix .. name, id) then
+          return forget(user, id, 'schedule:' .. id, 'is in ' .. name .. ', and gone')
+        end
       end
       return
     end
@@ -4571,7 +4697,14 @@ local function add_schedule_checks(doctor, dead_letter_ttl_ms)
         return 'removed: add it anew'
       end)
     end
-    check_lists(id, known[2], known[3])
+    if user ~= '' and known[1] ~= user and call('ZSCORE', schedules_of(user), id) then
+      wrong('wrong-list', 'schedules:' .. user, id .. ' has another owner', function()
+        fire_no_more(user, id)
+        return 'removed'
+      end)
+    end
+    check_firing(known[1], id, known[2], known[3])
+    check_ended(id, known[2])
     if call('ZSCORE', broken_key, id) then unlist(id, broken_key, 'schedules-broken', 'was set aside, and can be read') end
     if call('ZSCORE', index_key, known[1] .. ':' .. id) then return end
     wrong('unlisted-schedule', 'schedule-index', 'is in no listing', function()
@@ -4781,8 +4914,8 @@ end
 local function run(its_keys, its_values)
   KEYS, ARGV = its_keys, its_values
   for _, at_call in ipairs(calls) do
-    local told = at_call()
-    if told ~= NEXT then return told end
+    local came = at_call()
+    if came ~= NEXT then return came end
   end
 end
 return run(keys_of_call, values_of_call)

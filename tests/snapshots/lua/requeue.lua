@@ -36,6 +36,9 @@ local function uses_key(user, id) return prefix .. 'uses:' .. user .. ':' .. id 
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
 
+-- What it yields: append.lua.
+local function chunks_key(user, id) return prefix .. 'chunks:' .. user .. ':' .. id end
+
 -- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
 local function attempt_in(field) return tonumber(field or 1) end
 
@@ -151,8 +154,8 @@ end
 -- What goes when a task goes.
 
 -- lib/bytes.lua
--- Bytes of users that may have no more than `max_bytes`: bodies, errors and results of their tasks, values that those share,
--- and bodies of schedules. `bytes` is nil in a queue where nobody has such a limit.
+-- Bytes of users that may have no more than `max_bytes`: bodies, errors, results and chunks of their tasks, values that those
+-- share, and bodies of schedules. `bytes` is nil in a queue where nobody has such a limit.
 -- A call writes what it counted at its end, by save_state() or save_bytes().
 -- bytes:<u>           hash  used: all of it; <bucket>: what expires by itself before the end of these ten seconds, counted
 --                           since 1970; gen: when the count began, in us
@@ -289,13 +292,19 @@ local function new_bytes()
     return size
   end
 
+  -- The last batch tells: append.lua.
+  local function size_of_chunks(key)
+    local last = redis.pcall('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
+    return last and (tonumber(last[2][4]) or 0) + (tonumber(last[2][6]) or 0) or 0
+  end
+
   function it.expiry_of(key)
     local at = call('PEXPIRETIME', key)
     return at >= 0 and at or nil
   end
 
-  -- What the task has now, by part: name, key, size.
-  function it.parts_of(user, id)
+  -- What the task has now beside its chunks, by part: name, key, size.
+  local function parts_that_settle(user, id)
     local body, errors, result = body_key(user, id), errors_key(user, id), result_key(user, id)
     return {
       { 'body:' .. id, body, size_of(body) },
@@ -304,21 +313,31 @@ local function new_bytes()
     }
   end
 
-  local function change_all(user, id, sign)
-    if not it.limit(user) then return 0 end
-    local total = 0
-    for _, part in ipairs(it.parts_of(user, id)) do
-      if part[3] > 0 then it.change(user, part[1], sign * part[3], it.expiry_of(part[2])) end
-      total = total + part[3]
-    end
-    return total
+  local function chunks_of(user, id)
+    local key = chunks_key(user, id)
+    return { { 'chunks:' .. id, key, size_of_chunks(key) } }
   end
 
-  -- What is there of a task leaves the count, before it changes; returns how much. It comes back as it is afterwards.
-  function it.lift(user, id) return change_all(user, id, -1) end
-  function it.lay(user, id) return change_all(user, id, 1) end
+  function it.parts_of(user, id)
+    local parts = parts_that_settle(user, id)
+    parts[4] = chunks_of(user, id)[1]
+    return parts
+  end
 
-  -- The same for a task that runs, which has no result, and nothing that expires.
+  local function change_all(user, id, sign, parts_of)
+    if not it.limit(user) then return end
+    for _, part in ipairs(parts_of(user, id)) do
+      if part[3] > 0 then it.change(user, part[1], sign * part[3], it.expiry_of(part[2])) end
+    end
+  end
+
+  -- What is there of a task leaves the count, before it changes. It comes back as it is afterwards.
+  function it.lift(user, id) change_all(user, id, -1, it.parts_of) end
+  function it.lay(user, id) change_all(user, id, 1, it.parts_of) end
+  function it.lift_chunks(user, id) change_all(user, id, -1, chunks_of) end
+  function it.lay_chunks(user, id) change_all(user, id, 1, chunks_of) end
+
+  -- The same for a task that runs, which has no result, and nothing that expires; returns how much. Its chunks stay.
   function it.lift_running(user, id)
     local body, errors = size_of(body_key(user, id)), size_of_list(errors_key(user, id))
     it.change(user, 'body:' .. id, -body)
@@ -326,7 +345,9 @@ local function new_bytes()
     return body + errors
   end
 
-  -- The same for one of which nothing is left but its result.
+  function it.lay_settled(user, id) change_all(user, id, 1, parts_that_settle) end
+
+  -- The same for one of which nothing is left but its result, and its chunks.
   function it.lay_result(user, id, size) it.change(user, 'result:' .. id, size, it.expiry_of(result_key(user, id))) end
 
   -- A value of a namespace came, or goes.
@@ -431,14 +452,52 @@ local function keys_of_task(user, id) return task_key(user, id), body_key(user, 
 -- Nothing is left of a task that waits nowhere but its links.
 local function erase_task(user, id)
   if bytes then bytes.lift(user, id) end
-  call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
+  call('DEL', result_key(user, id), chunks_key(user, id), needs_key(user, id), keys_of_task(user, id))
 end
 
--- A task is no dead letter any more.
+-- A task that yielded has ended: what it yielded goes with its result.
+local function expire_chunks(user, id, ttl)
+  local key = chunks_key(user, id)
+  if bytes then bytes.lift_chunks(user, id) end
+  call('PEXPIRE', key, ttl)
+  if bytes then bytes.lay_chunks(user, id) end
+end
+
+-- lib/letter.lua
+
+-- lib/first_moment.lua
+-- Users by their first moment, so that one user's many cost the others nothing.
+-- all  zset  user → ms of its first moment, or of its last turn where more than that is over
+-- own  zset  what one user has → ms
+
+-- It had its turn: if it has more that is over, it comes after all those that wait since before now. Returns when that is,
+-- or nil where nothing is left.
+local function end_turn(all, own, user)
+  local first = call('ZRANGE', own, 0, 0, 'WITHSCORES')[2]
+  if not first then
+    call('ZREM', all, user)
+    return nil
+  end
+  local at = math.max(now, math.floor(first))
+  call('ZADD', all, at, user)
+  return at
+end
+
+-- Returns 1, or 0 where it was not there. One that had its turn stays behind the others.
+local function take_moment(all, own, user, member)
+  if call('ZREM', own, member) == 0 then return 0 end
+  local first = call('ZRANGE', own, 0, 0, 'WITHSCORES')[2]
+  if first then call('ZADD', all, 'GT', math.floor(first), user) else call('ZREM', all, user) end
+  return 1
+end
+
+-- A task is no dead letter any more. All is read before anything is written.
 local function unlist_dead(user, id)
+  local all, own = prefix .. 'lapsing', place_key('lapsing', user)
+  local is_linked = call('ZSCORE', own, id)
   call('ZREM', place_key('dead', user), id)
   call('ZREM', prefix .. 'dead', user .. ':' .. id)
-  call('ZREM', prefix .. 'lapsing', user .. ':' .. id)
+  if is_linked then take_moment(all, own, user, id) end
 end
 
 -- lib/fair.lua
@@ -1879,12 +1938,12 @@ function damage()
 
     -- Commands that read keys of a user, each as what it should be.
     local OF_A_USER = { { 'ZCARD', 'critical' }, { 'ZCARD', 'normal' }, { 'ZCARD', 'scheduled' }, { 'ZCARD', 'held' },
-      { 'SCARD', 'deferred' }, { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' },
+      { 'SCARD', 'deferred' }, { 'ZCARD', 'lapsing' }, { 'ZCARD', 'schedules' }, { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' },
       { 'HLEN', 'offers' }, { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
     local RARELY_READ = { { 'ZCARD', 'dead' }, { 'STRLEN', 'policy' }, { 'STRLEN', 'metrics' }, { 'HLEN', 'bytes' },
       { 'ZCARD', 'bytes-expiring' }, { 'HLEN', 'xcom-bytes' }, { 'ZCARD', 'xcom-spaces' }, { 'SCARD', 'assignments' } }
     local OF_A_TASK = { { 'STRLEN', 'body' }, { 'HLEN', 'task' }, { 'LLEN', 'errors' }, { 'STRLEN', 'result' },
-      { 'SCARD', 'needs' }, { 'SCARD', 'uses' }, { 'SCARD', 'feeds' }, { 'SCARD', 'informed' } }
+      { 'SCARD', 'needs' }, { 'SCARD', 'uses' }, { 'SCARD', 'feeds' }, { 'SCARD', 'informed' }, { 'XLEN', 'chunks' } }
 
     local function broken_of(reads, whose)
       for _, read in ipairs(reads) do
@@ -1957,8 +2016,10 @@ function damage()
 
     local function come_back(user, woken)
       check(user)
-      local first = call('ZRANGE', place_key('scheduled', user), 0, 0, 'WITHSCORES')[2]
-      if first then call('ZADD', due_key, 'LT', math.floor(first), user) end
+      for where, all in pairs({ scheduled = due_key, lapsing = prefix .. 'lapsing', schedules = prefix .. 'schedules' }) do
+        local first = call('ZRANGE', place_key(where, user), 0, 0, 'WITHSCORES')[2]
+        if first then call('ZADD', all, 'LT', math.floor(first), user) end
+      end
       if call('EXISTS', prefix .. 'announcements:' .. user) == 1 then call('ZADD', prefix .. 'announcements', 'NX', now_us, user) end
       local may_run
       if governed then
@@ -2218,7 +2279,7 @@ local function requeue(id)
   if bytes then bytes.lift(user, id) end
   call('DEL', result_key(user, id))
   unlist_dead(user, id)
-  for _, kept in ipairs({ keys_of_task(user, id) }) do call('PERSIST', kept) end
+  for _, kept in ipairs({ chunks_key(user, id), keys_of_task(user, id) }) do call('PERSIST', kept) end
   if bytes then bytes.lay(user, id) end
   call('HDEL', key, 'attempt', 'failures', 'lost', 'returned', 'since', 'ended', 'canceling', 'charged',
     'charged_before', 'progress', 'message', 'progress_of')
@@ -2240,7 +2301,7 @@ calls[#calls + 1] = function()
   refused = governed and over_quota()
   if refused then return refused end
   choice.know(user)
-  for _, where in ipairs({ 'critical', 'normal', 'dead' }) do call('ZCARD', place_key(where, user)) end
+  for _, where in ipairs({ 'critical', 'normal', 'dead', 'lapsing' }) do call('ZCARD', place_key(where, user)) end
   for _, id in ipairs(ids) do letter(id) end
   for at, id in ipairs(ids) do answers[at] = requeue(id) end
   if requeued > 0 then wake(user, requeued) end
@@ -2250,8 +2311,8 @@ end
 local function run(its_keys, its_values)
   KEYS, ARGV = its_keys, its_values
   for _, at_call in ipairs(calls) do
-    local told = at_call()
-    if told ~= NEXT then return told end
+    local came = at_call()
+    if came ~= NEXT then return came end
   end
 end
 return run(keys_of_call, values_of_call)

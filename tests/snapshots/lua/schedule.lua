@@ -36,6 +36,9 @@ local function uses_key(user, id) return prefix .. 'uses:' .. user .. ':' .. id 
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
 
+-- What it yields: append.lua.
+local function chunks_key(user, id) return prefix .. 'chunks:' .. user .. ':' .. id end
+
 -- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
 local function attempt_in(field) return tonumber(field or 1) end
 
@@ -66,7 +69,8 @@ return (function()
 
 -- lib/schedules.lua
 -- Schedules.
--- schedules       zset  id → ms at which it fires next
+-- schedules       zset  user → ms at which the first of its schedules fires, or of its last turn where more are due
+-- schedules:<u>   zset  id → ms at which it fires next
 -- schedules-ended zset  id → ms at which one that has ended is forgotten
 -- schedule:<id>   hash  user, name, spec, anchor, body, priority, delay, revision, state (active | paused | ended), slot
 --                       (ms it was planned for), created, runs, skipped, misfired, last_run, last_task, unended (of the
@@ -78,8 +82,8 @@ return (function()
 -- declarers       zset  <definition> <id> → when one last declared just this definition
 
 -- lib/bytes.lua
--- Bytes of users that may have no more than `max_bytes`: bodies, errors and results of their tasks, values that those share,
--- and bodies of schedules. `bytes` is nil in a queue where nobody has such a limit.
+-- Bytes of users that may have no more than `max_bytes`: bodies, errors, results and chunks of their tasks, values that those
+-- share, and bodies of schedules. `bytes` is nil in a queue where nobody has such a limit.
 -- A call writes what it counted at its end, by save_state() or save_bytes().
 -- bytes:<u>           hash  used: all of it; <bucket>: what expires by itself before the end of these ten seconds, counted
 --                           since 1970; gen: when the count began, in us
@@ -287,13 +291,19 @@ local function new_bytes()
     return size
   end
 
+  -- The last batch tells: append.lua.
+  local function size_of_chunks(key)
+    local last = redis.pcall('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
+    return last and (tonumber(last[2][4]) or 0) + (tonumber(last[2][6]) or 0) or 0
+  end
+
   function it.expiry_of(key)
     local at = call('PEXPIRETIME', key)
     return at >= 0 and at or nil
   end
 
-  -- What the task has now, by part: name, key, size.
-  function it.parts_of(user, id)
+  -- What the task has now beside its chunks, by part: name, key, size.
+  local function parts_that_settle(user, id)
     local body, errors, result = body_key(user, id), errors_key(user, id), result_key(user, id)
     return {
       { 'body:' .. id, body, size_of(body) },
@@ -302,21 +312,31 @@ local function new_bytes()
     }
   end
 
-  local function change_all(user, id, sign)
-    if not it.limit(user) then return 0 end
-    local total = 0
-    for _, part in ipairs(it.parts_of(user, id)) do
-      if part[3] > 0 then it.change(user, part[1], sign * part[3], it.expiry_of(part[2])) end
-      total = total + part[3]
-    end
-    return total
+  local function chunks_of(user, id)
+    local key = chunks_key(user, id)
+    return { { 'chunks:' .. id, key, size_of_chunks(key) } }
   end
 
-  -- What is there of a task leaves the count, before it changes; returns how much. It comes back as it is afterwards.
-  function it.lift(user, id) return change_all(user, id, -1) end
-  function it.lay(user, id) return change_all(user, id, 1) end
+  function it.parts_of(user, id)
+    local parts = parts_that_settle(user, id)
+    parts[4] = chunks_of(user, id)[1]
+    return parts
+  end
 
-  -- The same for a task that runs, which has no result, and nothing that expires.
+  local function change_all(user, id, sign, parts_of)
+    if not it.limit(user) then return end
+    for _, part in ipairs(parts_of(user, id)) do
+      if part[3] > 0 then it.change(user, part[1], sign * part[3], it.expiry_of(part[2])) end
+    end
+  end
+
+  -- What is there of a task leaves the count, before it changes. It comes back as it is afterwards.
+  function it.lift(user, id) change_all(user, id, -1, it.parts_of) end
+  function it.lay(user, id) change_all(user, id, 1, it.parts_of) end
+  function it.lift_chunks(user, id) change_all(user, id, -1, chunks_of) end
+  function it.lay_chunks(user, id) change_all(user, id, 1, chunks_of) end
+
+  -- The same for a task that runs, which has no result, and nothing that expires; returns how much. Its chunks stay.
   function it.lift_running(user, id)
     local body, errors = size_of(body_key(user, id)), size_of_list(errors_key(user, id))
     it.change(user, 'body:' .. id, -body)
@@ -324,7 +344,9 @@ local function new_bytes()
     return body + errors
   end
 
-  -- The same for one of which nothing is left but its result.
+  function it.lay_settled(user, id) change_all(user, id, 1, parts_that_settle) end
+
+  -- The same for one of which nothing is left but its result, and its chunks.
   function it.lay_result(user, id, size) it.change(user, 'result:' .. id, size, it.expiry_of(result_key(user, id))) end
 
   -- A value of a namespace came, or goes.
@@ -423,14 +445,50 @@ calls[#calls + 1] = function()
   return NEXT
 end
 
+-- lib/first_moment.lua
+-- Users by their first moment, so that one user's many cost the others nothing.
+-- all  zset  user → ms of its first moment, or of its last turn where more than that is over
+-- own  zset  what one user has → ms
+
+-- It had its turn: if it has more that is over, it comes after all those that wait since before now. Returns when that is,
+-- or nil where nothing is left.
+local function end_turn(all, own, user)
+  local first = call('ZRANGE', own, 0, 0, 'WITHSCORES')[2]
+  if not first then
+    call('ZREM', all, user)
+    return nil
+  end
+  local at = math.max(now, math.floor(first))
+  call('ZADD', all, at, user)
+  return at
+end
+
+-- Returns 1, or 0 where it was not there. One that had its turn stays behind the others.
+local function take_moment(all, own, user, member)
+  if call('ZREM', own, member) == 0 then return 0 end
+  local first = call('ZRANGE', own, 0, 0, 'WITHSCORES')[2]
+  if first then call('ZADD', all, 'GT', math.floor(first), user) else call('ZREM', all, user) end
+  return 1
+end
+
 local schedules_key, index_key, declared_key
 local ended_key, broken_key
 local function schedule_key(id) return prefix .. 'schedule:' .. id end
+local function schedules_of(user) return place_key('schedules', user) end
 
 -- Nothing where the key is no hash: one schedule that is damaged must not keep the others from firing.
 local function read_schedule(id, ...)
   local known = redis.pcall('HMGET', schedule_key(id), ...)
   return known.err and {} or known
+end
+
+local function fire_at(user, id, ms)
+  call('ZADD', schedules_of(user), ms, id)
+  end_turn(schedules_key, schedules_of(user), user)
+end
+
+local function fire_no_more(user, id)
+  if call('ZREM', schedules_of(user), id) == 1 then end_turn(schedules_key, schedules_of(user), user) end
 end
 
 -- Its body is in the count of the bytes of its user.
@@ -439,18 +497,20 @@ local function weigh_schedule(user, id, sign)
 end
 
 -- It fires no more, and is forgotten `keep` ms from now.
-local function end_schedule(id, keep)
+local function end_schedule(user, id, keep)
   call('HSET', schedule_key(id), 'state', 'ended')
   call('HDEL', schedule_key(id), 'slot')
-  call('ZREM', schedules_key, id)
+  fire_no_more(user, id)
   call('ZADD', ended_key, string.format('%d', now + keep), id)
 end
 
 local function forget_schedule(id)
   local user = read_schedule(id, 'user')[1]
-  if user then weigh_schedule(user, id, -1) end
-  if user then call('ZREM', index_key, user .. ':' .. id) end
-  call('ZREM', schedules_key, id)
+  if user then
+    fire_no_more(user, id)
+    weigh_schedule(user, id, -1)
+    call('ZREM', index_key, user .. ':' .. id)
+  end
   call('ZREM', ended_key, id)
   call('ZREM', declared_key, id)
   call('ZREM', broken_key, id)
@@ -566,17 +626,25 @@ end
 -- Where it is listed follows its state.
 local function list(id, user, next_ms)
   if call('HGET', schedule_key(id), 'state') == 'ended' then
-    end_schedule(id, keep_ms)
+    end_schedule(user, id, keep_ms)
   else
     call('ZREM', ended_key, id)
     if next_ms == '' then
-      call('ZREM', schedules_key, id)
+      fire_no_more(user, id)
     elseif next_ms ~= 'keep' then
-      call('ZADD', schedules_key, next_ms, id)
+      fire_at(user, id, next_ms)
       soonest = math.min(soonest, next_ms)
     end
   end
   call('ZADD', index_key, 0, user .. ':' .. id)
+end
+
+-- To another user. Returns when it fires next.
+local function move(id, owner, next_ms)
+  if next_ms == 'keep' then next_ms = call('ZSCORE', schedules_of(owner), id) or '' end
+  fire_no_more(owner, id)
+  call('ZREM', index_key, owner .. ':' .. id)
+  return next_ms
 end
 
 local function write(order)
@@ -584,7 +652,7 @@ local function write(order)
   local key, owner = schedule_key(id), order.owner
   if read == '' then forget_schedule(id) end
   if owner then weigh_schedule(owner, id, -1) end
-  if owner and owner ~= user then call('ZREM', index_key, owner .. ':' .. id) end
+  if owner and owner ~= user then next_ms = move(id, owner, next_ms) end
   call('HSET', key, 'revision', revision, 'user', user)
   if read == '' then call('HSET', key, 'created', now_text) end
   for _, field in ipairs(fields) do
@@ -622,8 +690,8 @@ end
 local function run(its_keys, its_values)
   KEYS, ARGV = its_keys, its_values
   for _, at_call in ipairs(calls) do
-    local told = at_call()
-    if told ~= NEXT then return told end
+    local came = at_call()
+    if came ~= NEXT then return came end
   end
 end
 return run(keys_of_call, values_of_call)

@@ -40,6 +40,9 @@ local function uses_key(user, id) return prefix .. 'uses:' .. user .. ':' .. id 
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
 
+-- What it yields: append.lua.
+local function chunks_key(user, id) return prefix .. 'chunks:' .. user .. ':' .. id end
+
 -- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
 local function attempt_in(field) return tonumber(field or 1) end
 
@@ -155,8 +158,8 @@ end
 -- What goes when a task goes.
 
 -- lib/bytes.lua
--- Bytes of users that may have no more than `max_bytes`: bodies, errors and results of their tasks, values that those share,
--- and bodies of schedules. `bytes` is nil in a queue where nobody has such a limit.
+-- Bytes of users that may have no more than `max_bytes`: bodies, errors, results and chunks of their tasks, values that those
+-- share, and bodies of schedules. `bytes` is nil in a queue where nobody has such a limit.
 -- A call writes what it counted at its end, by save_state() or save_bytes().
 -- bytes:<u>           hash  used: all of it; <bucket>: what expires by itself before the end of these ten seconds, counted
 --                           since 1970; gen: when the count began, in us
@@ -293,13 +296,19 @@ local function new_bytes()
     return size
   end
 
+  -- The last batch tells: append.lua.
+  local function size_of_chunks(key)
+    local last = redis.pcall('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
+    return last and (tonumber(last[2][4]) or 0) + (tonumber(last[2][6]) or 0) or 0
+  end
+
   function it.expiry_of(key)
     local at = call('PEXPIRETIME', key)
     return at >= 0 and at or nil
   end
 
-  -- What the task has now, by part: name, key, size.
-  function it.parts_of(user, id)
+  -- What the task has now beside its chunks, by part: name, key, size.
+  local function parts_that_settle(user, id)
     local body, errors, result = body_key(user, id), errors_key(user, id), result_key(user, id)
     return {
       { 'body:' .. id, body, size_of(body) },
@@ -308,21 +317,31 @@ local function new_bytes()
     }
   end
 
-  local function change_all(user, id, sign)
-    if not it.limit(user) then return 0 end
-    local total = 0
-    for _, part in ipairs(it.parts_of(user, id)) do
-      if part[3] > 0 then it.change(user, part[1], sign * part[3], it.expiry_of(part[2])) end
-      total = total + part[3]
-    end
-    return total
+  local function chunks_of(user, id)
+    local key = chunks_key(user, id)
+    return { { 'chunks:' .. id, key, size_of_chunks(key) } }
   end
 
-  -- What is there of a task leaves the count, before it changes; returns how much. It comes back as it is afterwards.
-  function it.lift(user, id) return change_all(user, id, -1) end
-  function it.lay(user, id) return change_all(user, id, 1) end
+  function it.parts_of(user, id)
+    local parts = parts_that_settle(user, id)
+    parts[4] = chunks_of(user, id)[1]
+    return parts
+  end
 
-  -- The same for a task that runs, which has no result, and nothing that expires.
+  local function change_all(user, id, sign, parts_of)
+    if not it.limit(user) then return end
+    for _, part in ipairs(parts_of(user, id)) do
+      if part[3] > 0 then it.change(user, part[1], sign * part[3], it.expiry_of(part[2])) end
+    end
+  end
+
+  -- What is there of a task leaves the count, before it changes. It comes back as it is afterwards.
+  function it.lift(user, id) change_all(user, id, -1, it.parts_of) end
+  function it.lay(user, id) change_all(user, id, 1, it.parts_of) end
+  function it.lift_chunks(user, id) change_all(user, id, -1, chunks_of) end
+  function it.lay_chunks(user, id) change_all(user, id, 1, chunks_of) end
+
+  -- The same for a task that runs, which has no result, and nothing that expires; returns how much. Its chunks stay.
   function it.lift_running(user, id)
     local body, errors = size_of(body_key(user, id)), size_of_list(errors_key(user, id))
     it.change(user, 'body:' .. id, -body)
@@ -330,7 +349,9 @@ local function new_bytes()
     return body + errors
   end
 
-  -- The same for one of which nothing is left but its result.
+  function it.lay_settled(user, id) change_all(user, id, 1, parts_that_settle) end
+
+  -- The same for one of which nothing is left but its result, and its chunks.
   function it.lay_result(user, id, size) it.change(user, 'result:' .. id, size, it.expiry_of(result_key(user, id))) end
 
   -- A value of a namespace came, or goes.
@@ -435,14 +456,15 @@ local function keys_of_task(user, id) return task_key(user, id), body_key(user, 
 -- Nothing is left of a task that waits nowhere but its links.
 local function erase_task(user, id)
   if bytes then bytes.lift(user, id) end
-  call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
+  call('DEL', result_key(user, id), chunks_key(user, id), needs_key(user, id), keys_of_task(user, id))
 end
 
--- A task is no dead letter any more.
-local function unlist_dead(user, id)
-  call('ZREM', place_key('dead', user), id)
-  call('ZREM', prefix .. 'dead', user .. ':' .. id)
-  call('ZREM', prefix .. 'lapsing', user .. ':' .. id)
+-- A task that yielded has ended: what it yielded goes with its result.
+local function expire_chunks(user, id, ttl)
+  local key = chunks_key(user, id)
+  if bytes then bytes.lift_chunks(user, id) end
+  call('PEXPIRE', key, ttl)
+  if bytes then bytes.lay_chunks(user, id) end
 end
 
 -- lib/message.lua
@@ -1987,12 +2009,12 @@ function damage()
 
     -- Commands that read keys of a user, each as what it should be.
     local OF_A_USER = { { 'ZCARD', 'critical' }, { 'ZCARD', 'normal' }, { 'ZCARD', 'scheduled' }, { 'ZCARD', 'held' },
-      { 'SCARD', 'deferred' }, { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' },
+      { 'SCARD', 'deferred' }, { 'ZCARD', 'lapsing' }, { 'ZCARD', 'schedules' }, { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' },
       { 'HLEN', 'offers' }, { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
     local RARELY_READ = { { 'ZCARD', 'dead' }, { 'STRLEN', 'policy' }, { 'STRLEN', 'metrics' }, { 'HLEN', 'bytes' },
       { 'ZCARD', 'bytes-expiring' }, { 'HLEN', 'xcom-bytes' }, { 'ZCARD', 'xcom-spaces' }, { 'SCARD', 'assignments' } }
     local OF_A_TASK = { { 'STRLEN', 'body' }, { 'HLEN', 'task' }, { 'LLEN', 'errors' }, { 'STRLEN', 'result' },
-      { 'SCARD', 'needs' }, { 'SCARD', 'uses' }, { 'SCARD', 'feeds' }, { 'SCARD', 'informed' } }
+      { 'SCARD', 'needs' }, { 'SCARD', 'uses' }, { 'SCARD', 'feeds' }, { 'SCARD', 'informed' }, { 'XLEN', 'chunks' } }
 
     local function broken_of(reads, whose)
       for _, read in ipairs(reads) do
@@ -2065,8 +2087,10 @@ function damage()
 
     local function come_back(user, woken)
       check(user)
-      local first = call('ZRANGE', place_key('scheduled', user), 0, 0, 'WITHSCORES')[2]
-      if first then call('ZADD', due_key, 'LT', math.floor(first), user) end
+      for where, all in pairs({ scheduled = due_key, lapsing = prefix .. 'lapsing', schedules = prefix .. 'schedules' }) do
+        local first = call('ZRANGE', place_key(where, user), 0, 0, 'WITHSCORES')[2]
+        if first then call('ZADD', all, 'LT', math.floor(first), user) end
+      end
       if call('EXISTS', prefix .. 'announcements:' .. user) == 1 then call('ZADD', prefix .. 'announcements', 'NX', now_us, user) end
       local may_run
       if governed then
@@ -2879,6 +2903,7 @@ local function new_ending()
     if bytes then bytes.lift(user, id) end
     call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
     call('DEL', needs_key(user, id), keys_of_task(user, id))
+    if known.chunks then call('PEXPIRE', chunks_key(user, id), ttl) end
     if known.linked then announce(user, id, 'canceled') end
     if bytes then bytes.lay(user, id) end
     tally(user, 'canceled')
@@ -2905,6 +2930,32 @@ end
 -- A task in either has the field `linked`, so that the others pay nothing at their end. Of a result that is kept for others
 -- it is the time to live, in ms, that begins when the last of them has ended; else it is 1.
 
+-- lib/first_moment.lua
+-- Users by their first moment, so that one user's many cost the others nothing.
+-- all  zset  user → ms of its first moment, or of its last turn where more than that is over
+-- own  zset  what one user has → ms
+
+-- It had its turn: if it has more that is over, it comes after all those that wait since before now. Returns when that is,
+-- or nil where nothing is left.
+local function end_turn(all, own, user)
+  local first = call('ZRANGE', own, 0, 0, 'WITHSCORES')[2]
+  if not first then
+    call('ZREM', all, user)
+    return nil
+  end
+  local at = math.max(now, math.floor(first))
+  call('ZADD', all, at, user)
+  return at
+end
+
+-- Returns 1, or 0 where it was not there. One that had its turn stays behind the others.
+local function take_moment(all, own, user, member)
+  if call('ZREM', own, member) == 0 then return 0 end
+  local first = call('ZRANGE', own, 0, 0, 'WITHSCORES')[2]
+  if first then call('ZADD', all, 'GT', math.floor(first), user) else call('ZREM', all, user) end
+  return 1
+end
+
 -- Lua unpacks a few thousand at a time.
 local function add_all_to(set, members)
   for at = 1, #members, 1000 do call('SADD', set, unpack(members, at, math.min(at + 999, #members))) end
@@ -2914,7 +2965,7 @@ local function new_links()
   local it = {}
 
   local STEP, TURN = 500, 50 -- tasks that one call passes outcomes on to, and of one user at a time while others wait
-  local LAPSES = 100 -- dead letters that one call gives up
+  local LAPSES, LOOKS = 100, 20 -- dead letters that one call gives up, and users of whom it does
   local lapsing_key = prefix .. 'lapsing'
 
   -- `ttl`: in ms, nil for none.
@@ -2944,7 +2995,7 @@ local function new_links()
     if ttl > 1 then
       set_ttl(user, id, ttl)
     elseif linked and call('EXISTS', uses_key(user, id)) == 0 then
-      call('ZREM', lapsing_key, user .. ':' .. id)
+      take_moment(lapsing_key, place_key('lapsing', user), user, id)
     else
       return
     end
@@ -3188,13 +3239,18 @@ local function new_links()
     return informed
   end
 
-  -- lapsing  zset  <u>:<id> of dead letters that are linked → ms when they are given up
-  function it.lapse_at(user, id, ms) call('ZADD', lapsing_key, string.format('%d', ms), user .. ':' .. id) end
+  -- lapsing      zset  users with dead letters that are linked → ms when the first of each is given up
+  -- lapsing:<u>  zset  id → ms when it is given up
+  function it.lapse_at(user, id, ms)
+    local at = string.format('%d', ms)
+    call('ZADD', place_key('lapsing', user), at, id)
+    call('ZADD', lapsing_key, 'LT', at, user)
+  end
 
-  local function give_up(member)
-    local colon = string.find(member, ':', 1, true)
-    local user, id = string.sub(member, 1, colon - 1), string.sub(member, colon + 1)
-    call('ZREM', lapsing_key, member)
+  function it.lapses(user, id) return call('ZSCORE', place_key('lapsing', user), id) end
+
+  local function give_up(user, id)
+    call('ZREM', place_key('lapsing', user), id)
     if call('EXISTS', body_key(user, id)) == 1 then
       -- One of its id was put in since: it stops using what this one did.
       if call('HGET', task_key(user, id), 'state') ~= 'failed' then return call('HSETNX', task_key(user, id), 'linked', 1) end
@@ -3203,13 +3259,27 @@ local function new_links()
     put_off(user, id, 'expired')
   end
 
-  -- Whoever waits for them is told, and what they used is let go, by turns of users.
-  function it.give_up_lapsed()
-    for _, member in ipairs(call('ZRANGEBYSCORE', lapsing_key, '-inf', now, 'LIMIT', 0, LAPSES)) do
-      local is_done, failure = pcall(give_up, member)
+  local function give_up_of(user, most)
+    local own = place_key('lapsing', user)
+    for _, id in ipairs(call('ZRANGEBYSCORE', own, '-inf', now, 'LIMIT', 0, most)) do
+      local is_done, failure = pcall(give_up, user, id)
       if not is_done then
-        call('ZADD', lapsing_key, damage().next_ms, member)
-        damage().note(string.match(member, '^[^:]*'), failure)
+        call('ZADD', own, damage().next_ms, id)
+        damage().note(user, failure, id)
+      end
+    end
+    end_turn(lapsing_key, own, user)
+  end
+
+  -- By turns of users. Whoever waits for them is told, and what they used is let go, by the calls that follow.
+  function it.give_up_lapsed()
+    local users = call('ZRANGEBYSCORE', lapsing_key, '-inf', now, 'LIMIT', 0, LOOKS)
+    local most = math.floor(LAPSES / #users)
+    for _, user in ipairs(users) do
+      local is_done, failure = pcall(give_up_of, user, most)
+      if not is_done then
+        damage().note(user, failure)
+        call('ZREM', lapsing_key, user)
       end
     end
   end
@@ -3227,7 +3297,7 @@ local function new_links()
 
   -- What this call caused is told at once, as long as nothing was put off; what is put off, by turns of users.
   function it.pass_on_outcomes(step_us, ttl)
-    local budget, at, failure = STEP, 1, nil
+    local budget, at, failure, goes_on = STEP, 1, nil, are_put_off()
     while announcements[at] and budget > 0 and not are_put_off() do
       local user, id, outcome, result_ttl = unpack(announcements[at])
       local is_done, informed, all
@@ -3254,10 +3324,8 @@ local function new_links()
       budget = budget - take_turn(budget, step_us, ttl)
       put_off_others()
     end
-    if are_put_off() then
-      it.give_up_lapsed()
-      wake_from(prefix .. 'waiting', 1)
-    end
+    if goes_on then it.give_up_lapsed() end -- they may be what was put off, and one call gives up so many
+    if are_put_off() then wake_from(prefix .. 'waiting', 1) end
     for user, tasks in pairs(released) do wake(user, tasks) end
   end
 
@@ -3663,12 +3731,13 @@ local function settle_outcomes(report, claims)
 
   -- Reads, or tidies, each key that this outcome will write and that nothing else has read: one of another type shows
   -- before anything is written. A result replaces what is there, whatever that is.
-  local function prove(kind, user, id, lane, delay)
+  local function prove(kind, user, id, lane, delay, linked)
     if kind == 'canceled' then return end
     if kind ~= 'released' then call('LLEN', errors_key(user, id)) end
     if kind == 'failed' then
       call('ZREMRANGEBYSCORE', place_key('dead', user), '-inf', now - dead_letter_ttl_ms)
       call('ZREMRANGEBYSCORE', prefix .. 'dead', '-inf', now - dead_letter_ttl_ms)
+      if linked then call('ZCARD', place_key('lapsing', user)) end
     else
       choice.know(user)
       call('ZCARD', place_key(delay > 0 and 'scheduled' or lane, user))
@@ -3812,14 +3881,14 @@ local function settle_outcomes(report, claims)
       outcome[1], outcome[2], outcome[3], outcome[4], outcome[5], outcome[6], outcome[7], outcome[8], ARGV[outcome[9]] or
       '', ARGV[outcome[10]] or '', ARGV[outcome[11]] or '', outcome[12], outcome[13], outcome[14], outcome[15]
     local known = call('HMGET', task_key(user, id), 'stream_id', 'attempt', 'linked', 'canceling', 'limited', 'charged',
-      'charged_before', 'queued')
+      'charged_before', 'queued', 'chunks')
     if known[1] ~= stream_id or attempt_in(known[2]) ~= attempt then
       return already_done(user, id, stream_id, attempt, record) and 1 or whereabouts(user, id, worker)
     end
     in_stream = call('XLEN', stream_key(lane, user))
     local settled, is_cut = settled_kind(kind, known[4]), false
     if known[3] then call('ZADD', users_key, 'XX', 'GT', 0, user) end -- changes nothing: is what tells of ends permitted?
-    if settled ~= 'finished' then prove(settled, user, id, lane, delay_ms) end
+    if settled ~= 'finished' then prove(settled, user, id, lane, delay_ms, known[3]) end
     local is_weighed = bytes and HAS_BYTES[settled] and bytes.limit(user)
     if is_weighed then
       fit = fit or new_fitting()
@@ -3832,10 +3901,13 @@ local function settle_outcomes(report, claims)
       reviewed[user] = true
       reviewed[#reviewed + 1] = user
     end
+    if known[9] and (settled == 'finished' or settled == 'failed') then
+      expire_chunks(user, id, settled == 'failed' and dead_letter_ttl_ms or ttl_ms)
+    end
     local told = settled == 'canceled' and known[4] or error
     ends[settled](user, id, lane, stream_id, attempt, ttl_ms, delay_ms, record, told, known[3], is_cut, not known[8])
     if is_weighed then
-      if settled == 'finished' then bytes.lay_result(user, id, #record) else bytes.lay(user, id) end
+      if settled == 'finished' then bytes.lay_result(user, id, #record) else bytes.lay_settled(user, id) end
     end
     if total then tally_service(user, wait_ms, run_ms, total) end
     if COUNTED[settled] then tally(user, COUNTED[settled]) end
@@ -3896,8 +3968,8 @@ end
 local function run(its_keys, its_values)
   KEYS, ARGV = its_keys, its_values
   for _, at_call in ipairs(calls) do
-    local told = at_call()
-    if told ~= NEXT then return told end
+    local came = at_call()
+    if came ~= NEXT then return came end
   end
 end
 return run(keys_of_call, values_of_call)

@@ -35,6 +35,9 @@ local function uses_key(user, id) return prefix .. 'uses:' .. user .. ':' .. id 
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
 
+-- What it yields: append.lua.
+local function chunks_key(user, id) return prefix .. 'chunks:' .. user .. ':' .. id end
+
 -- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
 local function attempt_in(field) return tonumber(field or 1) end
 
@@ -77,8 +80,8 @@ end
 local function run(its_keys, its_values)
   KEYS, ARGV = its_keys, its_values
   for _, at_call in ipairs(calls) do
-    local told = at_call()
-    if told ~= NEXT then return told end
+    local came = at_call()
+    if came ~= NEXT then return came end
   end
 end
 return run(keys_of_call, values_of_call)

@@ -35,6 +35,9 @@ local function uses_key(user, id) return prefix .. 'uses:' .. user .. ':' .. id 
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
 
+-- What it yields: append.lua.
+local function chunks_key(user, id) return prefix .. 'chunks:' .. user .. ':' .. id end
+
 -- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
 local function attempt_in(field) return tonumber(field or 1) end
 
@@ -71,8 +74,8 @@ return (function()
 -- Each of them expires by itself, not before the last value that it tells of.
 
 -- lib/bytes.lua
--- Bytes of users that may have no more than `max_bytes`: bodies, errors and results of their tasks, values that those share,
--- and bodies of schedules. `bytes` is nil in a queue where nobody has such a limit.
+-- Bytes of users that may have no more than `max_bytes`: bodies, errors, results and chunks of their tasks, values that those
+-- share, and bodies of schedules. `bytes` is nil in a queue where nobody has such a limit.
 -- A call writes what it counted at its end, by save_state() or save_bytes().
 -- bytes:<u>           hash  used: all of it; <bucket>: what expires by itself before the end of these ten seconds, counted
 --                           since 1970; gen: when the count began, in us
@@ -280,13 +283,19 @@ local function new_bytes()
     return size
   end
 
+  -- The last batch tells: append.lua.
+  local function size_of_chunks(key)
+    local last = redis.pcall('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
+    return last and (tonumber(last[2][4]) or 0) + (tonumber(last[2][6]) or 0) or 0
+  end
+
   function it.expiry_of(key)
     local at = call('PEXPIRETIME', key)
     return at >= 0 and at or nil
   end
 
-  -- What the task has now, by part: name, key, size.
-  function it.parts_of(user, id)
+  -- What the task has now beside its chunks, by part: name, key, size.
+  local function parts_that_settle(user, id)
     local body, errors, result = body_key(user, id), errors_key(user, id), result_key(user, id)
     return {
       { 'body:' .. id, body, size_of(body) },
@@ -295,21 +304,31 @@ local function new_bytes()
     }
   end
 
-  local function change_all(user, id, sign)
-    if not it.limit(user) then return 0 end
-    local total = 0
-    for _, part in ipairs(it.parts_of(user, id)) do
-      if part[3] > 0 then it.change(user, part[1], sign * part[3], it.expiry_of(part[2])) end
-      total = total + part[3]
-    end
-    return total
+  local function chunks_of(user, id)
+    local key = chunks_key(user, id)
+    return { { 'chunks:' .. id, key, size_of_chunks(key) } }
   end
 
-  -- What is there of a task leaves the count, before it changes; returns how much. It comes back as it is afterwards.
-  function it.lift(user, id) return change_all(user, id, -1) end
-  function it.lay(user, id) return change_all(user, id, 1) end
+  function it.parts_of(user, id)
+    local parts = parts_that_settle(user, id)
+    parts[4] = chunks_of(user, id)[1]
+    return parts
+  end
 
-  -- The same for a task that runs, which has no result, and nothing that expires.
+  local function change_all(user, id, sign, parts_of)
+    if not it.limit(user) then return end
+    for _, part in ipairs(parts_of(user, id)) do
+      if part[3] > 0 then it.change(user, part[1], sign * part[3], it.expiry_of(part[2])) end
+    end
+  end
+
+  -- What is there of a task leaves the count, before it changes. It comes back as it is afterwards.
+  function it.lift(user, id) change_all(user, id, -1, it.parts_of) end
+  function it.lay(user, id) change_all(user, id, 1, it.parts_of) end
+  function it.lift_chunks(user, id) change_all(user, id, -1, chunks_of) end
+  function it.lay_chunks(user, id) change_all(user, id, 1, chunks_of) end
+
+  -- The same for a task that runs, which has no result, and nothing that expires; returns how much. Its chunks stay.
   function it.lift_running(user, id)
     local body, errors = size_of(body_key(user, id)), size_of_list(errors_key(user, id))
     it.change(user, 'body:' .. id, -body)
@@ -317,7 +336,9 @@ local function new_bytes()
     return body + errors
   end
 
-  -- The same for one of which nothing is left but its result.
+  function it.lay_settled(user, id) change_all(user, id, 1, parts_that_settle) end
+
+  -- The same for one of which nothing is left but its result, and its chunks.
   function it.lay_result(user, id, size) it.change(user, 'result:' .. id, size, it.expiry_of(result_key(user, id))) end
 
   -- A value of a namespace came, or goes.
@@ -516,8 +537,8 @@ end
 local function run(its_keys, its_values)
   KEYS, ARGV = its_keys, its_values
   for _, at_call in ipairs(calls) do
-    local told = at_call()
-    if told ~= NEXT then return told end
+    local came = at_call()
+    if came ~= NEXT then return came end
   end
 end
 return run(keys_of_call, values_of_call)

@@ -1,0 +1,522 @@
+#!lua
+-- Keep what running tasks have yielded.
+-- KEYS[1]  state
+-- Returns  per task: 1 appended (also by an earlier try of the same call); 0 or less it is no longer this worker's:
+--          lib/whereabouts.lua has why; {'full', bytes that it would have} or {'heavy', user, bytes used, limit, bytes asked
+--          for, ms}: nothing was appended; or the text of an error
+-- Cost     O(size), plus what earlier attempts left where room is made for the last one
+-- chunks:<u>:<id>  stream  batches: <run>-<number of its last chunk in the run> → of: the delivery, bytes: of the run so
+--                          far, earlier: of the runs before that are still there, chunks: a msgpack array
+local keys_of_call, values_of_call = KEYS, ARGV
+local KEYS, ARGV
+local calls, NEXT = {}, {}
+
+-- lib/base.lua
+-- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
+-- tag.
+local call
+local prefix
+local state_key
+local ready_key
+local due_key
+local leases_key
+local users_key
+local time
+local now_us
+local now
+local now_text
+
+-- A user hash nobody touched for this long is forgotten (its policy is a key of its own and stays).
+local USER_TTL = 604800000
+
+local function user_key(user) return prefix .. 'user:' .. user end
+local function task_key(user, id) return prefix .. 'task:' .. user .. ':' .. id end
+local function body_key(user, id) return prefix .. 'body:' .. user .. ':' .. id end
+local function result_key(user, id) return prefix .. 'result:' .. user .. ':' .. id end
+local function errors_key(user, id) return prefix .. 'errors:' .. user .. ':' .. id end
+local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. id end
+local function uses_key(user, id) return prefix .. 'uses:' .. user .. ':' .. id end
+local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
+local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
+
+-- What it yields: append.lua.
+local function chunks_key(user, id) return prefix .. 'chunks:' .. user .. ':' .. id end
+
+-- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
+local function attempt_in(field) return tonumber(field or 1) end
+
+-- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
+local function place_key(place, user) return prefix .. place .. ':' .. user end
+local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
+
+-- What went wrong, as pcall tells it.
+local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
+
+-- What happened is done, also where nobody may be told of it.
+local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+calls[#calls + 1] = function()
+  call = redis.call
+  prefix = string.sub(KEYS[1], 1, -6)
+  state_key = KEYS[1]
+  ready_key = prefix .. 'ready'
+  due_key = prefix .. 'due'
+  leases_key = prefix .. 'leases'
+  users_key = prefix .. 'users'
+  time = call('TIME')
+  now_us = time[1] * 1000000 + time[2]
+  now = math.floor(now_us / 1000)
+  now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+  return NEXT
+end
+return (function()
+
+-- lib/state.lua
+-- What the queue keeps of itself: read once, and written back by save_state().
+
+local of_queue
+local arrival
+local has_policies, has_assigned
+local clearing_known
+local has_announcements, has_limits, keeper_known
+local has_weights, sweep_asked, has_returned
+local has_byte_limits, is_weighing
+local has_in_hand
+local has_damaged
+local hunt_known, silent_at_known
+local root
+local saved_clock, saved_arrival, saved_mean
+
+-- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
+-- small sorted set ten times faster than fractions.
+local function next_arrival()
+  arrival = math.max(now_us, arrival + 1)
+  return arrival
+end
+
+-- Totals of the queue.
+local counts
+local function count(field, by) counts[field] = (counts[field] or 0) + by end
+
+local save_tallies -- a function in scripts that measure users: lib/metrics.lua
+local tell_of_moments -- a function in scripts that set moments: lib/moments.lua
+local save_bytes
+local save_lines -- a function in scripts that know lines: lib/lines.lua
+
+-- A line that is of another type fails the call, but costs it no total. One that cannot be counted up is set.
+local function save_state()
+  if save_tallies then save_tallies() end
+  if save_bytes then save_bytes() end
+  local is_done, failure = true, nil
+  if save_lines then is_done, failure = pcall(save_lines) end
+  for field, by in pairs(counts) do
+    if by ~= 0 and type(redis.pcall('HINCRBY', state_key, field, by)) == 'table' then
+      call('HSET', state_key, field, (tonumber(call('HGET', state_key, field)) or 0) + by)
+    end
+  end
+  if root.clock ~= saved_clock or root.mean ~= saved_mean then
+    call('HSET', state_key, 'clock', root.clock, 'arrival', arrival, 'mean', root.mean)
+  elseif arrival ~= saved_arrival then -- of most that is put in; writing a fraction takes long
+    call('HSET', state_key, 'arrival', arrival)
+  end
+  if tell_of_moments then tell_of_moments() end
+  if not is_done then error(failure, 0) end
+end
+calls[#calls + 1] = function()
+  of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
+    'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
+    'damaged', 'hunt', 'silent_at')
+  arrival = tonumber(of_queue[2] or 0)
+  has_policies, has_assigned = of_queue[3], of_queue[4]
+  clearing_known = of_queue[5] or '' -- lib/suspects.lua
+  has_announcements, has_limits, keeper_known = of_queue[6], of_queue[7], of_queue[9] or ''
+  has_weights, sweep_asked, has_returned = of_queue[10], of_queue[11], of_queue[12]
+  has_byte_limits, is_weighing = tonumber(of_queue[13] or 0) > 0, of_queue[14]
+  has_in_hand = tonumber(of_queue[15] or 0) -- lib/limits.lua
+  has_damaged = of_queue[16] -- lib/damage.lua
+  hunt_known, silent_at_known = of_queue[17], of_queue[18] -- lib/hunt.lua, lib/silence.lua
+  root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
+  saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
+  counts = {}
+  save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
+  return NEXT
+end
+
+-- lib/bytes.lua
+-- Bytes of users that may have no more than `max_bytes`: bodies, errors, results and chunks of their tasks, values that those
+-- share, and bodies of schedules. `bytes` is nil in a queue where nobody has such a limit.
+-- A call writes what it counted at its end, by save_state() or save_bytes().
+-- bytes:<u>           hash  used: all of it; <bucket>: what expires by itself before the end of these ten seconds, counted
+--                           since 1970; gen: when the count began, in us
+-- bytes-expiring:<u>  zset  the buckets
+-- xcom-bytes:<u>      hash  namespace → bytes of its values
+-- While what was there before its user had a limit is counted (lib/weighing.lua), `weighed` has what is in the counts of
+-- those whose `gen` is in `weighing` of the state.
+
+local function new_bytes()
+  local it, limits, own_limits, gens = {}, {}, {}, {}
+  local pending, stored = {}, {} -- of users: changes of this call; what the hash says, once what has expired is out of it
+  local BUCKET_MS, LOOKS, MOST_LOOKS = 10000, 500, 5000
+  local LEAST_RETRY_MS, LONGEST_RETRY_MS = 1000, 60000
+  local weighed_key = prefix .. 'weighed'
+  local of_all = call('HMGET', state_key, 'byte_gen', 'weighing')
+  local gen_of_all, weighing = of_all[1] or '0', of_all[2]
+  local function counts_of(user) return prefix .. 'bytes:' .. user end
+  local function buckets_of(user) return prefix .. 'bytes-expiring:' .. user end
+  local function spaces_of(user) return prefix .. 'xcom-bytes:' .. user end
+
+  local function stated(whose)
+    local packed = call('GET', prefix .. 'policy:' .. whose)
+    return packed and cmsgpack.unpack(packed).max_bytes
+  end
+  local default = stated('*')
+
+  -- False: none.
+  function it.limit(user)
+    if limits[user] == nil then
+      own_limits[user] = stated(user)
+      limits[user] = own_limits[user] or default or false
+    end
+    return limits[user]
+  end
+
+  function it.forget(user)
+    gens[user], pending[user], stored[user] = nil, nil, nil
+    call('UNLINK', counts_of(user), buckets_of(user), spaces_of(user))
+  end
+
+  local function is_damaged(user)
+    return type(redis.pcall('HLEN', counts_of(user))) ~= 'number' or type(redis.pcall('ZCARD', buckets_of(user))) ~= 'number'
+      or type(redis.pcall('HLEN', spaces_of(user))) ~= 'number'
+  end
+
+  -- A count from before everybody had a limit knows nothing of what came between; one that is damaged begins anew.
+  local function gen_of(user)
+    if gens[user] then return gens[user] end
+    if is_damaged(user) then it.forget(user) end
+    local gen = call('HGET', counts_of(user), 'gen')
+    if gen and not own_limits[user] and tonumber(gen) < tonumber(gen_of_all) then
+      it.forget(user)
+      gen = nil
+    end
+    if not gen then
+      gen = gen_of_all
+      call('HSET', counts_of(user), 'gen', gen)
+      call('ZADD', users_key, 'NX', now, user)
+    end
+    gens[user] = gen
+    return gen
+  end
+
+  -- Whether something of it may be there that is not in its count.
+  function it.is_counting(user)
+    return it.limit(user) and weighing and string.find(' ' .. weighing .. ' ', ' ' .. gen_of(user) .. ' ', 1, true) and true or
+      false
+  end
+
+  local function mark_of(user, part) return gen_of(user) .. ':' .. user .. ':' .. part end
+
+  local function book(user, by, expiry)
+    local changes = pending[user]
+    if not changes then
+      changes = { used = 0, buckets = {} }
+      pending[user] = changes
+    end
+    changes.used = changes.used + by
+    if not expiry then return end
+    local bucket = string.format('%d', math.ceil(expiry / BUCKET_MS))
+    changes.buckets[bucket] = (changes.buckets[bucket] or 0) + by
+  end
+
+  local function write_bucket(user, bucket, by)
+    local left = call('HINCRBY', counts_of(user), bucket, by)
+    if left <= 0 then
+      call('HDEL', counts_of(user), bucket)
+      call('ZREM', buckets_of(user), bucket)
+    elseif left == by then
+      call('ZADD', buckets_of(user), bucket, bucket)
+    end
+  end
+
+  local function write(user, changes)
+    for bucket, by in pairs(changes.buckets) do
+      if by ~= 0 then write_bucket(user, bucket, by) end
+    end
+    stored[user] = nil
+    if call('HINCRBY', counts_of(user), 'used', changes.used) <= 0 and not weighing then it.forget(user) end
+  end
+
+  function it.save()
+    local changed = pending
+    pending = {}
+    for user, changes in pairs(changed) do write(user, changes) end
+  end
+
+  -- Whether it changes the count: what has not been counted yet cannot leave it.
+  local function is_in_count(user, part, by)
+    gen_of(user)
+    if not it.is_counting(user) then return true end
+    if by > 0 then return call('SADD', weighed_key, mark_of(user, part)) >= 0 end
+    return call('SREM', weighed_key, mark_of(user, part)) == 1
+  end
+
+  -- One part came, or goes. `expiry`: in ms, nil for never.
+  function it.change(user, part, by, expiry)
+    if by ~= 0 and it.limit(user) and is_in_count(user, part, by) then book(user, by, expiry) end
+  end
+
+  -- One that was there before its user had a limit.
+  function it.discover(user, part, size, expiry)
+    if call('SADD', weighed_key, mark_of(user, part)) == 1 then book(user, size, expiry) end
+  end
+
+  local function size_of(key)
+    local size = redis.pcall('STRLEN', key)
+    return type(size) == 'number' and size or 0 -- 0: of another kind, by a foreign hand
+  end
+
+  local function size_of_list(key)
+    local size, found = 0, redis.pcall('LRANGE', key, 0, -1)
+    for _, each in ipairs(found) do size = size + #each end
+    return size
+  end
+
+  -- The last batch tells: append.lua.
+  local function size_of_chunks(key)
+    local last = redis.pcall('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
+    return last and (tonumber(last[2][4]) or 0) + (tonumber(last[2][6]) or 0) or 0
+  end
+
+  function it.expiry_of(key)
+    local at = call('PEXPIRETIME', key)
+    return at >= 0 and at or nil
+  end
+
+  -- What the task has now beside its chunks, by part: name, key, size.
+  local function parts_that_settle(user, id)
+    local body, errors, result = body_key(user, id), errors_key(user, id), result_key(user, id)
+    return {
+      { 'body:' .. id, body, size_of(body) },
+      { 'errors:' .. id, errors, size_of_list(errors) },
+      { 'result:' .. id, result, size_of(result) },
+    }
+  end
+
+  local function chunks_of(user, id)
+    local key = chunks_key(user, id)
+    return { { 'chunks:' .. id, key, size_of_chunks(key) } }
+  end
+
+  function it.parts_of(user, id)
+    local parts = parts_that_settle(user, id)
+    parts[4] = chunks_of(user, id)[1]
+    return parts
+  end
+
+  local function change_all(user, id, sign, parts_of)
+    if not it.limit(user) then return end
+    for _, part in ipairs(parts_of(user, id)) do
+      if part[3] > 0 then it.change(user, part[1], sign * part[3], it.expiry_of(part[2])) end
+    end
+  end
+
+  -- What is there of a task leaves the count, before it changes. It comes back as it is afterwards.
+  function it.lift(user, id) change_all(user, id, -1, it.parts_of) end
+  function it.lay(user, id) change_all(user, id, 1, it.parts_of) end
+  function it.lift_chunks(user, id) change_all(user, id, -1, chunks_of) end
+  function it.lay_chunks(user, id) change_all(user, id, 1, chunks_of) end
+
+  -- The same for a task that runs, which has no result, and nothing that expires; returns how much. Its chunks stay.
+  function it.lift_running(user, id)
+    local body, errors = size_of(body_key(user, id)), size_of_list(errors_key(user, id))
+    it.change(user, 'body:' .. id, -body)
+    it.change(user, 'errors:' .. id, -errors)
+    return body + errors
+  end
+
+  function it.lay_settled(user, id) change_all(user, id, 1, parts_that_settle) end
+
+  -- The same for one of which nothing is left but its result, and its chunks.
+  function it.lay_result(user, id, size) it.change(user, 'result:' .. id, size, it.expiry_of(result_key(user, id))) end
+
+  -- A value of a namespace came, or goes.
+  local function book_value(user, namespace, by)
+    local key = spaces_of(user)
+    if call('HINCRBY', key, namespace, by) <= 0 then call('HDEL', key, namespace) end
+    book(user, by)
+  end
+  local function value_part(namespace, key) return 'xcom:' .. namespace .. ':' .. key end
+
+  function it.change_value(user, namespace, key, by)
+    if by == 0 or not it.limit(user) then return end
+    if is_in_count(user, value_part(namespace, key), by) then book_value(user, namespace, by) end
+  end
+
+  function it.discover_value(user, namespace, key, size)
+    if call('SADD', weighed_key, mark_of(user, value_part(namespace, key))) == 1 then book_value(user, namespace, size) end
+  end
+
+  -- All values of some namespaces are gone.
+  function it.forget_spaces(user, namespaces)
+    if not namespaces[1] or not it.limit(user) then return end
+    local gone = 0
+    for _, size in ipairs(call('HMGET', spaces_of(user), unpack(namespaces))) do gone = gone + (size or 0) end
+    if gone == 0 then return end
+    call('HDEL', spaces_of(user), unpack(namespaces))
+    call('HINCRBY', counts_of(user), 'used', -gone)
+    stored[user] = nil
+  end
+
+  function it.forget_space(user, namespace) it.forget_spaces(user, { namespace }) end
+
+  -- A namespace goes with its last value.
+  local function drop_expired_spaces(user)
+    local spaces = prefix .. 'xcom-spaces:' .. user
+    if call('EXISTS', spaces) == 0 then return it.forget_spaces(user, call('HRANDFIELD', spaces_of(user), LOOKS)) end
+    it.forget_spaces(user, call('ZRANGEBYSCORE', spaces, '-inf', now, 'LIMIT', 0, LOOKS))
+  end
+
+  local function drop_expired(user)
+    local key = counts_of(user)
+    for _ = 1, MOST_LOOKS / LOOKS do
+      local buckets = call('ZRANGEBYSCORE', buckets_of(user), '-inf', math.floor(now / BUCKET_MS), 'LIMIT', 0, LOOKS)
+      if #buckets == 0 then return end
+      local gone = 0
+      for _, size in ipairs(call('HMGET', key, unpack(buckets))) do gone = gone + (size or 0) end
+      call('HDEL', key, unpack(buckets))
+      call('ZREM', buckets_of(user), unpack(buckets))
+      call('HINCRBY', key, 'used', -gone) -- also by a call that writes nothing else
+    end
+  end
+
+  function it.used(user)
+    if not stored[user] then
+      gen_of(user)
+      drop_expired(user)
+      if call('EXISTS', spaces_of(user)) == 1 then drop_expired_spaces(user) end
+      stored[user] = tonumber(call('HGET', counts_of(user), 'used') or 0)
+    end
+    return stored[user] + (pending[user] and pending[user].used or 0)
+  end
+
+  function it.has_room(user, asked)
+    local limit = it.limit(user)
+    return not limit or asked <= 0 or it.used(user) + asked <= limit
+  end
+
+  -- When something expires next.
+  local function retry_after(user)
+    local bucket = call('ZRANGE', buckets_of(user), 0, 0)[1]
+    local wait = bucket and bucket * BUCKET_MS - now or LONGEST_RETRY_MS
+    return math.max(LEAST_RETRY_MS, math.min(LONGEST_RETRY_MS, wait))
+  end
+
+  -- Nil where so much more fits, else the reply that says why not.
+  function it.refuse(user, asked)
+    if it.has_room(user, asked) then return nil end
+    return { 'heavy', user, it.used(user), it.limit(user), asked, retry_after(user) }
+  end
+
+  -- Nothing may be left of a user that nobody has heard of for long.
+  function it.prune(user)
+    if not it.limit(user) or (it.used(user) <= 0 and not weighing) then it.forget(user) end
+  end
+
+  local before = save_bytes
+  save_bytes = function()
+    if before then before() end
+    it.save()
+  end
+  return it
+end
+local bytes
+calls[#calls + 1] = function()
+  bytes = has_byte_limits and new_bytes() or nil
+  return NEXT
+end
+
+-- lib/whereabouts.lua
+-- Why a worker has a delivery no longer: what is told instead of 1.
+
+local HAS_IT, HAS_ANEW, IS_WAITING, HAS_ENDED, IS_GONE = 0, -1, -2, -3, -4 -- `Refusal` in redis/delivery.py
+
+local function whereabouts(user, id, worker)
+  local known = call('HMGET', task_key(user, id), 'state', 'worker')
+  if known[1] == 'started' then return known[2] == worker and HAS_ANEW or HAS_IT end
+  if call('EXISTS', result_key(user, id)) == 1 then return HAS_ENDED end
+  return call('EXISTS', body_key(user, id)) == 1 and IS_WAITING or IS_GONE
+end
+-- ARGV[1] is the msgpack of Append: worker: str, most_bytes: int, batches: list[YieldedChunks]
+--   most_bytes: of all chunks of a task.
+-- YieldedChunks: user: str, id: str, stream_id: str, attempt: int, first: int, many: int, chunks: Value
+--   first: the number of the first in its delivery, from 1 on. many: how many. chunks: a msgpack array of them.
+local args
+local worker, most_bytes, batches
+local ENTRY_BYTES = 64 -- what a batch takes beside its chunks, so that many small ones are no way around the limit
+
+-- Where a delivery stands: run, number of its last chunk, bytes of the run, bytes of the runs before. Each delivery that
+-- yields begins a run: a release, a steal and a requeue do so without an attempt of their own.
+local function standing_of(key, delivery)
+  local last = call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
+  if not last then return 1, 0, 0, 0 end
+  local run, number = string.match(last[1], '(%d+)-(%d+)')
+  local size, earlier = tonumber(last[2][4]), tonumber(last[2][6])
+  if last[2][2] == delivery then return tonumber(run), tonumber(number), size, earlier end
+  return run + 1, 0, 0, size + earlier
+end
+
+local function append(batch)
+  local user, id, stream_id, attempt, first, many, chunks =
+    batch[1], batch[2], batch[3], batch[4], batch[5], batch[6], ARGV[batch[7]] or ''
+  local task = task_key(user, id)
+  local known = call('HMGET', task, 'stream_id', 'attempt')
+  if known[1] ~= stream_id or attempt_in(known[2]) ~= attempt then return whereabouts(user, id, worker) end
+  local key, delivery, last = chunks_key(user, id), stream_id .. ' ' .. attempt, first + many - 1
+  local run, number, size, earlier = standing_of(key, delivery)
+  if last <= number then return 1 end
+  local had = size + earlier
+  size = size + #chunks + ENTRY_BYTES
+  local function fits(total) return total <= most_bytes and not (bytes and bytes.refuse(user, total - had)) end
+  local kept = (earlier == 0 or fits(size + earlier)) and earlier or 0
+  if size + kept > most_bytes then return { 'full', size + kept } end
+  local too_heavy = bytes and bytes.refuse(user, size + kept - had)
+  if too_heavy then return too_heavy end
+  if kept < earlier then call('XTRIM', key, 'MINID', string.format('%d-0', run)) end
+  if number == 0 then call('HSET', task, 'chunks', 1) end
+  local at = string.format('%d-%d', run, last)
+  call('XADD', key, at, 'of', delivery, 'bytes', size, 'earlier', kept, 'chunks', chunks)
+  if bytes then
+    bytes.change(user, 'chunks:' .. id, -had)
+    bytes.change(user, 'chunks:' .. id, size + kept)
+  end
+  redis.pcall('PUBLISH', key, at)
+  return 1
+end
+
+local function told(batch, failure)
+  local user, id = batch[1], batch[2]
+  local key, text = chunks_key(user, id), text_of(failure)
+  local is_key = type(redis.pcall('XLEN', key)) == 'table'
+  return is_key and text .. ': ' .. key or text
+end
+
+local answers
+calls[#calls + 1] = function()
+  args = cmsgpack.unpack(ARGV[1])
+  worker, most_bytes, batches = args[1], args[2], args[3]
+  answers = {}
+  for at, batch in ipairs(batches) do
+    local is_done, answer = pcall(append, batch)
+    answers[at] = is_done and answer or told(batch, answer)
+  end
+  if save_bytes then save_bytes() end
+  return answers
+end
+local function run(its_keys, its_values)
+  KEYS, ARGV = its_keys, its_values
+  for _, at_call in ipairs(calls) do
+    local came = at_call()
+    if came ~= NEXT then return came end
+  end
+end
+return run(keys_of_call, values_of_call)
+end)()

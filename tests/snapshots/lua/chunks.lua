@@ -1,0 +1,111 @@
+#!lua flags=no-writes
+-- What a task has yielded behind a position, and once that is all, how it ended.
+-- KEYS[1]  state
+-- Returns  {batches, each {position of its last chunk, delivery, chunks}, 1 there is more or 0, 1 it begins anew or 0,
+--          result record or '', 1 it lives or 0}
+-- Cost     O(size), which is bounded
+local keys_of_call, values_of_call = KEYS, ARGV
+local KEYS, ARGV
+local calls, NEXT = {}, {}
+
+-- lib/base.lua
+-- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
+-- tag.
+local call
+local prefix
+local state_key
+local ready_key
+local due_key
+local leases_key
+local users_key
+local time
+local now_us
+local now
+local now_text
+
+-- A user hash nobody touched for this long is forgotten (its policy is a key of its own and stays).
+local USER_TTL = 604800000
+
+local function user_key(user) return prefix .. 'user:' .. user end
+local function task_key(user, id) return prefix .. 'task:' .. user .. ':' .. id end
+local function body_key(user, id) return prefix .. 'body:' .. user .. ':' .. id end
+local function result_key(user, id) return prefix .. 'result:' .. user .. ':' .. id end
+local function errors_key(user, id) return prefix .. 'errors:' .. user .. ':' .. id end
+local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. id end
+local function uses_key(user, id) return prefix .. 'uses:' .. user .. ':' .. id end
+local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
+local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
+
+-- What it yields: append.lua.
+local function chunks_key(user, id) return prefix .. 'chunks:' .. user .. ':' .. id end
+
+-- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
+local function attempt_in(field) return tonumber(field or 1) end
+
+-- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
+local function place_key(place, user) return prefix .. place .. ':' .. user end
+local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
+
+-- What went wrong, as pcall tells it.
+local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
+
+-- What happened is done, also where nobody may be told of it.
+local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+calls[#calls + 1] = function()
+  call = redis.call
+  prefix = string.sub(KEYS[1], 1, -6)
+  state_key = KEYS[1]
+  ready_key = prefix .. 'ready'
+  due_key = prefix .. 'due'
+  leases_key = prefix .. 'leases'
+  users_key = prefix .. 'users'
+  time = call('TIME')
+  now_us = time[1] * 1000000 + time[2]
+  now = math.floor(now_us / 1000)
+  now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+  return NEXT
+end
+return (function()
+-- ARGV[1] is the msgpack of Chunks: user: str, id: str, after: str, most_bytes: int
+--   after: the position behind which to begin, '' for the beginning of the last run. most_bytes: of a reply.
+local args
+local user, id, after, most_bytes
+local MOST_BATCHES = 100
+local key
+local newest
+local last
+-- A position behind all there is comes from an earlier task of this id.
+local is_anew
+local from
+local found, size, entry
+local is_more
+local record
+calls[#calls + 1] = function()
+  args = cmsgpack.unpack(ARGV[1])
+  user, id, after, most_bytes = args[1], args[2], args[3], args[4]
+  key = chunks_key(user, id)
+  newest = call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
+  last = newest and newest[1] or ''
+  is_anew = newest and after ~= '' and not call('XRANGE', key, after, '+', 'COUNT', 1)[1]
+  from = after ~= '' and not is_anew and '(' .. after or string.match(last, '^%d+') or '-'
+  found, size, entry = {}, 0, nil
+  repeat
+    entry = newest and call('XRANGE', key, from, '+', 'COUNT', 1)[1]
+    if entry then
+      found[#found + 1] = { entry[1], entry[2][2], entry[2][8] }
+      size, from = size + #entry[2][8], '(' .. entry[1]
+    end
+  until not entry or size >= most_bytes or #found == MOST_BATCHES
+  is_more = entry and entry[1] ~= last
+  record = not is_more and call('GET', result_key(user, id)) or ''
+  return { found, is_more and 1 or 0, is_anew and 1 or 0, record, call('EXISTS', body_key(user, id)) }
+end
+local function run(its_keys, its_values)
+  KEYS, ARGV = its_keys, its_values
+  for _, at_call in ipairs(calls) do
+    local came = at_call()
+    if came ~= NEXT then return came end
+  end
+end
+return run(keys_of_call, values_of_call)
+end)()
