@@ -56,6 +56,32 @@ ORDER = {
         in the end: boot is finished, celebrate is canceled, write_log is finished
         on 'nobody', never enqueued or its result has expired
     """,
+    "log_context": """
+        {"message": "asks for a lamp", "request-id": "r-1", "user": "acme"}
+        {"message": "orders a lamp", "request-id": "r-1", "user": "acme", "task": "order", "attempt": 1}
+        {"message": "writes the bill for a lamp", "request-id": "r-1", "user": "acme", "task": "bill", "attempt": 1}
+        {"message": "prints the label for a lamp", "request-id": "r-1", "user": "acme", "task": "label", "attempt": 1}
+        {"message": "asks for a chair", "request-id": "r-2", "user": "zoe"}
+        {"message": "orders a chair", "request-id": "r-2", "user": "zoe", "task": "order", "attempt": 1}
+        {"message": "writes the bill for a chair", "request-id": "r-2", "user": "zoe", "task": "bill", "attempt": 1}
+        {"message": "prints the label for a chair", "request-id": "r-2", "user": "zoe", "task": "label", "attempt": 1}
+    """,
+    "error_reports": """
+        fetch is failed
+        divide is failed
+        divide is finished
+        pay is failed
+        ConnectionError: no answer from a.example, in fetch, task fetch of acme, attempt 1, tags {'version': '7'}
+        ConnectionError: no answer from a.example, in fetch, task fetch of acme, attempt 2, tags {'version': '7'}
+        ZeroDivisionError: division by zero, in divide, task divide of acme, attempt 1, tags {'version': '7'}
+        Fail: the card has expired, in pay, task pay of acme, attempt 1, tags {'version': '7'}
+    """,
+    "timing": """
+        (payload) returned up to 1 s: 3
+        divide raised up to 1 s: 1
+        divide returned up to 1 s: 1
+        nap returned up to 1 s: 2
+    """,
     "xcom": """
         acme: fetched 2 prices
         acme: added up bolt, nut
