@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from fairque import QueueUnavailable, Retry, TaskQueue, TaskScheduler, Worker, current_task, task
 from fairque.doctor.rows import key_of
 from fairque.redis import arguments
+from fairque.redis.store_schedules import ScheduleStore
 from fairque.settings import QueueSettings
 from fairque.tasks.registry import unregister
 from fairque.testing import advance, enqueued
@@ -201,6 +202,14 @@ async def unplan(far: TaskQueue) -> Any:
 @calls("ripe", "fire")
 async def fire(far: TaskQueue) -> Any:
     return await TaskScheduler(far).fire_due(3 * 3600)
+
+
+@calls("expire")
+async def expire(far: TaskQueue) -> Any:
+    await far.pause("acme")
+    late = await far.enqueue(plain(), user_id="acme", expires=datetime(2020, 1, 1, tzinfo=UTC))
+    has_more = await ScheduleStore(far.reader).expire()
+    return has_more, await late.state()
 
 
 @calls("declare", "leave_schedules")

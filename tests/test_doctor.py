@@ -120,6 +120,8 @@ LOST = {
     "scheduled:<u>": "no-place",
     "deferred:<u>": "no-place",
     "due": "not-due",
+    "expiring": "not-due",
+    "expiring:<u>": "not-due",
     "normal-stream:<u>": "no-place",
     "leases": "no-lease",
     "body:<u>:<id>": "lost-message",

@@ -117,7 +117,7 @@ async def waits_in_every_place(queue: TaskQueue, known: SimpleNamespace, look: L
         await queue.enqueue(known.ok(2), user_id=user_id, priority=Priority.CRITICAL)
         await queue.enqueue(known.ok(3), user_id=user_id, delay=3600)
         await queue.enqueue(known.ok(4), user_id=user_id, depends_on=[first])
-        await queue.enqueue(known.flaky(), user_id=user_id)
+        await queue.enqueue(known.flaky(), user_id=user_id, expires=10_000)
         await queue.enqueue(known.ok(known.ok(5).output) >> [known.pushes(6), known.ok(7)], user_id=user_id)
     await queue.xcom("acme", "a:b").push("key", 1)
     look()

@@ -103,7 +103,8 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
     most 1,000. `progress` and `message` are what the task last said; of a canceled one, `message` is the reason.
     `due_at` is when a scheduled one may start. `limits` are the keys of its limits beside that of its name; `held_by`
     is the key of the limit for which it waits now. `headers` are told until it has ended, and of a failed one for as
-    long as it is kept.
+    long as it is kept. `expires_at` is by when its first attempt must have
+    begun.
     """
 
     user_id: str
@@ -128,6 +129,7 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
     limits: tuple[str, ...] = ()
     held_by: str | None = None
     headers: dict[str, str] = {}
+    expires_at: float | None = None
 
     @property
     def error(self) -> Attempt | None:

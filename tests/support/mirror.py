@@ -16,6 +16,7 @@ from fairque.fairness.model_queue import Ending, ModelQueue, ModelTask
 from fairque.fairness.model_task import OnFailure
 from fairque.models import ANY_USER, UserGroup
 from fairque.policy import Policy, Rate
+from fairque.redis.arguments import Rules
 from fairque.redis.assignment import assignments_of
 from fairque.redis.delivery import Delivery, Needs, NewTask, Outcome
 from fairque.redis.keys import decode_user, encode_user
@@ -43,12 +44,14 @@ class Order(NamedTuple):
     needs: tuple[str, ...] = ()
     on_failure: OnFailure = "wait"
     allow_unknown: bool = True
+    expires_ms: int = 0
 
     def new_task(self, nonce: bytes) -> NewTask:
         body = encode_body(Message(self.name, _NO_ARGS), nonce, self.cost, self.priority, MAX_BODY)
         needs = msgspec.msgpack.encode(Needs(self.on_failure, self.allow_unknown, list(self.needs)))
+        rules = Rules(f"+{self.expires_ms}") if self.expires_ms else None
         when = f"+{self.delay_ms}" if self.delay_ms else ""
-        return NewTask(self.user_id, self.task_id, self.priority, when, body, needs if self.needs else b"")
+        return NewTask(self.user_id, self.task_id, self.priority, when, body, needs if self.needs else b"", rules)
 
     def model_task(self, nonce: bytes) -> ModelTask:
         return ModelTask(
@@ -62,6 +65,7 @@ class Order(NamedTuple):
             needs=set(self.needs),
             on_failure=self.on_failure,
             allow_unknown=self.allow_unknown,
+            expires_in_ms=self.expires_ms or math.inf,
         )
 
 

@@ -216,6 +216,7 @@ def _state(model: ModelQueue) -> View:
     values["limits"] = len(model.limits.limits)
     values["assigned"] = len(model.workers.noted.keys() - {EVERYBODY})
     values["in_hand"] = sum(map(len, model.limits.offered.values()))
+    values["expiring"] = float(bool(model.expiry.tasks))
     values["sweep"] = model.admission.is_swept
     values["held_by_share"] = model.admission.is_held_by_share
     values["recount"] = model.limits.is_counting()
@@ -230,6 +231,7 @@ def _turns(model: ModelQueue) -> View:
         "reserved": [(encode_user(user_id), choice.reserved.scores[user_id]) for user_id in choice.reserved],
         "parked": [(policy_name(user_id), admission.parked.scores[user_id]) for user_id in admission.parked],
         "swept": [(policy_name(user_id), admission.swept.scores[user_id]) for user_id in admission.swept],
+        "expiring": [(encode_user(user_id), model.expiry.users.scores[user_id]) for user_id in model.expiry.users],
         "due": [(encode_user(user_id), model.due.scores[user_id]) for user_id in model.due],
         "leases": {f"{of.name}:{encode_user(of.user_id)}" for of in model.lanes.values() if of.stream},
         "assignments": sorted((assignment_name(users), float(ms)) for users, ms in model.workers.noted.items()),
@@ -264,6 +266,8 @@ def _lanes(model: ModelQueue) -> View:
         found[f"{lane.name}-stream:{user}"] = [(of.task.task_id, of.worker) for of in lane.stream.values()]
     for user_id, waiting in model.scheduled.items():
         found[f"scheduled:{encode_user(user_id)}"] = [(id_, waiting.scores[id_]) for id_ in waiting]
+    for user_id, expiring in model.expiry.tasks.items():
+        found[f"expiring:{encode_user(user_id)}"] = [(id_, expiring.scores[id_]) for id_ in expiring]
     return found
 
 

@@ -97,6 +97,7 @@ def batches(draw: st.DrawFn) -> list[Order]:
             tuple(needs),
             draw(st.sampled_from(["wait", "cancel", "run"])),
             draw(st.sampled_from([True, True, True, False])),
+            draw(st.sampled_from([0, 0, 0, SOON_MS, 10, LATE_MS])),
         )
         made.append(order)
     return made
@@ -116,7 +117,7 @@ class BothMachine(RuleBasedStateMachine):
         self.is_sound = True
         self.fields: Sequence[str] = ()
         self.served: list[tuple[UserGroup, ...]] = [ANY_USER]
-        self.has_links = self.has_limits = self.has_removals = self.has_delays = False
+        self.has_links = self.has_limits = self.has_removals = self.has_delays = self.has_expiry = False
 
     def both(self, call: Any) -> None:
         self.is_sound = False
@@ -130,6 +131,7 @@ class BothMachine(RuleBasedStateMachine):
         limits=st.booleans(),
         removals=st.booleans(),
         delays=st.booleans(),
+        expiry=st.booleans(),
         served=st.one_of(st.just([ANY_USER]), st.lists(st.sampled_from(SERVED), min_size=1, max_size=4)),
     )
     def what_happens_in_this_game(
@@ -140,10 +142,12 @@ class BothMachine(RuleBasedStateMachine):
         limits: bool,
         removals: bool,
         delays: bool,
+        expiry: bool,
         served: list[tuple[UserGroup, ...]],
     ) -> None:
         self.fields, self.mirror.by_time, self.served = fields, by_time, served
         self.has_links, self.has_limits, self.has_removals, self.has_delays = links, limits, removals, delays
+        self.has_expiry = expiry
 
     @initialize(of_users=st.lists(policies, min_size=len(USERS) + 1, max_size=len(USERS) + 1))
     def some_have_policies(self, of_users: list[dict[str, Any]]) -> None:
@@ -163,6 +167,7 @@ class BothMachine(RuleBasedStateMachine):
             needs=order.needs if self.has_links else (),
             name=order.name if self.has_limits or self.mirror.by_time else "t",
             delay_ms=order.delay_ms if self.has_delays else min(order.delay_ms, SOON_MS),
+            expires_ms=order.expires_ms if self.has_expiry else 0,
         )
 
     @precondition(lambda self: self.calls)

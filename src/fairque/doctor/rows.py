@@ -132,6 +132,8 @@ ROWS = (
     *_lane("normal"),
     Row("scheduled:<u>", "zset", "no", whole=_USER, each=("seat $u $m scheduled",)),
     Row("due", "zset", "no", each=_USERS),
+    Row("expiring", "zset", "no", each=_USERS),
+    Row("expiring:<u>", "zset", "no", whole=_USER, each=("expiring $u $m",)),
     Row("deferred:<u>", "set", "no", whole=_USER, each=("seat $u $m deferred",)),
     Row("suspects", "zset", "no"),
     Row("leases", "zset", "no", each=_USER, split=("lane", "u")),

@@ -6,6 +6,7 @@ import math
 from collections import deque
 
 from fairque.fairness.choice import FairChoice, SortedSet, encoded
+from fairque.fairness.model_expiry import Expiry
 from fairque.fairness.model_lanes import ModelLanes
 from fairque.fairness.model_limits import NameLimits
 from fairque.fairness.model_links import Links, verdict
@@ -42,6 +43,7 @@ class ModelBacklog(ModelLanes):
         self.admission.on_reviewed = self.limits.came_back
         self.links = Links(self._standing)
         self.moments = Moments()
+        self.expiry = Expiry()
         self.run_times = RunTimes()
         self.workers = Workers(self.choice, self.admission.favour)
         self.ended: dict[tuple[str, str], ModelTask] = {}
@@ -134,6 +136,7 @@ class ModelBacklog(ModelLanes):
     def _end(self, task: ModelTask, state: TaskState) -> None:
         task.state, task.last = state, None
         self.limits.end_offer(task)
+        self.expiry.forget(task)
         self.links.deferred.pop(task.key, None)
         if state is not TaskState.FAILED:  # a dead letter may be requeued
             task.uses = set()

@@ -42,6 +42,7 @@ class ModelClaims(ModelProducers):
         self.workers.look(now_us)
         for users in assignments_of(groups):
             self.workers.note(now_us, worker, users, self.freedom)
+        self._expire(now_us)
         self._promote(now_us)
         self.admission.sweep(now_us, self.freedom)
         self.choice.end_return()
@@ -52,6 +53,14 @@ class ModelClaims(ModelProducers):
             self._steal(claim, groups)
         self._serve_all(claim, groups)
         return claim.deliveries
+
+    def _expire(self, now_us: int) -> None:
+        """What has not begun in time ends."""
+        for key in self.expiry.take_due(now_us // 1000):
+            task = self.tasks[key]
+            self._remove(task)
+            self._end(task, TaskState.CANCELED)
+        self._pass_on(now_us)
 
     def _promote(self, now_us: int) -> None:
         """Who has more that is due comes after those that wait for their first."""
@@ -103,6 +112,7 @@ class ModelClaims(ModelProducers):
 
     def _start(self, claim: ModelClaim, task: ModelTask) -> None:
         self._deliver(claim, task)
+        self.expiry.forget(task)
         was_offered = task.is_offered and task.name in self.limits.limits
         self.limits.start(claim.now_us, task)
         self.policies.note_start(claim.now_us, task.user_id)
@@ -221,6 +231,8 @@ class ModelClaims(ModelProducers):
             task.attempt -= 1
             if delay_ms:  # no worker knew it: what it took is charged, and so is what comes
                 task.returned += 1
+                if task.attempt == 0 and task.expires_ms < math.inf:  # nobody knew it, and so it has not begun
+                    self.expiry.note(task)
                 task.returned_since_ms = task.returned_since_ms or now_us // 1000
             else:
                 task.paid = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from fairque.errors import DependencyError, QueueFull
@@ -69,6 +70,9 @@ class ModelProducers(ModelBacklog):
             task.state = TaskState.CANCELED
             return
         task.needs = waits
+        if task.expires_in_ms < math.inf:
+            task.expires_ms = now_us // 1000 + task.expires_in_ms
+            self.expiry.note(task)
         if waits:
             self._defer(now_us, task)
         else:
@@ -199,6 +203,7 @@ class ModelProducers(ModelBacklog):
         """Nobody is told: those that wait for it are of the same user."""
         self._remove(task)
         self.limits.end_offer(task)
+        self.expiry.forget(task)
         self.links.deferred.pop(task.key, None)
         del self.tasks[task.key]
 

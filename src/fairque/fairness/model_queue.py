@@ -70,7 +70,7 @@ class ModelQueue(ModelClaims):
         return at_ms if at_ms < math.inf else None
 
     def _next_moment_ms(self) -> float:
-        return min(of.lowest_score() for of in (self.due, self.admission.parked, self.limits.held))
+        return min(of.lowest_score() for of in (self.due, self.expiry.users, self.admission.parked, self.limits.held))
 
     def sleep_until_ms(self, now_us: int, worker: str) -> float:
         """The same, but for leases, when there are others: of those that are idle, two keep the moments of all."""

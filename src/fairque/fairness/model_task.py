@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -50,9 +51,11 @@ class ModelTask:
     needs: set[str] = field(default_factory=set)  # the tasks that it waits for
     on_failure: OnFailure = "wait"  # when one of them does not finish
     allow_unknown: bool = False
+    expires_in_ms: float = math.inf  # to begin
     uses: set[str] = field(default_factory=set)  # the tasks whose results are kept for it until it has ended
 
     state: TaskState = TaskState.QUEUED
+    expires_ms: float = math.inf
     came: int = 0  # when it began to wait for others
     score: int | None = None  # its place in the lane, kept through retries
     attempt: int = 0
@@ -88,6 +91,7 @@ class ModelTask:
     def begin_anew(self) -> None:
         """A dead letter lives again. The history of its errors stays."""
         self.score, self.charged, self.charged_before, self.canceling = None, None, 0.0, ""
+        self.expires_ms = math.inf
         self.attempt = self.failures = self.lost = self.returned = self.returned_since_ms = 0
 
 

@@ -142,7 +142,13 @@ class _Facts:
             ahead_others=round(before.number) - ahead_own,
             starts_in=starts_in,
             certainty=certainty,
+            expires_in=self._expires_in(),
         )
+
+    def _expires_in(self) -> float | None:
+        if "expires" not in self.task or int(self.task.get("attempt", 0)) > 0:
+            return None
+        return max(0.0, (int(self.task["expires"]) - self.now_ms) / 1000)
 
     # What holds it back
 

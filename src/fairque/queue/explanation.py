@@ -52,7 +52,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     its user gets of the queue while everybody who is ready now stays so, from 0 to 1. `bytes` is what its user has in
     Redis, and `max_bytes` its limit; both None where there is none. `dependencies` are tasks that it waits for, at most
     100, and `dependency_states` what each of them came to so far; None: nothing is known. `blocked_by` are dead letters
-    for which it waits in the end, at most 5.
+    for which it waits in the end, at most 5. `expires_in` are the seconds within which it must begin, or never will.
     """
 
     user_id: str
@@ -69,6 +69,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     ahead_own: int = 0
     ahead_others: int = 0
     starts_in: float | None = None
+    expires_in: float | None = None
     certainty: Certainty = Certainty.NONE
     worker: str | None = None
     bytes: int | None = None
@@ -82,6 +83,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
             lines.append(f"ahead of it: {self.ahead_own} of its own user, {self.ahead_others} of others")
         if self.starts_in is not None:
             lines.append(f"starts in about {span(self.starts_in)} ({self.certainty})")
+        if self.expires_in is not None:
+            lines.append(f"expires in {span(self.expires_in)}")
         if self.max_bytes is not None:
             lines.append(f"its user has {self.bytes or 0:,} of at most {self.max_bytes:,} bytes")
         return "\n".join(lines)

@@ -14,11 +14,12 @@ import msgspec
 from fairque.errors import FairqueError, InvalidInput, QueueUnavailable
 from fairque.everybody import check_user
 from fairque.models import Priority
+from fairque.redis.arguments import Rules
 from fairque.redis.delivery import Needs, NewTask
 from fairque.redis.store import Store
 from fairque.round_robin import RoundRobin
 from fairque.tasks.message import encode_body
-from fairque.tasks.options import start_of
+from fairque.tasks.options import TaskOptions, expiry_of, start_of
 from fairque.tasks.task import Task
 
 __all__ = ["BATCH", "LARGE", "Producer"]
@@ -91,7 +92,7 @@ class Producer:
                 Needs(options.on_dependency_failure or "wait", bool(options.allow_unknown), list(depends_on))
             )
         name = task_id or options.task_id or os.urandom(10).hex()
-        return NewTask(user, name, int(priority), start_of(options), body, needs)
+        return NewTask(user, name, int(priority), start_of(options), body, needs, _rules_of(options))
 
     async def send(self, tasks: Sequence[NewTask], patience: float | None = None) -> list[bool]:
         """In one round trip, all or nothing."""
@@ -216,6 +217,12 @@ class Producer:
             return True
 
         self._waiting.drop(is_over)
+
+
+def _rules_of(options: TaskOptions) -> Rules | None:
+    if options.expires is None:
+        return None
+    return Rules(expiry_of(options))
 
 
 def user_of(task: Task[Any], user_id: str | None) -> str:

@@ -73,6 +73,7 @@ def living_info(
         limits=limits,
         held_by=key_in(fields["held"]) if "held" in fields else None,
         headers=headers or {},
+        expires_at=_seconds(fields.get("expires")),
     )
 
 

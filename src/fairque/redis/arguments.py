@@ -49,9 +49,15 @@ class Item(msgspec.Struct, array_like=True, frozen=True, gc=False):
 # Tasks
 
 
+class Rules(Item, frozen=True):
+    """expires: '' or, as `AddedTask.when`, by when the task must begin."""
+
+    expires: str = ""
+
+
 class AddedTask(Item, frozen=True):
     """when: '' now, '+ms' from when it waits for no other task, 'now+ms' from now, 'ms' since the epoch.
-    needs: see `Needs`.
+    needs: see `Needs`. rules: None for most.
     """
 
     user: str
@@ -60,6 +66,7 @@ class AddedTask(Item, frozen=True):
     when: str
     body: Value
     needs: msgspec.Raw | None = None
+    rules: Rules | None = None
 
 
 class Enqueue(Arguments, frozen=True):
@@ -469,6 +476,13 @@ class Ripe(Arguments, frozen=True):
     scheduler: str
     most: int
     ahead_ms: int
+
+
+class Expire(Arguments, frozen=True):
+    """dead_letter_ttl_ms: how long records of what has expired are kept."""
+
+    dead_letter_ttl_ms: int
+    priority_step_ms: int
 
 
 class LeaveSchedules(Arguments, frozen=True):

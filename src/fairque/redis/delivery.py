@@ -9,6 +9,7 @@ import msgspec
 
 from fairque.errors import StoreError
 from fairque.models import Priority
+from fairque.redis.arguments import Rules
 from fairque.redis.keys import decode_user
 from fairque.tasks.message import cost_in, priority_in
 
@@ -18,7 +19,7 @@ __all__ = ["Answer", "Claim", "Delivery", "Needs", "NewTask", "Outcome", "Refusa
 class NewTask(NamedTuple):
     """A task for `enqueue`.
 
-    `when` is as `AddedTask` has it; `needs` is empty or an encoded `Needs`.
+    `when` and `rules` are as `AddedTask` has them; `needs` is empty or an encoded `Needs`.
     """
 
     user_id: str
@@ -27,6 +28,7 @@ class NewTask(NamedTuple):
     when: str
     body: bytes
     needs: bytes = b""
+    rules: Rules | None = None
 
     def __repr__(self) -> str:  # without the arguments, which a traceback with local variables would show
         return f"<NewTask {self.user_id!r} {self.task_id!r}>"

@@ -85,7 +85,7 @@ class Store(TenantScripts, XComScripts, ChunkScripts, CheckScripts):
         added = [_added(new, values) for new in tasks]
         it = self.settings
         answers = [b"linked"]
-        if not any(new.needs for new in tasks):
+        if not any(new.needs or new.rules for new in tasks):
             answers = await self.call(arguments.Enqueue(it.priority_step_ms, added), values, patience)
         if answers and answers[0] == b"linked":
             linked = arguments.EnqueueLinked(it.priority_step_ms, it.dead_letter_ttl_ms, added)
@@ -365,7 +365,7 @@ def report(settings: QueueSettings, worker: str, outcomes: Sequence[Outcome], va
 def _added(new: NewTask, values: Values) -> arguments.AddedTask:
     needs = msgspec.Raw(new.needs) if new.needs else None
     return arguments.AddedTask(
-        encode_user(new.user_id), new.task_id, new.priority, new.when, values.put(new.body), needs
+        encode_user(new.user_id), new.task_id, new.priority, new.when, values.put(new.body), needs, new.rules
     )
 
 

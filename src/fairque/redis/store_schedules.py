@@ -52,18 +52,20 @@ class Due(NamedTuple):
     delay: str
     revision: str
     slot: int
+    expires: str = ""
 
     def __repr__(self) -> str:  # without the arguments
         return f"<Due {self.schedule_id!r} of {self.user_id!r}>"
 
 
 class Ripe(NamedTuple):
-    """What is due, and when to look again. `broken` were set aside."""
+    """What is due, and when to look again. `broken` were set aside. `is_expiring`: tasks have expired."""
 
     now_ms: int
     look_at_ms: int
     due: list[Due]
     broken: list[str]
+    is_expiring: bool
 
 
 class StoredSchedule(NamedTuple):
@@ -120,9 +122,16 @@ class ScheduleStore:
 
     async def ripe(self, most: int, ahead_ms: int = 0, scheduler: str = "") -> Ripe:
         """`scheduler` is one that takes turns with others; see schedule_keepers.lua."""
-        now_ms, look_at_ms, broken, *rows = await self._store.call(arguments.Ripe(scheduler, most, ahead_ms))
+        now_ms, look_at_ms, broken, is_expiring, *rows = await self._store.call(
+            arguments.Ripe(scheduler, most, ahead_ms)
+        )
         names = [name.decode(errors="replace") for name in broken]
-        return Ripe(now_ms, look_at_ms, [_due(row) for row in rows], names)
+        return Ripe(now_ms, look_at_ms, [_due(row) for row in rows], names, bool(is_expiring))
+
+    async def expire(self) -> bool:
+        """End tasks whose time to begin is over. True: there are more."""
+        settings = self._store.settings
+        return bool(await self._store.call(arguments.Expire(settings.dead_letter_ttl_ms, settings.priority_step_ms)))
 
     async def leave(self, scheduler: str) -> None:
         await self._store.call(arguments.LeaveSchedules(scheduler))
@@ -205,6 +214,7 @@ def _firing(move: Move, values: Values) -> arguments.Firing:
         priority=due.priority,
         when=due.delay,
         body=values.put(move.body),
+        rules=arguments.Rules(due.expires) if due.expires else None,
         schedule_id=due.schedule_id,
         expected_ms=due.ms,
         revision=due.revision,
@@ -218,7 +228,7 @@ def _firing(move: Move, values: Values) -> arguments.Firing:
 
 
 def _due(row: list[Any]) -> Due:
-    schedule_id, ms, user, name, spec, anchor, body, priority, delay, revision, slot = row
+    schedule_id, ms, user, name, spec, anchor, body, priority, delay, revision, slot, expires = row
     return Due(
         schedule_id.decode(),
         ms,
@@ -231,6 +241,7 @@ def _due(row: list[Any]) -> Due:
         (delay or b"").decode(),
         revision.decode(),
         int(slot),
+        (expires or b"").decode(),
     )
 
 
@@ -260,7 +271,7 @@ def _stored(now_ms: int, name: bytes, score: bytes, flat: list[bytes]) -> Stored
     due = None
     if body is not None:
         row = [name, now_ms, raw[b"user"], raw.get(b"name"), packed, raw[b"anchor"], body, raw[b"priority"]]
-        due = _due([*row, raw.get(b"delay"), raw[b"revision"], slot or now_ms])
+        due = _due([*row, raw.get(b"delay"), raw[b"revision"], slot or now_ms, raw.get(b"expires")])
     return StoredSchedule(
         now_ms,
         _schedule(name.decode(), spec, fields, score),

@@ -95,7 +95,9 @@ def _write(known: StoredSchedule, next_ms: int | str | None, fields: Mapping[str
 def _is_same(wanted: Wanted, known: StoredSchedule) -> bool:
     task = wanted.template.fields
     due = known.due
-    return due is not None and known.spec == wanted.spec and (task["body"], task["delay"]) == (due.body, due.delay)
+    if due is None or known.spec != wanted.spec:
+        return False
+    return (task["body"], task["delay"], task["expires"]) == (due.body, due.delay, due.expires)
 
 
 def _has_run_enough(known: StoredSchedule, spec: Spec) -> bool:

@@ -14,7 +14,7 @@ from fairque.queue.producer import user_of
 from fairque.redis.store_schedules import Due
 from fairque.schedule.spec import Spec
 from fairque.tasks.message import Firing, Message, Overrides, decode_body, encode_body, head_of
-from fairque.tasks.options import start_of
+from fairque.tasks.options import expiry_of, start_of
 from fairque.tasks.task import Task
 
 __all__ = ["Template", "body_for", "check_task", "task_id_for"]
@@ -50,7 +50,15 @@ class Template(msgspec.Struct, frozen=True):
         priority = options.priority or Priority.NORMAL
         cost = options.cost if options.cost is not None else 1.0
         body = encode_body(task.message(), _NO_NONCE, cost, priority, max_bytes - _ROOM)
-        fields = {"name": task.name, "body": body, "priority": int(priority), "delay": start_of(options)}
+        if isinstance(options.expires, datetime):
+            raise InvalidInput("a scheduled task cannot expire at a moment: say in seconds how long each run may wait")
+        fields = {
+            "name": task.name,
+            "body": body,
+            "priority": int(priority),
+            "delay": start_of(options),
+            "expires": expiry_of(options),
+        }
         return cls(user_of(task, user_id if user_id is not None or options.user_id is not None else owner), fields)
 
 

@@ -36,7 +36,7 @@ MOST_FIRED = 10_000
 
 
 class ScheduleLoop:
-    """Ticks for one `TaskScheduler`.
+    """Ticks for one `TaskScheduler`, and ends tasks that have expired.
 
     Of all the loops of a queue, one looks at each moment at which a schedule is due, and a second one a little later,
     should that one be gone; the others look now and then. Who is who is decided in Redis, at each look.
@@ -104,8 +104,9 @@ class ScheduleLoop:
         """Fire what is due, if that is this one's turn; returns the seconds until it looks again."""
         ripe = self._told(await self._store.ripe(BATCH, scheduler=self._name))
         began = time.monotonic()
+        has_more = ripe.is_expiring and await self._store.expire()
         look_at_ms = min([ripe.look_at_ms, *(_next_look(each, ripe) for each in await self._fire(ripe))])
-        if ripe.broken or len(ripe.due) == BATCH:
+        if has_more or ripe.broken or len(ripe.due) == BATCH:
             return 0.0
         return max(0.001, (look_at_ms - ripe.now_ms + 1) / 1000 - (time.monotonic() - began))
 

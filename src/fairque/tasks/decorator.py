@@ -66,6 +66,7 @@ def task(
     depends_on: Sequence[Dependency] = (),
     on_dependency_failure: Literal["wait", "cancel", "run"] | None = None,
     allow_unknown: bool | None = None,
+    expires: Duration | datetime | None = None,
     auto_xcom: bool = False,
     enable_xcom: bool = False,
     push_key: str | None = None,

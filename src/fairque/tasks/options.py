@@ -27,6 +27,7 @@ __all__ = [
     "TaskOptions",
     "as_limit",
     "check_limits",
+    "expiry_of",
     "start_of",
 ]
 
@@ -55,6 +56,7 @@ class OptionsOfMany(TypedDict, total=False):
     allow_unknown: bool | None
     limits: Iterable[Limit | str] | None
     headers: Mapping[str, str] | None
+    expires: Duration | datetime | None
 
 
 class Options(OptionsOfMany, total=False):
@@ -88,6 +90,8 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
         allow_unknown: Wait for ids that were never enqueued, too, which is an error otherwise.
         headers: Texts by name that travel with the task beside its arguments, 4,096 bytes at most, names included;
             `current_task().headers` has them. As with all options, what is said later replaces what was said before.
+        expires: By when its first attempt must have begun: a datetime, naive ones are local time, or seconds from the
+            enqueue. Else it ends as canceled, with the reason ``"expired"``.
     """
 
     user_id: str | None = None
@@ -106,6 +110,7 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
     allow_unknown: bool | None = None
     limits: tuple[Any, ...] | None = None
     headers: Mapping[str, str] | None = None
+    expires: float | datetime | None = None
 
     def __post_init__(self) -> None:
         for check in _CHECKS:
@@ -178,10 +183,29 @@ def _check_start(options: TaskOptions) -> None:
         return
     if not isinstance(options.execute_after, datetime):
         raise InvalidInput(f"execute_after must be a datetime, not {options.execute_after!r}")
+    _check_moment("execute_after", options.execute_after)
+
+
+def _check_moment(name: str, moment: datetime) -> None:
     try:
-        options.execute_after.timestamp()
+        moment.timestamp()
     except (ValueError, OverflowError, OSError) as exc:
-        raise InvalidInput(f"execute_after {options.execute_after!r} cannot be used: {exc}") from None
+        raise InvalidInput(f"{name} {moment!r} cannot be used: {exc}") from None
+
+
+def _check_expiry(options: TaskOptions) -> None:
+    expires, after = options.expires, options.execute_after
+    if expires is None:
+        return
+    if isinstance(expires, datetime):
+        _check_moment("expires", expires)
+        if after is not None and expires.timestamp() <= after.timestamp():
+            raise InvalidInput(f"it would never run: it expires at {expires}, and may start after {after}")
+        return
+    seconds = check_seconds("expires", expires)
+    msgspec.structs.force_setattr(options, "expires", seconds)
+    if seconds <= (options.delay or 0.0):
+        raise InvalidInput(f"it would never run: it expires in {seconds:g} s, with a delay of {options.delay or 0:g} s")
 
 
 def _check_dependencies(options: TaskOptions) -> None:
@@ -235,8 +259,21 @@ def start_of(options: TaskOptions) -> str:
     if options.delay:
         return f"{'now' if options.delay_from == 'enqueue' else ''}+{math.ceil(options.delay * 1000)}"
     if options.execute_after is not None:
-        return str(max(0, math.ceil(options.execute_after.timestamp() * 1000)))
+        return _ms_of(options.execute_after)
     return ""
+
+
+def expiry_of(options: TaskOptions) -> str:
+    """By when it must have begun, as `Rules.expires` has it."""
+    if options.expires is None:
+        return ""
+    if isinstance(options.expires, datetime):
+        return _ms_of(options.expires)
+    return f"+{math.ceil(options.expires * 1000)}"
+
+
+def _ms_of(moment: datetime) -> str:
+    return str(max(0, math.ceil(moment.timestamp() * 1000)))
 
 
 _CHECKS = (
@@ -246,6 +283,7 @@ _CHECKS = (
     _check_numbers,
     _check_retries,
     _check_start,
+    _check_expiry,
     _check_limits,
     _check_headers,
 )

@@ -1,5 +1,5 @@
 #!lua
--- Add tasks, all or nothing, some of which wait for others. (Those that wait for nothing have a script with less in it.)
+-- Add tasks, all or nothing, some of which wait for others or have rules. (The others have a script with less in it.)
 -- KEYS[1]  state
 -- Returns  per task, in order: 1 created (also by an earlier try of the same call), 0 a task with this id lives;
 --          or, when nothing was written: {'unknown', user, id, dependency} | {'cycle', user, ids ...} | {'deep', user, id} |
@@ -13,6 +13,7 @@
 --@include depend
 --@include drop
 --@include add
+--@include rules
 --@arguments
 local step_us = priority_step_ms * 1000
 
@@ -24,7 +25,7 @@ local function read(task)
   local of_user = new[user] or {}
   new[user] = of_user
   local key = body_key(user, id)
-  local it = { user = user, id = id, priority = priority, when = when, body = body, key = key }
+  local it = { user = user, id = id, priority = priority, when = when, body = body, key = key, rules = rules }
   it.standing = standing(user, id, body, key)
   if it.standing == 'new' then
     of_user[id] = it
@@ -229,6 +230,7 @@ local function add(task)
   else
     put_in_lane(task.user, task.id, task.priority, task.body, step_us)
   end
+  if task.rules and not ended_by then obey(task.user, task.id, task.rules, due <= now and not waits[1]) end
 end
 
 local has_dropped = false

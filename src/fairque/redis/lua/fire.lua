@@ -15,6 +15,7 @@
 --@include drop
 --@include schedules
 --@include add
+--@include rules
 --@include once
 --@arguments
 local before = answered(nonce)
@@ -24,7 +25,7 @@ local step_us = priority_step_ms * 1000
 local function read(firing)
   --@fields Firing firing
   return { user = user, id = id, priority = priority, when = when, body = body, schedule_id = schedule_id,
-    expected_ms = expected_ms, revision = revision, next_ms = next_ms, next_slot = next_slot, missed = missed, kind = kind,
+    rules = rules, expected_ms = expected_ms, revision = revision, next_ms = next_ms, next_slot = next_slot, missed = missed, kind = kind,
     overlap = overlap, max_runs = max_runs }
 end
 
@@ -101,6 +102,7 @@ local function put(f)
     local lane, score = score_of(f.priority, step_us)
     if place(f.user, f.id, lane, score) then wake(f.user, 1) end
   end
+  if f.rules then obey(f.user, f.id, f.rules, due <= now) end
 end
 
 local function make_task(f)

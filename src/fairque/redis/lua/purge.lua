@@ -11,6 +11,7 @@
 --@include letter
 --@include places
 --@include fair
+--@include expiry
 --@include limits
 --@include depend
 --@include schedules
@@ -24,6 +25,7 @@ local left = most
 
 -- Those that depend on it go with a later step.
 local function erase(id)
+  deadlines().forget(user, id)
   erase_task(user, id)
   publish(user, id, 'canceled')
   left = left - 1 - depend().forget(user, id)
@@ -56,7 +58,7 @@ end
 -- Reads each key that is to be emptied, so that one of another type shows before anything is written.
 local function know_places()
   choice.know(user)
-  for _, where in ipairs({ 'critical', 'normal', 'held', 'scheduled', 'dead', 'lapsing', 'schedules' }) do
+  for _, where in ipairs({ 'critical', 'normal', 'held', 'scheduled', 'dead', 'lapsing', 'schedules', 'expiring' }) do
     call('ZCARD', place_key(where, user))
   end
   call('SCARD', place_key('deferred', user))

@@ -2,13 +2,15 @@
 -- The first schedules that are due of each user, earliest first, unless another scheduler fires them. Those that ended long ago are forgotten
 -- on the way.
 -- KEYS[1]  state
--- Returns  {now, ms at which the scheduler looks again, ids that were set aside as they cannot be read, per schedule: {id, ms, user, name, spec, anchor, body, priority, delay, revision, slot}}
+-- Returns  {now, ms at which the scheduler looks again, ids that were set aside as they cannot be read, 1 when it is
+--          also to end what has expired, per schedule: {id, ms, user, name, spec, anchor, body, priority, delay, revision, slot, expires}}
 -- Cost     O(most + log schedules)
 --@include base
 --@include state
 --@include fair
 --@include schedules
 --@include schedule_keepers
+--@include expiry
 --@arguments
 local until_ms = now + ahead_ms
 local due, broken = {}, {}
@@ -16,6 +18,17 @@ local due, broken = {}, {}
 local function is_whole(known)
   local user, spec, anchor, body, priority, revision, slot = known[1], known[3], known[4], known[5], known[6], known[8], known[9]
   return user and spec and body and revision and tonumber(anchor) and tonumber(priority) and tonumber(slot)
+end
+
+local function sooner(one, other) return one and other and math.min(one, other) or one or other end
+
+-- When the first task has expired, or else will have: not more often than four times in a second.
+local EXPIRY_PAUSE_MS = 250
+local function look_at_expiry()
+  local at = has_expiring and deadlines().next_ms()
+  if not at then return nil end
+  if at <= now then return at, now + EXPIRY_PAUSE_MS end
+  return nil, math.max(at, now + EXPIRY_PAUSE_MS)
 end
 
 -- The first of a user that are due, and when the next one is.
@@ -59,17 +72,18 @@ end
 -- Where nobody else counts, all that is due is told.
 local function split(next_ms)
   if scheduler == '' then return due, next_ms or -1 end
-  local fires, look_at = take_part(scheduler, due[1] and due[1][3], next_ms)
-  return fires and due or {}, look_at
+  local over, expires_ms = look_at_expiry()
+  local fires, look_at = take_part(scheduler, sooner(due[1] and due[1][3], over), sooner(next_ms, expires_ms))
+  return fires and due or {}, look_at, fires and over and 1 or 0
 end
 
-local told, look_at = split(find_due())
-local found = { now, look_at, broken }
+local told, look_at, expires = split(find_due())
+local found = { now, look_at, broken, expires or 0 }
 for _, each in ipairs(told) do
   local owner, id, ms = each[1], each[2], each[3]
-  local known = read_schedule(id, 'user', 'name', 'spec', 'anchor', 'body', 'priority', 'delay', 'revision', 'slot')
+  local known = read_schedule(id, 'user', 'name', 'spec', 'anchor', 'body', 'priority', 'delay', 'revision', 'slot', 'expires')
   if is_whole(known) and known[1] == owner then
-    found[#found + 1] = { id, ms, unpack(known, 1, 9) }
+    found[#found + 1] = { id, ms, unpack(known, 1, 10) }
   else
     broken[#broken + 1] = id
     fire_no_more(owner, id)

@@ -19,7 +19,7 @@ local function named()
 end
 
 local FIELDS = { 'user', 'name', 'spec', 'anchor', 'priority', 'delay', 'revision', 'state', 'slot', 'created', 'runs',
-  'skipped', 'misfired', 'last_run', 'last_task', 'declared', 'older', 'orphaned' }
+  'skipped', 'misfired', 'last_run', 'last_task', 'declared', 'older', 'orphaned', 'expires' }
 if #ids > 0 then FIELDS[#FIELDS + 1] = 'body' end
 local listed = named()
 local found = { now, next_after }

@@ -28,6 +28,18 @@ local function move_scheduled(user)
   return due
 end
 
+-- By when tasks must have begun.
+local function move_expiring(user)
+  local of_user = place_key('expiring', user)
+  local found = call('ZRANGE', of_user, 0, -1, 'WITHSCORES')
+  for at = 1, #found, 2 do
+    local moment = string.format('%d', found[at + 1] - ms)
+    call('ZADD', of_user, moment, found[at])
+    call('HSET', task_key(user, found[at]), 'expires', moment)
+  end
+  if found[2] then call('ZADD', prefix .. 'expiring', found[2] - ms, user) end
+end
+
 -- They have a time as well, that counts once nothing keeps them back.
 local function move_deferred(user)
   for _, id in ipairs(call('SMEMBERS', place_key('deferred', user))) do
@@ -44,6 +56,7 @@ local due = 0
 for _, user in ipairs(users) do
   local of_user = move_scheduled(user)
   move_deferred(user)
+  move_expiring(user)
   if of_user > 0 then wake(user, of_user) end
   due = due + of_user
 end

@@ -3,6 +3,7 @@
 --@include message
 --@include metrics
 --@include task
+--@include expiry
 
 -- `ttl`: of the result of one that finished, in ms.
 local announcements = {}
@@ -39,6 +40,7 @@ local function new_ending()
     call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
     call('DEL', needs_key(user, id), keys_of_task(user, id))
     if known.chunks then call('PEXPIRE', chunks_key(user, id), ttl) end
+    if known.expires then deadlines().forget(user, id) end
     if known.linked then announce(user, id, 'canceled') end
     if bytes then bytes.lay(user, id) end
     tally(user, 'canceled')

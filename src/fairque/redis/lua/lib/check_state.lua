@@ -51,6 +51,12 @@ local function add_state_checks(doctor)
     if has_assigned or assigned > 0 then check_total('assigned', has_assigned, assigned) end
     local limits = call('ZCARD', prefix .. 'limit-keys')
     if has_limits or limits > 0 then check_total('limits', has_limits, limits) end
+    if call('EXISTS', prefix .. 'expiring') == 1 and not has_expiring then
+      wrong('bad-number', 'state', 'tasks that expire are not looked for', function()
+        call('HSET', state_key, 'expiring', 1)
+        return 'looked for from now on'
+      end)
+    end
     if call('EXISTS', prefix .. 'swept') == 1 and call('HEXISTS', state_key, 'sweep') == 0 then
       wrong('bad-number', 'state', 'those who are to be looked at anew are not', function()
         call('HSET', state_key, 'sweep', 1)

@@ -10,6 +10,7 @@
 --@include limits
 --@include canceled
 --@include depend
+--@include expiry
 --@include doctor
 
 local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
@@ -234,6 +235,25 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
     end
   end
 
+  -- It has not begun, and was not given back by a worker that stopped.
+  local function check_expiring(user, id, known)
+    if tonumber(known.attempt or 0) > 0 or known.paid or call('ZSCORE', place_key('expiring', user), id) then return end
+    wrong('not-due', 'expiring:' .. user, 'a task that expires is not looked for', function()
+      deadlines().note(user, id, known.expires)
+      return 'looked at in time'
+    end)
+  end
+
+  function checks.expiring(user, id)
+    if not call('ZSCORE', place_key('expiring', user), id) then return end
+    local known = call('HMGET', task_key(user, id), 'expires', 'state')
+    if known[1] and known[2] ~= 'started' and known[2] ~= 'failed' then return end
+    wrong('due-without-tasks', 'expiring:' .. user, 'the task has begun, or is gone', function()
+      deadlines().forget(user, id)
+      return 'removed'
+    end)
+  end
+
   local function check_one_place(user, id, known, spot)
     local told, is_dead = known.state, spot == 'dead'
     local name = 'task:' .. user .. ':' .. id
@@ -250,6 +270,7 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
     end
     check_expiry(user, id, is_dead)
     if spot == 'held' then check_held(user, id, known) end
+    if known.expires and not is_dead and not lane_of(spot) then check_expiring(user, id, known) end
     if lane_of(spot) then check_limited(user, id, known) end
     if spot == 'deferred' and call('EXISTS', needs_key(user, id)) == 0 then
       wrong('waits-for-nothing', 'needs:' .. user .. ':' .. id, 'nothing is known of what it waits for')

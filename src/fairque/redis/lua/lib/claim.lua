@@ -3,6 +3,7 @@
 --@include base
 --@include state
 --@include depend
+--@include expired
 --@include sweep
 --@include work
 --@include promotion
@@ -36,7 +37,8 @@ local function claim_tasks(claim)
   local stolen, sleep = 0, 0
 
   local function look_around()
-    if has_announcements then pass_on_outcomes(priority_step_ms * 1000, dead_letter_ttl_ms) end
+    if has_expiring then expire_due(dead_letter_ttl_ms) end
+    if has_announcements or announcements[1] then pass_on_outcomes(priority_step_ms * 1000, dead_letter_ttl_ms) end
     if has_damaged then damage().look_again(work.promoted) end
     promotion.promote_due()
     if sweep_asked or has_returned then work.is_swept = new_sweep().go_on(sweep_asked, work.promoted) end
@@ -50,6 +52,7 @@ local function claim_tasks(claim)
     look_around()
     stolen = work.delivered
     if not stealing.serves_nothing_else() then serving.serve() end
+    put_off_outcomes()
     promotion.announce()
     local waiting = new_waiting(claim, work, stealing, serving)
     if stealing.serves_nothing_else() then
@@ -65,6 +68,7 @@ local function claim_tasks(claim)
   end
 
   local is_done, failure = pcall(hand_out)
+  if not is_done then put_off_outcomes() end
   if not is_done and work.delivered == 0 then error(failure, 0) end
   count('started', work.delivered - stolen)
   keep_claimed(claim, work)

@@ -21,8 +21,9 @@ local function new_damage()
 
   -- Commands that read keys of a user, each as what it should be.
   local OF_A_USER = { { 'ZCARD', 'critical' }, { 'ZCARD', 'normal' }, { 'ZCARD', 'scheduled' }, { 'ZCARD', 'held' },
-    { 'SCARD', 'deferred' }, { 'ZCARD', 'lapsing' }, { 'ZCARD', 'schedules' }, { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' },
-    { 'HLEN', 'offers' }, { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
+    { 'SCARD', 'deferred' }, { 'ZCARD', 'lapsing' }, { 'ZCARD', 'schedules' }, { 'ZCARD', 'expiring' },
+    { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' }, { 'HLEN', 'offers' },
+    { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
   local RARELY_READ = { { 'ZCARD', 'dead' }, { 'STRLEN', 'policy' }, { 'STRLEN', 'metrics' }, { 'HLEN', 'bytes' },
     { 'ZCARD', 'bytes-expiring' }, { 'HLEN', 'xcom-bytes' }, { 'ZCARD', 'xcom-spaces' }, { 'SCARD', 'assignments' } }
   local OF_A_TASK = { { 'STRLEN', 'body' }, { 'HLEN', 'task' }, { 'LLEN', 'errors' }, { 'STRLEN', 'result' },
@@ -103,6 +104,8 @@ local function new_damage()
       local first = call('ZRANGE', place_key(where, user), 0, 0, 'WITHSCORES')[2]
       if first then call('ZADD', all, 'LT', math.floor(first), user) end
     end
+    local expires = call('ZRANGE', place_key('expiring', user), 0, 0, 'WITHSCORES')
+    if expires[1] then deadlines().note(user, expires[1], expires[2]) end
     if call('EXISTS', prefix .. 'announcements:' .. user) == 1 then call('ZADD', prefix .. 'announcements', 'NX', now_us, user) end
     local may_run
     if governed then
@@ -192,6 +195,7 @@ local function new_damage()
   -- Of a task that could not be added, nothing is there. What waits for its id goes on waiting for it.
   function it.take_back(user, id, dependencies)
     remove_from_places(user, id)
+    pcall(deadlines().forget, user, id)
     try('SREM', place_key('deferred', user), id)
     for _, dependency in ipairs(dependencies) do
       local feeds = feeds_key(user, dependency)

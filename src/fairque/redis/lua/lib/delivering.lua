@@ -7,11 +7,13 @@
 --@include work
 --@include in_group
 --@include history
+--@include canceled
+--@include expiry
 --@include charging
 --@include hunt
 
 local function new_delivering(claim, work)
-  --@fields Claim claim: worker lease_ms max_message_bytes fairness
+  --@fields Claim claim: worker lease_ms max_message_bytes dead_letter_ttl_ms fairness
   local it = {}
   local charging = fairness == 'time' and new_charging() or nil
 
@@ -23,6 +25,7 @@ local function new_delivering(claim, work)
       known = {
         critical = call('ZCARD', place_key('critical', user)),
         normal = call('ZCARD', place_key('normal', user)),
+        expiring = has_expiring and deadlines().concerns(user),
       }
       serving[user] = known
     end
@@ -63,6 +66,15 @@ local function new_delivering(claim, work)
     return stream_id
   end
 
+  -- It was taken out of its lane too late to begin.
+  local function expire(user, id, lane)
+    count(lane, -1)
+    if limited then limited.drop(user, id) end
+    end_canceled(user, id, 'expired', dead_letter_ttl_ms)
+    hand.id = nil
+    work.moved = work.moved + 1
+  end
+
   -- Takes the first task of the user; returns what it costs, or nil when it is gone from Redis or has to wait for a limit.
   -- Second: whether it was let in for one.
   local function deliver(user, known)
@@ -72,6 +84,11 @@ local function new_delivering(claim, work)
     local id, score = popped[1], popped[2]
     hand.user, hand.lane, hand.id, hand.score = user, lane, id, score
     hand.stream_id, hand.new_fields, hand.counts = nil, nil, nil
+    local is_over = known.expiring and deadlines().is_over(user, id)
+    if is_over then
+      expire(user, id, lane)
+      return nil
+    end
     local body = load_body(user, id, max_message_bytes)
     local key = task_key(user, id)
     if not body then
@@ -111,6 +128,7 @@ local function new_delivering(claim, work)
       end
     end
     if charging and not paid then cost = charging.begin(user, id, name_in(body), cost, lease_ms) end
+    if is_over == false then deadlines().forget(user, id) end
     count(lane, -1)
     work.note(user, id, lane, stream_id, attempt, score, history, body)
     hand.id = nil

@@ -274,6 +274,11 @@ local function new_links()
     count('announcements', 1)
   end
 
+  function it.put_off_from(first)
+    for at = first, #announcements do put_off(unpack(announcements[at])) end
+    wake_from(prefix .. 'waiting', 1)
+  end
+
   local function are_put_off() return tonumber(has_announcements or 0) + (counts.announcements or 0) > 0 end
 
   -- The oldest one of the user whose turn it is, or a part of it. Returns how many it informed.
@@ -395,9 +400,17 @@ local function depend()
 end
 
 -- What an earlier call put off, and what this one caused: one step of it in each call.
-local is_passed_on = false
+local is_passed_on, passed_on = false, 0
 local function pass_on_outcomes(step_us, ttl)
   if is_passed_on then return end
   is_passed_on = true
   if announcements[1] or tonumber(has_announcements or 0) > 0 then depend().pass_on_outcomes(step_us, ttl) end
+  passed_on = #announcements
+end
+
+-- What this call caused after that is passed on by those that follow.
+local function put_off_outcomes()
+  if not announcements[passed_on + 1] then return end
+  depend().put_off_from(passed_on + 1)
+  passed_on = #announcements
 end

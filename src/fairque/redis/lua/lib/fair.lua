@@ -4,6 +4,7 @@
 --@include state
 --@include message
 --@include moments
+--@include expiry
 --@include gcra
 --@include metrics_format
 --@include policies

@@ -1,6 +1,7 @@
 -- Workers that go to sleep, or are no longer idle, and the moment that one of them keeps. Closures cost every call of a
 -- script: these are made where they are needed.
 --@include moments
+--@include expiry
 
 local function new_keeping(worker)
   local it = {}
@@ -16,6 +17,10 @@ local function new_keeping(worker)
     if has_damaged then
       first = call('ZRANGE', prefix .. 'damaged', 0, 0, 'WITHSCORES')
       if first[1] and tonumber(first[2]) < at then at, user = tonumber(first[2]), first[1] end
+    end
+    if has_expiring then
+      local expires = deadlines().next_ms()
+      if expires and expires < at then at, user = expires, call('ZRANGE', prefix .. 'expiring', 0, 0)[1] end
     end
     if has_limits then
       first = call('ZRANGE', prefix .. 'held', 0, 0, 'WITHSCORES')

@@ -163,6 +163,8 @@ local function settle_outcomes(report, claims)
     if delay > 0 then
       call('HINCRBY', key, 'returned', 1)
       call('HSETNX', key, 'since', now)
+      local expires = attempt == 1 and call('HGET', key, 'expires') -- nobody knew it, and so it has not begun
+      if expires then deadlines().note(user, id, expires) end
     else
       call('HSET', key, 'paid', 1)
     end
