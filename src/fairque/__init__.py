@@ -31,6 +31,7 @@ from fairque.errors import (
     StoreError,
     TaskCanceled,
     TaskEnded,
+    TaskExists,
     TaskFailed,
     UnknownKey,
     UnknownSchedule,
@@ -44,6 +45,7 @@ from fairque.metrics import Metrics, Waits
 from fairque.middleware import CallNext, RunMiddleware
 from fairque.models import (
     Attempt,
+    Enqueued,
     FailureKind,
     Priority,
     QueueHealth,
@@ -109,6 +111,7 @@ __all__ = [
     "Encrypt",
     "EnqueueCall",
     "EnqueueMiddleware",
+    "Enqueued",
     "Everybody",
     "Explanation",
     "Fail",
@@ -162,6 +165,7 @@ __all__ = [
     "TaskContext",
     "TaskEnded",
     "TaskEvent",
+    "TaskExists",
     "TaskFailed",
     "TaskFunction",
     "TaskHandle",

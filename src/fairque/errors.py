@@ -16,6 +16,7 @@
     ├── UnknownSchedule (LookupError)    no schedule with this id
     ├── XComMissing (LookupError)        no XCom value under this key, or it has expired
     ├── Restarted                        another run of a task begins, what was read of it counts no more
+    ├── TaskExists                       a task with this id lives, and was to be no other
     ├── QueueFull                        a user has as many tasks waiting as its policy allows
     │   └── QuotaExceeded                a user has as many bytes as its policy allows
     ├── QueueUnavailable (ConnectionError)  Redis did not answer in time, or refuses to work
@@ -63,6 +64,7 @@ __all__ = [
     "StoreError",
     "TaskCanceled",
     "TaskEnded",
+    "TaskExists",
     "TaskFailed",
     "UnknownKey",
     "UnknownSchedule",
@@ -137,6 +139,19 @@ class UnknownSchedule(FairqueError, LookupError):
 
 class XComMissing(FairqueError, LookupError):
     """No XCom value is under this key in the namespaces asked: never pushed, or expired."""
+
+
+class TaskExists(FairqueError):
+    """A task with this id lives, and the call was to add a new one or none. Nothing was written.
+
+    Attributes:
+        user_id, task_id: Of the one that lives.
+    """
+
+    def __init__(self, message: str, user_id: str, task_id: str) -> None:
+        super().__init__(message)
+        self.user_id = user_id
+        self.task_id = task_id
 
 
 class QueueFull(FairqueError):

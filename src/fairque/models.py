@@ -14,6 +14,7 @@ from fairque.policy import Policy
 __all__ = [
     "ANY_USER",
     "Attempt",
+    "Enqueued",
     "FailureKind",
     "Priority",
     "QueueHealth",
@@ -59,6 +60,14 @@ class TaskState(StrEnum):
     def ended(self) -> bool:
         """Whether nothing more will happen to it."""
         return self in (TaskState.FINISHED, TaskState.FAILED, TaskState.CANCELED)
+
+
+class Enqueued(StrEnum):
+    """What became of a task that was put in."""
+
+    CREATED = "created"
+    REPLACED = "replaced"  # it took the place of one that waited
+    KEPT = "kept"  # another one lives, and stays as it is
 
 
 class FailureKind(StrEnum):

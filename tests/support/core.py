@@ -10,7 +10,7 @@ import msgspec
 from fairque.redis.arguments import EndedRuns
 from fairque.redis.backend import Backend
 from fairque.redis.connector import DEFAULT_TIMEOUT
-from fairque.redis.delivery import Answer, Claim, Delivery, NewTask, Outcome
+from fairque.redis.delivery import Answer, Claim, Delivery, NewTask, Outcome, Put
 from fairque.redis.requester import BlockingRequester
 from fairque.redis.store import Store, renew
 from fairque.tasks.message import Message, encode_body, new_nonce
@@ -114,11 +114,11 @@ class Core:
 
     async def enqueue(
         self, user_id: str, *task_ids: str, priority: int = 3, cost: float = 1.0, delay_ms: int = 0, nonce: bytes = b""
-    ) -> list[bool]:
+    ) -> list[Put]:
         nonce = nonce or new_nonce()
         return await self.enqueue_all([new_task(user_id, id_, priority, cost, delay_ms, nonce) for id_ in task_ids])
 
-    async def enqueue_all(self, tasks: Sequence[NewTask]) -> list[bool]:
+    async def enqueue_all(self, tasks: Sequence[NewTask]) -> list[Put]:
         return await self.store.enqueue(tasks)
 
     async def claim(

@@ -41,6 +41,7 @@ from fairque import (
     ResultTimeout,
     Streamed,
     TaskCanceled,
+    TaskExists,
     TaskFailed,
     TaskHandle,
     TaskQueue,
@@ -160,6 +161,7 @@ def install_handlers(app: FastAPI) -> None:
     ====================  ====  ========================================================================
     `InvalidInput`        422   the detail is a list with one entry, as where FastAPI refuses arguments
     `UnknownTask`         404   and `XComMissing`
+    `TaskExists`          409
     `QueueFull`           429   with ``Retry-After``, unless its user is paused without an end
     `QueueUnavailable`    503   with ``Retry-After``
     `ResultTimeout`       504
@@ -393,6 +395,10 @@ async def _unknown(_: Request, error: Exception) -> Response:
     return JSONResponse({"detail": f"no such {kind}, or it has expired"}, 404)
 
 
+async def _exists(*_: object) -> Response:
+    return JSONResponse({"detail": "such a task exists"}, 409)
+
+
 async def _full(_: Request, error: Exception) -> Response:
     seconds = error.retry_after if isinstance(error, QueueFull) else 0.0
     return _later(429, "too many tasks are waiting", None if seconds is None else math.ceil(seconds))
@@ -416,6 +422,7 @@ _HANDLERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Respon
     InvalidInput: _refuse,
     UnknownTask: _unknown,
     XComMissing: _unknown,
+    TaskExists: _exists,
     QueueFull: _full,
     QueueUnavailable: _unavailable,
     ResultTimeout: _not_in_time,

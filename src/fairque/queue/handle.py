@@ -14,7 +14,7 @@ import msgspec
 from fairque.backoff import Backoff
 from fairque.checks import Duration, check_seconds, check_text
 from fairque.errors import QueueUnavailable, ResultNotKept, ResultTimeout, UnknownTask
-from fairque.models import Streamed, TaskInfo, TaskState
+from fairque.models import Enqueued, Streamed, TaskInfo, TaskState
 from fairque.queue.changes import Changes
 from fairque.queue.ends import check_finished, unknown
 from fairque.queue.looks import Sight
@@ -48,10 +48,10 @@ class TaskHandle(Generic[R_co]):
     Attributes:
         user_id: Whose task it is.
         task_id: Its id, unique per user.
-        created: False when a living task had this id already, so that the call added none.
+        enqueued: What the call did, in one word; None for a handle that was made without putting a task in.
     """
 
-    __slots__ = ("_signature", "_source", "created", "task_id", "user_id")
+    __slots__ = ("_signature", "_source", "enqueued", "task_id", "user_id")
 
     def __init__(
         self,
@@ -59,14 +59,19 @@ class TaskHandle(Generic[R_co]):
         user_id: str,
         task_id: str,
         *,
-        created: bool = True,
+        enqueued: Enqueued | None = None,
         signature: Signature | None = None,
     ) -> None:
         self._source = source
         self._signature = signature
         self.user_id = user_id
         self.task_id = task_id
-        self.created = created
+        self.enqueued = enqueued
+
+    @property
+    def created(self) -> bool:
+        """False when a living task had this id already and was kept, so that the call added none."""
+        return self.enqueued is Enqueued.CREATED or self.enqueued is Enqueued.REPLACED
 
     async def result(self, timeout: Duration | None = None) -> R_co:
         """Wait for the end and return the value, converted to the function's return annotation where it fits.

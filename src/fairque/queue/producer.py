@@ -15,10 +15,10 @@ from fairque.errors import FairqueError, InvalidInput, QueueUnavailable
 from fairque.everybody import check_user
 from fairque.models import Priority
 from fairque.redis.arguments import Rules
-from fairque.redis.delivery import Needs, NewTask
+from fairque.redis.delivery import Needs, NewTask, Put
 from fairque.redis.store import Store
 from fairque.round_robin import RoundRobin
-from fairque.tasks.message import encode_body
+from fairque.tasks.message import encode_body, new_nonce
 from fairque.tasks.options import TaskOptions, expiry_of, start_of
 from fairque.tasks.task import Task
 
@@ -35,7 +35,7 @@ class UnsentCall(NamedTuple):
     """Tasks of one call, sent with the next batch, or the one after that when Redis does not answer."""
 
     new: Sequence[NewTask]
-    created: asyncio.Future[list[bool]]
+    created: asyncio.Future[list[Put]]
     deadline: float
 
     @property
@@ -94,16 +94,16 @@ class Producer:
         name = task_id or options.task_id or os.urandom(10).hex()
         return NewTask(user, name, int(priority), start_of(options), body, needs, _rules_of(options))
 
-    async def send(self, tasks: Sequence[NewTask], patience: float | None = None) -> list[bool]:
+    async def send(self, tasks: Sequence[NewTask], patience: float | None = None) -> list[Put]:
         """In one round trip, all or nothing."""
         store = self._bulk if sum(len(task.body) for task in tasks) > LARGE else self._store
         return await store.enqueue(tasks, patience)
 
-    async def submit(self, new: Sequence[NewTask]) -> list[bool]:
+    async def submit(self, new: Sequence[NewTask]) -> list[Put]:
         """Send them together: at once when nothing is under way, else with whatever else comes meanwhile."""
         self._home.enter()
         if self._in_flight:
-            future: asyncio.Future[list[bool]] = asyncio.get_running_loop().create_future()
+            future: asyncio.Future[list[Put]] = asyncio.get_running_loop().create_future()
             call = UnsentCall(new, future, time.monotonic() + self._timeout)
             self._waiting.put(call.user_id, call)
             return await future
@@ -121,10 +121,10 @@ class Producer:
             else:
                 self._note_quiet()
 
-    async def send_all(self, tasks: Sequence[NewTask]) -> list[bool]:
+    async def send_all(self, tasks: Sequence[NewTask]) -> list[Put]:
         """In as many round trips as it takes."""
         self._home.enter()
-        created: list[bool] = []
+        created: list[Put] = []
         self._batches += 1
         try:
             for at in range(0, len(tasks), BATCH):
@@ -220,9 +220,11 @@ class Producer:
 
 
 def _rules_of(options: TaskOptions) -> Rules | None:
-    if options.expires is None:
+    conflict = options.on_conflict or "keep"
+    if options.expires is None and conflict == "keep":
         return None
-    return Rules(expiry_of(options))
+    nonce = new_nonce().hex() if conflict != "keep" else ""
+    return Rules(expiry_of(options), nonce, conflict)
 
 
 def user_of(task: Task[Any], user_id: str | None) -> str:
@@ -232,7 +234,7 @@ def user_of(task: Task[Any], user_id: str | None) -> str:
     return check_user("user_id", user)
 
 
-def _fail(future: asyncio.Future[list[bool]], error: BaseException) -> None:
+def _fail(future: asyncio.Future[list[Put]], error: BaseException) -> None:
     if future.done():
         return
     if isinstance(error, Exception):

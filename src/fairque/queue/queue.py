@@ -16,7 +16,7 @@ from fairque.doctor.finding import QueueCheck
 from fairque.errors import InvalidInput, WrongType
 from fairque.everybody import check_user
 from fairque.middleware import RunMiddleware, checked_middleware
-from fairque.models import FailureKind, QueueHealth, QueueStats, TaskInfo, TaskState, UserInfo
+from fairque.models import Enqueued, FailureKind, QueueHealth, QueueStats, TaskInfo, TaskState, UserInfo
 from fairque.queue.dead_letters import DeadLetter, DeadLetters
 from fairque.queue.enqueue_call import EnqueueDoor, EnqueueMiddleware, for_user
 from fairque.queue.handle import TaskHandle
@@ -32,7 +32,7 @@ from fairque.queue.tenants import Tenants
 from fairque.queue.xcom import DEFAULT_NAMESPACE, XComManager
 from fairque.redis.backend import Backend
 from fairque.redis.connector import DEFAULT_TIMEOUT
-from fairque.redis.delivery import NewTask
+from fairque.redis.delivery import NewTask, Placed, Put
 from fairque.redis.listener import Listener
 from fairque.redis.store import Store
 from fairque.settings import QueueSettings, checked_settings
@@ -192,7 +192,7 @@ class TaskQueue(Tenants):
         Options are those of `TaskOptions`; what is not given here comes from the task's own.
 
         A `task_id` is an idempotency key of its user: while that task lives (it has not ended), another call adds
-        nothing and returns a handle with ``created == False``.
+        nothing and returns a handle with ``created == False``. Another `on_conflict` replaces what waits, or raises.
 
         A task with outputs of others among its arguments brings those others with it.
 
@@ -201,6 +201,7 @@ class TaskQueue(Tenants):
         Raises:
             InvalidInput: A value breaks a rule; nothing was written.
             DependencyError: It would wait for what is not known, for another user's task, or for itself.
+            TaskExists: A task with this id lives, and `on_conflict` is ``"error"``.
             QueueUnavailable: Redis did not answer in time. The task may or may not have been added; with a `task_id`
                 the call can be repeated safely.
         """
@@ -216,8 +217,8 @@ class TaskQueue(Tenants):
         if self.enqueue_door is not None:
             return await self._enqueue_through(self.enqueue_door, for_user(changed, user_id))
         new = self._make(changed, user_id, new_nonce(), defaultdict(dict))
-        [created] = await self._producer.submit((new,))
-        return TaskHandle(self._source, new.user_id, new.task_id, created=created, signature=changed.signature)
+        [put] = await self._producer.submit((new,))
+        return self._handle(changed, new, put)
 
     async def enqueue_many(
         self,
@@ -272,7 +273,7 @@ class TaskQueue(Tenants):
         """
         signature = check_kind("task", task, TaskFunction).signature if task is not None else None
         user, name = check_user("user_id", user_id), check_id("task_id", task_id)
-        return TaskHandle(self._source, user, name, created=False, signature=signature)
+        return TaskHandle(self._source, user, name, signature=signature)
 
     async def results(self, handles: Iterable[TaskHandle[R]], timeout: Duration | None = None) -> list[R]:
         """Wait for the ends of many tasks, and return their values in the order of the handles.
@@ -460,7 +461,7 @@ class TaskQueue(Tenants):
         given: Sequence[Task[R]],
         changed: Sequence[Task[R]],
         user_id: str | None,
-        send: Callable[[list[NewTask]], Awaitable[list[bool]]],
+        send: Callable[[list[NewTask]], Awaitable[list[Put]]],
     ) -> list[TaskHandle[R]]:
         """The changed ones, each under the name of the one that was given: others may depend on that."""
         nonce = b""
@@ -472,10 +473,7 @@ class TaskQueue(Tenants):
             new = self._make(sent, user_id, nonce, ids)
             ids[new.user_id][task] = new.task_id
             made.append(new)
-        return [
-            TaskHandle(self._source, new.user_id, new.task_id, created=is_new, signature=task.signature)
-            for task, new, is_new in zip(given, made, await send(made), strict=True)
-        ]
+        return [self._handle(task, new, put) for task, new, put in zip(given, made, await send(made), strict=True)]
 
     async def _enqueue_through(self, door: EnqueueDoor, task: Task[R]) -> TaskHandle[R]:
         async def put_in(tasks: list[Task[Any]]) -> tuple[list[str], TaskHandle[R]]:
@@ -483,6 +481,12 @@ class TaskQueue(Tenants):
             return [handle.task_id], handle
 
         return await door.through("task", [task], put_in)
+
+    def _handle(self, task: Task[R], new: NewTask, put: Put) -> TaskHandle[R]:
+        if isinstance(put, Placed):
+            return TaskHandle(self._source, new.user_id, put.task_id, enqueued=put.enqueued, signature=task.signature)
+        enqueued = Enqueued.CREATED if put else Enqueued.KEPT
+        return TaskHandle(self._source, new.user_id, new.task_id, enqueued=enqueued, signature=task.signature)
 
     async def _enqueue_pipeline(self, pipeline: Pipeline, user_id: str | None) -> PipelineHandle:
         nodes = cast("tuple[Task[Any], ...]", pipeline.nodes)
@@ -503,8 +507,7 @@ class TaskQueue(Tenants):
         await self._producer.submit(plan.tasks)
         nodes = cast("tuple[Task[Any], ...]", pipeline.nodes)
         handles: dict[str, TaskHandle[Any]] = {
-            plan.names[node]: TaskHandle(self._source, plan.user_id, new.task_id, signature=node.signature)
-            for node, new in zip(nodes, plan.tasks, strict=True)
+            plan.names[node]: self._handle(node, new, True) for node, new in zip(nodes, plan.tasks, strict=True)
         }
         return PipelineHandle(
             self._source, plan.user_id, plan.run_id, handles, [plan.names[leaf] for leaf in pipeline.leaves]

@@ -50,9 +50,13 @@ class Item(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Rules(Item, frozen=True):
-    """expires: '' or, as `AddedTask.when`, by when the task must begin."""
+    """expires: '' or, as `AddedTask.when`, by when the task must begin. nonce: '' or, of a task that is put in on a
+    condition, the name of the call. conflict: keep, replace or error.
+    """
 
     expires: str = ""
+    nonce: str = ""
+    conflict: str = "keep"
 
 
 class AddedTask(Item, frozen=True):

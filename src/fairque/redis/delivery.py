@@ -8,12 +8,24 @@ from typing import Literal, NamedTuple, TypeAlias
 import msgspec
 
 from fairque.errors import StoreError
-from fairque.models import Priority
+from fairque.models import Enqueued, Priority
 from fairque.redis.arguments import Rules
 from fairque.redis.keys import decode_user
 from fairque.tasks.message import cost_in, priority_in
 
-__all__ = ["Answer", "Claim", "Delivery", "Needs", "NewTask", "Outcome", "Refusal", "StoredTask", "arrival_ms"]
+__all__ = [
+    "Answer",
+    "Claim",
+    "Delivery",
+    "Needs",
+    "NewTask",
+    "Outcome",
+    "Placed",
+    "Put",
+    "Refusal",
+    "StoredTask",
+    "arrival_ms",
+]
 
 
 class NewTask(NamedTuple):
@@ -32,6 +44,17 @@ class NewTask(NamedTuple):
 
     def __repr__(self) -> str:  # without the arguments, which a traceback with local variables would show
         return f"<NewTask {self.user_id!r} {self.task_id!r}>"
+
+
+class Placed(NamedTuple):
+    """What became of a task that was put in on a condition, and the id of the one that lives."""
+
+    enqueued: Enqueued
+    task_id: str
+
+
+Put: TypeAlias = bool | Placed
+"""What became of a new task; of one without a condition, whether it was created."""
 
 
 class Needs(msgspec.Struct, frozen=True, array_like=True):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from fairque.errors import DependencyError, FairqueError, QueueFull, QuotaExceeded
+from fairque.errors import DependencyError, FairqueError, QueueFull, QuotaExceeded, TaskExists
 from fairque.everybody import EVERYONE
 from fairque.metrics import metrics_in
-from fairque.models import UserInfo, WorkerInfo
+from fairque.models import Enqueued, UserInfo, WorkerInfo
 from fairque.policy import Policy, merged, policy_in
-from fairque.redis.delivery import Claim, Delivery, arrival_ms
+from fairque.redis.delivery import Claim, Delivery, Placed, Put, arrival_ms
 from fairque.redis.keys import decode_user
 
-__all__ = ["claim_in", "fields_in", "refusal", "users_in", "worker_info"]
+__all__ = ["claim_in", "fields_in", "put_in", "refusal", "users_in", "worker_info"]
 
 
 def refusal(answers: list[Any]) -> FairqueError:
@@ -27,6 +27,8 @@ def refusal(answers: list[Any]) -> FairqueError:
         text += " results expire, discard dead letters, clear XCom values, or raise its max_bytes"
         return QuotaExceeded(text, retry_ms / 1000, used, limit, asked)
     ids = [answer.decode("utf-8", "replace") for answer in answers[2:]]
+    if code == "exists":
+        return TaskExists(f"a task {ids[0]!r} {of_user} lives, and was to be no other", user_id, ids[0])
     if code == "unknown":
         task_id, dependency = ids
         return DependencyError(
@@ -36,6 +38,16 @@ def refusal(answers: list[Any]) -> FairqueError:
         return DependencyError(f"tasks {of_user} would wait for each other: {' → '.join(ids)}")
     return DependencyError(f"task {ids[0]!r} {of_user} waits for too many tasks to look for a cycle")
 
+
+def put_in(answer: int | list[Any]) -> Put:
+    """What became of one task."""
+    if isinstance(answer, int):
+        return bool(answer)
+    code, task_id = answer
+    return Placed(_ENQUEUED[code], task_id.decode())
+
+
+_ENQUEUED = {0: Enqueued.KEPT, 1: Enqueued.CREATED, 2: Enqueued.REPLACED}
 
 UNREADABLE = b"\0not to be run: what is known of it beside its message is damaged"
 

@@ -15,9 +15,9 @@ from fairque.redis import arguments
 from fairque.redis.arguments import Values
 from fairque.redis.assignment import assignments_of
 from fairque.redis.blocking_call import call_blocking
-from fairque.redis.delivery import Answer, Claim, Delivery, NewTask, Outcome, Refusal, StoredTask
+from fairque.redis.delivery import Answer, Claim, Delivery, NewTask, Outcome, Put, Refusal, StoredTask
 from fairque.redis.keys import Keys, encode_user
-from fairque.redis.replies import claim_in, fields_in, refusal, users_in, worker_info
+from fairque.redis.replies import claim_in, fields_in, put_in, refusal, users_in, worker_info
 from fairque.redis.requester import BlockingRequester, pack
 from fairque.redis.store_checks import CheckScripts, glob
 from fairque.redis.store_chunks import ChunkScripts
@@ -75,16 +75,16 @@ class Store(TenantScripts, XComScripts, ChunkScripts, CheckScripts):
         self,
         tasks: Sequence[NewTask],
         patience: float | None = None,
-    ) -> list[bool]:
-        """True for each task that was created, False where one with its id lives.
+    ) -> list[Put]:
+        """True for each task that was created, False where one with its id lives; or what became of its condition.
 
-        Raises `DependencyError` when one waits for what is not known, or for itself, `QueueFull` and `QuotaExceeded`;
-        then nothing was written.
+        Raises `DependencyError` when one waits for what is not known, or for itself, `QueueFull`, `QuotaExceeded` and
+        `TaskExists`; then nothing was written.
         """
         values = Values()
         added = [_added(new, values) for new in tasks]
         it = self.settings
-        answers = [b"linked"]
+        answers: list[Any] = [b"linked"]
         if not any(new.needs or new.rules for new in tasks):
             answers = await self.call(arguments.Enqueue(it.priority_step_ms, added), values, patience)
         if answers and answers[0] == b"linked":
@@ -92,7 +92,7 @@ class Store(TenantScripts, XComScripts, ChunkScripts, CheckScripts):
             answers = await self.call(linked, values, patience)
         if answers and isinstance(answers[0], bytes):
             raise refusal(answers)
-        return [bool(answer) for answer in answers]
+        return [put_in(answer) for answer in answers]
 
     async def claim(self, worker: str, want: int, **how: Unpack[ClaimOptions]) -> Claim:
         claim = self._claim(worker, want, **how)

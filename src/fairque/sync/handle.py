@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from fairque import Streamed
 from fairque.checks import Duration
+from fairque.models import Enqueued
 from fairque.queue import handle, pipeline_handle, stream
 from fairque.sync.face import Face, blocking, faced, iterating
 
@@ -48,8 +49,13 @@ class TaskHandle(Face["handle.TaskHandle[R_co]"], Generic[R_co], of=handle.TaskH
 
     @property
     def created(self) -> bool:
-        """False when a living task had this id already, so that the call added none."""
+        """False when a living task had this id already and was kept, so that the call added none."""
         return self._inner.created
+
+    @property
+    def enqueued(self) -> Enqueued | None:
+        """What the call did, in one word; None for a handle that was made without putting a task in."""
+        return self._inner.enqueued
 
 
 class TaskStream(Face["stream.TaskStream[T_co]"], Generic[T_co], of=stream.TaskStream):

@@ -67,6 +67,7 @@ def task(
     on_dependency_failure: Literal["wait", "cancel", "run"] | None = None,
     allow_unknown: bool | None = None,
     expires: Duration | datetime | None = None,
+    on_conflict: Literal["keep", "replace", "error"] | None = None,
     auto_xcom: bool = False,
     enable_xcom: bool = False,
     push_key: str | None = None,

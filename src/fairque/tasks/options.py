@@ -57,6 +57,7 @@ class OptionsOfMany(TypedDict, total=False):
     limits: Iterable[Limit | str] | None
     headers: Mapping[str, str] | None
     expires: Duration | datetime | None
+    on_conflict: Literal["keep", "replace", "error"] | None
 
 
 class Options(OptionsOfMany, total=False):
@@ -92,6 +93,9 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
             `current_task().headers` has them. As with all options, what is said later replaces what was said before.
         expires: By when its first attempt must have begun: a datetime, naive ones are local time, or seconds from the
             enqueue. Else it ends as canceled, with the reason ``"expired"``.
+        on_conflict: What becomes of it where a task with its `task_id` lives: ``"keep"`` (default) leaves that one as
+            it is, ``"replace"`` puts this one in its place while it waits, and keeps it once it runs, ``"error"``
+            raises `TaskExists`.
     """
 
     user_id: str | None = None
@@ -111,6 +115,7 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
     limits: tuple[Any, ...] | None = None
     headers: Mapping[str, str] | None = None
     expires: float | datetime | None = None
+    on_conflict: Literal["keep", "replace", "error"] | None = None
 
     def __post_init__(self) -> None:
         for check in _CHECKS:
@@ -208,6 +213,11 @@ def _check_expiry(options: TaskOptions) -> None:
         raise InvalidInput(f"it would never run: it expires in {seconds:g} s, with a delay of {options.delay or 0:g} s")
 
 
+def _check_conflict(options: TaskOptions) -> None:
+    if options.on_conflict not in (None, "keep", "replace", "error"):
+        raise InvalidInput(f"on_conflict must be 'keep', 'replace' or 'error', not {options.on_conflict!r}")
+
+
 def _check_dependencies(options: TaskOptions) -> None:
     if options.on_dependency_failure not in (None, "wait", "cancel", "run"):
         raise InvalidInput(
@@ -284,6 +294,7 @@ _CHECKS = (
     _check_retries,
     _check_start,
     _check_expiry,
+    _check_conflict,
     _check_limits,
     _check_headers,
 )

@@ -1,8 +1,10 @@
 #!lua
 -- Add tasks, all or nothing, some of which wait for others or have rules. (The others have a script with less in it.)
 -- KEYS[1]  state
--- Returns  per task, in order: 1 created (also by an earlier try of the same call), 0 a task with this id lives;
+-- Returns  per task, in order: 1 created (also by an earlier try of the same call), 0 a task with this id lives, or, of one
+--          with a condition, {that, or 2: it replaced another, its id};
 --          or, when nothing was written: {'unknown', user, id, dependency} | {'cycle', user, ids ...} | {'deep', user, id} |
+--          {'exists', user, id} |
 --          {'full', user, ms until there may be room} | {'heavy', user, bytes used, limit, bytes asked for, ms}
 -- Cost     O(tasks log backlog + users log users + dependencies)
 --@include base
@@ -14,11 +16,21 @@
 --@include drop
 --@include add
 --@include rules
+--@include conditions
 --@arguments
 local step_us = priority_step_ms * 1000
 
 -- First look at everything, write afterwards: `new` holds the tasks of this call by user and id.
-local all, new, with_needs = {}, {}, false
+local all, new, with_needs, refused = {}, {}, false, nil
+
+local function is_added(it) return it.standing == 'new' or it.standing == 'replaces' end
+
+local function judge_conditions(it, earlier)
+  local why
+  it.standing, why = judge(it, earlier)
+  refused = refused or why
+  decided[it.key] = it.standing
+end
 
 local function read(task)
   --@fields AddedTask task
@@ -26,8 +38,12 @@ local function read(task)
   new[user] = of_user
   local key = body_key(user, id)
   local it = { user = user, id = id, priority = priority, when = when, body = body, key = key, rules = rules }
-  it.standing = standing(user, id, body, key)
-  if it.standing == 'new' then
+  if rules and rules[2] ~= '' then -- it has a nonce
+    judge_conditions(it, of_user[id])
+  else
+    it.standing = standing(user, id, body, key)
+  end
+  if is_added(it) then
     of_user[id] = it
     if needs then
       it.policy, it.allow_unknown, it.needs = needs[1], needs[2], needs[3]
@@ -39,7 +55,7 @@ local function read(task)
 end
 
 local function read_tasks()
-  new = {}
+  new, decided = {}, {}
   for at, task in ipairs(tasks) do all[at] = read(task) end
 end
 
@@ -70,7 +86,7 @@ end
 local function somebody_waits()
   if fresh then return false end
   for _, task in ipairs(all) do
-    if task.standing == 'new' and has_waiters(task.user, task.id) then return true end
+    if is_added(task) and has_waiters(task.user, task.id) then return true end
   end
   return false
 end
@@ -228,29 +244,37 @@ local function add(task)
   elseif due > now then
     put_offs[#put_offs + 1] = { task.user, task.id, task.priority, due }
   else
-    put_in_lane(task.user, task.id, task.priority, task.body, step_us)
+    put_in_lane(task.user, task.id, task.priority, task.body, step_us, task.came)
   end
   if task.rules and not ended_by then obey(task.user, task.id, task.rules, due <= now and not waits[1]) end
+end
+
+-- Without those that another one of this call takes the place of.
+local function lasting()
+  local kept = {}
+  for at, it in ipairs(all) do
+    if it.standing ~= 'superseded' then kept[#kept + 1] = tasks[at] end
+  end
+  return kept
 end
 
 local has_dropped = false
 -- Whoever refuses does so before anything is dropped.
 local function make_quota()
-  local over = over_quota(tasks)
+  local over = over_quota(lasting())
   while over and over[1] == 'linked' do
     drop_oldest(over[2], over[3], dead_letter_ttl_ms)
     has_dropped = true
-    over = over_quota(tasks, true)
+    read_tasks()
+    over = over_quota(lasting(), true)
   end
   return over
 end
 
 look_for_known(tasks)
 read_tasks()
-if with_needs then
-  local refused = find_unknown() or find_cycle()
-  if refused then return refused end
-end
+refused = refused or with_needs and (find_unknown() or find_cycle())
+if refused then return refused end
 if governed then
   local full = make_quota()
   if full then return full end
@@ -261,7 +285,8 @@ local function add_all()
   make_room()
   for at, task in ipairs(all) do
     created[at] = task.standing == 'living' and 0 or 1
-    if task.standing == 'new' then
+    if task.standing == 'replaces' then make_way(task, step_us) end
+    if is_added(task) then
       take_links_over(task.user, task.id)
       add(task)
     end
@@ -279,6 +304,9 @@ if with_needs or has_dropped then
   end
   pass_on_outcomes(step_us, dead_letter_ttl_ms)
 end
-if has_dropped then pass_room_on() end
+if has_dropped or next(decided) then pass_room_on() end
+for at, task in ipairs(all) do
+  if task.nonce then created[at] = keep_answer(task) end
+end
 save_state()
 return created

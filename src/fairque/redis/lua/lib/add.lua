@@ -10,6 +10,7 @@
 
 -- One look at every key at once: the usual answer is that all ids are new, and nobody waits for them.
 local fresh, seen = false, {}
+local decided = {} -- by key of the body: 'answered' or 'replaces', of those whose rules say so
 local function look_for_known(tasks)
   local keys = {}
   for _, task in ipairs(tasks) do
@@ -68,15 +69,15 @@ local function put_off(user, id, priority, due)
 end
 
 -- Lanes are filled at the end, those of a user at once; users in the order in which they came. The first task of a user
--- decides where it enters.
+-- decides where it enters. `came`: the arrival of the task whose place it takes, if it does.
 local users, placed = {}, {}
-local function put_in_lane(user, id, priority, body, step_us)
+local function put_in_lane(user, id, priority, body, step_us, came)
   local of_user = placed[user]
   if not of_user then
     of_user = { cost = cost_of(body), critical = {}, normal = {} }
     users[#users + 1], placed[user] = user, of_user
   end
-  local lane, score = score_of(priority, step_us)
+  local lane, score = score_of(priority, step_us, came)
   local scored = of_user[lane]
   scored[#scored + 1] = score
   scored[#scored + 1] = id
@@ -110,10 +111,13 @@ local function over_quota(tasks, dropped)
   for _, task in ipairs(tasks) do
     --@fields AddedTask task: user id body
     local key = body_key(user, id)
-    local found = key_seen[key] and 'seen' or fresh and 'new' or standing(user, id, body, key)
+    local found = key_seen[key] and 'seen' or decided[key] or fresh and 'new' or standing(user, id, body, key)
     key_seen[key] = true
     if found == 'new' then more[user], sizes[user] = (more[user] or 0) + 1, (sizes[user] or 0) + #body end
-    if found == 'new' or found == 'living' then asked[user] = (asked[user] or 0) + 1 end
+    if found == 'replaces' then
+      more[user], sizes[user] = more[user] or 0, (sizes[user] or 0) + math.max(0, #body - call('STRLEN', key))
+    end
+    if found ~= 'seen' and found ~= 'retried' and found ~= 'answered' then asked[user] = (asked[user] or 0) + 1 end
   end
   seen, replaced = {}, {} -- what was only asked
   for user, new in pairs(more) do

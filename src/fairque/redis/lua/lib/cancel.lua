@@ -1,5 +1,4 @@
--- Take a task out of wherever it waits, or tell the worker that runs it. The outcome is passed on at the end of the
--- script. Returns 'done' | 'canceling' (its worker was told) | 'ended' (before) | nil when it is not known.
+-- Take a task out of wherever it waits, or tell the worker that runs it.
 --@include base
 --@include state
 --@include metrics
@@ -9,16 +8,12 @@
 --@include depend
 --@include first_moment
 
-local function cancel_task(user, id, reason, ttl)
-  if call('EXISTS', result_key(user, id)) == 1 then return 'ended' end
-  if call('EXISTS', body_key(user, id)) == 0 then return nil end
-  local key = task_key(user, id)
-  local state = call('HGET', key, 'state') or 'queued'
-  if state == 'failed' then return 'ended' end
-
+-- Out of the place that its state says.
+local function withdraw(user, id, state)
   local remove = {}
 
   function remove.queued()
+    local key = task_key(user, id)
     local held = call('HGET', key, 'held')
     if held then count(call('HGET', key, 'lane'), -1) end
     if held or limited then limiting().drop(user, id, held) end
@@ -32,12 +27,23 @@ local function cancel_task(user, id, reason, ttl)
 
   function remove.deferred() depend().leave_deferred(user, id) end
 
+  remove[state]()
+end
+
+-- The outcome is passed on at the end of the script. Returns 'done' | 'canceling' (its worker was told) | 'ended' (before) |
+-- nil when it is not known.
+local function cancel_task(user, id, reason, ttl)
+  if call('EXISTS', result_key(user, id)) == 1 then return 'ended' end
+  if call('EXISTS', body_key(user, id)) == 0 then return nil end
+  local key = task_key(user, id)
+  local state = call('HGET', key, 'state') or 'queued'
+  if state == 'failed' then return 'ended' end
   if state == 'started' then
     call('HSETNX', key, 'canceling', reason)
     call('PUBLISH', prefix .. 'wake:' .. call('HGET', key, 'worker'), user .. ' ' .. id)
     return 'canceling'
   end
-  remove[state]()
+  withdraw(user, id, state)
   end_canceled(user, id, reason, ttl)
   return 'done'
 end

@@ -5,9 +5,14 @@
 --@include fair
 --@include moments
 
-local function score_of(priority, step_us)
-  if priority == 6 then return 'critical', next_arrival() end
-  return 'normal', next_arrival() - (priority - 1) * step_us
+local function score_of(priority, step_us, came)
+  if priority == 6 then return 'critical', came or next_arrival() end
+  return 'normal', (came or next_arrival()) - (priority - 1) * step_us
+end
+
+-- The arrival that a score was made of.
+local function arrival_of(lane, score, priority, step_us)
+  return lane == 'critical' and tonumber(score) or score + (priority - 1) * step_us
 end
 
 -- True: the user may be served now.
