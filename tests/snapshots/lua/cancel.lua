@@ -69,37 +69,49 @@ return (function()
 -- lib/state.lua
 -- What the queue keeps of itself: read once, and written back by save_state().
 
-local of_queue
 local arrival
-local has_policies, has_assigned
 local clearing_known
-local has_announcements, has_limits, keeper_known
-local has_weights, sweep_asked, has_returned
-local has_byte_limits, is_weighing
-local has_in_hand
+local count
+local counts
+local has_announcements
+local has_assigned
+local has_byte_limits
 local has_damaged
-local hunt_known, silent_at_known
+local has_expiring
+local has_in_hand
+local has_limits
+local has_policies
+local has_returned
+local has_weights
+local hunt_known
+local is_weighing
+local keeper_known
+local next_arrival
+local of_queue
 local root
+local save_bytes
+local save_lines
+local save_state
+local save_tallies
+local silent_at_known
+local sweep_asked
+local tell_of_moments
+do
 local saved_clock, saved_arrival, saved_mean
 
 -- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
 -- small sorted set ten times faster than fractions.
-local function next_arrival()
+function next_arrival()
   arrival = math.max(now_us, arrival + 1)
   return arrival
 end
 
 -- Totals of the queue.
-local counts
-local function count(field, by) counts[field] = (counts[field] or 0) + by end
+function count(field, by) counts[field] = (counts[field] or 0) + by end
 
-local save_tallies -- a function in scripts that measure users: lib/metrics.lua
-local tell_of_moments -- a function in scripts that set moments: lib/moments.lua
-local save_bytes
-local save_lines -- a function in scripts that know lines: lib/lines.lua
 
 -- A line that is of another type fails the call, but costs it no total. One that cannot be counted up is set.
-local function save_state()
+function save_state()
   if save_tallies then save_tallies() end
   if save_bytes then save_bytes() end
   local is_done, failure = true, nil
@@ -120,7 +132,7 @@ end
 calls[#calls + 1] = function()
   of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
     'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-    'damaged', 'hunt', 'silent_at')
+    'damaged', 'hunt', 'silent_at', 'expiring')
   arrival = tonumber(of_queue[2] or 0)
   has_policies, has_assigned = of_queue[3], of_queue[4]
   clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -130,11 +142,13 @@ calls[#calls + 1] = function()
   has_in_hand = tonumber(of_queue[15] or 0) -- lib/limits.lua
   has_damaged = of_queue[16] -- lib/damage.lua
   hunt_known, silent_at_known = of_queue[17], of_queue[18] -- lib/hunt.lua, lib/silence.lua
+  has_expiring = of_queue[19] -- lib/expiry.lua
   root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
   saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
   counts = {}
   save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
   return NEXT
+end
 end
 
 -- lib/alive.lua
@@ -152,16 +166,20 @@ end
 -- lib/once.lua
 -- A call that is repeated because its reply was cut is answered as the first time. `nonce` names the call.
 
+local answer
+local answered
+do
 local ANSWER_TTL = 60000
 
-local function answered(nonce)
+function answered(nonce)
   local packed = call('GET', prefix .. 'answer:' .. nonce)
   return packed and cmsgpack.unpack(packed)
 end
 
-local function answer(nonce, value)
+function answer(nonce, value)
   call('SET', prefix .. 'answer:' .. nonce, cmsgpack.pack(value), 'PX', ANSWER_TTL)
   return value
+end
 end
 
 -- lib/depend.lua
@@ -537,6 +555,9 @@ local function recent_services(blob)
 end
 
 -- Of each user: finished, failed, canceled, retried, cost, busy microseconds, services, then buckets of waits and their counts.
+local tally
+local tally_service
+do
 local TALLIED = { finished = 1, failed = 2, canceled = 3, retried = 4 }
 local TALLIED_WAITS = 8
 local tallies
@@ -551,7 +572,7 @@ local function tallies_of(user)
 end
 
 -- A task of the user ended, or is tried again.
-local function tally(user, how)
+function tally(user, how)
   local of_user, at = tallies_of(user), TALLIED[how]
   of_user[at] = of_user[at] + 1
 end
@@ -563,7 +584,7 @@ local function add_wait(pairs_of, first, bucket, more)
 end
 
 -- One service: how long it waited (nil: known already) and ran, in ms, and what it cost.
-local function tally_service(user, wait, run, cost)
+function tally_service(user, wait, run, cost)
   local of_user = tallies_of(user)
   of_user[5], of_user[6], of_user[7] = of_user[5] + cost, of_user[6] + math.floor(run * 1000 + 0.5), of_user[7] + 1
   if not wait then return end
@@ -636,66 +657,14 @@ calls[#calls + 1] = function()
   tallies = {}
   return NEXT
 end
-
--- `ttl`: of the result of one that finished, in ms.
-local announcements
-local function announce(user, id, outcome, ttl)
-  announcements[#announcements + 1] = { user, id, outcome, ttl }
 end
 
--- The end of a task that did not run to its end: a record that says so, and nothing else is left of it. Closures cost
--- every call of a script: these are made by the first that needs them.
-local function new_ending()
-  -- The fields of message.Record, after the first nine bytes of the body and the letter of the state. What did not run
-  -- started and ended now.
-  local function canceled_record(body, known, reason)
-    local ran = known.state == 'started'
-    local started = ran and tonumber(known.started) or now
-    local attempt = ran and attempt_in(known.attempt) or tonumber(known.attempt or 0)
-    return string.sub(body, 1, 9) .. 'C\156' .. cmsgpack.pack(name_in(body), attempt,
-      tonumber(known.queued or known.enqueued or started), started, now - started, ran and known.worker or '', nil, true, nil,
-      'TaskCanceled', reason, '')
-  end
-
-  local function fields_of(key)
-    local flat, known = call('HGETALL', key), {}
-    for at = 1, #flat, 2 do known[flat[at]] = flat[at + 1] end
-    return known
-  end
-
-  -- The task has left its place already. `ttl`: how long the record is kept, in ms.
-  return function(user, id, reason, ttl)
-    local known = fields_of(task_key(user, id))
-    local body = redis.pcall('GET', body_key(user, id))
-    if type(body) ~= 'string' then body = string.rep('\0', 9) end -- lost, or not a message at all
-    if bytes then bytes.lift(user, id) end
-    call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
-    call('DEL', needs_key(user, id), keys_of_task(user, id))
-    if known.chunks then call('PEXPIRE', chunks_key(user, id), ttl) end
-    if known.linked then announce(user, id, 'canceled') end
-    if bytes then bytes.lay(user, id) end
-    tally(user, 'canceled')
-    publish(user, id, 'canceled')
-  end
-end
-
-local ending
-local function end_canceled(user, id, reason, ttl)
-  ending = ending or new_ending()
-  ending(user, id, reason, ttl)
-end
-calls[#calls + 1] = function()
-  announcements = {}
-  ending = nil
-  return NEXT
-end
-
--- lib/place.lua
--- Where a task waits: in a lane, or among the scheduled ones of its user.
-
--- lib/fair.lua
--- The fair choice (start-time fair queueing: Goyal, Vin, Cheng, SIGCOMM 1996), and its doors. What they change is written
--- by save_state().
+-- lib/expiry.lua
+-- Tasks that begin by a moment, or not at all.
+-- expiring:<u>  zset  those of a user that have not begun → ms by which they must
+-- expiring      zset  user → ms of its first one, or of its last turn where it has more that is due: as `due` has it of
+--                     what is scheduled
+-- `expiring` in the state tells that there are some, `expires` of a task the ms by which it must begin.
 
 -- lib/moments.lua
 -- What becomes possible by time alone. One idle worker, the keeper, sleeps until the next moment, and a second one for a
@@ -729,16 +698,21 @@ local function wake(user, tasks, except)
   if tasks > 0 then wake_from(prefix .. 'waiting', tasks, except) end
 end
 
-local SECOND_MS = 50
+local SECOND_MS
+local moment_kept
+local note_moment
+local soonest
+do
+SECOND_MS = 50
 
 -- A moment that is sooner than the one the keeper knows is told to one worker, when the script ends.
-local soonest, soonest_user
-local function note_moment(at, user)
+local soonest_user
+function note_moment(at, user)
   if at < soonest then soonest, soonest_user = at, user end
 end
 
 -- What the keeper knows, and its name; nothing when it did not look at its moment.
-local function moment_kept()
+function moment_kept()
   local at, keeper = string.match(keeper_known, '^(%d+) (.*)$')
   if at and at + SECOND_MS >= now then return tonumber(at), keeper end
 end
@@ -753,6 +727,132 @@ calls[#calls + 1] = function()
   soonest, soonest_user = math.huge, nil
   return NEXT
 end
+end
+
+-- Made by the first that needs it.
+local deadlines
+do
+local known_deadlines
+function deadlines()
+  if known_deadlines then return known_deadlines end
+  local it = {}
+  known_deadlines = it
+  local users_of = prefix .. 'expiring'
+
+  -- `at` is a number, or the text of one.
+  function it.note(user, id, at)
+    call('ZADD', place_key('expiring', user), at, id)
+    call('ZADD', users_of, 'LT', at, user)
+    call('HSET', state_key, 'expiring', 1)
+    note_moment(tonumber(at), user)
+  end
+
+  function it.pass_over(user)
+    call('ZREM', users_of, user)
+    if call('EXISTS', users_of) == 0 then call('HDEL', state_key, 'expiring') end
+  end
+
+  -- It has begun, or ended. One that had its turn stays behind the others.
+  function it.forget(user, id)
+    local of_user = place_key('expiring', user)
+    if call('ZREM', of_user, id) == 0 then return end
+    local first = call('ZRANGE', of_user, 0, 0, 'WITHSCORES')[2]
+    if first then call('ZADD', users_of, 'GT', first, user) else it.pass_over(user) end
+  end
+
+  -- Whether the user has any.
+  function it.concerns(user) return call('ZSCORE', users_of, user) end
+
+  -- Whether the time of a task is over; nil of one that has all of it.
+  function it.is_over(user, id)
+    local at = call('ZSCORE', place_key('expiring', user), id)
+    if at then return tonumber(at) <= now end
+  end
+
+  -- ms of the first of all, nil where there is none.
+  function it.next_ms() return tonumber(call('ZRANGE', users_of, 0, 0, 'WITHSCORES')[2] or nil) end
+
+  -- Users that have some whose time is over, at most so many.
+  function it.due(most) return call('ZRANGEBYSCORE', users_of, '-inf', now, 'LIMIT', 0, most) end
+
+  -- The turn of a user is over.
+  function it.had_its_turn(user)
+    local first = call('ZRANGE', place_key('expiring', user), 0, 0, 'WITHSCORES')[2]
+    if first then call('ZADD', users_of, math.max(now, first), user) else it.pass_over(user) end
+  end
+
+  return it
+end
+calls[#calls + 1] = function()
+  known_deadlines = nil
+  return NEXT
+end
+end
+
+-- `ttl`: of the result of one that finished, in ms.
+local announce
+local announcements
+local end_canceled
+do
+function announce(user, id, outcome, ttl)
+  announcements[#announcements + 1] = { user, id, outcome, ttl }
+end
+
+-- The end of a task that did not run to its end: a record that says so, and nothing else is left of it. Closures cost
+-- every call of a script: these are made by the first that needs them.
+local function new_ending()
+  -- The fields of message.Record, after the first nine bytes of the body and the letter of the state. What did not run
+  -- started and ended now.
+  local function canceled_record(body, known, reason)
+    local ran = known.state == 'started'
+    local started = ran and tonumber(known.started) or now
+    local attempt = ran and attempt_in(known.attempt) or tonumber(known.attempt or 0)
+    return string.sub(body, 1, 9) .. 'C\156' .. cmsgpack.pack(name_in(body), attempt,
+      tonumber(known.queued or known.enqueued or started), started, now - started, ran and known.worker or '', nil, true, nil,
+      'TaskCanceled', reason, '')
+  end
+
+  local function fields_of(key)
+    local flat, known = call('HGETALL', key), {}
+    for at = 1, #flat, 2 do known[flat[at]] = flat[at + 1] end
+    return known
+  end
+
+  -- The task has left its place already. `ttl`: how long the record is kept, in ms.
+  return function(user, id, reason, ttl)
+    local known = fields_of(task_key(user, id))
+    local body = redis.pcall('GET', body_key(user, id))
+    if type(body) ~= 'string' then body = string.rep('\0', 9) end -- lost, or not a message at all
+    if bytes then bytes.lift(user, id) end
+    call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
+    call('DEL', needs_key(user, id), keys_of_task(user, id))
+    if known.chunks then call('PEXPIRE', chunks_key(user, id), ttl) end
+    if known.expires then deadlines().forget(user, id) end
+    if known.linked then announce(user, id, 'canceled') end
+    if bytes then bytes.lay(user, id) end
+    tally(user, 'canceled')
+    publish(user, id, 'canceled')
+  end
+end
+
+local ending
+function end_canceled(user, id, reason, ttl)
+  ending = ending or new_ending()
+  ending(user, id, reason, ttl)
+end
+calls[#calls + 1] = function()
+  announcements = {}
+  ending = nil
+  return NEXT
+end
+end
+
+-- lib/place.lua
+-- Where a task waits: in a lane, or among the scheduled ones of its user.
+
+-- lib/fair.lua
+-- The fair choice (start-time fair queueing: Goyal, Vin, Cheng, SIGCOMM 1996), and its doors. What they change is written
+-- by save_state().
 
 -- lib/gcra.lua
 -- Rates, by GCRA (as in ATM, ITU-T I.371): a theoretical arrival time, `tat`, runs ahead of the clock by less than the
@@ -776,22 +876,26 @@ local function rate_after_start(tat, interval) return math.max(now_us, tat) + in
 -- `policy:@<path>`. A queue without policies is served without looking for any.
 
 -- Those of many, by who has one, read at once.
+local forget_policies_if_none
+local read_policies_ahead
+local read_policy
+do
 local policies_ahead
-local function read_policies_ahead(many)
+function read_policies_ahead(many)
   local keys = {}
   for at, whose in ipairs(many) do keys[at] = prefix .. 'policy:' .. whose end
   if not keys[1] then return end
   for at, packed in ipairs(call('MGET', unpack(keys))) do policies_ahead[many[at]] = packed or nil end
 end
 
-local function read_policy(whose)
+function read_policy(whose)
   -- To be read for certain, as a key of another type is an error that MGET does not tell.
   local packed = policies_ahead[whose] or call('GET', prefix .. 'policy:' .. whose)
   return packed and cmsgpack.unpack(packed) or {}
 end
 
 -- One that is being swept is not without them yet.
-local function forget_policies_if_none()
+function forget_policies_if_none()
   local left = call('HMGET', state_key, 'policies', 'sweep')
   if left[1] == '0' and not left[2] then
     call('HDEL', state_key, 'policies')
@@ -801,6 +905,7 @@ end
 calls[#calls + 1] = function()
   policies_ahead = {}
   return NEXT
+end
 end
 
 -- What fails for one user: see lib/damage.lua.
@@ -814,6 +919,7 @@ local lines, fronts, nodes, assignments, gates, reservations, plain, governing =
 -- One of the two, and the second one or nil.
 local choice, governed
 calls[#calls + 1] = function()
+  damage = nil
   on_held_back, on_reviewed = nil, nil
   choice, governed = nil, nil
   return NEXT
@@ -828,7 +934,7 @@ do
 -- group:<path>         hash  clock, mean and weight of a group; `capped`: the tag at which it is held
 
 -- The mean of what services took the members of a line further lately; 0 before the first.
-lines.MEAN_OVER = 32
+do
 -- Mean services that one may be owed that was held at its cap, and above the lowest tag to which debts are cut: those
 -- that were not made in turn, when their cause is gone; and all, so that tags keep their digits.
 lines.CREDIT, lines.HORIZON, lines.LARGEST_DEBT = 4, 8, 2 ^ 20
@@ -1003,10 +1109,12 @@ function save_lines()
   if next(root.leaving) then lines.write_own_tags(root) end
 end
 calls[#calls + 1] = function()
+  lines.MEAN_OVER = 32
   lines.new(root, 'ready', ready_key, prefix .. 'left')
   lines.by_path = {}
   long_member = string.rep('-', 65)
   return NEXT
+end
 end
 
 -- lib/nodes.lua
@@ -1014,6 +1122,7 @@ end
 -- is the line of its users. What is done to a user is done to each node above it.
 -- user:<u>  hash  `weight`: what its tag was counted with, where that is not 1; `capped`: the tag at which it is held
 
+do
 local PLAIN = {} -- the policy of everybody in a queue that has none
 local inherited
 function nodes.read_policies()
@@ -1238,6 +1347,7 @@ calls[#calls + 1] = function()
   inherited = nil
   return NEXT
 end
+end
 
 -- lib/choice.lua
 -- What is done to users, in a queue that has no policies. See lib/govern.lua as well.
@@ -1403,9 +1513,13 @@ end
 -- leases@<a>          zset  the same of `leases`
 -- assignments-ended   set   those whose users are still to be released
 
+local ended_key
+local release
+local seen
+do
 local SILENT_MS, TOUCH_MS, RELEASED, KEPT_TAGS = 60000, 1000, 100, 10000
-local names_key, ended_key
-local of_member, seen, lows
+local names_key
+local of_member, lows
 
 local function users_key_of(name) return prefix .. 'assignment:' .. name end
 local function of_key(member) return prefix .. 'assignments:' .. member end
@@ -1647,7 +1761,7 @@ function assignments.finish(name)
   call('HINCRBY', state_key, 'assigned', -1)
 end
 
-local function release(name, user)
+function release(name, user)
   local u = nodes.user(user)
   choice.know(user)
   if governed then gates.running(u) end
@@ -1748,13 +1862,15 @@ calls[#calls + 1] = function()
   of_member, seen, lows = {}, {}, {}
   return NEXT
 end
+end
 
 -- lib/gates.lua
 -- Gates: when a user may be served.
 -- parked  zset  users with a backlog that are held back → ms at which they may go on by themselves, inf where that takes
 --               an event; '*' → the end of the pause of everybody
 
-gates.NEVER = 1 / 0 -- until an event opens the gate: a task ends, the policy changes
+local slots
+do
 
 function gates.running(u)
   u.running = u.running or call('XLEN', stream_key('critical', u.name)) + call('XLEN', stream_key('normal', u.name))
@@ -1762,7 +1878,6 @@ function gates.running(u)
 end
 
 -- The slots of all live workers, 0 until one has told.
-local slots
 function gates.slots()
   slots = slots or tonumber(call('HGET', state_key, 'slots') or 0)
   return slots
@@ -1818,14 +1933,17 @@ function gates.park(u, at)
   note_moment(at, u.name)
 end
 calls[#calls + 1] = function()
+  gates.NEVER = 1 / 0 -- until an event opens the gate: a task ends, the policy changes
   slots = nil
   return NEXT
+end
 end
 
 -- lib/reserve.lua
 -- Reservations: who has less running than its `min_running` is served before all others.
 -- reserved  zset  users that are ready and below their min_running → tag
 
+do
 function reservations.begin()
   reservations.line = lines.new({}, 'reserved', prefix .. 'reserved', '')
   lines.by_path[reservations.line.key] = reservations.line
@@ -1856,6 +1974,7 @@ calls[#calls + 1] = function()
   most_reserved = nil
   return NEXT
 end
+end
 
 -- lib/breaker.lua
 -- The breaker of a user opens after so many failures within a window; when its time is over, one success closes it.
@@ -1884,6 +2003,7 @@ end
 
 -- lib/quota.lua
 -- Quotas: how many tasks of a user may wait.
+do
 function governing.waiting(user)
   return call('ZCARD', place_key('critical', user)) + call('ZCARD', place_key('normal', user)) +
     call('ZCARD', place_key('scheduled', user)) + call('SCARD', place_key('deferred', user)) +
@@ -1922,11 +2042,13 @@ function governing.retry_after(user, excess)
   if recent * 3600 < 1 then return 60000 end
   return math.max(100, math.min(3600000, math.ceil(excess * span / recent)))
 end
+end
 
 -- lib/govern.lua
 -- What policies decide: who is in line, and who is held back.
-governing.user, governing.gate, governing.note_end = nodes.user, gates.at, gates.note_end -- for others
+local alone
 local parked_key
+do
 
 function governing.begin()
   reservations.begin()
@@ -1994,7 +2116,7 @@ function governing.review(user)
 end
 
 -- What fails for one user is noted: it is looked at again later, and no longer for this.
-local function alone(act, user)
+function alone(act, user)
   local is_done, may_run = pcall(act, user)
   if is_done then return may_run end
   damage().note(user, may_run)
@@ -2045,8 +2167,10 @@ function governing.ends_matter(u)
   return p.max_running or p.max_share or p.min_running or p.breaker_failures
 end
 calls[#calls + 1] = function()
+  governing.user, governing.gate, governing.note_end = nodes.user, gates.at, gates.note_end -- for others
   parked_key = prefix .. 'parked'
   return NEXT
+end
 end
 end
 
@@ -2086,8 +2210,9 @@ function damage()
 
     -- Commands that read keys of a user, each as what it should be.
     local OF_A_USER = { { 'ZCARD', 'critical' }, { 'ZCARD', 'normal' }, { 'ZCARD', 'scheduled' }, { 'ZCARD', 'held' },
-      { 'SCARD', 'deferred' }, { 'ZCARD', 'lapsing' }, { 'ZCARD', 'schedules' }, { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' },
-      { 'HLEN', 'offers' }, { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
+      { 'SCARD', 'deferred' }, { 'ZCARD', 'lapsing' }, { 'ZCARD', 'schedules' }, { 'ZCARD', 'expiring' },
+      { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' }, { 'HLEN', 'offers' },
+      { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
     local RARELY_READ = { { 'ZCARD', 'dead' }, { 'STRLEN', 'policy' }, { 'STRLEN', 'metrics' }, { 'HLEN', 'bytes' },
       { 'ZCARD', 'bytes-expiring' }, { 'HLEN', 'xcom-bytes' }, { 'ZCARD', 'xcom-spaces' }, { 'SCARD', 'assignments' } }
     local OF_A_TASK = { { 'STRLEN', 'body' }, { 'HLEN', 'task' }, { 'LLEN', 'errors' }, { 'STRLEN', 'result' },
@@ -2168,6 +2293,8 @@ function damage()
         local first = call('ZRANGE', place_key(where, user), 0, 0, 'WITHSCORES')[2]
         if first then call('ZADD', all, 'LT', math.floor(first), user) end
       end
+      local expires = call('ZRANGE', place_key('expiring', user), 0, 0, 'WITHSCORES')
+      if expires[1] then deadlines().note(user, expires[1], expires[2]) end
       if call('EXISTS', prefix .. 'announcements:' .. user) == 1 then call('ZADD', prefix .. 'announcements', 'NX', now_us, user) end
       local may_run
       if governed then
@@ -2257,6 +2384,7 @@ function damage()
     -- Of a task that could not be added, nothing is there. What waits for its id goes on waiting for it.
     function it.take_back(user, id, dependencies)
       remove_from_places(user, id)
+      pcall(deadlines().forget, user, id)
       try('SREM', place_key('deferred', user), id)
       for _, dependency in ipairs(dependencies) do
         local feeds = feeds_key(user, dependency)
@@ -2349,13 +2477,23 @@ calls[#calls + 1] = function()
   return NEXT
 end
 
-local function score_of(priority, step_us)
-  if priority == 6 then return 'critical', next_arrival() end
-  return 'normal', next_arrival() - (priority - 1) * step_us
+local arrival_of
+local place
+local schedule
+local score_of
+do
+function score_of(priority, step_us, came)
+  if priority == 6 then return 'critical', came or next_arrival() end
+  return 'normal', (came or next_arrival()) - (priority - 1) * step_us
+end
+
+-- The arrival that a score was made of.
+function arrival_of(lane, score, priority, step_us)
+  return lane == 'critical' and tonumber(score) or score + (priority - 1) * step_us
 end
 
 -- True: the user may be served now.
-local function place(user, id, lane, score)
+function place(user, id, lane, score)
   call('ZADD', place_key(lane, user), score, id)
   count(lane, 1)
   return admit(user, cost_of_task(user, id))
@@ -2370,7 +2508,7 @@ local function place_in_ms(waiting, at)
 end
 
 -- `due` knows of each user only its earliest task, so that one user's schedule costs the others nothing.
-local function schedule(user, id, at)
+function schedule(user, id, at)
   local waiting = place_key('scheduled', user)
   local score = place_in_ms(waiting, at)
   call('ZADD', due_key, 'LT', at, user)
@@ -2378,6 +2516,7 @@ local function schedule(user, id, at)
   call('ZADD', waiting, score, id)
   note_moment(at, user)
   count('scheduled', 1)
+end
 end
 
 -- lib/first_moment.lua
@@ -2407,6 +2546,11 @@ local function take_moment(all, own, user, member)
 end
 
 -- Lua unpacks a few thousand at a time.
+local depend
+local links
+local pass_on_outcomes
+local put_off_outcomes
+do
 local function add_all_to(set, members)
   for at = 1, #members, 1000 do call('SADD', set, unpack(members, at, math.min(at + 999, #members))) end
 end
@@ -2668,6 +2812,11 @@ local function new_links()
     count('announcements', 1)
   end
 
+  function it.put_off_from(first)
+    for at = first, #announcements do put_off(unpack(announcements[at])) end
+    wake_from(prefix .. 'waiting', 1)
+  end
+
   local function are_put_off() return tonumber(has_announcements or 0) + (counts.announcements or 0) > 0 end
 
   -- The oldest one of the user whose turn it is, or a part of it. Returns how many it informed.
@@ -2782,28 +2931,35 @@ local function new_links()
   return it
 end
 
-local links
-local function depend()
+function depend()
   links = links or new_links()
   return links
 end
 
 -- What an earlier call put off, and what this one caused: one step of it in each call.
-local is_passed_on
-local function pass_on_outcomes(step_us, ttl)
+local is_passed_on, passed_on
+function pass_on_outcomes(step_us, ttl)
   if is_passed_on then return end
   is_passed_on = true
   if announcements[1] or tonumber(has_announcements or 0) > 0 then depend().pass_on_outcomes(step_us, ttl) end
+  passed_on = #announcements
+end
+
+-- What this call caused after that is passed on by those that follow.
+function put_off_outcomes()
+  if not announcements[passed_on + 1] then return end
+  depend().put_off_from(passed_on + 1)
+  passed_on = #announcements
 end
 calls[#calls + 1] = function()
   links = nil
-  is_passed_on = false
+  is_passed_on, passed_on = false, 0
   return NEXT
+end
 end
 
 -- lib/cancel.lua
--- Take a task out of wherever it waits, or tell the worker that runs it. The outcome is passed on at the end of the
--- script. Returns 'done' | 'canceling' (its worker was told) | 'ended' (before) | nil when it is not known.
+-- Take a task out of wherever it waits, or tell the worker that runs it.
 
 -- lib/limits.lua
 -- Limits: how many tasks of a key run at once, and how often they start. A task has the key of its name, and those that it
@@ -3098,9 +3254,9 @@ local function new_limits()
     return was_let_in
   end
 
-  -- The delivery of a task is over; `limited`: the field of the task.
-  function it.stop(limited, user, id)
-    for _, k in ipairs(unpacked(limited)) do
+  -- The delivery of a task is over; `counted`: the field of the task.
+  function it.stop(counted, user, id)
+    for _, k in ipairs(unpacked(counted)) do
       if call('SREM', running_of(k), member_of(user, id)) == 1 then
         if known[k] then known[k].running = known[k].running - 1 end
         free(k, 1)
@@ -3365,16 +3521,12 @@ calls[#calls + 1] = function()
   return NEXT
 end
 
-local function cancel_task(user, id, reason, ttl)
-  if call('EXISTS', result_key(user, id)) == 1 then return 'ended' end
-  if call('EXISTS', body_key(user, id)) == 0 then return nil end
-  local key = task_key(user, id)
-  local state = call('HGET', key, 'state') or 'queued'
-  if state == 'failed' then return 'ended' end
-
+-- Out of the place that its state says.
+local function withdraw(user, id, state)
   local remove = {}
 
   function remove.queued()
+    local key = task_key(user, id)
     local held = call('HGET', key, 'held')
     if held then count(call('HGET', key, 'lane'), -1) end
     if held or limited then limiting().drop(user, id, held) end
@@ -3388,12 +3540,23 @@ local function cancel_task(user, id, reason, ttl)
 
   function remove.deferred() depend().leave_deferred(user, id) end
 
+  remove[state]()
+end
+
+-- The outcome is passed on at the end of the script. Returns 'done' | 'canceling' (its worker was told) | 'ended' (before) |
+-- nil when it is not known.
+local function cancel_task(user, id, reason, ttl)
+  if call('EXISTS', result_key(user, id)) == 1 then return 'ended' end
+  if call('EXISTS', body_key(user, id)) == 0 then return nil end
+  local key = task_key(user, id)
+  local state = call('HGET', key, 'state') or 'queued'
+  if state == 'failed' then return 'ended' end
   if state == 'started' then
     call('HSETNX', key, 'canceling', reason)
     call('PUBLISH', prefix .. 'wake:' .. call('HGET', key, 'worker'), user .. ' ' .. id)
     return 'canceling'
   end
-  remove[state]()
+  withdraw(user, id, state)
   end_canceled(user, id, reason, ttl)
   return 'done'
 end

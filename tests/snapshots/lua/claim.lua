@@ -75,37 +75,49 @@ return (function()
 -- lib/state.lua
 -- What the queue keeps of itself: read once, and written back by save_state().
 
-local of_queue
 local arrival
-local has_policies, has_assigned
 local clearing_known
-local has_announcements, has_limits, keeper_known
-local has_weights, sweep_asked, has_returned
-local has_byte_limits, is_weighing
-local has_in_hand
+local count
+local counts
+local has_announcements
+local has_assigned
+local has_byte_limits
 local has_damaged
-local hunt_known, silent_at_known
+local has_expiring
+local has_in_hand
+local has_limits
+local has_policies
+local has_returned
+local has_weights
+local hunt_known
+local is_weighing
+local keeper_known
+local next_arrival
+local of_queue
 local root
+local save_bytes
+local save_lines
+local save_state
+local save_tallies
+local silent_at_known
+local sweep_asked
+local tell_of_moments
+do
 local saved_clock, saved_arrival, saved_mean
 
 -- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
 -- small sorted set ten times faster than fractions.
-local function next_arrival()
+function next_arrival()
   arrival = math.max(now_us, arrival + 1)
   return arrival
 end
 
 -- Totals of the queue.
-local counts
-local function count(field, by) counts[field] = (counts[field] or 0) + by end
+function count(field, by) counts[field] = (counts[field] or 0) + by end
 
-local save_tallies -- a function in scripts that measure users: lib/metrics.lua
-local tell_of_moments -- a function in scripts that set moments: lib/moments.lua
-local save_bytes
-local save_lines -- a function in scripts that know lines: lib/lines.lua
 
 -- A line that is of another type fails the call, but costs it no total. One that cannot be counted up is set.
-local function save_state()
+function save_state()
   if save_tallies then save_tallies() end
   if save_bytes then save_bytes() end
   local is_done, failure = true, nil
@@ -126,7 +138,7 @@ end
 calls[#calls + 1] = function()
   of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
     'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-    'damaged', 'hunt', 'silent_at')
+    'damaged', 'hunt', 'silent_at', 'expiring')
   arrival = tonumber(of_queue[2] or 0)
   has_policies, has_assigned = of_queue[3], of_queue[4]
   clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -136,11 +148,13 @@ calls[#calls + 1] = function()
   has_in_hand = tonumber(of_queue[15] or 0) -- lib/limits.lua
   has_damaged = of_queue[16] -- lib/damage.lua
   hunt_known, silent_at_known = of_queue[17], of_queue[18] -- lib/hunt.lua, lib/silence.lua
+  has_expiring = of_queue[19] -- lib/expiry.lua
   root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
   saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
   counts = {}
   save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
   return NEXT
+end
 end
 
 calls[#calls + 1] = function()
@@ -528,6 +542,9 @@ local function recent_services(blob)
 end
 
 -- Of each user: finished, failed, canceled, retried, cost, busy microseconds, services, then buckets of waits and their counts.
+local tally
+local tally_service
+do
 local TALLIED = { finished = 1, failed = 2, canceled = 3, retried = 4 }
 local TALLIED_WAITS = 8
 local tallies
@@ -542,7 +559,7 @@ local function tallies_of(user)
 end
 
 -- A task of the user ended, or is tried again.
-local function tally(user, how)
+function tally(user, how)
   local of_user, at = tallies_of(user), TALLIED[how]
   of_user[at] = of_user[at] + 1
 end
@@ -554,7 +571,7 @@ local function add_wait(pairs_of, first, bucket, more)
 end
 
 -- One service: how long it waited (nil: known already) and ran, in ms, and what it cost.
-local function tally_service(user, wait, run, cost)
+function tally_service(user, wait, run, cost)
   local of_user = tallies_of(user)
   of_user[5], of_user[6], of_user[7] = of_user[5] + cost, of_user[6] + math.floor(run * 1000 + 0.5), of_user[7] + 1
   if not wait then return end
@@ -627,66 +644,14 @@ calls[#calls + 1] = function()
   tallies = {}
   return NEXT
 end
-
--- `ttl`: of the result of one that finished, in ms.
-local announcements
-local function announce(user, id, outcome, ttl)
-  announcements[#announcements + 1] = { user, id, outcome, ttl }
 end
 
--- The end of a task that did not run to its end: a record that says so, and nothing else is left of it. Closures cost
--- every call of a script: these are made by the first that needs them.
-local function new_ending()
-  -- The fields of message.Record, after the first nine bytes of the body and the letter of the state. What did not run
-  -- started and ended now.
-  local function canceled_record(body, known, reason)
-    local ran = known.state == 'started'
-    local started = ran and tonumber(known.started) or now
-    local attempt = ran and attempt_in(known.attempt) or tonumber(known.attempt or 0)
-    return string.sub(body, 1, 9) .. 'C\156' .. cmsgpack.pack(name_in(body), attempt,
-      tonumber(known.queued or known.enqueued or started), started, now - started, ran and known.worker or '', nil, true, nil,
-      'TaskCanceled', reason, '')
-  end
-
-  local function fields_of(key)
-    local flat, known = call('HGETALL', key), {}
-    for at = 1, #flat, 2 do known[flat[at]] = flat[at + 1] end
-    return known
-  end
-
-  -- The task has left its place already. `ttl`: how long the record is kept, in ms.
-  return function(user, id, reason, ttl)
-    local known = fields_of(task_key(user, id))
-    local body = redis.pcall('GET', body_key(user, id))
-    if type(body) ~= 'string' then body = string.rep('\0', 9) end -- lost, or not a message at all
-    if bytes then bytes.lift(user, id) end
-    call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
-    call('DEL', needs_key(user, id), keys_of_task(user, id))
-    if known.chunks then call('PEXPIRE', chunks_key(user, id), ttl) end
-    if known.linked then announce(user, id, 'canceled') end
-    if bytes then bytes.lay(user, id) end
-    tally(user, 'canceled')
-    publish(user, id, 'canceled')
-  end
-end
-
-local ending
-local function end_canceled(user, id, reason, ttl)
-  ending = ending or new_ending()
-  ending(user, id, reason, ttl)
-end
-calls[#calls + 1] = function()
-  announcements = {}
-  ending = nil
-  return NEXT
-end
-
--- lib/place.lua
--- Where a task waits: in a lane, or among the scheduled ones of its user.
-
--- lib/fair.lua
--- The fair choice (start-time fair queueing: Goyal, Vin, Cheng, SIGCOMM 1996), and its doors. What they change is written
--- by save_state().
+-- lib/expiry.lua
+-- Tasks that begin by a moment, or not at all.
+-- expiring:<u>  zset  those of a user that have not begun → ms by which they must
+-- expiring      zset  user → ms of its first one, or of its last turn where it has more that is due: as `due` has it of
+--                     what is scheduled
+-- `expiring` in the state tells that there are some, `expires` of a task the ms by which it must begin.
 
 -- lib/moments.lua
 -- What becomes possible by time alone. One idle worker, the keeper, sleeps until the next moment, and a second one for a
@@ -720,16 +685,21 @@ local function wake(user, tasks, except)
   if tasks > 0 then wake_from(prefix .. 'waiting', tasks, except) end
 end
 
-local SECOND_MS = 50
+local SECOND_MS
+local moment_kept
+local note_moment
+local soonest
+do
+SECOND_MS = 50
 
 -- A moment that is sooner than the one the keeper knows is told to one worker, when the script ends.
-local soonest, soonest_user
-local function note_moment(at, user)
+local soonest_user
+function note_moment(at, user)
   if at < soonest then soonest, soonest_user = at, user end
 end
 
 -- What the keeper knows, and its name; nothing when it did not look at its moment.
-local function moment_kept()
+function moment_kept()
   local at, keeper = string.match(keeper_known, '^(%d+) (.*)$')
   if at and at + SECOND_MS >= now then return tonumber(at), keeper end
 end
@@ -744,6 +714,132 @@ calls[#calls + 1] = function()
   soonest, soonest_user = math.huge, nil
   return NEXT
 end
+end
+
+-- Made by the first that needs it.
+local deadlines
+do
+local known_deadlines
+function deadlines()
+  if known_deadlines then return known_deadlines end
+  local it = {}
+  known_deadlines = it
+  local users_of = prefix .. 'expiring'
+
+  -- `at` is a number, or the text of one.
+  function it.note(user, id, at)
+    call('ZADD', place_key('expiring', user), at, id)
+    call('ZADD', users_of, 'LT', at, user)
+    call('HSET', state_key, 'expiring', 1)
+    note_moment(tonumber(at), user)
+  end
+
+  function it.pass_over(user)
+    call('ZREM', users_of, user)
+    if call('EXISTS', users_of) == 0 then call('HDEL', state_key, 'expiring') end
+  end
+
+  -- It has begun, or ended. One that had its turn stays behind the others.
+  function it.forget(user, id)
+    local of_user = place_key('expiring', user)
+    if call('ZREM', of_user, id) == 0 then return end
+    local first = call('ZRANGE', of_user, 0, 0, 'WITHSCORES')[2]
+    if first then call('ZADD', users_of, 'GT', first, user) else it.pass_over(user) end
+  end
+
+  -- Whether the user has any.
+  function it.concerns(user) return call('ZSCORE', users_of, user) end
+
+  -- Whether the time of a task is over; nil of one that has all of it.
+  function it.is_over(user, id)
+    local at = call('ZSCORE', place_key('expiring', user), id)
+    if at then return tonumber(at) <= now end
+  end
+
+  -- ms of the first of all, nil where there is none.
+  function it.next_ms() return tonumber(call('ZRANGE', users_of, 0, 0, 'WITHSCORES')[2] or nil) end
+
+  -- Users that have some whose time is over, at most so many.
+  function it.due(most) return call('ZRANGEBYSCORE', users_of, '-inf', now, 'LIMIT', 0, most) end
+
+  -- The turn of a user is over.
+  function it.had_its_turn(user)
+    local first = call('ZRANGE', place_key('expiring', user), 0, 0, 'WITHSCORES')[2]
+    if first then call('ZADD', users_of, math.max(now, first), user) else it.pass_over(user) end
+  end
+
+  return it
+end
+calls[#calls + 1] = function()
+  known_deadlines = nil
+  return NEXT
+end
+end
+
+-- `ttl`: of the result of one that finished, in ms.
+local announce
+local announcements
+local end_canceled
+do
+function announce(user, id, outcome, ttl)
+  announcements[#announcements + 1] = { user, id, outcome, ttl }
+end
+
+-- The end of a task that did not run to its end: a record that says so, and nothing else is left of it. Closures cost
+-- every call of a script: these are made by the first that needs them.
+local function new_ending()
+  -- The fields of message.Record, after the first nine bytes of the body and the letter of the state. What did not run
+  -- started and ended now.
+  local function canceled_record(body, known, reason)
+    local ran = known.state == 'started'
+    local started = ran and tonumber(known.started) or now
+    local attempt = ran and attempt_in(known.attempt) or tonumber(known.attempt or 0)
+    return string.sub(body, 1, 9) .. 'C\156' .. cmsgpack.pack(name_in(body), attempt,
+      tonumber(known.queued or known.enqueued or started), started, now - started, ran and known.worker or '', nil, true, nil,
+      'TaskCanceled', reason, '')
+  end
+
+  local function fields_of(key)
+    local flat, known = call('HGETALL', key), {}
+    for at = 1, #flat, 2 do known[flat[at]] = flat[at + 1] end
+    return known
+  end
+
+  -- The task has left its place already. `ttl`: how long the record is kept, in ms.
+  return function(user, id, reason, ttl)
+    local known = fields_of(task_key(user, id))
+    local body = redis.pcall('GET', body_key(user, id))
+    if type(body) ~= 'string' then body = string.rep('\0', 9) end -- lost, or not a message at all
+    if bytes then bytes.lift(user, id) end
+    call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
+    call('DEL', needs_key(user, id), keys_of_task(user, id))
+    if known.chunks then call('PEXPIRE', chunks_key(user, id), ttl) end
+    if known.expires then deadlines().forget(user, id) end
+    if known.linked then announce(user, id, 'canceled') end
+    if bytes then bytes.lay(user, id) end
+    tally(user, 'canceled')
+    publish(user, id, 'canceled')
+  end
+end
+
+local ending
+function end_canceled(user, id, reason, ttl)
+  ending = ending or new_ending()
+  ending(user, id, reason, ttl)
+end
+calls[#calls + 1] = function()
+  announcements = {}
+  ending = nil
+  return NEXT
+end
+end
+
+-- lib/place.lua
+-- Where a task waits: in a lane, or among the scheduled ones of its user.
+
+-- lib/fair.lua
+-- The fair choice (start-time fair queueing: Goyal, Vin, Cheng, SIGCOMM 1996), and its doors. What they change is written
+-- by save_state().
 
 -- lib/gcra.lua
 -- Rates, by GCRA (as in ATM, ITU-T I.371): a theoretical arrival time, `tat`, runs ahead of the clock by less than the
@@ -767,22 +863,26 @@ local function rate_after_start(tat, interval) return math.max(now_us, tat) + in
 -- `policy:@<path>`. A queue without policies is served without looking for any.
 
 -- Those of many, by who has one, read at once.
+local forget_policies_if_none
+local read_policies_ahead
+local read_policy
+do
 local policies_ahead
-local function read_policies_ahead(many)
+function read_policies_ahead(many)
   local keys = {}
   for at, whose in ipairs(many) do keys[at] = prefix .. 'policy:' .. whose end
   if not keys[1] then return end
   for at, packed in ipairs(call('MGET', unpack(keys))) do policies_ahead[many[at]] = packed or nil end
 end
 
-local function read_policy(whose)
+function read_policy(whose)
   -- To be read for certain, as a key of another type is an error that MGET does not tell.
   local packed = policies_ahead[whose] or call('GET', prefix .. 'policy:' .. whose)
   return packed and cmsgpack.unpack(packed) or {}
 end
 
 -- One that is being swept is not without them yet.
-local function forget_policies_if_none()
+function forget_policies_if_none()
   local left = call('HMGET', state_key, 'policies', 'sweep')
   if left[1] == '0' and not left[2] then
     call('HDEL', state_key, 'policies')
@@ -792,6 +892,7 @@ end
 calls[#calls + 1] = function()
   policies_ahead = {}
   return NEXT
+end
 end
 
 -- What fails for one user: see lib/damage.lua.
@@ -805,6 +906,7 @@ local lines, fronts, nodes, assignments, gates, reservations, plain, governing =
 -- One of the two, and the second one or nil.
 local choice, governed
 calls[#calls + 1] = function()
+  damage = nil
   on_held_back, on_reviewed = nil, nil
   choice, governed = nil, nil
   return NEXT
@@ -819,7 +921,7 @@ do
 -- group:<path>         hash  clock, mean and weight of a group; `capped`: the tag at which it is held
 
 -- The mean of what services took the members of a line further lately; 0 before the first.
-lines.MEAN_OVER = 32
+do
 -- Mean services that one may be owed that was held at its cap, and above the lowest tag to which debts are cut: those
 -- that were not made in turn, when their cause is gone; and all, so that tags keep their digits.
 lines.CREDIT, lines.HORIZON, lines.LARGEST_DEBT = 4, 8, 2 ^ 20
@@ -994,10 +1096,12 @@ function save_lines()
   if next(root.leaving) then lines.write_own_tags(root) end
 end
 calls[#calls + 1] = function()
+  lines.MEAN_OVER = 32
   lines.new(root, 'ready', ready_key, prefix .. 'left')
   lines.by_path = {}
   long_member = string.rep('-', 65)
   return NEXT
+end
 end
 
 -- lib/nodes.lua
@@ -1005,6 +1109,7 @@ end
 -- is the line of its users. What is done to a user is done to each node above it.
 -- user:<u>  hash  `weight`: what its tag was counted with, where that is not 1; `capped`: the tag at which it is held
 
+do
 local PLAIN = {} -- the policy of everybody in a queue that has none
 local inherited
 function nodes.read_policies()
@@ -1229,6 +1334,7 @@ calls[#calls + 1] = function()
   inherited = nil
   return NEXT
 end
+end
 
 -- lib/choice.lua
 -- What is done to users, in a queue that has no policies. See lib/govern.lua as well.
@@ -1394,9 +1500,13 @@ end
 -- leases@<a>          zset  the same of `leases`
 -- assignments-ended   set   those whose users are still to be released
 
+local ended_key
+local release
+local seen
+do
 local SILENT_MS, TOUCH_MS, RELEASED, KEPT_TAGS = 60000, 1000, 100, 10000
-local names_key, ended_key
-local of_member, seen, lows
+local names_key
+local of_member, lows
 
 local function users_key_of(name) return prefix .. 'assignment:' .. name end
 local function of_key(member) return prefix .. 'assignments:' .. member end
@@ -1638,7 +1748,7 @@ function assignments.finish(name)
   call('HINCRBY', state_key, 'assigned', -1)
 end
 
-local function release(name, user)
+function release(name, user)
   local u = nodes.user(user)
   choice.know(user)
   if governed then gates.running(u) end
@@ -1739,13 +1849,15 @@ calls[#calls + 1] = function()
   of_member, seen, lows = {}, {}, {}
   return NEXT
 end
+end
 
 -- lib/gates.lua
 -- Gates: when a user may be served.
 -- parked  zset  users with a backlog that are held back → ms at which they may go on by themselves, inf where that takes
 --               an event; '*' → the end of the pause of everybody
 
-gates.NEVER = 1 / 0 -- until an event opens the gate: a task ends, the policy changes
+local slots
+do
 
 function gates.running(u)
   u.running = u.running or call('XLEN', stream_key('critical', u.name)) + call('XLEN', stream_key('normal', u.name))
@@ -1753,7 +1865,6 @@ function gates.running(u)
 end
 
 -- The slots of all live workers, 0 until one has told.
-local slots
 function gates.slots()
   slots = slots or tonumber(call('HGET', state_key, 'slots') or 0)
   return slots
@@ -1809,14 +1920,17 @@ function gates.park(u, at)
   note_moment(at, u.name)
 end
 calls[#calls + 1] = function()
+  gates.NEVER = 1 / 0 -- until an event opens the gate: a task ends, the policy changes
   slots = nil
   return NEXT
+end
 end
 
 -- lib/reserve.lua
 -- Reservations: who has less running than its `min_running` is served before all others.
 -- reserved  zset  users that are ready and below their min_running → tag
 
+do
 function reservations.begin()
   reservations.line = lines.new({}, 'reserved', prefix .. 'reserved', '')
   lines.by_path[reservations.line.key] = reservations.line
@@ -1847,6 +1961,7 @@ calls[#calls + 1] = function()
   most_reserved = nil
   return NEXT
 end
+end
 
 -- lib/breaker.lua
 -- The breaker of a user opens after so many failures within a window; when its time is over, one success closes it.
@@ -1875,6 +1990,7 @@ end
 
 -- lib/quota.lua
 -- Quotas: how many tasks of a user may wait.
+do
 function governing.waiting(user)
   return call('ZCARD', place_key('critical', user)) + call('ZCARD', place_key('normal', user)) +
     call('ZCARD', place_key('scheduled', user)) + call('SCARD', place_key('deferred', user)) +
@@ -1913,11 +2029,13 @@ function governing.retry_after(user, excess)
   if recent * 3600 < 1 then return 60000 end
   return math.max(100, math.min(3600000, math.ceil(excess * span / recent)))
 end
+end
 
 -- lib/govern.lua
 -- What policies decide: who is in line, and who is held back.
-governing.user, governing.gate, governing.note_end = nodes.user, gates.at, gates.note_end -- for others
+local alone
 local parked_key
+do
 
 function governing.begin()
   reservations.begin()
@@ -1985,7 +2103,7 @@ function governing.review(user)
 end
 
 -- What fails for one user is noted: it is looked at again later, and no longer for this.
-local function alone(act, user)
+function alone(act, user)
   local is_done, may_run = pcall(act, user)
   if is_done then return may_run end
   damage().note(user, may_run)
@@ -2036,8 +2154,10 @@ function governing.ends_matter(u)
   return p.max_running or p.max_share or p.min_running or p.breaker_failures
 end
 calls[#calls + 1] = function()
+  governing.user, governing.gate, governing.note_end = nodes.user, gates.at, gates.note_end -- for others
   parked_key = prefix .. 'parked'
   return NEXT
+end
 end
 end
 
@@ -2077,8 +2197,9 @@ function damage()
 
     -- Commands that read keys of a user, each as what it should be.
     local OF_A_USER = { { 'ZCARD', 'critical' }, { 'ZCARD', 'normal' }, { 'ZCARD', 'scheduled' }, { 'ZCARD', 'held' },
-      { 'SCARD', 'deferred' }, { 'ZCARD', 'lapsing' }, { 'ZCARD', 'schedules' }, { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' },
-      { 'HLEN', 'offers' }, { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
+      { 'SCARD', 'deferred' }, { 'ZCARD', 'lapsing' }, { 'ZCARD', 'schedules' }, { 'ZCARD', 'expiring' },
+      { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' }, { 'HLEN', 'offers' },
+      { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
     local RARELY_READ = { { 'ZCARD', 'dead' }, { 'STRLEN', 'policy' }, { 'STRLEN', 'metrics' }, { 'HLEN', 'bytes' },
       { 'ZCARD', 'bytes-expiring' }, { 'HLEN', 'xcom-bytes' }, { 'ZCARD', 'xcom-spaces' }, { 'SCARD', 'assignments' } }
     local OF_A_TASK = { { 'STRLEN', 'body' }, { 'HLEN', 'task' }, { 'LLEN', 'errors' }, { 'STRLEN', 'result' },
@@ -2159,6 +2280,8 @@ function damage()
         local first = call('ZRANGE', place_key(where, user), 0, 0, 'WITHSCORES')[2]
         if first then call('ZADD', all, 'LT', math.floor(first), user) end
       end
+      local expires = call('ZRANGE', place_key('expiring', user), 0, 0, 'WITHSCORES')
+      if expires[1] then deadlines().note(user, expires[1], expires[2]) end
       if call('EXISTS', prefix .. 'announcements:' .. user) == 1 then call('ZADD', prefix .. 'announcements', 'NX', now_us, user) end
       local may_run
       if governed then
@@ -2248,6 +2371,7 @@ function damage()
     -- Of a task that could not be added, nothing is there. What waits for its id goes on waiting for it.
     function it.take_back(user, id, dependencies)
       remove_from_places(user, id)
+      pcall(deadlines().forget, user, id)
       try('SREM', place_key('deferred', user), id)
       for _, dependency in ipairs(dependencies) do
         local feeds = feeds_key(user, dependency)
@@ -2340,13 +2464,23 @@ calls[#calls + 1] = function()
   return NEXT
 end
 
-local function score_of(priority, step_us)
-  if priority == 6 then return 'critical', next_arrival() end
-  return 'normal', next_arrival() - (priority - 1) * step_us
+local arrival_of
+local place
+local schedule
+local score_of
+do
+function score_of(priority, step_us, came)
+  if priority == 6 then return 'critical', came or next_arrival() end
+  return 'normal', (came or next_arrival()) - (priority - 1) * step_us
+end
+
+-- The arrival that a score was made of.
+function arrival_of(lane, score, priority, step_us)
+  return lane == 'critical' and tonumber(score) or score + (priority - 1) * step_us
 end
 
 -- True: the user may be served now.
-local function place(user, id, lane, score)
+function place(user, id, lane, score)
   call('ZADD', place_key(lane, user), score, id)
   count(lane, 1)
   return admit(user, cost_of_task(user, id))
@@ -2361,7 +2495,7 @@ local function place_in_ms(waiting, at)
 end
 
 -- `due` knows of each user only its earliest task, so that one user's schedule costs the others nothing.
-local function schedule(user, id, at)
+function schedule(user, id, at)
   local waiting = place_key('scheduled', user)
   local score = place_in_ms(waiting, at)
   call('ZADD', due_key, 'LT', at, user)
@@ -2369,6 +2503,7 @@ local function schedule(user, id, at)
   call('ZADD', waiting, score, id)
   note_moment(at, user)
   count('scheduled', 1)
+end
 end
 
 -- lib/first_moment.lua
@@ -2398,6 +2533,11 @@ local function take_moment(all, own, user, member)
 end
 
 -- Lua unpacks a few thousand at a time.
+local depend
+local links
+local pass_on_outcomes
+local put_off_outcomes
+do
 local function add_all_to(set, members)
   for at = 1, #members, 1000 do call('SADD', set, unpack(members, at, math.min(at + 999, #members))) end
 end
@@ -2659,6 +2799,11 @@ local function new_links()
     count('announcements', 1)
   end
 
+  function it.put_off_from(first)
+    for at = first, #announcements do put_off(unpack(announcements[at])) end
+    wake_from(prefix .. 'waiting', 1)
+  end
+
   local function are_put_off() return tonumber(has_announcements or 0) + (counts.announcements or 0) > 0 end
 
   -- The oldest one of the user whose turn it is, or a part of it. Returns how many it informed.
@@ -2773,23 +2918,663 @@ local function new_links()
   return it
 end
 
-local links
-local function depend()
+function depend()
   links = links or new_links()
   return links
 end
 
 -- What an earlier call put off, and what this one caused: one step of it in each call.
-local is_passed_on
-local function pass_on_outcomes(step_us, ttl)
+local is_passed_on, passed_on
+function pass_on_outcomes(step_us, ttl)
   if is_passed_on then return end
   is_passed_on = true
   if announcements[1] or tonumber(has_announcements or 0) > 0 then depend().pass_on_outcomes(step_us, ttl) end
+  passed_on = #announcements
+end
+
+-- What this call caused after that is passed on by those that follow.
+function put_off_outcomes()
+  if not announcements[passed_on + 1] then return end
+  depend().put_off_from(passed_on + 1)
+  passed_on = #announcements
 end
 calls[#calls + 1] = function()
   links = nil
-  is_passed_on = false
+  is_passed_on, passed_on = false, 0
   return NEXT
+end
+end
+
+-- lib/expired.lua
+-- The end of tasks that have not begun in time.
+
+-- lib/limits.lua
+-- Limits: how many tasks of a key run at once, and how often they start. A task has the key of its name, and those that it
+-- was put in with. `limited` is nil in a queue that has none. A task that must wait is held apart under one of its keys, so
+-- that it blocks nothing behind it. Room goes by turns of users: who is let in has a place of each of its keys in hand, and
+-- comes back to its place in its lane.
+-- A key `<k>` is `<u>:<text>` or, of a template that was filled, `<u>=<template>:<text>`; without `<u>` all users share it.
+-- What is set lies in records `<r>`: `<u>:<text>`, or `<u>=<template>`.
+-- limit:<r>           hash    by (hand or code), max, rate_us, burst: what holds; hand, code: what each of them says;
+--                             uncounted, while what ran before it is being counted
+-- uncounted           set     records whose limits are uncounted; `recount` of `state` tells how far the count has come
+-- limit-rate:<k>      string  'tat interval', see lib/gcra.lua
+-- running:<k>         set     <u>:<id> of the deliveries that count
+-- let-in:<k>          zset    <u>:<id> of tasks that have a place in hand and have not started → ms until when
+-- offers:<u>          hash    the same of one user: id → keys; `in_hand` of `state` tells how many there are of all users
+-- held                zset    keys with held tasks → ms of the next look
+-- held-users:<k>      zset    users with held tasks of that key → when they were last let in, in us, or may be again
+-- held:<u>            zset    held tasks of a user → their score
+-- held:<u>:<k>        zset    the same, of one key; one that keeps a place of another key is the first
+-- kept:<k>            set     those of let-in:<k> that are held, and keep their place while they wait for another key
+-- keeper:<u>          string  the task of the user that does so, or did so in vain
+
+local limited
+local limiting
+local new_limits
+do
+function new_limits()
+  local it, rules, known, freed = {}, {}, {}, {}
+  local held_key = prefix .. 'held'
+  local LOOK_MS, UNLIMITED = 1000, 100 -- a look even if nothing was freed; how many are let in when a limit is gone
+  local KEYS_DUE, USERS = 200, 20 -- looked at in one call; of one key, beyond those that are let in
+  local LANES = 50 -- counted in one call
+  local KEPT_SHARE = 20 -- a place is kept for this part of the wait, and afterwards none for so many times as long
+  local function held_of(user, k) return place_key('held', user) .. ':' .. k end
+  local function users_of(k) return prefix .. 'held-users:' .. k end
+  local function running_of(k) return prefix .. 'running:' .. k end
+  local function rate_of(k) return prefix .. 'limit-rate:' .. k end
+  local function let_in_of(k) return prefix .. 'let-in:' .. k end
+  local function kept_of(k) return prefix .. 'kept:' .. k end
+  local function offers_of(user) return prefix .. 'offers:' .. user end
+
+  -- Keys as a text, each behind its length: '7::openai6:u:more'.
+  local function packed(keys)
+    local parts = {}
+    for at, k in ipairs(keys) do parts[at] = #k .. ':' .. k end
+    return table.concat(parts)
+  end
+
+  local function unpacked(stored)
+    local keys, at = {}, 1
+    while stored and at < #stored do
+      local colon = string.find(stored, ':', at, true)
+      local last = colon + tonumber(string.sub(stored, at, colon - 1))
+      keys[#keys + 1], at = string.sub(stored, colon + 1, last), last + 1
+    end
+    return keys
+  end
+
+  it.keys_in = unpacked
+
+  -- What is allowed
+
+  local function rule(record)
+    local found = rules[record]
+    if found == nil then
+      local f = call('HMGET', prefix .. 'limit:' .. record, 'by', 'max', 'rate_us', 'burst', 'uncounted')
+      found = f[1] and { max = tonumber(f[2]), rate_us = tonumber(f[3]), burst = tonumber(f[4]), uncounted = f[5] }
+      rules[record] = found
+    end
+    return found
+  end
+
+  local function rule_for(k)
+    local user, template, text = string.match(k, '^([^:=]*)=([^:]*):(.*)$')
+    if not user then return rule(k) end
+    return rule(user .. ':' .. text) or (user ~= '' and rule(user .. '=' .. template)) or rule('=' .. template)
+  end
+
+  -- Nil: nothing limits it.
+  local function limit(k)
+    local l = known[k]
+    if l == nil then
+      local of = rule_for(k)
+      l = of and (of.max or of.rate_us) and {
+        key = k, max = of.max, rate_us = of.rate_us, burst = of.burst, uncounted = of.uncounted,
+        running = call('SCARD', running_of(k)), let_in = call('ZCARD', let_in_of(k)),
+        has_line = call('EXISTS', users_of(k)) == 1,
+      }
+      if l and l.rate_us then
+        local tat, of_rate = string.match(call('GET', rate_of(k)) or '', '^(%S+) (%S+)$')
+        l.tat = rate_tat(tat, of_rate, l.rate_us)
+      end
+      known[k] = l
+    end
+    return l or nil
+  end
+
+  -- How many more may start, beside those that have a place in hand.
+  local function room(l)
+    if l.uncounted then return 0 end
+    local most = l.max and l.max - l.running or math.huge
+    if l.rate_us then most = math.min(most, rate_allows(l.tat, l.rate_us, l.burst)) end
+    return most - l.let_in
+  end
+
+  local function limits_of(keys)
+    local limits = { keys = keys }
+    for _, k in ipairs(keys) do limits[#limits + 1] = limit(k) end
+    return limits
+  end
+
+  local function keys_in(user, body)
+    local name, heading = heading_in(body)
+    local own, keys = ':' .. name, {}
+    for at = 2, heading and #heading or 1 do
+      local text, template, is_own = heading[at][1], heading[at][2], heading[at][3]
+      keys[#keys + 1] = (is_own and user or '') .. (template and '=' .. template or '') .. ':' .. text
+    end
+    if keys[1] ~= own and keys[2] ~= own then keys[#keys + 1] = own end
+    return keys
+  end
+
+  -- Whether any task has a place in hand.
+  local function any_in_hand() return has_in_hand + (counts.in_hand or 0) > 0 end
+
+  -- Nil: nothing limits a task with this body, and it has no place in hand from before.
+  function it.of(user, body)
+    local limits = limits_of(keys_in(user, body))
+    return (limits[1] or any_in_hand()) and limits
+  end
+
+  -- The first limit that keeps a task from starting; `mine`: keys of which it has a place. One that has its turn at the
+  -- key `turn` needs room of the keys before, and of those behind a turn as well, where others wait: that order of keys
+  -- is why two tasks never send each other from line to line while there is room.
+  local function blocked(limits, turn, mine)
+    for _, l in ipairs(limits) do
+      if mine[l.key] then
+        if l.uncounted or room(l) < 0 then return l end
+      elseif room(l) < 1 or (l.has_line and l.key > turn) then
+        return l
+      end
+    end
+  end
+
+  -- Places in hand
+
+  local function member_of(user, id) return user .. ':' .. id end
+
+  -- A list of keys, and a set.
+  local function in_hand(user, id)
+    local mine = unpacked(call('HGET', offers_of(user), id))
+    for _, k in ipairs(mine) do mine[k] = true end
+    return mine
+  end
+
+  -- Beside those that it has, which may be of limits that are gone.
+  local function hand_out(user, id, limits, until_ms, mine)
+    local member, keys = member_of(user, id), { unpack(mine) }
+    for _, l in ipairs(limits) do
+      l.let_in = l.let_in + call('ZADD', let_in_of(l.key), until_ms, member)
+      if not mine[l.key] then keys[#keys + 1] = l.key end
+    end
+    if keys[1] then count('in_hand', call('HSET', offers_of(user), id, packed(keys))) end
+  end
+
+  local function free(k, places)
+    if not freed[k] then freed[#freed + 1] = k end
+    freed[k] = (freed[k] or 0) + places
+  end
+
+  local function take_away(user, id, mine, may_keep)
+    local member = member_of(user, id)
+    for _, k in ipairs(mine) do
+      if may_keep then call('SREM', kept_of(k), member) end
+      if call('ZREM', let_in_of(k), member) == 1 and known[k] then known[k].let_in = known[k].let_in - 1 end
+    end
+    count('in_hand', -call('HDEL', offers_of(user), id))
+  end
+
+  -- Others may have them.
+  local function give_back(user, id, mine)
+    if not mine[1] then return end
+    take_away(user, id, mine, true)
+    for _, k in ipairs(mine) do free(k, 1) end
+  end
+
+  -- What limits a task with this body, for those who ask why it waits. Per limit: key, most or '', us between two starts or
+  -- '', burst or '', tat, how many run, of these its user's or '', how many are let in, users that wait, held tasks of its
+  -- own before it, those of others, whether it has a place in hand.
+  function it.look_at(user, id, body)
+    local MOST_COUNTED, MOST_USERS = 1000, 500
+    local function running_by_user(k)
+      if call('SCARD', running_of(k)) > MOST_COUNTED then return '' end
+      local own, start = 0, user .. ':'
+      for _, member in ipairs(call('SMEMBERS', running_of(k))) do
+        if string.sub(member, 1, #start) == start then own = own + 1 end
+      end
+      return own
+    end
+    local function turns_of_others(k, own)
+      local before, turns = call('ZRANK', users_of(k), user) or MOST_USERS, 0
+      for at, other in ipairs(call('ZRANGE', users_of(k), 0, MOST_USERS - 1)) do
+        local tasks = other ~= user and call('ZCARD', held_of(other, k)) or 0
+        turns = turns + math.min(tasks, own + (at <= before and 1 or 0))
+      end
+      return turns
+    end
+    local shown, mine = {}, any_in_hand() and in_hand(user, id) or {}
+    for at, l in ipairs(it.of(user, body) or {}) do
+      local own = call('ZRANK', held_of(user, l.key), id) or call('ZCARD', held_of(user, l.key))
+      shown[at] = { l.key, l.max or '', l.rate_us or '', l.burst or '', string.format('%.0f', l.tat or 0), l.running,
+        running_by_user(l.key), l.let_in, call('ZCARD', users_of(l.key)), own, turns_of_others(l.key, own),
+        mine[l.key] and 1 or 0 }
+    end
+    return shown
+  end
+
+  -- Lines
+
+  -- Where all places are taken by what runs, each end tells: such keys, however many, are looked at some at a time, and
+  -- at moments that they share.
+  local function next_look(l)
+    local at = now + LOOK_MS
+    if not l or l.let_in > 0 then return at end
+    if l.rate_us then
+      local opens = math.ceil(rate_opens_at(l.tat, l.rate_us, l.burst) / 1000)
+      if opens > now then return opens end
+    end
+    if l.uncounted or room(l) >= 1 then return at end
+    local turns = math.max(1, math.ceil(call('ZCARD', held_key) / KEYS_DUE))
+    return math.ceil((now + turns * LOOK_MS) / LOOK_MS) * LOOK_MS
+  end
+
+  -- Where there is room, those before it cannot use it: they are looked at again. `first`: of its user.
+  local function stand_in_line(l, user, id, score, first)
+    call('ZADD', held_of(user, l.key), first and -1 or score, id)
+    call('ZADD', users_of(l.key), 'NX', now_us, user)
+    l.has_line = true
+    if room(l) >= 1 then free(l.key, 1) end
+    local at = next_look(l)
+    if call('ZADD', held_key, 'NX', at, l.key) == 1 then note_moment(at, user) end
+  end
+
+  local function leave_line(user, id, k)
+    call('ZREM', held_of(user, k), id)
+    if call('EXISTS', held_of(user, k)) == 1 then return end
+    call('ZREM', users_of(k), user)
+    if call('EXISTS', users_of(k)) == 1 then return end
+    call('ZREM', held_key, k)
+    if known[k] then known[k].has_line = false end
+  end
+
+  -- What can be done with a task
+
+  function it.must_wait(limits, user, id)
+    limits.mine = any_in_hand() and in_hand(user, id) or {}
+    limits.full = blocked(limits, '', limits.mine)
+    return limits.full
+  end
+
+  function it.hold(limits, user, id, lane, score)
+    local key = task_key(user, id)
+    give_back(user, id, limits.mine)
+    call('HSET', key, 'state', 'queued', 'lane', lane, 'score', score, 'held', limits.full.key)
+    if limits.keys[2] then
+      call('HSET', key, 'keys', packed(limits.keys))
+      if not limits.mine[1] then call('HSET', key, 'held_since', now) end
+    end
+    call('ZADD', place_key('held', user), score, id)
+    stand_in_line(limits.full, user, id, score)
+  end
+
+  -- Returns whether it was let in.
+  function it.start(limits, user, id)
+    local member, keys = member_of(user, id), {}
+    local was_let_in = limits.mine[1] ~= nil
+    if was_let_in then
+      take_away(user, id, limits.mine, limits.keys[2])
+      if limits.keys[2] then
+        if call('GET', prefix .. 'keeper:' .. user) == id then call('DEL', prefix .. 'keeper:' .. user) end
+        call('HDEL', task_key(user, id), 'keys', 'held_since')
+      end
+    end
+    for at, l in ipairs(limits) do
+      keys[at] = l.key
+      if call('SADD', running_of(l.key), member) == 1 then l.running = l.running + 1 end
+      if l.rate_us then
+        l.tat = rate_after_start(l.tat, l.rate_us)
+        call('SET', rate_of(l.key), string.format('%.17g %.17g', l.tat, l.rate_us), 'PX',
+          math.ceil((l.tat - now_us) / 1000))
+        local next_at = next_look(l)
+        if l.has_line and call('ZADD', held_key, 'XX', 'CH', next_at, l.key) == 1 then note_moment(next_at, user) end
+      end
+    end
+    if keys[1] then call('HSET', task_key(user, id), 'limited', packed(keys)) end
+    return was_let_in
+  end
+
+  -- The delivery of a task is over; `counted`: the field of the task.
+  function it.stop(counted, user, id)
+    for _, k in ipairs(unpacked(counted)) do
+      if call('SREM', running_of(k), member_of(user, id)) == 1 then
+        if known[k] then known[k].running = known[k].running - 1 end
+        free(k, 1)
+      end
+    end
+  end
+
+  -- It left Redis, or goes back to its lane.
+  function it.unhold(user, id, k)
+    call('ZREM', place_key('held', user), id)
+    leave_line(user, id, k)
+    call('HDEL', task_key(user, id), 'held')
+  end
+
+  -- A task that waits ends: held under a key, or in its lane.
+  function it.drop(user, id, k)
+    if k then it.unhold(user, id, k) end
+    if any_in_hand() then give_back(user, id, in_hand(user, id)) end
+  end
+
+  -- Places that are in hand, and not used
+
+  local function others_wait(keys, user)
+    for _, k in ipairs(keys) do
+      local first = call('ZRANGE', users_of(k), 0, 1)
+      if first[2] or (first[1] and first[1] ~= user) then return k end
+    end
+  end
+
+  -- Where others wait for them, a task gives its places back, and is held again. Returns whether it did.
+  local function withdraw(user, id, is_late)
+    local mine = in_hand(user, id)
+    local of_task = call('HMGET', task_key(user, id), 'lane', 'held', 'keys')
+    if of_task[2] and not is_late then return false end -- it keeps them
+    local lane = not of_task[2] and of_task[1]
+    local score = lane and call('ZSCORE', place_key(lane, user), id)
+    local k = others_wait(mine, user)
+    if score and not k then return false end
+    local limits = limits_of(of_task[3] and unpacked(of_task[3]) or mine)
+    limits.mine, limits.full = mine, k and limit(k)
+    if not score or not limits.full then
+      give_back(user, id, mine)
+    else
+      call('ZREM', place_key(lane, user), id)
+      it.hold(limits, user, id, lane, score)
+    end
+    return true
+  end
+
+  -- The user cannot, or does not, use its places: others may. Returns whether it had any.
+  local without = {}
+  function it.take_back(user)
+    if not any_in_hand() or without[user] then return false end
+    local ids = call('HKEYS', offers_of(user))
+    without[user] = #ids == 0
+    for _, id in ipairs(ids) do withdraw(user, id) end
+    return #ids > 0
+  end
+
+  -- Nobody has served them for a while, or they kept a place in vain.
+  local function take_back_late(k)
+    for _, member in ipairs(call('ZRANGEBYSCORE', let_in_of(k), '-inf', now, 'LIMIT', 0, USERS)) do
+      local user, id = string.match(member, '^([^:]*):(.*)$')
+      if call('HEXISTS', offers_of(user), id) == 0 then -- that key was lost
+        take_away(user, id, { k }, true)
+      elseif withdraw(user, id, true) then
+        retire(user)
+      else
+        call('ZADD', let_in_of(k), 'XX', now + LOOK_MS, member)
+      end
+    end
+  end
+
+  -- The user may have become able to use a place.
+  function it.came_back(user)
+    local id = call('ZRANGE', place_key('held', user), 0, 0)[1]
+    local k = id and call('HGET', task_key(user, id), 'held')
+    if k then free(k, UNLIMITED) end
+  end
+
+  -- Turns
+
+  local function can_run(user)
+    return is_served(user) and not (governed and (governed.all_paused or gate_of(user)))
+  end
+
+  -- Two keys that are always busy are never free at once: a task that has its turn at one of them, and must wait for the
+  -- other, keeps its place for a while. One of each user; and nobody keeps a place who waits for one that is kept, so that
+  -- they cannot wait for each other.
+  local function keep(l, full, user, id, mine, since)
+    local key = prefix .. 'keeper:' .. user
+    local keeper = call('GET', key)
+    if keeper and not (keeper == id and mine[1]) then return false end
+    if call('EXISTS', kept_of(full.key)) == 1 then return false end
+    local span = math.max(LOOK_MS, math.floor((now - tonumber(since or now)) / KEPT_SHARE))
+    call('SADD', kept_of(l.key), member_of(user, id))
+    for _, k in ipairs(mine) do call('ZADD', let_in_of(k), 'XX', now + span, member_of(user, id)) end
+    hand_out(user, id, { l }, now + span, mine)
+    call('SET', key, id, 'PX', span * (KEPT_SHARE + 1))
+    return true
+  end
+
+  -- The first held task of the user, whose turn it is at a key. Returns whether it was let in; else it waits for another.
+  local function take_turn(user, k, woken)
+    local id = call('ZRANGE', held_of(user, k), 0, 0)[1]
+    local key = task_key(user, id)
+    local of_task = call('HMGET', key, 'lane', 'score', 'keys', 'held_since')
+    local limits = limits_of(of_task[3] and unpacked(of_task[3]) or { k })
+    local mine = of_task[3] and in_hand(user, id) or {}
+    local full = blocked(limits, k, mine)
+    if full then
+      leave_line(user, id, k)
+      local is_kept = limit(k) and keep(limit(k), full, user, id, mine, of_task[4])
+      call('HSET', key, 'held', full.key)
+      stand_in_line(full, user, id, of_task[2], is_kept)
+      return false
+    end
+    call('ZADD', place_key(of_task[1], user), of_task[2], id) -- before it leaves the line: that key may be broken
+    if limits[1] then
+      call('HLEN', offers_of(user))
+      hand_out(user, id, limits, now + LOOK_MS, mine)
+      without[user] = nil
+    end
+    it.unhold(user, id, k)
+    if admit(user, cost_of_task(user, id)) then woken[user] = (woken[user] or 0) + 1 end
+    return true
+  end
+
+  -- Nil: it cannot run now.
+  local function give_turn(user, k, at, woken)
+    if not can_run(user) then return nil end
+    call('ZADD', users_of(k), at, user)
+    return take_turn(user, k, woken)
+  end
+
+  -- Those that cannot run now come after all others, for as long as a look lasts. Returns how many it let in, and whether
+  -- there are users that it did not look at.
+  local function let_in(k, l, most, woken)
+    local given, passed, last = 0, {}, now_us + most + USERS
+    for turn = 1, most + USERS do
+      local user = call('ZRANGE', users_of(k), 0, 0)[1]
+      if given == most or (l and room(l) < 1) or not user or passed[user] then return given, false end
+      local is_done, was_let_in = pcall(give_turn, user, k, now_us + turn, woken)
+      passed[user] = not is_done or was_let_in == nil
+      if not is_done then damage().leave_held(user, held_of(user, k), was_let_in) end
+      if passed[user] then call('ZADD', users_of(k), last + turn + LOOK_MS * 1000, user) end
+      if is_done and was_let_in then given = given + 1 end
+    end
+    return given, tonumber(call('ZRANGE', users_of(k), 0, 0, 'WITHSCORES')[2] or math.huge) <= last
+  end
+
+  -- Returns how many it let in.
+  local function look(k, most, woken)
+    local l = limit(k)
+    if l and l.let_in > 0 then take_back_late(k) end
+    local places = l and room(l) or UNLIMITED
+    local given, is_cut = 0, false
+    if places > 0 then given, is_cut = let_in(k, l, math.min(places, most), woken) end
+    local user = call('ZRANGE', users_of(k), 0, 0)[1]
+    if not user then return given end
+    is_cut = is_cut or not l or (given == most and given < places)
+    local at = is_cut and now or next_look(l)
+    call('ZADD', held_key, at, k)
+    note_moment(at, user)
+    return given
+  end
+
+  -- As many as became free, in the order of keys. Returns whether any was let in.
+  function it.pass_on(woken)
+    local keys, given = freed, 0
+    freed = {}
+    table.sort(keys)
+    for _, k in ipairs(keys) do
+      if call('ZSCORE', held_key, k) then given = given + look(k, math.min(keys[k], UNLIMITED), woken) end
+    end
+    return given > 0
+  end
+
+  -- What changes with a limit: what ran before there was one, and what waits
+
+  local function count_delivery(user, id)
+    local key = task_key(user, id)
+    local limits = it.of(user, call('GETRANGE', body_key(user, id), 0, LONGEST_HEAD))
+    local counted = limits and unpacked(call('HGET', key, 'limited'))
+    for _, l in ipairs(limits or {}) do
+      if l.uncounted and call('SADD', running_of(l.key), member_of(user, id)) == 1 then
+        l.running = l.running + 1
+        counted[#counted + 1] = l.key
+      end
+    end
+    if counted and counted[1] then call('HSET', key, 'limited', packed(counted)) end
+  end
+
+  -- Some lanes at each claim, as that is rare.
+  local is_counting = false
+  local function count_running()
+    local cursor = call('HGET', state_key, 'recount')
+    if not cursor then return end
+    local page = call('ZSCAN', leases_key, cursor, 'COUNT', LANES)
+    for at = 1, #page[2], 2 do
+      local lane, user = string.match(page[2][at], '^([^:]*):(.*)$')
+      for _, entry in ipairs(call('XRANGE', stream_key(lane, user), '-', '+')) do count_delivery(user, entry[2][2]) end
+    end
+    is_counting = page[1] ~= '0'
+    if is_counting then
+      call('HSET', state_key, 'recount', page[1])
+      return
+    end
+    for _, record in ipairs(call('SMEMBERS', prefix .. 'uncounted')) do
+      call('HDEL', prefix .. 'limit:' .. record, 'uncounted')
+    end
+    call('DEL', prefix .. 'uncounted')
+    call('HDEL', state_key, 'recount')
+    rules, known = {}, {}
+  end
+
+  -- A limit was changed by which many keys that were filled may be held: some at each claim.
+  local function look_at_all()
+    local cursor = call('HGET', state_key, 'relook')
+    if not cursor then return end
+    local page = call('ZSCAN', held_key, cursor, 'COUNT', KEYS_DUE)
+    for at = 1, #page[2], 2 do
+      if string.find(page[2][at], '^[^:]*=') then call('ZADD', held_key, 'XX', 'LT', now, page[2][at]) end
+    end
+    if page[1] == '0' then call('HDEL', state_key, 'relook') else call('HSET', state_key, 'relook', page[1]) end
+    is_counting = is_counting or page[1] ~= '0'
+  end
+
+  -- Whether there is more to count, or to look at.
+  function it.is_counting() return is_counting end
+
+  -- The keys that are due share alike what one call lets in.
+  function it.tick(woken)
+    count_running()
+    look_at_all()
+    local keys = call('ZRANGEBYSCORE', held_key, '-inf', now, 'LIMIT', 0, KEYS_DUE)
+    table.sort(keys)
+    local most = math.max(1, math.floor(UNLIMITED / #keys))
+    for _, k in ipairs(keys) do look(k, most, woken) end
+  end
+
+  return it
+end
+
+-- At the end of a script that made room.
+local function pass_room_on()
+  if not limited then return end
+  local woken = {}
+  limited.pass_on(woken)
+  for user, tasks in pairs(woken) do wake(user, tasks) end
+end
+
+-- Also in a queue whose last limit was lifted, while a task still counts for it.
+function limiting()
+  limited = limited or new_limits()
+  return limited
+end
+calls[#calls + 1] = function()
+  limited = has_limits and new_limits() or nil
+  if limited then on_held_back, on_reviewed = limited.take_back, limited.came_back end
+  return NEXT
+end
+end
+
+-- By turns of users. Records are kept for `keep_ms`. A call that does this passes on what comes of it.
+local function expire_due(keep_ms)
+
+  -- lib/cancel.lua
+  -- Take a task out of wherever it waits, or tell the worker that runs it.
+
+  -- Out of the place that its state says.
+  local function withdraw(user, id, state)
+    local remove = {}
+
+    function remove.queued()
+      local key = task_key(user, id)
+      local held = call('HGET', key, 'held')
+      if held then count(call('HGET', key, 'lane'), -1) end
+      if held or limited then limiting().drop(user, id, held) end
+      for _, lane in ipairs({ 'critical', 'normal' }) do count(lane, -call('ZREM', place_key(lane, user), id)) end
+      retire(user)
+    end
+
+    function remove.scheduled()
+      count('scheduled', -take_moment(due_key, place_key('scheduled', user), user, id))
+    end
+
+    function remove.deferred() depend().leave_deferred(user, id) end
+
+    remove[state]()
+  end
+
+  -- The outcome is passed on at the end of the script. Returns 'done' | 'canceling' (its worker was told) | 'ended' (before) |
+  -- nil when it is not known.
+  local function cancel_task(user, id, reason, ttl)
+    if call('EXISTS', result_key(user, id)) == 1 then return 'ended' end
+    if call('EXISTS', body_key(user, id)) == 0 then return nil end
+    local key = task_key(user, id)
+    local state = call('HGET', key, 'state') or 'queued'
+    if state == 'failed' then return 'ended' end
+    if state == 'started' then
+      call('HSETNX', key, 'canceling', reason)
+      call('PUBLISH', prefix .. 'wake:' .. call('HGET', key, 'worker'), user .. ' ' .. id)
+      return 'canceling'
+    end
+    withdraw(user, id, state)
+    end_canceled(user, id, reason, ttl)
+    return 'done'
+  end
+  local ENDS, LOOKS = 100, 20 -- of one call: tasks, and users
+
+  local function expire_of(user, most)
+    for _, id in ipairs(call('ZRANGEBYSCORE', place_key('expiring', user), '-inf', now, 'LIMIT', 0, most)) do
+      cancel_task(user, id, 'expired', keep_ms)
+      deadlines().forget(user, id)
+    end
+    deadlines().had_its_turn(user)
+  end
+
+  local users = deadlines().due(LOOKS)
+  for _, user in ipairs(users) do
+    local is_done, failure = pcall(expire_of, user, math.floor(ENDS / #users))
+    if not is_done then
+      damage().note(user, failure)
+      deadlines().pass_over(user)
+    end
+  end
 end
 
 -- lib/sweep.lua
@@ -3114,29 +3899,35 @@ local function load_body(user, id, max_message_bytes)
   return body
 end
 
+local came_too_late
+local claim_again
+local fields_of
+local keep_claimed
+local number_claimed
+do
 local CLAIMED_TTL = 60000
 local function claimed_key(worker) return prefix .. 'claimed:' .. worker end
 
 -- The number of the last call that handed it something, or that was repeated.
-local function number_claimed(worker)
+function number_claimed(worker)
   local kept = redis.pcall('GETRANGE', claimed_key(worker), 0, 16)
   return type(kept) == 'string' and tonumber(string.match(kept, '^%d+')) or 0
 end
 
 -- A call that the worker gave up, and that arrives after its repetition was answered: nobody would know what it was handed.
-local function came_too_late(claim)
+function came_too_late(claim)
   local worker, number, repeats = claim[1], claim[14], claim[15]
   local last = number > 0 and number_claimed(worker) or 0
   return number < last or (number == last and number > 0 and not repeats)
 end
 
-local function fields_of(flat)
+function fields_of(flat)
   local fields = {}
   for at = 1, #flat, 2 do fields[flat[at]] = flat[at + 1] end
   return fields
 end
 
-local function keep_claimed(claim, work)
+function keep_claimed(claim, work)
   local worker, number, repeats = claim[1], claim[14], claim[15]
   if number == 0 or (work.delivered == 0 and not repeats) then return end
   local kept = {}
@@ -3148,7 +3939,7 @@ end
 
 -- The deliveries of the first try, as far as they are still this worker's: those beyond what it wants now go without
 -- their bodies, and it puts them back. False: there was no first try, or it came to nothing.
-local function claim_again(claim, work)
+function claim_again(claim, work)
   local worker, max_message_bytes, number = claim[1], claim[4], claim[14]
   if number_claimed(worker) ~= number then return false end
   local kept = cmsgpack.unpack(string.match(call('GET', claimed_key(worker)), ' (.*)'))
@@ -3163,6 +3954,7 @@ local function claim_again(claim, work)
     end
   end
   return true
+end
 end
 
 -- lib/set_back.lua
@@ -3218,10 +4010,12 @@ local function new_set_back(lease_ms)
   return it
 end
 
+local new_silence
 local silent_at
+do
 local SET_BACK_MS = 1000 -- more than a clock is adjusted by in passing
 
-local function new_silence(lease_ms)
+function new_silence(lease_ms)
   local it = {}
   local LOOKS = 20
 
@@ -3259,571 +4053,12 @@ calls[#calls + 1] = function()
   silent_at = tonumber(silent_at_known or 0)
   return NEXT
 end
+end
 
 -- lib/taking_over.lua
 -- Take over what silent workers have. Whatever ran in a process that died may have killed it: each is a suspect, and runs
 -- apart from the others until one of them dies alone. Closures cost every call of a script: these are made where there is a
 -- lane to look at.
-
--- lib/limits.lua
--- Limits: how many tasks of a key run at once, and how often they start. A task has the key of its name, and those that it
--- was put in with. `limited` is nil in a queue that has none. A task that must wait is held apart under one of its keys, so
--- that it blocks nothing behind it. Room goes by turns of users: who is let in has a place of each of its keys in hand, and
--- comes back to its place in its lane.
--- A key `<k>` is `<u>:<text>` or, of a template that was filled, `<u>=<template>:<text>`; without `<u>` all users share it.
--- What is set lies in records `<r>`: `<u>:<text>`, or `<u>=<template>`.
--- limit:<r>           hash    by (hand or code), max, rate_us, burst: what holds; hand, code: what each of them says;
---                             uncounted, while what ran before it is being counted
--- uncounted           set     records whose limits are uncounted; `recount` of `state` tells how far the count has come
--- limit-rate:<k>      string  'tat interval', see lib/gcra.lua
--- running:<k>         set     <u>:<id> of the deliveries that count
--- let-in:<k>          zset    <u>:<id> of tasks that have a place in hand and have not started → ms until when
--- offers:<u>          hash    the same of one user: id → keys; `in_hand` of `state` tells how many there are of all users
--- held                zset    keys with held tasks → ms of the next look
--- held-users:<k>      zset    users with held tasks of that key → when they were last let in, in us, or may be again
--- held:<u>            zset    held tasks of a user → their score
--- held:<u>:<k>        zset    the same, of one key; one that keeps a place of another key is the first
--- kept:<k>            set     those of let-in:<k> that are held, and keep their place while they wait for another key
--- keeper:<u>          string  the task of the user that does so, or did so in vain
-
-local function new_limits()
-  local it, rules, known, freed = {}, {}, {}, {}
-  local held_key = prefix .. 'held'
-  local LOOK_MS, UNLIMITED = 1000, 100 -- a look even if nothing was freed; how many are let in when a limit is gone
-  local KEYS_DUE, USERS = 200, 20 -- looked at in one call; of one key, beyond those that are let in
-  local LANES = 50 -- counted in one call
-  local KEPT_SHARE = 20 -- a place is kept for this part of the wait, and afterwards none for so many times as long
-  local function held_of(user, k) return place_key('held', user) .. ':' .. k end
-  local function users_of(k) return prefix .. 'held-users:' .. k end
-  local function running_of(k) return prefix .. 'running:' .. k end
-  local function rate_of(k) return prefix .. 'limit-rate:' .. k end
-  local function let_in_of(k) return prefix .. 'let-in:' .. k end
-  local function kept_of(k) return prefix .. 'kept:' .. k end
-  local function offers_of(user) return prefix .. 'offers:' .. user end
-
-  -- Keys as a text, each behind its length: '7::openai6:u:more'.
-  local function packed(keys)
-    local parts = {}
-    for at, k in ipairs(keys) do parts[at] = #k .. ':' .. k end
-    return table.concat(parts)
-  end
-
-  local function unpacked(stored)
-    local keys, at = {}, 1
-    while stored and at < #stored do
-      local colon = string.find(stored, ':', at, true)
-      local last = colon + tonumber(string.sub(stored, at, colon - 1))
-      keys[#keys + 1], at = string.sub(stored, colon + 1, last), last + 1
-    end
-    return keys
-  end
-
-  it.keys_in = unpacked
-
-  -- What is allowed
-
-  local function rule(record)
-    local found = rules[record]
-    if found == nil then
-      local f = call('HMGET', prefix .. 'limit:' .. record, 'by', 'max', 'rate_us', 'burst', 'uncounted')
-      found = f[1] and { max = tonumber(f[2]), rate_us = tonumber(f[3]), burst = tonumber(f[4]), uncounted = f[5] }
-      rules[record] = found
-    end
-    return found
-  end
-
-  local function rule_for(k)
-    local user, template, text = string.match(k, '^([^:=]*)=([^:]*):(.*)$')
-    if not user then return rule(k) end
-    return rule(user .. ':' .. text) or (user ~= '' and rule(user .. '=' .. template)) or rule('=' .. template)
-  end
-
-  -- Nil: nothing limits it.
-  local function limit(k)
-    local l = known[k]
-    if l == nil then
-      local of = rule_for(k)
-      l = of and (of.max or of.rate_us) and {
-        key = k, max = of.max, rate_us = of.rate_us, burst = of.burst, uncounted = of.uncounted,
-        running = call('SCARD', running_of(k)), let_in = call('ZCARD', let_in_of(k)),
-        has_line = call('EXISTS', users_of(k)) == 1,
-      }
-      if l and l.rate_us then
-        local tat, of_rate = string.match(call('GET', rate_of(k)) or '', '^(%S+) (%S+)$')
-        l.tat = rate_tat(tat, of_rate, l.rate_us)
-      end
-      known[k] = l
-    end
-    return l or nil
-  end
-
-  -- How many more may start, beside those that have a place in hand.
-  local function room(l)
-    if l.uncounted then return 0 end
-    local most = l.max and l.max - l.running or math.huge
-    if l.rate_us then most = math.min(most, rate_allows(l.tat, l.rate_us, l.burst)) end
-    return most - l.let_in
-  end
-
-  local function limits_of(keys)
-    local limits = { keys = keys }
-    for _, k in ipairs(keys) do limits[#limits + 1] = limit(k) end
-    return limits
-  end
-
-  local function keys_in(user, body)
-    local name, heading = heading_in(body)
-    local own, keys = ':' .. name, {}
-    for at = 2, heading and #heading or 1 do
-      local text, template, is_own = heading[at][1], heading[at][2], heading[at][3]
-      keys[#keys + 1] = (is_own and user or '') .. (template and '=' .. template or '') .. ':' .. text
-    end
-    if keys[1] ~= own and keys[2] ~= own then keys[#keys + 1] = own end
-    return keys
-  end
-
-  -- Whether any task has a place in hand.
-  local function any_in_hand() return has_in_hand + (counts.in_hand or 0) > 0 end
-
-  -- Nil: nothing limits a task with this body, and it has no place in hand from before.
-  function it.of(user, body)
-    local limits = limits_of(keys_in(user, body))
-    return (limits[1] or any_in_hand()) and limits
-  end
-
-  -- The first limit that keeps a task from starting; `mine`: keys of which it has a place. One that has its turn at the
-  -- key `turn` needs room of the keys before, and of those behind a turn as well, where others wait: that order of keys
-  -- is why two tasks never send each other from line to line while there is room.
-  local function blocked(limits, turn, mine)
-    for _, l in ipairs(limits) do
-      if mine[l.key] then
-        if l.uncounted or room(l) < 0 then return l end
-      elseif room(l) < 1 or (l.has_line and l.key > turn) then
-        return l
-      end
-    end
-  end
-
-  -- Places in hand
-
-  local function member_of(user, id) return user .. ':' .. id end
-
-  -- A list of keys, and a set.
-  local function in_hand(user, id)
-    local mine = unpacked(call('HGET', offers_of(user), id))
-    for _, k in ipairs(mine) do mine[k] = true end
-    return mine
-  end
-
-  -- Beside those that it has, which may be of limits that are gone.
-  local function hand_out(user, id, limits, until_ms, mine)
-    local member, keys = member_of(user, id), { unpack(mine) }
-    for _, l in ipairs(limits) do
-      l.let_in = l.let_in + call('ZADD', let_in_of(l.key), until_ms, member)
-      if not mine[l.key] then keys[#keys + 1] = l.key end
-    end
-    if keys[1] then count('in_hand', call('HSET', offers_of(user), id, packed(keys))) end
-  end
-
-  local function free(k, places)
-    if not freed[k] then freed[#freed + 1] = k end
-    freed[k] = (freed[k] or 0) + places
-  end
-
-  local function take_away(user, id, mine, may_keep)
-    local member = member_of(user, id)
-    for _, k in ipairs(mine) do
-      if may_keep then call('SREM', kept_of(k), member) end
-      if call('ZREM', let_in_of(k), member) == 1 and known[k] then known[k].let_in = known[k].let_in - 1 end
-    end
-    count('in_hand', -call('HDEL', offers_of(user), id))
-  end
-
-  -- Others may have them.
-  local function give_back(user, id, mine)
-    if not mine[1] then return end
-    take_away(user, id, mine, true)
-    for _, k in ipairs(mine) do free(k, 1) end
-  end
-
-  -- What limits a task with this body, for those who ask why it waits. Per limit: key, most or '', us between two starts or
-  -- '', burst or '', tat, how many run, of these its user's or '', how many are let in, users that wait, held tasks of its
-  -- own before it, those of others, whether it has a place in hand.
-  function it.look_at(user, id, body)
-    local MOST_COUNTED, MOST_USERS = 1000, 500
-    local function running_by_user(k)
-      if call('SCARD', running_of(k)) > MOST_COUNTED then return '' end
-      local own, start = 0, user .. ':'
-      for _, member in ipairs(call('SMEMBERS', running_of(k))) do
-        if string.sub(member, 1, #start) == start then own = own + 1 end
-      end
-      return own
-    end
-    local function turns_of_others(k, own)
-      local before, turns = call('ZRANK', users_of(k), user) or MOST_USERS, 0
-      for at, other in ipairs(call('ZRANGE', users_of(k), 0, MOST_USERS - 1)) do
-        local tasks = other ~= user and call('ZCARD', held_of(other, k)) or 0
-        turns = turns + math.min(tasks, own + (at <= before and 1 or 0))
-      end
-      return turns
-    end
-    local shown, mine = {}, any_in_hand() and in_hand(user, id) or {}
-    for at, l in ipairs(it.of(user, body) or {}) do
-      local own = call('ZRANK', held_of(user, l.key), id) or call('ZCARD', held_of(user, l.key))
-      shown[at] = { l.key, l.max or '', l.rate_us or '', l.burst or '', string.format('%.0f', l.tat or 0), l.running,
-        running_by_user(l.key), l.let_in, call('ZCARD', users_of(l.key)), own, turns_of_others(l.key, own),
-        mine[l.key] and 1 or 0 }
-    end
-    return shown
-  end
-
-  -- Lines
-
-  -- Where all places are taken by what runs, each end tells: such keys, however many, are looked at some at a time, and
-  -- at moments that they share.
-  local function next_look(l)
-    local at = now + LOOK_MS
-    if not l or l.let_in > 0 then return at end
-    if l.rate_us then
-      local opens = math.ceil(rate_opens_at(l.tat, l.rate_us, l.burst) / 1000)
-      if opens > now then return opens end
-    end
-    if l.uncounted or room(l) >= 1 then return at end
-    local turns = math.max(1, math.ceil(call('ZCARD', held_key) / KEYS_DUE))
-    return math.ceil((now + turns * LOOK_MS) / LOOK_MS) * LOOK_MS
-  end
-
-  -- Where there is room, those before it cannot use it: they are looked at again. `first`: of its user.
-  local function stand_in_line(l, user, id, score, first)
-    call('ZADD', held_of(user, l.key), first and -1 or score, id)
-    call('ZADD', users_of(l.key), 'NX', now_us, user)
-    l.has_line = true
-    if room(l) >= 1 then free(l.key, 1) end
-    local at = next_look(l)
-    if call('ZADD', held_key, 'NX', at, l.key) == 1 then note_moment(at, user) end
-  end
-
-  local function leave_line(user, id, k)
-    call('ZREM', held_of(user, k), id)
-    if call('EXISTS', held_of(user, k)) == 1 then return end
-    call('ZREM', users_of(k), user)
-    if call('EXISTS', users_of(k)) == 1 then return end
-    call('ZREM', held_key, k)
-    if known[k] then known[k].has_line = false end
-  end
-
-  -- What can be done with a task
-
-  function it.must_wait(limits, user, id)
-    limits.mine = any_in_hand() and in_hand(user, id) or {}
-    limits.full = blocked(limits, '', limits.mine)
-    return limits.full
-  end
-
-  function it.hold(limits, user, id, lane, score)
-    local key = task_key(user, id)
-    give_back(user, id, limits.mine)
-    call('HSET', key, 'state', 'queued', 'lane', lane, 'score', score, 'held', limits.full.key)
-    if limits.keys[2] then
-      call('HSET', key, 'keys', packed(limits.keys))
-      if not limits.mine[1] then call('HSET', key, 'held_since', now) end
-    end
-    call('ZADD', place_key('held', user), score, id)
-    stand_in_line(limits.full, user, id, score)
-  end
-
-  -- Returns whether it was let in.
-  function it.start(limits, user, id)
-    local member, keys = member_of(user, id), {}
-    local was_let_in = limits.mine[1] ~= nil
-    if was_let_in then
-      take_away(user, id, limits.mine, limits.keys[2])
-      if limits.keys[2] then
-        if call('GET', prefix .. 'keeper:' .. user) == id then call('DEL', prefix .. 'keeper:' .. user) end
-        call('HDEL', task_key(user, id), 'keys', 'held_since')
-      end
-    end
-    for at, l in ipairs(limits) do
-      keys[at] = l.key
-      if call('SADD', running_of(l.key), member) == 1 then l.running = l.running + 1 end
-      if l.rate_us then
-        l.tat = rate_after_start(l.tat, l.rate_us)
-        call('SET', rate_of(l.key), string.format('%.17g %.17g', l.tat, l.rate_us), 'PX',
-          math.ceil((l.tat - now_us) / 1000))
-        local next_at = next_look(l)
-        if l.has_line and call('ZADD', held_key, 'XX', 'CH', next_at, l.key) == 1 then note_moment(next_at, user) end
-      end
-    end
-    if keys[1] then call('HSET', task_key(user, id), 'limited', packed(keys)) end
-    return was_let_in
-  end
-
-  -- The delivery of a task is over; `limited`: the field of the task.
-  function it.stop(limited, user, id)
-    for _, k in ipairs(unpacked(limited)) do
-      if call('SREM', running_of(k), member_of(user, id)) == 1 then
-        if known[k] then known[k].running = known[k].running - 1 end
-        free(k, 1)
-      end
-    end
-  end
-
-  -- It left Redis, or goes back to its lane.
-  function it.unhold(user, id, k)
-    call('ZREM', place_key('held', user), id)
-    leave_line(user, id, k)
-    call('HDEL', task_key(user, id), 'held')
-  end
-
-  -- A task that waits ends: held under a key, or in its lane.
-  function it.drop(user, id, k)
-    if k then it.unhold(user, id, k) end
-    if any_in_hand() then give_back(user, id, in_hand(user, id)) end
-  end
-
-  -- Places that are in hand, and not used
-
-  local function others_wait(keys, user)
-    for _, k in ipairs(keys) do
-      local first = call('ZRANGE', users_of(k), 0, 1)
-      if first[2] or (first[1] and first[1] ~= user) then return k end
-    end
-  end
-
-  -- Where others wait for them, a task gives its places back, and is held again. Returns whether it did.
-  local function withdraw(user, id, is_late)
-    local mine = in_hand(user, id)
-    local of_task = call('HMGET', task_key(user, id), 'lane', 'held', 'keys')
-    if of_task[2] and not is_late then return false end -- it keeps them
-    local lane = not of_task[2] and of_task[1]
-    local score = lane and call('ZSCORE', place_key(lane, user), id)
-    local k = others_wait(mine, user)
-    if score and not k then return false end
-    local limits = limits_of(of_task[3] and unpacked(of_task[3]) or mine)
-    limits.mine, limits.full = mine, k and limit(k)
-    if not score or not limits.full then
-      give_back(user, id, mine)
-    else
-      call('ZREM', place_key(lane, user), id)
-      it.hold(limits, user, id, lane, score)
-    end
-    return true
-  end
-
-  -- The user cannot, or does not, use its places: others may. Returns whether it had any.
-  local without = {}
-  function it.take_back(user)
-    if not any_in_hand() or without[user] then return false end
-    local ids = call('HKEYS', offers_of(user))
-    without[user] = #ids == 0
-    for _, id in ipairs(ids) do withdraw(user, id) end
-    return #ids > 0
-  end
-
-  -- Nobody has served them for a while, or they kept a place in vain.
-  local function take_back_late(k)
-    for _, member in ipairs(call('ZRANGEBYSCORE', let_in_of(k), '-inf', now, 'LIMIT', 0, USERS)) do
-      local user, id = string.match(member, '^([^:]*):(.*)$')
-      if call('HEXISTS', offers_of(user), id) == 0 then -- that key was lost
-        take_away(user, id, { k }, true)
-      elseif withdraw(user, id, true) then
-        retire(user)
-      else
-        call('ZADD', let_in_of(k), 'XX', now + LOOK_MS, member)
-      end
-    end
-  end
-
-  -- The user may have become able to use a place.
-  function it.came_back(user)
-    local id = call('ZRANGE', place_key('held', user), 0, 0)[1]
-    local k = id and call('HGET', task_key(user, id), 'held')
-    if k then free(k, UNLIMITED) end
-  end
-
-  -- Turns
-
-  local function can_run(user)
-    return is_served(user) and not (governed and (governed.all_paused or gate_of(user)))
-  end
-
-  -- Two keys that are always busy are never free at once: a task that has its turn at one of them, and must wait for the
-  -- other, keeps its place for a while. One of each user; and nobody keeps a place who waits for one that is kept, so that
-  -- they cannot wait for each other.
-  local function keep(l, full, user, id, mine, since)
-    local key = prefix .. 'keeper:' .. user
-    local keeper = call('GET', key)
-    if keeper and not (keeper == id and mine[1]) then return false end
-    if call('EXISTS', kept_of(full.key)) == 1 then return false end
-    local span = math.max(LOOK_MS, math.floor((now - tonumber(since or now)) / KEPT_SHARE))
-    call('SADD', kept_of(l.key), member_of(user, id))
-    for _, k in ipairs(mine) do call('ZADD', let_in_of(k), 'XX', now + span, member_of(user, id)) end
-    hand_out(user, id, { l }, now + span, mine)
-    call('SET', key, id, 'PX', span * (KEPT_SHARE + 1))
-    return true
-  end
-
-  -- The first held task of the user, whose turn it is at a key. Returns whether it was let in; else it waits for another.
-  local function take_turn(user, k, woken)
-    local id = call('ZRANGE', held_of(user, k), 0, 0)[1]
-    local key = task_key(user, id)
-    local of_task = call('HMGET', key, 'lane', 'score', 'keys', 'held_since')
-    local limits = limits_of(of_task[3] and unpacked(of_task[3]) or { k })
-    local mine = of_task[3] and in_hand(user, id) or {}
-    local full = blocked(limits, k, mine)
-    if full then
-      leave_line(user, id, k)
-      local is_kept = limit(k) and keep(limit(k), full, user, id, mine, of_task[4])
-      call('HSET', key, 'held', full.key)
-      stand_in_line(full, user, id, of_task[2], is_kept)
-      return false
-    end
-    call('ZADD', place_key(of_task[1], user), of_task[2], id) -- before it leaves the line: that key may be broken
-    if limits[1] then
-      call('HLEN', offers_of(user))
-      hand_out(user, id, limits, now + LOOK_MS, mine)
-      without[user] = nil
-    end
-    it.unhold(user, id, k)
-    if admit(user, cost_of_task(user, id)) then woken[user] = (woken[user] or 0) + 1 end
-    return true
-  end
-
-  -- Nil: it cannot run now.
-  local function give_turn(user, k, at, woken)
-    if not can_run(user) then return nil end
-    call('ZADD', users_of(k), at, user)
-    return take_turn(user, k, woken)
-  end
-
-  -- Those that cannot run now come after all others, for as long as a look lasts. Returns how many it let in, and whether
-  -- there are users that it did not look at.
-  local function let_in(k, l, most, woken)
-    local given, passed, last = 0, {}, now_us + most + USERS
-    for turn = 1, most + USERS do
-      local user = call('ZRANGE', users_of(k), 0, 0)[1]
-      if given == most or (l and room(l) < 1) or not user or passed[user] then return given, false end
-      local is_done, was_let_in = pcall(give_turn, user, k, now_us + turn, woken)
-      passed[user] = not is_done or was_let_in == nil
-      if not is_done then damage().leave_held(user, held_of(user, k), was_let_in) end
-      if passed[user] then call('ZADD', users_of(k), last + turn + LOOK_MS * 1000, user) end
-      if is_done and was_let_in then given = given + 1 end
-    end
-    return given, tonumber(call('ZRANGE', users_of(k), 0, 0, 'WITHSCORES')[2] or math.huge) <= last
-  end
-
-  -- Returns how many it let in.
-  local function look(k, most, woken)
-    local l = limit(k)
-    if l and l.let_in > 0 then take_back_late(k) end
-    local places = l and room(l) or UNLIMITED
-    local given, is_cut = 0, false
-    if places > 0 then given, is_cut = let_in(k, l, math.min(places, most), woken) end
-    local user = call('ZRANGE', users_of(k), 0, 0)[1]
-    if not user then return given end
-    is_cut = is_cut or not l or (given == most and given < places)
-    local at = is_cut and now or next_look(l)
-    call('ZADD', held_key, at, k)
-    note_moment(at, user)
-    return given
-  end
-
-  -- As many as became free, in the order of keys. Returns whether any was let in.
-  function it.pass_on(woken)
-    local keys, given = freed, 0
-    freed = {}
-    table.sort(keys)
-    for _, k in ipairs(keys) do
-      if call('ZSCORE', held_key, k) then given = given + look(k, math.min(keys[k], UNLIMITED), woken) end
-    end
-    return given > 0
-  end
-
-  -- What changes with a limit: what ran before there was one, and what waits
-
-  local function count_delivery(user, id)
-    local key = task_key(user, id)
-    local limits = it.of(user, call('GETRANGE', body_key(user, id), 0, LONGEST_HEAD))
-    local counted = limits and unpacked(call('HGET', key, 'limited'))
-    for _, l in ipairs(limits or {}) do
-      if l.uncounted and call('SADD', running_of(l.key), member_of(user, id)) == 1 then
-        l.running = l.running + 1
-        counted[#counted + 1] = l.key
-      end
-    end
-    if counted and counted[1] then call('HSET', key, 'limited', packed(counted)) end
-  end
-
-  -- Some lanes at each claim, as that is rare.
-  local is_counting = false
-  local function count_running()
-    local cursor = call('HGET', state_key, 'recount')
-    if not cursor then return end
-    local page = call('ZSCAN', leases_key, cursor, 'COUNT', LANES)
-    for at = 1, #page[2], 2 do
-      local lane, user = string.match(page[2][at], '^([^:]*):(.*)$')
-      for _, entry in ipairs(call('XRANGE', stream_key(lane, user), '-', '+')) do count_delivery(user, entry[2][2]) end
-    end
-    is_counting = page[1] ~= '0'
-    if is_counting then
-      call('HSET', state_key, 'recount', page[1])
-      return
-    end
-    for _, record in ipairs(call('SMEMBERS', prefix .. 'uncounted')) do
-      call('HDEL', prefix .. 'limit:' .. record, 'uncounted')
-    end
-    call('DEL', prefix .. 'uncounted')
-    call('HDEL', state_key, 'recount')
-    rules, known = {}, {}
-  end
-
-  -- A limit was changed by which many keys that were filled may be held: some at each claim.
-  local function look_at_all()
-    local cursor = call('HGET', state_key, 'relook')
-    if not cursor then return end
-    local page = call('ZSCAN', held_key, cursor, 'COUNT', KEYS_DUE)
-    for at = 1, #page[2], 2 do
-      if string.find(page[2][at], '^[^:]*=') then call('ZADD', held_key, 'XX', 'LT', now, page[2][at]) end
-    end
-    if page[1] == '0' then call('HDEL', state_key, 'relook') else call('HSET', state_key, 'relook', page[1]) end
-    is_counting = is_counting or page[1] ~= '0'
-  end
-
-  -- Whether there is more to count, or to look at.
-  function it.is_counting() return is_counting end
-
-  -- The keys that are due share alike what one call lets in.
-  function it.tick(woken)
-    count_running()
-    look_at_all()
-    local keys = call('ZRANGEBYSCORE', held_key, '-inf', now, 'LIMIT', 0, KEYS_DUE)
-    table.sort(keys)
-    local most = math.max(1, math.floor(UNLIMITED / #keys))
-    for _, k in ipairs(keys) do look(k, most, woken) end
-  end
-
-  return it
-end
-local limited
-
--- At the end of a script that made room.
-local function pass_room_on()
-  if not limited then return end
-  local woken = {}
-  limited.pass_on(woken)
-  for user, tasks in pairs(woken) do wake(user, tasks) end
-end
-
--- Also in a queue whose last limit was lifted, while a task still counts for it.
-local function limiting()
-  limited = limited or new_limits()
-  return limited
-end
-calls[#calls + 1] = function()
-  limited = has_limits and new_limits() or nil
-  if limited then on_held_back, on_reviewed = limited.take_back, limited.came_back end
-  return NEXT
-end
 
 -- lib/charging.lua
 -- Services whose cost is their time: what they run is charged while they run, so that none is far from what it has used.
@@ -4176,7 +4411,8 @@ end
 -- One task from its lane into the hands of a worker.
 
 local function new_delivering(claim, work)
-  local worker, lease_ms, max_message_bytes, fairness = claim[1], claim[3], claim[4], claim[9]
+  local worker, lease_ms, max_message_bytes, dead_letter_ttl_ms, fairness =
+    claim[1], claim[3], claim[4], claim[6], claim[9]
   local it = {}
   local charging = fairness == 'time' and new_charging() or nil
 
@@ -4188,6 +4424,7 @@ local function new_delivering(claim, work)
       known = {
         critical = call('ZCARD', place_key('critical', user)),
         normal = call('ZCARD', place_key('normal', user)),
+        expiring = has_expiring and deadlines().concerns(user),
       }
       serving[user] = known
     end
@@ -4228,6 +4465,15 @@ local function new_delivering(claim, work)
     return stream_id
   end
 
+  -- It was taken out of its lane too late to begin.
+  local function expire(user, id, lane)
+    count(lane, -1)
+    if limited then limited.drop(user, id) end
+    end_canceled(user, id, 'expired', dead_letter_ttl_ms)
+    hand.id = nil
+    work.moved = work.moved + 1
+  end
+
   -- Takes the first task of the user; returns what it costs, or nil when it is gone from Redis or has to wait for a limit.
   -- Second: whether it was let in for one.
   local function deliver(user, known)
@@ -4237,6 +4483,11 @@ local function new_delivering(claim, work)
     local id, score = popped[1], popped[2]
     hand.user, hand.lane, hand.id, hand.score = user, lane, id, score
     hand.stream_id, hand.new_fields, hand.counts = nil, nil, nil
+    local is_over = known.expiring and deadlines().is_over(user, id)
+    if is_over then
+      expire(user, id, lane)
+      return nil
+    end
     local body = load_body(user, id, max_message_bytes)
     local key = task_key(user, id)
     if not body then
@@ -4276,6 +4527,7 @@ local function new_delivering(claim, work)
       end
     end
     if charging and not paid then cost = charging.begin(user, id, name_in(body), cost, lease_ms) end
+    if is_over == false then deadlines().forget(user, id) end
     count(lane, -1)
     work.note(user, id, lane, stream_id, attempt, score, history, body)
     hand.id = nil
@@ -4492,6 +4744,10 @@ local function new_keeping(worker)
       first = call('ZRANGE', prefix .. 'damaged', 0, 0, 'WITHSCORES')
       if first[1] and tonumber(first[2]) < at then at, user = tonumber(first[2]), first[1] end
     end
+    if has_expiring then
+      local expires = deadlines().next_ms()
+      if expires and expires < at then at, user = expires, call('ZRANGE', prefix .. 'expiring', 0, 0)[1] end
+    end
     if has_limits then
       first = call('ZRANGE', prefix .. 'held', 0, 0, 'WITHSCORES')
       if first[1] and tonumber(first[2]) < at then
@@ -4705,6 +4961,8 @@ end
 -- lib/lost_ready.lua
 -- A queue whose `ready` is lost says so: nobody stands in line, and somebody has tasks that nothing holds back.
 
+local look_for_lost_ready
+do
 local function new_search()
   local LOOKS = 5 -- at those who became ready last
 
@@ -4738,13 +4996,16 @@ local function new_search()
 end
 
 -- For a claim that found nobody: one read where nothing waits.
-local function look_for_lost_ready()
+function look_for_lost_ready()
   if lines.lowest(root) then return end
   local waiting = call('HMGET', state_key, 'critical', 'normal')
   local queued = (waiting[1] or 0) + (counts.critical or 0) + (waiting[2] or 0) + (counts.normal or 0)
   if queued > 0 then new_search()() end
 end
+end
 
+local claim_tasks
+do
 local UNKNOWN = -2 -- instead of a time to sleep: an assignment is not known, and its list was not sent
 
 -- Whether the lists of all assignments are known. Those that came with the call are noted.
@@ -4756,7 +5017,7 @@ local function know_groups(claim)
   return true
 end
 
-local function claim_tasks(claim)
+function claim_tasks(claim)
   local worker, want, priority_step_ms, dead_letter_ttl_ms, waits, steals, groups, repeats =
     claim[1], claim[2], claim[5], claim[6], claim[7], claim[8], claim[10], claim[15]
   local LOOKS = 20
@@ -4769,7 +5030,8 @@ local function claim_tasks(claim)
   local stolen, sleep = 0, 0
 
   local function look_around()
-    if has_announcements then pass_on_outcomes(priority_step_ms * 1000, dead_letter_ttl_ms) end
+    if has_expiring then expire_due(dead_letter_ttl_ms) end
+    if has_announcements or announcements[1] then pass_on_outcomes(priority_step_ms * 1000, dead_letter_ttl_ms) end
     if has_damaged then damage().look_again(work.promoted) end
     promotion.promote_due()
     if sweep_asked or has_returned then work.is_swept = new_sweep().go_on(sweep_asked, work.promoted) end
@@ -4783,6 +5045,7 @@ local function claim_tasks(claim)
     look_around()
     stolen = work.delivered
     if not stealing.serves_nothing_else() then serving.serve() end
+    put_off_outcomes()
     promotion.announce()
     local waiting = new_waiting(claim, work, stealing, serving)
     if stealing.serves_nothing_else() then
@@ -4798,10 +5061,12 @@ local function claim_tasks(claim)
   end
 
   local is_done, failure = pcall(hand_out)
+  if not is_done then put_off_outcomes() end
   if not is_done and work.delivered == 0 then error(failure, 0) end
   count('started', work.delivered - stolen)
   keep_claimed(claim, work)
   return work.reply(sleep)
+end
 end
 -- ARGV[1] is the msgpack of Claim: worker: str, want: int, lease_ms: int, max_message_bytes: int, priority_step_ms:
 --   int, dead_letter_ttl_ms: int, waits: bool, steals: bool, fairness: str, groups: Sequence[str], holds: int,
@@ -4814,8 +5079,7 @@ end
 --   that comes behind a later one, or behind its own repetition, is given nothing. repeats: a call of this number may
 --   have been answered.
 local args
-local worker, want, lease_ms, max_message_bytes, priority_step_ms, dead_letter_ttl_ms, waits, steals, fairness,
-  groups, holds, suspects, max_deliveries, number, repeats, lists
+local worker, want, lease_ms, max_message_bytes, priority_step_ms, dead_letter_ttl_ms, waits, steals, fairness, groups, holds, suspects, max_deliveries, number, repeats, lists
 local is_done, reply
 calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])

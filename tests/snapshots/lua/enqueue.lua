@@ -71,37 +71,49 @@ return (function()
 -- lib/state.lua
 -- What the queue keeps of itself: read once, and written back by save_state().
 
-local of_queue
 local arrival
-local has_policies, has_assigned
 local clearing_known
-local has_announcements, has_limits, keeper_known
-local has_weights, sweep_asked, has_returned
-local has_byte_limits, is_weighing
-local has_in_hand
+local count
+local counts
+local has_announcements
+local has_assigned
+local has_byte_limits
 local has_damaged
-local hunt_known, silent_at_known
+local has_expiring
+local has_in_hand
+local has_limits
+local has_policies
+local has_returned
+local has_weights
+local hunt_known
+local is_weighing
+local keeper_known
+local next_arrival
+local of_queue
 local root
+local save_bytes
+local save_lines
+local save_state
+local save_tallies
+local silent_at_known
+local sweep_asked
+local tell_of_moments
+do
 local saved_clock, saved_arrival, saved_mean
 
 -- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
 -- small sorted set ten times faster than fractions.
-local function next_arrival()
+function next_arrival()
   arrival = math.max(now_us, arrival + 1)
   return arrival
 end
 
 -- Totals of the queue.
-local counts
-local function count(field, by) counts[field] = (counts[field] or 0) + by end
+function count(field, by) counts[field] = (counts[field] or 0) + by end
 
-local save_tallies -- a function in scripts that measure users: lib/metrics.lua
-local tell_of_moments -- a function in scripts that set moments: lib/moments.lua
-local save_bytes
-local save_lines -- a function in scripts that know lines: lib/lines.lua
 
 -- A line that is of another type fails the call, but costs it no total. One that cannot be counted up is set.
-local function save_state()
+function save_state()
   if save_tallies then save_tallies() end
   if save_bytes then save_bytes() end
   local is_done, failure = true, nil
@@ -122,7 +134,7 @@ end
 calls[#calls + 1] = function()
   of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
     'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-    'damaged', 'hunt', 'silent_at')
+    'damaged', 'hunt', 'silent_at', 'expiring')
   arrival = tonumber(of_queue[2] or 0)
   has_policies, has_assigned = of_queue[3], of_queue[4]
   clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -132,11 +144,13 @@ calls[#calls + 1] = function()
   has_in_hand = tonumber(of_queue[15] or 0) -- lib/limits.lua
   has_damaged = of_queue[16] -- lib/damage.lua
   hunt_known, silent_at_known = of_queue[17], of_queue[18] -- lib/hunt.lua, lib/silence.lua
+  has_expiring = of_queue[19] -- lib/expiry.lua
   root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
   saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
   counts = {}
   save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
   return NEXT
+end
 end
 
 -- lib/alive.lua
@@ -215,16 +229,21 @@ local function wake(user, tasks, except)
   if tasks > 0 then wake_from(prefix .. 'waiting', tasks, except) end
 end
 
-local SECOND_MS = 50
+local SECOND_MS
+local moment_kept
+local note_moment
+local soonest
+do
+SECOND_MS = 50
 
 -- A moment that is sooner than the one the keeper knows is told to one worker, when the script ends.
-local soonest, soonest_user
-local function note_moment(at, user)
+local soonest_user
+function note_moment(at, user)
   if at < soonest then soonest, soonest_user = at, user end
 end
 
 -- What the keeper knows, and its name; nothing when it did not look at its moment.
-local function moment_kept()
+function moment_kept()
   local at, keeper = string.match(keeper_known, '^(%d+) (.*)$')
   if at and at + SECOND_MS >= now then return tonumber(at), keeper end
 end
@@ -238,6 +257,74 @@ end
 calls[#calls + 1] = function()
   soonest, soonest_user = math.huge, nil
   return NEXT
+end
+end
+
+-- lib/expiry.lua
+-- Tasks that begin by a moment, or not at all.
+-- expiring:<u>  zset  those of a user that have not begun → ms by which they must
+-- expiring      zset  user → ms of its first one, or of its last turn where it has more that is due: as `due` has it of
+--                     what is scheduled
+-- `expiring` in the state tells that there are some, `expires` of a task the ms by which it must begin.
+
+-- Made by the first that needs it.
+local deadlines
+do
+local known_deadlines
+function deadlines()
+  if known_deadlines then return known_deadlines end
+  local it = {}
+  known_deadlines = it
+  local users_of = prefix .. 'expiring'
+
+  -- `at` is a number, or the text of one.
+  function it.note(user, id, at)
+    call('ZADD', place_key('expiring', user), at, id)
+    call('ZADD', users_of, 'LT', at, user)
+    call('HSET', state_key, 'expiring', 1)
+    note_moment(tonumber(at), user)
+  end
+
+  function it.pass_over(user)
+    call('ZREM', users_of, user)
+    if call('EXISTS', users_of) == 0 then call('HDEL', state_key, 'expiring') end
+  end
+
+  -- It has begun, or ended. One that had its turn stays behind the others.
+  function it.forget(user, id)
+    local of_user = place_key('expiring', user)
+    if call('ZREM', of_user, id) == 0 then return end
+    local first = call('ZRANGE', of_user, 0, 0, 'WITHSCORES')[2]
+    if first then call('ZADD', users_of, 'GT', first, user) else it.pass_over(user) end
+  end
+
+  -- Whether the user has any.
+  function it.concerns(user) return call('ZSCORE', users_of, user) end
+
+  -- Whether the time of a task is over; nil of one that has all of it.
+  function it.is_over(user, id)
+    local at = call('ZSCORE', place_key('expiring', user), id)
+    if at then return tonumber(at) <= now end
+  end
+
+  -- ms of the first of all, nil where there is none.
+  function it.next_ms() return tonumber(call('ZRANGE', users_of, 0, 0, 'WITHSCORES')[2] or nil) end
+
+  -- Users that have some whose time is over, at most so many.
+  function it.due(most) return call('ZRANGEBYSCORE', users_of, '-inf', now, 'LIMIT', 0, most) end
+
+  -- The turn of a user is over.
+  function it.had_its_turn(user)
+    local first = call('ZRANGE', place_key('expiring', user), 0, 0, 'WITHSCORES')[2]
+    if first then call('ZADD', users_of, math.max(now, first), user) else it.pass_over(user) end
+  end
+
+  return it
+end
+calls[#calls + 1] = function()
+  known_deadlines = nil
+  return NEXT
+end
 end
 
 -- lib/gcra.lua
@@ -279,22 +366,26 @@ end
 -- `policy:@<path>`. A queue without policies is served without looking for any.
 
 -- Those of many, by who has one, read at once.
+local forget_policies_if_none
+local read_policies_ahead
+local read_policy
+do
 local policies_ahead
-local function read_policies_ahead(many)
+function read_policies_ahead(many)
   local keys = {}
   for at, whose in ipairs(many) do keys[at] = prefix .. 'policy:' .. whose end
   if not keys[1] then return end
   for at, packed in ipairs(call('MGET', unpack(keys))) do policies_ahead[many[at]] = packed or nil end
 end
 
-local function read_policy(whose)
+function read_policy(whose)
   -- To be read for certain, as a key of another type is an error that MGET does not tell.
   local packed = policies_ahead[whose] or call('GET', prefix .. 'policy:' .. whose)
   return packed and cmsgpack.unpack(packed) or {}
 end
 
 -- One that is being swept is not without them yet.
-local function forget_policies_if_none()
+function forget_policies_if_none()
   local left = call('HMGET', state_key, 'policies', 'sweep')
   if left[1] == '0' and not left[2] then
     call('HDEL', state_key, 'policies')
@@ -304,6 +395,7 @@ end
 calls[#calls + 1] = function()
   policies_ahead = {}
   return NEXT
+end
 end
 
 -- What fails for one user: see lib/damage.lua.
@@ -317,6 +409,7 @@ local lines, fronts, nodes, assignments, gates, reservations, plain, governing =
 -- One of the two, and the second one or nil.
 local choice, governed
 calls[#calls + 1] = function()
+  damage = nil
   on_held_back, on_reviewed = nil, nil
   choice, governed = nil, nil
   return NEXT
@@ -331,7 +424,7 @@ do
 -- group:<path>         hash  clock, mean and weight of a group; `capped`: the tag at which it is held
 
 -- The mean of what services took the members of a line further lately; 0 before the first.
-lines.MEAN_OVER = 32
+do
 -- Mean services that one may be owed that was held at its cap, and above the lowest tag to which debts are cut: those
 -- that were not made in turn, when their cause is gone; and all, so that tags keep their digits.
 lines.CREDIT, lines.HORIZON, lines.LARGEST_DEBT = 4, 8, 2 ^ 20
@@ -506,10 +599,12 @@ function save_lines()
   if next(root.leaving) then lines.write_own_tags(root) end
 end
 calls[#calls + 1] = function()
+  lines.MEAN_OVER = 32
   lines.new(root, 'ready', ready_key, prefix .. 'left')
   lines.by_path = {}
   long_member = string.rep('-', 65)
   return NEXT
+end
 end
 
 -- lib/nodes.lua
@@ -517,6 +612,7 @@ end
 -- is the line of its users. What is done to a user is done to each node above it.
 -- user:<u>  hash  `weight`: what its tag was counted with, where that is not 1; `capped`: the tag at which it is held
 
+do
 local PLAIN = {} -- the policy of everybody in a queue that has none
 local inherited
 function nodes.read_policies()
@@ -741,6 +837,7 @@ calls[#calls + 1] = function()
   inherited = nil
   return NEXT
 end
+end
 
 -- lib/choice.lua
 -- What is done to users, in a queue that has no policies. See lib/govern.lua as well.
@@ -906,9 +1003,13 @@ end
 -- leases@<a>          zset  the same of `leases`
 -- assignments-ended   set   those whose users are still to be released
 
+local ended_key
+local release
+local seen
+do
 local SILENT_MS, TOUCH_MS, RELEASED, KEPT_TAGS = 60000, 1000, 100, 10000
-local names_key, ended_key
-local of_member, seen, lows
+local names_key
+local of_member, lows
 
 local function users_key_of(name) return prefix .. 'assignment:' .. name end
 local function of_key(member) return prefix .. 'assignments:' .. member end
@@ -1150,7 +1251,7 @@ function assignments.finish(name)
   call('HINCRBY', state_key, 'assigned', -1)
 end
 
-local function release(name, user)
+function release(name, user)
   local u = nodes.user(user)
   choice.know(user)
   if governed then gates.running(u) end
@@ -1251,13 +1352,15 @@ calls[#calls + 1] = function()
   of_member, seen, lows = {}, {}, {}
   return NEXT
 end
+end
 
 -- lib/gates.lua
 -- Gates: when a user may be served.
 -- parked  zset  users with a backlog that are held back → ms at which they may go on by themselves, inf where that takes
 --               an event; '*' → the end of the pause of everybody
 
-gates.NEVER = 1 / 0 -- until an event opens the gate: a task ends, the policy changes
+local slots
+do
 
 function gates.running(u)
   u.running = u.running or call('XLEN', stream_key('critical', u.name)) + call('XLEN', stream_key('normal', u.name))
@@ -1265,7 +1368,6 @@ function gates.running(u)
 end
 
 -- The slots of all live workers, 0 until one has told.
-local slots
 function gates.slots()
   slots = slots or tonumber(call('HGET', state_key, 'slots') or 0)
   return slots
@@ -1321,14 +1423,17 @@ function gates.park(u, at)
   note_moment(at, u.name)
 end
 calls[#calls + 1] = function()
+  gates.NEVER = 1 / 0 -- until an event opens the gate: a task ends, the policy changes
   slots = nil
   return NEXT
+end
 end
 
 -- lib/reserve.lua
 -- Reservations: who has less running than its `min_running` is served before all others.
 -- reserved  zset  users that are ready and below their min_running → tag
 
+do
 function reservations.begin()
   reservations.line = lines.new({}, 'reserved', prefix .. 'reserved', '')
   lines.by_path[reservations.line.key] = reservations.line
@@ -1359,6 +1464,7 @@ calls[#calls + 1] = function()
   most_reserved = nil
   return NEXT
 end
+end
 
 -- lib/breaker.lua
 -- The breaker of a user opens after so many failures within a window; when its time is over, one success closes it.
@@ -1387,6 +1493,7 @@ end
 
 -- lib/quota.lua
 -- Quotas: how many tasks of a user may wait.
+do
 function governing.waiting(user)
   return call('ZCARD', place_key('critical', user)) + call('ZCARD', place_key('normal', user)) +
     call('ZCARD', place_key('scheduled', user)) + call('SCARD', place_key('deferred', user)) +
@@ -1425,11 +1532,13 @@ function governing.retry_after(user, excess)
   if recent * 3600 < 1 then return 60000 end
   return math.max(100, math.min(3600000, math.ceil(excess * span / recent)))
 end
+end
 
 -- lib/govern.lua
 -- What policies decide: who is in line, and who is held back.
-governing.user, governing.gate, governing.note_end = nodes.user, gates.at, gates.note_end -- for others
+local alone
 local parked_key
+do
 
 function governing.begin()
   reservations.begin()
@@ -1497,7 +1606,7 @@ function governing.review(user)
 end
 
 -- What fails for one user is noted: it is looked at again later, and no longer for this.
-local function alone(act, user)
+function alone(act, user)
   local is_done, may_run = pcall(act, user)
   if is_done then return may_run end
   damage().note(user, may_run)
@@ -1548,8 +1657,10 @@ function governing.ends_matter(u)
   return p.max_running or p.max_share or p.min_running or p.breaker_failures
 end
 calls[#calls + 1] = function()
+  governing.user, governing.gate, governing.note_end = nodes.user, gates.at, gates.note_end -- for others
   parked_key = prefix .. 'parked'
   return NEXT
+end
 end
 end
 
@@ -1589,8 +1700,9 @@ function damage()
 
     -- Commands that read keys of a user, each as what it should be.
     local OF_A_USER = { { 'ZCARD', 'critical' }, { 'ZCARD', 'normal' }, { 'ZCARD', 'scheduled' }, { 'ZCARD', 'held' },
-      { 'SCARD', 'deferred' }, { 'ZCARD', 'lapsing' }, { 'ZCARD', 'schedules' }, { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' },
-      { 'HLEN', 'offers' }, { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
+      { 'SCARD', 'deferred' }, { 'ZCARD', 'lapsing' }, { 'ZCARD', 'schedules' }, { 'ZCARD', 'expiring' },
+      { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' }, { 'HLEN', 'offers' },
+      { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
     local RARELY_READ = { { 'ZCARD', 'dead' }, { 'STRLEN', 'policy' }, { 'STRLEN', 'metrics' }, { 'HLEN', 'bytes' },
       { 'ZCARD', 'bytes-expiring' }, { 'HLEN', 'xcom-bytes' }, { 'ZCARD', 'xcom-spaces' }, { 'SCARD', 'assignments' } }
     local OF_A_TASK = { { 'STRLEN', 'body' }, { 'HLEN', 'task' }, { 'LLEN', 'errors' }, { 'STRLEN', 'result' },
@@ -1671,6 +1783,8 @@ function damage()
         local first = call('ZRANGE', place_key(where, user), 0, 0, 'WITHSCORES')[2]
         if first then call('ZADD', all, 'LT', math.floor(first), user) end
       end
+      local expires = call('ZRANGE', place_key('expiring', user), 0, 0, 'WITHSCORES')
+      if expires[1] then deadlines().note(user, expires[1], expires[2]) end
       if call('EXISTS', prefix .. 'announcements:' .. user) == 1 then call('ZADD', prefix .. 'announcements', 'NX', now_us, user) end
       local may_run
       if governed then
@@ -1760,6 +1874,7 @@ function damage()
     -- Of a task that could not be added, nothing is there. What waits for its id goes on waiting for it.
     function it.take_back(user, id, dependencies)
       remove_from_places(user, id)
+      pcall(deadlines().forget, user, id)
       try('SREM', place_key('deferred', user), id)
       for _, dependency in ipairs(dependencies) do
         local feeds = feeds_key(user, dependency)
@@ -2208,13 +2323,23 @@ end
 -- lib/place.lua
 -- Where a task waits: in a lane, or among the scheduled ones of its user.
 
-local function score_of(priority, step_us)
-  if priority == 6 then return 'critical', next_arrival() end
-  return 'normal', next_arrival() - (priority - 1) * step_us
+local arrival_of
+local place
+local schedule
+local score_of
+do
+function score_of(priority, step_us, came)
+  if priority == 6 then return 'critical', came or next_arrival() end
+  return 'normal', (came or next_arrival()) - (priority - 1) * step_us
+end
+
+-- The arrival that a score was made of.
+function arrival_of(lane, score, priority, step_us)
+  return lane == 'critical' and tonumber(score) or score + (priority - 1) * step_us
 end
 
 -- True: the user may be served now.
-local function place(user, id, lane, score)
+function place(user, id, lane, score)
   call('ZADD', place_key(lane, user), score, id)
   count(lane, 1)
   return admit(user, cost_of_task(user, id))
@@ -2229,7 +2354,7 @@ local function place_in_ms(waiting, at)
 end
 
 -- `due` knows of each user only its earliest task, so that one user's schedule costs the others nothing.
-local function schedule(user, id, at)
+function schedule(user, id, at)
   local waiting = place_key('scheduled', user)
   local score = place_in_ms(waiting, at)
   call('ZADD', due_key, 'LT', at, user)
@@ -2238,10 +2363,26 @@ local function schedule(user, id, at)
   note_moment(at, user)
   count('scheduled', 1)
 end
+end
 
 -- One look at every key at once: the usual answer is that all ids are new, and nobody waits for them.
-local fresh, seen
-local function look_for_known(tasks)
+local due_at
+local look_for_known
+local make_room
+local over_quota
+local put_in_lane
+local put_off
+local put_offs
+local replaced
+local seen
+local standing
+local take_links_over
+local users
+local write_places
+do
+local fresh
+local decided
+function look_for_known(tasks)
   local keys = {}
   for _, task in ipairs(tasks) do
     local user, id = task[1], task[2]
@@ -2252,8 +2393,7 @@ local function look_for_known(tasks)
 end
 
 -- 'new', or 'retried' when this very call stored it before, or 'living'. What has ended will make room.
-local replaced
-local function standing(user, id, body, key)
+function standing(user, id, body, key)
   if seen[key] then return 'living' end
   seen[key] = true
   if fresh then return 'new' end
@@ -2267,7 +2407,7 @@ local function standing(user, id, body, key)
   return 'new'
 end
 
-local function make_room()
+function make_room()
   for _, ended in ipairs(replaced) do
     unlist_dead(ended[1], ended[2])
     erase_task(ended[1], ended[2])
@@ -2281,33 +2421,32 @@ end
 
 -- Whoever waits for an id waits for the new task, even when all else about the one before is gone. What a dead letter used
 -- is let go at the end of the new one.
-local function take_links_over(user, id)
+function take_links_over(user, id)
   if fresh then return end
   if has_waiters(user, id) or call('EXISTS', uses_key(user, id)) == 1 then call('HSET', task_key(user, id), 'linked', 1) end
 end
 
-local function due_at(when)
+function due_at(when)
   if when == '' then return 0 end
   local delay = string.match(when, '%+(%d+)$')
   return delay and now + tonumber(delay) or tonumber(when)
 end
 
-local put_offs
-local function put_off(user, id, priority, due)
+function put_off(user, id, priority, due)
   call('HSET', task_key(user, id), 'state', 'scheduled', 'priority', priority, 'enqueued', now)
   schedule(user, id, due)
 end
 
 -- Lanes are filled at the end, those of a user at once; users in the order in which they came. The first task of a user
--- decides where it enters.
-local users, placed
-local function put_in_lane(user, id, priority, body, step_us)
+-- decides where it enters. `came`: the arrival of the task whose place it takes, if it does.
+local placed
+function put_in_lane(user, id, priority, body, step_us, came)
   local of_user = placed[user]
   if not of_user then
     of_user = { cost = cost_of(body), critical = {}, normal = {} }
     users[#users + 1], placed[user] = user, of_user
   end
-  local lane, score = score_of(priority, step_us)
+  local lane, score = score_of(priority, step_us, came)
   local scored = of_user[lane]
   scored[#scored + 1] = score
   scored[#scored + 1] = id
@@ -2327,7 +2466,7 @@ local function fill_lanes(user, by_lane)
 end
 
 -- Everything is in its place but for this and the bodies, which may fail on the way: what calls it takes all back then.
-local function write_places()
+function write_places()
   if #users > 0 then choice.expect(users) end
   for _, user in ipairs(users) do fill_lanes(user, placed[user]) end
   for _, off in ipairs(put_offs) do put_off(unpack(off)) end
@@ -2335,16 +2474,19 @@ end
 
 -- A user whose quota does not hold what is new in this call, or nil: one that refuses before one that drops. `dropped`: room
 -- was made for some already.
-local function over_quota(tasks, dropped)
+function over_quota(tasks, dropped)
   local more, asked, sizes, key_seen, drop = {}, {}, {}, {}, nil
   seen = {}
   for _, task in ipairs(tasks) do
     local user, id, body = task[1], task[2], ARGV[task[5]] or ''
     local key = body_key(user, id)
-    local found = key_seen[key] and 'seen' or fresh and 'new' or standing(user, id, body, key)
+    local found = key_seen[key] and 'seen' or decided[key] or fresh and 'new' or standing(user, id, body, key)
     key_seen[key] = true
     if found == 'new' then more[user], sizes[user] = (more[user] or 0) + 1, (sizes[user] or 0) + #body end
-    if found == 'new' or found == 'living' then asked[user] = (asked[user] or 0) + 1 end
+    if found == 'replaces' then
+      more[user], sizes[user] = more[user] or 0, (sizes[user] or 0) + math.max(0, #body - call('STRLEN', key))
+    end
+    if found ~= 'seen' and found ~= 'retried' and found ~= 'answered' then asked[user] = (asked[user] or 0) + 1 end
   end
   seen, replaced = {}, {} -- what was only asked
   for user, new in pairs(more) do
@@ -2360,15 +2502,18 @@ local function over_quota(tasks, dropped)
 end
 calls[#calls + 1] = function()
   fresh, seen = false, {}
+  decided = {} -- by key of the body: 'answered' or 'replaces', of those whose rules say so
   replaced = {}
   put_offs = {} -- { user, id, priority, due }: those that are written at the end
   users, placed = {}, {}
   return NEXT
 end
+end
 -- ARGV[1] is the msgpack of Enqueue: priority_step_ms: int, tasks: list[AddedTask]
--- AddedTask: user: str, id: str, priority: int, when: str, body: Value, needs: msgspec.Raw | None
+-- AddedTask: user: str, id: str, priority: int, when: str, body: Value, needs: msgspec.Raw | None, rules: Rules |
+--   None
 --   when: '' now, '+ms' from when it waits for no other task, 'now+ms' from now, 'ms' since the epoch.
---   needs: see `Needs`.
+--   needs: see `Needs`. rules: None for most.
 local args
 local priority_step_ms, tasks
 local step_us

@@ -1,8 +1,10 @@
 #!lua
--- Add tasks, all or nothing, some of which wait for others. (Those that wait for nothing have a script with less in it.)
+-- Add tasks, all or nothing, some of which wait for others or have rules. (The others have a script with less in it.)
 -- KEYS[1]  state
--- Returns  per task, in order: 1 created (also by an earlier try of the same call), 0 a task with this id lives;
+-- Returns  per task, in order: 1 created (also by an earlier try of the same call), 0 a task with this id lives, or, of one
+--          with a condition, {that, or 2: it replaced another, its id};
 --          or, when nothing was written: {'unknown', user, id, dependency} | {'cycle', user, ids ...} | {'deep', user, id} |
+--          {'exists', user, id} |
 --          {'full', user, ms until there may be room} | {'heavy', user, bytes used, limit, bytes asked for, ms}
 -- Cost     O(tasks log backlog + users log users + dependencies)
 local keys_of_call, values_of_call = KEYS, ARGV
@@ -71,37 +73,49 @@ return (function()
 -- lib/state.lua
 -- What the queue keeps of itself: read once, and written back by save_state().
 
-local of_queue
 local arrival
-local has_policies, has_assigned
 local clearing_known
-local has_announcements, has_limits, keeper_known
-local has_weights, sweep_asked, has_returned
-local has_byte_limits, is_weighing
-local has_in_hand
+local count
+local counts
+local has_announcements
+local has_assigned
+local has_byte_limits
 local has_damaged
-local hunt_known, silent_at_known
+local has_expiring
+local has_in_hand
+local has_limits
+local has_policies
+local has_returned
+local has_weights
+local hunt_known
+local is_weighing
+local keeper_known
+local next_arrival
+local of_queue
 local root
+local save_bytes
+local save_lines
+local save_state
+local save_tallies
+local silent_at_known
+local sweep_asked
+local tell_of_moments
+do
 local saved_clock, saved_arrival, saved_mean
 
 -- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
 -- small sorted set ten times faster than fractions.
-local function next_arrival()
+function next_arrival()
   arrival = math.max(now_us, arrival + 1)
   return arrival
 end
 
 -- Totals of the queue.
-local counts
-local function count(field, by) counts[field] = (counts[field] or 0) + by end
+function count(field, by) counts[field] = (counts[field] or 0) + by end
 
-local save_tallies -- a function in scripts that measure users: lib/metrics.lua
-local tell_of_moments -- a function in scripts that set moments: lib/moments.lua
-local save_bytes
-local save_lines -- a function in scripts that know lines: lib/lines.lua
 
 -- A line that is of another type fails the call, but costs it no total. One that cannot be counted up is set.
-local function save_state()
+function save_state()
   if save_tallies then save_tallies() end
   if save_bytes then save_bytes() end
   local is_done, failure = true, nil
@@ -122,7 +136,7 @@ end
 calls[#calls + 1] = function()
   of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
     'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-    'damaged', 'hunt', 'silent_at')
+    'damaged', 'hunt', 'silent_at', 'expiring')
   arrival = tonumber(of_queue[2] or 0)
   has_policies, has_assigned = of_queue[3], of_queue[4]
   clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -132,11 +146,13 @@ calls[#calls + 1] = function()
   has_in_hand = tonumber(of_queue[15] or 0) -- lib/limits.lua
   has_damaged = of_queue[16] -- lib/damage.lua
   hunt_known, silent_at_known = of_queue[17], of_queue[18] -- lib/hunt.lua, lib/silence.lua
+  has_expiring = of_queue[19] -- lib/expiry.lua
   root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
   saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
   counts = {}
   save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
   return NEXT
+end
 end
 
 -- lib/alive.lua
@@ -215,16 +231,21 @@ local function wake(user, tasks, except)
   if tasks > 0 then wake_from(prefix .. 'waiting', tasks, except) end
 end
 
-local SECOND_MS = 50
+local SECOND_MS
+local moment_kept
+local note_moment
+local soonest
+do
+SECOND_MS = 50
 
 -- A moment that is sooner than the one the keeper knows is told to one worker, when the script ends.
-local soonest, soonest_user
-local function note_moment(at, user)
+local soonest_user
+function note_moment(at, user)
   if at < soonest then soonest, soonest_user = at, user end
 end
 
 -- What the keeper knows, and its name; nothing when it did not look at its moment.
-local function moment_kept()
+function moment_kept()
   local at, keeper = string.match(keeper_known, '^(%d+) (.*)$')
   if at and at + SECOND_MS >= now then return tonumber(at), keeper end
 end
@@ -238,6 +259,74 @@ end
 calls[#calls + 1] = function()
   soonest, soonest_user = math.huge, nil
   return NEXT
+end
+end
+
+-- lib/expiry.lua
+-- Tasks that begin by a moment, or not at all.
+-- expiring:<u>  zset  those of a user that have not begun → ms by which they must
+-- expiring      zset  user → ms of its first one, or of its last turn where it has more that is due: as `due` has it of
+--                     what is scheduled
+-- `expiring` in the state tells that there are some, `expires` of a task the ms by which it must begin.
+
+-- Made by the first that needs it.
+local deadlines
+do
+local known_deadlines
+function deadlines()
+  if known_deadlines then return known_deadlines end
+  local it = {}
+  known_deadlines = it
+  local users_of = prefix .. 'expiring'
+
+  -- `at` is a number, or the text of one.
+  function it.note(user, id, at)
+    call('ZADD', place_key('expiring', user), at, id)
+    call('ZADD', users_of, 'LT', at, user)
+    call('HSET', state_key, 'expiring', 1)
+    note_moment(tonumber(at), user)
+  end
+
+  function it.pass_over(user)
+    call('ZREM', users_of, user)
+    if call('EXISTS', users_of) == 0 then call('HDEL', state_key, 'expiring') end
+  end
+
+  -- It has begun, or ended. One that had its turn stays behind the others.
+  function it.forget(user, id)
+    local of_user = place_key('expiring', user)
+    if call('ZREM', of_user, id) == 0 then return end
+    local first = call('ZRANGE', of_user, 0, 0, 'WITHSCORES')[2]
+    if first then call('ZADD', users_of, 'GT', first, user) else it.pass_over(user) end
+  end
+
+  -- Whether the user has any.
+  function it.concerns(user) return call('ZSCORE', users_of, user) end
+
+  -- Whether the time of a task is over; nil of one that has all of it.
+  function it.is_over(user, id)
+    local at = call('ZSCORE', place_key('expiring', user), id)
+    if at then return tonumber(at) <= now end
+  end
+
+  -- ms of the first of all, nil where there is none.
+  function it.next_ms() return tonumber(call('ZRANGE', users_of, 0, 0, 'WITHSCORES')[2] or nil) end
+
+  -- Users that have some whose time is over, at most so many.
+  function it.due(most) return call('ZRANGEBYSCORE', users_of, '-inf', now, 'LIMIT', 0, most) end
+
+  -- The turn of a user is over.
+  function it.had_its_turn(user)
+    local first = call('ZRANGE', place_key('expiring', user), 0, 0, 'WITHSCORES')[2]
+    if first then call('ZADD', users_of, math.max(now, first), user) else it.pass_over(user) end
+  end
+
+  return it
+end
+calls[#calls + 1] = function()
+  known_deadlines = nil
+  return NEXT
+end
 end
 
 -- lib/gcra.lua
@@ -279,22 +368,26 @@ end
 -- `policy:@<path>`. A queue without policies is served without looking for any.
 
 -- Those of many, by who has one, read at once.
+local forget_policies_if_none
+local read_policies_ahead
+local read_policy
+do
 local policies_ahead
-local function read_policies_ahead(many)
+function read_policies_ahead(many)
   local keys = {}
   for at, whose in ipairs(many) do keys[at] = prefix .. 'policy:' .. whose end
   if not keys[1] then return end
   for at, packed in ipairs(call('MGET', unpack(keys))) do policies_ahead[many[at]] = packed or nil end
 end
 
-local function read_policy(whose)
+function read_policy(whose)
   -- To be read for certain, as a key of another type is an error that MGET does not tell.
   local packed = policies_ahead[whose] or call('GET', prefix .. 'policy:' .. whose)
   return packed and cmsgpack.unpack(packed) or {}
 end
 
 -- One that is being swept is not without them yet.
-local function forget_policies_if_none()
+function forget_policies_if_none()
   local left = call('HMGET', state_key, 'policies', 'sweep')
   if left[1] == '0' and not left[2] then
     call('HDEL', state_key, 'policies')
@@ -304,6 +397,7 @@ end
 calls[#calls + 1] = function()
   policies_ahead = {}
   return NEXT
+end
 end
 
 -- What fails for one user: see lib/damage.lua.
@@ -317,6 +411,7 @@ local lines, fronts, nodes, assignments, gates, reservations, plain, governing =
 -- One of the two, and the second one or nil.
 local choice, governed
 calls[#calls + 1] = function()
+  damage = nil
   on_held_back, on_reviewed = nil, nil
   choice, governed = nil, nil
   return NEXT
@@ -331,7 +426,7 @@ do
 -- group:<path>         hash  clock, mean and weight of a group; `capped`: the tag at which it is held
 
 -- The mean of what services took the members of a line further lately; 0 before the first.
-lines.MEAN_OVER = 32
+do
 -- Mean services that one may be owed that was held at its cap, and above the lowest tag to which debts are cut: those
 -- that were not made in turn, when their cause is gone; and all, so that tags keep their digits.
 lines.CREDIT, lines.HORIZON, lines.LARGEST_DEBT = 4, 8, 2 ^ 20
@@ -506,10 +601,12 @@ function save_lines()
   if next(root.leaving) then lines.write_own_tags(root) end
 end
 calls[#calls + 1] = function()
+  lines.MEAN_OVER = 32
   lines.new(root, 'ready', ready_key, prefix .. 'left')
   lines.by_path = {}
   long_member = string.rep('-', 65)
   return NEXT
+end
 end
 
 -- lib/nodes.lua
@@ -517,6 +614,7 @@ end
 -- is the line of its users. What is done to a user is done to each node above it.
 -- user:<u>  hash  `weight`: what its tag was counted with, where that is not 1; `capped`: the tag at which it is held
 
+do
 local PLAIN = {} -- the policy of everybody in a queue that has none
 local inherited
 function nodes.read_policies()
@@ -741,6 +839,7 @@ calls[#calls + 1] = function()
   inherited = nil
   return NEXT
 end
+end
 
 -- lib/choice.lua
 -- What is done to users, in a queue that has no policies. See lib/govern.lua as well.
@@ -906,9 +1005,13 @@ end
 -- leases@<a>          zset  the same of `leases`
 -- assignments-ended   set   those whose users are still to be released
 
+local ended_key
+local release
+local seen
+do
 local SILENT_MS, TOUCH_MS, RELEASED, KEPT_TAGS = 60000, 1000, 100, 10000
-local names_key, ended_key
-local of_member, seen, lows
+local names_key
+local of_member, lows
 
 local function users_key_of(name) return prefix .. 'assignment:' .. name end
 local function of_key(member) return prefix .. 'assignments:' .. member end
@@ -1150,7 +1253,7 @@ function assignments.finish(name)
   call('HINCRBY', state_key, 'assigned', -1)
 end
 
-local function release(name, user)
+function release(name, user)
   local u = nodes.user(user)
   choice.know(user)
   if governed then gates.running(u) end
@@ -1251,13 +1354,15 @@ calls[#calls + 1] = function()
   of_member, seen, lows = {}, {}, {}
   return NEXT
 end
+end
 
 -- lib/gates.lua
 -- Gates: when a user may be served.
 -- parked  zset  users with a backlog that are held back → ms at which they may go on by themselves, inf where that takes
 --               an event; '*' → the end of the pause of everybody
 
-gates.NEVER = 1 / 0 -- until an event opens the gate: a task ends, the policy changes
+local slots
+do
 
 function gates.running(u)
   u.running = u.running or call('XLEN', stream_key('critical', u.name)) + call('XLEN', stream_key('normal', u.name))
@@ -1265,7 +1370,6 @@ function gates.running(u)
 end
 
 -- The slots of all live workers, 0 until one has told.
-local slots
 function gates.slots()
   slots = slots or tonumber(call('HGET', state_key, 'slots') or 0)
   return slots
@@ -1321,14 +1425,17 @@ function gates.park(u, at)
   note_moment(at, u.name)
 end
 calls[#calls + 1] = function()
+  gates.NEVER = 1 / 0 -- until an event opens the gate: a task ends, the policy changes
   slots = nil
   return NEXT
+end
 end
 
 -- lib/reserve.lua
 -- Reservations: who has less running than its `min_running` is served before all others.
 -- reserved  zset  users that are ready and below their min_running → tag
 
+do
 function reservations.begin()
   reservations.line = lines.new({}, 'reserved', prefix .. 'reserved', '')
   lines.by_path[reservations.line.key] = reservations.line
@@ -1359,6 +1466,7 @@ calls[#calls + 1] = function()
   most_reserved = nil
   return NEXT
 end
+end
 
 -- lib/breaker.lua
 -- The breaker of a user opens after so many failures within a window; when its time is over, one success closes it.
@@ -1387,6 +1495,7 @@ end
 
 -- lib/quota.lua
 -- Quotas: how many tasks of a user may wait.
+do
 function governing.waiting(user)
   return call('ZCARD', place_key('critical', user)) + call('ZCARD', place_key('normal', user)) +
     call('ZCARD', place_key('scheduled', user)) + call('SCARD', place_key('deferred', user)) +
@@ -1425,11 +1534,13 @@ function governing.retry_after(user, excess)
   if recent * 3600 < 1 then return 60000 end
   return math.max(100, math.min(3600000, math.ceil(excess * span / recent)))
 end
+end
 
 -- lib/govern.lua
 -- What policies decide: who is in line, and who is held back.
-governing.user, governing.gate, governing.note_end = nodes.user, gates.at, gates.note_end -- for others
+local alone
 local parked_key
+do
 
 function governing.begin()
   reservations.begin()
@@ -1497,7 +1608,7 @@ function governing.review(user)
 end
 
 -- What fails for one user is noted: it is looked at again later, and no longer for this.
-local function alone(act, user)
+function alone(act, user)
   local is_done, may_run = pcall(act, user)
   if is_done then return may_run end
   damage().note(user, may_run)
@@ -1548,8 +1659,10 @@ function governing.ends_matter(u)
   return p.max_running or p.max_share or p.min_running or p.breaker_failures
 end
 calls[#calls + 1] = function()
+  governing.user, governing.gate, governing.note_end = nodes.user, gates.at, gates.note_end -- for others
   parked_key = prefix .. 'parked'
   return NEXT
+end
 end
 end
 
@@ -1589,8 +1702,9 @@ function damage()
 
     -- Commands that read keys of a user, each as what it should be.
     local OF_A_USER = { { 'ZCARD', 'critical' }, { 'ZCARD', 'normal' }, { 'ZCARD', 'scheduled' }, { 'ZCARD', 'held' },
-      { 'SCARD', 'deferred' }, { 'ZCARD', 'lapsing' }, { 'ZCARD', 'schedules' }, { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' },
-      { 'HLEN', 'offers' }, { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
+      { 'SCARD', 'deferred' }, { 'ZCARD', 'lapsing' }, { 'ZCARD', 'schedules' }, { 'ZCARD', 'expiring' },
+      { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' }, { 'HLEN', 'offers' },
+      { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
     local RARELY_READ = { { 'ZCARD', 'dead' }, { 'STRLEN', 'policy' }, { 'STRLEN', 'metrics' }, { 'HLEN', 'bytes' },
       { 'ZCARD', 'bytes-expiring' }, { 'HLEN', 'xcom-bytes' }, { 'ZCARD', 'xcom-spaces' }, { 'SCARD', 'assignments' } }
     local OF_A_TASK = { { 'STRLEN', 'body' }, { 'HLEN', 'task' }, { 'LLEN', 'errors' }, { 'STRLEN', 'result' },
@@ -1671,6 +1785,8 @@ function damage()
         local first = call('ZRANGE', place_key(where, user), 0, 0, 'WITHSCORES')[2]
         if first then call('ZADD', all, 'LT', math.floor(first), user) end
       end
+      local expires = call('ZRANGE', place_key('expiring', user), 0, 0, 'WITHSCORES')
+      if expires[1] then deadlines().note(user, expires[1], expires[2]) end
       if call('EXISTS', prefix .. 'announcements:' .. user) == 1 then call('ZADD', prefix .. 'announcements', 'NX', now_us, user) end
       local may_run
       if governed then
@@ -1760,6 +1876,7 @@ function damage()
     -- Of a task that could not be added, nothing is there. What waits for its id goes on waiting for it.
     function it.take_back(user, id, dependencies)
       remove_from_places(user, id)
+      pcall(deadlines().forget, user, id)
       try('SREM', place_key('deferred', user), id)
       for _, dependency in ipairs(dependencies) do
         local feeds = feeds_key(user, dependency)
@@ -1859,6 +1976,9 @@ end
 -- Measures users; what a script measured is written by its save_state().
 
 -- Of each user: finished, failed, canceled, retried, cost, busy microseconds, services, then buckets of waits and their counts.
+local tally
+local tally_service
+do
 local TALLIED = { finished = 1, failed = 2, canceled = 3, retried = 4 }
 local TALLIED_WAITS = 8
 local tallies
@@ -1873,7 +1993,7 @@ local function tallies_of(user)
 end
 
 -- A task of the user ended, or is tried again.
-local function tally(user, how)
+function tally(user, how)
   local of_user, at = tallies_of(user), TALLIED[how]
   of_user[at] = of_user[at] + 1
 end
@@ -1885,7 +2005,7 @@ local function add_wait(pairs_of, first, bucket, more)
 end
 
 -- One service: how long it waited (nil: known already) and ran, in ms, and what it cost.
-local function tally_service(user, wait, run, cost)
+function tally_service(user, wait, run, cost)
   local of_user = tallies_of(user)
   of_user[5], of_user[6], of_user[7] = of_user[5] + cost, of_user[6] + math.floor(run * 1000 + 0.5), of_user[7] + 1
   if not wait then return end
@@ -1957,6 +2077,7 @@ end
 calls[#calls + 1] = function()
   tallies = {}
   return NEXT
+end
 end
 
 -- lib/task.lua
@@ -2273,8 +2394,11 @@ local function expire_chunks(user, id, ttl)
 end
 
 -- `ttl`: of the result of one that finished, in ms.
+local announce
 local announcements
-local function announce(user, id, outcome, ttl)
+local end_canceled
+do
+function announce(user, id, outcome, ttl)
   announcements[#announcements + 1] = { user, id, outcome, ttl }
 end
 
@@ -2307,6 +2431,7 @@ local function new_ending()
     call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
     call('DEL', needs_key(user, id), keys_of_task(user, id))
     if known.chunks then call('PEXPIRE', chunks_key(user, id), ttl) end
+    if known.expires then deadlines().forget(user, id) end
     if known.linked then announce(user, id, 'canceled') end
     if bytes then bytes.lay(user, id) end
     tally(user, 'canceled')
@@ -2315,7 +2440,7 @@ local function new_ending()
 end
 
 local ending
-local function end_canceled(user, id, reason, ttl)
+function end_canceled(user, id, reason, ttl)
   ending = ending or new_ending()
   ending(user, id, reason, ttl)
 end
@@ -2323,6 +2448,7 @@ calls[#calls + 1] = function()
   announcements = {}
   ending = nil
   return NEXT
+end
 end
 
 -- lib/depend.lua
@@ -2336,13 +2462,23 @@ end
 -- lib/place.lua
 -- Where a task waits: in a lane, or among the scheduled ones of its user.
 
-local function score_of(priority, step_us)
-  if priority == 6 then return 'critical', next_arrival() end
-  return 'normal', next_arrival() - (priority - 1) * step_us
+local arrival_of
+local place
+local schedule
+local score_of
+do
+function score_of(priority, step_us, came)
+  if priority == 6 then return 'critical', came or next_arrival() end
+  return 'normal', (came or next_arrival()) - (priority - 1) * step_us
+end
+
+-- The arrival that a score was made of.
+function arrival_of(lane, score, priority, step_us)
+  return lane == 'critical' and tonumber(score) or score + (priority - 1) * step_us
 end
 
 -- True: the user may be served now.
-local function place(user, id, lane, score)
+function place(user, id, lane, score)
   call('ZADD', place_key(lane, user), score, id)
   count(lane, 1)
   return admit(user, cost_of_task(user, id))
@@ -2357,7 +2493,7 @@ local function place_in_ms(waiting, at)
 end
 
 -- `due` knows of each user only its earliest task, so that one user's schedule costs the others nothing.
-local function schedule(user, id, at)
+function schedule(user, id, at)
   local waiting = place_key('scheduled', user)
   local score = place_in_ms(waiting, at)
   call('ZADD', due_key, 'LT', at, user)
@@ -2365,6 +2501,7 @@ local function schedule(user, id, at)
   call('ZADD', waiting, score, id)
   note_moment(at, user)
   count('scheduled', 1)
+end
 end
 
 -- lib/first_moment.lua
@@ -2394,7 +2531,13 @@ local function take_moment(all, own, user, member)
 end
 
 -- Lua unpacks a few thousand at a time.
-local function add_all_to(set, members)
+local add_all_to
+local depend
+local links
+local pass_on_outcomes
+local put_off_outcomes
+do
+function add_all_to(set, members)
   for at = 1, #members, 1000 do call('SADD', set, unpack(members, at, math.min(at + 999, #members))) end
 end
 
@@ -2655,6 +2798,11 @@ local function new_links()
     count('announcements', 1)
   end
 
+  function it.put_off_from(first)
+    for at = first, #announcements do put_off(unpack(announcements[at])) end
+    wake_from(prefix .. 'waiting', 1)
+  end
+
   local function are_put_off() return tonumber(has_announcements or 0) + (counts.announcements or 0) > 0 end
 
   -- The oldest one of the user whose turn it is, or a part of it. Returns how many it informed.
@@ -2769,23 +2917,31 @@ local function new_links()
   return it
 end
 
-local links
-local function depend()
+function depend()
   links = links or new_links()
   return links
 end
 
 -- What an earlier call put off, and what this one caused: one step of it in each call.
-local is_passed_on
-local function pass_on_outcomes(step_us, ttl)
+local is_passed_on, passed_on
+function pass_on_outcomes(step_us, ttl)
   if is_passed_on then return end
   is_passed_on = true
   if announcements[1] or tonumber(has_announcements or 0) > 0 then depend().pass_on_outcomes(step_us, ttl) end
+  passed_on = #announcements
+end
+
+-- What this call caused after that is passed on by those that follow.
+function put_off_outcomes()
+  if not announcements[passed_on + 1] then return end
+  depend().put_off_from(passed_on + 1)
+  passed_on = #announcements
 end
 calls[#calls + 1] = function()
   links = nil
-  is_passed_on = false
+  is_passed_on, passed_on = false, 0
   return NEXT
+end
 end
 
 -- lib/drop.lua
@@ -3085,9 +3241,9 @@ local function new_limits()
     return was_let_in
   end
 
-  -- The delivery of a task is over; `limited`: the field of the task.
-  function it.stop(limited, user, id)
-    for _, k in ipairs(unpacked(limited)) do
+  -- The delivery of a task is over; `counted`: the field of the task.
+  function it.stop(counted, user, id)
+    for _, k in ipairs(unpacked(counted)) do
       if call('SREM', running_of(k), member_of(user, id)) == 1 then
         if known[k] then known[k].running = known[k].running - 1 end
         free(k, 1)
@@ -3381,8 +3537,24 @@ local function unlist_dead(user, id)
 end
 
 -- One look at every key at once: the usual answer is that all ids are new, and nobody waits for them.
-local fresh, seen
-local function look_for_known(tasks)
+local decided
+local due_at
+local fresh
+local has_waiters
+local look_for_known
+local make_room
+local over_quota
+local put_in_lane
+local put_off
+local put_offs
+local replaced
+local seen
+local standing
+local take_links_over
+local users
+local write_places
+do
+function look_for_known(tasks)
   local keys = {}
   for _, task in ipairs(tasks) do
     local user, id = task[1], task[2]
@@ -3393,8 +3565,7 @@ local function look_for_known(tasks)
 end
 
 -- 'new', or 'retried' when this very call stored it before, or 'living'. What has ended will make room.
-local replaced
-local function standing(user, id, body, key)
+function standing(user, id, body, key)
   if seen[key] then return 'living' end
   seen[key] = true
   if fresh then return 'new' end
@@ -3408,7 +3579,7 @@ local function standing(user, id, body, key)
   return 'new'
 end
 
-local function make_room()
+function make_room()
   for _, ended in ipairs(replaced) do
     unlist_dead(ended[1], ended[2])
     erase_task(ended[1], ended[2])
@@ -3416,39 +3587,38 @@ local function make_room()
   replaced = {}
 end
 
-local function has_waiters(user, id)
+function has_waiters(user, id)
   return call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0
 end
 
 -- Whoever waits for an id waits for the new task, even when all else about the one before is gone. What a dead letter used
 -- is let go at the end of the new one.
-local function take_links_over(user, id)
+function take_links_over(user, id)
   if fresh then return end
   if has_waiters(user, id) or call('EXISTS', uses_key(user, id)) == 1 then call('HSET', task_key(user, id), 'linked', 1) end
 end
 
-local function due_at(when)
+function due_at(when)
   if when == '' then return 0 end
   local delay = string.match(when, '%+(%d+)$')
   return delay and now + tonumber(delay) or tonumber(when)
 end
 
-local put_offs
-local function put_off(user, id, priority, due)
+function put_off(user, id, priority, due)
   call('HSET', task_key(user, id), 'state', 'scheduled', 'priority', priority, 'enqueued', now)
   schedule(user, id, due)
 end
 
 -- Lanes are filled at the end, those of a user at once; users in the order in which they came. The first task of a user
--- decides where it enters.
-local users, placed
-local function put_in_lane(user, id, priority, body, step_us)
+-- decides where it enters. `came`: the arrival of the task whose place it takes, if it does.
+local placed
+function put_in_lane(user, id, priority, body, step_us, came)
   local of_user = placed[user]
   if not of_user then
     of_user = { cost = cost_of(body), critical = {}, normal = {} }
     users[#users + 1], placed[user] = user, of_user
   end
-  local lane, score = score_of(priority, step_us)
+  local lane, score = score_of(priority, step_us, came)
   local scored = of_user[lane]
   scored[#scored + 1] = score
   scored[#scored + 1] = id
@@ -3468,7 +3638,7 @@ local function fill_lanes(user, by_lane)
 end
 
 -- Everything is in its place but for this and the bodies, which may fail on the way: what calls it takes all back then.
-local function write_places()
+function write_places()
   if #users > 0 then choice.expect(users) end
   for _, user in ipairs(users) do fill_lanes(user, placed[user]) end
   for _, off in ipairs(put_offs) do put_off(unpack(off)) end
@@ -3476,16 +3646,19 @@ end
 
 -- A user whose quota does not hold what is new in this call, or nil: one that refuses before one that drops. `dropped`: room
 -- was made for some already.
-local function over_quota(tasks, dropped)
+function over_quota(tasks, dropped)
   local more, asked, sizes, key_seen, drop = {}, {}, {}, {}, nil
   seen = {}
   for _, task in ipairs(tasks) do
     local user, id, body = task[1], task[2], ARGV[task[5]] or ''
     local key = body_key(user, id)
-    local found = key_seen[key] and 'seen' or fresh and 'new' or standing(user, id, body, key)
+    local found = key_seen[key] and 'seen' or decided[key] or fresh and 'new' or standing(user, id, body, key)
     key_seen[key] = true
     if found == 'new' then more[user], sizes[user] = (more[user] or 0) + 1, (sizes[user] or 0) + #body end
-    if found == 'new' or found == 'living' then asked[user] = (asked[user] or 0) + 1 end
+    if found == 'replaces' then
+      more[user], sizes[user] = more[user] or 0, (sizes[user] or 0) + math.max(0, #body - call('STRLEN', key))
+    end
+    if found ~= 'seen' and found ~= 'retried' and found ~= 'answered' then asked[user] = (asked[user] or 0) + 1 end
   end
   seen, replaced = {}, {} -- what was only asked
   for user, new in pairs(more) do
@@ -3501,31 +3674,282 @@ local function over_quota(tasks, dropped)
 end
 calls[#calls + 1] = function()
   fresh, seen = false, {}
+  decided = {} -- by key of the body: 'answered' or 'replaces', of those whose rules say so
   replaced = {}
   put_offs = {} -- { user, id, priority, due }: those that are written at the end
   users, placed = {}, {}
   return NEXT
 end
+end
+
+-- lib/rules.lua
+-- Rules that a task is put in with: what is done with it beside adding it.
+
+-- lib/schedule_keepers.lua
+-- Of all who fire schedules, one looks at each moment at which one is due, the keeper, and one a little later, the deputy,
+-- should the keeper be gone by then. The others look now and then.
+-- schedule-keepers  string  <keeper> <ms of its last look> <ms of its next> <deputy> <ms of its next>; '-' where there is none
+
+local tell_keepers
+do
+local keepers_key
+local LATE_MS, BUSY_MS = 50, 1000 -- what a keeper may be late by, and how long it may take to fire what it found
+local DEPUTY_PAUSE_MS, LONGEST_MS = 900, 30000
+
+local function read_keepers()
+  local text = redis.pcall('GET', keepers_key)
+  local keeper, looked, at, deputy, deputy_at =
+    string.match(type(text) == 'string' and text or '', '^(%S+) (%d+) (%d+) (%S+) (%d+)$')
+  return { keeper = keeper or '-', looked = tonumber(looked or 0), at = tonumber(at or 0), deputy = deputy or '-',
+    deputy_at = tonumber(deputy_at or 0) }
+end
+
+local function write_keepers(k)
+  local text = string.format('%s %d %d %s %d', k.keeper, k.looked, k.at, k.deputy, k.deputy_at)
+  call('SET', keepers_key, text, 'PX', 2 * LONGEST_MS)
+end
+
+local function is_keeper_gone(k) return k.keeper == '-' or k.at + LATE_MS < now end
+
+-- `due_ms`: of the first schedule. One that is late was not looked at, or whoever did was stopped while it fired.
+local function is_keeper_needed(k, due_ms)
+  if is_keeper_gone(k) then return true end
+  return due_ms and due_ms + LATE_MS <= now and (k.looked < due_ms or k.looked + BUSY_MS < now)
+end
+
+-- Whether the scheduler is the one that fires, and when it looks again; `next_ms` is of the first that is not due.
+local function take_part(scheduler, due_ms, next_ms)
+  local k, latest = read_keepers(), now + LONGEST_MS
+  if k.keeper == scheduler or is_keeper_needed(k, due_ms) then
+    k.keeper, k.looked, k.at = scheduler, now, math.min(next_ms or latest, latest)
+    if k.deputy == scheduler then k.deputy, k.deputy_at = '-', 0 end
+    write_keepers(k)
+    return true, k.at
+  end
+  if k.deputy == scheduler or k.deputy == '-' or k.deputy_at + BUSY_MS < now then
+    local wanted = math.max((next_ms or latest) + LATE_MS, now + DEPUTY_PAUSE_MS)
+    k.deputy, k.deputy_at = scheduler, math.min(wanted, latest)
+    write_keepers(k)
+    return false, k.deputy_at
+  end
+  return false, latest
+end
+
+-- '' is for all of them.
+local function tell_schedulers(names) redis.pcall('PUBLISH', prefix .. 'schedules', names) end
+
+-- Of a moment that may be sooner than the one that the keeper knows; everybody hears of it where there is no keeper.
+function tell_keepers(next_ms)
+  local k = read_keepers()
+  if is_keeper_gone(k) then
+    tell_schedulers('')
+  elseif next_ms < k.at then
+    tell_schedulers(k.keeper .. ' ' .. k.deputy)
+  end
+end
+
+-- The deputy looks at once where the keeper leaves.
+local function leave_part(scheduler)
+  local k = read_keepers()
+  if k.deputy == scheduler then k.deputy, k.deputy_at = '-', 0 end
+  if k.keeper == scheduler then
+    k.keeper, k.looked, k.at = '-', 0, 0
+    tell_schedulers(k.deputy == '-' and '' or k.deputy)
+  end
+  if k.keeper == '-' and k.deputy == '-' then call('DEL', keepers_key) else write_keepers(k) end
+end
+calls[#calls + 1] = function()
+  keepers_key = prefix .. 'schedule-keepers'
+  return NEXT
+end
+end
+
+-- `is_placed`: it stands in its lane, and nothing but that is known of it.
+local function obey(user, id, rules, is_placed)
+  local expires = rules[1]
+  local key = task_key(user, id)
+  if expires == '' then return end
+  if is_placed then call('HSET', key, 'state', 'queued', 'enqueued', now_text, 'queued', now_text) end
+  local at = due_at(expires)
+  call('HSET', key, 'expires', string.format('%d', at))
+  deadlines().note(user, id, at)
+  tell_keepers(at)
+end
+
+-- lib/conditions.lua
+-- Tasks that are put in on a condition. What each was answered is kept for a minute: else a call that is repeated after a
+-- cut reply would meet its own work, or do it once more on top of a newer one.
+
+-- lib/cancel.lua
+-- Take a task out of wherever it waits, or tell the worker that runs it.
+
+-- Out of the place that its state says.
+local function withdraw(user, id, state)
+  local remove = {}
+
+  function remove.queued()
+    local key = task_key(user, id)
+    local held = call('HGET', key, 'held')
+    if held then count(call('HGET', key, 'lane'), -1) end
+    if held or limited then limiting().drop(user, id, held) end
+    for _, lane in ipairs({ 'critical', 'normal' }) do count(lane, -call('ZREM', place_key(lane, user), id)) end
+    retire(user)
+  end
+
+  function remove.scheduled()
+    count('scheduled', -take_moment(due_key, place_key('scheduled', user), user, id))
+  end
+
+  function remove.deferred() depend().leave_deferred(user, id) end
+
+  remove[state]()
+end
+
+-- The outcome is passed on at the end of the script. Returns 'done' | 'canceling' (its worker was told) | 'ended' (before) |
+-- nil when it is not known.
+local function cancel_task(user, id, reason, ttl)
+  if call('EXISTS', result_key(user, id)) == 1 then return 'ended' end
+  if call('EXISTS', body_key(user, id)) == 0 then return nil end
+  local key = task_key(user, id)
+  local state = call('HGET', key, 'state') or 'queued'
+  if state == 'failed' then return 'ended' end
+  if state == 'started' then
+    call('HSETNX', key, 'canceling', reason)
+    call('PUBLISH', prefix .. 'wake:' .. call('HGET', key, 'worker'), user .. ' ' .. id)
+    return 'canceling'
+  end
+  withdraw(user, id, state)
+  end_canceled(user, id, reason, ttl)
+  return 'done'
+end
+
+-- lib/once.lua
+-- A call that is repeated because its reply was cut is answered as the first time. `nonce` names the call.
+
+local answer
+local answered
+do
+local ANSWER_TTL = 60000
+
+function answered(nonce)
+  local packed = call('GET', prefix .. 'answer:' .. nonce)
+  return packed and cmsgpack.unpack(packed)
+end
+
+function answer(nonce, value)
+  call('SET', prefix .. 'answer:' .. nonce, cmsgpack.pack(value), 'PX', ANSWER_TTL)
+  return value
+end
+end
+
+local KEPT
+local judge
+local keep_answer
+local make_way
+do
+local CREATED, REPLACED
+CREATED, KEPT, REPLACED = 1, 0, 2 -- `Enqueued` in redis/replies.py
+
+-- Of a task that lives, and its place: it has not begun, or waits to be tried again.
+local function may_be_replaced(user, id) return call('HGET', task_key(user, id), 'state') ~= 'started' end
+
+-- What becomes of `it`, as `standing` says it, or 'answered', 'replaces'; notes its answer. `earlier`: one of this call that
+-- has its id, and is superseded where this one takes its place. Second: why the whole call is refused.
+function judge(it, earlier)
+  local conflict, nonce = it.rules[3], it.rules[2]
+  it.nonce = nonce
+  it.answer = answered(nonce)
+  if it.answer then return 'answered' end
+  it.answer = { CREATED, it.id }
+  local found = 'living'
+  if not earlier then
+    seen[it.key] = nil
+    found = standing(it.user, it.id, it.body, it.key)
+  end
+  if found ~= 'living' then return found end
+  if conflict == 'error' then return found, { 'exists', it.user, it.id } end
+  local replaces = conflict == 'replace' and (earlier or may_be_replaced(it.user, it.id))
+  it.answer = { replaces and REPLACED or KEPT, it.id }
+  if not replaces then return found end
+  if not earlier then return 'replaces' end
+  found, earlier.standing = earlier.standing, 'superseded'
+  return found
+end
+
+-- What its leaving writes, read first: one key of another type shows before anything is written.
+local function prove_places(user, id)
+  for _, spot in ipairs({ 'critical', 'normal', 'held', 'scheduled', 'expiring' }) do call('ZCARD', place_key(spot, user)) end
+  call('SCARD', place_key('deferred', user))
+  call('LLEN', errors_key(user, id))
+  call('EXISTS', result_key(user, id))
+  for _, key in ipairs({ needs_key(user, id), uses_key(user, id), feeds_key(user, id), informed_key(user, id) }) do
+    call('SCARD', key)
+  end
+end
+
+-- The task of this id leaves its place to `it`, which takes it where both wait for nothing but their turn. Those that depend
+-- on it depend on the new one.
+function make_way(it, step_us)
+  local user, id = it.user, it.id
+  local key = task_key(user, id)
+  prove_places(user, id)
+  local known = call('HMGET', key, 'state', 'score', 'lane', 'watched')
+  local state, score, lane = known[1] or 'queued', known[2], known[3]
+  if state == 'queued' then
+    for _, spot in ipairs(score and {} or { 'critical', 'normal' }) do
+      score, lane = call('ZSCORE', place_key(spot, user), id), spot
+      if score then break end
+    end
+    local priority = string.byte(call('GETRANGE', it.key, 17, 17)) or 3
+    it.came = score and arrival_of(lane, score, priority, step_us)
+  end
+  withdraw(user, id, state)
+  deadlines().forget(user, id)
+  depend().forget(user, id)
+  erase_task(user, id)
+  if known[4] then
+    call('HSET', key, 'watched', known[4])
+    publish(user, id, 'waiting')
+  end
+end
+
+function keep_answer(it) return answer(it.nonce, it.answer) end
+end
 -- ARGV[1] is the msgpack of EnqueueLinked: priority_step_ms: int, dead_letter_ttl_ms: int, tasks: list[AddedTask]
 --   dead_letter_ttl_ms: how long records of what is canceled are kept.
--- AddedTask: user: str, id: str, priority: int, when: str, body: Value, needs: msgspec.Raw | None
+-- AddedTask: user: str, id: str, priority: int, when: str, body: Value, needs: msgspec.Raw | None, rules: Rules |
+--   None
 --   when: '' now, '+ms' from when it waits for no other task, 'now+ms' from now, 'ms' since the epoch.
---   needs: see `Needs`.
+--   needs: see `Needs`. rules: None for most.
 local args
 local priority_step_ms, dead_letter_ttl_ms, tasks
 local step_us
 
 -- First look at everything, write afterwards: `new` holds the tasks of this call by user and id.
-local all, new, with_needs
+local all, new, with_needs, refused
+
+local function is_added(it) return it.standing == 'new' or it.standing == 'replaces' end
+
+local function judge_conditions(it, earlier)
+  local why
+  it.standing, why = judge(it, earlier)
+  refused = refused or why
+  decided[it.key] = it.standing
+end
 
 local function read(task)
-  local user, id, priority, when, body, needs = task[1], task[2], task[3], task[4], ARGV[task[5]] or '', task[6]
+  local user, id, priority, when, body, needs, rules =
+    task[1], task[2], task[3], task[4], ARGV[task[5]] or '', task[6], task[7]
   local of_user = new[user] or {}
   new[user] = of_user
   local key = body_key(user, id)
-  local it = { user = user, id = id, priority = priority, when = when, body = body, key = key }
-  it.standing = standing(user, id, body, key)
-  if it.standing == 'new' then
+  local it = { user = user, id = id, priority = priority, when = when, body = body, key = key, rules = rules }
+  if rules and rules[2] ~= '' then -- it has a nonce
+    judge_conditions(it, of_user[id])
+  else
+    it.standing = standing(user, id, body, key)
+  end
+  if is_added(it) then
     of_user[id] = it
     if needs then
       it.policy, it.allow_unknown, it.needs = needs[1], needs[2], needs[3]
@@ -3537,7 +3961,7 @@ local function read(task)
 end
 
 local function read_tasks()
-  new = {}
+  new, decided = {}, {}
   for at, task in ipairs(tasks) do all[at] = read(task) end
 end
 
@@ -3568,7 +3992,7 @@ end
 local function somebody_waits()
   if fresh then return false end
   for _, task in ipairs(all) do
-    if task.standing == 'new' and has_waiters(task.user, task.id) then return true end
+    if is_added(task) and has_waiters(task.user, task.id) then return true end
   end
   return false
 end
@@ -3726,18 +4150,29 @@ local function add(task)
   elseif due > now then
     put_offs[#put_offs + 1] = { task.user, task.id, task.priority, due }
   else
-    put_in_lane(task.user, task.id, task.priority, task.body, step_us)
+    put_in_lane(task.user, task.id, task.priority, task.body, step_us, task.came)
   end
+  if task.rules and not ended_by then obey(task.user, task.id, task.rules, due <= now and not waits[1]) end
+end
+
+-- Without those that another one of this call takes the place of.
+local function lasting()
+  local kept = {}
+  for at, it in ipairs(all) do
+    if it.standing ~= 'superseded' then kept[#kept + 1] = tasks[at] end
+  end
+  return kept
 end
 
 local has_dropped
 -- Whoever refuses does so before anything is dropped.
 local function make_quota()
-  local over = over_quota(tasks)
+  local over = over_quota(lasting())
   while over and over[1] == 'linked' do
     drop_oldest(over[2], over[3], dead_letter_ttl_ms)
     has_dropped = true
-    over = over_quota(tasks, true)
+    read_tasks()
+    over = over_quota(lasting(), true)
   end
   return over
 end
@@ -3747,7 +4182,8 @@ local function add_all()
   make_room()
   for at, task in ipairs(all) do
     created[at] = task.standing == 'living' and 0 or 1
-    if task.standing == 'new' then
+    if task.standing == 'replaces' then make_way(task, step_us) end
+    if is_added(task) then
       take_links_over(task.user, task.id)
       add(task)
     end
@@ -3762,17 +4198,15 @@ calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
   priority_step_ms, dead_letter_ttl_ms, tasks = args[1], args[2], args[3]
   step_us = priority_step_ms * 1000
-  all, new, with_needs = {}, {}, false
+  all, new, with_needs, refused = {}, {}, false, nil
   fed, feeding = {}, {}
   users_deferred, deferred = {}, {} -- ids by user, of those that wait
   bodies = {}
   has_dropped = false
   look_for_known(tasks)
   read_tasks()
-  if with_needs then
-    local refused = find_unknown() or find_cycle()
-    if refused then return refused end
-  end
+  refused = refused or with_needs and (find_unknown() or find_cycle())
+  if refused then return refused end
   if governed then
     local full = make_quota()
     if full then return full end
@@ -3787,7 +4221,10 @@ calls[#calls + 1] = function()
     end
     pass_on_outcomes(step_us, dead_letter_ttl_ms)
   end
-  if has_dropped then pass_room_on() end
+  if has_dropped or next(decided) then pass_room_on() end
+  for at, task in ipairs(all) do
+    if task.nonce then created[at] = keep_answer(task) end
+  end
   save_state()
   return created
 end

@@ -70,10 +70,12 @@ return (function()
 -- lib/standing.lua
 -- Where a task stands, and for which dead letters it waits in the end.
 
+local standing_of
+do
 local OF_LETTERS = { F = 'finished', X = 'failed', C = 'canceled' }
 
 -- Its state, or '' when nothing is known of it.
-local function standing_of(user, id)
+function standing_of(user, id)
   local ended = OF_LETTERS[call('GETRANGE', result_key(user, id), 9, 9)]
   if ended then return ended end
   if call('EXISTS', body_key(user, id)) == 0 then return '' end
@@ -110,6 +112,7 @@ local function new_outlook(user)
   end
 
   return it
+end
 end
 -- ARGV[1] is the msgpack of Info: user: str, id: str
 local args

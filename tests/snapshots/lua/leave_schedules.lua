@@ -71,6 +71,9 @@ return (function()
 -- should the keeper be gone by then. The others look now and then.
 -- schedule-keepers  string  <keeper> <ms of its last look> <ms of its next> <deputy> <ms of its next>; '-' where there is none
 
+local leave_part
+local tell_keepers
+do
 local keepers_key
 local LATE_MS, BUSY_MS = 50, 1000 -- what a keeper may be late by, and how long it may take to fire what it found
 local DEPUTY_PAUSE_MS, LONGEST_MS = 900, 30000
@@ -118,7 +121,7 @@ end
 local function tell_schedulers(names) redis.pcall('PUBLISH', prefix .. 'schedules', names) end
 
 -- Of a moment that may be sooner than the one that the keeper knows; everybody hears of it where there is no keeper.
-local function tell_keepers(next_ms)
+function tell_keepers(next_ms)
   local k = read_keepers()
   if is_keeper_gone(k) then
     tell_schedulers('')
@@ -128,7 +131,7 @@ local function tell_keepers(next_ms)
 end
 
 -- The deputy looks at once where the keeper leaves.
-local function leave_part(scheduler)
+function leave_part(scheduler)
   local k = read_keepers()
   if k.deputy == scheduler then k.deputy, k.deputy_at = '-', 0 end
   if k.keeper == scheduler then
@@ -140,6 +143,7 @@ end
 calls[#calls + 1] = function()
   keepers_key = prefix .. 'schedule-keepers'
   return NEXT
+end
 end
 -- ARGV[1] is the msgpack of LeaveSchedules: scheduler: str
 local args

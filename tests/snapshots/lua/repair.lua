@@ -77,37 +77,49 @@ return (function()
 -- lib/state.lua
 -- What the queue keeps of itself: read once, and written back by save_state().
 
-local of_queue
 local arrival
-local has_policies, has_assigned
 local clearing_known
-local has_announcements, has_limits, keeper_known
-local has_weights, sweep_asked, has_returned
-local has_byte_limits, is_weighing
-local has_in_hand
+local count
+local counts
+local has_announcements
+local has_assigned
+local has_byte_limits
 local has_damaged
-local hunt_known, silent_at_known
+local has_expiring
+local has_in_hand
+local has_limits
+local has_policies
+local has_returned
+local has_weights
+local hunt_known
+local is_weighing
+local keeper_known
+local next_arrival
+local of_queue
 local root
+local save_bytes
+local save_lines
+local save_state
+local save_tallies
+local silent_at_known
+local sweep_asked
+local tell_of_moments
+do
 local saved_clock, saved_arrival, saved_mean
 
 -- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
 -- small sorted set ten times faster than fractions.
-local function next_arrival()
+function next_arrival()
   arrival = math.max(now_us, arrival + 1)
   return arrival
 end
 
 -- Totals of the queue.
-local counts
-local function count(field, by) counts[field] = (counts[field] or 0) + by end
+function count(field, by) counts[field] = (counts[field] or 0) + by end
 
-local save_tallies -- a function in scripts that measure users: lib/metrics.lua
-local tell_of_moments -- a function in scripts that set moments: lib/moments.lua
-local save_bytes
-local save_lines -- a function in scripts that know lines: lib/lines.lua
 
 -- A line that is of another type fails the call, but costs it no total. One that cannot be counted up is set.
-local function save_state()
+function save_state()
   if save_tallies then save_tallies() end
   if save_bytes then save_bytes() end
   local is_done, failure = true, nil
@@ -128,7 +140,7 @@ end
 calls[#calls + 1] = function()
   of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
     'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-    'damaged', 'hunt', 'silent_at')
+    'damaged', 'hunt', 'silent_at', 'expiring')
   arrival = tonumber(of_queue[2] or 0)
   has_policies, has_assigned = of_queue[3], of_queue[4]
   clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -138,11 +150,13 @@ calls[#calls + 1] = function()
   has_in_hand = tonumber(of_queue[15] or 0) -- lib/limits.lua
   has_damaged = of_queue[16] -- lib/damage.lua
   hunt_known, silent_at_known = of_queue[17], of_queue[18] -- lib/hunt.lua, lib/silence.lua
+  has_expiring = of_queue[19] -- lib/expiry.lua
   root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
   saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
   counts = {}
   save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
   return NEXT
+end
 end
 
 local function new_doctor(repairs)
@@ -471,9 +485,12 @@ calls[#calls + 1] = function()
   return NEXT
 end
 
+local add_key_checks
+local set_aside
+do
 local DAMAGED_TTL = 604800000 -- what is set aside is kept for a week
 
-local function set_aside(name)
+function set_aside(name)
   local aside = prefix .. 'damaged:' .. name
   call('RENAME', prefix .. name, aside)
   call('PEXPIRE', aside, DAMAGED_TTL)
@@ -481,7 +498,7 @@ local function set_aside(name)
 end
 
 -- A time to live of 0 days is that of dead letters.
-local function add_key_checks(doctor, dead_letter_ttl_ms)
+function add_key_checks(doctor, dead_letter_ttl_ms)
   local wrong = doctor.wrong
 
   -- The message of a task is replaced by one that says so: its task fails with that reason when its turn comes.
@@ -513,6 +530,7 @@ local function add_key_checks(doctor, dead_letter_ttl_ms)
       end)
     end
   end
+end
 end
 
 -- lib/check_tasks.lua
@@ -639,16 +657,21 @@ local function wake(user, tasks, except)
   if tasks > 0 then wake_from(prefix .. 'waiting', tasks, except) end
 end
 
-local SECOND_MS = 50
+local SECOND_MS
+local moment_kept
+local note_moment
+local soonest
+do
+SECOND_MS = 50
 
 -- A moment that is sooner than the one the keeper knows is told to one worker, when the script ends.
-local soonest, soonest_user
-local function note_moment(at, user)
+local soonest_user
+function note_moment(at, user)
   if at < soonest then soonest, soonest_user = at, user end
 end
 
 -- What the keeper knows, and its name; nothing when it did not look at its moment.
-local function moment_kept()
+function moment_kept()
   local at, keeper = string.match(keeper_known, '^(%d+) (.*)$')
   if at and at + SECOND_MS >= now then return tonumber(at), keeper end
 end
@@ -662,6 +685,74 @@ end
 calls[#calls + 1] = function()
   soonest, soonest_user = math.huge, nil
   return NEXT
+end
+end
+
+-- lib/expiry.lua
+-- Tasks that begin by a moment, or not at all.
+-- expiring:<u>  zset  those of a user that have not begun → ms by which they must
+-- expiring      zset  user → ms of its first one, or of its last turn where it has more that is due: as `due` has it of
+--                     what is scheduled
+-- `expiring` in the state tells that there are some, `expires` of a task the ms by which it must begin.
+
+-- Made by the first that needs it.
+local deadlines
+do
+local known_deadlines
+function deadlines()
+  if known_deadlines then return known_deadlines end
+  local it = {}
+  known_deadlines = it
+  local users_of = prefix .. 'expiring'
+
+  -- `at` is a number, or the text of one.
+  function it.note(user, id, at)
+    call('ZADD', place_key('expiring', user), at, id)
+    call('ZADD', users_of, 'LT', at, user)
+    call('HSET', state_key, 'expiring', 1)
+    note_moment(tonumber(at), user)
+  end
+
+  function it.pass_over(user)
+    call('ZREM', users_of, user)
+    if call('EXISTS', users_of) == 0 then call('HDEL', state_key, 'expiring') end
+  end
+
+  -- It has begun, or ended. One that had its turn stays behind the others.
+  function it.forget(user, id)
+    local of_user = place_key('expiring', user)
+    if call('ZREM', of_user, id) == 0 then return end
+    local first = call('ZRANGE', of_user, 0, 0, 'WITHSCORES')[2]
+    if first then call('ZADD', users_of, 'GT', first, user) else it.pass_over(user) end
+  end
+
+  -- Whether the user has any.
+  function it.concerns(user) return call('ZSCORE', users_of, user) end
+
+  -- Whether the time of a task is over; nil of one that has all of it.
+  function it.is_over(user, id)
+    local at = call('ZSCORE', place_key('expiring', user), id)
+    if at then return tonumber(at) <= now end
+  end
+
+  -- ms of the first of all, nil where there is none.
+  function it.next_ms() return tonumber(call('ZRANGE', users_of, 0, 0, 'WITHSCORES')[2] or nil) end
+
+  -- Users that have some whose time is over, at most so many.
+  function it.due(most) return call('ZRANGEBYSCORE', users_of, '-inf', now, 'LIMIT', 0, most) end
+
+  -- The turn of a user is over.
+  function it.had_its_turn(user)
+    local first = call('ZRANGE', place_key('expiring', user), 0, 0, 'WITHSCORES')[2]
+    if first then call('ZADD', users_of, math.max(now, first), user) else it.pass_over(user) end
+  end
+
+  return it
+end
+calls[#calls + 1] = function()
+  known_deadlines = nil
+  return NEXT
+end
 end
 
 -- lib/gcra.lua
@@ -703,22 +794,26 @@ end
 -- `policy:@<path>`. A queue without policies is served without looking for any.
 
 -- Those of many, by who has one, read at once.
+local forget_policies_if_none
+local read_policies_ahead
+local read_policy
+do
 local policies_ahead
-local function read_policies_ahead(many)
+function read_policies_ahead(many)
   local keys = {}
   for at, whose in ipairs(many) do keys[at] = prefix .. 'policy:' .. whose end
   if not keys[1] then return end
   for at, packed in ipairs(call('MGET', unpack(keys))) do policies_ahead[many[at]] = packed or nil end
 end
 
-local function read_policy(whose)
+function read_policy(whose)
   -- To be read for certain, as a key of another type is an error that MGET does not tell.
   local packed = policies_ahead[whose] or call('GET', prefix .. 'policy:' .. whose)
   return packed and cmsgpack.unpack(packed) or {}
 end
 
 -- One that is being swept is not without them yet.
-local function forget_policies_if_none()
+function forget_policies_if_none()
   local left = call('HMGET', state_key, 'policies', 'sweep')
   if left[1] == '0' and not left[2] then
     call('HDEL', state_key, 'policies')
@@ -728,6 +823,7 @@ end
 calls[#calls + 1] = function()
   policies_ahead = {}
   return NEXT
+end
 end
 
 -- What fails for one user: see lib/damage.lua.
@@ -741,6 +837,7 @@ local lines, fronts, nodes, assignments, gates, reservations, plain, governing =
 -- One of the two, and the second one or nil.
 local choice, governed
 calls[#calls + 1] = function()
+  damage = nil
   on_held_back, on_reviewed = nil, nil
   choice, governed = nil, nil
   return NEXT
@@ -755,7 +852,7 @@ do
 -- group:<path>         hash  clock, mean and weight of a group; `capped`: the tag at which it is held
 
 -- The mean of what services took the members of a line further lately; 0 before the first.
-lines.MEAN_OVER = 32
+do
 -- Mean services that one may be owed that was held at its cap, and above the lowest tag to which debts are cut: those
 -- that were not made in turn, when their cause is gone; and all, so that tags keep their digits.
 lines.CREDIT, lines.HORIZON, lines.LARGEST_DEBT = 4, 8, 2 ^ 20
@@ -930,10 +1027,12 @@ function save_lines()
   if next(root.leaving) then lines.write_own_tags(root) end
 end
 calls[#calls + 1] = function()
+  lines.MEAN_OVER = 32
   lines.new(root, 'ready', ready_key, prefix .. 'left')
   lines.by_path = {}
   long_member = string.rep('-', 65)
   return NEXT
+end
 end
 
 -- lib/nodes.lua
@@ -941,6 +1040,7 @@ end
 -- is the line of its users. What is done to a user is done to each node above it.
 -- user:<u>  hash  `weight`: what its tag was counted with, where that is not 1; `capped`: the tag at which it is held
 
+do
 local PLAIN = {} -- the policy of everybody in a queue that has none
 local inherited
 function nodes.read_policies()
@@ -1165,6 +1265,7 @@ calls[#calls + 1] = function()
   inherited = nil
   return NEXT
 end
+end
 
 -- lib/choice.lua
 -- What is done to users, in a queue that has no policies. See lib/govern.lua as well.
@@ -1330,9 +1431,13 @@ end
 -- leases@<a>          zset  the same of `leases`
 -- assignments-ended   set   those whose users are still to be released
 
+local ended_key
+local release
+local seen
+do
 local SILENT_MS, TOUCH_MS, RELEASED, KEPT_TAGS = 60000, 1000, 100, 10000
-local names_key, ended_key
-local of_member, seen, lows
+local names_key
+local of_member, lows
 
 local function users_key_of(name) return prefix .. 'assignment:' .. name end
 local function of_key(member) return prefix .. 'assignments:' .. member end
@@ -1574,7 +1679,7 @@ function assignments.finish(name)
   call('HINCRBY', state_key, 'assigned', -1)
 end
 
-local function release(name, user)
+function release(name, user)
   local u = nodes.user(user)
   choice.know(user)
   if governed then gates.running(u) end
@@ -1675,13 +1780,15 @@ calls[#calls + 1] = function()
   of_member, seen, lows = {}, {}, {}
   return NEXT
 end
+end
 
 -- lib/gates.lua
 -- Gates: when a user may be served.
 -- parked  zset  users with a backlog that are held back → ms at which they may go on by themselves, inf where that takes
 --               an event; '*' → the end of the pause of everybody
 
-gates.NEVER = 1 / 0 -- until an event opens the gate: a task ends, the policy changes
+local slots
+do
 
 function gates.running(u)
   u.running = u.running or call('XLEN', stream_key('critical', u.name)) + call('XLEN', stream_key('normal', u.name))
@@ -1689,7 +1796,6 @@ function gates.running(u)
 end
 
 -- The slots of all live workers, 0 until one has told.
-local slots
 function gates.slots()
   slots = slots or tonumber(call('HGET', state_key, 'slots') or 0)
   return slots
@@ -1745,14 +1851,17 @@ function gates.park(u, at)
   note_moment(at, u.name)
 end
 calls[#calls + 1] = function()
+  gates.NEVER = 1 / 0 -- until an event opens the gate: a task ends, the policy changes
   slots = nil
   return NEXT
+end
 end
 
 -- lib/reserve.lua
 -- Reservations: who has less running than its `min_running` is served before all others.
 -- reserved  zset  users that are ready and below their min_running → tag
 
+do
 function reservations.begin()
   reservations.line = lines.new({}, 'reserved', prefix .. 'reserved', '')
   lines.by_path[reservations.line.key] = reservations.line
@@ -1783,6 +1892,7 @@ calls[#calls + 1] = function()
   most_reserved = nil
   return NEXT
 end
+end
 
 -- lib/breaker.lua
 -- The breaker of a user opens after so many failures within a window; when its time is over, one success closes it.
@@ -1811,6 +1921,7 @@ end
 
 -- lib/quota.lua
 -- Quotas: how many tasks of a user may wait.
+do
 function governing.waiting(user)
   return call('ZCARD', place_key('critical', user)) + call('ZCARD', place_key('normal', user)) +
     call('ZCARD', place_key('scheduled', user)) + call('SCARD', place_key('deferred', user)) +
@@ -1849,11 +1960,13 @@ function governing.retry_after(user, excess)
   if recent * 3600 < 1 then return 60000 end
   return math.max(100, math.min(3600000, math.ceil(excess * span / recent)))
 end
+end
 
 -- lib/govern.lua
 -- What policies decide: who is in line, and who is held back.
-governing.user, governing.gate, governing.note_end = nodes.user, gates.at, gates.note_end -- for others
+local alone
 local parked_key
+do
 
 function governing.begin()
   reservations.begin()
@@ -1921,7 +2034,7 @@ function governing.review(user)
 end
 
 -- What fails for one user is noted: it is looked at again later, and no longer for this.
-local function alone(act, user)
+function alone(act, user)
   local is_done, may_run = pcall(act, user)
   if is_done then return may_run end
   damage().note(user, may_run)
@@ -1972,8 +2085,10 @@ function governing.ends_matter(u)
   return p.max_running or p.max_share or p.min_running or p.breaker_failures
 end
 calls[#calls + 1] = function()
+  governing.user, governing.gate, governing.note_end = nodes.user, gates.at, gates.note_end -- for others
   parked_key = prefix .. 'parked'
   return NEXT
+end
 end
 end
 
@@ -2013,8 +2128,9 @@ function damage()
 
     -- Commands that read keys of a user, each as what it should be.
     local OF_A_USER = { { 'ZCARD', 'critical' }, { 'ZCARD', 'normal' }, { 'ZCARD', 'scheduled' }, { 'ZCARD', 'held' },
-      { 'SCARD', 'deferred' }, { 'ZCARD', 'lapsing' }, { 'ZCARD', 'schedules' }, { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' },
-      { 'HLEN', 'offers' }, { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
+      { 'SCARD', 'deferred' }, { 'ZCARD', 'lapsing' }, { 'ZCARD', 'schedules' }, { 'ZCARD', 'expiring' },
+      { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' }, { 'HLEN', 'offers' },
+      { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
     local RARELY_READ = { { 'ZCARD', 'dead' }, { 'STRLEN', 'policy' }, { 'STRLEN', 'metrics' }, { 'HLEN', 'bytes' },
       { 'ZCARD', 'bytes-expiring' }, { 'HLEN', 'xcom-bytes' }, { 'ZCARD', 'xcom-spaces' }, { 'SCARD', 'assignments' } }
     local OF_A_TASK = { { 'STRLEN', 'body' }, { 'HLEN', 'task' }, { 'LLEN', 'errors' }, { 'STRLEN', 'result' },
@@ -2095,6 +2211,8 @@ function damage()
         local first = call('ZRANGE', place_key(where, user), 0, 0, 'WITHSCORES')[2]
         if first then call('ZADD', all, 'LT', math.floor(first), user) end
       end
+      local expires = call('ZRANGE', place_key('expiring', user), 0, 0, 'WITHSCORES')
+      if expires[1] then deadlines().note(user, expires[1], expires[2]) end
       if call('EXISTS', prefix .. 'announcements:' .. user) == 1 then call('ZADD', prefix .. 'announcements', 'NX', now_us, user) end
       local may_run
       if governed then
@@ -2184,6 +2302,7 @@ function damage()
     -- Of a task that could not be added, nothing is there. What waits for its id goes on waiting for it.
     function it.take_back(user, id, dependencies)
       remove_from_places(user, id)
+      pcall(deadlines().forget, user, id)
       try('SREM', place_key('deferred', user), id)
       for _, dependency in ipairs(dependencies) do
         local feeds = feeds_key(user, dependency)
@@ -2279,13 +2398,23 @@ end
 -- lib/place.lua
 -- Where a task waits: in a lane, or among the scheduled ones of its user.
 
-local function score_of(priority, step_us)
-  if priority == 6 then return 'critical', next_arrival() end
-  return 'normal', next_arrival() - (priority - 1) * step_us
+local arrival_of
+local place
+local schedule
+local score_of
+do
+function score_of(priority, step_us, came)
+  if priority == 6 then return 'critical', came or next_arrival() end
+  return 'normal', (came or next_arrival()) - (priority - 1) * step_us
+end
+
+-- The arrival that a score was made of.
+function arrival_of(lane, score, priority, step_us)
+  return lane == 'critical' and tonumber(score) or score + (priority - 1) * step_us
 end
 
 -- True: the user may be served now.
-local function place(user, id, lane, score)
+function place(user, id, lane, score)
   call('ZADD', place_key(lane, user), score, id)
   count(lane, 1)
   return admit(user, cost_of_task(user, id))
@@ -2300,7 +2429,7 @@ local function place_in_ms(waiting, at)
 end
 
 -- `due` knows of each user only its earliest task, so that one user's schedule costs the others nothing.
-local function schedule(user, id, at)
+function schedule(user, id, at)
   local waiting = place_key('scheduled', user)
   local score = place_in_ms(waiting, at)
   call('ZADD', due_key, 'LT', at, user)
@@ -2308,6 +2437,7 @@ local function schedule(user, id, at)
   call('ZADD', waiting, score, id)
   note_moment(at, user)
   count('scheduled', 1)
+end
 end
 
 -- lib/limits.lua
@@ -2331,7 +2461,11 @@ end
 -- kept:<k>            set     those of let-in:<k> that are held, and keep their place while they wait for another key
 -- keeper:<u>          string  the task of the user that does so, or did so in vain
 
-local function new_limits()
+local limited
+local limiting
+local new_limits
+do
+function new_limits()
   local it, rules, known, freed = {}, {}, {}, {}
   local held_key = prefix .. 'held'
   local LOOK_MS, UNLIMITED = 1000, 100 -- a look even if nothing was freed; how many are let in when a limit is gone
@@ -2603,9 +2737,9 @@ local function new_limits()
     return was_let_in
   end
 
-  -- The delivery of a task is over; `limited`: the field of the task.
-  function it.stop(limited, user, id)
-    for _, k in ipairs(unpacked(limited)) do
+  -- The delivery of a task is over; `counted`: the field of the task.
+  function it.stop(counted, user, id)
+    for _, k in ipairs(unpacked(counted)) do
       if call('SREM', running_of(k), member_of(user, id)) == 1 then
         if known[k] then known[k].running = known[k].running - 1 end
         free(k, 1)
@@ -2849,7 +2983,6 @@ local function new_limits()
 
   return it
 end
-local limited
 
 -- At the end of a script that made room.
 local function pass_room_on()
@@ -2860,7 +2993,7 @@ local function pass_room_on()
 end
 
 -- Also in a queue whose last limit was lifted, while a task still counts for it.
-local function limiting()
+function limiting()
   limited = limited or new_limits()
   return limited
 end
@@ -2868,6 +3001,7 @@ calls[#calls + 1] = function()
   limited = has_limits and new_limits() or nil
   if limited then on_held_back, on_reviewed = limited.take_back, limited.came_back end
   return NEXT
+end
 end
 
 -- lib/canceled.lua
@@ -2877,6 +3011,9 @@ end
 -- Measures users; what a script measured is written by its save_state().
 
 -- Of each user: finished, failed, canceled, retried, cost, busy microseconds, services, then buckets of waits and their counts.
+local tally
+local tally_service
+do
 local TALLIED = { finished = 1, failed = 2, canceled = 3, retried = 4 }
 local TALLIED_WAITS = 8
 local tallies
@@ -2891,7 +3028,7 @@ local function tallies_of(user)
 end
 
 -- A task of the user ended, or is tried again.
-local function tally(user, how)
+function tally(user, how)
   local of_user, at = tallies_of(user), TALLIED[how]
   of_user[at] = of_user[at] + 1
 end
@@ -2903,7 +3040,7 @@ local function add_wait(pairs_of, first, bucket, more)
 end
 
 -- One service: how long it waited (nil: known already) and ran, in ms, and what it cost.
-local function tally_service(user, wait, run, cost)
+function tally_service(user, wait, run, cost)
   local of_user = tallies_of(user)
   of_user[5], of_user[6], of_user[7] = of_user[5] + cost, of_user[6] + math.floor(run * 1000 + 0.5), of_user[7] + 1
   if not wait then return end
@@ -2976,10 +3113,14 @@ calls[#calls + 1] = function()
   tallies = {}
   return NEXT
 end
+end
 
 -- `ttl`: of the result of one that finished, in ms.
+local announce
 local announcements
-local function announce(user, id, outcome, ttl)
+local end_canceled
+do
+function announce(user, id, outcome, ttl)
   announcements[#announcements + 1] = { user, id, outcome, ttl }
 end
 
@@ -3012,6 +3153,7 @@ local function new_ending()
     call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
     call('DEL', needs_key(user, id), keys_of_task(user, id))
     if known.chunks then call('PEXPIRE', chunks_key(user, id), ttl) end
+    if known.expires then deadlines().forget(user, id) end
     if known.linked then announce(user, id, 'canceled') end
     if bytes then bytes.lay(user, id) end
     tally(user, 'canceled')
@@ -3020,7 +3162,7 @@ local function new_ending()
 end
 
 local ending
-local function end_canceled(user, id, reason, ttl)
+function end_canceled(user, id, reason, ttl)
   ending = ending or new_ending()
   ending(user, id, reason, ttl)
 end
@@ -3028,6 +3170,7 @@ calls[#calls + 1] = function()
   announcements = {}
   ending = nil
   return NEXT
+end
 end
 
 -- lib/depend.lua
@@ -3039,6 +3182,11 @@ end
 -- it is the time to live, in ms, that begins when the last of them has ended; else it is 1.
 
 -- Lua unpacks a few thousand at a time.
+local depend
+local links
+local pass_on_outcomes
+local put_off_outcomes
+do
 local function add_all_to(set, members)
   for at = 1, #members, 1000 do call('SADD', set, unpack(members, at, math.min(at + 999, #members))) end
 end
@@ -3300,6 +3448,11 @@ local function new_links()
     count('announcements', 1)
   end
 
+  function it.put_off_from(first)
+    for at = first, #announcements do put_off(unpack(announcements[at])) end
+    wake_from(prefix .. 'waiting', 1)
+  end
+
   local function are_put_off() return tonumber(has_announcements or 0) + (counts.announcements or 0) > 0 end
 
   -- The oldest one of the user whose turn it is, or a part of it. Returns how many it informed.
@@ -3414,23 +3567,31 @@ local function new_links()
   return it
 end
 
-local links
-local function depend()
+function depend()
   links = links or new_links()
   return links
 end
 
 -- What an earlier call put off, and what this one caused: one step of it in each call.
-local is_passed_on
-local function pass_on_outcomes(step_us, ttl)
+local is_passed_on, passed_on
+function pass_on_outcomes(step_us, ttl)
   if is_passed_on then return end
   is_passed_on = true
   if announcements[1] or tonumber(has_announcements or 0) > 0 then depend().pass_on_outcomes(step_us, ttl) end
+  passed_on = #announcements
+end
+
+-- What this call caused after that is passed on by those that follow.
+function put_off_outcomes()
+  if not announcements[passed_on + 1] then return end
+  depend().put_off_from(passed_on + 1)
+  passed_on = #announcements
 end
 calls[#calls + 1] = function()
   links = nil
-  is_passed_on = false
+  is_passed_on, passed_on = false, 0
   return NEXT
+end
 end
 
 local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
@@ -3655,6 +3816,25 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
     end
   end
 
+  -- It has not begun, and was not given back by a worker that stopped.
+  local function check_expiring(user, id, known)
+    if tonumber(known.attempt or 0) > 0 or known.paid or call('ZSCORE', place_key('expiring', user), id) then return end
+    wrong('not-due', 'expiring:' .. user, 'a task that expires is not looked for', function()
+      deadlines().note(user, id, known.expires)
+      return 'looked at in time'
+    end)
+  end
+
+  function checks.expiring(user, id)
+    if not call('ZSCORE', place_key('expiring', user), id) then return end
+    local known = call('HMGET', task_key(user, id), 'expires', 'state')
+    if known[1] and known[2] ~= 'started' and known[2] ~= 'failed' then return end
+    wrong('due-without-tasks', 'expiring:' .. user, 'the task has begun, or is gone', function()
+      deadlines().forget(user, id)
+      return 'removed'
+    end)
+  end
+
   local function check_one_place(user, id, known, spot)
     local told, is_dead = known.state, spot == 'dead'
     local name = 'task:' .. user .. ':' .. id
@@ -3671,6 +3851,7 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
     end
     check_expiry(user, id, is_dead)
     if spot == 'held' then check_held(user, id, known) end
+    if known.expires and not is_dead and not lane_of(spot) then check_expiring(user, id, known) end
     if lane_of(spot) then check_limited(user, id, known) end
     if spot == 'deferred' and call('EXISTS', needs_key(user, id)) == 0 then
       wrong('waits-for-nothing', 'needs:' .. user .. ':' .. id, 'nothing is known of what it waits for')
@@ -4142,6 +4323,7 @@ local function add_user_checks(doctor)
     local has, all = tasks_of(user)
     check_listed(user, all)
     check_first(user, 'scheduled', 'due', 'scheduled task', 'not-due', 'due-without-tasks')
+    check_first(user, 'expiring', 'expiring', 'task that expires', 'not-due', 'due-without-tasks')
     check_first(user, 'lapsing', 'lapsing', 'dead letter with links', 'unlisted-end', 'unlisted-end')
     check_lease(user, 'critical', has['critical-stream'])
     check_lease(user, 'normal', has['normal-stream'])
@@ -4580,23 +4762,32 @@ end
 -- declared        zset  id → when a worker or scheduler last declared it
 -- declarers       zset  <definition> <id> → when one last declared just this definition
 
-local schedules_key, index_key, declared_key
-local ended_key, broken_key
+local broken_key
+local declared_key
+local ended_key
+local fire_at
+local fire_no_more
+local forget_schedule
+local index_key
+local read_schedule
+local schedules_of
+do
+local schedules_key
 local function schedule_key(id) return prefix .. 'schedule:' .. id end
-local function schedules_of(user) return place_key('schedules', user) end
+function schedules_of(user) return place_key('schedules', user) end
 
 -- Nothing where the key is no hash: one schedule that is damaged must not keep the others from firing.
-local function read_schedule(id, ...)
+function read_schedule(id, ...)
   local known = redis.pcall('HMGET', schedule_key(id), ...)
   return known.err and {} or known
 end
 
-local function fire_at(user, id, ms)
+function fire_at(user, id, ms)
   call('ZADD', schedules_of(user), ms, id)
   end_turn(schedules_key, schedules_of(user), user)
 end
 
-local function fire_no_more(user, id)
+function fire_no_more(user, id)
   if call('ZREM', schedules_of(user), id) == 1 then end_turn(schedules_key, schedules_of(user), user) end
 end
 
@@ -4613,7 +4804,7 @@ local function end_schedule(user, id, keep)
   call('ZADD', ended_key, string.format('%d', now + keep), id)
 end
 
-local function forget_schedule(id)
+function forget_schedule(id)
   local user = read_schedule(id, 'user')[1]
   if user then
     fire_no_more(user, id)
@@ -4629,6 +4820,7 @@ calls[#calls + 1] = function()
   schedules_key, index_key, declared_key = prefix .. 'schedules', prefix .. 'schedule-index', prefix .. 'declared'
   ended_key, broken_key = prefix .. 'schedules-ended', prefix .. 'schedules-broken'
   return NEXT
+end
 end
 
 local function add_schedule_checks(doctor, dead_letter_ttl_ms)
@@ -4851,6 +5043,12 @@ local function add_state_checks(doctor)
     if has_assigned or assigned > 0 then check_total('assigned', has_assigned, assigned) end
     local limits = call('ZCARD', prefix .. 'limit-keys')
     if has_limits or limits > 0 then check_total('limits', has_limits, limits) end
+    if call('EXISTS', prefix .. 'expiring') == 1 and not has_expiring then
+      wrong('bad-number', 'state', 'tasks that expire are not looked for', function()
+        call('HSET', state_key, 'expiring', 1)
+        return 'looked for from now on'
+      end)
+    end
     if call('EXISTS', prefix .. 'swept') == 1 and call('HEXISTS', state_key, 'sweep') == 0 then
       wrong('bad-number', 'state', 'those who are to be looked at anew are not', function()
         call('HSET', state_key, 'sweep', 1)
@@ -4884,16 +5082,20 @@ end
 -- lib/once.lua
 -- A call that is repeated because its reply was cut is answered as the first time. `nonce` names the call.
 
+local answer
+local answered
+do
 local ANSWER_TTL = 60000
 
-local function answered(nonce)
+function answered(nonce)
   local packed = call('GET', prefix .. 'answer:' .. nonce)
   return packed and cmsgpack.unpack(packed)
 end
 
-local function answer(nonce, value)
+function answer(nonce, value)
   call('SET', prefix .. 'answer:' .. nonce, cmsgpack.pack(value), 'PX', ANSWER_TTL)
   return value
+end
 end
 -- ARGV[1] is the msgpack of Repair: dead_letter_ttl_ms: int, priority_step_ms: int, items: Sequence[Sequence[Any]],
 --   nonce: str

@@ -2,7 +2,8 @@
 -- The first schedules that are due of each user, earliest first, unless another scheduler fires them. Those that ended long ago are forgotten
 -- on the way.
 -- KEYS[1]  state
--- Returns  {now, ms at which the scheduler looks again, ids that were set aside as they cannot be read, per schedule: {id, ms, user, name, spec, anchor, body, priority, delay, revision, slot}}
+-- Returns  {now, ms at which the scheduler looks again, ids that were set aside as they cannot be read, 1 when it is
+--          also to end what has expired, per schedule: {id, ms, user, name, spec, anchor, body, priority, delay, revision, slot, expires}}
 -- Cost     O(most + log schedules)
 local keys_of_call, values_of_call = KEYS, ARGV
 local KEYS, ARGV
@@ -70,37 +71,49 @@ return (function()
 -- lib/state.lua
 -- What the queue keeps of itself: read once, and written back by save_state().
 
-local of_queue
 local arrival
-local has_policies, has_assigned
 local clearing_known
-local has_announcements, has_limits, keeper_known
-local has_weights, sweep_asked, has_returned
-local has_byte_limits, is_weighing
-local has_in_hand
+local count
+local counts
+local has_announcements
+local has_assigned
+local has_byte_limits
 local has_damaged
-local hunt_known, silent_at_known
+local has_expiring
+local has_in_hand
+local has_limits
+local has_policies
+local has_returned
+local has_weights
+local hunt_known
+local is_weighing
+local keeper_known
+local next_arrival
+local of_queue
 local root
+local save_bytes
+local save_lines
+local save_state
+local save_tallies
+local silent_at_known
+local sweep_asked
+local tell_of_moments
+do
 local saved_clock, saved_arrival, saved_mean
 
 -- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
 -- small sorted set ten times faster than fractions.
-local function next_arrival()
+function next_arrival()
   arrival = math.max(now_us, arrival + 1)
   return arrival
 end
 
 -- Totals of the queue.
-local counts
-local function count(field, by) counts[field] = (counts[field] or 0) + by end
+function count(field, by) counts[field] = (counts[field] or 0) + by end
 
-local save_tallies -- a function in scripts that measure users: lib/metrics.lua
-local tell_of_moments -- a function in scripts that set moments: lib/moments.lua
-local save_bytes
-local save_lines -- a function in scripts that know lines: lib/lines.lua
 
 -- A line that is of another type fails the call, but costs it no total. One that cannot be counted up is set.
-local function save_state()
+function save_state()
   if save_tallies then save_tallies() end
   if save_bytes then save_bytes() end
   local is_done, failure = true, nil
@@ -121,7 +134,7 @@ end
 calls[#calls + 1] = function()
   of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
     'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-    'damaged', 'hunt', 'silent_at')
+    'damaged', 'hunt', 'silent_at', 'expiring')
   arrival = tonumber(of_queue[2] or 0)
   has_policies, has_assigned = of_queue[3], of_queue[4]
   clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -131,11 +144,13 @@ calls[#calls + 1] = function()
   has_in_hand = tonumber(of_queue[15] or 0) -- lib/limits.lua
   has_damaged = of_queue[16] -- lib/damage.lua
   hunt_known, silent_at_known = of_queue[17], of_queue[18] -- lib/hunt.lua, lib/silence.lua
+  has_expiring = of_queue[19] -- lib/expiry.lua
   root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
   saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
   counts = {}
   save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
   return NEXT
+end
 end
 
 -- lib/fair.lua
@@ -202,16 +217,21 @@ local function wake(user, tasks, except)
   if tasks > 0 then wake_from(prefix .. 'waiting', tasks, except) end
 end
 
-local SECOND_MS = 50
+local SECOND_MS
+local moment_kept
+local note_moment
+local soonest
+do
+SECOND_MS = 50
 
 -- A moment that is sooner than the one the keeper knows is told to one worker, when the script ends.
-local soonest, soonest_user
-local function note_moment(at, user)
+local soonest_user
+function note_moment(at, user)
   if at < soonest then soonest, soonest_user = at, user end
 end
 
 -- What the keeper knows, and its name; nothing when it did not look at its moment.
-local function moment_kept()
+function moment_kept()
   local at, keeper = string.match(keeper_known, '^(%d+) (.*)$')
   if at and at + SECOND_MS >= now then return tonumber(at), keeper end
 end
@@ -225,6 +245,74 @@ end
 calls[#calls + 1] = function()
   soonest, soonest_user = math.huge, nil
   return NEXT
+end
+end
+
+-- lib/expiry.lua
+-- Tasks that begin by a moment, or not at all.
+-- expiring:<u>  zset  those of a user that have not begun → ms by which they must
+-- expiring      zset  user → ms of its first one, or of its last turn where it has more that is due: as `due` has it of
+--                     what is scheduled
+-- `expiring` in the state tells that there are some, `expires` of a task the ms by which it must begin.
+
+-- Made by the first that needs it.
+local deadlines
+do
+local known_deadlines
+function deadlines()
+  if known_deadlines then return known_deadlines end
+  local it = {}
+  known_deadlines = it
+  local users_of = prefix .. 'expiring'
+
+  -- `at` is a number, or the text of one.
+  function it.note(user, id, at)
+    call('ZADD', place_key('expiring', user), at, id)
+    call('ZADD', users_of, 'LT', at, user)
+    call('HSET', state_key, 'expiring', 1)
+    note_moment(tonumber(at), user)
+  end
+
+  function it.pass_over(user)
+    call('ZREM', users_of, user)
+    if call('EXISTS', users_of) == 0 then call('HDEL', state_key, 'expiring') end
+  end
+
+  -- It has begun, or ended. One that had its turn stays behind the others.
+  function it.forget(user, id)
+    local of_user = place_key('expiring', user)
+    if call('ZREM', of_user, id) == 0 then return end
+    local first = call('ZRANGE', of_user, 0, 0, 'WITHSCORES')[2]
+    if first then call('ZADD', users_of, 'GT', first, user) else it.pass_over(user) end
+  end
+
+  -- Whether the user has any.
+  function it.concerns(user) return call('ZSCORE', users_of, user) end
+
+  -- Whether the time of a task is over; nil of one that has all of it.
+  function it.is_over(user, id)
+    local at = call('ZSCORE', place_key('expiring', user), id)
+    if at then return tonumber(at) <= now end
+  end
+
+  -- ms of the first of all, nil where there is none.
+  function it.next_ms() return tonumber(call('ZRANGE', users_of, 0, 0, 'WITHSCORES')[2] or nil) end
+
+  -- Users that have some whose time is over, at most so many.
+  function it.due(most) return call('ZRANGEBYSCORE', users_of, '-inf', now, 'LIMIT', 0, most) end
+
+  -- The turn of a user is over.
+  function it.had_its_turn(user)
+    local first = call('ZRANGE', place_key('expiring', user), 0, 0, 'WITHSCORES')[2]
+    if first then call('ZADD', users_of, math.max(now, first), user) else it.pass_over(user) end
+  end
+
+  return it
+end
+calls[#calls + 1] = function()
+  known_deadlines = nil
+  return NEXT
+end
 end
 
 -- lib/gcra.lua
@@ -266,22 +354,26 @@ end
 -- `policy:@<path>`. A queue without policies is served without looking for any.
 
 -- Those of many, by who has one, read at once.
+local forget_policies_if_none
+local read_policies_ahead
+local read_policy
+do
 local policies_ahead
-local function read_policies_ahead(many)
+function read_policies_ahead(many)
   local keys = {}
   for at, whose in ipairs(many) do keys[at] = prefix .. 'policy:' .. whose end
   if not keys[1] then return end
   for at, packed in ipairs(call('MGET', unpack(keys))) do policies_ahead[many[at]] = packed or nil end
 end
 
-local function read_policy(whose)
+function read_policy(whose)
   -- To be read for certain, as a key of another type is an error that MGET does not tell.
   local packed = policies_ahead[whose] or call('GET', prefix .. 'policy:' .. whose)
   return packed and cmsgpack.unpack(packed) or {}
 end
 
 -- One that is being swept is not without them yet.
-local function forget_policies_if_none()
+function forget_policies_if_none()
   local left = call('HMGET', state_key, 'policies', 'sweep')
   if left[1] == '0' and not left[2] then
     call('HDEL', state_key, 'policies')
@@ -291,6 +383,7 @@ end
 calls[#calls + 1] = function()
   policies_ahead = {}
   return NEXT
+end
 end
 
 -- What fails for one user: see lib/damage.lua.
@@ -304,6 +397,7 @@ local lines, fronts, nodes, assignments, gates, reservations, plain, governing =
 -- One of the two, and the second one or nil.
 local choice, governed
 calls[#calls + 1] = function()
+  damage = nil
   on_held_back, on_reviewed = nil, nil
   choice, governed = nil, nil
   return NEXT
@@ -318,7 +412,7 @@ do
 -- group:<path>         hash  clock, mean and weight of a group; `capped`: the tag at which it is held
 
 -- The mean of what services took the members of a line further lately; 0 before the first.
-lines.MEAN_OVER = 32
+do
 -- Mean services that one may be owed that was held at its cap, and above the lowest tag to which debts are cut: those
 -- that were not made in turn, when their cause is gone; and all, so that tags keep their digits.
 lines.CREDIT, lines.HORIZON, lines.LARGEST_DEBT = 4, 8, 2 ^ 20
@@ -493,10 +587,12 @@ function save_lines()
   if next(root.leaving) then lines.write_own_tags(root) end
 end
 calls[#calls + 1] = function()
+  lines.MEAN_OVER = 32
   lines.new(root, 'ready', ready_key, prefix .. 'left')
   lines.by_path = {}
   long_member = string.rep('-', 65)
   return NEXT
+end
 end
 
 -- lib/nodes.lua
@@ -504,6 +600,7 @@ end
 -- is the line of its users. What is done to a user is done to each node above it.
 -- user:<u>  hash  `weight`: what its tag was counted with, where that is not 1; `capped`: the tag at which it is held
 
+do
 local PLAIN = {} -- the policy of everybody in a queue that has none
 local inherited
 function nodes.read_policies()
@@ -728,6 +825,7 @@ calls[#calls + 1] = function()
   inherited = nil
   return NEXT
 end
+end
 
 -- lib/choice.lua
 -- What is done to users, in a queue that has no policies. See lib/govern.lua as well.
@@ -893,9 +991,13 @@ end
 -- leases@<a>          zset  the same of `leases`
 -- assignments-ended   set   those whose users are still to be released
 
+local ended_key
+local release
+local seen
+do
 local SILENT_MS, TOUCH_MS, RELEASED, KEPT_TAGS = 60000, 1000, 100, 10000
-local names_key, ended_key
-local of_member, seen, lows
+local names_key
+local of_member, lows
 
 local function users_key_of(name) return prefix .. 'assignment:' .. name end
 local function of_key(member) return prefix .. 'assignments:' .. member end
@@ -1137,7 +1239,7 @@ function assignments.finish(name)
   call('HINCRBY', state_key, 'assigned', -1)
 end
 
-local function release(name, user)
+function release(name, user)
   local u = nodes.user(user)
   choice.know(user)
   if governed then gates.running(u) end
@@ -1238,13 +1340,15 @@ calls[#calls + 1] = function()
   of_member, seen, lows = {}, {}, {}
   return NEXT
 end
+end
 
 -- lib/gates.lua
 -- Gates: when a user may be served.
 -- parked  zset  users with a backlog that are held back → ms at which they may go on by themselves, inf where that takes
 --               an event; '*' → the end of the pause of everybody
 
-gates.NEVER = 1 / 0 -- until an event opens the gate: a task ends, the policy changes
+local slots
+do
 
 function gates.running(u)
   u.running = u.running or call('XLEN', stream_key('critical', u.name)) + call('XLEN', stream_key('normal', u.name))
@@ -1252,7 +1356,6 @@ function gates.running(u)
 end
 
 -- The slots of all live workers, 0 until one has told.
-local slots
 function gates.slots()
   slots = slots or tonumber(call('HGET', state_key, 'slots') or 0)
   return slots
@@ -1308,14 +1411,17 @@ function gates.park(u, at)
   note_moment(at, u.name)
 end
 calls[#calls + 1] = function()
+  gates.NEVER = 1 / 0 -- until an event opens the gate: a task ends, the policy changes
   slots = nil
   return NEXT
+end
 end
 
 -- lib/reserve.lua
 -- Reservations: who has less running than its `min_running` is served before all others.
 -- reserved  zset  users that are ready and below their min_running → tag
 
+do
 function reservations.begin()
   reservations.line = lines.new({}, 'reserved', prefix .. 'reserved', '')
   lines.by_path[reservations.line.key] = reservations.line
@@ -1346,6 +1452,7 @@ calls[#calls + 1] = function()
   most_reserved = nil
   return NEXT
 end
+end
 
 -- lib/breaker.lua
 -- The breaker of a user opens after so many failures within a window; when its time is over, one success closes it.
@@ -1374,6 +1481,7 @@ end
 
 -- lib/quota.lua
 -- Quotas: how many tasks of a user may wait.
+do
 function governing.waiting(user)
   return call('ZCARD', place_key('critical', user)) + call('ZCARD', place_key('normal', user)) +
     call('ZCARD', place_key('scheduled', user)) + call('SCARD', place_key('deferred', user)) +
@@ -1412,11 +1520,13 @@ function governing.retry_after(user, excess)
   if recent * 3600 < 1 then return 60000 end
   return math.max(100, math.min(3600000, math.ceil(excess * span / recent)))
 end
+end
 
 -- lib/govern.lua
 -- What policies decide: who is in line, and who is held back.
-governing.user, governing.gate, governing.note_end = nodes.user, gates.at, gates.note_end -- for others
+local alone
 local parked_key
+do
 
 function governing.begin()
   reservations.begin()
@@ -1484,7 +1594,7 @@ function governing.review(user)
 end
 
 -- What fails for one user is noted: it is looked at again later, and no longer for this.
-local function alone(act, user)
+function alone(act, user)
   local is_done, may_run = pcall(act, user)
   if is_done then return may_run end
   damage().note(user, may_run)
@@ -1535,8 +1645,10 @@ function governing.ends_matter(u)
   return p.max_running or p.max_share or p.min_running or p.breaker_failures
 end
 calls[#calls + 1] = function()
+  governing.user, governing.gate, governing.note_end = nodes.user, gates.at, gates.note_end -- for others
   parked_key = prefix .. 'parked'
   return NEXT
+end
 end
 end
 
@@ -1576,8 +1688,9 @@ function damage()
 
     -- Commands that read keys of a user, each as what it should be.
     local OF_A_USER = { { 'ZCARD', 'critical' }, { 'ZCARD', 'normal' }, { 'ZCARD', 'scheduled' }, { 'ZCARD', 'held' },
-      { 'SCARD', 'deferred' }, { 'ZCARD', 'lapsing' }, { 'ZCARD', 'schedules' }, { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' },
-      { 'HLEN', 'offers' }, { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
+      { 'SCARD', 'deferred' }, { 'ZCARD', 'lapsing' }, { 'ZCARD', 'schedules' }, { 'ZCARD', 'expiring' },
+      { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' }, { 'HLEN', 'offers' },
+      { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
     local RARELY_READ = { { 'ZCARD', 'dead' }, { 'STRLEN', 'policy' }, { 'STRLEN', 'metrics' }, { 'HLEN', 'bytes' },
       { 'ZCARD', 'bytes-expiring' }, { 'HLEN', 'xcom-bytes' }, { 'ZCARD', 'xcom-spaces' }, { 'SCARD', 'assignments' } }
     local OF_A_TASK = { { 'STRLEN', 'body' }, { 'HLEN', 'task' }, { 'LLEN', 'errors' }, { 'STRLEN', 'result' },
@@ -1658,6 +1771,8 @@ function damage()
         local first = call('ZRANGE', place_key(where, user), 0, 0, 'WITHSCORES')[2]
         if first then call('ZADD', all, 'LT', math.floor(first), user) end
       end
+      local expires = call('ZRANGE', place_key('expiring', user), 0, 0, 'WITHSCORES')
+      if expires[1] then deadlines().note(user, expires[1], expires[2]) end
       if call('EXISTS', prefix .. 'announcements:' .. user) == 1 then call('ZADD', prefix .. 'announcements', 'NX', now_us, user) end
       local may_run
       if governed then
@@ -1747,6 +1862,7 @@ function damage()
     -- Of a task that could not be added, nothing is there. What waits for its id goes on waiting for it.
     function it.take_back(user, id, dependencies)
       remove_from_places(user, id)
+      pcall(deadlines().forget, user, id)
       try('SREM', place_key('deferred', user), id)
       for _, dependency in ipairs(dependencies) do
         local feeds = feeds_key(user, dependency)
@@ -2172,23 +2288,32 @@ local function take_moment(all, own, user, member)
   return 1
 end
 
-local schedules_key, index_key, declared_key
-local ended_key, broken_key
+local broken_key
+local declared_key
+local ended_key
+local fire_at
+local fire_no_more
+local forget_schedule
+local index_key
+local read_schedule
+local schedules_key
+local schedules_of
+do
 local function schedule_key(id) return prefix .. 'schedule:' .. id end
-local function schedules_of(user) return place_key('schedules', user) end
+function schedules_of(user) return place_key('schedules', user) end
 
 -- Nothing where the key is no hash: one schedule that is damaged must not keep the others from firing.
-local function read_schedule(id, ...)
+function read_schedule(id, ...)
   local known = redis.pcall('HMGET', schedule_key(id), ...)
   return known.err and {} or known
 end
 
-local function fire_at(user, id, ms)
+function fire_at(user, id, ms)
   call('ZADD', schedules_of(user), ms, id)
   end_turn(schedules_key, schedules_of(user), user)
 end
 
-local function fire_no_more(user, id)
+function fire_no_more(user, id)
   if call('ZREM', schedules_of(user), id) == 1 then end_turn(schedules_key, schedules_of(user), user) end
 end
 
@@ -2205,7 +2330,7 @@ local function end_schedule(user, id, keep)
   call('ZADD', ended_key, string.format('%d', now + keep), id)
 end
 
-local function forget_schedule(id)
+function forget_schedule(id)
   local user = read_schedule(id, 'user')[1]
   if user then
     fire_no_more(user, id)
@@ -2222,12 +2347,16 @@ calls[#calls + 1] = function()
   ended_key, broken_key = prefix .. 'schedules-ended', prefix .. 'schedules-broken'
   return NEXT
 end
+end
 
 -- lib/schedule_keepers.lua
 -- Of all who fire schedules, one looks at each moment at which one is due, the keeper, and one a little later, the deputy,
 -- should the keeper be gone by then. The others look now and then.
 -- schedule-keepers  string  <keeper> <ms of its last look> <ms of its next> <deputy> <ms of its next>; '-' where there is none
 
+local take_part
+local tell_keepers
+do
 local keepers_key
 local LATE_MS, BUSY_MS = 50, 1000 -- what a keeper may be late by, and how long it may take to fire what it found
 local DEPUTY_PAUSE_MS, LONGEST_MS = 900, 30000
@@ -2254,7 +2383,7 @@ local function is_keeper_needed(k, due_ms)
 end
 
 -- Whether the scheduler is the one that fires, and when it looks again; `next_ms` is of the first that is not due.
-local function take_part(scheduler, due_ms, next_ms)
+function take_part(scheduler, due_ms, next_ms)
   local k, latest = read_keepers(), now + LONGEST_MS
   if k.keeper == scheduler or is_keeper_needed(k, due_ms) then
     k.keeper, k.looked, k.at = scheduler, now, math.min(next_ms or latest, latest)
@@ -2275,7 +2404,7 @@ end
 local function tell_schedulers(names) redis.pcall('PUBLISH', prefix .. 'schedules', names) end
 
 -- Of a moment that may be sooner than the one that the keeper knows; everybody hears of it where there is no keeper.
-local function tell_keepers(next_ms)
+function tell_keepers(next_ms)
   local k = read_keepers()
   if is_keeper_gone(k) then
     tell_schedulers('')
@@ -2298,6 +2427,7 @@ calls[#calls + 1] = function()
   keepers_key = prefix .. 'schedule-keepers'
   return NEXT
 end
+end
 -- ARGV[1] is the msgpack of Ripe: scheduler: str, most: int, ahead_ms: int
 --   scheduler: who takes turns with others; '' for one that does not. ahead_ms: as if it were so much later.
 local args
@@ -2308,6 +2438,17 @@ local due, broken
 local function is_whole(known)
   local user, spec, anchor, body, priority, revision, slot = known[1], known[3], known[4], known[5], known[6], known[8], known[9]
   return user and spec and body and revision and tonumber(anchor) and tonumber(priority) and tonumber(slot)
+end
+
+local function sooner(one, other) return one and other and math.min(one, other) or one or other end
+
+-- When the first task has expired, or else will have: not more often than four times in a second.
+local EXPIRY_PAUSE_MS = 250
+local function look_at_expiry()
+  local at = has_expiring and deadlines().next_ms()
+  if not at then return nil end
+  if at <= now then return at, now + EXPIRY_PAUSE_MS end
+  return nil, math.max(at, now + EXPIRY_PAUSE_MS)
 end
 
 -- The first of a user that are due, and when the next one is.
@@ -2351,24 +2492,25 @@ end
 -- Where nobody else counts, all that is due is told.
 local function split(next_ms)
   if scheduler == '' then return due, next_ms or -1 end
-  local fires, look_at = take_part(scheduler, due[1] and due[1][3], next_ms)
-  return fires and due or {}, look_at
+  local over, expires_ms = look_at_expiry()
+  local fires, look_at = take_part(scheduler, sooner(due[1] and due[1][3], over), sooner(next_ms, expires_ms))
+  return fires and due or {}, look_at, fires and over and 1 or 0
 end
 
-local told, look_at
+local told, look_at, expires
 local found
 calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
   scheduler, most, ahead_ms = args[1], args[2], args[3]
   until_ms = now + ahead_ms
   due, broken = {}, {}
-  told, look_at = split(find_due())
-  found = { now, look_at, broken }
+  told, look_at, expires = split(find_due())
+  found = { now, look_at, broken, expires or 0 }
   for _, each in ipairs(told) do
     local owner, id, ms = each[1], each[2], each[3]
-    local known = read_schedule(id, 'user', 'name', 'spec', 'anchor', 'body', 'priority', 'delay', 'revision', 'slot')
+    local known = read_schedule(id, 'user', 'name', 'spec', 'anchor', 'body', 'priority', 'delay', 'revision', 'slot', 'expires')
     if is_whole(known) and known[1] == owner then
-      found[#found + 1] = { id, ms, unpack(known, 1, 9) }
+      found[#found + 1] = { id, ms, unpack(known, 1, 10) }
     else
       broken[#broken + 1] = id
       fire_no_more(owner, id)

@@ -94,37 +94,49 @@ return (function()
 -- lib/state.lua
 -- What the queue keeps of itself: read once, and written back by save_state().
 
-local of_queue
 local arrival
-local has_policies, has_assigned
 local clearing_known
-local has_announcements, has_limits, keeper_known
-local has_weights, sweep_asked, has_returned
-local has_byte_limits, is_weighing
-local has_in_hand
+local count
+local counts
+local has_announcements
+local has_assigned
+local has_byte_limits
 local has_damaged
-local hunt_known, silent_at_known
+local has_expiring
+local has_in_hand
+local has_limits
+local has_policies
+local has_returned
+local has_weights
+local hunt_known
+local is_weighing
+local keeper_known
+local next_arrival
+local of_queue
 local root
+local save_bytes
+local save_lines
+local save_state
+local save_tallies
+local silent_at_known
+local sweep_asked
+local tell_of_moments
+do
 local saved_clock, saved_arrival, saved_mean
 
 -- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
 -- small sorted set ten times faster than fractions.
-local function next_arrival()
+function next_arrival()
   arrival = math.max(now_us, arrival + 1)
   return arrival
 end
 
 -- Totals of the queue.
-local counts
-local function count(field, by) counts[field] = (counts[field] or 0) + by end
+function count(field, by) counts[field] = (counts[field] or 0) + by end
 
-local save_tallies -- a function in scripts that measure users: lib/metrics.lua
-local tell_of_moments -- a function in scripts that set moments: lib/moments.lua
-local save_bytes
-local save_lines -- a function in scripts that know lines: lib/lines.lua
 
 -- A line that is of another type fails the call, but costs it no total. One that cannot be counted up is set.
-local function save_state()
+function save_state()
   if save_tallies then save_tallies() end
   if save_bytes then save_bytes() end
   local is_done, failure = true, nil
@@ -145,7 +157,7 @@ end
 calls[#calls + 1] = function()
   of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
     'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-    'damaged', 'hunt', 'silent_at')
+    'damaged', 'hunt', 'silent_at', 'expiring')
   arrival = tonumber(of_queue[2] or 0)
   has_policies, has_assigned = of_queue[3], of_queue[4]
   clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -155,11 +167,13 @@ calls[#calls + 1] = function()
   has_in_hand = tonumber(of_queue[15] or 0) -- lib/limits.lua
   has_damaged = of_queue[16] -- lib/damage.lua
   hunt_known, silent_at_known = of_queue[17], of_queue[18] -- lib/hunt.lua, lib/silence.lua
+  has_expiring = of_queue[19] -- lib/expiry.lua
   root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
   saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
   counts = {}
   save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
   return NEXT
+end
 end
 
 local function new_bytes()
@@ -470,23 +484,32 @@ local function take_moment(all, own, user, member)
   return 1
 end
 
-local schedules_key, index_key, declared_key
-local ended_key, broken_key
+local broken_key
+local declared_key
+local ended_key
+local fire_at
+local fire_no_more
+local forget_schedule
+local index_key
+local read_schedule
+local schedules_of
+do
+local schedules_key
 local function schedule_key(id) return prefix .. 'schedule:' .. id end
-local function schedules_of(user) return place_key('schedules', user) end
+function schedules_of(user) return place_key('schedules', user) end
 
 -- Nothing where the key is no hash: one schedule that is damaged must not keep the others from firing.
-local function read_schedule(id, ...)
+function read_schedule(id, ...)
   local known = redis.pcall('HMGET', schedule_key(id), ...)
   return known.err and {} or known
 end
 
-local function fire_at(user, id, ms)
+function fire_at(user, id, ms)
   call('ZADD', schedules_of(user), ms, id)
   end_turn(schedules_key, schedules_of(user), user)
 end
 
-local function fire_no_more(user, id)
+function fire_no_more(user, id)
   if call('ZREM', schedules_of(user), id) == 1 then end_turn(schedules_key, schedules_of(user), user) end
 end
 
@@ -503,7 +526,7 @@ local function end_schedule(user, id, keep)
   call('ZADD', ended_key, string.format('%d', now + keep), id)
 end
 
-local function forget_schedule(id)
+function forget_schedule(id)
   local user = read_schedule(id, 'user')[1]
   if user then
     fire_no_more(user, id)
@@ -519,6 +542,7 @@ calls[#calls + 1] = function()
   schedules_key, index_key, declared_key = prefix .. 'schedules', prefix .. 'schedule-index', prefix .. 'declared'
   ended_key, broken_key = prefix .. 'schedules-ended', prefix .. 'schedules-broken'
   return NEXT
+end
 end
 -- ARGV[1] is the msgpack of Schedules: ids: Sequence[str], user: str, after: str, most: int
 --   ids: these; none: a page. user: '' for any. after: '' or the <user>:<id> behind which the page begins.
@@ -537,7 +561,7 @@ local function named()
 end
 
 local FIELDS = { 'user', 'name', 'spec', 'anchor', 'priority', 'delay', 'revision', 'state', 'slot', 'created', 'runs',
-  'skipped', 'misfired', 'last_run', 'last_task', 'declared', 'older', 'orphaned' }
+  'skipped', 'misfired', 'last_run', 'last_task', 'declared', 'older', 'orphaned', 'expires' }
 local listed
 local found
 calls[#calls + 1] = function()

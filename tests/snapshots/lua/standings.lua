@@ -69,10 +69,13 @@ return (function()
 -- lib/standing.lua
 -- Where a task stands, and for which dead letters it waits in the end.
 
+local new_outlook
+local standing_of
+do
 local OF_LETTERS = { F = 'finished', X = 'failed', C = 'canceled' }
 
 -- Its state, or '' when nothing is known of it.
-local function standing_of(user, id)
+function standing_of(user, id)
   local ended = OF_LETTERS[call('GETRANGE', result_key(user, id), 9, 9)]
   if ended then return ended end
   if call('EXISTS', body_key(user, id)) == 0 then return '' end
@@ -80,7 +83,7 @@ local function standing_of(user, id)
 end
 
 -- Looks through what tasks of one user wait for: at 5,000 pairs of a task and one that it waits for, at most.
-local function new_outlook(user)
+function new_outlook(user)
   local it, verdicts, left = { blockers = {} }, {}, 5000
   local MOST_BLOCKERS, MOST_NEEDS = 5, 1000
 
@@ -109,6 +112,7 @@ local function new_outlook(user)
   end
 
   return it
+end
 end
 -- ARGV[1] is the msgpack of Standings: user: str, ids: Sequence[str]
 local args

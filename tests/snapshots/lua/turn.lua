@@ -73,37 +73,49 @@ return (function()
 -- lib/state.lua
 -- What the queue keeps of itself: read once, and written back by save_state().
 
-local of_queue
 local arrival
-local has_policies, has_assigned
 local clearing_known
-local has_announcements, has_limits, keeper_known
-local has_weights, sweep_asked, has_returned
-local has_byte_limits, is_weighing
-local has_in_hand
+local count
+local counts
+local has_announcements
+local has_assigned
+local has_byte_limits
 local has_damaged
-local hunt_known, silent_at_known
+local has_expiring
+local has_in_hand
+local has_limits
+local has_policies
+local has_returned
+local has_weights
+local hunt_known
+local is_weighing
+local keeper_known
+local next_arrival
+local of_queue
 local root
+local save_bytes
+local save_lines
+local save_state
+local save_tallies
+local silent_at_known
+local sweep_asked
+local tell_of_moments
+do
 local saved_clock, saved_arrival, saved_mean
 
 -- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
 -- small sorted set ten times faster than fractions.
-local function next_arrival()
+function next_arrival()
   arrival = math.max(now_us, arrival + 1)
   return arrival
 end
 
 -- Totals of the queue.
-local counts
-local function count(field, by) counts[field] = (counts[field] or 0) + by end
+function count(field, by) counts[field] = (counts[field] or 0) + by end
 
-local save_tallies -- a function in scripts that measure users: lib/metrics.lua
-local tell_of_moments -- a function in scripts that set moments: lib/moments.lua
-local save_bytes
-local save_lines -- a function in scripts that know lines: lib/lines.lua
 
 -- A line that is of another type fails the call, but costs it no total. One that cannot be counted up is set.
-local function save_state()
+function save_state()
   if save_tallies then save_tallies() end
   if save_bytes then save_bytes() end
   local is_done, failure = true, nil
@@ -124,7 +136,7 @@ end
 calls[#calls + 1] = function()
   of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
     'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-    'damaged', 'hunt', 'silent_at')
+    'damaged', 'hunt', 'silent_at', 'expiring')
   arrival = tonumber(of_queue[2] or 0)
   has_policies, has_assigned = of_queue[3], of_queue[4]
   clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -134,11 +146,13 @@ calls[#calls + 1] = function()
   has_in_hand = tonumber(of_queue[15] or 0) -- lib/limits.lua
   has_damaged = of_queue[16] -- lib/damage.lua
   hunt_known, silent_at_known = of_queue[17], of_queue[18] -- lib/hunt.lua, lib/silence.lua
+  has_expiring = of_queue[19] -- lib/expiry.lua
   root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
   saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
   counts = {}
   save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
   return NEXT
+end
 end
 
 calls[#calls + 1] = function()
@@ -515,6 +529,9 @@ local function recent_services(blob)
 end
 
 -- Of each user: finished, failed, canceled, retried, cost, busy microseconds, services, then buckets of waits and their counts.
+local tally
+local tally_service
+do
 local TALLIED = { finished = 1, failed = 2, canceled = 3, retried = 4 }
 local TALLIED_WAITS = 8
 local tallies
@@ -529,7 +546,7 @@ local function tallies_of(user)
 end
 
 -- A task of the user ended, or is tried again.
-local function tally(user, how)
+function tally(user, how)
   local of_user, at = tallies_of(user), TALLIED[how]
   of_user[at] = of_user[at] + 1
 end
@@ -541,7 +558,7 @@ local function add_wait(pairs_of, first, bucket, more)
 end
 
 -- One service: how long it waited (nil: known already) and ran, in ms, and what it cost.
-local function tally_service(user, wait, run, cost)
+function tally_service(user, wait, run, cost)
   local of_user = tallies_of(user)
   of_user[5], of_user[6], of_user[7] = of_user[5] + cost, of_user[6] + math.floor(run * 1000 + 0.5), of_user[7] + 1
   if not wait then return end
@@ -614,6 +631,7 @@ calls[#calls + 1] = function()
   tallies = {}
   return NEXT
 end
+end
 
 -- lib/fair.lua
 -- The fair choice (start-time fair queueing: Goyal, Vin, Cheng, SIGCOMM 1996), and its doors. What they change is written
@@ -651,16 +669,21 @@ local function wake(user, tasks, except)
   if tasks > 0 then wake_from(prefix .. 'waiting', tasks, except) end
 end
 
-local SECOND_MS = 50
+local SECOND_MS
+local moment_kept
+local note_moment
+local soonest
+do
+SECOND_MS = 50
 
 -- A moment that is sooner than the one the keeper knows is told to one worker, when the script ends.
-local soonest, soonest_user
-local function note_moment(at, user)
+local soonest_user
+function note_moment(at, user)
   if at < soonest then soonest, soonest_user = at, user end
 end
 
 -- What the keeper knows, and its name; nothing when it did not look at its moment.
-local function moment_kept()
+function moment_kept()
   local at, keeper = string.match(keeper_known, '^(%d+) (.*)$')
   if at and at + SECOND_MS >= now then return tonumber(at), keeper end
 end
@@ -674,6 +697,74 @@ end
 calls[#calls + 1] = function()
   soonest, soonest_user = math.huge, nil
   return NEXT
+end
+end
+
+-- lib/expiry.lua
+-- Tasks that begin by a moment, or not at all.
+-- expiring:<u>  zset  those of a user that have not begun → ms by which they must
+-- expiring      zset  user → ms of its first one, or of its last turn where it has more that is due: as `due` has it of
+--                     what is scheduled
+-- `expiring` in the state tells that there are some, `expires` of a task the ms by which it must begin.
+
+-- Made by the first that needs it.
+local deadlines
+do
+local known_deadlines
+function deadlines()
+  if known_deadlines then return known_deadlines end
+  local it = {}
+  known_deadlines = it
+  local users_of = prefix .. 'expiring'
+
+  -- `at` is a number, or the text of one.
+  function it.note(user, id, at)
+    call('ZADD', place_key('expiring', user), at, id)
+    call('ZADD', users_of, 'LT', at, user)
+    call('HSET', state_key, 'expiring', 1)
+    note_moment(tonumber(at), user)
+  end
+
+  function it.pass_over(user)
+    call('ZREM', users_of, user)
+    if call('EXISTS', users_of) == 0 then call('HDEL', state_key, 'expiring') end
+  end
+
+  -- It has begun, or ended. One that had its turn stays behind the others.
+  function it.forget(user, id)
+    local of_user = place_key('expiring', user)
+    if call('ZREM', of_user, id) == 0 then return end
+    local first = call('ZRANGE', of_user, 0, 0, 'WITHSCORES')[2]
+    if first then call('ZADD', users_of, 'GT', first, user) else it.pass_over(user) end
+  end
+
+  -- Whether the user has any.
+  function it.concerns(user) return call('ZSCORE', users_of, user) end
+
+  -- Whether the time of a task is over; nil of one that has all of it.
+  function it.is_over(user, id)
+    local at = call('ZSCORE', place_key('expiring', user), id)
+    if at then return tonumber(at) <= now end
+  end
+
+  -- ms of the first of all, nil where there is none.
+  function it.next_ms() return tonumber(call('ZRANGE', users_of, 0, 0, 'WITHSCORES')[2] or nil) end
+
+  -- Users that have some whose time is over, at most so many.
+  function it.due(most) return call('ZRANGEBYSCORE', users_of, '-inf', now, 'LIMIT', 0, most) end
+
+  -- The turn of a user is over.
+  function it.had_its_turn(user)
+    local first = call('ZRANGE', place_key('expiring', user), 0, 0, 'WITHSCORES')[2]
+    if first then call('ZADD', users_of, math.max(now, first), user) else it.pass_over(user) end
+  end
+
+  return it
+end
+calls[#calls + 1] = function()
+  known_deadlines = nil
+  return NEXT
+end
 end
 
 -- lib/gcra.lua
@@ -698,22 +789,26 @@ local function rate_after_start(tat, interval) return math.max(now_us, tat) + in
 -- `policy:@<path>`. A queue without policies is served without looking for any.
 
 -- Those of many, by who has one, read at once.
+local forget_policies_if_none
+local read_policies_ahead
+local read_policy
+do
 local policies_ahead
-local function read_policies_ahead(many)
+function read_policies_ahead(many)
   local keys = {}
   for at, whose in ipairs(many) do keys[at] = prefix .. 'policy:' .. whose end
   if not keys[1] then return end
   for at, packed in ipairs(call('MGET', unpack(keys))) do policies_ahead[many[at]] = packed or nil end
 end
 
-local function read_policy(whose)
+function read_policy(whose)
   -- To be read for certain, as a key of another type is an error that MGET does not tell.
   local packed = policies_ahead[whose] or call('GET', prefix .. 'policy:' .. whose)
   return packed and cmsgpack.unpack(packed) or {}
 end
 
 -- One that is being swept is not without them yet.
-local function forget_policies_if_none()
+function forget_policies_if_none()
   local left = call('HMGET', state_key, 'policies', 'sweep')
   if left[1] == '0' and not left[2] then
     call('HDEL', state_key, 'policies')
@@ -723,6 +818,7 @@ end
 calls[#calls + 1] = function()
   policies_ahead = {}
   return NEXT
+end
 end
 
 -- What fails for one user: see lib/damage.lua.
@@ -736,6 +832,7 @@ local lines, fronts, nodes, assignments, gates, reservations, plain, governing =
 -- One of the two, and the second one or nil.
 local choice, governed
 calls[#calls + 1] = function()
+  damage = nil
   on_held_back, on_reviewed = nil, nil
   choice, governed = nil, nil
   return NEXT
@@ -750,7 +847,7 @@ do
 -- group:<path>         hash  clock, mean and weight of a group; `capped`: the tag at which it is held
 
 -- The mean of what services took the members of a line further lately; 0 before the first.
-lines.MEAN_OVER = 32
+do
 -- Mean services that one may be owed that was held at its cap, and above the lowest tag to which debts are cut: those
 -- that were not made in turn, when their cause is gone; and all, so that tags keep their digits.
 lines.CREDIT, lines.HORIZON, lines.LARGEST_DEBT = 4, 8, 2 ^ 20
@@ -925,10 +1022,12 @@ function save_lines()
   if next(root.leaving) then lines.write_own_tags(root) end
 end
 calls[#calls + 1] = function()
+  lines.MEAN_OVER = 32
   lines.new(root, 'ready', ready_key, prefix .. 'left')
   lines.by_path = {}
   long_member = string.rep('-', 65)
   return NEXT
+end
 end
 
 -- lib/nodes.lua
@@ -936,6 +1035,7 @@ end
 -- is the line of its users. What is done to a user is done to each node above it.
 -- user:<u>  hash  `weight`: what its tag was counted with, where that is not 1; `capped`: the tag at which it is held
 
+do
 local PLAIN = {} -- the policy of everybody in a queue that has none
 local inherited
 function nodes.read_policies()
@@ -1160,6 +1260,7 @@ calls[#calls + 1] = function()
   inherited = nil
   return NEXT
 end
+end
 
 -- lib/choice.lua
 -- What is done to users, in a queue that has no policies. See lib/govern.lua as well.
@@ -1325,9 +1426,13 @@ end
 -- leases@<a>          zset  the same of `leases`
 -- assignments-ended   set   those whose users are still to be released
 
+local ended_key
+local release
+local seen
+do
 local SILENT_MS, TOUCH_MS, RELEASED, KEPT_TAGS = 60000, 1000, 100, 10000
-local names_key, ended_key
-local of_member, seen, lows
+local names_key
+local of_member, lows
 
 local function users_key_of(name) return prefix .. 'assignment:' .. name end
 local function of_key(member) return prefix .. 'assignments:' .. member end
@@ -1569,7 +1674,7 @@ function assignments.finish(name)
   call('HINCRBY', state_key, 'assigned', -1)
 end
 
-local function release(name, user)
+function release(name, user)
   local u = nodes.user(user)
   choice.know(user)
   if governed then gates.running(u) end
@@ -1670,13 +1775,15 @@ calls[#calls + 1] = function()
   of_member, seen, lows = {}, {}, {}
   return NEXT
 end
+end
 
 -- lib/gates.lua
 -- Gates: when a user may be served.
 -- parked  zset  users with a backlog that are held back → ms at which they may go on by themselves, inf where that takes
 --               an event; '*' → the end of the pause of everybody
 
-gates.NEVER = 1 / 0 -- until an event opens the gate: a task ends, the policy changes
+local slots
+do
 
 function gates.running(u)
   u.running = u.running or call('XLEN', stream_key('critical', u.name)) + call('XLEN', stream_key('normal', u.name))
@@ -1684,7 +1791,6 @@ function gates.running(u)
 end
 
 -- The slots of all live workers, 0 until one has told.
-local slots
 function gates.slots()
   slots = slots or tonumber(call('HGET', state_key, 'slots') or 0)
   return slots
@@ -1740,14 +1846,17 @@ function gates.park(u, at)
   note_moment(at, u.name)
 end
 calls[#calls + 1] = function()
+  gates.NEVER = 1 / 0 -- until an event opens the gate: a task ends, the policy changes
   slots = nil
   return NEXT
+end
 end
 
 -- lib/reserve.lua
 -- Reservations: who has less running than its `min_running` is served before all others.
 -- reserved  zset  users that are ready and below their min_running → tag
 
+do
 function reservations.begin()
   reservations.line = lines.new({}, 'reserved', prefix .. 'reserved', '')
   lines.by_path[reservations.line.key] = reservations.line
@@ -1778,6 +1887,7 @@ calls[#calls + 1] = function()
   most_reserved = nil
   return NEXT
 end
+end
 
 -- lib/breaker.lua
 -- The breaker of a user opens after so many failures within a window; when its time is over, one success closes it.
@@ -1806,6 +1916,7 @@ end
 
 -- lib/quota.lua
 -- Quotas: how many tasks of a user may wait.
+do
 function governing.waiting(user)
   return call('ZCARD', place_key('critical', user)) + call('ZCARD', place_key('normal', user)) +
     call('ZCARD', place_key('scheduled', user)) + call('SCARD', place_key('deferred', user)) +
@@ -1844,11 +1955,13 @@ function governing.retry_after(user, excess)
   if recent * 3600 < 1 then return 60000 end
   return math.max(100, math.min(3600000, math.ceil(excess * span / recent)))
 end
+end
 
 -- lib/govern.lua
 -- What policies decide: who is in line, and who is held back.
-governing.user, governing.gate, governing.note_end = nodes.user, gates.at, gates.note_end -- for others
+local alone
 local parked_key
+do
 
 function governing.begin()
   reservations.begin()
@@ -1916,7 +2029,7 @@ function governing.review(user)
 end
 
 -- What fails for one user is noted: it is looked at again later, and no longer for this.
-local function alone(act, user)
+function alone(act, user)
   local is_done, may_run = pcall(act, user)
   if is_done then return may_run end
   damage().note(user, may_run)
@@ -1967,8 +2080,10 @@ function governing.ends_matter(u)
   return p.max_running or p.max_share or p.min_running or p.breaker_failures
 end
 calls[#calls + 1] = function()
+  governing.user, governing.gate, governing.note_end = nodes.user, gates.at, gates.note_end -- for others
   parked_key = prefix .. 'parked'
   return NEXT
+end
 end
 end
 
@@ -2008,8 +2123,9 @@ function damage()
 
     -- Commands that read keys of a user, each as what it should be.
     local OF_A_USER = { { 'ZCARD', 'critical' }, { 'ZCARD', 'normal' }, { 'ZCARD', 'scheduled' }, { 'ZCARD', 'held' },
-      { 'SCARD', 'deferred' }, { 'ZCARD', 'lapsing' }, { 'ZCARD', 'schedules' }, { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' },
-      { 'HLEN', 'offers' }, { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
+      { 'SCARD', 'deferred' }, { 'ZCARD', 'lapsing' }, { 'ZCARD', 'schedules' }, { 'ZCARD', 'expiring' },
+      { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' }, { 'HLEN', 'offers' },
+      { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
     local RARELY_READ = { { 'ZCARD', 'dead' }, { 'STRLEN', 'policy' }, { 'STRLEN', 'metrics' }, { 'HLEN', 'bytes' },
       { 'ZCARD', 'bytes-expiring' }, { 'HLEN', 'xcom-bytes' }, { 'ZCARD', 'xcom-spaces' }, { 'SCARD', 'assignments' } }
     local OF_A_TASK = { { 'STRLEN', 'body' }, { 'HLEN', 'task' }, { 'LLEN', 'errors' }, { 'STRLEN', 'result' },
@@ -2090,6 +2206,8 @@ function damage()
         local first = call('ZRANGE', place_key(where, user), 0, 0, 'WITHSCORES')[2]
         if first then call('ZADD', all, 'LT', math.floor(first), user) end
       end
+      local expires = call('ZRANGE', place_key('expiring', user), 0, 0, 'WITHSCORES')
+      if expires[1] then deadlines().note(user, expires[1], expires[2]) end
       if call('EXISTS', prefix .. 'announcements:' .. user) == 1 then call('ZADD', prefix .. 'announcements', 'NX', now_us, user) end
       local may_run
       if governed then
@@ -2179,6 +2297,7 @@ function damage()
     -- Of a task that could not be added, nothing is there. What waits for its id goes on waiting for it.
     function it.take_back(user, id, dependencies)
       remove_from_places(user, id)
+      pcall(deadlines().forget, user, id)
       try('SREM', place_key('deferred', user), id)
       for _, dependency in ipairs(dependencies) do
         local feeds = feeds_key(user, dependency)
@@ -2274,13 +2393,23 @@ end
 -- lib/place.lua
 -- Where a task waits: in a lane, or among the scheduled ones of its user.
 
-local function score_of(priority, step_us)
-  if priority == 6 then return 'critical', next_arrival() end
-  return 'normal', next_arrival() - (priority - 1) * step_us
+local arrival_of
+local place
+local schedule
+local score_of
+do
+function score_of(priority, step_us, came)
+  if priority == 6 then return 'critical', came or next_arrival() end
+  return 'normal', (came or next_arrival()) - (priority - 1) * step_us
+end
+
+-- The arrival that a score was made of.
+function arrival_of(lane, score, priority, step_us)
+  return lane == 'critical' and tonumber(score) or score + (priority - 1) * step_us
 end
 
 -- True: the user may be served now.
-local function place(user, id, lane, score)
+function place(user, id, lane, score)
   call('ZADD', place_key(lane, user), score, id)
   count(lane, 1)
   return admit(user, cost_of_task(user, id))
@@ -2295,7 +2424,7 @@ local function place_in_ms(waiting, at)
 end
 
 -- `due` knows of each user only its earliest task, so that one user's schedule costs the others nothing.
-local function schedule(user, id, at)
+function schedule(user, id, at)
   local waiting = place_key('scheduled', user)
   local score = place_in_ms(waiting, at)
   call('ZADD', due_key, 'LT', at, user)
@@ -2303,6 +2432,7 @@ local function schedule(user, id, at)
   call('ZADD', waiting, score, id)
   note_moment(at, user)
   count('scheduled', 1)
+end
 end
 
 -- lib/limits.lua
@@ -2326,7 +2456,11 @@ end
 -- kept:<k>            set     those of let-in:<k> that are held, and keep their place while they wait for another key
 -- keeper:<u>          string  the task of the user that does so, or did so in vain
 
-local function new_limits()
+local limited
+local limiting
+local new_limits
+do
+function new_limits()
   local it, rules, known, freed = {}, {}, {}, {}
   local held_key = prefix .. 'held'
   local LOOK_MS, UNLIMITED = 1000, 100 -- a look even if nothing was freed; how many are let in when a limit is gone
@@ -2598,9 +2732,9 @@ local function new_limits()
     return was_let_in
   end
 
-  -- The delivery of a task is over; `limited`: the field of the task.
-  function it.stop(limited, user, id)
-    for _, k in ipairs(unpacked(limited)) do
+  -- The delivery of a task is over; `counted`: the field of the task.
+  function it.stop(counted, user, id)
+    for _, k in ipairs(unpacked(counted)) do
       if call('SREM', running_of(k), member_of(user, id)) == 1 then
         if known[k] then known[k].running = known[k].running - 1 end
         free(k, 1)
@@ -2844,7 +2978,6 @@ local function new_limits()
 
   return it
 end
-local limited
 
 -- At the end of a script that made room.
 local function pass_room_on()
@@ -2855,7 +2988,7 @@ local function pass_room_on()
 end
 
 -- Also in a queue whose last limit was lifted, while a task still counts for it.
-local function limiting()
+function limiting()
   limited = limited or new_limits()
   return limited
 end
@@ -2864,13 +2997,17 @@ calls[#calls + 1] = function()
   if limited then on_held_back, on_reviewed = limited.take_back, limited.came_back end
   return NEXT
 end
+end
 
 -- lib/canceled.lua
 -- Outcomes that others wait for, passed on at the end of the script (lib/depend.lua).
 
 -- `ttl`: of the result of one that finished, in ms.
+local announce
 local announcements
-local function announce(user, id, outcome, ttl)
+local end_canceled
+do
+function announce(user, id, outcome, ttl)
   announcements[#announcements + 1] = { user, id, outcome, ttl }
 end
 
@@ -2903,6 +3040,7 @@ local function new_ending()
     call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
     call('DEL', needs_key(user, id), keys_of_task(user, id))
     if known.chunks then call('PEXPIRE', chunks_key(user, id), ttl) end
+    if known.expires then deadlines().forget(user, id) end
     if known.linked then announce(user, id, 'canceled') end
     if bytes then bytes.lay(user, id) end
     tally(user, 'canceled')
@@ -2911,7 +3049,7 @@ local function new_ending()
 end
 
 local ending
-local function end_canceled(user, id, reason, ttl)
+function end_canceled(user, id, reason, ttl)
   ending = ending or new_ending()
   ending(user, id, reason, ttl)
 end
@@ -2919,6 +3057,7 @@ calls[#calls + 1] = function()
   announcements = {}
   ending = nil
   return NEXT
+end
 end
 
 -- lib/depend.lua
@@ -2956,6 +3095,11 @@ local function take_moment(all, own, user, member)
 end
 
 -- Lua unpacks a few thousand at a time.
+local depend
+local links
+local pass_on_outcomes
+local put_off_outcomes
+do
 local function add_all_to(set, members)
   for at = 1, #members, 1000 do call('SADD', set, unpack(members, at, math.min(at + 999, #members))) end
 end
@@ -3217,6 +3361,11 @@ local function new_links()
     count('announcements', 1)
   end
 
+  function it.put_off_from(first)
+    for at = first, #announcements do put_off(unpack(announcements[at])) end
+    wake_from(prefix .. 'waiting', 1)
+  end
+
   local function are_put_off() return tonumber(has_announcements or 0) + (counts.announcements or 0) > 0 end
 
   -- The oldest one of the user whose turn it is, or a part of it. Returns how many it informed.
@@ -3331,23 +3480,31 @@ local function new_links()
   return it
 end
 
-local links
-local function depend()
+function depend()
   links = links or new_links()
   return links
 end
 
 -- What an earlier call put off, and what this one caused: one step of it in each call.
-local is_passed_on
-local function pass_on_outcomes(step_us, ttl)
+local is_passed_on, passed_on
+function pass_on_outcomes(step_us, ttl)
   if is_passed_on then return end
   is_passed_on = true
   if announcements[1] or tonumber(has_announcements or 0) > 0 then depend().pass_on_outcomes(step_us, ttl) end
+  passed_on = #announcements
+end
+
+-- What this call caused after that is passed on by those that follow.
+function put_off_outcomes()
+  if not announcements[passed_on + 1] then return end
+  depend().put_off_from(passed_on + 1)
+  passed_on = #announcements
 end
 calls[#calls + 1] = function()
   links = nil
-  is_passed_on = false
+  is_passed_on, passed_on = false, 0
   return NEXT
+end
 end
 
 -- lib/xcom.lua
@@ -3659,13 +3816,16 @@ end
 -- lib/whereabouts.lua
 -- Why a worker has a delivery no longer: what is told instead of 1.
 
+local whereabouts
+do
 local HAS_IT, HAS_ANEW, IS_WAITING, HAS_ENDED, IS_GONE = 0, -1, -2, -3, -4 -- `Refusal` in redis/delivery.py
 
-local function whereabouts(user, id, worker)
+function whereabouts(user, id, worker)
   local known = call('HMGET', task_key(user, id), 'state', 'worker')
   if known[1] == 'started' then return known[2] == worker and HAS_ANEW or HAS_IT end
   if call('EXISTS', result_key(user, id)) == 1 then return HAS_ENDED end
   return call('EXISTS', body_key(user, id)) == 1 and IS_WAITING or IS_GONE
+end
 end
 
 local function users_of(outcomes)
@@ -3815,6 +3975,8 @@ local function settle_outcomes(report, claims)
     if delay > 0 then
       call('HINCRBY', key, 'returned', 1)
       call('HSETNX', key, 'since', now)
+      local expires = attempt == 1 and call('HGET', key, 'expires') -- nobody knew it, and so it has not begun
+      if expires then deadlines().note(user, id, expires) end
     else
       call('HSET', key, 'paid', 1)
     end
@@ -3948,6 +4110,74 @@ end
 -- lib/claim.lua
 -- Promote what is due, steal from silent workers, then serve fairly. `claim` is a `Claim`; returns the reply of claim.lua.
 -- What was handed out before something failed is handed over; the next call tells what is wrong.
+
+-- lib/expired.lua
+-- The end of tasks that have not begun in time.
+
+-- By turns of users. Records are kept for `keep_ms`. A call that does this passes on what comes of it.
+local function expire_due(keep_ms)
+
+  -- lib/cancel.lua
+  -- Take a task out of wherever it waits, or tell the worker that runs it.
+
+  -- Out of the place that its state says.
+  local function withdraw(user, id, state)
+    local remove = {}
+
+    function remove.queued()
+      local key = task_key(user, id)
+      local held = call('HGET', key, 'held')
+      if held then count(call('HGET', key, 'lane'), -1) end
+      if held or limited then limiting().drop(user, id, held) end
+      for _, lane in ipairs({ 'critical', 'normal' }) do count(lane, -call('ZREM', place_key(lane, user), id)) end
+      retire(user)
+    end
+
+    function remove.scheduled()
+      count('scheduled', -take_moment(due_key, place_key('scheduled', user), user, id))
+    end
+
+    function remove.deferred() depend().leave_deferred(user, id) end
+
+    remove[state]()
+  end
+
+  -- The outcome is passed on at the end of the script. Returns 'done' | 'canceling' (its worker was told) | 'ended' (before) |
+  -- nil when it is not known.
+  local function cancel_task(user, id, reason, ttl)
+    if call('EXISTS', result_key(user, id)) == 1 then return 'ended' end
+    if call('EXISTS', body_key(user, id)) == 0 then return nil end
+    local key = task_key(user, id)
+    local state = call('HGET', key, 'state') or 'queued'
+    if state == 'failed' then return 'ended' end
+    if state == 'started' then
+      call('HSETNX', key, 'canceling', reason)
+      call('PUBLISH', prefix .. 'wake:' .. call('HGET', key, 'worker'), user .. ' ' .. id)
+      return 'canceling'
+    end
+    withdraw(user, id, state)
+    end_canceled(user, id, reason, ttl)
+    return 'done'
+  end
+  local ENDS, LOOKS = 100, 20 -- of one call: tasks, and users
+
+  local function expire_of(user, most)
+    for _, id in ipairs(call('ZRANGEBYSCORE', place_key('expiring', user), '-inf', now, 'LIMIT', 0, most)) do
+      cancel_task(user, id, 'expired', keep_ms)
+      deadlines().forget(user, id)
+    end
+    deadlines().had_its_turn(user)
+  end
+
+  local users = deadlines().due(LOOKS)
+  for _, user in ipairs(users) do
+    local is_done, failure = pcall(expire_of, user, math.floor(ENDS / #users))
+    if not is_done then
+      damage().note(user, failure)
+      deadlines().pass_over(user)
+    end
+  end
+end
 
 -- lib/sweep.lua
 -- The policy of everybody changed, slots were added, or workers that serve everybody came back. Who is ready is looked at
@@ -4193,29 +4423,35 @@ local function load_body(user, id, max_message_bytes)
   return body
 end
 
+local came_too_late
+local claim_again
+local fields_of
+local keep_claimed
+local number_claimed
+do
 local CLAIMED_TTL = 60000
 local function claimed_key(worker) return prefix .. 'claimed:' .. worker end
 
 -- The number of the last call that handed it something, or that was repeated.
-local function number_claimed(worker)
+function number_claimed(worker)
   local kept = redis.pcall('GETRANGE', claimed_key(worker), 0, 16)
   return type(kept) == 'string' and tonumber(string.match(kept, '^%d+')) or 0
 end
 
 -- A call that the worker gave up, and that arrives after its repetition was answered: nobody would know what it was handed.
-local function came_too_late(claim)
+function came_too_late(claim)
   local worker, number, repeats = claim[1], claim[14], claim[15]
   local last = number > 0 and number_claimed(worker) or 0
   return number < last or (number == last and number > 0 and not repeats)
 end
 
-local function fields_of(flat)
+function fields_of(flat)
   local fields = {}
   for at = 1, #flat, 2 do fields[flat[at]] = flat[at + 1] end
   return fields
 end
 
-local function keep_claimed(claim, work)
+function keep_claimed(claim, work)
   local worker, number, repeats = claim[1], claim[14], claim[15]
   if number == 0 or (work.delivered == 0 and not repeats) then return end
   local kept = {}
@@ -4227,7 +4463,7 @@ end
 
 -- The deliveries of the first try, as far as they are still this worker's: those beyond what it wants now go without
 -- their bodies, and it puts them back. False: there was no first try, or it came to nothing.
-local function claim_again(claim, work)
+function claim_again(claim, work)
   local worker, max_message_bytes, number = claim[1], claim[4], claim[14]
   if number_claimed(worker) ~= number then return false end
   local kept = cmsgpack.unpack(string.match(call('GET', claimed_key(worker)), ' (.*)'))
@@ -4242,6 +4478,7 @@ local function claim_again(claim, work)
     end
   end
   return true
+end
 end
 
 -- lib/set_back.lua
@@ -4297,10 +4534,12 @@ local function new_set_back(lease_ms)
   return it
 end
 
+local new_silence
 local silent_at
+do
 local SET_BACK_MS = 1000 -- more than a clock is adjusted by in passing
 
-local function new_silence(lease_ms)
+function new_silence(lease_ms)
   local it = {}
   local LOOKS = 20
 
@@ -4337,6 +4576,7 @@ end
 calls[#calls + 1] = function()
   silent_at = tonumber(silent_at_known or 0)
   return NEXT
+end
 end
 
 -- lib/taking_over.lua
@@ -4600,7 +4840,8 @@ end
 -- One task from its lane into the hands of a worker.
 
 local function new_delivering(claim, work)
-  local worker, lease_ms, max_message_bytes, fairness = claim[1], claim[3], claim[4], claim[9]
+  local worker, lease_ms, max_message_bytes, dead_letter_ttl_ms, fairness =
+    claim[1], claim[3], claim[4], claim[6], claim[9]
   local it = {}
   local charging = fairness == 'time' and new_charging() or nil
 
@@ -4612,6 +4853,7 @@ local function new_delivering(claim, work)
       known = {
         critical = call('ZCARD', place_key('critical', user)),
         normal = call('ZCARD', place_key('normal', user)),
+        expiring = has_expiring and deadlines().concerns(user),
       }
       serving[user] = known
     end
@@ -4652,6 +4894,15 @@ local function new_delivering(claim, work)
     return stream_id
   end
 
+  -- It was taken out of its lane too late to begin.
+  local function expire(user, id, lane)
+    count(lane, -1)
+    if limited then limited.drop(user, id) end
+    end_canceled(user, id, 'expired', dead_letter_ttl_ms)
+    hand.id = nil
+    work.moved = work.moved + 1
+  end
+
   -- Takes the first task of the user; returns what it costs, or nil when it is gone from Redis or has to wait for a limit.
   -- Second: whether it was let in for one.
   local function deliver(user, known)
@@ -4661,6 +4912,11 @@ local function new_delivering(claim, work)
     local id, score = popped[1], popped[2]
     hand.user, hand.lane, hand.id, hand.score = user, lane, id, score
     hand.stream_id, hand.new_fields, hand.counts = nil, nil, nil
+    local is_over = known.expiring and deadlines().is_over(user, id)
+    if is_over then
+      expire(user, id, lane)
+      return nil
+    end
     local body = load_body(user, id, max_message_bytes)
     local key = task_key(user, id)
     if not body then
@@ -4700,6 +4956,7 @@ local function new_delivering(claim, work)
       end
     end
     if charging and not paid then cost = charging.begin(user, id, name_in(body), cost, lease_ms) end
+    if is_over == false then deadlines().forget(user, id) end
     count(lane, -1)
     work.note(user, id, lane, stream_id, attempt, score, history, body)
     hand.id = nil
@@ -4916,6 +5173,10 @@ local function new_keeping(worker)
       first = call('ZRANGE', prefix .. 'damaged', 0, 0, 'WITHSCORES')
       if first[1] and tonumber(first[2]) < at then at, user = tonumber(first[2]), first[1] end
     end
+    if has_expiring then
+      local expires = deadlines().next_ms()
+      if expires and expires < at then at, user = expires, call('ZRANGE', prefix .. 'expiring', 0, 0)[1] end
+    end
     if has_limits then
       first = call('ZRANGE', prefix .. 'held', 0, 0, 'WITHSCORES')
       if first[1] and tonumber(first[2]) < at then
@@ -5129,6 +5390,8 @@ end
 -- lib/lost_ready.lua
 -- A queue whose `ready` is lost says so: nobody stands in line, and somebody has tasks that nothing holds back.
 
+local look_for_lost_ready
+do
 local function new_search()
   local LOOKS = 5 -- at those who became ready last
 
@@ -5162,13 +5425,16 @@ local function new_search()
 end
 
 -- For a claim that found nobody: one read where nothing waits.
-local function look_for_lost_ready()
+function look_for_lost_ready()
   if lines.lowest(root) then return end
   local waiting = call('HMGET', state_key, 'critical', 'normal')
   local queued = (waiting[1] or 0) + (counts.critical or 0) + (waiting[2] or 0) + (counts.normal or 0)
   if queued > 0 then new_search()() end
 end
+end
 
+local claim_tasks
+do
 local UNKNOWN = -2 -- instead of a time to sleep: an assignment is not known, and its list was not sent
 
 -- Whether the lists of all assignments are known. Those that came with the call are noted.
@@ -5180,7 +5446,7 @@ local function know_groups(claim)
   return true
 end
 
-local function claim_tasks(claim)
+function claim_tasks(claim)
   local worker, want, priority_step_ms, dead_letter_ttl_ms, waits, steals, groups, repeats =
     claim[1], claim[2], claim[5], claim[6], claim[7], claim[8], claim[10], claim[15]
   local LOOKS = 20
@@ -5193,7 +5459,8 @@ local function claim_tasks(claim)
   local stolen, sleep = 0, 0
 
   local function look_around()
-    if has_announcements then pass_on_outcomes(priority_step_ms * 1000, dead_letter_ttl_ms) end
+    if has_expiring then expire_due(dead_letter_ttl_ms) end
+    if has_announcements or announcements[1] then pass_on_outcomes(priority_step_ms * 1000, dead_letter_ttl_ms) end
     if has_damaged then damage().look_again(work.promoted) end
     promotion.promote_due()
     if sweep_asked or has_returned then work.is_swept = new_sweep().go_on(sweep_asked, work.promoted) end
@@ -5207,6 +5474,7 @@ local function claim_tasks(claim)
     look_around()
     stolen = work.delivered
     if not stealing.serves_nothing_else() then serving.serve() end
+    put_off_outcomes()
     promotion.announce()
     local waiting = new_waiting(claim, work, stealing, serving)
     if stealing.serves_nothing_else() then
@@ -5222,10 +5490,12 @@ local function claim_tasks(claim)
   end
 
   local is_done, failure = pcall(hand_out)
+  if not is_done then put_off_outcomes() end
   if not is_done and work.delivered == 0 then error(failure, 0) end
   count('started', work.delivered - stolen)
   keep_claimed(claim, work)
   return work.reply(sleep)
+end
 end
 -- ARGV[1] is the msgpack of Turn: report: Settle, claim: Claim
 local args

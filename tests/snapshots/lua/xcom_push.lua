@@ -87,37 +87,49 @@ return (function()
 -- lib/state.lua
 -- What the queue keeps of itself: read once, and written back by save_state().
 
-local of_queue
 local arrival
-local has_policies, has_assigned
 local clearing_known
-local has_announcements, has_limits, keeper_known
-local has_weights, sweep_asked, has_returned
-local has_byte_limits, is_weighing
-local has_in_hand
+local count
+local counts
+local has_announcements
+local has_assigned
+local has_byte_limits
 local has_damaged
-local hunt_known, silent_at_known
+local has_expiring
+local has_in_hand
+local has_limits
+local has_policies
+local has_returned
+local has_weights
+local hunt_known
+local is_weighing
+local keeper_known
+local next_arrival
+local of_queue
 local root
+local save_bytes
+local save_lines
+local save_state
+local save_tallies
+local silent_at_known
+local sweep_asked
+local tell_of_moments
+do
 local saved_clock, saved_arrival, saved_mean
 
 -- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
 -- small sorted set ten times faster than fractions.
-local function next_arrival()
+function next_arrival()
   arrival = math.max(now_us, arrival + 1)
   return arrival
 end
 
 -- Totals of the queue.
-local counts
-local function count(field, by) counts[field] = (counts[field] or 0) + by end
+function count(field, by) counts[field] = (counts[field] or 0) + by end
 
-local save_tallies -- a function in scripts that measure users: lib/metrics.lua
-local tell_of_moments -- a function in scripts that set moments: lib/moments.lua
-local save_bytes
-local save_lines -- a function in scripts that know lines: lib/lines.lua
 
 -- A line that is of another type fails the call, but costs it no total. One that cannot be counted up is set.
-local function save_state()
+function save_state()
   if save_tallies then save_tallies() end
   if save_bytes then save_bytes() end
   local is_done, failure = true, nil
@@ -138,7 +150,7 @@ end
 calls[#calls + 1] = function()
   of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
     'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-    'damaged', 'hunt', 'silent_at')
+    'damaged', 'hunt', 'silent_at', 'expiring')
   arrival = tonumber(of_queue[2] or 0)
   has_policies, has_assigned = of_queue[3], of_queue[4]
   clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -148,11 +160,13 @@ calls[#calls + 1] = function()
   has_in_hand = tonumber(of_queue[15] or 0) -- lib/limits.lua
   has_damaged = of_queue[16] -- lib/damage.lua
   hunt_known, silent_at_known = of_queue[17], of_queue[18] -- lib/hunt.lua, lib/silence.lua
+  has_expiring = of_queue[19] -- lib/expiry.lua
   root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
   saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
   counts = {}
   save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
   return NEXT
+end
 end
 
 local function new_bytes()
