@@ -143,7 +143,8 @@ return slot()"""
 def test_what_no_other_file_names_is_seen_by_none(write: WRITE) -> None:
     write(
         told="--@include part\nreturn put()",
-        lib_part="local MOST, LEAST = 2, 1\nlocal known, seen = {}, MOST\nlocal function get() return known end\n"
+        lib_part="-- A part.\n--@once\nlocal slot\nlocal MOST, LEAST = 2, 1\n"
+        "local known, seen = {}, MOST\nlocal function get() return known end\n"
         "local function put() return get() end",
         lib_other="local of_other = LEAST",
     )
@@ -151,6 +152,7 @@ def test_what_no_other_file_names_is_seen_by_none(write: WRITE) -> None:
         "local LEAST",
         "local put",
         "do",
+        "local slot",
         "local MOST",
         "MOST, LEAST = 2, 1",
         "local known, seen",

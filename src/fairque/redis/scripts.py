@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from fairque.redis.once import HEAD, TAIL, Calls, names_in, split
@@ -179,7 +180,8 @@ class _Joiner:
                 yield from self._calls.end()
                 yield from ("", f"-- lib/{name}.lua")
                 lines = _lines(CORE, f"lib/{name}.lua")
-                begin = next((at for at, line in enumerate(lines) if not _OPENING.fullmatch(line)), len(lines))
+                opening = list(takewhile(_OPENING.fullmatch, lines))
+                begin = max((at for at, line in enumerate(opening, 1) if line.startswith("--@include")), default=0)
                 yield from self._parts(lines[:begin])
                 yield from self._private(name, lines[begin:])
 

@@ -72,7 +72,6 @@ return (function()
 
 -- lib/state.lua
 -- What the queue keeps of itself: read once, and written back by save_state().
-
 local arrival
 local clearing_known
 local count
@@ -101,6 +100,7 @@ local silent_at_known
 local sweep_asked
 local tell_of_moments
 do
+
 local saved_clock, saved_arrival, saved_mean
 
 -- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
@@ -450,9 +450,9 @@ end
 
 -- lib/whereabouts.lua
 -- Why a worker has a delivery no longer: what is told instead of 1.
-
 local whereabouts
 do
+
 local HAS_IT, HAS_ANEW, IS_WAITING, HAS_ENDED, IS_GONE = 0, -1, -2, -3, -4 -- `Refusal` in redis/delivery.py
 
 function whereabouts(user, id, worker)

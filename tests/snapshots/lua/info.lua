@@ -69,9 +69,9 @@ return (function()
 
 -- lib/standing.lua
 -- Where a task stands, and for which dead letters it waits in the end.
-
 local standing_of
 do
+
 local OF_LETTERS = { F = 'finished', X = 'failed', C = 'canceled' }
 
 -- Its state, or '' when nothing is known of it.

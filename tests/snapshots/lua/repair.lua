@@ -76,7 +76,6 @@ return (function()
 
 -- lib/state.lua
 -- What the queue keeps of itself: read once, and written back by save_state().
-
 local arrival
 local clearing_known
 local count
@@ -105,6 +104,7 @@ local silent_at_known
 local sweep_asked
 local tell_of_moments
 do
+
 local saved_clock, saved_arrival, saved_mean
 
 -- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
@@ -484,10 +484,10 @@ calls[#calls + 1] = function()
   bytes = has_byte_limits and new_bytes() or nil
   return NEXT
 end
-
 local add_key_checks
 local set_aside
 do
+
 local DAMAGED_TTL = 604800000 -- what is set aside is kept for a week
 
 function set_aside(name)
@@ -656,12 +656,12 @@ local function wake(user, tasks, except)
   end
   if tasks > 0 then wake_from(prefix .. 'waiting', tasks, except) end
 end
-
 local SECOND_MS
 local moment_kept
 local note_moment
 local soonest
 do
+
 SECOND_MS = 50
 
 -- A moment that is sooner than the one the keeper knows is told to one worker, when the script ends.
@@ -694,10 +694,10 @@ end
 -- expiring      zset  user → ms of its first one, or of its last turn where it has more that is due: as `due` has it of
 --                     what is scheduled
 -- `expiring` in the state tells that there are some, `expires` of a task the ms by which it must begin.
-
--- Made by the first that needs it.
 local deadlines
 do
+
+-- Made by the first that needs it.
 local known_deadlines
 function deadlines()
   if known_deadlines then return known_deadlines end
@@ -792,12 +792,12 @@ end
 -- lib/policies.lua
 -- A policy is a msgpack map in `policy:<u>`; what it does not say comes from `policy:*`, and a group's own is in
 -- `policy:@<path>`. A queue without policies is served without looking for any.
-
--- Those of many, by who has one, read at once.
 local forget_policies_if_none
 local read_policies_ahead
 local read_policy
 do
+
+-- Those of many, by who has one, read at once.
 local policies_ahead
 function read_policies_ahead(many)
   local keys = {}
@@ -837,7 +837,6 @@ local lines, fronts, nodes, assignments, gates, reservations, plain, governing =
 -- One of the two, and the second one or nil.
 local choice, governed
 calls[#calls + 1] = function()
-  damage = nil
   on_held_back, on_reviewed = nil, nil
   choice, governed = nil, nil
   return NEXT
@@ -845,6 +844,7 @@ end
 do
 
 -- lib/lines.lua
+do
 -- Lines: those that may be served now, with their tags. The members of a line are users, and '@<path>' for a group that
 -- shares in it. A call changes them in its memory, and writes each line back at once.
 -- ready, ready:<path>  zset  member → tag
@@ -852,7 +852,7 @@ do
 -- group:<path>         hash  clock, mean and weight of a group; `capped`: the tag at which it is held
 
 -- The mean of what services took the members of a line further lately; 0 before the first.
-do
+lines.MEAN_OVER = 32
 -- Mean services that one may be owed that was held at its cap, and above the lowest tag to which debts are cut: those
 -- that were not made in turn, when their cause is gone; and all, so that tags keep their digits.
 lines.CREDIT, lines.HORIZON, lines.LARGEST_DEBT = 4, 8, 2 ^ 20
@@ -1027,7 +1027,6 @@ function save_lines()
   if next(root.leaving) then lines.write_own_tags(root) end
 end
 calls[#calls + 1] = function()
-  lines.MEAN_OVER = 32
   lines.new(root, 'ready', ready_key, prefix .. 'left')
   lines.by_path = {}
   long_member = string.rep('-', 65)
@@ -1036,11 +1035,11 @@ end
 end
 
 -- lib/nodes.lua
+do
 -- Nodes: users, and the groups in which they stand. A node is a member of the line `up`, with a weight; the node of a group
 -- is the line of its users. What is done to a user is done to each node above it.
 -- user:<u>  hash  `weight`: what its tag was counted with, where that is not 1; `capped`: the tag at which it is held
 
-do
 local PLAIN = {} -- the policy of everybody in a queue that has none
 local inherited
 function nodes.read_policies()
@@ -1420,6 +1419,10 @@ function fronts.close(front)
 end
 
 -- lib/assignments.lua
+local ended_key
+local release
+local seen
+do
 -- Assignments: lists of users that workers serve, by the name that their client made of the list; '*' is everybody. A queue
 -- whose workers all serve everybody pays for a look at `assigned`.
 -- assignments         zset  names → ms of the last sign of life of one of their workers
@@ -1431,10 +1434,6 @@ end
 -- leases@<a>          zset  the same of `leases`
 -- assignments-ended   set   those whose users are still to be released
 
-local ended_key
-local release
-local seen
-do
 local SILENT_MS, TOUCH_MS, RELEASED, KEPT_TAGS = 60000, 1000, 100, 10000
 local names_key
 local of_member, lows
@@ -1783,12 +1782,13 @@ end
 end
 
 -- lib/gates.lua
+local slots
+do
 -- Gates: when a user may be served.
 -- parked  zset  users with a backlog that are held back → ms at which they may go on by themselves, inf where that takes
 --               an event; '*' → the end of the pause of everybody
 
-local slots
-do
+gates.NEVER = 1 / 0 -- until an event opens the gate: a task ends, the policy changes
 
 function gates.running(u)
   u.running = u.running or call('XLEN', stream_key('critical', u.name)) + call('XLEN', stream_key('normal', u.name))
@@ -1851,17 +1851,16 @@ function gates.park(u, at)
   note_moment(at, u.name)
 end
 calls[#calls + 1] = function()
-  gates.NEVER = 1 / 0 -- until an event opens the gate: a task ends, the policy changes
   slots = nil
   return NEXT
 end
 end
 
 -- lib/reserve.lua
+do
 -- Reservations: who has less running than its `min_running` is served before all others.
 -- reserved  zset  users that are ready and below their min_running → tag
 
-do
 function reservations.begin()
   reservations.line = lines.new({}, 'reserved', prefix .. 'reserved', '')
   lines.by_path[reservations.line.key] = reservations.line
@@ -1920,8 +1919,8 @@ function gates.note_end(u, ok)
 end
 
 -- lib/quota.lua
--- Quotas: how many tasks of a user may wait.
 do
+-- Quotas: how many tasks of a user may wait.
 function governing.waiting(user)
   return call('ZCARD', place_key('critical', user)) + call('ZCARD', place_key('normal', user)) +
     call('ZCARD', place_key('scheduled', user)) + call('SCARD', place_key('deferred', user)) +
@@ -1963,10 +1962,11 @@ end
 end
 
 -- lib/govern.lua
--- What policies decide: who is in line, and who is held back.
 local alone
 local parked_key
 do
+-- What policies decide: who is in line, and who is held back.
+governing.user, governing.gate, governing.note_end = nodes.user, gates.at, gates.note_end -- for others
 
 function governing.begin()
   reservations.begin()
@@ -2085,7 +2085,6 @@ function governing.ends_matter(u)
   return p.max_running or p.max_share or p.min_running or p.breaker_failures
 end
 calls[#calls + 1] = function()
-  governing.user, governing.gate, governing.note_end = nodes.user, gates.at, gates.note_end -- for others
   parked_key = prefix .. 'parked'
   return NEXT
 end
@@ -2397,12 +2396,12 @@ end
 
 -- lib/place.lua
 -- Where a task waits: in a lane, or among the scheduled ones of its user.
-
 local arrival_of
 local place
 local schedule
 local score_of
 do
+
 function score_of(priority, step_us, came)
   if priority == 6 then return 'critical', came or next_arrival() end
   return 'normal', (came or next_arrival()) - (priority - 1) * step_us
@@ -2460,11 +2459,11 @@ end
 -- held:<u>:<k>        zset    the same, of one key; one that keeps a place of another key is the first
 -- kept:<k>            set     those of let-in:<k> that are held, and keep their place while they wait for another key
 -- keeper:<u>          string  the task of the user that does so, or did so in vain
-
 local limited
 local limiting
 local new_limits
 do
+
 function new_limits()
   local it, rules, known, freed = {}, {}, {}, {}
   local held_key = prefix .. 'held'
@@ -3009,11 +3008,11 @@ end
 
 -- lib/metrics.lua
 -- Measures users; what a script measured is written by its save_state().
-
--- Of each user: finished, failed, canceled, retried, cost, busy microseconds, services, then buckets of waits and their counts.
 local tally
 local tally_service
 do
+
+-- Of each user: finished, failed, canceled, retried, cost, busy microseconds, services, then buckets of waits and their counts.
 local TALLIED = { finished = 1, failed = 2, canceled = 3, retried = 4 }
 local TALLIED_WAITS = 8
 local tallies
@@ -3114,12 +3113,12 @@ calls[#calls + 1] = function()
   return NEXT
 end
 end
-
--- `ttl`: of the result of one that finished, in ms.
 local announce
 local announcements
 local end_canceled
 do
+
+-- `ttl`: of the result of one that finished, in ms.
 function announce(user, id, outcome, ttl)
   announcements[#announcements + 1] = { user, id, outcome, ttl }
 end
@@ -3180,13 +3179,13 @@ end
 -- requeued, and counts as living.
 -- A task in either has the field `linked`, so that the others pay nothing at their end. Of a result that is kept for others
 -- it is the time to live, in ms, that begins when the last of them has ended; else it is 1.
-
--- Lua unpacks a few thousand at a time.
 local depend
 local links
 local pass_on_outcomes
 local put_off_outcomes
 do
+
+-- Lua unpacks a few thousand at a time.
 local function add_all_to(set, members)
   for at = 1, #members, 1000 do call('SADD', set, unpack(members, at, math.min(at + 999, #members))) end
 end
@@ -4761,7 +4760,6 @@ end
 -- schedule-index  zset  <u>:<id>, all with score 0: the schedules of a user are a range
 -- declared        zset  id → when a worker or scheduler last declared it
 -- declarers       zset  <definition> <id> → when one last declared just this definition
-
 local broken_key
 local declared_key
 local ended_key
@@ -4772,6 +4770,7 @@ local index_key
 local read_schedule
 local schedules_of
 do
+
 local schedules_key
 local function schedule_key(id) return prefix .. 'schedule:' .. id end
 function schedules_of(user) return place_key('schedules', user) end
@@ -5081,10 +5080,10 @@ end
 
 -- lib/once.lua
 -- A call that is repeated because its reply was cut is answered as the first time. `nonce` names the call.
-
 local answer
 local answered
 do
+
 local ANSWER_TTL = 60000
 
 function answered(nonce)

@@ -94,7 +94,6 @@ return (function()
 
 -- lib/state.lua
 -- What the queue keeps of itself: read once, and written back by save_state().
-
 local arrival
 local clearing_known
 local count
@@ -123,6 +122,7 @@ local silent_at_known
 local sweep_asked
 local tell_of_moments
 do
+
 local saved_clock, saved_arrival, saved_mean
 
 -- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
@@ -484,7 +484,6 @@ local function take_moment(all, own, user, member)
   if first then call('ZADD', all, 'GT', math.floor(first), user) else call('ZREM', all, user) end
   return 1
 end
-
 local broken_key
 local declared_key
 local end_schedule
@@ -498,6 +497,7 @@ local schedule_key
 local schedules_of
 local weigh_schedule
 do
+
 local schedules_key
 function schedule_key(id) return prefix .. 'schedule:' .. id end
 function schedules_of(user) return place_key('schedules', user) end
@@ -553,9 +553,9 @@ end
 -- Of all who fire schedules, one looks at each moment at which one is due, the keeper, and one a little later, the deputy,
 -- should the keeper be gone by then. The others look now and then.
 -- schedule-keepers  string  <keeper> <ms of its last look> <ms of its next> <deputy> <ms of its next>; '-' where there is none
-
 local tell_keepers
 do
+
 local keepers_key
 local LATE_MS, BUSY_MS = 50, 1000 -- what a keeper may be late by, and how long it may take to fire what it found
 local DEPUTY_PAUSE_MS, LONGEST_MS = 900, 30000

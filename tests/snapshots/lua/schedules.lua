@@ -93,7 +93,6 @@ return (function()
 
 -- lib/state.lua
 -- What the queue keeps of itself: read once, and written back by save_state().
-
 local arrival
 local clearing_known
 local count
@@ -122,6 +121,7 @@ local silent_at_known
 local sweep_asked
 local tell_of_moments
 do
+
 local saved_clock, saved_arrival, saved_mean
 
 -- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
@@ -483,7 +483,6 @@ local function take_moment(all, own, user, member)
   if first then call('ZADD', all, 'GT', math.floor(first), user) else call('ZREM', all, user) end
   return 1
 end
-
 local broken_key
 local declared_key
 local ended_key
@@ -494,6 +493,7 @@ local index_key
 local read_schedule
 local schedules_of
 do
+
 local schedules_key
 local function schedule_key(id) return prefix .. 'schedule:' .. id end
 function schedules_of(user) return place_key('schedules', user) end

@@ -68,10 +68,10 @@ return (function()
 
 -- lib/standing.lua
 -- Where a task stands, and for which dead letters it waits in the end.
-
 local new_outlook
 local standing_of
 do
+
 local OF_LETTERS = { F = 'finished', X = 'failed', C = 'canceled' }
 
 -- Its state, or '' when nothing is known of it.

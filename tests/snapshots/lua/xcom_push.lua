@@ -86,7 +86,6 @@ return (function()
 
 -- lib/state.lua
 -- What the queue keeps of itself: read once, and written back by save_state().
-
 local arrival
 local clearing_known
 local count
@@ -115,6 +114,7 @@ local silent_at_known
 local sweep_asked
 local tell_of_moments
 do
+
 local saved_clock, saved_arrival, saved_mean
 
 -- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
