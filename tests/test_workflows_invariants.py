@@ -235,7 +235,7 @@ def test_whatever_is_done_the_scripts_and_the_model_agree(server: Server, queue_
     play_all(server, queue_name, with_models=True)
 
 
-STEPS, SMALL = b"local STEP, TURN = 500, 50", b"local STEP, TURN = 2, 1"
+LARGE, SMALL = b"local STEP, TURN = 500, 50", b"local STEP, TURN = 2, 1"
 
 
 def in_small_steps(real: Callable[..., Script]) -> Callable[..., Script]:
@@ -244,8 +244,8 @@ def in_small_steps(real: Callable[..., Script]) -> Callable[..., Script]:
     def load_small(name: str, package: str = CORE) -> Script:
         script = real(name, package)
         function = script.function + b"_small"
-        library = script.library.replace(script.function, function).replace(STEPS, SMALL)
-        return script._replace(function=function, source=script.source.replace(STEPS, SMALL), library=library)
+        library = script.library.replace(script.function, function).replace(LARGE, SMALL)
+        return script._replace(function=function, source=script.source.replace(LARGE, SMALL), library=library)
 
     return load_small
 

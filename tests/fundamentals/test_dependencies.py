@@ -22,6 +22,7 @@ from fairque.tasks.registry import registry
 from tests.support.calls import make_known
 from tests.support.core import outcome
 from tests.support.eventually import eventually
+from tests.support.render_scripts import scripts
 from tests.support.resp import RespClient
 
 ran: list[str] = []
@@ -589,6 +590,7 @@ async def test_no_script_runs_long_for_a_fan_out(own_server):
         first = await queue.enqueue(step("first"), user_id="anna")
         await queue.enqueue_many([step("next").options(depends_on=[first])] * 3000, user_id="anna")
         with RespClient(server.url) as client:
+            make_known(client.execute, scripts())  # to load one takes a while as well, once
             client.execute("CONFIG", "SET", "slowlog-log-slower-than", 50_000)
             client.execute("SLOWLOG", "RESET")
             await serve(queue, concurrency=100)
