@@ -10,12 +10,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
 from fairque import (
+    CallNext,
+    EnqueueCall,
+    EnqueueMiddleware,
     Failure,
     FailureKind,
     Priority,
     QueueStats,
     RetryPolicy,
+    RunMiddleware,
     Task,
+    TaskContext,
     TaskEvent,
     TaskFailed,
     TaskHandle,
@@ -26,6 +31,7 @@ from fairque import (
     UserInfo,
     Worker,
     current_task,
+    failure_of,
     task,
 )
 
@@ -145,6 +151,41 @@ async def workers_take_handlers_and_hooks(queue: TaskQueue) -> None:
     TaskHandler()  # type: ignore[abstract]
     async with TaskQueue("redis://localhost") as opened:
         assert_type(opened, TaskQueue)
+
+
+async def timed(run: TaskContext, call_next: CallNext) -> Any:
+    assert_type(run.headers, Mapping[str, str])
+    return await call_next()
+
+
+async def tagged(call: EnqueueCall, call_next: CallNext) -> None:
+    call.add_headers({"tag": "mine"})
+    call.tasks = [each.options(priority=2) for each in call.tasks]
+    assert_type(call.ids, list[str])
+    await call_next()
+
+
+class Tracing:
+    async def __call__(self, _run: TaskContext, call_next: CallNext) -> Any:
+        return await call_next()
+
+    async def enqueue(self, _call: EnqueueCall, call_next: CallNext) -> None:
+        await call_next()
+
+
+async def not_a_middleware(run: TaskContext) -> None:
+    run.progress(1)
+
+
+def queues_and_workers_take_middlewares(queue: TaskQueue) -> None:
+    tracing = Tracing()
+    around_runs: list[RunMiddleware] = [timed, tracing]
+    around_calls: list[EnqueueMiddleware] = [tagged, tracing.enqueue]
+    TaskQueue(run_middleware=around_runs, enqueue_middleware=around_calls)
+    Worker(queue, run_middleware=[timed, tracing])
+    Worker(queue, run_middleware=[not_a_middleware])  # type: ignore[list-item]
+    TaskQueue(enqueue_middleware=[timed])  # type: ignore[list-item]
+    assert_type(failure_of(ValueError()), Failure)
 
 
 async def options_are_typed_as_they_work(queue: TaskQueue) -> None:
