@@ -13,22 +13,29 @@ MAX_HEADER_BYTES = 4096
 
 def checked_headers(given: object) -> dict[str, str]:
     """A copy. Raises `InvalidInput` for what is no map of texts, has an empty name or takes more than 4,096 bytes."""
-    if not isinstance(given, Mapping):
+    if not isinstance(given, (dict, Mapping)):
         raise InvalidInput(f"headers must be a map of texts, not {given!r}")
     headers = dict(given)
-    size = sum(_size(name, value) for name, value in headers.items())
+    try:
+        size = len("".join((*headers, *headers.values())).encode())
+    except (TypeError, UnicodeEncodeError):
+        _refuse(headers)
+        raise
+    if "" in headers:
+        raise InvalidInput("the name of a header must not be empty")
     if size > MAX_HEADER_BYTES:
         raise InvalidInput(f"headers have {size} bytes, names included, the limit is {MAX_HEADER_BYTES}")
     return headers
 
 
-def _size(name: object, value: object) -> int:
-    """In bytes of UTF-8."""
-    if not isinstance(name, str) or not name:
-        raise InvalidInput(f"the name of a header must be a str that is not empty, not {name!r}")
-    if not isinstance(value, str):
-        raise InvalidInput(f"header {name!r} must be a str, not {value!r}")
-    try:
-        return len(name.encode()) + len(value.encode())
-    except UnicodeEncodeError:
-        raise InvalidInput(f"header {name!r} cannot be encoded as UTF-8: {value!r}") from None
+def _refuse(headers: dict[object, object]) -> None:
+    """Raises `InvalidInput` for the first that is no header."""
+    for name, value in headers.items():
+        if not isinstance(name, str):
+            raise InvalidInput(f"the name of a header must be a str, not {name!r}")
+        if not isinstance(value, str):
+            raise InvalidInput(f"header {name!r} must be a str, not {value!r}")
+        try:
+            f"{name}{value}".encode()
+        except UnicodeEncodeError:
+            raise InvalidInput(f"header {name!r} cannot be encoded as UTF-8: {value!r}") from None

@@ -123,8 +123,8 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def merged(self, changes: Mapping[str, Any]) -> TaskOptions:
         """A copy with these changed. Raises `InvalidInput`."""
-        unknown = changes.keys() - set(self.__struct_fields__)
-        if unknown:
+        if not changes.keys() <= _NAMES:
+            unknown = changes.keys() - _NAMES
             raise InvalidInput(f"unknown task option {min(unknown)!r}; there are {', '.join(self.__struct_fields__)}")
         return msgspec.structs.replace(self, **changes)
 
@@ -224,6 +224,8 @@ def _check_dependencies(options: TaskOptions) -> None:
             f"on_dependency_failure must be 'wait', 'cancel' or 'run', not {options.on_dependency_failure!r}"
         )
     given: Any = options.depends_on
+    if type(given) is tuple:
+        return
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise InvalidInput(f"depends_on must be a list of ids, handles or tasks, not {given!r}")
     msgspec.structs.force_setattr(options, "depends_on", tuple(given))
@@ -298,4 +300,5 @@ _CHECKS = (
     _check_limits,
     _check_headers,
 )
+_NAMES = frozenset(TaskOptions.__struct_fields__)
 NO_OPTIONS = TaskOptions()

@@ -175,6 +175,21 @@ ROWS = (
         derive=_ratio,
     ),
     Row(
+        "doors",
+        "doors",
+        (
+            Figure("nothing_us", "a no-op task put in and run, no door used: CPU of its process", "µs"),
+            Figure("again_us", "the same, more when measured again", "µs"),
+            Figure("run_middleware_us", "more with one middleware around the run", "µs"),
+            Figure("enqueue_middleware_us", "more with one middleware around the enqueue", "µs"),
+            Figure("headers_us", "more with headers of 84 bytes", "µs"),
+        ),
+        {"tasks": 20_000},
+        quick={"tasks": 2_000},
+        contenders=("fairque",),
+        repeats=1,
+    ),
+    Row(
         "redis-time",
         "redis_time",
         (

@@ -1,0 +1,80 @@
+"""What a task costs that uses one of the doors of the core, more than one that uses none: CPU of the process that puts
+it in and runs it. In turns, so that whatever else runs here hits all, and as medians of the differences in a turn.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from statistics import median
+from time import process_time
+from typing import Any
+
+from bodies import tally
+
+from fairque import TaskQueue, Worker
+
+TURNS = 20
+PRODUCERS = 100
+USERS = [f"user-{i}" for i in range(100)]
+HEADERS = {"request-id": "7f3a11c0", "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+
+
+async def passing(_: Any, call_next: Any) -> Any:
+    """The least middleware there is, around a run or an enqueue."""
+    return await call_next()
+
+
+@dataclass(frozen=True)
+class Door:
+    """Options of the queue, of its worker, and of each task; and which task it is."""
+
+    queue: Mapping[str, Any] = field(default_factory=dict)
+    worker: Mapping[str, Any] = field(default_factory=dict)
+    task: Mapping[str, Any] = field(default_factory=dict)
+    name: str = "noop"
+
+
+DOORS = {
+    "nothing": Door(),
+    "again": Door(),  # tells how much of a difference is noise
+    "run_middleware": Door(worker={"run_middleware": [passing]}),
+    "enqueue_middleware": Door(queue={"enqueue_middleware": [passing]}),
+    "headers": Door(task={"headers": HEADERS}),
+}
+
+
+async def measure(client: Any, url: str, tasks: int) -> dict[str, float]:
+    """`client` is that of fairque."""
+    spent: dict[str, list[float]] = {name: [] for name in DOORS}
+    async with AsyncExitStack() as stack:
+        queues = {
+            name: await stack.enter_async_context(TaskQueue(url, name=name, **door.queue))
+            for name, door in DOORS.items()
+        }
+        for turn in range(1 + TURNS):
+            for name, door in DOORS.items():
+                seconds = await _served(queues[name], client.tasks[door.name], door, tasks // TURNS)
+                if turn:  # in the first one, connections are opened and scripts loaded
+                    spent[name].append(1e6 * seconds / (tasks // TURNS))
+    more = {f"{name}_us": _median_of_differences(spent, name) for name in DOORS}
+    return more | {"nothing_us": median(spent["nothing"])}
+
+
+def _median_of_differences(spent: dict[str, list[float]], name: str) -> float:
+    return median(mine - nothing for mine, nothing in zip(spent[name], spent["nothing"], strict=True))
+
+
+async def _served(queue: TaskQueue, task: Any, door: Door, count: int) -> float:
+    """Seconds of CPU for all of them, from their calls to their outcomes."""
+    began = process_time()
+    left = iter(range(count))
+
+    async def producer() -> None:
+        for n in left:
+            await queue.enqueue(task(n), user_id=USERS[n % 100], **door.task)
+
+    await asyncio.gather(*(producer() for _ in range(PRODUCERS)))
+    tally.expect(count)
+    await Worker(queue, concurrency=100, scheduler=False, **door.worker).run_until_idle()
+    return process_time() - began
