@@ -11,11 +11,13 @@ import pytest
 
 import fairque.testing.clock
 from fairque import (
+    CallNext,
     InvalidInput,
     Priority,
     Retry,
     RetryPolicy,
     Task,
+    TaskContext,
     TaskFailed,
     TaskHandler,
     TaskQueue,
@@ -194,6 +196,21 @@ async def test_run_all_takes_a_handler_for_payloads(queue: TaskQueue):
     await queue.enqueue(Task.create(payload={"word": "handled"}), user_id="acme")
     await run_all(queue, handler=Handler())
     assert log == ["handled"]
+
+
+async def test_run_all_takes_middlewares(queue: TaskQueue):
+    @task
+    async def quiet() -> None: ...
+
+    async def loud(run: TaskContext, call_next: CallNext) -> Any:
+        log.append(run.user_id)
+        return await call_next()
+
+    await queue.enqueue(quiet(), user_id="acme", headers={"a": "1"})
+    [waiting] = await enqueued(queue)
+    assert waiting.headers == {"a": "1"}
+    await run_all(queue, run_middleware=[loud])
+    assert log == ["acme"]
 
 
 async def test_run_all_refuses_a_queue_that_another_worker_serves(queue: TaskQueue):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 from fairque import (
     InvalidInput,
+    RunMiddleware,
     TaskEvent,
     TaskFailed,
     TaskHandler,
@@ -34,6 +36,7 @@ async def run_all(
     concurrency: int = 1,
     handler: TaskHandler | None = None,
     lifespan: LifespanFunction[Any] | None = None,
+    run_middleware: Sequence[RunMiddleware] = (),
 ) -> list[TaskInfo]:
     """Run what waits until nothing is left: what those tasks enqueue, what depends on them, immediate retries.
 
@@ -45,7 +48,7 @@ async def run_all(
         timeout: Seconds for all of it. What has not ended by then is cancelled and put back.
         raise_errors: Raise when a task has failed for good, after all others have run.
         concurrency: Tasks that run at once; more than one where tasks wait for each other's results.
-        handler, lifespan: See `Worker`.
+        handler, lifespan, run_middleware: See `Worker`.
 
     Returns:
         Those that ran, in the order in which they ended. One whose retry is due later is among them, as ``scheduled``.
@@ -69,6 +72,7 @@ async def run_all(
         concurrency=concurrency,
         handler=handler,
         lifespan=lifespan,
+        run_middleware=run_middleware,
         scheduler=False,
         stall_timeout=None,  # somebody may look around in a debugger
         on_success=note,
