@@ -76,6 +76,11 @@ ORDER = {
         ZeroDivisionError: division by zero, in divide, task divide of acme, attempt 1, tags {'version': '7'}
         Fail: the card has expired, in pay, task pay of acme, attempt 1, tags {'version': '7'}
     """,
+    "inherit_headers": """
+        month {'request-id': '7f3a', 'reason': 'the month is over'}
+        bill anna {'request-id': '7f3a', 'reason': 'the month is over'}
+        bill ben {'request-id': '7f3a', 'reason': 'asked for'}
+    """,
     "timing": """
         (payload) returned up to 1 s: 3
         divide raised up to 1 s: 1

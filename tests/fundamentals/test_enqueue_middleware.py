@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -326,6 +327,24 @@ async def test_an_output_that_is_an_argument_is_kept_whatever_they_say(opened: O
         assert await enqueued(queue) == []
 
 
+async def test_one_that_awaits_holds_up_its_own_call_alone(opened: Opened):
+    let_go = asyncio.Event()
+
+    async def asks_first(call: EnqueueCall, call_next: CallNext) -> None:
+        if call.tasks[0].task_options.user_id == "eve":
+            await let_go.wait()
+        await call_next()
+
+    async with opened(asks_first) as queue:
+        held = asyncio.create_task(queue.enqueue(echo(), user_id="eve"))
+        handles = [await queue.enqueue(echo(), user_id="acme") for _ in range(3)]
+        handles += await queue.enqueue_many([echo(), echo()], user_id="acme")
+        assert not held.done()
+        let_go.set()
+        for handle in [*handles, await held]:
+            await handle.cancel()
+
+
 # Errors
 
 
@@ -376,6 +395,36 @@ async def test_what_became_of_a_call_cannot_be_swallowed(opened: Opened):
             await queue.enqueue(echo(), user_id="acme")
         await handle.cancel()
         await queue.clear_policy("acme")
+
+
+async def test_a_cancellation_that_is_the_middlewares_own_is_no_cancellation_of_the_caller(opened: Opened):
+    async def impatient(_call: EnqueueCall, call_next: CallNext) -> None:
+        putting_in = asyncio.ensure_future(call_next())
+        await asyncio.sleep(0)
+        putting_in.cancel()
+        await asyncio.wait([putting_in])
+
+    async with opened(impatient) as queue:
+        with pytest.raises(FairqueError, match="may or may not"):
+            await queue.enqueue(echo(), user_id="acme")
+        await queue.purge("acme")
+
+
+async def test_a_cancellation_of_the_caller_reaches_it_whatever_they_do(opened: Opened):
+    going_on = asyncio.Event()
+
+    async def deaf(_call: EnqueueCall, call_next: CallNext) -> None:
+        going_on.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await call_next()
+
+    async with opened(deaf) as queue:
+        call = asyncio.create_task(queue.enqueue(echo(), user_id="acme"))
+        await going_on.wait()
+        call.cancel()
+        await asyncio.wait([call])
+        assert call.cancelled()
+        await queue.purge("acme")
 
 
 async def test_one_that_does_not_go_on_has_to_say_why(opened: Opened):

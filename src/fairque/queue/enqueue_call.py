@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
@@ -99,11 +100,19 @@ class _PuttingIn(Generic[T]):
 
     def told(self) -> T:
         """The caller gets what became of it, also where a middleware swallows an error."""
+        if isinstance(self._error, asyncio.CancelledError) and not _is_cancelled():
+            raise FairqueError("a middleware cancelled its call_next(): the tasks may or may not have been put in")
         if self._error is not None:
             raise self._error
         if self._told is None:
             raise FairqueError("a middleware returned, and call_next() had not: to refuse a call, raise an error")
         return self._told[0]
+
+
+def _is_cancelled() -> bool:
+    """Whether the caller is, and not only what a middleware has awaited."""
+    current = asyncio.current_task()
+    return current is not None and current.cancelling() > 0
 
 
 def _check_same(given: list[Task[Any]], changed: list[Task[Any]]) -> None:
