@@ -45,6 +45,7 @@ OTHER_QUEUE = QueueConfig(
     fairness="time",
     usage_ttl=3600,
 )
+OF_PROCESSES = {"processes", "max_tasks", "max_memory"}
 OTHER_WORKER = WorkerConfig(
     id="alpha",
     assigned_users=("ann",),
@@ -104,7 +105,7 @@ def test_a_queue_gets_every_field_of_its_section():
     assert (queue.connector.url, queue.connector.timeout) == ("redis://localhost:1234", 2.5)
 
 
-def test_a_worker_gets_every_field_of_its_section_but_the_number_of_processes():
+def test_a_worker_gets_every_field_of_its_section_but_those_about_processes():
     class Recorder(Worker):
         def __init__(self, _: TaskQueue, **options: Any) -> None:
             self.options = options
@@ -116,7 +117,7 @@ def test_a_worker_gets_every_field_of_its_section_but_the_number_of_processes():
     assert list(options.pop("assigned_users")) == ["ann"]
     assert list(options.pop("steal_targets")) == ["bob"]
     assert options.pop("concurrency") == 3
-    own_names = {"id", "assigned_users", "steal_targets", "max_concurrent_tasks", "processes"}
+    own_names = {"id", "assigned_users", "steal_targets", "max_concurrent_tasks"} | OF_PROCESSES
     assert options == {name: getattr(OTHER_WORKER, name) for name in set(WorkerConfig.__struct_fields__) - own_names}
     assert set(options) <= set(inspect.signature(Worker).parameters)
 

@@ -244,7 +244,7 @@ async def test_what_cannot_be_served_is_one_line_and_a_hint(
 async def test_a_worker_fires_schedules_unless_the_configuration_says_no(enabled: bool):
     config = FairQueueConfig(scheduler=SchedulerConfig(enabled=enabled))
     settings = Settings(
-        MODULE, config.workers[0], ("f.yaml",), "1", LogSettings(LogLevel.INFO, as_json=True), False, config
+        MODULE, config.workers[0], LogSettings(LogLevel.INFO, as_json=True), False, ("f.yaml",), "1", config
     )
     worker = make_worker(TaskQueue.from_config(config), settings)
     assert worker.options.scheduler == enabled

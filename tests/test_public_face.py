@@ -57,6 +57,7 @@ ONLY_IN = {
     "cryptography": "codec",
     "typer": "cli",
     "matplotlib": "cli",
+    "watchfiles": "worker",
     "yaml": "config",
     "rich": "cli",
     "fastapi": "contrib",

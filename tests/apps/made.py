@@ -54,3 +54,13 @@ def slow() -> Worker[None]:
 
 instance = Worker(TaskQueue(os.environ.get("SERVED_URL", "embedded://"), name=os.environ.get("SERVED_QUEUE", "q")))
 private = Worker(TaskQueue("embedded://"))
+
+
+hoard: list[bytearray] = []
+
+
+@task
+async def swell(megabytes: int) -> int:
+    hoard.append(bytearray(megabytes << 20))  # zeroes that are written to, so that they take memory
+    hoard[-1][:: 1 << 12] = b"x" * len(hoard[-1][:: 1 << 12])
+    return os.getpid()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from pathlib import Path
 
 from fairque import Retry, RetryPolicy, TaskQueue, current_task, task
 
@@ -44,6 +45,15 @@ async def nap(seconds: float) -> str:
     tell()
     await asyncio.sleep(seconds)
     return "rested"
+
+
+@task
+async def hold(file: str) -> str:
+    """Until the file is there."""
+    tell()
+    while not Path(file).exists():  # noqa: ASYNC110, ASYNC240
+        await asyncio.sleep(0.02)
+    return "let go"
 
 
 @task

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +14,7 @@ from fairque import TaskQueue, Worker
 from fairque.cli.errors import CommandError, describe
 from fairque.tasks.function import TaskFunction
 
-__all__ = ["load_module", "load_queue", "load_served", "load_task"]
+__all__ = ["load_module", "load_queue", "load_served", "load_task", "project_of"]
 
 MOST_NAMED = 3
 
@@ -66,6 +67,19 @@ def load_task(target: str) -> TaskFunction[Any, Any]:
     return found
 
 
+def project_of(target: str) -> list[Path]:
+    """The current directory, and that of the package that `target` names, which is not imported for it."""
+    here = _importable_directory()
+    try:
+        spec = importlib.util.find_spec(target.partition(":")[0].partition(".")[0])
+    except (ImportError, ValueError):  # whoever imports it will say so
+        spec = None
+    if spec is None:
+        return [Path(here)]
+    places = [*(spec.submodule_search_locations or ()), *([spec.origin] if spec.has_location else ())]
+    return [Path(here), *(each if each.is_dir() else each.parent for each in map(Path, map(str, places)))]
+
+
 def load_module(name: str) -> None:
     """Import a module with tasks. The current directory is importable. Raises `CommandError`."""
     if ":" in name:
@@ -94,10 +108,16 @@ def _find(target: str, what: str) -> Any:
     return found
 
 
-def _import(name: str) -> ModuleType:
+def _importable_directory() -> str:
+    """The current one."""
     directory = str(Path.cwd())
     if directory not in sys.path:
         sys.path.insert(0, directory)
+    return directory
+
+
+def _import(name: str) -> ModuleType:
+    directory = _importable_directory()
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -18,6 +18,7 @@ from fairque.cli.processes import FAIRQUE
 from fairque.config.config import WorkerConfig
 from fairque.worker import service
 from fairque.worker.logs import LogSettings
+from fairque.worker.recycling import Recycling
 
 __all__ = ["Settings", "make_worker", "serve"]
 
@@ -32,30 +33,37 @@ class Settings:
 
     Args:
         target: The queue or the worker or, with `files`, the module of the tasks.
-        worker: Its options; of a worker that was `made`, only how many processes of it there are.
-        files: The configuration that has it; empty where the command line says everything.
-        name: How it is called there.
+        worker: Its options; of a worker that was `made`, only those that are about its processes.
         logs: What is logged, and how.
         uvloop: Whether to use it.
+        files: The configuration that has it; empty where the command line says everything.
+        name: How it is called there.
         config: What `files` hold; None without any.
         made: What `target` names, where that is a worker.
+        burst: Whether it ends when nothing is left to do now.
     """
 
     target: str
     worker: WorkerConfig
-    files: tuple[str, ...]
-    name: str
     logs: LogSettings
     uvloop: bool
+    files: tuple[str, ...] = ()
+    name: str = ""
     config: FairQueueConfig | None = None
     made: Worker | None = None
+    burst: bool = False
+
+    @property
+    def recycling(self) -> Recycling:
+        return Recycling(self.worker.max_tasks, self.worker.max_memory)
 
     def arguments_of_one(self) -> list[str]:
         """The same command for one process, as Python is to be told."""
         return [
             *FAIRQUE,
             "worker",
-            *(self._arguments_with_files() if self.files else self._arguments()),
+            *(self._arguments_with_files() if self.files else (*self._arguments(), *self._limits())),
+            *(("--burst",) if self.burst else ()),
             f"--log-level={self.logs.level}",
             *(("--log-json",) if self.logs.as_json else ()),
             "--uvloop" if self.uvloop else "--no-uvloop",
@@ -65,6 +73,10 @@ class Settings:
 
     def _arguments_with_files(self) -> list[str]:
         return [*(f"--config={file}" for file in self.files), f"--worker={self.name}", "--processes=1"]
+
+    def _limits(self) -> list[str]:
+        given = {"--max-tasks": self.worker.max_tasks, "--max-memory": self.worker.max_memory}
+        return [f"{option}={value}" for option, value in given.items() if value is not None]
 
     def _arguments(self) -> list[str]:
         if self.made is not None:
@@ -95,7 +107,8 @@ def serve(queue: TaskQueue, settings: Settings) -> int:
 async def _serve(queue: TaskQueue, settings: Settings) -> int:
     config = settings.config
     prepare = None if config is None else partial(queue.apply_policies, config)
-    await service.serve(make_worker(queue, settings), prepare)
+    worker = make_worker(queue, settings)
+    await service.serve(worker, prepare, burst=settings.burst, recycling=settings.recycling)
     _insist_on_exit()
     return 0
 

@@ -13,7 +13,7 @@ import msgspec
 from fairque.redis.delivery import Delivery
 from fairque.tasks.failure import Failure
 
-__all__ = ["Hook", "Hooks", "TaskEvent"]
+__all__ = ["Hook", "Hooks", "TaskEvent", "in_turn"]
 
 logger = logging.getLogger("fairque.worker")
 
@@ -30,6 +30,18 @@ class TaskEvent(msgspec.Struct, frozen=True):
 
 
 Hook = Callable[[TaskEvent], Awaitable[None] | None]
+
+
+def in_turn(first: Callable[[TaskEvent], None], hook: Hook | None) -> Hook:
+    """A hook that tells both."""
+    if hook is None:
+        return first
+
+    def both(event: TaskEvent) -> Awaitable[None] | None:
+        first(event)
+        return hook(event)
+
+    return both
 
 
 class Hooks:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import PurePath
 from typing import NamedTuple
 
 from fairque.errors import InvalidInput
 from fairque.tasks.failure import Failure
-from fairque.worker.hooks import Hook, TaskEvent
+from fairque.worker.hooks import Hook, TaskEvent, in_turn
 from fairque.worker.json_lines import JsonLines
 
 __all__ = ["LogLevel", "LogSettings", "level_of", "logged", "set_up_logging"]
@@ -60,19 +60,8 @@ def logged(hooks: Mapping[str, Hook | None]) -> dict[str, Hook | None]:
     """
     lines = {"success": _finished, "retry": _retried, "failure": _failed}
     levels = {"success": logging.INFO, "retry": logging.WARNING, "failure": logging.ERROR}
-    seen = {event: _both(lines[event], hooks[event]) for event in lines if logger.isEnabledFor(levels[event])}
+    seen = {event: in_turn(lines[event], hooks[event]) for event in lines if logger.isEnabledFor(levels[event])}
     return {**hooks, **seen}
-
-
-def _both(line: Callable[[TaskEvent], None], hook: Hook | None) -> Hook:
-    if hook is None:
-        return line
-
-    def both(event: TaskEvent) -> Awaitable[None] | None:
-        line(event)
-        return hook(event)
-
-    return both
 
 
 def _finished(event: TaskEvent) -> None:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
@@ -19,16 +20,23 @@ import msgspec
 from _fairque_command import REPEATED_SECONDS, taken
 from fairque.errors import InvalidInput
 from fairque.queue.queue import TaskQueue
+from fairque.scheduler.scheduler import TaskScheduler
+from fairque.worker.changes import Changes
+from fairque.worker.lifeline import Parent, Word
 from fairque.worker.logs import logged
 from fairque.worker.options import WorkerOptions
-from fairque.worker.processes import Supervisor, follow_parent, leave_lost_terminal
+from fairque.worker.processes import leave_lost_terminal
+from fairque.worker.recycling import Recycling
 from fairque.worker.stuck import end_when_stuck
+from fairque.worker.supervisor import Supervisor
 
 __all__ = ["check_process", "serve", "serve_copies"]
 
 logger = logging.getLogger("fairque.worker")
-_GRACE_SECONDS = 15.0
-"""What a worker may take beyond its shutdown timeout, to report its last outcomes."""
+_GRACE_SECONDS = 25.0
+"""What a worker may take beyond its shutdown timeout, to report its last outcomes and to close what it has opened."""
+_HURRY_SECONDS = 1.0
+"""The shutdown timeout of a worker that is to be started anew, as its files have changed."""
 
 
 class Servant(Protocol):
@@ -37,9 +45,16 @@ class Servant(Protocol):
     queue: TaskQueue
     options: WorkerOptions
 
+    @property
+    def serves(self) -> asyncio.Event: ...
+
     async def run(self) -> None: ...
 
+    async def run_until_idle(self) -> None: ...
+
     async def stop(self) -> None: ...
+
+    def retire(self) -> None: ...
 
 
 def check_process() -> None:
@@ -50,14 +65,23 @@ def check_process() -> None:
         raise InvalidInput("serve() takes the signals of the process, and another worker has them: use run()")
 
 
-async def serve(worker: Servant, prepare: Callable[[], Awaitable[object]] | None = None) -> None:
+async def serve(
+    worker: Servant,
+    prepare: Callable[[], Awaitable[object]] | None = None,
+    *,
+    burst: bool = False,
+    recycling: Recycling | None = None,
+) -> None:
     """Until a signal has drained it. The queue is opened and closed, unless it is open.
 
     Args:
         worker: It has not run.
         prepare: Awaited when the queue is open, before anything is served.
+        burst: Serve until nothing is left to do now.
+        recycling: When this process has done enough, which its parent is told.
     """
-    worker.options = msgspec.structs.replace(worker.options, hooks=logged(worker.options.hooks))
+    recycling = recycling or Recycling(None, None)
+    worker.options = msgspec.structs.replace(worker.options, hooks=recycling.counted(logged(worker.options.hooks)))
     shutdown = _Shutdown(worker)
     with shutdown.on_signals(), end_when_stuck(worker.options.stall_timeout), shutdown.ends_quietly():
         async with _opened(worker.queue):
@@ -66,15 +90,54 @@ async def serve(worker: Servant, prepare: Callable[[], Awaitable[object]] | None
             shutdown.serving = True
             queue, loop = worker.queue, type(asyncio.get_running_loop()).__module__.partition(".")[0]
             logger.info("serves queue %r at %s on %s", queue.name, queue.connector.safe_url, loop)
-            await worker.run()
+            async with _told(shutdown.parent, worker, recycling):
+                await (_run_burst(worker) if burst else worker.run())
 
 
-async def serve_copies(count: int) -> None:
+async def serve_copies(count: int, *, reload: bool = False) -> None:
     """Start this program anew, so often, and keep the copies running. Raises `SystemExit` where one failed for good."""
-    if getattr(sys.modules.get("__main__"), "__file__", None) is None:
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    if file is None:
         raise InvalidInput("processes: this program is started anew for each, and it is no file")
-    if code := await Supervisor([sys.orig_argv[1:]] * count).run():
+    changes = Changes([Path.cwd(), Path(file).parent]) if reload else None
+    if code := await Supervisor([sys.orig_argv[1:]] * count, changes).run():
         raise SystemExit(code)
+
+
+async def _run_burst(worker: Servant) -> None:
+    """What schedules have due comes first: else it would be a matter of luck whether that is still served."""
+    if worker.options.scheduler:
+        await TaskScheduler(worker.queue).fire_due()
+    await worker.run_until_idle()
+
+
+@contextlib.asynccontextmanager
+async def _told(parent: Parent | None, worker: Servant, recycling: Recycling) -> AsyncIterator[None]:
+    """The parent is told how far the worker is."""
+    if parent is None:
+        yield
+        return
+    telling = asyncio.create_task(_tell(parent, worker, recycling))
+    try:
+        yield
+    finally:
+        telling.cancel()
+        await asyncio.wait([telling])
+    if not telling.cancelled():
+        telling.result()
+
+
+async def _tell(parent: Parent, worker: Servant, recycling: Recycling) -> None:
+    await worker.serves.wait()
+    try:
+        recycling.check()
+    except InvalidInput:
+        await worker.stop()
+        raise
+    parent.tell(Word.SERVES)
+    await recycling.over()
+    logger.info("this process has done enough: another one is to take its place")
+    parent.tell(Word.IS_FULL)
 
 
 @contextlib.asynccontextmanager
@@ -99,7 +162,7 @@ class _Shutdown:
         self._loop = asyncio.get_running_loop()
         self._main = asyncio.current_task()
         self._asked_at: float | None = None
-        self._has_parent = False
+        self.parent: Parent | None = None
         self._cancellations = 0
         self._repeated: asyncio.TimerHandle | None = None
         self.serving = False
@@ -107,7 +170,9 @@ class _Shutdown:
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
         with taken(self._on_signal):
-            self._has_parent = follow_parent(self._on_parents_death)
+            self.parent = Parent.of_this_process()
+            if self.parent is not None:
+                self.parent.follow(self._on_word, self._on_parents_death)
             yield
 
     @contextlib.contextmanager
@@ -128,7 +193,7 @@ class _Shutdown:
     def _on_signal(self, signum: int, _: FrameType | None) -> None:
         if self._asked_at is None:
             self._ask(signal.Signals(signum).name)
-        elif not self._has_parent and time.monotonic() - self._asked_at > REPEATED_SECONDS:
+        elif self.parent is None and time.monotonic() - self._asked_at > REPEATED_SECONDS:
             # Not through logging, which this may have interrupted; and the terminal may be gone.
             with contextlib.suppress(OSError):
                 os.write(2, b"second signal: leaving at once, other workers take over what runs here\n")
@@ -140,7 +205,7 @@ class _Shutdown:
         self._loop.call_soon_threadsafe(self._stop, reason)
 
     def _stop(self, reason: str) -> None:
-        logger.info("%s: stopping%s", reason, "" if self._has_parent else ", a second signal leaves at once")
+        logger.info("%s: stopping%s", reason, "" if self.parent is not None else ", a second signal leaves at once")
         if self.serving:
             self._stopping = self._loop.create_task(self._worker.stop())
         elif self._main is not None:
@@ -151,6 +216,16 @@ class _Shutdown:
         self._cancellations += 1
         main.cancel()
         self._repeated = self._loop.call_later(REPEATED_SECONDS, self._cut_short, main)
+
+    def _on_word(self, word: Word) -> None:
+        """In a thread."""
+        if word is Word.RETIRE:
+            self._loop.call_soon_threadsafe(self._worker.retire)
+        elif word is Word.HURRY and self._asked_at is None:
+            options = self._worker.options
+            seconds = min(_HURRY_SECONDS, options.shutdown_timeout)
+            self._worker.options = msgspec.structs.replace(options, shutdown_timeout=seconds)
+            self._ask("files have changed")
 
     def _on_parents_death(self) -> None:
         """In a thread. A loop that is blocked cannot drain: the process ends all the same."""

@@ -16,6 +16,7 @@ class Signals:
     Attributes:
         until_idle: Whether it stops by itself when nothing is left to do.
         stopping: Whether it claims nothing more.
+        retiring: Whether it stops, and what runs may go on until `stop`.
         serving: Set once Redis has answered its first claim.
         is_woken: Whether `wake` was called since the last `sleep` or `clear`.
     """
@@ -23,6 +24,7 @@ class Signals:
     def __init__(self) -> None:
         self.until_idle = False
         self.stopping = False
+        self.retiring = False
         self.serving = asyncio.Event()
         self.is_woken = False
         self._sleeper: asyncio.Future[None] | None = None
@@ -54,9 +56,14 @@ class Signals:
         return woken
 
     def stop(self) -> None:
-        self.stopping = True
+        self.stopping, self.retiring = True, False
         self._stop.set()
         self.wake()
+
+    def retire(self) -> None:
+        if not self.stopping:
+            self.stop()
+            self.retiring = True
 
     async def wait_for_stop(self) -> None:
         await self._stop.wait()

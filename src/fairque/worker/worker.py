@@ -37,17 +37,19 @@ from fairque.worker.context import State
 from fairque.worker.declared_limits import LimitDeclarations
 from fairque.worker.handler import TaskHandler
 from fairque.worker.hooks import Hook
+from fairque.worker.lifeline import has_parent
 from fairque.worker.lifespan import Lifespan, LifespanFunction
 from fairque.worker.logs import LogSettings, level_of, set_up_logging
 from fairque.worker.options import WorkerOptions, new_worker_id, user_groups
 from fairque.worker.parts import Parts
-from fairque.worker.processes import has_parent
+from fairque.worker.recycling import Recycling
 from fairque.worker.signals import Signals
 
 __all__ = ["Worker"]
 
 logger = logging.getLogger("fairque.worker")
 GOODBYE_SECONDS = 5.0
+RETIRE_SECONDS = 3600.0
 
 
 class Worker(Generic[State]):
@@ -169,7 +171,7 @@ class Worker(Generic[State]):
         Args:
             queue: Where the tasks come from.
             config: The configuration, whose section `scheduler` counts as well; or one of its workers alone. The
-                `processes` of a worker are for ``fairque worker``.
+                `processes` of a worker, and what they may use, are for ``fairque worker``.
             name: Which of its workers, where there are several: its id, or its place as a text.
             **options: What a configuration cannot say, such as `handler` and hooks; and what is to be different.
 
@@ -180,7 +182,8 @@ class Worker(Generic[State]):
             options = {"scheduler": config.scheduler.enabled, **options}
             config = config.worker(name)
         given = msgspec.structs.asdict(config)
-        del given["processes"]
+        for of_processes in ("processes", "max_tasks", "max_memory"):
+            del given[of_processes]
         own_id = given.pop("id")
         given["concurrency"] = given.pop("max_concurrent_tasks")
         for users in ("assigned_users", "steal_targets"):
@@ -190,7 +193,17 @@ class Worker(Generic[State]):
         worker._is_named = "worker_id" in options  # else each process makes an id of its own
         return worker
 
-    async def serve(self, *, processes: int = 1, log_level: str | None = "info", log_json: bool = False) -> None:
+    async def serve(
+        self,
+        *,
+        processes: int = 1,
+        max_tasks: int | None = None,
+        max_memory: int | str | None = None,
+        burst: bool = False,
+        reload: bool = False,
+        log_level: str | None = "info",
+        log_json: bool = False,
+    ) -> None:
         """Serve until SIGTERM, SIGHUP or Ctrl-C, as ``fairque worker`` does, in a program that is there for that:
         ``asyncio.run(Worker(queue).serve())``.
 
@@ -202,6 +215,16 @@ class Worker(Generic[State]):
         Args:
             processes: More than one: this program is started anew for each, as it was started itself, and a copy
                 serves when it comes to this call. This process starts those again that fail, and ends with all of them.
+                So it is with `max_tasks`, `max_memory` and `reload` as well, also for one process.
+            max_tasks: After so many runs of tasks, a process is replaced: when another one serves, it claims nothing
+                more and ends when what it runs has ended, after an hour at the latest. One process at a time.
+            max_memory: The same where it has more than so many bytes in memory, also as a text like ``"512M"``; its
+                subprocesses are not counted. Looked at every second; on systems without ``/proc`` it is the most that
+                the process ever had.
+            burst: Serve until nothing waits that may run now, and return. What schedules have due is fired first; what
+                is due later stays, as does what a policy holds back.
+            reload: For development: start anew when a Python file changes, in the current directory or beside this
+                program. What runs has a second to end, and is put back. Needs ``fairque[reload]``.
             log_level: ``"debug"``, ``"info"`` (every finished task), ``"warning"`` (retries) or ``"error"`` (failures).
                 Logs go to standard error, unless logging was set up before. None: logging is left as it is.
             log_json: Whether they are lines of JSON, with the fields of each record.
@@ -211,14 +234,18 @@ class Worker(Generic[State]):
             QueueUnavailable: Redis does not answer at the start. Later outages are waited out.
         """
         check_count("processes", processes, 1, 1_000)
+        recycling = Recycling(max_tasks, max_memory)
+        if burst and reload:
+            raise InvalidInput("burst ends when nothing is left to do, and reload waits for changes: leave one out")
         service.check_process()
         if log_level is not None:
             set_up_logging(LogSettings(level_of(log_level), log_json))
-        if processes == 1 or has_parent():
-            await service.serve(self)
+        if has_parent() or not (processes > 1 or reload or recycling.is_wanted):
+            await service.serve(self, burst=burst, recycling=recycling)
             return
-        self.check_several()
-        await service.serve_copies(processes)
+        if processes > 1 or recycling.is_wanted:
+            self.check_several()
+        await service.serve_copies(processes, reload=reload)
 
     def check_several(self) -> None:
         """Whether several processes may serve with workers like this one. Raises `InvalidInput`."""
@@ -238,6 +265,11 @@ class Worker(Generic[State]):
     def has_opened(self) -> asyncio.Event:
         """Set once the worker runs and its lifespan, if it has one, is open."""
         return self._lifespan.has_opened
+
+    @property
+    def serves(self) -> asyncio.Event:
+        """Set once Redis has answered its first claim."""
+        return self._signals.serving
 
     async def run(self) -> None:
         """Serve until `stop` is called. Cancelling it stops the worker as well, without waiting for running tasks.
@@ -298,6 +330,7 @@ class Worker(Generic[State]):
                 group.start_soon(loop)
             try:
                 await self._signals.wait_for_stop()
+                await self._finish_what_runs(parts)
                 await self._drain(parts, self.options.shutdown_timeout)
             except BaseException:
                 with anyio.CancelScope(shield=True):
@@ -306,6 +339,14 @@ class Worker(Generic[State]):
             finally:
                 parts.turns.stop()
             group.cancel_scope.cancel()
+
+    async def _finish_what_runs(self, parts: Parts) -> None:
+        """Of a worker that retires, for whose slots nobody waits."""
+        signals, runner = self._signals, parts.runner
+        if signals.retiring:
+            running = counted(len(runner), "task runs", "tasks run")
+            logger.info("worker %s retires: %s, at most %g s for them", self.worker_id, running, RETIRE_SECONDS)
+            await signals.wait_until(lambda: not (signals.retiring and len(runner)), RETIRE_SECONDS)
 
     async def _drain(self, parts: Parts, seconds: float) -> None:
         """Let running tasks end, put back those that do not, and report everything."""
@@ -324,6 +365,12 @@ class Worker(Generic[State]):
         """Serve until nothing waits that this worker may serve now, and everything it started has ended."""
         self._signals.until_idle = True
         await self.run()
+
+    def retire(self) -> None:
+        """Claim nothing more, and stop when what runs has ended, after an hour at the latest: for a worker whose place
+        another one has taken. Returns at once; `stop` shortens it.
+        """
+        self._signals.retire()
 
     async def stop(self) -> None:
         """Claim nothing more, give running tasks `shutdown_timeout`, put back what is left.

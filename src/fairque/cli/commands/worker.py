@@ -7,7 +7,7 @@ import difflib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import typer
@@ -15,12 +15,14 @@ import typer
 from fairque import FairQueueConfig, TaskQueue, Worker
 from fairque.cli.commands.config import service_gaps
 from fairque.cli.errors import CommandError
-from fairque.cli.imports import load_module, load_served
+from fairque.cli.imports import load_module, load_served, project_of
 from fairque.cli.options import ConfigFile, LogJson, load_config
 from fairque.cli.worker_process import Settings, make_worker, serve
 from fairque.config.config import WorkerConfig
+from fairque.worker.changes import Changes
+from fairque.worker.lifeline import has_parent
 from fairque.worker.logs import LogLevel, LogSettings, set_up_logging
-from fairque.worker.processes import Supervisor
+from fairque.worker.supervisor import Supervisor
 
 __all__ = ["command"]
 
@@ -53,6 +55,22 @@ def command(
             "--processes", "-p", min=1, max=1_000, metavar="N", help="Worker processes (1, or what the files say)."
         ),
     ] = None,
+    max_tasks: Annotated[
+        int | None,
+        typer.Option(
+            "--max-tasks", min=1, max=1_000_000_000, metavar="N", help="Replace a process that has run so many tasks."
+        ),
+    ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option("--max-memory", metavar="SIZE", help="Replace a process that takes more memory, such as 512M."),
+    ] = None,
+    burst: Annotated[
+        bool, typer.Option("--burst", help="Serve until nothing is left that may run now, and exit with 0.")
+    ] = False,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="For development: start anew when a Python file changes.")
+    ] = False,
     assigned_user: Annotated[
         list[str] | None,
         typer.Option(metavar="USER", help="Serve this user first. Repeatable; without it: everyone."),
@@ -88,7 +106,11 @@ def command(
     A second signal leaves at once, and other workers take over what ran.
 
     A Worker says in code what it does, hooks and lifespan included.
-    Of the options for that, only --processes can be given as well.
+    Of the options for that, only those about processes can be given as well.
+
+    A process that has reached --max-tasks or --max-memory is replaced.
+    First another one serves, then it claims nothing more and ends with its last task, after an hour at the latest.
+    That is done to one process at a time.
 
     With --config, the files say what each worker does, and how many processes of it there are.
     Of the options for that, only --processes can be given as well.
@@ -108,19 +130,34 @@ def command(
         "steal_targets": steal_target or None,
         "shutdown_timeout": shutdown_timeout,
         "processes": processes,
+        "max_tasks": max_tasks,
+        "max_memory": max_memory,
     }
     options = {name: value for name, value in given.items() if value is not None}
     _check(options, config, worker)
-    logs = LogSettings(log_level, log_json)
+    if burst and reload:
+        raise CommandError("--burst ends when nothing is left to do, and --reload waits for changes", "leave one out")
+    how = _How(target, LogSettings(log_level, log_json), uvloop, burst)
     if config:
-        return _serve_configured(target, load_config(config), tuple(config), worker, processes, logs, uvloop)
-    settings = Settings(target, WorkerConfig(**options), (), "", logs, uvloop)  # type: ignore[arg-type]
-    found = load_served(target)
-    if isinstance(found, Worker):
-        _check_is_said_once(target, options)
-        settings = replace(settings, made=found)
-    set_up_logging(logs)
-    return _serve(found.queue if isinstance(found, Worker) else found, [settings])
+        settings = _configured(how, load_config(config), tuple(config), worker, processes)
+    else:
+        settings = [how.settings(WorkerConfig(**options))]  # type: ignore[arg-type]
+    if reload:
+        set_up_logging(how.logs)
+        return asyncio.run(Supervisor(_commands(settings), Changes(project_of(target))).run())
+    return _serve_configured(settings) if config else _serve_named(settings[0], options)
+
+
+class _How(NamedTuple):
+    """What the command says of all of its workers."""
+
+    target: str
+    logs: LogSettings
+    uvloop: bool
+    burst: bool
+
+    def settings(self, worker: WorkerConfig, **of_files: Any) -> Settings:
+        return Settings(self.target, worker, logs=self.logs, uvloop=self.uvloop, burst=self.burst, **of_files)
 
 
 def _check(options: Mapping[str, object], config: list[str] | None, worker: str | None) -> None:
@@ -139,7 +176,7 @@ def _check(options: Mapping[str, object], config: list[str] | None, worker: str 
 
 
 def _check_is_said_once(target: str, options: Mapping[str, object]) -> None:
-    for name in options.keys() - {"processes"}:
+    for name in options.keys() & _SAID_BY_BOTH.keys():
         option, argument = _SAID_BY_BOTH[name]
         raise CommandError(
             f"{option} says what {target!r}, which is a Worker, says itself",
@@ -147,25 +184,33 @@ def _check_is_said_once(target: str, options: Mapping[str, object]) -> None:
         )
 
 
-def _serve_configured(
-    target: str,
-    config: FairQueueConfig,
-    files: tuple[str, ...],
-    worker: str | None,
-    processes: int | None,
-    logs: LogSettings,
-    uvloop: bool,
-) -> int:
+def _configured(
+    how: _How, config: FairQueueConfig, files: tuple[str, ...], worker: str | None, processes: int | None
+) -> list[Settings]:
     workers = _chosen(config, worker)
     if processes is not None:
         workers = {name: msgspec.structs.replace(each, processes=processes) for name, each in workers.items()}
-    load_module(target)
-    set_up_logging(logs)
-    if worker is None:
+    return [how.settings(each, files=files, name=name, config=config) for name, each in workers.items()]
+
+
+def _serve_configured(settings: Sequence[Settings]) -> int:
+    config = settings[0].config
+    assert config is not None
+    load_module(settings[0].target)
+    set_up_logging(settings[0].logs)
+    if len(settings) == len(config.workers):
         for gap in service_gaps(config):
             logger.warning("configuration: %s", gap)
-    settings = [Settings(target, each, files, name, logs, uvloop, config) for name, each in workers.items()]
     return _serve(TaskQueue.from_config(config), settings)
+
+
+def _serve_named(settings: Settings, options: Mapping[str, object]) -> int:
+    found = load_served(settings.target)
+    if isinstance(found, Worker):
+        _check_is_said_once(settings.target, options)
+        settings = replace(settings, made=found)
+    set_up_logging(settings.logs)
+    return _serve(found.queue if isinstance(found, Worker) else found, [settings])
 
 
 def _chosen(config: FairQueueConfig, name: str | None) -> dict[str, WorkerConfig]:
@@ -183,10 +228,15 @@ def _chosen(config: FairQueueConfig, name: str | None) -> dict[str, WorkerConfig
 
 def _serve(queue: TaskQueue, settings: Sequence[Settings]) -> int:
     _check_reach(queue)
-    commands = [each.arguments_of_one() for each in settings for _ in range(each.worker.processes)]
-    if len(commands) == 1:
+    commands = _commands(settings)
+    if len(commands) == 1 and (has_parent() or not settings[0].recycling.is_wanted):
         return serve(queue, settings[0])
     return asyncio.run(_supervise(queue, settings, commands))
+
+
+def _commands(settings: Sequence[Settings]) -> list[list[str]]:
+    """One for each process."""
+    return [each.arguments_of_one() for each in settings for _ in range(each.worker.processes)]
 
 
 def _check_reach(queue: TaskQueue) -> None:

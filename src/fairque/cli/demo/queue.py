@@ -21,7 +21,7 @@ from fairque.cli.demo.task import QUEUE_VARIABLE, work
 from fairque.cli.errors import FAILED, CommandError
 from fairque.cli.processes import FAIRQUE
 from fairque.cli.screens.demo import print_report, showing
-from fairque.worker.processes import ParentPipe, spawn
+from fairque.worker.lifeline import Lifeline, spawn
 
 __all__ = ["DemoQueue", "serve_both_ways"]
 
@@ -32,9 +32,9 @@ _STOP_SECONDS = 3.0
 
 
 async def serve_both_ways(load: Load, url: str, console: Console) -> None:
-    with ParentPipe() as pipe:
-        fair = DemoQueue("fair", True, load, url, pipe)
-        first_come = DemoQueue("first come", False, load, url, pipe)
+    with Lifeline() as line:
+        fair = DemoQueue("fair", True, load, url, line)
+        first_come = DemoQueue("first come", False, load, url, line)
         async with fair, first_come:
             console.print(f"Starting {2 * load.workers} worker processes …", style="dim")
             await asyncio.gather(fair.ready(), first_come.ready())
@@ -74,15 +74,15 @@ class DemoQueue:
         fair: Whether each task is enqueued by the user it belongs to.
         load: What will be put in.
         url: The server.
-        pipe: Ends the workers when this process dies.
+        line: Ends the workers when this process dies.
     """
 
-    def __init__(self, title: str, fair: bool, load: Load, url: str, pipe: ParentPipe) -> None:
+    def __init__(self, title: str, fair: bool, load: Load, url: str, line: Lifeline) -> None:
         self.results = DemoResults(title, load)
         self._fair = fair
         self._load = load
         self._url = url
-        self._pipe = pipe
+        self._line = line
         self._queue = TaskQueue(url, name="fair" if fair else "first-come")
         self._workers: list[asyncio.subprocess.Process] = []
         self._readers: list[asyncio.Task[None]] = []
@@ -153,8 +153,8 @@ class DemoQueue:
                 "--shutdown-timeout=0",
                 "--log-level=warning",
             ],
-            self._pipe,
-            env={**self._pipe.environment, "FAIRQUE_REDIS_URL": self._url, QUEUE_VARIABLE: self._queue.name},
+            self._line,
+            env={**self._line.environment, "FAIRQUE_REDIS_URL": self._url, QUEUE_VARIABLE: self._queue.name},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
