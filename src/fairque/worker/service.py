@@ -107,7 +107,10 @@ async def serve_copies(count: int, *, reload: bool = False) -> None:
 async def _run_burst(worker: Servant) -> None:
     """What schedules have due comes first: else it would be a matter of luck whether that is still served."""
     if worker.options.scheduler:
-        await TaskScheduler(worker.queue).fire_due()
+        try:
+            await TaskScheduler(worker.queue).fire_due()
+        except InvalidInput as exc:  # more than it fires at once: the next burst goes on with them
+            logger.warning("schedules: %s", exc)
     await worker.run_until_idle()
 
 

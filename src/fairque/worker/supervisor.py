@@ -161,8 +161,9 @@ class Supervisor:
             self._replacing.release()
             text = "worker process %d cannot be replaced, and goes on: the other one ended with code %s"
             logger.error(text, child.number, successor.code)
-            child.is_full.clear()  # for a while; at its end it is set all the same
-            asyncio.get_running_loop().call_later(_LONGEST_PAUSE, child.is_full.set)
+            if child.code is None:  # at its end it is set all the same
+                child.is_full.clear()
+                asyncio.get_running_loop().call_later(_LONGEST_PAUSE, child.is_full.set)
             return child
         child.tell(Word.RETIRE)
         self._group.create_task(self._see_off(child))
