@@ -171,7 +171,7 @@ class QuotaExceeded(QueueFull):
     """A user has as many bytes in Redis as its policy allows (`max_bytes`). Nothing was written.
 
     Attributes:
-        used: Bytes of its bodies, results, errors, XCom values and schedules.
+        used: Bytes of its bodies, results, errors, chunks, XCom values and schedules.
         limit: Most that it may have.
         asked: Bytes that would have been added.
         retry_after: Seconds after which something of it expires, at most a minute. Tasks that end make room as well.

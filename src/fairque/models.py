@@ -79,7 +79,7 @@ class FailureKind(StrEnum):
     BAD_ARGUMENTS = "bad-arguments"  # the arguments do not fit the function of this worker
     UNKNOWN_TASK = "unknown-task"  # no worker knew the name for as long as `unknown_task_patience`
     BAD_MESSAGE = "bad-message"  # the body in Redis is corrupt, foreign or too large
-    QUOTA = "quota"  # it ended well, and its result does not fit into the `max_bytes` of its user
+    QUOTA = "quota"  # its result does not fit into the `max_bytes` of its user, or what it yields into that or 16 MiB
 
 
 class Streamed(msgspec.Struct, Generic[T_co], frozen=True):
