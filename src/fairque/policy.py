@@ -123,8 +123,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         max_queued: Most tasks that wait, for whatever: their turn, their time, others.
         overflow: What happens to a task that is too many: it is refused with `QueueFull` (``"reject"``, the default),
             or the first ones in line are canceled (``"drop_oldest"``).
-        max_bytes: Most bytes in Redis, of its bodies, results, errors, chunks, XCom values and schedules. More is refused with
-            `QuotaExceeded`.
+        max_bytes: Most bytes in Redis, of its bodies, results, errors, chunks, XCom values and schedules. More is
+            refused with `QuotaExceeded`.
         paused: Nothing starts, and nothing is lost: True, or until when. That of `EVERYBODY` holds for all, whatever
             their own says.
         group: Shares first with other groups and users without one, then inside. ``"acme/europe"`` is a group in
