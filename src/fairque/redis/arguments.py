@@ -208,12 +208,15 @@ class Progress(Arguments, frozen=True):
 
 
 class YieldedChunks(Item, frozen=True):
-    """first: the number of the first in its delivery, from 1 on. many: how many. chunks: a msgpack array of them."""
+    """queued_ms: of the delivery. first: the number of the first chunk in it, from 1 on. many: how many. chunks: a
+    msgpack array of them.
+    """
 
     user: str
     id: str
     stream_id: str
     attempt: int
+    queued_ms: int
     first: int
     many: int
     chunks: Value

@@ -87,7 +87,6 @@ class ChunkScripts(ScriptCaller):
 
 
 def _told(batch: Batch, values: Values) -> YieldedChunks:
-    of, first, many = batch.delivery, batch.first, batch.many
-    return YieldedChunks(
-        of.user.decode(), of.id, of.stream_id.decode(), of.attempt, first, many, values.put(batch.chunks)
-    )
+    of, chunks = batch.delivery, values.put(batch.chunks)
+    place = of.user.decode(), of.id, of.stream_id.decode()
+    return YieldedChunks(*place, of.attempt, of.queued_ms, batch.first, batch.many, chunks)

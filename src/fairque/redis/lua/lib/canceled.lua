@@ -39,7 +39,7 @@ local function new_ending()
     if bytes then bytes.lift(user, id) end
     call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
     call('DEL', needs_key(user, id), keys_of_task(user, id))
-    if known.chunks then call('PEXPIRE', chunks_key(user, id), ttl) end
+    call('PEXPIRE', chunks_key(user, id), ttl)
     if known.expires then deadlines().forget(user, id) end
     if known.linked then announce(user, id, 'canceled') end
     if bytes then bytes.lay(user, id) end

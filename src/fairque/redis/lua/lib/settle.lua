@@ -227,7 +227,7 @@ local function settle_outcomes(report, claims)
   local function settle(outcome)
     --@fields SettledDelivery outcome
     local known = call('HMGET', task_key(user, id), 'stream_id', 'attempt', 'linked', 'canceling', 'limited', 'charged',
-      'charged_before', 'queued', 'chunks')
+      'charged_before', 'queued')
     if known[1] ~= stream_id or attempt_in(known[2]) ~= attempt then
       return already_done(user, id, stream_id, attempt, record) and 1 or whereabouts(user, id, worker)
     end
@@ -247,11 +247,12 @@ local function settle_outcomes(report, claims)
       reviewed[user] = true
       reviewed[#reviewed + 1] = user
     end
-    if known[9] and (settled == 'finished' or settled == 'failed') then
+    local is_plain = not known[8] -- was only in its lane, and in one worker; what yields is not either: append.lua
+    if not is_plain and (settled == 'finished' or settled == 'failed') then
       expire_chunks(user, id, settled == 'failed' and dead_letter_ttl_ms or ttl_ms)
     end
     local told = settled == 'canceled' and known[4] or error
-    ends[settled](user, id, lane, stream_id, attempt, ttl_ms, delay_ms, record, told, known[3], is_cut, not known[8])
+    ends[settled](user, id, lane, stream_id, attempt, ttl_ms, delay_ms, record, told, known[3], is_cut, is_plain)
     if is_weighed then
       if settled == 'finished' then bytes.lay_result(user, id, #record) else bytes.lay_settled(user, id) end
     end

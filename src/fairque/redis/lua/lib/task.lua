@@ -11,7 +11,7 @@ local function erase_task(user, id)
   call('DEL', result_key(user, id), chunks_key(user, id), needs_key(user, id), keys_of_task(user, id))
 end
 
--- A task that yielded has ended: what it yielded goes with its result.
+-- The task has ended: what it yielded, if it did, goes with its result.
 local function expire_chunks(user, id, ttl)
   local key = chunks_key(user, id)
   if bytes then bytes.lift_chunks(user, id) end
