@@ -24,6 +24,7 @@ from fairque import (
     current_task,
     task,
 )
+from fairque.queue import stream
 from fairque.redis.delivery import Delivery, Refusal
 from fairque.redis.store import Store
 from fairque.redis.store_chunks import Batch
@@ -436,8 +437,8 @@ async def test_who_yields_very_much_delays_no_chunk_of_another(queue: TaskQueue)
     assert took < 2
 
 
-async def has_yielded(handle: TaskHandle[Any]) -> bool:
-    return bool((await handle._source.store.chunks(handle.user_id, handle.task_id, "")).batches)
+async def has_yielded(handle: TaskHandle[Any], many: int = 1) -> bool:
+    return bool((await handle._source.store.chunks(handle.user_id, handle.task_id, f"1-{many - 1}")).batches)
 
 
 async def test_a_slow_reader_holds_no_slot(queue: TaskQueue) -> None:
@@ -487,3 +488,48 @@ async def test_ten_thousand_chunks_need_few_calls(queue: TaskQueue, monkeypatch:
     async with Worker(queue):
         assert await handle.result(timeout=20) == Streamed(chunks=10_000)
     assert calls < 50
+
+
+async def test_a_reader_that_keeps_up_asks_at_the_beginning_and_at_the_end(
+    queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    chunks = Store.chunks
+
+    async def counting(store: Store, user_id: str, task_id: str, after: str) -> Any:
+        asked.append(after)
+        return await chunks(store, user_id, task_id, after)
+
+    monkeypatch.setattr(Store, "chunks", counting)
+    handle = await queue.enqueue(steps(list("abcdef")), user_id="acme")
+    reader = Reader(handle.stream())
+    await eventually(lambda: bool(asked))
+    async with Worker(queue):
+        for many, name in enumerate("abcdef", 1):
+            gate(name).set()
+            await reader.has(many)
+        assert [chunk for _, chunk in await reader.ends()] == list("abcdef")
+    assert asked[0] == ""
+    assert asked[-1] == "1-6"
+    assert len(asked) <= 4  # and once at the first chunk, whose run it did not know
+
+
+async def test_what_messages_do_not_tell_is_asked_for(queue: TaskQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each second message is lost."""
+    handle = await queue.enqueue(steps(list("abcdef")), user_id="acme")
+    reader = Reader(handle.stream())
+    lost = 0
+    told = stream.batch_told
+
+    def losing(message: bytes) -> Any:
+        nonlocal lost
+        lost += 1
+        return stream.Told("1-1", 1, b"\x91\xa1a") if lost % 2 else told(message)
+
+    monkeypatch.setattr(stream, "batch_told", losing)
+    async with Worker(queue):
+        for many, name in enumerate("abcdef", 1):
+            gate(name).set()
+            await eventually(lambda many=many: has_yielded(handle, many))
+        assert [chunk for _, chunk in await reader.ends()] == list("abcdef")
+    assert lost

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from typing import Self
 
 from fairque.queue.source import Source
@@ -22,8 +23,8 @@ class Changes:
     """
 
     __slots__ = (
+        "_callbacks",
         "_changed",
-        "_channels",
         "_is_changed",
         "_listener",
         "_loop",
@@ -33,13 +34,15 @@ class Changes:
         "record",
     )
 
-    def __init__(self, source: Source, user_id: str, task_id: str, *more_channels: str) -> None:
+    def __init__(self, source: Source, user_id: str, task_id: str) -> None:
         self.record = b""
         """Of the end of the task, once it was told with the message of that."""
         self._is_changed = False
         self._listener = source.listener
         self._user_id = user_id
-        self._channels = (source.store.keys.done_channel(user_id, task_id), *more_channels)
+        self._callbacks: dict[str, Callable[[bytes | None], None]] = {
+            source.store.keys.done_channel(user_id, task_id): self._on_message
+        }
         self._loop = asyncio.get_running_loop()
         self._changed: asyncio.Future[None] | None = None
         self._pause = FIRST_LOOK_SECONDS
@@ -48,19 +51,23 @@ class Changes:
     async def wait(self) -> None:
         """For whatever comes after the last one. What is looked at next is newer."""
         if not self._is_changed:
-            changed = self._changed = self._loop.create_future()
-            timer = self._loop.call_later(self._pause * random.uniform(0.75, 1), self._change)
-            try:
-                await changed
-            finally:
-                timer.cancel()
+            await self._sleep()
         self._is_changed = False
         self._pause = min(2 * self._pause, LONGEST_LOOK_SECONDS)
 
+    async def _sleep(self) -> None:
+        """Until it is woken."""
+        changed = self._changed = self._loop.create_future()
+        timer = self._loop.call_later(self._pause * random.uniform(0.75, 1), self._change)
+        try:
+            await changed
+        finally:
+            timer.cancel()
+
     async def __aenter__(self) -> Self:
         try:
-            for channel in self._channels:
-                await self._listener.subscribe(channel, self._on_message, self._user_id)
+            for channel, callback in self._callbacks.items():
+                await self._listener.subscribe(channel, callback, self._user_id)
         except BaseException:
             await self._leave()
             raise
@@ -74,8 +81,8 @@ class Changes:
         await self._leave()
 
     async def _leave(self) -> None:
-        for channel in self._channels:
-            await self._listener.unsubscribe(channel, self._on_message)
+        for channel, callback in self._callbacks.items():
+            await self._listener.unsubscribe(channel, callback)
 
     def _on_message(self, payload: bytes | None) -> None:
         if payload is not None and payload.startswith(b"="):
@@ -84,5 +91,8 @@ class Changes:
 
     def _change(self) -> None:
         self._is_changed = True
+        self._wake()
+
+    def _wake(self) -> None:
         if self._changed is not None and not self._changed.done():
             self._changed.set_result(None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import Generic, NamedTuple, Self, TypeVar
 
@@ -16,7 +17,7 @@ from fairque.queue.changes import Changes
 from fairque.queue.ends import check_finished, unknown
 from fairque.queue.source import Source
 from fairque.redis.delivery import StoredTask
-from fairque.redis.store_chunks import ChunkPage
+from fairque.redis.store_chunks import ChunkPage, Told, batch_told
 from fairque.tasks.message import decode_record, name_in
 from fairque.tasks.registry import get_function
 from fairque.tasks.signature import Signature
@@ -25,6 +26,8 @@ __all__ = ["TaskStream"]
 
 logger = logging.getLogger("fairque.handle")
 T_co = TypeVar("T_co", covariant=True)
+MOST_TOLD = 64
+"""Batches that a slow reader keeps; then it asks for them."""
 _POSITION = re.compile(r"([1-9][0-9]{0,14})-(0|[1-9][0-9]{0,14})")
 
 
@@ -46,6 +49,41 @@ class _Position(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.run}-{self.number}"
+
+
+class _Arrivals(Changes):
+    """Small batches come with their messages, so that a reader that keeps up need not ask for them."""
+
+    __slots__ = ("_told",)
+
+    def __init__(self, source: Source, user_id: str, task_id: str) -> None:
+        super().__init__(source, user_id, task_id)
+        self._callbacks[source.store.keys.chunks_channel(user_id, task_id)] = self._on_chunks
+        self._told: deque[Told] = deque()
+
+    async def next_behind(self, at: _Position | None) -> Told | None:
+        """The batch that comes next. None: it has to be asked for, or something else has happened."""
+        while self._told or not self._is_changed:
+            if not self._told:
+                await self._sleep()
+                continue
+            told = self._told.popleft()
+            last = _Position.of(told.position)
+            if at is None or at.run != last.run or last.number - told.many > at.number:
+                return None
+            if last.number > at.number:
+                return told
+        await self.wait()  # it need not
+        return None
+
+    def _on_chunks(self, message: bytes | None) -> None:
+        told = batch_told(message) if message is not None else None
+        if told is None or len(self._told) == MOST_TOLD:
+            self._told.clear()
+            self._change()
+        else:
+            self._told.append(told)
+            self._wake()
 
 
 class TaskStream(Generic[T_co]):
@@ -79,11 +117,10 @@ class TaskStream(Generic[T_co]):
         """Raises what the class says; `UnknownTask` for a task that was never enqueued or whose result has expired, and
         `QueueUnavailable` at the start.
         """
-        channel = self._source.store.keys.chunks_channel(self.user_id, self.task_id)
         was_there, backoff = False, Backoff()
         while True:
             try:
-                async with Changes(self._source, self.user_id, self.task_id, channel) as changes:
+                async with _Arrivals(self._source, self.user_id, self.task_id) as arrivals:
                     was_there = True
                     while True:
                         page = await self._look()
@@ -91,8 +128,9 @@ class TaskStream(Generic[T_co]):
                             yield chunk
                         if page.is_all and self._has_ended(page):
                             return
-                        if page.is_all:
-                            await changes.wait()
+                        while page.is_all and (told := await arrivals.next_behind(self._at)) is not None:
+                            for chunk in self._read(_Position.of(told.position), told.chunks):
+                                yield chunk
             except QueueUnavailable:
                 if not was_there:
                     raise
@@ -113,15 +151,20 @@ class TaskStream(Generic[T_co]):
 
     def _taken(self, page: ChunkPage) -> Iterator[T_co]:
         for at, attempt, packed in page.batches:
-            last, chunks = _Position.of(at), self._decoded(packed)
+            last = _Position.of(at)
             if self._at is not None and (page.is_anew or self._at.run != last.run):
                 self._at = _Position(last.run, 0)
                 raise Restarted(f"task {self.task_id!r} of user {self.user_id!r} yields from the beginning", attempt)
-            first = last.number - len(chunks) + 1
-            skipped = max(0, self._at.number + 1 - first) if self._at is not None else 0
-            for number, chunk in enumerate(chunks[skipped:], first + skipped):
-                self._at = _Position(last.run, number)
-                yield chunk
+            yield from self._read(last, packed)
+
+    def _read(self, last: _Position, packed: bytes) -> Iterator[T_co]:
+        """What is behind the position, which goes on with each chunk."""
+        chunks = self._decoded(packed)
+        first = last.number - len(chunks) + 1
+        skipped = max(0, self._at.number + 1 - first) if self._at is not None else 0
+        for number, chunk in enumerate(chunks[skipped:], first + skipped):
+            self._at = _Position(last.run, number)
+            yield chunk
 
     def _decoded(self, packed: bytes) -> list[T_co]:
         try:

@@ -56,7 +56,7 @@ class Keys:
         return self.prefix + "schedules"
 
     def chunks_channel(self, user_id: str, task_id: str) -> str:
-        """Where a message says that a task has yielded something."""
+        """Where a message says that a task has yielded something, see `batch_told`."""
         return f"{self.prefix}chunks:{encode_user(user_id)}:{task_id}"
 
     def done_channel(self, user_id: str, task_id: str) -> str:

@@ -11,7 +11,7 @@ from fairque.redis.delivery import Delivery, Refusal
 from fairque.redis.keys import encode_user
 from fairque.redis.script_caller import ScriptCaller
 
-__all__ = ["MOST_CHUNK_BYTES", "Appended", "Batch", "ChunkPage", "ChunkScripts", "NoRoom"]
+__all__ = ["MOST_CHUNK_BYTES", "Appended", "Batch", "ChunkPage", "ChunkScripts", "NoRoom", "Told", "batch_told"]
 
 MOST_CHUNK_BYTES = 16 * 1024 * 1024
 """Of all that a task yields."""
@@ -41,6 +41,23 @@ class NoRoom(NamedTuple):
 
 Appended: TypeAlias = Literal[True] | Refusal | NoRoom | StoreError
 """To a batch: that it is kept, or why it is not."""
+
+
+class Told(NamedTuple):
+    """A batch: the position of its last chunk, how many there are, and a msgpack array of them."""
+
+    position: str
+    many: int
+    chunks: bytes
+
+
+def batch_told(message: bytes) -> Told | None:
+    """The batch that a message on the channel of a task has, if it is small enough to have one."""
+    head, has_batch, chunks = message.partition(b"=")
+    if not has_batch:
+        return None
+    position, many = head.decode().split()
+    return Told(position, int(many), chunks)
 
 
 class ChunkPage(NamedTuple):

@@ -12,6 +12,7 @@
 --@include bytes
 --@include whereabouts
 --@arguments
+local TOLD_BYTES = 1024 -- a batch that is no larger is told with the message
 local ENTRY_BYTES = 64 -- what a batch takes beside its chunks, so that many small ones are no way around the limit
 
 -- Where a delivery stands: run, number of its last chunk, bytes of the run, bytes of the runs before. Each delivery that
@@ -48,7 +49,7 @@ local function append(batch)
     bytes.change(user, 'chunks:' .. id, -had)
     bytes.change(user, 'chunks:' .. id, size + kept)
   end
-  redis.pcall('PUBLISH', key, at)
+  redis.pcall('PUBLISH', key, #chunks <= TOLD_BYTES and string.format('%s %d=', at, many) .. chunks or at)
   return 1
 end
 
