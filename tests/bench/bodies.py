@@ -4,6 +4,7 @@ The same functions run under every contender; an adapter only adds what its libr
 """
 
 import asyncio
+from collections.abc import AsyncIterator
 from time import perf_counter
 
 
@@ -60,6 +61,14 @@ async def stamp(sent: float) -> None:
 async def text(s: str) -> None:  # noqa: ARG001
     """Carries an argument of some size."""
     tally.hit()
+
+
+async def ticks(pause: float, chunks: int) -> AsyncIterator[float]:
+    """Yields when it does so, on the clock that processes share."""
+    for _ in range(chunks):
+        if pause:
+            await asyncio.sleep(pause)
+        yield perf_counter()
 
 
 BODIES = {f.__name__: f for f in (noop, nap, stamp, text)}

@@ -128,6 +128,19 @@ ROWS = (
         contenders=(*ALL, "raw"),
     ),
     Row(
+        "streams",
+        "streams",
+        (
+            Figure("rate", "chunks of one task, as fast as it yields", "/s", 50_000),
+            Figure("p50", "age of a chunk that is read, of 20 a second, p50", "ms", at_most=5),
+            Figure("p99", "age of a chunk that is read, of 20 a second, p99", "ms", at_most=20),
+            Figure("many_p50", "the same with 100 such tasks at once, p50", "ms", at_most=20),
+        ),
+        {"chunks": 100_000, "slow": 200, "streams": 100},
+        quick={"chunks": 20_000, "slow": 60, "streams": 20},
+        contenders=("fairque",),
+    ),
+    Row(
         "idle",
         "idle",
         (
