@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fairque import QueueUnavailable, TaskEvent, TaskQueue, TaskState, UnknownTask, Worker
+from fairque import QueueUnavailable, TaskEvent, TaskQueue, TaskState, UnknownTask, Worker, task
 from fairque.redis.requester import BlockingRequester
+from fairque.tasks.registry import unregister
 from fairque.worker.hooks import Hooks
 from fairque.worker.last_will import LastWill
 from fairque.worker.settler import Settler
@@ -213,6 +214,30 @@ async def test_who_waits_for_a_result_waits_through_the_outage(
             done, _ = await asyncio.wait(waiters, timeout=2 * PATIENCE)
             assert not any(waiter.exception() for waiter in done)
         assert await asyncio.gather(*waiters) == [1, 1, 1]
+
+
+async def test_what_a_task_yields_waits_for_the_end_of_the_outage_and_so_does_its_reader(
+    queue: TaskQueue, go_down: GoDown, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened = asyncio.Event()
+
+    async def letters() -> AsyncIterator[str]:
+        yield "a"
+        await opened.wait()
+        yield "b"
+        yield "c"
+
+    made = task(name="letters of an outage")(letters)
+    async with Worker(queue, poll_interval=0.1), asyncio.timeout(40):
+        handle = await queue.enqueue(made(), user_id="acme")
+        chunks = aiter(handle.stream())
+        assert await anext(chunks) == "a"
+        with go_down():
+            opened.set()
+            await eventually(lambda: "cannot send what tasks yield, trying again" in caplog.text)
+        assert [chunk async for chunk in chunks] == ["b", "c"]
+    unregister(made.name)
+    assert (await handle.result(timeout=20)).chunks == 3
 
 
 def has_waiters(server: EmbeddedServer) -> bool:

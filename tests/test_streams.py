@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -294,7 +295,8 @@ async def test_a_storm_of_kills_tears_no_stream(server: Server, queue_name: str,
         readers = [Reader(handle.stream()) for handle in handles]
         for _ in range(4):
             worker = await fleet.start(scheduler=False, max_deliveries=1000)
-            await asyncio.sleep(0.3)
+            many = sum(len(reader.told) for reader in readers) + random.randrange(20, 60)
+            await eventually(lambda many=many: sum(len(reader.told) for reader in readers) >= many)
             worker.send(signal.SIGKILL)
         await fleet.start(scheduler=False, max_deliveries=1000)
         for reader in readers:
