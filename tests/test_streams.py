@@ -204,6 +204,15 @@ async def test_a_task_that_is_not_known_has_no_stream(queue: TaskQueue) -> None:
         queue.handle("acme", "none").stream(after="20")
 
 
+async def test_a_task_that_is_no_generator_has_no_stream(queue: TaskQueue) -> None:
+    handle = await queue.enqueue(tasks.add(1, 2), user_id="acme")
+    with pytest.raises(InvalidInput, match="add' is no generator"):
+        handle.stream()  # type: ignore[misc]
+    with pytest.raises(InvalidInput, match="add' is no generator"):
+        await read(queue.handle("acme", handle.task_id).stream())
+    await handle.cancel()
+
+
 async def test_what_cannot_be_sent_fails_the_task_with_its_reason(queue: TaskQueue) -> None:
     handle = await queue.enqueue(odd(), user_id="acme")
     async with Worker(queue):

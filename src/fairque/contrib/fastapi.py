@@ -22,7 +22,7 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from functools import cache
 from typing import Annotated, Any
 from weakref import WeakSet
@@ -338,8 +338,9 @@ class _EventStream(EventSourceResponse):
 async def _events(stream: TaskStream[Any]) -> AsyncGenerator[bytes, None]:
     while True:
         try:
-            async for chunk in stream:
-                yield _event(None, chunk, stream.position)
+            async with aclosing(stream.__aiter__()) as chunks:
+                async for chunk in chunks:
+                    yield _event(None, chunk, stream.position)
         except Restarted as exc:
             yield _event("restarted", exc.attempt, stream.position)
         except TaskFailed as exc:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Generic, NamedTuple, Self, TypeVar
 
 import msgspec
@@ -102,6 +102,7 @@ class TaskStream(Generic[T_co]):
     ) -> None:
         self._source = source
         self._signature = signature
+        self._is_typed = signature is not None
         self._at = _Position.of(after) if after is not None else None
         self.user_id = user_id
         self.task_id = task_id
@@ -113,9 +114,9 @@ class TaskStream(Generic[T_co]):
         """
         return str(self._at) if self._at is not None else None
 
-    async def __aiter__(self) -> AsyncIterator[T_co]:
-        """Raises what the class says; `UnknownTask` for a task that was never enqueued or whose result has expired, and
-        `QueueUnavailable` at the start.
+    async def __aiter__(self) -> AsyncGenerator[T_co, None]:
+        """Raises what the class says; `UnknownTask` for a task that was never enqueued or whose result has expired,
+        `InvalidInput` for one that is known here to be no generator, and `QueueUnavailable` at the start.
         """
         was_there, backoff = False, Backoff()
         while True:
@@ -138,8 +139,9 @@ class TaskStream(Generic[T_co]):
 
     async def _look(self) -> ChunkPage:
         store = self._source.store
-        if self._signature is None:
+        if not self._is_typed:
             self._signature = _registered(await store.info(self.user_id, self.task_id))
+            self._is_typed = True
         return await store.chunks(self.user_id, self.task_id, str(self._at or ""))
 
     def _has_ended(self, page: ChunkPage) -> bool:
@@ -180,7 +182,11 @@ class TaskStream(Generic[T_co]):
 
 
 def _registered(known: StoredTask) -> Signature | None:
-    """Of the generator that has this name here, where a handle was made without one."""
+    """Of the function that has this name here, where a handle was made without one. Raises `InvalidInput` for one that
+    yields nothing.
+    """
     name = decode_record(known.record)[1].name if known.record else name_in(known.body)
-    function = get_function(name)
-    return function.signature if function is not None and function.yields else None
+    if (function := get_function(name)) is None:
+        return None
+    function.signature.chunk_decoder()
+    return function.signature
