@@ -43,6 +43,24 @@ async def test_what_a_worker_has_that_falls_silent_after_the_clock_was_set_back_
         core.execute("DEL", ":told")
 
 
+async def test_however_many_limits_tasks_wait_for_all_are_looked_at_on_the_new_clock(
+    server: Server, queue_name: str
+) -> None:
+    many = 2_500
+    async with TimedCore(server.url, queue_name) as core:
+        await core.claim(1, lease_ms=1000)
+        core.execute("EVAL", _LIST, 1, ":held", many, core.now_us() // 1000)
+        core.tick(-BACK_SECONDS * 1_000_000)
+        for _ in range(5):
+            core.rest()
+            await core.claim(0, lease_ms=1000)
+        assert core.execute("ZCOUNT", ":held", "-inf", core.now_us() // 1000) == many
+        core.execute("DEL", ":held", ":told")
+
+
+_LIST = "for at = 1, ARGV[1] do redis.call('ZADD', KEYS[1], ARGV[2] + at, ':key ' .. at) end"
+
+
 class Clock:
     """Of a server that was started with it."""
 

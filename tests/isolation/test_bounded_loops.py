@@ -9,17 +9,13 @@ import msgspec
 import pytest
 
 from fairque.redis.delivery import Needs, NewTask
-from tests.support.core import Core
+from tests.support.core import HOUR_MS, Core
 from tests.support.tenants import claims_until, fill, govern, limit, numbered, place_of, put, tasks_of, whose
 
 pytestmark = pytest.mark.leaves_keys()
 MANY = 5_000
 WANT = 10
 LEASE_MS = 400
-
-
-def one_by_one(reason: str) -> pytest.MarkDecorator:
-    return pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)
 
 
 async def are_held(core: Core) -> None:
@@ -169,6 +165,27 @@ async def test_giving_dead_letters_up_goes_on_in_each_call_until_there_are_no_mo
     for _ in range(12):
         await core.claim(1, lease_ms=60_000)
     assert not core.execute("EXISTS", ":lapsing", ":lapsing:a", ":deferred:a")
+
+
+async def test_forgetting_letters_whose_time_is_over(core: Core) -> None:
+    """One failure, of another user, is not the one that takes thousands out of the list."""
+    await fill(core, "a", tasks=MANY)
+    await fill(core, "b", tasks=2)
+    await fail(core, "a", ttl_ms=60_000)
+    core.execute("EVAL", _SET_BACK, 2, ":dead", ":dead:a", 2 * HOUR_MS)
+    await core.settle(await core.take(1, groups=[["b"]]), "failed")
+    left = core.execute("ZCARD", ":dead")
+    assert MANY - 100 < left <= MANY, "some, more than one"
+    await core.settle(await core.take(1, groups=[["b"]]), "failed")
+    assert core.execute("ZCARD", ":dead") < left
+
+
+_SET_BACK = """
+for _, key in ipairs(KEYS) do
+  for _, member in ipairs(redis.call('ZRANGE', key, 0, -1)) do redis.call('ZINCRBY', key, -ARGV[1], member) end
+end
+"""
+"""Keys with moments, as if all of them had been so many ms earlier."""
 
 
 async def test_purging(core: Core) -> None:

@@ -171,8 +171,8 @@ local function new_links()
   local function end_announcement(user, id, outcome)
     local feeds, informed = feeds_key(user, id), informed_key(user, id)
     if call('EXISTS', informed) == 1 then
-      call('SUNIONSTORE', feeds, feeds, informed)
-      call('DEL', informed)
+      add_all_to(informed, call('SMEMBERS', feeds)) -- who came since: mostly nobody
+      call('RENAME', informed, feeds)
     end
     if call('EXISTS', feeds) == 0 then
       let_go(user, id)

@@ -76,14 +76,21 @@ local function settle_outcomes(report, claims)
     if is_cut or kept > KEPT_ERRORS then call('LTRIM', key, is_cut and -1 or -KEPT_ERRORS, -1) end
   end
 
+  -- Those whose time is over, some at each failure: one that follows many must not take long.
+  local FORGOTTEN = 100
+  local function forget_letters(key)
+    local old = call('ZCOUNT', key, '-inf', now - dead_letter_ttl_ms)
+    if old > 0 then call('ZREMRANGEBYRANK', key, 0, math.min(old, FORGOTTEN) - 1) end
+  end
+
   -- Reads, or tidies, each key that this outcome will write and that nothing else has read: one of another type shows
   -- before anything is written. A result replaces what is there, whatever that is.
   local function prove(kind, user, id, lane, delay, linked)
     if kind == 'canceled' then return end
     if kind ~= 'released' then call('LLEN', errors_key(user, id)) end
     if kind == 'failed' then
-      call('ZREMRANGEBYSCORE', place_key('dead', user), '-inf', now - dead_letter_ttl_ms)
-      call('ZREMRANGEBYSCORE', prefix .. 'dead', '-inf', now - dead_letter_ttl_ms)
+      forget_letters(place_key('dead', user))
+      forget_letters(prefix .. 'dead')
       if linked then call('ZCARD', place_key('lapsing', user)) end
     else
       choice.know(user)
