@@ -19,6 +19,7 @@ from tests.support.resp import RedisError, RespClient
 SERVICE = "mymaster"
 SLOTS = 16384
 _READY_SECONDS = 30.0
+_MOST_PORTS = 5
 _DOWN_AFTER_MS = 500
 _NODE_TIMEOUT_MS = 2000
 
@@ -29,12 +30,18 @@ def execute(server: EmbeddedServer, *arguments: str | bytes | int) -> Any:
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    def holds() -> bool:
-        with contextlib.suppress(OSError, RedisError):
-            return bool(condition())
-        return False
+    last: object = None
 
-    assert until(holds, time.monotonic() + _READY_SECONDS), "the servers are not ready"
+    def holds() -> bool:
+        nonlocal last
+        try:
+            last = condition()
+        except (OSError, RedisError) as error:
+            last = error
+            return False
+        return bool(last)
+
+    assert until(holds, time.monotonic() + _READY_SECONDS), f"the servers are not ready: {last!r}"
 
 
 def wait_until_copied(replica: EmbeddedServer) -> None:
@@ -46,15 +53,33 @@ class Sentinel:
 
     def __init__(self, directory: Path, lines: Sequence[str], binary: str | None = None) -> None:
         self._binary = binary or str(server_binary())
-        self.port = free_port()
-        self._file = directory / f"sentinel-{self.port}.conf"
-        self._file.write_text("\n".join([f"port {self.port}", "bind 127.0.0.1", f"dir {directory}", *lines]))
-        self._log = directory / f"sentinel-{self.port}.log"
+        self._directory, self._lines = directory, lines
+        self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = [self._binary, str(self._file), "--sentinel", "--logfile", str(self._log)]
-        self._process = subprocess.Popen(command)
+        """A port that is free may be another's when the sentinel begins to listen, which then ends."""
+        for _ in range(_MOST_PORTS):
+            self.port = free_port()
+            self._process = self._launch()
+            wait_for(self._has_begun)
+            if self._process.poll() is None:
+                return
+        raise AssertionError(f"no sentinel can listen: {self._log.read_text()}")
+
+    @property
+    def _log(self) -> Path:
+        return self._directory / f"sentinel-{self.port}.log"
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        file = self._directory / f"sentinel-{self.port}.conf"
+        file.write_text("\n".join([f"port {self.port}", "bind 127.0.0.1", f"dir {self._directory}", *self._lines]))
+        return subprocess.Popen([self._binary, str(file), "--sentinel", "--logfile", str(self._log)])
+
+    def _has_begun(self) -> bool:
+        """Whether it listens, which it does before it says its id, or has ended."""
+        assert self._process is not None
+        return self._process.poll() is not None or "Sentinel ID is" in self._log.read_text()
 
     def kill(self) -> None:
         if self._process is not None:
