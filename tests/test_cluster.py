@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.crc import key_slot
 
-from fairque import QueueUnavailable, StoreError, TaskCanceled, TaskEvent, TaskQueue, Worker, task
+from fairque import QueueUnavailable, StoreError, TaskCanceled, TaskEvent, TaskQueue, UnknownTask, Worker, task
 from fairque.redis.cluster import Cluster
 from fairque.redis.keys import Keys
 from fairque.redis.url import ServerUrl
 from tests.support.eventually import eventually
-from tests.support.fleet import ClusterNodes, execute, wait_for
+from tests.support.fleet import ClusterNodes, cut_off_replicas, execute, wait_for
 from tests.support.gate import Gate, new_gate, work
+from tests.support.resp import RespClient
 from tests.support.servers import new_queue_name
 
 if TYPE_CHECKING:
@@ -247,3 +248,52 @@ async def test_a_promotion_that_cuts_no_connection_ends_no_wait_and_loses_no_tas
                 assert await waiting == 1
             assert (await queue.check()).findings == ()
     assert (lost, len(gate.started)) == ([], 1)
+
+
+async def test_after_a_gap_in_the_replication_waits_end_what_was_in_it_is_told_and_the_rest_is_whole(
+    gate: Gate,
+) -> None:
+    """What was acknowledged by the old node and not copied is lost. What ended then runs again."""
+    with ClusterNodes(replicas=1).running() as cluster:
+        dying, heir = cluster.masters[0], cluster.nodes[3]
+        async with TaskQueue(cluster.url, name=name_on(cluster, dying), timeout=5, lease=2.0) as queue:
+            async with Worker(queue, poll_interval=NEVER):
+                ends_in_the_gap = await queue.enqueue(work(1), user_id="acme")
+                await eventually(lambda: gate.started)
+                await asyncio.to_thread(copy, dying, heir, queue)
+                await asyncio.to_thread(cut_off_replicas, dying)
+                gate.open()
+                assert await ends_in_the_gap.result(timeout=20) == 1
+                finished = await queue.enqueue(double(2), user_id="zoe")
+                assert await finished.result(timeout=20) == 4
+                scheduled = await queue.enqueue(double(3), user_id="zoe", delay=NEVER)
+                waiting = asyncio.create_task(scheduled.result(timeout=2 * PATIENCE))
+                dying.kill()
+                await eventually(lambda: owns(heir, slot_of(queue.name)), PATIENCE)
+                await fall_silent(queue)
+                with pytest.raises(UnknownTask, match="was never enqueued"):
+                    await waiting
+                with pytest.raises(UnknownTask):
+                    await finished.result(timeout=0)
+                assert await ends_in_the_gap.result(timeout=PATIENCE) == 1
+                after = await queue.enqueue(double(4), user_id="zoe")
+                assert await after.result(timeout=PATIENCE) == 8
+                assert (await queue.stats()).started == 0
+            check = await queue.check(repair=True)
+    assert check.findings == ()
+    assert len(gate.started) == 2, "it ran again"
+
+
+async def fall_silent(queue: TaskQueue) -> None:
+    """Another worker, which dies: so all lanes are looked at, each of which else is once in thirty leases."""
+    store = queue.store()
+    await store.claim("died", 0)
+    await store.close()
+
+
+def copy(node: EmbeddedServer, replica: EmbeddedServer, queue: TaskQueue) -> None:
+    """Until the replica has all that was written before."""
+    with RespClient(node.url) as client:
+        client.execute("SET", f"{queue.keys.prefix}answer:0", "1", "PX", "1")
+        assert client.execute("WAIT", 1, int(PATIENCE * 1000))
+    assert keys_of(replica, queue.name)

@@ -15,7 +15,7 @@ from fairque import QueueUnavailable, StoreError, TaskEvent, TaskHandle, TaskQue
 from fairque.redis.connector import Connector
 from fairque.redis.requester import Requester, pack
 from tests.support.eventually import eventually
-from tests.support.fleet import SERVICE, Watched, execute
+from tests.support.fleet import SERVICE, Watched, cut_off_replicas, execute
 from tests.support.gate import Gate, new_gate, work
 
 if TYPE_CHECKING:
@@ -224,8 +224,7 @@ async def test_after_a_gap_in_the_replication_waits_end_what_was_in_it_is_told_a
         kept = await queue.enqueue(double(2), user_id="acme", delay=PATIENCE / 10)
         await eventually(lambda: gate.started)
         assert await asyncio.to_thread(watched.replicate)
-        await asyncio.to_thread(execute, watched.master, "ACL", "SETUSER", "default", "-psync", "-sync")
-        await asyncio.to_thread(execute, watched.master, "CLIENT", "KILL", "TYPE", "replica")
+        await asyncio.to_thread(cut_off_replicas, watched.master)
         in_the_gap = await queue.enqueue(double(3), user_id="zoe", delay=NEVER)
         finished = await queue.enqueue(double(4), user_id="zoe")
         assert await finished.result(timeout=PATIENCE) == 8
@@ -248,6 +247,62 @@ async def test_after_a_gap_in_the_replication_waits_end_what_was_in_it_is_told_a
     check = await queue.check()
     assert check.findings == ()
     assert len(gate.started) == 1
+
+
+async def test_what_was_put_in_at_an_old_master_that_lives_on_is_told_as_lost_when_it_becomes_a_replica(
+    watched: Watched, gate: Gate
+) -> None:
+    """Sentinels and replica cannot reach it, and those who are connected can: there are two masters for a time."""
+    for server in (watched.master, watched.replica):
+        execute(server, "ACL", "SETUSER", "app", "on", f">{SECRET}", "~*", "&*", "+@all")
+    url = f"sentinel://app:{SECRET}@{watched.hosts}/{SERVICE}"
+    lost: list[TaskEvent] = []
+    async with TaskQueue(url, timeout=PATIENCE, lease=3.0) as queue:
+        async with Worker(queue, poll_interval=NEVER, on_lost=lost.append) as worker:
+            running = await queue.enqueue(work(1), user_id="acme")
+            await eventually(lambda: gate.started)
+            assert await asyncio.to_thread(watched.replicate)
+            await asyncio.to_thread(isolate, watched.master)
+            await eventually(lambda: is_named_by_all(watched, watched.replica), PATIENCE)
+            finished = await queue.enqueue(double(2), user_id="zoe")
+            assert await finished.result(timeout=PATIENCE) == 4, "at the old master"
+            scheduled = await queue.enqueue(double(3), user_id="zoe", delay=NEVER)
+            waits = [asyncio.create_task(scheduled.result(timeout=2 * PATIENCE)) for _ in range(2)]
+            async with TaskQueue(url, timeout=PATIENCE) as newcomer:
+                of_newcomer = (await newcomer.enqueue(double(4), user_id="zoe")).task_id
+            await asyncio.to_thread(reunite, watched.master)
+            await eventually(lambda: listens_at(watched.replica, queue, worker), PATIENCE)
+            for wait in waits:
+                with pytest.raises(UnknownTask, match="was never enqueued"):
+                    await wait
+            with pytest.raises(UnknownTask):
+                await finished.result(timeout=0)
+            at_the_new_master = queue.handle("zoe", of_newcomer, task=double)
+            assert await at_the_new_master.result(timeout=PATIENCE) == 8
+            gate.open()
+            assert await running.result(timeout=PATIENCE) == 1
+            after = await queue.enqueue(double(5), user_id="zoe")
+            assert await after.result(timeout=PATIENCE) == 10
+            await eventually(lambda: nothing_runs(queue))
+        check = await queue.check(repair=True)
+    assert check.findings == ()
+    assert (lost, len(gate.started)) == ([], 1)
+
+
+async def is_named_by_all(watched: Watched, server: EmbeddedServer) -> bool:
+    question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
+    named = [await asyncio.to_thread(sentinel.execute, *question) for sentinel in watched.sentinels]
+    return all(int(port) == server.port for _, port in named)
+
+
+def isolate(master: EmbeddedServer) -> None:
+    """From its replica and the sentinels, which are nobody's users, but for those who have a password."""
+    cut_off_replicas(master)
+    execute(master, "ACL", "SETUSER", "default", "-@all", "+acl|setuser")
+
+
+def reunite(master: EmbeddedServer) -> None:
+    execute(master, "ACL", "SETUSER", "default", "+@all")
 
 
 async def last_state(handle: TaskHandle[int]) -> TaskState | None:

@@ -44,6 +44,12 @@ def wait_for(condition: Callable[[], object]) -> None:
     assert until(holds, time.monotonic() + _READY_SECONDS), f"the servers are not ready: {last!r}"
 
 
+def cut_off_replicas(master: EmbeddedServer) -> None:
+    """What it takes from now on is its own: a gap in the replication, should a replica take over."""
+    execute(master, "ACL", "SETUSER", "default", "-psync", "-sync")
+    execute(master, "CLIENT", "KILL", "TYPE", "replica")
+
+
 def wait_until_copied(replica: EmbeddedServer) -> None:
     wait_for(lambda: b"master_link_status:up" in execute(replica, "INFO", "replication"))
 
