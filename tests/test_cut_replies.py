@@ -16,7 +16,7 @@ from tests.support.gate import Gate, new_gate, work
 
 if TYPE_CHECKING:
     from fairque import TaskHandle
-    from tests.support.proxy import Cut, CuttingProxy
+    from tests.support.proxy import Cut, CuttingProxy, Hold
     from tests.support.servers import Server
 
 
@@ -180,6 +180,36 @@ async def test_a_worker_that_stops_before_its_cut_call_is_answered_puts_back_wha
     assert late.task_id not in gate.started
     gate.open()
     await Worker(queue).run_until_idle()
+
+
+def is_repeated(call: Hold) -> bool:
+    return call.seen > call.nth
+
+
+@pytest.mark.parametrize("script", ["claim", "turn"])
+async def test_a_call_that_a_worker_gave_up_and_that_arrives_behind_its_repetition_takes_nothing(
+    queue: TaskQueue, proxy: CuttingProxy, queue_name: str, gate: Gate, script: str
+) -> None:
+    """What it were handed, nobody would run; and nothing that runs is taken from its worker."""
+    lost: list[TaskEvent] = []
+    handles = [await queue.enqueue(work(n), user_id="acme") for n in range(100)]
+    late = proxy.hold(sha(script), only=True)
+    async with (
+        TaskQueue(proxy.url, name=queue_name, timeout=0.5) as far,
+        Worker(far, concurrency=20, on_lost=lost.append, poll_interval=0.1),
+    ):
+        if script == "turn":
+            gate.open()
+        await late.reached.wait()
+        await eventually(lambda: len(gate.started) >= 20)
+        await eventually(lambda: is_repeated(late))
+        connections = proxy.connections
+        late.released.set()
+        await eventually(lambda: proxy.connections < connections)  # that of the call, which got through
+        gate.open()
+        assert [await handle.result(timeout=20) for handle in handles] == list(range(100))
+    assert lost == []
+    assert sorted(gate.started) == sorted(handle.task_id for handle in handles), "each once"
 
 
 @task

@@ -44,12 +44,13 @@ class Cut:
 @dataclass
 class Hold:
     """The `nth` command that is kept back, with all that follows on its connection; or the reply to it, when the
-    server has done it. `reached` is set once it came.
+    server has done it. `reached` is set once it came. `only`: those behind it get through on other connections.
     """
 
     substring: bytes
     nth: int = 1
     of_reply: bool = False
+    only: bool = False
     seen: int = 0
     reached: asyncio.Event = field(default_factory=asyncio.Event)
     released: asyncio.Event = field(default_factory=asyncio.Event)
@@ -58,7 +59,9 @@ class Hold:
         if self.of_reply is not is_reply or self.substring not in command:
             return
         self.seen += 1
-        if self.seen >= self.nth and not self.released.is_set():
+        if self.seen < self.nth or (self.only and self.seen > self.nth):
+            return
+        if not self.released.is_set():
             self.reached.set()
             await self.released.wait()
 
@@ -109,12 +112,13 @@ class CuttingProxy:
         self._cuts.append(cut)
         return cut
 
-    def hold(self, substring: str | bytes, nth: int = 1, *, of_reply: bool = False) -> Hold:
+    def hold(self, substring: str | bytes, nth: int = 1, *, of_reply: bool = False, only: bool = False) -> Hold:
         """Keep commands with `substring` in them back, from the `nth` on, until ``hold.released.set()``.
 
-        With `of_reply` the commands get through, and what they are answered is kept back.
+        With `of_reply` the commands get through, and what they are answered is kept back. With `only` it is the `nth`
+        one alone; it gets through when it is released, also where its caller gave it up and closed the connection.
         """
-        hold = Hold(substring.encode() if isinstance(substring, str) else substring, nth, of_reply)
+        hold = Hold(substring.encode() if isinstance(substring, str) else substring, nth, of_reply, only)
         self._holds.append(hold)
         return hold
 
