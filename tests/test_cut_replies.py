@@ -212,6 +212,28 @@ async def test_a_call_that_a_worker_gave_up_and_that_arrives_behind_its_repetiti
     assert sorted(gate.started) == sorted(handle.task_id for handle in handles), "each once"
 
 
+async def test_a_lone_worker_whose_renewals_are_late_takes_nothing_from_itself(
+    server: Server, queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy, gate: Gate
+) -> None:
+    """For two leases; it claims all the time."""
+    lost: list[TaskEvent] = []
+    stream = f"{queue.keys.prefix}normal-stream:acme"
+
+    def idle_ms() -> int:
+        return min(int(entry[2]) for entry in server.execute("XPENDING", stream, "workers", "-", "+", 50))
+
+    handles = [await queue.enqueue(work(n), user_id="acme") for n in range(50)]
+    async with Worker(far, concurrency=100, on_lost=lost.append, poll_interval=0.1):
+        await eventually(lambda: len(gate.started) >= 50)
+        late = proxy.hold(sha("renew"))
+        await eventually(lambda: idle_ms() > 2000)
+        late.released.set()
+        gate.open()
+        for handle in handles:
+            await handle.result(timeout=20)
+    assert (lost, len(gate.started)) == ([], 50)
+
+
 @task
 async def fail_at_first() -> int:
     attempt = current_task().attempt
