@@ -76,6 +76,7 @@ from fairque.schedule.spec import ScheduledTask, ScheduleState
 from fairque.scheduler.schedule import Schedule
 from fairque.scheduler.scheduler import TaskScheduler
 from fairque.settings import QueueSettings
+from fairque.tasks.conditions import Debounce, Throttle, Unique
 from fairque.tasks.decorator import task
 from fairque.tasks.failure import Failure, failure_of
 from fairque.tasks.function import TaskFunction
@@ -105,6 +106,7 @@ __all__ = [
     "Compress",
     "ConfigError",
     "DeadLetter",
+    "Debounce",
     "Demand",
     "DependencyError",
     "DuplicateTask",
@@ -176,6 +178,8 @@ __all__ = [
     "TaskScheduler",
     "TaskState",
     "TaskStream",
+    "Throttle",
+    "Unique",
     "UnknownKey",
     "UnknownSchedule",
     "UnknownTask",

@@ -68,6 +68,7 @@ class Enqueued(StrEnum):
     CREATED = "created"
     REPLACED = "replaced"  # it took the place of one that waited
     KEPT = "kept"  # another one lives, and stays as it is
+    DROPPED = "dropped"  # another one was put in within the window of its throttle
 
 
 class FailureKind(StrEnum):
@@ -112,8 +113,9 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
     most 1,000. `progress` and `message` are what the task last said; of a canceled one, `message` is the reason.
     `due_at` is when a scheduled one may start. `limits` are the keys of its limits beside that of its name; `held_by`
     is the key of the limit for which it waits now. `headers` are told until it has ended, and of a failed one for as
-    long as it is kept. `expires_at` is by when its first attempt must have
-    begun.
+    long as it is kept. `expires_at` is by when its first attempt must have begun. `unique` says for how long no other
+    task stands beside it, see `Unique`: ``"started"``, ``"ended"``, ``"after"`` or, while it is debounced,
+    ``"debounce"``.
     """
 
     user_id: str
@@ -139,6 +141,7 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
     held_by: str | None = None
     headers: dict[str, str] = {}
     expires_at: float | None = None
+    unique: str | None = None
 
     @property
     def error(self) -> Attempt | None:

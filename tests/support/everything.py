@@ -137,7 +137,7 @@ class _Builder:
             await self.queue.enqueue(self.plain(), user_id=user_id, priority=Priority.CRITICAL)
             await self.queue.enqueue(self.plain(), user_id=user_id, delay=3600)
             await self.queue.enqueue(self.plain(), user_id=user_id, depends_on=[first])
-            await self.queue.enqueue(self.plain(), user_id=user_id, delay=3600, expires=4000)
+            await self.queue.enqueue(self.plain(), user_id=user_id, delay=3600, expires=4000, unique=True)
             await self.queue.enqueue(self.plain(self.plain().output), user_id=user_id)
         await advance(self.queue, 1)
         await self.store.claim("named", 0, groups=[[USER, MEMBER]])

@@ -134,6 +134,7 @@ ROWS = (
     Row("due", "zset", "no", each=_USERS),
     Row("expiring", "zset", "no", each=_USERS),
     Row("expiring:<u>", "zset", "no", whole=_USER, each=("expiring $u $m",)),
+    Row("unique:<u>:<a>", "string", "sometimes", whole=("unique $u - $a",)),
     Row("deferred:<u>", "set", "no", whole=_USER, each=("seat $u $m deferred",)),
     Row("suspects", "zset", "no"),
     Row("leases", "zset", "no", each=_USER, split=("lane", "u")),

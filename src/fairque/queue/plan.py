@@ -60,6 +60,8 @@ class PipelinePlan:
         check_upstream(tuple(sent for node, sent in zip(nodes, changed, strict=True) if node in sources))
         self.tasks: list[NewTask] = []
         for node, sent in zip(nodes, changed, strict=True):
+            if sent.task_options.condition is not None:
+                raise InvalidInput(f"{node!r} in a pipeline: another task cannot stand for a step of a run")
             needs = [ids[cast("Task[Any]", needed)] for needed in pipeline.dependencies(node)]
             needs += dependency_ids(sent.task_options.depends_on, self.user_id, ids)
             inputs = [ids[source] for source in node.upstream]

@@ -18,8 +18,9 @@ from fairque.redis.arguments import Rules
 from fairque.redis.delivery import Needs, NewTask, Put
 from fairque.redis.store import Store
 from fairque.round_robin import RoundRobin
+from fairque.tasks.conditions import condition_of
 from fairque.tasks.message import encode_body, new_nonce
-from fairque.tasks.options import TaskOptions, expiry_of, start_of
+from fairque.tasks.options import expiry_of, start_of
 from fairque.tasks.task import Task
 
 __all__ = ["BATCH", "LARGE", "Producer"]
@@ -92,7 +93,7 @@ class Producer:
                 Needs(options.on_dependency_failure or "wait", bool(options.allow_unknown), list(depends_on))
             )
         name = task_id or options.task_id or os.urandom(10).hex()
-        return NewTask(user, name, int(priority), start_of(options), body, needs, _rules_of(options))
+        return NewTask(user, name, int(priority), start_of(options), body, needs, _rules_of(task))
 
     async def send(self, tasks: Sequence[NewTask], patience: float | None = None) -> list[Put]:
         """In one round trip, all or nothing."""
@@ -219,12 +220,18 @@ class Producer:
         self._waiting.drop(is_over)
 
 
-def _rules_of(options: TaskOptions) -> Rules | None:
-    conflict = options.on_conflict or "keep"
-    if options.expires is None and conflict == "keep":
+def _rules_of(task: Task[Any]) -> Rules | None:
+    options = task.task_options
+    conflict, rule = options.on_conflict or "keep", options.condition
+    if options.expires is None and conflict == "keep" and rule is None:
         return None
-    nonce = new_nonce().hex() if conflict != "keep" else ""
-    return Rules(expiry_of(options), nonce, conflict)
+    expires = expiry_of(options)
+    if conflict == "keep" and rule is None:
+        return Rules(expires)
+    nonce = new_nonce().hex()
+    if rule is None:
+        return Rules(expires, nonce, conflict)
+    return Rules(expires, nonce, conflict, *condition_of(rule, task.name, task.signature, task.args, task.kwargs))
 
 
 def user_of(task: Task[Any], user_id: str | None) -> str:

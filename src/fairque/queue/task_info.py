@@ -74,6 +74,7 @@ def living_info(
         held_by=key_in(fields["held"]) if "held" in fields else None,
         headers=headers or {},
         expires_at=_seconds(fields.get("expires")),
+        unique=fields["unique"].partition(" ")[0] if "unique" in fields else None,
     )
 
 

@@ -51,12 +51,18 @@ class Item(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 class Rules(Item, frozen=True):
     """expires: '' or, as `AddedTask.when`, by when the task must begin. nonce: '' or, of a task that is put in on a
-    condition, the name of the call. conflict: keep, replace or error.
+    condition, the name of the call. conflict: keep, replace or error. kind: '' or why it is alone under the key
+    `pointer`, which is a hash: until it has started or ended; after, span_ms after that as well; debounce, for span_ms
+    from the last call on, at most longest_ms (0: any time) from the first; throttle, for span_ms from the first.
     """
 
     expires: str = ""
     nonce: str = ""
     conflict: str = "keep"
+    kind: str = ""
+    pointer: str = ""
+    span_ms: int = 0
+    longest_ms: int = 0
 
 
 class AddedTask(Item, frozen=True):

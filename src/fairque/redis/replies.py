@@ -47,7 +47,7 @@ def put_in(answer: int | list[Any]) -> Put:
     return Placed(_ENQUEUED[code], task_id.decode())
 
 
-_ENQUEUED = {0: Enqueued.KEPT, 1: Enqueued.CREATED, 2: Enqueued.REPLACED}
+_ENQUEUED = {0: Enqueued.KEPT, 1: Enqueued.CREATED, 2: Enqueued.REPLACED, 3: Enqueued.DROPPED}
 
 UNREADABLE = b"\0not to be run: what is known of it beside its message is damaged"
 

@@ -31,8 +31,6 @@ __all__ = ["ClaimOptions", "Store", "renew", "report"]
 logger = logging.getLogger("fairque.store")
 WORKER_TTL_MS = 60_000
 NO_EVICTION = "noeviction"
-_RESULT_OR_CHUNKS = "[rc][eh][su][un][lk][ts]"
-"""Either word, so that one look at every key finds both."""
 _UNKNOWN = -2
 """Instead of a time to sleep: the script does not know an assignment."""
 _TOTALS = ("critical", "normal", "started", "scheduled", "deferred", "finished", "failed", "canceled", "retried")
@@ -211,24 +209,22 @@ class Store(TenantScripts, XComScripts, ChunkScripts, CheckScripts):
         return counts
 
     async def erase_results(self, user_id: str) -> int:
-        """Erase the results of a user, and what its tasks yielded; returns how many results.
+        """Erase the results of a user, what its tasks yielded, and the keys under which no other task may stand; returns
+        how many results.
 
         They are not indexed, which would cost every task: this looks at every key.
         """
-        results = (self.keys.prefix + "result:").encode()
+        user = encode_user(user_id)
+        results, *others = (f"{self.keys.prefix}{kind}:{user}:".encode() for kind in ("result", "chunks", "unique"))
         erased = 0
-        pattern = f"{glob(self.keys.prefix)}{_RESULT_OR_CHUNKS}:{glob(encode_user(user_id))}:*"
-        async for found in self._scan(b"SCAN", pattern=pattern):
+        async for found in self._scan(b"SCAN", pattern=f"{glob(self.keys.prefix)}*:{glob(user)}:*"):
             erased += await self._unlink([key for key in found if key.startswith(results)])
-            await self._unlink([key for key in found if not key.startswith(results)])
+            await self._unlink([key for key in found if key.startswith(tuple(others))])
         return erased
 
-    async def erase_keys(self, pattern: str) -> int:
-        """Erase the keys of the queue whose names, behind the prefix, match the pattern."""
-        erased = 0
-        async for found in self._scan(b"SCAN", pattern=glob(self.keys.prefix) + pattern):
-            erased += await self._unlink(found)
-        return erased
+    async def erase_all(self) -> None:
+        async for found in self._scan(b"SCAN", pattern=glob(self.keys.prefix) + "*"):
+            await self._unlink(found)
 
     async def _unlink(self, keys: Sequence[bytes]) -> int:
         erased = 0

@@ -25,6 +25,7 @@ _UNUSABLE = {
     "task_id": "each run has an id of its own",
     "depends_on": "each run stands for itself",
     "execute_after": "the schedule says when",
+    "condition": "unique, debounce and throttle are of single calls; overlap says what becomes of runs that meet",
     "on_conflict": "each run has an id of its own, and overlap says what becomes of those before it",
 }
 

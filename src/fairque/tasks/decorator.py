@@ -11,6 +11,7 @@ from fairque.limit import Limit
 from fairque.models import Priority, Streamed
 from fairque.policy import Rate
 from fairque.schedule.spec import Misfire, Overlap
+from fairque.tasks.conditions import Debounce, Throttle, Unique
 from fairque.tasks.cost import take_cost
 from fairque.tasks.function import Attach, Decorator, RunIn, TaskFunction
 from fairque.tasks.limits import take_limits
@@ -68,6 +69,9 @@ def task(
     allow_unknown: bool | None = None,
     expires: Duration | datetime | None = None,
     on_conflict: Literal["keep", "replace", "error"] | None = None,
+    unique: Unique | str | bool | None = None,
+    debounce: Debounce | Duration | None = None,
+    throttle: Throttle | Duration | None = None,
     auto_xcom: bool = False,
     enable_xcom: bool = False,
     push_key: str | None = None,

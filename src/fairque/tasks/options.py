@@ -15,6 +15,7 @@ from fairque.errors import InvalidInput
 from fairque.everybody import check_user
 from fairque.limit import Limit
 from fairque.models import Priority
+from fairque.tasks.conditions import Debounce, Throttle, Unique, as_debounce, as_throttle, as_unique
 from fairque.tasks.headers import checked_headers
 from fairque.tasks.message import Overrides
 from fairque.tasks.retry import MAX_RETRIES, RetryPolicy
@@ -58,6 +59,9 @@ class OptionsOfMany(TypedDict, total=False):
     headers: Mapping[str, str] | None
     expires: Duration | datetime | None
     on_conflict: Literal["keep", "replace", "error"] | None
+    unique: Unique | str | bool | None
+    debounce: Debounce | Duration | None
+    throttle: Throttle | Duration | None
 
 
 class Options(OptionsOfMany, total=False):
@@ -96,6 +100,11 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
         on_conflict: What becomes of it where a task with its `task_id` lives: ``"keep"`` (default) leaves that one as
             it is, ``"replace"`` puts this one in its place while it waits, and keeps it once it runs, ``"error"``
             raises `TaskExists`.
+        unique: Add it only where no other one stands for it, else the handle is that one's: a `Unique`, its key, or
+            True. No more than one of this and the following two.
+        debounce: Wait until no other one has come for so many seconds, see `Debounce`. It takes no `delay`,
+            `execute_after` and `depends_on`.
+        throttle: Drop it where another one came less than so many seconds ago, see `Throttle`.
     """
 
     user_id: str | None = None
@@ -116,6 +125,9 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str] | None = None
     expires: float | datetime | None = None
     on_conflict: Literal["keep", "replace", "error"] | None = None
+    unique: Unique | None = None
+    debounce: Debounce | None = None
+    throttle: Throttle | None = None
 
     def __post_init__(self) -> None:
         for check in _CHECKS:
@@ -127,6 +139,11 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
             unknown = changes.keys() - _NAMES
             raise InvalidInput(f"unknown task option {min(unknown)!r}; there are {', '.join(self.__struct_fields__)}")
         return msgspec.structs.replace(self, **changes)
+
+    @property
+    def condition(self) -> Unique | Debounce | Throttle | None:
+        """Under which key it stands alone."""
+        return self.unique or self.debounce or self.throttle
 
     def overrides(self, depends_on: Sequence[str], inputs: Sequence[str]) -> Overrides | None:
         """What travels in the message."""
@@ -218,6 +235,20 @@ def _check_conflict(options: TaskOptions) -> None:
         raise InvalidInput(f"on_conflict must be 'keep', 'replace' or 'error', not {options.on_conflict!r}")
 
 
+def _check_condition(options: TaskOptions) -> None:
+    given = {"unique": as_unique, "debounce": as_debounce, "throttle": as_throttle}
+    said = [name for name in given if getattr(options, name) is not None]
+    for name in said:
+        msgspec.structs.force_setattr(options, name, given[name](getattr(options, name)))
+    if len(said) > 1:
+        raise InvalidInput(f"a task has one of {', '.join(said)}, not {len(said)} of them")
+    if options.debounce is None:
+        return
+    for name in ("delay", "execute_after", "depends_on"):
+        if getattr(options, name):
+            raise InvalidInput(f"debounce says when it starts: give no {name}")
+
+
 def _check_dependencies(options: TaskOptions) -> None:
     if options.on_dependency_failure not in (None, "wait", "cancel", "run"):
         raise InvalidInput(
@@ -297,6 +328,7 @@ _CHECKS = (
     _check_start,
     _check_expiry,
     _check_conflict,
+    _check_condition,
     _check_limits,
     _check_headers,
 )

@@ -26,6 +26,6 @@ async def temporary_queue(url: str | None = "embedded://", **options: Any) -> As
         finally:
             store = queue.store(patience=queue.connector.timeout)
             try:
-                await store.erase_keys("*")
+                await store.erase_all()
             finally:
                 await store.close()

@@ -2,7 +2,7 @@
 -- Add tasks, all or nothing, some of which wait for others or have rules. (The others have a script with less in it.)
 -- KEYS[1]  state
 -- Returns  per task, in order: 1 created (also by an earlier try of the same call), 0 a task with this id lives, or, of one
---          with a condition, {that, or 2: it replaced another, its id};
+--          with a condition, {that, or 2: it replaced another, 3: it was dropped, the id of the one that lives};
 --          or, when nothing was written: {'unknown', user, id, dependency} | {'cycle', user, ids ...} | {'deep', user, id} |
 --          {'exists', user, id} |
 --          {'full', user, ms until there may be room} | {'heavy', user, bytes used, limit, bytes asked for, ms}
@@ -25,9 +25,11 @@ local all, new, with_needs, refused = {}, {}, false, nil
 
 local function is_added(it) return it.standing == 'new' or it.standing == 'replaces' end
 
-local function judge_conditions(it, earlier)
+local pointing = {} -- by user and key: those of this call that are to be alone under one
+local function judge_conditions(it, of_user)
   local why
-  it.standing, why = judge(it, earlier)
+  pointing[it.user] = pointing[it.user] or {}
+  it.standing, why = conditions().judge(it, of_user, pointing[it.user])
   refused = refused or why
   decided[it.key] = it.standing
 end
@@ -37,14 +39,15 @@ local function read(task)
   local of_user = new[user] or {}
   new[user] = of_user
   local key = body_key(user, id)
-  local it = { user = user, id = id, priority = priority, when = when, body = body, key = key, rules = rules }
+  local it = { user = user, id = id, priority = priority, when = when, body = body, key = key, rules = rules,
+    task = task }
   if rules and rules[2] ~= '' then -- it has a nonce
-    judge_conditions(it, of_user[id])
+    judge_conditions(it, of_user)
   else
     it.standing = standing(user, id, body, key)
   end
   if is_added(it) then
-    of_user[id] = it
+    of_user[it.id] = it
     if needs then
       it.policy, it.allow_unknown, it.needs = needs[1], needs[2], needs[3]
       if it.policy == 'wait' and it.allow_unknown then it.policy = 'wait-on' end
@@ -55,7 +58,7 @@ local function read(task)
 end
 
 local function read_tasks()
-  new, decided = {}, {}
+  new, decided, pointing = {}, {}, {}
   for at, task in ipairs(tasks) do all[at] = read(task) end
 end
 
@@ -246,7 +249,7 @@ local function add(task)
   else
     put_in_lane(task.user, task.id, task.priority, task.body, step_us, task.came)
   end
-  if task.rules and not ended_by then obey(task.user, task.id, task.rules, due <= now and not waits[1]) end
+  if task.rules and not ended_by then obey(task, due <= now and not waits[1]) end
 end
 
 -- Without those that another one of this call takes the place of.
@@ -285,7 +288,7 @@ local function add_all()
   make_room()
   for at, task in ipairs(all) do
     created[at] = task.standing == 'living' and 0 or 1
-    if task.standing == 'replaces' then make_way(task, step_us) end
+    if task.standing == 'replaces' then conditions().make_way(task, step_us) end
     if is_added(task) then
       take_links_over(task.user, task.id)
       add(task)
@@ -298,6 +301,9 @@ end
 
 local is_done, failure = pcall(add_all)
 if not is_done then damage().take_back_all(tasks, bodies, failure) end
+for _, task in ipairs(all) do
+  if task.rules and is_added(task) and not task.canceled then point_to(task) end
+end
 if with_needs or has_dropped then
   for _, task in ipairs(all) do
     if task.canceled then end_canceled(task.user, task.id, task.canceled, dead_letter_ttl_ms) end
@@ -306,7 +312,7 @@ if with_needs or has_dropped then
 end
 if has_dropped or next(decided) then pass_room_on() end
 for at, task in ipairs(all) do
-  if task.nonce then created[at] = keep_answer(task) end
+  if task.nonce then created[at] = conditions().keep_answer(task) end
 end
 save_state()
 return created

@@ -102,7 +102,7 @@ local function put(f)
     local lane, score = score_of(f.priority, step_us)
     if place(f.user, f.id, lane, score) then wake(f.user, 1) end
   end
-  if f.rules then obey(f.user, f.id, f.rules, due <= now) end
+  if f.rules then obey(f, due <= now) end
 end
 
 local function make_task(f)

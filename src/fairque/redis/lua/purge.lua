@@ -12,6 +12,7 @@
 --@include places
 --@include fair
 --@include expiry
+--@include pointers
 --@include limits
 --@include depend
 --@include schedules
@@ -26,6 +27,8 @@ local left = most
 -- Those that depend on it go with a later step.
 local function erase(id)
   deadlines().forget(user, id)
+  local unique = redis.pcall('HGET', task_key(user, id), 'unique')
+  if type(unique) == 'string' then pointers().let_go(user, id, unique) end
   erase_task(user, id)
   publish(user, id, 'canceled')
   left = left - 1 - depend().forget(user, id)

@@ -4,6 +4,7 @@
 --@include metrics
 --@include task
 --@include expiry
+--@include pointers
 
 -- `ttl`: of the result of one that finished, in ms.
 local announcements = {}
@@ -40,6 +41,7 @@ local function new_ending()
     call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
     call('DEL', needs_key(user, id), keys_of_task(user, id))
     call('PEXPIRE', chunks_key(user, id), ttl)
+    if known.unique then pointers().let_go(user, id, known.unique) end
     if known.expires then deadlines().forget(user, id) end
     if known.linked then announce(user, id, 'canceled') end
     if bytes then bytes.lay(user, id) end

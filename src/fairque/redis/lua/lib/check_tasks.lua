@@ -11,6 +11,7 @@
 --@include canceled
 --@include depend
 --@include expiry
+--@include pointers
 --@include doctor
 
 local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
@@ -241,6 +242,15 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
     wrong('not-due', 'expiring:' .. user, 'a task that expires is not looked for', function()
       deadlines().note(user, id, known.expires)
       return 'looked at in time'
+    end)
+  end
+
+  -- A key under which a task is alone.
+  function checks.unique(user, _, hash)
+    if call('EXISTS', prefix .. 'unique:' .. user .. ':' .. hash) == 0 or pointers().holder(user, hash) then return end
+    wrong('leftover', 'unique:' .. user .. ':' .. hash, 'the task that had the key does not have it any more', function()
+      call('DEL', prefix .. 'unique:' .. user .. ':' .. hash)
+      return 'deleted'
     end)
   end
 

@@ -9,6 +9,7 @@
 --@include history
 --@include canceled
 --@include expiry
+--@include pointers
 --@include charging
 --@include hunt
 
@@ -117,7 +118,8 @@ local function new_delivering(claim, work)
       attempt = call('HINCRBY', key, 'attempt', 1)
       hand.counts = true
       local before = call('HMGET', key, 'failures', 'lost', 'returned', 'since', 'queued', 'paid', 'watched', 'charged',
-        'charged_before')
+        'charged_before', 'unique')
+      if before[10] then pointers().begin(user, id, before[10]) end
       if before[7] then publish(user, id, 'started') end
       local told = { failures = before[1], returned = before[3], since = before[4], queued = before[5] }
       history = history_of(told, before[2], false)

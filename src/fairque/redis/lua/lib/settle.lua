@@ -10,6 +10,7 @@
 --@include place
 --@include limits
 --@include canceled
+--@include pointers
 --@include depend
 --@include xcom
 --@include suspects
@@ -100,12 +101,21 @@ local function settle_outcomes(report, claims)
 
   local ends = {}
 
+  -- Of one that has waited elsewhere than in its lane, or was put in with rules.
+  local function let_go_of_key(user, id)
+    local unique = call('HGET', task_key(user, id), 'unique')
+    if not unique then return end
+    pointers().let_go(user, id, unique, true)
+    call('HDEL', task_key(user, id), 'unique')
+  end
+
   -- What comes is written before what goes is removed, so that nothing is gone where one of both is refused.
   function ends.finished(user, id, lane, stream_id, _, ttl, _, record, _, linked, _, is_plain)
     call('SET', result_key(user, id), record, 'PX', ttl)
     if is_plain then
       remove_delivery(lane, user, stream_id, task_key(user, id), body_key(user, id))
     else
+      let_go_of_key(user, id)
       remove_delivery(lane, user, stream_id, keys_of_task(user, id))
     end
     if linked then announce(user, id, 'finished', ttl) end
@@ -119,6 +129,7 @@ local function settle_outcomes(report, claims)
 
   function ends.failed(user, id, lane, stream_id, attempt, _, _, record, error, linked, is_cut)
     local dead, all_dead = place_key('dead', user), prefix .. 'dead'
+    let_go_of_key(user, id)
     if linked then depend().lapse_at(user, id, now + dead_letter_ttl_ms) end
     call('ZADD', dead, now, id)
     call('PEXPIRE', dead, dead_letter_ttl_ms)
