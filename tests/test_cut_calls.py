@@ -15,6 +15,7 @@ from fairque.doctor.rows import key_of
 from fairque.redis import arguments
 from fairque.redis.store_schedules import ScheduleStore
 from fairque.settings import QueueSettings
+from fairque.tasks.options import Options
 from fairque.tasks.registry import unregister
 from fairque.testing import advance, enqueued
 from tests.support.calls import call_of
@@ -122,7 +123,15 @@ async def link(far: TaskQueue) -> Any:
     first = await far.enqueue(plain().options(task_id="first", delay=3600), user_id="acme")
     second = await far.enqueue(plain().options(task_id="second", depends_on=[first]), user_id="acme")
     dropping = [await far.enqueue(plain().options(task_id=f"d{n}"), user_id="full") for n in range(4)]
-    return [first.created, second.created, *(handle.created for handle in dropping)]
+    rules: list[Options] = [
+        {"task_id": "q0", "on_conflict": "replace"},
+        {"task_id": "new", "on_conflict": "error"},
+        *2 * [Options(unique=True)],
+        *2 * [Options(debounce=60)],
+        *2 * [Options(throttle=60)],
+    ]
+    ruled = [await far.enqueue(plain(n), user_id="acme", **rule) for n, rule in enumerate(rules)]
+    return [first.created, second.created, *(handle.enqueued for handle in (*dropping, *ruled))]
 
 
 @calls("cancel")

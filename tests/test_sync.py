@@ -647,3 +647,14 @@ async def test_ctrl_c_ends_the_wait_for_a_result_and_not_the_task(
     assert await process.wait(30) == 0
     assert process.lines[-1] == "and then finished"
     assert any(line.startswith("interrupted in") for line in process.lines)
+
+
+def test_a_handle_tells_what_became_of_a_task_that_was_put_in_on_a_condition(blocking: TaskQueue):
+    made = [blocking.enqueue(divide(6, n), user_id="acme", debounce=60) for n in (2, 3)]
+    assert [handle.enqueued for handle in made] == ["created", "replaced"]
+    assert made[0].task_id == made[1].task_id
+    assert [handle.created for handle in blocking.enqueue_many([divide(1, 1)] * 2, user_id="acme", throttle=60)] == [
+        True,
+        False,
+    ]
+    blocking.purge("acme")

@@ -11,7 +11,9 @@ from typing import Any, assert_type
 
 from fairque import (
     CallNext,
+    Debounce,
     EnqueueCall,
+    Enqueued,
     EnqueueMiddleware,
     Failure,
     FailureKind,
@@ -28,6 +30,7 @@ from fairque import (
     TaskInfo,
     TaskQueue,
     TaskState,
+    Unique,
     UserInfo,
     Worker,
     current_task,
@@ -199,6 +202,12 @@ async def options_are_typed_as_they_work(queue: TaskQueue) -> None:
     assert_type(current_task().headers, Mapping[str, str])
     current_task().headers["request"] = "mine"  # type: ignore[index]
     width("a").options(headers={"request": 5})  # type: ignore[dict-item]
+    await queue.enqueue(width("a"), expires=minute, on_conflict="replace", unique=Unique("{image}", until="started"))
+    await queue.enqueue(width("a"), expires=datetime.now(UTC), debounce=Debounce(1, longest=minute))
+    throttled = await queue.enqueue(width("a"), throttle=5, unique=None)
+    assert_type(throttled.enqueued, Enqueued | None)
+    await queue.enqueue(width("a"), on_conflict="overwrite")  # type: ignore[call-overload]
+    await queue.enqueue(width("a"), unique=5)  # type: ignore[call-overload]
     await queue.enqueue(width("a"), max_retries="three")  # type: ignore[call-overload]
     await queue.enqueue(width("a"), tries=3)  # type: ignore[call-overload]
     await queue.enqueue_many([width("a")], task_id="one")  # type: ignore[call-arg]
