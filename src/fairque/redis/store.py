@@ -209,8 +209,9 @@ class Store(TenantScripts, XComScripts, ChunkScripts, CheckScripts):
         return counts
 
     async def erase_results(self, user_id: str) -> int:
-        """Erase the results of a user, what its tasks yielded, and the keys under which no other task may stand; returns
-        how many results.
+        """Erase the results of a user, what its tasks yielded, and the keys under which no other task may stand.
+
+        Returns how many results.
 
         They are not indexed, which would cost every task: this looks at every key.
         """

@@ -197,6 +197,8 @@ local function move_scheduled(user)
   for at = 1, #found, 2 do
     local moment = found[at + 1] - ms
     call('ZADD', place_key('scheduled', user), moment, found[at])
+    local first = call('HGET', task_key(user, found[at]), 'first') -- call, of one that is debounced
+    if first then call('HSET', task_key(user, found[at]), 'first', string.format('%d', first - ms)) end
     if math.floor(moment) <= now then due = due + 1 end
   end
   if found[2] then call('ZADD', due_key, math.floor(found[2] - ms), user) end

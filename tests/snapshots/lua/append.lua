@@ -464,10 +464,13 @@ end
 end
 -- ARGV[1] is the msgpack of Append: worker: str, most_bytes: int, batches: list[YieldedChunks]
 --   most_bytes: of all chunks of a task.
--- YieldedChunks: user: str, id: str, stream_id: str, attempt: int, first: int, many: int, chunks: Value
---   first: the number of the first in its delivery, from 1 on. many: how many. chunks: a msgpack array of them.
+-- YieldedChunks: user: str, id: str, stream_id: str, attempt: int, queued_ms: int, first: int, many: int, chunks:
+--   Value
+--   queued_ms: of the delivery. first: the number of the first chunk in it, from 1 on. many: how many. chunks: a
+--   msgpack array of them.
 local args
 local worker, most_bytes, batches
+local TOLD_BYTES = 1024 -- a batch that is no larger is told with the message
 local ENTRY_BYTES = 64 -- what a batch takes beside its chunks, so that many small ones are no way around the limit
 
 -- Where a delivery stands: run, number of its last chunk, bytes of the run, bytes of the runs before. Each delivery that
@@ -482,8 +485,8 @@ local function standing_of(key, delivery)
 end
 
 local function append(batch)
-  local user, id, stream_id, attempt, first, many, chunks =
-    batch[1], batch[2], batch[3], batch[4], batch[5], batch[6], ARGV[batch[7]] or ''
+  local user, id, stream_id, attempt, queued_ms, first, many, chunks =
+    batch[1], batch[2], batch[3], batch[4], batch[5], batch[6], batch[7], ARGV[batch[8]] or ''
   local task = task_key(user, id)
   local known = call('HMGET', task, 'stream_id', 'attempt')
   if known[1] ~= stream_id or attempt_in(known[2]) ~= attempt then return whereabouts(user, id, worker) end
@@ -498,14 +501,14 @@ local function append(batch)
   local too_heavy = bytes and bytes.refuse(user, size + kept - had)
   if too_heavy then return too_heavy end
   if kept < earlier then call('XTRIM', key, 'MINID', string.format('%d-0', run)) end
-  if number == 0 then call('HSET', task, 'chunks', 1) end
+  if number == 0 then call('HSETNX', task, 'queued', queued_ms) end -- settle looks closer at a task with this field
   local at = string.format('%d-%d', run, last)
   call('XADD', key, at, 'of', delivery, 'bytes', size, 'earlier', kept, 'chunks', chunks)
   if bytes then
     bytes.change(user, 'chunks:' .. id, -had)
     bytes.change(user, 'chunks:' .. id, size + kept)
   end
-  redis.pcall('PUBLISH', key, at)
+  redis.pcall('PUBLISH', key, #chunks <= TOLD_BYTES and string.format('%s %d=', at, many) .. chunks or at)
   return 1
 end
 

@@ -2,7 +2,7 @@
 -- Add tasks, all or nothing, some of which wait for others or have rules. (The others have a script with less in it.)
 -- KEYS[1]  state
 -- Returns  per task, in order: 1 created (also by an earlier try of the same call), 0 a task with this id lives, or, of one
---          with a condition, {that, or 2: it replaced another, its id};
+--          with a condition, {that, or 2: it replaced another, 3: it was dropped, the id of the one that lives};
 --          or, when nothing was written: {'unknown', user, id, dependency} | {'cycle', user, ids ...} | {'deep', user, id} |
 --          {'exists', user, id} |
 --          {'full', user, ms until there may be room} | {'heavy', user, bytes used, limit, bytes asked for, ms}
@@ -2381,15 +2381,74 @@ local function keys_of_task(user, id) return task_key(user, id), body_key(user, 
 -- Nothing is left of a task that waits nowhere but its links.
 local function erase_task(user, id)
   if bytes then bytes.lift(user, id) end
-  call('DEL', result_key(user, id), chunks_key(user, id), needs_key(user, id), keys_of_task(user, id))
+  call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
+  call('UNLINK', chunks_key(user, id)) -- it may be large
 end
 
--- A task that yielded has ended: what it yielded goes with its result.
+-- The task has ended: what it yielded, if it did, goes with its result.
 local function expire_chunks(user, id, ttl)
   local key = chunks_key(user, id)
   if bytes then bytes.lift_chunks(user, id) end
   call('PEXPIRE', key, ttl)
   if bytes then bytes.lay_chunks(user, id) end
+end
+
+-- lib/pointers.lua
+-- Under which key a task is alone.
+-- unique:<u>:<hash>  string  the task that has the key. Of one that lives, it lasts until that begins or ends; with a time to
+--                            live, as long as that
+-- `unique` of a task is '<kind> <hash> <ms>', kind and ms as `Rules` has them: it has its key as long as that is there.
+local pointers
+do
+
+-- Made by the first that needs it.
+local known_pointers
+function pointers()
+  if known_pointers then return known_pointers end
+  local it = {}
+  known_pointers = it
+  local OVER_AT_THE_BEGIN = { started = true, debounce = true }
+
+  local function key_of(user, hash) return prefix .. 'unique:' .. user .. ':' .. hash end
+
+  -- The task that has the key; nil where none has it any more. Second: for how many ms it has it whatever it does.
+  function it.holder(user, hash)
+    local key = key_of(user, hash)
+    local id = call('GET', key)
+    if not id then return nil end
+    local left = call('PTTL', key)
+    if left >= 0 then return id, left end
+    local held = call('HGET', task_key(user, id), 'unique')
+    return held and string.match(held, ' (%S+) ') == hash and id or nil
+  end
+
+  -- `ms`: nil for as long as the task has it.
+  function it.point(user, hash, id, ms)
+    if ms then call('SET', key_of(user, hash), id, 'PX', ms) else call('SET', key_of(user, hash), id) end
+  end
+
+  -- Of a task that does not need its key any more. `lingers`: it has run to its end, after which some keep it for a time.
+  function it.let_go(user, id, unique, lingers)
+    local kind, hash, ms = string.match(unique, '^(%S+) (%S+) (%d+)$')
+    if not kind then return end
+    local key = key_of(user, hash)
+    if redis.pcall('GET', key) ~= id then return end
+    if lingers and kind == 'after' then call('PEXPIRE', key, ms) else call('DEL', key) end
+  end
+
+  -- It begins.
+  function it.begin(user, id, unique)
+    if not OVER_AT_THE_BEGIN[string.match(unique, '^%S+')] then return end
+    it.let_go(user, id, unique)
+    call('HDEL', task_key(user, id), 'unique')
+  end
+
+  return it
+end
+calls[#calls + 1] = function()
+  known_pointers = nil
+  return NEXT
+end
 end
 local announce
 local announcements
@@ -2429,7 +2488,8 @@ local function new_ending()
     if bytes then bytes.lift(user, id) end
     call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
     call('DEL', needs_key(user, id), keys_of_task(user, id))
-    if known.chunks then call('PEXPIRE', chunks_key(user, id), ttl) end
+    call('PEXPIRE', chunks_key(user, id), ttl)
+    if known.unique then pointers().let_go(user, id, known.unique) end
     if known.expires then deadlines().forget(user, id) end
     if known.linked then announce(user, id, 'canceled') end
     if bytes then bytes.lay(user, id) end
@@ -2694,8 +2754,8 @@ local function new_links()
   local function end_announcement(user, id, outcome)
     local feeds, informed = feeds_key(user, id), informed_key(user, id)
     if call('EXISTS', informed) == 1 then
-      call('SUNIONSTORE', feeds, feeds, informed)
-      call('DEL', informed)
+      add_all_to(informed, call('SMEMBERS', feeds)) -- who came since: mostly nobody
+      call('RENAME', informed, feeds)
     end
     if call('EXISTS', feeds) == 0 then
       let_go(user, id)
@@ -3682,7 +3742,7 @@ end
 end
 
 -- lib/rules.lua
--- Rules that a task is put in with: what is done with it beside adding it.
+-- Rules that a task is put in with: what is done beside adding it.
 
 -- lib/schedule_keepers.lua
 -- Of all who fire schedules, one looks at each moment at which one is due, the keeper, and one a little later, the deputy,
@@ -3764,63 +3824,31 @@ end
 end
 
 -- `is_placed`: it stands in its lane, and nothing but that is known of it.
-local function obey(user, id, rules, is_placed)
-  local expires = rules[1]
-  local key = task_key(user, id)
-  if expires == '' then return end
+local function obey(it, is_placed)
+  local expires, kind, pointer, span_ms = it.rules[1], it.rules[4], it.rules[5], it.rules[6]
+  local key = task_key(it.user, it.id)
   if is_placed then call('HSET', key, 'state', 'queued', 'enqueued', now_text, 'queued', now_text) end
-  local at = due_at(expires)
-  call('HSET', key, 'expires', string.format('%d', at))
-  deadlines().note(user, id, at)
-  tell_keepers(at)
+  if expires ~= '' then
+    local at = due_at(expires)
+    call('HSET', key, 'expires', string.format('%d', at))
+    deadlines().note(it.user, it.id, at)
+    tell_keepers(at)
+  end
+  if kind ~= '' and kind ~= 'throttle' then
+    call('HSET', key, 'unique', string.format('%s %s %d', kind, pointer, span_ms))
+  end
+  if kind == 'debounce' then call('HSET', key, 'first', string.format('%d', it.first or now)) end
+end
+
+-- When all else of it is there.
+local function point_to(it)
+  local kind, pointer, span_ms = it.rules[4], it.rules[5], it.rules[6]
+  if kind ~= '' then pointers().point(it.user, pointer, it.id, kind == 'throttle' and span_ms or nil) end
 end
 
 -- lib/conditions.lua
--- Tasks that are put in on a condition. What each was answered is kept for a minute: else a call that is repeated after a
--- cut reply would meet its own work, or do it once more on top of a newer one.
-
--- lib/cancel.lua
--- Take a task out of wherever it waits, or tell the worker that runs it.
-
--- Out of the place that its state says.
-local function withdraw(user, id, state)
-  local remove = {}
-
-  function remove.queued()
-    local key = task_key(user, id)
-    local held = call('HGET', key, 'held')
-    if held then count(call('HGET', key, 'lane'), -1) end
-    if held or limited then limiting().drop(user, id, held) end
-    for _, lane in ipairs({ 'critical', 'normal' }) do count(lane, -call('ZREM', place_key(lane, user), id)) end
-    retire(user)
-  end
-
-  function remove.scheduled()
-    count('scheduled', -take_moment(due_key, place_key('scheduled', user), user, id))
-  end
-
-  function remove.deferred() depend().leave_deferred(user, id) end
-
-  remove[state]()
-end
-
--- The outcome is passed on at the end of the script. Returns 'done' | 'canceling' (its worker was told) | 'ended' (before) |
--- nil when it is not known.
-local function cancel_task(user, id, reason, ttl)
-  if call('EXISTS', result_key(user, id)) == 1 then return 'ended' end
-  if call('EXISTS', body_key(user, id)) == 0 then return nil end
-  local key = task_key(user, id)
-  local state = call('HGET', key, 'state') or 'queued'
-  if state == 'failed' then return 'ended' end
-  if state == 'started' then
-    call('HSETNX', key, 'canceling', reason)
-    call('PUBLISH', prefix .. 'wake:' .. call('HGET', key, 'worker'), user .. ' ' .. id)
-    return 'canceling'
-  end
-  withdraw(user, id, state)
-  end_canceled(user, id, reason, ttl)
-  return 'done'
-end
+-- Tasks that are put in on a condition. What each was answered is kept for a minute: else a call that is repeated after
+-- a cut reply would meet its own work, or do it once more on top of a newer one.
 
 -- lib/once.lua
 -- A call that is repeated because its reply was cut is answered as the first time. `nonce` names the call.
@@ -3840,79 +3868,190 @@ function answer(nonce, value)
   return value
 end
 end
-local KEPT
-local judge
-local keep_answer
-local make_way
+local conditions
 do
 
-local CREATED, REPLACED
-CREATED, KEPT, REPLACED = 1, 0, 2 -- `Enqueued` in redis/replies.py
+-- Made by the first that needs it: a script has room for 200 names.
+local known_conditions
+function conditions()
+  if known_conditions then return known_conditions end
 
--- Of a task that lives, and its place: it has not begun, or waits to be tried again.
-local function may_be_replaced(user, id) return call('HGET', task_key(user, id), 'state') ~= 'started' end
+  -- lib/cancel.lua
+  -- Take a task out of wherever it waits, or tell the worker that runs it.
 
--- What becomes of `it`, as `standing` says it, or 'answered', 'replaces'; notes its answer. `earlier`: one of this call that
--- has its id, and is superseded where this one takes its place. Second: why the whole call is refused.
-function judge(it, earlier)
-  local conflict, nonce = it.rules[3], it.rules[2]
-  it.nonce = nonce
-  it.answer = answered(nonce)
-  if it.answer then return 'answered' end
-  it.answer = { CREATED, it.id }
-  local found = 'living'
-  if not earlier then
-    seen[it.key] = nil
-    found = standing(it.user, it.id, it.body, it.key)
-  end
-  if found ~= 'living' then return found end
-  if conflict == 'error' then return found, { 'exists', it.user, it.id } end
-  local replaces = conflict == 'replace' and (earlier or may_be_replaced(it.user, it.id))
-  it.answer = { replaces and REPLACED or KEPT, it.id }
-  if not replaces then return found end
-  if not earlier then return 'replaces' end
-  found, earlier.standing = earlier.standing, 'superseded'
-  return found
-end
+  -- Out of the place that its state says.
+  local function withdraw(user, id, state)
+    local remove = {}
 
--- What its leaving writes, read first: one key of another type shows before anything is written.
-local function prove_places(user, id)
-  for _, spot in ipairs({ 'critical', 'normal', 'held', 'scheduled', 'expiring' }) do call('ZCARD', place_key(spot, user)) end
-  call('SCARD', place_key('deferred', user))
-  call('LLEN', errors_key(user, id))
-  call('EXISTS', result_key(user, id))
-  for _, key in ipairs({ needs_key(user, id), uses_key(user, id), feeds_key(user, id), informed_key(user, id) }) do
-    call('SCARD', key)
-  end
-end
-
--- The task of this id leaves its place to `it`, which takes it where both wait for nothing but their turn. Those that depend
--- on it depend on the new one.
-function make_way(it, step_us)
-  local user, id = it.user, it.id
-  local key = task_key(user, id)
-  prove_places(user, id)
-  local known = call('HMGET', key, 'state', 'score', 'lane', 'watched')
-  local state, score, lane = known[1] or 'queued', known[2], known[3]
-  if state == 'queued' then
-    for _, spot in ipairs(score and {} or { 'critical', 'normal' }) do
-      score, lane = call('ZSCORE', place_key(spot, user), id), spot
-      if score then break end
+    function remove.queued()
+      local key = task_key(user, id)
+      local held = call('HGET', key, 'held')
+      if held then count(call('HGET', key, 'lane'), -1) end
+      if held or limited then limiting().drop(user, id, held) end
+      for _, lane in ipairs({ 'critical', 'normal' }) do count(lane, -call('ZREM', place_key(lane, user), id)) end
+      retire(user)
     end
-    local priority = string.byte(call('GETRANGE', it.key, 17, 17)) or 3
-    it.came = score and arrival_of(lane, score, priority, step_us)
-  end
-  withdraw(user, id, state)
-  deadlines().forget(user, id)
-  depend().forget(user, id)
-  erase_task(user, id)
-  if known[4] then
-    call('HSET', key, 'watched', known[4])
-    publish(user, id, 'waiting')
-  end
-end
 
-function keep_answer(it) return answer(it.nonce, it.answer) end
+    function remove.scheduled()
+      count('scheduled', -take_moment(due_key, place_key('scheduled', user), user, id))
+    end
+
+    function remove.deferred() depend().leave_deferred(user, id) end
+
+    remove[state]()
+  end
+
+  -- The outcome is passed on at the end of the script. Returns 'done' | 'canceling' (its worker was told) | 'ended' (before) |
+  -- nil when it is not known.
+  local function cancel_task(user, id, reason, ttl)
+    if call('EXISTS', result_key(user, id)) == 1 then return 'ended' end
+    if call('EXISTS', body_key(user, id)) == 0 then return nil end
+    local key = task_key(user, id)
+    local state = call('HGET', key, 'state') or 'queued'
+    if state == 'failed' then return 'ended' end
+    if state == 'started' then
+      call('HSETNX', key, 'canceling', reason)
+      call('PUBLISH', prefix .. 'wake:' .. call('HGET', key, 'worker'), user .. ' ' .. id)
+      return 'canceling'
+    end
+    withdraw(user, id, state)
+    end_canceled(user, id, reason, ttl)
+    return 'done'
+  end
+  local them = {}
+  known_conditions = them
+
+  local CREATED, KEPT, REPLACED, DROPPED = 1, 0, 2, 3 -- `put_in` in redis/replies.py
+
+  -- Of a task that lives, and its place: it has not begun, or waits to be tried again.
+  local function may_be_replaced(user, id) return call('HGET', task_key(user, id), 'state') ~= 'started' end
+
+  local function supersede(it, earlier)
+    it.answer = { REPLACED, it.id }
+    local found = earlier.standing
+    earlier.standing = 'superseded'
+    return found
+  end
+
+  -- As `judge`, by its id.
+  local function judge_id(it, earlier, conflict)
+    it.answer = { CREATED, it.id }
+    local found = 'living'
+    if not earlier then
+      seen[it.key] = nil
+      found = standing(it.user, it.id, it.body, it.key)
+    end
+    if found ~= 'living' then return found end
+    if conflict == 'error' then return found, { 'exists', it.user, it.id } end
+    local replaces = conflict == 'replace' and (earlier or may_be_replaced(it.user, it.id))
+    if replaces and earlier then return supersede(it, earlier) end
+    it.answer = { replaces and REPLACED or KEPT, it.id }
+    return replaces and 'replaces' or found
+  end
+
+  -- One that is debounced waits for `span_ms` from the last call on, at most for `longest_ms` from the first one on.
+  local function put_off_again(it)
+    local span_ms, longest_ms = it.rules[6], it.rules[7]
+    local due = now + span_ms
+    if longest_ms > 0 then due = math.min(due, (it.first or now) + longest_ms) end
+    it.when = string.format('%d', due)
+  end
+
+  local function take_id(it, id)
+    it.id, it.key = id, body_key(it.user, id)
+    it.task[2] = id
+  end
+
+  -- The task that has its key waits still, and is brought up to date. One whose time has come keeps its place in line.
+  local function take_over(it, id)
+    take_id(it, id)
+    local known = call('HMGET', task_key(it.user, id), 'state', 'first')
+    it.first, it.answer = tonumber(known[2]), { REPLACED, id }
+    if known[1] == 'scheduled' then put_off_again(it) end
+    return 'replaces'
+  end
+
+  -- By the key under which it is alone. `first`: one of this call that has it. Nil: it is for this task to have.
+  local function judge_key(it, first, kind, pointer)
+    local id = first and first.id or pointers().holder(it.user, pointer)
+    if not id then
+      if kind == 'debounce' then put_off_again(it) end
+      return nil
+    end
+    if kind ~= 'debounce' then
+      it.answer = { kind == 'throttle' and DROPPED or KEPT, id }
+      return 'kept'
+    end
+    if not first then return take_over(it, id) end
+    take_id(it, id)
+    it.first, it.when, it.came = first.first, first.when, first.came
+    if first.standing == 'new' then put_off_again(it) end
+    return supersede(it, first)
+  end
+
+  -- What becomes of `it`, as `standing` says it, or 'answered', 'replaces', 'kept'; notes its answer. `mine`: by id, those
+  -- of this call that are added for its user, of which one is superseded where this one takes its place; `pointing`: by
+  -- key. Second: why the whole call is refused.
+  function them.judge(it, mine, pointing)
+    local conflict, nonce, kind, pointer = it.rules[3], it.rules[2], it.rules[4], it.rules[5]
+    it.nonce = nonce
+    it.answer = answered(nonce)
+    if it.answer then return 'answered' end
+    local found, refusal
+    if kind ~= '' then found = judge_key(it, pointing[pointer], kind, pointer) end
+    if not found then found, refusal = judge_id(it, mine[it.id], conflict) end
+    if kind ~= '' and (found == 'new' or found == 'replaces') then pointing[pointer] = it end
+    return found, refusal
+  end
+
+  -- What its leaving writes, read first: one key of another type shows before anything is written.
+  local function prove_places(user, id)
+    for _, spot in ipairs({ 'critical', 'normal', 'held', 'scheduled', 'expiring' }) do
+      call('ZCARD', place_key(spot, user))
+    end
+    call('SCARD', place_key('deferred', user))
+    call('LLEN', errors_key(user, id))
+    call('EXISTS', result_key(user, id))
+    for _, key in ipairs({ needs_key(user, id), uses_key(user, id), feeds_key(user, id), informed_key(user, id) }) do
+      call('SCARD', key)
+    end
+  end
+
+  -- The task of this id leaves its place to `it`, which takes it where both wait for nothing but their turn. Those that
+  -- depend on it depend on the new one.
+  function them.make_way(it, step_us)
+    local user, id = it.user, it.id
+    local key = task_key(user, id)
+    prove_places(user, id)
+    local known = call('HMGET', key, 'state', 'score', 'lane', 'watched', 'unique')
+    local state, score, lane = known[1] or 'queued', known[2], known[3]
+    if state == 'queued' then
+      for _, spot in ipairs(score and {} or { 'critical', 'normal' }) do
+        score, lane = call('ZSCORE', place_key(spot, user), id), spot
+        if score then break end
+      end
+      local priority = string.byte(call('GETRANGE', it.key, 17, 17)) or 3
+      it.came = score and arrival_of(lane, score, priority, step_us)
+    end
+    withdraw(user, id, state)
+    deadlines().forget(user, id)
+    if known[5] then pointers().let_go(user, id, known[5]) end
+    depend().forget(user, id)
+    erase_task(user, id)
+    if known[4] then
+      call('HSET', key, 'watched', known[4])
+      publish(user, id, 'waiting')
+    end
+  end
+
+  function them.keep_answer(it) return answer(it.nonce, it.answer) end
+
+  return them
+end
+calls[#calls + 1] = function()
+  known_conditions = nil
+  return NEXT
+end
 end
 -- ARGV[1] is the msgpack of EnqueueLinked: priority_step_ms: int, dead_letter_ttl_ms: int, tasks: list[AddedTask]
 --   dead_letter_ttl_ms: how long records of what is canceled are kept.
@@ -3929,9 +4068,11 @@ local all, new, with_needs, refused
 
 local function is_added(it) return it.standing == 'new' or it.standing == 'replaces' end
 
-local function judge_conditions(it, earlier)
+local pointing
+local function judge_conditions(it, of_user)
   local why
-  it.standing, why = judge(it, earlier)
+  pointing[it.user] = pointing[it.user] or {}
+  it.standing, why = conditions().judge(it, of_user, pointing[it.user])
   refused = refused or why
   decided[it.key] = it.standing
 end
@@ -3942,14 +4083,15 @@ local function read(task)
   local of_user = new[user] or {}
   new[user] = of_user
   local key = body_key(user, id)
-  local it = { user = user, id = id, priority = priority, when = when, body = body, key = key, rules = rules }
+  local it = { user = user, id = id, priority = priority, when = when, body = body, key = key, rules = rules,
+    task = task }
   if rules and rules[2] ~= '' then -- it has a nonce
-    judge_conditions(it, of_user[id])
+    judge_conditions(it, of_user)
   else
     it.standing = standing(user, id, body, key)
   end
   if is_added(it) then
-    of_user[id] = it
+    of_user[it.id] = it
     if needs then
       it.policy, it.allow_unknown, it.needs = needs[1], needs[2], needs[3]
       if it.policy == 'wait' and it.allow_unknown then it.policy = 'wait-on' end
@@ -3960,7 +4102,7 @@ local function read(task)
 end
 
 local function read_tasks()
-  new, decided = {}, {}
+  new, decided, pointing = {}, {}, {}
   for at, task in ipairs(tasks) do all[at] = read(task) end
 end
 
@@ -4151,7 +4293,7 @@ local function add(task)
   else
     put_in_lane(task.user, task.id, task.priority, task.body, step_us, task.came)
   end
-  if task.rules and not ended_by then obey(task.user, task.id, task.rules, due <= now and not waits[1]) end
+  if task.rules and not ended_by then obey(task, due <= now and not waits[1]) end
 end
 
 -- Without those that another one of this call takes the place of.
@@ -4181,7 +4323,7 @@ local function add_all()
   make_room()
   for at, task in ipairs(all) do
     created[at] = task.standing == 'living' and 0 or 1
-    if task.standing == 'replaces' then make_way(task, step_us) end
+    if task.standing == 'replaces' then conditions().make_way(task, step_us) end
     if is_added(task) then
       take_links_over(task.user, task.id)
       add(task)
@@ -4198,6 +4340,7 @@ calls[#calls + 1] = function()
   priority_step_ms, dead_letter_ttl_ms, tasks = args[1], args[2], args[3]
   step_us = priority_step_ms * 1000
   all, new, with_needs, refused = {}, {}, false, nil
+  pointing = {} -- by user and key: those of this call that are to be alone under one
   fed, feeding = {}, {}
   users_deferred, deferred = {}, {} -- ids by user, of those that wait
   bodies = {}
@@ -4214,6 +4357,9 @@ calls[#calls + 1] = function()
   created = {}
   is_done, failure = pcall(add_all)
   if not is_done then damage().take_back_all(tasks, bodies, failure) end
+  for _, task in ipairs(all) do
+    if task.rules and is_added(task) and not task.canceled then point_to(task) end
+  end
   if with_needs or has_dropped then
     for _, task in ipairs(all) do
       if task.canceled then end_canceled(task.user, task.id, task.canceled, dead_letter_ttl_ms) end
@@ -4222,7 +4368,7 @@ calls[#calls + 1] = function()
   end
   if has_dropped or next(decided) then pass_room_on() end
   for at, task in ipairs(all) do
-    if task.nonce then created[at] = keep_answer(task) end
+    if task.nonce then created[at] = conditions().keep_answer(task) end
   end
   save_state()
   return created

@@ -2320,10 +2320,11 @@ local function keys_of_task(user, id) return task_key(user, id), body_key(user, 
 -- Nothing is left of a task that waits nowhere but its links.
 local function erase_task(user, id)
   if bytes then bytes.lift(user, id) end
-  call('DEL', result_key(user, id), chunks_key(user, id), needs_key(user, id), keys_of_task(user, id))
+  call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
+  call('UNLINK', chunks_key(user, id)) -- it may be large
 end
 
--- A task that yielded has ended: what it yielded goes with its result.
+-- The task has ended: what it yielded, if it did, goes with its result.
 local function expire_chunks(user, id, ttl)
   local key = chunks_key(user, id)
   if bytes then bytes.lift_chunks(user, id) end
@@ -2441,6 +2442,64 @@ calls[#calls + 1] = function()
   return NEXT
 end
 end
+
+-- lib/pointers.lua
+-- Under which key a task is alone.
+-- unique:<u>:<hash>  string  the task that has the key. Of one that lives, it lasts until that begins or ends; with a time to
+--                            live, as long as that
+-- `unique` of a task is '<kind> <hash> <ms>', kind and ms as `Rules` has them: it has its key as long as that is there.
+local pointers
+do
+
+-- Made by the first that needs it.
+local known_pointers
+function pointers()
+  if known_pointers then return known_pointers end
+  local it = {}
+  known_pointers = it
+  local OVER_AT_THE_BEGIN = { started = true, debounce = true }
+
+  local function key_of(user, hash) return prefix .. 'unique:' .. user .. ':' .. hash end
+
+  -- The task that has the key; nil where none has it any more. Second: for how many ms it has it whatever it does.
+  function it.holder(user, hash)
+    local key = key_of(user, hash)
+    local id = call('GET', key)
+    if not id then return nil end
+    local left = call('PTTL', key)
+    if left >= 0 then return id, left end
+    local held = call('HGET', task_key(user, id), 'unique')
+    return held and string.match(held, ' (%S+) ') == hash and id or nil
+  end
+
+  -- `ms`: nil for as long as the task has it.
+  function it.point(user, hash, id, ms)
+    if ms then call('SET', key_of(user, hash), id, 'PX', ms) else call('SET', key_of(user, hash), id) end
+  end
+
+  -- Of a task that does not need its key any more. `lingers`: it has run to its end, after which some keep it for a time.
+  function it.let_go(user, id, unique, lingers)
+    local kind, hash, ms = string.match(unique, '^(%S+) (%S+) (%d+)$')
+    if not kind then return end
+    local key = key_of(user, hash)
+    if redis.pcall('GET', key) ~= id then return end
+    if lingers and kind == 'after' then call('PEXPIRE', key, ms) else call('DEL', key) end
+  end
+
+  -- It begins.
+  function it.begin(user, id, unique)
+    if not OVER_AT_THE_BEGIN[string.match(unique, '^%S+')] then return end
+    it.let_go(user, id, unique)
+    call('HDEL', task_key(user, id), 'unique')
+  end
+
+  return it
+end
+calls[#calls + 1] = function()
+  known_pointers = nil
+  return NEXT
+end
+end
 local announce
 local announcements
 local end_canceled
@@ -2479,7 +2538,8 @@ local function new_ending()
     if bytes then bytes.lift(user, id) end
     call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
     call('DEL', needs_key(user, id), keys_of_task(user, id))
-    if known.chunks then call('PEXPIRE', chunks_key(user, id), ttl) end
+    call('PEXPIRE', chunks_key(user, id), ttl)
+    if known.unique then pointers().let_go(user, id, known.unique) end
     if known.expires then deadlines().forget(user, id) end
     if known.linked then announce(user, id, 'canceled') end
     if bytes then bytes.lay(user, id) end
@@ -2690,8 +2750,8 @@ local function new_links()
   local function end_announcement(user, id, outcome)
     local feeds, informed = feeds_key(user, id), informed_key(user, id)
     if call('EXISTS', informed) == 1 then
-      call('SUNIONSTORE', feeds, feeds, informed)
-      call('DEL', informed)
+      add_all_to(informed, call('SMEMBERS', feeds)) -- who came since: mostly nobody
+      call('RENAME', informed, feeds)
     end
     if call('EXISTS', feeds) == 0 then
       let_go(user, id)
@@ -3794,7 +3854,7 @@ end
 end
 
 -- lib/rules.lua
--- Rules that a task is put in with: what is done with it beside adding it.
+-- Rules that a task is put in with: what is done beside adding it.
 
 -- lib/schedule_keepers.lua
 -- Of all who fire schedules, one looks at each moment at which one is due, the keeper, and one a little later, the deputy,
@@ -3874,17 +3934,31 @@ calls[#calls + 1] = function()
   return NEXT
 end
 end
+local obey
+do
 
 -- `is_placed`: it stands in its lane, and nothing but that is known of it.
-local function obey(user, id, rules, is_placed)
-  local expires = rules[1]
-  local key = task_key(user, id)
-  if expires == '' then return end
+function obey(it, is_placed)
+  local expires, kind, pointer, span_ms = it.rules[1], it.rules[4], it.rules[5], it.rules[6]
+  local key = task_key(it.user, it.id)
   if is_placed then call('HSET', key, 'state', 'queued', 'enqueued', now_text, 'queued', now_text) end
-  local at = due_at(expires)
-  call('HSET', key, 'expires', string.format('%d', at))
-  deadlines().note(user, id, at)
-  tell_keepers(at)
+  if expires ~= '' then
+    local at = due_at(expires)
+    call('HSET', key, 'expires', string.format('%d', at))
+    deadlines().note(it.user, it.id, at)
+    tell_keepers(at)
+  end
+  if kind ~= '' and kind ~= 'throttle' then
+    call('HSET', key, 'unique', string.format('%s %s %d', kind, pointer, span_ms))
+  end
+  if kind == 'debounce' then call('HSET', key, 'first', string.format('%d', it.first or now)) end
+end
+
+-- When all else of it is there.
+local function point_to(it)
+  local kind, pointer, span_ms = it.rules[4], it.rules[5], it.rules[6]
+  if kind ~= '' then pointers().point(it.user, pointer, it.id, kind == 'throttle' and span_ms or nil) end
+end
 end
 
 -- lib/once.lua
@@ -4002,7 +4076,7 @@ local function put(f)
     local lane, score = score_of(f.priority, step_us)
     if place(f.user, f.id, lane, score) then wake(f.user, 1) end
   end
-  if f.rules then obey(f.user, f.id, f.rules, due <= now) end
+  if f.rules then obey(f, due <= now) end
 end
 
 local function make_task(f)

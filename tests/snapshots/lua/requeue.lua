@@ -466,10 +466,11 @@ local function keys_of_task(user, id) return task_key(user, id), body_key(user, 
 -- Nothing is left of a task that waits nowhere but its links.
 local function erase_task(user, id)
   if bytes then bytes.lift(user, id) end
-  call('DEL', result_key(user, id), chunks_key(user, id), needs_key(user, id), keys_of_task(user, id))
+  call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
+  call('UNLINK', chunks_key(user, id)) -- it may be large
 end
 
--- A task that yielded has ended: what it yielded goes with its result.
+-- The task has ended: what it yielded, if it did, goes with its result.
 local function expire_chunks(user, id, ttl)
   local key = chunks_key(user, id)
   if bytes then bytes.lift_chunks(user, id) end

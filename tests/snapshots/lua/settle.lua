@@ -470,10 +470,11 @@ local function keys_of_task(user, id) return task_key(user, id), body_key(user, 
 -- Nothing is left of a task that waits nowhere but its links.
 local function erase_task(user, id)
   if bytes then bytes.lift(user, id) end
-  call('DEL', result_key(user, id), chunks_key(user, id), needs_key(user, id), keys_of_task(user, id))
+  call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
+  call('UNLINK', chunks_key(user, id)) -- it may be large
 end
 
--- A task that yielded has ended: what it yielded goes with its result.
+-- The task has ended: what it yielded, if it did, goes with its result.
 local function expire_chunks(user, id, ttl)
   local key = chunks_key(user, id)
   if bytes then bytes.lift_chunks(user, id) end
@@ -3001,6 +3002,64 @@ end
 
 -- lib/canceled.lua
 -- Outcomes that others wait for, passed on at the end of the script (lib/depend.lua).
+
+-- lib/pointers.lua
+-- Under which key a task is alone.
+-- unique:<u>:<hash>  string  the task that has the key. Of one that lives, it lasts until that begins or ends; with a time to
+--                            live, as long as that
+-- `unique` of a task is '<kind> <hash> <ms>', kind and ms as `Rules` has them: it has its key as long as that is there.
+local pointers
+do
+
+-- Made by the first that needs it.
+local known_pointers
+function pointers()
+  if known_pointers then return known_pointers end
+  local it = {}
+  known_pointers = it
+  local OVER_AT_THE_BEGIN = { started = true, debounce = true }
+
+  local function key_of(user, hash) return prefix .. 'unique:' .. user .. ':' .. hash end
+
+  -- The task that has the key; nil where none has it any more. Second: for how many ms it has it whatever it does.
+  function it.holder(user, hash)
+    local key = key_of(user, hash)
+    local id = call('GET', key)
+    if not id then return nil end
+    local left = call('PTTL', key)
+    if left >= 0 then return id, left end
+    local held = call('HGET', task_key(user, id), 'unique')
+    return held and string.match(held, ' (%S+) ') == hash and id or nil
+  end
+
+  -- `ms`: nil for as long as the task has it.
+  function it.point(user, hash, id, ms)
+    if ms then call('SET', key_of(user, hash), id, 'PX', ms) else call('SET', key_of(user, hash), id) end
+  end
+
+  -- Of a task that does not need its key any more. `lingers`: it has run to its end, after which some keep it for a time.
+  function it.let_go(user, id, unique, lingers)
+    local kind, hash, ms = string.match(unique, '^(%S+) (%S+) (%d+)$')
+    if not kind then return end
+    local key = key_of(user, hash)
+    if redis.pcall('GET', key) ~= id then return end
+    if lingers and kind == 'after' then call('PEXPIRE', key, ms) else call('DEL', key) end
+  end
+
+  -- It begins.
+  function it.begin(user, id, unique)
+    if not OVER_AT_THE_BEGIN[string.match(unique, '^%S+')] then return end
+    it.let_go(user, id, unique)
+    call('HDEL', task_key(user, id), 'unique')
+  end
+
+  return it
+end
+calls[#calls + 1] = function()
+  known_pointers = nil
+  return NEXT
+end
+end
 local announce
 local announcements
 local end_canceled
@@ -3039,7 +3098,8 @@ local function new_ending()
     if bytes then bytes.lift(user, id) end
     call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
     call('DEL', needs_key(user, id), keys_of_task(user, id))
-    if known.chunks then call('PEXPIRE', chunks_key(user, id), ttl) end
+    call('PEXPIRE', chunks_key(user, id), ttl)
+    if known.unique then pointers().let_go(user, id, known.unique) end
     if known.expires then deadlines().forget(user, id) end
     if known.linked then announce(user, id, 'canceled') end
     if bytes then bytes.lay(user, id) end
@@ -3258,8 +3318,8 @@ local function new_links()
   local function end_announcement(user, id, outcome)
     local feeds, informed = feeds_key(user, id), informed_key(user, id)
     if call('EXISTS', informed) == 1 then
-      call('SUNIONSTORE', feeds, feeds, informed)
-      call('DEL', informed)
+      add_all_to(informed, call('SMEMBERS', feeds)) -- who came since: mostly nobody
+      call('RENAME', informed, feeds)
     end
     if call('EXISTS', feeds) == 0 then
       let_go(user, id)
@@ -3888,14 +3948,21 @@ local function settle_outcomes(report, claims)
     if is_cut or kept > KEPT_ERRORS then call('LTRIM', key, is_cut and -1 or -KEPT_ERRORS, -1) end
   end
 
+  -- Those whose time is over, some at each failure: one that follows many must not take long.
+  local FORGOTTEN = 100
+  local function forget_letters(key)
+    local old = call('ZCOUNT', key, '-inf', now - dead_letter_ttl_ms)
+    if old > 0 then call('ZREMRANGEBYRANK', key, 0, math.min(old, FORGOTTEN) - 1) end
+  end
+
   -- Reads, or tidies, each key that this outcome will write and that nothing else has read: one of another type shows
   -- before anything is written. A result replaces what is there, whatever that is.
   local function prove(kind, user, id, lane, delay, linked)
     if kind == 'canceled' then return end
     if kind ~= 'released' then call('LLEN', errors_key(user, id)) end
     if kind == 'failed' then
-      call('ZREMRANGEBYSCORE', place_key('dead', user), '-inf', now - dead_letter_ttl_ms)
-      call('ZREMRANGEBYSCORE', prefix .. 'dead', '-inf', now - dead_letter_ttl_ms)
+      forget_letters(place_key('dead', user))
+      forget_letters(prefix .. 'dead')
       if linked then call('ZCARD', place_key('lapsing', user)) end
     else
       choice.know(user)
@@ -3905,12 +3972,21 @@ local function settle_outcomes(report, claims)
 
   local ends = {}
 
+  -- Of one that has waited elsewhere than in its lane, or was put in with rules.
+  local function let_go_of_key(user, id)
+    local unique = call('HGET', task_key(user, id), 'unique')
+    if not unique then return end
+    pointers().let_go(user, id, unique, true)
+    call('HDEL', task_key(user, id), 'unique')
+  end
+
   -- What comes is written before what goes is removed, so that nothing is gone where one of both is refused.
   function ends.finished(user, id, lane, stream_id, _, ttl, _, record, _, linked, _, is_plain)
     call('SET', result_key(user, id), record, 'PX', ttl)
     if is_plain then
       remove_delivery(lane, user, stream_id, task_key(user, id), body_key(user, id))
     else
+      let_go_of_key(user, id)
       remove_delivery(lane, user, stream_id, keys_of_task(user, id))
     end
     if linked then announce(user, id, 'finished', ttl) end
@@ -3924,6 +4000,7 @@ local function settle_outcomes(report, claims)
 
   function ends.failed(user, id, lane, stream_id, attempt, _, _, record, error, linked, is_cut)
     local dead, all_dead = place_key('dead', user), prefix .. 'dead'
+    let_go_of_key(user, id)
     if linked then depend().lapse_at(user, id, now + dead_letter_ttl_ms) end
     call('ZADD', dead, now, id)
     call('PEXPIRE', dead, dead_letter_ttl_ms)
@@ -4042,7 +4119,7 @@ local function settle_outcomes(report, claims)
       outcome[1], outcome[2], outcome[3], outcome[4], outcome[5], outcome[6], outcome[7], outcome[8], ARGV[outcome[9]] or
       '', ARGV[outcome[10]] or '', ARGV[outcome[11]] or '', outcome[12], outcome[13], outcome[14], outcome[15]
     local known = call('HMGET', task_key(user, id), 'stream_id', 'attempt', 'linked', 'canceling', 'limited', 'charged',
-      'charged_before', 'queued', 'chunks')
+      'charged_before', 'queued')
     if known[1] ~= stream_id or attempt_in(known[2]) ~= attempt then
       return already_done(user, id, stream_id, attempt, record) and 1 or whereabouts(user, id, worker)
     end
@@ -4062,11 +4139,12 @@ local function settle_outcomes(report, claims)
       reviewed[user] = true
       reviewed[#reviewed + 1] = user
     end
-    if known[9] and (settled == 'finished' or settled == 'failed') then
+    local is_plain = not known[8] -- was only in its lane, and in one worker; what yields is not either: append.lua
+    if not is_plain and (settled == 'finished' or settled == 'failed') then
       expire_chunks(user, id, settled == 'failed' and dead_letter_ttl_ms or ttl_ms)
     end
     local told = settled == 'canceled' and known[4] or error
-    ends[settled](user, id, lane, stream_id, attempt, ttl_ms, delay_ms, record, told, known[3], is_cut, not known[8])
+    ends[settled](user, id, lane, stream_id, attempt, ttl_ms, delay_ms, record, told, known[3], is_cut, is_plain)
     if is_weighed then
       if settled == 'finished' then bytes.lay_result(user, id, #record) else bytes.lay_settled(user, id) end
     end
