@@ -193,7 +193,7 @@ async def test_a_call_that_a_worker_gave_up_and_that_arrives_behind_its_repetiti
     """What it were handed, nobody would run; and nothing that runs is taken from its worker."""
     lost: list[TaskEvent] = []
     handles = [await queue.enqueue(work(n), user_id="acme") for n in range(100)]
-    late = proxy.hold(sha(script), only=True)
+    late = proxy.hold(call_of(script), only=True)
     async with (
         TaskQueue(proxy.url, name=queue_name, timeout=0.5) as far,
         Worker(far, concurrency=20, on_lost=lost.append, poll_interval=0.1),
@@ -225,7 +225,7 @@ async def test_a_lone_worker_whose_renewals_are_late_takes_nothing_from_itself(
     handles = [await queue.enqueue(work(n), user_id="acme") for n in range(50)]
     async with Worker(far, concurrency=100, on_lost=lost.append, poll_interval=0.1):
         await eventually(lambda: len(gate.started) >= 50)
-        late = proxy.hold(sha("renew"))
+        late = proxy.hold(call_of("renew"))
         await eventually(lambda: idle_ms() > 2000)
         late.released.set()
         gate.open()
