@@ -30,7 +30,7 @@
         ├── TaskCanceled                 the task was canceled; carries the reason
         └── ResultNotKept                the task finished, and was told to keep no result
     ResultTimeout (FairqueError, TimeoutError)  the task has not ended within the time one was ready to wait
-    Retry, Fail (Exception)              not errors of fairque: raised inside a task, to be run again or to be given up
+    Retry, Snooze, Fail (Exception)      not errors of fairque: raised inside a task, to be run again, later, or never
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ __all__ = [
     "Retry",
     "SealError",
     "SettingsMismatch",
+    "Snooze",
     "StoreError",
     "TaskCanceled",
     "TaskEnded",
@@ -294,6 +295,28 @@ class Retry(_Whole):
             raise InvalidInput(f"the delay of a Retry must be a finite number of at least 0 seconds, not {delay!r}")
         if at is not None and (delay is not None or not isinstance(at, datetime)):
             raise InvalidInput(f"a Retry takes a delay or a datetime to wait for, not delay={delay!r}, at={at!r}")
+        self.delay = seconds
+        self.at = at
+
+
+class Snooze(_Whole):
+    """Raise it inside a task that has nothing to do yet, to have it run again later.
+
+    Args:
+        delay: Seconds to wait, or a timedelta.
+        at: The earliest moment of the next run, instead of `delay`; naive datetimes are local time.
+
+    It counts as no attempt and as no failure, however often, and its user is charged for what it ran:
+    `current_task().snoozed` says how often that was, for a task that does not want to wait for ever.
+    """
+
+    def __init__(self, delay: float | timedelta | None = None, *, at: datetime | None = None) -> None:
+        super().__init__("put off by itself")
+        seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
+        if (seconds is None) == (at is None) or (at is not None and not isinstance(at, datetime)):
+            raise InvalidInput(f"a Snooze takes a delay or a datetime to wait for, not delay={delay!r}, at={at!r}")
+        if seconds is not None and not (isinstance(seconds, (int, float)) and 0 < seconds < math.inf):
+            raise InvalidInput(f"the delay of a Snooze must be a finite number above 0 seconds, not {delay!r}")
         self.delay = seconds
         self.at = at
 

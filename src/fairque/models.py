@@ -115,7 +115,7 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
     is the key of the limit for which it waits now. `headers` are told until it has ended, and of a failed one for as
     long as it is kept. `expires_at` is by when its first attempt must have begun. `unique` says for how long no other
     task stands beside it, see `Unique`: ``"started"``, ``"ended"``, ``"after"`` or, while it is debounced,
-    ``"debounce"``.
+    ``"debounce"``. `snoozed` is how often it has put itself off, while it has not ended.
     """
 
     user_id: str
@@ -142,6 +142,7 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, str] = {}
     expires_at: float | None = None
     unique: str | None = None
+    snoozed: int = 0
 
     @property
     def error(self) -> Attempt | None:

@@ -9,7 +9,7 @@ from asyncio import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairque import Retry, current_task, task, xcom_task
+from fairque import Retry, Snooze, current_task, task, xcom_task
 
 
 @dataclass
@@ -44,6 +44,13 @@ def where_am_i() -> list[str | int]:
 @task(run_in="process")
 def mirrored(point: Point, *, twice: bool = False) -> Point:
     return Point(point.x, point.y) if twice else Point(point.y, point.x)
+
+
+@task(run_in="process")
+def late() -> int:
+    if not current_task().snoozed:
+        raise Snooze(0.001)
+    return current_task().snoozed
 
 
 def _shout(text: str) -> str:

@@ -15,6 +15,7 @@ from fairque import (
     InvalidInput,
     QueueFull,
     Retry,
+    Snooze,
     TaskFailed,
     TaskQueue,
     Worker,
@@ -95,6 +96,7 @@ def test_errors_survive_copy_and_pickle(duplicate):
         QuotaExceeded("full", 2.5, 1, 2, 3),
         Retry(3, "later"),
         Fail("never"),
+        Snooze(3),
         TaskFailed("error", "ValueError", "text", "traceback"),
         *(kind("text") for kind in _kinds(FairqueError) if not inspect.isfunction(kind.__init__)),
     ]

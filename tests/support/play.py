@@ -57,13 +57,13 @@ FIELDS: dict[str, list[Any]] = {
 
 def _ending(kind: Kind, delay_ms: int, charge: float, run_ms: float) -> Ending:
     """Of whatever delivery."""
-    delay_ms = delay_ms if kind in ("retry", "released") else 0
+    delay_ms = delay_ms if kind in ("retry", "snoozed", "released") else 0
     return Ending(cast(ModelDelivery, None), kind, delay_ms, charge, run_ms)
 
 
 users = st.sampled_from(USERS)
 ids = st.sampled_from(IDS)
-kinds = st.sampled_from(["finished", "finished", "failed", "retry", "released", "canceled"])
+kinds = st.sampled_from(["finished", "finished", "failed", "retry", "snoozed", "released", "canceled"])
 picks = st.lists(st.integers(0, 7), min_size=1, max_size=4)
 wants = st.integers(1, 6)
 workers = st.sampled_from(WORKERS)

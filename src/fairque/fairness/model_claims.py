@@ -161,7 +161,7 @@ class ModelClaims(ModelProducers):
                 answers.append(self._was_settled(told.delivery))
                 continue
             answers.append(True)
-            is_canceled = task.canceling and told.kind in ("retry", "released")
+            is_canceled = task.canceling and told.kind in ("retry", "snoozed", "released")
             ending = told._replace(kind="canceled") if is_canceled else told
             is_opened = self._account(now_us, ending)
             if self.policies.ends_matter(task.user_id):
@@ -188,11 +188,11 @@ class ModelClaims(ModelProducers):
         self._tally(task.user_id).cost += before + self._correct(task, ending)
         if task.charged is not None and ending.run_ms > 0:
             self.run_times.learn(task.name, ending.run_ms / 1000)
-        if ending.kind == "retry":
+        if ending.kind in ("retry", "snoozed"):
             task.charged = None
         else:
             task.charged_before = before  # a dead letter tells of it
-        if ending.kind == "canceled":
+        if ending.kind in ("canceled", "snoozed"):
             return False
         return self.policies.note_end(now_us, task.user_id, is_success=ending.kind == "finished")
 
@@ -226,6 +226,9 @@ class ModelClaims(ModelProducers):
             self._count(task.user_id, "retried")
             task.failures += 1
             task.errors += 1
+            task.lost = 0
+        elif kind == "snoozed":
+            task.attempt -= 1
             task.lost = 0
         else:
             task.attempt -= 1

@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 LaneName = Literal["critical", "normal"]
-Kind = Literal["finished", "failed", "canceled", "retry", "released"]
+Kind = Literal["finished", "failed", "canceled", "retry", "snoozed", "released"]
 OnFailure = Literal["wait", "cancel", "run"]
 LANES: tuple[LaneName, ...] = ("critical", "normal")
 

@@ -75,6 +75,7 @@ def living_info(
         headers=headers or {},
         expires_at=_seconds(fields.get("expires")),
         unique=fields["unique"].partition(" ")[0] if "unique" in fields else None,
+        snoozed=int(fields.get("snoozed", 0)),
     )
 
 

@@ -73,6 +73,7 @@ class Delivery(msgspec.Struct, eq=False):
         lost: How many workers fell silent that had it. If any, it is a suspect: it may have killed them.
         deaths: How many of those ran nothing else.
         alone_ms: For so long it is to run beside nothing else; 0: it need not.
+        snoozed: How often it has put itself off.
     """
 
     user: bytes
@@ -90,6 +91,7 @@ class Delivery(msgspec.Struct, eq=False):
     canceling: bool = False
     deaths: int = 0
     alone_ms: int = 0
+    snoozed: int = 0
 
     def __repr__(self) -> str:
         return f"<Delivery {self.user_id!r} {self.id!r}, attempt {self.attempt}>"
@@ -120,7 +122,8 @@ class Claim(NamedTuple):
 
 
 class Outcome(msgspec.Struct, eq=False):
-    """How a delivery ended: kind is ``finished``, ``failed``, ``canceled``, ``retry`` or ``released``.
+    """How a delivery ended: kind is ``finished``, ``failed``, ``canceled``, ``retry``, ``snoozed`` or
+    ``released``.
 
     `error` of a canceled one is the reason; `pushed` is an XCom value to be written with the outcome, see
     `SettledDelivery`. `run_ms` is how long it ran, `charge` what the task added to its cost meanwhile.

@@ -74,10 +74,11 @@ def _deliveries_in(reply: list[Any], priority_step_ms: int) -> list[Delivery]:
 
 
 def _tell_history(delivery: Delivery, history: bytes) -> None:
-    failures, lost, returned, since, queued, canceling, deaths, alone_ms = map(int, history.split())
+    failures, lost, returned, since, queued, canceling, deaths, alone_ms, snoozed = map(int, history.split())
     delivery.failures, delivery.lost, delivery.returned, delivery.returned_since_ms = failures, lost, returned, since
     delivery.queued_ms = queued or delivery.queued_ms
-    delivery.canceling, delivery.deaths, delivery.alone_ms = bool(canceling), deaths, alone_ms
+    delivery.canceling, delivery.deaths = bool(canceling), deaths
+    delivery.alone_ms, delivery.snoozed = alone_ms, snoozed
 
 
 def fields_in(flat: list[bytes]) -> dict[str, str]:

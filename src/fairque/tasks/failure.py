@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from fairque.errors import BadArguments, Fail, Retry
+from fairque.errors import BadArguments, Fail, Retry, Snooze
 from fairque.models import FailureKind
 from fairque.tasks.message import NIL, encode_value
 
@@ -30,13 +30,16 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Raised(msgspec.Struct, frozen=True):
-    """What a body raised, as data: `classes` are the names of its class and of those it comes from."""
+    """What a body raised, as data: `classes` are the names of its class and of those it comes from. `snooze`: seconds
+    for which it put itself off, which is no failure.
+    """
 
     failure: Failure
     classes: tuple[str, ...] = ()
     retry_asked: bool = False
     retry_delay: float | None = None
     is_final: bool = False
+    snooze: float | None = None
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True):
@@ -66,15 +69,18 @@ def raised_by(error: BaseException) -> Raised:
         return error.raised
     classes = tuple(_encodable(each.__name__) for each in type(error).__mro__)
     asked = list(_leaves(error))
-    if not all(isinstance(each, (Retry, Fail)) for each in asked):
+    if not all(isinstance(each, (Retry, Snooze, Fail)) for each in asked):
         return Raised(_failure(error, _traceback_of(error)), classes)
-    retries = [each for each in asked if isinstance(each, Retry)]
-    wish = next((each for each in asked if isinstance(each, Fail)), asked[0])
+    wish = next(each for kind in (Fail, Retry, Snooze) for each in asked if isinstance(each, kind))
     failure = _failure(wish, _traceback_of(error))
-    if len(retries) < len(asked):
+    if isinstance(wish, Fail):
         return Raised(failure, classes, is_final=True)
-    delays = [delay for each in retries if (delay := _delay_of(each)) is not None]
-    return Raised(failure, classes, True, max(delays) if len(delays) == len(retries) else None)
+    alike = [each for each in asked if isinstance(each, (Retry, Snooze)) and isinstance(each, type(wish))]
+    delays = [delay for each in alike if (delay := _delay_of(each)) is not None]
+    longest = max(delays) if len(delays) == len(alike) else None
+    if isinstance(wish, Snooze):
+        return Raised(failure, classes, snooze=longest)
+    return Raised(failure, classes, True, longest)
 
 
 def failure_of(error: BaseException) -> Failure:
@@ -98,8 +104,8 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield from _leaves(each)
 
 
-def _delay_of(retry: Retry) -> float | None:
-    return retry.delay if retry.at is None else max(0.0, retry.at.timestamp() - time.time())
+def _delay_of(wish: Retry | Snooze) -> float | None:
+    return wish.delay if wish.at is None else max(0.0, wish.at.timestamp() - time.time())
 
 
 def encode_result(value: Any, what: str = "the result") -> bytes | Failure:

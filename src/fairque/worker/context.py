@@ -38,6 +38,7 @@ class TaskContext(Generic[State]):
         schedule: The firing that made it, with `schedule_id`, `cron` and `planned_at`; None unless a schedule did.
         inputs: With ``auto_xcom``, the results of its direct dependencies by task name, and pulled values by parameter.
         charged: What was added to its cost by `charge`.
+        snoozed: How often it has put itself off, by ``raise Snooze``.
         canceled: Whether somebody asked to cancel it, or what it does counts no more: it ran out of time, another
             worker has it, or its worker stops. A function in a thread cannot be stopped: let it look here.
     """
@@ -49,6 +50,7 @@ class TaskContext(Generic[State]):
         "inputs",
         "name",
         "schedule",
+        "snoozed",
         "task_id",
         "user_id",
         "worker_id",
@@ -72,6 +74,7 @@ class TaskContext(Generic[State]):
         self.inputs: dict[str, Any] = {}
         self.canceled = False
         self.charged = 0.0
+        self.snoozed = 0
 
     @property
     def headers(self) -> Mapping[str, str]:

@@ -239,4 +239,5 @@ def _job(run: RunningTask, function: TaskFunction[Any, Any]) -> Job:
         run.schedule,
         msgspec.Raw(encode_value(run.inputs)),
         run.overrides.headers,
+        run.snoozed,
     )

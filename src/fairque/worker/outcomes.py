@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import time
 from typing import Any
@@ -66,9 +67,12 @@ class Outcomes:
         ttl_ms, error = self._settings.dead_letter_ttl_ms, self._error(delivery, failure, began)
         return Outcome(delivery, "failed", ttl_ms, 0, encoded, error)
 
-    def raised(self, run: RunningTask, error: BaseException) -> tuple[Outcome, Failure]:
-        """What an exception of the body means: another try, or the end."""
-        return self._again_or_failed(run, raised_by(error))
+    def raised(self, run: RunningTask, error: BaseException) -> tuple[Outcome, Failure | None]:
+        """What an exception of the body means: another run, another try, or the end."""
+        raised = raised_by(error)
+        if raised.snooze is not None:
+            return Outcome(run.delivery, "snoozed", 0, max(1, math.ceil(raised.snooze * 1000))), None
+        return self._again_or_failed(run, raised)
 
     def timed_out(self, run: RunningTask, seconds: float) -> tuple[Outcome, Failure]:
         failure = Failure(FailureKind.TIMEOUT, "TimeoutError", f"ran longer than {seconds:g} s")

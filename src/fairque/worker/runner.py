@@ -36,7 +36,7 @@ SURVIVOR_SECONDS = 1.0
 LONGEST_RETURN_MS = 60_000
 MOST_NAMED = 3
 EVENTS = {"finished": "success", "failed": "failure", "retry": "retry"}
-"""What hooks are told of an outcome."""
+"""What hooks are told of an outcome; of others nothing."""
 
 
 class Runner:
@@ -335,7 +335,8 @@ class Runner:
         self._close(run)
         self._report(run, outcome)
         self._run_times.note(run.name, outcome.run_ms, is_payload=run.function is None)
-        self._tell(EVENTS[outcome.kind], run, failure)
+        if (event := EVENTS.get(outcome.kind)) is not None:
+            self._tell(event, run, failure)
 
     def _tell(self, event: str, run: RunningTask, failure: Failure | None = None) -> None:
         self._hooks.tell(event, run.delivery, run.name, run.began, failure)

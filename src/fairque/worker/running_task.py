@@ -69,6 +69,7 @@ class RunningTask(TaskContext[Any]):
         overrides = message.overrides or _NO_OVERRIDES
         super().__init__(delivery.user_id, delivery.id, message.name, delivery.attempt, worker_id, overrides.schedule)
         self.delivery = delivery
+        self.snoozed = delivery.snoozed
         self.function = function
         self.overrides = overrides
         self.defaults: TaskOptions = function.defaults if function is not None else NO_OPTIONS

@@ -73,6 +73,7 @@ class Job(msgspec.Struct, frozen=True):
     schedule: Firing | None
     inputs: msgspec.Raw = NIL
     headers: dict[str, str] = {}
+    snoozed: int = 0
 
 
 class Report(msgspec.Struct, frozen=True, array_like=True):

@@ -118,10 +118,11 @@ local function new_delivering(claim, work)
       attempt = call('HINCRBY', key, 'attempt', 1)
       hand.counts = true
       local before = call('HMGET', key, 'failures', 'lost', 'returned', 'since', 'queued', 'paid', 'watched', 'charged',
-        'charged_before', 'unique')
+        'charged_before', 'unique', 'snoozed')
       if before[10] then pointers().begin(user, id, before[10]) end
       if before[7] then publish(user, id, 'started') end
-      local told = { failures = before[1], returned = before[3], since = before[4], queued = before[5] }
+      local told = { failures = before[1], returned = before[3], since = before[4], queued = before[5],
+        snoozed = before[11] }
       history = history_of(told, before[2], false)
       if charging then charging.interrupt(user, id, before[8], before[9]) end
       if before[6] then

@@ -3,8 +3,8 @@
 
 -- `known`: fields of its task. Zeros where it has none.
 local function history_of(known, lost, alone)
-  return string.format('%s %s %s %s %s %d %s %s', known.failures or 0, lost or 0, known.returned or 0, known.since or 0,
-    known.queued or 0, known.canceling and 1 or 0, known.deaths or 0, alone or 0)
+  return string.format('%s %s %s %s %s %d %s %s %s', known.failures or 0, lost or 0, known.returned or 0, known.since or 0,
+    known.queued or 0, known.canceling and 1 or 0, known.deaths or 0, alone or 0, known.snoozed or 0)
 end
 
 -- A body that cannot be handed out is told of as such.

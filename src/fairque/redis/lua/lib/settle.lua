@@ -175,6 +175,13 @@ local function settle_outcomes(report, claims)
     put_back(user, id, lane, stream_id, attempt, attempt, delay)
   end
 
+  function ends.snoozed(user, id, lane, stream_id, attempt, _, delay)
+    local key = task_key(user, id)
+    call('HINCRBY', key, 'snoozed', 1)
+    call('HDEL', key, 'lost', 'received', 'tried', 'deaths', 'alone')
+    put_back(user, id, lane, stream_id, attempt, attempt - 1, delay)
+  end
+
   function ends.released(user, id, lane, stream_id, attempt, _, delay)
     local key = task_key(user, id)
     call('HDEL', key, 'alone', 'received')
@@ -213,7 +220,7 @@ local function settle_outcomes(report, claims)
 
   -- A task that was canceled while it ran is not tried again.
   local function settled_kind(kind, canceling)
-    if canceling and (kind == 'retry' or kind == 'released') then return 'canceled' end
+    if canceling and (kind == 'retry' or kind == 'released' or kind == 'snoozed') then return 'canceled' end
     return kind
   end
 
@@ -225,7 +232,7 @@ local function settle_outcomes(report, claims)
     end
     local charging, key = new_charging(), task_key(user, id)
     local total = charging.finish(user, cost, charged, run, charge)
-    if kind == 'retry' then call('HDEL', key, 'charged', 'charged_before') end
+    if kind == 'retry' or kind == 'snoozed' then call('HDEL', key, 'charged', 'charged_before') end
     if kind == 'released' then call('HSET', key, 'charged', total) elseif run > 0 then charging.learn(user, id, run / 1000) end
     return total + (before or 0)
   end
@@ -236,7 +243,7 @@ local function settle_outcomes(report, claims)
     if kind == 'released' and not charged then return end
     local total = correct(user, id, kind, cost, charge, run, charged, before)
     if kind == 'released' then return end
-    if governed and kind ~= 'canceled' then governed.note_end(governed.user(user), kind == 'finished') end
+    if governed and kind ~= 'canceled' and kind ~= 'snoozed' then governed.note_end(governed.user(user), kind == 'finished') end
     return total
   end
 
