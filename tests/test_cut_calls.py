@@ -139,6 +139,13 @@ async def cancel(far: TaskQueue) -> Any:
     return [await far.handle("acme", name).cancel("why") for name in ("q0", "later", "awaited", "done")]
 
 
+@calls("change")
+async def change_what_waits(far: TaskQueue) -> Any:
+    later, first, awaited = (far.handle("acme", name) for name in ("later", "q0", "awaited"))
+    told = [await later.promote(), await first.reschedule(3600), await awaited.set_priority(6)]
+    return [*told, await first.promote(), await far.handle("acme", "done").promote()]
+
+
 @calls("requeue")
 async def requeue(far: TaskQueue) -> Any:
     await far.requeue(far.handle("acme", "dead 0"))

@@ -135,6 +135,11 @@ async def runs_and_is_watched(queue: TaskQueue, known: SimpleNamespace, look: Lo
         look()
         assert (await watching).state is TaskState.STARTED
         await handles[1].cancel()
+        waiting = await queue.enqueue(known.ok(9), user_id="acme", delay=3600)
+        assert await waiting.set_priority(6)
+        assert await waiting.reschedule(1800)
+        look()
+        await waiting.cancel()
         known.opened.set()
         await handles[0].result(timeout=10)
         await eventually(lambda: has_workers(queue, running=0))

@@ -59,6 +59,9 @@ async def a_handle_knows_what_its_task_returns(queue: TaskQueue) -> None:
     assert_type(await handle.result(timeout=1), int)
     assert_type((await (await queue.enqueue(label("a"))).result(0)).upper(), str)
     assert_type(handle.created, bool)
+    assert_type(await handle.promote(), bool)
+    assert_type(await handle.reschedule(5.0), bool)
+    assert_type(await handle.set_priority(Priority.HIGH), bool)
     assert_type((handle.user_id, handle.task_id), tuple[str, str])
     wrong: TaskHandle[str] = await queue.enqueue(width("a"))  # type: ignore[arg-type]
     await wrong.info()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from datetime import datetime
 from enum import StrEnum
 from typing import Generic, TypeVar
 
@@ -13,8 +14,8 @@ import msgspec
 
 from fairque.backoff import Backoff
 from fairque.checks import Duration, check_seconds, check_text
-from fairque.errors import QueueUnavailable, ResultNotKept, ResultTimeout, UnknownTask
-from fairque.models import Enqueued, Streamed, TaskInfo, TaskState
+from fairque.errors import InvalidInput, QueueUnavailable, ResultNotKept, ResultTimeout, UnknownTask
+from fairque.models import Enqueued, Priority, Streamed, TaskInfo, TaskState
 from fairque.queue.changes import Changes
 from fairque.queue.ends import check_finished, unknown
 from fairque.queue.looks import Sight
@@ -22,6 +23,7 @@ from fairque.queue.source import Source
 from fairque.queue.stream import TaskStream
 from fairque.queue.task_info import ended_info, living_info, told_by
 from fairque.tasks.message import Record, decode_record, record_state
+from fairque.tasks.options import NO_OPTIONS, start_of
 from fairque.tasks.registry import get_function
 from fairque.tasks.signature import Signature
 
@@ -32,6 +34,8 @@ logger = logging.getLogger("fairque.handle")
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 LAST_LOOK_SECONDS = 1.0
+_WAITS = ("changed", "same")
+"""Answers to a change of what waits."""
 
 
 class Cancellation(StrEnum):
@@ -116,6 +120,52 @@ class TaskHandle(Generic[R_co]):
         if answer is None:
             raise self._unknown()
         return Cancellation(answer)
+
+    async def promote(self) -> bool:
+        """Let it start now, if it waits for a moment: for its delay, its next attempt, or the end of a snooze.
+
+        It is served when its turn has come. One that waits for others as well starts when those have finished, without
+        its delay. Nothing changes, and False is returned, where it waits for no moment, runs, or has ended.
+
+        Raises `UnknownTask` and `QueueUnavailable`.
+        """
+        return await self._change(start="now+0") == "changed"
+
+    async def reschedule(self, delay: Duration | None = None, *, at: datetime | None = None) -> bool:
+        """Let it start later, or sooner, than it would: as if it had been put in now with that delay.
+
+        What waits for its turn is taken out of line until then, and comes back to the place that it had. What waits for
+        others starts at that moment at the earliest. False: it runs, or has ended, and nothing was changed.
+
+        Args:
+            delay: Seconds from now on, or a timedelta.
+            at: Instead of `delay`: the earliest moment of its start; naive datetimes are local time.
+
+        Raises `UnknownTask`, `QueueUnavailable`, and `InvalidInput` for what is neither or both.
+        """
+        if (delay is None) == (at is None):
+            raise InvalidInput("give either a delay or a moment (at=…)")
+        start = start_of(NO_OPTIONS.merged({"delay": delay, "delay_from": "enqueue", "execute_after": at}))
+        return await self._change(start=start or "now+0") in _WAITS
+
+    async def set_priority(self, priority: Priority | int) -> bool:
+        """Change the priority of what waits. Its place is the one that it would have if it had been put in with that.
+
+        False: it runs, or has ended, and nothing was changed.
+
+        Raises `UnknownTask`, `QueueUnavailable`, and `InvalidInput` for what is no priority.
+        """
+        if priority is None:
+            raise InvalidInput("priority must be 1 to 6, not None")
+        checked = NO_OPTIONS.merged({"priority": priority}).priority
+        assert checked is not None
+        return await self._change(priority=int(checked)) in _WAITS
+
+    async def _change(self, *, start: str = "", priority: int = 0) -> str:
+        answer = await self._source.store.change(self.user_id, self.task_id, start=start, priority=priority)
+        if answer is None:
+            raise self._unknown()
+        return answer
 
     async def watch(self) -> AsyncIterator[TaskInfo]:
         """What is known of the task, now and after each change of its state or progress, until it has ended.

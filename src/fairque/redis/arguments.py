@@ -263,6 +263,19 @@ class Cancel(Arguments, frozen=True):
     nonce: str
 
 
+class Change(Arguments, frozen=True):
+    """Of one that waits. start: as `AddedTask.when` has it, but for '+ms'; '' as it is. priority: 0 as it is.
+    One of both is given.
+    """
+
+    user: str
+    id: str
+    start: str
+    priority: int
+    priority_step_ms: int
+    nonce: str
+
+
 class Watch(Arguments, frozen=True):
     user: str
     id: str

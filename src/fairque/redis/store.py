@@ -168,6 +168,13 @@ class Store(TenantScripts, XComScripts, ChunkScripts, CheckScripts):
         )
         return answer.decode() if answer is not None else None
 
+    async def change(self, user_id: str, task_id: str, *, start: str = "", priority: int = 0) -> str | None:
+        """``changed``, ``same``, ``started``, ``ended``, or None when it is not known."""
+        step_ms, nonce = self.settings.priority_step_ms, new_nonce().hex()
+        change = arguments.Change(encode_user(user_id), task_id, start, priority, step_ms, nonce)
+        answer: bytes | None = await self.call(change)
+        return answer.decode() if answer is not None else None
+
     async def records(self, user_id: str, task_ids: Sequence[str]) -> list[bytes | None]:
         """The result records of tasks of one user."""
         found: list[bytes | None] = await self.call(arguments.Records(encode_user(user_id), task_ids))

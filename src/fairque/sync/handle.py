@@ -24,6 +24,9 @@ class TaskHandle(Face["handle.TaskHandle[R_co]"], Generic[R_co], of=handle.TaskH
     state = blocking(handle.TaskHandle.state)
     info = blocking(handle.TaskHandle.info)
     cancel = blocking(handle.TaskHandle.cancel)
+    promote = blocking(handle.TaskHandle.promote)
+    reschedule = blocking(handle.TaskHandle.reschedule)
+    set_priority = blocking(handle.TaskHandle.set_priority)
     watch = iterating(handle.TaskHandle.watch)
 
     def result(self, timeout: Duration | None = None) -> R_co:
