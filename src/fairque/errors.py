@@ -31,10 +31,12 @@
         └── ResultNotKept                the task finished, and was told to keep no result
     ResultTimeout (FairqueError, TimeoutError)  the task has not ended within the time one was ready to wait
     Retry, Snooze, Fail (Exception)      not errors of fairque: raised inside a task, to be run again, later, or never
+    SoftTimeout (asyncio.CancelledError) raised into a task, that it may come to an end before its time is over
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -62,6 +64,7 @@ __all__ = [
     "SealError",
     "SettingsMismatch",
     "Snooze",
+    "SoftTimeout",
     "StoreError",
     "TaskCanceled",
     "TaskEnded",
@@ -330,3 +333,14 @@ class Fail(_Whole):
 
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason or "given up")
+
+
+class SoftTimeout(asyncio.CancelledError):
+    """Raised into an async task, once, when the first of the two times of its ``timeout=(soft, hard)`` has passed.
+
+    It is a kind of cancellation, so what the task is waiting for is ended and cleaned up as by one, and
+    ``except Exception`` does not swallow it. A task that lets it through has failed by a timeout.
+    """
+
+    def __init__(self, text: str = "ran longer than its soft timeout") -> None:
+        super().__init__(text)

@@ -46,6 +46,13 @@ def mirrored(point: Point, *, twice: bool = False) -> Point:
     return Point(point.x, point.y) if twice else Point(point.y, point.x)
 
 
+@task(run_in="process", timeout=(0.2, 60))
+def look_at_the_clock() -> str:
+    while not current_task().soft_timed_out:
+        time.sleep(0.01)
+    return "in time"
+
+
 @task(run_in="process")
 def late() -> int:
     if not current_task().snoozed:

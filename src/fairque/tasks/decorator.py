@@ -48,7 +48,7 @@ def task(
     priority: Priority | int | None = None,
     max_retries: int | None = None,
     retry: RetryPolicy | None = None,
-    timeout: Duration | None = None,
+    timeout: Duration | tuple[Duration, Duration] | None = None,
     result_ttl: Duration | None = None,
     cost: float | Callable[..., float] | None = None,
     cron: str | None = None,

@@ -10,13 +10,25 @@ from typing import Any
 
 import msgspec
 
-from fairque.errors import BadArguments, Fail, Retry, Snooze
+from fairque.errors import BadArguments, Fail, Retry, Snooze, SoftTimeout
 from fairque.models import FailureKind
 from fairque.tasks.message import NIL, encode_value
 
-__all__ = ["Failure", "Raised", "RaisedElsewhere", "Reply", "encode_result", "failure_of", "raised_by", "unfit"]
+__all__ = [
+    "TIMEOUT_CLASSES",
+    "Failure",
+    "Raised",
+    "RaisedElsewhere",
+    "Reply",
+    "encode_result",
+    "failure_of",
+    "raised_by",
+    "unfit",
+]
 
 MAX_ERROR_CHARS = 16_384
+TIMEOUT_CLASSES = tuple(cls.__name__ for cls in TimeoutError.__mro__)
+"""What a policy of retries knows a timeout by."""
 _OF_THE_WORKER = ("fairque.worker.", "anyio.")
 
 
@@ -67,6 +79,10 @@ def raised_by(error: BaseException) -> Raised:
     """Whatever it is: that its text or its traceback cannot be had changes nothing."""
     if isinstance(error, RaisedElsewhere):
         return error.raised
+    if isinstance(error, SoftTimeout):
+        return Raised(
+            _failure(error, _traceback_of(error), FailureKind.TIMEOUT), (type(error).__name__, *TIMEOUT_CLASSES)
+        )
     classes = tuple(_encodable(each.__name__) for each in type(error).__mro__)
     asked = list(_leaves(error))
     if not all(isinstance(each, (Retry, Snooze, Fail)) for each in asked):
@@ -91,8 +107,8 @@ def failure_of(error: BaseException) -> Failure:
     return raised_by(error).failure
 
 
-def _failure(error: BaseException, traceback: str) -> Failure:
-    return Failure(FailureKind.ERROR, _encodable(type(error).__name__), _text_of(error), traceback)
+def _failure(error: BaseException, traceback: str, kind: FailureKind = FailureKind.ERROR) -> Failure:
+    return Failure(kind, _encodable(type(error).__name__), _text_of(error), traceback)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

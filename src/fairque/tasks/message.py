@@ -85,6 +85,7 @@ class Overrides(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     max_retries: int | None = None
     retry: RetryPolicy | None = None
     timeout: float | None = None
+    soft_timeout: float | None = None
     result_ttl: float | None = None
     depends_on: list[str] = []
     inputs: list[str] = []  # the tasks whose outputs stand in the arguments, by index
@@ -97,6 +98,8 @@ class Overrides(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
             check_count("max_retries", self.max_retries, 0, MAX_RETRIES)
         if self.timeout is not None:
             check_seconds("timeout", self.timeout)
+        if self.soft_timeout is not None:
+            check_seconds("soft_timeout", self.soft_timeout)
         if self.result_ttl is not None:
             check_seconds("result_ttl", self.result_ttl)
 

@@ -29,6 +29,7 @@ __all__ = [
     "as_limit",
     "check_limits",
     "expiry_of",
+    "soft_and_hard",
     "start_of",
 ]
 
@@ -46,7 +47,7 @@ class OptionsOfMany(TypedDict, total=False):
     priority: Priority | int | None
     max_retries: int | None
     retry: RetryPolicy | None
-    timeout: Duration | None
+    timeout: Duration | tuple[Duration, Duration] | None
     result_ttl: Duration | None
     cost: float | None
     delay: Duration | None
@@ -79,7 +80,8 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
         priority: 1 to 6, see `Priority`.
         max_retries: Retries after the first attempt; overrides the policy's `max`.
         retry: When to retry; without it, `max_retries` uses the default `RetryPolicy`.
-        timeout: Seconds a run may take; like all spans of time, these may be a timedelta.
+        timeout: Seconds a run may take; like all spans of time, these may be a timedelta. Two, ``(soft, hard)``: after
+            the first, an async function gets a `SoftTimeout`, and `current_task().soft_timed_out` is true.
         result_ttl: Seconds the result is kept; 0 keeps nothing.
         cost: What one service charges to the user, in relation to its other tasks (default 1).
         delay: Seconds before the task may start, from the moment on at which it waits for no other task.
@@ -112,7 +114,7 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority | None = None
     max_retries: int | None = None
     retry: RetryPolicy | None = None
-    timeout: float | None = None
+    timeout: float | tuple[float, float] | None = None
     result_ttl: float | None = None
     cost: float | None = None
     delay: float | None = None
@@ -150,10 +152,12 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
         chosen = (self.max_retries, self.retry, self.timeout, self.result_ttl)
         if chosen == (None, None, None, None) and not depends_on and not self.headers:
             return None
+        soft, hard = soft_and_hard(self.timeout)
         return Overrides(
             max_retries=self.max_retries,
             retry=self.retry,
-            timeout=self.timeout,
+            timeout=hard,
+            soft_timeout=soft,
             result_ttl=self.result_ttl,
             depends_on=list(depends_on),
             inputs=list(inputs),
@@ -179,14 +183,32 @@ def _check_priority(options: TaskOptions) -> None:
 
 
 def _check_numbers(options: TaskOptions) -> None:
-    for name in ("timeout", "result_ttl", "delay"):
+    for name in ("result_ttl", "delay"):
         value = getattr(options, name)
         if value is not None:
             msgspec.structs.force_setattr(options, name, check_seconds(name, value))
-    if options.timeout == 0:
-        raise InvalidInput("timeout must be more than 0 seconds; None means no limit")
+    if options.timeout is not None:
+        msgspec.structs.force_setattr(options, "timeout", _checked_timeout(options.timeout))
     if options.cost is not None:
         msgspec.structs.force_setattr(options, "cost", check_number("cost", options.cost, MIN_COST, MAX_COST))
+
+
+def _checked_timeout(given: Any) -> float | tuple[float, float]:
+    if not isinstance(given, (tuple, list)):
+        seconds = check_seconds("timeout", given)
+        if seconds == 0:
+            raise InvalidInput("timeout must be more than 0 seconds; None means no limit")
+        return seconds
+    if len(given) != 2:
+        raise InvalidInput(f"timeout must be seconds, or a soft and a hard one, not {given!r}")
+    soft, hard = check_seconds("the soft timeout", given[0]), check_seconds("the hard timeout", given[1])
+    if not 0 < soft < hard:
+        raise InvalidInput(f"the soft timeout must be more than 0 and less than the hard one, not {given!r}")
+    return soft, hard
+
+
+def soft_and_hard(timeout: float | tuple[float, float] | None) -> tuple[float | None, float | None]:
+    return timeout if isinstance(timeout, tuple) else (None, timeout)
 
 
 def _check_retries(options: TaskOptions) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
@@ -38,6 +39,7 @@ class TaskContext(Generic[State]):
         schedule: The firing that made it, with `schedule_id`, `cron` and `planned_at`; None unless a schedule did.
         inputs: With ``auto_xcom``, the results of its direct dependencies by task name, and pulled values by parameter.
         charged: What was added to its cost by `charge`.
+        soft_ends: When its soft timeout passes, on the clock of `time.monotonic`; infinity where it has none.
         snoozed: How often it has put itself off, by ``raise Snooze``.
         canceled: Whether somebody asked to cancel it, or what it does counts no more: it ran out of time, another
             worker has it, or its worker stops. A function in a thread cannot be stopped: let it look here.
@@ -51,6 +53,7 @@ class TaskContext(Generic[State]):
         "name",
         "schedule",
         "snoozed",
+        "soft_ends",
         "task_id",
         "user_id",
         "worker_id",
@@ -75,6 +78,12 @@ class TaskContext(Generic[State]):
         self.canceled = False
         self.charged = 0.0
         self.snoozed = 0
+        self.soft_ends = math.inf
+
+    @property
+    def soft_timed_out(self) -> bool:
+        """Whether its soft timeout has passed. An async function is told by `SoftTimeout`; others look here."""
+        return time.monotonic() >= self.soft_ends
 
     @property
     def headers(self) -> Mapping[str, str]:

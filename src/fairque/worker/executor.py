@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,7 @@ from fairque.worker.lifespan import Lifespan
 from fairque.worker.options import WorkerOptions
 from fairque.worker.progress import Progress
 from fairque.worker.running_task import RunningTask
+from fairque.worker.soft_timeout import telling
 from fairque.worker.streams import Streams
 from fairque.worker.subprocesses.frames import Job
 from fairque.worker.subprocesses.pool import ProcessPool
@@ -137,14 +138,16 @@ class Executor:
             await self._gather(run, run.message)
         if function is None:
             assert self._handler is not None
-            return await self._handler.process_task(*run.args)
+            return await _timed(self._handler.process_task(*run.args), run)
         if function.yields:
-            return await self._streams.run(run, function, self._threads)
+            return await _timed(self._streams.run(run, function, self._threads), run)
         if function.run_in == "loop":
-            return await function.fn(*run.args, **run.kwargs)
+            body = function.fn(*run.args, **run.kwargs)
+            return await (body if run.soft_ends == math.inf else telling(body, run))
         if function.run_in == "thread":
             value = await self._threads.run(run.delivery, partial(function.fn, *run.args, **run.kwargs))
-            return await value if inspect.isawaitable(value) else value  # a wrapper around an async function
+            # It may be a wrapper around an async function.
+            return await _timed(value, run) if inspect.isawaitable(value) else value
         return await self._run_in_process(run, function)
 
     async def _run_in_process(self, run: RunningTask, function: TaskFunction[Any, Any]) -> Any:
@@ -207,6 +210,10 @@ class Executor:
         await self._processes.close()
 
 
+def _timed(body: Awaitable[Any], run: RunningTask) -> Awaitable[Any]:
+    return body if run.soft_ends == math.inf else telling(body, run)
+
+
 def _arguments(message: Message, function: TaskFunction[Any, Any] | None) -> tuple[Any, Any]:
     """As the message has them. Those for a subprocess stay encoded, as decoding may run code of their classes.
 
@@ -240,4 +247,5 @@ def _job(run: RunningTask, function: TaskFunction[Any, Any]) -> Job:
         msgspec.Raw(encode_value(run.inputs)),
         run.overrides.headers,
         run.snoozed,
+        run.soft_ends - time.monotonic() if run.soft_ends < math.inf else None,
     )

@@ -14,7 +14,7 @@ from fairque.queue.xcom import ttl_to_ms
 from fairque.redis.delivery import Delivery, Outcome
 from fairque.redis.keys import encode_user
 from fairque.settings import QueueSettings
-from fairque.tasks.failure import Failure, Raised, encode_result, raised_by
+from fairque.tasks.failure import TIMEOUT_CLASSES, Failure, Raised, encode_result, raised_by
 from fairque.tasks.message import Record, encode_record
 from fairque.tasks.xcom import xcom_of
 from fairque.worker.retries import retry_delay
@@ -23,7 +23,6 @@ from fairque.worker.running_task import RunningTask
 __all__ = ["Outcomes"]
 
 TOMBSTONE_MS = 15_000  # a task that keeps nothing is remembered this long, for an enqueue that is repeated
-_TIMEOUT_CLASSES = tuple(cls.__name__ for cls in TimeoutError.__mro__)
 
 
 class Outcomes:
@@ -76,7 +75,7 @@ class Outcomes:
 
     def timed_out(self, run: RunningTask, seconds: float) -> tuple[Outcome, Failure]:
         failure = Failure(FailureKind.TIMEOUT, "TimeoutError", f"ran longer than {seconds:g} s")
-        return self._again_or_failed(run, Raised(failure, _TIMEOUT_CLASSES))
+        return self._again_or_failed(run, Raised(failure, TIMEOUT_CLASSES))
 
     def _again_or_failed(self, run: RunningTask, raised: Raised) -> tuple[Outcome, Failure]:
         delay = retry_delay(run, raised)

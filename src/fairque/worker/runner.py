@@ -245,7 +245,7 @@ class Runner:
             return
         loop = asyncio.get_running_loop()
         self._runs[id(run.delivery)] = run
-        timeout = run.timeout if run.timeout is not None else self._options.task_timeout
+        timeout = run.begin_time(self._options.task_timeout)
         if timeout is not None:
             run.timer = loop.call_later(timeout, self._time_out, run, timeout)
         run.body = task = loop.create_task(self._body(run))

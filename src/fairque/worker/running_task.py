@@ -10,7 +10,7 @@ from fairque.queue.xcom import BlockingXCom, XCom
 from fairque.redis.delivery import Delivery
 from fairque.tasks.function import TaskFunction
 from fairque.tasks.message import Message, Overrides
-from fairque.tasks.options import NO_OPTIONS, TaskOptions
+from fairque.tasks.options import NO_OPTIONS, TaskOptions, soft_and_hard
 from fairque.worker.context import TaskContext
 
 __all__ = ["RunningTask"]
@@ -87,9 +87,19 @@ class RunningTask(TaskContext[Any]):
     def is_in_thread(self) -> bool:
         return self.function is not None and self.function.run_in == "thread"
 
-    @property
-    def timeout(self) -> float | None:
-        return self.overrides.timeout if self.overrides.timeout is not None else self.defaults.timeout
+    def begin_time(self, most: float | None) -> float | None:
+        """Its timeout, else `most`; what is soft of it begins as well."""
+        soft: float | None
+        hard: float | None
+        if self.overrides.timeout is not None:
+            soft, hard = self.overrides.soft_timeout, self.overrides.timeout
+        elif self.defaults.timeout is not None:
+            soft, hard = soft_and_hard(self.defaults.timeout)
+        else:
+            return most
+        if soft is not None:
+            self.soft_ends = self.began + soft
+        return hard
 
     @property
     def state(self) -> Any:

@@ -74,6 +74,7 @@ class Job(msgspec.Struct, frozen=True):
     inputs: msgspec.Raw = NIL
     headers: dict[str, str] = {}
     snoozed: int = 0
+    soft_timeout: float | None = None
 
 
 class Report(msgspec.Struct, frozen=True, array_like=True):

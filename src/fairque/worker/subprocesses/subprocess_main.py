@@ -130,6 +130,8 @@ class SubprocessContext(TaskContext[Any]):
     def __init__(self, job: Job, reports: Reports) -> None:
         super().__init__(job.user_id, job.task_id, job.task_name, job.attempt, job.worker_id, job.schedule)
         self.snoozed = job.snoozed
+        if job.soft_timeout is not None:
+            self.soft_ends = time.monotonic() + job.soft_timeout
         self.inputs = msgspec.msgpack.decode(job.inputs) or {}
         self._given_headers = job.headers
         self._reports = reports
