@@ -568,6 +568,21 @@ async def fill(queue: TaskQueue, user_id: str) -> None:
     await queue.enqueue(greet(SECRET), user_id=user_id, delay=900)
 
 
+async def test_cancel_all_ends_what_matches(call: Run, queue: TaskQueue) -> None:
+    await fill(queue, ODD_ID)
+    ended = await call("cancel-all", ODD_ID, "--state", "queued", "--reason", "enough", "--yes")
+    assert (ended.code, ended.out) == (0, "canceled, or told to stop: 3 tasks\n")
+    assert (await queue.user(ODD_ID)).scheduled == 1
+    told = (await call("cancel-all", ODD_ID, "-y", "--json")).json
+    assert told == {"user_id": ODD_ID, "canceled": 1}
+
+
+async def test_cancel_all_checks_before_it_asks(call: Run) -> None:
+    for wrong in (["--state=finished"], ["--older-than=-1"], ["--name="]):
+        assert (await call("cancel-all", "acme", *wrong)).code == 2
+    assert (await call("cancel-all", "acme")).error[1] == "hint: add --yes"
+
+
 async def test_purge_erases_what_a_user_has(call: Run, queue: TaskQueue) -> None:
     await fill(queue, ODD_ID)
     await fill(queue, "zoe")

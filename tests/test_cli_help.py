@@ -67,6 +67,7 @@ INVOCATIONS: dict[str, tuple[list[str], int, str]] = {
     "doctor": ([], 1, UNREACHABLE),
     "enqueue": (["--name=a.b", "--user=acme"], 1, UNREACHABLE),
     "cancel": (["acme", "t"], 1, UNREACHABLE),
+    "cancel-all": (["acme", "--yes"], 1, UNREACHABLE),
     "pause": (["acme"], 1, UNREACHABLE),
     "resume": (["acme"], 1, UNREACHABLE),
     "purge": (["acme", "--yes"], 1, UNREACHABLE),
@@ -163,7 +164,7 @@ def test_a_letter_means_the_same_in_every_command() -> None:
 async def test_the_help_lists_every_command_by_purpose() -> None:
     ended = await call_command("--help", env={"COLUMNS": "120"})
     assert (ended.code, ended.err) == (0, "")
-    found = re.findall(r"─ ([A-Z][a-z ]+) ─|^│ ([a-z]+) ", ended.out, re.MULTILINE)
+    found = re.findall(r"─ ([A-Z][a-z ]+) ─|^│ ([a-z-]+) ", ended.out, re.MULTILINE)
     titles = [title for title, _ in found if title not in ("", "Options")]
     assert titles == list(PANELS)
     assert [name for _, name in found if name] == [name for names in PANELS.values() for name in names]

@@ -139,6 +139,11 @@ async def cancel(far: TaskQueue) -> Any:
     return [await far.handle("acme", name).cancel("why") for name in ("q0", "later", "awaited", "done")]
 
 
+@calls("cancel_all")
+async def cancel_many(far: TaskQueue) -> Any:
+    return [await far.cancel_all("acme", state="scheduled"), await far.cancel_all("acme", reason="why")]
+
+
 @calls("change")
 async def change_what_waits(far: TaskQueue) -> Any:
     later, first, awaited = (far.handle("acme", name) for name in ("later", "q0", "awaited"))

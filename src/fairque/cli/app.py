@@ -54,6 +54,7 @@ PANELS: dict[str, dict[str, Callable[..., object] | typer.Typer]] = {
     "Act": {
         "enqueue": enqueue.command,
         "cancel": tasks.cancel,
+        "cancel-all": tasks.cancel_all,
         "pause": users.pause,
         "resume": users.resume,
         "purge": users.purge,

@@ -17,6 +17,7 @@ from fairque.errors import InvalidInput, WrongType
 from fairque.everybody import check_user
 from fairque.middleware import RunMiddleware, checked_middleware
 from fairque.models import Enqueued, FailureKind, QueueHealth, QueueStats, TaskInfo, TaskState, UserInfo
+from fairque.queue.cancel_all import cancel_all
 from fairque.queue.dead_letters import DeadLetter, DeadLetters
 from fairque.queue.enqueue_call import EnqueueDoor, EnqueueMiddleware, for_user
 from fairque.queue.handle import TaskHandle
@@ -433,6 +434,33 @@ class TaskQueue(Tenants):
         """Give a failed task up; nothing is left of it. Raises `UnknownTask` when it is not a dead letter."""
         check_kind("task", task, DeadLetter, TaskHandle)
         await self._letters.discard(task.user_id, task.task_id)
+
+    async def cancel_all(
+        self,
+        user_id: str,
+        *,
+        name: str | None = None,
+        state: TaskState | str | None = None,
+        older_than: Duration | None = None,
+        reason: str = "",
+    ) -> int:
+        """Cancel the tasks of a user that match, and say how many: what waits ends, what runs is told to stop.
+
+        Those that are put in after the call began stay. It goes in bounded steps, between which others work, and may be
+        called again. Each task is canceled as by `TaskHandle.cancel`. Those that are canceled by their dependencies
+        with it are not counted.
+
+        Args:
+            user_id: The user.
+            name: Only tasks of this name.
+            state: Only those that are ``queued``, ``scheduled``, ``deferred`` or ``started``.
+            older_than: Only those that were put in longer ago, in seconds or as a timedelta.
+            reason: Kept with each, of at most 2,000 characters.
+
+        Raises:
+            InvalidInput: A value breaks a rule; nothing was canceled.
+        """
+        return await cancel_all(self._reader, user_id, name=name, state=state, older_than=older_than, reason=reason)
 
     async def purge(self, user_id: str, *, timeout: Duration = 30.0) -> Purged:
         """Cancel and erase everything of a user: waiting, running and failed tasks, results, XCom values, policy.

@@ -276,6 +276,25 @@ class Change(Arguments, frozen=True):
     nonce: str
 
 
+class CancelAll(Arguments, frozen=True):
+    """where: critical, normal, held, scheduled, deferred, critical-stream or normal-stream. start: where the step
+    begins, '' at the first task. name: '' for any. before_ms: only those that were put in before, 0 at the first step:
+    older_ms ago.
+    """
+
+    nonce: str
+    user: str
+    where: str
+    start: str
+    most: int
+    name: str
+    older_ms: int
+    before_ms: int
+    reason: str
+    dead_letter_ttl_ms: int
+    priority_step_ms: int
+
+
 class Watch(Arguments, frozen=True):
     user: str
     id: str
@@ -378,7 +397,7 @@ class Active(Arguments, frozen=True):
 
 
 class Tasks(Arguments, frozen=True):
-    """place: critical, normal, held, scheduled, dead, critical-stream, normal-stream, or '' for those that are named.
+    """where: critical, normal, held, scheduled, dead, critical-stream, normal-stream, or '' for those that are named.
     after: the id behind which the page begins, '' from the start.
     """
 

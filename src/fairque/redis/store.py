@@ -168,6 +168,24 @@ class Store(TenantScripts, XComScripts, ChunkScripts, CheckScripts):
         )
         return answer.decode() if answer is not None else None
 
+    async def cancel_step(
+        self,
+        user_id: str,
+        place: str,
+        start: str,
+        most: int,
+        name: str,
+        older_ms: int,
+        before_ms: int,
+        reason: str,
+    ) -> tuple[str | None, int, int]:
+        """Where the next step begins, None at the end, how many were canceled, and `before_ms` of the next step."""
+        ttl_ms, step_ms = self.settings.dead_letter_ttl_ms, self.settings.priority_step_ms
+        user, nonce = encode_user(user_id), new_nonce().hex()
+        step = arguments.CancelAll(nonce, user, place, start, most, name, older_ms, before_ms, reason, ttl_ms, step_ms)
+        following, canceled, before = await self.call(step)
+        return following.decode() or None, canceled, before
+
     async def change(self, user_id: str, task_id: str, *, start: str = "", priority: int = 0) -> str | None:
         """``changed``, ``same``, ``started``, ``ended``, or None when it is not known."""
         step_ms, nonce = self.settings.priority_step_ms, new_nonce().hex()

@@ -199,6 +199,7 @@ class TaskQueue:
         """Give a failed task up, see `fairque.TaskQueue.discard`."""
         self._session.run(self._inner.discard, _inner(task))
 
+    cancel_all = blocking(queue.TaskQueue.cancel_all)
     purge = blocking(queue.TaskQueue.purge)
 
     @contextmanager

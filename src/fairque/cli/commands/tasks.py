@@ -11,14 +11,16 @@ import typer
 from fairque import Cancellation, ResultTimeout, TaskHandle, TaskInfo, TaskQueue, TaskState
 from fairque.cli.commands.users import known_user
 from fairque.cli.errors import ENDED, UNFINISHED, CommandError
-from fairque.cli.input import check_timeout
+from fairque.cli.input import check_timeout, confirm
 from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue, on_queue
 from fairque.cli.output import print_fields, print_json
 from fairque.cli.screens.tasks import explanation_fields, print_attempts, print_tasks, task_fields
+from fairque.counted import counted
 from fairque.errors import TaskEnded
+from fairque.queue.cancel_all import checked_matches
 from fairque.tasks.message import BadMessage, decode_body, decode_record, is_payload
 
-__all__ = ["cancel", "explain", "list_tasks", "show_task"]
+__all__ = ["cancel", "cancel_all", "explain", "list_tasks", "show_task"]
 
 
 def list_tasks(
@@ -202,6 +204,49 @@ def cancel(
         make_queue(url, queue, config),
         lambda opened: _cancel(opened.handle(user, task_id), reason, timeout if wait else 0, as_json),
     )
+
+
+def cancel_all(
+    user: Annotated[str, typer.Argument(metavar="USER", help="Whose tasks.")],
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Only tasks of this name.")] = None,
+    state: Annotated[
+        TaskState | None,
+        typer.Option(
+            "--state", "-s", metavar="STATE", help="Only those that are queued, scheduled, deferred or started."
+        ),
+    ] = None,
+    older_than: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Only those that were put in longer ago.")
+    ] = None,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Kept with each task.", show_default=False)] = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    url: Url = None,
+    queue: QueueName = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> int:
+    """Cancel the tasks of a user that match.
+
+    What waits ends, what runs is told to stop. Tasks that are put in meanwhile stay.
+
+    It cannot be undone, and asks first.
+
+    Example: fairque cancel-all acme --name billing.invoice --state queued --older-than 3600
+
+    Exit codes: 0 canceled, also when none matched, 1 failed or not confirmed, 2 wrong usage.
+    """
+    checked_matches(user, name, state, older_than, reason)
+    opened = make_queue(url, queue, config)
+    confirm(f"Cancel the tasks of user {user!r} in queue {opened.name!r} that match?", yes)
+    count = on_queue(
+        opened,
+        lambda opened: opened.cancel_all(user, name=name, state=state, older_than=older_than, reason=reason),
+    )
+    if as_json:
+        print_json({"user_id": user, "canceled": count})
+    else:
+        typer.echo(f"canceled, or told to stop: {counted(count, 'task')}")
+    return 0
 
 
 async def _cancel(handle: TaskHandle[Any], reason: str, timeout: float | None, as_json: bool) -> int:
