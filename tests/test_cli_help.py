@@ -75,6 +75,8 @@ INVOCATIONS: dict[str, tuple[list[str], int, str]] = {
     "dead show": (["acme", "t"], 1, UNREACHABLE),
     "dead requeue": (["--all"], 1, UNREACHABLE),
     "dead discard": (["acme", "t"], 1, UNREACHABLE),
+    "limits pause": (["a.b"], 1, UNREACHABLE),
+    "limits resume": (["a.b"], 1, UNREACHABLE),
     "policy show": ([], 1, UNREACHABLE),
     "policy set": (["acme", "--weight=2"], 1, UNREACHABLE),
     "policy clear": (["acme"], 1, UNREACHABLE),
@@ -164,7 +166,7 @@ def test_a_letter_means_the_same_in_every_command() -> None:
 async def test_the_help_lists_every_command_by_purpose() -> None:
     ended = await call_command("--help", env={"COLUMNS": "120"})
     assert (ended.code, ended.err) == (0, "")
-    found = re.findall(r"─ ([A-Z][a-z ]+) ─|^│ ([a-z-]+) ", ended.out, re.MULTILINE)
+    found = re.findall(r"─ ([A-Z][a-z ]+) ─|^│ ([a-z][a-z-]*) ", ended.out, re.MULTILINE)
     titles = [title for title, _ in found if title not in ("", "Options")]
     assert titles == list(PANELS)
     assert [name for _, name in found if name] == [name for names in PANELS.values() for name in names]

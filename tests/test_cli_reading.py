@@ -311,14 +311,15 @@ async def test_an_error_is_one_line_and_a_hint(
 LOOKING = (
     *("info", "top --once", "users", "user acme", "tasks acme", "task acme t", "explain acme", "usage", "demand"),
     *("doctor", "doctor --repair", "dead list", "dead show acme t", "dead requeue --all", "dead discard --all --yes"),
-    *("cancel acme t", "cancel-all acme --yes", "resume acme", "purge acme --yes", "policy show"),
-    *("policy show acme", "policy clear acme"),
-    *("policy group gold", "limits list", "limits clear call", "schedule list", "schedule next s", "schedule run s"),
-    *("schedule pause s", "schedule resume s", "schedule remove s", "settings"),
+    *("cancel acme t", "cancel-all acme --yes", "resume acme", "purge acme --yes", "policy show", "policy show acme"),
+    *("policy clear acme", "policy group gold", "limits list", "limits clear call", "limits resume a.b"),
+    *("schedule list", "schedule next s", "schedule run s", "schedule pause s", "schedule resume s"),
+    *("schedule remove s", "settings"),
 )
 BEGINNING = (
     *("enqueue --name=a.b --user=acme --id=t", "pause acme", "policy set acme --weight=2", "settings lease=20s"),
-    *("policy group gold --weight=2", "limits set call --rate=1/s", "schedule add --name=a.b --user=acme --every=60"),
+    *("policy group gold --weight=2", "limits pause a.b", "limits set call --rate=1/s"),
+    *("schedule add --name=a.b --user=acme --every=60",),
 )
 
 
@@ -381,7 +382,7 @@ async def test_a_queue_that_is_well_is_0(run: Run) -> None:
     rows = [line.split()[:2] for line in ended.out.splitlines()[1:]]
     assert {status for _, status in rows} == {"ok"}
     names = ["backlog", "wait", "dead", "blocking", "silent", "starved", "late", "memory", "eviction"]
-    assert [name for name, _ in rows] == [*names, "reservations", "served", "damage", "workers"]
+    assert [name for name, _ in rows] == [*names, "reservations", "served", "paused", "damage", "workers"]
     found = (await run("health", "--json")).json
     assert found["status"] == "ok"
     assert {check["name"]: check["value"] for check in found["checks"]}["backlog"] == 4

@@ -203,7 +203,10 @@ async def limit(far: TaskQueue) -> Any:
     await far.set_limit("plain", max_running=3)
     await far.set_limit("other", max_running=1)
     await far.clear_limit("other")
-    return [each.max_running for each in await far.limits()]
+    await far.pause_task("plain")
+    await far.pause_task("fail")
+    await far.resume_task("fail")
+    return [(each.max_running, each.paused) for each in await far.limits()]
 
 
 @calls("schedule", "schedules")

@@ -290,6 +290,17 @@ async def keeps_a_place_while_it_waits_for_another(queue: TaskQueue, known: Simp
         await queue.clear_limit(key)
 
 
+async def is_paused_by_name(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
+    await queue.pause_task(known.ok.name)
+    await queue.enqueue(known.ok(1), user_id=ODD_USER)
+    store = queue.store()
+    assert not (await store.claim("ghost", 1)).deliveries
+    await store.close()
+    look()
+    await queue.resume_task(known.ok.name)
+    await serve(queue)
+
+
 async def is_held(queue: TaskQueue, tasks: int) -> bool:
     return (await queue.user(ODD_USER)).held == tasks
 
@@ -413,6 +424,7 @@ PARTS = [
     is_served_by_workers_of_its_own,
     is_held_by_its_name,
     keeps_a_place_while_it_waits_for_another,
+    is_paused_by_name,
     outlives_its_worker,
     is_charged_by_time,
     has_a_limit_of_bytes,

@@ -80,6 +80,7 @@ class LimitInfo(msgspec.Struct, frozen=True, kw_only=True):
         rate: How often they may start; None: as often as can be.
         declared: The code of a worker says so; else it was set by hand.
         running: How many run and count for it; None of a template, which stands for many keys.
+        paused: Nothing of it is started, see `TaskQueue.pause_task`.
     """
 
     key: str
@@ -89,6 +90,7 @@ class LimitInfo(msgspec.Struct, frozen=True, kw_only=True):
     rate: Rate | None = None
     declared: bool = False
     running: int | None = None
+    paused: bool = False
 
 
 def _check_key(key: object) -> str:
@@ -126,8 +128,8 @@ def key_in(name: str) -> str:
 
 
 def limit_in(record: bytes, row: Sequence[bytes | int | None]) -> LimitInfo:
-    """As it lies in Redis: who says so, most, us between two starts, burst, how many run."""
-    by, most, interval_us, burst, running = row
+    """As it lies in Redis: who says so, most, us between two starts, burst, how many run, whether it is paused."""
+    by, most, interval_us, burst, running, paused = row
     name = record.decode()
     user, _, rest = name.partition(":") if "=" not in name.partition(":")[0] else name.partition("=")
     is_template = name[len(user)] == "="
@@ -140,6 +142,7 @@ def limit_in(record: bytes, row: Sequence[bytes | int | None]) -> LimitInfo:
         rate=rate_of(int(interval_us), int(burst or 1)) if interval_us is not None else None,
         declared=by == b"code",
         running=None if is_template else int(running or 0),
+        paused=bool(paused),
     )
 
 

@@ -210,7 +210,8 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
 
     `users_ready` counts a group as one.
 
-    `at` is when that was, in seconds since the epoch on the server's clock.
+    `at` is when that was, in seconds since the epoch on the server's clock. `paused_tasks` are names of which nothing
+    is started, at most 100.
     """
 
     critical: int
@@ -228,6 +229,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Metrics
     workers: tuple[WorkerInfo, ...]
     at: float
+    paused_tasks: tuple[str, ...] = ()
 
     @property
     def queued(self) -> int:

@@ -15,7 +15,7 @@ class Reason(StrEnum):
     """Why a task does not run now."""
 
     TURN = "turn"  # others are ahead of it
-    PAUSED = "paused"  # its user is
+    PAUSED = "paused"  # its user is, or all tasks of its name are
     USER_LIMIT = "user-limit"  # its user runs as many as it may
     RATE = "rate"  # its user started as many as it may
     BREAKER = "breaker"  # its user's tasks kept failing

@@ -25,6 +25,7 @@ class TaskLimit(msgspec.Struct, frozen=True, kw_only=True):
         users: How many wait for it by turns.
         ahead: Tasks that wait for it before this one.
         has_place: Whether the task has one in hand.
+        is_paused: Whether nothing of it is started.
     """
 
     name: str
@@ -38,6 +39,7 @@ class TaskLimit(msgspec.Struct, frozen=True, kw_only=True):
     users: int
     ahead: int
     has_place: bool
+    is_paused: bool = False
 
     @property
     def key(self) -> str:
@@ -56,9 +58,13 @@ class TaskLimit(msgspec.Struct, frozen=True, kw_only=True):
 
     def holds_back(self, now_ms: int) -> bool:
         """Whether a task that waits in its lane will have to wait for it."""
-        return not self.has_place and (self.is_full or self.users > 0 or self.opens_ms(now_ms) is not None)
+        return self.is_paused or (
+            not self.has_place and (self.is_full or self.users > 0 or self.opens_ms(now_ms) is not None)
+        )
 
     def waiting(self, now_ms: int) -> Waiting:
+        if self.is_paused:
+            return Waiting(Reason.PAUSED, f"tasks {self.key!r} are paused, of all users")
         opens_ms = self.opens_ms(now_ms)
         by_turns = f"users that wait for it take turns, {self.users} of them" if self.users else "nobody waits for it"
         if opens_ms is not None:
@@ -79,6 +85,8 @@ class TaskLimit(msgspec.Struct, frozen=True, kw_only=True):
         Args:
             more_ahead: Tasks of its user that come to the limit before it.
         """
+        if self.is_paused:
+            return None
         if self.has_place:
             return 0.0
         ahead, found = self.ahead + more_ahead, 0.0
@@ -95,7 +103,7 @@ class TaskLimit(msgspec.Struct, frozen=True, kw_only=True):
 
 def limit_in(row: Sequence[Any]) -> TaskLimit:
     """As the script tells it; '' is none."""
-    name, most, interval_us, burst, tat, running, own, let_in, users, ahead_own, ahead_others, has_place = row
+    name, most, interval_us, burst, tat, running, own, let_in, users, ahead_own, ahead_others, has_place, paused = row
     return TaskLimit(
         name=name.decode(),
         most=int(most) if most != b"" else None,
@@ -108,4 +116,5 @@ def limit_in(row: Sequence[Any]) -> TaskLimit:
         users=users,
         ahead=ahead_own + ahead_others,
         has_place=bool(has_place),
+        is_paused=bool(paused),
     )

@@ -221,6 +221,21 @@ class Tenants:
         if declared:
             await self._reader.set_limits([(record, None)], declared=True)
 
+    async def pause_task(self, name: str) -> None:
+        """Start no more tasks of a name, of no user, on no worker, until `resume_task`.
+
+        What runs goes on, and what waits keeps its place: it waits apart, so that it blocks nothing behind it. Limits
+        of the name stay as they are.
+
+        Args:
+            name: Of the task, known to a worker or not: ``"billing.invoice"``.
+        """
+        await self._reader.set_paused(f":{check_id('name', name)}", True)
+
+    async def resume_task(self, name: str) -> None:
+        """Go on after `pause_task`, for tasks that wait already as well."""
+        await self._reader.set_paused(f":{check_id('name', name)}", False)
+
     async def usage(self, user_id: str | Everybody, since: datetime | None = None) -> list[UsageHour]:
         """What a user (`EVERYBODY`: all together) used, hour by hour, for bills; the current hour so far included.
 

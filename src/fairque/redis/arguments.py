@@ -458,13 +458,16 @@ class Governed(Arguments, frozen=True):
 
 
 class LimitRecord(Item, frozen=True):
-    """is_set: else it is taken back. max: most that run at once. interval_us: between two starts. Neither: no limit."""
+    """is_set: else it is taken back. max: most that run at once. interval_us: between two starts. Neither: no limit.
+    paused: of the name of a task, and nothing else of it is changed.
+    """
 
     record: str
     is_set: bool
     max: int | None
     interval_us: int | None
     burst: int | None
+    paused: bool | None = None
 
 
 class Limits(Arguments, frozen=True):

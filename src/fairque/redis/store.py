@@ -283,7 +283,7 @@ class Store(TenantScripts, XComScripts, ChunkScripts, CheckScripts):
         return [self._failure(sight[0]) if len(sight) == 1 else tuple(sight) for sight in seen]
 
     async def stats(self) -> QueueStats:
-        fields, ready, known, workers, now_ms, metrics = await self.call(arguments.Stats(WORKER_TTL_MS))
+        fields, ready, known, workers, now_ms, metrics, paused = await self.call(arguments.Stats(WORKER_TTL_MS))
         state = fields_in(fields)
         totals = {name: int(state.get(name, 0)) for name in _TOTALS}
         return QueueStats(
@@ -294,6 +294,7 @@ class Store(TenantScripts, XComScripts, ChunkScripts, CheckScripts):
             workers=tuple(worker_info(name.decode(), fields_in(entry)) for name, entry in workers),
             at=now_ms / 1000,
             metrics=metrics_in(metrics, now_ms),
+            paused_tasks=tuple(sorted(record.decode()[1:] for record in paused)),
         )
 
     async def demand(self, most: int) -> list[Any]:

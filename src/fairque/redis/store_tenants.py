@@ -45,6 +45,10 @@ class TenantScripts(ScriptCaller):
         """By record, see `record_of`; None takes it back. `declared`: by the code of a worker."""
         await self.call(arguments.Limits(declared, [_record(name, limit) for name, limit in limits]))
 
+    async def set_paused(self, record: str, is_paused: bool) -> None:
+        """Of the name of a task."""
+        await self.call(arguments.Limits(False, [arguments.LimitRecord(record, False, None, None, None, is_paused)]))
+
 
 def _record(name: str, limit: Limit | None) -> arguments.LimitRecord:
     if limit is None:

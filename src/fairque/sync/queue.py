@@ -168,6 +168,8 @@ class TaskQueue:
     resume = blocking(queue.TaskQueue.resume)
     set_limit = blocking(queue.TaskQueue.set_limit)
     clear_limit = blocking(queue.TaskQueue.clear_limit)
+    pause_task = blocking(queue.TaskQueue.pause_task)
+    resume_task = blocking(queue.TaskQueue.resume_task)
     limits = blocking(queue.TaskQueue.limits)
     explain = blocking(queue.TaskQueue.explain)
     usage = blocking(queue.TaskQueue.usage)

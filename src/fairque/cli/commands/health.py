@@ -202,6 +202,9 @@ def _tenant_checks(health: QueueHealth) -> Iterator[Check]:
         "reservations", health.min_running_users, "min_running leaves no slot to others", "slots are left"
     )
     yield _names_check("served", health.unserved_users, "no worker serves", "all users with tasks are served")
+    yield _names_check(
+        "paused", health.stats.paused_tasks, "tasks are paused, of all users", "no tasks are paused by name"
+    )
     yield _names_check("damage", health.damaged_users, "run `fairque doctor`: damaged keys of", "no damaged keys")
 
 

@@ -9,7 +9,7 @@ import typer
 from fairque import TaskQueue
 from fairque.cli.errors import CommandError
 from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue, on_queue
-from fairque.cli.output import print_fields, print_json
+from fairque.cli.output import print_fields, print_json, shown
 from fairque.cli.screens.policies import fields_of, print_limits, read_limits
 
 __all__ = ["app"]
@@ -108,6 +108,44 @@ def set_limit(
         print_json({"limit": key, **rules})
     else:
         print_fields((("limit", key), *fields_of(rules)))
+    return 0
+
+
+@app.command("pause")
+def pause_task(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of a task.", show_default=False)],
+    url: Url = None,
+    queue: QueueName = None,
+    config: ConfigFile = None,
+) -> int:
+    """Start no more tasks of a name, of all users, until resumed.
+
+    What runs goes on, what waits keeps its place and blocks nothing behind it.
+
+    Example: fairque limits pause billing.invoice
+
+    Exit codes: 0 done, also when it was paused before, 1 failed, 2 wrong usage.
+    """
+    on_queue(make_queue(url, queue, config), lambda opened: opened.pause_task(name), begins=True)
+    typer.echo(f"tasks {shown(name)} are paused until resumed")
+    return 0
+
+
+@app.command("resume")
+def resume_task(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of a task.", show_default=False)],
+    url: Url = None,
+    queue: QueueName = None,
+    config: ConfigFile = None,
+) -> int:
+    """Go on with the tasks of a name that is paused.
+
+    Example: fairque limits resume billing.invoice
+
+    Exit codes: 0 done, also when it was not paused, 1 failed, 2 wrong usage.
+    """
+    on_queue(make_queue(url, queue, config), lambda opened: opened.resume_task(name))
+    typer.echo(f"tasks {shown(name)} go on")
     return 0
 
 

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from fairque import Demand, QueueStats, Share, Shares, TaskQueue, UserInfo, WorkerInfo
-from fairque.cli.output import NOTHING, ago, moment, span
+from fairque.cli.output import NOTHING, ago, moment, shown, span
 from fairque.cli.screens.policies import shown_rule
 from fairque.cli.table import FittedTable, names, numbers, words
 from fairque.counted import counted
@@ -187,6 +187,8 @@ def overview_parts(overview: Overview, with_counters: bool) -> list[RenderableTy
         totals_table(stats),
         Text(_fairness(overview)),
     ]
+    if stats.paused_tasks:
+        parts.append(Text(f"paused, of all users: {', '.join(map(shown, stats.paused_tasks))}"))
     if users:
         parts.append(users_table(users, overview.statuses, stats.at))
     if users and with_counters:

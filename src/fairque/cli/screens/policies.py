@@ -144,7 +144,8 @@ def _limit_row(limit: LimitInfo) -> Sequence[object]:
     whose = limit.user_id if limit.user_id is not None else "all" if limit.shared else "each user"
     running = limit.running if limit.running is not None else NOTHING
     rules = (shown_rule(limit.max_running), shown_rule(limit.rate))
-    return (limit.key, whose, running, *rules, "code" if limit.declared else "hand")
+    said_by = "code" if limit.declared else "hand"
+    return (limit.key, whose, running, *rules, f"{said_by}, paused" if limit.paused else said_by)
 
 
 async def read_limits(queue: TaskQueue, most: int) -> list[LimitInfo]:

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Set limits, by hand or as code declares them, or take them back.
+-- Set limits, by hand or as code declares them, or take them back; pause all tasks of a name, or go on with them.
 -- KEYS[1]  state
 -- Returns  1
 -- Cost     O(limits)
@@ -8,7 +8,7 @@
 --@include alive
 --@include wake
 --@arguments
-local uncounted_key = prefix .. 'uncounted'
+local uncounted_key, paused_key = prefix .. 'uncounted', prefix .. 'paused-tasks'
 local source = declared and 'code' or 'hand'
 
 -- What runs counts from the beginning. Until the claims that follow have counted it, starts wait (lib/limits.lua).
@@ -25,12 +25,12 @@ local function end_count(record)
   end
 end
 
--- What was set by hand holds, else what code declared. Returns whether anything was said, and whether it limits.
+-- What was set by hand holds, else what code declared. Returns whether anything is to be kept, and whether it limits.
 local function decide(key)
   local said = call('HMGET', key, 'hand', 'code')
   local by = said[1] and 'hand' or said[2] and 'code'
   call('HDEL', key, 'by', 'max', 'rate_us', 'burst')
-  if not by then return false, false end
+  if not by then return call('HEXISTS', key, 'paused') == 1, false end
   local most, rate_us, burst = string.match(said[1] or said[2], '(%S+) (%S+) (%S+)')
   call('HSET', key, 'by', by)
   if most ~= '-' then call('HSET', key, 'max', most) end
@@ -52,9 +52,17 @@ end
 local function set(limit)
   --@fields LimitRecord limit
   local key = prefix .. 'limit:' .. record
-  if not is_set and call('HEXISTS', key, source) == 0 then return end
-  local before = call('HMGET', key, 'by', 'max', 'rate_us', 'burst')
-  if is_set then
+  if not is_set and paused == nil and call('HEXISTS', key, source) == 0 then return end
+  local before = call('HMGET', key, 'by', 'max', 'rate_us', 'burst', 'paused')
+  if paused ~= nil then
+    if paused then
+      call('HSET', key, 'paused', 1)
+      call('SADD', paused_key, record)
+    else
+      call('HDEL', key, 'paused')
+      call('SREM', paused_key, record)
+    end
+  elseif is_set then
     call('HSET', key, source, string.format('%s %s %s', max or '-', interval_us or '-', burst or '-'))
   else
     call('HDEL', key, source)
@@ -71,9 +79,11 @@ local function set(limit)
     call('DEL', prefix .. 'limit-rate:' .. record) -- what is set next begins anew
     end_count(record)
   end
-  count('limits', (exists and 1 or 0) - (before[1] and 1 or 0))
-  local after = call('HMGET', key, 'by', 'max', 'rate_us', 'burst')
-  if after[2] ~= before[2] or after[3] ~= before[3] or after[4] ~= before[4] then look_again(record) end
+  count('limits', (exists and 1 or 0) - ((before[1] or before[5]) and 1 or 0))
+  local after = call('HMGET', key, 'by', 'max', 'rate_us', 'burst', 'paused')
+  for at = 2, 5 do
+    if after[at] ~= before[at] then return look_again(record) end
+  end
 end
 
 for _, limit in ipairs(limits) do set(limit) end

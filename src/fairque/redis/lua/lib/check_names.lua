@@ -62,6 +62,16 @@ local function add_name_checks(doctor)
     end
   end
 
+  -- The mark at the limit is what holds tasks back; the list is what is shown of it.
+  function checks.paused(_, _, name)
+    local is_marked = call('HEXISTS', prefix .. 'limit:' .. name, 'paused') == 1
+    if is_marked == (call('SISMEMBER', prefix .. 'paused-tasks', name) == 1) then return end
+    wrong(is_marked and 'unlisted-name' or 'lost-limit', 'paused-tasks', name .. ' is paused, or is listed as such', function()
+      call(is_marked and 'SADD' or 'SREM', prefix .. 'paused-tasks', name)
+      return is_marked and 'listed' or 'not listed any more'
+    end)
+  end
+
   -- A limit that waits for what runs to be counted.
   function checks.uncounted(_, _, name)
     local is_marked = call('HEXISTS', prefix .. 'limit:' .. name, 'uncounted') == 1
