@@ -60,6 +60,8 @@ async def a_handle_knows_what_its_task_returns(queue: TaskQueue) -> None:
     assert_type((await (await queue.enqueue(label("a"))).result(0)).upper(), str)
     assert_type(handle.created, bool)
     assert_type(await handle.promote(), bool)
+    assert_type(await queue.enqueue_by_name("a.b", [1], {"n": 2}, user_id="acme"), TaskHandle[Any])
+    assert_type(await queue.cancel_all("acme", name="a.b", state=TaskState.QUEUED, older_than=5), int)
     assert_type(await handle.reschedule(5.0), bool)
     assert_type(await handle.set_priority(Priority.HIGH), bool)
     assert_type((handle.user_id, handle.task_id), tuple[str, str])

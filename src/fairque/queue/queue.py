@@ -221,6 +221,22 @@ class TaskQueue(Tenants):
         [put] = await self._producer.submit((new,))
         return self._handle(changed, new, put)
 
+    async def enqueue_by_name(
+        self,
+        name: str,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[Options],
+    ) -> TaskHandle[Any]:
+        """Add a call of a function that this process does not import: see `Task.by_name`, which makes the task.
+
+        A worker that knows it checks the arguments, and fills in what the code says of its cost, its limits and its
+        priority: where that is something else than was put in, the task goes back once, before it runs.
+
+        Raises what `enqueue` raises, and `NotEncodable` for arguments that cannot be sent.
+        """
+        return await self.enqueue(Task.by_name(name, args, kwargs), **options)
+
     async def enqueue_many(
         self,
         tasks: Iterable[Task[R]],

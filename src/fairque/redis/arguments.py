@@ -121,8 +121,9 @@ class Claim(Arguments, frozen=True):
 
 
 class SettledDelivery(Item, frozen=True):
-    """kind: finished, failed, canceled, retry, snoozed (it put itself off: it keeps its attempt), or released (not the
-    task's fault: it keeps attempt and place, and where it goes back at once its charge).
+    """kind: finished, failed, canceled, retry, snoozed (it put itself off: it keeps its attempt), restated
+    (record: its body, with what its code says of it), or released (not the task's fault: it keeps attempt and place,
+    and where it goes back at once its charge).
     ttl_ms: how long the result record lives. delay_ms: wait before the retry or the return to the lane.
     error: a record, or of what is canceled the reason. pushed: the lengths of namespace and key, the TTL in ms, then
     namespace, key and value. cost: of the body. charge: what the task added while it ran. wait_ms: of a first attempt.

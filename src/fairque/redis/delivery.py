@@ -122,8 +122,8 @@ class Claim(NamedTuple):
 
 
 class Outcome(msgspec.Struct, eq=False):
-    """How a delivery ended: kind is ``finished``, ``failed``, ``canceled``, ``retry``, ``snoozed`` or
-    ``released``.
+    """How a delivery ended: kind is ``finished``, ``failed``, ``canceled``, ``retry``, ``snoozed``,
+    ``restated`` or ``released``. The `record` of a restated one is its new body.
 
     `error` of a canceled one is the reason; `pushed` is an XCom value to be written with the outcome, see
     `SettledDelivery`. `run_ms` is how long it ran, `charge` what the task added to its cost meanwhile.

@@ -129,6 +129,18 @@ class TaskQueue:
         enqueued = session.run(self._inner.enqueue, task, user_id=user_id, **options)
         return cast("TaskHandle[R] | PipelineHandle", faced(session, enqueued))
 
+    def enqueue_by_name(
+        self,
+        name: str,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[Options],
+    ) -> TaskHandle[Any]:
+        """Add a call of a function that this process does not import, see `fairque.TaskQueue.enqueue_by_name`."""
+        session = self._session
+        made = session.run(self._inner.enqueue_by_name, name, args, kwargs, **options)
+        return cast("TaskHandle[Any]", faced(session, made))
+
     enqueue_many = _with_handles(queue.TaskQueue.enqueue_many)
 
     def push_function_task(

@@ -28,8 +28,16 @@ def limit_keys(
     """Of a task of this name, whose arguments are encoded. Raises `InvalidInput`."""
     values: Mapping[str, Any] = {}
     if any(limit.braces for limit in limits):
-        values = signature.arguments(args, kwargs) if signature is not None else _plain.decode(args)
+        values = signature.arguments(args, kwargs) if signature is not None else _named(args, kwargs)
     return [_filled(limit, values, name) for limit in limits]
+
+
+def _named(args: bytes, kwargs: bytes | None) -> Mapping[str, Any]:
+    """Of a payload, or of a call of a function that is not known here: those that have names."""
+    payload = _plain.decode(args)
+    if isinstance(payload, dict):
+        return payload
+    return _plain.decode(kwargs) if kwargs is not None else {}
 
 
 def _filled(limit: Limit, values: Mapping[str, Any], name: str) -> LimitKey:

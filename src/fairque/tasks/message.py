@@ -92,6 +92,7 @@ class Overrides(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     runs_anyway: bool = False  # whatever became of what it depends on
     schedule: Firing | None = None
     headers: dict[str, str] = {}
+    unsaid: list[str] = []  # what its code is to say, which its producer did not know: cost, limits, priority
 
     def __post_init__(self) -> None:
         if self.max_retries is not None:

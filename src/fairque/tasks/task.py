@@ -6,14 +6,15 @@ that does not fit the annotations fails on the caller's line, and a later change
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, Unpack, cast
 
 import msgspec
 
+from fairque.checks import check_id
 from fairque.errors import InvalidInput, NotEncodable
 from fairque.tasks.limit_keys import limit_keys
-from fairque.tasks.message import NIL, LimitKey, Message
+from fairque.tasks.message import NIL, LimitKey, Message, Overrides, is_payload
 from fairque.tasks.options import NO_OPTIONS, Options, TaskOptions
 from fairque.tasks.pipeline import Composable
 from fairque.tasks.signature import Output, Signature, encode_linked
@@ -67,6 +68,32 @@ class Task(Composable, Generic[R_co]):
             raise NotEncodable(f"the payload cannot be encoded: {exc}") from None
         return Task(name, args, None, None, NO_OPTIONS.merged(options), check_upstream(upstream))
 
+    @staticmethod
+    def by_name(
+        name: str, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, /, **options: Unpack[Options]
+    ) -> Task[Any]:
+        """A call of a function that only workers know: ``Task.by_name("billing.invoice", [42], {"draft": True})``.
+
+        Its arguments are checked by the worker. What the code says of its cost, its limits and its priority, and is not
+        among the options here, the worker fills in before it runs; its timeout, retries and `result_ttl` it knows.
+
+        Args:
+            name: Of the task.
+            args, kwargs: What it is called with: anything that msgpack can hold, and outputs of other tasks.
+            options: See `TaskOptions`.
+
+        Raises:
+            NotEncodable: Arguments that cannot be sent.
+            InvalidInput: A value breaks a rule.
+        """
+        check_id("task name", name)
+        try:
+            [plain, named], upstream = encode_linked(list(args), dict(kwargs or {}))
+        except (TypeError, ValueError, OverflowError, RecursionError) as exc:
+            raise NotEncodable(f"the arguments of task {name!r} cannot be encoded: {exc}") from None
+        encoded = named if kwargs else None
+        return Task(name, plain, encoded, None, NO_OPTIONS.merged(options), check_upstream(upstream))
+
     @property
     def output(self) -> R_co:
         """The result, as an argument of another task, which then runs after this one: ``load(extract().output)``.
@@ -95,7 +122,16 @@ class Task(Composable, Generic[R_co]):
         heading: str | list[str | LimitKey] = self.name
         if limits := self.task_options.limits:
             heading = [self.name, *limit_keys(limits, self.name, self.signature, self.args, self.kwargs)]
-        return Message(heading, msgspec.Raw(self.args), kwargs, self.task_options.overrides(depends_on, inputs))
+        overrides = self.task_options.overrides(depends_on, inputs)
+        if self.signature is None and (unsaid := self._unsaid()):
+            overrides = msgspec.structs.replace(overrides or Overrides(), unsaid=unsaid)
+        return Message(heading, msgspec.Raw(self.args), kwargs, overrides)
+
+    def _unsaid(self) -> list[str]:
+        """What only the code of a function says that is not known here; a payload has none."""
+        if is_payload(msgspec.Raw(self.args)):
+            return []
+        return [name for name in ("cost", "limits", "priority") if getattr(self.task_options, name) is None]
 
     def __repr__(self) -> str:
         set_options = {

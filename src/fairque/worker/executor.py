@@ -34,6 +34,7 @@ from fairque.worker.streams import Streams
 from fairque.worker.subprocesses.frames import Job
 from fairque.worker.subprocesses.pool import ProcessPool
 from fairque.worker.threads import Threads
+from fairque.worker.unsaid import restate
 
 __all__ = ["Executor", "UnknownName"]
 
@@ -88,11 +89,13 @@ class Executor:
         self._processes = ProcessPool(options.concurrency, options.max_tasks_per_child)
 
     def prepare(self, delivery: Delivery) -> RunningTask:
-        """Raises `BadMessage`, `UnknownName`, `BadArguments` and `TooManyThreads`."""
+        """Raises `BadMessage`, `UnknownName`, `BadArguments`, `TooManyThreads` and `Restated`."""
         message = decode_body(delivery.body)
         function = self._function_for(message)
         if function is not None and function.run_in == "thread":
             self._threads.check(delivery.user_id)
+        if function is not None and message.overrides is not None and message.overrides.unsaid:
+            restate(delivery.body, message, function, self._inputs.max_message_bytes)
         run = RunningTask(delivery, message, function, self._worker_id, self)
         if run.overrides.inputs or xcom_of(function).reads:
             run.message = message

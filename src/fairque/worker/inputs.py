@@ -79,8 +79,12 @@ class Inputs:
                 )
         return values
 
+    @property
+    def max_message_bytes(self) -> int:
+        return self._store.settings.max_message_bytes
+
     def xcom(self, user_id: str, namespace: str) -> XCom:
-        return XCom(self._store, user_id, namespace, self._store.settings.max_message_bytes)
+        return XCom(self._store, user_id, namespace, self.max_message_bytes)
 
     async def _records(self, delivery: Delivery, task_ids: list[str]) -> list[bytes | None]:
         return await _insist(delivery, partial(self._store.records, delivery.user_id, task_ids))

@@ -29,6 +29,7 @@ from fairque.worker.settler import Settler
 from fairque.worker.signals import Signals
 from fairque.worker.task_log import log_about
 from fairque.worker.threads import TooManyThreads
+from fairque.worker.unsaid import Restated
 
 __all__ = ["Runner"]
 
@@ -128,7 +129,7 @@ class Runner:
                 self._let_arrive(delivery)
                 return
             run = self._prepare(delivery)
-        except (UnknownName, TooManyThreads) as exc:
+        except (UnknownName, TooManyThreads, Restated) as exc:
             self._return(delivery, exc)
         except BadMessage as exc:
             self._give_up(delivery, Failure(FailureKind.BAD_MESSAGE, "BadMessage", str(exc)))
@@ -379,8 +380,11 @@ class Runner:
         self._settler.report(self._outcomes.failed(delivery, name, failure, now))
         self._hooks.tell("failure", delivery, name, now, failure)
 
-    def _return(self, delivery: Delivery, why: UnknownName | TooManyThreads) -> None:
-        """Another worker may know it, after a deploy at the latest, or have a thread for it."""
+    def _return(self, delivery: Delivery, why: UnknownName | TooManyThreads | Restated) -> None:
+        """Another worker may know it, after a deploy at the latest, or have a thread for it; or its code says more."""
+        if isinstance(why, Restated):
+            self._settler.report(Outcome(delivery, "restated", record=why.body))
+            return
         since, patience = delivery.returned_since_ms, self._options.unknown_task_patience
         if isinstance(why, UnknownName) and since and delivery.started_ms - since > patience * 1000:
             text = f"no worker knew a task {why.name!r} for {patience:g} s{why.hint}"

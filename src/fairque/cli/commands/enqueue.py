@@ -10,16 +10,13 @@ import msgspec
 import typer
 
 from fairque import ResultNotKept, ResultTimeout, Task, TaskCanceled, TaskFailed, TaskHandle, TaskQueue
-from fairque.checks import check_id
 from fairque.cli.errors import FAILED, UNFINISHED, CommandError
 from fairque.cli.imports import load_task
 from fairque.cli.input import check_timeout, parse_json, parse_moment, parse_priority
 from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue, on_queue
 from fairque.cli.output import print_json, shown
 from fairque.cli.processes import Interrupted, stop_on_signal
-from fairque.errors import BadArguments, FairqueError
-from fairque.tasks.message import encode_value
-from fairque.tasks.options import NO_OPTIONS
+from fairque.errors import FairqueError
 
 __all__ = ["command", "make_task"]
 
@@ -113,7 +110,7 @@ def make_task(target: str | None, name: str | None, payload: str | None, args: s
         return function(*_given_args(args), **_given_kwargs(kwargs))
     if name is None:
         raise CommandError("it is not said which task", "name it as MODULE:NAME, or with --name or --payload")
-    return _by_name(name, _given_args(args), _given_kwargs(kwargs))
+    return Task.by_name(name, _given_args(args), _given_kwargs(kwargs))
 
 
 def _given_args(text: str | None) -> list[Any]:
@@ -122,15 +119,6 @@ def _given_args(text: str | None) -> list[Any]:
 
 def _given_kwargs(text: str | None) -> dict[str, Any]:
     return parse_json("--kwargs", text, dict, "'{\"width\": 5}'") if text is not None else {}
-
-
-def _by_name(name: str, args: list[Any], kwargs: dict[str, Any]) -> Task[Any]:
-    """A call of a function that only the workers have."""
-    try:
-        encoded = encode_value(args), encode_value(kwargs) if kwargs else None
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise BadArguments(f"the arguments of task {name!r} cannot be encoded: {error}") from None
-    return Task(check_id("task name", name), *encoded, None, NO_OPTIONS)
 
 
 def _options(priority: str | None, delay: float | None, at: str | None, task_id: str | None) -> dict[str, Any]:

@@ -150,15 +150,15 @@ local function settle_outcomes(report, claims)
   end
 
   -- Back to its place: at once, or when its time has come.
-  local function put_back(user, id, lane, stream_id, attempt, counted, delay)
+  local function put_back(user, id, lane, stream_id, attempt, counted, delay, to)
     local key = task_key(user, id)
     call('HSET', key, 'last', stream_id .. ' ' .. attempt)
     if delay > 0 then
       schedule(user, id, now + delay)
       call('HSET', key, 'state', 'scheduled', 'attempt', counted, 'stream_id', '')
     else
-      call('ZADD', place_key(lane, user), call('HGET', key, 'score'), id)
-      count(lane, 1)
+      call('ZADD', place_key(to or lane, user), call('HGET', key, 'score'), id)
+      count(to or lane, 1)
       call('HSET', key, 'state', 'queued', 'attempt', counted, 'stream_id', '', 'queued', now)
     end
     remove_delivery(lane, user, stream_id)
@@ -196,6 +196,24 @@ local function settle_outcomes(report, claims)
     put_back(user, id, lane, stream_id, attempt, attempt - 1, delay)
   end
 
+  -- It has not run: what it was charged is made what its code says, and its next start is paid for.
+  function ends.restated(user, id, lane, stream_id, attempt, _, _, body)
+    local key, old = task_key(user, id), call('GETRANGE', body_key(user, id), 0, 17)
+    local known, before, priority = call('HMGET', key, 'score', 'charged'), string.byte(old, 18), string.byte(body, 18)
+    local to, score = lane, tonumber(known[1])
+    if priority ~= before then -- of a call that said none, so it was not critical
+      to = priority == 6 and 'critical' or 'normal'
+      score = score + (before - (priority == 6 and 1 or priority)) * step_us
+    end
+    call('ZCARD', place_key(to, user))
+    if known[2] then adjust(user, -known[2]) else adjust(user, cost_of(body) - cost_of(old)) end
+    if bytes then bytes.change(user, 'body:' .. id, #body - call('STRLEN', body_key(user, id))) end
+    call('SET', body_key(user, id), body)
+    call('HDEL', key, 'charged', 'alone', 'received')
+    call('HSET', key, 'lane', to, 'score', string.format('%.0f', score), 'paid', 1)
+    put_back(user, id, lane, stream_id, attempt, attempt - 1, 0, to)
+  end
+
   -- The record of a task that ended as canceled tells which worker's attempt that was.
   local function was_canceled(record, attempt)
     if not record or string.sub(record, 10, 10) ~= 'C' then return false end
@@ -220,7 +238,7 @@ local function settle_outcomes(report, claims)
 
   -- A task that was canceled while it ran is not tried again.
   local function settled_kind(kind, canceling)
-    if canceling and (kind == 'retry' or kind == 'released' or kind == 'snoozed') then return 'canceled' end
+    if canceling and (kind == 'retry' or kind == 'released' or kind == 'snoozed' or kind == 'restated') then return 'canceled' end
     return kind
   end
 
@@ -240,7 +258,7 @@ local function settle_outcomes(report, claims)
   local COUNTED = { finished = 'finished', failed = 'failed', retry = 'retried' }
   local reviewed = {}
   local function account(user, id, kind, cost, charge, run, charged, before)
-    if kind == 'released' and not charged then return end
+    if kind == 'restated' or (kind == 'released' and not charged) then return end
     local total = correct(user, id, kind, cost, charge, run, charged, before)
     if kind == 'released' then return end
     if governed and kind ~= 'canceled' and kind ~= 'snoozed' then governed.note_end(governed.user(user), kind == 'finished') end
