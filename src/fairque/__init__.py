@@ -84,6 +84,7 @@ from fairque.tasks.failure import Failure, failure_of
 from fairque.tasks.function import TaskFunction
 from fairque.tasks.message import Firing
 from fairque.tasks.options import TaskOptions
+from fairque.tasks.partial import Partial
 from fairque.tasks.pipeline import Pipeline, parallel, sequential
 from fairque.tasks.retry import RetryPolicy
 from fairque.tasks.task import Task
@@ -132,6 +133,7 @@ __all__ = [
     "MessageTooLarge",
     "Metrics",
     "NotEncodable",
+    "Partial",
     "Pipeline",
     "PipelineBlocked",
     "PipelineHandle",

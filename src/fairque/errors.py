@@ -251,11 +251,14 @@ class TaskCanceled(TaskEnded):
 
     Attributes:
         reason: As given to `cancel`, or the dependency that ended it.
+        root: Where a dependency did: the id of the task with which that began, which failed, or was canceled, discarded
+            or expired itself; else None. Of one that failed, and is still kept, `__cause__` is its `TaskFailed`.
     """
 
-    def __init__(self, reason: str = "") -> None:
+    def __init__(self, reason: str = "", root: str | None = None) -> None:
         super().__init__(reason or "canceled")
         self.reason = reason
+        self.root = root
 
 
 class ResultNotKept(TaskEnded):

@@ -6,7 +6,7 @@ from functools import reduce
 from operator import rshift
 from typing import assert_type
 
-from fairque import Pipeline, Task, parallel, sequential, task
+from fairque import Partial, Pipeline, Task, parallel, sequential, task
 
 
 @task
@@ -35,6 +35,14 @@ def outputs_are_what_the_function_returns() -> None:
     assert_type(load(rows=transform(extract("s3://a").output, limit=3).output), Task[int])
     counted = load(["a"])
     assert_type(total([counted.output, 3], {"a": counted.output}), Task[int])
+
+
+def partials_know_what_they_return() -> None:
+    part = load.partial(table="t")
+    assert_type(part, Partial[int])
+    assert_type(part(["a"]), Task[int])
+    assert_type(extract("s3://a") >> part.options(priority=5), Pipeline)
+    assert_type([extract("a"), extract("b")] >> part, Pipeline)
 
 
 def outputs_are_checked(narrow: Task[bool]) -> None:

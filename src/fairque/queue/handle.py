@@ -14,10 +14,19 @@ import msgspec
 
 from fairque.backoff import Backoff
 from fairque.checks import Duration, check_seconds, check_text
-from fairque.errors import InvalidInput, QueueUnavailable, ResultNotKept, ResultTimeout, UnknownTask
+from fairque.errors import (
+    FairqueError,
+    InvalidInput,
+    QueueUnavailable,
+    ResultNotKept,
+    ResultTimeout,
+    TaskCanceled,
+    TaskFailed,
+    UnknownTask,
+)
 from fairque.models import Enqueued, Priority, Streamed, TaskInfo, TaskState
 from fairque.queue.changes import Changes
-from fairque.queue.ends import check_finished, unknown
+from fairque.queue.ends import check_finished, failed, unknown
 from fairque.queue.looks import Sight
 from fairque.queue.source import Source
 from fairque.queue.stream import TaskStream
@@ -99,7 +108,20 @@ class TaskHandle(Generic[R_co]):
         record = await self._ended(timeout) if timeout != 0 else (await self._look()).record
         if not record:
             raise ResultTimeout(f"task {self.task_id!r} of user {self.user_id!r} has not ended within {timeout} s")
-        return self._value(*decode_record(record))
+        try:
+            return self._value(*decode_record(record))
+        except TaskCanceled as canceled:
+            if canceled.root is not None:
+                canceled.__cause__ = await self._failure_of(canceled.root)
+            raise
+
+    async def _failure_of(self, task_id: str) -> TaskFailed | None:
+        """Of the task with which it began, where that failed, is still kept, and can be looked at."""
+        with contextlib.suppress(FairqueError):
+            record = (await self._source.looks.look(self.user_id, task_id)).record
+            if record and record_state(record) is TaskState.FAILED:
+                return failed(decode_record(record)[1])
+        return None
 
     async def state(self) -> TaskState:
         """Raises `UnknownTask` and `QueueUnavailable`."""

@@ -6,18 +6,22 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from fairque.checks import Duration, check_seconds
 from fairque.errors import FairqueError, PipelineBlocked, ResultTimeout, TaskFailed, UnknownTask
-from fairque.models import TaskState
+from fairque.models import TaskInfo, TaskState
+from fairque.queue.changes import Changes
 from fairque.queue.handle import Cancellation, TaskHandle
 from fairque.queue.source import Source
 
 __all__ = ["PipelineHandle", "PipelineState"]
+
+LOOKS_AT_ONCE = 50
+"""Tasks of a run that are looked at in one moment: the connection is that of all who wait."""
 
 
 class PipelineState(msgspec.Struct, frozen=True):
@@ -104,9 +108,20 @@ class PipelineHandle:
                 with contextlib.suppress(UnknownTask):  # one that has expired waits for nothing
                     state = await self.state()
                     if any(leaf in state.blocked for leaf in self._leaves):
-                        raise _blocked(self, state)
+                        raise _blocked(self, state) from await self._failure_of(state.blockers)
             if results in done:
                 return results.result()
+
+    async def _failure_of(self, task_ids: Sequence[str]) -> TaskFailed | None:
+        """Of the first of them that failed, and is still kept."""
+        for handle in self.tasks.values():
+            if handle.task_id in task_ids:
+                with contextlib.suppress(FairqueError):
+                    try:
+                        await handle.result(0)
+                    except TaskFailed as failed:
+                        return failed
+        return None
 
     async def _results(self, timeout: Duration | None) -> Any:
         left: float | None = None
@@ -131,6 +146,49 @@ class PipelineHandle:
             raise UnknownTask(f"the result of {gone[0]!r} in run {self.run_id} of user {self.user_id!r} has expired")
         blocked = tuple(name for name, (_, is_blocked) in zip(self.tasks, found, strict=True) if is_blocked)
         return PipelineState(dict(Counter(TaskState(state) for state, _ in found)), blocked, tuple(blockers))
+
+    async def watch(self) -> AsyncIterator[tuple[str, TaskInfo]]:
+        """The name of a task and what is known of it: of each as it is now, then of those that change, until all have
+        ended. No polling.
+
+        What waits for one that failed has not ended: see `state`, and what happens when somebody requeues that is told
+        as well.
+
+        Raises `UnknownTask`, where a result of the run has expired, and `QueueUnavailable`.
+        """
+        seen: asyncio.Queue[tuple[str, TaskInfo | Exception]] = asyncio.Queue()
+        looking = asyncio.Semaphore(LOOKS_AT_ONCE)
+        follows = [asyncio.create_task(self._follow(name, seen, looking)) for name in self.tasks]
+        living = set(self.tasks)
+        try:
+            while living:
+                name, info = await seen.get()
+                if isinstance(info, Exception):
+                    raise info
+                yield name, info
+                (living.discard if info.state.ended else living.add)(name)
+        finally:
+            for follow in follows:
+                follow.cancel()
+            await asyncio.wait(follows)
+
+    async def _follow(
+        self, name: str, seen: asyncio.Queue[tuple[str, TaskInfo | Exception]], looking: asyncio.Semaphore
+    ) -> None:
+        handle, last = self.tasks[name], None
+        try:
+            async with Changes(self._source, self.user_id, handle.task_id) as changes:
+                async with looking:
+                    await self._source.store.watch(self.user_id, handle.task_id)
+                while True:
+                    async with looking:
+                        info = await handle.info()
+                    if info != last:
+                        seen.put_nowait((name, info))
+                    last = info
+                    await changes.wait()
+        except Exception as exc:
+            seen.put_nowait((name, exc))
 
     async def cancel(self, reason: str = "") -> dict[str, Cancellation]:
         """Cancel every task that has not ended, the last ones first, and say what became of each."""

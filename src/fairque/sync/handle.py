@@ -93,6 +93,7 @@ class PipelineHandle(Face[pipeline_handle.PipelineHandle], of=pipeline_handle.Pi
     result = blocking(pipeline_handle.PipelineHandle.result)
     state = blocking(pipeline_handle.PipelineHandle.state)
     cancel = blocking(pipeline_handle.PipelineHandle.cancel)
+    watch = iterating(pipeline_handle.PipelineHandle.watch)
 
     @property
     def user_id(self) -> str:

@@ -11,6 +11,7 @@ from fairque.models import Streamed
 from fairque.tasks.generators import yields, yields_async
 from fairque.tasks.names import default_name
 from fairque.tasks.options import Options, TaskOptions
+from fairque.tasks.partial import Partial
 from fairque.tasks.signature import Signature
 from fairque.tasks.task import Task, check_upstream
 
@@ -73,6 +74,18 @@ class TaskFunction(Generic[P, R]):
         copy.__dict__.update(self.__dict__)
         copy.defaults = self.defaults.merged(changes)
         return copy
+
+    def partial(self, /, *args: Any, **kwargs: Any) -> Partial[R]:
+        """The function with some of its arguments; the first one comes later, see `Partial`.
+
+        Args:
+            args: Those behind the first one.
+            kwargs: By name.
+
+        Raises:
+            BadArguments: The function has no such parameters.
+        """
+        return Partial(self, args, kwargs)
 
     def add(self, feature: object) -> None:
         """Hang a value on the function, one of each class."""

@@ -152,6 +152,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     type_name: str = ""
     message: str = ""
     traceback: str = ""
+    root: str = ""  # of one that a dependency ended: the task with which that began
 
 
 _encoder = msgspec.msgpack.Encoder()

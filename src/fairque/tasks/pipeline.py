@@ -22,9 +22,9 @@ from typing import Any, TypeAlias
 
 from fairque.errors import InvalidInput, WrongType
 
-__all__ = ["Composable", "Part", "Pipeline", "parallel", "sequential"]
+__all__ = ["Composable", "Part", "Pipeline", "Unfinished", "parallel", "sequential"]
 
-Part: TypeAlias = "Composable | Sequence[Composable | list[Any] | tuple[Any, ...]]"
+Part: TypeAlias = "Composable | Unfinished | Sequence[Composable | Unfinished | list[Any] | tuple[Any, ...]]"
 # On the left of an operator a type checker takes a nested list for a list of objects.
 Parts: TypeAlias = "list[Any] | tuple[Any, ...]"
 Needs: TypeAlias = "Mapping[Composable, tuple[Composable, ...]]"
@@ -61,6 +61,19 @@ class Composable:
     @property
     def _short_name(self) -> str:
         return type(self).__name__
+
+
+class Unfinished:
+    """What becomes a node by what comes before it. It stands on the right of ``>>``, alone or in a list."""
+
+    __slots__ = ()
+
+    def after(self, earlier: Sequence[Composable]) -> Composable:
+        """The node, behind these."""
+        raise NotImplementedError
+
+    def __rrshift__(self, earlier: Parts) -> Pipeline:
+        return sequential(earlier, self)
 
 
 class Pipeline(Composable):
@@ -142,9 +155,13 @@ def parallel(*parts: Part) -> Pipeline:
     Raises:
         InvalidInput: There are no parts, or what is given is no part, or the parts contradict each other's order.
     """
+    return _parallel(parts, ())
+
+
+def _parallel(parts: Sequence[Any], earlier: Sequence[Composable]) -> Pipeline:
     builder = _Builder()
-    for part in _flattened(parts):
-        builder.beside(_graph(part, builder.needs))
+    for part in _flattened(parts, earlier):
+        builder.beside(_graph(part, builder.needs, earlier))
     return builder.built()
 
 
@@ -156,7 +173,7 @@ def sequential(*parts: Part) -> Pipeline:
     """
     builder = _Builder()
     for part in parts:
-        builder.then(_graph(part, builder.needs))
+        builder.then(_graph(part, builder.needs, builder.tails))
     return builder.built()
 
 
@@ -213,12 +230,20 @@ class _Builder:
         return len(common)
 
 
-def _graph(part: Part, known: Needs) -> Pipeline:
+def _after(part: Unfinished, earlier: Sequence[Composable]) -> Composable:
+    if not earlier:
+        raise InvalidInput(f"{part!r} takes the output of what comes before it, and nothing does: call it first")
+    return part.after(earlier)
+
+
+def _graph(part: Part, known: Needs, earlier: Sequence[Composable]) -> Pipeline:
     """A part as a graph of its own; what a single node brings with it is followed up to what is known."""
+    if isinstance(part, Unfinished):
+        part = _after(part, earlier)
     if isinstance(part, Pipeline):
         return part
     if not isinstance(part, Composable):
-        return parallel(part)
+        return _parallel((part,), earlier)
     needs: dict[Composable, tuple[Composable, ...]] = {}
     stack = [part]
     while stack:
@@ -229,14 +254,16 @@ def _graph(part: Part, known: Needs) -> Pipeline:
     return Pipeline(needs, {part}, [part], [part])
 
 
-def _flattened(parts: Sequence[Any]) -> Iterator[Composable]:
-    """The tasks and pipelines in lists of any nesting. A list met again says nothing new."""
+def _flattened(parts: Sequence[Any], earlier: Sequence[Composable]) -> Iterator[Composable]:
+    """The tasks and pipelines in lists of any nesting, behind those. A list met again says nothing new."""
     seen: set[int] = set()
     stack: list[Any] = [*reversed(parts)]
     while stack:
         part = stack.pop()
         if isinstance(part, Composable):
             yield part
+        elif isinstance(part, Unfinished):
+            yield _after(part, earlier)
         elif not isinstance(part, Sequence) or isinstance(part, (str, bytes, bytearray)):
             hint = ": call it first, to get a task" if callable(part) else ""
             raise WrongType(f"a pipeline takes tasks, pipelines and lists of them, not {type(part).__name__}{hint}")

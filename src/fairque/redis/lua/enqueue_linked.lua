@@ -205,7 +205,7 @@ local function depend_on_needs(task)
     local stands = standing_of_dependency(task.user, dependency)
     local does = 'wait'
     if stands and stands ~= 'living' then does = depend().verdict(task.policy, stands) end
-    if does == 'end' then return nil, dependency .. ' ' .. stands end
+    if does == 'end' then return nil, { dependency, stands } end
     if does == 'wait' then waits[#waits + 1] = dependency end
     if stands == 'finished' then finished[#finished + 1] = dependency end
     if stands == 'failed' then failed[dependency] = stands end
@@ -241,7 +241,7 @@ local function add(task)
   local waits, ended_by = {}, nil
   if task.needs then waits, ended_by = depend_on_needs(task) end
   if ended_by then
-    task.canceled = 'dependency ' .. ended_by
+    task.canceled = ended_by
   elseif waits[1] then
     defer(task, waits)
   elseif due > now then
@@ -306,7 +306,11 @@ for _, task in ipairs(all) do
 end
 if with_needs or has_dropped then
   for _, task in ipairs(all) do
-    if task.canceled then end_canceled(task.user, task.id, task.canceled, dead_letter_ttl_ms) end
+    if task.canceled then
+      local by, stands = task.canceled[1], task.canceled[2]
+      local reason, origin = depend().reason_of(task.user, by, stands), depend().origin_of(task.user, by, stands)
+      end_canceled(task.user, task.id, reason, dead_letter_ttl_ms, origin)
+    end
   end
   pass_on_outcomes(step_us, dead_letter_ttl_ms)
 end

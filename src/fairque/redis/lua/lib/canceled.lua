@@ -17,13 +17,13 @@ end
 local function new_ending()
   -- The fields of message.Record, after the first nine bytes of the body and the letter of the state. What did not run
   -- started and ended now.
-  local function canceled_record(body, known, reason)
+  local function canceled_record(body, known, reason, origin)
     local ran = known.state == 'started'
     local started = ran and tonumber(known.started) or now
     local attempt = ran and attempt_in(known.attempt) or tonumber(known.attempt or 0)
-    return string.sub(body, 1, 9) .. 'C\156' .. cmsgpack.pack(name_in(body), attempt,
+    return string.sub(body, 1, 9) .. 'C' .. (origin and '\157' or '\156') .. cmsgpack.pack(name_in(body), attempt,
       tonumber(known.queued or known.enqueued or started), started, now - started, ran and known.worker or '', nil, true, nil,
-      'TaskCanceled', reason, '')
+      'TaskCanceled', reason, '') .. (origin and cmsgpack.pack(origin) or '')
   end
 
   local function fields_of(key)
@@ -33,12 +33,12 @@ local function new_ending()
   end
 
   -- The task has left its place already. `ttl`: how long the record is kept, in ms.
-  return function(user, id, reason, ttl)
+  return function(user, id, reason, ttl, origin)
     local known = fields_of(task_key(user, id))
     local body = redis.pcall('GET', body_key(user, id))
     if type(body) ~= 'string' then body = string.rep('\0', 9) end -- lost, or not a message at all
     if bytes then bytes.lift(user, id) end
-    call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
+    call('SET', result_key(user, id), canceled_record(body, known, reason, origin), 'PX', ttl)
     call('DEL', needs_key(user, id), keys_of_task(user, id))
     call('PEXPIRE', chunks_key(user, id), ttl)
     if known.unique then pointers().let_go(user, id, known.unique) end
@@ -51,7 +51,8 @@ local function new_ending()
 end
 
 local ending
-local function end_canceled(user, id, reason, ttl)
+-- `origin`: of one that a dependency ended, the task with which that began.
+local function end_canceled(user, id, reason, ttl, origin)
   ending = ending or new_ending()
-  ending(user, id, reason, ttl)
+  ending(user, id, reason, ttl, origin)
 end

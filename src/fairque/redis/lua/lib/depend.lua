@@ -141,6 +141,24 @@ local function new_links()
   end
   it.verdict = verdict
 
+  -- The task with which it began that one ends by this dependency: of one that was canceled itself, its record tells.
+  local origins = {}
+  function it.origin_of(user, dependency, outcome)
+    if outcome ~= 'canceled' then return dependency end
+    local key = result_key(user, dependency)
+    if not origins[key] then
+      local record = redis.pcall('GET', key)
+      local is_read, fields = pcall(cmsgpack.unpack, type(record) == 'string' and string.sub(record, 11) or '')
+      origins[key] = is_read and type(fields) == 'table' and type(fields[13]) == 'string' and fields[13] or dependency
+    end
+    return origins[key]
+  end
+
+  function it.reason_of(user, dependency, outcome)
+    local origin, reason = it.origin_of(user, dependency, outcome), 'dependency ' .. dependency .. ' ' .. outcome
+    return origin == dependency and reason or reason .. ', which began with ' .. origin
+  end
+
   -- One dependent learns how one of its dependencies ended. It may have waited for another task of that id, which finished.
   -- True: it is to be released.
   local function inform(user, known, dependency, outcome, ttl)
@@ -152,7 +170,7 @@ local function new_links()
       return known.waits_for_one or call('EXISTS', needs) == 0
     elseif does == 'end' and call('SISMEMBER', needs, dependency) == 1 then
       it.leave_deferred(user, id)
-      end_canceled(user, id, 'dependency ' .. dependency .. ' ' .. outcome, ttl)
+      end_canceled(user, id, it.reason_of(user, dependency, outcome), ttl, it.origin_of(user, dependency, outcome))
     end
     return false
   end
