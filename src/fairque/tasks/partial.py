@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar, Unpack, cast
 
 from fairque.errors import BadArguments, WrongType
 from fairque.tasks.options import Options
 from fairque.tasks.pipeline import Composable, Unfinished
 from fairque.tasks.task import Task
 
-if TYPE_CHECKING:
-    from fairque.tasks.function import TaskFunction
-
 __all__ = ["Partial"]
 
 R_co = TypeVar("R_co", covariant=True)
+
+
+class Function(Protocol):
+    """A task function, as far as it matters here."""
+
+    fn: Callable[..., Any]
+    name: str
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Task[Any]: ...
+    def options(self, **changes: Unpack[Options]) -> Any: ...
 
 
 class Partial(Unfinished, Generic[R_co]):
@@ -29,7 +36,7 @@ class Partial(Unfinished, Generic[R_co]):
 
     __slots__ = ("_args", "_function", "_kwargs")
 
-    def __init__(self, function: TaskFunction[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def __init__(self, function: Function, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         try:
             inspect.signature(function.fn).bind_partial(None, *args, **kwargs)
         except TypeError as exc:
