@@ -2448,7 +2448,7 @@ end
 -- A key `<k>` is `<u>:<text>` or, of a template that was filled, `<u>=<template>:<text>`; without `<u>` all users share it.
 -- What is set lies in records `<r>`: `<u>:<text>`, or `<u>=<template>`.
 -- limit:<r>           hash    by (hand or code), max, rate_us, burst: what holds; hand, code: what each of them says;
---                             uncounted, while what ran before it is being counted
+--                             uncounted, while what ran before it is being counted; paused, where nothing may start
 -- uncounted           set     records whose limits are uncounted; `recount` of `state` tells how far the count has come
 -- limit-rate:<k>      string  'tat interval', see lib/gcra.lua
 -- running:<k>         set     <u>:<id> of the deliveries that count
@@ -2471,6 +2471,7 @@ function new_limits()
   local LOOK_MS, UNLIMITED = 1000, 100 -- a look even if nothing was freed; how many are let in when a limit is gone
   local KEYS_DUE, USERS = 200, 20 -- looked at in one call; of one key, beyond those that are let in
   local LANES = 50 -- counted in one call
+  local PAUSE_MS = 3600000 -- between two looks at a key that is paused
   local KEPT_SHARE = 20 -- a place is kept for this part of the wait, and afterwards none for so many times as long
   local function held_of(user, k) return place_key('held', user) .. ':' .. k end
   local function users_of(k) return prefix .. 'held-users:' .. k end
@@ -2504,8 +2505,9 @@ function new_limits()
   local function rule(record)
     local found = rules[record]
     if found == nil then
-      local f = call('HMGET', prefix .. 'limit:' .. record, 'by', 'max', 'rate_us', 'burst', 'uncounted')
-      found = f[1] and { max = tonumber(f[2]), rate_us = tonumber(f[3]), burst = tonumber(f[4]), uncounted = f[5] }
+      local f = call('HMGET', prefix .. 'limit:' .. record, 'by', 'max', 'rate_us', 'burst', 'uncounted', 'paused')
+      found = (f[1] or f[6]) and { max = tonumber(f[2]), rate_us = tonumber(f[3]), burst = tonumber(f[4]),
+        uncounted = f[5], paused = f[6] }
       rules[record] = found
     end
     return found
@@ -2522,8 +2524,8 @@ function new_limits()
     local l = known[k]
     if l == nil then
       local of = rule_for(k)
-      l = of and (of.max or of.rate_us) and {
-        key = k, max = of.max, rate_us = of.rate_us, burst = of.burst, uncounted = of.uncounted,
+      l = of and (of.max or of.rate_us or of.paused) and {
+        key = k, max = of.max, rate_us = of.rate_us, burst = of.burst, uncounted = of.uncounted, paused = of.paused,
         running = call('SCARD', running_of(k)), let_in = call('ZCARD', let_in_of(k)),
         has_line = call('EXISTS', users_of(k)) == 1,
       }
@@ -2538,7 +2540,7 @@ function new_limits()
 
   -- How many more may start, beside those that have a place in hand.
   local function room(l)
-    if l.uncounted then return 0 end
+    if l.uncounted or l.paused then return 0 end
     local most = l.max and l.max - l.running or math.huge
     if l.rate_us then most = math.min(most, rate_allows(l.tat, l.rate_us, l.burst)) end
     return most - l.let_in
@@ -2576,7 +2578,7 @@ function new_limits()
   local function blocked(limits, turn, mine)
     for _, l in ipairs(limits) do
       if mine[l.key] then
-        if l.uncounted or room(l) < 0 then return l end
+        if l.uncounted or l.paused or room(l) < 0 then return l end
       elseif room(l) < 1 or (l.has_line and l.key > turn) then
         return l
       end
@@ -2627,7 +2629,7 @@ function new_limits()
 
   -- What limits a task with this body, for those who ask why it waits. Per limit: key, most or '', us between two starts or
   -- '', burst or '', tat, how many run, of these its user's or '', how many are let in, users that wait, held tasks of its
-  -- own before it, those of others, whether it has a place in hand.
+  -- own before it, those of others, whether it has a place in hand, whether it is paused.
   function it.look_at(user, id, body)
     local MOST_COUNTED, MOST_USERS = 1000, 500
     local function running_by_user(k)
@@ -2651,7 +2653,7 @@ function new_limits()
       local own = call('ZRANK', held_of(user, l.key), id) or call('ZCARD', held_of(user, l.key))
       shown[at] = { l.key, l.max or '', l.rate_us or '', l.burst or '', string.format('%.0f', l.tat or 0), l.running,
         running_by_user(l.key), l.let_in, call('ZCARD', users_of(l.key)), own, turns_of_others(l.key, own),
-        mine[l.key] and 1 or 0 }
+        mine[l.key] and 1 or 0, l.paused and 1 or 0 }
     end
     return shown
   end
@@ -2663,6 +2665,7 @@ function new_limits()
   local function next_look(l)
     local at = now + LOOK_MS
     if not l or l.let_in > 0 then return at end
+    if l.paused then return now + PAUSE_MS end -- who ends the pause has it looked at
     if l.rate_us then
       local opens = math.ceil(rate_opens_at(l.tat, l.rate_us, l.burst) / 1000)
       if opens > now then return opens end
@@ -3187,13 +3190,13 @@ end
 local function new_ending()
   -- The fields of message.Record, after the first nine bytes of the body and the letter of the state. What did not run
   -- started and ended now.
-  local function canceled_record(body, known, reason)
+  local function canceled_record(body, known, reason, origin)
     local ran = known.state == 'started'
     local started = ran and tonumber(known.started) or now
     local attempt = ran and attempt_in(known.attempt) or tonumber(known.attempt or 0)
-    return string.sub(body, 1, 9) .. 'C\156' .. cmsgpack.pack(name_in(body), attempt,
+    return string.sub(body, 1, 9) .. 'C' .. (origin and '\157' or '\156') .. cmsgpack.pack(name_in(body), attempt,
       tonumber(known.queued or known.enqueued or started), started, now - started, ran and known.worker or '', nil, true, nil,
-      'TaskCanceled', reason, '')
+      'TaskCanceled', reason, '') .. (origin and cmsgpack.pack(origin) or '')
   end
 
   local function fields_of(key)
@@ -3203,12 +3206,12 @@ local function new_ending()
   end
 
   -- The task has left its place already. `ttl`: how long the record is kept, in ms.
-  return function(user, id, reason, ttl)
+  return function(user, id, reason, ttl, origin)
     local known = fields_of(task_key(user, id))
     local body = redis.pcall('GET', body_key(user, id))
     if type(body) ~= 'string' then body = string.rep('\0', 9) end -- lost, or not a message at all
     if bytes then bytes.lift(user, id) end
-    call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
+    call('SET', result_key(user, id), canceled_record(body, known, reason, origin), 'PX', ttl)
     call('DEL', needs_key(user, id), keys_of_task(user, id))
     call('PEXPIRE', chunks_key(user, id), ttl)
     if known.unique then pointers().let_go(user, id, known.unique) end
@@ -3221,9 +3224,10 @@ local function new_ending()
 end
 
 local ending
-function end_canceled(user, id, reason, ttl)
+-- `origin`: of one that a dependency ended, the task with which that began.
+function end_canceled(user, id, reason, ttl, origin)
   ending = ending or new_ending()
-  ending(user, id, reason, ttl)
+  ending(user, id, reason, ttl, origin)
 end
 calls[#calls + 1] = function()
   announcements = {}
@@ -3374,6 +3378,24 @@ local function new_links()
   end
   it.verdict = verdict
 
+  -- The task with which it began that one ends by this dependency: of one that was canceled itself, its record tells.
+  local origins = {}
+  function it.origin_of(user, dependency, outcome)
+    if outcome ~= 'canceled' then return dependency end
+    local key = result_key(user, dependency)
+    if not origins[key] then
+      local record = redis.pcall('GET', key)
+      local is_read, fields = pcall(cmsgpack.unpack, type(record) == 'string' and string.sub(record, 11) or '')
+      origins[key] = is_read and type(fields) == 'table' and type(fields[13]) == 'string' and fields[13] or dependency
+    end
+    return origins[key]
+  end
+
+  function it.reason_of(user, dependency, outcome)
+    local origin, reason = it.origin_of(user, dependency, outcome), 'dependency ' .. dependency .. ' ' .. outcome
+    return origin == dependency and reason or reason .. ', which began with ' .. origin
+  end
+
   -- One dependent learns how one of its dependencies ended. It may have waited for another task of that id, which finished.
   -- True: it is to be released.
   local function inform(user, known, dependency, outcome, ttl)
@@ -3385,7 +3407,7 @@ local function new_links()
       return known.waits_for_one or call('EXISTS', needs) == 0
     elseif does == 'end' and call('SISMEMBER', needs, dependency) == 1 then
       it.leave_deferred(user, id)
-      end_canceled(user, id, 'dependency ' .. dependency .. ' ' .. outcome, ttl)
+      end_canceled(user, id, it.reason_of(user, dependency, outcome), ttl, it.origin_of(user, dependency, outcome))
     end
     return false
   end
@@ -4685,6 +4707,16 @@ local function add_name_checks(doctor)
         return 'not listed any more: set it anew'
       end)
     end
+  end
+
+  -- The mark at the limit is what holds tasks back; the list is what is shown of it.
+  function checks.paused(_, _, name)
+    local is_marked = call('HEXISTS', prefix .. 'limit:' .. name, 'paused') == 1
+    if is_marked == (call('SISMEMBER', prefix .. 'paused-tasks', name) == 1) then return end
+    wrong(is_marked and 'unlisted-name' or 'lost-limit', 'paused-tasks', name .. ' is paused, or is listed as such', function()
+      call(is_marked and 'SADD' or 'SREM', prefix .. 'paused-tasks', name)
+      return is_marked and 'listed' or 'not listed any more'
+    end)
   end
 
   -- A limit that waits for what runs to be counted.

@@ -3,7 +3,7 @@
 -- order of their names, and what was set.
 -- KEYS[1]  state
 -- Returns  per name {name, policy as a msgpack map}, per limit {its record, {hand or code, most that run at
---          once or nil, us between two starts or nil, burst or nil, how many run, where it has no template}}
+--          once or nil, us between two starts or nil, burst or nil, how many run, where it has no template, 1 where it is paused}}
 -- Cost     O(log names + limit)
 local keys_of_call, values_of_call = KEYS, ARGV
 local KEYS, ARGV
@@ -82,6 +82,7 @@ calls[#calls + 1] = function()
     if index == 'limit-keys' then
       local row = call('HMGET', prefix .. 'limit:' .. name, 'by', 'max', 'rate_us', 'burst')
       row[5] = call('SCARD', prefix .. 'running:' .. name)
+      row[6] = call('HEXISTS', prefix .. 'limit:' .. name, 'paused')
       found[at] = { name, row }
     else
       found[at] = { name, call('GET', prefix .. 'policy:' .. name) or '' }

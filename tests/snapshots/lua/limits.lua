@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Set limits, by hand or as code declares them, or take them back.
+-- Set limits, by hand or as code declares them, or take them back; pause all tasks of a name, or go on with them.
 -- KEYS[1]  state
 -- Returns  1
 -- Cost     O(limits)
@@ -191,11 +191,13 @@ local function wake(user, tasks, except)
 end
 -- ARGV[1] is the msgpack of Limits: declared: bool, limits: list[LimitRecord]
 --   declared: by the code of a worker; else by hand, which goes before that.
--- LimitRecord: record: str, is_set: bool, max: int | None, interval_us: int | None, burst: int | None
+-- LimitRecord: record: str, is_set: bool, max: int | None, interval_us: int | None, burst: int | None, paused: bool |
+--   None
 --   is_set: else it is taken back. max: most that run at once. interval_us: between two starts. Neither: no limit.
+--   paused: of the name of a task, and nothing else of it is changed.
 local args
 local declared, limits
-local uncounted_key
+local uncounted_key, paused_key
 local source
 
 -- What runs counts from the beginning. Until the claims that follow have counted it, starts wait (lib/limits.lua).
@@ -212,12 +214,12 @@ local function end_count(record)
   end
 end
 
--- What was set by hand holds, else what code declared. Returns whether anything was said, and whether it limits.
+-- What was set by hand holds, else what code declared. Returns whether anything is to be kept, and whether it limits.
 local function decide(key)
   local said = call('HMGET', key, 'hand', 'code')
   local by = said[1] and 'hand' or said[2] and 'code'
   call('HDEL', key, 'by', 'max', 'rate_us', 'burst')
-  if not by then return false, false end
+  if not by then return call('HEXISTS', key, 'paused') == 1, false end
   local most, rate_us, burst = string.match(said[1] or said[2], '(%S+) (%S+) (%S+)')
   call('HSET', key, 'by', by)
   if most ~= '-' then call('HSET', key, 'max', most) end
@@ -237,11 +239,19 @@ local function look_again(record)
 end
 
 local function set(limit)
-  local record, is_set, max, interval_us, burst = limit[1], limit[2], limit[3], limit[4], limit[5]
+  local record, is_set, max, interval_us, burst, paused = limit[1], limit[2], limit[3], limit[4], limit[5], limit[6]
   local key = prefix .. 'limit:' .. record
-  if not is_set and call('HEXISTS', key, source) == 0 then return end
-  local before = call('HMGET', key, 'by', 'max', 'rate_us', 'burst')
-  if is_set then
+  if not is_set and paused == nil and call('HEXISTS', key, source) == 0 then return end
+  local before = call('HMGET', key, 'by', 'max', 'rate_us', 'burst', 'paused')
+  if paused ~= nil then
+    if paused then
+      call('HSET', key, 'paused', 1)
+      call('SADD', paused_key, record)
+    else
+      call('HDEL', key, 'paused')
+      call('SREM', paused_key, record)
+    end
+  elseif is_set then
     call('HSET', key, source, string.format('%s %s %s', max or '-', interval_us or '-', burst or '-'))
   else
     call('HDEL', key, source)
@@ -258,9 +268,11 @@ local function set(limit)
     call('DEL', prefix .. 'limit-rate:' .. record) -- what is set next begins anew
     end_count(record)
   end
-  count('limits', (exists and 1 or 0) - (before[1] and 1 or 0))
-  local after = call('HMGET', key, 'by', 'max', 'rate_us', 'burst')
-  if after[2] ~= before[2] or after[3] ~= before[3] or after[4] ~= before[4] then look_again(record) end
+  count('limits', (exists and 1 or 0) - ((before[1] or before[5]) and 1 or 0))
+  local after = call('HMGET', key, 'by', 'max', 'rate_us', 'burst', 'paused')
+  for at = 2, 5 do
+    if after[at] ~= before[at] then return look_again(record) end
+  end
 end
 
 -- What is held, or has a place in hand, still has to come back.
@@ -268,7 +280,7 @@ local left
 calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
   declared, limits = args[1], args[2]
-  uncounted_key = prefix .. 'uncounted'
+  uncounted_key, paused_key = prefix .. 'uncounted', prefix .. 'paused-tasks'
   source = declared and 'code' or 'hand'
   for _, limit in ipairs(limits) do set(limit) end
   save_state()

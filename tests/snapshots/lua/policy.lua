@@ -1972,7 +1972,7 @@ end
 -- A key `<k>` is `<u>:<text>` or, of a template that was filled, `<u>=<template>:<text>`; without `<u>` all users share it.
 -- What is set lies in records `<r>`: `<u>:<text>`, or `<u>=<template>`.
 -- limit:<r>           hash    by (hand or code), max, rate_us, burst: what holds; hand, code: what each of them says;
---                             uncounted, while what ran before it is being counted
+--                             uncounted, while what ran before it is being counted; paused, where nothing may start
 -- uncounted           set     records whose limits are uncounted; `recount` of `state` tells how far the count has come
 -- limit-rate:<k>      string  'tat interval', see lib/gcra.lua
 -- running:<k>         set     <u>:<id> of the deliveries that count
@@ -1991,6 +1991,7 @@ local function new_limits()
   local LOOK_MS, UNLIMITED = 1000, 100 -- a look even if nothing was freed; how many are let in when a limit is gone
   local KEYS_DUE, USERS = 200, 20 -- looked at in one call; of one key, beyond those that are let in
   local LANES = 50 -- counted in one call
+  local PAUSE_MS = 3600000 -- between two looks at a key that is paused
   local KEPT_SHARE = 20 -- a place is kept for this part of the wait, and afterwards none for so many times as long
   local function held_of(user, k) return place_key('held', user) .. ':' .. k end
   local function users_of(k) return prefix .. 'held-users:' .. k end
@@ -2024,8 +2025,9 @@ local function new_limits()
   local function rule(record)
     local found = rules[record]
     if found == nil then
-      local f = call('HMGET', prefix .. 'limit:' .. record, 'by', 'max', 'rate_us', 'burst', 'uncounted')
-      found = f[1] and { max = tonumber(f[2]), rate_us = tonumber(f[3]), burst = tonumber(f[4]), uncounted = f[5] }
+      local f = call('HMGET', prefix .. 'limit:' .. record, 'by', 'max', 'rate_us', 'burst', 'uncounted', 'paused')
+      found = (f[1] or f[6]) and { max = tonumber(f[2]), rate_us = tonumber(f[3]), burst = tonumber(f[4]),
+        uncounted = f[5], paused = f[6] }
       rules[record] = found
     end
     return found
@@ -2042,8 +2044,8 @@ local function new_limits()
     local l = known[k]
     if l == nil then
       local of = rule_for(k)
-      l = of and (of.max or of.rate_us) and {
-        key = k, max = of.max, rate_us = of.rate_us, burst = of.burst, uncounted = of.uncounted,
+      l = of and (of.max or of.rate_us or of.paused) and {
+        key = k, max = of.max, rate_us = of.rate_us, burst = of.burst, uncounted = of.uncounted, paused = of.paused,
         running = call('SCARD', running_of(k)), let_in = call('ZCARD', let_in_of(k)),
         has_line = call('EXISTS', users_of(k)) == 1,
       }
@@ -2058,7 +2060,7 @@ local function new_limits()
 
   -- How many more may start, beside those that have a place in hand.
   local function room(l)
-    if l.uncounted then return 0 end
+    if l.uncounted or l.paused then return 0 end
     local most = l.max and l.max - l.running or math.huge
     if l.rate_us then most = math.min(most, rate_allows(l.tat, l.rate_us, l.burst)) end
     return most - l.let_in
@@ -2096,7 +2098,7 @@ local function new_limits()
   local function blocked(limits, turn, mine)
     for _, l in ipairs(limits) do
       if mine[l.key] then
-        if l.uncounted or room(l) < 0 then return l end
+        if l.uncounted or l.paused or room(l) < 0 then return l end
       elseif room(l) < 1 or (l.has_line and l.key > turn) then
         return l
       end
@@ -2147,7 +2149,7 @@ local function new_limits()
 
   -- What limits a task with this body, for those who ask why it waits. Per limit: key, most or '', us between two starts or
   -- '', burst or '', tat, how many run, of these its user's or '', how many are let in, users that wait, held tasks of its
-  -- own before it, those of others, whether it has a place in hand.
+  -- own before it, those of others, whether it has a place in hand, whether it is paused.
   function it.look_at(user, id, body)
     local MOST_COUNTED, MOST_USERS = 1000, 500
     local function running_by_user(k)
@@ -2171,7 +2173,7 @@ local function new_limits()
       local own = call('ZRANK', held_of(user, l.key), id) or call('ZCARD', held_of(user, l.key))
       shown[at] = { l.key, l.max or '', l.rate_us or '', l.burst or '', string.format('%.0f', l.tat or 0), l.running,
         running_by_user(l.key), l.let_in, call('ZCARD', users_of(l.key)), own, turns_of_others(l.key, own),
-        mine[l.key] and 1 or 0 }
+        mine[l.key] and 1 or 0, l.paused and 1 or 0 }
     end
     return shown
   end
@@ -2183,6 +2185,7 @@ local function new_limits()
   local function next_look(l)
     local at = now + LOOK_MS
     if not l or l.let_in > 0 then return at end
+    if l.paused then return now + PAUSE_MS end -- who ends the pause has it looked at
     if l.rate_us then
       local opens = math.ceil(rate_opens_at(l.tat, l.rate_us, l.burst) / 1000)
       if opens > now then return opens end

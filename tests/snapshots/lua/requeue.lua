@@ -2412,7 +2412,7 @@ local function requeue(id)
   for _, kept in ipairs({ chunks_key(user, id), keys_of_task(user, id) }) do call('PERSIST', kept) end
   if bytes then bytes.lay(user, id) end
   call('HDEL', key, 'attempt', 'failures', 'lost', 'returned', 'since', 'ended', 'canceling', 'charged',
-    'charged_before', 'progress', 'message', 'progress_of', 'expires')
+    'charged_before', 'progress', 'message', 'progress_of', 'expires', 'snoozed')
   call('HSET', key, 'state', 'queued', 'queued', now)
   place(user, id, lane, score)
   publish(user, id, 'waiting')

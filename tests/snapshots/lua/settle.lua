@@ -2444,7 +2444,7 @@ end
 -- A key `<k>` is `<u>:<text>` or, of a template that was filled, `<u>=<template>:<text>`; without `<u>` all users share it.
 -- What is set lies in records `<r>`: `<u>:<text>`, or `<u>=<template>`.
 -- limit:<r>           hash    by (hand or code), max, rate_us, burst: what holds; hand, code: what each of them says;
---                             uncounted, while what ran before it is being counted
+--                             uncounted, while what ran before it is being counted; paused, where nothing may start
 -- uncounted           set     records whose limits are uncounted; `recount` of `state` tells how far the count has come
 -- limit-rate:<k>      string  'tat interval', see lib/gcra.lua
 -- running:<k>         set     <u>:<id> of the deliveries that count
@@ -2467,6 +2467,7 @@ function new_limits()
   local LOOK_MS, UNLIMITED = 1000, 100 -- a look even if nothing was freed; how many are let in when a limit is gone
   local KEYS_DUE, USERS = 200, 20 -- looked at in one call; of one key, beyond those that are let in
   local LANES = 50 -- counted in one call
+  local PAUSE_MS = 3600000 -- between two looks at a key that is paused
   local KEPT_SHARE = 20 -- a place is kept for this part of the wait, and afterwards none for so many times as long
   local function held_of(user, k) return place_key('held', user) .. ':' .. k end
   local function users_of(k) return prefix .. 'held-users:' .. k end
@@ -2500,8 +2501,9 @@ function new_limits()
   local function rule(record)
     local found = rules[record]
     if found == nil then
-      local f = call('HMGET', prefix .. 'limit:' .. record, 'by', 'max', 'rate_us', 'burst', 'uncounted')
-      found = f[1] and { max = tonumber(f[2]), rate_us = tonumber(f[3]), burst = tonumber(f[4]), uncounted = f[5] }
+      local f = call('HMGET', prefix .. 'limit:' .. record, 'by', 'max', 'rate_us', 'burst', 'uncounted', 'paused')
+      found = (f[1] or f[6]) and { max = tonumber(f[2]), rate_us = tonumber(f[3]), burst = tonumber(f[4]),
+        uncounted = f[5], paused = f[6] }
       rules[record] = found
     end
     return found
@@ -2518,8 +2520,8 @@ function new_limits()
     local l = known[k]
     if l == nil then
       local of = rule_for(k)
-      l = of and (of.max or of.rate_us) and {
-        key = k, max = of.max, rate_us = of.rate_us, burst = of.burst, uncounted = of.uncounted,
+      l = of and (of.max or of.rate_us or of.paused) and {
+        key = k, max = of.max, rate_us = of.rate_us, burst = of.burst, uncounted = of.uncounted, paused = of.paused,
         running = call('SCARD', running_of(k)), let_in = call('ZCARD', let_in_of(k)),
         has_line = call('EXISTS', users_of(k)) == 1,
       }
@@ -2534,7 +2536,7 @@ function new_limits()
 
   -- How many more may start, beside those that have a place in hand.
   local function room(l)
-    if l.uncounted then return 0 end
+    if l.uncounted or l.paused then return 0 end
     local most = l.max and l.max - l.running or math.huge
     if l.rate_us then most = math.min(most, rate_allows(l.tat, l.rate_us, l.burst)) end
     return most - l.let_in
@@ -2572,7 +2574,7 @@ function new_limits()
   local function blocked(limits, turn, mine)
     for _, l in ipairs(limits) do
       if mine[l.key] then
-        if l.uncounted or room(l) < 0 then return l end
+        if l.uncounted or l.paused or room(l) < 0 then return l end
       elseif room(l) < 1 or (l.has_line and l.key > turn) then
         return l
       end
@@ -2623,7 +2625,7 @@ function new_limits()
 
   -- What limits a task with this body, for those who ask why it waits. Per limit: key, most or '', us between two starts or
   -- '', burst or '', tat, how many run, of these its user's or '', how many are let in, users that wait, held tasks of its
-  -- own before it, those of others, whether it has a place in hand.
+  -- own before it, those of others, whether it has a place in hand, whether it is paused.
   function it.look_at(user, id, body)
     local MOST_COUNTED, MOST_USERS = 1000, 500
     local function running_by_user(k)
@@ -2647,7 +2649,7 @@ function new_limits()
       local own = call('ZRANK', held_of(user, l.key), id) or call('ZCARD', held_of(user, l.key))
       shown[at] = { l.key, l.max or '', l.rate_us or '', l.burst or '', string.format('%.0f', l.tat or 0), l.running,
         running_by_user(l.key), l.let_in, call('ZCARD', users_of(l.key)), own, turns_of_others(l.key, own),
-        mine[l.key] and 1 or 0 }
+        mine[l.key] and 1 or 0, l.paused and 1 or 0 }
     end
     return shown
   end
@@ -2659,6 +2661,7 @@ function new_limits()
   local function next_look(l)
     local at = now + LOOK_MS
     if not l or l.let_in > 0 then return at end
+    if l.paused then return now + PAUSE_MS end -- who ends the pause has it looked at
     if l.rate_us then
       local opens = math.ceil(rate_opens_at(l.tat, l.rate_us, l.burst) / 1000)
       if opens > now then return opens end
@@ -3075,13 +3078,13 @@ end
 local function new_ending()
   -- The fields of message.Record, after the first nine bytes of the body and the letter of the state. What did not run
   -- started and ended now.
-  local function canceled_record(body, known, reason)
+  local function canceled_record(body, known, reason, origin)
     local ran = known.state == 'started'
     local started = ran and tonumber(known.started) or now
     local attempt = ran and attempt_in(known.attempt) or tonumber(known.attempt or 0)
-    return string.sub(body, 1, 9) .. 'C\156' .. cmsgpack.pack(name_in(body), attempt,
+    return string.sub(body, 1, 9) .. 'C' .. (origin and '\157' or '\156') .. cmsgpack.pack(name_in(body), attempt,
       tonumber(known.queued or known.enqueued or started), started, now - started, ran and known.worker or '', nil, true, nil,
-      'TaskCanceled', reason, '')
+      'TaskCanceled', reason, '') .. (origin and cmsgpack.pack(origin) or '')
   end
 
   local function fields_of(key)
@@ -3091,12 +3094,12 @@ local function new_ending()
   end
 
   -- The task has left its place already. `ttl`: how long the record is kept, in ms.
-  return function(user, id, reason, ttl)
+  return function(user, id, reason, ttl, origin)
     local known = fields_of(task_key(user, id))
     local body = redis.pcall('GET', body_key(user, id))
     if type(body) ~= 'string' then body = string.rep('\0', 9) end -- lost, or not a message at all
     if bytes then bytes.lift(user, id) end
-    call('SET', result_key(user, id), canceled_record(body, known, reason), 'PX', ttl)
+    call('SET', result_key(user, id), canceled_record(body, known, reason, origin), 'PX', ttl)
     call('DEL', needs_key(user, id), keys_of_task(user, id))
     call('PEXPIRE', chunks_key(user, id), ttl)
     if known.unique then pointers().let_go(user, id, known.unique) end
@@ -3109,9 +3112,10 @@ local function new_ending()
 end
 
 local ending
-function end_canceled(user, id, reason, ttl)
+-- `origin`: of one that a dependency ended, the task with which that began.
+function end_canceled(user, id, reason, ttl, origin)
   ending = ending or new_ending()
-  ending(user, id, reason, ttl)
+  ending(user, id, reason, ttl, origin)
 end
 calls[#calls + 1] = function()
   announcements = {}
@@ -3288,6 +3292,24 @@ local function new_links()
   end
   it.verdict = verdict
 
+  -- The task with which it began that one ends by this dependency: of one that was canceled itself, its record tells.
+  local origins = {}
+  function it.origin_of(user, dependency, outcome)
+    if outcome ~= 'canceled' then return dependency end
+    local key = result_key(user, dependency)
+    if not origins[key] then
+      local record = redis.pcall('GET', key)
+      local is_read, fields = pcall(cmsgpack.unpack, type(record) == 'string' and string.sub(record, 11) or '')
+      origins[key] = is_read and type(fields) == 'table' and type(fields[13]) == 'string' and fields[13] or dependency
+    end
+    return origins[key]
+  end
+
+  function it.reason_of(user, dependency, outcome)
+    local origin, reason = it.origin_of(user, dependency, outcome), 'dependency ' .. dependency .. ' ' .. outcome
+    return origin == dependency and reason or reason .. ', which began with ' .. origin
+  end
+
   -- One dependent learns how one of its dependencies ended. It may have waited for another task of that id, which finished.
   -- True: it is to be released.
   local function inform(user, known, dependency, outcome, ttl)
@@ -3299,7 +3321,7 @@ local function new_links()
       return known.waits_for_one or call('EXISTS', needs) == 0
     elseif does == 'end' and call('SISMEMBER', needs, dependency) == 1 then
       it.leave_deferred(user, id)
-      end_canceled(user, id, 'dependency ' .. dependency .. ' ' .. outcome, ttl)
+      end_canceled(user, id, it.reason_of(user, dependency, outcome), ttl, it.origin_of(user, dependency, outcome))
     end
     return false
   end
@@ -4021,15 +4043,15 @@ local function settle_outcomes(report, claims)
   end
 
   -- Back to its place: at once, or when its time has come.
-  local function put_back(user, id, lane, stream_id, attempt, counted, delay)
+  local function put_back(user, id, lane, stream_id, attempt, counted, delay, to)
     local key = task_key(user, id)
     call('HSET', key, 'last', stream_id .. ' ' .. attempt)
     if delay > 0 then
       schedule(user, id, now + delay)
       call('HSET', key, 'state', 'scheduled', 'attempt', counted, 'stream_id', '')
     else
-      call('ZADD', place_key(lane, user), call('HGET', key, 'score'), id)
-      count(lane, 1)
+      call('ZADD', place_key(to or lane, user), call('HGET', key, 'score'), id)
+      count(to or lane, 1)
       call('HSET', key, 'state', 'queued', 'attempt', counted, 'stream_id', '', 'queued', now)
     end
     remove_delivery(lane, user, stream_id)
@@ -4046,6 +4068,13 @@ local function settle_outcomes(report, claims)
     put_back(user, id, lane, stream_id, attempt, attempt, delay)
   end
 
+  function ends.snoozed(user, id, lane, stream_id, attempt, _, delay)
+    local key = task_key(user, id)
+    call('HINCRBY', key, 'snoozed', 1)
+    call('HDEL', key, 'lost', 'received', 'tried', 'deaths', 'alone')
+    put_back(user, id, lane, stream_id, attempt, attempt - 1, delay)
+  end
+
   function ends.released(user, id, lane, stream_id, attempt, _, delay)
     local key = task_key(user, id)
     call('HDEL', key, 'alone', 'received')
@@ -4058,6 +4087,24 @@ local function settle_outcomes(report, claims)
       call('HSET', key, 'paid', 1)
     end
     put_back(user, id, lane, stream_id, attempt, attempt - 1, delay)
+  end
+
+  -- It has not run: what it was charged is made what its code says, and its next start is paid for.
+  function ends.restated(user, id, lane, stream_id, attempt, _, _, body)
+    local key, old = task_key(user, id), call('GETRANGE', body_key(user, id), 0, 17)
+    local known, before, priority = call('HMGET', key, 'score', 'charged'), string.byte(old, 18), string.byte(body, 18)
+    local to, score = lane, tonumber(known[1])
+    if priority ~= before then -- of a call that said none, so it was not critical
+      to = priority == 6 and 'critical' or 'normal'
+      score = score + (before - (priority == 6 and 1 or priority)) * step_us
+    end
+    call('ZCARD', place_key(to, user))
+    if known[2] then adjust(user, -known[2]) else adjust(user, cost_of(body) - cost_of(old)) end
+    if bytes then bytes.change(user, 'body:' .. id, #body - call('STRLEN', body_key(user, id))) end
+    call('SET', body_key(user, id), body)
+    call('HDEL', key, 'charged', 'alone', 'received')
+    call('HSET', key, 'lane', to, 'score', string.format('%.0f', score), 'paid', 1)
+    put_back(user, id, lane, stream_id, attempt, attempt - 1, 0, to)
   end
 
   -- The record of a task that ended as canceled tells which worker's attempt that was.
@@ -4084,7 +4131,7 @@ local function settle_outcomes(report, claims)
 
   -- A task that was canceled while it ran is not tried again.
   local function settled_kind(kind, canceling)
-    if canceling and (kind == 'retry' or kind == 'released') then return 'canceled' end
+    if canceling and (kind == 'retry' or kind == 'released' or kind == 'snoozed' or kind == 'restated') then return 'canceled' end
     return kind
   end
 
@@ -4096,7 +4143,7 @@ local function settle_outcomes(report, claims)
     end
     local charging, key = new_charging(), task_key(user, id)
     local total = charging.finish(user, cost, charged, run, charge)
-    if kind == 'retry' then call('HDEL', key, 'charged', 'charged_before') end
+    if kind == 'retry' or kind == 'snoozed' then call('HDEL', key, 'charged', 'charged_before') end
     if kind == 'released' then call('HSET', key, 'charged', total) elseif run > 0 then charging.learn(user, id, run / 1000) end
     return total + (before or 0)
   end
@@ -4104,10 +4151,10 @@ local function settle_outcomes(report, claims)
   local COUNTED = { finished = 'finished', failed = 'failed', retry = 'retried' }
   local reviewed = {}
   local function account(user, id, kind, cost, charge, run, charged, before)
-    if kind == 'released' and not charged then return end
+    if kind == 'restated' or (kind == 'released' and not charged) then return end
     local total = correct(user, id, kind, cost, charge, run, charged, before)
     if kind == 'released' then return end
-    if governed and kind ~= 'canceled' then governed.note_end(governed.user(user), kind == 'finished') end
+    if governed and kind ~= 'canceled' and kind ~= 'snoozed' then governed.note_end(governed.user(user), kind == 'finished') end
     return total
   end
 
@@ -4189,8 +4236,9 @@ end
 --   suspects: <user>:<id> of the outcomes that are of such.
 -- SettledDelivery: lane: str, user: str, id: str, stream_id: str, attempt: int, kind: str, ttl_ms: int, delay_ms:
 --   int, record: Value, error: Value, pushed: Value, cost: float, charge: float, run_ms: float, wait_ms: int | None
---   kind: finished, failed, canceled, retry, or released (not the task's fault: it keeps attempt and
---   place, and where it goes back at once its charge).
+--   kind: finished, failed, canceled, retry, snoozed (it put itself off: it keeps its attempt), restated
+--   (record: its body, with what its code says of it), or released (not the task's fault: it keeps attempt and place,
+--   and where it goes back at once its charge).
 --   ttl_ms: how long the result record lives. delay_ms: wait before the retry or the return to the lane.
 --   error: a record, or of what is canceled the reason. pushed: the lengths of namespace and key, the TTL in ms, then
 --   namespace, key and value. cost: of the body. charge: what the task added while it ran. wait_ms: of a first attempt.

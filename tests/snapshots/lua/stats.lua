@@ -1,7 +1,8 @@
 #!lua flags=no-writes
 -- Totals of the queue and its workers.
 -- KEYS[1]  state
--- Returns  {state fields, users ready, users known, per worker: {name, fields}, now, metrics}
+-- Returns  {state fields, users ready, users known, per worker: {name, fields}, now, metrics,
+--          at most 100 records of names that are paused}
 -- Cost     O(workers)
 local keys_of_call, values_of_call = KEYS, ARGV
 local KEYS, ARGV
@@ -86,7 +87,7 @@ calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
   silent_ms = args[1]
   return { call('HGETALL', state_key), call('ZCARD', ready_key), call('ZCARD', users_key), live_workers(silent_ms), now,
-    call('GET', prefix .. 'metrics:*') or '' }
+    call('GET', prefix .. 'metrics:*') or '', call('SRANDMEMBER', prefix .. 'paused-tasks', 100) }
 end
 local function run(its_keys, its_values)
   KEYS, ARGV = its_keys, its_values

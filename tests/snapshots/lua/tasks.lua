@@ -96,7 +96,7 @@ local function cost_of_task(user, id)
   return type(head) == 'string' and cost_of(head) or 1
 end
 -- ARGV[1] is the msgpack of Tasks: user: str, place: str, most: int, after: str, named: Sequence[str]
---   place: critical, normal, held, scheduled, dead, critical-stream, normal-stream, or '' for those that are named.
+--   where: critical, normal, held, scheduled, dead, critical-stream, normal-stream, or '' for those that are named.
 --   after: the id behind which the page begins, '' from the start.
 local args
 local user, place, most, after, named

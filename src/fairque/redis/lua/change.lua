@@ -106,7 +106,7 @@ local function set_moment()
   return true
 end
 
-fair().know(user)
+choice.know(user)
 for _, where in ipairs({ 'critical', 'normal', 'scheduled', 'held' }) do call('ZCARD', place_key(where, user)) end
 local has_changed = set_priority()
 if start ~= '' then has_changed = set_moment() end
