@@ -20,6 +20,7 @@ from fairque import (
     current_task,
     task,
 )
+from tests.support.eventually import eventually
 
 OUTCOMES: dict[str, bool] = {}
 
@@ -50,6 +51,7 @@ async def test_a_run_is_watched_until_all_of_it_has_ended(queue: TaskQueue, step
     run = await queue.enqueue(steps("a") >> [steps("b"), steps("c")] >> steps("d"), user_id="anna")
     seen: list[tuple[str, TaskState]] = []
     watching = asyncio.create_task(collect(run, seen))
+    await eventually(lambda: len(seen) == 4)
     async with Worker(queue):
         await asyncio.wait_for(watching, 20)
     first = {name: next(state for each, state in seen if each == name) for name in "abcd"}
