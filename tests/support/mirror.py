@@ -8,17 +8,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from fairque.errors import DependencyError, QueueFull
+from fairque.errors import DependencyError, QueueFull, TaskExists
 from fairque.fairness import model_queue
 from fairque.fairness.choice import encoded_path
 from fairque.fairness.freedom import Freedom
 from fairque.fairness.model_queue import Ending, ModelQueue, ModelTask
-from fairque.fairness.model_task import OnFailure
+from fairque.fairness.model_task import Alone, Conflict, OnFailure
 from fairque.models import ANY_USER, UserGroup
 from fairque.policy import Policy, Rate
 from fairque.redis.arguments import Rules
 from fairque.redis.assignment import assignments_of
-from fairque.redis.delivery import Delivery, Needs, NewTask, Outcome
+from fairque.redis.delivery import Delivery, Needs, NewTask, Outcome, Placed
 from fairque.redis.keys import decode_user, encode_user
 from fairque.tasks.message import Message, encode_body
 from tests.support.core import MAX_BODY, STEP_MS, Key, outcome
@@ -30,6 +30,9 @@ _EXPIRING = ("metrics:", "run-times")
 _SOMETIMES_EXPIRING = ("user:", "group:", "left")
 """Those of groups while nobody of them is ready, of a user but for a weight that was counted while it is."""
 _NO_ARGS = msgspec.Raw(b"\x90")
+
+
+SPAN_MS = 5
 
 
 class Order(NamedTuple):
@@ -45,15 +48,40 @@ class Order(NamedTuple):
     on_failure: OnFailure = "wait"
     allow_unknown: bool = True
     expires_ms: int = 0
+    conflict: Conflict = "keep"
+    kind: Alone = ""
+    pointer: str = ""
+    longest_ms: int = 0
 
-    def new_task(self, nonce: bytes) -> NewTask:
+    @property
+    def is_conditional(self) -> bool:
+        return self.conflict != "keep" or bool(self.kind)
+
+    def call(self, nonce: bytes, at: int) -> bytes:
+        """Its own name of the call, where it has a condition."""
+        return nonce + bytes([at]) if self.is_conditional else b""
+
+    def rules(self, call: bytes) -> Rules | None:
+        if not (self.expires_ms or call):
+            return None
+        expires, span_ms = f"+{self.expires_ms}" if self.expires_ms else "", SPAN_MS if self.kind else 0
+        return Rules(expires, call.hex(), self.conflict, self.kind, self.pointer, span_ms, self.longest_ms)
+
+    def new_task(self, nonce: bytes, at: int) -> NewTask:
         body = encode_body(Message(self.name, _NO_ARGS), nonce, self.cost, self.priority, MAX_BODY)
         needs = msgspec.msgpack.encode(Needs(self.on_failure, self.allow_unknown, list(self.needs)))
-        rules = Rules(f"+{self.expires_ms}") if self.expires_ms else None
         when = f"+{self.delay_ms}" if self.delay_ms else ""
-        return NewTask(self.user_id, self.task_id, self.priority, when, body, needs if self.needs else b"", rules)
+        return NewTask(
+            self.user_id,
+            self.task_id,
+            self.priority,
+            when,
+            body,
+            needs if self.needs else b"",
+            self.rules(self.call(nonce, at)),
+        )
 
-    def model_task(self, nonce: bytes) -> ModelTask:
+    def model_task(self, nonce: bytes, at: int) -> ModelTask:
         return ModelTask(
             self.user_id,
             self.task_id,
@@ -66,6 +94,12 @@ class Order(NamedTuple):
             on_failure=self.on_failure,
             allow_unknown=self.allow_unknown,
             expires_in_ms=self.expires_ms or math.inf,
+            call=self.call(nonce, at),
+            conflict=self.conflict,
+            kind=self.kind,
+            pointer=self.pointer,
+            span_ms=SPAN_MS,
+            longest_ms=self.longest_ms,
         )
 
 
@@ -163,22 +197,24 @@ class Mirror:
     # Tasks
 
     async def enqueue(self, orders: Sequence[Order], nonce: bytes) -> None:
-        created = await self._answer(self.core.enqueue_all([order.new_task(nonce) for order in orders]))
+        created = await self._answer(
+            self.core.enqueue_all([order.new_task(nonce, at) for at, order in enumerate(orders)])
+        )
         now_us = self.core.now_us()
-        tasks = [order.model_task(nonce) for order in orders]
-        self._agree("created", created, lambda: self.model.enqueue(now_us, tasks))
+        tasks = [order.model_task(nonce, at) for at, order in enumerate(orders)]
+        self._agree("created", _plainly(created), lambda: self.model.enqueue(now_us, tasks))
 
     async def _answer(self, call: Awaitable[Any]) -> Any:
         try:
             return await call
-        except (QueueFull, DependencyError) as exc:
+        except (QueueFull, DependencyError, TaskExists) as exc:
             self.refused += 1
             return type(exc)
 
     def _agree(self, what: str, found: Any, of_model: Callable[[], Any]) -> None:
         try:
             expected = of_model()
-        except (QueueFull, DependencyError) as exc:
+        except (QueueFull, DependencyError, TaskExists) as exc:
             expected = type(exc)
         agree(what, found, expected)
         self.compare()
@@ -367,6 +403,12 @@ def _outcome(of: Delivery, ending: Ending) -> Outcome:
     if ending.kind == "canceled":
         made.error = b"why"
     return made
+
+
+def _plainly(created: Any) -> Any:
+    if not isinstance(created, list):
+        return created
+    return [tuple(answer) if isinstance(answer, Placed) else answer for answer in created]
 
 
 def _told(of: Delivery) -> tuple[object, ...]:

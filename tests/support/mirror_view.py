@@ -152,6 +152,7 @@ _HOLDERS: dict[str, Callable[[Key], Any]] = {
     "held": lambda key: key.scores,
 } | dict.fromkeys(("user", "group", "limit"), lambda key: _counted(_fields(key)))
 _HOLDERS["limit"] = lambda key: _filled({name: of for name, of in _fields(key).items() if name not in ("by", "hand")})
+_HOLDERS["unique"] = lambda key: key.content[0].decode()
 _HOLDERS["offers"] = lambda key: dict(key.pairs)
 _HOLDERS |= dict.fromkeys(("dead", "leases", "held-users", "running", "uncounted"), _members)
 _HOLDERS |= dict.fromkeys(("deferred", "needs", "uses", "feeds", "informed", "lapsing"), _members)
@@ -266,6 +267,9 @@ def _lanes(model: ModelQueue) -> View:
         found[f"{lane.name}-stream:{user}"] = [(of.task.task_id, of.worker) for of in lane.stream.values()]
     for user_id, waiting in model.scheduled.items():
         found[f"scheduled:{encode_user(user_id)}"] = [(id_, waiting.scores[id_]) for id_ in waiting]
+    for task in model.tasks.values():
+        if task.has_key:
+            found[f"unique:{encode_user(task.user_id)}:{task.pointer}"] = task.task_id
     for user_id, expiring in model.expiry.tasks.items():
         found[f"expiring:{encode_user(user_id)}"] = [(id_, expiring.scores[id_]) for id_ in expiring]
     return found

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from fairque import Breaker, Rate
 from fairque.everybody import EVERYONE
-from fairque.fairness.model_task import Ending, Kind, ModelDelivery
+from fairque.fairness.model_task import Alone, Ending, Kind, ModelDelivery
 from fairque.models import ANY_USER, TaskState, UserGroup
 from tests.support.core import LONG_LEASE_MS
 from tests.support.mirror import Held, Mirror, Order
@@ -76,7 +76,18 @@ endings = st.builds(
     st.sampled_from([0.0, 0.0, 2.5, -0.25]),
     st.sampled_from([0.0, 500.0, 2000.0]),
 )
+kinds_of_keys: st.SearchStrategy[Alone] = st.sampled_from(["", "", "", "started", "ended", "debounce"])
 policies = st.fixed_dictionaries({}, optional={name: st.sampled_from(of) for name, of in FIELDS.items()})
+
+
+@st.composite
+def alone(draw: st.DrawFn, order: Order) -> Order:
+    """Under one of two keys, or not."""
+    kind, key = draw(kinds_of_keys), draw(st.sampled_from("12"))
+    if kind == "debounce":
+        longest_ms = draw(st.sampled_from([0, 8]))
+        return order._replace(kind=kind, pointer=f"d{key}", delay_ms=0, needs=(), longest_ms=longest_ms)
+    return order._replace(kind=kind, pointer=kind and f"a{key}")
 
 
 @st.composite
@@ -98,8 +109,9 @@ def batches(draw: st.DrawFn) -> list[Order]:
             draw(st.sampled_from(["wait", "cancel", "run"])),
             draw(st.sampled_from([True, True, True, False])),
             draw(st.sampled_from([0, 0, 0, SOON_MS, 10, LATE_MS])),
+            draw(st.sampled_from(["keep", "keep", "replace", "replace", "error"])),
         )
-        made.append(order)
+        made.append(draw(alone(order)))
     return made
 
 
@@ -117,7 +129,8 @@ class BothMachine(RuleBasedStateMachine):
         self.is_sound = True
         self.fields: Sequence[str] = ()
         self.served: list[tuple[UserGroup, ...]] = [ANY_USER]
-        self.has_links = self.has_limits = self.has_removals = self.has_delays = self.has_expiry = False
+        self.has_links = self.has_limits = self.has_removals = self.has_delays = False
+        self.has_expiry = self.has_conditions = False
 
     def both(self, call: Any) -> None:
         self.is_sound = False
@@ -132,6 +145,7 @@ class BothMachine(RuleBasedStateMachine):
         removals=st.booleans(),
         delays=st.booleans(),
         expiry=st.booleans(),
+        conditions=st.booleans(),
         served=st.one_of(st.just([ANY_USER]), st.lists(st.sampled_from(SERVED), min_size=1, max_size=4)),
     )
     def what_happens_in_this_game(
@@ -143,11 +157,12 @@ class BothMachine(RuleBasedStateMachine):
         removals: bool,
         delays: bool,
         expiry: bool,
+        conditions: bool,
         served: list[tuple[UserGroup, ...]],
     ) -> None:
         self.fields, self.mirror.by_time, self.served = fields, by_time, served
         self.has_links, self.has_limits, self.has_removals, self.has_delays = links, limits, removals, delays
-        self.has_expiry = expiry
+        self.has_expiry, self.has_conditions = expiry, conditions
 
     @initialize(of_users=st.lists(policies, min_size=len(USERS) + 1, max_size=len(USERS) + 1))
     def some_have_policies(self, of_users: list[dict[str, Any]]) -> None:
@@ -168,6 +183,9 @@ class BothMachine(RuleBasedStateMachine):
             name=order.name if self.has_limits or self.mirror.by_time else "t",
             delay_ms=order.delay_ms if self.has_delays else min(order.delay_ms, SOON_MS),
             expires_ms=order.expires_ms if self.has_expiry else 0,
+            conflict=order.conflict if self.has_conditions else "keep",
+            kind=order.kind if self.has_conditions else "",
+            pointer=order.pointer if self.has_conditions else "",
         )
 
     @precondition(lambda self: self.calls)

@@ -66,12 +66,12 @@ class ModelBacklog(ModelLanes):
             self._place(now_us, task)
 
     def _defer(self, now_us: int, task: ModelTask) -> None:
-        task.state, task.came = TaskState.DEFERRED, self._next_arrival(now_us)
+        task.state, task.came, task.came_us = TaskState.DEFERRED, self._next_arrival(now_us), None
         self.links.deferred[task.key] = task
         self.admission.seen[task.user_id] = now_us // 1000
 
     def _schedule(self, now_us: int, task: ModelTask, at_ms: float) -> None:
-        task.state = TaskState.SCHEDULED
+        task.state, task.came_us = TaskState.SCHEDULED, None
         waiting = self.scheduled.setdefault(task.user_id, SortedSet(str))
         before = max((at for at in waiting.scores.values() if at_ms <= at < at_ms + 1), default=None)
         waiting.put(task.task_id, at_ms if before is None else min(before + WITHIN_MS, at_ms + 1 - WITHIN_MS))
@@ -88,11 +88,15 @@ class ModelBacklog(ModelLanes):
 
     def _place(self, now_us: int, task: ModelTask) -> None:
         if task.score is None:
-            head_start = 0 if task.lane == "critical" else (task.priority - 1) * self._step_us
-            task.score = self._next_arrival(now_us) - head_start
+            came_us = self._next_arrival(now_us) if task.came_us is None else task.came_us
+            task.score = came_us - self._head_start(task)
+        task.came_us = None
         task.state = TaskState.QUEUED
         self._lane(task).backlog.put(task.task_id, task.score)
         self.admission.admit(now_us, task.user_id, task.cost)
+
+    def _head_start(self, task: ModelTask) -> int:
+        return 0 if task.lane == "critical" else (task.priority - 1) * self._step_us
 
     def _let_in(self, now_us: int, user_id: str, task_id: str) -> ModelTask:
         task = self.tasks[user_id, task_id]
@@ -134,7 +138,7 @@ class ModelBacklog(ModelLanes):
     # Ends
 
     def _end(self, task: ModelTask, state: TaskState) -> None:
-        task.state, task.last = state, None
+        task.state, task.last, task.has_key = state, None, False
         self.limits.end_offer(task)
         self.expiry.forget(task)
         self.links.deferred.pop(task.key, None)

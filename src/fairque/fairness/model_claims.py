@@ -113,6 +113,8 @@ class ModelClaims(ModelProducers):
     def _start(self, claim: ModelClaim, task: ModelTask) -> None:
         self._deliver(claim, task)
         self.expiry.forget(task)
+        if task.kind in ("started", "debounce"):
+            task.has_key = False
         was_offered = task.is_offered and task.name in self.limits.limits
         self.limits.start(claim.now_us, task)
         self.policies.note_start(claim.now_us, task.user_id)

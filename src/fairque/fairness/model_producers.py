@@ -6,30 +6,32 @@ import math
 from collections.abc import Iterable, Sequence
 
 from fairque.errors import DependencyError, QueueFull
-from fairque.fairness.model_backlog import ModelBacklog
+from fairque.fairness.model_conditions import Answer, ModelConditions, Stands, answer_of
 from fairque.fairness.model_task import ModelTask
 from fairque.models import TaskState
 
 __all__ = ["ModelProducers"]
 
 
-class ModelProducers(ModelBacklog):
+class ModelProducers(ModelConditions):
     """Tasks are put in, canceled, brought back and erased."""
 
     # Enqueue
 
-    def enqueue(self, now_us: int, tasks: Iterable[ModelTask]) -> list[bool]:
-        """A batch of one call. False: a task with this id lives.
+    def enqueue(self, now_us: int, tasks: Iterable[ModelTask]) -> list[Answer]:
+        """A batch of one call. False: a task with this id lives. Of one with a condition, what became of it and the id.
 
-        Raises `DependencyError` when one waits for what is not known, or for itself, and `QueueFull` when it does not
-        fit into the quota of one of its users; then nothing was changed.
+        Raises `DependencyError` when one waits for what is not known, or for itself, `TaskExists`, and `QueueFull` when
+        it does not fit into the quota of one of its users; then nothing was changed.
         """
         self.workers.look(now_us)
         batch = list(tasks)
-        self._check_links(batch)
-        self._make_room(batch)
-        known = [self._known(task) for task in batch]
-        new = self._new(batch)
+        self._check_links(_added(batch, self._judge(now_us, batch)))
+        stands = self._make_room(now_us, batch)
+        new = _added(batch, stands)
+        for at, task in enumerate(batch):
+            if stands[at] == "replaces":
+                self._withdraw(task)
         for key, task in new.items():
             if ended := self.ended.pop(key, None):
                 task.uses |= ended.uses  # let go with it
@@ -41,28 +43,13 @@ class ModelProducers(ModelBacklog):
                 self._end(task, TaskState.CANCELED)
         self._pass_on(now_us)
         self.limits.pass_on(now_us)
-        first = {task.key: at for at, task in reversed(list(enumerate(batch)))}
-        return [
-            first[task.key] == at and (before is None or before.nonce == task.nonce)
-            for at, (task, before) in enumerate(zip(batch, known, strict=True))
-        ]
+        answers = [answer_of(task, stands[at], self.answers) for at, task in enumerate(batch)]
+        self.answers |= {task.call: answer for task, answer in zip(batch, answers, strict=True) if task.call}
+        return answers
 
-    def _new(self, batch: Sequence[ModelTask]) -> dict[tuple[str, str], ModelTask]:
-        new: dict[tuple[str, str], ModelTask] = {}
-        for task in batch:
-            if self._known(task) is None:
-                new.setdefault(task.key, task)
-        return new
-
-    def _check_links(self, batch: Sequence[ModelTask]) -> None:
-        new = self._new(batch)
+    def _check_links(self, new: dict[tuple[str, str], ModelTask]) -> None:
         if any(task.needs for task in new.values()) and (refusal := self.links.refusal(new)):
             raise DependencyError(refusal)
-
-    def _known(self, task: ModelTask) -> ModelTask | None:
-        """One that stands in the way: it lives, or this very call stored it before."""
-        known = self.tasks.get(task.key) or self.ended.get(task.key)
-        return known if known and (known.nonce == task.nonce or not known.state.ended) else None
 
     def _add(self, now_us: int, task: ModelTask) -> None:
         waits = self.links.unfinished(task)
@@ -77,38 +64,41 @@ class ModelProducers(ModelBacklog):
             self._defer(now_us, task)
         else:
             self._begin(now_us, task)
+        self._hold(task)
 
     # Quotas
 
-    def _make_room(self, batch: Sequence[ModelTask]) -> None:
-        """Quotas: the first tasks in line are dropped, or the whole call is refused."""
-        of_users: dict[str, dict[str, ModelTask]] = {}
-        for task in batch:
-            if self.policies.of(task.user_id).max_queued is not None:
-                of_users.setdefault(task.user_id, {}).setdefault(task.task_id, task)
-        for user_id, asked in of_users.items():
-            if self._excess(user_id, asked) > 0 and not self._may_drop(user_id, asked):
-                raise QueueFull(f"the backlog of user {user_id!r} is full", 0)
-        for user_id, asked in of_users.items():
-            while (excess := self._excess(user_id, asked)) > 0:
-                self._drop_first(user_id, excess)
+    def _make_room(self, now_us: int, batch: Sequence[ModelTask]) -> dict[int, Stands]:
+        """Quotas: the first tasks in line are dropped, or the whole call is refused. How each stands then."""
+        while True:
+            stands = self._judge(now_us, batch)
+            over = {user_id: self._excess(user_id, batch, stands) for user_id in {task.user_id for task in batch}}
+            full = [user_id for user_id, excess in over.items() if excess > 0]
+            if any(not self._may_drop(user_id, batch, stands) for user_id in full):
+                raise QueueFull("the backlog of a user is full", 0)
+            if not full:
+                return stands
+            for user_id in full:
+                self._drop_first(user_id, over[user_id])
 
-    def _excess(self, user_id: str, asked: dict[str, ModelTask]) -> int:
-        new = sum(self._known(task) is None for task in asked.values())
+    def _excess(self, user_id: str, batch: Sequence[ModelTask], stands: dict[int, Stands]) -> int:
+        new = sum(task.user_id == user_id and stands[at] == "new" for at, task in enumerate(batch))
         return self._beyond_quota(user_id, new)
 
     def _beyond_quota(self, user_id: str, new: int) -> int:
         most = self.policies.of(user_id).max_queued
         return self.queued(user_id) + new - most if new and most is not None else 0
 
-    def _may_drop(self, user_id: str, asked: dict[str, ModelTask]) -> bool:
+    def _may_drop(self, user_id: str, batch: Sequence[ModelTask], stands: dict[int, Stands]) -> bool:
         """All that is asked for would fit beside what waits outside of the lanes, which is not dropped."""
         policy = self.policies.of(user_id)
-        named = sum(
-            known is None or known.nonce != asked[known.task_id].nonce for known in map(self._known, asked.values())
-        )
+        mine = [(task, stands[at]) for at, task in enumerate(batch) if task.user_id == user_id]
+        kept = [task for task, how in mine if how == "kept"]
+        named = {task.task_id for task, how in mine if how in ("new", "living", "replaces")}
+        own = {task.task_id for task, how in mine if how == "retried"}  # the first of those that are told twice
         apart = self.queued(user_id) - self.waiting(user_id)
-        return policy.overflow == "drop_oldest" and policy.max_queued is not None and apart + named <= policy.max_queued
+        asked = len(named - own) + len(kept)
+        return policy.overflow == "drop_oldest" and policy.max_queued is not None and apart + asked <= policy.max_queued
 
     def _drop_first(self, user_id: str, most: int) -> None:
         """What is urgent stays longest."""
@@ -205,6 +195,7 @@ class ModelProducers(ModelBacklog):
         self.limits.end_offer(task)
         self.expiry.forget(task)
         self.links.deferred.pop(task.key, None)
+        task.has_key = False
         del self.tasks[task.key]
 
     def _forget(self, user_id: str) -> None:
@@ -220,3 +211,7 @@ class ModelProducers(ModelBacklog):
     def erase_results(self, user_id: str) -> None:
         for key in [key for key, task in self.ended.items() if task.user_id == user_id]:
             del self.ended[key]
+
+
+def _added(batch: Sequence[ModelTask], stands: dict[int, Stands]) -> dict[tuple[str, str], ModelTask]:
+    return {task.key: task for at, task in enumerate(batch) if stands[at] in ("new", "replaces")}

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from fairque.fairness.sorted_set import SortedSet
-from fairque.models import Priority, TaskState
+from fairque.models import Enqueued, Priority, TaskState
 
 __all__ = [
     "LANES",
+    "Alone",
+    "Conflict",
     "Ending",
     "Fence",
     "Holding",
@@ -25,6 +27,8 @@ __all__ = [
 
 LaneName = Literal["critical", "normal"]
 Kind = Literal["finished", "failed", "canceled", "retry", "snoozed", "released"]
+Conflict = Literal["keep", "replace", "error"]
+Alone = Literal["", "started", "ended", "debounce"]
 OnFailure = Literal["wait", "cancel", "run"]
 LANES: tuple[LaneName, ...] = ("critical", "normal")
 
@@ -52,10 +56,20 @@ class ModelTask:
     on_failure: OnFailure = "wait"  # when one of them does not finish
     allow_unknown: bool = False
     expires_in_ms: float = math.inf  # to begin
+    call: bytes = b""  # names the call, of one that is put in on a condition
+    conflict: Conflict = "keep"  # with one that has its id
+    kind: Alone = ""  # until when it is alone under its key
+    pointer: str = ""  # the key
+    span_ms: int = 0
+    longest_ms: int = 0
     uses: set[str] = field(default_factory=set)  # the tasks whose results are kept for it until it has ended
 
     state: TaskState = TaskState.QUEUED
     expires_ms: float = math.inf
+    answer: tuple[Enqueued, str] = (Enqueued.CREATED, "")
+    first_ms: int = 0  # of the first call, while it is debounced
+    came_us: int | None = None  # the arrival of the one whose place it takes
+    has_key: bool = False
     came: int = 0  # when it began to wait for others
     score: int | None = None  # its place in the lane, kept through retries
     attempt: int = 0

@@ -31,7 +31,7 @@ local function judge_conditions(it, of_user)
   pointing[it.user] = pointing[it.user] or {}
   it.standing, why = conditions().judge(it, of_user, pointing[it.user])
   refused = refused or why
-  decided[it.key] = it.standing
+  if is_added(it) then decided[it.key] = it.standing end
 end
 
 local function read(task)
@@ -252,24 +252,29 @@ local function add(task)
   if task.rules and not ended_by then obey(task, due <= now and not waits[1]) end
 end
 
--- Without those that another one of this call takes the place of.
-local function lasting()
-  local kept = {}
+-- Those that may add something, and by user how many more would where one is dropped that stands for them.
+local function asked_for()
+  local some, others = {}, {}
   for at, it in ipairs(all) do
-    if it.standing ~= 'superseded' then kept[#kept + 1] = tasks[at] end
+    if it.standing == 'kept' then
+      others[it.user] = (others[it.user] or 0) + 1
+    elseif it.standing ~= 'superseded' and it.standing ~= 'answered' then
+      some[#some + 1] = tasks[at]
+    end
   end
-  return kept
+  return some, others
 end
 
 local has_dropped = false
 -- Whoever refuses does so before anything is dropped.
 local function make_quota()
-  local over = over_quota(lasting())
+  local over = over_quota(asked_for())
   while over and over[1] == 'linked' do
     drop_oldest(over[2], over[3], dead_letter_ttl_ms)
     has_dropped = true
     read_tasks()
-    over = over_quota(lasting(), true)
+    local some, others = asked_for()
+    over = over_quota(some, others, true)
   end
   return over
 end

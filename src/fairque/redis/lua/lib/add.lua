@@ -10,7 +10,7 @@
 
 -- One look at every key at once: the usual answer is that all ids are new, and nobody waits for them.
 local fresh, seen = false, {}
-local decided = {} -- by key of the body: 'answered' or 'replaces', of those whose rules say so
+local decided = {} -- by key of the body: 'new' or 'replaces', of those that are added on a condition
 local function look_for_known(tasks)
   local keys = {}
   for _, task in ipairs(tasks) do
@@ -103,10 +103,11 @@ local function write_places()
   for _, off in ipairs(put_offs) do put_off(unpack(off)) end
 end
 
--- A user whose quota does not hold what is new in this call, or nil: one that refuses before one that drops. `dropped`: room
--- was made for some already.
-local function over_quota(tasks, dropped)
-  local more, asked, sizes, key_seen, drop = {}, {}, {}, {}, nil
+-- A user whose quota does not hold what is new in this call, or nil: one that refuses before one that drops. `asked`: by
+-- user, how many more than these are asked for. `dropped`: room was made for some already.
+local function over_quota(tasks, asked, dropped)
+  local more, sizes, key_seen, drop = {}, {}, {}, nil
+  asked = asked or {}
   seen = {}
   for _, task in ipairs(tasks) do
     --@fields AddedTask task: user id body
@@ -117,7 +118,7 @@ local function over_quota(tasks, dropped)
     if found == 'replaces' then
       more[user], sizes[user] = more[user] or 0, (sizes[user] or 0) + math.max(0, #body - call('STRLEN', key))
     end
-    if found ~= 'seen' and found ~= 'retried' and found ~= 'answered' then asked[user] = (asked[user] or 0) + 1 end
+    if found ~= 'seen' and found ~= 'retried' then asked[user] = (asked[user] or 0) + 1 end
   end
   seen, replaced = {}, {} -- what was only asked
   for user, new in pairs(more) do

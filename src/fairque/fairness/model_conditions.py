@@ -1,0 +1,150 @@
+"""Tasks of the model that are put in on a condition: what becomes of each of a call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from fairque.errors import TaskExists
+from fairque.fairness.model_backlog import PRIORITY_STEP_MS, ModelBacklog
+from fairque.fairness.model_task import ModelTask
+from fairque.models import Enqueued, TaskState
+
+__all__ = ["Answer", "ModelConditions", "Stands", "answer_of"]
+
+Stands = Literal["new", "living", "retried", "replaces", "kept", "answered", "superseded"]
+Answer = bool | tuple[Enqueued, str]
+
+
+class ModelConditions(ModelBacklog):
+    """A task replaces another one, is alone under a key, or waits until no further one has come.
+
+    Attributes:
+        answers: By the name of its call, what became of each task that was put in on a condition.
+        holders: Of users and keys, the task that has the key, if it still has.
+    """
+
+    def __init__(self, priority_step_ms: int = PRIORITY_STEP_MS) -> None:
+        super().__init__(priority_step_ms)
+        self.answers: dict[bytes, Answer] = {}
+        self.holders: dict[tuple[str, str], ModelTask] = {}
+
+    def _judge(self, now_us: int, batch: Sequence[ModelTask]) -> dict[int, Stands]:
+        """By position. The ids of those that go on with another task are changed. Raises `TaskExists`."""
+        call = _Call(self, now_us // 1000)
+        for at, task in enumerate(batch):
+            call.take(at, task)
+        return call.stands
+
+    def _known(self, task: ModelTask) -> ModelTask | None:
+        """One that stands in the way: it lives, or this very call stored it before."""
+        known = self.tasks.get(task.key) or self.ended.get(task.key)
+        return known if known and (known.nonce == task.nonce or not known.state.ended) else None
+
+    def _holder(self, task: ModelTask) -> ModelTask | None:
+        holder = self.holders.get((task.user_id, task.pointer))
+        return holder if holder and holder.has_key else None
+
+    def _withdraw(self, task: ModelTask) -> None:
+        """The one whose place this task takes."""
+        old = self.tasks[task.key]
+        if old.state is TaskState.QUEUED and old.score is not None:
+            task.came_us = old.score + self._head_start(old)
+        self._remove(old)
+        self.limits.end_offer(old)
+        self.expiry.forget(old)
+        self.links.deferred.pop(old.key, None)
+        old.has_key = False
+        del self.tasks[old.key]
+
+    def _hold(self, task: ModelTask) -> None:
+        if task.kind:
+            task.has_key = True
+            self.holders[task.user_id, task.pointer] = task
+
+
+class _Call:
+    """Judges the tasks of one call, one after the other."""
+
+    def __init__(self, model: ModelConditions, now_ms: int) -> None:
+        self.stands: dict[int, Stands] = {}
+        self._model = model
+        self._now_ms = now_ms
+        self._mine: dict[tuple[str, str], tuple[int, ModelTask]] = {}  # that are added
+        self._pointing: dict[tuple[str, str], tuple[int, ModelTask]] = {}
+        self._seen: set[tuple[str, str]] = set()
+
+    def take(self, at: int, task: ModelTask) -> None:
+        stands = self._of_condition(task) if task.call else self._of_plain(task)
+        self.stands[at] = stands
+        if stands in ("new", "replaces"):
+            self._mine[task.key] = at, task
+            if task.kind:
+                self._pointing[task.user_id, task.pointer] = at, task
+
+    def _of_plain(self, task: ModelTask) -> Stands:
+        if task.key in self._seen:
+            return "living"
+        self._seen.add(task.key)
+        known = self._model._known(task)
+        if known is None:
+            return "new"
+        return "retried" if known.nonce == task.nonce else "living"
+
+    def _of_condition(self, task: ModelTask) -> Stands:
+        if task.call in self._model.answers:
+            return "answered"
+        return (self._by_key(task) if task.kind else None) or self._by_id(task)
+
+    def _by_key(self, task: ModelTask) -> Stands | None:
+        at, first = self._pointing.get((task.user_id, task.pointer), (-1, None))
+        holder = first or self._model._holder(task)
+        if holder is None:
+            if task.kind == "debounce":
+                self._put_off(task)
+            return None
+        if task.kind != "debounce":
+            task.answer = Enqueued.KEPT, holder.task_id
+            return "kept"
+        task.task_id, task.answer = holder.task_id, (Enqueued.REPLACED, holder.task_id)
+        if first is None:
+            task.first_ms = holder.first_ms
+            if holder.state is TaskState.SCHEDULED:
+                self._put_off(task)
+            return "replaces"
+        task.first_ms, task.start_ms = first.first_ms, first.start_ms
+        return self._supersede(at)
+
+    def _put_off(self, task: ModelTask) -> None:
+        task.first_ms = task.first_ms or self._now_ms
+        task.start_ms = self._now_ms + task.span_ms
+        if task.longest_ms:
+            task.start_ms = min(task.start_ms, task.first_ms + task.longest_ms)
+
+    def _by_id(self, task: ModelTask) -> Stands:
+        task.answer = Enqueued.CREATED, task.task_id
+        earlier = self._mine.get(task.key)
+        stands: Stands = "living"
+        if earlier is None:
+            self._seen.discard(task.key)
+            stands = self._of_plain(task)
+        if stands != "living":
+            return stands
+        if task.conflict == "error":
+            raise TaskExists("", *task.key)
+        lives = earlier is None and self._model.tasks[task.key].state is TaskState.STARTED
+        if task.conflict != "replace" or lives:
+            task.answer = Enqueued.KEPT, task.task_id
+            return "living"
+        task.answer = Enqueued.REPLACED, task.task_id
+        return self._supersede(earlier[0]) if earlier else "replaces"
+
+    def _supersede(self, at: int) -> Stands:
+        stands, self.stands[at] = self.stands[at], "superseded"
+        return stands
+
+
+def answer_of(task: ModelTask, stands: Stands, answers: Mapping[bytes, Answer]) -> Answer:
+    if task.call:
+        return answers.get(task.call, task.answer)
+    return stands != "living"
