@@ -310,3 +310,28 @@ async def test_a_claim_carries_so_many_bytes_and_says_that_there_is_more(core: C
     assert len(claim.deliveries) == 4
     assert claim.sleep == 0
     assert len((await core.store.claim("w", 6, settings=settings)).deliveries) == 2
+
+
+async def has_finished_one(queue: TaskQueue) -> bool:
+    return await finished(queue) == 1
+
+
+async def test_a_worker_that_lets_its_last_tasks_end_is_told_of_no_more_work(
+    queue: TaskQueue, server: Server, gate: Gate
+) -> None:
+    """Else whoever idles would hear of it by its next look only."""
+
+    def idle() -> int:
+        return server.execute("SCARD", f"fairque:{{{queue.name}}}:waiting")
+
+    async with Worker(queue, concurrency=2, poll_interval=60) as leaving:
+        held = await queue.enqueue(work(1), user_id="anna")
+        await eventually(lambda: gate.started and idle() == 1)
+        async with Worker(queue, poll_interval=60):
+            await eventually(lambda: idle() == 2)
+            leaving.retire()
+            await eventually(lambda: idle() == 1)
+            await queue.enqueue(nothing(), user_id="ben")
+            await eventually(lambda: has_finished_one(queue), 5)
+            gate.open()
+            assert await held.result(timeout=20) == 1

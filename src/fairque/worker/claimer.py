@@ -62,16 +62,19 @@ class Claimer:
         self._number = time.time_ns() // 1000  # beyond those of a process before it under the same id
         self.is_unsure = False
         """Whether a claim may have been answered without that coming here."""
+        self._may_be_woken = False
 
     @property
-    def must_ask_again(self) -> bool:
-        """The worker stops, and wants to know what it was given: it puts that back."""
-        return self.is_unsure and self._signals.stopping
+    def has_last_call(self) -> bool:
+        """The worker stops. It claims nothing once more, to know what it was given and put that back; and to be told of
+        no more work while its last tasks end, as nobody else would hear of that.
+        """
+        return self._signals.stopping and (self.is_unsure or (self._may_be_woken and self._settler.holds > 0))
 
     @property
     def rest(self) -> float:
         """Seconds until it is time to claim, as far as is known."""
-        if self.must_ask_again:
+        if self.has_last_call:
             return 0.0
         if alone := self._settler.alone_left:
             return alone
@@ -114,7 +117,8 @@ class Claimer:
 
     def failed(self, error: FairqueError) -> None:
         logger.warning("cannot claim, trying again: %s", error)
-        self.is_unsure = not self.must_ask_again  # once is enough
+        self.is_unsure = not self.has_last_call  # once is enough
+        self._may_be_woken = self._may_be_woken and not self._signals.stopping
         self._pace.failed()
 
     def claimed(self, want: int, claim: Claim) -> None:
@@ -122,7 +126,7 @@ class Claimer:
         self._steal_pause.heard()
         self._pace.went_well()
         self._signals.serving.set()
-        is_short = len(claim.deliveries) < want
+        is_short = self._may_be_woken = len(claim.deliveries) < want
         self._runner.take(claim.deliveries, at_once=is_short)
         self._settler.answered = self._number  # only now that they are held: another thread looks
         self._number += 1

@@ -88,7 +88,7 @@ class Turns:
         if batch:
             self._reporting = asyncio.create_task(self._settle(batch))
             self._reporting.add_done_callback(self._reported)
-        if want or self._claimer.must_ask_again:
+        if want or self._claimer.has_last_call:
             await self._claim(want)
 
     def _is_reporting(self) -> bool:
