@@ -3725,10 +3725,11 @@ function write_places()
   for _, off in ipairs(put_offs) do put_off(unpack(off)) end
 end
 
--- A user whose quota does not hold what is new in this call, or nil: one that refuses before one that drops. `dropped`: room
--- was made for some already.
-function over_quota(tasks, dropped)
-  local more, asked, sizes, key_seen, drop = {}, {}, {}, {}, nil
+-- A user whose quota does not hold what is new in this call, or nil: one that refuses before one that drops. `asked`: by
+-- user, how many more than these are asked for. `dropped`: room was made for some already.
+function over_quota(tasks, asked, dropped)
+  local more, sizes, key_seen, drop = {}, {}, {}, nil
+  asked = asked or {}
   seen = {}
   for _, task in ipairs(tasks) do
     local user, id, body = task[1], task[2], ARGV[task[5]] or ''
@@ -3739,7 +3740,7 @@ function over_quota(tasks, dropped)
     if found == 'replaces' then
       more[user], sizes[user] = more[user] or 0, (sizes[user] or 0) + math.max(0, #body - call('STRLEN', key))
     end
-    if found ~= 'seen' and found ~= 'retried' and found ~= 'answered' then asked[user] = (asked[user] or 0) + 1 end
+    if found ~= 'seen' and found ~= 'retried' then asked[user] = (asked[user] or 0) + 1 end
   end
   seen, replaced = {}, {} -- what was only asked
   for user, new in pairs(more) do
@@ -3755,7 +3756,7 @@ function over_quota(tasks, dropped)
 end
 calls[#calls + 1] = function()
   fresh, seen = false, {}
-  decided = {} -- by key of the body: 'answered' or 'replaces', of those whose rules say so
+  decided = {} -- by key of the body: 'new' or 'replaces', of those that are added on a condition
   replaced = {}
   put_offs = {} -- { user, id, priority, due }: those that are written at the end
   users, placed = {}, {}
@@ -4096,7 +4097,7 @@ local function judge_conditions(it, of_user)
   pointing[it.user] = pointing[it.user] or {}
   it.standing, why = conditions().judge(it, of_user, pointing[it.user])
   refused = refused or why
-  decided[it.key] = it.standing
+  if is_added(it) then decided[it.key] = it.standing end
 end
 
 local function read(task)
@@ -4318,24 +4319,29 @@ local function add(task)
   if task.rules and not ended_by then obey(task, due <= now and not waits[1]) end
 end
 
--- Without those that another one of this call takes the place of.
-local function lasting()
-  local kept = {}
+-- Those that may add something, and by user how many more would where one is dropped that stands for them.
+local function asked_for()
+  local some, others = {}, {}
   for at, it in ipairs(all) do
-    if it.standing ~= 'superseded' then kept[#kept + 1] = tasks[at] end
+    if it.standing == 'kept' then
+      others[it.user] = (others[it.user] or 0) + 1
+    elseif it.standing ~= 'superseded' and it.standing ~= 'answered' then
+      some[#some + 1] = tasks[at]
+    end
   end
-  return kept
+  return some, others
 end
 
 local has_dropped
 -- Whoever refuses does so before anything is dropped.
 local function make_quota()
-  local over = over_quota(lasting())
+  local over = over_quota(asked_for())
   while over and over[1] == 'linked' do
     drop_oldest(over[2], over[3], dead_letter_ttl_ms)
     has_dropped = true
     read_tasks()
-    over = over_quota(lasting(), true)
+    local some, others = asked_for()
+    over = over_quota(some, others, true)
   end
   return over
 end

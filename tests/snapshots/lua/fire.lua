@@ -3837,10 +3837,11 @@ local function write_places()
   for _, off in ipairs(put_offs) do put_off(unpack(off)) end
 end
 
--- A user whose quota does not hold what is new in this call, or nil: one that refuses before one that drops. `dropped`: room
--- was made for some already.
-local function over_quota(tasks, dropped)
-  local more, asked, sizes, key_seen, drop = {}, {}, {}, {}, nil
+-- A user whose quota does not hold what is new in this call, or nil: one that refuses before one that drops. `asked`: by
+-- user, how many more than these are asked for. `dropped`: room was made for some already.
+local function over_quota(tasks, asked, dropped)
+  local more, sizes, key_seen, drop = {}, {}, {}, nil
+  asked = asked or {}
   seen = {}
   for _, task in ipairs(tasks) do
     local user, id, body = task[1], task[2], ARGV[task[5]] or ''
@@ -3851,7 +3852,7 @@ local function over_quota(tasks, dropped)
     if found == 'replaces' then
       more[user], sizes[user] = more[user] or 0, (sizes[user] or 0) + math.max(0, #body - call('STRLEN', key))
     end
-    if found ~= 'seen' and found ~= 'retried' and found ~= 'answered' then asked[user] = (asked[user] or 0) + 1 end
+    if found ~= 'seen' and found ~= 'retried' then asked[user] = (asked[user] or 0) + 1 end
   end
   seen, replaced = {}, {} -- what was only asked
   for user, new in pairs(more) do
@@ -3867,7 +3868,7 @@ local function over_quota(tasks, dropped)
 end
 calls[#calls + 1] = function()
   fresh, seen = false, {}
-  decided = {} -- by key of the body: 'answered' or 'replaces', of those whose rules say so
+  decided = {} -- by key of the body: 'new' or 'replaces', of those that are added on a condition
   replaced = {}
   put_offs = {} -- { user, id, priority, due }: those that are written at the end
   users, placed = {}, {}
