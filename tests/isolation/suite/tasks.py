@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import AsyncIterator
 
 from fairque import Retry, current_task, task
 
@@ -55,6 +56,12 @@ async def progress(reports: int) -> None:
     for n in range(reports):
         current_task().progress(n / reports, "x" * 100)
         await asyncio.sleep(0)
+
+
+@task(name="isolation.flow", result_ttl=1)
+async def flow(many: int, size: int) -> AsyncIterator[bytes]:
+    for _ in range(many):
+        yield bytes(size)
 
 
 @task(name="isolation.share", result_ttl=0)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from fairque import QueueFull
 from tests.isolation.suite.attack import ATTACKER, Attacker, attack
-from tests.isolation.suite.tasks import fail, large, progress, share, swallow, write_log
+from tests.isolation.suite.tasks import fail, flow, large, progress, share, swallow, write_log
 
 LARGE = 200 * 1024
 MOST_BYTES = 20_000_000
@@ -35,6 +35,11 @@ async def errors(a: Attacker) -> None:
 @attack("a flood of progress", "tasks that report it 1,000 times")
 async def reports(a: Attacker) -> None:
     await a.backlog_of(lambda _: progress(1_000), 20)
+
+
+@attack("a flood of chunks", "generators that yield 100 times 10 KiB, as fast as they can")
+async def chunks(a: Attacker) -> None:
+    await a.backlog_of(lambda _: flow(100, 10 * 1024), a.many(500))
 
 
 @attack("a flood of log records", 'tasks with `run_in="process"` that log 1,000 records of 1 KB')
