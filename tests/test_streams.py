@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,7 @@ BRIEF = QueueSettings(lease_ms=100)
 
 
 gates: dict[str, asyncio.Event] = {}
+closed = threading.Event()
 
 
 def gate(name: str) -> asyncio.Event:
@@ -93,6 +95,24 @@ async def large(many: int, size: int) -> AsyncIterator[bytes]:
         yield bytes(size)
 
 
+@task(name="streams-endless")
+def endless() -> Iterator[bytes]:
+    try:
+        while True:
+            yield bytes(100)
+    finally:
+        closed.set()
+
+
+@task(name="streams-endless-async")
+async def endless_async() -> AsyncIterator[bytes]:
+    try:
+        while True:
+            yield bytes(100_000)
+    finally:
+        closed.set()
+
+
 @task(name="streams-odd")
 async def odd() -> AsyncIterator[Any]:
     yield object()
@@ -101,7 +121,9 @@ async def odd() -> AsyncIterator[Any]:
 @pytest.fixture(autouse=True)
 def _registered() -> None:
     gates.clear()
-    registry.update({made.name: made for made in (count, rows, steps, flaky, broken, large, odd)})
+    registry.update(
+        {made.name: made for made in (count, rows, steps, flaky, broken, large, odd, endless, endless_async)}
+    )
 
 
 async def told(stream: TaskStream[Any]) -> AsyncIterator[Any]:
@@ -195,6 +217,28 @@ async def test_a_cancellation_ends_the_stream(queue: TaskQueue) -> None:
         await handle.cancel("enough")
         with pytest.raises(TaskCanceled, match="enough"):
             await anext(chunks)
+
+
+@pytest.mark.parametrize("made", [endless, endless_async])
+async def test_a_generator_is_closed_where_its_task_is_canceled(queue: TaskQueue, made: Any) -> None:
+    handle = await queue.enqueue(made(), user_id="acme")
+    async with Worker(queue) as worker, asyncio.timeout(20):
+        chunks = aiter(handle.stream())
+        await anext(chunks)
+        await handle.cancel()
+        await eventually(closed.is_set)
+        with pytest.raises(TaskCanceled):
+            await handle.result()
+        assert worker._parts.runner.leftover_threads == 0
+
+
+@pytest.mark.parametrize("made", [endless, endless_async])
+async def test_a_generator_is_closed_where_it_is_beyond_the_limit_or_out_of_time(queue: TaskQueue, made: Any) -> None:
+    async with Worker(queue), asyncio.timeout(60):
+        handle = await queue.enqueue(made(), user_id="acme", timeout=0.2)
+        with pytest.raises(TaskFailed, match=r"ran longer|more than 16,777,216 bytes"):
+            await handle.result()
+        await eventually(closed.is_set)
 
 
 async def test_a_task_that_is_not_known_has_no_stream(queue: TaskQueue) -> None:
