@@ -6,7 +6,6 @@ import asyncio
 import random
 import signal
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from fairque import (
     TaskCanceled,
     TaskFailed,
     TaskQueue,
+    TaskState,
     UnknownTask,
     Worker,
     current_task,
@@ -284,15 +284,14 @@ async def test_what_an_attempt_left_makes_room_for_the_next_one(queue: TaskQueue
 
 async def test_a_generator_that_waits_for_nothing_leaves_the_loop_to_others(queue: TaskQueue) -> None:
     handle = await queue.enqueue(count(50_000), user_id="acme")
-    longest = 0.0
+    turns_of_others = 0
     async with Worker(queue):
         ending = asyncio.create_task(handle.result(timeout=60))
         while not ending.done():
-            before = time.monotonic()
-            await asyncio.sleep(0.001)
-            longest = max(longest, time.monotonic() - before)
+            await asyncio.sleep(0)
+            turns_of_others += 1
         assert await ending == Streamed(chunks=50_000)
-    assert longest < 1
+    assert turns_of_others > 100
 
 
 # Workers that die
@@ -484,12 +483,10 @@ async def test_who_yields_very_much_delays_no_chunk_of_another(queue: TaskQueue)
     async with Worker(queue):
         await eventually(lambda: has_yielded(flood[-1]))
         handle = await queue.enqueue(tasks.numbers(20, 0.005), user_id="quiet")
-        began = time.monotonic()
         assert len(await read(handle.stream())) == 20
-        took = time.monotonic() - began
+        assert TaskState.STARTED in [await each.state() for each in flood]
         for each in flood:
             assert await each.result(timeout=60) == Streamed(chunks=60)
-    assert took < 2
 
 
 async def has_yielded(handle: TaskHandle[Any], many: int = 1) -> bool:
