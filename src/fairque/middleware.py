@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from fairque.errors import InvalidInput, WrongType
+from fairque.errors import FairqueError, InvalidInput, WrongType
 
-__all__ = ["CallNext", "RunMiddleware", "chained", "checked_middleware"]
+__all__ = ["CallNext", "Once", "RunMiddleware", "chained", "checked_middleware"]
 
 M = TypeVar("M", bound=Callable[..., Awaitable[Any]])
 
@@ -58,3 +58,18 @@ def chained(middleware: tuple[Callable[[Any, CallNext], Awaitable[Any]], ...], a
     for each in reversed(middleware):
         last = partial(each, about, last)
     return last
+
+
+class Once:
+    """Behind the last middleware, where a second call would do harm: it raises `FairqueError` with this text."""
+
+    def __init__(self, last: CallNext, text: str) -> None:
+        self._last = last
+        self._text = text
+        self._was_called = False
+
+    def __call__(self) -> Awaitable[Any]:
+        if self._was_called:
+            raise FairqueError(self._text)
+        self._was_called = True
+        return self._last()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -306,6 +307,32 @@ async def test_one_may_run_the_body_again(queue: TaskQueue):
     async with Worker(queue, run_middleware=[stubborn]):
         assert await (await queue.enqueue(third_time(), user_id="acme")).result(20) == 3
     assert ran == [1, 1, 1]
+
+
+async def test_around_a_generator_they_see_how_much_it_yielded_and_run_it_once(queue: TaskQueue):
+    log, ran = Log(), []
+
+    @task
+    async def count(to: int) -> AsyncIterator[int]:
+        ran.append(to)
+        for n in range(to):
+            yield n
+
+    async def twice(run: TaskContext, call_next: CallNext) -> Any:
+        await call_next()
+        return await call_next() if run.user_id == "eve" else None
+
+    async with Worker(queue, run_middleware=[log.named("a")]):
+        handle = await queue.enqueue(count(3), user_id="acme")
+        assert [n async for n in handle.stream()] == [0, 1, 2]
+        await handle.result(20)
+    assert log.lines == ["a count", "a Streamed(chunks=3)"]
+    async with Worker(queue, run_middleware=[twice]):
+        handle = await queue.enqueue(count(4), user_id="eve")
+        with pytest.raises(TaskFailed, match="once in an attempt"):
+            await handle.result(20)
+    await queue.discard(handle)
+    assert ran == [3, 4]
 
 
 # Cancellations and timeouts

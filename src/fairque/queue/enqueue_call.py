@@ -7,12 +7,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from fairque.errors import FairqueError, InvalidInput
-from fairque.middleware import CallNext, chained
+from fairque.middleware import CallNext, Once, chained
 from fairque.tasks.task import Task
 
 __all__ = ["EnqueueCall", "EnqueueDoor", "EnqueueMiddleware", "for_user"]
 
 T = TypeVar("T")
+TWICE = "a middleware around an enqueue awaits call_next() once: the second time would put the tasks in again"
 Kind: TypeAlias = Literal["task", "tasks", "pipeline", "schedules"]
 PutIn: TypeAlias = Callable[[list[Task[Any]]], Awaitable[tuple[list[str], T]]]
 """Puts tasks in, and returns their ids and what the caller is told."""
@@ -70,7 +71,7 @@ class EnqueueDoor:
         """What `put_in` tells of the tasks as the middlewares leave them. Raises what they and it raise."""
         call = EnqueueCall(kind, list(tasks))
         last = _PuttingIn(call, put_in)
-        await chained(self._middleware, call, last)()
+        await chained(self._middleware, call, Once(last, TWICE))()
         return last.told()
 
 
@@ -81,14 +82,10 @@ class _PuttingIn(Generic[T]):
         self._call = call
         self._put_in = put_in
         self._given = call.tasks
-        self._has_begun = False
         self._error: BaseException | None = None
         self._told: tuple[T] | None = None
 
     async def __call__(self) -> None:
-        if self._has_begun:
-            raise FairqueError("a middleware may await call_next() once: a second time would put the tasks in again")
-        self._has_begun = True
         try:
             _check_same(self._given, self._call.tasks)
             ids, told = await self._put_in(self._call.tasks)

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from fairque.errors import BadArguments, FairqueError
-from fairque.middleware import chained
+from fairque.middleware import CallNext, Once, chained
 from fairque.queue.waiter import waiter
 from fairque.queue.xcom import BlockingXCom, XCom
 from fairque.redis.delivery import Delivery
@@ -39,6 +39,7 @@ from fairque.worker.unsaid import restate
 __all__ = ["Executor", "UnknownName"]
 
 LAST_SECONDS = 1.0
+TWICE = "a middleware may run a generator once in an attempt: what it has yielded, others have read"
 HINT_SECONDS = 1.0
 
 
@@ -125,7 +126,10 @@ class Executor:
         if run.message is not None:  # as with what is decoded before: they are around what has its arguments
             await self._gather(run, run.message)
             run.message = None
-        return await chained(self._middleware, run, partial(self._run_plain, run))()
+        last: CallNext = partial(self._run_plain, run)
+        if run.function is not None and run.function.yields:
+            last = Once(last, TWICE)
+        return await chained(self._middleware, run, last)()
 
     async def _run_plain(self, run: RunningTask) -> Any:
         """What a middleware is given is a value, not its encoding."""
