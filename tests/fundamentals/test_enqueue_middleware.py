@@ -278,8 +278,10 @@ async def test_an_id_of_the_caller_is_as_idempotent_as_without_them(opened: Open
         lambda _: [headers(1)],
         lambda tasks: [tasks[0].options(task_id="other")],
         lambda _: ["nothing"],
+        lambda tasks: [tasks.append(tasks[0]), tasks][1],
+        lambda tasks: [tasks.clear(), tasks][1],
     ],
-    ids=range(6),
+    ids=range(8),
 )
 async def test_which_tasks_a_call_puts_in_is_up_to_its_caller(opened: Opened, change: Callable[[Any], Any]):
     async def changing(call: EnqueueCall, call_next: CallNext) -> None:

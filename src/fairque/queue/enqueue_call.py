@@ -81,7 +81,7 @@ class _PuttingIn(Generic[T]):
     def __init__(self, call: EnqueueCall, put_in: PutIn[T]) -> None:
         self._call = call
         self._put_in = put_in
-        self._given = call.tasks
+        self._given = tuple(call.tasks)
         self._error: BaseException | None = None
         self._told: tuple[T] | None = None
 
@@ -112,13 +112,13 @@ def _is_cancelled() -> bool:
     return current is not None and current.cancelling() > 0
 
 
-def _check_same(given: list[Task[Any]], changed: list[Task[Any]]) -> None:
+def _check_same(given: Sequence[Task[Any]], changed: Sequence[Task[Any]]) -> None:
     if len(changed) != len(given) or not all(_is_copy(*each) for each in zip(given, changed, strict=True)):
         raise InvalidInput("a middleware may change options of tasks by task.options(…), not what a call puts in")
 
 
 def _is_copy(given: Task[Any], changed: object) -> bool:
-    return isinstance(changed, Task) and _identity(given) == _identity(changed)
+    return changed is given or (isinstance(changed, Task) and _identity(given) == _identity(changed))
 
 
 def _identity(task: Task[Any]) -> tuple[object, ...]:

@@ -4,7 +4,7 @@ turns       reports what has ended and asks for more, in one call               
 claimer     as many as there are free slots; who is served is decided in Redis              claim.lua
 runner      has it held, so that its lease is renewed, and gives it a slot
 executor    finds its function and decodes its arguments; inputs fetches what other tasks give it
-            runs the body on the loop, in a thread or in a subprocess
+            runs the body, within the middlewares, on the loop, in a thread or in a subprocess
             meanwhile renewal keeps its lease, progress sends what it reports, inbox tells of a cancellation
             streams sends what a generator yields, and its end waits for that                   append.lua
 runner      ends it at the first of these: it returned, raised, timed out, was canceled, lost or put back
