@@ -120,7 +120,7 @@ async def enqueue(far: TaskQueue) -> Any:
 @calls("enqueue_linked")
 async def link(far: TaskQueue) -> Any:
     await far.set_policy("full", max_queued=2, overflow="drop_oldest")
-    first = await far.enqueue(plain().options(task_id="first", delay=3600), user_id="acme")
+    first = await far.enqueue(plain().options(task_id="first", delay=3600, on_end=plain()), user_id="acme")
     second = await far.enqueue(plain().options(task_id="second", depends_on=[first]), user_id="acme")
     dropping = [await far.enqueue(plain().options(task_id=f"d{n}"), user_id="full") for n in range(4)]
     rules: list[Options] = [
@@ -132,6 +132,25 @@ async def link(far: TaskQueue) -> Any:
     ]
     ruled = [await far.enqueue(plain(n), user_id="acme", **rule) for n, rule in enumerate(rules)]
     return [first.created, second.created, *(handle.enqueued for handle in (*dropping, *ruled))]
+
+
+@calls("batch_open", "batch_close", "batch")
+async def batch(far: TaskQueue) -> Any:
+    async with far.batch("acme", batch_id="b", on_complete=plain(), on_success=plain()) as made:
+        first = await made.enqueue(plain().options(delay=3600))
+        await made.enqueue_many([plain().options(task_id=f"of b {n}") for n in range(3)])
+    async with far.batch("acme", batch_id="empty", on_complete=plain()) as empty:
+        pass
+    progress = await made.progress()
+    return first.created, progress.total, progress.state, (await empty.progress()).ended
+
+
+@calls("batch_cancel")
+async def cancel_a_batch(far: TaskQueue) -> Any:
+    async with far.batch("acme", batch_id="b", on_complete=plain()) as made:
+        await made.enqueue_many([plain().options(task_id=f"of b {n}") for n in range(700)])
+        canceled = await made.cancel("why")
+    return canceled, (await made.progress()).canceled
 
 
 @calls("cancel")
@@ -310,7 +329,8 @@ async def nobody_runs(queue: TaskQueue) -> bool:
 
 @calls("claim", "turn", "settle", "leave")
 async def work(far: TaskQueue) -> Any:
-    return await serve(far, [plain(n) for n in range(40)] + [fail_at_first() for _ in range(3)], concurrency=40)
+    made = [plain(n) for n in range(40)] + [fail_at_first().options(on_end=plain()) for _ in range(3)]
+    return await serve(far, made, concurrency=40)
 
 
 @calls("records")

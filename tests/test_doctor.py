@@ -154,7 +154,8 @@ async def test_a_lost_key_is_found_and_mended(whole: SimpleNamespace) -> None:
         assert kind in kinds(await queue.check()), form
         assert (await queue.check(repair=True)).sound, form
         assert (await queue.check()).findings == (), form
-        assert damage.messages() == messages - {lost}, form
+        called_back = {key for key in damage.messages() if key.endswith(".on_end")}  # of one whose message is gone
+        assert damage.messages() - called_back == messages - {lost}, form
 
 
 async def test_a_key_of_a_wrong_type_is_set_aside_and_what_it_held_is_rebuilt(whole: SimpleNamespace) -> None:

@@ -176,6 +176,35 @@ async def fails_and_is_brought_back(queue: TaskQueue, known: SimpleNamespace, lo
     await letters[0].cancel()
 
 
+async def calls_back(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
+    for made in (known.ok(1), known.broken()):
+        await queue.enqueue(made.options(on_end=known.ok()), user_id=ODD_USER, task_id=ODD_ID)
+        look()
+        await serve(queue)
+        look()
+
+
+async def has_children(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
+    parent = await queue.enqueue(known.broken(), user_id=ODD_USER, task_id=ODD_ID)
+    store = queue.store()
+    [taken] = (await store.claim("ghost", 1)).deliveries
+    await queue.enqueue_child(parent, "c", known.ok(), with_parent=True, options={})
+    look()
+    assert await store.settle("ghost", [outcome(taken, "failed")]) == [True]
+    await store.close()
+    look()
+    await queue.discard(parent)
+    await serve(queue)
+
+
+async def counts_a_batch(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
+    async with queue.batch(ODD_USER, batch_id=ODD_ID, on_complete=known.ok(), on_success=known.ok()) as batch:
+        await batch.enqueue_many([known.ok(1), known.broken()])
+        look()
+    await serve(queue)
+    look()
+
+
 async def tells_many_that_wait(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
     first = await queue.enqueue(known.broken(), user_id="many", task_id=ODD_ID)
     await queue.enqueue_many([known.ok().options(depends_on=[first])] * 600, user_id="many")
@@ -418,6 +447,9 @@ PARTS = [
     runs_and_is_watched,
     yields,
     fails_and_is_brought_back,
+    calls_back,
+    counts_a_batch,
+    has_children,
     tells_many_that_wait,
     is_governed,
     leaves_others_behind,

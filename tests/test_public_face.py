@@ -288,7 +288,7 @@ async def test_what_the_inside_is_made_of_shows_no_arguments_and_results_either(
     store = queue.store()
     claim = await store.claim("w", 1, settings=QueueSettings(lease_ms=60_000), wait=False)
     inputs, progress = Inputs(store), Progress(store)
-    executor = Executor(Worker(queue).options, inputs, progress, Lifespan(None, Signals()), Streams(store, "w"))
+    executor = Executor(Worker(queue).options, queue, inputs, progress, Lifespan(None, Signals()), Streams(store, "w"))
     run = executor.prepare(claim.deliveries[0])
     outcome = Outcomes("w", queue.settings).finished(run, SECRET)
     assert isinstance(outcome, Outcome)

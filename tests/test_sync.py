@@ -37,7 +37,7 @@ from fairque import (
 )
 from fairque.config.config import FairQueueConfig, QueueConfig
 from fairque.embedded.server import EmbeddedServer
-from fairque.sync import PipelineHandle, TaskHandle, TaskQueue, TaskScheduler, TaskStream, XComManager
+from fairque.sync import Batch, PipelineHandle, TaskHandle, TaskQueue, TaskScheduler, TaskStream, XComManager
 from fairque.tasks.registry import unregister
 from tests.support.process import WorkerProcess
 from tests.support.servers import Server
@@ -75,7 +75,7 @@ def until(path: str) -> str:
 
 # The two faces
 
-INTERNAL = {"store"}
+INTERNAL = {"store", "enqueue_child"}
 """Methods of the async classes that are for the other parts of fairque."""
 
 BLOCKING_ONLY = {"worker"}
@@ -85,6 +85,7 @@ FACES = [
     (TaskHandle, fairque.TaskHandle),
     (TaskStream, fairque.TaskStream),
     (PipelineHandle, fairque.PipelineHandle),
+    (Batch, fairque.Batch),
     (XComManager, fairque.XComManager),
     (TaskScheduler, fairque.TaskScheduler),
 ]

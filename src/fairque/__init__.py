@@ -9,6 +9,7 @@ from fairque.config.config import FairQueueConfig
 from fairque.doctor.finding import Finding, FindingKind, QueueCheck
 from fairque.errors import (
     BadArguments,
+    BatchClosed,
     BrokenSeal,
     ConfigError,
     DependencyError,
@@ -35,6 +36,7 @@ from fairque.errors import (
     TaskEnded,
     TaskExists,
     TaskFailed,
+    UnknownBatch,
     UnknownKey,
     UnknownSchedule,
     UnknownTask,
@@ -47,6 +49,8 @@ from fairque.metrics import Metrics, Waits
 from fairque.middleware import CallNext, RunMiddleware
 from fairque.models import (
     Attempt,
+    BatchProgress,
+    BatchState,
     Enqueued,
     FailureKind,
     Priority,
@@ -59,6 +63,7 @@ from fairque.models import (
     WorkerInfo,
 )
 from fairque.policy import Breaker, Policy, Rate
+from fairque.queue.batch import Batch, BlockingBatch
 from fairque.queue.dead_letters import DeadLetter
 from fairque.queue.demand import Demand
 from fairque.queue.enqueue_call import EnqueueCall, EnqueueMiddleware
@@ -78,6 +83,7 @@ from fairque.schedule.spec import ScheduledTask, ScheduleState
 from fairque.scheduler.schedule import Schedule
 from fairque.scheduler.scheduler import TaskScheduler
 from fairque.settings import QueueSettings
+from fairque.tasks.cause import Cause
 from fairque.tasks.conditions import Debounce, Throttle, Unique
 from fairque.tasks.decorator import task
 from fairque.tasks.failure import Failure, failure_of
@@ -99,11 +105,17 @@ __all__ = [
     "EVERYBODY",
     "Attempt",
     "BadArguments",
+    "Batch",
+    "BatchClosed",
+    "BatchProgress",
+    "BatchState",
+    "BlockingBatch",
     "BlockingXCom",
     "Breaker",
     "BrokenSeal",
     "CallNext",
     "Cancellation",
+    "Cause",
     "Certainty",
     "Codec",
     "Compress",
@@ -186,6 +198,7 @@ __all__ = [
     "TaskStream",
     "Throttle",
     "Unique",
+    "UnknownBatch",
     "UnknownKey",
     "UnknownSchedule",
     "UnknownTask",

@@ -9,10 +9,12 @@
     │   ├── BadArguments                 arguments that do not fit the function
     │   │   └── NotEncodable             arguments of a type that cannot be sent
     │   ├── MessageTooLarge              a message above `max_message_bytes`
+    │   ├── BatchClosed                  a batch takes no more tasks
     │   ├── DependencyError              a task would wait for what is not known, or for itself
     │   ├── DuplicateTask                two functions under one name
     │   └── WrongType                    another kind of object than what is taken
     ├── UnknownTask (LookupError)        no task with this id, or its result has expired
+    ├── UnknownBatch (LookupError)       no batch with this id, or it ended long ago
     ├── UnknownSchedule (LookupError)    no schedule with this id
     ├── XComMissing (LookupError)        no XCom value under this key, or it has expired
     ├── Restarted                        another run of a task begins, what was read of it counts no more
@@ -44,6 +46,7 @@ from typing import Any
 
 __all__ = [
     "BadArguments",
+    "BatchClosed",
     "BrokenSeal",
     "ConfigError",
     "DependencyError",
@@ -70,6 +73,7 @@ __all__ = [
     "TaskEnded",
     "TaskExists",
     "TaskFailed",
+    "UnknownBatch",
     "UnknownKey",
     "UnknownSchedule",
     "UnknownTask",
@@ -119,6 +123,10 @@ class MessageTooLarge(InvalidInput):
     """A message is larger than `max_message_bytes`."""
 
 
+class BatchClosed(InvalidInput):
+    """A batch takes no more tasks: it was never opened, is closed, canceled or abandoned, or has ended."""
+
+
 class DependencyError(InvalidInput):
     """A task would wait for one that is not known, for one of another user, or for itself."""
 
@@ -135,6 +143,10 @@ class DuplicateTask(InvalidInput):
 
 class UnknownTask(FairqueError, LookupError):
     """No task with this id is known: never enqueued, or its result has expired."""
+
+
+class UnknownBatch(FairqueError, LookupError):
+    """No batch has this id: never opened, or it ended long ago."""
 
 
 class UnknownSchedule(FairqueError, LookupError):

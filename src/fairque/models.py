@@ -14,6 +14,8 @@ from fairque.policy import Policy
 __all__ = [
     "ANY_USER",
     "Attempt",
+    "BatchProgress",
+    "BatchState",
     "Enqueued",
     "FailureKind",
     "Priority",
@@ -115,7 +117,9 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
     is the key of the limit for which it waits now. `headers` are told until it has ended, and of a failed one for as
     long as it is kept. `expires_at` is by when its first attempt must have begun. `unique` says for how long no other
     task stands beside it, see `Unique`: ``"started"``, ``"ended"``, ``"after"`` or, while it is debounced,
-    ``"debounce"``. `snoozed` is how often it has put itself off, while it has not ended.
+    ``"debounce"``. `snoozed` is how often it has put itself off, while it has not ended. `parent` is the task that put
+    it in, or the task or batch whose callback it is; `children` are those that it put in itself, at most 1,000, until
+    it has ended.
     """
 
     user_id: str
@@ -143,11 +147,54 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: float | None = None
     unique: str | None = None
     snoozed: int = 0
+    parent: str | None = None
+    children: tuple[str, ...] = ()
 
     @property
     def error(self) -> Attempt | None:
         """The last error, if any attempt failed."""
         return self.errors[-1] if self.errors else None
+
+
+class BatchState(StrEnum):
+    """Whether tasks may be added to a batch, or why not. Whether all have ended is another matter."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+    CANCELED = "canceled"
+    ABANDONED = "abandoned"  # nobody added to it, or closed it, for as long as its `ttl`
+
+
+class BatchProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a batch is: how many tasks it has had, and how those ended that have.
+
+    Times are seconds since the epoch on the server's clock. `completed_at` is when all had ended for the first time and
+    nobody but them could add to it, None before that.
+    """
+
+    batch_id: str
+    state: BatchState
+    total: int
+    finished: int
+    failed: int
+    canceled: int
+    created_at: float
+    completed_at: float | None
+
+    @property
+    def pending(self) -> int:
+        """Tasks that have not ended."""
+        return self.total - self.finished - self.failed - self.canceled
+
+    @property
+    def ended(self) -> bool:
+        """Nobody can add to it, and all of its tasks have ended."""
+        return self.completed_at is not None and not self.pending
+
+    @property
+    def succeeded(self) -> bool:
+        """It has ended, was closed by whoever opened it, and all of its tasks have finished."""
+        return self.ended and self.state is BatchState.CLOSED and self.finished == self.total
 
 
 class UserInfo(msgspec.Struct, frozen=True, kw_only=True):

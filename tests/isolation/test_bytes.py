@@ -11,9 +11,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from fairque import DependencyError, FailureKind, QueueFull, QuotaExceeded
+from fairque import BatchClosed, DependencyError, FailureKind, QueueFull, QuotaExceeded
 from fairque.models import Attempt, TaskState
-from fairque.redis.delivery import Delivery, Needs, NewTask, Outcome, Refusal
+from fairque.redis.delivery import Delivery, Needs, NewCallback, NewTask, Outcome, Refusal
+from fairque.redis.store_batches import NewBatch
 from fairque.redis.store_chunks import Batch, NoRoom
 from fairque.tasks.message import Message, Record, decode_record, encode_body, encode_record, new_nonce
 from tests.support.core import HOUR_MS, Core
@@ -23,7 +24,7 @@ from tests.support.tenants import fill, govern, numbered, put, whose
 pytestmark = pytest.mark.leaves_keys()
 PLENTY = 10**12
 LARGE = 3_000
-COUNTED = ("body", "errors", "result", "xcom", "schedule", "chunks")
+COUNTED = ("body", "errors", "result", "ends", "batch", "xcom", "schedule", "chunks")
 OF_A_BATCH = 64
 
 
@@ -56,7 +57,10 @@ def measured(core: Core, user_id: str) -> int:
         if kind not in COUNTED:
             continue
         fields = dict(zip(key.content[::2], key.content[1::2], strict=False)) if key.kind == "hash" else {}
-        if kind == "schedule":
+        if kind == "batch":
+            is_own = rest.partition(":")[0] == user_id
+            total += sum(len(fields.get(name, b"")) for name in (b"on_complete", b"on_success")) if is_own else 0
+        elif kind == "schedule":
             total += len(fields[b"body"]) if fields[b"user"].decode() == user_id else 0
         elif kind == "chunks":
             batches = key.content[0] if rest.partition(":")[0] == user_id else []
@@ -106,6 +110,24 @@ class Play:
         needs = msgspec.msgpack.encode(Needs(self.draw.choice(["cancel", "run", "wait"]), True, [self._id()]))
         with contextlib.suppress(DependencyError):  # a cycle
             await self.core.enqueue_all([task(self._user(), self._id(), 50, needs=needs)])
+
+    async def do_call_back(self) -> None:
+        body = task("", "", self.draw.randrange(400)).body
+        callbacks = [NewCallback(kind, 3, "", body) for kind in ("on_success", "on_failure", "on_end")]
+        nested = NewCallback("on_end", 3, "+20", body, (NewCallback("on_end", 3, "", body),))
+        await self.core.enqueue_all([task(self._user(), self._id(), 100, callbacks=(*callbacks, nested))])
+
+    async def do_batch(self) -> None:
+        user_id, batch_id = self._user(), f"b:{self.draw.randrange(4)}"
+        body = task("", "", self.draw.randrange(400)).body
+        callbacks = (NewCallback("on_complete", 3, "", body),), (NewCallback("on_success", 3, "+20", body),)
+        await self.core.store.open_batch(NewBatch(user_id, batch_id, HOUR_MS, *callbacks))
+        with contextlib.suppress(BatchClosed):
+            await self.core.enqueue_all([task(user_id, self._id(), 100, batch=batch_id) for _ in range(2)])
+        if self.draw.random() < 0.5:
+            await self.core.store.close_batch(user_id, batch_id)
+        elif self.draw.random() < 0.3:
+            await self.core.store.cancel_batch(user_id, batch_id, "")
 
     async def do_delay(self) -> None:
         await self.core.enqueue_all([task(self._user(), self._id(), 100, when="+20")])

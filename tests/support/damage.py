@@ -16,6 +16,8 @@ HARMLESS = {
     "result:<u>:<id>",
     "errors:<u>:<id>",
     "chunks:<u>:<id>",
+    "ends:<u>:<id>",
+    "children:<u>:<id>",
     "left",
     "left:<g>",
     "group:<g>",

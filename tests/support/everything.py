@@ -122,6 +122,9 @@ class _Builder:
                 await self.queue.enqueue(self.plain(), user_id=user_id, priority=priority)
         taken = await self.take(6)
         assert len(taken) == 6
+        for of in taken[:2]:
+            parent = self.queue.handle(of.user_id, of.id)
+            await self.queue.enqueue_child(parent, "c", self.plain(), with_parent=True, options={"delay": 3600})
         self.renew("ghost", taken)
         assert await self.store.append("ghost", [Batch(of, 1, 1, b"\x91\x01") for of in taken]) == [True] * 6
         await self.queue.handle(taken[0].user_id, taken[0].id).cancel()
@@ -139,6 +142,9 @@ class _Builder:
             await self.queue.enqueue(self.plain(), user_id=user_id, depends_on=[first])
             await self.queue.enqueue(self.plain(), user_id=user_id, delay=3600, expires=4000, unique=True)
             await self.queue.enqueue(self.plain(self.plain().output), user_id=user_id)
+            await self.queue.enqueue(self.plain().options(on_end=self.plain(), delay=3600), user_id=user_id)
+            batch = await self.queue.batch(user_id, batch_id="a:b", on_success=self.plain()).open()
+            await batch.enqueue(self.plain(), delay=3600)
         await advance(self.queue, 1)
         await self.store.claim("named", 0, groups=[[USER, MEMBER]])
         assert not (await self.store.claim("of one", 1, groups=[["later"]])).deliveries

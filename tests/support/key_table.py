@@ -18,6 +18,7 @@ PLACEHOLDERS = {
     "u": _ENCODED,
     "g": r"[A-Za-z0-9._~%/-]+",
     "a": r"[0-9a-f]+",
+    "b": _ANYTHING,
     "ns": _ENCODED,
     "id": _ANYTHING,
     "k": _ANYTHING,

@@ -54,7 +54,11 @@ class Scene:
         made = [await queue.enqueue(tasks.log(log, 0.01 * (n % 3)), user_id=USERS[n % 3]) for n in range(60)]
         first = await queue.enqueue(tasks.log(log, 0.1), user_id="acme")
         made += [first, await queue.enqueue(tasks.log(log, 0).options(depends_on=[first]), user_id="acme")]
-        return [*made, await queue.enqueue(tasks.log(log, 1.5 * LEASE), user_id="zoe")]
+        made.append(await queue.enqueue(tasks.log(log, 1.5 * LEASE), user_id="zoe"))
+        calling = tasks.log(log, 0.01).options(on_end=tasks.log(log, 0))
+        ids = {f"calling-{n}": USERS[n % 3] for n in range(12)}
+        callers = [await queue.enqueue(calling, user_id=user, task_id=task_id) for task_id, user in ids.items()]
+        return [*made, *callers, *(queue.handle(each.user_id, f"{each.task_id}.on_end") for each in callers)]
 
     async def make_suspects(self, queue: TaskQueue) -> list[TaskHandle[str]]:
         """Of two tasks, whose worker dies before."""
@@ -100,6 +104,11 @@ async def kill_at_a_call(
         handles = suspects + await scene.enqueue(queue)
         telling = await queue.enqueue(tasks.tell("half"), user_id="max")
         taking = await queue.enqueue(tasks.add(tasks.add(1, 2).output, 3), user_id="max")
+        log = str(directory / "starts")
+        ending = tasks.log(log, 0)
+        batch = await queue.batch("zoe", batch_id="counted", on_complete=ending, on_success=ending).open()
+        counted = await batch.enqueue_many([tasks.log(log, 0.01 * (n % 3)) for n in range(20)])
+        await batch.close()
         scheduler = TaskScheduler(queue)
         await scheduler.add_schedule(
             task=tasks.log(str(directory / "starts"), 0), user_id="max", every=1.0, schedule_id="tick"
@@ -109,6 +118,9 @@ async def kill_at_a_call(
         await scene.survive()
         for handle in handles:
             assert await handle.result(timeout=60) == handle.task_id
+        assert (await batch.wait(timeout=60)).finished == len(counted)
+        for kind in ("on_complete", "on_success"):
+            assert await queue.handle("zoe", f"counted.{kind}").result(timeout=60) == f"counted.{kind}"
         assert await telling.result(timeout=60) == "half"
         assert await taking.result(timeout=60) == 6
         await scheduler.remove_schedule("tick")
@@ -119,6 +131,7 @@ async def kill_at_a_call(
     again = {task_id: times - 1 for task_id, times in starts.items() if times > 1 and task_id not in suspected}
     assert sum(again.values()) <= CONCURRENCY
     assert all(before[task_id] == 1 and times == 1 for task_id, times in again.items()), "it ran again for nothing"
+    assert not [task_id for task_id in starts if ".on_" in task_id and "-" in task_id.partition(".on_")[2]], "once each"
     ticks = [task_id for task_id in starts if task_id.startswith("tick@")]
     assert len(ticks) == len(set(ticks)), "a slot makes one task"
     assert {handle.task_id for handle in handles} <= starts.keys()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, assert_type
 
 from fairque import (
+    BatchProgress,
     Cancellation,
     DeadLetter,
     PipelineState,
@@ -18,7 +19,7 @@ from fairque import (
     UserInfo,
     task,
 )
-from fairque.sync import PipelineHandle, TaskHandle, TaskQueue, XComManager
+from fairque.sync import Batch, PipelineHandle, TaskHandle, TaskQueue, XComManager
 
 
 @task
@@ -55,6 +56,17 @@ def a_handle_knows_what_its_task_returns(queue: TaskQueue) -> None:
     queue.enqueue_many([width("a")], delay="soon")  # type: ignore[arg-type]
     wrong: TaskHandle[str] = queue.enqueue(width("a"))  # type: ignore[arg-type]
     wrong.info()
+
+
+def a_batch_gives_handles(queue: TaskQueue) -> None:
+    with queue.batch("acme", on_complete=label("a")) as batch:
+        assert_type(batch, Batch)
+        assert_type(batch.enqueue(width("a")), TaskHandle[int])
+        assert_type(batch.enqueue(width("a") >> label("b")), PipelineHandle)
+        assert_type(batch.enqueue_many([label("a")], delay=3), list[TaskHandle[str]])
+    assert_type(batch.wait(5), BatchProgress)
+    assert_type(batch.cancel("no need"), int)
+    queue.batch("acme", on_complete=label)  # type: ignore[arg-type]
 
 
 def a_pipeline_has_a_handle_of_its_own(queue: TaskQueue) -> None:

@@ -38,6 +38,10 @@ async def calls_are_typed() -> None:
 
 async def options_keep_the_type() -> None:
     assert_type(resize(42).options(user_id="acme", delay=3), Task[str])
+    assert_type(resize(42).options(on_success=add(1, 2), on_end=[fetch("x")]), Task[str])
+    assert_type(resize(42).otherwise(add(1, 2), fetch("x")), Task[str])
+    resize(42).otherwise(resize)  # type: ignore[arg-type]
+    resize(42).options(on_end=7)  # type: ignore[arg-type]
     assert_type(add.options(max_retries=1)(1, 2), Task[int])
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Any, assert_type
 
 from fairque import (
+    Batch,
+    BatchProgress,
+    BatchState,
+    Cause,
     Pipeline,
     PipelineHandle,
     PipelineState,
@@ -13,6 +17,7 @@ from fairque import (
     TaskHandle,
     TaskQueue,
     XComManager,
+    current_task,
     parallel,
     task,
     xcom_task,
@@ -45,6 +50,32 @@ async def push(n: int) -> list[int]:
 )
 def pull(name: str, *, rows: list[int] | None = None) -> float:
     return len(name) + sum(rows or [])
+
+
+# Batches
+
+
+async def a_batch_gives_handles(queue: TaskQueue) -> None:
+    async with queue.batch("acme", on_success=extract("a"), on_complete=[extract("b")], ttl=60) as batch:
+        assert_type(batch, Batch)
+        assert_type(await batch.enqueue(extract("a"), delay=3), TaskHandle[bytes])
+        assert_type(await batch.enqueue(extract("a") >> extract("b")), PipelineHandle)
+        assert_type(await batch.enqueue_many([transform(b"a")]), list[TaskHandle[list[str]]])
+    assert_type(await batch.wait(), BatchProgress)
+    assert_type(await batch.progress(), BatchProgress)
+    assert_type((await batch.progress()).state, BatchState)
+    assert_type(current_task().cause, Cause | None)
+    assert_type(current_task().ended_batch, BatchProgress | None)
+
+
+# Children
+
+
+async def a_child_has_the_type_of_its_task() -> None:
+    assert_type(await current_task().enqueue(extract("a"), key="a", delay=3), TaskHandle[bytes])
+    assert_type(current_task().enqueue_from_thread(extract("a"), cancel_with_parent=True), str)
+    await current_task().enqueue(extract)  # type: ignore[arg-type]
+    await current_task().enqueue(extract("a"), delay="soon")  # type: ignore[arg-type]
 
 
 # What enqueue returns

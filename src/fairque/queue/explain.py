@@ -61,6 +61,7 @@ def explain(user_id: str, reply: Sequence[Any]) -> Explanation | None:
         bytes=facts.bytes,
         max_bytes=facts.policy.max_bytes,
         worker=facts.task.get("worker") if state is TaskState.STARTED else None,
+        parent=facts.task.get("parent"),
     )
 
 
@@ -143,6 +144,7 @@ class _Facts:
             starts_in=starts_in,
             certainty=certainty,
             expires_in=self._expires_in(),
+            parent=self.task.get("parent"),
         )
 
     def _expires_in(self) -> float | None:

@@ -53,6 +53,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     Redis, and `max_bytes` its limit; both None where there is none. `dependencies` are tasks that it waits for, at most
     100, and `dependency_states` what each of them came to so far; None: nothing is known. `blocked_by` are dead letters
     for which it waits in the end, at most 5. `expires_in` are the seconds within which it must begin, or never will.
+    `parent` is the task that put it in, or the task or batch whose callback it is.
     """
 
     user_id: str
@@ -74,10 +75,13 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     worker: str | None = None
     bytes: int | None = None
     max_bytes: int | None = None
+    parent: str | None = None
 
     def __str__(self) -> str:
         what = f"task {self.task_id!r} of user {self.user_id!r}" if self.task_id else f"user {self.user_id!r}"
         lines = [f"{what}: {self.state or 'nothing waits'}" + (f" on {self.worker}" if self.worker else "")]
+        if self.parent:
+            lines.append(f"put in by {self.parent!r}")
         lines += [f"- {held.text}" for held in self.waiting]
         if self.waiting and self.state:
             lines.append(f"ahead of it: {self.ahead_own} of its own user, {self.ahead_others} of others")

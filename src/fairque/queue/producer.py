@@ -14,13 +14,14 @@ import msgspec
 from fairque.errors import FairqueError, InvalidInput, QueueUnavailable
 from fairque.everybody import check_user
 from fairque.models import Priority
+from fairque.queue.callbacks import callbacks_of
 from fairque.redis.arguments import Rules
 from fairque.redis.delivery import Needs, NewTask, Put
 from fairque.redis.store import Store
 from fairque.round_robin import RoundRobin
 from fairque.tasks.conditions import condition_of
 from fairque.tasks.message import encode_body, new_nonce
-from fairque.tasks.options import expiry_of, start_of
+from fairque.tasks.options import BatchRef, expiry_of, start_of
 from fairque.tasks.task import Task
 
 __all__ = ["BATCH", "LARGE", "Producer"]
@@ -79,13 +80,14 @@ class Producer:
         task_id: str | None = None,
         depends_on: Sequence[str] = (),
         inputs: Sequence[str] = (),
+        parent: str = "",
     ) -> NewTask:
         """Everything that can be checked is checked here, before anything is sent."""
         options = task.task_options
         user = user_of(task, user_id)
         priority = options.priority or Priority.NORMAL
         cost = options.cost if options.cost is not None else 1.0
-        message = task.message(depends_on, inputs)
+        message = task.message(depends_on, inputs, parent)
         body = encode_body(message, nonce, cost, priority, self._store.settings.max_message_bytes)
         needs = b""
         if depends_on:
@@ -93,7 +95,10 @@ class Producer:
                 Needs(options.on_dependency_failure or "wait", bool(options.allow_unknown), list(depends_on))
             )
         name = task_id or options.task_id or os.urandom(10).hex()
-        return NewTask(user, name, int(priority), start_of(options), body, needs, _rules_of(task))
+        id_bytes, limit = len(name.encode()), self._store.settings.max_message_bytes
+        callbacks = callbacks_of(options.callbacks(), user, id_bytes, nonce, limit)
+        batch = _batch_of(options.batch, user)
+        return NewTask(user, name, int(priority), start_of(options), body, needs, _rules_of(task), callbacks, batch)
 
     async def send(self, tasks: Sequence[NewTask], patience: float | None = None) -> list[Put]:
         """In one round trip, all or nothing."""
@@ -232,6 +237,14 @@ def _rules_of(task: Task[Any]) -> Rules | None:
     if rule is None:
         return Rules(expires, nonce, conflict)
     return Rules(expires, nonce, conflict, *condition_of(rule, task.name, task.signature, task.args, task.kwargs))
+
+
+def _batch_of(batch: BatchRef | None, user_id: str) -> str:
+    if batch is None:
+        return ""
+    if batch.user_id not in (None, user_id):
+        raise InvalidInput(f"batch {batch.batch_id!r} belongs to user {batch.user_id!r}, not to {user_id!r}")
+    return batch.batch_id
 
 
 def user_of(task: Task[Any], user_id: str | None) -> str:

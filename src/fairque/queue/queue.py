@@ -17,6 +17,7 @@ from fairque.errors import InvalidInput, WrongType
 from fairque.everybody import check_user
 from fairque.middleware import RunMiddleware, checked_middleware
 from fairque.models import Enqueued, FailureKind, QueueHealth, QueueStats, TaskInfo, TaskState, UserInfo
+from fairque.queue.batch import Batch
 from fairque.queue.cancel_all import cancel_all
 from fairque.queue.dead_letters import DeadLetter, DeadLetters
 from fairque.queue.enqueue_call import EnqueueDoor, EnqueueMiddleware, for_user
@@ -37,9 +38,10 @@ from fairque.redis.delivery import NewTask, Placed, Put
 from fairque.redis.listener import Listener
 from fairque.redis.store import Store
 from fairque.settings import QueueSettings, checked_settings
+from fairque.tasks.child import check_child, child_id
 from fairque.tasks.function import TaskFunction
 from fairque.tasks.message import new_nonce
-from fairque.tasks.options import Options, OptionsOfMany
+from fairque.tasks.options import BatchOption, Callbacks, Options, OptionsOfMany
 from fairque.tasks.pipeline import Pipeline, parallel
 from fairque.tasks.registry import function_for
 from fairque.tasks.task import Task
@@ -144,6 +146,11 @@ class TaskQueue(Tenants):
         """The connection of the queue's own calls, for what is built on the queue."""
         return self._reader
 
+    @property
+    def source(self) -> Source:
+        """What handles need of the queue, for what is built on it."""
+        return self._source
+
     async def open(self) -> Self:
         """Connect, and look at the server and at the settings of the queue. Where that fails, nothing stays open.
 
@@ -182,7 +189,9 @@ class TaskQueue(Tenants):
         await self.close()
 
     @overload
-    async def enqueue(self, task: Pipeline, *, user_id: str | None = None) -> PipelineHandle: ...
+    async def enqueue(
+        self, task: Pipeline, *, user_id: str | None = None, batch: BatchOption = None
+    ) -> PipelineHandle: ...
     @overload
     async def enqueue(self, task: Task[R], **options: Unpack[Options]) -> TaskHandle[R]: ...
     async def enqueue(
@@ -207,13 +216,14 @@ class TaskQueue(Tenants):
                 the call can be repeated safely.
         """
         if isinstance(task, Pipeline):
+            batch = options.pop("batch", None)
             if options:
                 raise InvalidInput(f"a pipeline takes no {min(options)}: give it to its tasks, by .options()")
-            return await self._enqueue_pipeline(task, user_id)
+            return await self._enqueue_pipeline(task, user_id, batch)
         changed = _changed(task, options)
         if changed.upstream:
             graph = parallel(changed)
-            run = await self._enqueue_pipeline(graph, user_id)
+            run = await self._enqueue_pipeline(graph, user_id, changed.task_options.batch)
             return cast("TaskHandle[R]", run[graph.names()[changed]])
         if self.enqueue_door is not None:
             return await self._enqueue_through(self.enqueue_door, for_user(changed, user_id))
@@ -236,6 +246,27 @@ class TaskQueue(Tenants):
         Raises what `enqueue` raises, and `NotEncodable` for arguments that cannot be sent.
         """
         return await self.enqueue(Task.by_name(name, args, kwargs), **options)
+
+    async def enqueue_child(
+        self, parent: TaskHandle[Any], key: str, task: Task[R], *, with_parent: bool, options: Mapping[str, Any]
+    ) -> TaskHandle[R]:
+        """Add a task for one that runs, which does so once for each key; see `TaskContext.enqueue`."""
+        changed, user_id, task_id = _changed(task, options), parent.user_id, child_id(parent.task_id, key)
+        check_child(changed, user_id)
+
+        async def put_in(tasks: list[Task[Any]]) -> tuple[list[str], TaskHandle[R]]:
+            [sent] = tasks
+            needs = list(dict.fromkeys(dependency_ids(sent.task_options.depends_on, user_id, {})))
+            made = self._producer.make(
+                sent, user_id, new_nonce(), task_id=task_id, depends_on=needs, parent=parent.task_id
+            )
+            new = made._replace(parent=parent.task_id, with_parent=with_parent)
+            [put] = await self._producer.submit((new,))
+            return [task_id], self._handle(changed, new, put)
+
+        if self.enqueue_door is None:
+            return (await put_in([changed]))[1]
+        return await self.enqueue_door.through("task", [for_user(changed, user_id)], put_in)
 
     async def enqueue_many(
         self,
@@ -262,6 +293,30 @@ class TaskQueue(Tenants):
             return [handle.task_id for handle in handles], handles
 
         return await self.enqueue_door.through("tasks", [for_user(task, user_id) for task in changed], put_in)
+
+    def batch(
+        self,
+        user_id: str,
+        *,
+        on_complete: Callbacks = None,
+        on_success: Callbacks = None,
+        ttl: Duration = 86_400.0,
+        batch_id: str | None = None,
+    ) -> Batch:
+        """A batch of tasks, to be opened by ``async with``, or the one of this id that was opened elsewhere.
+
+        Args:
+            user_id: Whose tasks they are.
+            on_complete: Tasks that are put in, once, when all have ended, however.
+            on_success: Tasks that are put in, once, when all have finished: where some had failed, when the last of
+                those was requeued and has finished.
+            ttl: Seconds after which it is abandoned when nobody has added to it or closed it, or a timedelta.
+            batch_id: Unique per user; None makes a random one.
+
+        Raises:
+            InvalidInput: A value breaks a rule.
+        """
+        return Batch(self, user_id, batch_id, ttl, {"on_complete": on_complete, "on_success": on_success})
 
     async def push_function_task(
         self,
@@ -532,8 +587,12 @@ class TaskQueue(Tenants):
         enqueued = Enqueued.CREATED if put else Enqueued.KEPT
         return TaskHandle(self._source, new.user_id, new.task_id, enqueued=enqueued, signature=task.signature)
 
-    async def _enqueue_pipeline(self, pipeline: Pipeline, user_id: str | None) -> PipelineHandle:
+    async def _enqueue_pipeline(
+        self, pipeline: Pipeline, user_id: str | None, batch: BatchOption = None
+    ) -> PipelineHandle:
         nodes = cast("tuple[Task[Any], ...]", pipeline.nodes)
+        if batch is not None:
+            nodes = tuple(node.options(batch=batch) for node in nodes)
         if self.enqueue_door is None:
             return await self._put_in_pipeline(pipeline, nodes, user_id)
 

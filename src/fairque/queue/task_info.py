@@ -76,6 +76,8 @@ def living_info(
         expires_at=_seconds(fields.get("expires")),
         unique=fields["unique"].partition(" ")[0] if "unique" in fields else None,
         snoozed=int(fields.get("snoozed", 0)),
+        parent=known.fields.get("parent"),
+        children=known.children,
     )
 
 
@@ -111,6 +113,8 @@ def ended_info(
         dependents=known.dependents,
         message=record.message if state is TaskState.CANCELED else "",
         headers=headers or {},
+        parent=known.fields.get("parent"),
+        children=known.children,
     )
 
 

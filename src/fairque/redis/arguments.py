@@ -84,12 +84,78 @@ class Enqueue(Arguments, frozen=True):
     tasks: list[AddedTask]
 
 
+class Callback(Item, frozen=True):
+    """A task that is put in at the end of another. kind: on_success, on_failure or on_end. when: as of `AddedTask`.
+    after: what is put in at its own end.
+    """
+
+    kind: str
+    priority: int
+    when: str
+    body: Value
+    after: list[Callback]
+
+
+class TaskWithEnd(Item, frozen=True):
+    """What comes of the end of a task. at: its position in the call, from 1. batch: that counts it, or ''.
+    parent: the task that puts it in, or ''. with_parent: it is canceled with that.
+    """
+
+    at: int
+    callbacks: list[Callback]
+    batch: str
+    parent: str
+    with_parent: bool
+
+
 class EnqueueLinked(Arguments, frozen=True):
-    """dead_letter_ttl_ms: how long records of what is canceled are kept."""
+    """dead_letter_ttl_ms: how long records of what is canceled are kept. with_ends: those that have callbacks,
+    a batch or a parent."""
 
     priority_step_ms: int
     dead_letter_ttl_ms: int
     tasks: list[AddedTask]
+    with_ends: list[TaskWithEnd]
+
+
+class BatchOpen(Arguments, frozen=True):
+    """ttl_ms: after which it is abandoned when nobody adds to it. keep_ms: for which it is kept when all has ended, and
+    where some has failed dead_letter_ttl_ms. calls_complete: put in when all has ended.
+    calls_success: put in when all has finished.
+    """
+
+    nonce: str
+    user: str
+    batch: str
+    ttl_ms: int
+    keep_ms: int
+    dead_letter_ttl_ms: int
+    calls_complete: list[Callback]
+    calls_success: list[Callback]
+
+
+class BatchClose(Arguments, frozen=True):
+    user: str
+    batch: str
+    priority_step_ms: int
+
+
+class BatchCancel(Arguments, frozen=True):
+    """cursor: '0' at first. most: tasks of this step, more or less. dead_letter_ttl_ms: how long records are kept."""
+
+    nonce: str
+    user: str
+    batch: str
+    reason: str
+    cursor: str
+    most: int
+    dead_letter_ttl_ms: int
+    priority_step_ms: int
+
+
+class Batch(Arguments, frozen=True):
+    user: str
+    batch: str
 
 
 class Claim(Arguments, frozen=True):

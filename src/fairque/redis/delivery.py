@@ -18,6 +18,7 @@ __all__ = [
     "Claim",
     "Delivery",
     "Needs",
+    "NewCallback",
     "NewTask",
     "Outcome",
     "Placed",
@@ -28,10 +29,25 @@ __all__ = [
 ]
 
 
+class NewCallback(NamedTuple):
+    """A task that is put in at the end of another one: ``on_success``, ``on_failure`` or ``on_end``."""
+
+    kind: str
+    priority: int
+    when: str
+    body: bytes
+    after: tuple[NewCallback, ...] = ()
+
+    def __repr__(self) -> str:  # without the arguments
+        return f"<NewCallback {self.kind}>"
+
+
 class NewTask(NamedTuple):
     """A task for `enqueue`.
 
-    `when` and `rules` are as `AddedTask` has them; `needs` is empty or an encoded `Needs`.
+    `when` and `rules` are as `AddedTask` has them; `needs` is empty or an encoded `Needs`; `callbacks` are put in at
+    its end; `batch` is the id of the batch that counts it, `parent` of the task that puts it in, and with that it is
+    canceled `with_parent`.
     """
 
     user_id: str
@@ -41,6 +57,15 @@ class NewTask(NamedTuple):
     body: bytes
     needs: bytes = b""
     rules: Rules | None = None
+    callbacks: tuple[NewCallback, ...] = ()
+    batch: str = ""
+    parent: str = ""
+    with_parent: bool = False
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether anything else knows of it, or it of anything."""
+        return bool(self.needs or self.rules or self.callbacks or self.batch or self.parent)
 
     def __repr__(self) -> str:  # without the arguments, which a traceback with local variables would show
         return f"<NewTask {self.user_id!r} {self.task_id!r}>"
@@ -183,6 +208,7 @@ class StoredTask(NamedTuple):
     dependents: tuple[str, ...]
     due_ms: int | None = None  # while it is scheduled
     dependencies: tuple[tuple[str, str], ...] = ()  # id and state, '' where nothing is known
+    children: tuple[str, ...] = ()
 
 
 def arrival_ms(score: int, body: bytes, priority_step_ms: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fairque.errors import DependencyError, FairqueError, QueueFull, QuotaExceeded, TaskExists
+from fairque.errors import BatchClosed, DependencyError, FairqueError, QueueFull, QuotaExceeded, TaskExists
 from fairque.everybody import EVERYONE
 from fairque.metrics import metrics_in
 from fairque.models import Enqueued, UserInfo, WorkerInfo
@@ -29,6 +29,10 @@ def refusal(answers: list[Any]) -> FairqueError:
     ids = [answer.decode("utf-8", "replace") for answer in answers[2:]]
     if code == "exists":
         return TaskExists(f"a task {ids[0]!r} {of_user} lives, and was to be no other", user_id, ids[0])
+    if code == "batch":
+        return BatchClosed(f"batch {ids[0]!r} {of_user} takes no more tasks: it was never opened, or is closed or over")
+    if code == "orphan":
+        return DependencyError(f"task {ids[1]!r} {of_user} does not run any more, and puts in no child {ids[0]!r}")
     if code == "unknown":
         task_id, dependency = ids
         return DependencyError(

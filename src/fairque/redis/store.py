@@ -19,6 +19,7 @@ from fairque.redis.delivery import Answer, Claim, Delivery, NewTask, Outcome, Pu
 from fairque.redis.keys import Keys, encode_user
 from fairque.redis.replies import claim_in, fields_in, put_in, refusal, users_in, worker_info
 from fairque.redis.requester import BlockingRequester, pack
+from fairque.redis.store_batches import BatchScripts, packed_callbacks
 from fairque.redis.store_checks import CheckScripts, glob
 from fairque.redis.store_chunks import ChunkScripts
 from fairque.redis.store_tenants import TenantScripts
@@ -52,7 +53,7 @@ class ClaimOptions(TypedDict, total=False):
     settings: QueueSettings
 
 
-class Store(TenantScripts, XComScripts, ChunkScripts, CheckScripts):
+class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, CheckScripts):
     """A method for each script of a queue; see `ScriptCaller`."""
 
     async def check_server(self) -> None:
@@ -83,10 +84,11 @@ class Store(TenantScripts, XComScripts, ChunkScripts, CheckScripts):
         added = [_added(new, values) for new in tasks]
         it = self.settings
         answers: list[Any] = [b"linked"]
-        if not any(new.needs or new.rules for new in tasks):
+        if not any(new.is_linked for new in tasks):
             answers = await self.call(arguments.Enqueue(it.priority_step_ms, added), values, patience)
         if answers and answers[0] == b"linked":
-            linked = arguments.EnqueueLinked(it.priority_step_ms, it.dead_letter_ttl_ms, added)
+            with_ends = _with_ends(tasks, values)
+            linked = arguments.EnqueueLinked(it.priority_step_ms, it.dead_letter_ttl_ms, added, with_ends)
             answers = await self.call(linked, values, patience)
         if answers and isinstance(answers[0], bytes):
             raise refusal(answers)
@@ -234,14 +236,14 @@ class Store(TenantScripts, XComScripts, ChunkScripts, CheckScripts):
         return counts
 
     async def erase_results(self, user_id: str) -> int:
-        """Erase the results of a user, what its tasks yielded, and the keys under which no other task may stand.
+        """Erase the results of a user, what its tasks yielded and its batches came to, and the keys of unique tasks.
 
         Returns how many results.
 
         They are not indexed, which would cost every task: this looks at every key.
         """
-        user = encode_user(user_id)
-        results, *others = (f"{self.keys.prefix}{kind}:{user}:".encode() for kind in ("result", "chunks", "unique"))
+        user, kinds = encode_user(user_id), ("result", "chunks", "unique", "batch", "batch-tasks")
+        results, *others = (f"{self.keys.prefix}{kind}:{user}:".encode() for kind in kinds)
         erased = 0
         async for found in self._scan(b"SCAN", pattern=f"{glob(self.keys.prefix)}*:{glob(user)}:*"):
             erased += await self._unlink([key for key in found if key.startswith(results)])
@@ -263,11 +265,12 @@ class Store(TenantScripts, XComScripts, ChunkScripts, CheckScripts):
 
     async def info(self, user_id: str, task_id: str) -> StoredTask:
         reply = await self.call(arguments.Info(encode_user(user_id), task_id))
-        fields, body, record, errors, score, dependents, due, needs = reply
+        fields, body, record, errors, score, dependents, due, needs, children = reply
         waiting = tuple(sorted(dependent.decode() for dependent in dependents))
         place, due_ms = int(score) if score else None, int(due) if due else None
         depends_on = tuple(sorted((need.decode(), state.decode()) for need, state in needs))
-        return StoredTask(fields_in(fields), body, record, errors, place, waiting, due_ms, depends_on)
+        born = tuple(sorted(child.decode() for child in children))
+        return StoredTask(fields_in(fields), body, record, errors, place, waiting, due_ms, depends_on, born)
 
     async def standings(self, user_id: str, task_ids: Sequence[str]) -> tuple[list[tuple[str, bool]], list[str]]:
         """Per task its state, '' where nothing is known, and whether it waits for a dead letter; some of these."""
@@ -390,6 +393,14 @@ def _added(new: NewTask, values: Values) -> arguments.AddedTask:
     return arguments.AddedTask(
         encode_user(new.user_id), new.task_id, new.priority, new.when, values.put(new.body), needs, new.rules
     )
+
+
+def _with_ends(tasks: Sequence[NewTask], values: Values) -> list[arguments.TaskWithEnd]:
+    return [
+        arguments.TaskWithEnd(at, packed_callbacks(new.callbacks, values), new.batch, new.parent, new.with_parent)
+        for at, new in enumerate(tasks, 1)
+        if new.callbacks or new.batch or new.parent
+    ]
 
 
 def _settled(outcome: Outcome, values: Values) -> arguments.SettledDelivery:

@@ -21,12 +21,17 @@ __all__ = ["Template", "body_for", "check_task", "task_id_for"]
 
 _NO_NONCE = bytes(8)
 _ROOM = 1024  # for what each run adds to the message
+_NO_CALLBACKS = "a schedule keeps one task; let it put in the one that has them"
 _UNUSABLE = {
     "task_id": "each run has an id of its own",
     "depends_on": "each run stands for itself",
     "execute_after": "the schedule says when",
     "condition": "unique, debounce and throttle are of single calls; overlap says what becomes of runs that meet",
     "on_conflict": "each run has an id of its own, and overlap says what becomes of those before it",
+    "batch": "each run stands for itself",
+    "on_success": _NO_CALLBACKS,
+    "on_failure": _NO_CALLBACKS,
+    "on_end": _NO_CALLBACKS,
 }
 
 

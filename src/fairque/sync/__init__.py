@@ -20,9 +20,10 @@ it. Threads may share it. All blocking queues of a process share one event loop 
   for itself.
 """
 
+from fairque.sync.batch import Batch
 from fairque.sync.handle import PipelineHandle, TaskHandle, TaskStream
 from fairque.sync.queue import TaskQueue
 from fairque.sync.scheduler import TaskScheduler
 from fairque.sync.xcom import XComManager
 
-__all__ = ["PipelineHandle", "TaskHandle", "TaskQueue", "TaskScheduler", "TaskStream", "XComManager"]
+__all__ = ["Batch", "PipelineHandle", "TaskHandle", "TaskQueue", "TaskScheduler", "TaskStream", "XComManager"]

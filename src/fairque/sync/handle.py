@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Generic, TypeVar, cast
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 from fairque import Streamed
 from fairque.checks import Duration
@@ -11,11 +11,16 @@ from fairque.models import Enqueued
 from fairque.queue import handle, pipeline_handle, stream
 from fairque.sync.face import Face, blocking, faced, iterating
 
-__all__ = ["PipelineHandle", "TaskHandle", "TaskStream"]
+__all__ = ["PipelineHandle", "TaskHandle", "TaskStream", "with_handles"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+
+
+Many = Callable[Concatenate[Any, P], Coroutine[Any, Any, list[handle.TaskHandle[R]]]]
 
 
 class TaskHandle(Face["handle.TaskHandle[R_co]"], Generic[R_co], of=handle.TaskHandle):
@@ -118,3 +123,8 @@ class PipelineHandle(Face[pipeline_handle.PipelineHandle], of=pipeline_handle.Pi
 
     def __len__(self) -> int:
         return len(self._inner)
+
+
+def with_handles(method: Many[P, R]) -> Callable[Concatenate[Any, P], list[TaskHandle[R]]]:
+    """The same method, whose handles block."""
+    return cast("Callable[Concatenate[Any, P], list[TaskHandle[R]]]", blocking(method))

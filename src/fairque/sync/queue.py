@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial, wraps
 from types import TracebackType
@@ -14,18 +14,18 @@ from fairque.checks import Duration, check_kind, check_list
 from fairque.config.config import FairQueueConfig
 from fairque.queue import handle, queue
 from fairque.queue.xcom import DEFAULT_NAMESPACE
+from fairque.sync.batch import Batch
 from fairque.sync.face import blocking, faced
-from fairque.sync.handle import PipelineHandle, TaskHandle
+from fairque.sync.handle import PipelineHandle, TaskHandle, with_handles
 from fairque.sync.session import Session, opening
 from fairque.sync.xcom import XComManager
-from fairque.tasks.options import Options
+from fairque.tasks.options import BatchOption, Callbacks, Options
 
 __all__ = ["TaskQueue"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-Many = Callable[Concatenate[Any, P], Coroutine[Any, Any, list[handle.TaskHandle[R]]]]
 
 
 def _inner(task: DeadLetter | TaskHandle[Any]) -> DeadLetter | handle.TaskHandle[Any]:
@@ -53,10 +53,6 @@ def _with_options_of(
         return method
 
     return decorate
-
-
-def _with_handles(method: Many[P, R]) -> Callable[Concatenate[Any, P], list[TaskHandle[R]]]:
-    return cast("Callable[Concatenate[Any, P], list[TaskHandle[R]]]", blocking(method))
 
 
 class TaskQueue:
@@ -114,7 +110,7 @@ class TaskQueue:
         return f"<{type(self).__module__}.{type(self).__name__} {self.name!r}>"
 
     @overload
-    def enqueue(self, task: Pipeline, *, user_id: str | None = None) -> PipelineHandle: ...
+    def enqueue(self, task: Pipeline, *, user_id: str | None = None, batch: BatchOption = None) -> PipelineHandle: ...
     @overload
     def enqueue(
         self,
@@ -141,7 +137,21 @@ class TaskQueue:
         made = session.run(self._inner.enqueue_by_name, name, args, kwargs, **options)
         return cast("TaskHandle[Any]", faced(session, made))
 
-    enqueue_many = _with_handles(queue.TaskQueue.enqueue_many)
+    enqueue_many = with_handles(queue.TaskQueue.enqueue_many)
+
+    def batch(
+        self,
+        user_id: str,
+        *,
+        on_complete: Callbacks = None,
+        on_success: Callbacks = None,
+        ttl: Duration = 86_400.0,
+        batch_id: str | None = None,
+    ) -> Batch:
+        """A batch of tasks, to be opened by ``with``, see `fairque.TaskQueue.batch`."""
+        session = self._session
+        callbacks = {"on_complete": on_complete, "on_success": on_success}
+        return Batch(session, self._inner.batch(user_id, ttl=ttl, batch_id=batch_id, **callbacks))
 
     def push_function_task(
         self,

@@ -15,7 +15,7 @@ from fairque.tasks.conditions import Debounce, Throttle, Unique
 from fairque.tasks.cost import take_cost
 from fairque.tasks.function import Attach, Decorator, RunIn, TaskFunction
 from fairque.tasks.limits import take_limits
-from fairque.tasks.options import Dependency
+from fairque.tasks.options import BatchOption, Callbacks, Dependency
 from fairque.tasks.registry import register
 from fairque.tasks.retry import RetryPolicy
 from fairque.tasks.schedule import take_schedule
@@ -72,6 +72,10 @@ def task(
     unique: Unique | str | bool | None = None,
     debounce: Debounce | Duration | None = None,
     throttle: Throttle | Duration | None = None,
+    on_success: Callbacks = (),
+    on_failure: Callbacks = (),
+    on_end: Callbacks = (),
+    batch: BatchOption = None,
     auto_xcom: bool = False,
     enable_xcom: bool = False,
     push_key: str | None = None,

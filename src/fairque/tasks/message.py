@@ -1,6 +1,8 @@
 """The wire message: what lies in Redis for a task, and the record of how it ended.
 
 A body is a head of 18 bytes that the scripts read (version, nonce, cost, priority) and a msgpack array behind it.
+Behind the array of a callback, in the same array, are the id of the task that it follows, and the record of how that
+ended: the scripts add them.
 A result record starts with the same version and nonce, one letter for the state, and a msgpack array.
 The nonce names the call that wrote it, so that a repeated call recognises its own work.
 """
@@ -34,6 +36,7 @@ __all__ = [
     "encode_body",
     "encode_record",
     "encode_value",
+    "follow_up_in",
     "head_of",
     "is_payload",
     "name_in",
@@ -93,6 +96,8 @@ class Overrides(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     schedule: Firing | None = None
     headers: dict[str, str] = {}
     unsaid: list[str] = []  # what its code is to say, which its producer did not know: cost, limits, priority
+    batch: str = ""  # that counts it
+    parent: str = ""  # that put it in
 
     def __post_init__(self) -> None:
         if self.max_retries is not None:
@@ -155,8 +160,20 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     root: str = ""  # of one that a dependency ended: the task with which that began
 
 
+class FollowUp(msgspec.Struct, frozen=True, array_like=True):
+    """The message of a callback, with what the scripts add: whose end it follows, and the record of that."""
+
+    heading: msgspec.Raw
+    args: msgspec.Raw
+    kwargs: msgspec.Raw
+    overrides: msgspec.Raw
+    follows: str = ""
+    record: bytes = b""
+
+
 _encoder = msgspec.msgpack.Encoder()
 _message_decoder = msgspec.msgpack.Decoder(Message)
+_follow_up_decoder = msgspec.msgpack.Decoder(FollowUp)
 _record_decoder = msgspec.msgpack.Decoder(Record)
 
 
@@ -203,6 +220,15 @@ def decode_body(body: bytes) -> Message:
         return _message_decoder.decode(memoryview(body)[_HEAD.size :])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise BadMessage(f"the message in Redis cannot be decoded: {exc}") from None
+
+
+def follow_up_in(body: bytes) -> tuple[str, bytes]:
+    """Of a callback, the id of the task that it follows and the record of how that ended; else both empty."""
+    try:
+        found = _follow_up_decoder.decode(memoryview(body)[_HEAD.size :])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return "", b""
+    return found.follows, found.record
 
 
 def name_in(body: bytes) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 
 import msgspec
 
@@ -18,15 +18,20 @@ from fairque.models import Priority
 from fairque.tasks.conditions import Debounce, Throttle, Unique, as_debounce, as_throttle, as_unique
 from fairque.tasks.headers import checked_headers
 from fairque.tasks.message import Overrides
+from fairque.tasks.pipeline import Composable
 from fairque.tasks.retry import MAX_RETRIES, RetryPolicy
 
 __all__ = [
     "NO_OPTIONS",
+    "BatchOption",
+    "BatchRef",
+    "Callbacks",
     "Dependency",
     "Options",
     "OptionsOfMany",
     "TaskOptions",
     "as_limit",
+    "check_callbacks",
     "check_limits",
     "expiry_of",
     "soft_and_hard",
@@ -34,10 +39,14 @@ __all__ = [
 ]
 
 Dependency = Any  # an id, a handle or a Task
+BatchOption: TypeAlias = Any  # an id, or a Batch
+Callbacks: TypeAlias = "Composable | Iterable[Composable] | None"  # a Task, or several
 # A user whose tasks cost nothing would keep the lowest tag for ever. A tag is a double: what one task adds must leave
 # room for what small ones add afterwards.
 MIN_COST, MAX_COST = 0.001, 1_000_000
 MOST_LIMITS = 2
+CALLBACKS = ("on_success", "on_failure", "on_end")
+MOST_CALLBACKS = 10
 
 
 class OptionsOfMany(TypedDict, total=False):
@@ -63,12 +72,23 @@ class OptionsOfMany(TypedDict, total=False):
     unique: Unique | str | bool | None
     debounce: Debounce | Duration | None
     throttle: Throttle | Duration | None
+    on_success: Callbacks
+    on_failure: Callbacks
+    on_end: Callbacks
+    batch: BatchOption
 
 
 class Options(OptionsOfMany, total=False):
     """`TaskOptions` as callers give them."""
 
     task_id: str | None
+
+
+class BatchRef(msgspec.Struct, frozen=True):
+    """A batch, and whose it is where that was told."""
+
+    batch_id: str
+    user_id: str | None = None
 
 
 class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,6 +127,11 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
         debounce: Wait until no other one has come for so many seconds, see `Debounce`. It takes no `delay`,
             `execute_after` and `depends_on`.
         throttle: Drop it where another one came less than so many seconds ago, see `Throttle`.
+        on_success: Callbacks, a task or a list of some: they are put in when it has finished, and told how it ended by
+            `current_task().cause`. They are of the same user; at most 10 in all, with callbacks of their own.
+        on_failure: The same when it has failed for good.
+        on_end: The same however it ended, canceled ones included.
+        batch: The batch that counts it: an id, or a `Batch` of the same user.
     """
 
     user_id: str | None = None
@@ -130,6 +155,10 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
     unique: Unique | None = None
     debounce: Debounce | None = None
     throttle: Throttle | None = None
+    on_success: tuple[Any, ...] = ()
+    on_failure: tuple[Any, ...] = ()
+    on_end: tuple[Any, ...] = ()
+    batch: Any = None
 
     def __post_init__(self) -> None:
         for check in _CHECKS:
@@ -147,10 +176,17 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
         """Under which key it stands alone."""
         return self.unique or self.debounce or self.throttle
 
-    def overrides(self, depends_on: Sequence[str], inputs: Sequence[str]) -> Overrides | None:
+    def callbacks(self) -> list[tuple[str, Any]]:
+        """Kind and task of each."""
+        if not (self.on_success or self.on_failure or self.on_end):
+            return []
+        return [(kind, each) for kind in CALLBACKS for each in getattr(self, kind)]
+
+    def overrides(self, depends_on: Sequence[str], inputs: Sequence[str], parent: str = "") -> Overrides | None:
         """What travels in the message."""
         chosen = (self.max_retries, self.retry, self.timeout, self.result_ttl)
-        if chosen == (None, None, None, None) and not depends_on and not self.headers:
+        is_plain = not depends_on and not self.headers and self.batch is None and not parent
+        if chosen == (None, None, None, None) and is_plain:
             return None
         soft, hard = soft_and_hard(self.timeout)
         return Overrides(
@@ -163,6 +199,8 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
             inputs=list(inputs),
             runs_anyway=self.on_dependency_failure == "run",
             headers=dict(self.headers or {}),
+            parent=parent,
+            batch=self.batch.batch_id if self.batch is not None else "",
         )
 
 
@@ -303,6 +341,66 @@ def _check_headers(options: TaskOptions) -> None:
         msgspec.structs.force_setattr(options, "headers", MappingProxyType(checked_headers(options.headers)))
 
 
+def _check_callbacks(options: TaskOptions) -> None:
+    if not (options.on_success or options.on_failure or options.on_end):
+        return
+    chosen = check_callbacks({kind: getattr(options, kind) for kind in CALLBACKS})
+    for kind, callbacks in chosen.items():
+        msgspec.structs.force_setattr(options, kind, callbacks)
+
+
+def check_callbacks(given: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """By kind, one task or several. Raises `InvalidInput`."""
+    chosen = {kind: _as_tuple(callbacks) for kind, callbacks in given.items()}
+    for kind, callbacks in chosen.items():
+        for callback in callbacks:
+            _check_callback(kind, callback)
+    number = sum(1 + _number_of_callbacks(each.task_options) for callbacks in chosen.values() for each in callbacks)
+    if number > MOST_CALLBACKS:
+        raise InvalidInput(f"there are at most {MOST_CALLBACKS} callbacks, with those of callbacks, not {number}")
+    return chosen
+
+
+def _as_tuple(given: Any) -> tuple[Any, ...]:
+    if given is None:
+        return ()
+    return (given,) if isinstance(given, Composable) or not isinstance(given, Iterable) else tuple(given)
+
+
+def _check_callback(kind: str, callback: Any) -> None:
+    its = getattr(callback, "task_options", None)
+    if not isinstance(callback, Composable) or its is None:
+        hint = ": call it first, to get a task" if callable(callback) else ""
+        raise InvalidInput(f"{kind} takes tasks, not {callback!r}{hint}")
+    if getattr(callback, "upstream", ()):
+        raise InvalidInput(f"{kind} {callback!r} has outputs of others as arguments: see current_task().cause in it")
+    if its.task_id is not None:
+        raise InvalidInput(f"{kind} {callback!r} has a task_id: that of a callback is made from its task's")
+    if its.depends_on:
+        raise InvalidInput(f"{kind} {callback!r} has depends_on: a callback waits for the end of its task alone")
+    for name in ("expires", "on_conflict", "unique", "debounce", "throttle"):
+        if getattr(its, name) is not None:
+            raise InvalidInput(f"{kind} {callback!r} has {name}: a callback is put in whatever else there is")
+    if its.batch is not None:
+        raise InvalidInput(f"{kind} {callback!r} is in a batch, which counts no callbacks")
+
+
+def _number_of_callbacks(options: TaskOptions) -> int:
+    callbacks = options.callbacks()
+    return len(callbacks) + sum(_number_of_callbacks(each.task_options) for _, each in callbacks)
+
+
+def _check_batch(options: TaskOptions) -> None:
+    given = options.batch
+    if given is None or isinstance(given, BatchRef):
+        return
+    batch_id = given if isinstance(given, str) else getattr(given, "batch_id", None)
+    if batch_id is None:
+        raise InvalidInput(f"batch must be an id or a Batch, not {given!r}")
+    ref = BatchRef(check_id("batch", batch_id), getattr(given, "user_id", None))
+    msgspec.structs.force_setattr(options, "batch", ref)
+
+
 def as_limit(entry: object) -> Limit:
     if isinstance(entry, str):
         return Limit(entry)
@@ -353,6 +451,8 @@ _CHECKS = (
     _check_condition,
     _check_limits,
     _check_headers,
+    _check_callbacks,
+    _check_batch,
 )
 _NAMES = frozenset(TaskOptions.__struct_fields__)
 NO_OPTIONS = TaskOptions()

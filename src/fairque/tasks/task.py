@@ -108,6 +108,10 @@ class Task(Composable, Generic[R_co]):
         changed = self.task_options.merged(changes)
         return Task(self.name, self.args, self.kwargs, self.signature, changed, self.upstream)
 
+    def otherwise(self, *callbacks: Task[Any]) -> Task[R_co]:
+        """A copy that has these put in when it has failed for good, beside those of its ``on_failure``."""
+        return self.options(on_failure=(*self.task_options.on_failure, *callbacks))
+
     @property
     def _fixed_name(self) -> str | None:
         return self.task_options.task_id
@@ -116,13 +120,13 @@ class Task(Composable, Generic[R_co]):
     def _short_name(self) -> str:
         return self.name.rpartition(".")[2] or self.name or "task"
 
-    def message(self, depends_on: Sequence[str] = (), inputs: Sequence[str] = ()) -> Message:
+    def message(self, depends_on: Sequence[str] = (), inputs: Sequence[str] = (), parent: str = "") -> Message:
         """What is sent to Redis. Raises `InvalidInput` for limit keys that its arguments do not fill."""
         kwargs = msgspec.Raw(self.kwargs) if self.kwargs is not None else NIL
         heading: str | list[str | LimitKey] = self.name
         if limits := self.task_options.limits:
             heading = [self.name, *limit_keys(limits, self.name, self.signature, self.args, self.kwargs)]
-        overrides = self.task_options.overrides(depends_on, inputs)
+        overrides = self.task_options.overrides(depends_on, inputs, parent)
         if self.signature is None and (unsaid := self._unsaid()):
             overrides = msgspec.structs.replace(overrides or Overrides(), unsaid=unsaid)
         return Message(heading, msgspec.Raw(self.args), kwargs, overrides)

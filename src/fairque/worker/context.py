@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, get_origin, overload
+from typing import TYPE_CHECKING, Any, Generic, Unpack, get_origin, overload
 
 from fairque.checks import check_number, check_text
 from fairque.errors import FairqueError, InvalidInput, WrongType
+from fairque.models import BatchProgress
+from fairque.queue.handle import TaskHandle
+from fairque.tasks.cause import Cause
 from fairque.tasks.message import Firing
+from fairque.tasks.options import Options
+from fairque.tasks.task import Task
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -24,6 +29,7 @@ else:
 
 __all__ = ["State", "TaskContext", "current_task"]
 
+R = TypeVar("R")
 MOST_CHARGE = 1_000_000_000
 
 
@@ -101,6 +107,67 @@ class TaskContext(Generic[State]):
             "a subprocess has no state: what the lifespan of its worker has opened cannot be shared with another "
             "process; open it there at its first use"
         )
+
+    @property
+    def cause(self) -> Cause | None:
+        """How the task ended whose callback this is; None for what is no callback."""
+        return None
+
+    @property
+    def parent(self) -> str | None:
+        """The id of the task that put this one in by `enqueue`, or whose callback this is."""
+        return None
+
+    def enqueue(
+        self, task: Task[R], *, key: str | None = None, cancel_with_parent: bool = False, **options: Unpack[Options]
+    ) -> Coroutine[Any, Any, TaskHandle[R]]:
+        """Put in a child: a task of the same user, which this one makes once, however often it runs.
+
+        Its id is that of this task, a slash and the key. As long as this task has not ended, it is remembered which
+        children it has put in: another attempt, or a requeued life, adds none of them again, also when they have ended.
+
+        In a plain function use `enqueue_from_thread`.
+
+        Args:
+            task: What to put in.
+            key: Unique among the children of this task. None: the last part of the function's name; the second call of
+                one name in a run is ``name-2`` and so on, so where the order differs from run to run, give keys.
+            cancel_with_parent: Whether it is canceled when this task is, wherever it is by then.
+            options: See `TaskOptions`; there is no `task_id`, and the user is that of this task.
+
+        Raises:
+            InvalidInput: A value breaks a rule; nothing was written.
+            DependencyError: This task does not run any more: it was canceled, or its worker lost it.
+            QueueUnavailable: Redis did not answer in time. The call can be repeated safely.
+            FairqueError: In a subprocess, which has no connection: use `fairque.sync` there.
+        """
+        return self._put_in(task, key, cancel_with_parent, options)  # type: ignore[no-any-return]
+
+    def enqueue_from_thread(
+        self, task: Task[Any], *, key: str | None = None, cancel_with_parent: bool = False, **options: Unpack[Options]
+    ) -> str:
+        """The same for a plain function in its thread. Returns the id of the child."""
+        return self._put_in_from_thread(task, key, cancel_with_parent, options).task_id  # type: ignore[no-any-return]
+
+    def _put_in(self, *_: Any) -> Any:
+        raise FairqueError("a subprocess has no connection to put tasks in: use fairque.sync there")
+
+    def _put_in_from_thread(self, *_: Any) -> Any:
+        return self._put_in()
+
+    @property
+    def ended_batch(self) -> BatchProgress | None:
+        """What the batch came to whose callback this is; None for what is no callback of a batch."""
+        return None
+
+    @property
+    def batch(self) -> Any:
+        """The batch that counts this task, to add to it: a `Batch`, a `BlockingBatch` in a plain function, or None.
+
+        Raises:
+            FairqueError: In a subprocess, which has no connection.
+        """
+        raise FairqueError("a batch cannot be reached from a subprocess: use fairque.sync there")
 
     @property
     def xcom(self) -> Any:

@@ -6,14 +6,17 @@ import asyncio
 import inspect
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from fairque.errors import BadArguments, FairqueError
 from fairque.middleware import CallNext, Once, chained
+from fairque.queue.batch import Batch, BlockingBatch
+from fairque.queue.handle import TaskHandle
+from fairque.queue.queue import TaskQueue
 from fairque.queue.waiter import waiter
 from fairque.queue.xcom import BlockingXCom, XCom
 from fairque.redis.delivery import Delivery
@@ -22,6 +25,7 @@ from fairque.tasks.function import TaskFunction
 from fairque.tasks.message import Message, decode_body, encode_value, is_payload
 from fairque.tasks.names import hint
 from fairque.tasks.registry import get_function, registry
+from fairque.tasks.task import Task
 from fairque.tasks.xcom import xcom_of
 from fairque.worker.context import running
 from fairque.worker.inputs import Inputs
@@ -38,6 +42,7 @@ from fairque.worker.unsaid import restate
 
 __all__ = ["Executor", "UnknownName"]
 
+T = TypeVar("T")
 LAST_SECONDS = 1.0
 TWICE = "a middleware may run a generator once in an attempt: what it has yielded, others have read"
 HINT_SECONDS = 1.0
@@ -57,6 +62,7 @@ class Executor:
 
     Args:
         options: Of the worker. Its concurrency bounds the threads as well.
+        queue: Where tasks put in others.
         inputs: Fetches what tasks are given by others.
         progress: Takes what running tasks report.
         lifespan: Of the worker: it has what its tasks share.
@@ -69,11 +75,13 @@ class Executor:
     def __init__(
         self,
         options: WorkerOptions,
+        queue: TaskQueue,
         inputs: Inputs,
         progress: Progress,
         lifespan: Lifespan[Any],
         streams: Streams,
     ) -> None:
+        self._queue = queue
         self._worker_id = options.worker_id
         self._handler = options.handler
         self._middleware = options.run_middleware
@@ -204,6 +212,22 @@ class Executor:
         values = self._inputs.xcom(run.user_id, xcom_of(run.function).namespace)
         return BlockingXCom(values, self._loop) if run.is_in_thread else values
 
+    def batch(self, run: RunningTask, batch_id: str) -> Batch | BlockingBatch:
+        batch = self._queue.batch(run.user_id, batch_id=batch_id)
+        return BlockingBatch(batch, self._loop) if run.is_in_thread else batch
+
+    async def enqueue_child(
+        self, run: RunningTask, key: str, task: Task[Any], with_parent: bool, options: Mapping[str, Any]
+    ) -> TaskHandle[Any]:
+        parent = self._queue.handle(run.user_id, run.task_id)
+        return await self._queue.enqueue_child(parent, key, task, with_parent=with_parent, options=options)
+
+    def wait_in_thread(self, call: Coroutine[Any, Any, T]) -> T:
+        if not self._loop.is_running() or asyncio._get_running_loop() is self._loop:
+            call.close()
+            raise FairqueError("enqueue_from_thread works in the thread of a plain task: here, await enqueue")
+        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+
     def progress(self, run: RunningTask, fraction: float, message: str) -> None:
         self._progress.report(run.delivery, fraction, message)
 
@@ -255,4 +279,6 @@ def _job(run: RunningTask, function: TaskFunction[Any, Any]) -> Job:
         run.overrides.headers,
         run.snoozed,
         run.soft_ends - time.monotonic() if run.soft_ends < math.inf else None,
+        run.cause,
+        run.ended_batch,
     )

@@ -68,7 +68,7 @@ class Parts:
         self._chunks = queue.store(patience=timeout)
         self._streams = Streams(self._chunks, options.worker_id)
         inputs = Inputs(self._services)
-        self._executor = executor = Executor(options, inputs, self.progress, lifespan, self._streams)
+        self._executor = executor = Executor(options, queue, inputs, self.progress, lifespan, self._streams)
         outcomes = Outcomes(options.worker_id, settings)
         run_times = RunTimes(0 if settings.fairness == "time" else MOST_NAMES)  # there they come with the outcomes
         self.runner = Runner(

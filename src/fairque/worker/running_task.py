@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, Protocol
+from collections import Counter
+from collections.abc import Coroutine, Mapping
+from typing import Any, Protocol, TypeVar
 
+from fairque.checks import check_kind
+from fairque.models import BatchProgress
+from fairque.queue.batch import Batch, BlockingBatch
+from fairque.queue.handle import TaskHandle
 from fairque.queue.xcom import BlockingXCom, XCom
 from fairque.redis.delivery import Delivery
+from fairque.tasks.cause import Cause, cause_in, ended_batch_in
 from fairque.tasks.function import TaskFunction
-from fairque.tasks.message import Message, Overrides
+from fairque.tasks.message import Message, Overrides, follow_up_in
 from fairque.tasks.options import NO_OPTIONS, TaskOptions, soft_and_hard
+from fairque.tasks.task import Task
 from fairque.worker.context import TaskContext
 
 __all__ = ["RunningTask"]
 
+T = TypeVar("T")
 _NO_OVERRIDES = Overrides()
 
 
@@ -23,6 +32,11 @@ class Services(Protocol):
 
     def state(self) -> Any: ...
     def xcom(self, run: RunningTask) -> XCom | BlockingXCom: ...
+    def batch(self, run: RunningTask, batch_id: str) -> Batch | BlockingBatch: ...
+    def enqueue_child(
+        self, run: RunningTask, key: str, task: Task[Any], with_parent: bool, options: Mapping[str, Any]
+    ) -> Coroutine[Any, Any, TaskHandle[Any]]: ...
+    def wait_in_thread(self, call: Coroutine[Any, Any, T]) -> T: ...
     def progress(self, run: RunningTask, fraction: float, message: str) -> None: ...
 
 
@@ -43,6 +57,7 @@ class RunningTask(TaskContext[Any]):
     """
 
     __slots__ = (
+        "_named",
         "_services",
         "args",
         "began",
@@ -82,6 +97,7 @@ class RunningTask(TaskContext[Any]):
         self.ended = False
         self.waits = 0
         self._services = services
+        self._named: Counter[str] | None = None  # children without keys, by the names of their functions
 
     @property
     def is_in_thread(self) -> bool:
@@ -104,6 +120,37 @@ class RunningTask(TaskContext[Any]):
     @property
     def state(self) -> Any:
         return self._services.state()
+
+    @property
+    def cause(self) -> Cause | None:
+        return cause_in(self.delivery.body)
+
+    @property
+    def parent(self) -> str | None:
+        return self.overrides.parent or follow_up_in(self.delivery.body)[0] or None
+
+    def _put_in(self, task: Task[Any], key: str | None, with_parent: bool, options: Mapping[str, Any]) -> Any:
+        return self._services.enqueue_child(self, self._key_of(task, key), task, with_parent, options)
+
+    def _put_in_from_thread(self, *child: Any) -> Any:
+        return self._services.wait_in_thread(self._put_in(*child))
+
+    def _key_of(self, task: Task[Any], key: str | None) -> str:
+        if key is not None:
+            return key
+        name = check_kind("task", task, Task)._short_name
+        self._named = self._named or Counter()
+        self._named[name] += 1
+        return name if self._named[name] == 1 else f"{name}-{self._named[name]}"
+
+    @property
+    def ended_batch(self) -> BatchProgress | None:
+        return ended_batch_in(self.delivery.body)
+
+    @property
+    def batch(self) -> Any:
+        batch_id = self.overrides.batch
+        return self._services.batch(self, batch_id) if batch_id else None
 
     @property
     def xcom(self) -> Any:

@@ -8,7 +8,6 @@
 --@include alive
 --@include once
 --@include depend
---@include cancel
 --@arguments
 local before = answered(nonce)
 if before then return before end

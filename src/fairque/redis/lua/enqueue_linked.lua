@@ -5,6 +5,7 @@
 --          with a condition, {that, or 2: it replaced another, 3: it was dropped, the id of the one that lives};
 --          or, when nothing was written: {'unknown', user, id, dependency} | {'cycle', user, ids ...} | {'deep', user, id} |
 --          {'exists', user, id} |
+--          {'batch', user, batch}: it takes no more | {'orphan', user, id, parent}: that does not run |
 --          {'full', user, ms until there may be room} | {'heavy', user, bytes used, limit, bytes asked for, ms}
 -- Cost     O(tasks log backlog + users log users + dependencies)
 --@include base
@@ -20,6 +21,33 @@
 --@arguments
 local step_us = priority_step_ms * 1000
 
+-- What is put in at the end of those tasks that say so, by position: packed, as lib/ends.lua keeps it.
+local packed_ends, batches_of, parents, ends_sizes = {}, {}, {}, {}
+local function pack_callbacks(list)
+  local packed = {}
+  for at, callback in ipairs(list) do
+    --@fields Callback callback: kind priority when body after
+    packed[at] = { kind, priority, when, body, after[1] and endings().pack(pack_callbacks(after)) or '' }
+  end
+  return packed
+end
+
+local function read_ends()
+  for _, with_end in ipairs(with_ends) do
+    --@fields TaskWithEnd with_end: at callbacks batch parent with_parent
+    local task = tasks[at]
+    --@fields AddedTask task: user id
+    if parent ~= '' then
+      parents[at] = { id = parent, cancels = with_parent }
+      if call('SISMEMBER', children_key(user, parent), id) == 1 then put_in_before[body_key(user, id)] = true end
+    end
+    if callbacks[1] or batch ~= '' then
+      packed_ends[at], batches_of[at] = endings().pack(pack_callbacks(callbacks), batch), batch ~= '' and batch or nil
+      ends_sizes[body_key(user, id)] = #packed_ends[at]
+    end
+  end
+end
+
 -- First look at everything, write afterwards: `new` holds the tasks of this call by user and id.
 local all, new, with_needs, refused = {}, {}, false, nil
 
@@ -34,13 +62,13 @@ local function judge_conditions(it, of_user)
   if is_added(it) then decided[it.key] = it.standing end
 end
 
-local function read(task)
+local function read(task, at)
   --@fields AddedTask task
   local of_user = new[user] or {}
   new[user] = of_user
   local key = body_key(user, id)
   local it = { user = user, id = id, priority = priority, when = when, body = body, key = key, rules = rules,
-    task = task }
+    task = task, ends = packed_ends[at], batch = batches_of[at], parent = parents[at] }
   if rules and rules[2] ~= '' then -- it has a nonce
     judge_conditions(it, of_user)
   else
@@ -59,7 +87,7 @@ end
 
 local function read_tasks()
   new, decided, pointing = {}, {}, {}
-  for at, task in ipairs(tasks) do all[at] = read(task) end
+  for at, task in ipairs(tasks) do all[at] = read(task, at) end
 end
 
 -- 'finished', 'failed', 'canceled', 'living', or nil when nothing is known of it.
@@ -71,6 +99,23 @@ local function standing_of_dependency(user, id)
   if letter == 'C' then return 'canceled' end
   if call('EXISTS', body_key(user, id)) == 0 then return nil end
   return call('HGET', task_key(user, id), 'state') == 'failed' and 'failed' or 'living'
+end
+
+local function find_orphan()
+  for _, task in ipairs(all) do
+    if task.parent and is_added(task) and call('HGET', task_key(task.user, task.parent.id), 'state') ~= 'started' then
+      return { 'orphan', task.user, task.id, task.parent.id }
+    end
+  end
+end
+
+local function find_full_batch()
+  for _, task in ipairs(all) do
+    if task.batch and is_added(task) then endings().batches().prove(task.user, task.batch) end
+    if task.batch and is_added(task) and not endings().batches().takes_more(task.user, task.batch) then
+      return { 'batch', task.user, task.batch }
+    end
+  end
 end
 
 local function find_unknown()
@@ -237,6 +282,7 @@ local function add(task)
   bodies[#bodies + 1] = task.key
   bodies[#bodies + 1] = task.body
   if bytes then bytes.change(task.user, 'body:' .. task.id, #task.body) end
+  if task.ends then endings().keep(task.user, task.id, task.ends) end
   local due = due_at(task.when)
   local waits, ended_by = {}, nil
   if task.needs then waits, ended_by = depend_on_needs(task) end
@@ -268,26 +314,40 @@ end
 local has_dropped = false
 -- Whoever refuses does so before anything is dropped.
 local function make_quota()
-  local over = over_quota(asked_for())
+  local some, others = asked_for()
+  local over = over_quota(some, others, false, ends_sizes)
   while over and over[1] == 'linked' do
     drop_oldest(over[2], over[3], dead_letter_ttl_ms)
     has_dropped = true
     read_tasks()
-    local some, others = asked_for()
-    over = over_quota(some, others, true)
+    some, others = asked_for()
+    over = over_quota(some, others, true, ends_sizes)
   end
   return over
 end
 
+read_ends()
 look_for_known(tasks)
 read_tasks()
+refused = refused or with_ends[1] and (find_full_batch() or find_orphan())
 refused = refused or with_needs and (find_unknown() or find_cycle())
 if refused then return refused end
 if governed then
   local full = make_quota()
   if full then return full end
+  if has_dropped then depend().call_back(step_us, dead_letter_ttl_ms) end -- of ids that this call may put in again
   read_tasks()
 end
+-- Until the parent has ended it is known which children it has put in.
+local function note_child(user, id, parent)
+  call('SADD', children_key(user, parent.id), id)
+  call('HSETNX', task_key(user, parent.id), 'linked', 1)
+  call('HSET', task_key(user, id), 'parent', parent.id)
+  if not parent.cancels then return end
+  call('HSET', task_key(user, id), 'with_parent', parent.id)
+  depend().link(user, id, parent.id)
+end
+
 local created = {}
 local function add_all()
   make_room()
@@ -302,6 +362,11 @@ local function add_all()
   write_links()
   write_places()
   if #bodies > 0 then call('MSET', unpack(bodies)) end
+  for _, task in ipairs(all) do
+    if task.batch and is_added(task) then endings().batches().add(task.user, task.batch, task.id) end
+    if task.parent and is_added(task) then note_child(task.user, task.id, task.parent) end
+  end
+  for _, left in ipairs(next(decided) and conditions().left_batches or {}) do endings().batches().complete_if_over(left[1], left[2], step_us) end
 end
 
 local is_done, failure = pcall(add_all)

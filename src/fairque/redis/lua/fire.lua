@@ -11,7 +11,6 @@
 --@include wake
 --@include place
 --@include depend
---@include cancel
 --@include drop
 --@include schedules
 --@include add

@@ -2,7 +2,8 @@
 -- Everything known of one task.
 -- KEYS[1]  state
 -- Returns  {task fields, body or '', result record or '', error records, score in its lane or '', at most 1,000 of
---          those that depend on it, ms at which it is due or '', per task that it depends on, at most 100: id and state or ''}
+--          those that depend on it, ms at which it is due or '', per task that it depends on, at most 100: id and state or '',
+--          at most 1,000 of its children}
 -- Cost     O(size of the task)
 --@include base
 --@include standing
@@ -25,4 +26,5 @@ return {
   call('SRANDMEMBER', feeds_key(user, id), 1000),
   due and string.format('%d', due) or '',
   dependencies(),
+  call('SRANDMEMBER', children_key(user, id), 1000),
 }

@@ -24,11 +24,17 @@ if before then return before end
 local erased = { 0, 0, 0, 0, 0, 0, 0, 0 }
 local left = most
 
+local function drop_ends(id)
+  local batch = endings().drop(user, id)
+  if batch then endings().batches().erase_if_empty(user, batch) end
+end
+
 -- Those that depend on it go with a later step.
 local function erase(id)
   deadlines().forget(user, id)
   local unique = redis.pcall('HGET', task_key(user, id), 'unique')
   if type(unique) == 'string' then pointers().let_go(user, id, unique) end
+  drop_ends(id)
   erase_task(user, id)
   publish(user, id, 'canceled')
   left = left - 1 - depend().forget(user, id)
@@ -52,6 +58,7 @@ local function stop_running(lane)
     local key = task_key(user, id)
     if redis.pcall('HSETNX', key, 'canceling', 'purge') == 1 then
       erased[5] = erased[5] + 1
+      drop_ends(id)
       local worker = call('HGET', key, 'worker')
       if worker then call('PUBLISH', prefix .. 'wake:' .. worker, user .. ' ' .. id) end
     end
@@ -67,6 +74,7 @@ local function know_places()
   call('SCARD', place_key('deferred', user))
   for _, lane in ipairs({ 'critical', 'normal' }) do call('XLEN', stream_key(lane, user)) end
   call('ZCARD', prefix .. 'xcom-spaces:' .. user)
+  call('ZCARD', prefix .. 'batches:' .. user)
   call('STRLEN', prefix .. 'policy:' .. user)
 end
 know_places()
@@ -129,12 +137,13 @@ if left > 0 then
     erased[6] = #names
   end
 end
+if left > 0 then left = left - endings().batches().purge(user, left) end
 stop_running('critical')
 stop_running('normal')
 retire(user)
 pass_room_on()
-if call('EXISTS', spaces, stream_key('critical', user), stream_key('normal', user), places_of(user)) > 0
-  or call('ZLEXCOUNT', index_key, in_index[1], in_index[2]) > 0 then
+if call('EXISTS', spaces, prefix .. 'batches:' .. user, stream_key('critical', user), stream_key('normal', user),
+    places_of(user)) > 0 or call('ZLEXCOUNT', index_key, in_index[1], in_index[2]) > 0 then
   erased[8] = 1
 else
   call('ZREM', prefix .. 'parked', user)

@@ -13,6 +13,7 @@
 --@include wake
 --@include place
 --@include once
+--@include ends
 --@arguments
 local before = answered(nonce)
 if before then return before end
@@ -42,13 +43,20 @@ local function requeue(id)
   if bytes then bytes.lift(user, id) end
   call('DEL', result_key(user, id))
   unlist_dead(user, id)
-  for _, kept in ipairs({ chunks_key(user, id), keys_of_task(user, id) }) do call('PERSIST', kept) end
-  if bytes then bytes.lay(user, id) end
+  if bytes then bytes.change_ends(user, id, -1) end
+  for _, kept in ipairs({ chunks_key(user, id), ends_key(user, id), children_key(user, id), keys_of_task(user, id) }) do
+    call('PERSIST', kept)
+  end
+  if bytes then
+    bytes.lay(user, id)
+    bytes.change_ends(user, id, 1)
+  end
   call('HDEL', key, 'attempt', 'failures', 'lost', 'returned', 'since', 'ended', 'canceling', 'charged',
     'charged_before', 'progress', 'message', 'progress_of', 'expires', 'snoozed')
   call('HSET', key, 'state', 'queued', 'queued', now)
   place(user, id, lane, score)
   publish(user, id, 'waiting')
+  endings().note_requeue(user, id)
   requeued = requeued + 1
   return 1
 end
@@ -58,7 +66,9 @@ if refused then return refused end
 -- All is read before anything is written.
 choice.know(user)
 for _, where in ipairs({ 'critical', 'normal', 'dead', 'lapsing' }) do call('ZCARD', place_key(where, user)) end
-for _, id in ipairs(ids) do letter(id) end
+for _, id in ipairs(ids) do
+  if letter(id) then endings().prove(user, id) end
+end
 for at, id in ipairs(ids) do answers[at] = requeue(id) end
 if requeued > 0 then wake(user, requeued) end
 save_state()

@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from fairque.models import BatchProgress
+from fairque.tasks.cause import Cause
 from fairque.tasks.message import NIL, Firing
 
 __all__ = ["HEAD", "REQUEST", "Ended", "Job", "Kind", "Logged", "Report", "Request", "Start", "Started", "frame"]
@@ -75,6 +77,8 @@ class Job(msgspec.Struct, frozen=True):
     headers: dict[str, str] = {}
     snoozed: int = 0
     soft_timeout: float | None = None
+    cause: Cause | None = None
+    ended_batch: BatchProgress | None = None
 
 
 class Report(msgspec.Struct, frozen=True, array_like=True):

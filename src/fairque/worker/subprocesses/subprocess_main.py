@@ -20,6 +20,8 @@ from typing import Any
 import msgspec
 
 from fairque.errors import BadArguments
+from fairque.models import BatchProgress
+from fairque.tasks.cause import Cause
 from fairque.tasks.failure import Failure, Raised, Reply, encode_result, raised_by, unfit
 from fairque.tasks.function import TaskFunction
 from fairque.worker.context import TaskContext, running
@@ -125,7 +127,7 @@ class Jobs:
 class SubprocessContext(TaskContext[Any]):
     """`current_task()` of a body here."""
 
-    __slots__ = ("_given_headers", "_reports")
+    __slots__ = ("_cause", "_ended_batch", "_given_headers", "_reports")
 
     def __init__(self, job: Job, reports: Reports) -> None:
         super().__init__(job.user_id, job.task_id, job.task_name, job.attempt, job.worker_id, job.schedule)
@@ -135,6 +137,15 @@ class SubprocessContext(TaskContext[Any]):
         self.inputs = msgspec.msgpack.decode(job.inputs) or {}
         self._given_headers = job.headers
         self._reports = reports
+        self._cause, self._ended_batch = job.cause, job.ended_batch
+
+    @property
+    def cause(self) -> Cause | None:
+        return self._cause
+
+    @property
+    def ended_batch(self) -> BatchProgress | None:
+        return self._ended_batch
 
     def _headers(self) -> dict[str, str]:
         return self._given_headers

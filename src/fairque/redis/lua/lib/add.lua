@@ -22,15 +22,17 @@ local function look_for_known(tasks)
 end
 
 -- 'new', or 'retried' when this very call stored it before, or 'living'. What has ended will make room.
-local replaced = {}
+-- `put_in_before`: by the key of its body, one that its parent has put in, whatever became of it.
+local replaced, put_in_before = {}, {}
 local function standing(user, id, body, key)
   if seen[key] then return 'living' end
   seen[key] = true
-  if fresh then return 'new' end
+  if fresh then return put_in_before[key] and 'living' or 'new' end
   local result = result_key(user, id)
   local known = call('GETRANGE', key, 0, 8)
   if known == '' then known = call('GETRANGE', result, 0, 8) end
   if known == string.sub(body, 1, 9) then return 'retried' end
+  if put_in_before[key] then return 'living' end
   local ended = call('EXISTS', result) == 1 or call('HGET', task_key(user, id), 'state') == 'failed'
   if not ended and known ~= '' then return 'living' end
   if ended then replaced[#replaced + 1] = { user, id } end
@@ -54,12 +56,6 @@ end
 local function take_links_over(user, id)
   if fresh then return end
   if has_waiters(user, id) or call('EXISTS', uses_key(user, id)) == 1 then call('HSET', task_key(user, id), 'linked', 1) end
-end
-
-local function due_at(when)
-  if when == '' then return 0 end
-  local delay = string.match(when, '%+(%d+)$')
-  return delay and now + tonumber(delay) or tonumber(when)
 end
 
 local put_offs = {} -- { user, id, priority, due }: those that are written at the end
@@ -104,19 +100,22 @@ local function write_places()
 end
 
 -- A user whose quota does not hold what is new in this call, or nil: one that refuses before one that drops. `asked`: by
--- user, how many more than these are asked for. `dropped`: room was made for some already.
-local function over_quota(tasks, asked, dropped)
+-- user, how many more than these are asked for. `dropped`: room was made for some already. `beside`: bytes beside its body,
+-- by the key of that.
+local function over_quota(tasks, asked, dropped, beside)
   local more, sizes, key_seen, drop = {}, {}, {}, nil
   asked = asked or {}
   seen = {}
   for _, task in ipairs(tasks) do
     --@fields AddedTask task: user id body
     local key = body_key(user, id)
-    local found = key_seen[key] and 'seen' or decided[key] or fresh and 'new' or standing(user, id, body, key)
+    local found = key_seen[key] and 'seen' or decided[key] or fresh and not put_in_before[key] and 'new'
+      or standing(user, id, body, key)
+    local size = #body + (beside and beside[key] or 0)
     key_seen[key] = true
-    if found == 'new' then more[user], sizes[user] = (more[user] or 0) + 1, (sizes[user] or 0) + #body end
+    if found == 'new' then more[user], sizes[user] = (more[user] or 0) + 1, (sizes[user] or 0) + size end
     if found == 'replaces' then
-      more[user], sizes[user] = more[user] or 0, (sizes[user] or 0) + math.max(0, #body - call('STRLEN', key))
+      more[user], sizes[user] = more[user] or 0, (sizes[user] or 0) + math.max(0, size - call('STRLEN', key))
     end
     if found ~= 'seen' and found ~= 'retried' then asked[user] = (asked[user] or 0) + 1 end
   end

@@ -5,7 +5,6 @@
 --@include fair
 --@include limits
 --@include canceled
---@include depend
 --@include first_moment
 
 -- Out of the place that its state says.
@@ -32,7 +31,7 @@ end
 
 -- The outcome is passed on at the end of the script. Returns 'done' | 'canceling' (its worker was told) | 'ended' (before) |
 -- nil when it is not known.
-local function cancel_task(user, id, reason, ttl)
+function cancel_task(user, id, reason, ttl)
   if call('EXISTS', result_key(user, id)) == 1 then return 'ended' end
   if call('EXISTS', body_key(user, id)) == 0 then return nil end
   local key = task_key(user, id)

@@ -5,6 +5,7 @@
 --@include task
 --@include expiry
 --@include pointers
+--@include ends
 
 -- `ttl`: of the result of one that finished, in ms.
 local announcements = {}
@@ -35,6 +36,7 @@ local function new_ending()
   -- The task has left its place already. `ttl`: how long the record is kept, in ms.
   return function(user, id, reason, ttl, origin)
     local known = fields_of(task_key(user, id))
+    if known.linked then endings().prove(user, id) end
     local body = redis.pcall('GET', body_key(user, id))
     if type(body) ~= 'string' then body = string.rep('\0', 9) end -- lost, or not a message at all
     if bytes then bytes.lift(user, id) end

@@ -19,6 +19,7 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
   local SORTED = { 'critical', 'normal', 'held', 'scheduled', 'dead' }
   local STATE_IN = { critical = 'queued', normal = 'queued', held = 'queued', scheduled = 'scheduled',
     deferred = 'deferred', dead = 'failed', ['critical-stream'] = 'started', ['normal-stream'] = 'started' }
+  local LETTERS = { F = 'finished', X = 'failed', C = 'canceled' }
   local MOST_DELIVERIES = 1000 -- looked through for a task whose fields are gone
 
   local function fields_of(user, id)
@@ -197,7 +198,7 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
 
   -- What it costs when a task is done as a whole: TTLs of its keys.
   local function check_expiry(user, id, is_dead)
-    for _, kind in ipairs({ 'task', 'body', 'errors', 'chunks' }) do
+    for _, kind in ipairs({ 'task', 'body', 'errors', 'chunks', 'ends', 'children' }) do
       local name = kind .. ':' .. user .. ':' .. id
       local left = call('PTTL', prefix .. name)
       if is_dead and left == -1 then
@@ -374,6 +375,32 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
     wrong('leftover', 'chunks:' .. user .. ':' .. id, 'its task has ended', function()
       delete(user, id, key)
       return 'deleted'
+    end)
+  end
+
+  -- What a dead letter keeps for another life goes with it.
+  local function call_back_late(user, id)
+    if call('PTTL', ends_key(user, id)) >= 0 then
+      if bytes then bytes.change_ends(user, id, -1) end
+      call('DEL', ends_key(user, id))
+      return 'deleted'
+    end
+    if call('EXISTS', result_key(user, id)) == 0 then give_up(user, id) end
+    announce(user, id, LETTERS[call('GETRANGE', result_key(user, id), 9, 9)] or 'canceled')
+    depend().call_back(priority_step_ms * 1000, dead_letter_ttl_ms)
+    return 'its callbacks are put in'
+  end
+
+  -- What is kept for the end of a task.
+  function checks.ends(user, id)
+    if call('EXISTS', ends_key(user, id)) == 0 then return end
+    if call('EXISTS', body_key(user, id)) == 0 then
+      return wrong('leftover', 'ends:' .. user .. ':' .. id, 'the task has ended', function() return call_back_late(user, id) end)
+    end
+    if call('HEXISTS', task_key(user, id), 'linked') == 1 then return end
+    wrong('unmarked', 'task:' .. user .. ':' .. id, 'its callbacks would not be put in', function()
+      call('HSET', task_key(user, id), 'linked', 1)
+      return 'marked'
     end)
   end
 

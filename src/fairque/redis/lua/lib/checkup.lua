@@ -9,6 +9,7 @@
 --@include check_schedules
 --@include check_values
 --@include check_bytes
+--@include check_batches
 --@include check_state
 
 local function check_items(request, repairs)
@@ -17,6 +18,7 @@ local function check_items(request, repairs)
   add_key_checks(doctor, dead_letter_ttl_ms)
   add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
   add_byte_checks(doctor)
+  add_batch_checks(doctor, priority_step_ms * 1000)
   add_user_checks(doctor)
   add_link_checks(doctor, dead_letter_ttl_ms)
   add_name_checks(doctor)

@@ -52,7 +52,7 @@ local function claim_tasks(claim)
     look_around()
     stolen = work.delivered
     if not stealing.serves_nothing_else() then serving.serve() end
-    put_off_outcomes()
+    put_off_outcomes(priority_step_ms * 1000, dead_letter_ttl_ms)
     promotion.announce()
     local waiting = new_waiting(claim, work, stealing, serving)
     if stealing.serves_nothing_else() then
@@ -68,7 +68,7 @@ local function claim_tasks(claim)
   end
 
   local is_done, failure = pcall(hand_out)
-  if not is_done then put_off_outcomes() end
+  if not is_done then put_off_outcomes(priority_step_ms * 1000, dead_letter_ttl_ms) end
   if not is_done and work.delivered == 0 then error(failure, 0) end
   count('started', work.delivered - stolen)
   keep_claimed(claim, work)

@@ -14,9 +14,9 @@
 local known_conditions
 local function conditions()
   if known_conditions then return known_conditions end
-  --@include cancel
   local them = {}
   known_conditions = them
+  them.left_batches = {} -- which counted what was replaced, as {user, batch}
 
   local CREATED, KEPT, REPLACED, DROPPED = 1, 0, 2, 3 -- `put_in` in redis/replies.py
 
@@ -134,6 +134,8 @@ local function conditions()
     deadlines().forget(user, id)
     if known[5] then pointers().let_go(user, id, known[5]) end
     depend().forget(user, id)
+    local batch = endings().drop(user, id)
+    if batch then them.left_batches[#them.left_batches + 1] = { user, batch } end
     erase_task(user, id)
     if known[4] then
       call('HSET', key, 'watched', known[4])

@@ -27,7 +27,8 @@ local function new_damage()
   local RARELY_READ = { { 'ZCARD', 'dead' }, { 'STRLEN', 'policy' }, { 'STRLEN', 'metrics' }, { 'HLEN', 'bytes' },
     { 'ZCARD', 'bytes-expiring' }, { 'HLEN', 'xcom-bytes' }, { 'ZCARD', 'xcom-spaces' }, { 'SCARD', 'assignments' } }
   local OF_A_TASK = { { 'STRLEN', 'body' }, { 'HLEN', 'task' }, { 'LLEN', 'errors' }, { 'STRLEN', 'result' },
-    { 'SCARD', 'needs' }, { 'SCARD', 'uses' }, { 'SCARD', 'feeds' }, { 'SCARD', 'informed' }, { 'XLEN', 'chunks' } }
+    { 'SCARD', 'needs' }, { 'SCARD', 'uses' }, { 'SCARD', 'feeds' }, { 'SCARD', 'informed' }, { 'XLEN', 'chunks' },
+    { 'STRLEN', 'ends' }, { 'SCARD', 'children' } }
 
   local function broken_of(reads, whose)
     for _, read in ipairs(reads) do
@@ -187,7 +188,7 @@ local function new_damage()
   -- Nobody depends on it any more (lib/depend.lua).
   local function unlink(user, id)
     local linked = try('HGET', task_key(user, id), 'linked')
-    if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id)) == 1 then return end
+    if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id), ends_key(user, id)) > 0 then return end
     if tonumber(linked) > 1 then try('PEXPIRE', result_key(user, id), linked) end
     try('HDEL', task_key(user, id), 'linked')
   end
@@ -202,7 +203,7 @@ local function new_damage()
       try('SREM', feeds, id)
       if call('EXISTS', feeds, informed_key(user, dependency)) == 0 then unlink(user, dependency) end
     end
-    call('DEL', task_key(user, id), needs_key(user, id), uses_key(user, id))
+    call('DEL', task_key(user, id), needs_key(user, id), uses_key(user, id), ends_key(user, id))
     if call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0 then call('HSET', task_key(user, id), 'linked', 1) end
   end
 

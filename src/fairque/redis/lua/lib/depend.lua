@@ -8,6 +8,8 @@
 --@include state
 --@include task
 --@include canceled
+--@include limits
+--@include ends
 --@include place
 --@include wake
 --@include first_moment
@@ -16,6 +18,10 @@
 local function add_all_to(set, members)
   for at = 1, #members, 1000 do call('SADD', set, unpack(members, at, math.min(at + 999, #members))) end
 end
+
+-- A function of lib/cancel.lua, below.
+--@once
+local cancel_task
 
 local function new_links()
   local it = {}
@@ -50,7 +56,7 @@ local function new_links()
     local ttl = tonumber(linked or 0)
     if ttl > 1 then
       set_ttl(user, id, ttl)
-    elseif linked and call('EXISTS', uses_key(user, id)) == 0 then
+    elseif linked and call('EXISTS', uses_key(user, id), ends_key(user, id)) == 0 then
       take_moment(lapsing_key, place_key('lapsing', user), user, id)
     else
       return
@@ -163,6 +169,10 @@ local function new_links()
   -- True: it is to be released.
   local function inform(user, known, dependency, outcome, ttl)
     local id = known.id
+    if known.with_parent == dependency and outcome == 'canceled' then
+      cancel_task(user, id, 'its parent ' .. dependency .. ' was canceled', ttl)
+      return false
+    end
     if known.state ~= 'deferred' then return false end
     local does, needs = verdict(known.on_failure, outcome), needs_key(user, id)
     if does == 'go' then
@@ -206,9 +216,9 @@ local function new_links()
     local some = {}
     for at, id in ipairs(ids) do
       local fields = call('HMGET', task_key(user, id), 'came', 'state', 'on_failure', 'priority', 'due', 'delay', 'watched',
-        'waits')
+        'waits', 'with_parent')
       some[at] = { id = id, came = tonumber(fields[1] or 0), state = fields[2], on_failure = fields[3], priority = fields[4],
-        due = fields[5], delay = fields[6], watched = fields[7], waits_for_one = fields[8] == '1' }
+        due = fields[5], delay = fields[6], watched = fields[7], waits_for_one = fields[8] == '1', with_parent = fields[9] }
     end
     table.sort(some, function(one, other) return one.came < other.came end)
     return some
@@ -292,9 +302,16 @@ local function new_links()
     count('announcements', 1)
   end
 
-  function it.put_off_from(first)
+  local function wake_released()
+    for user, tasks in pairs(released) do wake(user, tasks) end
+    released = {}
+  end
+
+  function it.put_off_from(first, step_us, ttl)
     for at = first, #announcements do put_off(unpack(announcements[at])) end
     wake_from(prefix .. 'waiting', 1)
+    it.call_back(step_us, ttl)
+    wake_released()
   end
 
   local function are_put_off() return tonumber(has_announcements or 0) + (counts.announcements or 0) > 0 end
@@ -374,9 +391,23 @@ local function new_links()
     return 1
   end
 
+  -- Of what has ended in this call so far.
+  local called = 0
+  function it.call_back(step_us, ttl)
+    while called < #announcements do
+      called = called + 1
+      local user, id, outcome = unpack(announcements[called])
+      damage().attempt(user, function()
+        local queued = endings().call_back(user, id, outcome, step_us, ttl)
+        if queued > 0 then released[user] = (released[user] or 0) + queued end
+      end)
+    end
+  end
+
   -- What this call caused is told at once, as long as nothing was put off; what is put off, by turns of users.
   function it.pass_on_outcomes(step_us, ttl)
     local budget, at, failure, goes_on = STEP, 1, nil, are_put_off()
+    it.call_back(step_us, ttl)
     while announcements[at] and budget > 0 and not are_put_off() do
       local user, id, outcome, result_ttl = unpack(announcements[at])
       local is_done, informed, all
@@ -405,7 +436,8 @@ local function new_links()
     end
     if goes_on then it.give_up_lapsed() end -- they may be what was put off, and one call gives up so many
     if are_put_off() then wake_from(prefix .. 'waiting', 1) end
-    for user, tasks in pairs(released) do wake(user, tasks) end
+    it.call_back(step_us, ttl)
+    wake_released()
   end
 
   return it
@@ -417,6 +449,8 @@ local function depend()
   return links
 end
 
+--@include cancel
+
 -- What an earlier call put off, and what this one caused: one step of it in each call.
 local is_passed_on, passed_on = false, 0
 local function pass_on_outcomes(step_us, ttl)
@@ -427,8 +461,8 @@ local function pass_on_outcomes(step_us, ttl)
 end
 
 -- What this call caused after that is passed on by those that follow.
-local function put_off_outcomes()
+local function put_off_outcomes(step_us, ttl)
   if not announcements[passed_on + 1] then return end
-  depend().put_off_from(passed_on + 1)
+  depend().put_off_from(passed_on + 1, step_us, ttl)
   passed_on = #announcements
 end

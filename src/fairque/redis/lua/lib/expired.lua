@@ -10,7 +10,6 @@
 
 -- By turns of users. Records are kept for `keep_ms`. A call that does this passes on what comes of it.
 local function expire_due(keep_ms)
-  --@include cancel
   local ENDS, LOOKS = 100, 20 -- of one call: tasks, and users
 
   local function expire_of(user, most)

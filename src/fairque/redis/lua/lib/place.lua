@@ -5,6 +5,12 @@
 --@include fair
 --@include moments
 
+local function due_at(when)
+  if when == '' then return 0 end
+  local delay = string.match(when, '%+(%d+)$')
+  return delay and now + tonumber(delay) or tonumber(when)
+end
+
 local function score_of(priority, step_us, came)
   if priority == 6 then return 'critical', came or next_arrival() end
   return 'normal', (came or next_arrival()) - (priority - 1) * step_us

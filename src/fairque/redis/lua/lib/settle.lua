@@ -278,6 +278,7 @@ local function settle_outcomes(report, claims)
     local settled, is_cut = settled_kind(kind, known[4]), false
     if known[3] then call('ZADD', users_key, 'XX', 'GT', 0, user) end -- changes nothing: is what tells of ends permitted?
     if settled ~= 'finished' then prove(settled, user, id, lane, delay_ms, known[3]) end
+    if known[3] then endings().prove(user, id) end
     local is_weighed = bytes and HAS_BYTES[settled] and bytes.limit(user)
     if is_weighed then
       fit = fit or new_fitting()

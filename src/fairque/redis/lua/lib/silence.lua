@@ -9,7 +9,7 @@
 local silent_at = tonumber(silent_at_known or 0)
 local SET_BACK_MS = 1000 -- more than a clock is adjusted by in passing
 
-local function new_silence(lease_ms)
+local function new_silence(lease_ms, step_us)
   local it = {}
   local LOOKS = 20
 
@@ -27,6 +27,12 @@ local function new_silence(lease_ms)
     end
   end
 
+  local function abandon_batches()
+    local woken = {}
+    endings().batches().abandon(step_us, woken)
+    for user, tasks in pairs(woken) do wake(user, tasks) end
+  end
+
   function it.find()
     local checked_at = tonumber(call('HGET', state_key, 'checked_at') or 0)
     if checked_at > now + SET_BACK_MS then
@@ -34,6 +40,7 @@ local function new_silence(lease_ms)
       hunt_from = 0
     end
     depend().give_up_lapsed()
+    abandon_batches()
     local last_sign = now - lease_ms
     note(last_sign)
     local oldest = call('ZRANGEBYSCORE', prefix .. 'workers', '(' .. last_sign, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]

@@ -9,7 +9,7 @@
 --@include taking_over
 
 local function new_stealing(claim, work)
-  --@fields Claim claim: worker want lease_ms holds suspects
+  --@fields Claim claim: worker want lease_ms priority_step_ms holds suspects
   local it = {}
   local LOOKS = 20 -- lanes of one call
   local room = clearing_known ~= '' and new_room(worker, holds)
@@ -56,7 +56,7 @@ local function new_stealing(claim, work)
 
   -- Of those that came less than a lease ago a process has one, and all processes together have a tenth of their slots.
   function it.steal()
-    if now >= silent_at or silent_at > now + lease_ms then new_silence(lease_ms).find() end
+    if now >= silent_at or silent_at > now + lease_ms then new_silence(lease_ms, priority_step_ms * 1000).find() end
     if suspects > 0 or not may_run_suspects() or is_turn_of_others() then return end
     local awaited = room and room.lane()
     local due = awaited and { awaited } or lanes_to_look_at()

@@ -7,9 +7,12 @@ local function keys_of_task(user, id) return task_key(user, id), body_key(user, 
 
 -- Nothing is left of a task that waits nowhere but its links.
 local function erase_task(user, id)
-  if bytes then bytes.lift(user, id) end
-  call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
-  call('UNLINK', chunks_key(user, id)) -- it may be large
+  if bytes then
+    bytes.lift(user, id)
+    bytes.change_ends(user, id, -1)
+  end
+  call('DEL', result_key(user, id), needs_key(user, id), ends_key(user, id), keys_of_task(user, id))
+  call('UNLINK', chunks_key(user, id), children_key(user, id)) -- they may be large
 end
 
 -- The task has ended: what it yielded, if it did, goes with its result.

@@ -53,6 +53,19 @@ local function new_weighing()
   function look.result(rest) look_at_task(rest, 3) end
   function look.chunks(rest) look_at_task(rest, 4) end
 
+  function look.ends(rest)
+    local user, id = string.match(rest, '^([^:]*):(.*)$')
+    local key = ends_key(user, id)
+    if counted.is_counting(user) then look_at(user, 'ends:' .. id, key, call('STRLEN', key)) end
+  end
+
+  function look.batch(rest)
+    local user, batch = string.match(rest, '^([^:]*):(.*)$')
+    local key = prefix .. 'batch:' .. rest
+    if not counted.is_counting(user) then return end
+    look_at(user, 'batch:' .. batch, key, call('HSTRLEN', key, 'on_complete') + call('HSTRLEN', key, 'on_success'))
+  end
+
   function look.xcom(rest)
     if counted.is_counting(string.match(rest, '^[^:]*')) then call('RPUSH', spaces_key, rest) end
   end
