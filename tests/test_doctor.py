@@ -121,6 +121,7 @@ LOST = {
     "deferred:<u>": "no-place",
     "due": "not-due",
     "expiring": "not-due",
+    "unique:<u>:<a>": "lost-key",
     "expiring:<u>": "not-due",
     "normal-stream:<u>": "no-place",
     "leases": "no-lease",

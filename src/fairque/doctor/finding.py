@@ -34,6 +34,7 @@ class FindingKind(StrEnum):
     LOST_FIELDS = "lost-fields"
     LEFTOVER = "leftover"
     STALE_RESULT = "stale-result"
+    LOST_KEY = "lost-key"  # another one may be put in beside a task that is to be alone under a key
     HALF_A_LETTER = "half-a-letter"
 
     # What runs

@@ -246,6 +246,15 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
     end)
   end
 
+  local function check_key(user, id, known)
+    local hash = string.match(known.unique, ' (%S+) ')
+    if not hash or pointers().holder(user, hash) then return end
+    wrong('lost-key', 'unique:' .. user .. ':' .. hash, 'the task is to be alone under this key', function()
+      pointers().point(user, hash, id)
+      return 'told anew'
+    end)
+  end
+
   -- A key under which a task is alone.
   function checks.unique(user, _, hash)
     if call('EXISTS', prefix .. 'unique:' .. user .. ':' .. hash) == 0 or pointers().holder(user, hash) then return end
@@ -281,6 +290,7 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
     end
     check_expiry(user, id, is_dead)
     if spot == 'held' then check_held(user, id, known) end
+    if known.unique and not is_dead then check_key(user, id, known) end
     if known.expires and not is_dead and not lane_of(spot) then check_expiring(user, id, known) end
     if lane_of(spot) then check_limited(user, id, known) end
     if spot == 'deferred' and call('EXISTS', needs_key(user, id)) == 0 then
