@@ -330,6 +330,19 @@ async def is_paused_by_name(queue: TaskQueue, known: SimpleNamespace, look: Look
     await serve(queue)
 
 
+async def holds_what_has_a_key_of_its_own(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
+    await queue.set_limit("crm:{value}", max_running=1)
+    filled = known.ok(value=1).options(limits=["crm:{value}"])
+    await queue.enqueue_many([filled, filled], user_id=ODD_USER)
+    store = queue.store()
+    [first] = (await store.claim("ghost", 2)).deliveries
+    look()
+    await store.settle("ghost", [outcome(first, "finished")])
+    await store.close()
+    await serve(queue)
+    await queue.clear_limit("crm:{value}")
+
+
 async def is_held(queue: TaskQueue, tasks: int) -> bool:
     return (await queue.user(ODD_USER)).held == tasks
 
@@ -457,6 +470,7 @@ PARTS = [
     is_held_by_its_name,
     keeps_a_place_while_it_waits_for_another,
     is_paused_by_name,
+    holds_what_has_a_key_of_its_own,
     outlives_its_worker,
     is_charged_by_time,
     has_a_limit_of_bytes,

@@ -8,7 +8,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from fairque.policy import Rate
 from fairque.redis.delivery import Needs, NewTask
+from fairque.tasks.message import LimitKey
 from tests.support.core import HOUR_MS, Core
 from tests.support.tenants import claims_until, fill, govern, limit, numbered, place_of, put, tasks_of, whose
 
@@ -70,6 +72,29 @@ async def test_letting_in_the_tasks_of_many_names(core: Core) -> None:
     for name in [*names, "other"]:
         await limit(core, name, 100)
     assert await claims_until(core, "b", 2, WANT) <= 2
+
+
+@pytest.mark.parametrize("each_user", [True, False])
+async def test_looking_at_thousands_of_keys_whose_rates_open_at_once(core: Core, each_user: bool) -> None:
+    """Each has one task that waits, of `a` all but one."""
+
+    async def hold(user_id: str, count: int) -> None:
+        await put(core, [task for name in numbered(count, user_id) for task in of_customer(user_id, name, each_user)])
+        while await core.take(500, groups=[[user_id]]):
+            pass
+
+    await limit(core, "crm:{customer}", rate=Rate(1, per=8))
+    await hold("a", 2_000)
+    await hold("b", 1)
+    moments = core.execute("ZRANGE", ":held", 0, -1, "WITHSCORES")[1::2]
+    core.wait_until_ms(max(map(float, moments)) + 1)
+    assert await claims_until(core, "b", 2, WANT) <= 2
+
+
+def of_customer(user_id: str, name: str, each_user: bool) -> list[NewTask]:
+    """Two tasks with the same key."""
+    key = LimitKey(f"crm:{name}", "crm%3A%7Bcustomer%7D", each_user)
+    return tasks_of(user_id, [f"{name} 1", f"{name} 2"], keys=[key])
 
 
 async def test_letting_parked_users_go_on(core: Core) -> None:

@@ -51,11 +51,12 @@ class _Builder:
         self.store: Store = queue.store()
         self.plain = task(name="plain")(_plain)
         self.limited = task(name="one: at a time", max_running=2)(_plain)
+        self.filled = task(name="filled", limits=["crm:{value}"])(_plain)
         self.tick = task(name="tick", every=3600, user_id="system")(_plain)
 
     async def close(self) -> None:
         await self.store.close()
-        for function in (self.plain, self.limited, self.tick):
+        for function in (self.plain, self.limited, self.filled, self.tick):
             unregister(function.name)
 
     async def build(self, *, telling: bool) -> None:
@@ -115,6 +116,9 @@ class _Builder:
         taken = await self.store.claim("ghost", 5, groups=[["held"]])
         assert len(taken.deliveries) == 2
         await self.end(taken.deliveries[:1])
+        await self.queue.set_limit("crm:{value}", max_running=1)
+        await self.queue.enqueue_many([self.filled(7)] * 2, user_id="filled")
+        assert len((await self.store.claim("ghost", 2, groups=[["filled"]])).deliveries) == 1
 
     async def runs_tasks(self) -> None:
         for user_id in (USER, MEMBER, OTHER):

@@ -182,6 +182,8 @@ ROWS = (
     Row("running:<k>", "set", "no", each=("running - - $k $m",)),
     Row("limit-rate:<k>", "string", "yes", ttl_days=1),
     Row("held", "zset", "no", each=("held_name - - $m",)),
+    Row("held-turns", "zset", "no", each=("turns $m -",)),
+    Row("held-keys:<u>", "zset", "no", whole=("turns $u -",), each=("held_key $u - $m",)),
     Row("held-users:<k>", "zset", "no", each=("holding $m - $k",)),
     Row("offers:<u>", "hash", "no", whole=_USER, each=("offer $u $m",)),
     Row("held:<u>", "zset", "no", whole=_USER, each=("seat $u $m held",)),

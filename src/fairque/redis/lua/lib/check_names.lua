@@ -159,6 +159,11 @@ local function add_name_checks(doctor)
         call('ZADD', prefix .. 'held', 'NX', now, name)
         return 'let in by turns again'
       end)
+    elseif has and new_limits().may_be_many(name) and not call('ZSCORE', prefix .. 'held-keys:' .. user, name) then
+      wrong('not-let-in', 'held-keys:' .. user, name .. ' is looked at behind those of all others', function()
+        new_limits().note_key(user, name)
+        return 'by its turn'
+      end)
     elseif is_listed and not has then
       wrong('held-without-tasks', 'held-users:' .. name, 'has no held tasks of that name', function()
         call('ZREM', users, user)
@@ -166,6 +171,16 @@ local function add_name_checks(doctor)
         return 'removed'
       end)
     end
+  end
+
+  function checks.held_key(user, _, name)
+    if call('ZSCORE', prefix .. 'held-users:' .. name, user) or not call('ZSCORE', prefix .. 'held-keys:' .. user, name) then
+      return
+    end
+    wrong('held-without-tasks', 'held-keys:' .. user, name .. ' holds nothing of it', function()
+      take_moment(prefix .. 'held-turns', prefix .. 'held-keys:' .. user, user, name)
+      return 'removed'
+    end)
   end
 
   function checks.held_name(_, _, name)

@@ -196,6 +196,10 @@ local function add_user_checks(doctor)
     checks.bytes(user, '', all)
   end
 
+  function checks.turns(user)
+    check_first(user, 'held-keys', 'held-turns', 'key with held tasks', 'not-let-in', 'held-without-tasks')
+  end
+
   function checks.planned(user)
     check_first(user, 'schedules', 'schedules', 'schedule', 'unlisted-schedule', 'lost-schedule')
   end
