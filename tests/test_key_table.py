@@ -18,6 +18,7 @@ import fairque
 from fairque import (
     EVERYBODY,
     Breaker,
+    Collect,
     Priority,
     QueueFull,
     Retry,
@@ -77,6 +78,9 @@ def known() -> Iterator[SimpleNamespace]:
 
     async def tick() -> None: ...
 
+    async def grouped(numbers: list[int]) -> list[int | Exception]:
+        return list(numbers)
+
     functions = [
         task(name="ok: fine")(ok),
         task(name="gated")(gated),
@@ -86,8 +90,9 @@ def known() -> Iterator[SimpleNamespace]:
         task(name="one: at a time", max_running=1, rate="1000/s burst 10")(gated),
         task(name="tick", every=3600, user_id="system")(tick),
         xcom_task("value", name="pushes")(ok),
+        task(name="grouped", collect=Collect(3, within=60))(grouped),
     ]
-    names = ["ok", "gated", "letters", "broken", "flaky", "limited", "tick", "pushes"]
+    names = ["ok", "gated", "letters", "broken", "flaky", "limited", "tick", "pushes", "grouped"]
     yield SimpleNamespace(opened=opened, **dict(zip(names, functions, strict=True)))
     for function in functions:
         unregister(function.name)
@@ -319,6 +324,15 @@ async def keeps_a_place_while_it_waits_for_another(queue: TaskQueue, known: Simp
         await queue.clear_limit(key)
 
 
+async def is_collected(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
+    handles = await queue.enqueue_many([known.grouped(n) for n in range(5)], user_id=ODD_USER)
+    look()
+    assert not await handles[0].promote(), "it was served with the group that is full"
+    await handles[3].promote()
+    await serve(queue)
+    look()
+
+
 async def is_paused_by_name(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
     await queue.pause_task(known.ok.name)
     await queue.enqueue(known.ok(1), user_id=ODD_USER)
@@ -471,6 +485,7 @@ PARTS = [
     keeps_a_place_while_it_waits_for_another,
     is_paused_by_name,
     holds_what_has_a_key_of_its_own,
+    is_collected,
     outlives_its_worker,
     is_charged_by_time,
     has_a_limit_of_bytes,

@@ -84,6 +84,7 @@ from fairque.scheduler.schedule import Schedule
 from fairque.scheduler.scheduler import TaskScheduler
 from fairque.settings import QueueSettings
 from fairque.tasks.cause import Cause
+from fairque.tasks.collect import Collect
 from fairque.tasks.conditions import Debounce, Throttle, Unique
 from fairque.tasks.decorator import task
 from fairque.tasks.failure import Failure, failure_of
@@ -118,6 +119,7 @@ __all__ = [
     "Cause",
     "Certainty",
     "Codec",
+    "Collect",
     "Compress",
     "ConfigError",
     "DeadLetter",

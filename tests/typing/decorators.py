@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, assert_type
 
-from fairque import Priority, RetryPolicy, Task, TaskFunction, task
+from fairque import Collect, Priority, RetryPolicy, Task, TaskFunction, task
 
 T = TypeVar("T")
 
@@ -127,6 +127,25 @@ def a_task_function_returns_a_task() -> Callable[[Point], Task[Point]]:
 
 def a_task_is_not_awaited(point: Point) -> Awaitable[Point]:
     return bare_async(point)  # type: ignore[return-value]
+
+
+# Collected
+
+
+@task(collect=Collect(100, within=0.5))
+async def embed(texts: list[str]) -> list[float | Exception]:
+    return [float(len(text)) for text in texts]
+
+
+@task(collect=Collect(100, within=timedelta(seconds=1)), run_in="thread")
+def sizes(points: list[Point]) -> list[int | Exception]:
+    return [point.x for point in points]
+
+
+def a_call_has_one_of_the_arguments(point: Point) -> None:
+    assert_type(embed("a"), Task[float])
+    assert_type(sizes(point), Task[int])
+    embed(["a"])  # type: ignore[arg-type]
 
 
 # Options

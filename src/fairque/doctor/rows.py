@@ -191,6 +191,8 @@ ROWS = (
     Row("let-in:<k>", "zset", "no", each=("let_in - - $k $m",)),
     Row("kept:<k>", "set", "no", each=("kept - - $k $m",)),
     Row("keeper:<u>", "string", "yes", ttl_days=1),
+    Row("collecting:<u>", "hash", "yes", whole=_USER, ttl_days=2),
+    Row("collected:<u>:<id>", "list", "yes", ttl_days=2),
     Row("workers", "zset", "no"),
     Row("worker:<w>", "hash", "yes", ttl_days=1),
     Row("claimed:<w>", "string", "yes", ttl_days=1),

@@ -98,7 +98,10 @@ class Producer:
         id_bytes, limit = len(name.encode()), self._store.settings.max_message_bytes
         callbacks = callbacks_of(options.callbacks(), user, id_bytes, nonce, limit)
         batch = _batch_of(options.batch, user)
-        return NewTask(user, name, int(priority), start_of(options), body, needs, _rules_of(task), callbacks, batch)
+        start, rules = start_of(options), _rules_of(task)
+        if not (start or depends_on or rules) and task.signature is not None:
+            start = task.signature.collect
+        return NewTask(user, name, int(priority), start, body, needs, rules, callbacks, batch)
 
     async def send(self, tasks: Sequence[NewTask], patience: float | None = None) -> list[Put]:
         """In one round trip, all or nothing."""

@@ -66,7 +66,8 @@ class Rules(Item, frozen=True):
 
 
 class AddedTask(Item, frozen=True):
-    """when: '' now, '+ms' from when it waits for no other task, 'now+ms' from now, 'ms' since the epoch.
+    """when: '' now, '+ms' from when it waits for no other task, 'now+ms' from now, 'ms' since the epoch,
+    'collect size ms' with others of its name, when so many wait or the first has waited for so long.
     needs: see `Needs`. rules: None for most.
     """
 

@@ -99,6 +99,7 @@ class Delivery(msgspec.Struct, eq=False):
         deaths: How many of those ran nothing else.
         alone_ms: For so long it is to run beside nothing else; 0: it need not.
         snoozed: How often it has put itself off.
+        followers: Those that run with it, in one service.
     """
 
     user: bytes
@@ -117,6 +118,7 @@ class Delivery(msgspec.Struct, eq=False):
     deaths: int = 0
     alone_ms: int = 0
     snoozed: int = 0
+    followers: tuple[Delivery, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Delivery {self.user_id!r} {self.id!r}, attempt {self.attempt}>"

@@ -63,26 +63,29 @@ def claim_in(reply: list[Any], priority_step_ms: int) -> Claim:
 
 def _deliveries_in(reply: list[Any], priority_step_ms: int) -> list[Delivery]:
     """One that cannot be read is handed on as such: it must not take the others of its claim with it."""
-    deliveries = []
+    deliveries: list[Delivery] = []
     for at in range(2, len(reply), 8):
         user, task_id, lane, stream_id, attempt, score, history, body = reply[at : at + 8]
         made = Delivery(user, task_id, lane, stream_id, int(attempt), reply[0], reply[0], body)
         try:
             made.queued_ms = arrival_ms(int(score), body, priority_step_ms)
-            if history:
-                _tell_history(made, history)
+            if history and _tell_history(made, history) and deliveries:
+                deliveries[-1].followers += (made,)
+                continue
         except (ValueError, OverflowError):
             made.body = UNREADABLE
         deliveries.append(made)
     return deliveries
 
 
-def _tell_history(delivery: Delivery, history: bytes) -> None:
-    failures, lost, returned, since, queued, canceling, deaths, alone_ms, snoozed = map(int, history.split())
+def _tell_history(delivery: Delivery, history: bytes) -> bool:
+    """Whether it runs with the one before it."""
+    failures, lost, returned, since, queued, canceling, deaths, alone_ms, snoozed, follows = map(int, history.split())
     delivery.failures, delivery.lost, delivery.returned, delivery.returned_since_ms = failures, lost, returned, since
     delivery.queued_ms = queued or delivery.queued_ms
     delivery.canceling, delivery.deaths = bool(canceling), deaths
     delivery.alone_ms, delivery.snoozed = alone_ms, snoozed
+    return bool(follows)
 
 
 def fields_in(flat: list[bytes]) -> dict[str, str]:

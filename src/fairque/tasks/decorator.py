@@ -11,6 +11,7 @@ from fairque.limit import Limit
 from fairque.models import Priority, Streamed
 from fairque.policy import Rate
 from fairque.schedule.spec import Misfire, Overlap
+from fairque.tasks.collect import Collect, CollectDecorator, take_collect
 from fairque.tasks.conditions import Debounce, Throttle, Unique
 from fairque.tasks.cost import take_cost
 from fairque.tasks.function import Attach, Decorator, RunIn, TaskFunction
@@ -25,7 +26,13 @@ __all__ = ["task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-FEATURES: tuple[Callable[[dict[str, Any]], Attach | None], ...] = (take_cost, take_limits, take_xcom, take_schedule)
+FEATURES: tuple[Callable[[dict[str, Any]], Attach | None], ...] = (
+    take_cost,
+    take_limits,
+    take_xcom,
+    take_schedule,
+    take_collect,
+)
 """Each takes its own options out of those of `@task`, checks them, and returns what it does with the function.
 
 What none of them takes is for `TaskOptions`. A feature is its file: without it here, its options are unknown.
@@ -40,6 +47,23 @@ def task(fn: Callable[P, Iterator[R]], /) -> TaskFunction[P, Streamed[R]]: ...
 def task(fn: Callable[P, Awaitable[R]], /) -> TaskFunction[P, R]: ...
 @overload
 def task(fn: Callable[P, R], /) -> TaskFunction[P, R]: ...
+@overload
+def task(
+    *,
+    collect: Collect,
+    name: str | None = None,
+    run_in: Literal["loop", "thread"] | None = None,
+    priority: Priority | int | None = None,
+    max_retries: int | None = None,
+    retry: RetryPolicy | None = None,
+    timeout: Duration | tuple[Duration, Duration] | None = None,
+    result_ttl: Duration | None = None,
+    cost: float | Callable[..., float] | None = None,
+    user_id: str | None = None,
+    max_running: int | None = None,
+    rate: Rate | str | None = None,
+    limits: Sequence[Limit | str] = (),
+) -> CollectDecorator: ...
 @overload
 def task(
     *,
@@ -105,6 +129,8 @@ def task(
             parameters of these names that the caller did not give.
         enable_xcom: Push the result as an XCom value under `push_key`, or under the function's name.
         push_key: Push the result as an XCom value under this key.
+        collect: Its calls come together, see `Collect`. The body takes a list of arguments, and returns one of as many
+            results, any of which may be an exception; a call has one argument.
         max_running: Most tasks of this name that run at once, of all users together. Those that must wait block nothing
             behind them.
         rate: How often tasks of this name may start, of all users together: ``"100/m"`` or a `Rate`.

@@ -10,6 +10,7 @@ from fairque.errors import InvalidInput
 from fairque.models import Streamed
 from fairque.tasks.generators import yields, yields_async
 from fairque.tasks.names import default_name
+from fairque.tasks.one_of_many import one_of
 from fairque.tasks.options import Options, TaskOptions
 from fairque.tasks.partial import Partial
 from fairque.tasks.signature import Signature
@@ -35,14 +36,22 @@ class TaskFunction(Generic[P, R]):
         yields: Whether it is a generator, whose chunks are read by `TaskHandle.stream`.
     """
 
-    def __init__(self, fn: Callable[P, Any], name: str | None, run_in: RunIn | None, defaults: TaskOptions) -> None:
+    def __init__(
+        self,
+        fn: Callable[P, Any],
+        name: str | None,
+        run_in: RunIn | None,
+        defaults: TaskOptions,
+        collects: bool = False,
+    ) -> None:
         fn = _function_in(fn)
         self.fn: Callable[P, Any] = fn
         self.name = name or default_name(fn)
         self.run_in = _where(fn, run_in)
         self.yields = yields(fn)
         self.defaults = defaults
-        self.signature = Signature(fn, self.name)
+        self.collects = collects  # its body is given a list of arguments: see tasks/collect.py
+        self.signature = Signature(one_of(fn, self.name) if self.collects else fn, self.name)
         self.on_call: tuple[OnCall, ...] = ()
         self._features: dict[type, Any] = {}
         self.__doc__ = fn.__doc__

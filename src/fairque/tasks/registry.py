@@ -10,6 +10,7 @@ from typing import Any
 
 from fairque.checks import check_id
 from fairque.errors import DuplicateTask, InvalidInput
+from fairque.tasks.collect import Collecting
 from fairque.tasks.function import Attach, RunIn, TaskFunction
 from fairque.tasks.names import default_name
 from fairque.tasks.options import NO_OPTIONS
@@ -31,7 +32,9 @@ def register(
     features: Iterable[Attach] = (),
 ) -> TaskFunction[Any, Any]:
     """Make a function a task that workers find. Raises `InvalidInput`, and `DuplicateTask` for a name that is taken."""
-    made: TaskFunction[Any, Any] = TaskFunction(fn, name, run_in, NO_OPTIONS.merged(options))
+    features = list(features)
+    collects = any(isinstance(attach, Collecting) for attach in features)
+    made: TaskFunction[Any, Any] = TaskFunction(fn, name, run_in, NO_OPTIONS.merged(options), collects)
     check_id("task name", made.name)
     for attach in features:
         attach(made)

@@ -53,6 +53,8 @@ class Signature:
         self, fn: Callable[..., Any], name: str, given: frozenset[str] = frozenset(), lenient: bool = False
     ) -> None:
         self.name = name
+        self.collect = ""
+        """Of a function whose calls come together: when they are served, as `AddedTask.when` has it."""
         self._strict = inspect.signature(fn)
         self._signature = _with_optional(self._strict, None if lenient else given)
         self._fn = fn

@@ -119,5 +119,7 @@ def xcom_of(function: TaskFunction[Any, Any] | None) -> XComOptions:
 
 
 def _attach(function: TaskFunction[Any, Any], xcom: XComOptions) -> None:
+    if function.collects:
+        raise InvalidInput(f"{function.name!r} collects its calls: XCom is for tasks that run one by one")
     function.add(xcom)
     function.signature = Signature(function.fn, function.name, frozenset(xcom.pull_keys), lenient=xcom.auto)

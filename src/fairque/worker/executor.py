@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -151,6 +151,11 @@ class Executor:
         waiter.set(run)
         if run.message is not None:
             await self._gather(run, run.message)
+        if function is not None and function.collects:
+            [value] = await self.run_together([run])
+            if isinstance(value, Exception):
+                raise value
+            return value
         if function is None:
             assert self._handler is not None
             return await _timed(self._handler.process_task(*run.args), run)
@@ -164,6 +169,25 @@ class Executor:
             # It may be a wrapper around an async function.
             return await _timed(value, run) if inspect.isawaitable(value) else value
         return await self._run_in_process(run, function)
+
+    async def run_together(self, runs: list[RunningTask]) -> list[Any]:
+        """One body for all of them, which are of one function and one user. A value for each, or the exception that its
+        body returned for it. `current_task()` is the first of them.
+        """
+        first, function = runs[0], runs[0].function
+        assert function is not None
+        running.set(first)
+        waiter.set(first)
+        items = [run.args[0] if run.args else next(iter(run.kwargs.values())) for run in runs]
+        if function.run_in == "thread":
+            found = await self._threads.run(first.delivery, partial(function.fn, items))
+            found = await _timed(found, first) if inspect.isawaitable(found) else found
+        else:
+            found = await _timed(function.fn(items), first)
+        if not isinstance(found, Sequence) or len(found) != len(items):
+            text = f"{len(found)} results" if isinstance(found, Sequence) else f"a {type(found).__name__}"
+            raise ValueError(f"{function.name!r} was given {len(items)} arguments, and returned {text}")
+        return list(found)
 
     async def _run_in_process(self, run: RunningTask, function: TaskFunction[Any, Any]) -> Any:
         reply = await self._processes.run(_job(run, function), partial(self.progress, run))

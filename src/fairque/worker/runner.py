@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Any, Literal
+from collections.abc import Iterable
+from itertools import repeat
+from typing import Any, Literal, NamedTuple
 
 import anyio
 
@@ -20,6 +22,7 @@ from fairque.tasks.message import BadMessage, name_in
 from fairque.worker.context import running
 from fairque.worker.declared_limits import LimitDeclarations
 from fairque.worker.executor import Executor, UnknownName
+from fairque.worker.group import Group
 from fairque.worker.hooks import Hooks
 from fairque.worker.options import WorkerOptions
 from fairque.worker.outcomes import Outcomes
@@ -38,6 +41,12 @@ LONGEST_RETURN_MS = 60_000
 MOST_NAMED = 3
 EVENTS = {"finished": "success", "failed": "failure", "retry": "retry"}
 """What hooks are told of an outcome; of others nothing."""
+
+
+class _Raised(NamedTuple):
+    """By a body, for all that it serves."""
+
+    error: BaseException
 
 
 class Runner:
@@ -80,6 +89,7 @@ class Runner:
         self._signals = signals
         self._limits = limits
         self._runs: dict[int, RunningTask] = {}  # by identity of the delivery
+        self._beside = 0  # of those, what runs in the slot of another one
         self._bodies: dict[asyncio.Task[None], Delivery] = {}  # until they end, which may be after their run
         self._survivors: set[asyncio.TimerHandle] = set()
         self._arrived: list[Delivery] = []  # not started yet
@@ -88,7 +98,7 @@ class Runner:
 
     def __len__(self) -> int:
         """Slots in use."""
-        return len(self._runs) + len(self._arrived) + len(self._arriving)
+        return len(self._runs) - self._beside + len(self._arrived) + len(self._arriving)
 
     @property
     def leftover_threads(self) -> int:
@@ -99,6 +109,8 @@ class Runner:
         """Give them slots. They are started at once, or a moment later, so that the next call goes out first."""
         for delivery in deliveries:
             self._settler.hold(delivery)
+            for follower in delivery.followers:
+                self._settler.hold(follower)
         self._arrived += deliveries
         if at_once:
             self._start_arrived()
@@ -108,27 +120,44 @@ class Runner:
     def _start_arrived(self) -> None:
         arrived, self._arrived = self._arrived, []
         for delivery in arrived:
-            self._start(delivery)
+            if delivery.followers:
+                self._start_together([delivery, *delivery.followers])
+            else:
+                self._start(delivery)
 
     def _start(self, delivery: Delivery, is_noted: bool = False) -> None:
+        run = self._made_ready(delivery, is_noted)
+        if run is not None:
+            self._launch(run)
+
+    def _start_together(self, deliveries: list[Delivery]) -> None:
+        """In one slot, as their body serves them all."""
+        runs = [run for delivery in deliveries if (run := self._made_ready(delivery)) is not None]
+        if len(runs) > 1 and all(run.function is not None and run.function.collects for run in runs):
+            self._launch_together(runs)
+        else:
+            for run in runs:
+                self._launch(run)
+
+    def _made_ready(self, delivery: Delivery, is_noted: bool = False) -> RunningTask | None:
         """What cannot run here has its outcome at once; that a suspect arrived is noted before any code of it runs."""
         if delivery.canceling:
             self._settler.report(Outcome(delivery, "canceled"))
             self._hooks.tell("cancel", delivery, name_in(delivery.body), time.monotonic())
-            return
+            return None
         if not delivery.body or self._signals.stopping:
             self._put_back(delivery)
-            return
+            return None
         try:
             if delivery.deaths >= self._options.max_deliveries:
                 dead = counted(delivery.deaths, "worker")
                 text = f"{dead} fell silent that ran nothing else, or whose event loop it had blocked"
                 self._give_up(delivery, Failure(FailureKind.LOST, "TaskLost", text))
-                return
+                return None
             if delivery.lost and not is_noted:
                 self._let_arrive(delivery)
-                return
-            run = self._prepare(delivery)
+                return None
+            return self._prepare(delivery)
         except (UnknownName, TooManyThreads, Restated) as exc:
             self._return(delivery, exc)
         except BadMessage as exc:
@@ -138,8 +167,7 @@ class Runner:
         except BaseException as exc:  # whatever code of an argument's class raised, it is this delivery's own
             log_about(logging.ERROR, delivery, "cannot be prepared", exc_info=True)
             self._give_up(delivery, Failure(FailureKind.BAD_MESSAGE, type(exc).__name__, str(exc)))
-        else:
-            self._launch(run)
+        return None
 
     def _prepare(self, delivery: Delivery) -> RunningTask:
         """Decoding arguments may run code of their classes, on the loop."""
@@ -166,7 +194,8 @@ class Runner:
 
     def cancel_task(self, user: bytes, task_id: bytes) -> None:
         """By name, as the message has it."""
-        for delivery in [*self._arrived, *(delivery for delivery, _ in self._arriving.values())]:
+        arrived = [each for delivery in self._arrived for each in (delivery, *delivery.followers)]
+        for delivery in [*arrived, *(delivery for delivery, _ in self._arriving.values())]:
             delivery.canceling = delivery.canceling or _is(delivery, user, task_id)
         self.cancel([run.delivery for run in self._runs.values() if _is(run.delivery, user, task_id)])
 
@@ -219,7 +248,7 @@ class Runner:
         if current is None:
             return None
         for run in list(self._runs.values()):
-            if run.body is current:
+            if run.body is current or (run.group is not None and run.group.body is current):
                 return run.delivery
         return _delivery_of_child(current)
 
@@ -252,6 +281,52 @@ class Runner:
         run.body = task = loop.create_task(self._body(run))
         self._bodies[task] = run.delivery
         task.add_done_callback(lambda task: self._body_ended(run, task))
+
+    def _launch_together(self, runs: list[RunningTask]) -> None:
+        first = runs[0]
+        if not self._limits.cover(first.function):
+            for run in runs:
+                self._put_back(run.delivery)
+            return
+        loop = asyncio.get_running_loop()
+        group = Group(len(runs))
+        for run in runs:
+            self._runs[id(run.delivery)] = run
+            run.group = group
+        self._beside += len(runs) - 1
+        timeout = first.begin_time(self._options.task_timeout)
+        if timeout is not None:
+            group.timer = loop.call_later(timeout, self._time_out_together, runs, timeout)
+        group.body = task = loop.create_task(self._body_of(runs))
+        self._bodies[task] = first.delivery
+        task.add_done_callback(lambda task: self._body_of_all_ended(runs, task))
+
+    async def _body_of(self, runs: list[RunningTask]) -> None:
+        """As `_body`, of several."""
+        values: Iterable[Any]
+        try:
+            values = await self._executor.run_together(runs)
+        except BaseException as exc:
+            values = repeat(_Raised(exc))
+        for run, value in zip(runs, values, strict=False):
+            if run.ended:
+                continue
+            if isinstance(value, _Raised):
+                self._raised(run, value.error)
+            elif isinstance(value, Exception):
+                self._raised(run, value)
+            else:
+                self._returned(run, value)
+
+    def _body_of_all_ended(self, runs: list[RunningTask], task: asyncio.Task[None]) -> None:
+        del self._bodies[task]
+        for run in runs:
+            if not run.ended:  # it was cancelled before its first step
+                self._raised(run, asyncio.CancelledError())
+
+    def _time_out_together(self, runs: list[RunningTask], seconds: float) -> None:
+        for run in runs:
+            self._time_out(run, seconds)
 
     async def _body(self, run: RunningTask) -> None:
         """Nothing leaves this coroutine: what a body raises, SystemExit included, is an outcome."""
@@ -343,7 +418,7 @@ class Runner:
         self._hooks.tell(event, run.delivery, run.name, run.began, failure)
 
     def _report(self, run: RunningTask, outcome: Outcome) -> None:
-        outcome.run_ms = (time.monotonic() - run.began) * 1000
+        outcome.run_ms = (time.monotonic() - run.began) * 1000 / (run.group.size if run.group is not None else 1)
         outcome.charge = run.charged
         self._settler.report(outcome)
 
@@ -352,6 +427,9 @@ class Runner:
         if run.timer is not None:
             run.timer.cancel()
         del self._runs[id(run.delivery)]
+        if run.group is not None:
+            self._beside -= run.group.left > 1
+            run.group.close_one()
         self._executor.forget(run.delivery)
         self._signals.wake()
 

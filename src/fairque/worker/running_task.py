@@ -20,6 +20,7 @@ from fairque.tasks.message import Message, Overrides, follow_up_in
 from fairque.tasks.options import NO_OPTIONS, TaskOptions, soft_and_hard
 from fairque.tasks.task import Task
 from fairque.worker.context import TaskContext
+from fairque.worker.group import Group
 
 __all__ = ["RunningTask"]
 
@@ -54,6 +55,7 @@ class RunningTask(TaskContext[Any]):
         timer: Of its timeout, then of the grace after a cancellation.
         waits: For the ends of how many others it waits at this moment.
         ended: Whether its outcome is known, whatever its body still does.
+        group: Those that run with it in one body; None: it runs alone.
     """
 
     __slots__ = (
@@ -66,6 +68,7 @@ class RunningTask(TaskContext[Any]):
         "delivery",
         "ended",
         "function",
+        "group",
         "kwargs",
         "message",
         "overrides",
@@ -95,6 +98,7 @@ class RunningTask(TaskContext[Any]):
         self.body: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.ended = False
+        self.group: Group | None = None
         self.waits = 0
         self._services = services
         self._named: Counter[str] | None = None  # children without keys, by the names of their functions

@@ -31,6 +31,7 @@ for at, task in ipairs(tasks) do
     local due = due_at(when)
     if due > now then
       put_offs[#put_offs + 1] = { user, id, priority, due }
+      gather(user, id, body, when)
     else
       put_in_lane(user, id, priority, body, step_us)
     end
@@ -38,6 +39,7 @@ for at, task in ipairs(tasks) do
 end
 local is_done, failure = pcall(write_places)
 if is_done and #bodies > 0 then is_done, failure = pcall(call, 'MSET', unpack(bodies)) end
+if is_done and gathered[1] then is_done, failure = pcall(join_groups, step_us) end
 if not is_done then damage().take_back_all(tasks, bodies, failure) end
 save_state()
 return created

@@ -292,6 +292,7 @@ local function add(task)
     defer(task, waits)
   elseif due > now then
     put_offs[#put_offs + 1] = { task.user, task.id, task.priority, due }
+    gather(task.user, task.id, task.body, task.when)
   else
     put_in_lane(task.user, task.id, task.priority, task.body, step_us, task.came)
   end
@@ -362,6 +363,7 @@ local function add_all()
   write_links()
   write_places()
   if #bodies > 0 then call('MSET', unpack(bodies)) end
+  join_groups(step_us)
   for _, task in ipairs(all) do
     if task.batch and is_added(task) then endings().batches().add(task.user, task.batch, task.id) end
     if task.parent and is_added(task) then note_child(task.user, task.id, task.parent) end

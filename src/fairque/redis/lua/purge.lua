@@ -10,6 +10,7 @@
 --@include task
 --@include letter
 --@include places
+--@include collect
 --@include fair
 --@include expiry
 --@include pointers
@@ -35,6 +36,7 @@ local function erase(id)
   local unique = redis.pcall('HGET', task_key(user, id), 'unique')
   if type(unique) == 'string' then pointers().let_go(user, id, unique) end
   drop_ends(id)
+  call('DEL', prefix .. 'collected:' .. user .. ':' .. id)
   erase_task(user, id)
   publish(user, id, 'canceled')
   left = left - 1 - depend().forget(user, id)
@@ -159,6 +161,7 @@ else
     call('ZREM', prefix .. 'policy-users', user)
     count('policies', -1)
   end
+  collecting().forget(user)
   local counted = bytes or new_bytes()
   counted.forget(user)
   call('ZREM', users_key, user)

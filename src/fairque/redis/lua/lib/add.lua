@@ -7,6 +7,7 @@
 --@include wake
 --@include place
 --@include message
+--@include collect
 
 -- One look at every key at once: the usual answer is that all ids are new, and nobody waits for them.
 local fresh, seen = false, {}
@@ -58,7 +59,17 @@ local function take_links_over(user, id)
   if has_waiters(user, id) or call('EXISTS', uses_key(user, id)) == 1 then call('HSET', task_key(user, id), 'linked', 1) end
 end
 
+local gathered = {} -- { user, id, name, when } of those that are to run with others
 local put_offs = {} -- { user, id, priority, due }: those that are written at the end
+local function gather(user, id, body, when)
+  if string.byte(when) == 99 then gathered[#gathered + 1] = { user, id, name_in(body), when } end
+end
+
+-- When their bodies are written as well.
+local function join_groups(step_us)
+  for _, of in ipairs(gathered) do collecting().join(of[1], of[2], of[3], of[4], step_us) end
+end
+
 local function put_off(user, id, priority, due)
   call('HSET', task_key(user, id), 'state', 'scheduled', 'priority', priority, 'enqueued', now)
   schedule(user, id, due)

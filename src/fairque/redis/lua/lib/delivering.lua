@@ -12,9 +12,10 @@
 --@include pointers
 --@include charging
 --@include hunt
+--@include collect
 
 local function new_delivering(claim, work)
-  --@fields Claim claim: worker lease_ms max_message_bytes dead_letter_ttl_ms fairness
+  --@fields Claim claim: worker lease_ms max_message_bytes dead_letter_ttl_ms fairness priority_step_ms
   local it = {}
   local charging = fairness == 'time' and new_charging() or nil
 
@@ -76,6 +77,72 @@ local function new_delivering(claim, work)
     work.moved = work.moved + 1
   end
 
+  -- Into the hands of the worker. Returns what it costs, and whether it was let in; third: its group, where it has one.
+  local function hand_over(user, id, lane, score, body, limits, known, is_over, follows)
+    local key, cost, history = task_key(user, id), cost_of(body), ''
+    local stream_id = append(lane, user, id, known)
+    local attempt = 1 -- for which a task has no field
+    local new_fields = call('HSET', key, 'state', 'started', 'lane', lane, 'score', score, 'stream_id', stream_id,
+      'worker', worker, 'started', now_text)
+    hand.new_fields = new_fields
+    local was_let_in = limits and limited.start(limits, user, id)
+    local paid, group = false, nil
+    if new_fields < 6 then -- it was deferred, scheduled, retried, released, held or watched before
+      attempt = call('HINCRBY', key, 'attempt', 1)
+      hand.counts = true
+      local before = call('HMGET', key, 'failures', 'lost', 'returned', 'since', 'queued', 'paid', 'watched', 'charged',
+        'charged_before', 'unique', 'snoozed', 'collect')
+      if before[10] then pointers().begin(user, id, before[10]) end
+      if before[7] then publish(user, id, 'started') end
+      local told = { failures = before[1], returned = before[3], since = before[4], queued = before[5],
+        snoozed = before[11] }
+      history, group = history_of(told, before[2], false, follows), before[12]
+      if charging then charging.interrupt(user, id, before[8], before[9]) end
+      if before[6] then
+        call('HDEL', key, 'paid')
+        paid = not charging
+      end
+    end
+    if charging and not paid then cost = charging.begin(user, id, name_in(body), cost, lease_ms) end
+    if is_over == false then deadlines().forget(user, id) end
+    work.note(user, id, lane, stream_id, attempt, score, history, body, follows)
+    hand.id = nil
+    return paid and 0 or cost, was_let_in, group
+  end
+
+  -- Those that are to run with it, wherever they wait: one service, which costs what all of them do.
+  local function take_along(user, first, group, name, known)
+    local total = 0
+    for _, other in ipairs(collecting().others(user, first, group, name)) do
+      local id, state = other[1], other[2]
+      local is_over = known.expiring and deadlines().is_over(user, id)
+      local body = not is_over and work.has_room_for_bytes() and load_body(user, id, max_message_bytes)
+      local limits = body and limited and limited.of(user, body)
+      if body and string.byte(body) == 1 and not (limits and limited.must_wait(limits, user, id)) then
+        local fields = call('HMGET', task_key(user, id), 'priority', 'lane', 'score')
+        local lane, score = fields[2], fields[3]
+        if not score then
+          lane, score = score_of(tonumber(fields[1] or 3), priority_step_ms * 1000)
+          score = string.format('%.0f', score)
+        end
+        hand.user, hand.lane, hand.id, hand.score = user, lane, id, score
+        hand.stream_id, hand.new_fields, hand.counts = nil, nil, nil
+        if state == 'scheduled' then
+          collecting().unschedule(user, id)
+        else
+          for _, each in ipairs({ 'critical', 'normal' }) do
+            local removed = call('ZREM', place_key(each, user), id)
+            count(each, -removed)
+            known[each] = known[each] - removed
+          end
+        end
+        count('started', 1)
+        total = total + hand_over(user, id, lane, score, body, limits, known, is_over, true)
+      end
+    end
+    return total
+  end
+
   -- Takes the first task of the user; returns what it costs, or nil when it is gone from Redis or has to wait for a limit.
   -- Second: whether it was let in for one.
   local function deliver(user, known)
@@ -91,7 +158,6 @@ local function new_delivering(claim, work)
       return nil
     end
     local body = load_body(user, id, max_message_bytes)
-    local key = task_key(user, id)
     if not body then
       count(lane, -1)
       call('DEL', keys_of_task(user, id))
@@ -106,36 +172,9 @@ local function new_delivering(claim, work)
       work.moved = work.moved + 1
       return nil
     end
-    local cost, history = cost_of(body), ''
-    local stream_id = append(lane, user, id, known)
-    local attempt = 1 -- for which a task has no field
-    local new_fields = call('HSET', key, 'state', 'started', 'lane', lane, 'score', score, 'stream_id', stream_id,
-      'worker', worker, 'started', now_text)
-    hand.new_fields = new_fields
-    local was_let_in = limits and limited.start(limits, user, id)
-    local paid = false
-    if new_fields < 6 then -- it was deferred, scheduled, retried, released, held or watched before
-      attempt = call('HINCRBY', key, 'attempt', 1)
-      hand.counts = true
-      local before = call('HMGET', key, 'failures', 'lost', 'returned', 'since', 'queued', 'paid', 'watched', 'charged',
-        'charged_before', 'unique', 'snoozed')
-      if before[10] then pointers().begin(user, id, before[10]) end
-      if before[7] then publish(user, id, 'started') end
-      local told = { failures = before[1], returned = before[3], since = before[4], queued = before[5],
-        snoozed = before[11] }
-      history = history_of(told, before[2], false)
-      if charging then charging.interrupt(user, id, before[8], before[9]) end
-      if before[6] then
-        call('HDEL', key, 'paid')
-        paid = not charging
-      end
-    end
-    if charging and not paid then cost = charging.begin(user, id, name_in(body), cost, lease_ms) end
-    if is_over == false then deadlines().forget(user, id) end
+    local cost, was_let_in, group = hand_over(user, id, lane, score, body, limits, known, is_over)
     count(lane, -1)
-    work.note(user, id, lane, stream_id, attempt, score, history, body)
-    hand.id = nil
-    if paid then return 0, was_let_in end
+    if group then cost = cost + take_along(user, id, group, name_in(body), known) end
     return cost, was_let_in
   end
 

@@ -7,6 +7,7 @@
 
 local function due_at(when)
   if when == '' then return 0 end
+  if string.byte(when) == 99 then return now + tonumber(string.match(when, '%d+$')) end -- 'collect …'
   local delay = string.match(when, '%+(%d+)$')
   return delay and now + tonumber(delay) or tonumber(when)
 end

@@ -11,16 +11,19 @@ local function new_work(claim)
     is_swept = false, alone = false, is_weighing = false }
   for _, name in ipairs(groups) do it.everyone = it.everyone or name == '*' end
 
+  function it.has_room_for_bytes() return it.bytes < MOST_BYTES end
+
   function it.has_room() return it.delivered < want and it.bytes < MOST_BYTES end
 
   -- One too many goes without its body, which a repeated call and a steal may have: the worker puts it back.
-  function it.note(user, id, lane, stream_id, attempt, score, history, body)
-    if not it.has_room() then body = '' end
+  -- `follows`: it comes beside what is wanted, as it runs with the one before it.
+  function it.note(user, id, lane, stream_id, attempt, score, history, body, follows)
+    if not follows and not it.has_room() then body = '' end
     it.bytes = it.bytes + #body
     local n = #it.served
     it.served[n + 1], it.served[n + 2], it.served[n + 3], it.served[n + 4] = user, id, lane, stream_id
     it.served[n + 5], it.served[n + 6], it.served[n + 7], it.served[n + 8] = attempt, score, history, body
-    it.delivered = it.delivered + 1
+    it.delivered = it.delivered + (follows and 0 or 1)
   end
 
   -- sleep: ms for which the worker may.
