@@ -38,6 +38,8 @@ local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. i
 local function uses_key(user, id) return prefix .. 'uses:' .. user .. ':' .. id end
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
+local function children_key(user, id) return prefix .. 'children:' .. user .. ':' .. id end
+local function ends_key(user, id) return prefix .. 'ends:' .. user .. ':' .. id end
 
 -- What it yields: append.lua.
 local function chunks_key(user, id) return prefix .. 'chunks:' .. user .. ':' .. id end
@@ -351,6 +353,19 @@ local function new_bytes()
 
   -- The same for one of which nothing is left but its result, and its chunks.
   function it.lay_result(user, id, size) it.change(user, 'result:' .. id, size, it.expiry_of(result_key(user, id))) end
+
+  -- What is kept for the end of the task came, or goes (lib/ends.lua). It is no part of what is lifted.
+  function it.change_ends(user, id, sign)
+    local key = ends_key(user, id)
+    it.change(user, 'ends:' .. id, sign * size_of(key), it.expiry_of(key))
+  end
+
+  -- The same of the callbacks of a batch.
+  function it.change_batch(user, batch, sign)
+    local key = prefix .. 'batch:' .. user .. ':' .. batch
+    local size = call('HSTRLEN', key, 'on_complete') + call('HSTRLEN', key, 'on_success')
+    it.change(user, 'batch:' .. batch, sign * size, it.expiry_of(key))
+  end
 
   -- A value of a namespace came, or goes.
   local function book_value(user, namespace, by)

@@ -34,6 +34,8 @@ local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. i
 local function uses_key(user, id) return prefix .. 'uses:' .. user .. ':' .. id end
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
+local function children_key(user, id) return prefix .. 'children:' .. user .. ':' .. id end
+local function ends_key(user, id) return prefix .. 'ends:' .. user .. ':' .. id end
 
 -- What it yields: append.lua.
 local function chunks_key(user, id) return prefix .. 'chunks:' .. user .. ':' .. id end
@@ -382,6 +384,19 @@ local function new_bytes()
   -- The same for one of which nothing is left but its result, and its chunks.
   function it.lay_result(user, id, size) it.change(user, 'result:' .. id, size, it.expiry_of(result_key(user, id))) end
 
+  -- What is kept for the end of the task came, or goes (lib/ends.lua). It is no part of what is lifted.
+  function it.change_ends(user, id, sign)
+    local key = ends_key(user, id)
+    it.change(user, 'ends:' .. id, sign * size_of(key), it.expiry_of(key))
+  end
+
+  -- The same of the callbacks of a batch.
+  function it.change_batch(user, batch, sign)
+    local key = prefix .. 'batch:' .. user .. ':' .. batch
+    local size = call('HSTRLEN', key, 'on_complete') + call('HSTRLEN', key, 'on_success')
+    it.change(user, 'batch:' .. batch, sign * size, it.expiry_of(key))
+  end
+
   -- A value of a namespace came, or goes.
   local function book_value(user, namespace, by)
     local key = spaces_of(user)
@@ -483,9 +498,12 @@ local function keys_of_task(user, id) return task_key(user, id), body_key(user, 
 
 -- Nothing is left of a task that waits nowhere but its links.
 local function erase_task(user, id)
-  if bytes then bytes.lift(user, id) end
-  call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
-  call('UNLINK', chunks_key(user, id)) -- it may be large
+  if bytes then
+    bytes.lift(user, id)
+    bytes.change_ends(user, id, -1)
+  end
+  call('DEL', result_key(user, id), needs_key(user, id), ends_key(user, id), keys_of_task(user, id))
+  call('UNLINK', chunks_key(user, id), children_key(user, id)) -- they may be large
 end
 
 -- The task has ended: what it yielded, if it did, goes with its result.
@@ -2034,12 +2052,13 @@ function damage()
     -- Commands that read keys of a user, each as what it should be.
     local OF_A_USER = { { 'ZCARD', 'critical' }, { 'ZCARD', 'normal' }, { 'ZCARD', 'scheduled' }, { 'ZCARD', 'held' },
       { 'SCARD', 'deferred' }, { 'ZCARD', 'lapsing' }, { 'ZCARD', 'schedules' }, { 'ZCARD', 'expiring' },
-      { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' }, { 'HLEN', 'offers' },
-      { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
+      { 'ZCARD', 'held-keys' }, { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' },
+      { 'HLEN', 'offers' }, { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
     local RARELY_READ = { { 'ZCARD', 'dead' }, { 'STRLEN', 'policy' }, { 'STRLEN', 'metrics' }, { 'HLEN', 'bytes' },
       { 'ZCARD', 'bytes-expiring' }, { 'HLEN', 'xcom-bytes' }, { 'ZCARD', 'xcom-spaces' }, { 'SCARD', 'assignments' } }
     local OF_A_TASK = { { 'STRLEN', 'body' }, { 'HLEN', 'task' }, { 'LLEN', 'errors' }, { 'STRLEN', 'result' },
-      { 'SCARD', 'needs' }, { 'SCARD', 'uses' }, { 'SCARD', 'feeds' }, { 'SCARD', 'informed' }, { 'XLEN', 'chunks' } }
+      { 'SCARD', 'needs' }, { 'SCARD', 'uses' }, { 'SCARD', 'feeds' }, { 'SCARD', 'informed' }, { 'XLEN', 'chunks' },
+      { 'STRLEN', 'ends' }, { 'SCARD', 'children' } }
 
     local function broken_of(reads, whose)
       for _, read in ipairs(reads) do
@@ -2112,7 +2131,8 @@ function damage()
 
     local function come_back(user, woken)
       check(user)
-      for where, all in pairs({ scheduled = due_key, lapsing = prefix .. 'lapsing', schedules = prefix .. 'schedules' }) do
+      for where, all in pairs({ scheduled = due_key, lapsing = prefix .. 'lapsing', schedules = prefix .. 'schedules',
+        ['held-keys'] = prefix .. 'held-turns' }) do
         local first = call('ZRANGE', place_key(where, user), 0, 0, 'WITHSCORES')[2]
         if first then call('ZADD', all, 'LT', math.floor(first), user) end
       end
@@ -2199,7 +2219,7 @@ function damage()
     -- Nobody depends on it any more (lib/depend.lua).
     local function unlink(user, id)
       local linked = try('HGET', task_key(user, id), 'linked')
-      if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id)) == 1 then return end
+      if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id), ends_key(user, id)) > 0 then return end
       if tonumber(linked) > 1 then try('PEXPIRE', result_key(user, id), linked) end
       try('HDEL', task_key(user, id), 'linked')
     end
@@ -2214,7 +2234,7 @@ function damage()
         try('SREM', feeds, id)
         if call('EXISTS', feeds, informed_key(user, dependency)) == 0 then unlink(user, dependency) end
       end
-      call('DEL', task_key(user, id), needs_key(user, id), uses_key(user, id))
+      call('DEL', task_key(user, id), needs_key(user, id), uses_key(user, id), ends_key(user, id))
       if call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0 then call('HSET', task_key(user, id), 'linked', 1) end
     end
 
@@ -2300,10 +2320,18 @@ calls[#calls + 1] = function()
   return NEXT
 end
 local arrival_of
+local due_at
 local place
 local schedule
 local score_of
 do
+
+function due_at(when)
+  if when == '' then return 0 end
+  if string.byte(when) == 99 then return now + tonumber(string.match(when, '%d+$')) end -- 'collect …'
+  local delay = string.match(when, '%+(%d+)$')
+  return delay and now + tonumber(delay) or tonumber(when)
+end
 
 function score_of(priority, step_us, came)
   if priority == 6 then return 'critical', came or next_arrival() end
@@ -2360,17 +2388,47 @@ end
 -- let-in:<k>          zset    <u>:<id> of tasks that have a place in hand and have not started → ms until when
 -- offers:<u>          hash    the same of one user: id → keys; `in_hand` of `state` tells how many there are of all users
 -- held                zset    keys with held tasks → ms of the next look
+-- held-keys:<u>       zset    keys of templates, and of that user alone, in whose line it stands → ms of a look by its turn
+-- held-turns          zset    users → ms of the first of these, or of its last turn: where more keys are due than one call
+--                             looks at, they go by turns of users
 -- held-users:<k>      zset    users with held tasks of that key → when they were last let in, in us, or may be again
 -- held:<u>            zset    held tasks of a user → their score
 -- held:<u>:<k>        zset    the same, of one key; one that keeps a place of another key is the first
 -- kept:<k>            set     those of let-in:<k> that are held, and keep their place while they wait for another key
 -- keeper:<u>          string  the task of the user that does so, or did so in vain
 
+-- lib/first_moment.lua
+-- Users by their first moment, so that one user's many cost the others nothing.
+-- all  zset  user → ms of its first moment, or of its last turn where more than that is over
+-- own  zset  what one user has → ms
+
+-- It had its turn: if it has more that is over, it comes after all those that wait since before now. Returns when that is,
+-- or nil where nothing is left.
+local function end_turn(all, own, user)
+  local first = call('ZRANGE', own, 0, 0, 'WITHSCORES')[2]
+  if not first then
+    call('ZREM', all, user)
+    return nil
+  end
+  local at = math.max(now, math.floor(first))
+  call('ZADD', all, at, user)
+  return at
+end
+
+-- Returns 1, or 0 where it was not there. One that had its turn stays behind the others.
+local function take_moment(all, own, user, member)
+  if call('ZREM', own, member) == 0 then return 0 end
+  local first = call('ZRANGE', own, 0, 0, 'WITHSCORES')[2]
+  if first then call('ZADD', all, 'GT', math.floor(first), user) else call('ZREM', all, user) end
+  return 1
+end
+
 local function new_limits()
   local it, rules, known, freed = {}, {}, {}, {}
-  local held_key = prefix .. 'held'
+  local held_key, turns_key = prefix .. 'held', prefix .. 'held-turns'
   local LOOK_MS, UNLIMITED = 1000, 100 -- a look even if nothing was freed; how many are let in when a limit is gone
   local KEYS_DUE, USERS = 200, 20 -- looked at in one call; of one key, beyond those that are let in
+  local KEYS_OF_A_USER = 5 -- looked at in its turn
   local LANES = 50 -- counted in one call
   local PAUSE_MS = 3600000 -- between two looks at a key that is paused
   local KEPT_SHARE = 20 -- a place is kept for this part of the wait, and afterwards none for so many times as long
@@ -2381,6 +2439,7 @@ local function new_limits()
   local function let_in_of(k) return prefix .. 'let-in:' .. k end
   local function kept_of(k) return prefix .. 'kept:' .. k end
   local function offers_of(user) return prefix .. 'offers:' .. user end
+  local function keys_of(user) return prefix .. 'held-keys:' .. user end
 
   -- Keys as a text, each behind its length: '7::openai6:u:more'.
   local function packed(keys)
@@ -2576,11 +2635,22 @@ local function new_limits()
     return math.ceil((now + turns * LOOK_MS) / LOOK_MS) * LOOK_MS
   end
 
+  -- Of names, and of texts that all users share, there are as many as limits. Of other keys one user may have any number.
+  local function may_be_many(k) return string.byte(k) ~= 58 end -- ':'
+  it.may_be_many = may_be_many
+
+  -- What fails here costs no more than a turn.
+  function it.note_key(user, k)
+    redis.pcall('ZADD', keys_of(user), now_text, k)
+    redis.pcall('ZADD', turns_key, 'LT', now_text, user)
+  end
+
   -- Where there is room, those before it cannot use it: they are looked at again. `first`: of its user.
   local function stand_in_line(l, user, id, score, first)
     call('ZADD', held_of(user, l.key), first and -1 or score, id)
-    call('ZADD', users_of(l.key), 'NX', now_us, user)
+    local is_new = call('ZADD', users_of(l.key), 'NX', now_us, user) == 1
     l.has_line = true
+    if is_new and may_be_many(l.key) then it.note_key(user, l.key) end
     if room(l) >= 1 then free(l.key, 1) end
     local at = next_look(l)
     if call('ZADD', held_key, 'NX', at, l.key) == 1 then note_moment(at, user) end
@@ -2589,6 +2659,7 @@ local function new_limits()
   local function leave_line(user, id, k)
     call('ZREM', held_of(user, k), id)
     if call('EXISTS', held_of(user, k)) == 1 then return end
+    if may_be_many(k) then pcall(take_moment, turns_key, keys_of(user), user, k) end
     call('ZREM', users_of(k), user)
     if call('EXISTS', users_of(k)) == 1 then return end
     call('ZREM', held_key, k)
@@ -2875,11 +2946,46 @@ local function new_limits()
   -- Whether there is more to count, or to look at.
   function it.is_counting() return is_counting end
 
+  -- Some keys of a user, of which `held` knows when they are due.
+  local function take_keys_of(user, choose)
+    local own = keys_of(user)
+    for _, k in ipairs(call('ZRANGEBYSCORE', own, '-inf', now, 'LIMIT', 0, KEYS_OF_A_USER)) do
+      local at = tonumber(call('ZSCORE', held_key, k) or nil)
+      if not at then
+        call('ZREM', own, k)
+      else
+        call('ZADD', own, math.min(math.max(at, now + 1), now + LOOK_MS), k)
+        if at <= now then choose(k) end
+      end
+    end
+    end_turn(turns_key, own, user)
+  end
+
+  -- More are due than one call looks at: half of them by turns of users, the others as they came.
+  local function by_turns(as_they_came)
+    local chosen, seen = {}, {}
+    local function choose(k)
+      if not seen[k] then chosen[#chosen + 1], seen[k] = k, true end
+    end
+    for _, user in ipairs(call('ZRANGEBYSCORE', turns_key, '-inf', now, 'LIMIT', 0, USERS)) do
+      local is_done, failure = pcall(take_keys_of, user, choose)
+      if not is_done then
+        damage().note(user, failure)
+        call('ZREM', turns_key, user)
+      end
+    end
+    for _, k in ipairs(as_they_came) do
+      if #chosen < KEYS_DUE then choose(k) end
+    end
+    return chosen
+  end
+
   -- The keys that are due share alike what one call lets in.
   function it.tick(woken)
     count_running()
     look_at_all()
     local keys = call('ZRANGEBYSCORE', held_key, '-inf', now, 'LIMIT', 0, KEYS_DUE)
+    if #keys == KEYS_DUE then keys = by_turns(keys) end
     table.sort(keys)
     local most = math.max(1, math.floor(UNLIMITED / #keys))
     for _, k in ipairs(keys) do look(k, most, woken) end
@@ -3084,6 +3190,397 @@ calls[#calls + 1] = function()
   return NEXT
 end
 end
+
+-- lib/ends.lua
+-- What comes of the end of a task, beside what is told to those that depend on it: its callbacks are put in, past all quotas, and
+-- its batch counts it, in the script that ends it. A task with either has the field `linked`, so that the others pay nothing at
+-- their end.
+-- ends:<u>:<id>  string  {life, {{kind, priority, when, body, what is kept for its own end or ''} ...}, batch or ''}: what
+--                        fails may be requeued, which is another life
+local endings
+do
+
+local function new_endings()
+  local it = {}
+  local KIND_OF = { finished = 'on_success', failed = 'on_failure' }
+  local TOO_LARGE = 'not told: too large for a message'
+
+  -- Made by the first that needs them.
+  local known_batches
+  function it.batches()
+    if known_batches then return known_batches end
+
+    -- lib/batches.lua
+    -- Batches: any number of tasks of one user, counted as they end. When all have, and nobody adds to it any more, its callbacks are
+    -- put in by the script in which the last of them ended.
+    -- batch:<u>:<b>        hash  state: open, closed, canceled or abandoned. total, finished, failed, canceled: of its tasks.
+    --                            on_complete, on_success: as `ends` has them, until they are put in. nonce: of the call that opened
+    --                            it; created, complete: ms; ttl_ms: after which one to which nobody adds is abandoned; keep_ms and
+    --                            dead_ms: how long it is kept when all have ended, and when some have failed
+    -- batch-tasks:<u>:<b>  set   its tasks that have not ended
+    -- batches:<u>          zset  open ones of a user → ms when they are abandoned
+    -- batches              zset  users with some → ms of the first one, or of the last turn of a user that has more
+
+    local function new_batches(endings_of_tasks)
+      local batches = {}
+      local USERS, OF_A_USER = 20, 10 -- that one call abandons
+      local users_with_some = prefix .. 'batches'
+      local function batch_key(user, batch) return prefix .. 'batch:' .. user .. ':' .. batch end
+      local function tasks_key(user, batch) return prefix .. 'batch-tasks:' .. user .. ':' .. batch end
+      local function open_key(user) return users_with_some .. ':' .. user end
+      batches.tasks_key = tasks_key
+
+      local function number_in(field) return tonumber(field or 0) end
+
+      -- What its callbacks take leaves the count of bytes, or comes.
+      local function weigh(user, batch, sign)
+        if bytes then bytes.change_batch(user, batch, sign) end
+      end
+
+      local function forget_open(user, batch)
+        if call('ZREM', open_key(user), batch) == 1 and call('EXISTS', open_key(user)) == 0 then call('ZREM', users_with_some, user) end
+      end
+
+      function batches.state(user, batch) return call('HGET', batch_key(user, batch), 'state') or nil end
+
+      -- Reads what the end of one of its tasks writes.
+      function batches.prove(user, batch)
+        call('HLEN', batch_key(user, batch))
+        call('SCARD', tasks_key(user, batch))
+      end
+
+      -- Whether more tasks may be added: while it is open, and by its own tasks as long as one has not ended.
+      function batches.takes_more(user, batch)
+        local state = batches.state(user, batch)
+        return state == 'open' or state == 'closed' and call('EXISTS', tasks_key(user, batch)) == 1
+      end
+
+      -- 'new', also by an earlier try of the same call, 'joined' where it is open already, or 'over'.
+      function batches.open(user, batch, nonce, ttl_ms, keep_ms, dead_ms, on_complete, on_success)
+        local key = batch_key(user, batch)
+        local known = call('HMGET', key, 'nonce', 'state')
+        if known[1] == nonce then return 'new' end
+        if known[2] then return known[2] == 'open' and 'joined' or 'over' end
+        call('ZADD', open_key(user), now + ttl_ms, batch)
+        call('ZADD', users_with_some, 'LT', now + ttl_ms, user)
+        call('HSET', key, 'state', 'open', 'nonce', nonce, 'created', now_text, 'ttl_ms', ttl_ms, 'keep_ms', keep_ms, 'dead_ms', dead_ms)
+        if on_complete then call('HSET', key, 'on_complete', on_complete) end
+        if on_success then call('HSET', key, 'on_success', on_success) end
+        weigh(user, batch, 1)
+        return 'new'
+      end
+
+      function batches.add(user, batch, id)
+        local key = batch_key(user, batch)
+        if call('SADD', tasks_key(user, batch), id) == 0 then return end
+        call('HINCRBY', key, 'total', 1)
+        local known = call('HMGET', key, 'state', 'ttl_ms')
+        if known[1] == 'open' then call('ZADD', open_key(user), 'XX', 'GT', now + number_in(known[2]), batch) end
+      end
+
+      -- What its callbacks are told: models.BatchProgress.
+      local function told_of(batch, known)
+        return 'B' .. cmsgpack.pack({ batch, known[1], number_in(known[2]), number_in(known[3]), number_in(known[4]), number_in(known[5]),
+          number_in(known[6]), number_in(known[7]) })
+      end
+
+      local function call_back(user, batch, kind, known, step_us)
+        local packed = call('HGET', batch_key(user, batch), kind)
+        if not packed then return 0 end
+        call('HDEL', batch_key(user, batch), kind)
+        return endings_of_tasks.put_all_in(user, batch, packed, told_of(batch, known), step_us)
+      end
+
+      -- Nobody adds to it any more, and all have ended. Returns how many tasks may be served now.
+      local function complete(user, batch, step_us)
+        local key = batch_key(user, batch)
+        call('HSETNX', key, 'complete', now_text)
+        local known = call('HMGET', key, 'state', 'total', 'finished', 'failed', 'canceled', 'created', 'complete', 'keep_ms', 'dead_ms')
+        weigh(user, batch, -1)
+        local queued = call_back(user, batch, 'on_complete', known, step_us)
+        local failed, canceled = number_in(known[4]), number_in(known[5])
+        if known[1] == 'closed' and failed + canceled == 0 then
+          queued = queued + call_back(user, batch, 'on_success', known, step_us)
+        end
+        call('PEXPIRE', key, failed > 0 and known[9] or known[8])
+        weigh(user, batch, 1)
+        publish(user, 'batch:' .. batch, 'complete')
+        return queued
+      end
+
+      function batches.complete_if_over(user, batch, step_us)
+        if batches.state(user, batch) == 'open' or call('EXISTS', tasks_key(user, batch)) == 1 then return 0 end
+        return complete(user, batch, step_us)
+      end
+
+      -- How one of its tasks ended: finished, failed or canceled. Returns how many tasks may be served now.
+      function batches.note_end(user, batch, id, outcome, step_us)
+        if call('SREM', tasks_key(user, batch), id) == 0 or not batches.state(user, batch) then return 0 end
+        call('HINCRBY', batch_key(user, batch), outcome, 1)
+        return batches.complete_if_over(user, batch, step_us)
+      end
+
+      -- One that had not ended is no task of it any more.
+      function batches.drop(user, batch, id)
+        if call('SREM', tasks_key(user, batch), id) == 1 and batches.state(user, batch) then
+          call('HINCRBY', batch_key(user, batch), 'total', -1)
+        end
+      end
+
+      -- Of a user that is erased: nobody adds to it any more, and its tasks are gone.
+      function batches.erase_if_empty(user, batch)
+        if batches.state(user, batch) == 'open' or call('EXISTS', tasks_key(user, batch)) == 1 then return end
+        weigh(user, batch, -1)
+        call('UNLINK', batch_key(user, batch))
+      end
+
+      -- A dead letter of it is brought back.
+      function batches.note_requeue(user, batch, id)
+        local key = batch_key(user, batch)
+        if not batches.state(user, batch) or call('SADD', tasks_key(user, batch), id) == 0 then return end
+        call('HINCRBY', key, 'failed', -1)
+        weigh(user, batch, -1)
+        call('PERSIST', key)
+        weigh(user, batch, 1)
+      end
+
+      -- `state`: closed, canceled or abandoned. What is over stays as it is. Returns how many tasks may be served now.
+      function batches.end_adding(user, batch, state, step_us)
+        local key = batch_key(user, batch)
+        local before = batches.state(user, batch)
+        forget_open(user, batch)
+        if before ~= 'open' and (state ~= 'canceled' or call('EXISTS', tasks_key(user, batch)) == 0) then return 0 end
+        call('HSET', key, 'state', state)
+        return batches.complete_if_over(user, batch, step_us)
+      end
+
+      local function abandon_some_of(user, step_us)
+        local queued = 0
+        for _, batch in ipairs(call('ZRANGEBYSCORE', open_key(user), '-inf', now, 'LIMIT', 0, OF_A_USER)) do
+          queued = queued + batches.end_adding(user, batch, 'abandoned', step_us)
+        end
+        local first = call('ZRANGE', open_key(user), 0, 0, 'WITHSCORES')[2]
+        if first then
+          call('ZADD', users_with_some, math.max(now, first), user)
+        else
+          call('ZREM', users_with_some, user)
+        end
+        return queued
+      end
+
+      -- Those that were never closed, by turns of users. woken: user → tasks that may be served now.
+      function batches.abandon(step_us, woken)
+        for _, user in ipairs(call('ZRANGEBYSCORE', users_with_some, '-inf', now, 'LIMIT', 0, USERS)) do
+          local is_done, queued = pcall(abandon_some_of, user, step_us)
+          if is_done then
+            if queued > 0 then woken[user] = (woken[user] or 0) + queued end
+          else
+            damage().note(user, queued)
+            call('ZADD', users_with_some, damage().next_ms, user)
+          end
+        end
+      end
+
+      -- Of one that is gone.
+      function batches.forget(user, batch)
+        call('UNLINK', tasks_key(user, batch))
+        forget_open(user, batch)
+      end
+
+      -- Where an open one belongs, and no other.
+      function batches.list(user, batch, state)
+        if state ~= 'open' then return forget_open(user, batch) end
+        local ends_at = now + number_in(call('HGET', batch_key(user, batch), 'ttl_ms'))
+        call('ZADD', open_key(user), ends_at, batch)
+        call('ZADD', users_with_some, 'LT', ends_at, user)
+      end
+
+      -- Where what is counted says that all have ended, and nobody was told.
+      function batches.is_over_untold(user, batch)
+        local known = call('HMGET', batch_key(user, batch), 'state', 'complete', 'total', 'finished', 'failed', 'canceled')
+        if known[1] == 'open' or known[2] or call('EXISTS', tasks_key(user, batch)) == 1 then return false end
+        return number_in(known[3]) <= number_in(known[4]) + number_in(known[5]) + number_in(known[6])
+      end
+
+      -- Open ones of a user that is erased. Returns how many.
+      function batches.purge(user, most)
+        local some = call('ZRANGE', open_key(user), 0, most - 1)
+        for _, batch in ipairs(some) do
+          weigh(user, batch, -1)
+          call('UNLINK', batch_key(user, batch), tasks_key(user, batch))
+          forget_open(user, batch)
+        end
+        return #some
+      end
+
+      return batches
+    end
+    known_batches = new_batches(it)
+    return known_batches
+  end
+
+  -- callbacks: as above.
+  function it.pack(callbacks, batch) return cmsgpack.pack({ 1, callbacks, batch or '' }) end
+
+  local function write(user, id, packed, ...)
+    call('SET', ends_key(user, id), packed, ...)
+    if bytes then bytes.change_ends(user, id, 1) end
+  end
+
+  function it.keep(user, id, packed)
+    call('HSETNX', task_key(user, id), 'linked', 1)
+    write(user, id, packed)
+  end
+
+  function it.prove_places(user)
+    choice.know(user)
+    for _, where in ipairs({ 'critical', 'normal', 'scheduled' }) do call('ZCARD', place_key(where, user)) end
+  end
+
+  -- Reads each key that callbacks of the task would be written to: one of another type shows before it ends.
+  function it.prove(user, id)
+    local packed = call('GET', ends_key(user, id))
+    if not packed then return end
+    local batch = cmsgpack.unpack(packed)[3]
+    if batch ~= '' then it.batches().prove(user, batch) end
+    it.prove_places(user)
+  end
+
+  -- Of message.Record, without what may be large.
+  local function shortened(record)
+    local first = { cmsgpack.unpack_limit(record, 6, 11) }
+    local name, attempt, queued, started, run, worker = unpack(first, 2, 7)
+    local kind, type_name = nil, ''
+    if string.sub(record, 10, 10) ~= 'F' then
+      local all = cmsgpack.unpack(string.sub(record, 11))
+      kind, type_name = all[9], string.sub(tostring(all[10]), 1, 200)
+    end
+    return string.sub(record, 1, 10) .. '\156' .. cmsgpack.pack(name, attempt, queued, started, run, worker, nil, false, kind,
+      type_name, TOO_LARGE, '')
+  end
+
+  -- The message of a callback, an array of four, with two more: whose end it is, and the record of that.
+  local function told(body, id, record)
+    if string.byte(body, 19) ~= 148 then return body end
+    return string.sub(body, 1, 18) .. '\150' .. string.sub(body, 20) .. cmsgpack.pack(id) .. '\198'
+      .. struct.pack('>I4', #record) .. record
+  end
+
+  local function message_of(user, id, body)
+    local record = call('GET', result_key(user, id)) or ''
+    local made, most = told(body, id, record), tonumber(call('HGET', prefix .. 'settings', 'max_message_bytes'))
+    return most and #made > most and told(body, id, shortened(record)) or made
+  end
+
+  -- One that is taken is no reason to do nothing.
+  local function free_id(user, id)
+    if call('EXISTS', body_key(user, id), result_key(user, id)) == 0 then return id end
+    return id .. '-' .. string.format('%d', next_arrival())
+  end
+
+  -- `of`: the task, or batch, whose end it is. Returns whether it may be served now.
+  local function put_in(user, id, of, callback, body, step_us)
+    local _, priority, when, _, after = unpack(callback)
+    local due = due_at(when)
+    call('SET', body_key(user, id), body)
+    call('HSET', task_key(user, id), 'parent', of)
+    if bytes then bytes.change(user, 'body:' .. id, #body) end
+    if after ~= '' then it.keep(user, id, after) end
+    if call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0 then call('HSET', task_key(user, id), 'linked', 1) end
+    if due > now then
+      call('HSET', task_key(user, id), 'state', 'scheduled', 'priority', priority, 'enqueued', now)
+      schedule(user, id, due)
+      return false
+    end
+    choice.know(user)
+    return place(user, id, score_of(priority, step_us))
+  end
+
+  -- Takes what is kept for this end: what failed has it for another life as well, for `ttl` ms. Nil: nothing.
+  local function take(user, id, outcome, ttl)
+    local packed = call('GET', ends_key(user, id))
+    if not packed then return nil end
+    local life, callbacks, batch = unpack(cmsgpack.unpack(packed))
+    if bytes then bytes.change_ends(user, id, -1) end
+    if outcome == 'failed' then
+      write(user, id, cmsgpack.pack({ life + 1, callbacks, batch }), 'PX', ttl)
+    else
+      call('DEL', ends_key(user, id))
+    end
+    return life, callbacks, batch
+  end
+
+  -- A second one of its kind, and one of a second life, has a number.
+  local function names_of(id, life, callbacks)
+    local of_kind, names, seen = {}, {}, {}
+    for _, callback in ipairs(callbacks) do of_kind[callback[1]] = (of_kind[callback[1]] or 0) + 1 end
+    for at, callback in ipairs(callbacks) do
+      local kind = callback[1]
+      seen[kind] = (seen[kind] or 0) + 1
+      local number = (life - 1) * of_kind[kind] + seen[kind]
+      names[at] = id .. '.' .. kind .. (number > 1 and string.format('-%d', number) or '')
+    end
+    return names
+  end
+
+  -- `outcome`: finished, failed or canceled; of others nothing comes. Returns how many may be served now.
+  function it.call_back(user, id, outcome, step_us, ttl)
+    if outcome ~= 'finished' and outcome ~= 'failed' and outcome ~= 'canceled' then return 0 end
+    if outcome == 'failed' then call('PEXPIRE', children_key(user, id), ttl) else call('UNLINK', children_key(user, id)) end
+    local life, callbacks, batch = take(user, id, outcome, ttl)
+    if not life then return 0 end
+    local queued, names = 0, names_of(id, life, callbacks)
+    for at, callback in ipairs(callbacks) do
+      if callback[1] == 'on_end' or callback[1] == KIND_OF[outcome] then
+        local body = message_of(user, id, callback[4])
+        if put_in(user, free_id(user, names[at]), id, callback, body, step_us) then queued = queued + 1 end
+      end
+    end
+    return queued + (batch ~= '' and it.batches().note_end(user, batch, id, outcome, step_us) or 0)
+  end
+
+  -- Callbacks of a batch; `record` is what they are told of it. Returns how many may be served now.
+  function it.put_all_in(user, batch, packed, record, step_us)
+    local queued, life, callbacks = 0, unpack(cmsgpack.unpack(packed))
+    local names = names_of(batch, life, callbacks)
+    for at, callback in ipairs(callbacks) do
+      local body = told(callback[4], batch, record)
+      if put_in(user, free_id(user, names[at]), batch, callback, body, step_us) then queued = queued + 1 end
+    end
+    return queued
+  end
+
+  -- Of a task that is erased, or gives its place to another: nobody is called, and nothing is counted. Returns its batch.
+  function it.drop(user, id)
+    local packed = call('GET', ends_key(user, id))
+    if not packed then return end
+    local batch = cmsgpack.unpack(packed)[3]
+    if batch ~= '' then it.batches().drop(user, batch, id) end
+    if bytes then bytes.change_ends(user, id, -1) end
+    call('DEL', ends_key(user, id))
+    return batch ~= '' and batch or nil
+  end
+
+  -- A dead letter is brought back.
+  function it.note_requeue(user, id)
+    local packed = call('GET', ends_key(user, id))
+    local batch = packed and cmsgpack.unpack(packed)[3] or ''
+    if batch ~= '' then it.batches().note_requeue(user, batch, id) end
+  end
+
+  return it
+end
+
+local known_endings
+function endings()
+  known_endings = known_endings or new_endings()
+  return known_endings
+end
+calls[#calls + 1] = function()
+  known_endings = nil
+  return NEXT
+end
+end
 local announce
 local announcements
 local end_canceled
@@ -3117,6 +3614,7 @@ local function new_ending()
   -- The task has left its place already. `ttl`: how long the record is kept, in ms.
   return function(user, id, reason, ttl, origin)
     local known = fields_of(task_key(user, id))
+    if known.linked then endings().prove(user, id) end
     local body = redis.pcall('GET', body_key(user, id))
     if type(body) ~= 'string' then body = string.rep('\0', 9) end -- lost, or not a message at all
     if bytes then bytes.lift(user, id) end
@@ -3145,41 +3643,13 @@ calls[#calls + 1] = function()
 end
 end
 
--- lib/first_moment.lua
--- Users by their first moment, so that one user's many cost the others nothing.
--- all  zset  user → ms of its first moment, or of its last turn where more than that is over
--- own  zset  what one user has → ms
-
--- It had its turn: if it has more that is over, it comes after all those that wait since before now. Returns when that is,
--- or nil where nothing is left.
-local function end_turn(all, own, user)
-  local first = call('ZRANGE', own, 0, 0, 'WITHSCORES')[2]
-  if not first then
-    call('ZREM', all, user)
-    return nil
-  end
-  local at = math.max(now, math.floor(first))
-  call('ZADD', all, at, user)
-  return at
-end
-
--- Returns 1, or 0 where it was not there. One that had its turn stays behind the others.
-local function take_moment(all, own, user, member)
-  if call('ZREM', own, member) == 0 then return 0 end
-  local first = call('ZRANGE', own, 0, 0, 'WITHSCORES')[2]
-  if first then call('ZADD', all, 'GT', math.floor(first), user) else call('ZREM', all, user) end
-  return 1
-end
-local depend
-local links
-local pass_on_outcomes
-local put_off_outcomes
-do
-
 -- Lua unpacks a few thousand at a time.
 local function add_all_to(set, members)
   for at = 1, #members, 1000 do call('SADD', set, unpack(members, at, math.min(at + 999, #members))) end
 end
+
+-- A function of lib/cancel.lua, below.
+local cancel_task
 
 local function new_links()
   local it = {}
@@ -3214,7 +3684,7 @@ local function new_links()
     local ttl = tonumber(linked or 0)
     if ttl > 1 then
       set_ttl(user, id, ttl)
-    elseif linked and call('EXISTS', uses_key(user, id)) == 0 then
+    elseif linked and call('EXISTS', uses_key(user, id), ends_key(user, id)) == 0 then
       take_moment(lapsing_key, place_key('lapsing', user), user, id)
     else
       return
@@ -3327,6 +3797,10 @@ local function new_links()
   -- True: it is to be released.
   local function inform(user, known, dependency, outcome, ttl)
     local id = known.id
+    if known.with_parent == dependency and outcome == 'canceled' then
+      cancel_task(user, id, 'its parent ' .. dependency .. ' was canceled', ttl)
+      return false
+    end
     if known.state ~= 'deferred' then return false end
     local does, needs = verdict(known.on_failure, outcome), needs_key(user, id)
     if does == 'go' then
@@ -3370,9 +3844,9 @@ local function new_links()
     local some = {}
     for at, id in ipairs(ids) do
       local fields = call('HMGET', task_key(user, id), 'came', 'state', 'on_failure', 'priority', 'due', 'delay', 'watched',
-        'waits')
+        'waits', 'with_parent')
       some[at] = { id = id, came = tonumber(fields[1] or 0), state = fields[2], on_failure = fields[3], priority = fields[4],
-        due = fields[5], delay = fields[6], watched = fields[7], waits_for_one = fields[8] == '1' }
+        due = fields[5], delay = fields[6], watched = fields[7], waits_for_one = fields[8] == '1', with_parent = fields[9] }
     end
     table.sort(some, function(one, other) return one.came < other.came end)
     return some
@@ -3456,9 +3930,16 @@ local function new_links()
     count('announcements', 1)
   end
 
-  function it.put_off_from(first)
+  local function wake_released()
+    for user, tasks in pairs(released) do wake(user, tasks) end
+    released = {}
+  end
+
+  function it.put_off_from(first, step_us, ttl)
     for at = first, #announcements do put_off(unpack(announcements[at])) end
     wake_from(prefix .. 'waiting', 1)
+    it.call_back(step_us, ttl)
+    wake_released()
   end
 
   local function are_put_off() return tonumber(has_announcements or 0) + (counts.announcements or 0) > 0 end
@@ -3538,9 +4019,23 @@ local function new_links()
     return 1
   end
 
+  -- Of what has ended in this call so far.
+  local called = 0
+  function it.call_back(step_us, ttl)
+    while called < #announcements do
+      called = called + 1
+      local user, id, outcome = unpack(announcements[called])
+      damage().attempt(user, function()
+        local queued = endings().call_back(user, id, outcome, step_us, ttl)
+        if queued > 0 then released[user] = (released[user] or 0) + queued end
+      end)
+    end
+  end
+
   -- What this call caused is told at once, as long as nothing was put off; what is put off, by turns of users.
   function it.pass_on_outcomes(step_us, ttl)
     local budget, at, failure, goes_on = STEP, 1, nil, are_put_off()
+    it.call_back(step_us, ttl)
     while announcements[at] and budget > 0 and not are_put_off() do
       local user, id, outcome, result_ttl = unpack(announcements[at])
       local is_done, informed, all
@@ -3569,20 +4064,70 @@ local function new_links()
     end
     if goes_on then it.give_up_lapsed() end -- they may be what was put off, and one call gives up so many
     if are_put_off() then wake_from(prefix .. 'waiting', 1) end
-    for user, tasks in pairs(released) do wake(user, tasks) end
+    it.call_back(step_us, ttl)
+    wake_released()
   end
 
   return it
 end
 
-function depend()
+local links
+local function depend()
   links = links or new_links()
   return links
 end
 
+calls[#calls + 1] = function()
+  links = nil
+  return NEXT
+end
+
+-- lib/cancel.lua
+-- Take a task out of wherever it waits, or tell the worker that runs it.
+
+-- Out of the place that its state says.
+local function withdraw(user, id, state)
+  local remove = {}
+
+  function remove.queued()
+    local key = task_key(user, id)
+    local held = call('HGET', key, 'held')
+    if held then count(call('HGET', key, 'lane'), -1) end
+    if held or limited then limiting().drop(user, id, held) end
+    for _, lane in ipairs({ 'critical', 'normal' }) do count(lane, -call('ZREM', place_key(lane, user), id)) end
+    retire(user)
+  end
+
+  function remove.scheduled()
+    count('scheduled', -take_moment(due_key, place_key('scheduled', user), user, id))
+  end
+
+  function remove.deferred() depend().leave_deferred(user, id) end
+
+  remove[state]()
+end
+
+-- The outcome is passed on at the end of the script. Returns 'done' | 'canceling' (its worker was told) | 'ended' (before) |
+-- nil when it is not known.
+function cancel_task(user, id, reason, ttl)
+  if call('EXISTS', result_key(user, id)) == 1 then return 'ended' end
+  if call('EXISTS', body_key(user, id)) == 0 then return nil end
+  local key = task_key(user, id)
+  local state = call('HGET', key, 'state') or 'queued'
+  if state == 'failed' then return 'ended' end
+  if state == 'started' then
+    call('HSETNX', key, 'canceling', reason)
+    call('PUBLISH', prefix .. 'wake:' .. call('HGET', key, 'worker'), user .. ' ' .. id)
+    return 'canceling'
+  end
+  withdraw(user, id, state)
+  end_canceled(user, id, reason, ttl)
+  return 'done'
+end
+
 -- What an earlier call put off, and what this one caused: one step of it in each call.
 local is_passed_on, passed_on
-function pass_on_outcomes(step_us, ttl)
+local function pass_on_outcomes(step_us, ttl)
   if is_passed_on then return end
   is_passed_on = true
   if announcements[1] or tonumber(has_announcements or 0) > 0 then depend().pass_on_outcomes(step_us, ttl) end
@@ -3590,16 +4135,14 @@ function pass_on_outcomes(step_us, ttl)
 end
 
 -- What this call caused after that is passed on by those that follow.
-function put_off_outcomes()
+local function put_off_outcomes(step_us, ttl)
   if not announcements[passed_on + 1] then return end
-  depend().put_off_from(passed_on + 1)
+  depend().put_off_from(passed_on + 1, step_us, ttl)
   passed_on = #announcements
 end
 calls[#calls + 1] = function()
-  links = nil
   is_passed_on, passed_on = false, 0
   return NEXT
-end
 end
 
 -- `state`: queued, scheduled or deferred.

@@ -34,6 +34,8 @@ local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. i
 local function uses_key(user, id) return prefix .. 'uses:' .. user .. ':' .. id end
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
+local function children_key(user, id) return prefix .. 'children:' .. user .. ':' .. id end
+local function ends_key(user, id) return prefix .. 'ends:' .. user .. ':' .. id end
 
 -- What it yields: append.lua.
 local function chunks_key(user, id) return prefix .. 'chunks:' .. user .. ':' .. id end

@@ -36,6 +36,8 @@ local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. i
 local function uses_key(user, id) return prefix .. 'uses:' .. user .. ':' .. id end
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
+local function children_key(user, id) return prefix .. 'children:' .. user .. ':' .. id end
+local function ends_key(user, id) return prefix .. 'ends:' .. user .. ':' .. id end
 
 -- What it yields: append.lua.
 local function chunks_key(user, id) return prefix .. 'chunks:' .. user .. ':' .. id end
@@ -1700,12 +1702,13 @@ function damage()
     -- Commands that read keys of a user, each as what it should be.
     local OF_A_USER = { { 'ZCARD', 'critical' }, { 'ZCARD', 'normal' }, { 'ZCARD', 'scheduled' }, { 'ZCARD', 'held' },
       { 'SCARD', 'deferred' }, { 'ZCARD', 'lapsing' }, { 'ZCARD', 'schedules' }, { 'ZCARD', 'expiring' },
-      { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' }, { 'HLEN', 'offers' },
-      { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
+      { 'ZCARD', 'held-keys' }, { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' },
+      { 'HLEN', 'offers' }, { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
     local RARELY_READ = { { 'ZCARD', 'dead' }, { 'STRLEN', 'policy' }, { 'STRLEN', 'metrics' }, { 'HLEN', 'bytes' },
       { 'ZCARD', 'bytes-expiring' }, { 'HLEN', 'xcom-bytes' }, { 'ZCARD', 'xcom-spaces' }, { 'SCARD', 'assignments' } }
     local OF_A_TASK = { { 'STRLEN', 'body' }, { 'HLEN', 'task' }, { 'LLEN', 'errors' }, { 'STRLEN', 'result' },
-      { 'SCARD', 'needs' }, { 'SCARD', 'uses' }, { 'SCARD', 'feeds' }, { 'SCARD', 'informed' }, { 'XLEN', 'chunks' } }
+      { 'SCARD', 'needs' }, { 'SCARD', 'uses' }, { 'SCARD', 'feeds' }, { 'SCARD', 'informed' }, { 'XLEN', 'chunks' },
+      { 'STRLEN', 'ends' }, { 'SCARD', 'children' } }
 
     local function broken_of(reads, whose)
       for _, read in ipairs(reads) do
@@ -1778,7 +1781,8 @@ function damage()
 
     local function come_back(user, woken)
       check(user)
-      for where, all in pairs({ scheduled = due_key, lapsing = prefix .. 'lapsing', schedules = prefix .. 'schedules' }) do
+      for where, all in pairs({ scheduled = due_key, lapsing = prefix .. 'lapsing', schedules = prefix .. 'schedules',
+        ['held-keys'] = prefix .. 'held-turns' }) do
         local first = call('ZRANGE', place_key(where, user), 0, 0, 'WITHSCORES')[2]
         if first then call('ZADD', all, 'LT', math.floor(first), user) end
       end
@@ -1865,7 +1869,7 @@ function damage()
     -- Nobody depends on it any more (lib/depend.lua).
     local function unlink(user, id)
       local linked = try('HGET', task_key(user, id), 'linked')
-      if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id)) == 1 then return end
+      if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id), ends_key(user, id)) > 0 then return end
       if tonumber(linked) > 1 then try('PEXPIRE', result_key(user, id), linked) end
       try('HDEL', task_key(user, id), 'linked')
     end
@@ -1880,7 +1884,7 @@ function damage()
         try('SREM', feeds, id)
         if call('EXISTS', feeds, informed_key(user, dependency)) == 0 then unlink(user, dependency) end
       end
-      call('DEL', task_key(user, id), needs_key(user, id), uses_key(user, id))
+      call('DEL', task_key(user, id), needs_key(user, id), uses_key(user, id), ends_key(user, id))
       if call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0 then call('HSET', task_key(user, id), 'linked', 1) end
     end
 
@@ -2169,6 +2173,19 @@ local function new_bytes()
   -- The same for one of which nothing is left but its result, and its chunks.
   function it.lay_result(user, id, size) it.change(user, 'result:' .. id, size, it.expiry_of(result_key(user, id))) end
 
+  -- What is kept for the end of the task came, or goes (lib/ends.lua). It is no part of what is lifted.
+  function it.change_ends(user, id, sign)
+    local key = ends_key(user, id)
+    it.change(user, 'ends:' .. id, sign * size_of(key), it.expiry_of(key))
+  end
+
+  -- The same of the callbacks of a batch.
+  function it.change_batch(user, batch, sign)
+    local key = prefix .. 'batch:' .. user .. ':' .. batch
+    local size = call('HSTRLEN', key, 'on_complete') + call('HSTRLEN', key, 'on_success')
+    it.change(user, 'batch:' .. batch, sign * size, it.expiry_of(key))
+  end
+
   -- A value of a namespace came, or goes.
   local function book_value(user, namespace, by)
     local key = spaces_of(user)
@@ -2270,9 +2287,12 @@ local function keys_of_task(user, id) return task_key(user, id), body_key(user, 
 
 -- Nothing is left of a task that waits nowhere but its links.
 local function erase_task(user, id)
-  if bytes then bytes.lift(user, id) end
-  call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
-  call('UNLINK', chunks_key(user, id)) -- it may be large
+  if bytes then
+    bytes.lift(user, id)
+    bytes.change_ends(user, id, -1)
+  end
+  call('DEL', result_key(user, id), needs_key(user, id), ends_key(user, id), keys_of_task(user, id))
+  call('UNLINK', chunks_key(user, id), children_key(user, id)) -- they may be large
 end
 
 -- The task has ended: what it yielded, if it did, goes with its result.
@@ -2323,10 +2343,18 @@ end
 -- lib/place.lua
 -- Where a task waits: in a lane, or among the scheduled ones of its user.
 local arrival_of
+local due_at
 local place
 local schedule
 local score_of
 do
+
+function due_at(when)
+  if when == '' then return 0 end
+  if string.byte(when) == 99 then return now + tonumber(string.match(when, '%d+$')) end -- 'collect …'
+  local delay = string.match(when, '%+(%d+)$')
+  return delay and now + tonumber(delay) or tonumber(when)
+end
 
 function score_of(priority, step_us, came)
   if priority == 6 then return 'critical', came or next_arrival() end
@@ -2364,7 +2392,100 @@ function schedule(user, id, at)
   count('scheduled', 1)
 end
 end
-local due_at
+
+-- lib/collect.lua
+-- Tasks that are to run together wait among the scheduled ones of their user, until so many of a name wait or the first has
+-- waited for so long. Who is served first of a group takes the others along. What is canceled meanwhile, or moved, is
+-- met no more: who is left alone runs alone.
+-- collecting:<u>       hash  name → the group that is open: the id of its first task
+-- collected:<u>:<id>   list  the ids of a group
+-- task:<u>:<id>        collect  its group
+local collecting
+do
+
+local function new_collecting()
+  local it = {}
+  local KEPT_MS = 86400000 -- of a group after its last task came; then they run apart
+  local function open_key(user) return prefix .. 'collecting:' .. user end
+  local function group_key(user, group) return prefix .. 'collected:' .. user .. ':' .. group end
+
+  -- It leaves the scheduled ones.
+  function it.unschedule(user, id)
+    local waiting = place_key('scheduled', user)
+    local removed = call('ZREM', waiting, id)
+    count('scheduled', -removed)
+    local first = call('ZRANGE', waiting, 0, 0, 'WITHSCORES')[2]
+    if first then call('ZADD', due_key, 'GT', math.floor(first), user) else call('ZREM', due_key, user) end
+    return removed == 1
+  end
+
+  -- One of a full group comes to its lane; it takes the others along when it is served.
+  local function serve(user, group, step_us)
+    for _, id in ipairs(call('LRANGE', group_key(user, group), 0, -1)) do
+      if it.unschedule(user, id) then
+        local priority = call('HGET', task_key(user, id), 'priority')
+        local lane, score = score_of(tonumber(priority or 3), step_us)
+        call('HSET', task_key(user, id), 'state', 'queued', 'queued', now)
+        if place(user, id, lane, score) then wake(user, 1) end
+        return
+      end
+    end
+  end
+
+  -- A task has come, and is scheduled. `when`: as `AddedTask` has it.
+  function it.join(user, id, name, when, step_us)
+    local size = tonumber(string.match(when, '^collect (%d+) '))
+    local open = open_key(user)
+    local group = call('HGET', open, name)
+    if not group or call('EXISTS', group_key(user, group)) == 0 then
+      group = id
+      call('DEL', group_key(user, group))
+      call('HSET', open, name, group)
+    end
+    local key = group_key(user, group)
+    local waiting = call('RPUSH', key, id)
+    call('PEXPIRE', key, KEPT_MS)
+    call('PEXPIRE', open, KEPT_MS)
+    call('HSET', task_key(user, id), 'collect', group)
+    if waiting < size then return end
+    call('HDEL', open, name)
+    serve(user, group, step_us)
+  end
+
+  -- One of a group is served: the others, as far as they wait for nothing else. Nobody joins it any more.
+  function it.others(user, id, group, name)
+    local found = {}
+    for _, other in ipairs(call('LRANGE', group_key(user, group), 0, -1)) do
+      local known = call('HMGET', task_key(user, other), 'collect', 'state', 'held')
+      local waits = (known[2] == 'scheduled' or known[2] == 'queued') and not known[3]
+      if other ~= id and known[1] == group and waits then found[#found + 1] = { other, known[2] } end
+    end
+    call('DEL', group_key(user, group))
+    if call('HGET', open_key(user), name) == group then call('HDEL', open_key(user), name) end
+    return found
+  end
+
+  -- Of a user that is purged.
+  function it.forget(user)
+    for _, group in ipairs(call('HVALS', open_key(user))) do call('DEL', group_key(user, group)) end
+    call('DEL', open_key(user))
+  end
+
+  return it
+end
+local collecting_known
+function collecting()
+  collecting_known = collecting_known or new_collecting()
+  return collecting_known
+end
+calls[#calls + 1] = function()
+  collecting_known = nil
+  return NEXT
+end
+end
+local gather
+local gathered
+local join_groups
 local look_for_known
 local make_room
 local over_quota
@@ -2393,14 +2514,17 @@ function look_for_known(tasks)
 end
 
 -- 'new', or 'retried' when this very call stored it before, or 'living'. What has ended will make room.
+-- `put_in_before`: by the key of its body, one that its parent has put in, whatever became of it.
+local put_in_before
 function standing(user, id, body, key)
   if seen[key] then return 'living' end
   seen[key] = true
-  if fresh then return 'new' end
+  if fresh then return put_in_before[key] and 'living' or 'new' end
   local result = result_key(user, id)
   local known = call('GETRANGE', key, 0, 8)
   if known == '' then known = call('GETRANGE', result, 0, 8) end
   if known == string.sub(body, 1, 9) then return 'retried' end
+  if put_in_before[key] then return 'living' end
   local ended = call('EXISTS', result) == 1 or call('HGET', task_key(user, id), 'state') == 'failed'
   if not ended and known ~= '' then return 'living' end
   if ended then replaced[#replaced + 1] = { user, id } end
@@ -2426,10 +2550,13 @@ function take_links_over(user, id)
   if has_waiters(user, id) or call('EXISTS', uses_key(user, id)) == 1 then call('HSET', task_key(user, id), 'linked', 1) end
 end
 
-function due_at(when)
-  if when == '' then return 0 end
-  local delay = string.match(when, '%+(%d+)$')
-  return delay and now + tonumber(delay) or tonumber(when)
+function gather(user, id, body, when)
+  if string.byte(when) == 99 then gathered[#gathered + 1] = { user, id, name_in(body), when } end
+end
+
+-- When their bodies are written as well.
+function join_groups(step_us)
+  for _, of in ipairs(gathered) do collecting().join(of[1], of[2], of[3], of[4], step_us) end
 end
 
 function put_off(user, id, priority, due)
@@ -2473,19 +2600,22 @@ function write_places()
 end
 
 -- A user whose quota does not hold what is new in this call, or nil: one that refuses before one that drops. `asked`: by
--- user, how many more than these are asked for. `dropped`: room was made for some already.
-function over_quota(tasks, asked, dropped)
+-- user, how many more than these are asked for. `dropped`: room was made for some already. `beside`: bytes beside its body,
+-- by the key of that.
+function over_quota(tasks, asked, dropped, beside)
   local more, sizes, key_seen, drop = {}, {}, {}, nil
   asked = asked or {}
   seen = {}
   for _, task in ipairs(tasks) do
     local user, id, body = task[1], task[2], ARGV[task[5]] or ''
     local key = body_key(user, id)
-    local found = key_seen[key] and 'seen' or decided[key] or fresh and 'new' or standing(user, id, body, key)
+    local found = key_seen[key] and 'seen' or decided[key] or fresh and not put_in_before[key] and 'new'
+      or standing(user, id, body, key)
+    local size = #body + (beside and beside[key] or 0)
     key_seen[key] = true
-    if found == 'new' then more[user], sizes[user] = (more[user] or 0) + 1, (sizes[user] or 0) + #body end
+    if found == 'new' then more[user], sizes[user] = (more[user] or 0) + 1, (sizes[user] or 0) + size end
     if found == 'replaces' then
-      more[user], sizes[user] = more[user] or 0, (sizes[user] or 0) + math.max(0, #body - call('STRLEN', key))
+      more[user], sizes[user] = more[user] or 0, (sizes[user] or 0) + math.max(0, size - call('STRLEN', key))
     end
     if found ~= 'seen' and found ~= 'retried' then asked[user] = (asked[user] or 0) + 1 end
   end
@@ -2504,7 +2634,8 @@ end
 calls[#calls + 1] = function()
   fresh, seen = false, {}
   decided = {} -- by key of the body: 'new' or 'replaces', of those that are added on a condition
-  replaced = {}
+  replaced, put_in_before = {}, {}
+  gathered = {} -- { user, id, name, when } of those that are to run with others
   put_offs = {} -- { user, id, priority, due }: those that are written at the end
   users, placed = {}, {}
   return NEXT
@@ -2513,7 +2644,8 @@ end
 -- ARGV[1] is the msgpack of Enqueue: priority_step_ms: int, tasks: list[AddedTask]
 -- AddedTask: user: str, id: str, priority: int, when: str, body: Value, needs: msgspec.Raw | None, rules: Rules |
 --   None
---   when: '' now, '+ms' from when it waits for no other task, 'now+ms' from now, 'ms' since the epoch.
+--   when: '' now, '+ms' from when it waits for no other task, 'now+ms' from now, 'ms' since the epoch,
+--   'collect size ms' with others of its name, when so many wait or the first has waited for so long.
 --   needs: see `Needs`. rules: None for most.
 local args
 local priority_step_ms, tasks
@@ -2544,6 +2676,7 @@ calls[#calls + 1] = function()
       local due = due_at(when)
       if due > now then
         put_offs[#put_offs + 1] = { user, id, priority, due }
+        gather(user, id, body, when)
       else
         put_in_lane(user, id, priority, body, step_us)
       end
@@ -2551,6 +2684,7 @@ calls[#calls + 1] = function()
   end
   is_done, failure = pcall(write_places)
   if is_done and #bodies > 0 then is_done, failure = pcall(call, 'MSET', unpack(bodies)) end
+  if is_done and gathered[1] then is_done, failure = pcall(join_groups, step_us) end
   if not is_done then damage().take_back_all(tasks, bodies, failure) end
   save_state()
   return created

@@ -5,6 +5,7 @@
 --          with a condition, {that, or 2: it replaced another, 3: it was dropped, the id of the one that lives};
 --          or, when nothing was written: {'unknown', user, id, dependency} | {'cycle', user, ids ...} | {'deep', user, id} |
 --          {'exists', user, id} |
+--          {'batch', user, batch}: it takes no more | {'orphan', user, id, parent}: that does not run |
 --          {'full', user, ms until there may be room} | {'heavy', user, bytes used, limit, bytes asked for, ms}
 -- Cost     O(tasks log backlog + users log users + dependencies)
 local keys_of_call, values_of_call = KEYS, ARGV
@@ -38,6 +39,8 @@ local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. i
 local function uses_key(user, id) return prefix .. 'uses:' .. user .. ':' .. id end
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
+local function children_key(user, id) return prefix .. 'children:' .. user .. ':' .. id end
+local function ends_key(user, id) return prefix .. 'ends:' .. user .. ':' .. id end
 
 -- What it yields: append.lua.
 local function chunks_key(user, id) return prefix .. 'chunks:' .. user .. ':' .. id end
@@ -1702,12 +1705,13 @@ function damage()
     -- Commands that read keys of a user, each as what it should be.
     local OF_A_USER = { { 'ZCARD', 'critical' }, { 'ZCARD', 'normal' }, { 'ZCARD', 'scheduled' }, { 'ZCARD', 'held' },
       { 'SCARD', 'deferred' }, { 'ZCARD', 'lapsing' }, { 'ZCARD', 'schedules' }, { 'ZCARD', 'expiring' },
-      { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' }, { 'HLEN', 'offers' },
-      { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
+      { 'ZCARD', 'held-keys' }, { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' },
+      { 'HLEN', 'offers' }, { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
     local RARELY_READ = { { 'ZCARD', 'dead' }, { 'STRLEN', 'policy' }, { 'STRLEN', 'metrics' }, { 'HLEN', 'bytes' },
       { 'ZCARD', 'bytes-expiring' }, { 'HLEN', 'xcom-bytes' }, { 'ZCARD', 'xcom-spaces' }, { 'SCARD', 'assignments' } }
     local OF_A_TASK = { { 'STRLEN', 'body' }, { 'HLEN', 'task' }, { 'LLEN', 'errors' }, { 'STRLEN', 'result' },
-      { 'SCARD', 'needs' }, { 'SCARD', 'uses' }, { 'SCARD', 'feeds' }, { 'SCARD', 'informed' }, { 'XLEN', 'chunks' } }
+      { 'SCARD', 'needs' }, { 'SCARD', 'uses' }, { 'SCARD', 'feeds' }, { 'SCARD', 'informed' }, { 'XLEN', 'chunks' },
+      { 'STRLEN', 'ends' }, { 'SCARD', 'children' } }
 
     local function broken_of(reads, whose)
       for _, read in ipairs(reads) do
@@ -1780,7 +1784,8 @@ function damage()
 
     local function come_back(user, woken)
       check(user)
-      for where, all in pairs({ scheduled = due_key, lapsing = prefix .. 'lapsing', schedules = prefix .. 'schedules' }) do
+      for where, all in pairs({ scheduled = due_key, lapsing = prefix .. 'lapsing', schedules = prefix .. 'schedules',
+        ['held-keys'] = prefix .. 'held-turns' }) do
         local first = call('ZRANGE', place_key(where, user), 0, 0, 'WITHSCORES')[2]
         if first then call('ZADD', all, 'LT', math.floor(first), user) end
       end
@@ -1867,7 +1872,7 @@ function damage()
     -- Nobody depends on it any more (lib/depend.lua).
     local function unlink(user, id)
       local linked = try('HGET', task_key(user, id), 'linked')
-      if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id)) == 1 then return end
+      if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id), ends_key(user, id)) > 0 then return end
       if tonumber(linked) > 1 then try('PEXPIRE', result_key(user, id), linked) end
       try('HDEL', task_key(user, id), 'linked')
     end
@@ -1882,7 +1887,7 @@ function damage()
         try('SREM', feeds, id)
         if call('EXISTS', feeds, informed_key(user, dependency)) == 0 then unlink(user, dependency) end
       end
-      call('DEL', task_key(user, id), needs_key(user, id), uses_key(user, id))
+      call('DEL', task_key(user, id), needs_key(user, id), uses_key(user, id), ends_key(user, id))
       if call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0 then call('HSET', task_key(user, id), 'linked', 1) end
     end
 
@@ -2279,6 +2284,19 @@ local function new_bytes()
   -- The same for one of which nothing is left but its result, and its chunks.
   function it.lay_result(user, id, size) it.change(user, 'result:' .. id, size, it.expiry_of(result_key(user, id))) end
 
+  -- What is kept for the end of the task came, or goes (lib/ends.lua). It is no part of what is lifted.
+  function it.change_ends(user, id, sign)
+    local key = ends_key(user, id)
+    it.change(user, 'ends:' .. id, sign * size_of(key), it.expiry_of(key))
+  end
+
+  -- The same of the callbacks of a batch.
+  function it.change_batch(user, batch, sign)
+    local key = prefix .. 'batch:' .. user .. ':' .. batch
+    local size = call('HSTRLEN', key, 'on_complete') + call('HSTRLEN', key, 'on_success')
+    it.change(user, 'batch:' .. batch, sign * size, it.expiry_of(key))
+  end
+
   -- A value of a namespace came, or goes.
   local function book_value(user, namespace, by)
     local key = spaces_of(user)
@@ -2380,9 +2398,12 @@ local function keys_of_task(user, id) return task_key(user, id), body_key(user, 
 
 -- Nothing is left of a task that waits nowhere but its links.
 local function erase_task(user, id)
-  if bytes then bytes.lift(user, id) end
-  call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
-  call('UNLINK', chunks_key(user, id)) -- it may be large
+  if bytes then
+    bytes.lift(user, id)
+    bytes.change_ends(user, id, -1)
+  end
+  call('DEL', result_key(user, id), needs_key(user, id), ends_key(user, id), keys_of_task(user, id))
+  call('UNLINK', chunks_key(user, id), children_key(user, id)) -- they may be large
 end
 
 -- The task has ended: what it yielded, if it did, goes with its result.
@@ -2450,82 +2471,29 @@ calls[#calls + 1] = function()
   return NEXT
 end
 end
-local announce
-local announcements
-local end_canceled
-do
 
--- `ttl`: of the result of one that finished, in ms.
-function announce(user, id, outcome, ttl)
-  announcements[#announcements + 1] = { user, id, outcome, ttl }
-end
-
--- The end of a task that did not run to its end: a record that says so, and nothing else is left of it. Closures cost
--- every call of a script: these are made by the first that needs them.
-local function new_ending()
-  -- The fields of message.Record, after the first nine bytes of the body and the letter of the state. What did not run
-  -- started and ended now.
-  local function canceled_record(body, known, reason, origin)
-    local ran = known.state == 'started'
-    local started = ran and tonumber(known.started) or now
-    local attempt = ran and attempt_in(known.attempt) or tonumber(known.attempt or 0)
-    return string.sub(body, 1, 9) .. 'C' .. (origin and '\157' or '\156') .. cmsgpack.pack(name_in(body), attempt,
-      tonumber(known.queued or known.enqueued or started), started, now - started, ran and known.worker or '', nil, true, nil,
-      'TaskCanceled', reason, '') .. (origin and cmsgpack.pack(origin) or '')
-  end
-
-  local function fields_of(key)
-    local flat, known = call('HGETALL', key), {}
-    for at = 1, #flat, 2 do known[flat[at]] = flat[at + 1] end
-    return known
-  end
-
-  -- The task has left its place already. `ttl`: how long the record is kept, in ms.
-  return function(user, id, reason, ttl, origin)
-    local known = fields_of(task_key(user, id))
-    local body = redis.pcall('GET', body_key(user, id))
-    if type(body) ~= 'string' then body = string.rep('\0', 9) end -- lost, or not a message at all
-    if bytes then bytes.lift(user, id) end
-    call('SET', result_key(user, id), canceled_record(body, known, reason, origin), 'PX', ttl)
-    call('DEL', needs_key(user, id), keys_of_task(user, id))
-    call('PEXPIRE', chunks_key(user, id), ttl)
-    if known.unique then pointers().let_go(user, id, known.unique) end
-    if known.expires then deadlines().forget(user, id) end
-    if known.linked then announce(user, id, 'canceled') end
-    if bytes then bytes.lay(user, id) end
-    tally(user, 'canceled')
-    publish(user, id, 'canceled')
-  end
-end
-
-local ending
--- `origin`: of one that a dependency ended, the task with which that began.
-function end_canceled(user, id, reason, ttl, origin)
-  ending = ending or new_ending()
-  ending(user, id, reason, ttl, origin)
-end
-calls[#calls + 1] = function()
-  announcements = {}
-  ending = nil
-  return NEXT
-end
-end
-
--- lib/depend.lua
--- Dependencies. `uses` of a task holds what it depends on, `feeds` of a task those that depend on it and have not ended: the
--- two mirror each other. `needs` holds what a deferred task still waits for. While somebody is in `feeds` of a task, its
--- result has no time to live, so that what a living task is given by others lives as long as it does. A dead letter may be
--- requeued, and counts as living.
--- A task in either has the field `linked`, so that the others pay nothing at their end. Of a result that is kept for others
--- it is the time to live, in ms, that begins when the last of them has ended; else it is 1.
+-- lib/ends.lua
+-- What comes of the end of a task, beside what is told to those that depend on it: its callbacks are put in, past all quotas, and
+-- its batch counts it, in the script that ends it. A task with either has the field `linked`, so that the others pay nothing at
+-- their end.
+-- ends:<u>:<id>  string  {life, {{kind, priority, when, body, what is kept for its own end or ''} ...}, batch or ''}: what
+--                        fails may be requeued, which is another life
 
 -- lib/place.lua
 -- Where a task waits: in a lane, or among the scheduled ones of its user.
 local arrival_of
+local due_at
 local place
 local schedule
 local score_of
 do
+
+function due_at(when)
+  if when == '' then return 0 end
+  if string.byte(when) == 99 then return now + tonumber(string.match(when, '%d+$')) end -- 'collect …'
+  local delay = string.match(when, '%+(%d+)$')
+  return delay and now + tonumber(delay) or tonumber(when)
+end
 
 function score_of(priority, step_us, came)
   if priority == 6 then return 'critical', came or next_arrival() end
@@ -2563,6 +2531,483 @@ function schedule(user, id, at)
   count('scheduled', 1)
 end
 end
+local endings
+do
+
+local function new_endings()
+  local it = {}
+  local KIND_OF = { finished = 'on_success', failed = 'on_failure' }
+  local TOO_LARGE = 'not told: too large for a message'
+
+  -- Made by the first that needs them.
+  local known_batches
+  function it.batches()
+    if known_batches then return known_batches end
+
+    -- lib/batches.lua
+    -- Batches: any number of tasks of one user, counted as they end. When all have, and nobody adds to it any more, its callbacks are
+    -- put in by the script in which the last of them ended.
+    -- batch:<u>:<b>        hash  state: open, closed, canceled or abandoned. total, finished, failed, canceled: of its tasks.
+    --                            on_complete, on_success: as `ends` has them, until they are put in. nonce: of the call that opened
+    --                            it; created, complete: ms; ttl_ms: after which one to which nobody adds is abandoned; keep_ms and
+    --                            dead_ms: how long it is kept when all have ended, and when some have failed
+    -- batch-tasks:<u>:<b>  set   its tasks that have not ended
+    -- batches:<u>          zset  open ones of a user → ms when they are abandoned
+    -- batches              zset  users with some → ms of the first one, or of the last turn of a user that has more
+
+    local function new_batches(endings_of_tasks)
+      local batches = {}
+      local USERS, OF_A_USER = 20, 10 -- that one call abandons
+      local users_with_some = prefix .. 'batches'
+      local function batch_key(user, batch) return prefix .. 'batch:' .. user .. ':' .. batch end
+      local function tasks_key(user, batch) return prefix .. 'batch-tasks:' .. user .. ':' .. batch end
+      local function open_key(user) return users_with_some .. ':' .. user end
+      batches.tasks_key = tasks_key
+
+      local function number_in(field) return tonumber(field or 0) end
+
+      -- What its callbacks take leaves the count of bytes, or comes.
+      local function weigh(user, batch, sign)
+        if bytes then bytes.change_batch(user, batch, sign) end
+      end
+
+      local function forget_open(user, batch)
+        if call('ZREM', open_key(user), batch) == 1 and call('EXISTS', open_key(user)) == 0 then call('ZREM', users_with_some, user) end
+      end
+
+      function batches.state(user, batch) return call('HGET', batch_key(user, batch), 'state') or nil end
+
+      -- Reads what the end of one of its tasks writes.
+      function batches.prove(user, batch)
+        call('HLEN', batch_key(user, batch))
+        call('SCARD', tasks_key(user, batch))
+      end
+
+      -- Whether more tasks may be added: while it is open, and by its own tasks as long as one has not ended.
+      function batches.takes_more(user, batch)
+        local state = batches.state(user, batch)
+        return state == 'open' or state == 'closed' and call('EXISTS', tasks_key(user, batch)) == 1
+      end
+
+      -- 'new', also by an earlier try of the same call, 'joined' where it is open already, or 'over'.
+      function batches.open(user, batch, nonce, ttl_ms, keep_ms, dead_ms, on_complete, on_success)
+        local key = batch_key(user, batch)
+        local known = call('HMGET', key, 'nonce', 'state')
+        if known[1] == nonce then return 'new' end
+        if known[2] then return known[2] == 'open' and 'joined' or 'over' end
+        call('ZADD', open_key(user), now + ttl_ms, batch)
+        call('ZADD', users_with_some, 'LT', now + ttl_ms, user)
+        call('HSET', key, 'state', 'open', 'nonce', nonce, 'created', now_text, 'ttl_ms', ttl_ms, 'keep_ms', keep_ms, 'dead_ms', dead_ms)
+        if on_complete then call('HSET', key, 'on_complete', on_complete) end
+        if on_success then call('HSET', key, 'on_success', on_success) end
+        weigh(user, batch, 1)
+        return 'new'
+      end
+
+      function batches.add(user, batch, id)
+        local key = batch_key(user, batch)
+        if call('SADD', tasks_key(user, batch), id) == 0 then return end
+        call('HINCRBY', key, 'total', 1)
+        local known = call('HMGET', key, 'state', 'ttl_ms')
+        if known[1] == 'open' then call('ZADD', open_key(user), 'XX', 'GT', now + number_in(known[2]), batch) end
+      end
+
+      -- What its callbacks are told: models.BatchProgress.
+      local function told_of(batch, known)
+        return 'B' .. cmsgpack.pack({ batch, known[1], number_in(known[2]), number_in(known[3]), number_in(known[4]), number_in(known[5]),
+          number_in(known[6]), number_in(known[7]) })
+      end
+
+      local function call_back(user, batch, kind, known, step_us)
+        local packed = call('HGET', batch_key(user, batch), kind)
+        if not packed then return 0 end
+        call('HDEL', batch_key(user, batch), kind)
+        return endings_of_tasks.put_all_in(user, batch, packed, told_of(batch, known), step_us)
+      end
+
+      -- Nobody adds to it any more, and all have ended. Returns how many tasks may be served now.
+      local function complete(user, batch, step_us)
+        local key = batch_key(user, batch)
+        call('HSETNX', key, 'complete', now_text)
+        local known = call('HMGET', key, 'state', 'total', 'finished', 'failed', 'canceled', 'created', 'complete', 'keep_ms', 'dead_ms')
+        weigh(user, batch, -1)
+        local queued = call_back(user, batch, 'on_complete', known, step_us)
+        local failed, canceled = number_in(known[4]), number_in(known[5])
+        if known[1] == 'closed' and failed + canceled == 0 then
+          queued = queued + call_back(user, batch, 'on_success', known, step_us)
+        end
+        call('PEXPIRE', key, failed > 0 and known[9] or known[8])
+        weigh(user, batch, 1)
+        publish(user, 'batch:' .. batch, 'complete')
+        return queued
+      end
+
+      function batches.complete_if_over(user, batch, step_us)
+        if batches.state(user, batch) == 'open' or call('EXISTS', tasks_key(user, batch)) == 1 then return 0 end
+        return complete(user, batch, step_us)
+      end
+
+      -- How one of its tasks ended: finished, failed or canceled. Returns how many tasks may be served now.
+      function batches.note_end(user, batch, id, outcome, step_us)
+        if call('SREM', tasks_key(user, batch), id) == 0 or not batches.state(user, batch) then return 0 end
+        call('HINCRBY', batch_key(user, batch), outcome, 1)
+        return batches.complete_if_over(user, batch, step_us)
+      end
+
+      -- One that had not ended is no task of it any more.
+      function batches.drop(user, batch, id)
+        if call('SREM', tasks_key(user, batch), id) == 1 and batches.state(user, batch) then
+          call('HINCRBY', batch_key(user, batch), 'total', -1)
+        end
+      end
+
+      -- Of a user that is erased: nobody adds to it any more, and its tasks are gone.
+      function batches.erase_if_empty(user, batch)
+        if batches.state(user, batch) == 'open' or call('EXISTS', tasks_key(user, batch)) == 1 then return end
+        weigh(user, batch, -1)
+        call('UNLINK', batch_key(user, batch))
+      end
+
+      -- A dead letter of it is brought back.
+      function batches.note_requeue(user, batch, id)
+        local key = batch_key(user, batch)
+        if not batches.state(user, batch) or call('SADD', tasks_key(user, batch), id) == 0 then return end
+        call('HINCRBY', key, 'failed', -1)
+        weigh(user, batch, -1)
+        call('PERSIST', key)
+        weigh(user, batch, 1)
+      end
+
+      -- `state`: closed, canceled or abandoned. What is over stays as it is. Returns how many tasks may be served now.
+      function batches.end_adding(user, batch, state, step_us)
+        local key = batch_key(user, batch)
+        local before = batches.state(user, batch)
+        forget_open(user, batch)
+        if before ~= 'open' and (state ~= 'canceled' or call('EXISTS', tasks_key(user, batch)) == 0) then return 0 end
+        call('HSET', key, 'state', state)
+        return batches.complete_if_over(user, batch, step_us)
+      end
+
+      local function abandon_some_of(user, step_us)
+        local queued = 0
+        for _, batch in ipairs(call('ZRANGEBYSCORE', open_key(user), '-inf', now, 'LIMIT', 0, OF_A_USER)) do
+          queued = queued + batches.end_adding(user, batch, 'abandoned', step_us)
+        end
+        local first = call('ZRANGE', open_key(user), 0, 0, 'WITHSCORES')[2]
+        if first then
+          call('ZADD', users_with_some, math.max(now, first), user)
+        else
+          call('ZREM', users_with_some, user)
+        end
+        return queued
+      end
+
+      -- Those that were never closed, by turns of users. woken: user → tasks that may be served now.
+      function batches.abandon(step_us, woken)
+        for _, user in ipairs(call('ZRANGEBYSCORE', users_with_some, '-inf', now, 'LIMIT', 0, USERS)) do
+          local is_done, queued = pcall(abandon_some_of, user, step_us)
+          if is_done then
+            if queued > 0 then woken[user] = (woken[user] or 0) + queued end
+          else
+            damage().note(user, queued)
+            call('ZADD', users_with_some, damage().next_ms, user)
+          end
+        end
+      end
+
+      -- Of one that is gone.
+      function batches.forget(user, batch)
+        call('UNLINK', tasks_key(user, batch))
+        forget_open(user, batch)
+      end
+
+      -- Where an open one belongs, and no other.
+      function batches.list(user, batch, state)
+        if state ~= 'open' then return forget_open(user, batch) end
+        local ends_at = now + number_in(call('HGET', batch_key(user, batch), 'ttl_ms'))
+        call('ZADD', open_key(user), ends_at, batch)
+        call('ZADD', users_with_some, 'LT', ends_at, user)
+      end
+
+      -- Where what is counted says that all have ended, and nobody was told.
+      function batches.is_over_untold(user, batch)
+        local known = call('HMGET', batch_key(user, batch), 'state', 'complete', 'total', 'finished', 'failed', 'canceled')
+        if known[1] == 'open' or known[2] or call('EXISTS', tasks_key(user, batch)) == 1 then return false end
+        return number_in(known[3]) <= number_in(known[4]) + number_in(known[5]) + number_in(known[6])
+      end
+
+      -- Open ones of a user that is erased. Returns how many.
+      function batches.purge(user, most)
+        local some = call('ZRANGE', open_key(user), 0, most - 1)
+        for _, batch in ipairs(some) do
+          weigh(user, batch, -1)
+          call('UNLINK', batch_key(user, batch), tasks_key(user, batch))
+          forget_open(user, batch)
+        end
+        return #some
+      end
+
+      return batches
+    end
+    known_batches = new_batches(it)
+    return known_batches
+  end
+
+  -- callbacks: as above.
+  function it.pack(callbacks, batch) return cmsgpack.pack({ 1, callbacks, batch or '' }) end
+
+  local function write(user, id, packed, ...)
+    call('SET', ends_key(user, id), packed, ...)
+    if bytes then bytes.change_ends(user, id, 1) end
+  end
+
+  function it.keep(user, id, packed)
+    call('HSETNX', task_key(user, id), 'linked', 1)
+    write(user, id, packed)
+  end
+
+  function it.prove_places(user)
+    choice.know(user)
+    for _, where in ipairs({ 'critical', 'normal', 'scheduled' }) do call('ZCARD', place_key(where, user)) end
+  end
+
+  -- Reads each key that callbacks of the task would be written to: one of another type shows before it ends.
+  function it.prove(user, id)
+    local packed = call('GET', ends_key(user, id))
+    if not packed then return end
+    local batch = cmsgpack.unpack(packed)[3]
+    if batch ~= '' then it.batches().prove(user, batch) end
+    it.prove_places(user)
+  end
+
+  -- Of message.Record, without what may be large.
+  local function shortened(record)
+    local first = { cmsgpack.unpack_limit(record, 6, 11) }
+    local name, attempt, queued, started, run, worker = unpack(first, 2, 7)
+    local kind, type_name = nil, ''
+    if string.sub(record, 10, 10) ~= 'F' then
+      local all = cmsgpack.unpack(string.sub(record, 11))
+      kind, type_name = all[9], string.sub(tostring(all[10]), 1, 200)
+    end
+    return string.sub(record, 1, 10) .. '\156' .. cmsgpack.pack(name, attempt, queued, started, run, worker, nil, false, kind,
+      type_name, TOO_LARGE, '')
+  end
+
+  -- The message of a callback, an array of four, with two more: whose end it is, and the record of that.
+  local function told(body, id, record)
+    if string.byte(body, 19) ~= 148 then return body end
+    return string.sub(body, 1, 18) .. '\150' .. string.sub(body, 20) .. cmsgpack.pack(id) .. '\198'
+      .. struct.pack('>I4', #record) .. record
+  end
+
+  local function message_of(user, id, body)
+    local record = call('GET', result_key(user, id)) or ''
+    local made, most = told(body, id, record), tonumber(call('HGET', prefix .. 'settings', 'max_message_bytes'))
+    return most and #made > most and told(body, id, shortened(record)) or made
+  end
+
+  -- One that is taken is no reason to do nothing.
+  local function free_id(user, id)
+    if call('EXISTS', body_key(user, id), result_key(user, id)) == 0 then return id end
+    return id .. '-' .. string.format('%d', next_arrival())
+  end
+
+  -- `of`: the task, or batch, whose end it is. Returns whether it may be served now.
+  local function put_in(user, id, of, callback, body, step_us)
+    local _, priority, when, _, after = unpack(callback)
+    local due = due_at(when)
+    call('SET', body_key(user, id), body)
+    call('HSET', task_key(user, id), 'parent', of)
+    if bytes then bytes.change(user, 'body:' .. id, #body) end
+    if after ~= '' then it.keep(user, id, after) end
+    if call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0 then call('HSET', task_key(user, id), 'linked', 1) end
+    if due > now then
+      call('HSET', task_key(user, id), 'state', 'scheduled', 'priority', priority, 'enqueued', now)
+      schedule(user, id, due)
+      return false
+    end
+    choice.know(user)
+    return place(user, id, score_of(priority, step_us))
+  end
+
+  -- Takes what is kept for this end: what failed has it for another life as well, for `ttl` ms. Nil: nothing.
+  local function take(user, id, outcome, ttl)
+    local packed = call('GET', ends_key(user, id))
+    if not packed then return nil end
+    local life, callbacks, batch = unpack(cmsgpack.unpack(packed))
+    if bytes then bytes.change_ends(user, id, -1) end
+    if outcome == 'failed' then
+      write(user, id, cmsgpack.pack({ life + 1, callbacks, batch }), 'PX', ttl)
+    else
+      call('DEL', ends_key(user, id))
+    end
+    return life, callbacks, batch
+  end
+
+  -- A second one of its kind, and one of a second life, has a number.
+  local function names_of(id, life, callbacks)
+    local of_kind, names, seen = {}, {}, {}
+    for _, callback in ipairs(callbacks) do of_kind[callback[1]] = (of_kind[callback[1]] or 0) + 1 end
+    for at, callback in ipairs(callbacks) do
+      local kind = callback[1]
+      seen[kind] = (seen[kind] or 0) + 1
+      local number = (life - 1) * of_kind[kind] + seen[kind]
+      names[at] = id .. '.' .. kind .. (number > 1 and string.format('-%d', number) or '')
+    end
+    return names
+  end
+
+  -- `outcome`: finished, failed or canceled; of others nothing comes. Returns how many may be served now.
+  function it.call_back(user, id, outcome, step_us, ttl)
+    if outcome ~= 'finished' and outcome ~= 'failed' and outcome ~= 'canceled' then return 0 end
+    if outcome == 'failed' then call('PEXPIRE', children_key(user, id), ttl) else call('UNLINK', children_key(user, id)) end
+    local life, callbacks, batch = take(user, id, outcome, ttl)
+    if not life then return 0 end
+    local queued, names = 0, names_of(id, life, callbacks)
+    for at, callback in ipairs(callbacks) do
+      if callback[1] == 'on_end' or callback[1] == KIND_OF[outcome] then
+        local body = message_of(user, id, callback[4])
+        if put_in(user, free_id(user, names[at]), id, callback, body, step_us) then queued = queued + 1 end
+      end
+    end
+    return queued + (batch ~= '' and it.batches().note_end(user, batch, id, outcome, step_us) or 0)
+  end
+
+  -- Callbacks of a batch; `record` is what they are told of it. Returns how many may be served now.
+  function it.put_all_in(user, batch, packed, record, step_us)
+    local queued, life, callbacks = 0, unpack(cmsgpack.unpack(packed))
+    local names = names_of(batch, life, callbacks)
+    for at, callback in ipairs(callbacks) do
+      local body = told(callback[4], batch, record)
+      if put_in(user, free_id(user, names[at]), batch, callback, body, step_us) then queued = queued + 1 end
+    end
+    return queued
+  end
+
+  -- Of a task that is erased, or gives its place to another: nobody is called, and nothing is counted. Returns its batch.
+  function it.drop(user, id)
+    local packed = call('GET', ends_key(user, id))
+    if not packed then return end
+    local batch = cmsgpack.unpack(packed)[3]
+    if batch ~= '' then it.batches().drop(user, batch, id) end
+    if bytes then bytes.change_ends(user, id, -1) end
+    call('DEL', ends_key(user, id))
+    return batch ~= '' and batch or nil
+  end
+
+  -- A dead letter is brought back.
+  function it.note_requeue(user, id)
+    local packed = call('GET', ends_key(user, id))
+    local batch = packed and cmsgpack.unpack(packed)[3] or ''
+    if batch ~= '' then it.batches().note_requeue(user, batch, id) end
+  end
+
+  return it
+end
+
+local known_endings
+function endings()
+  known_endings = known_endings or new_endings()
+  return known_endings
+end
+calls[#calls + 1] = function()
+  known_endings = nil
+  return NEXT
+end
+end
+local announce
+local announcements
+local end_canceled
+do
+
+-- `ttl`: of the result of one that finished, in ms.
+function announce(user, id, outcome, ttl)
+  announcements[#announcements + 1] = { user, id, outcome, ttl }
+end
+
+-- The end of a task that did not run to its end: a record that says so, and nothing else is left of it. Closures cost
+-- every call of a script: these are made by the first that needs them.
+local function new_ending()
+  -- The fields of message.Record, after the first nine bytes of the body and the letter of the state. What did not run
+  -- started and ended now.
+  local function canceled_record(body, known, reason, origin)
+    local ran = known.state == 'started'
+    local started = ran and tonumber(known.started) or now
+    local attempt = ran and attempt_in(known.attempt) or tonumber(known.attempt or 0)
+    return string.sub(body, 1, 9) .. 'C' .. (origin and '\157' or '\156') .. cmsgpack.pack(name_in(body), attempt,
+      tonumber(known.queued or known.enqueued or started), started, now - started, ran and known.worker or '', nil, true, nil,
+      'TaskCanceled', reason, '') .. (origin and cmsgpack.pack(origin) or '')
+  end
+
+  local function fields_of(key)
+    local flat, known = call('HGETALL', key), {}
+    for at = 1, #flat, 2 do known[flat[at]] = flat[at + 1] end
+    return known
+  end
+
+  -- The task has left its place already. `ttl`: how long the record is kept, in ms.
+  return function(user, id, reason, ttl, origin)
+    local known = fields_of(task_key(user, id))
+    if known.linked then endings().prove(user, id) end
+    local body = redis.pcall('GET', body_key(user, id))
+    if type(body) ~= 'string' then body = string.rep('\0', 9) end -- lost, or not a message at all
+    if bytes then bytes.lift(user, id) end
+    call('SET', result_key(user, id), canceled_record(body, known, reason, origin), 'PX', ttl)
+    call('DEL', needs_key(user, id), keys_of_task(user, id))
+    call('PEXPIRE', chunks_key(user, id), ttl)
+    if known.unique then pointers().let_go(user, id, known.unique) end
+    if known.expires then deadlines().forget(user, id) end
+    if known.linked then announce(user, id, 'canceled') end
+    if bytes then bytes.lay(user, id) end
+    tally(user, 'canceled')
+    publish(user, id, 'canceled')
+  end
+end
+
+local ending
+-- `origin`: of one that a dependency ended, the task with which that began.
+function end_canceled(user, id, reason, ttl, origin)
+  ending = ending or new_ending()
+  ending(user, id, reason, ttl, origin)
+end
+calls[#calls + 1] = function()
+  announcements = {}
+  ending = nil
+  return NEXT
+end
+end
+
+-- lib/depend.lua
+-- Dependencies. `uses` of a task holds what it depends on, `feeds` of a task those that depend on it and have not ended: the
+-- two mirror each other. `needs` holds what a deferred task still waits for. While somebody is in `feeds` of a task, its
+-- result has no time to live, so that what a living task is given by others lives as long as it does. A dead letter may be
+-- requeued, and counts as living.
+-- A task in either has the field `linked`, so that the others pay nothing at their end. Of a result that is kept for others
+-- it is the time to live, in ms, that begins when the last of them has ended; else it is 1.
+
+-- lib/limits.lua
+-- Limits: how many tasks of a key run at once, and how often they start. A task has the key of its name, and those that it
+-- was put in with. `limited` is nil in a queue that has none. A task that must wait is held apart under one of its keys, so
+-- that it blocks nothing behind it. Room goes by turns of users: who is let in has a place of each of its keys in hand, and
+-- comes back to its place in its lane.
+-- A key `<k>` is `<u>:<text>` or, of a template that was filled, `<u>=<template>:<text>`; without `<u>` all users share it.
+-- What is set lies in records `<r>`: `<u>:<text>`, or `<u>=<template>`.
+-- limit:<r>           hash    by (hand or code), max, rate_us, burst: what holds; hand, code: what each of them says;
+--                             uncounted, while what ran before it is being counted; paused, where nothing may start
+-- uncounted           set     records whose limits are uncounted; `recount` of `state` tells how far the count has come
+-- limit-rate:<k>      string  'tat interval', see lib/gcra.lua
+-- running:<k>         set     <u>:<id> of the deliveries that count
+-- let-in:<k>          zset    <u>:<id> of tasks that have a place in hand and have not started → ms until when
+-- offers:<u>          hash    the same of one user: id → keys; `in_hand` of `state` tells how many there are of all users
+-- held                zset    keys with held tasks → ms of the next look
+-- held-keys:<u>       zset    keys of templates, and of that user alone, in whose line it stands → ms of a look by its turn
+-- held-turns          zset    users → ms of the first of these, or of its last turn: where more keys are due than one call
+--                             looks at, they go by turns of users
+-- held-users:<k>      zset    users with held tasks of that key → when they were last let in, in us, or may be again
+-- held:<u>            zset    held tasks of a user → their score
+-- held:<u>:<k>        zset    the same, of one key; one that keeps a place of another key is the first
+-- kept:<k>            set     those of let-in:<k> that are held, and keep their place while they wait for another key
+-- keeper:<u>          string  the task of the user that does so, or did so in vain
 
 -- lib/first_moment.lua
 -- Users by their first moment, so that one user's many cost the others nothing.
@@ -2589,469 +3034,13 @@ local function take_moment(all, own, user, member)
   if first then call('ZADD', all, 'GT', math.floor(first), user) else call('ZREM', all, user) end
   return 1
 end
-local add_all_to
-local depend
-local links
-local pass_on_outcomes
-local put_off_outcomes
-do
-
--- Lua unpacks a few thousand at a time.
-function add_all_to(set, members)
-  for at = 1, #members, 1000 do call('SADD', set, unpack(members, at, math.min(at + 999, #members))) end
-end
-
-local function new_links()
-  local it = {}
-
-  local STEP, TURN = 500, 50 -- tasks that one call passes outcomes on to, and of one user at a time while others wait
-  local LAPSES, LOOKS = 100, 20 -- dead letters that one call gives up, and users of whom it does
-  local lapsing_key = prefix .. 'lapsing'
-
-  -- `ttl`: in ms, nil for none.
-  local function set_ttl(user, id, ttl)
-    local result, size = result_key(user, id), nil
-    if bytes then
-      size = call('STRLEN', result)
-      bytes.change(user, 'result:' .. id, -size, bytes.expiry_of(result))
-    end
-    if ttl then call('PEXPIRE', result, ttl) else call('PERSIST', result) end
-    if bytes then bytes.lay_result(user, id, size) end
-  end
-
-  -- `known_ttl`: where it is known.
-  function it.keep_result(user, id, known_ttl)
-    local ttl = known_ttl or call('PTTL', result_key(user, id))
-    if ttl < 0 then return call('HSETNX', task_key(user, id), 'linked', 1) end
-    call('HSET', task_key(user, id), 'linked', math.max(2, ttl))
-    set_ttl(user, id, nil)
-  end
-
-  -- Nobody depends on it any more.
-  local function let_go(user, id)
-    local key = task_key(user, id)
-    local linked = call('HGET', key, 'linked')
-    local ttl = tonumber(linked or 0)
-    if ttl > 1 then
-      set_ttl(user, id, ttl)
-    elseif linked and call('EXISTS', uses_key(user, id)) == 0 then
-      take_moment(lapsing_key, place_key('lapsing', user), user, id)
-    else
-      return
-    end
-    call('HDEL', key, 'linked')
-  end
-
-  -- `dependents`: ids of those that depend on it from now on.
-  function it.feed(user, id, dependents, is_finished)
-    add_all_to(feeds_key(user, id), dependents)
-    if is_finished then it.keep_result(user, id) else call('HSETNX', task_key(user, id), 'linked', 1) end
-  end
-
-  function it.link(user, id, dependency)
-    call('SADD', uses_key(user, id), dependency)
-    call('HSETNX', task_key(user, id), 'linked', 1)
-    it.feed(user, dependency, { id }, call('GETRANGE', result_key(user, dependency), 9, 9) == 'F')
-  end
-
-  local function stop_using(user, id, most)
-    local used = call('SPOP', uses_key(user, id), most)
-    for _, dependency in ipairs(used) do
-      local feeds, informed = feeds_key(user, dependency), informed_key(user, dependency)
-      if call('SREM', feeds, id) == 0 then call('SREM', informed, id) end
-      if call('EXISTS', feeds, informed) == 0 then let_go(user, dependency) end
-    end
-    return #used
-  end
-
-  -- Out of its place. Reads each key that its leaving writes, so that one of another type shows before. What it depends on
-  -- hears of it when its end is passed on, or by `forget`.
-  function it.leave_deferred(user, id)
-    call('SCARD', needs_key(user, id))
-    call('SCARD', uses_key(user, id))
-    call('SCARD', place_key('deferred', user))
-    call('DEL', needs_key(user, id))
-    call('SREM', place_key('deferred', user), id)
-    count('deferred', -1)
-  end
-
-  -- Of a task that is erased, as those that depend on it will be. Returns how much it used.
-  function it.forget(user, id)
-    local used = stop_using(user, id, call('SCARD', uses_key(user, id)))
-    if call('EXISTS', feeds_key(user, id), informed_key(user, id)) == 1 then call('HSET', task_key(user, id), 'linked', 1) end
-    return used
-  end
-
-  -- From their place among the deferred ones, which they leave first, to where they go on. In the order in which they came.
-  local released = {}
-  local function release(user, some, step_us)
-    local ids, scored, queued = {}, { critical = {}, normal = {} }, {}
-    for at, known in ipairs(some) do
-      ids[at] = known.id
-      known.due = known.delay and now + known.delay or tonumber(known.due or 0)
-    end
-    choice.know(user)
-    call('SREM', place_key('deferred', user), unpack(ids))
-    count('deferred', -#ids)
-    for _, known in ipairs(some) do
-      if known.due > now then
-        schedule(user, known.id, known.due)
-        call('HSET', task_key(user, known.id), 'state', 'scheduled', 'due', known.due)
-      else
-        local lane, score = score_of(tonumber(known.priority or 3), step_us)
-        table.insert(scored[lane], score)
-        table.insert(scored[lane], known.id)
-        queued[#queued + 1] = known
-      end
-    end
-    for lane, pairs_of in pairs(scored) do
-      if pairs_of[1] then call('ZADD', place_key(lane, user), unpack(pairs_of)) end
-      count(lane, #pairs_of / 2)
-    end
-    for _, known in ipairs(queued) do call('HSET', task_key(user, known.id), 'state', 'queued', 'queued', now) end
-    local first = queued[1]
-    if first and admit(user, cost_of_task(user, first.id)) then released[user] = (released[user] or 0) + #queued end
-    for _, known in ipairs(some) do
-      if known.watched then publish(user, known.id, 'waiting') end
-    end
-  end
-
-  -- 'go' on without it, 'end' as well, or 'wait' on: for a task that failed, as it may be requeued, and with `wait-on` for
-  -- whatever has this id next.
-  local function verdict(on_failure, outcome)
-    if outcome == 'finished' or on_failure == 'run' then return 'go' end
-    if on_failure == 'cancel' or outcome ~= 'failed' and on_failure == 'wait' then return 'end' end
-    return 'wait'
-  end
-  it.verdict = verdict
-
-  -- The task with which it began that one ends by this dependency: of one that was canceled itself, its record tells.
-  local origins = {}
-  function it.origin_of(user, dependency, outcome)
-    if outcome ~= 'canceled' then return dependency end
-    local key = result_key(user, dependency)
-    if not origins[key] then
-      local record = redis.pcall('GET', key)
-      local is_read, fields = pcall(cmsgpack.unpack, type(record) == 'string' and string.sub(record, 11) or '')
-      origins[key] = is_read and type(fields) == 'table' and type(fields[13]) == 'string' and fields[13] or dependency
-    end
-    return origins[key]
-  end
-
-  function it.reason_of(user, dependency, outcome)
-    local origin, reason = it.origin_of(user, dependency, outcome), 'dependency ' .. dependency .. ' ' .. outcome
-    return origin == dependency and reason or reason .. ', which began with ' .. origin
-  end
-
-  -- One dependent learns how one of its dependencies ended. It may have waited for another task of that id, which finished.
-  -- True: it is to be released.
-  local function inform(user, known, dependency, outcome, ttl)
-    local id = known.id
-    if known.state ~= 'deferred' then return false end
-    local does, needs = verdict(known.on_failure, outcome), needs_key(user, id)
-    if does == 'go' then
-      if call('SREM', needs, dependency) == 0 then return false end
-      return known.waits_for_one or call('EXISTS', needs) == 0
-    elseif does == 'end' and call('SISMEMBER', needs, dependency) == 1 then
-      it.leave_deferred(user, id)
-      end_canceled(user, id, it.reason_of(user, dependency, outcome), ttl, it.origin_of(user, dependency, outcome))
-    end
-    return false
-  end
-
-  -- How the task stands now: it may have been requeued since the announcement was put off.
-  local function standing_outcome(user, id, outcome)
-    local letter = call('GETRANGE', result_key(user, id), 9, 9)
-    if letter == 'F' then return 'finished' end
-    if letter == 'X' then return 'failed' end
-    if letter == 'C' then return 'canceled' end
-    if call('EXISTS', body_key(user, id)) == 1 then return nil end
-    return outcome
-  end
-
-  -- Those that were told while others had yet to be are joined with the others.
-  local function end_announcement(user, id, outcome)
-    local feeds, informed = feeds_key(user, id), informed_key(user, id)
-    if call('EXISTS', informed) == 1 then
-      add_all_to(informed, call('SMEMBERS', feeds)) -- who came since: mostly nobody
-      call('RENAME', informed, feeds)
-    end
-    if call('EXISTS', feeds) == 0 then
-      let_go(user, id)
-    elseif outcome == 'finished' then
-      it.keep_result(user, id)
-    else
-      call('HSETNX', task_key(user, id), 'linked', 1)
-    end
-  end
-
-  -- A set has no order of its own: those who came first go on first, among as many as one call informs.
-  local function in_order(user, ids)
-    local some = {}
-    for at, id in ipairs(ids) do
-      local fields = call('HMGET', task_key(user, id), 'came', 'state', 'on_failure', 'priority', 'due', 'delay', 'watched',
-        'waits')
-      some[at] = { id = id, came = tonumber(fields[1] or 0), state = fields[2], on_failure = fields[3], priority = fields[4],
-        due = fields[5], delay = fields[6], watched = fields[7], waits_for_one = fields[8] == '1' }
-    end
-    table.sort(some, function(one, other) return one.came < other.came end)
-    return some
-  end
-
-  -- Of those who are told, some may be canceled, and leave `feeds` when their own end is passed on.
-  local function tell(user, id, outcome, dependents, step_us, ttl)
-    local told, free = nil, {}
-    local function tell_all()
-      for _, known in ipairs(dependents) do
-        told = known
-        if inform(user, known, id, outcome, ttl) then free[#free + 1] = known end
-      end
-      told = nil
-      if free[1] then release(user, free, step_us) end
-    end
-    local is_done, failure = pcall(tell_all)
-    if is_done then return end
-    free[#free + 1] = told
-    for _, known in ipairs(free) do damage().leave_deferred(user, known.id, id) end
-    damage().fail(user, failure, told and told.id)
-  end
-
-  -- What has ended for good uses nothing any more. Returns how much it was, and whether there is more.
-  local function leave_used(user, id, outcome, most)
-    if outcome == 'failed' then return 0, false end
-    local used = stop_using(user, id, most)
-    return used, used == most
-  end
-
-  -- The same as pass_on of what has just ended, while nothing was put off: how it stands is known, and all of `feeds` have
-  -- yet to be told.
-  local function pass_on_at_once(user, id, outcome, result_ttl, most, step_us, ttl)
-    local ids = call('SRANDMEMBER', feeds_key(user, id), most)
-    if #ids == most then return 0, false end
-    if ids[1] then
-      tell(user, id, outcome, in_order(user, ids), step_us, ttl)
-      if outcome == 'finished' then it.keep_result(user, id, result_ttl) end
-    end
-    local used, has_more = leave_used(user, id, outcome, most)
-    return #ids + math.max(1, used), not has_more
-  end
-
-  -- Informs at most `most` dependents of one task; returns how many, and whether that was all.
-  local function pass_on(user, id, told, most, step_us, ttl)
-    local outcome = standing_outcome(user, id, told)
-    if not outcome then
-      end_announcement(user, id)
-      return 1, true
-    end
-    local feeds, informed = feeds_key(user, id), informed_key(user, id)
-    local ids = call('SRANDMEMBER', feeds, most)
-    if ids[1] then
-      tell(user, id, outcome, in_order(user, ids), step_us, ttl)
-      if #ids == most or call('EXISTS', informed) == 1 then
-        call('SADD', informed, unpack(ids))
-        call('SREM', feeds, unpack(ids))
-        if call('EXISTS', feeds) == 1 then return #ids + 1, false end
-      end
-    end
-    local used, has_more = leave_used(user, id, outcome, most)
-    if has_more then return #ids + used, false end
-    end_announcement(user, id, outcome)
-    return #ids + math.max(1, used), true
-  end
-
-  local function attempt(act, user, id, ...)
-    local is_done, informed, all = pcall(act, user, id, ...)
-    if not is_done then damage().fail(user, informed, id) end
-    return informed, all
-  end
-
-  -- announcements      zset  users with some that were put off → their last turn, in us
-  -- announcements:<u>  list  {id, outcome}, the oldest first
-  local turns_key = prefix .. 'announcements'
-  local function line_of(user) return turns_key .. ':' .. user end
-
-  local function put_off(user, id, outcome)
-    call('RPUSH', line_of(user), cmsgpack.pack({ id, outcome }))
-    call('ZADD', turns_key, 'NX', now_us, user)
-    count('announcements', 1)
-  end
-
-  function it.put_off_from(first)
-    for at = first, #announcements do put_off(unpack(announcements[at])) end
-    wake_from(prefix .. 'waiting', 1)
-  end
-
-  local function are_put_off() return tonumber(has_announcements or 0) + (counts.announcements or 0) > 0 end
-
-  -- The oldest one of the user whose turn it is, or a part of it. Returns how many it informed.
-  local turn = 0
-  local function take_turn_of(user, has_others, budget, step_us, ttl)
-    local line, most = line_of(user), has_others and math.min(budget, TURN) or budget
-    local packed = call('LINDEX', line, 0)
-    local informed, all = 1, false
-    if packed then
-      local oldest = cmsgpack.unpack(packed)
-      informed, all = attempt(pass_on, user, oldest[1], oldest[2], most, step_us, ttl)
-    end
-    if all then
-      call('LPOP', line)
-      count('announcements', -1)
-    end
-    turn = turn + 1
-    if call('EXISTS', line) == 1 then call('ZADD', turns_key, now_us + turn, user) else call('ZREM', turns_key, user) end
-    return informed
-  end
-
-  -- lapsing      zset  users with dead letters that are linked → ms when the first of each is given up
-  -- lapsing:<u>  zset  id → ms when it is given up
-  function it.lapse_at(user, id, ms)
-    local at = string.format('%d', ms)
-    call('ZADD', place_key('lapsing', user), at, id)
-    call('ZADD', lapsing_key, 'LT', at, user)
-  end
-
-  function it.lapses(user, id) return call('ZSCORE', place_key('lapsing', user), id) end
-
-  local function give_up(user, id)
-    call('ZREM', place_key('lapsing', user), id)
-    if call('EXISTS', body_key(user, id)) == 1 then
-      -- One of its id was put in since: it stops using what this one did.
-      if call('HGET', task_key(user, id), 'state') ~= 'failed' then return call('HSETNX', task_key(user, id), 'linked', 1) end
-      erase_task(user, id)
-    end
-    put_off(user, id, 'expired')
-  end
-
-  local function give_up_of(user, most)
-    local own = place_key('lapsing', user)
-    for _, id in ipairs(call('ZRANGEBYSCORE', own, '-inf', now, 'LIMIT', 0, most)) do
-      local is_done, failure = pcall(give_up, user, id)
-      if not is_done then
-        call('ZADD', own, damage().next_ms, id)
-        damage().note(user, failure, id)
-      end
-    end
-    end_turn(lapsing_key, own, user)
-  end
-
-  -- By turns of users. Whoever waits for them is told, and what they used is let go, by the calls that follow.
-  function it.give_up_lapsed()
-    local users = call('ZRANGEBYSCORE', lapsing_key, '-inf', now, 'LIMIT', 0, LOOKS)
-    local most = math.floor(LAPSES / #users)
-    for _, user in ipairs(users) do
-      local is_done, failure = pcall(give_up_of, user, most)
-      if not is_done then
-        damage().note(user, failure)
-        call('ZREM', lapsing_key, user)
-      end
-    end
-  end
-
-  local function take_turn(budget, step_us, ttl)
-    local users = call('ZRANGE', turns_key, 0, 1)
-    local user = users[1]
-    if not user then return budget end -- the key was lost
-    local is_done, informed = pcall(take_turn_of, user, users[2], budget, step_us, ttl)
-    if is_done then return informed end
-    damage().note(user, informed)
-    call('ZREM', turns_key, user)
-    return 1
-  end
-
-  -- What this call caused is told at once, as long as nothing was put off; what is put off, by turns of users.
-  function it.pass_on_outcomes(step_us, ttl)
-    local budget, at, failure, goes_on = STEP, 1, nil, are_put_off()
-    while announcements[at] and budget > 0 and not are_put_off() do
-      local user, id, outcome, result_ttl = unpack(announcements[at])
-      local is_done, informed, all
-      if outcome == 'finished' or outcome == 'failed' then
-        is_done, informed, all = pcall(attempt, pass_on_at_once, user, id, outcome, result_ttl, budget, step_us, ttl)
-      else -- one of its id may have been put in by this very call
-        is_done, informed, all = pcall(attempt, pass_on, user, id, outcome, budget, step_us, ttl)
-      end
-      if not is_done then
-        failure = { user = user, of = informed }
-        break
-      end
-      budget = budget - informed
-      if not all then break end
-      at = at + 1
-    end
-    local function put_off_others()
-      for left = at, #announcements do put_off(unpack(announcements[left])) end
-      at = #announcements + 1
-    end
-    put_off_others()
-    if failure then damage().note(failure.user, failure.of) end
-    while budget > 0 and are_put_off() do
-      budget = budget - take_turn(budget, step_us, ttl)
-      put_off_others()
-    end
-    if goes_on then it.give_up_lapsed() end -- they may be what was put off, and one call gives up so many
-    if are_put_off() then wake_from(prefix .. 'waiting', 1) end
-    for user, tasks in pairs(released) do wake(user, tasks) end
-  end
-
-  return it
-end
-
-function depend()
-  links = links or new_links()
-  return links
-end
-
--- What an earlier call put off, and what this one caused: one step of it in each call.
-local is_passed_on, passed_on
-function pass_on_outcomes(step_us, ttl)
-  if is_passed_on then return end
-  is_passed_on = true
-  if announcements[1] or tonumber(has_announcements or 0) > 0 then depend().pass_on_outcomes(step_us, ttl) end
-  passed_on = #announcements
-end
-
--- What this call caused after that is passed on by those that follow.
-function put_off_outcomes()
-  if not announcements[passed_on + 1] then return end
-  depend().put_off_from(passed_on + 1)
-  passed_on = #announcements
-end
-calls[#calls + 1] = function()
-  links = nil
-  is_passed_on, passed_on = false, 0
-  return NEXT
-end
-end
-
--- lib/drop.lua
--- Whose backlog is full and drops: the first ones in line go, of the normal lane before the critical one. They end as
--- canceled, with a record that is kept for `ttl` ms.
-
--- lib/limits.lua
--- Limits: how many tasks of a key run at once, and how often they start. A task has the key of its name, and those that it
--- was put in with. `limited` is nil in a queue that has none. A task that must wait is held apart under one of its keys, so
--- that it blocks nothing behind it. Room goes by turns of users: who is let in has a place of each of its keys in hand, and
--- comes back to its place in its lane.
--- A key `<k>` is `<u>:<text>` or, of a template that was filled, `<u>=<template>:<text>`; without `<u>` all users share it.
--- What is set lies in records `<r>`: `<u>:<text>`, or `<u>=<template>`.
--- limit:<r>           hash    by (hand or code), max, rate_us, burst: what holds; hand, code: what each of them says;
---                             uncounted, while what ran before it is being counted; paused, where nothing may start
--- uncounted           set     records whose limits are uncounted; `recount` of `state` tells how far the count has come
--- limit-rate:<k>      string  'tat interval', see lib/gcra.lua
--- running:<k>         set     <u>:<id> of the deliveries that count
--- let-in:<k>          zset    <u>:<id> of tasks that have a place in hand and have not started → ms until when
--- offers:<u>          hash    the same of one user: id → keys; `in_hand` of `state` tells how many there are of all users
--- held                zset    keys with held tasks → ms of the next look
--- held-users:<k>      zset    users with held tasks of that key → when they were last let in, in us, or may be again
--- held:<u>            zset    held tasks of a user → their score
--- held:<u>:<k>        zset    the same, of one key; one that keeps a place of another key is the first
--- kept:<k>            set     those of let-in:<k> that are held, and keep their place while they wait for another key
--- keeper:<u>          string  the task of the user that does so, or did so in vain
 
 local function new_limits()
   local it, rules, known, freed = {}, {}, {}, {}
-  local held_key = prefix .. 'held'
+  local held_key, turns_key = prefix .. 'held', prefix .. 'held-turns'
   local LOOK_MS, UNLIMITED = 1000, 100 -- a look even if nothing was freed; how many are let in when a limit is gone
   local KEYS_DUE, USERS = 200, 20 -- looked at in one call; of one key, beyond those that are let in
+  local KEYS_OF_A_USER = 5 -- looked at in its turn
   local LANES = 50 -- counted in one call
   local PAUSE_MS = 3600000 -- between two looks at a key that is paused
   local KEPT_SHARE = 20 -- a place is kept for this part of the wait, and afterwards none for so many times as long
@@ -3062,6 +3051,7 @@ local function new_limits()
   local function let_in_of(k) return prefix .. 'let-in:' .. k end
   local function kept_of(k) return prefix .. 'kept:' .. k end
   local function offers_of(user) return prefix .. 'offers:' .. user end
+  local function keys_of(user) return prefix .. 'held-keys:' .. user end
 
   -- Keys as a text, each behind its length: '7::openai6:u:more'.
   local function packed(keys)
@@ -3257,11 +3247,22 @@ local function new_limits()
     return math.ceil((now + turns * LOOK_MS) / LOOK_MS) * LOOK_MS
   end
 
+  -- Of names, and of texts that all users share, there are as many as limits. Of other keys one user may have any number.
+  local function may_be_many(k) return string.byte(k) ~= 58 end -- ':'
+  it.may_be_many = may_be_many
+
+  -- What fails here costs no more than a turn.
+  function it.note_key(user, k)
+    redis.pcall('ZADD', keys_of(user), now_text, k)
+    redis.pcall('ZADD', turns_key, 'LT', now_text, user)
+  end
+
   -- Where there is room, those before it cannot use it: they are looked at again. `first`: of its user.
   local function stand_in_line(l, user, id, score, first)
     call('ZADD', held_of(user, l.key), first and -1 or score, id)
-    call('ZADD', users_of(l.key), 'NX', now_us, user)
+    local is_new = call('ZADD', users_of(l.key), 'NX', now_us, user) == 1
     l.has_line = true
+    if is_new and may_be_many(l.key) then it.note_key(user, l.key) end
     if room(l) >= 1 then free(l.key, 1) end
     local at = next_look(l)
     if call('ZADD', held_key, 'NX', at, l.key) == 1 then note_moment(at, user) end
@@ -3270,6 +3271,7 @@ local function new_limits()
   local function leave_line(user, id, k)
     call('ZREM', held_of(user, k), id)
     if call('EXISTS', held_of(user, k)) == 1 then return end
+    if may_be_many(k) then pcall(take_moment, turns_key, keys_of(user), user, k) end
     call('ZREM', users_of(k), user)
     if call('EXISTS', users_of(k)) == 1 then return end
     call('ZREM', held_key, k)
@@ -3556,11 +3558,46 @@ local function new_limits()
   -- Whether there is more to count, or to look at.
   function it.is_counting() return is_counting end
 
+  -- Some keys of a user, of which `held` knows when they are due.
+  local function take_keys_of(user, choose)
+    local own = keys_of(user)
+    for _, k in ipairs(call('ZRANGEBYSCORE', own, '-inf', now, 'LIMIT', 0, KEYS_OF_A_USER)) do
+      local at = tonumber(call('ZSCORE', held_key, k) or nil)
+      if not at then
+        call('ZREM', own, k)
+      else
+        call('ZADD', own, math.min(math.max(at, now + 1), now + LOOK_MS), k)
+        if at <= now then choose(k) end
+      end
+    end
+    end_turn(turns_key, own, user)
+  end
+
+  -- More are due than one call looks at: half of them by turns of users, the others as they came.
+  local function by_turns(as_they_came)
+    local chosen, seen = {}, {}
+    local function choose(k)
+      if not seen[k] then chosen[#chosen + 1], seen[k] = k, true end
+    end
+    for _, user in ipairs(call('ZRANGEBYSCORE', turns_key, '-inf', now, 'LIMIT', 0, USERS)) do
+      local is_done, failure = pcall(take_keys_of, user, choose)
+      if not is_done then
+        damage().note(user, failure)
+        call('ZREM', turns_key, user)
+      end
+    end
+    for _, k in ipairs(as_they_came) do
+      if #chosen < KEYS_DUE then choose(k) end
+    end
+    return chosen
+  end
+
   -- The keys that are due share alike what one call lets in.
   function it.tick(woken)
     count_running()
     look_at_all()
     local keys = call('ZRANGEBYSCORE', held_key, '-inf', now, 'LIMIT', 0, KEYS_DUE)
+    if #keys == KEYS_DUE then keys = by_turns(keys) end
     table.sort(keys)
     local most = math.max(1, math.floor(UNLIMITED / #keys))
     for _, k in ipairs(keys) do look(k, most, woken) end
@@ -3589,6 +3626,512 @@ calls[#calls + 1] = function()
   return NEXT
 end
 
+-- Lua unpacks a few thousand at a time.
+local function add_all_to(set, members)
+  for at = 1, #members, 1000 do call('SADD', set, unpack(members, at, math.min(at + 999, #members))) end
+end
+
+-- A function of lib/cancel.lua, below.
+local cancel_task
+
+local function new_links()
+  local it = {}
+
+  local STEP, TURN = 500, 50 -- tasks that one call passes outcomes on to, and of one user at a time while others wait
+  local LAPSES, LOOKS = 100, 20 -- dead letters that one call gives up, and users of whom it does
+  local lapsing_key = prefix .. 'lapsing'
+
+  -- `ttl`: in ms, nil for none.
+  local function set_ttl(user, id, ttl)
+    local result, size = result_key(user, id), nil
+    if bytes then
+      size = call('STRLEN', result)
+      bytes.change(user, 'result:' .. id, -size, bytes.expiry_of(result))
+    end
+    if ttl then call('PEXPIRE', result, ttl) else call('PERSIST', result) end
+    if bytes then bytes.lay_result(user, id, size) end
+  end
+
+  -- `known_ttl`: where it is known.
+  function it.keep_result(user, id, known_ttl)
+    local ttl = known_ttl or call('PTTL', result_key(user, id))
+    if ttl < 0 then return call('HSETNX', task_key(user, id), 'linked', 1) end
+    call('HSET', task_key(user, id), 'linked', math.max(2, ttl))
+    set_ttl(user, id, nil)
+  end
+
+  -- Nobody depends on it any more.
+  local function let_go(user, id)
+    local key = task_key(user, id)
+    local linked = call('HGET', key, 'linked')
+    local ttl = tonumber(linked or 0)
+    if ttl > 1 then
+      set_ttl(user, id, ttl)
+    elseif linked and call('EXISTS', uses_key(user, id), ends_key(user, id)) == 0 then
+      take_moment(lapsing_key, place_key('lapsing', user), user, id)
+    else
+      return
+    end
+    call('HDEL', key, 'linked')
+  end
+
+  -- `dependents`: ids of those that depend on it from now on.
+  function it.feed(user, id, dependents, is_finished)
+    add_all_to(feeds_key(user, id), dependents)
+    if is_finished then it.keep_result(user, id) else call('HSETNX', task_key(user, id), 'linked', 1) end
+  end
+
+  function it.link(user, id, dependency)
+    call('SADD', uses_key(user, id), dependency)
+    call('HSETNX', task_key(user, id), 'linked', 1)
+    it.feed(user, dependency, { id }, call('GETRANGE', result_key(user, dependency), 9, 9) == 'F')
+  end
+
+  local function stop_using(user, id, most)
+    local used = call('SPOP', uses_key(user, id), most)
+    for _, dependency in ipairs(used) do
+      local feeds, informed = feeds_key(user, dependency), informed_key(user, dependency)
+      if call('SREM', feeds, id) == 0 then call('SREM', informed, id) end
+      if call('EXISTS', feeds, informed) == 0 then let_go(user, dependency) end
+    end
+    return #used
+  end
+
+  -- Out of its place. Reads each key that its leaving writes, so that one of another type shows before. What it depends on
+  -- hears of it when its end is passed on, or by `forget`.
+  function it.leave_deferred(user, id)
+    call('SCARD', needs_key(user, id))
+    call('SCARD', uses_key(user, id))
+    call('SCARD', place_key('deferred', user))
+    call('DEL', needs_key(user, id))
+    call('SREM', place_key('deferred', user), id)
+    count('deferred', -1)
+  end
+
+  -- Of a task that is erased, as those that depend on it will be. Returns how much it used.
+  function it.forget(user, id)
+    local used = stop_using(user, id, call('SCARD', uses_key(user, id)))
+    if call('EXISTS', feeds_key(user, id), informed_key(user, id)) == 1 then call('HSET', task_key(user, id), 'linked', 1) end
+    return used
+  end
+
+  -- From their place among the deferred ones, which they leave first, to where they go on. In the order in which they came.
+  local released = {}
+  local function release(user, some, step_us)
+    local ids, scored, queued = {}, { critical = {}, normal = {} }, {}
+    for at, known in ipairs(some) do
+      ids[at] = known.id
+      known.due = known.delay and now + known.delay or tonumber(known.due or 0)
+    end
+    choice.know(user)
+    call('SREM', place_key('deferred', user), unpack(ids))
+    count('deferred', -#ids)
+    for _, known in ipairs(some) do
+      if known.due > now then
+        schedule(user, known.id, known.due)
+        call('HSET', task_key(user, known.id), 'state', 'scheduled', 'due', known.due)
+      else
+        local lane, score = score_of(tonumber(known.priority or 3), step_us)
+        table.insert(scored[lane], score)
+        table.insert(scored[lane], known.id)
+        queued[#queued + 1] = known
+      end
+    end
+    for lane, pairs_of in pairs(scored) do
+      if pairs_of[1] then call('ZADD', place_key(lane, user), unpack(pairs_of)) end
+      count(lane, #pairs_of / 2)
+    end
+    for _, known in ipairs(queued) do call('HSET', task_key(user, known.id), 'state', 'queued', 'queued', now) end
+    local first = queued[1]
+    if first and admit(user, cost_of_task(user, first.id)) then released[user] = (released[user] or 0) + #queued end
+    for _, known in ipairs(some) do
+      if known.watched then publish(user, known.id, 'waiting') end
+    end
+  end
+
+  -- 'go' on without it, 'end' as well, or 'wait' on: for a task that failed, as it may be requeued, and with `wait-on` for
+  -- whatever has this id next.
+  local function verdict(on_failure, outcome)
+    if outcome == 'finished' or on_failure == 'run' then return 'go' end
+    if on_failure == 'cancel' or outcome ~= 'failed' and on_failure == 'wait' then return 'end' end
+    return 'wait'
+  end
+  it.verdict = verdict
+
+  -- The task with which it began that one ends by this dependency: of one that was canceled itself, its record tells.
+  local origins = {}
+  function it.origin_of(user, dependency, outcome)
+    if outcome ~= 'canceled' then return dependency end
+    local key = result_key(user, dependency)
+    if not origins[key] then
+      local record = redis.pcall('GET', key)
+      local is_read, fields = pcall(cmsgpack.unpack, type(record) == 'string' and string.sub(record, 11) or '')
+      origins[key] = is_read and type(fields) == 'table' and type(fields[13]) == 'string' and fields[13] or dependency
+    end
+    return origins[key]
+  end
+
+  function it.reason_of(user, dependency, outcome)
+    local origin, reason = it.origin_of(user, dependency, outcome), 'dependency ' .. dependency .. ' ' .. outcome
+    return origin == dependency and reason or reason .. ', which began with ' .. origin
+  end
+
+  -- One dependent learns how one of its dependencies ended. It may have waited for another task of that id, which finished.
+  -- True: it is to be released.
+  local function inform(user, known, dependency, outcome, ttl)
+    local id = known.id
+    if known.with_parent == dependency and outcome == 'canceled' then
+      cancel_task(user, id, 'its parent ' .. dependency .. ' was canceled', ttl)
+      return false
+    end
+    if known.state ~= 'deferred' then return false end
+    local does, needs = verdict(known.on_failure, outcome), needs_key(user, id)
+    if does == 'go' then
+      if call('SREM', needs, dependency) == 0 then return false end
+      return known.waits_for_one or call('EXISTS', needs) == 0
+    elseif does == 'end' and call('SISMEMBER', needs, dependency) == 1 then
+      it.leave_deferred(user, id)
+      end_canceled(user, id, it.reason_of(user, dependency, outcome), ttl, it.origin_of(user, dependency, outcome))
+    end
+    return false
+  end
+
+  -- How the task stands now: it may have been requeued since the announcement was put off.
+  local function standing_outcome(user, id, outcome)
+    local letter = call('GETRANGE', result_key(user, id), 9, 9)
+    if letter == 'F' then return 'finished' end
+    if letter == 'X' then return 'failed' end
+    if letter == 'C' then return 'canceled' end
+    if call('EXISTS', body_key(user, id)) == 1 then return nil end
+    return outcome
+  end
+
+  -- Those that were told while others had yet to be are joined with the others.
+  local function end_announcement(user, id, outcome)
+    local feeds, informed = feeds_key(user, id), informed_key(user, id)
+    if call('EXISTS', informed) == 1 then
+      add_all_to(informed, call('SMEMBERS', feeds)) -- who came since: mostly nobody
+      call('RENAME', informed, feeds)
+    end
+    if call('EXISTS', feeds) == 0 then
+      let_go(user, id)
+    elseif outcome == 'finished' then
+      it.keep_result(user, id)
+    else
+      call('HSETNX', task_key(user, id), 'linked', 1)
+    end
+  end
+
+  -- A set has no order of its own: those who came first go on first, among as many as one call informs.
+  local function in_order(user, ids)
+    local some = {}
+    for at, id in ipairs(ids) do
+      local fields = call('HMGET', task_key(user, id), 'came', 'state', 'on_failure', 'priority', 'due', 'delay', 'watched',
+        'waits', 'with_parent')
+      some[at] = { id = id, came = tonumber(fields[1] or 0), state = fields[2], on_failure = fields[3], priority = fields[4],
+        due = fields[5], delay = fields[6], watched = fields[7], waits_for_one = fields[8] == '1', with_parent = fields[9] }
+    end
+    table.sort(some, function(one, other) return one.came < other.came end)
+    return some
+  end
+
+  -- Of those who are told, some may be canceled, and leave `feeds` when their own end is passed on.
+  local function tell(user, id, outcome, dependents, step_us, ttl)
+    local told, free = nil, {}
+    local function tell_all()
+      for _, known in ipairs(dependents) do
+        told = known
+        if inform(user, known, id, outcome, ttl) then free[#free + 1] = known end
+      end
+      told = nil
+      if free[1] then release(user, free, step_us) end
+    end
+    local is_done, failure = pcall(tell_all)
+    if is_done then return end
+    free[#free + 1] = told
+    for _, known in ipairs(free) do damage().leave_deferred(user, known.id, id) end
+    damage().fail(user, failure, told and told.id)
+  end
+
+  -- What has ended for good uses nothing any more. Returns how much it was, and whether there is more.
+  local function leave_used(user, id, outcome, most)
+    if outcome == 'failed' then return 0, false end
+    local used = stop_using(user, id, most)
+    return used, used == most
+  end
+
+  -- The same as pass_on of what has just ended, while nothing was put off: how it stands is known, and all of `feeds` have
+  -- yet to be told.
+  local function pass_on_at_once(user, id, outcome, result_ttl, most, step_us, ttl)
+    local ids = call('SRANDMEMBER', feeds_key(user, id), most)
+    if #ids == most then return 0, false end
+    if ids[1] then
+      tell(user, id, outcome, in_order(user, ids), step_us, ttl)
+      if outcome == 'finished' then it.keep_result(user, id, result_ttl) end
+    end
+    local used, has_more = leave_used(user, id, outcome, most)
+    return #ids + math.max(1, used), not has_more
+  end
+
+  -- Informs at most `most` dependents of one task; returns how many, and whether that was all.
+  local function pass_on(user, id, told, most, step_us, ttl)
+    local outcome = standing_outcome(user, id, told)
+    if not outcome then
+      end_announcement(user, id)
+      return 1, true
+    end
+    local feeds, informed = feeds_key(user, id), informed_key(user, id)
+    local ids = call('SRANDMEMBER', feeds, most)
+    if ids[1] then
+      tell(user, id, outcome, in_order(user, ids), step_us, ttl)
+      if #ids == most or call('EXISTS', informed) == 1 then
+        call('SADD', informed, unpack(ids))
+        call('SREM', feeds, unpack(ids))
+        if call('EXISTS', feeds) == 1 then return #ids + 1, false end
+      end
+    end
+    local used, has_more = leave_used(user, id, outcome, most)
+    if has_more then return #ids + used, false end
+    end_announcement(user, id, outcome)
+    return #ids + math.max(1, used), true
+  end
+
+  local function attempt(act, user, id, ...)
+    local is_done, informed, all = pcall(act, user, id, ...)
+    if not is_done then damage().fail(user, informed, id) end
+    return informed, all
+  end
+
+  -- announcements      zset  users with some that were put off → their last turn, in us
+  -- announcements:<u>  list  {id, outcome}, the oldest first
+  local turns_key = prefix .. 'announcements'
+  local function line_of(user) return turns_key .. ':' .. user end
+
+  local function put_off(user, id, outcome)
+    call('RPUSH', line_of(user), cmsgpack.pack({ id, outcome }))
+    call('ZADD', turns_key, 'NX', now_us, user)
+    count('announcements', 1)
+  end
+
+  local function wake_released()
+    for user, tasks in pairs(released) do wake(user, tasks) end
+    released = {}
+  end
+
+  function it.put_off_from(first, step_us, ttl)
+    for at = first, #announcements do put_off(unpack(announcements[at])) end
+    wake_from(prefix .. 'waiting', 1)
+    it.call_back(step_us, ttl)
+    wake_released()
+  end
+
+  local function are_put_off() return tonumber(has_announcements or 0) + (counts.announcements or 0) > 0 end
+
+  -- The oldest one of the user whose turn it is, or a part of it. Returns how many it informed.
+  local turn = 0
+  local function take_turn_of(user, has_others, budget, step_us, ttl)
+    local line, most = line_of(user), has_others and math.min(budget, TURN) or budget
+    local packed = call('LINDEX', line, 0)
+    local informed, all = 1, false
+    if packed then
+      local oldest = cmsgpack.unpack(packed)
+      informed, all = attempt(pass_on, user, oldest[1], oldest[2], most, step_us, ttl)
+    end
+    if all then
+      call('LPOP', line)
+      count('announcements', -1)
+    end
+    turn = turn + 1
+    if call('EXISTS', line) == 1 then call('ZADD', turns_key, now_us + turn, user) else call('ZREM', turns_key, user) end
+    return informed
+  end
+
+  -- lapsing      zset  users with dead letters that are linked → ms when the first of each is given up
+  -- lapsing:<u>  zset  id → ms when it is given up
+  function it.lapse_at(user, id, ms)
+    local at = string.format('%d', ms)
+    call('ZADD', place_key('lapsing', user), at, id)
+    call('ZADD', lapsing_key, 'LT', at, user)
+  end
+
+  function it.lapses(user, id) return call('ZSCORE', place_key('lapsing', user), id) end
+
+  local function give_up(user, id)
+    call('ZREM', place_key('lapsing', user), id)
+    if call('EXISTS', body_key(user, id)) == 1 then
+      -- One of its id was put in since: it stops using what this one did.
+      if call('HGET', task_key(user, id), 'state') ~= 'failed' then return call('HSETNX', task_key(user, id), 'linked', 1) end
+      erase_task(user, id)
+    end
+    put_off(user, id, 'expired')
+  end
+
+  local function give_up_of(user, most)
+    local own = place_key('lapsing', user)
+    for _, id in ipairs(call('ZRANGEBYSCORE', own, '-inf', now, 'LIMIT', 0, most)) do
+      local is_done, failure = pcall(give_up, user, id)
+      if not is_done then
+        call('ZADD', own, damage().next_ms, id)
+        damage().note(user, failure, id)
+      end
+    end
+    end_turn(lapsing_key, own, user)
+  end
+
+  -- By turns of users. Whoever waits for them is told, and what they used is let go, by the calls that follow.
+  function it.give_up_lapsed()
+    local users = call('ZRANGEBYSCORE', lapsing_key, '-inf', now, 'LIMIT', 0, LOOKS)
+    local most = math.floor(LAPSES / #users)
+    for _, user in ipairs(users) do
+      local is_done, failure = pcall(give_up_of, user, most)
+      if not is_done then
+        damage().note(user, failure)
+        call('ZREM', lapsing_key, user)
+      end
+    end
+  end
+
+  local function take_turn(budget, step_us, ttl)
+    local users = call('ZRANGE', turns_key, 0, 1)
+    local user = users[1]
+    if not user then return budget end -- the key was lost
+    local is_done, informed = pcall(take_turn_of, user, users[2], budget, step_us, ttl)
+    if is_done then return informed end
+    damage().note(user, informed)
+    call('ZREM', turns_key, user)
+    return 1
+  end
+
+  -- Of what has ended in this call so far.
+  local called = 0
+  function it.call_back(step_us, ttl)
+    while called < #announcements do
+      called = called + 1
+      local user, id, outcome = unpack(announcements[called])
+      damage().attempt(user, function()
+        local queued = endings().call_back(user, id, outcome, step_us, ttl)
+        if queued > 0 then released[user] = (released[user] or 0) + queued end
+      end)
+    end
+  end
+
+  -- What this call caused is told at once, as long as nothing was put off; what is put off, by turns of users.
+  function it.pass_on_outcomes(step_us, ttl)
+    local budget, at, failure, goes_on = STEP, 1, nil, are_put_off()
+    it.call_back(step_us, ttl)
+    while announcements[at] and budget > 0 and not are_put_off() do
+      local user, id, outcome, result_ttl = unpack(announcements[at])
+      local is_done, informed, all
+      if outcome == 'finished' or outcome == 'failed' then
+        is_done, informed, all = pcall(attempt, pass_on_at_once, user, id, outcome, result_ttl, budget, step_us, ttl)
+      else -- one of its id may have been put in by this very call
+        is_done, informed, all = pcall(attempt, pass_on, user, id, outcome, budget, step_us, ttl)
+      end
+      if not is_done then
+        failure = { user = user, of = informed }
+        break
+      end
+      budget = budget - informed
+      if not all then break end
+      at = at + 1
+    end
+    local function put_off_others()
+      for left = at, #announcements do put_off(unpack(announcements[left])) end
+      at = #announcements + 1
+    end
+    put_off_others()
+    if failure then damage().note(failure.user, failure.of) end
+    while budget > 0 and are_put_off() do
+      budget = budget - take_turn(budget, step_us, ttl)
+      put_off_others()
+    end
+    if goes_on then it.give_up_lapsed() end -- they may be what was put off, and one call gives up so many
+    if are_put_off() then wake_from(prefix .. 'waiting', 1) end
+    it.call_back(step_us, ttl)
+    wake_released()
+  end
+
+  return it
+end
+
+local links
+local function depend()
+  links = links or new_links()
+  return links
+end
+
+calls[#calls + 1] = function()
+  links = nil
+  return NEXT
+end
+
+-- lib/cancel.lua
+-- Take a task out of wherever it waits, or tell the worker that runs it.
+
+-- Out of the place that its state says.
+local function withdraw(user, id, state)
+  local remove = {}
+
+  function remove.queued()
+    local key = task_key(user, id)
+    local held = call('HGET', key, 'held')
+    if held then count(call('HGET', key, 'lane'), -1) end
+    if held or limited then limiting().drop(user, id, held) end
+    for _, lane in ipairs({ 'critical', 'normal' }) do count(lane, -call('ZREM', place_key(lane, user), id)) end
+    retire(user)
+  end
+
+  function remove.scheduled()
+    count('scheduled', -take_moment(due_key, place_key('scheduled', user), user, id))
+  end
+
+  function remove.deferred() depend().leave_deferred(user, id) end
+
+  remove[state]()
+end
+
+-- The outcome is passed on at the end of the script. Returns 'done' | 'canceling' (its worker was told) | 'ended' (before) |
+-- nil when it is not known.
+function cancel_task(user, id, reason, ttl)
+  if call('EXISTS', result_key(user, id)) == 1 then return 'ended' end
+  if call('EXISTS', body_key(user, id)) == 0 then return nil end
+  local key = task_key(user, id)
+  local state = call('HGET', key, 'state') or 'queued'
+  if state == 'failed' then return 'ended' end
+  if state == 'started' then
+    call('HSETNX', key, 'canceling', reason)
+    call('PUBLISH', prefix .. 'wake:' .. call('HGET', key, 'worker'), user .. ' ' .. id)
+    return 'canceling'
+  end
+  withdraw(user, id, state)
+  end_canceled(user, id, reason, ttl)
+  return 'done'
+end
+
+-- What an earlier call put off, and what this one caused: one step of it in each call.
+local is_passed_on, passed_on
+local function pass_on_outcomes(step_us, ttl)
+  if is_passed_on then return end
+  is_passed_on = true
+  if announcements[1] or tonumber(has_announcements or 0) > 0 then depend().pass_on_outcomes(step_us, ttl) end
+  passed_on = #announcements
+end
+
+-- What this call caused after that is passed on by those that follow.
+local function put_off_outcomes(step_us, ttl)
+  if not announcements[passed_on + 1] then return end
+  depend().put_off_from(passed_on + 1, step_us, ttl)
+  passed_on = #announcements
+end
+calls[#calls + 1] = function()
+  is_passed_on, passed_on = false, 0
+  return NEXT
+end
+
+-- lib/drop.lua
+-- Whose backlog is full and drops: the first ones in line go, of the normal lane before the critical one. They end as
+-- canceled, with a record that is kept for `ttl` ms.
+
 local function drop_oldest(user, excess, ttl)
   local dropped = {}
   for _, lane in ipairs({ 'normal', 'critical' }) do
@@ -3616,13 +4159,106 @@ local function unlist_dead(user, id)
   call('ZREM', prefix .. 'dead', user .. ':' .. id)
   if is_linked then take_moment(all, own, user, id) end
 end
+
+-- lib/collect.lua
+-- Tasks that are to run together wait among the scheduled ones of their user, until so many of a name wait or the first has
+-- waited for so long. Who is served first of a group takes the others along. What is canceled meanwhile, or moved, is
+-- met no more: who is left alone runs alone.
+-- collecting:<u>       hash  name → the group that is open: the id of its first task
+-- collected:<u>:<id>   list  the ids of a group
+-- task:<u>:<id>        collect  its group
+local collecting
+do
+
+local function new_collecting()
+  local it = {}
+  local KEPT_MS = 86400000 -- of a group after its last task came; then they run apart
+  local function open_key(user) return prefix .. 'collecting:' .. user end
+  local function group_key(user, group) return prefix .. 'collected:' .. user .. ':' .. group end
+
+  -- It leaves the scheduled ones.
+  function it.unschedule(user, id)
+    local waiting = place_key('scheduled', user)
+    local removed = call('ZREM', waiting, id)
+    count('scheduled', -removed)
+    local first = call('ZRANGE', waiting, 0, 0, 'WITHSCORES')[2]
+    if first then call('ZADD', due_key, 'GT', math.floor(first), user) else call('ZREM', due_key, user) end
+    return removed == 1
+  end
+
+  -- One of a full group comes to its lane; it takes the others along when it is served.
+  local function serve(user, group, step_us)
+    for _, id in ipairs(call('LRANGE', group_key(user, group), 0, -1)) do
+      if it.unschedule(user, id) then
+        local priority = call('HGET', task_key(user, id), 'priority')
+        local lane, score = score_of(tonumber(priority or 3), step_us)
+        call('HSET', task_key(user, id), 'state', 'queued', 'queued', now)
+        if place(user, id, lane, score) then wake(user, 1) end
+        return
+      end
+    end
+  end
+
+  -- A task has come, and is scheduled. `when`: as `AddedTask` has it.
+  function it.join(user, id, name, when, step_us)
+    local size = tonumber(string.match(when, '^collect (%d+) '))
+    local open = open_key(user)
+    local group = call('HGET', open, name)
+    if not group or call('EXISTS', group_key(user, group)) == 0 then
+      group = id
+      call('DEL', group_key(user, group))
+      call('HSET', open, name, group)
+    end
+    local key = group_key(user, group)
+    local waiting = call('RPUSH', key, id)
+    call('PEXPIRE', key, KEPT_MS)
+    call('PEXPIRE', open, KEPT_MS)
+    call('HSET', task_key(user, id), 'collect', group)
+    if waiting < size then return end
+    call('HDEL', open, name)
+    serve(user, group, step_us)
+  end
+
+  -- One of a group is served: the others, as far as they wait for nothing else. Nobody joins it any more.
+  function it.others(user, id, group, name)
+    local found = {}
+    for _, other in ipairs(call('LRANGE', group_key(user, group), 0, -1)) do
+      local known = call('HMGET', task_key(user, other), 'collect', 'state', 'held')
+      local waits = (known[2] == 'scheduled' or known[2] == 'queued') and not known[3]
+      if other ~= id and known[1] == group and waits then found[#found + 1] = { other, known[2] } end
+    end
+    call('DEL', group_key(user, group))
+    if call('HGET', open_key(user), name) == group then call('HDEL', open_key(user), name) end
+    return found
+  end
+
+  -- Of a user that is purged.
+  function it.forget(user)
+    for _, group in ipairs(call('HVALS', open_key(user))) do call('DEL', group_key(user, group)) end
+    call('DEL', open_key(user))
+  end
+
+  return it
+end
+local collecting_known
+function collecting()
+  collecting_known = collecting_known or new_collecting()
+  return collecting_known
+end
+calls[#calls + 1] = function()
+  collecting_known = nil
+  return NEXT
+end
+end
 local decided
-local due_at
 local fresh
+local gather
 local has_waiters
+local join_groups
 local look_for_known
 local make_room
 local over_quota
+local put_in_before
 local put_in_lane
 local put_off
 local put_offs
@@ -3646,14 +4282,16 @@ function look_for_known(tasks)
 end
 
 -- 'new', or 'retried' when this very call stored it before, or 'living'. What has ended will make room.
+-- `put_in_before`: by the key of its body, one that its parent has put in, whatever became of it.
 function standing(user, id, body, key)
   if seen[key] then return 'living' end
   seen[key] = true
-  if fresh then return 'new' end
+  if fresh then return put_in_before[key] and 'living' or 'new' end
   local result = result_key(user, id)
   local known = call('GETRANGE', key, 0, 8)
   if known == '' then known = call('GETRANGE', result, 0, 8) end
   if known == string.sub(body, 1, 9) then return 'retried' end
+  if put_in_before[key] then return 'living' end
   local ended = call('EXISTS', result) == 1 or call('HGET', task_key(user, id), 'state') == 'failed'
   if not ended and known ~= '' then return 'living' end
   if ended then replaced[#replaced + 1] = { user, id } end
@@ -3679,10 +4317,14 @@ function take_links_over(user, id)
   if has_waiters(user, id) or call('EXISTS', uses_key(user, id)) == 1 then call('HSET', task_key(user, id), 'linked', 1) end
 end
 
-function due_at(when)
-  if when == '' then return 0 end
-  local delay = string.match(when, '%+(%d+)$')
-  return delay and now + tonumber(delay) or tonumber(when)
+local gathered
+function gather(user, id, body, when)
+  if string.byte(when) == 99 then gathered[#gathered + 1] = { user, id, name_in(body), when } end
+end
+
+-- When their bodies are written as well.
+function join_groups(step_us)
+  for _, of in ipairs(gathered) do collecting().join(of[1], of[2], of[3], of[4], step_us) end
 end
 
 function put_off(user, id, priority, due)
@@ -3726,19 +4368,22 @@ function write_places()
 end
 
 -- A user whose quota does not hold what is new in this call, or nil: one that refuses before one that drops. `asked`: by
--- user, how many more than these are asked for. `dropped`: room was made for some already.
-function over_quota(tasks, asked, dropped)
+-- user, how many more than these are asked for. `dropped`: room was made for some already. `beside`: bytes beside its body,
+-- by the key of that.
+function over_quota(tasks, asked, dropped, beside)
   local more, sizes, key_seen, drop = {}, {}, {}, nil
   asked = asked or {}
   seen = {}
   for _, task in ipairs(tasks) do
     local user, id, body = task[1], task[2], ARGV[task[5]] or ''
     local key = body_key(user, id)
-    local found = key_seen[key] and 'seen' or decided[key] or fresh and 'new' or standing(user, id, body, key)
+    local found = key_seen[key] and 'seen' or decided[key] or fresh and not put_in_before[key] and 'new'
+      or standing(user, id, body, key)
+    local size = #body + (beside and beside[key] or 0)
     key_seen[key] = true
-    if found == 'new' then more[user], sizes[user] = (more[user] or 0) + 1, (sizes[user] or 0) + #body end
+    if found == 'new' then more[user], sizes[user] = (more[user] or 0) + 1, (sizes[user] or 0) + size end
     if found == 'replaces' then
-      more[user], sizes[user] = more[user] or 0, (sizes[user] or 0) + math.max(0, #body - call('STRLEN', key))
+      more[user], sizes[user] = more[user] or 0, (sizes[user] or 0) + math.max(0, size - call('STRLEN', key))
     end
     if found ~= 'seen' and found ~= 'retried' then asked[user] = (asked[user] or 0) + 1 end
   end
@@ -3757,7 +4402,8 @@ end
 calls[#calls + 1] = function()
   fresh, seen = false, {}
   decided = {} -- by key of the body: 'new' or 'replaces', of those that are added on a condition
-  replaced = {}
+  replaced, put_in_before = {}, {}
+  gathered = {} -- { user, id, name, when } of those that are to run with others
   put_offs = {} -- { user, id, priority, due }: those that are written at the end
   users, placed = {}, {}
   return NEXT
@@ -3898,51 +4544,9 @@ do
 local known_conditions
 function conditions()
   if known_conditions then return known_conditions end
-
-  -- lib/cancel.lua
-  -- Take a task out of wherever it waits, or tell the worker that runs it.
-
-  -- Out of the place that its state says.
-  local function withdraw(user, id, state)
-    local remove = {}
-
-    function remove.queued()
-      local key = task_key(user, id)
-      local held = call('HGET', key, 'held')
-      if held then count(call('HGET', key, 'lane'), -1) end
-      if held or limited then limiting().drop(user, id, held) end
-      for _, lane in ipairs({ 'critical', 'normal' }) do count(lane, -call('ZREM', place_key(lane, user), id)) end
-      retire(user)
-    end
-
-    function remove.scheduled()
-      count('scheduled', -take_moment(due_key, place_key('scheduled', user), user, id))
-    end
-
-    function remove.deferred() depend().leave_deferred(user, id) end
-
-    remove[state]()
-  end
-
-  -- The outcome is passed on at the end of the script. Returns 'done' | 'canceling' (its worker was told) | 'ended' (before) |
-  -- nil when it is not known.
-  local function cancel_task(user, id, reason, ttl)
-    if call('EXISTS', result_key(user, id)) == 1 then return 'ended' end
-    if call('EXISTS', body_key(user, id)) == 0 then return nil end
-    local key = task_key(user, id)
-    local state = call('HGET', key, 'state') or 'queued'
-    if state == 'failed' then return 'ended' end
-    if state == 'started' then
-      call('HSETNX', key, 'canceling', reason)
-      call('PUBLISH', prefix .. 'wake:' .. call('HGET', key, 'worker'), user .. ' ' .. id)
-      return 'canceling'
-    end
-    withdraw(user, id, state)
-    end_canceled(user, id, reason, ttl)
-    return 'done'
-  end
   local them = {}
   known_conditions = them
+  them.left_batches = {} -- which counted what was replaced, as {user, batch}
 
   local CREATED, KEPT, REPLACED, DROPPED = 1, 0, 2, 3 -- `put_in` in redis/replies.py
 
@@ -4060,6 +4664,8 @@ function conditions()
     deadlines().forget(user, id)
     if known[5] then pointers().let_go(user, id, known[5]) end
     depend().forget(user, id)
+    local batch = endings().drop(user, id)
+    if batch then them.left_batches[#them.left_batches + 1] = { user, batch } end
     erase_task(user, id)
     if known[4] then
       call('HSET', key, 'watched', known[4])
@@ -4076,15 +4682,48 @@ calls[#calls + 1] = function()
   return NEXT
 end
 end
--- ARGV[1] is the msgpack of EnqueueLinked: priority_step_ms: int, dead_letter_ttl_ms: int, tasks: list[AddedTask]
---   dead_letter_ttl_ms: how long records of what is canceled are kept.
+-- ARGV[1] is the msgpack of EnqueueLinked: priority_step_ms: int, dead_letter_ttl_ms: int, tasks: list[AddedTask],
+--   with_ends: list[TaskWithEnd]
+--   dead_letter_ttl_ms: how long records of what is canceled are kept. with_ends: those that have callbacks,
+--   a batch or a parent.
 -- AddedTask: user: str, id: str, priority: int, when: str, body: Value, needs: msgspec.Raw | None, rules: Rules |
 --   None
---   when: '' now, '+ms' from when it waits for no other task, 'now+ms' from now, 'ms' since the epoch.
+--   when: '' now, '+ms' from when it waits for no other task, 'now+ms' from now, 'ms' since the epoch,
+--   'collect size ms' with others of its name, when so many wait or the first has waited for so long.
 --   needs: see `Needs`. rules: None for most.
+-- TaskWithEnd: at: int, callbacks: list[Callback], batch: str, parent: str, with_parent: bool
+--   What comes of the end of a task. at: its position in the call, from 1. batch: that counts it, or ''.
+--   parent: the task that puts it in, or ''. with_parent: it is canceled with that.
 local args
-local priority_step_ms, dead_letter_ttl_ms, tasks
+local priority_step_ms, dead_letter_ttl_ms, tasks, with_ends
 local step_us
+
+-- What is put in at the end of those tasks that say so, by position: packed, as lib/ends.lua keeps it.
+local packed_ends, batches_of, parents, ends_sizes
+local function pack_callbacks(list)
+  local packed = {}
+  for at, callback in ipairs(list) do
+    local kind, priority, when, body, after = callback[1], callback[2], callback[3], ARGV[callback[4]] or '', callback[5]
+    packed[at] = { kind, priority, when, body, after[1] and endings().pack(pack_callbacks(after)) or '' }
+  end
+  return packed
+end
+
+local function read_ends()
+  for _, with_end in ipairs(with_ends) do
+    local at, callbacks, batch, parent, with_parent = with_end[1], with_end[2], with_end[3], with_end[4], with_end[5]
+    local task = tasks[at]
+    local user, id = task[1], task[2]
+    if parent ~= '' then
+      parents[at] = { id = parent, cancels = with_parent }
+      if call('SISMEMBER', children_key(user, parent), id) == 1 then put_in_before[body_key(user, id)] = true end
+    end
+    if callbacks[1] or batch ~= '' then
+      packed_ends[at], batches_of[at] = endings().pack(pack_callbacks(callbacks), batch), batch ~= '' and batch or nil
+      ends_sizes[body_key(user, id)] = #packed_ends[at]
+    end
+  end
+end
 
 -- First look at everything, write afterwards: `new` holds the tasks of this call by user and id.
 local all, new, with_needs, refused
@@ -4100,14 +4739,14 @@ local function judge_conditions(it, of_user)
   if is_added(it) then decided[it.key] = it.standing end
 end
 
-local function read(task)
+local function read(task, at)
   local user, id, priority, when, body, needs, rules =
     task[1], task[2], task[3], task[4], ARGV[task[5]] or '', task[6], task[7]
   local of_user = new[user] or {}
   new[user] = of_user
   local key = body_key(user, id)
   local it = { user = user, id = id, priority = priority, when = when, body = body, key = key, rules = rules,
-    task = task }
+    task = task, ends = packed_ends[at], batch = batches_of[at], parent = parents[at] }
   if rules and rules[2] ~= '' then -- it has a nonce
     judge_conditions(it, of_user)
   else
@@ -4126,7 +4765,7 @@ end
 
 local function read_tasks()
   new, decided, pointing = {}, {}, {}
-  for at, task in ipairs(tasks) do all[at] = read(task) end
+  for at, task in ipairs(tasks) do all[at] = read(task, at) end
 end
 
 -- 'finished', 'failed', 'canceled', 'living', or nil when nothing is known of it.
@@ -4138,6 +4777,23 @@ local function standing_of_dependency(user, id)
   if letter == 'C' then return 'canceled' end
   if call('EXISTS', body_key(user, id)) == 0 then return nil end
   return call('HGET', task_key(user, id), 'state') == 'failed' and 'failed' or 'living'
+end
+
+local function find_orphan()
+  for _, task in ipairs(all) do
+    if task.parent and is_added(task) and call('HGET', task_key(task.user, task.parent.id), 'state') ~= 'started' then
+      return { 'orphan', task.user, task.id, task.parent.id }
+    end
+  end
+end
+
+local function find_full_batch()
+  for _, task in ipairs(all) do
+    if task.batch and is_added(task) then endings().batches().prove(task.user, task.batch) end
+    if task.batch and is_added(task) and not endings().batches().takes_more(task.user, task.batch) then
+      return { 'batch', task.user, task.batch }
+    end
+  end
 end
 
 local function find_unknown()
@@ -4304,6 +4960,7 @@ local function add(task)
   bodies[#bodies + 1] = task.key
   bodies[#bodies + 1] = task.body
   if bytes then bytes.change(task.user, 'body:' .. task.id, #task.body) end
+  if task.ends then endings().keep(task.user, task.id, task.ends) end
   local due = due_at(task.when)
   local waits, ended_by = {}, nil
   if task.needs then waits, ended_by = depend_on_needs(task) end
@@ -4313,6 +4970,7 @@ local function add(task)
     defer(task, waits)
   elseif due > now then
     put_offs[#put_offs + 1] = { task.user, task.id, task.priority, due }
+    gather(task.user, task.id, task.body, task.when)
   else
     put_in_lane(task.user, task.id, task.priority, task.body, step_us, task.came)
   end
@@ -4335,15 +4993,26 @@ end
 local has_dropped
 -- Whoever refuses does so before anything is dropped.
 local function make_quota()
-  local over = over_quota(asked_for())
+  local some, others = asked_for()
+  local over = over_quota(some, others, false, ends_sizes)
   while over and over[1] == 'linked' do
     drop_oldest(over[2], over[3], dead_letter_ttl_ms)
     has_dropped = true
     read_tasks()
-    local some, others = asked_for()
-    over = over_quota(some, others, true)
+    some, others = asked_for()
+    over = over_quota(some, others, true, ends_sizes)
   end
   return over
+end
+
+-- Until the parent has ended it is known which children it has put in.
+local function note_child(user, id, parent)
+  call('SADD', children_key(user, parent.id), id)
+  call('HSETNX', task_key(user, parent.id), 'linked', 1)
+  call('HSET', task_key(user, id), 'parent', parent.id)
+  if not parent.cancels then return end
+  call('HSET', task_key(user, id), 'with_parent', parent.id)
+  depend().link(user, id, parent.id)
 end
 
 local created
@@ -4360,26 +5029,36 @@ local function add_all()
   write_links()
   write_places()
   if #bodies > 0 then call('MSET', unpack(bodies)) end
+  join_groups(step_us)
+  for _, task in ipairs(all) do
+    if task.batch and is_added(task) then endings().batches().add(task.user, task.batch, task.id) end
+    if task.parent and is_added(task) then note_child(task.user, task.id, task.parent) end
+  end
+  for _, left in ipairs(next(decided) and conditions().left_batches or {}) do endings().batches().complete_if_over(left[1], left[2], step_us) end
 end
 
 local is_done, failure
 calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
-  priority_step_ms, dead_letter_ttl_ms, tasks = args[1], args[2], args[3]
+  priority_step_ms, dead_letter_ttl_ms, tasks, with_ends = args[1], args[2], args[3], args[4]
   step_us = priority_step_ms * 1000
+  packed_ends, batches_of, parents, ends_sizes = {}, {}, {}, {}
   all, new, with_needs, refused = {}, {}, false, nil
   pointing = {} -- by user and key: those of this call that are to be alone under one
   fed, feeding = {}, {}
   users_deferred, deferred = {}, {} -- ids by user, of those that wait
   bodies = {}
   has_dropped = false
+  read_ends()
   look_for_known(tasks)
   read_tasks()
+  refused = refused or with_ends[1] and (find_full_batch() or find_orphan())
   refused = refused or with_needs and (find_unknown() or find_cycle())
   if refused then return refused end
   if governed then
     local full = make_quota()
     if full then return full end
+    if has_dropped then depend().call_back(step_us, dead_letter_ttl_ms) end -- of ids that this call may put in again
     read_tasks()
   end
   created = {}

@@ -42,6 +42,8 @@ local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. i
 local function uses_key(user, id) return prefix .. 'uses:' .. user .. ':' .. id end
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
+local function children_key(user, id) return prefix .. 'children:' .. user .. ':' .. id end
+local function ends_key(user, id) return prefix .. 'ends:' .. user .. ':' .. id end
 
 -- What it yields: append.lua.
 local function chunks_key(user, id) return prefix .. 'chunks:' .. user .. ':' .. id end
@@ -182,6 +184,9 @@ end
 -- let-in:<k>          zset    <u>:<id> of tasks that have a place in hand and have not started → ms until when
 -- offers:<u>          hash    the same of one user: id → keys; `in_hand` of `state` tells how many there are of all users
 -- held                zset    keys with held tasks → ms of the next look
+-- held-keys:<u>       zset    keys of templates, and of that user alone, in whose line it stands → ms of a look by its turn
+-- held-turns          zset    users → ms of the first of these, or of its last turn: where more keys are due than one call
+--                             looks at, they go by turns of users
 -- held-users:<k>      zset    users with held tasks of that key → when they were last let in, in us, or may be again
 -- held:<u>            zset    held tasks of a user → their score
 -- held:<u>:<k>        zset    the same, of one key; one that keeps a place of another key is the first
@@ -1780,12 +1785,13 @@ function damage()
     -- Commands that read keys of a user, each as what it should be.
     local OF_A_USER = { { 'ZCARD', 'critical' }, { 'ZCARD', 'normal' }, { 'ZCARD', 'scheduled' }, { 'ZCARD', 'held' },
       { 'SCARD', 'deferred' }, { 'ZCARD', 'lapsing' }, { 'ZCARD', 'schedules' }, { 'ZCARD', 'expiring' },
-      { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' }, { 'HLEN', 'offers' },
-      { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
+      { 'ZCARD', 'held-keys' }, { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' },
+      { 'HLEN', 'offers' }, { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
     local RARELY_READ = { { 'ZCARD', 'dead' }, { 'STRLEN', 'policy' }, { 'STRLEN', 'metrics' }, { 'HLEN', 'bytes' },
       { 'ZCARD', 'bytes-expiring' }, { 'HLEN', 'xcom-bytes' }, { 'ZCARD', 'xcom-spaces' }, { 'SCARD', 'assignments' } }
     local OF_A_TASK = { { 'STRLEN', 'body' }, { 'HLEN', 'task' }, { 'LLEN', 'errors' }, { 'STRLEN', 'result' },
-      { 'SCARD', 'needs' }, { 'SCARD', 'uses' }, { 'SCARD', 'feeds' }, { 'SCARD', 'informed' }, { 'XLEN', 'chunks' } }
+      { 'SCARD', 'needs' }, { 'SCARD', 'uses' }, { 'SCARD', 'feeds' }, { 'SCARD', 'informed' }, { 'XLEN', 'chunks' },
+      { 'STRLEN', 'ends' }, { 'SCARD', 'children' } }
 
     local function broken_of(reads, whose)
       for _, read in ipairs(reads) do
@@ -1858,7 +1864,8 @@ function damage()
 
     local function come_back(user, woken)
       check(user)
-      for where, all in pairs({ scheduled = due_key, lapsing = prefix .. 'lapsing', schedules = prefix .. 'schedules' }) do
+      for where, all in pairs({ scheduled = due_key, lapsing = prefix .. 'lapsing', schedules = prefix .. 'schedules',
+        ['held-keys'] = prefix .. 'held-turns' }) do
         local first = call('ZRANGE', place_key(where, user), 0, 0, 'WITHSCORES')[2]
         if first then call('ZADD', all, 'LT', math.floor(first), user) end
       end
@@ -1945,7 +1952,7 @@ function damage()
     -- Nobody depends on it any more (lib/depend.lua).
     local function unlink(user, id)
       local linked = try('HGET', task_key(user, id), 'linked')
-      if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id)) == 1 then return end
+      if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id), ends_key(user, id)) > 0 then return end
       if tonumber(linked) > 1 then try('PEXPIRE', result_key(user, id), linked) end
       try('HDEL', task_key(user, id), 'linked')
     end
@@ -1960,7 +1967,7 @@ function damage()
         try('SREM', feeds, id)
         if call('EXISTS', feeds, informed_key(user, dependency)) == 0 then unlink(user, dependency) end
       end
-      call('DEL', task_key(user, id), needs_key(user, id), uses_key(user, id))
+      call('DEL', task_key(user, id), needs_key(user, id), uses_key(user, id), ends_key(user, id))
       if call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0 then call('HSET', task_key(user, id), 'linked', 1) end
     end
 
@@ -2045,6 +2052,32 @@ calls[#calls + 1] = function()
   known_damage = nil
   return NEXT
 end
+
+-- lib/first_moment.lua
+-- Users by their first moment, so that one user's many cost the others nothing.
+-- all  zset  user → ms of its first moment, or of its last turn where more than that is over
+-- own  zset  what one user has → ms
+
+-- It had its turn: if it has more that is over, it comes after all those that wait since before now. Returns when that is,
+-- or nil where nothing is left.
+local function end_turn(all, own, user)
+  local first = call('ZRANGE', own, 0, 0, 'WITHSCORES')[2]
+  if not first then
+    call('ZREM', all, user)
+    return nil
+  end
+  local at = math.max(now, math.floor(first))
+  call('ZADD', all, at, user)
+  return at
+end
+
+-- Returns 1, or 0 where it was not there. One that had its turn stays behind the others.
+local function take_moment(all, own, user, member)
+  if call('ZREM', own, member) == 0 then return 0 end
+  local first = call('ZRANGE', own, 0, 0, 'WITHSCORES')[2]
+  if first then call('ZADD', all, 'GT', math.floor(first), user) else call('ZREM', all, user) end
+  return 1
+end
 local limited
 local limiting
 local new_limits
@@ -2052,9 +2085,10 @@ do
 
 function new_limits()
   local it, rules, known, freed = {}, {}, {}, {}
-  local held_key = prefix .. 'held'
+  local held_key, turns_key = prefix .. 'held', prefix .. 'held-turns'
   local LOOK_MS, UNLIMITED = 1000, 100 -- a look even if nothing was freed; how many are let in when a limit is gone
   local KEYS_DUE, USERS = 200, 20 -- looked at in one call; of one key, beyond those that are let in
+  local KEYS_OF_A_USER = 5 -- looked at in its turn
   local LANES = 50 -- counted in one call
   local PAUSE_MS = 3600000 -- between two looks at a key that is paused
   local KEPT_SHARE = 20 -- a place is kept for this part of the wait, and afterwards none for so many times as long
@@ -2065,6 +2099,7 @@ function new_limits()
   local function let_in_of(k) return prefix .. 'let-in:' .. k end
   local function kept_of(k) return prefix .. 'kept:' .. k end
   local function offers_of(user) return prefix .. 'offers:' .. user end
+  local function keys_of(user) return prefix .. 'held-keys:' .. user end
 
   -- Keys as a text, each behind its length: '7::openai6:u:more'.
   local function packed(keys)
@@ -2260,11 +2295,22 @@ function new_limits()
     return math.ceil((now + turns * LOOK_MS) / LOOK_MS) * LOOK_MS
   end
 
+  -- Of names, and of texts that all users share, there are as many as limits. Of other keys one user may have any number.
+  local function may_be_many(k) return string.byte(k) ~= 58 end -- ':'
+  it.may_be_many = may_be_many
+
+  -- What fails here costs no more than a turn.
+  function it.note_key(user, k)
+    redis.pcall('ZADD', keys_of(user), now_text, k)
+    redis.pcall('ZADD', turns_key, 'LT', now_text, user)
+  end
+
   -- Where there is room, those before it cannot use it: they are looked at again. `first`: of its user.
   local function stand_in_line(l, user, id, score, first)
     call('ZADD', held_of(user, l.key), first and -1 or score, id)
-    call('ZADD', users_of(l.key), 'NX', now_us, user)
+    local is_new = call('ZADD', users_of(l.key), 'NX', now_us, user) == 1
     l.has_line = true
+    if is_new and may_be_many(l.key) then it.note_key(user, l.key) end
     if room(l) >= 1 then free(l.key, 1) end
     local at = next_look(l)
     if call('ZADD', held_key, 'NX', at, l.key) == 1 then note_moment(at, user) end
@@ -2273,6 +2319,7 @@ function new_limits()
   local function leave_line(user, id, k)
     call('ZREM', held_of(user, k), id)
     if call('EXISTS', held_of(user, k)) == 1 then return end
+    if may_be_many(k) then pcall(take_moment, turns_key, keys_of(user), user, k) end
     call('ZREM', users_of(k), user)
     if call('EXISTS', users_of(k)) == 1 then return end
     call('ZREM', held_key, k)
@@ -2559,11 +2606,46 @@ function new_limits()
   -- Whether there is more to count, or to look at.
   function it.is_counting() return is_counting end
 
+  -- Some keys of a user, of which `held` knows when they are due.
+  local function take_keys_of(user, choose)
+    local own = keys_of(user)
+    for _, k in ipairs(call('ZRANGEBYSCORE', own, '-inf', now, 'LIMIT', 0, KEYS_OF_A_USER)) do
+      local at = tonumber(call('ZSCORE', held_key, k) or nil)
+      if not at then
+        call('ZREM', own, k)
+      else
+        call('ZADD', own, math.min(math.max(at, now + 1), now + LOOK_MS), k)
+        if at <= now then choose(k) end
+      end
+    end
+    end_turn(turns_key, own, user)
+  end
+
+  -- More are due than one call looks at: half of them by turns of users, the others as they came.
+  local function by_turns(as_they_came)
+    local chosen, seen = {}, {}
+    local function choose(k)
+      if not seen[k] then chosen[#chosen + 1], seen[k] = k, true end
+    end
+    for _, user in ipairs(call('ZRANGEBYSCORE', turns_key, '-inf', now, 'LIMIT', 0, USERS)) do
+      local is_done, failure = pcall(take_keys_of, user, choose)
+      if not is_done then
+        damage().note(user, failure)
+        call('ZREM', turns_key, user)
+      end
+    end
+    for _, k in ipairs(as_they_came) do
+      if #chosen < KEYS_DUE then choose(k) end
+    end
+    return chosen
+  end
+
   -- The keys that are due share alike what one call lets in.
   function it.tick(woken)
     count_running()
     look_at_all()
     local keys = call('ZRANGEBYSCORE', held_key, '-inf', now, 'LIMIT', 0, KEYS_DUE)
+    if #keys == KEYS_DUE then keys = by_turns(keys) end
     table.sort(keys)
     local most = math.max(1, math.floor(UNLIMITED / #keys))
     for _, k in ipairs(keys) do look(k, most, woken) end

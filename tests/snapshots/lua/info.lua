@@ -2,7 +2,8 @@
 -- Everything known of one task.
 -- KEYS[1]  state
 -- Returns  {task fields, body or '', result record or '', error records, score in its lane or '', at most 1,000 of
---          those that depend on it, ms at which it is due or '', per task that it depends on, at most 100: id and state or ''}
+--          those that depend on it, ms at which it is due or '', per task that it depends on, at most 100: id and state or '',
+--          at most 1,000 of its children}
 -- Cost     O(size of the task)
 local keys_of_call, values_of_call = KEYS, ARGV
 local KEYS, ARGV
@@ -35,6 +36,8 @@ local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. i
 local function uses_key(user, id) return prefix .. 'uses:' .. user .. ':' .. id end
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
+local function children_key(user, id) return prefix .. 'children:' .. user .. ':' .. id end
+local function ends_key(user, id) return prefix .. 'ends:' .. user .. ':' .. id end
 
 -- What it yields: append.lua.
 local function chunks_key(user, id) return prefix .. 'chunks:' .. user .. ':' .. id end
@@ -139,6 +142,7 @@ calls[#calls + 1] = function()
     call('SRANDMEMBER', feeds_key(user, id), 1000),
     due and string.format('%d', due) or '',
     dependencies(),
+    call('SRANDMEMBER', children_key(user, id), 1000),
   }
 end
 local function run(its_keys, its_values)

@@ -34,6 +34,8 @@ local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. i
 local function uses_key(user, id) return prefix .. 'uses:' .. user .. ':' .. id end
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
+local function children_key(user, id) return prefix .. 'children:' .. user .. ':' .. id end
+local function ends_key(user, id) return prefix .. 'ends:' .. user .. ':' .. id end
 
 -- What it yields: append.lua.
 local function chunks_key(user, id) return prefix .. 'chunks:' .. user .. ':' .. id end
@@ -1704,12 +1706,13 @@ function damage()
     -- Commands that read keys of a user, each as what it should be.
     local OF_A_USER = { { 'ZCARD', 'critical' }, { 'ZCARD', 'normal' }, { 'ZCARD', 'scheduled' }, { 'ZCARD', 'held' },
       { 'SCARD', 'deferred' }, { 'ZCARD', 'lapsing' }, { 'ZCARD', 'schedules' }, { 'ZCARD', 'expiring' },
-      { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' }, { 'HLEN', 'offers' },
-      { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
+      { 'ZCARD', 'held-keys' }, { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' },
+      { 'HLEN', 'offers' }, { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
     local RARELY_READ = { { 'ZCARD', 'dead' }, { 'STRLEN', 'policy' }, { 'STRLEN', 'metrics' }, { 'HLEN', 'bytes' },
       { 'ZCARD', 'bytes-expiring' }, { 'HLEN', 'xcom-bytes' }, { 'ZCARD', 'xcom-spaces' }, { 'SCARD', 'assignments' } }
     local OF_A_TASK = { { 'STRLEN', 'body' }, { 'HLEN', 'task' }, { 'LLEN', 'errors' }, { 'STRLEN', 'result' },
-      { 'SCARD', 'needs' }, { 'SCARD', 'uses' }, { 'SCARD', 'feeds' }, { 'SCARD', 'informed' }, { 'XLEN', 'chunks' } }
+      { 'SCARD', 'needs' }, { 'SCARD', 'uses' }, { 'SCARD', 'feeds' }, { 'SCARD', 'informed' }, { 'XLEN', 'chunks' },
+      { 'STRLEN', 'ends' }, { 'SCARD', 'children' } }
 
     local function broken_of(reads, whose)
       for _, read in ipairs(reads) do
@@ -1782,7 +1785,8 @@ function damage()
 
     local function come_back(user, woken)
       check(user)
-      for where, all in pairs({ scheduled = due_key, lapsing = prefix .. 'lapsing', schedules = prefix .. 'schedules' }) do
+      for where, all in pairs({ scheduled = due_key, lapsing = prefix .. 'lapsing', schedules = prefix .. 'schedules',
+        ['held-keys'] = prefix .. 'held-turns' }) do
         local first = call('ZRANGE', place_key(where, user), 0, 0, 'WITHSCORES')[2]
         if first then call('ZADD', all, 'LT', math.floor(first), user) end
       end
@@ -1869,7 +1873,7 @@ function damage()
     -- Nobody depends on it any more (lib/depend.lua).
     local function unlink(user, id)
       local linked = try('HGET', task_key(user, id), 'linked')
-      if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id)) == 1 then return end
+      if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id), ends_key(user, id)) > 0 then return end
       if tonumber(linked) > 1 then try('PEXPIRE', result_key(user, id), linked) end
       try('HDEL', task_key(user, id), 'linked')
     end
@@ -1884,7 +1888,7 @@ function damage()
         try('SREM', feeds, id)
         if call('EXISTS', feeds, informed_key(user, dependency)) == 0 then unlink(user, dependency) end
       end
-      call('DEL', task_key(user, id), needs_key(user, id), uses_key(user, id))
+      call('DEL', task_key(user, id), needs_key(user, id), uses_key(user, id), ends_key(user, id))
       if call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0 then call('HSET', task_key(user, id), 'linked', 1) end
     end
 

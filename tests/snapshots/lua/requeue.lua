@@ -35,6 +35,8 @@ local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. i
 local function uses_key(user, id) return prefix .. 'uses:' .. user .. ':' .. id end
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
+local function children_key(user, id) return prefix .. 'children:' .. user .. ':' .. id end
+local function ends_key(user, id) return prefix .. 'ends:' .. user .. ':' .. id end
 
 -- What it yields: append.lua.
 local function chunks_key(user, id) return prefix .. 'chunks:' .. user .. ':' .. id end
@@ -364,6 +366,19 @@ local function new_bytes()
   -- The same for one of which nothing is left but its result, and its chunks.
   function it.lay_result(user, id, size) it.change(user, 'result:' .. id, size, it.expiry_of(result_key(user, id))) end
 
+  -- What is kept for the end of the task came, or goes (lib/ends.lua). It is no part of what is lifted.
+  function it.change_ends(user, id, sign)
+    local key = ends_key(user, id)
+    it.change(user, 'ends:' .. id, sign * size_of(key), it.expiry_of(key))
+  end
+
+  -- The same of the callbacks of a batch.
+  function it.change_batch(user, batch, sign)
+    local key = prefix .. 'batch:' .. user .. ':' .. batch
+    local size = call('HSTRLEN', key, 'on_complete') + call('HSTRLEN', key, 'on_success')
+    it.change(user, 'batch:' .. batch, sign * size, it.expiry_of(key))
+  end
+
   -- A value of a namespace came, or goes.
   local function book_value(user, namespace, by)
     local key = spaces_of(user)
@@ -465,9 +480,12 @@ local function keys_of_task(user, id) return task_key(user, id), body_key(user, 
 
 -- Nothing is left of a task that waits nowhere but its links.
 local function erase_task(user, id)
-  if bytes then bytes.lift(user, id) end
-  call('DEL', result_key(user, id), needs_key(user, id), keys_of_task(user, id))
-  call('UNLINK', chunks_key(user, id)) -- it may be large
+  if bytes then
+    bytes.lift(user, id)
+    bytes.change_ends(user, id, -1)
+  end
+  call('DEL', result_key(user, id), needs_key(user, id), ends_key(user, id), keys_of_task(user, id))
+  call('UNLINK', chunks_key(user, id), children_key(user, id)) -- they may be large
 end
 
 -- The task has ended: what it yielded, if it did, goes with its result.
@@ -2050,12 +2068,13 @@ function damage()
     -- Commands that read keys of a user, each as what it should be.
     local OF_A_USER = { { 'ZCARD', 'critical' }, { 'ZCARD', 'normal' }, { 'ZCARD', 'scheduled' }, { 'ZCARD', 'held' },
       { 'SCARD', 'deferred' }, { 'ZCARD', 'lapsing' }, { 'ZCARD', 'schedules' }, { 'ZCARD', 'expiring' },
-      { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' }, { 'HLEN', 'offers' },
-      { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
+      { 'ZCARD', 'held-keys' }, { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' },
+      { 'HLEN', 'offers' }, { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
     local RARELY_READ = { { 'ZCARD', 'dead' }, { 'STRLEN', 'policy' }, { 'STRLEN', 'metrics' }, { 'HLEN', 'bytes' },
       { 'ZCARD', 'bytes-expiring' }, { 'HLEN', 'xcom-bytes' }, { 'ZCARD', 'xcom-spaces' }, { 'SCARD', 'assignments' } }
     local OF_A_TASK = { { 'STRLEN', 'body' }, { 'HLEN', 'task' }, { 'LLEN', 'errors' }, { 'STRLEN', 'result' },
-      { 'SCARD', 'needs' }, { 'SCARD', 'uses' }, { 'SCARD', 'feeds' }, { 'SCARD', 'informed' }, { 'XLEN', 'chunks' } }
+      { 'SCARD', 'needs' }, { 'SCARD', 'uses' }, { 'SCARD', 'feeds' }, { 'SCARD', 'informed' }, { 'XLEN', 'chunks' },
+      { 'STRLEN', 'ends' }, { 'SCARD', 'children' } }
 
     local function broken_of(reads, whose)
       for _, read in ipairs(reads) do
@@ -2128,7 +2147,8 @@ function damage()
 
     local function come_back(user, woken)
       check(user)
-      for where, all in pairs({ scheduled = due_key, lapsing = prefix .. 'lapsing', schedules = prefix .. 'schedules' }) do
+      for where, all in pairs({ scheduled = due_key, lapsing = prefix .. 'lapsing', schedules = prefix .. 'schedules',
+        ['held-keys'] = prefix .. 'held-turns' }) do
         local first = call('ZRANGE', place_key(where, user), 0, 0, 'WITHSCORES')[2]
         if first then call('ZADD', all, 'LT', math.floor(first), user) end
       end
@@ -2215,7 +2235,7 @@ function damage()
     -- Nobody depends on it any more (lib/depend.lua).
     local function unlink(user, id)
       local linked = try('HGET', task_key(user, id), 'linked')
-      if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id)) == 1 then return end
+      if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id), ends_key(user, id)) > 0 then return end
       if tonumber(linked) > 1 then try('PEXPIRE', result_key(user, id), linked) end
       try('HDEL', task_key(user, id), 'linked')
     end
@@ -2230,7 +2250,7 @@ function damage()
         try('SREM', feeds, id)
         if call('EXISTS', feeds, informed_key(user, dependency)) == 0 then unlink(user, dependency) end
       end
-      call('DEL', task_key(user, id), needs_key(user, id), uses_key(user, id))
+      call('DEL', task_key(user, id), needs_key(user, id), uses_key(user, id), ends_key(user, id))
       if call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0 then call('HSET', task_key(user, id), 'linked', 1) end
     end
 
@@ -2319,10 +2339,18 @@ end
 -- lib/place.lua
 -- Where a task waits: in a lane, or among the scheduled ones of its user.
 local arrival_of
+local due_at
 local place
 local schedule
 local score_of
 do
+
+function due_at(when)
+  if when == '' then return 0 end
+  if string.byte(when) == 99 then return now + tonumber(string.match(when, '%d+$')) end -- 'collect …'
+  local delay = string.match(when, '%+(%d+)$')
+  return delay and now + tonumber(delay) or tonumber(when)
+end
 
 function score_of(priority, step_us, came)
   if priority == 6 then return 'critical', came or next_arrival() end
@@ -2379,6 +2407,397 @@ function answer(nonce, value)
   return value
 end
 end
+
+-- lib/ends.lua
+-- What comes of the end of a task, beside what is told to those that depend on it: its callbacks are put in, past all quotas, and
+-- its batch counts it, in the script that ends it. A task with either has the field `linked`, so that the others pay nothing at
+-- their end.
+-- ends:<u>:<id>  string  {life, {{kind, priority, when, body, what is kept for its own end or ''} ...}, batch or ''}: what
+--                        fails may be requeued, which is another life
+local endings
+do
+
+local function new_endings()
+  local it = {}
+  local KIND_OF = { finished = 'on_success', failed = 'on_failure' }
+  local TOO_LARGE = 'not told: too large for a message'
+
+  -- Made by the first that needs them.
+  local known_batches
+  function it.batches()
+    if known_batches then return known_batches end
+
+    -- lib/batches.lua
+    -- Batches: any number of tasks of one user, counted as they end. When all have, and nobody adds to it any more, its callbacks are
+    -- put in by the script in which the last of them ended.
+    -- batch:<u>:<b>        hash  state: open, closed, canceled or abandoned. total, finished, failed, canceled: of its tasks.
+    --                            on_complete, on_success: as `ends` has them, until they are put in. nonce: of the call that opened
+    --                            it; created, complete: ms; ttl_ms: after which one to which nobody adds is abandoned; keep_ms and
+    --                            dead_ms: how long it is kept when all have ended, and when some have failed
+    -- batch-tasks:<u>:<b>  set   its tasks that have not ended
+    -- batches:<u>          zset  open ones of a user → ms when they are abandoned
+    -- batches              zset  users with some → ms of the first one, or of the last turn of a user that has more
+
+    local function new_batches(endings_of_tasks)
+      local batches = {}
+      local USERS, OF_A_USER = 20, 10 -- that one call abandons
+      local users_with_some = prefix .. 'batches'
+      local function batch_key(user, batch) return prefix .. 'batch:' .. user .. ':' .. batch end
+      local function tasks_key(user, batch) return prefix .. 'batch-tasks:' .. user .. ':' .. batch end
+      local function open_key(user) return users_with_some .. ':' .. user end
+      batches.tasks_key = tasks_key
+
+      local function number_in(field) return tonumber(field or 0) end
+
+      -- What its callbacks take leaves the count of bytes, or comes.
+      local function weigh(user, batch, sign)
+        if bytes then bytes.change_batch(user, batch, sign) end
+      end
+
+      local function forget_open(user, batch)
+        if call('ZREM', open_key(user), batch) == 1 and call('EXISTS', open_key(user)) == 0 then call('ZREM', users_with_some, user) end
+      end
+
+      function batches.state(user, batch) return call('HGET', batch_key(user, batch), 'state') or nil end
+
+      -- Reads what the end of one of its tasks writes.
+      function batches.prove(user, batch)
+        call('HLEN', batch_key(user, batch))
+        call('SCARD', tasks_key(user, batch))
+      end
+
+      -- Whether more tasks may be added: while it is open, and by its own tasks as long as one has not ended.
+      function batches.takes_more(user, batch)
+        local state = batches.state(user, batch)
+        return state == 'open' or state == 'closed' and call('EXISTS', tasks_key(user, batch)) == 1
+      end
+
+      -- 'new', also by an earlier try of the same call, 'joined' where it is open already, or 'over'.
+      function batches.open(user, batch, nonce, ttl_ms, keep_ms, dead_ms, on_complete, on_success)
+        local key = batch_key(user, batch)
+        local known = call('HMGET', key, 'nonce', 'state')
+        if known[1] == nonce then return 'new' end
+        if known[2] then return known[2] == 'open' and 'joined' or 'over' end
+        call('ZADD', open_key(user), now + ttl_ms, batch)
+        call('ZADD', users_with_some, 'LT', now + ttl_ms, user)
+        call('HSET', key, 'state', 'open', 'nonce', nonce, 'created', now_text, 'ttl_ms', ttl_ms, 'keep_ms', keep_ms, 'dead_ms', dead_ms)
+        if on_complete then call('HSET', key, 'on_complete', on_complete) end
+        if on_success then call('HSET', key, 'on_success', on_success) end
+        weigh(user, batch, 1)
+        return 'new'
+      end
+
+      function batches.add(user, batch, id)
+        local key = batch_key(user, batch)
+        if call('SADD', tasks_key(user, batch), id) == 0 then return end
+        call('HINCRBY', key, 'total', 1)
+        local known = call('HMGET', key, 'state', 'ttl_ms')
+        if known[1] == 'open' then call('ZADD', open_key(user), 'XX', 'GT', now + number_in(known[2]), batch) end
+      end
+
+      -- What its callbacks are told: models.BatchProgress.
+      local function told_of(batch, known)
+        return 'B' .. cmsgpack.pack({ batch, known[1], number_in(known[2]), number_in(known[3]), number_in(known[4]), number_in(known[5]),
+          number_in(known[6]), number_in(known[7]) })
+      end
+
+      local function call_back(user, batch, kind, known, step_us)
+        local packed = call('HGET', batch_key(user, batch), kind)
+        if not packed then return 0 end
+        call('HDEL', batch_key(user, batch), kind)
+        return endings_of_tasks.put_all_in(user, batch, packed, told_of(batch, known), step_us)
+      end
+
+      -- Nobody adds to it any more, and all have ended. Returns how many tasks may be served now.
+      local function complete(user, batch, step_us)
+        local key = batch_key(user, batch)
+        call('HSETNX', key, 'complete', now_text)
+        local known = call('HMGET', key, 'state', 'total', 'finished', 'failed', 'canceled', 'created', 'complete', 'keep_ms', 'dead_ms')
+        weigh(user, batch, -1)
+        local queued = call_back(user, batch, 'on_complete', known, step_us)
+        local failed, canceled = number_in(known[4]), number_in(known[5])
+        if known[1] == 'closed' and failed + canceled == 0 then
+          queued = queued + call_back(user, batch, 'on_success', known, step_us)
+        end
+        call('PEXPIRE', key, failed > 0 and known[9] or known[8])
+        weigh(user, batch, 1)
+        publish(user, 'batch:' .. batch, 'complete')
+        return queued
+      end
+
+      function batches.complete_if_over(user, batch, step_us)
+        if batches.state(user, batch) == 'open' or call('EXISTS', tasks_key(user, batch)) == 1 then return 0 end
+        return complete(user, batch, step_us)
+      end
+
+      -- How one of its tasks ended: finished, failed or canceled. Returns how many tasks may be served now.
+      function batches.note_end(user, batch, id, outcome, step_us)
+        if call('SREM', tasks_key(user, batch), id) == 0 or not batches.state(user, batch) then return 0 end
+        call('HINCRBY', batch_key(user, batch), outcome, 1)
+        return batches.complete_if_over(user, batch, step_us)
+      end
+
+      -- One that had not ended is no task of it any more.
+      function batches.drop(user, batch, id)
+        if call('SREM', tasks_key(user, batch), id) == 1 and batches.state(user, batch) then
+          call('HINCRBY', batch_key(user, batch), 'total', -1)
+        end
+      end
+
+      -- Of a user that is erased: nobody adds to it any more, and its tasks are gone.
+      function batches.erase_if_empty(user, batch)
+        if batches.state(user, batch) == 'open' or call('EXISTS', tasks_key(user, batch)) == 1 then return end
+        weigh(user, batch, -1)
+        call('UNLINK', batch_key(user, batch))
+      end
+
+      -- A dead letter of it is brought back.
+      function batches.note_requeue(user, batch, id)
+        local key = batch_key(user, batch)
+        if not batches.state(user, batch) or call('SADD', tasks_key(user, batch), id) == 0 then return end
+        call('HINCRBY', key, 'failed', -1)
+        weigh(user, batch, -1)
+        call('PERSIST', key)
+        weigh(user, batch, 1)
+      end
+
+      -- `state`: closed, canceled or abandoned. What is over stays as it is. Returns how many tasks may be served now.
+      function batches.end_adding(user, batch, state, step_us)
+        local key = batch_key(user, batch)
+        local before = batches.state(user, batch)
+        forget_open(user, batch)
+        if before ~= 'open' and (state ~= 'canceled' or call('EXISTS', tasks_key(user, batch)) == 0) then return 0 end
+        call('HSET', key, 'state', state)
+        return batches.complete_if_over(user, batch, step_us)
+      end
+
+      local function abandon_some_of(user, step_us)
+        local queued = 0
+        for _, batch in ipairs(call('ZRANGEBYSCORE', open_key(user), '-inf', now, 'LIMIT', 0, OF_A_USER)) do
+          queued = queued + batches.end_adding(user, batch, 'abandoned', step_us)
+        end
+        local first = call('ZRANGE', open_key(user), 0, 0, 'WITHSCORES')[2]
+        if first then
+          call('ZADD', users_with_some, math.max(now, first), user)
+        else
+          call('ZREM', users_with_some, user)
+        end
+        return queued
+      end
+
+      -- Those that were never closed, by turns of users. woken: user → tasks that may be served now.
+      function batches.abandon(step_us, woken)
+        for _, user in ipairs(call('ZRANGEBYSCORE', users_with_some, '-inf', now, 'LIMIT', 0, USERS)) do
+          local is_done, queued = pcall(abandon_some_of, user, step_us)
+          if is_done then
+            if queued > 0 then woken[user] = (woken[user] or 0) + queued end
+          else
+            damage().note(user, queued)
+            call('ZADD', users_with_some, damage().next_ms, user)
+          end
+        end
+      end
+
+      -- Of one that is gone.
+      function batches.forget(user, batch)
+        call('UNLINK', tasks_key(user, batch))
+        forget_open(user, batch)
+      end
+
+      -- Where an open one belongs, and no other.
+      function batches.list(user, batch, state)
+        if state ~= 'open' then return forget_open(user, batch) end
+        local ends_at = now + number_in(call('HGET', batch_key(user, batch), 'ttl_ms'))
+        call('ZADD', open_key(user), ends_at, batch)
+        call('ZADD', users_with_some, 'LT', ends_at, user)
+      end
+
+      -- Where what is counted says that all have ended, and nobody was told.
+      function batches.is_over_untold(user, batch)
+        local known = call('HMGET', batch_key(user, batch), 'state', 'complete', 'total', 'finished', 'failed', 'canceled')
+        if known[1] == 'open' or known[2] or call('EXISTS', tasks_key(user, batch)) == 1 then return false end
+        return number_in(known[3]) <= number_in(known[4]) + number_in(known[5]) + number_in(known[6])
+      end
+
+      -- Open ones of a user that is erased. Returns how many.
+      function batches.purge(user, most)
+        local some = call('ZRANGE', open_key(user), 0, most - 1)
+        for _, batch in ipairs(some) do
+          weigh(user, batch, -1)
+          call('UNLINK', batch_key(user, batch), tasks_key(user, batch))
+          forget_open(user, batch)
+        end
+        return #some
+      end
+
+      return batches
+    end
+    known_batches = new_batches(it)
+    return known_batches
+  end
+
+  -- callbacks: as above.
+  function it.pack(callbacks, batch) return cmsgpack.pack({ 1, callbacks, batch or '' }) end
+
+  local function write(user, id, packed, ...)
+    call('SET', ends_key(user, id), packed, ...)
+    if bytes then bytes.change_ends(user, id, 1) end
+  end
+
+  function it.keep(user, id, packed)
+    call('HSETNX', task_key(user, id), 'linked', 1)
+    write(user, id, packed)
+  end
+
+  function it.prove_places(user)
+    choice.know(user)
+    for _, where in ipairs({ 'critical', 'normal', 'scheduled' }) do call('ZCARD', place_key(where, user)) end
+  end
+
+  -- Reads each key that callbacks of the task would be written to: one of another type shows before it ends.
+  function it.prove(user, id)
+    local packed = call('GET', ends_key(user, id))
+    if not packed then return end
+    local batch = cmsgpack.unpack(packed)[3]
+    if batch ~= '' then it.batches().prove(user, batch) end
+    it.prove_places(user)
+  end
+
+  -- Of message.Record, without what may be large.
+  local function shortened(record)
+    local first = { cmsgpack.unpack_limit(record, 6, 11) }
+    local name, attempt, queued, started, run, worker = unpack(first, 2, 7)
+    local kind, type_name = nil, ''
+    if string.sub(record, 10, 10) ~= 'F' then
+      local all = cmsgpack.unpack(string.sub(record, 11))
+      kind, type_name = all[9], string.sub(tostring(all[10]), 1, 200)
+    end
+    return string.sub(record, 1, 10) .. '\156' .. cmsgpack.pack(name, attempt, queued, started, run, worker, nil, false, kind,
+      type_name, TOO_LARGE, '')
+  end
+
+  -- The message of a callback, an array of four, with two more: whose end it is, and the record of that.
+  local function told(body, id, record)
+    if string.byte(body, 19) ~= 148 then return body end
+    return string.sub(body, 1, 18) .. '\150' .. string.sub(body, 20) .. cmsgpack.pack(id) .. '\198'
+      .. struct.pack('>I4', #record) .. record
+  end
+
+  local function message_of(user, id, body)
+    local record = call('GET', result_key(user, id)) or ''
+    local made, most = told(body, id, record), tonumber(call('HGET', prefix .. 'settings', 'max_message_bytes'))
+    return most and #made > most and told(body, id, shortened(record)) or made
+  end
+
+  -- One that is taken is no reason to do nothing.
+  local function free_id(user, id)
+    if call('EXISTS', body_key(user, id), result_key(user, id)) == 0 then return id end
+    return id .. '-' .. string.format('%d', next_arrival())
+  end
+
+  -- `of`: the task, or batch, whose end it is. Returns whether it may be served now.
+  local function put_in(user, id, of, callback, body, step_us)
+    local _, priority, when, _, after = unpack(callback)
+    local due = due_at(when)
+    call('SET', body_key(user, id), body)
+    call('HSET', task_key(user, id), 'parent', of)
+    if bytes then bytes.change(user, 'body:' .. id, #body) end
+    if after ~= '' then it.keep(user, id, after) end
+    if call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0 then call('HSET', task_key(user, id), 'linked', 1) end
+    if due > now then
+      call('HSET', task_key(user, id), 'state', 'scheduled', 'priority', priority, 'enqueued', now)
+      schedule(user, id, due)
+      return false
+    end
+    choice.know(user)
+    return place(user, id, score_of(priority, step_us))
+  end
+
+  -- Takes what is kept for this end: what failed has it for another life as well, for `ttl` ms. Nil: nothing.
+  local function take(user, id, outcome, ttl)
+    local packed = call('GET', ends_key(user, id))
+    if not packed then return nil end
+    local life, callbacks, batch = unpack(cmsgpack.unpack(packed))
+    if bytes then bytes.change_ends(user, id, -1) end
+    if outcome == 'failed' then
+      write(user, id, cmsgpack.pack({ life + 1, callbacks, batch }), 'PX', ttl)
+    else
+      call('DEL', ends_key(user, id))
+    end
+    return life, callbacks, batch
+  end
+
+  -- A second one of its kind, and one of a second life, has a number.
+  local function names_of(id, life, callbacks)
+    local of_kind, names, seen = {}, {}, {}
+    for _, callback in ipairs(callbacks) do of_kind[callback[1]] = (of_kind[callback[1]] or 0) + 1 end
+    for at, callback in ipairs(callbacks) do
+      local kind = callback[1]
+      seen[kind] = (seen[kind] or 0) + 1
+      local number = (life - 1) * of_kind[kind] + seen[kind]
+      names[at] = id .. '.' .. kind .. (number > 1 and string.format('-%d', number) or '')
+    end
+    return names
+  end
+
+  -- `outcome`: finished, failed or canceled; of others nothing comes. Returns how many may be served now.
+  function it.call_back(user, id, outcome, step_us, ttl)
+    if outcome ~= 'finished' and outcome ~= 'failed' and outcome ~= 'canceled' then return 0 end
+    if outcome == 'failed' then call('PEXPIRE', children_key(user, id), ttl) else call('UNLINK', children_key(user, id)) end
+    local life, callbacks, batch = take(user, id, outcome, ttl)
+    if not life then return 0 end
+    local queued, names = 0, names_of(id, life, callbacks)
+    for at, callback in ipairs(callbacks) do
+      if callback[1] == 'on_end' or callback[1] == KIND_OF[outcome] then
+        local body = message_of(user, id, callback[4])
+        if put_in(user, free_id(user, names[at]), id, callback, body, step_us) then queued = queued + 1 end
+      end
+    end
+    return queued + (batch ~= '' and it.batches().note_end(user, batch, id, outcome, step_us) or 0)
+  end
+
+  -- Callbacks of a batch; `record` is what they are told of it. Returns how many may be served now.
+  function it.put_all_in(user, batch, packed, record, step_us)
+    local queued, life, callbacks = 0, unpack(cmsgpack.unpack(packed))
+    local names = names_of(batch, life, callbacks)
+    for at, callback in ipairs(callbacks) do
+      local body = told(callback[4], batch, record)
+      if put_in(user, free_id(user, names[at]), batch, callback, body, step_us) then queued = queued + 1 end
+    end
+    return queued
+  end
+
+  -- Of a task that is erased, or gives its place to another: nobody is called, and nothing is counted. Returns its batch.
+  function it.drop(user, id)
+    local packed = call('GET', ends_key(user, id))
+    if not packed then return end
+    local batch = cmsgpack.unpack(packed)[3]
+    if batch ~= '' then it.batches().drop(user, batch, id) end
+    if bytes then bytes.change_ends(user, id, -1) end
+    call('DEL', ends_key(user, id))
+    return batch ~= '' and batch or nil
+  end
+
+  -- A dead letter is brought back.
+  function it.note_requeue(user, id)
+    local packed = call('GET', ends_key(user, id))
+    local batch = packed and cmsgpack.unpack(packed)[3] or ''
+    if batch ~= '' then it.batches().note_requeue(user, batch, id) end
+  end
+
+  return it
+end
+
+local known_endings
+function endings()
+  known_endings = known_endings or new_endings()
+  return known_endings
+end
+calls[#calls + 1] = function()
+  known_endings = nil
+  return NEXT
+end
+end
 -- ARGV[1] is the msgpack of Requeue: nonce: str, user: str, priority_step_ms: int, ids: Sequence[str]
 local args
 local nonce, user, priority_step_ms, ids
@@ -2409,13 +2828,20 @@ local function requeue(id)
   if bytes then bytes.lift(user, id) end
   call('DEL', result_key(user, id))
   unlist_dead(user, id)
-  for _, kept in ipairs({ chunks_key(user, id), keys_of_task(user, id) }) do call('PERSIST', kept) end
-  if bytes then bytes.lay(user, id) end
+  if bytes then bytes.change_ends(user, id, -1) end
+  for _, kept in ipairs({ chunks_key(user, id), ends_key(user, id), children_key(user, id), keys_of_task(user, id) }) do
+    call('PERSIST', kept)
+  end
+  if bytes then
+    bytes.lay(user, id)
+    bytes.change_ends(user, id, 1)
+  end
   call('HDEL', key, 'attempt', 'failures', 'lost', 'returned', 'since', 'ended', 'canceling', 'charged',
     'charged_before', 'progress', 'message', 'progress_of', 'expires', 'snoozed')
   call('HSET', key, 'state', 'queued', 'queued', now)
   place(user, id, lane, score)
   publish(user, id, 'waiting')
+  endings().note_requeue(user, id)
   requeued = requeued + 1
   return 1
 end
@@ -2432,7 +2858,9 @@ calls[#calls + 1] = function()
   if refused then return refused end
   choice.know(user)
   for _, where in ipairs({ 'critical', 'normal', 'dead', 'lapsing' }) do call('ZCARD', place_key(where, user)) end
-  for _, id in ipairs(ids) do letter(id) end
+  for _, id in ipairs(ids) do
+    if letter(id) then endings().prove(user, id) end
+  end
   for at, id in ipairs(ids) do answers[at] = requeue(id) end
   if requeued > 0 then wake(user, requeued) end
   save_state()

@@ -36,6 +36,8 @@ local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. i
 local function uses_key(user, id) return prefix .. 'uses:' .. user .. ':' .. id end
 local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
 local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
+local function children_key(user, id) return prefix .. 'children:' .. user .. ':' .. id end
+local function ends_key(user, id) return prefix .. 'ends:' .. user .. ':' .. id end
 
 -- What it yields: append.lua.
 local function chunks_key(user, id) return prefix .. 'chunks:' .. user .. ':' .. id end
@@ -1688,12 +1690,13 @@ function damage()
     -- Commands that read keys of a user, each as what it should be.
     local OF_A_USER = { { 'ZCARD', 'critical' }, { 'ZCARD', 'normal' }, { 'ZCARD', 'scheduled' }, { 'ZCARD', 'held' },
       { 'SCARD', 'deferred' }, { 'ZCARD', 'lapsing' }, { 'ZCARD', 'schedules' }, { 'ZCARD', 'expiring' },
-      { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' }, { 'HLEN', 'offers' },
-      { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
+      { 'ZCARD', 'held-keys' }, { 'XLEN', 'critical-stream' }, { 'XLEN', 'normal-stream' }, { 'LLEN', 'announcements' },
+      { 'HLEN', 'offers' }, { 'HLEN', 'user' }, { 'STRLEN', 'keeper' } }
     local RARELY_READ = { { 'ZCARD', 'dead' }, { 'STRLEN', 'policy' }, { 'STRLEN', 'metrics' }, { 'HLEN', 'bytes' },
       { 'ZCARD', 'bytes-expiring' }, { 'HLEN', 'xcom-bytes' }, { 'ZCARD', 'xcom-spaces' }, { 'SCARD', 'assignments' } }
     local OF_A_TASK = { { 'STRLEN', 'body' }, { 'HLEN', 'task' }, { 'LLEN', 'errors' }, { 'STRLEN', 'result' },
-      { 'SCARD', 'needs' }, { 'SCARD', 'uses' }, { 'SCARD', 'feeds' }, { 'SCARD', 'informed' }, { 'XLEN', 'chunks' } }
+      { 'SCARD', 'needs' }, { 'SCARD', 'uses' }, { 'SCARD', 'feeds' }, { 'SCARD', 'informed' }, { 'XLEN', 'chunks' },
+      { 'STRLEN', 'ends' }, { 'SCARD', 'children' } }
 
     local function broken_of(reads, whose)
       for _, read in ipairs(reads) do
@@ -1766,7 +1769,8 @@ function damage()
 
     local function come_back(user, woken)
       check(user)
-      for where, all in pairs({ scheduled = due_key, lapsing = prefix .. 'lapsing', schedules = prefix .. 'schedules' }) do
+      for where, all in pairs({ scheduled = due_key, lapsing = prefix .. 'lapsing', schedules = prefix .. 'schedules',
+        ['held-keys'] = prefix .. 'held-turns' }) do
         local first = call('ZRANGE', place_key(where, user), 0, 0, 'WITHSCORES')[2]
         if first then call('ZADD', all, 'LT', math.floor(first), user) end
       end
@@ -1853,7 +1857,7 @@ function damage()
     -- Nobody depends on it any more (lib/depend.lua).
     local function unlink(user, id)
       local linked = try('HGET', task_key(user, id), 'linked')
-      if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id)) == 1 then return end
+      if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id), ends_key(user, id)) > 0 then return end
       if tonumber(linked) > 1 then try('PEXPIRE', result_key(user, id), linked) end
       try('HDEL', task_key(user, id), 'linked')
     end
@@ -1868,7 +1872,7 @@ function damage()
         try('SREM', feeds, id)
         if call('EXISTS', feeds, informed_key(user, dependency)) == 0 then unlink(user, dependency) end
       end
-      call('DEL', task_key(user, id), needs_key(user, id), uses_key(user, id))
+      call('DEL', task_key(user, id), needs_key(user, id), uses_key(user, id), ends_key(user, id))
       if call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0 then call('HSET', task_key(user, id), 'linked', 1) end
     end
 
@@ -2164,6 +2168,19 @@ local function new_bytes()
 
   -- The same for one of which nothing is left but its result, and its chunks.
   function it.lay_result(user, id, size) it.change(user, 'result:' .. id, size, it.expiry_of(result_key(user, id))) end
+
+  -- What is kept for the end of the task came, or goes (lib/ends.lua). It is no part of what is lifted.
+  function it.change_ends(user, id, sign)
+    local key = ends_key(user, id)
+    it.change(user, 'ends:' .. id, sign * size_of(key), it.expiry_of(key))
+  end
+
+  -- The same of the callbacks of a batch.
+  function it.change_batch(user, batch, sign)
+    local key = prefix .. 'batch:' .. user .. ':' .. batch
+    local size = call('HSTRLEN', key, 'on_complete') + call('HSTRLEN', key, 'on_success')
+    it.change(user, 'batch:' .. batch, sign * size, it.expiry_of(key))
+  end
 
   -- A value of a namespace came, or goes.
   local function book_value(user, namespace, by)
