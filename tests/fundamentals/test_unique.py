@@ -314,6 +314,7 @@ async def test_pipelines_and_schedules_refuse_them(queue: TaskQueue) -> None:
         ({"unique": True, "throttle": 5}, "one of"),
         ({"debounce": 0}, "seconds must be"),
         ({"debounce": 5, "delay": 5}, "give no delay"),
+        ({"debounce": 5, "expires": 5}, "never run"),
         ({"debounce": 5, "depends_on": ["x"]}, "give no depends_on"),
         ({"throttle": "soon"}, "seconds must be"),
         ({"throttle": timedelta(days=32)}, "seconds must be"),

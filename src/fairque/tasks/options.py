@@ -304,6 +304,9 @@ def _check_condition(options: TaskOptions) -> None:
         raise InvalidInput(f"a task has one of {', '.join(said)}, not {len(said)} of them")
     if options.debounce is None:
         return
+    expires, seconds = options.expires, check_seconds("seconds", options.debounce.seconds)
+    if expires is not None and not isinstance(expires, datetime) and expires <= seconds:
+        raise InvalidInput(f"it would never run: it expires in {expires:g} s, and is debounced for {seconds:g} s")
     for name in ("delay", "execute_after", "depends_on"):
         if getattr(options, name):
             raise InvalidInput(f"debounce says when it starts: give no {name}")
