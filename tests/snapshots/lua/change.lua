@@ -2370,8 +2370,634 @@ function schedule(user, id, at)
 end
 end
 
--- lib/take_out.lua
--- A task leaves the place in which it waits.
+-- lib/depend.lua
+-- Dependencies. `uses` of a task holds what it depends on, `feeds` of a task those that depend on it and have not ended: the
+-- two mirror each other. `needs` holds what a deferred task still waits for. While somebody is in `feeds` of a task, its
+-- result has no time to live, so that what a living task is given by others lives as long as it does. A dead letter may be
+-- requeued, and counts as living.
+-- A task in either has the field `linked`, so that the others pay nothing at their end. Of a result that is kept for others
+-- it is the time to live, in ms, that begins when the last of them has ended; else it is 1.
+
+-- lib/canceled.lua
+-- Outcomes that others wait for, passed on at the end of the script (lib/depend.lua).
+
+-- lib/metrics.lua
+-- Measures users; what a script measured is written by its save_state().
+local tally
+local tally_service
+do
+
+-- Of each user: finished, failed, canceled, retried, cost, busy microseconds, services, then buckets of waits and their counts.
+local TALLIED = { finished = 1, failed = 2, canceled = 3, retried = 4 }
+local TALLIED_WAITS = 8
+local tallies
+
+local function tallies_of(user)
+  local of_user = tallies[user]
+  if not of_user then
+    of_user = { 0, 0, 0, 0, 0, 0, 0 }
+    tallies[user] = of_user
+  end
+  return of_user
+end
+
+-- A task of the user ended, or is tried again.
+function tally(user, how)
+  local of_user, at = tallies_of(user), TALLIED[how]
+  of_user[at] = of_user[at] + 1
+end
+
+local function add_wait(pairs_of, first, bucket, more)
+  local at = first
+  while pairs_of[at] and pairs_of[at] ~= bucket do at = at + 2 end
+  pairs_of[at], pairs_of[at + 1] = bucket, (pairs_of[at + 1] or 0) + more
+end
+
+-- One service: how long it waited (nil: known already) and ran, in ms, and what it cost.
+function tally_service(user, wait, run, cost)
+  local of_user = tallies_of(user)
+  of_user[5], of_user[6], of_user[7] = of_user[5] + cost, of_user[6] + math.floor(run * 1000 + 0.5), of_user[7] + 1
+  if not wait then return end
+  local _, power = math.frexp(wait)
+  add_wait(of_user, TALLIED_WAITS, math.max(0, math.min(WAIT_BUCKETS - 1, power)), 1)
+end
+
+function save_tallies()
+  if not next(tallies) then return end
+  -- An hour that is over goes to the day's hash, from which bills are written. It lies here or there until nobody bills it.
+  local HOUR, usage_ttl = 3600000, nil
+  local function ttl()
+    if not usage_ttl then
+      local said = redis.pcall('HGET', prefix .. 'settings', 'usage_ttl_ms')
+      usage_ttl = type(said) == 'string' and tonumber(said) or 3456000000
+    end
+    return usage_ttl
+  end
+  local function close_hour(user, m, hour)
+    if m[12] == 0 and m[13] == 0 and m[14] == 0 then return end
+    local key = prefix .. 'usage:' .. user .. ':' .. string.format('%d', math.floor(hour / 24))
+    local field, before = string.format('%d', hour % 24), { 0, 0, 0 }
+    local kept = call('HGET', key, field) -- the clock of the server was set back over the end of an hour
+    if kept then before = cmsgpack.unpack(kept) end
+    call('HSET', key, field, cmsgpack.pack({ m[12] + before[1], m[13] + before[2], m[14] + before[3] }))
+    call('PEXPIRE', key, ttl())
+  end
+  -- What fades needs no more digits than fit half the room.
+  local function short(x)
+    local high = x * 536870913
+    return high - (high - x)
+  end
+  local function save(user, key, blob, by)
+    local m = blob and cmsgpack.unpack(blob) or { 0, 0, 0, 0, 0, 0, 0, 0, 0, now, 0, 0, 0, 0 }
+    local hour, is_new = math.floor(m[10] / HOUR), not blob
+    if hour ~= math.floor(now / HOUR) then
+      close_hour(user, m, hour)
+      m[12], m[13], m[14], is_new = 0, 0, 0, true
+    end
+    local passed = math.max(0, now - m[10]) -- the clock of the server may have been set back
+    local fade = math.exp(-passed / RECENT_MS)
+    for at = 1, 6 do m[at] = m[at] + by[at] end
+    m[7], m[8], m[9] = short(m[7] * fade + by[5]), short(m[8] * fade + by[6] / 1e6), short(m[9] * fade + by[7])
+    m[10], m[11] = now, m[11] + passed
+    m[12], m[13], m[14] = m[12] + by[7], m[13] + by[5], m[14] + by[6]
+    for at = TALLIED_WAITS, #by, 2 do add_wait(m, WAITS, by[at], by[at + 1]) end
+    if is_new then -- once an hour the key is given more time
+      call('SET', key, cmsgpack.pack(m), 'PX', ttl())
+    else
+      call('SET', key, cmsgpack.pack(m), 'KEEPTTL')
+    end
+  end
+  local whole = { 0, 0, 0, 0, 0, 0, 0 }
+  for _, by in pairs(tallies) do
+    for at = 1, 7 do whole[at] = whole[at] + by[at] end
+    for at = TALLIED_WAITS, #by, 2 do add_wait(whole, TALLIED_WAITS, by[at], by[at + 1]) end
+  end
+  for how, at in pairs(TALLIED) do count(how, whole[at]) end
+  tallies['*'] = whole
+  local users, keys = {}, {}
+  for user in pairs(tallies) do
+    users[#users + 1], keys[#keys + 1] = user, prefix .. 'metrics:' .. user
+  end
+  local blobs = call('MGET', unpack(keys)) -- of a key of another type nothing
+  for at, user in ipairs(users) do
+    pcall(save, user, keys[at], blobs[at], tallies[user]) -- a key that is broken costs its own user its numbers
+  end
+end
+calls[#calls + 1] = function()
+  tallies = {}
+  return NEXT
+end
+end
+
+-- lib/pointers.lua
+-- Under which key a task is alone.
+-- unique:<u>:<hash>  string  the task that has the key. Of one that lives, it lasts until that begins or ends; with a time to
+--                            live, as long as that
+-- `unique` of a task is '<kind> <hash> <ms>', kind and ms as `Rules` has them: it has its key as long as that is there.
+local pointers
+do
+
+-- Made by the first that needs it.
+local known_pointers
+function pointers()
+  if known_pointers then return known_pointers end
+  local it = {}
+  known_pointers = it
+  local OVER_AT_THE_BEGIN = { started = true, debounce = true }
+
+  local function key_of(user, hash) return prefix .. 'unique:' .. user .. ':' .. hash end
+
+  -- The task that has the key; nil where none has it any more. Second: for how many ms it has it whatever it does.
+  function it.holder(user, hash)
+    local key = key_of(user, hash)
+    local id = call('GET', key)
+    if not id then return nil end
+    local left = call('PTTL', key)
+    if left >= 0 then return id, left end
+    local held = call('HGET', task_key(user, id), 'unique')
+    return held and string.match(held, ' (%S+) ') == hash and id or nil
+  end
+
+  -- `ms`: nil for as long as the task has it.
+  function it.point(user, hash, id, ms)
+    if ms then call('SET', key_of(user, hash), id, 'PX', ms) else call('SET', key_of(user, hash), id) end
+  end
+
+  -- Of a task that does not need its key any more. `lingers`: it has run to its end, after which some keep it for a time.
+  function it.let_go(user, id, unique, lingers)
+    local kind, hash, ms = string.match(unique, '^(%S+) (%S+) (%d+)$')
+    if not kind then return end
+    local key = key_of(user, hash)
+    if redis.pcall('GET', key) ~= id then return end
+    if lingers and kind == 'after' then call('PEXPIRE', key, ms) else call('DEL', key) end
+  end
+
+  -- It begins.
+  function it.begin(user, id, unique)
+    if not OVER_AT_THE_BEGIN[string.match(unique, '^%S+')] then return end
+    it.let_go(user, id, unique)
+    call('HDEL', task_key(user, id), 'unique')
+  end
+
+  return it
+end
+calls[#calls + 1] = function()
+  known_pointers = nil
+  return NEXT
+end
+end
+
+-- lib/ends.lua
+-- What comes of the end of a task, beside what is told to those that depend on it: its callbacks are put in, past all quotas, and
+-- its batch counts it, in the script that ends it. A task with either has the field `linked`, so that the others pay nothing at
+-- their end.
+-- ends:<u>:<id>  string  {life, {{kind, priority, when, body, what is kept for its own end or ''} ...}, batch or ''}: what
+--                        fails may be requeued, which is another life
+local endings
+do
+
+local function new_endings()
+  local it = {}
+  local KIND_OF = { finished = 'on_success', failed = 'on_failure' }
+  local TOO_LARGE = 'not told: too large for a message'
+
+  -- Made by the first that needs them.
+  local known_batches
+  function it.batches()
+    if known_batches then return known_batches end
+
+    -- lib/batches.lua
+    -- Batches: any number of tasks of one user, counted as they end. When all have, and nobody adds to it any more, its callbacks are
+    -- put in by the script in which the last of them ended.
+    -- batch:<u>:<b>        hash  state: open, closed, canceled or abandoned. total, finished, failed, canceled: of its tasks.
+    --                            on_complete, on_success: as `ends` has them, until they are put in. nonce: of the call that opened
+    --                            it; created, complete: ms; ttl_ms: after which one to which nobody adds is abandoned; keep_ms and
+    --                            dead_ms: how long it is kept when all have ended, and when some have failed
+    -- batch-tasks:<u>:<b>  set   its tasks that have not ended
+    -- batches:<u>          zset  open ones of a user → ms when they are abandoned
+    -- batches              zset  users with some → ms of the first one, or of the last turn of a user that has more
+
+    local function new_batches(endings_of_tasks)
+      local batches = {}
+      local USERS, OF_A_USER = 20, 10 -- that one call abandons
+      local users_with_some = prefix .. 'batches'
+      local function batch_key(user, batch) return prefix .. 'batch:' .. user .. ':' .. batch end
+      local function tasks_key(user, batch) return prefix .. 'batch-tasks:' .. user .. ':' .. batch end
+      local function open_key(user) return users_with_some .. ':' .. user end
+      batches.tasks_key = tasks_key
+
+      local function number_in(field) return tonumber(field or 0) end
+
+      -- What its callbacks take leaves the count of bytes, or comes.
+      local function weigh(user, batch, sign)
+        if bytes then bytes.change_batch(user, batch, sign) end
+      end
+
+      local function forget_open(user, batch)
+        if call('ZREM', open_key(user), batch) == 1 and call('EXISTS', open_key(user)) == 0 then call('ZREM', users_with_some, user) end
+      end
+
+      function batches.state(user, batch) return call('HGET', batch_key(user, batch), 'state') or nil end
+
+      -- Reads what the end of one of its tasks writes.
+      function batches.prove(user, batch)
+        call('HLEN', batch_key(user, batch))
+        call('SCARD', tasks_key(user, batch))
+      end
+
+      -- Whether more tasks may be added: while it is open, and by its own tasks as long as one has not ended.
+      function batches.takes_more(user, batch)
+        local state = batches.state(user, batch)
+        return state == 'open' or state == 'closed' and call('EXISTS', tasks_key(user, batch)) == 1
+      end
+
+      -- 'new', also by an earlier try of the same call, 'joined' where it is open already, or 'over'.
+      function batches.open(user, batch, nonce, ttl_ms, keep_ms, dead_ms, on_complete, on_success)
+        local key = batch_key(user, batch)
+        local known = call('HMGET', key, 'nonce', 'state')
+        if known[1] == nonce then return 'new' end
+        if known[2] then return known[2] == 'open' and 'joined' or 'over' end
+        call('ZADD', open_key(user), now + ttl_ms, batch)
+        call('ZADD', users_with_some, 'LT', now + ttl_ms, user)
+        call('HSET', key, 'state', 'open', 'nonce', nonce, 'created', now_text, 'ttl_ms', ttl_ms, 'keep_ms', keep_ms, 'dead_ms', dead_ms)
+        if on_complete then call('HSET', key, 'on_complete', on_complete) end
+        if on_success then call('HSET', key, 'on_success', on_success) end
+        weigh(user, batch, 1)
+        return 'new'
+      end
+
+      function batches.add(user, batch, id)
+        local key = batch_key(user, batch)
+        if call('SADD', tasks_key(user, batch), id) == 0 then return end
+        call('HINCRBY', key, 'total', 1)
+        local known = call('HMGET', key, 'state', 'ttl_ms')
+        if known[1] == 'open' then call('ZADD', open_key(user), 'XX', 'GT', now + number_in(known[2]), batch) end
+      end
+
+      -- What its callbacks are told: models.BatchProgress.
+      local function told_of(batch, known)
+        return 'B' .. cmsgpack.pack({ batch, known[1], number_in(known[2]), number_in(known[3]), number_in(known[4]), number_in(known[5]),
+          number_in(known[6]), number_in(known[7]) })
+      end
+
+      local function call_back(user, batch, kind, known, step_us)
+        local packed = call('HGET', batch_key(user, batch), kind)
+        if not packed then return 0 end
+        call('HDEL', batch_key(user, batch), kind)
+        return endings_of_tasks.put_all_in(user, batch, packed, told_of(batch, known), step_us)
+      end
+
+      -- Nobody adds to it any more, and all have ended. Returns how many tasks may be served now.
+      local function complete(user, batch, step_us)
+        local key = batch_key(user, batch)
+        call('HSETNX', key, 'complete', now_text)
+        local known = call('HMGET', key, 'state', 'total', 'finished', 'failed', 'canceled', 'created', 'complete', 'keep_ms', 'dead_ms')
+        weigh(user, batch, -1)
+        local queued = call_back(user, batch, 'on_complete', known, step_us)
+        local failed, canceled = number_in(known[4]), number_in(known[5])
+        if known[1] == 'closed' and failed + canceled == 0 then
+          queued = queued + call_back(user, batch, 'on_success', known, step_us)
+        end
+        call('PEXPIRE', key, failed > 0 and known[9] or known[8])
+        weigh(user, batch, 1)
+        publish(user, 'batch:' .. batch, 'complete')
+        return queued
+      end
+
+      function batches.complete_if_over(user, batch, step_us)
+        if batches.state(user, batch) == 'open' or call('EXISTS', tasks_key(user, batch)) == 1 then return 0 end
+        return complete(user, batch, step_us)
+      end
+
+      -- How one of its tasks ended: finished, failed or canceled. Returns how many tasks may be served now.
+      function batches.note_end(user, batch, id, outcome, step_us)
+        if call('SREM', tasks_key(user, batch), id) == 0 or not batches.state(user, batch) then return 0 end
+        call('HINCRBY', batch_key(user, batch), outcome, 1)
+        return batches.complete_if_over(user, batch, step_us)
+      end
+
+      -- One that had not ended is no task of it any more.
+      function batches.drop(user, batch, id)
+        if call('SREM', tasks_key(user, batch), id) == 1 and batches.state(user, batch) then
+          call('HINCRBY', batch_key(user, batch), 'total', -1)
+        end
+      end
+
+      -- Of a user that is erased: nobody adds to it any more, and its tasks are gone.
+      function batches.erase_if_empty(user, batch)
+        if batches.state(user, batch) == 'open' or call('EXISTS', tasks_key(user, batch)) == 1 then return end
+        weigh(user, batch, -1)
+        call('UNLINK', batch_key(user, batch))
+      end
+
+      -- A dead letter of it is brought back.
+      function batches.note_requeue(user, batch, id)
+        local key = batch_key(user, batch)
+        if not batches.state(user, batch) or call('SADD', tasks_key(user, batch), id) == 0 then return end
+        call('HINCRBY', key, 'failed', -1)
+        weigh(user, batch, -1)
+        call('PERSIST', key)
+        weigh(user, batch, 1)
+      end
+
+      -- `state`: closed, canceled or abandoned. What is over stays as it is. Returns how many tasks may be served now.
+      function batches.end_adding(user, batch, state, step_us)
+        local key = batch_key(user, batch)
+        local before = batches.state(user, batch)
+        forget_open(user, batch)
+        if before ~= 'open' and (state ~= 'canceled' or call('EXISTS', tasks_key(user, batch)) == 0) then return 0 end
+        call('HSET', key, 'state', state)
+        return batches.complete_if_over(user, batch, step_us)
+      end
+
+      local function abandon_some_of(user, step_us)
+        local queued = 0
+        for _, batch in ipairs(call('ZRANGEBYSCORE', open_key(user), '-inf', now, 'LIMIT', 0, OF_A_USER)) do
+          queued = queued + batches.end_adding(user, batch, 'abandoned', step_us)
+        end
+        local first = call('ZRANGE', open_key(user), 0, 0, 'WITHSCORES')[2]
+        if first then
+          call('ZADD', users_with_some, math.max(now, first), user)
+        else
+          call('ZREM', users_with_some, user)
+        end
+        return queued
+      end
+
+      -- Those that were never closed, by turns of users. woken: user → tasks that may be served now.
+      function batches.abandon(step_us, woken)
+        for _, user in ipairs(call('ZRANGEBYSCORE', users_with_some, '-inf', now, 'LIMIT', 0, USERS)) do
+          local is_done, queued = pcall(abandon_some_of, user, step_us)
+          if is_done then
+            if queued > 0 then woken[user] = (woken[user] or 0) + queued end
+          else
+            damage().note(user, queued)
+            call('ZADD', users_with_some, damage().next_ms, user)
+          end
+        end
+      end
+
+      -- Of one that is gone.
+      function batches.forget(user, batch)
+        call('UNLINK', tasks_key(user, batch))
+        forget_open(user, batch)
+      end
+
+      -- Where an open one belongs, and no other.
+      function batches.list(user, batch, state)
+        if state ~= 'open' then return forget_open(user, batch) end
+        local ends_at = now + number_in(call('HGET', batch_key(user, batch), 'ttl_ms'))
+        call('ZADD', open_key(user), ends_at, batch)
+        call('ZADD', users_with_some, 'LT', ends_at, user)
+      end
+
+      -- Where what is counted says that all have ended, and nobody was told.
+      function batches.is_over_untold(user, batch)
+        local known = call('HMGET', batch_key(user, batch), 'state', 'complete', 'total', 'finished', 'failed', 'canceled')
+        if known[1] == 'open' or known[2] or call('EXISTS', tasks_key(user, batch)) == 1 then return false end
+        return number_in(known[3]) <= number_in(known[4]) + number_in(known[5]) + number_in(known[6])
+      end
+
+      -- Open ones of a user that is erased. Returns how many.
+      function batches.purge(user, most)
+        local some = call('ZRANGE', open_key(user), 0, most - 1)
+        for _, batch in ipairs(some) do
+          weigh(user, batch, -1)
+          call('UNLINK', batch_key(user, batch), tasks_key(user, batch))
+          forget_open(user, batch)
+        end
+        return #some
+      end
+
+      return batches
+    end
+    known_batches = new_batches(it)
+    return known_batches
+  end
+
+  -- callbacks: as above.
+  function it.pack(callbacks, batch) return cmsgpack.pack({ 1, callbacks, batch or '' }) end
+
+  local function write(user, id, packed, ...)
+    call('SET', ends_key(user, id), packed, ...)
+    if bytes then bytes.change_ends(user, id, 1) end
+  end
+
+  function it.keep(user, id, packed)
+    call('HSETNX', task_key(user, id), 'linked', 1)
+    write(user, id, packed)
+  end
+
+  function it.prove_places(user)
+    choice.know(user)
+    for _, where in ipairs({ 'critical', 'normal', 'scheduled' }) do call('ZCARD', place_key(where, user)) end
+  end
+
+  -- Reads each key that callbacks of the task would be written to: one of another type shows before it ends.
+  function it.prove(user, id)
+    local packed = call('GET', ends_key(user, id))
+    if not packed then return end
+    local batch = cmsgpack.unpack(packed)[3]
+    if batch ~= '' then it.batches().prove(user, batch) end
+    it.prove_places(user)
+  end
+
+  -- Of message.Record, without what may be large.
+  local function shortened(record)
+    local first = { cmsgpack.unpack_limit(record, 6, 11) }
+    local name, attempt, queued, started, run, worker = unpack(first, 2, 7)
+    local kind, type_name = nil, ''
+    if string.sub(record, 10, 10) ~= 'F' then
+      local all = cmsgpack.unpack(string.sub(record, 11))
+      kind, type_name = all[9], string.sub(tostring(all[10]), 1, 200)
+    end
+    return string.sub(record, 1, 10) .. '\156' .. cmsgpack.pack(name, attempt, queued, started, run, worker, nil, false, kind,
+      type_name, TOO_LARGE, '')
+  end
+
+  -- The message of a callback, an array of four, with two more: whose end it is, and the record of that.
+  local function told(body, id, record)
+    if string.byte(body, 19) ~= 148 then return body end
+    return string.sub(body, 1, 18) .. '\150' .. string.sub(body, 20) .. cmsgpack.pack(id) .. '\198'
+      .. struct.pack('>I4', #record) .. record
+  end
+
+  local function message_of(user, id, body)
+    local record = call('GET', result_key(user, id)) or ''
+    local made, most = told(body, id, record), tonumber(call('HGET', prefix .. 'settings', 'max_message_bytes'))
+    return most and #made > most and told(body, id, shortened(record)) or made
+  end
+
+  -- One that is taken is no reason to do nothing.
+  local function free_id(user, id)
+    if call('EXISTS', body_key(user, id), result_key(user, id)) == 0 then return id end
+    return id .. '-' .. string.format('%d', next_arrival())
+  end
+
+  -- `of`: the task, or batch, whose end it is. Returns whether it may be served now.
+  local function put_in(user, id, of, callback, body, step_us)
+    local _, priority, when, _, after = unpack(callback)
+    local due = due_at(when)
+    call('SET', body_key(user, id), body)
+    call('HSET', task_key(user, id), 'parent', of)
+    if bytes then bytes.change(user, 'body:' .. id, #body) end
+    if after ~= '' then it.keep(user, id, after) end
+    if call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0 then call('HSET', task_key(user, id), 'linked', 1) end
+    if due > now then
+      call('HSET', task_key(user, id), 'state', 'scheduled', 'priority', priority, 'enqueued', now)
+      schedule(user, id, due)
+      return false
+    end
+    choice.know(user)
+    return place(user, id, score_of(priority, step_us))
+  end
+
+  -- Takes what is kept for this end: what failed has it for another life as well, for `ttl` ms. Nil: nothing.
+  local function take(user, id, outcome, ttl)
+    local packed = call('GET', ends_key(user, id))
+    if not packed then return nil end
+    local life, callbacks, batch = unpack(cmsgpack.unpack(packed))
+    if bytes then bytes.change_ends(user, id, -1) end
+    if outcome == 'failed' then
+      write(user, id, cmsgpack.pack({ life + 1, callbacks, batch }), 'PX', ttl)
+    else
+      call('DEL', ends_key(user, id))
+    end
+    return life, callbacks, batch
+  end
+
+  -- A second one of its kind, and one of a second life, has a number.
+  local function names_of(id, life, callbacks)
+    local of_kind, names, seen = {}, {}, {}
+    for _, callback in ipairs(callbacks) do of_kind[callback[1]] = (of_kind[callback[1]] or 0) + 1 end
+    for at, callback in ipairs(callbacks) do
+      local kind = callback[1]
+      seen[kind] = (seen[kind] or 0) + 1
+      local number = (life - 1) * of_kind[kind] + seen[kind]
+      names[at] = id .. '.' .. kind .. (number > 1 and string.format('-%d', number) or '')
+    end
+    return names
+  end
+
+  -- `outcome`: finished, failed or canceled; of others nothing comes. Returns how many may be served now.
+  function it.call_back(user, id, outcome, step_us, ttl)
+    if outcome ~= 'finished' and outcome ~= 'failed' and outcome ~= 'canceled' then return 0 end
+    if outcome == 'failed' then call('PEXPIRE', children_key(user, id), ttl) else call('UNLINK', children_key(user, id)) end
+    local life, callbacks, batch = take(user, id, outcome, ttl)
+    if not life then return 0 end
+    local queued, names = 0, names_of(id, life, callbacks)
+    for at, callback in ipairs(callbacks) do
+      if callback[1] == 'on_end' or callback[1] == KIND_OF[outcome] then
+        local body = message_of(user, id, callback[4])
+        if put_in(user, free_id(user, names[at]), id, callback, body, step_us) then queued = queued + 1 end
+      end
+    end
+    return queued + (batch ~= '' and it.batches().note_end(user, batch, id, outcome, step_us) or 0)
+  end
+
+  -- Callbacks of a batch; `record` is what they are told of it. Returns how many may be served now.
+  function it.put_all_in(user, batch, packed, record, step_us)
+    local queued, life, callbacks = 0, unpack(cmsgpack.unpack(packed))
+    local names = names_of(batch, life, callbacks)
+    for at, callback in ipairs(callbacks) do
+      local body = told(callback[4], batch, record)
+      if put_in(user, free_id(user, names[at]), batch, callback, body, step_us) then queued = queued + 1 end
+    end
+    return queued
+  end
+
+  -- Of a task that is erased, or gives its place to another: nobody is called, and nothing is counted. Returns its batch.
+  function it.drop(user, id)
+    local packed = call('GET', ends_key(user, id))
+    if not packed then return end
+    local batch = cmsgpack.unpack(packed)[3]
+    if batch ~= '' then it.batches().drop(user, batch, id) end
+    if bytes then bytes.change_ends(user, id, -1) end
+    call('DEL', ends_key(user, id))
+    return batch ~= '' and batch or nil
+  end
+
+  -- A dead letter is brought back.
+  function it.note_requeue(user, id)
+    local packed = call('GET', ends_key(user, id))
+    local batch = packed and cmsgpack.unpack(packed)[3] or ''
+    if batch ~= '' then it.batches().note_requeue(user, batch, id) end
+  end
+
+  return it
+end
+
+local known_endings
+function endings()
+  known_endings = known_endings or new_endings()
+  return known_endings
+end
+calls[#calls + 1] = function()
+  known_endings = nil
+  return NEXT
+end
+end
+local announce
+local announcements
+local end_canceled
+do
+
+-- `ttl`: of the result of one that finished, in ms.
+function announce(user, id, outcome, ttl)
+  announcements[#announcements + 1] = { user, id, outcome, ttl }
+end
+
+-- The end of a task that did not run to its end: a record that says so, and nothing else is left of it. Closures cost
+-- every call of a script: these are made by the first that needs them.
+local function new_ending()
+  -- The fields of message.Record, after the first nine bytes of the body and the letter of the state. What did not run
+  -- started and ended now.
+  local function canceled_record(body, known, reason, origin)
+    local ran = known.state == 'started'
+    local started = ran and tonumber(known.started) or now
+    local attempt = ran and attempt_in(known.attempt) or tonumber(known.attempt or 0)
+    return string.sub(body, 1, 9) .. 'C' .. (origin and '\157' or '\156') .. cmsgpack.pack(name_in(body), attempt,
+      tonumber(known.queued or known.enqueued or started), started, now - started, ran and known.worker or '', nil, true, nil,
+      'TaskCanceled', reason, '') .. (origin and cmsgpack.pack(origin) or '')
+  end
+
+  local function fields_of(key)
+    local flat, known = call('HGETALL', key), {}
+    for at = 1, #flat, 2 do known[flat[at]] = flat[at + 1] end
+    return known
+  end
+
+  -- The task has left its place already. `ttl`: how long the record is kept, in ms.
+  return function(user, id, reason, ttl, origin)
+    local known = fields_of(task_key(user, id))
+    if known.linked then endings().prove(user, id) end
+    local body = redis.pcall('GET', body_key(user, id))
+    if type(body) ~= 'string' then body = string.rep('\0', 9) end -- lost, or not a message at all
+    if bytes then bytes.lift(user, id) end
+    call('SET', result_key(user, id), canceled_record(body, known, reason, origin), 'PX', ttl)
+    call('DEL', needs_key(user, id), keys_of_task(user, id))
+    call('PEXPIRE', chunks_key(user, id), ttl)
+    if known.unique then pointers().let_go(user, id, known.unique) end
+    if known.expires then deadlines().forget(user, id) end
+    if known.linked then announce(user, id, 'canceled') end
+    if bytes then bytes.lay(user, id) end
+    tally(user, 'canceled')
+    publish(user, id, 'canceled')
+  end
+end
+
+local ending
+-- `origin`: of one that a dependency ended, the task with which that began.
+function end_canceled(user, id, reason, ttl, origin)
+  ending = ending or new_ending()
+  ending(user, id, reason, ttl, origin)
+end
+calls[#calls + 1] = function()
+  announcements = {}
+  ending = nil
+  return NEXT
+end
+end
 
 -- lib/limits.lua
 -- Limits: how many tasks of a key run at once, and how often they start. A task has the key of its name, and those that it
@@ -3014,635 +3640,6 @@ calls[#calls + 1] = function()
   return NEXT
 end
 
--- lib/depend.lua
--- Dependencies. `uses` of a task holds what it depends on, `feeds` of a task those that depend on it and have not ended: the
--- two mirror each other. `needs` holds what a deferred task still waits for. While somebody is in `feeds` of a task, its
--- result has no time to live, so that what a living task is given by others lives as long as it does. A dead letter may be
--- requeued, and counts as living.
--- A task in either has the field `linked`, so that the others pay nothing at their end. Of a result that is kept for others
--- it is the time to live, in ms, that begins when the last of them has ended; else it is 1.
-
--- lib/canceled.lua
--- Outcomes that others wait for, passed on at the end of the script (lib/depend.lua).
-
--- lib/metrics.lua
--- Measures users; what a script measured is written by its save_state().
-local tally
-local tally_service
-do
-
--- Of each user: finished, failed, canceled, retried, cost, busy microseconds, services, then buckets of waits and their counts.
-local TALLIED = { finished = 1, failed = 2, canceled = 3, retried = 4 }
-local TALLIED_WAITS = 8
-local tallies
-
-local function tallies_of(user)
-  local of_user = tallies[user]
-  if not of_user then
-    of_user = { 0, 0, 0, 0, 0, 0, 0 }
-    tallies[user] = of_user
-  end
-  return of_user
-end
-
--- A task of the user ended, or is tried again.
-function tally(user, how)
-  local of_user, at = tallies_of(user), TALLIED[how]
-  of_user[at] = of_user[at] + 1
-end
-
-local function add_wait(pairs_of, first, bucket, more)
-  local at = first
-  while pairs_of[at] and pairs_of[at] ~= bucket do at = at + 2 end
-  pairs_of[at], pairs_of[at + 1] = bucket, (pairs_of[at + 1] or 0) + more
-end
-
--- One service: how long it waited (nil: known already) and ran, in ms, and what it cost.
-function tally_service(user, wait, run, cost)
-  local of_user = tallies_of(user)
-  of_user[5], of_user[6], of_user[7] = of_user[5] + cost, of_user[6] + math.floor(run * 1000 + 0.5), of_user[7] + 1
-  if not wait then return end
-  local _, power = math.frexp(wait)
-  add_wait(of_user, TALLIED_WAITS, math.max(0, math.min(WAIT_BUCKETS - 1, power)), 1)
-end
-
-function save_tallies()
-  if not next(tallies) then return end
-  -- An hour that is over goes to the day's hash, from which bills are written. It lies here or there until nobody bills it.
-  local HOUR, usage_ttl = 3600000, nil
-  local function ttl()
-    if not usage_ttl then
-      local said = redis.pcall('HGET', prefix .. 'settings', 'usage_ttl_ms')
-      usage_ttl = type(said) == 'string' and tonumber(said) or 3456000000
-    end
-    return usage_ttl
-  end
-  local function close_hour(user, m, hour)
-    if m[12] == 0 and m[13] == 0 and m[14] == 0 then return end
-    local key = prefix .. 'usage:' .. user .. ':' .. string.format('%d', math.floor(hour / 24))
-    local field, before = string.format('%d', hour % 24), { 0, 0, 0 }
-    local kept = call('HGET', key, field) -- the clock of the server was set back over the end of an hour
-    if kept then before = cmsgpack.unpack(kept) end
-    call('HSET', key, field, cmsgpack.pack({ m[12] + before[1], m[13] + before[2], m[14] + before[3] }))
-    call('PEXPIRE', key, ttl())
-  end
-  -- What fades needs no more digits than fit half the room.
-  local function short(x)
-    local high = x * 536870913
-    return high - (high - x)
-  end
-  local function save(user, key, blob, by)
-    local m = blob and cmsgpack.unpack(blob) or { 0, 0, 0, 0, 0, 0, 0, 0, 0, now, 0, 0, 0, 0 }
-    local hour, is_new = math.floor(m[10] / HOUR), not blob
-    if hour ~= math.floor(now / HOUR) then
-      close_hour(user, m, hour)
-      m[12], m[13], m[14], is_new = 0, 0, 0, true
-    end
-    local passed = math.max(0, now - m[10]) -- the clock of the server may have been set back
-    local fade = math.exp(-passed / RECENT_MS)
-    for at = 1, 6 do m[at] = m[at] + by[at] end
-    m[7], m[8], m[9] = short(m[7] * fade + by[5]), short(m[8] * fade + by[6] / 1e6), short(m[9] * fade + by[7])
-    m[10], m[11] = now, m[11] + passed
-    m[12], m[13], m[14] = m[12] + by[7], m[13] + by[5], m[14] + by[6]
-    for at = TALLIED_WAITS, #by, 2 do add_wait(m, WAITS, by[at], by[at + 1]) end
-    if is_new then -- once an hour the key is given more time
-      call('SET', key, cmsgpack.pack(m), 'PX', ttl())
-    else
-      call('SET', key, cmsgpack.pack(m), 'KEEPTTL')
-    end
-  end
-  local whole = { 0, 0, 0, 0, 0, 0, 0 }
-  for _, by in pairs(tallies) do
-    for at = 1, 7 do whole[at] = whole[at] + by[at] end
-    for at = TALLIED_WAITS, #by, 2 do add_wait(whole, TALLIED_WAITS, by[at], by[at + 1]) end
-  end
-  for how, at in pairs(TALLIED) do count(how, whole[at]) end
-  tallies['*'] = whole
-  local users, keys = {}, {}
-  for user in pairs(tallies) do
-    users[#users + 1], keys[#keys + 1] = user, prefix .. 'metrics:' .. user
-  end
-  local blobs = call('MGET', unpack(keys)) -- of a key of another type nothing
-  for at, user in ipairs(users) do
-    pcall(save, user, keys[at], blobs[at], tallies[user]) -- a key that is broken costs its own user its numbers
-  end
-end
-calls[#calls + 1] = function()
-  tallies = {}
-  return NEXT
-end
-end
-
--- lib/pointers.lua
--- Under which key a task is alone.
--- unique:<u>:<hash>  string  the task that has the key. Of one that lives, it lasts until that begins or ends; with a time to
---                            live, as long as that
--- `unique` of a task is '<kind> <hash> <ms>', kind and ms as `Rules` has them: it has its key as long as that is there.
-local pointers
-do
-
--- Made by the first that needs it.
-local known_pointers
-function pointers()
-  if known_pointers then return known_pointers end
-  local it = {}
-  known_pointers = it
-  local OVER_AT_THE_BEGIN = { started = true, debounce = true }
-
-  local function key_of(user, hash) return prefix .. 'unique:' .. user .. ':' .. hash end
-
-  -- The task that has the key; nil where none has it any more. Second: for how many ms it has it whatever it does.
-  function it.holder(user, hash)
-    local key = key_of(user, hash)
-    local id = call('GET', key)
-    if not id then return nil end
-    local left = call('PTTL', key)
-    if left >= 0 then return id, left end
-    local held = call('HGET', task_key(user, id), 'unique')
-    return held and string.match(held, ' (%S+) ') == hash and id or nil
-  end
-
-  -- `ms`: nil for as long as the task has it.
-  function it.point(user, hash, id, ms)
-    if ms then call('SET', key_of(user, hash), id, 'PX', ms) else call('SET', key_of(user, hash), id) end
-  end
-
-  -- Of a task that does not need its key any more. `lingers`: it has run to its end, after which some keep it for a time.
-  function it.let_go(user, id, unique, lingers)
-    local kind, hash, ms = string.match(unique, '^(%S+) (%S+) (%d+)$')
-    if not kind then return end
-    local key = key_of(user, hash)
-    if redis.pcall('GET', key) ~= id then return end
-    if lingers and kind == 'after' then call('PEXPIRE', key, ms) else call('DEL', key) end
-  end
-
-  -- It begins.
-  function it.begin(user, id, unique)
-    if not OVER_AT_THE_BEGIN[string.match(unique, '^%S+')] then return end
-    it.let_go(user, id, unique)
-    call('HDEL', task_key(user, id), 'unique')
-  end
-
-  return it
-end
-calls[#calls + 1] = function()
-  known_pointers = nil
-  return NEXT
-end
-end
-
--- lib/ends.lua
--- What comes of the end of a task, beside what is told to those that depend on it: its callbacks are put in, past all quotas, and
--- its batch counts it, in the script that ends it. A task with either has the field `linked`, so that the others pay nothing at
--- their end.
--- ends:<u>:<id>  string  {life, {{kind, priority, when, body, what is kept for its own end or ''} ...}, batch or ''}: what
---                        fails may be requeued, which is another life
-local endings
-do
-
-local function new_endings()
-  local it = {}
-  local KIND_OF = { finished = 'on_success', failed = 'on_failure' }
-  local TOO_LARGE = 'not told: too large for a message'
-
-  -- Made by the first that needs them.
-  local known_batches
-  function it.batches()
-    if known_batches then return known_batches end
-
-    -- lib/batches.lua
-    -- Batches: any number of tasks of one user, counted as they end. When all have, and nobody adds to it any more, its callbacks are
-    -- put in by the script in which the last of them ended.
-    -- batch:<u>:<b>        hash  state: open, closed, canceled or abandoned. total, finished, failed, canceled: of its tasks.
-    --                            on_complete, on_success: as `ends` has them, until they are put in. nonce: of the call that opened
-    --                            it; created, complete: ms; ttl_ms: after which one to which nobody adds is abandoned; keep_ms and
-    --                            dead_ms: how long it is kept when all have ended, and when some have failed
-    -- batch-tasks:<u>:<b>  set   its tasks that have not ended
-    -- batches:<u>          zset  open ones of a user → ms when they are abandoned
-    -- batches              zset  users with some → ms of the first one, or of the last turn of a user that has more
-
-    local function new_batches(endings_of_tasks)
-      local batches = {}
-      local USERS, OF_A_USER = 20, 10 -- that one call abandons
-      local users_with_some = prefix .. 'batches'
-      local function batch_key(user, batch) return prefix .. 'batch:' .. user .. ':' .. batch end
-      local function tasks_key(user, batch) return prefix .. 'batch-tasks:' .. user .. ':' .. batch end
-      local function open_key(user) return users_with_some .. ':' .. user end
-      batches.tasks_key = tasks_key
-
-      local function number_in(field) return tonumber(field or 0) end
-
-      -- What its callbacks take leaves the count of bytes, or comes.
-      local function weigh(user, batch, sign)
-        if bytes then bytes.change_batch(user, batch, sign) end
-      end
-
-      local function forget_open(user, batch)
-        if call('ZREM', open_key(user), batch) == 1 and call('EXISTS', open_key(user)) == 0 then call('ZREM', users_with_some, user) end
-      end
-
-      function batches.state(user, batch) return call('HGET', batch_key(user, batch), 'state') or nil end
-
-      -- Reads what the end of one of its tasks writes.
-      function batches.prove(user, batch)
-        call('HLEN', batch_key(user, batch))
-        call('SCARD', tasks_key(user, batch))
-      end
-
-      -- Whether more tasks may be added: while it is open, and by its own tasks as long as one has not ended.
-      function batches.takes_more(user, batch)
-        local state = batches.state(user, batch)
-        return state == 'open' or state == 'closed' and call('EXISTS', tasks_key(user, batch)) == 1
-      end
-
-      -- 'new', also by an earlier try of the same call, 'joined' where it is open already, or 'over'.
-      function batches.open(user, batch, nonce, ttl_ms, keep_ms, dead_ms, on_complete, on_success)
-        local key = batch_key(user, batch)
-        local known = call('HMGET', key, 'nonce', 'state')
-        if known[1] == nonce then return 'new' end
-        if known[2] then return known[2] == 'open' and 'joined' or 'over' end
-        call('ZADD', open_key(user), now + ttl_ms, batch)
-        call('ZADD', users_with_some, 'LT', now + ttl_ms, user)
-        call('HSET', key, 'state', 'open', 'nonce', nonce, 'created', now_text, 'ttl_ms', ttl_ms, 'keep_ms', keep_ms, 'dead_ms', dead_ms)
-        if on_complete then call('HSET', key, 'on_complete', on_complete) end
-        if on_success then call('HSET', key, 'on_success', on_success) end
-        weigh(user, batch, 1)
-        return 'new'
-      end
-
-      function batches.add(user, batch, id)
-        local key = batch_key(user, batch)
-        if call('SADD', tasks_key(user, batch), id) == 0 then return end
-        call('HINCRBY', key, 'total', 1)
-        local known = call('HMGET', key, 'state', 'ttl_ms')
-        if known[1] == 'open' then call('ZADD', open_key(user), 'XX', 'GT', now + number_in(known[2]), batch) end
-      end
-
-      -- What its callbacks are told: models.BatchProgress.
-      local function told_of(batch, known)
-        return 'B' .. cmsgpack.pack({ batch, known[1], number_in(known[2]), number_in(known[3]), number_in(known[4]), number_in(known[5]),
-          number_in(known[6]), number_in(known[7]) })
-      end
-
-      local function call_back(user, batch, kind, known, step_us)
-        local packed = call('HGET', batch_key(user, batch), kind)
-        if not packed then return 0 end
-        call('HDEL', batch_key(user, batch), kind)
-        return endings_of_tasks.put_all_in(user, batch, packed, told_of(batch, known), step_us)
-      end
-
-      -- Nobody adds to it any more, and all have ended. Returns how many tasks may be served now.
-      local function complete(user, batch, step_us)
-        local key = batch_key(user, batch)
-        call('HSETNX', key, 'complete', now_text)
-        local known = call('HMGET', key, 'state', 'total', 'finished', 'failed', 'canceled', 'created', 'complete', 'keep_ms', 'dead_ms')
-        weigh(user, batch, -1)
-        local queued = call_back(user, batch, 'on_complete', known, step_us)
-        local failed, canceled = number_in(known[4]), number_in(known[5])
-        if known[1] == 'closed' and failed + canceled == 0 then
-          queued = queued + call_back(user, batch, 'on_success', known, step_us)
-        end
-        call('PEXPIRE', key, failed > 0 and known[9] or known[8])
-        weigh(user, batch, 1)
-        publish(user, 'batch:' .. batch, 'complete')
-        return queued
-      end
-
-      function batches.complete_if_over(user, batch, step_us)
-        if batches.state(user, batch) == 'open' or call('EXISTS', tasks_key(user, batch)) == 1 then return 0 end
-        return complete(user, batch, step_us)
-      end
-
-      -- How one of its tasks ended: finished, failed or canceled. Returns how many tasks may be served now.
-      function batches.note_end(user, batch, id, outcome, step_us)
-        if call('SREM', tasks_key(user, batch), id) == 0 or not batches.state(user, batch) then return 0 end
-        call('HINCRBY', batch_key(user, batch), outcome, 1)
-        return batches.complete_if_over(user, batch, step_us)
-      end
-
-      -- One that had not ended is no task of it any more.
-      function batches.drop(user, batch, id)
-        if call('SREM', tasks_key(user, batch), id) == 1 and batches.state(user, batch) then
-          call('HINCRBY', batch_key(user, batch), 'total', -1)
-        end
-      end
-
-      -- Of a user that is erased: nobody adds to it any more, and its tasks are gone.
-      function batches.erase_if_empty(user, batch)
-        if batches.state(user, batch) == 'open' or call('EXISTS', tasks_key(user, batch)) == 1 then return end
-        weigh(user, batch, -1)
-        call('UNLINK', batch_key(user, batch))
-      end
-
-      -- A dead letter of it is brought back.
-      function batches.note_requeue(user, batch, id)
-        local key = batch_key(user, batch)
-        if not batches.state(user, batch) or call('SADD', tasks_key(user, batch), id) == 0 then return end
-        call('HINCRBY', key, 'failed', -1)
-        weigh(user, batch, -1)
-        call('PERSIST', key)
-        weigh(user, batch, 1)
-      end
-
-      -- `state`: closed, canceled or abandoned. What is over stays as it is. Returns how many tasks may be served now.
-      function batches.end_adding(user, batch, state, step_us)
-        local key = batch_key(user, batch)
-        local before = batches.state(user, batch)
-        forget_open(user, batch)
-        if before ~= 'open' and (state ~= 'canceled' or call('EXISTS', tasks_key(user, batch)) == 0) then return 0 end
-        call('HSET', key, 'state', state)
-        return batches.complete_if_over(user, batch, step_us)
-      end
-
-      local function abandon_some_of(user, step_us)
-        local queued = 0
-        for _, batch in ipairs(call('ZRANGEBYSCORE', open_key(user), '-inf', now, 'LIMIT', 0, OF_A_USER)) do
-          queued = queued + batches.end_adding(user, batch, 'abandoned', step_us)
-        end
-        local first = call('ZRANGE', open_key(user), 0, 0, 'WITHSCORES')[2]
-        if first then
-          call('ZADD', users_with_some, math.max(now, first), user)
-        else
-          call('ZREM', users_with_some, user)
-        end
-        return queued
-      end
-
-      -- Those that were never closed, by turns of users. woken: user → tasks that may be served now.
-      function batches.abandon(step_us, woken)
-        for _, user in ipairs(call('ZRANGEBYSCORE', users_with_some, '-inf', now, 'LIMIT', 0, USERS)) do
-          local is_done, queued = pcall(abandon_some_of, user, step_us)
-          if is_done then
-            if queued > 0 then woken[user] = (woken[user] or 0) + queued end
-          else
-            damage().note(user, queued)
-            call('ZADD', users_with_some, damage().next_ms, user)
-          end
-        end
-      end
-
-      -- Of one that is gone.
-      function batches.forget(user, batch)
-        call('UNLINK', tasks_key(user, batch))
-        forget_open(user, batch)
-      end
-
-      -- Where an open one belongs, and no other.
-      function batches.list(user, batch, state)
-        if state ~= 'open' then return forget_open(user, batch) end
-        local ends_at = now + number_in(call('HGET', batch_key(user, batch), 'ttl_ms'))
-        call('ZADD', open_key(user), ends_at, batch)
-        call('ZADD', users_with_some, 'LT', ends_at, user)
-      end
-
-      -- Where what is counted says that all have ended, and nobody was told.
-      function batches.is_over_untold(user, batch)
-        local known = call('HMGET', batch_key(user, batch), 'state', 'complete', 'total', 'finished', 'failed', 'canceled')
-        if known[1] == 'open' or known[2] or call('EXISTS', tasks_key(user, batch)) == 1 then return false end
-        return number_in(known[3]) <= number_in(known[4]) + number_in(known[5]) + number_in(known[6])
-      end
-
-      -- Open ones of a user that is erased. Returns how many.
-      function batches.purge(user, most)
-        local some = call('ZRANGE', open_key(user), 0, most - 1)
-        for _, batch in ipairs(some) do
-          weigh(user, batch, -1)
-          call('UNLINK', batch_key(user, batch), tasks_key(user, batch))
-          forget_open(user, batch)
-        end
-        return #some
-      end
-
-      return batches
-    end
-    known_batches = new_batches(it)
-    return known_batches
-  end
-
-  -- callbacks: as above.
-  function it.pack(callbacks, batch) return cmsgpack.pack({ 1, callbacks, batch or '' }) end
-
-  local function write(user, id, packed, ...)
-    call('SET', ends_key(user, id), packed, ...)
-    if bytes then bytes.change_ends(user, id, 1) end
-  end
-
-  function it.keep(user, id, packed)
-    call('HSETNX', task_key(user, id), 'linked', 1)
-    write(user, id, packed)
-  end
-
-  function it.prove_places(user)
-    choice.know(user)
-    for _, where in ipairs({ 'critical', 'normal', 'scheduled' }) do call('ZCARD', place_key(where, user)) end
-  end
-
-  -- Reads each key that callbacks of the task would be written to: one of another type shows before it ends.
-  function it.prove(user, id)
-    local packed = call('GET', ends_key(user, id))
-    if not packed then return end
-    local batch = cmsgpack.unpack(packed)[3]
-    if batch ~= '' then it.batches().prove(user, batch) end
-    it.prove_places(user)
-  end
-
-  -- Of message.Record, without what may be large.
-  local function shortened(record)
-    local first = { cmsgpack.unpack_limit(record, 6, 11) }
-    local name, attempt, queued, started, run, worker = unpack(first, 2, 7)
-    local kind, type_name = nil, ''
-    if string.sub(record, 10, 10) ~= 'F' then
-      local all = cmsgpack.unpack(string.sub(record, 11))
-      kind, type_name = all[9], string.sub(tostring(all[10]), 1, 200)
-    end
-    return string.sub(record, 1, 10) .. '\156' .. cmsgpack.pack(name, attempt, queued, started, run, worker, nil, false, kind,
-      type_name, TOO_LARGE, '')
-  end
-
-  -- The message of a callback, an array of four, with two more: whose end it is, and the record of that.
-  local function told(body, id, record)
-    if string.byte(body, 19) ~= 148 then return body end
-    return string.sub(body, 1, 18) .. '\150' .. string.sub(body, 20) .. cmsgpack.pack(id) .. '\198'
-      .. struct.pack('>I4', #record) .. record
-  end
-
-  local function message_of(user, id, body)
-    local record = call('GET', result_key(user, id)) or ''
-    local made, most = told(body, id, record), tonumber(call('HGET', prefix .. 'settings', 'max_message_bytes'))
-    return most and #made > most and told(body, id, shortened(record)) or made
-  end
-
-  -- One that is taken is no reason to do nothing.
-  local function free_id(user, id)
-    if call('EXISTS', body_key(user, id), result_key(user, id)) == 0 then return id end
-    return id .. '-' .. string.format('%d', next_arrival())
-  end
-
-  -- `of`: the task, or batch, whose end it is. Returns whether it may be served now.
-  local function put_in(user, id, of, callback, body, step_us)
-    local _, priority, when, _, after = unpack(callback)
-    local due = due_at(when)
-    call('SET', body_key(user, id), body)
-    call('HSET', task_key(user, id), 'parent', of)
-    if bytes then bytes.change(user, 'body:' .. id, #body) end
-    if after ~= '' then it.keep(user, id, after) end
-    if call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0 then call('HSET', task_key(user, id), 'linked', 1) end
-    if due > now then
-      call('HSET', task_key(user, id), 'state', 'scheduled', 'priority', priority, 'enqueued', now)
-      schedule(user, id, due)
-      return false
-    end
-    choice.know(user)
-    return place(user, id, score_of(priority, step_us))
-  end
-
-  -- Takes what is kept for this end: what failed has it for another life as well, for `ttl` ms. Nil: nothing.
-  local function take(user, id, outcome, ttl)
-    local packed = call('GET', ends_key(user, id))
-    if not packed then return nil end
-    local life, callbacks, batch = unpack(cmsgpack.unpack(packed))
-    if bytes then bytes.change_ends(user, id, -1) end
-    if outcome == 'failed' then
-      write(user, id, cmsgpack.pack({ life + 1, callbacks, batch }), 'PX', ttl)
-    else
-      call('DEL', ends_key(user, id))
-    end
-    return life, callbacks, batch
-  end
-
-  -- A second one of its kind, and one of a second life, has a number.
-  local function names_of(id, life, callbacks)
-    local of_kind, names, seen = {}, {}, {}
-    for _, callback in ipairs(callbacks) do of_kind[callback[1]] = (of_kind[callback[1]] or 0) + 1 end
-    for at, callback in ipairs(callbacks) do
-      local kind = callback[1]
-      seen[kind] = (seen[kind] or 0) + 1
-      local number = (life - 1) * of_kind[kind] + seen[kind]
-      names[at] = id .. '.' .. kind .. (number > 1 and string.format('-%d', number) or '')
-    end
-    return names
-  end
-
-  -- `outcome`: finished, failed or canceled; of others nothing comes. Returns how many may be served now.
-  function it.call_back(user, id, outcome, step_us, ttl)
-    if outcome ~= 'finished' and outcome ~= 'failed' and outcome ~= 'canceled' then return 0 end
-    if outcome == 'failed' then call('PEXPIRE', children_key(user, id), ttl) else call('UNLINK', children_key(user, id)) end
-    local life, callbacks, batch = take(user, id, outcome, ttl)
-    if not life then return 0 end
-    local queued, names = 0, names_of(id, life, callbacks)
-    for at, callback in ipairs(callbacks) do
-      if callback[1] == 'on_end' or callback[1] == KIND_OF[outcome] then
-        local body = message_of(user, id, callback[4])
-        if put_in(user, free_id(user, names[at]), id, callback, body, step_us) then queued = queued + 1 end
-      end
-    end
-    return queued + (batch ~= '' and it.batches().note_end(user, batch, id, outcome, step_us) or 0)
-  end
-
-  -- Callbacks of a batch; `record` is what they are told of it. Returns how many may be served now.
-  function it.put_all_in(user, batch, packed, record, step_us)
-    local queued, life, callbacks = 0, unpack(cmsgpack.unpack(packed))
-    local names = names_of(batch, life, callbacks)
-    for at, callback in ipairs(callbacks) do
-      local body = told(callback[4], batch, record)
-      if put_in(user, free_id(user, names[at]), batch, callback, body, step_us) then queued = queued + 1 end
-    end
-    return queued
-  end
-
-  -- Of a task that is erased, or gives its place to another: nobody is called, and nothing is counted. Returns its batch.
-  function it.drop(user, id)
-    local packed = call('GET', ends_key(user, id))
-    if not packed then return end
-    local batch = cmsgpack.unpack(packed)[3]
-    if batch ~= '' then it.batches().drop(user, batch, id) end
-    if bytes then bytes.change_ends(user, id, -1) end
-    call('DEL', ends_key(user, id))
-    return batch ~= '' and batch or nil
-  end
-
-  -- A dead letter is brought back.
-  function it.note_requeue(user, id)
-    local packed = call('GET', ends_key(user, id))
-    local batch = packed and cmsgpack.unpack(packed)[3] or ''
-    if batch ~= '' then it.batches().note_requeue(user, batch, id) end
-  end
-
-  return it
-end
-
-local known_endings
-function endings()
-  known_endings = known_endings or new_endings()
-  return known_endings
-end
-calls[#calls + 1] = function()
-  known_endings = nil
-  return NEXT
-end
-end
-local announce
-local announcements
-local end_canceled
-do
-
--- `ttl`: of the result of one that finished, in ms.
-function announce(user, id, outcome, ttl)
-  announcements[#announcements + 1] = { user, id, outcome, ttl }
-end
-
--- The end of a task that did not run to its end: a record that says so, and nothing else is left of it. Closures cost
--- every call of a script: these are made by the first that needs them.
-local function new_ending()
-  -- The fields of message.Record, after the first nine bytes of the body and the letter of the state. What did not run
-  -- started and ended now.
-  local function canceled_record(body, known, reason, origin)
-    local ran = known.state == 'started'
-    local started = ran and tonumber(known.started) or now
-    local attempt = ran and attempt_in(known.attempt) or tonumber(known.attempt or 0)
-    return string.sub(body, 1, 9) .. 'C' .. (origin and '\157' or '\156') .. cmsgpack.pack(name_in(body), attempt,
-      tonumber(known.queued or known.enqueued or started), started, now - started, ran and known.worker or '', nil, true, nil,
-      'TaskCanceled', reason, '') .. (origin and cmsgpack.pack(origin) or '')
-  end
-
-  local function fields_of(key)
-    local flat, known = call('HGETALL', key), {}
-    for at = 1, #flat, 2 do known[flat[at]] = flat[at + 1] end
-    return known
-  end
-
-  -- The task has left its place already. `ttl`: how long the record is kept, in ms.
-  return function(user, id, reason, ttl, origin)
-    local known = fields_of(task_key(user, id))
-    if known.linked then endings().prove(user, id) end
-    local body = redis.pcall('GET', body_key(user, id))
-    if type(body) ~= 'string' then body = string.rep('\0', 9) end -- lost, or not a message at all
-    if bytes then bytes.lift(user, id) end
-    call('SET', result_key(user, id), canceled_record(body, known, reason, origin), 'PX', ttl)
-    call('DEL', needs_key(user, id), keys_of_task(user, id))
-    call('PEXPIRE', chunks_key(user, id), ttl)
-    if known.unique then pointers().let_go(user, id, known.unique) end
-    if known.expires then deadlines().forget(user, id) end
-    if known.linked then announce(user, id, 'canceled') end
-    if bytes then bytes.lay(user, id) end
-    tally(user, 'canceled')
-    publish(user, id, 'canceled')
-  end
-end
-
-local ending
--- `origin`: of one that a dependency ended, the task with which that began.
-function end_canceled(user, id, reason, ttl, origin)
-  ending = ending or new_ending()
-  ending(user, id, reason, ttl, origin)
-end
-calls[#calls + 1] = function()
-  announcements = {}
-  ending = nil
-  return NEXT
-end
-end
-
 -- Lua unpacks a few thousand at a time.
 local function add_all_to(set, members)
   for at = 1, #members, 1000 do call('SADD', set, unpack(members, at, math.min(at + 999, #members))) end
@@ -4085,14 +4082,16 @@ end
 -- lib/cancel.lua
 -- Take a task out of wherever it waits, or tell the worker that runs it.
 
--- Out of the place that its state says.
-local function withdraw(user, id, state)
+-- lib/take_out.lua
+-- A task leaves the place in which it waits. Named by lib/depend.lua, behind its functions.
+
+-- `state`: queued, scheduled or deferred.
+local function take_out(user, id, state)
   local remove = {}
 
   function remove.queued()
-    local key = task_key(user, id)
-    local held = call('HGET', key, 'held')
-    if held then count(call('HGET', key, 'lane'), -1) end
+    local held = call('HGET', task_key(user, id), 'held')
+    if held then count(call('HGET', task_key(user, id), 'lane'), -1) end
     if held or limited then limiting().drop(user, id, held) end
     for _, lane in ipairs({ 'critical', 'normal' }) do count(lane, -call('ZREM', place_key(lane, user), id)) end
     retire(user)
@@ -4120,7 +4119,7 @@ function cancel_task(user, id, reason, ttl)
     call('PUBLISH', prefix .. 'wake:' .. call('HGET', key, 'worker'), user .. ' ' .. id)
     return 'canceling'
   end
-  withdraw(user, id, state)
+  take_out(user, id, state)
   end_canceled(user, id, reason, ttl)
   return 'done'
 end
@@ -4143,34 +4142,6 @@ end
 calls[#calls + 1] = function()
   is_passed_on, passed_on = false, 0
   return NEXT
-end
-
--- `state`: queued, scheduled or deferred.
-local function take_out(user, id, state)
-  local key, remove = task_key(user, id), {}
-
-  function remove.queued()
-    local held = call('HGET', key, 'held')
-    if held then count(call('HGET', key, 'lane'), -1) end
-    if held or limited then limiting().drop(user, id, held) end
-    for _, lane in ipairs({ 'critical', 'normal' }) do count(lane, -call('ZREM', place_key(lane, user), id)) end
-    retire(user)
-  end
-
-  function remove.scheduled()
-    local waiting = place_key('scheduled', user)
-    count('scheduled', -call('ZREM', waiting, id))
-    local first = call('ZRANGE', waiting, 0, 0, 'WITHSCORES')[2]
-    if first then
-      call('ZADD', due_key, 'GT', math.floor(first), user) -- one that had its turn stays behind the others
-    else
-      call('ZREM', due_key, user)
-    end
-  end
-
-  function remove.deferred() depend().leave_deferred(user, id) end
-
-  remove[state]()
 end
 -- ARGV[1] is the msgpack of Change: user: str, id: str, start: str, priority: int, priority_step_ms: int, nonce: str
 --   Of one that waits. start: as `AddedTask.when` has it, but for '+ms'; '' as it is. priority: 0 as it is.

@@ -4158,14 +4158,16 @@ end
 -- lib/cancel.lua
 -- Take a task out of wherever it waits, or tell the worker that runs it.
 
--- Out of the place that its state says.
-local function withdraw(user, id, state)
+-- lib/take_out.lua
+-- A task leaves the place in which it waits. Named by lib/depend.lua, behind its functions.
+
+-- `state`: queued, scheduled or deferred.
+local function take_out(user, id, state)
   local remove = {}
 
   function remove.queued()
-    local key = task_key(user, id)
-    local held = call('HGET', key, 'held')
-    if held then count(call('HGET', key, 'lane'), -1) end
+    local held = call('HGET', task_key(user, id), 'held')
+    if held then count(call('HGET', task_key(user, id), 'lane'), -1) end
     if held or limited then limiting().drop(user, id, held) end
     for _, lane in ipairs({ 'critical', 'normal' }) do count(lane, -call('ZREM', place_key(lane, user), id)) end
     retire(user)
@@ -4193,7 +4195,7 @@ function cancel_task(user, id, reason, ttl)
     call('PUBLISH', prefix .. 'wake:' .. call('HGET', key, 'worker'), user .. ' ' .. id)
     return 'canceling'
   end
-  withdraw(user, id, state)
+  take_out(user, id, state)
   end_canceled(user, id, reason, ttl)
   return 'done'
 end

@@ -4068,14 +4068,16 @@ end
 -- lib/cancel.lua
 -- Take a task out of wherever it waits, or tell the worker that runs it.
 
--- Out of the place that its state says.
-local function withdraw(user, id, state)
+-- lib/take_out.lua
+-- A task leaves the place in which it waits. Named by lib/depend.lua, behind its functions.
+
+-- `state`: queued, scheduled or deferred.
+local function take_out(user, id, state)
   local remove = {}
 
   function remove.queued()
-    local key = task_key(user, id)
-    local held = call('HGET', key, 'held')
-    if held then count(call('HGET', key, 'lane'), -1) end
+    local held = call('HGET', task_key(user, id), 'held')
+    if held then count(call('HGET', task_key(user, id), 'lane'), -1) end
     if held or limited then limiting().drop(user, id, held) end
     for _, lane in ipairs({ 'critical', 'normal' }) do count(lane, -call('ZREM', place_key(lane, user), id)) end
     retire(user)
@@ -4103,7 +4105,7 @@ function cancel_task(user, id, reason, ttl)
     call('PUBLISH', prefix .. 'wake:' .. call('HGET', key, 'worker'), user .. ' ' .. id)
     return 'canceling'
   end
-  withdraw(user, id, state)
+  take_out(user, id, state)
   end_canceled(user, id, reason, ttl)
   return 'done'
 end
@@ -4660,7 +4662,7 @@ function conditions()
       local priority = string.byte(call('GETRANGE', it.key, 17, 17)) or 3
       it.came = score and arrival_of(lane, score, priority, step_us)
     end
-    withdraw(user, id, state)
+    take_out(user, id, state)
     deadlines().forget(user, id)
     if known[5] then pointers().let_go(user, id, known[5]) end
     depend().forget(user, id)

@@ -11,7 +11,7 @@
 --@include message
 --@include place
 --@include wake
---@include take_out
+--@include depend
 --@arguments
 local before = answered(nonce)
 if before then return before end

@@ -130,7 +130,7 @@ local function conditions()
       local priority = string.byte(call('GETRANGE', it.key, 17, 17)) or 3
       it.came = score and arrival_of(lane, score, priority, step_us)
     end
-    withdraw(user, id, state)
+    take_out(user, id, state)
     deadlines().forget(user, id)
     if known[5] then pointers().let_go(user, id, known[5]) end
     depend().forget(user, id)
