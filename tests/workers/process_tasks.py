@@ -37,6 +37,13 @@ def spins(file: str) -> None:
 
 
 @task(run_in="process")
+def repeats(text: str, times: int) -> str:
+    """And says so meanwhile."""
+    current_task().progress(0.5, text)
+    return text * times
+
+
+@task(run_in="process")
 def writes_much() -> int:
     """To its file descriptors, to its streams, and by a child and the log."""
     os.write(1, b"raw line\n")

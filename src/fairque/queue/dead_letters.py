@@ -7,11 +7,13 @@ from itertools import groupby
 
 import msgspec
 
+from fairque.codec.codec import Sealer
 from fairque.errors import InvalidInput, UnknownTask
 from fairque.models import FailureKind
 from fairque.redis.keys import decode_user, encode_user
 from fairque.redis.store import Store
-from fairque.tasks.message import decode_record, name_in
+from fairque.tasks.message import name_in
+from fairque.tasks.sealed import read_record
 
 __all__ = ["DeadLetter", "DeadLetters"]
 
@@ -50,7 +52,7 @@ class DeadLetters:
             after_ms = round(after.at * 1000)
             member = after.task_id if user_id is not None else f"{encode_user(after.user_id)}:{after.task_id}"
         found = await self._store.dead_letters(user_id, limit, after_ms, member)
-        return [_letter(*entry) for entry in found]
+        return [_letter(self._store.sealer, *entry) for entry in found]
 
     async def requeue(self, user_id: str, task_id: str) -> None:
         """Raises `UnknownTask` when it is not a dead letter."""
@@ -81,8 +83,8 @@ class DeadLetters:
         return requeued
 
 
-def _letter(user: bytes, task_id: bytes, ms: bytes, record: bytes, body: bytes) -> DeadLetter:
-    ended = decode_record(record)[1] if record else None
+def _letter(sealer: Sealer | None, user: bytes, task_id: bytes, ms: bytes, record: bytes, body: bytes) -> DeadLetter:
+    ended = read_record(sealer, decode_user(user), task_id.decode(), record)[1] if record else None
     return DeadLetter(
         user_id=decode_user(user),
         task_id=task_id.decode(),

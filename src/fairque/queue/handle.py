@@ -34,6 +34,7 @@ from fairque.queue.task_info import ended_info, living_info, told_by
 from fairque.tasks.message import Record, decode_record, record_state
 from fairque.tasks.options import NO_OPTIONS, start_of
 from fairque.tasks.registry import get_function
+from fairque.tasks.sealed import open_record, read_record
 from fairque.tasks.signature import Signature
 
 __all__ = ["Cancellation", "TaskHandle"]
@@ -96,6 +97,7 @@ class TaskHandle(Generic[R_co]):
             TaskFailed: The task failed for good.
             TaskCanceled: It was canceled.
             ResultNotKept: It finished, with a `result_ttl` of 0.
+            SealError: The result cannot be read here; see `TaskQueue`, `codec`.
             ResultTimeout: It has not ended in time.
             UnknownTask: It was never enqueued, or its result has expired.
             QueueUnavailable: Redis cannot be reached at the start. Later outages are waited out.
@@ -109,18 +111,21 @@ class TaskHandle(Generic[R_co]):
         if not record:
             raise ResultTimeout(f"task {self.task_id!r} of user {self.user_id!r} has not ended within {timeout} s")
         try:
-            return self._value(*decode_record(record))
+            return self._value(*self._opened(record))
         except TaskCanceled as canceled:
             if canceled.root is not None:
                 canceled.__cause__ = await self._failure_of(canceled.root)
             raise
+
+    def _opened(self, record: bytes) -> tuple[TaskState, Record]:
+        return open_record(self._source.store.sealer, self.user_id, self.task_id, record)
 
     async def _failure_of(self, task_id: str) -> TaskFailed | None:
         """Of the task with which it began, where that failed, is still kept, and can be looked at."""
         with contextlib.suppress(FairqueError):
             record = (await self._source.looks.look(self.user_id, task_id)).record
             if record and record_state(record) is TaskState.FAILED:
-                return failed(decode_record(record)[1])
+                return failed(read_record(self._source.store.sealer, self.user_id, task_id, record)[1])
         return None
 
     async def state(self) -> TaskState:
@@ -223,14 +228,15 @@ class TaskHandle(Generic[R_co]):
 
     async def info(self) -> TaskInfo:
         """Times, attempts, errors, headers and who waits for whom. Raises `UnknownTask` and `QueueUnavailable`."""
+        sealer = self._source.store.sealer
         known = await self._source.store.info(self.user_id, self.task_id)
         if not known.body and not known.record:
             raise self._unknown()
         name, dependencies, limits, headers = told_by(known.body)
         if known.record:
-            return ended_info(self.user_id, self.task_id, *decode_record(known.record), known, headers)
+            return ended_info(self.user_id, self.task_id, *decode_record(known.record), known, sealer, headers)
         step = self._source.store.settings.priority_step_ms
-        return living_info(self.user_id, self.task_id, known, step, name, dependencies, limits, headers)
+        return living_info(self.user_id, self.task_id, known, step, sealer, name, dependencies, limits, headers)
 
     def __repr__(self) -> str:
         return f"<TaskHandle {self.user_id!r} {self.task_id!r}>"

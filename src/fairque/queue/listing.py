@@ -118,6 +118,7 @@ class _Listing:
     def _made(self, row: list[Any], place: str) -> TaskInfo | None:
         """None for one that is gone from Redis."""
         task_id, score, head, name, fields, error, ended = row
+        sealer = self._store.sealer
         known = StoredTask(
             fields=fields_in(fields),
             body=head,
@@ -128,7 +129,7 @@ class _Listing:
             due_ms=int(score) if place == "scheduled" else None,
         )
         if ended and ended[0] in _LETTERS:
-            return ended_info(self._user_id, task_id.decode(), _LETTERS[ended[0]], _record(*ended[1:]), known)
+            return ended_info(self._user_id, task_id.decode(), _LETTERS[ended[0]], _record(*ended[1:]), known, sealer)
         if not head:
             return None
         return living_info(
@@ -136,6 +137,7 @@ class _Listing:
             task_id.decode(),
             known,
             self._store.settings.priority_step_ms,
+            sealer,
             name.decode("utf-8", "replace"),
         )
 

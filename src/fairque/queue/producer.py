@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from fairque.codec.codec import Kind
 from fairque.errors import FairqueError, InvalidInput, QueueUnavailable
 from fairque.everybody import check_user
 from fairque.models import Priority
@@ -22,6 +23,7 @@ from fairque.round_robin import RoundRobin
 from fairque.tasks.conditions import condition_of
 from fairque.tasks.message import encode_body, new_nonce
 from fairque.tasks.options import BatchRef, expiry_of, start_of
+from fairque.tasks.sealed import seal_body
 from fairque.tasks.task import Task
 
 __all__ = ["BATCH", "LARGE", "Producer"]
@@ -87,16 +89,18 @@ class Producer:
         user = user_of(task, user_id)
         priority = options.priority or Priority.NORMAL
         cost = options.cost if options.cost is not None else 1.0
+        name = task_id or options.task_id or os.urandom(10).hex()
+        sealer, limit = self._store.sealer, self._store.settings.max_message_bytes
         message = task.message(depends_on, inputs, parent)
-        body = encode_body(message, nonce, cost, priority, self._store.settings.max_message_bytes)
+        body = encode_body(message, nonce, cost, priority, limit)
+        if sealer is not None:
+            body = seal_body(sealer, Kind.ARGUMENTS, user, name, body, limit)
         needs = b""
         if depends_on:
             needs = _needs_encoder.encode(
                 Needs(options.on_dependency_failure or "wait", bool(options.allow_unknown), list(depends_on))
             )
-        name = task_id or options.task_id or os.urandom(10).hex()
-        id_bytes, limit = len(name.encode()), self._store.settings.max_message_bytes
-        callbacks = callbacks_of(options.callbacks(), user, id_bytes, nonce, limit)
+        callbacks = callbacks_of(options.callbacks(), user, len(name.encode()), nonce, limit)
         batch = _batch_of(options.batch, user)
         start, rules = start_of(options), _rules_of(task)
         if not (start or depends_on or rules) and task.signature is not None:

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, TypeVar, Unpack, cast, overload
 import msgspec
 
 from fairque.checks import Duration, check_count, check_id, check_kind, check_list, check_seconds
+from fairque.codec.codec import Codec, Sealer
 from fairque.config.config import FairQueueConfig
 from fairque.doctor.doctor import examine
 from fairque.doctor.finding import QueueCheck
@@ -70,6 +71,8 @@ class TaskQueue(Tenants):
             task says (``"time"``): charged by what tasks of the name took lately, corrected when it ends.
         usage_ttl: Seconds that what a user used is kept, from an hour to 40 days (default). Shorter where nobody bills,
             and many users come once: each takes some 250 bytes for as long.
+        codec: What arguments, results and errors look like in Redis: `Encrypt`, `Sign` or `Compress`. All processes of
+            the queue need one that reads what the others write.
         enqueue_middleware: Async functions around each call that puts tasks in through this object, the first one
             outermost; see `EnqueueMiddleware`.
         run_middleware: Async functions around each run of a task in the workers of this object, outside those of the
@@ -93,6 +96,7 @@ class TaskQueue(Tenants):
         max_message_bytes: int | None = None,
         fairness: Literal["cost", "time"] | None = None,
         usage_ttl: Duration | None = None,
+        codec: Codec | None = None,
         enqueue_middleware: Sequence[EnqueueMiddleware] = (),
         run_middleware: Sequence[RunMiddleware] = (),
     ) -> None:
@@ -109,7 +113,7 @@ class TaskQueue(Tenants):
             usage_ttl=usage_ttl,
         )
         self.name = name
-        self._backend = Backend(url, name, timeout=timeout, given=given)
+        self._backend = Backend(url, name, timeout=timeout, given=given, codec=codec)
         self.keys = self._backend.keys
         self.connector = self._backend.connector
         patience = self.connector.timeout
@@ -124,6 +128,11 @@ class TaskQueue(Tenants):
     def settings(self) -> QueueSettings:
         """What all processes that use the queue agree on. Known once it is open."""
         return self._backend.settings
+
+    @property
+    def sealer(self) -> Sealer | None:
+        """Of the contents, for what is built on the queue; None: they are in Redis as they are."""
+        return self._backend.sealer
 
     def store(self, *, patience: float = 0.0) -> Store:
         """The scripts over a connection of their own."""

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import msgspec
-
+from fairque.codec.codec import Kind, Sealer
 from fairque.limit import key_in
 from fairque.models import Attempt, TaskInfo, TaskState
 from fairque.redis.delivery import StoredTask, arrival_ms
 from fairque.tasks.message import BadMessage, Overrides, Record, decode_body, priority_in
+from fairque.tasks.sealed import read_attempt, read_text
 
 __all__ = ["attempts_in", "ended_info", "living_info", "states_in", "told_by"]
 
-_attempt_decoder = msgspec.msgpack.Decoder(Attempt)
 
-
-def attempts_in(errors: list[bytes]) -> tuple[Attempt, ...]:
-    return tuple(_attempt_decoder.decode(error) for error in errors)
+def attempts_in(sealer: Sealer | None, user_id: str, task_id: str, errors: list[bytes]) -> tuple[Attempt, ...]:
+    return tuple(read_attempt(sealer, user_id, task_id, error) for error in errors)
 
 
 def told_by(body: bytes) -> tuple[str, tuple[str, ...], tuple[str, ...], dict[str, str]]:
@@ -36,6 +34,7 @@ def living_info(
     task_id: str,
     known: StoredTask,
     priority_step_ms: int,
+    sealer: Sealer | None,
     name: str,
     dependencies: tuple[str, ...] = (),
     limits: tuple[str, ...] = (),
@@ -64,12 +63,12 @@ def living_info(
         ended_at=_seconds(fields.get("ended")) if state is TaskState.FAILED else None,
         worker=fields.get("worker") if has_started else None,
         wait_seconds=started - queued if has_started and started is not None and queued is not None else None,
-        errors=attempts_in(known.errors),
+        errors=attempts_in(sealer, user_id, task_id, known.errors),
         dependencies=dependencies,
         dependency_states=states_in(known.dependencies),
         dependents=known.dependents,
         progress=float(fields["progress"]) if has_told else None,
-        message=fields["message"] if has_told else "",
+        message=_last_words(sealer, user_id, task_id, fields) if has_told else "",
         limits=limits,
         held_by=key_in(fields["held"]) if "held" in fields else None,
         headers=headers or {},
@@ -92,6 +91,7 @@ def ended_info(
     state: TaskState,
     record: Record,
     known: StoredTask,
+    sealer: Sealer | None,
     headers: dict[str, str] | None = None,
 ) -> TaskInfo:
     started = record.started_ms / 1000
@@ -109,13 +109,17 @@ def ended_info(
         worker=record.worker,
         wait_seconds=(record.started_ms - record.queued_ms) / 1000,
         run_seconds=run_seconds,
-        errors=attempts_in(known.errors),
+        errors=attempts_in(sealer, user_id, task_id, known.errors),
         dependents=known.dependents,
         message=record.message if state is TaskState.CANCELED else "",
         headers=headers or {},
         parent=known.fields.get("parent"),
         children=known.children,
     )
+
+
+def _last_words(sealer: Sealer | None, user_id: str, task_id: str, fields: dict[str, str]) -> str:
+    return read_text(sealer, Kind.PROGRESS, user_id, task_id, fields["message"], fields["progress_of"].encode())
 
 
 def _seconds(milliseconds: str | None) -> float | None:

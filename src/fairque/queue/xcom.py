@@ -9,6 +9,7 @@ values. Values are msgpack, so they come back as msgpack has them (a tuple as a 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
@@ -17,16 +18,18 @@ from typing import Any, TypeVar, overload
 import msgspec
 
 from fairque.checks import Duration, check_id, check_seconds
-from fairque.errors import FairqueError, InvalidInput, MessageTooLarge, XComMissing
+from fairque.codec.codec import Kind, Sealer
+from fairque.errors import BrokenSeal, FairqueError, InvalidInput, MessageTooLarge, XComMissing
 from fairque.everybody import check_user
 from fairque.redis.store import Store
 from fairque.settings import MAX_MESSAGE_BYTES
 from fairque.tasks.message import encode_value
+from fairque.tasks.sealed import open_value, seal_value
 from fairque.tasks.types.stand_in import decoder
 from fairque.tasks.types.translation import translated
 from fairque.tasks.xcom import LONGEST_TTL, MOST_NAMES, SHORTEST_TTL
 
-__all__ = ["DEFAULT_NAMESPACE", "DEFAULT_TTL", "BlockingXCom", "XCom", "XComManager", "ttl_to_ms"]
+__all__ = ["DEFAULT_NAMESPACE", "DEFAULT_TTL", "BlockingXCom", "XCom", "XComManager", "sealed_xcom", "ttl_to_ms"]
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -74,7 +77,8 @@ class XCom(msgspec.Struct, frozen=True, eq=False):
         """
         _check_key(key)
         ttl_ms = ttl_to_ms(ttl)
-        await self.store.xcom_push(self.user_id, self.namespace, key, self._encode(key, value), ttl_ms)
+        encoded = sealed_xcom(self.store.sealer, self.user_id, self.namespace, key, self._encode(key, value))
+        await self.store.xcom_push(self.user_id, self.namespace, key, encoded, ttl_ms)
 
     @overload
     async def pull(self, key: str, *, type: type[T], namespace: str | Sequence[str] | None = None) -> T: ...
@@ -100,11 +104,12 @@ class XCom(msgspec.Struct, frozen=True, eq=False):
         Raises:
             XComMissing: There is no value and no default.
             InvalidInput: The value does not fit `type`.
+            SealError: The value cannot be read here.
         """
         namespaces = self._namespaces(namespace)
         [raw] = await self.store.xcom_pull(self.user_id, namespaces, [_check_key(key)])
         if raw is not None:
-            return _decode(key, raw, type)
+            return _decode(key, self._opened(namespaces, key, raw), type)
         if default is _MISSING:
             where = " or ".join(map(repr, namespaces))
             raise XComMissing(f"user {self.user_id!r} has no XCom value {key!r} in {where}"[:LONGEST_TEXT])
@@ -112,9 +117,13 @@ class XCom(msgspec.Struct, frozen=True, eq=False):
 
     async def pull_many(self, keys: Sequence[str], *, namespace: str | Sequence[str] | None = None) -> dict[str, Any]:
         """The values under at most 100 keys, in one round trip; a key without a value is left out."""
-        names = [_check_key(key) for key in _few("keys", keys)]
-        found = await self.store.xcom_pull(self.user_id, self._namespaces(namespace), names)
-        return {key: _decode(key, raw, Any) for key, raw in zip(names, found, strict=True) if raw is not None}
+        names, namespaces = [_check_key(key) for key in _few("keys", keys)], self._namespaces(namespace)
+        found = await self.store.xcom_pull(self.user_id, namespaces, names)
+        return {
+            key: _decode(key, self._opened(namespaces, key, raw), Any)
+            for key, raw in zip(names, found, strict=True)
+            if raw is not None
+        }
 
     async def keys(self) -> list[str]:
         """The keys that have a value, sorted."""
@@ -133,6 +142,14 @@ class XCom(msgspec.Struct, frozen=True, eq=False):
             return [self.namespace]
         names = [chosen] if isinstance(chosen, str) else _few("namespaces", chosen)
         return [check_id("XCom namespace", name) for name in names]
+
+    def _opened(self, namespaces: Sequence[str], key: str, raw: bytes) -> bytes:
+        """It is from one of these namespaces, and sealed for that one."""
+        sealer = self.store.sealer
+        for namespace in namespaces[:-1]:
+            with contextlib.suppress(BrokenSeal):
+                return open_value(sealer, Kind.XCOM, self.user_id, _xcom_id(namespace, key), raw)
+        return open_value(sealer, Kind.XCOM, self.user_id, _xcom_id(namespaces[-1], key), raw)
 
     def _encode(self, key: str, value: Any) -> bytes:
         try:
@@ -223,6 +240,17 @@ def ttl_to_ms(ttl: Duration | None) -> int:
     """Seconds as given to `push` in milliseconds, at least 1. Raises `InvalidInput`."""
     seconds = DEFAULT_TTL if ttl is None else check_seconds("ttl", ttl, SHORTEST_TTL, LONGEST_TTL)
     return math.ceil(seconds * 1000)
+
+
+def sealed_xcom(sealer: Sealer | None, user_id: str, namespace: str, key: str, encoded: bytes) -> bytes:
+    """As it is kept under this key. Raises `UnknownKey`."""
+    if sealer is None:
+        return encoded
+    return seal_value(sealer, Kind.XCOM, user_id, _xcom_id(namespace, key), encoded)
+
+
+def _xcom_id(namespace: str, key: str) -> str:
+    return f"{len(namespace)} {namespace} {key}"
 
 
 def _check_key(key: str) -> str:

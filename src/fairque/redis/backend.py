@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 
 from fairque.checks import Duration
+from fairque.codec.codec import Codec, Sealer
 from fairque.errors import ConfigError, SettingsMismatch
 from fairque.redis.connector import Connector
 from fairque.redis.keys import LAYOUT, Keys
-from fairque.settings import QueueSettings
+from fairque.settings import MAX_MESSAGE_BYTES, QueueSettings
 
 __all__ = ["Backend"]
 
@@ -24,13 +25,17 @@ class Backend:
         name: Of the queue.
         timeout: Seconds for connecting and for one request.
         given: Fields of `QueueSettings` that this process asks for; the others are as the queue has them.
+        codec: What contents look like in Redis.
 
     Attributes:
         settings: Of the queue. Before `adopt`: those asked for, and defaults.
         agreed: Whether the queue was asked for its settings.
+        sealer: The codec; None: contents are in Redis as they are.
     """
 
-    def __init__(self, url: str | None, name: str, *, timeout: Duration, given: Mapping[str, Any]) -> None:
+    def __init__(
+        self, url: str | None, name: str, *, timeout: Duration, given: Mapping[str, Any], codec: Codec | None = None
+    ) -> None:
         self.name = name
         self.keys = Keys(name)
         self.connector = Connector(
@@ -42,6 +47,11 @@ class Backend:
         self.settings = QueueSettings(**given)
         self.agreed = False
         self._given = given
+        self.sealer = Sealer(codec, name, self._most_bytes) if codec is not None else None
+
+    def _most_bytes(self) -> int:
+        """Of what is unpacked: texts of errors are within the default, whatever the limit is."""
+        return max(self.settings.max_message_bytes, MAX_MESSAGE_BYTES)
 
     def adopt(self, stored: Mapping[str, str]) -> None:
         """Take over what the queue has. Raises `SettingsMismatch` where that is not what was asked for."""

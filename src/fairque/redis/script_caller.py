@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from fairque.backoff import Backoff
+from fairque.codec.codec import Sealer
 from fairque.errors import QueueUnavailable, StoreError
 from fairque.redis.arguments import Agree, Arguments, ChangeSettings, encode
 from fairque.redis.backend import Backend
@@ -48,6 +49,11 @@ class ScriptCaller:
     def settings(self) -> QueueSettings:
         """Of the queue; those in force once `agree` has been through."""
         return self.backend.settings
+
+    @property
+    def sealer(self) -> Sealer | None:
+        """Of the queue's contents; None: they are in Redis as they are."""
+        return self.backend.sealer
 
     async def agree(self, *, store: bool = True) -> None:
         """Take the settings of the queue over, or give it ours when it has none. Every call does this first.

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from fairque.errors import BadArguments, FairqueError
+from fairque.codec.codec import Kind
+from fairque.errors import BadArguments, BrokenSeal, FairqueError, UnknownKey
 from fairque.middleware import CallNext, Once, chained
 from fairque.queue.batch import Batch, BlockingBatch
 from fairque.queue.handle import TaskHandle
@@ -22,9 +23,10 @@ from fairque.queue.xcom import BlockingXCom, XCom
 from fairque.redis.delivery import Delivery
 from fairque.tasks.failure import RaisedElsewhere, unfit
 from fairque.tasks.function import TaskFunction
-from fairque.tasks.message import Message, decode_body, encode_value, is_payload
+from fairque.tasks.message import Message, encode_value, is_payload
 from fairque.tasks.names import hint
 from fairque.tasks.registry import get_function, registry
+from fairque.tasks.sealed import open_body
 from fairque.tasks.task import Task
 from fairque.tasks.xcom import xcom_of
 from fairque.worker.context import running
@@ -40,7 +42,7 @@ from fairque.worker.subprocesses.pool import ProcessPool
 from fairque.worker.threads import Threads
 from fairque.worker.unsaid import restate
 
-__all__ = ["Executor", "UnknownName"]
+__all__ = ["Executor", "PutBack", "UnknownName"]
 
 T = TypeVar("T")
 LAST_SECONDS = 1.0
@@ -55,6 +57,14 @@ class UnknownName(Exception):
         super().__init__(f"no task {name!r} here{hint}")
         self.name = name
         self.hint = hint
+
+
+class PutBack(Exception):
+    """What a task is given by others cannot be read here; another worker may be able to."""
+
+    def __init__(self, why: UnknownKey) -> None:
+        super().__init__(str(why))
+        self.why = why
 
 
 class Executor:
@@ -82,6 +92,7 @@ class Executor:
         streams: Streams,
     ) -> None:
         self._queue = queue
+        self._sealer = queue.sealer
         self._worker_id = options.worker_id
         self._handler = options.handler
         self._middleware = options.run_middleware
@@ -98,8 +109,10 @@ class Executor:
         self._processes = ProcessPool(options.concurrency, options.max_tasks_per_child)
 
     def prepare(self, delivery: Delivery) -> RunningTask:
-        """Raises `BadMessage`, `UnknownName`, `BadArguments`, `TooManyThreads` and `Restated`."""
-        message = decode_body(delivery.body)
+        """Raises `BadMessage`, `UnknownName`, `BadArguments`, `TooManyThreads`, `Restated`,
+        `UnknownKey` and `BrokenSeal`.
+        """
+        message = open_body(self._sealer, Kind.ARGUMENTS, delivery.user_id, delivery.id, delivery.body)
         function = self._function_for(message)
         if function is not None and function.run_in == "thread":
             self._threads.check(delivery.user_id)
@@ -207,6 +220,10 @@ class Executor:
                 run.args, run.kwargs = _arguments(message, run.function)
         except BadArguments as exc:
             raise unfit(exc) from None
+        except BrokenSeal as exc:
+            raise unfit(BadArguments(f"what others give cannot be opened: {exc}")) from None
+        except UnknownKey as exc:
+            raise PutBack(exc) from None
 
     async def _given(
         self, run: RunningTask, message: Message, function: TaskFunction[Any, Any]

@@ -18,7 +18,8 @@ from fairque.queue.xcom import XCom
 from fairque.redis.delivery import Delivery
 from fairque.redis.store import Store
 from fairque.tasks.function import TaskFunction
-from fairque.tasks.message import NIL, Message, Overrides, decode_record
+from fairque.tasks.message import NIL, Message, Overrides, Record
+from fairque.tasks.sealed import open_record
 from fairque.tasks.signature import resolve
 from fairque.tasks.xcom import xcom_of
 from fairque.worker.task_log import log_about
@@ -43,7 +44,10 @@ class Inputs:
         """The message with the outputs of other tasks in place. Raises `BadArguments` when one is not kept any more."""
         overrides = message.overrides or Overrides()
         records = await self._records(delivery, overrides.inputs)
-        values = [_value(task_id, record) for task_id, record in zip(overrides.inputs, records, strict=True)]
+        values = [
+            self._value(delivery.user_id, task_id, record)
+            for task_id, record in zip(overrides.inputs, records, strict=True)
+        ]
         args, kwargs = resolve(message.args, message.kwargs, values)
         return Message(message.heading, msgspec.Raw(args), msgspec.Raw(kwargs) if kwargs else NIL, message.overrides)
 
@@ -57,7 +61,7 @@ class Inputs:
         for task_id, record in zip(task_ids, await self._records(delivery, task_ids), strict=True):
             if not record and not overrides.runs_anyway:
                 raise BadArguments(f"the result of task {task_id!r} is taken by name, and it is gone")
-            state, ended = decode_record(record) if record else (None, None)
+            state, ended = self._opened(delivery.user_id, task_id, record) if record else (None, None)
             if ended is not None and state is TaskState.FINISHED and ended.kept:
                 found.setdefault(short_name(task_id, ended.name), []).append(msgspec.msgpack.decode(ended.value))
         return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
@@ -86,6 +90,17 @@ class Inputs:
     def xcom(self, user_id: str, namespace: str) -> XCom:
         return XCom(self._store, user_id, namespace, self.max_message_bytes)
 
+    def _opened(self, user_id: str, task_id: str, record: bytes) -> tuple[TaskState, Record]:
+        return open_record(self._store.sealer, user_id, task_id, record)
+
+    def _value(self, user_id: str, task_id: str, record: bytes | None) -> bytes:
+        if not record:
+            raise BadArguments(f"the output of task {task_id!r} is an argument, and its result is not kept any more")
+        state, ended = self._opened(user_id, task_id, record)
+        if state is not TaskState.FINISHED or not ended.kept:
+            raise BadArguments(f"the output of task {task_id!r} is an argument, and it has none: {state.value}")
+        return bytes(ended.value)
+
     async def _records(self, delivery: Delivery, task_ids: list[str]) -> list[bytes | None]:
         return await _insist(delivery, partial(self._store.records, delivery.user_id, task_ids))
 
@@ -105,12 +120,3 @@ def short_name(task_id: str, name: str) -> str:
     """How those who use its result call a dependency: the readable part of its id in a run, else its function."""
     static = _of_a_run.fullmatch(task_id)
     return static[1] if static and static[1].isidentifier() else name.rpartition(".")[2]
-
-
-def _value(task_id: str, record: bytes | None) -> bytes:
-    if not record:
-        raise BadArguments(f"the output of task {task_id!r} is an argument, and its result is not kept any more")
-    state, ended = decode_record(record)
-    if state is not TaskState.FINISHED or not ended.kept:
-        raise BadArguments(f"the output of task {task_id!r} is an argument, and it has none: {state.value}")
-    return bytes(ended.value)

@@ -9,13 +9,16 @@ from typing import Any
 
 import msgspec
 
+from fairque.codec.codec import Sealer
+from fairque.errors import UnknownKey
 from fairque.models import Attempt, FailureKind, TaskState
-from fairque.queue.xcom import ttl_to_ms
+from fairque.queue.xcom import sealed_xcom, ttl_to_ms
 from fairque.redis.delivery import Delivery, Outcome
 from fairque.redis.keys import encode_user
 from fairque.settings import QueueSettings
 from fairque.tasks.failure import TIMEOUT_CLASSES, Failure, Raised, encode_result, raised_by
 from fairque.tasks.message import Record, encode_record
+from fairque.tasks.sealed import encode_attempt, seal_record
 from fairque.tasks.xcom import xcom_of
 from fairque.worker.retries import retry_delay
 from fairque.worker.running_task import RunningTask
@@ -31,9 +34,11 @@ class Outcomes:
     Args:
         worker_id: Kept with every outcome.
         settings: Of the queue.
+        sealer: Of the queue's contents, if there is one.
     """
 
-    def __init__(self, worker_id: str, settings: QueueSettings) -> None:
+    def __init__(self, worker_id: str, settings: QueueSettings, sealer: Sealer | None = None) -> None:
+        self._sealer = sealer
         self._worker_id = worker_id
         self._settings = settings
 
@@ -48,8 +53,12 @@ class Outcomes:
         ttl_ms = self._ttl_ms(run)
         value_fields: dict[str, Any] = {"value": msgspec.Raw(encoded)} if ttl_ms else {"kept": False}
         record = self._record(run.delivery, run.name, run.began, **value_fields)
-        packed = self._encode(run.delivery, "finished", record)
-        return Outcome(run.delivery, "finished", ttl_ms or TOMBSTONE_MS, 0, packed, b"", _pushed(run, encoded))
+        try:
+            packed = self._encode(run.delivery, TaskState.FINISHED, record)
+            pushed = self._pushed(run, encoded)
+        except UnknownKey as exc:
+            return Failure(FailureKind.ERROR, "UnknownKey", f"the result cannot be sealed: {exc}")
+        return Outcome(run.delivery, "finished", ttl_ms or TOMBSTONE_MS, 0, packed, b"", pushed)
 
     def failed(self, delivery: Delivery, name: str, failure: Failure, began: float) -> Outcome:
         """The task is given up."""
@@ -62,7 +71,7 @@ class Outcomes:
             message=failure.message,
             traceback=failure.traceback,
         )
-        encoded = self._encode(delivery, "failed", record)
+        encoded = self._encode(delivery, TaskState.FAILED, record)
         ttl_ms, error = self._settings.dead_letter_ttl_ms, self._error(delivery, failure, began)
         return Outcome(delivery, "failed", ttl_ms, 0, encoded, error)
 
@@ -99,28 +108,29 @@ class Outcomes:
             **fields,
         )
 
-    def _encode(self, delivery: Delivery, state: str, record: Record) -> bytes:
-        return encode_record(delivery.body, TaskState(state), record)
+    def _encode(self, delivery: Delivery, state: TaskState, record: Record) -> bytes:
+        if self._sealer is None:
+            return encode_record(delivery.body, state, record)
+        return seal_record(self._sealer, delivery.user_id, delivery.id, delivery.body, state, record)
+
+    def _pushed(self, run: RunningTask, encoded: bytes) -> bytes:
+        """The result as an XCom value, to be written with the outcome."""
+        options = xcom_of(run.function)
+        if options.push_key is None:
+            return b""
+        value = sealed_xcom(self._sealer, run.user_id, options.namespace, options.push_key, encoded)
+        space, key = encode_user(options.namespace).encode(), options.push_key.encode()
+        return struct.pack(">IId", len(space), len(key), ttl_to_ms(options.ttl_seconds)) + space + key + value
 
     def _error(self, delivery: Delivery, failure: Failure, began: float) -> bytes:
         at = delivery.started_ms / 1000 + time.monotonic() - began
-        return msgspec.msgpack.encode(
-            Attempt(
-                delivery.attempt,
-                at,
-                failure.kind,
-                failure.type_name,
-                failure.message,
-                failure.traceback,
-                self._worker_id,
-            )
+        attempt = Attempt(
+            delivery.attempt,
+            at,
+            failure.kind,
+            failure.type_name,
+            failure.message,
+            failure.traceback,
+            self._worker_id,
         )
-
-
-def _pushed(run: RunningTask, encoded: bytes) -> bytes:
-    """The result as an XCom value, to be written with the outcome."""
-    options = xcom_of(run.function)
-    if options.push_key is None:
-        return b""
-    space, key = encode_user(options.namespace).encode(), options.push_key.encode()
-    return struct.pack(">IId", len(space), len(key), ttl_to_ms(options.ttl_seconds)) + space + key + encoded
+        return encode_attempt(self._sealer, delivery.user_id, delivery.id, attempt)

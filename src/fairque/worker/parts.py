@@ -69,7 +69,7 @@ class Parts:
         self._streams = Streams(self._chunks, options.worker_id)
         inputs = Inputs(self._services)
         self._executor = executor = Executor(options, queue, inputs, self.progress, lifespan, self._streams)
-        outcomes = Outcomes(options.worker_id, settings)
+        outcomes = Outcomes(options.worker_id, settings, queue.sealer)
         run_times = RunTimes(0 if settings.fairness == "time" else MOST_NAMES)  # there they come with the outcomes
         self.runner = Runner(
             *(executor, outcomes, self.settler, self.hooks, options, signals, limits, self._services, run_times)

@@ -6,9 +6,11 @@ import asyncio
 import logging
 import time
 
+from fairque.codec.codec import Kind
 from fairque.errors import FairqueError
 from fairque.redis.delivery import Delivery
 from fairque.redis.store import Store
+from fairque.tasks.sealed import seal_text
 
 __all__ = ["Progress"]
 
@@ -61,8 +63,15 @@ class Progress:
             if not due:
                 await asyncio.sleep(INTERVAL / 4)
 
+    def _sealed(self, delivery: Delivery, message: str) -> str:
+        """For this attempt, as the script notes it beside the text."""
+        if (sealer := self._store.sealer) is None:
+            return message
+        attempt = b"%s %d" % (delivery.stream_id, delivery.attempt)
+        return seal_text(sealer, Kind.PROGRESS, delivery.user_id, delivery.id, message, attempt)
+
     async def _send(self, delivery: Delivery, fraction: float, message: str) -> None:
         try:
-            await self._store.progress(delivery, fraction, message)
+            await self._store.progress(delivery, fraction, self._sealed(delivery, message))
         except FairqueError as exc:
             logger.debug("a progress report was lost: %s", exc)

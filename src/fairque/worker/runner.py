@@ -13,7 +13,7 @@ import anyio
 
 from fairque.backoff import Backoff
 from fairque.counted import counted
-from fairque.errors import BadArguments, FairqueError
+from fairque.errors import BadArguments, BrokenSeal, FairqueError, UnknownKey
 from fairque.models import FailureKind
 from fairque.redis.delivery import Delivery, Outcome, Refusal
 from fairque.redis.store import Store
@@ -21,7 +21,7 @@ from fairque.tasks.failure import Failure
 from fairque.tasks.message import BadMessage, name_in
 from fairque.worker.context import running
 from fairque.worker.declared_limits import LimitDeclarations
-from fairque.worker.executor import Executor, UnknownName
+from fairque.worker.executor import Executor, PutBack, UnknownName
 from fairque.worker.group import Group
 from fairque.worker.hooks import Hooks
 from fairque.worker.options import WorkerOptions
@@ -158,10 +158,10 @@ class Runner:
                 self._let_arrive(delivery)
                 return None
             return self._prepare(delivery)
-        except (UnknownName, TooManyThreads, Restated) as exc:
+        except (UnknownName, TooManyThreads, Restated, UnknownKey) as exc:
             self._return(delivery, exc)
-        except BadMessage as exc:
-            self._give_up(delivery, Failure(FailureKind.BAD_MESSAGE, "BadMessage", str(exc)))
+        except (BadMessage, BrokenSeal) as exc:
+            self._give_up(delivery, Failure(FailureKind.BAD_MESSAGE, type(exc).__name__, str(exc)))
         except BadArguments as exc:
             self._give_up(delivery, Failure(FailureKind.BAD_ARGUMENTS, "BadArguments", str(exc)))
         except BaseException as exc:  # whatever code of an argument's class raised, it is this delivery's own
@@ -397,7 +397,19 @@ class Runner:
         if run.canceled:
             self._end_canceled(run)
             return
+        if isinstance(error, PutBack):
+            self._return_run(run, error.why)
+            return
         self._end(run, *self._outcomes.raised(run, error))
+
+    def _return_run(self, run: RunningTask, why: UnknownKey) -> None:
+        """Before its body began."""
+        if (failure := self._impatience(run.delivery, why)) is not None:
+            self._end(run, self._outcomes.failed(run.delivery, run.name, failure, run.began), failure)
+            return
+        self._close(run)
+        self._report(run, Outcome(run.delivery, "released", 0, self._delay_ms(run.delivery, why)))
+        self._tell("release", run)
 
     def _time_out(self, run: RunningTask, seconds: float) -> None:
         if run.ended:
@@ -458,19 +470,34 @@ class Runner:
         self._settler.report(self._outcomes.failed(delivery, name, failure, now))
         self._hooks.tell("failure", delivery, name, now, failure)
 
-    def _return(self, delivery: Delivery, why: UnknownName | TooManyThreads | Restated) -> None:
-        """Another worker may know it, after a deploy at the latest, or have a thread for it; or its code says more."""
+    def _return(self, delivery: Delivery, why: UnknownName | TooManyThreads | Restated | UnknownKey) -> None:
+        """Another worker may know it, or its key, after a deploy at the latest, or have a thread for it; or its code
+        says more.
+        """
         if isinstance(why, Restated):
             self._settler.report(Outcome(delivery, "restated", record=why.body))
             return
-        since, patience = delivery.returned_since_ms, self._options.unknown_task_patience
-        if isinstance(why, UnknownName) and since and delivery.started_ms - since > patience * 1000:
-            text = f"no worker knew a task {why.name!r} for {patience:g} s{why.hint}"
-            self._give_up(delivery, Failure(FailureKind.UNKNOWN_TASK, "UnknownTask", text))
+        if (failure := self._impatience(delivery, why)) is not None:
+            self._give_up(delivery, failure)
             return
-        delay_ms = min(LONGEST_RETURN_MS, 500 * 2 ** min(delivery.returned, 10))
+        self._put_back(delivery, self._delay_ms(delivery, why))
+
+    def _impatience(self, delivery: Delivery, why: Exception) -> Failure | None:
+        """Why a task is given up that has been put back for too long."""
+        since, patience = delivery.returned_since_ms, self._options.unknown_task_patience
+        if not since or delivery.started_ms - since <= patience * 1000:
+            return None
+        if isinstance(why, UnknownName):
+            text = f"no worker knew a task {why.name!r} for {patience:g} s{why.hint}"
+            return Failure(FailureKind.UNKNOWN_TASK, "UnknownTask", text)
+        if isinstance(why, UnknownKey):
+            return Failure(FailureKind.BAD_MESSAGE, "UnknownKey", f"no worker had the key for {patience:g} s: {why}")
+        return None
+
+    def _delay_ms(self, delivery: Delivery, why: Exception) -> int:
+        delay_ms: int = min(LONGEST_RETURN_MS, 500 * 2 ** min(delivery.returned, 10))
         log_about(logging.WARNING, delivery, "is put back for %.1f s: %s", delay_ms / 1000, why)
-        self._put_back(delivery, delay_ms)
+        return delay_ms
 
     def _put_back(self, delivery: Delivery, delay_ms: int = 0) -> None:
         """What has not begun here. Without a body, it is more than this worker has asked for, and nobody's business."""

@@ -1,0 +1,287 @@
+"""How messages, results and errors look that a codec has sealed.
+
+What scripts and listings read stays where it is, readable; of a message that is all but the arguments. It cannot be
+changed all the same: what is sealed is bound to all that stands around it. Sealed bytes are a msgpack extension of
+their own; where a text is expected, they are a text.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import struct
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from fairque.codec.codec import Kind, Sealer
+from fairque.errors import BrokenSeal, MessageTooLarge, SealError, UnknownKey
+from fairque.models import Attempt, FailureKind, TaskState
+from fairque.tasks.message import (
+    NIL,
+    BadMessage,
+    Message,
+    Record,
+    decode_body,
+    decode_record,
+    encode_body,
+    encode_record,
+    head_of,
+)
+
+__all__ = [
+    "encode_attempt",
+    "open_body",
+    "open_record",
+    "open_value",
+    "read_attempt",
+    "read_record",
+    "read_text",
+    "seal_body",
+    "seal_record",
+    "seal_text",
+    "seal_value",
+]
+
+SEALED = 83  # the msgpack extension
+_HEADERS = {
+    0xC7: 3,
+    0xC8: 4,
+    0xC9: 6,
+}  # bytes in front of an extension: by its first one, for how its length is written
+_MARK = msgspec.Raw(b"\xc1" * 16)  # stands for what is sealed until it is: neither a text nor a number contains it
+_TEXT = "\x1dsealed:"
+_QUIET = "(sealed)"
+_UNSEALED = "(not shown: it is not sealed)"
+_LEFT_OUT = "not kept: there was no key to seal it with"
+_OF_SCRIPTS = frozenset(("", _LEFT_OUT, "not kept: its user has no bytes left (max_bytes)"))
+HasTexts = TypeVar("HasTexts", Record, Attempt)
+_encode = msgspec.msgpack.Encoder().encode
+_pair = msgspec.msgpack.Decoder(tuple[msgspec.Raw, msgspec.Raw])
+_texts = msgspec.msgpack.Decoder(tuple[str, str])
+_attempt_decoder = msgspec.msgpack.Decoder(Attempt)
+
+
+# Messages
+
+
+def seal_body(sealer: Sealer | None, kind: Kind, user_id: str, name: str, body: bytes, limit: int) -> bytes:
+    """An encoded body with its arguments sealed. Raises `UnknownKey` and `MessageTooLarge`."""
+    if sealer is None:
+        return body
+    message = decode_body(body)
+    arguments = b"".join((b"\x92", message.args, message.kwargs))
+    shell = msgspec.structs.replace(message, args=_MARK, kwargs=NIL)
+    before, after = _around(encode_body(shell, *head_of(body), limit))
+    sealed = sealer.seal(kind, user_id, name, arguments, _joined(before, after))
+    if sealed is None:
+        return body
+    made = b"".join((before, _extension(sealed), after))
+    if len(made) > limit:
+        raise MessageTooLarge(
+            f"the message of task {message.name!r} has {len(made)} bytes when it is sealed, the limit is {limit}"
+        )
+    return made
+
+
+def open_body(sealer: Sealer | None, kind: Kind, user_id: str, name: str, body: bytes) -> Message:
+    """The message with its arguments. Raises `BadMessage`, `UnknownKey` and `BrokenSeal`."""
+    message = decode_body(body)
+    sealed = _sealed_in(message.args)
+    if sealed is None and (sealer is None or sealer.accepts_plain):
+        return message
+    opened = _opened(sealer, kind, user_id, name, sealed, body, message.args)
+    try:
+        args, kwargs = _pair.decode(opened)
+    except msgspec.MsgspecError as exc:
+        raise BadMessage(f"the arguments in Redis cannot be decoded: {exc}") from None
+    return msgspec.structs.replace(message, args=args, kwargs=kwargs)
+
+
+# Values
+
+
+def seal_value(sealer: Sealer | None, kind: Kind, user_id: str, name: str, value: bytes) -> bytes:
+    """Raises `UnknownKey`."""
+    sealed = sealer.seal(kind, user_id, name, value) if sealer is not None else None
+    return value if sealed is None else _extension(sealed)
+
+
+def open_value(sealer: Sealer | None, kind: Kind, user_id: str, name: str, value: bytes) -> bytes:
+    """Raises `UnknownKey` and `BrokenSeal`."""
+    sealed = _sealed_in(value)
+    if sealed is None and (sealer is None or sealer.accepts_plain):
+        return value
+    return _opened(sealer, kind, user_id, name, sealed)
+
+
+# Records
+
+
+def seal_record(
+    sealer: Sealer | None, user_id: str, task_id: str, body: bytes, state: TaskState, record: Record
+) -> bytes:
+    """A record with its value, or its texts, sealed. Texts that cannot be are left out.
+
+    Raises `UnknownKey` for a value.
+    """
+    if sealer is None or not (record.kept and state in (TaskState.FINISHED, TaskState.FAILED)):
+        return encode_record(body, state, record)
+    if state is TaskState.FAILED:
+        return _with_texts(
+            sealer, Kind.FAILURE, user_id, task_id, record, lambda shell: encode_record(body, state, shell)
+        )
+    before, after = _around(encode_record(body, state, msgspec.structs.replace(record, value=_MARK)))
+    sealed = sealer.seal(Kind.RESULT, user_id, task_id, bytes(record.value), _joined(before, after))
+    return b"".join((before, bytes(record.value) if sealed is None else _extension(sealed), after))
+
+
+def read_record(sealer: Sealer | None, user_id: str, task_id: str, data: bytes) -> tuple[TaskState, Record]:
+    """How a task ended. Its value stays as it is; a text that cannot be opened is one that says so."""
+    state, record = decode_record(data)
+    if state is not TaskState.FAILED:
+        return state, record
+    return state, _with_read_texts(sealer, Kind.FAILURE, user_id, task_id, data, record)
+
+
+def open_record(sealer: Sealer | None, user_id: str, task_id: str, data: bytes) -> tuple[TaskState, Record]:
+    """The same with its value. Raises `UnknownKey` and `BrokenSeal`."""
+    state, record = read_record(sealer, user_id, task_id, data)
+    sealed = _sealed_in(record.value)
+    if sealed is None and (
+        sealer is None or sealer.accepts_plain or not record.kept or state is not TaskState.FINISHED
+    ):
+        return state, record
+    value = _opened(sealer, Kind.RESULT, user_id, task_id, sealed, data, record.value)
+    return state, msgspec.structs.replace(record, value=msgspec.Raw(value))
+
+
+def encode_attempt(sealer: Sealer | None, user_id: str, task_id: str, attempt: Attempt) -> bytes:
+    """With its texts sealed."""
+    if sealer is None:
+        return _encode(attempt)
+    return _with_texts(sealer, Kind.ATTEMPT, user_id, task_id, attempt, _encode)
+
+
+def read_attempt(sealer: Sealer | None, user_id: str, task_id: str, data: bytes) -> Attempt:
+    """A text that cannot be opened is one that says so."""
+    attempt = _attempt_decoder.decode(data)
+    return _with_read_texts(sealer, Kind.ATTEMPT, user_id, task_id, data, attempt)
+
+
+# Texts
+
+
+def seal_text(sealer: Sealer | None, kind: Kind, user_id: str, name: str, text: str, associated: bytes) -> str:
+    """Without a key to seal it with, nothing is left of it."""
+    if sealer is None or not text:
+        return text
+    try:
+        sealed = sealer.seal(kind, user_id, name, text.encode(), associated)
+    except UnknownKey:
+        return ""
+    return text if sealed is None else _as_text(sealed)
+
+
+def read_text(sealer: Sealer | None, kind: Kind, user_id: str, name: str, text: str, associated: bytes) -> str:
+    """One that cannot be opened is a text that says so."""
+    if not text.startswith(_TEXT):
+        return text if sealer is None or sealer.accepts_plain or not text else _UNSEALED
+    if sealer is None:
+        return _QUIET
+    try:
+        return sealer.open(kind, user_id, name, _from_text(text), associated).decode()
+    except SealError as exc:
+        return f"({exc})"
+
+
+def _with_texts(
+    sealer: Sealer, kind: Kind, user_id: str, name: str, of: HasTexts, encode: Callable[[HasTexts], bytes]
+) -> bytes:
+    """What has a message and a traceback, encoded, with both sealed as its message."""
+    before, after = _around(encode(msgspec.structs.replace(of, message=_MARK, traceback="")))
+    try:
+        sealed = sealer.seal(kind, user_id, name, _encode((of.message, of.traceback)), _joined(before, after))
+    except UnknownKey:
+        return encode(msgspec.structs.replace(of, message=_LEFT_OUT, traceback=""))
+    return encode(of) if sealed is None else b"".join((before, _encode(_as_text(sealed)), after))
+
+
+def _with_read_texts(sealer: Sealer | None, kind: Kind, user_id: str, name: str, data: bytes, of: HasTexts) -> HasTexts:
+    message = of.message
+    if not message.startswith(_TEXT):
+        is_readable = sealer is None or sealer.accepts_plain or of.kind is FailureKind.QUOTA
+        if is_readable or (message in _OF_SCRIPTS and not of.traceback):
+            return of
+        return msgspec.structs.replace(of, message=_UNSEALED, traceback="")
+    if sealer is None:
+        return msgspec.structs.replace(of, message=_QUIET)
+    try:
+        opened = _opened(sealer, kind, user_id, name, _from_text(message), data, _encode(message))
+        message, traceback = _texts.decode(opened)
+    except (SealError, msgspec.MsgspecError) as exc:
+        return msgspec.structs.replace(of, message=f"({exc})")
+    return msgspec.structs.replace(of, message=message, traceback=traceback)
+
+
+def _as_text(sealed: bytes) -> str:
+    return _TEXT + base64.b64encode(sealed).decode()
+
+
+def _from_text(text: str) -> bytes:
+    try:
+        return base64.b64decode(text[len(_TEXT) :], validate=True)
+    except (binascii.Error, ValueError):
+        raise BrokenSeal("a sealed text is damaged") from None
+
+
+# What is sealed within what is not
+
+
+def _around(encoded: bytes) -> tuple[bytes, bytes]:
+    before, _, after = encoded.partition(bytes(_MARK))
+    return before, after
+
+
+def _joined(before: bytes, after: bytes) -> bytes:
+    return b"".join((struct.pack(">I", len(before)), before, after))
+
+
+def _extension(sealed: bytes) -> bytes:
+    size = len(sealed)
+    if size < 1 << 8:
+        return struct.pack(">BBB", 0xC7, size, SEALED) + sealed
+    if size < 1 << 16:
+        return struct.pack(">BHB", 0xC8, size, SEALED) + sealed
+    return struct.pack(">BIB", 0xC9, size, SEALED) + sealed
+
+
+def _sealed_in(value: bytes | msgspec.Raw) -> bytes | None:
+    """None: it is not sealed."""
+    view = memoryview(value)
+    header = _HEADERS.get(view[0]) if view else None
+    if header is None or len(view) < header or view[header - 1] != SEALED:
+        return None
+    return bytes(view[header:])
+
+
+def _opened(
+    sealer: Sealer | None,
+    kind: Kind,
+    user_id: str,
+    name: str,
+    sealed: bytes | None,
+    whole: bytes = b"",
+    part: bytes | msgspec.Raw = b"",
+) -> bytes:
+    """`part`: what is sealed, as it stands in `whole`, to which it is bound."""
+    if sealed is None:
+        raise BrokenSeal(f"the {kind} of {name!r}, of user {user_id!r}: not sealed, as they must be in this queue")
+    if sealer is None:
+        raise UnknownKey(f"the {kind} of {name!r}, of user {user_id!r}: sealed, and this queue has no codec here")
+    associated = b""
+    if whole:
+        before, _, after = whole.partition(bytes(part))
+        associated = _joined(before, after)
+    return sealer.open(kind, user_id, name, sealed, associated)

@@ -1,0 +1,520 @@
+"""A queue whose contents are sealed: everything works, nothing of it can be read, and nothing can be made or moved."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from itertools import product
+from typing import Any
+
+import msgspec
+import pytest
+
+from fairque import (
+    BrokenSeal,
+    Codec,
+    Compress,
+    Encrypt,
+    FailureKind,
+    MessageTooLarge,
+    SealError,
+    Sign,
+    Task,
+    TaskFailed,
+    TaskHandler,
+    TaskInfo,
+    TaskQueue,
+    TaskState,
+    UnknownKey,
+    Worker,
+    current_task,
+    task,
+    xcom_task,
+)
+from fairque.codec.codec import Kind
+from fairque.tasks.message import BadMessage, decode_body
+from fairque.tasks.registry import registry
+from fairque.tasks.sealed import open_body, open_record
+from tests.support.eventually import eventually
+from tests.support.servers import Server
+from tests.workers.process_tasks import repeats
+
+OLD, NEW = b"o" * 32, b"n" * 32
+SECRET = "the-secret-of-acme"
+CODECS = {
+    "encrypt": Encrypt({"1": OLD}),
+    "encrypt and compress": Encrypt({"1": OLD}, compress_above=8),
+    "keys of users": Encrypt(key_for=lambda user_id: {"1": user_id.encode().ljust(32, b"-")}),
+    "sign": Sign({"1": OLD}),
+    "compress": Compress(8),
+}
+
+
+@task
+async def join(*parts: str, times: int = 1) -> str:
+    return "".join(parts) * times
+
+
+@task(max_retries=1)
+async def stumble(text: str) -> None:
+    current_task().progress(0.5, text)
+    raise ValueError(text)
+
+
+@task
+async def linger(text: str) -> None:
+    current_task().progress(0.5, text)
+    await asyncio.Event().wait()
+
+
+@xcom_task(push_key="pushed")
+async def push(text: str) -> str:
+    await current_task().xcom.push("other", [text], ttl=60)
+    return text
+
+
+@xcom_task(pull_keys={"pushed": "pushed"})
+async def pull(pushed: str) -> str:
+    return pushed + str(await current_task().xcom.pull("other"))
+
+
+@xcom_task(auto_xcom=True)
+async def gather(join: str) -> str:
+    return join + str(current_task().inputs)
+
+
+class Echo(TaskHandler):
+    async def process_task(self, payload: dict[str, Any]) -> Any:
+        return payload
+
+
+@pytest.fixture(autouse=True)
+def _registered():
+    registry.update({made.name: made for made in (join, stumble, linger, push, pull, gather, repeats)})
+
+
+@asynccontextmanager
+async def opened(server: Server, name: str, codec: Codec | None, **options: Any) -> AsyncIterator[TaskQueue]:
+    async with TaskQueue(server.url, name=name, codec=codec, **options) as queue:
+        yield queue
+
+
+@pytest.fixture
+async def sealed(server: Server, queue_name: str) -> AsyncIterator[TaskQueue]:
+    """Encrypted by the key 1."""
+    async with opened(server, queue_name, Encrypt({"1": OLD})) as queue:
+        yield queue
+
+
+async def serve(queue: TaskQueue, **options: Any) -> None:
+    await Worker(queue, scheduler=False, **options).run_until_idle()
+
+
+def key(queue: TaskQueue, *parts: str) -> str:
+    return f"fairque:{{{queue.name}}}:{':'.join(parts)}"
+
+
+def contents(server: Server, queue_name: str) -> bytes:
+    """All that Redis has of a queue."""
+    readers: dict[str, Callable[[str], Any]] = {
+        "string": lambda name: server.execute("GET", name),
+        "hash": lambda name: server.execute("HGETALL", name),
+        "list": lambda name: server.execute("LRANGE", name, 0, -1),
+        "set": lambda name: server.execute("SMEMBERS", name),
+        "zset": lambda name: server.execute("ZRANGE", name, 0, -1),
+        "stream": lambda name: server.execute("XRANGE", name, "-", "+"),
+    }
+    found = [(name, server.execute("TYPE", name)) for name in server.keys(queue_name)]
+    return repr([(name, readers[_text(kind)](name)) for name, kind in found if _text(kind) in readers]).encode()
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def flips(data: bytes, step: int = 1) -> Iterator[bytes]:
+    for at, bit in product(range(0, len(data), step), (0, 7)):
+        yield data[:at] + bytes((data[at] ^ (1 << bit),)) + data[at + 1 :]
+
+
+# All that a queue does
+
+
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+async def test_everything_comes_back_as_it_was_put_in(server: Server, queue_name: str, codec: Codec):
+    async with opened(server, queue_name, codec) as queue:
+        calls = {
+            "arguments": join("a", SECRET, times=2),
+            "large": join("a" * 5000),
+            "none": join(),
+            "payload": Task.create(payload={"n": [1, SECRET]}),
+            "output": join(join(SECRET).output, "b"),
+            "process": repeats(SECRET, 2),
+            "pushed": push(SECRET).options(task_id="pushed"),
+            "pulled": pull().options(depends_on=["pushed"]),
+            "gathered": gather().options(depends_on=[join(SECRET).options(task_id="given")]),
+        }
+        await queue.enqueue(join(SECRET).options(task_id="given"), user_id="acme")
+        handles = {name: await queue.enqueue(call, user_id="acme") for name, call in calls.items()}
+        await serve(queue, handler=Echo())
+        found = {name: await handle.result(timeout=5) for name, handle in handles.items()}
+        assert found == {
+            "arguments": f"a{SECRET}" * 2,
+            "large": "a" * 5000,
+            "none": "",
+            "payload": {"n": [1, SECRET]},
+            "output": f"{SECRET}b",
+            "process": SECRET * 2,
+            "pushed": SECRET,
+            "pulled": f"{SECRET}[{SECRET!r}]",
+            "gathered": f"{SECRET}{ {'join': SECRET} }",
+        }
+        xcom = queue.xcom("acme")
+        assert await xcom.pull("other", type=list[str]) == [SECRET]
+        assert await xcom.pull("other", namespace=["empty", "default"]) == [SECRET]
+        assert await xcom.pull_many(["pushed", "none"], namespace=["empty", "default"]) == {"pushed": SECRET}
+
+
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+async def test_errors_and_progress_are_shown_to_who_has_the_codec(server: Server, queue_name: str, codec: Codec):
+    async with opened(server, queue_name, codec) as queue:
+        handle = await queue.enqueue(stumble(SECRET), user_id="acme", retry=None)
+        async with Worker(queue, scheduler=False):
+            lingering = await queue.enqueue(linger(SECRET), user_id="acme")
+
+            async def said() -> TaskInfo | None:
+                info = await lingering.info()
+                return info if info.message else None
+
+            info = await eventually(said)
+            assert (info.progress, info.message) == (0.5, SECRET)
+            [listed] = await queue.tasks("acme", state=TaskState.STARTED)
+            assert listed.message == SECRET
+            with pytest.raises(TaskFailed) as failed:
+                await handle.result(timeout=20)
+            await lingering.cancel()
+        assert (failed.value.type_name, failed.value.message) == ("ValueError", SECRET)
+        assert f"ValueError: {SECRET}" in failed.value.traceback
+        info = await handle.info()
+        assert [(each.attempt, each.message) for each in info.errors] == [(1, SECRET), (2, SECRET)]
+        assert all(SECRET in each.traceback for each in info.errors)
+        [listed] = await queue.tasks("acme", state=TaskState.FAILED)
+        assert listed.error is not None
+        assert listed.error.message == SECRET
+        [letter] = await queue.dead_letters("acme")
+        assert letter.message == SECRET
+
+
+async def test_nothing_can_be_read_without_a_key(server: Server, sealed: TaskQueue):
+    def leaks() -> bool:
+        return SECRET.encode() in contents(server, sealed.name)
+
+    await sealed.enqueue(push(SECRET), user_id="acme")
+    await sealed.enqueue(stumble(SECRET), user_id="acme")
+    await sealed.enqueue(join(SECRET), user_id="acme")
+    assert not leaks()
+    async with Worker(sealed, scheduler=False):
+        lingering = await sealed.enqueue(linger(SECRET), user_id="acme")
+        await eventually(lambda: _has_message(lingering))
+        await eventually(lambda: _has_failed(sealed))
+        assert not leaks()
+        await lingering.cancel()
+    assert not leaks()
+    assert len(contents(server, sealed.name)) > 1000
+
+
+async def _has_message(handle: Any) -> bool:
+    return bool((await handle.info()).message)
+
+
+async def _has_failed(queue: TaskQueue) -> bool:
+    return bool(await queue.dead_letters())
+
+
+async def test_who_has_no_codec_sees_that_contents_are_sealed(server: Server, sealed: TaskQueue):
+    finished = await sealed.enqueue(join(SECRET), user_id="acme")
+    failed = await sealed.enqueue(stumble(SECRET), user_id="acme", max_retries=0)
+    await serve(sealed)
+    await sealed.xcom("acme").push("key", SECRET)
+    async with opened(server, sealed.name, None) as plain:
+        assert (await plain.handle("acme", finished.task_id).info()).name == join.name
+        with pytest.raises(UnknownKey, match="no codec here"):
+            await plain.handle("acme", finished.task_id).result(timeout=5)
+        with pytest.raises(TaskFailed) as error:
+            await plain.handle("acme", failed.task_id).result(timeout=5)
+        assert (error.value.type_name, error.value.message, error.value.traceback) == ("ValueError", "(sealed)", "")
+        info = await plain.handle("acme", failed.task_id).info()
+        assert info.error is not None
+        assert info.error.message == "(sealed)"
+        with pytest.raises(UnknownKey):
+            await plain.xcom("acme").pull("key")
+
+
+async def test_a_message_is_as_before_where_there_is_no_codec(server: Server, queue: TaskQueue):
+    handle = await queue.enqueue(join("a", times=2), user_id="acme")
+    body = server.execute("GET", key(queue, "body", "acme", handle.task_id))
+    assert body[18:] == msgspec.msgpack.encode([join.name, ["a"], {"times": 2}, None])
+    await handle.cancel()
+
+
+async def test_what_scripts_and_people_read_stays_readable(server: Server, sealed: TaskQueue):
+    handle = await sealed.enqueue(join(SECRET), user_id="acme", timeout=5, priority=5, cost=2)
+    body = server.execute("GET", key(sealed, "body", "acme", handle.task_id))
+    message = decode_body(body)
+    assert message.name == join.name
+    assert message.overrides is not None
+    assert message.overrides.timeout == 5
+    info = await handle.info()
+    assert (info.name, info.priority) == (join.name, 5)
+    await handle.cancel()
+
+
+async def test_the_limit_of_a_message_holds_for_what_is_sealed(server: Server, queue_name: str):
+    async with opened(server, queue_name, Encrypt({"1": OLD}, compress_above=10), max_message_bytes=1000) as queue:
+        with pytest.raises(MessageTooLarge, match="the limit is 1000"):
+            await queue.enqueue(join("a" * 1000), user_id="acme")
+        handle = await queue.enqueue(join("a" * 900), user_id="acme")
+        await handle.cancel()
+    async with opened(server, queue_name, Encrypt({"1": OLD})) as queue:
+        with pytest.raises(MessageTooLarge, match="when it is sealed, the limit is 1000"):
+            await queue.enqueue(join("a" * 940), user_id="acme")
+
+
+# Attacks: whoever may write to Redis, without a key
+
+
+async def broken(queue: TaskQueue, user_id: str, task_id: str) -> TaskFailed:
+    """How a task fails that a worker was handed."""
+    await serve(queue)
+    with pytest.raises(TaskFailed) as failed:
+        await queue.handle(user_id, task_id).result(timeout=5)
+    assert failed.value.kind == FailureKind.BAD_MESSAGE
+    assert failed.value.type_name == "BrokenSeal"
+    return failed.value
+
+
+@pytest.mark.parametrize("codec", [Encrypt({"1": OLD}), Sign({"1": OLD})])
+async def test_a_message_that_was_moved_to_another_tenant_or_id_is_a_dead_letter(
+    server: Server, queue_name: str, codec: Codec
+):
+    async with opened(server, queue_name, codec) as queue:
+        for user_id, task_id in (("zoe", "a"), ("acme", "b")):
+            await queue.enqueue(join(SECRET).options(task_id="a"), user_id="acme")
+            own = await queue.enqueue(join("own").options(task_id=task_id), user_id=user_id)
+            stolen = server.execute("GET", key(queue, "body", "acme", "a"))
+            server.execute("SET", key(queue, "body", user_id, task_id), stolen)
+            failed = await broken(queue, user_id, own.task_id)
+            assert f"the arguments of {task_id!r}, of user {user_id!r}" in failed.message
+            assert "changed, or sealed for another place" in failed.message
+
+
+async def test_a_message_of_another_queue_is_a_dead_letter_unless_they_share_a_realm(server: Server, queue_name: str):
+    names = queue_name, f"{queue_name}-2"
+    for realm in (None, "shared"):
+        codec = Encrypt({"1": OLD}, realm=realm)
+        async with opened(server, names[0], codec) as one, opened(server, names[1], codec) as other:
+            await one.enqueue(join(SECRET).options(task_id=f"{realm}"), user_id="acme")
+            await other.enqueue(join("own").options(task_id=f"{realm}"), user_id="acme")
+            moved = server.execute("GET", key(one, "body", "acme", f"{realm}"))
+            server.execute("SET", key(other, "body", "acme", f"{realm}"), moved)
+            await serve(one)
+            if realm is None:
+                await broken(other, "acme", "None")
+            else:
+                await serve(other)
+                assert await other.handle("acme", "shared").result(timeout=5) == SECRET
+    server.forget(names[1])
+
+
+async def test_no_part_of_a_message_can_be_changed(server: Server, sealed: TaskQueue):
+    """Neither the head, nor the name, nor what was decided at the call, nor what is sealed."""
+    await sealed.enqueue(join(SECRET).options(task_id="a", timeout=5, max_retries=3), user_id="acme")
+    name = key(sealed, "body", "acme", "a")
+    body = server.execute("GET", name)
+    for changed in [*flips(body), body[:-1], body + b"\0", body[:40]]:
+        with pytest.raises((SealError, BadMessage)):
+            open_body(sealed.sealer, Kind.ARGUMENTS, "acme", "a", changed)
+    cheaper = body[:9] + struct.pack(">d", 0.5) + body[17:]
+    server.execute("SET", name, cheaper)
+    await broken(sealed, "acme", "a")
+
+
+async def test_a_message_that_is_not_sealed_is_refused_unless_it_is_said_to_be_accepted(
+    server: Server, sealed: TaskQueue
+):
+    async with opened(server, sealed.name, None) as plain:
+        await plain.enqueue(join("forged").options(task_id="a"), user_id="acme")
+        failed = await broken(sealed, "acme", "a")
+        assert "not sealed" in failed.message
+        await plain.enqueue(join("old").options(task_id="b"), user_id="acme")
+    async with opened(server, sealed.name, Encrypt({"1": OLD}, accepts_plain=True)) as lenient:
+        handle = await lenient.enqueue(join("new"), user_id="acme")
+        await serve(lenient)
+        assert await lenient.handle("acme", "b").result(timeout=5) == "old"
+        assert await handle.result(timeout=5) == "new"
+    with pytest.raises(UnknownKey):
+        async with opened(server, sealed.name, None) as plain:
+            await plain.handle("acme", "b").result(timeout=5)
+
+
+async def test_results_cannot_be_made_changed_or_moved(server: Server, sealed: TaskQueue):
+    for name in ("a", "b"):
+        await sealed.enqueue(join(SECRET + name).options(task_id=name), user_id="acme")
+    await serve(sealed)
+    names = {name: key(sealed, "result", "acme", name) for name in ("a", "b")}
+    record, other = (server.execute("GET", name) for name in names.values())
+    [start] = [at for at in range(len(record)) if record.startswith(b"\xc7", at) and record[at + 2] == 83]
+    forged = record[:start] + msgspec.msgpack.encode("forged") + record[start + 3 + record[start + 1] :]
+    for changed in (forged, other):
+        server.execute("SET", names["a"], changed, "PX", 60_000)
+        with pytest.raises(BrokenSeal):
+            await sealed.handle("acme", "a").result(timeout=0)
+    for changed in flips(record):
+        with pytest.raises((SealError, BadMessage)):
+            open_record(sealed.sealer, "acme", "a", changed)
+
+
+async def test_an_old_result_under_the_same_id_is_not_told_from_a_new_one(server: Server, sealed: TaskQueue):
+    """As the documentation says: the record of an earlier task of the same user and id opens."""
+    records = []
+    for text in ("first", "second"):
+        await sealed.enqueue(join(text).options(task_id="a"), user_id="acme")
+        await serve(sealed)
+        records.append(server.execute("GET", key(sealed, "result", "acme", "a")))
+    server.execute("SET", key(sealed, "result", "acme", "a"), records[0], "PX", 60_000)
+    assert await sealed.handle("acme", "a").result(timeout=5) == "first"
+
+
+async def test_an_output_that_was_changed_is_no_argument(server: Server, sealed: TaskQueue):
+    other = await sealed.enqueue(join("other").options(task_id="other"), user_id="acme")
+    await serve(sealed)
+    moved = server.execute("GET", key(sealed, "result", "acme", other.task_id))
+    first = join("given")
+    run = await sealed.enqueue(first >> join(first.output).options(delay=0.5), user_id="acme")
+    names = list(run)
+    await serve(sealed)
+    assert await run[names[0]].result(timeout=5) == "given"
+    server.execute("SET", key(sealed, "result", "acme", run[names[0]].task_id), moved, "KEEPTTL")
+    async with Worker(sealed, scheduler=False):
+        with pytest.raises(TaskFailed, match="what others give cannot be opened") as failed:
+            await run[names[1]].result(timeout=10)
+    assert failed.value.kind == FailureKind.BAD_ARGUMENTS
+
+
+async def test_values_cannot_be_moved_to_another_key_space_or_user(server: Server, sealed: TaskQueue):
+    own = sealed.xcom("acme")
+    await own.push("key", SECRET)
+    await own.push("other", "x")
+    await sealed.xcom("acme", "space").push("key", "x")
+    await sealed.xcom("zoe").push("key", "x")
+    stolen = server.execute("HGET", key(sealed, "xcom", "acme", "default"), "key")
+    for place, name in ((("acme", "default"), "other"), (("acme", "space"), "key"), (("zoe", "default"), "key")):
+        server.execute("HSET", key(sealed, "xcom", *place), name, stolen)
+    for user_id, space, name in (("acme", "default", "other"), ("acme", "space", "key"), ("zoe", "default", "key")):
+        with pytest.raises(BrokenSeal):
+            await sealed.xcom(user_id, space).pull(name)
+    assert await own.pull("key") == SECRET
+
+
+async def test_texts_that_are_not_sealed_are_not_shown(server: Server, sealed: TaskQueue):
+    handle = await sealed.enqueue(stumble(SECRET), user_id="acme", max_retries=0)
+    await serve(sealed)
+    name = key(sealed, "errors", "acme", handle.task_id)
+    attempt = msgspec.msgpack.decode(server.execute("LINDEX", name, 0))
+    forged = msgspec.msgpack.encode([*attempt[:4], "pay to …", "forged", attempt[6]])
+    moved = msgspec.msgpack.encode([attempt[0] + 1, *attempt[1:]])
+    server.execute("RPUSH", name, forged, moved)
+    found = (await handle.info()).errors
+    assert [each.message for each in found][:2] == [SECRET, "(not shown: it is not sealed)"]
+    assert "sealed for another place" in found[2].message
+    assert not found[1].traceback
+
+
+# Keys that change
+
+
+async def test_keys_change_without_a_pause(server: Server, queue_name: str):
+    """What is sealed by a key that a worker does not have yet waits for one that has it."""
+    before, after = Encrypt({"1": OLD}), Encrypt({"2": NEW, "1": OLD})
+    async with opened(server, queue_name, before) as old, opened(server, queue_name, after) as new:
+        first = await old.enqueue(join("first"), user_id="acme")
+        second = await new.enqueue(join("second"), user_id="acme")
+        async with Worker(old, scheduler=False):
+            assert await first.result(timeout=10) == "first"
+            await eventually(lambda: _is_put_back(second))
+        async with Worker(new, scheduler=False):
+            assert await second.result(timeout=20) == "second"
+        assert await new.handle("acme", first.task_id).result(timeout=5) == "first"
+
+
+async def _is_put_back(handle: Any) -> bool:
+    return (await handle.info()).state is TaskState.SCHEDULED
+
+
+async def test_an_output_under_a_key_that_is_not_known_here_puts_the_task_back(server: Server, queue_name: str):
+    before, after = Encrypt({"1": OLD}), Encrypt({"2": NEW, "1": OLD})
+    async with opened(server, queue_name, before) as old, opened(server, queue_name, after) as new:
+        last = await old.enqueue(join(join("first").output, "second").options(delay=0.5), user_id="acme")
+        await serve(new)
+        async with Worker(old, scheduler=False):
+            await eventually(lambda: _was_returned(server, last, old))
+        async with Worker(new, scheduler=False):
+            assert await new.handle("acme", last.task_id).result(timeout=20) == "firstsecond"
+
+
+async def _was_returned(server: Server, handle: Any, queue: TaskQueue) -> bool:
+    return bool(server.execute("HGET", key(queue, "task", handle.user_id, handle.task_id), "returned"))
+
+
+async def test_a_key_that_nobody_has_makes_a_dead_letter_after_a_while(server: Server, sealed: TaskQueue):
+    async with opened(server, sealed.name, Encrypt({"2": NEW, "1": OLD})) as new:
+        handle = await new.enqueue(join(SECRET), user_id="acme")
+    async with Worker(sealed, unknown_task_patience=0.1, scheduler=False):
+        with pytest.raises(TaskFailed) as failed:
+            await sealed.handle("acme", handle.task_id).result(timeout=20)
+    assert failed.value.kind == FailureKind.BAD_MESSAGE
+    assert failed.value.type_name == "UnknownKey"
+    assert "no worker had the key for 0.1 s: the key '2' of user 'acme'" in failed.value.message
+
+
+async def test_one_whose_key_is_forgotten_harms_nobody_else(server: Server, queue_name: str):
+    keys = {"acme": {"1": OLD}, "zoe": {"1": NEW}}
+    async with opened(server, queue_name, Encrypt(key_for=lambda user_id: keys.get(user_id, {}))) as queue:
+        kept = await queue.enqueue(join(SECRET), user_id="acme")
+        await serve(queue)
+        waiting = await queue.enqueue(join(SECRET), user_id="acme")
+        others = [await queue.enqueue(join("own"), user_id="zoe") for _ in range(3)]
+        del keys["acme"]
+        with pytest.raises(UnknownKey, match="no key for user 'acme'"):
+            await queue.enqueue(join(SECRET), user_id="acme")
+        async with Worker(queue, scheduler=False):
+            for handle in others:
+                assert await handle.result(timeout=10) == "own"
+            await eventually(lambda: _is_put_back(waiting))
+        with pytest.raises(UnknownKey):
+            await kept.result(timeout=5)
+        assert (await kept.info()).name == join.name, "its name and times stay"
+        assert (await queue.user("acme")).finished == 1
+        await waiting.cancel()
+
+
+async def test_what_cannot_be_sealed_at_the_end_is_kept_nowhere(server: Server, queue_name: str):
+    keys = {"1": OLD}
+
+    @task
+    async def forget(text: str) -> str:
+        keys.clear()
+        return text
+
+    async with opened(server, queue_name, Encrypt(key_for=lambda _: dict(keys))) as queue:
+        handle = await queue.enqueue(forget(SECRET), user_id="acme")
+        await serve(queue)
+        [letter] = await queue.dead_letters()
+        assert (letter.type_name, letter.message) == ("UnknownKey", "not kept: there was no key to seal it with")
+        keys["1"] = OLD
+        with pytest.raises(TaskFailed):
+            await handle.result(timeout=5)
+    assert SECRET.encode() not in contents(server, queue_name)
+    registry.pop(forget.name)
