@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import inspect
 import re
 import sys
@@ -15,9 +16,12 @@ from redis.asyncio.connection import parse_url
 from rich.pretty import pretty_repr
 
 from fairque import (
+    Compress,
     ConfigError,
+    Encrypt,
     FairQueueConfig,
     QueueSettings,
+    Sign,
     StoreError,
     Task,
     TaskFailed,
@@ -27,6 +31,7 @@ from fairque import (
     current_task,
     task,
 )
+from fairque.codec.codec import Kind, Place
 from fairque.config.config import QueueConfig, RedisConfig, SchedulerConfig, WorkerConfig
 from fairque.config.duration import parse_duration, shown_duration
 from fairque.embedded.server import EmbeddedServer
@@ -90,7 +95,9 @@ def problems_in(tmp_path: Path, text: str, suffix: str = "yaml", **environ: str)
 
 
 def test_a_queue_gets_every_field_of_its_section():
-    assert set(QueueConfig.__struct_fields__) | {"url", "timeout"} == set(inspect.signature(TaskQueue).parameters)
+    assert set(QueueConfig.__struct_fields__) | {"url", "timeout", "codec"} == set(
+        inspect.signature(TaskQueue).parameters
+    )
     queue = TaskQueue.from_config(FairQueueConfig(queue=OTHER_QUEUE, redis=RedisConfig(port=1234, timeout=2.5)))
     assert queue.name == "other"
     assert queue.settings == QueueSettings(
@@ -103,6 +110,59 @@ def test_a_queue_gets_every_field_of_its_section():
         fairness="time",
     )
     assert (queue.connector.url, queue.connector.timeout) == ("redis://localhost:1234", 2.5)
+
+
+KEY = base64.b64encode(b"k" * 32).decode()
+
+
+def test_a_codec_gets_every_field_of_its_section():
+    given = {
+        "method": "encrypt",
+        "keys": [f"2:{KEY}", f"1:{base64.b64encode(b'o' * 40).decode()}"],
+        "hash_key": KEY,
+        "realm": "shared",
+        "compress_above": 100,
+        "accepts_plain": True,
+    }
+    codec = from_dict({"codec": given}).codec.codec
+    assert isinstance(codec, Encrypt)
+    assert (codec.realm, codec.accepts_plain) == ("shared", True)
+    place = Place("shared", Kind.RESULT, "acme", "id")
+    same = Encrypt({"1": b"o" * 40, "2": b"k" * 32}, hash_key=b"k" * 32)
+    sealed = codec.seal(place, bytes(1000), b"")
+    assert len(sealed) < 200
+    assert sealed.startswith(b"e\x012")
+    assert same.open(place, sealed, b"", 1000) == bytes(1000)
+    assert codec.hashed("shared", None, "a") == same.hashed("shared", None, "a")
+    assert isinstance(from_dict({"codec": {"method": "sign", "keys": [f"1:{KEY}"]}}).codec.codec, Sign)
+    assert isinstance(from_dict({"codec": {"method": "compress", "compress_above": 5}}).codec.codec, Compress)
+    assert from_dict({}).codec.codec is None
+    by_variables = from_dict({}, FAIRQUE_CODEC_METHOD="sign", FAIRQUE_CODEC_KEYS=f"2:{KEY}, 1:{KEY}").codec
+    assert by_variables.keys == (f"2:{KEY}", f"1:{KEY}")
+    assert KEY not in repr(by_variables)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"method": "encrypt"}, "codec.keys: a codec needs a key"),
+        ({"method": "sign", "keys": ["short"]}, "codec.keys: a key is written id:base64"),
+        ({"method": "sign", "keys": ["1:!"]}, "codec.keys: the key '1' is not in base64"),
+        ({"method": "sign", "keys": ["1:aGVsbG8="]}, "codec.keys: the key '1' has 5 bytes"),
+        (
+            {"method": "sign", "keys": [f"1:{KEY}"], "hash_key": "!"},
+            "codec.hash_key: the key 'hash_key' is not in base64",
+        ),
+        ({"keys": [f"1:{KEY}"]}, "codec.keys: it needs a method: encrypt or sign"),
+        ({"method": "compress", "realm": "x"}, "codec.realm: it needs a method"),
+        ({"compress_above": 1}, "codec.compress_above: it needs a method"),
+        ({"method": "rot13"}, "codec.method: expected 'compress' or 'encrypt' or 'sign', not 'rot13'"),
+    ],
+)
+def test_a_codec_that_cannot_be_is_refused_without_its_keys(given: dict[str, Any], problem: str):
+    [line] = problems_of({"codec": given})
+    assert problem in line
+    assert KEY not in line
 
 
 def test_a_worker_gets_every_field_of_its_section_but_those_about_processes():

@@ -170,7 +170,7 @@ def test_files_that_cannot_be_read_are_named_all_together(tmp_path: Path):
     assert lines[1].endswith("b.yaml: cannot be read: not UTF-8")
     assert lines[2].endswith("c.ini: the name of a configuration file ends in .yaml, .yml or .toml")
     assert lines[3].endswith(
-        "c.toml: x: unknown key; there are redis, queue, workers, scheduler, policies, groups, limits"
+        "c.toml: x: unknown key; there are redis, queue, workers, scheduler, codec, policies, groups, limits"
     )
     assert "the name of a configuration file ends" in lines[4]
 

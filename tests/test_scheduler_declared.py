@@ -48,7 +48,7 @@ class Release:
 
     def __init__(self, queue: TaskQueue, minutes: int | None, **options: Any) -> None:
         self._declarations = Declarations(
-            ScheduleStore(queue.reader), lambda task, user_id: Template.of(task, user_id, 100_000)
+            ScheduleStore(queue.reader), lambda name, task, user_id: Template.of(name, task, user_id, 100_000)
         )
         self._minutes = minutes
         self._options = {"user_id": "system", **options}

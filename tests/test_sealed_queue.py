@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import re
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,7 +21,9 @@ from fairque import (
     Compress,
     Encrypt,
     FailureKind,
+    Limit,
     MessageTooLarge,
+    ScheduleState,
     SealError,
     Sign,
     Task,
@@ -26,10 +31,12 @@ from fairque import (
     TaskHandler,
     TaskInfo,
     TaskQueue,
+    TaskScheduler,
     TaskState,
     UnknownKey,
     Worker,
     current_task,
+    sync,
     task,
     xcom_task,
 )
@@ -37,6 +44,9 @@ from fairque.codec.codec import Kind
 from fairque.tasks.message import BadMessage, decode_body
 from fairque.tasks.registry import registry
 from fairque.tasks.sealed import open_body, open_record
+from fairque.testing import assert_enqueued, run_all
+from tests.support.command import call_command
+from tests.support.core import outcome
 from tests.support.eventually import eventually
 from tests.support.servers import Server
 from tests.workers.process_tasks import repeats
@@ -55,6 +65,11 @@ CODECS = {
 @task
 async def join(*parts: str, times: int = 1) -> str:
     return "".join(parts) * times
+
+
+@task
+async def say(word: str) -> str:
+    return word
 
 
 @task(max_retries=1)
@@ -92,7 +107,7 @@ class Echo(TaskHandler):
 
 @pytest.fixture(autouse=True)
 def _registered():
-    registry.update({made.name: made for made in (join, stumble, linger, push, pull, gather, repeats)})
+    registry.update({made.name: made for made in (join, say, stumble, linger, push, pull, gather, repeats)})
 
 
 @asynccontextmanager
@@ -518,3 +533,126 @@ async def test_what_cannot_be_sealed_at_the_end_is_kept_nowhere(server: Server, 
             await handle.result(timeout=5)
     assert SECRET.encode() not in contents(server, queue_name)
     registry.pop(forget.name)
+
+
+# Schedules
+
+
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+async def test_schedules_make_tasks_that_can_be_opened(server: Server, queue_name: str, codec: Codec):
+    async with opened(server, queue_name, codec) as queue:
+        scheduler = TaskScheduler(queue)
+        options = {"every": 3600, "user_id": "acme", "schedule_id": "s"}
+        await scheduler.add_schedule(task=join(SECRET), **options)
+        before = server.execute("HGETALL", key(queue, "schedule", "s"))
+        await scheduler.add_schedule(task=join(SECRET), **options)
+        assert server.execute("HGETALL", key(queue, "schedule", "s")) == before, "it is the same"
+        by_hand = await scheduler.run_now("s")
+        assert await scheduler.fire_due(ahead=3601) == 1
+        if isinstance(codec, Encrypt):
+            assert SECRET.encode() not in contents(server, queue_name)
+        await serve(queue)
+        assert await queue.handle("acme", by_hand).result(timeout=5) == SECRET
+        assert (await queue.stats()).finished == 2
+        await scheduler.update_schedule("s", task=join("other"))
+        assert await queue.handle("acme", await scheduler.run_now("s")).state() is TaskState.QUEUED
+        await serve(queue)
+        assert (await queue.stats()).finished == 3
+        await scheduler.remove_schedule("s")
+
+
+async def test_a_schedule_that_was_made_or_moved_by_another_hand_is_paused(
+    server: Server, sealed: TaskQueue, caplog: pytest.LogCaptureFixture
+):
+    scheduler = TaskScheduler(sealed)
+    for user_id in ("acme", "zoe"):
+        await scheduler.add_schedule(task=join(SECRET), every=3600, user_id=user_id, schedule_id=user_id)
+    body = server.execute("HGET", key(sealed, "schedule", "acme"), "body")
+    server.execute("HSET", key(sealed, "schedule", "zoe"), "body", body)
+    with pytest.raises(BrokenSeal):
+        await scheduler.run_now("zoe")
+    assert await scheduler.fire_due(ahead=3601) == 1
+    assert (await scheduler.get_schedule("zoe")).state is ScheduleState.PAUSED
+    assert "schedule 'zoe' is paused: the schedule of 'zoe'" in caplog.text
+    await serve(sealed)
+    for user_id in ("acme", "zoe"):
+        await scheduler.remove_schedule(user_id)
+
+
+async def test_a_schedule_whose_key_a_scheduler_does_not_have_is_fired_by_another_one(
+    server: Server, sealed: TaskQueue
+):
+    async with opened(server, sealed.name, Encrypt({"2": NEW, "1": OLD})) as new:
+        known, unknown = TaskScheduler(new), TaskScheduler(sealed)
+        await known.add_schedule(task=join(SECRET), every=3600, user_id="acme", schedule_id="s")
+        await unknown.add_schedule(task=join("own"), every=3600, user_id="zoe", schedule_id="own")
+        assert await unknown.fire_due(ahead=3600.5) == 1, "that of somebody else"
+        assert (await unknown.get_schedule("s")).state is ScheduleState.ACTIVE
+        with pytest.raises(UnknownKey):
+            await unknown.run_now("s")
+        assert await known.fire_due(ahead=3630) == 1
+        await serve(new)
+        assert (await new.stats()).finished == 2
+        for name in ("s", "own"):
+            await known.remove_schedule(name)
+
+
+# What hangs on messages
+
+
+@pytest.mark.leaves_keys("limit*")
+async def test_keys_of_limits_that_are_made_from_arguments_are_hashes(server: Server, sealed: TaskQueue):
+    await sealed.set_limit("job:{word}", max_running=1, shared=True)
+    handles = [
+        await sealed.enqueue(say(word).options(limits=[Limit("job:{word}", shared=True), "fixed"]), user_id=user_id)
+        for user_id, word in (("acme", SECRET), ("zoe", SECRET), ("acme", "other"))
+    ]
+    one, same, other = [(await handle.info()).limits for handle in handles]
+    assert one == same != other, "all users count together"
+    assert one[1] == "fixed"
+    assert re.fullmatch(r"job:[0-9a-f]{32}", one[0])
+    claim = await sealed.reader.claim("w", 3, settings=sealed.settings, wait=False)
+    assert len(claim.deliveries) == 2, "one for each key"
+    assert SECRET.encode() not in contents(server, sealed.name)
+    await sealed.reader.settle("w", [outcome(of, "released") for of in claim.deliveries])
+    await sealed.reader.leave("w", [])
+    await serve(sealed)
+    assert [await handle.result(timeout=5) for handle in handles] == [SECRET, SECRET, "other"]
+
+
+async def test_test_helpers_see_arguments(sealed: TaskQueue):
+    await sealed.enqueue(join(SECRET, times=2), user_id="acme")
+    [found] = await assert_enqueued(sealed, join, args=[SECRET], kwargs={"times": 2}, count=1)
+    assert found.user_id == "acme"
+    [ran] = await run_all(sealed)
+    assert ran.state is TaskState.FINISHED
+
+
+async def test_blocking_code_takes_a_codec(server: Server, queue_name: str):
+    def use() -> tuple[str, list[str]]:
+        with sync.TaskQueue(server.url, name=queue_name, codec=Encrypt({"1": OLD})) as queue:
+            handle = queue.enqueue(join(SECRET), user_id="acme")
+            with queue.worker(scheduler=False):
+                return handle.result(timeout=10), queue.xcom("acme").keys()
+
+    assert await asyncio.to_thread(use) == (SECRET, [])
+
+
+async def test_commands_show_contents_to_a_configuration_with_the_codec(
+    server: Server, sealed: TaskQueue, tmp_path: Path
+):
+    await sealed.enqueue(join(SECRET).options(task_id="waits"), user_id="acme", delay=60)
+    await sealed.enqueue(join(SECRET).options(task_id="done"), user_id="acme")
+    await sealed.enqueue(stumble(SECRET).options(task_id="failed"), user_id="acme", max_retries=0)
+    await serve(sealed)
+    config = tmp_path / "fairque.toml"
+    config.write_text(f'[codec]\nmethod = "encrypt"\nkeys = ["1:{base64.b64encode(OLD).decode()}"]\n')
+    where = (f"--url={server.url}", f"--queue={sealed.name}")
+    for task_id in ("waits", "done", "failed"):
+        without = await call_command("task", "acme", task_id, "--payload", *where)
+        having = await call_command("task", "acme", task_id, "--payload", *where, f"--config={config}")
+        assert SECRET not in without.out
+        assert "sealed" in without.out
+        assert SECRET in having.out
+    assert SECRET not in (await call_command("dead", "list", *where)).out
+    await sealed.handle("acme", "waits").cancel()

@@ -9,7 +9,7 @@ import msgspec
 from fairque.checks import MAX_SECONDS, Duration, check_count, check_seconds
 from fairque.errors import InvalidInput
 
-__all__ = ["MAX_MESSAGE_BYTES", "QueueSettings", "checked_settings"]
+__all__ = ["MAX_MESSAGE_BYTES", "MOST_MESSAGE_BYTES", "QueueSettings", "checked_settings"]
 
 MAX_MESSAGE_BYTES = 256 * 1024
 MOST_MESSAGE_BYTES = 512 * 1024 * 1024  # what Redis takes

@@ -119,6 +119,6 @@ class Sealer:
         """See `Codec.open`."""
         return self._codec.open(Place(self.realm, kind, user_id, name), sealed, associated, self._most_bytes())
 
-    def hashed(self, user_id: str | None, text: str) -> str:
-        """See `Codec.hashed`."""
-        return self._codec.hashed(self.realm, user_id, text)
+    def stand_in(self, user_id: str) -> Callable[[str, bool], str]:
+        """What `Codec.hashed` makes of texts, which are of this user alone, or of all."""
+        return lambda text, is_own: self._codec.hashed(self.realm, user_id if is_own else None, text)

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from fairque.checks import MAX_SECONDS, check_id
+from fairque.config.codec import CodecConfig
 from fairque.config.policies import GroupConfig, LimitConfig, PolicyConfig
 from fairque.config.section import Section
 from fairque.config.server import RedisConfig
@@ -130,6 +131,7 @@ class FairQueueConfig(Section, frozen=True, kw_only=True):
         queue: What `TaskQueue` is told.
         workers: What each `Worker` is told. Without this section, there is one that serves everyone.
         scheduler: Whether the workers fire schedules.
+        codec: What contents look like in Redis.
         policies, groups, limits: What governs users and groups of them, and limits of tasks. Set in Redis by
             `TaskQueue.apply_policies`, which ``fairque worker`` calls when it starts, and ``fairque policy apply``.
 
@@ -141,6 +143,7 @@ class FairQueueConfig(Section, frozen=True, kw_only=True):
     queue: QueueConfig = QueueConfig()
     workers: tuple[WorkerConfig, ...] = (WorkerConfig(),)
     scheduler: SchedulerConfig = SchedulerConfig()
+    codec: CodecConfig = CodecConfig()
     policies: tuple[PolicyConfig, ...] = ()
     groups: tuple[GroupConfig, ...] = ()
     limits: tuple[LimitConfig, ...] = ()

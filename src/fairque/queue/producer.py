@@ -91,7 +91,8 @@ class Producer:
         cost = options.cost if options.cost is not None else 1.0
         name = task_id or options.task_id or os.urandom(10).hex()
         sealer, limit = self._store.sealer, self._store.settings.max_message_bytes
-        message = task.message(depends_on, inputs, parent)
+        stand_in = sealer.stand_in(user) if sealer is not None else None
+        message = task.message(depends_on, inputs, parent, stand_in)
         body = encode_body(message, nonce, cost, priority, limit)
         if sealer is not None:
             body = seal_body(sealer, Kind.ARGUMENTS, user, name, body, limit)

@@ -140,14 +140,15 @@ class TaskQueue(Tenants):
 
     @classmethod
     def from_config(cls, config: FairQueueConfig, **options: Any) -> Self:
-        """The queue that a configuration describes, in its sections `redis` and `queue`.
+        """The queue that a configuration describes, in its sections `redis`, `queue` and `codec`.
 
         Args:
             config: The configuration.
             **options: What a configuration cannot say, such as middlewares; and what is to be different.
         """
         redis = config.redis
-        given = {"url": redis.redis_url, "timeout": redis.timeout, **msgspec.structs.asdict(config.queue)}
+        given: dict[str, Any] = {"url": redis.redis_url, "timeout": redis.timeout, "codec": config.codec.codec}
+        given |= msgspec.structs.asdict(config.queue)
         return cls(**(given | options))
 
     @property

@@ -52,7 +52,7 @@ class Declarations:
     def __init__(
         self,
         store: ScheduleStore,
-        make_template: Callable[[Task[Any], str | None], Template],
+        make_template: Callable[[str, Task[Any], str | None], Template],
         door: EnqueueDoor | None = None,
     ) -> None:
         self._store = store
@@ -85,7 +85,7 @@ class Declarations:
         for function, spec in declared_schedules():
             try:
                 task = function()
-                template = self._make_template(task, None)
+                template = self._make_template(function.name, task, None)
             except FairqueError as exc:
                 self._warn(function.name, f"it cannot be declared: {exc}")
             else:
@@ -109,7 +109,7 @@ class Declarations:
             return
 
         async def put_in(tasks: list[Task[Any]]) -> tuple[list[str], None]:
-            template = self._make_template(tasks[0], None)
+            template = self._make_template(declaration.schedule_id, tasks[0], None)
             await self._write(declaration, declaration.wanted._replace(template=template))
             return [declaration.schedule_id], None
 

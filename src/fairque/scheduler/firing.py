@@ -8,13 +8,16 @@ from typing import Any
 
 import msgspec
 
+from fairque.codec.codec import Kind, Sealer
 from fairque.errors import InvalidInput, WrongType
 from fairque.models import Priority
 from fairque.queue.producer import user_of
 from fairque.redis.store_schedules import Due
 from fairque.schedule.spec import Spec
-from fairque.tasks.message import Firing, Message, Overrides, decode_body, encode_body, head_of
+from fairque.settings import MOST_MESSAGE_BYTES
+from fairque.tasks.message import Firing, Overrides, encode_body, head_of
 from fairque.tasks.options import expiry_of, start_of
+from fairque.tasks.sealed import open_body, seal_body
 from fairque.tasks.task import Task
 
 __all__ = ["Template", "body_for", "check_task", "task_id_for"]
@@ -45,7 +48,15 @@ class Template(msgspec.Struct, frozen=True):
         return f"<Template of {self.user_id!r}>"
 
     @classmethod
-    def of(cls, given: Task[Any] | None, user_id: str | None, max_bytes: int, owner: str | None = None) -> Template:
+    def of(
+        cls,
+        schedule_id: str,
+        given: Task[Any] | None,
+        user_id: str | None,
+        max_bytes: int,
+        owner: str | None = None,
+        sealer: Sealer | None = None,
+    ) -> Template:
         """For `user_id`, else the task's own user, else the owner. Raises `InvalidInput` for one not to be repeated."""
         task = check_task(given)
         options = task.task_options
@@ -56,7 +67,10 @@ class Template(msgspec.Struct, frozen=True):
             raise InvalidInput(f"{task!r} has outputs of others as arguments, and {_UNUSABLE['depends_on']}")
         priority = options.priority or Priority.NORMAL
         cost = options.cost if options.cost is not None else 1.0
-        body = encode_body(task.message(), _NO_NONCE, cost, priority, max_bytes - _ROOM)
+        user = user_of(task, user_id if user_id is not None or options.user_id is not None else owner)
+        stand_in = sealer.stand_in(user) if sealer is not None else None
+        body = encode_body(task.message(stand_in=stand_in), _NO_NONCE, cost, priority, max_bytes - _ROOM)
+        body = seal_body(sealer, Kind.SCHEDULE, user, schedule_id, body, max_bytes - _ROOM)
         if isinstance(options.expires, datetime):
             raise InvalidInput("a scheduled task cannot expire at a moment: say in seconds how long each run may wait")
         fields = {
@@ -66,7 +80,7 @@ class Template(msgspec.Struct, frozen=True):
             "delay": start_of(options),
             "expires": expiry_of(options),
         }
-        return cls(user_of(task, user_id if user_id is not None or options.user_id is not None else owner), fields)
+        return cls(user, fields)
 
 
 def check_task(task: object) -> Task[Any]:
@@ -75,16 +89,20 @@ def check_task(task: object) -> Task[Any]:
     return task
 
 
-def body_for(due: Due, spec: Spec, task_id: str, planned_ms: int) -> bytes:
-    """The message of one run. Whoever makes it, it is the same."""
-    message = decode_body(due.body)
+def body_for(sealer: Sealer | None, due: Due, spec: Spec, task_id: str, planned_ms: int) -> bytes:
+    """The message of one run. Whoever makes it, it is the same, but for how it is sealed.
+
+    Raises `BadMessage`, `UnknownKey` and `BrokenSeal`.
+    """
+    message = open_body(sealer, Kind.SCHEDULE, due.user_id, due.schedule_id, due.body)
     overrides = msgspec.structs.replace(
         message.overrides or Overrides(), schedule=Firing(due.schedule_id, spec.cron, planned_ms)
     )
-    made = Message(message.heading, message.args, message.kwargs, overrides)
+    made = msgspec.structs.replace(message, overrides=overrides)
     _, cost, priority = head_of(due.body)
     nonce = hashlib.sha256(f"{due.user_id} {task_id}".encode()).digest()[:8]
-    return encode_body(made, nonce, cost, priority, len(due.body) + _ROOM)
+    body = encode_body(made, nonce, cost, priority, MOST_MESSAGE_BYTES)
+    return seal_body(sealer, Kind.ARGUMENTS, due.user_id, task_id, body, MOST_MESSAGE_BYTES)
 
 
 def task_id_for(schedule_id: str, slot_ms: int) -> str:

@@ -13,8 +13,9 @@ import anyio
 import anyio.to_thread
 
 from fairque.backoff import Backoff
+from fairque.codec.codec import Sealer
 from fairque.counted import counted
-from fairque.errors import FairqueError, InvalidInput
+from fairque.errors import FairqueError, InvalidInput, UnknownKey
 from fairque.queue.queue import TaskQueue
 from fairque.redis.store_schedules import OUTCOMES, Due, Move, Ripe, ScheduleStore, Write, decode_spec
 from fairque.schedule.timetable import Timetable
@@ -32,6 +33,7 @@ SAFETY_SECONDS = (22.0, 30.0)
 """A look without a reason comes after between so many. All at once, they would be much for the server, and late."""
 GOODBYE_SECONDS = 1.0
 LATE_MS = 5_000
+NEXT_TRY_MS = 10_000
 MOST_FIRED = 10_000
 
 
@@ -132,11 +134,12 @@ class ScheduleLoop:
         due, now_ms = ripe.due, ripe.now_ms
         if not due:
             return []
-        # In a thread: what was missed in a long downtime takes a while to count.
-        planned = await anyio.to_thread.run_sync(_moves, due, now_ms) if _is_late(due, now_ms) else _moves(due, now_ms)
+        planned = await self._planned(due, now_ms)
         moves = [move for move in planned if isinstance(move, Move)]
         for each, error in zip(due, planned, strict=True):
-            if isinstance(error, FairqueError):  # one that cannot be read must not keep the others waiting
+            if isinstance(error, UnknownKey):
+                await self._leave_to_others(each, error, now_ms)
+            elif isinstance(error, FairqueError):  # one that cannot be read must not keep the others waiting
                 logger.error("schedule %r is paused: %s", each.schedule_id, error, extra=_fields(each))
                 await self._store.write(Write(each.schedule_id, each.user_id, each.revision, None, {"state": "paused"}))
         outcomes = await self.send(moves) if moves else []
@@ -155,6 +158,22 @@ class ScheduleLoop:
                 missed = counted(move.missed, "slot was", "slots were")
                 logger.warning("schedule %r: %s missed", name, missed, extra=_fields(move.due))
         return list(zip(moves, outcomes, strict=True))
+
+    async def _planned(self, due: list[Due], now_ms: int) -> list[Move | FairqueError]:
+        sealer = self._queue.sealer
+        if not _is_late(due, now_ms):
+            return _moves(sealer, due, now_ms)
+        # In a thread: what was missed in a long downtime takes a while to count.
+        return await anyio.to_thread.run_sync(_moves, sealer, due, now_ms)
+
+    async def _leave_to_others(self, due: Due, error: UnknownKey, now_ms: int) -> None:
+        """Its slot stays. Where nobody has the key, it must not stand in front of the others' all the time."""
+        logger.warning(
+            "schedule %r waits for a scheduler that has its key: %s", due.schedule_id, error, extra=_fields(due)
+        )
+        later_ms = max(now_ms, due.ms) + NEXT_TRY_MS
+        await self._store.write(Write(due.schedule_id, due.user_id, due.revision, later_ms, {}))
+        await self._leave()
 
     async def send(self, moves: Sequence[Move]) -> list[str]:
         return [outcome for call in _calls(moves) for outcome in await self._store.fire(call)]
@@ -209,17 +228,17 @@ def _is_late(due: list[Due], now_ms: int) -> bool:
     return now_ms - due[0].ms > LATE_MS
 
 
-def _moves(due: list[Due], now_ms: int) -> list[Move | FairqueError]:
+def _moves(sealer: Sealer | None, due: list[Due], now_ms: int) -> list[Move | FairqueError]:
     planned: list[Move | FairqueError] = []
     for each in due:
         try:
-            planned.append(_move(each, now_ms))
+            planned.append(_move(sealer, each, now_ms))
         except FairqueError as exc:
             planned.append(exc)
     return planned
 
 
-def _move(due: Due, now_ms: int) -> Move:
+def _move(sealer: Sealer | None, due: Due, now_ms: int) -> Move:
     """What happens next to a schedule that is due. One that is due in the future is fired as if it were then."""
     spec = decode_spec(due.spec)
     slot, missed, next_slot = plan(spec, Timetable(spec, due.anchor_ms), due.slot, due.ms, max(now_ms, due.ms))
@@ -228,7 +247,7 @@ def _move(due: Due, now_ms: int) -> Move:
     next_ms = max(due.ms, jittered(due.schedule_id, spec, next_slot)) if next_slot is not None else None
     fired = due.slot if slot is None else slot
     task_id = task_id_for(due.schedule_id, fired)
-    body = b"" if slot is None else body_for(due, spec, task_id, fired)
+    body = b"" if slot is None else body_for(sealer, due, spec, task_id, fired)
     return Move(
         due,
         task_id,

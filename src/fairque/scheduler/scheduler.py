@@ -203,7 +203,7 @@ class TaskScheduler:
             if spec.max_runs is not None and spec.max_runs <= known.schedule.runs:
                 raise InvalidInput(f"max_runs is {spec.max_runs}, and it has run {known.schedule.runs} times already")
             owner = known.schedule.user_id
-            template = None if task is None else self._make_template(task, user_id, owner)
+            template = None if task is None else self._make_template(schedule_id, task, user_id, owner)
             _check_owner(known, user_id if template is None else template.user_id)
             return changed(known, spec, {} if template is None else template.fields)
 
@@ -270,6 +270,7 @@ class TaskScheduler:
         Raises:
             InvalidInput: The backlog of the user is full.
             UnknownSchedule: There is none with this id.
+            SealError: Its arguments are sealed, and cannot be read here.
         """
         unique = os.urandom(4).hex()
         for _ in range(MOST_TRIES):
@@ -277,7 +278,7 @@ class TaskScheduler:
             due, spec = known.due, known.spec
             assert due is not None
             task_id = f"{schedule_id}@run-{unique}"
-            body = body_for(due, spec, task_id, known.now_ms)
+            body = body_for(self._queue.sealer, due, spec, task_id, known.now_ms)
             overlap = "allow" if spec.overlap == "skip" else spec.overlap
             [outcome] = await self._loop.send([Move(due, task_id, body, None, None, 0, "now", overlap, None)])
             if outcome == "full":
@@ -329,8 +330,11 @@ class TaskScheduler:
 
     # Reading and writing
 
-    def _make_template(self, task: Task[Any] | None, user_id: str | None, owner: str | None = None) -> Template:
-        return Template.of(task, user_id, self._queue.settings.max_message_bytes, owner)
+    def _make_template(
+        self, schedule_id: str, task: Task[Any] | None, user_id: str | None, owner: str | None = None
+    ) -> Template:
+        limit = self._queue.settings.max_message_bytes
+        return Template.of(schedule_id, task, user_id, limit, owner, self._queue.sealer)
 
     async def _known(self, schedule_id: str) -> StoredSchedule:
         known = await self._store.get(_check_schedule_id(schedule_id))
@@ -357,7 +361,7 @@ class TaskScheduler:
     def _wanted(self, schedule: Schedule) -> Wanted:
         name = schedule.schedule_id
         name = _check_schedule_id(name) if name is not None else os.urandom(10).hex()
-        return Wanted(name, schedule.spec, self._make_template(schedule.task, schedule.user_id))
+        return Wanted(name, schedule.spec, self._make_template(name, schedule.task, schedule.user_id))
 
     async def _add(self, wanted: Sequence[Wanted]) -> None:
         """All or none."""

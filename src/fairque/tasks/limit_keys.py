@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from enum import Enum
 from typing import Any
@@ -16,20 +16,30 @@ from fairque.limit import Limit, fill
 from fairque.tasks.message import LimitKey
 from fairque.tasks.signature import Signature
 
-__all__ = ["limit_keys"]
+__all__ = ["StandIn", "limit_keys"]
+
+StandIn = Callable[[str, bool], str]
+"""For a text, and whether it is of each user alone."""
 
 _plain = msgspec.msgpack.Decoder()
 _SCALARS = (str, int, float, UUID, date)
 
 
 def limit_keys(
-    limits: Sequence[Limit], name: str, signature: Signature | None, args: bytes, kwargs: bytes | None
+    limits: Sequence[Limit],
+    name: str,
+    signature: Signature | None,
+    args: bytes,
+    kwargs: bytes | None,
+    stand_in: StandIn | None = None,
 ) -> list[LimitKey]:
-    """Of a task of this name, whose arguments are encoded. Raises `InvalidInput`."""
+    """Of a task of this name, whose arguments are encoded. `stand_in`: of what comes from arguments, which are not to
+    be read in Redis. Raises `InvalidInput`.
+    """
     values: Mapping[str, Any] = {}
     if any(limit.braces for limit in limits):
         values = signature.arguments(args, kwargs) if signature is not None else _named(args, kwargs)
-    return [_filled(limit, values, name) for limit in limits]
+    return [_filled(limit, values, name, stand_in) for limit in limits]
 
 
 def _named(args: bytes, kwargs: bytes | None) -> Mapping[str, Any]:
@@ -40,11 +50,13 @@ def _named(args: bytes, kwargs: bytes | None) -> Mapping[str, Any]:
     return _plain.decode(kwargs) if kwargs is not None else {}
 
 
-def _filled(limit: Limit, values: Mapping[str, Any], name: str) -> LimitKey:
+def _filled(limit: Limit, values: Mapping[str, Any], name: str, stand_in: StandIn | None) -> LimitKey:
     each_user = not limit.is_shared
     if not limit.braces and not each_user:
         return LimitKey(limit.key)
     texts = {brace: _text(brace, values, limit, name) for brace in limit.braces}
+    if stand_in is not None:
+        texts = {brace: stand_in(text, each_user) for brace, text in texts.items()}
     return LimitKey(fill(limit.key, texts), quote(limit.key, safe=""), each_user)
 
 

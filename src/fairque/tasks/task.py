@@ -13,7 +13,7 @@ import msgspec
 
 from fairque.checks import check_id
 from fairque.errors import InvalidInput, NotEncodable
-from fairque.tasks.limit_keys import limit_keys
+from fairque.tasks.limit_keys import StandIn, limit_keys
 from fairque.tasks.message import NIL, LimitKey, Message, Overrides, is_payload
 from fairque.tasks.options import NO_OPTIONS, Options, TaskOptions
 from fairque.tasks.pipeline import Composable
@@ -120,12 +120,18 @@ class Task(Composable, Generic[R_co]):
     def _short_name(self) -> str:
         return self.name.rpartition(".")[2] or self.name or "task"
 
-    def message(self, depends_on: Sequence[str] = (), inputs: Sequence[str] = (), parent: str = "") -> Message:
+    def message(
+        self,
+        depends_on: Sequence[str] = (),
+        inputs: Sequence[str] = (),
+        parent: str = "",
+        stand_in: StandIn | None = None,
+    ) -> Message:
         """What is sent to Redis. Raises `InvalidInput` for limit keys that its arguments do not fill."""
         kwargs = msgspec.Raw(self.kwargs) if self.kwargs is not None else NIL
         heading: str | list[str | LimitKey] = self.name
         if limits := self.task_options.limits:
-            heading = [self.name, *limit_keys(limits, self.name, self.signature, self.args, self.kwargs)]
+            heading = [self.name, *limit_keys(limits, self.name, self.signature, self.args, self.kwargs, stand_in)]
         overrides = self.task_options.overrides(depends_on, inputs, parent)
         if self.signature is None and (unsaid := self._unsaid()):
             overrides = msgspec.structs.replace(overrides or Overrides(), unsaid=unsaid)

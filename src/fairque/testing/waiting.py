@@ -9,10 +9,12 @@ import msgspec
 
 from fairque import InvalidInput, Priority, Task, TaskFunction, TaskQueue, TaskState
 from fairque.checks import check_count
+from fairque.codec.codec import Kind, Sealer
 from fairque.everybody import check_user
 from fairque.redis.keys import encode_user
 from fairque.redis.store import Store
-from fairque.tasks.message import decode_body, head_of
+from fairque.tasks.message import head_of
+from fairque.tasks.sealed import open_body
 from fairque.testing.arguments import Waiting
 from fairque.testing.call import Call, call_in
 
@@ -78,6 +80,7 @@ async def enqueued(
 
     Raises:
         InvalidInput: A value breaks a rule, or the function takes no such arguments.
+        SealError: Arguments are sealed, and the queue has no codec that opens them.
     """
     call = _wanted_call(task, args, kwargs)
     wanted = _priority(priority)
@@ -176,7 +179,11 @@ async def _in_place(store: Store, user_id: str, place: str) -> list[EnqueuedTask
     offset, is_last = 0, False
     while not is_last:
         now, entries = await _page(store, user_id, place, offset)
-        found += [(score, _decoded(user_id, place, name, body, score - now)) for name, body, score in entries if body]
+        found += [
+            (score, _decoded(store.sealer, user_id, place, name, body, score - now))
+            for name, body, score in entries
+            if body
+        ]
         offset, is_last = offset + PAGE, len(entries) < PAGE
     return [task for _, task in sorted(found, key=lambda entry: entry[0])]
 
@@ -188,8 +195,10 @@ async def _page(store: Store, user_id: str, place: str, offset: int) -> tuple[in
     return now, [(name.decode(), body, float(score)) for name, body, score in zip(each, each, each, strict=True)]
 
 
-def _decoded(user_id: str, place: str, task_id: str, body: bytes, due_in_ms: float) -> EnqueuedTask:
-    message = decode_body(body)
+def _decoded(
+    sealer: Sealer | None, user_id: str, place: str, task_id: str, body: bytes, due_in_ms: float
+) -> EnqueuedTask:
+    message = open_body(sealer, Kind.ARGUMENTS, user_id, task_id, body)
     call = call_in(message)
     return EnqueuedTask(
         user_id=user_id,

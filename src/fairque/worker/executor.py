@@ -109,9 +109,7 @@ class Executor:
         self._processes = ProcessPool(options.concurrency, options.max_tasks_per_child)
 
     def prepare(self, delivery: Delivery) -> RunningTask:
-        """Raises `BadMessage`, `UnknownName`, `BadArguments`, `TooManyThreads`, `Restated`,
-        `UnknownKey` and `BrokenSeal`.
-        """
+        """Raises `BadMessage`, `UnknownName`, `BadArguments`, `TooManyThreads`, `Restated` and `SealError`."""
         message = open_body(self._sealer, Kind.ARGUMENTS, delivery.user_id, delivery.id, delivery.body)
         function = self._function_for(message)
         if function is not None and function.run_in == "thread":

@@ -15,10 +15,12 @@ from fairque.cli.input import check_timeout, confirm
 from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue, on_queue
 from fairque.cli.output import print_fields, print_json
 from fairque.cli.screens.tasks import explanation_fields, print_attempts, print_tasks, task_fields
+from fairque.codec.codec import Kind, Sealer
 from fairque.counted import counted
-from fairque.errors import TaskEnded
+from fairque.errors import SealError, TaskEnded
 from fairque.queue.cancel_all import checked_matches
-from fairque.tasks.message import BadMessage, decode_body, decode_record, is_payload
+from fairque.tasks.message import BadMessage, is_payload
+from fairque.tasks.sealed import open_body, open_record
 
 __all__ = ["cancel", "cancel_all", "explain", "list_tasks", "show_task"]
 
@@ -119,19 +121,27 @@ async def _payload(queue: TaskQueue, user_id: str, task_id: str) -> Payload:
         await store.close()
     found = Payload()
     if known.body:
-        _add_arguments(found, known.body)
+        _add_arguments(found, store.sealer, user_id, task_id, known.body)
     if known.record:
-        state, record = decode_record(known.record)
-        if record.kept and state is TaskState.FINISHED:
-            found.result = msgspec.msgpack.decode(record.value)
+        _add_result(found, store.sealer, user_id, task_id, known.record)
     return found
 
 
-def _add_arguments(found: Payload, body: bytes) -> None:
+def _add_result(found: Payload, sealer: Sealer | None, user_id: str, task_id: str, data: bytes) -> None:
     try:
-        message = decode_body(body)
-    except BadMessage as error:
-        found.payload = str(error)
+        state, record = open_record(sealer, user_id, task_id, data)
+    except SealError as error:
+        found.result = f"({error})"
+        return
+    if record.kept and state is TaskState.FINISHED:
+        found.result = msgspec.msgpack.decode(record.value)
+
+
+def _add_arguments(found: Payload, sealer: Sealer | None, user_id: str, task_id: str, body: bytes) -> None:
+    try:
+        message = open_body(sealer, Kind.ARGUMENTS, user_id, task_id, body)
+    except (BadMessage, SealError) as error:
+        found.payload = f"({error})" if isinstance(error, SealError) else str(error)
         return
     if is_payload(message.args):
         found.payload = msgspec.msgpack.decode(message.args)
