@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from fairque.errors import InvalidInput
+from fairque.errors import WrongType
 
 __all__ = ["Codec", "Kind", "Place", "Sealer"]
 
@@ -105,7 +105,7 @@ class Sealer:
 
     def __init__(self, codec: Codec, queue_name: str, most_bytes: Callable[[], int]) -> None:
         if not isinstance(codec, Codec):
-            raise InvalidInput(f"codec must be a Codec, such as Encrypt(keys), not {type(codec).__name__}")
+            raise WrongType(f"codec must be a Codec, such as Encrypt(keys), not {type(codec).__name__}")
         self._codec = codec
         self._most_bytes = most_bytes
         self.realm = queue_name if codec.realm is None else codec.realm

@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-import hmac
-import os
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from fairque.checks import check_id
 from fairque.codec.codec import Codec, Kind, Place
 from fairque.codec.frame import check_above, packed, unpacked
-from fairque.codec.keys import KeyFor, KeyRing, Keys, check_secret, derived
-from fairque.codec.schemes import SCHEMES, Scheme
+from fairque.codec.keys import KeyFor, KeyRing, Keys, check_secret
+from fairque.codec.schemes import SCHEMES, Scheme, derived, sized
 from fairque.errors import BrokenSeal, ConfigError
 
 __all__ = ["Keyed"]
 
-SALT_BYTES = 16
 HASH_CHARS = 32
-
-
-class _Head(NamedTuple):
-    """What stands in front of sealed contents, readable: the letter of the scheme, the id of the key, a salt."""
-
-    letter: bytes
-    key_name: bytes
-    salt: bytes
-
-    @property
-    def encoded(self) -> bytes:
-        return b"".join((self.letter, bytes((len(self.key_name),)), self.key_name, self.salt))
 
 
 class Keyed(Codec):
     """Contents are protected by keys.
 
-    What a key of the ring seals has a key of its own, derived (HKDF) by a salt of 16 random bytes and by the place: so
-    no nonce ever comes twice, however much a key seals, and what is sealed opens at its own place alone.
+    What is sealed opens at its own place alone. Keys last for as long as nobody else has them, however much they seal.
 
     Args:
         keys: By id, at least 32 random bytes each. The first one seals, all of them open.
@@ -71,20 +55,19 @@ class Keyed(Codec):
     def seal(self, place: Place, plain: bytes, associated: bytes) -> bytes:
         """See `Codec.seal`."""
         key = self._ring.current(place.user_id)
-        frame, context = packed(plain, self._above), place.context
-        salt = os.urandom(SALT_BYTES)
-        if place.kind is Kind.SCHEDULE:  # who declares the same one again must see that it is the same
-            salt = derived(key.secret, b"salt", b"".join((context, frame, associated)))[:SALT_BYTES]
-        head = _Head(self.scheme.letter, key.name, salt)
-        secret = derived(key.secret, salt, head.letter + context)
-        return head.encoded + self.scheme.seal(secret, frame, head.encoded + associated)
+        head = b"".join((self.scheme.letter, bytes((len(key.name),)), key.name))
+        same = place.kind is Kind.SCHEDULE  # who declares the same one again must see that it is the same
+        frame = packed(plain, self._above)
+        return head + self.scheme.seal(key.secret, place.context, frame, head + associated, same=same)
 
     def open(self, place: Place, sealed: bytes, associated: bytes, most: int) -> bytes:
         """See `Codec.open`. What `Sign` or `Encrypt` made by one of the keys, whichever this is."""
-        head, rest = _parted(place, sealed)
-        key = self._ring.named(place.user_id, head.key_name)
-        secret = derived(key.secret, head.salt, head.letter + place.context)
-        frame = SCHEMES[head.letter].open(secret, rest, head.encoded + associated)
+        end = 2 + (sealed[1] if len(sealed) > 1 else 0)
+        scheme, head = SCHEMES.get(sealed[:1]), sealed[:end]
+        if scheme is None:
+            raise BrokenSeal(f"the {place}: sealed in a way that is not known here")
+        key = self._ring.named(place.user_id, head[2:])
+        frame = scheme.open(key.secret, place.context, sealed[end:], head + associated)
         if frame is None:
             raise BrokenSeal(f"the {place}: it was changed, or sealed for another place")
         return unpacked(frame, most)
@@ -94,12 +77,4 @@ class Keyed(Codec):
         if user_id is None and self._hash_key is None and not self._ring.is_shared:
             raise ConfigError("a limit of all users whose key is made from arguments needs the hash_key of the codec")
         secret = self._hash_key or self._ring.current(user_id or "").secret
-        return hmac.digest(derived(secret, b"hash", realm.encode()), text.encode(), "sha256").hex()[:HASH_CHARS]
-
-
-def _parted(place: Place, sealed: bytes) -> tuple[_Head, bytes]:
-    letter, salt_at = sealed[:1], 2 + (sealed[1] if len(sealed) > 1 else 0)
-    end = salt_at + SALT_BYTES
-    if letter not in SCHEMES or len(sealed) < end:
-        raise BrokenSeal(f"the {place}: it is truncated, or sealed in a way that is not known here")
-    return _Head(letter, sealed[2:salt_at], sealed[salt_at:end]), sealed[end:]
+        return derived(secret, b"hash", sized(realm.encode()), text.encode()).hex()[:HASH_CHARS]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from fairque.errors import ConfigError, InvalidInput, UnknownKey
 
-__all__ = ["Key", "KeyFor", "KeyRing", "Keys", "derived"]
+__all__ = ["Key", "KeyFor", "KeyRing", "Keys", "check_secret"]
 
 LEAST_BYTES = 32
 LONGEST_ID = 100  # bytes: it stands in front of all that the key seals
@@ -23,6 +22,9 @@ class Key(NamedTuple):
 
     name: bytes
     secret: bytes
+
+    def __repr__(self) -> str:
+        return f"<Key {self.name.decode(errors='replace')!r}>"
 
 
 class KeyRing:
@@ -66,12 +68,6 @@ class KeyRing:
             return _checked(self._key_for(user_id))
         except Exception as exc:  # code of the application, which may ask a service
             raise UnknownKey(f"the keys of user {user_id!r} cannot be had: {type(exc).__name__}") from exc
-
-
-def derived(secret: bytes, salt: bytes, context: bytes) -> bytes:
-    """32 bytes for one purpose: HKDF with SHA-256 (RFC 5869), of one block."""
-    extracted = hmac.digest(salt, secret, "sha256")
-    return hmac.digest(extracted, context + b"\1", "sha256")
 
 
 def _checked(keys: Keys) -> dict[bytes, bytes]:

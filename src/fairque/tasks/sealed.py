@@ -260,10 +260,9 @@ def _extension(sealed: bytes) -> bytes:
 def _sealed_in(value: bytes | msgspec.Raw) -> bytes | None:
     """None: it is not sealed."""
     view = memoryview(value)
-    header = _HEADERS.get(view[0]) if view else None
-    if header is None or len(view) < header or view[header - 1] != SEALED:
+    if not view or (header := _HEADERS.get(view[0])) is None:
         return None
-    return bytes(view[header:])
+    return bytes(view[header:]) if len(view) >= header and view[header - 1] == SEALED else None
 
 
 def _opened(
