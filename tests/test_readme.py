@@ -26,6 +26,7 @@ import fairque
 from fairque import TaskQueue, TaskState, Worker
 from fairque.checks import MAX_SECONDS
 from fairque.cli.app import app
+from fairque.config.codec import CodecConfig
 from fairque.config.config import FairQueueConfig, QueueConfig, RedisConfig, SchedulerConfig, WorkerConfig
 from fairque.config.duration import shown_duration
 from fairque.config.policies import GroupConfig, LimitConfig, PolicyConfig
@@ -425,6 +426,7 @@ SECTIONS = {
     "policies[n]": PolicyConfig,
     "groups[n]": GroupConfig,
     "limits[n]": LimitConfig,
+    "codec": CodecConfig,
 }
 
 
