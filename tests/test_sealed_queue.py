@@ -6,6 +6,7 @@ import asyncio
 import base64
 import re
 import struct
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from itertools import product
@@ -445,6 +446,67 @@ async def test_texts_that_are_not_sealed_are_not_shown(server: Server, sealed: T
     assert [each.message for each in found][:2] == [SECRET, "(not shown: it is not sealed)"]
     assert "sealed for another place" in found[2].message
     assert not found[1].traceback
+
+
+async def test_a_compression_bomb_is_a_dead_letter_and_harms_nobody_else(server: Server, queue_name: str):
+    async with opened(server, queue_name, Compress(8)) as queue:
+        await queue.enqueue(join("a").options(task_id="a"), user_id="acme")
+        other = await queue.enqueue(join("b"), user_id="zoe")
+        name = key(queue, "body", "acme", "a")
+        bomb = b"c\1" + zlib.compress(b"\x92\x91\xc6" + (1 << 26).to_bytes(4) + bytes(1 << 26) + b"\xc0", 9)
+        assert len(bomb) < 100_000
+        body = server.execute("GET", name)
+        at = body.index(b"\x91\xa1a")
+        server.execute("SET", name, body[:at] + b"\xc9" + len(bomb).to_bytes(4) + b"\x53" + bomb + body[at + 3 :])
+        failed = await broken(queue, "acme", "a")
+        assert "more than 262144 bytes" in failed.message
+        assert await other.result(timeout=5) == "b"
+
+
+class Vault(Codec):
+    """Of somebody's own: a device that may not answer."""
+
+    def __init__(self) -> None:
+        self.answers = True
+
+    def seal(self, place: Any, plain: bytes, associated: bytes) -> bytes:
+        del place, associated
+        if not self.answers:
+            raise OSError("no answer")
+        return plain[::-1]
+
+    def open(self, place: Any, sealed: bytes, associated: bytes, most: int) -> bytes:
+        return self.seal(place, sealed, associated)[:most]
+
+
+async def test_a_codec_that_fails_costs_no_task(server: Server, queue_name: str):
+    codec = Vault()
+
+    @task
+    async def unplug(text: str) -> str:
+        codec.answers = False
+        return text
+
+    async with opened(server, queue_name, codec) as queue:
+        handle = await queue.enqueue(join(SECRET), user_id="acme")
+        last = await queue.enqueue(unplug(SECRET), user_id="acme")
+        async with Worker(queue, concurrency=1, scheduler=False):
+            await eventually(lambda: _has_failed(queue))
+            later = await eventually(lambda: _refused(queue))
+        assert "cannot be sealed: OSError" in str(later)
+        codec.answers = True
+        assert await handle.result(timeout=5) == SECRET
+        await queue.requeue(last)
+        await last.cancel()
+    registry.pop(unplug.name)
+
+
+async def _refused(queue: TaskQueue) -> UnknownKey | None:
+    try:
+        await queue.enqueue(join("x"), user_id="acme")
+    except UnknownKey as error:
+        return error
+    return None
 
 
 # Keys that change

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from fairque.errors import WrongType
+from fairque.errors import SealError, UnknownKey, WrongType
 
 __all__ = ["Codec", "Kind", "Place", "Sealer"]
 
@@ -54,7 +54,8 @@ class Place(NamedTuple):
 class Codec(ABC):
     """What `TaskQueue(codec=…)` takes: `Encrypt`, `Sign` or `Compress`, or a class of your own.
 
-    Its methods are called on the event loop for each task, with what one user put in: they must be fast, and bounded.
+    Its methods are called for each task, mostly on the event loop, with what one user put in: they must be fast, bound
+    their memory, and work in any thread.
 
     Attributes:
         realm: What contents are bound to beside user and id. None: the name of the queue, so that nothing can be moved
@@ -112,12 +113,24 @@ class Sealer:
         self.accepts_plain = codec.accepts_plain
 
     def seal(self, kind: Kind, user_id: str, name: str, plain: bytes, associated: bytes = b"") -> bytes | None:
-        """See `Codec.seal`."""
-        return self._codec.seal(Place(self.realm, kind, user_id, name), plain, associated)
+        """See `Codec.seal`. Whatever it raises is no reason to lose a task, or to show what was to be sealed."""
+        place = Place(self.realm, kind, user_id, name)
+        try:
+            return self._codec.seal(place, plain, associated)
+        except SealError:
+            raise
+        except Exception as exc:
+            raise UnknownKey(f"the {place}: cannot be sealed: {type(exc).__name__}") from exc
 
     def open(self, kind: Kind, user_id: str, name: str, sealed: bytes, associated: bytes = b"") -> bytes:
-        """See `Codec.open`."""
-        return self._codec.open(Place(self.realm, kind, user_id, name), sealed, associated, self._most_bytes())
+        """See `Codec.open`. Whatever it raises, another process may be able to."""
+        place = Place(self.realm, kind, user_id, name)
+        try:
+            return self._codec.open(place, sealed, associated, self._most_bytes())
+        except SealError:
+            raise
+        except Exception as exc:
+            raise UnknownKey(f"the {place}: cannot be opened: {type(exc).__name__}") from exc
 
     def stand_in(self, user_id: str) -> Callable[[str, bool], str]:
         """What `Codec.hashed` makes of texts, which are of this user alone, or of all."""

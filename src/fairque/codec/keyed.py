@@ -23,7 +23,8 @@ class Keyed(Codec):
 
     Args:
         keys: By id, at least 32 random bytes each. The first one seals, all of them open.
-        key_for: Instead of `keys`: those of a user. It is called each time, on the event loop: have them in memory.
+        key_for: Instead of `keys`: those of a user. It is called each time, mostly on the event loop, and from any
+            thread: have them in memory.
             Where it raises, or knows no key of the id, tasks are put back for a worker that does.
         realm: What contents are bound to beside user and id; default: the name of the queue.
         hash_key: For keys of limits that are made from arguments, which are in Redis as keyed hashes. Default: the

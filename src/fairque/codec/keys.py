@@ -32,8 +32,7 @@ class KeyRing:
 
     Args:
         keys: Of all users.
-        key_for: Those of a user. It is asked each time, on the event loop; what it raises counts as a key that is not
-            known at the moment.
+        key_for: Those of a user. It is asked each time; what it raises counts as a key that is not known now.
     """
 
     def __init__(self, keys: Keys | None, key_for: KeyFor | None) -> None:

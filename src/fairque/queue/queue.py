@@ -222,6 +222,7 @@ class TaskQueue(Tenants):
             InvalidInput: A value breaks a rule; nothing was written.
             DependencyError: It would wait for what is not known, for another user's task, or for itself.
             TaskExists: A task with this id lives, and `on_conflict` is ``"error"``.
+            UnknownKey: The codec of the queue has no key for the user.
             QueueUnavailable: Redis did not answer in time. The task may or may not have been added; with a `task_id`
                 the call can be repeated safely.
         """
