@@ -95,9 +95,8 @@ def problems_in(tmp_path: Path, text: str, suffix: str = "yaml", **environ: str)
 
 
 def test_a_queue_gets_every_field_of_its_section():
-    assert set(QueueConfig.__struct_fields__) | {"url", "timeout", "codec"} == set(
-        inspect.signature(TaskQueue).parameters
-    )
+    others = {"url", "timeout", "codec", "enqueue_middleware", "run_middleware"}
+    assert set(QueueConfig.__struct_fields__) | others == set(inspect.signature(TaskQueue).parameters)
     queue = TaskQueue.from_config(FairQueueConfig(queue=OTHER_QUEUE, redis=RedisConfig(port=1234, timeout=2.5)))
     assert queue.name == "other"
     assert queue.settings == QueueSettings(

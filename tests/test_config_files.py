@@ -11,6 +11,7 @@ import pytest
 
 from fairque import ConfigError, FairQueueConfig
 from fairque.cli.commands.config import service_gaps
+from fairque.config.codec import CodecConfig
 from fairque.config.config import QueueConfig, RedisConfig, SchedulerConfig, WorkerConfig
 from fairque.redis.url import ServerUrl
 from fairque.settings import QueueSettings, checked_settings
@@ -312,6 +313,7 @@ def test_fairque_yaml_shows_every_field_with_its_default(tmp_path: Path):
         "queue": QueueConfig,
         "workers[0]": WorkerConfig,
         "scheduler": SchedulerConfig,
+        "codec": CodecConfig,
     }
     assert set(origins) == {f"{path}.{field}" for path, kind in sections.items() for field in kind.__struct_fields__}
 

@@ -137,9 +137,9 @@ class ScheduleLoop:
         planned = await self._planned(due, now_ms)
         moves = [move for move in planned if isinstance(move, Move)]
         for each, error in zip(due, planned, strict=True):
-            if isinstance(error, UnknownKey):
-                await self._leave_to_others(each, error, now_ms)
-            elif isinstance(error, FairqueError):  # one that cannot be read must not keep the others waiting
+            if isinstance(error, FairqueError) and not isinstance(
+                error, UnknownKey
+            ):  # one that cannot be read must not keep the others waiting
                 logger.error("schedule %r is paused: %s", each.schedule_id, error, extra=_fields(each))
                 await self._store.write(Write(each.schedule_id, each.user_id, each.revision, None, {"state": "paused"}))
         outcomes = await self.send(moves) if moves else []
@@ -157,6 +157,9 @@ class ScheduleLoop:
             elif move.missed and outcome != "stale":
                 missed = counted(move.missed, "slot was", "slots were")
                 logger.warning("schedule %r: %s missed", name, missed, extra=_fields(move.due))
+        sealed = [each for each, error in zip(due, planned, strict=True) if isinstance(error, UnknownKey)]
+        if sealed:
+            await self._leave_to_others(sealed, now_ms)
         return list(zip(moves, outcomes, strict=True))
 
     async def _planned(self, due: list[Due], now_ms: int) -> list[Move | FairqueError]:
@@ -166,13 +169,16 @@ class ScheduleLoop:
         # In a thread: what was missed in a long downtime takes a while to count.
         return await anyio.to_thread.run_sync(_moves, sealer, due, now_ms)
 
-    async def _leave_to_others(self, due: Due, error: UnknownKey, now_ms: int) -> None:
-        """Its slot stays. Where nobody has the key, it must not stand in front of the others' all the time."""
-        logger.warning(
-            "schedule %r waits for a scheduler that has its key: %s", due.schedule_id, error, extra=_fields(due)
-        )
-        later_ms = max(now_ms, due.ms) + NEXT_TRY_MS
-        await self._store.write(Write(due.schedule_id, due.user_id, due.revision, later_ms, {}))
+    async def _leave_to_others(self, sealed: list[Due], now_ms: int) -> None:
+        """Their slots stay. Where nobody has the key, they must not stand in front of all others'."""
+        writes = []
+        for due in sealed:
+            logger.warning("schedule %r waits for a scheduler that has its key", due.schedule_id, extra=_fields(due))
+            later_ms = max(now_ms, due.ms) + NEXT_TRY_MS
+            writes.append(Write(due.schedule_id, due.user_id, due.revision, later_ms, {}))
+        if await self._store.write(*writes) != "done":  # somebody else has changed one of them
+            for write in writes:
+                await self._store.write(write)
         await self._leave()
 
     async def send(self, moves: Sequence[Move]) -> list[str]:
