@@ -73,6 +73,13 @@ async def say(word: str) -> str:
     return word
 
 
+@task
+async def spell(word: str) -> AsyncIterator[str]:
+    for letter in word:
+        yield letter
+    yield word
+
+
 @task(max_retries=1)
 async def stumble(text: str) -> None:
     current_task().progress(0.5, text)
@@ -108,7 +115,7 @@ class Echo(TaskHandler):
 
 @pytest.fixture(autouse=True)
 def _registered():
-    registry.update({made.name: made for made in (join, say, stumble, linger, push, pull, gather, repeats)})
+    registry.update({made.name: made for made in (join, say, spell, stumble, linger, push, pull, gather, repeats)})
 
 
 @asynccontextmanager
@@ -296,6 +303,42 @@ async def test_the_limit_of_a_message_holds_for_what_is_sealed(server: Server, q
     async with opened(server, queue_name, Encrypt({"1": OLD})) as queue:
         with pytest.raises(MessageTooLarge, match="when it is sealed, the limit is 1000"):
             await queue.enqueue(join("a" * 940), user_id="acme")
+
+
+# What is yielded
+
+
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+async def test_what_a_task_yields_is_read_by_who_has_the_codec(server: Server, queue_name: str, codec: Codec):
+    async with opened(server, queue_name, codec) as queue:
+        handle = await queue.enqueue(spell(SECRET), user_id="acme")
+        async with Worker(queue, scheduler=False):
+            assert [chunk async for chunk in handle.stream()] == [*SECRET, SECRET]
+        if isinstance(codec, Encrypt):
+            assert SECRET.encode() not in contents(server, queue_name)
+        async with opened(server, queue_name, None) as plain:
+            if not isinstance(codec, Compress):
+                with pytest.raises(UnknownKey):
+                    await anext(aiter(plain.handle("acme", handle.task_id).stream()))
+
+
+async def test_what_was_yielded_cannot_be_made_or_moved(server: Server, sealed: TaskQueue):
+    for task_id in ("a", "b"):
+        await sealed.enqueue(spell(task_id).options(task_id=task_id), user_id="acme")
+    await serve(sealed)
+    names = [key(sealed, "chunks", "acme", task_id) for task_id in ("a", "b")]
+    [[at, fields], *_], [[_, other], *_] = (server.execute("XRANGE", name, "-", "+") for name in names)
+    forged = msgspec.msgpack.encode(["forged"])
+    for chunks in (other[7], forged):
+        server.execute("DEL", names[0])
+        server.execute("XADD", names[0], at, *fields[:7], chunks)
+        with pytest.raises(BrokenSeal):
+            await anext(aiter(sealed.handle("acme", "a").stream()))
+    server.execute("DEL", names[0])
+    server.execute("XADD", names[0], "1-1", *fields)
+    with pytest.raises(BrokenSeal):
+        await anext(aiter(sealed.handle("acme", "a").stream()))
+    server.execute("PEXPIRE", names[0], 60_000)
 
 
 # Attacks: whoever may write to Redis, without a key

@@ -24,6 +24,7 @@ class Kind(StrEnum):
     FAILURE = "failure"  # in the record of a task that failed
     ATTEMPT = "attempt"  # in the list of failed attempts
     PROGRESS = "progress"
+    CHUNKS = "chunks"  # some of those that a task has yielded
     XCOM = "xcom"
     SCHEDULE = "schedule"  # arguments, of a task that is to be repeated
 

@@ -12,6 +12,7 @@ from typing import Generic, NamedTuple, Self, TypeVar
 import msgspec
 
 from fairque.backoff import Backoff
+from fairque.codec.codec import Kind
 from fairque.errors import InvalidInput, QueueUnavailable, Restarted
 from fairque.queue.changes import Changes
 from fairque.queue.ends import check_finished, unknown
@@ -20,6 +21,7 @@ from fairque.redis.delivery import StoredTask
 from fairque.redis.store_chunks import ChunkPage, Told, batch_told
 from fairque.tasks.message import decode_record, name_in
 from fairque.tasks.registry import get_function
+from fairque.tasks.sealed import open_value, read_record
 from fairque.tasks.signature import Signature
 
 __all__ = ["TaskStream"]
@@ -116,7 +118,8 @@ class TaskStream(Generic[T_co]):
 
     async def __aiter__(self) -> AsyncGenerator[T_co, None]:
         """Raises what the class says; `UnknownTask` for a task that was never enqueued or whose result has expired,
-        `InvalidInput` for one that is known here to be no generator, and `QueueUnavailable` at the start.
+        `InvalidInput` for one that is known here to be no generator, `SealError` for what cannot be read here, and
+        `QueueUnavailable` at the start.
         """
         was_there, backoff = False, Backoff()
         while True:
@@ -146,7 +149,7 @@ class TaskStream(Generic[T_co]):
 
     def _has_ended(self, page: ChunkPage) -> bool:
         if page.record:
-            check_finished(*decode_record(page.record))
+            check_finished(*read_record(self._source.store.sealer, self.user_id, self.task_id, page.record))
         elif not page.lives:
             raise unknown(self.user_id, self.task_id)
         return bool(page.record)
@@ -161,12 +164,17 @@ class TaskStream(Generic[T_co]):
 
     def _read(self, last: _Position, packed: bytes) -> Iterator[T_co]:
         """What is behind the position, which goes on with each chunk."""
-        chunks = self._decoded(packed)
+        chunks = self._decoded(self._opened(last, packed))
         first = last.number - len(chunks) + 1
         skipped = max(0, self._at.number + 1 - first) if self._at is not None else 0
         for number, chunk in enumerate(chunks[skipped:], first + skipped):
             self._at = _Position(last.run, number)
             yield chunk
+
+    def _opened(self, last: _Position, packed: bytes) -> bytes:
+        """They are bound to their place in what a run has yielded."""
+        sealer = self._source.store.sealer
+        return open_value(sealer, Kind.CHUNKS, self.user_id, self.task_id, packed, b"%d" % last.number)
 
     def _decoded(self, packed: bytes) -> list[T_co]:
         try:

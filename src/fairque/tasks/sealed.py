@@ -91,7 +91,7 @@ def open_body(sealer: Sealer | None, kind: Kind, user_id: str, name: str, body: 
     sealed = _sealed_in(message.args)
     if sealed is None and (sealer is None or sealer.accepts_plain):
         return message
-    opened = _opened(sealer, kind, user_id, name, sealed, body, message.args)
+    opened = _opened(sealer, kind, user_id, name, sealed, _beside(message.args, body))
     try:
         args, kwargs = _pair.decode(opened)
     except msgspec.MsgspecError as exc:
@@ -102,18 +102,22 @@ def open_body(sealer: Sealer | None, kind: Kind, user_id: str, name: str, body: 
 # Values
 
 
-def seal_value(sealer: Sealer | None, kind: Kind, user_id: str, name: str, value: bytes) -> bytes:
+def seal_value(
+    sealer: Sealer | None, kind: Kind, user_id: str, name: str, value: bytes, associated: bytes = b""
+) -> bytes:
     """Raises `UnknownKey`."""
-    sealed = sealer.seal(kind, user_id, name, value) if sealer is not None else None
+    sealed = sealer.seal(kind, user_id, name, value, associated) if sealer is not None else None
     return value if sealed is None else _extension(sealed)
 
 
-def open_value(sealer: Sealer | None, kind: Kind, user_id: str, name: str, value: bytes) -> bytes:
+def open_value(
+    sealer: Sealer | None, kind: Kind, user_id: str, name: str, value: bytes, associated: bytes = b""
+) -> bytes:
     """Raises `UnknownKey` and `BrokenSeal`."""
     sealed = _sealed_in(value)
     if sealed is None and (sealer is None or sealer.accepts_plain):
         return value
-    return _opened(sealer, kind, user_id, name, sealed)
+    return _opened(sealer, kind, user_id, name, sealed, associated)
 
 
 # Records
@@ -153,7 +157,7 @@ def open_record(sealer: Sealer | None, user_id: str, task_id: str, data: bytes) 
         sealer is None or sealer.accepts_plain or not record.kept or state is not TaskState.FINISHED
     ):
         return state, record
-    value = _opened(sealer, Kind.RESULT, user_id, task_id, sealed, data, record.value)
+    value = _opened(sealer, Kind.RESULT, user_id, task_id, sealed, _beside(record.value, data))
     return state, msgspec.structs.replace(record, value=msgspec.Raw(value))
 
 
@@ -218,7 +222,7 @@ def _with_read_texts(sealer: Sealer | None, kind: Kind, user_id: str, name: str,
     if sealer is None:
         return msgspec.structs.replace(of, message=_QUIET)
     try:
-        opened = _opened(sealer, kind, user_id, name, _from_text(message), data, _encode(message))
+        opened = _opened(sealer, kind, user_id, name, _from_text(message), _beside(_encode(message), data))
         message, traceback = _texts.decode(opened)
     except (SealError, msgspec.MsgspecError) as exc:
         return msgspec.structs.replace(of, message=f"({exc})")
@@ -242,6 +246,12 @@ def _from_text(text: str) -> bytes:
 def _around(encoded: bytes) -> tuple[bytes, bytes]:
     before, _, after = encoded.partition(bytes(_MARK))
     return before, after
+
+
+def _beside(part: bytes | msgspec.Raw, whole: bytes) -> bytes:
+    """All of it but for the part that is sealed, which is bound to that."""
+    before, _, after = whole.partition(bytes(part))
+    return _joined(before, after)
 
 
 def _joined(before: bytes, after: bytes) -> bytes:
@@ -271,16 +281,10 @@ def _opened(
     user_id: str,
     name: str,
     sealed: bytes | None,
-    whole: bytes = b"",
-    part: bytes | msgspec.Raw = b"",
+    associated: bytes,
 ) -> bytes:
-    """`part`: what is sealed, as it stands in `whole`, to which it is bound."""
     if sealed is None:
         raise BrokenSeal(f"the {kind} of {name!r}, of user {user_id!r}: not sealed, as they must be in this queue")
     if sealer is None:
         raise UnknownKey(f"the {kind} of {name!r}, of user {user_id!r}: sealed, and this queue has no codec here")
-    associated = b""
-    if whole:
-        before, _, after = whole.partition(bytes(part))
-        associated = _joined(before, after)
     return sealer.open(kind, user_id, name, sealed, associated)

@@ -15,7 +15,8 @@ from functools import partial
 from typing import Any
 
 from fairque.backoff import Backoff
-from fairque.errors import FairqueError, QueueUnavailable
+from fairque.codec.codec import Kind
+from fairque.errors import FairqueError, QueueUnavailable, UnknownKey
 from fairque.models import FailureKind, Streamed
 from fairque.redis.delivery import Refusal
 from fairque.redis.store import Store
@@ -23,6 +24,7 @@ from fairque.redis.store_chunks import Appended, Batch, NoRoom
 from fairque.round_robin import RoundRobin
 from fairque.tasks.failure import Failure, Raised, RaisedElsewhere, encode_result
 from fairque.tasks.function import TaskFunction
+from fairque.tasks.sealed import seal_value
 from fairque.worker.outflow import Outflow
 from fairque.worker.running_task import RunningTask
 from fairque.worker.threads import Threads
@@ -131,7 +133,7 @@ class Streams:
         size = 0
         while size < CALL_BYTES and self._turns:
             [outflow] = self._turns.take(1)
-            if (batch := outflow.take()) is not None:
+            if (batch := self._sealed(outflow, outflow.take())) is not None:
                 taken.append((outflow, batch))
                 size += len(batch.chunks)
             if outflow.has_more:
@@ -139,6 +141,19 @@ class Streams:
             else:
                 self._listed.discard(outflow)
         return taken
+
+    def _sealed(self, outflow: Outflow, batch: Batch | None) -> Batch | None:
+        """As it goes to Redis; None where there is none, or no key to seal it with."""
+        if batch is None or (sealer := self._store.sealer) is None:
+            return batch
+        of, last = batch.delivery, b"%d" % (batch.first + batch.many - 1)
+        try:
+            chunks = seal_value(sealer, Kind.CHUNKS, of.user_id, of.id, batch.chunks, last)
+        except UnknownKey as exc:
+            text = f"what it yields cannot be sealed: {exc}"
+            outflow.fail(_final(Failure(FailureKind.ERROR, "UnknownKey", text)))
+            return None
+        return batch._replace(chunks=chunks)
 
     async def _insist(self, batches: list[Batch]) -> list[Appended] | list[FairqueError]:
         """An outage is waited out: it is not the task's fault. The task's timeout goes on."""
