@@ -24,6 +24,7 @@ from fairque import (
     FailureKind,
     Limit,
     MessageTooLarge,
+    Schedule,
     ScheduleState,
     SealError,
     Sign,
@@ -400,6 +401,16 @@ async def test_no_part_of_a_message_can_be_changed(server: Server, sealed: TaskQ
     await broken(sealed, "acme", "a")
 
 
+async def test_headers_can_be_read_and_not_changed(server: Server, sealed: TaskQueue):
+    await sealed.enqueue(join(SECRET).options(task_id="a", headers={"trace": "first"}), user_id="acme")
+    name = key(sealed, "body", "acme", "a")
+    body = server.execute("GET", name)
+    assert b"first" in body
+    assert (await sealed.handle("acme", "a").info()).headers == {"trace": "first"}
+    server.execute("SET", name, body.replace(b"first", b"other"))
+    await broken(sealed, "acme", "a")
+
+
 async def test_a_message_that_is_not_sealed_is_refused_unless_it_is_said_to_be_accepted(
     server: Server, sealed: TaskQueue
 ):
@@ -700,6 +711,30 @@ async def test_a_schedule_whose_key_a_scheduler_does_not_have_is_fired_by_anothe
         assert (await new.stats()).finished == 2
         for name in ("s", "own"):
             await known.remove_schedule(name)
+
+
+async def test_schedules_whose_keys_are_forgotten_keep_those_of_others_from_nothing(server: Server, queue_name: str):
+    keys = {"acme": {"1": OLD}, "zoe": {"1": NEW}}
+    async with opened(server, queue_name, Encrypt(key_for=lambda user_id: keys.get(user_id, {}))) as queue:
+        scheduler = TaskScheduler(queue)
+        many = [
+            Schedule(task=join(SECRET), every=1, user_id="acme", schedule_id=f"acme {number}") for number in range(120)
+        ]
+        await scheduler.add_schedules(many)
+        await scheduler.add_schedule(task=join("own"), every=1, user_id="zoe", schedule_id="zoe")
+        del keys["acme"]
+        firing = asyncio.create_task(scheduler.run())
+        await eventually(lambda: _has_queued(queue, "zoe", 2))
+        await scheduler.stop()
+        await firing
+        assert not (await queue.user("acme")).queued
+        assert all(each.active for each in await scheduler.list_schedules("acme"))
+        await queue.purge("acme")
+        await queue.purge("zoe")
+
+
+async def _has_queued(queue: TaskQueue, user_id: str, least: int) -> bool:
+    return (await queue.user(user_id)).queued >= least
 
 
 # What hangs on messages
