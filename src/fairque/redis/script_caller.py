@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 
 from fairque.backoff import Backoff
-from fairque.codec.codec import Sealer
 from fairque.errors import QueueUnavailable, StoreError
 from fairque.redis.arguments import Agree, Arguments, ChangeSettings, encode
 from fairque.redis.backend import Backend
@@ -34,11 +33,15 @@ class ScriptCaller:
     Args:
         backend: Where the queue is.
         patience: Seconds during which a call is repeated when Redis is not available; 0: tried once.
+
+    Attributes:
+        sealer: Of the queue's contents; None: they are in Redis as they are.
     """
 
     def __init__(self, backend: Backend, *, patience: float = 0.0) -> None:
         self.backend = backend
         self.keys = backend.keys
+        self.sealer = backend.sealer
         self.patience = patience
         self._requester = Requester(backend.connector)
 
@@ -49,11 +52,6 @@ class ScriptCaller:
     def settings(self) -> QueueSettings:
         """Of the queue; those in force once `agree` has been through."""
         return self.backend.settings
-
-    @property
-    def sealer(self) -> Sealer | None:
-        """Of the queue's contents; None: they are in Redis as they are."""
-        return self.backend.sealer
 
     async def agree(self, *, store: bool = True) -> None:
         """Take the settings of the queue over, or give it ours when it has none. Every call does this first.

@@ -151,7 +151,9 @@ def read_record(sealer: Sealer | None, user_id: str, task_id: str, data: bytes) 
 
 def open_record(sealer: Sealer | None, user_id: str, task_id: str, data: bytes) -> tuple[TaskState, Record]:
     """The same with its value. Raises `UnknownKey` and `BrokenSeal`."""
-    state, record = read_record(sealer, user_id, task_id, data)
+    state, record = decode_record(data)
+    if state is TaskState.FAILED:
+        record = _with_read_texts(sealer, Kind.FAILURE, user_id, task_id, data, record)
     sealed = _sealed_in(record.value)
     if sealed is None and (
         sealer is None or sealer.accepts_plain or not record.kept or state is not TaskState.FINISHED
@@ -270,9 +272,13 @@ def _extension(sealed: bytes) -> bytes:
 def _sealed_in(value: bytes | msgspec.Raw) -> bytes | None:
     """None: it is not sealed."""
     view = memoryview(value)
-    if not view or (header := _HEADERS.get(view[0])) is None:
+    try:
+        header = _HEADERS.get(view[0])
+    except IndexError:
         return None
-    return bytes(view[header:]) if len(view) >= header and view[header - 1] == SEALED else None
+    if header is None or len(view) < header or view[header - 1] != SEALED:
+        return None
+    return bytes(view[header:])
 
 
 def _opened(
