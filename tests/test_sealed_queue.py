@@ -42,7 +42,8 @@ from fairque import (
     task,
     xcom_task,
 )
-from fairque.codec.codec import Kind
+from fairque.codec.codec import Kind, Sealer
+from fairque.tasks.conditions import Unique, condition_of
 from fairque.tasks.message import BadMessage, decode_body
 from fairque.tasks.registry import registry
 from fairque.tasks.sealed import open_body, open_record
@@ -758,6 +759,34 @@ async def test_keys_of_limits_that_are_made_from_arguments_are_hashes(server: Se
     await sealed.reader.leave("w", [])
     await serve(sealed)
     assert [await handle.result(timeout=5) for handle in handles] == [SECRET, SECRET, "other"]
+
+
+async def test_what_a_worker_fills_in_is_sealed_anew(server: Server, sealed: TaskQueue):
+    @task(cost=3, limits=["word:{word}"])
+    async def weigh(word: str) -> str:
+        return word
+
+    handle = await sealed.enqueue_by_name(weigh.name, [SECRET], user_id="acme")
+    await serve(sealed)
+    assert await handle.result(timeout=5) == SECRET
+    assert SECRET.encode() not in contents(server, sealed.name)
+    registry.pop(weigh.name)
+
+
+async def test_unique_keys_are_told_by_nobody_without_the_key(sealed: TaskQueue):
+    found = []
+    for codec_key in (OLD, NEW):
+        codec = Encrypt({"1": codec_key})
+        stand_in = Sealer(codec, sealed.name, lambda: 1).stand_in("acme")
+        call = say(SECRET)
+        found.append(
+            condition_of(Unique("{word}"), call.name, call.signature, call.args, call.kwargs, stand_in).pointer
+        )
+    assert found[0] != found[1]
+    first, again = [await sealed.enqueue(say(SECRET).options(unique="{word}"), user_id="acme") for _ in range(2)]
+    assert first.created
+    assert not again.created
+    await serve(sealed)
 
 
 async def test_test_helpers_see_arguments(sealed: TaskQueue):

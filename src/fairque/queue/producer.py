@@ -21,6 +21,7 @@ from fairque.redis.delivery import Needs, NewTask, Put
 from fairque.redis.store import Store
 from fairque.round_robin import RoundRobin
 from fairque.tasks.conditions import condition_of
+from fairque.tasks.limit_keys import StandIn
 from fairque.tasks.message import encode_body, new_nonce
 from fairque.tasks.options import BatchRef, expiry_of, start_of
 from fairque.tasks.sealed import seal_body
@@ -103,7 +104,7 @@ class Producer:
             )
         callbacks = callbacks_of(options.callbacks(), user, len(name.encode()), nonce, limit)
         batch = _batch_of(options.batch, user)
-        start, rules = start_of(options), _rules_of(task)
+        start, rules = start_of(options), _rules_of(task, stand_in)
         if not (start or depends_on or rules) and task.signature is not None:
             start = task.signature.collect
         return NewTask(user, name, int(priority), start, body, needs, rules, callbacks, batch)
@@ -233,7 +234,7 @@ class Producer:
         self._waiting.drop(is_over)
 
 
-def _rules_of(task: Task[Any]) -> Rules | None:
+def _rules_of(task: Task[Any], stand_in: StandIn | None) -> Rules | None:
     options = task.task_options
     conflict, rule = options.on_conflict or "keep", options.condition
     if options.expires is None and conflict == "keep" and rule is None:
@@ -244,7 +245,9 @@ def _rules_of(task: Task[Any]) -> Rules | None:
     nonce = new_nonce().hex()
     if rule is None:
         return Rules(expires, nonce, conflict)
-    return Rules(expires, nonce, conflict, *condition_of(rule, task.name, task.signature, task.args, task.kwargs))
+    return Rules(
+        expires, nonce, conflict, *condition_of(rule, task.name, task.signature, task.args, task.kwargs, stand_in)
+    )
 
 
 def _batch_of(batch: BatchRef | None, user_id: str) -> str:

@@ -11,7 +11,7 @@ import msgspec
 from fairque.checks import Duration, check_seconds
 from fairque.errors import InvalidInput
 from fairque.limit import Limit
-from fairque.tasks.limit_keys import limit_keys
+from fairque.tasks.limit_keys import StandIn, limit_keys
 from fairque.tasks.signature import Signature
 
 __all__ = ["Condition", "Debounce", "Throttle", "Unique", "as_debounce", "as_throttle", "as_unique", "condition_of"]
@@ -101,10 +101,15 @@ class Condition(NamedTuple):
 
 
 def condition_of(
-    rule: Unique | Debounce | Throttle, name: str, signature: Signature | None, args: bytes, kwargs: bytes | None
+    rule: Unique | Debounce | Throttle,
+    name: str,
+    signature: Signature | None,
+    args: bytes,
+    kwargs: bytes | None,
+    stand_in: StandIn | None = None,
 ) -> Condition:
     """Of a task of this name, whose arguments are encoded. Raises `InvalidInput` where they do not fill its key."""
-    text = limit_keys([Limit(rule.key)], name, signature, args, kwargs)[0].text if rule.key else ""
+    text = limit_keys([Limit(rule.key)], name, signature, args, kwargs, stand_in)[0].text if rule.key else ""
     kind = type(rule).__name__.lower()
     pointer = hashlib.blake2b(f"{kind} {len(name)} {name}{text}".encode(), digest_size=16).hexdigest()
     if isinstance(rule, Unique):

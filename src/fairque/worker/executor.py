@@ -115,7 +115,7 @@ class Executor:
         if function is not None and function.run_in == "thread":
             self._threads.check(delivery.user_id)
         if function is not None and message.overrides is not None and message.overrides.unsaid:
-            restate(delivery.body, message, function, self._inputs.max_message_bytes)
+            restate(delivery, message, function, self._inputs.max_message_bytes, self._sealer)
         run = RunningTask(delivery, message, function, self._worker_id, self)
         if run.overrides.inputs or xcom_of(function).reads:
             run.message = message

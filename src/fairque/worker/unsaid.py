@@ -6,10 +6,13 @@ from typing import Any
 
 import msgspec
 
+from fairque.codec.codec import Kind, Sealer
 from fairque.errors import BadArguments, InvalidInput
 from fairque.models import Priority
+from fairque.redis.delivery import Delivery
 from fairque.tasks.function import TaskFunction
 from fairque.tasks.message import NIL, Message, Overrides, encode_body, head_of
+from fairque.tasks.sealed import seal_body
 from fairque.tasks.task import Task
 
 __all__ = ["Restated", "restate"]
@@ -23,11 +26,14 @@ class Restated(Exception):
         self.body = body
 
 
-def restate(body: bytes, message: Message, function: TaskFunction[Any, Any], limit: int) -> None:
+def restate(
+    delivery: Delivery, message: Message, function: TaskFunction[Any, Any], limit: int, sealer: Sealer | None
+) -> None:
     """Raises `Restated` where the code says something else, and `BadArguments` where it cannot say it of these."""
     said = message.overrides
     if said is None or not said.unsaid:
         return
+    body, stand_in = delivery.body, sealer.stand_in(delivery.user_id) if sealer is not None else None
     nonce, cost, priority = head_of(body)
     try:
         made = _made(message, function)
@@ -36,12 +42,13 @@ def restate(body: bytes, message: Message, function: TaskFunction[Any, Any], lim
             cost = options.cost if options.cost is not None else 1.0
         if "priority" in said.unsaid:
             priority = int(options.priority or Priority.NORMAL)
-        heading = made.message().heading if "limits" in said.unsaid else message.heading
+        heading = made.message(stand_in=stand_in).heading if "limits" in said.unsaid else message.heading
         if (cost, priority) == head_of(body)[1:] and heading == message.heading:
             return
         left = msgspec.structs.replace(said, unsaid=[])
         full = Message(heading, message.args, message.kwargs, left if left != Overrides() else None)
         new_body = encode_body(full, nonce, cost, priority, limit)
+        new_body = seal_body(sealer, Kind.ARGUMENTS, delivery.user_id, delivery.id, new_body, limit)
     except BadArguments:
         raise
     except InvalidInput as exc:
