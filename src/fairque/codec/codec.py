@@ -20,6 +20,8 @@ class Kind(StrEnum):
     """What is sealed. A part of what it is bound to: a result is no argument."""
 
     ARGUMENTS = "arguments"
+    CALLBACK = "callback"  # arguments, of a task that is put in at the end of another one
+    DEBOUNCED = "debounced"  # arguments, of a call that is put in under the id of an earlier one
     RESULT = "result"
     FAILURE = "failure"  # in the record of a task that failed
     ATTEMPT = "attempt"  # in the list of failed attempts
@@ -35,7 +37,8 @@ class Place(NamedTuple):
     Attributes:
         realm: The queue's name, unless the codec says otherwise.
         user_id: Whose they are.
-        id: Of the task, of the schedule; of an XCom value the namespace and the key.
+        id: Of the task, of the schedule; of an XCom value the namespace and the key. Of a callback without the numbers
+            that scripts give it, of a debounced call its key, as a hash: their ids are not known before.
     """
 
     realm: str

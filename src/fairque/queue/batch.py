@@ -81,11 +81,10 @@ class Batch:
             QuotaExceeded: Its callbacks do not fit into the `max_bytes` of the user.
             QueueUnavailable: Redis did not answer in time.
         """
-        store, nonce, id_bytes = self._queue.reader, new_nonce(), len(self.batch_id.encode())
+        store, nonce = self._queue.reader, new_nonce()
+        limit, sealer = store.settings.max_message_bytes, store.sealer
         made = {
-            kind: callbacks_of(
-                [(kind, each) for each in tasks], self.user_id, id_bytes, nonce, store.settings.max_message_bytes
-            )
+            kind: callbacks_of([(kind, each) for each in tasks], self.user_id, self.batch_id, nonce, limit, sealer)
             for kind, tasks in self._callbacks.items()
         }
         new = NewBatch(self.user_id, self.batch_id, self._ttl_ms, made["on_complete"], made["on_success"])

@@ -6,41 +6,57 @@ from collections.abc import Sequence
 from typing import Any
 
 from fairque.checks import MAX_ID_BYTES
+from fairque.codec.codec import Sealer
 from fairque.errors import InvalidInput
 from fairque.models import Priority
 from fairque.redis.delivery import NewCallback
 from fairque.tasks.message import encode_body
 from fairque.tasks.options import TaskOptions, start_of
+from fairque.tasks.sealed import seal_callback
 
 __all__ = ["callbacks_of"]
 
 _ROOM = 4096  # in a message, for how its task ended
 _LONGEST_ENDING = 48  # bytes that the id of a callback has more than that of its task
+_NUMBERS = 36  # of these, what the scripts add to its kind
 
 
 def callbacks_of(
-    callbacks: Sequence[tuple[str, Any]], user_id: str, id_bytes: int, nonce: bytes, max_bytes: int
+    callbacks: Sequence[tuple[str, Any]],
+    user_id: str,
+    of: str,
+    nonce: bytes,
+    max_bytes: int,
+    sealer: Sealer | None,
+    room: int = 0,
 ) -> tuple[NewCallback, ...]:
-    """By kind and task, of a task or batch whose id has so many bytes.
+    """By kind and task, of the task or batch of this id, which may get `room` bytes more.
 
     Raises `InvalidInput` for those of another user, and for an id that leaves no room for theirs.
     """
     if not callbacks:
         return ()
-    with_ending = id_bytes + _LONGEST_ENDING
-    if with_ending > MAX_ID_BYTES:
+    id_bytes = len(of.encode()) + room
+    if id_bytes + _LONGEST_ENDING > MAX_ID_BYTES:
         raise InvalidInput(
             f"a task_id of {id_bytes} bytes leaves no room for the ids of callbacks: {MAX_ID_BYTES} in all"
         )
-    return tuple(_callback(kind, each, user_id, with_ending, nonce, max_bytes) for kind, each in callbacks)
+    return tuple(
+        _callback(kind, each, user_id, f"{of}.{kind}", nonce, max_bytes, sealer, room + _NUMBERS)
+        for kind, each in callbacks
+    )
 
 
-def _callback(kind: str, task: Any, user_id: str, id_bytes: int, nonce: bytes, max_bytes: int) -> NewCallback:
+def _callback(
+    kind: str, task: Any, user_id: str, task_id: str, nonce: bytes, max_bytes: int, sealer: Sealer | None, room: int
+) -> NewCallback:
     options: TaskOptions = task.task_options
     if options.user_id not in (None, user_id):
         raise InvalidInput(f"{kind} {task!r} is of another user than {user_id!r}, whose end it is about")
     priority = options.priority or Priority.NORMAL
     cost = options.cost if options.cost is not None else 1.0
-    body = encode_body(task.message(), nonce, cost, priority, max_bytes - _ROOM)
-    after = callbacks_of(options.callbacks(), user_id, id_bytes, nonce, max_bytes)
+    stand_in = sealer.stand_in(user_id) if sealer is not None else None
+    body = encode_body(task.message(stand_in=stand_in), nonce, cost, priority, max_bytes - _ROOM)
+    body = seal_callback(sealer, user_id, task_id, body, max_bytes - _ROOM)
+    after = callbacks_of(options.callbacks(), user_id, task_id, nonce, max_bytes, sealer, room)
     return NewCallback(kind, int(priority), start_of(options), body, after)

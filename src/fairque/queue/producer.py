@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from fairque.codec.codec import Kind
 from fairque.errors import FairqueError, InvalidInput, QueueUnavailable
 from fairque.everybody import check_user
 from fairque.models import Priority
@@ -22,9 +21,9 @@ from fairque.redis.store import Store
 from fairque.round_robin import RoundRobin
 from fairque.tasks.conditions import condition_of
 from fairque.tasks.limit_keys import StandIn
-from fairque.tasks.message import encode_body, new_nonce
+from fairque.tasks.message import Message, Overrides, encode_body, new_nonce
 from fairque.tasks.options import BatchRef, expiry_of, start_of
-from fairque.tasks.sealed import seal_body
+from fairque.tasks.sealed import seal_task
 from fairque.tasks.task import Task
 
 __all__ = ["BATCH", "LARGE", "Producer"]
@@ -93,18 +92,20 @@ class Producer:
         name = task_id or options.task_id or os.urandom(10).hex()
         sealer, limit = self._store.sealer, self._store.settings.max_message_bytes
         stand_in = sealer.stand_in(user) if sealer is not None else None
-        message = task.message(depends_on, inputs, parent, stand_in)
+        message, rules = task.message(depends_on, inputs, parent, stand_in), _rules_of(task, stand_in)
+        if sealer is not None and rules is not None and rules.kind == "debounce":
+            message = _as_debounced(message, rules)
         body = encode_body(message, nonce, cost, priority, limit)
         if sealer is not None:
-            body = seal_body(sealer, Kind.ARGUMENTS, user, name, body, limit)
+            body = seal_task(sealer, user, name, body, limit)
         needs = b""
         if depends_on:
             needs = _needs_encoder.encode(
                 Needs(options.on_dependency_failure or "wait", bool(options.allow_unknown), list(depends_on))
             )
-        callbacks = callbacks_of(options.callbacks(), user, len(name.encode()), nonce, limit)
+        callbacks = callbacks_of(options.callbacks(), user, name, nonce, limit, sealer)
         batch = _batch_of(options.batch, user)
-        start, rules = start_of(options), _rules_of(task, stand_in)
+        start = start_of(options)
         if not (start or depends_on or rules) and task.signature is not None:
             start = task.signature.collect
         return NewTask(user, name, int(priority), start, body, needs, rules, callbacks, batch)
@@ -248,6 +249,12 @@ def _rules_of(task: Task[Any], stand_in: StandIn | None) -> Rules | None:
     return Rules(
         expires, nonce, conflict, *condition_of(rule, task.name, task.signature, task.args, task.kwargs, stand_in)
     )
+
+
+def _as_debounced(message: Message, rules: Rules) -> Message:
+    """It may be put in under the id of an earlier call, which is not known here."""
+    overrides = msgspec.structs.replace(message.overrides or Overrides(), debounced=rules.pointer)
+    return msgspec.structs.replace(message, overrides=overrides)
 
 
 def _batch_of(batch: BatchRef | None, user_id: str) -> str:

@@ -63,9 +63,9 @@ def batch_told(message: bytes) -> Told | None:
 class ChunkPage(NamedTuple):
     """What chunks.lua finds.
 
-    `batches` are positions of last chunks, attempts, and arrays of chunks; `is_all`: there is
-    none behind them. `is_anew`: the position is behind all there is, so it is of an earlier task of this id, and these
-    are from the beginning of the last run on. `record` is empty while the task has not ended, or there are more.
+    `batches` are positions of last chunks, attempts, and arrays of chunks; `is_all`: there is none behind them.
+    `is_anew`: the position is behind all there is, so it is of an earlier task of this id, and these are from the
+    beginning of the last run on. `record` is empty while the task has not ended, or there are more.
     """
 
     batches: list[tuple[str, int, bytes]]

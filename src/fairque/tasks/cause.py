@@ -6,10 +6,12 @@ from typing import Any
 
 import msgspec
 
+from fairque.codec.codec import Sealer
 from fairque.errors import ResultNotKept
 from fairque.models import BatchProgress, BatchState, TaskState
 from fairque.tasks.failure import Failure
-from fairque.tasks.message import NIL, BadMessage, Record, decode_record, follow_up_in
+from fairque.tasks.message import NIL, BadMessage, Record, follow_up_in
+from fairque.tasks.sealed import open_record
 
 __all__ = ["Cause", "cause_in", "ended_batch_in"]
 
@@ -52,13 +54,16 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.msgpack.decode(self.value)
 
 
-def cause_in(body: bytes) -> Cause | None:
-    """What the message of a callback says; None for that of another task."""
+def cause_in(body: bytes, sealer: Sealer | None, user_id: str) -> Cause | None:
+    """What the message of a callback says; None for that of another task.
+
+    Raises `UnknownKey` and `BrokenSeal` for a result.
+    """
     task_id, packed = follow_up_in(body)
     if not packed or packed.startswith(_OF_A_BATCH):
         return None
     try:
-        state, record = decode_record(packed)
+        state, record = open_record(sealer, user_id, task_id, packed)
     except BadMessage:
         return None
     return _cause(task_id, state, record)

@@ -39,8 +39,10 @@ __all__ = [
     "follow_up_in",
     "head_of",
     "is_payload",
+    "joined_follow_up",
     "name_in",
     "new_nonce",
+    "parted_follow_up",
     "priority_in",
     "record_state",
 ]
@@ -49,6 +51,7 @@ VERSION = 1
 NIL = msgspec.Raw(b"\xc0")
 _HEAD = struct.Struct(">B8sdB")
 _PRIORITY_AT = _HEAD.size - 1
+_OF_FOUR, _OF_SIX = b"\x94", b"\x96"  # how the array of a message begins, and that of a callback
 _PRIORITIES = {int(priority): priority for priority in Priority}
 _STATES = {TaskState.FINISHED: b"F", TaskState.FAILED: b"X", TaskState.CANCELED: b"C"}
 _LETTERS = {letter: state for state, letter in _STATES.items()}
@@ -98,6 +101,7 @@ class Overrides(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     unsaid: list[str] = []  # what its code is to say, which its producer did not know: cost, limits, priority
     batch: str = ""  # that counts it
     parent: str = ""  # that put it in
+    debounced: str = ""  # where contents are sealed: the hash of the key whose calls share an id
 
     def __post_init__(self) -> None:
         if self.max_retries is not None:
@@ -229,6 +233,27 @@ def follow_up_in(body: bytes) -> tuple[str, bytes]:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return "", b""
     return found.follows, found.record
+
+
+def parted_follow_up(body: bytes) -> tuple[bytes, bytes]:
+    """The body of a callback as its producer made it, and what the scripts added; nothing to that of another task.
+
+    Raises `BadMessage`.
+    """
+    at = _HEAD.size
+    if body[at : at + 1] != _OF_SIX:
+        return body, b""
+    try:
+        found = _follow_up_decoder.decode(memoryview(body)[at:])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise BadMessage(f"the message in Redis cannot be decoded: {exc}") from None
+    end = at + 1 + sum(len(bytes(part)) for part in (found.heading, found.args, found.kwargs, found.overrides))
+    return b"".join((body[:at], _OF_FOUR, body[at + 1 : end])), body[end:]
+
+
+def joined_follow_up(body: bytes, added: bytes) -> bytes:
+    """See `parted_follow_up`."""
+    return b"".join((body[: _HEAD.size], _OF_SIX, body[_HEAD.size + 1 :], added)) if added else body
 
 
 def name_in(body: bytes) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import struct
 from collections.abc import Callable
 from typing import TypeVar
@@ -28,18 +29,23 @@ from fairque.tasks.message import (
     encode_body,
     encode_record,
     head_of,
+    joined_follow_up,
+    parted_follow_up,
 )
 
 __all__ = [
     "encode_attempt",
     "open_body",
     "open_record",
+    "open_task",
     "open_value",
     "read_attempt",
     "read_record",
     "read_text",
     "seal_body",
+    "seal_callback",
     "seal_record",
+    "seal_task",
     "seal_text",
     "seal_value",
 ]
@@ -55,7 +61,11 @@ _TEXT = "\x1dsealed:"
 _QUIET = "(sealed)"
 _UNSEALED = "(not shown: it is not sealed)"
 _LEFT_OUT = "not kept: there was no key to seal it with"
-_OF_SCRIPTS = frozenset(("", _LEFT_OUT, "not kept: its user has no bytes left (max_bytes)"))
+_OF_SCRIPTS = frozenset(
+    ("", _LEFT_OUT, "not kept: its user has no bytes left (max_bytes)", "not told: too large for a message")
+)
+_PRIORITY_AT = 17  # in a body
+_numbers = re.compile(r"(\.on_(?:success|failure|end|complete))(?:-\d+)+")  # of ids of callbacks
 HasTexts = TypeVar("HasTexts", Record, Attempt)
 _encode = msgspec.msgpack.Encoder().encode
 _pair = msgspec.msgpack.Decoder(tuple[msgspec.Raw, msgspec.Raw])
@@ -70,11 +80,30 @@ def seal_body(sealer: Sealer | None, kind: Kind, user_id: str, name: str, body: 
     """An encoded body with its arguments sealed. Raises `UnknownKey` and `MessageTooLarge`."""
     if sealer is None:
         return body
+    return _seal_body(sealer, kind, user_id, name, body, decode_body(body), limit)
+
+
+def seal_task(sealer: Sealer | None, user_id: str, task_id: str, body: bytes, limit: int) -> bytes:
+    """The same for a task of this id; for a callback, with what the scripts added."""
+    if sealer is None:
+        return body
+    body, added = parted_follow_up(body)
     message = decode_body(body)
+    kind, name = _bound_to(message, added, task_id)
+    made = _seal_body(sealer, kind, user_id, name, body, message, limit - len(added))
+    return joined_follow_up(made, added)
+
+
+def seal_callback(sealer: Sealer | None, user_id: str, task_id: str, body: bytes, limit: int) -> bytes:
+    """The same for a callback, whose id will be this one, but for numbers."""
+    return seal_body(sealer, Kind.CALLBACK, user_id, _without_numbers(task_id), body, limit)
+
+
+def _seal_body(sealer: Sealer, kind: Kind, user_id: str, name: str, body: bytes, message: Message, limit: int) -> bytes:
     arguments = b"".join((b"\x92", message.args, message.kwargs))
     shell = msgspec.structs.replace(message, args=_MARK, kwargs=NIL)
     before, after = _around(encode_body(shell, *head_of(body), limit))
-    sealed = sealer.seal(kind, user_id, name, arguments, _joined(before, after))
+    sealed = sealer.seal(kind, user_id, name, arguments, _joined(_without_priority(before), after))
     if sealed is None:
         return body
     made = b"".join((before, _extension(sealed), after))
@@ -88,15 +117,47 @@ def seal_body(sealer: Sealer | None, kind: Kind, user_id: str, name: str, body: 
 def open_body(sealer: Sealer | None, kind: Kind, user_id: str, name: str, body: bytes) -> Message:
     """The message with its arguments. Raises `BadMessage`, `UnknownKey` and `BrokenSeal`."""
     message = decode_body(body)
-    sealed = _sealed_in(message.args)
-    if sealed is None and (sealer is None or sealer.accepts_plain):
+    if _sealed_in(message.args) is None and (sealer is None or sealer.accepts_plain):
         return message
-    opened = _opened(sealer, kind, user_id, name, sealed, _beside(message.args, body))
+    return _open_body(sealer, kind, user_id, name, body, message)
+
+
+def open_task(sealer: Sealer | None, user_id: str, task_id: str, body: bytes) -> Message:
+    """The same for the task of this id."""
+    message = decode_body(body)
+    if _sealed_in(message.args) is None and (sealer is None or sealer.accepts_plain):
+        return message
+    body, added = parted_follow_up(body)
+    kind, name = _bound_to(message, added, task_id)
+    return _open_body(sealer, kind, user_id, name, body, message)
+
+
+def _open_body(sealer: Sealer | None, kind: Kind, user_id: str, name: str, body: bytes, message: Message) -> Message:
+    sealed = _sealed_in(message.args)
+    opened = _opened(sealer, kind, user_id, name, sealed, _beside(message.args, _without_priority(body)))
     try:
         args, kwargs = _pair.decode(opened)
     except msgspec.MsgspecError as exc:
         raise BadMessage(f"the arguments in Redis cannot be decoded: {exc}") from None
     return msgspec.structs.replace(message, args=args, kwargs=kwargs)
+
+
+def _bound_to(message: Message, added: bytes, task_id: str) -> tuple[Kind, str]:
+    if added:
+        return Kind.CALLBACK, _without_numbers(task_id)
+    if message.overrides is not None and message.overrides.debounced:
+        return Kind.DEBOUNCED, message.overrides.debounced
+    return Kind.ARGUMENTS, task_id
+
+
+def _without_numbers(task_id: str) -> str:
+    """Which the scripts give to a second callback of a kind, to one of a second life, or where the id is taken."""
+    return _numbers.sub(r"\1", task_id)
+
+
+def _without_priority(body: bytes) -> bytes:
+    """Which may be changed while a task waits."""
+    return b"".join((body[:_PRIORITY_AT], b"\0", body[_PRIORITY_AT + 1 :]))
 
 
 # Values

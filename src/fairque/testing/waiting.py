@@ -9,12 +9,12 @@ import msgspec
 
 from fairque import InvalidInput, Priority, Task, TaskFunction, TaskQueue, TaskState
 from fairque.checks import check_count
-from fairque.codec.codec import Kind, Sealer
+from fairque.codec.codec import Sealer
 from fairque.everybody import check_user
 from fairque.redis.keys import encode_user
 from fairque.redis.store import Store
 from fairque.tasks.message import head_of
-from fairque.tasks.sealed import open_body
+from fairque.tasks.sealed import open_task
 from fairque.testing.arguments import Waiting
 from fairque.testing.call import Call, call_in
 
@@ -198,7 +198,7 @@ async def _page(store: Store, user_id: str, place: str, offset: int) -> tuple[in
 def _decoded(
     sealer: Sealer | None, user_id: str, place: str, task_id: str, body: bytes, due_in_ms: float
 ) -> EnqueuedTask:
-    message = open_body(sealer, Kind.ARGUMENTS, user_id, task_id, body)
+    message = open_task(sealer, user_id, task_id, body)
     call = call_in(message)
     return EnqueuedTask(
         user_id=user_id,

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from fairque.codec.codec import Kind
 from fairque.errors import BadArguments, BrokenSeal, FairqueError, UnknownKey
 from fairque.middleware import CallNext, Once, chained
 from fairque.queue.batch import Batch, BlockingBatch
@@ -21,12 +20,13 @@ from fairque.queue.queue import TaskQueue
 from fairque.queue.waiter import waiter
 from fairque.queue.xcom import BlockingXCom, XCom
 from fairque.redis.delivery import Delivery
+from fairque.tasks.cause import Cause, cause_in
 from fairque.tasks.failure import RaisedElsewhere, unfit
 from fairque.tasks.function import TaskFunction
 from fairque.tasks.message import Message, encode_value, is_payload
 from fairque.tasks.names import hint
 from fairque.tasks.registry import get_function, registry
-from fairque.tasks.sealed import open_body
+from fairque.tasks.sealed import open_task
 from fairque.tasks.task import Task
 from fairque.tasks.xcom import xcom_of
 from fairque.worker.context import running
@@ -110,13 +110,15 @@ class Executor:
 
     def prepare(self, delivery: Delivery) -> RunningTask:
         """Raises `BadMessage`, `UnknownName`, `BadArguments`, `TooManyThreads`, `Restated` and `SealError`."""
-        message = open_body(self._sealer, Kind.ARGUMENTS, delivery.user_id, delivery.id, delivery.body)
+        message = open_task(self._sealer, delivery.user_id, delivery.id, delivery.body)
         function = self._function_for(message)
         if function is not None and function.run_in == "thread":
             self._threads.check(delivery.user_id)
         if function is not None and message.overrides is not None and message.overrides.unsaid:
             restate(delivery, message, function, self._inputs.max_message_bytes, self._sealer)
         run = RunningTask(delivery, message, function, self._worker_id, self)
+        if self._sealer is not None:
+            self.cause(run)  # one that cannot be opened here is for another worker, or nobody
         if run.overrides.inputs or xcom_of(function).reads:
             run.message = message
         else:
@@ -244,6 +246,9 @@ class Executor:
 
     def state(self) -> Any:
         return self._lifespan.state
+
+    def cause(self, run: RunningTask) -> Cause | None:
+        return cause_in(run.delivery.body, self._sealer, run.user_id)
 
     def xcom(self, run: RunningTask) -> XCom | BlockingXCom:
         if run.is_in_thread and run.ended:

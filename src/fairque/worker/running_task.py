@@ -14,7 +14,7 @@ from fairque.queue.batch import Batch, BlockingBatch
 from fairque.queue.handle import TaskHandle
 from fairque.queue.xcom import BlockingXCom, XCom
 from fairque.redis.delivery import Delivery
-from fairque.tasks.cause import Cause, cause_in, ended_batch_in
+from fairque.tasks.cause import Cause, ended_batch_in
 from fairque.tasks.function import TaskFunction
 from fairque.tasks.message import Message, Overrides, follow_up_in
 from fairque.tasks.options import NO_OPTIONS, TaskOptions, soft_and_hard
@@ -32,6 +32,7 @@ class Services(Protocol):
     """What a worker does for a task while it runs."""
 
     def state(self) -> Any: ...
+    def cause(self, run: RunningTask) -> Cause | None: ...
     def xcom(self, run: RunningTask) -> XCom | BlockingXCom: ...
     def batch(self, run: RunningTask, batch_id: str) -> Batch | BlockingBatch: ...
     def enqueue_child(
@@ -127,7 +128,7 @@ class RunningTask(TaskContext[Any]):
 
     @property
     def cause(self) -> Cause | None:
-        return cause_in(self.delivery.body)
+        return self._services.cause(self)
 
     @property
     def parent(self) -> str | None:

@@ -6,13 +6,13 @@ from typing import Any
 
 import msgspec
 
-from fairque.codec.codec import Kind, Sealer
+from fairque.codec.codec import Sealer
 from fairque.errors import BadArguments, InvalidInput
 from fairque.models import Priority
 from fairque.redis.delivery import Delivery
 from fairque.tasks.function import TaskFunction
-from fairque.tasks.message import NIL, Message, Overrides, encode_body, head_of
-from fairque.tasks.sealed import seal_body
+from fairque.tasks.message import NIL, Message, Overrides, encode_body, head_of, joined_follow_up, parted_follow_up
+from fairque.tasks.sealed import seal_task
 from fairque.tasks.task import Task
 
 __all__ = ["Restated", "restate"]
@@ -47,8 +47,9 @@ def restate(
             return
         left = msgspec.structs.replace(said, unsaid=[])
         full = Message(heading, message.args, message.kwargs, left if left != Overrides() else None)
-        new_body = encode_body(full, nonce, cost, priority, limit)
-        new_body = seal_body(sealer, Kind.ARGUMENTS, delivery.user_id, delivery.id, new_body, limit)
+        _, added = parted_follow_up(body)
+        new_body = joined_follow_up(encode_body(full, nonce, cost, priority, limit - len(added)), added)
+        new_body = seal_task(sealer, delivery.user_id, delivery.id, new_body, limit)
     except BadArguments:
         raise
     except InvalidInput as exc:

@@ -15,12 +15,12 @@ from fairque.cli.input import check_timeout, confirm
 from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue, on_queue
 from fairque.cli.output import print_fields, print_json
 from fairque.cli.screens.tasks import explanation_fields, print_attempts, print_tasks, task_fields
-from fairque.codec.codec import Kind, Sealer
+from fairque.codec.codec import Sealer
 from fairque.counted import counted
 from fairque.errors import SealError, TaskEnded
 from fairque.queue.cancel_all import checked_matches
 from fairque.tasks.message import BadMessage, is_payload
-from fairque.tasks.sealed import open_body, open_record
+from fairque.tasks.sealed import open_record, open_task
 
 __all__ = ["cancel", "cancel_all", "explain", "list_tasks", "show_task"]
 
@@ -139,7 +139,7 @@ def _add_result(found: Payload, sealer: Sealer | None, user_id: str, task_id: st
 
 def _add_arguments(found: Payload, sealer: Sealer | None, user_id: str, task_id: str, body: bytes) -> None:
     try:
-        message = open_body(sealer, Kind.ARGUMENTS, user_id, task_id, body)
+        message = open_task(sealer, user_id, task_id, body)
     except (BadMessage, SealError) as error:
         found.payload = f"({error})" if isinstance(error, SealError) else str(error)
         return
