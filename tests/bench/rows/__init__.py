@@ -196,6 +196,8 @@ ROWS = (
             Figure("run_middleware_us", "more with one middleware around the run", "µs"),
             Figure("enqueue_middleware_us", "more with one middleware around the enqueue", "µs"),
             Figure("headers_us", "more with headers of 84 bytes", "µs"),
+            Figure("signing_us", "more with argument and result signed", "µs"),
+            Figure("encryption_us", "more with both encrypted", "µs"),
         ),
         {"tasks": 20_000},
         quick={"tasks": 2_000},

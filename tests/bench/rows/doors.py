@@ -12,10 +12,11 @@ from typing import Any
 
 from bodies import tally
 
-from fairque import TaskQueue, Worker
+from fairque import Encrypt, Sign, TaskQueue, Worker
 
 TURNS = 20
 PRODUCERS = 100
+KEYS = {"2026-11": bytes(range(32))}
 USERS = [f"user-{i}" for i in range(100)]
 HEADERS = {"request-id": "7f3a11c0", "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 
@@ -41,6 +42,8 @@ DOORS = {
     "run_middleware": Door(worker={"run_middleware": [passing]}),
     "enqueue_middleware": Door(queue={"enqueue_middleware": [passing]}),
     "headers": Door(task={"headers": HEADERS}),
+    "signing": Door(queue={"codec": Sign(KEYS)}),
+    "encryption": Door(queue={"codec": Encrypt(KEYS)}),
 }
 
 
