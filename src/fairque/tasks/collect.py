@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
@@ -61,6 +62,10 @@ class Collecting:
     def __call__(self, function: TaskFunction[Any, Any]) -> None:
         if function.run_in == "process":
             raise InvalidInput(f"{function.name!r} collects its calls: it cannot run in a process")
+        if len(inspect.signature(function.fn).parameters.keys() - function.signature.hidden) != 1:
+            raise InvalidInput(
+                f"{function.name!r} collects its calls: it takes one parameter, the list of their arguments"
+            )
         function.signature.collect = self._collect.when
 
 

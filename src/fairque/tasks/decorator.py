@@ -14,6 +14,7 @@ from fairque.schedule.spec import Misfire, Overlap
 from fairque.tasks.collect import Collect, CollectDecorator, take_collect
 from fairque.tasks.conditions import Debounce, Throttle, Unique
 from fairque.tasks.cost import take_cost
+from fairque.tasks.depends import attach_dependencies
 from fairque.tasks.function import Attach, Decorator, RunIn, TaskFunction
 from fairque.tasks.limits import take_limits
 from fairque.tasks.options import BatchOption, Callbacks, Dependency
@@ -149,7 +150,7 @@ def task(
         InvalidInput: A value breaks a rule.
     """
 
-    features = [attach for take in FEATURES if (attach := take(options)) is not None]
+    features = [attach_dependencies, *(attach for take in FEATURES if (attach := take(options)) is not None)]
 
     def decorate(function: Callable[..., Any]) -> TaskFunction[Any, Any]:
         return register(function, name, run_in, options, features)

@@ -29,7 +29,7 @@ __all__ = [
 MAX_ERROR_CHARS = 16_384
 TIMEOUT_CLASSES = tuple(cls.__name__ for cls in TimeoutError.__mro__)
 """What a policy of retries knows a timeout by."""
-_OF_THE_WORKER = ("fairque.worker.", "anyio.")
+_OF_THE_WORKER = ("fairque.worker.", "fairque.tasks.depends", "anyio.", "contextlib", "uncalled_for.")
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -150,7 +150,7 @@ def _from_body(traceback: TracebackType | None) -> TracebackType | None:
 
 def _text_of(error: BaseException) -> str:
     try:
-        text = str(error)
+        text = "; ".join([str(error), *getattr(error, "__notes__", ())])
     except BaseException as exc:
         text = f"<its text cannot be had: {type(exc).__name__}>"
     return _encodable(text[:MAX_ERROR_CHARS])

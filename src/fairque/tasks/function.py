@@ -30,9 +30,11 @@ class TaskFunction(Generic[P, R]):
     """What `@task` leaves in place of a function.
 
     What else `@task` can do hangs on it from outside, see `Attach`: as a value that is found by its class (`feature`),
-    as another `signature`, or as a step of each call (`on_call`).
+    as another `signature`, as a step of each call (`on_call`), or as another `body`.
 
     Attributes:
+        fn: The function itself.
+        body: What workers call: `fn`, or what stands around it.
         yields: Whether it is a generator, whose chunks are read by `TaskHandle.stream`.
     """
 
@@ -46,6 +48,7 @@ class TaskFunction(Generic[P, R]):
     ) -> None:
         fn = _function_in(fn)
         self.fn: Callable[P, Any] = fn
+        self.body: Callable[..., Any] = fn
         self.name = name or default_name(fn)
         self.run_in = _where(fn, run_in)
         self.yields = yields(fn)

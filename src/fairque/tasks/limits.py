@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -64,7 +63,7 @@ def _declared() -> Iterator[tuple[str, DeclaredLimits]]:
 
 
 def _check_braces(function: TaskFunction[Any, Any], limits: Sequence[Limit]) -> None:
-    parameters = inspect.signature(function.fn).parameters
+    parameters = function.signature.of_calls.parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     for limit in limits:

@@ -14,10 +14,10 @@ __all__ = ["one_of"]
 
 
 def one_of(fn: Callable[..., Any], task_name: str) -> Callable[..., Any]:
-    """A stand-in with the parameters of one call."""
+    """A stand-in with the parameter of one call: the first one. Those behind it are no business of callers."""
     parameters = list(inspect.signature(fn).parameters.values())
     hints = typing.get_type_hints(fn, include_extras=True)
-    if len(parameters) != 1 or parameters[0].kind not in (
+    if not parameters or parameters[0].kind not in (
         inspect.Parameter.POSITIONAL_ONLY,
         inspect.Parameter.POSITIONAL_OR_KEYWORD,
     ):

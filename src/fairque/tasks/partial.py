@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar, Unpack, cast
 
 from fairque.errors import BadArguments, WrongType
 from fairque.tasks.options import Options
 from fairque.tasks.pipeline import Composable, Unfinished
+from fairque.tasks.signature import Signature
 from fairque.tasks.task import Task
 
 __all__ = ["Partial"]
@@ -19,8 +19,8 @@ R_co = TypeVar("R_co", covariant=True)
 class Function(Protocol):
     """A task function, as far as it matters here."""
 
-    fn: Callable[..., Any]
     name: str
+    signature: Signature
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Task[Any]: ...
     def options(self, **changes: Unpack[Options]) -> Any: ...
@@ -38,7 +38,7 @@ class Partial(Unfinished, Generic[R_co]):
 
     def __init__(self, function: Function, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         try:
-            inspect.signature(function.fn).bind_partial(None, *args, **kwargs)
+            function.signature.of_calls.bind_partial(None, *args, **kwargs)
         except TypeError as exc:
             raise BadArguments(f"task {function.name!r} takes no such arguments behind a first one: {exc}") from None
         self._function = function

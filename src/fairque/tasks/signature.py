@@ -47,15 +47,25 @@ class Signature:
         name: Of the task, for errors.
         given: Parameters that the worker fills in, which a caller may leave out.
         lenient: The worker may fill in others, too: callers may leave out what they want.
+        hidden: Parameters that no caller can give. Those behind them are given by name.
+
+    Attributes:
+        of_calls: The parameters without those that are hidden.
     """
 
     def __init__(
-        self, fn: Callable[..., Any], name: str, given: frozenset[str] = frozenset(), lenient: bool = False
+        self,
+        fn: Callable[..., Any],
+        name: str,
+        given: frozenset[str] = frozenset(),
+        lenient: bool = False,
+        hidden: frozenset[str] = frozenset(),
     ) -> None:
         self.name = name
         self.collect = ""
         """Of a function whose calls come together: when they are served, as `AddedTask.when` has it."""
-        self._strict = inspect.signature(fn)
+        self.hidden = hidden
+        self.of_calls = self._strict = _without(inspect.signature(fn), hidden)
         self._signature = _with_optional(self._strict, None if lenient else given)
         self._fn = fn
         self._types: dict[str, Any] | None = None
@@ -76,7 +86,7 @@ class Signature:
 
     def encode_none(self) -> bytes:
         if self._required:
-            self._explain_mismatch((), {})
+            self._bind(self._signature, (), {})
         return b"\x90"
 
     def encode(
@@ -160,11 +170,8 @@ class Signature:
         """Whether this very function, which may be newer than the message, takes such a call. Raises `BadArguments`."""
         if self._strict is self._signature:
             self._check_shape(args, kwargs)
-            return
-        try:
-            self._strict.bind(*args, **kwargs)
-        except TypeError as exc:
-            raise BadArguments(f"the arguments of task {self.name!r} do not fit: {exc}") from None
+        else:
+            self._bind(self._strict, args, kwargs)
 
     def accepted(self, inputs: Mapping[str, Any], count: int, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Those of the inputs that are parameters and were not passed, converted to the annotations."""
@@ -194,7 +201,10 @@ class Signature:
         except (NameError, TypeError, AttributeError):
             return
         with contextlib.suppress(NameError):
-            self._types = {name: self._translated(name, hint) for name, hint in hints.items()}
+            self._types = self._all_translated(hints)
+
+    def _all_translated(self, hints: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: self._translated(name, hint) for name, hint in hints.items() if name not in self.hidden}
 
     def _translated(self, name: str, hint: Any) -> Any:
         """As decoders take it. Raises `InvalidInput`, and `NameError` for one that cannot be resolved yet."""
@@ -225,11 +235,13 @@ class Signature:
         count = len(args)
         fits = self._leading <= count and (count <= len(self._positional) or self._var_positional)
         if kwargs or self._keyword_only or not fits:
-            self._explain_mismatch(args, kwargs)
+            self._bind(self._signature, args, kwargs)
 
-    def _explain_mismatch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def _bind(self, signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        for name in self.hidden.intersection(kwargs):  # it may have **kwargs, which would take it
+            raise BadArguments(f"the arguments of task {self.name!r} do not fit: {name!r} is given by its worker")
         try:
-            self._signature.bind(*args, **kwargs)
+            signature.bind(*args, **kwargs)
         except TypeError as exc:
             raise BadArguments(f"the arguments of task {self.name!r} do not fit: {exc}") from None
 
@@ -264,18 +276,36 @@ class Signature:
                 hints = typing.get_type_hints(self._fn, include_extras=True)
             except (NameError, TypeError, AttributeError):
                 hints = dict(self._resolvable())
-            self._types = {name: self._translated(name, hint) for name, hint in hints.items()}
+            self._types = self._all_translated(hints)
         return self._types
 
     def _resolvable(self) -> Iterator[tuple[str, Any]]:
         """One by one: what is imported for type checkers only is not converted, and leaves the others alone."""
         for name, annotation in _annotations(self._fn).items():
+            if name in self.hidden:
+                continue
             alone = types.FunctionType(_nothing, getattr(self._fn, "__globals__", {}))
             alone.__annotations__ = {name: annotation}
             try:
                 yield from typing.get_type_hints(alone, include_extras=True).items()
             except (NameError, TypeError, AttributeError) as exc:
                 logger.warning("task %r: arguments are not converted to the annotation of %r: %s", self.name, name, exc)
+
+
+def _without(signature: inspect.Signature, hidden: frozenset[str]) -> inspect.Signature:
+    """The signature without these parameters; those behind them are given by name, as type checkers want it as well."""
+    if not hidden:
+        return signature
+    parameters: list[inspect.Parameter] = []
+    is_behind = False
+    for parameter in signature.parameters.values():
+        if parameter.name in hidden:
+            is_behind = True
+        elif is_behind and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY))
+        else:
+            parameters.append(parameter)
+    return signature.replace(parameters=parameters)
 
 
 def _with_optional(signature: inspect.Signature, names: frozenset[str] | None) -> inspect.Signature:

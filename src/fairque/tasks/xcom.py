@@ -9,6 +9,7 @@ import msgspec
 
 from fairque.checks import Duration, check_id, check_seconds
 from fairque.errors import InvalidInput
+from fairque.tasks.depends import attach_dependencies
 from fairque.tasks.function import Attach, Decorator, RunIn, TaskFunction
 from fairque.tasks.registry import register
 from fairque.tasks.signature import Signature
@@ -98,7 +99,7 @@ def xcom_task(
     )
 
     def decorate(fn: Callable[..., Any]) -> Any:
-        return register(fn, name, run_in, options, [lambda function: _attach(function, xcom)])
+        return register(fn, name, run_in, options, [attach_dependencies, lambda function: _attach(function, xcom)])
 
     return decorate
 
@@ -122,4 +123,5 @@ def _attach(function: TaskFunction[Any, Any], xcom: XComOptions) -> None:
     if function.collects:
         raise InvalidInput(f"{function.name!r} collects its calls: XCom is for tasks that run one by one")
     function.add(xcom)
-    function.signature = Signature(function.fn, function.name, frozenset(xcom.pull_keys), lenient=xcom.auto)
+    pulled, hidden = frozenset(xcom.pull_keys), function.signature.hidden
+    function.signature = Signature(function.fn, function.name, pulled, lenient=xcom.auto, hidden=hidden)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +51,7 @@ class Call:
         if function is None:
             return _numbered(self)
         try:
-            bound = inspect.signature(function.fn).bind_partial(*self.args, **self.kwargs)
+            bound = function.signature.of_calls.bind_partial(*self.args, **self.kwargs)
         except TypeError as exc:
             raise InvalidInput(f"task {self.name!r} takes no such arguments: {exc}") from None
         if is_complete:

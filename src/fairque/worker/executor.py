@@ -175,10 +175,10 @@ class Executor:
         if function.yields:
             return await _timed(self._streams.run(run, function, self._threads), run)
         if function.run_in == "loop":
-            body = function.fn(*run.args, **run.kwargs)
+            body = function.body(*run.args, **run.kwargs)
             return await (body if run.soft_ends == math.inf else telling(body, run))
         if function.run_in == "thread":
-            value = await self._threads.run(run.delivery, partial(function.fn, *run.args, **run.kwargs))
+            value = await self._threads.run(run.delivery, partial(function.body, *run.args, **run.kwargs))
             # It may be a wrapper around an async function.
             return await _timed(value, run) if inspect.isawaitable(value) else value
         return await self._run_in_process(run, function)
@@ -193,10 +193,10 @@ class Executor:
         waiter.set(first)
         items = [run.args[0] if run.args else next(iter(run.kwargs.values())) for run in runs]
         if function.run_in == "thread":
-            found = await self._threads.run(first.delivery, partial(function.fn, items))
+            found = await self._threads.run(first.delivery, partial(function.body, items))
             found = await _timed(found, first) if inspect.isawaitable(found) else found
         else:
-            found = await _timed(function.fn(items), first)
+            found = await _timed(function.body(items), first)
         if not isinstance(found, Sequence) or len(found) != len(items):
             text = f"{len(found)} results" if isinstance(found, Sequence) else f"a {type(found).__name__}"
             raise ValueError(f"{function.name!r} was given {len(items)} arguments, and returned {text}")

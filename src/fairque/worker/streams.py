@@ -62,7 +62,7 @@ class Streams:
         try:
             try:
                 if function.run_in == "loop":
-                    await self._pump(outflow, function.fn(*run.args, **run.kwargs))
+                    await self._pump(outflow, function.body(*run.args, **run.kwargs))
                 else:
                     await threads.run(run.delivery, partial(self._drain, run, outflow, function))
             except Exception:  # what was yielded before it is told as well
@@ -84,7 +84,7 @@ class Streams:
                     began = time.monotonic()
 
     def _drain(self, run: RunningTask, outflow: Outflow, function: TaskFunction[Any, Any]) -> None:
-        chunks: Generator[Any, None, Any] = function.fn(*run.args, **run.kwargs)
+        chunks: Generator[Any, None, Any] = function.body(*run.args, **run.kwargs)
         with contextlib.closing(chunks):
             for chunk in chunks:
                 outflow.put_from_thread(self._encoded(chunk))

@@ -244,7 +244,7 @@ def _run(functions: Functions, job: Job, connection: Connection) -> Reply:
     try:
         function = functions.find(job.module, job.qualname, job.name)
         args, kwargs = _arguments(function, job)
-        value = function.fn(*args, **kwargs)
+        value = function.body(*args, **kwargs)
         if inspect.isawaitable(value):  # a wrapper around an async function
             value = asyncio.run(_wait_for(value))
         encoded = encode_result(value)
