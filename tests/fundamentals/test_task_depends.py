@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import subprocess
+import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -100,6 +102,18 @@ async def test_they_may_stand_in_annotations(queue: TaskQueue):
         return url * times + client.name
 
     assert await ran(queue, fetch("a", times=2)) == "aaclient"
+
+
+async def test_they_may_be_of_types_that_cannot_travel(queue: TaskQueue):
+    @task
+    async def fetch(
+        url: str,
+        one: Annotated[Client | sqlite3.Connection, Depends(make_client)],
+        other: Callable[[], int] | Client | dict[Client, object] = Depends(make_client),
+    ) -> bool:
+        return one is other
+
+    assert await ran(queue, fetch("a"))  # type: ignore[call-arg]
 
 
 async def test_they_are_made_once_a_run_however_many_want_them(queue: TaskQueue):
@@ -568,6 +582,14 @@ def test_a_replacement_is_held_to_the_same_rules():
         pass
     with pytest.raises(InvalidInput, match="no task of this process depends on"), replaced(late, connected):
         pass
+
+
+def test_who_uses_none_imports_nothing_and_who_lacks_the_extra_is_told():
+    code = "import sys, fairque, fairque.sync\n"
+    code += "assert 'uncalled_for' not in sys.modules; sys.modules['uncalled_for'] = None\n"
+    code += "@fairque.task\ndef f(n: int = 3): ...\nf(4)\nimport fairque.contrib.depends"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1].endswith("needs uncalled_for: pip install 'fairque[depends]'"), done.stderr
 
 
 async def test_a_task_without_any_is_called_as_ever():

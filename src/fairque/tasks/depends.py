@@ -34,7 +34,7 @@ def attach_dependencies(function: TaskFunction[Any, Any]) -> None:
     Raises:
         InvalidInput: It cannot be called with them.
     """
-    if "uncalled_for" not in sys.modules:
+    if sys.modules.get("uncalled_for") is None:
         return
     parameters = check_dependencies(function)
     if not parameters and not _marks(function.fn):

@@ -38,6 +38,7 @@ def register(
     check_id("task name", made.name)
     for attach in features:
         attach(made)
+    made.signature.check_annotations()
     known = registry.get(made.name)
     if known is not None and not _is_made_anew(known.fn, fn):
         raise DuplicateTask(_taken(known, made))

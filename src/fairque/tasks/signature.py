@@ -82,7 +82,15 @@ class Signature:
         self._keyword_only = any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters)
         self._var_positional = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
         self._var_named = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
-        self._check_annotations()
+
+    def check_annotations(self) -> None:
+        """Those that can be resolved by now; a class may stand below its function. Raises `InvalidInput`."""
+        try:
+            hints = typing.get_type_hints(self._fn, include_extras=True)
+        except (NameError, TypeError, AttributeError):
+            return
+        with contextlib.suppress(NameError):
+            self._types = self._all_translated(hints)
 
     def encode_none(self) -> bytes:
         if self._required:
@@ -193,15 +201,6 @@ class Signature:
         if self._chunks is None:
             self._chunks = decoder(list.__class_getitem__(self._hints().get("return", Any)))
         return self._chunks
-
-    def _check_annotations(self) -> None:
-        """Those that can be resolved by now; a class may stand below its function. Raises `InvalidInput`."""
-        try:
-            hints = typing.get_type_hints(self._fn, include_extras=True)
-        except (NameError, TypeError, AttributeError):
-            return
-        with contextlib.suppress(NameError):
-            self._types = self._all_translated(hints)
 
     def _all_translated(self, hints: Mapping[str, Any]) -> dict[str, Any]:
         return {name: self._translated(name, hint) for name, hint in hints.items() if name not in self.hidden}
