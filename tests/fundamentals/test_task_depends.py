@@ -440,6 +440,51 @@ async def test_a_generator_has_them_while_it_is_read(queue: TaskQueue):
 
 
 @pytest.mark.parametrize("is_plain", [False, True])
+async def test_a_generator_that_is_canceled_closes_them(queue: TaskQueue, is_plain: bool):
+    if is_plain:
+
+        @task(name="endless")
+        def endless(connection: sqlite3.Connection = Depends(connected)) -> Iterator[int]:
+            while True:
+                yield 1
+    else:
+
+        @task(name="endless")
+        async def endless(client: Client = Depends(make_client)) -> AsyncIterator[int]:
+            yield 1
+            await asyncio.Event().wait()
+
+    handle = await queue.enqueue(endless(), user_id="acme")
+    async with Worker(queue):
+        async for _ in handle.stream():
+            break
+        await handle.cancel()
+        with pytest.raises(TaskCanceled):
+            await handle.result(20)
+        await eventually(lambda: log[-1:] == ["close"])
+
+
+async def test_a_factory_of_a_plain_function_cannot_wait(queue: TaskQueue):
+    class Late:
+        def __init__(self) -> None: ...
+
+        async def __aenter__(self) -> int:
+            await asyncio.sleep(0)
+            return 1
+
+        async def __aexit__(self, *_: object) -> None: ...
+
+    @task
+    def count(connection: sqlite3.Connection = Depends(connected), late: Any = Depends(Late)) -> None: ...
+
+    handle = await queue.enqueue(count(), user_id="acme")
+    async with Worker(queue):
+        with pytest.raises(TaskFailed, match=r"has no event loop, so .*; in the dependency 'late'"):
+            await handle.result(20)
+    assert log == ["close"]
+
+
+@pytest.mark.parametrize("is_plain", [False, True])
 async def test_a_body_that_serves_many_calls_has_them_once(queue: TaskQueue, is_plain: bool):
     if is_plain:
 
@@ -507,6 +552,12 @@ async def asking(city_map: str = Depends(missing)) -> None: ...
 async def nothing(client: Client = Provided) -> None: ...
 
 
+async def of_a_builtin(client: Any = Depends(dict)) -> None: ...
+
+
+async def of_no_function(client: Any = Depends(3)) -> None: ...  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("fn", "why"),
     [
@@ -517,6 +568,8 @@ async def nothing(client: Client = Provided) -> None: ...
         (unnamed, "'client' must have a name"),
         (asking, "no parameter 'city'"),
         (nothing, "defaults to Provided, but"),
+        (of_a_builtin, "no signature found for builtin"),
+        (of_no_function, "'client' is no function: 3"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -9,9 +9,10 @@ from __future__ import annotations
 import inspect
 import sys
 import typing
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, closing, contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
+from contextlib import AbstractAsyncContextManager, aclosing, closing, contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
 
 from fairque.errors import FairqueError, InvalidInput
 from fairque.tasks.function import TaskFunction
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["attach_dependencies", "check_dependencies", "dependencies_of"]
 
-Given = dict[str, Any]
+Values = dict[str, Any]
 
 
 def attach_dependencies(function: TaskFunction[Any, Any]) -> None:
@@ -97,6 +98,10 @@ def _check_place(function: TaskFunction[Any, Any], hidden: dict[str, Any]) -> No
 
 
 def _check_factory(function: TaskFunction[Any, Any], name: str, factory: Any) -> None:
+    if factory is not None and not callable(factory):
+        raise InvalidInput(
+            f"task {function.name!r}: the factory of the dependency {name!r} is no function: {factory!r}"
+        )
     if inspect.isgeneratorfunction(factory) or inspect.isasyncgenfunction(factory):
         kind = "contextmanager" if inspect.isgeneratorfunction(factory) else "asynccontextmanager"
         raise InvalidInput(
@@ -124,7 +129,7 @@ def _parameters(fn: Callable[..., Any]) -> dict[str, Dependency[Any]]:
 
     try:
         return get_dependency_parameters(fn)
-    except TypeError as exc:
+    except (TypeError, ValueError) as exc:
         raise InvalidInput(_unresolved(fn) or str(exc)) from None
 
 
@@ -210,34 +215,47 @@ def _around_generator(function: TaskFunction[Any, Any]) -> Callable[..., Generat
     return resolving
 
 
-def _giver(
-    function: TaskFunction[Any, Any],
-) -> Callable[[tuple[Any, ...], Given], AbstractAsyncContextManager[Given]]:
-    from uncalled_for import FailedDependency, resolved_dependencies
+def _giver(function: TaskFunction[Any, Any]) -> Callable[[tuple[Any, ...], Values], Given]:
+    from uncalled_for import resolved_dependencies
 
-    fn, name = function.fn, function.name
+    fn, where = function.fn, f"of task {function.name!r}"
     positional = [p.name for p in function.signature.of_calls.parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
 
-    @asynccontextmanager
-    async def given(args: tuple[Any, ...], kwargs: Given) -> AsyncIterator[Given]:
+    def given(args: tuple[Any, ...], kwargs: Values) -> Given:
         of_call = {**dict(zip(positional, args, strict=False)), **kwargs}  # a factory may ask for one of them
-        raised: BaseException | None = None
-        try:
-            async with resolved_dependencies(fn, of_call) as found:
-                try:
-                    for each in found.values():
-                        if isinstance(each, FailedDependency):
-                            raise _named(each.error, f"in the dependency {each.parameter!r} of task {name!r}")
-                    yield found
-                except BaseException as exc:
-                    raised = exc
-                    raise
-            if raised is not None:  # a dependency that swallows it would have a task that failed count as finished
-                raise raised
-        finally:
-            del raised
+        return Given(resolved_dependencies(fn, of_call), where)
 
     return given
+
+
+class Given:
+    """The dependencies of one run by parameter, closed at the end of ``async with``.
+
+    None of them swallows what the body raises: a task that failed would count as finished.
+    """
+
+    __slots__ = ("_resolved", "_where")
+
+    def __init__(self, resolved: AbstractAsyncContextManager[Values, bool | None], where: str) -> None:
+        self._resolved = resolved
+        self._where = where
+
+    async def __aenter__(self) -> Values:
+        from uncalled_for import FailedDependency
+
+        found = await self._resolved.__aenter__()
+        for each in found.values():
+            if isinstance(each, FailedDependency):
+                error = _named(each.error, f"in the dependency {each.parameter!r} {self._where}")
+                await self.__aexit__(type(error), error, error.__traceback__)
+                raise error
+        return found
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> Literal[False]:
+        await self._resolved.__aexit__(kind, error, traceback)
+        return False
 
 
 def _named(error: Exception, where: str) -> Exception:
@@ -248,16 +266,15 @@ def _named(error: Exception, where: str) -> Exception:
 
 
 @contextmanager
-def _at_once(given: AbstractAsyncContextManager[Given]) -> Iterator[Given]:
+def _at_once(given: Given) -> Iterator[Values]:
     """The same without an event loop: plain factories wait for nothing."""
     found = _finished(given.__aenter__())
     try:
         yield found
-    except BaseException:
-        if not _finished(given.__aexit__(*sys.exc_info())):
-            raise
-    else:
-        _finished(given.__aexit__(None, None, None))
+    except BaseException as exc:
+        _finished(given.__aexit__(type(exc), exc, exc.__traceback__))
+        raise
+    _finished(given.__aexit__(None, None, None))
 
 
 def _finished(steps: Any) -> Any:
