@@ -198,6 +198,8 @@ ROWS = (
             Figure("headers_us", "more with headers of 84 bytes", "µs"),
             Figure("signing_us", "more with argument and result signed", "µs"),
             Figure("encryption_us", "more with both encrypted", "µs"),
+            Figure("depends_us", "more with one dependency, made by a plain function", "µs"),
+            Figure("depends_opened_us", "more with one dependency, of an async context manager", "µs"),
         ),
         {"tasks": 20_000},
         quick={"tasks": 2_000},

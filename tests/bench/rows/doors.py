@@ -4,15 +4,16 @@ it in and runs it. In turns, so that whatever else runs here hits all, and as me
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from statistics import median
 from time import process_time
 from typing import Any
 
-from bodies import tally
+from bodies import noop, tally
 
-from fairque import Encrypt, Sign, TaskQueue, Worker
+from fairque import Encrypt, Sign, TaskQueue, Worker, task
+from fairque.contrib.depends import Depends
 
 TURNS = 20
 PRODUCERS = 100
@@ -24,6 +25,23 @@ HEADERS = {"request-id": "7f3a11c0", "traceparent": "00-0af7651916cd43dd8448eb21
 async def passing(_: Any, call_next: Any) -> Any:
     """The least middleware there is, around a run or an enqueue."""
     return await call_next()
+
+
+def made() -> int:
+    return 1
+
+
+@asynccontextmanager
+async def opened():
+    yield 1
+
+
+async def depends(n: int, _one: int = Depends(made)) -> int:
+    return await noop(n)
+
+
+async def depends_opened(n: int, _one: int = Depends(opened)) -> int:
+    return await noop(n)
 
 
 @dataclass(frozen=True)
@@ -44,12 +62,15 @@ DOORS = {
     "headers": Door(task={"headers": HEADERS}),
     "signing": Door(queue={"codec": Sign(KEYS)}),
     "encryption": Door(queue={"codec": Encrypt(KEYS)}),
+    "depends": Door(name="depends"),
+    "depends_opened": Door(name="depends_opened"),
 }
 
 
 async def measure(client: Any, url: str, tasks: int) -> dict[str, float]:
     """`client` is that of fairque."""
     spent: dict[str, list[float]] = {name: [] for name in DOORS}
+    tasks_by_name = client.tasks | {body.__name__: task(name=body.__name__)(body) for body in (depends, depends_opened)}
     async with AsyncExitStack() as stack:
         queues = {
             name: await stack.enter_async_context(TaskQueue(url, name=name, **door.queue))
@@ -57,7 +78,7 @@ async def measure(client: Any, url: str, tasks: int) -> dict[str, float]:
         }
         for turn in range(1 + TURNS):
             for name, door in DOORS.items():
-                seconds = await _served(queues[name], client.tasks[door.name], door, tasks // TURNS)
+                seconds = await _served(queues[name], tasks_by_name[door.name], door, tasks // TURNS)
                 if turn:  # in the first one, connections are opened and scripts loaded
                     spent[name].append(1e6 * seconds / (tasks // TURNS))
     more = {f"{name}_us": _median_of_differences(spent, name) for name in DOORS}
