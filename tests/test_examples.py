@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import ast
+import json
+import os
+import re
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
+from tests.support.eventually import eventually
 from tests.support.process import ROOT, WorkerProcess
 
 Start = Callable[..., Awaitable[WorkerProcess]]
@@ -125,3 +133,111 @@ async def test_an_example_tells_what_happens_in_the_order_in_which_it_happens(wo
     assert [line for line in lines if line in expected] == expected, process.output
     for line in SOMEWHERE.get(example.stem, []):
         assert lines.count(line) == 1, process.output
+
+
+# The project that was moved from Celery, with its commands
+
+
+SHOP = ROOT / "examples" / "from_celery" / "after"
+
+
+@pytest.fixture
+async def shop(worker_process: Start, tmp_path: Path) -> AsyncIterator[Shop]:
+    env = {"FAIRQUE_REDIS_URL": f"embedded://{tmp_path}/server", "REPORT_SECONDS": "0.3"}
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SHOP), os.environ.get("PYTHONPATH")]))
+    shop = Shop(worker_process, env)
+    shop.workers = [await shop.run("fairque", "worker", f"webshop.workers:{name}") for name in ("of_shop", "of_images")]
+    for worker in shop.workers:
+        await worker.line("serves queue")
+    web = await shop.run("uvicorn", "webshop.web:app", "--port", "0")
+    address = (await web.line("Uvicorn running on ")).split(" on ")[1].split()[0]
+    async with httpx.AsyncClient(base_url=address, trust_env=False, headers={"X-Request-Id": "r-7"}) as shop.client:
+        yield shop
+    for process in [web, *shop.workers]:
+        process.send(signal.SIGTERM)
+        await process.wait()
+    for worker in shop.workers:
+        await worker.line("database closed", deadline=1)
+
+
+class Shop:
+    """Its processes, and what is asked of its web server."""
+
+    workers: list[WorkerProcess]
+    client: httpx.AsyncClient
+
+    def __init__(self, start: Start, env: dict[str, str]) -> None:
+        self._start, self._env = start, env
+
+    async def run(self, *command: str) -> WorkerProcess:
+        return await self._start(*command, env=self._env)
+
+    async def post(self, path: str, **request: Any) -> dict[str, str]:
+        answer = await self.client.post(path, **request)
+        assert answer.status_code == 202, answer.text
+        return dict(answer.json())
+
+    async def show(self, path: str) -> dict[str, Any]:
+        answer = await self.client.get(path)
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    async def ended(self, path: str) -> dict[str, Any]:
+        """What a page that polls has in the end."""
+
+        async def look() -> dict[str, Any] | None:
+            found = await self.show(path)
+            return found if found["state"] in ("finished", "failed", "canceled") else None
+
+        return dict(await eventually(look, 30) or {})
+
+
+@pytest.mark.timeout(180)
+async def test_the_project_from_celery_does_what_it_did(shop: Shop) -> None:
+    order = {"number": 7, "cents": 1250, "customer": "ann@slow.example"}
+    ids = await shop.post("/acme/orders", json=order)
+    mailed = await shop.ended(f"/acme/shop/tasks/{ids['task_id']}")  # in the second attempt
+    assert mailed["result"] == "to ann@slow.example: invoice for receipt R7, 12.50 EUR"
+    assert (await shop.show(f"/acme/shop/tasks/{ids['review_id']}"))["state"] == "scheduled"
+    await shop.workers[0].line("request r-7: webshop.orders.send_mail begins for acme")
+
+    ids = await shop.post("/zoe/orders", json=order | {"cents": 200_000, "customer": "ben@example.org"})
+    assert (await shop.ended(f"/zoe/shop/tasks/{ids['task_id']}"))["state"] == "canceled"
+    await shop.workers[0].line("error report: Fail in webshop.orders.charge")
+    await shop.workers[0].line("mail to ben@example.org: we could not take your money: that is too much for this card")
+
+    ids = await shop.post("/acme/albums", json=["b", "a"], params={"owner": "cora@example.org"})
+    assert (await shop.ended(f"/acme/images/tasks/{ids['task_id']}"))["result"] == ["a, 200 px", "b, 200 px"]
+    await shop.workers[0].line("mail to cora@example.org: 2 images are ready")
+
+    ids = await shop.post("/acme/imports", json=["a row"] * 3000)
+    path = f"/acme/shop/tasks/{ids['task_id']}"
+
+    async def is_under_way() -> bool:
+        return ((await shop.show(path))["progress"] or 0) > 0
+
+    await eventually(is_under_way)
+    assert (await shop.client.delete(path)).status_code == 202
+    assert (await shop.ended(path))["state"] == "canceled"
+    assert (await shop.client.get("/acme/shop/tasks/nothing")).status_code == 404
+
+    night = await shop.run("fairque", "schedule", "run", "webshop.reports.nightly", "--json")
+    assert await night.wait() == 0, night.output
+    nightly = json.loads(night.output)["task_id"]
+
+    async def is_put_in() -> bool:
+        answers = [await shop.client.get(f"/{user}/shop/tasks/{nightly}-report") for user in ("acme", "zoe")]
+        return all(answer.status_code == 200 for answer in answers)
+
+    await eventually(is_put_in)
+    assert (await shop.ended(f"/zoe/shop/tasks/{nightly}-report"))["result"] == "zoe: all 3 orders"
+    cut = (await shop.ended(f"/acme/shop/tasks/{nightly}-report"))["result"]
+    assert re.fullmatch(r"acme: the first \d+ orders", cut), cut
+
+
+def test_the_project_from_celery_stands_beside_its_port() -> None:
+    before, after = SHOP.parent / "before" / "webshop", SHOP / "webshop"
+    for file in before.glob("*.py"):
+        ast.parse(file.read_text())  # Celery is not here to run it
+    both = {file.name for file in before.glob("*.py")} & {file.name for file in after.glob("*.py")}
+    assert both >= {"orders.py", "images.py", "reports.py", "web.py"}
