@@ -400,6 +400,24 @@ def test_the_readme_reads_well_where_nothing_else_of_the_project_is() -> None:
     assert not re.findall(r"\]\((?!https://)", PAGES[README]), "a link that leads nowhere on PyPI"
 
 
+def anchors(page: Path) -> set[str]:
+    """Where a link to a part of it may lead: headings, as the site names them, and names of the reference."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    slugs = {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+    return slugs | set(re.findall(r"^::: (\S+)$", text, re.MULTILINE))
+
+
+def test_every_link_to_a_part_of_a_page_leads_there() -> None:
+    links = [
+        (page, (ROOT / page).parent / link if link else ROOT / page, part)
+        for page, text in PAGES.items()
+        for link, part in re.findall(r"\]\(([^):#]*)#([^)]+)\)", text)
+    ]
+    assert links
+    assert not [(page, str(target), part) for page, target, part in links if part not in anchors(target)]
+
+
 def test_every_file_that_is_mentioned_exists() -> None:
     links = [(page, link) for page, text in PAGES.items() for link in re.findall(r"\]\(([^):#]+)\)", text)]
     paths = re.findall(r"`((?:examples|config|docs|tests)/[\w./-]*)`", "\n".join(PAGES.values()))
