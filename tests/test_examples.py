@@ -143,7 +143,7 @@ SHOP = ROOT / "examples" / "from_celery" / "after"
 
 @pytest.fixture
 async def shop(worker_process: Start, tmp_path: Path) -> AsyncIterator[Shop]:
-    env = {"FAIRQUE_REDIS_URL": f"embedded://{tmp_path}/server", "REPORT_SECONDS": "0.3"}
+    env = {"FAIRQUE_REDIS_URL": f"embedded://{tmp_path}/server", "REPORT_SECONDS": "2"}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SHOP), os.environ.get("PYTHONPATH")]))
     shop = Shop(worker_process, env)
     shop.workers = [await shop.run("fairque", "worker", f"webshop.workers:{name}") for name in ("of_shop", "of_images")]

@@ -19,4 +19,5 @@ async def album(thumbnails: list[str], owner: str) -> list[str]:
 
 async def make_album(merchant: str, names: list[str], width: int, owner: str) -> TaskHandle[list[str]]:
     small = [thumbnail(name, width).output for name in names]
-    return await images.enqueue(album(small, owner), user_id=merchant)  # brings the others with it, in one call
+    made = album(small, owner).options(on_dependency_failure="cancel")
+    return await images.enqueue(made, user_id=merchant)  # brings the others with it, in one call

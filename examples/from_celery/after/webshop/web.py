@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request, Response
 
@@ -17,7 +17,8 @@ from webshop.queues import shop
 app = FastAPI(lifespan=lifespan(shop, image_queue))
 install_handlers(app)
 TWO_WEEKS = 14 * 86_400
-QUEUES: dict[str, TaskQueue] = {"shop": shop, "images": image_queue}
+QueueName = Literal["shop", "images"]
+QUEUES: dict[QueueName, TaskQueue] = {"shop": shop, "images": image_queue}
 
 
 @app.middleware("http")
@@ -49,7 +50,7 @@ async def start_import(merchant: str, rows: list[str]) -> dict[str, str]:
 
 
 @app.get("/{merchant}/{queue}/tasks/{task_id}")
-async def show(merchant: str, queue: str, task_id: str) -> dict[str, Any]:
+async def show(merchant: str, queue: QueueName, task_id: str) -> dict[str, Any]:
     handle = QUEUES[queue].handle(merchant, task_id)
     info = await handle.info()  # of a task that nobody knows: 404
     result = await handle.result() if info.state is TaskState.FINISHED else None
@@ -57,5 +58,5 @@ async def show(merchant: str, queue: str, task_id: str) -> dict[str, Any]:
 
 
 @app.delete("/{merchant}/{queue}/tasks/{task_id}", status_code=202)
-async def cancel(merchant: str, queue: str, task_id: str) -> None:
+async def cancel(merchant: str, queue: QueueName, task_id: str) -> None:
     await QUEUES[queue].handle(merchant, task_id).cancel()
