@@ -13,6 +13,7 @@ import pytest
 from fairque import (
     BadArguments,
     CallNext,
+    Collect,
     Fail,
     InvalidInput,
     Retry,
@@ -21,6 +22,7 @@ from fairque import (
     TaskCanceled,
     TaskContext,
     TaskFailed,
+    TaskFunction,
     TaskHandler,
     TaskQueue,
     TaskState,
@@ -478,3 +480,128 @@ async def test_a_plain_function_fails_its_tasks_with_a_text_that_tells(queue: Ta
         with pytest.raises(TaskFailed, match="await"):
             await handle.result(20)
     await queue.discard(handle)
+
+
+# Around grouped work
+
+
+calls: list[list[int]] = []
+
+
+@task(name="thirds", collect=Collect(3, within=3600))
+async def thirds(numbers: list[int]) -> list[float | Exception]:
+    calls.append(list(numbers))
+    return [n / 3 if n else ValueError("nothing to divide") for n in numbers]
+
+
+@pytest.fixture(autouse=True)
+def grouped() -> list[list[int]]:
+    """What the body was called with."""
+    registry["thirds"] = thirds
+    calls.clear()
+    return calls
+
+
+async def results_of(queue: TaskQueue, numbers: list[int], function: TaskFunction[[int], float] = thirds) -> list[Any]:
+    made = [function(n).options(headers={"n": str(n)}, task_id=str(n)) for n in numbers]
+    handles = await queue.enqueue_many(made, user_id="acme")
+    return await asyncio.gather(*(handle.result(timeout=20) for handle in handles), return_exceptions=True)
+
+
+async def test_each_task_of_a_group_has_middlewares_of_its_own_and_their_body_runs_once(
+    queue: TaskQueue, grouped: list[list[int]]
+):
+    seen: list[tuple[str, str, Any]] = []
+
+    async def notes(run: TaskContext, call_next: CallNext) -> Any:
+        assert current_task() is run
+        value = await call_next()
+        seen.append((run.task_id, run.headers["n"], value))
+        return value * 10
+
+    async with Worker(queue, run_middleware=[notes]):
+        assert await results_of(queue, [3, 6, 9]) == [10, 20, 30]
+    assert grouped == [[3, 6, 9]]
+    assert seen == [("3", "3", 1), ("6", "6", 2), ("9", "9", 3)]
+
+
+async def test_an_error_of_one_in_a_group_passes_its_own_middlewares_alone(queue: TaskQueue):
+    raised: list[str] = []
+
+    async def reports(run: TaskContext, call_next: CallNext) -> Any:
+        try:
+            return await call_next()
+        except ValueError:
+            raised.append(run.task_id)
+            return -1
+
+    async with Worker(queue, run_middleware=[reports]):
+        assert await results_of(queue, [3, 0, 9]) == [1, -1, 3]
+    assert raised == ["0"]
+
+
+@pytest.mark.parametrize("way", ["returns", "raises"])
+async def test_one_of_a_group_that_ends_in_its_middleware_leaves_the_others_together(
+    queue: TaskQueue, grouped: list[list[int]], way: str
+):
+    async def knows_six(run: TaskContext, call_next: CallNext) -> Any:
+        if run.task_id != "6":
+            return await call_next()
+        if way == "raises":
+            raise SystemExit("not this one")
+        return 2
+
+    async with Worker(queue, run_middleware=[knows_six]):
+        first, known, last = await results_of(queue, [3, 6, 9])
+    assert (first, last) == (1, 3)
+    assert known == 2 if way == "returns" else isinstance(known, TaskFailed)
+    assert grouped == [[3, 9]]
+    await queue.purge("acme")
+
+
+async def test_one_of_a_group_whose_middleware_runs_it_again_runs_alone(queue: TaskQueue, grouped: list[list[int]]):
+    async def twice(run: TaskContext, call_next: CallNext) -> Any:
+        first = await call_next()
+        return [first, await call_next()] if run.task_id == "6" else first
+
+    async with Worker(queue, run_middleware=[twice]):
+        assert await results_of(queue, [3, 6, 9]) == [1, [2, 2], 3]
+    assert grouped == [[3, 6, 9], [6]]
+
+
+async def test_one_of_a_group_that_is_canceled_within_its_middleware_holds_up_no_other(
+    queue: TaskQueue, grouped: list[list[int]]
+):
+    held = asyncio.Event()
+
+    async def holds_six(run: TaskContext, call_next: CallNext) -> Any:
+        if run.task_id == "6":
+            held.set()
+            await asyncio.sleep(3600)
+        return await call_next()
+
+    async with Worker(queue, run_middleware=[holds_six]):
+        results = asyncio.create_task(results_of(queue, [3, 6, 9]))
+        await asyncio.wait_for(held.wait(), 20)
+        await queue.handle("acme", "6").cancel()
+        first, canceled, last = await results
+    assert (first, last) == (1, 3)
+    assert isinstance(canceled, TaskCanceled)
+    assert grouped == [[3, 9]]
+
+
+async def test_what_the_middlewares_of_the_first_of_a_group_set_is_there_in_the_body(queue: TaskQueue):
+    seen: list[tuple[str, str]] = []
+
+    @task(name="looks", collect=Collect(3, within=3600))
+    def looks(numbers: list[int]) -> list[float | Exception]:
+        seen.append((request.get(), current_task().task_id))
+        return [float(n) for n in numbers]
+
+    async def sets(run: TaskContext, call_next: CallNext) -> Any:
+        request.set(run.headers["n"])
+        return await call_next()
+
+    async with Worker(queue, run_middleware=[sets]):
+        assert await results_of(queue, [3, 6, 9], looks) == [3, 6, 9]
+    assert seen == [("3", "3")]

@@ -30,6 +30,7 @@ from fairque.tasks.sealed import open_task
 from fairque.tasks.task import Task
 from fairque.tasks.xcom import xcom_of
 from fairque.worker.context import running
+from fairque.worker.group import Served
 from fairque.worker.inputs import Inputs
 from fairque.worker.lifespan import Lifespan
 from fairque.worker.options import WorkerOptions
@@ -165,10 +166,10 @@ class Executor:
         if run.message is not None:
             await self._gather(run, run.message)
         if function is not None and function.collects:
-            [value] = await self.run_together([run])
-            if isinstance(value, Exception):
-                raise value
-            return value
+            group = run.group
+            if group is not None and group.awaits(run):
+                return await group.serve(run)
+            return (await self.run_together([run]))[0].get()
         if function is None:
             assert self._handler is not None
             return await _timed(self._handler.process_task(*run.args), run)
@@ -183,10 +184,21 @@ class Executor:
             return await _timed(value, run) if inspect.isawaitable(value) else value
         return await self._run_in_process(run, function)
 
-    async def run_together(self, runs: list[RunningTask]) -> list[Any]:
-        """One body for all of them, which are of one function and one user. A value for each, or the exception that its
-        body returned for it. `current_task()` is the first of them.
+    def has_nothing_around(self, run: RunningTask) -> bool:
+        """Whether its body is all there is to run."""
+        return not self._middleware and run.message is None
+
+    async def run_together(self, runs: list[RunningTask]) -> list[Served]:
+        """One body for all of them, which are of one function and one user: what it has for each. `current_task()` is
+        the first of them. Nothing is raised: what the body raises, SystemExit included, is for all.
         """
+        try:
+            values = await self._values_of(runs)
+        except BaseException as exc:
+            return [Served(error=exc, traceback=exc.__traceback__)] * len(runs)
+        return [Served.of(value) for value in values]
+
+    async def _values_of(self, runs: list[RunningTask]) -> Sequence[Any]:
         first, function = runs[0], runs[0].function
         assert function is not None
         running.set(first)
@@ -200,7 +212,7 @@ class Executor:
         if not isinstance(found, Sequence) or len(found) != len(items):
             text = f"{len(found)} results" if isinstance(found, Sequence) else f"a {type(found).__name__}"
             raise ValueError(f"{function.name!r} was given {len(items)} arguments, and returned {text}")
-        return list(found)
+        return found
 
     async def _run_in_process(self, run: RunningTask, function: TaskFunction[Any, Any]) -> Any:
         reply = await self._processes.run(_job(run, function), partial(self.progress, run))

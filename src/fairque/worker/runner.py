@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
-from itertools import repeat
-from typing import Any, Literal, NamedTuple
+from contextvars import Context
+from functools import partial
+from typing import Any, Literal
 
 import anyio
 
@@ -22,7 +22,7 @@ from fairque.tasks.message import BadMessage, name_in
 from fairque.worker.context import running
 from fairque.worker.declared_limits import LimitDeclarations
 from fairque.worker.executor import Executor, PutBack, UnknownName
-from fairque.worker.group import Group
+from fairque.worker.group import Group, Served
 from fairque.worker.hooks import Hooks
 from fairque.worker.options import WorkerOptions
 from fairque.worker.outcomes import Outcomes
@@ -41,12 +41,6 @@ LONGEST_RETURN_MS = 60_000
 MOST_NAMED = 3
 EVENTS = {"finished": "success", "failed": "failure", "retry": "retry"}
 """What hooks are told of an outcome; of others nothing."""
-
-
-class _Raised(NamedTuple):
-    """By a body, for all that it serves."""
-
-    error: BaseException
 
 
 class Runner:
@@ -90,7 +84,7 @@ class Runner:
         self._limits = limits
         self._runs: dict[int, RunningTask] = {}  # by identity of the delivery
         self._beside = 0  # of those, what runs in the slot of another one
-        self._bodies: dict[asyncio.Task[None], Delivery] = {}  # until they end, which may be after their run
+        self._bodies: dict[asyncio.Task[Any], Delivery] = {}  # until they end, which may be after their run
         self._survivors: set[asyncio.TimerHandle] = set()
         self._arrived: list[Delivery] = []  # not started yet
         self._arriving: dict[int, tuple[Delivery, asyncio.Task[None]]] = {}  # suspects, until that is noted
@@ -133,11 +127,21 @@ class Runner:
     def _start_together(self, deliveries: list[Delivery]) -> None:
         """In one slot, as their body serves them all."""
         runs = [run for delivery in deliveries if (run := self._made_ready(delivery)) is not None]
-        if len(runs) > 1 and all(run.function is not None and run.function.collects for run in runs):
-            self._launch_together(runs)
-        else:
+        are_one = all(run.function is not None and run.function.collects for run in runs)
+        if len(runs) > 1 and are_one and self._limits.cover(runs[0].function):
+            group = Group(runs, self._serve)
+            self._beside += len(runs) - 1
             for run in runs:
-                self._launch(run)
+                run.group = group
+        for run in runs:
+            self._launch(run)
+
+    def _serve(self, runs: list[RunningTask], context: Context | None) -> asyncio.Task[list[Served]]:
+        """The body of a group."""
+        body = asyncio.get_running_loop().create_task(self._executor.run_together(runs), context=context)
+        self._bodies[body] = runs[0].delivery
+        body.add_done_callback(self._bodies.pop)
+        return body
 
     def _made_ready(self, delivery: Delivery, is_noted: bool = False) -> RunningTask | None:
         """What cannot run here has its outcome at once; that a suspect arrived is noted before any code of it runs."""
@@ -278,55 +282,21 @@ class Runner:
         timeout = run.begin_time(self._options.task_timeout)
         if timeout is not None:
             run.timer = loop.call_later(timeout, self._time_out, run, timeout)
+        if run.group is not None and self._executor.has_nothing_around(run):  # no coroutine for each, then
+            run.group.enter(run, partial(self._take, run))
+            return
         run.body = task = loop.create_task(self._body(run))
         self._bodies[task] = run.delivery
         task.add_done_callback(lambda task: self._body_ended(run, task))
 
-    def _launch_together(self, runs: list[RunningTask]) -> None:
-        first = runs[0]
-        if not self._limits.cover(first.function):
-            for run in runs:
-                self._put_back(run.delivery)
+    def _take(self, run: RunningTask, served: Served) -> None:
+        """From the body of its group."""
+        if run.ended:
             return
-        loop = asyncio.get_running_loop()
-        group = Group(len(runs))
-        for run in runs:
-            self._runs[id(run.delivery)] = run
-            run.group = group
-        self._beside += len(runs) - 1
-        timeout = first.begin_time(self._options.task_timeout)
-        if timeout is not None:
-            group.timer = loop.call_later(timeout, self._time_out_together, runs, timeout)
-        group.body = task = loop.create_task(self._body_of(runs))
-        self._bodies[task] = first.delivery
-        task.add_done_callback(lambda task: self._body_of_all_ended(runs, task))
-
-    async def _body_of(self, runs: list[RunningTask]) -> None:
-        """As `_body`, of several."""
-        values: Iterable[Any]
-        try:
-            values = await self._executor.run_together(runs)
-        except BaseException as exc:
-            values = repeat(_Raised(exc))
-        for run, value in zip(runs, values, strict=False):
-            if run.ended:
-                continue
-            if isinstance(value, _Raised):
-                self._raised(run, value.error)
-            elif isinstance(value, Exception):
-                self._raised(run, value)
-            else:
-                self._returned(run, value)
-
-    def _body_of_all_ended(self, runs: list[RunningTask], task: asyncio.Task[None]) -> None:
-        del self._bodies[task]
-        for run in runs:
-            if not run.ended:  # it was cancelled before its first step
-                self._raised(run, asyncio.CancelledError())
-
-    def _time_out_together(self, runs: list[RunningTask], seconds: float) -> None:
-        for run in runs:
-            self._time_out(run, seconds)
+        if served.error is not None:
+            self._raised(run, served.error)
+        else:
+            self._returned(run, served.value)
 
     async def _body(self, run: RunningTask) -> None:
         """Nothing leaves this coroutine: what a body raises, SystemExit included, is an outcome."""
@@ -441,7 +411,7 @@ class Runner:
         del self._runs[id(run.delivery)]
         if run.group is not None:
             self._beside -= run.group.left > 1
-            run.group.close_one()
+            run.group.leave(run)
         self._executor.forget(run.delivery)
         self._signals.wake()
 

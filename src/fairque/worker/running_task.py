@@ -99,7 +99,7 @@ class RunningTask(TaskContext[Any]):
         self.body: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.ended = False
-        self.group: Group | None = None
+        self.group: Group[RunningTask] | None = None
         self.waits = 0
         self._services = services
         self._named: Counter[str] | None = None  # children without keys, by the names of their functions
