@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import pytest
 
-from fairque import Cancellation, Retry, TaskEvent, TaskFailed, TaskQueue, TaskState, Worker, current_task, task
+from fairque import (
+    Cancellation,
+    Collect,
+    Retry,
+    TaskEvent,
+    TaskFailed,
+    TaskQueue,
+    TaskState,
+    Worker,
+    current_task,
+    task,
+)
 from fairque.redis.scripts import load
 from tests.support.calls import call_of
 from tests.support.eventually import eventually
 from tests.support.gate import Gate, new_gate, work
 
 if TYPE_CHECKING:
-    from fairque import TaskHandle
+    from fairque import Task, TaskFunction, TaskHandle, TaskInfo
     from tests.support.proxy import Cut, CuttingProxy, Hold
     from tests.support.servers import Server
 
@@ -120,7 +131,22 @@ async def test_an_enqueue_repeated_after_its_task_has_ended_makes_no_second_one(
 # Claim, settle, and both in one
 
 
-async def serve_until_cut(queue: TaskQueue, far: TaskQueue, gate: Gate, *cuts: Cut) -> None:
+async def put_in_one_by_one(queue: TaskQueue, tasks: list[Task[int]]) -> list[TaskHandle[int]]:
+    return [await queue.enqueue(each, user_id="acme") for each in tasks]
+
+
+async def put_in_at_once(queue: TaskQueue, tasks: list[Task[int]]) -> list[TaskHandle[int]]:
+    return await queue.enqueue_many(tasks, user_id="acme")
+
+
+async def serve_until_cut(
+    queue: TaskQueue,
+    far: TaskQueue,
+    gate: Gate,
+    *cuts: Cut,
+    function: TaskFunction[[int], int] = work,
+    put_in: Callable[[TaskQueue, list[Task[int]]], Awaitable[list[TaskHandle[int]]]] = put_in_one_by_one,
+) -> list[TaskInfo]:
     """Tasks come in until all the cuts were made. Each is delivered to this worker once, runs once and ends once."""
     gate.open()
     lost: list[TaskEvent] = []
@@ -128,15 +154,17 @@ async def serve_until_cut(queue: TaskQueue, far: TaskQueue, gate: Gate, *cuts: C
     async with Worker(far, concurrency=4, on_lost=lost.append) as worker:  # it claims one at a time
         while not (handles and all(cut.done.is_set() for cut in cuts)):
             assert len(handles) < 200, "the script was not called as often"
-            batch = [await queue.enqueue(work(n), user_id="acme") for n in range(5)]
+            batch = await put_in(queue, [function(n) for n in range(5)])
             assert [await handle.result(timeout=20) for handle in batch] == list(range(5))
             handles += batch
     assert lost == []
-    assert sorted(gate.started) == sorted(handle.task_id for handle in handles)
+    if function is work:
+        assert sorted(gate.started) == sorted(handle.task_id for handle in handles)
     infos = [await handle.info() for handle in handles]
     assert {(info.attempt, info.worker) for info in infos} == {(1, worker.worker_id)}
     assert await is_done(queue, len(handles))
     assert (await queue.user("acme")).started == 0
+    return infos
 
 
 @pytest.mark.parametrize("script", ["claim", "turn"])
@@ -180,6 +208,47 @@ async def test_a_worker_that_stops_before_its_cut_call_is_answered_puts_back_wha
     assert late.task_id not in gate.started
     gate.open()
     await Worker(queue).run_until_idle()
+
+
+calls: list[list[int]] = []
+
+
+@task(collect=Collect(5, within=3600))
+async def work_together(numbers: list[int]) -> list[int | Exception]:
+    calls.append(list(numbers))
+    return list(numbers)
+
+
+@pytest.mark.parametrize("script", ["claim", "turn", "settle"])
+@pytest.mark.parametrize("k", range(1, 4))
+async def test_a_group_of_a_call_whose_reply_was_cut_is_delivered_whole_by_the_next_one_and_runs_once(
+    queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy, gate: Gate, script: str, k: int
+) -> None:
+    calls.clear()
+    if script == "settle":
+        for n in range(1, 100):
+            proxy.cut_reply(call_of("turn"), nth=n)
+    cut = proxy.cut_reply(call_of(script), nth=k)
+    infos = await serve_until_cut(queue, far, gate, cut, function=work_together, put_in=put_in_at_once)
+    assert calls == [list(range(5))] * (len(infos) // 5)
+
+
+async def test_a_worker_that_stops_before_its_cut_call_is_answered_puts_back_the_whole_group(
+    queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy
+) -> None:
+    calls.clear()
+    cut = proxy.cut_reply(call_of("claim"), nth=1)
+    handles = await put_in_at_once(queue, [work_together(n) for n in range(5)])
+    async with Worker(far, shutdown_timeout=0.1, poll_interval=60) as worker:
+        await cut.done.wait()
+        await worker.stop()
+    infos = [await handle.info() for handle in handles]
+    if not calls:  # it was told to stop before it had asked again
+        assert {(info.state, info.attempt) for info in infos} == {(TaskState.QUEUED, 0)}
+    await Worker(queue).run_until_idle()
+    assert [await handle.result(timeout=20) for handle in handles] == list(range(5))
+    assert sorted(number for call in calls for number in call) == list(range(5))
+    assert (await queue.stats()).started == 0
 
 
 def is_repeated(call: Hold) -> bool:

@@ -1,5 +1,5 @@
 -- What a worker was handed by its last call, should it ask again as the reply was cut: the number of that call, a space,
--- and user and id of each.
+-- and user and id of each; without the user, what runs with the one before it.
 --@include base
 --@include task
 --@include work
@@ -32,7 +32,7 @@ local function keep_claimed(claim, work)
   if number == 0 or (work.delivered == 0 and not repeats) then return end
   local kept = {}
   for at = 1, #work.served, 8 do
-    kept[#kept + 1], kept[#kept + 2] = work.served[at], work.served[at + 1]
+    kept[#kept + 1], kept[#kept + 2] = work.follows[at] and '' or work.served[at], work.served[at + 1]
   end
   call('SET', claimed_key(worker), string.format('%d ', number) .. cmsgpack.pack(kept), 'PX', CLAIMED_TTL)
 end
@@ -43,14 +43,18 @@ local function claim_again(claim, work)
   --@fields Claim claim: worker max_message_bytes number
   if number_claimed(worker) ~= number then return false end
   local kept = cmsgpack.unpack(string.match(call('GET', claimed_key(worker)), ' (.*)'))
+  local user, has_first, fits
   for at = 1, #kept, 2 do
-    local user, id = kept[at], kept[at + 1]
+    local id = kept[at + 1]
+    if kept[at] ~= '' then user, has_first = kept[at], false end
     local known = fields_of(call('HGETALL', task_key(user, id)))
     local body = known.worker == worker and known.stream_id ~= '' and load_body(user, id, max_message_bytes)
     if body then
       call('XCLAIM', stream_key(known.lane, user), 'workers', worker, 0, known.stream_id, 'JUSTID')
+      if not has_first then fits = work.has_room() end
       work.note(user, id, known.lane, known.stream_id, attempt_in(known.attempt), known.score,
-        history_of(known, known.lost, known.alone), body)
+        history_of(known, known.lost, known.alone, has_first), fits and body or '', has_first)
+      has_first = true
     end
   end
   return true

@@ -3,12 +3,12 @@
 
 -- groups: the assignments served, first to last; '*' is everyone. served: the reply, eight values each delivery. bytes: of
 -- their bodies. promoted: user → tasks that came back to its lanes. moved: steps that delivered nothing. alone: what it took
--- is to run beside nothing else.
+-- is to run beside nothing else. follows: the places in the reply at which a delivery begins that runs with the one before.
 local function new_work(claim)
   --@fields Claim claim: want groups
   local MOST_BYTES = 1048576 -- of bodies; the last one may be longer
   local it = { groups = groups, everyone = false, served = {}, delivered = 0, bytes = 0, promoted = {}, moved = 0,
-    is_swept = false, alone = false, is_weighing = false }
+    is_swept = false, alone = false, is_weighing = false, follows = {} }
   for _, name in ipairs(groups) do it.everyone = it.everyone or name == '*' end
 
   function it.has_room_for_bytes() return it.bytes < MOST_BYTES end
@@ -23,7 +23,7 @@ local function new_work(claim)
     local n = #it.served
     it.served[n + 1], it.served[n + 2], it.served[n + 3], it.served[n + 4] = user, id, lane, stream_id
     it.served[n + 5], it.served[n + 6], it.served[n + 7], it.served[n + 8] = attempt, score, history, body
-    it.delivered = it.delivered + (follows and 0 or 1)
+    if follows then it.follows[n + 1] = true else it.delivered = it.delivered + 1 end
   end
 
   -- sleep: ms for which the worker may.
