@@ -20,7 +20,7 @@ nox.options.sessions = ["lint", "types", "docs", "tests", "newcomer", "smoke-3.1
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 CONSTRAINTS = ("--constraint", "config/constraints.txt")
-EVERYTHING = ".[crypto,depends,embedded,fastapi,plot,pydantic,reload,uvloop,yaml]"
+EVERYTHING = ".[crypto,depends,embedded,fastapi,plot,pydantic,reload,sqlalchemy,uvloop,yaml]"
 
 
 def install(session: nox.Session, group: str, *packages: str) -> None:

@@ -153,6 +153,11 @@ async def cancel_a_batch(far: TaskQueue) -> Any:
     return canceled, (await made.progress()).canceled
 
 
+@calls("confirm")
+async def confirm(far: TaskQueue) -> Any:
+    return await far.reader.confirm(["a receipt"], 1000) > 0
+
+
 @calls("cancel")
 async def cancel(far: TaskQueue) -> Any:
     return [await far.handle("acme", name).cancel("why") for name in ("q0", "later", "awaited", "done")]

@@ -61,6 +61,7 @@ ONLY_IN = {
     "watchfiles": "worker",
     "yaml": "config",
     "rich": "cli",
+    "sqlalchemy": "contrib",
     "fastapi": "contrib",
     "pydantic": "tasks",
     "pydantic_core": "tasks",

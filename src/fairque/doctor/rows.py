@@ -230,7 +230,7 @@ ROWS = (
     Row("schedules-ended", "zset", "no", each=("schedule - - $m",)),
     Row("declared", "zset", "no", each=("schedule - - $m",)),
     Row("declarers", "zset", "yes", ttl_days=1),
-    Row("answer:<nonce>", "string", "yes", ttl_days=1),
+    Row("answer:<nonce>", "string", "yes", ttl_days=7),
     Row("advanced", "hash", "yes", ttl_days=1),
     Row("damaged", "zset", "no", each=_USERS),
     Row("damage", "hash", "no"),

@@ -161,6 +161,10 @@ class TaskQueue(Tenants):
         """What handles need of the queue, for what is built on it."""
         return self._source
 
+    def message_of(self, task: Task[Any], nonce: bytes) -> NewTask:
+        """What is sent for a task that names its user, for what is built on the queue. Raises what `enqueue` raises."""
+        return self._make(task, None, nonce, defaultdict(dict))
+
     async def open(self) -> Self:
         """Connect, and look at the server and at the settings of the queue. Where that fails, nothing stays open.
 

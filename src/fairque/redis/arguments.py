@@ -54,6 +54,8 @@ class Rules(Item, frozen=True):
     condition, the name of the call. conflict: keep, replace or error. kind: '' or why it is alone under the key
     `pointer`, which is a hash: until it has started or ended; after, span_ms after that as well; debounce, for span_ms
     from the last call on, at most longest_ms (0: any time) from the first; throttle, for span_ms from the first.
+    receipt_by_ms: 0, or of what comes from a database: the answer is kept until it is confirmed, and a call after this
+    moment is refused.
     """
 
     expires: str = ""
@@ -63,6 +65,7 @@ class Rules(Item, frozen=True):
     pointer: str = ""
     span_ms: int = 0
     longest_ms: int = 0
+    receipt_by_ms: int = 0
 
 
 class AddedTask(Item, frozen=True):
@@ -157,6 +160,13 @@ class BatchCancel(Arguments, frozen=True):
 class Batch(Arguments, frozen=True):
     user: str
     batch: str
+
+
+class Confirm(Arguments, frozen=True):
+    """keep_ms: how long the receipts are kept from now on."""
+
+    nonces: Sequence[str]
+    keep_ms: int
 
 
 class Claim(Arguments, frozen=True):

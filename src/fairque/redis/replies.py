@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from fairque.errors import BatchClosed, DependencyError, FairqueError, QueueFull, QuotaExceeded, TaskExists
+from fairque.errors import (
+    BatchClosed,
+    DependencyError,
+    FairqueError,
+    QueueFull,
+    QueueUnavailable,
+    QuotaExceeded,
+    TaskExists,
+)
 from fairque.everybody import EVERYONE
 from fairque.metrics import metrics_in
 from fairque.models import Enqueued, UserInfo, WorkerInfo
@@ -26,6 +34,8 @@ def refusal(answers: list[Any]) -> FairqueError:
         text = f"user {user_id!r} has {used:,} of at most {limit:,} bytes, {asked:,} more do not fit: let tasks end and"
         text += " results expire, discard dead letters, clear XCom values, or raise its max_bytes"
         return QuotaExceeded(text, retry_ms / 1000, used, limit, asked)
+    if code == "late":
+        return QueueUnavailable(f"the call of user {user_id!r} came too late: it may have been made again meanwhile")
     ids = [answer.decode("utf-8", "replace") for answer in answers[2:]]
     if code == "exists":
         return TaskExists(f"a task {ids[0]!r} {of_user} lives, and was to be no other", user_id, ids[0])

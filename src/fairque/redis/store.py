@@ -94,6 +94,11 @@ class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, CheckScripts
             raise refusal(answers)
         return [put_in(answer) for answer in answers]
 
+    async def confirm(self, nonces: Sequence[str], keep_ms: int) -> int:
+        """What was put in with these receipts is gone where it came from. Returns ms since the epoch."""
+        now_ms: int = await self.call(arguments.Confirm(nonces, keep_ms))
+        return now_ms
+
     async def claim(self, worker: str, want: int, **how: Unpack[ClaimOptions]) -> Claim:
         claim = self._claim(worker, want, **how)
         return await self._claimed(await self.call(claim), claim, **how)

@@ -1,5 +1,6 @@
 -- Tasks that are put in on a condition. What each was answered is kept for a minute: else a call that is repeated after
--- a cut reply would meet its own work, or do it once more on top of a newer one.
+-- a cut reply would meet its own work, or do it once more on top of a newer one. Of what comes from a database the answer
+-- is a receipt, kept until `confirm` hears that it is gone there: until then it may come again.
 --@include base
 --@include state
 --@include task
@@ -18,6 +19,7 @@ local function conditions()
   known_conditions = them
   them.left_batches = {} -- which counted what was replaced, as {user, batch}
 
+  local RECEIPT_TTL = 604800000
   local CREATED, KEPT, REPLACED, DROPPED = 1, 0, 2, 3 -- `put_in` in redis/replies.py
 
   -- Of a task that lives, and its place: it has not begun, or waits to be tried again.
@@ -90,10 +92,11 @@ local function conditions()
   -- of this call that are added for its user, of which one is superseded where this one takes its place; `pointing`: by
   -- key. Second: why the whole call is refused.
   function them.judge(it, mine, pointing)
-    --@fields Rules it.rules: conflict nonce kind pointer
-    it.nonce = nonce
+    --@fields Rules it.rules: conflict nonce kind pointer receipt_by_ms
+    it.nonce, it.has_receipt = nonce, receipt_by_ms > 0
     it.answer = answered(nonce)
     if it.answer then return 'answered' end
+    if it.has_receipt and now > receipt_by_ms then return 'kept', { 'late', it.user } end
     local found, refusal
     if kind ~= '' then found = judge_key(it, pointing[pointer], kind, pointer) end
     if not found then found, refusal = judge_id(it, mine[it.id], conflict) end
@@ -143,7 +146,7 @@ local function conditions()
     end
   end
 
-  function them.keep_answer(it) return answer(it.nonce, it.answer) end
+  function them.keep_answer(it) return answer(it.nonce, it.answer, it.has_receipt and RECEIPT_TTL) end
 
   return them
 end

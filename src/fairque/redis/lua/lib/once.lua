@@ -8,7 +8,7 @@ local function answered(nonce)
   return packed and cmsgpack.unpack(packed)
 end
 
-local function answer(nonce, value)
-  call('SET', prefix .. 'answer:' .. nonce, cmsgpack.pack(value), 'PX', ANSWER_TTL)
+local function answer(nonce, value, ttl_ms)
+  call('SET', prefix .. 'answer:' .. nonce, cmsgpack.pack(value), 'PX', ttl_ms or ANSWER_TTL)
   return value
 end

@@ -1,0 +1,393 @@
+"""Tasks that are put in with the commit of a transaction of a database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, func, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+
+from fairque import EnqueueCall, InvalidInput, QueueUnavailable, TaskQueue, TaskState, WrongType, task
+from fairque.contrib.sqlalchemy import Outbox, OutboxRelay, OutboxRow, SyncOutbox, metadata
+from fairque.contrib.sqlalchemy import relay as relays
+from fairque.sync import TaskQueue as BlockingQueue
+from fairque.testing import run_all
+from tests.support.eventually import eventually
+from tests.support.resp import RespClient
+from tests.support.servers import Server
+
+
+@task
+def note(number: int = 0) -> int:
+    return number
+
+
+class Database:
+    """One engine, with sessions in the manner of that."""
+
+    def __init__(self, engine: Engine | AsyncEngine) -> None:
+        self.engine = engine
+
+    async def run(self, function: Callable[[Session], Any]) -> Any:
+        """In a transaction that commits."""
+        if isinstance(self.engine, AsyncEngine):
+            async with AsyncSession(self.engine) as session, session.begin():
+                return await session.run_sync(function)
+        with Session(self.engine) as session, session.begin():
+            return function(session)
+
+    async def make(self) -> None:
+        await self.run(lambda session: metadata.create_all(session.connection()))
+
+    async def put(self, outbox: Outbox, *tasks: Any, **options: Any) -> list[str]:
+        rows = [await outbox.row(each, **options) for each in tasks]
+        ids = [row.task_id for row in rows]
+        await self.run(lambda session: session.add_all(rows))
+        return ids
+
+    async def left(self) -> int:
+        return int(await self.run(lambda session: session.scalar(select(func.count()).select_from(OutboxRow))))
+
+    async def dispose(self) -> None:
+        if isinstance(self.engine, AsyncEngine):
+            await self.engine.dispose()
+        else:
+            self.engine.dispose()
+
+
+DATABASES = ["sqlite", "aiosqlite"]
+
+
+@pytest.fixture(params=DATABASES)
+async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
+    url = f"/{tmp_path / 'app.db'}"
+    engine: Engine | AsyncEngine
+    if request.param == "sqlite":
+        engine = create_engine(f"sqlite://{url}")
+    else:
+        engine = create_async_engine(f"sqlite+aiosqlite://{url}")
+    opened = Database(engine)
+    await opened.make()
+    yield opened
+    await opened.dispose()
+
+
+@pytest.fixture(autouse=True)
+async def _purged(server: Server, queue_name: str) -> AsyncIterator[None]:
+    yield
+    async with TaskQueue(server.url, name=queue_name) as queue:
+        for user in await queue.users():
+            await queue.purge(user.user_id)
+
+
+async def ended(queue: TaskQueue, user: str, ids: list[str]) -> list[Any]:
+    return await queue.results([queue.handle(user, each) for each in ids], timeout=20)
+
+
+# Putting in
+
+
+async def test_a_task_is_put_in_with_the_commit(queue: TaskQueue, database: Database):
+    relay = OutboxRelay(queue, database.engine)
+    ids = await database.put(Outbox(queue), note(7), user_id="acme")
+    assert (await queue.stats()).queued == 0
+    assert await relay.drain() == 1
+    assert await queue.handle("acme", ids[0]).state() is TaskState.QUEUED
+    await run_all(queue)
+    assert await ended(queue, "acme", ids) == [7]
+    assert (await database.left(), await relay.drain()) == (0, 0)
+
+
+async def test_what_is_rolled_back_is_never_put_in(queue: TaskQueue, tmp_path: Path):
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'app.db'}")
+    database = Database(engine)
+    await database.make()
+    async with AsyncSession(engine) as session:
+        await Outbox(queue).enqueue(session, note(), user_id="acme")
+        await session.flush()
+        await session.rollback()
+    assert await OutboxRelay(queue, engine).drain() == 0
+    assert (await queue.stats()).queued == 0
+    await database.dispose()
+
+
+async def test_the_id_of_a_row_is_the_id_of_its_task_where_the_call_names_none(queue: TaskQueue):
+    row = await Outbox(queue).row(note(), user_id="acme")
+    assert row.task_id == row.receipt
+    row = await Outbox(queue).row(note(), user_id="acme", task_id="mine")
+    assert row.task_id == "mine" != row.receipt
+
+
+async def test_what_cannot_be_put_in_is_refused_before_it_is_added(queue: TaskQueue):
+    outbox: Any = Outbox(queue)
+    with pytest.raises(InvalidInput, match="no user_id"):
+        await outbox.row(note())
+    with pytest.raises(WrongType, match="takes a task"):
+        await outbox.row("note")
+    with pytest.raises(InvalidInput, match="outputs of others"):
+        await outbox.row(note(note(1).output), user_id="acme")
+    with pytest.raises(WrongType, match="Engine"):
+        OutboxRelay(queue, outbox)
+    with pytest.raises(InvalidInput, match="interval"):
+        OutboxRelay(queue, create_engine("sqlite://"), interval=0)
+
+
+async def test_middlewares_stand_around_the_call(server: Server, queue_name: str, database: Database):
+    seen: list[str] = []
+
+    async def tag(call: EnqueueCall, call_next: Any) -> None:
+        call.add_headers({"from": "shop"})
+        await call_next()
+        seen.extend(call.ids)
+
+    async with TaskQueue(server.url, name=queue_name, enqueue_middleware=[tag]) as queue:
+        ids = await database.put(Outbox(queue), note(), user_id="acme")
+        assert seen == ids
+        await OutboxRelay(queue, database.engine).drain()
+        assert (await queue.handle("acme", ids[0]).info()).headers == {"from": "shop"}
+
+
+async def test_a_queue_that_was_never_open_can_put_in(queue: TaskQueue, database: Database):
+    away = Outbox(TaskQueue("redis://127.0.0.1:1", name=queue.name))
+    await database.put(away, note(3), user_id="acme")
+    assert await OutboxRelay(queue, database.engine).drain() == 1
+
+
+def test_blocking_code_puts_in_as_well(server: Server, queue_name: str, tmp_path: Path):
+    engine = create_engine(f"sqlite:///{tmp_path / 'app.db'}")
+    metadata.create_all(engine)
+    with BlockingQueue(server.url, name=queue_name) as queue:
+        with Session(engine) as session, session.begin():
+            name = SyncOutbox(queue).enqueue(session, note(4), user_id="acme")
+        with Session(engine) as session:
+            [row] = session.scalars(select(OutboxRow))
+            assert (row.task_id, row.user_id, row.queue) == (name, "acme", queue_name)
+    engine.dispose()
+
+
+# Moving
+
+
+async def test_the_rows_of_a_user_are_put_in_by_their_numbers(queue: TaskQueue, database: Database):
+    ids = await database.put(Outbox(queue), *map(note, range(30)), user_id="acme")
+    await OutboxRelay(queue, database.engine).drain()
+    waiting = await queue.tasks("acme", state=TaskState.QUEUED)
+    assert [each.task_id for each in waiting] == ids
+
+
+@pytest.mark.parametrize("late", [0, 1])
+async def test_a_transaction_that_commits_late_is_not_missed(queue: TaskQueue, late: int, tmp_path: Path):
+    """The other one's row has the higher number, and is moved before it commits."""
+    engine = create_engine(f"sqlite:///{tmp_path / 'app.db'}")
+    database = Database(engine)
+    await database.make()
+    rows = [await Outbox(queue).row(note(n), user_id="acme") for n in range(2)]
+    for number, row in enumerate(rows):
+        row.id = number + 1
+    relay = OutboxRelay(queue, engine)
+    for row in (rows[1 - late], rows[late]):
+        await database.run(lambda session, row=row: session.add(row))
+        assert await relay.drain() == 1
+    engine.dispose()
+
+
+async def test_rows_of_other_queues_are_left_alone(queue: TaskQueue, database: Database):
+    await database.put(Outbox(TaskQueue(queue.connector.url, name="other")), note(), user_id="acme")
+    assert await OutboxRelay(queue, database.engine).drain() == 0
+    assert await database.left() == 1
+
+
+async def test_one_users_many_rows_do_not_delay_another_ones_only_row(
+    queue: TaskQueue, database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(relays, "MOST_ROWS", 20)
+    await database.put(Outbox(queue), *map(note, range(200)), user_id="acme")
+    await database.put(Outbox(queue), note(), user_id="zoe")
+    assert await OutboxRelay(queue, database.engine).move() == 11, "ten of acme, and zoe's"
+    assert (await queue.user("zoe")).normal == 1
+
+
+async def test_more_users_than_a_step_has_room_for_are_served_in_one_round(
+    queue: TaskQueue, database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(relays, "MOST_USERS", 3)
+    for user in range(8):
+        await database.put(Outbox(queue), note(), user_id=f"user {user}")
+    assert await OutboxRelay(queue, database.engine).move() == 8
+
+
+async def test_a_full_backlog_delays_its_own_user_alone(queue: TaskQueue, database: Database):
+    await queue.set_policy("full", max_queued=3)
+    ids = await database.put(Outbox(queue), *map(note, range(10)), user_id="full")
+    await database.put(Outbox(queue), *map(note, range(5)), user_id="zoe")
+    relay = OutboxRelay(queue, database.engine)
+    await relay.drain()
+    assert ((await queue.user("full")).normal, (await queue.user("zoe")).normal) == (3, 5)
+    assert [each.task_id for each in await queue.tasks("full", state=TaskState.QUEUED)] == ids[:3]
+    assert await database.left() == 7
+    await queue.set_policy("full", max_queued=100)
+    relay = OutboxRelay(queue, database.engine)  # it does not know who had to wait
+    assert await relay.drain() == 7
+
+
+async def test_what_can_never_be_put_in_is_set_aside_with_the_reason(queue: TaskQueue, database: Database):
+    outbox = Outbox(queue)
+    await queue.enqueue(note(), user_id="acme", task_id="lives")
+    await database.put(outbox, note(1), user_id="acme")
+    await database.put(outbox, note(2), user_id="acme", task_id="lives", on_conflict="error")
+    await database.put(outbox, note(3), user_id="acme", depends_on=["nobody"])
+    await database.put(outbox, note(4), user_id="acme")
+    await database.put(outbox, note(5), user_id="zoe")
+    await database.put(outbox, note(6), user_id="odd")
+    await database.run(lambda s: s.execute(update(OutboxRow).where(OutboxRow.user_id == "odd").values(content=b"?")))
+    assert await OutboxRelay(queue, database.engine).drain() == 3
+
+    def reasons(session: Session) -> list[tuple[bool, str]]:
+        return [(row.is_refused, str(row.error)) for row in session.scalars(select(OutboxRow).order_by(OutboxRow.id))]
+
+    (is_refused, exists), (_, unknown), (_, broken) = await database.run(reasons)
+    assert is_refused
+    assert "lives" in exists
+    assert "'nobody'" in unknown
+    assert "no task" in broken
+
+
+async def test_a_row_that_was_set_aside_is_tried_again_when_it_is_told_to(queue: TaskQueue, database: Database):
+    await database.put(Outbox(queue), note(3), user_id="acme", depends_on=["first"])
+    relay = OutboxRelay(queue, database.engine)
+    assert await relay.drain() == 0
+    await queue.enqueue(note(), user_id="acme", task_id="first")
+    await database.run(lambda session: session.execute(update(OutboxRow).values(is_refused=False)))
+    assert await relay.drain() == 1
+
+
+async def test_conditions_hold_when_a_row_is_moved(queue: TaskQueue, database: Database):
+    await database.put(Outbox(queue), *map(note, range(5)), user_id="acme", unique=True)
+    assert await OutboxRelay(queue, database.engine).drain() == 5
+    assert (await queue.user("acme")).normal == 1
+
+
+async def test_a_relay_moves_what_is_committed_while_it_runs(queue: TaskQueue, database: Database):
+    async with OutboxRelay(queue, database.engine, interval=0.01):
+        for number in range(3):
+            [name] = await database.put(Outbox(queue), note(number), user_id="acme")
+            await eventually(lambda name=name: is_known(queue, name))
+    await eventually(lambda: is_empty(database))
+
+
+async def is_known(queue: TaskQueue, name: str) -> bool:
+    return name in [each.task_id for each in await queue.tasks("acme")]
+
+
+async def is_empty(database: Database) -> bool:
+    return await database.left() == 0
+
+
+# Crashes
+
+
+class Killed(BaseException):
+    """In place of the end of the process."""
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, *, after: bool) -> None:
+    """The relay ends there, the first time it comes by with something to do."""
+    whole: Callable[..., Any] = getattr(owner, name)
+    done: list[bool] = []
+
+    def fatal(*args: Any, **kwargs: Any) -> Any:
+        has_work = not (name == "confirm" and not args[0])
+        if done or not has_work:
+            return whole(*args, **kwargs)
+        done.append(True)
+        if not after:
+            raise Killed
+        returned = whole(*args, **kwargs)
+        if not asyncio.iscoroutine(returned):
+            raise Killed
+        return dying(returned)
+
+    async def dying(call: Awaitable[Any]) -> None:
+        await call
+        raise Killed
+
+    monkeypatch.setattr(owner, name, fatal)
+
+
+@pytest.mark.parametrize(
+    ("where", "after"),
+    [
+        ("_take", True),
+        ("enqueue", False),
+        ("enqueue", True),
+        ("_put_down", False),
+        ("_put_down", True),
+        ("confirm", False),
+        ("confirm", True),
+    ],
+)
+async def test_a_crash_at_any_step_makes_neither_a_loss_nor_a_double(
+    queue: TaskQueue, database: Database, where: str, after: bool, monkeypatch: pytest.MonkeyPatch
+):
+    ids = await database.put(Outbox(queue), *map(note, range(5)), user_id="acme")
+    with monkeypatch.context() as patch:
+        kill_at(patch, relays if where.startswith("_") else queue.reader, where, after=after)
+        with pytest.raises(Killed):
+            await OutboxRelay(queue, database.engine).drain()
+    await run_all(queue)  # what ends is forgotten: the id alone would count as new
+    await OutboxRelay(queue, database.engine).drain()
+    await run_all(queue)
+    assert await ended(queue, "acme", ids) == [0, 1, 2, 3, 4]
+    assert (await queue.stats()).finished == 5
+    assert await database.left() == 0
+
+
+async def test_a_relay_that_was_held_up_after_it_read_comes_too_late(queue: TaskQueue, database: Database):
+    await database.put(Outbox(queue), note(), user_id="acme")
+    first, second = OutboxRelay(queue, database.engine), OutboxRelay(queue, database.engine)
+    read, go_on = asyncio.Event(), asyncio.Event()
+    sends = relays.Sending.send
+
+    class Slow(relays.Sending):
+        async def send(self, rows: Any) -> None:
+            read.set()
+            await go_on.wait()
+            await sends(self, rows)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relays, "Sending", Slow)
+        patch.setattr(relays, "WINDOW_MS", 1)
+        held_up = asyncio.create_task(first.move())
+        await read.wait()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relays, "KEEP_MS", 1)  # the receipt is gone
+        assert await second.drain() == 1
+    await run_all(queue)
+    go_on.set()
+    with pytest.raises(QueueUnavailable, match="too late"):
+        await held_up
+    assert (await queue.stats()).finished == 1
+    assert (await queue.stats()).queued == 0
+
+
+async def test_a_receipt_lives_for_a_week_while_its_row_is_there_and_for_seconds_after(
+    server: Server, queue: TaskQueue, database: Database
+):
+    [name] = await database.put(Outbox(queue), note(), user_id="acme")
+
+    def life() -> float:
+        with RespClient(server.url) as client:
+            return int(client.execute("PTTL", f"{queue.keys.prefix}answer:{name}")) / 1000
+
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, relays, "_put_down", after=False)
+        with pytest.raises(Killed):
+            await OutboxRelay(queue, database.engine).drain()
+    assert 86_400 * 6.9 < life() < 86_400 * 7.1
+    await OutboxRelay(queue, database.engine).drain()
+    assert relays.WINDOW_MS / 1000 < life() <= relays.KEEP_MS / 1000
