@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import os
+import random
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +16,14 @@ from sqlalchemy import Engine, create_engine, func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from fairque import EnqueueCall, InvalidInput, QueueUnavailable, TaskQueue, TaskState, WrongType, task
-from fairque.contrib.sqlalchemy import Outbox, OutboxRelay, OutboxRow, SyncOutbox, metadata
+from fairque import EnqueueCall, InvalidInput, QueueUnavailable, TaskQueue, TaskState, Worker, WrongType, task
+from fairque.contrib.sqlalchemy import Outbox, OutboxRelay, OutboxRow, SyncOutbox, metadata, table
 from fairque.contrib.sqlalchemy import relay as relays
 from fairque.sync import TaskQueue as BlockingQueue
 from fairque.testing import run_all
 from tests.support.eventually import eventually
+from tests.support.postgres import Postgres, find_postgres
+from tests.support.process import WorkerProcess
 from tests.support.resp import RespClient
 from tests.support.servers import Server
 
@@ -60,21 +66,45 @@ class Database:
             self.engine.dispose()
 
 
-DATABASES = ["sqlite", "aiosqlite"]
+DRIVERS = ["sqlite", "sqlite+aiosqlite", "postgresql+psycopg", "postgresql+psycopg_async"]
 
 
-@pytest.fixture(params=DATABASES)
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    programs = find_postgres()
+    if programs is None:
+        assert not os.environ.get("CI"), "the tests need PostgreSQL here (Debian: apt install postgresql)"
+        pytest.skip("there is no PostgreSQL (Debian: apt install postgresql)")
+    with Postgres(programs) as started:
+        yield started
+
+
+@pytest.fixture
+def postgres_name(postgres: Postgres) -> Iterator[str]:
+    """A database of the test's own."""
+    name = f"test_{os.urandom(6).hex()}"
+    postgres.sql(f"CREATE DATABASE {name}")
+    yield name
+    postgres.sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=DRIVERS)
 async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
-    url = f"/{tmp_path / 'app.db'}"
-    engine: Engine | AsyncEngine
-    if request.param == "sqlite":
-        engine = create_engine(f"sqlite://{url}")
+    driver = request.param
+    if driver.startswith("postgresql"):
+        url = request.getfixturevalue("postgres").url(driver, request.getfixturevalue("postgres_name"))
     else:
-        engine = create_async_engine(f"sqlite+aiosqlite://{url}")
-    opened = Database(engine)
-    await opened.make()
-    yield opened
-    await opened.dispose()
+        url = f"{driver}:///{tmp_path / 'app.db'}"
+    async with opened(url) as made:
+        yield made
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Database]:
+    made = Database(create_async_engine(url) if "async" in url or "aio" in url else create_engine(url))
+    await made.make()
+    yield made
+    await made.dispose()
 
 
 @pytest.fixture(autouse=True)
@@ -347,7 +377,10 @@ async def test_a_crash_at_any_step_makes_neither_a_loss_nor_a_double(
     assert await database.left() == 0
 
 
-async def test_a_relay_that_was_held_up_after_it_read_comes_too_late(queue: TaskQueue, database: Database):
+async def test_a_relay_that_was_held_up_after_it_read_comes_too_late(
+    queue: TaskQueue, database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(table, "can_lock", lambda _: False)  # as where its connection is lost, and the lock with it
     await database.put(Outbox(queue), note(), user_id="acme")
     first, second = OutboxRelay(queue, database.engine), OutboxRelay(queue, database.engine)
     read, go_on = asyncio.Event(), asyncio.Event()
@@ -391,3 +424,74 @@ async def test_a_receipt_lives_for_a_week_while_its_row_is_there_and_for_seconds
     assert 86_400 * 6.9 < life() < 86_400 * 7.1
     await OutboxRelay(queue, database.engine).drain()
     assert relays.WINDOW_MS / 1000 < life() <= relays.KEEP_MS / 1000
+
+
+# On PostgreSQL, with processes that are killed
+
+
+async def test_two_relays_never_have_the_same_user_at_a_time(queue: TaskQueue, postgres: Postgres, postgres_name: str):
+    async with opened(postgres.url("postgresql+psycopg_async", postgres_name)) as database:
+        await database.put(Outbox(queue), note(), user_id="acme")
+        await database.put(Outbox(queue), note(), user_id="zoe")
+        async with database.engine.connect() as other:
+            taken = await other.run_sync(table.lock, queue.name, ["acme", "nobody"])
+            assert taken == ["acme", "nobody"]
+            assert await OutboxRelay(queue, database.engine).drain() == 1, "zoe's"
+            assert (await queue.user("acme")).normal == 0
+        assert await OutboxRelay(queue, database.engine).drain() == 1
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", ["_take", "enqueue", "_put_down", "confirm"])
+async def test_a_killed_relay_makes_neither_a_loss_nor_a_double(
+    queue: TaskQueue, postgres: Postgres, postgres_name: str, step: str, when: str
+):
+    url = postgres.url("postgresql+psycopg_async", postgres_name)
+    async with opened(url) as database:
+        ids = await database.put(Outbox(queue), *map(note, range(20)), user_id="acme")
+        process = WorkerProcess("tests/workers/relay.py", queue.connector.url, queue.name, url, step, when)
+        async with process:
+            assert await process.wait() == -signal.SIGKILL, process.output
+        await run_all(queue)
+        await OutboxRelay(queue, database.engine).drain()
+        await run_all(queue)
+        assert await ended(queue, "acme", ids) == list(range(20))
+        assert (await queue.stats()).finished == 20
+        assert await database.left() == 0
+
+
+@pytest.mark.parametrize("driver", ["postgresql+psycopg", "postgresql+psycopg_async"])
+async def test_ten_thousand_rows_become_as_many_tasks_while_two_relays_are_killed_again_and_again(
+    queue: TaskQueue, postgres: Postgres, postgres_name: str, driver: str
+):
+    url, chance = postgres.url(driver, postgres_name), random.Random(7)
+    async with opened(url) as database, Worker(queue, concurrency=100), AsyncExitStack() as stack:
+        rows = [await Outbox(queue).row(note(n), user_id=f"user {n % 7}", result_ttl=0) for n in range(10_000)]
+        await database.run(lambda session: session.add_all(rows))
+
+        async def start() -> WorkerProcess:
+            made = WorkerProcess("tests/workers/relay.py", queue.connector.url, queue.name, url)
+            process = await stack.enter_async_context(made)
+            await process.line("moves")
+            return process
+
+        running = [await start(), await start()]
+        for _ in range(6):
+            before = await database.left()
+            await eventually(lambda before=before: has_moved(database, before))
+            await asyncio.sleep(chance.uniform(0, 0.05))
+            running.pop(0).send(signal.SIGKILL)
+            running.append(await start())
+        await eventually(lambda: is_empty(database), 60)
+        await eventually(lambda: has_finished(queue, 10_000), 60)
+    stats = await queue.stats()
+    assert (stats.finished, stats.queued, stats.failed) == (10_000, 0, 0)
+
+
+async def has_moved(database: Database, before: int) -> bool:
+    now = await database.left()
+    return now < before or now == 0
+
+
+async def has_finished(queue: TaskQueue, least: int) -> bool:
+    return (await queue.stats()).finished >= least
