@@ -179,8 +179,8 @@ function answered(nonce)
   return packed and cmsgpack.unpack(packed)
 end
 
-function answer(nonce, value)
-  call('SET', prefix .. 'answer:' .. nonce, cmsgpack.pack(value), 'PX', ANSWER_TTL)
+function answer(nonce, value, ttl_ms)
+  call('SET', prefix .. 'answer:' .. nonce, cmsgpack.pack(value), 'PX', ttl_ms or ANSWER_TTL)
   return value
 end
 end

@@ -4261,12 +4261,12 @@ end
 
 -- groups: the assignments served, first to last; '*' is everyone. served: the reply, eight values each delivery. bytes: of
 -- their bodies. promoted: user → tasks that came back to its lanes. moved: steps that delivered nothing. alone: what it took
--- is to run beside nothing else.
+-- is to run beside nothing else. follows: the places in the reply at which a delivery begins that runs with the one before.
 local function new_work(claim)
   local want, groups = claim[2], claim[10]
   local MOST_BYTES = 1048576 -- of bodies; the last one may be longer
   local it = { groups = groups, everyone = false, served = {}, delivered = 0, bytes = 0, promoted = {}, moved = 0,
-    is_swept = false, alone = false, is_weighing = false }
+    is_swept = false, alone = false, is_weighing = false, follows = {} }
   for _, name in ipairs(groups) do it.everyone = it.everyone or name == '*' end
 
   function it.has_room_for_bytes() return it.bytes < MOST_BYTES end
@@ -4281,7 +4281,7 @@ local function new_work(claim)
     local n = #it.served
     it.served[n + 1], it.served[n + 2], it.served[n + 3], it.served[n + 4] = user, id, lane, stream_id
     it.served[n + 5], it.served[n + 6], it.served[n + 7], it.served[n + 8] = attempt, score, history, body
-    it.delivered = it.delivered + (follows and 0 or 1)
+    if follows then it.follows[n + 1] = true else it.delivered = it.delivered + 1 end
   end
 
   -- sleep: ms for which the worker may.
@@ -4463,7 +4463,7 @@ end
 
 -- lib/claimed.lua
 -- What a worker was handed by its last call, should it ask again as the reply was cut: the number of that call, a space,
--- and user and id of each.
+-- and user and id of each; without the user, what runs with the one before it.
 
 -- lib/history.lua
 -- What a delivery tells of what came before it.
@@ -4518,7 +4518,7 @@ function keep_claimed(claim, work)
   if number == 0 or (work.delivered == 0 and not repeats) then return end
   local kept = {}
   for at = 1, #work.served, 8 do
-    kept[#kept + 1], kept[#kept + 2] = work.served[at], work.served[at + 1]
+    kept[#kept + 1], kept[#kept + 2] = work.follows[at] and '' or work.served[at], work.served[at + 1]
   end
   call('SET', claimed_key(worker), string.format('%d ', number) .. cmsgpack.pack(kept), 'PX', CLAIMED_TTL)
 end
@@ -4529,14 +4529,18 @@ function claim_again(claim, work)
   local worker, max_message_bytes, number = claim[1], claim[4], claim[14]
   if number_claimed(worker) ~= number then return false end
   local kept = cmsgpack.unpack(string.match(call('GET', claimed_key(worker)), ' (.*)'))
+  local user, has_first, fits
   for at = 1, #kept, 2 do
-    local user, id = kept[at], kept[at + 1]
+    local id = kept[at + 1]
+    if kept[at] ~= '' then user, has_first = kept[at], false end
     local known = fields_of(call('HGETALL', task_key(user, id)))
     local body = known.worker == worker and known.stream_id ~= '' and load_body(user, id, max_message_bytes)
     if body then
       call('XCLAIM', stream_key(known.lane, user), 'workers', worker, 0, known.stream_id, 'JUSTID')
+      if not has_first then fits = work.has_room() end
       work.note(user, id, known.lane, known.stream_id, attempt_in(known.attempt), known.score,
-        history_of(known, known.lost, known.alone), body)
+        history_of(known, known.lost, known.alone, has_first), fits and body or '', has_first)
+      has_first = true
     end
   end
   return true

@@ -4519,7 +4519,8 @@ end
 
 -- lib/conditions.lua
 -- Tasks that are put in on a condition. What each was answered is kept for a minute: else a call that is repeated after
--- a cut reply would meet its own work, or do it once more on top of a newer one.
+-- a cut reply would meet its own work, or do it once more on top of a newer one. Of what comes from a database the answer
+-- is a receipt, kept until `confirm` hears that it is gone there: until then it may come again.
 
 -- lib/once.lua
 -- A call that is repeated because its reply was cut is answered as the first time. `nonce` names the call.
@@ -4534,8 +4535,8 @@ function answered(nonce)
   return packed and cmsgpack.unpack(packed)
 end
 
-function answer(nonce, value)
-  call('SET', prefix .. 'answer:' .. nonce, cmsgpack.pack(value), 'PX', ANSWER_TTL)
+function answer(nonce, value, ttl_ms)
+  call('SET', prefix .. 'answer:' .. nonce, cmsgpack.pack(value), 'PX', ttl_ms or ANSWER_TTL)
   return value
 end
 end
@@ -4550,6 +4551,7 @@ function conditions()
   known_conditions = them
   them.left_batches = {} -- which counted what was replaced, as {user, batch}
 
+  local RECEIPT_TTL = 604800000
   local CREATED, KEPT, REPLACED, DROPPED = 1, 0, 2, 3 -- `put_in` in redis/replies.py
 
   -- Of a task that lives, and its place: it has not begun, or waits to be tried again.
@@ -4622,10 +4624,11 @@ function conditions()
   -- of this call that are added for its user, of which one is superseded where this one takes its place; `pointing`: by
   -- key. Second: why the whole call is refused.
   function them.judge(it, mine, pointing)
-    local conflict, nonce, kind, pointer = it.rules[3], it.rules[2], it.rules[4], it.rules[5]
-    it.nonce = nonce
+    local conflict, nonce, kind, pointer, receipt_by_ms = it.rules[3], it.rules[2], it.rules[4], it.rules[5], it.rules[8]
+    it.nonce, it.has_receipt = nonce, receipt_by_ms > 0
     it.answer = answered(nonce)
     if it.answer then return 'answered' end
+    if it.has_receipt and now > receipt_by_ms then return 'kept', { 'late', it.user } end
     local found, refusal
     if kind ~= '' then found = judge_key(it, pointing[pointer], kind, pointer) end
     if not found then found, refusal = judge_id(it, mine[it.id], conflict) end
@@ -4675,7 +4678,7 @@ function conditions()
     end
   end
 
-  function them.keep_answer(it) return answer(it.nonce, it.answer) end
+  function them.keep_answer(it) return answer(it.nonce, it.answer, it.has_receipt and RECEIPT_TTL) end
 
   return them
 end
