@@ -204,6 +204,7 @@ async def test_the_project_from_celery_does_what_it_did(shop: Shop) -> None:
     ids = await shop.post("/zoe/orders", json=order | {"cents": 200_000, "customer": "ben@example.org"})
     assert (await shop.ended(f"/zoe/shop/tasks/{ids['task_id']}"))["state"] == "canceled"
     await shop.workers[0].line("error report: Fail in webshop.orders.charge")
+    await shop.workers[0].line("request r-7: webshop.orders.apologize begins for zoe")
     await shop.workers[0].line("mail to ben@example.org: we could not take your money: that is too much for this card")
 
     ids = await shop.post("/acme/albums", json=["b", "a"], params={"owner": "cora@example.org"})

@@ -23,6 +23,7 @@ from fairque import (
     Task,
     TaskQueue,
     TaskScheduler,
+    UnknownBatch,
     Worker,
     WrongType,
     current_task,
@@ -173,6 +174,44 @@ async def test_a_declared_schedule_that_one_refuses_harms_no_other(opened: Opene
         assert only.schedule_id == "good"
         await queue.purge("acme")
     assert "schedule 'bad': it cannot be declared: LookupError: not this one" in caplog.text
+
+
+async def test_callbacks_have_the_headers_of_the_call_that_brings_them(opened: Opened):
+    after_that = headers().options(headers={"tag": "its own"})
+    called_back = headers().options(on_success=after_that)
+    async with opened(tagged) as queue, Worker(queue):
+        handle = await queue.enqueue(echo().options(on_success=called_back), user_id="acme", task_id="a")
+        assert await handle.result(20) is None
+        for name, tag in (("a.on_success", "on all"), ("a.on_success.on_success", "its own")):
+            assert await queue.handle("acme", name, task=headers).result(20) == {"tag": tag}
+
+
+async def test_opening_a_batch_is_a_call_that_brings_its_callbacks(opened: Opened):
+    seen = Seen()
+    async with opened(seen, tagged) as queue, Worker(queue):
+        async with queue.batch("acme", batch_id="b", on_complete=headers(), on_success=[headers(), echo(1)]) as batch:
+            await batch.enqueue(echo(2))
+        await batch.wait(timeout=20)
+        for name in ("b.on_complete", "b.on_success"):
+            assert await queue.handle("acme", name, task=headers).result(20) == {"tag": "on all"}
+        assert await queue.handle("acme", "b.on_success-2").result(20) == 1
+        async with queue.batch("acme"):
+            pass
+        with pytest.raises(InvalidInput, match="is of another user than 'acme'"):
+            await queue.batch("acme", on_complete=echo().options(user_id="zoe")).open()
+    assert seen.lines == ["batch of acme, acme, acme", "task of acme", "batch of zoe"]
+    assert len(seen.ids) == 1
+
+
+async def test_a_middleware_that_refuses_a_batch_leaves_nothing(opened: Opened):
+    async def closed(_call: EnqueueCall, _call_next: CallNext) -> None:
+        raise LookupError("closed")
+
+    async with opened(closed) as queue:
+        with pytest.raises(LookupError, match="closed"):
+            await queue.batch("acme", batch_id="b", on_complete=echo()).open()
+        with pytest.raises(UnknownBatch):
+            await queue.batch("acme", batch_id="b").progress()
 
 
 def test_blocking_calls_pass_them_with_the_context_of_their_thread(server: Server, queue_name: str):

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, Unpack, overload
@@ -20,6 +20,7 @@ from fairque.everybody import check_user
 from fairque.models import BatchProgress
 from fairque.queue.callbacks import callbacks_of
 from fairque.queue.changes import Changes
+from fairque.queue.enqueue_call import EnqueueDoor, for_user
 from fairque.queue.handle import TaskHandle
 from fairque.queue.pipeline_handle import PipelineHandle
 from fairque.queue.source import Source
@@ -45,6 +46,8 @@ class Queue(Protocol):
     def reader(self) -> Store: ...
     @property
     def source(self) -> Source: ...
+    @property
+    def enqueue_door(self) -> EnqueueDoor | None: ...
     @property
     def enqueue(self) -> Callable[..., Awaitable[Any]]: ...
     @property
@@ -81,16 +84,30 @@ class Batch:
             QuotaExceeded: Its callbacks do not fit into the `max_bytes` of the user.
             QueueUnavailable: Redis did not answer in time.
         """
+        door, callbacks = self._queue.enqueue_door, [each for tasks in self._callbacks.values() for each in tasks]
+        if door is None or not callbacks:
+            await self._open(callbacks)
+        else:
+            await door.through("batch", [self._named(each) for each in callbacks], self._open)
+        return self
+
+    def _named(self, callback: Task[Any]) -> Task[Any]:
+        """With the user of the batch. One that names another is refused later, with a text that says so."""
+        return for_user(callback, self.user_id if callback.task_options.user_id is None else None)
+
+    async def _open(self, callbacks: Sequence[Task[Any]]) -> tuple[list[str], None]:
+        """With its callbacks as middlewares leave them, in the order of those that were given."""
         store, nonce = self._queue.reader, new_nonce()
         limit, sealer = store.settings.max_message_bytes, store.sealer
+        left = iter(callbacks)
         made = {
-            kind: callbacks_of([(kind, each) for each in tasks], self.user_id, self.batch_id, nonce, limit, sealer)
-            for kind, tasks in self._callbacks.items()
+            kind: callbacks_of([(kind, next(left)) for _ in given], self.user_id, self.batch_id, nonce, limit, sealer)
+            for kind, given in self._callbacks.items()
         }
         new = NewBatch(self.user_id, self.batch_id, self._ttl_ms, made["on_complete"], made["on_success"])
         if await store.open_batch(new) == "over":
             raise BatchClosed(f"batch {self.batch_id!r} of user {self.user_id!r} is over, and takes no more tasks")
-        return self
+        return [], None
 
     async def close(self) -> None:
         """Nobody adds to it any more but its own tasks. Where all have ended, it ends now.

@@ -14,7 +14,7 @@ __all__ = ["EnqueueCall", "EnqueueDoor", "EnqueueMiddleware", "for_user"]
 
 T = TypeVar("T")
 TWICE = "a middleware around an enqueue awaits call_next() once: the second time would put the tasks in again"
-Kind: TypeAlias = Literal["task", "tasks", "pipeline", "schedules"]
+Kind: TypeAlias = Literal["task", "tasks", "pipeline", "schedules", "batch"]
 PutIn: TypeAlias = Callable[[list[Task[Any]]], Awaitable[tuple[list[str], T]]]
 """Puts tasks in, and returns their ids and what the caller is told."""
 
@@ -24,11 +24,13 @@ class EnqueueCall:
 
     Attributes:
         kind: ``"task"`` or ``"pipeline"`` of `TaskQueue.enqueue`, ``"tasks"`` of `TaskQueue.enqueue_many`, and
-            ``"schedules"`` where schedules are added, changed or declared, whose tasks are put in later.
+            ``"schedules"`` where schedules are added, changed or declared, whose tasks are put in later, and
+            ``"batch"`` where a batch is opened that has callbacks.
         tasks: What is put in, with the user of the call among their options (`Task.task_options`). A middleware may
             replace them by copies with other options: ``call.tasks = [each.options(cost=2) for each in call.tasks]``.
-            Which tasks they are, in which order, with which arguments and `task_id`, stays.
-        ids: Of the tasks, or of the schedules, in the same order. Empty until they have been put in.
+            Which tasks they are, in which order, with which arguments and `task_id`, stays. Callbacks of tasks are
+            among their options; those of a batch are its tasks here.
+        ids: Of the tasks, or of the schedules, in the same order. Empty until they have been put in, and for a batch.
     """
 
     __slots__ = ("ids", "kind", "tasks")
@@ -39,16 +41,24 @@ class EnqueueCall:
         self.ids: list[str] = []
 
     def add_headers(self, headers: Mapping[str, str]) -> None:
-        """Give each task these headers as well. Where a task has one of that name already, its own stays.
+        """Give each task, and its callbacks, these headers as well. Where a task has one of that name, its own stays.
 
         Raises:
             InvalidInput: They are no headers, or with those that a task has, too many.
         """
         if headers:
-            self.tasks = [each.options(headers={**headers, **(each.task_options.headers or {})}) for each in self.tasks]
+            self.tasks = [_with_headers(each, headers) for each in self.tasks]
 
     def __repr__(self) -> str:
         return f"<EnqueueCall {self.kind!r} of {len(self.tasks)}>"
+
+
+def _with_headers(task: Task[Any], headers: Mapping[str, str]) -> Task[Any]:
+    """Callbacks as well: nobody calls when they are put in, so no other middleware ever sees them."""
+    options = task.task_options
+    kinds = {kind for kind, _ in options.callbacks()}
+    callbacks: Any = {kind: [_with_headers(each, headers) for each in getattr(options, kind)] for kind in kinds}
+    return task.options(headers={**headers, **(options.headers or {})}, **callbacks)
 
 
 class EnqueueMiddleware(Protocol):
