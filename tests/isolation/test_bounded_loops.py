@@ -91,6 +91,22 @@ async def test_looking_at_thousands_of_keys_whose_rates_open_at_once(core: Core,
     assert await claims_until(core, "b", 2, WANT) <= 2
 
 
+@pytest.mark.parametrize("each_user", [True, False])
+async def test_looking_again_at_thousands_of_keys_whose_limit_is_raised(core: Core, each_user: bool) -> None:
+    """Each has one task that waits, of `a` all but one."""
+
+    async def hold(user_id: str, count: int) -> None:
+        await put(core, [task for name in numbered(count, user_id) for task in of_customer(user_id, name, each_user)])
+        while await core.take(500, groups=[[user_id]]):
+            pass
+
+    await limit(core, "crm:{customer}", 1)
+    await hold("a", 2_000)
+    await hold("b", 1)
+    await limit(core, "crm:{customer}", 2)
+    assert await claims_until(core, "b", 2, WANT) <= 2
+
+
 def of_customer(user_id: str, name: str, each_user: bool) -> list[NewTask]:
     """Two tasks with the same key."""
     key = LimitKey(f"crm:{name}", "crm%3A%7Bcustomer%7D", each_user)
