@@ -560,6 +560,37 @@ async def test_a_pause_that_breaks_a_rule_is_refused(call: Run, arguments: list[
     assert error in ended.error[0]
 
 
+# Change
+
+
+@pytest.mark.leaves_keys
+async def test_change_says_when_a_task_starts_and_with_which_priority(call: Run, queue: TaskQueue) -> None:
+    handle = await queue.enqueue(greet("ann"), user_id=ODD_ID, task_id="t", delay=3600)
+    ended = await call("change", ODD_ID, "t", "--delay=7200", "--priority=high")
+    assert (ended.code, ended.out) == (0, f"changed: priority and start of task 't' of user {ODD_ID!r}\n")
+    info = await handle.info()
+    assert (info.state, info.priority) == (TaskState.SCHEDULED, Priority.HIGH)
+    assert (await call("change", ODD_ID, "t", "--now", "--json")).json["changed"] == ["start"]
+    assert await handle.state() is TaskState.QUEUED
+    ended = await call("change", ODD_ID, "t", "--now")
+    assert ended.code == 3
+    assert "it waits for no moment" in ended.error[0]
+    await handle.cancel()
+    ended = await call("change", ODD_ID, "t", "--priority=low")
+    assert ended.code == 3
+    assert "it is canceled" in ended.error[0]
+
+
+@pytest.mark.parametrize("wrong", [(), ("--now", "--delay=1"), ("--at=soon",), ("--priority=no",), ("--delay=-1",)])
+async def test_change_refuses_what_says_nothing_or_too_much(
+    call: Run, queue: TaskQueue, wrong: tuple[str, ...]
+) -> None:
+    handle = await queue.enqueue(greet("ann"), user_id="acme", task_id="t", delay=3600)
+    assert (await call("change", "acme", "t", *wrong)).code == 2
+    assert (await call("change", "acme", "nobody", "--now")).code == 4
+    await handle.cancel()
+
+
 # Purge
 
 

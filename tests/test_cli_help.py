@@ -66,6 +66,7 @@ INVOCATIONS: dict[str, tuple[list[str], int, str]] = {
     "health": ([], 2, UNREACHABLE),
     "doctor": ([], 1, UNREACHABLE),
     "enqueue": (["--name=a.b", "--user=acme"], 1, UNREACHABLE),
+    "change": (["acme", "t", "--now"], 1, UNREACHABLE),
     "cancel": (["acme", "t"], 1, UNREACHABLE),
     "cancel-all": (["acme", "--yes"], 1, UNREACHABLE),
     "pause": (["acme"], 1, UNREACHABLE),

@@ -311,7 +311,15 @@ async def test_an_error_is_one_line_and_a_hint(
 LOOKING = (
     *("info", "top --once", "users", "user acme", "tasks acme", "task acme t", "explain acme", "usage", "demand"),
     *("doctor", "doctor --repair", "dead list", "dead show acme t", "dead requeue --all", "dead discard --all --yes"),
-    *("cancel acme t", "cancel-all acme --yes", "resume acme", "purge acme --yes", "policy show", "policy show acme"),
+    *(
+        "change acme t --now",
+        "cancel acme t",
+        "cancel-all acme --yes",
+        "resume acme",
+        "purge acme --yes",
+        "policy show",
+        "policy show acme",
+    ),
     *("policy clear acme", "policy group gold", "limits list", "limits clear call", "limits resume a.b"),
     *("schedule list", "schedule next s", "schedule run s", "schedule pause s", "schedule resume s"),
     *("schedule remove s", "settings"),

@@ -9,6 +9,7 @@ import typer
 
 from fairque.cli import errors
 from fairque.cli.commands import (
+    change,
     config,
     dead,
     demo,
@@ -53,6 +54,7 @@ PANELS: dict[str, dict[str, Callable[..., object] | typer.Typer]] = {
     },
     "Act": {
         "enqueue": enqueue.command,
+        "change": change.command,
         "cancel": tasks.cancel,
         "cancel-all": tasks.cancel_all,
         "pause": users.pause,
