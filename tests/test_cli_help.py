@@ -30,7 +30,7 @@ NOWHERE = {
     "SERVED_QUEUE": "q",
     "SERVED_TIMEOUT": "0.1",
 }
-NEEDS_SIGNALS = ("worker", "scheduler")
+NEEDS_SIGNALS = ("worker", "scheduler", "outbox")
 PASSWORD = "hunter2"
 
 
@@ -52,6 +52,7 @@ UNREACHABLE = "Redis at redis://localhost:1 is not available"
 INVOCATIONS: dict[str, tuple[list[str], int, str]] = {
     "worker": (["tests.apps.served:queue"], 1, UNREACHABLE),
     "scheduler": (["tests.apps.served:queue"], 1, UNREACHABLE),
+    "outbox": (["tests.apps.outbox:relay", "--once"], 1, UNREACHABLE),
     "server": (["--dir=/dev/null/data"], 2, "the embedded server cannot be started"),
     "demo": (["--flood=0"], 2, "--flood"),
     "info": ([], 1, UNREACHABLE),
@@ -200,7 +201,7 @@ async def test_wrong_words_are_told_in_a_line_and_a_hint(arguments: list[str], e
     assert hint in ended.error[1]
 
 
-@pytest.mark.parametrize("command", ["worker", "enqueue", "scheduler"])
+@pytest.mark.parametrize("command", ["worker", "enqueue", "scheduler", "outbox"])
 async def test_a_broken_module_is_told_in_a_line_and_a_hint(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from fairque.contrib.sqlalchemy import Outbox, OutboxRelay, OutboxRow, SyncOutbo
 from fairque.contrib.sqlalchemy import relay as relays
 from fairque.sync import TaskQueue as BlockingQueue
 from fairque.testing import run_all
+from tests.support.command import call_command, run_command
 from tests.support.eventually import eventually
 from tests.support.postgres import Postgres, find_postgres
 from tests.support.process import WorkerProcess
@@ -495,3 +497,55 @@ async def has_moved(database: Database, before: int) -> bool:
 
 async def has_finished(queue: TaskQueue, least: int) -> bool:
     return (await queue.stats()).finished >= least
+
+
+# The command
+
+
+@pytest.fixture
+def outbox_command(
+    server: Server, queue_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Database]:
+    """What ``fairque outbox tests.apps.outbox:relay`` moves."""
+    url = f"sqlite:///{tmp_path / 'app.db'}"
+    for name, value in {"SERVED_URL": server.url, "SERVED_QUEUE": queue_name, "OUTBOX_URL": url}.items():
+        monkeypatch.setenv(name, value)
+    engine = create_engine(url)
+    metadata.create_all(engine)
+    yield Database(engine)
+    engine.dispose()
+
+
+async def test_the_command_moves_what_is_there_and_says_how_many_tasks_that_were(
+    queue: TaskQueue, outbox_command: Database
+):
+    await outbox_command.put(Outbox(queue), *map(note, range(3)), user_id="acme")
+    told = await run_command("outbox", "tests.apps.outbox:relay", "--once")
+    assert (told.code, told.out) == (0, "3\n"), told.err
+    assert (await queue.user("acme")).normal == 3
+
+
+async def test_the_command_moves_until_it_is_told_to_stop(queue: TaskQueue, outbox_command: Database):
+    async with WorkerProcess("fairque", "outbox", "tests.apps.outbox:relay") as process:
+        await process.line("moves the outbox")
+        await outbox_command.put(Outbox(queue), note(), user_id="acme")
+        await eventually(lambda: is_empty(outbox_command))
+        process.send(signal.SIGTERM)
+        assert await process.wait() == 0, process.output
+    assert "stopped" in process.lines[-1]
+
+
+async def test_the_command_says_what_is_no_relay():
+    told = await call_command("outbox", "tests.apps.outbox:nothing")
+    assert (told.code, told.out) == (2, "")
+    assert "is None, not the relay of an outbox" in told.error[0]
+    assert "name an OutboxRelay, such as myapp.tasks:relay" in told.error[1]
+
+
+async def test_without_sqlalchemy_the_command_names_the_extra(monkeypatch: pytest.MonkeyPatch):
+    for name in [each for each in sys.modules if each.startswith("fairque.contrib.sqlalchemy")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "sqlalchemy", None)
+    told = await call_command("outbox", "tests.apps.outbox:relay")
+    assert told.code == 2
+    assert "pip install 'fairque[sqlalchemy]'" in told.error[1]

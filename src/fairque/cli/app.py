@@ -17,6 +17,7 @@ from fairque.cli.commands import (
     enqueue,
     health,
     limits,
+    outbox,
     policy,
     queue,
     schedule,
@@ -36,6 +37,7 @@ PANELS: dict[str, dict[str, Callable[..., object] | typer.Typer]] = {
     "Run": {
         "worker": worker.command,
         "scheduler": schedule.scheduler,
+        "outbox": outbox.command,
         "server": server.command,
         "demo": demo.command,
     },

@@ -8,15 +8,23 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fairque import TaskQueue, Worker
 from fairque.cli.errors import CommandError, describe
 from fairque.tasks.function import TaskFunction
 
-__all__ = ["load_module", "load_queue", "load_served", "load_task", "project_of"]
+if TYPE_CHECKING:
+    from fairque.contrib.sqlalchemy import OutboxRelay
+
+__all__ = ["load_module", "load_queue", "load_relay", "load_served", "load_task", "project_of"]
 
 MOST_NAMED = 3
+_NAMES = {
+    "a TaskQueue": "a queue",
+    "a TaskQueue or a Worker": "a queue or a worker",
+    "an OutboxRelay": "the relay of an outbox",
+}
 
 
 def load_queue(target: str) -> TaskQueue:
@@ -24,13 +32,7 @@ def load_queue(target: str) -> TaskQueue:
 
     The current directory is importable. Raises `CommandError`.
     """
-    found = _found_or_made(target, TaskQueue)
-    if not isinstance(found, TaskQueue):
-        raise CommandError(
-            f"{target!r} is {_article(found)}, not a queue",
-            _suggestion(target, TaskQueue)
-            or "name a TaskQueue, such as myapp.tasks:queue, or a function that returns one",
-        )
+    found: TaskQueue = _found_or_made(target, "queue", "a TaskQueue", TaskQueue)
     return found
 
 
@@ -39,21 +41,30 @@ def load_served(target: str) -> TaskQueue | Worker:
 
     The current directory is importable. Raises `CommandError`.
     """
-    found = _found_or_made(target, (TaskQueue, Worker))
-    if not isinstance(found, (TaskQueue, Worker)):
-        raise CommandError(
-            f"{target!r} is {_article(found)}, not a queue or a worker",
-            _suggestion(target, (TaskQueue, Worker))
-            or "name a TaskQueue or a Worker, such as myapp.tasks:queue, or a function that returns one",
-        )
+    found: TaskQueue | Worker = _found_or_made(target, "queue", "a TaskQueue or a Worker", TaskQueue, Worker)
     return found
 
 
-def _found_or_made(target: str, kinds: type | tuple[type, ...]) -> Any:
-    found = _find(target, "queue")
-    if isinstance(found, (kinds, TaskFunction)) or not callable(found):
+def load_relay(target: str) -> OutboxRelay:
+    """The relay of an outbox that `target` names, likewise. Raises `CommandError`, also where SQLAlchemy is missing."""
+    try:
+        from fairque.contrib.sqlalchemy import OutboxRelay
+    except ImportError as error:
+        raise CommandError("the outbox needs SQLAlchemy", str(error)) from None
+    found: OutboxRelay = _found_or_made(target, "relay", "an OutboxRelay", OutboxRelay)
+    return found
+
+
+def _found_or_made(target: str, what: str, wanted: str, *kinds: type) -> Any:
+    found = _find(target, what)
+    if not isinstance(found, (*kinds, TaskFunction)) and callable(found):
+        found = _made(found, target)
+    if isinstance(found, kinds):
         return found
-    return _made(found, target)
+    raise CommandError(
+        f"{target!r} is {_article(found)}, not {_NAMES[wanted]}",
+        _suggestion(target, kinds) or f"name {wanted}, such as myapp.tasks:{what}, or a function that returns one",
+    )
 
 
 def load_task(target: str) -> TaskFunction[Any, Any]:
@@ -97,7 +108,7 @@ def load_module(name: str) -> None:
 def _find(target: str, what: str) -> Any:
     module_name, colon, path = target.partition(":")
     named = module_name if all(map(str.isidentifier, module_name.split("."))) else "myapp.tasks"
-    shape = f"write module:name, such as {named}:{'queue' if what == 'queue' else 'resize'}"
+    shape = f"write module:name, such as {named}:{'resize' if what == 'task' else what}"
     if not (module_name and colon and path):
         raise CommandError(f"{target!r} does not name a {what}", shape)
     if module_name.endswith(".py") or "/" in module_name:
