@@ -3558,10 +3558,13 @@ local function new_limits()
     rules, known = {}, {}
   end
 
-  -- A limit was changed by which many keys that were filled may be held: some at each claim.
+  -- A limit was changed by which many keys that were filled may be held: some at each claim. Until all were looked at, keys
+  -- come by turns of users, also those that were looked at a moment ago.
+  local horizon = now
   local function look_at_all()
     local cursor = call('HGET', state_key, 'relook')
     if not cursor then return end
+    horizon = now + LOOK_MS
     local page = call('ZSCAN', held_key, cursor, 'COUNT', KEYS_DUE)
     for at = 1, #page[2], 2 do
       if string.find(page[2][at], '^[^:]*=') then call('ZADD', held_key, 'XX', 'LT', now, page[2][at]) end
@@ -3576,13 +3579,13 @@ local function new_limits()
   -- Some keys of a user, of which `held` knows when they are due.
   local function take_keys_of(user, choose)
     local own = keys_of(user)
-    for _, k in ipairs(call('ZRANGEBYSCORE', own, '-inf', now, 'LIMIT', 0, KEYS_OF_A_USER)) do
+    for _, k in ipairs(call('ZRANGEBYSCORE', own, '-inf', horizon, 'LIMIT', 0, KEYS_OF_A_USER)) do
       local at = tonumber(call('ZSCORE', held_key, k) or nil)
       if not at then
         call('ZREM', own, k)
       else
-        call('ZADD', own, math.min(math.max(at, now + 1), now + LOOK_MS), k)
-        if at <= now then choose(k) end
+        call('ZADD', own, math.min(math.max(at, horizon + 1), now + LOOK_MS + 1), k)
+        if at <= now or horizon > now then choose(k) end
       end
     end
     end_turn(turns_key, own, user)
@@ -3594,7 +3597,7 @@ local function new_limits()
     local function choose(k)
       if not seen[k] then chosen[#chosen + 1], seen[k] = k, true end
     end
-    for _, user in ipairs(call('ZRANGEBYSCORE', turns_key, '-inf', now, 'LIMIT', 0, USERS)) do
+    for _, user in ipairs(call('ZRANGEBYSCORE', turns_key, '-inf', horizon, 'LIMIT', 0, USERS)) do
       local is_done, failure = pcall(take_keys_of, user, choose)
       if not is_done then
         damage().note(user, failure)
@@ -3612,7 +3615,7 @@ local function new_limits()
     count_running()
     look_at_all()
     local keys = call('ZRANGEBYSCORE', held_key, '-inf', now, 'LIMIT', 0, KEYS_DUE)
-    if #keys == KEYS_DUE then keys = by_turns(keys) end
+    if #keys == KEYS_DUE or horizon > now then keys = by_turns(keys) end
     table.sort(keys)
     local most = math.max(1, math.floor(UNLIMITED / #keys))
     for _, k in ipairs(keys) do look(k, most, woken) end
