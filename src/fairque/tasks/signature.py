@@ -237,7 +237,7 @@ class Signature:
             self._bind(self._signature, args, kwargs)
 
     def _bind(self, signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        for name in self.hidden.intersection(kwargs):  # it may have **kwargs, which would take it
+        for name in self.hidden and self.hidden.intersection(kwargs):  # it may have **kwargs, which would take it
             raise BadArguments(f"the arguments of task {self.name!r} do not fit: {name!r} is given by its worker")
         try:
             signature.bind(*args, **kwargs)
