@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import timedelta
 
 import pytest
@@ -11,6 +12,7 @@ from fairque import (
     Debounce,
     Enqueued,
     InvalidInput,
+    TaskCanceled,
     TaskFailed,
     TaskQueue,
     TaskScheduler,
@@ -59,6 +61,28 @@ async def is_running(handle) -> bool:
 
 
 # Unique
+
+
+async def test_one_that_runs_through_a_purge_is_still_the_only_one(queue: TaskQueue) -> None:
+    running, go_on = asyncio.Event(), asyncio.Event()
+
+    @task(name="deaf")
+    async def deaf() -> None:
+        running.set()
+        while not go_on.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await go_on.wait()
+
+    async with Worker(queue):
+        first = await queue.enqueue(deaf(), user_id=USER, unique=True)
+        await running.wait()
+        is_complete = (await queue.purge(USER, timeout=0.05)).complete
+        second = await queue.enqueue(deaf(), user_id=USER, unique=True)
+        go_on.set()
+        assert (is_complete, second.task_id) == (False, first.task_id)
+        with pytest.raises(TaskCanceled):
+            await first.result(10)
+    assert (await queue.purge(USER)).complete
 
 
 async def test_a_second_one_is_the_first_until_that_has_ended(

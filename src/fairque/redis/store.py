@@ -241,19 +241,24 @@ class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, CheckScripts
         return counts
 
     async def erase_results(self, user_id: str) -> int:
-        """Erase the results of a user, what its tasks yielded and its batches came to, and the keys of unique tasks.
+        """Erase what has ended of a user: results, what its tasks yielded, batches, keys of unique tasks that last on.
 
-        Returns how many results.
+        Batches and keys of tasks that live, as they run on or came meanwhile, stay. Returns how many results.
 
         They are not indexed, which would cost every task: this looks at every key.
         """
-        user, kinds = encode_user(user_id), ("result", "chunks", "unique", "batch", "batch-tasks")
-        results, *others = (f"{self.keys.prefix}{kind}:{user}:".encode() for kind in kinds)
+        user, kinds = encode_user(user_id), ("result", "chunks", "unique", "batch")
+        results, chunks, *lasting = (f"{self.keys.prefix}{kind}:{user}:".encode() for kind in kinds)
         erased = 0
         async for found in self._scan(b"SCAN", pattern=f"{glob(self.keys.prefix)}*:{glob(user)}:*"):
             erased += await self._unlink([key for key in found if key.startswith(results)])
-            await self._unlink([key for key in found if key.startswith(tuple(others))])
+            await self._unlink([key for key in found if key.startswith(chunks)])
+            await self._unlink([key for key in found if key.startswith(tuple(lasting)) and await self._expires(key)])
         return erased
+
+    async def _expires(self, key: bytes) -> bool:
+        left_ms: int = await self._insist(pack((b"PTTL", key)))
+        return left_ms >= 0
 
     async def erase_all(self) -> None:
         async for found in self._scan(b"SCAN", pattern=glob(self.keys.prefix) + "*"):
