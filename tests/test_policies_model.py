@@ -447,7 +447,7 @@ def test_what_cannot_be_dropped_leaves_less_room() -> None:
 @given(st.integers(1, 3), steps(USERS, parts=(1.0,)), st.lists(st.booleans(), min_size=10, max_size=20))
 def test_a_name_keeps_its_limit_and_blocks_nothing(most: int, played: Steps, named: list[bool]) -> None:
     traffic, which = Traffic(), itertools.cycle(named)
-    traffic.queue.set_limit(0, "api", most)
+    traffic.queue.set_limit(0, ":api", most)
     for step in played:
         if isinstance(step, Enqueue):
             for _ in step.parts:
@@ -465,7 +465,7 @@ def test_a_name_keeps_its_limit_and_blocks_nothing(most: int, played: Steps, nam
 
 def test_those_who_wait_for_a_name_come_in_by_turns() -> None:
     traffic = Traffic()
-    traffic.queue.set_limit(0, "api", 1)
+    traffic.queue.set_limit(0, ":api", 1)
     for user_id in "abc":
         traffic.enqueue(user_id, 6, name="api")
     turns = []
@@ -479,7 +479,7 @@ def test_those_who_wait_for_a_name_come_in_by_turns() -> None:
 
 def test_the_rate_of_a_name_holds_for_all_users() -> None:
     traffic = Traffic()
-    traffic.queue.set_limit(0, "api", rate=Rate(10))
+    traffic.queue.set_limit(0, ":api", rate=Rate(10))
     for user_id in "ab":
         traffic.enqueue(user_id, 5, name="api")
     starts: list[int] = []

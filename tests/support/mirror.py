@@ -14,19 +14,19 @@ from fairque.fairness.choice import encoded_path
 from fairque.fairness.freedom import Freedom
 from fairque.fairness.model_queue import Ending, ModelQueue, ModelTask
 from fairque.fairness.model_task import Alone, Conflict, OnFailure
+from fairque.limit import Limit
 from fairque.models import ANY_USER, UserGroup
 from fairque.policy import Policy, Rate
 from fairque.redis.arguments import Rules
 from fairque.redis.assignment import assignments_of
 from fairque.redis.delivery import Delivery, Needs, NewTask, Outcome, Placed
 from fairque.redis.keys import decode_user, encode_user
-from fairque.tasks.message import Message, encode_body
+from fairque.tasks.message import LimitKey, Message, encode_body
 from tests.support.core import MAX_BODY, STEP_MS, Key, outcome
 from tests.support.mirror_view import agree, assignment_name, changed, check_trees, ended, expected, policy_name, seen
-from tests.support.tenants import limit
-from tests.support.timed import TimedCore
+from tests.support.timed import STEP_US, TimedCore
 
-_EXPIRING = ("metrics:", "run-times")
+_EXPIRING = ("metrics:", "run-times", "keeper:")
 _SOMETIMES_EXPIRING = ("user:", "group:", "left")
 """Those of groups while nobody of them is ready, of a user but for a weight that was counted while it is."""
 _NO_ARGS = msgspec.Raw(b"\x90")
@@ -52,6 +52,7 @@ class Order(NamedTuple):
     kind: Alone = ""
     pointer: str = ""
     longest_ms: int = 0
+    limits: tuple[LimitKey, ...] = ()
 
     @property
     def is_conditional(self) -> bool:
@@ -68,7 +69,8 @@ class Order(NamedTuple):
         return Rules(expires, call.hex(), self.conflict, self.kind, self.pointer, span_ms, self.longest_ms)
 
     def new_task(self, nonce: bytes, at: int) -> NewTask:
-        body = encode_body(Message(self.name, _NO_ARGS), nonce, self.cost, self.priority, MAX_BODY)
+        heading: Any = [self.name, *self.limits] if self.limits else self.name
+        body = encode_body(Message(heading, _NO_ARGS), nonce, self.cost, self.priority, MAX_BODY)
         needs = msgspec.msgpack.encode(Needs(self.on_failure, self.allow_unknown, list(self.needs)))
         when = f"+{self.delay_ms}" if self.delay_ms else ""
         return NewTask(
@@ -100,6 +102,7 @@ class Order(NamedTuple):
             pointer=self.pointer,
             span_ms=SPAN_MS,
             longest_ms=self.longest_ms,
+            limits=tuple(_name_in_redis(key, self.user_id) for key in self.limits),
         )
 
 
@@ -223,6 +226,7 @@ class Mirror:
         self, worker: str, want: int, lease_ms: int, groups: Sequence[UserGroup] = ANY_USER, *, steal: bool = True
     ) -> list[Held]:
         self.core.rest()
+        self._let_keepers_go()
         how: Any = {"lease_ms": lease_ms, "groups": groups, "steal": steal}
         claim = await self.core.claim(want, worker=worker, wait=True, by_time=self.by_time, **how)
         now_us, dump = self.core.now_us(), self.core.dump()
@@ -237,6 +241,11 @@ class Mirror:
         self._compare_sleep(claim.sleep, worker, groups if steal else None, lease_ms, dump, is_short=len(taken) < want)
         self.compare(dump)
         return taken
+
+    def _let_keepers_go(self) -> None:
+        """Time to live is of the server's own clock, which goes by slower than that of a game."""
+        for user_id in self.model.limits.take_late_keepers((self.core.now_us() + STEP_US) // 1000):
+            self.core.execute("DEL", f":keeper:{encode_user(user_id)}")
 
     def _compare_sleep(
         self,
@@ -354,9 +363,10 @@ class Mirror:
         self.model.forget_reserved()
         self.compare()
 
-    async def set_limit(self, name: str, max_running: int | None, rate: Rate | None) -> None:
-        await limit(self.core, name, max_running, rate)
-        self.model.set_limit(self.core.now_us(), name, max_running, rate)
+    async def set_limit(self, record: str, max_running: int | None, rate: Rate | None) -> None:
+        says = Limit("key", max_running=max_running, rate=rate)
+        await self.core.store.set_limits([(record, says if says.says_how_much else None)], declared=False)
+        self.model.set_limit(self.core.now_us(), record, max_running, rate)
         self.compare()
 
     # What is visible
@@ -391,6 +401,11 @@ def agree_about_sleep(sleep: float | None, left_ms: float | None) -> None:
     else:
         too_long = round(sleep * 1000, 6) - max(0, left_ms)
         assert 0 <= too_long < 1, f"a worker sleeps until something is due and no longer, this one {too_long} ms"
+
+
+def _name_in_redis(key: LimitKey, user_id: str) -> str:
+    user = encode_user(user_id) if key.each_user else ""
+    return f"{user}={key.template}:{key.text}" if key.template else f"{user}:{key.text}"
 
 
 def _without(answers: Sequence[bool], is_open: list[bool]) -> list[bool | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import msgspec
@@ -10,7 +10,7 @@ import msgspec
 from fairque.everybody import EVERYONE
 from fairque.fairness.choice import EVERYBODY, encoded_path
 from fairque.fairness.line import Line
-from fairque.fairness.model_limits import NameLimit
+from fairque.fairness.model_limit import KeyLimit
 from fairque.fairness.model_policies import Marks
 from fairque.fairness.model_queue import ModelQueue, ModelTask, UserCounts
 from fairque.fairness.model_task import LANES
@@ -28,6 +28,8 @@ NOT_MODELLED = (
     "assignment:",
     "assignments:",
     "assignments-ended",
+    "held-keys:",
+    "held-turns",
     "workers@",
     "ready@",
     "reserved@",
@@ -152,9 +154,9 @@ _HOLDERS: dict[str, Callable[[Key], Any]] = {
     "held": lambda key: key.scores,
 } | dict.fromkeys(("user", "group", "limit"), lambda key: _counted(_fields(key)))
 _HOLDERS["limit"] = lambda key: _filled({name: of for name, of in _fields(key).items() if name not in ("by", "hand")})
-_HOLDERS["unique"] = lambda key: key.content[0].decode()
+_HOLDERS["keeper"] = _HOLDERS["unique"] = lambda key: key.content[0].decode()
 _HOLDERS["offers"] = lambda key: dict(key.pairs)
-_HOLDERS |= dict.fromkeys(("dead", "leases", "held-users", "running", "uncounted"), _members)
+_HOLDERS |= dict.fromkeys(("dead", "leases", "held-users", "running", "uncounted", "kept"), _members)
 _HOLDERS |= dict.fromkeys(("deferred", "needs", "uses", "feeds", "informed", "lapsing"), _members)
 
 
@@ -206,7 +208,7 @@ def _state(model: ModelQueue) -> View:
     lanes = list(model.lanes.values())
     values: View = {"clock": model.choice.clock, "mean": model.choice.line.mean, "arrival": model.arrival}
     for name in LANES:
-        held = sum(task.is_held and task.lane == name for task in model.tasks.values())
+        held = sum(bool(task.held) and task.lane == name for task in model.tasks.values())
         values[name] = held + sum(len(lane.backlog) for lane in lanes if lane.name == name)
     for end in _ENDS:
         values[end] = getattr(model.totals, end)
@@ -214,7 +216,7 @@ def _state(model: ModelQueue) -> View:
     values["scheduled"] = sum(len(waiting) for waiting in model.scheduled.values())
     values["deferred"] = len(model.links.deferred)
     values["policies"] = len(_policies(model)) - len(_indexes(model))
-    values["limits"] = len(model.limits.limits)
+    values["limits"] = len(model.limits.rules.of)
     values["assigned"] = len(model.workers.noted.keys() - {EVERYBODY})
     values["in_hand"] = sum(map(len, model.limits.offered.values()))
     values["expiring"] = float(bool(model.expiry.tasks))
@@ -299,7 +301,7 @@ def ended(model: ModelQueue) -> View:
 
 def _task_of_model(task: ModelTask) -> View:
     numbers = task.attempt, task.failures, task.lost, task.returned, task.returned_since_ms, task.paid
-    names = f":{task.name}" if task.is_held else "", f"{len(task.limited) + 1}::{task.limited}" if task.limited else ""
+    names = task.held, _packed_keys(task.limited)
     return {
         "state": task.state.value,
         **dict(zip(_TASK_NUMBERS, map(int, numbers), strict=True)),
@@ -369,7 +371,7 @@ def _indexes(model: ModelQueue) -> View:
     names = {
         "policy-users": users,
         "policy-groups": groups,
-        "limit-keys": sorted(f":{name}" for name in model.limits.limits),
+        "limit-keys": sorted(model.limits.rules.of),
     }
     return {index: [(name, 0.0) for name in of] for index, of in names.items() if of}
 
@@ -389,31 +391,34 @@ def changed(fields: View) -> tuple[View, list[str]]:
 
 
 def _limits(model: ModelQueue) -> View:
-    limits = model.limits
-    found: View = {f"limit::{name}": _limit(limit) for name, limit in limits.limits.items()}
-    found["uncounted"] = {f":{name}" for name, limit in limits.limits.items() if not limit.is_counted}
-    found["held"] = {f":{name}" for name in limits.held}
-    for name, running in limits.running.items():
-        found[f"running::{name}"] = {f"{encode_user(user_id)}:{id_}" for user_id, id_ in running}
-    for name, let_in in limits.let_in.items():
-        found[f"let-in::{name}"] = {_name_of(key) for key in let_in}
+    limits, lines = model.limits, model.limits.lines
+    found: View = {f"limit:{record}": _limit(limit) for record, limit in limits.rules.of.items()}
+    found["uncounted"] = {record for record, limit in limits.rules.of.items() if not limit.is_counted}
+    found["held"] = set(lines.held)
+    for key, running in limits.running.items():
+        found[f"running:{key}"] = set(map(_name_of, running))
+    for key, let_in in limits.let_in.items():
+        found[f"let-in:{key}"] = set(map(_name_of, let_in))
+    for key, kept in limits.kept.items():
+        found[f"kept:{key}"] = set(map(_name_of, kept))
+    for user_id, (task_id, _) in limits.keepers.items():
+        found[f"keeper:{encode_user(user_id)}"] = task_id
     for user_id, offered in limits.offered.items():
-        found[f"offers:{encode_user(user_id)}"] = {
-            id_: f"{len(task.name) + 1}::{task.name}" for id_, task in offered.items()
-        }
-    for name, users in limits.users.items():
-        found[f"held-users::{name}"] = {encode_user(user_id) for user_id in users}
-    for (user_id, name), tasks in limits.tasks.items():
-        scores = [(id_, tasks.scores[id_]) for id_ in tasks]
-        found[f"held:{encode_user(user_id)}::{name}"] = scores
-        found.setdefault(f"held:{encode_user(user_id)}", []).extend(scores)
-    for name, value in found.items():
-        if name.startswith(("held:", "let-in:")) and isinstance(value, list):
-            value.sort(key=lambda pair: (pair[1], pair[0].encode()))
+        found[f"offers:{encode_user(user_id)}"] = {id_: _packed_keys(task.places) for id_, task in offered.items()}
+    for key, users in lines.users.items():
+        found[f"held-users:{key}"] = set(map(encode_user, users))
+    for user_id, tasks in lines.of_user.items():
+        found[f"held:{encode_user(user_id)}"] = [(id_, tasks.scores[id_]) for id_ in tasks]
+    for (user_id, key), tasks in lines.tasks.items():
+        found[f"held:{encode_user(user_id)}:{key}"] = [(id_, tasks.scores[id_]) for id_ in tasks]
     return found
 
 
-def _limit(limit: NameLimit) -> View:
+def _packed_keys(keys: Sequence[str]) -> str:
+    return "".join(f"{len(key.encode())}:{key}" for key in keys)
+
+
+def _limit(limit: KeyLimit) -> View:
     rate = limit.rate
     counted = {"rate_us": rate.interval_us, "burst": rate.burst} if rate else {}
     return _filled({"max": limit.max_running, "uncounted": int(not limit.is_counted), **counted})

@@ -14,7 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from fairque import Breaker, Rate
 from fairque.everybody import EVERYONE
 from fairque.fairness.model_task import Alone, Ending, Kind, ModelDelivery
+from fairque.limit import record_of
 from fairque.models import ANY_USER, TaskState, UserGroup
+from fairque.tasks.message import LimitKey
 from tests.support.core import LONG_LEASE_MS
 from tests.support.mirror import Held, Mirror, Order
 from tests.support.timed import TimedCore
@@ -25,6 +27,23 @@ USERS = ["a", "b:c", "b%3Ac", "{é}*\n\0"]
 IDS = ["1", "2", "b:c", "*\n", "é", "x" * 80]
 WORKERS = ["w1", "w2", "w3"]
 NAMES = ["api", "b:c *\n"]
+TEMPLATE = "c:{x}"
+KEYS = [
+    LimitKey("crm *\n"),
+    LimitKey("own", "own", True),
+    LimitKey("c:1", "c%3A%7Bx%7D"),
+    LimitKey("c:2", "c%3A%7Bx%7D"),
+    LimitKey("c:1", "c%3A%7Bx%7D", True),
+]
+RECORDS = [
+    *map(record_of, NAMES),
+    record_of("crm *\n"),
+    record_of("own", shared=False),
+    record_of("own", "a"),
+    record_of(TEMPLATE),
+    record_of(TEMPLATE, "b:c"),
+    record_of("c:1"),
+]
 GROUPS = ["plan", "plan/{é}:*", "plan/b/c/d", "{é}:*"]
 SERVED: list[tuple[UserGroup, ...]] = [
     ANY_USER,
@@ -111,7 +130,8 @@ def batches(draw: st.DrawFn) -> list[Order]:
             draw(st.sampled_from([0, 0, 0, SOON_MS, 10, LATE_MS])),
             draw(st.sampled_from(["keep", "keep", "replace", "replace", "error"])),
         )
-        made.append(draw(alone(order)))
+        further = draw(st.lists(st.sampled_from(KEYS), max_size=2, unique=True))
+        made.append(draw(alone(order._replace(limits=tuple(further)))))
     return made
 
 
@@ -180,6 +200,7 @@ class BothMachine(RuleBasedStateMachine):
     def allowed(self, order: Order) -> Order:
         return order._replace(
             needs=order.needs if self.has_links else (),
+            limits=order.limits if self.has_limits else (),
             name=order.name if self.has_limits or self.mirror.by_time else "t",
             delay_ms=order.delay_ms if self.has_delays else min(order.delay_ms, SOON_MS),
             expires_ms=order.expires_ms if self.has_expiry else 0,
@@ -283,9 +304,9 @@ class BothMachine(RuleBasedStateMachine):
         self.both(self.mirror.set_group(group, weight))
 
     @precondition(lambda self: self.has_limits)
-    @rule(name=st.sampled_from(NAMES), most=st.sampled_from([None, 1, 1, 2]), rate=st.sampled_from([None, *RATES]))
-    def limit(self, name: str, most: int | None, rate: Rate | None) -> None:
-        self.both(self.mirror.set_limit(name, most, rate))
+    @rule(record=st.sampled_from(RECORDS), most=st.sampled_from([None, 1, 1, 2]), rate=st.sampled_from([None, *RATES]))
+    def limit(self, record: str, most: int | None, rate: Rate | None) -> None:
+        self.both(self.mirror.set_limit(record, most, rate))
 
     @rule(ms=st.sampled_from([1, SOON_MS, 10, 1000, LATE_MS]))
     def time_passes(self, ms: int) -> None:
@@ -314,8 +335,8 @@ async def robbery(
 
 async def finish(mirror: Mirror) -> None:
     """All is served in the end, and nothing stays but what waits for ever."""
-    for name in list(mirror.model.limits.limits):
-        await mirror.set_limit(name, None, None)
+    for record in list(mirror.model.limits.rules.of):
+        await mirror.set_limit(record, None, None)
     for group in mirror.model.choice.group_weights():
         await mirror.set_group(group, None)
     for user_id in [*USERS, EVERYONE]:
@@ -326,7 +347,7 @@ async def finish(mirror: Mirror) -> None:
         for worker in [*WORKERS, "silent", "thief", "last"]:
             out = [held for held in mirror.held if held.is_out and held.worker == worker]
             await mirror.settle(out, _ending("finished", 0, 0.0, 0.0))
-        if not (mirror.model.lanes or mirror.model.due or mirror.model.limits.tasks):
+        if not (mirror.model.lanes or mirror.model.due or mirror.model.limits.lines.tasks):
             break
     await _give_up(mirror)
     for worker in [*WORKERS, "silent", "thief", "last"]:

@@ -8,7 +8,7 @@ from collections import deque
 from fairque.fairness.choice import FairChoice, SortedSet, encoded
 from fairque.fairness.model_expiry import Expiry
 from fairque.fairness.model_lanes import ModelLanes
-from fairque.fairness.model_limits import NameLimits
+from fairque.fairness.model_limits import KeyLimits
 from fairque.fairness.model_links import Links, verdict
 from fairque.fairness.model_moments import Moments
 from fairque.fairness.model_policies import Admission, Policies
@@ -38,7 +38,7 @@ class ModelBacklog(ModelLanes):
         self.choice = FairChoice()
         self.policies = Policies()
         self.admission = Admission(self.choice, self.policies, self.running, self._head_cost)
-        self.limits = NameLimits(self._let_in, self._take_out, self._can_run, self.out, self._retire)
+        self.limits = KeyLimits(self.tasks, self._place, self._take_out, self._can_run, self.out, self._retire)
         self.admission.on_held_back = self.limits.take_back
         self.admission.on_reviewed = self.limits.came_back
         self.links = Links(self._standing)
@@ -98,11 +98,6 @@ class ModelBacklog(ModelLanes):
     def _head_start(self, task: ModelTask) -> int:
         return 0 if task.lane == "critical" else (task.priority - 1) * self._step_us
 
-    def _let_in(self, now_us: int, user_id: str, task_id: str) -> ModelTask:
-        task = self.tasks[user_id, task_id]
-        self._place(now_us, task)
-        return task
-
     def _can_run(self, now_us: int, user_id: str) -> bool:
         """As far as policies go."""
         is_paused = self.policies.all_paused_until() > now_us // 1000
@@ -120,7 +115,7 @@ class ModelBacklog(ModelLanes):
             else:
                 self._forget_due(task.user_id)
         elif task.state is TaskState.QUEUED:
-            if task.is_held:
+            if task.held:
                 self.limits.unhold(task)
             else:
                 self._take_out(task)

@@ -115,12 +115,12 @@ class ModelClaims(ModelProducers):
         self.expiry.forget(task)
         if task.kind in ("started", "debounce"):
             task.has_key = False
-        was_offered = task.is_offered and task.name in self.limits.limits
+        had_places = bool(task.places)
         self.limits.start(claim.now_us, task)
         self.policies.note_start(claim.now_us, task.user_id)
         self.choice.serve(task.user_id, self._price(claim, task))
         self.admission.favour(task.user_id)
-        if not was_offered:
+        if not had_places:
             self.limits.take_back(claim.now_us, task.user_id)
 
     def _price(self, claim: ModelClaim, task: ModelTask) -> float:

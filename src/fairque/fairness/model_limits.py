@@ -1,68 +1,84 @@
-"""Limits per task name in the model: over all users, and nothing behind them is blocked."""
+"""Limits in the model, by key: each task has one or more, and nothing behind those that wait is blocked."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from fairque.fairness.choice import SortedSet, encoded
 from fairque.fairness.freedom import Freedom
+from fairque.fairness.model_limit import Rules
 from fairque.fairness.model_task import ModelTask
-from fairque.policy import Rate, next_start_us, tat_after_start_us
+from fairque.policy import Rate
 
-__all__ = ["NameLimit", "NameLimits"]
+__all__ = ["KeyLimits"]
 
 LOOK_MS = 1000  # between two looks, even if nothing was freed
-NAMES = 200  # looked at in one call
-USERS = 20  # of one name that are looked at, beyond those that are let in
+KEYS = 200  # looked at in one call
+USERS = 20  # of one key that are looked at, beyond those that are let in
 UNLIMITED = 100  # how many are let in when the limit is gone
+KEPT_SHARE = 20  # a place is kept for this part of the wait, and afterwards none for so many times as long
+FIRST = -1  # of its user: one that keeps a place of another key
 
-
-@dataclass(slots=True, eq=False)
-class NameLimit:
-    max_running: int | None = None
-    rate: Rate | None = None
-    tat_us: int = 0
-    tat_of_us: int = 0  # the interval it was counted with: for another rate it says nothing
-    is_counted: bool = True  # what ran before there was this limit
-
-    def tat_for(self, rate: Rate) -> int:
-        return self.tat_us if self.tat_of_us == rate.interval_us else 0
-
-    def room(self, now_us: int, running: int) -> float:
-        """How many may start now."""
-        if not self.is_counted:
-            return 0
-        room = math.inf if self.max_running is None else self.max_running - running
-        if self.rate is not None:
-            ahead = max(0, self.tat_for(self.rate) - now_us) / self.rate.interval_us
-            room = min(room, math.floor(self.rate.burst - ahead))
-        return room
-
-    def next_look_ms(self, now_us: int, running: int, let_in: int, held: int) -> int:
-        """A full one, whose every end tells, is looked at in turn with the others that are held, at whole seconds."""
-        now_ms = now_us // 1000
-        if let_in:
-            return now_ms + LOOK_MS
-        if self.rate is not None:
-            at_ms = math.ceil(next_start_us(self.tat_for(self.rate), self.rate.interval_us, self.rate.burst) / 1000)
-            if at_ms > now_ms:
-                return at_ms
-        if not self.is_counted or self.room(now_us, running) >= 1:
-            return now_ms + LOOK_MS
-        turns = max(1, math.ceil(held / NAMES))
-        return math.ceil((now_ms + turns * LOOK_MS) / LOOK_MS) * LOOK_MS
+_Of = TypeVar("_Of")
+_Member = TypeVar("_Member")
 
 
 def _member(key: tuple[str, str]) -> str:
     return f"{encoded(key[0])}:{key[1]}"
 
 
-class NameLimits:
-    """Who holds a slot of a name, and who waits for one: apart from the lanes, users by turns.
+@dataclass(slots=True, eq=False)
+class Lines:
+    """Who waits for which key.
+
+    Attributes:
+        held: Keys that tasks wait for → the ms of the next look.
+        users: By key, the users that wait → the microsecond at which they were last let in, or may be again.
+        tasks: By user and key, those that wait → their score.
+        of_user: The same by user, by their scores in the lanes.
+    """
+
+    held: SortedSet[str] = field(default_factory=lambda: SortedSet(str))
+    users: dict[str, SortedSet[str]] = field(default_factory=dict)
+    tasks: dict[tuple[str, str], SortedSet[str]] = field(default_factory=dict)
+    of_user: dict[str, SortedSet[str]] = field(default_factory=dict)
+
+    def join(self, now_us: int, key: str, task: ModelTask, *, is_first: bool) -> None:
+        assert task.score is not None, "it came from a lane"
+        task.held = key
+        self.of_user.setdefault(task.user_id, SortedSet(str)).put(task.task_id, task.score)
+        self.tasks.setdefault((task.user_id, key), SortedSet(str)).put(task.task_id, FIRST if is_first else task.score)
+        users = self.users.setdefault(key, SortedSet(encoded))
+        if task.user_id not in users:
+            users.put(task.user_id, now_us)
+
+    def leave(self, task: ModelTask) -> None:
+        key, task.held = task.held, ""
+        _drop(self.of_user, task.user_id, task.task_id)
+        if _drop(self.tasks, (task.user_id, key), task.task_id) and _drop(self.users, key, task.user_id):
+            self.held.drop(key)
+
+    def others_wait(self, key: str, user_id: str) -> bool:
+        return bool(set(self.users.get(key, ())) - {user_id})
+
+
+def _drop(sets: dict[_Of, SortedSet[_Member]], of: _Of, member: _Member) -> bool:
+    """Returns whether that was the last one."""
+    if of in sets:
+        sets[of].drop(member)
+        if not sets[of]:
+            del sets[of]
+    return of not in sets
+
+
+class KeyLimits:
+    """Who holds a slot of a key, and who waits for one: apart from the lanes, users by turns.
 
     Args:
+        tasks: All that live, by user and id.
         let_in: Puts a task back into its lane.
         take_out: Takes it out of its lane again.
         can_run: Whether nothing but its turn keeps a user from running.
@@ -70,257 +86,300 @@ class NameLimits:
         retire: A task was taken out of a lane of the user by itself.
 
     Attributes:
-        limits: By name.
-        running: The tasks that count, by name.
-        held: Names that tasks wait for → the ms of the next look.
-        users: By name, the users that wait → the microsecond at which they were last let in, or may be again.
-        tasks: By user and name, those that wait → their score.
-        offered: By user, those that were let in and have not started: each has a place of its name in hand.
-        let_in: The same by name → the ms until when, if others wait.
+        rules: What is set.
+        lines: Who waits.
+        running: The tasks that count, by key.
+        offered: By user, those that have places in hand and have not started.
+        let_in: The same by key → the ms until when, if others wait.
+        kept: Those of them that are held, and keep their place while they wait for another key.
+        keepers: By user, its task that does so, or did so in vain, and the ms until which it is remembered.
     """
 
     def __init__(
         self,
-        let_in: Callable[[int, str, str], ModelTask],
+        tasks: dict[tuple[str, str], ModelTask],
+        let_in: Callable[[int, ModelTask], None],
         take_out: Callable[[ModelTask], None],
         can_run: Callable[[int, str], bool],
         out: Callable[[], list[ModelTask]],
         retire: Callable[[str], None],
     ) -> None:
-        self.limits: dict[str, NameLimit] = {}
+        self.rules = Rules()
+        self.lines = Lines()
         self.running: dict[str, set[tuple[str, str]]] = {}
-        self.held: SortedSet[str] = SortedSet(str)
-        self.users: dict[str, SortedSet[str]] = {}
-        self.tasks: dict[tuple[str, str], SortedSet[str]] = {}
         self.offered: dict[str, dict[str, ModelTask]] = {}
         self.let_in: dict[str, SortedSet[tuple[str, str]]] = {}
+        self.kept: dict[str, set[tuple[str, str]]] = {}
+        self.keepers: dict[str, tuple[str, int]] = {}
+        self._tasks = tasks
         self._let_in = let_in
         self._take_out = take_out
         self._can_run = can_run
         self._out = out
         self._retire = retire
         self._freed: dict[str, int] = {}
+        self._looks_at_filled = False
 
-    def set(self, now_us: int, name: str, max_running: int | None, rate: Rate | None) -> None:
-        known = self.limits.get(name, NameLimit())
-        if (max_running, rate) == (known.max_running, known.rate):
+    def set(self, now_us: int, record: str, max_running: int | None, rate: Rate | None) -> None:
+        """A record may be that of many keys that are held: the next claim looks at them."""
+        if not self.rules.set(record, max_running, rate, is_counted=not self._out()):
             return
-        if max_running is None and rate is None:
-            self.limits.pop(name, None)
+        if record in self.lines.held:
+            self.lines.held.put(record, now_us // 1000)
         else:
-            before = self.limits.get(name, NameLimit(is_counted=not self._out()))
-            self.limits[name] = NameLimit(max_running, rate, before.tat_us, before.tat_of_us, before.is_counted)
-        if name in self.held:
-            self.held.put(name, now_us // 1000)
+            self._looks_at_filled = True
+
+    # Whether a task may start
+
+    def _limited(self, task: ModelTask) -> list[str]:
+        return [key for key in task.keys if self.rules.limit(key) is not None]
 
     def must_wait(self, now_us: int, task: ModelTask) -> bool:
-        """While others wait for the name, only those that were let in may take a slot."""
-        limit = self.limits.get(task.name)
-        if limit is None:
-            return False
-        room = self._room(now_us, limit, task.name)
-        if task.is_offered:
-            return not limit.is_counted or room < 0
-        return room < 1 or task.name in self.users
+        """While others wait for one of its keys, only those that were let in may take a slot."""
+        return self._blocked(now_us, task, "") is not None
 
-    def _room(self, now_us: int, limit: NameLimit, name: str) -> float:
+    def _blocked(self, now_us: int, task: ModelTask, turn: str) -> str | None:
+        """The first key that keeps it from starting. At its turn it needs no empty line of the keys up to that one."""
+        for key in self._limited(task):
+            room = self._room(now_us, key)
+            if key in task.places:
+                limit = self.rules.limit(key)
+                if room < 0 or (limit is not None and not limit.is_counted):
+                    return key
+            elif room < 1 or (key in self.lines.users and key > turn):
+                return key
+        return None
+
+    def _room(self, now_us: int, key: str) -> float:
         """Beside those that have a place in hand."""
-        if not limit.is_counted:
+        if (limit := self.rules.limit(key)) is not None and not limit.is_counted:
             return 0
-        return limit.room(now_us, len(self.running.get(name, ()))) - self._in_hand(name)
-
-    def _in_hand(self, name: str) -> int:
-        return len(self.let_in.get(name, ()))
-
-    def _next_look_ms(self, now_us: int, name: str) -> int:
-        running, held = len(self.running.get(name, ())), len(self.held)
-        return self.limits[name].next_look_ms(now_us, running, self._in_hand(name), held)
+        return self.rules.room(now_us, key, len(self.running.get(key, ()))) - len(self.let_in.get(key, ()))
 
     def hold(self, now_us: int, task: ModelTask) -> None:
-        """Where a place is free, those before it cannot use it: they are looked at again."""
-        assert task.score is not None, "it came from a lane"
+        key = self._blocked(now_us, task, "")
+        assert key is not None, "it must wait"
+        self._hold(now_us, task, key)
+
+    def _hold(self, now_us: int, task: ModelTask, key: str) -> None:
+        if not task.places:
+            task.held_since_ms = now_us // 1000
         self.end_offer(task)
-        task.is_held = True
-        if self._room(now_us, self.limits[task.name], task.name) >= 1:
-            self._free(task.name, 1)
-        self.tasks.setdefault((task.user_id, task.name), SortedSet(str)).put(task.task_id, task.score)
-        users = self.users.setdefault(task.name, SortedSet(encoded))
-        if task.user_id not in users:
-            users.put(task.user_id, now_us)
-        if task.name not in self.held:
-            self.held.put(task.name, self._next_look_ms(now_us, task.name))
+        self._join(now_us, key, task)
+
+    def _join(self, now_us: int, key: str, task: ModelTask, *, is_first: bool = False) -> None:
+        """Where a place is free, those before it cannot use it: they are looked at again."""
+        self.lines.join(now_us, key, task, is_first=is_first)
+        if self._room(now_us, key) >= 1:
+            self._free(key, 1)
+        if key not in self.lines.held:
+            self.lines.held.put(key, self._next_look_ms(now_us, key))
+
+    def _next_look_ms(self, now_us: int, key: str) -> int:
+        """A full one, whose every end tells, is looked at in turn with the others that are held, at whole seconds."""
+        now_ms = now_us // 1000
+        limit = self.rules.limit(key)
+        if limit is None or self.let_in.get(key):
+            return now_ms + LOOK_MS
+        if (at_ms := self.rules.opens_ms(key)) > now_ms:
+            return at_ms
+        if not limit.is_counted or self._room(now_us, key) >= 1:
+            return now_ms + LOOK_MS
+        turns = max(1, math.ceil(len(self.lines.held) / KEYS))
+        return math.ceil((now_ms + turns * LOOK_MS) / LOOK_MS) * LOOK_MS
+
+    # Starts and ends
 
     def start(self, now_us: int, task: ModelTask) -> None:
-        self.end_offer(task, used=True)
-        if (limit := self.limits.get(task.name)) is None:
-            return
-        self.running.setdefault(task.name, set()).add(task.key)
-        if limit.rate is not None:
-            limit.tat_us = tat_after_start_us(now_us, limit.tat_for(limit.rate), limit.rate.interval_us)
-            limit.tat_of_us = limit.rate.interval_us
-            if task.name in self.users and task.name in self.held:
-                self.held.put(task.name, self._next_look_ms(now_us, task.name))
-        task.limited = task.name
+        if task.places and self.keepers.get(task.user_id, ("", 0))[0] == task.task_id:
+            del self.keepers[task.user_id]
+        self._take_away(task)
+        limited = self._limited(task)
+        for key in limited:
+            self.running.setdefault(key, set()).add(task.key)
+            if self.rules.note_start(now_us, key) and key in self.lines.held:
+                self.lines.held.put(key, self._next_look_ms(now_us, key))
+        task.limited = limited or task.limited
 
-    def end_offer(self, task: ModelTask, *, used: bool = False) -> None:
-        """It starts, or others may have its place."""
-        if task.is_offered and not used:
-            self._free(task.name, 1)
-        task.is_offered = False
-        if (let_in := self.let_in.get(task.name)) is not None:
-            let_in.drop(task.key)
-            if not let_in:
-                del self.let_in[task.name]
+    def stop(self, task: ModelTask) -> None:
+        """Its delivery is over."""
+        for key in task.limited:
+            running = self.running.get(key, set())
+            if task.key in running:
+                running.remove(task.key)
+                self._free(key, 1)
+                if not running:
+                    del self.running[key]
+
+    def unhold(self, task: ModelTask) -> None:
+        """It waits no longer: it has ended, or comes back."""
+        self.lines.leave(task)
+
+    # Places in hand
+
+    def _hand_out(self, task: ModelTask, keys: list[str], until_ms: int) -> None:
+        for key in keys:
+            self.let_in.setdefault(key, SortedSet(_member)).put(task.key, until_ms)
+        task.places += [key for key in keys if key not in task.places]
+        if task.places:
+            self.offered.setdefault(task.user_id, {})[task.task_id] = task
+
+    def _take_away(self, task: ModelTask) -> list[str]:
+        places, task.places = task.places, []
+        for key in places:
+            _drop(self.let_in, key, task.key)
+            kept = self.kept.get(key, set())
+            kept.discard(task.key)
+            if not kept:
+                self.kept.pop(key, None)
         offered = self.offered.get(task.user_id, {})
         offered.pop(task.task_id, None)
         if not offered:
             self.offered.pop(task.user_id, None)
+        return places
 
-    def stop(self, task: ModelTask) -> None:
-        """Its delivery is over."""
-        running = self.running.get(task.limited, set())
-        if task.key in running:
-            running.remove(task.key)
-            self._free(task.limited, 1)
-            if not running:
-                del self.running[task.limited]
+    def end_offer(self, task: ModelTask) -> None:
+        """Others may have its places."""
+        for key in self._take_away(task):
+            self._free(key, 1)
 
-    def _free(self, name: str, places: int) -> None:
-        self._freed[name] = self._freed.get(name, 0) + places
+    def _free(self, key: str, places: int) -> None:
+        self._freed[key] = self._freed.get(key, 0) + places
 
     def take_back(self, now_us: int, user_id: str) -> None:
-        """The user cannot, or does not, use the places that it was offered: others that wait may."""
+        """The user cannot, or does not, use the places that it has in hand: others that wait may."""
         for task in list(self.offered.get(user_id, {}).values()):
-            self._withdraw(now_us, task)
+            if not task.held:  # that one keeps them
+                self._withdraw(now_us, task)
 
     def _withdraw(self, now_us: int, task: ModelTask) -> bool:
-        """Unless nobody else waits."""
-        if not set(self.users.get(task.name, ())) - {task.user_id}:
+        """Of one in a lane only where others wait, and then it is held again."""
+        key = next((key for key in task.places if self.lines.others_wait(key, task.user_id)), None)
+        if not task.held and key is None:
             return False
-        if task.name in self.limits:
-            self._take_out(task)
-            self.hold(now_us, task)
-        else:
+        if task.held or key is None or self.rules.limit(key) is None:
             self.end_offer(task)
+        else:
+            self._take_out(task)
+            self._hold(now_us, task, key)
         return True
 
-    def _take_back_late(self, now_us: int, name: str) -> None:
-        """From those that nobody served for a while."""
+    def _take_back_late(self, now_us: int, key: str) -> None:
+        """From those that nobody served for a while, or that kept a place in vain."""
         now_ms = now_us // 1000
-        for user_id, task_id in self.let_in.get(name, SortedSet(_member)).up_to(now_ms, USERS):
-            if self._withdraw(now_us, self.offered[user_id][task_id]):
-                self._retire(user_id)
+        for of in self.let_in.get(key, SortedSet(_member)).up_to(now_ms, USERS):
+            if self._withdraw(now_us, self._tasks[of]):
+                self._retire(of[0])
             else:
-                self.let_in[name].put((user_id, task_id), now_ms + LOOK_MS)
+                self.let_in[key].put(of, now_ms + LOOK_MS)
 
     def came_back(self, user_id: str) -> None:
         """The user may have become able to use a place."""
-        waiting = [
-            (score, task_id, name)
-            for (owner, name), tasks in self.tasks.items()
-            if owner == user_id
-            for task_id, score in tasks.scores.items()
-        ]
-        if waiting:
-            self._free(min(waiting)[2], UNLIMITED)
+        if user_id in self.lines.of_user:
+            first = self.lines.of_user[user_id].lowest()
+            self._free(self._tasks[user_id, str(first)].held, UNLIMITED)
+
+    def _keep(self, now_us: int, key: str, full: str, task: ModelTask) -> bool:
+        """A place of a key at its turn, while it waits for one that is full. Nobody waits so for one that is kept."""
+        now_ms = now_us // 1000
+        keeper, until_ms = self.keepers.get(task.user_id, ("", 0))
+        if until_ms > now_ms and not (keeper == task.task_id and task.places):
+            return False
+        if self.kept.get(full):
+            return False
+        span_ms = max(LOOK_MS, (now_ms - task.held_since_ms) // KEPT_SHARE)
+        self.kept.setdefault(key, set()).add(task.key)
+        self._hand_out(task, [*task.places, key], now_ms + span_ms)
+        self.keepers[task.user_id] = task.task_id, now_ms + span_ms * (KEPT_SHARE + 1)
+        return True
+
+    def take_late_keepers(self, now_ms: int) -> list[str]:
+        """Users who may keep a place again."""
+        late = [user_id for user_id, (_, until_ms) in self.keepers.items() if until_ms <= now_ms]
+        for user_id in late:
+            del self.keepers[user_id]
+        return late
+
+    # Turns
 
     def pass_on(self, now_us: int) -> bool:
-        """As many come back as places became free. True: some did."""
+        """As many come back as places became free, in the order of keys. True: some did."""
         freed, self._freed = self._freed, {}
-        given = [self._look(now_us, name, places) for name, places in sorted(freed.items()) if name in self.held]
-        return any(given)
-
-    def unhold(self, task: ModelTask) -> None:
-        """It waits no longer: it has ended, or comes back."""
-        task.is_held = False
-        tasks, users = self.tasks[task.user_id, task.name], self.users[task.name]
-        tasks.drop(task.task_id)
-        if not tasks:
-            del self.tasks[task.user_id, task.name]
-            users.drop(task.user_id)
-        if not users:
-            del self.users[task.name]
-            self.held.drop(task.name)
+        held = self.lines.held
+        return sum(self._look(now_us, key, min(freed[key], UNLIMITED)) for key in sorted(freed) if key in held) > 0
 
     def is_counting(self) -> bool:
-        return any(not limit.is_counted for limit in self.limits.values())
+        return any(not limit.is_counted for limit in self.rules.of.values())
 
     def tick(self, now_us: int, freedom: Freedom) -> None:
-        """The names that are due share alike what one call lets in. Before, what runs is counted for new limits."""
+        """The keys that are due share alike what one call lets in. Before, what runs is counted for new limits."""
         if freedom.counts():
-            self._count(now_us)
-        names = sorted(self.held.up_to(now_us // 1000, NAMES))
-        for name in names:
-            self._look(now_us, name, max(1, UNLIMITED // len(names)))
+            self._count()
+        if self._looks_at_filled:
+            for key in [key for key in self.lines.held if "=" in key.partition(":")[0]]:
+                self.lines.held.put(key, min(now_us // 1000, self.lines.held.scores[key]))
+            self._looks_at_filled = False
+        keys = sorted(self.lines.held.up_to(now_us // 1000, KEYS))
+        for key in keys:
+            self._look(now_us, key, max(1, UNLIMITED // len(keys)))
 
-    def _count(self, now_us: int) -> None:
-        uncounted = {name: limit for name, limit in self.limits.items() if not limit.is_counted}
-        for task in self._out() if uncounted else ():
-            if task.name in uncounted:
-                self.running.setdefault(task.name, set()).add(task.key)
-                task.limited = task.name
-        for name, limit in uncounted.items():
-            limit.is_counted = True
-            if name in self.held:
-                self.held.put(name, now_us // 1000)
+    def _count(self) -> None:
+        if not self.is_counting():
+            return
+        for task in self._out():
+            for key in self._limited(task):
+                limit = self.rules.limit(key)
+                if limit and not limit.is_counted and task.key not in self.running.get(key, ()):
+                    self.running.setdefault(key, set()).add(task.key)
+                    task.limited = [*task.limited, key]
+        self.rules.count()
 
-    def _look(self, now_us: int, name: str, most: int) -> int:
+    def _look(self, now_us: int, key: str, most: int) -> int:
         """Returns how many were let in."""
-        limit = self.limits.get(name)
-        if limit:
-            self._take_back_late(now_us, name)
-        room = self._room(now_us, limit, name) if limit else UNLIMITED
+        is_limited = self.rules.limit(key) is not None
+        if is_limited:
+            self._take_back_late(now_us, key)
+        room = self._room(now_us, key) if is_limited else UNLIMITED
         given, is_cut = 0, False
         if room > 0:
-            given, is_cut = self._turns(now_us, name, int(min(room, most, UNLIMITED)))
-        if name in self.held:
-            is_cut = is_cut or limit is None or given == most < room
-            at_ms = now_us // 1000
-            if not is_cut and limit:
-                at_ms = self._next_look_ms(now_us, name)
-            self.held.put(name, at_ms)
+            given, is_cut = self._turns(now_us, key, int(min(room, most)))
+        if key in self.lines.users:
+            is_cut = is_cut or self.rules.limit(key) is None or given == most < room
+            self.lines.held.put(key, now_us // 1000 if is_cut else self._next_look_ms(now_us, key))
         return given
 
-    def _turns(self, now_us: int, name: str, most: int) -> tuple[int, bool]:
+    def _turns(self, now_us: int, key: str, most: int) -> tuple[int, bool]:
         """By turns of users; those that cannot run now come after all others, for as long as a look lasts.
 
         Returns how many were let in, and whether there are users that were not looked at.
         """
         given, passed, last = 0, set(), now_us + most + USERS
         for turn in range(1, most + USERS + 1):
-            user_id = self.users[name].lowest() if name in self.users else None
-            limit = self.limits.get(name)
-            if limit and self._room(now_us, limit, name) < 1:
-                return given, False
+            user_id = self.lines.users[key].lowest() if key in self.lines.users else None
             if given == most or user_id is None or user_id in passed:
                 return given, False
+            if self.rules.limit(key) is not None and self._room(now_us, key) < 1:
+                return given, False
             if self._can_run(now_us, user_id):
-                self._next(now_us, name, now_us + turn)
-                given += 1
+                self.lines.users[key].put(user_id, now_us + turn)
+                given += self._take_turn(now_us, user_id, key)
             else:
                 passed.add(user_id)
-                self.users[name].put(user_id, last + turn + LOOK_MS * 1000)
-        return given, name in self.users and self.users[name].lowest_score() <= last
+                self.lines.users[key].put(user_id, last + turn + LOOK_MS * 1000)
+        return given, key in self.lines.users and self.lines.users[key].lowest_score() <= last
 
-    def _next(self, now_us: int, name: str, turn: int) -> None:
-        """The first task of the user whose turn it is; the user goes to the end of the line."""
-        users = self.users[name]
-        user_id, _ = users.pop()
-        tasks = self.tasks[user_id, name]
-        task_id, _ = tasks.pop()
-        if tasks:
-            users.put(user_id, turn)
-        else:
-            del self.tasks[user_id, name]
-        if not users:
-            del self.users[name]
-            self.held.drop(name)
-        task = self._let_in(now_us, user_id, task_id)
-        task.is_held = False
-        if name in self.limits:
-            task.is_offered = True
-            self.offered.setdefault(user_id, {})[task_id] = task
-            self.let_in.setdefault(name, SortedSet(_member)).put(task.key, now_us // 1000 + LOOK_MS)
+    def _take_turn(self, now_us: int, user_id: str, key: str) -> bool:
+        """The first held task of the user is let in; else it waits for another key. Its user is behind the others."""
+        task = self._tasks[user_id, str(self.lines.tasks[user_id, key].lowest())]
+        full = self._blocked(now_us, task, key)
+        self.lines.leave(task)
+        if full is not None:
+            is_kept = self.rules.limit(key) is not None and self._keep(now_us, key, full, task)
+            self._join(now_us, full, task, is_first=is_kept)
+            return False
+        self._hand_out(task, self._limited(task), now_us // 1000 + LOOK_MS)
+        self._let_in(now_us, task)
+        return True
 
     def waiting(self, user_id: str) -> int:
-        return sum(len(tasks) for (owner, _), tasks in self.tasks.items() if owner == user_id)
+        return len(self.lines.of_user.get(user_id, ()))

@@ -53,9 +53,9 @@ class ModelQueue(ModelClaims):
             self.admission.change_default(now_us, is_reweighted=is_reweighted)
             self.forget_reserved()
 
-    def set_limit(self, now_us: int, name: str, max_running: int | None = None, rate: Rate | None = None) -> None:
-        """Of the tasks of this name, over all users; without limits, none is left."""
-        self.limits.set(now_us, name, max_running, rate)
+    def set_limit(self, now_us: int, record: str, max_running: int | None = None, rate: Rate | None = None) -> None:
+        """Of a key or a template, by its name in Redis (`record_of`); without limits, none is left."""
+        self.limits.set(now_us, record, max_running, rate)
 
     # What is visible
 
@@ -70,7 +70,9 @@ class ModelQueue(ModelClaims):
         return at_ms if at_ms < math.inf else None
 
     def _next_moment_ms(self) -> float:
-        return min(of.lowest_score() for of in (self.due, self.expiry.users, self.admission.parked, self.limits.held))
+        return min(
+            of.lowest_score() for of in (self.due, self.expiry.users, self.admission.parked, self.limits.lines.held)
+        )
 
     def sleep_until_ms(self, now_us: int, worker: str) -> float:
         """The same, but for leases, when there are others: of those that are idle, two keep the moments of all."""

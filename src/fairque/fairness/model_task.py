@@ -62,6 +62,7 @@ class ModelTask:
     pointer: str = ""  # the key
     span_ms: int = 0
     longest_ms: int = 0
+    limits: tuple[str, ...] = ()  # keys beside its name, by their names in Redis
     uses: set[str] = field(default_factory=set)  # the tasks whose results are kept for it until it has ended
 
     state: TaskState = TaskState.QUEUED
@@ -83,15 +84,22 @@ class ModelTask:
     charged: float | None = None  # what this delivery was charged so far, where time is
     charged_before: float = 0.0  # what those before it were that were stolen or put back
     canceling: str = ""  # why its worker is to end it
-    is_held: bool = False  # waits apart from its lane, for its name
-    is_offered: bool = False  # was let in again, and may take a slot of its name
-    limited: str = ""  # the name whose slot it took last
+    held: str = ""  # waits apart from its lane, for this key
+    held_since_ms: int = 0
+    places: list[str] = field(default_factory=list)  # keys of which it has one in hand
+    limited: list[str] = field(default_factory=list)  # the keys whose slots it took last
     delivery: Fence | None = None
     last: Fence | None = None  # the delivery that was settled last
 
     @property
     def lane(self) -> LaneName:
         return "critical" if self.priority == Priority.CRITICAL else "normal"
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What limits it, in the order in which it stands in their lines."""
+        own = f":{self.name}"
+        return self.limits if own in self.limits else (*self.limits, own)
 
     @property
     def key(self) -> tuple[str, str]:
