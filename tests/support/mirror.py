@@ -327,6 +327,14 @@ class Mirror:
         answer = await self.core.store.cancel(user_id, task_id, "why")
         self._agree("canceled", answer, lambda: self.model.cancel(self.core.now_us(), user_id, task_id, "why"))
 
+    async def set_priority(self, user_id: str, task_id: str, priority: int) -> None:
+        answer = await self.core.store.change(user_id, task_id, priority=priority)
+        self._agree("changed", answer, lambda: self.model.set_priority(self.core.now_us(), user_id, task_id, priority))
+
+    async def reschedule(self, user_id: str, task_id: str, delay_ms: int) -> None:
+        answer = await self.core.store.change(user_id, task_id, start=f"now+{delay_ms}")
+        self._agree("changed", answer, lambda: self.model.reschedule(self.core.now_us(), user_id, task_id, delay_ms))
+
     async def requeue(self, user_id: str, *task_ids: str) -> None:
         answer = await self._answer(self.core.store.requeue(user_id, task_ids))
         self._agree("requeued", answer, lambda: self.model.requeue(self.core.now_us(), user_id, task_ids))

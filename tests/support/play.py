@@ -219,6 +219,16 @@ class BothMachine(RuleBasedStateMachine):
     def cancel(self, user_id: str, task_id: str) -> None:
         self.both(self.mirror.cancel(user_id, task_id))
 
+    @precondition(lambda self: self.has_delays)
+    @rule(user_id=users, task_id=ids, priority=st.sampled_from([1, 3, 6]))
+    def set_priority(self, user_id: str, task_id: str, priority: int) -> None:
+        self.both(self.mirror.set_priority(user_id, task_id, priority))
+
+    @precondition(lambda self: self.has_delays)
+    @rule(user_id=users, task_id=ids, delay_ms=st.sampled_from([0, 0, SOON_MS, LATE_MS]))
+    def reschedule(self, user_id: str, task_id: str, delay_ms: int) -> None:
+        self.both(self.mirror.reschedule(user_id, task_id, delay_ms))
+
     @precondition(lambda self: self.has_removals)
     @rule(user_id=users, task_ids=st.lists(ids, min_size=1, max_size=3))
     def requeue(self, user_id: str, task_ids: list[str]) -> None:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from fairque.fairness.model_backlog import WITHIN_MS
+from fairque.fairness.model_changes import ModelChanges
 from fairque.fairness.model_lanes import ModelClaim
-from fairque.fairness.model_producers import ModelProducers
 from fairque.fairness.model_task import Ending, Kind, ModelDelivery, ModelTask
 from fairque.fairness.model_workers import assignments_of
 from fairque.models import ANY_USER, TaskState, UserGroup
@@ -17,7 +17,7 @@ __all__ = ["ModelClaims"]
 RENEWAL = 0.2  # of a lease, between two renewals
 
 
-class ModelClaims(ModelProducers):
+class ModelClaims(ModelChanges):
     """Promotion, stealing and service, and what comes of a delivery."""
 
     # Claim

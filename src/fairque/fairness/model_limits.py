@@ -55,6 +55,13 @@ class Lines:
         if task.user_id not in users:
             users.put(task.user_id, now_us)
 
+    def move(self, task: ModelTask) -> None:
+        """It has another score. One that keeps a place stays the first."""
+        assert task.score is not None, "it came from a lane"
+        for tasks in (self.of_user[task.user_id], self.tasks[task.user_id, task.held]):
+            if tasks.scores[task.task_id] != FIRST:
+                tasks.put(task.task_id, task.score)
+
     def leave(self, task: ModelTask) -> None:
         key, task.held = task.held, ""
         _drop(self.of_user, task.user_id, task.task_id)
