@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from fairque import Task, TaskQueue, TaskState, UnknownTask, Worker, task
+from fairque import Task, TaskCanceled, TaskQueue, TaskState, UnknownTask, Worker, current_task, task
 from fairque.cli.errors import CommandError
 from fairque.cli.imports import load_task
 from fairque.embedded.server import free_port
@@ -115,6 +115,23 @@ async def test_enqueue_prints_the_id_of_the_new_task_alone(call: Run, queue: Tas
     [task_id] = ended.out.splitlines()
     info = await queue.handle("acme", task_id).info()
     assert (info.name, info.state, info.priority) == ("tests.apps.served.greet", TaskState.QUEUED, Priority.NORMAL)
+
+
+@task(name="headers_of_it")
+async def headers_of_it() -> dict[str, str]:
+    return dict(current_task().headers)
+
+
+async def test_enqueue_gives_headers_and_a_moment_by_which_it_must_begin(call: Run, queue: TaskQueue) -> None:
+    told = ("enqueue", "--name=headers_of_it", "--user=acme")
+    assert (await call(*told, "--id=a", "--header=request-id=7=f", "--header=b=", "--expires=3600")).code == 0
+    assert (await call(*told, "--id=b", "--expires=0.001")).code == 0
+    await Worker(queue).run_until_idle()
+    assert await queue.handle("acme", "a").result(timeout=20) == {"request-id": "7=f", "b": ""}
+    with pytest.raises(TaskCanceled, match="expired"):
+        await queue.handle("acme", "b").result(timeout=20)
+    ended = await call(*told, "--header=nothing")
+    assert (ended.code, ended.error[0]) == (2, "error: --header 'nothing' has no value")
 
 
 @pytest.mark.usefixtures("worker")

@@ -67,6 +67,12 @@ def command(
             "--id", metavar="ID", help="Its id. While a task of the user with this id has not ended, none is added."
         ),
     ] = None,
+    expires: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="If it has not begun by then, it ends as canceled.")
+    ] = None,
+    header: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=TEXT", help="A header of the task; may be given again.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for its end, and print its result as JSON.")] = False,
     timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="With --wait: no longer than this.")] = None,
     url: Url = None,
@@ -89,9 +95,8 @@ def command(
     task = make_task(target, name, payload, args, kwargs)
     if user is None and task.task_options.user_id is None:
         raise CommandError("it is not said whose task it is", "add --user USER")
-    choices = Choices(
-        user_id=user, options=_options(priority, delay, at, task_id), wait=wait, timeout=timeout, as_json=as_json
-    )
+    options = _options(priority, delay, at, task_id, expires, header)
+    choices = Choices(user_id=user, options=options, wait=wait, timeout=timeout, as_json=as_json)
     return on_queue(make_queue(url, queue, config), lambda opened: _enqueue(opened, task, choices), begins=True)
 
 
@@ -121,7 +126,14 @@ def _given_kwargs(text: str | None) -> dict[str, Any]:
     return parse_json("--kwargs", text, dict, "'{\"width\": 5}'") if text is not None else {}
 
 
-def _options(priority: str | None, delay: float | None, at: str | None, task_id: str | None) -> dict[str, Any]:
+def _options(
+    priority: str | None,
+    delay: float | None,
+    at: str | None,
+    task_id: str | None,
+    expires: float | None,
+    headers: list[str] | None,
+) -> dict[str, Any]:
     if delay is not None and at is not None:
         raise CommandError("--delay and --at both say when it may start", "give one of them")
     execute_after: datetime | None = parse_moment("--at", at) if at is not None else None
@@ -130,8 +142,17 @@ def _options(priority: str | None, delay: float | None, at: str | None, task_id:
         "delay": delay,
         "execute_after": execute_after,
         "task_id": task_id,
+        "expires": expires,
+        "headers": dict(_header(each) for each in headers) if headers else None,
     }
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise CommandError(f"--header {text!r} has no value", "write it like --header request-id=7f3a")
+    return name, value
 
 
 async def _enqueue(queue: TaskQueue, task: Task[Any], choices: Choices) -> int:
