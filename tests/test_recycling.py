@@ -26,7 +26,7 @@ from fairque.worker.recycling import Recycling, memory_used
 from tests.apps import made, served
 from tests.support.command import call_command
 from tests.support.eventually import eventually
-from tests.support.process import WorkerProcess
+from tests.support.process import ROOT, WorkerProcess
 from tests.support.processes import is_running
 from tests.support.servers import Server
 
@@ -42,8 +42,9 @@ async def queue(server: Server, queue_name: str) -> AsyncIterator[TaskQueue]:
 
 @pytest.fixture
 async def start(worker_process: Start, server: Server, queue_name: str) -> Start:
-    async def start(*command: str, **env: str) -> WorkerProcess:
-        return await worker_process(*command, env={"SERVED_URL": server.url, "SERVED_QUEUE": queue_name, **env})
+    async def start(*command: str, directory: Path = ROOT, **env: str) -> WorkerProcess:
+        given = {"SERVED_URL": server.url, "SERVED_QUEUE": queue_name, **env}
+        return await worker_process(*command, env=given, directory=directory)
 
     return start
 
@@ -308,7 +309,9 @@ async def test_a_worker_starts_anew_when_a_file_of_its_project_changes(
 ) -> None:
     write(project, "'first'")
     path = os.pathsep.join([str(project), os.environ.get("PYTHONPATH", ""), str(Path(__file__).parents[1])])
-    process = await start("fairque", "worker", "shop.work:queue", "--reload", "--processes=2", PYTHONPATH=path)
+    process = await start(
+        "fairque", "worker", "shop.work:queue", "--reload", "--processes=2", directory=project, PYTHONPATH=path
+    )
     await eventually(lambda: len(pids_that_serve(process)) == 2, 30)
     long = await queue.enqueue(served.nap(600), user_id="zoe", task_id="long")
     await process.line("runs long")
@@ -339,7 +342,7 @@ async def test_a_program_starts_anew_when_a_file_beside_it_changes(
         "    asyncio.run(Worker(queue()).serve(reload=True))\n"
     )
     program.write_text(text.replace("VERSION", "one"))
-    process = await start(str(program))
+    process = await start(str(program), directory=project)
     await process.line("serves queue")
     program.write_text(text.replace("VERSION", "two"))
     await process.line("two")

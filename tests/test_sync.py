@@ -75,7 +75,7 @@ def until(path: str) -> str:
 
 # The two faces
 
-INTERNAL = {"store", "enqueue_child"}
+INTERNAL = {"message_of", "store", "enqueue_child"}
 """Methods of the async classes that are for the other parts of fairque."""
 
 BLOCKING_ONLY = {"worker"}

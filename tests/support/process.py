@@ -33,12 +33,20 @@ class WorkerProcess:
             does not end in ``.py``).
         *arguments: What the process finds in ``sys.argv[1:]``.
         env: Added to the environment of this process.
+        directory: In which it runs; that of the project when there is none.
     """
 
-    def __init__(self, target: str | os.PathLike[str], *arguments: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        target: str | os.PathLike[str],
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        directory: Path = ROOT,
+    ) -> None:
         name = os.fspath(target)
         self._command = ["-u", name] if name.endswith(".py") else ["-u", "-m", name]
         self._command += arguments
+        self._directory = directory
         self._env = {**os.environ, "PYTHONPATH": _search_path(), **(env or {})}
         self._reader: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
@@ -93,7 +101,7 @@ class WorkerProcess:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            cwd=ROOT,
+            cwd=self._directory,
             env=self._env,
             start_new_session=True,
         )

@@ -18,7 +18,7 @@ from fairque.worker.options import WorkerOptions
 
 __all__ = ["describe_worker", "names_known"]
 
-MOST_NAMES = 200
+MOST_NAMES = 500
 
 
 def describe_worker(options: WorkerOptions) -> dict[str, Any]:
