@@ -167,6 +167,17 @@ async def test_an_error_in_the_middle_of_a_batch_loses_none_of_the_outcomes_arou
     assert {"metrics:a", "metrics:c", "result:a:1", "result:c:1", "task:b:1"} <= dump.keys()
 
 
+async def test_a_failure_that_is_reported_again_was_taken_also_when_its_task_was_requeued_meanwhile(core: Core) -> None:
+    await core.enqueue("a", "1")
+    taken = await core.take()
+    assert await core.settle(taken, "failed") == [True]
+    assert await core.store.requeue("a", ["1"]) == [True]
+    assert await core.settle(taken, "failed") == [True]
+    [again] = await core.take()
+    assert await core.settle(taken, "failed") == [True]
+    assert await core.settle([again]) == [True]
+
+
 async def test_a_user_whose_numbers_are_broken_costs_the_others_none_of_theirs(core: Core) -> None:
     for user in ("a", "b", "c"):
         await core.enqueue(user, "1")

@@ -4581,9 +4581,8 @@ local function settle_outcomes(report, claims)
     call('PEXPIRE', errors_key(user, id), dead_letter_ttl_ms)
     call('PEXPIRE', body_key(user, id), dead_letter_ttl_ms)
     local key = task_key(user, id)
-    -- Another record than the worker has: a repeated report knows it by this.
-    if is_cut then call('HSET', key, 'last', stream_id .. ' ' .. attempt) end
-    call('HSET', key, 'state', 'failed', 'attempt', attempt, 'stream_id', '', 'ended', now)
+    call('HSET', key, 'state', 'failed', 'attempt', attempt, 'stream_id', '', 'ended', now,
+      'last', stream_id .. ' ' .. attempt) -- by which a repeated report knows it, also after a requeue
     call('PEXPIRE', key, dead_letter_ttl_ms)
     remove_delivery(lane, user, stream_id)
     if linked then announce(user, id, 'failed') end
