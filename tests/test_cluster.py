@@ -285,8 +285,11 @@ async def test_after_a_gap_in_the_replication_waits_end_what_was_in_it_is_told_a
 
 
 async def fall_silent(queue: TaskQueue) -> None:
-    """Another worker, which dies: so all lanes are looked at, each of which else is once in thirty leases."""
-    store = queue.store()
+    """Another worker, which dies: so all lanes are looked at, each of which else is once in thirty leases.
+
+    Other nodes may still send it to the old one.
+    """
+    store = queue.store(patience=PATIENCE)
     await store.claim("died", 0)
     await store.close()
 
