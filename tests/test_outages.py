@@ -15,6 +15,7 @@ import pytest
 
 from fairque import QueueUnavailable, TaskEvent, TaskQueue, TaskState, UnknownTask, Worker, task
 from fairque.redis.requester import BlockingRequester
+from fairque.redis.store import renew
 from fairque.tasks.registry import unregister
 from fairque.worker.hooks import Hooks
 from fairque.worker.last_will import LastWill
@@ -199,6 +200,18 @@ async def test_without_memory_results_can_still_be_written(frail: EmbeddedServer
             assert await second.result(timeout=20) == 2
         third = await queue.enqueue(work(3), user_id="acme")
         assert await third.result(timeout=20) == 3
+
+
+async def test_without_memory_leases_can_still_be_renewed(frail: EmbeddedServer, queue: TaskQueue) -> None:
+    """By the thread that does so, as well on a server that knows no scripts."""
+    await queue.enqueue(work(1), user_id="acme")
+    store = queue.store()
+    held = (await store.claim("w", 1)).deliveries
+    with out_of_memory(frail), contextlib.closing(BlockingRequester(queue.connector)) as requester:
+        execute(frail, "FUNCTION", "FLUSH")
+        assert await asyncio.to_thread(renew, requester, queue.keys, "w", {"pid": 1}, held) == ([], [])
+    await store.settle("w", [outcome(of, "finished") for of in held])
+    await store.close()
 
 
 async def test_who_waits_for_a_result_waits_through_the_outage(

@@ -99,17 +99,17 @@ class ScriptCaller:
             raise (told if WRONG_TYPE in str(told) else error) from None  # EVAL may be denied
 
     async def _run_known(self, script: Script, args: Sequence[bytes], patience: float | None) -> Any:
-        command = pack((b"FCALL", script.function, b"1", self.keys.state, *args))
+        command = pack(script.called(self.keys.state, args))
         for _ in range(MOST_LOADS):
             try:
                 return await self._insist(command, patience)
             except NoScript:  # the next call may meet another server, after a failover
                 if not await self._load(script):
-                    return await self._insist(pack((b"EVAL", script.source, b"1", self.keys.state, *args)), patience)
+                    return await self._insist(pack(script.spelled_out(self.keys.state, args)), patience)
         raise StoreError(f"the server forgets script {script.name!r} each time it is loaded")
 
     async def _load(self, script: Script) -> bool:
-        """False: a server that takes no writes takes no library, but what reads or frees memory goes on."""
+        """False: see `Script.spelled_out`."""
         try:
             await self._requester.request(pack(script.loading))
         except QueueUnavailable:

@@ -23,7 +23,7 @@ import importlib
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
@@ -70,6 +70,16 @@ class Script(NamedTuple):
     source: bytes
     """The same for EVAL, and for readers."""
     only_reads: bool
+
+    def called(self, key: str, args: Sequence[bytes]) -> tuple[bytes | str, ...]:
+        """The command that calls it, where it is known."""
+        return b"FCALL", self.function, b"1", key, *args
+
+    def spelled_out(self, key: str, args: Sequence[bytes]) -> tuple[bytes | str, ...]:
+        """The same for a server that does not know it and takes no library, as it takes no writes just then: what
+        reads or frees memory goes on.
+        """
+        return b"EVAL", self.source, b"1", key, *args
 
     @property
     def loading(self) -> tuple[bytes, ...]:
