@@ -737,60 +737,52 @@ end
 local deadlines
 do
 
--- Made by the first that needs it.
-local known_deadlines
-function deadlines()
-  if known_deadlines then return known_deadlines end
-  local it = {}
-  known_deadlines = it
-  local users_of = prefix .. 'expiring'
+deadlines = {}
+local expiring_key
 
-  -- `at` is a number, or the text of one.
-  function it.note(user, id, at)
-    call('ZADD', place_key('expiring', user), at, id)
-    call('ZADD', users_of, 'LT', at, user)
-    call('HSET', state_key, 'expiring', 1)
-    note_moment(tonumber(at), user)
-  end
+-- `at` is a number, or the text of one.
+function deadlines.note(user, id, at)
+  call('ZADD', place_key('expiring', user), at, id)
+  call('ZADD', expiring_key, 'LT', at, user)
+  call('HSET', state_key, 'expiring', 1)
+  note_moment(tonumber(at), user)
+end
 
-  function it.pass_over(user)
-    call('ZREM', users_of, user)
-    if call('EXISTS', users_of) == 0 then call('HDEL', state_key, 'expiring') end
-  end
+function deadlines.pass_over(user)
+  call('ZREM', expiring_key, user)
+  if call('EXISTS', expiring_key) == 0 then call('HDEL', state_key, 'expiring') end
+end
 
-  -- It has begun, or ended. One that had its turn stays behind the others.
-  function it.forget(user, id)
-    local of_user = place_key('expiring', user)
-    if call('ZREM', of_user, id) == 0 then return end
-    local first = call('ZRANGE', of_user, 0, 0, 'WITHSCORES')[2]
-    if first then call('ZADD', users_of, 'GT', first, user) else it.pass_over(user) end
-  end
+-- It has begun, or ended. One that had its turn stays behind the others.
+function deadlines.forget(user, id)
+  local of_user = place_key('expiring', user)
+  if call('ZREM', of_user, id) == 0 then return end
+  local first = call('ZRANGE', of_user, 0, 0, 'WITHSCORES')[2]
+  if first then call('ZADD', expiring_key, 'GT', first, user) else deadlines.pass_over(user) end
+end
 
-  -- Whether the user has any.
-  function it.concerns(user) return call('ZSCORE', users_of, user) end
+-- Whether the user has any.
+function deadlines.concerns(user) return call('ZSCORE', expiring_key, user) end
 
-  -- Whether the time of a task is over; nil of one that has all of it.
-  function it.is_over(user, id)
-    local at = call('ZSCORE', place_key('expiring', user), id)
-    if at then return tonumber(at) <= now end
-  end
+-- Whether the time of a task is over; nil of one that has all of it.
+function deadlines.is_over(user, id)
+  local at = call('ZSCORE', place_key('expiring', user), id)
+  if at then return tonumber(at) <= now end
+end
 
-  -- ms of the first of all, nil where there is none.
-  function it.next_ms() return tonumber(call('ZRANGE', users_of, 0, 0, 'WITHSCORES')[2] or nil) end
+-- ms of the first of all, nil where there is none.
+function deadlines.next_ms() return tonumber(call('ZRANGE', expiring_key, 0, 0, 'WITHSCORES')[2] or nil) end
 
-  -- Users that have some whose time is over, at most so many.
-  function it.due(most) return call('ZRANGEBYSCORE', users_of, '-inf', now, 'LIMIT', 0, most) end
+-- Users that have some whose time is over, at most so many.
+function deadlines.due(most) return call('ZRANGEBYSCORE', expiring_key, '-inf', now, 'LIMIT', 0, most) end
 
-  -- The turn of a user is over.
-  function it.had_its_turn(user)
-    local first = call('ZRANGE', place_key('expiring', user), 0, 0, 'WITHSCORES')[2]
-    if first then call('ZADD', users_of, math.max(now, first), user) else it.pass_over(user) end
-  end
-
-  return it
+-- The turn of a user is over.
+function deadlines.had_its_turn(user)
+  local first = call('ZRANGE', place_key('expiring', user), 0, 0, 'WITHSCORES')[2]
+  if first then call('ZADD', expiring_key, math.max(now, first), user) else deadlines.pass_over(user) end
 end
 calls[#calls + 1] = function()
-  known_deadlines = nil
+  expiring_key = prefix .. 'expiring'
   return NEXT
 end
 end
@@ -803,53 +795,41 @@ end
 local pointers
 do
 
--- Made by the first that needs it.
-local known_pointers
-function pointers()
-  if known_pointers then return known_pointers end
-  local it = {}
-  known_pointers = it
-  local OVER_AT_THE_BEGIN = { started = true, debounce = true }
+pointers = {}
+local OVER_AT_THE_BEGIN = { started = true, debounce = true }
 
-  local function key_of(user, hash) return prefix .. 'unique:' .. user .. ':' .. hash end
+local function key_of(user, hash) return prefix .. 'unique:' .. user .. ':' .. hash end
 
-  -- The task that has the key; nil where none has it any more. Second: for how many ms it has it whatever it does.
-  function it.holder(user, hash)
-    local key = key_of(user, hash)
-    local id = call('GET', key)
-    if not id then return nil end
-    local left = call('PTTL', key)
-    if left >= 0 then return id, left end
-    local held = call('HGET', task_key(user, id), 'unique')
-    return held and string.match(held, ' (%S+) ') == hash and id or nil
-  end
-
-  -- `ms`: nil for as long as the task has it.
-  function it.point(user, hash, id, ms)
-    if ms then call('SET', key_of(user, hash), id, 'PX', ms) else call('SET', key_of(user, hash), id) end
-  end
-
-  -- Of a task that does not need its key any more. `lingers`: it has run to its end, after which some keep it for a time.
-  function it.let_go(user, id, unique, lingers)
-    local kind, hash, ms = string.match(unique, '^(%S+) (%S+) (%d+)$')
-    if not kind then return end
-    local key = key_of(user, hash)
-    if redis.pcall('GET', key) ~= id then return end
-    if lingers and kind == 'after' then call('PEXPIRE', key, ms) else call('DEL', key) end
-  end
-
-  -- It begins.
-  function it.begin(user, id, unique)
-    if not OVER_AT_THE_BEGIN[string.match(unique, '^%S+')] then return end
-    it.let_go(user, id, unique)
-    call('HDEL', task_key(user, id), 'unique')
-  end
-
-  return it
+-- The task that has the key; nil where none has it any more. Second: for how many ms it has it whatever it does.
+function pointers.holder(user, hash)
+  local key = key_of(user, hash)
+  local id = call('GET', key)
+  if not id then return nil end
+  local left = call('PTTL', key)
+  if left >= 0 then return id, left end
+  local held = call('HGET', task_key(user, id), 'unique')
+  return held and string.match(held, ' (%S+) ') == hash and id or nil
 end
-calls[#calls + 1] = function()
-  known_pointers = nil
-  return NEXT
+
+-- `ms`: nil for as long as the task has it.
+function pointers.point(user, hash, id, ms)
+  if ms then call('SET', key_of(user, hash), id, 'PX', ms) else call('SET', key_of(user, hash), id) end
+end
+
+-- Of a task that does not need its key any more. `lingers`: it has run to its end, after which some keep it for a time.
+function pointers.let_go(user, id, unique, lingers)
+  local kind, hash, ms = string.match(unique, '^(%S+) (%S+) (%d+)$')
+  if not kind then return end
+  local key = key_of(user, hash)
+  if redis.pcall('GET', key) ~= id then return end
+  if lingers and kind == 'after' then call('PEXPIRE', key, ms) else call('DEL', key) end
+end
+
+-- It begins.
+function pointers.begin(user, id, unique)
+  if not OVER_AT_THE_BEGIN[string.match(unique, '^%S+')] then return end
+  pointers.let_go(user, id, unique)
+  call('HDEL', task_key(user, id), 'unique')
 end
 end
 
@@ -2305,7 +2285,7 @@ function damage()
         if first then call('ZADD', all, 'LT', math.floor(first), user) end
       end
       local expires = call('ZRANGE', place_key('expiring', user), 0, 0, 'WITHSCORES')
-      if expires[1] then deadlines().note(user, expires[1], expires[2]) end
+      if expires[1] then deadlines.note(user, expires[1], expires[2]) end
       if call('EXISTS', prefix .. 'announcements:' .. user) == 1 then call('ZADD', prefix .. 'announcements', 'NX', now_us, user) end
       local may_run
       if governed then
@@ -2395,7 +2375,7 @@ function damage()
     -- Of a task that could not be added, nothing is there. What waits for its id goes on waiting for it.
     function it.take_back(user, id, dependencies)
       remove_from_places(user, id)
-      pcall(deadlines().forget, user, id)
+      pcall(deadlines.forget, user, id)
       try('SREM', place_key('deferred', user), id)
       for _, dependency in ipairs(dependencies) do
         local feeds = feeds_key(user, dependency)
@@ -2935,54 +2915,43 @@ function announce(user, id, outcome, ttl)
   announcements[#announcements + 1] = { user, id, outcome, ttl }
 end
 
--- The end of a task that did not run to its end: a record that says so, and nothing else is left of it. Closures cost
--- every call of a script: these are made by the first that needs them.
-local function new_ending()
-  -- The fields of message.Record, after the first nine bytes of the body and the letter of the state. What did not run
-  -- started and ended now.
-  local function canceled_record(body, known, reason, origin)
-    local ran = known.state == 'started'
-    local started = ran and tonumber(known.started) or now
-    local attempt = ran and attempt_in(known.attempt) or tonumber(known.attempt or 0)
-    return string.sub(body, 1, 9) .. 'C' .. (origin and '\157' or '\156') .. cmsgpack.pack(name_in(body), attempt,
-      tonumber(known.queued or known.enqueued or started), started, now - started, ran and known.worker or '', nil, true, nil,
-      'TaskCanceled', reason, '') .. (origin and cmsgpack.pack(origin) or '')
-  end
-
-  local function fields_of(key)
-    local flat, known = call('HGETALL', key), {}
-    for at = 1, #flat, 2 do known[flat[at]] = flat[at + 1] end
-    return known
-  end
-
-  -- The task has left its place already. `ttl`: how long the record is kept, in ms.
-  return function(user, id, reason, ttl, origin)
-    local known = fields_of(task_key(user, id))
-    if known.linked then endings().prove(user, id) end
-    local body = redis.pcall('GET', body_key(user, id))
-    if type(body) ~= 'string' then body = string.rep('\0', 9) end -- lost, or not a message at all
-    if bytes then bytes.lift(user, id) end
-    call('SET', result_key(user, id), canceled_record(body, known, reason, origin), 'PX', ttl)
-    call('DEL', needs_key(user, id), keys_of_task(user, id))
-    call('PEXPIRE', chunks_key(user, id), ttl)
-    if known.unique then pointers().let_go(user, id, known.unique) end
-    if known.expires then deadlines().forget(user, id) end
-    if known.linked then announce(user, id, 'canceled') end
-    if bytes then bytes.lay(user, id) end
-    tally(user, 'canceled')
-    publish(user, id, 'canceled')
-  end
+-- The fields of message.Record, after the first nine bytes of the body and the letter of the state. What did not run
+-- started and ended now.
+local function canceled_record(body, known, reason, origin)
+  local ran = known.state == 'started'
+  local started = ran and tonumber(known.started) or now
+  local attempt = ran and attempt_in(known.attempt) or tonumber(known.attempt or 0)
+  return string.sub(body, 1, 9) .. 'C' .. (origin and '\157' or '\156') .. cmsgpack.pack(name_in(body), attempt,
+    tonumber(known.queued or known.enqueued or started), started, now - started, ran and known.worker or '', nil, true, nil,
+    'TaskCanceled', reason, '') .. (origin and cmsgpack.pack(origin) or '')
 end
 
-local ending
--- `origin`: of one that a dependency ended, the task with which that began.
+local function known_of(key)
+  local flat, known = call('HGETALL', key), {}
+  for at = 1, #flat, 2 do known[flat[at]] = flat[at + 1] end
+  return known
+end
+
+-- The end of a task that did not run to its end, and has left its place already: a record that says so, kept for `ttl` ms, and
+-- nothing else is left of it. `origin`: of one that a dependency ended, the task with which that began.
 function end_canceled(user, id, reason, ttl, origin)
-  ending = ending or new_ending()
-  ending(user, id, reason, ttl, origin)
+  local known = known_of(task_key(user, id))
+  if known.linked then endings().prove(user, id) end
+  local body = redis.pcall('GET', body_key(user, id))
+  if type(body) ~= 'string' then body = string.rep('\0', 9) end -- lost, or not a message at all
+  if bytes then bytes.lift(user, id) end
+  call('SET', result_key(user, id), canceled_record(body, known, reason, origin), 'PX', ttl)
+  call('DEL', needs_key(user, id), keys_of_task(user, id))
+  call('PEXPIRE', chunks_key(user, id), ttl)
+  if known.unique then pointers.let_go(user, id, known.unique) end
+  if known.expires then deadlines.forget(user, id) end
+  if known.linked then announce(user, id, 'canceled') end
+  if bytes then bytes.lay(user, id) end
+  tally(user, 'canceled')
+  publish(user, id, 'canceled')
 end
 calls[#calls + 1] = function()
   announcements = {}
-  ending = nil
   return NEXT
 end
 end
@@ -4149,17 +4118,17 @@ local function expire_due(keep_ms)
   local function expire_of(user, most)
     for _, id in ipairs(call('ZRANGEBYSCORE', place_key('expiring', user), '-inf', now, 'LIMIT', 0, most)) do
       cancel_task(user, id, 'expired', keep_ms)
-      deadlines().forget(user, id)
+      deadlines.forget(user, id)
     end
-    deadlines().had_its_turn(user)
+    deadlines.had_its_turn(user)
   end
 
-  local users = deadlines().due(LOOKS)
+  local users = deadlines.due(LOOKS)
   for _, user in ipairs(users) do
     local is_done, failure = pcall(expire_of, user, math.floor(ENDS / #users))
     if not is_done then
       damage().note(user, failure)
-      deadlines().pass_over(user)
+      deadlines.pass_over(user)
     end
   end
 end
@@ -4666,8 +4635,7 @@ end
 
 -- lib/taking_over.lua
 -- Take over what silent workers have. Whatever ran in a process that died may have killed it: each is a suspect, and runs
--- apart from the others until one of them dies alone. Closures cost every call of a script: these are made where there is a
--- lane to look at.
+-- apart from the others until one of them dies alone.
 
 -- lib/charging.lua
 -- Services whose cost is their time: what they run is charged while they run, so that none is far from what it has used.
@@ -5125,7 +5093,7 @@ local function new_delivering(claim, work)
       known = {
         critical = call('ZCARD', place_key('critical', user)),
         normal = call('ZCARD', place_key('normal', user)),
-        expiring = has_expiring and deadlines().concerns(user),
+        expiring = has_expiring and deadlines.concerns(user),
       }
       serving[user] = known
     end
@@ -5190,7 +5158,7 @@ local function new_delivering(claim, work)
       hand.counts = true
       local before = call('HMGET', key, 'failures', 'lost', 'returned', 'since', 'queued', 'paid', 'watched', 'charged',
         'charged_before', 'unique', 'snoozed', 'collect')
-      if before[10] then pointers().begin(user, id, before[10]) end
+      if before[10] then pointers.begin(user, id, before[10]) end
       if before[7] then publish(user, id, 'started') end
       local told = { failures = before[1], returned = before[3], since = before[4], queued = before[5],
         snoozed = before[11] }
@@ -5202,7 +5170,7 @@ local function new_delivering(claim, work)
       end
     end
     if charging and not paid then cost = charging.begin(user, id, name_in(body), cost, lease_ms) end
-    if is_over == false then deadlines().forget(user, id) end
+    if is_over == false then deadlines.forget(user, id) end
     work.note(user, id, lane, stream_id, attempt, score, history, body, follows)
     hand.id = nil
     return paid and 0 or cost, was_let_in, group
@@ -5213,7 +5181,7 @@ local function new_delivering(claim, work)
     local total = 0
     for _, other in ipairs(collecting().others(user, first, group, name)) do
       local id, state = other[1], other[2]
-      local is_over = known.expiring and deadlines().is_over(user, id)
+      local is_over = known.expiring and deadlines.is_over(user, id)
       local body = not is_over and work.has_room_for_bytes() and load_body(user, id, max_message_bytes)
       local limits = body and limited and limited.of(user, body)
       if body and string.byte(body) == 1 and not (limits and limited.must_wait(limits, user, id)) then
@@ -5250,7 +5218,7 @@ local function new_delivering(claim, work)
     local id, score = popped[1], popped[2]
     hand.user, hand.lane, hand.id, hand.score = user, lane, id, score
     hand.stream_id, hand.new_fields, hand.counts = nil, nil, nil
-    local is_over = known.expiring and deadlines().is_over(user, id)
+    local is_over = known.expiring and deadlines.is_over(user, id)
     if is_over then
       expire(user, id, lane)
       return nil
@@ -5467,8 +5435,7 @@ local function places_of(user)
 end
 
 -- lib/keeper.lua
--- Workers that go to sleep, or are no longer idle, and the moment that one of them keeps. Closures cost every call of a
--- script: these are made where they are needed.
+-- Workers that go to sleep, or are no longer idle, and the moment that one of them keeps.
 
 local function new_keeping(worker)
   local it = {}
@@ -5486,7 +5453,7 @@ local function new_keeping(worker)
       if first[1] and tonumber(first[2]) < at then at, user = tonumber(first[2]), first[1] end
     end
     if has_expiring then
-      local expires = deadlines().next_ms()
+      local expires = deadlines.next_ms()
       if expires and expires < at then at, user = expires, call('ZRANGE', prefix .. 'expiring', 0, 0)[1] end
     end
     if has_limits then

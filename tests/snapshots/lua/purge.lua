@@ -656,60 +656,52 @@ end
 local deadlines
 do
 
--- Made by the first that needs it.
-local known_deadlines
-function deadlines()
-  if known_deadlines then return known_deadlines end
-  local it = {}
-  known_deadlines = it
-  local users_of = prefix .. 'expiring'
+deadlines = {}
+local expiring_key
 
-  -- `at` is a number, or the text of one.
-  function it.note(user, id, at)
-    call('ZADD', place_key('expiring', user), at, id)
-    call('ZADD', users_of, 'LT', at, user)
-    call('HSET', state_key, 'expiring', 1)
-    note_moment(tonumber(at), user)
-  end
+-- `at` is a number, or the text of one.
+function deadlines.note(user, id, at)
+  call('ZADD', place_key('expiring', user), at, id)
+  call('ZADD', expiring_key, 'LT', at, user)
+  call('HSET', state_key, 'expiring', 1)
+  note_moment(tonumber(at), user)
+end
 
-  function it.pass_over(user)
-    call('ZREM', users_of, user)
-    if call('EXISTS', users_of) == 0 then call('HDEL', state_key, 'expiring') end
-  end
+function deadlines.pass_over(user)
+  call('ZREM', expiring_key, user)
+  if call('EXISTS', expiring_key) == 0 then call('HDEL', state_key, 'expiring') end
+end
 
-  -- It has begun, or ended. One that had its turn stays behind the others.
-  function it.forget(user, id)
-    local of_user = place_key('expiring', user)
-    if call('ZREM', of_user, id) == 0 then return end
-    local first = call('ZRANGE', of_user, 0, 0, 'WITHSCORES')[2]
-    if first then call('ZADD', users_of, 'GT', first, user) else it.pass_over(user) end
-  end
+-- It has begun, or ended. One that had its turn stays behind the others.
+function deadlines.forget(user, id)
+  local of_user = place_key('expiring', user)
+  if call('ZREM', of_user, id) == 0 then return end
+  local first = call('ZRANGE', of_user, 0, 0, 'WITHSCORES')[2]
+  if first then call('ZADD', expiring_key, 'GT', first, user) else deadlines.pass_over(user) end
+end
 
-  -- Whether the user has any.
-  function it.concerns(user) return call('ZSCORE', users_of, user) end
+-- Whether the user has any.
+function deadlines.concerns(user) return call('ZSCORE', expiring_key, user) end
 
-  -- Whether the time of a task is over; nil of one that has all of it.
-  function it.is_over(user, id)
-    local at = call('ZSCORE', place_key('expiring', user), id)
-    if at then return tonumber(at) <= now end
-  end
+-- Whether the time of a task is over; nil of one that has all of it.
+function deadlines.is_over(user, id)
+  local at = call('ZSCORE', place_key('expiring', user), id)
+  if at then return tonumber(at) <= now end
+end
 
-  -- ms of the first of all, nil where there is none.
-  function it.next_ms() return tonumber(call('ZRANGE', users_of, 0, 0, 'WITHSCORES')[2] or nil) end
+-- ms of the first of all, nil where there is none.
+function deadlines.next_ms() return tonumber(call('ZRANGE', expiring_key, 0, 0, 'WITHSCORES')[2] or nil) end
 
-  -- Users that have some whose time is over, at most so many.
-  function it.due(most) return call('ZRANGEBYSCORE', users_of, '-inf', now, 'LIMIT', 0, most) end
+-- Users that have some whose time is over, at most so many.
+function deadlines.due(most) return call('ZRANGEBYSCORE', expiring_key, '-inf', now, 'LIMIT', 0, most) end
 
-  -- The turn of a user is over.
-  function it.had_its_turn(user)
-    local first = call('ZRANGE', place_key('expiring', user), 0, 0, 'WITHSCORES')[2]
-    if first then call('ZADD', users_of, math.max(now, first), user) else it.pass_over(user) end
-  end
-
-  return it
+-- The turn of a user is over.
+function deadlines.had_its_turn(user)
+  local first = call('ZRANGE', place_key('expiring', user), 0, 0, 'WITHSCORES')[2]
+  if first then call('ZADD', expiring_key, math.max(now, first), user) else deadlines.pass_over(user) end
 end
 calls[#calls + 1] = function()
-  known_deadlines = nil
+  expiring_key = prefix .. 'expiring'
   return NEXT
 end
 end
@@ -2172,7 +2164,7 @@ function damage()
         if first then call('ZADD', all, 'LT', math.floor(first), user) end
       end
       local expires = call('ZRANGE', place_key('expiring', user), 0, 0, 'WITHSCORES')
-      if expires[1] then deadlines().note(user, expires[1], expires[2]) end
+      if expires[1] then deadlines.note(user, expires[1], expires[2]) end
       if call('EXISTS', prefix .. 'announcements:' .. user) == 1 then call('ZADD', prefix .. 'announcements', 'NX', now_us, user) end
       local may_run
       if governed then
@@ -2262,7 +2254,7 @@ function damage()
     -- Of a task that could not be added, nothing is there. What waits for its id goes on waiting for it.
     function it.take_back(user, id, dependencies)
       remove_from_places(user, id)
-      pcall(deadlines().forget, user, id)
+      pcall(deadlines.forget, user, id)
       try('SREM', place_key('deferred', user), id)
       for _, dependency in ipairs(dependencies) do
         local feeds = feeds_key(user, dependency)
@@ -2496,53 +2488,41 @@ end
 local pointers
 do
 
--- Made by the first that needs it.
-local known_pointers
-function pointers()
-  if known_pointers then return known_pointers end
-  local it = {}
-  known_pointers = it
-  local OVER_AT_THE_BEGIN = { started = true, debounce = true }
+pointers = {}
+local OVER_AT_THE_BEGIN = { started = true, debounce = true }
 
-  local function key_of(user, hash) return prefix .. 'unique:' .. user .. ':' .. hash end
+local function key_of(user, hash) return prefix .. 'unique:' .. user .. ':' .. hash end
 
-  -- The task that has the key; nil where none has it any more. Second: for how many ms it has it whatever it does.
-  function it.holder(user, hash)
-    local key = key_of(user, hash)
-    local id = call('GET', key)
-    if not id then return nil end
-    local left = call('PTTL', key)
-    if left >= 0 then return id, left end
-    local held = call('HGET', task_key(user, id), 'unique')
-    return held and string.match(held, ' (%S+) ') == hash and id or nil
-  end
-
-  -- `ms`: nil for as long as the task has it.
-  function it.point(user, hash, id, ms)
-    if ms then call('SET', key_of(user, hash), id, 'PX', ms) else call('SET', key_of(user, hash), id) end
-  end
-
-  -- Of a task that does not need its key any more. `lingers`: it has run to its end, after which some keep it for a time.
-  function it.let_go(user, id, unique, lingers)
-    local kind, hash, ms = string.match(unique, '^(%S+) (%S+) (%d+)$')
-    if not kind then return end
-    local key = key_of(user, hash)
-    if redis.pcall('GET', key) ~= id then return end
-    if lingers and kind == 'after' then call('PEXPIRE', key, ms) else call('DEL', key) end
-  end
-
-  -- It begins.
-  function it.begin(user, id, unique)
-    if not OVER_AT_THE_BEGIN[string.match(unique, '^%S+')] then return end
-    it.let_go(user, id, unique)
-    call('HDEL', task_key(user, id), 'unique')
-  end
-
-  return it
+-- The task that has the key; nil where none has it any more. Second: for how many ms it has it whatever it does.
+function pointers.holder(user, hash)
+  local key = key_of(user, hash)
+  local id = call('GET', key)
+  if not id then return nil end
+  local left = call('PTTL', key)
+  if left >= 0 then return id, left end
+  local held = call('HGET', task_key(user, id), 'unique')
+  return held and string.match(held, ' (%S+) ') == hash and id or nil
 end
-calls[#calls + 1] = function()
-  known_pointers = nil
-  return NEXT
+
+-- `ms`: nil for as long as the task has it.
+function pointers.point(user, hash, id, ms)
+  if ms then call('SET', key_of(user, hash), id, 'PX', ms) else call('SET', key_of(user, hash), id) end
+end
+
+-- Of a task that does not need its key any more. `lingers`: it has run to its end, after which some keep it for a time.
+function pointers.let_go(user, id, unique, lingers)
+  local kind, hash, ms = string.match(unique, '^(%S+) (%S+) (%d+)$')
+  if not kind then return end
+  local key = key_of(user, hash)
+  if redis.pcall('GET', key) ~= id then return end
+  if lingers and kind == 'after' then call('PEXPIRE', key, ms) else call('DEL', key) end
+end
+
+-- It begins.
+function pointers.begin(user, id, unique)
+  if not OVER_AT_THE_BEGIN[string.match(unique, '^%S+')] then return end
+  pointers.let_go(user, id, unique)
+  call('HDEL', task_key(user, id), 'unique')
 end
 end
 
@@ -3684,54 +3664,43 @@ function announce(user, id, outcome, ttl)
   announcements[#announcements + 1] = { user, id, outcome, ttl }
 end
 
--- The end of a task that did not run to its end: a record that says so, and nothing else is left of it. Closures cost
--- every call of a script: these are made by the first that needs them.
-local function new_ending()
-  -- The fields of message.Record, after the first nine bytes of the body and the letter of the state. What did not run
-  -- started and ended now.
-  local function canceled_record(body, known, reason, origin)
-    local ran = known.state == 'started'
-    local started = ran and tonumber(known.started) or now
-    local attempt = ran and attempt_in(known.attempt) or tonumber(known.attempt or 0)
-    return string.sub(body, 1, 9) .. 'C' .. (origin and '\157' or '\156') .. cmsgpack.pack(name_in(body), attempt,
-      tonumber(known.queued or known.enqueued or started), started, now - started, ran and known.worker or '', nil, true, nil,
-      'TaskCanceled', reason, '') .. (origin and cmsgpack.pack(origin) or '')
-  end
-
-  local function fields_of(key)
-    local flat, known = call('HGETALL', key), {}
-    for at = 1, #flat, 2 do known[flat[at]] = flat[at + 1] end
-    return known
-  end
-
-  -- The task has left its place already. `ttl`: how long the record is kept, in ms.
-  return function(user, id, reason, ttl, origin)
-    local known = fields_of(task_key(user, id))
-    if known.linked then endings().prove(user, id) end
-    local body = redis.pcall('GET', body_key(user, id))
-    if type(body) ~= 'string' then body = string.rep('\0', 9) end -- lost, or not a message at all
-    if bytes then bytes.lift(user, id) end
-    call('SET', result_key(user, id), canceled_record(body, known, reason, origin), 'PX', ttl)
-    call('DEL', needs_key(user, id), keys_of_task(user, id))
-    call('PEXPIRE', chunks_key(user, id), ttl)
-    if known.unique then pointers().let_go(user, id, known.unique) end
-    if known.expires then deadlines().forget(user, id) end
-    if known.linked then announce(user, id, 'canceled') end
-    if bytes then bytes.lay(user, id) end
-    tally(user, 'canceled')
-    publish(user, id, 'canceled')
-  end
+-- The fields of message.Record, after the first nine bytes of the body and the letter of the state. What did not run
+-- started and ended now.
+local function canceled_record(body, known, reason, origin)
+  local ran = known.state == 'started'
+  local started = ran and tonumber(known.started) or now
+  local attempt = ran and attempt_in(known.attempt) or tonumber(known.attempt or 0)
+  return string.sub(body, 1, 9) .. 'C' .. (origin and '\157' or '\156') .. cmsgpack.pack(name_in(body), attempt,
+    tonumber(known.queued or known.enqueued or started), started, now - started, ran and known.worker or '', nil, true, nil,
+    'TaskCanceled', reason, '') .. (origin and cmsgpack.pack(origin) or '')
 end
 
-local ending
--- `origin`: of one that a dependency ended, the task with which that began.
+local function known_of(key)
+  local flat, known = call('HGETALL', key), {}
+  for at = 1, #flat, 2 do known[flat[at]] = flat[at + 1] end
+  return known
+end
+
+-- The end of a task that did not run to its end, and has left its place already: a record that says so, kept for `ttl` ms, and
+-- nothing else is left of it. `origin`: of one that a dependency ended, the task with which that began.
 function end_canceled(user, id, reason, ttl, origin)
-  ending = ending or new_ending()
-  ending(user, id, reason, ttl, origin)
+  local known = known_of(task_key(user, id))
+  if known.linked then endings().prove(user, id) end
+  local body = redis.pcall('GET', body_key(user, id))
+  if type(body) ~= 'string' then body = string.rep('\0', 9) end -- lost, or not a message at all
+  if bytes then bytes.lift(user, id) end
+  call('SET', result_key(user, id), canceled_record(body, known, reason, origin), 'PX', ttl)
+  call('DEL', needs_key(user, id), keys_of_task(user, id))
+  call('PEXPIRE', chunks_key(user, id), ttl)
+  if known.unique then pointers.let_go(user, id, known.unique) end
+  if known.expires then deadlines.forget(user, id) end
+  if known.linked then announce(user, id, 'canceled') end
+  if bytes then bytes.lay(user, id) end
+  tally(user, 'canceled')
+  publish(user, id, 'canceled')
 end
 calls[#calls + 1] = function()
   announcements = {}
-  ending = nil
   return NEXT
 end
 end
@@ -4348,9 +4317,9 @@ end
 
 -- Those that depend on it go with a later step.
 local function erase(id)
-  deadlines().forget(user, id)
+  deadlines.forget(user, id)
   local unique = redis.pcall('HGET', task_key(user, id), 'unique')
-  if type(unique) == 'string' then pointers().let_go(user, id, unique) end
+  if type(unique) == 'string' then pointers.let_go(user, id, unique) end
   drop_ends(id)
   call('DEL', prefix .. 'collected:' .. user .. ':' .. id)
   erase_task(user, id)

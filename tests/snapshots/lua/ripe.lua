@@ -259,60 +259,52 @@ end
 local deadlines
 do
 
--- Made by the first that needs it.
-local known_deadlines
-function deadlines()
-  if known_deadlines then return known_deadlines end
-  local it = {}
-  known_deadlines = it
-  local users_of = prefix .. 'expiring'
+deadlines = {}
+local expiring_key
 
-  -- `at` is a number, or the text of one.
-  function it.note(user, id, at)
-    call('ZADD', place_key('expiring', user), at, id)
-    call('ZADD', users_of, 'LT', at, user)
-    call('HSET', state_key, 'expiring', 1)
-    note_moment(tonumber(at), user)
-  end
+-- `at` is a number, or the text of one.
+function deadlines.note(user, id, at)
+  call('ZADD', place_key('expiring', user), at, id)
+  call('ZADD', expiring_key, 'LT', at, user)
+  call('HSET', state_key, 'expiring', 1)
+  note_moment(tonumber(at), user)
+end
 
-  function it.pass_over(user)
-    call('ZREM', users_of, user)
-    if call('EXISTS', users_of) == 0 then call('HDEL', state_key, 'expiring') end
-  end
+function deadlines.pass_over(user)
+  call('ZREM', expiring_key, user)
+  if call('EXISTS', expiring_key) == 0 then call('HDEL', state_key, 'expiring') end
+end
 
-  -- It has begun, or ended. One that had its turn stays behind the others.
-  function it.forget(user, id)
-    local of_user = place_key('expiring', user)
-    if call('ZREM', of_user, id) == 0 then return end
-    local first = call('ZRANGE', of_user, 0, 0, 'WITHSCORES')[2]
-    if first then call('ZADD', users_of, 'GT', first, user) else it.pass_over(user) end
-  end
+-- It has begun, or ended. One that had its turn stays behind the others.
+function deadlines.forget(user, id)
+  local of_user = place_key('expiring', user)
+  if call('ZREM', of_user, id) == 0 then return end
+  local first = call('ZRANGE', of_user, 0, 0, 'WITHSCORES')[2]
+  if first then call('ZADD', expiring_key, 'GT', first, user) else deadlines.pass_over(user) end
+end
 
-  -- Whether the user has any.
-  function it.concerns(user) return call('ZSCORE', users_of, user) end
+-- Whether the user has any.
+function deadlines.concerns(user) return call('ZSCORE', expiring_key, user) end
 
-  -- Whether the time of a task is over; nil of one that has all of it.
-  function it.is_over(user, id)
-    local at = call('ZSCORE', place_key('expiring', user), id)
-    if at then return tonumber(at) <= now end
-  end
+-- Whether the time of a task is over; nil of one that has all of it.
+function deadlines.is_over(user, id)
+  local at = call('ZSCORE', place_key('expiring', user), id)
+  if at then return tonumber(at) <= now end
+end
 
-  -- ms of the first of all, nil where there is none.
-  function it.next_ms() return tonumber(call('ZRANGE', users_of, 0, 0, 'WITHSCORES')[2] or nil) end
+-- ms of the first of all, nil where there is none.
+function deadlines.next_ms() return tonumber(call('ZRANGE', expiring_key, 0, 0, 'WITHSCORES')[2] or nil) end
 
-  -- Users that have some whose time is over, at most so many.
-  function it.due(most) return call('ZRANGEBYSCORE', users_of, '-inf', now, 'LIMIT', 0, most) end
+-- Users that have some whose time is over, at most so many.
+function deadlines.due(most) return call('ZRANGEBYSCORE', expiring_key, '-inf', now, 'LIMIT', 0, most) end
 
-  -- The turn of a user is over.
-  function it.had_its_turn(user)
-    local first = call('ZRANGE', place_key('expiring', user), 0, 0, 'WITHSCORES')[2]
-    if first then call('ZADD', users_of, math.max(now, first), user) else it.pass_over(user) end
-  end
-
-  return it
+-- The turn of a user is over.
+function deadlines.had_its_turn(user)
+  local first = call('ZRANGE', place_key('expiring', user), 0, 0, 'WITHSCORES')[2]
+  if first then call('ZADD', expiring_key, math.max(now, first), user) else deadlines.pass_over(user) end
 end
 calls[#calls + 1] = function()
-  known_deadlines = nil
+  expiring_key = prefix .. 'expiring'
   return NEXT
 end
 end
@@ -1775,7 +1767,7 @@ function damage()
         if first then call('ZADD', all, 'LT', math.floor(first), user) end
       end
       local expires = call('ZRANGE', place_key('expiring', user), 0, 0, 'WITHSCORES')
-      if expires[1] then deadlines().note(user, expires[1], expires[2]) end
+      if expires[1] then deadlines.note(user, expires[1], expires[2]) end
       if call('EXISTS', prefix .. 'announcements:' .. user) == 1 then call('ZADD', prefix .. 'announcements', 'NX', now_us, user) end
       local may_run
       if governed then
@@ -1865,7 +1857,7 @@ function damage()
     -- Of a task that could not be added, nothing is there. What waits for its id goes on waiting for it.
     function it.take_back(user, id, dependencies)
       remove_from_places(user, id)
-      pcall(deadlines().forget, user, id)
+      pcall(deadlines.forget, user, id)
       try('SREM', place_key('deferred', user), id)
       for _, dependency in ipairs(dependencies) do
         local feeds = feeds_key(user, dependency)
@@ -2461,7 +2453,7 @@ local function sooner(one, other) return one and other and math.min(one, other) 
 -- When the first task has expired, or else will have: not more often than four times in a second.
 local EXPIRY_PAUSE_MS = 250
 local function look_at_expiry()
-  local at = has_expiring and deadlines().next_ms()
+  local at = has_expiring and deadlines.next_ms()
   if not at then return nil end
   if at <= now then return at, now + EXPIRY_PAUSE_MS end
   return nil, math.max(at, now + EXPIRY_PAUSE_MS)

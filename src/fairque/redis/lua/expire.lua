@@ -11,4 +11,4 @@ expire_due(dead_letter_ttl_ms)
 pass_on_outcomes(priority_step_ms * 1000, dead_letter_ttl_ms)
 pass_room_on()
 save_state()
-return deadlines().due(1)[1] and 1 or 0
+return deadlines.due(1)[1] and 1 or 0

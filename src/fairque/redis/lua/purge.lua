@@ -32,9 +32,9 @@ end
 
 -- Those that depend on it go with a later step.
 local function erase(id)
-  deadlines().forget(user, id)
+  deadlines.forget(user, id)
   local unique = redis.pcall('HGET', task_key(user, id), 'unique')
-  if type(unique) == 'string' then pointers().let_go(user, id, unique) end
+  if type(unique) == 'string' then pointers.let_go(user, id, unique) end
   drop_ends(id)
   call('DEL', prefix .. 'collected:' .. user .. ':' .. id)
   erase_task(user, id)

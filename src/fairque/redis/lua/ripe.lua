@@ -25,7 +25,7 @@ local function sooner(one, other) return one and other and math.min(one, other) 
 -- When the first task has expired, or else will have: not more often than four times in a second.
 local EXPIRY_PAUSE_MS = 250
 local function look_at_expiry()
-  local at = has_expiring and deadlines().next_ms()
+  local at = has_expiring and deadlines.next_ms()
   if not at then return nil end
   if at <= now then return at, now + EXPIRY_PAUSE_MS end
   return nil, math.max(at, now + EXPIRY_PAUSE_MS)

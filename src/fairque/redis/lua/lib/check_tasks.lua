@@ -241,23 +241,23 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
   local function check_expiring(user, id, known)
     if tonumber(known.attempt or 0) > 0 or known.paid or call('ZSCORE', place_key('expiring', user), id) then return end
     wrong('not-due', 'expiring:' .. user, 'a task that expires is not looked for', function()
-      deadlines().note(user, id, known.expires)
+      deadlines.note(user, id, known.expires)
       return 'looked at in time'
     end)
   end
 
   local function check_key(user, id, known)
     local hash = string.match(known.unique, ' (%S+) ')
-    if not hash or pointers().holder(user, hash) then return end
+    if not hash or pointers.holder(user, hash) then return end
     wrong('lost-key', 'unique:' .. user .. ':' .. hash, 'the task is to be alone under this key', function()
-      pointers().point(user, hash, id)
+      pointers.point(user, hash, id)
       return 'told anew'
     end)
   end
 
   -- A key under which a task is alone.
   function checks.unique(user, _, hash)
-    if call('EXISTS', prefix .. 'unique:' .. user .. ':' .. hash) == 0 or pointers().holder(user, hash) then return end
+    if call('EXISTS', prefix .. 'unique:' .. user .. ':' .. hash) == 0 or pointers.holder(user, hash) then return end
     wrong('leftover', 'unique:' .. user .. ':' .. hash, 'the task that had the key does not have it any more', function()
       call('DEL', prefix .. 'unique:' .. user .. ':' .. hash)
       return 'deleted'
@@ -269,7 +269,7 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
     local known = call('HMGET', task_key(user, id), 'expires', 'state')
     if known[1] and known[2] ~= 'started' and known[2] ~= 'failed' then return end
     wrong('due-without-tasks', 'expiring:' .. user, 'the task has begun, or is gone', function()
-      deadlines().forget(user, id)
+      deadlines.forget(user, id)
       return 'removed'
     end)
   end

@@ -72,7 +72,7 @@ local function conditions()
 
   -- By the key under which it is alone. `first`: one of this call that has it. Nil: it is for this task to have.
   local function judge_key(it, first, kind, pointer)
-    local id = first and first.id or pointers().holder(it.user, pointer)
+    local id = first and first.id or pointers.holder(it.user, pointer)
     if not id then
       if kind == 'debounce' then put_off_again(it) end
       return nil
@@ -134,8 +134,8 @@ local function conditions()
       it.came = score and arrival_of(lane, score, priority, step_us)
     end
     take_out(user, id, state)
-    deadlines().forget(user, id)
-    if known[5] then pointers().let_go(user, id, known[5]) end
+    deadlines.forget(user, id)
+    if known[5] then pointers.let_go(user, id, known[5]) end
     depend().forget(user, id)
     local batch = endings().drop(user, id)
     if batch then them.left_batches[#them.left_batches + 1] = { user, batch } end

@@ -107,7 +107,7 @@ local function new_damage()
       if first then call('ZADD', all, 'LT', math.floor(first), user) end
     end
     local expires = call('ZRANGE', place_key('expiring', user), 0, 0, 'WITHSCORES')
-    if expires[1] then deadlines().note(user, expires[1], expires[2]) end
+    if expires[1] then deadlines.note(user, expires[1], expires[2]) end
     if call('EXISTS', prefix .. 'announcements:' .. user) == 1 then call('ZADD', prefix .. 'announcements', 'NX', now_us, user) end
     local may_run
     if governed then
@@ -197,7 +197,7 @@ local function new_damage()
   -- Of a task that could not be added, nothing is there. What waits for its id goes on waiting for it.
   function it.take_back(user, id, dependencies)
     remove_from_places(user, id)
-    pcall(deadlines().forget, user, id)
+    pcall(deadlines.forget, user, id)
     try('SREM', place_key('deferred', user), id)
     for _, dependency in ipairs(dependencies) do
       local feeds = feeds_key(user, dependency)

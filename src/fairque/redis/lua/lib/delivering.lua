@@ -27,7 +27,7 @@ local function new_delivering(claim, work)
       known = {
         critical = call('ZCARD', place_key('critical', user)),
         normal = call('ZCARD', place_key('normal', user)),
-        expiring = has_expiring and deadlines().concerns(user),
+        expiring = has_expiring and deadlines.concerns(user),
       }
       serving[user] = known
     end
@@ -92,7 +92,7 @@ local function new_delivering(claim, work)
       hand.counts = true
       local before = call('HMGET', key, 'failures', 'lost', 'returned', 'since', 'queued', 'paid', 'watched', 'charged',
         'charged_before', 'unique', 'snoozed', 'collect')
-      if before[10] then pointers().begin(user, id, before[10]) end
+      if before[10] then pointers.begin(user, id, before[10]) end
       if before[7] then publish(user, id, 'started') end
       local told = { failures = before[1], returned = before[3], since = before[4], queued = before[5],
         snoozed = before[11] }
@@ -104,7 +104,7 @@ local function new_delivering(claim, work)
       end
     end
     if charging and not paid then cost = charging.begin(user, id, name_in(body), cost, lease_ms) end
-    if is_over == false then deadlines().forget(user, id) end
+    if is_over == false then deadlines.forget(user, id) end
     work.note(user, id, lane, stream_id, attempt, score, history, body, follows)
     hand.id = nil
     return paid and 0 or cost, was_let_in, group
@@ -115,7 +115,7 @@ local function new_delivering(claim, work)
     local total = 0
     for _, other in ipairs(collecting().others(user, first, group, name)) do
       local id, state = other[1], other[2]
-      local is_over = known.expiring and deadlines().is_over(user, id)
+      local is_over = known.expiring and deadlines.is_over(user, id)
       local body = not is_over and work.has_room_for_bytes() and load_body(user, id, max_message_bytes)
       local limits = body and limited and limited.of(user, body)
       if body and string.byte(body) == 1 and not (limits and limited.must_wait(limits, user, id)) then
@@ -152,7 +152,7 @@ local function new_delivering(claim, work)
     local id, score = popped[1], popped[2]
     hand.user, hand.lane, hand.id, hand.score = user, lane, id, score
     hand.stream_id, hand.new_fields, hand.counts = nil, nil, nil
-    local is_over = known.expiring and deadlines().is_over(user, id)
+    local is_over = known.expiring and deadlines.is_over(user, id)
     if is_over then
       expire(user, id, lane)
       return nil

@@ -1,5 +1,4 @@
--- Workers that go to sleep, or are no longer idle, and the moment that one of them keeps. Closures cost every call of a
--- script: these are made where they are needed.
+-- Workers that go to sleep, or are no longer idle, and the moment that one of them keeps.
 --@include moments
 --@include expiry
 
@@ -19,7 +18,7 @@ local function new_keeping(worker)
       if first[1] and tonumber(first[2]) < at then at, user = tonumber(first[2]), first[1] end
     end
     if has_expiring then
-      local expires = deadlines().next_ms()
+      local expires = deadlines.next_ms()
       if expires and expires < at then at, user = expires, call('ZRANGE', prefix .. 'expiring', 0, 0)[1] end
     end
     if has_limits then

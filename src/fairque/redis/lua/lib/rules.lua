@@ -14,7 +14,7 @@ local function obey(it, is_placed)
   if expires ~= '' then
     local at = due_at(expires)
     call('HSET', key, 'expires', string.format('%d', at))
-    deadlines().note(it.user, it.id, at)
+    deadlines.note(it.user, it.id, at)
     tell_keepers(at)
   end
   if kind ~= '' and kind ~= 'throttle' then
@@ -26,5 +26,5 @@ end
 -- When all else of it is there.
 local function point_to(it)
   --@fields Rules it.rules: kind pointer span_ms
-  if kind ~= '' then pointers().point(it.user, pointer, it.id, kind == 'throttle' and span_ms or nil) end
+  if kind ~= '' then pointers.point(it.user, pointer, it.id, kind == 'throttle' and span_ms or nil) end
 end

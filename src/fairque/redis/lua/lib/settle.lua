@@ -105,7 +105,7 @@ local function settle_outcomes(report, claims)
   local function let_go_of_key(user, id)
     local unique = call('HGET', task_key(user, id), 'unique')
     if not unique then return end
-    pointers().let_go(user, id, unique, true)
+    pointers.let_go(user, id, unique, true)
     call('HDEL', task_key(user, id), 'unique')
   end
 
@@ -188,7 +188,7 @@ local function settle_outcomes(report, claims)
       call('HINCRBY', key, 'returned', 1)
       call('HSETNX', key, 'since', now)
       local expires = attempt == 1 and call('HGET', key, 'expires') -- nobody knew it, and so it has not begun
-      if expires then deadlines().note(user, id, expires) end
+      if expires then deadlines.note(user, id, expires) end
     else
       call('HSET', key, 'paid', 1)
     end

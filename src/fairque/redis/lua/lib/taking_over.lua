@@ -1,6 +1,5 @@
 -- Take over what silent workers have. Whatever ran in a process that died may have killed it: each is a suspect, and runs
--- apart from the others until one of them dies alone. Closures cost every call of a script: these are made where there is a
--- lane to look at.
+-- apart from the others until one of them dies alone.
 --@include base
 --@include state
 --@include task
