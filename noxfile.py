@@ -20,7 +20,9 @@ nox.options.sessions = ["lint", "types", "docs", "tests", "newcomer", "smoke-3.1
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 CONSTRAINTS = ("--constraint", "config/constraints.txt")
-EVERYTHING = ".[crypto,depends,embedded,fastapi,plot,pydantic,reload,sqlalchemy,uvloop,yaml]"
+EVERYTHING = (
+    ".[crypto,dashboard,depends,embedded,fastapi,http,otel,plot,prometheus,pydantic,reload,sqlalchemy,uvloop,yaml]"
+)
 
 
 def install(session: nox.Session, group: str, *packages: str) -> None:
