@@ -23,6 +23,7 @@ from fairque import (
 )
 from fairque.tasks.registry import registry
 from tests.support.eventually import eventually
+from tests.support.servers import Server
 
 pytestmark = pytest.mark.leaves_keys("*")
 ran: list[str] = []
@@ -174,6 +175,20 @@ async def test_children_are_canceled_with_their_parent_where_asked_wherever_they
                 await child.result(10)
     assert await queue.handle("acme", "p").state() is TaskState.CANCELED
     assert ran == ["sleep"]
+
+
+async def test_the_set_of_children_goes_with_a_parent_for_which_nobody_waits_any_more(
+    queue: TaskQueue, server: Server
+) -> None:
+    async with Worker(queue):
+        handle = await queue.enqueue(wait_with(False), user_id="a")
+        dependent = await queue.enqueue(leaf(), user_id="a", depends_on=[handle])
+        await eventually(lambda: len(made) == 3)
+        assert await dependent.cancel()
+        assert await handle.cancel()
+        with pytest.raises(TaskCanceled):
+            await handle.result(timeout=10)
+    assert not [key for key in server.keys(queue.name) if ":children:" in key]
 
 
 async def test_children_go_on_when_their_parent_has_finished(queue: TaskQueue) -> None:

@@ -698,12 +698,13 @@ end
 end
 
 -- lib/nodes.lua
+local PLAIN
 do
 -- Nodes: users, and the groups in which they stand. A node is a member of the line `up`, with a weight; the node of a group
 -- is the line of its users. What is done to a user is done to each node above it.
 -- user:<u>  hash  `weight`: what its tag was counted with, where that is not 1; `capped`: the tag at which it is held
 
-local PLAIN = {} -- the policy of everybody in a queue that has none
+PLAIN = {} -- the policy of everybody in a queue that has none
 local inherited
 function nodes.read_policies()
   nodes.known, nodes.everybody = {}, read_policy('*')
@@ -1958,7 +1959,7 @@ function damage()
     -- Nobody depends on it any more (lib/depend.lua).
     local function unlink(user, id)
       local linked = try('HGET', task_key(user, id), 'linked')
-      if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id), ends_key(user, id)) > 0 then return end
+      if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id), ends_key(user, id), children_key(user, id)) > 0 then return end
       if tonumber(linked) > 1 then try('PEXPIRE', result_key(user, id), linked) end
       try('HDEL', task_key(user, id), 'linked')
     end
@@ -3084,8 +3085,8 @@ end
 
 -- lib/ends.lua
 -- What comes of the end of a task, beside what is told to those that depend on it: its callbacks are put in, past all quotas, and
--- its batch counts it, in the script that ends it. A task with either has the field `linked`, so that the others pay nothing at
--- their end.
+-- its batch counts it, in the script that ends it. A task with either, or with children, has the fields `linked` and `ends`, so
+-- that the others pay nothing at their end.
 -- ends:<u>:<id>  string  {life, {{kind, priority, when, body, what is kept for its own end or ''} ...}, batch or ''}: what
 --                        fails may be requeued, which is another life
 
@@ -3371,8 +3372,14 @@ local function new_endings()
     if bytes then bytes.change_ends(user, id, 1) end
   end
 
-  function it.keep(user, id, packed)
+  -- By the fields whoever ends the task knows that there is something.
+  function it.mark(user, id)
     call('HSETNX', task_key(user, id), 'linked', 1)
+    call('HSET', task_key(user, id), 'ends', 1)
+  end
+
+  function it.keep(user, id, packed)
+    it.mark(user, id)
     write(user, id, packed)
   end
 
@@ -3531,9 +3538,9 @@ local announcements
 local end_canceled
 do
 
--- `ttl`: of the result of one that finished, in ms.
-function announce(user, id, outcome, ttl)
-  announcements[#announcements + 1] = { user, id, outcome, ttl }
+-- has_ends: whether something is kept for its end (lib/ends.lua). `ttl`: of the result of one that finished, in ms.
+function announce(user, id, outcome, has_ends, ttl)
+  announcements[#announcements + 1] = { user, id, outcome, has_ends and true or false, ttl }
 end
 
 -- The fields of message.Record, after the first nine bytes of the body and the letter of the state. What did not run
@@ -3557,7 +3564,7 @@ end
 -- nothing else is left of it. `origin`: of one that a dependency ended, the task with which that began.
 function end_canceled(user, id, reason, ttl, origin)
   local known = known_of(task_key(user, id))
-  if known.linked then endings().prove(user, id) end
+  if known.ends then endings().prove(user, id) end
   local body = redis.pcall('GET', body_key(user, id))
   if type(body) ~= 'string' then body = string.rep('\0', 9) end -- lost, or not a message at all
   if bytes then bytes.lift(user, id) end
@@ -3566,7 +3573,7 @@ function end_canceled(user, id, reason, ttl, origin)
   call('PEXPIRE', chunks_key(user, id), ttl)
   if known.unique then pointers.let_go(user, id, known.unique) end
   if known.expires then deadlines.forget(user, id) end
-  if known.linked then announce(user, id, 'canceled') end
+  if known.linked then announce(user, id, 'canceled', known.ends) end
   if bytes then bytes.lay(user, id) end
   tally(user, 'canceled')
   publish(user, id, 'canceled')
@@ -3626,7 +3633,7 @@ local function new_links()
     local ttl = tonumber(linked or 0)
     if ttl > 1 then
       set_ttl(user, id, ttl)
-    elseif linked and call('EXISTS', uses_key(user, id), ends_key(user, id)) == 0 then
+    elseif linked and call('EXISTS', uses_key(user, id), ends_key(user, id), children_key(user, id)) == 0 then
       take_moment(lapsing_key, place_key('lapsing', user), user, id)
     else
       return
@@ -3966,11 +3973,13 @@ local function new_links()
   function it.call_back(step_us, ttl)
     while called < #announcements do
       called = called + 1
-      local user, id, outcome = unpack(announcements[called])
-      damage().attempt(user, function()
-        local queued = endings().call_back(user, id, outcome, step_us, ttl)
-        if queued > 0 then released[user] = (released[user] or 0) + queued end
-      end)
+      local user, id, outcome, has_ends = unpack(announcements[called])
+      if has_ends then
+        damage().attempt(user, function()
+          local queued = endings().call_back(user, id, outcome, step_us, ttl)
+          if queued > 0 then released[user] = (released[user] or 0) + queued end
+        end)
+      end
     end
   end
 
@@ -3979,7 +3988,7 @@ local function new_links()
     local budget, at, failure, goes_on = STEP, 1, nil, are_put_off()
     it.call_back(step_us, ttl)
     while announcements[at] and budget > 0 and not are_put_off() do
-      local user, id, outcome, result_ttl = unpack(announcements[at])
+      local user, id, outcome, _, result_ttl = unpack(announcements[at])
       local is_done, informed, all
       if outcome == 'finished' or outcome == 'failed' then
         is_done, informed, all = pcall(attempt, pass_on_at_once, user, id, outcome, result_ttl, budget, step_us, ttl)

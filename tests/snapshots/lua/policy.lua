@@ -599,12 +599,13 @@ end
 end
 
 -- lib/nodes.lua
+local PLAIN
 do
 -- Nodes: users, and the groups in which they stand. A node is a member of the line `up`, with a weight; the node of a group
 -- is the line of its users. What is done to a user is done to each node above it.
 -- user:<u>  hash  `weight`: what its tag was counted with, where that is not 1; `capped`: the tag at which it is held
 
-local PLAIN = {} -- the policy of everybody in a queue that has none
+PLAIN = {} -- the policy of everybody in a queue that has none
 local inherited
 function nodes.read_policies()
   nodes.known, nodes.everybody = {}, read_policy('*')
@@ -1859,7 +1860,7 @@ function damage()
     -- Nobody depends on it any more (lib/depend.lua).
     local function unlink(user, id)
       local linked = try('HGET', task_key(user, id), 'linked')
-      if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id), ends_key(user, id)) > 0 then return end
+      if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id), ends_key(user, id), children_key(user, id)) > 0 then return end
       if tonumber(linked) > 1 then try('PEXPIRE', result_key(user, id), linked) end
       try('HDEL', task_key(user, id), 'linked')
     end

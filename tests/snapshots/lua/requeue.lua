@@ -967,12 +967,13 @@ end
 end
 
 -- lib/nodes.lua
+local PLAIN
 do
 -- Nodes: users, and the groups in which they stand. A node is a member of the line `up`, with a weight; the node of a group
 -- is the line of its users. What is done to a user is done to each node above it.
 -- user:<u>  hash  `weight`: what its tag was counted with, where that is not 1; `capped`: the tag at which it is held
 
-local PLAIN = {} -- the policy of everybody in a queue that has none
+PLAIN = {} -- the policy of everybody in a queue that has none
 local inherited
 function nodes.read_policies()
   nodes.known, nodes.everybody = {}, read_policy('*')
@@ -2227,7 +2228,7 @@ function damage()
     -- Nobody depends on it any more (lib/depend.lua).
     local function unlink(user, id)
       local linked = try('HGET', task_key(user, id), 'linked')
-      if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id), ends_key(user, id)) > 0 then return end
+      if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id), ends_key(user, id), children_key(user, id)) > 0 then return end
       if tonumber(linked) > 1 then try('PEXPIRE', result_key(user, id), linked) end
       try('HDEL', task_key(user, id), 'linked')
     end
@@ -2402,8 +2403,8 @@ end
 
 -- lib/ends.lua
 -- What comes of the end of a task, beside what is told to those that depend on it: its callbacks are put in, past all quotas, and
--- its batch counts it, in the script that ends it. A task with either has the field `linked`, so that the others pay nothing at
--- their end.
+-- its batch counts it, in the script that ends it. A task with either, or with children, has the fields `linked` and `ends`, so
+-- that the others pay nothing at their end.
 -- ends:<u>:<id>  string  {life, {{kind, priority, when, body, what is kept for its own end or ''} ...}, batch or ''}: what
 --                        fails may be requeued, which is another life
 local endings
@@ -2636,8 +2637,14 @@ local function new_endings()
     if bytes then bytes.change_ends(user, id, 1) end
   end
 
-  function it.keep(user, id, packed)
+  -- By the fields whoever ends the task knows that there is something.
+  function it.mark(user, id)
     call('HSETNX', task_key(user, id), 'linked', 1)
+    call('HSET', task_key(user, id), 'ends', 1)
+  end
+
+  function it.keep(user, id, packed)
+    it.mark(user, id)
     write(user, id, packed)
   end
 

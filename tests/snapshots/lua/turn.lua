@@ -1041,12 +1041,13 @@ end
 end
 
 -- lib/nodes.lua
+local PLAIN
 do
 -- Nodes: users, and the groups in which they stand. A node is a member of the line `up`, with a weight; the node of a group
 -- is the line of its users. What is done to a user is done to each node above it.
 -- user:<u>  hash  `weight`: what its tag was counted with, where that is not 1; `capped`: the tag at which it is held
 
-local PLAIN = {} -- the policy of everybody in a queue that has none
+PLAIN = {} -- the policy of everybody in a queue that has none
 local inherited
 function nodes.read_policies()
   nodes.known, nodes.everybody = {}, read_policy('*')
@@ -2301,7 +2302,7 @@ function damage()
     -- Nobody depends on it any more (lib/depend.lua).
     local function unlink(user, id)
       local linked = try('HGET', task_key(user, id), 'linked')
-      if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id), ends_key(user, id)) > 0 then return end
+      if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id), ends_key(user, id), children_key(user, id)) > 0 then return end
       if tonumber(linked) > 1 then try('PEXPIRE', result_key(user, id), linked) end
       try('HDEL', task_key(user, id), 'linked')
     end
@@ -3154,8 +3155,8 @@ end
 
 -- lib/ends.lua
 -- What comes of the end of a task, beside what is told to those that depend on it: its callbacks are put in, past all quotas, and
--- its batch counts it, in the script that ends it. A task with either has the field `linked`, so that the others pay nothing at
--- their end.
+-- its batch counts it, in the script that ends it. A task with either, or with children, has the fields `linked` and `ends`, so
+-- that the others pay nothing at their end.
 -- ends:<u>:<id>  string  {life, {{kind, priority, when, body, what is kept for its own end or ''} ...}, batch or ''}: what
 --                        fails may be requeued, which is another life
 local endings
@@ -3388,8 +3389,14 @@ local function new_endings()
     if bytes then bytes.change_ends(user, id, 1) end
   end
 
-  function it.keep(user, id, packed)
+  -- By the fields whoever ends the task knows that there is something.
+  function it.mark(user, id)
     call('HSETNX', task_key(user, id), 'linked', 1)
+    call('HSET', task_key(user, id), 'ends', 1)
+  end
+
+  function it.keep(user, id, packed)
+    it.mark(user, id)
     write(user, id, packed)
   end
 
@@ -3548,9 +3555,9 @@ local announcements
 local end_canceled
 do
 
--- `ttl`: of the result of one that finished, in ms.
-function announce(user, id, outcome, ttl)
-  announcements[#announcements + 1] = { user, id, outcome, ttl }
+-- has_ends: whether something is kept for its end (lib/ends.lua). `ttl`: of the result of one that finished, in ms.
+function announce(user, id, outcome, has_ends, ttl)
+  announcements[#announcements + 1] = { user, id, outcome, has_ends and true or false, ttl }
 end
 
 -- The fields of message.Record, after the first nine bytes of the body and the letter of the state. What did not run
@@ -3574,7 +3581,7 @@ end
 -- nothing else is left of it. `origin`: of one that a dependency ended, the task with which that began.
 function end_canceled(user, id, reason, ttl, origin)
   local known = known_of(task_key(user, id))
-  if known.linked then endings().prove(user, id) end
+  if known.ends then endings().prove(user, id) end
   local body = redis.pcall('GET', body_key(user, id))
   if type(body) ~= 'string' then body = string.rep('\0', 9) end -- lost, or not a message at all
   if bytes then bytes.lift(user, id) end
@@ -3583,7 +3590,7 @@ function end_canceled(user, id, reason, ttl, origin)
   call('PEXPIRE', chunks_key(user, id), ttl)
   if known.unique then pointers.let_go(user, id, known.unique) end
   if known.expires then deadlines.forget(user, id) end
-  if known.linked then announce(user, id, 'canceled') end
+  if known.linked then announce(user, id, 'canceled', known.ends) end
   if bytes then bytes.lay(user, id) end
   tally(user, 'canceled')
   publish(user, id, 'canceled')
@@ -3643,7 +3650,7 @@ local function new_links()
     local ttl = tonumber(linked or 0)
     if ttl > 1 then
       set_ttl(user, id, ttl)
-    elseif linked and call('EXISTS', uses_key(user, id), ends_key(user, id)) == 0 then
+    elseif linked and call('EXISTS', uses_key(user, id), ends_key(user, id), children_key(user, id)) == 0 then
       take_moment(lapsing_key, place_key('lapsing', user), user, id)
     else
       return
@@ -3983,11 +3990,13 @@ local function new_links()
   function it.call_back(step_us, ttl)
     while called < #announcements do
       called = called + 1
-      local user, id, outcome = unpack(announcements[called])
-      damage().attempt(user, function()
-        local queued = endings().call_back(user, id, outcome, step_us, ttl)
-        if queued > 0 then released[user] = (released[user] or 0) + queued end
-      end)
+      local user, id, outcome, has_ends = unpack(announcements[called])
+      if has_ends then
+        damage().attempt(user, function()
+          local queued = endings().call_back(user, id, outcome, step_us, ttl)
+          if queued > 0 then released[user] = (released[user] or 0) + queued end
+        end)
+      end
     end
   end
 
@@ -3996,7 +4005,7 @@ local function new_links()
     local budget, at, failure, goes_on = STEP, 1, nil, are_put_off()
     it.call_back(step_us, ttl)
     while announcements[at] and budget > 0 and not are_put_off() do
-      local user, id, outcome, result_ttl = unpack(announcements[at])
+      local user, id, outcome, _, result_ttl = unpack(announcements[at])
       local is_done, informed, all
       if outcome == 'finished' or outcome == 'failed' then
         is_done, informed, all = pcall(attempt, pass_on_at_once, user, id, outcome, result_ttl, budget, step_us, ttl)
@@ -4447,6 +4456,9 @@ local function settle_outcomes(report, claims)
 
   local in_stream -- deliveries of the lane: read before anything is written, as it tells whether the stream is one
 
+  -- What some tasks have: `ends`, `unique` and `yielded` of one that is linked, or has waited elsewhere than in its lane.
+  local PLAIN, extras = {}, nil
+
   -- The last delivery of a lane takes the stream with it. Those of a lane in which others run leave together.
   local streams, over, empty = {}, {}, { leases_key }
   local function remove_delivery(lane, user, stream_id, ...)
@@ -4511,11 +4523,10 @@ local function settle_outcomes(report, claims)
 
   local ends = {}
 
-  -- Of one that has waited elsewhere than in its lane, or was put in with rules.
+  -- Of one that was put in with rules.
   local function let_go_of_key(user, id)
-    local unique = call('HGET', task_key(user, id), 'unique')
-    if not unique then return end
-    pointers.let_go(user, id, unique, true)
+    if not extras[2] then return end
+    pointers.let_go(user, id, extras[2], true)
     call('HDEL', task_key(user, id), 'unique')
   end
 
@@ -4528,7 +4539,7 @@ local function settle_outcomes(report, claims)
       let_go_of_key(user, id)
       remove_delivery(lane, user, stream_id, keys_of_task(user, id))
     end
-    if linked then announce(user, id, 'finished', ttl) end
+    if linked then announce(user, id, 'finished', extras[1], ttl) end
     publish(user, id, #record <= TOLD_BYTES and '=' .. record or 'finished')
   end
 
@@ -4554,7 +4565,7 @@ local function settle_outcomes(report, claims)
       'last', stream_id .. ' ' .. attempt) -- by which a repeated report knows it, also after a requeue
     call('PEXPIRE', key, dead_letter_ttl_ms)
     remove_delivery(lane, user, stream_id)
-    if linked then announce(user, id, 'failed') end
+    if linked then announce(user, id, 'failed', extras[1]) end
     publish(user, id, 'failed')
   end
 
@@ -4674,6 +4685,14 @@ local function settle_outcomes(report, claims)
     return total
   end
 
+  -- Changes nothing: is what tells of ends permitted?
+  local has_asked = false
+  local function ask_for_permission(user)
+    if has_asked then return end
+    call('ZADD', users_key, 'XX', 'GT', 0, user)
+    has_asked = true
+  end
+
   local fit
   local HAS_BYTES = { finished = true, failed = true, retry = true } -- of canceled ones lib/canceled.lua sees to it
   local function settle(outcome)
@@ -4688,9 +4707,10 @@ local function settle_outcomes(report, claims)
     end
     in_stream = call('XLEN', stream_key(lane, user))
     local settled, is_cut = settled_kind(kind, known[4]), false
-    if known[3] then call('ZADD', users_key, 'XX', 'GT', 0, user) end -- changes nothing: is what tells of ends permitted?
+    if known[3] then ask_for_permission(user) end
+    extras = (known[3] or known[8]) and call('HMGET', task_key(user, id), 'ends', 'unique', 'yielded') or PLAIN
     if settled ~= 'finished' then prove(settled, user, id, lane, delay_ms, known[3]) end
-    if known[3] then endings().prove(user, id) end
+    if extras[1] then endings().prove(user, id) end
     local is_weighed = bytes and HAS_BYTES[settled] and bytes.limit(user)
     if is_weighed then
       fit = fit or new_fitting()
@@ -4704,7 +4724,7 @@ local function settle_outcomes(report, claims)
       reviewed[#reviewed + 1] = user
     end
     local is_plain = not known[8] -- was only in its lane, and in one worker; what yields is not either: append.lua
-    if not is_plain and (settled == 'finished' or settled == 'failed') then
+    if extras[3] and (settled == 'finished' or settled == 'failed') then
       expire_chunks(user, id, settled == 'failed' and dead_letter_ttl_ms or ttl_ms)
     end
     local told = settled == 'canceled' and known[4] or error

@@ -42,7 +42,10 @@ local function append(batch)
   local too_heavy = bytes and bytes.refuse(user, size + kept - had)
   if too_heavy then return too_heavy end
   if kept < earlier then call('XTRIM', key, 'MINID', string.format('%d-0', run)) end
-  if number == 0 then call('HSETNX', task, 'queued', queued_ms) end -- settle looks closer at a task with this field
+  if number == 0 then
+    call('HSETNX', task, 'queued', queued_ms) -- settle looks closer at a task with this field
+    call('HSET', task, 'yielded', 1)
+  end
   local at = string.format('%d-%d', run, last)
   call('XADD', key, at, 'of', delivery, 'bytes', size, 'earlier', kept, 'chunks', chunks)
   if bytes then

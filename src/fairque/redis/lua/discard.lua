@@ -24,7 +24,7 @@ end
 for at, id in ipairs(ids) do
   if answers[at] == 1 then
     erase_task(user, id)
-    if linked[at] then announce(user, id, 'discarded') end
+    if linked[at] then announce(user, id, 'discarded', false) end
   end
   unlist_dead(user, id)
 end

@@ -342,7 +342,7 @@ end
 -- Until the parent has ended it is known which children it has put in.
 local function note_child(user, id, parent)
   call('SADD', children_key(user, parent.id), id)
-  call('HSETNX', task_key(user, parent.id), 'linked', 1)
+  endings().mark(user, parent.id)
   call('HSET', task_key(user, id), 'parent', parent.id)
   if not parent.cancels then return end
   call('HSET', task_key(user, id), 'with_parent', parent.id)

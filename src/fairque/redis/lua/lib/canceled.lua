@@ -7,10 +7,10 @@
 --@include pointers
 --@include ends
 
--- `ttl`: of the result of one that finished, in ms.
+-- has_ends: whether something is kept for its end (lib/ends.lua). `ttl`: of the result of one that finished, in ms.
 local announcements = {}
-local function announce(user, id, outcome, ttl)
-  announcements[#announcements + 1] = { user, id, outcome, ttl }
+local function announce(user, id, outcome, has_ends, ttl)
+  announcements[#announcements + 1] = { user, id, outcome, has_ends and true or false, ttl }
 end
 
 -- The fields of message.Record, after the first nine bytes of the body and the letter of the state. What did not run
@@ -34,7 +34,7 @@ end
 -- nothing else is left of it. `origin`: of one that a dependency ended, the task with which that began.
 local function end_canceled(user, id, reason, ttl, origin)
   local known = known_of(task_key(user, id))
-  if known.linked then endings().prove(user, id) end
+  if known.ends then endings().prove(user, id) end
   local body = redis.pcall('GET', body_key(user, id))
   if type(body) ~= 'string' then body = string.rep('\0', 9) end -- lost, or not a message at all
   if bytes then bytes.lift(user, id) end
@@ -43,7 +43,7 @@ local function end_canceled(user, id, reason, ttl, origin)
   call('PEXPIRE', chunks_key(user, id), ttl)
   if known.unique then pointers.let_go(user, id, known.unique) end
   if known.expires then deadlines.forget(user, id) end
-  if known.linked then announce(user, id, 'canceled') end
+  if known.linked then announce(user, id, 'canceled', known.ends) end
   if bytes then bytes.lay(user, id) end
   tally(user, 'canceled')
   publish(user, id, 'canceled')

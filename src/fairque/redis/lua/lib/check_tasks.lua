@@ -396,7 +396,7 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
       return 'deleted'
     end
     if call('EXISTS', result_key(user, id)) == 0 then give_up(user, id) end
-    announce(user, id, LETTERS[call('GETRANGE', result_key(user, id), 9, 9)] or 'canceled')
+    announce(user, id, LETTERS[call('GETRANGE', result_key(user, id), 9, 9)] or 'canceled', true)
     depend().call_back(priority_step_ms * 1000, dead_letter_ttl_ms)
     return 'its callbacks are put in'
   end
@@ -407,9 +407,10 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
     if call('EXISTS', body_key(user, id)) == 0 then
       return wrong('leftover', 'ends:' .. user .. ':' .. id, 'the task has ended', function() return call_back_late(user, id) end)
     end
-    if call('HEXISTS', task_key(user, id), 'linked') == 1 then return end
+    local marks = call('HMGET', task_key(user, id), 'linked', 'ends')
+    if marks[1] and marks[2] then return end
     wrong('unmarked', 'task:' .. user .. ':' .. id, 'its callbacks would not be put in', function()
-      call('HSET', task_key(user, id), 'linked', 1)
+      endings().mark(user, id)
       return 'marked'
     end)
   end

@@ -189,7 +189,7 @@ local function new_damage()
   -- Nobody depends on it any more (lib/depend.lua).
   local function unlink(user, id)
     local linked = try('HGET', task_key(user, id), 'linked')
-    if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id), ends_key(user, id)) > 0 then return end
+    if type(linked) ~= 'string' or call('EXISTS', uses_key(user, id), ends_key(user, id), children_key(user, id)) > 0 then return end
     if tonumber(linked) > 1 then try('PEXPIRE', result_key(user, id), linked) end
     try('HDEL', task_key(user, id), 'linked')
   end

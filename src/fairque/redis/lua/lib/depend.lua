@@ -56,7 +56,7 @@ local function new_links()
     local ttl = tonumber(linked or 0)
     if ttl > 1 then
       set_ttl(user, id, ttl)
-    elseif linked and call('EXISTS', uses_key(user, id), ends_key(user, id)) == 0 then
+    elseif linked and call('EXISTS', uses_key(user, id), ends_key(user, id), children_key(user, id)) == 0 then
       take_moment(lapsing_key, place_key('lapsing', user), user, id)
     else
       return
@@ -396,11 +396,13 @@ local function new_links()
   function it.call_back(step_us, ttl)
     while called < #announcements do
       called = called + 1
-      local user, id, outcome = unpack(announcements[called])
-      damage().attempt(user, function()
-        local queued = endings().call_back(user, id, outcome, step_us, ttl)
-        if queued > 0 then released[user] = (released[user] or 0) + queued end
-      end)
+      local user, id, outcome, has_ends = unpack(announcements[called])
+      if has_ends then
+        damage().attempt(user, function()
+          local queued = endings().call_back(user, id, outcome, step_us, ttl)
+          if queued > 0 then released[user] = (released[user] or 0) + queued end
+        end)
+      end
     end
   end
 
@@ -409,7 +411,7 @@ local function new_links()
     local budget, at, failure, goes_on = STEP, 1, nil, are_put_off()
     it.call_back(step_us, ttl)
     while announcements[at] and budget > 0 and not are_put_off() do
-      local user, id, outcome, result_ttl = unpack(announcements[at])
+      local user, id, outcome, _, result_ttl = unpack(announcements[at])
       local is_done, informed, all
       if outcome == 'finished' or outcome == 'failed' then
         is_done, informed, all = pcall(attempt, pass_on_at_once, user, id, outcome, result_ttl, budget, step_us, ttl)

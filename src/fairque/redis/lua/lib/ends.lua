@@ -1,6 +1,6 @@
 -- What comes of the end of a task, beside what is told to those that depend on it: its callbacks are put in, past all quotas, and
--- its batch counts it, in the script that ends it. A task with either has the field `linked`, so that the others pay nothing at
--- their end.
+-- its batch counts it, in the script that ends it. A task with either, or with children, has the fields `linked` and `ends`, so
+-- that the others pay nothing at their end.
 -- ends:<u>:<id>  string  {life, {{kind, priority, when, body, what is kept for its own end or ''} ...}, batch or ''}: what
 --                        fails may be requeued, which is another life
 --@include base
@@ -31,8 +31,14 @@ local function new_endings()
     if bytes then bytes.change_ends(user, id, 1) end
   end
 
-  function it.keep(user, id, packed)
+  -- By the fields whoever ends the task knows that there is something.
+  function it.mark(user, id)
     call('HSETNX', task_key(user, id), 'linked', 1)
+    call('HSET', task_key(user, id), 'ends', 1)
+  end
+
+  function it.keep(user, id, packed)
+    it.mark(user, id)
     write(user, id, packed)
   end
 

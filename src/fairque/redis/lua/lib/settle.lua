@@ -37,6 +37,9 @@ local function settle_outcomes(report, claims)
 
   local in_stream -- deliveries of the lane: read before anything is written, as it tells whether the stream is one
 
+  -- What some tasks have: `ends`, `unique` and `yielded` of one that is linked, or has waited elsewhere than in its lane.
+  local PLAIN, extras = {}, nil
+
   -- The last delivery of a lane takes the stream with it. Those of a lane in which others run leave together.
   local streams, over, empty = {}, {}, { leases_key }
   local function remove_delivery(lane, user, stream_id, ...)
@@ -101,11 +104,10 @@ local function settle_outcomes(report, claims)
 
   local ends = {}
 
-  -- Of one that has waited elsewhere than in its lane, or was put in with rules.
+  -- Of one that was put in with rules.
   local function let_go_of_key(user, id)
-    local unique = call('HGET', task_key(user, id), 'unique')
-    if not unique then return end
-    pointers.let_go(user, id, unique, true)
+    if not extras[2] then return end
+    pointers.let_go(user, id, extras[2], true)
     call('HDEL', task_key(user, id), 'unique')
   end
 
@@ -118,7 +120,7 @@ local function settle_outcomes(report, claims)
       let_go_of_key(user, id)
       remove_delivery(lane, user, stream_id, keys_of_task(user, id))
     end
-    if linked then announce(user, id, 'finished', ttl) end
+    if linked then announce(user, id, 'finished', extras[1], ttl) end
     publish(user, id, #record <= TOLD_BYTES and '=' .. record or 'finished')
   end
 
@@ -144,7 +146,7 @@ local function settle_outcomes(report, claims)
       'last', stream_id .. ' ' .. attempt) -- by which a repeated report knows it, also after a requeue
     call('PEXPIRE', key, dead_letter_ttl_ms)
     remove_delivery(lane, user, stream_id)
-    if linked then announce(user, id, 'failed') end
+    if linked then announce(user, id, 'failed', extras[1]) end
     publish(user, id, 'failed')
   end
 
@@ -264,6 +266,14 @@ local function settle_outcomes(report, claims)
     return total
   end
 
+  -- Changes nothing: is what tells of ends permitted?
+  local has_asked = false
+  local function ask_for_permission(user)
+    if has_asked then return end
+    call('ZADD', users_key, 'XX', 'GT', 0, user)
+    has_asked = true
+  end
+
   local fit
   local HAS_BYTES = { finished = true, failed = true, retry = true } -- of canceled ones lib/canceled.lua sees to it
   local function settle(outcome)
@@ -275,9 +285,10 @@ local function settle_outcomes(report, claims)
     end
     in_stream = call('XLEN', stream_key(lane, user))
     local settled, is_cut = settled_kind(kind, known[4]), false
-    if known[3] then call('ZADD', users_key, 'XX', 'GT', 0, user) end -- changes nothing: is what tells of ends permitted?
+    if known[3] then ask_for_permission(user) end
+    extras = (known[3] or known[8]) and call('HMGET', task_key(user, id), 'ends', 'unique', 'yielded') or PLAIN
     if settled ~= 'finished' then prove(settled, user, id, lane, delay_ms, known[3]) end
-    if known[3] then endings().prove(user, id) end
+    if extras[1] then endings().prove(user, id) end
     local is_weighed = bytes and HAS_BYTES[settled] and bytes.limit(user)
     if is_weighed then
       fit = fit or new_fitting()
@@ -291,7 +302,7 @@ local function settle_outcomes(report, claims)
       reviewed[#reviewed + 1] = user
     end
     local is_plain = not known[8] -- was only in its lane, and in one worker; what yields is not either: append.lua
-    if not is_plain and (settled == 'finished' or settled == 'failed') then
+    if extras[3] and (settled == 'finished' or settled == 'failed') then
       expire_chunks(user, id, settled == 'failed' and dead_letter_ttl_ms or ttl_ms)
     end
     local told = settled == 'canceled' and known[4] or error
