@@ -99,6 +99,14 @@ async def test_the_same_task_twice_in_one_call_is_created_once(core: Core) -> No
     assert core.state()["normal"] == "2"
 
 
+async def test_what_was_counted_of_a_user_is_forgotten_also_when_its_weight_was_taken_back(core: Core) -> None:
+    await core.store.set_policy("*", {"weight": 0.5})
+    await core.enqueue("a", "1")
+    await core.store.set_policy("*", {}, ["*"])
+    await core.store.cancel("a", "1", "")
+    assert core.dump()["user:a"].expires
+
+
 # The bound, on the scripts themselves
 
 TENANTS = ("a", "b:c", "zoë")
