@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from fairque import QueueFull
-from tests.support.core import Core
+from tests.support.core import Core, new_task
 from tests.support.tenants import fill, govern, numbered
 
 pytestmark = pytest.mark.leaves_keys()
@@ -43,3 +44,11 @@ async def test_what_is_scheduled_comes_due_beyond_a_quota_that_was_lowered(core:
     await govern(core, "acme", max_queued=5)
     core.wait_until_ms(at_ms)
     assert len(await core.take(20)) == 20
+
+
+@pytest.mark.parametrize("users", list(itertools.permutations(["acme", "zoe", "max"])))
+async def test_of_several_users_without_room_the_first_one_of_the_call_is_named(core: Core, users: list[str]) -> None:
+    for user_id in users:
+        await govern(core, user_id, max_queued=0)
+    with pytest.raises(QueueFull, match=users[0]):
+        await core.enqueue_all([new_task(user_id, "1", 3, 1.0, 0, bytes(8)) for user_id in users])

@@ -114,7 +114,7 @@ end
 -- user, how many more than these are asked for. `dropped`: room was made for some already. `beside`: bytes beside its body,
 -- by the key of that.
 local function over_quota(tasks, asked, dropped, beside)
-  local more, sizes, key_seen, drop = {}, {}, {}, nil
+  local more, sizes, key_seen, drop, in_turn = {}, {}, {}, nil, {}
   asked = asked or {}
   seen = {}
   for _, task in ipairs(tasks) do
@@ -124,6 +124,7 @@ local function over_quota(tasks, asked, dropped, beside)
       or standing(user, id, body, key)
     local size = #body + (beside and beside[key] or 0)
     key_seen[key] = true
+    if (found == 'new' or found == 'replaces') and not more[user] then in_turn[#in_turn + 1] = user end
     if found == 'new' then more[user], sizes[user] = (more[user] or 0) + 1, (sizes[user] or 0) + size end
     if found == 'replaces' then
       more[user], sizes[user] = more[user] or 0, (sizes[user] or 0) + math.max(0, size - call('STRLEN', key))
@@ -131,13 +132,13 @@ local function over_quota(tasks, asked, dropped, beside)
     if found ~= 'seen' and found ~= 'retried' then asked[user] = (asked[user] or 0) + 1 end
   end
   seen, replaced = {}, {} -- what was only asked
-  for user, new in pairs(more) do
+  for _, user in ipairs(in_turn) do
     local too_heavy = bytes and not dropped and bytes.refuse(user, sizes[user])
     if too_heavy then return too_heavy end
-    local excess = governed.excess(user, new)
+    local excess = governed.excess(user, more[user])
     if excess > 0 then
       if not governed.may_drop(user, asked[user]) then return { 'full', user, governed.retry_after(user, excess) } end
-      drop = { 'linked', user, excess }
+      drop = drop or { 'linked', user, excess }
     end
   end
   return drop
