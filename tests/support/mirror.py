@@ -6,104 +6,32 @@ import math
 from collections.abc import Awaitable, Callable, Sequence, Set
 from typing import Any, NamedTuple
 
-import msgspec
-
-from fairque.errors import DependencyError, QueueFull, TaskExists
+from fairque.errors import BatchClosed, DependencyError, QueueFull, TaskExists
 from fairque.fairness import model_queue
 from fairque.fairness.choice import encoded_path
 from fairque.fairness.freedom import Freedom
+from fairque.fairness.model_batch import ModelBatch
 from fairque.fairness.model_queue import Ending, ModelQueue, ModelTask
-from fairque.fairness.model_task import Alone, Conflict, OnFailure
+from fairque.fairness.model_task import ModelCallback
 from fairque.limit import Limit
 from fairque.models import ANY_USER, UserGroup
 from fairque.policy import Policy, Rate
-from fairque.redis.arguments import Rules
 from fairque.redis.assignment import assignments_of
-from fairque.redis.delivery import Delivery, Needs, NewTask, Outcome, Placed
+from fairque.redis.delivery import Delivery, Outcome, Placed
 from fairque.redis.keys import decode_user, encode_user
-from fairque.tasks.message import LimitKey, Message, encode_body
-from tests.support.core import MAX_BODY, STEP_MS, Key, outcome
+from fairque.redis.store_batches import NewBatch
+from tests.support.core import STEP_MS, Key, outcome
 from tests.support.mirror_view import agree, assignment_name, changed, check_trees, ended, expected, policy_name, seen
+from tests.support.order import Order, named, new_callbacks
 from tests.support.timed import STEP_US, TimedCore
 
 _EXPIRING = ("metrics:", "run-times", "keeper:")
 _SOMETIMES_EXPIRING = ("user:", "group:", "left")
 """Those of groups while nobody of them is ready, of a user but for a weight that was counted while it is."""
-_NO_ARGS = msgspec.Raw(b"\x90")
 
 
-SPAN_MS = 5
-
-
-class Order(NamedTuple):
-    """What is asked for in an enqueue."""
-
-    user_id: str
-    task_id: str
-    priority: int = 3
-    cost: float = 1.0
-    delay_ms: int = 0
-    name: str = "t"
-    needs: tuple[str, ...] = ()
-    on_failure: OnFailure = "wait"
-    allow_unknown: bool = True
-    expires_ms: int = 0
-    conflict: Conflict = "keep"
-    kind: Alone = ""
-    pointer: str = ""
-    longest_ms: int = 0
-    limits: tuple[LimitKey, ...] = ()
-
-    @property
-    def is_conditional(self) -> bool:
-        return self.conflict != "keep" or bool(self.kind)
-
-    def call(self, nonce: bytes, at: int) -> bytes:
-        """Its own name of the call, where it has a condition."""
-        return nonce + bytes([at]) if self.is_conditional else b""
-
-    def rules(self, call: bytes) -> Rules | None:
-        if not (self.expires_ms or call):
-            return None
-        expires, span_ms = f"+{self.expires_ms}" if self.expires_ms else "", SPAN_MS if self.kind else 0
-        return Rules(expires, call.hex(), self.conflict, self.kind, self.pointer, span_ms, self.longest_ms)
-
-    def new_task(self, nonce: bytes, at: int) -> NewTask:
-        heading: Any = [self.name, *self.limits] if self.limits else self.name
-        body = encode_body(Message(heading, _NO_ARGS), nonce, self.cost, self.priority, MAX_BODY)
-        needs = msgspec.msgpack.encode(Needs(self.on_failure, self.allow_unknown, list(self.needs)))
-        when = f"+{self.delay_ms}" if self.delay_ms else ""
-        return NewTask(
-            self.user_id,
-            self.task_id,
-            self.priority,
-            when,
-            body,
-            needs if self.needs else b"",
-            self.rules(self.call(nonce, at)),
-        )
-
-    def model_task(self, nonce: bytes, at: int) -> ModelTask:
-        return ModelTask(
-            self.user_id,
-            self.task_id,
-            self.priority,
-            self.cost,
-            nonce,
-            delay_ms=self.delay_ms,
-            name=self.name,
-            needs=set(self.needs),
-            on_failure=self.on_failure,
-            allow_unknown=self.allow_unknown,
-            expires_in_ms=self.expires_ms or math.inf,
-            call=self.call(nonce, at),
-            conflict=self.conflict,
-            kind=self.kind,
-            pointer=self.pointer,
-            span_ms=SPAN_MS,
-            longest_ms=self.longest_ms,
-            limits=tuple(_name_in_redis(key, self.user_id) for key in self.limits),
-        )
+REFUSALS = (QueueFull, DependencyError, TaskExists, BatchClosed)
+BATCH_NONCE = bytes(8)
 
 
 class Held(NamedTuple):
@@ -124,6 +52,7 @@ class Followed(Freedom):
 
     Args:
         before: What is out, by the model: the tasks that a reply can only have from a steal.
+        in_turn: Users with open batches, in the order in which they are looked at; or tasks of a batch.
     """
 
     def __init__(
@@ -132,8 +61,10 @@ class Followed(Freedom):
         deliveries: Sequence[Delivery] = (),
         before: Set[tuple[str, str]] = frozenset(),
         want: int = 0,
+        in_turn: Sequence[str] = (),
     ) -> None:
         self._dump = dump
+        self._in_turn = in_turn
         self._stolen = [(of.user_id, of.id) for of in deliveries if (of.user_id, of.id) in before]
         self._want = want
 
@@ -174,6 +105,15 @@ class Followed(Freedom):
     def counts(self) -> bool:
         return "state" not in self._dump or "recount" not in dict(self._dump["state"].pairs)
 
+    def abandons(self, due: Sequence[ModelBatch]) -> Sequence[ModelBatch]:
+        """Once in a lease is often enough."""
+        went = [of for of in due if of.batch_id not in self._members(f"batches:{encode_user(of.user_id)}")]
+        return sorted(went, key=lambda of: self._in_turn.index(encode_user(of.user_id)))
+
+    def cancels(self, pending: Set[str]) -> Sequence[str]:
+        assert pending == set(self._in_turn)
+        return self._in_turn
+
     def _now_ms(self) -> float:
         told = dict(self._dump["told"].pairs)
         return int(told["seconds"]) * 1000 + int(told["us"]) // 1000
@@ -210,14 +150,14 @@ class Mirror:
     async def _answer(self, call: Awaitable[Any]) -> Any:
         try:
             return await call
-        except (QueueFull, DependencyError, TaskExists) as exc:
+        except REFUSALS as exc:
             self.refused += 1
             return type(exc)
 
     def _agree(self, what: str, found: Any, of_model: Callable[[], Any]) -> None:
         try:
             expected = of_model()
-        except (QueueFull, DependencyError, TaskExists) as exc:
+        except REFUSALS as exc:
             expected = type(exc)
         agree(what, found, expected)
         self.compare()
@@ -227,10 +167,11 @@ class Mirror:
     ) -> list[Held]:
         self.core.rest()
         self._let_keepers_go()
+        in_turn = self._texts("ZRANGE", ":batches", 0, -1)
         how: Any = {"lease_ms": lease_ms, "groups": groups, "steal": steal}
         claim = await self.core.claim(want, worker=worker, wait=True, by_time=self.by_time, **how)
         now_us, dump = self.core.now_us(), self.core.dump()
-        self.model.freedom = Followed(dump, claim.deliveries, {task.key for task in self.model.out()}, want)
+        self.model.freedom = Followed(dump, claim.deliveries, {task.key for task in self.model.out()}, want, in_turn)
         made = self.model.claim(now_us, worker, want, by_time=self.by_time, **how)
         agree("deliveries", [_told(of) for of in claim.deliveries], [_modelled(of) for of in made])
         taken = [Held(*pair, worker) for pair in zip(claim.deliveries, made, strict=True)]
@@ -327,6 +268,33 @@ class Mirror:
         answer = await self.core.store.cancel(user_id, task_id, "why")
         self._agree("canceled", answer, lambda: self.model.cancel(self.core.now_us(), user_id, task_id, "why"))
 
+    async def open_batch(
+        self,
+        user_id: str,
+        batch_id: str,
+        ttl_ms: int,
+        on_complete: tuple[ModelCallback, ...],
+        on_success: tuple[ModelCallback, ...],
+    ) -> None:
+        told = new_callbacks(on_complete, BATCH_NONCE), new_callbacks(on_success, BATCH_NONCE)
+        answer = await self.core.store.open_batch(NewBatch(user_id, batch_id, ttl_ms, *told))
+        batch = ModelBatch(user_id, batch_id, ttl_ms, named(on_complete, BATCH_NONCE), named(on_success, BATCH_NONCE))
+        self._agree("opened", answer, lambda: self.model.open_batch(self.core.now_us(), batch))
+
+    async def close_batch(self, user_id: str, batch_id: str) -> None:
+        answer = await self.core.store.close_batch(user_id, batch_id)
+        self._agree("closed", answer, lambda: self.model.close_batch(self.core.now_us(), user_id, batch_id))
+
+    async def cancel_batch(self, user_id: str, batch_id: str) -> None:
+        in_turn = self._texts("SMEMBERS", f":batch-tasks:{encode_user(user_id)}:{batch_id}")
+        answer = await self.core.store.cancel_batch(user_id, batch_id, "why")
+        self.model.freedom = Followed(self.core.dump(), in_turn=in_turn)
+        now_us = self.core.now_us()
+        self._agree("canceled", answer, lambda: self.model.cancel_batch(now_us, user_id, batch_id, "why"))
+
+    def _texts(self, *command: str | int) -> list[str]:
+        return [member.decode() for member in self.core.execute(*command)]
+
     async def set_priority(self, user_id: str, task_id: str, priority: int) -> None:
         answer = await self.core.store.change(user_id, task_id, priority=priority)
         self._agree("changed", answer, lambda: self.model.set_priority(self.core.now_us(), user_id, task_id, priority))
@@ -386,9 +354,10 @@ class Mirror:
         agree("keys", found, expected(self.model))
         check_trees(dump, self.model)
         kept = {f"result:{encode_user(user_id)}:{task_id}" for user_id, task_id in self.model.kept()}
+        ending = ended(self.model)
         for name in found:
             if name in dump and not name.startswith(_SOMETIMES_EXPIRING):
-                expires = name.startswith(_EXPIRING) or (name in ended(self.model) and name not in kept)
+                expires = name.startswith(_EXPIRING) or (name in ending and name not in kept)
                 assert dump[name].expires == expires, f"when {name} expires"
         for line in self.model.choice.lines.values():
             line.look_again()
@@ -409,11 +378,6 @@ def agree_about_sleep(sleep: float | None, left_ms: float | None) -> None:
     else:
         too_long = round(sleep * 1000, 6) - max(0, left_ms)
         assert 0 <= too_long < 1, f"a worker sleeps until something is due and no longer, this one {too_long} ms"
-
-
-def _name_in_redis(key: LimitKey, user_id: str) -> str:
-    user = encode_user(user_id) if key.each_user else ""
-    return f"{user}={key.template}:{key.text}" if key.template else f"{user}:{key.text}"
 
 
 def _without(answers: Sequence[bool], is_open: list[bool]) -> list[bool | None]:

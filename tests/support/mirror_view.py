@@ -10,12 +10,13 @@ import msgspec
 from fairque.everybody import EVERYONE
 from fairque.fairness.choice import EVERYBODY, encoded_path
 from fairque.fairness.line import Line
+from fairque.fairness.model_batch import ModelBatch
 from fairque.fairness.model_limit import KeyLimit
 from fairque.fairness.model_policies import Marks
 from fairque.fairness.model_queue import ModelQueue, ModelTask, UserCounts
-from fairque.fairness.model_task import LANES
+from fairque.fairness.model_task import LANES, Ends
 from fairque.metrics import metrics_in
-from fairque.models import TaskState
+from fairque.models import BatchState, TaskState
 from fairque.policy import Policy, changes_of
 from fairque.redis.assignment import assignments_of
 from fairque.redis.keys import decode_user, encode_user
@@ -64,6 +65,7 @@ _TASK_NUMBERS = ("attempt", "failures", "lost", "returned", "since", "paid")
 _TASK_NAMES = ("held", "limited")
 _MEASURED = ("finished", "failed", "retried", "canceled", "cost")
 _ENDS = _MEASURED[:4]
+_BATCH_COUNTS = ("total", "finished", "failed", "canceled")
 
 View = dict[str, Any]
 
@@ -78,8 +80,9 @@ def seen(dump: dict[str, Key], model: ModelQueue) -> View:
     for task in model.tasks.values():
         found[f"task:{_name(task)}"] = found.get(f"task:{_name(task)}") or _task_fields({})
     _drop_what_is_outdated(found, model)
-    if "held" in found:
-        found["held"] = {name for name, _ in found["held"]}
+    for name in ("held", "batches"):
+        if name in found:
+            found[name] = {member for member, _ in found[name]}
     for name in [name for name in found if name.startswith("informed:")]:
         found.setdefault("feeds:" + name.partition(":")[2], set()).update(found.pop(name))
     return {name: value for name, value in found.items() if value}
@@ -153,11 +156,38 @@ _HOLDERS: dict[str, Callable[[Key], Any]] = {
     "left": lambda key: dict(key.scores),
     "held": lambda key: key.scores,
 } | dict.fromkeys(("user", "group", "limit"), lambda key: _counted(_fields(key)))
+_HOLDERS |= {"ends": lambda key: _ends_in(key.content[0]), "batch": lambda key: _batch_fields(key.content)}
+_HOLDERS |= dict.fromkeys(("batch-tasks",), _members)
 _HOLDERS["limit"] = lambda key: _filled({name: of for name, of in _fields(key).items() if name not in ("by", "hand")})
 _HOLDERS["keeper"] = _HOLDERS["unique"] = lambda key: key.content[0].decode()
 _HOLDERS["offers"] = lambda key: dict(key.pairs)
 _HOLDERS |= dict.fromkeys(("dead", "leases", "held-users", "running", "uncounted", "kept"), _members)
 _HOLDERS |= dict.fromkeys(("deferred", "needs", "uses", "feeds", "informed", "lapsing"), _members)
+
+
+class _Callback(msgspec.Struct, array_like=True):
+    kind: str
+    priority: int
+    when: str
+    body: msgspec.Raw
+    after: msgspec.Raw
+
+
+def _ends_in(packed: bytes) -> View:
+    life, callbacks, batch = msgspec.msgpack.decode(packed, type=tuple[int, list[_Callback], str])
+    return _ends(life, [of.kind for of in callbacks], batch)
+
+
+def _ends(life: int, kinds: Sequence[str], batch: str) -> View:
+    return {"life": life, "kinds": list(kinds), "batch": batch}
+
+
+def _batch_fields(content: list[bytes]) -> View:
+    """Callbacks as long as they are not put in."""
+    fields = {name.decode(): value for name, value in zip(content[::2], content[1::2], strict=True)}
+    counts = {name: int(fields.get(name, 0)) for name in _BATCH_COUNTS}
+    calls = [name for name in ("on_complete", "on_success") if name in fields]
+    return {"state": fields["state"].decode(), **counts, "calls": calls, "was_complete": "complete" in fields}
 
 
 def _number(text: str) -> float | str:
@@ -200,6 +230,7 @@ def expected(model: ModelQueue) -> View:
         _policies(model),
         _limits(model),
         _links(model),
+        _batches(model),
     )
     return {name: value for part in parts for name, value in part.items() if value}
 
@@ -280,6 +311,8 @@ def _lanes(model: ModelQueue) -> View:
 def _tasks(model: ModelQueue) -> View:
     found: View = {}
     for task in model.tasks.values():
+        if task.ends:
+            found[f"ends:{_name(task)}"] = _ends_of(task.ends)
         found[f"task:{_name(task)}"] = _task_of_model(task)
         found[f"body:{_name(task)}"] = "a string"
         found[f"errors:{_name(task)}"] = min(KEPT_ERRORS, task.errors)
@@ -294,9 +327,41 @@ def ended(model: ModelQueue) -> View:
             found[f"task:{_name(task)}"] = _task_of_model(task)
             found[f"body:{_name(task)}"] = "a string"
             found[f"errors:{_name(task)}"] = min(KEPT_ERRORS, task.errors)
+            if task.ends:
+                found[f"ends:{_name(task)}"] = _ends_of(task.ends)
             found.setdefault(f"dead:{encode_user(task.user_id)}", set()).add(task.task_id)
             found.setdefault("dead", set()).add(_name(task))
+    for batch in model.batches.of.values():
+        if batch.expires:
+            found[f"batch:{_name_of(batch.key)}"] = _batch_of_model(batch)
     return found
+
+
+def _ends_of(ends: Ends) -> View:
+    return _ends(ends.life, [of.kind for of in ends.callbacks], ends.batch)
+
+
+def _batches(model: ModelQueue) -> View:
+    found: View = {}
+    for batch in model.batches.of.values():
+        found[f"batch:{_name_of(batch.key)}"] = _batch_of_model(batch)
+        found[f"batch-tasks:{_name_of(batch.key)}"] = set(batch.pending)
+    for batch in model.batches.of.values():
+        if batch.state is BatchState.OPEN:
+            user = encode_user(batch.user_id)
+            found.setdefault(f"batches:{user}", []).append((batch.batch_id, float(batch.ends_ms)))
+            found.setdefault("batches", set()).add(user)
+    return {name: _by_score(value) if isinstance(value, list) else value for name, value in found.items()}
+
+
+def _by_score(members: list[tuple[str, float]]) -> list[tuple[str, float]]:
+    return sorted(members, key=lambda of: (of[1], of[0].encode()))
+
+
+def _batch_of_model(batch: ModelBatch) -> View:
+    counts = {name: getattr(batch, name) for name in _BATCH_COUNTS}
+    calls = [name for name in ("on_complete", "on_success") if getattr(batch, name)]
+    return {"state": batch.state.value, **counts, "calls": calls, "was_complete": batch.was_complete}
 
 
 def _task_of_model(task: ModelTask) -> View:
@@ -324,7 +389,7 @@ def _links(model: ModelQueue) -> View:
         for need in task.uses:
             found.setdefault(f"feeds:{encode_user(task.user_id)}:{need}", set()).add(task.task_id)
     for task in letters:
-        if task.uses or f"feeds:{_name(task)}" in found:
+        if task.uses or task.ends or f"feeds:{_name(task)}" in found:
             user = encode_user(task.user_id)
             found.setdefault(f"lapsing:{user}", set()).add(task.task_id)
             found.setdefault("lapsing", set()).add(user)

@@ -13,18 +13,20 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from fairque import Breaker, Rate
 from fairque.everybody import EVERYONE
-from fairque.fairness.model_task import Alone, Ending, Kind, ModelDelivery
+from fairque.fairness.model_task import Alone, Ending, Kind, ModelCallback, ModelDelivery
 from fairque.limit import record_of
-from fairque.models import ANY_USER, TaskState, UserGroup
+from fairque.models import ANY_USER, BatchState, TaskState, UserGroup
 from fairque.tasks.message import LimitKey
 from tests.support.core import LONG_LEASE_MS
-from tests.support.mirror import Held, Mirror, Order
+from tests.support.mirror import Held, Mirror
+from tests.support.order import Order
 from tests.support.timed import TimedCore
 
 SHORT_LEASE_MS = 1
 SOON_MS, LATE_MS = 2, 60_000
 USERS = ["a", "b:c", "b%3Ac", "{é}*\n\0"]
-IDS = ["1", "2", "b:c", "*\n", "é", "x" * 80]
+IDS = ["1", "2", "b:c", "*\n", "é", "x" * 80, "1.on_end", "b:c.on_failure-2"]
+BATCHES = ["1", "b:c *\n"]
 WORKERS = ["w1", "w2", "w3"]
 NAMES = ["api", "b:c *\n"]
 TEMPLATE = "c:{x}"
@@ -45,6 +47,7 @@ RECORDS = [
     record_of("c:1"),
 ]
 GROUPS = ["plan", "plan/{é}:*", "plan/b/c/d", "{é}:*"]
+CALLBACK_KINDS = ("on_success", "on_failure", "on_end")
 SERVED: list[tuple[UserGroup, ...]] = [
     ANY_USER,
     (("a", "b:c"),),
@@ -82,6 +85,7 @@ def _ending(kind: Kind, delay_ms: int, charge: float, run_ms: float) -> Ending:
 
 users = st.sampled_from(USERS)
 ids = st.sampled_from(IDS)
+batch_ids = st.sampled_from(BATCHES)
 kinds = st.sampled_from(["finished", "finished", "failed", "retry", "snoozed", "released", "canceled"])
 picks = st.lists(st.integers(0, 7), min_size=1, max_size=4)
 wants = st.integers(1, 6)
@@ -97,6 +101,25 @@ endings = st.builds(
 )
 kinds_of_keys: st.SearchStrategy[Alone] = st.sampled_from(["", "", "", "started", "ended", "debounce"])
 policies = st.fixed_dictionaries({}, optional={name: st.sampled_from(of) for name, of in FIELDS.items()})
+
+
+def callbacks_of(*kinds: str, depth: int = 1) -> st.SearchStrategy[tuple[ModelCallback, ...]]:
+    after = callbacks_of(*CALLBACK_KINDS, depth=0) if depth else st.just(())
+    callback = st.builds(
+        ModelCallback,
+        st.sampled_from(kinds),
+        st.sampled_from([3, 3, 1, 6]),
+        st.sampled_from([1.0, 1.0, 7.25]),
+        st.sampled_from([0, 0, SOON_MS, LATE_MS]),
+        st.sampled_from(["t", *NAMES]),
+        after,
+        st.just(b""),
+    )
+    return st.lists(callback, max_size=3).map(tuple)
+
+
+callbacks = callbacks_of(*CALLBACK_KINDS)
+of_batches = st.tuples(callbacks_of("on_complete"), callbacks_of("on_success"))
 
 
 @st.composite
@@ -131,7 +154,9 @@ def batches(draw: st.DrawFn) -> list[Order]:
             draw(st.sampled_from(["keep", "keep", "replace", "replace", "error"])),
         )
         further = draw(st.lists(st.sampled_from(KEYS), max_size=2, unique=True))
-        made.append(draw(alone(order._replace(limits=tuple(further)))))
+        of_end, batch = draw(callbacks), draw(st.sampled_from(["", "first", "first", "last", "last"]))
+        order = order._replace(limits=tuple(further), callbacks=of_end, batch=batch)
+        made.append(draw(alone(order)))
     return made
 
 
@@ -150,7 +175,7 @@ class BothMachine(RuleBasedStateMachine):
         self.fields: Sequence[str] = ()
         self.served: list[tuple[UserGroup, ...]] = [ANY_USER]
         self.has_links = self.has_limits = self.has_removals = self.has_delays = False
-        self.has_expiry = self.has_conditions = False
+        self.has_expiry = self.has_conditions = self.has_callbacks = self.has_batches = False
 
     def both(self, call: Any) -> None:
         self.is_sound = False
@@ -166,6 +191,8 @@ class BothMachine(RuleBasedStateMachine):
         delays=st.booleans(),
         expiry=st.booleans(),
         conditions=st.booleans(),
+        callbacks=st.booleans(),
+        batches=st.booleans(),
         served=st.one_of(st.just([ANY_USER]), st.lists(st.sampled_from(SERVED), min_size=1, max_size=4)),
     )
     def what_happens_in_this_game(
@@ -178,11 +205,14 @@ class BothMachine(RuleBasedStateMachine):
         delays: bool,
         expiry: bool,
         conditions: bool,
+        callbacks: bool,
+        batches: bool,
         served: list[tuple[UserGroup, ...]],
     ) -> None:
         self.fields, self.mirror.by_time, self.served = fields, by_time, served
         self.has_links, self.has_limits, self.has_removals, self.has_delays = links, limits, removals, delays
         self.has_expiry, self.has_conditions = expiry, conditions
+        self.has_callbacks, self.has_batches = callbacks, batches
 
     @initialize(of_users=st.lists(policies, min_size=len(USERS) + 1, max_size=len(USERS) + 1))
     def some_have_policies(self, of_users: list[dict[str, Any]]) -> None:
@@ -207,12 +237,88 @@ class BothMachine(RuleBasedStateMachine):
             conflict=order.conflict if self.has_conditions else "keep",
             kind=order.kind if self.has_conditions else "",
             pointer=order.pointer if self.has_conditions else "",
+            callbacks=self.allowed_callbacks(order.callbacks),
+            batch=self.taking_batch_of(order.user_id, order.batch) if self.has_batches else "",
         )
+
+    def allowed_callbacks(self, callbacks: tuple[ModelCallback, ...]) -> tuple[ModelCallback, ...]:
+        if not self.has_callbacks:
+            return ()
+        named = self.has_limits or self.mirror.by_time
+        return tuple(
+            of._replace(
+                delay_ms=of.delay_ms if self.has_delays else min(of.delay_ms, SOON_MS),
+                name=of.name if named else "t",
+                after=self.allowed_callbacks(of.after),
+            )
+            for of in callbacks
+        )
+
+    def taking_batch_of(self, user_id: str, pick: str) -> str:
+        """One that takes more, if there is any, or most calls would be refused. Else what was asked for."""
+        known = self.mirror.model.batches.of.values()
+        taking = [batch.batch_id for batch in known if batch.user_id == user_id and batch.takes_more]
+        if pick not in ("first", "last"):
+            return pick
+        return taking[0 if pick == "first" else -1] if taking else ""
 
     @precondition(lambda self: self.calls)
     @rule(back=st.integers(1, 3))
     def enqueue_again_because_the_reply_was_cut(self, back: int) -> None:
         self.both(self.mirror.enqueue(*self.calls[-min(back, len(self.calls))]))
+
+    @precondition(lambda self: self.has_batches)
+    @rule(user_id=users, batch=batch_ids, ttl_ms=st.sampled_from([10, LATE_MS, LATE_MS]), callbacks=of_batches)
+    def open_batch(
+        self, user_id: str, batch: str, ttl_ms: int, callbacks: tuple[tuple[ModelCallback, ...], ...]
+    ) -> None:
+        on_complete, on_success = map(self.allowed_callbacks, callbacks)
+        self.both(self.mirror.open_batch(user_id, batch, ttl_ms, on_complete, on_success))
+
+    @precondition(lambda self: self.has_batches)
+    @rule(
+        orders=batches(),
+        batch=batch_ids,
+        callbacks=of_batches,
+        ends=st.sampled_from(["close", "close", "cancel", "goes on"]),
+        want=wants,
+        picks=picks,
+        ending=endings,
+    )
+    def a_batch_is_filled_and_worked_at(
+        self,
+        orders: list[Order],
+        batch: str,
+        callbacks: tuple[tuple[ModelCallback, ...], ...],
+        ends: str,
+        want: int,
+        picks: list[int],
+        ending: Ending,
+    ) -> None:
+        key = orders[0].user_id, batch
+        self.open_batch(*key, LATE_MS, callbacks)
+        self.enqueue([order._replace(user_id=key[0], batch=batch) for order in orders])
+        self.claim("w1", want, LONG_LEASE_MS, want, False)
+        if ends == "close":
+            self.both(self.mirror.close_batch(*key))
+        elif ends == "cancel":
+            self.both(self.mirror.cancel_batch(*key))
+        if self.mirror.held:
+            self.settle(picks, ending)
+
+    @precondition(lambda self: self.mirror.model.batches.of)
+    @rule(pick=st.integers(0, 7))
+    def close_batch(self, pick: int) -> None:
+        self.both(self.mirror.close_batch(*self.picked_batch(pick)))
+
+    @precondition(lambda self: self.has_removals and self.mirror.model.batches.of)
+    @rule(pick=st.integers(0, 7))
+    def cancel_batch(self, pick: int) -> None:
+        self.both(self.mirror.cancel_batch(*self.picked_batch(pick)))
+
+    def picked_batch(self, pick: int) -> tuple[str, str]:
+        known = list(self.mirror.model.batches.of)
+        return known[pick] if pick < len(known) else (USERS[pick % len(USERS)], BATCHES[0])
 
     @precondition(lambda self: self.has_removals)
     @rule(user_id=users, task_id=ids)
@@ -230,8 +336,13 @@ class BothMachine(RuleBasedStateMachine):
         self.both(self.mirror.reschedule(user_id, task_id, delay_ms))
 
     @precondition(lambda self: self.has_removals)
-    @rule(user_id=users, task_ids=st.lists(ids, min_size=1, max_size=3))
-    def requeue(self, user_id: str, task_ids: list[str]) -> None:
+    @rule(user_id=users, task_ids=st.lists(ids, min_size=1, max_size=3), picks=picks)
+    def requeue(self, user_id: str, task_ids: list[str], picks: list[int]) -> None:
+        """Such as have failed, where there are any."""
+        if letters := self.mirror.model.letters():
+            user_id = letters[picks[0] % len(letters)][0]
+            mine = [task_id for owner, task_id in letters if owner == user_id]
+            task_ids = [*task_ids[1:], *(mine[pick % len(mine)] for pick in picks)]
         self.both(self.mirror.requeue(user_id, *task_ids))
 
     @precondition(lambda self: self.has_removals)
@@ -351,14 +462,7 @@ async def finish(mirror: Mirror) -> None:
         await mirror.set_group(group, None)
     for user_id in [*USERS, EVERYONE]:
         await mirror.clear_policy(user_id)
-    for _ in range(50):
-        mirror.core.wait_until_ms(mirror.core.now_us() // 1000 + LATE_MS)
-        await mirror.claim("last", 50, SHORT_LEASE_MS)
-        for worker in [*WORKERS, "silent", "thief", "last"]:
-            out = [held for held in mirror.held if held.is_out and held.worker == worker]
-            await mirror.settle(out, _ending("finished", 0, 0.0, 0.0))
-        if not (mirror.model.lanes or mirror.model.due or mirror.model.limits.lines.tasks):
-            break
+    await _serve_all(mirror)
     await _give_up(mirror)
     for worker in [*WORKERS, "silent", "thief", "last"]:
         for groups in SERVED:
@@ -366,15 +470,31 @@ async def finish(mirror: Mirror) -> None:
     await _nothing_stays(mirror.core)
 
 
+async def _serve_all(mirror: Mirror) -> None:
+    """Until nothing moves any more but by hand, and each batch is closed or abandoned."""
+    model = mirror.model
+    for _ in range(50):
+        mirror.core.wait_until_ms(mirror.core.now_us() // 1000 + LATE_MS)
+        await mirror.claim("last", 50, SHORT_LEASE_MS)
+        for worker in [*WORKERS, "silent", "thief", "last"]:
+            out = [held for held in mirror.held if held.is_out and held.worker == worker]
+            await mirror.settle(out, _ending("finished", 0, 0.0, 0.0))
+        are_open = any(batch.state is BatchState.OPEN for batch in model.batches.of.values())
+        if not (model.lanes or model.due or model.limits.lines.tasks or are_open):
+            return
+
+
 async def _give_up(mirror: Mirror) -> None:
-    """What waits for ever, and dead letters, which keep what they were given by others."""
-    assert all(task.state is TaskState.DEFERRED for task in mirror.model.tasks.values())
-    for user_id, task_id in list(mirror.model.tasks):
-        await mirror.cancel(user_id, task_id)
-    for user_id, task_id in mirror.model.letters():
-        await mirror.discard(user_id, task_id)
+    """What waits for ever, and dead letters, which keep what they were given by others. Their callbacks are served."""
+    while mirror.model.tasks or mirror.model.letters():
+        assert all(task.state is TaskState.DEFERRED for task in mirror.model.tasks.values())
+        for user_id, task_id in list(mirror.model.tasks):
+            await mirror.cancel(user_id, task_id)
+        for user_id, task_id in mirror.model.letters():
+            await mirror.discard(user_id, task_id)
+        await _serve_all(mirror)
 
 
 async def _nothing_stays(core: TimedCore) -> None:
-    lasting = {name for name, key in core.dump().items() if not key.expires}
-    assert lasting - {"left"} <= {"state", "users", "told"}, lasting
+    lasting = {name: key.content for name, key in core.dump().items() if not key.expires}
+    assert lasting.keys() - {"left"} <= {"state", "users", "told"}, lasting

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 
+from fairque.fairness.model_batch import ModelBatch
 from fairque.fairness.model_task import ModelTask
 
 __all__ = ["Freedom"]
@@ -43,3 +44,11 @@ class Freedom:
     def releases(self, users: frozenset[str], left: Set[str]) -> Set[str]:  # noqa: ARG002
         """To which users of a list that has ended it is forgiven what they were served out of turn."""
         return set(left)
+
+    def abandons(self, due: Sequence[ModelBatch]) -> Sequence[ModelBatch]:
+        """Which batches that nobody closed in time are abandoned, in which order."""
+        return due
+
+    def cancels(self, pending: Set[str]) -> Sequence[str]:
+        """In which order the tasks of a batch are canceled."""
+        return sorted(pending)

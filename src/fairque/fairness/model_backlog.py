@@ -1,15 +1,14 @@
-"""Where the tasks of the model wait, and how they end."""
+"""Where the tasks of the model wait."""
 
 from __future__ import annotations
 
 import math
-from collections import deque
 
 from fairque.fairness.choice import FairChoice, SortedSet, encoded
 from fairque.fairness.model_expiry import Expiry
 from fairque.fairness.model_lanes import ModelLanes
 from fairque.fairness.model_limits import KeyLimits
-from fairque.fairness.model_links import Links, verdict
+from fairque.fairness.model_links import Links
 from fairque.fairness.model_moments import Moments
 from fairque.fairness.model_policies import Admission, Policies
 from fairque.fairness.model_run_times import RunTimes
@@ -52,7 +51,6 @@ class ModelBacklog(ModelLanes):
         self.tallies: dict[str, UserCounts] = {}
         self.totals = UserCounts()
         self._step_us = priority_step_ms * 1000
-        self._announced: deque[tuple[tuple[str, str], TaskState]] = deque()
         self.arrival = 0
 
     # Where tasks wait
@@ -130,57 +128,11 @@ class ModelBacklog(ModelLanes):
         scheduled = self.scheduled.get(user_id, ())
         return self.waiting(user_id) + len(scheduled) + self.limits.waiting(user_id) + self.links.waiting(user_id)
 
-    # Ends
-
-    def _end(self, task: ModelTask, state: TaskState) -> None:
-        task.state, task.last, task.has_key = state, None, False
-        self.limits.end_offer(task)
-        self.expiry.forget(task)
-        self.links.deferred.pop(task.key, None)
-        if state is not TaskState.FAILED:  # a dead letter may be requeued
-            task.uses = set()
-        self.ended[task.key] = self.tasks.pop(task.key)
-        self._announced.append((task.key, state))
-        self._count(task.user_id, state.value)
-
-    def _count(self, user_id: str, what: str) -> None:
-        for tally in (self._tally(user_id), self.totals):
-            setattr(tally, what, getattr(tally, what) + 1)
-
-    def _tally(self, user_id: str) -> UserCounts:
-        return self.tallies.setdefault(user_id, UserCounts())
+    # What is known of tasks
 
     def _standing(self, key: tuple[str, str]) -> TaskState | None:
         known = self.tasks.get(key) or self.ended.get(key)
         return known.state if known else None
-
-    def _pass_on(self, now_us: int) -> None:
-        """Those that wait for what has ended go on, or end as well, one end after the other."""
-        while self._announced:
-            key, told = self._announced.popleft()
-            state = self._standing(key) or told
-            if state.ended:
-                for task in self.links.dependents(key):
-                    self._inform(now_us, task, key[1], state)
-
-    def _inform(self, now_us: int, task: ModelTask, need: str, state: TaskState) -> None:
-        does = verdict(task, state)
-        if does == "go":
-            task.needs.discard(need)
-            if not task.needs:
-                del self.links.deferred[task.key]
-                self._begin(now_us, task)
-        elif does == "end":
-            self._end(task, TaskState.CANCELED)
-
-    def letters(self) -> list[tuple[str, str]]:
-        return [key for key, task in self.ended.items() if task.state is TaskState.FAILED]
-
-    def kept(self) -> set[tuple[str, str]]:
-        """Those whose results stay, as others that may still run depend on them."""
-        letters = [self.ended[key] for key in self.letters()]
-        used = {(task.user_id, need) for task in (*self.tasks.values(), *letters) for need in task.uses}
-        return {key for key in used if key in self.ended and self.ended[key].state is TaskState.FINISHED}
 
     # Policies
 

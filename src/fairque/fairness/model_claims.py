@@ -50,6 +50,7 @@ class ModelClaims(ModelChanges):
         self.admission.unpark(now_us, self.freedom)
         self.limits.tick(now_us, self.freedom)
         if steal:
+            self._abandon(now_us, self.freedom.abandons(self.batches.due(now_us // 1000)))
             self._steal(claim, groups)
         self._serve_all(claim, groups)
         return claim.deliveries

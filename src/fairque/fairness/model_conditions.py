@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from fairque.errors import TaskExists
-from fairque.fairness.model_backlog import PRIORITY_STEP_MS, ModelBacklog
+from fairque.fairness.model_backlog import PRIORITY_STEP_MS
+from fairque.fairness.model_ends import ModelEnds
 from fairque.fairness.model_task import ModelTask
 from fairque.models import Enqueued, TaskState
 
@@ -16,7 +17,7 @@ Stands = Literal["new", "living", "retried", "replaces", "kept", "answered", "su
 Answer = bool | tuple[Enqueued, str]
 
 
-class ModelConditions(ModelBacklog):
+class ModelConditions(ModelEnds):
     """A task replaces another one, is alone under a key, or waits until no further one has come.
 
     Attributes:
@@ -45,8 +46,8 @@ class ModelConditions(ModelBacklog):
         holder = self.holders.get((task.user_id, task.pointer))
         return holder if holder and holder.has_key else None
 
-    def _withdraw(self, task: ModelTask) -> None:
-        """The one whose place this task takes."""
+    def _withdraw(self, task: ModelTask) -> tuple[str, str] | None:
+        """The one whose place this task takes. Returns the batch that counted it."""
         old = self.tasks[task.key]
         if old.state is TaskState.QUEUED and old.score is not None:
             task.came_us = old.score + self._head_start(old)
@@ -56,6 +57,7 @@ class ModelConditions(ModelBacklog):
         self.links.deferred.pop(old.key, None)
         old.has_key = False
         del self.tasks[old.key]
+        return self._drop_ends(old)
 
     def _hold(self, task: ModelTask) -> None:
         if task.kind:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from fairque.errors import DependencyError, QueueFull
+from fairque.errors import BatchClosed, DependencyError, QueueFull
 from fairque.fairness.model_conditions import Answer, ModelConditions, Stands, answer_of
 from fairque.fairness.model_task import ModelTask
-from fairque.models import TaskState
+from fairque.models import BatchState, TaskState
 
 __all__ = ["ModelProducers"]
 
@@ -21,23 +21,23 @@ class ModelProducers(ModelConditions):
     def enqueue(self, now_us: int, tasks: Iterable[ModelTask]) -> list[Answer]:
         """A batch of one call. False: a task with this id lives. Of one with a condition, what became of it and the id.
 
-        Raises `DependencyError` when one waits for what is not known, or for itself, `TaskExists`, and `QueueFull` when
-        it does not fit into the quota of one of its users; then nothing was changed.
+        Raises `DependencyError` when one waits for what is not known, or for itself, `TaskExists`, `BatchClosed` when a
+        batch takes no more tasks, and `QueueFull` when it does not fit into the quota of one of its users; then nothing
+        was changed.
         """
         self.workers.look(now_us)
         batch = list(tasks)
-        self._check_links(_added(batch, self._judge(now_us, batch)))
+        self._check(_added(batch, self._judge(now_us, batch)))
         stands = self._make_room(now_us, batch)
         new = _added(batch, stands)
-        for at, task in enumerate(batch):
-            if stands[at] == "replaces":
-                self._withdraw(task)
+        left = [self._withdraw(task) for at, task in enumerate(batch) if stands[at] == "replaces"]
         for key, task in new.items():
             if ended := self.ended.pop(key, None):
                 task.uses |= ended.uses  # let go with it
         self.tasks |= new  # whoever waits for one of these ids waits for this task, wherever it is in the batch
         for task in new.values():
             self._add(now_us, task)
+        self._count_in_batches(now_us, new.values(), left)
         for task in new.values():
             if task.state is TaskState.CANCELED:
                 self._end(task, TaskState.CANCELED)
@@ -47,7 +47,10 @@ class ModelProducers(ModelConditions):
         self.answers |= {task.call: answer for task, answer in zip(batch, answers, strict=True) if task.call}
         return answers
 
-    def _check_links(self, new: dict[tuple[str, str], ModelTask]) -> None:
+    def _check(self, new: dict[tuple[str, str], ModelTask]) -> None:
+        batches = {(task.user_id, task.ends.batch) for task in new.values() if task.ends and task.ends.batch}
+        if closed := [key for key in batches if not self.batches.takes_more(key)]:
+            raise BatchClosed(f"{closed[0]} takes no more tasks")
         if any(task.needs for task in new.values()) and (refusal := self.links.refusal(new)):
             raise DependencyError(refusal)
 
@@ -66,20 +69,33 @@ class ModelProducers(ModelConditions):
             self._begin(now_us, task)
         self._hold(task)
 
+    def _count_in_batches(self, now_us: int, new: Iterable[ModelTask], left: Iterable[tuple[str, str] | None]) -> None:
+        """What was replaced may have been the last one of a batch."""
+        for task in new:
+            if task.ends and task.ends.batch:
+                self.batches.add(now_us, (task.user_id, task.ends.batch), task.task_id)
+        for key in left:
+            if key is not None:
+                self.batches.complete_if_over(now_us, key)
+
     # Quotas
 
     def _make_room(self, now_us: int, batch: Sequence[ModelTask]) -> dict[int, Stands]:
-        """Quotas: the first tasks in line are dropped, or the whole call is refused. How each stands then."""
+        """Quotas: the first tasks in line are dropped, or the whole call is refused. How each stands then.
+
+        What was dropped has ended: its callbacks may take an id that this call asks for.
+        """
         while True:
             stands = self._judge(now_us, batch)
-            over = {user_id: self._excess(user_id, batch, stands) for user_id in {task.user_id for task in batch}}
+            adding = [task.user_id for at, task in enumerate(batch) if stands[at] in ("new", "replaces")]
+            over = {user_id: self._excess(user_id, batch, stands) for user_id in adding}
             full = [user_id for user_id, excess in over.items() if excess > 0]
             if any(not self._may_drop(user_id, batch, stands) for user_id in full):
                 raise QueueFull("the backlog of a user is full", 0)
             if not full:
-                return stands
-            for user_id in full:
-                self._drop_first(user_id, over[user_id])
+                self._call_back(now_us)
+                return self._judge(now_us, batch)
+            self._drop_first(full[0], over[full[0]])
 
     def _excess(self, user_id: str, batch: Sequence[ModelTask], stands: dict[int, Stands]) -> int:
         new = sum(task.user_id == user_id and stands[at] == "new" for at, task in enumerate(batch))
@@ -130,6 +146,28 @@ class ModelProducers(ModelConditions):
         self.limits.pass_on(now_us)
         return "done"
 
+    def cancel_batch(self, now_us: int, user_id: str, batch_id: str, reason: str = "") -> tuple[int, int] | None:
+        """All of its tasks that have not ended: how many are canceled, and how many run and are told.
+
+        None: it is not known.
+        """
+        self.workers.look(now_us)
+        key = user_id, batch_id
+        if key not in self.batches.of:
+            return None
+        self.batches.end_adding(now_us, key, BatchState.CANCELED)
+        tasks = [self.tasks[user_id, task_id] for task_id in self.freedom.cancels(self.batches.of[key].pending)]
+        running = [task for task in tasks if task.state is TaskState.STARTED]
+        for task in tasks:
+            if task.state is TaskState.STARTED:
+                task.canceling = task.canceling or reason or "?"
+            else:
+                self._remove(task)
+                self._end(task, TaskState.CANCELED)
+        self._pass_on(now_us)
+        self.limits.pass_on(now_us)
+        return len(tasks) - len(running), len(running)
+
     def requeue(self, now_us: int, user_id: str, task_ids: Iterable[str]) -> list[bool]:
         """Dead letters, all or nothing: raises `QueueFull` when they do not fit into the quota."""
         self.workers.look(now_us)
@@ -150,6 +188,8 @@ class ModelProducers(ModelConditions):
         self.tasks[task.key] = self.ended.pop(task.key)
         task.begin_anew()
         self._place(now_us, task)
+        if task.ends and task.ends.batch:
+            self.batches.note_requeue((user_id, task.ends.batch), task_id)
         return True
 
     def discard(self, now_us: int, user_id: str, task_ids: Iterable[str]) -> list[bool]:
@@ -173,9 +213,11 @@ class ModelProducers(ModelConditions):
         mine = [task for task in self.tasks.values() if task.user_id == user_id]
         erased = {state: [task for task in mine if task.state is state] for state in TaskState}
         dead = [task for task in self.ended.values() if task.user_id == user_id and task.state is TaskState.FAILED]
+        left = {key for task in (*mine, *dead) if (key := self._drop_ends(task))}
         for task in mine:
             if task.state is not TaskState.STARTED:
                 self._erase(task)
+        self.batches.purge(user_id, left)
         for task in dead:
             del self.ended[task.key]
         told = [task for task in erased[TaskState.STARTED] if not task.canceling]
@@ -211,6 +253,7 @@ class ModelProducers(ModelConditions):
     def erase_results(self, user_id: str) -> None:
         for key in [key for key, task in self.ended.items() if task.user_id == user_id]:
             del self.ended[key]
+        self.batches.erase_ended(user_id)
 
 
 def _added(batch: Sequence[ModelTask], stands: dict[int, Stands]) -> dict[tuple[str, str], ModelTask]:

@@ -14,15 +14,18 @@ __all__ = [
     "Alone",
     "Conflict",
     "Ending",
+    "Ends",
     "Fence",
     "Holding",
     "Kind",
     "Lane",
     "LaneName",
+    "ModelCallback",
     "ModelDelivery",
     "ModelTask",
     "OnFailure",
     "UserCounts",
+    "names_of",
 ]
 
 LaneName = Literal["critical", "normal"]
@@ -30,6 +33,7 @@ Kind = Literal["finished", "failed", "canceled", "retry", "snoozed", "released"]
 Conflict = Literal["keep", "replace", "error"]
 Alone = Literal["", "started", "ended", "debounce"]
 OnFailure = Literal["wait", "cancel", "run"]
+CallbackKind = Literal["on_success", "on_failure", "on_end", "on_complete"]
 LANES: tuple[LaneName, ...] = ("critical", "normal")
 
 
@@ -38,6 +42,42 @@ class Fence(NamedTuple):
 
     stream_id: int
     attempt: int
+
+
+class ModelCallback(NamedTuple):
+    """A task that is put in at the end of another one, or of a batch. `after`: what is put in at its own end."""
+
+    kind: CallbackKind
+    priority: int = Priority.NORMAL
+    cost: float = 1.0
+    delay_ms: int = 0
+    name: str = ""
+    after: tuple[ModelCallback, ...] = ()
+    nonce: bytes = b""
+
+
+class Ends(NamedTuple):
+    """What comes of the end of a task: its callbacks, and the batch that counts it."""
+
+    callbacks: tuple[ModelCallback, ...] = ()
+    batch: str = ""
+    life: int = 1
+
+    def of_the_next_life(self) -> Ends:
+        return self._replace(life=self.life + 1)
+
+    def named(self, task_id: str) -> list[tuple[str, ModelCallback]]:
+        return names_of(task_id, self.callbacks, self.life)
+
+
+def names_of(of: str, callbacks: tuple[ModelCallback, ...], life: int = 1) -> list[tuple[str, ModelCallback]]:
+    """Callbacks with their ids. The second one of a kind, and one of a second life, has a number."""
+    named = []
+    for at, callback in enumerate(callbacks):
+        of_kind = sum(other.kind == callback.kind for other in callbacks)
+        number = (life - 1) * of_kind + sum(other.kind == callback.kind for other in callbacks[: at + 1])
+        named.append((f"{of}.{callback.kind}" + (f"-{number}" if number > 1 else ""), callback))
+    return named
 
 
 @dataclass(slots=True, eq=False)
@@ -63,6 +103,7 @@ class ModelTask:
     span_ms: int = 0
     longest_ms: int = 0
     limits: tuple[str, ...] = ()  # keys beside its name, by their names in Redis
+    ends: Ends | None = None  # what comes of its end
     uses: set[str] = field(default_factory=set)  # the tasks whose results are kept for it until it has ended
 
     state: TaskState = TaskState.QUEUED
