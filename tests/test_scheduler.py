@@ -337,7 +337,12 @@ def begun(queue_name: str) -> list[str]:
 
 
 async def test_a_task_that_cannot_be_repeated_is_refused(scheduler: TaskScheduler):
-    for options in ({"task_id": "t"}, {"depends_on": ["t"]}, {"execute_after": datetime(2030, 1, 1, tzinfo=UTC)}):
+    for options in (
+        {"task_id": "t"},
+        {"depends_on": ["t"]},
+        {"execute_after": datetime(2030, 1, 1, tzinfo=UTC)},
+        {"batch": "b"},
+    ):
         with pytest.raises(InvalidInput, match=min(options)):
             await add(scheduler, task=make().options(**options))
     with pytest.raises(InvalidInput, match="outputs"):

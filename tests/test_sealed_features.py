@@ -21,6 +21,7 @@ from fairque import (
     Task,
     TaskFailed,
     TaskQueue,
+    TaskScheduler,
     UnknownKey,
     Worker,
     current_task,
@@ -209,6 +210,36 @@ async def test_what_looks_like_a_callback_by_its_id_is_none(coded: TaskQueue) ->
     await serve(coded)
     assert await handle.result(5) == "x"
     assert words() == ["end"]
+
+
+async def test_callbacks_of_schedules_have_their_arguments(server: Server, coded: TaskQueue) -> None:
+    scheduler = TaskScheduler(coded)
+    made = say("x").options(on_success=note(SECRET).options(on_end=note(SECRET)))
+    for _ in range(2):
+        await scheduler.add_schedule(task=made, every=3600, user_id="acme", schedule_id="s")
+        kept = server.execute("HGETALL", key(coded, "schedule", "s"))
+    await scheduler.add_schedule(task=made, every=3600, user_id="acme", schedule_id="s")
+    assert server.execute("HGETALL", key(coded, "schedule", "s")) == kept, "it is the same"
+    first = await scheduler.run_now("s")
+    await scheduler.fire_due(3601)
+    await serve(coded)
+    assert [word for _, word, _ in told] == [SECRET] * 4
+    assert {f"{first}.on_success", f"{first}.on_success.on_end"} <= {task_id for task_id, _, _ in told}
+    await scheduler.remove_schedule("s")
+
+
+async def test_callbacks_of_a_schedule_cannot_be_moved_or_made(server: Server, sealed: TaskQueue) -> None:
+    scheduler = TaskScheduler(sealed)
+    for name in ("s", "t"):
+        made = say("x").options(on_success=note(name))
+        await scheduler.add_schedule(task=made, every=3600, user_id="acme", schedule_id=name)
+    own = server.execute("HGET", key(sealed, "schedule", "s"), "callbacks")
+    for wrong in (own, encode_value([])):
+        server.execute("HSET", key(sealed, "schedule", "t"), "callbacks", wrong)
+        with pytest.raises(BrokenSeal):
+            await scheduler.run_now("t")
+    for name in ("s", "t"):
+        await scheduler.remove_schedule(name)
 
 
 async def test_callbacks_of_batches_have_their_arguments(coded: TaskQueue) -> None:

@@ -12,6 +12,7 @@ from fairque import (
     Fail,
     FailureKind,
     InvalidInput,
+    MessageTooLarge,
     QuotaExceeded,
     Task,
     TaskCanceled,
@@ -388,6 +389,103 @@ async def write(size: int) -> str:
     return "y" * size
 
 
+# Of schedules
+
+
+async def test_each_task_of_a_schedule_calls_back(queue: TaskQueue) -> None:
+    scheduler = TaskScheduler(queue)
+    made = fragile().otherwise(note("failure").options(on_success=note("after"))).options(on_end=note("end"))
+    await scheduler.add_schedule(task=made, user_id="acme", schedule_id="s", every=3600)
+    first = await scheduler.run_now("s")
+    assert await scheduler.fire_due(2.5 * 3600) == 2
+    await serve(queue)
+    assert words() == ["after"] * 3 + ["end"] * 3 + ["failure"] * 3
+    [cause] = [cause for task_id, _, cause in told if task_id == f"{first}.on_failure"]
+    assert cause is not None
+    assert (cause.task_id, cause.state) == (first, TaskState.FAILED)
+
+
+async def test_a_task_that_its_schedule_cancels_calls_back(queue: TaskQueue) -> None:
+    scheduler = TaskScheduler(queue)
+    made = work().options(on_end=note("end"))
+    await scheduler.add_schedule(
+        task=made, user_id="acme", schedule_id="s", every=3600, overlap="cancel_running", max_runs=2
+    )
+    assert await scheduler.fire_due(2.5 * 3600) == 2
+    await serve(queue)
+    assert sorted(cause.state for _, _, cause in told if cause is not None) == [TaskState.CANCELED, TaskState.FINISHED]
+
+
+async def test_callbacks_of_a_schedule_are_changed_with_its_task(queue: TaskQueue) -> None:
+    scheduler = TaskScheduler(queue)
+    for word in ("old", "new"):
+        await scheduler.add_schedule(
+            task=work().options(on_end=note(word)), user_id="acme", schedule_id="s", every=3600
+        )
+    await scheduler.run_now("s")
+    await scheduler.update_schedule("s", task=work())
+    await scheduler.run_now("s")
+    await serve(queue)
+    assert words() == ["new"]
+
+
+async def test_a_declared_schedule_has_the_callbacks_of_its_function(queue: TaskQueue) -> None:
+    @task(name="tests.declared", every=3600, user_id="acme", on_success=note("declared"))
+    async def declared() -> None: ...
+
+    async with Worker(queue):
+        await eventually(lambda: is_declared(queue))
+        await TaskScheduler(queue).run_now("tests.declared")
+        await eventually(lambda: bool(told))
+    assert words() == ["declared"]
+    await TaskScheduler(queue).remove_schedule("tests.declared")
+
+
+async def is_declared(queue: TaskQueue) -> bool:
+    return bool(await TaskScheduler(queue).list_schedules("acme"))
+
+
+async def test_callbacks_of_a_schedule_count_for_the_bytes_of_their_user(queue: TaskQueue) -> None:
+    scheduler = TaskScheduler(queue)
+    made = work().options(on_end=note("x" * 1000))
+    await scheduler.add_schedule(task=made, user_id="acme", schedule_id="before", every=3600)
+    await queue.set_policy("acme", max_bytes=4000)
+    await serve(queue)  # claims count what is there
+    before = (await queue.user("acme")).bytes
+    assert before is not None
+    assert before > 1000
+    await scheduler.add_schedule(task=made, user_id="acme", schedule_id="s", every=3600)
+    two = (await queue.user("acme")).bytes
+    assert two is not None
+    assert two > before + 1000
+    with pytest.raises(QuotaExceeded):
+        await scheduler.update_schedule("s", task=work().options(on_end=note("x" * 4000)))
+    await scheduler.run_now("s")
+    with pytest.raises(InvalidInput, match="full"):
+        await scheduler.run_now("s")
+    await serve(queue)
+    assert len(told) == 1
+    for name in ("before", "s"):
+        await scheduler.remove_schedule(name)
+    left = (await queue.user("acme")).bytes
+    assert left is not None
+    assert left < 1000, "results of what ran"
+
+
+async def test_callbacks_of_a_schedule_that_cannot_be_are_refused(queue: TaskQueue) -> None:
+    scheduler = TaskScheduler(queue)
+    large = [note("x" * 60_000)] * 5
+    for made, name, error, text in (
+        (work().options(on_end=note().options(user_id="zoe")), "s", InvalidInput, "is of another user"),
+        (work().options(on_end=note()), "s" * 450, InvalidInput, "leaves no room for the ids"),
+        (work().options(on_end=large), "s", MessageTooLarge, "the callbacks of schedule 's' have 3"),
+        (work().options(batch="b"), "s", InvalidInput, "cannot have batch: a batch ends once"),
+    ):
+        with pytest.raises(error, match=text):
+            await scheduler.add_schedule(task=made, user_id="acme", schedule_id=name, every=60)
+    assert await scheduler.list_schedules() == []
+
+
 # What is refused
 
 
@@ -408,8 +506,6 @@ async def test_what_cannot_be_a_callback_is_refused(queue: TaskQueue) -> None:
         await queue.enqueue(work().options(on_end=note().options(user_id="zoe")), user_id="acme")
     with pytest.raises(InvalidInput, match="leaves no room for the ids"):
         await queue.enqueue(work().options(on_end=note()), user_id="acme", task_id="x" * 500)
-    with pytest.raises(InvalidInput, match="cannot have on_end"):
-        await TaskScheduler(queue).add_schedule(task=work().options(on_end=note()), user_id="acme", every=60)
     with pytest.raises(UnknownTask):
         await queue.handle("acme", "x").state()
 

@@ -29,6 +29,7 @@ class Kind(StrEnum):
     CHUNKS = "chunks"  # some of those that a task has yielded
     XCOM = "xcom"
     SCHEDULE = "schedule"  # arguments, of a task that is to be repeated
+    SCHEDULED_CALLBACKS = "scheduled callbacks"  # all of such a task, with their messages
 
 
 class Place(NamedTuple):

@@ -14,6 +14,7 @@ from fairque.errors import BrokenSeal, ConfigError
 __all__ = ["Keyed"]
 
 HASH_CHARS = 32
+_OF_SCHEDULES = frozenset((Kind.SCHEDULE, Kind.SCHEDULED_CALLBACKS))
 
 
 class Keyed(Codec):
@@ -57,7 +58,7 @@ class Keyed(Codec):
         """See `Codec.seal`."""
         key = self._ring.current(place.user_id)
         head = b"".join((self.scheme.letter, bytes((len(key.name),)), key.name))
-        same = place.kind is Kind.SCHEDULE  # who declares the same one again must see that it is the same
+        same = place.kind in _OF_SCHEDULES  # who declares the same one again must see that it is the same
         frame = packed(plain, self._above)
         return head + self.scheme.seal(key.secret, place.context, frame, head + associated, same=same)
 

@@ -14,9 +14,10 @@ from fairque.tasks.message import encode_body
 from fairque.tasks.options import TaskOptions, start_of
 from fairque.tasks.sealed import seal_callback
 
-__all__ = ["callbacks_of"]
+__all__ = ["callbacks_of", "plain_callbacks", "seal_callbacks"]
 
-_ROOM = 4096  # in a message, for how its task ended
+CALLBACK_ROOM = 4096
+"""In the message of a callback, for how its task ended."""
 _LONGEST_ENDING = 48  # bytes that the id of a callback has more than that of its task
 _NUMBERS = 36  # of these, what the scripts add to its kind
 
@@ -28,9 +29,24 @@ def callbacks_of(
     nonce: bytes,
     max_bytes: int,
     sealer: Sealer | None,
+) -> tuple[NewCallback, ...]:
+    """By kind and task, of the task or batch of this id. Raises what `plain_callbacks` and `seal_callbacks` raise."""
+    if not callbacks:
+        return ()
+    made = plain_callbacks(callbacks, user_id, of, nonce, max_bytes, sealer)
+    return seal_callbacks(sealer, user_id, of, made, max_bytes - CALLBACK_ROOM)
+
+
+def plain_callbacks(
+    callbacks: Sequence[tuple[str, Any]],
+    user_id: str,
+    of: str,
+    nonce: bytes,
+    max_bytes: int,
+    sealer: Sealer | None,
     room: int = 0,
 ) -> tuple[NewCallback, ...]:
-    """By kind and task, of the task or batch of this id, which may get `room` bytes more.
+    """Without seals: the sealer hashes keys of limits alone. The id that they are of may get `room` bytes more.
 
     Raises `InvalidInput` for those of another user, and for an id that leaves no room for theirs.
     """
@@ -56,7 +72,19 @@ def _callback(
     priority = options.priority or Priority.NORMAL
     cost = options.cost if options.cost is not None else 1.0
     stand_in = sealer.stand_in(user_id) if sealer is not None else None
-    body = encode_body(task.message(stand_in=stand_in), nonce, cost, priority, max_bytes - _ROOM)
-    body = seal_callback(sealer, user_id, task_id, body, max_bytes - _ROOM)
-    after = callbacks_of(options.callbacks(), user_id, task_id, nonce, max_bytes, sealer, room)
+    body = encode_body(task.message(stand_in=stand_in), nonce, cost, priority, max_bytes - CALLBACK_ROOM)
+    after = plain_callbacks(options.callbacks(), user_id, task_id, nonce, max_bytes, sealer, room)
     return NewCallback(kind, int(priority), start_of(options), body, after)
+
+
+def seal_callbacks(
+    sealer: Sealer | None, user_id: str, of: str, callbacks: Sequence[NewCallback], max_bytes: int
+) -> tuple[NewCallback, ...]:
+    """For the end of the task or batch of this id. Raises `UnknownKey` and `MessageTooLarge`."""
+    return tuple(_sealed(sealer, user_id, f"{of}.{each.kind}", each, max_bytes) for each in callbacks)
+
+
+def _sealed(sealer: Sealer | None, user_id: str, task_id: str, callback: NewCallback, max_bytes: int) -> NewCallback:
+    body = seal_callback(sealer, user_id, task_id, callback.body, max_bytes)
+    after = seal_callbacks(sealer, user_id, task_id, callback.after, max_bytes)
+    return callback._replace(body=body, after=after)

@@ -618,7 +618,7 @@ class LeaveSchedules(Arguments, frozen=True):
 class Firing(AddedTask, frozen=True, kw_only=True):
     """A task, and what becomes of its schedule. expected_ms: when it was to fire. next_ms: None when it ends.
     kind: fire, pass (no task, only the next slot) or now (a task, and the schedule stays as it is).
-    overlap: allow, skip or cancel_running.
+    overlap: allow, skip or cancel_running. callbacks: put in at the end of the task.
     """
 
     schedule_id: str
@@ -630,6 +630,7 @@ class Firing(AddedTask, frozen=True, kw_only=True):
     kind: str
     overlap: str
     max_runs: int | None
+    callbacks: list[Callback]
 
 
 class Fire(Arguments, frozen=True):

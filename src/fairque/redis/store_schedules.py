@@ -12,9 +12,11 @@ import msgspec
 from fairque.errors import StoreError
 from fairque.redis import arguments
 from fairque.redis.arguments import Values
+from fairque.redis.delivery import NewCallback
 from fairque.redis.keys import decode_user, encode_user
 from fairque.redis.replies import refusal
 from fairque.redis.store import Store
+from fairque.redis.store_batches import packed_callbacks
 from fairque.schedule.spec import ScheduledTask, ScheduleState, Spec, moment_of
 from fairque.tasks.message import new_nonce
 
@@ -53,6 +55,7 @@ class Due(NamedTuple):
     revision: str
     slot: int
     expires: str = ""
+    callbacks: bytes = b""
 
     def __repr__(self) -> str:  # without the arguments
         return f"<Due {self.schedule_id!r} of {self.user_id!r}>"
@@ -88,6 +91,7 @@ class Move(NamedTuple):
     due: Due
     task_id: str
     body: bytes
+    callbacks: tuple[NewCallback, ...]
     next_ms: int | None
     next_slot: int | None
     missed: int
@@ -224,11 +228,12 @@ def _firing(move: Move, values: Values) -> arguments.Firing:
         kind=move.kind,
         overlap=move.overlap,
         max_runs=move.max_runs,
+        callbacks=packed_callbacks(move.callbacks, values),
     )
 
 
 def _due(row: list[Any]) -> Due:
-    schedule_id, ms, user, name, spec, anchor, body, priority, delay, revision, slot, expires = row
+    schedule_id, ms, user, name, spec, anchor, body, priority, delay, revision, slot, expires, callbacks = row
     return Due(
         schedule_id.decode(),
         ms,
@@ -242,6 +247,7 @@ def _due(row: list[Any]) -> Due:
         revision.decode(),
         int(slot),
         (expires or b"").decode(),
+        callbacks or b"",
     )
 
 
@@ -264,14 +270,14 @@ def _known(now_ms: int, name: bytes, score: bytes, flat: list[bytes]) -> StoredS
 
 def _stored(now_ms: int, name: bytes, score: bytes, flat: list[bytes]) -> StoredSchedule:
     raw = dict(zip(flat[::2], flat[1::2], strict=True))
-    body, packed = raw.pop(b"body", None), raw.pop(b"spec")
+    body, packed, callbacks = raw.pop(b"body", None), raw.pop(b"spec"), raw.pop(b"callbacks", None)
     spec = decode_spec(packed)
     fields = {field.decode(): value.decode() for field, value in raw.items()}
     slot = int(fields["slot"]) if "slot" in fields else None
     due = None
     if body is not None:
         row = [name, now_ms, raw[b"user"], raw.get(b"name"), packed, raw[b"anchor"], body, raw[b"priority"]]
-        due = _due([*row, raw.get(b"delay"), raw[b"revision"], slot or now_ms, raw.get(b"expires")])
+        due = _due([*row, raw.get(b"delay"), raw[b"revision"], slot or now_ms, raw.get(b"expires"), callbacks])
     return StoredSchedule(
         now_ms,
         _schedule(name.decode(), spec, fields, score),

@@ -97,7 +97,8 @@ def _is_same(wanted: Wanted, known: StoredSchedule) -> bool:
     due = known.due
     if due is None or known.spec != wanted.spec:
         return False
-    return (task["body"], task["delay"], task["expires"]) == (due.body, due.delay, due.expires)
+    is_kept = due.body, due.delay, due.expires, due.callbacks
+    return (task["body"], task["delay"], task["expires"], task["callbacks"]) == is_kept
 
 
 def _has_run_enough(known: StoredSchedule, spec: Spec) -> bool:

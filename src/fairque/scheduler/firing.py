@@ -9,33 +9,34 @@ from typing import Any
 import msgspec
 
 from fairque.codec.codec import Kind, Sealer
-from fairque.errors import InvalidInput, WrongType
+from fairque.errors import InvalidInput, MessageTooLarge, WrongType
 from fairque.models import Priority
+from fairque.queue.callbacks import plain_callbacks, seal_callbacks
 from fairque.queue.producer import user_of
+from fairque.redis.delivery import NewCallback
 from fairque.redis.store_schedules import Due
 from fairque.schedule.spec import Spec
 from fairque.settings import MOST_MESSAGE_BYTES
-from fairque.tasks.message import Firing, Overrides, encode_body, head_of
-from fairque.tasks.options import expiry_of, start_of
-from fairque.tasks.sealed import open_body, seal_body
+from fairque.tasks.message import BadMessage, Firing, Overrides, encode_body, head_of
+from fairque.tasks.options import TaskOptions, expiry_of, start_of
+from fairque.tasks.sealed import open_body, open_value, seal_body, seal_value
 from fairque.tasks.task import Task
 
-__all__ = ["Template", "body_for", "check_task", "task_id_for"]
+__all__ = ["Template", "body_for", "callbacks_for", "check_task", "task_id_for"]
 
 _NO_NONCE = bytes(8)
 _ROOM = 1024  # for what each run adds to the message
-_NO_CALLBACKS = "a schedule keeps one task; let it put in the one that has them"
+_LONGEST_SLOT = len("@2000-01-01T00:00:00.000Z")  # what the id of a run has more than that of its schedule
 _UNUSABLE = {
     "task_id": "each run has an id of its own",
     "depends_on": "each run stands for itself",
     "execute_after": "the schedule says when",
     "condition": "unique, debounce and throttle are of single calls; overlap says what becomes of runs that meet",
     "on_conflict": "each run has an id of its own, and overlap says what becomes of those before it",
-    "batch": "each run stands for itself",
-    "on_success": _NO_CALLBACKS,
-    "on_failure": _NO_CALLBACKS,
-    "on_end": _NO_CALLBACKS,
+    "batch": "a batch ends once, and a schedule fires on; let the task open one of its own, and add to that",
 }
+_encode = msgspec.msgpack.Encoder().encode
+_callbacks_decoder = msgspec.msgpack.Decoder(tuple[NewCallback, ...])
 
 
 class Template(msgspec.Struct, frozen=True):
@@ -79,6 +80,7 @@ class Template(msgspec.Struct, frozen=True):
             "priority": int(priority),
             "delay": start_of(options),
             "expires": expiry_of(options),
+            "callbacks": _kept_callbacks(options, user, schedule_id, max_bytes, sealer),
         }
         return cls(user, fields)
 
@@ -103,6 +105,33 @@ def body_for(sealer: Sealer | None, due: Due, spec: Spec, task_id: str, planned_
     nonce = hashlib.sha256(f"{due.user_id} {task_id}".encode()).digest()[:8]
     body = encode_body(made, nonce, cost, priority, MOST_MESSAGE_BYTES)
     return seal_body(sealer, Kind.ARGUMENTS, due.user_id, task_id, body, MOST_MESSAGE_BYTES)
+
+
+def _kept_callbacks(
+    options: TaskOptions, user_id: str, schedule_id: str, max_bytes: int, sealer: Sealer | None
+) -> bytes:
+    """All of them in one, as each look at the schedule brings them along."""
+    given = options.callbacks()
+    if not given:
+        return b""
+    packed = _encode(plain_callbacks(given, user_id, schedule_id, _NO_NONCE, max_bytes, sealer, _LONGEST_SLOT))
+    if len(packed) > max_bytes - _ROOM:
+        raise MessageTooLarge(
+            f"the callbacks of schedule {schedule_id!r} have {len(packed)} bytes, the limit is {max_bytes - _ROOM}"
+        )
+    return seal_value(sealer, Kind.SCHEDULED_CALLBACKS, user_id, schedule_id, packed)
+
+
+def callbacks_for(sealer: Sealer | None, due: Due, task_id: str) -> tuple[NewCallback, ...]:
+    """Those of one run. Raises `BadMessage`, `UnknownKey` and `BrokenSeal`."""
+    if not due.callbacks:
+        return ()
+    packed = open_value(sealer, Kind.SCHEDULED_CALLBACKS, due.user_id, due.schedule_id, due.callbacks)
+    try:
+        kept = _callbacks_decoder.decode(packed)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise BadMessage(f"its callbacks in Redis cannot be decoded: {exc}") from None
+    return seal_callbacks(sealer, due.user_id, task_id, kept, MOST_MESSAGE_BYTES)
 
 
 def task_id_for(schedule_id: str, slot_ms: int) -> str:

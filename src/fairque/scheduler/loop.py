@@ -20,7 +20,7 @@ from fairque.queue.queue import TaskQueue
 from fairque.redis.store_schedules import OUTCOMES, Due, Move, Ripe, ScheduleStore, Write, decode_spec
 from fairque.schedule.timetable import Timetable
 from fairque.scheduler.declarations import Declarations
-from fairque.scheduler.firing import body_for, task_id_for
+from fairque.scheduler.firing import body_for, callbacks_for, task_id_for
 from fairque.scheduler.misfire import jittered, plan
 
 __all__ = ["ScheduleLoop"]
@@ -258,6 +258,7 @@ def _move(sealer: Sealer | None, due: Due, now_ms: int) -> Move:
         due,
         task_id,
         body,
+        () if slot is None else callbacks_for(sealer, due, task_id),
         next_ms,
         next_slot,
         missed,

@@ -19,7 +19,7 @@ from fairque.schedule.spec import Misfire, Overlap, ScheduleChanges, ScheduledTa
 from fairque.schedule.timetable import Timetable
 from fairque.scheduler.changes import Wanted, added, changed, check_not_ended, paused, resumed
 from fairque.scheduler.declarations import Declarations
-from fairque.scheduler.firing import Template, body_for, check_task
+from fairque.scheduler.firing import Template, body_for, callbacks_for, check_task
 from fairque.scheduler.loop import ScheduleLoop
 from fairque.scheduler.schedule import Schedule, checked_spec
 from fairque.tasks.task import Task
@@ -279,8 +279,10 @@ class TaskScheduler:
             assert due is not None
             task_id = f"{schedule_id}@run-{unique}"
             body = body_for(self._queue.sealer, due, spec, task_id, known.now_ms)
+            callbacks = callbacks_for(self._queue.sealer, due, task_id)
             overlap = "allow" if spec.overlap == "skip" else spec.overlap
-            [outcome] = await self._loop.send([Move(due, task_id, body, None, None, 0, "now", overlap, None)])
+            move = Move(due, task_id, body, callbacks, None, None, 0, "now", overlap, None)
+            [outcome] = await self._loop.send([move])
             if outcome == "full":
                 raise InvalidInput(f"schedule {schedule_id!r}: the backlog of user {due.user_id!r} is full")
             if outcome == "fired":

@@ -9,17 +9,8 @@
 --@include alive
 --@include ends
 --@arguments
-local function packed(list)
-  local all = {}
-  for at, callback in ipairs(list) do
-    --@fields Callback callback: kind priority when body after
-    all[at] = { kind, priority, when, body, after[1] and endings().pack(packed(after)) or '' }
-  end
-  return all
-end
-
-local on_complete = calls_complete[1] and endings().pack(packed(calls_complete))
-local on_success = calls_success[1] and endings().pack(packed(calls_success))
+local on_complete = calls_complete[1] and endings().pack(calls_complete)
+local on_success = calls_success[1] and endings().pack(calls_success)
 if bytes and not endings().batches().state(user, batch) then
   local too_heavy = bytes.refuse(user, #(on_complete or '') + #(on_success or ''))
   if too_heavy then return too_heavy end

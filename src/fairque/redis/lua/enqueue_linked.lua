@@ -23,15 +23,6 @@ local step_us = priority_step_ms * 1000
 
 -- What is put in at the end of those tasks that say so, by position: packed, as lib/ends.lua keeps it.
 local packed_ends, batches_of, parents, ends_sizes = {}, {}, {}, {}
-local function pack_callbacks(list)
-  local packed = {}
-  for at, callback in ipairs(list) do
-    --@fields Callback callback: kind priority when body after
-    packed[at] = { kind, priority, when, body, after[1] and endings().pack(pack_callbacks(after)) or '' }
-  end
-  return packed
-end
-
 local function read_ends()
   for _, with_end in ipairs(with_ends) do
     --@fields TaskWithEnd with_end: at callbacks batch parent with_parent
@@ -42,7 +33,7 @@ local function read_ends()
       if call('SISMEMBER', children_key(user, parent), id) == 1 then put_in_before[body_key(user, id)] = true end
     end
     if callbacks[1] or batch ~= '' then
-      packed_ends[at], batches_of[at] = endings().pack(pack_callbacks(callbacks), batch), batch ~= '' and batch or nil
+      packed_ends[at], batches_of[at] = endings().pack(callbacks, batch), batch ~= '' and batch or nil
       ends_sizes[body_key(user, id)] = #packed_ends[at]
     end
   end

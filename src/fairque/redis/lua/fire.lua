@@ -25,7 +25,7 @@ local function read(firing)
   --@fields Firing firing
   return { user = user, id = id, priority = priority, when = when, body = body, schedule_id = schedule_id,
     rules = rules, expected_ms = expected_ms, revision = revision, next_ms = next_ms, next_slot = next_slot, missed = missed, kind = kind,
-    overlap = overlap, max_runs = max_runs }
+    overlap = overlap, max_runs = max_runs, ends = callbacks[1] and endings().pack(callbacks) }
 end
 
 local function is_stale(f)
@@ -72,7 +72,7 @@ end
 
 -- Once those that wait among the canceled have left their places. Their bytes count still, as their records will.
 local function has_room(f, canceled)
-  if bytes and not bytes.has_room(f.user, #f.body) then return false end
+  if bytes and not bytes.has_room(f.user, #f.body + #(f.ends or '')) then return false end
   if not governed then return true end
   local free = 0
   for _, task in ipairs(canceled) do
@@ -94,6 +94,7 @@ local function put(f)
   take_links_over(f.user, f.id)
   call('SET', body_key(f.user, f.id), f.body)
   if bytes then bytes.change(f.user, 'body:' .. f.id, #f.body) end
+  if f.ends then endings().keep(f.user, f.id, f.ends) end
   local due = due_at(f.when)
   if due > now then
     put_off(f.user, f.id, f.priority, due)

@@ -3,7 +3,8 @@
 -- on the way.
 -- KEYS[1]  state
 -- Returns  {now, ms at which the scheduler looks again, ids that were set aside as they cannot be read, 1 when it is
---          also to end what has expired, per schedule: {id, ms, user, name, spec, anchor, body, priority, delay, revision, slot, expires}}
+--          also to end what has expired, per schedule: {id, ms, user, name, spec, anchor, body, priority, delay, revision, slot, expires,
+--          callbacks}}
 -- Cost     O(most + log schedules)
 --@include base
 --@include state
@@ -81,9 +82,10 @@ local told, look_at, expires = split(find_due())
 local found = { now, look_at, broken, expires or 0 }
 for _, each in ipairs(told) do
   local owner, id, ms = each[1], each[2], each[3]
-  local known = read_schedule(id, 'user', 'name', 'spec', 'anchor', 'body', 'priority', 'delay', 'revision', 'slot', 'expires')
+  local known = read_schedule(id, 'user', 'name', 'spec', 'anchor', 'body', 'priority', 'delay', 'revision', 'slot', 'expires',
+    'callbacks')
   if is_whole(known) and known[1] == owner then
-    found[#found + 1] = { id, ms, unpack(known, 1, 10) }
+    found[#found + 1] = { id, ms, unpack(known, 1, 11) }
   else
     broken[#broken + 1] = id
     fire_no_more(owner, id)

@@ -20,8 +20,8 @@ end
 local function weigh_change(id, user, known, fields)
   for _, field in ipairs(fields) do
     --@fields Field field
-    if name == 'body' then
-      local before = known[2] == user and call('HSTRLEN', schedule_key(id), 'body') or 0
+    if name == 'body' or name == 'callbacks' then
+      local before = known[2] == user and call('HSTRLEN', schedule_key(id), name) or 0
       more[user] = (more[user] or 0) + #value - before
     end
   end

@@ -1,7 +1,7 @@
 #!lua flags=no-writes
 -- What is known of schedules: of some, or a page of those of a user or of everybody, in the order of user and id.
 -- KEYS[1]  state
--- Returns  {now, the member behind which the next page begins or '', per schedule: {id, ms at which it fires next or '', fields; the body only of named ones}}
+-- Returns  {now, the member behind which the next page begins or '', per schedule: {id, ms at which it fires next or '', fields; the messages only of named ones}}
 -- Cost     O(log schedules + most)
 --@include base
 --@include schedules
@@ -20,7 +20,7 @@ end
 
 local FIELDS = { 'user', 'name', 'spec', 'anchor', 'priority', 'delay', 'revision', 'state', 'slot', 'created', 'runs',
   'skipped', 'misfired', 'last_run', 'last_task', 'declared', 'older', 'orphaned', 'expires' }
-if #ids > 0 then FIELDS[#FIELDS + 1] = 'body' end
+if #ids > 0 then FIELDS[#FIELDS + 1], FIELDS[#FIELDS + 2] = 'body', 'callbacks' end
 local listed = named()
 local found = { now, next_after }
 for _, found_id in ipairs(listed) do

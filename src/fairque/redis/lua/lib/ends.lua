@@ -23,8 +23,15 @@ local function new_endings()
     return known_batches
   end
 
-  -- callbacks: as above.
-  function it.pack(callbacks, batch) return cmsgpack.pack({ 1, callbacks, batch or '' }) end
+  -- The callbacks of a call, as they are kept.
+  function it.pack(callbacks, batch)
+    local kept = {}
+    for at, callback in ipairs(callbacks) do
+      --@fields Callback callback: kind priority when body after
+      kept[at] = { kind, priority, when, body, after[1] and it.pack(after) or '' }
+    end
+    return cmsgpack.pack({ 1, kept, batch or '' })
+  end
 
   local function write(user, id, packed, ...)
     call('SET', ends_key(user, id), packed, ...)

@@ -73,7 +73,7 @@ local function new_weighing()
   function look.schedule(rest)
     local key = prefix .. 'schedule:' .. rest
     local user = call('HGET', key, 'user')
-    if user and counted.is_counting(user) then look_at(user, 'schedule:' .. rest, key, call('HSTRLEN', key, 'body')) end
+    if user and counted.is_counting(user) then look_at(user, 'schedule:' .. rest, key, counted.size_of_schedule(rest)) end
   end
 
   local function count_values(space)
