@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
+import shutil
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -370,6 +372,56 @@ async def test_changes_are_seen_in_every_directory_once_and_not_in_those_of_tool
     stop.set()
     await asyncio.wait_for(watching, 20)
     assert set(seen) == {"c.py changed"}
+
+
+async def first_seen(changes: Changes) -> str:
+    stop = asyncio.Event()
+    async with asyncio.timeout(20), contextlib.aclosing(changes.seen(stop)) as seen:
+        async for files in seen:
+            return files
+    return ""
+
+
+async def test_what_changed_before_the_directories_are_watched_is_seen(project: Path) -> None:
+    write(project, "'first'")
+    changes = Changes([project])
+    write(project, "'a second one'")
+    assert await first_seen(changes) == "work.py changed"
+
+
+async def test_directories_that_come_later_are_watched_as_well(project: Path) -> None:
+    stop, seen = asyncio.Event(), list[str]()
+    changes = Changes([project])
+
+    async def watch() -> None:
+        async for files in changes.seen(stop):
+            seen.append(files)
+
+    watching = asyncio.create_task(watch())
+    for name in ("later", "later/still"):
+        (project / name).mkdir()
+        await eventually(lambda name=name: str(project / name) in changes.tree.directories, 20)
+    (project / "later" / "still" / "new.py").write_text("")
+    await eventually(lambda: bool(seen), 20)
+    shutil.rmtree(project / "later")
+    await eventually(lambda: len(seen) == 2, 20)
+    (project / "shop" / "more.py").write_text("")
+    await eventually(lambda: len(seen) == 3, 20)
+    stop.set()
+    await asyncio.wait_for(watching, 20)
+    assert seen == ["new.py changed", "new.py changed", "more.py changed"]
+
+
+def test_a_large_tree_of_tools_is_not_looked_at(project: Path) -> None:
+    for number in range(300):
+        for tool in (".nox/tests/lib", "env/lib", "web/node_modules"):
+            (project / tool / f"package{number}").mkdir(parents=True)
+            (project / tool / f"package{number}" / "module.py").touch()
+    (project / "env" / "pyvenv.cfg").touch()
+    (project / "loop").symlink_to(project)
+    tree = Changes([project]).tree
+    assert tree.directories == (str(project), str(project / "shop"), str(project / "web"))
+    assert {Path(path).name for path in tree.stamps} <= {"__init__.py", "work.py"}
 
 
 def test_a_project_is_the_current_directory_and_that_of_the_package(
