@@ -24,11 +24,13 @@ from fairque import (
     FailureKind,
     Limit,
     MessageTooLarge,
+    Retry,
     Schedule,
     ScheduleState,
     SealError,
     Sign,
     Task,
+    TaskCanceled,
     TaskFailed,
     TaskHandler,
     TaskInfo,
@@ -44,7 +46,7 @@ from fairque import (
 )
 from fairque.codec.codec import Sealer
 from fairque.tasks.conditions import Unique, condition_of
-from fairque.tasks.message import BadMessage, decode_body
+from fairque.tasks.message import BadMessage, decode_body, decode_record, encode_record
 from fairque.tasks.registry import registry
 from fairque.tasks.sealed import open_record, open_task
 from fairque.testing import assert_enqueued, run_all
@@ -83,6 +85,16 @@ async def spell(word: str) -> AsyncIterator[str]:
     yield word
 
 
+@task
+async def spell_twice() -> AsyncIterator[str]:
+    """What it yields tells the attempts apart; the first one fails."""
+    for _ in range(2):
+        yield str(current_task().attempt)
+        await asyncio.sleep(0.05)  # in a batch of its own
+    if current_task().attempt == 1:
+        raise Retry(delay=0)
+
+
 @task(max_retries=1)
 async def stumble(text: str) -> None:
     current_task().progress(0.5, text)
@@ -118,7 +130,9 @@ class Echo(TaskHandler):
 
 @pytest.fixture(autouse=True)
 def _registered():
-    registry.update({made.name: made for made in (join, say, spell, stumble, linger, push, pull, gather, repeats)})
+    registry.update(
+        {made.name: made for made in (join, say, spell, spell_twice, stumble, linger, push, pull, gather, repeats)}
+    )
 
 
 @asynccontextmanager
@@ -324,6 +338,89 @@ async def test_what_was_yielded_cannot_be_made_or_moved(server: Server, sealed: 
     with pytest.raises(BrokenSeal):
         await anext(aiter(sealed.handle("acme", "a").stream()))
     server.execute("PEXPIRE", names[0], 60_000)
+
+
+async def test_what_one_run_yielded_cannot_be_put_into_another_one(server: Server, sealed: TaskQueue):
+    handle = await sealed.enqueue(spell_twice().options(max_retries=1), user_id="acme", task_id="a")
+    await serve(sealed)
+    chunks = key(sealed, "chunks", "acme", "a")
+    entries = server.execute("XRANGE", chunks, "-", "+")
+    first = next(fields for at, fields in entries if at == b"1-1")
+    [second] = [(at, fields) for at, fields in entries if at == b"2-1"]
+    mixed = [*first[:1], second[1][1], *first[2:]]  # as if the second run had yielded it
+    for kept in (mixed, first):
+        server.execute("DEL", chunks)
+        server.execute("XADD", chunks, "2-1", *kept)
+        server.execute("XADD", chunks, "2-2", *next(fields for at, fields in entries if at == b"2-2"))
+        with pytest.raises(BrokenSeal):
+            _ = [chunk async for chunk in handle.stream()]
+    server.execute("PEXPIRE", chunks, 60_000)
+
+
+# Why something was canceled
+
+
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+async def test_a_reason_is_told_to_who_has_the_codec(server: Server, queue_name: str, codec: Codec):
+    async with opened(server, queue_name, codec) as queue:
+        one, other = [await queue.enqueue(join("x"), user_id="acme", delay=60) for _ in range(2)]
+        batch = await queue.batch("acme").open()
+        counted = await batch.enqueue(join("x"), delay=60)
+        later = await queue.enqueue(join("x"), user_id="acme", depends_on=[one])
+        await one.cancel(SECRET)
+        await batch.cancel(SECRET)
+        assert await queue.cancel_all("acme", reason=SECRET) == 1
+        if isinstance(codec, Encrypt):
+            assert SECRET.encode() not in contents(server, queue_name)
+        for handle in (one, other, counted):
+            with pytest.raises(TaskCanceled, match=SECRET):
+                await handle.result(timeout=5)
+            assert (await handle.info()).message == SECRET
+        assert (await later.info()).message == f"dependency {one.task_id} canceled"
+        told = {each.message for each in await queue.tasks("acme", state=TaskState.CANCELED)}
+        assert told == {SECRET, f"dependency {one.task_id} canceled"}
+        async with opened(server, queue_name, None) as plain:
+            message = (await plain.handle("acme", one.task_id).info()).message
+            assert message == (SECRET if isinstance(codec, Compress) else "(sealed)")
+
+
+async def test_a_reason_of_what_runs_is_told_to_who_has_the_codec(sealed: TaskQueue):
+    started = asyncio.Event()
+
+    @task(name="tests.lingers")
+    async def lingers() -> None:
+        started.set()
+        await asyncio.sleep(60)
+
+    async with Worker(sealed, scheduler=False):
+        handle = await sealed.enqueue(lingers(), user_id="acme")
+        await started.wait()
+        await handle.cancel(SECRET)
+        with pytest.raises(TaskCanceled, match=SECRET):
+            await handle.result(timeout=10)
+
+
+async def test_a_reason_cannot_be_made_or_moved(server: Server, sealed: TaskQueue):
+    handles = [await sealed.enqueue(join("x"), user_id=user, delay=60) for user in ("acme", "acme", "zoe")]
+    for handle in handles:
+        await handle.cancel(handle.task_id)
+    names = [key(sealed, "result", handle.user_id, handle.task_id) for handle in handles]
+    records = [server.execute("GET", name) for name in names]
+    for at in (1, 2):
+        server.execute("SET", names[at], records[0], "KEEPTTL")
+        assert "it was changed" in (await handles[at].info()).message
+    _, record = decode_record(records[0])
+    forged = encode_record(records[0][:9], TaskState.CANCELED, msgspec.structs.replace(record, message="forged"))
+    server.execute("SET", names[0], forged, "KEEPTTL")
+    assert (await handles[0].info()).message == "(not shown: it is not sealed)"
+
+
+async def test_without_a_key_a_task_is_canceled_without_its_reason(server: Server, queue_name: str):
+    async with opened(server, queue_name, Encrypt(key_for=lambda _: {"1": OLD})) as queue:
+        handle = await queue.enqueue(join("x"), user_id="acme", delay=60)
+    async with opened(server, queue_name, Encrypt(key_for=lambda _: {})) as queue:
+        await queue.handle("acme", handle.task_id).cancel(SECRET)
+        assert (await queue.handle("acme", handle.task_id).info()).message == ""
 
 
 # Attacks: whoever may write to Redis, without a key

@@ -389,7 +389,7 @@ async def test_an_attempt_that_lost_its_task_adds_nothing(queue: TaskQueue) -> N
         assert await store.settle("thief", [outcome(new, "finished")]) == [True]
         assert await store.append("thief", [Batch(new, 3, 1, b"\x91\x07")]) == [Refusal.ENDED]
         page = await store.chunks("acme", handle.task_id, "1-0")
-        assert page.batches == [("1-1", 1, b"\x91\x00"), ("2-2", 2, b"\x92\x05\x06")]
+        assert page.batches == [("1-1", old.mark, b"\x91\x00"), ("2-2", new.mark, b"\x92\x05\x06")]
     finally:
         for worker in ("ghost", "thief"):
             await store.leave(worker, [[]])

@@ -26,6 +26,7 @@ class Kind(StrEnum):
     FAILURE = "failure"  # in the record of a task that failed
     ATTEMPT = "attempt"  # in the list of failed attempts
     PROGRESS = "progress"
+    CANCELLATION = "cancellation"  # why a task was canceled
     CHUNKS = "chunks"  # some of those that a task has yielded
     XCOM = "xcom"
     SCHEDULE = "schedule"  # arguments, of a task that is to be repeated
@@ -39,7 +40,8 @@ class Place(NamedTuple):
         realm: The queue's name, unless the codec says otherwise.
         user_id: Whose they are.
         id: Of the task, of the schedule; of an XCom value the namespace and the key. Of a callback without the numbers
-            that scripts give it, of a debounced call its key, as a hash: their ids are not known before.
+            that scripts give it, of a debounced call its key, as a hash: their ids are not known before. Of the reason
+            for which many tasks are canceled nothing.
     """
 
     realm: str

@@ -29,6 +29,7 @@ from fairque.redis.store_batches import NewBatch
 from fairque.tasks.message import new_nonce
 from fairque.tasks.options import Options, OptionsOfMany, check_callbacks
 from fairque.tasks.pipeline import Pipeline
+from fairque.tasks.sealed import seal_reason
 from fairque.tasks.task import Task
 
 __all__ = ["Batch", "BlockingBatch"]
@@ -202,7 +203,9 @@ class Batch:
         Raises `UnknownBatch`, `QueueUnavailable`, and `InvalidInput` for a reason of more than 2,000 characters.
         """
         check_text("the reason", reason)
-        answer = await self._queue.reader.cancel_batch(self.user_id, self.batch_id, reason)
+        store = self._queue.reader
+        sealed = seal_reason(store.sealer, self.user_id, "", reason)
+        answer = await store.cancel_batch(self.user_id, self.batch_id, sealed)
         if answer is None:
             raise self._unknown()
         return sum(answer)

@@ -9,6 +9,7 @@ from fairque.errors import InvalidInput
 from fairque.everybody import check_user
 from fairque.models import TaskState
 from fairque.redis.store import Store
+from fairque.tasks.sealed import seal_reason
 
 __all__ = ["cancel_all", "checked_matches"]
 
@@ -33,6 +34,7 @@ async def cancel_all(
 ) -> int:
     """In bounded steps, each of which leaves Redis consistent: it may be broken off at any point and called again."""
     places, older_ms = checked_matches(user_id, name, state, older_than, reason)
+    sealed = seal_reason(store.sealer, user_id, "", reason)
     total = before_ms = 0
     while True:
         found = 0
@@ -40,7 +42,7 @@ async def cancel_all(
             start: str | None = ""
             while start is not None:
                 start, canceled, before_ms = await store.cancel_step(
-                    user_id, place, start, STEP, name or "", older_ms, before_ms, reason
+                    user_id, place, start, STEP, name or "", older_ms, before_ms, sealed
                 )
                 found += canceled
         total += found

@@ -34,7 +34,7 @@ from fairque.queue.task_info import ended_info, living_info, told_by
 from fairque.tasks.message import Record, decode_record, record_state
 from fairque.tasks.options import NO_OPTIONS, start_of
 from fairque.tasks.registry import get_function
-from fairque.tasks.sealed import open_record, read_record
+from fairque.tasks.sealed import open_record, read_record, seal_reason
 from fairque.tasks.signature import Signature
 
 __all__ = ["Cancellation", "TaskHandle"]
@@ -143,7 +143,8 @@ class TaskHandle(Generic[R_co]):
         Raises `UnknownTask`, `QueueUnavailable`, and `InvalidInput` for a reason of more than 2,000 characters.
         """
         check_text("the reason", reason)
-        answer = await self._source.store.cancel(self.user_id, self.task_id, reason)
+        sealed = seal_reason(self._source.store.sealer, self.user_id, self.task_id, reason)
+        answer = await self._source.store.cancel(self.user_id, self.task_id, sealed)
         if answer is None:
             raise self._unknown()
         return Cancellation(answer)

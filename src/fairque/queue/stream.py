@@ -21,7 +21,7 @@ from fairque.redis.delivery import StoredTask
 from fairque.redis.store_chunks import ChunkPage, Told, batch_told
 from fairque.tasks.message import decode_record, name_in
 from fairque.tasks.registry import get_function
-from fairque.tasks.sealed import open_value, read_record
+from fairque.tasks.sealed import chunks_place, open_value, read_record
 from fairque.tasks.signature import Signature
 
 __all__ = ["TaskStream"]
@@ -106,6 +106,7 @@ class TaskStream(Generic[T_co]):
         self._signature = signature
         self._is_typed = signature is not None
         self._at = _Position.of(after) if after is not None else None
+        self._delivery = b""  # of the run in which that is; not known before something of it was read
         self.user_id = user_id
         self.task_id = task_id
 
@@ -132,13 +133,17 @@ class TaskStream(Generic[T_co]):
                             yield chunk
                         if page.is_all and self._has_ended(page):
                             return
-                        while page.is_all and (told := await arrivals.next_behind(self._at)) is not None:
+                        while page.is_all and (told := await arrivals.next_behind(self._known())) is not None:
                             for chunk in self._read(_Position.of(told.position), told.chunks):
                                 yield chunk
             except QueueUnavailable:
                 if not was_there:
                     raise
                 await asyncio.sleep(backoff.next())
+
+    def _known(self) -> _Position | None:
+        """Behind which a batch can be read that says nothing of its delivery."""
+        return self._at if self._delivery else None
 
     async def _look(self) -> ChunkPage:
         store = self._source.store
@@ -155,11 +160,13 @@ class TaskStream(Generic[T_co]):
         return bool(page.record)
 
     def _taken(self, page: ChunkPage) -> Iterator[T_co]:
-        for at, attempt, packed in page.batches:
+        for at, delivery, packed in page.batches:
             last = _Position.of(at)
             if self._at is not None and (page.is_anew or self._at.run != last.run):
-                self._at = _Position(last.run, 0)
-                raise Restarted(f"task {self.task_id!r} of user {self.user_id!r} yields from the beginning", attempt)
+                self._at, self._delivery = _Position(last.run, 0), b""
+                text = f"task {self.task_id!r} of user {self.user_id!r} yields from the beginning"
+                raise Restarted(text, int(delivery.split()[1]))
+            self._delivery = self._delivery or delivery
             yield from self._read(last, packed)
 
     def _read(self, last: _Position, packed: bytes) -> Iterator[T_co]:
@@ -172,9 +179,9 @@ class TaskStream(Generic[T_co]):
             yield chunk
 
     def _opened(self, last: _Position, packed: bytes) -> bytes:
-        """They are bound to their place in what a run has yielded."""
-        sealer = self._source.store.sealer
-        return open_value(sealer, Kind.CHUNKS, self.user_id, self.task_id, packed, b"%d" % last.number)
+        """They are bound to their place in what a run has yielded, and a run has one delivery."""
+        sealer, place = self._source.store.sealer, chunks_place(self._delivery, last.number)
+        return open_value(sealer, Kind.CHUNKS, self.user_id, self.task_id, packed, place)
 
     def _decoded(self, packed: bytes) -> list[T_co]:
         try:

@@ -9,7 +9,7 @@ from fairque.limit import key_in
 from fairque.models import Attempt, TaskInfo, TaskState
 from fairque.redis.delivery import StoredTask, arrival_ms
 from fairque.tasks.message import BadMessage, Overrides, Record, decode_body, priority_in
-from fairque.tasks.sealed import read_attempt, read_text
+from fairque.tasks.sealed import read_attempt, read_reason, read_text
 
 __all__ = ["attempts_in", "ended_info", "living_info", "states_in", "told_by"]
 
@@ -111,7 +111,7 @@ def ended_info(
         run_seconds=run_seconds,
         errors=attempts_in(sealer, user_id, task_id, known.errors),
         dependents=known.dependents,
-        message=record.message if state is TaskState.CANCELED else "",
+        message=read_reason(sealer, user_id, task_id, record.message) if state is TaskState.CANCELED else "",
         headers=headers or {},
         parent=known.fields.get("parent"),
         children=known.children,

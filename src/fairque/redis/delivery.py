@@ -140,6 +140,11 @@ class Delivery(msgspec.Struct, eq=False):
     def id(self) -> str:
         return self.task_id.decode()
 
+    @property
+    def mark(self) -> bytes:
+        """Names it, as the scripts write it down."""
+        return b"%s %d" % (self.stream_id, self.attempt)
+
 
 class Claim(NamedTuple):
     """`sleep` is the number of seconds until something is due, None when nothing is."""

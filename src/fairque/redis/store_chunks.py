@@ -63,12 +63,12 @@ def batch_told(message: bytes) -> Told | None:
 class ChunkPage(NamedTuple):
     """What chunks.lua finds.
 
-    `batches` are positions of last chunks, attempts, and arrays of chunks; `is_all`: there is none behind them.
+    `batches` are positions of last chunks, deliveries, and arrays of chunks; `is_all`: there is none behind them.
     `is_anew`: the position is behind all there is, so it is of an earlier task of this id, and these are from the
     beginning of the last run on. `record` is empty while the task has not ended, or there are more.
     """
 
-    batches: list[tuple[str, int, bytes]]
+    batches: list[tuple[str, bytes, bytes]]
     is_all: bool
     is_anew: bool
     record: bytes
@@ -99,7 +99,7 @@ class ChunkScripts(ScriptCaller):
         found, is_more, is_anew, record, lives = await self.call(
             Chunks(encode_user(user_id), task_id, after, PAGE_BYTES)
         )
-        batches = [(at.decode(), int(delivery.split()[1]), packed) for at, delivery, packed in found]
+        batches = [(at.decode(), delivery, packed) for at, delivery, packed in found]
         return ChunkPage(batches, not is_more, bool(is_anew), record, bool(lives))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import re
 import struct
 from collections.abc import Callable
@@ -34,16 +35,19 @@ from fairque.tasks.message import (
 )
 
 __all__ = [
+    "chunks_place",
     "encode_attempt",
     "open_body",
     "open_record",
     "open_task",
     "open_value",
     "read_attempt",
+    "read_reason",
     "read_record",
     "read_text",
     "seal_body",
     "seal_callback",
+    "seal_reason",
     "seal_record",
     "seal_task",
     "seal_text",
@@ -65,6 +69,11 @@ _OF_SCRIPTS = frozenset(
     ("", _LEFT_OUT, "not kept: its user has no bytes left (max_bytes)", "not told: too large for a message")
 )
 _PRIORITY_AT = 17  # in a body
+_reasons_of_scripts = re.compile(
+    r"expired|purge|the next run of its schedule|its message was lost|dropped: the backlog of its user is full"
+    r"|its parent .+ was canceled|dependency .+ (?:failed|canceled|discarded|expired)(?:, which began with .+)?",
+    re.DOTALL,
+)
 _numbers = re.compile(r"(\.on_(?:success|failure|end|complete))(?:-\d+)+")  # of ids of callbacks
 HasTexts = TypeVar("HasTexts", Record, Attempt)
 _encode = msgspec.msgpack.Encoder().encode
@@ -183,6 +192,11 @@ def open_value(
     return _opened(sealer, kind, user_id, name, sealed, associated)
 
 
+def chunks_place(delivery: bytes, last: int) -> bytes:
+    """What a batch of chunks is bound to beside its task: its delivery, and the number of its last chunk."""
+    return b"%s %d" % (delivery, last)
+
+
 # Records
 
 
@@ -207,6 +221,9 @@ def seal_record(
 def read_record(sealer: Sealer | None, user_id: str, task_id: str, data: bytes) -> tuple[TaskState, Record]:
     """How a task ended. Its value stays as it is; a text that cannot be opened is one that says so."""
     state, record = decode_record(data)
+    if state is TaskState.CANCELED:
+        message = read_reason(sealer, user_id, task_id, record.message)
+        return state, msgspec.structs.replace(record, message=message)
     if state is not TaskState.FAILED:
         return state, record
     return state, _with_read_texts(sealer, Kind.FAILURE, user_id, task_id, data, record)
@@ -214,9 +231,7 @@ def read_record(sealer: Sealer | None, user_id: str, task_id: str, data: bytes) 
 
 def open_record(sealer: Sealer | None, user_id: str, task_id: str, data: bytes) -> tuple[TaskState, Record]:
     """The same with its value. Raises `UnknownKey` and `BrokenSeal`."""
-    state, record = decode_record(data)
-    if state is TaskState.FAILED:
-        record = _with_read_texts(sealer, Kind.FAILURE, user_id, task_id, data, record)
+    state, record = read_record(sealer, user_id, task_id, data)
     sealed = _sealed_in(record.value)
     if sealed is None and (
         sealer is None or sealer.accepts_plain or not record.kept or state is not TaskState.FINISHED
@@ -263,6 +278,21 @@ def read_text(sealer: Sealer | None, kind: Kind, user_id: str, name: str, text: 
         return sealer.open(kind, user_id, name, _from_text(text), associated).decode()
     except SealError as exc:
         return f"({exc})"
+
+
+def seal_reason(sealer: Sealer | None, user_id: str, task_id: str, reason: str) -> str:
+    """Why a task is canceled; without an id, many of the user. Without a key to seal it with, nothing is left of it."""
+    return seal_text(sealer, Kind.CANCELLATION, user_id, task_id, reason, b"")
+
+
+def read_reason(sealer: Sealer | None, user_id: str, task_id: str, text: str) -> str:
+    """One that cannot be opened is a text that says so. What scripts give as a reason of their own is not sealed."""
+    if text in _OF_SCRIPTS or _reasons_of_scripts.fullmatch(text):
+        return text
+    if sealer is not None and text.startswith(_TEXT):
+        with contextlib.suppress(SealError):
+            return sealer.open(Kind.CANCELLATION, user_id, "", _from_text(text)).decode()
+    return read_text(sealer, Kind.CANCELLATION, user_id, task_id, text, b"")
 
 
 def _with_texts(

@@ -67,8 +67,7 @@ class Progress:
         """For this attempt, as the script notes it beside the text."""
         if (sealer := self._store.sealer) is None:
             return message
-        attempt = b"%s %d" % (delivery.stream_id, delivery.attempt)
-        return seal_text(sealer, Kind.PROGRESS, delivery.user_id, delivery.id, message, attempt)
+        return seal_text(sealer, Kind.PROGRESS, delivery.user_id, delivery.id, message, delivery.mark)
 
     async def _send(self, delivery: Delivery, fraction: float, message: str) -> None:
         try:

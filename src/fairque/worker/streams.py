@@ -24,7 +24,7 @@ from fairque.redis.store_chunks import Appended, Batch, NoRoom
 from fairque.round_robin import RoundRobin
 from fairque.tasks.failure import Failure, Raised, RaisedElsewhere, encode_result
 from fairque.tasks.function import TaskFunction
-from fairque.tasks.sealed import seal_value
+from fairque.tasks.sealed import chunks_place, seal_value
 from fairque.worker.outflow import Outflow
 from fairque.worker.running_task import RunningTask
 from fairque.worker.threads import Threads
@@ -146,9 +146,10 @@ class Streams:
         """As it goes to Redis; None where there is none, or no key to seal it with."""
         if batch is None or (sealer := self._store.sealer) is None:
             return batch
-        of, last = batch.delivery, b"%d" % (batch.first + batch.many - 1)
+        of = batch.delivery
+        place = chunks_place(of.mark, batch.first + batch.many - 1)
         try:
-            chunks = seal_value(sealer, Kind.CHUNKS, of.user_id, of.id, batch.chunks, last)
+            chunks = seal_value(sealer, Kind.CHUNKS, of.user_id, of.id, batch.chunks, place)
         except UnknownKey as exc:
             text = f"what it yields cannot be sealed: {exc}"
             outflow.fail(_final(Failure(FailureKind.ERROR, "UnknownKey", text)))
