@@ -101,6 +101,7 @@ from fairque.worker.context import TaskContext, current_task
 from fairque.worker.handler import TaskHandler
 from fairque.worker.hooks import TaskEvent
 from fairque.worker.worker import Worker
+from fairque.worker.worker_stats import WorkerStats
 
 __all__ = [
     "EVERYBODY",
@@ -210,6 +211,7 @@ __all__ = [
     "Waits",
     "Worker",
     "WorkerInfo",
+    "WorkerStats",
     "WrongType",
     "XCom",
     "XComManager",

@@ -62,6 +62,7 @@ class Claimer:
         self._number = time.time_ns() // 1000  # beyond those of a process before it under the same id
         self.is_unsure = False
         """Whether a claim may have been answered without that coming here."""
+        self.errors = 0
         self._may_be_woken = False
 
     @property
@@ -117,6 +118,7 @@ class Claimer:
 
     def failed(self, error: FairqueError) -> None:
         logger.warning("cannot claim, trying again: %s", error)
+        self.errors += 1
         self.is_unsure = not self.has_last_call  # once is enough
         self._may_be_woken = self._may_be_woken and not self._signals.stopping
         self._pace.failed()

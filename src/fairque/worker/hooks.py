@@ -19,7 +19,11 @@ logger = logging.getLogger("fairque.worker")
 
 
 class TaskEvent(msgspec.Struct, frozen=True):
-    """What hooks are told. `failure` is None where nothing has failed; `run_seconds` is 0 for what has not begun."""
+    """What hooks are told. `failure` is None where nothing has failed; `run_seconds` is 0 for what has not begun.
+
+    `wait_seconds` is how long the task had waited for its turn when this attempt was handed out, by the server's clock;
+    None for later attempts, and for what has put itself off.
+    """
 
     user_id: str
     task_id: str
@@ -27,6 +31,7 @@ class TaskEvent(msgspec.Struct, frozen=True):
     attempt: int
     run_seconds: float
     failure: Failure | None = None
+    wait_seconds: float | None = None
 
 
 Hook = Callable[[TaskEvent], Awaitable[None] | None]
@@ -58,7 +63,8 @@ class Hooks:
         hook = self._hooks[event]
         if hook is None:
             return
-        told = TaskEvent(delivery.user_id, delivery.id, name, delivery.attempt, time.monotonic() - began, failure)
+        run_seconds, wait_seconds = time.monotonic() - began, _wait_seconds(delivery)
+        told = TaskEvent(delivery.user_id, delivery.id, name, delivery.attempt, run_seconds, failure, wait_seconds)
         try:
             awaitable = hook(told)
         except BaseException:  # SystemExit included: it would end the loop, and with it all tasks
@@ -80,6 +86,11 @@ class Hooks:
         _, late = await asyncio.wait(self._tasks, timeout=seconds)
         for task in late:
             task.cancel()
+
+
+def _wait_seconds(delivery: Delivery) -> float | None:
+    waited_ms = delivery.wait_ms
+    return waited_ms / 1000 if waited_ms is not None and not delivery.snoozed else None
 
 
 async def _finish(event: str, awaitable: Awaitable[None]) -> None:

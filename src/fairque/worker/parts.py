@@ -30,6 +30,7 @@ from fairque.worker.signals import Signals
 from fairque.worker.steal_pause import StealPause
 from fairque.worker.streams import Streams
 from fairque.worker.turns import Turns
+from fairque.worker.worker_stats import WorkerStats
 
 __all__ = ["Parts"]
 
@@ -59,7 +60,7 @@ class Parts:
         store: Store,
     ) -> None:
         settings, timeout = queue.settings, queue.connector.timeout
-        self._worker_id, self._groups = options.worker_id, options.groups
+        self._worker_id, self._groups, self._concurrency = options.worker_id, options.groups, options.concurrency
         self._store, self._limits = store, limits
         self._services = queue.store(patience=timeout)  # what running tasks ask for
         self.hooks = Hooks(options.hooks)
@@ -76,10 +77,21 @@ class Parts:
         )
         self.renewal = Renewal(queue, options, self.settler, self.runner, run_times)
         steal_pause = StealPause(settings.lease_ms, timeout, self.renewal.watch)
-        claimer = Claimer(options, self.runner, self.settler, steal_pause, limits, signals)
-        self.turns = Turns(store, options, self.settler, claimer, signals)
+        self._claimer = Claimer(options, self.runner, self.settler, steal_pause, limits, signals)
+        self.turns = Turns(store, options, self.settler, self._claimer, signals)
+        self._signals = signals
+        self._is_closed = False
         self._inbox = Inbox(queue, options.worker_id, self.runner, steal_pause, signals)
         self._scheduler = TaskScheduler(queue) if options.scheduler else None
+
+    def stats(self) -> WorkerStats:
+        busy = 0 if self._is_closed else len(self.runner)
+        return WorkerStats(
+            slots=busy if self._is_closed or self._signals.stopping else self._concurrency,
+            busy=busy,
+            claim_errors=self._claimer.errors,
+            stolen=self.settler.stolen,
+        )
 
     def loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """What runs until it is cancelled."""
@@ -107,6 +119,7 @@ class Parts:
 
     async def close(self) -> None:
         """Say goodbye, where nothing is to be reported any more: else this worker is one that fell silent."""
+        self._is_closed = True
         await self._executor.close()
         await self.renewal.stop()
         await self.progress.stop()

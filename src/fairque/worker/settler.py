@@ -42,6 +42,8 @@ class Settler:
         self._watched: dict[int, float] = {}
         self.answered = 0
         """The number of the last claim whose deliveries are held; of those that came to nothing as well."""
+        self.stolen = 0
+        """Deliveries that others had lost before they came here."""
         self._alone: Delivery | None = None
         self._alone_until = 0.0
         self._outcomes: list[Outcome] = []
@@ -88,6 +90,7 @@ class Settler:
     def hold(self, delivery: Delivery) -> None:
         self._held[id(delivery)] = delivery
         if delivery.lost:
+            self.stolen += 1
             self._watched[id(delivery)] = time.monotonic() + self._lease
         if delivery.alone_ms:
             self._alone, self._alone_until = delivery, time.monotonic() + delivery.alone_ms / 1000

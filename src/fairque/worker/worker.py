@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Generic, Self
 
@@ -37,7 +37,7 @@ from fairque.worker import service
 from fairque.worker.context import State
 from fairque.worker.declared_limits import LimitDeclarations
 from fairque.worker.handler import TaskHandler
-from fairque.worker.hooks import Hook
+from fairque.worker.hooks import Hook, TaskEvent, in_turn
 from fairque.worker.lifeline import has_parent
 from fairque.worker.lifespan import Lifespan, LifespanFunction
 from fairque.worker.logs import LogSettings, level_of, set_up_logging
@@ -45,6 +45,7 @@ from fairque.worker.options import WorkerOptions, new_worker_id, user_groups
 from fairque.worker.parts import Parts
 from fairque.worker.recycling import Recycling
 from fairque.worker.signals import Signals
+from fairque.worker.worker_stats import WorkerStats
 
 __all__ = ["Worker"]
 
@@ -261,6 +262,28 @@ class Worker(Generic[State]):
     def state(self) -> State:
         """What the lifespan has yielded, while it is open. Raises `FairqueError` before and after, and without one."""
         return self._lifespan.state
+
+    def stats(self) -> WorkerStats:
+        """How it is; also from another thread, and when it has stopped."""
+        if self._parts is None:
+            return WorkerStats(slots=0, busy=0, claim_errors=0, stolen=0)
+        return self._parts.stats()
+
+    def add_hooks(self, hooks: Mapping[str, Callable[[TaskEvent], None]]) -> None:
+        """More hooks of a worker that does not run yet, told before those that it has.
+
+        Args:
+            hooks: Plain functions by event: ``"success"`` for what `on_success` is told, and so on.
+
+        Raises:
+            InvalidInput: There is no such event, or the worker has begun to run.
+        """
+        if self._ran:
+            raise InvalidInput("hooks are added before a worker runs")
+        if unknown := hooks.keys() - self.options.hooks:
+            raise InvalidInput(f"{min(unknown)!r} is no event of a worker: {', '.join(self.options.hooks)}")
+        added = {event: in_turn(hook, self.options.hooks[event]) for event, hook in hooks.items()}
+        self.options = msgspec.structs.replace(self.options, hooks={**self.options.hooks, **added})
 
     @property
     def has_opened(self) -> asyncio.Event:
