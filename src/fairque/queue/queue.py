@@ -33,7 +33,7 @@ from fairque.queue.results import results_of
 from fairque.queue.source import Source
 from fairque.queue.tenants import Tenants
 from fairque.queue.xcom import DEFAULT_NAMESPACE, XComManager
-from fairque.redis.backend import Backend
+from fairque.redis.backend import Backend, CallListener
 from fairque.redis.connector import DEFAULT_TIMEOUT
 from fairque.redis.delivery import NewTask, Placed, Put
 from fairque.redis.listener import Listener
@@ -150,6 +150,15 @@ class TaskQueue(Tenants):
         given: dict[str, Any] = {"url": redis.redis_url, "timeout": redis.timeout, "codec": config.codec.codec}
         given |= msgspec.structs.asdict(config.queue)
         return cls(**(given | options))
+
+    def time_calls(self, listener: CallListener) -> None:
+        """Have the name of the script and the seconds told, after each call that goes to Redis through this object or
+        a worker of it, repetitions and failures included; renewals of leases, which go from a thread, are left out.
+
+        Args:
+            listener: Called on the loop, and raises nothing.
+        """
+        self._backend.call_listeners += (listener,)
 
     @property
     def reader(self) -> Store:

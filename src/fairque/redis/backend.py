@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -14,7 +14,10 @@ from fairque.redis.connector import Connector
 from fairque.redis.keys import LAYOUT, Keys
 from fairque.settings import MAX_MESSAGE_BYTES, QueueSettings
 
-__all__ = ["Backend"]
+__all__ = ["Backend", "CallListener"]
+
+CallListener = Callable[[str, float], None]
+"""Told the name of a script and the seconds that a call of it took."""
 
 
 class Backend:
@@ -30,6 +33,7 @@ class Backend:
     Attributes:
         settings: Of the queue. Before `adopt`: those asked for, and defaults.
         agreed: Whether the queue was asked for its settings.
+        call_listeners: Told of each call of a script that goes over an event loop, also of one that failed.
         sealer: The codec; None: contents are in Redis as they are.
     """
 
@@ -46,6 +50,7 @@ class Backend:
         )
         self.settings = QueueSettings(**given)
         self.agreed = False
+        self.call_listeners: tuple[CallListener, ...] = ()
         self._given = given
         self.sealer = Sealer(codec, name, self._most_bytes) if codec is not None else None
 

@@ -79,7 +79,18 @@ class ScriptCaller:
         script = load(arguments.script, arguments.package)
         if not self.backend.agreed:
             await self.agree(store=not script.only_reads)
+        if self.backend.call_listeners:
+            return await self._run_timed(script, [encode(arguments), *values], patience)
         return await self._run(script, [encode(arguments), *values], patience)
+
+    async def _run_timed(self, script: Script, args: Sequence[bytes], patience: float | None) -> Any:
+        began = time.perf_counter()
+        try:
+            return await self._run(script, args, patience)
+        finally:
+            seconds = time.perf_counter() - began
+            for listener in self.backend.call_listeners:
+                listener(script.name, seconds)
 
     async def _run(self, script: Script, args: Sequence[bytes], patience: float | None = None) -> Any:
         try:
