@@ -14,10 +14,12 @@ from fairque.models import UserInfo
 from fairque.policy import packed_group, policy_in
 from fairque.redis.store import Store
 
-__all__ = ["Share", "Shares", "look_at_shares"]
+__all__ = ["Share", "Shares", "is_starved", "look_at_shares"]
 
 NOISY, STARVED = 1.5, 0.5  # times what one is entitled to
 FADED = 0.001
+MOST_BEHIND = 60.0
+"""Seconds for which one waits who is called starved: one that has just come was not served yet."""
 
 Path = tuple[str, ...]
 """A group, from its outermost one inwards; of nobody's, empty."""
@@ -47,6 +49,11 @@ class Shares(msgspec.Struct, frozen=True, kw_only=True):
 
     jain: float
     users: tuple[Share, ...]
+
+
+def is_starved(user: UserInfo, share: Share) -> bool:
+    """Whether that lasts: for a monitor."""
+    return share.verdict == "starved" and (user.wait_seconds or 0.0) > MOST_BEHIND
 
 
 async def look_at_shares(store: Store, users: Sequence[UserInfo]) -> Shares:

@@ -16,11 +16,10 @@ from fairque.cli.screens.policies import shown_rule
 from fairque.cli.table import FittedTable, names, numbers, words
 from fairque.counted import counted
 from fairque.queue.demand import look_at_demand
-from fairque.queue.shares import look_at_shares
+from fairque.queue.shares import is_starved, look_at_shares
 
 __all__ = [
     "FLAGS",
-    "MOST_BEHIND",
     "Overview",
     "UserStatus",
     "look",
@@ -34,8 +33,6 @@ __all__ = [
 MOST_COMPARED = 200
 TARGET_WAIT = 10.0
 FLAGS = "paused, breaker (open), probing (after one), rate, limit (of what may run), noisy, starved"
-MOST_BEHIND = 60.0
-"""Seconds for which one waits who is called starved: one that has just come was not served yet."""
 
 
 class UserStatus(msgspec.Struct, frozen=True):
@@ -80,7 +77,7 @@ def _held_by(user: UserInfo, now: float) -> Iterator[str]:
 def _verdict(user: UserInfo, share: Share | None) -> Iterator[str]:
     if share is not None and share.verdict == "noisy":
         yield "noisy"
-    if share is not None and share.verdict == "starved" and (user.wait_seconds or 0.0) > MOST_BEHIND:
+    if share is not None and is_starved(user, share):
         yield "starved"
 
 
