@@ -15,6 +15,8 @@ from enum import Enum
 from types import TracebackType
 from typing import Self
 
+from fairque.worker.reports import ReportInbox
+
 __all__ = ["Lifeline", "Parent", "Word", "has_parent", "spawn"]
 
 _VARIABLE = "FAIRQUE_LIFELINE"
@@ -123,12 +125,16 @@ def has_parent() -> bool:
     return _VARIABLE in os.environ
 
 
-async def spawn(arguments: Sequence[str], line: Lifeline, **options: object) -> asyncio.subprocess.Process:
-    """Start Python with these arguments, in a process group of its own: a Ctrl-C is for its parent."""
+async def spawn(
+    arguments: Sequence[str], line: Lifeline, inbox: ReportInbox | None = None, **options: object
+) -> asyncio.subprocess.Process:
+    """Start Python with these arguments, in a process group of its own: a Ctrl-C is for its parent. Where there is an
+    inbox, it is asked for reports.
+    """
     return await asyncio.create_subprocess_exec(
         sys.executable,
         *arguments,
-        pass_fds=(line.descriptor,),
+        pass_fds=(line.descriptor, *((inbox.descriptor,) if inbox is not None else ())),
         process_group=0,
-        **{"env": line.environment, **options},  # type: ignore[arg-type]
+        **{"env": line.environment | (inbox.environment if inbox is not None else {}), **options},  # type: ignore[arg-type]
     )

@@ -27,6 +27,7 @@ from fairque.worker.logs import logged
 from fairque.worker.options import WorkerOptions
 from fairque.worker.processes import leave_lost_terminal
 from fairque.worker.recycling import Recycling
+from fairque.worker.reports import reporting
 from fairque.worker.stuck import end_when_stuck
 from fairque.worker.supervisor import Supervisor
 
@@ -44,6 +45,7 @@ class Servant(Protocol):
 
     queue: TaskQueue
     options: WorkerOptions
+    report: Callable[[], bytes] | None
 
     @property
     def serves(self) -> asyncio.Event: ...
@@ -90,7 +92,7 @@ async def serve(
             shutdown.serving = True
             queue, loop = worker.queue, type(asyncio.get_running_loop()).__module__.partition(".")[0]
             logger.info("serves queue %r at %s on %s", queue.name, queue.connector.safe_url, loop)
-            async with _told(shutdown.parent, worker, recycling):
+            async with reporting(worker.report), _told(shutdown.parent, worker, recycling):
                 await (_run_burst(worker) if burst else worker.run())
 
 

@@ -8,11 +8,14 @@ import logging
 import signal
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from _fairque_command import REPEATED_SECONDS
+from fairque.errors import FairqueError
 from fairque.worker.changes import Changes
 from fairque.worker.lifeline import Lifeline, Word, spawn
 from fairque.worker.processes import on_stop
+from fairque.worker.reports import ReportInbox, Reports
 
 __all__ = ["Supervisor"]
 
@@ -37,7 +40,9 @@ class Child:
         is_outdated: Whether it was told to stop for a new one, which reads its files again.
     """
 
-    def __init__(self, number: int, process: asyncio.subprocess.Process, line: Lifeline) -> None:
+    def __init__(
+        self, number: int, process: asyncio.subprocess.Process, line: Lifeline, inbox: ReportInbox | None
+    ) -> None:
         self.number = number
         self.pid = process.pid
         self.began = time.monotonic()
@@ -47,11 +52,14 @@ class Child:
         self.is_outdated = False
         self._process = process
         self._line = line
+        self._inbox = inbox
         line.listen(self._hear)
 
     async def wait(self) -> None:
         self.code = await self._process.wait()
         self._line.close()
+        if self._inbox is not None:
+            self._inbox.close()
         for event in (self.serves, self.is_full, self.has_ended):
             event.set()
 
@@ -82,11 +90,15 @@ class Supervisor:
         commands: What Python is told, for each process.
         changes: Of files: all processes are started anew when there are some. Those that are not restarted wait for
             them.
+        reports: Takes what the processes tell of themselves; None: they are not asked.
     """
 
-    def __init__(self, commands: Sequence[Sequence[str]], changes: Changes | None = None) -> None:
+    def __init__(
+        self, commands: Sequence[Sequence[str]], changes: Changes | None = None, reports: Reports | None = None
+    ) -> None:
         self._commands = commands
         self._changes = changes
+        self._reports = reports
         self._children: set[Child] = set()
         self._stopping = asyncio.Event()
         self._has_news = asyncio.Event()
@@ -120,8 +132,10 @@ class Supervisor:
             child = await self._start(number, arguments)
 
     async def _start(self, number: int, arguments: Sequence[str]) -> Child:
-        line = Lifeline()
-        child = Child(number, await spawn(arguments, line), line)
+        line, inbox = Lifeline(), ReportInbox() if self._reports is not None else None
+        child = Child(number, await spawn(arguments, line, inbox), line, inbox)
+        if inbox is not None:
+            inbox.listen(partial(self._take_report, child.pid))
         self._children.add(child)
         logger.info("worker process %d started, pid %d", number, child.pid)
         if self._stopping.is_set():  # the signal came while it was being started
@@ -132,6 +146,15 @@ class Supervisor:
     async def _wait(self, child: Child) -> None:
         await child.wait()
         self._children.discard(child)
+        if self._reports is not None:
+            self._reports.drop(child.pid)
+
+    def _take_report(self, child: int, report: bytes) -> None:
+        assert self._reports is not None
+        try:
+            self._reports.add(child, report)
+        except FairqueError as exc:  # the process goes on all the same
+            logger.warning("a report of worker process %d cannot be read: %s", child, exc)
 
     async def _comes_back(self, child: Child, code: int, pause: float) -> bool:
         """Whether another one is to be started in the place of one that has ended. Returns when it is time."""

@@ -161,6 +161,10 @@ class Worker(Generic[State]):
         self._limits = LimitDeclarations(self._signals)
         self._lifespan: Lifespan[State] = Lifespan(lifespan, self._signals)
         self._ran = False
+        self.report: Callable[[], bytes] | None = None
+        """What this process tells of itself to the parent that started it, where that asks: see `Reports`. Called once
+        a second, from a thread, and at the end.
+        """
         self._parts: Parts | None = None  # from the moment on at which the queue is open
         self._task: asyncio.Task[None] | None = None
 
