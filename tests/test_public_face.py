@@ -63,6 +63,7 @@ ONLY_IN = {
     "rich": "cli",
     "sqlalchemy": "contrib",
     "fastapi": "contrib",
+    "prometheus_client": "contrib",
     "pydantic": "tasks",
     "pydantic_core": "tasks",
 }

@@ -16,7 +16,7 @@ from functools import partial
 from fairque import FairQueueConfig, TaskQueue, Worker
 from fairque.cli.processes import FAIRQUE
 from fairque.config.config import WorkerConfig
-from fairque.worker import service
+from fairque.worker import reports, service
 from fairque.worker.logs import LogSettings
 from fairque.worker.recycling import Recycling
 
@@ -108,6 +108,10 @@ async def _serve(queue: TaskQueue, settings: Settings) -> int:
     config = settings.config
     prepare = None if config is None else partial(queue.apply_policies, config)
     worker = make_worker(queue, settings)
+    if reports.are_wanted() and worker.report is None:
+        from fairque.contrib.prometheus import WorkerMetrics
+
+        WorkerMetrics(worker)
     await service.serve(worker, prepare, burst=settings.burst, recycling=settings.recycling)
     _insist_on_exit()
     return 0
