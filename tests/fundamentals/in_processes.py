@@ -79,6 +79,11 @@ count_by_two = make_counter(2)
 
 
 @task(run_in="process")
+def name_of_queue() -> str:
+    return current_task().queue_name
+
+
+@task(run_in="process")
 def raises(name: str) -> None:
     kinds: dict[str, type[BaseException]] = {"CancelledError": CancelledError, "TwoPartError": TwoPartError}
     if name == "TwoPartError":

@@ -18,6 +18,7 @@ from fairque import (
     FairqueError,
     FairQueueConfig,
     InvalidInput,
+    MessageTooLarge,
     QueueFull,
     Schedule,
     Task,
@@ -488,6 +489,47 @@ async def test_one_that_goes_on_twice_puts_in_once(opened: Opened):
             await queue.enqueue(echo(), user_id="acme")
         assert len(await enqueued(queue)) == 1
         await queue.purge("acme")
+
+
+async def test_one_may_go_on_with_less_where_the_message_was_too_large(server: Server, queue_name: str):
+    """Nothing was written then. After any other error something may have been."""
+    seen: list[str] = []
+
+    async def greedy(call: EnqueueCall, call_next: CallNext) -> None:
+        given = call.tasks
+        call.add_headers({"much": "x" * 1000})
+        try:
+            await call_next()
+        except FairqueError as error:
+            seen.append(type(error).__name__)
+            call.tasks = given
+            await call_next()
+
+    async with TaskQueue(server.url, name=queue_name, max_message_bytes=1500, enqueue_middleware=[greedy]) as queue:
+        await queue.enqueue(echo(1), user_id="acme")
+        await queue.enqueue(echo("y" * 1000), user_id="acme")
+        await queue.enqueue_many([echo("y" * 1000), echo(2)], user_id="acme")
+        assert [dict(each.headers) == {} for each in await enqueued(queue)] == [False, True, True, True]
+        with pytest.raises(MessageTooLarge):
+            await queue.enqueue(echo("y" * 2000), user_id="acme")
+        await queue.set_policy("acme", max_queued=1)
+        with pytest.raises(FairqueError, match="once"):
+            await queue.enqueue(echo(3), user_id="acme")
+        await queue.purge("acme")
+    assert seen == ["MessageTooLarge"] * 3 + ["QueueFull"]
+
+
+async def test_they_are_told_which_queue_is_called(opened: Opened, queue_name: str):
+    names = []
+
+    async def look(call: EnqueueCall, call_next: CallNext) -> None:
+        names.append(call.queue_name)
+        await call_next()
+
+    async with opened(look) as queue:
+        await queue.enqueue(echo(1), user_id="acme")
+        await queue.purge("acme")
+    assert names == [queue_name]
 
 
 async def test_what_is_no_task_is_refused_before_they_see_it(opened: Opened):

@@ -380,6 +380,19 @@ async def test_a_cancellation_passes_through(queue: TaskQueue):
     assert seen == [True]
 
 
+async def test_they_and_the_body_are_told_which_queue_a_task_comes_from(queue: TaskQueue):
+    seen = []
+
+    async def look(run: TaskContext, call_next: CallNext) -> Any:
+        seen.append(run.queue_name)
+        return await call_next()
+
+    async with Worker(queue, run_middleware=[look]):
+        handle = await queue.enqueue(in_processes.name_of_queue(), user_id="acme")
+        assert await handle.result(20) == queue.name
+    assert seen == [queue.name]
+
+
 async def test_a_cancellation_that_one_swallows_counts_all_the_same(queue: TaskQueue):
     waiting = Waiting()
     async with Worker(queue, concurrency=1, run_middleware=[waiting.swallow]):

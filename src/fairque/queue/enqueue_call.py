@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
-from fairque.errors import FairqueError, InvalidInput
-from fairque.middleware import CallNext, Once, chained
+from fairque.errors import FairqueError, InvalidInput, MessageTooLarge
+from fairque.middleware import CallNext, chained
 from fairque.tasks.task import Task
 
-__all__ = ["EnqueueCall", "EnqueueDoor", "EnqueueMiddleware", "for_user"]
+__all__ = ["EnqueueCall", "EnqueueDoor", "EnqueueMiddleware", "for_user", "with_headers"]
 
 T = TypeVar("T")
-TWICE = "a middleware around an enqueue awaits call_next() once: the second time would put the tasks in again"
+TWICE = "a middleware around an enqueue awaits call_next() once: the second time might put the tasks in again"
 Kind: TypeAlias = Literal["task", "tasks", "pipeline", "schedules", "batch"]
 PutIn: TypeAlias = Callable[[list[Task[Any]]], Awaitable[tuple[list[str], T]]]
 """Puts tasks in, and returns their ids and what the caller is told."""
@@ -30,13 +30,15 @@ class EnqueueCall:
             replace them by copies with other options: ``call.tasks = [each.options(cost=2) for each in call.tasks]``.
             Which tasks they are, in which order, with which arguments and `task_id`, stays. Callbacks of tasks are
             among their options; those of a batch are its tasks here.
+        queue_name: Of the queue that is called.
         ids: Of the tasks, or of the schedules, in the same order. Empty until they have been put in, and for a batch.
     """
 
-    __slots__ = ("ids", "kind", "tasks")
+    __slots__ = ("ids", "kind", "queue_name", "tasks")
 
-    def __init__(self, kind: Kind, tasks: list[Task[Any]]) -> None:
+    def __init__(self, kind: Kind, tasks: list[Task[Any]], queue_name: str) -> None:
         self.kind = kind
+        self.queue_name = queue_name
         self.tasks = tasks
         self.ids: list[str] = []
 
@@ -47,25 +49,29 @@ class EnqueueCall:
             InvalidInput: They are no headers, or with those that a task has, too many.
         """
         if headers:
-            self.tasks = [_with_headers(each, headers) for each in self.tasks]
+            self.tasks = [with_headers(each, lambda own: {**headers, **own}) for each in self.tasks]
 
     def __repr__(self) -> str:
         return f"<EnqueueCall {self.kind!r} of {len(self.tasks)}>"
 
 
-def _with_headers(task: Task[Any], headers: Mapping[str, str]) -> Task[Any]:
-    """Callbacks as well: nobody calls when they are put in, so no other middleware ever sees them."""
+def with_headers(task: Task[Any], change: Callable[[Mapping[str, str]], Mapping[str, str]]) -> Task[Any]:
+    """A copy with the headers that `change` makes of its own.
+
+    Callbacks as well: nobody calls when they are put in, so no other middleware ever sees them.
+    """
     options = task.task_options
     kinds = {kind for kind, _ in options.callbacks()}
-    callbacks: Any = {kind: [_with_headers(each, headers) for each in getattr(options, kind)] for kind in kinds}
-    return task.options(headers={**headers, **(options.headers or {})}, **callbacks)
+    callbacks: Any = {kind: [with_headers(each, change) for each in getattr(options, kind)] for kind in kinds}
+    return task.options(headers=change(options.headers or {}), **callbacks)
 
 
 class EnqueueMiddleware(Protocol):
     """An async function around each call that puts tasks in: ``async def tagged(call, call_next): …``.
 
     ``await call_next()`` puts them in. What is raised before that refuses the call: nothing is written, and its caller
-    gets the error.
+    gets the error. It is awaited once; after a `MessageTooLarge`, which comes before anything is written, it may be
+    awaited again, with less.
     """
 
     def __call__(self, call: EnqueueCall, call_next: CallNext, /) -> Awaitable[Any]: ...
@@ -74,28 +80,35 @@ class EnqueueMiddleware(Protocol):
 class EnqueueDoor:
     """Through which all calls of a queue go that put tasks in, where it has middlewares."""
 
-    def __init__(self, middleware: tuple[EnqueueMiddleware, ...]) -> None:
+    def __init__(self, middleware: tuple[EnqueueMiddleware, ...], queue_name: str) -> None:
         self._middleware = middleware
+        self._queue_name = queue_name
 
     async def through(self, kind: Kind, tasks: Sequence[Task[Any]], put_in: PutIn[T]) -> T:
         """What `put_in` tells of the tasks as the middlewares leave them. Raises what they and it raise."""
-        call = EnqueueCall(kind, list(tasks))
+        call = EnqueueCall(kind, list(tasks), self._queue_name)
         last = _PuttingIn(call, put_in)
-        await chained(self._middleware, call, Once(last, TWICE))()
+        await chained(self._middleware, call, last)()
         return last.told()
 
 
 class _PuttingIn(Generic[T]):
-    """What is behind the last middleware."""
+    """What is behind the last middleware. It puts in once: what is too large is found before anything is written, so
+    that may be tried again, with less.
+    """
 
     def __init__(self, call: EnqueueCall, put_in: PutIn[T]) -> None:
         self._call = call
         self._put_in = put_in
         self._given = tuple(call.tasks)
+        self._was_called = False
         self._error: BaseException | None = None
         self._told: tuple[T] | None = None
 
     async def __call__(self) -> None:
+        if self._was_called and not isinstance(self._error, MessageTooLarge):
+            raise FairqueError(TWICE)
+        self._was_called, self._error = True, None
         try:
             _check_same(self._given, self._call.tasks)
             ids, told = await self._put_in(self._call.tasks)

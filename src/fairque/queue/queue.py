@@ -102,7 +102,7 @@ class TaskQueue(Tenants):
     ) -> None:
         self.run_middleware = checked_middleware("run_middleware", run_middleware)
         around_enqueue = checked_middleware("enqueue_middleware", enqueue_middleware)
-        self.enqueue_door = EnqueueDoor(around_enqueue) if around_enqueue else None
+        self.enqueue_door = EnqueueDoor(around_enqueue, name) if around_enqueue else None
         given = checked_settings(
             priority_step=priority_step,
             lease=lease,

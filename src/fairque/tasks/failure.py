@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import traceback as tracebacks
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ __all__ = [
     "Reply",
     "encode_result",
     "failure_of",
+    "frames_in",
     "raised_by",
     "unfit",
 ]
@@ -29,6 +31,7 @@ __all__ = [
 MAX_ERROR_CHARS = 16_384
 TIMEOUT_CLASSES = tuple(cls.__name__ for cls in TimeoutError.__mro__)
 """What a policy of retries knows a timeout by."""
+_FRAME = re.compile(r'^[ |]+File ".+", line \d+, in .+$', re.MULTILINE)
 _OF_THE_WORKER = ("fairque.worker.", "fairque.tasks.depends", "anyio.", "contextlib", "uncalled_for.")
 
 
@@ -105,6 +108,11 @@ def failure_of(error: BaseException) -> Failure:
     For middlewares: the exception of a body in a subprocess stays there, and what they see stands for it.
     """
     return raised_by(error).failure
+
+
+def frames_in(traceback: str) -> list[str]:
+    """A line for each, as "File …, line …, in …": they are code. What stands between them may quote arguments."""
+    return [found[0].strip(" |") for found in _FRAME.finditer(traceback)]
 
 
 def _failure(error: BaseException, traceback: str, kind: FailureKind = FailureKind.ERROR) -> Failure:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from fairque.errors import InvalidInput
 
-__all__ = ["MAX_HEADER_BYTES", "checked_headers"]
+__all__ = ["MAX_HEADER_BYTES", "checked_headers", "header_bytes"]
 
 MAX_HEADER_BYTES = 4096
 
@@ -17,7 +17,7 @@ def checked_headers(given: object) -> dict[str, str]:
         raise InvalidInput(f"headers must be a map of texts, not {given!r}")
     headers = dict(given)
     try:
-        size = len("".join((*headers, *headers.values())).encode())
+        size = header_bytes(headers)
     except (TypeError, UnicodeEncodeError):
         _refuse(headers)
         raise
@@ -26,6 +26,11 @@ def checked_headers(given: object) -> dict[str, str]:
     if size > MAX_HEADER_BYTES:
         raise InvalidInput(f"headers have {size} bytes, names included, the limit is {MAX_HEADER_BYTES}")
     return headers
+
+
+def header_bytes(headers: Mapping[str, str]) -> int:
+    """What counts towards the limit: names and texts, as UTF-8."""
+    return len("".join((*headers, *headers.values())).encode())
 
 
 def _refuse(headers: dict[object, object]) -> None:

@@ -92,6 +92,11 @@ class TaskContext(Generic[State]):
         return time.monotonic() >= self.soft_ends
 
     @property
+    def queue_name(self) -> str:
+        """The name of the queue that it comes from."""
+        raise NotImplementedError
+
+    @property
     def headers(self) -> Mapping[str, str]:
         """The texts by name that its caller gave it by the option `headers`, to be read only."""
         return MappingProxyType(self._headers())

@@ -256,6 +256,10 @@ class Executor:
         """Threads whose tasks are over."""
         return self._threads.left
 
+    @property
+    def queue_name(self) -> str:
+        return self._queue.name
+
     def state(self) -> Any:
         return self._lifespan.state
 
@@ -337,4 +341,5 @@ def _job(run: RunningTask, function: TaskFunction[Any, Any]) -> Job:
         run.soft_ends - time.monotonic() if run.soft_ends < math.inf else None,
         run.cause,
         run.ended_batch,
+        run.queue_name,
     )

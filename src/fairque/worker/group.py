@@ -44,7 +44,7 @@ class Group(Generic[Run]):
         body: Runs them, once it has begun.
     """
 
-    __slots__ = ("_left", "_serve", "_waiting", "body", "size")
+    __slots__ = ("__weakref__", "_left", "_serve", "_waiting", "body", "size")
 
     def __init__(
         self, runs: list[Run], serve: Callable[[list[Run], Context | None], asyncio.Task[list[Served]]]

@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from fairque.errors import InvalidInput
-from fairque.tasks.failure import Failure
+from fairque.tasks.failure import Failure, frames_in
 from fairque.worker.hooks import Hook, TaskEvent, in_turn
 from fairque.worker.json_lines import JsonLines
 
@@ -114,8 +114,7 @@ def _reason(event: TaskEvent) -> str:
 
 def _frames(failure: Failure | None) -> str:
     """Of the traceback, a line each; not the errors that stand between and behind them."""
-    found = _FRAME.finditer(failure.traceback) if failure is not None else ()
-    return _indented([each[0].lstrip(" |") for each in found][-MOST_FRAMES:])
+    return _indented(frames_in(failure.traceback)[-MOST_FRAMES:]) if failure is not None else ""
 
 
 def _indented(lines: Iterable[str]) -> str:

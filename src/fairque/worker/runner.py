@@ -191,7 +191,7 @@ class Runner:
             self._settler.forget(delivery)
             self._log_loss(delivery, why)
             self._tell("lost", run)
-            self._abandon(run, "its delivery was lost")
+            self._abandon(run, "lost", "its delivery was lost")
 
     def _log_loss(self, delivery: Delivery, why: Refusal) -> None:
         log_about(logging.WARNING, delivery, "was lost: %s", why.text)
@@ -212,7 +212,7 @@ class Runner:
             run = self._runs.get(id(delivery))
             if run is None or run.canceled:
                 continue
-            run.canceled = True
+            run.canceled, run.cut_off = True, "canceled"
             if run.timer is not None:
                 run.timer.cancel()
             run.timer = asyncio.get_running_loop().call_later(self._options.cancel_grace, self._end_grace, run)
@@ -229,7 +229,7 @@ class Runner:
             self._close(run)
             self._report(run, Outcome(run.delivery, "released"))
             self._tell("release", run)
-            self._abandon(run, "the stop of its worker")
+            self._abandon(run, "released", "the stop of its worker")
 
     async def join(self, seconds: float) -> None:
         """Wait for bodies that were cancelled."""
@@ -345,7 +345,7 @@ class Runner:
     def _end_grace(self, run: RunningTask) -> None:
         if not run.ended:
             self._end_canceled(run)
-            self._abandon(run, f"its cancellation and {self._options.cancel_grace:g} s of grace")
+            self._abandon(run, "canceled", f"its cancellation and {self._options.cancel_grace:g} s of grace")
 
     def _end_canceled(self, run: RunningTask) -> None:
         self._close(run)
@@ -387,7 +387,7 @@ class Runner:
         outcome, failure = self._outcomes.timed_out(run, seconds)
         self._tell("timeout", run, failure)
         self._end(run, outcome, failure)
-        self._abandon(run, f"its timeout of {seconds:g} s")
+        self._abandon(run, "timeout", f"its timeout of {seconds:g} s")
 
     def _end(self, run: RunningTask, outcome: Outcome, failure: Failure | None = None) -> None:
         self._close(run)
@@ -415,8 +415,9 @@ class Runner:
         self._executor.forget(run.delivery)
         self._signals.wake()
 
-    def _abandon(self, run: RunningTask, reason: str) -> None:
+    def _abandon(self, run: RunningTask, cut_off: str, reason: str) -> None:
         """Its slot is free; a body that swallows the cancellation harms only itself, and is reported."""
+        run.cut_off = cut_off
         run.canceled = True  # a thread has nothing else to hear of it by
         if run.body is None or run.body.done():
             return

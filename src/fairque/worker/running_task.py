@@ -31,6 +31,8 @@ _NO_OVERRIDES = Overrides()
 class Services(Protocol):
     """What a worker does for a task while it runs."""
 
+    @property
+    def queue_name(self) -> str: ...
     def state(self) -> Any: ...
     def cause(self, run: RunningTask) -> Cause | None: ...
     def xcom(self, run: RunningTask) -> XCom | BlockingXCom: ...
@@ -56,6 +58,7 @@ class RunningTask(TaskContext[Any]):
         timer: Of its timeout, then of the grace after a cancellation.
         waits: For the ends of how many others it waits at this moment.
         ended: Whether its outcome is known, whatever its body still does.
+        cut_off: Why its body is cancelled: "canceled", "timeout", "lost" or "released"; empty while it is not.
         group: Those that run with it in one body; None: it runs alone.
     """
 
@@ -65,6 +68,7 @@ class RunningTask(TaskContext[Any]):
         "args",
         "began",
         "body",
+        "cut_off",
         "defaults",
         "delivery",
         "ended",
@@ -99,6 +103,7 @@ class RunningTask(TaskContext[Any]):
         self.body: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.ended = False
+        self.cut_off = ""
         self.group: Group[RunningTask] | None = None
         self.waits = 0
         self._services = services
@@ -121,6 +126,15 @@ class RunningTask(TaskContext[Any]):
         if soft is not None:
             self.soft_ends = self.began + soft
         return hard
+
+    @property
+    def queue_name(self) -> str:
+        return self._services.queue_name
+
+    @property
+    def wait_seconds(self) -> float:
+        """How long it stood in line for this run, on the server's clock."""
+        return max(0, self.delivery.started_ms - self.delivery.queued_ms) / 1000
 
     @property
     def state(self) -> Any:

@@ -79,6 +79,7 @@ class Job(msgspec.Struct, frozen=True):
     soft_timeout: float | None = None
     cause: Cause | None = None
     ended_batch: BatchProgress | None = None
+    queue_name: str = ""
 
 
 class Report(msgspec.Struct, frozen=True, array_like=True):

@@ -127,7 +127,7 @@ class Jobs:
 class SubprocessContext(TaskContext[Any]):
     """`current_task()` of a body here."""
 
-    __slots__ = ("_cause", "_ended_batch", "_given_headers", "_reports")
+    __slots__ = ("_cause", "_ended_batch", "_given_headers", "_queue_name", "_reports")
 
     def __init__(self, job: Job, reports: Reports) -> None:
         super().__init__(job.user_id, job.task_id, job.task_name, job.attempt, job.worker_id, job.schedule)
@@ -136,8 +136,13 @@ class SubprocessContext(TaskContext[Any]):
             self.soft_ends = time.monotonic() + job.soft_timeout
         self.inputs = msgspec.msgpack.decode(job.inputs) or {}
         self._given_headers = job.headers
+        self._queue_name = job.queue_name
         self._reports = reports
         self._cause, self._ended_batch = job.cause, job.ended_batch
+
+    @property
+    def queue_name(self) -> str:
+        return self._queue_name
 
     @property
     def cause(self) -> Cause | None:
