@@ -64,6 +64,7 @@ ONLY_IN = {
     "sqlalchemy": "contrib",
     "fastapi": "contrib",
     "prometheus_client": "contrib",
+    "opentelemetry": "contrib",
     "pydantic": "tasks",
     "pydantic_core": "tasks",
 }

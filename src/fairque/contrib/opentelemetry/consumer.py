@@ -1,0 +1,117 @@
+"""`Consumer`: a span of each run of a task, which its body finds as the current one."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from opentelemetry import context, trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, Span, SpanKind
+
+from fairque import CallNext, Streamed
+from fairque.contrib.opentelemetry.carrier import OF_SCHEDULE, Carrier
+from fairque.contrib.opentelemetry.conventions import (
+    ATTEMPT,
+    CHUNKS,
+    CLIENT_ID,
+    MESSAGE_COUNT,
+    MESSAGE_ID,
+    PROCESS,
+    SCHEDULE_ID,
+    SNOOZED,
+    WAIT_SECONDS,
+    WAITED,
+)
+from fairque.contrib.opentelemetry.end import End
+from fairque.contrib.opentelemetry.measures import Measures
+from fairque.contrib.opentelemetry.spans import Spans
+from fairque.worker.group import Group
+from fairque.worker.running_task import RunningTask
+
+__all__ = ["Consumer"]
+
+
+class Consumer:
+    """
+    Args:
+        spans: Started here.
+        carrier: Finds in headers where tasks come from.
+        measures: Told of each run.
+    """
+
+    def __init__(self, spans: Spans, carrier: Carrier, measures: Measures) -> None:
+        self._spans = spans
+        self._carrier = carrier
+        self._measures = measures
+        self._first_of: WeakKeyDictionary[Group[RunningTask], Span] = WeakKeyDictionary()
+
+    async def around(self, run: RunningTask, call_next: CallNext) -> Any:
+        """A span of the run. The run goes on whatever becomes of that."""
+        function = run.function.name if run.function is not None else ""
+        self._measures.note_delivery(run.queue_name, function)
+        parent = self._carrier.read(run.headers)
+        span = self._start(run, parent)
+        token = context.attach(trace.set_span_in_context(span, parent))
+        began, value, error = time.perf_counter(), None, None
+        try:
+            value = await call_next()
+        except BaseException as exc:
+            error = exc
+            raise
+        else:
+            return value
+        finally:
+            context.detach(token)
+            end = End.of(run.cut_off, error)
+            if isinstance(value, Streamed):
+                span.set_attribute(CHUNKS, value.chunks)
+            end.tell(span, self._spans.with_texts)
+            self._spans.end(span)
+            self._measures.note_run(run.queue_name, function, time.perf_counter() - began, end)
+
+    def _start(self, run: RunningTask, parent: Context) -> Span:
+        links = self._links(run)
+        span = self._spans.start(
+            f"{PROCESS.name} {run.queue_name}", SpanKind.CONSUMER, self._attributes(run), parent, links
+        )
+        if span.is_recording():
+            span.add_event(WAITED, {WAIT_SECONDS: run.wait_seconds})
+        if run.group is not None:
+            self._join(run.group, span, parent)
+        return span
+
+    def _attributes(self, run: RunningTask) -> dict[str, Any]:
+        attributes: dict[str, Any] = {
+            **PROCESS.attributes(run.queue_name),
+            MESSAGE_ID: run.task_id,
+            CLIENT_ID: run.worker_id,
+            ATTEMPT: run.attempt,
+            **self._spans.about(run.name, run.user_id),
+        }
+        if run.snoozed:
+            attributes[SNOOZED] = run.snoozed
+        if run.schedule is not None:
+            attributes[SCHEDULE_ID] = run.schedule.schedule_id
+        return attributes
+
+    def _links(self, run: RunningTask) -> list[Link]:
+        """To where its schedule was made, which is another trace, and the spans of the others whose body this runs."""
+        if run.schedule is None or (made := self._carrier.span_in(run.headers, OF_SCHEDULE)) is None:
+            return []
+        return [Link(made)]
+
+    def _join(self, group: Group[RunningTask], span: Span, parent: Context) -> None:
+        """One body serves them all, within the span of the first: that is linked to where each of them comes from, and
+        those of the others are linked to it.
+        """
+        first = self._first_of.get(group)
+        if first is None:
+            self._first_of[group] = span
+            span.set_attribute(MESSAGE_COUNT, group.size)
+            return
+        span.add_link(first.get_span_context())
+        origin = trace.get_current_span(parent).get_span_context()
+        if origin.is_valid:
+            first.add_link(origin)
