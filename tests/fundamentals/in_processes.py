@@ -6,6 +6,9 @@ import builtins
 import os
 import time
 from asyncio import CancelledError
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +79,31 @@ def make_counter(step: int) -> object:
 
 
 count_by_two = make_counter(2)
+
+
+mark: ContextVar[str] = ContextVar("mark", default="clean")
+
+
+@task(run_in="process")
+def marked() -> str:
+    found = mark.get()
+    mark.set("dirty")
+    return found
+
+
+@contextmanager
+def marking(given: dict[str, str]) -> Iterator[None]:
+    token = mark.set(given["mark"])
+    try:
+        yield
+    finally:
+        mark.reset(token)
+
+
+@contextmanager
+def failing(given: dict[str, str]) -> Iterator[None]:
+    raise LookupError(f"no {given['mark']} here")
+    yield
 
 
 @task(run_in="process")

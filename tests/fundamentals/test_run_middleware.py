@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -391,6 +392,45 @@ async def test_they_and_the_body_are_told_which_queue_a_task_comes_from(queue: T
         handle = await queue.enqueue(in_processes.name_of_queue(), user_id="acme")
         assert await handle.result(20) == queue.name
     assert seen == [queue.name]
+
+
+async def test_one_may_say_within_what_the_body_runs_in_a_subprocess(queue: TaskQueue):
+    async def marks(run: TaskContext, call_next: CallNext) -> Any:
+        if run.user_id != "zoe":
+            manager = in_processes.marking if run.user_id == "acme" else in_processes.failing
+            run.enter_in_subprocess(manager, {"mark": run.user_id})
+        return await call_next()
+
+    async with Worker(queue, concurrency=1, run_middleware=[marks]):
+        found = [await queue.enqueue(in_processes.marked(), user_id=user) for user in ("acme", "zoe", "acme")]
+        assert await queue.results(found, 20) == ["acme", "clean", "acme"]
+        bad = await queue.enqueue(in_processes.marked(), user_id="eve")
+        with pytest.raises(TaskFailed, match="no eve here"):
+            await bad.result(20)
+        here = await queue.enqueue(on_the_loop(1), user_id="eve")
+        assert await here.result(20) == 1
+    await queue.discard(bad)
+
+
+@pytest.mark.parametrize(
+    ("manager", "given", "reason"),
+    [
+        (lambda _: nullcontext(), {}, "at the top of a module"),
+        ("os.path", {}, "at the top of a module"),
+        (in_processes.marking, {"mark": 7}, "texts by name"),
+    ],
+    ids=["lambda", "text", "number"],
+)
+async def test_what_a_subprocess_cannot_be_told_is_refused(queue: TaskQueue, manager: Any, given: Any, reason: str):
+    async def marks(run: TaskContext, call_next: CallNext) -> Any:
+        run.enter_in_subprocess(manager, given)
+        return await call_next()
+
+    async with Worker(queue, run_middleware=[marks]):
+        handle = await queue.enqueue(in_processes.marked(), user_id="acme")
+        with pytest.raises(TaskFailed, match=reason):
+            await handle.result(20)
+    await queue.discard(handle)
 
 
 async def test_a_cancellation_that_one_swallows_counts_all_the_same(queue: TaskQueue):

@@ -368,7 +368,8 @@ async def test_what_a_task_sets_in_its_context_stays_with_it(queue: TaskQueue):
         mark.set("dirty")
         return found
 
-    handles = await queue.enqueue_many([on_the_loop(), in_a_thread()] * 3, user_id="anna")
+    calls = [on_the_loop(), in_a_thread(), in_processes.marked()] * 3
+    handles = await queue.enqueue_many(calls, user_id="anna")
     await Worker(queue, concurrency=1).run_until_idle()
     assert {await handle.result(20) for handle in handles} == {"clean"}
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Unpack, get_origin, overload
@@ -204,6 +205,21 @@ class TaskContext(Generic[State]):
         if not isinstance(fraction, (int, float)) or math.isnan(fraction):
             raise InvalidInput(f"progress must be a number between 0 and 1, not {fraction!r}")
         self._report(float(min(1, max(0, fraction))), check_text("the message", message))
+
+    def enter_in_subprocess(
+        self, manager: Callable[[dict[str, str]], AbstractContextManager[Any]], given: Mapping[str, str]
+    ) -> None:
+        """For a middleware: where the body runs in a subprocess, have it run within ``manager(given)`` there, which
+        finds none of the context variables that are set here. Where it runs in this process, nothing comes of it.
+
+        Args:
+            manager: A function at the top of a module, which the subprocess imports. What the context manager raises is
+                the error of the attempt.
+            given: Texts by name.
+
+        Raises:
+            WrongType: It is no function that could be found again, or these are no texts.
+        """
 
     def _headers(self) -> dict[str, str]:
         return {}

@@ -342,4 +342,5 @@ def _job(run: RunningTask, function: TaskFunction[Any, Any]) -> Job:
         run.cause,
         run.ended_batch,
         run.queue_name,
+        run.entered or [],
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 from fairque.checks import check_kind
@@ -21,6 +22,7 @@ from fairque.tasks.options import NO_OPTIONS, TaskOptions, soft_and_hard
 from fairque.tasks.task import Task
 from fairque.worker.context import TaskContext
 from fairque.worker.group import Group
+from fairque.worker.subprocesses.frames import Entered, entered
 
 __all__ = ["RunningTask"]
 
@@ -56,6 +58,7 @@ class RunningTask(TaskContext[Any]):
         began: On the clock of `time.monotonic`.
         body: Runs it; None before it starts and after it has ended.
         timer: Of its timeout, then of the grace after a cancellation.
+        entered: What its body runs within in a subprocess.
         waits: For the ends of how many others it waits at this moment.
         ended: Whether its outcome is known, whatever its body still does.
         cut_off: Why its body is cancelled: "canceled", "timeout", "lost" or "released"; empty while it is not.
@@ -72,6 +75,7 @@ class RunningTask(TaskContext[Any]):
         "defaults",
         "delivery",
         "ended",
+        "entered",
         "function",
         "group",
         "kwargs",
@@ -104,6 +108,7 @@ class RunningTask(TaskContext[Any]):
         self.timer: asyncio.TimerHandle | None = None
         self.ended = False
         self.cut_off = ""
+        self.entered: list[Entered] | None = None
         self.group: Group[RunningTask] | None = None
         self.waits = 0
         self._services = services
@@ -174,6 +179,13 @@ class RunningTask(TaskContext[Any]):
     @property
     def xcom(self) -> Any:
         return self._services.xcom(self)
+
+    def enter_in_subprocess(
+        self, manager: Callable[[dict[str, str]], AbstractContextManager[Any]], given: Mapping[str, str]
+    ) -> None:
+        if self.function is None or self.function.run_in != "process":
+            return
+        self.entered = [*(self.entered or []), entered(manager, given)]
 
     def _headers(self) -> dict[str, str]:
         return self.overrides.headers

@@ -27,6 +27,7 @@ from fairque.contrib.opentelemetry.conventions import (
 from fairque.contrib.opentelemetry.end import End
 from fairque.contrib.opentelemetry.measures import Measures
 from fairque.contrib.opentelemetry.spans import Spans
+from fairque.contrib.opentelemetry.subprocess import attached, written
 from fairque.worker.group import Group
 from fairque.worker.running_task import RunningTask
 
@@ -53,7 +54,9 @@ class Consumer:
         self._measures.note_delivery(run.queue_name, function)
         parent = self._carrier.read(run.headers)
         span = self._start(run, parent)
-        token = context.attach(trace.set_span_in_context(span, parent))
+        within = trace.set_span_in_context(span, parent)
+        self._tell_subprocess(run, within)
+        token = context.attach(within)
         began, value, error = time.perf_counter(), None, None
         try:
             value = await call_next()
@@ -70,6 +73,10 @@ class Consumer:
             end.tell(span, self._spans.with_texts)
             self._spans.end(span)
             self._measures.note_run(run.queue_name, function, time.perf_counter() - began, end)
+
+    def _tell_subprocess(self, run: RunningTask, within: Context) -> None:
+        if run.function is not None and run.function.run_in == "process":
+            run.enter_in_subprocess(attached, written(within))
 
     def _start(self, run: RunningTask, parent: Context) -> Span:
         links = self._links(run)

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
 import msgspec
 
+from fairque.errors import WrongType
 from fairque.models import BatchProgress
 from fairque.tasks.cause import Cause
 from fairque.tasks.message import NIL, Firing
 
-__all__ = ["HEAD", "REQUEST", "Ended", "Job", "Kind", "Logged", "Report", "Request", "Start", "Started", "frame"]
+__all__ = [
+    "HEAD",
+    "REQUEST",
+    "Ended",
+    "Entered",
+    "Job",
+    "Kind",
+    "Logged",
+    "Report",
+    "Request",
+    "Start",
+    "Started",
+    "entered",
+    "frame",
+]
 
 HEAD = struct.Struct(">Ic")
 REQUEST = struct.Struct(">cI")
@@ -59,6 +75,14 @@ class Start(msgspec.Struct, frozen=True):
     levels: dict[str, int]
 
 
+class Entered(msgspec.Struct, frozen=True):
+    """A context manager that a body runs within: where its function is, and what that is called with."""
+
+    module: str
+    qualname: str
+    given: dict[str, str]
+
+
 class Job(msgspec.Struct, frozen=True):
     """A body to run: where its function is, what it is called with, and what `current_task()` is to say."""
 
@@ -80,6 +104,7 @@ class Job(msgspec.Struct, frozen=True):
     cause: Cause | None = None
     ended_batch: BatchProgress | None = None
     queue_name: str = ""
+    entered: list[Entered] = []
 
 
 class Report(msgspec.Struct, frozen=True, array_like=True):
@@ -114,6 +139,17 @@ class Ended(msgspec.Struct, frozen=True, array_like=True):
 
     number: int
     code: int
+
+
+def entered(manager: object, given: Mapping[str, str]) -> Entered:
+    """Raises `WrongType` for what a subprocess could not find, or not be told."""
+    module, qualname = getattr(manager, "__module__", None), getattr(manager, "__qualname__", "<")
+    if not callable(manager) or not isinstance(module, str) or "<" in qualname:
+        raise WrongType(f"what a body is to run within is a function at the top of a module, not {manager!r}")
+    texts = dict(given)
+    if not all(isinstance(each, str) for each in (*texts, *texts.values())):
+        raise WrongType(f"what {qualname} is given in a subprocess must be texts by name, not {given!r}")
+    return Entered(module, qualname, texts)
 
 
 def frame(kind: Kind, body: Any) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from contextlib import AbstractContextManager
 from io import open_code
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +15,7 @@ from fairque.errors import ConfigError, InvalidInput
 from fairque.importing import importing
 from fairque.tasks.function import TaskFunction
 from fairque.tasks.registry import get_function
-from fairque.worker.subprocesses.frames import Start
+from fairque.worker.subprocesses.frames import Entered, Start
 
 __all__ = ["Functions"]
 
@@ -39,7 +40,7 @@ class Functions:
         registered = get_function(name)
         if registered is not None:
             return registered
-        found: Any = self._main() if module == "__main__" else importlib.import_module(module)
+        found: Any = self._module(module)
         found = get_function(name) or _attribute(found, qualname)
         if isinstance(found, TaskFunction):
             return found
@@ -48,6 +49,15 @@ class Functions:
         raise InvalidInput(
             f"the subprocess imported {module} and found no task {name!r} there: define it at the top of its module"
         )
+
+    def manager(self, entered: Entered) -> AbstractContextManager[Any]:
+        """What a body is to run within. Raises what its module and its function raise."""
+        function: Any = _attribute(self._module(entered.module), entered.qualname)
+        made: AbstractContextManager[Any] = function(entered.given)
+        return made
+
+    def _module(self, name: str) -> ModuleType:
+        return self._main() if name == "__main__" else importlib.import_module(name)
 
     def _main(self) -> ModuleType:
         """The script of the worker, run under another name, up to where it would use a queue."""

@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Awaitable
+from contextvars import copy_context
 from queue import SimpleQueue
 from typing import Any
 
@@ -51,7 +52,9 @@ def main(theirs: socket.socket) -> None:
     jobs = Jobs(connection)
     while (job := jobs.next()) is not None:
         connection.send(Kind.TAKEN, None)
-        reply = _run(functions, job, connection)
+        reply = copy_context().run(
+            _run, functions, job, connection
+        )  # what a body sets there, the next one must not find
         jobs.reply(reply)
     connection.close()
 
@@ -249,10 +252,13 @@ def _run(functions: Functions, job: Job, connection: Connection) -> Reply:
     try:
         function = functions.find(job.module, job.qualname, job.name)
         args, kwargs = _arguments(function, job)
-        value = function.body(*args, **kwargs)
-        if inspect.isawaitable(value):  # a wrapper around an async function
-            value = asyncio.run(_wait_for(value))
-        encoded = encode_result(value)
+        with contextlib.ExitStack() as stack:
+            for each in job.entered:
+                stack.enter_context(functions.manager(each))
+            value = function.body(*args, **kwargs)
+            if inspect.isawaitable(value):  # a wrapper around an async function
+                value = asyncio.run(_wait_for(value))
+            encoded = encode_result(value)
     except BaseException as exc:
         return Reply(raised=raised_by(exc), charged=context.charged)
     finally:
