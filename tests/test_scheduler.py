@@ -17,6 +17,7 @@ import pytest
 from fairque import (
     BadArguments,
     Fail,
+    FiredTask,
     InvalidInput,
     MessageTooLarge,
     Priority,
@@ -1243,6 +1244,55 @@ async def test_a_long_list_goes_on_behind_a_damaged_schedule(
     harm(core, damage)
     listed = [schedule.schedule_id for schedule in await scheduler.list_schedules()]
     assert listed == ["a", "b", "c", "d"]
+
+
+# The headers of what is made
+
+
+async def test_the_headers_of_each_task_may_be_decided_when_it_is_made(server: Server, queue_name: str):
+    made: list[FiredTask] = []
+
+    def decide(each: FiredTask) -> dict[str, str]:
+        made.append(each)
+        return {**each.headers, "run": str(len(made))}
+
+    async with TaskQueue(server.url, name=queue_name, firing_headers=decide) as queue:
+        scheduler = TaskScheduler(queue)
+        await add(scheduler, schedule_id="s", task=make(1).options(headers={"kept": "yes"}))
+        await scheduler.fire_due(7200)
+        by_hand = await scheduler.run_now("s")
+        found = {each.task_id: (await queue.handle("anna", each.task_id).info()).headers for each in made}
+        await queue.purge("anna")
+    assert list(found.values()) == [{"kept": "yes", "run": str(n + 1)} for n in range(len(made))]
+    assert len(made) >= 2
+    first, last = made[0], made[-1]
+    assert (first.queue_name, first.user_id, first.name, last.task_id) == (queue_name, "anna", "report", by_hand)
+    assert (first.firing.schedule_id, first.headers) == ("s", {"kept": "yes"})
+
+
+@pytest.mark.parametrize("wrong", [{"n": 7}, {"n": "x" * 5000}, None, LookupError("no")], ids=range(4))
+async def test_a_decision_that_cannot_be_had_leaves_the_headers_as_they_were(
+    server: Server, queue_name: str, wrong: Any, caplog: pytest.LogCaptureFixture
+):
+    """Also of whatever is due beside it."""
+
+    def decide(each: FiredTask) -> Any:
+        if each.user_id != "anna":
+            return each.headers
+        if isinstance(wrong, Exception):
+            raise wrong
+        return wrong
+
+    async with TaskQueue(server.url, name=queue_name, firing_headers=decide) as queue:
+        scheduler = TaskScheduler(queue)
+        for user in ("anna", "bob"):
+            await add(scheduler, schedule_id=user, user_id=user, task=make(1).options(headers={"of": user}))
+        assert await scheduler.fire_due(3600) == 2
+        for user in ("anna", "bob"):
+            [task_id] = await waiting(queue, user)
+            assert (await queue.handle(user, task_id).info()).headers == {"of": user}
+            await queue.purge(user)
+    assert [each.__dict__.get("schedule_id") for each in caplog.records] == ["anna"]
 
 
 def harm(core: Core, damage: str) -> None:

@@ -27,6 +27,7 @@ from fairque import (
     TaskFailed,
     TaskHandler,
     TaskQueue,
+    TaskScheduler,
     Worker,
     current_task,
     task,
@@ -357,6 +358,53 @@ async def test_a_trace_that_a_caller_gives_by_hand_stays_as_it_is(opened: Opened
         assert trace.format_span_id(run.parent.span_id) == "b7ad6b7169203331"
         assert [trace.format_trace_id(each.context.trace_id) for each in sent.links] == [given["traceparent"][3:35]]
     assert recorded.spans("create") == []
+
+
+@pytest.mark.leaves_keys("schedule*")
+async def test_each_run_of_a_schedule_is_a_trace_that_is_linked_to_where_it_was_made(
+    opened: Opened, recorded: Recorded
+):
+    @task(name="flaky", max_retries=1, retry=RetryPolicy(base=0))
+    async def flaky() -> Any:
+        if current_task().attempt == 1:
+            raise ConnectionError
+        return sorted(current_task().headers), baggage.get_baggage("tenant")
+
+    async with opened(scheduler=False) as traced:
+        scheduler = TaskScheduler(traced)
+        token = context.attach(baggage.set_baggage("tenant", "of the request"))
+        with recorded.tracer.start_as_current_span("setup"):
+            await scheduler.add_schedule(every=60, task=flaky(), user_id="acme", schedule_id="s")
+        context.detach(token)
+        assert await scheduler.fire_due(ahead=130) == 2
+        by_hand = await scheduler.run_now("s")
+        runs = await recorded.wait_for(6, "process")
+        assert await traced.handle("acme", by_hand).result(20) == [["traceparent"], None]
+        await traced.purge("acme")
+    [made] = recorded.spans("schedule")
+    assert is_child(made, recorded.spans("setup")[0])
+    fired = recorded.spans("fire")
+    assert len({each.context.trace_id for each in (made, *fired)}) == 4
+    for each in fired:
+        assert (each.parent, each.kind) == (None, SpanKind.PRODUCER)
+        assert is_linked(each, made)
+        assert (each.attributes or {})["fairque.schedule.id"] == "s"
+        assert sum(is_child(run, each) for run in runs) == 2
+    assert recorded.points("messaging.client.sent.messages") == []
+
+
+@pytest.mark.leaves_keys("schedule*")
+async def test_so_it_is_where_a_scheduler_fires_it_that_is_not_traced(
+    opened: Opened, recorded: Recorded, queue: TaskQueue
+):
+    async with opened(scheduler=False) as traced:
+        await TaskScheduler(traced).add_schedule(every=60, task=echo(1), user_id="acme", schedule_id="s")
+        await TaskScheduler(queue).fire_due(ahead=70)
+        [run] = await recorded.wait_for(1, "process")
+        await traced.purge("acme")
+    [made] = recorded.spans("schedule")
+    assert run.parent is None
+    assert is_linked(run, made)
 
 
 # Many at once

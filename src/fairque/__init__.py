@@ -68,6 +68,7 @@ from fairque.queue.dead_letters import DeadLetter
 from fairque.queue.demand import Demand
 from fairque.queue.enqueue_call import EnqueueCall, EnqueueMiddleware
 from fairque.queue.explanation import Certainty, Explanation, Reason, Waiting
+from fairque.queue.firing_door import FiredTask
 from fairque.queue.handle import (
     Cancellation,
     TaskHandle,
@@ -141,6 +142,7 @@ __all__ = [
     "FairqueError",
     "Finding",
     "FindingKind",
+    "FiredTask",
     "Firing",
     "InvalidInput",
     "Limit",

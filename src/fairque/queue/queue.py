@@ -22,6 +22,7 @@ from fairque.queue.batch import Batch
 from fairque.queue.cancel_all import cancel_all
 from fairque.queue.dead_letters import DeadLetter, DeadLetters
 from fairque.queue.enqueue_call import EnqueueDoor, EnqueueMiddleware, for_user
+from fairque.queue.firing_door import FiringDoor, FiringHeaders
 from fairque.queue.handle import TaskHandle
 from fairque.queue.health import look_at_health
 from fairque.queue.listing import list_tasks
@@ -77,6 +78,8 @@ class TaskQueue(Tenants):
             outermost; see `EnqueueMiddleware`.
         run_middleware: Async functions around each run of a task in the workers of this object, outside those of the
             worker; see `RunMiddleware`.
+        firing_headers: Called by the schedulers of this object for each task that a schedule makes, with a `FiredTask`.
+            It returns the headers of that task; it must not block.
 
     From `priority_step` to `usage_ttl`, all are settings of the queue itself, which all its processes share: the first
     that opens it stores them there, with defaults for what it does not name, and what a later one does not name is
@@ -99,10 +102,12 @@ class TaskQueue(Tenants):
         codec: Codec | None = None,
         enqueue_middleware: Sequence[EnqueueMiddleware] = (),
         run_middleware: Sequence[RunMiddleware] = (),
+        firing_headers: FiringHeaders | None = None,
     ) -> None:
         self.run_middleware = checked_middleware("run_middleware", run_middleware)
         around_enqueue = checked_middleware("enqueue_middleware", enqueue_middleware)
         self.enqueue_door = EnqueueDoor(around_enqueue, name) if around_enqueue else None
+        self.firing_door = FiringDoor(firing_headers, name) if firing_headers is not None else None
         given = checked_settings(
             priority_step=priority_step,
             lease=lease,

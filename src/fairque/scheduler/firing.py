@@ -12,6 +12,7 @@ from fairque.codec.codec import Kind, Sealer
 from fairque.errors import InvalidInput, MessageTooLarge, WrongType
 from fairque.models import Priority
 from fairque.queue.callbacks import plain_callbacks, seal_callbacks
+from fairque.queue.firing_door import FiringDoor
 from fairque.queue.producer import user_of
 from fairque.redis.delivery import NewCallback
 from fairque.redis.store_schedules import Due
@@ -91,15 +92,19 @@ def check_task(task: object) -> Task[Any]:
     return task
 
 
-def body_for(sealer: Sealer | None, due: Due, spec: Spec, task_id: str, planned_ms: int) -> bytes:
-    """The message of one run. Whoever makes it, it is the same, but for how it is sealed.
+def body_for(
+    sealer: Sealer | None, door: FiringDoor | None, due: Due, spec: Spec, task_id: str, planned_ms: int
+) -> bytes:
+    """The message of one run. Whoever makes it, it is the same, but for its headers and how it is sealed.
 
     Raises `BadMessage`, `UnknownKey` and `BrokenSeal`.
     """
     message = open_body(sealer, Kind.SCHEDULE, due.user_id, due.schedule_id, due.body)
-    overrides = msgspec.structs.replace(
-        message.overrides or Overrides(), schedule=Firing(due.schedule_id, spec.cron, planned_ms)
-    )
+    overrides, firing = message.overrides or Overrides(), Firing(due.schedule_id, spec.cron, planned_ms)
+    headers = overrides.headers
+    if door is not None:
+        headers = door.headers(due.user_id, task_id, message.name, firing, headers)
+    overrides = msgspec.structs.replace(overrides, schedule=firing, headers=headers)
     made = msgspec.structs.replace(message, overrides=overrides)
     _, cost, priority = head_of(due.body)
     nonce = hashlib.sha256(f"{due.user_id} {task_id}".encode()).digest()[:8]

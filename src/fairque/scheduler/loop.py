@@ -16,6 +16,7 @@ from fairque.backoff import Backoff
 from fairque.codec.codec import Sealer
 from fairque.counted import counted
 from fairque.errors import FairqueError, InvalidInput, UnknownKey
+from fairque.queue.firing_door import FiringDoor
 from fairque.queue.queue import TaskQueue
 from fairque.redis.store_schedules import OUTCOMES, Due, Move, Ripe, ScheduleStore, Write, decode_spec
 from fairque.schedule.timetable import Timetable
@@ -163,11 +164,11 @@ class ScheduleLoop:
         return list(zip(moves, outcomes, strict=True))
 
     async def _planned(self, due: list[Due], now_ms: int) -> list[Move | FairqueError]:
-        sealer = self._queue.sealer
+        sealer, door = self._queue.sealer, self._queue.firing_door
         if not _is_late(due, now_ms):
-            return _moves(sealer, due, now_ms)
+            return _moves(sealer, door, due, now_ms)
         # In a thread: what was missed in a long downtime takes a while to count.
-        return await anyio.to_thread.run_sync(_moves, sealer, due, now_ms)
+        return await anyio.to_thread.run_sync(_moves, sealer, door, due, now_ms)
 
     async def _leave_to_others(self, sealed: list[Due], now_ms: int) -> None:
         """Their slots stay. Where nobody has the key, they must not stand in front of all others'."""
@@ -234,17 +235,17 @@ def _is_late(due: list[Due], now_ms: int) -> bool:
     return now_ms - due[0].ms > LATE_MS
 
 
-def _moves(sealer: Sealer | None, due: list[Due], now_ms: int) -> list[Move | FairqueError]:
+def _moves(sealer: Sealer | None, door: FiringDoor | None, due: list[Due], now_ms: int) -> list[Move | FairqueError]:
     planned: list[Move | FairqueError] = []
     for each in due:
         try:
-            planned.append(_move(sealer, each, now_ms))
+            planned.append(_move(sealer, door, each, now_ms))
         except FairqueError as exc:
             planned.append(exc)
     return planned
 
 
-def _move(sealer: Sealer | None, due: Due, now_ms: int) -> Move:
+def _move(sealer: Sealer | None, door: FiringDoor | None, due: Due, now_ms: int) -> Move:
     """What happens next to a schedule that is due. One that is due in the future is fired as if it were then."""
     spec = decode_spec(due.spec)
     slot, missed, next_slot = plan(spec, Timetable(spec, due.anchor_ms), due.slot, due.ms, max(now_ms, due.ms))
@@ -253,7 +254,7 @@ def _move(sealer: Sealer | None, due: Due, now_ms: int) -> Move:
     next_ms = max(due.ms, jittered(due.schedule_id, spec, next_slot)) if next_slot is not None else None
     fired = due.slot if slot is None else slot
     task_id = task_id_for(due.schedule_id, fired)
-    body = b"" if slot is None else body_for(sealer, due, spec, task_id, fired)
+    body = b"" if slot is None else body_for(sealer, door, due, spec, task_id, fired)
     return Move(
         due,
         task_id,

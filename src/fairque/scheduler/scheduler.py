@@ -278,7 +278,7 @@ class TaskScheduler:
             due, spec = known.due, known.spec
             assert due is not None
             task_id = f"{schedule_id}@run-{unique}"
-            body = body_for(self._queue.sealer, due, spec, task_id, known.now_ms)
+            body = body_for(self._queue.sealer, self._queue.firing_door, due, spec, task_id, known.now_ms)
             callbacks = callbacks_for(self._queue.sealer, due, task_id)
             overlap = "allow" if spec.overlap == "skip" else spec.overlap
             move = Move(due, task_id, body, callbacks, None, None, 0, "now", overlap, None)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.trace import TracerProvider
 
-from fairque import CallNext, EnqueueCall
+from fairque import CallNext, EnqueueCall, FiredTask
 from fairque.contrib.opentelemetry.carrier import Carrier
 from fairque.contrib.opentelemetry.consumer import Consumer
+from fairque.contrib.opentelemetry.firing import Firings
 from fairque.contrib.opentelemetry.measures import Measures
 from fairque.contrib.opentelemetry.producer import Producer
 from fairque.contrib.opentelemetry.spans import Spans
@@ -49,11 +51,16 @@ class Tracing:
         carrier, measures = Carrier(propagator), Measures(meter_provider)
         self._producer = Producer(spans, carrier, measures, apart=create_spans)
         self._consumer = Consumer(spans, carrier, measures)
+        self._firings = Firings(spans, carrier)
 
     @property
     def doors(self) -> dict[str, Any]:
         """The options of a `TaskQueue`, where it has no other middlewares."""
-        return {"enqueue_middleware": [self.around_enqueue], "run_middleware": [self.around_run]}
+        return {
+            "enqueue_middleware": [self.around_enqueue],
+            "run_middleware": [self.around_run],
+            "firing_headers": self.of_firing,
+        }
 
     async def around_enqueue(self, call: EnqueueCall, call_next: CallNext) -> None:
         """An enqueue middleware; the last one of several, so that its headers take the room that others leave."""
@@ -62,3 +69,9 @@ class Tracing:
     async def around_run(self, run: Any, call_next: CallNext) -> Any:
         """A run middleware; the first one of several, so that what the others do is within the span."""
         return await self._consumer.around(run, call_next)
+
+    def of_firing(self, made: FiredTask) -> Mapping[str, str]:
+        """The `firing_headers` of a queue: a run of a schedule is a trace of its own, linked to where the schedule was
+        made.
+        """
+        return self._firings.headers(made)
