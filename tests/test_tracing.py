@@ -114,6 +114,8 @@ async def test_a_run_is_a_child_of_the_call_that_put_it_in(opened: Opened, recor
     [request] = recorded.spans("request")
     assert is_child(sent, request)
     assert is_child(run, sent)
+    assert not sent.links
+    assert not run.links
     assert (sent.kind, run.kind) == (SpanKind.PRODUCER, SpanKind.CONSUMER)
     assert (sent.name, run.name) == (f"enqueue {queue_name}", f"process {queue_name}")
     assert sent.status.status_code is run.status.status_code is StatusCode.UNSET

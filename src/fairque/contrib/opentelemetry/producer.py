@@ -9,7 +9,7 @@ from typing import Any
 
 from opentelemetry import context, trace
 from opentelemetry.context import Context
-from opentelemetry.trace import INVALID_SPAN, Link, NonRecordingSpan, Span, SpanKind
+from opentelemetry.trace import INVALID_SPAN, Link, NonRecordingSpan, Span, SpanContext, SpanKind
 
 from fairque import CallNext, EnqueueCall, FairqueError, MessageTooLarge, Task, current_task
 from fairque.contrib.opentelemetry.carrier import OF_SCHEDULE, Carrier
@@ -108,10 +108,14 @@ class Producer:
         offered = self._carrier.written(here)
         if self._goes_apart(call) and span.get_span_context().is_valid:
             return self._carry_apart(call, span, here)
+        link(span, self._customs(call))
         self._give(call, offered)
-        inherited = _inherited()
-        link(span, [found for each in call.tasks if (found := self._carrier.custom(_said(each), inherited))])
         return []
+
+    def _customs(self, call: EnqueueCall) -> list[SpanContext]:
+        """Of tasks whose trace their caller said."""
+        inherited = _inherited()
+        return [found for each in call.tasks if (found := self._carrier.custom(_said(each), inherited)) is not None]
 
     def _give(self, call: EnqueueCall, offered: Mapping[str, str]) -> None:
         if offered:
