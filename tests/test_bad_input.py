@@ -502,9 +502,9 @@ async def test_urls_that_make_no_sense_are_refused_without_telling_the_password(
 
 async def test_a_server_that_is_too_old_is_refused(own_server, tmp_path):
     old = tmp_path / "old.conf"
-    old.write_text('rename-command FCALL ""\n')
+    old.write_text('rename-command FCALL_RO ""\n')
     server = own_server(include=str(old))
-    text = r"fairque needs Redis 7\.0 or Valkey 7\.2, this server is older \(it does not know FCALL\)"
+    text = r"fairque needs Redis 7\.0 or Valkey 7\.2, this server is older \(it does not know FCALL_RO\)"
     with pytest.raises(ConfigError, match=text):
         async with TaskQueue(server.url):
             pytest.fail("it was opened")

@@ -297,6 +297,11 @@ async def look(far: TaskQueue) -> Any:
     )
 
 
+@calls("denied")
+async def ask_what_is_permitted(far: TaskQueue) -> Any:
+    await far.reader.check_roles("reader")
+
+
 @calls("advance")
 async def move_on(far: TaskQueue) -> Any:
     return await advance(far, 10)

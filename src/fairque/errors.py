@@ -24,6 +24,7 @@
     ├── QueueUnavailable (ConnectionError)  Redis did not answer in time, or refuses to work
     ├── PipelineBlocked                  a run cannot end before a task that failed is requeued or discarded
     ├── StoreError                       Redis answered with an error that waiting does not cure
+    │   └── NotPermitted                 the user of Redis may not run a command, or use a key or a channel
     ├── SealError                        what is sealed in Redis cannot be read here
     │   ├── UnknownKey (LookupError)     its key is not known here
     │   └── BrokenSeal                   it was changed, or moved from elsewhere, or is not sealed at all
@@ -56,6 +57,7 @@ __all__ = [
     "InvalidInput",
     "MessageTooLarge",
     "NotEncodable",
+    "NotPermitted",
     "PipelineBlocked",
     "QueueFull",
     "QueueUnavailable",
@@ -206,6 +208,22 @@ class QueueUnavailable(FairqueError, ConnectionError):
 
 class StoreError(FairqueError):
     """Redis answered with an error that waiting does not cure."""
+
+
+class NotPermitted(StoreError):
+    """The user of Redis may not run a command, or use a key or a channel of the queue.
+
+    Args:
+        message: What it may not.
+        missing: The rules of its ACL that it lacks, such as ``"+zadd"``; empty where the server does not tell.
+
+    Attributes:
+        missing: The same.
+    """
+
+    def __init__(self, message: str, missing: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.missing = missing
 
 
 class SealError(FairqueError):

@@ -15,7 +15,8 @@ Execute = Callable[..., Any]
 def call_of(script: str | Script) -> bytes:
     """What is in a call of a script, and in no other command."""
     known = load(script) if isinstance(script, str) else script
-    return b"FCALL\r\n$%d\r\n%s\r\n" % (len(known.function), known.function)
+    command = b"FCALL_RO" if known.only_reads else b"FCALL"
+    return b"%s\r\n$%d\r\n%s\r\n" % (command, len(known.function), known.function)
 
 
 def make_known(execute: Execute, scripts: Iterable[Script]) -> None:

@@ -185,6 +185,7 @@ class TaskQueue(Tenants):
         Raises:
             QueueUnavailable: Redis did not answer in time.
             ConfigError: The server is too old.
+            NotPermitted: The user of Redis may not do what a process needs that reads, puts in or plans.
             SettingsMismatch: The queue has other settings than those asked for.
         """
         try:

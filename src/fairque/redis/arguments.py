@@ -509,6 +509,12 @@ class Agree(Arguments, frozen=True):
     settings: Mapping[str, Any]
 
 
+class Denied(Arguments, frozen=True):
+    """commands: of each its words, with a key or a channel of the queue."""
+
+    commands: list[list[str]]
+
+
 class ChangeSettings(Arguments, frozen=True):
     settings: Mapping[str, Any]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fairque.errors import QueueUnavailable, StoreError
+from fairque.errors import NotPermitted, QueueUnavailable, StoreError
 from fairque.redis.arguments import Arguments, encode
-from fairque.redis.connector import NoScript
+from fairque.redis.connector import NoScript, not_loadable
 from fairque.redis.keys import Keys
 from fairque.redis.requester import BlockingRequester, pack
 from fairque.redis.scripts import MOST_LOADS, Script, load
@@ -23,14 +23,23 @@ def call_blocking(requester: BlockingRequester, keys: Keys, arguments: Arguments
         try:
             return requester.request(command)
         except NoScript:
-            if not _load(requester, script):
-                return requester.request(pack(script.spelled_out(keys.state, args)))
+            if (refusal := _load(requester, script)) is not None:
+                return _spelled_out(requester, pack(script.spelled_out(keys.state, args)), refusal)
     raise StoreError(f"the server forgets script {script.name!r} each time it is loaded")
 
 
-def _load(requester: BlockingRequester, script: Script) -> bool:
+def _spelled_out(requester: BlockingRequester, command: bytes, refusal: QueueUnavailable) -> Any:
+    try:
+        return requester.request(command)
+    except NotPermitted:  # EVAL may be denied
+        raise refusal from None
+
+
+def _load(requester: BlockingRequester, script: Script) -> QueueUnavailable | None:
     try:
         requester.request(pack(script.loading))
-    except QueueUnavailable:
-        return False
-    return True
+    except QueueUnavailable as exc:
+        return exc
+    except NotPermitted as exc:
+        raise not_loadable(exc) from None
+    return None

@@ -22,7 +22,7 @@ from redis.retry import Retry as BlockingRetry
 
 from fairque.checks import Duration, check_seconds
 from fairque.embedded.server import EmbeddedServer
-from fairque.errors import ConfigError, FairqueError, QueueUnavailable, StoreError
+from fairque.errors import ConfigError, FairqueError, NotPermitted, QueueUnavailable, StoreError
 from fairque.importing import check_not_importing
 from fairque.redis.cluster import Cluster
 from fairque.redis.home import Home
@@ -30,8 +30,9 @@ from fairque.redis.lookup import Lookup, Question
 from fairque.redis.reason import in_words
 from fairque.redis.sentinel import Sentinels
 from fairque.redis.url import Address, ServerUrl
+from fairque.version import __version__
 
-__all__ = ["DEFAULT_TIMEOUT", "Connector", "NoScript"]
+__all__ = ["DEFAULT_TIMEOUT", "Connector", "NoScript", "not_loadable"]
 
 T = TypeVar("T")
 DEFAULT_TIMEOUT = 5.0
@@ -46,6 +47,7 @@ _WAYS_OUT = (
 _ELSEWHERE = frozenset(("READONLY", "MASTERDOWN", "CLUSTERDOWN"))
 """Errors of a server that is not, or not now, the one to ask."""
 _NO_FUNCTION = "Function not found"
+_IN_A_SCRIPT = "ACL failure in script"
 _UNAVAILABLE = _ELSEWHERE | {"LOADING", "OOM", "MISCONF", "NOREPLICAS", "TRYAGAIN", "ASK", "BUSY", "UNKILLABLE"}
 
 
@@ -95,6 +97,10 @@ class Connector:
     @property
     def url(self) -> str:
         return self._url.text
+
+    @property
+    def scheme(self) -> str:
+        return self._url.scheme
 
     @property
     def is_open(self) -> bool:
@@ -319,6 +325,8 @@ class Connector:
             return self._lasting(f"{error.status_code} {error}; it is a node of a cluster, write cluster:// in the URL")
         if isinstance(error, redis.exceptions.AuthenticationError) or _is_untrusted(error):
             return self._lasting(error)
+        if _is_denied(error):
+            return self._lasting(f"{error}; `fairque acl` prints the rules that it needs", NotPermitted)
         is_answer = isinstance(error, redis.exceptions.ResponseError)
         if not is_answer or _code(error) in _UNAVAILABLE or self._is_moving(error):
             return self.unreachable(error)
@@ -328,13 +336,28 @@ class Connector:
         """What a script meets in a slot that is moved key by key."""
         return isinstance(self._guides, Cluster) and "non local key" in str(error)
 
-    def _lasting(self, error: Exception | str) -> FairqueError:
-        return StoreError(f"Redis at {self.safe_url}: {error}")
+    def _lasting(self, error: Exception | str, kind: type[StoreError] = StoreError) -> FairqueError:
+        return kind(f"Redis at {self.safe_url}: {error}")
+
+
+def not_loadable(error: NotPermitted) -> NotPermitted:
+    """Of a library that the server does not know."""
+    where = str(error).partition(": ")[0]
+    return NotPermitted(
+        f"{where}: it does not know the functions of fairque {__version__}, and its user may not load them: have"
+        " `fairque functions load` do it, as a user who may",
+        ("+function|load",),
+    )
 
 
 def _code(error: Exception) -> str:
     code: str = getattr(error, "status_code", None) or str(error).partition(" ")[0]
     return code
+
+
+def _is_denied(error: Exception) -> bool:
+    """A command, a key or a channel was, to the connection or within a script."""
+    return isinstance(error, redis.exceptions.NoPermissionError) or _IN_A_SCRIPT in str(error)
 
 
 def _is_untrusted(error: BaseException | None) -> bool:

@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote
 
 from fairque.errors import ConfigError
 
-__all__ = ["KEYS_OF_ALL", "LAYOUT", "Keys", "decode_user", "encode_user", "queue_of"]
+__all__ = ["KEYS_OF_ALL", "LAYOUT", "Keys", "decode_user", "encode_user", "glob", "queue_of"]
 
 KEYS_OF_ALL = "fairque:{"
 """With which every key of every queue begins."""
@@ -29,6 +29,11 @@ def decode_user(user: bytes) -> str:
 def queue_of(key: bytes) -> str:
     """Whose key this is."""
     return key.decode(errors="replace").removeprefix(KEYS_OF_ALL).partition("}")[0]
+
+
+def glob(text: str) -> str:
+    """Literally, in a pattern."""
+    return "".join(f"\\{char}" if char in "*?[]\\^-" else char for char in text)
 
 
 def _is_name(queue: object) -> bool:

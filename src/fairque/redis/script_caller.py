@@ -10,10 +10,11 @@ from typing import Any
 import msgspec
 
 from fairque.backoff import Backoff
-from fairque.errors import QueueUnavailable, StoreError
+from fairque.errors import NotPermitted, QueueUnavailable, StoreError
 from fairque.redis.arguments import Agree, Arguments, ChangeSettings, encode
 from fairque.redis.backend import Backend
-from fairque.redis.connector import NoScript
+from fairque.redis.commands import scripts_of_core
+from fairque.redis.connector import NoScript, not_loadable
 from fairque.redis.keys import LAYOUT
 from fairque.redis.replies import fields_in
 from fairque.redis.requester import LEAST_TRIES, LONGEST_PAUSE, Requester, pack
@@ -105,7 +106,7 @@ class ScriptCaller:
     ) -> Any:
         """Whatever the call has done, it may be made again: by a script that tells which key that is."""
         try:
-            return await self._insist(pack((b"EVAL", script.telling, b"1", self.keys.state, *args)), patience)
+            return await self._insist(pack(script.told(self.keys.state, args)), patience)
         except StoreError as told:
             raise (told if WRONG_TYPE in str(told) else error) from None  # EVAL may be denied
 
@@ -115,17 +116,33 @@ class ScriptCaller:
             try:
                 return await self._insist(command, patience)
             except NoScript:  # the next call may meet another server, after a failover
-                if not await self._load(script):
-                    return await self._insist(pack(script.spelled_out(self.keys.state, args)), patience)
+                if (refusal := await self._load(script)) is not None:
+                    return await self._run_spelled_out(script, args, patience, refusal)
         raise StoreError(f"the server forgets script {script.name!r} each time it is loaded")
 
-    async def _load(self, script: Script) -> bool:
-        """False: see `Script.spelled_out`."""
+    async def _run_spelled_out(
+        self, script: Script, args: Sequence[bytes], patience: float | None, refusal: QueueUnavailable
+    ) -> Any:
+        try:
+            return await self._insist(pack(script.spelled_out(self.keys.state, args)), patience)
+        except NotPermitted:  # EVAL may be denied
+            raise refusal from None
+
+    async def _load(self, script: Script) -> QueueUnavailable | None:
+        """Why the server takes no library just then, see `Script.spelled_out`. Raises `NotPermitted`."""
         try:
             await self._requester.request(pack(script.loading))
-        except QueueUnavailable:
-            return False
-        return True
+        except QueueUnavailable as exc:
+            return exc
+        except NotPermitted as exc:
+            raise not_loadable(exc) from None
+        return None
+
+    async def load_functions(self) -> int:
+        """Make all scripts of a queue known to the server. Returns how many; raises `NotPermitted`."""
+        for name in scripts_of_core():
+            await self._insist(pack(load(name).loading))
+        return len(scripts_of_core())
 
     async def _insist(self, command: bytes, patience: float | None = None) -> Any:
         """Repeat until it is answered, for as long as the store's own patience lasts if no other is given."""

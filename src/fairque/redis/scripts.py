@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 
 from fairque.redis.once import HEAD, TAIL, Calls, names_in, split
 
-__all__ = ["MOST_LOADS", "Script", "load"]
+__all__ = ["CORE", "MOST_LOADS", "Script", "lines_of", "load"]
 
 CORE = "fairque.redis"
 MOST_LOADS = 3
@@ -73,23 +73,27 @@ class Script(NamedTuple):
 
     def called(self, key: str, args: Sequence[bytes]) -> tuple[bytes | str, ...]:
         """The command that calls it, where it is known."""
-        return b"FCALL", self.function, b"1", key, *args
+        return self._by(b"FCALL"), self.function, b"1", key, *args
 
     def spelled_out(self, key: str, args: Sequence[bytes]) -> tuple[bytes | str, ...]:
         """The same for a server that does not know it and takes no library, as it takes no writes just then: what
         reads or frees memory goes on.
         """
-        return b"EVAL", self.source, b"1", key, *args
+        return self._by(b"EVAL"), self.source, b"1", key, *args
+
+    def told(self, key: str, args: Sequence[bytes]) -> tuple[bytes | str, ...]:
+        """The same, ever so slower: of a key of a wrong type its error tells the name."""
+        telling = self.source.replace(_CALL.encode(), _CALL_THAT_TELLS.replace("SCRIPT", self.name).encode(), 1)
+        return self._by(b"EVAL"), telling, b"1", key, *args
+
+    def _by(self, command: bytes) -> bytes:
+        """Who may only read may call what only reads."""
+        return command + b"_RO" if self.only_reads else command
 
     @property
     def loading(self) -> tuple[bytes, ...]:
         """The command that makes it known to a server."""
         return b"FUNCTION", b"LOAD", b"REPLACE", self.library
-
-    @property
-    def telling(self) -> bytes:
-        """The source, ever so slower: of a key of a wrong type its error tells the name."""
-        return self.source.replace(_CALL.encode(), _CALL_THAT_TELLS.replace("SCRIPT", self.name).encode(), 1)
 
 
 @cache
@@ -142,7 +146,7 @@ class _Joiner:
         }
 
     def script(self) -> Iterator[str]:
-        lines = _lines(self._package, f"{self._script}.lua")
+        lines = lines_of(self._package, f"{self._script}.lua")
         code = next((at for at, line in enumerate(lines) if not line.startswith(("#!", "--  ", "-- "))), len(lines))
         yield from lines[: max(1, code)]
         yield HEAD
@@ -189,7 +193,7 @@ class _Joiner:
             if is_new:
                 yield from self._calls.end()
                 yield from ("", f"-- lib/{name}.lua")
-                lines = _lines(CORE, f"lib/{name}.lua")
+                lines = lines_of(CORE, f"lib/{name}.lua")
                 opening = list(takewhile(_OPENING.fullmatch, lines))
                 begin = max((at for at, line in enumerate(opening, 1) if line.startswith("--@include")), default=0)
                 yield from self._parts(lines[:begin])
@@ -220,7 +224,7 @@ class _Joiner:
     def _included(self, name: str) -> list[str]:
         """Within a function, which makes all of it anew."""
         with self._opened(name) as is_new:
-            return ["", f"-- lib/{name}.lua", *self._expanded(_lines(CORE, f"lib/{name}.lua"))] if is_new else []
+            return ["", f"-- lib/{name}.lua", *self._expanded(lines_of(CORE, f"lib/{name}.lua"))] if is_new else []
 
     @contextmanager
     def _opened(self, name: str) -> Iterator[bool]:
@@ -239,10 +243,11 @@ def _includes() -> list[str]:
 
 @cache
 def _words(package: str, path: str) -> frozenset[str]:
-    return frozenset(re.findall(r"[A-Za-z_]\w*", "\n".join(_lines(package, path))))
+    return frozenset(re.findall(r"[A-Za-z_]\w*", "\n".join(lines_of(package, path))))
 
 
-def _lines(package: str, path: str) -> list[str]:
+def lines_of(package: str, path: str) -> list[str]:
+    """Of a file in the folder `lua` of a package."""
     return (files(package) / "lua" / path).read_text(encoding="utf-8").splitlines()
 
 

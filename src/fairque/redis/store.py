@@ -8,7 +8,7 @@ from typing import Any, Literal, TypedDict, Unpack
 
 import msgspec
 
-from fairque.errors import ConfigError, FairqueError, StoreError
+from fairque.errors import ConfigError, FairqueError, NotPermitted, StoreError
 from fairque.metrics import metrics_in
 from fairque.models import ANY_USER, QueueStats, UserGroup, UserInfo
 from fairque.redis import arguments
@@ -16,12 +16,13 @@ from fairque.redis.arguments import Values
 from fairque.redis.assignment import assignments_of
 from fairque.redis.blocking_call import call_blocking
 from fairque.redis.delivery import Answer, Claim, Delivery, NewTask, Outcome, Put, Refusal, StoredTask
-from fairque.redis.keys import Keys, encode_user
+from fairque.redis.keys import Keys, encode_user, glob
 from fairque.redis.replies import claim_in, fields_in, put_in, refusal, users_in, worker_info
 from fairque.redis.requester import BlockingRequester, pack
 from fairque.redis.store_batches import BatchScripts, packed_callbacks
-from fairque.redis.store_checks import CheckScripts, glob
+from fairque.redis.store_checks import CheckScripts
 from fairque.redis.store_chunks import ChunkScripts
+from fairque.redis.store_permissions import PermissionScripts
 from fairque.redis.store_tenants import TenantScripts
 from fairque.redis.store_xcom import XComScripts
 from fairque.settings import QueueSettings
@@ -32,6 +33,8 @@ __all__ = ["ClaimOptions", "Store", "renew", "report"]
 logger = logging.getLogger("fairque.store")
 WORKER_TTL_MS = 60_000
 NO_EVICTION = "noeviction"
+_UNKNOWN_COMMAND = "unknown command"
+_TOO_OLD = "fairque needs Redis 7.0 or Valkey 7.2, this server is older (it does not know FCALL_RO)"
 _UNKNOWN = -2
 """Instead of a time to sleep: the script does not know an assignment."""
 _TOTALS = ("critical", "normal", "started", "scheduled", "deferred", "finished", "failed", "canceled", "retried")
@@ -53,20 +56,27 @@ class ClaimOptions(TypedDict, total=False):
     settings: QueueSettings
 
 
-class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, CheckScripts):
+class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, CheckScripts, PermissionScripts):
     """A method for each script of a queue; see `ScriptCaller`."""
 
     async def check_server(self) -> None:
-        """Raises `ConfigError` for a server that is too old; warns when it may evict keys."""
-        found = await self._insist(pack(("COMMAND", "INFO", "FCALL")))
-        if not found or not found[0]:
-            raise ConfigError("fairque needs Redis 7.0 or Valkey 7.2, this server is older (it does not know FCALL)")
+        """Raises `ConfigError` for a server that is too old, `NotPermitted`; warns when it may evict keys."""
+        try:
+            await self.check_opening()
+        except StoreError as exc:
+            if _UNKNOWN_COMMAND not in str(exc):
+                raise
+            raise ConfigError(_TOO_OLD) from None
         policy = (await self._memory()).get("maxmemory_policy", NO_EVICTION)
         if policy != NO_EVICTION:
             logger.warning("the server may evict tasks: set maxmemory-policy to %s, not %s", NO_EVICTION, policy)
 
     async def _memory(self) -> dict[str, str]:
-        memory: bytes = await self._insist(pack(("INFO", "memory")))
+        """Nothing, where that is not permitted."""
+        try:
+            memory: bytes = await self._insist(pack(("INFO", "memory")))
+        except NotPermitted:
+            return {}
         lines = memory.decode("utf-8", "replace").splitlines()
         return dict(line.split(":", 1) for line in lines if ":" in line)
 

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from fairque.redis import arguments
-from fairque.redis.keys import KEYS_OF_ALL, queue_of
+from fairque.redis.keys import KEYS_OF_ALL, glob, queue_of
 from fairque.redis.requester import pack
 from fairque.redis.script_caller import ScriptCaller
 from fairque.tasks.message import new_nonce
 
-__all__ = ["CheckScripts", "Counted", "Item", "Span", "glob"]
+__all__ = ["CheckScripts", "Counted", "Item", "Span"]
 
 PAGE = 1000
 MOST_PAGES = 20
@@ -132,8 +132,3 @@ class CheckScripts(ScriptCaller):
             yield found
             if cursor == b"0":
                 return
-
-
-def glob(text: str) -> str:
-    """Literally, in a pattern."""
-    return "".join(f"\\{char}" if char in "*?[]\\^-" else char for char in text)

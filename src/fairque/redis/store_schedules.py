@@ -124,6 +124,10 @@ class ScheduleStore:
     def __init__(self, store: Store) -> None:
         self._store = store
 
+    async def check_permissions(self) -> None:
+        """Raises `NotPermitted` where schedules could not be fired."""
+        await self._store.check_roles("scheduler")
+
     async def ripe(self, most: int, ahead_ms: int = 0, scheduler: str = "") -> Ripe:
         """`scheduler` is one that takes turns with others; see schedule_keepers.lua."""
         now_ms, look_at_ms, broken, is_expiring, *rows = await self._store.call(

@@ -15,7 +15,7 @@ import anyio.to_thread
 from fairque.backoff import Backoff
 from fairque.codec.codec import Sealer
 from fairque.counted import counted
-from fairque.errors import FairqueError, InvalidInput, UnknownKey
+from fairque.errors import FairqueError, InvalidInput, QueueUnavailable, UnknownKey
 from fairque.queue.firing_door import FiringDoor
 from fairque.queue.queue import TaskQueue
 from fairque.redis.store_schedules import OUTCOMES, Due, Move, Ripe, ScheduleStore, Write, decode_spec
@@ -59,6 +59,7 @@ class ScheduleLoop:
         self._stopping = False
 
     async def run(self) -> None:
+        await self._check_permissions()
         channel = self._queue.keys.schedules_channel
         try:
             async with anyio.create_task_group() as group:
@@ -81,6 +82,18 @@ class ScheduleLoop:
                 return made
             made += [outcome for _, outcome in await self._fire(ripe)].count("fired")
         raise InvalidInput(f"more than {MOST_FIRED} firings within {ahead_ms / 1000:g} seconds: look ahead less far")
+
+    async def _check_permissions(self) -> None:
+        """Outages are waited out. Raises `NotPermitted`: what fires nothing must not look as if it did."""
+        backoff = Backoff()
+        while not (self._stopping or self._queue.connector.is_closed):
+            try:
+                await self._store.check_permissions()
+                return
+            except QueueUnavailable as exc:
+                logger.warning("cannot begin to fire schedules, trying again: %s", exc)
+                with anyio.move_on_after(backoff.next()):
+                    await self._attention.wait()
 
     async def _loop(self) -> None:
         backoff = Backoff()

@@ -314,6 +314,9 @@ class TaskScheduler:
 
         Between two firings it sleeps, and is woken when schedules change. Schedules that ``@task(cron=…)`` declares in
         this process are registered first.
+
+        Raises:
+            NotPermitted: The user of Redis may not do what a scheduler does.
         """
         await self._loop.run()
 

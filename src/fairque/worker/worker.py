@@ -304,6 +304,9 @@ class Worker(Generic[State]):
 
         Outages of Redis are waited out, from the start on. Signals are left alone: a process that SIGTERM ends drains
         nothing, and others take over what ran there when its leases have run out. `serve` takes them.
+
+        Raises:
+            NotPermitted: The user of Redis may not do what a worker does.
         """
         if self._ran:
             raise InvalidInput("a worker runs once: make another one")
@@ -333,7 +336,8 @@ class Worker(Generic[State]):
     async def _open(self) -> Store:
         """A connection, once the queue has said what its settings are.
 
-        Outages are waited out; what cannot get better by waiting, such as other settings, is raised.
+        Outages are waited out; what cannot get better by waiting, such as other settings or a missing permission, is
+        raised.
         """
         await self.queue.connector.ensure_open()
         store = self.queue.store()
@@ -342,6 +346,7 @@ class Worker(Generic[State]):
             while not self._signals.stopping:
                 try:
                     await store.agree()
+                    await store.check_roles("worker", *(["scheduler"] if self.options.scheduler else []))
                     break
                 except QueueUnavailable as exc:
                     logger.warning("cannot open the queue, trying again: %s", exc)
