@@ -96,6 +96,8 @@ INVOCATIONS: dict[str, tuple[list[str], int, str]] = {
     "schedule next": (["s"], 1, UNREACHABLE),
     "config check": (["nowhere.yaml"], 2, "nowhere.yaml"),
     "settings": ([], 1, UNREACHABLE),
+    "acl": (["--role=nobody"], 2, "'nobody' is not one of"),
+    "functions load": ([], 1, UNREACHABLE),
     "simulate": (["nowhere.csv"], 2, "nowhere.csv"),
 }
 

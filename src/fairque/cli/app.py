@@ -9,12 +9,14 @@ import typer
 
 from fairque.cli import errors
 from fairque.cli.commands import (
+    acl,
     change,
     config,
     dead,
     demo,
     doctor,
     enqueue,
+    functions,
     health,
     limits,
     outbox,
@@ -69,8 +71,10 @@ PANELS: dict[str, dict[str, Callable[..., object] | typer.Typer]] = {
     },
     "Set up": {
         "settings": settings.command,
+        "acl": acl.command,
         "simulate": simulate.command,
         "config": config.app,
+        "functions": functions.app,
     },
 }
 """Every command, as the help lists them. Groups stand behind the others of their panel: typer puts them there."""

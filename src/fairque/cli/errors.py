@@ -9,7 +9,15 @@ from pathlib import Path
 import typer
 
 from fairque.cli.output import say
-from fairque.errors import FairqueError, InvalidInput, QueueUnavailable, SealError, UnknownSchedule, UnknownTask
+from fairque.errors import (
+    FairqueError,
+    InvalidInput,
+    NotPermitted,
+    QueueUnavailable,
+    SealError,
+    UnknownSchedule,
+    UnknownTask,
+)
 
 __all__ = ["ENDED", "FAILED", "UNFINISHED", "UNKNOWN", "USAGE", "CommandError", "describe", "report"]
 
@@ -79,6 +87,8 @@ def _as_problem(error: BaseException) -> CommandError:
         return CommandError(str(error), "`fairque schedule list` shows what there is; see --queue", UNKNOWN)
     if isinstance(error, SealError):
         return CommandError(str(error), "give the keys in the section codec of a file: --config FILE", FAILED)
+    if isinstance(error, NotPermitted):
+        return CommandError(str(error), "permissions are given by who administers the server: ACL SETUSER", FAILED)
     if isinstance(error, InvalidInput):
         return CommandError(str(error), "change that value and start the command again")
     if isinstance(error, FairqueError):
