@@ -20,11 +20,12 @@ from fcntl import ioctl
 import pytest
 
 from fairque import TaskQueue, TaskState, Worker
-from fairque.cli.commands.health import Limits, Status
+from fairque.cli.commands.health import parse_threshold
 from fairque.cli.errors import CommandError
 from fairque.cli.output import ago, moment, span
 from fairque.cli.screens.top import Order, Sampler, draw
 from fairque.embedded.server import EmbeddedServer
+from fairque.queue.health_checks import Severity, Threshold
 from tests.apps.served import greet, nap, stumble
 from tests.support.command import Ended, Run, call_command
 from tests.support.core import Core
@@ -475,14 +476,14 @@ async def test_a_redis_that_is_not_there_is_critical() -> None:
 
 
 def test_limits_are_read() -> None:
-    assert Limits.parse("--x", "1:2") == Limits(1, 2)
-    assert Limits.parse("--x", "1") == Limits.parse("--x", "1:") == Limits(1, None)
-    assert Limits.parse("--x", ":2") == Limits(None, 2)
-    assert not Limits.parse("--x", "off").looks
-    assert [Limits(1, 2).check("x", value, "").status for value in (0, 1, 2)] == list(Status)
+    assert parse_threshold("--x", "1:2") == Threshold(1, 2)
+    assert parse_threshold("--x", "1") == parse_threshold("--x", "1:") == Threshold(1, None)
+    assert parse_threshold("--x", ":2") == Threshold(None, 2)
+    assert not parse_threshold("--x", "off").looks
+    assert [Threshold(1, 2).check("x", value, "").status for value in (0, 1, 2)] == list(Severity)
     for wrong in ("a", "1:b", "-1", "nan", "inf", "1:2:3"):
         with pytest.raises(CommandError, match="is not WARN:CRIT"):
-            Limits.parse("--x", wrong)
+            parse_threshold("--x", wrong)
 
 
 # Top

@@ -27,9 +27,9 @@ from fairque import (
     current_task,
     task,
 )
-from fairque.cli.screens.overview import UserStatus
 from fairque.config.policies import GroupConfig, LimitConfig, PolicyConfig
 from fairque.queue.shares import MOST_BEHIND
+from fairque.queue.user_status import UserStatus
 from fairque.tasks.registry import unregister
 from tests.apps.served import greet, nap
 from tests.support.command import Ended, Run, call_command

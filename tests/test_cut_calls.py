@@ -282,11 +282,13 @@ async def ask(far: TaskQueue) -> Any:
     return await done.result(timeout=0), await done.state(), await dead.state(), [info.state for info in infos]
 
 
-@calls("explain", "tasks", "dead", "users", "active", "stats", "health", "usage", "waiting")
+@calls("explain", "tasks", "dead", "users", "user_names", "active", "holders", "stats", "health", "usage", "waiting")
 async def look(far: TaskQueue) -> Any:
     await far.explain("acme", "q0")
     await far.health()
     await far.active_users()
+    await far.overview()
+    await far.find_users()
     return (
         [each.task_id for each in await far.tasks("acme")],
         [each.task_id for each in await far.dead_letters("acme")],

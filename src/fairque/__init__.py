@@ -74,12 +74,16 @@ from fairque.queue.handle import (
     Cancellation,
     TaskHandle,
 )
+from fairque.queue.health_checks import HealthCheck, Severity
+from fairque.queue.overview import Holder, Overview
 from fairque.queue.pipeline_handle import PipelineHandle, PipelineState
 from fairque.queue.purge import Purged
 from fairque.queue.queue import TaskQueue
 from fairque.queue.shares import Share, Shares
 from fairque.queue.stream import TaskStream
 from fairque.queue.usage import UsageHour
+from fairque.queue.user_page import UserOrder, UserPage
+from fairque.queue.user_status import UserStatus
 from fairque.queue.xcom import BlockingXCom, XCom, XComManager
 from fairque.schedule.spec import ScheduledTask, ScheduleState
 from fairque.scheduler.schedule import Schedule
@@ -145,6 +149,8 @@ __all__ = [
     "FindingKind",
     "FiredTask",
     "Firing",
+    "HealthCheck",
+    "Holder",
     "InvalidInput",
     "Limit",
     "LimitInfo",
@@ -152,6 +158,7 @@ __all__ = [
     "Metrics",
     "NotEncodable",
     "NotPermitted",
+    "Overview",
     "Partial",
     "Pipeline",
     "PipelineBlocked",
@@ -180,6 +187,7 @@ __all__ = [
     "ScheduledTask",
     "SealError",
     "SettingsMismatch",
+    "Severity",
     "Share",
     "Shares",
     "Sign",
@@ -211,6 +219,9 @@ __all__ = [
     "UnknownTask",
     "UsageHour",
     "UserInfo",
+    "UserOrder",
+    "UserPage",
+    "UserStatus",
     "Waiting",
     "Waits",
     "Worker",

@@ -283,6 +283,11 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
         """Tasks that wait in either lane."""
         return self.critical + self.normal
 
+    @property
+    def slots(self) -> int:
+        """How many tasks the workers can run at once, all together."""
+        return sum(worker.concurrency for worker in self.workers)
+
 
 class QueueHealth(msgspec.Struct, frozen=True, kw_only=True):
     """What tells whether a queue is well, in numbers; what is too much is for the reader to say. Times are in seconds.

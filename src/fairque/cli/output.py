@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fairque.counted import shown, span_of
+
 __all__ = [
     "NOTHING",
     "ago",
@@ -29,15 +31,9 @@ __all__ = [
 ]
 
 NOTHING = "-"
-_UNITS = ((86_400.0, "d"), (3600.0, "h"), (60.0, "m"), (1.0, "s"))
 
 WIDEST = 100_000
 """Columns of what is not a terminal: a program reads it, so nothing is wrapped or cut."""
-
-
-def shown(text: str) -> str:
-    """Ids are anything, what a terminal would obey is escaped."""
-    return text if text.isprintable() else repr(text)
 
 
 def print_json(value: Any) -> None:
@@ -74,14 +70,7 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
 
 def span(seconds: float | None) -> str:
     """``85 ms``, ``1.2 s``, ``3 m``, ``12 h``, ``2.5 d``; ``-`` for None."""
-    if seconds is None:
-        return NOTHING
-    if seconds < 1:
-        return f"{max(0.0, seconds) * 1000:.0f} ms"
-    size, unit = next(each for each in _UNITS if seconds >= each[0])
-    value = seconds / size
-    text = f"{value:.1f}".removesuffix(".0") if value < 9.95 else f"{value:.0f}"
-    return f"{text} {unit}"
+    return NOTHING if seconds is None else span_of(seconds)
 
 
 def ago(at: float | None, now: float) -> str:

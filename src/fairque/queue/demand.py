@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Sequence
 from statistics import fmean
@@ -14,7 +15,7 @@ from fairque.metrics import Metrics
 from fairque.models import QueueStats
 from fairque.redis.store import Store
 
-__all__ = ["COOLDOWN", "Demand", "look_at_demand"]
+__all__ = ["COOLDOWN", "MOST_LOOKED_AT", "Demand", "demand_in", "look_at_demand"]
 
 MOST_LOOKED_AT = 500
 COOLDOWN = 300.0
@@ -65,8 +66,13 @@ async def look_at_demand(store: Store, target_wait: Duration, cooldown: Duration
     """Looks at the totals, and at 500 of the tasks that run, which stand for the others."""
     target_wait = check_seconds("target_wait", target_wait, least=0.001)
     cooldown = check_seconds("cooldown", cooldown)
-    stats = await store.stats()
-    now_ms, due_ms, fires_ms, running, means = await store.demand(MOST_LOOKED_AT)
+    stats, found = await asyncio.gather(store.stats(), store.demand(MOST_LOOKED_AT))
+    return demand_in(stats, found, target_wait, cooldown)
+
+
+def demand_in(stats: QueueStats, found: Sequence[Any], target_wait: float, cooldown: float = COOLDOWN) -> Demand:
+    """From what the script found."""
+    now_ms, due_ms, fires_ms, running, means = found
     soon_ms = now_ms + cooldown * 1000
     is_due = any(at_ms and float(at_ms) <= soon_ms for at_ms in (due_ms, fires_ms))
     return _demand(stats, _running_in(running, means), target_wait, cooldown, is_due=is_due)
@@ -81,7 +87,7 @@ def _running_in(running: Sequence[Any], means: Sequence[bytes]) -> list[_Running
 def _demand(
     stats: QueueStats, looked_at: Sequence[_Running], target_wait: float, cooldown: float, *, is_due: bool
 ) -> Demand:
-    slots = sum(worker.concurrency for worker in stats.workers)
+    slots = stats.slots
     alive = [task for task in looked_at if task.lives]
     scale = max(1.0, stats.started / len(looked_at)) if looked_at else 0.0
     waits = stats.queued + round(scale * (len(looked_at) - len(alive)))

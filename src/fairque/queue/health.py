@@ -2,62 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 
 from fairque.doctor.damaged import damaged_users
-from fairque.errors import StoreError
-from fairque.models import QueueHealth, UserInfo, WorkerInfo
-from fairque.policy import policy_in
+from fairque.models import QueueHealth, QueueStats, UserInfo, WorkerInfo
+from fairque.policy import Policy, policy_in
 from fairque.redis.keys import decode_user
-from fairque.redis.store import NO_EVICTION, Store
+from fairque.redis.store import NO_EVICTION, HealthFacts, Store
 
-__all__ = ["look_at_health"]
+__all__ = ["USERS", "damaged_in", "governed_users", "health_in", "look_at_health"]
 
 USERS = 100  # whose next task is looked at
 POLICIES = 1000
 
 
 async def look_at_health(store: Store) -> QueueHealth:
-    stats = await store.stats()
-    letters, blocking, due_ms, fires_ms, recent, left_alone, memory = await store.health(USERS)
-    damaged = tuple(dict.fromkeys((*map(decode_user, left_alone), *await damaged_users(store, recent))))
-    active = await _active(store, is_damaged=bool(damaged))
+    stats, found, governed = await asyncio.gather(store.stats(), store.health(USERS), governed_users(store))
+    damaged = await damaged_in(store, found)
+    return health_in(stats, found, governed, await store.active_users(USERS), damaged)
+
+
+async def governed_users(store: Store) -> dict[str, Policy]:
+    """Users with a policy of their own, at most so many as are looked at."""
+    rows = await store.governed("policy-users", "", POLICIES)
+    return {decode_user(name): policy_in(packed) for name, packed in rows}
+
+
+async def damaged_in(store: Store, found: HealthFacts) -> tuple[str, ...]:
+    """Those that claims leave alone, and of those that became ready last whose keys contradict each other."""
+    return tuple(dict.fromkeys((*map(decode_user, found.left_alone), *await damaged_users(store, found.recent))))
+
+
+def health_in(
+    stats: QueueStats,
+    found: HealthFacts,
+    governed: Mapping[str, Policy],
+    active: Sequence[UserInfo],
+    damaged: tuple[str, ...],
+) -> QueueHealth:
+    """From what the scripts found; `active` are users with something to do."""
+    memory = found.memory
     return QueueHealth(
         stats=stats,
         longest_wait=max((user.wait_seconds or 0.0 for user in active), default=0.0),
-        dead_letters=letters,
-        blocking=blocking,
-        late=_late(due_ms, stats.at),
-        schedule_late=_late(fires_ms, stats.at),
+        dead_letters=found.letters,
+        blocking=found.blocking,
+        late=_late(found.due_ms, stats.at),
+        schedule_late=_late(found.fires_ms, stats.at),
         memory_policy=memory.get("maxmemory_policy", NO_EVICTION),
         memory_used=int(memory.get("used_memory", 0)),
         memory_limit=int(memory.get("maxmemory", 0)),
-        min_running_users=_beyond_slots(await _reservations(store, active), stats.workers),
+        min_running_users=_beyond_slots(_reservations(governed, active), stats.slots),
         unserved_users=_unserved(active, stats.workers),
         damaged_users=damaged,
     )
 
 
-async def _active(store: Store, *, is_damaged: bool) -> list[UserInfo]:
-    """Nobody, where a damaged key does not let one look: that is told by then."""
-    try:
-        return await store.active_users(USERS)
-    except StoreError:
-        if not is_damaged:
-            raise
-        return []
-
-
-async def _reservations(store: Store, active: Sequence[UserInfo]) -> dict[str, int]:
+def _reservations(governed: Mapping[str, Policy], active: Sequence[UserInfo]) -> dict[str, int]:
     """Of those that have one by a policy of their own, or by the defaults and are active."""
-    own = {decode_user(name): policy_in(packed) for name, packed in await store.governed("policy-users", "", POLICIES)}
-    least = {user_id: policy.min_running or 0 for user_id, policy in own.items()}
+    least = {user_id: policy.min_running or 0 for user_id, policy in governed.items()}
     least |= {user.user_id: user.policy.min_running or 0 for user in active}
     return {user_id: count for user_id, count in sorted(least.items()) if count}
 
 
-def _beyond_slots(reservations: dict[str, int], workers: Sequence[WorkerInfo]) -> tuple[str, ...]:
-    slots = sum(worker.concurrency for worker in workers)
+def _beyond_slots(reservations: dict[str, int], slots: int) -> tuple[str, ...]:
     return tuple(reservations) if 0 < slots <= sum(reservations.values()) else ()
 
 

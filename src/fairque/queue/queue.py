@@ -31,6 +31,7 @@ from fairque.queue.plan import PipelinePlan, dependency_ids
 from fairque.queue.producer import BATCH, Producer, user_of
 from fairque.queue.purge import Purged, purge
 from fairque.queue.results import results_of
+from fairque.queue.sights import Sights
 from fairque.queue.source import Source
 from fairque.queue.tenants import Tenants
 from fairque.queue.xcom import DEFAULT_NAMESPACE, XComManager
@@ -53,7 +54,7 @@ __all__ = ["TaskQueue"]
 R = TypeVar("R")
 
 
-class TaskQueue(Tenants):
+class TaskQueue(Tenants, Sights):
     """A queue that many users share. Use it as ``async with TaskQueue(...) as queue``, or call `open` and `close`.
 
     Args:

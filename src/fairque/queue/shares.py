@@ -10,7 +10,7 @@ import msgspec
 
 from fairque.fairness.contention import jains_index
 from fairque.metrics import Metrics
-from fairque.models import UserInfo
+from fairque.models import QueueStats, UserInfo
 from fairque.policy import packed_group, policy_in
 from fairque.redis.store import Store
 
@@ -56,13 +56,16 @@ def is_starved(user: UserInfo, share: Share) -> bool:
     return share.verdict == "starved" and (user.wait_seconds or 0.0) > MOST_BEHIND
 
 
-async def look_at_shares(store: Store, users: Sequence[UserInfo]) -> Shares:
-    """Of those who are ready to be served, run something, or were served lately; of the others nothing is said."""
+async def look_at_shares(store: Store, users: Sequence[UserInfo], stats: QueueStats) -> Shares:
+    """Of those who are ready to be served, run something, or were served lately; of the others nothing is said.
+
+    `stats` tell what all got together, and how many are ready: those who were not looked at have a part as well.
+    """
     active = [user for user in users if _is_active(user)]
     groups = sorted({path[:depth] for user in active for path in [_path(user)] for depth in range(1, len(path) + 1)})
     packed = await store.policies(["@" + packed_group("/".join(path)) for path in groups]) if groups else []
     weights = {path: policy_in(found).weight or 1.0 for path, found in zip(groups, packed, strict=True)}
-    return _shares(active, weights)
+    return _shares(active, weights, stats)
 
 
 def _is_active(user: UserInfo) -> bool:
@@ -73,11 +76,13 @@ def _path(user: UserInfo) -> Path:
     return tuple(user.policy.group.split("/")) if user.policy.group else ()
 
 
-def _shares(active: Sequence[UserInfo], group_weights: Mapping[Path, float]) -> Shares:
-    entitled = _entitlements(active, group_weights)
+def _shares(active: Sequence[UserInfo], group_weights: Mapping[Path, float], stats: QueueStats) -> Shares:
+    entitled = _entitlements(active, group_weights, stats.users_ready)
     parts = [_Part(user, entitled[user.user_id]) for user in active]
-    total, running = sum(part.got for part in parts), sum(part.user.started for part in parts)
-    ended = sum(part.user.metrics.recent_cost for part in parts)
+    of_all = stats.metrics.recent_cost + stats.started * _mean_cost(stats.metrics)
+    total = max(of_all, sum(part.got for part in parts))
+    running = max(stats.started, sum(part.user.started for part in parts))
+    ended = max(stats.metrics.recent_cost, sum(part.user.metrics.recent_cost for part in parts))
     for part in parts:
         part.compare(total, running, ended)
     short = sum(part.is_short for part in parts)
@@ -87,8 +92,11 @@ def _shares(active: Sequence[UserInfo], group_weights: Mapping[Path, float]) -> 
     )
 
 
-def _entitlements(active: Sequence[UserInfo], group_weights: Mapping[Path, float]) -> dict[str, float]:
-    """Of each user, from 0 to 1: in each line its own part of what the group whose line it is has."""
+def _entitlements(active: Sequence[UserInfo], group_weights: Mapping[Path, float], ready: int) -> dict[str, float]:
+    """Of each user, from 0 to 1: in each line its own part of what the group whose line it is has.
+
+    `ready` are the members of the first line; those of them that were not looked at are like the others.
+    """
     lines: defaultdict[Path, dict[Path, float]] = defaultdict(dict)
     totals: defaultdict[Path, float] = defaultdict(float)
     for user in active:
@@ -97,6 +105,9 @@ def _entitlements(active: Sequence[UserInfo], group_weights: Mapping[Path, float
             lines[group[:-1]].setdefault(group, group_weights[group])
     for line, groups in lines.items():
         totals[line] += sum(groups.values())
+    members = len({_first_of(user) for user in active})
+    looked_at = len({_first_of(user) for user in active if user.tag is not None})
+    totals[()] *= 1 + max(0, ready - looked_at) / members if members else 1
     found = {}
     for user in active:
         part = user.weight / totals[_path(user)]
@@ -104,6 +115,12 @@ def _entitlements(active: Sequence[UserInfo], group_weights: Mapping[Path, float
             part *= group_weights[group] / totals[group[:-1]]
         found[user.user_id] = part
     return found
+
+
+def _first_of(user: UserInfo) -> tuple[str, bool]:
+    """What stands for it in the first line, and whether that is a group."""
+    path = _path(user)
+    return (path[0], True) if path else (user.user_id, False)
 
 
 def _groups_of(user: UserInfo) -> Iterator[Path]:

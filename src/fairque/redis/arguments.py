@@ -463,15 +463,31 @@ class Health(Arguments, frozen=True):
 
 
 class Users(Arguments, frozen=True):
-    """named: these, wherever they stand."""
+    """named: these, wherever they stand. strict: one that is damaged fails the call, else it is left out."""
 
     offset: int
     most: int
     named: Sequence[str]
+    strict: bool = False
+
+
+class UserNames(Arguments, frozen=True):
+    """after: '' or the user behind whom the page begins, and after_ms when that was last active."""
+
+    after_ms: int
+    after: str
+    most: int
 
 
 class Active(Arguments, frozen=True):
     most: int
+
+
+class Holders(Arguments, frozen=True):
+    """most: users. lanes: to look at."""
+
+    most: int
+    lanes: int
 
 
 class Tasks(Arguments, frozen=True):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
 import msgspec
 
@@ -23,12 +24,13 @@ from fairque.redis.store_batches import BatchScripts, packed_callbacks
 from fairque.redis.store_checks import CheckScripts
 from fairque.redis.store_chunks import ChunkScripts
 from fairque.redis.store_permissions import PermissionScripts
+from fairque.redis.store_sights import SightScripts
 from fairque.redis.store_tenants import TenantScripts
 from fairque.redis.store_xcom import XComScripts
 from fairque.settings import QueueSettings
 from fairque.tasks.message import new_nonce
 
-__all__ = ["ClaimOptions", "Store", "renew", "report"]
+__all__ = ["ClaimOptions", "HealthFacts", "Store", "renew", "report"]
 
 logger = logging.getLogger("fairque.store")
 WORKER_TTL_MS = 60_000
@@ -38,6 +40,21 @@ _TOO_OLD = "fairque needs Redis 7.0 or Valkey 7.2, this server is older (it does
 _UNKNOWN = -2
 """Instead of a time to sleep: the script does not know an assignment."""
 _TOTALS = ("critical", "normal", "started", "scheduled", "deferred", "finished", "failed", "canceled", "retried")
+
+
+class HealthFacts(NamedTuple):
+    """Dead letters, how many of them others wait for, ms of the first scheduled task and of the first schedule, users,
+    as they are named in Redis, that became ready last, those that claims leave alone for a damaged key, and the
+    server's memory.
+    """
+
+    letters: int
+    blocking: int
+    due_ms: int | None
+    fires_ms: int | None
+    recent: list[bytes]
+    left_alone: list[bytes]
+    memory: dict[str, str]
 
 
 class ClaimOptions(TypedDict, total=False):
@@ -56,7 +73,7 @@ class ClaimOptions(TypedDict, total=False):
     settings: QueueSettings
 
 
-class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, CheckScripts, PermissionScripts):
+class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, SightScripts, CheckScripts, PermissionScripts):
     """A method for each script of a queue; see `ScriptCaller`."""
 
     async def check_server(self) -> None:
@@ -329,13 +346,16 @@ class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, CheckScripts
         return await self._users(arguments.Users(offset, limit, ()))
 
     async def user(self, user_id: str) -> UserInfo:
-        [found] = await self._users(arguments.Users(0, 1, [encode_user(user_id)]))
+        [found] = await self._users(arguments.Users(0, 1, [encode_user(user_id)], strict=True))
         return found
 
     async def active_users(self, most: int) -> list[UserInfo]:
         """Users with something to serve, those with the lowest and the highest tags, then those with running tasks."""
-        names: list[bytes] = await self.call(arguments.Active(most))
-        return await self._users(arguments.Users(0, 0, [name.decode() for name in names])) if names else []
+        return await self.named_users(await self.active_names(most))
+
+    async def named_users(self, names: Sequence[str]) -> list[UserInfo]:
+        """By their names in Redis, in that order, without those that are damaged."""
+        return await self._users(arguments.Users(0, 0, names)) if names else []
 
     async def _users(self, users: arguments.Users) -> list[UserInfo]:
         return users_in(await self.call(users), self.settings.priority_step_ms)
@@ -363,17 +383,14 @@ class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, CheckScripts
             for key in found:
                 yield key.decode().removeprefix(prefix)
 
-    async def health(
-        self, most: int
-    ) -> tuple[int, int, int | None, int | None, list[bytes], list[bytes], dict[str, str]]:
-        """Dead letters, how many of them others wait for, ms of the first scheduled task and of the first schedule, at
-        most so many users, as they are named in Redis, that became ready last, and that claims leave alone for a
-        damaged key, and the server's memory.
-        """
-        found = await self.call(arguments.Health(self.settings.dead_letter_ttl_ms, most))
+    async def health(self, most: int) -> HealthFacts:
+        """`most`: users that are named."""
+        found, memory = await asyncio.gather(
+            self.call(arguments.Health(self.settings.dead_letter_ttl_ms, most)), self._memory()
+        )
         letters, blocking, due, fires, recent, alone = found
         due_ms, fires_ms = int(due) if due else None, int(fires) if fires else None
-        return letters, blocking, due_ms, fires_ms, recent, alone, await self._memory()
+        return HealthFacts(letters, blocking, due_ms, fires_ms, recent, alone, memory)
 
 
 def renew(

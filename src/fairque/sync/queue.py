@@ -199,6 +199,8 @@ class TaskQueue:
     demand = blocking(queue.TaskQueue.demand)
 
     stats = blocking(queue.TaskQueue.stats)
+    overview = blocking(queue.TaskQueue.overview)
+    find_users = blocking(queue.TaskQueue.find_users)
     health = blocking(queue.TaskQueue.health)
     check = blocking(queue.TaskQueue.check)
     users = blocking(queue.TaskQueue.users)

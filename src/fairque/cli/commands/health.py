@@ -2,78 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from enum import StrEnum
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
-from fairque import QueueHealth, QueueUnavailable, TaskQueue
+from fairque import HealthCheck, QueueHealth, QueueUnavailable, Severity, TaskQueue, UserStatus
 from fairque.cli.errors import CommandError
 from fairque.cli.known_queues import UnknownQueue, check_is_known
 from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue, on_queue
-from fairque.cli.output import print_json, shown, span
-from fairque.cli.screens.overview import UserStatus, user_statuses
+from fairque.cli.output import print_json
 from fairque.cli.table import print_table, words
-from fairque.counted import counted
+from fairque.queue.health_checks import Threshold, checks_of, worst
 from fairque.queue.shares import look_at_shares
+from fairque.queue.user_status import user_statuses
 
-__all__ = ["Check", "Limits", "Status", "command"]
+__all__ = ["EXIT_CODES", "command", "parse_threshold"]
 
-
-_MOST_NAMES = 5
-
-
-class Status(StrEnum):
-    OK = "ok"
-    WARNING = "warning"
-    CRITICAL = "critical"
-
-    @property
-    def exit_code(self) -> int:
-        return list(Status).index(self)
+EXIT_CODES = {Severity.OK: 0, Severity.WARNING: 1, Severity.CRITICAL: 2}
 
 
-class Check(msgspec.Struct, frozen=True):
-    """One thing that was looked at, and the values from which on it is a warning, or critical."""
-
-    name: str
-    status: Status
-    value: float | None
-    warning: float | None
-    critical: float | None
-    text: str
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """From which value on something is a warning, or critical; None: never."""
-
-    warning: float | None = None
-    critical: float | None = None
-
-    @staticmethod
-    def parse(option: str, text: str) -> Limits:
-        """``WARN:CRIT``, either of which may be empty, or ``off``. Raises `CommandError`."""
-        if text == "off":
-            return Limits()
-        warning, _, critical = text.partition(":")
-        limits = Limits(_number(option, warning, text), _number(option, critical, text))
-        if limits.warning is not None and limits.critical is not None and limits.warning > limits.critical:
-            raise CommandError(f"{option} {text}: a warning beyond what is critical", "put the smaller number first")
-        return limits
-
-    @property
-    def looks(self) -> bool:
-        return self.warning is not None or self.critical is not None
-
-    def check(self, name: str, value: float, text: str) -> Check:
-        status = Status.OK
-        if self.critical is not None and value >= self.critical:
-            status = Status.CRITICAL
-        elif self.warning is not None and value >= self.warning:
-            status = Status.WARNING
-        return Check(name, status, value, self.warning, self.critical, text)
+def parse_threshold(option: str, text: str) -> Threshold:
+    """``WARN:CRIT``, either of which may be empty, or ``off``. Raises `CommandError`."""
+    if text == "off":
+        return Threshold()
+    warning, _, critical = text.partition(":")
+    found = Threshold(_number(option, warning, text), _number(option, critical, text))
+    if found.warning is not None and found.critical is not None and found.warning > found.critical:
+        raise CommandError(f"{option} {text}: a warning beyond what is critical", "put the smaller number first")
+    return found
 
 
 def _limits(text: str) -> Any:
@@ -112,16 +69,17 @@ def command(
 
     Exit codes: 0 fine, 1 warning, 2 critical (also: Redis cannot be reached, or wrong usage).
     """
-    limits = {
-        "backlog": Limits.parse("--backlog", backlog),
-        "wait": Limits.parse("--wait", wait),
-        "dead": Limits.parse("--dead", dead),
-        "blocking": Limits.parse("--blocking", blocking),
-        "silent": Limits.parse("--silent", silent),
-        "starved": Limits.parse("--starved", starved),
-        "late": Limits.parse("--late", late),
-        "memory": Limits.parse("--memory", memory),
+    given = {
+        "backlog": backlog,
+        "wait": wait,
+        "dead": dead,
+        "blocking": blocking,
+        "silent": silent,
+        "starved": starved,
+        "late": late,
+        "memory": memory,
     }
+    limits = {name: parse_threshold(f"--{name}", text) for name, text in given.items()}
     checks = _checks(make_queue(url, queue, config), limits, silent_after, workers)
     status = worst(checks)
     if as_json:
@@ -131,104 +89,30 @@ def command(
             (words("check"), words("status"), words("what")),
             [(check.name, check.status, check.text) for check in checks],
         )
-    return status.exit_code
+    return EXIT_CODES[status]
 
 
-def _checks(queue: TaskQueue, limits: dict[str, Limits], silent_after: float, workers: int) -> list[Check]:
-    async def find(opened: TaskQueue) -> tuple[list[Check], QueueHealth, list[UserStatus]]:
+def _checks(queue: TaskQueue, limits: Mapping[str, Threshold], silent_after: float, workers: int) -> list[HealthCheck]:
+    async def find(opened: TaskQueue) -> tuple[list[HealthCheck], QueueHealth, list[UserStatus]]:
         health, users = await opened.health(), await opened.users(limit=1000)
-        shares = await look_at_shares(opened.reader, users)
-        return await _queue_check(opened), health, list(user_statuses(users, shares, health.stats.at).values())
+        shares, stats = await look_at_shares(opened.reader, users, health.stats), health.stats
+        statuses = user_statuses(users, shares, stats.at, stats.slots)
+        return await _queue_check(opened), health, list(statuses.values())
 
     try:
         found, health, statuses = on_queue(queue, find, begins=True)
     except QueueUnavailable as error:
-        return [Check("server", Status.CRITICAL, None, None, None, str(error))]
-    found += [*_measured(health, statuses, limits, silent_after), *_policy_check(health), *_tenant_checks(health)]
-    return [*found, _worker_check(health, silent_after, workers)] if workers else found
+        return [HealthCheck("server", Severity.CRITICAL, None, None, None, str(error))]
+    return [*found, *checks_of(health, statuses, limits, silent_after=silent_after, workers=workers)]
 
 
-async def _queue_check(queue: TaskQueue) -> list[Check]:
+async def _queue_check(queue: TaskQueue) -> list[HealthCheck]:
     """Nothing where it is there."""
     try:
         await check_is_known(queue)
     except UnknownQueue as error:
-        return [Check("queue", Status.WARNING, None, None, None, f"{error}: {error.hint}")]
+        return [HealthCheck("queue", Severity.WARNING, None, None, None, f"{error}: {error.hint}")]
     return []
-
-
-def _measured(
-    health: QueueHealth, statuses: Sequence[UserStatus], limits: dict[str, Limits], silent_after: float
-) -> Iterator[Check]:
-    silent = _silent(health, silent_after)
-    starved, noisy = (sum(flag in each.flags for each in statuses) for flag in ("starved", "noisy"))
-    percent = 100 * health.memory_used / health.memory_limit if health.memory_limit else 0.0
-    values = {
-        "backlog": (health.stats.queued, counted(health.stats.queued, "task waits", "tasks wait")),
-        "wait": (health.longest_wait, f"the next task of a user has waited {span(health.longest_wait)}"),
-        "dead": (health.dead_letters, counted(health.dead_letters, "dead letter")),
-        "blocking": (
-            health.blocking,
-            f"{counted(health.blocking, 'dead letter is', 'dead letters are')} waited for: requeue or discard",
-        ),
-        "silent": (silent, counted(silent, "worker") + " fell silent"),
-        "starved": (
-            starved,
-            f"{counted(starved, 'user is', 'users are')} starved, {counted(noisy, 'is', 'are')} noisy",
-        ),
-        "late": (max(health.late, health.schedule_late), _lateness(health)),
-        "memory": (percent, f"{percent:.0f} % of maxmemory in use" if health.memory_limit else "maxmemory is not set"),
-    }
-    for name, (value, text) in values.items():
-        if limits[name].looks:
-            yield limits[name].check(name, value, text)
-
-
-def _lateness(health: QueueHealth) -> str:
-    return f"scheduled tasks are {span(health.late)} late, schedules {span(health.schedule_late)}"
-
-
-def _policy_check(health: QueueHealth) -> Iterator[Check]:
-    """A server that evicts keys loses tasks without a word."""
-    evicts = health.memory_policy != "noeviction"
-    bad = Status.CRITICAL if health.memory_limit else Status.WARNING
-    text = f"maxmemory-policy is {health.memory_policy}" + (", set it to noeviction" if evicts else "")
-    yield Check("eviction", bad if evicts else Status.OK, None, None, None, text)
-
-
-def _tenant_checks(health: QueueHealth) -> Iterator[Check]:
-    """Users that others starve without a word, or that nobody serves."""
-    yield _names_check(
-        "reservations", health.min_running_users, "min_running leaves no slot to others", "slots are left"
-    )
-    yield _names_check("served", health.unserved_users, "no worker serves", "all users with tasks are served")
-    yield _names_check(
-        "paused", health.stats.paused_tasks, "tasks are paused, of all users", "no tasks are paused by name"
-    )
-    yield _names_check("damage", health.damaged_users, "run `fairque doctor`: damaged keys of", "no damaged keys")
-
-
-def _names_check(name: str, users: Sequence[str], bad: str, good: str) -> Check:
-    names = ", ".join(map(shown, users[:_MOST_NAMES])) + (", …" if len(users) > _MOST_NAMES else "")
-    text = f"{bad}: {names}" if users else good
-    return Check(name, Status.WARNING if users else Status.OK, len(users), 1, None, text)
-
-
-def _silent(health: QueueHealth, silent_after: float) -> int:
-    return sum(health.stats.at - worker.seen_at >= silent_after for worker in health.stats.workers)
-
-
-def _worker_check(health: QueueHealth, silent_after: float, wanted: int) -> Check:
-    """Without a worker, what waits goes on waiting."""
-    alive = len(health.stats.workers) - _silent(health, silent_after)
-    status = Status.OK if alive >= wanted else Status.WARNING
-    if not alive and health.stats.queued + health.stats.started:
-        status = Status.CRITICAL
-    return Check("workers", status, alive, wanted, None, f"{counted(alive, 'worker')}, {wanted} wanted")
-
-
-def worst(checks: Sequence[Check]) -> Status:
-    return max((check.status for check in checks), key=list(Status).index, default=Status.OK)
 
 
 def _number(option: str, part: str, text: str) -> float | None:

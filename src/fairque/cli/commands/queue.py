@@ -13,13 +13,13 @@ import msgspec
 import typer
 from rich.console import Console
 
-from fairque import TaskQueue
+from fairque import Overview, TaskQueue
 from fairque.cli.errors import CommandError
 from fairque.cli.input import parse_moment
 from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue, on_queue
 from fairque.cli.output import make_console, print_fields, print_json, print_json_line, span
 from fairque.cli.processes import stop_on_signal
-from fairque.cli.screens.overview import Overview, look, overview_parts
+from fairque.cli.screens.overview import look, overview_parts
 from fairque.cli.screens.top import Order, Sampler, Snapshot, TopView, draw
 from fairque.cli.table import names, numbers, print_table, words
 from fairque.config.duration import parse_duration

@@ -9,14 +9,15 @@ from typing import Annotated
 import msgspec
 import typer
 
-from fairque import EVERYBODY, Policy, Purged, TaskQueue, UserInfo
+from fairque import EVERYBODY, Policy, Purged, TaskQueue, UserInfo, UserStatus
 from fairque.checks import check_seconds
 from fairque.cli.errors import UNFINISHED, UNKNOWN, CommandError
 from fairque.cli.input import confirm, parse_moment
 from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue, on_queue
 from fairque.cli.output import make_console, moment, print_fields, print_json, shown
-from fairque.cli.screens.overview import UserStatus, user_fields, user_statuses, users_table
+from fairque.cli.screens.overview import user_fields, users_table
 from fairque.everybody import check_user, whom
+from fairque.queue.user_status import user_statuses
 
 __all__ = ["known_user", "list_users", "pause", "purge", "resume", "show_user"]
 
@@ -47,8 +48,8 @@ def list_users(
             users = (await opened.active_users(limit=min(1000, offset + limit)))[offset:]
         else:
             users = await opened.users(offset=offset, limit=limit)
-        now = (await opened.stats()).at
-        return users, user_statuses(users, await opened.shares(), now), now
+        stats, shares = await opened.stats(), await opened.shares()
+        return users, user_statuses(users, shares, stats.at, stats.slots), stats.at
 
     users, statuses, now = on_queue(make_queue(url, queue, config), find)
     if as_json:
@@ -73,8 +74,8 @@ def show_user(
     """
 
     async def find(opened: TaskQueue) -> tuple[UserInfo, UserStatus, float]:
-        info, shares, now = await known_user(opened, user), await opened.shares(), (await opened.stats()).at
-        return info, user_statuses((info,), shares, now)[user], now
+        info, shares, stats = await known_user(opened, user), await opened.shares(), await opened.stats()
+        return info, user_statuses((info,), shares, stats.at, stats.slots)[user], stats.at
 
     info, status, now = on_queue(make_queue(url, queue, config), find)
     if as_json:

@@ -2,110 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from rich.console import RenderableType
 from rich.text import Text
 
-from fairque import Demand, QueueStats, Share, Shares, TaskQueue, UserInfo, WorkerInfo
+from fairque import Overview, QueueStats, TaskQueue, UserInfo, UserStatus, WorkerInfo
 from fairque.cli.output import NOTHING, ago, moment, shown, span
 from fairque.cli.screens.policies import shown_rule
 from fairque.cli.table import FittedTable, names, numbers, words
 from fairque.counted import counted
-from fairque.queue.demand import look_at_demand
-from fairque.queue.shares import is_starved, look_at_shares
 
 __all__ = [
-    "FLAGS",
-    "Overview",
-    "UserStatus",
+    "flags_of",
     "look",
     "overview_parts",
     "user_fields",
-    "user_statuses",
     "users_table",
     "workers_table",
 ]
 
 MOST_COMPARED = 200
-TARGET_WAIT = 10.0
-FLAGS = "paused, breaker (open), probing (after one), rate, limit (of what may run), noisy, starved"
 
 
-class UserStatus(msgspec.Struct, frozen=True):
-    """`flags`: see `FLAGS`."""
-
-    share: Share | None
-    flags: tuple[str, ...]
-
-    @classmethod
-    def of(cls, user: UserInfo, share: Share | None, now: float) -> UserStatus:
-        return cls(share, (*_held_by(user, now), *_verdict(user, share)))
-
-    @property
-    def text(self) -> str:
-        return ", ".join(self.flags) or NOTHING
-
-    def beside(self, user: UserInfo) -> dict[str, Any]:
-        """The user with its status, as one for JSON."""
-        return msgspec.structs.asdict(user) | msgspec.structs.asdict(self)
-
-
-def user_statuses(users: Iterable[UserInfo], shares: Shares, now: float) -> Mapping[str, UserStatus]:
-    """By user id."""
-    known = {share.user_id: share for share in shares.users}
-    return {user.user_id: UserStatus.of(user, known.get(user.user_id), now) for user in users}
-
-
-def _held_by(user: UserInfo, now: float) -> Iterator[str]:
-    paused, most = user.policy.paused, user.policy.max_running
-    is_paused = paused is True or (isinstance(paused, datetime) and paused.timestamp() > now)
-    is_open = user.breaker_open_until is not None and user.breaker_open_until > now
-    if is_paused:
-        yield "paused"
-    if user.policy.breaker is not None and user.breaker_open_until:
-        yield "breaker" if is_open else "probing"
-    if not is_paused and not is_open and user.parked_until is not None and user.parked_until > now:
-        yield "rate"
-    if most is not None and user.queued and user.started >= most:
-        yield "limit"
-
-
-def _verdict(user: UserInfo, share: Share | None) -> Iterator[str]:
-    if share is not None and share.verdict == "noisy":
-        yield "noisy"
-    if share is not None and is_starved(user, share):
-        yield "starved"
-
-
-class Overview(msgspec.Struct, frozen=True):
-    """What was there at one moment. The users are those with something to do, then those that were active last.
-
-    `shares` and `statuses` are among up to 200 such users; `demand` is for a wait of 10 seconds.
-    """
-
-    queue: str
-    stats: QueueStats
-    users: tuple[UserInfo, ...]
-    shares: Shares
-    statuses: Mapping[str, UserStatus]
-    demand: Demand
+def flags_of(status: UserStatus) -> str:
+    return ", ".join(status.flags) or NOTHING
 
 
 async def look(queue: TaskQueue, most: int) -> Overview:
-    """With at most so many users."""
-    stats = await queue.stats()
-    demand = await look_at_demand(queue.reader, TARGET_WAIT)
-    compared = max(most, MOST_COMPARED)
-    found = {user.user_id: user for user in await queue.active_users(limit=compared)}
-    for user in await queue.users(limit=compared):
-        found.setdefault(user.user_id, user)
-    of_all = await look_at_shares(queue.reader, tuple(found.values()))
-    users = tuple(found.values())[:most]
-    return Overview(queue.name, stats, users, of_all, user_statuses(users, of_all, stats.at), demand)
+    """With at most so many users, compared among 200 at least."""
+    found = await queue.overview(limit=max(most, MOST_COMPARED))
+    users = found.users[:most]
+    statuses = {user.user_id: found.statuses[user.user_id] for user in users}
+    return msgspec.structs.replace(found, users=users, statuses=statuses)
 
 
 def totals_table(stats: QueueStats) -> FittedTable:
@@ -143,7 +73,7 @@ def _user_row(user: UserInfo, status: UserStatus, now: float) -> tuple[object, .
     return (
         *(user.user_id, f"{user.weight:g}", user.started, user.queued, span(user.wait_seconds)),
         *(user.scheduled, user.deferred, user.dead_letters, ago(user.seen_at, now)),
-        status.text,
+        flags_of(status),
     )
 
 
@@ -223,7 +153,7 @@ def user_fields(user: UserInfo, status: UserStatus, now: float) -> list[tuple[st
         ("cost", f"{user.metrics.cost:.12g}"),
         ("busy", span(user.metrics.busy_seconds)),
         ("share lately", _share(status)),
-        ("flags", status.text),
+        ("flags", flags_of(status)),
         ("last active", ago(user.seen_at, now)),
         *(
             (f"policy: {name}", shown_rule(value))

@@ -18,9 +18,9 @@ from rich.console import ConsoleDimensions, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from fairque import QueueStats, QueueUnavailable, TaskQueue, UserInfo
+from fairque import Overview, QueueStats, QueueUnavailable, TaskQueue, UserInfo, UserStatus
 from fairque.cli.output import NOTHING, make_console, shown, span
-from fairque.cli.screens.overview import Overview, UserStatus, look, workers_table
+from fairque.cli.screens.overview import look, workers_table
 from fairque.cli.table import FittedTable, names, numbers, words
 from fairque.counted import counted
 
@@ -51,7 +51,7 @@ _HELP = f"sort: {', '.join(f'{key} {order}' for key, order in _ORDER_OF_KEY.item
 class UserRow(msgspec.Struct, frozen=True, kw_only=True):
     """One user. `share` is its part of what was served lately, `fair_share` what it is entitled to: see `Share`.
 
-    `flags`: see `fairque.cli.screens.overview.FLAGS`. `rate` is since the look before, None in the first.
+    `flags`: see `UserStatus`. `rate` is since the look before, None in the first.
     """
 
     user: UserInfo

@@ -119,7 +119,8 @@ class QueueMetrics:
 
     async def _read_users(self, figures: Figures) -> None:
         users = {user.user_id: user for user in await self._queue.users(limit=MOST_COMPARED)}
-        shares, queue = await look_at_shares(self._queue.reader, list(users.values())), self._queue.name
+        stats, queue = await self._queue.stats(), self._queue.name
+        shares = await look_at_shares(self._queue.reader, list(users.values()), stats)
         figures.set("fairque_share_jain", (queue,), shares.jain)
         starved = sum(is_starved(users[share.user_id], share) for share in shares.users)
         figures.set("fairque_users_starved", (queue,), starved)

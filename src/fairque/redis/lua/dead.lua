@@ -4,6 +4,7 @@
 -- Returns  per letter: user, id, ms, result record or '', message body
 -- Cost     O(log² letters + returned)
 --@include base
+--@include ranks
 --@arguments
 local key = user == '' and prefix .. 'dead' or place_key('dead', user)
 local letters = {}
@@ -19,25 +20,10 @@ local function note(member, ms)
   letters[#letters + 1] = { of, id, ms, call('GET', result_key(of, id)) or '', body }
 end
 
--- Byte by byte, as Redis sorts; `<` goes by the locale of the server.
-local function is_behind(member, other)
-  for at = 1, math.min(#member, #other) do
-    local one, two = string.byte(member, at), string.byte(other, at)
-    if one ~= two then return one > two end
-  end
-  return #member > #other
-end
-
--- The rank of the first letter behind `after`, which may be gone by now. Many share a millisecond: those that one script
--- settled.
+-- The rank of the first letter behind `after`, which may be gone by now.
 local function first_rank()
-  local score = string.format('%d', after_ms)
-  local low, high = call('ZCOUNT', key, '-inf', '(' .. score), call('ZCOUNT', key, '-inf', score)
-  while low < high do
-    local middle = math.floor((low + high) / 2)
-    if is_behind(call('ZRANGE', key, middle, middle)[1], after) then high = middle else low = middle + 1 end
-  end
-  return math.max(low, call('ZCOUNT', key, '-inf', '(' .. string.format('%d', now - dead_letter_ttl_ms)))
+  local behind = after == '' and 0 or rank_at(key, after_ms, after, true)
+  return math.max(behind, call('ZCOUNT', key, '-inf', '(' .. string.format('%d', now - dead_letter_ttl_ms)))
 end
 
 local rank = first_rank()

@@ -1,7 +1,7 @@
 #!lua flags=no-writes
 -- What is known of users, most recently active first, or of the ones named.
 -- KEYS[1]  state
--- Returns  {now, policy of '*', metrics of the queue, per user: {user, critical, normal, started critical, started normal,
+-- Returns  {now, policy of '*', metrics of the queue, per user that can be read: {user, critical, normal, started critical, started normal,
 --          scheduled, deferred, held, dead letters, ready tag or '', seen or 0, parked until or '', breaker open until or
 --          '', policy, metrics, per place where one waits for its turn, of the next one: {score, head of
 --          its body, queued or ''}, bytes used or ''}}
@@ -58,5 +58,9 @@ local function known_of(user)
 end
 
 local found = { now, call('GET', prefix .. 'policy:*') or '', call('GET', prefix .. 'metrics:*') or '' }
-for at, user in ipairs(names) do found[at + 3] = known_of(user) end
+for _, user in ipairs(names) do
+  local is_read, known = pcall(known_of, user) -- what is damaged of one is not the others'
+  if not is_read and strict then error(known, 0) end
+  if is_read then found[#found + 1] = known end
+end
 return found

@@ -1,0 +1,102 @@
+"""`Overview`: a queue at one glance, at a cost that does not grow with it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from fairque.models import QueueHealth, QueueStats, UserInfo
+from fairque.queue.demand import MOST_LOOKED_AT, Demand, demand_in
+from fairque.queue.health import USERS, damaged_in, governed_users, health_in
+from fairque.queue.health_checks import HealthCheck, Severity, checks_of, worst
+from fairque.queue.shares import Shares, look_at_shares
+from fairque.queue.user_status import UserStatus, user_statuses
+from fairque.redis.store import Store
+
+__all__ = ["Holder", "Overview", "look_over"]
+
+TARGET_WAIT = 10.0
+MOST_LANES = 2000
+MOST_HOLDERS = 20
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """What a user holds of the slots, and what it is entitled to, both from 0 to 1. `entitled` is None where it is not
+    known: it had nothing to do lately.
+    """
+
+    user: UserInfo
+    status: UserStatus
+    held: float
+    entitled: float | None
+
+
+class Overview(msgspec.Struct, frozen=True, kw_only=True):
+    """What was there at one moment.
+
+    `users` are those with something to do, those that hold most, and then those that were active last; `shares` and
+    `statuses` (by user id) are of these. `demand` is for a wait of 10 seconds. `checks` tell what is wrong, in words,
+    by the thresholds that `fairque health` has where none are given.
+    """
+
+    queue: str
+    stats: QueueStats
+    users: tuple[UserInfo, ...]
+    shares: Shares
+    statuses: Mapping[str, UserStatus]
+    demand: Demand
+    health: QueueHealth
+    checks: tuple[HealthCheck, ...]
+
+    @property
+    def problems(self) -> tuple[HealthCheck, ...]:
+        """Those checks that are not fine, the worst first."""
+        found = [check for check in self.checks if check.status is not Severity.OK]
+        return tuple(sorted(found, key=lambda check: check.status is not Severity.CRITICAL))
+
+    @property
+    def severity(self) -> Severity:
+        """That of the worst problem."""
+        return worst(self.checks)
+
+    def holders(self, most: int = MOST_HOLDERS) -> tuple[Holder, ...]:
+        """Those who hold the most slots, the largest first, and behind them those who are starved, at most so many."""
+        by_held = sorted(self.users, key=lambda user: (-user.started, user.user_id))
+        holding = [user for user in by_held if user.started][:most]
+        starved = [user for user in by_held if "starved" in self.statuses[user.user_id].flags and user not in holding]
+        return tuple(self._holder(user) for user in (*holding, *starved[:most]))
+
+    def _holder(self, user: UserInfo) -> Holder:
+        status = self.statuses[user.user_id]
+        slots = max(self.stats.slots, self.stats.started)
+        held = user.started / slots if slots else 0.0
+        return Holder(user, status, held, status.share.entitled if status.share is not None else None)
+
+
+async def look_over(store: Store, queue: str, most: int) -> Overview:
+    """In two steps, in each of which all is asked at once: what of the queue, and of whom; then what of these."""
+    (stats, facts, running, governed), (recent, busy, active) = await asyncio.gather(
+        asyncio.gather(store.stats(), store.health(USERS), store.demand(MOST_LOOKED_AT), governed_users(store)),
+        asyncio.gather(store.users(0, most), store.holders(MOST_HOLDERS, MOST_LANES), store.active_names(most)),
+    )
+    damaged, found = await asyncio.gather(damaged_in(store, facts), _named(store, busy, active))
+    users = {user.user_id: user for user in (*found, *recent)}
+    shares = await look_at_shares(store, tuple(users.values()), stats)
+    statuses = user_statuses(users.values(), shares, stats.at, stats.slots)
+    health = health_in(stats, facts, governed, found, damaged)
+    return Overview(
+        queue=queue,
+        stats=stats,
+        users=tuple(users.values()),
+        shares=shares,
+        statuses=statuses,
+        demand=demand_in(stats, running, TARGET_WAIT),
+        health=health,
+        checks=tuple(checks_of(health, list(statuses.values()))),
+    )
+
+
+async def _named(store: Store, busy: Sequence[str], active: Sequence[str]) -> list[UserInfo]:
+    return await store.named_users(list(dict.fromkeys((*active, *busy))))

@@ -1,0 +1,56 @@
+"""`Sights`: what is to be seen of a queue, for pages and screens, each at a cost that does not grow with the queue."""
+
+from __future__ import annotations
+
+from fairque.checks import check_count
+from fairque.queue.overview import Overview, look_over
+from fairque.queue.user_page import UserOrder, UserPage, find_users
+from fairque.redis.store import Store
+
+__all__ = ["Sights"]
+
+MOST_SHOWN = 1000
+
+
+class Sights:
+    """The part of a `TaskQueue` that is for looking at it."""
+
+    name: str
+    _reader: Store
+
+    async def overview(self, *, limit: int = 100) -> Overview:
+        """The queue at one glance: totals, workers, users with what they hold and are entitled to, what is wrong.
+
+        Costs three round trips, and no more with a million users or tasks than with some hundred.
+
+        Args:
+            limit: Most users with something to do, and as many of those that were active last, up to 1,000.
+        """
+        return await look_over(self._reader, self.name, check_count("limit", limit, 1, MOST_SHOWN))
+
+    async def find_users(
+        self,
+        *,
+        prefix: str = "",
+        order: UserOrder | str = UserOrder.ACTIVITY,
+        limit: int = 50,
+        after: str | None = None,
+    ) -> UserPage:
+        """A page of users: all of them by their last activity, those whose ids begin alike, or the first of a sample.
+
+        By activity, a page costs two round trips, wherever it is. The user whose id is just `prefix` is on the first
+        page. The others are looked for among all users, 200,000 a call at most, in steps of 10,000: ``is_sample`` says
+        whether there are more, and the next page goes on from there. One may come twice. Other orders are among some
+        hundred users: those with something to do, those that hold most, those that were active last, and for
+        ``"dead"`` those of the last 1,000 dead letters.
+
+        Args:
+            prefix: How their ids begin.
+            order: See `UserOrder`; for a search, the default.
+            limit: About so many users, up to 1,000.
+            after: That of the page before.
+
+        Raises:
+            InvalidInput: A value breaks a rule.
+        """
+        return await find_users(self._reader, prefix, order, limit, after)

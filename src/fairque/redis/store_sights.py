@@ -1,0 +1,55 @@
+"""The scripts that name what pages and screens look at."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fairque.redis import arguments
+from fairque.redis.requester import pack
+from fairque.redis.store_checks import CheckScripts, glob
+
+__all__ = ["NamedPage", "SightScripts"]
+
+
+class NamedPage(NamedTuple):
+    """Users as they are named in Redis. `after`: ms and name behind which the next page begins; None: it was the last.
+
+    `known`: how many users there are.
+    """
+
+    known: int
+    names: list[str]
+    after: tuple[int, str] | None
+
+
+class SightScripts(CheckScripts):
+    """The part of a `Store` that names users. All names are as they are in Redis."""
+
+    async def active_names(self, most: int) -> list[str]:
+        """Users with something to serve, those with the lowest and the highest tags, then those with running tasks."""
+        names: list[bytes] = await self.call(arguments.Active(most))
+        return [name.decode() for name in names]
+
+    async def holders(self, most: int, lanes: int) -> list[str]:
+        """The users with the most running tasks, of so many lanes that are looked at."""
+        found: list[bytes] = await self.call(arguments.Holders(most, lanes))
+        return [name.decode() for name in found]
+
+    async def user_names(self, most: int, after: tuple[int, str] | None = None) -> NamedPage:
+        """The most recently active first."""
+        known, *flat = await self.call(arguments.UserNames(*(after or (0, "")), most))
+        names = [name.decode() for name in flat[::2]]
+        is_full = len(names) == most
+        return NamedPage(known, names, (int(float(flat[-1])), names[-1]) if is_full else None)
+
+    async def users_beginning(self, prefix: str, cursor: int, count: int) -> tuple[int, list[str]]:
+        """A step through all users, of about so many: where the next one begins, 0 at the end, and those that match."""
+        pattern = glob(prefix) + "*"
+        scan = pack((b"ZSCAN", self.keys.prefix + "users", cursor, b"MATCH", pattern, b"COUNT", count))
+        then, found = await self._insist(scan)
+        return int(then), [name.decode() for name in found[::2]]
+
+    async def failing_users(self, letters: int) -> list[str]:
+        """Those of the latest dead letters, of so many."""
+        found: list[bytes] = await self._insist(pack((b"ZREVRANGE", self.keys.prefix + "dead", 0, letters - 1)))
+        return list(dict.fromkeys(member.partition(b":")[0].decode() for member in found))
