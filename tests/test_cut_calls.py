@@ -282,13 +282,24 @@ async def ask(far: TaskQueue) -> Any:
     return await done.result(timeout=0), await done.state(), await dead.state(), [info.state for info in infos]
 
 
-@calls("explain", "tasks", "dead", "users", "user_names", "active", "holders", "stats", "health", "usage", "waiting")
+@calls(
+    "explain",
+    "tasks",
+    "dead",
+    "users",
+    "user_names",
+    "active",
+    "holders",
+    "running",
+    "stats",
+    "health",
+    "usage",
+    "waiting",
+)
 async def look(far: TaskQueue) -> Any:
     await far.explain("acme", "q0")
     await far.health()
     await far.active_users()
-    await far.overview()
-    await far.find_users()
     return (
         [each.task_id for each in await far.tasks("acme")],
         [each.task_id for each in await far.dead_letters("acme")],
@@ -302,6 +313,15 @@ async def look(far: TaskQueue) -> Any:
 @calls("denied")
 async def ask_what_is_permitted(far: TaskQueue) -> Any:
     await far.reader.check_roles("reader")
+
+
+@calls("user_names", "holders", "running")
+async def look_at_pages(far: TaskQueue) -> Any:
+    return (
+        [each.user_id for each in (await far.overview()).users],
+        [each.user_id for each in (await far.find_users()).users],
+        (await far.running()).tasks,
+    )
 
 
 @calls("advance")

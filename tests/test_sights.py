@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from fairque import InvalidInput, Reason, Severity, StoreError, TaskQueue, UserOrder, UserPage, task
+from fairque import InvalidInput, Reason, Severity, StoreError, TaskQueue, UserOrder, UserPage, Worker, WorkerInfo, task
 from fairque.embedded.server import EmbeddedServer
 from fairque.redis.delivery import Delivery
 from fairque.redis.keys import encode_user
 from fairque.redis.requester import BlockingRequester
 from fairque.redis.store import Store, renew
+from fairque.tasks.registry import unregister
 from tests.support.commands import commands_of
 from tests.support.core import outcome
+from tests.support.eventually import eventually
 from tests.support.resp import RespClient
 
 
@@ -225,3 +228,58 @@ async def test_a_page_costs_the_same_wherever_it_is_and_however_many_users_there
     after = (await own_queue.find_users(limit=1000)).after
     later = await commands_of(own_queue, lambda: own_queue.find_users(limit=20, after=after))
     assert sum(later.values()) <= sum(first.values()) * 1.1 + 40  # a search by halves where many share a moment
+
+
+# Workers, and what they run
+
+
+async def test_what_runs_is_told_with_its_worker_and_its_start(queue: TaskQueue) -> None:
+    await fill(queue, 3, tasks=4)
+    await take(queue, 4, worker="one")
+    await take(queue, 2, worker="two")
+    found = await queue.running()
+    assert len(found.tasks) == 6
+    assert not found.is_sample
+    assert {each.name for each in found.tasks} == {"sights.idle"}
+    assert all(each.started_at is not None and 0 <= found.at - each.started_at < 60 for each in found.tasks)
+    assert sorted(each.worker for each in found.tasks) == ["one"] * 4 + ["two"] * 2
+    assert [each.worker for each in (await queue.running(worker_id="two")).tasks] == ["two"] * 2
+    assert not (await queue.running(worker_id="three")).tasks
+
+
+async def test_one_users_many_running_tasks_hide_no_others(queue: TaskQueue) -> None:
+    await queue.enqueue_many([idle()] * 50, user_id="many")
+    await take(queue, 50)
+    await fill(queue, 4, tasks=1)
+    await take(queue, 4)
+    found = await queue.running(limit=10)
+    assert {each.user_id for each in found.tasks} == {"many", *(f"user {n:06}" for n in range(4))}
+    assert found.is_sample
+
+
+async def test_a_worker_tells_its_memory_and_that_it_drains(queue: TaskQueue) -> None:
+    opened = asyncio.Event()
+
+    async def gated() -> None:
+        await opened.wait()
+
+    gate = task(name="sights.gated")(gated)
+    handle = await queue.enqueue(gate(), user_id="acme")
+    worker = Worker(queue, concurrency=3, scheduler=False, shutdown_timeout=20)
+    try:
+        async with worker:
+            await eventually(lambda: has_worker(queue, lambda told: told.running == 1))
+            [told] = (await queue.stats()).workers
+            assert told.memory > 1_000_000
+            assert (told.draining, (await queue.stats()).free_slots) == (False, 2)
+            worker.retire()
+            await eventually(lambda: has_worker(queue, lambda told: told.draining))
+            assert (await queue.stats()).free_slots == 0
+            opened.set()
+            await handle.result(timeout=10)
+    finally:
+        unregister(gate.name)
+
+
+async def has_worker(queue: TaskQueue, wanted: Callable[[WorkerInfo], bool]) -> bool:
+    return any(wanted(worker) for worker in (await queue.stats()).workers)

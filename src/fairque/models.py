@@ -21,6 +21,8 @@ __all__ = [
     "Priority",
     "QueueHealth",
     "QueueStats",
+    "RunningTask",
+    "RunningTasks",
     "Streamed",
     "TaskInfo",
     "TaskState",
@@ -237,7 +239,9 @@ class UserInfo(msgspec.Struct, frozen=True, kw_only=True):
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A worker that reported within the last minute. `serves`: the users that it is limited to; None: everyone.
 
-    `leftover_threads` are those in which plain functions go on though their tasks are over.
+    `leftover_threads` are those in which plain functions go on though their tasks are over. `memory` is what its
+    process has in memory, in bytes, without its subprocesses. `draining`: it claims nothing more. All of that is as of
+    `seen_at`: a worker tells it every 2 s while it runs something, else every 15 s (with a lease of 10 s).
     """
 
     worker_id: str
@@ -250,6 +254,27 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     seen_at: float
     serves: tuple[str, ...] | None = None
     leftover_threads: int = 0
+    memory: int = 0
+    draining: bool = False
+
+
+class RunningTask(msgspec.Struct, frozen=True, kw_only=True):
+    """A task that runs. `started_at` is in seconds since the epoch, on the server's clock."""
+
+    user_id: str
+    task_id: str
+    name: str
+    attempt: int
+    started_at: float | None
+    worker: str
+
+
+class RunningTasks(msgspec.Struct, frozen=True, kw_only=True):
+    """Tasks that run, at one moment, which `at` is. `is_sample`: there may be more."""
+
+    tasks: tuple[RunningTask, ...]
+    at: float
+    is_sample: bool
 
 
 class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -287,6 +312,12 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     def slots(self) -> int:
         """How many tasks the workers can run at once, all together."""
         return sum(worker.concurrency for worker in self.workers)
+
+    @property
+    def free_slots(self) -> int:
+        """Those of them that run nothing, without those of workers that claim nothing more."""
+        idle = (worker.concurrency - worker.running for worker in self.workers if not worker.draining)
+        return sum(max(0, slots) for slots in idle)
 
 
 class QueueHealth(msgspec.Struct, frozen=True, kw_only=True):

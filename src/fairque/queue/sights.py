@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from fairque.checks import check_count
+from fairque.checks import check_count, check_id
+from fairque.models import RunningTasks
 from fairque.queue.overview import Overview, look_over
+from fairque.queue.running import look_at_running
 from fairque.queue.user_page import UserOrder, UserPage, find_users
 from fairque.redis.store import Store
 
@@ -54,3 +56,15 @@ class Sights:
             InvalidInput: A value breaks a rule.
         """
         return await find_users(self._reader, prefix, order, limit, after)
+
+    async def running(self, *, worker_id: str | None = None, limit: int = 200) -> RunningTasks:
+        """What runs, and since when: some tasks of each user, or what one worker has.
+
+        Looks at 2,000 lanes of users at most, in one call. Of a single user, `tasks` tells more.
+
+        Args:
+            worker_id: Only what this worker has.
+            limit: Most tasks, up to 1,000.
+        """
+        worker = "" if worker_id is None else check_id("worker_id", worker_id)
+        return await look_at_running(self._reader, worker, check_count("limit", limit, 1, MOST_SHOWN))

@@ -490,6 +490,14 @@ class Holders(Arguments, frozen=True):
     lanes: int
 
 
+class Running(Arguments, frozen=True):
+    """worker: '' for any. most: tasks. lanes: to look at."""
+
+    worker: str
+    most: int
+    lanes: int
+
+
 class Tasks(Arguments, frozen=True):
     """where: critical, normal, held, scheduled, dead, critical-stream, normal-stream, or '' for those that are named.
     after: the id behind which the page begins, '' from the start.

@@ -159,5 +159,7 @@ def worker_info(name: str, entry: dict[str, str]) -> WorkerInfo:
         started_at=float(entry.get("started_at", 0)),
         seen_at=float(entry.get("seen", 0)) / 1000,
         leftover_threads=int(entry.get("leftover", 0)),
+        memory=int(entry.get("memory", 0)),
+        draining=entry.get("draining") == "1",
         serves=None if users == EVERYONE else tuple(decode_user(user) for user in users.encode().split()),
     )

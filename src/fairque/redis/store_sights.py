@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fairque.redis import arguments
 from fairque.redis.requester import pack
@@ -53,3 +53,8 @@ class SightScripts(CheckScripts):
         """Those of the latest dead letters, of so many."""
         found: list[bytes] = await self._insist(pack((b"ZREVRANGE", self.keys.prefix + "dead", 0, letters - 1)))
         return list(dict.fromkeys(member.partition(b":")[0].decode() for member in found))
+
+    async def running(self, worker: str, most: int, lanes: int) -> tuple[int, bool, list[list[Any]]]:
+        """Ms since the epoch, whether there may be more, and per task what running.lua tells."""
+        now_ms, is_part, *flat = await self.call(arguments.Running(worker, most, lanes))
+        return now_ms, bool(is_part), [flat[at : at + 6] for at in range(0, len(flat), 6)]

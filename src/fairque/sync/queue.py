@@ -200,6 +200,7 @@ class TaskQueue:
 
     stats = blocking(queue.TaskQueue.stats)
     overview = blocking(queue.TaskQueue.overview)
+    running = blocking(queue.TaskQueue.running)
     find_users = blocking(queue.TaskQueue.find_users)
     health = blocking(queue.TaskQueue.health)
     check = blocking(queue.TaskQueue.check)

@@ -75,7 +75,7 @@ class Parts:
         self.runner = Runner(
             *(executor, outcomes, self.settler, self.hooks, options, signals, limits, self._services, run_times)
         )
-        self.renewal = Renewal(queue, options, self.settler, self.runner, run_times)
+        self.renewal = Renewal(queue, options, self.settler, self.runner, run_times, signals)
         steal_pause = StealPause(settings.lease_ms, timeout, self.renewal.watch)
         self._claimer = Claimer(options, self.runner, self.settler, steal_pause, limits, signals)
         self.turns = Turns(store, options, self.settler, self._claimer, signals)

@@ -23,9 +23,11 @@ from fairque.worker.description import describe_worker, names_known
 from fairque.worker.last_will import PATIENCE_SECONDS, LastWill
 from fairque.worker.loop_watch import LoopWatch
 from fairque.worker.options import WorkerOptions
+from fairque.worker.recycling import memory_used
 from fairque.worker.run_times import RunTimes
 from fairque.worker.runner import Runner
 from fairque.worker.settler import Settler
+from fairque.worker.signals import Signals
 from fairque.worker.slot_watch import SlotWatch
 from fairque.worker.task_log import log_fields
 
@@ -52,10 +54,17 @@ class Renewal:
         settler: Has the deliveries that are running or not settled yet.
         runner: Told, on the loop, of deliveries that are no longer its own, and of canceled ones.
         run_times: Told with a renewal.
+        signals: Of the worker.
     """
 
     def __init__(
-        self, queue: TaskQueue, options: WorkerOptions, settler: Settler, runner: Runner, run_times: RunTimes
+        self,
+        queue: TaskQueue,
+        options: WorkerOptions,
+        settler: Settler,
+        runner: Runner,
+        run_times: RunTimes,
+        signals: Signals,
     ) -> None:
         self._connector = queue.connector
         self._keys = queue.keys
@@ -63,6 +72,7 @@ class Renewal:
         self._settler = settler
         self._runner = runner
         self._run_times = run_times
+        self._signals = signals
         self._description = describe_worker(options)
         self._interval = queue.settings.lease_ms * RENEWAL / 1000
         self._stopping = threading.Event()
@@ -152,6 +162,8 @@ class Renewal:
             "running": len(self._runner),
             "leftover": self._runner.leftover_threads,
             "waiting": self._runner.waiting,
+            "memory": memory_used(),
+            "draining": int(self._signals.stopping),
             "claims": answered,
             "names": names_known(self._options),
         }
