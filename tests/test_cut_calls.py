@@ -315,12 +315,13 @@ async def ask_what_is_permitted(far: TaskQueue) -> Any:
     await far.reader.check_roles("reader")
 
 
-@calls("user_names", "holders", "running")
+@calls("user_names", "holders", "running", "graph")
 async def look_at_pages(far: TaskQueue) -> Any:
     return (
         [each.user_id for each in (await far.overview()).users],
         [each.user_id for each in (await far.find_users()).users],
         (await far.running()).tasks,
+        await far.graph("acme", "awaited"),
     )
 
 

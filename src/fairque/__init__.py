@@ -61,6 +61,7 @@ from fairque.models import (
     RunningTasks,
     Streamed,
     TaskInfo,
+    TaskMoment,
     TaskState,
     UserInfo,
     WorkerInfo,
@@ -83,6 +84,7 @@ from fairque.queue.purge import Purged
 from fairque.queue.queue import TaskQueue
 from fairque.queue.shares import Share, Shares
 from fairque.queue.stream import TaskStream
+from fairque.queue.task_graph import TaskGraph, TaskLink, TaskNode
 from fairque.queue.usage import UsageHour
 from fairque.queue.user_page import UserOrder, UserPage
 from fairque.queue.user_status import UserStatus
@@ -207,9 +209,13 @@ __all__ = [
     "TaskExists",
     "TaskFailed",
     "TaskFunction",
+    "TaskGraph",
     "TaskHandle",
     "TaskHandler",
     "TaskInfo",
+    "TaskLink",
+    "TaskMoment",
+    "TaskNode",
     "TaskOptions",
     "TaskQueue",
     "TaskScheduler",

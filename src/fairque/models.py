@@ -25,6 +25,7 @@ __all__ = [
     "RunningTasks",
     "Streamed",
     "TaskInfo",
+    "TaskMoment",
     "TaskState",
     "UserGroup",
     "UserInfo",
@@ -109,6 +110,20 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True):
     worker: str
 
 
+class TaskMoment(msgspec.Struct, frozen=True):
+    """Something that happened to a task, or is going to, at a moment in seconds since the epoch.
+
+    `what` is ``"enqueued"``, ``"queued"`` (it came to its place in line), ``"due"``, ``"expires"``, ``"started"``,
+    ``"attempt failed"``, or how it ended: ``"finished"``, ``"failed"`` or ``"canceled"``. `error` is that of an attempt
+    that failed.
+    """
+
+    at: float
+    what: str
+    attempt: int | None = None
+    error: Attempt | None = None
+
+
 class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a task. Times are seconds since the epoch on the server's clock, None where not reached yet.
 
@@ -121,7 +136,8 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
     task stands beside it, see `Unique`: ``"started"``, ``"ended"``, ``"after"`` or, while it is debounced,
     ``"debounce"``. `snoozed` is how often it has put itself off, while it has not ended. `parent` is the task that put
     it in, or the task or batch whose callback it is; `children` are those that it put in itself, at most 1,000, until
-    it has ended.
+    it has ended. `enqueued_at` is when it was put in, or requeued, until it has ended; `queued_at` when it last came
+    to its place in line. `chunks` is how many its last run that yielded has yielded so far.
     """
 
     user_id: str
@@ -151,11 +167,32 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
     snoozed: int = 0
     parent: str | None = None
     children: tuple[str, ...] = ()
+    enqueued_at: float | None = None
+    chunks: int = 0
 
     @property
     def error(self) -> Attempt | None:
         """The last error, if any attempt failed."""
         return self.errors[-1] if self.errors else None
+
+    @property
+    def timeline(self) -> tuple[TaskMoment, ...]:
+        """What happened to it and is going to, in order, as far as it is kept: of attempts, the last 20 that failed."""
+        ended_at = self.ended_at if self.state.ended else None
+        if ended_at is not None and self.errors:  # an error is dated a moment after the run that raised it
+            ended_at = max(ended_at, self.errors[-1].at)
+        waiting = self.state in (TaskState.QUEUED, TaskState.SCHEDULED, TaskState.DEFERRED)
+        marks = (
+            (self.enqueued_at, "enqueued", None),
+            (self.queued_at if self.queued_at != self.enqueued_at else None, "queued", None),
+            (self.due_at, "due", None),
+            (self.expires_at if waiting and not self.attempt else None, "expires", None),
+            (self.started_at, "started", self.attempt),
+            (ended_at, self.state.value, self.attempt),
+        )
+        found = [TaskMoment(at, what, attempt) for at, what, attempt in marks if at is not None]
+        found += [TaskMoment(error.at, "attempt failed", error.attempt, error) for error in self.errors]
+        return tuple(sorted(found, key=lambda moment: (moment.at, moment.what == self.state.value)))
 
 
 class BatchState(StrEnum):

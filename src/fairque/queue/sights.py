@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from fairque.checks import check_count, check_id
+from fairque.everybody import check_user
 from fairque.models import RunningTasks
 from fairque.queue.overview import Overview, look_over
 from fairque.queue.running import look_at_running
+from fairque.queue.task_graph import TaskGraph, look_at_graph
 from fairque.queue.user_page import UserOrder, UserPage, find_users
 from fairque.redis.store import Store
 
@@ -68,3 +70,17 @@ class Sights:
         """
         worker = "" if worker_id is None else check_id("worker_id", worker_id)
         return await look_at_running(self._reader, worker, check_count("limit", limit, 1, MOST_SHOWN))
+
+    async def graph(self, user_id: str, task_id: str, *, limit: int = 100) -> TaskGraph:
+        """What hangs on a task: what it depends on, what depends on it, its children, and on from these.
+
+        Args:
+            user_id: Whose it is; so is all that hangs on it.
+            task_id: Where it begins.
+            limit: Most tasks, up to 1,000.
+
+        Raises:
+            UnknownTask: Nothing is known of the task.
+        """
+        user, name = check_user("user_id", user_id), check_id("task_id", task_id)
+        return await look_at_graph(self._reader, user, name, check_count("limit", limit, 1, MOST_SHOWN))

@@ -45,8 +45,9 @@ def living_info(
     state = TaskState(fields.get("state", TaskState.QUEUED))
     queued, started = _seconds(fields.get("queued")), _seconds(fields.get("started"))
     score = known.score if known.score is not None else fields.get("score")
-    if queued is None and score is not None:  # it never waited anywhere but in its lane
-        queued = arrival_ms(int(score), known.body, priority_step_ms) / 1000
+    arrived = arrival_ms(int(score), known.body, priority_step_ms) / 1000 if score is not None else None
+    if queued is None:  # it never waited anywhere but in its lane
+        queued = arrived
     has_started = state in (TaskState.STARTED, TaskState.FAILED)
     attempt = int(fields.get("attempt", state is TaskState.STARTED))  # the first one is not written down
     has_told = fields.get("progress_of") == f"{fields.get('stream_id')} {attempt}"  # not an attempt before it
@@ -77,6 +78,8 @@ def living_info(
         snoozed=int(fields.get("snoozed", 0)),
         parent=known.fields.get("parent"),
         children=known.children,
+        enqueued_at=_seconds(fields.get("enqueued")) or arrived,
+        chunks=known.chunks,
     )
 
 
@@ -115,6 +118,7 @@ def ended_info(
         headers=headers or {},
         parent=known.fields.get("parent"),
         children=known.children,
+        chunks=known.chunks,
     )
 
 

@@ -397,6 +397,14 @@ class Info(Arguments, frozen=True):
     id: str
 
 
+class Graph(Arguments, frozen=True):
+    """most: tasks."""
+
+    user: str
+    id: str
+    most: int
+
+
 class Records(Arguments, frozen=True):
     user: str
     ids: Sequence[str]

@@ -216,6 +216,7 @@ class StoredTask(NamedTuple):
     due_ms: int | None = None  # while it is scheduled
     dependencies: tuple[tuple[str, str], ...] = ()  # id and state, '' where nothing is known
     children: tuple[str, ...] = ()
+    chunks: int = 0  # of the last run that yielded
 
 
 def arrival_ms(score: int, body: bytes, priority_step_ms: int) -> int:

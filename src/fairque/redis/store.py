@@ -302,12 +302,13 @@ class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, SightScripts
 
     async def info(self, user_id: str, task_id: str) -> StoredTask:
         reply = await self.call(arguments.Info(encode_user(user_id), task_id))
-        fields, body, record, errors, score, dependents, due, needs, children = reply
+        fields, body, record, errors, score, dependents, due, needs, children, chunk = reply
         waiting = tuple(sorted(dependent.decode() for dependent in dependents))
         place, due_ms = int(score) if score else None, int(due) if due else None
         depends_on = tuple(sorted((need.decode(), state.decode()) for need, state in needs))
         born = tuple(sorted(child.decode() for child in children))
-        return StoredTask(fields_in(fields), body, record, errors, place, waiting, due_ms, depends_on, born)
+        chunks = int(chunk.partition(b"-")[2] or 0)
+        return StoredTask(fields_in(fields), body, record, errors, place, waiting, due_ms, depends_on, born, chunks)
 
     async def standings(self, user_id: str, task_ids: Sequence[str]) -> tuple[list[tuple[str, bool]], list[str]]:
         """Per task its state, '' where nothing is known, and whether it waits for a dead letter; some of these."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from fairque.redis import arguments
+from fairque.redis.keys import encode_user
 from fairque.redis.requester import pack
 from fairque.redis.store_checks import CheckScripts, glob
 
@@ -58,3 +59,8 @@ class SightScripts(CheckScripts):
         """Ms since the epoch, whether there may be more, and per task what running.lua tells."""
         now_ms, is_part, *flat = await self.call(arguments.Running(worker, most, lanes))
         return now_ms, bool(is_part), [flat[at : at + 6] for at in range(0, len(flat), 6)]
+
+    async def graph(self, user_id: str, task_id: str, most: int) -> tuple[bool, list[Any], list[Any]]:
+        """Whether there is more, tasks and links as graph.lua tells them."""
+        is_part, tasks, links = await self.call(arguments.Graph(encode_user(user_id), task_id, most))
+        return bool(is_part), tasks, links

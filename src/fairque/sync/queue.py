@@ -201,6 +201,7 @@ class TaskQueue:
     stats = blocking(queue.TaskQueue.stats)
     overview = blocking(queue.TaskQueue.overview)
     running = blocking(queue.TaskQueue.running)
+    graph = blocking(queue.TaskQueue.graph)
     find_users = blocking(queue.TaskQueue.find_users)
     health = blocking(queue.TaskQueue.health)
     check = blocking(queue.TaskQueue.check)
