@@ -89,7 +89,8 @@ from fairque.queue.usage import UsageHour
 from fairque.queue.user_page import UserOrder, UserPage
 from fairque.queue.user_status import UserStatus
 from fairque.queue.xcom import BlockingXCom, XCom, XComManager
-from fairque.schedule.spec import ScheduledTask, ScheduleState
+from fairque.schedule.spec import ScheduledTask, ScheduleRun, ScheduleState
+from fairque.scheduler.page import SchedulePage, ScheduleView
 from fairque.scheduler.schedule import Schedule
 from fairque.scheduler.scheduler import TaskScheduler
 from fairque.settings import QueueSettings
@@ -189,7 +190,10 @@ __all__ = [
     "RunningTask",
     "RunningTasks",
     "Schedule",
+    "SchedulePage",
+    "ScheduleRun",
     "ScheduleState",
+    "ScheduleView",
     "ScheduledTask",
     "SealError",
     "SettingsMismatch",

@@ -17,7 +17,7 @@ from fairque.redis.keys import decode_user, encode_user
 from fairque.redis.replies import refusal
 from fairque.redis.store import Store
 from fairque.redis.store_batches import packed_callbacks
-from fairque.schedule.spec import ScheduledTask, ScheduleState, Spec, moment_of
+from fairque.schedule.spec import ScheduledTask, ScheduleRun, ScheduleState, Spec, moment_of
 from fairque.tasks.message import new_nonce
 
 __all__ = [
@@ -325,4 +325,19 @@ def _schedule(schedule_id: str, spec: Spec, fields: dict[str, str], score: bytes
         next_run=moment_of(int(float(score))) if score else None,
         last_run=moment("last_run"),
         last_task_id=fields.get("last_task"),
+        recent=tuple(_run(schedule_id, run) for run in fields.get("recent", "").split()),
     )
+
+
+def _run(schedule_id: str, run: str) -> ScheduleRun:
+    ms, outcome, missed, id_end = run.split(",", 3)
+    return ScheduleRun(moment_of(int(ms)), _RUNS[outcome], int(missed), schedule_id + id_end if id_end else None)
+
+
+_RUNS: dict[str, Any] = {
+    "fired": "fired",
+    "now": "by-hand",
+    "skipped": "skipped",
+    "full": "full",
+    "passed": "missed",
+}

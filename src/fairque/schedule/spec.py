@@ -12,7 +12,17 @@ import msgspec
 from fairque.checks import Duration, check_count, check_seconds
 from fairque.errors import InvalidInput
 
-__all__ = ["Misfire", "Overlap", "ScheduleChanges", "ScheduleState", "ScheduledTask", "Spec", "moment_of", "spec_of"]
+__all__ = [
+    "Misfire",
+    "Overlap",
+    "ScheduleChanges",
+    "ScheduleRun",
+    "ScheduleState",
+    "ScheduledTask",
+    "Spec",
+    "moment_of",
+    "spec_of",
+]
 
 Misfire = Literal["once", "skip", "all"]
 Overlap = Literal["allow", "skip", "cancel_running"]
@@ -68,6 +78,23 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return (self.cron, self.timezone, self.every_ms, self.at_ms, self.jitter_ms, self.start_ms, self.end_ms)
 
 
+class ScheduleRun(msgspec.Struct, frozen=True):
+    """What came of a slot.
+
+    Attributes:
+        at: When that was decided.
+        outcome: ``"fired"``, ``"skipped"`` (a task of it lived), ``"full"`` (the backlog of the user was), ``"missed"``
+            (only slots that were missed), or ``"by-hand"``: a run now.
+        missed: Slots before it that were missed, and made no task.
+        task_id: Of the task that it made.
+    """
+
+    at: datetime
+    outcome: Literal["fired", "skipped", "full", "missed", "by-hand"]
+    missed: int
+    task_id: str | None
+
+
 class ScheduledTask(msgspec.Struct, frozen=True, kw_only=True):
     """A schedule and what has become of it so far. Times are aware datetimes in UTC, durations are seconds.
 
@@ -81,6 +108,7 @@ class ScheduledTask(msgspec.Struct, frozen=True, kw_only=True):
         misfired: Slots that were missed and made no task of their own. Counted up to 1,000 for each downtime.
         next_run: When it fires next; None while it is paused and after its end.
         last_run, last_task_id: Of its latest firing, or run by hand.
+        recent: What came of its last 20 slots, and runs by hand, the oldest first.
     """
 
     schedule_id: str
@@ -108,6 +136,7 @@ class ScheduledTask(msgspec.Struct, frozen=True, kw_only=True):
     next_run: datetime | None
     last_run: datetime | None
     last_task_id: str | None
+    recent: tuple[ScheduleRun, ...] = ()
 
     @property
     def active(self) -> bool:

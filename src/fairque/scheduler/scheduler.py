@@ -15,12 +15,12 @@ from fairque.everybody import check_user
 from fairque.queue.enqueue_call import for_user
 from fairque.queue.queue import TaskQueue
 from fairque.redis.store_schedules import Move, ScheduleStore, StoredSchedule, Write
-from fairque.schedule.spec import Misfire, Overlap, ScheduleChanges, ScheduledTask, moment_of
-from fairque.schedule.timetable import Timetable
+from fairque.schedule.spec import Misfire, Overlap, ScheduleChanges, ScheduledTask
 from fairque.scheduler.changes import Wanted, added, changed, check_not_ended, paused, resumed
 from fairque.scheduler.declarations import Declarations
 from fairque.scheduler.firing import Template, body_for, callbacks_for, check_task
 from fairque.scheduler.loop import ScheduleLoop
+from fairque.scheduler.page import SchedulePage, look_at_schedules, next_slots
 from fairque.scheduler.schedule import Schedule, checked_spec
 from fairque.tasks.task import Task
 
@@ -296,15 +296,25 @@ class TaskScheduler:
             UnknownSchedule: There is none with this id.
         """
         check_count("n", n, 1, 1000)
-        known = await self._known(schedule_id)
-        if not known.schedule.active or known.slot is None:
-            return []
-        most = n if known.spec.max_runs is None else min(n, known.spec.max_runs - known.schedule.runs)
-        timetable = Timetable(known.spec, known.anchor_ms)
-        slots = [known.slot]
-        while len(slots) < most and (slot := timetable.after(slots[-1])) is not None:
-            slots.append(slot)
-        return [moment_of(slot) for slot in slots]
+        return next_slots(await self._known(schedule_id), n)
+
+    async def schedule_page(
+        self, user_id: str | None = None, *, limit: int = 50, after: str | None = None, next_runs: int = 3
+    ) -> SchedulePage:
+        """Schedules of a user, or of all, with their next slots and what became of the last tasks that each made.
+
+        Costs two round trips, and the server a look at each of them and at five tasks of each.
+
+        Args:
+            user_id: Whose; None: everybody's.
+            limit: At most so many, up to 500.
+            after: That of the page before.
+            next_runs: How many slots ahead, up to 20.
+
+        Raises:
+            InvalidInput: A value breaks a rule, or `after` is of a page of another user.
+        """
+        return await look_at_schedules(self._store, self._queue.reader, user_id, limit, after, next_runs)
 
     # Firing
 

@@ -30,6 +30,7 @@ class TaskScheduler:
     pause_schedule = blocking(scheduler.TaskScheduler.pause_schedule)
     resume_schedule = blocking(scheduler.TaskScheduler.resume_schedule)
     run_now = blocking(scheduler.TaskScheduler.run_now)
+    schedule_page = blocking(scheduler.TaskScheduler.schedule_page)
     next_runs = blocking(scheduler.TaskScheduler.next_runs)
 
     run = blocking(scheduler.TaskScheduler.run)

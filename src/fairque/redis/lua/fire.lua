@@ -70,6 +70,19 @@ local function remember(f, ends)
   call('HSET', schedule_key(f.schedule_id), 'unended', table.concat(ends, ' '))
 end
 
+-- What came of its last slots, for those who look: ms, outcome, slots that were missed before, the end of the id of its task.
+local MOST_RECENT = 20
+
+local function note_outcome(f, outcome)
+  local recent = {}
+  for each in string.gmatch(call('HGET', schedule_key(f.schedule_id), 'recent') or '', '%S+') do recent[#recent + 1] = each end
+  local id_end = outcome == 'fired' and string.sub(f.id, #f.schedule_id + 1) or ''
+  local how = outcome == 'fired' and f.kind == 'now' and 'now' or outcome
+  recent[#recent + 1] = string.format('%s,%s,%d,%s', now_text, how, f.missed, id_end)
+  local first = math.max(1, #recent - MOST_RECENT + 1)
+  call('HSET', schedule_key(f.schedule_id), 'recent', table.concat(recent, ' ', first))
+end
+
 -- Once those that wait among the canceled have left their places. Their bytes count still, as their records will.
 local function has_room(f, canceled)
   if bytes and not bytes.has_room(f.user, #f.body + #(f.ends or '')) then return false end
@@ -135,6 +148,7 @@ local function fire(f)
   local key, outcome = schedule_key(f.schedule_id), 'passed'
   if f.kind ~= 'pass' then outcome = make_task(f) end
   if outcome == 'fired' then call('HSET', key, 'last_run', now_text, 'last_task', f.id) end
+  note_outcome(f, outcome)
   if f.kind == 'now' then return outcome end
   local runs = call('HINCRBY', key, 'runs', outcome == 'fired' and 1 or 0)
   if outcome == 'skipped' or outcome == 'full' then call('HINCRBY', key, 'skipped', 1) end

@@ -19,7 +19,7 @@ local function named()
 end
 
 local FIELDS = { 'user', 'name', 'spec', 'anchor', 'priority', 'delay', 'revision', 'state', 'slot', 'created', 'runs',
-  'skipped', 'misfired', 'last_run', 'last_task', 'declared', 'older', 'orphaned', 'expires' }
+  'skipped', 'misfired', 'last_run', 'last_task', 'declared', 'older', 'orphaned', 'expires', 'recent' }
 if #ids > 0 then FIELDS[#FIELDS + 1], FIELDS[#FIELDS + 2] = 'body', 'callbacks' end
 local listed = named()
 local found = { now, next_after }

@@ -4,7 +4,8 @@
 -- schedules-ended zset  id → ms at which one that has ended is forgotten
 -- schedule:<id>   hash  user, name, spec, anchor, body, callbacks, priority, delay, revision, state (active | paused | ended), slot
 --                       (ms it was planned for), created, runs, skipped, misfired, last_run, last_task, unended (of the
---                       ids of its tasks that may not have ended, what follows its own), and of a declared one: declared,
+--                       ids of its tasks that may not have ended, what follows its own), recent (what came of its last
+--                       slots), and of a declared one: declared,
 --                       older, orphaned
 -- schedules-broken zset id → ms at which it was set aside, as its hash was gone or could not be read
 -- schedule-index  zset  <u>:<id>, all with score 0: the schedules of a user are a range
