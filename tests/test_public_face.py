@@ -65,6 +65,9 @@ ONLY_IN = {
     "fastapi": "contrib",
     "prometheus_client": "contrib",
     "opentelemetry": "contrib",
+    "jinja2": "contrib",
+    "markupsafe": "contrib",
+    "starlette": "contrib",
     "pydantic": "tasks",
     "pydantic_core": "tasks",
 }

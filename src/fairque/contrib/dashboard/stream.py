@@ -1,0 +1,103 @@
+"""`EventStream`: what changes on an open page, as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from fairque.contrib.dashboard.reader import Crowded, Reader, Seat, Topic
+from fairque.contrib.dashboard.viewer import Viewer
+
+__all__ = ["EventStream"]
+
+SILENT_SECONDS = 15.0
+STUCK_SECONDS = 30.0
+ASKED_AGAIN_SECONDS = 60.0
+_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
+
+
+class EventStream(Response):
+    """``parts`` events with the parts that changed, by their ids; ``end`` where the viewer may see them no longer.
+
+    Args:
+        reader: Where they come from. Where it is crowded, the answer is 503.
+        who: Asks again who looks, each minute.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        reader: Reader,
+        topic: Topic,
+        viewer: Viewer,
+        request: Request,
+        who: Callable[[Request], Awaitable[Viewer | Response | None]],
+    ) -> None:
+        super().__init__(headers=_HEADERS)
+        del self.headers["content-length"]
+        self._reader, self._topic, self._viewer = reader, topic, viewer
+        self._request, self._who = request, who
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            with self._reader.seat(self._topic, self._viewer) as seat:
+                await self._serve(seat, receive, send)
+        except Crowded:
+            await PlainTextResponse("too many pages are open\n", 503)(scope, receive, send)
+
+    async def _serve(self, seat: Seat, receive: Receive, send: Send) -> None:
+        """Until one of both is gone."""
+        writing = asyncio.create_task(self._write(seat, send))
+        reading = asyncio.create_task(_gone(receive))
+        try:
+            await asyncio.wait((writing, reading), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (writing, reading):
+                task.cancel()
+            await asyncio.wait((writing, reading))
+        error = None if writing.cancelled() else writing.exception()
+        if error is not None and not isinstance(error, OSError | TimeoutError):  # a client is gone, or takes nothing
+            raise error
+
+    async def _write(self, seat: Seat, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        asked = loop.time()
+        while True:
+            patience = min(SILENT_SECONDS, asked + ASKED_AGAIN_SECONDS - loop.time())
+            try:
+                async with asyncio.timeout(max(0.0, patience)):
+                    event = _event("parts", await seat.next())
+            except TimeoutError:
+                event = b":\n\n"  # a proxy closes what is silent for long
+            if loop.time() - asked >= ASKED_AGAIN_SECONDS:
+                if not await self._is_still_let_in():
+                    await _sent(send, _event("end", None), more=False)
+                    return
+                asked = loop.time()
+            await _sent(send, event)
+
+    async def _is_still_let_in(self) -> bool:
+        who = await self._who(self._request)
+        return isinstance(who, Viewer) and who.rights == self._viewer.rights
+
+
+async def _sent(send: Send, event: bytes, *, more: bool = True) -> None:
+    """A client that takes nothing is given up."""
+    async with asyncio.timeout(STUCK_SECONDS):
+        await send({"type": "http.response.body", "body": event, "more_body": more})
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _event(kind: str, data: object) -> bytes:
+    return f"event: {kind}\ndata: {json.dumps(data)}\n\n".encode()

@@ -1,0 +1,99 @@
+"""Numbers, times and ids as people read them, for all pages."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from markupsafe import Markup
+
+__all__ = ["FILTERS", "brief", "number", "percent", "shown", "size", "span", "when"]
+
+NOTHING = "–"
+LONGEST = 60
+_UNITS = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
+_BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def shown(text: object) -> str:
+    """What a browser would obey or hide, such as line breaks and marks that turn the order of letters, is escaped."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(text))
+
+
+def brief(text: object, most: int = LONGEST) -> str:
+    """The same, cut where it is long."""
+    whole = shown(text)
+    return whole if len(whole) <= most else whole[: most - 1] + "…"
+
+
+def number(value: float | None) -> str:
+    """``12,345``, ``1.5``; a dash for None."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, int) or value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}".removesuffix(".0") if value >= 0.1 or not value else f"{value:.2g}"
+
+
+def percent(part: float | None) -> str:
+    """Of a part from 0 to 1."""
+    if part is None:
+        return NOTHING
+    return f"{100 * part:.1f} %" if 0 < part < 0.0995 else f"{100 * part:.0f} %"
+
+
+def size(count: float | None) -> str:
+    """Bytes, in a unit that suits."""
+    if count is None:
+        return NOTHING
+    unit = 0
+    while count >= 1024 and unit < len(_BYTES) - 1:
+        count, unit = count / 1024, unit + 1
+    return f"{count:.0f} {_BYTES[unit]}" if count >= 10 or not unit else f"{count:.1f} {_BYTES[unit]}"
+
+
+def span(seconds: float | None) -> str:
+    """``85 ms``, ``1.2 s``, ``3 min``, ``12 h``, ``2.5 d``; a dash for None."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 1:
+        milliseconds = max(0.0, seconds) * 1000
+        return f"{milliseconds:.0f} ms" if milliseconds >= 1 or not milliseconds else f"{milliseconds:.1f} ms"
+    divisor, unit = next(each for each in _UNITS if seconds >= each[0])
+    value = seconds / divisor
+    text = f"{value:.1f}".removesuffix(".0") if value < 9.95 else f"{value:,.0f}"
+    return f"{text} {unit}"
+
+
+def when(at: float | datetime | None, style: str = "full") -> str | Markup:
+    """A moment, in seconds since the epoch, in UTC. The script writes it in the viewer's zone.
+
+    `style`: ``full``, ``time`` or ``hour``.
+    """
+    if at is None:
+        return NOTHING
+    try:
+        moment = at.astimezone(UTC) if isinstance(at, datetime) else datetime.fromtimestamp(at, UTC)
+    except (ValueError, OverflowError, OSError):
+        return NOTHING
+    text = (
+        f"{moment:%H:%M:%S}"
+        if style == "time"
+        else f"{moment:%H:%M}"
+        if style == "hour"
+        else f"{moment:%d %b %Y, %H:%M:%S}"
+    )
+    zone = "" if style == "hour" else " UTC"
+    return Markup('<time datetime="{}" data-style="{}">{}{}</time>').format(
+        f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03}Z", style, text, zone
+    )
+
+
+FILTERS = {
+    "brief": brief,
+    "number": number,
+    "percent": percent,
+    "shown": shown,
+    "size": size,
+    "span": span,
+    "when": when,
+}
