@@ -32,103 +32,96 @@ def checks_of(health: QueueHealth, starved: Sequence[str]) -> list[Check]:
         health: As the queue tells it.
         starved: Users that wait, and got less than half of their part lately.
     """
-    found = [*_work(health), *_people(health, starved), *_server(health)]
+    found = [*_workers(health), *_work(health), *_users(health, starved), *_server(health)]
     return sorted(found, key=lambda check: ("bad", "warn", "ok").index(check.level))
 
 
-def _level(value: float, warns: float, is_bad: float | None = None) -> Level:
-    if is_bad is not None and value >= is_bad:
-        return "bad"
-    return "warn" if value >= warns else "ok"
+def _level(value: float, warns: float, is_bad: float) -> Level:
+    return "bad" if value >= is_bad else "warn" if value >= warns else "ok"
 
 
-def _work(health: QueueHealth) -> Iterator[Check]:
+def _workers(health: QueueHealth) -> Iterator[Check]:
     stats = health.stats
-    silent = [worker for worker in stats.workers if stats.at - worker.seen_at >= SILENT_SECONDS]
+    silent = [worker.worker_id for worker in stats.workers if stats.at - worker.seen_at >= SILENT_SECONDS]
     alive, is_work = len(stats.workers) - len(silent), bool(stats.queued + stats.started)
     yield Check(
         "workers",
         "ok" if alive else "bad" if is_work else "warn",
-        f"{counted(alive, 'worker')} at work" if alive else "no worker is there",
+        f"{counted(alive, 'worker')} at work" if alive else "No worker is there",
         "Start one: what waits goes on waiting until then.",
     )
     if silent:
-        names = ", ".join(brief(worker.worker_id, 40) for worker in silent[:MOST_NAMED])
-        yield Check(
-            "silence", "warn", f"{counted(len(silent), 'worker')} fell silent: {names}", "Others take over what it ran."
-        )
+        yield _named("silence", silent, "Workers that fell silent", "", "Others take over what they ran.")
+
+
+def _work(health: QueueHealth) -> Iterator[Check]:
+    wait, late = health.longest_wait, max(health.late, health.schedule_late)
     yield Check(
         "waits",
-        _level(health.longest_wait, 300, 3600),
-        f"the longest wait of a next task is {span(health.longest_wait)}",
-        "More slots, or fewer limits.",
+        _level(wait, 300, 3600),
+        f"The longest wait of a next task is {span(wait)}",
+        "More slots shorten it, or wider limits: the page of its user says what holds it back.",
     )
-    late = max(health.late, health.schedule_late)
     yield Check(
         "times",
         _level(late, 60, 600),
-        f"what is due is {span(late)} late" if late >= 1 else "what is due starts in time",
-        "Times are kept by workers: is one there that has a free slot?",
+        f"What is due is {span(late)} late" if late >= 1 else "What is due starts in time",
+        "Workers keep the times: see whether one is there with a free slot.",
     )
     yield Check(
         "dead letters",
         _level(health.dead_letters, 100, 10_000),
-        counted(health.dead_letters, "dead letter"),
+        f"{counted(health.dead_letters, 'task')} failed for good",
         "Look at their errors, then requeue or discard them.",
     )
     if health.blocking:
         yield Check(
             "blocking",
             "warn",
-            f"other tasks wait for {counted(health.blocking, 'dead letter')}",
+            f"Other tasks wait for {counted(health.blocking, 'dead letter')}",
             "Requeue or discard these: what waits for them cannot go on.",
         )
 
 
-def _people(health: QueueHealth, starved: Sequence[str]) -> Iterator[Check]:
+def _users(health: QueueHealth, starved: Sequence[str]) -> Iterator[Check]:
     yield _named(
         "starved users",
         starved,
-        "got less than half of their part lately",
-        "nobody is starved",
+        "Users that wait, and got less than half of their part lately",
+        "Nobody is starved",
         "Look at what holds the slots.",
     )
     yield _named(
         "reservations",
         health.min_running_users,
-        "reserve all slots together by min_running",
-        "reservations leave slots to others",
+        "Users that together reserve all slots, by min_running",
+        "Reservations leave slots to others",
         "Reserve less, or add slots.",
     )
     yield _named(
         "service",
         health.unserved_users,
-        "are served by no worker",
-        "all users with tasks are served",
+        "Users that no worker serves",
+        "All users with tasks are served",
         "Start a worker that serves them.",
     )
     if health.stats.paused_tasks:
         yield _named(
-            "paused tasks",
-            health.stats.paused_tasks,
-            "are started for nobody",
-            "",
-            "Resume these names when that is over.",
+            "paused tasks", health.stats.paused_tasks, "Tasks that are paused for all users", "", "Resume them in time."
         )
     if health.damaged_users:
         yield _named(
             "damage",
             health.damaged_users,
-            "have damaged keys",
+            "Users with damaged keys",
             "",
-            "Check the queue on the page Health, then run fairque doctor --repair.",
-            "bad",
+            "Check every key below, then run fairque doctor --repair.",
         )
 
 
-def _named(name: str, users: Sequence[str], bad: str, good: str, advice: str, level: Level = "warn") -> Check:
+def _named(name: str, users: Sequence[str], bad: str, good: str, advice: str) -> Check:
     names = ", ".join(brief(user, 40) for user in users[:MOST_NAMED]) + (", …" if len(users) > MOST_NAMED else "")
-    return Check(name, level, f"{names} {bad}", advice) if users else Check(name, "ok", good)
+    return Check(name, "warn", f"{bad}: {names}", advice) if users else Check(name, "ok", good)
 
 
 def _server(health: QueueHealth) -> Iterator[Check]:
@@ -136,8 +129,8 @@ def _server(health: QueueHealth) -> Iterator[Check]:
     yield Check(
         "eviction",
         ("bad" if health.memory_limit else "warn") if evicts else "ok",
-        f"the server's maxmemory-policy is {health.memory_policy}",
-        "Set it to noeviction: a server that evicts keys loses tasks without a word.",
+        f"The server evicts keys: {health.memory_policy}" if evicts else "The server evicts nothing",
+        "Set its maxmemory-policy to noeviction: else it loses tasks without a word.",
     )
     if health.memory_limit:
         used = health.memory_used / health.memory_limit

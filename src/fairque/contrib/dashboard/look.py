@@ -37,7 +37,7 @@ class Look:
             "bar": bars.bar,
             "meter": bars.meter,
             "histogram": histogram.histogram,
-            "sparkline": line.sparkline,
+            "line": line.line,
             "graph": graph.graph,
             "counted": counted,
             "file": files.path,

@@ -9,6 +9,7 @@ from markupsafe import Markup
 __all__ = ["FILTERS", "brief", "number", "percent", "shown", "size", "span", "when"]
 
 NOTHING = "–"
+GAP = "\N{NO-BREAK SPACE}"
 LONGEST = 60
 _UNITS = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 _BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -38,7 +39,7 @@ def percent(part: float | None) -> str:
     """Of a part from 0 to 1."""
     if part is None:
         return NOTHING
-    return f"{100 * part:.1f} %" if 0 < part < 0.0995 else f"{100 * part:.0f} %"
+    return f"{100 * part:.1f}{GAP}%" if 0 < part < 0.0995 else f"{100 * part:.0f}{GAP}%"
 
 
 def size(count: float | None) -> str:
@@ -48,7 +49,7 @@ def size(count: float | None) -> str:
     unit = 0
     while count >= 1024 and unit < len(_BYTES) - 1:
         count, unit = count / 1024, unit + 1
-    return f"{count:.0f} {_BYTES[unit]}" if count >= 10 or not unit else f"{count:.1f} {_BYTES[unit]}"
+    return f"{count:.0f}{GAP}{_BYTES[unit]}" if count >= 10 or not unit else f"{count:.1f}{GAP}{_BYTES[unit]}"
 
 
 def span(seconds: float | None) -> str:
@@ -57,11 +58,11 @@ def span(seconds: float | None) -> str:
         return NOTHING
     if seconds < 1:
         milliseconds = max(0.0, seconds) * 1000
-        return f"{milliseconds:.0f} ms" if milliseconds >= 1 or not milliseconds else f"{milliseconds:.1f} ms"
+        return f"{milliseconds:.0f}{GAP}ms" if milliseconds >= 1 or not milliseconds else f"{milliseconds:.1f}{GAP}ms"
     divisor, unit = next(each for each in _UNITS if seconds >= each[0])
     value = seconds / divisor
     text = f"{value:.1f}".removesuffix(".0") if value < 9.95 else f"{value:,.0f}"
-    return f"{text} {unit}"
+    return f"{text}{GAP}{unit}"
 
 
 def when(at: float | datetime | None, style: str = "full") -> str | Markup:

@@ -37,7 +37,7 @@ class Holder(NamedTuple):
 
 
 class Overview(NamedTuple):
-    """A queue at one moment. `rates` are tasks a second, the oldest first, as far as somebody looked."""
+    """A queue at one moment. `history` has tasks a second up to moments, the oldest first, while somebody looked."""
 
     stats: QueueStats
     demand: Demand
@@ -47,7 +47,8 @@ class Overview(NamedTuple):
     holders: Sequence[Holder]
     others: int
     checks: Sequence[Check]
-    rates: Sequence[float]
+    history: Sequence[tuple[float, float]]
+    since: float
 
     @property
     def problems(self) -> list[Check]:
@@ -59,8 +60,13 @@ class Overview(NamedTuple):
         return scale_of(*(max(holder.held, holder.entitled or 0.0) for holder in self.holders))
 
     @property
+    def rates(self) -> list[float]:
+        return [rate for _, rate in self.history]
+
+    @property
     def rate(self) -> float:
-        return self.rates[-1] if self.rates else self.stats.metrics.recent_rate
+        """Now, or what is known of the last minute."""
+        return self.history[-1][1] if self.history else self.stats.metrics.recent_rate
 
 
 class OverviewPage(Page[Overview]):
@@ -68,7 +74,7 @@ class OverviewPage(Page[Overview]):
 
     name, path, title = "overview", "", "Overview"
     in_navigation = True
-    parts = ("problems", "figures", "holders", "waits")
+    parts = ("problems", "figures", "holders", "waits", "rates")
 
     def __init__(self, queue: TaskQueue, look: Look) -> None:
         super().__init__(queue, look)
@@ -94,13 +100,14 @@ class OverviewPage(Page[Overview]):
             holders=_first(found),
             others=max(0, len(found) - SHOWN),
             checks=checks_of(health, starved),
-            rates=self._rates(stats),
+            history=self._rates(stats),
+            since=self._history[0][0],
         )
 
     def shown(self, seen: Overview, _: Viewer) -> Mapping[str, Any]:
         return {"waits": seen.stats.metrics.waits, "columns": wait_columns(seen.stats.metrics.waits)}
 
-    def _rates(self, stats: QueueStats) -> list[float]:
+    def _rates(self, stats: QueueStats) -> list[tuple[float, float]]:
         """Between looks that are a moment apart."""
         served = stats.finished + stats.failed + stats.retried
         history = self._history
@@ -111,7 +118,7 @@ class OverviewPage(Page[Overview]):
         while history[0][0] < stats.at - HISTORY_SECONDS:
             history.popleft()
         points = list(history)
-        return [(b - a) / (to - since) for (since, a), (to, b) in pairwise(points)]
+        return [(to, (b - a) / (to - since)) for (since, a), (to, b) in pairwise(points)]
 
 
 def flags_of(user: UserInfo, share: Share | None, now: float) -> list[str]:

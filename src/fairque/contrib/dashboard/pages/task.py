@@ -92,12 +92,15 @@ async def _result(handle: Any) -> str | None:
 def _steps(info: TaskInfo) -> Iterator[Step]:
     """From what is kept anyway, the oldest first."""
     points = [(info.queued_at, "put in line", "queued")]
-    points += [(error.at, f"attempt {error.attempt} failed", "failed") for error in info.errors]
     points.append((info.started_at, f"attempt {info.attempt} started", "started"))
-    if info.state.ended:
+    if info.state is TaskState.FAILED:
+        points.append((info.ended_at, f"attempt {info.attempt} failed, and it was the last one", "failed"))
+    elif info.state.ended:
         points.append((info.ended_at, str(info.state), info.state))
     elif info.due_at is not None:
         points.append((info.due_at, "may start", "scheduled"))
+    earlier = [error for error in info.errors if info.state is not TaskState.FAILED or error.attempt < info.attempt]
+    points += [(error.at, f"attempt {error.attempt} failed", "failed") for error in earlier]
     known = sorted((at, what, kind) for at, what, kind in points if at is not None)
     before = None
     for at, what, kind in known:
