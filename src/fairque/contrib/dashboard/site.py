@@ -133,6 +133,7 @@ class Site:
     ) -> Response:
         visit = visit_of(request)
         did = self._acts.get(request.query_params.get("did", ""))
+        did = did if did is not None and _may_at_all(visit.viewer, did) else None
         address = request.query_params if page is not None else {}
         asked = {name: address.get(name, "") for name in (page.arguments if page is not None else ())}
         common = {
@@ -150,7 +151,8 @@ class Site:
         return HTMLResponse(self._look.draw(f"{template}.html", {**common, **given}), status)
 
     async def _on_refusal(self, request: Request, error: HTTPException) -> Response:
-        return self._problem(request, error.status_code, error.detail)
+        """Whatever was not found is told in the same words: what is not yours is not there."""
+        return self._problem(request, error.status_code, NOT_THERE if error.status_code == 404 else error.detail)
 
     async def _on_error(self, request: Request, error: FairqueError) -> Response:
         viewer = visit_of(request).viewer
@@ -167,9 +169,11 @@ _TITLES = {404: "Not found", 503: "No answer"}
 
 
 def _may(viewer: Viewer, act: Act, about: Sequence[str]) -> bool:
-    if not viewer.acts or not all(about):
-        return False
-    return viewer.is_operator or (act.is_for_customers and viewer.sees(about[0]))
+    return _may_at_all(viewer, act) and all(about) and (viewer.is_operator or viewer.sees(about[0]))
+
+
+def _may_at_all(viewer: Viewer, act: Act) -> bool:
+    return viewer.acts and (viewer.is_operator or act.is_for_customers)
 
 
 def _told(error: FairqueError) -> tuple[int, str]:
