@@ -30,7 +30,7 @@ NOWHERE = {
     "SERVED_QUEUE": "q",
     "SERVED_TIMEOUT": "0.1",
 }
-NEEDS_SIGNALS = ("worker", "scheduler", "outbox")
+NEEDS_SIGNALS = ("worker", "scheduler", "outbox", "dashboard")
 PASSWORD = "hunter2"
 
 
@@ -55,6 +55,7 @@ INVOCATIONS: dict[str, tuple[list[str], int, str]] = {
     "outbox": (["tests.apps.outbox:relay", "--once"], 1, UNREACHABLE),
     "server": (["--dir=/dev/null/data"], 2, "the embedded server cannot be started"),
     "demo": (["--flood=0"], 2, "--flood"),
+    "dashboard": (["--port=0"], 1, UNREACHABLE),
     "info": ([], 1, UNREACHABLE),
     "top": (["--once"], 1, UNREACHABLE),
     "users": ([], 1, UNREACHABLE),

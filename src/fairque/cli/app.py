@@ -12,6 +12,7 @@ from fairque.cli.commands import (
     acl,
     change,
     config,
+    dashboard,
     dead,
     demo,
     doctor,
@@ -44,6 +45,7 @@ PANELS: dict[str, dict[str, Callable[..., object] | typer.Typer]] = {
         "demo": demo.command,
     },
     "Look": {
+        "dashboard": dashboard.command,
         "info": queue.info,
         "top": queue.top,
         "users": users.list_users,
