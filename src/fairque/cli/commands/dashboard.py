@@ -90,8 +90,9 @@ def _server(queue: TaskQueue, port: int, *, acts: bool, payloads: bool) -> tuple
         from uvicorn import Config, Server
 
         from fairque.contrib.dashboard import Token, dashboard
-    except ImportError as error:
-        raise CommandError("the dashboard needs Starlette, Jinja2 and uvicorn", str(error)) from None
+    except ImportError:
+        text = "the dashboard needs Starlette, Jinja2 and uvicorn"
+        raise CommandError(text, "pip install 'fairque[dashboard]'", FAILED) from None
 
     class QuietServer(Server):
         """Signals are the command's."""
