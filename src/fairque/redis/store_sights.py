@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from fairque.redis import arguments
-from fairque.redis.keys import encode_user
+from fairque.redis.keys import encode_user, glob
 from fairque.redis.requester import pack
-from fairque.redis.store_checks import CheckScripts, glob
+from fairque.redis.store_checks import CheckScripts
 
 __all__ = ["NamedPage", "SightScripts"]
 

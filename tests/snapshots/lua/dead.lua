@@ -67,6 +67,33 @@ calls[#calls + 1] = function()
   return NEXT
 end
 return (function()
+
+-- lib/ranks.lua
+-- Places in a sorted set of members by ms, many of which share one: those that one script wrote.
+local rank_at
+do
+
+-- Byte by byte, as Redis sorts; `<` goes by the locale of the server.
+local function is_behind(member, other)
+  for at = 1, math.min(#member, #other) do
+    local one, two = string.byte(member, at), string.byte(other, at)
+    if one ~= two then return one > two end
+  end
+  return #member > #other
+end
+
+-- How many stand before this place, at which there may be nobody (any more). counts_own: who stands there counts as well.
+function rank_at(key, ms, member, counts_own)
+  local score = string.format('%d', ms)
+  local low, high = call('ZCOUNT', key, '-inf', '(' .. score), call('ZCOUNT', key, '-inf', score)
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    local there = call('ZRANGE', key, middle, middle)[1]
+    if is_behind(there, member) or (there == member and not counts_own) then high = middle else low = middle + 1 end
+  end
+  return low
+end
+end
 -- ARGV[1] is the msgpack of Dead: user: str, most: int, after_ms: int, after: str, dead_letter_ttl_ms: int
 --   user: '' for all. after_ms, after: the page begins behind the letter with this score and member; 0 and '': at the
 --   first.
@@ -86,25 +113,10 @@ local function note(member, ms)
   letters[#letters + 1] = { of, id, ms, call('GET', result_key(of, id)) or '', body }
 end
 
--- Byte by byte, as Redis sorts; `<` goes by the locale of the server.
-local function is_behind(member, other)
-  for at = 1, math.min(#member, #other) do
-    local one, two = string.byte(member, at), string.byte(other, at)
-    if one ~= two then return one > two end
-  end
-  return #member > #other
-end
-
--- The rank of the first letter behind `after`, which may be gone by now. Many share a millisecond: those that one script
--- settled.
+-- The rank of the first letter behind `after`, which may be gone by now.
 local function first_rank()
-  local score = string.format('%d', after_ms)
-  local low, high = call('ZCOUNT', key, '-inf', '(' .. score), call('ZCOUNT', key, '-inf', score)
-  while low < high do
-    local middle = math.floor((low + high) / 2)
-    if is_behind(call('ZRANGE', key, middle, middle)[1], after) then high = middle else low = middle + 1 end
-  end
-  return math.max(low, call('ZCOUNT', key, '-inf', '(' .. string.format('%d', now - dead_letter_ttl_ms)))
+  local behind = after == '' and 0 or rank_at(key, after_ms, after, true)
+  return math.max(behind, call('ZCOUNT', key, '-inf', '(' .. string.format('%d', now - dead_letter_ttl_ms)))
 end
 
 local rank

@@ -643,10 +643,13 @@ function nodes.marks(u)
   return u
 end
 
+-- By its policy, or as it was counted last: a weight that was taken back is counted until its turn.
+local function is_weighted(u) return u.weight ~= 1 or has_weights and nodes.marks(u).counted ~= 1 end
+
 -- Whoever is busy leaves now and then, which gives the hash a time to live; what its weight was must not be forgotten
 -- while it stands in a line.
 function nodes.remember(u, ...)
-  if call('HSET', user_key(u.name), ...) > 0 and u.weight == 1 then call('PEXPIRE', user_key(u.name), USER_TTL) end
+  if call('HSET', user_key(u.name), ...) > 0 and not is_weighted(u) then call('PEXPIRE', user_key(u.name), USER_TTL) end
 end
 
 function nodes.is_ready(u) return lines.tag(u.up, u.member) end
@@ -757,7 +760,7 @@ end
 function nodes.leave(u, is_capped)
   local node = u
   local tag = nodes.is_ready(u)
-  if tag and u.weight ~= 1 then call('PEXPIRE', user_key(u.name), USER_TTL) end
+  if tag and is_weighted(u) then call('PEXPIRE', user_key(u.name), USER_TTL) end
   while tag do
     local line = node.up
     lines.remove(line, node.member)
@@ -2179,6 +2182,14 @@ local function new_bytes()
     it.change(user, 'batch:' .. batch, sign * size, it.expiry_of(key))
   end
 
+  function it.size_of_schedule(id)
+    local key = prefix .. 'schedule:' .. id
+    return call('HSTRLEN', key, 'body') + call('HSTRLEN', key, 'callbacks')
+  end
+
+  -- The same of the messages of a schedule.
+  function it.change_schedule(user, id, sign) it.change(user, 'schedule:' .. id, sign * it.size_of_schedule(id)) end
+
   -- A value of a namespace came, or goes.
   local function book_value(user, namespace, by)
     local key = spaces_of(user)
@@ -2596,7 +2607,7 @@ end
 -- user, how many more than these are asked for. `dropped`: room was made for some already. `beside`: bytes beside its body,
 -- by the key of that.
 function over_quota(tasks, asked, dropped, beside)
-  local more, sizes, key_seen, drop = {}, {}, {}, nil
+  local more, sizes, key_seen, drop, in_turn = {}, {}, {}, nil, {}
   asked = asked or {}
   seen = {}
   for _, task in ipairs(tasks) do
@@ -2606,6 +2617,7 @@ function over_quota(tasks, asked, dropped, beside)
       or standing(user, id, body, key)
     local size = #body + (beside and beside[key] or 0)
     key_seen[key] = true
+    if (found == 'new' or found == 'replaces') and not more[user] then in_turn[#in_turn + 1] = user end
     if found == 'new' then more[user], sizes[user] = (more[user] or 0) + 1, (sizes[user] or 0) + size end
     if found == 'replaces' then
       more[user], sizes[user] = more[user] or 0, (sizes[user] or 0) + math.max(0, size - call('STRLEN', key))
@@ -2613,13 +2625,13 @@ function over_quota(tasks, asked, dropped, beside)
     if found ~= 'seen' and found ~= 'retried' then asked[user] = (asked[user] or 0) + 1 end
   end
   seen, replaced = {}, {} -- what was only asked
-  for user, new in pairs(more) do
+  for _, user in ipairs(in_turn) do
     local too_heavy = bytes and not dropped and bytes.refuse(user, sizes[user])
     if too_heavy then return too_heavy end
-    local excess = governed.excess(user, new)
+    local excess = governed.excess(user, more[user])
     if excess > 0 then
       if not governed.may_drop(user, asked[user]) then return { 'full', user, governed.retry_after(user, excess) } end
-      drop = { 'linked', user, excess }
+      drop = drop or { 'linked', user, excess }
     end
   end
   return drop

@@ -646,10 +646,13 @@ function nodes.marks(u)
   return u
 end
 
+-- By its policy, or as it was counted last: a weight that was taken back is counted until its turn.
+local function is_weighted(u) return u.weight ~= 1 or has_weights and nodes.marks(u).counted ~= 1 end
+
 -- Whoever is busy leaves now and then, which gives the hash a time to live; what its weight was must not be forgotten
 -- while it stands in a line.
 function nodes.remember(u, ...)
-  if call('HSET', user_key(u.name), ...) > 0 and u.weight == 1 then call('PEXPIRE', user_key(u.name), USER_TTL) end
+  if call('HSET', user_key(u.name), ...) > 0 and not is_weighted(u) then call('PEXPIRE', user_key(u.name), USER_TTL) end
 end
 
 function nodes.is_ready(u) return lines.tag(u.up, u.member) end
@@ -760,7 +763,7 @@ end
 function nodes.leave(u, is_capped)
   local node = u
   local tag = nodes.is_ready(u)
-  if tag and u.weight ~= 1 then call('PEXPIRE', user_key(u.name), USER_TTL) end
+  if tag and is_weighted(u) then call('PEXPIRE', user_key(u.name), USER_TTL) end
   while tag do
     local line = node.up
     lines.remove(line, node.member)
@@ -2290,6 +2293,14 @@ local function new_bytes()
     it.change(user, 'batch:' .. batch, sign * size, it.expiry_of(key))
   end
 
+  function it.size_of_schedule(id)
+    local key = prefix .. 'schedule:' .. id
+    return call('HSTRLEN', key, 'body') + call('HSTRLEN', key, 'callbacks')
+  end
+
+  -- The same of the messages of a schedule.
+  function it.change_schedule(user, id, sign) it.change(user, 'schedule:' .. id, sign * it.size_of_schedule(id)) end
+
   -- A value of a namespace came, or goes.
   local function book_value(user, namespace, by)
     local key = spaces_of(user)
@@ -2734,8 +2745,15 @@ local function new_endings()
     return known_batches
   end
 
-  -- callbacks: as above.
-  function it.pack(callbacks, batch) return cmsgpack.pack({ 1, callbacks, batch or '' }) end
+  -- The callbacks of a call, as they are kept.
+  function it.pack(callbacks, batch)
+    local kept = {}
+    for at, callback in ipairs(callbacks) do
+      local kind, priority, when, body, after = callback[1], callback[2], callback[3], ARGV[callback[4]] or '', callback[5]
+      kept[at] = { kind, priority, when, body, after[1] and it.pack(after) or '' }
+    end
+    return cmsgpack.pack({ 1, kept, batch or '' })
+  end
 
   local function write(user, id, packed, ...)
     call('SET', ends_key(user, id), packed, ...)
@@ -4355,7 +4373,7 @@ end
 -- user, how many more than these are asked for. `dropped`: room was made for some already. `beside`: bytes beside its body,
 -- by the key of that.
 function over_quota(tasks, asked, dropped, beside)
-  local more, sizes, key_seen, drop = {}, {}, {}, nil
+  local more, sizes, key_seen, drop, in_turn = {}, {}, {}, nil, {}
   asked = asked or {}
   seen = {}
   for _, task in ipairs(tasks) do
@@ -4365,6 +4383,7 @@ function over_quota(tasks, asked, dropped, beside)
       or standing(user, id, body, key)
     local size = #body + (beside and beside[key] or 0)
     key_seen[key] = true
+    if (found == 'new' or found == 'replaces') and not more[user] then in_turn[#in_turn + 1] = user end
     if found == 'new' then more[user], sizes[user] = (more[user] or 0) + 1, (sizes[user] or 0) + size end
     if found == 'replaces' then
       more[user], sizes[user] = more[user] or 0, (sizes[user] or 0) + math.max(0, size - call('STRLEN', key))
@@ -4372,13 +4391,13 @@ function over_quota(tasks, asked, dropped, beside)
     if found ~= 'seen' and found ~= 'retried' then asked[user] = (asked[user] or 0) + 1 end
   end
   seen, replaced = {}, {} -- what was only asked
-  for user, new in pairs(more) do
+  for _, user in ipairs(in_turn) do
     local too_heavy = bytes and not dropped and bytes.refuse(user, sizes[user])
     if too_heavy then return too_heavy end
-    local excess = governed.excess(user, new)
+    local excess = governed.excess(user, more[user])
     if excess > 0 then
       if not governed.may_drop(user, asked[user]) then return { 'full', user, governed.retry_after(user, excess) } end
-      drop = { 'linked', user, excess }
+      drop = drop or { 'linked', user, excess }
     end
   end
   return drop
@@ -4687,15 +4706,6 @@ local step_us
 
 -- What is put in at the end of those tasks that say so, by position: packed, as lib/ends.lua keeps it.
 local packed_ends, batches_of, parents, ends_sizes
-local function pack_callbacks(list)
-  local packed = {}
-  for at, callback in ipairs(list) do
-    local kind, priority, when, body, after = callback[1], callback[2], callback[3], ARGV[callback[4]] or '', callback[5]
-    packed[at] = { kind, priority, when, body, after[1] and endings().pack(pack_callbacks(after)) or '' }
-  end
-  return packed
-end
-
 local function read_ends()
   for _, with_end in ipairs(with_ends) do
     local at, callbacks, batch, parent, with_parent = with_end[1], with_end[2], with_end[3], with_end[4], with_end[5]
@@ -4706,7 +4716,7 @@ local function read_ends()
       if call('SISMEMBER', children_key(user, parent), id) == 1 then put_in_before[body_key(user, id)] = true end
     end
     if callbacks[1] or batch ~= '' then
-      packed_ends[at], batches_of[at] = endings().pack(pack_callbacks(callbacks), batch), batch ~= '' and batch or nil
+      packed_ends[at], batches_of[at] = endings().pack(callbacks, batch), batch ~= '' and batch or nil
       ends_sizes[body_key(user, id)] = #packed_ends[at]
     end
   end

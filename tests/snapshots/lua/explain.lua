@@ -726,10 +726,13 @@ function nodes.marks(u)
   return u
 end
 
+-- By its policy, or as it was counted last: a weight that was taken back is counted until its turn.
+local function is_weighted(u) return u.weight ~= 1 or has_weights and nodes.marks(u).counted ~= 1 end
+
 -- Whoever is busy leaves now and then, which gives the hash a time to live; what its weight was must not be forgotten
 -- while it stands in a line.
 function nodes.remember(u, ...)
-  if call('HSET', user_key(u.name), ...) > 0 and u.weight == 1 then call('PEXPIRE', user_key(u.name), USER_TTL) end
+  if call('HSET', user_key(u.name), ...) > 0 and not is_weighted(u) then call('PEXPIRE', user_key(u.name), USER_TTL) end
 end
 
 function nodes.is_ready(u) return lines.tag(u.up, u.member) end
@@ -840,7 +843,7 @@ end
 function nodes.leave(u, is_capped)
   local node = u
   local tag = nodes.is_ready(u)
-  if tag and u.weight ~= 1 then call('PEXPIRE', user_key(u.name), USER_TTL) end
+  if tag and is_weighted(u) then call('PEXPIRE', user_key(u.name), USER_TTL) end
   while tag do
     local line = node.up
     lines.remove(line, node.member)

@@ -642,10 +642,13 @@ function nodes.marks(u)
   return u
 end
 
+-- By its policy, or as it was counted last: a weight that was taken back is counted until its turn.
+local function is_weighted(u) return u.weight ~= 1 or has_weights and nodes.marks(u).counted ~= 1 end
+
 -- Whoever is busy leaves now and then, which gives the hash a time to live; what its weight was must not be forgotten
 -- while it stands in a line.
 function nodes.remember(u, ...)
-  if call('HSET', user_key(u.name), ...) > 0 and u.weight == 1 then call('PEXPIRE', user_key(u.name), USER_TTL) end
+  if call('HSET', user_key(u.name), ...) > 0 and not is_weighted(u) then call('PEXPIRE', user_key(u.name), USER_TTL) end
 end
 
 function nodes.is_ready(u) return lines.tag(u.up, u.member) end
@@ -756,7 +759,7 @@ end
 function nodes.leave(u, is_capped)
   local node = u
   local tag = nodes.is_ready(u)
-  if tag and u.weight ~= 1 then call('PEXPIRE', user_key(u.name), USER_TTL) end
+  if tag and is_weighted(u) then call('PEXPIRE', user_key(u.name), USER_TTL) end
   while tag do
     local line = node.up
     lines.remove(line, node.member)
@@ -2236,6 +2239,14 @@ local function new_bytes()
     it.change(user, 'batch:' .. batch, sign * size, it.expiry_of(key))
   end
 
+  function it.size_of_schedule(id)
+    local key = prefix .. 'schedule:' .. id
+    return call('HSTRLEN', key, 'body') + call('HSTRLEN', key, 'callbacks')
+  end
+
+  -- The same of the messages of a schedule.
+  function it.change_schedule(user, id, sign) it.change(user, 'schedule:' .. id, sign * it.size_of_schedule(id)) end
+
   -- A value of a namespace came, or goes.
   local function book_value(user, namespace, by)
     local key = spaces_of(user)
@@ -2738,8 +2749,15 @@ local function new_endings()
     return known_batches
   end
 
-  -- callbacks: as above.
-  function it.pack(callbacks, batch) return cmsgpack.pack({ 1, callbacks, batch or '' }) end
+  -- The callbacks of a call, as they are kept.
+  function it.pack(callbacks, batch)
+    local kept = {}
+    for at, callback in ipairs(callbacks) do
+      local kind, priority, when, body, after = callback[1], callback[2], callback[3], ARGV[callback[4]] or '', callback[5]
+      kept[at] = { kind, priority, when, body, after[1] and it.pack(after) or '' }
+    end
+    return cmsgpack.pack({ 1, kept, batch or '' })
+  end
 
   local function write(user, id, packed, ...)
     call('SET', ends_key(user, id), packed, ...)
@@ -4131,9 +4149,10 @@ end
 -- schedules       zset  user → ms at which the first of its schedules fires, or of its last turn where more are due
 -- schedules:<u>   zset  id → ms at which it fires next
 -- schedules-ended zset  id → ms at which one that has ended is forgotten
--- schedule:<id>   hash  user, name, spec, anchor, body, priority, delay, revision, state (active | paused | ended), slot
+-- schedule:<id>   hash  user, name, spec, anchor, body, callbacks, priority, delay, revision, state (active | paused | ended), slot
 --                       (ms it was planned for), created, runs, skipped, misfired, last_run, last_task, unended (of the
---                       ids of its tasks that may not have ended, what follows its own), and of a declared one: declared,
+--                       ids of its tasks that may not have ended, what follows its own), recent (what came of its last
+--                       slots), and of a declared one: declared,
 --                       older, orphaned
 -- schedules-broken zset id → ms at which it was set aside, as its hash was gone or could not be read
 -- schedule-index  zset  <u>:<id>, all with score 0: the schedules of a user are a range
@@ -4171,9 +4190,9 @@ function fire_no_more(user, id)
   if call('ZREM', schedules_of(user), id) == 1 then end_turn(schedules_key, schedules_of(user), user) end
 end
 
--- Its body is in the count of the bytes of its user.
+-- Its messages are in the count of the bytes of its user.
 local function weigh_schedule(user, id, sign)
-  if bytes then bytes.change(user, 'schedule:' .. id, sign * call('HSTRLEN', schedule_key(id), 'body')) end
+  if bytes then bytes.change_schedule(user, id, sign) end
 end
 
 -- It fires no more, and is forgotten `keep` ms from now.
@@ -4422,7 +4441,7 @@ end
 -- user, how many more than these are asked for. `dropped`: room was made for some already. `beside`: bytes beside its body,
 -- by the key of that.
 local function over_quota(tasks, asked, dropped, beside)
-  local more, sizes, key_seen, drop = {}, {}, {}, nil
+  local more, sizes, key_seen, drop, in_turn = {}, {}, {}, nil, {}
   asked = asked or {}
   seen = {}
   for _, task in ipairs(tasks) do
@@ -4432,6 +4451,7 @@ local function over_quota(tasks, asked, dropped, beside)
       or standing(user, id, body, key)
     local size = #body + (beside and beside[key] or 0)
     key_seen[key] = true
+    if (found == 'new' or found == 'replaces') and not more[user] then in_turn[#in_turn + 1] = user end
     if found == 'new' then more[user], sizes[user] = (more[user] or 0) + 1, (sizes[user] or 0) + size end
     if found == 'replaces' then
       more[user], sizes[user] = more[user] or 0, (sizes[user] or 0) + math.max(0, size - call('STRLEN', key))
@@ -4439,13 +4459,13 @@ local function over_quota(tasks, asked, dropped, beside)
     if found ~= 'seen' and found ~= 'retried' then asked[user] = (asked[user] or 0) + 1 end
   end
   seen, replaced = {}, {} -- what was only asked
-  for user, new in pairs(more) do
+  for _, user in ipairs(in_turn) do
     local too_heavy = bytes and not dropped and bytes.refuse(user, sizes[user])
     if too_heavy then return too_heavy end
-    local excess = governed.excess(user, new)
+    local excess = governed.excess(user, more[user])
     if excess > 0 then
       if not governed.may_drop(user, asked[user]) then return { 'full', user, governed.retry_after(user, excess) } end
-      drop = { 'linked', user, excess }
+      drop = drop or { 'linked', user, excess }
     end
   end
   return drop
@@ -4592,10 +4612,10 @@ end
 --   dead_letter_ttl_ms: how long records of what is canceled are kept. keep_ms: how long an ended schedule is.
 -- Firing: user: str, id: str, priority: int, when: str, body: Value, needs: msgspec.Raw | None, rules: Rules | None,
 --   schedule_id: str, expected_ms: int, revision: str, next_ms: int | None, next_slot: int | None, missed: int, kind:
---   str, overlap: str, max_runs: int | None
+--   str, overlap: str, max_runs: int | None, callbacks: list[Callback]
 --   A task, and what becomes of its schedule. expected_ms: when it was to fire. next_ms: None when it ends.
 --   kind: fire, pass (no task, only the next slot) or now (a task, and the schedule stays as it is).
---   overlap: allow, skip or cancel_running.
+--   overlap: allow, skip or cancel_running. callbacks: put in at the end of the task.
 local args
 local nonce, priority_step_ms, dead_letter_ttl_ms, keep_ms, firings
 local before
@@ -4603,12 +4623,12 @@ local step_us
 
 local function read(firing)
   local user, id, priority, when, body, needs, rules, schedule_id, expected_ms, revision, next_ms, next_slot, missed,
-    kind, overlap, max_runs =
+    kind, overlap, max_runs, callbacks =
     firing[1], firing[2], firing[3], firing[4], ARGV[firing[5]] or '', firing[6], firing[7], firing[8], firing[9],
-    firing[10], firing[11], firing[12], firing[13], firing[14], firing[15], firing[16]
+    firing[10], firing[11], firing[12], firing[13], firing[14], firing[15], firing[16], firing[17]
   return { user = user, id = id, priority = priority, when = when, body = body, schedule_id = schedule_id,
     rules = rules, expected_ms = expected_ms, revision = revision, next_ms = next_ms, next_slot = next_slot, missed = missed, kind = kind,
-    overlap = overlap, max_runs = max_runs }
+    overlap = overlap, max_runs = max_runs, ends = callbacks[1] and endings().pack(callbacks) }
 end
 
 local function is_stale(f)
@@ -4653,9 +4673,22 @@ local function remember(f, ends)
   call('HSET', schedule_key(f.schedule_id), 'unended', table.concat(ends, ' '))
 end
 
+-- What came of its last slots, for those who look: ms, outcome, slots that were missed before, the end of the id of its task.
+local MOST_RECENT = 20
+
+local function note_outcome(f, outcome)
+  local recent = {}
+  for each in string.gmatch(call('HGET', schedule_key(f.schedule_id), 'recent') or '', '%S+') do recent[#recent + 1] = each end
+  local id_end = outcome == 'fired' and string.sub(f.id, #f.schedule_id + 1) or ''
+  local how = outcome == 'fired' and f.kind == 'now' and 'now' or outcome
+  recent[#recent + 1] = string.format('%s,%s,%d,%s', now_text, how, f.missed, id_end)
+  local first = math.max(1, #recent - MOST_RECENT + 1)
+  call('HSET', schedule_key(f.schedule_id), 'recent', table.concat(recent, ' ', first))
+end
+
 -- Once those that wait among the canceled have left their places. Their bytes count still, as their records will.
 local function has_room(f, canceled)
-  if bytes and not bytes.has_room(f.user, #f.body) then return false end
+  if bytes and not bytes.has_room(f.user, #f.body + #(f.ends or '')) then return false end
   if not governed then return true end
   local free = 0
   for _, task in ipairs(canceled) do
@@ -4677,6 +4710,7 @@ local function put(f)
   take_links_over(f.user, f.id)
   call('SET', body_key(f.user, f.id), f.body)
   if bytes then bytes.change(f.user, 'body:' .. f.id, #f.body) end
+  if f.ends then endings().keep(f.user, f.id, f.ends) end
   local due = due_at(f.when)
   if due > now then
     put_off(f.user, f.id, f.priority, due)
@@ -4717,6 +4751,7 @@ local function fire(f)
   local key, outcome = schedule_key(f.schedule_id), 'passed'
   if f.kind ~= 'pass' then outcome = make_task(f) end
   if outcome == 'fired' then call('HSET', key, 'last_run', now_text, 'last_task', f.id) end
+  note_outcome(f, outcome)
   if f.kind == 'now' then return outcome end
   local runs = call('HINCRBY', key, 'runs', outcome == 'fired' and 1 or 0)
   if outcome == 'skipped' or outcome == 'full' then call('HINCRBY', key, 'skipped', 1) end

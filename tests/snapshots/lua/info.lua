@@ -3,7 +3,7 @@
 -- KEYS[1]  state
 -- Returns  {task fields, body or '', result record or '', error records, score in its lane or '', at most 1,000 of
 --          those that depend on it, ms at which it is due or '', per task that it depends on, at most 100: id and state or '',
---          at most 1,000 of its children}
+--          at most 1,000 of its children, position of the last chunk that it has yielded or ''}
 -- Cost     O(size of the task)
 local keys_of_call, values_of_call = KEYS, ARGV
 local KEYS, ARGV
@@ -128,10 +128,12 @@ local function dependencies()
   return found
 end
 
+local last
 local due
 calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
   user, id = args[1], args[2]
+  last = call('XREVRANGE', chunks_key(user, id), '+', '-', 'COUNT', 1)[1]
   due = call('ZSCORE', place_key('scheduled', user), id)
   return {
     call('HGETALL', task_key(user, id)),
@@ -143,6 +145,7 @@ calls[#calls + 1] = function()
     due and string.format('%d', due) or '',
     dependencies(),
     call('SRANDMEMBER', children_key(user, id), 1000),
+    last and last[1] or '',
   }
 end
 local function run(its_keys, its_values)

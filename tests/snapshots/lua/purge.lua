@@ -379,6 +379,14 @@ local function new_bytes()
     it.change(user, 'batch:' .. batch, sign * size, it.expiry_of(key))
   end
 
+  function it.size_of_schedule(id)
+    local key = prefix .. 'schedule:' .. id
+    return call('HSTRLEN', key, 'body') + call('HSTRLEN', key, 'callbacks')
+  end
+
+  -- The same of the messages of a schedule.
+  function it.change_schedule(user, id, sign) it.change(user, 'schedule:' .. id, sign * it.size_of_schedule(id)) end
+
   -- A value of a namespace came, or goes.
   local function book_value(user, namespace, by)
     local key = spaces_of(user)
@@ -1028,10 +1036,13 @@ function nodes.marks(u)
   return u
 end
 
+-- By its policy, or as it was counted last: a weight that was taken back is counted until its turn.
+local function is_weighted(u) return u.weight ~= 1 or has_weights and nodes.marks(u).counted ~= 1 end
+
 -- Whoever is busy leaves now and then, which gives the hash a time to live; what its weight was must not be forgotten
 -- while it stands in a line.
 function nodes.remember(u, ...)
-  if call('HSET', user_key(u.name), ...) > 0 and u.weight == 1 then call('PEXPIRE', user_key(u.name), USER_TTL) end
+  if call('HSET', user_key(u.name), ...) > 0 and not is_weighted(u) then call('PEXPIRE', user_key(u.name), USER_TTL) end
 end
 
 function nodes.is_ready(u) return lines.tag(u.up, u.member) end
@@ -1142,7 +1153,7 @@ end
 function nodes.leave(u, is_capped)
   local node = u
   local tag = nodes.is_ready(u)
-  if tag and u.weight ~= 1 then call('PEXPIRE', user_key(u.name), USER_TTL) end
+  if tag and is_weighted(u) then call('PEXPIRE', user_key(u.name), USER_TTL) end
   while tag do
     local line = node.up
     lines.remove(line, node.member)
@@ -3492,8 +3503,15 @@ local function new_endings()
     return known_batches
   end
 
-  -- callbacks: as above.
-  function it.pack(callbacks, batch) return cmsgpack.pack({ 1, callbacks, batch or '' }) end
+  -- The callbacks of a call, as they are kept.
+  function it.pack(callbacks, batch)
+    local kept = {}
+    for at, callback in ipairs(callbacks) do
+      local kind, priority, when, body, after = callback[1], callback[2], callback[3], ARGV[callback[4]] or '', callback[5]
+      kept[at] = { kind, priority, when, body, after[1] and it.pack(after) or '' }
+    end
+    return cmsgpack.pack({ 1, kept, batch or '' })
+  end
 
   local function write(user, id, packed, ...)
     call('SET', ends_key(user, id), packed, ...)
@@ -4223,9 +4241,10 @@ end
 -- schedules       zset  user → ms at which the first of its schedules fires, or of its last turn where more are due
 -- schedules:<u>   zset  id → ms at which it fires next
 -- schedules-ended zset  id → ms at which one that has ended is forgotten
--- schedule:<id>   hash  user, name, spec, anchor, body, priority, delay, revision, state (active | paused | ended), slot
+-- schedule:<id>   hash  user, name, spec, anchor, body, callbacks, priority, delay, revision, state (active | paused | ended), slot
 --                       (ms it was planned for), created, runs, skipped, misfired, last_run, last_task, unended (of the
---                       ids of its tasks that may not have ended, what follows its own), and of a declared one: declared,
+--                       ids of its tasks that may not have ended, what follows its own), recent (what came of its last
+--                       slots), and of a declared one: declared,
 --                       older, orphaned
 -- schedules-broken zset id → ms at which it was set aside, as its hash was gone or could not be read
 -- schedule-index  zset  <u>:<id>, all with score 0: the schedules of a user are a range
@@ -4261,9 +4280,9 @@ function fire_no_more(user, id)
   if call('ZREM', schedules_of(user), id) == 1 then end_turn(schedules_key, schedules_of(user), user) end
 end
 
--- Its body is in the count of the bytes of its user.
+-- Its messages are in the count of the bytes of its user.
 local function weigh_schedule(user, id, sign)
-  if bytes then bytes.change(user, 'schedule:' .. id, sign * call('HSTRLEN', schedule_key(id), 'body')) end
+  if bytes then bytes.change_schedule(user, id, sign) end
 end
 
 -- It fires no more, and is forgotten `keep` ms from now.

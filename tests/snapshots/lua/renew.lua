@@ -631,10 +631,13 @@ function nodes.marks(u)
   return u
 end
 
+-- By its policy, or as it was counted last: a weight that was taken back is counted until its turn.
+local function is_weighted(u) return u.weight ~= 1 or has_weights and nodes.marks(u).counted ~= 1 end
+
 -- Whoever is busy leaves now and then, which gives the hash a time to live; what its weight was must not be forgotten
 -- while it stands in a line.
 function nodes.remember(u, ...)
-  if call('HSET', user_key(u.name), ...) > 0 and u.weight == 1 then call('PEXPIRE', user_key(u.name), USER_TTL) end
+  if call('HSET', user_key(u.name), ...) > 0 and not is_weighted(u) then call('PEXPIRE', user_key(u.name), USER_TTL) end
 end
 
 function nodes.is_ready(u) return lines.tag(u.up, u.member) end
@@ -745,7 +748,7 @@ end
 function nodes.leave(u, is_capped)
   local node = u
   local tag = nodes.is_ready(u)
-  if tag and u.weight ~= 1 then call('PEXPIRE', user_key(u.name), USER_TTL) end
+  if tag and is_weighted(u) then call('PEXPIRE', user_key(u.name), USER_TTL) end
   while tag do
     local line = node.up
     lines.remove(line, node.member)
@@ -2359,6 +2362,14 @@ local function new_bytes()
     it.change(user, 'batch:' .. batch, sign * size, it.expiry_of(key))
   end
 
+  function it.size_of_schedule(id)
+    local key = prefix .. 'schedule:' .. id
+    return call('HSTRLEN', key, 'body') + call('HSTRLEN', key, 'callbacks')
+  end
+
+  -- The same of the messages of a schedule.
+  function it.change_schedule(user, id, sign) it.change(user, 'schedule:' .. id, sign * it.size_of_schedule(id)) end
+
   -- A value of a namespace came, or goes.
   local function book_value(user, namespace, by)
     local key = spaces_of(user)
@@ -2521,7 +2532,7 @@ local function new_weighing()
   function look.schedule(rest)
     local key = prefix .. 'schedule:' .. rest
     local user = call('HGET', key, 'user')
-    if user and counted.is_counting(user) then look_at(user, 'schedule:' .. rest, key, call('HSTRLEN', key, 'body')) end
+    if user and counted.is_counting(user) then look_at(user, 'schedule:' .. rest, key, counted.size_of_schedule(rest)) end
   end
 
   local function count_values(space)

@@ -3,7 +3,8 @@
 -- on the way.
 -- KEYS[1]  state
 -- Returns  {now, ms at which the scheduler looks again, ids that were set aside as they cannot be read, 1 when it is
---          also to end what has expired, per schedule: {id, ms, user, name, spec, anchor, body, priority, delay, revision, slot, expires}}
+--          also to end what has expired, per schedule: {id, ms, user, name, spec, anchor, body, priority, delay, revision, slot, expires,
+--          callbacks}}
 -- Cost     O(most + log schedules)
 local keys_of_call, values_of_call = KEYS, ARGV
 local KEYS, ARGV
@@ -631,10 +632,13 @@ function nodes.marks(u)
   return u
 end
 
+-- By its policy, or as it was counted last: a weight that was taken back is counted until its turn.
+local function is_weighted(u) return u.weight ~= 1 or has_weights and nodes.marks(u).counted ~= 1 end
+
 -- Whoever is busy leaves now and then, which gives the hash a time to live; what its weight was must not be forgotten
 -- while it stands in a line.
 function nodes.remember(u, ...)
-  if call('HSET', user_key(u.name), ...) > 0 and u.weight == 1 then call('PEXPIRE', user_key(u.name), USER_TTL) end
+  if call('HSET', user_key(u.name), ...) > 0 and not is_weighted(u) then call('PEXPIRE', user_key(u.name), USER_TTL) end
 end
 
 function nodes.is_ready(u) return lines.tag(u.up, u.member) end
@@ -745,7 +749,7 @@ end
 function nodes.leave(u, is_capped)
   local node = u
   local tag = nodes.is_ready(u)
-  if tag and u.weight ~= 1 then call('PEXPIRE', user_key(u.name), USER_TTL) end
+  if tag and is_weighted(u) then call('PEXPIRE', user_key(u.name), USER_TTL) end
   while tag do
     local line = node.up
     lines.remove(line, node.member)
@@ -1956,9 +1960,10 @@ end
 -- schedules       zset  user → ms at which the first of its schedules fires, or of its last turn where more are due
 -- schedules:<u>   zset  id → ms at which it fires next
 -- schedules-ended zset  id → ms at which one that has ended is forgotten
--- schedule:<id>   hash  user, name, spec, anchor, body, priority, delay, revision, state (active | paused | ended), slot
+-- schedule:<id>   hash  user, name, spec, anchor, body, callbacks, priority, delay, revision, state (active | paused | ended), slot
 --                       (ms it was planned for), created, runs, skipped, misfired, last_run, last_task, unended (of the
---                       ids of its tasks that may not have ended, what follows its own), and of a declared one: declared,
+--                       ids of its tasks that may not have ended, what follows its own), recent (what came of its last
+--                       slots), and of a declared one: declared,
 --                       older, orphaned
 -- schedules-broken zset id → ms at which it was set aside, as its hash was gone or could not be read
 -- schedule-index  zset  <u>:<id>, all with score 0: the schedules of a user are a range
@@ -2175,6 +2180,14 @@ local function new_bytes()
     it.change(user, 'batch:' .. batch, sign * size, it.expiry_of(key))
   end
 
+  function it.size_of_schedule(id)
+    local key = prefix .. 'schedule:' .. id
+    return call('HSTRLEN', key, 'body') + call('HSTRLEN', key, 'callbacks')
+  end
+
+  -- The same of the messages of a schedule.
+  function it.change_schedule(user, id, sign) it.change(user, 'schedule:' .. id, sign * it.size_of_schedule(id)) end
+
   -- A value of a namespace came, or goes.
   local function book_value(user, namespace, by)
     local key = spaces_of(user)
@@ -2326,9 +2339,9 @@ function fire_no_more(user, id)
   if call('ZREM', schedules_of(user), id) == 1 then end_turn(schedules_key, schedules_of(user), user) end
 end
 
--- Its body is in the count of the bytes of its user.
+-- Its messages are in the count of the bytes of its user.
 local function weigh_schedule(user, id, sign)
-  if bytes then bytes.change(user, 'schedule:' .. id, sign * call('HSTRLEN', schedule_key(id), 'body')) end
+  if bytes then bytes.change_schedule(user, id, sign) end
 end
 
 -- It fires no more, and is forgotten `keep` ms from now.
@@ -2517,9 +2530,10 @@ calls[#calls + 1] = function()
   found = { now, look_at, broken, expires or 0 }
   for _, each in ipairs(told) do
     local owner, id, ms = each[1], each[2], each[3]
-    local known = read_schedule(id, 'user', 'name', 'spec', 'anchor', 'body', 'priority', 'delay', 'revision', 'slot', 'expires')
+    local known = read_schedule(id, 'user', 'name', 'spec', 'anchor', 'body', 'priority', 'delay', 'revision', 'slot', 'expires',
+      'callbacks')
     if is_whole(known) and known[1] == owner then
-      found[#found + 1] = { id, ms, unpack(known, 1, 10) }
+      found[#found + 1] = { id, ms, unpack(known, 1, 11) }
     else
       broken[#broken + 1] = id
       fire_no_more(owner, id)

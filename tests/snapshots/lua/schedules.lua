@@ -1,7 +1,7 @@
 #!lua flags=no-writes
 -- What is known of schedules: of some, or a page of those of a user or of everybody, in the order of user and id.
 -- KEYS[1]  state
--- Returns  {now, the member behind which the next page begins or '', per schedule: {id, ms at which it fires next or '', fields; the body only of named ones}}
+-- Returns  {now, the member behind which the next page begins or '', per schedule: {id, ms at which it fires next or '', fields; the messages only of named ones}}
 -- Cost     O(log schedules + most)
 local keys_of_call, values_of_call = KEYS, ARGV
 local KEYS, ARGV
@@ -73,9 +73,10 @@ return (function()
 -- schedules       zset  user → ms at which the first of its schedules fires, or of its last turn where more are due
 -- schedules:<u>   zset  id → ms at which it fires next
 -- schedules-ended zset  id → ms at which one that has ended is forgotten
--- schedule:<id>   hash  user, name, spec, anchor, body, priority, delay, revision, state (active | paused | ended), slot
+-- schedule:<id>   hash  user, name, spec, anchor, body, callbacks, priority, delay, revision, state (active | paused | ended), slot
 --                       (ms it was planned for), created, runs, skipped, misfired, last_run, last_task, unended (of the
---                       ids of its tasks that may not have ended, what follows its own), and of a declared one: declared,
+--                       ids of its tasks that may not have ended, what follows its own), recent (what came of its last
+--                       slots), and of a declared one: declared,
 --                       older, orphaned
 -- schedules-broken zset id → ms at which it was set aside, as its hash was gone or could not be read
 -- schedule-index  zset  <u>:<id>, all with score 0: the schedules of a user are a range
@@ -377,6 +378,14 @@ local function new_bytes()
     it.change(user, 'batch:' .. batch, sign * size, it.expiry_of(key))
   end
 
+  function it.size_of_schedule(id)
+    local key = prefix .. 'schedule:' .. id
+    return call('HSTRLEN', key, 'body') + call('HSTRLEN', key, 'callbacks')
+  end
+
+  -- The same of the messages of a schedule.
+  function it.change_schedule(user, id, sign) it.change(user, 'schedule:' .. id, sign * it.size_of_schedule(id)) end
+
   -- A value of a namespace came, or goes.
   local function book_value(user, namespace, by)
     local key = spaces_of(user)
@@ -528,9 +537,9 @@ function fire_no_more(user, id)
   if call('ZREM', schedules_of(user), id) == 1 then end_turn(schedules_key, schedules_of(user), user) end
 end
 
--- Its body is in the count of the bytes of its user.
+-- Its messages are in the count of the bytes of its user.
 local function weigh_schedule(user, id, sign)
-  if bytes then bytes.change(user, 'schedule:' .. id, sign * call('HSTRLEN', schedule_key(id), 'body')) end
+  if bytes then bytes.change_schedule(user, id, sign) end
 end
 
 -- It fires no more, and is forgotten `keep` ms from now.
@@ -576,14 +585,14 @@ local function named()
 end
 
 local FIELDS = { 'user', 'name', 'spec', 'anchor', 'priority', 'delay', 'revision', 'state', 'slot', 'created', 'runs',
-  'skipped', 'misfired', 'last_run', 'last_task', 'declared', 'older', 'orphaned', 'expires' }
+  'skipped', 'misfired', 'last_run', 'last_task', 'declared', 'older', 'orphaned', 'expires', 'recent' }
 local listed
 local found
 calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
   ids, user, after, most = args[1], args[2], args[3], args[4]
   next_after = ''
-  if #ids > 0 then FIELDS[#FIELDS + 1] = 'body' end
+  if #ids > 0 then FIELDS[#FIELDS + 1], FIELDS[#FIELDS + 2] = 'body', 'callbacks' end
   listed = named()
   found = { now, next_after }
   for _, found_id in ipairs(listed) do

@@ -1,7 +1,7 @@
 #!lua flags=no-writes
 -- What is known of users, most recently active first, or of the ones named.
 -- KEYS[1]  state
--- Returns  {now, policy of '*', metrics of the queue, per user: {user, critical, normal, started critical, started normal,
+-- Returns  {now, policy of '*', metrics of the queue, per user that can be read: {user, critical, normal, started critical, started normal,
 --          scheduled, deferred, held, dead letters, ready tag or '', seen or 0, parked until or '', breaker open until or
 --          '', policy, metrics, per place where one waits for its turn, of the next one: {score, head of
 --          its body, queued or ''}, bytes used or ''}}
@@ -86,10 +86,10 @@ local function bytes_used(user)
   end
   return string.format('%d', math.max(0, used - gone))
 end
--- ARGV[1] is the msgpack of Users: offset: int, most: int, named: Sequence[str]
---   named: these, wherever they stand.
+-- ARGV[1] is the msgpack of Users: offset: int, most: int, named: Sequence[str], strict: bool
+--   named: these, wherever they stand. strict: one that is damaged fails the call, else it is left out.
 local args
-local offset, most, named
+local offset, most, named, strict
 local names
 
 local function ready_set(policy)
@@ -141,10 +141,14 @@ end
 local found
 calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
-  offset, most, named = args[1], args[2], args[3]
+  offset, most, named, strict = args[1], args[2], args[3], args[4]
   names = #named > 0 and named or call('ZREVRANGE', users_key, offset, offset + most - 1)
   found = { now, call('GET', prefix .. 'policy:*') or '', call('GET', prefix .. 'metrics:*') or '' }
-  for at, user in ipairs(names) do found[at + 3] = known_of(user) end
+  for _, user in ipairs(names) do
+    local is_read, known = pcall(known_of, user) -- what is damaged of one is not the others'
+    if not is_read and strict then error(known, 0) end
+    if is_read then found[#found + 1] = known end
+  end
   return found
 end
 local function run(its_keys, its_values)

@@ -1,0 +1,223 @@
+#!lua flags=no-writes
+-- What hangs on a task: those it depends on, those that depend on it, children and parents, and on from these.
+-- KEYS[1]  state
+-- Returns  {1 where there is more, tasks, each {id, state or '', name}, the first one asked about, links, each {position of
+--          the one that goes before, position of the other, 'dependency' or 'child'}}
+-- Cost     O(tasks + links), at most 100 links of a task in each direction
+local keys_of_call, values_of_call = KEYS, ARGV
+local KEYS, ARGV
+local calls, NEXT = {}, {}
+
+-- lib/base.lua
+-- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
+-- tag.
+local call
+local prefix
+local state_key
+local ready_key
+local due_key
+local leases_key
+local users_key
+local time
+local now_us
+local now
+local now_text
+
+-- A user hash nobody touched for this long is forgotten (its policy is a key of its own and stays).
+local USER_TTL = 604800000
+
+local function user_key(user) return prefix .. 'user:' .. user end
+local function task_key(user, id) return prefix .. 'task:' .. user .. ':' .. id end
+local function body_key(user, id) return prefix .. 'body:' .. user .. ':' .. id end
+local function result_key(user, id) return prefix .. 'result:' .. user .. ':' .. id end
+local function errors_key(user, id) return prefix .. 'errors:' .. user .. ':' .. id end
+local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. id end
+local function uses_key(user, id) return prefix .. 'uses:' .. user .. ':' .. id end
+local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
+local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
+local function children_key(user, id) return prefix .. 'children:' .. user .. ':' .. id end
+local function ends_key(user, id) return prefix .. 'ends:' .. user .. ':' .. id end
+
+-- What it yields: append.lua.
+local function chunks_key(user, id) return prefix .. 'chunks:' .. user .. ':' .. id end
+
+-- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
+local function attempt_in(field) return tonumber(field or 1) end
+
+-- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
+local function place_key(place, user) return prefix .. place .. ':' .. user end
+local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
+
+-- What went wrong, as pcall tells it.
+local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
+
+-- What happened is done, also where nobody may be told of it.
+local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+calls[#calls + 1] = function()
+  call = redis.call
+  prefix = string.sub(KEYS[1], 1, -6)
+  state_key = KEYS[1]
+  ready_key = prefix .. 'ready'
+  due_key = prefix .. 'due'
+  leases_key = prefix .. 'leases'
+  users_key = prefix .. 'users'
+  time = call('TIME')
+  now_us = time[1] * 1000000 + time[2]
+  now = math.floor(now_us / 1000)
+  now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+  return NEXT
+end
+return (function()
+
+-- lib/standing.lua
+-- Where a task stands, and for which dead letters it waits in the end.
+local standing_of
+do
+
+local OF_LETTERS = { F = 'finished', X = 'failed', C = 'canceled' }
+
+-- Its state, or '' when nothing is known of it.
+function standing_of(user, id)
+  local ended = OF_LETTERS[call('GETRANGE', result_key(user, id), 9, 9)]
+  if ended then return ended end
+  if call('EXISTS', body_key(user, id)) == 0 then return '' end
+  return call('HGET', task_key(user, id), 'state') or 'queued'
+end
+
+-- Looks through what tasks of one user wait for: at 5,000 pairs of a task and one that it waits for, at most.
+local function new_outlook(user)
+  local it, verdicts, left = { blockers = {} }, {}, 5000
+  local MOST_BLOCKERS, MOST_NEEDS = 5, 1000
+
+  local function note_blocker(id)
+    if #it.blockers < MOST_BLOCKERS then it.blockers[#it.blockers + 1] = id end
+  end
+
+  -- Whether it cannot end before somebody requeues, or gives up, a dead letter; `it.blockers` are some of these.
+  function it.is_blocked(id)
+    if verdicts[id] ~= nil then return verdicts[id] end
+    verdicts[id] = false
+    local known = call('HMGET', task_key(user, id), 'state', 'on_failure')
+    if known[1] ~= 'deferred' then return false end
+    local waits_on = known[2] == 'wait' or known[2] == 'wait-on'
+    for _, need in ipairs(call('SRANDMEMBER', needs_key(user, id), MOST_NEEDS)) do
+      left = left - 1
+      if left < 0 then break end
+      if waits_on and standing_of(user, need) == 'failed' then
+        if verdicts[need] == nil then note_blocker(need) end
+        verdicts[need], verdicts[id] = false, true
+      elseif it.is_blocked(need) then
+        verdicts[id] = true
+      end
+    end
+    return verdicts[id]
+  end
+
+  return it
+end
+end
+
+-- lib/message.lua
+-- What scripts read of the body of a task. A body that cannot be read belongs to somebody else.
+
+local LONGEST_HEAD = 2200 -- of a body, with a name of 512 bytes and two limit keys
+
+-- The name of a task, '' where the body cannot be read; second: the name and the limit keys that it was put in with, if it
+-- has any, each as {text, its template percent-encoded or nil, whether it is of each user}.
+local function heading_in(body)
+  local ok, _, heading = pcall(cmsgpack.unpack_one, body, 19)
+  if ok and type(heading) == 'table' and type(heading[1]) == 'string' then return heading[1], heading end
+  return ok and type(heading) == 'string' and heading or ''
+end
+
+local function name_in(body) return (heading_in(body)) end
+
+-- The head of a body: version, nonce (8), cost (8), priority (1). A foreign body costs 1.
+local function cost_of(body)
+  if #body < 18 or string.byte(body) ~= 1 then return 1 end
+  local cost = struct.unpack('>d', body, 10)
+  if cost >= 0 and cost < math.huge then return cost end
+  return 1
+end
+
+local function cost_of_task(user, id)
+  local head = redis.pcall('GETRANGE', body_key(user, id), 0, 17)
+  return type(head) == 'string' and cost_of(head) or 1
+end
+-- ARGV[1] is the msgpack of Graph: user: str, id: str, most: int
+--   most: tasks.
+local args
+local user, id, most
+local MOST_LINKS = 100
+local tasks, position, links, linked, is_part
+
+-- Of the body, or once that is gone of the record.
+local function name_of(of)
+  local head = redis.pcall('GETRANGE', body_key(user, of), 0, LONGEST_HEAD)
+  local name = type(head) == 'string' and name_in(head) or ''
+  if name ~= '' then return name end
+  local record = redis.pcall('GETRANGE', result_key(user, of), 0, LONGEST_HEAD)
+  local is_read, _, told = pcall(cmsgpack.unpack_limit, record, 1, 11)
+  return is_read and type(told) == 'string' and told or ''
+end
+
+-- Its position, nil where there is no room for another one.
+local function note(of)
+  if position[of] then return position[of] end
+  if #tasks == most then
+    is_part = 1
+    return nil
+  end
+  tasks[#tasks + 1] = { of, standing_of(user, of), name_of(of) }
+  position[of] = #tasks
+  return #tasks
+end
+
+local function link(before, after, kind)
+  local one, other = note(before), note(after)
+  if not one or not other or linked[one .. ' ' .. other] then return end
+  linked[one .. ' ' .. other] = true
+  links[#links + 1] = { one, other, kind }
+end
+
+local function members(key)
+  local found = call('SRANDMEMBER', key, MOST_LINKS)
+  if #found == MOST_LINKS then is_part = 1 end
+  table.sort(found)
+  return found
+end
+
+local function look_around(of)
+  for _, need in ipairs(members(needs_key(user, of))) do link(need, of, 'dependency') end
+  for _, used in ipairs(members(uses_key(user, of))) do link(used, of, 'dependency') end
+  for _, fed in ipairs(members(feeds_key(user, of))) do
+    local is_child = call('SISMEMBER', children_key(user, of), fed) == 1
+    link(of, fed, is_child and 'child' or 'dependency')
+  end
+  for _, child in ipairs(members(children_key(user, of))) do link(of, child, 'child') end
+  local parent = call('HGET', task_key(user, of), 'parent')
+  if parent and standing_of(user, parent) ~= '' then link(parent, of, 'child') end
+end
+
+local at
+calls[#calls + 1] = function()
+  args = cmsgpack.unpack(ARGV[1])
+  user, id, most = args[1], args[2], args[3]
+  tasks, position, links, linked, is_part = {}, {}, {}, {}, 0
+  note(id)
+  at = 1
+  while tasks[at] do
+    look_around(tasks[at][1])
+    at = at + 1
+  end
+  return { is_part, tasks, links }
+end
+local function run(its_keys, its_values)
+  KEYS, ARGV = its_keys, its_values
+  for _, at_call in ipairs(calls) do
+    local came = at_call()
+    if came ~= NEXT then return came end
+  end
+end
+return run(keys_of_call, values_of_call)
+end)()

@@ -1,0 +1,118 @@
+#!lua flags=no-writes
+-- Names of users, the most recently active first.
+-- KEYS[1]  state
+-- Returns  {users known, user, ms when it last was active ...}
+-- Cost     O(log² users + returned)
+local keys_of_call, values_of_call = KEYS, ARGV
+local KEYS, ARGV
+local calls, NEXT = {}, {}
+
+-- lib/base.lua
+-- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
+-- tag.
+local call
+local prefix
+local state_key
+local ready_key
+local due_key
+local leases_key
+local users_key
+local time
+local now_us
+local now
+local now_text
+
+-- A user hash nobody touched for this long is forgotten (its policy is a key of its own and stays).
+local USER_TTL = 604800000
+
+local function user_key(user) return prefix .. 'user:' .. user end
+local function task_key(user, id) return prefix .. 'task:' .. user .. ':' .. id end
+local function body_key(user, id) return prefix .. 'body:' .. user .. ':' .. id end
+local function result_key(user, id) return prefix .. 'result:' .. user .. ':' .. id end
+local function errors_key(user, id) return prefix .. 'errors:' .. user .. ':' .. id end
+local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. id end
+local function uses_key(user, id) return prefix .. 'uses:' .. user .. ':' .. id end
+local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
+local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
+local function children_key(user, id) return prefix .. 'children:' .. user .. ':' .. id end
+local function ends_key(user, id) return prefix .. 'ends:' .. user .. ':' .. id end
+
+-- What it yields: append.lua.
+local function chunks_key(user, id) return prefix .. 'chunks:' .. user .. ':' .. id end
+
+-- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
+local function attempt_in(field) return tonumber(field or 1) end
+
+-- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
+local function place_key(place, user) return prefix .. place .. ':' .. user end
+local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
+
+-- What went wrong, as pcall tells it.
+local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
+
+-- What happened is done, also where nobody may be told of it.
+local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+calls[#calls + 1] = function()
+  call = redis.call
+  prefix = string.sub(KEYS[1], 1, -6)
+  state_key = KEYS[1]
+  ready_key = prefix .. 'ready'
+  due_key = prefix .. 'due'
+  leases_key = prefix .. 'leases'
+  users_key = prefix .. 'users'
+  time = call('TIME')
+  now_us = time[1] * 1000000 + time[2]
+  now = math.floor(now_us / 1000)
+  now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+  return NEXT
+end
+return (function()
+
+-- lib/ranks.lua
+-- Places in a sorted set of members by ms, many of which share one: those that one script wrote.
+local rank_at
+do
+
+-- Byte by byte, as Redis sorts; `<` goes by the locale of the server.
+local function is_behind(member, other)
+  for at = 1, math.min(#member, #other) do
+    local one, two = string.byte(member, at), string.byte(other, at)
+    if one ~= two then return one > two end
+  end
+  return #member > #other
+end
+
+-- How many stand before this place, at which there may be nobody (any more). counts_own: who stands there counts as well.
+function rank_at(key, ms, member, counts_own)
+  local score = string.format('%d', ms)
+  local low, high = call('ZCOUNT', key, '-inf', '(' .. score), call('ZCOUNT', key, '-inf', score)
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    local there = call('ZRANGE', key, middle, middle)[1]
+    if is_behind(there, member) or (there == member and not counts_own) then high = middle else low = middle + 1 end
+  end
+  return low
+end
+end
+-- ARGV[1] is the msgpack of UserNames: after_ms: int, after: str, most: int
+--   after: '' or the user behind whom the page begins, and after_ms when that was last active.
+local args
+local after_ms, after, most
+local known
+local first
+calls[#calls + 1] = function()
+  args = cmsgpack.unpack(ARGV[1])
+  after_ms, after, most = args[1], args[2], args[3]
+  known = call('ZCARD', users_key)
+  first = after == '' and 0 or known - rank_at(users_key, after_ms, after, false)
+  return { known, unpack(call('ZREVRANGE', users_key, first, first + most - 1, 'WITHSCORES')) }
+end
+local function run(its_keys, its_values)
+  KEYS, ARGV = its_keys, its_values
+  for _, at_call in ipairs(calls) do
+    local came = at_call()
+    if came ~= NEXT then return came end
+  end
+end
+return run(keys_of_call, values_of_call)
+end)()
