@@ -268,6 +268,19 @@ async def test_a_running_task_that_is_purged_calls_nobody_back(queue: TaskQueue)
     assert (await queue.user("acme")).queued == 0
 
 
+async def test_a_running_task_that_is_canceled_and_then_purged_calls_nobody_back(queue: TaskQueue) -> None:
+    handle = await queue.enqueue(work().options(on_end=note("end")), user_id="acme")
+    store = queue.store()
+    [taken] = (await store.claim("ghost", 1)).deliveries
+    await handle.cancel()
+    await store.purge_step("acme", 100)
+    assert await store.settle("ghost", [outcome(taken, "finished")]) == [True]
+    await store.leave("ghost", [()])
+    await store.close()
+    await serve(queue)
+    assert words() == []
+
+
 async def test_what_is_put_back_or_tried_again_calls_nobody_back(queue: TaskQueue) -> None:
     await queue.enqueue(work().options(on_end=note("end")), user_id="acme", task_id="a")
     store = queue.store()

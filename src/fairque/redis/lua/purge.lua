@@ -58,9 +58,9 @@ local function stop_running(lane)
   for _, entry in ipairs(call('XRANGE', stream, '-', '+', 'COUNT', math.max(left, 1))) do
     local id = entry[2][2]
     local key = task_key(user, id)
+    drop_ends(id)
     if redis.pcall('HSETNX', key, 'canceling', 'purge') == 1 then
       erased[5] = erased[5] + 1
-      drop_ends(id)
       local worker = call('HGET', key, 'worker')
       if worker then call('PUBLISH', prefix .. 'wake:' .. worker, user .. ' ' .. id) end
     end
