@@ -181,6 +181,32 @@ async def test_its_tasks_add_to_it_also_when_it_is_closed(queue: TaskQueue) -> N
         await batch.enqueue(work())
 
 
+async def test_what_takes_the_place_of_the_last_task_of_one_ends_it_and_wakes_workers_for_its_callbacks(
+    queue: TaskQueue,
+) -> None:
+    async with queue.batch("acme", batch_id="b", on_complete=note()) as batch:
+        await batch.enqueue(work(), task_id="a", delay=3600)
+    async with Worker(queue, scheduler=False, poll_interval=60):
+        with RespClient(queue.connector.url) as client:
+            await eventually(lambda: client.execute("SCARD", f"{queue.keys.prefix}waiting"))
+        await queue.enqueue(work(), user_id="acme", task_id="a", delay=3600, on_conflict="replace")
+        await eventually(lambda: len(told) == 1, 5)
+    progress = await batch.progress()
+    assert (progress.total, progress.ended) == (0, True)
+
+
+async def test_a_task_of_one_that_is_lost_can_be_replaced(queue: TaskQueue) -> None:
+    async with queue.batch("acme", batch_id="b") as batch:
+        await batch.enqueue(work(), task_id="a", delay=3600)
+    with RespClient(queue.connector.url) as client:
+        client.execute("DEL", f"{queue.keys.prefix}batch:acme:b")
+    handle = await queue.enqueue(work(), user_id="acme", task_id="a", on_conflict="replace")
+    await serve(queue)
+    assert await handle.result(5) == 7
+    with pytest.raises(UnknownBatch):
+        await batch.progress()
+
+
 async def test_a_task_that_is_in_none_has_no_batch(queue: TaskQueue) -> None:
     seen = []
 

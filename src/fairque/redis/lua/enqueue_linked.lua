@@ -359,7 +359,9 @@ local function add_all()
     if task.batch and is_added(task) then endings().batches().add(task.user, task.batch, task.id) end
     if task.parent and is_added(task) then note_child(task.user, task.id, task.parent) end
   end
-  for _, left in ipairs(next(decided) and conditions().left_batches or {}) do endings().batches().complete_if_over(left[1], left[2], step_us) end
+  for _, left in ipairs(next(decided) and conditions().left_batches or {}) do
+    wake(left[1], endings().batches().complete_if_over(left[1], left[2], step_us))
+  end
 end
 
 local is_done, failure = pcall(add_all)

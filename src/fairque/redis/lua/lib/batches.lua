@@ -95,8 +95,10 @@ local function new_batches(endings_of_tasks)
     return queued
   end
 
+  -- Of one that is gone nothing comes.
   function batches.complete_if_over(user, batch, step_us)
-    if batches.state(user, batch) == 'open' or call('EXISTS', tasks_key(user, batch)) == 1 then return 0 end
+    local state = batches.state(user, batch)
+    if not state or state == 'open' or call('EXISTS', tasks_key(user, batch)) == 1 then return 0 end
     return complete(user, batch, step_us)
   end
 
