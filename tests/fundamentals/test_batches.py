@@ -181,6 +181,34 @@ async def test_its_tasks_add_to_it_also_when_it_is_closed(queue: TaskQueue) -> N
         await batch.enqueue(work())
 
 
+async def test_nobody_else_adds_to_one_that_is_closed(queue: TaskQueue) -> None:
+    batch = queue.batch("acme", batch_id="b", on_success=note())
+    async with batch:
+        await batch.enqueue(work())
+    for others in (batch.enqueue(work()), queue.enqueue(work() >> work(), user_id="acme", batch="b")):
+        with pytest.raises(BatchClosed):
+            await others
+    await serve(queue)
+    assert (await batch.progress()).total == 1
+
+
+async def test_a_task_of_another_batch_adds_to_none_that_is_closed(queue: TaskQueue) -> None:
+    @task
+    async def intrude() -> bool:
+        try:
+            await queue.batch("acme", batch_id="b").enqueue(work())
+        except BatchClosed:
+            return True
+        return False
+
+    async with queue.batch("acme", batch_id="b") as batch, queue.batch("acme", batch_id="other") as other:
+        await batch.enqueue(work(), delay=3600)
+        handle = await other.enqueue(intrude())
+    await serve(queue)
+    assert await handle.result(5)
+    assert (await batch.progress()).total == 1
+
+
 async def test_what_takes_the_place_of_the_last_task_of_one_ends_it_and_wakes_workers_for_its_callbacks(
     queue: TaskQueue,
 ) -> None:

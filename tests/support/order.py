@@ -39,6 +39,7 @@ class Order(NamedTuple):
     limits: tuple[LimitKey, ...] = ()
     callbacks: tuple[ModelCallback, ...] = ()
     batch: str = ""
+    adder: str = ""
 
     @property
     def is_conditional(self) -> bool:
@@ -69,6 +70,7 @@ class Order(NamedTuple):
             self.rules(self.call(nonce, at)),
             new_callbacks(self.callbacks, nonce),
             self.batch,
+            self.adder,
         )
 
     def model_task(self, nonce: bytes, at: int) -> ModelTask:
@@ -92,6 +94,7 @@ class Order(NamedTuple):
             longest_ms=self.longest_ms,
             limits=tuple(_name_in_redis(key, self.user_id) for key in self.limits),
             ends=Ends(named(self.callbacks, nonce), self.batch) if self.callbacks or self.batch else None,
+            adder=self.adder,
         )
 
 

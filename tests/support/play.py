@@ -238,7 +238,7 @@ class BothMachine(RuleBasedStateMachine):
             kind=order.kind if self.has_conditions else "",
             pointer=order.pointer if self.has_conditions else "",
             callbacks=self.allowed_callbacks(order.callbacks),
-            batch=self.taking_batch_of(order.user_id, order.batch) if self.has_batches else "",
+            batch=self.open_batch_of(order.user_id, order.batch) if self.has_batches else "",
         )
 
     def allowed_callbacks(self, callbacks: tuple[ModelCallback, ...]) -> tuple[ModelCallback, ...]:
@@ -254,10 +254,10 @@ class BothMachine(RuleBasedStateMachine):
             for of in callbacks
         )
 
-    def taking_batch_of(self, user_id: str, pick: str) -> str:
+    def open_batch_of(self, user_id: str, pick: str) -> str:
         """One that takes more, if there is any, or most calls would be refused. Else what was asked for."""
-        known = self.mirror.model.batches.of.values()
-        taking = [batch.batch_id for batch in known if batch.user_id == user_id and batch.takes_more]
+        known = [of for of in self.mirror.model.batches.of.values() if of.user_id == user_id]
+        taking = [batch.batch_id for batch in known if batch.state is BatchState.OPEN]
         if pick not in ("first", "last"):
             return pick
         return taking[0 if pick == "first" else -1] if taking else ""
@@ -305,6 +305,16 @@ class BothMachine(RuleBasedStateMachine):
             self.both(self.mirror.cancel_batch(*key))
         if self.mirror.held:
             self.settle(picks, ending)
+
+    @precondition(lambda self: self.has_batches and self.mirror.held)
+    @rule(orders=batches(), picks=picks)
+    def a_task_adds_to_its_batch(self, orders: list[Order], picks: list[int]) -> None:
+        """It may have ended by now, or be in none."""
+        counted = [of.model.task for of in self.mirror.held if of.model.task.ends and of.model.task.ends.batch]
+        adder = counted[-1 - picks[0] % len(counted)] if counted else self.picked(picks)[0].model.task
+        batch = adder.ends.batch if adder.ends else BATCHES[0]
+        user_id, task_id = adder.key
+        self.enqueue([order._replace(user_id=user_id, batch=batch, adder=task_id) for order in orders])
 
     @precondition(lambda self: self.mirror.model.batches.of)
     @rule(pick=st.integers(0, 7))

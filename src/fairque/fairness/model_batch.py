@@ -39,11 +39,6 @@ class ModelBatch:
     def key(self) -> Key:
         return self.user_id, self.batch_id
 
-    @property
-    def takes_more(self) -> bool:
-        """While it is open, and from its own tasks as long as one has not ended."""
-        return self.state is BatchState.OPEN or (self.state is BatchState.CLOSED and bool(self.pending))
-
 
 class Batches:
     """All batches that are remembered.
@@ -67,8 +62,12 @@ class Batches:
         self.of[batch.key] = batch
         return "new"
 
-    def takes_more(self, key: Key) -> bool:
-        return key in self.of and self.of[key].takes_more
+    def takes_more(self, key: Key, adder: str) -> bool:
+        """From anybody while it is open, and from its own tasks that have not ended once it is closed."""
+        batch = self.of.get(key)
+        if batch is None:
+            return False
+        return batch.state is BatchState.OPEN or (batch.state is BatchState.CLOSED and adder in batch.pending)
 
     def add(self, now_us: int, key: Key, task_id: str) -> None:
         batch = self.of[key]

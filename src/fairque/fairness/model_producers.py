@@ -48,9 +48,10 @@ class ModelProducers(ModelConditions):
         return answers
 
     def _check(self, new: dict[tuple[str, str], ModelTask]) -> None:
-        batches = {(task.user_id, task.ends.batch) for task in new.values() if task.ends and task.ends.batch}
-        if closed := [key for key in batches if not self.batches.takes_more(key)]:
-            raise BatchClosed(f"{closed[0]} takes no more tasks")
+        for task in new.values():
+            batch = task.ends.batch if task.ends else ""
+            if batch and not self.batches.takes_more((task.user_id, batch), task.adder):
+                raise BatchClosed(f"batch {batch!r} takes no more tasks")
         if any(task.needs for task in new.values()) and (refusal := self.links.refusal(new)):
             raise DependencyError(refusal)
 

@@ -104,6 +104,7 @@ class ModelTask:
     longest_ms: int = 0
     limits: tuple[str, ...] = ()  # keys beside its name, by their names in Redis
     ends: Ends | None = None  # what comes of its end
+    adder: str = ""  # the task that adds it to its batch
     uses: set[str] = field(default_factory=set)  # the tasks whose results are kept for it until it has ended
 
     state: TaskState = TaskState.QUEUED

@@ -64,18 +64,26 @@ class Batch:
     Attributes:
         user_id: Whose tasks they are.
         batch_id: Its id, unique per user.
+        adder: The task of it that adds, None where none does.
     """
 
-    __slots__ = ("_callbacks", "_queue", "_ttl_ms", "batch_id", "user_id")
+    __slots__ = ("_callbacks", "_queue", "_ttl_ms", "adder", "batch_id", "user_id")
 
     def __init__(
-        self, queue: Queue, user_id: str, batch_id: str | None, ttl: Duration, callbacks: Mapping[str, Any]
+        self,
+        queue: Queue,
+        user_id: str,
+        batch_id: str | None,
+        ttl: Duration,
+        callbacks: Mapping[str, Any],
+        adder: str | None = None,
     ) -> None:
         self._queue = queue
         self._callbacks = check_callbacks(callbacks)
         self._ttl_ms = math.ceil(check_seconds("ttl", ttl, LEAST_TTL) * 1000)
         self.user_id = check_user("user_id", user_id)
         self.batch_id = check_id("batch_id", batch_id) if batch_id is not None else os.urandom(10).hex()
+        self.adder = check_id("adder", adder) if adder is not None else None
 
     async def open(self) -> Self:
         """Let tasks be added. One of this id that is open already is joined, with the callbacks that it has.
@@ -234,6 +242,11 @@ class BlockingBatch(msgspec.Struct, frozen=True, eq=False):
     def batch_id(self) -> str:
         """Its id, unique per user."""
         return self.inner.batch_id
+
+    @property
+    def adder(self) -> str | None:
+        """The task of it that adds."""
+        return self.inner.adder
 
     def enqueue(self, task: Task[Any] | Pipeline, **options: Any) -> str:
         """See `Batch.enqueue`. Returns the id of the task, or of the run."""

@@ -104,11 +104,11 @@ class Producer:
                 Needs(options.on_dependency_failure or "wait", bool(options.allow_unknown), list(depends_on))
             )
         callbacks = callbacks_of(options.callbacks(), user, name, nonce, limit, sealer)
-        batch = _batch_of(options.batch, user)
+        batch, adder = _batch_of(options.batch, user)
         start = start_of(options)
         if not (start or depends_on or rules) and task.signature is not None:
             start = task.signature.collect
-        return NewTask(user, name, int(priority), start, body, needs, rules, callbacks, batch)
+        return NewTask(user, name, int(priority), start, body, needs, rules, callbacks, batch, adder)
 
     async def send(self, tasks: Sequence[NewTask], patience: float | None = None) -> list[Put]:
         """In one round trip, all or nothing."""
@@ -257,12 +257,12 @@ def _as_debounced(message: Message, rules: Rules) -> Message:
     return msgspec.structs.replace(message, overrides=overrides)
 
 
-def _batch_of(batch: BatchRef | None, user_id: str) -> str:
+def _batch_of(batch: BatchRef | None, user_id: str) -> tuple[str, str]:
     if batch is None:
-        return ""
+        return "", ""
     if batch.user_id not in (None, user_id):
         raise InvalidInput(f"batch {batch.batch_id!r} belongs to user {batch.user_id!r}, not to {user_id!r}")
-    return batch.batch_id
+    return batch.batch_id, batch.adder
 
 
 def user_of(task: Task[Any], user_id: str | None) -> str:

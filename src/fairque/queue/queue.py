@@ -291,7 +291,7 @@ class TaskQueue(Tenants, Sights):
             made = self._producer.make(
                 sent, user_id, new_nonce(), task_id=task_id, depends_on=needs, parent=parent.task_id
             )
-            new = made._replace(parent=parent.task_id, with_parent=with_parent)
+            new = made._replace(adder=parent.task_id, parent=parent.task_id, with_parent=with_parent)
             [put] = await self._producer.submit((new,))
             return [task_id], self._handle(changed, new, put)
 
@@ -333,6 +333,7 @@ class TaskQueue(Tenants, Sights):
         on_success: Callbacks = None,
         ttl: Duration = 86_400.0,
         batch_id: str | None = None,
+        adder: str | None = None,
     ) -> Batch:
         """A batch of tasks, to be opened by ``async with``, or the one of this id that was opened elsewhere.
 
@@ -343,11 +344,13 @@ class TaskQueue(Tenants, Sights):
                 those was requeued and has finished.
             ttl: Seconds after which it is abandoned when nobody has added to it or closed it, or a timedelta.
             batch_id: Unique per user; None makes a random one.
+            adder: The id of the task of this batch that adds to it, which may do so also when it is closed. The
+                batch of `current_task()` knows its own; in a subprocess, say `current_task().task_id`.
 
         Raises:
             InvalidInput: A value breaks a rule.
         """
-        return Batch(self, user_id, batch_id, ttl, {"on_complete": on_complete, "on_success": on_success})
+        return Batch(self, user_id, batch_id, ttl, {"on_complete": on_complete, "on_success": on_success}, adder)
 
     async def push_function_task(
         self,

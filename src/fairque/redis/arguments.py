@@ -102,12 +102,14 @@ class Callback(Item, frozen=True):
 
 class TaskWithEnd(Item, frozen=True):
     """What comes of the end of a task. at: its position in the call, from 1. batch: that counts it, or ''.
-    parent: the task that puts it in, or ''. with_parent: it is canceled with that.
+    adder: the task of that batch that adds it, or ''. parent: the task that puts it in, or ''. with_parent: it is
+    canceled with that.
     """
 
     at: int
     callbacks: list[Callback]
     batch: str
+    adder: str
     parent: str
     with_parent: bool
 

@@ -46,8 +46,8 @@ class NewTask(NamedTuple):
     """A task for `enqueue`.
 
     `when` and `rules` are as `AddedTask` has them; `needs` is empty or an encoded `Needs`; `callbacks` are put in at
-    its end; `batch` is the id of the batch that counts it, `parent` of the task that puts it in, and with that it is
-    canceled `with_parent`.
+    its end; `batch` is the id of the batch that counts it, `adder` of the task of that batch that adds it, `parent` of
+    the task that puts it in, and with that it is canceled `with_parent`.
     """
 
     user_id: str
@@ -59,6 +59,7 @@ class NewTask(NamedTuple):
     rules: Rules | None = None
     callbacks: tuple[NewCallback, ...] = ()
     batch: str = ""
+    adder: str = ""
     parent: str = ""
     with_parent: bool = False
 

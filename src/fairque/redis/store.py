@@ -435,7 +435,9 @@ def _added(new: NewTask, values: Values) -> arguments.AddedTask:
 
 def _with_ends(tasks: Sequence[NewTask], values: Values) -> list[arguments.TaskWithEnd]:
     return [
-        arguments.TaskWithEnd(at, packed_callbacks(new.callbacks, values), new.batch, new.parent, new.with_parent)
+        arguments.TaskWithEnd(
+            at, packed_callbacks(new.callbacks, values), new.batch, new.adder, new.parent, new.with_parent
+        )
         for at, new in enumerate(tasks, 1)
         if new.callbacks or new.batch or new.parent
     ]

@@ -36,6 +36,11 @@ class Batch(Face[batch.Batch], of=batch.Batch):
         """Its id, unique per user."""
         return self._inner.batch_id
 
+    @property
+    def adder(self) -> str | None:
+        """The task of it that adds, None where none does."""
+        return self._inner.adder
+
     @overload
     def enqueue(self, task: Pipeline) -> PipelineHandle: ...
     @overload

@@ -147,11 +147,12 @@ class TaskQueue:
         on_success: Callbacks = None,
         ttl: Duration = 86_400.0,
         batch_id: str | None = None,
+        adder: str | None = None,
     ) -> Batch:
         """A batch of tasks, to be opened by ``with``, see `fairque.TaskQueue.batch`."""
         session = self._session
         callbacks = {"on_complete": on_complete, "on_success": on_success}
-        return Batch(session, self._inner.batch(user_id, ttl=ttl, batch_id=batch_id, **callbacks))
+        return Batch(session, self._inner.batch(user_id, ttl=ttl, batch_id=batch_id, adder=adder, **callbacks))
 
     def push_function_task(
         self,

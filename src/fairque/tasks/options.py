@@ -85,10 +85,11 @@ class Options(OptionsOfMany, total=False):
 
 
 class BatchRef(msgspec.Struct, frozen=True):
-    """A batch, and whose it is where that was told."""
+    """A batch, whose it is where that was told, and which of its tasks adds to it, if one does."""
 
     batch_id: str
     user_id: str | None = None
+    adder: str = ""
 
 
 class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -400,7 +401,7 @@ def _check_batch(options: TaskOptions) -> None:
     batch_id = given if isinstance(given, str) else getattr(given, "batch_id", None)
     if batch_id is None:
         raise InvalidInput(f"batch must be an id or a Batch, not {given!r}")
-    ref = BatchRef(check_id("batch", batch_id), getattr(given, "user_id", None))
+    ref = BatchRef(check_id("batch", batch_id), getattr(given, "user_id", None), getattr(given, "adder", None) or "")
     msgspec.structs.force_setattr(options, "batch", ref)
 
 

@@ -273,7 +273,7 @@ class Executor:
         return BlockingXCom(values, self._loop) if run.is_in_thread else values
 
     def batch(self, run: RunningTask, batch_id: str) -> Batch | BlockingBatch:
-        batch = self._queue.batch(run.user_id, batch_id=batch_id)
+        batch = self._queue.batch(run.user_id, batch_id=batch_id, adder=run.task_id)
         return BlockingBatch(batch, self._loop) if run.is_in_thread else batch
 
     async def enqueue_child(

@@ -25,7 +25,7 @@ local step_us = priority_step_ms * 1000
 local packed_ends, batches_of, parents, ends_sizes = {}, {}, {}, {}
 local function read_ends()
   for _, with_end in ipairs(with_ends) do
-    --@fields TaskWithEnd with_end: at callbacks batch parent with_parent
+    --@fields TaskWithEnd with_end: at callbacks batch adder parent with_parent
     local task = tasks[at]
     --@fields AddedTask task: user id
     if parent ~= '' then
@@ -33,7 +33,8 @@ local function read_ends()
       if call('SISMEMBER', children_key(user, parent), id) == 1 then put_in_before[body_key(user, id)] = true end
     end
     if callbacks[1] or batch ~= '' then
-      packed_ends[at], batches_of[at] = endings().pack(callbacks, batch), batch ~= '' and batch or nil
+      packed_ends[at] = endings().pack(callbacks, batch)
+      batches_of[at] = batch ~= '' and { id = batch, adder = adder } or nil
       ends_sizes[body_key(user, id)] = #packed_ends[at]
     end
   end
@@ -102,9 +103,10 @@ end
 
 local function find_full_batch()
   for _, task in ipairs(all) do
-    if task.batch and is_added(task) then endings().batches().prove(task.user, task.batch) end
-    if task.batch and is_added(task) and not endings().batches().takes_more(task.user, task.batch) then
-      return { 'batch', task.user, task.batch }
+    local batch = is_added(task) and task.batch
+    if batch then endings().batches().prove(task.user, batch.id) end
+    if batch and not endings().batches().takes_more(task.user, batch.id, batch.adder) then
+      return { 'batch', task.user, batch.id }
     end
   end
 end
@@ -356,7 +358,7 @@ local function add_all()
   if #bodies > 0 then call('MSET', unpack(bodies)) end
   join_groups(step_us)
   for _, task in ipairs(all) do
-    if task.batch and is_added(task) then endings().batches().add(task.user, task.batch, task.id) end
+    if task.batch and is_added(task) then endings().batches().add(task.user, task.batch.id, task.id) end
     if task.parent and is_added(task) then note_child(task.user, task.id, task.parent) end
   end
   for _, left in ipairs(next(decided) and conditions().left_batches or {}) do
