@@ -345,6 +345,11 @@ class Mirror:
         self.model.set_limit(self.core.now_us(), record, max_running, rate)
         self.compare()
 
+    async def pause_task(self, record: str, *, is_paused: bool) -> None:
+        await self.core.store.set_paused(record, is_paused)
+        self.model.pause_task(self.core.now_us(), record, is_paused=is_paused)
+        self.compare()
+
     # What is visible
 
     def compare(self, dump: dict[str, Key] | None = None) -> None:

@@ -161,7 +161,7 @@ _HOLDERS |= dict.fromkeys(("batch-tasks",), _members)
 _HOLDERS["limit"] = lambda key: _filled({name: of for name, of in _fields(key).items() if name not in ("by", "hand")})
 _HOLDERS["keeper"] = _HOLDERS["unique"] = lambda key: key.content[0].decode()
 _HOLDERS["offers"] = lambda key: dict(key.pairs)
-_HOLDERS |= dict.fromkeys(("dead", "leases", "held-users", "running", "uncounted", "kept"), _members)
+_HOLDERS |= dict.fromkeys(("dead", "leases", "held-users", "running", "uncounted", "paused-tasks", "kept"), _members)
 _HOLDERS |= dict.fromkeys(("deferred", "needs", "uses", "feeds", "informed", "lapsing"), _members)
 
 
@@ -459,6 +459,7 @@ def _limits(model: ModelQueue) -> View:
     limits, lines = model.limits, model.limits.lines
     found: View = {f"limit:{record}": _limit(limit) for record, limit in limits.rules.of.items()}
     found["uncounted"] = {record for record, limit in limits.rules.of.items() if not limit.is_counted}
+    found["paused-tasks"] = {record for record, limit in limits.rules.of.items() if limit.is_paused}
     found["held"] = set(lines.held)
     for key, running in limits.running.items():
         found[f"running:{key}"] = set(map(_name_of, running))
@@ -486,7 +487,8 @@ def _packed_keys(keys: Sequence[str]) -> str:
 def _limit(limit: KeyLimit) -> View:
     rate = limit.rate
     counted = {"rate_us": rate.interval_us, "burst": rate.burst} if rate else {}
-    return _filled({"max": limit.max_running, "uncounted": int(not limit.is_counted), **counted})
+    marks = {"uncounted": int(not limit.is_counted), "paused": int(limit.is_paused)}
+    return _filled({"max": limit.max_running, **marks, **counted})
 
 
 def _name(task: ModelTask) -> str:

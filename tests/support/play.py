@@ -439,6 +439,11 @@ class BothMachine(RuleBasedStateMachine):
     def limit(self, record: str, most: int | None, rate: Rate | None) -> None:
         self.both(self.mirror.set_limit(record, most, rate))
 
+    @precondition(lambda self: self.has_limits)
+    @rule(record=st.sampled_from([*map(record_of, NAMES), record_of("c:1")]), is_paused=st.booleans())
+    def pause_task(self, record: str, is_paused: bool) -> None:
+        self.both(self.mirror.pause_task(record, is_paused=is_paused))
+
     @rule(ms=st.sampled_from([1, SOON_MS, 10, 1000, LATE_MS]))
     def time_passes(self, ms: int) -> None:
         self.core.wait_until_ms(self.core.now_us() // 1000 + (ms if self.has_delays else min(ms, 10)))
@@ -468,6 +473,7 @@ async def finish(mirror: Mirror) -> None:
     """All is served in the end, and nothing stays but what waits for ever."""
     for record in list(mirror.model.limits.rules.of):
         await mirror.set_limit(record, None, None)
+        await mirror.pause_task(record, is_paused=False)
     for group in mirror.model.choice.group_weights():
         await mirror.set_group(group, None)
     for user_id in [*USERS, EVERYONE]:

@@ -16,11 +16,17 @@ _FILLED = re.compile(r"([^:=]*)=([^:]*):(.*)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class KeyLimit:
-    """`is_counted`: what ran before there was this limit."""
+    """`is_counted`: what ran before there was this limit. `is_paused`: nothing starts, whatever else is set."""
 
     max_running: int | None = None
     rate: Rate | None = None
     is_counted: bool = True
+    is_paused: bool = False
+
+    @property
+    def limits(self) -> bool:
+        """Whether it does when it is not paused."""
+        return self.max_running is not None or self.rate is not None
 
 
 class Rules:
@@ -40,14 +46,23 @@ class Rules:
 
     def set(self, record: str, max_running: int | None, rate: Rate | None, *, is_counted: bool) -> bool:
         """False: nothing has changed. `is_counted`: where there was none."""
-        known = self.of.get(record, KeyLimit(is_counted=is_counted))
-        if (max_running, rate) == (known.max_running, known.rate):
-            return False
-        self.of[record] = replace(known, max_running=max_running, rate=rate)
-        if max_running is None and rate is None:
-            del self.of[record]
+        known = self.of.get(record, KeyLimit())
+        counted = known.is_counted if known.limits else is_counted
+        changed = KeyLimit(max_running, rate, counted, known.is_paused)
+        if not changed.limits:
+            changed = replace(changed, is_counted=True)
             self._tats.pop(record, None)
-        return True
+        return self._change(record, changed)
+
+    def pause(self, record: str, *, is_paused: bool) -> bool:
+        """False: nothing has changed."""
+        return self._change(record, replace(self.of.get(record, KeyLimit()), is_paused=is_paused))
+
+    def _change(self, record: str, changed: KeyLimit) -> bool:
+        known = self.of.pop(record, KeyLimit())
+        if changed.limits or changed.is_paused:
+            self.of[record] = changed
+        return changed != known
 
     def count(self) -> None:
         """What runs counts for all of them."""
@@ -58,7 +73,7 @@ class Rules:
         limit = self.limit(key)
         if limit is None:
             return math.inf
-        if not limit.is_counted:
+        if not limit.is_counted or limit.is_paused:
             return 0
         room = math.inf if limit.max_running is None else limit.max_running - running
         if limit.rate is not None:

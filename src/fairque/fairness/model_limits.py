@@ -16,6 +16,7 @@ from fairque.policy import Rate
 __all__ = ["KeyLimits"]
 
 LOOK_MS = 1000  # between two looks, even if nothing was freed
+PAUSE_MS = 3_600_000  # between two looks at a key that is paused: who ends the pause has it looked at
 KEYS = 200  # looked at in one call
 USERS = 20  # of one key that are looked at, beyond those that are let in
 UNLIMITED = 100  # how many are let in when the limit is gone
@@ -129,8 +130,15 @@ class KeyLimits:
 
     def set(self, now_us: int, record: str, max_running: int | None, rate: Rate | None) -> None:
         """A record may be that of many keys that are held: the next claim looks at them."""
-        if not self.rules.set(record, max_running, rate, is_counted=not self._out()):
-            return
+        if self.rules.set(record, max_running, rate, is_counted=not self._out()):
+            self._look_again(now_us, record)
+
+    def pause(self, now_us: int, record: str, *, is_paused: bool) -> None:
+        """Of the name of a task: none starts, until it is resumed."""
+        if self.rules.pause(record, is_paused=is_paused):
+            self._look_again(now_us, record)
+
+    def _look_again(self, now_us: int, record: str) -> None:
         if record in self.lines.held:
             self.lines.held.put(record, now_us // 1000)
         else:
@@ -150,8 +158,7 @@ class KeyLimits:
         for key in self._limited(task):
             room = self._room(now_us, key)
             if key in task.places:
-                limit = self.rules.limit(key)
-                if room < 0 or (limit is not None and not limit.is_counted):
+                if room < 0 or self._is_shut(key):
                     return key
             elif room < 1 or (key in self.lines.users and key > turn):
                 return key
@@ -159,9 +166,14 @@ class KeyLimits:
 
     def _room(self, now_us: int, key: str) -> float:
         """Beside those that have a place in hand."""
-        if (limit := self.rules.limit(key)) is not None and not limit.is_counted:
+        if self._is_shut(key):
             return 0
         return self.rules.room(now_us, key, len(self.running.get(key, ()))) - len(self.let_in.get(key, ()))
+
+    def _is_shut(self, key: str) -> bool:
+        """It is paused, or what ran before there was the limit has not been counted."""
+        limit = self.rules.limit(key)
+        return limit is not None and (limit.is_paused or not limit.is_counted)
 
     def hold(self, now_us: int, task: ModelTask) -> None:
         key = self._blocked(now_us, task, "")
@@ -188,6 +200,8 @@ class KeyLimits:
         limit = self.rules.limit(key)
         if limit is None or self.let_in.get(key):
             return now_ms + LOOK_MS
+        if limit.is_paused:
+            return now_ms + PAUSE_MS
         if (at_ms := self.rules.opens_ms(key)) > now_ms:
             return at_ms
         if not limit.is_counted or self._room(now_us, key) >= 1:

@@ -57,6 +57,10 @@ class ModelQueue(ModelClaims):
         """Of a key or a template, by its name in Redis (`record_of`); without limits, none is left."""
         self.limits.set(now_us, record, max_running, rate)
 
+    def pause_task(self, now_us: int, record: str, *, is_paused: bool) -> None:
+        """Of the name of a task, by its record."""
+        self.limits.pause(now_us, record, is_paused=is_paused)
+
     # What is visible
 
     def next_event_ms(self, groups: Sequence[UserGroup] = ANY_USER, *, steal: bool = True) -> float | None:
