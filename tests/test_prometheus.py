@@ -35,6 +35,7 @@ from tests.apps import served
 from tests.support.eventually import eventually
 from tests.support.process import WorkerProcess
 from tests.support.servers import Server
+from tests.test_monitoring import VALUES
 
 pytestmark = pytest.mark.usefixtures("functions")
 Start = Callable[..., Awaitable[WorkerProcess]]
@@ -55,6 +56,10 @@ def value(page: Page, metric: str, /, **labels: str) -> float | None:
     wanted = labels.items()
     found = [number for (sample, has), number in page.items() if sample == metric and wanted <= has]
     return sum(found) if found else None
+
+
+def values_of(page: Page, metric: str, label: str) -> set[str]:
+    return {text for sample, has in page if sample == metric for name, text in has if name == label}
 
 
 def labels_of(page: Page, label: str) -> set[str]:
@@ -121,7 +126,7 @@ async def test_each_end_of_a_task_is_counted_by_its_name_and_its_outcome(queue: 
     told = {
         (name, outcome): value(page, "fairque_tasks_total", queue=queue.name, name=name, outcome=outcome)
         for name in ("add", "stumble", "put_off", "linger")
-        for outcome in ("finished", "failed", "retried", "canceled", "released", "lost")
+        for outcome in VALUES["fairque_tasks_total", "outcome"]
     }
     assert {key: number for key, number in told.items() if number} == {
         ("add", "finished"): 2,
@@ -159,6 +164,7 @@ async def test_slots_are_those_of_workers_that_run(queue: TaskQueue) -> None:
         return value(page, "fairque_slots", state="busy"), value(page, "fairque_slots", state="free")
 
     assert slots() == (0, 0)
+    assert values_of(read(metrics.render()), "fairque_slots", "state") == VALUES["fairque_slots", "state"]
     async with worker:
         assert slots() == (0, 3)
         handle = await queue.enqueue_by_name("linger", user_id="acme")
@@ -256,6 +262,9 @@ async def test_a_queue_tells_its_backlog_its_workers_and_its_shares(queue: TaskQ
     states = ("queued", "started", "scheduled", "deferred")
     depth = {state: value(page, "fairque_queue_depth", queue=queue.name, state=state) for state in states}
     assert depth == {"queued": 2, "started": 1, "scheduled": 1, "deferred": 0}
+    assert {text for each in ("fairque_queue_depth", "fairque_workers") for text in values_of(page, each, "state")} == (
+        VALUES["fairque_queue_depth", "state"] | VALUES["fairque_workers", "state"]
+    )
     assert value(page, "fairque_workers", state="alive") == 1
     assert value(page, "fairque_workers", state="silent") == 0
     assert value(page, "fairque_slots_needed") >= 2
@@ -332,10 +341,6 @@ async def test_a_damaged_part_keeps_nothing_from_the_rest(server: Server, queue:
 
 
 # Of several processes
-
-
-def snapshot(worker: Worker) -> bytes:
-    return WorkerMetrics(worker).snapshot()
 
 
 async def counted(queue: TaskQueue, times: int) -> WorkerMetrics:

@@ -370,7 +370,15 @@ def test_the_test_command_is_that_of_the_continuous_integration() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["fairque", "fairque.sync", "fairque.testing", "fairque.contrib.fastapi", "fairque.contrib.sqlalchemy"]
+    "module",
+    [
+        "fairque",
+        "fairque.sync",
+        "fairque.testing",
+        "fairque.contrib.fastapi",
+        "fairque.contrib.prometheus",
+        "fairque.contrib.sqlalchemy",
+    ],
 )
 def test_every_public_name_is_in_the_reference_once(module: str) -> None:
     everything = "\n".join(text for page, text in PAGES.items() if page.startswith("docs/reference/"))

@@ -63,8 +63,11 @@ class Hooks:
         hook = self._hooks[event]
         if hook is None:
             return
-        run_seconds, wait_seconds = time.monotonic() - began, _wait_seconds(delivery)
-        told = TaskEvent(delivery.user_id, delivery.id, name, delivery.attempt, run_seconds, failure, wait_seconds)
+        attempt, run_seconds, wait_seconds = delivery.attempt, time.monotonic() - began, None
+        if attempt == 1 and not delivery.snoozed:
+            waited_ms = delivery.started_ms - delivery.queued_ms
+            wait_seconds = waited_ms / 1000 if waited_ms > 0 else 0.0
+        told = TaskEvent(delivery.user_id, delivery.id, name, attempt, run_seconds, failure, wait_seconds)
         try:
             awaitable = hook(told)
         except BaseException:  # SystemExit included: it would end the loop, and with it all tasks
@@ -86,11 +89,6 @@ class Hooks:
         _, late = await asyncio.wait(self._tasks, timeout=seconds)
         for task in late:
             task.cancel()
-
-
-def _wait_seconds(delivery: Delivery) -> float | None:
-    waited_ms = delivery.wait_ms
-    return waited_ms / 1000 if waited_ms is not None and not delivery.snoozed else None
 
 
 async def _finish(event: str, awaitable: Awaitable[None]) -> None:

@@ -16,6 +16,7 @@ from fairque.contrib.prometheus.figures import Figures, Labels, Row
 __all__ = ["CONTENT_TYPE", "families_of", "rendered"]
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+"""Of the pages that `render` returns: the text format of Prometheus."""
 
 
 class _Families:
