@@ -27,7 +27,7 @@ from fairque import (
     current_task,
     task,
 )
-from fairque.contrib.prometheus import QueueMetrics, Sum, WorkerMetrics
+from fairque.contrib.prometheus import QueueMetrics, Sum, WorkerMetrics, queue_reader
 from fairque.contrib.prometheus.catalogue import CATALOGUE, PROCESS, QUEUE
 from fairque.embedded.server import EmbeddedServer
 from fairque.tasks.registry import unregister
@@ -190,15 +190,25 @@ async def test_names_that_users_make_up_have_no_label(queue: TaskQueue) -> None:
 
 
 async def test_so_many_names_have_a_label_and_no_more(queue: TaskQueue) -> None:
-    worker = Worker(queue)
-    metrics = WorkerMetrics(worker, most_names=1)
+    worker = Worker(queue, handler=Echo())
+    metrics = WorkerMetrics(worker, names=["add", "add", "paid"], most_names=2)
     async with worker:
-        await run(queue, "add", 1)
         await run(queue, "stumble", False)
         await run(queue, "add", 1)
     page = read(metrics.render())
-    assert labels_of(page, "name") == {"add", "other"}
-    assert value(page, "fairque_tasks_total", name="add") == 2
+    assert labels_of(page, "name") == {"add", "other"}, "not those that came first, which users could see to"
+    assert value(page, "fairque_tasks_total", name="add") == 1
+
+
+async def test_a_function_that_is_defined_later_has_a_label(queue: TaskQueue) -> None:
+    worker = Worker(queue)
+    metrics = WorkerMetrics(worker)
+    async with worker:
+        await run(queue, "add", 1)
+        made = task(name="late")(served.greet.fn)
+        await run(queue, "late", "you")
+    unregister(made.name)
+    assert labels_of(read(metrics.render()), "name") == {"add", "late"}
 
 
 async def test_failed_claims_and_leases_that_were_stolen_are_counted(own_server: Callable[..., EmbeddedServer]) -> None:
@@ -289,6 +299,33 @@ async def test_users_have_labels_only_where_asked_for_and_so_many(queue: TaskQue
     for at, user in enumerate(HOSTILE):
         assert value(page, "fairque_user_queued", user=user) == at + 1
     await asyncio.gather(*map(queue.purge, HOSTILE))
+
+
+async def test_several_queues_are_on_one_page(server: Server, queue: TaskQueue) -> None:
+    gone = TaskQueue("redis://127.0.0.1:1", name="gone")
+    async with TaskQueue(server.url, name=f"{queue.name}-2") as other:
+        page = await QueueMetrics(queue, other, gone).render()
+    up = {name: value(read(page), "fairque_up", queue=name) for name in (queue.name, other.name, gone.name)}
+    assert up == {queue.name: 1, other.name: 1, gone.name: 0}, "one that is gone keeps nothing from the others"
+    assert page.count(b"# TYPE fairque_up ") == 1
+
+
+async def test_whoever_comes_with_many_users_hides_nobody_who_starves(
+    queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_reader, "MOST_RECENT", 5)
+    monkeypatch.setattr(queue_reader, "MOST_WAITING", 4)
+    monkeypatch.setattr("fairque.queue.shares.MOST_BEHIND", 0)
+    await queue.enqueue_many([served.greet("you")] * 50, user_id="noisy")
+    await Worker(queue).run_until_idle()
+    await queue.enqueue_many([served.greet("you")] * 2, user_id="noisy")
+    await queue.enqueue_many([served.greet("you")] * 2, user_id="ann")
+    for n in range(10):
+        await queue.enqueue(served.greet("you"), user_id=f"mallory-{n}")
+    page = read(await QueueMetrics(queue, top_users=100).render())
+    assert "ann" in labels_of(page, "user")
+    assert value(page, "fairque_users_starved") >= 1
+    await asyncio.gather(*(queue.purge(user.user_id) for user in await queue.users()))
 
 
 async def test_many_who_ask_cost_one_read(queue: TaskQueue) -> None:

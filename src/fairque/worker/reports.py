@@ -78,6 +78,8 @@ class ReportInbox:
             piece = self._ours.recv(_PIECE)
         except OSError:  # nothing there, or it is gone
             return False
+        if not piece and self._loop is not None:
+            self._loop.remove_reader(self._ours)
         self._read += piece
         while (report := self._next()) is not None:
             self._on_report(report)

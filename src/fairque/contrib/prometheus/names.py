@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain, islice
 
 from fairque.tasks.registry import registry
 
@@ -13,7 +14,7 @@ OTHER = "other"
 
 class Names:
     """Names come from whoever puts tasks in, who could make up any number of them. So a label is the name of a function
-    that this process has, or one that was asked for.
+    that this process has, or one that was asked for; and which ones is decided by the code, not by what comes first.
 
     Args:
         given: Names without a function, as a `TaskHandler` serves them.
@@ -21,14 +22,15 @@ class Names:
     """
 
     def __init__(self, given: Iterable[str], most: int) -> None:
-        self._given = frozenset(given)
+        self._given = tuple(dict.fromkeys(given))
         self._most = most
-        self._admitted: set[str] = set()
+        self._functions = -1
+        self._known: frozenset[str] = frozenset()
 
     def label(self, name: str) -> str:
-        if name in self._admitted:
+        if name in self._known:
             return name
-        if (name in registry or name in self._given) and len(self._admitted) < self._most:
-            self._admitted.add(name)
-            return name
-        return OTHER
+        if len(registry) != self._functions:
+            self._functions = len(registry)
+            self._known = frozenset(islice(dict.fromkeys(chain(self._given, registry)), self._most))
+        return name if name in self._known else OTHER

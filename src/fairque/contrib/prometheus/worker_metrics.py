@@ -43,7 +43,8 @@ class WorkerMetrics:
         *workers: They do not run yet; others may come by `watch`.
         names: Names of tasks without a function here, as a `TaskHandler` serves them, that are to have a label. Others
             without one are ``other``, as whoever puts tasks in could make up any number of names.
-        most_names: Names that have a label, 1 to 10,000; the rest is ``other``.
+        most_names: Names that have a label, 1 to 10,000: first those of `names`, then functions in the order in which
+            they were defined. The rest is ``other``.
 
     Raises:
         InvalidInput: A worker has begun to run, or an argument breaks a rule.
