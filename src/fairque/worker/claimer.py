@@ -73,6 +73,11 @@ class Claimer:
         return self._signals.stopping and (self.is_unsure or (self._may_be_woken and self._settler.holds > 0))
 
     @property
+    def is_failing(self) -> bool:
+        """Whether the last call was not answered, or refused."""
+        return self._pace.is_failing
+
+    @property
     def rest(self) -> float:
         """Seconds until it is time to claim, as far as is known."""
         if self.has_last_call:

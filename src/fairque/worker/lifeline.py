@@ -29,10 +29,18 @@ class Word(Enum):
     """A child: its first claim was answered."""
     IS_FULL = b"f"
     """A child: it has run as many tasks, or takes as much memory, as it may. It goes on until it is told to retire."""
+    LEAVES = b"l"
+    """A child: its worker has ended, and its loop ends with it."""
     RETIRE = b"r"
     """The parent: another process serves in its place."""
     HURRY = b"h"
     """The parent: stop, and give what runs but a moment."""
+    ASK = b"a"
+    """The parent: how are you? The loop of the child answers with one of the next two, or not at all."""
+    CLAIMS = b"c"
+    """A child: it takes tasks."""
+    CLAIMS_NOTHING = b"n"
+    """A child: it takes none, as it stops, or Redis does not answer."""
 
 
 class Lifeline:

@@ -50,6 +50,9 @@ class Servant(Protocol):
     @property
     def serves(self) -> asyncio.Event: ...
 
+    @property
+    def can_claim(self) -> bool: ...
+
     async def run(self) -> None: ...
 
     async def run_until_idle(self) -> None: ...
@@ -178,7 +181,11 @@ class _Shutdown:
             self.parent = Parent.of_this_process()
             if self.parent is not None:
                 self.parent.follow(self._on_word, self._on_parents_death)
-            yield
+            try:
+                yield
+            finally:
+                if self.parent is not None:
+                    self.parent.tell(Word.LEAVES)
 
     @contextlib.contextmanager
     def ends_quietly(self) -> Iterator[None]:
@@ -224,13 +231,20 @@ class _Shutdown:
 
     def _on_word(self, word: Word) -> None:
         """In a thread."""
-        if word is Word.RETIRE:
+        if word is Word.ASK:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: that is an answer as well
+                self._loop.call_soon_threadsafe(self._answer)
+        elif word is Word.RETIRE:
             self._loop.call_soon_threadsafe(self._worker.retire)
         elif word is Word.HURRY and self._asked_at is None:
             options = self._worker.options
             seconds = min(_HURRY_SECONDS, options.shutdown_timeout)
             self._worker.options = msgspec.structs.replace(options, shutdown_timeout=seconds)
             self._ask("files have changed")
+
+    def _answer(self) -> None:
+        if self.parent is not None:
+            self.parent.tell(Word.CLAIMS if self._worker.can_claim else Word.CLAIMS_NOTHING)
 
     def _on_parents_death(self) -> None:
         """In a thread. A loop that is blocked cannot drain: the process ends all the same."""

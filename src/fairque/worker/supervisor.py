@@ -13,6 +13,7 @@ from functools import partial
 from _fairque_command import REPEATED_SECONDS
 from fairque.errors import FairqueError
 from fairque.worker.changes import Changes
+from fairque.worker.child import Child
 from fairque.worker.lifeline import Lifeline, Word, spawn
 from fairque.worker.processes import on_stop
 from fairque.worker.reports import ReportInbox, Reports
@@ -28,55 +29,6 @@ _HEALTHY_SECONDS = 60.0
 """A process that lived this long starts anew without a history."""
 _HURRY_SECONDS = 5.0
 """What a process may take that is told to hurry; then it is killed."""
-
-
-class Child:
-    """A process, and what is known of it.
-
-    Attributes:
-        code: Its exit code; None while it runs.
-        has_served: Whether a claim of it was ever answered.
-        serves, is_full, has_ended: Set when it told so; all of them at its end.
-        is_outdated: Whether it was told to stop for a new one, which reads its files again.
-    """
-
-    def __init__(
-        self, number: int, process: asyncio.subprocess.Process, line: Lifeline, inbox: ReportInbox | None
-    ) -> None:
-        self.number = number
-        self.pid = process.pid
-        self.began = time.monotonic()
-        self.code: int | None = None
-        self.has_served = False
-        self.serves, self.is_full, self.has_ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self.is_outdated = False
-        self._process = process
-        self._line = line
-        self._inbox = inbox
-        line.listen(self._hear)
-
-    async def wait(self) -> None:
-        self.code = await self._process.wait()
-        self._line.close()
-        if self._inbox is not None:
-            self._inbox.close()
-        for event in (self.serves, self.is_full, self.has_ended):
-            event.set()
-
-    def tell(self, word: Word) -> None:
-        if self.code is None:
-            self._line.tell(word)
-
-    def send(self, signum: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(signum)
-
-    def _hear(self, word: Word) -> None:
-        if word is Word.SERVES:
-            self.has_served = True
-            self.serves.set()
-        elif word is Word.IS_FULL:
-            self.is_full.set()
 
 
 class Supervisor:
@@ -105,6 +57,15 @@ class Supervisor:
         self._replacing = asyncio.Semaphore(1)
         self._asked_at = 0.0
         self._code = 0
+
+    @property
+    def children(self) -> list[Child]:
+        """Those that run."""
+        return [child for child in self._children if child.code is None]
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopping.is_set()
 
     async def run(self) -> int:
         """Until every process has ended; returns the exit code."""

@@ -60,6 +60,11 @@ class Turns:
         """Nothing is to be reported, and no delivery can be on its way here."""
         return not (self._is_calling or self._is_reporting() or self._settler.unreported or self._claimer.is_unsure)
 
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last claim was not answered, or refused."""
+        return self._claimer.is_failing
+
     async def run(self) -> None:
         """Until `stop`, whatever is cancelled around it: what runs in a cancelled worker is still to be put back."""
         with self._scope:

@@ -188,7 +188,7 @@ class Worker(Generic[State]):
             options = {"scheduler": config.scheduler.enabled, **options}
             config = config.worker(name)
         given = msgspec.structs.asdict(config)
-        for of_processes in ("processes", "max_tasks", "max_memory"):
+        for of_processes in ("processes", "max_tasks", "max_memory", "http"):
             del given[of_processes]
         own_id = given.pop("id")
         given["concurrency"] = given.pop("max_concurrent_tasks")
@@ -298,6 +298,12 @@ class Worker(Generic[State]):
     def serves(self) -> asyncio.Event:
         """Set once Redis has answered its first claim."""
         return self._signals.serving
+
+    @property
+    def can_claim(self) -> bool:
+        """Whether it takes tasks where it has free slots: Redis has answered its last claim, and it is not to stop."""
+        is_serving = self._signals.serving.is_set() and not self._signals.stopping
+        return is_serving and self._parts is not None and not self._parts.turns.is_failing
 
     async def run(self) -> None:
         """Serve until `stop` is called. Cancelling it stops the worker as well, without waiting for running tasks.
