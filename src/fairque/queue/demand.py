@@ -15,7 +15,7 @@ from fairque.metrics import Metrics
 from fairque.models import QueueStats
 from fairque.redis.store import Store
 
-__all__ = ["COOLDOWN", "MOST_LOOKED_AT", "Demand", "demand_in", "look_at_demand"]
+__all__ = ["COOLDOWN", "MOST_LOOKED_AT", "Demand", "Load", "check_spans", "load_in", "look_at_demand", "look_at_load"]
 
 MOST_LOOKED_AT = 500
 COOLDOWN = 300.0
@@ -62,20 +62,39 @@ class _Running(NamedTuple):
         return 1.0 if self.mean is None else min(1.0, self.left / target_wait)
 
 
-async def look_at_demand(store: Store, target_wait: Duration, cooldown: Duration = COOLDOWN) -> Demand:
+class Load(NamedTuple):
+    """What a queue has to do, as it was at one moment; what that demands depends on who asks."""
+
+    stats: QueueStats
+    running: Sequence[_Running]
+    next_ms: Sequence[float]
+    """From that moment on: when the first scheduled task is due, and the first schedule fires."""
+
+    def demand(self, target_wait: float, cooldown: float) -> Demand:
+        """Of seconds that were checked."""
+        is_due = any(ms <= cooldown * 1000 for ms in self.next_ms)
+        return _demand(self.stats, self.running, target_wait, cooldown, is_due=is_due)
+
+
+def check_spans(target_wait: Duration, cooldown: Duration) -> tuple[float, float]:
+    """In seconds. Raises `InvalidInput`."""
+    return check_seconds("target_wait", target_wait, least=0.001), check_seconds("cooldown", cooldown)
+
+
+async def look_at_load(store: Store) -> Load:
     """Looks at the totals, and at 500 of the tasks that run, which stand for the others."""
-    target_wait = check_seconds("target_wait", target_wait, least=0.001)
-    cooldown = check_seconds("cooldown", cooldown)
-    stats, found = await asyncio.gather(store.stats(), store.demand(MOST_LOOKED_AT))
-    return demand_in(stats, found, target_wait, cooldown)
+    return load_in(*await asyncio.gather(store.stats(), store.demand(MOST_LOOKED_AT)))
 
 
-def demand_in(stats: QueueStats, found: Sequence[Any], target_wait: float, cooldown: float = COOLDOWN) -> Demand:
+def load_in(stats: QueueStats, found: Sequence[Any]) -> Load:
     """From what the script found."""
     now_ms, due_ms, fires_ms, running, means = found
-    soon_ms = now_ms + cooldown * 1000
-    is_due = any(at_ms and float(at_ms) <= soon_ms for at_ms in (due_ms, fires_ms))
-    return _demand(stats, _running_in(running, means), target_wait, cooldown, is_due=is_due)
+    return Load(stats, _running_in(running, means), [float(ms) - now_ms for ms in (due_ms, fires_ms) if ms])
+
+
+async def look_at_demand(store: Store, target_wait: Duration, cooldown: Duration = COOLDOWN) -> Demand:
+    spans = check_spans(target_wait, cooldown)
+    return (await look_at_load(store)).demand(*spans)
 
 
 def _running_in(running: Sequence[Any], means: Sequence[bytes]) -> list[_Running]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from fairque.models import QueueHealth, QueueStats, UserInfo
-from fairque.queue.demand import MOST_LOOKED_AT, Demand, demand_in
+from fairque.queue.demand import COOLDOWN, MOST_LOOKED_AT, Demand, load_in
 from fairque.queue.health import USERS, damaged_in, governed_users, health_in
 from fairque.queue.health_checks import HealthCheck, Severity, checks_of, worst
 from fairque.queue.shares import Shares, look_at_shares
@@ -92,7 +92,7 @@ async def look_over(store: Store, queue: str, most: int) -> Overview:
         users=tuple(users.values()),
         shares=shares,
         statuses=statuses,
-        demand=demand_in(stats, running, TARGET_WAIT),
+        demand=load_in(stats, running).demand(TARGET_WAIT, COOLDOWN),
         health=health,
         checks=tuple(checks_of(health, list(statuses.values()))),
     )
