@@ -15,7 +15,7 @@ from typing import NoReturn
 
 __all__ = ["REPEATED_SECONDS", "SERVICES", "info", "main", "stop_signals", "taken"]
 
-SERVICES = ("worker", "scheduler", "server", "dashboard")
+SERVICES = ("worker", "scheduler", "server", "http", "dashboard")
 """The commands that run until they are told to stop."""
 REPEATED_SECONDS = 0.5
 """A signal that comes again so soon is the same request: some managers signal a process and, at once, its group."""

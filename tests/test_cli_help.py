@@ -30,7 +30,7 @@ NOWHERE = {
     "SERVED_QUEUE": "q",
     "SERVED_TIMEOUT": "0.1",
 }
-NEEDS_SIGNALS = ("worker", "scheduler", "outbox", "dashboard")
+NEEDS_SIGNALS = ("worker", "scheduler", "outbox", "http", "dashboard")
 PASSWORD = "hunter2"
 
 
@@ -54,6 +54,7 @@ INVOCATIONS: dict[str, tuple[list[str], int, str]] = {
     "scheduler": (["tests.apps.served:queue"], 1, UNREACHABLE),
     "outbox": (["tests.apps.outbox:relay", "--once"], 1, UNREACHABLE),
     "server": (["--dir=/dev/null/data"], 2, "the embedded server cannot be started"),
+    "http": ([], 1, UNREACHABLE),
     "demo": (["--flood=0"], 2, "--flood"),
     "dashboard": (["--port=0"], 1, UNREACHABLE),
     "info": ([], 1, UNREACHABLE),

@@ -50,7 +50,7 @@ OTHER_QUEUE = QueueConfig(
     fairness="time",
     usage_ttl=3600,
 )
-OF_PROCESSES = {"processes", "max_tasks", "max_memory"}
+OF_PROCESSES = {"processes", "max_tasks", "max_memory", "http"}
 OTHER_WORKER = WorkerConfig(
     id="alpha",
     assigned_users=("ann",),

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from fairque import FairQueueConfig, TaskQueue, Worker
+from fairque.cli.answering import answering
 from fairque.cli.processes import FAIRQUE
 from fairque.config.config import WorkerConfig
+from fairque.contrib.http import probes
 from fairque.worker import reports, service
+from fairque.worker.lifeline import has_parent
 from fairque.worker.logs import LogSettings
 from fairque.worker.recycling import Recycling
 
@@ -112,7 +115,9 @@ async def _serve(queue: TaskQueue, settings: Settings) -> int:
         from fairque.contrib.prometheus import WorkerMetrics
 
         WorkerMetrics(worker)
-    await service.serve(worker, prepare, burst=settings.burst, recycling=settings.recycling)
+    address = settings.worker.http if not has_parent() else None  # else the parent answers
+    async with answering({address: probes(worker)} if address is not None else {}):
+        await service.serve(worker, prepare, burst=settings.burst, recycling=settings.recycling)
     _insist_on_exit()
     return 0
 

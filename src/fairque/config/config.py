@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from fairque.checks import MAX_SECONDS, check_id
 from fairque.config.codec import CodecConfig
+from fairque.config.endpoint import parse_endpoint
 from fairque.config.policies import GroupConfig, LimitConfig, PolicyConfig
 from fairque.config.section import Section
 from fairque.config.server import RedisConfig
@@ -66,6 +67,8 @@ class WorkerConfig(Section, frozen=True, kw_only=True):
         processes: Worker processes that ``fairque worker`` starts.
         max_tasks, max_memory: What makes it replace one of them: so many runs of tasks, or so many bytes, such as
             ``"512M"``. See `Worker.serve`.
+        http: Where ``fairque worker`` answers probes, such as ``"0.0.0.0:8080"``; None: nowhere. Workers with the same
+            address share it.
         task_timeout: Seconds that a task may run which has no timeout of its own; None: as long as it takes.
         poll_interval, shutdown_timeout, stall_timeout, max_deliveries, unknown_task_patience, cancel_grace,
         max_tasks_per_child, max_leftover_threads: See `Worker`.
@@ -78,6 +81,7 @@ class WorkerConfig(Section, frozen=True, kw_only=True):
     processes: Annotated[int, Meta(ge=1, le=1_000)] = 1
     max_tasks: Annotated[int, Meta(ge=1, le=1_000_000_000)] | None = None
     max_memory: Annotated[str, Meta(min_length=1, max_length=20)] | None = None
+    http: Annotated[str, Meta(min_length=1, max_length=300)] | None = None
     task_timeout: Annotated[float, Meta(ge=0.001, le=MAX_SECONDS)] | None = None
     poll_interval: Annotated[float, Meta(ge=0.01, le=MAX_SECONDS)] = 5.0
     shutdown_timeout: Seconds = 25.0
@@ -91,6 +95,7 @@ class WorkerConfig(Section, frozen=True, kw_only=True):
     checks: ClassVar[Mapping[str, Callable[[Any], object]]] = {
         "id": _check_worker_id,
         "max_memory": parse_size,
+        "http": parse_endpoint,
         "assigned_users": _check_users,
         "steal_targets": _check_users,
     }

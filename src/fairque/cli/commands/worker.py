@@ -13,12 +13,14 @@ import msgspec
 import typer
 
 from fairque import FairQueueConfig, TaskQueue, Worker
+from fairque.cli.answering import answering, check_can_answer
 from fairque.cli.commands.config import service_gaps
 from fairque.cli.errors import CommandError
 from fairque.cli.imports import load_module, load_served, project_of
 from fairque.cli.options import ConfigFile, LogJson, load_config
 from fairque.cli.worker_process import Settings, make_worker, serve
 from fairque.config.config import WorkerConfig
+from fairque.contrib.http.family_probes import family_probes
 from fairque.worker.changes import Changes
 from fairque.worker.lifeline import has_parent
 from fairque.worker.logs import LogLevel, LogSettings, set_up_logging
@@ -34,6 +36,8 @@ _SAID_BY_BOTH = {
     "shutdown_timeout": ("--shutdown-timeout", "shutdown_timeout"),
 }
 """The options of a worker: on the command line, and in code."""
+_BESIDE_FILES = {"processes", "http"}
+"""What may be said beside configuration files, and wins over them."""
 
 
 def command(
@@ -83,6 +87,10 @@ def command(
         float | None,
         typer.Option(min=0, metavar="SECONDS", help="What started tasks are given when the worker stops (25)."),
     ] = None,
+    http: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Answer probes by HTTP there: /livez, /readyz."),
+    ] = None,
     config: ConfigFile = None,
     worker: Annotated[
         str | None,
@@ -112,8 +120,10 @@ def command(
     First another one serves, then it claims nothing more and ends with its last task, after an hour at the latest.
     That is done to one process at a time.
 
+    With --http, /livez answers as long as the event loop of each process turns, and /readyz while one takes tasks.
+
     With --config, the files say what each worker does, and how many processes of it there are.
-    Of the options for that, only --processes can be given as well.
+    Of the options for that, only --processes and --http can be given as well.
     Their policies, groups and limits are set when a worker starts, as by fairque policy apply.
 
     Example: fairque worker myapp.tasks:queue --concurrency 50 --processes 2
@@ -132,6 +142,7 @@ def command(
         "processes": processes,
         "max_tasks": max_tasks,
         "max_memory": max_memory,
+        "http": http,
     }
     options = {name: value for name, value in given.items() if value is not None}
     _check(options, config, worker)
@@ -139,12 +150,14 @@ def command(
         raise CommandError("--burst ends when nothing is left to do, and --reload waits for changes", "leave one out")
     how = _How(target, LogSettings(log_level, log_json), uvloop, burst)
     if config:
-        settings = _configured(how, load_config(config), tuple(config), worker, processes)
+        settings = _configured(how, load_config(config), tuple(config), worker, options)
     else:
         settings = [how.settings(WorkerConfig(**options))]  # type: ignore[arg-type]
+    if any(each.worker.http for each in settings):
+        check_can_answer()
     if reload:
         set_up_logging(how.logs)
-        return asyncio.run(Supervisor(_commands(settings), Changes(project_of(target))).run())
+        return asyncio.run(_keep(Supervisor(_commands(settings), Changes(project_of(target))), settings))
     return _serve_configured(settings) if config else _serve_named(settings[0], options)
 
 
@@ -161,9 +174,9 @@ class _How(NamedTuple):
 
 
 def _check(options: Mapping[str, object], config: list[str] | None, worker: str | None) -> None:
-    if config and options.keys() - {"processes"}:
+    if config and options.keys() - _BESIDE_FILES:
         raise CommandError(
-            "--config has what the workers do, of the options for that only --processes can be given",
+            "--config has what the workers do, of the options for that only --processes and --http can be given",
             "change the file, or set a variable such as FAIRQUE_WORKERS_0_MAX_CONCURRENT_TASKS",
         )
     if worker is not None and not config:
@@ -185,11 +198,10 @@ def _check_is_said_once(target: str, options: Mapping[str, object]) -> None:
 
 
 def _configured(
-    how: _How, config: FairQueueConfig, files: tuple[str, ...], worker: str | None, processes: int | None
+    how: _How, config: FairQueueConfig, files: tuple[str, ...], worker: str | None, options: Mapping[str, Any]
 ) -> list[Settings]:
-    workers = _chosen(config, worker)
-    if processes is not None:
-        workers = {name: msgspec.structs.replace(each, processes=processes) for name, each in workers.items()}
+    chosen = _chosen(config, worker)
+    workers = {name: msgspec.structs.replace(each, **options) for name, each in chosen.items()}
     return [how.settings(each, files=files, name=name, config=config) for name, each in workers.items()]
 
 
@@ -254,4 +266,15 @@ async def _supervise(queue: TaskQueue, settings: Sequence[Settings], commands: S
         make_worker(queue, each).check_several()
     async with queue:
         pass
-    return await Supervisor(commands).run()
+    return await _keep(Supervisor(commands), settings)
+
+
+async def _keep(supervisor: Supervisor, settings: Sequence[Settings]) -> int:
+    """Probes are answered until the last process has ended."""
+    meant: dict[str, list[int]] = {}
+    addresses = [each.worker.http for each in settings for _ in range(each.worker.processes)]
+    for number, address in enumerate(addresses, 1):
+        if address is not None:
+            meant.setdefault(address, []).append(number)
+    async with answering({address: family_probes(supervisor, numbers) for address, numbers in meant.items()}):
+        return await supervisor.run()

@@ -1,0 +1,52 @@
+"""`family_probes`: whether the worker processes of one parent are alive, and one of them takes tasks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+
+from fairque.contrib.http.asgi import Answer, App, Query, sentence
+from fairque.worker.child import Child
+from fairque.worker.lifeline import Word
+from fairque.worker.supervisor import Supervisor
+
+__all__ = ["family_probes"]
+
+PATIENCE_SECONDS = 1.0
+"""What the loop of a child may take to answer."""
+
+
+def family_probes(supervisor: Supervisor, numbers: Collection[int]) -> App:
+    """The same pages as `probes`, for several processes.
+
+    They are asked when somebody asks. Alive are they all, or none: the loop of each that has served answers within a
+    second. Ready is one of them, or more. A process that starts, or is started anew after its end, is neither.
+
+    Args:
+        supervisor: Their parent.
+        numbers: Of its commands, from 1: those that are meant.
+    """
+
+    def meant() -> list[Child]:
+        return [child for child in supervisor.children if child.number in numbers and not child.has_left]
+
+    async def livez(_: Query) -> Answer:
+        asked = [child for child in meant() if child.has_served]
+        answers = await asyncio.gather(*(child.ask(PATIENCE_SECONDS) for child in asked))
+        silent = [
+            child.pid
+            for child, answer in zip(asked, answers, strict=True)
+            if answer is None and child.code is None and not child.has_left
+        ]
+        if silent:
+            return sentence(503, f"the event loop stands still in {', '.join(map(str, silent))}")
+        return sentence(200, f"{len(asked)} of {len(numbers)} processes serve, and the event loop of each turns")
+
+    async def readyz(_: Query) -> Answer:
+        if supervisor.is_stopping:
+            return sentence(503, "stops")
+        answers = await asyncio.gather(*(child.ask(PATIENCE_SECONDS) for child in meant()))
+        claiming = answers.count(Word.CLAIMS)
+        return sentence(200 if claiming else 503, f"{claiming} of {len(numbers)} processes claim")
+
+    return App({"/livez": livez, "/readyz": readyz})

@@ -1,0 +1,126 @@
+"""`serving`: an ASGI app at an address of its own, beside whatever else the event loop does. By uvicorn."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+from fairque.config.endpoint import Endpoint, parse_endpoint
+from fairque.contrib.http.asgi import App
+from fairque.errors import ConfigError
+
+try:
+    import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+except ModuleNotFoundError as exc:
+    raise ImportError(f"an HTTP server needs {exc.name}: pip install 'fairque[http]'") from exc
+
+__all__ = ["serving"]
+
+logger = logging.getLogger("fairque.http")
+MOST_CONNECTIONS = 100
+CONNECTION_SECONDS = 10.0
+GRACE_SECONDS = 2
+
+
+@contextlib.asynccontextmanager
+async def serving(app: App, address: str) -> AsyncIterator[str]:
+    """Serve the app for as long as the block runs, and tell its URL.
+
+    It leaves signals and logging alone. At most 100 connections are open: for one more, the oldest is cut. Each is for
+    one request, and is cut after ten seconds. At the end, who has asked is answered, for two seconds at most.
+
+    Args:
+        app: What `probes` or `demand` has made.
+        address: ``HOST:PORT``, where a port of 0 takes a free one.
+
+    Raises:
+        InvalidInput: The address is none.
+        ConfigError: Nothing can listen there, as where the port is in use. Nothing was begun.
+    """
+    endpoint = parse_endpoint(address)
+    with _listening(endpoint) as listener:
+        server = _Server(_config(app))
+        running = asyncio.create_task(server.serve(sockets=[listener]), name="fairque-http")
+        running.add_done_callback(_on_end)
+        url = f"http://{endpoint._replace(port=listener.getsockname()[1])}"
+        logger.info("answers at %s", url)
+        try:
+            yield url
+        finally:
+            server.should_exit = True
+            await asyncio.wait([running])
+
+
+class _Server(uvicorn.Server):
+    """Of a process that takes its signals itself."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Connection(H11Protocol):
+    """Bounded in number and time: whoever opens connections and says nothing keeps no probe from its answer."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.deadline = self.loop.call_later(CONNECTION_SECONDS, transport.abort)
+        if len(self.connections) > MOST_CONNECTIONS:
+            oldest = min(self.connections, key=lambda each: each.deadline.when())  # type: ignore[union-attr]
+            self.connections.discard(oldest)  # it is gone when the loop comes to it
+            oldest.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.deadline.cancel()
+        super().connection_lost(exc)
+
+
+def _config(app: App) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=_Connection,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        headers=[("connection", "close")],
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+
+
+@contextlib.contextmanager
+def _listening(endpoint: Endpoint) -> Iterator[socket.socket]:
+    """Bound before anything else is begun: who cannot be probed is not to serve."""
+    try:
+        [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(
+            *endpoint, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        listener = socket.socket(family, kind, protocol)
+    except OSError as exc:
+        raise _unusable(endpoint, exc) from None
+    with listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setblocking(False)
+        try:
+            listener.bind(address)
+            listener.listen(MOST_CONNECTIONS)
+        except OSError as exc:
+            raise _unusable(endpoint, exc) from None
+        yield listener
+
+
+def _unusable(endpoint: Endpoint, error: OSError) -> ConfigError:
+    return ConfigError(f"nothing can listen at {endpoint}: {error.strerror or error}")
+
+
+def _on_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.critical("the HTTP server died", exc_info=error)

@@ -1,0 +1,719 @@
+"""Probes and scaling by HTTP: over real sockets, of workers in this process and in processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from fairque import ConfigError, InvalidInput, TaskQueue, Worker, task
+from fairque.config.config import WorkerConfig
+from fairque.config.endpoint import Endpoint, parse_endpoint
+from fairque.contrib.http import demand, probes
+from fairque.contrib.http.asgi import ANSWER_SECONDS, MOST_WAITING, Answer, App, sentence
+from fairque.contrib.http.server import MOST_CONNECTIONS, serving
+from fairque.tasks.registry import unregister
+from tests.apps import served
+from tests.support.command import call_command
+from tests.support.eventually import eventually
+from tests.support.process import ROOT, WorkerProcess
+from tests.support.proxy import CuttingProxy
+from tests.support.servers import Server, new_queue_name
+
+Start = Callable[..., Awaitable[WorkerProcess]]
+ANYWHERE = "127.0.0.1:0"
+TARGET = "tests.apps.served:queue"
+
+
+@pytest.fixture
+async def start(worker_process: Start, server: Server, queue_name: str) -> Start:
+    """``fairque`` on the queue of the test."""
+
+    async def start(*command: str, directory: Path = ROOT, **env: str) -> WorkerProcess:
+        given = {"SERVED_URL": server.url, "SERVED_QUEUE": queue_name, "FAIRQUE_REDIS_URL": server.url, **env}
+        return await worker_process("fairque", *command, env=given, directory=directory)
+
+    return start
+
+
+@pytest.fixture
+async def queue(server: Server, queue_name: str) -> AsyncIterator[TaskQueue]:
+    """With the settings of `served.queue`."""
+    async with TaskQueue(server.url, name=queue_name, lease=1.0) as queue:
+        yield queue
+
+
+@asynccontextmanager
+async def client_of(app: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """Of a server that has this app."""
+    async with serving(app, ANYWHERE) as url, httpx.AsyncClient(base_url=url, timeout=10) as client:
+        yield client
+
+
+async def url_of(process: WorkerProcess) -> str:
+    line = await process.line("answers at http://")
+    return line.partition("answers at ")[2]
+
+
+async def status(url: str, path: str, seconds: float = 5.0) -> int | None:
+    """None where there is no answer."""
+    try:
+        async with httpx.AsyncClient(timeout=seconds) as client:
+            return (await client.get(url + path)).status_code
+    except httpx.HTTPError:
+        return None
+
+
+async def becomes(url: str, path: str, wanted: int | None, seconds: float = 5.0) -> None:
+    async def found() -> bool:
+        return await status(url, path, seconds) == wanted
+
+    await eventually(found, 30)
+
+
+async def ended(process: WorkerProcess) -> None:
+    process.send(signal.SIGTERM)
+    assert await process.wait() == 0, process.output
+
+
+# Where to listen
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("127.0.0.1:8080", Endpoint("127.0.0.1", 8080)),
+        ("0.0.0.0:0", Endpoint("0.0.0.0", 0)),
+        ("[::1]:8080", Endpoint("::1", 8080)),
+        ("localhost:65535", Endpoint("localhost", 65535)),
+    ],
+)
+def test_an_address_is_a_host_and_a_port(text: str, meant: Endpoint) -> None:
+    assert parse_endpoint(text) == meant
+    assert str(meant) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":8080", "8080", "localhost", "a:65536", "a:-1", "::1:8080", "http://a:80", "a:80/", "a b:80", "a:8 0"]
+)
+def test_what_is_no_address_is_refused_by_its_value(text: str) -> None:
+    with pytest.raises(InvalidInput, match=re.escape(f"HOST:PORT, like 127.0.0.1:8080 or [::1]:8080, not {text!r}")):
+        parse_endpoint(text)
+    with pytest.raises(ConfigError):
+        WorkerConfig(http=text)
+
+
+async def test_a_port_in_use_is_told_by_its_address() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=f"nothing can listen at {address}: Address already in use"):
+            async with serving(App({}), address):
+                pass
+
+
+async def test_a_host_that_is_not_here_is_told_by_its_address() -> None:
+    with pytest.raises(ConfigError, match=r"nothing can listen at 192\.0\.2\.1:8080: "):
+        async with serving(App({}), "192.0.2.1:8080"):
+            pass
+
+
+# What is asked, and how
+
+
+async def pong(_: object) -> Answer:
+    return sentence(200, "pong")
+
+
+async def test_only_get_and_head_of_known_paths_are_answered() -> None:
+    async with client_of(App({"/ping": pong})) as client:
+        found = await client.get("/ping")
+        assert (found.status_code, found.text, found.headers["cache-control"]) == (200, "pong\n", "no-store")
+        head = await client.head("/ping")
+        assert (head.status_code, head.text, head.headers["content-length"]) == (200, "", "5")
+        for method in ("POST", "PUT", "DELETE", "OPTIONS"):
+            refused = await client.request(method, "/ping")
+            assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
+        for path in ("/", "/ping/", "/pong", "/PING", "/../ping/x", "/%2Fping"):
+            assert (await client.get(path)).status_code == 404
+
+
+async def test_a_body_is_never_read() -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while sent < 1 << 30:
+            sent += 1 << 16
+            yield b"x" * (1 << 16)
+
+    async with client_of(App({"/ping": pong})) as client:
+        try:
+            answer = await client.post("/ping", content=endless())
+        except httpx.HTTPError:  # it had more to say, and was hung up on
+            pass
+        else:
+            assert answer.status_code == 405
+        assert sent < 1 << 27
+        assert (await client.get("/ping")).status_code == 200
+
+
+async def test_a_page_that_hangs_is_answered_in_time_and_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("fairque.contrib.http.asgi.ANSWER_SECONDS", 0.3)
+
+    async def hang(_: object) -> Answer:
+        await asyncio.Event().wait()
+        return sentence(200, "never")
+
+    async def fail(_: object) -> Answer:
+        raise OSError("hunter2")
+
+    async with client_of(App({"/ping": pong, "/hang": hang, "/fail": fail})) as client:
+        hanging = asyncio.create_task(client.get("/hang"))
+        failed = await client.get("/fail")
+        assert (failed.status_code, failed.text) == (500, "this failed: the log says more\n")
+        assert (await client.get("/ping")).status_code == 200
+        assert not hanging.done()
+        assert ((await hanging).status_code, (await hanging).text) == (503, "no answer within 0.3 s\n")
+    assert "/fail failed" in caplog.text
+
+
+async def test_who_asks_too_often_at_once_is_refused_there_and_nowhere_else() -> None:
+    go = asyncio.Event()
+
+    async def wait(_: object) -> Answer:
+        await go.wait()
+        return sentence(200, "went")
+
+    app = App({"/ping": pong, "/wait": wait})
+    waiting = [asyncio.create_task(call(app, "/wait")) for _ in range(MOST_WAITING)]
+    await asyncio.sleep(0)
+    assert await call(app, "/wait") == 503
+    assert await call(app, "/ping") == 200
+    go.set()
+    assert await asyncio.gather(*waiting) == [200] * MOST_WAITING
+    assert await call(app, "/wait") == 200
+
+
+async def call(app: App, path: str, **scope: Any) -> int:
+    """The status, without a server between."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        raise AssertionError("nothing is to be read")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app({"type": "http", "method": "GET", "path": path, "query_string": b"", **scope}, receive, send)
+    found: int = sent[0]["status"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("path", "root", "wanted"),
+    [
+        ("/ping", "", 200),
+        ("/api/ping", "/api", 200),  # as the ASGI specification has it
+        ("/ping", "/api", 200),  # as a proxy leaves it that takes the prefix away
+        ("/api/ping", "/api/", 200),
+        ("/apiping", "/api", 404),
+        ("/api", "/api", 404),
+    ],
+)
+async def test_an_app_is_found_under_any_prefix(path: str, root: str, wanted: int) -> None:
+    assert await call(App({"/ping": pong}), path, root_path=root) == wanted
+
+
+async def test_connections_that_say_nothing_keep_nobody_from_an_answer() -> None:
+    async with serving(App({"/ping": pong}), ANYWHERE) as url, AsyncExitStack() as stack:
+        port = int(url.rpartition(":")[2])
+        for _ in range(MOST_CONNECTIONS + 50):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /ping HT")
+            stack.callback(writer.close)
+        for _ in range(5):
+            assert await status(url, "/ping", 2) == 200
+
+
+async def test_a_connection_ends_with_its_answer_or_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fairque.contrib.http.server.CONNECTION_SECONDS", 0.3)
+    async with serving(App({"/ping": pong}), ANYWHERE) as url:
+        port = int(url.rpartition(":")[2])
+        silent, silent_writer = await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n")
+        async with asyncio.timeout(5):
+            assert (await reader.read()).endswith(b"pong\n")
+            with contextlib.suppress(ConnectionError):  # which it is, some systems say by an end
+                assert not await silent.read()
+        for each in (silent_writer, writer):
+            each.close()
+
+
+async def test_a_web_socket_is_turned_away() -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    await App({"/ping": pong})({"type": "websocket", "path": "/ping"}, receive, send)
+    assert sent == [{"type": "websocket.close"}]
+
+
+# A worker of this process
+
+
+async def test_a_worker_is_ready_from_its_first_claim_until_it_is_to_stop(queue: TaskQueue) -> None:
+    worker = Worker(queue)
+    async with client_of(probes(worker)) as client:
+
+        async def codes() -> list[int]:
+            return [(await client.get(path)).status_code for path in ("/livez", "/readyz")]
+
+        assert await codes() == [200, 503]
+        async with worker:
+            assert await codes() == [200, 200]
+            worker.retire()
+            assert await codes() == [200, 503]
+        assert await codes() == [200, 503]
+
+
+async def test_a_worker_is_not_ready_while_redis_does_not_answer_but_lives(server: Server, queue_name: str) -> None:
+    async with CuttingProxy(server.url) as proxy, TaskQueue(proxy.url, name=queue_name, timeout=0.5) as queue:
+        worker = Worker(queue, poll_interval=0.05)
+        async with worker, client_of(probes(worker)) as client:
+            await becomes(str(client.base_url), "/readyz", 200)
+            await proxy.refuse()
+            await becomes(str(client.base_url), "/readyz", 503)
+            assert (await client.get("/livez")).status_code == 200
+            await proxy.accept()
+            await becomes(str(client.base_url), "/readyz", 200)
+            proxy.pause()  # it hangs: nothing is refused
+            await becomes(str(client.base_url), "/readyz", 503)
+            assert (await client.get("/livez")).status_code == 200
+            proxy.resume()
+            await becomes(str(client.base_url), "/readyz", 200)
+
+
+async def test_a_worker_that_has_died_is_not_ready(queue: TaskQueue) -> None:
+    @asynccontextmanager
+    async def short() -> AsyncIterator[None]:
+        async with asyncio.timeout(0.2):
+            yield
+            await asyncio.Event().wait()
+
+    worker = Worker(queue, lifespan=short, max_deliveries=1)
+    running = asyncio.create_task(worker.run())
+    await worker.serves.wait()
+    assert worker.can_claim
+    await worker.stop()
+    await asyncio.wait([running])
+    assert not worker.can_claim
+    with pytest.raises(TimeoutError):
+        running.result()
+
+
+async def test_probes_are_mounted_in_another_app(queue: TaskQueue) -> None:
+    app = FastAPI()
+    async with Worker(queue) as worker:
+        app.mount("/fairque", probes(worker))
+        app.mount("/scaling", demand(queue))
+        async with client_of(app) as client:
+            for path in ("/fairque/livez", "/fairque/readyz", "/scaling/demand", "/scaling/readyz"):
+                assert (await client.get(path)).status_code == 200
+            assert (await client.get("/fairque/demand")).status_code == 404
+
+
+# Demand
+
+
+async def test_demand_is_what_the_queue_says(queue: TaskQueue) -> None:
+    @task(name="http.work")
+    async def work() -> None: ...
+
+    try:
+        async with client_of(demand(queue)) as client:
+            assert (await client.get("/demand")).json()["slots_needed"] == 0
+            await queue.enqueue_many([work() for _ in range(7)], user_id="acme")
+            await eventually_fresh()
+            found = await client.get("/demand", params={"target_wait": "30"})
+            assert found.headers["content-type"] == "application/json"
+            wanted = await queue.demand(target_wait=30)
+            assert found.json()["slots_needed"] == wanted.slots_needed > 0
+            assert found.json()["target_wait"] == 30
+            assert found.json().keys() == set(wanted.__struct_fields__)
+            head = await client.head("/demand")
+            assert (head.status_code, head.text) == (200, "")
+    finally:
+        await queue.purge("acme")
+        unregister("http.work")
+
+
+async def eventually_fresh() -> None:
+    """What was found before is forgotten."""
+    over = time.monotonic() + 1.05
+    await eventually(lambda: time.monotonic() > over)
+
+
+@pytest.mark.parametrize(
+    ("query", "wanted"),
+    [
+        ("target_wait=soon", "target_wait must be a number of seconds, not 'soon'"),
+        ("target_wait=", "target_wait must be a number of seconds, not ''"),
+        ("target_wait=0", "target_wait must be a number from 0.001 to 3153600000 seconds, not 0.0"),
+        ("target_wait=nan", "target_wait must be a number from 0.001 to 3153600000 seconds, not nan"),
+        ("target_wait=1e999", "target_wait must be a number from 0.001 to 3153600000 seconds, not inf"),
+        ("cooldown=-1", "cooldown must be a number from 0 to 3153600000 seconds, not -1.0"),
+        ("target_wait=1&target_wait=2", "a parameter of the URL is given twice"),
+        ("target-wait=1", "there is no parameter 'target-wait'; there are target_wait, cooldown, queue"),
+        ("&".join(f"p{n}=1" for n in range(11)), "a URL may have 10 parameters, this one has more"),
+        ("queue=other", "queue names the one that is meant, of 'own', not 'other'"),
+        ("target_wait=" + 1000 * "x", "target_wait must be a number of seconds, not '" + 40 * "x" + "…'"),
+        ("%FF%FE=%0a", "there is no parameter"),
+    ],
+)
+async def test_a_bad_parameter_is_refused_by_its_value(query: str, wanted: str) -> None:
+    async with client_of(demand(TaskQueue("redis://127.0.0.1:1", name="own"))) as client:
+        found = await client.get(f"/demand?{query}")
+        assert (found.status_code, found.headers["content-type"]) == (422, "text/plain; charset=utf-8")
+        assert found.text.startswith(wanted)
+        assert found.text.count("\n") == 1
+
+
+async def test_of_several_queues_one_is_named(server: Server, queue: TaskQueue) -> None:
+    async with TaskQueue(server.url, name=new_queue_name("other")) as other:
+        async with client_of(demand(queue, other)) as client:
+            for each in (queue, other):
+                assert (await client.get("/demand", params={"queue": each.name})).status_code == 200
+            unnamed = await client.get("/demand")
+            assert unnamed.status_code == 422
+            assert unnamed.text == f"queue names the one that is meant, of {queue.name!r}, {other.name!r}\n"
+        server.forget(other.name)
+
+
+def test_demand_takes_queues_with_different_names() -> None:
+    one = TaskQueue("redis://127.0.0.1:1", name="one")
+    for queues in ((), (one, one)):
+        with pytest.raises(InvalidInput, match="one or more queues with different names"):
+            demand(*queues)
+
+
+async def test_many_who_ask_cost_the_server_what_one_does(server: Server, queue_name: str) -> None:
+    async with CuttingProxy(server.url) as proxy, TaskQueue(proxy.url, name=queue_name) as queue:
+        looks = proxy.hold("demand", nth=1_000_000)
+        async with client_of(demand(queue)) as client:
+
+            async def ask(n: int) -> int:
+                return (await client.get(f"/demand?target_wait={n + 1}&cooldown={n}")).status_code
+
+            for _ in range(5):
+                assert await asyncio.gather(*map(ask, range(60))) == [200] * 60
+        assert 1 <= looks.seen <= 20
+
+
+async def test_where_redis_hangs_the_answer_comes_in_time_and_says_so(
+    server: Server, queue_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(CuttingProxy(server.url))
+        queue = await stack.enter_async_context(TaskQueue(proxy.url, name=queue_name, timeout=4))
+        client = await stack.enter_async_context(client_of(demand(queue)))
+        assert (await client.get("/readyz")).status_code == 200
+        await eventually_fresh()
+        proxy.pause()
+        began = time.monotonic()
+        answers = await asyncio.gather(*(client.get(path) for path in 20 * ["/demand", "/readyz"]))
+        assert time.monotonic() - began < ANSWER_SECONDS + 1.5
+        assert {answer.status_code for answer in answers} == {503}
+        began = time.monotonic()
+        assert (await client.get("/livez")).status_code == 200
+        assert time.monotonic() - began < 1
+        proxy.resume()
+        await becomes(str(client.base_url), "/demand", 200)
+        await eventually_fresh()
+        await proxy.refuse()
+        answer = await client.get("/demand")
+        assert answer.status_code == 503
+        assert answer.text == "no answer within 2 s\n", "the call tries again, for as long as the queue has patience"
+        await eventually(lambda: "cannot look at queue" in caplog.text)
+        assert "127.0.0.1" in caplog.text
+        await eventually_fresh()
+        await proxy.accept()
+
+
+async def test_a_queue_is_opened_by_the_first_request_and_closed_by_the_server_that_tells_of_its_end(
+    server: Server, queue_name: str
+) -> None:
+    queue = TaskQueue(server.url, name=queue_name)
+    app = demand(queue)
+    steps = iter(["startup", "shutdown"])
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": f"lifespan.{next(steps)}"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    assert not queue.connector.is_open
+    assert await call(app, "/demand") == 200
+    assert queue.connector.is_open
+    await app({"type": "lifespan"}, receive, send)
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert not queue.connector.is_open
+
+
+# fairque worker --http
+
+
+@pytest.mark.smoke
+async def test_a_worker_answers_from_its_start_to_the_end_of_its_last_task(
+    start: Start, queue: TaskQueue, tmp_path: Path
+) -> None:
+    process = await start("worker", TARGET, f"--http={ANYWHERE}")
+    url = await url_of(process)
+    await becomes(url, "/readyz", 200)
+    held = await queue.enqueue(served.hold(f"{tmp_path}/go"), user_id="acme")
+    await process.line("runs ")
+    process.send(signal.SIGTERM)
+    await process.line("SIGTERM: stopping")
+    await becomes(url, "/readyz", 503)
+    assert await status(url, "/livez") == 200
+    assert await status(url, "/readyz") == 503
+    (tmp_path / "go").touch()
+    assert await held.result(timeout=20) == "let go"
+    assert await process.wait() == 0, process.output
+    assert await status(url, "/livez") is None
+    assert "Uvicorn" not in process.output
+    assert "GET /" not in process.output
+
+
+async def test_a_loop_that_is_blocked_does_not_answer(start: Start, queue: TaskQueue) -> None:
+    process = await start("worker", TARGET, f"--http={ANYWHERE}")
+    url = await url_of(process)
+    await becomes(url, "/readyz", 200)
+    await queue.enqueue(served.block(4), user_id="acme")
+    await process.line("runs ")
+    assert await status(url, "/livez", 1) is None
+    await becomes(url, "/livez", 200)
+    await ended(process)
+
+
+@pytest.mark.parametrize("more", [(), ("--processes=2",), ("--reload",)], ids=["one", "several", "reload"])
+async def test_who_cannot_listen_serves_nothing(start: Start, more: tuple[str, ...]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        process = await start("worker", TARGET, f"--http={address}", *more)
+        assert await process.wait() == 1
+    assert process.lines[0] == f"error: nothing can listen at {address}: Address already in use"
+    assert process.lines[1] == "hint: name another port, or 0 for a free one"
+    assert len(process.lines) == 2
+
+
+async def test_what_is_no_address_is_wrong_usage() -> None:
+    found = await call_command("worker", TARGET, "--http=8080", env={"SERVED_URL": "redis://x", "SERVED_QUEUE": "q"})
+    assert found.code == 2
+    assert "HOST:PORT, like 127.0.0.1:8080 or [::1]:8080, not '8080'" in found.err
+
+
+async def test_without_uvicorn_the_option_says_what_to_install(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "uvicorn.py").write_text("raise ModuleNotFoundError('gone', name='uvicorn')\n")
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    for command in (["worker", TARGET, f"--http={ANYWHERE}"], ["http"]):
+        process = await start(*command, PYTHONPATH=path)
+        assert await process.wait() == 2, process.output
+        assert "HTTP is answered by uvicorn, which is missing here" in process.lines[0]
+        assert "pip install 'fairque[http]'" in process.lines[1]
+
+
+def pids(process: WorkerProcess) -> list[int]:
+    """Of the workers that it has started, in order."""
+    return [int(line.rpartition(" ")[2]) for line in process.lines if " started, pid " in line]
+
+
+@pytest.mark.leaves_keys("workers", "waiting")
+async def test_of_several_processes_all_are_to_live_and_one_is_to_be_ready(start: Start) -> None:
+    process = await start("worker", TARGET, f"--http={ANYWHERE}", "--processes=2")
+    url = await url_of(process)
+    await eventually(lambda: process.output.count("serves queue") == 2, 30)
+    await becomes(url, "/readyz", 200)
+
+    async def text(path: str) -> str:
+        async with httpx.AsyncClient(timeout=5) as client:
+            return (await client.get(url + path)).text
+
+    async def both_claim() -> bool:
+        return await text("/readyz") == "2 of 2 processes claim\n"
+
+    await eventually(both_claim)
+    assert await status(url, "/livez") == 200
+    first, second = pids(process)
+    os.kill(first, signal.SIGSTOP)
+    for _ in range(3):
+        assert await text("/livez") == f"the event loop stands still in {first}\n"
+    assert await status(url, "/livez") == 503
+    assert await text("/readyz") == "1 of 2 processes claim\n"
+    os.kill(first, signal.SIGCONT)
+    await becomes(url, "/livez", 200)
+    await eventually(both_claim)
+    os.kill(second, signal.SIGKILL)
+    assert await status(url, "/livez") == 200, "it is started anew, and what lives turns"
+    assert await status(url, "/readyz") == 200
+    await eventually(lambda: len(pids(process)) == 3)
+    await eventually(both_claim)
+    process.send(signal.SIGTERM)
+    assert await process.wait() == 0, process.output
+    assert await status(url, "/livez") is None
+
+
+async def test_processes_that_drain_live_and_are_not_ready(start: Start, queue: TaskQueue, tmp_path: Path) -> None:
+    process = await start("worker", TARGET, f"--http={ANYWHERE}", "--processes=2")
+    url = await url_of(process)
+    await becomes(url, "/readyz", 200)
+    held = await queue.enqueue(served.hold(f"{tmp_path}/go"), user_id="acme")
+    await process.line("runs ")
+    process.send(signal.SIGTERM)
+    await becomes(url, "/readyz", 503)
+    for _ in range(20):
+        assert await status(url, "/livez") == 200
+    (tmp_path / "go").touch()
+    assert await held.result(timeout=20) == "let go"
+    assert await process.wait() == 0, process.output
+
+
+async def test_a_process_that_is_replaced_is_no_reason_to_be_unready_or_dead(start: Start, queue: TaskQueue) -> None:
+    process = await start("worker", TARGET, f"--http={ANYWHERE}", "--max-tasks=1")
+    url = await url_of(process)
+    await becomes(url, "/readyz", 200)
+    seen: set[tuple[int | None, int | None]] = set()
+    for replaced in (1, 2):
+        await (await queue.enqueue(served.whereabouts(), user_id="acme")).result(timeout=30)
+        async with asyncio.timeout(40):
+            while process.output.count("has retired with code 0") < replaced:
+                seen.add((await status(url, "/livez"), await status(url, "/readyz")))
+    assert seen == {(200, 200)}
+    await ended(process)
+
+
+async def test_probes_go_with_a_burst(start: Start, queue: TaskQueue, tmp_path: Path) -> None:
+    held = await queue.enqueue(served.hold(f"{tmp_path}/go"), user_id="acme")
+    process = await start("worker", TARGET, f"--http={ANYWHERE}", "--burst")
+    url = await url_of(process)
+    await process.line("runs ")
+    assert await status(url, "/readyz") == 200
+    (tmp_path / "go").touch()
+    assert await process.wait() == 0, process.output
+    assert await held.result(timeout=5) == "let go"
+
+
+async def test_probes_outlive_a_reload(start: Start, tmp_path: Path) -> None:
+    module = tmp_path / "shop_with_probes.py"
+    module.write_text("from tests.apps.served import *\n")
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    process = await start(
+        "worker", "shop_with_probes:queue", f"--http={ANYWHERE}", "--reload", directory=tmp_path, PYTHONPATH=path
+    )
+    url = await url_of(process)
+    await becomes(url, "/readyz", 200)
+    module.write_text("from tests.apps.served import *  # anew\n")
+    await process.line("starting anew")
+    await eventually(lambda: process.output.count("serves queue") == 2, 30)
+    await becomes(url, "/readyz", 200)
+    assert await status(url, "/livez") == 200
+    await ended(process)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_a_configuration_says_where_probes_are_answered(
+    start: Start, server: Server, queue_name: str, tmp_path: Path, processes: int
+) -> None:
+    file = tmp_path / "fairque.toml"
+    file.write_text(
+        f'[redis]\nurl = "{server.url}"\n[queue]\nname = "{queue_name}"\n'
+        f'[[workers]]\nhttp = "127.0.0.1:1"\nprocesses = {processes}\n'
+    )
+    process = await start(*("worker", "tests.apps.served", f"--config={file}"), FAIRQUE_WORKERS_0_HTTP=ANYWHERE)
+    await becomes(await url_of(process), "/readyz", 200)
+    assert process.output.count("answers at") == 1
+    await ended(process)
+
+
+async def test_workers_of_a_configuration_share_an_address_or_have_their_own(
+    start: Start, server: Server, queue_name: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "fairque.toml"
+    workers = "".join(
+        f'[[workers]]\nid = "{name}"\nhttp = "{address}"\n'
+        for name, address in [("a", ANYWHERE), ("b", ANYWHERE), ("c", "localhost:0")]
+    )
+    file.write_text(f'[redis]\nurl = "{server.url}"\n[queue]\nname = "{queue_name}"\n{workers}')
+    process = await start("worker", "tests.apps.served", f"--config={file}")
+    await eventually(lambda: process.output.count("serves queue") == 3, 30)
+    urls = [line.partition("answers at ")[2] for line in process.lines if "answers at" in line]
+
+    async def texts() -> list[str]:
+        async with httpx.AsyncClient(timeout=5) as client:
+            return [(await client.get(f"{url}/readyz")).text for url in urls]
+
+    async def are_ready() -> bool:
+        return await texts() == ["2 of 2 processes claim\n", "1 of 1 processes claim\n"]
+
+    await eventually(are_ready)
+    await ended(process)
+
+
+# fairque http
+
+
+async def test_the_command_answers_without_a_worker_until_a_signal(
+    start: Start, queue: TaskQueue, queue_name: str
+) -> None:
+    await queue.enqueue(served.greet("zoe"), user_id="acme")
+    process = await start("http", f"--listen={ANYWHERE}", f"--queue={queue_name}")
+    url = await url_of(process)
+    assert [await status(url, path) for path in ("/livez", "/readyz", "/demand", "/x")] == [200, 200, 200, 404]
+    async with httpx.AsyncClient() as client:
+        assert (await client.get(f"{url}/demand?target_wait=30")).json()["slots_needed"] == 1
+    await ended(process)
+    assert await status(url, "/livez") is None
+    await queue.purge("acme")
+
+
+async def test_the_command_answers_for_several_queues(start: Start, server: Server, queue_name: str) -> None:
+    process = await start("http", f"--listen={ANYWHERE}", "-q", queue_name, "-q", f"{queue_name}-b")
+    url = await url_of(process)
+    assert await status(url, f"/demand?queue={queue_name}-b") == 200
+    assert await status(url, "/demand") == 422
+    await ended(process)
+    server.forget(f"{queue_name}-b")
+
+
+async def test_the_command_refuses_a_server_that_nobody_else_reaches() -> None:
+    found = await call_command("http", "--url=embedded://", f"--listen={ANYWHERE}")
+    assert found.code == 2
+    assert "embedded:// is a server for one process alone" in found.err
+
+
+async def test_a_port_that_the_command_cannot_have_is_told(start: Start, queue_name: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        process = await start("http", f"--listen={address}", f"--queue={queue_name}")
+        assert await process.wait() == 1
+    assert process.lines[0] == f"error: nothing can listen at {address}: Address already in use"
