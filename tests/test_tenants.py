@@ -781,6 +781,28 @@ async def test_demand_is_not_zero_while_something_is_due_soon(queue: TaskQueue) 
     await queue.purge("acme")
 
 
+@pytest.mark.leaves_keys
+async def test_demand_is_not_zero_while_outcomes_are_to_be_passed_on(queue: TaskQueue) -> None:
+    first = await queue.enqueue(nap(0), user_id="acme", delay=3600)
+    await queue.enqueue_many([nap(0).options(depends_on=[first.task_id]) for _ in range(700)], user_id="acme")
+    await first.cancel()
+
+    async def deferred() -> int:
+        return (await queue.stats()).deferred
+
+    assert await deferred() == 200, "one call tells 500, claims go on"
+    found = await queue.demand()
+    assert (found.backlog, found.running, found.slots_needed) == (0, 0, 1)
+    async with Worker(queue):
+        await eventually(lambda: is_zero(deferred))
+    assert (await queue.demand()).slots_needed == 0
+    await queue.purge("acme")
+
+
+async def is_zero(number: Callable[[], Awaitable[int]]) -> bool:
+    return await number() == 0
+
+
 async def test_demand_counts_the_tasks_of_the_dead_among_those_that_wait(server: Server, queue_name: str) -> None:
     async with Core(server.url, queue_name) as core:
         await core.enqueue("acme", "a", "b")

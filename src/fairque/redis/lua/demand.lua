@@ -1,7 +1,8 @@
 #!lua flags=no-writes
 -- What runs, how long it has run, and when time alone makes more of it: for how many slots it takes.
 -- KEYS[1]  state
--- Returns  {now, ms at which the first scheduled task is due or '', ms at which the first schedule fires or '',
+-- Returns  {now, ms at which the first scheduled task is due or '' (now where outcomes are to be passed on, which claims
+--          do), ms at which the first schedule fires or '',
 --          per running task looked at: name, ms since its start, whether its worker lives (1 or 0); then
 --          per name: name, mean run time in seconds or ''}
 -- Cost     O(tasks looked at + workers)
@@ -41,4 +42,5 @@ for _, member in ipairs(lanes) do
   local entries = redis.pcall('XRANGE', stream_key(lane, user), '-', '+', 'COUNT', each)
   for _, entry in ipairs(entries) do pcall(note, user, entry[2][2]) end -- what is damaged of one is not the others'
 end
-return { now, first(due_key), first(prefix .. 'schedules'), running, times }
+local has_outcomes = call('EXISTS', prefix .. 'announcements') == 1
+return { now, has_outcomes and now or first(due_key), first(prefix .. 'schedules'), running, times }
