@@ -695,6 +695,7 @@ def test_variables_of_others_are_left_alone():
         "FAIRQUE_TRACEBACK": "1",
         "FAIRQUE_TEST_REDIS_URL": "redis://h",
         "FAIRQUE_LIFELINE": "3",
+        "FAIRQUE_REPORTS": "4",
         "FAIRQUE_DEMO_QUEUE": "q",
         "FAIRQUE_QUEUE_LEASE": "",  # empty counts as not set
         "FAIRQUE_REDIS_SERVICE_HOST": "10.0.0.1",  # Kubernetes, for a service named fairque-redis

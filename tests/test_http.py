@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from prometheus_client.parser import text_string_to_metric_families
 
 from fairque import ConfigError, InvalidInput, TaskQueue, Worker, task
 from fairque.config.config import WorkerConfig
@@ -24,6 +25,7 @@ from fairque.config.endpoint import Endpoint, parse_endpoint
 from fairque.contrib.http import demand, probes
 from fairque.contrib.http.asgi import ANSWER_SECONDS, MOST_WAITING, Answer, App, sentence
 from fairque.contrib.http.server import MOST_CONNECTIONS, serving
+from fairque.contrib.prometheus import WorkerMetrics
 from fairque.tasks.registry import unregister
 from tests.apps import served
 from tests.support.command import call_command
@@ -655,27 +657,147 @@ async def test_a_configuration_says_where_probes_are_answered(
     await ended(process)
 
 
-async def test_workers_of_a_configuration_share_an_address_or_have_their_own(
-    start: Start, server: Server, queue_name: str, tmp_path: Path
+@pytest.mark.parametrize("addresses", [(ANYWHERE, None), (ANYWHERE, ANYWHERE)])
+async def test_one_address_answers_for_all_workers_of_a_command(
+    start: Start, server: Server, queue_name: str, tmp_path: Path, addresses: tuple[str | None, ...]
 ) -> None:
-    file = tmp_path / "fairque.toml"
-    workers = "".join(
-        f'[[workers]]\nid = "{name}"\nhttp = "{address}"\n'
-        for name, address in [("a", ANYWHERE), ("b", ANYWHERE), ("c", "localhost:0")]
-    )
-    file.write_text(f'[redis]\nurl = "{server.url}"\n[queue]\nname = "{queue_name}"\n{workers}')
+    file = two_workers(tmp_path, server.url, queue_name, *addresses)
     process = await start("worker", "tests.apps.served", f"--config={file}")
-    await eventually(lambda: process.output.count("serves queue") == 3, 30)
-    urls = [line.partition("answers at ")[2] for line in process.lines if "answers at" in line]
-
-    async def texts() -> list[str]:
-        async with httpx.AsyncClient(timeout=5) as client:
-            return [(await client.get(f"{url}/readyz")).text for url in urls]
+    url = await url_of(process)
 
     async def are_ready() -> bool:
-        return await texts() == ["2 of 2 processes claim\n", "1 of 1 processes claim\n"]
+        async with httpx.AsyncClient(timeout=5) as client:
+            return (await client.get(f"{url}/readyz")).text == "2 of 2 processes claim\n"
 
     await eventually(are_ready)
+    assert process.output.count("answers at") == 1
+    await ended(process)
+
+
+def two_workers(directory: Path, url: str, queue_name: str, *addresses: str | None) -> Path:
+    said = [f'http = "{address}"\n' if address is not None else "" for address in addresses]
+    workers = "".join(f'[[workers]]\nid = "w{number}"\n{each}' for number, each in enumerate(said))
+    file = directory / "fairque.toml"
+    file.write_text(f'[redis]\nurl = "{url}"\n[queue]\nname = "{queue_name}"\n{workers}')
+    return file
+
+
+async def test_several_addresses_for_one_command_are_refused(tmp_path: Path) -> None:
+    file = two_workers(tmp_path, "redis://localhost:1", "q", "127.0.0.1:8080", "127.0.0.1:8081")
+    found = await call_command("worker", "tests.apps.served", f"--config={file}")
+    assert found.code == 2
+    assert "one command answers at one address, and its workers name 127.0.0.1:8080 and 127.0.0.1:8081" in found.err
+
+
+# Metrics
+
+
+async def samples(url: str) -> dict[str, float]:
+    """What is told, by metric and labels but for the queue."""
+    async with httpx.AsyncClient(timeout=10) as client:
+        found = await client.get(f"{url}/metrics")
+    assert found.status_code == 200, found.text
+    assert found.headers["content-type"].startswith("text/plain; version=0.0.4")
+    told: dict[str, float] = {}
+    for family in text_string_to_metric_families(found.text):
+        for sample in family.samples:
+            labels = ",".join(value for name, value in sorted(sample.labels.items()) if name != "queue")
+            told[f"{sample.name}{{{labels}}}"] = sample.value
+    return told
+
+
+async def tells(url: str, metric: str, value: float) -> None:
+    async def is_told() -> bool:
+        return (await samples(url)).get(metric) == value
+
+    await eventually(is_told, 30)
+
+
+async def test_a_worker_tells_what_it_has_run(start: Start, queue: TaskQueue) -> None:
+    process = await start("worker", TARGET, f"--http={ANYWHERE}")
+    url = await url_of(process)
+    for _ in range(3):
+        await (await queue.enqueue(served.greet("zoe"), user_id="acme")).result(timeout=20)
+    await tells(url, "fairque_tasks_total{tests.apps.served.greet,finished}", 3)
+    assert (await samples(url))["fairque_slots{free}"] == 10
+    await ended(process)
+
+
+async def test_processes_tell_what_all_of_them_have_run(start: Start, queue: TaskQueue) -> None:
+    process = await start("worker", TARGET, f"--http={ANYWHERE}", "--processes=2", "--max-tasks=3")
+    url = await url_of(process)
+    for number in range(1, 9):
+        await (await queue.enqueue(served.greet("zoe"), user_id="acme")).result(timeout=20)
+        if not number % 4:
+            await tells(url, "fairque_tasks_total{tests.apps.served.greet,finished}", number)
+    await ended(process)
+
+
+async def test_a_mounted_app_tells_what_is_kept_for_its_worker(queue: TaskQueue) -> None:
+    worker = Worker(queue)
+    async with client_of(probes(worker)) as client:
+        refused = await client.get("/metrics")
+        assert refused.status_code == 501
+        assert "WorkerMetrics(worker), of fairque.contrib.prometheus" in refused.text
+        WorkerMetrics(worker)
+        async with worker:
+            await (await queue.enqueue(served.greet("zoe"), user_id="acme")).result(timeout=20)
+            await tells(str(client.base_url), "fairque_tasks_total{tests.apps.served.greet,finished}", 1)
+
+
+async def test_queues_are_told_together_and_their_users_where_that_is_asked_for(server: Server) -> None:
+    hostile = '"} 1\n# HELP x y\n# TYPE x counter'
+    async with AsyncExitStack() as stack:
+        queues = [
+            await stack.enter_async_context(TaskQueue(server.url, name=new_queue_name(name), lease=1.0))
+            for name in ("one", "two")
+        ]
+        for number, queue in enumerate(queues, 1):
+            await queue.enqueue_many([served.greet("zoe") for _ in range(number)], user_id=hostile)
+        client = await stack.enter_async_context(client_of(demand(*queues, top_users=1)))
+        text = (await client.get("/metrics")).text
+        families = {family.name: family for family in text_string_to_metric_families(text)}
+        assert len(families) == text.count("# TYPE fairque"), "each is described once"
+        assert [sample.value for sample in families["fairque_up"].samples] == [1, 1]
+        depth = [sample for sample in families["fairque_queue_depth"].samples if sample.labels["state"] == "queued"]
+        assert {sample.labels["queue"]: sample.value for sample in depth} == {
+            queue.name: number for number, queue in enumerate(queues, 1)
+        }
+        assert {sample.labels["user"] for sample in families["fairque_user_queued"].samples} == {hostile}
+        for queue in queues:
+            await queue.purge(hostile)
+            server.forget(queue.name)
+
+
+async def test_metrics_come_in_time_where_redis_hangs_and_say_so(server: Server, queue_name: str) -> None:
+    async with AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(CuttingProxy(server.url))
+        queue = await stack.enter_async_context(TaskQueue(proxy.url, name=queue_name))
+        client = await stack.enter_async_context(client_of(demand(queue)))
+        await tells(str(client.base_url), "fairque_up{}", 1)
+        proxy.pause()
+        await tells(str(client.base_url), "fairque_up{}", 0)
+        proxy.resume()
+        await tells(str(client.base_url), "fairque_up{}", 1)
+
+
+@pytest.mark.parametrize("command", [("worker", TARGET), ("worker", TARGET, "--processes=2"), ("http",)])
+async def test_without_prometheus_client_the_page_says_what_to_install(
+    start: Start, queue: TaskQueue, queue_name: str, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as util\nfind = util.find_spec\n"
+        "util.find_spec = lambda name, *more: None if name == 'prometheus_client' else find(name, *more)\n"
+    )
+    option = "--listen" if command == ("http",) else "--http"
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    process = await start(*command, f"{option}={ANYWHERE}", PYTHONPATH=path, FAIRQUE_QUEUE_NAME=queue_name)
+    url = await url_of(process)
+    await becomes(url, "/readyz", 200)
+    async with httpx.AsyncClient() as client:
+        found = await client.get(f"{url}/metrics")
+    assert (found.status_code, found.text) == (501, "there are no metrics here: pip install 'fairque[prometheus]'\n")
+    assert (await queue.stats()).queued == 0
     await ended(process)
 
 

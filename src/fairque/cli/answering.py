@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from fairque.cli.errors import FAILED, CommandError
@@ -24,20 +24,16 @@ def check_can_answer() -> None:
 
 
 @contextlib.asynccontextmanager
-async def answering(apps: Mapping[str, App]) -> AsyncIterator[None]:
-    """Serve each app at its address, from before the block to its end. Raises `CommandError` where one cannot."""
-    if not apps:
-        yield
-        return
+async def answering(app: App, address: str) -> AsyncIterator[None]:
+    """Serve the app from before the block to its end. Raises `CommandError` where nothing can listen there."""
     check_can_answer()
     from fairque.contrib.http.server import serving
 
     async with contextlib.AsyncExitStack() as stack:
-        for address, app in apps.items():
-            try:
-                await stack.enter_async_context(serving(app, address))
-            except ConfigError as error:
-                raise CommandError(str(error), "name another port, or 0 for a free one", FAILED) from None
-            except InvalidInput as error:
-                raise CommandError(str(error), "such as 127.0.0.1:8080, or 0.0.0.0:8080 for other machines") from None
+        try:
+            await stack.enter_async_context(serving(app, address))
+        except ConfigError as error:
+            raise CommandError(str(error), "name another port, or 0 for a free one", FAILED) from None
+        except InvalidInput as error:
+            raise CommandError(str(error), "such as 127.0.0.1:8080, or 0.0.0.0:8080 for other machines") from None
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import logging
 import os
@@ -18,6 +19,7 @@ from fairque.cli.answering import answering
 from fairque.cli.processes import FAIRQUE
 from fairque.config.config import WorkerConfig
 from fairque.contrib.http import probes
+from fairque.contrib.http.metrics import are_kept_here
 from fairque.worker import reports, service
 from fairque.worker.lifeline import has_parent
 from fairque.worker.logs import LogSettings
@@ -111,12 +113,12 @@ async def _serve(queue: TaskQueue, settings: Settings) -> int:
     config = settings.config
     prepare = None if config is None else partial(queue.apply_policies, config)
     worker = make_worker(queue, settings)
-    if reports.are_wanted() and worker.report is None:
+    address = settings.worker.http if not has_parent() else None  # else the parent answers
+    if worker.report is None and are_kept_here() and (reports.are_wanted() or address is not None):
         from fairque.contrib.prometheus import WorkerMetrics
 
         WorkerMetrics(worker)
-    address = settings.worker.http if not has_parent() else None  # else the parent answers
-    async with answering({address: probes(worker)} if address is not None else {}):
+    async with answering(probes(worker), address) if address is not None else contextlib.nullcontext():
         await service.serve(worker, prepare, burst=settings.burst, recycling=settings.recycling)
     _insist_on_exit()
     return 0

@@ -67,8 +67,8 @@ class WorkerConfig(Section, frozen=True, kw_only=True):
         processes: Worker processes that ``fairque worker`` starts.
         max_tasks, max_memory: What makes it replace one of them: so many runs of tasks, or so many bytes, such as
             ``"512M"``. See `Worker.serve`.
-        http: Where ``fairque worker`` answers probes, such as ``"0.0.0.0:8080"``; None: nowhere. Workers with the same
-            address share it.
+        http: Where ``fairque worker`` answers probes, such as ``"0.0.0.0:8080"``; None: nowhere. One address answers
+            for all workers that a command runs.
         task_timeout: Seconds that a task may run which has no timeout of its own; None: as long as it takes.
         poll_interval, shutdown_timeout, stall_timeout, max_deliveries, unknown_task_patience, cancel_grace,
         max_tasks_per_child, max_leftover_threads: See `Worker`.

@@ -19,7 +19,7 @@ __all__ = ["read_environment"]
 
 _NUMBER = re.compile("_([0-9]{1,4})_")
 _OF_OTHERS = re.compile(
-    r"FAIRQUE_(TRACEBACK|LIFELINE|DEMO_QUEUE|TEST_.*)"  # what other parts of fairque read
+    r"FAIRQUE_(TRACEBACK|LIFELINE|REPORTS|DEMO_QUEUE|TEST_.*)"  # what other parts of fairque read
     r"|.*_SERVICE_(HOST|PORT(_.*)?)|.*_PORT_[0-9]+_(TCP|UDP)(_.*)?"  # Kubernetes, for a service named fairque-…
 )
 

@@ -64,6 +64,11 @@ class Supervisor:
         return [child for child in self._children if child.code is None]
 
     @property
+    def wanted(self) -> int:
+        """How many are to run."""
+        return len(self._commands)
+
+    @property
     def is_stopping(self) -> bool:
         return self._stopping.is_set()
 

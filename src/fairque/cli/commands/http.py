@@ -32,6 +32,10 @@ def command(
         list[str] | None,
         typer.Option("--queue", "-q", metavar="NAME", help="Name of the queue. Repeatable: ?queue=NAME asks for one."),
     ] = None,
+    top_users: Annotated[
+        int,
+        typer.Option(min=0, max=100, metavar="N", help="Users that metrics name: the N that got the most lately (0)."),
+    ] = 0,
     config: ConfigFile = None,
     log_level: Annotated[
         LogLevel, typer.Option(case_sensitive=False, metavar="LEVEL", help="debug, info, warning or error.")
@@ -43,6 +47,7 @@ def command(
     It does so until SIGTERM, SIGHUP or Ctrl-C.
 
     /demand?target_wait=30 is JSON: its "slots_needed" is how many tasks should be able to run at once.
+    /metrics are those of the queue, for Prometheus. They need fairque[prometheus].
     /livez says that the process lives, /readyz that Redis answers.
 
     One is enough for a queue, and it needs no worker: it answers as well where all were scaled to zero.
@@ -61,17 +66,17 @@ def command(
                 "use embedded:///some/directory, which processes of this machine share, or redis://",
             )
     set_up_logging(LogSettings(log_level, log_json))
-    asyncio.run(_answer(queues, listen))
+    asyncio.run(_answer(queues, listen, top_users))
     return 0
 
 
-async def _answer(queues: Sequence[TaskQueue], listen: str) -> None:
+async def _answer(queues: Sequence[TaskQueue], listen: str, top_users: int) -> None:
     stopped = asyncio.Event()
     async with contextlib.AsyncExitStack() as stack:
         for queue in queues:
             await stack.enter_async_context(queue)
         with on_stop(lambda _: stopped.set()):
-            async with answering({listen: demand(*queues)}):
+            async with answering(demand(*queues, top_users=top_users), listen):
                 for queue in queues:
                     logger.info("answers for queue %r at %s", queue.name, queue.connector.safe_url)
                 await stopped.wait()

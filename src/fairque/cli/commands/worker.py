@@ -7,7 +7,7 @@ import difflib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import msgspec
 import typer
@@ -21,10 +21,14 @@ from fairque.cli.options import ConfigFile, LogJson, load_config
 from fairque.cli.worker_process import Settings, make_worker, serve
 from fairque.config.config import WorkerConfig
 from fairque.contrib.http.family_probes import family_probes
+from fairque.contrib.http.metrics import are_kept_here
 from fairque.worker.changes import Changes
 from fairque.worker.lifeline import has_parent
 from fairque.worker.logs import LogLevel, LogSettings, set_up_logging
 from fairque.worker.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from fairque.contrib.prometheus import Sum
 
 __all__ = ["command"]
 
@@ -89,7 +93,7 @@ def command(
     ] = None,
     http: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="Answer probes by HTTP there: /livez, /readyz."),
+        typer.Option(metavar="HOST:PORT", help="Answer probes by HTTP there: /livez, /readyz, /metrics."),
     ] = None,
     config: ConfigFile = None,
     worker: Annotated[
@@ -121,6 +125,7 @@ def command(
     That is done to one process at a time.
 
     With --http, /livez answers as long as the event loop of each process turns, and /readyz while one takes tasks.
+    /metrics are those of all processes, added up. They need fairque[prometheus].
 
     With --config, the files say what each worker does, and how many processes of it there are.
     Of the options for that, only --processes and --http can be given as well.
@@ -153,11 +158,11 @@ def command(
         settings = _configured(how, load_config(config), tuple(config), worker, options)
     else:
         settings = [how.settings(WorkerConfig(**options))]  # type: ignore[arg-type]
-    if any(each.worker.http for each in settings):
+    if _address(settings) is not None and not has_parent():
         check_can_answer()
     if reload:
         set_up_logging(how.logs)
-        return asyncio.run(_keep(Supervisor(_commands(settings), Changes(project_of(target))), settings))
+        return asyncio.run(_keep(_commands(settings), settings, Changes(project_of(target))))
     return _serve_configured(settings) if config else _serve_named(settings[0], options)
 
 
@@ -266,15 +271,35 @@ async def _supervise(queue: TaskQueue, settings: Sequence[Settings], commands: S
         make_worker(queue, each).check_several()
     async with queue:
         pass
-    return await _keep(Supervisor(commands), settings)
+    return await _keep(commands, settings)
 
 
-async def _keep(supervisor: Supervisor, settings: Sequence[Settings]) -> int:
+async def _keep(commands: Sequence[Sequence[str]], settings: Sequence[Settings], changes: Changes | None = None) -> int:
     """Probes are answered until the last process has ended."""
-    meant: dict[str, list[int]] = {}
-    addresses = [each.worker.http for each in settings for _ in range(each.worker.processes)]
-    for number, address in enumerate(addresses, 1):
-        if address is not None:
-            meant.setdefault(address, []).append(number)
-    async with answering({address: family_probes(supervisor, numbers) for address, numbers in meant.items()}):
+    address = _address(settings)
+    if address is None:
+        return await Supervisor(commands, changes).run()
+    sums = _sums()
+    supervisor = Supervisor(commands, changes, sums)
+    async with answering(family_probes(supervisor, sums.render if sums is not None else bytes), address):
         return await supervisor.run()
+
+
+def _sums() -> Sum | None:
+    """What adds up the metrics of the processes, where there is something that keeps any."""
+    if not are_kept_here():
+        return None
+    from fairque.contrib.prometheus import Sum
+
+    return Sum()
+
+
+def _address(settings: Sequence[Settings]) -> str | None:
+    """The one at which a command answers for all that it runs."""
+    found = {each.worker.http: None for each in settings if each.worker.http is not None}
+    if len(found) > 1:
+        raise CommandError(
+            f"one command answers at one address, and its workers name {' and '.join(found)}",
+            "name the same one, or start each worker by itself, with --worker",
+        )
+    return next(iter(found), None)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable
 
 from fairque.contrib.http.asgi import Answer, App, Query, sentence
+from fairque.contrib.http.metrics import metrics_page
 from fairque.worker.child import Child
 from fairque.worker.lifeline import Word
 from fairque.worker.supervisor import Supervisor
@@ -16,7 +17,7 @@ PATIENCE_SECONDS = 1.0
 """What the loop of a child may take to answer."""
 
 
-def family_probes(supervisor: Supervisor, numbers: Collection[int]) -> App:
+def family_probes(supervisor: Supervisor, render: Callable[[], bytes]) -> App:
     """The same pages as `probes`, for several processes.
 
     They are asked when somebody asks. Alive are they all, or none: the loop of each that has served answers within a
@@ -24,29 +25,32 @@ def family_probes(supervisor: Supervisor, numbers: Collection[int]) -> App:
 
     Args:
         supervisor: Their parent.
-        numbers: Of its commands, from 1: those that are meant.
+        render: Their metrics, added up.
     """
 
-    def meant() -> list[Child]:
-        return [child for child in supervisor.children if child.number in numbers and not child.has_left]
+    def there() -> list[Child]:
+        return [child for child in supervisor.children if not child.has_left]
 
     async def livez(_: Query) -> Answer:
-        asked = [child for child in meant() if child.has_served]
+        asked = [child for child in there() if child.has_served]
         answers = await asyncio.gather(*(child.ask(PATIENCE_SECONDS) for child in asked))
         silent = [
-            child.pid
+            str(child.pid)
             for child, answer in zip(asked, answers, strict=True)
             if answer is None and child.code is None and not child.has_left
         ]
         if silent:
-            return sentence(503, f"the event loop stands still in {', '.join(map(str, silent))}")
-        return sentence(200, f"{len(asked)} of {len(numbers)} processes serve, and the event loop of each turns")
+            return sentence(503, f"the event loop stands still in {', '.join(silent)}")
+        return sentence(200, f"{len(asked)} of {supervisor.wanted} processes serve, and the event loop of each turns")
 
     async def readyz(_: Query) -> Answer:
         if supervisor.is_stopping:
             return sentence(503, "stops")
-        answers = await asyncio.gather(*(child.ask(PATIENCE_SECONDS) for child in meant()))
+        answers = await asyncio.gather(*(child.ask(PATIENCE_SECONDS) for child in there()))
         claiming = answers.count(Word.CLAIMS)
-        return sentence(200 if claiming else 503, f"{claiming} of {len(numbers)} processes claim")
+        return sentence(200 if claiming else 503, f"{claiming} of {supervisor.wanted} processes claim")
 
-    return App({"/livez": livez, "/readyz": readyz})
+    async def metrics() -> bytes:
+        return render()
+
+    return App({"/livez": livez, "/readyz": readyz, "/metrics": metrics_page(metrics)})

@@ -7,19 +7,22 @@ from collections.abc import Awaitable, Callable, Mapping
 import msgspec
 
 from fairque import InvalidInput, TaskQueue
+from fairque.checks import check_count
 from fairque.contrib.http.asgi import Answer, App, Query, sentence
+from fairque.contrib.http.metrics import metrics_of_queues
 from fairque.contrib.http.shared import Shared
 from fairque.queue.demand import COOLDOWN, Load, check_spans, look_at_load
 
 __all__ = ["demand"]
 
 TARGET_WAIT = 10.0
+MOST_USERS = 100
 _JSON = "application/json"
 _PARAMETERS = ("target_wait", "cooldown", "queue")
 _LONGEST_SHOWN = 40
 
 
-def demand(*queues: TaskQueue) -> App:
+def demand(*queues: TaskQueue, top_users: int = 0) -> App:
     """An ASGI app that says how much there is to do, also where no worker runs.
 
     ::
@@ -32,6 +35,7 @@ def demand(*queues: TaskQueue) -> App:
                   ``queue``, the name of one. 422 for what is none of these
     ``/livez``    200: the event loop turns
     ``/readyz``   200: Redis answers for all queues. 503: it does not
+    ``/metrics``  of the queues, for Prometheus, with ``pip install 'fairque[prometheus]'``; else 501
     ============  =======================================================================================
 
     However often it is asked, it looks at each queue once a second at most. Where Redis does not answer within two
@@ -40,9 +44,10 @@ def demand(*queues: TaskQueue) -> App:
 
     Args:
         queues: One or more, with different names.
+        top_users: Users of each queue that metrics name, those that got the most lately; 0 to 100.
 
     Raises:
-        InvalidInput: No queue, or two of one name.
+        InvalidInput: No queue, two of one name, or another number of users.
     """
     by_name = {queue.name: queue for queue in queues}
     if not queues or len(by_name) < len(queues):
@@ -66,7 +71,8 @@ def demand(*queues: TaskQueue) -> App:
         for queue in queues:
             await queue.close()
 
-    return App({"/demand": show, "/livez": livez, "/readyz": readyz}, close)
+    metrics = metrics_of_queues(queues, check_count("top_users", top_users, 0, MOST_USERS))
+    return App({"/demand": show, "/livez": livez, "/readyz": readyz, "/metrics": metrics}, close)
 
 
 def _looked_at(queue: TaskQueue) -> Callable[[], Awaitable[Load]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from fairque import Worker
 from fairque.contrib.http.asgi import Answer, App, Query, sentence
+from fairque.contrib.http.metrics import metrics_of_report
 
 __all__ = ["probes"]
 
@@ -17,11 +18,13 @@ def probes(worker: Worker[Any]) -> App:
 
         app.mount("/fairque", probes(worker))
 
-    ===========  ========================================================================================
-    ``/livez``   200: the event loop turns, as it has answered. Where a task blocks it there is no answer,
-                 and the probe runs out of time, as it should. Redis has no part in it
-    ``/readyz``  200: it takes tasks. 503: not yet, not while Redis does not answer, not while it drains
-    ===========  ========================================================================================
+    ============  =======================================================================================
+    ``/livez``    200: the event loop turns, as it has answered. Where a task blocks it there is no answer,
+                  and the probe runs out of time, as it should. Redis has no part in it
+    ``/readyz``   200: it takes tasks. 503: not yet, not while Redis does not answer, not while it drains
+    ``/metrics``  for Prometheus, where `fairque.contrib.prometheus.WorkerMetrics` was made for the worker;
+                  else 501
+    ============  =======================================================================================
 
     Args:
         worker: It may run already, or later.
@@ -33,4 +36,4 @@ def probes(worker: Worker[Any]) -> App:
     async def readyz(_: Query) -> Answer:
         return sentence(200, "claims") if worker.can_claim else sentence(503, "does not claim")
 
-    return App({"/livez": livez, "/readyz": readyz})
+    return App({"/livez": livez, "/readyz": readyz, "/metrics": metrics_of_report(lambda: worker.report)})
