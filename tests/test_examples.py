@@ -95,6 +95,16 @@ ORDER = {
         divide returned up to 1 s: 1
         nap returned up to 1 s: 2
     """,
+    "tracing": """
+        POST /orders
+        enqueue default, order
+        process default, order, ConnectionError
+        process default, order
+        check the stock
+        enqueue default, label
+        process default, label
+        print
+    """,
     "xcom": """
         acme: fetched 2 prices
         acme: added up bolt, nut

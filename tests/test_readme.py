@@ -378,6 +378,7 @@ def test_the_test_command_is_that_of_the_continuous_integration() -> None:
         "fairque.contrib.fastapi",
         "fairque.contrib.prometheus",
         "fairque.contrib.http",
+        "fairque.contrib.opentelemetry",
         "fairque.contrib.sqlalchemy",
     ],
 )

@@ -49,6 +49,8 @@ class Carrier:
         """What headers say, which may be by anybody; an empty context where that is nothing that can be read."""
         if prefix:
             headers = {name.removeprefix(prefix): text for name, text in headers.items() if name.startswith(prefix)}
+        if not headers:
+            return Context()
         try:
             return self._used.extract(headers, Context())
         except Exception:

@@ -104,10 +104,11 @@ class Consumer:
         return attributes
 
     def _links(self, run: RunningTask) -> list[Link]:
-        """To where its schedule was made, which is another trace, and the spans of the others whose body this runs."""
-        if run.schedule is None or (made := self._carrier.span_in(run.headers, OF_SCHEDULE)) is None:
-            return []
-        return [Link(made)]
+        """To where its schedule was made, or that of the task whose callback it is: no scheduler has put that into a
+        trace.
+        """
+        made = self._carrier.span_in(run.headers, OF_SCHEDULE)
+        return [Link(made)] if made is not None else []
 
     def _join(self, group: Group[RunningTask], span: Span, parent: Context) -> None:
         """One body serves them all, within the span of the first: that is linked to where each of them comes from, and
