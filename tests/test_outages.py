@@ -615,7 +615,7 @@ async def test_what_a_process_tells_before_it_ends_is_tried_again_until_the_outa
             await near.enqueue_many([work(n) for n in range(2)], user_id="acme")
             store = near.store()
             blocking, innocent = (await store.claim("ends", 2, wait=False)).deliveries
-            settler = Settler(Hooks({}), Signals(), lease=10)
+            settler = Settler(Hooks({}, "q"), Signals(), lease=10)
             for delivery in (blocking, innocent):
                 settler.hold(delivery)
             await proxy.refuse()

@@ -567,6 +567,38 @@ async def test_a_task_that_puts_itself_off_has_not_failed(opened: Opened, record
     assert first.context.trace_id == second.context.trace_id
 
 
+async def test_a_task_that_fails_before_it_runs_has_a_span_where_the_hook_is_told(opened: Opened, recorded: Recorded):
+    @task(name="takes-a-number")
+    async def anything(number: Any) -> None: ...
+
+    @task(name="unknown")
+    async def unknown() -> None: ...
+
+    @task(name="raises")
+    async def raises() -> None:
+        raise LookupError
+
+    calls = [anything(SECRET), unknown(), raises()]
+    del registry["takes-a-number"], registry["unknown"]
+
+    @task(name="takes-a-number")
+    async def number_only(number: int) -> None: ...
+
+    tracing = recorded.tracing()
+    async with opened(tracing, unknown_task_patience=0.01, **tracing.hooks) as queue:
+        for call in calls:
+            handle = await queue.enqueue(call, user_id="acme")
+            with pytest.raises(TaskFailed):
+                await handle.result(20)
+            await queue.discard(handle)
+        runs = await recorded.wait_for(3, "process")
+    sent = recorded.spans("enqueue")
+    ends = [((each.attributes or {})["error.type"], (each.attributes or {})["fairque.task.outcome"]) for each in runs]
+    assert ends == [("BadArguments", "not run"), ("UnknownTask", "not run"), ("LookupError", "raised")]
+    assert all(is_child(run, call) for run, call in zip(runs, sent, strict=True))
+    assert SECRET not in str([each.to_json() for each in recorded.spans()])
+
+
 async def test_a_generator_is_one_run_that_says_how_much_it_yielded(opened: Opened, recorded: Recorded):
     @task(name="count")
     async def count(to: int) -> AsyncIterator[int]:

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 from fairque import (
+    Codec,
+    Encrypt,
     Fail,
     InvalidInput,
     Task,
+    TaskEvent,
     TaskFailed,
     TaskHandler,
     TaskQueue,
@@ -23,6 +26,7 @@ from fairque import (
 from fairque.tasks.message import encode_body
 from fairque.testing import enqueued
 from tests.fundamentals import in_processes
+from tests.support.servers import Server
 
 FROM_HERE = {"request": "r-1", "länge": "ö" * 3}
 
@@ -155,6 +159,25 @@ def test_what_becomes_of_the_map_of_the_caller_changes_no_task():
     assert made.task_options.headers == {"a": "1"}
     with pytest.raises(TypeError):
         made.task_options.headers["a"] = "2"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("codec", [None, Encrypt({"k": bytes(32)})], ids=["plain", "sealed"])
+async def test_hooks_are_told_of_them_and_of_the_queue(server: Server, queue_name: str, codec: Codec | None):
+    @task
+    async def divide(n: int) -> float:
+        return 1 / n
+
+    told: list[TaskEvent] = []
+    async with TaskQueue(server.url, name=queue_name, codec=codec) as queue:
+        async with Worker(queue, on_success=told.append, on_failure=told.append):
+            await (await queue.enqueue(divide(1), user_id="acme", headers=FROM_HERE)).result(20)
+            await (await queue.enqueue(divide(1), user_id="acme")).result(20)
+            bad = await queue.enqueue(divide(0), user_id="acme", headers=FROM_HERE)
+            with pytest.raises(TaskFailed):
+                await bad.result(20)
+        await queue.discard(bad)
+    assert [dict(each.headers) for each in told] == [FROM_HERE, {}, FROM_HERE]
+    assert {each.queue_name for each in told} == {queue_name}
 
 
 def test_a_message_without_headers_is_as_small_as_before():

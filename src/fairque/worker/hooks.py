@@ -12,6 +12,7 @@ import msgspec
 
 from fairque.redis.delivery import Delivery
 from fairque.tasks.failure import Failure
+from fairque.tasks.message import BadMessage, decode_body
 
 __all__ = ["Hook", "Hooks", "TaskEvent", "in_turn"]
 
@@ -32,6 +33,21 @@ class TaskEvent(msgspec.Struct, frozen=True):
     run_seconds: float
     failure: Failure | None = None
     wait_seconds: float | None = None
+    queue_name: str = ""
+    body: bytes = b""  # of the message
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Those of the task; empty where its message cannot be read."""
+        try:
+            overrides = decode_body(self.body).overrides
+        except BadMessage:
+            return {}
+        return overrides.headers if overrides is not None else {}
+
+    def __repr__(self) -> str:  # without the arguments
+        shown = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name != "body")
+        return f"TaskEvent({', '.join(shown)})"
 
 
 Hook = Callable[[TaskEvent], Awaitable[None] | None]
@@ -55,19 +71,26 @@ class Hooks:
     What a hook raises is logged and harms nobody.
     """
 
-    def __init__(self, hooks: Mapping[str, Hook | None]) -> None:
+    def __init__(self, hooks: Mapping[str, Hook | None], queue_name: str) -> None:
         self._hooks = hooks
+        self._queue_name = queue_name
         self._tasks: set[asyncio.Task[None]] = set()
 
     def tell(self, event: str, delivery: Delivery, name: str, began: float, failure: Failure | None = None) -> None:
         hook = self._hooks[event]
         if hook is None:
             return
-        attempt, run_seconds, wait_seconds = delivery.attempt, time.monotonic() - began, None
-        if attempt == 1 and not delivery.snoozed:
-            waited_ms = delivery.started_ms - delivery.queued_ms
-            wait_seconds = waited_ms / 1000 if waited_ms > 0 else 0.0
-        told = TaskEvent(delivery.user_id, delivery.id, name, attempt, run_seconds, failure, wait_seconds)
+        told = TaskEvent(
+            delivery.user_id,
+            delivery.id,
+            name,
+            delivery.attempt,
+            time.monotonic() - began,
+            failure,
+            _waited(delivery),
+            self._queue_name,
+            delivery.body,
+        )
         try:
             awaitable = hook(told)
         except BaseException:  # SystemExit included: it would end the loop, and with it all tasks
@@ -96,3 +119,10 @@ async def _finish(event: str, awaitable: Awaitable[None]) -> None:
         await awaitable
     except BaseException:
         logger.exception("hook on_%s failed", event)
+
+
+def _waited(delivery: Delivery) -> float | None:
+    """Seconds, of a first attempt."""
+    if delivery.attempt != 1 or delivery.snoozed:
+        return None
+    return max(0.0, (delivery.started_ms - delivery.queued_ms) / 1000)

@@ -63,7 +63,7 @@ class Parts:
         self._worker_id, self._groups, self._concurrency = options.worker_id, options.groups, options.concurrency
         self._store, self._limits = store, limits
         self._services = queue.store(patience=timeout)  # what running tasks ask for
-        self.hooks = Hooks(options.hooks)
+        self.hooks = Hooks(options.hooks, queue.name)
         self.settler = Settler(self.hooks, signals, settings.lease_ms / 1000)
         self.progress = Progress(self._services)
         self._chunks = queue.store(patience=timeout)

@@ -10,7 +10,7 @@ from opentelemetry import context, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind
 
-from fairque import CallNext, Streamed
+from fairque import CallNext, Failure, FailureKind, Streamed, TaskEvent
 from fairque.contrib.opentelemetry.carrier import OF_SCHEDULE, Carrier
 from fairque.contrib.opentelemetry.conventions import (
     ATTEMPT,
@@ -18,16 +18,18 @@ from fairque.contrib.opentelemetry.conventions import (
     CLIENT_ID,
     MESSAGE_COUNT,
     MESSAGE_ID,
+    OUTCOME,
     PROCESS,
     SCHEDULE_ID,
     SNOOZED,
     WAIT_SECONDS,
     WAITED,
 )
-from fairque.contrib.opentelemetry.end import End
+from fairque.contrib.opentelemetry.end import End, tell_failure
 from fairque.contrib.opentelemetry.measures import Measures
 from fairque.contrib.opentelemetry.spans import Spans
 from fairque.contrib.opentelemetry.subprocess import attached, written
+from fairque.tasks.registry import get_function
 from fairque.worker.group import Group
 from fairque.worker.running_task import RunningTask
 
@@ -73,6 +75,22 @@ class Consumer:
             end.tell(span, self._spans.with_texts)
             self._spans.end(span)
             self._measures.note_run(run.queue_name, function, time.perf_counter() - began, end)
+
+    def note_failure(self, event: TaskEvent) -> None:
+        """A span of an attempt that came to no run, where that is what the failure tells."""
+        if event.failure is None or not _never_ran(event.failure, event.name):
+            return
+        parent = self._carrier.read(event.headers)
+        attributes = {
+            **PROCESS.attributes(event.queue_name),
+            MESSAGE_ID: event.task_id,
+            ATTEMPT: event.attempt,
+            OUTCOME: "not run",
+            **self._spans.about(event.name, event.user_id),
+        }
+        span = self._spans.start(f"{PROCESS.name} {event.queue_name}", SpanKind.CONSUMER, attributes, parent)
+        tell_failure(span, event.failure, self._spans.with_texts)
+        self._spans.end(span)
 
     def _tell_subprocess(self, run: RunningTask, within: Context) -> None:
         if run.function is not None and run.function.run_in == "process":
@@ -123,3 +141,11 @@ class Consumer:
         origin = trace.get_current_span(parent).get_span_context()
         if origin.is_valid:
             first.add_link(origin)
+
+
+def _never_ran(failure: Failure, name: str) -> bool:
+    """Arguments for a subprocess are read there, within a run."""
+    if failure.kind is FailureKind.BAD_ARGUMENTS:
+        function = get_function(name)
+        return function is None or function.run_in != "process"
+    return failure.kind in (FailureKind.UNKNOWN_TASK, FailureKind.BAD_MESSAGE, FailureKind.LOST)

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from opentelemetry.trace import Span, Status, StatusCode
 
-from fairque import Snooze
+from fairque import Failure, Snooze
 from fairque.contrib.opentelemetry.conventions import ERROR_TYPE, OUTCOME
 from fairque.tasks.failure import RaisedElsewhere, failure_of, frames_in, raised_by
 
-__all__ = ["FINISHED", "End", "error_type_of", "tell_error"]
+__all__ = ["FINISHED", "End", "error_type_of", "tell_error", "tell_failure"]
 
 
 class End(NamedTuple):
@@ -70,12 +70,17 @@ def tell_error(span: Span, error_type: str, error: BaseException | None, with_te
     if error is None or isinstance(error, asyncio.CancelledError):
         span.set_status(Status(StatusCode.ERROR, error_type))
         return
-    failure = failure_of(error)
-    event = {"exception.type": error_type, "exception.stacktrace": "\n".join(frames_in(failure.traceback))}
+    tell_failure(span, failure_of(error), with_texts)
+
+
+def tell_failure(span: Span, failure: Failure, with_texts: bool) -> None:
+    """The same of a failure that is data."""
+    span.set_attribute(ERROR_TYPE, failure.type_name)
+    event = {"exception.type": failure.type_name, "exception.stacktrace": "\n".join(frames_in(failure.traceback))}
     if with_texts:
         event |= {"exception.message": failure.message, "exception.stacktrace": failure.traceback}
     span.add_event("exception", event)
-    span.set_status(Status(StatusCode.ERROR, failure.message if with_texts else error_type))
+    span.set_status(Status(StatusCode.ERROR, failure.message if with_texts else failure.type_name))
 
 
 def _is_snooze(error: BaseException) -> bool:

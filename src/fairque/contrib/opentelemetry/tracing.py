@@ -9,7 +9,7 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.trace import TracerProvider
 
-from fairque import CallNext, EnqueueCall, FiredTask
+from fairque import CallNext, EnqueueCall, FiredTask, TaskEvent
 from fairque.contrib.opentelemetry.carrier import Carrier
 from fairque.contrib.opentelemetry.consumer import Consumer
 from fairque.contrib.opentelemetry.firing import Firings
@@ -62,6 +62,11 @@ class Tracing:
             "firing_headers": self.of_firing,
         }
 
+    @property
+    def hooks(self) -> dict[str, Any]:
+        """The options of a `Worker`, where it has no `on_failure` of its own."""
+        return {"on_failure": self.of_failure}
+
     async def around_enqueue(self, call: EnqueueCall, call_next: CallNext) -> None:
         """An enqueue middleware; the last one of several, so that its headers take the room that others leave."""
         await self._producer.around(call, call_next)
@@ -69,6 +74,12 @@ class Tracing:
     async def around_run(self, run: Any, call_next: CallNext) -> Any:
         """A run middleware; the first one of several, so that what the others do is within the span."""
         return await self._consumer.around(run, call_next)
+
+    def of_failure(self, event: TaskEvent) -> None:
+        """A hook of a worker, `on_failure`: a span also where a task fails that never ran, as no worker knows it, its
+        arguments do not fit, or it cannot be read.
+        """
+        self._consumer.note_failure(event)
 
     def of_firing(self, made: FiredTask) -> Mapping[str, str]:
         """The `firing_headers` of a queue: a run of a schedule is a trace of its own, linked to where the schedule was
