@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,22 +14,24 @@ from typing import Any
 import pytest
 
 import fairque.redis.store
-from fairque import NotPermitted, TaskQueue, TaskScheduler, Worker
+from fairque import NotPermitted, QueueUnavailable, TaskQueue, TaskScheduler, Worker, __version__
 from fairque.embedded.server import EmbeddedServer
 from fairque.redis.blocking_call import call_blocking
 from fairque.redis.commands import CHANGING, commands_of, readers, scripts_of_core
 from fairque.redis.keys import Keys
 from fairque.redis.requester import BlockingRequester
-from fairque.redis.role import ROLES
+from fairque.redis.role import ROLES, rules_of
 from fairque.redis.script_caller import ScriptCaller
 from fairque.redis.scripts import Script, load
+from fairque.redis.store import renew
 from fairque.redis.store_permissions import PermissionScripts
 from tests import test_cut_calls
+from tests.support.command import call_command
 from tests.support.gate import new_gate, work
 from tests.support.plugin import load_scripts
 from tests.support.resp import RedisError, RespClient
 from tests.support.servers import Server
-from tests.support.users import denials, user_with, words_of
+from tests.support.users import PASSWORD, denials, user_with, words_of
 
 pytestmark = pytest.mark.leaves_keys()
 LUA = files("fairque.redis") / "lua"
@@ -297,3 +301,126 @@ async def test_a_worker_begins_once_the_permission_is_there(less: Callable[..., 
         less("+xautoclaim")
         async with Worker(queue):
             assert await handle.result(timeout=20) == 1
+
+
+# Functions that have to be there
+
+
+@pytest.fixture
+def fresh(own_server: Callable[..., EmbeddedServer]) -> EmbeddedServer:
+    """A server that nobody has loaded anything into."""
+    return own_server(tcp=True)
+
+
+def app_url(server: EmbeddedServer, *words: str) -> str:
+    execute(server, "ACL", "SETUSER", "app", "reset", "on", f">{PASSWORD}", *words)
+    return f"redis://app:{PASSWORD}@127.0.0.1:{server.port}"
+
+
+@pytest.mark.parametrize("role", ["reader", "producer", "worker"])
+async def test_functions_that_are_not_there_and_may_not_be_loaded_are_named(
+    fresh: EmbeddedServer, queue_name: str, role: str
+) -> None:
+    url = app_url(fresh, *words_of(queue_name, role))
+    with pytest.raises(NotPermitted, match=r"functions of fairque .* `fairque functions load`") as refused:
+        await TaskQueue(url, name=queue_name).open()
+    assert refused.value.missing == ("+function|load",)
+    async with TaskQueue(fresh.url, name=queue_name) as queue:
+        assert await queue.reader.load_functions() == len(scripts_of_core())
+    async with TaskQueue(url, name=queue_name) as queue:
+        assert (await queue.stats()).queued == 0
+    assert set(denials(partial(execute, fresh), "app")) == {"command function|load"}
+
+
+async def test_a_renewal_tells_of_functions_that_are_not_there_as_well(fresh: EmbeddedServer, queue_name: str) -> None:
+    new_gate().open()
+    url = app_url(fresh, *words_of(queue_name, "worker"))
+    async with TaskQueue(fresh.url, name=queue_name) as queue:
+        await queue.reader.load_functions()
+    execute(fresh, "FUNCTION", "DELETE", load("renew").function.decode())
+    async with TaskQueue(url, name=queue_name) as queue:
+        requester = BlockingRequester(queue.connector)
+        with pytest.raises(NotPermitted, match="fairque functions load"):
+            await asyncio.to_thread(renew, requester, queue.keys, "w", {"pid": 1}, [])
+        requester.close()
+
+
+async def test_who_may_load_functions_need_not_be_one_who_may_use_the_queue(
+    fresh: EmbeddedServer, queue_name: str
+) -> None:
+    url = app_url(fresh, "+function|load")
+    loaded = await call_command("functions", "load", "--url", url, "--queue", queue_name, "--json")
+    assert loaded.json == {"loaded": len(scripts_of_core()), "version": __version__}
+    assert (await call_command("functions", "load", "--url", url)).code == 0, "again"
+    known = {library[1].decode() for library in execute(fresh, "FUNCTION", "LIST")}
+    assert known == {load(name).function.decode() for name in scripts_of_core()}
+    denied = await call_command("functions", "load", "--url", app_url(fresh, "+ping"))
+    assert denied.code == 1
+    assert "function|load" in denied.error[0]
+
+
+async def test_a_server_that_takes_no_writes_is_not_available_where_eval_is_denied(
+    own_server: Callable[..., EmbeddedServer], queue_name: str
+) -> None:
+    """A function that it does not know cannot be loaded just then."""
+    server = own_server(tcp=True)
+    async with TaskQueue(server.url, name=queue_name) as queue:
+        await queue.reader.load_functions()
+    execute(server, "FUNCTION", "DELETE", load("stats").function.decode())
+    url = app_url(server, *rules_of(["producer"], Keys(queue_name), loads=True).words)
+    async with TaskQueue(url, name=queue_name, timeout=1) as queue:
+        execute(server, "CONFIG", "SET", "min-replicas-to-write", "1")
+        with pytest.raises(QueueUnavailable, match="replicas"):
+            await queue.stats()
+        execute(server, "CONFIG", "SET", "min-replicas-to-write", "0")
+        assert (await queue.stats()).queued == 0
+
+
+# Servers of others
+
+
+@pytest.mark.parametrize(
+    "denied",
+    [
+        ("-@admin", "-@dangerous", "+info"),
+        ("-@admin", "-@dangerous"),
+        ("-client",),
+        ("-info",),
+        (
+            "-config",
+            "-command",
+            "-function",
+            "-script",
+            "-eval",
+            "-evalsha",
+            "-debug",
+            "-memory",
+            "-latency",
+            "-slowlog",
+        ),
+        ("-hello", "-acl", "-object", "-keys", "-flushall", "-flushdb", "-shutdown", "-role", "-wait"),
+    ],
+    ids=" ".join,
+)
+async def test_a_server_that_permits_no_command_for_administration_does(
+    server: Server, less: Callable[..., str], queue_name: str, denied: tuple[str, ...]
+) -> None:
+    new_gate().open()
+    name = f"less-{queue_name}"
+    async with TaskQueue(less(*denied), name=queue_name) as queue, Worker(queue):
+        handle = await queue.enqueue(work(1), user_id="acme")
+        assert await handle.result(timeout=20) == 1
+        assert (await queue.health()).stats.finished == 1
+        assert (await queue.user("acme")).finished == 1
+    assert set(denials(server.execute, name)) <= {"command client|setname", "command info"}
+
+
+@pytest.mark.parametrize("command", ["CLIENT", "CONFIG", "INFO", "COMMAND"])
+async def test_a_server_that_does_not_know_a_command_for_administration_does(
+    own_server: Callable[..., EmbeddedServer], tmp_path: Path, queue_name: str, command: str
+) -> None:
+    new_gate().open()
+    (tmp_path / "renamed.conf").write_text(f'rename-command {command} ""\n')
+    server = own_server(include=str(tmp_path / "renamed.conf"))
+    async with TaskQueue(server.url, name=queue_name) as queue, Worker(queue):
+        assert await (await queue.enqueue(work(1), user_id="acme")).result(timeout=20) == 1

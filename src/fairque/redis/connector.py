@@ -48,6 +48,8 @@ _ELSEWHERE = frozenset(("READONLY", "MASTERDOWN", "CLUSTERDOWN"))
 """Errors of a server that is not, or not now, the one to ask."""
 _NO_FUNCTION = "Function not found"
 _IN_A_SCRIPT = "ACL failure in script"
+_REFUSES_NAMES = "'client"
+"""In "no permissions to run the 'client|setname' command" and in "unknown command 'CLIENT'"."""
 _UNAVAILABLE = _ELSEWHERE | {"LOADING", "OOM", "MISCONF", "NOREPLICAS", "TRYAGAIN", "ASK", "BUSY", "UNKILLABLE"}
 
 
@@ -194,8 +196,7 @@ class Connector:
         await self.ensure_open()
         try:
             address = await self._find()
-            connection = self._make(self._server_url(address))
-            await _connect(connection)
+            connection = await self._make_connected(address)
         except asyncio.CancelledError:  # it may have taken too long
             self.left(self._address)
             raise
@@ -212,12 +213,38 @@ class Connector:
         """The same for a thread of its own; it must be open."""
         try:
             address = self._find_blocking()
-            connection = self._make_blocking(self._server_url(address))
-            connection.connect()
+            connection = self._make_connected_blocking(address)
         except (redis.exceptions.RedisError, OSError) as exc:
             self.left(self._address)
             raise self.translate(exc) from exc
         return connection, address
+
+    async def _make_connected(self, address: Address | None) -> AbstractConnection:
+        connection = self._make(self._server_url(address))
+        try:
+            await _connect(connection)
+        except redis.exceptions.RedisError as exc:
+            if not self._gives_up_its_name(exc):
+                raise
+            return await self._make_connected(address)
+        return connection
+
+    def _make_connected_blocking(self, address: Address | None) -> Any:
+        connection = self._make_blocking(self._server_url(address))
+        try:
+            connection.connect()
+        except redis.exceptions.RedisError as exc:
+            if not self._gives_up_its_name(exc):
+                raise
+            return self._make_connected_blocking(address)
+        return connection
+
+    def _gives_up_its_name(self, error: Exception) -> bool:
+        """A server may know no CLIENT, or permit it to nobody: then its lists say less, and all else goes on."""
+        is_refused = bool(self.client_name) and _REFUSES_NAMES in str(_answer_in(error)).lower()
+        if is_refused:
+            self.client_name = ""
+        return is_refused
 
     def left(self, address: Address | None) -> None:
         """The server at this address is gone, or not the right one: it is searched for again."""
@@ -301,11 +328,12 @@ class Connector:
         return redis.ConnectionPool.from_url(url, retry=retry, **self._options(timeout)).make_connection()
 
     def _options(self, timeout: float | None) -> dict[str, Any]:
+        """Who asks one question only has no name."""
         return {
             "protocol": 2,
             "socket_timeout": timeout or self.timeout,
             "socket_connect_timeout": timeout or self.timeout,
-            "client_name": self.client_name,
+            "client_name": None if timeout else self.client_name,
             "driver_info": None,
         }
 
@@ -317,8 +345,7 @@ class Connector:
 
     def translate(self, error: Exception) -> Exception:
         """One of our own for an error of redis-py."""
-        if isinstance(error.__cause__, redis.exceptions.RedisError):  # over a socket, it wraps what the server answered
-            return self.translate(error.__cause__)
+        error = _answer_in(error)
         if str(error).startswith(_NO_FUNCTION):
             return NoScript()
         if isinstance(error, redis.exceptions.MovedError) and not self._guides:
@@ -353,6 +380,12 @@ def not_loadable(error: NotPermitted) -> NotPermitted:
 def _code(error: Exception) -> str:
     code: str = getattr(error, "status_code", None) or str(error).partition(" ")[0]
     return code
+
+
+def _answer_in(error: Exception) -> Exception:
+    """Over a socket, redis-py wraps what the server answered."""
+    inner = error.__cause__
+    return _answer_in(inner) if isinstance(inner, redis.exceptions.RedisError) else error
 
 
 def _is_denied(error: Exception) -> bool:

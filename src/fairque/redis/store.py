@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
 import msgspec
 
-from fairque.errors import ConfigError, FairqueError, NotPermitted, StoreError
+from fairque.errors import ConfigError, FairqueError, StoreError
 from fairque.metrics import metrics_in
 from fairque.models import ANY_USER, QueueStats, UserGroup, UserInfo
 from fairque.redis import arguments
@@ -89,10 +89,10 @@ class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, SightScripts
             logger.warning("the server may evict tasks: set maxmemory-policy to %s, not %s", NO_EVICTION, policy)
 
     async def _memory(self) -> dict[str, str]:
-        """Nothing, where that is not permitted."""
+        """Nothing, where INFO is not permitted or not known."""
         try:
             memory: bytes = await self._insist(pack(("INFO", "memory")))
-        except NotPermitted:
+        except StoreError:
             return {}
         lines = memory.decode("utf-8", "replace").splitlines()
         return dict(line.split(":", 1) for line in lines if ":" in line)
