@@ -76,6 +76,7 @@ INVOCATIONS: dict[str, tuple[list[str], int, str]] = {
     "resume": (["acme"], 1, UNREACHABLE),
     "purge": (["acme", "--yes"], 1, UNREACHABLE),
     "dead list": ([], 1, UNREACHABLE),
+    "dead groups": ([], 1, UNREACHABLE),
     "dead show": (["acme", "t"], 1, UNREACHABLE),
     "dead requeue": (["--all"], 1, UNREACHABLE),
     "dead discard": (["acme", "t"], 1, UNREACHABLE),

@@ -311,7 +311,15 @@ async def test_an_error_is_one_line_and_a_hint(
 
 LOOKING = (
     *("info", "top --once", "users", "user acme", "tasks acme", "task acme t", "explain acme", "usage", "demand"),
-    *("doctor", "doctor --repair", "dead list", "dead show acme t", "dead requeue --all", "dead discard --all --yes"),
+    *(
+        "doctor",
+        "doctor --repair",
+        "dead list",
+        "dead groups",
+        "dead show acme t",
+        "dead requeue --all",
+        "dead discard --all --yes",
+    ),
     *(
         "change acme t --now",
         "cancel acme t",

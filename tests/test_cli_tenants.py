@@ -645,3 +645,12 @@ async def test_who_waits_long_and_gets_little_is_starved(queue: TaskQueue) -> No
     for waited, flags in ((MOST_BEHIND - 1, ()), (MOST_BEHIND + 1, ("starved",))):
         waiting = msgspec.structs.replace(user, wait_seconds=waited)
         assert UserStatus.of(waiting, starved, 0.0).flags == flags
+
+
+async def test_dead_letters_are_counted_by_the_kind_of_their_error(run: Run, queue: TaskQueue) -> None:
+    await queue.enqueue_by_name(greet.name, [], user_id="acme")
+    await Worker(queue, scheduler=False).run_until_idle()
+    [group] = (await run("dead", "groups", "--json")).json["groups"]
+    assert (group["kind"], group["count"]) == ("bad-arguments", 1)
+    said(await run("dead", "groups", "acme"), r"bad-arguments +1 ")
+    assert not (await run("dead", "groups", "zoe", "--json")).json["groups"]

@@ -316,12 +316,14 @@ async def ask_what_is_permitted(far: TaskQueue) -> Any:
 
 
 @calls("user_names", "holders", "running", "graph")
+@calls("user_names", "holders", "running", "graph", "dead_kinds")
 async def look_at_pages(far: TaskQueue) -> Any:
     return (
         [each.user_id for each in (await far.overview()).users],
         [each.user_id for each in (await far.find_users()).users],
         (await far.running()).tasks,
         await far.graph("acme", "awaited"),
+        [(group.key, group.count) for group in (await far.dead_groups()).groups],
     )
 
 

@@ -68,7 +68,7 @@ from fairque.models import (
 )
 from fairque.policy import Breaker, Policy, Rate
 from fairque.queue.batch import Batch, BlockingBatch
-from fairque.queue.dead_letters import DeadLetter
+from fairque.queue.dead_letters import DeadGroup, DeadGroups, DeadLetter, DeadStep
 from fairque.queue.demand import Demand
 from fairque.queue.enqueue_call import EnqueueCall, EnqueueMiddleware
 from fairque.queue.explanation import Certainty, Explanation, Reason, Waiting
@@ -134,7 +134,10 @@ __all__ = [
     "Collect",
     "Compress",
     "ConfigError",
+    "DeadGroup",
+    "DeadGroups",
     "DeadLetter",
+    "DeadStep",
     "Debounce",
     "Demand",
     "DependencyError",

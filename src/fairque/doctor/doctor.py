@@ -34,7 +34,7 @@ MEMBERS = 200
 """Of small keys that are read together."""
 _LIGHT = {"key": 1}
 _HEAVY = 4
-_OF_ONE_TASK = {"key", "task", "seat", "delivery", "link", "leftover", "letter", "value"}
+_OF_ONE_TASK = {"key", "task", "seat", "delivery", "link", "leftover", "letter", "of_kind", "value"}
 """Checks that come once, or that are cheaper to repeat than to remember."""
 _WHY_NOT = {
     FindingKind.UNKNOWN_KEY: "fairque does not know what it is: delete it if you do",

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from itertools import groupby
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
+from fairque.checks import check_count
 from fairque.codec.codec import Sealer
-from fairque.errors import InvalidInput, UnknownTask
+from fairque.errors import InvalidInput, QueueFull, UnknownTask
 from fairque.models import FailureKind
 from fairque.redis.keys import decode_user, encode_user
 from fairque.redis.store import Store
-from fairque.tasks.message import name_in
 from fairque.tasks.sealed import read_record
 
-__all__ = ["DeadLetter", "DeadLetters"]
+__all__ = ["Act", "DeadGroup", "DeadGroups", "DeadLetter", "DeadLetters", "DeadStep", "group_key"]
 
+Act: TypeAlias = Callable[[str, list[str]], Awaitable[list[bool]]]
+"""What is done to dead letters of a user; says of each whether it was one."""
 PAGE = 100
 MAX_LIMIT = 1000
+MAX_KEY_BYTES = 200
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +38,44 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     message: str
 
 
+class DeadGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """Dead letters with one kind of error. Times are in seconds since the epoch.
+
+    `key` names the group; `kind` and `type_name` (the class of the error, at most about 190 bytes of it) are in it.
+    """
+
+    key: str
+    kind: FailureKind
+    type_name: str
+    count: int
+    oldest_at: float
+    latest_at: float
+
+
+class DeadGroups(msgspec.Struct, frozen=True, kw_only=True):
+    """Dead letters by the kind of their error, the most frequent first.
+
+    `others` are those of kinds that are not counted by themselves: of a user, 20 kinds are, of a queue 500.
+    """
+
+    groups: tuple[DeadGroup, ...]
+    others: int
+    total: int
+
+
+class DeadStep(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a step through a group of dead letters came.
+
+    `done` letters were requeued, or discarded. `kept` stay, as the backlog of their user is full. About `left` are
+    still to come; `after` goes on with these, None at the end.
+    """
+
+    done: int
+    kept: int
+    left: int
+    after: str | None
+
+
 class DeadLetters:
     """The dead letters of a queue.
 
@@ -44,14 +86,16 @@ class DeadLetters:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def page(self, user_id: str | None, limit: int, after: DeadLetter | None) -> list[DeadLetter]:
+    async def page(
+        self, user_id: str | None, limit: int, after: DeadLetter | None, group: str = ""
+    ) -> list[DeadLetter]:
         if not isinstance(limit, int) or not 1 <= limit <= MAX_LIMIT:
             raise InvalidInput(f"limit must be 1 to {MAX_LIMIT}, not {limit!r}")
         after_ms, member = 0, ""
         if after is not None:
             after_ms = round(after.at * 1000)
             member = after.task_id if user_id is not None else f"{encode_user(after.user_id)}:{after.task_id}"
-        found = await self._store.dead_letters(user_id, limit, after_ms, member)
+        found = await self._store.dead_letters(user_id, limit, after_ms, member, group)
         return [_letter(self._store.sealer, *entry) for entry in found]
 
     async def requeue(self, user_id: str, task_id: str) -> None:
@@ -63,6 +107,42 @@ class DeadLetters:
         """Raises `UnknownTask` when it is not a dead letter."""
         if not (await self._store.discard(user_id, [task_id]))[0]:
             raise _no_letter(user_id, task_id)
+
+    async def groups(self, user_id: str | None) -> DeadGroups:
+        """See `TaskQueue.dead_groups`."""
+        _, total, rows = await self._store.dead_kinds(user_id)
+        groups = sorted((_group(*row) for row in rows), key=lambda group: (-group.count, group.key))
+        counted = sum(group.count for group in groups)
+        return DeadGroups(groups=tuple(groups), others=max(0, total - counted), total=total)
+
+    async def step(
+        self,
+        act: Callable[[str, list[str]], Awaitable[list[bool]]],
+        user_id: str | None,
+        key: str,
+        limit: int,
+        after: str | None,
+    ) -> DeadStep:
+        """Up to `limit` letters of a group, the oldest first, of those that were there at the first step."""
+        check_count("limit", limit, 1, MAX_LIMIT)
+        place = _Place.of(after) if after is not None else _Place((await self._store.dead_kinds(user_id))[0], 0, "")
+        rows = await self._store.dead_letters(user_id, limit, place.ms, place.member, key)
+        letters = [_Row(decode_user(user), task_id.decode(), int(ms)) for user, task_id, ms, _, _ in rows]
+        chosen = [row for row in letters if row.ms <= place.until_ms]
+        done, kept = 0, list[_Row]()
+        for owner, of_owner in groupby(sorted(chosen), key=lambda row: row.user_id):
+            its = list(of_owner)
+            try:
+                done += sum(await act(owner, [row.task_id for row in its]))
+            except QueueFull:
+                kept += its
+        if len(chosen) < limit:
+            return DeadStep(done=done, kept=len(kept), left=0, after=None)
+        last = chosen[-1]
+        member = last.task_id if user_id is not None else f"{encode_user(last.user_id)}:{last.task_id}"
+        there = await self._store.letters_between(user_id, key, last.ms, place.until_ms)
+        left = max(0, there - sum(row.ms == last.ms for row in kept))
+        return DeadStep(done=done, kept=len(kept), left=left, after=str(_Place(place.until_ms, last.ms, member)))
 
     async def requeue_all(self, user_id: str | None, matches: Callable[[DeadLetter], bool], limit: int) -> int:
         """Requeue at most `limit` that match, the oldest first; none twice, however soon it fails again."""
@@ -83,12 +163,58 @@ class DeadLetters:
         return requeued
 
 
-def _letter(sealer: Sealer | None, user: bytes, task_id: bytes, ms: bytes, record: bytes, body: bytes) -> DeadLetter:
+class _Row(NamedTuple):
+    user_id: str
+    task_id: str
+    ms: int
+
+
+class _Place(NamedTuple):
+    """Where a step through a group begins. `until_ms`: when the first one did; what failed since is left alone."""
+
+    until_ms: int
+    ms: int
+    member: str
+
+    @classmethod
+    def of(cls, text: str) -> _Place:
+        """Raises `InvalidInput`."""
+        until, _, rest = text.partition(":") if isinstance(text, str) else ("", "", "")
+        ms, _, member = rest.partition(":")
+        if not all(part.isascii() and part.isdigit() and len(part) <= 15 for part in (until, ms)) or not member:
+            raise InvalidInput(f"after must be that of the step before, not {text!r}")
+        return cls(int(until), int(ms), member)
+
+    def __str__(self) -> str:
+        return f"{self.until_ms}:{self.ms}:{self.member}"
+
+
+def group_key(group: DeadGroup | str) -> str:
+    """Raises `InvalidInput` for what names no group."""
+    key = group.key if isinstance(group, DeadGroup) else group
+    if not isinstance(key, str) or key.partition(" ")[0] not in set(FailureKind) or len(key.encode()) > MAX_KEY_BYTES:
+        raise InvalidInput(f"group must be one of dead_groups(), or its key, not {group!r}")
+    return key
+
+
+def _group(key: str, count: int, oldest_ms: int, latest_ms: int) -> DeadGroup:
+    kind, _, type_name = key.partition(" ")
+    return DeadGroup(
+        key=key,
+        kind=FailureKind(kind) if kind in set(FailureKind) else FailureKind.ERROR,
+        type_name=type_name,
+        count=count,
+        oldest_at=oldest_ms / 1000,
+        latest_at=latest_ms / 1000,
+    )
+
+
+def _letter(sealer: Sealer | None, user: bytes, task_id: bytes, ms: bytes, record: bytes, name: bytes) -> DeadLetter:
     ended = read_record(sealer, decode_user(user), task_id.decode(), record)[1] if record else None
     return DeadLetter(
         user_id=decode_user(user),
         task_id=task_id.decode(),
-        name=name_in(body),
+        name=name.decode("utf-8", "replace"),
         at=int(ms) / 1000,
         attempt=ended.attempt if ended else 0,
         kind=(ended.kind if ended else None) or FailureKind.ERROR,

@@ -20,7 +20,7 @@ from fairque.middleware import RunMiddleware, checked_middleware
 from fairque.models import Enqueued, FailureKind, QueueHealth, QueueStats, TaskInfo, TaskState, UserInfo
 from fairque.queue.batch import Batch
 from fairque.queue.cancel_all import cancel_all
-from fairque.queue.dead_letters import DeadLetter, DeadLetters
+from fairque.queue.dead_letters import Act, DeadGroup, DeadGroups, DeadLetter, DeadLetters, DeadStep, group_key
 from fairque.queue.enqueue_call import EnqueueDoor, EnqueueMiddleware, for_user
 from fairque.queue.firing_door import FiringDoor, FiringHeaders
 from fairque.queue.handle import TaskHandle
@@ -490,15 +490,68 @@ class TaskQueue(Tenants, Sights):
         return XComManager(self._reader, user_id, namespace, self.settings.max_message_bytes)
 
     async def dead_letters(
-        self, user_id: str | None = None, *, limit: int = 100, after: DeadLetter | None = None
+        self,
+        user_id: str | None = None,
+        *,
+        limit: int = 100,
+        after: DeadLetter | None = None,
+        group: DeadGroup | str | None = None,
     ) -> list[DeadLetter]:
         """A page of failed tasks, the oldest first; `after` is the last letter of the page before.
 
-        A letter is kept for `dead_letter_ttl`.
+        A letter is kept for `dead_letter_ttl`. With `group`, those with one kind of error: see `dead_groups`.
         """
         if user_id is not None:
             check_user("user_id", user_id)
-        return await self._letters.page(user_id, limit, after)
+        return await self._letters.page(user_id, limit, after, group_key(group) if group is not None else "")
+
+    async def dead_groups(self, user_id: str | None = None) -> DeadGroups:
+        """The dead letters of a user, or of all, by the kind of their error, counted as they come and go.
+
+        Of a user, 20 kinds are counted by themselves, of the queue 500: those that came first, until their letters are
+        gone. So one user's many kinds leave those of others as they are. Costs one call, however many letters there
+        are.
+        """
+        if user_id is not None:
+            check_user("user_id", user_id)
+        return await self._letters.groups(user_id)
+
+    async def requeue_group(
+        self, group: DeadGroup | str, *, user_id: str | None = None, limit: int = 100, after: str | None = None
+    ) -> DeadStep:
+        """Requeue some dead letters with one kind of error, the oldest first, and say how far that came.
+
+        Called with the `after` of the step before until there is none, it goes through all that were there at the first
+        step; one that fails again meanwhile is left alone. It may be gone on with at any time, by any process.
+
+        Args:
+            group: One of `dead_groups`, or its key.
+            user_id: Only those of this user.
+            limit: Most letters of this step, up to 1,000.
+            after: Where the step before ended.
+
+        Raises:
+            InvalidInput: A value breaks a rule.
+        """
+        return await self._dead_step(self._reader.requeue, group, user_id, limit, after)
+
+    async def discard_group(
+        self, group: DeadGroup | str, *, user_id: str | None = None, limit: int = 100, after: str | None = None
+    ) -> DeadStep:
+        """Give some dead letters with one kind of error up; see `requeue_group`."""
+        return await self._dead_step(self._reader.discard, group, user_id, limit, after)
+
+    async def _dead_step(
+        self,
+        act: Act,
+        group: DeadGroup | str,
+        user_id: str | None,
+        limit: int,
+        after: str | None,
+    ) -> DeadStep:
+        if user_id is not None:
+            check_user("user_id", user_id)
+        return await self._letters.step(act, user_id, group_key(group), limit, after)
 
     async def requeue(self, task: DeadLetter | TaskHandle[Any]) -> TaskHandle[Any]:
         """Run a failed task again: its attempts start anew, its errors are kept.

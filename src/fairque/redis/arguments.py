@@ -414,13 +414,21 @@ class Records(Arguments, frozen=True):
 
 class Dead(Arguments, frozen=True):
     """user: '' for all. after_ms, after: the page begins behind the letter with this score and member; 0 and '': at the
-    first.
+    first. kind: '' for any; else one that has a list, see lib/dead_kinds.lua.
     """
 
     user: str
     most: int
     after_ms: int
     after: str
+    dead_letter_ttl_ms: int
+    kind: str = ""
+
+
+class DeadKinds(Arguments, frozen=True):
+    """user: '' for all."""
+
+    user: str
     dead_letter_ttl_ms: int
 
 

@@ -242,12 +242,21 @@ class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, SightScripts
         """Have the start of a task announced. False when it does not live."""
         return bool(await self.call(arguments.Watch(encode_user(user_id), task_id)))
 
-    async def dead_letters(self, user_id: str | None, limit: int, after_ms: int, after: str) -> list[list[bytes]]:
-        """Per letter: user, id, ms, record, body."""
+    async def dead_letters(
+        self, user_id: str | None, limit: int, after_ms: int, after: str, kind: str = ""
+    ) -> list[list[bytes]]:
+        """Per letter: user, id, ms, record, name. `kind`: of one kind of error, as `dead_kinds` names it."""
         user = encode_user(user_id) if user_id is not None else ""
-        dead = arguments.Dead(user, limit, after_ms, after, self.settings.dead_letter_ttl_ms)
+        dead = arguments.Dead(user, limit, after_ms, after, self.settings.dead_letter_ttl_ms, kind)
         found: list[list[bytes]] = await self.call(dead)
         return found
+
+    async def dead_kinds(self, user_id: str | None) -> tuple[int, int, list[tuple[str, int, int, int]]]:
+        """Ms since the epoch, letters in all; per kind that is counted by itself: letters, ms of the first and last."""
+        user = encode_user(user_id) if user_id is not None else ""
+        now_ms, letters, *flat = await self.call(arguments.DeadKinds(user, self.settings.dead_letter_ttl_ms))
+        rows = zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
+        return now_ms, letters, [(kind.decode(), many, int(first), int(last)) for kind, many, first, last in rows]
 
     async def requeue(self, user_id: str, task_ids: Sequence[str]) -> list[bool]:
         step_ms = self.settings.priority_step_ms

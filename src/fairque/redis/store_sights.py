@@ -64,3 +64,9 @@ class SightScripts(CheckScripts):
         """Whether there is more, tasks and links as graph.lua tells them."""
         is_part, tasks, links = await self.call(arguments.Graph(encode_user(user_id), task_id, most))
         return bool(is_part), tasks, links
+
+    async def letters_between(self, user_id: str | None, kind: str, first_ms: int, last_ms: int) -> int:
+        """Dead letters of a kind of error that came at the first moment, at the last one, or between."""
+        key = f"{self.keys.prefix}dead-of:{encode_user(user_id) if user_id is not None else '*'}:{kind}"
+        count: int = await self._insist(pack((b"ZCOUNT", key, first_ms, last_ms)))
+        return count

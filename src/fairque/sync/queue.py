@@ -216,6 +216,9 @@ class TaskQueue:
         return XComManager(self._session, self._inner.xcom(user_id, namespace))
 
     dead_letters = blocking(queue.TaskQueue.dead_letters)
+    dead_groups = blocking(queue.TaskQueue.dead_groups)
+    requeue_group = blocking(queue.TaskQueue.requeue_group)
+    discard_group = blocking(queue.TaskQueue.discard_group)
 
     def requeue(self, task: DeadLetter | TaskHandle[Any]) -> TaskHandle[Any]:
         """Run a failed task again, see `fairque.TaskQueue.requeue`."""

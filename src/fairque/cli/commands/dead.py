@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from fairque import DeadLetter, TaskInfo, TaskQueue, TaskState, UnknownTask
+from fairque import DeadGroups, DeadLetter, TaskInfo, TaskQueue, TaskState, UnknownTask
 from fairque.cli.errors import UNKNOWN, CommandError
 from fairque.cli.input import confirm
 from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue, on_queue
@@ -87,6 +87,41 @@ def list_letters(
     print_table(columns, [_cells(letter, now) for letter in letters])
     if len(letters) == limit:
         typer.echo(f"these are the oldest {limit}, --limit shows more", err=True)
+    return 0
+
+
+@app.command()
+def groups(
+    user: OfUser = None,
+    url: Url = None,
+    queue: QueueName = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> int:
+    """Count failed tasks by the kind of their error, frequent ones first.
+
+    Of a user, 20 kinds are counted by themselves, of a queue 500: those that came first, until their letters are gone.
+
+    Example: fairque dead groups acme
+
+    Exit codes: 0 shown, also if there is none, 1 failed, 2 wrong usage.
+    """
+
+    async def find(opened: TaskQueue) -> tuple[DeadGroups, float]:
+        return await opened.dead_groups(user), (await opened.stats()).at
+
+    found, now = on_queue(make_queue(url, queue, config), find)
+    if as_json:
+        print_json(found)
+        return 0
+    columns = (names("error", whole=1), words("kind"), numbers("letters"), words("oldest", 2), words("latest"))
+    rows: list[tuple[object, ...]] = [
+        (group.type_name, group.kind, group.count, ago(group.oldest_at, now), ago(group.latest_at, now))
+        for group in found.groups
+    ]
+    if found.others:
+        rows.append(("(others)", "", found.others, "", ""))
+    print_table(columns, rows)
     return 0
 
 

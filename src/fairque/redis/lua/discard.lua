@@ -22,11 +22,11 @@ for at, id in ipairs(ids) do
   answers[at], linked[at] = known[1] == 'failed' and 1 or 0, known[2]
 end
 for at, id in ipairs(ids) do
+  unlist_dead(user, id)
   if answers[at] == 1 then
     erase_task(user, id)
     if linked[at] then announce(user, id, 'discarded', false) end
   end
-  unlist_dead(user, id)
 end
 pass_on_outcomes(priority_step_ms * 1000, dead_letter_ttl_ms)
 pass_room_on()

@@ -52,7 +52,7 @@ local function requeue(id)
     bytes.change_ends(user, id, 1)
   end
   call('HDEL', key, 'attempt', 'failures', 'lost', 'returned', 'since', 'ended', 'canceling', 'charged',
-    'charged_before', 'progress', 'message', 'progress_of', 'expires', 'snoozed')
+    'charged_before', 'progress', 'message', 'progress_of', 'expires', 'snoozed', 'dead_kind')
   call('HSET', key, 'state', 'queued', 'queued', now)
   place(user, id, lane, score)
   publish(user, id, 'waiting')

@@ -124,11 +124,17 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
     return 'in its lane again'
   end
 
+  local function list_kind_again(user, id, at)
+    local kind = list_by_kind(user, id, call('LINDEX', errors_key(user, id), -1) or '', string.format('%d', at), dead_letter_ttl_ms)
+    if call('EXISTS', task_key(user, id)) == 1 then call('HSET', task_key(user, id), 'dead_kind', kind) end
+  end
+
   local function relist(user, id, known)
     call('ZADD', place_key('dead', user), known.ended or now, id)
     call('ZADD', prefix .. 'dead', known.ended or now, user .. ':' .. id)
     call('PEXPIRE', place_key('dead', user), dead_letter_ttl_ms)
     call('PEXPIRE', prefix .. 'dead', dead_letter_ttl_ms)
+    list_kind_again(user, id, known.ended or now)
     return 'a dead letter again'
   end
 
@@ -355,9 +361,37 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
         return 'listed'
       end)
     end
+    local kind = call('HGET', task_key(user, id), 'dead_kind') or ''
+    if kind ~= '' and not call('ZSCORE', letters_key(user, kind), id) then
+      wrong('half-a-letter', letters_name(user, kind), 'the dead letter is not among those of its kind', function()
+        list_kind_again(user, id, at)
+        return 'listed'
+      end)
+    end
     if own and of_all then return end
     wrong('half-a-letter', own and 'dead' or 'dead:' .. user, 'the dead letter is in one list only', function()
       return relist(user, id, { ended = at })
+    end)
+  end
+
+  -- Of a list by kind. `whose`: the user, or `*`.
+  function checks.of_kind(user, id, kind, whose)
+    local member = whose == '*' and user .. ':' .. id or id
+    local at = call('ZSCORE', letters_key(whose, kind), member)
+    if not at or at + dead_letter_ttl_ms <= now or call('ZSCORE', place_key('dead', user), id) then return end
+    wrong('half-a-letter', letters_name(whose, kind), 'listed by its kind, and no dead letter', function()
+      take_from(whose, kind, member)
+      return 'removed'
+    end)
+  end
+
+  function checks.kind_listed(whose, _, kind)
+    local last = call('ZRANGE', letters_key(whose, kind), -1, -1, 'WITHSCORES')[2]
+    if not last or call('ZSCORE', kinds_key(whose), kind) then return end
+    wrong('half-a-letter', 'dead-kinds:' .. whose, 'the kind is not listed', function()
+      call('ZADD', kinds_key(whose), last, kind)
+      call('PEXPIRE', kinds_key(whose), dead_letter_ttl_ms)
+      return 'listed'
     end)
   end
 

@@ -16,6 +16,7 @@
 --@include suspects
 --@include charging
 --@include fitting
+--@include dead_kinds
 --@include whereabouts
 
 local function users_of(outcomes)
@@ -143,6 +144,7 @@ local function settle_outcomes(report, claims)
     call('PEXPIRE', body_key(user, id), dead_letter_ttl_ms)
     local key = task_key(user, id)
     call('HSET', key, 'state', 'failed', 'attempt', attempt, 'stream_id', '', 'ended', now,
+      'dead_kind', list_by_kind(user, id, error, now_text, dead_letter_ttl_ms),
       'last', stream_id .. ' ' .. attempt) -- by which a repeated report knows it, also after a requeue
     call('PEXPIRE', key, dead_letter_ttl_ms)
     remove_delivery(lane, user, stream_id)
