@@ -1,0 +1,118 @@
+"""Pictures of all pages for the documentation: ``python -m tests.dashboard.pictures docs/guides/dashboard``.
+
+They are taken of a queue that works, on the embedded server, at 1280 and at 390 pixels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from playwright.async_api import Browser, expect
+
+from fairque import EVERYBODY, TaskQueue, TaskScheduler, Worker, current_task, task
+from fairque.contrib.dashboard import Viewer, dashboard
+from tests.dashboard.browser import chromium, served, watched
+
+WIDTHS = {"wide": 1280, "phone": 390}
+LOOKING_SECONDS = 20.0
+USERS = {"acme": 40, "globex": 14, "hooli": 9, "initech": 6, "stark": 4, "umbrella": 3, "wayne": 2}
+"""Tasks that each puts in, every two seconds."""
+PAGES = {
+    "overview": "/",
+    "users": "/users",
+    "user": "/user?user=acme",
+    "task": "/task?user=acme&task=report-2026-11",
+    "health": "/health",
+}
+
+
+@task(name="mail.send", max_retries=2)
+async def send(to: str) -> str:
+    await asyncio.sleep(random.uniform(0.05, 0.8))
+    return f"sent to {to}"
+
+
+@task(name="report.part", max_retries=0)
+async def part(month: str) -> int:
+    if month == "2026-07":
+        raise ConnectionError("the archive of 2026-07 did not answer within 30 s")
+    return len(month)
+
+
+@task(name="report.join")
+async def join(year: int) -> int:
+    current_task().progress(0.4, "joining")
+    return year
+
+
+@asynccontextmanager
+async def busy_queue() -> AsyncIterator[TaskQueue]:
+    """Seven users share twenty slots; one puts in more than its part, another one is paused."""
+    async with TaskQueue("embedded://", name="mail") as queue:
+        await queue.set_policy("globex", weight=2)
+        await queue.set_policy("initech", max_running=2, rate="120/m burst 20")
+        await queue.set_policy("acme", max_running=12, max_queued=100_000, breaker="20/60s/30s")
+        scheduler = TaskScheduler(queue)
+        await scheduler.add_schedule("0 6 * * *", part("2026-11"), user_id="acme", schedule_id="morning report")
+        await scheduler.add_schedule(every=900, task=send("digest"), user_id="acme", schedule_id="digest")
+        months = [
+            await queue.enqueue(part(f"2026-{n:02}"), user_id="acme", task_id=f"part-{n:02}") for n in range(6, 11)
+        ]
+        await queue.enqueue(join(2026), user_id="acme", task_id="report-2026-11", depends_on=months)
+        await queue.enqueue(send("all"), user_id="acme", task_id="newsletter", depends_on=["report-2026-11"])
+        await queue.enqueue(send("later"), user_id="acme", task_id="reminder", delay=7200)
+        async with Worker(queue, worker_id="mail-1", concurrency=12), Worker(queue, worker_id="mail-2", concurrency=8):
+            producing = asyncio.create_task(_produce(queue))
+            try:
+                yield queue
+            finally:
+                producing.cancel()
+                await asyncio.wait([producing])
+
+
+async def _produce(queue: TaskQueue) -> None:
+    while True:
+        for user, count in USERS.items():
+            await queue.enqueue_many([send(f"{n}@example.com") for n in range(count)], user_id=user)
+        await asyncio.sleep(2)
+
+
+async def take(browser: Browser, site: str, folder: Path) -> None:
+    """Each page, in each width, the overview in the dark as well."""
+    for size, width in WIDTHS.items():
+        for name, path in PAGES.items():
+            await _take_one(browser, site + path, folder / f"{name}-{size}.png", width, "light")
+    await _take_one(browser, site, folder / "overview-dark.png", WIDTHS["wide"], "dark")
+
+
+async def _take_one(browser: Browser, address: str, file: Path, width: int, scheme: str) -> None:
+    viewport = {"width": width, "height": 800}
+    async with watched(browser, viewport=viewport, color_scheme=scheme, timezone_id="UTC") as (_, page, _complaints):
+        await page.goto(address)
+        if await page.locator("#pulse").count():
+            await expect(page.locator("#pulse")).to_have_text("Live")
+        await page.wait_for_timeout(1500)  # until bars have come to rest
+        await page.screenshot(path=file, clip=None, full_page=width > 800)
+
+
+async def main(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    operator = Viewer("ops@example.com", users=EVERYBODY, acts=True, payloads=True)
+    async with (
+        busy_queue() as queue,
+        served(dashboard(queue, authorize=lambda _: operator)) as site,
+        chromium() as each,
+    ):
+        async with watched(each) as (_, page, _complaints):
+            await page.goto(site)  # so that there is something to be seen of the last seconds
+            await page.wait_for_timeout(LOOKING_SECONDS * 1000)
+            await take(each, site, folder)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1])))
