@@ -315,7 +315,6 @@ async def ask_what_is_permitted(far: TaskQueue) -> Any:
     await far.reader.check_roles("reader")
 
 
-@calls("user_names", "holders", "running", "graph")
 @calls("user_names", "holders", "running", "graph", "dead_kinds")
 async def look_at_pages(far: TaskQueue) -> Any:
     return (

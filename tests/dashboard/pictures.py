@@ -20,8 +20,8 @@ from tests.dashboard.browser import chromium, served, watched
 
 WIDTHS = {"wide": 1280, "phone": 390}
 LOOKING_SECONDS = 20.0
-USERS = {"acme": 40, "globex": 14, "hooli": 9, "initech": 6, "stark": 4, "umbrella": 3, "wayne": 2}
-"""Tasks that each puts in, every two seconds."""
+USERS = {"acme": 60, "globex": 30, "hooli": 12, "initech": 6, "stark": 9, "umbrella": 5, "wayne": 3}
+"""Tasks that each puts in, every two seconds: more than there are slots for."""
 PAGES = {
     "overview": "/",
     "users": "/users",
@@ -33,7 +33,7 @@ PAGES = {
 
 @task(name="mail.send", max_retries=2)
 async def send(to: str) -> str:
-    await asyncio.sleep(random.uniform(0.05, 0.8))
+    await asyncio.sleep(random.uniform(0.1, 0.9))
     return f"sent to {to}"
 
 
@@ -101,17 +101,16 @@ async def _take_one(browser: Browser, address: str, file: Path, width: int, sche
 
 
 async def main(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     operator = Viewer("ops@example.com", users=EVERYBODY, acts=True, payloads=True)
     async with (
         busy_queue() as queue,
         served(dashboard(queue, authorize=lambda _: operator)) as site,
-        chromium() as each,
+        chromium() as browser,
+        watched(browser) as (_, page, _complaints),
     ):
-        async with watched(each) as (_, page, _complaints):
-            await page.goto(site)  # so that there is something to be seen of the last seconds
-            await page.wait_for_timeout(LOOKING_SECONDS * 1000)
-            await take(each, site, folder)
+        await page.goto(site)  # so that there is something to be seen of the last seconds
+        await page.wait_for_timeout(LOOKING_SECONDS * 1000)
+        await take(browser, site, folder)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,15 @@ from datetime import UTC, datetime
 
 from markupsafe import Markup
 
-__all__ = ["FILTERS", "brief", "number", "percent", "shown", "size", "span", "when"]
+from fairque import UserStatus
+
+__all__ = ["FILTERS", "brief", "flags_in", "number", "percent", "shown", "size", "span", "when"]
 
 NOTHING = "–"
 GAP = "\N{NO-BREAK SPACE}"
 LONGEST = 60
 _UNITS = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
+_FLAGS = {"breaker": "breaker open", "rate": "rate limited", "limit": "at its limit"}
 _BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -87,6 +90,11 @@ def when(at: float | datetime | None, style: str = "full") -> str | Markup:
     return Markup('<time datetime="{}" data-style="{}">{}{}</time>').format(
         f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03}Z", style, text, zone
     )
+
+
+def flags_in(status: UserStatus) -> list[str]:
+    """Why a user is served less, or more, than others, in two words at most."""
+    return [_FLAGS.get(flag, flag) for flag in status.flags]
 
 
 FILTERS = {

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fairque import FairqueError, InvalidInput, QueueCheck, QueueHealth, TaskQueue
+from fairque import FairqueError, InvalidInput, QueueCheck, TaskQueue
 from fairque.contrib.dashboard.acts import Act
-from fairque.contrib.dashboard.checks import Check, checks_of
+from fairque.contrib.dashboard.checks import Check, checks_in
 from fairque.contrib.dashboard.look import Look
 from fairque.contrib.dashboard.page import Page
 from fairque.contrib.dashboard.viewer import Viewer
@@ -16,12 +16,12 @@ from fairque.contrib.dashboard.viewer import Viewer
 __all__ = ["Health", "HealthPage"]
 
 MOST_FINDINGS = 100
+LOOKED_AT = 100
 
 
 class Health(NamedTuple):
     """How a queue stands. `checked` is what the last check in this process found, `checked_at` when it was begun."""
 
-    health: QueueHealth
     checks: Sequence[Check]
     is_checking: bool
     checked: QueueCheck | None
@@ -47,12 +47,9 @@ class HealthPage(Page[Health]):
         }
 
     async def read(self, *_: str) -> Health:
-        health, shares = await asyncio.gather(self.queue.health(), self.queue.shares(limit=200))
-        starved = [share.user_id for share in shares.users if share.verdict == "starved"]
+        overview = await self.queue.overview(limit=LOOKED_AT)
         checkup = self._checkup
-        return Health(
-            health, checks_of(health, starved), checkup.goes_on, checkup.found, checkup.begun_at, checkup.trouble
-        )
+        return Health(checks_in(overview.checks), checkup.goes_on, checkup.found, checkup.begun_at, checkup.trouble)
 
     def shown(self, seen: Health, _: Viewer) -> Mapping[str, Any]:
         findings = seen.checked.findings if seen.checked is not None else ()

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from fairque import Demand, QueueHealth, QueueStats, Share, TaskQueue, UserInfo
-from fairque.contrib.dashboard.checks import Check, checks_of
+from fairque import Overview, QueueStats, TaskQueue, UserInfo, UserStatus
+from fairque.contrib.dashboard.checks import checks_in
 from fairque.contrib.dashboard.drawing.bars import scale_of
+from fairque.contrib.dashboard.drawing.waits import wait_columns
 from fairque.contrib.dashboard.look import Look
 from fairque.contrib.dashboard.page import Page
 from fairque.contrib.dashboard.viewer import Viewer
-from fairque.metrics import Waits, seconds_of_bucket
-from fairque.queue.shares import look_at_shares
+from fairque.contrib.dashboard.words import flags_in
 
-__all__ = ["Holder", "Overview", "OverviewPage", "flags_of", "wait_columns"]
+__all__ = ["Glance", "OverviewPage"]
 
-LOOKED_AT = 200
+LOOKED_AT = 100
 SHOWN = 20
-MOST_BEHIND = 60.0
-"""Seconds for which one waits who is called starved: one that has just come was not served yet."""
 HISTORY_SECONDS = 300.0
+APART_SECONDS = 0.9
 
 
-class Holder(NamedTuple):
+class _Holder(NamedTuple):
     """A user, what it holds of all slots and what it is entitled to, both from 0 to 1."""
 
     user: UserInfo
@@ -36,28 +33,12 @@ class Holder(NamedTuple):
     flags: Sequence[str]
 
 
-class Overview(NamedTuple):
+class Glance(NamedTuple):
     """A queue at one moment. `history` has tasks a second up to moments, the oldest first, while somebody looked."""
 
-    stats: QueueStats
-    demand: Demand
-    health: QueueHealth
-    jain: float
-    slots: int
-    holders: Sequence[Holder]
-    others: int
-    checks: Sequence[Check]
+    overview: Overview
     history: Sequence[tuple[float, float]]
     since: float
-
-    @property
-    def problems(self) -> list[Check]:
-        return [check for check in self.checks if check.level != "ok"]
-
-    @property
-    def scale(self) -> float:
-        """Of the bars."""
-        return scale_of(*(max(holder.held, holder.entitled or 0.0) for holder in self.holders))
 
     @property
     def rates(self) -> list[float]:
@@ -66,10 +47,10 @@ class Overview(NamedTuple):
     @property
     def rate(self) -> float:
         """Now, or what is known of the last minute."""
-        return self.history[-1][1] if self.history else self.stats.metrics.recent_rate
+        return self.history[-1][1] if self.history else self.overview.stats.metrics.recent_rate
 
 
-class OverviewPage(Page[Overview]):
+class OverviewPage(Page[Glance]):
     """The queue as a whole."""
 
     name, path, title = "overview", "", "Overview"
@@ -78,91 +59,50 @@ class OverviewPage(Page[Overview]):
 
     def __init__(self, queue: TaskQueue, look: Look) -> None:
         super().__init__(queue, look)
-        self._history: deque[tuple[float, int]] = deque(maxlen=400)
+        self._served: deque[tuple[float, int]] = deque(maxlen=1000)
 
-    async def read(self, *_: str) -> Overview:
-        queue = self.queue
-        stats, users, demand, health = await asyncio.gather(
-            queue.stats(), queue.active_users(limit=LOOKED_AT), queue.demand(), queue.health()
-        )
-        shares = await look_at_shares(queue.reader, users, stats)
-        of_user = {share.user_id: share for share in shares.users}
-        slots = sum(worker.concurrency for worker in stats.workers)
-        found = [_holder(user, of_user.get(user.user_id), slots or stats.started, stats.at) for user in users]
-        found.sort(key=lambda holder: (-holder.user.started, -holder.user.queued, holder.user.user_id))
-        starved = [holder.user.user_id for holder in found if "starved" in holder.flags]
-        return Overview(
-            stats=stats,
-            demand=demand,
-            health=health,
-            jain=shares.jain,
-            slots=slots,
-            holders=_first(found),
-            others=max(0, len(found) - SHOWN),
-            checks=checks_of(health, starved),
-            history=self._rates(stats),
-            since=self._history[0][0],
-        )
+    async def read(self, *_: str) -> Glance:
+        overview = await self.queue.overview(limit=LOOKED_AT)
+        return Glance(overview, self._history(overview.stats), self._served[0][0])
 
-    def shown(self, seen: Overview, _: Viewer) -> Mapping[str, Any]:
-        return {"waits": seen.stats.metrics.waits, "columns": wait_columns(seen.stats.metrics.waits)}
+    def shown(self, seen: Glance, _: Viewer) -> Mapping[str, Any]:
+        overview = seen.overview
+        holders = _holders(overview)
+        waits = overview.stats.metrics.waits
+        return {
+            "stats": overview.stats,
+            "problems": [check for check in checks_in(overview.checks) if check.level != "ok"],
+            "holders": holders[:SHOWN],
+            "others": max(0, len(holders) - SHOWN),
+            "scale": scale_of(*(max(each.held, each.entitled or 0.0) for each in holders[:SHOWN])),
+            "waits": waits,
+            "columns": wait_columns(waits),
+        }
 
-    def _rates(self, stats: QueueStats) -> list[tuple[float, float]]:
+    def _history(self, stats: QueueStats) -> list[tuple[float, float]]:
         """Between looks that are a moment apart."""
-        served = stats.finished + stats.failed + stats.retried
-        history = self._history
-        if history and (stats.at < history[-1][0] or served < history[-1][1]):
-            history.clear()
-        if not history or stats.at - history[-1][0] >= 0.9:
-            history.append((stats.at, served))
-        while history[0][0] < stats.at - HISTORY_SECONDS:
-            history.popleft()
-        points = list(history)
-        return [(to, (b - a) / (to - since)) for (since, a), (to, b) in pairwise(points)]
+        served, points = stats.finished + stats.failed + stats.retried, self._served
+        if points and (stats.at < points[-1][0] or served < points[-1][1]):
+            points.clear()
+        if not points or stats.at - points[-1][0] >= APART_SECONDS:
+            points.append((stats.at, served))
+        while points[0][0] < stats.at - HISTORY_SECONDS:
+            points.popleft()
+        return [(to, (then - before) / (to - since)) for (since, before), (to, then) in pairwise(points)]
 
 
-def flags_of(user: UserInfo, share: Share | None, now: float) -> list[str]:
-    """Why a user is served less, or more, than others."""
-    paused, flags = user.policy.paused, list[str]()
-    if paused is True or (isinstance(paused, datetime) and paused.timestamp() > now):
-        flags.append("paused")
-    if user.policy.breaker is not None and user.breaker_open_until:
-        flags.append("breaker open" if user.breaker_open_until > now else "probing")
-    elif user.parked_until is not None and user.parked_until > now and not flags:
-        flags.append("rate limited")
-    if user.policy.max_running is not None and user.queued and user.started >= user.policy.max_running:
-        flags.append("at its limit")
-    if share is not None and share.verdict == "noisy":
-        flags.append("noisy")
-    if share is not None and share.verdict == "starved" and (user.wait_seconds or 0.0) > MOST_BEHIND:
-        flags.append("starved")
-    return flags
+def _holders(overview: Overview) -> list[_Holder]:
+    """Who holds something or waits: those that are starved first where there is no room for all."""
+    slots = max(overview.stats.slots, overview.stats.started)
+    busy = [user for user in overview.users if user.started or user.queued]
+    busy.sort(key=lambda user: (-user.started, -user.queued, user.user_id))
+    first = [user for user in busy if "starved" in overview.statuses[user.user_id].flags][: SHOWN // 2]
+    rest = [user for user in busy if user not in first]
+    shown = sorted((*first, *rest[: SHOWN - len(first)]), key=busy.index)
+    behind = rest[SHOWN - len(first) :]
+    return [_holder(user, overview.statuses[user.user_id], slots) for user in (*shown, *behind)]
 
 
-def wait_columns(waits: Waits) -> list[tuple[str, float]]:
-    """Of a histogram, from the first to the last bucket in which there is anything."""
-    filled = [bucket for bucket, count in enumerate(waits.counts) if count]
-    if not filled:
-        return []
-    first, last = max(0, filled[0] - 1), min(len(waits.counts) - 1, filled[-1] + 1)
-    return [(_below(bucket), float(waits.counts[bucket])) for bucket in range(first, last + 1)]
-
-
-def _below(bucket: int) -> str:
-    """The bound of a bucket in few letters."""
-    seconds = seconds_of_bucket(bucket)
-    if seconds == float("inf"):
-        return "more"
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-
-
-def _holder(user: UserInfo, share: Share | None, slots: int, now: float) -> Holder:
-    entitled = share.entitled if share is not None else None
-    return Holder(user, user.started / slots if slots else 0.0, entitled, flags_of(user, share, now))
-
-
-def _first(found: Sequence[Holder]) -> list[Holder]:
-    """Those that hold most, and of the others those that are starved."""
-    return [*found[:SHOWN], *[holder for holder in found[SHOWN:] if "starved" in holder.flags][:SHOWN]]
+def _holder(user: UserInfo, status: UserStatus, slots: int) -> _Holder:
+    entitled = status.share.entitled if status.share is not None else None
+    return _Holder(user, user.started / slots if slots else 0.0, entitled, flags_in(status))

@@ -7,8 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 
-from fairque import Explanation, FairqueError, Streamed, TaskInfo, TaskState
-from fairque.contrib.dashboard.drawing.graph import Node
+from fairque import Explanation, FairqueError, Streamed, TaskGraph, TaskInfo, TaskMoment, TaskNode, TaskState
 from fairque.contrib.dashboard.page import Page
 from fairque.contrib.dashboard.pages.user import REASONS
 from fairque.contrib.dashboard.viewer import Viewer
@@ -18,22 +17,23 @@ __all__ = ["Step", "Task", "TaskPage"]
 
 MOST_SHOWN = 2000
 """Characters of a result."""
-MOST_LISTED = 50
+MOST_LINKED = 60
 
 
 class Step(NamedTuple):
-    """One moment in the life of a task. `took` are the seconds since the one before."""
+    """One moment in the life of a task. `kind` names its shape; `took` are the seconds since the one before."""
 
     at: float
     what: str
     kind: str
-    took: float | None = None
+    took: float | None
 
 
 class Task(NamedTuple):
     """All that one page tells of a task. `result` is a text for people, None where there is none."""
 
     info: TaskInfo
+    graph: TaskGraph
     explanation: Explanation | None
     result: str | None
 
@@ -42,7 +42,7 @@ class TaskPage(Page[Task]):
     """One task."""
 
     name, path, title = "task", "task", "Task"
-    arguments: ClassVar[Sequence[str]] = ("user", "task")
+    arguments: ClassVar = ("user", "task")
     is_for_customers = True
     parts = ("state", "timeline", "reasons", "attempts", "links", "result")
 
@@ -53,35 +53,40 @@ class TaskPage(Page[Task]):
         user_id, task_id = about
         handle = self.queue.handle(user_id, task_id)
         info = await handle.info()
-        if info.state is TaskState.FINISHED:
-            return Task(info, None, await _result(handle))
+        graph = await self.queue.graph(user_id, task_id, limit=MOST_LINKED)
         explanation = None if info.state.ended else await self.queue.explain(user_id, task_id)
-        return Task(info, explanation, None)
+        result = await _result(handle) if info.state is TaskState.FINISHED else None
+        return Task(info, graph, explanation, result)
 
     def shown(self, seen: Task, viewer: Viewer) -> Mapping[str, Any]:
-        info, explanation = seen.info, seen.explanation
+        explanation = seen.explanation
         held = explanation.waiting if explanation is not None else ()
-        states = dict.fromkeys(info.dependencies) | info.dependency_states
         return {
-            "steps": list(_steps(info)),
+            "steps": list(_steps(seen.info.timeline)),
             "reasons": [each.text if viewer.is_operator else REASONS[each.reason] for each in held],
-            "states": dict(list(states.items())[:MOST_LISTED]),
-            "dependents": info.dependents[:MOST_LISTED],
-            "children": info.children[:MOST_LISTED],
-            "nodes": [Node(task_id, state or "unknown") for task_id, state in states.items()],
-            "own": Node(info.task_id, info.state),
-            "after": [Node(task_id, "deferred") for task_id in info.dependents],
+            "own": seen.graph.tasks[0],
+            "before": _linked(seen.graph, "dependency", behind=False),
+            "behind": _linked(seen.graph, "dependency", behind=True),
+            "children": _linked(seen.graph, "child", behind=True),
         }
 
 
-async def _result(handle: Any) -> str | None:
+def _linked(graph: TaskGraph, kind: str, *, behind: bool) -> list[TaskNode]:
+    """Those next to the task itself."""
+    nodes = {node.task_id: node for node in graph.tasks}
+    own = graph.tasks[0].task_id
+    pairs = ((link.before, link.after) for link in graph.links if link.kind == kind)
+    return [nodes[after if behind else before] for before, after in pairs if (before if behind else after) == own]
+
+
+async def _result(handle: Any) -> str:
     """As JSON where it can be that."""
     try:
         value = await handle.result(0)
     except FairqueError as exc:
         return f"({exc})"
     if isinstance(value, Streamed):
-        return f"({value.chunks} chunks)"
+        return f"({value.chunks:,} chunks)"
     try:
         text = msgspec.json.format(msgspec.json.encode(value)).decode()
     except (TypeError, ValueError, msgspec.MsgspecError):
@@ -89,20 +94,21 @@ async def _result(handle: Any) -> str | None:
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}… ({len(text):,} characters)"
 
 
-def _steps(info: TaskInfo) -> Iterator[Step]:
-    """From what is kept anyway, the oldest first."""
-    points = [(info.queued_at, "put in line", "queued")]
-    points.append((info.started_at, f"attempt {info.attempt} started", "started"))
-    if info.state is TaskState.FAILED:
-        points.append((info.ended_at, f"attempt {info.attempt} failed, and it was the last one", "failed"))
-    elif info.state.ended:
-        points.append((info.ended_at, str(info.state), info.state))
-    elif info.due_at is not None:
-        points.append((info.due_at, "may start", "scheduled"))
-    earlier = [error for error in info.errors if info.state is not TaskState.FAILED or error.attempt < info.attempt]
-    points += [(error.at, f"attempt {error.attempt} failed", "failed") for error in earlier]
-    known = sorted((at, what, kind) for at, what, kind in points if at is not None)
+_KINDS = {"enqueued": "queued", "due": "scheduled", "expires": "scheduled", "attempt failed": "failed"}
+_WHAT = {
+    "enqueued": "put in",
+    "queued": "came to its place in line",
+    "due": "may start",
+    "expires": "is given up, if it has not begun",
+}
+
+
+def _steps(moments: Sequence[TaskMoment]) -> Iterator[Step]:
     before = None
-    for at, what, kind in known:
-        yield Step(at, what, kind, at - before if before is not None else None)
-        before = at
+    for moment in moments:
+        what = _WHAT.get(moment.what, moment.what)
+        if moment.what in ("started", "attempt failed"):
+            what = f"attempt {moment.attempt} {'started' if moment.what == 'started' else 'failed'}"
+        took = moment.at - before if before is not None else None
+        yield Step(moment.at, what, _KINDS.get(moment.what, moment.what), took)
+        before = moment.at

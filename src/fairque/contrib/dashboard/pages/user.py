@@ -11,23 +11,24 @@ from fairque import (
     DeadLetter,
     Explanation,
     Reason,
-    ScheduledTask,
-    Share,
+    ScheduleView,
     TaskInfo,
     TaskScheduler,
     UsageHour,
     UserInfo,
+    UserStatus,
 )
+from fairque.contrib.dashboard.drawing.waits import wait_columns
 from fairque.contrib.dashboard.page import Page
-from fairque.contrib.dashboard.pages.overview import flags_of, wait_columns
 from fairque.contrib.dashboard.viewer import Viewer
-from fairque.contrib.dashboard.words import brief
+from fairque.contrib.dashboard.words import brief, flags_in
 
 __all__ = ["REASONS", "User", "UserPage"]
 
 TASKS = 20
 LETTERS = 10
 SCHEDULES = 10
+COMPARED = 200
 HOURS = 24
 REASONS: Mapping[Reason, str] = {
     Reason.TURN: "It waits for its turn.",
@@ -51,11 +52,11 @@ class User(NamedTuple):
     """All that one page tells of a user."""
 
     user: UserInfo
-    share: Share | None
+    status: UserStatus
     explanation: Explanation
     tasks: Sequence[TaskInfo]
     letters: Sequence[DeadLetter]
-    schedules: Sequence[ScheduledTask]
+    schedules: Sequence[ScheduleView]
     usage: Sequence[UsageHour]
     now: float
 
@@ -74,32 +75,36 @@ class UserPage(Page[User]):
     async def read(self, *about: str) -> User:
         [user_id] = about
         queue, now = self.queue, datetime.now(UTC)
-        user, explanation, tasks = await asyncio.gather(
-            queue.user(user_id), queue.explain(user_id), queue.tasks(user_id, limit=TASKS)
-        )
-        letters, usage, schedules, shares = await asyncio.gather(
+        user, explanation, tasks, letters = await asyncio.gather(
+            queue.user(user_id),
+            queue.explain(user_id),
+            queue.tasks(user_id, limit=TASKS),
             queue.dead_letters(user_id, limit=LETTERS),
-            queue.usage(user_id, now - timedelta(hours=HOURS - 1)),
-            TaskScheduler(queue).list_schedules(user_id, limit=SCHEDULES),
-            queue.shares(limit=200),
         )
+        usage, schedules, shares, stats = await asyncio.gather(
+            queue.usage(user_id, now - timedelta(hours=HOURS - 1)),
+            TaskScheduler(queue).schedule_page(user_id, limit=SCHEDULES, next_runs=1),
+            queue.shares(limit=COMPARED),
+            queue.stats(),
+        )
+        share = next((share for share in shares.users if share.user_id == user_id), None)
         return User(
             user=user,
-            share=next((share for share in shares.users if share.user_id == user_id), None),
+            status=UserStatus.of(user, share, stats.at, stats.slots),
             explanation=explanation,
             tasks=[task for task in tasks if not task.state.ended],
             letters=letters,
-            schedules=schedules,
+            schedules=schedules.schedules,
             usage=usage,
-            now=now.timestamp(),
+            now=stats.at,
         )
 
     def shown(self, seen: User, viewer: Viewer) -> Mapping[str, Any]:
         """A viewer of some users reads nothing that tells of others: no shares, and reasons without their numbers."""
         sees_all = viewer.is_operator
         return {
-            "share": seen.share if sees_all else None,
-            "flags": [flag for flag in flags_of(seen.user, seen.share, seen.now) if sees_all or flag in _OWN_FLAGS],
+            "share": seen.status.share if sees_all else None,
+            "flags": [flag for flag in flags_in(seen.status) if sees_all or flag not in _OF_OTHERS],
             "reasons": [held.text if sees_all else REASONS[held.reason] for held in seen.explanation.waiting],
             "waits": seen.user.metrics.waits,
             "columns": wait_columns(seen.user.metrics.waits),
@@ -107,7 +112,8 @@ class UserPage(Page[User]):
         }
 
 
-_OWN_FLAGS = ("paused", "breaker open", "probing", "rate limited", "at its limit")
+_OF_OTHERS = ("noisy", "starved")
+"""What a user is called beside others."""
 
 
 def _hours(usage: Sequence[UsageHour], now: float) -> list[UsageHour]:
