@@ -2597,10 +2597,10 @@ local function new_endings()
         call('SCARD', tasks_key(user, batch))
       end
 
-      -- Whether more tasks may be added: while it is open, and by its own tasks as long as one has not ended.
-      function batches.takes_more(user, batch)
+      -- Whether more tasks may be added: by anybody while it is open, and once it is closed by its own tasks that have not ended.
+      function batches.takes_more(user, batch, adder)
         local state = batches.state(user, batch)
-        return state == 'open' or state == 'closed' and call('EXISTS', tasks_key(user, batch)) == 1
+        return state == 'open' or state == 'closed' and call('SISMEMBER', tasks_key(user, batch), adder) == 1
       end
 
       -- 'new', also by an earlier try of the same call, 'joined' where it is open already, or 'over'.
@@ -2656,8 +2656,10 @@ local function new_endings()
         return queued
       end
 
+      -- Of one that is gone nothing comes.
       function batches.complete_if_over(user, batch, step_us)
-        if batches.state(user, batch) == 'open' or call('EXISTS', tasks_key(user, batch)) == 1 then return 0 end
+        local state = batches.state(user, batch)
+        if not state or state == 'open' or call('EXISTS', tasks_key(user, batch)) == 1 then return 0 end
         return complete(user, batch, step_us)
       end
 

@@ -1,7 +1,7 @@
 #!lua flags=no-writes
--- Dead letters, the oldest first: of one user, or of all.
+-- Dead letters, the oldest first: of one user, or of all; of one kind of error, or of any.
 -- KEYS[1]  state
--- Returns  per letter: user, id, ms, result record or '', message body
+-- Returns  per letter: user, id, ms, result record or '', name
 -- Cost     O(log² letters + returned)
 local keys_of_call, values_of_call = KEYS, ARGV
 local KEYS, ARGV
@@ -94,23 +94,138 @@ function rank_at(key, ms, member, counts_own)
   return low
 end
 end
--- ARGV[1] is the msgpack of Dead: user: str, most: int, after_ms: int, after: str, dead_letter_ttl_ms: int
+
+-- lib/message.lua
+-- What scripts read of the body of a task. A body that cannot be read belongs to somebody else.
+
+local LONGEST_HEAD = 2200 -- of a body, with a name of 512 bytes and two limit keys
+
+-- The name of a task, '' where the body cannot be read; second: the name and the limit keys that it was put in with, if it
+-- has any, each as {text, its template percent-encoded or nil, whether it is of each user}.
+local function heading_in(body)
+  local ok, _, heading = pcall(cmsgpack.unpack_one, body, 19)
+  if ok and type(heading) == 'table' and type(heading[1]) == 'string' then return heading[1], heading end
+  return ok and type(heading) == 'string' and heading or ''
+end
+
+local function name_in(body) return (heading_in(body)) end
+
+-- The head of a body: version, nonce (8), cost (8), priority (1). A foreign body costs 1.
+local function cost_of(body)
+  if #body < 18 or string.byte(body) ~= 1 then return 1 end
+  local cost = struct.unpack('>d', body, 10)
+  if cost >= 0 and cost < math.huge then return cost end
+  return 1
+end
+
+local function cost_of_task(user, id)
+  local head = redis.pcall('GETRANGE', body_key(user, id), 0, 17)
+  return type(head) == 'string' and cost_of(head) or 1
+end
+
+-- lib/dead_kinds.lua
+-- Dead letters by the kind of their error, 'error ValueError': the kind of the failure and the name of the class. Of a user, and of
+-- the queue (`*`), so many kinds have lists of their own; letters of further ones are in none. A kind that has one keeps it
+-- until its letters are gone, so that many kinds of one user push out none of another.
+-- dead-kinds:<u>, dead-kinds:*     zset  kind → ms of its latest letter
+-- dead-of:<u>:<k>                  zset  id → ms
+-- dead-of:*:<k>                    zset  <u>:<id> → ms
+-- These lists are beside the letters: where one is damaged, letters come and go without it, and `check` mends it.
+local kinds_key
+local letters_key
+local letters_name
+local list_by_kind
+local take_from
+local unlist_by_kind
+do
+local MOST_KINDS_OF_USER, MOST_KINDS_OF_ALL = 20, 500
+local LONGEST_KIND = 200
+local KINDS_FORGOTTEN = 100
+local softly
+
+function kinds_key(whose) return prefix .. 'dead-kinds:' .. whose end
+function letters_name(whose, kind) return 'dead-of:' .. whose .. ':' .. kind end
+function letters_key(whose, kind) return prefix .. letters_name(whose, kind) end
+
+-- Of an error, as models.Attempt has it; '' where it cannot be read. Cut between two characters.
+local function kind_in(error_record)
+  local is_read, _, _, _, failure, name = pcall(cmsgpack.unpack_limit, error_record, 4, 1)
+  if not is_read or type(failure) ~= 'string' or type(name) ~= 'string' then return '' end
+  local kind, last = failure .. ' ' .. name, LONGEST_KIND
+  if #kind <= last then return kind end
+  while last > 0 and string.byte(kind, last + 1) >= 128 and string.byte(kind, last + 1) < 192 do last = last - 1 end
+  return string.sub(kind, 1, last)
+end
+
+-- Whether it has a list, or there is room for one.
+local function has_list(whose, kind, most, ttl)
+  local key = kinds_key(whose)
+  if type(softly('ZSCORE', key, kind)) == 'string' then return true end
+  if (tonumber(softly('ZCARD', key)) or most) < most then return true end
+  softly('ZREMRANGEBYSCORE', key, '-inf', now - ttl)
+  return (tonumber(softly('ZCARD', key)) or most) < most
+end
+
+local function put_under(whose, kind, member, at, most, ttl)
+  if not has_list(whose, kind, most, ttl) then return false end
+  local kinds, letters = kinds_key(whose), letters_key(whose, kind)
+  softly('ZADD', kinds, 'GT', at, kind)
+  softly('PEXPIRE', kinds, ttl)
+  softly('ZADD', letters, at, member)
+  softly('PEXPIRE', letters, ttl)
+  local old = tonumber(softly('ZCOUNT', letters, '-inf', now - ttl)) or 0
+  if old > 0 then softly('ZREMRANGEBYRANK', letters, 0, math.min(old, KINDS_FORGOTTEN) - 1) end
+  return true
+end
+
+-- A task became a dead letter. Returns what its record keeps: the kind, or '' where that has no list.
+function list_by_kind(user, id, error_record, at, ttl)
+  local kind = kind_in(error_record)
+  if kind == '' or not put_under(user, kind, id, at, MOST_KINDS_OF_USER, ttl) then return '' end
+  put_under('*', kind, user .. ':' .. id, at, MOST_KINDS_OF_ALL, ttl)
+  return kind
+end
+
+function take_from(whose, kind, member)
+  local letters = letters_key(whose, kind)
+  if softly('ZREM', letters, member) == 1 and softly('EXISTS', letters) == 0 then softly('ZREM', kinds_key(whose), kind) end
+end
+
+-- It is none any more. Where its record is gone, all kinds of its user are looked at.
+function unlist_by_kind(user, id)
+  local kind = softly('HGET', task_key(user, id), 'dead_kind')
+  local kinds = type(kind) == 'string' and { kind } or softly('ZRANGE', kinds_key(user), 0, -1)
+  for _, each in ipairs(kinds) do
+    if each ~= '' then
+      take_from(user, each, id)
+      take_from('*', each, user .. ':' .. id)
+    end
+  end
+end
+calls[#calls + 1] = function()
+  softly = redis.pcall
+  return NEXT
+end
+end
+-- ARGV[1] is the msgpack of Dead: user: str, most: int, after_ms: int, after: str, dead_letter_ttl_ms: int, kind: str
 --   user: '' for all. after_ms, after: the page begins behind the letter with this score and member; 0 and '': at the
---   first.
+--   first. kind: '' for any; else one that has a list, see lib/dead_kinds.lua.
 local args
-local user, most, after_ms, after, dead_letter_ttl_ms
+local user, most, after_ms, after, dead_letter_ttl_ms, kind
 local key
 local letters
 
-local function note(member, ms)
-  local of, id = user, member
-  if user == '' then
-    local colon = string.find(member, ':', 1, true)
-    of, id = string.sub(member, 1, colon - 1), string.sub(member, colon + 1)
-  end
-  local body = call('GET', body_key(of, id))
-  if not body then return end -- expired with its TTL; the index is pruned by the next failure
-  letters[#letters + 1] = { of, id, ms, call('GET', result_key(of, id)) or '', body }
+local function note(of, id, ms)
+  local head = call('GETRANGE', body_key(of, id), 0, LONGEST_HEAD)
+  if head == '' then return end -- expired with its TTL; the index is pruned by the next failure
+  letters[#letters + 1] = { of, id, ms, call('GET', result_key(of, id)) or '', name_in(head) }
+end
+
+-- What is damaged of one user is not the others'.
+local function note_member(member, ms)
+  if user ~= '' then return note(user, member, ms) end
+  local colon = string.find(member, ':', 1, true)
+  pcall(note, string.sub(member, 1, colon - 1), string.sub(member, colon + 1), ms)
 end
 
 -- The rank of the first letter behind `after`, which may be gone by now.
@@ -122,15 +237,16 @@ end
 local rank
 calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
-  user, most, after_ms, after, dead_letter_ttl_ms = args[1], args[2], args[3], args[4], args[5]
+  user, most, after_ms, after, dead_letter_ttl_ms, kind = args[1], args[2], args[3], args[4], args[5], args[6]
   key = user == '' and prefix .. 'dead' or place_key('dead', user)
+  if kind ~= '' then key = letters_key(user == '' and '*' or user, kind) end
   letters = {}
   rank = first_rank()
   while #letters < most do
     local page = call('ZRANGE', key, rank, rank + most - 1, 'WITHSCORES')
     if #page == 0 then break end
     for at = 1, #page, 2 do
-      if #letters < most then note(page[at], page[at + 1]) end
+      if #letters < most then note_member(page[at], page[at + 1]) end
     end
     rank = rank + most
   end

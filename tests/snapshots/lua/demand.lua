@@ -1,7 +1,8 @@
 #!lua flags=no-writes
 -- What runs, how long it has run, and when time alone makes more of it: for how many slots it takes.
 -- KEYS[1]  state
--- Returns  {now, ms at which the first scheduled task is due or '', ms at which the first schedule fires or '',
+-- Returns  {now, ms at which the first scheduled task is due or '' (now where outcomes are to be passed on, which claims
+--          do), ms at which the first schedule fires or '',
 --          per running task looked at: name, ms since its start, whether its worker lives (1 or 0); then
 --          per name: name, mean run time in seconds or ''}
 -- Cost     O(tasks looked at + workers)
@@ -185,6 +186,7 @@ end
 -- Some of each user, so that nobody's many hide the others'.
 local lanes
 local each
+local has_outcomes
 calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
   most, silent_ms = args[1], args[2]
@@ -198,7 +200,8 @@ calls[#calls + 1] = function()
     local entries = redis.pcall('XRANGE', stream_key(lane, user), '-', '+', 'COUNT', each)
     for _, entry in ipairs(entries) do pcall(note, user, entry[2][2]) end -- what is damaged of one is not the others'
   end
-  return { now, first(due_key), first(prefix .. 'schedules'), running, times }
+  has_outcomes = call('EXISTS', prefix .. 'announcements') == 1
+  return { now, has_outcomes and now or first(due_key), first(prefix .. 'schedules'), running, times }
 end
 local function run(its_keys, its_values)
   KEYS, ARGV = its_keys, its_values

@@ -2575,10 +2575,10 @@ local function new_endings()
         call('SCARD', tasks_key(user, batch))
       end
 
-      -- Whether more tasks may be added: while it is open, and by its own tasks as long as one has not ended.
-      function batches.takes_more(user, batch)
+      -- Whether more tasks may be added: by anybody while it is open, and once it is closed by its own tasks that have not ended.
+      function batches.takes_more(user, batch, adder)
         local state = batches.state(user, batch)
-        return state == 'open' or state == 'closed' and call('EXISTS', tasks_key(user, batch)) == 1
+        return state == 'open' or state == 'closed' and call('SISMEMBER', tasks_key(user, batch), adder) == 1
       end
 
       -- 'new', also by an earlier try of the same call, 'joined' where it is open already, or 'over'.
@@ -2634,8 +2634,10 @@ local function new_endings()
         return queued
       end
 
+      -- Of one that is gone nothing comes.
       function batches.complete_if_over(user, batch, step_us)
-        if batches.state(user, batch) == 'open' or call('EXISTS', tasks_key(user, batch)) == 1 then return 0 end
+        local state = batches.state(user, batch)
+        if not state or state == 'open' or call('EXISTS', tasks_key(user, batch)) == 1 then return 0 end
         return complete(user, batch, step_us)
       end
 
@@ -4153,10 +4155,96 @@ end
 
 -- lib/letter.lua
 
+-- lib/dead_kinds.lua
+-- Dead letters by the kind of their error, 'error ValueError': the kind of the failure and the name of the class. Of a user, and of
+-- the queue (`*`), so many kinds have lists of their own; letters of further ones are in none. A kind that has one keeps it
+-- until its letters are gone, so that many kinds of one user push out none of another.
+-- dead-kinds:<u>, dead-kinds:*     zset  kind → ms of its latest letter
+-- dead-of:<u>:<k>                  zset  id → ms
+-- dead-of:*:<k>                    zset  <u>:<id> → ms
+-- These lists are beside the letters: where one is damaged, letters come and go without it, and `check` mends it.
+local kinds_key
+local letters_key
+local letters_name
+local list_by_kind
+local take_from
+local unlist_by_kind
+do
+local MOST_KINDS_OF_USER, MOST_KINDS_OF_ALL = 20, 500
+local LONGEST_KIND = 200
+local KINDS_FORGOTTEN = 100
+local softly
+
+function kinds_key(whose) return prefix .. 'dead-kinds:' .. whose end
+function letters_name(whose, kind) return 'dead-of:' .. whose .. ':' .. kind end
+function letters_key(whose, kind) return prefix .. letters_name(whose, kind) end
+
+-- Of an error, as models.Attempt has it; '' where it cannot be read. Cut between two characters.
+local function kind_in(error_record)
+  local is_read, _, _, _, failure, name = pcall(cmsgpack.unpack_limit, error_record, 4, 1)
+  if not is_read or type(failure) ~= 'string' or type(name) ~= 'string' then return '' end
+  local kind, last = failure .. ' ' .. name, LONGEST_KIND
+  if #kind <= last then return kind end
+  while last > 0 and string.byte(kind, last + 1) >= 128 and string.byte(kind, last + 1) < 192 do last = last - 1 end
+  return string.sub(kind, 1, last)
+end
+
+-- Whether it has a list, or there is room for one.
+local function has_list(whose, kind, most, ttl)
+  local key = kinds_key(whose)
+  if type(softly('ZSCORE', key, kind)) == 'string' then return true end
+  if (tonumber(softly('ZCARD', key)) or most) < most then return true end
+  softly('ZREMRANGEBYSCORE', key, '-inf', now - ttl)
+  return (tonumber(softly('ZCARD', key)) or most) < most
+end
+
+local function put_under(whose, kind, member, at, most, ttl)
+  if not has_list(whose, kind, most, ttl) then return false end
+  local kinds, letters = kinds_key(whose), letters_key(whose, kind)
+  softly('ZADD', kinds, 'GT', at, kind)
+  softly('PEXPIRE', kinds, ttl)
+  softly('ZADD', letters, at, member)
+  softly('PEXPIRE', letters, ttl)
+  local old = tonumber(softly('ZCOUNT', letters, '-inf', now - ttl)) or 0
+  if old > 0 then softly('ZREMRANGEBYRANK', letters, 0, math.min(old, KINDS_FORGOTTEN) - 1) end
+  return true
+end
+
+-- A task became a dead letter. Returns what its record keeps: the kind, or '' where that has no list.
+function list_by_kind(user, id, error_record, at, ttl)
+  local kind = kind_in(error_record)
+  if kind == '' or not put_under(user, kind, id, at, MOST_KINDS_OF_USER, ttl) then return '' end
+  put_under('*', kind, user .. ':' .. id, at, MOST_KINDS_OF_ALL, ttl)
+  return kind
+end
+
+function take_from(whose, kind, member)
+  local letters = letters_key(whose, kind)
+  if softly('ZREM', letters, member) == 1 and softly('EXISTS', letters) == 0 then softly('ZREM', kinds_key(whose), kind) end
+end
+
+-- It is none any more. Where its record is gone, all kinds of its user are looked at.
+function unlist_by_kind(user, id)
+  local kind = softly('HGET', task_key(user, id), 'dead_kind')
+  local kinds = type(kind) == 'string' and { kind } or softly('ZRANGE', kinds_key(user), 0, -1)
+  for _, each in ipairs(kinds) do
+    if each ~= '' then
+      take_from(user, each, id)
+      take_from('*', each, user .. ':' .. id)
+    end
+  end
+end
+calls[#calls + 1] = function()
+  softly = redis.pcall
+  return NEXT
+end
+end
+
 -- A task is no dead letter any more. All is read before anything is written.
 local function unlist_dead(user, id)
   local all, own = prefix .. 'lapsing', place_key('lapsing', user)
   local is_linked = call('ZSCORE', own, id)
+  unlist_by_kind(user, id)
   call('ZREM', place_key('dead', user), id)
   call('ZREM', prefix .. 'dead', user .. ':' .. id)
   if is_linked then take_moment(all, own, user, id) end
@@ -4697,9 +4785,10 @@ end
 --   when: '' now, '+ms' from when it waits for no other task, 'now+ms' from now, 'ms' since the epoch,
 --   'collect size ms' with others of its name, when so many wait or the first has waited for so long.
 --   needs: see `Needs`. rules: None for most.
--- TaskWithEnd: at: int, callbacks: list[Callback], batch: str, parent: str, with_parent: bool
+-- TaskWithEnd: at: int, callbacks: list[Callback], batch: str, adder: str, parent: str, with_parent: bool
 --   What comes of the end of a task. at: its position in the call, from 1. batch: that counts it, or ''.
---   parent: the task that puts it in, or ''. with_parent: it is canceled with that.
+--   adder: the task of that batch that adds it, or ''. parent: the task that puts it in, or ''. with_parent: it is
+--   canceled with that.
 local args
 local priority_step_ms, dead_letter_ttl_ms, tasks, with_ends
 local step_us
@@ -4708,7 +4797,8 @@ local step_us
 local packed_ends, batches_of, parents, ends_sizes
 local function read_ends()
   for _, with_end in ipairs(with_ends) do
-    local at, callbacks, batch, parent, with_parent = with_end[1], with_end[2], with_end[3], with_end[4], with_end[5]
+    local at, callbacks, batch, adder, parent, with_parent =
+      with_end[1], with_end[2], with_end[3], with_end[4], with_end[5], with_end[6]
     local task = tasks[at]
     local user, id = task[1], task[2]
     if parent ~= '' then
@@ -4716,7 +4806,8 @@ local function read_ends()
       if call('SISMEMBER', children_key(user, parent), id) == 1 then put_in_before[body_key(user, id)] = true end
     end
     if callbacks[1] or batch ~= '' then
-      packed_ends[at], batches_of[at] = endings().pack(callbacks, batch), batch ~= '' and batch or nil
+      packed_ends[at] = endings().pack(callbacks, batch)
+      batches_of[at] = batch ~= '' and { id = batch, adder = adder } or nil
       ends_sizes[body_key(user, id)] = #packed_ends[at]
     end
   end
@@ -4786,9 +4877,10 @@ end
 
 local function find_full_batch()
   for _, task in ipairs(all) do
-    if task.batch and is_added(task) then endings().batches().prove(task.user, task.batch) end
-    if task.batch and is_added(task) and not endings().batches().takes_more(task.user, task.batch) then
-      return { 'batch', task.user, task.batch }
+    local batch = is_added(task) and task.batch
+    if batch then endings().batches().prove(task.user, batch.id) end
+    if batch and not endings().batches().takes_more(task.user, batch.id, batch.adder) then
+      return { 'batch', task.user, batch.id }
     end
   end
 end
@@ -5028,10 +5120,12 @@ local function add_all()
   if #bodies > 0 then call('MSET', unpack(bodies)) end
   join_groups(step_us)
   for _, task in ipairs(all) do
-    if task.batch and is_added(task) then endings().batches().add(task.user, task.batch, task.id) end
+    if task.batch and is_added(task) then endings().batches().add(task.user, task.batch.id, task.id) end
     if task.parent and is_added(task) then note_child(task.user, task.id, task.parent) end
   end
-  for _, left in ipairs(next(decided) and conditions().left_batches or {}) do endings().batches().complete_if_over(left[1], left[2], step_us) end
+  for _, left in ipairs(next(decided) and conditions().left_batches or {}) do
+    wake(left[1], endings().batches().complete_if_over(left[1], left[2], step_us))
+  end
 end
 
 local is_done, failure
