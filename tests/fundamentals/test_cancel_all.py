@@ -5,7 +5,18 @@ import time
 
 import pytest
 
-from fairque import InvalidInput, Priority, Retry, TaskCanceled, TaskQueue, TaskState, Worker, current_task, task
+from fairque import (
+    InvalidInput,
+    Priority,
+    Retry,
+    TaskCanceled,
+    TaskFailed,
+    TaskQueue,
+    TaskState,
+    Worker,
+    current_task,
+    task,
+)
 from tests.support.eventually import eventually
 
 
@@ -164,3 +175,21 @@ async def test_bad_matches_are_refused(queue: TaskQueue):
             await queue.cancel_all("anna", **wrong)
     with pytest.raises(InvalidInput):
         await queue.cancel_all("*")
+
+
+@pytest.mark.parametrize("delay", [0, 0.01])
+async def test_what_was_requeued_was_put_in_at_that_moment(queue: TaskQueue, delay: float):
+    @task(name="broken", max_retries=0)
+    async def broken() -> None:
+        raise OSError("the disk")
+
+    handle = await queue.enqueue(broken(), user_id="anna", delay=delay)
+    async with Worker(queue):
+        with pytest.raises(TaskFailed):
+            await handle.result(20)
+    ended_at = (await handle.info()).ended_at
+    assert ended_at is not None
+    await eventually(lambda: time.time() > ended_at + 1)
+    await queue.requeue(handle)
+    assert await queue.cancel_all("anna", older_than=1) == 0
+    assert await queue.cancel_all("anna") == 1

@@ -55,6 +55,24 @@ async def test_it_keeps_its_place_in_line_and_a_new_priority_counts(queue: TaskQ
     assert ran == ["third, urgent", "first again", "second"]
 
 
+async def test_the_place_of_one_that_was_requeued_is_that_of_its_new_life(queue: TaskQueue) -> None:
+    ran = []
+
+    @task(max_retries=0)
+    async def note(name: str) -> None:
+        if name == "broken":
+            raise OSError("the disk")
+        ran.append(name)
+
+    broken = await queue.enqueue(note("broken"), user_id=USER, task_id="t")
+    await Worker(queue).run_until_idle()
+    await queue.enqueue(note("before it"), user_id=USER)
+    await queue.requeue(broken)
+    await queue.enqueue(note("instead of it"), user_id=USER, task_id="t", on_conflict="replace")
+    await Worker(queue, concurrency=1).run_until_idle()
+    assert ran == ["before it", "instead of it"]
+
+
 async def test_one_that_runs_is_kept(queue: TaskQueue, stage: Stage) -> None:
     async with Worker(queue):
         running = await queue.enqueue(stage.occupy(), user_id=USER, task_id="t")

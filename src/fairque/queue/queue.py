@@ -612,7 +612,7 @@ class TaskQueue(Tenants, Sights):
             user_id: The user.
             name: Only tasks of this name.
             state: Only those that are ``queued``, ``scheduled``, ``deferred`` or ``started``.
-            older_than: Only those that were put in longer ago, in seconds or as a timedelta.
+            older_than: Only those that were put in, or requeued, longer ago, in seconds or as a timedelta.
             reason: Kept with each, of at most 2,000 characters.
 
         Raises:
