@@ -14,8 +14,9 @@ from fairque.fairness.model_batch import ModelBatch
 from fairque.fairness.model_queue import Ending, ModelQueue, ModelTask
 from fairque.fairness.model_task import ModelCallback
 from fairque.limit import Limit
-from fairque.models import ANY_USER, UserGroup
+from fairque.models import ANY_USER, TaskState, UserGroup
 from fairque.policy import Policy, Rate
+from fairque.queue.cancel_all import checked_matches
 from fairque.redis.assignment import assignments_of
 from fairque.redis.delivery import Delivery, Outcome, Placed
 from fairque.redis.keys import decode_user, encode_user
@@ -32,6 +33,8 @@ _SOMETIMES_EXPIRING = ("user:", "group:", "left")
 
 REFUSALS = (QueueFull, DependencyError, TaskExists, BatchClosed)
 BATCH_NONCE = bytes(8)
+MOST = 1000
+"""Steps that are larger than anything here."""
 
 
 class Held(NamedTuple):
@@ -268,6 +271,31 @@ class Mirror:
         answer = await self.core.store.cancel(user_id, task_id, "why")
         self._agree("canceled", answer, lambda: self.model.cancel(self.core.now_us(), user_id, task_id, "why"))
 
+    async def cancel_all(self, user_id: str, name: str, state: TaskState | None, older_ms: int) -> None:
+        """All in one place at once, one place after the other, until there is no more."""
+        places, _ = checked_matches("anybody", None, state, None, "")
+        before_ms, found = 0, 1
+        while found:
+            found = 0
+            for place in places:
+                canceled, before_ms = await self._cancel_where(user_id, place, name, older_ms, before_ms)
+                found += canceled
+
+    async def _cancel_where(
+        self, user_id: str, place: str, name: str, older_ms: int, before_ms: int
+    ) -> tuple[int, int]:
+        in_turn = self._texts("SMEMBERS", f":deferred:{encode_user(user_id)}")
+        of_place = user_id, place
+        rest, canceled, told_ms = await self.core.store.cancel_step(
+            *of_place, "", MOST, name, older_ms, before_ms, "why"
+        )
+        now_us = self.core.now_us()
+        agree("older than", (rest, told_ms), (None, before_ms or now_us // 1000 - older_ms))
+        self.model.freedom = Followed(self.core.dump(), in_turn=in_turn)
+        which: Any = {"name": name, "before_ms": told_ms, "reason": "why"}
+        self._agree("canceled", canceled, lambda: self.model.cancel_where(now_us, *of_place, **which))
+        return canceled, told_ms
+
     async def open_batch(
         self,
         user_id: str,
@@ -313,7 +341,7 @@ class Mirror:
 
     async def purge(self, user_id: str) -> None:
         """At once, and its results as well."""
-        queued, scheduled, deferred, dead, told, _, _, more = await self.core.store.purge_step(user_id, 1000)
+        queued, scheduled, deferred, dead, told, _, _, more = await self.core.store.purge_step(user_id, MOST)
         found = queued, scheduled, deferred, dead, told, more
         self._agree("purged", found, lambda: self.model.purge(self.core.now_us(), user_id))
         await self.core.store.erase_results(user_id)

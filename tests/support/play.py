@@ -335,6 +335,16 @@ class BothMachine(RuleBasedStateMachine):
     def cancel(self, user_id: str, task_id: str) -> None:
         self.both(self.mirror.cancel(user_id, task_id))
 
+    @precondition(lambda self: self.has_removals)
+    @rule(
+        user_id=users,
+        name=st.sampled_from(["", "", "t", NAMES[0]]),
+        state=st.sampled_from([None, None, *(TaskState(of) for of in ("deferred", "scheduled", "queued", "started"))]),
+        older_ms=st.sampled_from([-1, -1, 1, LATE_MS]),
+    )
+    def cancel_all(self, user_id: str, name: str, state: TaskState | None, older_ms: int) -> None:
+        self.both(self.mirror.cancel_all(user_id, name, state, older_ms))
+
     @precondition(lambda self: self.has_delays)
     @rule(user_id=users, task_id=ids, priority=st.sampled_from([1, 3, 6]))
     def set_priority(self, user_id: str, task_id: str, priority: int) -> None:

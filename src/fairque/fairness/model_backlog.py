@@ -65,11 +65,13 @@ class ModelBacklog(ModelLanes):
 
     def _defer(self, now_us: int, task: ModelTask) -> None:
         task.state, task.came, task.came_us = TaskState.DEFERRED, self._next_arrival(now_us), None
+        task.put_in_ms = now_us // 1000
         self.links.deferred[task.key] = task
         self.admission.seen[task.user_id] = now_us // 1000
 
     def _schedule(self, now_us: int, task: ModelTask, at_ms: float) -> None:
         task.state, task.came_us = TaskState.SCHEDULED, None
+        task.put_in_ms = now_us // 1000 if task.put_in_ms is None else task.put_in_ms
         waiting = self.scheduled.setdefault(task.user_id, SortedSet(str))
         before = max((at for at in waiting.scores.values() if at_ms <= at < at_ms + 1), default=None)
         waiting.put(task.task_id, at_ms if before is None else min(before + WITHIN_MS, at_ms + 1 - WITHIN_MS))
@@ -88,6 +90,7 @@ class ModelBacklog(ModelLanes):
         if task.score is None:
             came_us = self._next_arrival(now_us) if task.came_us is None else task.came_us
             task.score = came_us - self._head_start(task)
+            task.put_in_ms = came_us // 1000 if task.put_in_ms is None else task.put_in_ms
         task.came_us = None
         task.state = TaskState.QUEUED
         self._lane(task).backlog.put(task.task_id, task.score)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from fairque.fairness.model_producers import ModelProducers
+from fairque.fairness.model_cancels import ModelCancels
 from fairque.fairness.model_task import ModelTask
 from fairque.models import TaskState
 
 __all__ = ["ModelChanges"]
 
 
-class ModelChanges(ModelProducers):
+class ModelChanges(ModelCancels):
     """Tasks are promoted, put off, and get another priority."""
 
     def set_priority(self, now_us: int, user_id: str, task_id: str, priority: int) -> str | None:

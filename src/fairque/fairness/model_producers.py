@@ -8,13 +8,13 @@ from collections.abc import Iterable, Sequence
 from fairque.errors import BatchClosed, DependencyError, QueueFull
 from fairque.fairness.model_conditions import Answer, ModelConditions, Stands, answer_of
 from fairque.fairness.model_task import ModelTask
-from fairque.models import BatchState, TaskState
+from fairque.models import TaskState
 
 __all__ = ["ModelProducers"]
 
 
 class ModelProducers(ModelConditions):
-    """Tasks are put in, canceled, brought back and erased."""
+    """Tasks are put in, brought back and erased."""
 
     # Enqueue
 
@@ -61,6 +61,8 @@ class ModelProducers(ModelConditions):
             task.state = TaskState.CANCELED
             return
         task.needs = waits
+        if task.call or task.expires_in_ms < math.inf:
+            task.put_in_ms = now_us // 1000
         if task.expires_in_ms < math.inf:
             task.expires_ms = now_us // 1000 + task.expires_in_ms
             self.expiry.note(task)
@@ -129,46 +131,6 @@ class ModelProducers(ModelConditions):
 
     # What is done to tasks that are there
 
-    def cancel(self, now_us: int, user_id: str, task_id: str, reason: str = "") -> str | None:
-        """``done``, ``canceling``, ``ended``, or None when it is not known."""
-        self.workers.look(now_us)
-        key = user_id, task_id
-        if key in self.ended:
-            return "ended"
-        task = self.tasks.get(key)
-        if task is None:
-            return None
-        if task.state is TaskState.STARTED:
-            task.canceling = task.canceling or reason or "?"
-            return "canceling"
-        self._remove(task)
-        self._end(task, TaskState.CANCELED)
-        self._pass_on(now_us)
-        self.limits.pass_on(now_us)
-        return "done"
-
-    def cancel_batch(self, now_us: int, user_id: str, batch_id: str, reason: str = "") -> tuple[int, int] | None:
-        """All of its tasks that have not ended: how many are canceled, and how many run and are told.
-
-        None: it is not known.
-        """
-        self.workers.look(now_us)
-        key = user_id, batch_id
-        if key not in self.batches.of:
-            return None
-        self.batches.end_adding(now_us, key, BatchState.CANCELED)
-        tasks = [self.tasks[user_id, task_id] for task_id in self.freedom.cancels(self.batches.of[key].pending)]
-        running = [task for task in tasks if task.state is TaskState.STARTED]
-        for task in tasks:
-            if task.state is TaskState.STARTED:
-                task.canceling = task.canceling or reason or "?"
-            else:
-                self._remove(task)
-                self._end(task, TaskState.CANCELED)
-        self._pass_on(now_us)
-        self.limits.pass_on(now_us)
-        return len(tasks) - len(running), len(running)
-
     def requeue(self, now_us: int, user_id: str, task_ids: Iterable[str]) -> list[bool]:
         """Dead letters, all or nothing: raises `QueueFull` when they do not fit into the quota."""
         self.workers.look(now_us)
@@ -188,6 +150,7 @@ class ModelProducers(ModelConditions):
             return False
         self.tasks[task.key] = self.ended.pop(task.key)
         task.begin_anew()
+        task.put_in_ms = now_us // 1000
         self._place(now_us, task)
         if task.ends and task.ends.batch:
             self.batches.note_requeue((user_id, task.ends.batch), task_id)

@@ -108,6 +108,7 @@ class ModelTask:
     uses: set[str] = field(default_factory=set)  # the tasks whose results are kept for it until it has ended
 
     state: TaskState = TaskState.QUEUED
+    put_in_ms: int | None = None
     expires_ms: float = math.inf
     answer: tuple[Enqueued, str] = (Enqueued.CREATED, "")
     first_ms: int = 0  # of the first call, while it is debounced
@@ -146,6 +147,9 @@ class ModelTask:
     @property
     def key(self) -> tuple[str, str]:
         return self.user_id, self.task_id
+
+    def came_before(self, ms: float) -> bool:
+        return self.put_in_ms is not None and self.put_in_ms < ms
 
     def charge_anew(self) -> None:
         """Another delivery follows, which is charged from nothing on."""
