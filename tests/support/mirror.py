@@ -143,6 +143,7 @@ class Mirror:
     # Tasks
 
     async def enqueue(self, orders: Sequence[Order], nonce: bytes) -> None:
+        self._close_windows()
         created = await self._answer(
             self.core.enqueue_all([order.new_task(nonce, at) for at, order in enumerate(orders)])
         )
@@ -185,6 +186,11 @@ class Mirror:
         self._compare_sleep(claim.sleep, worker, groups if steal else None, lease_ms, dump, is_short=len(taken) < want)
         self.compare(dump)
         return taken
+
+    def _close_windows(self) -> None:
+        """As `_let_keepers_go`."""
+        for user_id, pointer in self.model.close_windows((self.core.now_us() + STEP_US) // 1000):
+            self.core.execute("DEL", f":unique:{encode_user(user_id)}:{pointer}")
 
     def _let_keepers_go(self) -> None:
         """Time to live is of the server's own clock, which goes by slower than that of a game."""

@@ -331,6 +331,8 @@ def ended(model: ModelQueue) -> View:
                 found[f"ends:{_name(task)}"] = _ends_of(task.ends)
             found.setdefault(f"dead:{encode_user(task.user_id)}", set()).add(task.task_id)
             found.setdefault("dead", set()).add(_name(task))
+    for (user_id, pointer), (task_id, _) in model.windows.items():
+        found[f"unique:{encode_user(user_id)}:{pointer}"] = task_id
     for batch in model.batches.of.values():
         if batch.expires:
             found[f"batch:{_name_of(batch.key)}"] = _batch_of_model(batch)

@@ -16,7 +16,7 @@ from fairque.tasks.message import LimitKey, Message, encode_body
 from tests.support.core import MAX_BODY
 
 _NO_ARGS = msgspec.Raw(b"\x90")
-SPAN_MS = 5
+SPAN_MS, WINDOW_MS = 5, 60_000
 
 
 class Order(NamedTuple):
@@ -45,6 +45,13 @@ class Order(NamedTuple):
     def is_conditional(self) -> bool:
         return self.conflict != "keep" or bool(self.kind)
 
+    @property
+    def span_ms(self) -> int:
+        """Windows are times to live, of the server's own clock: no game lasts so long."""
+        if self.kind in ("throttle", "after"):
+            return WINDOW_MS
+        return SPAN_MS if self.kind else 0
+
     def call(self, nonce: bytes, at: int) -> bytes:
         """Its own name of the call, where it has a condition."""
         return nonce + bytes([at]) if self.is_conditional else b""
@@ -52,8 +59,8 @@ class Order(NamedTuple):
     def rules(self, call: bytes) -> Rules | None:
         if not (self.expires_ms or call):
             return None
-        expires, span_ms = f"+{self.expires_ms}" if self.expires_ms else "", SPAN_MS if self.kind else 0
-        return Rules(expires, call.hex(), self.conflict, self.kind, self.pointer, span_ms, self.longest_ms)
+        expires = f"+{self.expires_ms}" if self.expires_ms else ""
+        return Rules(expires, call.hex(), self.conflict, self.kind, self.pointer, self.span_ms, self.longest_ms)
 
     def new_task(self, nonce: bytes, at: int) -> NewTask:
         heading: Any = [self.name, *self.limits] if self.limits else self.name
@@ -90,7 +97,7 @@ class Order(NamedTuple):
             conflict=self.conflict,
             kind=self.kind,
             pointer=self.pointer,
-            span_ms=SPAN_MS,
+            span_ms=self.span_ms,
             longest_ms=self.longest_ms,
             limits=tuple(_name_in_redis(key, self.user_id) for key in self.limits),
             ends=Ends(named(self.callbacks, nonce), self.batch) if self.callbacks or self.batch else None,

@@ -99,7 +99,9 @@ endings = st.builds(
     st.sampled_from([0.0, 0.0, 2.5, -0.25]),
     st.sampled_from([0.0, 500.0, 2000.0]),
 )
-kinds_of_keys: st.SearchStrategy[Alone] = st.sampled_from(["", "", "", "started", "ended", "debounce"])
+kinds_of_keys: st.SearchStrategy[Alone] = st.sampled_from(
+    ["", "", "", "", "started", "ended", "after", "debounce", "throttle"]
+)
 policies = st.fixed_dictionaries({}, optional={name: st.sampled_from(of) for name, of in FIELDS.items()})
 
 
@@ -129,7 +131,7 @@ def alone(draw: st.DrawFn, order: Order) -> Order:
     if kind == "debounce":
         longest_ms = draw(st.sampled_from([0, 8]))
         return order._replace(kind=kind, pointer=f"d{key}", delay_ms=0, needs=(), longest_ms=longest_ms)
-    return order._replace(kind=kind, pointer=kind and f"a{key}")
+    return order._replace(kind=kind, pointer=kind and f"{'t' if kind == 'throttle' else 'a'}{key}")
 
 
 @st.composite

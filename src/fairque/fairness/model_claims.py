@@ -219,6 +219,8 @@ class ModelClaims(ModelChanges):
         self._forget_if_empty(lane)
         if kind in ("finished", "failed", "canceled"):
             task.errors += kind == "failed"
+            if task.has_key and task.kind == "after" and kind != "canceled":
+                self._open_window(now_us, task)
             self._end(task, TaskState(kind))
         else:
             self._put_back(now_us, task, kind, ending.delay_ms)

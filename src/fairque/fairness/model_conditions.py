@@ -23,12 +23,14 @@ class ModelConditions(ModelEnds):
     Attributes:
         answers: By the name of its call, what became of each task that was put in on a condition.
         holders: Of users and keys, the task that has the key, if it still has.
+        windows: Of users and keys, the id that has the key whatever becomes of its task, and the ms until when.
     """
 
     def __init__(self, priority_step_ms: int = PRIORITY_STEP_MS) -> None:
         super().__init__(priority_step_ms)
         self.answers: dict[bytes, Answer] = {}
         self.holders: dict[tuple[str, str], ModelTask] = {}
+        self.windows: dict[tuple[str, str], tuple[str, int]] = {}
 
     def _judge(self, now_us: int, batch: Sequence[ModelTask]) -> dict[int, Stands]:
         """By position. The ids of those that go on with another task are changed. Raises `TaskExists`."""
@@ -46,6 +48,10 @@ class ModelConditions(ModelEnds):
         holder = self.holders.get((task.user_id, task.pointer))
         return holder if holder and holder.has_key else None
 
+    def _holder_in_window(self, now_ms: int, task: ModelTask) -> str | None:
+        task_id, until_ms = self.windows.get((task.user_id, task.pointer), ("", 0))
+        return task_id if now_ms < until_ms else None
+
     def _withdraw(self, task: ModelTask) -> tuple[str, str] | None:
         """The one whose place this task takes. Returns the batch that counted it."""
         old = self.tasks[task.key]
@@ -59,10 +65,23 @@ class ModelConditions(ModelEnds):
         del self.tasks[old.key]
         return self._drop_ends(old)
 
-    def _hold(self, task: ModelTask) -> None:
-        if task.kind:
+    def _hold(self, now_us: int, task: ModelTask) -> None:
+        if task.kind == "throttle":
+            self._open_window(now_us, task)
+        elif task.kind:
             task.has_key = True
             self.holders[task.user_id, task.pointer] = task
+            self.windows.pop((task.user_id, task.pointer), None)
+
+    def _open_window(self, now_us: int, task: ModelTask) -> None:
+        self.windows[task.user_id, task.pointer] = task.task_id, now_us // 1000 + task.span_ms
+
+    def close_windows(self, now_ms: int) -> list[tuple[str, str]]:
+        """Users and keys of those that are over."""
+        over = [key for key, (_, until_ms) in self.windows.items() if until_ms <= now_ms]
+        for key in over:
+            del self.windows[key]
+        return over
 
 
 class _Call:
@@ -101,13 +120,14 @@ class _Call:
     def _by_key(self, task: ModelTask) -> Stands | None:
         at, first = self._pointing.get((task.user_id, task.pointer), (-1, None))
         holder = first or self._model._holder(task)
+        known = holder.task_id if holder else self._model._holder_in_window(self._now_ms, task)
+        if known is not None and task.kind != "debounce":
+            task.answer = Enqueued.DROPPED if task.kind == "throttle" else Enqueued.KEPT, known
+            return "kept"
         if holder is None:
             if task.kind == "debounce":
                 self._put_off(task)
             return None
-        if task.kind != "debounce":
-            task.answer = Enqueued.KEPT, holder.task_id
-            return "kept"
         task.task_id, task.answer = holder.task_id, (Enqueued.REPLACED, holder.task_id)
         if first is None:
             task.first_ms = holder.first_ms

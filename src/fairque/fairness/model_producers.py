@@ -70,7 +70,7 @@ class ModelProducers(ModelConditions):
             self._defer(now_us, task)
         else:
             self._begin(now_us, task)
-        self._hold(task)
+        self._hold(now_us, task)
 
     def _count_in_batches(self, now_us: int, new: Iterable[ModelTask], left: Iterable[tuple[str, str] | None]) -> None:
         """What was replaced may have been the last one of a batch."""
@@ -218,6 +218,8 @@ class ModelProducers(ModelConditions):
         for key in [key for key, task in self.ended.items() if task.user_id == user_id]:
             del self.ended[key]
         self.batches.erase_ended(user_id)
+        for window in [window for window in self.windows if window[0] == user_id]:
+            del self.windows[window]
 
 
 def _added(batch: Sequence[ModelTask], stands: dict[int, Stands]) -> dict[tuple[str, str], ModelTask]:

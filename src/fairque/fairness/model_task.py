@@ -31,7 +31,7 @@ __all__ = [
 LaneName = Literal["critical", "normal"]
 Kind = Literal["finished", "failed", "canceled", "retry", "snoozed", "released"]
 Conflict = Literal["keep", "replace", "error"]
-Alone = Literal["", "started", "ended", "debounce"]
+Alone = Literal["", "started", "ended", "after", "debounce", "throttle"]
 OnFailure = Literal["wait", "cancel", "run"]
 CallbackKind = Literal["on_success", "on_failure", "on_end", "on_complete"]
 LANES: tuple[LaneName, ...] = ("critical", "normal")
@@ -100,7 +100,7 @@ class ModelTask:
     conflict: Conflict = "keep"  # with one that has its id
     kind: Alone = ""  # until when it is alone under its key
     pointer: str = ""  # the key
-    span_ms: int = 0
+    span_ms: int = 0  # from its call on, of one that is throttled; from its end on, of one that is alone after that
     longest_ms: int = 0
     limits: tuple[str, ...] = ()  # keys beside its name, by their names in Redis
     ends: Ends | None = None  # what comes of its end
