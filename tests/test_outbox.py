@@ -12,29 +12,50 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Engine, create_engine, func, select, update
+from sqlalchemy import Engine, create_engine, event, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from fairque import EnqueueCall, InvalidInput, QueueUnavailable, TaskQueue, TaskState, Worker, WrongType, task
+from fairque import (
+    Encrypt,
+    EnqueueCall,
+    InvalidInput,
+    QueueUnavailable,
+    TaskQueue,
+    TaskState,
+    UnknownKey,
+    Worker,
+    WrongType,
+    task,
+)
 from fairque.contrib.sqlalchemy import Outbox, OutboxRelay, OutboxRow, SyncOutbox, metadata, table
 from fairque.contrib.sqlalchemy import relay as relays
+from fairque.redis.delivery import NewTask
 from fairque.sync import TaskQueue as BlockingQueue
 from fairque.testing import run_all
 from tests.support.command import call_command, run_command
+from tests.support.contents import contents
 from tests.support.eventually import eventually
 from tests.support.postgres import Postgres, find_postgres
 from tests.support.process import WorkerProcess
 from tests.support.resp import RespClient
 from tests.support.servers import Server
 
+KEY, SECRET = os.urandom(32), "the secret of zoe"
+
 
 @task
 def note(number: int = 0) -> int:
     return number
+
+
+@task
+def write(text: str) -> int:
+    return len(text)
 
 
 class Database:
@@ -70,7 +91,13 @@ class Database:
             self.engine.dispose()
 
 
-DRIVERS = ["sqlite", "sqlite+aiosqlite", "postgresql+psycopg", "postgresql+psycopg_async"]
+DRIVERS = [
+    "sqlite",
+    "sqlite+aiosqlite",
+    "postgresql+psycopg",
+    "postgresql+psycopg_async",
+    "postgresql+asyncpg",
+]
 
 
 @pytest.fixture(scope="session")
@@ -255,6 +282,33 @@ async def test_more_users_than_a_step_has_room_for_are_served_in_one_round(
     assert await OutboxRelay(queue, database.engine).move() == 8
 
 
+async def test_large_rows_of_some_do_not_keep_others_from_a_round(
+    queue: TaskQueue, database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(table, "MOST_BYTES", 3000)
+    for user in range(6):
+        await database.put(Outbox(queue), write("x" * 2000), write("y"), user_id=f"user {user}")
+    await database.put(Outbox(queue), *(write("y") for _ in range(5)), user_id="zoe")
+    relay = OutboxRelay(queue, database.engine)
+    assert await relay.move() == 6 + 5, "of each the first at least, as many as there is room for"
+    assert await relay.move() == 6
+
+
+async def test_many_users_are_served_by_few_calls(queue: TaskQueue, tmp_path: Path):
+    engine = create_engine(f"sqlite:///{tmp_path / 'app.db'}")
+    database = Database(engine)
+    await database.make()
+    rows = [await Outbox(queue).row(note(n), user_id=f"user {n}") for n in range(1000)]
+    await database.run(lambda session: session.add_all(rows))
+    asked: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
+    assert await OutboxRelay(queue, engine).drain() == 1000
+    assert len(asked) <= 8 * 1000 / relays.MOST_USERS
+    for user in range(1000):
+        await queue.purge(f"user {user}")
+    engine.dispose()
+
+
 async def test_a_full_backlog_delays_its_own_user_alone(queue: TaskQueue, database: Database):
     await queue.set_policy("full", max_queued=3)
     ids = await database.put(Outbox(queue), *map(note, range(10)), user_id="full")
@@ -304,6 +358,74 @@ async def test_conditions_hold_when_a_row_is_moved(queue: TaskQueue, database: D
     await database.put(Outbox(queue), *map(note, range(5)), user_id="acme", unique=True)
     assert await OutboxRelay(queue, database.engine).drain() == 5
     assert (await queue.user("acme")).normal == 1
+
+
+# Sealed
+
+
+@pytest.fixture
+async def sealed(server: Server, queue_name: str) -> AsyncIterator[TaskQueue]:
+    async with TaskQueue(server.url, name=queue_name, codec=Encrypt({"1": KEY})) as queue:
+        yield queue
+
+
+async def test_contents_of_a_row_are_sealed_and_opened_by_the_worker(
+    server: Server, sealed: TaskQueue, database: Database
+):
+    outbox = Outbox(sealed)
+    made = write(SECRET).options(on_success=write(SECRET), limits=["customer:{text}"])
+    ids = await database.put(outbox, made, user_id="acme")
+    ids += await database.put(outbox, write(SECRET), user_id="acme", unique="customer {text}", task_id="alone")
+    ids += await database.put(outbox, write(SECRET), write(SECRET), user_id="acme", debounce=0.1)
+    kept = await database.run(lambda session: list(session.scalars(select(OutboxRow.content))))
+    assert not any(SECRET.encode() in content for content in kept)
+    async with TaskQueue(server.url, name=sealed.name) as plain:  # a relay needs no key
+        assert await OutboxRelay(plain, database.engine).drain() == 4
+    assert SECRET.encode() not in contents(server, sealed.name)
+    async with Worker(sealed):
+        assert await ended(sealed, "acme", [*ids[:2], f"{ids[0]}.on_success"]) == [len(SECRET)] * 3
+        await eventually(lambda: has_finished(sealed, 4))
+    stats = await sealed.stats()
+    assert (stats.finished, stats.failed) == (4, 0)
+
+
+async def test_a_row_that_was_moved_to_another_user_is_a_dead_letter(sealed: TaskQueue, database: Database):
+    await database.put(Outbox(sealed), note(1), note(2), user_id="acme")
+
+    def move(session: Session) -> None:
+        one, other = session.scalars(select(OutboxRow).order_by(OutboxRow.id))
+        new = msgspec.msgpack.decode(one.content, type=NewTask)
+        one.user_id = "zoe"
+        one.content = msgspec.msgpack.encode(new._replace(user_id="zoe"))
+        other.content = other.content.replace(other.task_id.encode(), b"x" * len(other.task_id))
+
+    await database.run(move)
+    assert await OutboxRelay(sealed, database.engine).drain() == 2
+    async with Worker(sealed):
+        await eventually(lambda: has_failed(sealed, 2))
+    assert {letter.type_name for letter in await sealed.dead_letters()} == {"BrokenSeal"}
+
+
+async def has_failed(queue: TaskQueue, least: int) -> bool:
+    return (await queue.stats()).failed >= least
+
+
+async def test_a_queue_that_was_never_open_seals_as_well(server: Server, queue_name: str, database: Database):
+    away = TaskQueue("redis://127.0.0.1:1", name=queue_name, codec=Encrypt({"1": KEY}))
+    [name] = await database.put(Outbox(away), write(SECRET), user_id="acme")
+    async with TaskQueue(server.url, name=queue_name, codec=Encrypt({"1": KEY})) as queue:
+        await OutboxRelay(queue, database.engine).drain()
+        async with Worker(queue):
+            assert await ended(queue, "acme", [name]) == [len(SECRET)]
+
+
+async def test_without_a_key_nothing_is_added(queue_name: str):
+    away = TaskQueue("redis://127.0.0.1:1", name=queue_name, codec=Encrypt(key_for=lambda _: {}))
+    with pytest.raises(UnknownKey):
+        await Outbox(away).row(note(), user_id="acme")
+
+
+# While it runs
 
 
 async def test_a_relay_moves_what_is_committed_while_it_runs(queue: TaskQueue, database: Database):
@@ -456,6 +578,26 @@ async def test_two_relays_never_have_the_same_user_at_a_time(queue: TaskQueue, p
             assert await OutboxRelay(queue, database.engine).drain() == 1, "zoe's"
             assert (await queue.user("acme")).normal == 0
         assert await OutboxRelay(queue, database.engine).drain() == 1
+
+
+async def test_a_look_reads_few_rows_however_many_a_user_has(postgres: Postgres, postgres_name: str):
+    """Also where the database knows nothing of what is in the table."""
+    many = """
+        INSERT INTO fairque_outbox (queue, user_id, task_id, receipt, content)
+        SELECT 'q', CASE WHEN n % 10000 = 0 THEN 'zoe ' || n ELSE 'acme' END, n, n, '' FROM generate_series(1, 200000) n
+    """
+    read = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'fairque_outbox'"
+    engine = create_engine(postgres.url("postgresql+psycopg", postgres_name))
+    metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(text(many))
+    with engine.begin() as connection:
+        users = table.users_after(connection, "q", "", 200)
+        taken = table.read_rows(connection, "q", users, 500)
+        assert (len(users), len(taken.rows)) == (21, 500 // 21 + 20)
+        table.forget(connection, taken.rows)
+        assert connection.scalar(text(read)) < 1000
+    engine.dispose()
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -31,7 +31,7 @@ from fairque.checks import Duration, check_seconds
 from fairque.contrib.sqlalchemy import table
 from fairque.contrib.sqlalchemy.database import Database
 from fairque.contrib.sqlalchemy.row import task_in
-from fairque.contrib.sqlalchemy.table import Waiting
+from fairque.contrib.sqlalchemy.table import Taken, Waiting
 from fairque.redis.delivery import NewTask
 
 __all__ = ["OutboxRelay"]
@@ -39,8 +39,8 @@ __all__ = ["OutboxRelay"]
 logger = logging.getLogger("fairque.outbox")
 MOST_ROWS = 500
 """Of a step."""
-MOST_USERS = 50
-"""Of a step."""
+MOST_USERS = 200
+"""Of a step. PostgreSQL has room for some thousands of locks, of all relays together."""
 WINDOW_MS = 10_000
 """From before rows are read until they have to be in Redis: what comes later is refused, and read again."""
 KEEP_MS = 2 * WINDOW_MS
@@ -102,8 +102,10 @@ class OutboxRelay:
         while users := await self._users_after(after):
             after = users[-1]
             now = time.monotonic()
-            if ready := [user for user in users if self._held.get(user, now) <= now]:
-                moved += await self._step(ready)
+            ready = [user for user in users if self._held.get(user, now) <= now]
+            while ready:
+                moved_now, ready = await self._step(ready)
+                moved += moved_now
         return moved
 
     async def drain(self) -> int:
@@ -132,18 +134,18 @@ class OutboxRelay:
         async with self._database.transaction() as transaction:
             return await transaction.call(table.users_after, self.queue.name, after, MOST_USERS)
 
-    async def _step(self, users: Sequence[str]) -> int:
-        """Some rows of each of these users, in one transaction."""
+    async def _step(self, users: Sequence[str]) -> tuple[int, list[str]]:
+        """Some rows of each of these users, in one transaction: how many, and the users that had no room in it."""
         store = self.queue.reader
         by_ms = await store.confirm((), KEEP_MS) + WINDOW_MS
         async with self._database.transaction() as transaction:
-            rows = await transaction.call(_take, self.queue.name, users)
+            taken = await transaction.call(_take, self.queue.name, users)
             sending = Sending(self.queue, by_ms)
-            await sending.send(rows)
+            await sending.send(taken.rows)
             await transaction.call(_put_down, sending)
         self._hold(sending)
         await store.confirm([row.receipt for row in sending.moved], KEEP_MS)
-        return len(sending.moved)
+        return len(sending.moved), taken.left
 
     def _hold(self, sending: Sending) -> None:
         now = time.monotonic()
@@ -155,13 +157,13 @@ class OutboxRelay:
         return f"<OutboxRelay of {self.queue.name!r} from {self._database!r}>"
 
 
-def _take(connection: Connection, queue: str, users: Sequence[str]) -> list[Waiting]:
+def _take(connection: Connection, queue: str, users: Sequence[str]) -> Taken:
     """Where there are no locks, nothing of the database is held while Redis is asked."""
     ours = table.lock(connection, queue, users)
-    rows = table.read_rows(connection, queue, ours, MOST_ROWS) if ours else []
+    taken = table.read_rows(connection, queue, ours, MOST_ROWS) if ours else Taken([], [])
     if not table.can_lock(connection):
         connection.rollback()
-    return rows
+    return taken
 
 
 def _put_down(connection: Connection, sending: Sending) -> None:
