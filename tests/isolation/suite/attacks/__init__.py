@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-KINDS = ("floods", "moments", "payloads", "outcomes", "costs", "masses", "policies", "graphs", "damage")
+KINDS = ("floods", "moments", "payloads", "outcomes", "costs", "masses", "policies", "graphs", "outboxes", "damage")
 
 
 def load() -> None:
