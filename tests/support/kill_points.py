@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from fairque import TaskQueue, TaskScheduler
 from tests.support.calls import call_of
+from tests.support.core import outcome
 from tests.support.eventually import eventually
 from tests.support.workers import Fleet
 from tests.workers import tasks
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 LEASE = 1.0
 CONCURRENCY = 24
 USERS = ("acme", "zoe", "max")
+GROUPS = {"acme": "firm/europe", "zoe": "firm"}
+TOGETHER = 12
+DEAD_LETTER_TTL = 1.0
 AT_THE_END = {"leave", "settle"}
 """What a worker calls as it stops: outcomes alone, once it claims no more."""
 POINTS = ("before", "after")
@@ -59,6 +64,26 @@ class Scene:
         ids = {f"calling-{n}": USERS[n % 3] for n in range(12)}
         callers = [await queue.enqueue(calling, user_id=user, task_id=task_id) for task_id, user in ids.items()]
         return [*made, *callers, *(queue.handle(each.user_id, f"{each.task_id}.on_end") for each in callers)]
+
+    async def enqueue_together(self, queue: TaskQueue) -> list[TaskHandle[str]]:
+        """Tasks that run in groups."""
+        calls = [tasks.log_together((str(self._log), f"together-{n}")) for n in range(TOGETHER)]
+        ids = [call.options(task_id=f"together-{n}") for n, call in enumerate(calls)]
+        return await queue.enqueue_many(ids, user_id="acme")
+
+    async def make_lapsed(self, queue: TaskQueue) -> list[TaskHandle[str]]:
+        """A task that waits for a dead letter whose time is over. The next claim that looks gives that up."""
+        log, store = str(self._log), queue.store()
+        dead = await queue.enqueue(tasks.log(log, 0), user_id="max", task_id="dead")
+        [taken] = (await store.claim("ghost", 1, wait=False)).deliveries
+        assert await store.settle("ghost", [outcome(taken, "failed")]) == [True]
+        over = time.monotonic() + DEAD_LETTER_TTL
+        await store.leave("ghost", [()])
+        await store.close()
+        waits = tasks.log(log, 0).options(depends_on=[dead], on_end=tasks.log(log, 0))
+        await queue.enqueue(waits, user_id="max", task_id="never")
+        await eventually(lambda: time.monotonic() > over)
+        return [queue.handle("max", "never.on_end")]
 
     async def make_suspects(self, queue: TaskQueue) -> list[TaskHandle[str]]:
         """Of two tasks, whose worker dies before."""
@@ -99,9 +124,12 @@ async def kill_at_a_call(
 ) -> None:
     """Nothing is lost, nobody is failed, and what runs again was held by the process that died."""
     scene = Scene(start, server, proxy, name, directory / "starts")
-    async with TaskQueue(server.url, name=name, lease=LEASE) as queue:
+    async with TaskQueue(server.url, name=name, lease=LEASE, dead_letter_ttl=DEAD_LETTER_TTL) as queue:
+        for user_id, group in GROUPS.items():
+            await queue.set_policy(user_id, group=group)
+        lapsed = await scene.make_lapsed(queue)
         suspects = await scene.make_suspects(queue) if script == "receive" else []
-        handles = suspects + await scene.enqueue(queue)
+        handles = lapsed + suspects + await scene.enqueue(queue) + await scene.enqueue_together(queue)
         telling = await queue.enqueue(tasks.tell("half"), user_id="max")
         taking = await queue.enqueue(tasks.add(tasks.add(1, 2).output, 3), user_id="max")
         log = str(directory / "starts")
@@ -125,16 +153,18 @@ async def kill_at_a_call(
         assert await taking.result(timeout=60) == 6
         await scheduler.remove_schedule("tick")
         await eventually(lambda: nothing_is_out(queue))
-        assert (await queue.stats()).failed == 0
+        assert (await queue.stats()).failed == len(lapsed)
     starts = Counter(task_id for _, task_id in scene.starts())
     suspected = {handle.task_id for handle in suspects}
     again = {task_id: times - 1 for task_id, times in starts.items() if times > 1 and task_id not in suspected}
-    assert sum(again.values()) <= CONCURRENCY
+    alone = {task_id: times for task_id, times in again.items() if not task_id.startswith("together-")}
+    assert sum(alone.values()) <= CONCURRENCY
     assert all(before[task_id] == 1 and times == 1 for task_id, times in again.items()), "it ran again for nothing"
     assert not [task_id for task_id in starts if ".on_" in task_id and "-" in task_id.partition(".on_")[2]], "once each"
     ticks = [task_id for task_id in starts if task_id.startswith("tick@")]
     assert len(ticks) == len(set(ticks)), "a slot makes one task"
     assert {handle.task_id for handle in handles} <= starts.keys()
+    assert "never" not in starts
 
 
 async def nothing_is_out(queue: TaskQueue) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from fairque import current_task, task
+from fairque import Collect, current_task, task
 
 _PAUSE = 0.01
 
@@ -49,6 +49,15 @@ async def log(path: str, seconds: float) -> str:
     _append(path, f"{os.getpid()} {me.task_id}")
     await asyncio.sleep(seconds)
     return me.task_id
+
+
+@task(collect=Collect(5, within=0.1))
+async def log_together(calls: list[tuple[str, str]]) -> list[str | Exception]:
+    """Leave a line for each call, a path and a name, which is its result."""
+    for path, name in calls:
+        _append(path, f"{os.getpid()} {name}")
+    await asyncio.sleep(0.02)
+    return [name for _, name in calls]
 
 
 @task
