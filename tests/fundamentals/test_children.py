@@ -19,6 +19,7 @@ from fairque import (
     TaskState,
     Worker,
     current_task,
+    parallel,
     task,
 )
 from fairque.tasks.registry import registry
@@ -92,7 +93,7 @@ def _registered() -> None:
     ran.clear()
     made.clear()
     state.clear()
-    functions = (leaf, parent, nest, wait_with, sleep, from_a_thread, from_a_process)
+    functions = (leaf, parent, conduct, nest, wait_with, sleep, from_a_thread, from_a_process)
     registry.update({function.name: function for function in functions})
 
 
@@ -118,6 +119,60 @@ async def test_a_parent_that_is_tried_again_makes_no_second_child_also_of_one_th
             await child.result(10)
     assert sorted(ran) == ["p/leaf", "p/leaf-2", "p/named"]
     assert [child.created for child in made] == [True] * 3 + [False] * 9
+
+
+@task(max_retries=3)
+async def conduct(fails: int, together: bool = False) -> list[str]:
+    run = await current_task().enqueue(leaf(1) >> leaf(2).options(task_id="last"), key="run")
+    unnamed = await current_task().enqueue(parallel(leaf(3)), cancel_with_parent=together)
+    last = await current_task().enqueue(leaf(leaf(4).output), key="output")
+    if current_task().attempt <= fails:
+        raise Retry(delay=0.01)
+    if together:
+        await asyncio.sleep(60)
+    made.extend([*run.tasks.values(), *unnamed.tasks.values(), last])
+    return [run.run_id, unnamed.run_id, last.task_id]
+
+
+async def test_a_pipeline_is_put_in_once_however_often_its_parent_runs(queue: TaskQueue) -> None:
+    handle = await queue.enqueue(conduct(2), user_id="acme", task_id="p")
+    async with Worker(queue, scheduler=False):
+        assert await handle.result(20) == ["p/run", "p/pipeline", "p/output.leaf-2"]
+        assert [await child.result(10) for child in made] == [1, 2, 3, 4]
+    ids = ["p/output.leaf", "p/output.leaf-2", "p/pipeline.leaf", "p/run.last", "p/run.leaf"]
+    assert sorted(ran) == ids
+    assert not any(child.created for child in made)
+
+
+async def test_the_tasks_of_a_pipeline_know_their_parent_and_may_be_canceled_with_it(queue: TaskQueue) -> None:
+    await queue.pause_task(leaf.name)
+    async with Worker(queue, scheduler=False):
+        handle = await queue.enqueue(conduct(0, True), user_id="acme", task_id="p")
+        await eventually(lambda: has_children(handle, 5))
+        assert "p/run.last" in (await handle.info()).children
+        assert (await queue.handle("acme", "p/run.last").info()).parent == "p"
+        await handle.cancel()
+        with pytest.raises(TaskCanceled, match="its parent p was canceled"):
+            await queue.handle("acme", "p/pipeline.leaf").result(10)
+        assert await queue.handle("acme", "p/run.leaf").state() is TaskState.QUEUED
+    await queue.resume_task(leaf.name)
+    await queue.purge("acme")
+
+
+async def has_children(handle: TaskHandle[Any], many: int) -> bool:
+    return len((await handle.info()).children) == many
+
+
+async def test_a_pipeline_of_a_long_id_and_from_a_thread_is_put_in(queue: TaskQueue) -> None:
+    @task
+    def from_there() -> str:
+        return current_task().enqueue_from_thread(leaf(1) >> leaf(2), key="x" * 200)
+
+    handle = await queue.enqueue(from_there(), user_id="acme", task_id="p" * 310)
+    await serve(queue)
+    run_id = await handle.result(5)
+    assert len(run_id) == 64
+    assert await queue.handle("acme", f"{run_id}.leaf-2").result(5) == 2
 
 
 async def test_what_was_put_in_before_is_refused_by_no_quota(queue: TaskQueue) -> None:
@@ -255,7 +310,8 @@ async def test_a_child_of_another_user_is_refused_and_what_is_no_child(queue: Ta
     async def wrong() -> None:
         for child, options in (
             (leaf().options(task_id="own"), {}),
-            (leaf(leaf().output), {}),
+            (leaf() >> leaf().options(user_id="zoe"), {}),
+            (leaf() >> leaf(), {"delay": 1}),
             (leaf(), {"key": ""}),
             (leaf().options(user_id="zoe"), {}),
             (leaf, {}),
@@ -272,4 +328,11 @@ async def test_a_child_of_another_user_is_refused_and_what_is_no_child(queue: Ta
     assert (await queue.stats()).finished == 1
 
 
-ERRORS = ["has a task_id", "has outputs of others", "key must not be empty", "is of user 'zoe'", "must be a Task"]
+ERRORS = [
+    "has a task_id",
+    "is of user 'zoe'",
+    "takes no delay",
+    "key must not be empty",
+    "is of user 'zoe'",
+    "must be a Task",
+]

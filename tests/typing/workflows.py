@@ -74,8 +74,11 @@ async def a_batch_gives_handles(queue: TaskQueue) -> None:
 async def a_child_has_the_type_of_its_task() -> None:
     assert_type(await current_task().enqueue(extract("a"), key="a", delay=3), TaskHandle[bytes])
     assert_type(current_task().enqueue_from_thread(extract("a"), cancel_with_parent=True), str)
-    await current_task().enqueue(extract)  # type: ignore[arg-type]
-    await current_task().enqueue(extract("a"), delay="soon")  # type: ignore[arg-type]
+    assert_type(await current_task().enqueue(extract("a") >> extract("b"), key="a"), PipelineHandle)
+    assert_type(current_task().enqueue_from_thread(extract("a") >> extract("b")), str)
+    await current_task().enqueue(extract("a") >> extract("b"), delay=3)  # type: ignore[call-overload]
+    await current_task().enqueue(extract)  # type: ignore[call-overload]
+    await current_task().enqueue(extract("a"), delay="soon")  # type: ignore[call-overload]
 
 
 # What enqueue returns

@@ -10,11 +10,12 @@ from fairque.checks import check_id
 from fairque.errors import DependencyError, InvalidInput
 from fairque.queue.producer import Producer, user_of
 from fairque.redis.delivery import NewTask
+from fairque.tasks.child import Parent
 from fairque.tasks.message import new_nonce
 from fairque.tasks.pipeline import Composable, Pipeline
 from fairque.tasks.task import Task, check_upstream
 
-__all__ = ["MAX_TASKS", "PipelinePlan", "dependency_ids"]
+__all__ = ["MAX_TASKS", "PipelinePlan", "child_of", "dependency_ids"]
 
 MAX_TASKS = 1000
 # For outputs in a queue that keeps no results. While a task waits for it, a result is kept longer in any case.
@@ -30,9 +31,11 @@ class PipelinePlan:
         changed: Its tasks as they are sent, in its order: with other options, where a middleware said so.
         user_id: Whose run it is; None: the tasks say so.
         keeps_results: Whether the queue does, unless a task says otherwise.
+        run_id: Of a run that its parent may put in again.
+        parent: The task that puts it in.
 
     Attributes:
-        run_id: Fresh for each run; the id of each task is this, a dot, and its name in the pipeline.
+        run_id: Else fresh for each run; the id of each task is this, a dot, and its name in the pipeline.
         user_id: Whose tasks they are.
         names: Name in the pipeline by node.
         tasks: What is sent, dependencies first.
@@ -46,11 +49,13 @@ class PipelinePlan:
         user_id: str | None,
         *,
         keeps_results: bool = True,
+        run_id: str | None = None,
+        parent: Parent | None = None,
     ) -> None:
         nodes = cast("tuple[Task[Any], ...]", pipeline.nodes)
         if not 1 <= len(nodes) <= MAX_TASKS:
             raise InvalidInput(f"a pipeline has 1 to {MAX_TASKS} tasks, not {len(nodes)}: it is added in one step")
-        self.run_id = os.urandom(8).hex()
+        self.run_id = run_id if run_id is not None else os.urandom(8).hex()
         self.user_id = _one_user(changed, user_id)
         self.names: Mapping[Composable, str] = pipeline.names()
         ids = {node: check_id("task_id", f"{self.run_id}.{self.names[node]}") for node in nodes}
@@ -66,16 +71,22 @@ class PipelinePlan:
             needs += dependency_ids(sent.task_options.depends_on, self.user_id, ids)
             inputs = [ids[source] for source in node.upstream]
             is_lost = node in to_keep and sent.task_options.result_ttl is None
-            self.tasks.append(
-                producer.make(
-                    sent.options(result_ttl=OUTPUT_TTL) if is_lost else sent,
-                    self.user_id,
-                    nonce,
-                    task_id=ids[node],
-                    depends_on=list(dict.fromkeys(needs)),
-                    inputs=inputs,
-                )
+            made = producer.make(
+                sent.options(result_ttl=OUTPUT_TTL) if is_lost else sent,
+                self.user_id,
+                nonce,
+                task_id=ids[node],
+                depends_on=list(dict.fromkeys(needs)),
+                inputs=inputs,
+                parent=parent.task_id if parent is not None else "",
             )
+            self.tasks.append(child_of(made, parent))
+
+
+def child_of(new: NewTask, parent: Parent | None) -> NewTask:
+    if parent is None:
+        return new
+    return new._replace(adder=parent.task_id, parent=parent.task_id, with_parent=parent.cancels)
 
 
 def dependency_ids(depends_on: tuple[Any, ...], user_id: str, ids: Mapping[Task[Any], str]) -> list[str]:

@@ -27,7 +27,7 @@ from fairque.queue.handle import TaskHandle
 from fairque.queue.health import look_at_health
 from fairque.queue.listing import list_tasks
 from fairque.queue.pipeline_handle import PipelineHandle
-from fairque.queue.plan import PipelinePlan, dependency_ids
+from fairque.queue.plan import PipelinePlan, child_of, dependency_ids
 from fairque.queue.producer import BATCH, Producer, user_of
 from fairque.queue.purge import Purged, purge
 from fairque.queue.results import results_of
@@ -41,7 +41,7 @@ from fairque.redis.delivery import NewTask, Placed, Put
 from fairque.redis.listener import Listener
 from fairque.redis.store import Store
 from fairque.settings import QueueSettings, checked_settings
-from fairque.tasks.child import check_child, child_id
+from fairque.tasks.child import Parent, check_child, check_step, child_id
 from fairque.tasks.function import TaskFunction
 from fairque.tasks.message import new_nonce
 from fairque.tasks.options import BatchOption, Callbacks, Options, OptionsOfMany
@@ -247,15 +247,10 @@ class TaskQueue(Tenants, Sights):
                 the call can be repeated safely.
         """
         if isinstance(task, Pipeline):
-            batch = options.pop("batch", None)
-            if options:
-                raise InvalidInput(f"a pipeline takes no {min(options)}: give it to its tasks, by .options()")
-            return await self._enqueue_pipeline(task, user_id, batch)
+            return await self._enqueue_pipeline(_in_batch(task, options), task, user_id)
         changed = _changed(task, options)
         if changed.upstream:
-            graph = parallel(changed)
-            run = await self._enqueue_pipeline(graph, user_id, changed.task_options.batch)
-            return cast("TaskHandle[R]", run[graph.names()[changed]])
+            return await self._enqueue_last(changed, user_id)
         if self.enqueue_door is not None:
             return await self._enqueue_through(self.enqueue_door, for_user(changed, user_id))
         new = self._make(changed, user_id, new_nonce(), defaultdict(dict))
@@ -279,19 +274,30 @@ class TaskQueue(Tenants, Sights):
         return await self.enqueue(Task.by_name(name, args, kwargs), **options)
 
     async def enqueue_child(
-        self, parent: TaskHandle[Any], key: str, task: Task[R], *, with_parent: bool, options: Mapping[str, Any]
-    ) -> TaskHandle[R]:
+        self,
+        parent: TaskHandle[Any],
+        key: str,
+        task: Task[Any] | Pipeline,
+        *,
+        with_parent: bool,
+        options: Mapping[str, Any],
+    ) -> TaskHandle[Any] | PipelineHandle:
         """Add a task for one that runs, which does so once for each key; see `TaskContext.enqueue`."""
-        changed, user_id, task_id = _changed(task, options), parent.user_id, child_id(parent.task_id, key)
+        user_id, of = parent.user_id, Parent(parent.task_id, with_parent)
+        if isinstance(task, Pipeline):
+            return await self._enqueue_pipeline(_in_batch(task, options), task, user_id, of, key)
+        changed, task_id = _changed(task, options), child_id(parent.task_id, key)
+        if changed.upstream:
+            return await self._enqueue_last(changed, user_id, of, key)
         check_child(changed, user_id)
 
-        async def put_in(tasks: list[Task[Any]]) -> tuple[list[str], TaskHandle[R]]:
+        async def put_in(tasks: list[Task[Any]]) -> tuple[list[str], TaskHandle[Any]]:
             [sent] = tasks
             needs = list(dict.fromkeys(dependency_ids(sent.task_options.depends_on, user_id, {})))
             made = self._producer.make(
                 sent, user_id, new_nonce(), task_id=task_id, depends_on=needs, parent=parent.task_id
             )
-            new = made._replace(adder=parent.task_id, parent=parent.task_id, with_parent=with_parent)
+            new = child_of(made, of)
             [put] = await self._producer.submit((new,))
             return [task_id], self._handle(changed, new, put)
 
@@ -674,30 +680,54 @@ class TaskQueue(Tenants, Sights):
         enqueued = Enqueued.CREATED if put else Enqueued.KEPT
         return TaskHandle(self._source, new.user_id, new.task_id, enqueued=enqueued, signature=task.signature)
 
-    async def _enqueue_pipeline(
-        self, pipeline: Pipeline, user_id: str | None, batch: BatchOption = None
-    ) -> PipelineHandle:
-        nodes = cast("tuple[Task[Any], ...]", pipeline.nodes)
-        if batch is not None:
-            nodes = tuple(node.options(batch=batch) for node in nodes)
-        if self.enqueue_door is None:
-            return await self._put_in_pipeline(pipeline, nodes, user_id)
+    async def _enqueue_last(
+        self, task: Task[R], user_id: str | None, parent: Parent | None = None, key: str = ""
+    ) -> TaskHandle[R]:
+        """A task with outputs of others among its arguments, and with it those others."""
+        graph = parallel(task)
+        nodes = _in_batch(graph, {"batch": task.task_options.batch})
+        run = await self._enqueue_pipeline(nodes, graph, user_id, parent, key)
+        return cast("TaskHandle[R]", run[graph.names()[task]])
 
-        async def put_in(tasks: list[Task[Any]]) -> tuple[list[str], PipelineHandle]:
-            run = await self._put_in_pipeline(pipeline, tasks, None)
+    async def _enqueue_pipeline(
+        self,
+        nodes: Sequence[Task[Any]],
+        pipeline: Pipeline,
+        user_id: str | None,
+        parent: Parent | None = None,
+        key: str = "",
+    ) -> PipelineHandle:
+        """`key`: of a run that its parent puts in once."""
+        run_id = None
+        if parent is not None:
+            for node in nodes:
+                check_step(node, cast("str", user_id))
+            longest = max((len(name.encode()) for name in pipeline.names().values()), default=0)
+            run_id = child_id(parent.task_id, key, len(".") + longest)
+
+        async def put_in(tasks: Sequence[Task[Any]]) -> tuple[list[str], PipelineHandle]:
+            plan = PipelinePlan(
+                self._producer,
+                pipeline,
+                tasks,
+                user_id if parent is not None or self.enqueue_door is None else None,
+                keeps_results=self.settings.result_ttl_ms > 0,
+                run_id=run_id,
+                parent=parent,
+            )
+            run = await self._put_in_pipeline(pipeline, plan)
             return [handle.task_id for handle in run.tasks.values()], run
 
+        if self.enqueue_door is None:
+            return (await put_in(nodes))[1]
         return await self.enqueue_door.through("pipeline", [for_user(node, user_id) for node in nodes], put_in)
 
-    async def _put_in_pipeline(
-        self, pipeline: Pipeline, changed: Sequence[Task[Any]], user_id: str | None
-    ) -> PipelineHandle:
-        keeps_results = self.settings.result_ttl_ms > 0
-        plan = PipelinePlan(self._producer, pipeline, changed, user_id, keeps_results=keeps_results)
-        await self._producer.submit(plan.tasks)
+    async def _put_in_pipeline(self, pipeline: Pipeline, plan: PipelinePlan) -> PipelineHandle:
+        puts = await self._producer.submit(plan.tasks)
         nodes = cast("tuple[Task[Any], ...]", pipeline.nodes)
         handles: dict[str, TaskHandle[Any]] = {
-            plan.names[node]: self._handle(node, new, True) for node, new in zip(nodes, plan.tasks, strict=True)
+            plan.names[node]: self._handle(node, new, put)
+            for node, new, put in zip(nodes, plan.tasks, puts, strict=True)
         }
         return PipelineHandle(
             self._source, plan.user_id, plan.run_id, handles, [plan.names[leaf] for leaf in pipeline.leaves]
@@ -709,6 +739,15 @@ def _failure_kind(kind: FailureKind | str) -> FailureKind:
         return FailureKind(kind)
     except ValueError:
         raise InvalidInput(f"kind must be {', '.join(FailureKind)}, not {kind!r}") from None
+
+
+def _in_batch(pipeline: Pipeline, options: Mapping[str, Any]) -> tuple[Task[Any], ...]:
+    """Its tasks, with the only option that a pipeline takes."""
+    if others := options.keys() - {"batch"}:
+        raise InvalidInput(f"a pipeline takes no {min(others)}: give it to its tasks, by .options()")
+    nodes = cast("tuple[Task[Any], ...]", pipeline.nodes)
+    batch = options.get("batch")
+    return nodes if batch is None else tuple(node.options(batch=batch) for node in nodes)
 
 
 def _alone(task: Task[R]) -> Task[R]:

@@ -14,9 +14,11 @@ from fairque.checks import check_number, check_text
 from fairque.errors import FairqueError, InvalidInput, WrongType
 from fairque.models import BatchProgress
 from fairque.queue.handle import TaskHandle
+from fairque.queue.pipeline_handle import PipelineHandle
 from fairque.tasks.cause import Cause
 from fairque.tasks.message import Firing
-from fairque.tasks.options import Options
+from fairque.tasks.options import BatchOption, Options
+from fairque.tasks.pipeline import Pipeline
 from fairque.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -124,22 +126,39 @@ class TaskContext(Generic[State]):
         """The id of the task that put this one in by `enqueue`, or whose callback this is."""
         return None
 
+    @overload
     def enqueue(
         self, task: Task[R], *, key: str | None = None, cancel_with_parent: bool = False, **options: Unpack[Options]
-    ) -> Coroutine[Any, Any, TaskHandle[R]]:
+    ) -> Coroutine[Any, Any, TaskHandle[R]]: ...
+    @overload
+    def enqueue(
+        self, task: Pipeline, *, key: str | None = None, cancel_with_parent: bool = False, batch: BatchOption = None
+    ) -> Coroutine[Any, Any, PipelineHandle]: ...
+    def enqueue(
+        self,
+        task: Task[Any] | Pipeline,
+        *,
+        key: str | None = None,
+        cancel_with_parent: bool = False,
+        **options: Any,
+    ) -> Coroutine[Any, Any, Any]:
         """Put in a child: a task of the same user, which this one makes once, however often it runs.
 
-        Its id is that of this task, a slash and the key. As long as this task has not ended, it is remembered which
-        children it has put in: another attempt, or a requeued life, adds none of them again, also when they have ended.
+        Its id is that of this task, a slash and the key. Of a pipeline, or a task with outputs of others among its
+        arguments, that is the id of the run, and each of its tasks is a child. As long as this task has not ended, it
+        is remembered which children it has put in: another attempt, or a requeued life, adds none of them again, also
+        when they have ended.
 
         In a plain function use `enqueue_from_thread`.
 
         Args:
             task: What to put in.
-            key: Unique among the children of this task. None: the last part of the function's name; the second call of
-                one name in a run is ``name-2`` and so on, so where the order differs from run to run, give keys.
+            key: Unique among the children of this task. None: the last part of the function's name, of a pipeline
+                ``pipeline``; the second call of one name in a run is ``name-2`` and so on, so where the order differs
+                from run to run, give keys.
             cancel_with_parent: Whether it is canceled when this task is, wherever it is by then.
-            options: See `TaskOptions`; there is no `task_id`, and the user is that of this task.
+            options: See `TaskOptions`; there is no `task_id`, and the user is that of this task. A pipeline takes
+                `batch` alone.
 
         Raises:
             InvalidInput: A value breaks a rule; nothing was written.
@@ -149,11 +168,25 @@ class TaskContext(Generic[State]):
         """
         return self._put_in(task, key, cancel_with_parent, options)  # type: ignore[no-any-return]
 
+    @overload
     def enqueue_from_thread(
         self, task: Task[Any], *, key: str | None = None, cancel_with_parent: bool = False, **options: Unpack[Options]
+    ) -> str: ...
+    @overload
+    def enqueue_from_thread(
+        self, task: Pipeline, *, key: str | None = None, cancel_with_parent: bool = False, batch: BatchOption = None
+    ) -> str: ...
+    def enqueue_from_thread(
+        self,
+        task: Task[Any] | Pipeline,
+        *,
+        key: str | None = None,
+        cancel_with_parent: bool = False,
+        **options: Any,
     ) -> str:
-        """The same for a plain function in its thread. Returns the id of the child."""
-        return self._put_in_from_thread(task, key, cancel_with_parent, options).task_id  # type: ignore[no-any-return]
+        """The same for a plain function in its thread. Returns the id of the child, of a pipeline that of the run."""
+        made: TaskHandle[Any] | PipelineHandle = self._put_in_from_thread(task, key, cancel_with_parent, options)
+        return made.run_id if isinstance(made, PipelineHandle) else made.task_id
 
     def _put_in(self, *_: Any) -> Any:
         raise FairqueError("a subprocess has no connection to put tasks in: use fairque.sync there")

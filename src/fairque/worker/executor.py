@@ -16,6 +16,7 @@ from fairque.errors import BadArguments, BrokenSeal, FairqueError, UnknownKey
 from fairque.middleware import CallNext, Once, chained
 from fairque.queue.batch import Batch, BlockingBatch
 from fairque.queue.handle import TaskHandle
+from fairque.queue.pipeline_handle import PipelineHandle
 from fairque.queue.queue import TaskQueue
 from fairque.queue.waiter import waiter
 from fairque.queue.xcom import BlockingXCom, XCom
@@ -25,6 +26,7 @@ from fairque.tasks.failure import RaisedElsewhere, unfit
 from fairque.tasks.function import TaskFunction
 from fairque.tasks.message import Message, encode_value, is_payload
 from fairque.tasks.names import hint
+from fairque.tasks.pipeline import Pipeline
 from fairque.tasks.registry import get_function, registry
 from fairque.tasks.sealed import open_task
 from fairque.tasks.task import Task
@@ -277,8 +279,8 @@ class Executor:
         return BlockingBatch(batch, self._loop) if run.is_in_thread else batch
 
     async def enqueue_child(
-        self, run: RunningTask, key: str, task: Task[Any], with_parent: bool, options: Mapping[str, Any]
-    ) -> TaskHandle[Any]:
+        self, run: RunningTask, key: str, task: Task[Any] | Pipeline, with_parent: bool, options: Mapping[str, Any]
+    ) -> TaskHandle[Any] | PipelineHandle:
         parent = self._queue.handle(run.user_id, run.task_id)
         return await self._queue.enqueue_child(parent, key, task, with_parent=with_parent, options=options)
 

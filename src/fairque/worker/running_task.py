@@ -13,12 +13,14 @@ from fairque.checks import check_kind
 from fairque.models import BatchProgress
 from fairque.queue.batch import Batch, BlockingBatch
 from fairque.queue.handle import TaskHandle
+from fairque.queue.pipeline_handle import PipelineHandle
 from fairque.queue.xcom import BlockingXCom, XCom
 from fairque.redis.delivery import Delivery
 from fairque.tasks.cause import Cause, ended_batch_in
 from fairque.tasks.function import TaskFunction
 from fairque.tasks.message import Message, Overrides, follow_up_in
 from fairque.tasks.options import NO_OPTIONS, TaskOptions, soft_and_hard
+from fairque.tasks.pipeline import Pipeline
 from fairque.tasks.task import Task
 from fairque.worker.context import TaskContext
 from fairque.worker.group import Group
@@ -40,8 +42,8 @@ class Services(Protocol):
     def xcom(self, run: RunningTask) -> XCom | BlockingXCom: ...
     def batch(self, run: RunningTask, batch_id: str) -> Batch | BlockingBatch: ...
     def enqueue_child(
-        self, run: RunningTask, key: str, task: Task[Any], with_parent: bool, options: Mapping[str, Any]
-    ) -> Coroutine[Any, Any, TaskHandle[Any]]: ...
+        self, run: RunningTask, key: str, task: Task[Any] | Pipeline, with_parent: bool, options: Mapping[str, Any]
+    ) -> Coroutine[Any, Any, TaskHandle[Any] | PipelineHandle]: ...
     def wait_in_thread(self, call: Coroutine[Any, Any, T]) -> T: ...
     def progress(self, run: RunningTask, fraction: float, message: str) -> None: ...
 
@@ -153,16 +155,19 @@ class RunningTask(TaskContext[Any]):
     def parent(self) -> str | None:
         return self.overrides.parent or follow_up_in(self.delivery.body)[0] or None
 
-    def _put_in(self, task: Task[Any], key: str | None, with_parent: bool, options: Mapping[str, Any]) -> Any:
+    def _put_in(
+        self, task: Task[Any] | Pipeline, key: str | None, with_parent: bool, options: Mapping[str, Any]
+    ) -> Any:
         return self._services.enqueue_child(self, self._key_of(task, key), task, with_parent, options)
 
     def _put_in_from_thread(self, *child: Any) -> Any:
         return self._services.wait_in_thread(self._put_in(*child))
 
-    def _key_of(self, task: Task[Any], key: str | None) -> str:
+    def _key_of(self, task: Task[Any] | Pipeline, key: str | None) -> str:
         if key is not None:
             return key
-        name = check_kind("task", task, Task)._short_name
+        given = check_kind("task", task, Task, Pipeline)
+        name = "pipeline" if isinstance(given, Pipeline) else given._short_name
         self._named = self._named or Counter()
         self._named[name] += 1
         return name if self._named[name] == 1 else f"{name}-{self._named[name]}"
