@@ -127,8 +127,8 @@ async def kill_at_a_call(
     async with TaskQueue(server.url, name=name, lease=LEASE, dead_letter_ttl=DEAD_LETTER_TTL) as queue:
         for user_id, group in GROUPS.items():
             await queue.set_policy(user_id, group=group)
-        lapsed = await scene.make_lapsed(queue)
         suspects = await scene.make_suspects(queue) if script == "receive" else []
+        lapsed = [] if suspects else await scene.make_lapsed(queue)  # whoever claims that would take the suspects over
         handles = lapsed + suspects + await scene.enqueue(queue) + await scene.enqueue_together(queue)
         telling = await queue.enqueue(tasks.tell("half"), user_id="max")
         taking = await queue.enqueue(tasks.add(tasks.add(1, 2).output, 3), user_id="max")
