@@ -9,6 +9,7 @@ from typing import Any
 
 from fairque import FairqueError, QueueHealth, Share, TaskQueue, UserInfo
 from fairque.contrib.prometheus.figures import Figures
+from fairque.queue.health_checks import SILENT_AFTER
 from fairque.queue.shares import is_starved, look_at_shares
 
 __all__ = ["QueueReader"]
@@ -18,8 +19,6 @@ MOST_RECENT, MOST_WAITING = 1000, 200
 """Users that are compared: those active last, and those that wait with the lowest and the highest tags. So whoever
 comes with many users hides nobody who has had the least.
 """
-SILENT_SECONDS = 35.0
-"""Two heartbeats of an idle worker, and some more."""
 
 
 class QueueReader:
@@ -101,4 +100,4 @@ class QueueReader:
 
 
 def _silent_workers(health: QueueHealth) -> int:
-    return sum(health.stats.at - worker.seen_at >= SILENT_SECONDS for worker in health.stats.workers)
+    return sum(health.stats.at - worker.seen_at >= SILENT_AFTER for worker in health.stats.workers)
