@@ -211,7 +211,7 @@ async def test_a_function_that_is_defined_later_has_a_label(queue: TaskQueue) ->
     assert labels_of(read(metrics.render()), "name") == {"add", "late"}
 
 
-async def test_failed_claims_and_leases_that_were_stolen_are_counted(own_server: Callable[..., EmbeddedServer]) -> None:
+async def test_failed_claims_are_counted(own_server: Callable[..., EmbeddedServer]) -> None:
     server = own_server()
     async with TaskQueue(server.url, name="q", timeout=0.5, lease=1) as queue:
         worker = Worker(queue, poll_interval=0.05)
@@ -221,6 +221,38 @@ async def test_failed_claims_and_leases_that_were_stolen_are_counted(own_server:
             server.kill()
             await eventually(lambda: value(read(metrics.render()), "fairque_claim_errors_total", queue="q") > 0)
             assert value(read(metrics.render()), "fairque_leases_stolen_total", queue="q") == 0
+
+
+@pytest.mark.leaves_keys("workers")
+async def test_leases_that_were_stolen_are_counted(
+    worker_process: Start, server: Server, queue_name: str, tmp_path: Path
+) -> None:
+    env = {"SERVED_URL": server.url, "SERVED_QUEUE": queue_name}
+    process = await worker_process("fairque", "worker", "tests.apps.served:queue", env=env)
+    async with TaskQueue(server.url, name=queue_name, lease=1) as queue:
+        handle = await queue.enqueue(served.hold(f"{tmp_path}/go"), user_id="acme", task_id="held")
+        await process.line("runs held")
+        process.send(signal.SIGKILL)
+        (tmp_path / "go").touch()
+        worker = Worker(queue)
+        metrics = WorkerMetrics(worker)
+        async with worker:
+            assert await handle.result(timeout=30) == "let go"
+    assert value(read(metrics.render()), "fairque_leases_stolen_total", queue=queue_name) == 1
+
+
+@pytest.mark.damages
+@pytest.mark.leaves_keys
+async def test_what_was_lost_is_counted_by_its_name(server: Server, queue: TaskQueue, tmp_path: Path) -> None:
+    worker = Worker(queue)
+    metrics = WorkerMetrics(worker)
+    async with worker:
+        await queue.enqueue(served.hold(f"{tmp_path}/go"), user_id="acme", task_id="held")
+        await eventually(lambda: worker.stats().busy == 1)
+        server.execute("DEL", f"{queue.keys.prefix}task:acme:held")
+        (tmp_path / "go").touch()
+        name = served.hold.name
+        await eventually(lambda: value(read(metrics.render()), "fairque_tasks_total", name=name, outcome="lost") == 1)
 
 
 async def test_a_registry_of_prometheus_client_takes_them(queue: TaskQueue) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from fairque.counted import counted
 from fairque.errors import FairqueError, StoreError
 from fairque.redis.delivery import Answer, Delivery, Outcome, Refusal
+from fairque.tasks.message import name_in
 from fairque.worker.hooks import Hooks
 from fairque.worker.pace import Pace
 from fairque.worker.signals import Signals
@@ -159,7 +160,7 @@ class Settler:
     def _refused(self, delivery: Delivery, why: Refusal) -> None:
         self._held.pop(id(delivery), None)
         log_about(logging.WARNING, delivery, "has its outcome refused: %s", why.text)
-        self._hooks.tell("lost", delivery, "", time.monotonic())
+        self._hooks.tell("lost", delivery, name_in(delivery.body), time.monotonic())
 
     def _fell_sick(self, outcome: Outcome, error: StoreError) -> None:
         delivery = outcome.delivery

@@ -15,7 +15,7 @@ from fairque.queue.shares import is_starved, look_at_shares
 __all__ = ["QueueReader"]
 
 logger = logging.getLogger("fairque.prometheus")
-MOST_RECENT, MOST_WAITING = 1000, 200
+MOST_RECENT, MOST_WAITING = 500, 200
 """Users that are compared: those active last, and those that wait with the lowest and the highest tags. So whoever
 comes with many users hides nobody who has had the least.
 """
