@@ -6,6 +6,8 @@ import asyncio
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -342,6 +344,15 @@ async def test_several_queues_are_on_one_page(server: Server, queue: TaskQueue) 
     assert page.count(b"# TYPE fairque_up ") == 1
 
 
+async def test_queues_that_cannot_be_told_apart_are_refused(queue: TaskQueue) -> None:
+    with pytest.raises(InvalidInput, match=f"2 queues are called '{queue.name}'"):
+        QueueMetrics(queue, queue)
+    with pytest.raises(InvalidInput, match="no queue"):
+        QueueMetrics()
+    with pytest.raises(InvalidInput, match="top_users must be"):
+        QueueMetrics(queue, top_users=101)
+
+
 async def test_whoever_comes_with_many_users_hides_nobody_who_starves(
     queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -483,7 +494,9 @@ async def test_processes_report_to_their_supervisor_until_their_end(
         await process.line("ended with code -9")
         await eventually(lambda: told("fairque_slots", state="free") == 6, 30)
         assert told("fairque_tasks_total", outcome="finished") == 10, "a killed process takes nothing along"
-        await (await queue.enqueue(served.nap(0.1), user_id="acme")).result(10)
+        blocked = await queue.enqueue(served.block(4), user_id="acme")
+        await eventually(lambda: told("fairque_slots", state="busy") == 1, 3.5)
+        assert await blocked.result(10) == "blocked"
     process.send(signal.SIGTERM)
     assert await process.wait() == 0
     assert told("fairque_tasks_total", outcome="finished") == 11, "the last report comes at the end"
@@ -505,3 +518,11 @@ def test_every_metric_says_what_it_is_and_has_no_label_of_its_own_making() -> No
         "fairque_user_queued",
     }
     assert EVERYBODY not in CATALOGUE
+
+
+def test_without_the_extra_it_says_what_to_install() -> None:
+    code = "import sys; sys.modules['prometheus_client'] = None; import fairque.contrib.prometheus"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.stderr.splitlines()[-1].endswith("needs prometheus_client: pip install 'fairque[prometheus]'"), (
+        ran.stderr
+    )

@@ -46,6 +46,7 @@ class ReportInbox:
         self._ours, self._theirs = socket.socketpair()
         self._ours.setblocking(False)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_listening = False
         self._on_report: Callable[[bytes], None] = lambda _: None
         self._read = bytearray()
 
@@ -62,13 +63,18 @@ class ReportInbox:
         self._on_report = on_report
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._ours, self._receive)
+        self._is_listening = True
+
+    def _stop_listening(self) -> None:
+        if self._is_listening and self._loop is not None:
+            self._loop.remove_reader(self._ours)
+        self._is_listening = False
 
     def close(self) -> None:
         """The child has ended. What it told before is still heard."""
-        if self._loop is not None:
-            while self._receive():
-                pass
-            self._loop.remove_reader(self._ours)
+        while self._is_listening and self._receive():
+            pass
+        self._stop_listening()
         self._ours.close()
         self._theirs.close()
 
@@ -78,8 +84,8 @@ class ReportInbox:
             piece = self._ours.recv(_PIECE)
         except OSError:  # nothing there, or it is gone
             return False
-        if not piece and self._loop is not None:
-            self._loop.remove_reader(self._ours)
+        if not piece:
+            self._stop_listening()
         self._read += piece
         while (report := self._next()) is not None:
             self._on_report(report)
@@ -90,10 +96,9 @@ class ReportInbox:
             return None
         (length,) = _LENGTH.unpack_from(self._read)
         if length > MOST_BYTES:
-            self._read.clear()
             logger.error("a worker process reports %d bytes, which cannot be: it is not listened to any more", length)
-            if self._loop is not None:
-                self._loop.remove_reader(self._ours)
+            self._stop_listening()
+            self._read.clear()
             return None
         end = _LENGTH.size + length
         if len(self._read) < end:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
+from collections.abc import Sequence
 
-from fairque import TaskQueue
+from fairque import InvalidInput, TaskQueue
 from fairque.checks import Duration, check_count, check_kind, check_seconds
 from fairque.contrib.prometheus.catalogue import QUEUE
 from fairque.contrib.prometheus.exposition import rendered
@@ -21,7 +23,7 @@ class QueueMetrics:
     They are read when somebody asks, at most once in `max_age`, and all who ask meanwhile are told the same.
 
     Args:
-        *queues: Each is open, or opened by the first call.
+        *queues: At least one, and none with the name of another. Each is open, or opened by the first call.
         target_wait: Of `fairque_slots_needed`: seconds within which all that waits should have started, or a timedelta.
         top_users: Users of each queue that have labels, those that got the most lately; 0 to 100.
         max_age: Seconds for which what was read is told, or a timedelta.
@@ -42,9 +44,8 @@ class QueueMetrics:
     ) -> None:
         target_seconds = check_seconds("target_wait", target_wait, least=0.001)
         check_count("top_users", top_users, 0, 100)
-        self._readers = [
-            QueueReader(check_kind("queue", queue, TaskQueue), target_seconds, top_users) for queue in queues
-        ]
+        _check_are_told_apart(queues)
+        self._readers = [QueueReader(queue, target_seconds, top_users) for queue in queues]
         self._max_age = check_seconds("max_age", max_age)
         self._timeout = check_seconds("timeout", timeout, least=0.001)
         self._reading: asyncio.Task[bytes] | None = None
@@ -72,3 +73,12 @@ class QueueMetrics:
                 group.create_task(reader.read(figures, self._timeout), name="fairque-metrics-of-a-queue")
         self._read_at = time.monotonic()
         return rendered(figures)
+
+
+def _check_are_told_apart(queues: Sequence[TaskQueue]) -> None:
+    names = Counter(check_kind("queue", queue, TaskQueue).name for queue in queues)
+    if not names:
+        raise InvalidInput("there is no queue to tell metrics of")
+    [(name, count)] = names.most_common(1)
+    if count > 1:
+        raise InvalidInput(f"{count} queues are called {name!r}: on one page, their metrics could not be told apart")
