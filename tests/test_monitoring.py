@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -131,6 +132,89 @@ def test_a_mistake_is_found(wrong: str) -> None:
         check(wrong if '"' in wrong else wrong.replace("'", '"'))
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not on PATH (Debian: apt install prometheus)")
+needs_promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool is not on PATH (Debian: apt install prometheus)"
+)
+
+UP, AT_WORK = 'fairque_up{queue="q", job="j"}', 'fairque_queue_depth{queue="q", state="queued"}'
+ALIVE, SILENT = (f'fairque_workers{{queue="q", state="{state}", job="j"}}' for state in ("alive", "silent"))
+FAILED, FINISHED = (
+    f'fairque_tasks_total{{queue="q", name="n", outcome="{outcome}"}}' for outcome in ("failed", "finished")
+)
+FAST, SLOW, ALL = (
+    f'fairque_redis_seconds_bucket{{queue="q", script="claim", le="{le}"}}' for le in ("0.25", "0.5", "+Inf")
+)
+FIRES: dict[str, dict[str, str]] = {
+    "FairqueQueueCannotBeRead": {UP: "0x40"},
+    "FairqueIsNotTold": {},
+    "FairqueUserStarves": {'fairque_users_starved{queue="q"}': "1x40"},
+    "FairqueTasksWait": {'fairque_queue_latency_seconds{queue="q"}': "301x40"},
+    "FairqueTooFewSlots": {
+        'fairque_slots_needed{queue="q", job="j"}': "9x40",
+        'fairque_slots{queue="q", state="busy", instance="1"}': "4x40",
+        'fairque_slots{queue="q", state="free", instance="2"}': "4x40",
+    },
+    "FairqueScheduleLate": {'fairque_schedules_late_seconds{queue="q"}': "61x40"},
+    "FairqueScheduledTaskLate": {'fairque_tasks_late_seconds{queue="q"}': "61x40"},
+    "FairqueDeadLettersBlock": {'fairque_dead_letters_blocking{queue="q"}': "1x40"},
+    "FairqueWorkerFellSilent": {SILENT: "0x36 1 0x2"},
+    "FairqueNoWorker": {ALIVE: "0x40", AT_WORK: "1x40"},
+    "FairqueLeasesStolen": {'fairque_leases_stolen_total{queue="q"}': "0x36 1x5"},
+    "FairqueClaimsFail": {'fairque_claim_errors_total{queue="q"}': "0+1x40"},
+    "FairqueTasksFail": {FAILED: "0+12x40", FINISHED: "0+88x40"},
+    "FairqueRedisSlow": {FAST: "0+90x40", SLOW: "0+100x40", ALL: "0+100x40"},
+}
+"""For each alert, what makes it fire, a value for each minute. That is told of 40 minutes."""
+
+FINE: dict[str, str] = {
+    UP: "1x40",
+    'fairque_users_starved{queue="q"}': "0x40",
+    'fairque_queue_latency_seconds{queue="q"}': "299x40",
+    'fairque_slots_needed{queue="q", job="j"}': "8x40",
+    'fairque_slots{queue="q", state="busy", instance="1"}': "4x40",
+    'fairque_slots{queue="q", state="free", instance="2"}': "4x40",
+    'fairque_schedules_late_seconds{queue="q"}': "59x40",
+    'fairque_tasks_late_seconds{queue="q"}': "59x40",
+    'fairque_dead_letters_blocking{queue="q"}': "0x40",
+    SILENT: "0x40",
+    ALIVE: "1x40",
+    AT_WORK: "1x40",
+    'fairque_leases_stolen_total{queue="q"}': "7x40",
+    'fairque_claim_errors_total{queue="q"}': "7x40",
+    FAILED: "0+5x40",
+    FINISHED: "0+95x40",
+    FAST: "0+99x40",
+    SLOW: "0+100x40",
+    ALL: "0+100x40",
+}
+"""What makes none fire."""
+
+
+@needs_promtool
 def test_prometheus_reads_the_rules() -> None:
     subprocess.run(["promtool", "check", "rules", str(FOLDER / "alert-rules.yaml")], check=True, capture_output=True)
+
+
+@needs_promtool
+def test_each_alert_fires_when_it_should_and_none_when_all_is_fine(tmp_path: Path) -> None:
+    assert FIRES.keys() == {rule["alert"] for rule in RULES}
+    scenes = [(alert, series, True) for alert, series in FIRES.items()]
+    scenes += [(alert, FINE, False) for alert in FIRES]
+    tests = [
+        {
+            "interval": "1m",
+            "input_series": [{"series": name, "values": values} for name, values in series.items()],
+            "promql_expr_test": [
+                {
+                    "expr": f'count(ALERTS{{alertname="{alert}", alertstate="firing"}})',
+                    "eval_time": "40m",
+                    "exp_samples": [{"labels": "{}", "value": 1}] if fires else [],
+                }
+            ],
+        }
+        for alert, series, fires in scenes
+    ]
+    file = tmp_path / "tests.yaml"
+    file.write_text(yaml.safe_dump({"rule_files": [str(FOLDER / "alert-rules.yaml")], "tests": tests}))
+    ran = subprocess.run(["promtool", "test", "rules", str(file)], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
