@@ -28,7 +28,7 @@ VALUES = {
     ("fairque_queue_depth", "state"): {"queued", "started", "scheduled", "deferred"},
     ("fairque_slots", "state"): {"busy", "free"},
     ("fairque_workers", "state"): {"alive", "silent"},
-    ("fairque_tasks_total", "outcome"): {"finished", "failed", "retried", "canceled", "released", "lost"},
+    ("fairque_tasks_total", "outcome"): {"finished", "failed", "retried", "canceled", "snoozed", "released", "lost"},
 }
 """The values that a label may have, where they are always the same; `test_prometheus.py` holds the metrics to them."""
 

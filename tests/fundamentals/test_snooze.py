@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -13,6 +14,7 @@ from fairque import (
     Retry,
     Snooze,
     TaskCanceled,
+    TaskEvent,
     TaskFailed,
     TaskQueue,
     TaskState,
@@ -42,6 +44,27 @@ async def test_it_comes_back_without_using_an_attempt(queue: TaskQueue):
     assert seen == [(1, 0), (1, 1), (1, 2), (1, 3)]
     info = await handle.info()
     assert (info.attempt, info.errors) == (1, ())
+
+
+async def test_a_hook_is_told_of_it_and_once_how_long_the_task_had_waited(queue: TaskQueue):
+    told: list[tuple[str, TaskEvent]] = []
+
+    @task
+    async def look() -> None:
+        if current_task().snoozed < 2:
+            raise Snooze(0.001)
+
+    def tell(event: str) -> Callable[[TaskEvent], None]:
+        return lambda about: told.append((event, about))
+
+    handle = await queue.enqueue(look(), user_id="anna")
+    async with Worker(queue, on_snooze=tell("snooze"), on_success=tell("success"), on_release=tell("release")):
+        await handle.result(20)
+    assert [event for event, _ in told] == ["snooze", "snooze", "success"]
+    first, *later = [about.wait_seconds for _, about in told]
+    assert first is not None
+    assert first >= 0
+    assert later == [None, None]
 
 
 async def test_retries_are_all_left_after_it(queue: TaskQueue):

@@ -66,7 +66,7 @@ def in_turn(first: Callable[[TaskEvent], None], hook: Hook | None) -> Hook:
 
 
 class Hooks:
-    """The hooks of a worker by event: success, failure, retry, timeout, cancel, release, lost.
+    """The hooks of a worker by event: success, failure, retry, timeout, cancel, release, snooze, lost.
 
     What a hook raises is logged and harms nobody.
     """

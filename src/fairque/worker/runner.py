@@ -39,7 +39,7 @@ __all__ = ["Runner"]
 SURVIVOR_SECONDS = 1.0
 LONGEST_RETURN_MS = 60_000
 MOST_NAMED = 3
-EVENTS = {"finished": "success", "failed": "failure", "retry": "retry"}
+EVENTS = {"finished": "success", "failed": "failure", "retry": "retry", "snoozed": "snooze"}
 """What hooks are told of an outcome; of others nothing."""
 
 

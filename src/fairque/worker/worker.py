@@ -87,11 +87,12 @@ class Worker(Generic[State]):
             entered before the first claim, and left when all that ran has ended and is reported; what it yields is
             `TaskContext.state`. What it raises at its start ends the worker, as does its end before that of the worker,
             which drains first. What it raises at its end is logged, and raised by `run`.
-        on_success, on_failure, on_retry, on_timeout, on_cancel, on_release, on_lost: Called with a `TaskEvent`; plain
-            or async functions. A failure is final, a retry is not; `on_timeout` comes before either. `on_cancel` tells
-            of a task that this worker ran, or was about to, when it was canceled. `on_release` tells of one that it
-            puts back, without an attempt being counted: it stops, knows no such task, or has no thread left for it.
-            `on_lost` tells of a delivery that is not this worker's any more: another one took it over, or it is gone.
+        on_success, on_failure, on_retry, on_timeout, on_cancel, on_release, on_snooze, on_lost: Called with a
+            `TaskEvent`; plain or async functions. A failure is final, a retry is not; `on_timeout` comes before either.
+            `on_cancel` tells of a task that this worker ran, or was about to, when it was canceled. `on_release` tells
+            of one that it puts back, without an attempt being counted: it stops, knows no such task, or has no thread
+            left for it. `on_snooze` tells of one that put itself off. `on_lost` tells of a delivery that is not this
+            worker's any more: another one took it over, or it is gone.
         run_middleware: Async functions around each run of a task, inside those of the queue, the first one outermost;
             see `RunMiddleware`.
     """
@@ -122,6 +123,7 @@ class Worker(Generic[State]):
         on_timeout: Hook | None = None,
         on_cancel: Hook | None = None,
         on_release: Hook | None = None,
+        on_snooze: Hook | None = None,
         on_lost: Hook | None = None,
         run_middleware: Sequence[RunMiddleware] = (),
     ) -> None:
@@ -153,6 +155,7 @@ class Worker(Generic[State]):
                 "timeout": on_timeout,
                 "cancel": on_cancel,
                 "release": on_release,
+                "snooze": on_snooze,
                 "lost": on_lost,
             },
             run_middleware=(*queue.run_middleware, *checked_middleware("run_middleware", run_middleware)),

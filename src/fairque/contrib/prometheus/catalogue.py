@@ -28,8 +28,8 @@ PROCESS: tuple[Metric, ...] = (
         "fairque_tasks_total",
         "counter",
         ("queue", "name", "outcome"),
-        "Deliveries of tasks that ended in this process: finished, failed, retried, canceled, released (put back "
-        "without an attempt being counted) or lost (not its own any more).",
+        "Deliveries of tasks that ended in this process: finished, failed, retried, canceled, snoozed (put off by "
+        "themselves), released (put back without an attempt being counted) or lost (not its own any more).",
     ),
     Metric(
         "fairque_task_run_seconds",
@@ -42,7 +42,7 @@ PROCESS: tuple[Metric, ...] = (
         "fairque_task_wait_seconds",
         "histogram",
         ("queue", "name"),
-        "Seconds that tasks waited for their turn, told when their first attempt has ended.",
+        "Seconds that tasks waited for their turn, told when their first run has ended.",
         TASK_SECONDS,
     ),
     Metric(

@@ -24,13 +24,14 @@ _OUTCOMES = {
     "retry": "retried",
     "cancel": "canceled",
     "release": "released",
+    "snooze": "snoozed",
     "lost": "lost",
 }
 """By event of a worker."""
 _RAN = ("finished", "retried")
 _FAILURES_OF_RUNS = (FailureKind.ERROR, FailureKind.TIMEOUT, FailureKind.QUOTA)
 """Others fail before their body begins."""
-_WAITED = ("finished", "failed", "retried", "canceled")
+_WAITED = ("finished", "failed", "retried", "canceled", "snoozed")
 
 
 class WorkerMetrics:
