@@ -89,13 +89,14 @@ async def serve(
     worker.options = msgspec.structs.replace(worker.options, hooks=recycling.counted(logged(worker.options.hooks)))
     shutdown = _Shutdown(worker)
     with shutdown.on_signals(), end_when_stuck(worker.options.stall_timeout), shutdown.ends_quietly():
-        async with _opened(worker.queue):
+        # The reports first: no server that is started is to inherit their line.
+        async with reporting(worker.report), _opened(worker.queue):
             if prepare is not None:
                 await prepare()
             shutdown.serving = True
             queue, loop = worker.queue, type(asyncio.get_running_loop()).__module__.partition(".")[0]
             logger.info("serves queue %r at %s on %s", queue.name, queue.connector.safe_url, loop)
-            async with reporting(worker.report), _told(shutdown.parent, worker, recycling):
+            async with _told(shutdown.parent, worker, recycling):
                 await (_run_burst(worker) if burst else worker.run())
 
 
