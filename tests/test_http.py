@@ -314,6 +314,27 @@ async def test_a_worker_is_not_ready_while_redis_does_not_answer_but_lives(serve
             await becomes(str(client.base_url), "/readyz", 200)
 
 
+async def test_a_worker_is_not_ready_while_its_limits_are_not_told(server: Server, queue_name: str) -> None:
+    async with AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(CuttingProxy(server.url))
+        queue = await stack.enter_async_context(TaskQueue(proxy.url, name=queue_name, timeout=20))
+        worker = await stack.enter_async_context(Worker(queue, scheduler=False))
+        assert worker.can_claim
+        hold = proxy.hold("limits")
+        stack.callback(hold.released.set)
+
+        @task(name="http.limited", max_running=1)
+        async def limited() -> None: ...
+
+        stack.callback(unregister, "http.limited")
+        assert not worker.can_claim
+        await hold.reached.wait()
+        assert not worker.can_claim
+        hold.released.set()
+        await eventually(lambda: worker.can_claim)
+    server.forget(queue_name)
+
+
 async def test_a_worker_that_has_died_is_not_ready(queue: TaskQueue) -> None:
     @asynccontextmanager
     async def short() -> AsyncIterator[None]:

@@ -73,9 +73,10 @@ class Claimer:
         return self._signals.stopping and (self.is_unsure or (self._may_be_woken and self._settler.holds > 0))
 
     @property
-    def is_failing(self) -> bool:
-        """Whether the last call was not answered, or refused."""
-        return self._pace.is_failing
+    def is_held_up(self) -> bool:
+        """Whether it would not claim, or would not be answered, with all slots free."""
+        is_behind = len(self._settler) > self._most_unreported or not self._limits.are_told()
+        return self._pace.is_failing or is_behind
 
     @property
     def rest(self) -> float:

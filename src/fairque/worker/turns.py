@@ -61,9 +61,9 @@ class Turns:
         return not (self._is_calling or self._is_reporting() or self._settler.unreported or self._claimer.is_unsure)
 
     @property
-    def is_failing(self) -> bool:
-        """Whether the last claim was not answered, or refused."""
-        return self._claimer.is_failing
+    def is_held_up(self) -> bool:
+        """Whether nothing can be claimed, free slots or not."""
+        return self._claimer.is_held_up
 
     async def run(self) -> None:
         """Until `stop`, whatever is cancelled around it: what runs in a cancelled worker is still to be put back."""

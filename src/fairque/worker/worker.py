@@ -306,7 +306,7 @@ class Worker(Generic[State]):
     def can_claim(self) -> bool:
         """Whether it takes tasks where it has free slots: Redis has answered its last claim, and it is not to stop."""
         is_serving = self._signals.serving.is_set() and not self._signals.stopping
-        return is_serving and self._parts is not None and not self._parts.turns.is_failing
+        return is_serving and self._parts is not None and not self._parts.turns.is_held_up
 
     async def run(self) -> None:
         """Serve until `stop` is called. Cancelling it stops the worker as well, without waiting for running tasks.

@@ -28,11 +28,11 @@ def family_probes(supervisor: Supervisor, render: Callable[[], bytes]) -> App:
         render: Their metrics, added up.
     """
 
-    def there() -> list[Child]:
-        return [child for child in supervisor.children if not child.has_left]
+    def serving() -> list[Child]:
+        return [child for child in supervisor.children if child.has_served and not child.has_left]
 
     async def livez(_: Query) -> Answer:
-        asked = [child for child in there() if child.has_served]
+        asked = serving()
         answers = await asyncio.gather(*(child.ask(PATIENCE_SECONDS) for child in asked))
         silent = [
             str(child.pid)
@@ -46,7 +46,7 @@ def family_probes(supervisor: Supervisor, render: Callable[[], bytes]) -> App:
     async def readyz(_: Query) -> Answer:
         if supervisor.is_stopping:
             return sentence(503, "stops")
-        answers = await asyncio.gather(*(child.ask(PATIENCE_SECONDS) for child in there()))
+        answers = await asyncio.gather(*(child.ask(PATIENCE_SECONDS) for child in serving()))
         claiming = answers.count(Word.CLAIMS)
         return sentence(200 if claiming else 503, f"{claiming} of {supervisor.wanted} processes claim")
 

@@ -24,14 +24,16 @@ logger = logging.getLogger("fairque.http")
 MOST_CONNECTIONS = 100
 CONNECTION_SECONDS = 10.0
 GRACE_SECONDS = 2
+MOST_HEADER_BYTES = 1 << 14
 
 
 @contextlib.asynccontextmanager
 async def serving(app: App, address: str) -> AsyncIterator[str]:
     """Serve the app for as long as the block runs, and tell its URL.
 
-    It leaves signals and logging alone. At most 100 connections are open: for one more, the oldest is cut. Each is for
-    one request, and is cut after ten seconds. At the end, who has asked is answered, for two seconds at most.
+    It leaves signals alone, and logs no requests. At most 100 connections are open: for one more, the oldest is cut.
+    Each is for one request, and is cut after ten seconds. At the end, who has asked is answered, for two seconds at
+    most.
 
     Args:
         app: What `probes` or `demand` has made.
@@ -87,11 +89,12 @@ def _config(app: App) -> uvicorn.Config:
         lifespan="off",
         interface="asgi3",
         log_config=None,
-        log_level="warning",
+        log_level="error",  # what is no HTTP would be a warning, for whoever sends it
         access_log=False,
         proxy_headers=False,
         server_header=False,
         headers=[("connection", "close")],
+        h11_max_incomplete_event_size=MOST_HEADER_BYTES,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
 
@@ -100,9 +103,9 @@ def _config(app: App) -> uvicorn.Config:
 def _listening(endpoint: Endpoint) -> Iterator[socket.socket]:
     """Bound before anything else is begun: who cannot be probed is not to serve."""
     try:
-        [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(
-            *endpoint, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        found = socket.getaddrinfo(*endpoint, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # A name may have several, such as localhost: who asks tries the older kind at the latest
+        family, kind, protocol, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
         listener = socket.socket(family, kind, protocol)
     except OSError as exc:
         raise _unusable(endpoint, exc) from None
