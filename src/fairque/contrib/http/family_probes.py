@@ -50,7 +50,4 @@ def family_probes(supervisor: Supervisor, render: Callable[[], bytes]) -> App:
         claiming = answers.count(Word.CLAIMS)
         return sentence(200 if claiming else 503, f"{claiming} of {supervisor.wanted} processes claim")
 
-    async def metrics() -> bytes:
-        return render()
-
-    return App({"/livez": livez, "/readyz": readyz, "/metrics": metrics_page(metrics)})
+    return App({"/livez": livez, "/readyz": readyz, "/metrics": metrics_page(render)})

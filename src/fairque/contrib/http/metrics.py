@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 
 from fairque.contrib.http.asgi import ANSWER_SECONDS, Answer, Query, Route, sentence
@@ -23,24 +23,16 @@ def are_kept_here() -> bool:
     return find_spec("prometheus_client") is not None
 
 
-def metrics_page(read: Callable[[], Awaitable[bytes]]) -> Route:
+def metrics_page(read: Callable[[], bytes]) -> Route:
     """However many scrape: it is read once a second at most."""
-    if not are_kept_here():
-        return _none
-    from fairque.contrib.prometheus import CONTENT_TYPE
-
-    shared = Shared("metrics", read)
-
-    async def show(_: Query) -> Answer:
-        return Answer(200, await shared.get(), CONTENT_TYPE)
-
-    return show
+    shared = Shared("metrics", partial(_at_once, read))
+    return _page(shared.get)
 
 
 def metrics_of_report(report: Callable[[], Callable[[], bytes] | None]) -> Route:
     """What a worker tells of its process, if it is asked to keep that by then."""
 
-    async def read() -> bytes:
+    def read() -> bytes:
         from fairque.contrib.prometheus import Sum
 
         found, sums = report(), Sum()
@@ -57,30 +49,29 @@ def metrics_of_report(report: Callable[[], Callable[[], bytes] | None]) -> Route
 
 
 def metrics_of_queues(queues: Sequence[TaskQueue], top_users: int) -> Route:
-    """What Redis tells of each, in time for an answer: what is not there by then is left out, and said to be."""
+    """What Redis tells of them, in time for an answer: what is not there by then is left out, and said to be."""
     if not are_kept_here():
         return _none
     from fairque.contrib.prometheus import QueueMetrics
 
     timeout = ANSWER_SECONDS - _MARGIN_SECONDS
-    metrics = [QueueMetrics(queue, top_users=top_users, timeout=timeout) for queue in queues]
+    return _page(QueueMetrics(*queues, top_users=top_users, timeout=timeout).render)
 
-    async def read() -> bytes:
-        return _joined(await asyncio.gather(*(each.render() for each in metrics)))
 
-    return metrics_page(read)
+def _page(render: Callable[[], Awaitable[bytes]]) -> Route:
+    if not are_kept_here():
+        return _none
+    from fairque.contrib.prometheus import CONTENT_TYPE
+
+    async def show(_: Query) -> Answer:
+        return Answer(200, await render(), CONTENT_TYPE)
+
+    return show
+
+
+async def _at_once(read: Callable[[], bytes]) -> bytes:
+    return read()
 
 
 async def _none(_: Query) -> Answer:
     return sentence(501, _MISSING)
-
-
-def _joined(texts: Sequence[bytes]) -> bytes:
-    """Each metric once, with what all of them say of it. The text of a label has no end of a line, and begins none."""
-    families: dict[bytes, tuple[bytes, list[bytes]]] = {}
-    for text in texts:
-        for block in (b"\n" + text).split(b"\n# HELP ")[1:]:
-            described, kind, *samples = block.rstrip(b"\n").split(b"\n")
-            head = b"# HELP " + described + b"\n" + kind
-            families.setdefault(described.partition(b" ")[0], (head, []))[1].extend(samples)
-    return b"".join(b"\n".join([head, *samples, b""]) for head, samples in families.values())
