@@ -31,6 +31,7 @@ from tests.apps import served
 from tests.support.command import call_command
 from tests.support.eventually import eventually
 from tests.support.process import ROOT, WorkerProcess
+from tests.support.processes import is_running
 from tests.support.proxy import CuttingProxy
 from tests.support.servers import Server, new_queue_name
 
@@ -537,6 +538,20 @@ async def test_a_loop_that_is_blocked_does_not_answer(start: Start, queue: TaskQ
     assert await status(url, "/livez", 1) is None
     await becomes(url, "/livez", 200)
     await ended(process)
+
+
+@pytest.mark.parametrize("loop", ["--uvloop", "--no-uvloop"])
+async def test_what_a_task_has_forked_does_not_keep_the_port(start: Start, queue: TaskQueue, loop: str) -> None:
+    process = await start("worker", TARGET, f"--http={ANYWHERE}", loop)
+    url = await url_of(process)
+    left = await (await queue.enqueue(served.fork(60), user_id="acme")).result(timeout=20)
+    try:
+        await ended(process)
+        assert is_running(left)
+        async with serving(App({"/ping": pong}), url.removeprefix("http://")):
+            assert await status(url, "/ping") == 200
+    finally:
+        os.kill(left, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("more", [(), ("--processes=2",), ("--reload",)], ids=["one", "several", "reload"])

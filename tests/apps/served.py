@@ -73,6 +73,17 @@ async def block(seconds: float) -> str:
 
 
 @task
+async def fork(seconds: float) -> int:
+    """The process that it leaves behind, as some libraries do."""
+    if pid := os.fork():
+        return pid
+    for output in (1, 2):  # the test reads it to its end
+        os.close(output)
+    time.sleep(seconds)  # noqa: ASYNC251
+    os._exit(0)
+
+
+@task
 async def keep_interpreter(seconds: float) -> None:
     """No other thread runs meanwhile, as while a long regular expression is matched."""
     tell()

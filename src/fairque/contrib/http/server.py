@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 
@@ -25,6 +26,8 @@ MOST_CONNECTIONS = 100
 CONNECTION_SECONDS = 10.0
 GRACE_SECONDS = 2
 MOST_HEADER_BYTES = 1 << 14
+_open_here: set[socket.socket] = set()
+"""Where this process listens."""
 
 
 @contextlib.asynccontextmanager
@@ -109,7 +112,7 @@ def _listening(endpoint: Endpoint) -> Iterator[socket.socket]:
         listener = socket.socket(family, kind, protocol)
     except OSError as exc:
         raise _unusable(endpoint, exc) from None
-    with listener:
+    with listener, _cut_in_forks(listener):
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setblocking(False)
         try:
@@ -118,6 +121,24 @@ def _listening(endpoint: Endpoint) -> Iterator[socket.socket]:
         except OSError as exc:
             raise _unusable(endpoint, exc) from None
         yield listener
+
+
+@contextlib.contextmanager
+def _cut_in_forks(listener: socket.socket) -> Iterator[None]:
+    """What a task forks off may outlive this process, and would keep the port."""
+    _open_here.add(listener)
+    try:
+        yield
+    finally:
+        _open_here.discard(listener)
+
+
+def _close_in_fork() -> None:
+    while _open_here:
+        os.close(_open_here.pop().detach())  # for `close`, a loop would have to let go of it first
+
+
+os.register_at_fork(after_in_child=_close_in_fork)
 
 
 def _unusable(endpoint: Endpoint, error: OSError) -> ConfigError:
