@@ -27,7 +27,7 @@ from fairque.contrib.http.asgi import ANSWER_SECONDS, MOST_WAITING, Answer, App,
 from fairque.contrib.http.server import MOST_CONNECTIONS, serving
 from fairque.contrib.prometheus import WorkerMetrics
 from fairque.tasks.registry import unregister
-from tests.apps import served
+from tests.apps import made, served
 from tests.support.command import call_command
 from tests.support.eventually import eventually
 from tests.support.process import ROOT, WorkerProcess
@@ -537,6 +537,36 @@ async def test_a_loop_that_is_blocked_does_not_answer(start: Start, queue: TaskQ
     await process.line("runs ")
     assert await status(url, "/livez", 1) is None
     await becomes(url, "/livez", 200)
+    await ended(process)
+
+
+async def test_a_worker_that_code_makes_answers_as_well(start: Start, queue: TaskQueue) -> None:
+    process = await start("worker", "tests.apps.made:worker", f"--http={ANYWHERE}", "--processes=2")
+    url = await url_of(process)
+    await becomes(url, "/readyz", 200)
+    await (await queue.enqueue(made.greet("zoe"), user_id="acme")).result(timeout=20)
+    await process.line("hook ")
+    await tells(url, "fairque_tasks_total{tests.apps.made.greet,finished}", 1)
+    await ended(process)
+
+
+async def test_a_flood_of_requests_holds_up_no_task_for_long(start: Start, queue: TaskQueue) -> None:
+    process = await start("worker", TARGET, f"--http={ANYWHERE}")
+    url = await url_of(process)
+    await becomes(url, "/readyz", 200)
+    over = asyncio.Event()
+
+    async def flood() -> int:
+        asked = 0
+        while not over.is_set():
+            asked += await status(url, "/metrics") is not None
+        return asked
+
+    floods = [asyncio.create_task(flood()) for _ in range(20)]
+    for _ in range(5):
+        assert await (await queue.enqueue(served.greet("zoe"), user_id="acme")).result(timeout=10) == "hello zoe"
+    over.set()
+    assert sum(await asyncio.gather(*floods)) > 20
     await ended(process)
 
 

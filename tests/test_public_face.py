@@ -62,7 +62,7 @@ ONLY_IN = {
     "yaml": "config",
     "rich": "cli",
     "sqlalchemy": "contrib",
-    "uvicorn": "contrib",
+    "uvicorn": "cli contrib",
     "fastapi": "contrib",
     "prometheus_client": "contrib",
     "opentelemetry": "contrib",
