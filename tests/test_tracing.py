@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from opentelemetry import baggage, context, trace
+from opentelemetry.metrics import NoOpMeter, NoOpMeterProvider
 from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
@@ -776,6 +777,92 @@ async def test_a_propagator_or_a_tracer_that_raises_fails_nothing(
             assert await (await queue.enqueue(echo(1), user_id="acme", headers={"traceparent": "x"})).result(20) == 1
             assert await queue.results(await queue.enqueue_many([echo(2), echo(3)], user_id="acme"), 20) == [2, 3]
     assert len([each for each in caplog.records if each.name == "fairque.opentelemetry"]) == 3
+
+
+class BrokenMeters(NoOpMeterProvider):
+    def get_meter(self, *_: Any, **__: Any) -> Any:
+        class Meter(NoOpMeter):
+            def create_counter(self, *_: Any, **__: Any) -> Any:
+                return BrokenInstrument()
+
+            def create_histogram(self, *_: Any, **__: Any) -> Any:
+                return BrokenInstrument()
+
+        return Meter("broken")
+
+
+class BrokenInstrument:
+    def add(self, *_: Any, **__: Any) -> None:
+        raise LookupError("cannot count")
+
+    record = add
+
+
+class BrokenSpan(trace.NonRecordingSpan):
+    def is_recording(self) -> bool:
+        return True
+
+    def add_event(self, *_: Any, **__: Any) -> None:
+        raise LookupError("cannot note")
+
+    set_attribute = set_status = end = add_event
+
+
+class BrokenSpans(trace.TracerProvider):
+    def get_tracer(self, *_: Any, **__: Any) -> Any:
+        class Tracer(trace.NoOpTracer):
+            def start_span(self, *_: Any, **__: Any) -> Any:
+                return BrokenSpan(trace.SpanContext(7, 7, False, trace.TraceFlags(1)))
+
+        return Tracer()
+
+
+async def test_instruments_and_spans_that_raise_fail_nothing(opened: Opened, caplog: pytest.LogCaptureFixture):
+    @task(name="raises")
+    async def raises() -> None:
+        raise LookupError
+
+    async with opened(Tracing(tracer_provider=BrokenSpans(), meter_provider=BrokenMeters())) as queue:
+        assert await (await queue.enqueue(echo(1), user_id="acme")).result(20) == 1
+        assert await queue.results(await queue.enqueue_many([echo(2), echo(3)], user_id="acme"), 20) == [2, 3]
+        bad = await queue.enqueue(raises(), user_id="acme")
+        with pytest.raises(TaskFailed, match="LookupError"):
+            await bad.result(20)
+        await queue.discard(bad)
+    lines = [each.getMessage() for each in caplog.records if each.name == "fairque.opentelemetry"]
+    assert len(lines) == 2
+
+
+async def test_an_error_that_another_middleware_swallows_reaches_the_caller_all_the_same(
+    server: Server, queue_name: str, recorded: Recorded
+):
+    async def swallow(_call: EnqueueCall, call_next: CallNext) -> None:
+        with suppress(QueueFull):
+            await call_next()
+
+    around = [recorded.tracing().around_enqueue, swallow]
+    async with TaskQueue(server.url, name=queue_name, enqueue_middleware=around) as queue:
+        await queue.set_policy("acme", max_queued=0)
+        with pytest.raises(QueueFull):
+            await queue.enqueue(echo(1), user_id="acme")
+        with pytest.raises(QueueFull):
+            await queue.enqueue_many([echo(1), echo(2)], user_id="acme")
+        await queue.purge("acme")
+
+
+async def test_names_that_no_exporter_could_send_are_not_in_spans(opened: Opened, recorded: Recorded):
+    """Else one caller keeps the spans of others from being sent with its own."""
+    async with opened(recorded.tracing(user_id=True), serves=False) as queue:
+        for call, user_id in (
+            (Task.create(name="broken \ud800"), "acme"),
+            (echo(1), "broken \ud800"),
+            (Task.create(name="x" * 3_000_000), "acme"),
+        ):
+            with pytest.raises((FairqueError, UnicodeError)):
+                await queue.enqueue(call, user_id=user_id)
+    for span in recorded.spans():
+        for value in (span.attributes or {}).values():
+            assert len(str(value).encode()) < 3000
 
 
 async def test_a_task_that_harms_its_own_span_harms_no_other(

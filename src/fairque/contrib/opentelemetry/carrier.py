@@ -4,18 +4,17 @@ there by callers.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import TextMapPropagator
 
+from fairque.contrib.opentelemetry.guard import Guard, logger
 from fairque.tasks.headers import MAX_HEADER_BYTES, header_bytes
 
 __all__ = ["OF_SCHEDULE", "Carrier"]
 
-logger = logging.getLogger("fairque.opentelemetry")
 OF_SCHEDULE = "scheduled-"
 """What the names of headers begin with that say where a schedule was made: no run of it is a child of that."""
 
@@ -29,6 +28,8 @@ class Carrier:
     def __init__(self, propagator: TextMapPropagator | None) -> None:
         self._propagator = propagator
         self._told: set[str] = set()
+        self._writing = Guard("the trace of a task cannot be written into its headers")
+        self._reading = Guard("the trace of a task cannot be read from its headers")
 
     @property
     def _used(self) -> TextMapPropagator:
@@ -37,13 +38,11 @@ class Carrier:
     def written(self, context: Context) -> dict[str, str]:
         """As headers; empty where there is no trace and no baggage, or where it cannot be written."""
         headers: dict[str, str] = {}
-        try:
+        with self._writing:
             self._used.inject(headers, context)
             header_bytes(headers)  # what is no text, no other process could read
-        except Exception:
-            self._tell("write", "the trace of a task cannot be written into its headers", with_error=True)
-            return {}
-        return headers
+            return headers
+        return {}
 
     def read(self, headers: Mapping[str, str], prefix: str = "") -> Context:
         """What headers say, which may be by anybody; an empty context where that is nothing that can be read."""
@@ -51,11 +50,9 @@ class Carrier:
             headers = {name.removeprefix(prefix): text for name, text in headers.items() if name.startswith(prefix)}
         if not headers:
             return Context()
-        try:
+        with self._reading:
             return self._used.extract(headers, Context())
-        except Exception:
-            self._tell("read", "the trace of a task cannot be read from its headers", with_error=True)
-            return Context()
+        return Context()
 
     def span_in(self, headers: Mapping[str, str], prefix: str = "") -> trace.SpanContext | None:
         """Whose child it is to be; None where the headers name none."""
@@ -98,11 +95,11 @@ class Carrier:
     def tell_too_large(self) -> None:
         self._tell("message", "a task is sent without its trace, with which its message would be too large")
 
-    def _tell(self, what: str, text: str, *, with_error: bool = False) -> None:
+    def _tell(self, what: str, text: str) -> None:
         """Once of each kind: it may be so with every task."""
         if what not in self._told:
             self._told.add(what)
-            logger.warning("%s; this is told once", text, exc_info=with_error)
+            logger.warning("%s; this is told once", text)
 
 
 def _same(said: Mapping[str, str], inherited: Mapping[str, str]) -> set[str]:

@@ -25,7 +25,7 @@ from fairque.contrib.opentelemetry.conventions import (
     WAIT_SECONDS,
     WAITED,
 )
-from fairque.contrib.opentelemetry.end import End, tell_failure
+from fairque.contrib.opentelemetry.end import End
 from fairque.contrib.opentelemetry.measures import Measures
 from fairque.contrib.opentelemetry.spans import Spans
 from fairque.contrib.opentelemetry.subprocess import attached, written
@@ -59,22 +59,29 @@ class Consumer:
         within = trace.set_span_in_context(span, parent)
         self._tell_subprocess(run, within)
         token = context.attach(within)
-        began, value, error = time.perf_counter(), None, None
+        began = time.perf_counter()
         try:
             value = await call_next()
         except BaseException as exc:
-            error = exc
-            raise
-        else:
-            return value
-        finally:
             context.detach(token)
-            end = End.of(run.cut_off, error)
-            if isinstance(value, Streamed):
-                span.set_attribute(CHUNKS, value.chunks)
-            end.tell(span, self._spans.with_texts)
-            self._spans.end(span)
+            end = End.of(run.cut_off, exc)
+            self._end(span, end, None)
             self._measures.note_run(run.queue_name, function, time.perf_counter() - began, end)
+            del end  # it has the error, which has this frame
+            raise
+        context.detach(token)
+        end = End.of(run.cut_off, None)
+        self._end(span, end, value)
+        self._measures.note_run(run.queue_name, function, time.perf_counter() - began, end)
+        return value
+
+    def _end(self, span: Span, end: End, value: Any) -> None:
+        with self._spans.guard:
+            if span.is_recording():
+                span.set_attribute(OUTCOME, end.outcome)
+                if isinstance(value, Streamed):
+                    span.set_attribute(CHUNKS, value.chunks)
+        self._spans.end(span, end.error)
 
     def note_failure(self, event: TaskEvent) -> None:
         """A span of an attempt that came to no run, where that is what the failure tells."""
@@ -89,22 +96,23 @@ class Consumer:
             **self._spans.about(event.name, event.user_id),
         }
         span = self._spans.start(f"{PROCESS.name} {event.queue_name}", SpanKind.CONSUMER, attributes, parent)
-        tell_failure(span, event.failure, self._spans.with_texts)
-        self._spans.end(span)
+        self._spans.end(span, event.failure)
 
     def _tell_subprocess(self, run: RunningTask, within: Context) -> None:
         if run.function is not None and run.function.run_in == "process":
-            run.enter_in_subprocess(attached, written(within))
+            with self._spans.guard:
+                run.enter_in_subprocess(attached, written(within))
 
     def _start(self, run: RunningTask, parent: Context) -> Span:
         links = self._links(run)
         span = self._spans.start(
             f"{PROCESS.name} {run.queue_name}", SpanKind.CONSUMER, self._attributes(run), parent, links
         )
-        if span.is_recording():
-            span.add_event(WAITED, {WAIT_SECONDS: run.wait_seconds})
-        if run.group is not None:
-            self._join(run.group, span, parent)
+        with self._spans.guard:
+            if span.is_recording():
+                span.add_event(WAITED, {WAIT_SECONDS: run.wait_seconds})
+            if run.group is not None:
+                self._join(run.group, span, parent)
         return span
 
     def _attributes(self, run: RunningTask) -> dict[str, Any]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import NamedTuple
 
 from opentelemetry.trace import Span, Status, StatusCode
 
 from fairque import Failure, Snooze
-from fairque.contrib.opentelemetry.conventions import ERROR_TYPE, OUTCOME
+from fairque.contrib.opentelemetry.conventions import ERROR_TYPE
 from fairque.tasks.failure import RaisedElsewhere, failure_of, frames_in, raised_by
 
-__all__ = ["FINISHED", "End", "error_type_of", "tell_error", "tell_failure"]
+__all__ = ["End", "error_type_of", "tell_error", "tell_failure"]
 
 
 class End(NamedTuple):
@@ -19,12 +18,10 @@ class End(NamedTuple):
     Attributes:
         outcome: ``"returned"``, ``"raised"``, ``"snoozed"``, or why the run was cut off: ``"timeout"``, ``"canceled"``,
             ``"lost"``, ``"released"``.
-        error_type: Of a failure; None where nothing has failed.
-        error: What the body raised, where that is what ended it.
+        error: What failed; None where nothing has.
     """
 
     outcome: str
-    error_type: str | None = None
     error: BaseException | None = None
 
     @classmethod
@@ -33,25 +30,19 @@ class End(NamedTuple):
         if cut_off:
             return _CUT_OFF[cut_off]
         if error is None:
-            return FINISHED
-        if _is_snooze(error):
-            return _SNOOZED
-        return cls("raised", error_type_of(error), error)
-
-    def tell(self, span: Span, with_texts: bool) -> None:
-        """Nothing where the body has ended the span, which would be a warning for each."""
-        if not span.is_recording():
-            return
-        span.set_attribute(OUTCOME, self.outcome)
-        if self.error_type is not None:
-            tell_error(span, self.error_type, self.error, with_texts)
+            return _RETURNED
+        return _SNOOZED if _is_snooze(error) else cls("raised", error)
 
 
-FINISHED = End("returned")
+class TaskLost(Exception):
+    """Another worker has the task, or it is gone."""
+
+
+_RETURNED = End("returned")
 _SNOOZED = End("snoozed")
 _CUT_OFF = {
-    "timeout": End("timeout", TimeoutError.__name__),
-    "lost": End("lost", "TaskLost"),
+    "timeout": End("timeout", TimeoutError()),
+    "lost": End("lost", TaskLost()),
     "canceled": End("canceled"),
     "released": End("released"),
 }
@@ -59,28 +50,33 @@ _CUT_OFF = {
 
 def error_type_of(error: BaseException) -> str:
     """The name of its class, as in `TaskFailed.type_name`."""
-    return error.raised.failure.type_name if isinstance(error, RaisedElsewhere) else type(error).__name__
+    if isinstance(error, RaisedElsewhere):
+        return error.raised.failure.type_name
+    return type(error).__name__.encode(errors="replace").decode()
 
 
-def tell_error(span: Span, error_type: str, error: BaseException | None, with_texts: bool) -> None:
-    """Its type and the frames of its traceback, which are code. Its text may quote arguments, so that has to be asked
-    for.
-    """
-    span.set_attribute(ERROR_TYPE, error_type)
-    if error is None or isinstance(error, asyncio.CancelledError):
-        span.set_status(Status(StatusCode.ERROR, error_type))
-        return
-    tell_failure(span, failure_of(error), with_texts)
+def tell_error(span: Span, error: BaseException, with_texts: bool) -> None:
+    """What cut a run off was raised nowhere, so it has no frames."""
+    if error.__traceback__ is None:
+        _mark(span, error_type_of(error), error_type_of(error))
+    else:
+        tell_failure(span, failure_of(error), with_texts)
 
 
 def tell_failure(span: Span, failure: Failure, with_texts: bool) -> None:
-    """The same of a failure that is data."""
-    span.set_attribute(ERROR_TYPE, failure.type_name)
+    """Its type and the frames of its traceback, which are code. Its text may quote arguments, so that has to be asked
+    for.
+    """
     event = {"exception.type": failure.type_name, "exception.stacktrace": "\n".join(frames_in(failure.traceback))}
     if with_texts:
         event |= {"exception.message": failure.message, "exception.stacktrace": failure.traceback}
     span.add_event("exception", event)
-    span.set_status(Status(StatusCode.ERROR, failure.message if with_texts else failure.type_name))
+    _mark(span, failure.type_name, failure.message if with_texts else failure.type_name)
+
+
+def _mark(span: Span, error_type: str, description: str) -> None:
+    span.set_attribute(ERROR_TYPE, error_type)
+    span.set_status(Status(StatusCode.ERROR, description))
 
 
 def _is_snooze(error: BaseException) -> bool:

@@ -15,7 +15,8 @@ from fairque.contrib.opentelemetry.conventions import (
     TASK_NAME,
     Operation,
 )
-from fairque.contrib.opentelemetry.end import End
+from fairque.contrib.opentelemetry.end import End, error_type_of
+from fairque.contrib.opentelemetry.guard import Guard
 
 __all__ = ["Measures"]
 
@@ -24,6 +25,7 @@ class Measures:
     """No attribute of them is a user, a worker or an id: each value would be a series of its own."""
 
     def __init__(self, provider: metrics.MeterProvider | None) -> None:
+        self._guard = Guard("a metric lacks what happened")
         meter = metrics.get_meter("fairque", __version__, provider, SCHEMA_URL)
         self._sent = meter.create_counter(
             "messaging.client.sent.messages",
@@ -49,26 +51,29 @@ class Measures:
         )
 
     def note_call(
-        self, operation: Operation, queue_name: str, messages: int, seconds: float, error_type: str | None
+        self, operation: Operation, queue_name: str, messages: int, seconds: float, error: BaseException | None
     ) -> None:
         """A call that put tasks in, or tried to."""
         attributes = operation.attributes(queue_name)
-        if error_type is not None:
-            attributes[ERROR_TYPE] = error_type
-        self._operations.record(seconds, attributes)
-        if operation.sends:
-            del attributes[OPERATION_TYPE]
-            self._sent.add(messages, attributes)
+        if error is not None:
+            attributes[ERROR_TYPE] = error_type_of(error)
+        with self._guard:
+            self._operations.record(seconds, attributes)
+            if operation.sends:
+                del attributes[OPERATION_TYPE]
+                self._sent.add(messages, attributes)
 
     def note_delivery(self, queue_name: str, function: str) -> None:
         """`function`: its name; empty for a payload, whose name comes from whoever puts it in."""
-        self._consumed.add(1, _of_runs(queue_name, function))
+        with self._guard:
+            self._consumed.add(1, _of_runs(queue_name, function))
 
     def note_run(self, queue_name: str, function: str, seconds: float, end: End) -> None:
         attributes = {**_of_runs(queue_name, function), OUTCOME: end.outcome}
-        if end.error_type is not None:
-            attributes[ERROR_TYPE] = end.error_type
-        self._runs.record(seconds, attributes)
+        if end.error is not None:
+            attributes[ERROR_TYPE] = error_type_of(end.error)
+        with self._guard:
+            self._runs.record(seconds, attributes)
 
 
 def _of_runs(queue_name: str, function: str) -> dict[str, str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,14 +9,17 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanContext, SpanKind
 
-from fairque import Task, __version__
+from fairque import Failure, Task, __version__
 from fairque.contrib.opentelemetry.conventions import SCHEMA_URL, TASK_NAME, USER_ID
+from fairque.contrib.opentelemetry.end import tell_error, tell_failure
+from fairque.contrib.opentelemetry.guard import Guard
 
 __all__ = ["MOST_LINKS", "Spans", "link"]
 
-logger = logging.getLogger("fairque.opentelemetry")
 MOST_LINKS = 128
 """Of a span, as many as the SDK keeps by default."""
+MOST_CHARS = 500
+"""Of a name, which may be anything that a caller tries."""
 
 
 class Spans:
@@ -33,7 +34,7 @@ class Spans:
         self._tracer = trace.get_tracer("fairque", __version__, provider, SCHEMA_URL)
         self._with_users = with_users
         self.with_texts = with_texts
-        self._is_told = False
+        self.guard = Guard("a span is left out or lacks something")
 
     def start(
         self,
@@ -44,39 +45,42 @@ class Spans:
         links: Sequence[Link] = (),
     ) -> Span:
         """`parent`: None is what is current here."""
-        try:
+        with self.guard:
             return self._tracer.start_span(name, parent, kind, attributes, links)
-        except Exception:
-            self._tell_once("started")
-            return INVALID_SPAN
+        return INVALID_SPAN
 
-    def end(self, span: Span) -> None:
+    def end(self, span: Span, error: BaseException | Failure | None = None) -> None:
         """One that a body has ended is left alone: ending it again would be a warning for each."""
-        if not span.is_recording():
-            return
-        try:
-            span.end()
-        except Exception:
-            self._tell_once("ended")
+        with self.guard:
+            if not span.is_recording():
+                return
+            if isinstance(error, Failure):
+                tell_failure(span, error, self.with_texts)
+            elif error is not None:
+                tell_error(span, error, self.with_texts)
+        with self.guard:
+            if span.is_recording():
+                span.end()
 
     def about(self, task_name: str, user_id: str | None) -> dict[str, str]:
-        """What a span says of the one task that it is about."""
-        attributes = {TASK_NAME: task_name}
+        """What a span says of the one task that it is about. It is said before that is checked: what no exporter can
+        send would take the spans of others with it.
+        """
+        attributes = {TASK_NAME: _sendable(task_name)}
         if self._with_users and user_id is not None:
-            attributes[USER_ID] = user_id
+            attributes[USER_ID] = _sendable(user_id)
         return attributes
 
     def about_task(self, task: Task[Any]) -> dict[str, str]:
         return self.about(task.name, task.task_options.user_id)
-
-    def _tell_once(self, what: str) -> None:
-        """It may be so with every task."""
-        if not self._is_told:
-            self._is_told = True
-            logger.warning("a span could not be %s; this is told once", what, exc_info=sys.exc_info())
 
 
 def link(span: Span, others: Sequence[SpanContext]) -> None:
     """To as many as a span keeps."""
     for each in others[:MOST_LINKS]:
         span.add_link(each)
+
+
+def _sendable(name: object) -> str:
+    text = str(name)[:MOST_CHARS]
+    return text if text.isascii() else text.encode(errors="replace").decode()
