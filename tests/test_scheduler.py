@@ -16,6 +16,8 @@ import pytest
 
 from fairque import (
     BadArguments,
+    Codec,
+    Encrypt,
     Fail,
     FiredTask,
     InvalidInput,
@@ -31,6 +33,7 @@ from fairque import (
     TaskState,
     UnknownSchedule,
     Worker,
+    current_task,
     task,
 )
 from fairque.redis.store_schedules import ScheduleStore, Write
@@ -1268,6 +1271,37 @@ async def test_the_headers_of_each_task_may_be_decided_when_it_is_made(server: S
     first, last = made[0], made[-1]
     assert (first.queue_name, first.user_id, first.name, last.task_id) == (queue_name, "anna", "report", by_hand)
     assert (first.firing.schedule_id, first.headers) == ("s", {"kept": "yes"})
+
+
+@pytest.mark.parametrize("codec", [None, Encrypt({"k": bytes(32)})], ids=["plain", "sealed"])
+async def test_callbacks_of_what_is_made_get_the_same_change(server: Server, queue_name: str, codec: Codec | None):
+    heard: list[tuple[str, dict[str, str]]] = []
+
+    @task(name="note")
+    async def note(who: str) -> None:
+        heard.append((who, dict(current_task().headers)))
+
+    def decide(each: FiredTask) -> dict[str, str]:
+        return {"kept": each.headers["kept"], "run": each.task_id}
+
+    async with TaskQueue(server.url, name=queue_name, codec=codec, firing_headers=decide) as queue:
+        last = note("last").options(headers={"gone": "yes", "own": "1"})
+        first = note("first").options(headers={"gone": "yes"}, on_end=last)
+        full = note("full").options(headers={"full": "x" * 4090})
+        made = note("task").options(headers={"kept": "yes", "gone": "yes"}, on_success=[first, full])
+        scheduler = TaskScheduler(queue)
+        await add(scheduler, schedule_id="s", task=made)
+        async with Worker(queue, scheduler=False):
+            task_id = await scheduler.run_now("s")
+            await eventually(lambda: len(heard) == 4)
+        await queue.purge("anna")
+    unregister("note")
+    assert dict(heard) == {
+        "task": {"kept": "yes", "run": task_id},
+        "first": {"run": task_id},
+        "last": {"own": "1", "run": task_id},
+        "full": {"full": "x" * 4090},
+    }
 
 
 @pytest.mark.parametrize("wrong", [{"n": 7}, {"n": "x" * 5000}, None, LookupError("no")], ids=range(4))

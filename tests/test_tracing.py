@@ -373,15 +373,16 @@ async def test_each_run_of_a_schedule_is_a_trace_that_is_linked_to_where_it_was_
             raise ConnectionError
         return sorted(current_task().headers), baggage.get_baggage("tenant")
 
+    planned = flaky().options(on_success=echo("called back"))
     async with opened(scheduler=False) as traced:
         scheduler = TaskScheduler(traced)
         token = context.attach(baggage.set_baggage("tenant", "of the request"))
         with recorded.tracer.start_as_current_span("setup"):
-            await scheduler.add_schedule(every=60, task=flaky(), user_id="acme", schedule_id="s")
+            await scheduler.add_schedule(every=60, task=planned, user_id="acme", schedule_id="s")
         context.detach(token)
         assert await scheduler.fire_due(ahead=130) == 2
         by_hand = await scheduler.run_now("s")
-        runs = await recorded.wait_for(6, "process")
+        runs = await recorded.wait_for(9, "process")
         assert await traced.handle("acme", by_hand).result(20) == [["traceparent"], None]
         await traced.purge("acme")
     [made] = recorded.spans("schedule")
@@ -392,7 +393,7 @@ async def test_each_run_of_a_schedule_is_a_trace_that_is_linked_to_where_it_was_
         assert (each.parent, each.kind) == (None, SpanKind.PRODUCER)
         assert is_linked(each, made)
         assert (each.attributes or {})["fairque.schedule.id"] == "s"
-        assert sum(is_child(run, each) for run in runs) == 2
+        assert sum(is_child(run, each) for run in runs) == 3
     assert recorded.points("messaging.client.sent.messages") == []
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
-from fairque.tasks.headers import checked_headers
+from fairque.tasks.headers import MAX_HEADER_BYTES, checked_headers, header_bytes
 from fairque.tasks.message import Firing
 
-__all__ = ["FiredTask", "FiringDoor", "FiringHeaders"]
+__all__ = ["Decided", "FiredTask", "FiringDoor", "FiringHeaders"]
 
 logger = logging.getLogger("fairque.scheduler")
 
@@ -25,7 +26,7 @@ class FiredTask(msgspec.Struct, frozen=True, kw_only=True):
         task_id: Its id.
         name: That of the task.
         firing: The schedule and the moment that was planned.
-        headers: As the schedule keeps them.
+        headers: As the schedule keeps them. What becomes other in them becomes so in those of its callbacks.
     """
 
     queue_name: str
@@ -37,6 +38,24 @@ class FiredTask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 FiringHeaders = Callable[[FiredTask], Mapping[str, str]]
+
+
+class Decided(NamedTuple):
+    """The headers of a task, and what is other in them than its schedule keeps."""
+
+    headers: dict[str, str]
+    taken: frozenset[str] = frozenset()
+    given: Mapping[str, str] = {}
+
+    @classmethod
+    def of(cls, kept: Mapping[str, str], headers: dict[str, str]) -> Decided:
+        given = {name: text for name, text in headers.items() if kept.get(name) != text}
+        return cls(headers, frozenset(kept.keys() - headers.keys()), given)
+
+    def changed(self, kept: Mapping[str, str]) -> Mapping[str, str]:
+        """The same change of the headers of a callback, where there is room for it."""
+        made = {name: text for name, text in kept.items() if name not in self.taken} | dict(self.given)
+        return made if header_bytes(made) <= MAX_HEADER_BYTES else kept
 
 
 class FiringDoor:
@@ -51,16 +70,16 @@ class FiringDoor:
         self._decide = decide
         self._queue_name = queue_name
 
-    def headers(self, user_id: str, task_id: str, name: str, firing: Firing, kept: dict[str, str]) -> dict[str, str]:
+    def decide(self, user_id: str, task_id: str, name: str, firing: Firing, kept: dict[str, str]) -> Decided:
         made = FiredTask(
             queue_name=self._queue_name, user_id=user_id, task_id=task_id, name=name, firing=firing, headers=kept
         )
         try:
-            return checked_headers(self._decide(made))
+            return Decided.of(kept, checked_headers(self._decide(made)))
         except Exception:
             logger.exception(
                 "schedule %r: the headers of a task could not be decided, and stay as they were",
                 firing.schedule_id,
                 extra={"schedule_id": firing.schedule_id, "user_id": user_id},
             )
-            return kept
+            return Decided(kept)

@@ -12,18 +12,18 @@ from fairque.codec.codec import Kind, Sealer
 from fairque.errors import InvalidInput, MessageTooLarge, WrongType
 from fairque.models import Priority
 from fairque.queue.callbacks import plain_callbacks, seal_callbacks
-from fairque.queue.firing_door import FiringDoor
+from fairque.queue.firing_door import Decided, FiringDoor
 from fairque.queue.producer import user_of
 from fairque.redis.delivery import NewCallback
 from fairque.redis.store_schedules import Due
 from fairque.schedule.spec import Spec
 from fairque.settings import MOST_MESSAGE_BYTES
-from fairque.tasks.message import BadMessage, Firing, Overrides, encode_body, head_of
+from fairque.tasks.message import BadMessage, Firing, Overrides, decode_body, encode_body, head_of
 from fairque.tasks.options import TaskOptions, expiry_of, start_of
 from fairque.tasks.sealed import open_body, open_value, seal_body, seal_value
 from fairque.tasks.task import Task
 
-__all__ = ["Template", "body_for", "callbacks_for", "check_task", "task_id_for"]
+__all__ = ["Template", "check_task", "run_of", "task_id_for"]
 
 _NO_NONCE = bytes(8)
 _ROOM = 1024  # for what each run adds to the message
@@ -92,24 +92,26 @@ def check_task(task: object) -> Task[Any]:
     return task
 
 
-def body_for(
+def run_of(
     sealer: Sealer | None, door: FiringDoor | None, due: Due, spec: Spec, task_id: str, planned_ms: int
-) -> bytes:
-    """The message of one run. Whoever makes it, it is the same, but for its headers and how it is sealed.
+) -> tuple[bytes, tuple[NewCallback, ...]]:
+    """The message of one run, and its callbacks. Whoever makes them, they are the same, but for their headers and how
+    they are sealed.
 
     Raises `BadMessage`, `UnknownKey` and `BrokenSeal`.
     """
     message = open_body(sealer, Kind.SCHEDULE, due.user_id, due.schedule_id, due.body)
     overrides, firing = message.overrides or Overrides(), Firing(due.schedule_id, spec.cron, planned_ms)
-    headers = overrides.headers
+    decided = Decided(overrides.headers)
     if door is not None:
-        headers = door.headers(due.user_id, task_id, message.name, firing, headers)
-    overrides = msgspec.structs.replace(overrides, schedule=firing, headers=headers)
+        decided = door.decide(due.user_id, task_id, message.name, firing, overrides.headers)
+    overrides = msgspec.structs.replace(overrides, schedule=firing, headers=decided.headers)
     made = msgspec.structs.replace(message, overrides=overrides)
     _, cost, priority = head_of(due.body)
     nonce = hashlib.sha256(f"{due.user_id} {task_id}".encode()).digest()[:8]
     body = encode_body(made, nonce, cost, priority, MOST_MESSAGE_BYTES)
-    return seal_body(sealer, Kind.ARGUMENTS, due.user_id, task_id, body, MOST_MESSAGE_BYTES)
+    sealed = seal_body(sealer, Kind.ARGUMENTS, due.user_id, task_id, body, MOST_MESSAGE_BYTES)
+    return sealed, _callbacks_of_run(sealer, due, task_id, decided)
 
 
 def _kept_callbacks(
@@ -127,8 +129,7 @@ def _kept_callbacks(
     return seal_value(sealer, Kind.SCHEDULED_CALLBACKS, user_id, schedule_id, packed)
 
 
-def callbacks_for(sealer: Sealer | None, due: Due, task_id: str) -> tuple[NewCallback, ...]:
-    """Those of one run. Raises `BadMessage`, `UnknownKey` and `BrokenSeal`."""
+def _callbacks_of_run(sealer: Sealer | None, due: Due, task_id: str, decided: Decided) -> tuple[NewCallback, ...]:
     if not due.callbacks:
         return ()
     packed = open_value(sealer, Kind.SCHEDULED_CALLBACKS, due.user_id, due.schedule_id, due.callbacks)
@@ -136,7 +137,18 @@ def callbacks_for(sealer: Sealer | None, due: Due, task_id: str) -> tuple[NewCal
         kept = _callbacks_decoder.decode(packed)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise BadMessage(f"its callbacks in Redis cannot be decoded: {exc}") from None
+    if decided.taken or decided.given:
+        kept = tuple(_with_headers(each, decided) for each in kept)
     return seal_callbacks(sealer, due.user_id, task_id, kept, MOST_MESSAGE_BYTES)
+
+
+def _with_headers(callback: NewCallback, decided: Decided) -> NewCallback:
+    message = decode_body(callback.body)
+    overrides = message.overrides or Overrides()
+    headers = dict(decided.changed(overrides.headers))
+    changed = msgspec.structs.replace(message, overrides=msgspec.structs.replace(overrides, headers=headers))
+    body = encode_body(changed, *head_of(callback.body), MOST_MESSAGE_BYTES)
+    return callback._replace(body=body, after=tuple(_with_headers(each, decided) for each in callback.after))
 
 
 def task_id_for(schedule_id: str, slot_ms: int) -> str:

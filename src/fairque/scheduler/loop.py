@@ -21,7 +21,7 @@ from fairque.queue.queue import TaskQueue
 from fairque.redis.store_schedules import OUTCOMES, Due, Move, Ripe, ScheduleStore, Write, decode_spec
 from fairque.schedule.timetable import Timetable
 from fairque.scheduler.declarations import Declarations
-from fairque.scheduler.firing import body_for, callbacks_for, task_id_for
+from fairque.scheduler.firing import run_of, task_id_for
 from fairque.scheduler.misfire import jittered, plan
 
 __all__ = ["ScheduleLoop"]
@@ -267,12 +267,12 @@ def _move(sealer: Sealer | None, door: FiringDoor | None, due: Due, now_ms: int)
     next_ms = max(due.ms, jittered(due.schedule_id, spec, next_slot)) if next_slot is not None else None
     fired = due.slot if slot is None else slot
     task_id = task_id_for(due.schedule_id, fired)
-    body = b"" if slot is None else body_for(sealer, door, due, spec, task_id, fired)
+    body, callbacks = (b"", ()) if slot is None else run_of(sealer, door, due, spec, task_id, fired)
     return Move(
         due,
         task_id,
         body,
-        () if slot is None else callbacks_for(sealer, due, task_id),
+        callbacks,
         next_ms,
         next_slot,
         missed,

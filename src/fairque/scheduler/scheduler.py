@@ -18,7 +18,7 @@ from fairque.redis.store_schedules import Move, ScheduleStore, StoredSchedule, W
 from fairque.schedule.spec import Misfire, Overlap, ScheduleChanges, ScheduledTask
 from fairque.scheduler.changes import Wanted, added, changed, check_not_ended, paused, resumed
 from fairque.scheduler.declarations import Declarations
-from fairque.scheduler.firing import Template, body_for, callbacks_for, check_task
+from fairque.scheduler.firing import Template, check_task, run_of
 from fairque.scheduler.loop import ScheduleLoop
 from fairque.scheduler.page import SchedulePage, look_at_schedules, next_slots
 from fairque.scheduler.schedule import Schedule, checked_spec
@@ -278,8 +278,8 @@ class TaskScheduler:
             due, spec = known.due, known.spec
             assert due is not None
             task_id = f"{schedule_id}@run-{unique}"
-            body = body_for(self._queue.sealer, self._queue.firing_door, due, spec, task_id, known.now_ms)
-            callbacks = callbacks_for(self._queue.sealer, due, task_id)
+            door = self._queue.firing_door
+            body, callbacks = run_of(self._queue.sealer, door, due, spec, task_id, known.now_ms)
             overlap = "allow" if spec.overlap == "skip" else spec.overlap
             move = Move(due, task_id, body, callbacks, None, None, 0, "now", overlap, None)
             [outcome] = await self._loop.send([move])
