@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from fairque.redis.commands import commands_of, readers, scripts_of_core
+from fairque.redis.commands import commands_of, readers
 from fairque.redis.keys import Keys, glob
 
 __all__ = ["ROLES", "Role", "rules_of"]
@@ -26,7 +26,8 @@ _OF_WRITERS = frozenset(("scan",))
 
 
 class Role(NamedTuple):
-    """
+    """One kind of process. What only reads is of all roles.
+
     Attributes:
         name: As `fairque acl` takes it.
         scripts: Names of those that it adds to those of the roles it includes.
@@ -62,6 +63,7 @@ _PUTS_IN = (
 )
 _FIRES = "agree declare expire fire leave_schedules ripe schedule unschedule"
 _SERVES = "accuse agree append claim leave limits policy progress receive renew settle turn"
+_MANAGES = "change_settings discard purge repair requeue"
 
 ROLES = {
     role.name: role
@@ -70,7 +72,7 @@ ROLES = {
         Role("producer", _PUTS_IN.split, _EVERYBODY | _WRITES, ("reader",)),
         Role("scheduler", _FIRES.split, _EVERYBODY | _WRITES, ("reader",)),
         Role("worker", _SERVES.split, _EVERYBODY | _WRITES, ("producer", "scheduler")),
-        Role("admin", scripts_of_core, _EVERYBODY | _WRITES | _MENDS, ("worker",)),
+        Role("admin", _MANAGES.split, _EVERYBODY | _WRITES | _MENDS, ("worker",)),
     )
 }
 """Whose tasks put in others, and who fires schedules beside them, is a worker: it may what those may."""
