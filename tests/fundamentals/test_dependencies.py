@@ -1,7 +1,6 @@
 """8. Dependencies: tasks that wait for other tasks of their user."""
 
 import asyncio
-import re
 
 import pytest
 
@@ -19,7 +18,7 @@ from fairque import (
 from fairque.redis.scripts import load
 from fairque.settings import QueueSettings
 from fairque.tasks.registry import registry
-from tests.support.calls import make_known
+from tests.support.calls import make_known, scripts_called
 from tests.support.core import outcome
 from tests.support.eventually import eventually
 from tests.support.render_scripts import scripts
@@ -53,8 +52,7 @@ async def serve(queue: TaskQueue, **options) -> None:
 
 
 def script_calls(server) -> int:
-    found = re.search(rb"cmdstat_fcall:calls=(\d+)", server.execute("INFO", "commandstats"))
-    return int(found[1]) if found else 0
+    return scripts_called(server.execute)
 
 
 async def nothing_was_written(queue: TaskQueue, server, queue_name: str) -> None:

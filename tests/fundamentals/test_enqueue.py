@@ -1,7 +1,6 @@
 """2. Enqueue: put tasks in, once."""
 
 import asyncio
-import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -22,6 +21,7 @@ from fairque import (
     task,
 )
 from fairque.tasks.registry import registry
+from tests.support.calls import scripts_called
 from tests.support.eventually import eventually
 from tests.support.resp import RespClient
 
@@ -43,8 +43,7 @@ def _registered():
 
 def script_calls(server) -> int:
     """How many scripts the server has run so far."""
-    found = re.search(rb"cmdstat_fcall:calls=(\d+)", server.execute("INFO", "commandstats"))
-    return int(found[1]) if found else 0
+    return scripts_called(server.execute)
 
 
 # One task
@@ -439,14 +438,9 @@ async def test_whoever_puts_in_very_much_at_once_delays_nobody_else_in_its_proce
 async def test_calls_that_are_refused_cost_others_few_round_trips(queue: TaskQueue, server):
     await queue.set_policy("full", max_queued=1)
     await queue.enqueue(echo(), user_id="full")
-    before = calls_of_scripts(server)
+    before = script_calls(server)
     users = [user for at in range(100) for user in (f"user-{at}", *["full"] * (at == 50))]
     first = queue.enqueue(echo(), user_id="first")  # the others wait for its reply, and go together
     ends = await asyncio.gather(first, *(queue.enqueue(echo(), user_id=user) for user in users), return_exceptions=True)
     assert [type(end) for end in ends if isinstance(end, Exception)] == [QueueFull]
-    assert calls_of_scripts(server) - before <= 20
-
-
-def calls_of_scripts(server) -> int:
-    stats = server.execute("INFO", "commandstats").decode()
-    return int(re.search(r"cmdstat_fcall:calls=(\d+)", stats)[1])
+    assert script_calls(server) - before <= 20

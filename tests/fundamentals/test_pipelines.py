@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -35,10 +34,9 @@ from fairque import (
 from fairque.queue.plan import MAX_TASKS
 from fairque.tasks.registry import registry
 from tests.fundamentals import in_processes
-from tests.support.calls import call_of
+from tests.support.calls import call_of, scripts_called
 from tests.support.eventually import eventually
 from tests.support.proxy import CuttingProxy
-from tests.support.resp import RespClient
 from tests.support.servers import Server
 
 AT_ONCE = RetryPolicy(base=0)
@@ -96,14 +94,6 @@ async def serve(queue: TaskQueue, **options) -> None:
     await Worker(queue, **options).run_until_idle()
 
 
-def scripts_called(server: Server) -> int:
-    """Calls of scripts so far, by anyone."""
-    with RespClient(server.url) as client:
-        stats = client.execute("INFO", "commandstats").decode()
-    found = re.search(r"cmdstat_fcall:calls=(\d+)", stats)
-    return int(found[1]) if found else 0
-
-
 # Order
 
 
@@ -157,9 +147,9 @@ async def test_a_task_may_wait_for_others_than_those_of_its_pipeline(queue: Task
 async def test_it_is_added_in_one_call(queue: TaskQueue, server: Server):
     await queue.enqueue(step("0"), user_id="anna")  # the script is loaded
     for pipeline in (step("a") >> [step("b"), step("c")] >> step("d"), sequential(*(step(str(n)) for n in range(100)))):
-        before = scripts_called(server)
+        before = scripts_called(server.execute)
         await queue.enqueue(pipeline, user_id="anna")
-        assert scripts_called(server) == before + 1
+        assert scripts_called(server.execute) == before + 1
     await serve(queue, concurrency=50)
     assert (await queue.stats()).finished == 105
 
@@ -170,9 +160,9 @@ async def test_a_pipeline_may_have_a_thousand_tasks(queue: TaskQueue, server: Se
     one = step("one")
     pipeline = {"chain": sequential(*many, one), "fan-out": one >> many, "fan-in": many >> one}[shape]
     await queue.enqueue(step("0"), user_id="anna")
-    before = scripts_called(server)
+    before = scripts_called(server.execute)
     run = await queue.enqueue(pipeline, user_id="anna")
-    assert scripts_called(server) == before + 1
+    assert scripts_called(server.execute) == before + 1
     assert len(run) == MAX_TASKS
     await serve(queue, concurrency=100)
     assert await run.result(20) == (ran[-1] if shape != "fan-out" else [str(n) for n in range(MAX_TASKS - 1)])
@@ -187,10 +177,10 @@ async def test_one_task_more_is_refused_before_anything_is_written(queue: TaskQu
 
 async def test_pipelines_that_are_added_at_the_same_time_share_calls_and_no_errors(queue: TaskQueue, server: Server):
     await queue.enqueue(step("0"), user_id="anna")
-    before = scripts_called(server)
+    before = scripts_called(server.execute)
     adding = [queue.enqueue(step(str(n)) >> [step("b"), step("c")], user_id=f"user {n % 7}") for n in range(300)]
     runs = await asyncio.gather(*adding)
-    assert scripts_called(server) - before <= 3, "one for the first, then 500 tasks in each"
+    assert scripts_called(server.execute) - before <= 3, "one for the first, then 500 tasks in each"
     bad = step("x") >> step("y").options(depends_on=["nobody"])
     more = [queue.enqueue(bad if n == 5 else step("d") >> step("e"), user_id="anna") for n in range(10)]
     ended = await asyncio.gather(*more, return_exceptions=True)

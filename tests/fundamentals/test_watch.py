@@ -21,6 +21,7 @@ from fairque import (
 from fairque.settings import QueueSettings
 from fairque.tasks.registry import registry
 from fairque.worker.progress import INTERVAL
+from tests.support.calls import scripts_called
 from tests.support.core import outcome
 from tests.support.eventually import eventually
 from tests.support.resp import RespClient
@@ -60,8 +61,7 @@ class Watcher:
 
 
 def script_calls(server) -> int:
-    found = re.search(rb"cmdstat_fcall:calls=(\d+)", server.execute("INFO", "commandstats"))
-    return int(found[1]) if found else 0
+    return scripts_called(server.execute)
 
 
 @pytest.mark.smoke

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from fairque.redis.scripts import Script, load
 
-__all__ = ["call_of", "is_known", "make_known"]
+__all__ = ["call_of", "is_known", "make_known", "scripts_called"]
 
 Execute = Callable[..., Any]
 
@@ -29,3 +30,8 @@ def make_known(execute: Execute, scripts: Iterable[Script]) -> None:
 
 def is_known(execute: Execute, script: str) -> bool:
     return bool(execute("FUNCTION", "LIST", "LIBRARYNAME", load(script).function.decode()))
+
+
+def scripts_called(execute: Execute) -> int:
+    """How often a server was asked to run one so far, by anyone."""
+    return sum(map(int, re.findall(rb"cmdstat_fcall(?:_ro)?:calls=(\d+)", execute("INFO", "commandstats"))))

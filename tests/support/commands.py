@@ -13,7 +13,17 @@ if TYPE_CHECKING:
 
 __all__ = ["commands_of"]
 
-_OWN = {"info", "config|resetstat", "fcall", "ping", "subscribe", "client|setinfo", "client|setname", "hello"}
+_OWN = {
+    "info",
+    "config|resetstat",
+    "fcall",
+    "fcall_ro",
+    "ping",
+    "subscribe",
+    "client|setinfo",
+    "client|setname",
+    "hello",
+}
 """What the look costs, what wraps the commands of a script, and what connections say of themselves."""
 
 

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from fairque import TaskQueue, sequential
 
 USERS = [f"user-{i}" for i in range(100)]
-SCRIPTS = ("evalsha", "eval", "fcall")
+SCRIPTS = ("evalsha", "eval", "fcall", "fcall_ro")
 PRODUCERS = 100
 ROUNDS = 6
 

@@ -9,7 +9,7 @@ from bodies import tally
 from contenders import Contender
 from redis.asyncio import Redis
 
-SCRIPTS = ("evalsha", "eval", "fcall")
+SCRIPTS = ("evalsha", "eval", "fcall", "fcall_ro")
 
 
 async def measure(client: Contender, url: str, users: list[int], tasks: int) -> dict[str, float]:
