@@ -26,7 +26,7 @@ from fairque.redis.scripts import Script, load
 from fairque.redis.store import renew
 from fairque.redis.store_permissions import PermissionScripts
 from tests import test_cut_calls
-from tests.support.command import call_command
+from tests.support.command import call_command, run_command
 from tests.support.gate import new_gate, work
 from tests.support.plugin import load_scripts
 from tests.support.resp import RedisError, RespClient
@@ -290,6 +290,17 @@ async def test_a_command_that_schedulers_need_is_named_as_one_starts(less: Calla
     async with TaskQueue(less("-zremrangebyscore"), name=queue_name) as queue:
         with pytest.raises(NotPermitted, match=r"may not ZREMRANGEBYSCORE;.*--role scheduler"):
             await TaskScheduler(queue).run()
+
+
+@pytest.mark.parametrize(("command", "role"), [("xautoclaim", "worker"), ("zremrangebyscore", "scheduler")])
+async def test_a_process_that_may_not_do_its_work_ends_with_the_reason(
+    less: Callable[..., str], queue_name: str, command: str, role: str
+) -> None:
+    env = {"SERVED_URL": less(f"-{command}"), "SERVED_QUEUE": queue_name}
+    ended = await run_command(role, "tests.apps.served:queue", env=env)
+    assert ended.code == 1
+    assert f"fairque acl --role {role} --queue {queue_name}" in ended.err
+    assert "error: Redis at" in ended.err
 
 
 async def test_a_worker_begins_once_the_permission_is_there(less: Callable[..., str], queue_name: str) -> None:

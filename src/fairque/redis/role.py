@@ -10,9 +10,8 @@ from fairque.redis.keys import Keys, glob
 
 __all__ = ["ROLES", "Role", "rules_of"]
 
-_EVERYBODY = frozenset(
-    ("client|setname", "exists", "fcall_ro", "hgetall", "info", "ping", "select", "sscan", "subscribe", "unsubscribe")
-)
+_BESIDE = "client|setname exists fcall_ro hgetall info ping select sscan subscribe unsubscribe zrevrange zscan"
+_EVERYBODY = frozenset(_BESIDE.split())
 """What connections, `TaskQueue.open` and pages of a listing send beside scripts."""
 _GUIDES = {"sentinel": "role", "cluster": "cluster|slots"}
 """What is asked by the scheme of a URL, to find the server."""
