@@ -123,6 +123,7 @@ async def detour(monkeypatch: pytest.MonkeyPatch, queue: TaskQueue, scripts: fro
     blocking.close()
 
 
+@pytest.mark.every_server
 @pytest.mark.parametrize(("role", "call"), list(cases()))
 async def test_a_role_may_do_all_that_it_is_for(
     server: Server, queue_name: str, role: str, call: str, monkeypatch: pytest.MonkeyPatch
