@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import pytest
 
@@ -64,7 +65,9 @@ async def test_a_line_of_an_acl_file_gives_the_same(own_server: Callable[..., Em
     of_secret = "#2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"
     lines.write_text(f"user default on nopass ~* &* +@all\n{printed.out.strip()} {of_secret}\n")
     server = own_server(tcp=True, aclfile=str(lines))
-    url = f"redis://fairque-worker:secret@127.0.0.1:{server.port}"
+    user = quote(printed.out.split()[1], safe="")
+    assert unquote(user).startswith("fairque-it%27s%20a")
+    url = f"redis://{user}:secret@127.0.0.1:{server.port}"
     async with TaskQueue(url, name=ODD) as queue, Worker(queue):
         assert await (await queue.enqueue(work(1), user_id="acme")).result(timeout=20) == 1
 
@@ -72,7 +75,7 @@ async def test_a_line_of_an_acl_file_gives_the_same(own_server: Callable[..., Em
 async def test_what_it_prints_as_json_are_the_parts_of_the_same() -> None:
     command = shlex.split((await call_command("acl", "--role", "reader", "--queue", "q")).out)
     told = (await call_command("acl", "--role", "reader", "--queue", "q", "--json")).json
-    assert (told["user"], told["roles"], told["queue"]) == ("fairque-reader", ["reader"], "q")
+    assert (told["user"], told["roles"], told["queue"]) == ("fairque-q-reader", ["reader"], "q")
     assert told["keys"] == ["%R~fairque:{q}:*"]
     assert told["channels"] == ["&fairque:{q}:*"]
     assert command[-len(told["rules"]) :] == told["rules"]

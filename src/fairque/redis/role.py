@@ -57,12 +57,12 @@ class Role(NamedTuple):
 
 
 _PUTS_IN = (
-    "agree batch_cancel batch_close batch_open cancel cancel_all change confirm enqueue enqueue_linked watch xcom_clear"
-    " xcom_delete xcom_pull xcom_push"
+    "agree batch_cancel batch_close batch_open cancel cancel_all change confirm discard enqueue enqueue_linked requeue"
+    " watch xcom_clear xcom_delete xcom_pull xcom_push"
 )
 _FIRES = "agree declare expire fire leave_schedules ripe schedule unschedule"
 _SERVES = "accuse agree append claim leave limits policy progress receive renew settle turn"
-_MANAGES = "change_settings discard purge repair requeue"
+_MANAGES = "change_settings purge repair"
 
 ROLES = {
     role.name: role

@@ -86,11 +86,15 @@ class ScheduleLoop:
     async def _check_permissions(self) -> None:
         """Outages are waited out. Raises `NotPermitted`: what fires nothing must not look as if it did."""
         backoff = Backoff()
-        while not (self._stopping or self._queue.connector.is_closed):
+        while not self._stopping:
             try:
                 await self._store.check_permissions()
                 return
-            except QueueUnavailable as exc:
+            except FairqueError as exc:
+                if self._queue.connector.is_closed:
+                    return
+                if not isinstance(exc, QueueUnavailable):
+                    raise
                 logger.warning("cannot begin to fire schedules, trying again: %s", exc)
                 with anyio.move_on_after(backoff.next()):
                     await self._attention.wait()

@@ -11,6 +11,7 @@ import typer
 from fairque.cli.errors import CommandError
 from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue
 from fairque.cli.output import print_json, say
+from fairque.redis.keys import encode_user
 from fairque.redis.role import Rules, rules_of
 
 __all__ = ["command"]
@@ -38,7 +39,7 @@ def command(
         ),
     ],
     user: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of the user of Redis. Default: fairque-ROLE.")
+        str | None, typer.Option(metavar="NAME", help="Of the user of Redis. Default: fairque-QUEUE-ROLE.")
     ] = None,
     may_load: Annotated[
         bool, typer.Option("--may-load", help="It may load functions as well: what it loads, others run.")
@@ -64,8 +65,8 @@ def command(
     if aclfile and as_json:
         raise CommandError("--aclfile and --json are two ways to print the rules", "leave one out")
     roles = list(dict.fromkeys(role))
-    name = _checked(f"fairque-{'-'.join(roles)}" if user is None else user)
     made = make_queue(url, queue, config, asks=False)
+    name = _checked("-".join(("fairque", encode_user(made.name), *roles)) if user is None else user)
     rules = rules_of(roles, made.keys, made.connector.scheme, loads=may_load)
     if as_json:
         print_json(_facts(name, roles, made.name, rules))
