@@ -113,7 +113,7 @@ async def test_a_damaged_user_hides_no_other(queue: TaskQueue) -> None:
         client.execute("SET", f"{queue.keys.prefix}dead:{encode_user('user 000001')}", "not a set")
     found = await queue.overview()
     assert sorted(user.user_id for user in found.users) == ["user 000000", "user 000002"]
-    assert found.health.damaged_users == ("user 000001",)
+    assert (await queue.health()).damaged_users == ("user 000001",)
     assert len(await queue.users()) == len((await queue.find_users()).users) == 2
     with pytest.raises(StoreError, match="dead:user"):
         await queue.user("user 000001")

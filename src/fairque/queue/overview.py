@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import msgspec
 
 from fairque.models import QueueHealth, QueueStats, UserInfo
 from fairque.queue.demand import COOLDOWN, MOST_LOOKED_AT, Demand, load_in
-from fairque.queue.health import USERS, damaged_in, governed_users, health_in
+from fairque.queue.health import USERS, governed_users, health_in
 from fairque.queue.health_checks import HealthCheck, Severity, checks_of, worst
 from fairque.queue.shares import Shares, look_at_shares
 from fairque.queue.user_status import UserStatus, user_statuses
+from fairque.redis.keys import decode_user
 from fairque.redis.store import Store
 
 __all__ = ["Holder", "Overview", "look_over"]
@@ -76,27 +77,25 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def look_over(store: Store, queue: str, most: int) -> Overview:
-    """In two steps, in each of which all is asked at once: what of the queue, and of whom; then what of these."""
+    """In two steps, in each of which all is asked at once: what of the queue, and of whom; then what of these.
+
+    Of damaged users it tells those that claims leave alone: to look for others takes longer than all the rest.
+    """
     (stats, facts, running, governed), (recent, busy, active) = await asyncio.gather(
         asyncio.gather(store.stats(), store.health(USERS), store.demand(MOST_LOOKED_AT), governed_users(store)),
-        asyncio.gather(store.users(0, most), store.holders(MOST_HOLDERS, MOST_LANES), store.active_names(most)),
+        asyncio.gather(store.user_names(most), store.holders(MOST_HOLDERS, MOST_LANES), store.active_names(most)),
     )
-    damaged, found = await asyncio.gather(damaged_in(store, facts), _named(store, busy, active))
-    users = {user.user_id: user for user in (*found, *recent)}
-    shares = await look_at_shares(store, tuple(users.values()), stats)
-    statuses = user_statuses(users.values(), shares, stats.at, stats.slots)
-    health = health_in(stats, facts, governed, found, damaged)
+    seen = await store.seen_named_users(list(dict.fromkeys((*active, *busy, *recent.names))))
+    users, shares = seen.users, await look_at_shares(store, seen.users, stats, seen.of_all)
+    statuses = user_statuses(users, shares, stats.at, stats.slots)
+    health = health_in(stats, facts, governed, users, tuple(map(decode_user, facts.left_alone)))
     return Overview(
         queue=queue,
         stats=stats,
-        users=tuple(users.values()),
+        users=tuple(users),
         shares=shares,
         statuses=statuses,
         demand=load_in(stats, running).demand(TARGET_WAIT, COOLDOWN),
         health=health,
         checks=tuple(checks_of(health, list(statuses.values()))),
     )
-
-
-async def _named(store: Store, busy: Sequence[str], active: Sequence[str]) -> list[UserInfo]:
-    return await store.named_users(list(dict.fromkeys((*active, *busy))))

@@ -56,16 +56,19 @@ def is_starved(user: UserInfo, share: Share) -> bool:
     return share.verdict == "starved" and (user.wait_seconds or 0.0) > MOST_BEHIND
 
 
-async def look_at_shares(store: Store, users: Sequence[UserInfo], stats: QueueStats) -> Shares:
+async def look_at_shares(
+    store: Store, users: Sequence[UserInfo], stats: QueueStats, of_all: Metrics | None = None
+) -> Shares:
     """Of those who are ready to be served, run something, or were served lately; of the others nothing is said.
 
     `stats` tell what all got together, and how many are ready: those who were not looked at have a part as well.
+    `of_all` is what all got at the very moment at which the users were read.
     """
     active = [user for user in users if _is_active(user)]
     groups = sorted({path[:depth] for user in active for path in [_path(user)] for depth in range(1, len(path) + 1)})
     packed = await store.policies(["@" + packed_group("/".join(path)) for path in groups]) if groups else []
     weights = {path: policy_in(found).weight or 1.0 for path, found in zip(groups, packed, strict=True)}
-    return _shares(active, weights, stats)
+    return _shares(active, weights, of_all or stats.metrics, stats)
 
 
 def _is_active(user: UserInfo) -> bool:
@@ -76,13 +79,14 @@ def _path(user: UserInfo) -> Path:
     return tuple(user.policy.group.split("/")) if user.policy.group else ()
 
 
-def _shares(active: Sequence[UserInfo], group_weights: Mapping[Path, float], stats: QueueStats) -> Shares:
+def _shares(
+    active: Sequence[UserInfo], group_weights: Mapping[Path, float], of_all: Metrics, stats: QueueStats
+) -> Shares:
     entitled = _entitlements(active, group_weights, stats.users_ready)
     parts = [_Part(user, entitled[user.user_id]) for user in active]
-    of_all = stats.metrics.recent_cost + stats.started * _mean_cost(stats.metrics)
-    total = max(of_all, sum(part.got for part in parts))
+    total = max(of_all.recent_cost + stats.started * _mean_cost(of_all), sum(part.got for part in parts))
     running = max(stats.started, sum(part.user.started for part in parts))
-    ended = max(stats.metrics.recent_cost, sum(part.user.metrics.recent_cost for part in parts))
+    ended = max(of_all.recent_cost, sum(part.user.metrics.recent_cost for part in parts))
     for part in parts:
         part.compare(total, running, ended)
     short = sum(part.is_short for part in parts)

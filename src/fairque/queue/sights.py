@@ -22,7 +22,7 @@ class Sights:
     name: str
     _reader: Store
 
-    async def overview(self, *, limit: int = 100) -> Overview:
+    async def overview(self, *, limit: int = 50) -> Overview:
         """The queue at one glance: totals, workers, users with what they hold and are entitled to, what is wrong.
 
         Costs three round trips, and no more with a million users or tasks than with some hundred.

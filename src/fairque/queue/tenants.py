@@ -256,8 +256,8 @@ class Tenants:
     async def shares(self, *, limit: int = 1000) -> Shares:
         """How evenly the most recently active users were served over the last minute or so."""
         count = check_count("limit", limit, 1, MOST_LISTED)
-        users, stats = await asyncio.gather(self._reader.users(0, count), self._reader.stats())
-        return await look_at_shares(self._reader, users, stats)
+        seen, stats = await asyncio.gather(self._reader.seen_users(0, count), self._reader.stats())
+        return await look_at_shares(self._reader, seen.users, stats, seen.of_all)
 
     async def demand(self, *, target_wait: Duration = 10.0, cooldown: Duration = COOLDOWN) -> Demand:
         """How many slots it takes so that what runs goes on and what waits starts in time, for an autoscaler.

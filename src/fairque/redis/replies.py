@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from fairque.errors import (
     BatchClosed,
@@ -14,13 +14,13 @@ from fairque.errors import (
     TaskExists,
 )
 from fairque.everybody import EVERYONE
-from fairque.metrics import metrics_in
+from fairque.metrics import Metrics, metrics_in
 from fairque.models import Enqueued, UserInfo, WorkerInfo
 from fairque.policy import Policy, merged, policy_in
 from fairque.redis.delivery import Claim, Delivery, Placed, Put, arrival_ms
 from fairque.redis.keys import decode_user
 
-__all__ = ["claim_in", "fields_in", "put_in", "refusal", "users_in", "worker_info"]
+__all__ = ["SeenUsers", "claim_in", "fields_in", "put_in", "refusal", "users_in", "worker_info"]
 
 
 def refusal(answers: list[Any]) -> FairqueError:
@@ -103,10 +103,17 @@ def fields_in(flat: list[bytes]) -> dict[str, str]:
     return {name.decode(): value.decode("utf-8", "replace") for name, value in zip(names, names, strict=True)}
 
 
-def users_in(reply: list[Any], priority_step_ms: int) -> list[UserInfo]:
-    now_ms, defaults, _, *rows = reply
+class SeenUsers(NamedTuple):
+    """Some users, and what the whole queue had used at the same moment."""
+
+    users: list[UserInfo]
+    of_all: Metrics
+
+
+def users_in(reply: list[Any], priority_step_ms: int) -> SeenUsers:
+    now_ms, defaults, of_all, *rows = reply
     default = policy_in(defaults)
-    return [_user_in(row, default, now_ms, priority_step_ms) for row in rows]
+    return SeenUsers([_user_in(row, default, now_ms, priority_step_ms) for row in rows], metrics_in(of_all, now_ms))
 
 
 def _user_in(row: list[Any], default: Policy, now_ms: int, priority_step_ms: int) -> UserInfo:

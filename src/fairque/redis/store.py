@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 import msgspec
 
 from fairque.errors import ConfigError, FairqueError, StoreError
-from fairque.metrics import metrics_in
+from fairque.metrics import Metrics, metrics_in
 from fairque.models import ANY_USER, QueueStats, UserGroup, UserInfo
 from fairque.redis import arguments
 from fairque.redis.arguments import Values
@@ -18,7 +18,7 @@ from fairque.redis.assignment import assignments_of
 from fairque.redis.blocking_call import call_blocking
 from fairque.redis.delivery import Answer, Claim, Delivery, NewTask, Outcome, Put, Refusal, StoredTask
 from fairque.redis.keys import Keys, encode_user, glob
-from fairque.redis.replies import claim_in, fields_in, put_in, refusal, users_in, worker_info
+from fairque.redis.replies import SeenUsers, claim_in, fields_in, put_in, refusal, users_in, worker_info
 from fairque.redis.requester import BlockingRequester, pack
 from fairque.redis.store_batches import BatchScripts, packed_callbacks
 from fairque.redis.store_checks import CheckScripts
@@ -353,10 +353,10 @@ class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, SightScripts
         return found
 
     async def users(self, offset: int, limit: int) -> list[UserInfo]:
-        return await self._users(arguments.Users(offset, limit, ()))
+        return (await self.seen_users(offset, limit)).users
 
     async def user(self, user_id: str) -> UserInfo:
-        [found] = await self._users(arguments.Users(0, 1, [encode_user(user_id)], strict=True))
+        [found] = (await self._users(arguments.Users(0, 1, [encode_user(user_id)], strict=True))).users
         return found
 
     async def active_users(self, most: int) -> list[UserInfo]:
@@ -365,9 +365,17 @@ class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, SightScripts
 
     async def named_users(self, names: Sequence[str]) -> list[UserInfo]:
         """By their names in Redis, in that order, without those that are damaged."""
-        return await self._users(arguments.Users(0, 0, names)) if names else []
+        return (await self.seen_named_users(names)).users
 
-    async def _users(self, users: arguments.Users) -> list[UserInfo]:
+    async def seen_users(self, offset: int, limit: int) -> SeenUsers:
+        """As `users`, beside what the whole queue used."""
+        return await self._users(arguments.Users(offset, limit, ()))
+
+    async def seen_named_users(self, names: Sequence[str]) -> SeenUsers:
+        """As `named_users`, beside what the whole queue used."""
+        return await self._users(arguments.Users(0, 0, names)) if names else SeenUsers([], Metrics())
+
+    async def _users(self, users: arguments.Users) -> SeenUsers:
         return users_in(await self.call(users), self.settings.priority_step_ms)
 
     async def tasks(self, user_id: str, place: str, most: int, after: str) -> list[list[Any]] | None:

@@ -14,7 +14,6 @@ from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue, 
 from fairque.cli.output import print_json
 from fairque.cli.table import print_table, words
 from fairque.queue.health_checks import Threshold, checks_of, worst
-from fairque.queue.shares import look_at_shares
 from fairque.queue.user_status import user_statuses
 
 __all__ = ["EXIT_CODES", "command", "parse_threshold"]
@@ -95,7 +94,7 @@ def command(
 def _checks(queue: TaskQueue, limits: Mapping[str, Threshold], silent_after: float, workers: int) -> list[HealthCheck]:
     async def find(opened: TaskQueue) -> tuple[list[HealthCheck], QueueHealth, list[UserStatus]]:
         health, users = await opened.health(), await opened.users(limit=1000)
-        shares, stats = await look_at_shares(opened.reader, users, health.stats), health.stats
+        shares, stats = await opened.shares(), health.stats
         statuses = user_statuses(users, shares, stats.at, stats.slots)
         return await _queue_check(opened), health, list(statuses.values())
 
