@@ -46,7 +46,7 @@ from fairque.errors import (
 )
 from fairque.everybody import EVERYBODY, Everybody
 from fairque.limit import Limit, LimitInfo
-from fairque.metrics import Metrics, Waits
+from fairque.metrics import Metrics, WaitBucket, Waits
 from fairque.middleware import CallNext, RunMiddleware
 from fairque.models import (
     Attempt,
@@ -88,6 +88,7 @@ from fairque.queue.task_graph import TaskGraph, TaskLink, TaskNode
 from fairque.queue.usage import UsageHour
 from fairque.queue.user_page import UserOrder, UserPage
 from fairque.queue.user_status import UserStatus
+from fairque.queue.user_view import UserView
 from fairque.queue.xcom import BlockingXCom, XCom, XComManager
 from fairque.schedule.spec import ScheduledTask, ScheduleRun, ScheduleState
 from fairque.scheduler.page import SchedulePage, ScheduleView
@@ -239,6 +240,8 @@ __all__ = [
     "UserOrder",
     "UserPage",
     "UserStatus",
+    "UserView",
+    "WaitBucket",
     "Waiting",
     "Waits",
     "Worker",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import msgspec
 
-__all__ = ["BUCKETS", "Metrics", "Waits", "metrics_in", "seconds_of_bucket"]
+__all__ = ["BUCKETS", "Metrics", "WaitBucket", "Waits", "metrics_in", "seconds_of_bucket"]
 
 BUCKETS = 22
 RECENT_MS = 60_000
@@ -19,6 +20,14 @@ def seconds_of_bucket(bucket: int) -> float:
     return math.inf if bucket == BUCKETS - 1 else float(2**bucket) / 1000
 
 
+class WaitBucket(NamedTuple):
+    """So many tasks waited for at least `low` seconds, and less than `high`, which of the last bucket is infinite."""
+
+    low: float
+    high: float
+    tasks: int
+
+
 class Waits(msgspec.Struct, frozen=True):
     """How long tasks waited: a histogram whose buckets double, see `seconds_of_bucket`."""
 
@@ -28,6 +37,22 @@ class Waits(msgspec.Struct, frozen=True):
     def count(self) -> int:
         """Tasks that were measured."""
         return sum(self.counts)
+
+    @property
+    def buckets(self) -> tuple[WaitBucket, ...]:
+        """From the shortest waits to the longest, without the empty ones at both ends."""
+        filled = [bucket for bucket, count in enumerate(self.counts) if count]
+        if not filled:
+            return ()
+        return tuple(
+            WaitBucket(seconds_of_bucket(bucket - 1) if bucket else 0.0, seconds_of_bucket(bucket), self.counts[bucket])
+            for bucket in range(filled[0], filled[-1] + 1)
+        )
+
+    def since(self, before: Waits) -> Waits:
+        """What came after an earlier look; all, where that is of something that was forgotten since."""
+        more = tuple(now - then for now, then in zip(self.counts, before.counts, strict=True))
+        return self if any(count < 0 for count in more) else Waits(more)
 
     def percentile(self, percent: float) -> float:
         """Seconds that so many percent of the tasks waited at most, to within a factor of 2; 0 where there are none."""

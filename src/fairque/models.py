@@ -242,7 +242,8 @@ class UserInfo(msgspec.Struct, frozen=True, kw_only=True):
     `held` tasks wait for others because of a limit. `policy` is what governs it, its own and the defaults.
     `parked_until` and `breaker_open_until` are seconds since the epoch, on the server's clock. `wait_seconds` is how
     long the next of its tasks has waited for its turn, of those that wait in different places the longest. `bytes` is
-    what counts for its `max_bytes`; None where it has no such limit.
+    what counts for its `max_bytes`; None where it has no such limit. `at` is when that was, in seconds since the epoch
+    on the server's clock.
     """
 
     user_id: str
@@ -266,6 +267,7 @@ class UserInfo(msgspec.Struct, frozen=True, kw_only=True):
     seen_at: float | None
     wait_seconds: float | None
     bytes: int | None = None
+    at: float = 0.0
 
     @property
     def queued(self) -> int:

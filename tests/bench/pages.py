@@ -2,7 +2,7 @@
 
     python tests/bench/pages.py [--users N] [--hog N] [--repeats N] [--url URL] [--fill-only]
 
-Fills a private server, or an empty queue at the URL, then reads each page again and again. `p50` and `worst` are as the
+Fills a private server, or a queue at the URL where that is empty, then reads each page again and again. `p50` and `worst` are as the
 clock has it; `here` and `server` are the CPU time of a read in this process and in the server, which others that use
 the machine do not change; `held` is the longest time for which one command of a read had the server, by its clock. It
 needs some 2 GB and a minute or two.
@@ -67,7 +67,8 @@ async def _run(url: str, args: argparse.Namespace) -> None:
     console = Console(width=None)
     async with TaskQueue(url, name="pages", timeout=60) as queue:
         began = time.monotonic()
-        await fill(queue, args.users, args.hog)
+        if not (await queue.stats()).queued:
+            await fill(queue, args.users, args.hog)
         console.print(f"filled in {time.monotonic() - began:.0f} s: {(await queue.stats()).queued:,} tasks wait")
         if args.fill_only:
             return
@@ -82,6 +83,7 @@ async def _run(url: str, args: argparse.Namespace) -> None:
 
 async def _time(queue: TaskQueue, client: Any, read: Read, repeats: int) -> tuple[float, float, float, float, float]:
     """In ms: the median and the worst read, CPU time of one here and in the server, the longest command."""
+    give_signs(queue)
     await read(queue)
     client.config_set("slowlog-log-slower-than", 0)
     client.config_set("slowlog-max-len", 10_000)
@@ -165,13 +167,18 @@ def _failed(of: Delivery, type_name: str) -> Outcome:
 
 
 async def _run_some(queue: TaskQueue) -> None:
-    requester = BlockingRequester(queue.connector)
     async with _store(queue) as store:
         for number in range(WORKERS):
-            worker = f"w{number}"
-            taken = (await store.claim(worker, RUNNING // WORKERS)).deliveries
-            fields = {"host": "bench", "pid": number, "version": "0", "concurrency": 2 * RUNNING // WORKERS}
-            renew(requester, queue.keys, worker, fields | {"running": len(taken), "memory": 50_000_000}, taken)
+            await store.claim(f"w{number}", RUNNING // WORKERS)
+
+
+def give_signs(queue: TaskQueue) -> None:
+    """Of workers that live: they would be forgotten within a minute."""
+    requester = BlockingRequester(queue.connector)
+    each = RUNNING // WORKERS
+    for number in range(WORKERS):
+        fields = {"host": "bench", "pid": number, "version": "0", "concurrency": 2 * each, "running": each}
+        renew(requester, queue.keys, f"w{number}", fields | {"memory": 50_000_000}, [])
     requester.close()
 
 
@@ -209,12 +216,9 @@ async def read_users_by_letters(queue: TaskQueue) -> None:
 
 async def read_user(queue: TaskQueue) -> None:
     await asyncio.gather(
-        queue.user(HOG),
-        queue.usage(HOG),
+        queue.user_view(HOG),
         queue.explain(HOG),
-        queue.tasks(HOG, state=TaskState.STARTED, limit=50),
         queue.tasks(HOG, state=TaskState.QUEUED, limit=50),
-        queue.dead_groups(HOG),
         queue.dead_letters(HOG, limit=50),
         TaskScheduler(queue).schedule_page(HOG, limit=50),
     )

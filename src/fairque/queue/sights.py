@@ -5,10 +5,12 @@ from __future__ import annotations
 from fairque.checks import check_count, check_id
 from fairque.everybody import check_user
 from fairque.models import RunningTasks
+from fairque.queue.dead_letters import DeadLetters
 from fairque.queue.overview import Overview, look_over
 from fairque.queue.running import look_at_running
 from fairque.queue.task_graph import TaskGraph, look_at_graph
 from fairque.queue.user_page import UserOrder, UserPage, find_users
+from fairque.queue.user_view import UserView, look_at_user
 from fairque.redis.store import Store
 
 __all__ = ["Sights"]
@@ -21,6 +23,7 @@ class Sights:
 
     name: str
     _reader: Store
+    _letters: DeadLetters
 
     async def overview(self, *, limit: int = 50) -> Overview:
         """The queue at one glance: totals, workers, users with what they hold and are entitled to, what is wrong.
@@ -58,6 +61,22 @@ class Sights:
             InvalidInput: A value breaks a rule.
         """
         return await find_users(self._reader, prefix, order, limit, after)
+
+    async def user_view(self, user_id: str, *, hours: int = 48, limit: int = 50) -> UserView:
+        """A user at one glance, from reads of its own: what it has, what holds it back, runs, was used, and failed.
+
+        Costs one round trip. Its tasks, dead letters and schedules come in pages: `tasks`, `dead_letters`,
+        `TaskScheduler.schedule_page`.
+
+        Args:
+            user_id: Which one; zeros for one never heard of.
+            hours: How many of `usage`, up to 960.
+            limit: Most running tasks, up to 1,000.
+        """
+        user = check_user("user_id", user_id)
+        check_count("hours", hours, 1, 960)
+        count = check_count("limit", limit, 1, MOST_SHOWN)
+        return await look_at_user(self._reader, self._letters, user, hours, count)
 
     async def running(self, *, worker_id: str | None = None, limit: int = 200) -> RunningTasks:
         """What runs, and since when: some tasks of each user, or what one worker has.

@@ -28,16 +28,14 @@ from fairque.queue.demand import COOLDOWN, Demand, look_at_demand
 from fairque.queue.explain import explain
 from fairque.queue.explanation import Explanation
 from fairque.queue.shares import Shares, look_at_shares
-from fairque.queue.usage import UsageHour, usage_in
+from fairque.queue.usage import UsageHour, usage_days, usage_in
 from fairque.redis.keys import decode_user, encode_user
 from fairque.redis.store import Store
 
 __all__ = ["Tenants"]
 
 LOOKED_AT = 250
-KEPT_DAYS = 40
 MOST_LISTED = 1000
-DAY_SECONDS = 86_400
 
 
 class Tenants:
@@ -249,8 +247,7 @@ class Tenants:
         if since is not None:
             check_kind("since", since, datetime)
         first = since if since is not None else datetime.now(UTC) - timedelta(days=1)
-        today = int(datetime.now(UTC).timestamp()) // DAY_SECONDS + 1
-        days = list(range(max(int(first.timestamp()) // DAY_SECONDS, today - KEPT_DAYS - 1), today + 1))
+        days = usage_days(first)
         return usage_in(await self._reader.usage(_policy_name(user_id), days), days, first)
 
     async def shares(self, *, limit: int = 1000) -> Shares:

@@ -10,10 +10,12 @@ import msgspec
 
 from fairque.metrics import metrics_in
 
-__all__ = ["UsageHour", "usage_in"]
+__all__ = ["KEPT_DAYS", "UsageHour", "usage_days", "usage_in"]
 
 HOURS = 24
 HOUR_SECONDS = 3600
+DAY_SECONDS = 86_400
+KEPT_DAYS = 40
 
 
 class UsageHour(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +28,12 @@ class UsageHour(msgspec.Struct, frozen=True, kw_only=True):
     tasks: int
     cost: float
     busy_seconds: float
+
+
+def usage_days(first: datetime) -> list[int]:
+    """Those, counted since 1970, that are kept at most, from this moment to now."""
+    today = int(datetime.now(UTC).timestamp()) // DAY_SECONDS + 1
+    return list(range(max(int(first.timestamp()) // DAY_SECONDS, today - KEPT_DAYS - 1), today + 1))
 
 
 def usage_in(reply: Sequence[Any], days: Sequence[int], since: datetime) -> list[UsageHour]:

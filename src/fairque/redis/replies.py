@@ -143,6 +143,7 @@ def _user_in(row: list[Any], default: Policy, now_ms: int, priority_step_ms: int
         breaker_open_until=float(open_until) / 1000 if open_until else None,
         bytes=int(used or 0) if governing.max_bytes is not None else None,
         wait_seconds=_longest_wait(next_ones, now_ms, priority_step_ms),
+        at=now_ms / 1000,
     )
 
 

@@ -203,6 +203,7 @@ class TaskQueue:
     overview = blocking(queue.TaskQueue.overview)
     running = blocking(queue.TaskQueue.running)
     graph = blocking(queue.TaskQueue.graph)
+    user_view = blocking(queue.TaskQueue.user_view)
     find_users = blocking(queue.TaskQueue.find_users)
     health = blocking(queue.TaskQueue.health)
     check = blocking(queue.TaskQueue.check)

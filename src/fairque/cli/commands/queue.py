@@ -26,7 +26,7 @@ from fairque.config.duration import parse_duration
 from fairque.counted import counted
 from fairque.everybody import EVERYONE, whom
 from fairque.queue.demand import COOLDOWN
-from fairque.queue.tenants import KEPT_DAYS
+from fairque.queue.usage import KEPT_DAYS
 
 __all__ = ["demand", "info", "top", "usage"]
 
