@@ -91,13 +91,13 @@ async def take(browser: Browser, site: str, folder: Path) -> None:
 
 
 async def _take_one(browser: Browser, address: str, file: Path, width: int, scheme: str) -> None:
-    viewport = {"width": width, "height": 800}
+    viewport = {"width": width, "height": 900 if width > 800 else 800}
     async with watched(browser, viewport=viewport, color_scheme=scheme, timezone_id="UTC") as (_, page, _complaints):
         await page.goto(address)
         if await page.locator("#pulse").count():
             await expect(page.locator("#pulse")).to_have_text("Live")
         await page.wait_for_timeout(1500)  # until bars have come to rest
-        await page.screenshot(path=file, clip=None, full_page=width > 800)
+        await page.screenshot(path=file)
 
 
 async def main(folder: Path) -> None:

@@ -44,7 +44,12 @@ class Check(NamedTuple):
 def checks_in(found: Sequence[HealthCheck]) -> list[Check]:
     """What is worst comes first."""
     checks = [
-        Check(each.name, _LEVELS[each.status], each.text[:1].upper() + each.text[1:], _ADVICE.get(each.name, ""))
-        for each in found
+        Check(each.name, _LEVELS[each.status], _sentence(each.text), _ADVICE.get(each.name, "")) for each in found
     ]
     return sorted(checks, key=lambda check: ("bad", "warn", "ok").index(check.level))
+
+
+def _sentence(text: str) -> str:
+    """Names of options stay as they are."""
+    is_name = text.startswith(("maxmemory", "min_running"))
+    return text if is_name else text[:1].upper() + text[1:]

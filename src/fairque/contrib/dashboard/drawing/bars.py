@@ -20,17 +20,17 @@ def bar(held: float, entitled: float | None, scale: float = 1.0) -> Markup:
         entitled: The same; None: no mark.
         scale: What the whole width stands for.
     """
-    within = held if entitled is None else min(held, entitled)
-    parts = [
+    part = held if entitled is None else entitled
+    within = min(held, part)
+    # All of them are always there: each moves as itself when the page changes.
+    parts = (
         element("rect", class_="track", width="100%", height=HEIGHT, rx=3),
         element("rect", class_="held", width=_share(within, scale), height=HEIGHT, rx=3),
-    ]
-    if held > within:
-        parts.append(
-            element("rect", class_="beyond", x=_share(within, scale), width=_share(held - within, scale), height=HEIGHT)
-        )
-    if entitled is not None:
-        parts.append(element("rect", class_="mark", x=_share(entitled, scale), width=2, height=HEIGHT + 6, y=-3))
+        element("rect", class_="beyond", x=_share(within, scale), width=_share(held - within, scale), height=HEIGHT),
+        element(
+            "rect", class_="mark", x=_share(part, scale), width=0 if entitled is None else 2, height=HEIGHT + 6, y=-3
+        ),
+    )
     return svg("bar", *parts, width="100%", height=HEIGHT, overflow="visible")
 
 
