@@ -197,7 +197,7 @@ async def do(page: Page, label: str) -> None:
 
 
 @pytest.mark.parametrize("with_script", [True, False])
-@pytest.mark.parametrize("user", ["anna", EVIL])
+@pytest.mark.parametrize("user", [IDS[4], EVIL])
 async def test_every_act_is_done_and_told(
     site: str, browser: Browser, letters: TaskQueue, user: str, with_script: bool
 ):

@@ -15,7 +15,8 @@ class Act:
     """One thing that can be done.
 
     Attributes:
-        arguments: The fields of its form, the user first where it is about one.
+        arguments: What it is about, as named in the address of its form, or in its fields; the user first where it is
+            about one.
         do: Does it; raises errors of fairque.
         says: What has been done then.
         page: Where one is led then, with those of its arguments that the page has as well.

@@ -106,7 +106,8 @@ class Site:
     async def _act(self, request: Request) -> Response:
         visit, name = visit_of(request), request.path_params["name"]
         act = self._acts.get(name)
-        about = tuple(visit.form.get(argument, "") for argument in act.arguments) if act is not None else ()
+        given = {**visit.form, **request.query_params}
+        about = tuple(given.get(argument, "") for argument in act.arguments) if act is not None else ()
         if act is None or not _may(visit.viewer, act, about):
             audit.warning("%r may not %s%r", visit.viewer.name, shown(name), about)
             raise HTTPException(404, NOT_THERE)
@@ -117,7 +118,7 @@ class Site:
             raise
         audit.info("%r did %s%r", visit.viewer.name, name, about)
         page = self._pages[act.page]
-        kept = {argument: visit.form.get(argument) for argument in page.arguments}
+        kept = {argument: given.get(argument) for argument in page.arguments}
         return RedirectResponse(link(visit.base, page.path, **kept, did=name), 303)
 
     def _page(
