@@ -217,10 +217,12 @@ async def test_every_act_is_in_the_audit_log_and_so_is_what_was_refused(
     await (await browse()).act("cancel", user="an\nna", task="a")
     await (await browse()).act("cancel", user="an\nna", task="a")
     await (await browse(Viewer("reader", users=EVERYBODY))).act("cancel", user="anna", task="a")
+    await (await browse()).post("/act/cancel", csrf="forged", user="anna", task="a")
     lines = [record.getMessage() for record in caplog.records if record.name.endswith("audit")]
     assert lines[0] == r"'ops' did cancel('an\nna', 'a')"
     assert lines[1].startswith(r"'ops' failed to cancel('an\nna', 'a'): ")
     assert lines[2] == "'reader' may not cancel('anna', 'a')"
+    assert lines[3].startswith("'ops' was refused at '/act/cancel': ")
 
 
 # The token in the URL

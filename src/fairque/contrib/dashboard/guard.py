@@ -19,11 +19,11 @@ from fairque import InvalidInput, WrongType
 from fairque.checks import check_list
 from fairque.contrib.dashboard.files import Files
 from fairque.contrib.dashboard.viewer import Authorize, Viewer
-from fairque.contrib.dashboard.visit import Visit, base_of, let_in
+from fairque.contrib.dashboard.visit import Visit, base_of, let_in, path_of
 
 __all__ = ["LOOPBACK", "Guard"]
 
-logger = logging.getLogger("fairque.dashboard")
+audit = logging.getLogger("fairque.dashboard.audit")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 MOST_FORM_BYTES = 64 * 1024
 CSRF_COOKIE = "fairque_csrf"
@@ -98,7 +98,9 @@ class Guard:
         if request.method not in _READS:
             problem, form = await _form_of(request, csrf)
             if problem is not None:
-                logger.warning("%r was refused %s: %s", who.name, request.method, bytes(problem.body).decode())
+                audit.warning(
+                    "%r was refused at %r: %s", who.name, path_of(request), bytes(problem.body).decode().strip()
+                )
                 return problem
         if not _CSRF.fullmatch(csrf):
             csrf = secrets.token_urlsafe(32)

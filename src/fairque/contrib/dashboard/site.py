@@ -113,7 +113,7 @@ class Site:
             raise HTTPException(404, NOT_THERE)
         try:
             await act.do(self._queue, *about)
-        except FairqueError as exc:
+        except Exception as exc:
             audit.warning("%r failed to %s%r: %s", visit.viewer.name, name, about, exc)
             raise
         audit.info("%r did %s%r", visit.viewer.name, name, about)

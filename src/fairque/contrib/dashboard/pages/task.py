@@ -7,7 +7,20 @@ from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 
-from fairque import Explanation, FairqueError, Streamed, TaskGraph, TaskInfo, TaskMoment, TaskNode, TaskState
+from fairque import (
+    Explanation,
+    FairqueError,
+    QueueUnavailable,
+    Streamed,
+    TaskGraph,
+    TaskHandle,
+    TaskInfo,
+    TaskMoment,
+    TaskNode,
+    TaskQueue,
+    TaskState,
+)
+from fairque.contrib.dashboard.look import Look
 from fairque.contrib.dashboard.page import Page
 from fairque.contrib.dashboard.pages.user import REASONS
 from fairque.contrib.dashboard.viewer import Viewer
@@ -18,6 +31,7 @@ __all__ = ["Step", "Task", "TaskPage"]
 MOST_SHOWN = 2000
 """Characters of a result."""
 MOST_LINKED = 60
+MOST_REMEMBERED = 100
 
 
 class Step(NamedTuple):
@@ -46,6 +60,10 @@ class TaskPage(Page[Task]):
     is_for_customers = True
     parts = ("state", "timeline", "reasons", "attempts", "links", "result")
 
+    def __init__(self, queue: TaskQueue, look: Look) -> None:
+        super().__init__(queue, look)
+        self._results: dict[tuple[object, ...], str] = {}
+
     def heading(self, *about: str) -> str:
         return brief(about[1])
 
@@ -55,8 +73,18 @@ class TaskPage(Page[Task]):
         info = await handle.info()
         graph = await self.queue.graph(user_id, task_id, limit=MOST_LINKED)
         explanation = None if info.state.ended else await self.queue.explain(user_id, task_id)
-        result = await _result(handle) if info.state is TaskState.FINISHED else None
-        return Task(info, graph, explanation, result)
+        return Task(info, graph, explanation, await self._result(handle, info))
+
+    async def _result(self, handle: TaskHandle[Any], info: TaskInfo) -> str | None:
+        """Read once for each end: it may be large, and an open page is looked at each second."""
+        if info.state is not TaskState.FINISHED:
+            return None
+        end = (info.user_id, info.task_id, info.started_at, info.ended_at)
+        if end not in self._results:
+            self._results[end] = await _shown(handle)
+            if len(self._results) > MOST_REMEMBERED:
+                del self._results[next(iter(self._results))]
+        return self._results[end]
 
     def shown(self, seen: Task, viewer: Viewer) -> Mapping[str, Any]:
         explanation = seen.explanation
@@ -79,10 +107,12 @@ def _linked(graph: TaskGraph, kind: str, *, behind: bool) -> list[TaskNode]:
     return [nodes[after if behind else before] for before, after in pairs if (before if behind else after) == own]
 
 
-async def _result(handle: Any) -> str:
+async def _shown(handle: TaskHandle[Any]) -> str:
     """As JSON where it can be that."""
     try:
         value = await handle.result(0)
+    except QueueUnavailable:
+        raise
     except FairqueError as exc:
         return f"({exc})"
     if isinstance(value, Streamed):
