@@ -2943,8 +2943,9 @@ local function requeue(id)
     bytes.change_ends(user, id, 1)
   end
   call('HDEL', key, 'attempt', 'failures', 'lost', 'returned', 'since', 'ended', 'canceling', 'charged',
-    'charged_before', 'progress', 'message', 'progress_of', 'expires', 'snoozed', 'dead_kind')
-  call('HSET', key, 'state', 'queued', 'queued', now)
+    'charged_before', 'progress', 'message', 'progress_of', 'expires', 'snoozed', 'dead_kind', 'lane',
+    'score')
+  call('HSET', key, 'state', 'queued', 'queued', now, 'enqueued', now)
   place(user, id, lane, score)
   publish(user, id, 'waiting')
   endings().note_requeue(user, id)
