@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -17,15 +17,10 @@ from fairque.cli.options import ConfigFile, LogJson, QueueName, Url, make_queue
 from fairque.worker.logs import LogLevel, LogSettings, set_up_logging
 from fairque.worker.processes import on_stop
 
-if TYPE_CHECKING:
-    from uvicorn import Server
-
 __all__ = ["command"]
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 8321
-LAST_SECONDS = 1
-"""For answers under way when it is stopped; pages that are open would be so for ever."""
 
 
 def command(
@@ -75,42 +70,15 @@ def _listening(port: int) -> Iterator[socket.socket]:
 
 
 async def _serve(queue: TaskQueue, listener: socket.socket, *, acts: bool, payloads: bool) -> None:
+    try:
+        from fairque.contrib.dashboard.server import token_server
+    except ImportError:
+        text = "the dashboard needs Starlette, Jinja2 and uvicorn"
+        raise CommandError(text, "pip install 'fairque[dashboard]'", FAILED) from None
     port = listener.getsockname()[1]
-    server, secret = _server(queue, port, acts=acts, payloads=payloads)
+    server, secret = token_server(queue, port, acts=acts, payloads=payloads)
     async with queue:
         await check_is_known(queue)
         with on_stop(lambda _: setattr(server, "should_exit", True)):
             typer.echo(f"http://{HOST}:{port}/?token={secret}")
             await server.serve(sockets=[listener])
-
-
-def _server(queue: TaskQueue, port: int, *, acts: bool, payloads: bool) -> tuple[Server, str]:
-    """And the token that it lets in."""
-    try:
-        from uvicorn import Config, Server
-
-        from fairque.contrib.dashboard import Token, dashboard
-    except ImportError:
-        text = "the dashboard needs Starlette, Jinja2 and uvicorn"
-        raise CommandError(text, "pip install 'fairque[dashboard]'", FAILED) from None
-
-    class QuietServer(Server):
-        """Signals are the command's."""
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
-
-    # Browsers tell cookies apart by hosts, not by ports.
-    token = Token(acts=acts, payloads=payloads, cookie=f"fairque_token_{port}")
-    app = dashboard(queue, authorize=token)
-    # Its log of requests would have the token.
-    config = Config(
-        app,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        timeout_graceful_shutdown=LAST_SECONDS,
-        server_header=False,
-    )
-    return QuietServer(config), token.secret
