@@ -1042,6 +1042,21 @@ async def test_many_schedules_that_cancel_their_tasks_do_so_in_several_calls(
     assert (await queue.stats()).queued == 25
 
 
+async def test_those_whose_tasks_call_back_do_so_in_more_calls(
+    scheduler: TaskScheduler, queue: TaskQueue, core: Core, server: Server
+):
+    made = make().options(on_end=[make()] * 4)
+    for number in range(6):
+        await add(scheduler, schedule_id=str(number), task=made, overlap="cancel_running")
+    for _ in range(2):
+        for number in range(6):
+            plan(core, str(number), core.now_us() // 1000)
+        before = scripts_run(server)
+        await scheduler._loop._tick()
+    assert scripts_run(server) - before == 4, "a look, and two at a time"
+    assert (await queue.stats()).queued == 6 + 6 * 4
+
+
 async def test_a_slot_that_has_no_bytes_cancels_nothing(scheduler: TaskScheduler, queue: TaskQueue):
     await queue.set_policy("anna", max_bytes=3000)
     await add(scheduler, overlap="cancel_running", task=Task.create(payload={"text": "x" * 1000}))

@@ -125,10 +125,13 @@ async def test_so_do_schedules_when_they_are_added_and_changed(opened: Opened):
             [Schedule("0 0 1 1 *", echo(n).options(user_id="zoe"), schedule_id=f"b{n}") for n in range(2)]
         )
         await scheduler.update_schedule("a", jitter=5)  # no task in it
-        await scheduler.update_schedule("a", task=echo(2))
-        await scheduler.run_now("a")
+        await scheduler.update_schedule("a", task=echo(2).options(on_end=echo(3)))
+        first = await scheduler.run_now("a")
         [planned] = await enqueued(queue)
         assert (planned.user_id, planned.args, planned.headers) == ("acme", (2,), {"tag": "on all"})
+        await queue.handle("acme", first).cancel()
+        [called_back] = await enqueued(queue)
+        assert (called_back.args, called_back.headers) == ((3,), {"tag": "on all"})
         await queue.purge("acme")
     assert seen.lines == ["schedules of acme", "schedules of zoe, zoe", "schedules of None"]
     assert seen.ids == ["a", "b0", "b1", "a"]

@@ -226,13 +226,19 @@ class ScheduleLoop:
 
 
 def _calls(moves: Sequence[Move]) -> list[list[Move]]:
-    """Each may cancel 50 tasks, and what many of them do at once would keep the server from everybody else."""
+    """Each may cancel 50 tasks, and have as many call back: what many of them do at once would keep the server from
+    everybody else.
+    """
     calls: list[list[Move]] = [[]]
     for move in moves:
-        if sum(each.overlap == "cancel_running" for each in calls[-1]) == MOST_CANCELING:
+        if sum(map(_weight, calls[-1])) >= MOST_CANCELING:
             calls.append([])
         calls[-1].append(move)
     return calls
+
+
+def _weight(move: Move) -> int:
+    return 1 + len(move.callbacks) if move.overlap == "cancel_running" else 0
 
 
 def _next_look(fired: tuple[Move, str], ripe: Ripe) -> int:
