@@ -35,8 +35,10 @@ from fairque.embedded.server import EmbeddedServer
 from fairque.tasks.registry import unregister
 from tests.apps import served
 from tests.support.eventually import eventually
+from tests.support.plugin import load_scripts
 from tests.support.process import WorkerProcess
 from tests.support.servers import Server
+from tests.support.users import denials, user_with, words_of
 from tests.test_monitoring import VALUES
 
 pytestmark = pytest.mark.usefixtures("functions")
@@ -369,6 +371,20 @@ async def test_whoever_comes_with_many_users_hides_nobody_who_starves(
     assert "ann" in labels_of(page, "user")
     assert value(page, "fairque_users_starved") >= 1
     await asyncio.gather(*(queue.purge(user.user_id) for user in await queue.users()))
+
+
+@pytest.mark.every_server
+async def test_who_may_only_read_may_read_the_metrics(server: Server, queue: TaskQueue) -> None:
+    load_scripts(server)
+    await queue.enqueue(served.greet("you"), user_id="acme")
+    user = f"reader-{queue.name}"
+    with user_with(server.execute, server.url, user, words_of(queue.name, "reader")) as url:
+        async with TaskQueue(url, name=queue.name) as far:
+            page = read(await QueueMetrics(far, top_users=5).render())
+        assert denials(server.execute, user) == []
+    assert value(page, "fairque_up") == 1
+    assert value(page, "fairque_user_queued", user="acme") == 1
+    await queue.purge("acme")
 
 
 async def test_many_who_ask_cost_one_read(queue: TaskQueue) -> None:
