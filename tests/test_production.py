@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
+from fairque import TaskQueue
 from fairque.embedded.binary import server_binary
 from fairque.embedded.server import free_port
 from tests.support.command import call_command
@@ -134,6 +135,38 @@ async def test_two_workers_and_a_web_service_run_as_the_page_says(machine: Machi
     assert looked.code in (0, 1), looked.out
     for user in ("ops", "shop-worker", "shop-web"):
         assert set(denials(machine.execute, user)) <= {"command function|load"}, user
+
+
+async def test_prometheus_is_told_what_the_page_has_it_ask(machine: Machine, worker_process: Start) -> None:
+    for words in commands("fairque functions"):
+        assert (await call_command(*map(machine.at_home, words[1:]))).code == 0
+    [worker] = re.findall(r"^ExecStart=\S+/(fairque worker .* --http .*)$", PAGE, re.MULTILINE)
+    [monitor] = re.findall(r"^ExecStart=\S+/(fairque http .*)$", PAGE, re.MULTILINE)
+    pages = []
+    for command, user in ((worker, "shop-worker"), (monitor, "shop-monitor")):
+        words = shlex.split(re.sub(r"127\.0\.0\.1:80\S+", "127.0.0.1:0", command))
+        process = await worker_process(*words, env=machine.environment(user))
+        pages.append(f"{(await process.line('answers at http://')).rpartition(' ')[2]}/metrics")
+    url = machine.environment("shop-web")["FAIRQUE_REDIS_URL"]
+    async with TaskQueue(url, name="shop") as queue, httpx.AsyncClient(trust_env=False, timeout=20) as client:
+        await queue.enqueue_by_name("shop.tasks.write_report", [5], user_id="acme")
+
+        async def are_told() -> bool:
+            ended, is_up = [(await client.get(page)).text for page in pages]
+            return 'outcome="finished",queue="shop"} 1.0' in ended and 'fairque_up{queue="shop"} 1.0' in is_up
+
+        await eventually(are_told, 30)
+    for user in ("shop-worker", "shop-monitor"):
+        assert denials(machine.execute, user) == [], user
+
+
+def test_prometheus_takes_its_file(tmp_path: Path) -> None:
+    if shutil.which("promtool") is None:
+        pytest.skip("there is no promtool here")
+    rules = ROOT / "docs" / "monitoring" / "alert-rules.yaml"
+    told = file("/etc/prometheus/prometheus.yml").replace("/etc/prometheus/alert-rules.yaml", str(rules))
+    (tmp_path / "prometheus.yml").write_text(told)
+    subprocess.run(["promtool", "check", "config", tmp_path / "prometheus.yml"], check=True, capture_output=True)
 
 
 async def order(client: httpx.AsyncClient, user_id: str) -> None:
