@@ -26,6 +26,7 @@ from fairque.contrib.http import demand, probes
 from fairque.contrib.http.asgi import ANSWER_SECONDS, MOST_WAITING, Answer, App, sentence
 from fairque.contrib.http.server import MOST_CONNECTIONS, serving
 from fairque.contrib.prometheus import WorkerMetrics
+from fairque.embedded.server import free_port
 from fairque.tasks.registry import unregister
 from tests.apps import made, served
 from tests.support.command import call_command
@@ -441,7 +442,7 @@ def test_demand_takes_queues_with_different_names() -> None:
 
 async def test_many_who_ask_cost_the_server_what_one_does(server: Server, queue_name: str) -> None:
     async with CuttingProxy(server.url) as proxy, TaskQueue(proxy.url, name=queue_name) as queue:
-        looks = proxy.hold("demand", nth=1_000_000)
+        looks, began = proxy.hold("demand", nth=1_000_000), time.monotonic()
         async with client_of(demand(queue)) as client:
 
             async def ask(n: int) -> int:
@@ -449,7 +450,7 @@ async def test_many_who_ask_cost_the_server_what_one_does(server: Server, queue_
 
             for _ in range(5):
                 assert await asyncio.gather(*map(ask, range(60))) == [200] * 60
-        assert 1 <= looks.seen <= 20
+        assert 1 <= looks.seen <= time.monotonic() - began + 3
 
 
 async def test_where_redis_hangs_the_answer_comes_in_time_and_says_so(
@@ -457,18 +458,18 @@ async def test_where_redis_hangs_the_answer_comes_in_time_and_says_so(
 ) -> None:
     async with AsyncExitStack() as stack:
         proxy = await stack.enter_async_context(CuttingProxy(server.url))
-        queue = await stack.enter_async_context(TaskQueue(proxy.url, name=queue_name, timeout=4))
+        queue = await stack.enter_async_context(TaskQueue(proxy.url, name=queue_name, timeout=8))
         client = await stack.enter_async_context(client_of(demand(queue)))
         assert (await client.get("/readyz")).status_code == 200
         await eventually_fresh()
         proxy.pause()
         began = time.monotonic()
         answers = await asyncio.gather(*(client.get(path) for path in 20 * ["/demand", "/readyz"]))
-        assert time.monotonic() - began < ANSWER_SECONDS + 1.5
+        assert time.monotonic() - began < ANSWER_SECONDS + 5
         assert {answer.status_code for answer in answers} == {503}
         began = time.monotonic()
         assert (await client.get("/livez")).status_code == 200
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < ANSWER_SECONDS
         proxy.resume()
         await becomes(str(client.base_url), "/demand", 200)
         await eventually_fresh()
@@ -476,7 +477,7 @@ async def test_where_redis_hangs_the_answer_comes_in_time_and_says_so(
         answer = await client.get("/demand")
         assert answer.status_code == 503
         assert answer.text == "no answer within 2 s\n", "the call tries again, for as long as the queue has patience"
-        await eventually(lambda: "cannot look at queue" in caplog.text)
+        await eventually(lambda: "cannot look at queue" in caplog.text, 40)
         assert "127.0.0.1" in caplog.text
         await eventually_fresh()
         await proxy.accept()
@@ -533,7 +534,7 @@ async def test_a_loop_that_is_blocked_does_not_answer(start: Start, queue: TaskQ
     process = await start("worker", TARGET, f"--http={ANYWHERE}")
     url = await url_of(process)
     await becomes(url, "/readyz", 200)
-    await queue.enqueue(served.block(4), user_id="acme")
+    await queue.enqueue(served.block(8), user_id="acme")
     await process.line("runs ")
     assert await status(url, "/livez", 1) is None
     await becomes(url, "/livez", 200)
@@ -623,29 +624,30 @@ async def test_of_several_processes_all_are_to_live_and_one_is_to_be_ready(start
     await eventually(lambda: process.output.count("serves queue") == 2, 30)
     await becomes(url, "/readyz", 200)
 
-    async def text(path: str) -> str:
-        async with httpx.AsyncClient(timeout=5) as client:
-            return (await client.get(url + path)).text
+    async def says(path: str, text: str) -> None:
+        async def is_said() -> bool:
+            async with httpx.AsyncClient(timeout=10) as client:
+                return (await client.get(url + path)).text == f"{text}\n"
 
-    async def both_claim() -> bool:
-        return await text("/readyz") == "2 of 2 processes claim\n"
+        await eventually(is_said)
 
-    await eventually(both_claim)
+    await says("/readyz", "2 of 2 processes claim")
     assert await status(url, "/livez") == 200
     first, second = pids(process)
     os.kill(first, signal.SIGSTOP)
-    for _ in range(3):
-        assert await text("/livez") == f"the event loop stands still in {first}\n"
+    await says("/livez", f"the event loop stands still in {first}")
+    await says("/livez", f"the event loop stands still in {first}")
     assert await status(url, "/livez") == 503
-    assert await text("/readyz") == "1 of 2 processes claim\n"
+    await says("/readyz", "1 of 2 processes claim")
+    assert await status(url, "/readyz") == 200
     os.kill(first, signal.SIGCONT)
     await becomes(url, "/livez", 200)
-    await eventually(both_claim)
+    await says("/readyz", "2 of 2 processes claim")
     os.kill(second, signal.SIGKILL)
     assert await status(url, "/livez") == 200, "it is started anew, and what lives turns"
     assert await status(url, "/readyz") == 200
     await eventually(lambda: len(pids(process)) == 3)
-    await eventually(both_claim)
+    await says("/readyz", "2 of 2 processes claim")
     process.send(signal.SIGTERM)
     assert await process.wait() == 0, process.output
     assert await status(url, "/livez") is None
@@ -905,3 +907,25 @@ async def test_a_port_that_the_command_cannot_have_is_told(start: Start, queue_n
         process = await start("http", f"--listen={address}", f"--queue={queue_name}")
         assert await process.wait() == 1
     assert process.lines[0] == f"error: nothing can listen at {address}: Address already in use"
+
+
+# The guide
+
+
+async def test_the_apps_of_the_guide_answer(worker_process: Start, tmp_path: Path) -> None:
+    guide, address = (ROOT / "docs" / "guides" / "kubernetes.md").read_text(), f"127.0.0.1:{free_port()}"
+    for block in re.findall(r"^```python\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL):
+        name = block.split()[1]
+        (tmp_path / name).write_text(block.replace("127.0.0.1:8080", address))
+    mounted = await worker_process("uvicorn", "probed:app", "--port=0", directory=tmp_path)
+    own = await worker_process(tmp_path / "own_server.py", directory=tmp_path)
+    line = await mounted.line("Uvicorn running on ")
+    url = re.findall(r"http://\S+", line)[0]
+    for path in ("/fairque/livez", "/fairque/readyz", "/scaling/demand"):
+        await becomes(url, path, 200)
+    for path in ("/livez", "/readyz", "/metrics"):
+        await becomes(f"http://{address}", path, 200)
+    for process in (mounted, own):
+        process.send(signal.SIGTERM)
+    assert await own.wait() == 0, own.output
+    assert await mounted.wait() in (0, -signal.SIGTERM), mounted.output

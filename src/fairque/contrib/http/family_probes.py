@@ -13,15 +13,16 @@ from fairque.worker.supervisor import Supervisor
 
 __all__ = ["family_probes"]
 
-PATIENCE_SECONDS = 1.0
+PATIENCE_SECONDS = 1.5
 """What the loop of a child may take to answer."""
 
 
 def family_probes(supervisor: Supervisor, render: Callable[[], bytes]) -> App:
     """The same pages as `probes`, for several processes.
 
-    They are asked when somebody asks. Alive are they all, or none: the loop of each that has served answers within a
-    second. Ready is one of them, or more. A process that starts, or is started anew after its end, is neither.
+    They are asked when somebody asks. Alive are they all, or none: the loop of each that has served answers within
+    a second and a half. Ready is one of them, or more. A process that starts, or is started anew after its end, is
+    neither.
 
     Args:
         supervisor: Their parent.
