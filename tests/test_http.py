@@ -188,7 +188,7 @@ async def test_a_page_that_hangs_is_answered_in_time_and_holds_up_no_other(
     async with client_of(App({"/ping": pong, "/hang": hang, "/fail": fail})) as client:
         hanging = asyncio.create_task(client.get("/hang"))
         failed = await client.get("/fail")
-        assert (failed.status_code, failed.text) == (500, "this failed: the log says more\n")
+        assert (failed.status_code, failed.text) == (500, "this failed: the log says why\n")
         assert (await client.get("/ping")).status_code == 200
         assert not hanging.done()
         assert ((await hanging).status_code, (await hanging).text) == (503, "no answer within 0.3 s\n")
@@ -420,6 +420,17 @@ async def test_a_bad_parameter_is_refused_by_its_value(query: str, wanted: str) 
         assert (found.status_code, found.headers["content-type"]) == (422, "text/plain; charset=utf-8")
         assert found.text.startswith(wanted)
         assert found.text.count("\n") == 1
+
+
+async def test_what_is_wrong_with_the_queue_is_not_the_fault_of_who_asks(
+    server: Server, queue_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = TaskQueue(server.url, name=queue_name)
+    await queue.close()
+    async with client_of(demand(queue)) as client:
+        found = await client.get("/demand")
+        assert (found.status_code, found.text) == (503, "the queue cannot be read: the log says why\n")
+        assert f"cannot look at queue {queue_name!r}: the queue is closed" in caplog.text
 
 
 async def test_of_several_queues_one_is_named(server: Server, queue: TaskQueue) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
-from fairque.errors import FairqueError, InvalidInput
+from fairque.errors import FairqueError
 
-__all__ = ["Answer", "App", "Message", "Query", "Receive", "Route", "Scope", "Send", "sentence"]
+__all__ = ["Answer", "App", "Message", "Query", "Receive", "Refused", "Route", "Scope", "Send", "sentence"]
 
 logger = logging.getLogger("fairque.http")
 Message = MutableMapping[str, Any]
@@ -40,14 +40,18 @@ def sentence(status: int, text: str) -> Answer:
     return Answer(status, f"{text}\n".encode(errors="backslashreplace"))
 
 
+class Refused(Exception):
+    """What is asked for breaks a rule. Any other error is not the fault of who asks, `InvalidInput` included."""
+
+
 Route = Callable[[Query], Awaitable[Answer]]
-"""Is given the parameters of the URL. Raises `InvalidInput` for one that it does not take."""
+"""Is given the parameters of the URL. Raises `Refused` for one that it does not take."""
 
 
 class App:
     """Answers GET and HEAD, reads no body, and answers each request within two seconds, whatever hangs.
 
-    What went wrong inside is in the log, not in the answer: only the text of `InvalidInput` is in both.
+    What went wrong inside is in the log, not in the answer.
 
     Args:
         routes: By path, below that at which the app is mounted.
@@ -86,15 +90,15 @@ class App:
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 return await self._routes[path](_query(scope))
-        except InvalidInput as exc:
+        except Refused as exc:
             return sentence(422, str(exc))
         except TimeoutError:
             return sentence(503, f"no answer within {ANSWER_SECONDS:g} s")
         except FairqueError:
-            return sentence(503, "Redis does not answer, or not as it should: the log says more")
+            return sentence(503, "the queue cannot be read: the log says why")
         except Exception:
             logger.exception("%s failed", path)
-            return sentence(500, "this failed: the log says more")
+            return sentence(500, "this failed: the log says why")
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
@@ -113,7 +117,7 @@ def _path(scope: Scope) -> str:
 
 
 def _query(scope: Scope) -> Query:
-    """Each parameter once. Raises `InvalidInput`."""
+    """Each parameter once. Raises `Refused`."""
     try:
         pairs = parse_qsl(
             bytes(scope.get("query_string", b"")).decode("latin-1"),
@@ -121,10 +125,10 @@ def _query(scope: Scope) -> Query:
             max_num_fields=MOST_PARAMETERS,
         )
     except ValueError:
-        raise InvalidInput(f"a URL may have {MOST_PARAMETERS} parameters, this one has more") from None
+        raise Refused(f"a URL may have {MOST_PARAMETERS} parameters, this one has more") from None
     query = dict(pairs)
     if len(query) < len(pairs):
-        raise InvalidInput("a parameter of the URL is given twice")
+        raise Refused("a parameter of the URL is given twice")
     return query
 
 

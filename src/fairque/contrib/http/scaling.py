@@ -8,7 +8,7 @@ import msgspec
 
 from fairque import InvalidInput, TaskQueue
 from fairque.checks import check_count
-from fairque.contrib.http.asgi import Answer, App, Query, sentence
+from fairque.contrib.http.asgi import Answer, App, Query, Refused, sentence
 from fairque.contrib.http.metrics import metrics_of_queues
 from fairque.contrib.http.shared import Shared
 from fairque.queue.demand import COOLDOWN, Load, check_spans, look_at_load
@@ -80,15 +80,19 @@ def _looked_at(queue: TaskQueue) -> Callable[[], Awaitable[Load]]:
 
 
 def _asked_for(query: Query, loads: Mapping[str, Shared[Load]]) -> tuple[str, tuple[float, float]]:
-    """The queue, and the longest wait and the cooldown. Raises `InvalidInput`."""
+    """The queue, and the longest wait and the cooldown. Raises `Refused`."""
     for name in query:
         if name not in _PARAMETERS:
-            raise InvalidInput(f"there is no parameter {_shown(name)}; there are {', '.join(_PARAMETERS)}")
+            raise Refused(f"there is no parameter {_shown(name)}; there are {', '.join(_PARAMETERS)}")
     name = query.get("queue", next(iter(loads)))
     if name not in loads or ("queue" not in query and len(loads) > 1):
         there = ", ".join(map(repr, loads))
-        raise InvalidInput(f"queue names the one that is meant, of {there}" + _but("queue", query))
-    return name, check_spans(_seconds("target_wait", query, TARGET_WAIT), _seconds("cooldown", query, COOLDOWN))
+        raise Refused(f"queue names the one that is meant, of {there}" + _but("queue", query))
+    spans = _seconds("target_wait", query, TARGET_WAIT), _seconds("cooldown", query, COOLDOWN)
+    try:
+        return name, check_spans(*spans)
+    except InvalidInput as exc:
+        raise Refused(str(exc)) from None
 
 
 def _seconds(name: str, query: Query, default: float) -> float:
@@ -97,7 +101,7 @@ def _seconds(name: str, query: Query, default: float) -> float:
     try:
         return float(query[name])
     except ValueError:
-        raise InvalidInput(f"{name} must be a number of seconds{_but(name, query)}") from None
+        raise Refused(f"{name} must be a number of seconds{_but(name, query)}") from None
 
 
 def _but(name: str, query: Query) -> str:
