@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 
 from fairque.errors import FairqueError
 
-__all__ = ["Answer", "App", "Message", "Query", "Receive", "Refused", "Route", "Scope", "Send", "sentence"]
+__all__ = ["ANSWER_SECONDS", "Answer", "App", "Query", "Refused", "Route", "sentence"]
 
 logger = logging.getLogger("fairque.http")
 Message = MutableMapping[str, Any]
