@@ -33,6 +33,7 @@ from fairque import (
     TaskState,
     UnknownSchedule,
     Worker,
+    WrongType,
     current_task,
     task,
 )
@@ -1286,6 +1287,11 @@ async def test_the_headers_of_each_task_may_be_decided_when_it_is_made(server: S
     first, last = made[0], made[-1]
     assert (first.queue_name, first.user_id, first.name, last.task_id) == (queue_name, "anna", "report", by_hand)
     assert (first.firing.schedule_id, first.headers) == ("s", {"kept": "yes"})
+
+
+def test_what_cannot_decide_is_refused_at_once():
+    with pytest.raises(WrongType, match="firing_headers must be a function"):
+        TaskQueue("redis://localhost:1", firing_headers={"a": "b"})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("codec", [None, Encrypt({"k": bytes(32)})], ids=["plain", "sealed"])

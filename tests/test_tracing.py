@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from opentelemetry.metrics import NoOpMeter, NoOpMeterProvider
 from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
 
 from fairque import (
     CallNext,
@@ -34,6 +37,7 @@ from fairque import (
     task,
 )
 from fairque.contrib.opentelemetry import Tracing
+from fairque.contrib.sqlalchemy import Outbox, OutboxRelay, metadata
 from fairque.sync import TaskQueue as BlockingQueue
 from fairque.tasks.registry import registry
 from tests.support.eventually import eventually
@@ -347,6 +351,23 @@ async def test_what_an_inherited_header_says_of_a_trace_is_not_the_trace_of_a_ch
     [inner] = [each for each in runs if is_child(each, sent_inside)]
     assert is_child(sent_inside, outer)
     assert inner is not outer
+
+
+async def test_a_task_of_an_outbox_belongs_to_where_it_was_added(opened: Opened, recorded: Recorded, tmp_path: Path):
+    engine = create_engine(f"sqlite:///{tmp_path / 'app.db'}")
+    metadata.create_all(engine)
+    async with opened() as queue:
+        with recorded.tracer.start_as_current_span("request"), Session(engine) as session:
+            task_id = await Outbox(queue).enqueue(session, echo(1), user_id="acme")
+            session.commit()
+        assert await OutboxRelay(queue, engine).drain() == 1
+        assert await queue.handle("acme", task_id).result(20) == 1
+        [run] = await recorded.wait_for(1, "process")
+        await queue.purge("acme")
+    engine.dispose()
+    [sent] = recorded.spans("enqueue")
+    assert is_child(run, sent)
+    assert is_child(sent, recorded.spans("request")[0])
 
 
 async def test_a_trace_that_a_caller_gives_by_hand_stays_as_it_is(opened: Opened, recorded: Recorded):

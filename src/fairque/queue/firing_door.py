@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from fairque.errors import WrongType
 from fairque.tasks.headers import MAX_HEADER_BYTES, checked_headers, header_bytes
 from fairque.tasks.message import Firing
 
@@ -64,9 +65,14 @@ class FiringDoor:
         decide: Told of each task, returns its headers. What it raises is logged, and the task has those that its
             schedule keeps: nobody is there who could be told.
         queue_name: Of the queue.
+
+    Raises:
+        WrongType: `decide` is no function.
     """
 
     def __init__(self, decide: FiringHeaders, queue_name: str) -> None:
+        if not callable(decide):
+            raise WrongType(f"firing_headers must be a function of a FiredTask, not {decide!r}")
         self._decide = decide
         self._queue_name = queue_name
 

@@ -147,7 +147,7 @@ class Consumer:
             return
         span.add_link(first.get_span_context())
         origin = trace.get_current_span(parent).get_span_context()
-        if origin.is_valid:
+        if origin.is_valid and first.is_recording():
             first.add_link(origin)
 
 
