@@ -176,6 +176,27 @@ async def test_the_id_of_a_user_is_told_only_where_that_was_asked_for(opened: Op
     other.close()
 
 
+async def test_how_long_its_body_waits_for_others_is_an_event(opened: Opened, recorded: Recorded):
+    @task(name="slow")
+    async def slow() -> int:
+        await asyncio.sleep(0.05)
+        return 7
+
+    @task(name="waits")
+    async def waits() -> str:
+        child = await current_task().enqueue(slow())
+        assert await child.result() == 7
+        return child.task_id
+
+    async with opened() as queue:
+        child_id = await (await queue.enqueue(waits(), user_id="acme")).result(20)
+        runs = await recorded.wait_for(2, "process")
+    [run] = [each for each in runs if (each.attributes or {})["fairque.task.name"] == "waits"]
+    [event] = [each for each in run.events if each.name == "fairque.awaited"]
+    assert (event.attributes or {})["fairque.wait.for"] == child_id
+    assert 0.04 < (event.attributes or {})["fairque.wait.duration"] < 20
+
+
 @pytest.mark.parametrize("run_in", ["loop", "thread"])
 async def test_the_body_finds_the_span_of_its_run_and_the_baggage_of_the_call(
     opened: Opened, recorded: Recorded, run_in: str

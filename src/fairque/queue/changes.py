@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from typing import Self
 
@@ -23,6 +24,7 @@ class Changes:
     """
 
     __slots__ = (
+        "_began",
         "_callbacks",
         "_changed",
         "_is_changed",
@@ -31,6 +33,7 @@ class Changes:
         "_pause",
         "_user_id",
         "_waiter",
+        "_whom",
         "record",
     )
 
@@ -39,7 +42,8 @@ class Changes:
         """Of the end of the task, once it was told with the message of that."""
         self._is_changed = False
         self._listener = source.listener
-        self._user_id = user_id
+        self._user_id, self._whom = user_id, task_id
+        self._began = 0.0
         self._callbacks: dict[str, Callable[[bytes | None], None]] = {
             source.store.keys.done_channel(user_id, task_id): self._on_message
         }
@@ -73,11 +77,13 @@ class Changes:
             raise
         if self._waiter is not None:
             self._waiter.waits += 1
+            self._began = time.monotonic()
         return self
 
     async def __aexit__(self, *error: object) -> None:
         if self._waiter is not None:
             self._waiter.waits -= 1
+            self._waiter.has_waited(self._whom, time.monotonic() - self._began)
         await self._leave()
 
     async def _leave(self) -> None:

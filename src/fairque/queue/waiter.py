@@ -13,6 +13,9 @@ class Waiter(Protocol):
 
     waits: int
 
+    def has_waited(self, whom: str, seconds: float) -> None:
+        """For a task, or ``batch:`` and the id of a batch."""
+
 
 waiter: ContextVar[Waiter | None] = ContextVar("fairque_waiter", default=None)
 """The task that runs here, where a worker runs one."""

@@ -61,6 +61,7 @@ class RunningTask(TaskContext[Any]):
         body: Runs it; None before it starts and after it has ended.
         timer: Of its timeout, then of the grace after a cancellation.
         entered: What its body runs within in a subprocess.
+        on_wait: Told for whom it has waited, and for how many seconds.
         waits: For the ends of how many others it waits at this moment.
         ended: Whether its outcome is known, whatever its body still does.
         cut_off: Why its body is cancelled: "canceled", "timeout", "lost" or "released"; empty while it is not.
@@ -82,6 +83,7 @@ class RunningTask(TaskContext[Any]):
         "group",
         "kwargs",
         "message",
+        "on_wait",
         "overrides",
         "timer",
         "waits",
@@ -111,6 +113,7 @@ class RunningTask(TaskContext[Any]):
         self.ended = False
         self.cut_off = ""
         self.entered: list[Entered] | None = None
+        self.on_wait: Callable[[str, float], None] | None = None
         self.group: Group[RunningTask] | None = None
         self.waits = 0
         self._services = services
@@ -142,6 +145,10 @@ class RunningTask(TaskContext[Any]):
     def wait_seconds(self) -> float:
         """How long it stood in line for this run, on the server's clock."""
         return max(0, self.delivery.started_ms - self.delivery.queued_ms) / 1000
+
+    def has_waited(self, whom: str, seconds: float) -> None:
+        if self.on_wait is not None:
+            self.on_wait(whom, seconds)
 
     @property
     def state(self) -> Any:

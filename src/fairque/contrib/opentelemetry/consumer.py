@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,6 +15,7 @@ from fairque import CallNext, Failure, FailureKind, Streamed, TaskEvent
 from fairque.contrib.opentelemetry.carrier import OF_SCHEDULE, Carrier
 from fairque.contrib.opentelemetry.conventions import (
     ATTEMPT,
+    AWAITED,
     CHUNKS,
     CLIENT_ID,
     MESSAGE_COUNT,
@@ -22,6 +24,7 @@ from fairque.contrib.opentelemetry.conventions import (
     PROCESS,
     SCHEDULE_ID,
     SNOOZED,
+    WAIT_FOR,
     WAIT_SECONDS,
     WAITED,
 )
@@ -111,9 +114,16 @@ class Consumer:
         with self._spans.guard:
             if span.is_recording():
                 span.add_event(WAITED, {WAIT_SECONDS: run.wait_seconds})
+                run.on_wait = partial(self._note_wait, span)
             if run.group is not None:
                 self._join(run.group, span, parent)
         return span
+
+    def _note_wait(self, span: Span, whom: str, seconds: float) -> None:
+        """What a body has left behind may wait beyond its run."""
+        with self._spans.guard:
+            if span.is_recording():
+                span.add_event(AWAITED, {WAIT_SECONDS: seconds, WAIT_FOR: whom})
 
     def _attributes(self, run: RunningTask) -> dict[str, Any]:
         attributes: dict[str, Any] = {

@@ -29,7 +29,10 @@ SCHEDULE_ID = "fairque.schedule.id"
 CHUNKS = "fairque.stream.chunks"
 WAITED = "fairque.waited"
 """An event: the task stood in line."""
+AWAITED = "fairque.awaited"
+"""An event: the body has waited for another task, or for a batch."""
 WAIT_SECONDS = "fairque.wait.duration"
+WAIT_FOR = "fairque.wait.for"
 
 DURATION_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 """Seconds, as the conventions advise for both histograms."""
