@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fairque import Attempt, DeadGroups, DeadStep, FailureKind, InvalidInput, TaskQueue, TaskState, task
+from fairque import Attempt, DeadGroups, DeadStep, FailureKind, InvalidInput, Sign, TaskQueue, TaskState, Worker, task
 from fairque.embedded.server import EmbeddedServer
 from fairque.redis.delivery import Delivery, Outcome
 from fairque.redis.keys import encode_user
@@ -17,6 +17,7 @@ from fairque.tasks.registry import unregister
 from tests.support.commands import commands_of
 from tests.support.eventually import eventually
 from tests.support.resp import RespClient
+from tests.support.servers import Server
 
 pytestmark = pytest.mark.leaves_keys()
 
@@ -212,7 +213,18 @@ async def test_a_repair_lists_a_letter_under_its_kind_again(queue: TaskQueue) ->
     assert counts(await queue.dead_groups("acme")) == counts(await queue.dead_groups()) == {"error ValueError": 1}
 
 
-@pytest.mark.parametrize("wrong", [{"group": "no kind"}, {"group": 7}, {"limit": 0}, {"after": "x"}, {"after": "1:2:"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"group": "no kind"},
+        {"group": "error \udc80"},
+        {"group": 7},
+        {"limit": 0},
+        {"after": "x"},
+        {"after": "1:2:"},
+        {"after": "1:2:\udc80"},
+    ],
+)
 async def test_what_no_step_can_be_is_refused(queue: TaskQueue, wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
         await queue.requeue_group(**({"group": "error ValueError"} | wrong))
@@ -223,3 +235,29 @@ async def test_the_groups_cost_the_same_however_many_letters_there_are(own_queue
     few = await commands_of(own_queue, own_queue.dead_groups)
     await fail(own_queue, "acme", *["ValueError"] * 1000)
     assert await commands_of(own_queue, own_queue.dead_groups) == few
+
+
+async def test_an_id_that_is_used_again_costs_a_user_no_more_for_the_kinds_that_it_has(own_queue: TaskQueue) -> None:
+    async def again() -> None:
+        await own_queue.enqueue(idle(), user_id="acme", task_id="again", delay=3600)
+        await own_queue.handle("acme", "again").cancel()
+
+    few = await commands_of(own_queue, again)
+    await fail(own_queue, "acme", *(f"Error{n}" for n in range(20)))
+    later = await commands_of(own_queue, again)
+    assert later["zrem"] == few["zrem"]
+    assert sum(later.values()) < sum(few.values()) + 10
+
+
+async def test_kinds_are_told_also_where_contents_are_sealed(server: Server, queue_name: str) -> None:
+    async def broken() -> None:
+        raise LookupError("of a customer")
+
+    made = task(name="dead-groups.broken")(broken)
+    async with TaskQueue(server.url, name=queue_name, codec=Sign({"1": bytes(32)})) as queue:
+        await queue.enqueue(made(), user_id="acme")
+        await Worker(queue, scheduler=False).run_until_idle()
+        assert counts(await queue.dead_groups("acme")) == {"error LookupError": 1}
+        [letter] = await queue.dead_letters("acme", group="error LookupError")
+        assert letter.message == "of a customer"
+    unregister(made.name)

@@ -110,7 +110,9 @@ async def test_pages_of_a_user_hold_its_own_alone(queue: TaskQueue, report: Task
             await scheduler.schedule_page("anna", after=other)
 
 
-@pytest.mark.parametrize("wrong", [{"limit": 0}, {"limit": 501}, {"next_runs": 0}, {"after": 7}, {"user_id": ""}])
+@pytest.mark.parametrize(
+    "wrong", [{"limit": 0}, {"limit": 501}, {"next_runs": 0}, {"after": 7}, {"after": "a:\udc80"}, {"user_id": ""}]
+)
 async def test_what_no_page_can_be_is_refused(queue: TaskQueue, wrong: dict) -> None:
     with pytest.raises(InvalidInput):
         await TaskScheduler(queue).schedule_page(**wrong)

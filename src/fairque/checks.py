@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, TypeGuard, TypeVar
 
 from fairque.errors import InvalidInput, WrongType
 
@@ -18,6 +18,7 @@ __all__ = [
     "check_number",
     "check_seconds",
     "check_text",
+    "is_text",
 ]
 
 T = TypeVar("T")
@@ -78,6 +79,17 @@ def check_list(name: str, values: Iterable[T]) -> Iterable[T]:
     if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
         raise WrongType(f"{name} must be a list, not {given!r}")
     return values
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    """Whether it is a str that UTF-8 can hold, as what comes from outside may not be."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_text(name: str, value: object) -> str:

@@ -2,11 +2,10 @@
 
     python tests/bench/pages.py [--users N] [--hog N] [--repeats N] [--url URL] [--fill-only]
 
-Fills a private server, or a queue at the URL where that is empty, then reads each page again and again.
-`p50` and `worst` are as the
-clock has it; `here` and `server` are the CPU time of a read in this process and in the server, which others that use
-the machine do not change; `held` is the longest time for which one command of a read had the server, by its clock. It
-needs some 2 GB and a minute or two.
+Fills a private server, or a queue at the URL where that is empty, then reads each page again and again. `p50` and
+`worst` are as the clock has it; `here` and `server` are the CPU time of a read in this process and in the server, which
+others that use the machine do not change; `held` is the longest time for which one command of a read had the server, by
+its clock. It needs some 2 GB and a minute or two.
 """
 
 import argparse

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from fairque.checks import check_count
+from fairque.checks import check_count, is_text
 from fairque.codec.codec import Sealer
 from fairque.errors import InvalidInput, QueueFull, UnknownTask
 from fairque.models import FailureKind
@@ -179,7 +179,7 @@ class _Place(NamedTuple):
     @classmethod
     def of(cls, text: str) -> _Place:
         """Raises `InvalidInput`."""
-        until, _, rest = text.partition(":") if isinstance(text, str) else ("", "", "")
+        until, _, rest = text.partition(":") if is_text(text) else ("", "", "")
         ms, _, member = rest.partition(":")
         if not all(part.isascii() and part.isdigit() and len(part) <= 15 for part in (until, ms)) or not member:
             raise InvalidInput(f"after must be that of the step before, not {text!r}")
@@ -192,7 +192,7 @@ class _Place(NamedTuple):
 def group_key(group: DeadGroup | str) -> str:
     """Raises `InvalidInput` for what names no group."""
     key = group.key if isinstance(group, DeadGroup) else group
-    if not isinstance(key, str) or key.partition(" ")[0] not in set(FailureKind) or len(key.encode()) > MAX_KEY_BYTES:
+    if not is_text(key) or key.partition(" ")[0] not in set(FailureKind) or len(key.encode()) > MAX_KEY_BYTES:
         raise InvalidInput(f"group must be one of dead_groups(), or its key, not {group!r}")
     return key
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import msgspec
 
-from fairque.checks import check_count
+from fairque.checks import check_count, is_text
 from fairque.errors import InvalidInput
 from fairque.models import UserInfo
 from fairque.redis.keys import encode_user
@@ -26,6 +26,7 @@ MOST_LOOKED_AT = 200_000
 MOST_AT_ONCE = 10_000
 LEAST_AT_ONCE = 10
 RARE = 0.01
+MOST_CHARACTERS = 512
 
 
 class UserOrder(StrEnum):
@@ -84,12 +85,9 @@ def _order(order: UserOrder | str) -> UserOrder:
 
 
 def _encoded(prefix: str) -> str:
-    if not isinstance(prefix, str) or len(prefix) > 512:
-        raise InvalidInput(f"prefix must be a str of at most 512 characters, not {prefix!r}")
-    try:
-        return encode_user(prefix)
-    except UnicodeEncodeError:
-        raise InvalidInput(f"prefix {prefix!r} cannot be encoded as UTF-8") from None
+    if not is_text(prefix) or len(prefix) > MOST_CHARACTERS:
+        raise InvalidInput(f"prefix must be a str of at most {MOST_CHARACTERS} characters in UTF-8, not {prefix!r}")
+    return encode_user(prefix)
 
 
 def _cursor(after: str | None) -> int:

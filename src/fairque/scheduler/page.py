@@ -9,7 +9,7 @@ from datetime import datetime
 
 import msgspec
 
-from fairque.checks import check_count
+from fairque.checks import check_count, is_text
 from fairque.errors import InvalidInput
 from fairque.everybody import check_user
 from fairque.models import TaskState
@@ -74,7 +74,7 @@ def _cursor(user_id: str | None, after: str | None) -> str:
     begin = "" if user_id is None else encode_user(check_user("user_id", user_id)) + ":"
     if after is None:
         return ""
-    if not isinstance(after, str) or ":" not in after or not after.startswith(begin):
+    if not is_text(after) or ":" not in after or not after.startswith(begin):
         raise InvalidInput(f"after must be that of the page before, not {after!r}")
     return after
 
