@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import msgspec
 
 from fairque.models import QueueHealth, QueueStats, UserInfo
-from fairque.queue.demand import COOLDOWN, MOST_LOOKED_AT, Demand, load_in
+from fairque.queue.demand import COOLDOWN, Demand, load_in
 from fairque.queue.health import USERS, governed_users, health_in
 from fairque.queue.health_checks import HealthCheck, Severity, checks_of, worst
 from fairque.queue.shares import Shares, look_at_shares
@@ -19,7 +19,9 @@ from fairque.redis.store import Store
 __all__ = ["Holder", "Overview", "look_over"]
 
 TARGET_WAIT = 10.0
-MOST_LANES = 2000
+MOST_LANES = 1000
+MOST_RUNNING = 100
+"""Tasks that run, which stand for the others when the demand is worked out."""
 MOST_HOLDERS = 20
 
 
@@ -82,7 +84,7 @@ async def look_over(store: Store, queue: str, most: int) -> Overview:
     Of damaged users it tells those that claims leave alone: to look for others takes longer than all the rest.
     """
     (stats, facts, running, governed), (recent, busy, active) = await asyncio.gather(
-        asyncio.gather(store.stats(), store.health(USERS), store.demand(MOST_LOOKED_AT), governed_users(store)),
+        asyncio.gather(store.stats(), store.health(USERS), store.demand(MOST_RUNNING), governed_users(store)),
         asyncio.gather(store.user_names(most), store.holders(MOST_HOLDERS, MOST_LANES), store.active_names(most)),
     )
     seen = await store.seen_named_users(list(dict.fromkeys((*active, *busy, *recent.names))))

@@ -46,7 +46,7 @@ class Sights:
         """A page of users: all of them by their last activity, those whose ids begin alike, or the first of a sample.
 
         By activity, a page costs two round trips, wherever it is. The user whose id is just `prefix` is on the first
-        page. The others are looked for among all users, 200,000 a call at most, in steps of 10,000: ``is_sample`` says
+        page. The others are looked for among all users, 100,000 a call at most, in steps of 10,000: ``is_sample`` says
         whether there are more, and the next page goes on from there. One may come twice. Other orders are among some
         hundred users: those with something to do, those that hold most, those that were active last, and for
         ``"dead"`` those of the last 1,000 dead letters.

@@ -18,11 +18,11 @@ from fairque.redis.store_sights import NamedPage
 __all__ = ["UserOrder", "UserPage", "find_users"]
 
 MOST_LISTED = 1000
-SAMPLE = 250
+SAMPLE = 150
 """Of each kind of users that are compared."""
 LETTERS = 1000
 LANES = 2000
-MOST_LOOKED_AT = 200_000
+MOST_LOOKED_AT = 100_000
 MOST_AT_ONCE = 10_000
 LEAST_AT_ONCE = 10
 RARE = 0.01
