@@ -36,8 +36,8 @@ class Browser:
         await self.get("/nothing")
         return self.client.cookies["fairque_csrf"]
 
-    async def act(self, name: str, **form: str) -> httpx.Response:
-        return await self.post(f"/act/{name}", csrf=await self.csrf(), **form)
+    async def act(self, act: str, **form: str) -> httpx.Response:
+        return await self.post(f"/act/{act}", csrf=await self.csrf(), **form)
 
 
 def texts(page: str) -> str:

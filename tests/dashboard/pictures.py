@@ -27,6 +27,8 @@ PAGES = {
     "users": "/users",
     "user": "/user?user=acme",
     "task": "/task?user=acme&task=report-2026-11",
+    "workers": "/workers",
+    "limits": "/limits",
     "health": "/health",
 }
 
@@ -57,6 +59,11 @@ async def busy_queue() -> AsyncIterator[TaskQueue]:
         await queue.set_policy("globex", weight=2)
         await queue.set_policy("initech", max_running=2, rate="120/m burst 20")
         await queue.set_policy("acme", max_running=12, max_queued=100_000, breaker="20/60s/30s")
+        await queue.set_limit("smtp:{domain}", max_running=4, rate="200/m burst 20")
+        await queue.set_limit("archive", max_running=2)
+        await queue.set_limit("mail.send", max_running=16)
+        await queue.set_limit("report.part", max_running=3, user_id="acme")
+        await queue.pause_task("report.monthly")
         scheduler = TaskScheduler(queue)
         await scheduler.add_schedule("0 6 * * *", part("2026-11"), user_id="acme", schedule_id="morning report")
         await scheduler.add_schedule(every=900, task=send("digest"), user_id="acme", schedule_id="digest")

@@ -62,6 +62,7 @@ async def letters(queue: TaskQueue) -> AsyncIterator[TaskQueue]:
             await eventually(lambda handle=handle: failed(handle))
     for name in IDS:
         await queue.enqueue(tasks.add(1, 2), user_id=name, task_id="waits")
+    await queue.set_limit(EVIL[:100].replace("{", ""), max_running=2, user_id=EVIL)
     yield queue
     unregister(EVIL)
 
@@ -74,7 +75,7 @@ def paths(user: str) -> Sequence[str]:
     """All pages, of this user."""
     task_id = user[:500]
     return (
-        *("/", "/users", "/users?order=dead", "/health", "/nothing"),
+        *("/", "/users", "/users?order=dead", "/workers", "/limits", "/health", "/nothing"),
         *(f"/users?{urlencode({'find': user})}", f"/user?{urlencode({'user': user})}"),
         f"/task?{urlencode({'user': user, 'task': task_id})}",
         f"/task?{urlencode({'user': user, 'task': 'waits'})}",
@@ -89,7 +90,7 @@ async def test_whatever_ids_and_errors_are_every_page_is_whole(site: str, browse
     viewport = {"width": width, "height": 800}
     async with watched(browser, viewport=viewport, color_scheme=scheme) as (_, page, complaints):
         for user in IDS:
-            for path in paths(user)[0 if user == EVIL else 5 :]:
+            for path in paths(user)[0 if user == EVIL else 7 :]:
                 await page.goto(site + path)
                 assert await page.evaluate("document.documentElement.scrollWidth") <= width, path
                 assert await page.locator("main img, main script, [onmouseover]").count() == 0, path
@@ -204,6 +205,7 @@ async def test_every_act_is_done_and_told(
     queue = letters
     await queue.enqueue(tasks.add(1, 2), user_id=user, task_id="cancel me")
     await queue.enqueue(tasks.add(1, 2), user_id=user, task_id="later", delay=3600)
+    await queue.pause_task(user)
     async with watched(browser, java_script_enabled=with_script) as (_, page, complaints):
 
         async def act(path: str, label: str, told: str) -> None:
@@ -225,6 +227,8 @@ async def test_every_act_is_done_and_told(
         assert await queue.handle(IDS[1], IDS[1]).state() is TaskState.QUEUED
         await act(f"task?{urlencode({'user': IDS[2], 'task': IDS[2]})}", "Discard", "is gone")
         assert IDS[2] not in [each.task_id for each in await queue.dead_letters()]
+        await act("limits", "Resume", "go on")
+        assert not (await queue.stats()).paused_tasks
         await act("health", "Check now", "The check has begun")
         await eventually(lambda: _says(page, "#doctor", "Nothing is wrong"))
         assert complaints == []

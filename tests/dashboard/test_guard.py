@@ -16,7 +16,8 @@ from fairque.contrib.dashboard import Token, Viewer, dashboard
 from tests.dashboard.conftest import OPERATOR, Ask
 from tests.workers import tasks
 
-PAGES = ("/", "/users", "/user?user=anna", "/task?user=anna&task=a", "/health", "/live?page=overview", "/nothing")
+SHOWN = ("/", "/users", "/user?user=anna", "/task?user=anna&task=a", "/workers", "/limits", "/health")
+PAGES = (*SHOWN, "/live?page=overview", "/nothing")
 
 
 # Who is let in
@@ -104,7 +105,7 @@ async def test_hosts_are_plain_names(queue: TaskQueue, host: object):
 # What a browser may do with a page
 
 
-@pytest.mark.parametrize("path", [*PAGES[:5], "/nothing", "/static/dashboard.js"])
+@pytest.mark.parametrize("path", [*SHOWN, "/nothing", "/static/dashboard.js"])
 async def test_every_answer_denies_foreign_scripts_frames_and_caches(browse: Ask, path: str):
     answer = await (await browse()).get(path)
     policy = answer.headers["content-security-policy"]
@@ -129,7 +130,7 @@ async def test_style_and_script_are_kept_by_browsers_under_their_version(browse:
 async def test_pages_have_no_script_and_no_style_of_their_own(browse: Ask, queue: TaskQueue):
     await queue.enqueue(tasks.add(1, 2), user_id="anna", task_id="a")
     browser = await browse()
-    for path in PAGES[:5]:
+    for path in SHOWN:
         page = (await browser.get(path)).text
         assert page.count("<script") == page.count('<script src="/static/') == 1
         assert "style=" not in page.replace("data-style=", "")
@@ -202,10 +203,10 @@ async def test_an_act_is_not_done_by_a_link(browse: Ask):
 async def test_who_only_reads_cannot_act_and_sees_no_forms(browse: Ask, queue: TaskQueue):
     handle = await queue.enqueue(tasks.add(1, 2), user_id="anna", task_id="a")
     browser = await browse(Viewer("reader", users=EVERYBODY))
-    for name in ("pause", "resume", "cancel", "start-now", "requeue", "discard", "check"):
-        assert (await browser.act(name, user="anna", task="a")).status_code == 404
+    for name in ("pause", "resume", "cancel", "start-now", "requeue", "discard", "check", "pause-name", "resume-name"):
+        assert (await browser.act(name, user="anna", task="a", name="n")).status_code == 404
     assert await handle.state() is TaskState.QUEUED
-    for path in PAGES[:5]:
+    for path in SHOWN:
         assert 'method="post"' not in (await browser.get(path)).text
 
 
@@ -252,7 +253,7 @@ async def test_it_works_mounted_under_any_path(queue: TaskQueue):
     outer = Starlette(routes=[Mount("/ops", inner)])
     await queue.enqueue(tasks.add(1, 2), user_id="anna", task_id="a")
     async with httpx.AsyncClient(transport=httpx.ASGITransport(outer), base_url="http://localhost") as client:
-        for path in PAGES[:5]:
+        for path in SHOWN:
             answer = await client.get(f"/ops/queues{path}")
             assert answer.status_code == 200, path
             for part in answer.text.split('href="')[1:]:

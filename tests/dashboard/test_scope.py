@@ -44,7 +44,7 @@ async def is_dead(handle: TaskHandle[None]) -> bool:
 
 
 FORBIDDEN = (
-    *("/users", "/users?find=anna", "/health", "/user", "/task", "/task?user=anna", "/nothing"),
+    *("/users", "/users?find=anna", "/health", "/workers", "/limits", "/user", "/task", "/task?user=anna", "/nothing"),
     *(f"/user?user={OTHERS}-1", f"/task?user={OTHERS}-1&task={OTHERS}-dead", "/user?user=nobody", "/user?user=*"),
     *("/user?user=anna%00", "/user?user=ANNA", "/live", "/live?page=overview", "/live?page=users", "/live?page=health"),
     *(f"/live?page=user&user={OTHERS}-1", "/live?page=user", f"/live?page=task&user={OTHERS}-1&task={OTHERS}-dead"),
@@ -86,8 +86,14 @@ async def test_acts_reach_its_own_tasks_only(browse: Ask, crowd: TaskQueue):
     for name in ("cancel", "start-now", "requeue", "discard"):
         refused = await browser.act(name, user=user, task=letter)
         assert (refused.status_code, OTHERS in refused.text) == (404, False)
-    for name in ("pause", "resume", "check"):  # these are the operator's, also where they are about itself
-        assert (await browser.act(name, user="anna")).status_code == 404
+    for name in (
+        "pause",
+        "resume",
+        "check",
+        "pause-name",
+        "resume-name",
+    ):  # these are the operator's, also where they are about itself
+        assert (await browser.act(name, user="anna", name="n")).status_code == 404
     assert (await crowd.stats()).queued == before.queued
     assert await crowd.handle(user, letter).state() is TaskState.FAILED
     assert not (await crowd.get_policy("anna")).paused

@@ -15,17 +15,27 @@ from fairque.contrib.dashboard.guard import LOOPBACK, Guard
 from fairque.contrib.dashboard.look import Look
 from fairque.contrib.dashboard.page import Page
 from fairque.contrib.dashboard.pages.health import HealthPage
+from fairque.contrib.dashboard.pages.limits import LimitsPage
 from fairque.contrib.dashboard.pages.overview import OverviewPage
 from fairque.contrib.dashboard.pages.task import TaskPage
 from fairque.contrib.dashboard.pages.user import UserPage
 from fairque.contrib.dashboard.pages.users import UsersPage
+from fairque.contrib.dashboard.pages.workers import WorkersPage
 from fairque.contrib.dashboard.reader import Reader
 from fairque.contrib.dashboard.site import Site
 from fairque.contrib.dashboard.viewer import Authorize
 
 __all__ = ["PAGES", "dashboard"]
 
-PAGES: tuple[type[Page[Any]], ...] = (OverviewPage, UsersPage, UserPage, TaskPage, HealthPage)
+PAGES: tuple[type[Page[Any]], ...] = (
+    OverviewPage,
+    UsersPage,
+    UserPage,
+    TaskPage,
+    WorkersPage,
+    LimitsPage,
+    HealthPage,
+)
 """Those with a place in the navigation come in its order."""
 
 
