@@ -27,6 +27,8 @@ PAGES = {
     "users": "/users",
     "user": "/user?user=acme",
     "task": "/task?user=acme&task=report-2026-11",
+    "dead-letters": "/dead-letters",
+    "schedules": "/schedules",
     "workers": "/workers",
     "limits": "/limits",
     "health": "/health",
@@ -44,6 +46,11 @@ async def part(month: str) -> int:
     if month == "2026-07":
         raise ConnectionError("the archive of 2026-07 did not answer within 30 s")
     return len(month)
+
+
+@task(name="mail.check", max_retries=0)
+async def refuse(n: int) -> None:
+    raise ValueError(f"{n}@example.invalid is no address") if n % 3 else PermissionError("the relay refused it")
 
 
 @task(name="report.join")
@@ -73,6 +80,9 @@ async def busy_queue() -> AsyncIterator[TaskQueue]:
         await queue.enqueue(join(2026), user_id="acme", task_id="report-2026-11", depends_on=months)
         await queue.enqueue(send("all"), user_id="acme", task_id="newsletter", depends_on=["report-2026-11"])
         await queue.enqueue(send("later"), user_id="acme", task_id="reminder", delay=7200)
+        await queue.enqueue_many([refuse(n) for n in range(23)], user_id="stark")
+        await queue.enqueue_many([refuse(n) for n in range(4)], user_id="wayne")
+        await scheduler.run_now("digest")
         async with Worker(queue, worker_id="mail-1", concurrency=12), Worker(queue, worker_id="mail-2", concurrency=8):
             producing = asyncio.create_task(_produce(queue))
             try:

@@ -75,7 +75,17 @@ def paths(user: str) -> Sequence[str]:
     """All pages, of this user."""
     task_id = user[:500]
     return (
-        *("/", "/users", "/users?order=dead", "/workers", "/limits", "/health", "/nothing"),
+        *(
+            "/",
+            "/users",
+            "/users?order=dead",
+            "/workers",
+            "/limits",
+            "/health",
+            "/nothing",
+            "/schedules",
+            "/dead-letters",
+        ),
         *(f"/users?{urlencode({'find': user})}", f"/user?{urlencode({'user': user})}"),
         f"/task?{urlencode({'user': user, 'task': task_id})}",
         f"/task?{urlencode({'user': user, 'task': 'waits'})}",
@@ -90,7 +100,7 @@ async def test_whatever_ids_and_errors_are_every_page_is_whole(site: str, browse
     viewport = {"width": width, "height": 800}
     async with watched(browser, viewport=viewport, color_scheme=scheme) as (_, page, complaints):
         for user in IDS:
-            for path in paths(user)[0 if user == EVIL else 7 :]:
+            for path in paths(user)[0 if user == EVIL else 9 :]:
                 await page.goto(site + path)
                 assert await page.evaluate("document.documentElement.scrollWidth") <= width, path
                 assert await page.locator("main img, main script, [onmouseover]").count() == 0, path

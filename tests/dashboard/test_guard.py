@@ -16,7 +16,17 @@ from fairque.contrib.dashboard import Token, Viewer, dashboard
 from tests.dashboard.conftest import OPERATOR, Ask
 from tests.workers import tasks
 
-SHOWN = ("/", "/users", "/user?user=anna", "/task?user=anna&task=a", "/workers", "/limits", "/health")
+SHOWN = (
+    "/",
+    "/users",
+    "/user?user=anna",
+    "/task?user=anna&task=a",
+    "/dead-letters",
+    "/schedules",
+    "/workers",
+    "/limits",
+    "/health",
+)
 PAGES = (*SHOWN, "/live?page=overview", "/nothing")
 
 

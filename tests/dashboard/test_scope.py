@@ -44,7 +44,20 @@ async def is_dead(handle: TaskHandle[None]) -> bool:
 
 
 FORBIDDEN = (
-    *("/users", "/users?find=anna", "/health", "/workers", "/limits", "/user", "/task", "/task?user=anna", "/nothing"),
+    *(
+        "/users",
+        "/users?find=anna",
+        "/health",
+        "/workers",
+        "/limits",
+        "/dead-letters",
+        "/schedules",
+        "/live?page=dead",
+        "/user",
+        "/task",
+        "/task?user=anna",
+        "/nothing",
+    ),
     *(f"/user?user={OTHERS}-1", f"/task?user={OTHERS}-1&task={OTHERS}-dead", "/user?user=nobody", "/user?user=*"),
     *("/user?user=anna%00", "/user?user=ANNA", "/live", "/live?page=overview", "/live?page=users", "/live?page=health"),
     *(f"/live?page=user&user={OTHERS}-1", "/live?page=user", f"/live?page=task&user={OTHERS}-1&task={OTHERS}-dead"),

@@ -14,9 +14,11 @@ from fairque.contrib.dashboard.files import Files
 from fairque.contrib.dashboard.guard import LOOPBACK, Guard
 from fairque.contrib.dashboard.look import Look
 from fairque.contrib.dashboard.page import Page
+from fairque.contrib.dashboard.pages.dead import DeadPage
 from fairque.contrib.dashboard.pages.health import HealthPage
 from fairque.contrib.dashboard.pages.limits import LimitsPage
 from fairque.contrib.dashboard.pages.overview import OverviewPage
+from fairque.contrib.dashboard.pages.schedules import SchedulesPage
 from fairque.contrib.dashboard.pages.task import TaskPage
 from fairque.contrib.dashboard.pages.user import UserPage
 from fairque.contrib.dashboard.pages.users import UsersPage
@@ -32,6 +34,8 @@ PAGES: tuple[type[Page[Any]], ...] = (
     UsersPage,
     UserPage,
     TaskPage,
+    DeadPage,
+    SchedulesPage,
     WorkersPage,
     LimitsPage,
     HealthPage,
