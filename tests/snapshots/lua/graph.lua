@@ -3,7 +3,7 @@
 -- KEYS[1]  state
 -- Returns  {1 where there is more, tasks, each {id, state or '', name}, the first one asked about, links, each {position of
 --          the one that goes before, position of the other, 'dependency' or 'child'}}
--- Cost     O(tasks + links), at most 100 links of a task in each direction
+-- Cost     O(tasks + links), at most 100 links of a task in each direction, and 10 of all for each task that is asked for
 local keys_of_call, values_of_call = KEYS, ARGV
 local KEYS, ARGV
 local calls, NEXT = {}, {}
@@ -150,6 +150,7 @@ local args
 local user, id, most
 local MOST_LINKS = 100
 local tasks, position, links, linked, is_part
+local left
 
 -- Of the body, or once that is gone of the record.
 local function name_of(of)
@@ -181,8 +182,10 @@ local function link(before, after, kind)
 end
 
 local function members(key)
-  local found = call('SRANDMEMBER', key, MOST_LINKS)
-  if #found == MOST_LINKS then is_part = 1 end
+  local count = math.min(MOST_LINKS, left)
+  local found = count > 0 and call('SRANDMEMBER', key, count) or {}
+  left = left - #found
+  if #found == count then is_part = 1 end
   table.sort(found)
   return found
 end
@@ -204,6 +207,7 @@ calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
   user, id, most = args[1], args[2], args[3]
   tasks, position, links, linked, is_part = {}, {}, {}, {}, 0
+  left = 10 * most + MOST_LINKS
   note(id)
   at = 1
   while tasks[at] do

@@ -621,8 +621,7 @@ end
 local function unlist_dead(user, id)
   local all, own = prefix .. 'lapsing', place_key('lapsing', user)
   local is_linked = call('ZSCORE', own, id)
-  unlist_by_kind(user, id)
-  call('ZREM', place_key('dead', user), id)
+  if call('ZREM', place_key('dead', user), id) == 1 then unlist_by_kind(user, id) end
   call('ZREM', prefix .. 'dead', user .. ':' .. id)
   if is_linked then take_moment(all, own, user, id) end
 end
