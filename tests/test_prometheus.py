@@ -436,6 +436,19 @@ async def test_a_damaged_part_keeps_nothing_from_the_rest(server: Server, queue:
     assert value(page, "fairque_share_jain") == 1
 
 
+async def test_a_fault_of_ours_in_one_part_keeps_nothing_from_the_rest(
+    queue: TaskQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def demand(**_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(queue, "demand", demand)
+    page = read(await QueueMetrics(queue).render())
+    assert (value(page, "fairque_up"), value(page, "fairque_slots_needed")) == (0, None)
+    assert value(page, "fairque_workers", state="alive") == 0
+    assert "ZeroDivisionError" in caplog.text
+
+
 # Of several processes
 
 

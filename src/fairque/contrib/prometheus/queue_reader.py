@@ -57,6 +57,9 @@ class QueueReader:
         except FairqueError as exc:
             logger.warning("some metrics of queue %r cannot be read: %s", self._name, exc)
             return False
+        except Exception:  # a page with what there is tells more than none
+            logger.exception("some metrics of queue %r cannot be read", self._name)
+            return False
         return True
 
     async def _read_health(self, figures: Figures) -> None:
