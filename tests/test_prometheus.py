@@ -532,6 +532,30 @@ async def test_processes_report_to_their_supervisor_until_their_end(
     assert told("fairque_slots") is None
 
 
+async def test_what_processes_have_counted_that_were_replaced_stays(
+    worker_process: Start, server: Server, queue_name: str, tmp_path: Path
+) -> None:
+    """Those of a configuration, which reads variables of its own."""
+    page, config = tmp_path / "page", tmp_path / "fairque.toml"
+    config.write_text(
+        f'[redis]\nurl = "{server.url}"\n[queue]\nname = "{queue_name}"\n[[workers]]\nid = "a"\nmax_tasks = 2\n'
+    )
+    command = ("-m", "fairque", "worker", f"--config={config}", "tests.apps.served")
+    process = await worker_process("tests/workers/summed.py", str(page), "1", *command)
+    async with TaskQueue(server.url, name=queue_name) as queue:
+        for n in range(5):
+            assert await (await queue.enqueue(served.greet(str(n)), user_id="acme")).result(30) == f"hello {n}"
+        await process.line("has retired with code 0")
+
+    def finished() -> float | None:
+        return value(read(page.read_bytes()), "fairque_tasks_total", name=served.greet.name, outcome="finished")
+
+    await eventually(lambda: finished() == 5)
+    process.send(signal.SIGTERM)
+    assert await process.wait() == 0, process.output
+    assert finished() == 5
+
+
 def test_every_metric_says_what_it_is_and_has_no_label_of_its_own_making() -> None:
     for metric in CATALOGUE.values():
         assert metric.name.startswith("fairque_")
