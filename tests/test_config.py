@@ -95,7 +95,7 @@ def problems_in(tmp_path: Path, text: str, suffix: str = "yaml", **environ: str)
 
 
 def test_a_queue_gets_every_field_of_its_section():
-    others = {"url", "timeout", "codec", "enqueue_middleware", "run_middleware"}
+    others = {"url", "timeout", "codec", "enqueue_middleware", "run_middleware", "firing_headers"}
     assert set(QueueConfig.__struct_fields__) | others == set(inspect.signature(TaskQueue).parameters)
     queue = TaskQueue.from_config(FairQueueConfig(queue=OTHER_QUEUE, redis=RedisConfig(port=1234, timeout=2.5)))
     assert queue.name == "other"

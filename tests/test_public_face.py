@@ -62,7 +62,7 @@ ONLY_IN = {
     "yaml": "config",
     "rich": "cli",
     "sqlalchemy": "contrib",
-    "uvicorn": "cli contrib",
+    "uvicorn": "contrib",
     "fastapi": "contrib",
     "prometheus_client": "contrib",
     "opentelemetry": "contrib",
