@@ -897,6 +897,26 @@ async def test_the_command_answers_without_a_worker_until_a_signal(
     await queue.purge("acme")
 
 
+async def test_neither_a_redis_that_hangs_nor_a_client_that_says_nothing_holds_up_the_end(
+    start: Start, server: Server, queue_name: str
+) -> None:
+    async with CuttingProxy(server.url) as proxy:
+        process = await start("http", f"--listen={ANYWHERE}", f"--url={proxy.url}", f"--queue={queue_name}")
+        url = await url_of(process)
+        await becomes(url, "/readyz", 200)
+        proxy.pause()
+        await becomes(url, "/demand", 503)
+        _, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        writer.write(b"GET /demand HT")
+        asking = asyncio.create_task(status(url, "/demand"))
+        await eventually_fresh()
+        began = time.monotonic()
+        await ended(process)
+        assert time.monotonic() - began < 15
+        await asking
+        writer.close()
+
+
 async def test_the_command_answers_for_several_queues(start: Start, server: Server, queue_name: str) -> None:
     process = await start("http", f"--listen={ANYWHERE}", "-q", queue_name, "-q", f"{queue_name}-b")
     url = await url_of(process)
