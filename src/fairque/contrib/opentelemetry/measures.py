@@ -54,13 +54,12 @@ class Measures:
         self, operation: Operation, queue_name: str, messages: int, seconds: float, error: BaseException | None
     ) -> None:
         """A call that put tasks in, or tried to."""
-        attributes = operation.attributes(queue_name)
+        attributes = _of(operation, queue_name)
         if error is not None:
             attributes[ERROR_TYPE] = error_type_of(error)
         with self._guard:
-            self._operations.record(seconds, attributes)
+            self._operations.record(seconds, {**attributes, OPERATION_TYPE: operation.type})
             if operation.sends:
-                del attributes[OPERATION_TYPE]
                 self._sent.add(messages, attributes)
 
     def note_delivery(self, queue_name: str, function: str) -> None:
@@ -77,8 +76,14 @@ class Measures:
 
 
 def _of_runs(queue_name: str, function: str) -> dict[str, str]:
-    attributes = PROCESS.attributes(queue_name)
-    del attributes[OPERATION_TYPE]
+    attributes = _of(PROCESS, queue_name)
     if function:
         attributes[TASK_NAME] = function
+    return attributes
+
+
+def _of(operation: Operation, queue_name: str) -> dict[str, str]:
+    """Without its type, which the conventions have for durations of calls alone."""
+    attributes = operation.attributes(queue_name)
+    del attributes[OPERATION_TYPE]
     return attributes
