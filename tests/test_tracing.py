@@ -322,6 +322,21 @@ async def test_children_are_put_in_within_the_run_of_their_parent(opened: Opened
         assert is_child(calls[child], by_id[parent_id])
 
 
+async def test_a_pipeline_of_children_is_put_in_within_the_run_of_their_parent(opened: Opened, recorded: Recorded):
+    @task(name="parent")
+    async def parent() -> str:
+        return (await current_task().enqueue(echo(1) >> echo(2), key="both")).run_id
+
+    async with opened() as queue:
+        await (await queue.enqueue(parent(), user_id="acme")).result(20)
+        runs = await recorded.wait_for(3, "process")
+    outer, inner = recorded.spans("enqueue")
+    outer, inner = (inner, outer) if outer.parent is not None else (outer, inner)
+    [of_parent] = [each for each in runs if is_child(each, outer)]
+    assert is_child(inner, of_parent)
+    assert sum(is_child(each, inner) for each in runs) == 2
+
+
 async def test_callbacks_belong_to_the_trace_of_the_task_whose_end_they_follow(opened: Opened, recorded: Recorded):
     async with opened() as queue:
         await queue.enqueue(echo(1).options(on_success=echo(2).options(on_end=echo(3))), user_id="acme")
