@@ -200,6 +200,8 @@ ROWS = (
             Figure("encryption_us", "more with both encrypted", "µs"),
             Figure("depends_us", "more with one dependency, made by a plain function", "µs"),
             Figure("depends_opened_us", "more with one dependency, of an async context manager", "µs"),
+            Figure("tracing_us", "more with `Tracing` and the API of OpenTelemetry alone", "µs"),
+            Figure("recording_us", "more with its SDK, spans and metrics", "µs"),
         ),
         {"tasks": 20_000},
         quick={"tasks": 2_000},

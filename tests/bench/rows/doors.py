@@ -11,9 +11,14 @@ from time import process_time
 from typing import Any
 
 from bodies import noop, tally
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from fairque import Encrypt, Sign, TaskQueue, Worker, task
 from fairque.contrib.depends import Depends
+from fairque.contrib.opentelemetry import Tracing
 
 TURNS = 20
 PRODUCERS = 100
@@ -44,6 +49,18 @@ async def depends_opened(n: int, _one: int = Depends(opened)) -> int:
     return await noop(n)
 
 
+class Nowhere(SpanExporter):
+    def export(self, *_: Any) -> SpanExportResult:
+        return SpanExportResult.SUCCESS
+
+
+def recorded() -> Tracing:
+    """By an SDK that keeps all spans until they would be sent, and counts."""
+    spans = TracerProvider()
+    spans.add_span_processor(BatchSpanProcessor(Nowhere(), max_queue_size=100_000))
+    return Tracing(tracer_provider=spans, meter_provider=MeterProvider([InMemoryMetricReader()]))
+
+
 @dataclass(frozen=True)
 class Door:
     """Options of the queue, of its worker, and of each task; and which task it is."""
@@ -64,6 +81,8 @@ DOORS = {
     "encryption": Door(queue={"codec": Encrypt(KEYS)}),
     "depends": Door(name="depends"),
     "depends_opened": Door(name="depends_opened"),
+    "tracing": Door(queue=Tracing().doors),
+    "recording": Door(queue=recorded().doors),
 }
 
 
