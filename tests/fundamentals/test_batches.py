@@ -431,3 +431,15 @@ async def test_a_lost_set_of_its_tasks_is_mended(queue: TaskQueue) -> None:
     await serve(queue)
     assert (await batch.progress()).succeeded
     assert called() == ["b.on_success"]
+
+
+async def test_an_end_that_a_repair_counts_wakes_workers_for_what_comes_of_it(queue: TaskQueue) -> None:
+    batch = await queue.batch("acme", batch_id="b", on_complete=note()).open()
+    with RespClient(queue.connector.url) as client:
+        client.execute("SADD", f"{queue.keys.prefix}batch-tasks:acme:b", "gone")
+        client.execute("HSET", f"{queue.keys.prefix}batch:acme:b", "total", 1)
+        await batch.close()
+        async with Worker(queue, scheduler=False, poll_interval=60):
+            await eventually(lambda: client.execute("SCARD", f"{queue.keys.prefix}waiting"))
+            assert (await queue.check(repair=True)).sound
+            await eventually(lambda: len(told) == 1, 5)

@@ -2,6 +2,7 @@
 -- closes it; one that is over has said so.
 --@include base
 --@include state
+--@include wake
 --@include ends
 --@include doctor
 
@@ -31,7 +32,7 @@ local function add_batch_checks(doctor, step_us)
     end
     if batches().is_over_untold(user, batch) then
       wrong('untold-end', 'batch:' .. user .. ':' .. batch, 'all of its tasks have ended', function()
-        batches().complete_if_over(user, batch, step_us)
+        wake(user, batches().complete_if_over(user, batch, step_us))
         return 'its callbacks are put in'
       end)
     end
@@ -55,7 +56,7 @@ local function add_batch_checks(doctor, step_us)
     if call('EXISTS', body_key(user, id)) == 0 then
       return wrong('leftover', 'batch-tasks:' .. user .. ':' .. batch, id .. ' has ended', function()
         local outcome = LETTERS[call('GETRANGE', result_key(user, id), 9, 9)] or 'canceled'
-        batches().note_end(user, batch, id, outcome, step_us)
+        wake(user, batches().note_end(user, batch, id, outcome, step_us))
         return 'counted'
       end)
     end
