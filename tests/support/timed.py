@@ -21,13 +21,17 @@ STEP_US = 11
 IDLE_US = 3_000
 """Real time, which streams go by: a lease of 1 ms is over for certain after it."""
 _READS_CLOCK = b"call('TIME')"
+_FORGETS_RATE, _KEEPS_RATE = b"math.ceil((l.tat - now_us) / 1000)", b"600000"
+"""A time to live is of the server's own clock, which may be far ahead of that of a game. What is over says nothing."""
 
 
 @cache
 def _told(name: str) -> bytes:
     source = load(name).source
     assert source.count(_READS_CLOCK) == 1
-    return source.replace(_READS_CLOCK, b"call('HMGET', prefix .. 'told', 'seconds', 'us')")
+    assert name != "claim" or source.count(_FORGETS_RATE) == 1
+    told = source.replace(_READS_CLOCK, b"call('HMGET', prefix .. 'told', 'seconds', 'us')")
+    return told.replace(_FORGETS_RATE, _KEEPS_RATE)
 
 
 class TimedStore(Store):
