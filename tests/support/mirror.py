@@ -55,7 +55,7 @@ class Followed(Freedom):
 
     Args:
         before: What is out, by the model: the tasks that a reply can only have from a steal.
-        in_turn: Users with open batches, in the order in which they are looked at; or tasks of a batch.
+        in_turn: Users with open batches, in the order in which they are looked at; or tasks, as they are canceled.
     """
 
     def __init__(
@@ -113,8 +113,8 @@ class Followed(Freedom):
         went = [of for of in due if of.batch_id not in self._members(f"batches:{encode_user(of.user_id)}")]
         return sorted(went, key=lambda of: self._in_turn.index(encode_user(of.user_id)))
 
-    def cancels(self, pending: Set[str]) -> Sequence[str]:
-        assert pending == set(self._in_turn)
+    def cancels(self, task_ids: Set[str]) -> Sequence[str]:
+        assert task_ids == set(self._in_turn)
         return self._in_turn
 
     def _now_ms(self) -> float:

@@ -49,6 +49,6 @@ class Freedom:
         """Which batches that nobody closed in time are abandoned, in which order."""
         return due
 
-    def cancels(self, pending: Set[str]) -> Sequence[str]:
-        """In which order the tasks of a batch are canceled."""
-        return sorted(pending)
+    def cancels(self, task_ids: Set[str]) -> Sequence[str]:
+        """In which order tasks are canceled that have none: those of a batch, and those that wait for others."""
+        return sorted(task_ids)
