@@ -209,6 +209,26 @@ async def test_a_task_of_another_batch_adds_to_none_that_is_closed(queue: TaskQu
     assert (await batch.progress()).total == 1
 
 
+async def test_a_process_that_stands_for_a_task_of_one_says_so_and_adds_as_long_as_that_has_not_ended(
+    queue: TaskQueue,
+) -> None:
+    async with queue.batch("acme", batch_id="b") as batch:
+        own = await batch.enqueue(work())
+        other = await queue.enqueue(work(), user_id="acme")
+    for_own = queue.batch("acme", batch_id="b", adder=own.task_id)
+    assert (await for_own.enqueue_many([work()] * 2))[1].created
+    with pytest.raises(BatchClosed):
+        await queue.batch("acme", batch_id="b", adder=other.task_id).enqueue(work())
+    with pytest.raises(InvalidInput, match="adder must not be empty"):
+        queue.batch("acme", batch_id="b", adder="")
+    await own.cancel()
+    with pytest.raises(BatchClosed):
+        await for_own.enqueue(work())
+    await serve(queue)
+    progress = await batch.progress()
+    assert (progress.total, progress.finished, progress.canceled) == (3, 2, 1)
+
+
 async def test_what_takes_the_place_of_the_last_task_of_one_ends_it_and_wakes_workers_for_its_callbacks(
     queue: TaskQueue,
 ) -> None:
