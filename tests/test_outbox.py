@@ -323,6 +323,30 @@ async def test_a_full_backlog_delays_its_own_user_alone(queue: TaskQueue, databa
     assert await relay.drain() == 7
 
 
+async def test_users_that_have_to_wait_do_so_also_after_a_step_that_failed(
+    queue: TaskQueue, database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    for user in range(4):
+        await queue.set_policy(f"full {user}", max_queued=1)
+        await queue.enqueue(note(), user_id=f"full {user}")
+        await database.put(Outbox(queue), note(), user_id=f"full {user}")
+    await database.put(Outbox(queue), note(), user_id="zoe")
+    sends, calls = relays.Sending.send, list[int]()
+
+    async def cut_off(self: relays.Sending, rows: Any) -> None:
+        calls.append(len(rows))
+        await sends(self, rows)
+        if len(calls) == 1:
+            raise QueueUnavailable("cut off")
+
+    monkeypatch.setattr(relays.Sending, "send", cut_off)
+    relay = OutboxRelay(queue, database.engine)
+    with pytest.raises(QueueUnavailable):
+        await relay.move()
+    assert await relay.move() == 1
+    assert calls == [5, 1], "who has to wait is not asked for again"
+
+
 async def test_what_can_never_be_put_in_is_set_aside_with_the_reason(queue: TaskQueue, database: Database):
     outbox = Outbox(queue)
     await queue.enqueue(note(), user_id="acme", task_id="lives")

@@ -141,9 +141,11 @@ class OutboxRelay:
         async with self._database.transaction() as transaction:
             taken = await transaction.call(_take, self.queue.name, users)
             sending = Sending(self.queue, by_ms)
-            await sending.send(taken.rows)
+            try:
+                await sending.send(taken.rows)
+            finally:
+                self._hold(sending)  # a step that fails, or takes too long, finds fewer of them the next time
             await transaction.call(_put_down, sending)
-        self._hold(sending)
         await store.confirm([row.receipt for row in sending.moved], KEEP_MS)
         return len(sending.moved), taken.left
 
