@@ -83,17 +83,20 @@ async def test_what_it_prints_as_json_are_the_parts_of_the_same() -> None:
 
 
 async def test_a_user_may_be_several() -> None:
+    """The keys of one that writes are for writing, whatever else it is."""
+    told = (await call_command("acl", "--role=reader", "--role=scheduler", "--queue=q", "--json")).json
+    assert told["keys"] == ["~fairque:{q}:*"]
+    assert told["user"] == "fairque-q-reader-scheduler"
     one, other, both = [
         set((await call_command("acl", *roles, "--json")).json["commands"])
         for roles in (
-            ("--role=producer",),
+            ("--role=reader",),
             ("--role=scheduler",),
-            ("--role=producer", "--role=scheduler", "--role=producer"),
+            ("--role=reader", "--role=scheduler", "--role=reader"),
         )
     ]
     assert both == one | other
     assert one < both
-    assert other < both
 
 
 @pytest.mark.parametrize(

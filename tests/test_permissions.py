@@ -287,17 +287,20 @@ async def test_a_command_that_workers_need_is_named_as_one_starts(less: Callable
                 pytest.fail("it runs")
 
 
-async def test_a_command_that_schedulers_need_is_named_as_one_starts(less: Callable[..., str], queue_name: str) -> None:
-    async with TaskQueue(less("-zremrangebyscore"), name=queue_name) as queue:
-        with pytest.raises(NotPermitted, match=r"may not ZREMRANGEBYSCORE;.*--role scheduler"):
+async def test_a_scheduler_that_may_only_read_says_so_as_it_starts(less: Callable[..., str], queue_name: str) -> None:
+    async with TaskQueue(less("resetkeys", "resetchannels", *words_of(queue_name, "reader")), name=queue_name) as queue:
+        with pytest.raises(NotPermitted, match=r"may not .*FCALL on .*--role scheduler"):
             await TaskScheduler(queue).run()
 
 
-@pytest.mark.parametrize(("command", "role"), [("xautoclaim", "worker"), ("zremrangebyscore", "scheduler")])
+@pytest.mark.parametrize("role", ["worker", "scheduler"])
 async def test_a_process_that_may_not_do_its_work_ends_with_the_reason(
-    less: Callable[..., str], queue_name: str, command: str, role: str
+    less: Callable[..., str], queue_name: str, role: str
 ) -> None:
-    env = {"SERVED_URL": less(f"-{command}"), "SERVED_QUEUE": queue_name}
+    env = {
+        "SERVED_URL": less("resetkeys", "resetchannels", *words_of(queue_name, "reader")),
+        "SERVED_QUEUE": queue_name,
+    }
     ended = await run_command(role, "tests.apps.served:queue", env=env)
     assert ended.code == 1
     assert f"fairque acl --role {role} --queue {queue_name}" in ended.err

@@ -354,8 +354,8 @@ class Worker(Generic[State]):
         try:
             while not self._signals.stopping:
                 try:
-                    await store.agree()
                     await store.check_roles("worker", *(["scheduler"] if self.options.scheduler else []))
+                    await store.agree()
                     break
                 except QueueUnavailable as exc:
                     logger.warning("cannot open the queue, trying again: %s", exc)
