@@ -137,3 +137,15 @@ async def test_a_customer_is_led_to_its_page(browse: Ask):
     nobody = await (await browse(Viewer("nobody", users=[]))).get("/")
     assert "nothing for you to see" in nobody.text
     assert (await (await browse(Viewer("nobody", users=[]))).get("/user?user=")).status_code == 404
+
+
+@pytest.mark.usefixtures("crowd")
+async def test_a_customers_page_is_read_from_what_is_its_own(browse: Ask, monkeypatch: pytest.MonkeyPatch):
+    def nobody(*_: object, **__: object) -> None:
+        raise AssertionError("this is about others")
+
+    for look in ("shares", "stats", "overview", "users", "active_users", "health", "demand", "running", "limits"):
+        monkeypatch.setattr(TaskQueue, look, nobody)
+    browser = await browse(ANNA)
+    for path in ("/user?user=anna", "/task?user=anna&task=own", "/task?user=anna&task=dead"):
+        assert (await browser.get(path)).status_code == 200

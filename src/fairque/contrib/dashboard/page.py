@@ -53,6 +53,10 @@ class Page(ABC, Generic[T]):
     async def read(self, *about: str) -> T:
         """What all of its viewers see, by its arguments. Raises errors of fairque."""
 
+    async def read_own(self, *about: str) -> T:
+        """What viewers of some users see: where it can be, from reads of that user alone."""
+        return await self.read(*about)
+
     def shown(self, _seen: T, _viewer: Viewer) -> Mapping[str, Any]:
         """What its templates are given, beside what was read, as `seen`."""
         return {}
@@ -76,11 +80,11 @@ class Page(ABC, Generic[T]):
 
     def topic(self, about: Key, visit: Visit) -> Topic:
         """What is looked at while it is open."""
-        base = visit.base
+        base, is_operators = visit.base, visit.viewer.is_operator
         return Topic(
             (base, self.name, *about),
-            visit.viewer.is_operator,
-            lambda: self.read(*about),
+            is_operators,
+            lambda: self.read(*about) if is_operators else self.read_own(*about),
             lambda seen, viewer: self.drawn(seen, viewer, base),
         )
 

@@ -81,7 +81,7 @@ class Site:
             topic = page.topic(about, visit)
             seen = self._reader.seen(topic)
             if seen is None:
-                seen = await page.read(*about)
+                seen = await topic.look()
             parts = page.drawn(seen, visit.viewer, visit.base)
             given = {"seen": seen, "parts": parts, **page.shown(seen, visit.viewer), **page.asked(about)}
             return self._page(request, page.name, page.heading(*about), given, live=bool(page.parts), page=page)

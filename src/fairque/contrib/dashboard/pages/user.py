@@ -73,30 +73,34 @@ class UserPage(Page[User]):
         return brief(about[0])
 
     async def read(self, *about: str) -> User:
+        own, shares, stats = await asyncio.gather(
+            self.read_own(*about), self.queue.shares(limit=COMPARED), self.queue.stats()
+        )
+        share = next((share for share in shares.users if share.user_id == own.user.user_id), None)
+        return own._replace(status=UserStatus.of(own.user, share, stats.at, stats.slots))
+
+    async def read_own(self, *about: str) -> User:
         [user_id] = about
-        queue, now = self.queue, datetime.now(UTC)
+        queue = self.queue
         user, explanation, tasks, letters = await asyncio.gather(
             queue.user(user_id),
             queue.explain(user_id),
             queue.tasks(user_id, limit=TASKS),
             queue.dead_letters(user_id, limit=LETTERS),
         )
-        usage, schedules, shares, stats = await asyncio.gather(
-            queue.usage(user_id, now - timedelta(hours=HOURS - 1)),
+        usage, schedules = await asyncio.gather(
+            queue.usage(user_id, datetime.now(UTC) - timedelta(hours=HOURS - 1)),
             TaskScheduler(queue).schedule_page(user_id, limit=SCHEDULES, next_runs=1),
-            queue.shares(limit=COMPARED),
-            queue.stats(),
         )
-        share = next((share for share in shares.users if share.user_id == user_id), None)
         return User(
             user=user,
-            status=UserStatus.of(user, share, stats.at, stats.slots),
+            status=UserStatus.of(user, None, user.at),
             explanation=explanation,
             tasks=[task for task in tasks if not task.state.ended],
             letters=letters,
             schedules=schedules.schedules,
             usage=usage,
-            now=stats.at,
+            now=user.at,
         )
 
     def shown(self, seen: User, viewer: Viewer) -> Mapping[str, Any]:
