@@ -94,7 +94,7 @@ def paths(user: str) -> Sequence[str]:
 
 @pytest.mark.timeout(240)
 @pytest.mark.usefixtures("letters")
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1041, "light"), (390, "dark")])
 async def test_whatever_ids_and_errors_are_every_page_is_whole(site: str, browser: Browser, width: int, scheme: str):
     """Nothing runs, nothing scrolls sideways, nothing comes from elsewhere."""
     viewport = {"width": width, "height": 800}
