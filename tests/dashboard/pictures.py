@@ -112,7 +112,11 @@ async def take(browser: Browser, site: str, folder: Path) -> None:
 
 async def _take_one(browser: Browser, address: str, file: Path, size: tuple[int, int], scheme: str) -> None:
     viewport = {"width": size[0], "height": size[1]}
-    async with watched(browser, viewport=viewport, color_scheme=scheme, timezone_id="UTC") as (_, page, _complaints):
+    async with watched(browser, viewport=viewport, color_scheme=scheme, reduced_motion="reduce", timezone_id="UTC") as (
+        _,
+        page,
+        _complaints,
+    ):
         await page.goto(address)
         if await page.locator("#pulse").count():
             await expect(page.locator("#pulse")).to_have_text("Live")

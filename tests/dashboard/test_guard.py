@@ -75,7 +75,8 @@ def test_whose_data_a_viewer_sees_is_said_as_a_list(users: object):
 
 
 def test_a_viewer_may_nothing_that_is_not_said():
-    assert Viewer("anna", users=[]).rights == ("anna", (), False, False)
+    assert Viewer("anna", users=[]).rights == ("anna", frozenset(), False, False)
+    assert Viewer("anna", users=["a", "b"]).rights == Viewer("anna", users=["b", "a"]).rights
 
 
 # Under which names

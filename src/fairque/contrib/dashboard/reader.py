@@ -116,7 +116,7 @@ class Reader:
 
     @contextmanager
     def _counted(self, viewer: Viewer) -> Iterator[None]:
-        who, is_customer = (viewer.name, viewer.users), not viewer.is_operator
+        who, is_customer = viewer.rights, not viewer.is_operator
         if self._open.total() >= self._most or (
             is_customer and (self._open[who] >= MOST_OF_ONE or self._of_customers >= self._most * CUSTOMERS_PART)
         ):

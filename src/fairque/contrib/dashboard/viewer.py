@@ -51,7 +51,8 @@ class Viewer:
     @property
     def rights(self) -> tuple[object, ...]:
         """All that makes a difference."""
-        return (self.name, self.users, self.acts, self.payloads)
+        whose = None if self.users is None else frozenset(self.users)
+        return (self.name, whose, self.acts, self.payloads)
 
     def __repr__(self) -> str:
         whose = "EVERYBODY" if self.users is None else list(self.users)
