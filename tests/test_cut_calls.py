@@ -320,6 +320,10 @@ async def look_at_pages(far: TaskQueue) -> Any:
     return (
         [each.user_id for each in (await far.overview()).users],
         [each.user_id for each in (await far.find_users()).users],
+        [each.user_id for each in (await far.find_users(prefix="a")).users],
+        [each.user_id for each in (await far.find_users(order="dead")).users],
+        (await far.user_view("acme")).dead.total,
+        [each.schedule.schedule_id for each in (await TaskScheduler(far).schedule_page("acme")).schedules],
         (await far.running()).tasks,
         await far.graph("acme", "awaited"),
         [(group.key, group.count) for group in (await far.dead_groups()).groups],
