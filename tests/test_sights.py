@@ -283,3 +283,20 @@ async def test_a_worker_tells_its_memory_and_that_it_drains(queue: TaskQueue) ->
 
 async def has_worker(queue: TaskQueue, wanted: Callable[[WorkerInfo], bool]) -> bool:
     return any(wanted(worker) for worker in (await queue.stats()).workers)
+
+
+async def test_a_missing_permission_is_told_and_not_taken_for_damage_of_each_user(
+    own_server: Callable[..., EmbeddedServer], queue_name: str
+) -> None:
+    server = own_server(tcp=True)
+    async with TaskQueue(server.url, name=queue_name) as queue:
+        await fill(queue, 3)
+        await take(queue, 1)
+        looks = (queue.users, queue.running, queue.demand, queue.overview)
+        for look in looks:
+            await look()
+        with RespClient(server.url) as client:
+            client.execute("ACL", "SETUSER", "default", "-scard", "-getrange")
+        for look in looks:
+            with pytest.raises(StoreError):
+                await look()

@@ -18,11 +18,10 @@ local function note(of, id, ms)
   letters[#letters + 1] = { of, id, ms, call('GET', result_key(of, id)) or '', name_in(head) }
 end
 
--- What is damaged of one user is not the others'.
 local function note_member(member, ms)
   if user ~= '' then return note(user, member, ms) end
   local colon = string.find(member, ':', 1, true)
-  pcall(note, string.sub(member, 1, colon - 1), string.sub(member, colon + 1), ms)
+  try_alone(note, string.sub(member, 1, colon - 1), string.sub(member, colon + 1), ms)
 end
 
 -- The rank of the first letter behind `after`, which may be gone by now.

@@ -20,5 +20,5 @@ local function note(kind)
   end
 end
 
-for _, kind in ipairs(redis.pcall('ZRANGE', kinds_key(whose), 0, -1)) do pcall(note, kind) end -- a damaged one hides no other
+for _, kind in ipairs(redis.pcall('ZRANGE', kinds_key(whose), 0, -1)) do try_alone(note, kind) end
 return found

@@ -40,7 +40,7 @@ local each = math.max(1, math.floor(most / math.max(1, #lanes)))
 for _, member in ipairs(lanes) do
   local lane, user = string.match(member, '^([^:]+):(.*)$')
   local entries = redis.pcall('XRANGE', stream_key(lane, user), '-', '+', 'COUNT', each)
-  for _, entry in ipairs(entries) do pcall(note, user, entry[2][2]) end -- what is damaged of one is not the others'
+  for _, entry in ipairs(entries) do try_alone(note, user, entry[2][2]) end
 end
 local has_outcomes = call('EXISTS', prefix .. 'announcements') == 1
 return { now, has_outcomes and now or first(due_key), first(prefix .. 'schedules'), running, times }

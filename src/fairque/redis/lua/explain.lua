@@ -73,7 +73,7 @@ end
 function members_of(set, some)
   local rows, flat = {}, some > 0 and call('ZRANGE', set, 0, some - 1, 'WITHSCORES') or {}
   for at = 1, #flat, 2 do
-    local is_whole, row = pcall(row_of, flat[at], flat[at + 1])
+    local is_whole, row = try_alone(row_of, flat[at], flat[at + 1])
     rows[#rows + 1] = is_whole and row or nil -- one with a damaged key is passed over, as claims do
   end
   return rows
@@ -164,7 +164,7 @@ local function taken_slots()
   end
   local slots = 0
   for _, entry in ipairs(call('ZRANGE', leases_key, 0, most - 1)) do
-    local is_whole, taken = pcall(taken_by, string.match(entry, '^([^:]+):(.*)$'))
+    local is_whole, taken = try_alone(taken_by, string.match(entry, '^([^:]+):(.*)$'))
     slots = slots + (is_whole and taken or 0)
   end
   return slots

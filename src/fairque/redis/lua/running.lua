@@ -35,7 +35,7 @@ for _, member in ipairs(members) do
   local count = math.min(each, left)
   if count == 0 then break end
   local entries = entries_of(stream_key(lane, user), count)
-  for _, entry in ipairs(entries) do pcall(note, user, entry[2][2]) end
+  for _, entry in ipairs(entries) do try_alone(note, user, entry[2][2]) end
   if #entries == count then found[2] = 1 end
 end
 if call('ZCARD', leases_key) > #members or left == 0 then found[2] = 1 end

@@ -59,7 +59,7 @@ end
 
 local found = { now, call('GET', prefix .. 'policy:*') or '', call('GET', prefix .. 'metrics:*') or '' }
 for _, user in ipairs(names) do
-  local is_read, known = pcall(known_of, user) -- what is damaged of one is not the others'
+  local is_read, known = try_alone(known_of, user)
   if not is_read and strict then error(known, 0) end
   if is_read then found[#found + 1] = known end
 end

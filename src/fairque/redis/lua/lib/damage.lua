@@ -8,15 +8,6 @@ local function new_damage()
   local LOOK_MS, LOOKS, KEPT = 10000, 20, 100
   local try = redis.pcall
 
-  -- Not for a key, but as the server does not let one write, or a permission is missing.
-  local OF_ALL = { '^OOM', '^READONLY', '^MISCONF', '^NOREPLICAS', '^NOPERM', '^NOAUTH', '^CLUSTERDOWN', 'ACL failure' }
-  local function is_of_all(text)
-    for _, pattern in ipairs(OF_ALL) do
-      if string.find(text, pattern) then return true end
-    end
-    return false
-  end
-
   it.next_ms = now + LOOK_MS
 
   -- Commands that read keys of a user, each as what it should be.
