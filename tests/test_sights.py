@@ -81,6 +81,7 @@ async def test_an_overview_tells_who_holds_the_fleet_and_what_each_is_entitled_t
     assert found.shares.jain == pytest.approx(1)
     assert found.demand.running == 8
     assert found.queue == queue.name
+    assert not found.is_sample
 
 
 async def test_an_overview_says_in_words_what_is_wrong(queue: TaskQueue) -> None:

@@ -41,7 +41,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
     `users` are those with something to do, those that hold most, and then those that were active last; `shares` and
     `statuses` (by user id) are of these. `demand` is for a wait of 10 seconds. `checks` tell what is wrong, in words,
-    by the thresholds that `fairque health` has where none are given.
+    by the thresholds that `fairque health` has where none are given. `is_sample`: tasks of more users run than were
+    looked at for those that hold most.
     """
 
     queue: str
@@ -52,6 +53,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     demand: Demand
     health: QueueHealth
     checks: tuple[HealthCheck, ...]
+    is_sample: bool = False
 
     @property
     def problems(self) -> tuple[HealthCheck, ...]:
@@ -83,7 +85,7 @@ async def look_over(store: Store, queue: str, most: int) -> Overview:
 
     Of damaged users it tells those that claims leave alone: to look for others takes longer than all the rest.
     """
-    (stats, facts, running, governed), (recent, busy, active) = await asyncio.gather(
+    (stats, facts, running, governed), (recent, (busy, is_part), active) = await asyncio.gather(
         asyncio.gather(store.stats(), store.health(USERS), store.demand(MOST_RUNNING), governed_users(store)),
         asyncio.gather(store.user_names(most), store.holders(MOST_HOLDERS, MOST_LANES), store.active_names(most)),
     )
@@ -100,4 +102,5 @@ async def look_over(store: Store, queue: str, most: int) -> Overview:
         demand=load_in(stats, running).demand(TARGET_WAIT, COOLDOWN),
         health=health,
         checks=tuple(checks_of(health, list(statuses.values()))),
+        is_sample=is_part,
     )

@@ -115,7 +115,7 @@ async def _by_activity(store: Store, limit: int, after: tuple[int, str] | None) 
 
 
 async def _of_sample(store: Store, by: UserOrder, limit: int) -> UserPage:
-    page, active, busy, failing = await asyncio.gather(
+    page, active, (busy, _), failing = await asyncio.gather(
         store.user_names(SAMPLE),
         store.active_names(SAMPLE),
         store.holders(SAMPLE, LANES),

@@ -31,10 +31,10 @@ class SightScripts(CheckScripts):
         names: list[bytes] = await self.call(arguments.Active(most))
         return [name.decode() for name in names]
 
-    async def holders(self, most: int, lanes: int) -> list[str]:
-        """The users with the most running tasks, of so many lanes that are looked at."""
-        found: list[bytes] = await self.call(arguments.Holders(most, lanes))
-        return [name.decode() for name in found]
+    async def holders(self, most: int, lanes: int) -> tuple[list[str], bool]:
+        """The users with the most running tasks, of so many lanes that are looked at, and whether there are others."""
+        is_part, *found = await self.call(arguments.Holders(most, lanes))
+        return [name.decode() for name in found], bool(is_part)
 
     async def user_names(self, most: int, after: tuple[int, str] | None = None) -> NamedPage:
         """The most recently active first."""

@@ -1,7 +1,7 @@
 #!lua flags=no-writes
 -- Who has the most running tasks.
 -- KEYS[1]  state
--- Returns  users, the one with the most first
+-- Returns  {1 where others were not looked at, users, the one with the most first ...}
 -- Cost     O(lanes looked at)
 --@include base
 --@arguments
@@ -16,4 +16,4 @@ table.sort(users, function(one, other)
   if running[one] ~= running[other] then return running[one] > running[other] end
   return one < other
 end)
-return { unpack(users, 1, math.min(most, #users)) }
+return { call('ZCARD', leases_key) > lanes and 1 or 0, unpack(users, 1, math.min(most, #users)) }
