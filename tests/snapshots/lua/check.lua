@@ -53,6 +53,22 @@ local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. use
 -- What went wrong, as pcall tells it.
 local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
 
+-- Not for a key, but as the server does not let one write, or a permission is missing.
+local OF_ALL = { '^OOM', '^READONLY', '^MISCONF', '^NOREPLICAS', '^NOPERM', '^NOAUTH', '^CLUSTERDOWN', 'ACL failure' }
+local function is_of_all(text)
+  for _, pattern in ipairs(OF_ALL) do
+    if string.find(text, pattern) then return true end
+  end
+  return false
+end
+
+-- What is damaged of one is not the others': whether it could be done, and what came of it.
+local function try_alone(act, ...)
+  local is_done, told = pcall(act, ...)
+  if not is_done and is_of_all(text_of(told)) then error(told, 0) end
+  return is_done, told
+end
+
 -- What happened is done, also where nobody may be told of it.
 local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
 calls[#calls + 1] = function()
@@ -2221,15 +2237,6 @@ function damage()
     local damaged_key, errors_of = prefix .. 'damaged', prefix .. 'damage'
     local LOOK_MS, LOOKS, KEPT = 10000, 20, 100
     local try = redis.pcall
-
-    -- Not for a key, but as the server does not let one write, or a permission is missing.
-    local OF_ALL = { '^OOM', '^READONLY', '^MISCONF', '^NOREPLICAS', '^NOPERM', '^NOAUTH', '^CLUSTERDOWN', 'ACL failure' }
-    local function is_of_all(text)
-      for _, pattern in ipairs(OF_ALL) do
-        if string.find(text, pattern) then return true end
-      end
-      return false
-    end
 
     it.next_ms = now + LOOK_MS
 
@@ -5850,7 +5857,7 @@ local function add_batch_checks(doctor, step_us)
     end
     if batches().is_over_untold(user, batch) then
       wrong('untold-end', 'batch:' .. user .. ':' .. batch, 'all of its tasks have ended', function()
-        batches().complete_if_over(user, batch, step_us)
+        wake(user, batches().complete_if_over(user, batch, step_us))
         return 'its callbacks are put in'
       end)
     end
@@ -5874,7 +5881,7 @@ local function add_batch_checks(doctor, step_us)
     if call('EXISTS', body_key(user, id)) == 0 then
       return wrong('leftover', 'batch-tasks:' .. user .. ':' .. batch, id .. ' has ended', function()
         local outcome = LETTERS[call('GETRANGE', result_key(user, id), 9, 9)] or 'canceled'
-        batches().note_end(user, batch, id, outcome, step_us)
+        wake(user, batches().note_end(user, batch, id, outcome, step_us))
         return 'counted'
       end)
     end

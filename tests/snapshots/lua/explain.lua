@@ -58,6 +58,22 @@ local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. use
 -- What went wrong, as pcall tells it.
 local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
 
+-- Not for a key, but as the server does not let one write, or a permission is missing.
+local OF_ALL = { '^OOM', '^READONLY', '^MISCONF', '^NOREPLICAS', '^NOPERM', '^NOAUTH', '^CLUSTERDOWN', 'ACL failure' }
+local function is_of_all(text)
+  for _, pattern in ipairs(OF_ALL) do
+    if string.find(text, pattern) then return true end
+  end
+  return false
+end
+
+-- What is damaged of one is not the others': whether it could be done, and what came of it.
+local function try_alone(act, ...)
+  local is_done, told = pcall(act, ...)
+  if not is_done and is_of_all(text_of(told)) then error(told, 0) end
+  return is_done, told
+end
+
 -- What happened is done, also where nobody may be told of it.
 local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
 calls[#calls + 1] = function()
@@ -1767,15 +1783,6 @@ function damage()
     local LOOK_MS, LOOKS, KEPT = 10000, 20, 100
     local try = redis.pcall
 
-    -- Not for a key, but as the server does not let one write, or a permission is missing.
-    local OF_ALL = { '^OOM', '^READONLY', '^MISCONF', '^NOREPLICAS', '^NOPERM', '^NOAUTH', '^CLUSTERDOWN', 'ACL failure' }
-    local function is_of_all(text)
-      for _, pattern in ipairs(OF_ALL) do
-        if string.find(text, pattern) then return true end
-      end
-      return false
-    end
-
     it.next_ms = now + LOOK_MS
 
     -- Commands that read keys of a user, each as what it should be.
@@ -2788,7 +2795,7 @@ end
 function members_of(set, some)
   local rows, flat = {}, some > 0 and call('ZRANGE', set, 0, some - 1, 'WITHSCORES') or {}
   for at = 1, #flat, 2 do
-    local is_whole, row = pcall(row_of, flat[at], flat[at + 1])
+    local is_whole, row = try_alone(row_of, flat[at], flat[at + 1])
     rows[#rows + 1] = is_whole and row or nil -- one with a damaged key is passed over, as claims do
   end
   return rows
@@ -2863,7 +2870,7 @@ local function taken_slots()
   end
   local slots = 0
   for _, entry in ipairs(call('ZRANGE', leases_key, 0, most - 1)) do
-    local is_whole, taken = pcall(taken_by, string.match(entry, '^([^:]+):(.*)$'))
+    local is_whole, taken = try_alone(taken_by, string.match(entry, '^([^:]+):(.*)$'))
     slots = slots + (is_whole and taken or 0)
   end
   return slots

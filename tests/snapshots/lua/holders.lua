@@ -1,7 +1,7 @@
 #!lua flags=no-writes
 -- Who has the most running tasks.
 -- KEYS[1]  state
--- Returns  users, the one with the most first
+-- Returns  {1 where others were not looked at, users, the one with the most first ...}
 -- Cost     O(lanes looked at)
 local keys_of_call, values_of_call = KEYS, ARGV
 local KEYS, ARGV
@@ -50,6 +50,22 @@ local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. use
 -- What went wrong, as pcall tells it.
 local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
 
+-- Not for a key, but as the server does not let one write, or a permission is missing.
+local OF_ALL = { '^OOM', '^READONLY', '^MISCONF', '^NOREPLICAS', '^NOPERM', '^NOAUTH', '^CLUSTERDOWN', 'ACL failure' }
+local function is_of_all(text)
+  for _, pattern in ipairs(OF_ALL) do
+    if string.find(text, pattern) then return true end
+  end
+  return false
+end
+
+-- What is damaged of one is not the others': whether it could be done, and what came of it.
+local function try_alone(act, ...)
+  local is_done, told = pcall(act, ...)
+  if not is_done and is_of_all(text_of(told)) then error(told, 0) end
+  return is_done, told
+end
+
 -- What happened is done, also where nobody may be told of it.
 local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
 calls[#calls + 1] = function()
@@ -86,7 +102,7 @@ calls[#calls + 1] = function()
     if running[one] ~= running[other] then return running[one] > running[other] end
     return one < other
   end)
-  return { unpack(users, 1, math.min(most, #users)) }
+  return { call('ZCARD', leases_key) > lanes and 1 or 0, unpack(users, 1, math.min(most, #users)) }
 end
 local function run(its_keys, its_values)
   KEYS, ARGV = its_keys, its_values

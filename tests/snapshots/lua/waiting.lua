@@ -51,6 +51,22 @@ local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. use
 -- What went wrong, as pcall tells it.
 local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
 
+-- Not for a key, but as the server does not let one write, or a permission is missing.
+local OF_ALL = { '^OOM', '^READONLY', '^MISCONF', '^NOREPLICAS', '^NOPERM', '^NOAUTH', '^CLUSTERDOWN', 'ACL failure' }
+local function is_of_all(text)
+  for _, pattern in ipairs(OF_ALL) do
+    if string.find(text, pattern) then return true end
+  end
+  return false
+end
+
+-- What is damaged of one is not the others': whether it could be done, and what came of it.
+local function try_alone(act, ...)
+  local is_done, told = pcall(act, ...)
+  if not is_done and is_of_all(text_of(told)) then error(told, 0) end
+  return is_done, told
+end
+
 -- What happened is done, also where nobody may be told of it.
 local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
 calls[#calls + 1] = function()

@@ -47,7 +47,7 @@ def command(
     It does so until SIGTERM, SIGHUP or Ctrl-C.
 
     /demand?target_wait=30 is JSON: its "slots_needed" is how many tasks should be able to run at once.
-    /metrics are those of the queue, for Prometheus. They need fairque[prometheus].
+    /metrics are those of the queue, for Prometheus. They need the extra "prometheus".
     /livez says that the process lives, /readyz that Redis answers.
 
     One is enough for a queue, and it needs no worker: it answers as well where all were scaled to zero.

@@ -125,7 +125,7 @@ def command(
     That is done to one process at a time.
 
     With --http, /livez answers as long as the event loop of each process turns, and /readyz while one takes tasks.
-    /metrics are those of all processes, added up. They need fairque[prometheus].
+    /metrics are those of all processes, added up. They need the extra "prometheus".
 
     With --config, the files say what each worker does, and how many processes of it there are.
     Of the options for that, only --processes and --http can be given as well.
