@@ -339,19 +339,18 @@ async def test_a_worker_is_not_ready_while_its_limits_are_not_told(server: Serve
 
 async def test_a_worker_that_has_died_is_not_ready(queue: TaskQueue) -> None:
     @asynccontextmanager
-    async def short() -> AsyncIterator[None]:
-        async with asyncio.timeout(0.2):
-            yield
-            await asyncio.Event().wait()
+    async def broken() -> AsyncIterator[None]:
+        yield
+        raise RuntimeError("on purpose")
 
-    worker = Worker(queue, lifespan=short, max_deliveries=1)
+    worker = Worker(queue, lifespan=broken, max_deliveries=1)
     running = asyncio.create_task(worker.run())
     await worker.serves.wait()
     assert worker.can_claim
     await worker.stop()
     await asyncio.wait([running])
     assert not worker.can_claim
-    with pytest.raises(TimeoutError):
+    with pytest.raises(RuntimeError, match="on purpose"):
         running.result()
 
 
