@@ -80,14 +80,14 @@ def opened(server: Server, queue_name: str, recorded: Recorded) -> Opened:
     return open_
 
 
-@task(name="echo")
+@task(name="traced-echo")
 async def echo(value: Any = None) -> Any:
     return value
 
 
 @pytest.fixture(autouse=True)
 def _echo(_tasks_of_one_test: None) -> None:
-    registry["echo"] = echo
+    registry["traced-echo"] = echo
 
 
 async def one_run(
@@ -130,7 +130,7 @@ async def test_a_run_is_a_child_of_the_call_that_put_it_in(opened: Opened, recor
         "messaging.operation.type": "send",
         "messaging.destination.name": queue_name,
         "messaging.message.id": handle.task_id,
-        "fairque.task.name": "echo",
+        "fairque.task.name": "traced-echo",
     }
     assert dict(run.attributes or {}) == {
         "messaging.system": "fairque",
@@ -139,7 +139,7 @@ async def test_a_run_is_a_child_of_the_call_that_put_it_in(opened: Opened, recor
         "messaging.destination.name": queue_name,
         "messaging.message.id": handle.task_id,
         "messaging.client.id": "w-1",
-        "fairque.task.name": "echo",
+        "fairque.task.name": "traced-echo",
         "fairque.task.attempt": 1,
         "fairque.task.outcome": "returned",
     }
@@ -725,12 +725,12 @@ async def test_the_metrics_are_those_of_the_conventions(opened: Opened, recorded
     of_runs = {**sent, "messaging.operation.name": "process"}
     consumed = recorded.points("messaging.client.consumed.messages")
     assert [(each, point.value) for each, point in consumed] == [
-        ({**of_runs, "fairque.task.name": "echo"}, 3),
+        ({**of_runs, "fairque.task.name": "traced-echo"}, 3),
         (of_runs, 3),  # names of payloads come from callers, and could be any number
     ]
     runs = recorded.points("messaging.process.duration")
     assert [(each, point.count) for each, point in runs] == [
-        ({**of_runs, "fairque.task.name": "echo", "fairque.task.outcome": "returned"}, 3),
+        ({**of_runs, "fairque.task.name": "traced-echo", "fairque.task.outcome": "returned"}, 3),
         ({**of_runs, "fairque.task.outcome": "returned"}, 3),
     ]
 
