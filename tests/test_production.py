@@ -131,9 +131,10 @@ async def test_two_workers_and_a_web_service_run_as_the_page_says(machine: Machi
         await third.line("serves queue 'shop'")
         await order(client, "max")
 
+    await look(machine, worker_process)
     looked = await call_command(*map(machine.at_home, commands("fairque health")[0][1:]))
     assert looked.code in (0, 1), looked.out
-    for user in ("ops", "shop-worker", "shop-web"):
+    for user in ("ops", "shop-worker", "shop-web", "shop-monitor"):
         assert set(denials(machine.execute, user)) <= {"command function|load"}, user
 
 
@@ -167,6 +168,23 @@ def test_prometheus_takes_its_file(tmp_path: Path) -> None:
     told = file("/etc/prometheus/prometheus.yml").replace("/etc/prometheus/alert-rules.yaml", str(rules))
     (tmp_path / "prometheus.yml").write_text(told)
     subprocess.run(["promtool", "check", "config", tmp_path / "prometheus.yml"], check=True, capture_output=True)
+
+
+async def look(machine: Machine, worker_process: Start) -> None:
+    """Pages that only read are shown to a user that only reads."""
+    [words] = commands("fairque dashboard")
+    pages = await worker_process("fairque", *map(machine.at_home, words[1:]), "--port", "0")
+    address = re.search(r"http://127\.0\.0\.1:\d+\S*", await pages.line("http://127.0.0.1:"))
+    assert address is not None
+    async with httpx.AsyncClient(trust_env=False, timeout=20, follow_redirects=True) as client:
+        overview = await client.get(address[0])
+        assert overview.status_code == 200, overview.text
+        base = str(overview.url.copy_with(path="/", query=None))
+        for page in ("users", "user?user=acme", "dead-letters", "schedules", "workers", "limits", "health"):
+            shown = await client.get(f"{base}{page}")
+            assert shown.status_code == 200, (page, shown.text)
+    pages.send(signal.SIGTERM)
+    assert await pages.wait() == 0
 
 
 async def order(client: httpx.AsyncClient, user_id: str) -> None:
