@@ -6,10 +6,13 @@ import asyncio
 from contextlib import ExitStack
 
 import pytest
+from starlette.requests import Request
+from starlette.types import Message
 
 from fairque import EVERYBODY, InvalidInput, QueueUnavailable, TaskQueue
-from fairque.contrib.dashboard import Viewer, dashboard
+from fairque.contrib.dashboard import Viewer, dashboard, stream
 from fairque.contrib.dashboard.reader import Crowded, Parts, Reader, Topic
+from fairque.contrib.dashboard.stream import EventStream
 from tests.support.eventually import eventually
 
 OPERATOR = Viewer("ops", users=EVERYBODY)
@@ -122,6 +125,43 @@ async def test_customers_cannot_take_all_places_nor_slow_down_what_operators_see
         with pytest.raises(Crowded):
             stack.enter_context(reader.seat(looks.topic("overview"), OPERATOR))
     assert reader.topics == 0
+
+
+async def stream_of(reader: Reader, topic: Topic, viewer: Viewer, stuck_at: str) -> list[Message]:
+    """What a client is sent that takes nothing more from a kind of message on."""
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+        if message["type"] == stuck_at:
+            await asyncio.Event().wait()
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def who(_: Request) -> Viewer:
+        return viewer
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    await EventStream(reader, topic, viewer, Request(scope), who)(scope, receive, send)
+    return sent
+
+
+@pytest.mark.parametrize("stuck_at", ["http.response.start", "http.response.body"])
+async def test_a_client_that_takes_nothing_is_given_up(stuck_at: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stream, "STUCK_SECONDS", 0.05)
+    reader = Reader(interval=0.01)
+    sent = await stream_of(reader, Looks().topic(), OPERATOR, stuck_at)
+    assert sent[-1]["type"] == stuck_at
+    assert reader.topics == 0
+
+
+async def test_one_page_too_many_is_told_so():
+    reader, looks = Reader(most=1), Looks()
+    with reader.seat(looks.topic(), OPERATOR):
+        sent = await stream_of(reader, looks.topic(), OPERATOR, "")
+    assert sent[0]["status"] == 503
 
 
 async def test_how_many_pages_may_be_open_is_a_number(queue: TaskQueue):

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from fairque.contrib.dashboard.reader import Crowded, Reader, Seat, Topic
 from fairque.contrib.dashboard.viewer import Viewer
@@ -67,7 +67,7 @@ class EventStream(Response):
 
     async def _write(self, seat: Seat, send: Send) -> None:
         loop = asyncio.get_running_loop()
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await _sent(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         asked = loop.time()
         while True:
             patience = min(SILENT_SECONDS, asked + ASKED_AGAIN_SECONDS - loop.time())
@@ -78,20 +78,24 @@ class EventStream(Response):
                 event = b":\n\n"  # a proxy closes what is silent for long
             if loop.time() - asked >= ASKED_AGAIN_SECONDS:
                 if not await self._is_still_let_in():
-                    await _sent(send, _event("end", None), more=False)
+                    await _sent(send, _body(_event("end", None), more=False))
                     return
                 asked = loop.time()
-            await _sent(send, event)
+            await _sent(send, _body(event))
 
     async def _is_still_let_in(self) -> bool:
         who = await self._who(self._request)
         return isinstance(who, Viewer) and who.rights == self._viewer.rights
 
 
-async def _sent(send: Send, event: bytes, *, more: bool = True) -> None:
+async def _sent(send: Send, message: Message) -> None:
     """A client that takes nothing is given up."""
     async with asyncio.timeout(STUCK_SECONDS):
-        await send({"type": "http.response.body", "body": event, "more_body": more})
+        await send(message)
+
+
+def _body(event: bytes, *, more: bool = True) -> Message:
+    return {"type": "http.response.body", "body": event, "more_body": more}
 
 
 async def _gone(receive: Receive) -> None:
