@@ -13,7 +13,7 @@ from starlette.routing import Mount
 
 from fairque import EVERYBODY, InvalidInput, TaskQueue, TaskState, WrongType
 from fairque.contrib.dashboard import Token, Viewer, dashboard
-from tests.dashboard.conftest import OPERATOR, Ask
+from tests.dashboard.conftest import OPERATOR, Ask, texts
 from tests.workers import tasks
 
 SHOWN = (
@@ -273,3 +273,34 @@ async def test_it_works_mounted_under_any_path(queue: TaskQueue):
                 if address.startswith("/"):
                     assert (await client.get(address)).status_code == 200, address
         assert (await client.get("/ops/queues", follow_redirects=True)).status_code == 200
+
+
+# Junk
+
+
+JUNK = ("", "*", "x" * 600, "\x00", "\ud7ff", "1e9", "-1", "0:", "a:b", "%", "error ", "1:2:3", "99999999999999999999")
+
+
+@pytest.mark.leaves_keys
+async def test_junk_in_an_address_is_answered_in_words(browse: Ask):
+    """Whatever it is: nothing of it is an error of the server."""
+    browser = await browse()
+    names = {
+        "/users": ("find", "order", "after"),
+        "/user": ("user",),
+        "/task": ("user", "task"),
+        "/dead-letters": ("group", "at", "user", "task"),
+        "/schedules": ("after",),
+        "/limits": ("after", "user", "own"),
+        "/live": ("page",),
+    }
+    for path, arguments in names.items():
+        for junk in JUNK:
+            for params in (*({name: junk} for name in arguments), dict.fromkeys(arguments, junk)):
+                answer = await browser.get(path, **params, did=junk)
+                assert answer.status_code in (200, 404, 422), (path, params, texts(answer.text))
+    for act in ("cancel", "requeue", "pause", "pause-name", "requeue-group", "run-schedule", "no-such-act", "%00"):
+        for junk in JUNK[1:]:
+            given = dict.fromkeys(("user", "task", "name", "group", "schedule"), junk)
+            answer = await browser.act(act, **given)
+            assert answer.status_code in (303, 404, 422), (act, junk, texts(answer.text))

@@ -93,7 +93,8 @@ def _encoded(prefix: str) -> str:
 def _cursor(after: str | None) -> int:
     if after is None:
         return 0
-    if not isinstance(after, str) or not after.isascii() or not after.isdigit() or len(after) > 20:
+    is_number = isinstance(after, str) and after.isascii() and after.isdigit() and len(after) <= 20
+    if not is_number or int(after) >= 2**64:
         raise InvalidInput(f"after must be that of the page before, not {after!r}")
     return int(after)
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Literal
 
 from fairque import DeadStep, FairqueError, InvalidInput, TaskQueue
+from fairque.queue.dead_letters import group_key
 
 __all__ = ["Bulk", "Bulks"]
 
@@ -92,6 +93,7 @@ class Bulks:
         await asyncio.wait([bulk.task])
 
     def _begin(self, bulk: Bulk, step: Callable[[str | None], Awaitable[DeadStep]]) -> None:
+        group_key(bulk.group)
         going = [each for each in self._bulks.values() if not each.has_ended]
         if any(each.group == bulk.group for each in going):
             raise InvalidInput("Letters of this kind are requeued or discarded already.")
