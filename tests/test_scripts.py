@@ -66,6 +66,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WRITE]:
         del sys.modules[name]
     load.cache_clear()
     scripts._words.cache_clear()
+    scripts.lines_of.cache_clear()
 
 
 def lines(name: str) -> list[str]:

@@ -78,6 +78,5 @@ def _included(name: str) -> tuple[str, ...]:
     return tuple(f"lib/{included}" for included in _INCLUDE.findall(_text(name)))
 
 
-@cache
 def _text(name: str) -> str:
     return "\n".join(lines_of(CORE, f"{name}.lua"))

@@ -246,8 +246,9 @@ def _words(package: str, path: str) -> frozenset[str]:
     return frozenset(re.findall(r"[A-Za-z_]\w*", "\n".join(lines_of(package, path))))
 
 
+@cache
 def lines_of(package: str, path: str) -> list[str]:
-    """Of a file in the folder `lua` of a package."""
+    """Of a file in the folder `lua` of a package. They are kept, and not to be changed: many scripts include it."""
     return (files(package) / "lua" / path).read_text(encoding="utf-8").splitlines()
 
 
