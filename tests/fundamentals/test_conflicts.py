@@ -55,6 +55,13 @@ async def test_it_keeps_its_place_in_line_and_a_new_priority_counts(queue: TaskQ
     assert ran == ["third, urgent", "first again", "second"]
 
 
+async def test_nothing_is_asked_of_one_that_is_replaced_by_the_call_that_brings_it(queue: TaskQueue) -> None:
+    first = echo(1).options(task_id="t", depends_on=["never put in"])
+    handles = await queue.enqueue_many([first, echo(2).options(task_id="t", on_conflict="replace")], user_id=USER)
+    await Worker(queue).run_until_idle()
+    assert await handles[0].result(1) == 2
+
+
 async def test_the_place_of_one_that_was_requeued_is_that_of_its_new_life(queue: TaskQueue) -> None:
     ran = []
 
