@@ -72,6 +72,18 @@ async def test_who_is_slow_gets_the_newest_and_holds_nobody_up():
         assert int((await slow.next())["count"]) >= 50
 
 
+async def test_what_was_read_before_an_act_is_shown_to_nobody_who_comes_after_it():
+    reader, looks = Reader(interval=0.02), Looks()
+    topic = looks.topic()
+    assert reader.seen(topic) is None
+    with reader.seat(topic, OPERATOR) as seat:
+        await seat.next()
+        assert reader.seen(topic) is not None
+        reader.forget()
+        assert reader.seen(topic) is None
+        await eventually(lambda: reader.seen(topic) is not None)
+
+
 async def test_who_may_see_less_is_drawn_another_page():
     reader, looks = Reader(interval=0.02), Looks()
     insider = Viewer("insider", users=EVERYBODY, payloads=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
@@ -88,6 +89,7 @@ class Reader:
         self._feeds: dict[tuple[bool, Key], _Feed] = {}
         self._open: Counter[tuple[object, ...]] = Counter()
         self._of_customers = 0
+        self._changed_at = 0.0
 
     @property
     def topics(self) -> int:
@@ -95,9 +97,13 @@ class Reader:
         return len(self._feeds)
 
     def seen(self, topic: Topic) -> Any:
-        """What was read for an open page a moment ago; None where it is not open, or could not be read."""
+        """What was read for an open page a moment ago, and since the last act; None where there is nothing of that."""
         feed = self._feeds.get((topic.is_operators, topic.key))
-        return feed.seen if feed is not None else None
+        return feed.seen if feed is not None and feed.looked_at > self._changed_at else None
+
+    def forget(self) -> None:
+        """Something was changed: what was read before is shown to nobody who comes now."""
+        self._changed_at = time.monotonic()
 
     @contextmanager
     def seat(self, topic: Topic, viewer: Viewer) -> Iterator[Seat]:
@@ -140,6 +146,7 @@ class _Feed:
 
     def __init__(self, topic: Topic, pause: Callable[[Topic], float]) -> None:
         self.seen: Any = None
+        self.looked_at = 0.0
         self._topic = topic
         self._pause = pause
         self._seats: dict[Seat, None] = {}
@@ -171,9 +178,11 @@ class _Feed:
             await asyncio.sleep(max(0.0, begins + self._pause(self._topic) - loop.time()))
 
     async def _look(self) -> None:
+        begins = time.monotonic()
         try:
             async with asyncio.timeout(LONGEST_LOOK):
                 self.seen = await self._topic.look()
+                self.looked_at = begins
         except (FairqueError, TimeoutError) as exc:
             self.seen, trouble = None, exc
             self._publish(lambda viewer: _trouble(trouble, viewer))

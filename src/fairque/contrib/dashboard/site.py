@@ -79,7 +79,8 @@ class Site:
                 return self._of_customer(request, visit)
             about = page.about(request.query_params, visit.viewer)
             topic = page.topic(about, visit)
-            seen = self._reader.seen(topic)
+            # What another process has read may be older than what this viewer just did.
+            seen = self._reader.seen(topic) if "did" not in request.query_params else None
             if seen is None:
                 seen = await topic.look()
             parts = page.drawn(seen, visit.viewer, visit.base)
@@ -116,6 +117,8 @@ class Site:
         except Exception as exc:
             audit.warning("%r failed to %s%r: %s", visit.viewer.name, name, about, exc)
             raise
+        finally:
+            self._reader.forget()
         audit.info("%r did %s%r", visit.viewer.name, name, about)
         page = self._pages[act.page]
         kept = {argument: given.get(argument) for argument in page.arguments}
