@@ -256,8 +256,12 @@ async def test_after_a_gap_in_the_replication_waits_end_what_was_in_it_is_told_a
     """What was acknowledged by the old node and not copied is lost. What ended then runs again."""
     with ClusterNodes(replicas=1).running() as cluster:
         dying, heir = cluster.masters[0], cluster.nodes[3]
-        async with TaskQueue(cluster.url, name=name_on(cluster, dying), timeout=PATIENCE, lease=2.0) as queue:
-            async with Worker(queue, poll_interval=NEVER):
+        name = name_on(cluster, dying)
+        async with (
+            TaskQueue(cluster.url, name=name, timeout=5, lease=2.0) as served,  # who was cut off steals nothing as long
+            TaskQueue(cluster.url, name=name, timeout=PATIENCE) as queue,
+        ):
+            async with Worker(served, poll_interval=NEVER):
                 ends_in_the_gap = await queue.enqueue(work(1), user_id="acme")
                 await eventually(lambda: gate.started)
                 await asyncio.to_thread(copy, dying, heir, queue)

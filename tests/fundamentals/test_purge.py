@@ -73,7 +73,7 @@ async def fill(queue: TaskQueue, user_id: str) -> None:
 
 
 def without_what_fades(user: UserInfo) -> UserInfo:
-    return msgspec.structs.replace(user, metrics=Metrics(), wait_seconds=None)
+    return msgspec.structs.replace(user, metrics=Metrics(), wait_seconds=None, at=0.0)
 
 
 async def test_nothing_of_the_user_is_left_and_nobody_else_is_touched(queue: TaskQueue, server):

@@ -4893,7 +4893,7 @@ end
 
 local function find_unknown()
   for _, task in ipairs(all) do
-    if task.needs and not task.allow_unknown then
+    if is_added(task) and task.needs and not task.allow_unknown then
       for _, dependency in ipairs(task.needs) do
         if not standing_of_dependency(task.user, dependency) then
           return { 'unknown', task.user, task.id, dependency }
