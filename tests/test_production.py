@@ -67,7 +67,7 @@ class Machine:
         conf = file("/etc/redis/redis.conf").replace("port 6379", f"port {self.port}")
         conf = conf.replace("/var/lib/redis", str(self.home)).replace("/etc/redis", str(self.home))
         (self.home / "redis.conf").write_text(conf)
-        for name in ("shop/tasks.py", "shop/web.py"):
+        for name in ("shop/tasks.py", "shop/operators.py", "shop/web.py"):
             (self.home / name).parent.mkdir(exist_ok=True)
             (self.home / name).write_text(file(name))
 
@@ -78,7 +78,8 @@ class Machine:
     def environment(self, user: str) -> dict[str, str]:
         path = os.pathsep.join([str(self.home), os.environ.get("PYTHONPATH", "")])
         url = file("/etc/shop/worker.env").partition("FAIRQUE_REDIS_URL=")[2].strip()
-        return {"FAIRQUE_REDIS_URL": self.at_home(url).replace("shop-worker", user), "PYTHONPATH": path}
+        url = self.at_home(url).replace("shop-worker", user)
+        return {"FAIRQUE_REDIS_URL": url, "SHOP_OPS_PASSWORD": PASSWORD, "PYTHONPATH": path}
 
 
 @pytest.fixture
@@ -130,6 +131,10 @@ async def test_two_workers_and_a_web_service_run_as_the_page_says(machine: Machi
         third = await worker_process("fairque", *unit[1:], env=machine.environment("shop-worker"))
         await third.line("serves queue 'shop'")
         await order(client, "max")
+        assert (await client.get("/queues/")).status_code == 401
+        for page in ("/queues/", "/queues/workers", "/queues/user?user=acme"):
+            shown = await client.get(page, auth=("ops", PASSWORD))
+            assert shown.status_code == 200, shown.text
 
     await look(machine, worker_process)
     looked = await call_command(*map(machine.at_home, commands("fairque health")[0][1:]))
@@ -164,9 +169,10 @@ async def test_prometheus_is_told_what_the_page_has_it_ask(machine: Machine, wor
 def test_prometheus_takes_its_file(tmp_path: Path) -> None:
     if shutil.which("promtool") is None:
         pytest.skip("there is no promtool here")
-    rules = ROOT / "docs" / "monitoring" / "alert-rules.yaml"
-    told = file("/etc/prometheus/prometheus.yml").replace("/etc/prometheus/alert-rules.yaml", str(rules))
+    told = file("/etc/prometheus/prometheus.yml").replace("/etc/prometheus", str(tmp_path))
     (tmp_path / "prometheus.yml").write_text(told)
+    (tmp_path / "shop-rules.yaml").write_text(file("/etc/prometheus/shop-rules.yaml"))
+    shutil.copy(ROOT / "docs" / "monitoring" / "alert-rules.yaml", tmp_path)
     subprocess.run(["promtool", "check", "config", tmp_path / "prometheus.yml"], check=True, capture_output=True)
 
 
@@ -211,6 +217,15 @@ def test_the_unit_stops_a_worker_no_sooner_than_that_has_drained() -> None:
     shutdown = float(words[words.index("--shutdown-timeout") + 1])
     assert float(service()["Service"]["TimeoutStopSec"]) >= shutdown + 25
     assert service()["Service"]["KillMode"] == "mixed"
+
+
+def test_supervisor_runs_what_systemd_does() -> None:
+    told = configparser.ConfigParser(interpolation=None)
+    told.read_string(file("/etc/supervisor/conf.d/shop-worker.conf"))
+    program, unit = told["program:shop-worker"], service()["Service"]
+    assert program["command"] == unit["ExecStart"]
+    assert (program["user"], program["directory"]) == (unit["User"], unit["WorkingDirectory"])
+    assert program["stopwaitsecs"] == unit["TimeoutStopSec"]
 
 
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:

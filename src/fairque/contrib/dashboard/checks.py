@@ -19,7 +19,7 @@ _ADVICE = {
     "wait": "More slots shorten it, or wider limits: the page of a user says what holds it back.",
     "dead": "Look at their errors, then requeue or discard them.",
     "blocking": "What waits for them cannot go on until then.",
-    "silent": "Others take over what they ran: see what became of them.",
+    "silent": "Others take over what ran there: see what became of it.",
     "starved": "Look at what holds the slots.",
     "late": "Workers keep the times: see whether one is there with a free slot.",
     "memory": "Give the server more, or keep results for less time.",
