@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -256,6 +258,39 @@ async def test_the_token_of_the_url_becomes_a_cookie_at_once(browse: Ask):
 
 
 # Under a prefix
+
+
+@pytest.mark.parametrize(
+    ("path", "base"),
+    [
+        ("/%5Cevil.example", "/%5Cevil.example/queues"),
+        ("//evil.example", "/evil.example/queues"),
+        ("/x;%20Domain=evil.example", "/x%3B%20Domain=evil.example/queues"),
+        ("/x%0D%0Aset-cookie:%20a=b", "/x%0D%0Aset-cookie:%20a=b/queues"),
+        ("/%22%3E%3Cscript%3E", "/%22%3E%3Cscript%3E/queues"),
+        ("/a%20b/%C3%A9", "/a%20b/%C3%A9/queues"),
+    ],
+)
+async def test_a_prefix_that_who_asks_has_chosen_leads_nowhere_else(queue: TaskQueue, path: str, base: str):
+    """Where it is a parameter of the app, such as the name of a tenant, a link of a stranger may say what it is."""
+    token = Token()
+    pages = dashboard(queue, authorize=token)
+    transport = httpx.ASGITransport(pages, root_path=f"{unquote(path)}/queues")
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        asked = f"http://localhost{path}/queues/health"
+        exchanged = await client.get(f"{asked}?token={token.secret}")
+        assert exchanged.headers["location"] == f"{base}/health"
+        cookie = {"cookie": exchanged.headers["set-cookie"].partition(";")[0]}
+        page = await client.get(asked, headers=cookie)
+        assert page.status_code == 200
+        for answer in (exchanged, page):
+            parts = answer.headers["set-cookie"].split("; ")
+            assert [part for part in parts if "=" in part and not part.startswith("fairque_")] in (
+                [f"Path={base}", "SameSite=Strict"],
+                [f"Path={base}", "SameSite=lax"],
+            )
+        for part in re.findall(r' (?:href|src|action|data-live)="([^"]*)"', page.text):
+            assert part.startswith((f"{base}/", "#")), part
 
 
 @pytest.mark.leaves_keys

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from starlette.requests import Request
 
@@ -12,6 +13,8 @@ from fairque.contrib.dashboard.viewer import Viewer
 __all__ = ["Visit", "base_of", "let_in", "path_of", "visit_of"]
 
 _KEY = "fairque.visit"
+_OF_PATHS = "/:@!$&'()*+,="
+"""What browsers leave as it is in a path, but for the semicolon, which would end the path of a cookie."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Visit:
     """Who asks, and what goes with each page that it gets.
 
     Attributes:
-        base: Where the dashboard is mounted, without a slash at its end.
+        base: Where the dashboard is mounted, as in addresses, without a slash at its end.
         csrf: What forms send back, and its cookie as well.
         form: What was sent with a POST.
     """
@@ -43,11 +46,19 @@ def visit_of(request: Request) -> Visit:
 
 
 def base_of(request: Request) -> str:
-    """Where the app is mounted."""
-    return str(request.scope.get("root_path", "")).rstrip("/")
+    """Where the app is mounted, as it stands in addresses and in paths of cookies.
+
+    A part of it may be whatever a stranger wrote into a link: it leads to this host, and is one path.
+    """
+    base = _root_of(request)
+    return f"/{quote(base.lstrip('/'), safe=_OF_PATHS)}" if base else ""
 
 
 def path_of(request: Request) -> str:
     """What was asked for, below that; it begins with a slash."""
-    base, path = base_of(request), str(request.scope["path"])
+    base, path = _root_of(request), str(request.scope["path"])
     return path[len(base) :] if base and path.startswith(f"{base}/") else path
+
+
+def _root_of(request: Request) -> str:
+    return str(request.scope.get("root_path", "")).rstrip("/")
