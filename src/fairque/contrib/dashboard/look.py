@@ -1,4 +1,4 @@
-"""`Look`: the templates, and what all of them can use. Whatever they are given is escaped."""
+"""`Look`: the templates, and what all of them can use. Whatever they are given is escaped, and its marks are shown."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class Look:
         self._templates = jinja2.Environment(
             loader=jinja2.PackageLoader("fairque.contrib.dashboard"),
             autoescape=True,
+            finalize=words.legible,
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,

@@ -1,4 +1,4 @@
-"""Numbers, times and ids as people read them, for all pages."""
+"""Numbers, times and texts as people read them, for all pages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from fairque import UserStatus
 
-__all__ = ["FILTERS", "brief", "flags_in", "number", "percent", "shown", "size", "span", "when"]
+__all__ = ["FILTERS", "brief", "flags_in", "legible", "number", "percent", "shown", "size", "span", "when"]
 
 NOTHING = "–"
 GAP = "\N{NO-BREAK SPACE}"
@@ -18,14 +18,23 @@ _FLAGS = {"breaker": "breaker open", "rate": "rate limited", "limit": "at its li
 _BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
-def shown(text: object) -> str:
-    """What a browser would obey or hide, such as line breaks and marks that turn the order of letters, is escaped."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(text))
+def shown(text: object, kept: str = "") -> str:
+    """What a browser would obey or hide, such as line breaks and marks that turn the order of letters, is escaped, but
+    for the characters that are `kept`."""
+    whole = str(text)
+    if whole.isprintable():
+        return whole
+    return "".join(char if char.isprintable() or char in kept else repr(char)[1:-1] for char in whole)
+
+
+def legible(value: object) -> object:
+    """The same, with its lines, for all that templates write."""
+    return shown(value, f"\n\t{GAP}") if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def brief(text: object, most: int = LONGEST) -> str:
-    """The same, cut where it is long."""
-    whole = shown(text)
+    """What is shown of one line, cut where it is long."""
+    whole = shown(str(text)[: most + 1])
     return whole if len(whole) <= most else whole[: most - 1] + "…"
 
 
