@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from fairque import TaskHandle, TaskQueue, TaskScheduler, Worker, current_task, task
+from fairque import RetryPolicy, TaskHandle, TaskQueue, TaskScheduler, Worker, current_task, task
 from fairque.contrib.dashboard.words import GAP
 from fairque.tasks.registry import unregister
 from tests.dashboard.conftest import Ask
@@ -61,3 +61,29 @@ async def test_no_text_turns_the_order_of_letters_hides_others_or_ends_what_it_s
         assert {char for char in page if not (char.isprintable() or char in f"\n{GAP}")} == set(), which
         assert page.count("<script") == 1, which
     assert "one\ntwo" in pages[f"task {EVIL}"], "lines of a traceback stay lines"
+
+
+@pytest.fixture
+async def verbose(queue: TaskQueue) -> AsyncIterator[TaskHandle[None]]:
+    """A task that failed twenty times, each time with as long a text as is kept."""
+
+    @task(name="verbose", retry=RetryPolicy(max=19, base=0))
+    async def fails() -> None:
+        raise LookupError("\u202e" * 20_000)
+
+    handle = await queue.enqueue(fails(), user_id="anna", task_id="verbose")
+    async with Worker(queue):
+        await eventually(lambda: has_ended(handle))
+    yield handle
+    unregister("verbose")
+
+
+@pytest.mark.usefixtures("verbose")
+async def test_a_page_stays_small_whatever_its_task_says(browse: Ask):
+    """Each is drawn once a second for as long as it is open, in the event loop of the app."""
+    browser = await browse()
+    for path in ("/task?user=anna&task=verbose", "/user?user=anna", "/dead-letters"):
+        assert len((await browser.get(path)).text) < 200_000, path
+    page = (await browser.get("/task?user=anna&task=verbose")).text
+    assert page.count("<summary>Traceback") == 5
+    assert page.count("LookupError</b>") == 20

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from fairque import UserStatus
 
-__all__ = ["FILTERS", "brief", "flags_in", "legible", "number", "percent", "shown", "size", "span", "when"]
+__all__ = ["FILTERS", "brief", "ending", "flags_in", "legible", "number", "percent", "shown", "size", "span", "when"]
 
 NOTHING = "–"
 GAP = "\N{NO-BREAK SPACE}"
@@ -36,6 +36,11 @@ def brief(text: object, most: int = LONGEST) -> str:
     """What is shown of one line, cut where it is long."""
     whole = shown(str(text)[: most + 1])
     return whole if len(whole) <= most else whole[: most - 1] + "…"
+
+
+def ending(text: str, most: int) -> str:
+    """The last of a long text of several lines, which says most where it is a traceback."""
+    return text if len(text) <= most else "…" + text[-most:]
 
 
 def number(value: float | None) -> str:
@@ -108,6 +113,7 @@ def flags_in(status: UserStatus) -> list[str]:
 
 FILTERS = {
     "brief": brief,
+    "ending": ending,
     "number": number,
     "percent": percent,
     "shown": shown,

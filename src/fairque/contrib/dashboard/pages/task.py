@@ -29,7 +29,11 @@ from fairque.contrib.dashboard.words import brief
 __all__ = ["Step", "Task", "TaskPage"]
 
 MOST_SHOWN = 2000
-"""Characters of a result."""
+"""Characters of a result, or of the message of an error: a page costs little, whatever tasks carry."""
+MOST_OF_TRACEBACK = 4000
+"""Characters at its end."""
+MOST_TOLD = 5
+"""Errors that are told with their tracebacks, the latest; of those before there is a line each."""
 MOST_LINKED = 60
 MOST_REMEMBERED = 100
 
@@ -90,6 +94,9 @@ class TaskPage(Page[Task]):
         explanation = seen.explanation
         held = explanation.waiting if explanation is not None else ()
         return {
+            "told": MOST_TOLD,
+            "longest": MOST_SHOWN,
+            "longest_traceback": MOST_OF_TRACEBACK,
             "steps": list(_steps(seen.info.timeline)),
             "reasons": [each.text if viewer.is_operator else REASONS[each.reason] for each in held],
             "own": seen.graph.tasks[0],
