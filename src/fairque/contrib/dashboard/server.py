@@ -33,7 +33,9 @@ def token_server(queue: TaskQueue, port: int, *, acts: bool, payloads: bool) -> 
         dashboard(queue, authorize=token),
         log_config=None,
         access_log=False,  # it would have the token
+        ws="none",
         lifespan="off",
+        proxy_headers=False,  # nothing stands before it, so whoever sends them made them up
         timeout_graceful_shutdown=LAST_SECONDS,
         server_header=False,
     )

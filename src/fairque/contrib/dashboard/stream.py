@@ -45,6 +45,9 @@ class EventStream(Response):
         self._request, self._who = request, who
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD":
+            await Response(headers=_HEADERS, media_type=self.media_type)(scope, receive, send)
+            return
         try:
             with self._reader.seat(self._topic, self._viewer) as seat:
                 await self._serve(seat, receive, send)
