@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from urllib.parse import unquote
@@ -113,6 +114,13 @@ async def test_the_names_of_a_service_are_said(browse: Ask):
 async def test_hosts_are_plain_names(queue: TaskQueue, host: object):
     with pytest.raises(InvalidInput, match="hosts are names"):
         dashboard(queue, authorize=lambda _: OPERATOR, hosts=[host])  # type: ignore[list-item]
+
+
+async def test_a_question_whether_a_page_can_be_followed_is_answered_and_holds_no_place(browse: Ask):
+    browser = await browse(most_open=1)
+    for _ in range(2):
+        answer = await browser.client.head("/live?page=overview")
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
 
 
 # What a browser may do with a page
@@ -237,6 +245,24 @@ async def test_every_act_is_in_the_audit_log_and_so_is_what_was_refused(
     assert lines[1].startswith(r"'ops' failed to cancel('an\nna', 'a'): ")
     assert lines[2] == "'reader' may not cancel('anna', 'a')"
     assert lines[3].startswith("'ops' was refused at '/act/cancel': ")
+
+
+async def test_an_act_that_is_broken_off_is_in_the_audit_log(
+    browse: Ask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """It may have been done."""
+    begun = asyncio.Event()
+
+    async def pause_for_long(*_: object) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(TaskQueue, "pause", pause_for_long)
+    acting = asyncio.create_task((await browse()).act("pause", user="anna"))
+    await begun.wait()
+    acting.cancel()
+    await asyncio.wait([acting])
+    assert "'ops' failed to pause('anna',): CancelledError" in caplog.text
 
 
 # The token in the URL

@@ -114,8 +114,9 @@ class Site:
             raise HTTPException(404, NOT_THERE)
         try:
             await act.do(self._queue, *about)
-        except Exception as exc:
-            audit.warning("%r failed to %s%r: %s", visit.viewer.name, name, about, exc)
+        except BaseException as exc:  # also what is broken off may have been done
+            why = str(exc) or type(exc).__name__
+            audit.warning("%r failed to %s%r: %s", visit.viewer.name, name, about, shown(why))
             raise
         finally:
             self._reader.forget()
@@ -162,7 +163,7 @@ class Site:
         viewer = visit_of(request).viewer
         status, text = _told(error)
         if status >= 500:
-            logger.warning("%s cannot be shown: %s", request.url.path, error)
+            logger.warning("%s cannot be shown: %s", shown(request.url.path), shown(error))
         return self._problem(request, status, text or (str(error) if viewer.is_operator else "This cannot be shown."))
 
     def _problem(self, request: Request, status: int, text: str) -> Response:
