@@ -110,7 +110,10 @@ async def test_the_names_of_a_service_are_said(browse: Ask):
     assert (await browser.client.get("/", headers={"host": "localhost"})).status_code == 400
 
 
-@pytest.mark.parametrize("host", ["https://ops.example.com", "ops.example.com:80", "a b", "", "x/y", 3])
+@pytest.mark.parametrize(
+    "host",
+    ["https://ops.example.com", "ops.example.com:80", "a b", "", "x/y", "*", "*.example.com", "öps.example.com", 3],
+)
 async def test_hosts_are_plain_names(queue: TaskQueue, host: object):
     with pytest.raises(InvalidInput, match="hosts are names"):
         dashboard(queue, authorize=lambda _: OPERATOR, hosts=[host])  # type: ignore[list-item]

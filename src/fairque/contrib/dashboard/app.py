@@ -55,7 +55,7 @@ def dashboard(
         queue: An open queue.
         authorize: A function, async or not, that is given a request and says who asks: a `Viewer`, None for nobody, or
             a response of its own, such as a redirect to a login. It is asked for each request, and again each minute
-            for pages that stay open.
+            for pages that stay open. One that is not async runs in the event loop: it must not block.
         hosts: The names under which it is served, as browsers send them, without a port. Default: those of this machine
             alone.
         most_open: How many pages may be open and live at once, in all tabs of all viewers.

@@ -28,6 +28,8 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 MOST_FORM_BYTES = 64 * 1024
 CSRF_COOKIE = "fairque_csrf"
 CSRF_FIELD = "csrf"
+_HOST = re.compile(r"[a-z0-9._:-]+")
+"""As browsers send one: a wildcard, or a letter of another alphabet, would never be met."""
 _CSRF = re.compile(r"[A-Za-z0-9_-]{43}")
 _READS = ("GET", "HEAD")
 _HEADERS = {
@@ -133,8 +135,8 @@ class Answer:
 
 def _checked_host(host: object) -> str:
     name = _hostname(host) if isinstance(host, str) else ""
-    if not name or not isinstance(host, str) or name != host.strip("[]").lower():
-        raise InvalidInput(f"hosts are names such as 'ops.example.com', without a scheme or a port, not {host!r}")
+    if not _HOST.fullmatch(name) or not isinstance(host, str) or name != host.strip("[]").lower():
+        raise InvalidInput(f"hosts are names such as 'ops.example.com', as browsers send them, not {host!r}")
     return name
 
 
