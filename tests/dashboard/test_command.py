@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -25,6 +26,30 @@ async def started(worker_process: Start, server: Server, queue: TaskQueue, *opti
     return process, await process.line("/?token=")
 
 
+def origin(address: str) -> str:
+    return "://".join(urlsplit(address)[:2])
+
+
+async def test_its_cookies_go_to_nothing_else_that_listens_on_this_machine(
+    worker_process: Start, server: Server, queue: TaskQueue
+):
+    """Browsers send the cookies of a host to all of its ports."""
+    process, address = await started(worker_process, server, queue)
+    async with httpx.AsyncClient() as client:
+        assert (await client.get(address, follow_redirects=True)).status_code == 200
+        path = urlsplit(address).path.rstrip("/")
+        assert len(path) > 10
+        assert {(cookie.name, cookie.path) for cookie in client.cookies.jar} == {
+            ("fairque_token", path),
+            ("fairque_csrf", path),
+        }
+        assert (await client.get(f"{origin(address)}/")).status_code == 404
+        for elsewhere in ("/", "/users", f"{path}more/"):
+            assert "cookie" not in client.build_request("GET", f"http://127.0.0.1:1{elsewhere}").headers
+    process.send(signal.SIGTERM)
+    assert await process.wait() == 0
+
+
 async def test_it_prints_an_address_that_lets_in_and_nothing_else_does(
     worker_process: Start, server: Server, queue: TaskQueue
 ):
@@ -34,13 +59,13 @@ async def test_it_prints_an_address_that_lets_in_and_nothing_else_does(
     async with httpx.AsyncClient(base_url=base) as client:
         assert (await client.get("/")).status_code == 403
         answer = await client.get("/", params={"token": secret})
-        assert (answer.status_code, answer.headers["location"]) == (303, "/")
+        assert (answer.status_code, answer.headers["location"]) == (303, f"{urlsplit(base).path}/")
         page = await client.get("/")
         assert page.status_code == 200
         assert queue.name[:30] in page.text
         assert (await client.get("/", headers={"host": "evil.example"})).status_code == 400
         form = {"csrf": client.cookies["fairque_csrf"], "user": "anna"}
-        assert (await client.post("/act/pause", data=form, headers={"origin": base})).status_code == 404
+        assert (await client.post("/act/pause", data=form, headers={"origin": origin(base)})).status_code == 404
     process.send(signal.SIGTERM)
     assert await process.wait() == 0
     assert process.output.count(secret) == 1, "in no log"
@@ -52,7 +77,7 @@ async def test_it_acts_where_that_was_asked_for_and_logs_it(worker_process: Star
     async with httpx.AsyncClient(base_url=base) as client:
         await client.get("/", params={"token": secret}, follow_redirects=True)
         form = {"csrf": client.cookies["fairque_csrf"], "user": "anna"}
-        assert (await client.post("/act/pause", data=form, headers={"origin": base})).status_code == 303
+        assert (await client.post("/act/pause", data=form, headers={"origin": origin(base)})).status_code == 303
     assert (await queue.get_policy("anna")).paused is True
     await queue.clear_policy("anna")
     await process.line("'the holder of the token' did pause('anna',)")

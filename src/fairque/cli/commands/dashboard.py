@@ -76,9 +76,9 @@ async def _serve(queue: TaskQueue, listener: socket.socket, *, acts: bool, paylo
         text = "the dashboard needs Starlette, Jinja2 and uvicorn"
         raise CommandError(text, "pip install 'fairque[dashboard]'", FAILED) from None
     port = listener.getsockname()[1]
-    server, secret = token_server(queue, port, acts=acts, payloads=payloads)
+    server, path = token_server(queue, acts=acts, payloads=payloads)
     async with queue:
         await check_is_known(queue)
         with on_stop(lambda _: setattr(server, "should_exit", True)):
-            typer.echo(f"http://{HOST}:{port}/?token={secret}")
+            typer.echo(f"http://{HOST}:{port}{path}")
             await server.serve(sockets=[listener])

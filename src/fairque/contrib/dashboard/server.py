@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import Iterator
 
+from starlette.applications import Starlette
+from starlette.routing import Mount
 from uvicorn import Config, Server
 
 from fairque.contrib.dashboard.app import dashboard
@@ -25,12 +28,15 @@ class _Server(Server):
         yield
 
 
-def token_server(queue: TaskQueue, port: int, *, acts: bool, payloads: bool) -> tuple[Server, str]:
-    """And the token that it lets in."""
-    # Browsers tell cookies apart by hosts, not by ports.
-    token = Token(acts=acts, payloads=payloads, cookie=f"fairque_token_{port}")
+def token_server(queue: TaskQueue, *, acts: bool, payloads: bool) -> tuple[Server, str]:
+    """And the path that lets in, with its token.
+
+    The pages are below a path that nobody can guess, and their cookies are for that path: browsers tell cookies apart
+    by hosts and paths, not by ports, so they would send them to whatever else listens on this machine.
+    """
+    token, path = Token(acts=acts, payloads=payloads), f"/{secrets.token_urlsafe(12)}"
     config = Config(
-        dashboard(queue, authorize=token),
+        Starlette(routes=[Mount(path, dashboard(queue, authorize=token))]),
         log_config=None,
         access_log=False,  # it would have the token
         ws="none",
@@ -39,4 +45,4 @@ def token_server(queue: TaskQueue, port: int, *, acts: bool, payloads: bool) -> 
         timeout_graceful_shutdown=LAST_SECONDS,
         server_header=False,
     )
-    return _Server(config), token.secret
+    return _Server(config), f"{path}/?token={token.secret}"

@@ -24,7 +24,8 @@ class Token:
 
     Args:
         acts, payloads: See `Viewer`.
-        cookie: The name of the cookie: browsers do not tell ports apart.
+        cookie: The name of the cookie, which is for the path of the pages. Browsers do not tell ports apart: who serves
+            them at ``/`` shares it with whatever else listens on this host.
 
     Attributes:
         secret: What the URL has as ``token``.
