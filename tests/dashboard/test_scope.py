@@ -6,7 +6,21 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from fairque import EVERYBODY, TaskHandle, TaskQueue, TaskState, Worker, task
+from fairque import (
+    EVERYBODY,
+    BrokenSeal,
+    ConfigError,
+    FairqueError,
+    QueueUnavailable,
+    SettingsMismatch,
+    StoreError,
+    TaskHandle,
+    TaskQueue,
+    TaskState,
+    Worker,
+    WrongType,
+    task,
+)
 from fairque.contrib.dashboard import Viewer
 from fairque.tasks.registry import unregister
 from tests.dashboard.conftest import Ask, texts
@@ -149,3 +163,51 @@ async def test_a_customers_page_is_read_from_what_is_its_own(browse: Ask, monkey
     browser = await browse(ANNA)
     for path in ("/user?user=anna", "/task?user=anna&task=own", "/task?user=anna&task=dead"):
         assert (await browser.get(path)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigError("redis://inner-host:6379 is a replica"),
+        SettingsMismatch("queue 'inner-name' has other settings"),
+        WrongType("inner-type"),
+        StoreError("inner-command"),
+        BrokenSeal("inner-key"),
+        QueueUnavailable("redis://inner-host:6379 is not there"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_what_is_wrong_with_the_server_is_told_to_operators_alone(
+    browse: Ask, monkeypatch: pytest.MonkeyPatch, error: FairqueError
+):
+    async def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(TaskQueue, "user", fails)
+    monkeypatch.setattr(TaskQueue, "requeue", fails)
+    browser = await browse(ANNA)
+    for answer in (await browser.get("/user?user=anna"), await browser.act("requeue", user="anna", task="dead")):
+        assert answer.status_code >= 500
+        assert "inner" not in answer.text
+    if not isinstance(error, QueueUnavailable | BrokenSeal):
+        assert "inner" in (await (await browse()).get("/user?user=anna")).text
+
+
+async def test_a_result_that_cannot_be_read_tells_nothing_of_the_server_and_is_asked_for_again(
+    browse: Ask, queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+):
+    handle = await queue.enqueue(tasks.add(1, 2), user_id="anna", task_id="own")
+    async with Worker(queue):
+        assert await handle.result(10) == 3
+    errors: list[FairqueError] = [StoreError("inner-host"), BrokenSeal("inner-key")]
+
+    async def result(*_: object) -> None:
+        raise errors.pop(0)
+
+    browser = await browse(Viewer("anna", users=["anna"], payloads=True))
+    with monkeypatch.context() as patch:
+        patch.setattr(TaskHandle, "result", result)
+        answers = [await browser.get("/task?user=anna&task=own") for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [500, 200]
+    assert "it is sealed, and cannot be read here" in answers[1].text
+    assert "inner" not in "".join(answer.text for answer in answers)

@@ -12,14 +12,15 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from fairque import (
+    ConfigError,
     FairqueError,
     InvalidInput,
     QueueFull,
     QueueUnavailable,
-    SealError,
     TaskQueue,
     UnknownSchedule,
     UnknownTask,
+    WrongType,
 )
 from fairque.contrib.dashboard.acts import ACTS, Act
 from fairque.contrib.dashboard.look import Look, link
@@ -189,8 +190,6 @@ def _told(error: FairqueError) -> tuple[int, str]:
         return 404, "It is not there: it was never put in, or it has been given up, or its result has expired."
     if isinstance(error, QueueFull):
         return 409, "That does not fit: the user has as much waiting, or stored, as its policy allows."
-    if isinstance(error, SealError):
-        return 500, ""
-    if isinstance(error, InvalidInput):
+    if isinstance(error, InvalidInput) and not isinstance(error, (ConfigError, WrongType)):
         return 422, str(error)
-    return 500, ""
+    return 500, ""  # of the server, its keys or this code, not of what was asked for

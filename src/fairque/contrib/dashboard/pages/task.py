@@ -8,9 +8,12 @@ from typing import Any, ClassVar, NamedTuple
 import msgspec
 
 from fairque import (
+    ConfigError,
     Explanation,
     FairqueError,
     QueueUnavailable,
+    SealError,
+    StoreError,
     Streamed,
     TaskGraph,
     TaskHandle,
@@ -118,8 +121,10 @@ async def _shown(handle: TaskHandle[Any]) -> str:
     """As JSON where it can be that."""
     try:
         value = await handle.result(0)
-    except QueueUnavailable:
+    except (QueueUnavailable, StoreError, ConfigError):  # of the server: another look may find it
         raise
+    except SealError:
+        return "(it is sealed, and cannot be read here)"
     except FairqueError as exc:
         return f"({exc})"
     if isinstance(value, Streamed):
