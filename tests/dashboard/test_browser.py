@@ -8,6 +8,8 @@ from urllib.parse import urlencode
 import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, expect
+from starlette.responses import HTMLResponse
+from starlette.types import Receive, Scope, Send
 
 from fairque import TaskHandle, TaskQueue, TaskState, Worker, task
 from fairque.contrib.dashboard import Viewer, dashboard, stream
@@ -321,3 +323,28 @@ async def test_a_customer_in_a_browser_sees_its_page_alone(browser: Browser, let
         content = await page.content()
         assert not any(other in content for other in ("50%25", "x" * 40, letters.name))
         assert complaints == []
+
+
+async def test_a_page_of_a_stranger_can_send_no_form_and_spoils_none(site: str, browser: Browser, queue: TaskQueue):
+    page_of_stranger = (
+        f'<a href="{site}/limits">look</a><form method="post" action="{site}/act/pause-name?name=theirs">'
+        '<input name="csrf" value="x"><button>Win</button></form>'
+    )
+
+    async def stranger(scope: Scope, receive: Receive, send: Send) -> None:
+        await HTMLResponse(page_of_stranger)(scope, receive, send)
+
+    async with served(stranger) as other, watched(browser) as (context, page, _):
+        await page.goto(f"{site}/limits")
+        elsewhere = await context.new_page()
+        for _ in range(2):
+            await elsewhere.goto(other.replace("127.0.0.1", "localhost"))
+            await elsewhere.click("a")
+            await expect(elsewhere.locator("h1")).to_have_text("Limits")
+        await elsewhere.goto(other.replace("127.0.0.1", "localhost"))
+        await elsewhere.click("button")
+        await expect(elsewhere.locator("body")).to_have_text("This was not sent by a page of this dashboard.")
+        await page.fill("#name", "mine")
+        await page.click("form.line button")
+        await expect(page.locator(".notice").first).to_contain_text("Nothing more of this name is started.")
+        assert (await queue.stats()).paused_tasks == ("mine",)

@@ -192,8 +192,9 @@ async def _body(request: Request) -> bytes | None:
 
 
 def _cookie(request: Request, csrf: str) -> str:
+    # Not strict: who comes by a link from elsewhere would get another, and forms in other tabs would be out of date.
     secure = "; Secure" if request.url.scheme == "https" else ""
-    return f"{CSRF_COOKIE}={csrf}; Path={base_of(request) or '/'}; HttpOnly; SameSite=Strict{secure}"
+    return f"{CSRF_COOKIE}={csrf}; Path={base_of(request) or '/'}; HttpOnly; SameSite=Lax{secure}"
 
 
 def _refused(status: int, text: str) -> Response:
