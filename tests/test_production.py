@@ -111,6 +111,7 @@ async def test_two_workers_and_a_web_service_run_as_the_page_says(machine: Machi
     early = await worker_process("fairque", *unit[1:], env=machine.environment("shop-worker"))
     assert await early.wait() == 1
     assert "`fairque functions load`" in early.output, "it says so as it starts, and ends"
+    assert "ACL SETUSER" not in early.output, "nothing asks to permit a worker more than the page does"
     for words in commands("fairque functions"):
         assert (await call_command(*map(machine.at_home, words[1:]))).code == 0
 

@@ -88,7 +88,8 @@ def _as_problem(error: BaseException) -> CommandError:
     if isinstance(error, SealError):
         return CommandError(str(error), "give the keys in the section codec of a file: --config FILE", FAILED)
     if isinstance(error, NotPermitted):
-        return CommandError(str(error), "permissions are given by who administers the server: ACL SETUSER", FAILED)
+        hint = "who administers the server loads the functions, and permits what `fairque acl` prints"
+        return CommandError(str(error), hint, FAILED)
     if isinstance(error, InvalidInput):
         return CommandError(str(error), "change that value and start the command again")
     if isinstance(error, FairqueError):
