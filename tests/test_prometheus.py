@@ -72,13 +72,13 @@ def labels_of(page: Page, label: str) -> set[str]:
 
 @pytest.fixture
 def functions() -> Iterator[None]:
-    made = [task(name=fn.__name__, retry=RetryPolicy(max=1, base=0))(fn) for fn in (add, stumble, put_off, linger)]
+    made = [task(name=fn.__name__, retry=RetryPolicy(max=1, base=0))(fn) for fn in (increase, stumble, put_off, linger)]
     yield
     for each in made:
         unregister(each.name)
 
 
-async def add(n: int) -> int:
+async def increase(n: int) -> int:
     return n + 1
 
 
@@ -116,12 +116,12 @@ async def test_each_end_of_a_task_is_counted_by_its_name_and_its_outcome(queue: 
     worker = Worker(queue)
     metrics = WorkerMetrics(worker)
     async with worker:
-        await run(queue, "add", 1)
-        await run(queue, "add", 1)
+        await run(queue, "increase", 1)
+        await run(queue, "increase", 1)
         await run(queue, "stumble", False)
         await run(queue, "stumble", True)
         await run(queue, "put_off")
-        await run(queue, "add", "one")
+        await run(queue, "increase", "one")
         handle = await queue.enqueue_by_name("linger", user_id="acme")
         await eventually(lambda: worker.stats().busy == 1)
         await handle.cancel()
@@ -129,12 +129,12 @@ async def test_each_end_of_a_task_is_counted_by_its_name_and_its_outcome(queue: 
     page = read(metrics.render())
     told = {
         (name, outcome): value(page, "fairque_tasks_total", queue=queue.name, name=name, outcome=outcome)
-        for name in ("add", "stumble", "put_off", "linger")
+        for name in ("increase", "stumble", "put_off", "linger")
         for outcome in VALUES["fairque_tasks_total", "outcome"]
     }
     assert {key: number for key, number in told.items() if number} == {
-        ("add", "finished"): 2,
-        ("add", "failed"): 1,
+        ("increase", "finished"): 2,
+        ("increase", "failed"): 1,
         ("stumble", "finished"): 1,
         ("stumble", "failed"): 1,
         ("stumble", "retried"): 2,
@@ -142,17 +142,21 @@ async def test_each_end_of_a_task_is_counted_by_its_name_and_its_outcome(queue: 
         ("put_off", "finished"): 1,
         ("linger", "canceled"): 1,
     }
-    runs = {name: value(page, "fairque_task_run_seconds_count", name=name) for name in ("add", "stumble", "put_off")}
-    assert runs == {"add": 2, "stumble": 4, "put_off": 1}, "bad arguments never ran"
-    waits = {name: value(page, "fairque_task_wait_seconds_count", name=name) for name in ("add", "stumble", "put_off")}
-    assert waits == {"add": 3, "stumble": 2, "put_off": 1}, "one for each task"
+    runs = {
+        name: value(page, "fairque_task_run_seconds_count", name=name) for name in ("increase", "stumble", "put_off")
+    }
+    assert runs == {"increase": 2, "stumble": 4, "put_off": 1}, "bad arguments never ran"
+    waits = {
+        name: value(page, "fairque_task_wait_seconds_count", name=name) for name in ("increase", "stumble", "put_off")
+    }
+    assert waits == {"increase": 3, "stumble": 2, "put_off": 1}, "one for each task"
 
 
 async def test_calls_to_redis_are_timed_by_script(queue: TaskQueue) -> None:
     worker = Worker(queue)
     metrics = WorkerMetrics(worker, Worker(queue))
     async with worker:
-        await run(queue, "add", 1)
+        await run(queue, "increase", 1)
     page = read(metrics.render())
     assert value(page, "fairque_redis_seconds_count", queue=queue.name, script="enqueue") == 1, "though two share it"
     assert value(page, "fairque_redis_seconds_count", script="claim") >= 1
@@ -180,39 +184,39 @@ async def test_slots_are_those_of_workers_that_run(queue: TaskQueue) -> None:
 
 async def test_names_that_users_make_up_have_no_label(queue: TaskQueue) -> None:
     worker = Worker(queue, handler=Echo(), unknown_task_patience=0)
-    metrics = WorkerMetrics(worker, names=["echo"])
+    metrics = WorkerMetrics(worker, names=["prometheus-echo"])
     async with worker:
         for n in range(20):
             await queue.enqueue_by_name(f"made-up-{n}", user_id="mallory")
             await queue.enqueue(Task.create(payload={"n": n}, name=f"paid-up-{n}"), user_id="mallory")
-        await run(queue, "add", 1)
-        echo = await queue.enqueue(Task.create(payload={}, name="echo"), user_id="acme")
+        await run(queue, "increase", 1)
+        echo = await queue.enqueue(Task.create(payload={}, name="prometheus-echo"), user_id="acme")
         await echo.result(timeout=10)
         await eventually(lambda: value(read(metrics.render()), "fairque_tasks_total", name="other") >= 40)
-    assert labels_of(read(metrics.render()), "name") == {"add", "echo", "other"}
+    assert labels_of(read(metrics.render()), "name") == {"increase", "prometheus-echo", "other"}
     await queue.cancel_all("mallory")
 
 
 async def test_so_many_names_have_a_label_and_no_more(queue: TaskQueue) -> None:
     worker = Worker(queue, handler=Echo())
-    metrics = WorkerMetrics(worker, names=["add", "add", "paid"], most_names=2)
+    metrics = WorkerMetrics(worker, names=["increase", "increase", "paid"], most_names=2)
     async with worker:
         await run(queue, "stumble", False)
-        await run(queue, "add", 1)
+        await run(queue, "increase", 1)
     page = read(metrics.render())
-    assert labels_of(page, "name") == {"add", "other"}, "not those that came first, which users could see to"
-    assert value(page, "fairque_tasks_total", name="add") == 1
+    assert labels_of(page, "name") == {"increase", "other"}, "not those that came first, which users could see to"
+    assert value(page, "fairque_tasks_total", name="increase") == 1
 
 
 async def test_a_function_that_is_defined_later_has_a_label(queue: TaskQueue) -> None:
     worker = Worker(queue)
     metrics = WorkerMetrics(worker)
     async with worker:
-        await run(queue, "add", 1)
+        await run(queue, "increase", 1)
         made = task(name="late")(served.greet.fn)
         await run(queue, "late", "you")
     unregister(made.name)
-    assert labels_of(read(metrics.render()), "name") == {"add", "late"}
+    assert labels_of(read(metrics.render()), "name") == {"increase", "late"}
 
 
 async def test_failed_claims_are_counted(own_server: Callable[..., EmbeddedServer]) -> None:
@@ -292,7 +296,7 @@ async def test_a_queue_tells_its_backlog_its_workers_and_its_shares(queue: TaskQ
         await run(queue, "stumble", True)
         running = await queue.enqueue_by_name("linger", user_id="acme")
         await eventually(lambda: worker.stats().busy == 1)
-        handles = [await queue.enqueue_by_name("add", [1], user_id="zoe", delay=delay) for delay in (0, 0, 3600)]
+        handles = [await queue.enqueue_by_name("increase", [1], user_id="zoe", delay=delay) for delay in (0, 0, 3600)]
         page = read(await metrics.render())
         await running.cancel()
         await asyncio.gather(*(handle.result(10) for handle in handles[:2]))
@@ -457,7 +461,7 @@ async def counted(queue: TaskQueue, times: int) -> WorkerMetrics:
     metrics = WorkerMetrics(worker)
     async with worker:
         for _ in range(times):
-            await run(queue, "add", 1)
+            await run(queue, "increase", 1)
     return metrics
 
 
@@ -472,8 +476,8 @@ async def test_no_counter_of_a_sum_ever_falls(queue: TaskQueue) -> None:
     assert finished() == 2
     sums.add(2, second.snapshot())
     assert finished() == 3
-    assert value(read(sums.render()), "fairque_task_run_seconds_count", name="add") == 3
-    assert value(read(sums.render()), "fairque_task_run_seconds_bucket", name="add", le="+Inf") == 3
+    assert value(read(sums.render()), "fairque_task_run_seconds_count", name="increase") == 3
+    assert value(read(sums.render()), "fairque_task_run_seconds_bucket", name="increase", le="+Inf") == 3
     sums.add(2, second.snapshot())
     assert finished() == 3
     sums.drop(2)

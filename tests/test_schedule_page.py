@@ -76,9 +76,9 @@ async def test_slots_that_were_missed_are_told(queue: TaskQueue, report: TaskFun
         client.execute("ZADD", f"{queue.keys.prefix}schedules", slot, "anna")
     assert await scheduler.fire_due() == 0
     [view] = (await scheduler.schedule_page()).schedules
-    [run] = view.schedule.recent
-    assert (run.outcome, run.missed, run.task_id) == ("missed", view.schedule.misfired, None)
-    assert run.missed > 0
+    runs = view.schedule.recent  # one for each look that found some: a slot may come due between two
+    assert {(run.outcome, run.task_id) for run in runs} == {("missed", None)}
+    assert sum(run.missed for run in runs) == view.schedule.misfired > 0
 
 
 async def test_a_page_tells_the_next_slots(queue: TaskQueue, report: TaskFunction[..., Any]) -> None:

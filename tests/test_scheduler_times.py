@@ -314,7 +314,7 @@ def test_jitter_beyond_the_interval_lets_no_slot_look_missed():
     body = encode_body(Message("make", msgspec.Raw(b"\x90")), bytes(8), 1.0, 0, 1000)
     for slot in range(0, 600_000, 60_000):
         due = Due("s", fired_at, "anna", "make", encode_spec(spec), 0, body, 0, "", "r", slot)
-        [move] = _moves(None, [due], fired_at)
+        [move] = _moves(None, None, [due], fired_at)
         assert isinstance(move, Move)
         assert move.missed == 0
         assert move.next_ms is not None
