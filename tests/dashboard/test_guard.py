@@ -250,6 +250,20 @@ async def test_every_act_is_in_the_audit_log_and_so_is_what_was_refused(
     assert lines[3].startswith("'ops' was refused at '/act/cancel': ")
 
 
+async def test_nobody_fills_the_audit_log_with_long_texts(browse: Ask, caplog: pytest.LogCaptureFixture):
+    browser = await browse(Viewer("anna", users=["anna"], acts=True))
+    long, longest = "\x00" * 10_000, "\U000e0001" * 128
+    await browser.act("cancel", user=long, task=long)
+    await browser.act("cancel", user="anna", task=long)
+    await browser.post(f"/act/{'x' * 10_000}")
+    await browser.act("x" * 10_000)
+    await browser.act("cancel", user="anna", task=longest)
+    lines = [record.getMessage() for record in caplog.records if record.name.endswith("audit")]
+    assert len(lines) == 5
+    assert max(map(len, lines)) < 12_000
+    assert repr(longest) in lines[-1]
+
+
 async def test_an_act_that_is_broken_off_is_in_the_audit_log(
     browse: Ask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):

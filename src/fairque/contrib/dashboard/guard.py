@@ -20,6 +20,7 @@ from fairque.checks import check_list
 from fairque.contrib.dashboard.files import Files
 from fairque.contrib.dashboard.viewer import Authorize, Viewer
 from fairque.contrib.dashboard.visit import Visit, base_of, let_in, path_of
+from fairque.contrib.dashboard.words import brief
 
 __all__ = ["LOOPBACK", "Guard"]
 
@@ -101,7 +102,7 @@ class Guard:
             problem, form = await _form_of(request, csrf)
             if problem is not None:
                 audit.warning(
-                    "%r was refused at %r: %s", who.name, path_of(request), bytes(problem.body).decode().strip()
+                    "%r was refused at %r: %s", who.name, brief(path_of(request)), bytes(problem.body).decode().strip()
                 )
                 return problem
         if not _CSRF.fullmatch(csrf):

@@ -29,12 +29,14 @@ from fairque.contrib.dashboard.reader import Reader
 from fairque.contrib.dashboard.stream import EventStream
 from fairque.contrib.dashboard.viewer import Viewer
 from fairque.contrib.dashboard.visit import Visit, visit_of
-from fairque.contrib.dashboard.words import shown
+from fairque.contrib.dashboard.words import brief, shown
 
 __all__ = ["Site"]
 
 audit = logging.getLogger("fairque.dashboard.audit")
 logger = logging.getLogger("fairque.dashboard")
+MOST_LOGGED = 5000
+"""Characters of what an act is about: as many as the longest ids have, with their marks escaped."""
 Who = Callable[[Request], Awaitable[Viewer | Response | None]]
 
 
@@ -110,18 +112,19 @@ class Site:
         act = self._acts.get(name)
         given = {**visit.form, **request.query_params}
         about = tuple(given.get(argument, "") for argument in act.arguments) if act is not None else ()
+        logged = f"{brief(name)}{brief(repr(about), MOST_LOGGED)}"
         if act is None or not _may(visit.viewer, act, about):
-            audit.warning("%r may not %s%r", visit.viewer.name, shown(name), about)
+            audit.warning("%r may not %s", visit.viewer.name, logged)
             raise HTTPException(404, NOT_THERE)
         try:
             await act.do(self._queue, *about)
         except BaseException as exc:  # also what is broken off may have been done
             why = str(exc) or type(exc).__name__
-            audit.warning("%r failed to %s%r: %s", visit.viewer.name, name, about, shown(why))
+            audit.warning("%r failed to %s: %s", visit.viewer.name, logged, brief(why, MOST_LOGGED))
             raise
         finally:
             self._reader.forget()
-        audit.info("%r did %s%r", visit.viewer.name, name, about)
+        audit.info("%r did %s", visit.viewer.name, logged)
         page = self._pages[act.page]
         kept = {argument: given.get(argument) for argument in page.arguments}
         return RedirectResponse(link(visit.base, page.path, **kept, did=name), 303)
