@@ -121,26 +121,33 @@ async def test_an_error_that_nobody_thought_of_does_not_stop_a_page_for_ever(cap
 async def test_customers_cannot_take_all_places_nor_slow_down_what_operators_see():
     reader, looks = Reader(most=100), Looks()
     with ExitStack() as stack:
+
+        def open_page(topic: Topic, viewer: Viewer) -> None:
+            stack.enter_context(reader.place(viewer))
+            stack.enter_context(reader.seat(topic, viewer))
+
         for n in range(20):
-            stack.enter_context(reader.seat(looks.topic(f"{n}", is_operators=False), ANNA))
+            open_page(looks.topic(f"{n}", is_operators=False), ANNA)
         with pytest.raises(Crowded):
-            stack.enter_context(reader.seat(looks.topic("one more", is_operators=False), ANNA))
+            open_page(looks.topic("one more", is_operators=False), ANNA)
         for n in range(30):
             zoe = Viewer(f"zoe {n}", users=["zoe"])
-            stack.enter_context(reader.seat(looks.topic(f"zoe {n}", is_operators=False), zoe))
+            open_page(looks.topic(f"zoe {n}", is_operators=False), zoe)
         with pytest.raises(Crowded):
-            stack.enter_context(reader.seat(looks.topic("late", is_operators=False), Viewer("late", users=["max"])))
+            open_page(looks.topic("late", is_operators=False), Viewer("late", users=["max"]))
         for _ in range(50):
-            stack.enter_context(reader.seat(looks.topic("overview"), OPERATOR))
+            open_page(looks.topic("overview"), OPERATOR)
         assert reader._pause(looks.topic("overview")) == 1.0
         assert reader._pause(looks.topic("0", is_operators=False)) == 2.0
         with pytest.raises(Crowded):
-            stack.enter_context(reader.seat(looks.topic("overview"), OPERATOR))
+            open_page(looks.topic("overview"), OPERATOR)
     assert reader.topics == 0
 
 
-async def stream_of(reader: Reader, topic: Topic, viewer: Viewer, stuck_at: str) -> list[Message]:
-    """What a client is sent that takes nothing more from a kind of message on."""
+async def stream_of(
+    reader: Reader, topic: Topic, viewer: Viewer, stuck_at: str, leaves: asyncio.Event | None = None
+) -> list[Message]:
+    """What a client is sent that takes nothing more from a kind of message on, until it leaves."""
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
@@ -149,8 +156,8 @@ async def stream_of(reader: Reader, topic: Topic, viewer: Viewer, stuck_at: str)
             await asyncio.Event().wait()
 
     async def receive() -> Message:
-        await asyncio.Event().wait()
-        raise AssertionError
+        await (leaves or asyncio.Event()).wait()
+        return {"type": "http.disconnect"}
 
     async def who(_: Request) -> Viewer:
         return viewer
@@ -161,17 +168,25 @@ async def stream_of(reader: Reader, topic: Topic, viewer: Viewer, stuck_at: str)
 
 
 @pytest.mark.parametrize("stuck_at", ["http.response.start", "http.response.body"])
-async def test_a_client_that_takes_nothing_is_given_up(stuck_at: str, monkeypatch: pytest.MonkeyPatch):
+async def test_a_client_that_takes_nothing_is_shown_nothing_and_keeps_its_place(
+    stuck_at: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Its connection stays for as long as it likes: it must not have any number of them."""
     monkeypatch.setattr(stream, "STUCK_SECONDS", 0.05)
-    reader = Reader(interval=0.01)
-    sent = await stream_of(reader, Looks().topic(), OPERATOR, stuck_at)
-    assert sent[-1]["type"] == stuck_at
-    assert reader.topics == 0
+    reader, looks, leaves = Reader(interval=0.01, most=2), Looks(), asyncio.Event()
+    clients = [asyncio.create_task(stream_of(reader, looks.topic(), ANNA, stuck_at, leaves))]
+    await eventually(lambda: looks.count > 0)
+    await eventually(lambda: reader.topics == 0)
+    assert (await stream_of(reader, looks.topic(), ANNA, "", leaves))[0]["status"] == 503
+    leaves.set()
+    assert [(await client)[-1]["type"] for client in clients] == [stuck_at]
+    with reader.place(ANNA):
+        """There is one again."""
 
 
 async def test_one_page_too_many_is_told_so():
     reader, looks = Reader(most=1), Looks()
-    with reader.seat(looks.topic(), OPERATOR):
+    with reader.place(OPERATOR):
         sent = await stream_of(reader, looks.topic(), OPERATOR, "")
     assert sent[0]["status"] == 503
 

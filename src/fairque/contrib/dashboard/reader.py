@@ -107,21 +107,21 @@ class Reader:
 
     @contextmanager
     def seat(self, topic: Topic, viewer: Viewer) -> Iterator[Seat]:
-        """Have what changes on a page for as long as the block. Raises `Crowded`."""
-        with self._counted(viewer):
-            key = (topic.is_operators, topic.key)
-            feed = self._feeds.get(key)
-            if feed is None:
-                feed = self._feeds[key] = _Feed(topic, self._pause)
-            seat = feed.join(viewer)
-            try:
-                yield seat
-            finally:
-                if feed.leave(seat):
-                    del self._feeds[key]
+        """Have what changes on a page for as long as the block. Who looks from afar has a `place` first."""
+        key = (topic.is_operators, topic.key)
+        feed = self._feeds.get(key)
+        if feed is None:
+            feed = self._feeds[key] = _Feed(topic, self._pause)
+        seat = feed.join(viewer)
+        try:
+            yield seat
+        finally:
+            if feed.leave(seat):
+                del self._feeds[key]
 
     @contextmanager
-    def _counted(self, viewer: Viewer) -> Iterator[None]:
+    def place(self, viewer: Viewer) -> Iterator[None]:
+        """Have a page open for as long as the block. Raises `Crowded`."""
         who, is_customer = viewer.rights, not viewer.is_operator
         if self._open.total() >= self._most or (
             is_customer and (self._open[who] >= MOST_OF_ONE or self._of_customers >= self._most * CUSTOMERS_PART)

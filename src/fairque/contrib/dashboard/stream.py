@@ -49,26 +49,33 @@ class EventStream(Response):
             await Response(headers=_HEADERS, media_type=self.media_type)(scope, receive, send)
             return
         try:
-            with self._reader.seat(self._topic, self._viewer) as seat:
-                await self._serve(seat, receive, send)
+            with self._reader.place(self._viewer):
+                await self._serve(receive, send)
         except Crowded:
             await PlainTextResponse("too many pages are open\n", 503)(scope, receive, send)
 
-    async def _serve(self, seat: Seat, receive: Receive, send: Send) -> None:
-        """Until one of both is gone."""
-        writing = asyncio.create_task(self._write(seat, send))
-        reading = asyncio.create_task(_gone(receive))
+    async def _serve(self, receive: Receive, send: Send) -> None:
+        """Until the client is gone. One that takes nothing sees no more, but has its place for as long as it has its
+        connection: no server closes one with something left to send, and its places are all that bounds these."""
+        writing = asyncio.create_task(self._write(send))
+        leaving = asyncio.create_task(_gone(receive))
         try:
-            await asyncio.wait((writing, reading), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((writing, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if _is_stuck(writing):
+                await asyncio.wait([leaving])
         finally:
-            for task in (writing, reading):
+            for task in (writing, leaving):
                 task.cancel()
-            await asyncio.wait((writing, reading))
+            await asyncio.wait((writing, leaving))
         error = None if writing.cancelled() else writing.exception()
-        if error is not None and not isinstance(error, OSError | TimeoutError):  # a client is gone, or takes nothing
+        if error is not None and not isinstance(error, (OSError, _Stuck)):
             raise error
 
-    async def _write(self, seat: Seat, send: Send) -> None:
+    async def _write(self, send: Send) -> None:
+        with self._reader.seat(self._topic, self._viewer) as seat:
+            await self._tell(seat, send)
+
+    async def _tell(self, seat: Seat, send: Send) -> None:
         loop = asyncio.get_running_loop()
         await _sent(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         asked = loop.time()
@@ -91,10 +98,20 @@ class EventStream(Response):
         return isinstance(who, Viewer) and who.rights == self._viewer.rights
 
 
+class _Stuck(Exception):
+    """A client takes nothing."""
+
+
+def _is_stuck(writing: asyncio.Task[None]) -> bool:
+    return writing.done() and not writing.cancelled() and isinstance(writing.exception(), _Stuck)
+
+
 async def _sent(send: Send, message: Message) -> None:
-    """A client that takes nothing is given up."""
-    async with asyncio.timeout(STUCK_SECONDS):
-        await send(message)
+    try:
+        async with asyncio.timeout(STUCK_SECONDS):
+            await send(message)
+    except TimeoutError:
+        raise _Stuck from None
 
 
 def _body(event: bytes, *, more: bool = True) -> Message:
