@@ -6,6 +6,7 @@ import asyncio
 from contextlib import ExitStack
 
 import pytest
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message
 
@@ -182,6 +183,22 @@ async def test_a_client_that_takes_nothing_is_shown_nothing_and_keeps_its_place(
     assert [(await client)[-1]["type"] for client in clients] == [stuck_at]
     with reader.place(ANNA):
         """There is one again."""
+
+
+async def test_who_is_refused_by_an_exception_later_on_is_told_the_end(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stream, "ASKED_AGAIN_SECONDS", 0.05)
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def who(_: Request) -> Viewer:
+        raise HTTPException(401)
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    answer = EventStream(Reader(interval=0.01), Looks().topic(), ANNA, Request(scope), who)
+    await answer(scope, asyncio.Event().wait, send)  # type: ignore[arg-type]
+    assert (sent[-1]["body"], sent[-1]["more_body"]) == (b"event: end\ndata: null\n\n", False)
 
 
 async def test_one_page_too_many_is_told_so():

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Message, Receive, Scope, Send
@@ -94,7 +95,10 @@ class EventStream(Response):
             await _sent(send, _body(event))
 
     async def _is_still_let_in(self) -> bool:
-        who = await self._who(self._request)
+        try:
+            who = await self._who(self._request)
+        except HTTPException:  # one way to refuse, but no answer can follow this one
+            return False
         return isinstance(who, Viewer) and who.rights == self._viewer.rights
 
 
