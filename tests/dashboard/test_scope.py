@@ -21,7 +21,7 @@ from fairque import (
     WrongType,
     task,
 )
-from fairque.contrib.dashboard import Viewer
+from fairque.contrib.dashboard import Viewer, pace
 from fairque.tasks.registry import unregister
 from tests.dashboard.conftest import Ask, texts
 from tests.support.eventually import eventually
@@ -211,3 +211,42 @@ async def test_a_result_that_cannot_be_read_tells_nothing_of_the_server_and_is_a
     assert [answer.status_code for answer in answers] == [500, 200]
     assert "it is sealed, and cannot be read here" in answers[1].text
     assert "inner" not in "".join(answer.text for answer in answers)
+
+
+async def test_a_customer_that_asks_without_an_end_is_told_to_wait_and_nobody_else_is(
+    browse: Ask, queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+):
+    """Each page is a look at the server, for which whoever claims tasks waits."""
+    now, who = 1000.0, [ANNA]
+    monkeypatch.setattr(pace, "monotonic", lambda: now)
+    await queue.enqueue(tasks.add(1, 2), user_id="anna", task_id="own", delay=60)
+    browser = await browse(authorize=lambda _: who[0])
+    csrf = await browser.csrf()
+
+    async def asks() -> list[int]:
+        return [
+            (await browser.get("/user?user=anna")).status_code,
+            (await browser.get("/task?user=anna&task=own")).status_code,
+            (await browser.post("/act/start-now?user=anna&task=none", csrf=csrf)).status_code,
+        ]
+
+    answers = [await asks() for _ in range(20)]
+    assert sum(each.count(429) for each in answers) == 10
+    assert answers[0] == [200, 200, 404]
+    assert answers[-1] == [429, 429, 429]
+    assert (await browser.get("/live?page=user&user=anna")).status_code == 429
+    for other in (Viewer("ops", users=EVERYBODY), Viewer("zoe", users=["anna"])):
+        who[0] = other
+        assert (await browser.get("/user?user=anna")).status_code == 200
+    who[0], now = ANNA, now + 0.3
+    assert await asks() == [200, 200, 404]
+    assert (await browser.get("/user?user=anna")).status_code == 429
+
+
+def test_who_asked_long_ago_is_forgotten(monkeypatch: pytest.MonkeyPatch):
+    now, kept = 1000.0, pace.Pace()
+    monkeypatch.setattr(pace, "monotonic", lambda: now)
+    for n in range(3 * pace.MOST_REMEMBERED):
+        now += 1.0
+        assert kept.allows(Viewer(f"{n}", users=["anna"]))
+    assert len(kept._even_at) <= pace.MOST_REMEMBERED

@@ -24,6 +24,7 @@ from fairque import (
 )
 from fairque.contrib.dashboard.acts import ACTS, Act
 from fairque.contrib.dashboard.look import Look, link
+from fairque.contrib.dashboard.pace import Pace
 from fairque.contrib.dashboard.page import NOT_THERE, Page
 from fairque.contrib.dashboard.reader import Reader
 from fairque.contrib.dashboard.stream import EventStream
@@ -58,6 +59,7 @@ class Site:
         self._queue = queue
         self._look = look
         self._reader = reader
+        self._pace = Pace()
         self._pages: Mapping[str, Page[Any]] = {}
         self._acts: Mapping[str, Act] = {}
         self.exception_handlers: Mapping[Any, Callable[[Request, Any], Awaitable[Response]]] = {
@@ -81,6 +83,7 @@ class Site:
             if page.path == "" and not visit.viewer.is_operator:
                 return self._of_customer(request, visit)
             about = page.about(request.query_params, visit.viewer)
+            self._keep_pace(visit.viewer)
             topic = page.topic(about, visit)
             # What another process has read may be older than what this viewer just did.
             seen = self._reader.seen(topic) if "did" not in request.query_params else None
@@ -99,12 +102,17 @@ class Site:
             return RedirectResponse(link(visit.base, "user", user=users[0]), 303)
         return self._page(request, "customer", "Your users", {"users": users})
 
+    def _keep_pace(self, viewer: Viewer) -> None:
+        if not self._pace.allows(viewer):
+            raise HTTPException(429, "You ask too often: wait for some seconds, then reload this page.")
+
     async def _live(self, request: Request) -> Response:
         visit = visit_of(request)
         page = self._pages.get(request.query_params.get("page", ""))
         if page is None or not page.parts:
             raise HTTPException(404, NOT_THERE)
         topic = page.topic(page.about(request.query_params, visit.viewer), visit)
+        self._keep_pace(visit.viewer)
         return EventStream(self._reader, topic, visit.viewer, request, self.who)
 
     async def _act(self, request: Request) -> Response:
@@ -116,6 +124,7 @@ class Site:
         if act is None or not _may(visit.viewer, act, about):
             audit.warning("%r may not %s", visit.viewer.name, logged)
             raise HTTPException(404, NOT_THERE)
+        self._keep_pace(visit.viewer)
         try:
             await act.do(self._queue, *about)
         except BaseException as exc:  # also what is broken off may have been done
@@ -174,7 +183,7 @@ class Site:
         return self._page(request, "problem", _TITLES.get(status, "That did not work"), {"text": text}, status=status)
 
 
-_TITLES = {404: "Not found", 503: "No answer"}
+_TITLES = {404: "Not found", 429: "Too often", 503: "No answer"}
 
 
 def _may(viewer: Viewer, act: Act, about: Sequence[str]) -> bool:
