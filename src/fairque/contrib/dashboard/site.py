@@ -117,6 +117,7 @@ class Site:
 
     async def _act(self, request: Request) -> Response:
         visit, name = visit_of(request), request.path_params["name"]
+        self._keep_pace(visit.viewer)  # also of what is refused, for which there is a line in the log
         act = self._acts.get(name)
         given = {**visit.form, **request.query_params}
         about = tuple(given.get(argument, "") for argument in act.arguments) if act is not None else ()
@@ -124,7 +125,6 @@ class Site:
         if act is None or not _may(visit.viewer, act, about):
             audit.warning("%r may not %s", visit.viewer.name, logged)
             raise HTTPException(404, NOT_THERE)
-        self._keep_pace(visit.viewer)
         try:
             await act.do(self._queue, *about)
         except BaseException as exc:  # also what is broken off may have been done
