@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator
+from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -289,3 +290,22 @@ def test_each_script_opens_with_purpose_keys_reply_and_cost() -> None:
 def test_the_snapshots_show_each_script_as_redis_gets_it() -> None:
     kept = {path.name: path.read_text(encoding="utf-8") for path in SNAPSHOTS.iterdir()}
     assert rendered() == kept, "look at what changed: python tests/support/render_scripts.py, then git diff"
+
+
+WRITES_INTO_A_CONSTANT = re.compile(
+    r"(?<![\w.])[A-Z][A-Z_]+(?:\[[^\]]*\]|\.\w+)(?:, *[A-Z_]+\[[^\]]*\])* *=(?!=)|table\.\w+\([A-Z][A-Z_]+,"
+)
+
+
+@pytest.mark.parametrize("package", ["fairque.redis", "fairque.testing"])
+def test_no_script_writes_into_a_constant(package: str) -> None:
+    """They are made once for all calls: what one call adds to them is there in all that follow, on that server."""
+    lua = Path(str(files(package))) / "lua"
+    written = [
+        (path.name, line.strip())
+        for path in lua.rglob("*.lua")
+        for line in path.read_text().splitlines()
+        if WRITES_INTO_A_CONSTANT.search(line)
+    ]
+    assert list(lua.rglob("*.lua"))
+    assert not written

@@ -602,20 +602,22 @@ end
 
 local FIELDS = { 'user', 'name', 'spec', 'anchor', 'priority', 'delay', 'revision', 'state', 'slot', 'created', 'runs',
   'skipped', 'misfired', 'last_run', 'last_task', 'declared', 'older', 'orphaned', 'expires', 'recent' }
+local fields
 local listed
 local found
 calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
   ids, user, after, most = args[1], args[2], args[3], args[4]
   next_after = ''
-  if #ids > 0 then FIELDS[#FIELDS + 1], FIELDS[#FIELDS + 2] = 'body', 'callbacks' end
+  fields = { unpack(FIELDS) }
+  if #ids > 0 then fields[#fields + 1], fields[#fields + 2] = 'body', 'callbacks' end
   listed = named()
   found = { now, next_after }
   for _, found_id in ipairs(listed) do
-    local values = read_schedule(found_id, unpack(FIELDS))
+    local values = read_schedule(found_id, unpack(fields))
     if values[1] then
       local flat = {}
-      for at, name in ipairs(FIELDS) do
+      for at, name in ipairs(fields) do
         if values[at] then
           flat[#flat + 1] = name
           flat[#flat + 1] = values[at]

@@ -20,14 +20,15 @@ end
 
 local FIELDS = { 'user', 'name', 'spec', 'anchor', 'priority', 'delay', 'revision', 'state', 'slot', 'created', 'runs',
   'skipped', 'misfired', 'last_run', 'last_task', 'declared', 'older', 'orphaned', 'expires', 'recent' }
-if #ids > 0 then FIELDS[#FIELDS + 1], FIELDS[#FIELDS + 2] = 'body', 'callbacks' end
+local fields = { unpack(FIELDS) }
+if #ids > 0 then fields[#fields + 1], fields[#fields + 2] = 'body', 'callbacks' end
 local listed = named()
 local found = { now, next_after }
 for _, found_id in ipairs(listed) do
-  local values = read_schedule(found_id, unpack(FIELDS))
+  local values = read_schedule(found_id, unpack(fields))
   if values[1] then
     local flat = {}
-    for at, name in ipairs(FIELDS) do
+    for at, name in ipairs(fields) do
       if values[at] then
         flat[#flat + 1] = name
         flat[#flat + 1] = values[at]
