@@ -186,7 +186,7 @@ async def look(machine: Machine, worker_process: Start) -> None:
     async with httpx.AsyncClient(trust_env=False, timeout=20, follow_redirects=True) as client:
         overview = await client.get(address[0])
         assert overview.status_code == 200, overview.text
-        base = str(overview.url.copy_with(path="/", query=None))
+        base = str(overview.url.copy_with(query=None))
         for page in ("users", "user?user=acme", "dead-letters", "schedules", "workers", "limits", "health"):
             shown = await client.get(f"{base}{page}")
             assert shown.status_code == 200, (page, shown.text)

@@ -78,6 +78,10 @@ def functions() -> Iterator[None]:
         unregister(each.name)
 
 
+MANY = 10_000
+"""Names: the functions of all other tests are there as well."""
+
+
 async def increase(n: int) -> int:
     return n + 1
 
@@ -114,7 +118,7 @@ async def run(queue: TaskQueue, name: str, *args: object, user_id: str = "acme")
 @pytest.mark.leaves_keys
 async def test_each_end_of_a_task_is_counted_by_its_name_and_its_outcome(queue: TaskQueue) -> None:
     worker = Worker(queue)
-    metrics = WorkerMetrics(worker)
+    metrics = WorkerMetrics(worker, most_names=MANY)
     async with worker:
         await run(queue, "increase", 1)
         await run(queue, "increase", 1)
@@ -154,7 +158,7 @@ async def test_each_end_of_a_task_is_counted_by_its_name_and_its_outcome(queue: 
 
 async def test_calls_to_redis_are_timed_by_script(queue: TaskQueue) -> None:
     worker = Worker(queue)
-    metrics = WorkerMetrics(worker, Worker(queue))
+    metrics = WorkerMetrics(worker, Worker(queue), most_names=MANY)
     async with worker:
         await run(queue, "increase", 1)
     page = read(metrics.render())
@@ -165,7 +169,7 @@ async def test_calls_to_redis_are_timed_by_script(queue: TaskQueue) -> None:
 
 async def test_slots_are_those_of_workers_that_run(queue: TaskQueue) -> None:
     worker = Worker(queue, concurrency=3, shutdown_timeout=0)
-    metrics = WorkerMetrics(worker)
+    metrics = WorkerMetrics(worker, most_names=MANY)
 
     def slots() -> tuple[float | None, float | None]:
         page = read(metrics.render())
@@ -184,7 +188,7 @@ async def test_slots_are_those_of_workers_that_run(queue: TaskQueue) -> None:
 
 async def test_names_that_users_make_up_have_no_label(queue: TaskQueue) -> None:
     worker = Worker(queue, handler=Echo(), unknown_task_patience=0)
-    metrics = WorkerMetrics(worker, names=["prometheus-echo"])
+    metrics = WorkerMetrics(worker, names=["prometheus-echo"], most_names=MANY)
     async with worker:
         for n in range(20):
             await queue.enqueue_by_name(f"made-up-{n}", user_id="mallory")
@@ -210,7 +214,7 @@ async def test_so_many_names_have_a_label_and_no_more(queue: TaskQueue) -> None:
 
 async def test_a_function_that_is_defined_later_has_a_label(queue: TaskQueue) -> None:
     worker = Worker(queue)
-    metrics = WorkerMetrics(worker)
+    metrics = WorkerMetrics(worker, most_names=MANY)
     async with worker:
         await run(queue, "increase", 1)
         made = task(name="late")(served.greet.fn)
@@ -223,7 +227,7 @@ async def test_failed_claims_are_counted(own_server: Callable[..., EmbeddedServe
     server = own_server()
     async with TaskQueue(server.url, name="q", timeout=0.5, lease=1) as queue:
         worker = Worker(queue, poll_interval=0.05)
-        metrics = WorkerMetrics(worker)
+        metrics = WorkerMetrics(worker, most_names=MANY)
         async with worker:
             assert value(read(metrics.render()), "fairque_claim_errors_total", queue="q") == 0
             server.kill()
@@ -243,7 +247,7 @@ async def test_leases_that_were_stolen_are_counted(
         process.send(signal.SIGKILL)
         (tmp_path / "go").touch()
         worker = Worker(queue)
-        metrics = WorkerMetrics(worker)
+        metrics = WorkerMetrics(worker, most_names=MANY)
         async with worker:
             assert await handle.result(timeout=30) == "let go"
     assert value(read(metrics.render()), "fairque_leases_stolen_total", queue=queue_name) == 1
@@ -253,7 +257,7 @@ async def test_leases_that_were_stolen_are_counted(
 @pytest.mark.leaves_keys
 async def test_what_was_lost_is_counted_by_its_name(server: Server, queue: TaskQueue, tmp_path: Path) -> None:
     worker = Worker(queue)
-    metrics = WorkerMetrics(worker)
+    metrics = WorkerMetrics(worker, most_names=MANY)
     async with worker:
         await queue.enqueue(served.hold(f"{tmp_path}/go"), user_id="acme", task_id="held")
         await eventually(lambda: worker.stats().busy == 1)
@@ -265,7 +269,7 @@ async def test_what_was_lost_is_counted_by_its_name(server: Server, queue: TaskQ
 
 async def test_a_registry_of_prometheus_client_takes_them(queue: TaskQueue) -> None:
     registry = CollectorRegistry(auto_describe=True)
-    metrics, sums = WorkerMetrics(Worker(queue)), Sum()
+    metrics, sums = WorkerMetrics(Worker(queue), most_names=MANY), Sum()
     registry.register(metrics)
     assert {family.name for family in registry.collect()} == {name.removesuffix("_total") for name in names(PROCESS)}
     registry.unregister(metrics)
@@ -280,7 +284,7 @@ def names(metrics: object) -> set[str]:
 async def test_a_worker_that_runs_is_refused(queue: TaskQueue) -> None:
     async with Worker(queue) as worker:
         with pytest.raises(InvalidInput, match="before a worker runs"):
-            WorkerMetrics(worker)
+            WorkerMetrics(worker, most_names=MANY)
     with pytest.raises(InvalidInput, match="'sucess' is no event of a worker: success, failure"):
         Worker(queue).add_hooks({"sucess": print})
 
@@ -458,7 +462,7 @@ async def test_a_fault_of_ours_in_one_part_keeps_nothing_from_the_rest(
 
 async def counted(queue: TaskQueue, times: int) -> WorkerMetrics:
     worker = Worker(queue)
-    metrics = WorkerMetrics(worker)
+    metrics = WorkerMetrics(worker, most_names=MANY)
     async with worker:
         for _ in range(times):
             await run(queue, "increase", 1)
@@ -491,7 +495,7 @@ async def test_no_counter_of_a_sum_ever_falls(queue: TaskQueue) -> None:
 async def test_what_an_ended_process_had_at_the_moment_goes(queue: TaskQueue) -> None:
     sums = Sum()
     worker = Worker(queue, concurrency=5)
-    metrics = WorkerMetrics(worker)
+    metrics = WorkerMetrics(worker, most_names=MANY)
     async with worker:
         sums.add(1, metrics.snapshot())
     assert value(read(sums.render()), "fairque_slots", state="free") == 5

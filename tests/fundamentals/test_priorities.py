@@ -114,10 +114,11 @@ async def test_a_retry_keeps_its_place_in_front(server, queue: TaskQueue):
 
 
 async def test_a_scheduled_task_takes_its_place_when_it_is_due(queue: TaskQueue):
-    scheduled = await queue.enqueue(note("scheduled"), user_id="anna", delay=0.1, priority=Priority.HIGH)
+    scheduled = await queue.enqueue(note("scheduled"), user_id="anna", delay=3600, priority=Priority.HIGH)
     await queue.enqueue(note("waiting"), user_id="anna")
     assert await serve(queue) == ["waiting"]
     await queue.enqueue(note("critical"), user_id="anna", priority=Priority.CRITICAL, delay=0.1)
+    assert await scheduled.reschedule(0.1)
     async with Worker(queue):
         await scheduled.result(20)
         await eventually(lambda: len(ran) == 3)

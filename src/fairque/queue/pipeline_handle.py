@@ -183,7 +183,7 @@ class PipelineHandle:
                 while True:
                     async with looking:
                         info = await handle.info()
-                    if info != last:
+                    if last is None or _is_news(info, last):
                         seen.put_nowait((name, info))
                     last = info
                     await changes.wait()
@@ -212,6 +212,12 @@ def _blocked(run: PipelineHandle, state: PipelineState) -> PipelineBlocked:
     failed = ", ".join(map(repr, state.blockers))
     text = f"run {run.run_id} of user {run.user_id!r} cannot end before what failed is requeued or discarded: {failed}"
     return PipelineBlocked(text, state.blockers)
+
+
+def _is_news(info: TaskInfo, last: TaskInfo) -> bool:
+    """What those that depend on a task do after its end is news of theirs."""
+    has_ended_before = info.state.ended and (info.state, info.ended_at) == (last.state, last.ended_at)
+    return info != last and not has_ended_before
 
 
 async def _cancel(handle: TaskHandle[Any], reason: str) -> Cancellation:
