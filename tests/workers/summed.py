@@ -14,8 +14,8 @@ from fairque.worker.logs import LogLevel, LogSettings, set_up_logging
 from fairque.worker.supervisor import Supervisor
 
 
-async def write(page: Path, sums: Sum) -> None:
-    while True:
+async def write(page: Path, sums: Sum, ended: asyncio.Event) -> None:
+    while not ended.is_set():
         await asyncio.to_thread(tell, page, sums)
         await asyncio.sleep(0.1)
 
@@ -29,9 +29,11 @@ def tell(page: Path, sums: Sum) -> None:
 async def main(page: Path, processes: int, arguments: list[str]) -> int:
     set_up_logging(LogSettings(LogLevel.INFO, as_json=False))
     sums = Sum()
-    writing = asyncio.create_task(write(page, sums))
+    ended = asyncio.Event()
+    writing = asyncio.create_task(write(page, sums, ended))
     code = await Supervisor([arguments] * processes, reports=sums).run()
-    writing.cancel()
+    ended.set()
+    await writing  # or its thread would write over the last page
     tell(page, sums)
     return code
 
