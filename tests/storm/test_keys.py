@@ -62,7 +62,7 @@ async def test_a_lost_key_is_found_and_mended_or_harmless(whole: tuple[TaskQueue
             assert repaired.sound, (name, repaired.unmended)
             assert repaired.totals_compared
             assert (await queue.check()).findings == (), name
-            assert damage.messages() == messages - {name}, "nothing else is lost"
+            assert damage.messages() >= messages - {name}, "nothing else is lost"
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -30,6 +30,9 @@ HARMLESS = {
     "workers@<a>",
     "assignments:@<g>",
     "suspects",
+    "collecting:<u>",
+    "collected:<u>:<id>",  # they run at their moment, alone
+    "dead-of:*:<any>",  # counted of their users as before
     "reserved@<a>",
     "ready@<a>:<g>",
     "metrics:<u>",

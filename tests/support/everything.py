@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fairque import EVERYBODY, Breaker, Priority, Rate, TaskQueue, TaskScheduler
+from fairque import EVERYBODY, Breaker, Collect, Priority, Rate, TaskQueue, TaskScheduler
+from fairque.models import Attempt, FailureKind
 from fairque.redis.delivery import Delivery
 from fairque.redis.keys import encode_user
 from fairque.redis.requester import BlockingRequester
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 USER, OTHER, MEMBER = "a:b {ü}", "quiet", "member"
 _HOUR = timedelta(hours=1)
+_ERROR = msgspec.msgpack.encode(Attempt(1, 1e9, FailureKind.ERROR, "ValueError", "on purpose", "", "ghost"))
 
 
 @asynccontextmanager
@@ -52,11 +54,12 @@ class _Builder:
         self.plain = task(name="plain")(_plain)
         self.limited = task(name="one: at a time", max_running=2)(_plain)
         self.filled = task(name="filled", limits=["crm:{value}"])(_plain)
+        self.together = task(name="together", collect=Collect(100, within=3600))(_together)
         self.tick = task(name="tick", every=3600, user_id="system")(_plain)
 
     async def close(self) -> None:
         await self.store.close()
-        for function in (self.plain, self.limited, self.filled, self.tick):
+        for function in (self.plain, self.limited, self.filled, self.together, self.tick):
             unregister(function.name)
 
     async def build(self, *, telling: bool) -> None:
@@ -67,6 +70,7 @@ class _Builder:
         await self.plans()
         await self.queue.xcom(USER, "a:b").push("key", 1)
         await self.holds_tasks()
+        await self.queue.pause_task("together")
         if telling:
             await self.tells_later()
         self.has_a_past()
@@ -76,6 +80,8 @@ class _Builder:
 
     async def end(self, deliveries: list[Delivery], kind: str = "finished") -> None:
         outcomes = [msgspec.structs.replace(outcome(of, kind), run_ms=5.0) for of in deliveries]
+        if kind == "failed":
+            outcomes = [msgspec.structs.replace(each, error=_ERROR) for each in outcomes]
         assert all(await self.store.settle("ghost", outcomes))
 
     async def ends_tasks(self) -> None:
@@ -147,6 +153,7 @@ class _Builder:
             await self.queue.enqueue(self.plain(), user_id=user_id, delay=3600, expires=4000, unique=True)
             await self.queue.enqueue(self.plain(self.plain().output), user_id=user_id)
             await self.queue.enqueue(self.plain().options(on_end=self.plain(), delay=3600), user_id=user_id)
+            await self.queue.enqueue_many([self.together(n) for n in range(2)], user_id=user_id)
             batch = await self.queue.batch(user_id, batch_id="a:b", on_success=self.plain()).open()
             await batch.enqueue(self.plain(), delay=3600)
         await advance(self.queue, 1)
@@ -187,3 +194,7 @@ class _Builder:
 
 async def _plain(value: int = 0) -> int:
     return value
+
+
+async def _together(values: list[int]) -> list[int]:
+    return values
