@@ -47,6 +47,25 @@ async def collect(run, seen: list[tuple[str, TaskState]]) -> None:
         seen.append((name, info.state))
 
 
+async def test_what_comes_after_the_end_of_a_task_is_no_second_end(queue: TaskQueue, steps, server) -> None:
+    run = await queue.enqueue(steps("a") >> steps("b").options(delay=3600), user_id="anna")
+    seen: list[tuple[str, TaskState]] = []
+    watching = asyncio.create_task(collect(run, seen))
+    await eventually(lambda: len(seen) == 2)
+    async with Worker(queue):
+        await eventually(lambda: ("a", TaskState.FINISHED) in seen)
+    before = (await run.tasks["a"].info()).dependents
+    await queue.enqueue(steps("c").options(depends_on=[run.tasks["a"]], delay=3600), user_id="anna")
+    assert (await run.tasks["a"].info()).dependents != before
+    server.execute("PUBLISH", f"{queue.keys.prefix}done:anna:{run.tasks['a'].task_id}", "finished")
+    await run.tasks["b"].reschedule(3000)  # told on the same connection, after it
+    await eventually(lambda: [name for name, _ in seen].count("b") >= 2)
+    await run.tasks["b"].cancel()
+    await asyncio.wait_for(watching, 20)
+    assert seen.count(("a", TaskState.FINISHED)) == 1
+    await queue.purge("anna")
+
+
 async def test_a_run_is_watched_until_all_of_it_has_ended(queue: TaskQueue, steps):
     run = await queue.enqueue(steps("a") >> [steps("b"), steps("c")] >> steps("d"), user_id="anna")
     seen: list[tuple[str, TaskState]] = []
