@@ -78,7 +78,8 @@ class ScheduleLoop:
         made = 0
         for _ in range(MOST_FIRED):
             ripe = self._told(await self._store.ripe(1, ahead_ms))
-            if not (ripe.due or ripe.broken):
+            has_more = 0 <= ripe.look_at_ms <= ripe.now_ms + ahead_ms  # behind what is damaged
+            if not (ripe.due or ripe.broken or has_more):
                 return made
             made += [outcome for _, outcome in await self._fire(ripe)].count("fired")
         raise InvalidInput(f"more than {MOST_FIRED} firings within {ahead_ms / 1000:g} seconds: look ahead less far")
