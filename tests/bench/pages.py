@@ -1,11 +1,13 @@
-"""What pages read, in a queue of a million users and a million tasks: how long each takes.
+"""What pages read and answer, in a queue of a million users and a million tasks: how long each takes.
 
     python tests/bench/pages.py [--users N] [--hog N] [--repeats N] [--url URL] [--fill-only]
 
-Fills a private server, or a queue at the URL where that is empty, then reads each page again and again. `p50` and
-`worst` are as the clock has it; `here` and `server` are the CPU time of a read in this process and in the server, which
-others that use the machine do not change; `held` is the longest time for which one command of a read had the server, by
-its clock. It needs some 2 GB and a minute or two.
+Fills a private server, or a queue at the URL where that is empty, then reads what is on each page again and again, and
+asks the dashboard for each page (`GET`), as somebody who sees all. `first` is the CPU time of the first time, in which
+scripts and templates are loaded, here and in the server; `p50` and `worst` are of those after it, as the clock has it;
+`here` and `server` are the CPU time of one of them in this process and in the server, which others that use the machine
+change little; `held` is the longest time for which one command of them had the server, by its clock. It needs some 2 GB
+and a minute or two.
 """
 
 import argparse
@@ -15,14 +17,17 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
+import httpx
 import redis
 from rich.console import Console
 from rich.table import Table
 from server import cores, pin, server
 
-from fairque import Attempt, FailureKind, TaskQueue, TaskScheduler, TaskState, task
+from fairque import EVERYBODY, Attempt, FailureKind, TaskQueue, TaskScheduler, TaskState, task
+from fairque.contrib.dashboard import Viewer, dashboard
+from fairque.contrib.dashboard.look import link
 from fairque.redis.delivery import Delivery, Outcome
 from fairque.redis.requester import BlockingRequester
 from fairque.redis.store import Store, renew
@@ -64,7 +69,7 @@ def _arguments() -> argparse.Namespace:
 
 
 async def _run(url: str, args: argparse.Namespace) -> None:
-    console = Console(width=None)
+    console = Console(width=100)
     async with TaskQueue(url, name="pages", timeout=60) as queue:
         began = time.monotonic()
         if not (await queue.stats()).queued:
@@ -72,30 +77,48 @@ async def _run(url: str, args: argparse.Namespace) -> None:
         console.print(f"filled in {time.monotonic() - began:.0f} s: {(await queue.stats()).queued:,} tasks wait")
         if args.fill_only:
             return
-        table = Table("page", "p50 ms", "worst ms", "here ms", "server ms", "held ms")
+        table = Table("page", "first ms", "p50 ms", "worst ms", "here ms", "server ms", "held ms")
         with redis.Redis.from_url(url) as client:
-            for name, read in PAGES.items():
-                figures = await _time(queue, client, read, args.repeats)
-                style = "red" if figures[2] + figures[3] > LIMIT_MS else None
-                table.add_row(name, *(f"{ms:.1f}" for ms in figures), style=style)
+            async with _answers(queue) as answers:
+                for name, read in {**PAGES, **answers}.items():
+                    figures = await _time(queue, client, read, args.repeats)
+                    style = "red" if figures.here + figures.server > LIMIT_MS else None
+                    table.add_row(name, *(f"{ms:.1f}" for ms in figures), style=style)
         console.print(table)
 
 
-async def _time(queue: TaskQueue, client: Any, read: Read, repeats: int) -> tuple[float, float, float, float, float]:
-    """In ms: the median and the worst read, CPU time of one here and in the server, the longest command."""
+class Figures(NamedTuple):
+    """In ms: of the first time its CPU time here and in the server; then the median and the worst time, the CPU time of
+    one time here and in the server, the longest command."""
+
+    first: float
+    p50: float
+    worst: float
+    here: float
+    server: float
+    held: float
+
+
+async def _time(queue: TaskQueue, client: Any, read: Read, repeats: int) -> Figures:
     give_signs(queue)
-    await read(queue)
+    _, first_here, first_there = await _timed(client, lambda: read(queue))
     client.config_set("slowlog-log-slower-than", 0)
     client.config_set("slowlog-max-len", 10_000)
     client.slowlog_reset()
-    times, here, there = [], time.process_time(), _cpu(client)
-    for _ in range(repeats):
-        began = time.perf_counter()
-        await read(queue)
-        times.append((time.perf_counter() - began) * 1000)
-    here, there = time.process_time() - here, _cpu(client) - there
+    figures = [await _timed(client, lambda: read(queue)) for _ in range(repeats)]
     longest = max(entry["duration"] for entry in client.slowlog_get(10_000)) / 1000
-    return statistics.median(times), max(times), here * 1000 / repeats, there * 1000 / repeats, longest
+    client.config_set("slowlog-log-slower-than", -1)
+    times, here, there = zip(*figures, strict=True)
+    first = first_here + first_there
+    return Figures(first, statistics.median(times), max(times), sum(here) / repeats, sum(there) / repeats, longest)
+
+
+async def _timed(client: Any, read: Callable[[], Awaitable[Any]]) -> tuple[float, float, float]:
+    """In ms: by the clock, of CPU here, of CPU in the server."""
+    there, here, began = _cpu(client), time.process_time(), time.perf_counter()
+    await read()
+    took, here = time.perf_counter() - began, time.process_time() - here
+    return took * 1000, here * 1000, (_cpu(client) - there) * 1000
 
 
 def _cpu(client: Any) -> float:
@@ -271,6 +294,46 @@ PAGES: dict[str, Read] = {
     "limits": read_limits,
     "health": read_health,
 }
+
+# What pages answer
+
+
+@asynccontextmanager
+async def _answers(queue: TaskQueue) -> AsyncIterator[dict[str, Read]]:
+    """Whole answers of the dashboard, each from its request to the last byte of its HTML, without a socket."""
+    app = dashboard(queue, authorize=lambda _: Viewer("bench", users=EVERYBODY, acts=True, payloads=True))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+        yield {f"GET {name}": _asks(client, address) for name, address in (await _addresses(queue)).items()}
+
+
+def _asks(client: httpx.AsyncClient, address: str) -> Read:
+    async def ask(_: TaskQueue) -> None:
+        answer = await client.get(address)
+        assert answer.status_code == 200, (address, answer.status_code, answer.text[:500])
+        assert answer.text.rstrip().endswith("</html>")
+
+    return ask
+
+
+async def _addresses(queue: TaskQueue) -> dict[str, str]:
+    [waiting] = await queue.tasks(HOG, state=TaskState.QUEUED, limit=1)
+    group = (await queue.dead_groups()).groups[0]
+    behind = f"{round(time.time() * 1000) - 20_000}:user-0500000"
+    return {
+        "overview": link("", ""),
+        "users by activity": link("", "users"),
+        "users, far behind": link("", "users", after=behind),
+        "users by id": link("", "users", find="user-00"),
+        "users by rare id": link("", "users", find="user-0000012"),
+        **{f"users by {order}": link("", "users", order=order) for order in ("waiting", "wait", "running", "dead")},
+        "user with a large backlog": link("", "user", user=HOG),
+        "user with one task": link("", "user", user="user-0500000"),
+        "task": link("", "task", user=HOG, task=waiting.task_id),
+        "dead letters": link("", "dead-letters"),
+        "dead letters of a kind": link("", "dead-letters", group=group.key),
+        **{page: link("", page) for page in ("schedules", "workers", "limits", "health")},
+    }
+
 
 if __name__ == "__main__":
     main()
