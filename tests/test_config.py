@@ -50,7 +50,7 @@ OTHER_QUEUE = QueueConfig(
     fairness="time",
     usage_ttl=3600,
 )
-OF_PROCESSES = {"processes", "max_tasks", "max_memory", "http"}
+OF_PROCESSES = {"processes", "max_tasks", "max_memory", "http", "http_hosts"}
 OTHER_WORKER = WorkerConfig(
     id="alpha",
     assigned_users=("ann",),

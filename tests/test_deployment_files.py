@@ -164,7 +164,7 @@ async def test_each_command_answers_what_is_asked_of_it(
             for probe in probes(deployment):
                 await becomes_well(client, probe["httpGet"]["path"])
             if deployment == "fairque-demand":
-                found = (await client.get(f"{URL.path}?{URL.query}")).json()
+                found = (await client.get(f"{URL.path}?{URL.query}", headers={"Host": URL.netloc})).json()
                 assert found[TRIGGER["metadata"]["valueLocation"]] == 1
         process.send(signal.SIGTERM)
         assert await process.wait() == 0, process.output

@@ -29,7 +29,7 @@ from fairque.contrib.prometheus import WorkerMetrics
 from fairque.embedded.server import free_port
 from fairque.tasks.registry import unregister
 from tests.apps import made, served
-from tests.support.command import call_command
+from tests.support.command import call_command, run_command
 from tests.support.eventually import eventually
 from tests.support.process import ROOT, WorkerProcess
 from tests.support.processes import is_running
@@ -259,13 +259,83 @@ async def test_a_connection_ends_with_its_answer_or_its_time(monkeypatch: pytest
         port = int(url.rpartition(":")[2])
         silent, silent_writer = await asyncio.open_connection("127.0.0.1", port)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n")
+        writer.write(b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
         async with asyncio.timeout(5):
             assert (await reader.read()).endswith(b"pong\n")
             with contextlib.suppress(ConnectionError):  # which it is, some systems say by an end
                 assert not await silent.read()
         for each in (silent_writer, writer):
             each.close()
+
+
+PONG = App({"/livez": pong})
+
+
+async def under(name: str, url: str) -> int:
+    """The status of what is asked under this name."""
+    async with httpx.AsyncClient() as client:
+        return (await client.get(f"{url}/livez", headers={"Host": name})).status_code
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "evil.example",
+        "evil.example:8080",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+        "localhost.",
+        "",
+        "user@127.0.0.1",
+        "2130706433",
+        "[::1].evil.example",
+    ],
+)
+async def test_a_page_of_a_stranger_whose_name_leads_here_reads_nothing(name: str) -> None:
+    async with serving(PONG, ANYWHERE) as url:
+        assert await under(name, url) == 400
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["localhost", "LocalHost:8080", "127.0.0.1:8080", "10.2.3.4:8080", "[::1]:8080", "[fd00::1]", socket.gethostname()],
+)
+async def test_probes_by_an_address_and_by_the_own_names_of_a_machine_are_answered(name: str) -> None:
+    async with serving(PONG, "0.0.0.0:0") as url:
+        assert await under(name, url) == 200
+
+
+async def test_names_that_are_permitted_are_answered_and_no_others() -> None:
+    async with serving(PONG, ANYWHERE, ["fairque.shop.svc"]) as url:
+        assert await under("fairque.shop.svc:8080", url) == 200
+        assert await under("shop.svc", url) == 400
+
+
+async def test_who_names_nobody_is_no_browser_and_is_answered() -> None:
+    async with serving(PONG, ANYWHERE) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        writer.write(b"GET /livez HTTP/1.0\r\n\r\n")
+        assert b" 200 " in await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_refusal_is_logged_once_and_shows_no_more_than_a_part_of_a_name(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving(PONG, ANYWHERE) as url:
+        for _ in range(3):
+            assert await under("e" * 4000, url) == 400
+    [told] = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
+    assert len(told) < 250
+    assert "--http-host" in told
+
+
+@pytest.mark.parametrize("name", ["evil.example:80", "*", "a/b", "é.example"])
+async def test_a_name_that_no_browser_sends_is_refused(name: str) -> None:
+    with pytest.raises(InvalidInput, match="hosts are names"):
+        async with serving(PONG, ANYWHERE, [name]):
+            pytest.fail("it serves")
 
 
 async def test_a_web_socket_is_turned_away() -> None:
@@ -735,6 +805,32 @@ async def test_a_configuration_says_where_probes_are_answered(
     await ended(process)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_names_are_given_on_the_command_line_or_by_a_configuration(
+    start: Start, server: Server, queue_name: str, tmp_path: Path, processes: int
+) -> None:
+    file = tmp_path / "fairque.toml"
+    file.write_text(
+        f'[redis]\nurl = "{server.url}"\n[queue]\nname = "{queue_name}"\n'
+        f'[[workers]]\nhttp = "{ANYWHERE}"\nhttp_hosts = ["of-file.svc"]\nprocesses = {processes}\n'
+    )
+    for more, known, unknown in (
+        ((), "of-file.svc", "of-line.svc"),
+        (("--http-host=of-line.svc",), "of-line.svc", "of-file.svc"),
+    ):
+        process = await start("worker", "tests.apps.served", f"--config={file}", *more)
+        url = await url_of(process)
+        await becomes(url, "/readyz", 200)
+        assert [await under(known, url), await under(unknown, url)] == [200, 400]
+        await ended(process)
+
+
+async def test_names_without_an_address_are_wrong_usage() -> None:
+    found = await call_command("worker", TARGET, "--http-host=a.svc")
+    assert found.code == 2
+    assert "add --http" in found.err
+
+
 @pytest.mark.parametrize("addresses", [(ANYWHERE, None), (ANYWHERE, ANYWHERE)])
 async def test_one_address_answers_for_all_workers_of_a_command(
     start: Start, server: Server, queue_name: str, tmp_path: Path, addresses: tuple[str | None, ...]
@@ -894,6 +990,20 @@ async def test_the_command_answers_without_a_worker_until_a_signal(
     await ended(process)
     assert await status(url, "/livez") is None
     await queue.purge("acme")
+
+
+async def test_the_command_is_asked_under_the_names_that_it_is_given(start: Start, queue_name: str) -> None:
+    process = await start("http", f"--listen={ANYWHERE}", f"--queue={queue_name}", "--http-host=fairque-demand")
+    url = await url_of(process)
+    assert [await under(name, url) for name in ("fairque-demand:8080", "evil.example")] == [200, 400]
+    await ended(process)
+
+
+async def test_a_name_with_a_port_is_wrong_usage(server: Server, queue_name: str) -> None:
+    where = (f"--listen={ANYWHERE}", f"--url={server.url}", f"--queue={queue_name}")
+    found = await run_command("http", *where, "--http-host=a.svc:80")
+    assert found.code == 2
+    assert "'a.svc:80'" in found.err
 
 
 async def test_neither_a_redis_that_hangs_nor_a_client_that_says_nothing_holds_up_the_end(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING
+
+import typer
 
 from fairque.cli.errors import FAILED, CommandError
 from fairque.errors import ConfigError, InvalidInput
@@ -12,7 +14,10 @@ from fairque.errors import ConfigError, InvalidInput
 if TYPE_CHECKING:
     from fairque.contrib.http.asgi import App
 
-__all__ = ["answering", "check_can_answer"]
+__all__ = ["HTTP_HOST", "answering", "check_can_answer"]
+
+HTTP_HOST = typer.Option(metavar="NAME", help="A name under which it is asked by HTTP, as of a Service. Repeatable.")
+_HINT = "an address is such as 127.0.0.1:8080, or 0.0.0.0:8080 for other machines; a name has no port"
 
 
 def check_can_answer() -> None:
@@ -24,16 +29,16 @@ def check_can_answer() -> None:
 
 
 @contextlib.asynccontextmanager
-async def answering(app: App, address: str) -> AsyncIterator[None]:
+async def answering(app: App, address: str, hosts: Iterable[str] = ()) -> AsyncIterator[None]:
     """Serve the app from before the block to its end. Raises `CommandError` where nothing can listen there."""
     check_can_answer()
     from fairque.contrib.http.server import serving
 
     async with contextlib.AsyncExitStack() as stack:
         try:
-            await stack.enter_async_context(serving(app, address))
+            await stack.enter_async_context(serving(app, address, hosts))
         except ConfigError as error:
             raise CommandError(str(error), "name another port, or 0 for a free one", FAILED) from None
         except InvalidInput as error:
-            raise CommandError(str(error), "such as 127.0.0.1:8080, or 0.0.0.0:8080 for other machines") from None
+            raise CommandError(str(error), _HINT) from None
         yield

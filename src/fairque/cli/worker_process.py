@@ -118,7 +118,8 @@ async def _serve(queue: TaskQueue, settings: Settings) -> int:
         from fairque.contrib.prometheus import WorkerMetrics
 
         WorkerMetrics(worker)
-    async with answering(probes(worker), address) if address is not None else contextlib.nullcontext():
+    hosts = settings.worker.http_hosts
+    async with answering(probes(worker), address, hosts) if address is not None else contextlib.nullcontext():
         await service.serve(worker, prepare, burst=settings.burst, recycling=settings.recycling)
     _insist_on_exit()
     return 0

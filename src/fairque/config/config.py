@@ -14,6 +14,7 @@ from msgspec import Meta
 from fairque.checks import MAX_SECONDS, check_id
 from fairque.config.codec import CodecConfig
 from fairque.config.endpoint import parse_endpoint
+from fairque.config.hosts import checked_hosts
 from fairque.config.policies import GroupConfig, LimitConfig, PolicyConfig
 from fairque.config.section import Section
 from fairque.config.server import RedisConfig
@@ -69,6 +70,7 @@ class WorkerConfig(Section, frozen=True, kw_only=True):
             ``"512M"``. See `Worker.serve`.
         http: Where ``fairque worker`` answers probes, such as ``"0.0.0.0:8080"``; None: nowhere. One address answers
             for all workers that a command runs.
+        http_hosts: Names under which it is asked there, beside addresses and the own name of the machine.
         task_timeout: Seconds that a task may run which has no timeout of its own; None: as long as it takes.
         poll_interval, shutdown_timeout, stall_timeout, max_deliveries, unknown_task_patience, cancel_grace,
         max_tasks_per_child, max_leftover_threads: See `Worker`.
@@ -82,6 +84,7 @@ class WorkerConfig(Section, frozen=True, kw_only=True):
     max_tasks: Annotated[int, Meta(ge=1, le=1_000_000_000)] | None = None
     max_memory: Annotated[str, Meta(min_length=1, max_length=20)] | None = None
     http: Annotated[str, Meta(min_length=1, max_length=300)] | None = None
+    http_hosts: Annotated[tuple[str, ...], Meta(max_length=100)] = ()
     task_timeout: Annotated[float, Meta(ge=0.001, le=MAX_SECONDS)] | None = None
     poll_interval: Annotated[float, Meta(ge=0.01, le=MAX_SECONDS)] = 5.0
     shutdown_timeout: Seconds = 25.0
@@ -96,6 +99,7 @@ class WorkerConfig(Section, frozen=True, kw_only=True):
         "id": _check_worker_id,
         "max_memory": parse_size,
         "http": parse_endpoint,
+        "http_hosts": checked_hosts,
         "assigned_users": _check_users,
         "steal_targets": _check_users,
     }

@@ -191,7 +191,7 @@ class Worker(Generic[State]):
             options = {"scheduler": config.scheduler.enabled, **options}
             config = config.worker(name)
         given = msgspec.structs.asdict(config)
-        for of_processes in ("processes", "max_tasks", "max_memory", "http"):
+        for of_processes in ("processes", "max_tasks", "max_memory", "http", "http_hosts"):
             del given[of_processes]
         own_id = given.pop("id")
         given["concurrency"] = given.pop("max_concurrent_tasks")

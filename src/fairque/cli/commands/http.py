@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from fairque import TaskQueue
-from fairque.cli.answering import answering
+from fairque.cli.answering import HTTP_HOST, answering
 from fairque.cli.errors import CommandError
 from fairque.cli.options import ConfigFile, LogJson, Url, make_queue
 from fairque.contrib.http import demand
@@ -27,6 +27,7 @@ def command(
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Where to listen; 0.0.0.0 is for other machines, port 0 any free.")
     ] = "127.0.0.1:8080",
+    http_host: Annotated[list[str] | None, HTTP_HOST] = None,
     url: Url = None,
     queue: Annotated[
         list[str] | None,
@@ -52,6 +53,7 @@ def command(
 
     One is enough for a queue, and it needs no worker: it answers as well where all were scaled to zero.
     Whoever reaches it can ask: there is no password, and nothing can be changed.
+    It is asked by an address, as localhost, by the name of its machine, or by those of --http-host.
 
     Example: fairque http --listen 0.0.0.0:8080
 
@@ -66,17 +68,17 @@ def command(
                 "use embedded:///some/directory, which processes of this machine share, or redis://",
             )
     set_up_logging(LogSettings(log_level, log_json))
-    asyncio.run(_answer(queues, listen, top_users))
+    asyncio.run(_answer(queues, listen, http_host or (), top_users))
     return 0
 
 
-async def _answer(queues: Sequence[TaskQueue], listen: str, top_users: int) -> None:
+async def _answer(queues: Sequence[TaskQueue], listen: str, hosts: Sequence[str], top_users: int) -> None:
     stopped = asyncio.Event()
     async with contextlib.AsyncExitStack() as stack:
         for queue in queues:
             await stack.enter_async_context(queue)
         with on_stop(lambda _: stopped.set()):
-            async with answering(demand(*queues, top_users=top_users), listen):
+            async with answering(demand(*queues, top_users=top_users), listen, hosts):
                 for queue in queues:
                     logger.info("answers for queue %r at %s", queue.name, queue.connector.safe_url)
                 await stopped.wait()

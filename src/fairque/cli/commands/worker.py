@@ -13,7 +13,7 @@ import msgspec
 import typer
 
 from fairque import FairQueueConfig, TaskQueue, Worker
-from fairque.cli.answering import answering, check_can_answer
+from fairque.cli.answering import HTTP_HOST, answering, check_can_answer
 from fairque.cli.commands.config import service_gaps
 from fairque.cli.errors import CommandError
 from fairque.cli.imports import load_module, load_served, project_of
@@ -40,7 +40,7 @@ _SAID_BY_BOTH = {
     "shutdown_timeout": ("--shutdown-timeout", "shutdown_timeout"),
 }
 """The options of a worker: on the command line, and in code."""
-_BESIDE_FILES = {"processes", "http"}
+_BESIDE_FILES = {"processes", "http", "http_hosts"}
 """What may be said beside configuration files, and wins over them."""
 
 
@@ -95,6 +95,7 @@ def command(
         str | None,
         typer.Option(metavar="HOST:PORT", help="Answer probes by HTTP there: /livez, /readyz, /metrics."),
     ] = None,
+    http_host: Annotated[list[str] | None, HTTP_HOST] = None,
     config: ConfigFile = None,
     worker: Annotated[
         str | None,
@@ -128,7 +129,7 @@ def command(
     /metrics are those of all processes, added up. They need the extra "prometheus".
 
     With --config, the files say what each worker does, and how many processes of it there are.
-    Of the options for that, only --processes and --http can be given as well.
+    Of the options for that, only --processes, --http and --http-host can be given as well.
     Their policies, groups and limits are set when a worker starts, as by fairque policy apply.
 
     Example: fairque worker myapp.tasks:queue --concurrency 50 --processes 2
@@ -148,6 +149,7 @@ def command(
         "max_tasks": max_tasks,
         "max_memory": max_memory,
         "http": http,
+        "http_hosts": http_host or None,
     }
     options = {name: value for name, value in given.items() if value is not None}
     _check(options, config, worker)
@@ -158,8 +160,7 @@ def command(
         settings = _configured(how, load_config(config), tuple(config), worker, options)
     else:
         settings = [how.settings(WorkerConfig(**options))]  # type: ignore[arg-type]
-    if _address(settings) is not None and not has_parent():
-        check_can_answer()
+    _check_http(settings, http_host)
     if reload:
         set_up_logging(how.logs)
         return asyncio.run(_keep(_commands(settings), settings, Changes(project_of(target))))
@@ -181,7 +182,7 @@ class _How(NamedTuple):
 def _check(options: Mapping[str, object], config: list[str] | None, worker: str | None) -> None:
     if config and options.keys() - _BESIDE_FILES:
         raise CommandError(
-            "--config has what the workers do, of the options for that only --processes and --http can be given",
+            "--config has what the workers do, of the options for that only --processes and --http… can be given",
             "change the file, or set a variable such as FAIRQUE_WORKERS_0_MAX_CONCURRENT_TASKS",
         )
     if worker is not None and not config:
@@ -191,6 +192,13 @@ def _check(options: Mapping[str, object], config: list[str] | None, worker: str 
             "--steal-target says whom to serve after the assigned users, and none is assigned",
             "add --assigned-user, or leave both out to serve everyone",
         )
+
+
+def _check_http(settings: Sequence[Settings], hosts: Sequence[str] | None) -> None:
+    if _address(settings) is not None and not has_parent():
+        check_can_answer()
+    elif hosts:
+        raise CommandError("--http-host says how it is asked by HTTP, and it answers nowhere", "add --http HOST:PORT")
 
 
 def _check_is_said_once(target: str, options: Mapping[str, object]) -> None:
@@ -281,7 +289,8 @@ async def _keep(commands: Sequence[Sequence[str]], settings: Sequence[Settings],
         return await Supervisor(commands, changes).run()
     sums = _sums()
     supervisor = Supervisor(commands, changes, sums)
-    async with answering(family_probes(supervisor, sums.render if sums is not None else bytes), address):
+    hosts = {host for each in settings for host in each.worker.http_hosts}
+    async with answering(family_probes(supervisor, sums.render if sums is not None else bytes), address, hosts):
         return await supervisor.run()
 
 

@@ -10,8 +10,9 @@ from starlette.types import ASGIApp
 
 from fairque import TaskQueue
 from fairque.checks import check_count, check_kind
+from fairque.config.hosts import LOOPBACK
 from fairque.contrib.dashboard.files import Files
-from fairque.contrib.dashboard.guard import LOOPBACK, Guard
+from fairque.contrib.dashboard.guard import Guard
 from fairque.contrib.dashboard.look import Look
 from fairque.contrib.dashboard.page import Page
 from fairque.contrib.dashboard.pages.dead import DeadPage

@@ -15,22 +15,19 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fairque import InvalidInput, WrongType
-from fairque.checks import check_list
+from fairque import WrongType
+from fairque.config.hosts import checked_hosts, hostname_in
 from fairque.contrib.dashboard.files import Files
 from fairque.contrib.dashboard.viewer import Authorize, Viewer
 from fairque.contrib.dashboard.visit import Visit, base_of, let_in, path_of
 from fairque.contrib.dashboard.words import brief
 
-__all__ = ["LOOPBACK", "Guard"]
+__all__ = ["Guard"]
 
 audit = logging.getLogger("fairque.dashboard.audit")
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 MOST_FORM_BYTES = 64 * 1024
 CSRF_COOKIE = "fairque_csrf"
 CSRF_FIELD = "csrf"
-_HOST = re.compile(r"[a-z0-9._:-]+")
-"""As browsers send one: a wildcard, or a letter of another alphabet, would never be met."""
 _CSRF = re.compile(r"[A-Za-z0-9_-]{43}")
 _READS = ("GET", "HEAD")
 _HEADERS = {
@@ -63,7 +60,7 @@ class Guard:
         self._app = app
         self._files = files
         self._authorize = authorize
-        self._hosts = frozenset(_checked_host(host) for host in check_list("hosts", hosts))
+        self._hosts = checked_hosts(hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -113,7 +110,7 @@ class Guard:
 
     def _knows_host(self, headers: Headers) -> bool:
         hosts = headers.getlist("host")
-        return len(hosts) == 1 and _hostname(hosts[0]) in self._hosts
+        return len(hosts) == 1 and hostname_in(hosts[0]) in self._hosts
 
 
 class Answer:
@@ -132,23 +129,6 @@ class Answer:
             if self.csrf_cookie:
                 headers.append("set-cookie", self.csrf_cookie)
         await self._send(message)
-
-
-def _checked_host(host: object) -> str:
-    name = _hostname(host) if isinstance(host, str) else ""
-    if not _HOST.fullmatch(name) or not isinstance(host, str) or name != host.strip("[]").lower():
-        raise InvalidInput(f"hosts are names such as 'ops.example.com', as browsers send them, not {host!r}")
-    return name
-
-
-def _hostname(host: str) -> str:
-    """Without the port; nothing for what is no host at all."""
-    if re.search(r"[\s/@?#\\]", host):
-        return ""
-    try:
-        return urlsplit(f"//[{host}]" if host.count(":") > 1 and "[" not in host else f"//{host}").hostname or ""
-    except ValueError:
-        return ""
 
 
 async def _form_of(request: Request, csrf: str) -> tuple[Response | None, Mapping[str, str]]:

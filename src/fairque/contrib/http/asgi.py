@@ -10,13 +10,27 @@ from urllib.parse import parse_qsl
 
 from fairque.errors import FairqueError
 
-__all__ = ["ANSWER_SECONDS", "Answer", "App", "Query", "Refused", "Route", "sentence"]
+__all__ = [
+    "ANSWER_SECONDS",
+    "ASGI",
+    "Answer",
+    "App",
+    "Query",
+    "Receive",
+    "Refused",
+    "Route",
+    "Scope",
+    "Send",
+    "send_answer",
+    "sentence",
+]
 
 logger = logging.getLogger("fairque.http")
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
 Query = Mapping[str, str]
 
 ANSWER_SECONDS = 2.0
@@ -66,7 +80,7 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await _send(send, scope["method"], await self._answer(scope))
+            await send_answer(send, scope["method"], await self._answer(scope))
         elif scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "websocket":
@@ -132,7 +146,7 @@ def _query(scope: Scope) -> Query:
     return query
 
 
-async def _send(send: Send, method: str, answer: Answer) -> None:
+async def send_answer(send: Send, method: str, answer: Answer) -> None:
     headers = [
         (b"content-type", answer.content_type.encode()),
         (b"content-length", str(len(answer.body)).encode()),

@@ -7,10 +7,12 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 from fairque.config.endpoint import Endpoint, parse_endpoint
+from fairque.config.hosts import LOOPBACK, checked_hosts
 from fairque.contrib.http.asgi import App
+from fairque.contrib.http.named import Named
 from fairque.errors import ConfigError
 
 try:
@@ -31,24 +33,31 @@ _open_here: set[socket.socket] = set()
 
 
 @contextlib.asynccontextmanager
-async def serving(app: App, address: str) -> AsyncIterator[str]:
+async def serving(app: App, address: str, hosts: Iterable[str] = ()) -> AsyncIterator[str]:
     """Serve the app for as long as the block runs, and tell its URL.
 
     It leaves signals alone, and logs no requests. At most 100 connections are open: for one more, the oldest is cut.
     Each is for one request, and is cut after ten seconds. At the end, who has asked is answered, for two seconds at
     most.
 
+    Who asks under a name gets an answer under those that it is meant to have: the name in `address`, the one that this
+    machine gives itself, ``localhost``, and `hosts`. Else a browser of somebody who reaches it would read metrics for a
+    page of a stranger, whose name leads here. By an address anybody may ask, as probes do.
+
     Args:
         app: What `probes` or `demand` has made.
         address: ``HOST:PORT``, where a port of 0 takes a free one.
+        hosts: Other names under which it is asked, without a port, such as that of a Service.
 
     Raises:
-        InvalidInput: The address is none.
+        InvalidInput: The address, or a name, is none.
         ConfigError: Nothing can listen there, as where the port is in use. Nothing was begun.
     """
     endpoint = parse_endpoint(address)
+    own = (endpoint.host.lower(), socket.gethostname().lower())
+    named = Named(app, checked_hosts(hosts) | {*LOOPBACK, *own})
     with _listening(endpoint) as listener:
-        server = _Server(_config(app))
+        server = _Server(_config(named))
         running = asyncio.create_task(server.serve(sockets=[listener]), name="fairque-http")
         running.add_done_callback(_on_end)
         url = f"http://{endpoint._replace(port=listener.getsockname()[1])}"
@@ -84,7 +93,7 @@ class _Connection(H11Protocol):
         super().connection_lost(exc)
 
 
-def _config(app: App) -> uvicorn.Config:
+def _config(app: Named) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=_Connection,
