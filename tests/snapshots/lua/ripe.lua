@@ -2507,7 +2507,7 @@ local function find_due()
     local is_done, next_of_it = pcall(due_of, user, math.floor(most / #users))
     if not is_done then
       damage().note(user, next_of_it)
-      next_of_it = damage().next_ms
+      next_of_it = math.max(damage().next_ms, until_ms + 1) -- or a look ahead would meet it again and again
       call('ZADD', schedules_key, next_of_it, user)
     elseif #due == before then
       end_turn(schedules_key, schedules_of(user), user) -- it was noted for what is gone

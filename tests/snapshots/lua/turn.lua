@@ -5759,10 +5759,12 @@ local function new_delivering(claim, work)
     local was_let_in = limits and limited.start(limits, user, id)
     local paid, group = false, nil
     if new_fields < 6 then -- it was deferred, scheduled, retried, released, held or watched before
-      attempt = call('HINCRBY', key, 'attempt', 1)
-      hand.counts = true
       local before = call('HMGET', key, 'failures', 'lost', 'returned', 'since', 'queued', 'paid', 'watched', 'charged',
-        'charged_before', 'unique', 'snoozed', 'collect')
+        'charged_before', 'unique', 'snoozed', 'collect', 'attempt')
+      if before[13] then
+        attempt = call('HINCRBY', key, 'attempt', 1)
+        hand.counts = true
+      end
       if before[10] then pointers.begin(user, id, before[10]) end
       if before[7] then publish(user, id, 'started') end
       local told = { failures = before[1], returned = before[3], since = before[4], queued = before[5],
