@@ -410,6 +410,18 @@ async def accuse_what_blocks(far: TaskQueue) -> Any:
         await store.close()
 
 
+@calls("heads", "hand_on")
+async def look_and_hand_on(far: TaskQueue) -> Any:
+    store = far.store(patience=10)
+    try:
+        heads = await store.heads()
+        await store.claim("ghost", 2, settings=SHORT)
+        await store.hand_on("ghost", [()])
+        return heads.ready
+    finally:
+        await store.close()
+
+
 @calls("demand")
 async def ask_for_slots(far: TaskQueue) -> Any:
     return (await far.demand()).slots_needed

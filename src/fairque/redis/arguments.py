@@ -179,6 +179,8 @@ class Claim(Arguments, frozen=True):
     number: of this call of the worker, under which its answer is kept; 0: it is not. It grows with each answer; a call
     that comes behind a later one, or behind its own repetition, is given nothing. repeats: a call of this number may
     have been answered.
+    latest: in a queue with partitions, its virtual time as far as is known, from which one goes on that stood empty.
+    floor: from which one goes on that was away. up_to: nobody is served who stands at a later one; None: everybody.
     """
 
     worker: str
@@ -197,6 +199,9 @@ class Claim(Arguments, frozen=True):
     number: int
     repeats: bool
     lists: Sequence[Sequence[str]] = ()
+    latest: float | None = None
+    floor: float = 0.0
+    up_to: float | None = None
 
 
 class SettledDelivery(Item, frozen=True):
@@ -323,6 +328,19 @@ class Chunks(Arguments, frozen=True):
     id: str
     after: str
     most_bytes: int
+
+
+class HandOn(Arguments, frozen=True):
+    """groups: the assignments that it serves."""
+
+    worker: str
+    groups: Sequence[str]
+
+
+class Heads(Arguments, frozen=True):
+    """groups: assignments, first to last; ``*`` is everyone. The first one of which somebody is ready counts."""
+
+    groups: Sequence[str]
 
 
 class Leave(Arguments, frozen=True):

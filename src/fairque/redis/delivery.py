@@ -17,6 +17,7 @@ __all__ = [
     "Answer",
     "Claim",
     "Delivery",
+    "Heads",
     "Needs",
     "NewCallback",
     "NewTask",
@@ -101,6 +102,7 @@ class Delivery(msgspec.Struct, eq=False):
         alone_ms: For so long it is to run beside nothing else; 0: it need not.
         snoozed: How often it has put itself off.
         followers: Those that run with it, in one service.
+        partition: Which one of the queue it comes from.
     """
 
     user: bytes
@@ -120,6 +122,7 @@ class Delivery(msgspec.Struct, eq=False):
     alone_ms: int = 0
     snoozed: int = 0
     followers: tuple[Delivery, ...] = ()
+    partition: int = 0
 
     def __repr__(self) -> str:
         return f"<Delivery {self.user_id!r} {self.id!r}, attempt {self.attempt}>"
@@ -147,11 +150,23 @@ class Delivery(msgspec.Struct, eq=False):
         return b"%s %d" % (self.stream_id, self.attempt)
 
 
+class Heads(NamedTuple):
+    """Where a partition stands: the virtual time of whom it would serve next (None: nobody is ready), the latest at
+    which it has served somebody, how far a service takes that lately, and how many users and groups are ready.
+    """
+
+    head: float | None
+    served: float
+    mean: float
+    ready: int
+
+
 class Claim(NamedTuple):
-    """`sleep` is the number of seconds until something is due, None when nothing is."""
+    """`sleep` is the seconds until something is due, None when nothing is. `heads` is of a partition only."""
 
     deliveries: list[Delivery]
     sleep: float | None
+    heads: Heads | None = None
 
 
 class Outcome(msgspec.Struct, eq=False):

@@ -17,10 +17,10 @@ from fairque.everybody import EVERYONE
 from fairque.metrics import Metrics, metrics_in
 from fairque.models import Enqueued, UserInfo, WorkerInfo
 from fairque.policy import Policy, merged, policy_in
-from fairque.redis.delivery import Claim, Delivery, Placed, Put, arrival_ms
+from fairque.redis.delivery import Claim, Delivery, Heads, Placed, Put, arrival_ms
 from fairque.redis.keys import decode_user
 
-__all__ = ["SeenUsers", "claim_in", "fields_in", "put_in", "refusal", "users_in", "worker_info"]
+__all__ = ["SeenUsers", "claim_in", "fields_in", "heads_in", "put_in", "refusal", "users_in", "worker_info"]
 
 
 def refusal(answers: list[Any]) -> FairqueError:
@@ -68,13 +68,19 @@ UNREADABLE = b"\0not to be run: what is known of it beside its message is damage
 
 def claim_in(reply: list[Any], priority_step_ms: int) -> Claim:
     sleep_ms = reply[1]
-    return Claim(_deliveries_in(reply, priority_step_ms), sleep_ms / 1000 if sleep_ms >= 0 else None)
+    heads = heads_in(reply[-1]) if isinstance(reply[-1], list) else None
+    return Claim(_deliveries_in(reply, priority_step_ms), sleep_ms / 1000 if sleep_ms >= 0 else None, heads)
+
+
+def heads_in(reply: list[Any]) -> Heads:
+    head, served, mean, ready = reply
+    return Heads(float(head) if head else None, float(served), float(mean), ready)
 
 
 def _deliveries_in(reply: list[Any], priority_step_ms: int) -> list[Delivery]:
     """One that cannot be read is handed on as such: it must not take the others of its claim with it."""
     deliveries: list[Delivery] = []
-    for at in range(2, len(reply), 8):
+    for at in range(2, len(reply) - 7, 8):
         user, task_id, lane, stream_id, attempt, score, history, body = reply[at : at + 8]
         made = Delivery(user, task_id, lane, stream_id, int(attempt), reply[0], reply[0], body)
         try:

@@ -16,9 +16,9 @@ from fairque.redis import arguments
 from fairque.redis.arguments import Values
 from fairque.redis.assignment import assignments_of
 from fairque.redis.blocking_call import call_blocking
-from fairque.redis.delivery import Answer, Claim, Delivery, NewTask, Outcome, Put, Refusal, StoredTask
+from fairque.redis.delivery import Answer, Claim, Delivery, Heads, NewTask, Outcome, Put, Refusal, StoredTask
 from fairque.redis.keys import Keys, encode_user, glob
-from fairque.redis.replies import SeenUsers, claim_in, fields_in, put_in, refusal, users_in, worker_info
+from fairque.redis.replies import SeenUsers, claim_in, fields_in, heads_in, put_in, refusal, users_in, worker_info
 from fairque.redis.requester import BlockingRequester, pack
 from fairque.redis.store_batches import BatchScripts, packed_callbacks
 from fairque.redis.store_checks import CheckScripts
@@ -59,7 +59,8 @@ class HealthFacts(NamedTuple):
 
 class ClaimOptions(TypedDict, total=False):
     """Of a claim, see `arguments.Claim`: `groups` (default: everyone), `wait` and `steal` (True), `holds`, `suspects`,
-    `max_deliveries` (5), `number`, `repeats`; `settings` are other ones than those of the queue.
+    `max_deliveries` (5), `number`, `repeats`, `latest`, `floor`, `up_to`; `settings` are other ones than those of the
+    queue.
     """
 
     groups: Sequence[UserGroup]
@@ -70,6 +71,9 @@ class ClaimOptions(TypedDict, total=False):
     max_deliveries: int
     number: int
     repeats: bool
+    latest: float | None
+    floor: float
+    up_to: float | None
     settings: QueueSettings
 
 
@@ -163,12 +167,16 @@ class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, SightScripts
             how.get("wait", True),
             how.get("steal", True),
             it.fairness,
-            [assignment.name for assignment in assignments_of(how.get("groups", ANY_USER))],
+            _names_of(how.get("groups", ANY_USER)),
             how.get("holds", 0),
             how.get("suspects", 0),
             how.get("max_deliveries", 5),
             how.get("number", 0),
             how.get("repeats", False),
+            (),
+            how.get("latest"),
+            how.get("floor", 0.0),
+            how.get("up_to"),
         )
 
     async def _claimed(self, reply: list[Any], claim: arguments.Claim, **how: Unpack[ClaimOptions]) -> Claim:
@@ -306,8 +314,16 @@ class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, SightScripts
             erased += await self._insist(pack((b"UNLINK", *keys[at : at + 500])))
         return erased
 
+    async def heads(self, groups: Sequence[UserGroup] = ANY_USER) -> Heads:
+        """Where this partition stands, for workers that serve these."""
+        return heads_in(await self.call(arguments.Heads(_names_of(groups))))
+
+    async def hand_on(self, worker: str, groups: Sequence[UserGroup]) -> None:
+        """What the worker was told it has no time for."""
+        await self.call(arguments.HandOn(worker, _names_of(groups)))
+
     async def leave(self, worker: str, groups: Sequence[UserGroup]) -> None:
-        await self.call(arguments.Leave(worker, [assignment.name for assignment in assignments_of(groups)]))
+        await self.call(arguments.Leave(worker, _names_of(groups)))
 
     async def info(self, user_id: str, task_id: str) -> StoredTask:
         reply = await self.call(arguments.Info(encode_user(user_id), task_id))
@@ -430,6 +446,10 @@ def renew(
     lost, canceled = call_blocking(requester, keys, arguments.Renew(worker, WORKER_TTL_MS, fields, held, ended or []))
     gone = [(deliveries[at], Refusal(why)) for at, why in zip(lost[::2], lost[1::2], strict=True)]
     return gone, [deliveries[position] for position in canceled]
+
+
+def _names_of(groups: Sequence[UserGroup]) -> list[str]:
+    return [assignment.name for assignment in assignments_of(groups)]
 
 
 def _answer(code: int) -> Literal[True] | Refusal:

@@ -13,6 +13,7 @@
 --@include weighing
 --@include claimed
 --@include lost_ready
+--@include between
 
 local UNKNOWN = -2 -- instead of a time to sleep: an assignment is not known, and its list was not sent
 
@@ -26,14 +27,15 @@ local function know_groups(claim)
 end
 
 local function claim_tasks(claim)
-  --@fields Claim claim: worker want priority_step_ms dead_letter_ttl_ms waits steals groups repeats
+  --@fields Claim claim: worker want priority_step_ms dead_letter_ttl_ms waits steals groups repeats latest
   local LOOKS = 20
   local work = new_work(claim)
   if came_too_late(claim) then return work.reply(-1) end
   if (has_assigned or groups[1] ~= '*') and not know_groups(claim) then return { now, UNKNOWN } end
   call('ZADD', prefix .. 'workers', now, worker)
-  if repeats and claim_again(claim, work) then return work.reply(0) end
-  local promotion, stealing, serving = new_promotion(claim, work), new_stealing(claim, work), new_serving(claim, work)
+  local between = latest and new_between(claim)
+  if repeats and claim_again(claim, work) then return work.reply(0, between) end
+  local promotion, stealing, serving = new_promotion(claim, work), new_stealing(claim, work), new_serving(claim, work, between)
   local stolen, sleep = 0, 0
 
   local function look_around()
@@ -51,13 +53,17 @@ local function claim_tasks(claim)
   local function hand_out()
     look_around()
     stolen = work.delivered
+    if between and work.everyone then between.catch_up() end
     if not stealing.serves_nothing_else() then serving.serve() end
+    if between then between.save() end
     put_off_outcomes(priority_step_ms * 1000, dead_letter_ttl_ms)
     promotion.announce()
     local waiting = new_waiting(claim, work, stealing, serving)
     if stealing.serves_nothing_else() then
       waiting.stay_awake()
       sleep = waiting.next_event()
+    elseif between and work.has_room() and between.has_more() then
+      waiting.stay_awake() -- those who are ready have their turn when others elsewhere had theirs
     elseif work.has_room() and waits then
       if work.delivered == 0 then look_for_lost_ready() end
       sleep = waiting.next_event()
@@ -72,5 +78,5 @@ local function claim_tasks(claim)
   if not is_done and work.delivered == 0 then error(failure, 0) end
   count('started', work.delivered - stolen)
   keep_claimed(claim, work)
-  return work.reply(sleep)
+  return work.reply(sleep, between)
 end

@@ -6,11 +6,12 @@
 --@include work
 --@include delivering
 
-local function new_serving(claim, work)
+local function new_serving(claim, work, between)
   --@fields Claim claim: want
   local it, delivering = {}, new_delivering(claim, work)
   local MOVES = 200 -- steps of one call that deliver nothing
   local AT_ONCE, OF_A_GROUP = 64, 2 -- members of a line that are read at first
+  local last_tag -- beyond it the turn is that of other partitions
 
   -- Whose first task was nothing to run has paid nothing, and stays the lowest: it rests until all others had their turn.
   local function nobody() return { members = {}, count = 0 } end
@@ -101,6 +102,11 @@ local function new_serving(claim, work)
         work.moved = work.moved + 1
         member = fronts.first(known[line])
       end
+      if between and member and line == root then
+        local tag = lines.tag(root, member)
+        if last_tag and tag > last_tag then return nil end
+        between.note(tag)
+      end
       if not member or string.byte(member) ~= 64 then return member, line end -- '@' begins no user, its own is encoded
       local inner = lines.at(string.sub(member, 2))
       local user, of_line = descend(inner)
@@ -148,6 +154,7 @@ local function new_serving(claim, work)
   end
 
   local function serve_groups()
+    last_tag = between and between.last_tag()
     if governed and governed.all_paused then return end
     for _, name in ipairs(work.groups) do
       if it.has_room() then serve_group(name) end

@@ -26,10 +26,11 @@ local function new_work(claim)
     if follows then it.follows[n + 1] = true else it.delivered = it.delivered + 1 end
   end
 
-  -- sleep: ms for which the worker may.
-  function it.reply(sleep)
+  -- sleep: ms for which the worker may. between: of a queue with partitions, see lib/between.lua.
+  function it.reply(sleep, between)
     local reply = { now, sleep }
     for at = 1, #it.served do reply[at + 2] = it.served[at] end
+    if between then reply[#reply + 1] = between.sight() end
     return reply
   end
 

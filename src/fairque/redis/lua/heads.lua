@@ -1,0 +1,16 @@
+#!lua flags=no-writes
+-- Where a partition stands beside the others.
+-- KEYS[1]  state
+-- Returns  {the virtual time of whom a claim would serve next, '' where nobody is ready, the latest of a service, the mean
+--          service, how many are ready}
+-- Cost     O(log users) per assignment
+--@include base
+--@include state
+--@include fair
+--@include between
+--@arguments
+local function is_over(key)
+  local first = call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
+  return first and tonumber(first) <= now
+end
+return sight_of(groups, new_stand(), not lines.lowest(root) and (is_over(due_key) or is_over(prefix .. 'parked')))
