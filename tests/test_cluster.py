@@ -11,7 +11,7 @@ import pytest
 from redis.crc import key_slot
 
 from fairque import QueueUnavailable, StoreError, TaskCanceled, TaskEvent, TaskQueue, UnknownTask, Worker, task
-from fairque.redis.cluster import Cluster
+from fairque.redis.cluster import Cluster, SlotMap
 from fairque.redis.keys import Keys
 from fairque.redis.url import ServerUrl
 from tests.support.eventually import eventually
@@ -129,7 +129,7 @@ async def test_a_plain_url_for_a_cluster_says_what_to_write(cluster: ClusterNode
 
 def test_a_node_that_named_a_wrong_address_is_not_asked_first_again() -> None:
     """It may be cut off from the others, and does not know."""
-    guide = Cluster(ServerUrl("cluster://a,b"), "key")
+    guide = Cluster(ServerUrl("cluster://a,b"), "key", SlotMap())
     search = guide.lookup()
     assert "//a:" in next(search).url
     with pytest.raises(StopIteration) as found:

@@ -27,6 +27,7 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
         max_message_bytes: Limit for the message of a task, and for its result.
         fairness: What a service costs: what the task says, or the seconds that it runs times that.
         usage_ttl_ms: How long is kept what a user used: the numbers after its last task, and each hour for bills.
+        partitions: Over how many its users are spread, for good.
     """
 
     priority_step_ms: int = 300_000
@@ -36,6 +37,14 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_message_bytes: int = MAX_MESSAGE_BYTES
     fairness: Literal["cost", "time"] = "cost"
     usage_ttl_ms: int = 3_456_000_000
+    partitions: int = 1
+
+    def stored(self) -> dict[str, Any]:
+        """As they are written. Of a queue without partitions nothing is said of them."""
+        fields = msgspec.structs.asdict(self)
+        if self.partitions == 1:
+            del fields["partitions"]
+        return fields
 
 
 def checked_settings(

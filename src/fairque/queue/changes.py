@@ -10,6 +10,7 @@ from typing import Self
 
 from fairque.queue.source import Source
 from fairque.queue.waiter import waiter
+from fairque.redis.keys import Keys
 
 __all__ = ["Changes"]
 
@@ -31,6 +32,7 @@ class Changes:
         "_listener",
         "_loop",
         "_pause",
+        "_source",
         "_user_id",
         "_waiter",
         "_whom",
@@ -41,12 +43,10 @@ class Changes:
         self.record = b""
         """Of the end of the task, once it was told with the message of that."""
         self._is_changed = False
-        self._listener = source.listener
+        self._source, self._listener = source, source.listener
         self._user_id, self._whom = user_id, task_id
         self._began = 0.0
-        self._callbacks: dict[str, Callable[[bytes | None], None]] = {
-            source.store.keys.done_channel(user_id, task_id): self._on_message
-        }
+        self._callbacks: dict[str, Callable[[bytes | None], None]] = {}
         self._loop = asyncio.get_running_loop()
         self._changed: asyncio.Future[None] | None = None
         self._pause = FIRST_LOOK_SECONDS
@@ -68,8 +68,15 @@ class Changes:
         finally:
             timer.cancel()
 
+    def channels(self, keys: Keys) -> dict[str, Callable[[bytes | None], None]]:
+        """What is to be heard, and who hears it."""
+        return {keys.done_channel(self._user_id, self._whom): self._on_message}
+
     async def __aenter__(self) -> Self:
         try:
+            store = self._source.store
+            keys = store.keys if store.backend.is_plain else await self._source.keys_of(self._user_id)
+            self._callbacks = self.channels(keys)
             for channel, callback in self._callbacks.items():
                 await self._listener.subscribe(channel, callback, self._user_id)
         except BaseException:

@@ -123,7 +123,7 @@ class TaskHandle(Generic[R_co]):
     async def _failure_of(self, task_id: str) -> TaskFailed | None:
         """Of the task with which it began, where that failed, is still kept, and can be looked at."""
         with contextlib.suppress(FairqueError):
-            record = (await self._source.looks.look(self.user_id, task_id)).record
+            record = (await self._source.look(self.user_id, task_id)).record
             if record and record_state(record) is TaskState.FAILED:
                 return failed(read_record(self._source.store.sealer, self.user_id, task_id, record)[1])
         return None
@@ -243,7 +243,7 @@ class TaskHandle(Generic[R_co]):
         return f"<TaskHandle {self.user_id!r} {self.task_id!r}>"
 
     async def _look(self) -> Sight:
-        seen = await self._source.looks.look(self.user_id, self.task_id)
+        seen = await self._source.look(self.user_id, self.task_id)
         if not seen.record and seen.state is None:
             raise self._unknown()
         return seen

@@ -39,6 +39,7 @@ from fairque.redis.backend import Backend, CallListener
 from fairque.redis.connector import DEFAULT_TIMEOUT
 from fairque.redis.delivery import NewTask, Placed, Put
 from fairque.redis.listener import Listener
+from fairque.redis.partitions import MOST_PARTITIONS
 from fairque.redis.store import Store
 from fairque.settings import QueueSettings, checked_settings
 from fairque.tasks.child import Parent, check_child, check_step, child_id
@@ -73,6 +74,8 @@ class TaskQueue(Tenants, Sights):
             task says (``"time"``): charged by what tasks of the name took lately, corrected when it ends.
         usage_ttl: Seconds that what a user used is kept, from an hour to 40 days (default). Shorter where nobody bills,
             and many users come once: each takes some 250 bytes for as long.
+        partitions: Over how many parts its users are spread, up to 1,024, for a Redis Cluster of several nodes. It is
+            fixed when the queue is made; 1 (default) keeps all of it on one node.
         codec: What arguments, results and errors look like in Redis: `Encrypt`, `Sign` or `Compress`. All processes of
             the queue need one that reads what the others write.
         enqueue_middleware: Async functions around each call that puts tasks in through this object, the first one
@@ -82,7 +85,7 @@ class TaskQueue(Tenants, Sights):
         firing_headers: Called by the schedulers of this object for each task that a schedule makes, with a `FiredTask`.
             It returns the headers of that task; it must not block.
 
-    From `priority_step` to `usage_ttl`, all are settings of the queue itself, which all its processes share: the first
+    From `priority_step` to `partitions`, all are settings of the queue itself, which all its processes share: the first
     that opens it stores them there, with defaults for what it does not name, and what a later one does not name is
     taken from there. One that names another value gets a `SettingsMismatch`; see `change_settings`.
     """
@@ -100,6 +103,7 @@ class TaskQueue(Tenants, Sights):
         max_message_bytes: int | None = None,
         fairness: Literal["cost", "time"] | None = None,
         usage_ttl: Duration | None = None,
+        partitions: int | None = None,
         codec: Codec | None = None,
         enqueue_middleware: Sequence[EnqueueMiddleware] = (),
         run_middleware: Sequence[RunMiddleware] = (),
@@ -118,6 +122,8 @@ class TaskQueue(Tenants, Sights):
             fairness=fairness,
             usage_ttl=usage_ttl,
         )
+        if partitions is not None:
+            given["partitions"] = check_count("partitions", partitions, 1, MOST_PARTITIONS)
         self.name = name
         self._backend = Backend(url, name, timeout=timeout, given=given, codec=codec)
         self.keys = self._backend.keys
@@ -141,8 +147,16 @@ class TaskQueue(Tenants, Sights):
         return self._backend.sealer
 
     def store(self, *, patience: float = 0.0) -> Store:
-        """The scripts over a connection of their own."""
+        """The scripts over a connection of their own; of a queue with partitions, over one to each node.
+
+        Its `parts` are the same for each partition, by itself.
+        """
         return Store(self._backend, patience=patience)
+
+    def partition_store(self, partition: int, *, patience: float = 0.0) -> Store:
+        """The scripts of one partition, from 0 on, over a connection of their own. The queue must be open."""
+        check_count("partition", partition, 0, len(self._backend.partitions) - 1)
+        return Store(self._backend.partitions[partition], patience=patience)
 
     @classmethod
     def from_config(cls, config: FairQueueConfig, **options: Any) -> Self:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Generic, NamedTuple, Self, TypeVar
 
 import msgspec
@@ -18,6 +18,7 @@ from fairque.queue.changes import Changes
 from fairque.queue.ends import check_finished, unknown
 from fairque.queue.source import Source
 from fairque.redis.delivery import StoredTask
+from fairque.redis.keys import Keys
 from fairque.redis.store_chunks import ChunkPage, Told, batch_told
 from fairque.tasks.message import decode_record, name_in
 from fairque.tasks.registry import get_function
@@ -60,8 +61,10 @@ class _Arrivals(Changes):
 
     def __init__(self, source: Source, user_id: str, task_id: str) -> None:
         super().__init__(source, user_id, task_id)
-        self._callbacks[source.store.keys.chunks_channel(user_id, task_id)] = self._on_chunks
         self._told: deque[Told] = deque()
+
+    def channels(self, keys: Keys) -> dict[str, Callable[[bytes | None], None]]:
+        return {**super().channels(keys), keys.chunks_channel(self._user_id, self._whom): self._on_chunks}
 
     async def next_behind(self, at: _Position | None) -> Told | None:
         """The batch that comes next. None: it has to be asked for, or something else has happened."""

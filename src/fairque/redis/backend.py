@@ -10,18 +10,19 @@ import msgspec
 from fairque.checks import Duration
 from fairque.codec.codec import Codec, Sealer
 from fairque.errors import ConfigError, SettingsMismatch
+from fairque.redis.branch import Branch
 from fairque.redis.connector import Connector
 from fairque.redis.keys import LAYOUT, Keys
 from fairque.settings import MAX_MESSAGE_BYTES, QueueSettings
 
-__all__ = ["Backend", "CallListener"]
+__all__ = ["Backend", "CallListener", "PartitionBackend"]
 
 CallListener = Callable[[str, float], None]
 """Told the name of a script and the seconds that a call of it took."""
 
 
 class Backend:
-    """One queue on one server.
+    """One queue on one server, or spread over the partitions of a cluster.
 
     Args:
         url: See `Connector`.
@@ -31,10 +32,11 @@ class Backend:
         codec: What contents look like in Redis.
 
     Attributes:
+        keys: Of a queue with partitions: of what it says of them.
         settings: Of the queue. Before `adopt`: those asked for, and defaults.
-        agreed: Whether the queue was asked for its settings.
         call_listeners: Told of each call of a script that goes over an event loop, also of one that failed.
         sealer: The codec; None: contents are in Redis as they are.
+        is_plain: It was asked for its settings, and has no partitions: each call goes straight to its keys.
     """
 
     def __init__(
@@ -49,10 +51,45 @@ class Backend:
             key=self.keys.state,
         )
         self.settings = QueueSettings(**given)
-        self.agreed = False
+        self.is_plain = False
+        self._agreed = False
         self.call_listeners: tuple[CallListener, ...] = ()
         self._given = given
+        self._partitions: tuple[Backend, ...] = ()
         self.sealer = Sealer(codec, name, self._most_bytes) if codec is not None else None
+
+    @property
+    def agreed(self) -> bool:
+        """Whether the queue was asked for its settings."""
+        return self._agreed
+
+    @agreed.setter
+    def agreed(self, agreed: bool) -> None:
+        self._agreed = agreed
+        self.is_plain = agreed and self.settings.partitions == 1
+        if not agreed:
+            for part in self._partitions:
+                part.agreed = False
+
+    @property
+    def is_partitioned(self) -> bool:
+        """By all that is known so far."""
+        return self.settings.partitions > 1
+
+    @property
+    def partitions(self) -> tuple[Backend, ...]:
+        """Each of them as a queue of its own; the queue itself where it has none."""
+        if not self.is_partitioned:
+            return (self,)
+        count = self.settings.partitions
+        if len(self._partitions) != count:
+            self._partitions = tuple(PartitionBackend(self, at, count) for at in range(count))
+        return self._partitions
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What is written where there are no settings yet."""
+        return self.settings.stored()
 
     def _most_bytes(self) -> int:
         """Of what is unpacked: texts of errors are within the default, whatever the limit is."""
@@ -60,17 +97,14 @@ class Backend:
 
     def adopt(self, stored: Mapping[str, str]) -> None:
         """Take over what the queue has. Raises `SettingsMismatch` where that is not what was asked for."""
-        if stored["layout"] != str(LAYOUT):
-            raise SettingsMismatch(
-                f"queue {self.name!r} has data of layout {stored['layout']}, this version of fairque reads and writes"
-                f" layout {LAYOUT}: let all processes run the same version"
-            )
-        try:
-            settings = msgspec.convert(stored, QueueSettings, strict=False)
-        except msgspec.ValidationError as exc:
-            raise ConfigError(f"queue {self.name!r} has settings that cannot be read: {exc}") from None
+        settings = _settings_in(stored, f"queue {self.name!r}")
         for field, asked in self._given.items():
             kept = getattr(settings, field)
+            if kept != asked and field == "partitions":
+                raise SettingsMismatch(
+                    f"queue {self.name!r} has partitions {kept}, not {asked}: their number is fixed when a queue is"
+                    " made. Leave it out to use the queue's"
+                )
             if kept != asked:
                 raise SettingsMismatch(
                     f"queue {self.name!r} has {field} {kept}, not {asked}: its processes share its settings. Leave it"
@@ -78,3 +112,71 @@ class Backend:
                 )
         self.settings = settings
         self.agreed = True
+
+
+class PartitionBackend(Backend):
+    """One partition of a queue: keys of its own under a hash tag of its own. All else is that of the queue.
+
+    Args:
+        root: The queue.
+        number: Which of its partitions, from 0 on.
+        count: How many it has.
+    """
+
+    def __init__(self, root: Backend, number: int, count: int) -> None:
+        self.root = root
+        self.number = number
+        self.name = root.name
+        self.keys = Keys(root.name, (number, count))
+        follows = root.connector.scheme == "cluster"
+        self.connector = Branch(root.connector, self.keys.state) if follows else root.connector
+        self.is_plain = False
+        self._agreed = False
+        self._partitions = ()
+        self.sealer = root.sealer
+
+    @property
+    def settings(self) -> QueueSettings:  # type: ignore[override]
+        """Those of the queue, whatever was written here when the partition was made."""
+        return self.root.settings
+
+    @property
+    def call_listeners(self) -> tuple[CallListener, ...]:  # type: ignore[override]
+        return self.root.call_listeners
+
+    @property
+    def agreed(self) -> bool:
+        return self._agreed
+
+    @agreed.setter
+    def agreed(self, agreed: bool) -> None:
+        self._agreed = self.is_plain = agreed
+
+    @property
+    def is_partitioned(self) -> bool:
+        return False
+
+    @property
+    def said(self) -> dict[str, Any]:
+        return {**self.settings.stored(), "partition": self.number}
+
+    def adopt(self, stored: Mapping[str, str]) -> None:
+        found = _settings_in(stored, f"partition {self.number} of queue {self.name!r}").partitions
+        if found != self.settings.partitions or stored.get("partition") != str(self.number):
+            raise SettingsMismatch(
+                f"partition {self.number} of queue {self.name!r} says that it is {stored.get('partition')} of {found},"
+                f" and not one of {self.settings.partitions}: somebody else writes under its keys"
+            )
+        self.agreed = True
+
+
+def _settings_in(stored: Mapping[str, str], whose: str) -> QueueSettings:
+    if stored["layout"] != str(LAYOUT):
+        raise SettingsMismatch(
+            f"{whose} has data of layout {stored['layout']}, this version of fairque reads and writes layout {LAYOUT}:"
+            " let all processes run the same version"
+        )
+    try:
+        return msgspec.convert(stored, QueueSettings, strict=False)
+    except msgspec.ValidationError as exc:
+        raise ConfigError(f"{whose} has settings that cannot be read: {exc}") from None

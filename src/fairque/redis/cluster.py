@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,7 +13,36 @@ from fairque.redis.lookup import Lookup, Question, first, last
 from fairque.redis.reason import in_words
 from fairque.redis.url import Address, ServerUrl
 
-__all__ = ["Cluster"]
+__all__ = ["Cluster", "SlotMap"]
+
+
+class SlotMap:
+    """Who had which slot when a node was asked last: one answer serves all partitions of a queue.
+
+    Threads read it as well, so what it holds is replaced, never changed.
+
+    Attributes:
+        asking: Held by who asks on the event loop: what is learned spares the others their question.
+    """
+
+    def __init__(self) -> None:
+        self._ranges: tuple[tuple[int, int, Address], ...] = ()
+        self.asking = asyncio.Lock()
+
+    def abandon(self) -> None:
+        """Who holds the lock is on a loop that does not run any more."""
+        self.asking = asyncio.Lock()
+
+    def owner(self, slot: int) -> Address | None:
+        """None: somebody is to be asked."""
+        return next((owner for start, end, owner in self._ranges if start <= slot <= end), None)
+
+    def learn(self, ranges: Iterable[tuple[int, int, Address]]) -> None:
+        self._ranges = tuple(ranges)
+
+    def forget(self, owner: Address | None) -> None:
+        """It is gone, or not the right one for some slot: of all that it had somebody is to be asked."""
+        self._ranges = tuple(each for each in self._ranges if each[2] != owner)
 
 
 class Cluster:
@@ -21,14 +51,18 @@ class Cluster:
     Args:
         url: Its hosts are nodes of the cluster.
         key: A key of the queue.
+        slots: Shared with other keys of the same cluster.
     """
 
-    def __init__(self, url: ServerUrl, key: str) -> None:
+    def __init__(self, url: ServerUrl, key: str, slots: SlotMap) -> None:
         self._url = url
         self._slot = key_slot(key.encode())
+        self._slots = slots
         self._nodes = list(url.hosts)
 
     def lookup(self) -> Lookup:
+        if (owner := self._slots.owner(self._slot)) is not None:
+            return owner
         problems: list[str] = []
         lasting = True
         for node in self._nodes:
@@ -39,9 +73,9 @@ class Cluster:
                 lasting &= isinstance(answer, (AuthenticationError, ResponseError))
                 continue
             self._learn(node, answer)
-            for start, end, master, *_ in answer:
-                if start <= self._slot <= end:
-                    return _address(master, node)
+            self._slots.learn((start, end, _address(master, node)) for start, end, master, *_ in answer)
+            if (owner := self._slots.owner(self._slot)) is not None:
+                return owner
             problems.append(f"node {node} knows nobody who has slot {self._slot}")
             lasting = False
         raise (ResponseError if lasting else ConnectionError)("; ".join(problems))
@@ -49,6 +83,7 @@ class Cluster:
     def doubt(self) -> None:
         """Who named the address may be cut off from the others: ask somebody else next time."""
         self._nodes = last(self._nodes, self._nodes[0])
+        self._slots.forget(self._slots.owner(self._slot))
 
     def _learn(self, node: Address, ranges: Iterable[list[Any]]) -> None:
         found = [_address(each, node) for _, _, *nodes in ranges for each in nodes]

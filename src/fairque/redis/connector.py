@@ -7,9 +7,10 @@ the caller decides about another try.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 import redis
@@ -24,7 +25,7 @@ from fairque.checks import Duration, check_seconds
 from fairque.embedded.server import EmbeddedServer
 from fairque.errors import ConfigError, FairqueError, NotPermitted, QueueUnavailable, StoreError
 from fairque.importing import check_not_importing
-from fairque.redis.cluster import Cluster
+from fairque.redis.cluster import Cluster, SlotMap
 from fairque.redis.home import Home
 from fairque.redis.lookup import Lookup, Question
 from fairque.redis.reason import in_words
@@ -65,6 +66,7 @@ class Connector:
         timeout: Seconds for connecting and for one request.
         client_name: Shown by the server's CLIENT LIST.
         key: A key of the queue, which tells the node of a cluster that has it.
+        slots: What is known of that cluster, shared with others who use it.
     """
 
     def __init__(
@@ -74,17 +76,19 @@ class Connector:
         timeout: Duration = DEFAULT_TIMEOUT,
         client_name: str = "fairque",
         key: str = "",
+        slots: SlotMap | None = None,
     ) -> None:
         named = url or os.environ.get("FAIRQUE_REDIS_URL")
         self._is_named = named is not None
         self._url = ServerUrl(named or DEFAULT_URL)
         self.timeout = check_seconds("timeout", timeout, least=0.001)
         self.client_name = client_name
+        self._slots = slots if slots is not None else SlotMap()
         self._guides: Sentinels | Cluster | None = None
         if self._url.scheme == "sentinel":
             self._guides = Sentinels(self._url)
         elif self._url.scheme == "cluster":
-            self._guides = Cluster(self._url, key)
+            self._guides = Cluster(self._url, key, self._slots)
         self._address: Address | None = None
         self._reached: Address | None = None
         self._server: EmbeddedServer | None = None
@@ -112,6 +116,11 @@ class Connector:
     def is_private(self) -> bool:
         """Whether it is on a server that no other process can reach."""
         return self._url.scheme == "embedded" and not self._url.path
+
+    @property
+    def slots(self) -> SlotMap:
+        """What is known of the cluster, if it is one."""
+        return self._slots
 
     @property
     def safe_url(self) -> str:
@@ -172,6 +181,7 @@ class Connector:
     def abandon(self) -> None:
         """A shared server is joined anew by a forked process. A private one is the parent's, and stays so."""
         self._opening = None
+        self._slots.abandon()
         if self._server is not None and self.home.is_inherited:
             self._is_open = not self._server.is_shared
 
@@ -193,21 +203,39 @@ class Connector:
 
     async def connect(self) -> tuple[AbstractConnection, Address | None]:
         """A connection, and where it leads to. Raises `QueueUnavailable`, `StoreError` and `ConfigError`."""
+        address = await self.find()
+        return await self.connect_to(address), address
+
+    async def find(self) -> Address | None:
+        """Where the server is, see `address`. Raises what `connect` does."""
         await self.ensure_open()
-        try:
-            address = await self._find()
+        with self._leaving():
+            return await self._find()
+
+    async def connect_to(self, address: Address | None) -> AbstractConnection:
+        """A connection to where it was found. Raises what `connect` does."""
+        with self._leaving():
             connection = await self._make_connected(address)
+        self._arrive(address)
+        return connection
+
+    def _arrive(self, address: Address | None) -> None:
+        if address != self._reached:
+            self._reached = address
+            if self.on_move is not None:
+                self.on_move()
+
+    @contextlib.contextmanager
+    def _leaving(self) -> Iterator[None]:
+        """Where it goes wrong, the server is searched for again."""
+        try:
+            yield
         except asyncio.CancelledError:  # it may have taken too long
             self.left(self._address)
             raise
         except (redis.exceptions.RedisError, OSError) as exc:
             self.left(self._address)
             raise self.translate(exc) from exc
-        if address != self._reached:
-            self._reached = address
-            if self.on_move is not None:
-                self.on_move()
-        return connection, address
 
     def connect_blocking(self) -> tuple[Any, Address | None]:
         """The same for a thread of its own; it must be open."""

@@ -6,6 +6,7 @@ from functools import lru_cache
 from urllib.parse import quote, unquote
 
 from fairque.errors import ConfigError
+from fairque.redis.partitions import queue_in_tag, tags_of
 
 __all__ = ["KEYS_OF_ALL", "LAYOUT", "Keys", "decode_user", "encode_user", "glob", "queue_of"]
 
@@ -27,8 +28,8 @@ def decode_user(user: bytes) -> str:
 
 
 def queue_of(key: bytes) -> str:
-    """Whose key this is."""
-    return key.decode(errors="replace").removeprefix(KEYS_OF_ALL).partition("}")[0]
+    """Whose key this is, of whichever partition."""
+    return queue_in_tag(key.decode(errors="replace").removeprefix(KEYS_OF_ALL).partition("}")[0])
 
 
 def glob(text: str) -> str:
@@ -43,12 +44,23 @@ def _is_name(queue: object) -> bool:
 
 
 class Keys:
-    """The names of one queue. The braces come first, so that nothing a user chose moves a key to another slot."""
+    """The names of one queue. The braces come first, so that nothing a user chose moves a key to another slot.
 
-    def __init__(self, queue: str) -> None:
+    Args:
+        queue: Its name.
+        partition: Which one of how many; None: of a queue without, or of what a queue with partitions says of them.
+    """
+
+    def __init__(self, queue: str, partition: tuple[int, int] | None = None) -> None:
         if not _is_name(queue):
             raise ConfigError(f"a queue name has 1 to 200 bytes and no braces, not {queue!r}")
-        self.prefix = f"{KEYS_OF_ALL}{queue}}}:"
+        if queue_in_tag(queue) != queue:
+            raise ConfigError(f"a queue name must not end like that of a partition, with '/number~number': {queue!r}")
+        tag = queue
+        if partition is not None:
+            at, count = partition
+            tag = tags_of(queue, count)[at]
+        self.prefix = f"{KEYS_OF_ALL}{tag}}}:"
         self.state = self.prefix + "state"
         self.settings = self.prefix + "settings"
 

@@ -138,6 +138,11 @@ class Requester:
         if connection is not None:
             await connection.retired()
 
+    def retire(self) -> None:
+        """Nothing more is asked of it; what is under way is still answered."""
+        if self._connection is not None:
+            self._leave(self._connection)
+
     def abandon(self) -> None:
         connection, self._connection = self._connection, None
         self._connecting = asyncio.Lock()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import msgspec
+from functools import partial
+from typing import Any, Self
 
 from fairque.backoff import Backoff
 from fairque.errors import NotPermitted, QueueUnavailable, StoreError
@@ -15,10 +14,13 @@ from fairque.redis.arguments import Agree, Arguments, ChangeSettings, encode
 from fairque.redis.backend import Backend
 from fairque.redis.commands import scripts_of_core
 from fairque.redis.connector import NoScript, not_loadable
-from fairque.redis.keys import LAYOUT
+from fairque.redis.keys import LAYOUT, Keys
+from fairque.redis.partitions import partition_of
 from fairque.redis.replies import fields_in
 from fairque.redis.requester import LEAST_TRIES, LONGEST_PAUSE, Requester, pack
+from fairque.redis.routes import by_user
 from fairque.redis.scripts import MOST_LOADS, Script, load
+from fairque.redis.shared import NodeConnections, PartitionRequester
 from fairque.settings import QueueSettings
 
 __all__ = ["ScriptCaller"]
@@ -27,27 +29,68 @@ WRONG_TYPE = "WRONGTYPE"
 
 
 class ScriptCaller:
-    """The scripts of one queue over one connection.
+    """The scripts of one queue over one connection; of one with partitions, over one to each node that has some.
 
     Every script is idempotent by the ids in its arguments, so each call may be repeated after a cut reply.
 
     Args:
         backend: Where the queue is.
         patience: Seconds during which a call is repeated when Redis is not available; 0: tried once.
+        connections: Of a partition: those that it shares with others.
 
     Attributes:
         sealer: Of the queue's contents; None: they are in Redis as they are.
     """
 
-    def __init__(self, backend: Backend, *, patience: float = 0.0) -> None:
+    def __init__(self, backend: Backend, *, patience: float = 0.0, connections: NodeConnections | None = None) -> None:
         self.backend = backend
         self.keys = backend.keys
         self.sealer = backend.sealer
         self.patience = patience
-        self._requester = Requester(backend.connector)
+        self._connections = connections
+        self._requester = self._new_requester()
+        self._parts: tuple[Self, ...] = ()
+
+    def _new_requester(self) -> Requester:
+        connector = self.backend.connector
+        return Requester(connector) if self._connections is None else PartitionRequester(connector, self._connections)
 
     async def close(self) -> None:
+        """Of a partition: what it shares with others is closed with the store that it was taken from."""
         await self._requester.close()
+        if self._parts and self._connections is not None:
+            await self._connections.close()
+
+    @property
+    def parts(self) -> tuple[Self, ...]:
+        """The same of each partition, to be closed with this; of a queue without any, this alone.
+
+        Known for certain once `agree` has been through.
+        """
+        partitions = self.backend.partitions
+        if len(partitions) == 1:
+            return (self,)
+        if len(self._parts) != len(partitions):
+            self._parts = self._spread(partitions)
+        return self._parts
+
+    def _spread(self, partitions: Sequence[Backend]) -> tuple[Self, ...]:
+        if self._connections is None:
+            self._connections = NodeConnections(self.backend.connector.home)
+            self._requester.retire()
+            self._requester = self._new_requester()
+        make = partial(type(self), patience=self.patience, connections=self._connections)
+        return tuple(map(make, partitions))
+
+    def part_of(self, user: str) -> Self:
+        """That of the partition in which a user lives, by its name in Redis."""
+        parts = self.parts
+        return parts[partition_of(user, len(parts))] if len(parts) > 1 else self
+
+    def keys_of(self, user: str) -> Keys:
+        """The keys of what a user has, by its name in Redis. Also before it is known whether there are partitions."""
+        partitions = self.backend.partitions
+        return partitions[partition_of(user, len(partitions))].keys if len(partitions) > 1 else self.keys
 
     @property
     def settings(self) -> QueueSettings:
@@ -64,12 +107,17 @@ class ScriptCaller:
         if self.backend.agreed:
             return
         if store:
-            agree = Agree(LAYOUT, msgspec.structs.asdict(self.settings))
+            agree = Agree(LAYOUT, self.backend.said)
             stored = await self._run(load("agree"), [encode(agree)])
         else:
             stored = await self._insist(pack((b"HGETALL", self.keys.settings)))
         if stored:
             self.backend.adopt(fields_in(stored))
+
+    async def is_divided(self, *, store: bool = True) -> bool:
+        """Whether the queue has partitions. It is asked unless it is known."""
+        await self.agree(store=store)
+        return self.backend.is_partitioned
 
     async def change_settings(self, changes: Mapping[str, Any]) -> None:
         """Fields of `QueueSettings`, for all who open the queue from now on."""
@@ -78,11 +126,16 @@ class ScriptCaller:
     async def call(self, arguments: Arguments, values: Sequence[bytes] = (), patience: float | None = None) -> Any:
         """Run the script that these are the arguments of."""
         script = load(arguments.script, arguments.package)
-        if not self.backend.agreed:
+        if not self.backend.is_plain:
             await self.agree(store=not script.only_reads)
+            if self.backend.is_partitioned:
+                return await self._call_routed(arguments, values, patience)
         if self.backend.call_listeners:
             return await self._run_timed(script, [encode(arguments), *values], patience)
         return await self._run(script, [encode(arguments), *values], patience)
+
+    async def _call_routed(self, arguments: Arguments, values: Sequence[bytes], patience: float | None) -> Any:
+        return await self.part_of(by_user(arguments)).call(arguments, values, patience)
 
     async def _run_timed(self, script: Script, args: Sequence[bytes], patience: float | None) -> Any:
         began = time.perf_counter()

@@ -17,6 +17,7 @@ from fairque.redis.arguments import Values
 from fairque.redis.assignment import assignments_of
 from fairque.redis.blocking_call import call_blocking
 from fairque.redis.delivery import Answer, Claim, Delivery, Heads, NewTask, Outcome, Put, Refusal, StoredTask
+from fairque.redis.dividing import divided, in_order
 from fairque.redis.keys import Keys, encode_user, glob
 from fairque.redis.replies import SeenUsers, claim_in, fields_in, heads_in, put_in, refusal, users_in, worker_info
 from fairque.redis.requester import BlockingRequester, pack
@@ -111,6 +112,8 @@ class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, SightScripts
         Raises `DependencyError` when one waits for what is not known, or for itself, `QueueFull`, `QuotaExceeded` and
         `TaskExists`; then nothing was written.
         """
+        if not self.backend.is_plain and await self.is_divided():
+            return await self._enqueue_apart(tasks, patience)
         values = Values()
         added = [_added(new, values) for new in tasks]
         it = self.settings
@@ -124,6 +127,11 @@ class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, SightScripts
         if answers and isinstance(answers[0], bytes):
             raise refusal(answers)
         return [put_in(answer) for answer in answers]
+
+    async def _enqueue_apart(self, tasks: Sequence[NewTask], patience: float | None) -> list[Put]:
+        """Those of each partition together, all or nothing, in the order in which they were given."""
+        shares = divided(tasks, lambda new: self.part_of(encode_user(new.user_id)))
+        return await in_order(shares, lambda part, some: part.enqueue(some, patience))
 
     async def confirm(self, nonces: Sequence[str], keep_ms: int) -> int:
         """What was put in with these receipts is gone where it came from. Returns ms since the epoch."""

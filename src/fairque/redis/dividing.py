@@ -1,0 +1,53 @@
+"""What is about users of several partitions is divided among them, and their answers are put together again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
+
+__all__ = ["Share", "at_once", "divided", "in_order"]
+
+K = TypeVar("K")
+T = TypeVar("T")
+R = TypeVar("R")
+
+Share = tuple[list[int], list[T]]
+"""Positions in what was divided, and what stood there."""
+
+
+def divided(items: Iterable[T], whose: Callable[[T], K]) -> dict[K, Share[T]]:
+    """By where each belongs, in their order."""
+    shares: dict[K, Share[T]] = {}
+    for at, item in enumerate(items):
+        places, some = shares.setdefault(whose(item), ([], []))
+        places.append(at)
+        some.append(item)
+    return shares
+
+
+async def in_order(shares: dict[K, Share[T]], ask: Callable[[K, list[T]], Awaitable[Sequence[R]]]) -> list[R]:
+    """Each share's answers, one for each of its items, at the places of these. All are asked at once.
+
+    Where some fail, the first error is raised once all have answered.
+    """
+    asked = [_asked(ask, whose, some) for whose, (_, some) in shares.items()]
+    found: dict[int, R] = {}
+    for (places, _), answers in zip(shares.values(), await at_once(asked), strict=True):
+        found.update(zip(places, answers, strict=True))
+    return [found[at] for at in sorted(found)]
+
+
+async def _asked(ask: Callable[[K, list[T]], Awaitable[Sequence[R]]], whose: K, some: list[T]) -> Sequence[R]:
+    return await ask(whose, some)
+
+
+async def at_once(calls: Iterable[Coroutine[Any, Any, R]]) -> list[R]:
+    """What all return. Nothing goes on behind the error of one: all have ended when it is raised."""
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    found: list[R] = []
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+        found.append(answer)
+    return found
