@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fairque import QueueUnavailable, TaskQueue, TaskScheduler, Worker, current_task, task
-from fairque.queue.producer import LARGE
+from fairque.queue.sender import LARGE
 from tests.support.eventually import eventually
 from tests.support.outages import execute
 

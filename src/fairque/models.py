@@ -322,7 +322,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     `users_ready` counts a group as one.
 
     `at` is when that was, in seconds since the epoch on the server's clock. `paused_tasks` are names of which nothing
-    is started, at most 100.
+    is started, at most 100. `missing` are partitions that did not answer: what they have is not in the others.
     """
 
     critical: int
@@ -341,6 +341,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     workers: tuple[WorkerInfo, ...]
     at: float
     paused_tasks: tuple[str, ...] = ()
+    missing: tuple[int, ...] = ()
 
     @property
     def queued(self) -> int:

@@ -34,6 +34,7 @@ _failed = pytest.StashKey[bool]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--server", choices=sorted(STARTERS), help="run the whole suite on this kind of server only")
+    parser.addoption("--partitions", type=int, default=1, help="give each queue so many, unless a test does")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -50,6 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "damages: the test breaks a queue on purpose, and leaves it so: it is not checked at the end"
     )
+    config.addinivalue_line("markers", "partitions(count): give each queue of the test so many")
     config.addinivalue_line(
         "markers", "leaves_keys(*globs): lasting keys that the test may leave, without their prefix; no globs: any"
     )
@@ -125,6 +127,27 @@ def own_server(server_program: str | None) -> Iterator[Callable[..., EmbeddedSer
 def queue_name(request: pytest.FixtureRequest) -> str:
     """A queue name that no other test uses."""
     return new_queue_name(request.node.name)
+
+
+@pytest.fixture(autouse=True)
+def _spread(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other processes take over what those of the test have said."""
+    if (count := partitions_of(request)) == 1:
+        return
+    import fairque.queue.queue
+    from fairque.redis.backend import Backend
+
+    def spread(*args: Any, given: dict[str, Any], **options: Any) -> Backend:
+        return Backend(*args, given={"partitions": count, **given}, **options)
+
+    monkeypatch.setattr(fairque.queue.queue, "Backend", spread)
+
+
+def partitions_of(request: pytest.FixtureRequest) -> int:
+    """How many the queues of a test have that does not say so itself."""
+    marker = request.node.get_closest_marker("partitions")
+    count: int = marker.args[0] if marker is not None else request.config.getoption("--partitions")
+    return count
 
 
 @pytest.fixture

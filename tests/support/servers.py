@@ -65,7 +65,7 @@ def new_queue_name(test_name: str) -> str:
 
 def own_keys(queue_name: str, key: str) -> str:
     """The part of a key after its prefix: ``normal:acme`` for ``fairque:{name}:normal:acme``."""
-    return re.sub(rf"^fairque:\{{{re.escape(queue_name)}(/\d+)?\}}:", "", key)
+    return re.sub(rf"^fairque:\{{{re.escape(queue_name)}(/\d+~\d+)?\}}:", "", key)
 
 
 def _scan(client: RespClient, queue_name: str) -> list[str]:

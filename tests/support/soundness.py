@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import TYPE_CHECKING
 
 from fairque.doctor.doctor import examine
 from fairque.redis.backend import Backend
 from fairque.redis.connector import DEFAULT_TIMEOUT
+from fairque.redis.keys import queue_of
 from fairque.redis.store import Store
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def contradictions(server: Server, queue_name: str) -> list[str]:
     """What `queue.check()` finds in the queues of this name, and those below it; for code without a loop."""
-    names = {found[1] for key in server.keys(queue_name) if (found := re.match(r"fairque:\{(.*?)\}:", key))}
+    names = {queue_of(key.encode()) for key in server.keys(queue_name)}
     return [text for name in sorted(names) for text in _told(asyncio.run(_check(server.url, name)))]
 
 

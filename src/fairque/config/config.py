@@ -23,6 +23,7 @@ from fairque.config.sources import Sources
 from fairque.errors import ConfigError, InvalidInput
 from fairque.everybody import EVERYONE
 from fairque.redis.keys import Keys
+from fairque.redis.partitions import MOST_PARTITIONS
 from fairque.settings import LEAST_USAGE_TTL, MOST_USAGE_TTL
 
 __all__ = ["FairQueueConfig", "Loaded", "QueueConfig", "RedisConfig", "SchedulerConfig", "WorkerConfig"]
@@ -42,6 +43,7 @@ class QueueConfig(Section, frozen=True, kw_only=True):
     max_message_bytes: Annotated[int, Meta(ge=1, le=512 * 1024 * 1024)] | None = None
     fairness: Literal["cost", "time"] | None = None
     usage_ttl: Annotated[float, Meta(ge=LEAST_USAGE_TTL, le=MOST_USAGE_TTL)] | None = None
+    partitions: Annotated[int, Meta(ge=1, le=MOST_PARTITIONS)] | None = None
 
     checks: ClassVar[Mapping[str, Callable[[Any], object]]] = {"name": Keys}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fairque.doctor.steps import batched
+from fairque.redis.dividing import divided, of_those_there
 from fairque.redis.keys import decode_user
 from fairque.redis.store import Store
 
@@ -15,6 +16,10 @@ STEP = 25
 
 async def damaged_users(store: Store, users: Sequence[bytes]) -> tuple[str, ...]:
     """Those, by their names in Redis, whose lanes, streams and places in line contradict each other."""
+    if await store.is_divided(store=False):
+        homes = divided(users, lambda user: store.part_of(user.decode()))
+        found_in = await of_those_there(damaged_users(home, some) for home, (_, some) in homes.items())
+        return tuple(user for users_there in found_in for user in users_there)
     found = []
     for some in batched(users, STEP):
         answers = await store.check([("user", user.decode(), "") for user in some])

@@ -8,6 +8,7 @@ the script that sees it. Totals are compared when nothing moved between the firs
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -18,7 +19,7 @@ from fairque.doctor.foundation import lay_foundation
 from fairque.doctor.rows import Key, key_of
 from fairque.doctor.steps import batched
 from fairque.doctor.totals import compare_totals
-from fairque.errors import StoreError
+from fairque.errors import ConfigError, QueueUnavailable, StoreError
 from fairque.redis.keys import decode_user, encode_user
 from fairque.redis.store import Store
 from fairque.redis.store_checks import Item
@@ -44,7 +45,46 @@ _WHY_NOT = {
 
 
 async def examine(store: Store, *, repair: bool = False) -> QueueCheck:
-    """See `TaskQueue.check`."""
+    """See `TaskQueue.check`. Of a queue with partitions, each is looked at by itself, one after the other."""
+    if store.backend.is_part or not await _has_partitions(store):
+        return await _examine(store, repair=repair)
+    checks: list[QueueCheck] = []
+    missing: list[int] = []
+    for number, part in enumerate(store.parts):
+        try:
+            checks.append(_of_partition(number, await _examine(part, repair=repair)))
+        except QueueUnavailable:
+            missing.append(number)
+            if len(missing) == len(store.parts):
+                raise
+    return _sum(checks, tuple(missing))
+
+
+async def _has_partitions(store: Store) -> bool:
+    """Settings that cannot be read are a finding, and say of no partitions."""
+    with contextlib.suppress(ConfigError, KeyError, StoreError):
+        return await store.is_divided(store=False)
+    return store.backend.is_partitioned
+
+
+def _of_partition(number: int, check: QueueCheck) -> QueueCheck:
+    findings = tuple(msgspec.structs.replace(finding, partition=number) for finding in check.findings)
+    return msgspec.structs.replace(check, findings=findings)
+
+
+def _sum(checks: Sequence[QueueCheck], missing: tuple[int, ...]) -> QueueCheck:
+    return QueueCheck(
+        findings=tuple(finding for check in checks for finding in check.findings),
+        keys=sum(check.keys for check in checks),
+        users=sum(check.users for check in checks),
+        totals_compared=all(check.totals_compared for check in checks),
+        complete=all(check.complete for check in checks) and not missing,
+        seconds=sum(check.seconds for check in checks),
+        missing=missing,
+    )
+
+
+async def _examine(store: Store, *, repair: bool) -> QueueCheck:
     began = time.monotonic()
     found, has_ground = await lay_foundation(store, repair=repair)
     if not has_ground:

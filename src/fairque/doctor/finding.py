@@ -98,6 +98,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         detail: What was seen there.
         mended: Whether it is right again.
         how: What a repair did, or why it could not; empty where none was asked for.
+        partition: In which partition of the queue; None where it has none.
     """
 
     kind: FindingKind
@@ -107,6 +108,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     mended: bool = False
     how: str = ""
+    partition: int | None = None
 
 
 class QueueCheck(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,8 +120,10 @@ class QueueCheck(msgspec.Struct, frozen=True, kw_only=True):
         users: How many users have tasks, or have ends of tasks to be told.
         totals_compared: Whether the totals of the queue were compared with what is there. They cannot be in a large
             queue that never stands still.
-        complete: Whether all was looked at. Without `state` and `settings` of the right type nothing can be.
+        complete: Whether all was looked at. Nothing can be without `state` and `settings` of the right type, nor where a
+            partition does not answer.
         seconds: How long it took.
+        missing: Partitions that did not answer.
     """
 
     findings: tuple[Finding, ...]
@@ -128,6 +132,7 @@ class QueueCheck(msgspec.Struct, frozen=True, kw_only=True):
     totals_compared: bool
     complete: bool
     seconds: float
+    missing: tuple[int, ...] = ()
 
     @property
     def unmended(self) -> tuple[Finding, ...]:

@@ -79,6 +79,7 @@ def checks_of(
 ) -> list[HealthCheck]:
     """In a fixed order. `statuses` are of those users that were looked at; `workers` should be there, 0: any number."""
     found = [*_measured(health, statuses, thresholds, silent_after), _eviction(health), *_of_users(health)]
+    found += _missing(health.stats.missing)
     return [*found, _workers(health, silent_after, workers)] if workers else found
 
 
@@ -125,6 +126,14 @@ def _eviction(health: QueueHealth) -> HealthCheck:
     bad = Severity.CRITICAL if health.memory_limit else Severity.WARNING
     text = f"maxmemory-policy is {health.memory_policy}" + (", set it to noeviction" if evicts else "")
     return HealthCheck("eviction", bad if evicts else Severity.OK, None, None, None, text)
+
+
+def _missing(partitions: Sequence[int]) -> Iterator[HealthCheck]:
+    """Of a queue that has some, and only where one does not answer: its users are not served."""
+    if partitions:
+        some = ", ".join(map(str, partitions[:_MOST_NAMES])) + (", …" if len(partitions) > _MOST_NAMES else "")
+        text = f"no answer from partitions: {some}"
+        yield HealthCheck("partitions", Severity.CRITICAL, len(partitions), None, 1, text)
 
 
 def _of_users(health: QueueHealth) -> Iterator[HealthCheck]:

@@ -12,6 +12,7 @@ from fairque.checks import check_count, is_text
 from fairque.errors import InvalidInput
 from fairque.models import UserInfo
 from fairque.redis.keys import encode_user
+from fairque.redis.partitions import MOST_PARTITIONS
 from fairque.redis.store import Store
 from fairque.redis.store_sights import NamedPage
 
@@ -93,8 +94,8 @@ def _encoded(prefix: str) -> str:
 def _cursor(after: str | None) -> int:
     if after is None:
         return 0
-    is_number = isinstance(after, str) and after.isascii() and after.isdigit() and len(after) <= 20
-    if not is_number or int(after) >= 2**64:
+    is_number = isinstance(after, str) and after.isascii() and after.isdigit() and len(after) <= 23
+    if not is_number or int(after) >= 2**64 * MOST_PARTITIONS:
         raise InvalidInput(f"after must be that of the page before, not {after!r}")
     return int(after)
 

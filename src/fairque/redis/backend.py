@@ -37,7 +37,10 @@ class Backend:
         call_listeners: Told of each call of a script that goes over an event loop, also of one that failed.
         sealer: The codec; None: contents are in Redis as they are.
         is_plain: It was asked for its settings, and has no partitions: each call goes straight to its keys.
+        is_part: It is one partition of a queue.
     """
+
+    is_part = False
 
     def __init__(
         self, url: str | None, name: str, *, timeout: Duration, given: Mapping[str, Any], codec: Codec | None = None
@@ -122,6 +125,8 @@ class PartitionBackend(Backend):
         number: Which of its partitions, from 0 on.
         count: How many it has.
     """
+
+    is_part = True
 
     def __init__(self, root: Backend, number: int, count: int) -> None:
         self.root = root

@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
-__all__ = ["Share", "at_once", "divided", "in_order"]
+from fairque.errors import QueueUnavailable
+
+__all__ = ["Share", "at_once", "divided", "in_order", "of_those_there"]
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -51,3 +53,15 @@ async def at_once(calls: Iterable[Coroutine[Any, Any, R]]) -> list[R]:
             raise answer
         found.append(answer)
     return found
+
+
+async def of_those_there(calls: Iterable[Coroutine[Any, Any, R]]) -> list[R]:
+    """The same of those partitions that can be asked."""
+    return [answer for found in await at_once(map(_if_there, calls)) for answer in found]
+
+
+async def _if_there(call: Coroutine[Any, Any, R]) -> tuple[R, ...]:
+    try:
+        return (await call,)
+    except QueueUnavailable:
+        return ()

@@ -14,11 +14,12 @@ from fairque.redis.arguments import Agree, Arguments, ChangeSettings, encode
 from fairque.redis.backend import Backend
 from fairque.redis.commands import scripts_of_core
 from fairque.redis.connector import NoScript, not_loadable
+from fairque.redis.dividing import at_once
 from fairque.redis.keys import LAYOUT, Keys
 from fairque.redis.partitions import partition_of
 from fairque.redis.replies import fields_in
 from fairque.redis.requester import LEAST_TRIES, LONGEST_PAUSE, Requester, pack
-from fairque.redis.routes import by_user
+from fairque.redis.routes import route
 from fairque.redis.scripts import MOST_LOADS, Script, load
 from fairque.redis.shared import NodeConnections, PartitionRequester
 from fairque.settings import QueueSettings
@@ -87,6 +88,12 @@ class ScriptCaller:
         parts = self.parts
         return parts[partition_of(user, len(parts))] if len(parts) > 1 else self
 
+    async def home_of(self, user: str) -> Self:
+        """The same as `part_of`, once it is known whether there are partitions."""
+        if self.backend.is_plain or not await self.is_divided(store=False):
+            return self
+        return self.part_of(user)
+
     def keys_of(self, user: str) -> Keys:
         """The keys of what a user has, by its name in Redis. Also before it is known whether there are partitions."""
         partitions = self.backend.partitions
@@ -97,7 +104,7 @@ class ScriptCaller:
         """Of the queue; those in force once `agree` has been through."""
         return self.backend.settings
 
-    async def agree(self, *, store: bool = True) -> None:
+    async def agree(self, *, store: bool = True, patience: float | None = None) -> None:
         """Take the settings of the queue over, or give it ours when it has none. Every call does this first.
 
         With ``store=False`` nothing is written: who only looks at a queue that nobody uses leaves nothing behind.
@@ -108,34 +115,42 @@ class ScriptCaller:
             return
         if store:
             agree = Agree(LAYOUT, self.backend.said)
-            stored = await self._run(load("agree"), [encode(agree)])
+            stored = await self._run(load("agree"), [encode(agree)], patience)
         else:
-            stored = await self._insist(pack((b"HGETALL", self.keys.settings)))
+            stored = await self._insist(pack((b"HGETALL", self.keys.settings)), patience)
         if stored:
             self.backend.adopt(fields_in(stored))
 
     async def is_divided(self, *, store: bool = True) -> bool:
         """Whether the queue has partitions. It is asked unless it is known."""
+        if self.backend.is_part:
+            return False
         await self.agree(store=store)
         return self.backend.is_partitioned
 
     async def change_settings(self, changes: Mapping[str, Any]) -> None:
-        """Fields of `QueueSettings`, for all who open the queue from now on."""
+        """Fields of `QueueSettings`, for all who open the queue from now on.
+
+        Of a queue with partitions, what the queue says counts: it is the last to be told.
+        """
         await self.call(ChangeSettings(changes))
+        if self.backend.is_partitioned:
+            await self._run(load("change_settings"), [encode(ChangeSettings(changes))])
 
     async def call(self, arguments: Arguments, values: Sequence[bytes] = (), patience: float | None = None) -> Any:
         """Run the script that these are the arguments of."""
         script = load(arguments.script, arguments.package)
-        if not self.backend.is_plain:
-            await self.agree(store=not script.only_reads)
-            if self.backend.is_partitioned:
-                return await self._call_routed(arguments, values, patience)
+        if not self.backend.is_plain and await self._is_elsewhere(script, patience):
+            return await route(self.parts, arguments, values, patience)
         if self.backend.call_listeners:
             return await self._run_timed(script, [encode(arguments), *values], patience)
         return await self._run(script, [encode(arguments), *values], patience)
 
-    async def _call_routed(self, arguments: Arguments, values: Sequence[bytes], patience: float | None) -> Any:
-        return await self.part_of(by_user(arguments)).call(arguments, values, patience)
+    async def _is_elsewhere(self, script: Script, patience: float | None) -> bool:
+        """Whether the queue has partitions, each of which has what it needs; asked unless it is known."""
+        if not (script.only_reads and self.backend.is_part):
+            await self.agree(store=not script.only_reads, patience=patience)
+        return self.backend.is_partitioned
 
     async def _run_timed(self, script: Script, args: Sequence[bytes], patience: float | None) -> Any:
         began = time.perf_counter()
@@ -193,6 +208,8 @@ class ScriptCaller:
 
     async def load_functions(self) -> int:
         """Make all scripts of a queue known to the server. Returns how many; raises `NotPermitted`."""
+        if await self.is_divided(store=False):
+            return max(await at_once(part.load_functions() for part in self.parts))
         for name in scripts_of_core():
             await self._insist(pack(load(name).loading))
         return len(scripts_of_core())

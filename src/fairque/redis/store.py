@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
 import msgspec
@@ -17,7 +17,7 @@ from fairque.redis.arguments import Values
 from fairque.redis.assignment import assignments_of
 from fairque.redis.blocking_call import call_blocking
 from fairque.redis.delivery import Answer, Claim, Delivery, Heads, NewTask, Outcome, Put, Refusal, StoredTask
-from fairque.redis.dividing import divided, in_order
+from fairque.redis.dividing import at_once, divided, in_order, of_those_there
 from fairque.redis.keys import Keys, encode_user, glob
 from fairque.redis.replies import SeenUsers, claim_in, fields_in, heads_in, put_in, refusal, users_in, worker_info
 from fairque.redis.requester import BlockingRequester, pack
@@ -94,7 +94,10 @@ class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, SightScripts
             logger.warning("the server may evict tasks: set maxmemory-policy to %s, not %s", NO_EVICTION, policy)
 
     async def _memory(self) -> dict[str, str]:
-        """Nothing, where INFO is not permitted or not known."""
+        """Nothing, where INFO is not permitted or not known. Of several servers, of the one that is fullest."""
+        if self.backend.is_partitioned:
+            asked = [part._memory() for part in _one_of_each_server(self.parts)]
+            return max(await of_those_there(asked), key=_fullness, default={})
         try:
             memory: bytes = await self._insist(pack(("INFO", "memory")))
         except StoreError:
@@ -300,6 +303,9 @@ class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, SightScripts
         They are not indexed, which would cost every task: this looks at every key.
         """
         user, kinds = encode_user(user_id), ("result", "chunks", "unique", "batch")
+        home = await self.home_of(user)
+        if home is not self:
+            return await home.erase_results(user_id)
         results, chunks, *lasting = (f"{self.keys.prefix}{kind}:{user}:".encode() for kind in kinds)
         erased = 0
         async for found in self._scan(b"SCAN", pattern=f"{glob(self.keys.prefix)}*:{glob(user)}:*"):
@@ -313,6 +319,9 @@ class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, SightScripts
         return left_ms >= 0
 
     async def erase_all(self) -> None:
+        """Also what is said of the queue, and so that it has partitions."""
+        if await self.is_divided(store=False):
+            await at_once(part.erase_all() for part in self.parts)
         async for found in self._scan(b"SCAN", pattern=glob(self.keys.prefix) + "*"):
             await self._unlink(found)
 
@@ -357,7 +366,9 @@ class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, SightScripts
         return [self._failure(sight[0]) if len(sight) == 1 else tuple(sight) for sight in seen]
 
     async def stats(self) -> QueueStats:
-        fields, ready, known, workers, now_ms, metrics, paused = await self.call(arguments.Stats(WORKER_TTL_MS))
+        fields, ready, known, workers, now_ms, metrics, paused, *missing = await self.call(
+            arguments.Stats(WORKER_TTL_MS)
+        )
         state = fields_in(fields)
         totals = {name: int(state.get(name, 0)) for name in _TOTALS}
         return QueueStats(
@@ -369,6 +380,7 @@ class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, SightScripts
             at=now_ms / 1000,
             metrics=metrics_in(metrics, now_ms),
             paused_tasks=tuple(sorted(record.decode()[1:] for record in paused)),
+            missing=tuple(missing),
         )
 
     async def demand(self, most: int) -> list[Any]:
@@ -413,15 +425,18 @@ class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, SightScripts
 
     async def deferred_ids(self, user_id: str) -> AsyncIterator[str]:
         """Those that wait for others, in no order, in steps. Some may come twice."""
-        key = f"{self.keys.prefix}deferred:{encode_user(user_id)}"
-        async for found in self._scan(b"SSCAN", key):
+        user = encode_user(user_id)
+        home = await self.home_of(user)
+        async for found in home._scan(b"SSCAN", f"{home.keys.prefix}deferred:{user}"):
             for name in found:
                 yield name.decode()
 
     async def ended_ids(self, user_id: str) -> AsyncIterator[str]:
         """Those that have a result, in no order. They are not indexed: this looks at every key, in steps."""
-        prefix = f"{self.keys.prefix}result:{encode_user(user_id)}:"
-        async for found in self._scan(b"SCAN", pattern=f"{glob(prefix)}*"):
+        user = encode_user(user_id)
+        home = await self.home_of(user)
+        prefix = f"{home.keys.prefix}result:{user}:"
+        async for found in home._scan(b"SCAN", pattern=f"{glob(prefix)}*"):
             for key in found:
                 yield key.decode().removeprefix(prefix)
 
@@ -469,6 +484,17 @@ def report(settings: QueueSettings, worker: str, outcomes: Sequence[Outcome], va
     settled = [_settled(outcome, values) for outcome in outcomes]
     suspects = [f"{of.user.decode()}:{of.id}" for outcome in outcomes if (of := outcome.delivery).lost]
     return arguments.Settle(worker, settings.dead_letter_ttl_ms, settings.priority_step_ms, settled, suspects)
+
+
+def _one_of_each_server(parts: Sequence[Store]) -> Iterable[Store]:
+    return {part.backend.connector.address: part for part in parts}.values()
+
+
+def _fullness(memory: dict[str, str]) -> tuple[bool, float]:
+    """One that may evict tasks is worse than any that is full."""
+    limit = int(memory.get("maxmemory", 0))
+    used = int(memory.get("used_memory", 0)) / limit if limit else 0.0
+    return memory.get("maxmemory_policy", NO_EVICTION) != NO_EVICTION, used
 
 
 def _added(new: NewTask, values: Values) -> arguments.AddedTask:

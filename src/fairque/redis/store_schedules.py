@@ -13,6 +13,7 @@ from fairque.errors import StoreError
 from fairque.redis import arguments
 from fairque.redis.arguments import Values
 from fairque.redis.delivery import NewCallback
+from fairque.redis.dividing import divided, in_order
 from fairque.redis.keys import decode_user, encode_user
 from fairque.redis.replies import refusal
 from fairque.redis.store import Store
@@ -23,6 +24,7 @@ from fairque.tasks.message import new_nonce
 __all__ = [
     "KEEP",
     "OUTCOMES",
+    "Declared",
     "Due",
     "Move",
     "Ripe",
@@ -103,6 +105,14 @@ class Move(NamedTuple):
         return f"<Move {self.kind} of {self.due!r}>"
 
 
+class Declared(NamedTuple):
+    """What code says of a schedule. `definition`: a fingerprint."""
+
+    schedule_id: str
+    definition: str
+    user_id: str
+
+
 class Write(NamedTuple):
     """What is to be written of a schedule. `read`: the revision that was read; '' for a new one. `next_ms` None: it
     does not fire, ``"keep"``: when it did before. A field that is None goes.
@@ -123,6 +133,7 @@ class ScheduleStore:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._homes: dict[str, ScheduleStore] = {}
 
     async def check_permissions(self) -> None:
         """Raises `NotPermitted` where schedules could not be fired."""
@@ -146,6 +157,8 @@ class ScheduleStore:
 
     async def fire(self, moves: Sequence[Move]) -> list[str]:
         """Per move: one of `OUTCOMES`, or what went wrong with it alone."""
+        if await self._store.is_divided():
+            return await in_order(divided(moves, self._home), lambda home, some: home.fire(some))
         settings, values = self._store.settings, Values()
         fire = arguments.Fire(
             new_nonce().hex(),
@@ -157,7 +170,12 @@ class ScheduleStore:
         return [answer.decode() for answer in await self._store.call(fire, values)]
 
     async def write(self, *writes: Write) -> str:
-        """done; or exists, missing or changed, and nothing was written. Raises `QuotaExceeded`."""
+        """done; or exists, missing or changed, and nothing was written. Raises `QuotaExceeded`.
+
+        In a queue with partitions that is so for those of each of them, which are written one after the other.
+        """
+        if await self._store.is_divided():
+            return await self._write_apart(writes)
         values = Values()
         written = [_written(write, values) for write in writes]
         schedule = arguments.Schedule(os.urandom(8).hex(), self._store.settings.dead_letter_ttl_ms, written)
@@ -165,6 +183,22 @@ class ScheduleStore:
         if isinstance(answer, list):
             raise refusal(answer)
         return answer.decode()
+
+    async def _write_apart(self, writes: Sequence[Write]) -> str:
+        answers = [await home.write(*some) for home, (_, some) in divided(writes, self._home).items()]
+        return next((answer for answer in answers if answer != "done"), "done")
+
+    async def are_apart(self, user_id: str, other_id: str) -> bool:
+        """Whether what is the one's cannot become the other's in one step: they live in different partitions."""
+        if user_id == other_id or not await self._store.is_divided():
+            return False
+        return self._store.part_of(encode_user(user_id)) is not self._store.part_of(encode_user(other_id))
+
+    def _home(self, of: Declared | Move | Write) -> ScheduleStore:
+        """Of the partition where its user lives."""
+        user_id = of.due.user_id if isinstance(of, Move) else of.user_id
+        part = self._store.part_of(encode_user(user_id))
+        return self._homes.setdefault(part.keys.prefix, ScheduleStore(part))
 
     async def remove(self, schedule_id: str) -> bool:
         return bool(await self._store.call(arguments.Unschedule(new_nonce().hex(), [schedule_id])))
@@ -184,11 +218,24 @@ class ScheduleStore:
         now_ms, then, *rows = await self._store.call(arguments.Schedules([], user, after, most))
         return [known for row in rows if (known := _readable(now_ms, row)) is not None], then.decode()
 
-    async def declare(self, declarations: Sequence[tuple[str, str]], ttl_ms: int) -> tuple[list[str], list[str]]:
+    async def declare(self, declarations: Sequence[Declared], ttl_ms: int) -> tuple[list[str], list[str]]:
         """Per declaration: same, absent, differs, older or taken; and the ids that nobody declares any more."""
-        told = [arguments.Declaration(*each) for each in declarations]
+        if await self._store.is_divided():
+            return await self._declare_apart(declarations, ttl_ms)
+        told = [arguments.Declaration(each.schedule_id, each.definition) for each in declarations]
         verdicts, orphans = await self._store.call(arguments.Declare(ttl_ms, told))
         return [each.decode() for each in verdicts], [each.decode() for each in orphans]
+
+    async def _declare_apart(self, declarations: Sequence[Declared], ttl_ms: int) -> tuple[list[str], list[str]]:
+        """Where no user of a declared one lives, none is missed: they go with the code of all their users."""
+        orphans: list[str] = []
+
+        async def told(home: ScheduleStore, some: list[Declared]) -> list[str]:
+            verdicts, found = await home.declare(some, ttl_ms)
+            orphans.extend(found)
+            return verdicts
+
+        return await in_order(divided(declarations, self._home), told), orphans
 
 
 def encode_spec(spec: Spec) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from fairque.redis import arguments
+from fairque.redis.dividing import of_those_there
 from fairque.redis.keys import encode_user, glob
 from fairque.redis.requester import pack
 from fairque.redis.store_checks import CheckScripts
@@ -44,7 +45,16 @@ class SightScripts(CheckScripts):
         return NamedPage(known, names, (int(float(flat[-1])), names[-1]) if is_full else None)
 
     async def users_beginning(self, prefix: str, cursor: int, count: int) -> tuple[int, list[str]]:
-        """A step through all users, of about so many: where the next one begins, 0 at the end, and those that match."""
+        """A step through all users, of about so many: where the next one begins, 0 at the end, and those that match.
+
+        It goes through the partitions one after the other: the cursor of one, times their number, plus which one it is.
+        """
+        if await self.is_divided(store=False):
+            parts = self.parts
+            within, at = divmod(cursor, len(parts))
+            found = await of_those_there([parts[at].users_beginning(prefix, within, count)])
+            then, names = found[0] if found else (0, [])
+            return then * len(parts) + at if then else (at + 1) % len(parts), names
         pattern = glob(prefix) + "*"
         scan = pack((b"ZSCAN", self.keys.prefix + "users", cursor, b"MATCH", pattern, b"COUNT", count))
         then, found = await self._insist(scan)
@@ -52,8 +62,12 @@ class SightScripts(CheckScripts):
 
     async def failing_users(self, letters: int) -> list[str]:
         """Those of the latest dead letters, of so many."""
-        found: list[bytes] = await self._insist(pack((b"ZREVRANGE", self.keys.prefix + "dead", 0, letters - 1)))
-        return list(dict.fromkeys(member.partition(b":")[0].decode() for member in found))
+        if await self.is_divided(store=False):
+            each = max(1, letters // len(self.parts))
+            found = await of_those_there(part.failing_users(each) for part in self.parts)
+            return [name for names in found for name in names]
+        members: list[bytes] = await self._insist(pack((b"ZREVRANGE", self.keys.prefix + "dead", 0, letters - 1)))
+        return list(dict.fromkeys(member.partition(b":")[0].decode() for member in members))
 
     async def running(self, worker: str, most: int, lanes: int) -> tuple[int, bool, list[list[Any]]]:
         """Ms since the epoch, whether there may be more, and per task what running.lua tells."""
@@ -67,6 +81,9 @@ class SightScripts(CheckScripts):
 
     async def letters_between(self, user_id: str | None, kind: str, first_ms: int, last_ms: int) -> int:
         """Dead letters of a kind of error that came at the first moment, at the last one, or between."""
+        if await self.is_divided(store=False):
+            homes = self.parts if user_id is None else (self.part_of(encode_user(user_id)),)
+            return sum(await of_those_there(part.letters_between(user_id, kind, first_ms, last_ms) for part in homes))
         key = f"{self.keys.prefix}dead-of:{encode_user(user_id) if user_id is not None else '*'}:{kind}"
         count: int = await self._insist(pack((b"ZCOUNT", key, first_ms, last_ms)))
         return count

@@ -9,7 +9,7 @@ from typing import Any
 
 from fairque.errors import FairqueError, InvalidInput, QuotaExceeded
 from fairque.queue.enqueue_call import EnqueueDoor
-from fairque.redis.store_schedules import ScheduleStore, StoredSchedule, Write, encode_spec
+from fairque.redis.store_schedules import Declared, ScheduleStore, StoredSchedule, Write, encode_spec
 from fairque.schedule.spec import ScheduleState
 from fairque.scheduler.changes import Wanted, anew, changed, new
 from fairque.scheduler.firing import Template
@@ -62,7 +62,7 @@ class Declarations:
 
     async def declare(self) -> None:
         own = {made.schedule_id: made for made in self._own()}
-        said = [(each.schedule_id, each.fingerprint) for each in own.values()]
+        said = [Declared(each.schedule_id, each.fingerprint, each.wanted.template.user_id) for each in own.values()]
         verdicts, orphans = await self._store.declare(said, TTL_MS)
         changed = False
         for declaration, verdict in zip(own.values(), verdicts, strict=True):
@@ -119,6 +119,9 @@ class Declarations:
         """Whoever is faster wrote the same, or something newer: the next look tells."""
         now_ms, found = await self._store.look([declaration.schedule_id])
         known = found.get(declaration.schedule_id)
+        if known is not None and await self._store.are_apart(known.schedule.user_id, wanted.template.user_id):
+            await self._store.remove(declaration.schedule_id)  # it cannot be moved to another partition
+            known = None
         write = new(wanted, now_ms) if known is None else _replacing(declaration, wanted, known)
         fields = {**write.fields, "declared": declaration.fingerprint}
         await self._store.write(write._replace(user_id=wanted.template.user_id, fields=fields))

@@ -64,10 +64,17 @@ def _show(check: QueueCheck) -> None:
 def _row(finding: Finding) -> tuple[str, ...]:
     done = f": {'' if finding.mended else 'not mended, '}{finding.how}" if finding.how else ""
     who = finding.user_id or NOTHING, finding.task_id or NOTHING
-    return finding.kind, finding.key, *who, f"{finding.detail}{done}"
+    where = "" if finding.partition is None else f"{finding.partition}: "
+    return finding.kind, f"{where}{finding.key}", *who, f"{finding.detail}{done}"
+
+
+_PARTITIONS = ("partition", "partitions")
 
 
 def _summary(check: QueueCheck) -> str:
+    if check.missing:
+        some = ", ".join(map(str, check.missing))
+        return f"{len(check.unmended)} wrong in the others; no answer from {_PARTITIONS[len(check.missing) > 1]} {some}"
     if not check.complete:
         return "nothing else can be looked at: run with --repair"
     mended, wrong = len(check.findings) - len(check.unmended), len(check.unmended)

@@ -1,0 +1,82 @@
+"""Asks several partitions at once. One that does not answer keeps nobody waiting who asked the others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from fairque.errors import QueueUnavailable
+from fairque.redis.arguments import Arguments
+
+__all__ = ["Answers", "Part", "look", "tell"]
+
+PAUSE = 0.05
+"""Seconds until a second try, for a connection that was cut."""
+
+
+class Part(Protocol):
+    """One partition, for calls of scripts."""
+
+    async def call(self, arguments: Arguments, values: Sequence[bytes] = (), patience: float | None = None) -> Any: ...
+
+
+class Answers(NamedTuple):
+    """What was replied, in the order of the partitions, and which of them did not answer."""
+
+    replies: list[Any]
+    missing: tuple[int, ...]
+
+
+async def look(parts: Sequence[Part], asked: Mapping[int, Arguments], patience: float | None = None) -> Answers:
+    """Read. Who does not answer at a second try is missing; `patience` is for all of them together being away.
+
+    Raises `QueueUnavailable` where nobody answers, and whatever else one of them raises.
+    """
+    answers = await _gathered(_tried_twice(parts[at], arguments) for at, arguments in asked.items())
+    if all(isinstance(answer, QueueUnavailable) for answer in answers):
+        answers = await _gathered(parts[at].call(arguments, (), patience) for at, arguments in asked.items())
+    away = [answer for answer in answers if isinstance(answer, QueueUnavailable)]
+    if away and len(away) == len(answers):
+        raise away[0]
+    replies, missing = [], []
+    for at, answer in zip(asked, answers, strict=True):
+        if isinstance(answer, QueueUnavailable):
+            missing.append(at)
+        elif isinstance(answer, BaseException):
+            raise answer
+        else:
+            replies.append(answer)
+    return Answers(replies, tuple(missing))
+
+
+async def _tried_twice(part: Part, arguments: Arguments) -> Any:
+    try:
+        return await part.call(arguments, (), 0.0)
+    except QueueUnavailable:
+        await asyncio.sleep(PAUSE)
+    return await part.call(arguments, (), 0.0)
+
+
+async def tell(parts: Sequence[Part], asked: Mapping[int, Arguments], patience: float | None = None) -> list[Any]:
+    """Write, or read what must not be missed. All are told, whoever is away.
+
+    Raises `QueueUnavailable` that names those who are: the call may be made again.
+    """
+    answers = await _gathered(parts[at].call(arguments, (), patience) for at, arguments in asked.items())
+    away = [at for at, answer in zip(asked, answers, strict=True) if isinstance(answer, QueueUnavailable)]
+    for answer in answers:
+        if isinstance(answer, BaseException) and not isinstance(answer, QueueUnavailable):
+            raise answer
+    if away:
+        error = next(answer for answer in answers if isinstance(answer, QueueUnavailable))
+        named = ", ".join(map(str, away[:8])) + (", …" if len(away) > 8 else "")
+        raise QueueUnavailable(
+            f"{'partition' if len(away) == 1 else 'partitions'} {named} of {len(parts)}: {error}. The others have it:"
+            " call again"
+        ) from error
+    return answers
+
+
+async def _gathered(calls: Iterable[Any]) -> list[Any]:
+    return await asyncio.gather(*calls, return_exceptions=True)
