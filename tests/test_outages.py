@@ -621,7 +621,7 @@ async def test_what_a_process_tells_before_it_ends_is_tried_again_until_the_outa
             await proxy.refuse()
             requester = BlockingRequester(far.connector)
             telling = asyncio.create_task(
-                asyncio.to_thread(LastWill(far, "ends", settler).execute, requester, blocking)
+                asyncio.to_thread(LastWill(far.keys, far.settings, "ends", settler).execute, requester, blocking)
             )
             await eventually(lambda: caplog.text.count("cannot tell what ran here, trying again") >= 2)
             await proxy.accept()

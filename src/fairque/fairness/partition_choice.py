@@ -1,4 +1,4 @@
-"""`PartitionChoice`: which partition a worker with free slots claims from. Pure Python, without Redis and without a clock.
+"""`PartitionChoice`: which partition a worker with free slots claims from. Without Redis, and without a clock.
 
 Virtual times of all partitions mean the same: what a user had for its weight. So the partition to serve is the one
 whose next user stands lowest. A worker looks at a few partitions that are known to have work, takes the lowest of
@@ -8,6 +8,7 @@ them, and stops where the next of them stands: what a claim finds is fair to the
 from __future__ import annotations
 
 import random
+from collections.abc import Container
 from typing import NamedTuple
 
 from fairque.fairness.line import HORIZON
@@ -23,7 +24,7 @@ TRUCE, LONGEST_TRUCE = 0.25, 5.0
 
 
 class Sight(NamedTuple):
-    """What a partition tells of itself, with each look and each claim. Virtual times of the queue, not of the partition."""
+    """What a partition tells of itself with each look and each claim, in virtual times of the queue."""
 
     head: float | None
     """Where its next user stands: the lowest tag. None: nobody is ready."""
@@ -66,7 +67,7 @@ class PartitionChoice:
         self._latest = 0.0
         self._mean = 0.0
 
-    def saw(self, partition: int, sight: Sight, now: float) -> None:
+    def saw(self, partition: int, sight: Sight, now: float) -> None:  # noqa: ARG002
         """A look or a claim was answered. `now`: seconds, monotonic."""
         self._truces.pop(partition, None)
         self._sights[partition] = sight
@@ -88,9 +89,10 @@ class PartitionChoice:
         self._looked_at = self._random.sample(self._working, min(LOOKS, len(self._working)))
         return self._looked_at + self._others(now)
 
-    def choose(self, now: float, want: int = 1) -> Chosen | None:
-        """Where to claim so many tasks. None: no partition is known to have work."""
-        known = sorted((self._head(at), at) for at in self._working if at in self._looked_at or at in self._found)
+    def choose(self, now: float, want: int = 1, but: Container[int] = ()) -> Chosen | None:  # noqa: ARG002
+        """Where to claim so many tasks. None: no partition is known to have work, other than some."""
+        looked_at = (at for at in self._working if at in self._looked_at or at in self._found)
+        known = sorted((self._head(at), at) for at in looked_at if at not in but)
         if not known:
             return None
         partition = known[0][1]
@@ -98,13 +100,24 @@ class PartitionChoice:
         mean = max(self._sights[at].mean for _, at in known)
         return Chosen(partition, until, self._latest, self._latest - HORIZON * mean)
 
+    def beside(self, partition: int, now: float, want: int = 1) -> Chosen:  # noqa: ARG002
+        """How far a claim goes in a partition that was not chosen: no further than where the others stand."""
+        others = [at for at in self._working if at != partition]
+        until = min(map(self._head, others)) + self._slack(want) if others else None
+        mean = max((self._sights[at].mean for at in self._working), default=0.0)
+        return Chosen(partition, until, self._latest, self._latest - HORIZON * mean)
+
+    def knows_work(self, partition: int) -> bool:
+        """Whether somebody was ready there when it told last."""
+        return partition in self._places
+
     def _head(self, partition: int) -> float:
         head = self._sights[partition].head
         assert head is not None
         return head
 
     def _slack(self, want: int) -> float:
-        """How far virtual time moves by so many services of the whole queue: more than that no user is ahead by a batch."""
+        """How far virtual time moves by so many services of the whole queue."""
         rate = sum(sight.ready / sight.mean for sight in self._sights if sight.head is not None and sight.mean > 0)
         return want / rate if rate > 0 else 0.0
 

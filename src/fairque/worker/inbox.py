@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 import anyio
 
@@ -24,20 +25,28 @@ class Inbox:
 
     Args:
         queue: Has the connection that listens.
-        worker_id: Names the channel.
+        channel: Of the worker; one for each partition.
         runner: Told what is canceled.
         steal_pause: Told that messages may have been missed.
         signals: Of the worker.
+        on_work: Told that there may be work, before the signals are.
 
     Attributes:
         has_tried: Set when it listens, or could not at the first try.
     """
 
     def __init__(
-        self, queue: TaskQueue, worker_id: str, runner: Runner, steal_pause: StealPause, signals: Signals
+        self,
+        queue: TaskQueue,
+        channel: str,
+        runner: Runner,
+        steal_pause: StealPause,
+        signals: Signals,
+        on_work: Callable[[], None] = lambda: None,
     ) -> None:
         self._listener = queue.listener
-        self._channel = queue.keys.wake_channel(worker_id)
+        self._channel = channel
+        self._on_work = on_work
         self._runner = runner
         self._steal_pause = steal_pause
         self._signals = signals
@@ -45,6 +54,7 @@ class Inbox:
 
     async def run(self) -> None:
         await self._subscribe()
+        self._on_work()
         self._signals.wake()  # what came after a claim and before this was told to nobody
         try:
             await anyio.sleep_forever()
@@ -72,4 +82,5 @@ class Inbox:
             return
         if message is None:  # reconnected
             self._steal_pause.silent()
+        self._on_work()
         self._signals.wake()

@@ -9,12 +9,13 @@ from functools import partial
 
 from fairque.backoff import Backoff
 from fairque.errors import FairqueError, QueueUnavailable
-from fairque.queue.queue import TaskQueue
 from fairque.redis.arguments import Accuse, Arguments, Values
 from fairque.redis.blocking_call import call_blocking
 from fairque.redis.delivery import Delivery
+from fairque.redis.keys import Keys
 from fairque.redis.requester import BlockingRequester
 from fairque.redis.store import report
+from fairque.settings import QueueSettings
 from fairque.worker.settler import Settler
 
 __all__ = ["PATIENCE_SECONDS", "LastWill"]
@@ -30,14 +31,15 @@ class LastWill:
     Called from a thread, while the loop stands still.
 
     Args:
-        queue: It is open.
+        keys: Of the queue, or of one partition.
+        settings: Of the queue.
         worker_id: Of the worker that ends.
         settler: Has its deliveries and outcomes.
     """
 
-    def __init__(self, queue: TaskQueue, worker_id: str, settler: Settler) -> None:
-        self._keys = queue.keys
-        self._settings = queue.settings
+    def __init__(self, keys: Keys, settings: QueueSettings, worker_id: str, settler: Settler) -> None:
+        self._keys = keys
+        self._settings = settings
         self._worker_id = worker_id
         self._settler = settler
 
@@ -51,7 +53,7 @@ class LastWill:
             logger.warning("what ran here is left to its leases: %s", exc)
 
     def _statements(self, culprit: Delivery | None) -> Iterator[tuple[Arguments, Values]]:
-        if (of := culprit) is not None:
+        if (of := culprit) is not None and of in self._settler.held():  # else it is of another partition
             place = of.lane.decode(), of.user.decode(), of.id, of.stream_id.decode(), of.attempt
             yield Accuse(self._worker_id, *place), Values()
         for outcomes in self._settler.last_outcomes(culprit):

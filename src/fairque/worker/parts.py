@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -14,6 +15,7 @@ from fairque.redis.store import Store
 from fairque.scheduler.scheduler import TaskScheduler
 from fairque.worker.claimer import Claimer
 from fairque.worker.declared_limits import LimitDeclarations
+from fairque.worker.desk import Desk
 from fairque.worker.executor import Executor
 from fairque.worker.hooks import Hooks
 from fairque.worker.inbox import Inbox
@@ -26,7 +28,9 @@ from fairque.worker.renewal import Renewal
 from fairque.worker.run_times import MOST_NAMES, RunTimes
 from fairque.worker.runner import Runner
 from fairque.worker.settler import Settler
+from fairque.worker.settlers import Settlers
 from fairque.worker.signals import Signals
+from fairque.worker.spread_turns import SpreadTurns
 from fairque.worker.steal_pause import StealPause
 from fairque.worker.streams import Streams
 from fairque.worker.turns import Turns
@@ -64,24 +68,42 @@ class Parts:
         self._store, self._limits = store, limits
         self._services = queue.store(patience=timeout)  # what running tasks ask for
         self.hooks = Hooks(options.hooks, queue.name)
-        self.settler = Settler(self.hooks, signals, settings.lease_ms / 1000)
+        self._stores = store.parts
+        settlers = [Settler(self.hooks, signals, settings.lease_ms / 1000) for _ in self._stores]
+        self.settler = settlers[0] if len(settlers) == 1 else Settlers(settlers)
         self.progress = Progress(self._services)
         self._chunks = queue.store(patience=timeout)
         self._streams = Streams(self._chunks, options.worker_id)
         inputs = Inputs(self._services)
         self._executor = executor = Executor(options, queue, inputs, self.progress, lifespan, self._streams)
         outcomes = Outcomes(options.worker_id, settings, queue.sealer)
-        run_times = RunTimes(0 if settings.fairness == "time" else MOST_NAMES)  # there they come with the outcomes
+        most_names = 0 if settings.fairness == "time" else MOST_NAMES  # there they come with the outcomes
+        run_times = [RunTimes(most_names) for _ in self._stores]
+        services = self._services.parts
         self.runner = Runner(
-            *(executor, outcomes, self.settler, self.hooks, options, signals, limits, self._services, run_times)
+            *(executor, outcomes, self.settler, self.hooks, options, signals, limits, services, run_times)
         )
-        self.renewal = Renewal(queue, options, self.settler, self.runner, run_times, signals)
-        steal_pause = StealPause(settings.lease_ms, timeout, self.renewal.watch)
-        self._claimer = Claimer(options, self.runner, self.settler, steal_pause, limits, signals)
-        self.turns = Turns(store, options, self.settler, self._claimer, signals)
+        backends = [each.backend for each in self._stores]
+        self.renewal = Renewal(queue, backends, options, settlers, self.runner, run_times, signals)
+        pauses = [StealPause(settings.lease_ms, timeout, self.renewal.watch) for _ in self._stores]
+        self.turns: Turns | SpreadTurns
+        on_work: list[Callable[[], None]] = [lambda: None]
+        if isinstance(self.settler, Settlers):
+            desks = [
+                Desk(at, part, options, settlers[at], self.settler, self.runner, pauses[at], signals)
+                for at, part in enumerate(self._stores)
+            ]
+            self.turns = SpreadTurns(desks, options, self.runner, self.settler, limits, signals)
+            on_work = [desk.call for desk in desks]
+        else:
+            claimer = Claimer(options, self.runner, self.settler, pauses[0], limits, signals)
+            self.turns = Turns(store, options, self.settler, claimer, signals)
+        self._inboxes = [
+            Inbox(queue, backend.keys.wake_channel(options.worker_id), self.runner, pause, signals, called)
+            for backend, pause, called in zip(backends, pauses, on_work, strict=True)
+        ]
         self._signals = signals
         self._is_closed = False
-        self._inbox = Inbox(queue, options.worker_id, self.runner, steal_pause, signals)
         self._scheduler = TaskScheduler(queue) if options.scheduler else None
 
     def stats(self) -> WorkerStats:
@@ -89,13 +111,17 @@ class Parts:
         return WorkerStats(
             slots=busy if self._is_closed or self._signals.stopping else self._concurrency,
             busy=busy,
-            claim_errors=self._claimer.errors,
+            claim_errors=self.turns.errors,
             stolen=self.settler.stolen,
         )
 
     def loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """What runs until it is cancelled."""
-        loops: list[Callable[[], Coroutine[Any, Any, None]]] = [self._inbox.run, self._take_turns, self._tell_limits]
+        loops: list[Callable[[], Coroutine[Any, Any, None]]] = [
+            *(inbox.run for inbox in self._inboxes),
+            self._take_turns,
+            self._tell_limits,
+        ]
         return [*loops, self._scheduler.run] if self._scheduler is not None else loops
 
     async def _tell_limits(self) -> None:
@@ -107,19 +133,24 @@ class Parts:
         Else a task that is canceled as it starts hears of it by its renewal, and a monitor sees tasks run on no worker.
         """
         with anyio.move_on_after(LISTENING_SECONDS):
-            await self._inbox.has_tried.wait()
+            for inbox in self._inboxes:
+                await inbox.has_tried.wait()
             await self.renewal.has_tried.wait()
         await self.turns.run()
 
     async def _say_goodbye(self) -> None:
+        await asyncio.gather(*map(self._leave, self._stores))
+
+    async def _leave(self, store: Store) -> None:
         try:
-            await self._store.leave(self._worker_id, self._groups)
+            await store.leave(self._worker_id, self._groups)
         except FairqueError as exc:
             logger.warning("could not say goodbye: %s", exc)
 
     async def close(self) -> None:
         """Say goodbye, where nothing is to be reported any more: else this worker is one that fell silent."""
         self._is_closed = True
+        self._limits.stop()
         await self._executor.close()
         await self.renewal.stop()
         await self.progress.stop()

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import anyio
@@ -16,6 +16,8 @@ from fairque.backoff import LONGEST, Backoff
 from fairque.counted import counted
 from fairque.errors import FairqueError
 from fairque.queue.queue import TaskQueue
+from fairque.redis.backend import Backend
+from fairque.redis.connector import Connector
 from fairque.redis.delivery import Delivery, Refusal
 from fairque.redis.requester import BlockingRequester
 from fairque.redis.store import renew
@@ -37,57 +39,84 @@ logger = logging.getLogger("fairque.worker")
 LOOK_SECONDS = 0.5
 RENEWAL = 0.2  # of a lease, between two renewals
 IDLE_HEARTBEAT_SECONDS = 15.0
+IDLE_HEARTBEAT_OF_PARTITIONS = 25.0  # to each: there may be many
 BATCH = 500
 STALLED = 1
 """Exit code of a process whose loop stood still."""
 FAREWELL_SECONDS = PATIENCE_SECONDS + 15
 
 
+class _Round:
+    """The renewals in one partition."""
+
+    def __init__(self, backend: Backend, settler: Settler, run_times: RunTimes) -> None:
+        self.keys = backend.keys
+        self.connector = backend.connector
+        self.settler = settler
+        self.run_times = run_times
+        self.renewed = self.retry_at = 0.0
+        self.told = 0  # the number of the claim that was told last
+        self.backoff = Backoff()
+
+
+class _Requesters:
+    """One for each connector."""
+
+    def __init__(self) -> None:
+        self._made: dict[Connector, BlockingRequester] = {}
+
+    def of(self, connector: Connector) -> BlockingRequester:
+        if connector not in self._made:
+            self._made[connector] = BlockingRequester(connector)
+        return self._made[connector]
+
+    def close(self) -> None:
+        for requester in self._made.values():
+            requester.close()
+
+
 class Renewal:
-    """Renews what the settler holds, and keeps the worker's entry in Redis.
+    """Renews what the settlers hold, and keeps the worker's entry in each partition of the queue.
 
     Ends the process when its loop stands still for too long.
 
     Args:
         queue: Where they are; it is open.
+        backends: Of its partitions.
         options: Of the worker.
-        settler: Has the deliveries that are running or not settled yet.
+        settlers: Of each partition, with the deliveries that are running or not settled yet.
         runner: Told, on the loop, of deliveries that are no longer its own, and of canceled ones.
-        run_times: Told with a renewal.
+        run_times: Of each partition: told with a renewal.
         signals: Of the worker.
     """
 
     def __init__(
         self,
         queue: TaskQueue,
+        backends: Sequence[Backend],
         options: WorkerOptions,
-        settler: Settler,
+        settlers: Sequence[Settler],
         runner: Runner,
-        run_times: RunTimes,
+        run_times: Sequence[RunTimes],
         signals: Signals,
     ) -> None:
         self._connector = queue.connector
-        self._keys = queue.keys
+        self._rounds = [_Round(*each) for each in zip(backends, settlers, run_times, strict=True)]
         self._options = options
-        self._settler = settler
         self._runner = runner
-        self._run_times = run_times
         self._signals = signals
         self._description = describe_worker(options)
         self._interval = queue.settings.lease_ms * RENEWAL / 1000
         self._stopping = threading.Event()
         self._ended = asyncio.Event()  # joining it would need a thread, and tasks may have them all
-        self._renewed = 0.0
+        self._settings = queue.settings
         self._lease = queue.settings.lease_ms / 1000
-        self._backoff = Backoff()
-        self._retry_at = 0.0
         self._thread: threading.Thread | None = None
         self.has_tried = asyncio.Event()
         """Set once the worker's entry was sent, or could not be."""
         self._loop = asyncio.get_running_loop()
         self.watch = LoopWatch(runner, options.stall_timeout, self._on_loop)
         self._slots = SlotWatch(runner, options.concurrency)
-        self._will = LastWill(queue, options.worker_id, settler)
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name=f"fairque-renew-{self._options.worker_id}", daemon=True)
@@ -101,59 +130,74 @@ class Renewal:
                 await self._ended.wait()
 
     def _run(self) -> None:
-        requester = BlockingRequester(self._connector)
+        requesters = _Requesters()
         try:
             while not self._stopping.is_set():  # at once the first time: others count the slots of this worker
                 try:
-                    self._look(requester)
+                    self._look(requesters)
                 except Exception:  # the thread outlives whatever goes wrong in one round
                     logger.exception("renewal failed, trying again")
-                    self._put_off()
+                    for each in self._rounds:
+                        self._put_off(each)
                 self._on_loop(self.has_tried.set)
                 self._rest()
         finally:
-            requester.close()
+            requesters.close()
             self._on_loop(self._ended.set)
 
     def _rest(self) -> None:
         seconds = min(LOOK_SECONDS, self._interval / 2)
-        left = max(self._renewed + self._interval, self._retry_at) - time.monotonic()
+        now = time.monotonic()
+        left = min(max(each.renewed + self._interval, each.retry_at) - now for each in self._rounds)
         if left > 0:  # to the point: what is left of a lease is how long the process may stand still
             seconds = min(seconds, left)
         self.watch.rest(seconds, self._stopping.wait)
 
-    def _look(self, requester: BlockingRequester) -> None:
-        answered = self._settler.answered  # before what is held: it is to be no more than that
-        held = self._settler.held()
-        if self.watch.look(bool(held)):
-            self._end_process(requester)
+    def _look(self, requesters: _Requesters) -> None:
+        if self.watch.look(any(each.settler.holds for each in self._rounds)):
+            self._end_process(requesters)
         self._slots.look()
+        for each in self._rounds:
+            self._look_at(each, requesters.of(each.connector))
+
+    def _look_at(self, each: _Round, requester: BlockingRequester) -> None:
+        answered = each.settler.answered  # before what is held: it is to be no more than that
+        held = each.settler.held()
         now = time.monotonic()
-        has_news = held or self._run_times
-        if now < max(self._renewed + (self._interval if has_news else IDLE_HEARTBEAT_SECONDS), self._retry_at):
+        if now < max(each.renewed + self._pause(each, held, answered), each.retry_at):
             return
         try:
-            lost, canceled = self._renew(requester, held, answered)
+            lost, canceled = self._renew(requester, each, held, answered)
         except FairqueError as exc:
             what = counted(len(held), "delivery", "deliveries") if held else "the worker's entry"
             logger.warning("could not renew %s, trying again: %s", what, exc)
-            self._put_off()
+            self._put_off(each)
             return
-        self._renewed = now
-        self._backoff.reset()
+        each.renewed, each.told = now, answered
+        each.backoff.reset()
         if lost:
             self._on_loop(self._runner.drop, lost)
         if canceled:
             self._on_loop(self._runner.cancel, canceled)
 
-    def _put_off(self) -> None:
+    def _pause(self, each: _Round, held: list[Delivery], answered: int) -> float:
+        """Seconds between two renewals. Of many partitions, an idle worker claims more rarely than once in a lease, and
+        each claim is a sign that would be missed: so it is told that nothing came of it.
+        """
+        if held or each.run_times:
+            return self._interval
+        if len(self._rounds) == 1:
+            return IDLE_HEARTBEAT_SECONDS
+        return IDLE_HEARTBEAT_OF_PARTITIONS if each.told == answered else self._interval
+
+    def _put_off(self, each: _Round) -> None:
         """While leases last, tries come often enough to save them. Then it is the others who wait, see `StealPause`."""
         now = time.monotonic()
-        may_last = now < self._renewed + self._lease
-        self._retry_at = now + self._backoff.next(self._lease / 10 if may_last else longest_pause(self._lease))
+        may_last = now < each.renewed + self._lease
+        each.retry_at = now + each.backoff.next(self._lease / 10 if may_last else longest_pause(self._lease))
 
     def _renew(
-        self, requester: BlockingRequester, held: list[Delivery], answered: int
+        self, requester: BlockingRequester, each: _Round, held: list[Delivery], answered: int
     ) -> tuple[list[tuple[Delivery, Refusal]], list[Delivery]]:
         lost: list[tuple[Delivery, Refusal]] = []
         canceled: list[Delivery] = []
@@ -170,13 +214,13 @@ class Renewal:
         for at in range(0, max(1, len(held)), BATCH):
             is_last = at + BATCH >= len(held)
             told = fields if is_last else {}  # it is a sign of life when all have been renewed
-            ended = self._run_times.take() if is_last else []
-            answer = renew(requester, self._keys, self._options.worker_id, told, held[at : at + BATCH], ended)
+            ended = each.run_times.take() if is_last else []
+            answer = renew(requester, each.keys, self._options.worker_id, told, held[at : at + BATCH], ended)
             lost += answer[0]
             canceled += answer[1]
         return lost, canceled
 
-    def _end_process(self, requester: BlockingRequester) -> None:
+    def _end_process(self, requesters: _Requesters) -> None:
         """Nothing else gets the loop back: it may be in the middle of any code."""
         _exit_after(FAREWELL_SECONDS)  # should a log or the queue hold this thread up as well
         culprit = self._runner.blocker(self._loop)
@@ -187,7 +231,10 @@ class Renewal:
             self.watch.stack(),
             extra=log_fields(culprit) if culprit is not None else None,
         )
-        self._will.execute(requester, culprit)
+        for each in self._rounds:
+            LastWill(each.keys, self._settings, self._options.worker_id, each.settler).execute(
+                requesters.of(each.connector), culprit
+            )
         logging.shutdown()
         os._exit(STALLED)
 

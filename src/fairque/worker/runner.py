@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from contextvars import Context
 from functools import partial
 from typing import Any, Literal
@@ -29,6 +30,7 @@ from fairque.worker.outcomes import Outcomes
 from fairque.worker.run_times import RunTimes
 from fairque.worker.running_task import RunningTask
 from fairque.worker.settler import Settler
+from fairque.worker.settlers import Settlers
 from fairque.worker.signals import Signals
 from fairque.worker.task_log import log_about
 from fairque.worker.threads import TooManyThreads
@@ -57,23 +59,23 @@ class Runner:
         options: Of the worker: how much patience it has with tasks.
         signals: Woken when a slot has become free; whether the worker stops.
         limits: What was claimed without regard for one of these is put back.
-        store: Takes the receipt of suspects.
-        run_times: Takes how long those ran that ended by themselves.
+        stores: Take the receipt of suspects, each of its partition.
+        run_times: Take how long those ran that ended by themselves, each of its partition.
     """
 
     def __init__(
         self,
         executor: Executor,
         outcomes: Outcomes,
-        settler: Settler,
+        settler: Settler | Settlers,
         hooks: Hooks,
         options: WorkerOptions,
         signals: Signals,
         limits: LimitDeclarations,
-        store: Store,
-        run_times: RunTimes,
+        stores: Sequence[Store],
+        run_times: Sequence[RunTimes],
     ) -> None:
-        self._store = store
+        self._stores = stores
         self._run_times = run_times
         self._executor = executor
         self._outcomes = outcomes
@@ -331,7 +333,7 @@ class Runner:
         backoff = Backoff()
         while True:
             try:
-                return await self._store.receive(self._options.worker_id, delivery)
+                return await self._stores[delivery.partition].receive(self._options.worker_id, delivery)
             except FairqueError as exc:
                 log_about(logging.WARNING, delivery, "arrived, which cannot be noted, trying again: %s", exc)
                 await anyio.sleep(backoff.next())
@@ -392,7 +394,7 @@ class Runner:
     def _end(self, run: RunningTask, outcome: Outcome, failure: Failure | None = None) -> None:
         self._close(run)
         self._report(run, outcome)
-        self._run_times.note(run.name, outcome.run_ms, is_payload=run.function is None)
+        self._run_times[run.delivery.partition].note(run.name, outcome.run_ms, is_payload=run.function is None)
         if (event := EVENTS.get(outcome.kind)) is not None:
             self._tell(event, run, failure)
 

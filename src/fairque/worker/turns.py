@@ -61,6 +61,11 @@ class Turns:
         return not (self._is_calling or self._is_reporting() or self._settler.unreported or self._claimer.is_unsure)
 
     @property
+    def errors(self) -> int:
+        """Claims that failed."""
+        return self._claimer.errors
+
+    @property
     def is_held_up(self) -> bool:
         """Whether nothing can be claimed, free slots or not."""
         return self._claimer.is_held_up

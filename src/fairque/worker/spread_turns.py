@@ -1,0 +1,261 @@
+"""`SpreadTurns`: the loop of a worker that talks to all partitions of its queue."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+import anyio
+
+from fairque.fairness.partition_choice import Chosen, PartitionChoice
+from fairque.worker.declared_limits import LimitDeclarations
+from fairque.worker.desk import Desk
+from fairque.worker.options import WorkerOptions
+from fairque.worker.runner import Runner
+from fairque.worker.settlers import Settlers
+from fairque.worker.signals import Signals
+
+__all__ = ["SpreadTurns"]
+
+FEW, FEW_SHARE = 10, 8
+CLAIM_SHARE = 4
+LOOK_AGE = 0.02
+"""Seconds for which what is known of a partition is as good as a look."""
+LEAST_REST = 0.001
+
+
+class SpreadTurns:
+    """What has ended is reported to the partition that it came from; free slots go to the partition whose next user
+    stands lowest. A call is waited for by nobody: one that is not answered holds up its own partition alone.
+
+    Where a worker has free slots and nothing to do, it waits in every partition. One that is told of work while it has
+    no free slot hands that on, and looks there as soon as it has one.
+
+    Args:
+        desks: By the numbers of their partitions.
+        options: Of the worker.
+        runner: Has the slots.
+        settlers: What there is to report.
+        limits: Nothing is claimed while some that the code declares are not told.
+        signals: Of the worker: each wakes the loop.
+    """
+
+    def __init__(
+        self,
+        desks: Sequence[Desk],
+        options: WorkerOptions,
+        runner: Runner,
+        settlers: Settlers,
+        limits: LimitDeclarations,
+        signals: Signals,
+    ) -> None:
+        self._desks = desks
+        self._concurrency = options.concurrency
+        self._few = max(FEW, options.concurrency // FEW_SHARE)
+        self._most_while_many_run = max(1, options.concurrency // CLAIM_SHARE)
+        self._most_unreported = options.concurrency * 10 + 1000
+        self._poll_interval = options.poll_interval
+        self._runner = runner
+        self._settlers = settlers
+        self._limits = limits
+        self._signals = signals
+        self._choice = PartitionChoice(len(desks), random.Random())
+        self._calls: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._has_looked = False
+        self._poll_at = time.monotonic() + self._poll_interval
+        self._polled = random.randrange(len(desks))
+        self._events = 0
+        self._scope = anyio.CancelScope(shield=True)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing is to be reported, and no delivery can be on its way here."""
+        return all(desk.is_quiet for desk in self._desks)
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether nothing can be claimed anywhere, free slots or not."""
+        is_behind = len(self._settlers) > self._most_unreported or not self._limits.are_told()
+        return is_behind or all(desk.is_failing for desk in self._desks)
+
+    @property
+    def errors(self) -> int:
+        return sum(desk.errors for desk in self._desks)
+
+    async def run(self) -> None:
+        """Until `stop`, whatever is cancelled around it: what runs in a cancelled worker is still to be put back."""
+        with self._scope:
+            while True:
+                if self._signals.is_woken:
+                    await asyncio.sleep(0)  # the calls that were begun go on, however often it is woken
+                await self._signals.sleep(max(self._rest(), LEAST_REST))
+                if self._failure is not None:
+                    raise self._failure
+                self._take_turns()
+                self._signals.turned()
+
+    def stop(self) -> None:
+        self._scope.cancel()
+        for call in self._calls:
+            call.cancel()
+
+    # What is done now
+
+    def _take_turns(self) -> None:
+        """Begins all calls that may be made now."""
+        self._poll()
+        for desk in self._desks:
+            if desk.becomes_slow():
+                self._choice.failed(desk.number, time.monotonic())
+            if desk.reporting is None and desk.settler.rest <= 0:
+                self._report(desk)
+            if desk.has_last_call and desk.can_claim:
+                self._claim(desk, 0, self._beside(desk, 0))
+        if self._signals.until_idle and not self._signals.stopping:
+            self._end_if_idle()
+        while (room := self._room()) > 0 and self._claim_somewhere(room):
+            pass
+        self._hand_on()
+
+    def _poll(self) -> None:
+        """A safety net: one partition after the other."""
+        now = time.monotonic()
+        if now >= self._poll_at:
+            self._poll_at = now + self._poll_interval
+            self._polled = (self._polled + 1) % len(self._desks)
+            self._desks[self._polled].look_at = 0.0
+
+    def _report(self, desk: Desk) -> None:
+        batch = desk.settler.batch()
+        if not batch:
+            return
+        self._events += 1
+        want = self._want(desk, self._room())
+        if want and self._can_claim(desk) and not desk.is_apart and len(batch) <= self._few:
+            desk.asked_at_event = self._events
+            turn = desk.turn(batch, want, self._beside(desk, want), self._choice)
+            desk.reporting = desk.claiming = self._start(turn)
+        else:
+            desk.reporting = self._start(desk.settle(batch))
+
+    def _room(self) -> int:
+        """Slots for which nothing was asked yet."""
+        if self._signals.stopping or self._settlers.alone_left or len(self._settlers) > self._most_unreported:
+            return 0
+        if not self._limits.are_told():
+            return 0
+        return self._concurrency - len(self._runner) - sum(desk.reserved for desk in self._desks if desk.claiming)
+
+    def _can_claim(self, desk: Desk) -> bool:
+        return desk.can_claim and not self._limits.is_untold(desk.number)
+
+    def _want(self, desk: Desk, room: int) -> int:
+        most = desk.most
+        if len(self._runner) > self._most_while_many_run:
+            most = min(most, self._most_while_many_run)
+        return max(0, min(room, most))
+
+    def _claim_somewhere(self, room: int) -> bool:
+        """Whether a claim was begun."""
+        now = time.monotonic()
+        desk = self._called(now)
+        if desk is not None:
+            want = self._want(desk, room)
+            return self._claim(desk, want, self._beside(desk, want))
+        if (chosen := self._choose(now, room)) is not None:
+            desk = self._desks[chosen.partition]
+            return self._claim(desk, self._want(desk, room), chosen)
+        desk = next(filter(self._is_unknown, self._desks), None) if self._looking is None else None
+        if desk is None:
+            return False
+        want = self._want(desk, room)
+        return self._claim(desk, want, self._beside(desk, want))
+
+    def _called(self, now: float) -> Desk | None:
+        """One where there may be something, by a message or by the time."""
+        due = [desk for desk in self._desks if desk.look_at <= now and self._can_claim(desk)]
+        return next((desk for desk in due if desk.is_called), due[0] if due else None)
+
+    def _is_unknown(self, desk: Desk) -> bool:
+        """Nobody would tell of work there."""
+        return not desk.is_waiting and self._can_claim(desk) and not self._choice.knows_work(desk.number)
+
+    def _choose(self, now: float, room: int) -> Chosen | None:
+        """The lowest of those that are known to have work; None as well while it is looked at some of them."""
+        if self._looking is not None:
+            return None
+        if not self._has_looked:
+            stale = [self._desks[at] for at in self._choice.to_look(now) if self._is_worth_a_look(at, now)]
+            if stale:
+                self._looking = self._start(self._look(stale))
+                return None
+        self._has_looked = False
+        busy = {desk.number for desk in self._desks if not self._can_claim(desk)}
+        return self._choice.choose(now, min(room, self._concurrency), busy)
+
+    def _is_worth_a_look(self, partition: int, now: float) -> bool:
+        desk = self._desks[partition]
+        return self._can_claim(desk) and not desk.is_waiting and now - desk.seen_at > LOOK_AGE
+
+    async def _look(self, desks: list[Desk]) -> None:
+        try:
+            await asyncio.gather(*(desk.look(self._choice) for desk in desks))
+        finally:
+            self._looking, self._has_looked = None, True
+
+    def _beside(self, desk: Desk, want: int) -> Chosen:
+        return self._choice.beside(desk.number, time.monotonic(), want)
+
+    def _claim(self, desk: Desk, want: int, chosen: Chosen) -> bool:
+        desk.asked_at_event = self._events
+        desk.claiming = self._start(desk.claim(want, chosen, self._choice))
+        return True
+
+    def _hand_on(self) -> None:
+        """What it was told, where every slot is taken."""
+        if self._room() > 0 or any(desk.reserved for desk in self._desks):
+            return
+        now = time.monotonic()
+        for desk in self._desks:
+            if (desk.is_called and not desk.has_handed_on) or (desk.is_waiting and desk.look_at <= now):
+                desk.has_handed_on, desk.is_waiting = True, False
+                self._start(desk.hand_on())
+
+    def _end_if_idle(self) -> None:
+        """Where nothing was left to do in any partition since the last report."""
+        if self._settlers.holds or any(desk.reporting or desk.claiming for desk in self._desks):
+            return
+        unknown = [desk for desk in self._desks if desk.idle_at_event != self._events]
+        for desk in unknown:
+            desk.look_at = min(desk.look_at, time.monotonic() if desk.idle_at_event >= 0 else desk.look_at)
+        if not unknown:
+            self._signals.stop()
+
+    # Calls that are under way
+
+    def _start(self, call: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(call)
+        self._calls.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Raises in the loop what is no outage, and no fault of an outcome: the worker ends of it."""
+        self._calls.discard(task)
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            self._failure = failure
+        self._signals.wake()
+        self._signals.turned()
+
+    def _rest(self) -> float:
+        """Seconds until there may be something to do that nobody tells of."""
+        now = time.monotonic()
+        times = [self._poll_at - now, self._settlers.alone_left]
+        for desk in self._desks:
+            times += (desk.settler.rest, desk.pause, desk.slow_in, desk.look_at - now)
+        return min((each for each in times if each > 0), default=self._poll_interval)
