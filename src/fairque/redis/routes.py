@@ -206,7 +206,7 @@ _user_names = of_all(merged_names)
 ROUTES: dict[str, Route] = {
     **dict.fromkeys(
         (
-            *("claim", "settle", "turn", "renew", "leave", "append"),
+            *("claim", "settle", "turn", "renew", "leave", "append", "heads", "hand_on"),
             *("ripe", "expire", "leave_schedules", "declare"),
             *("check", "repair", "members", "totals", "agree", "denied"),
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from fairque.tasks.limits import declared_limits, has_limits
 from fairque.tasks.registry import newest, registry
 from fairque.worker.signals import Signals
 
-__all__ = ["LimitDeclarations", "check_limits_of_partitions"]
+__all__ = ["LimitDeclarations"]
 
 logger = logging.getLogger("fairque.worker")
 BATCH = 500
@@ -50,7 +50,6 @@ class LimitDeclarations:
         if len(parts) == 1:
             await self._tell(store, limits, sleep)
         else:
-            check_limits_of_partitions(limits)
             await self._tell_apart(parts, limits)
         self._newest, self._told = latest, functions
 
@@ -61,6 +60,8 @@ class LimitDeclarations:
         while left and not self._signals.stopping:
             try:
                 await store.set_limits(left[:BATCH], declared=True)
+            except InvalidInput:
+                raise
             except FairqueError as exc:
                 logger.warning("cannot declare the limits of tasks, trying again: %s", exc)
                 await sleep(backoff.next())
@@ -76,13 +77,14 @@ class LimitDeclarations:
         }
         for at, telling in self._telling.items():
             telling.add_done_callback(partial(self._told_one, at))
-        await asyncio.wait(self._telling.values(), timeout=SOON)
+        done, _ = await asyncio.wait(self._telling.values(), timeout=SOON)
+        for telling in done:
+            telling.result()
 
     def _told_one(self, partition: int, telling: asyncio.Task[None]) -> None:
-        if self._telling.get(partition) is telling and not telling.cancelled():
+        if self._telling.get(partition) is telling and not telling.cancelled() and telling.exception() is None:
             del self._telling[partition]
             self._signals.wake()
-            telling.result()
 
     def is_untold(self, partition: int) -> bool:
         """Whether one of several partitions does not know them yet: nothing is claimed there."""
@@ -112,10 +114,3 @@ class LimitDeclarations:
         if function is None or self._newest is newest() or not has_limits(function):
             return True
         return self._told.get(function.name) is function
-
-
-def check_limits_of_partitions(limits: Iterable[tuple[str, Limit | None]]) -> None:
-    """Raises `InvalidInput` for one that is for all users: it would be counted in each partition by itself."""
-    for record, limit in limits:
-        if limit is not None and limit.is_shared:
-            raise InvalidInput(f"the limit {record[1:]!r} is for all users: not in a queue with partitions")

@@ -29,12 +29,12 @@ class Progress:
         self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         self._newest: dict[int, tuple[Delivery, float, str]] = {}
         self._sent: dict[int, float] = {}
-        self._sender: asyncio.Task[None] | None = None
+        self._senders: list[asyncio.Task[None] | None] = [None] * len(store.parts)
 
     def report(self, delivery: Delivery, fraction: float, message: str) -> None:
         self._newest[id(delivery)] = (delivery, fraction, message)
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._wake)
+            self._loop.call_soon_threadsafe(self._wake, delivery.partition)
 
     def forget(self, delivery: Delivery) -> None:
         """The task has ended: what it last said does not matter any more."""
@@ -43,18 +43,22 @@ class Progress:
 
     async def stop(self) -> None:
         self._loop = None
-        if self._sender is not None:
-            self._sender.cancel()
-            await asyncio.wait([self._sender])
+        senders = [sender for sender in self._senders if sender is not None]
+        for sender in senders:
+            sender.cancel()
+        if senders:
+            await asyncio.wait(senders)
 
-    def _wake(self) -> None:
-        if self._sender is None or self._sender.done():
-            self._sender = asyncio.create_task(self._send_all(), name="fairque-progress")
+    def _wake(self, partition: int) -> None:
+        sender = self._senders[partition]
+        if sender is None or sender.done():
+            self._senders[partition] = asyncio.create_task(self._send_all(partition), name="fairque-progress")
 
-    async def _send_all(self) -> None:
-        while self._newest:
+    async def _send_all(self, partition: int) -> None:
+        """Each partition by itself: one that does not answer holds up no other."""
+        while told := [key for key, report in list(self._newest.items()) if report[0].partition == partition]:
             now = time.monotonic()
-            due = [key for key in list(self._newest) if now - self._sent.get(key, 0.0) >= INTERVAL]
+            due = [key for key in told if now - self._sent.get(key, 0.0) >= INTERVAL]
             for key in due:
                 report = self._newest.pop(key, None)
                 if report is not None:
