@@ -51,10 +51,18 @@ def load_config(files: Sequence[str]) -> FairQueueConfig:
         raise CommandError(str(error), f"change that; {command!r} shows all values and where they come from") from None
 
 
-def make_queue(url: str | None, name: str | None, config: list[str] | None, *, asks: bool = True) -> TaskQueue:
+def make_queue(
+    url: str | None,
+    name: str | None,
+    config: list[str] | None,
+    *,
+    asks: bool = True,
+    partitions: int | None = None,
+) -> TaskQueue:
     """The queue that the options name; what they do not say comes from the files, then from the defaults.
 
-    `asks`: for the settings that the files name, which are refused when the queue has others.
+    `asks`: for the settings that the files name, which are refused when the queue has others. `partitions`: it must
+    have so many.
     """
     loaded = load_config(config or ())
     redis, queue = loaded.redis, loaded.queue
@@ -62,6 +70,8 @@ def make_queue(url: str | None, name: str | None, config: list[str] | None, *, a
         redis = _redis_at(url, redis.timeout)
     if not asks:
         queue = QueueConfig(name=queue.name)
+    if partitions is not None:
+        queue = msgspec.structs.replace(queue, partitions=partitions)
     if name is not None:
         queue = msgspec.structs.replace(queue, name=name)
     return TaskQueue.from_config(msgspec.structs.replace(loaded, redis=redis, queue=queue))

@@ -120,8 +120,8 @@ class QueueCheck(msgspec.Struct, frozen=True, kw_only=True):
         users: How many users have tasks, or have ends of tasks to be told.
         totals_compared: Whether the totals of the queue were compared with what is there. They cannot be in a large
             queue that never stands still.
-        complete: Whether all was looked at. Nothing can be without `state` and `settings` of the right type, nor where a
-            partition does not answer.
+        complete: Whether all was looked at. Without `state` and `settings` of the right type nothing can be, and of a
+            partition that does not answer nothing either.
         seconds: How long it took.
         missing: Partitions that did not answer.
     """

@@ -80,22 +80,26 @@ ROLES = {
 class Rules(NamedTuple):
     """What `ACL SETUSER` takes after the name of a user."""
 
-    keys: str
-    channels: str
+    keys: tuple[str, ...]
+    channels: tuple[str, ...]
     commands: tuple[str, ...]
 
     @property
     def words(self) -> tuple[str, ...]:
-        return self.keys, self.channels, "-@all", *(f"+{command}" for command in self.commands)
+        return *self.keys, *self.channels, "-@all", *(f"+{command}" for command in self.commands)
 
 
-def rules_of(roles: Iterable[str], keys: Keys, scheme: str = "redis", *, loads: bool = False) -> Rules:
+def rules_of(
+    roles: Iterable[str], keys: Keys, scheme: str = "redis", *, partitions: Iterable[Keys] = (), loads: bool = False
+) -> Rules:
     """All that these roles need on one queue.
 
     Args:
         roles: Names in `ROLES`.
         keys: Of the queue.
         scheme: Of the URL by which it is reached.
+        partitions: The keys of each of its partitions. They are named one by one: a pattern for all of them would
+            let in whoever has a queue with a name that is like theirs.
         loads: Whether it may bring the scripts along as well.
     """
     chosen = [ROLES[name] for name in roles]
@@ -104,9 +108,10 @@ def rules_of(roles: Iterable[str], keys: Keys, scheme: str = "redis", *, loads: 
         commands |= {_GUIDES[scheme]}
     if loads:
         commands |= {"function|load"}
-    pattern = pattern_of(keys)
+    patterns = [pattern_of(each) for each in (keys, *partitions)]
     reads = "" if any(role.writes for role in chosen) else "%R"
-    return Rules(f"{reads}~{pattern}", f"&{pattern}", tuple(sorted(commands)))
+    named = tuple(f"{reads}~{pattern}" for pattern in patterns)
+    return Rules(named, tuple(f"&{pattern}" for pattern in patterns), tuple(sorted(commands)))
 
 
 def pattern_of(keys: Keys) -> str:

@@ -43,6 +43,11 @@ class PermissionScripts(ScriptCaller):
             if lacks := denied & role.own_commands:
                 raise self._not_permitted(role, lacks)
 
+    @property
+    def _partitions_option(self) -> str:
+        count = self.settings.partitions
+        return f" --partitions {count}" if count > 1 else ""
+
     async def _denied(self, roles: Iterable[Role]) -> frozenset[str]:
         needed = sorted(frozenset[str]().union(*(role.own_commands for role in roles)) - _DISPENSABLE)
         asked = arguments.Denied([_spoken(command, self.keys) for command in needed])
@@ -57,9 +62,10 @@ class PermissionScripts(ScriptCaller):
         if lacks & _ON_KEYS_BY_COUNT:
             missing.insert(0, f"~{pattern}")
         told = _some([_told(command, pattern) for command in sorted(lacks)])
+        queue = f"{shlex.quote(self.backend.name)}{self._partitions_option}"
         return NotPermitted(
             f"Redis at {self.backend.connector.safe_url}: its user may not {told}; it lacks {_some(missing)}."
-            f" All that it needs: fairque acl --role {role.name} --queue {shlex.quote(self.backend.name)}",
+            f" All that it needs: fairque acl --role {role.name} --queue {queue}",
             tuple(missing),
         )
 

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from fairque.cli.errors import CommandError
-from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue
+from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, load_config, make_queue
 from fairque.cli.output import print_json, say
-from fairque.redis.keys import encode_user
+from fairque.redis.keys import Keys, encode_user
+from fairque.redis.partitions import MOST_PARTITIONS
 from fairque.redis.role import Rules, rules_of
 
 __all__ = ["command"]
@@ -44,6 +45,12 @@ def command(
     may_load: Annotated[
         bool, typer.Option("--may-load", help="It may load functions as well: what it loads, others run.")
     ] = False,
+    partitions: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=MOST_PARTITIONS, metavar="N", help="How many the queue has. Default: what the files say."
+        ),
+    ] = None,
     aclfile: Annotated[bool, typer.Option("--aclfile", help="Print a line of an ACL file.")] = False,
     url: Url = None,
     queue: QueueName = None,
@@ -66,8 +73,9 @@ def command(
         raise CommandError("--aclfile and --json are two ways to print the rules", "leave one out")
     roles = list(dict.fromkeys(role))
     made = make_queue(url, queue, config, asks=False)
+    spread = _partitions(made.name, partitions or load_config(config or ()).queue.partitions or 1)
     name = _checked("-".join(("fairque", encode_user(made.name), *roles)) if user is None else user)
-    rules = rules_of(roles, made.keys, made.connector.scheme, loads=may_load)
+    rules = rules_of(roles, made.keys, made.connector.scheme, partitions=spread, loads=may_load)
     if as_json:
         print_json(_facts(name, roles, made.name, rules))
     elif aclfile:
@@ -77,6 +85,10 @@ def command(
     if "function|load" not in rules.commands:
         say("it may not load functions: `fairque functions load` does, as a user who may, before each deploy")
     return 0
+
+
+def _partitions(queue: str, count: int) -> list[Keys]:
+    return [Keys(queue, (at, count)) for at in range(count)] if count > 1 else []
 
 
 def _checked(name: str) -> str:
@@ -90,8 +102,8 @@ def _facts(name: str, roles: list[RoleName], queue: str, rules: Rules) -> dict[s
         "user": name,
         "roles": roles,
         "queue": queue,
-        "keys": [rules.keys],
-        "channels": [rules.channels],
+        "keys": rules.keys,
+        "channels": rules.channels,
         "commands": rules.commands,
         "rules": rules.words,
     }

@@ -16,6 +16,7 @@ from fairque.config.duration import parse_duration, shown_duration
 
 __all__ = ["command"]
 
+_COUNTS = ("max_message_bytes", "partitions")
 _NAMES = tuple(field for field in QueueConfig.__struct_fields__ if field != "name")
 
 
@@ -33,15 +34,15 @@ def command(
     A change is for all who open the queue from then on.
     The first process that opens a queue stores its settings there, and who asks for others later is refused.
     Processes that run keep what they know: restart them after a change, with the new values where they name any.
+    The number of partitions is said when a queue is made, and never changed.
 
     Example: fairque settings lease=30s
 
     Exit codes: 0 done, 1 failed, 2 wrong usage.
     """
     wanted = dict(map(_change, changes or ()))
-    settings = on_queue(
-        make_queue(url, queue, config, asks=False), lambda opened: _settings(opened, wanted), begins=bool(wanted)
-    )
+    made = make_queue(url, queue, config, asks=False, partitions=wanted.get("partitions"))
+    settings = on_queue(made, lambda opened: _settings(opened, wanted), begins=bool(wanted))
     if as_json:
         print_json(settings)
     else:
@@ -53,7 +54,9 @@ async def _settings(queue: TaskQueue, changes: dict[str, Any]) -> QueueSettings:
     """Those that hold for whoever opens the queue next."""
     if not changes:
         return queue.settings
-    await queue.change_settings(**changes)
+    await queue.reader.agree()  # where there is none yet, it is made
+    if others := {name: value for name, value in changes.items() if name != "partitions"}:
+        await queue.change_settings(**others)
     await queue.close()
     await queue.open()
     return queue.settings
@@ -65,7 +68,7 @@ def _change(text: str) -> tuple[str, Any]:
         raise CommandError(f"{text!r} changes no setting", f"write NAME=VALUE, with one of {', '.join(_NAMES)}")
     if name == "fairness":
         return name, value
-    number = int(value) if name == "max_message_bytes" and value.isdecimal() else parse_duration(value)
+    number = int(value) if name in _COUNTS and value.isdecimal() else parse_duration(value)
     if number is None:
         raise CommandError(f"{name} cannot be {value!r}", "write a duration, such as 30s or 7d")
     return name, number
