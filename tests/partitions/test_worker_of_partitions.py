@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import pytest
 
-from fairque import TaskQueue, Worker, task
+from fairque import InvalidInput, TaskQueue, TaskScheduler, Worker, current_task, task
+from fairque.tasks.registry import unregister
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
     from tests.support.servers import Server
 
 pytestmark = [pytest.mark.damages, pytest.mark.leaves_keys()]
+began: Counter[str] = Counter()
 USERS = [f"user-{n}" for n in range(20)]
 
 
 @task
 async def serve_in_partitions(n: int = 0) -> int:
     return n
+
+
+@task
+async def wait_in_partitions() -> None:
+    began["wait"] += 1
+    await asyncio.sleep(60)
+
+
+@task
+async def tell_in_partitions(n: int) -> AsyncIterator[int]:
+    current_task().progress(0.5, "halfway")
+    for each in range(n):
+        yield each
 
 
 @pytest.fixture
@@ -61,3 +78,42 @@ async def test_nothing_is_left_of_a_worker_that_stopped(server: Server, spread: 
 
     await eventually(is_gone)
     assert not server.execute("KEYS", f"fairque:{{{spread.name}/*workers")
+
+
+async def test_what_tasks_yield_comes_from_each_partition(spread: TaskQueue) -> None:
+    async with Worker(spread, scheduler=False):
+        for user in USERS:
+            handle = await spread.enqueue(tell_in_partitions(3), user_id=user)
+            assert [chunk async for chunk in handle.stream()] == [0, 1, 2]
+
+
+async def test_schedules_of_users_in_all_partitions_fire(spread: TaskQueue) -> None:
+    scheduler = TaskScheduler(spread)
+    for user in USERS:
+        await scheduler.add_schedule(task=serve_in_partitions(1), user_id=user, every=1, max_runs=1, schedule_id=user)
+    async with Worker(spread):
+
+        async def have_all_run() -> bool:
+            return all([(await scheduler.get_schedule(user)).runs == 1 for user in USERS])
+
+        await eventually(have_all_run, 20)
+
+
+async def test_a_limit_over_all_users_ends_the_worker_before_it_claims(spread: TaskQueue) -> None:
+    @task(max_running=3)
+    async def limited_over_partitions() -> None:
+        pass
+
+    try:
+        with pytest.raises(InvalidInput, match="not in a queue with partitions"):
+            await Worker(spread, scheduler=False).run_until_idle()
+    finally:
+        unregister(limited_over_partitions.name)
+
+
+async def test_what_runs_when_a_worker_stops_is_put_back_in_its_partition(spread: TaskQueue) -> None:
+    handles = [await spread.enqueue(wait_in_partitions(), user_id=user) for user in USERS[:8]]
+    async with Worker(spread, scheduler=False, shutdown_timeout=0):
+        await eventually(lambda: began["wait"] == 8)
+    for handle in handles:
+        assert (await handle.info()).state == "queued"
