@@ -111,15 +111,21 @@ class PartitionChoice:
         """Whether somebody was ready there when it told last."""
         return partition in self._places
 
+    def has_turn(self, partition: int, chosen: Chosen) -> bool:
+        """Whether such a claim there may find somebody, by what is known."""
+        head = self._sights[partition].head
+        return head is None or chosen.until is None or head <= chosen.until
+
     def _head(self, partition: int) -> float:
         head = self._sights[partition].head
         assert head is not None
         return head
 
     def _slack(self, want: int) -> float:
-        """How far virtual time moves by so many services of the whole queue."""
+        """How far virtual time moves by so many services of the whole queue; at least by one of a user."""
         rate = sum(sight.ready / sight.mean for sight in self._sights if sight.head is not None and sight.mean > 0)
-        return want / rate if rate > 0 else 0.0
+        least = max((self._sights[at].mean for at in self._working), default=0.0)
+        return max(least, want / rate if rate > 0 else 0.0)
 
     def _others(self, now: float) -> list[int]:
         found: list[int] = []

@@ -22,7 +22,7 @@ __all__ = ["SpreadTurns"]
 
 FEW, FEW_SHARE = 10, 8
 CLAIM_SHARE = 4
-LOOK_AGE = 0.02
+LOOK_AGE = 0.1
 """Seconds for which what is known of a partition is as good as a look."""
 LEAST_REST = 0.001
 
@@ -136,12 +136,16 @@ class SpreadTurns:
             return
         self._events += 1
         want = self._want(desk, self._room())
-        if want and self._can_claim(desk) and not desk.is_apart and len(batch) <= self._few:
+        chosen = self._beside(desk, want)
+        if want and len(batch) <= self._few and self._can_turn(desk, chosen):
             desk.asked_at_event = self._events
-            turn = desk.turn(batch, want, self._beside(desk, want), self._choice)
-            desk.reporting = desk.claiming = self._start(turn)
+            desk.reporting = desk.claiming = self._start(desk.turn(batch, want, chosen, self._choice))
         else:
             desk.reporting = self._start(desk.settle(batch))
+
+    def _can_turn(self, desk: Desk, chosen: Chosen) -> bool:
+        """Whether a claim goes along with a report: it costs as much as one that goes where somebody has its turn."""
+        return self._can_claim(desk) and not desk.is_apart and self._choice.has_turn(desk.number, chosen)
 
     def _room(self) -> int:
         """Slots for which nothing was asked yet."""
