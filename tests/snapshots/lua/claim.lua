@@ -4293,10 +4293,11 @@ local function new_work(claim)
     if follows then it.follows[n + 1] = true else it.delivered = it.delivered + 1 end
   end
 
-  -- sleep: ms for which the worker may.
-  function it.reply(sleep)
+  -- sleep: ms for which the worker may. between: of a queue with partitions, see lib/between.lua.
+  function it.reply(sleep, between)
     local reply = { now, sleep }
     for at = 1, #it.served do reply[at + 2] = it.served[at] end
+    if between then reply[#reply + 1] = between.sight() end
     return reply
   end
 
@@ -5297,11 +5298,12 @@ local function new_delivering(claim, work)
   return it
 end
 
-local function new_serving(claim, work)
+local function new_serving(claim, work, between)
   local want = claim[2]
   local it, delivering = {}, new_delivering(claim, work)
   local MOVES = 200 -- steps of one call that deliver nothing
   local AT_ONCE, OF_A_GROUP = 64, 2 -- members of a line that are read at first
+  local last_tag -- beyond it the turn is that of other partitions
 
   -- Whose first task was nothing to run has paid nothing, and stays the lowest: it rests until all others had their turn.
   local function nobody() return { members = {}, count = 0 } end
@@ -5392,6 +5394,11 @@ local function new_serving(claim, work)
         work.moved = work.moved + 1
         member = fronts.first(known[line])
       end
+      if between and member and line == root then
+        local tag = lines.tag(root, member)
+        if last_tag and tag > last_tag then return nil end
+        between.note(tag)
+      end
       if not member or string.byte(member) ~= 64 then return member, line end -- '@' begins no user, its own is encoded
       local inner = lines.at(string.sub(member, 2))
       local user, of_line = descend(inner)
@@ -5439,6 +5446,7 @@ local function new_serving(claim, work)
   end
 
   local function serve_groups()
+    last_tag = between and between.last_tag()
     if governed and governed.all_paused then return end
     for _, name in ipairs(work.groups) do
       if it.has_room() then serve_group(name) end
@@ -5762,6 +5770,81 @@ function look_for_lost_ready()
   if queued > 0 then new_search()() end
 end
 end
+
+-- lib/between.lua
+-- Between partitions: what the tags of this one are worth beside those of the others. Virtual time goes on elsewhere while
+-- nobody is in line here, or while nobody serves this partition: `offset` is added to all its tags where they are compared.
+-- In the state: `offset`; `served`, the highest tag at which a service began; `vacant`, when the last claim left nobody ready.
+local exactly
+local new_between
+do
+
+function exactly(number) return string.format('%.17g', number) end
+
+local function new_stand()
+  local known = call('HMGET', state_key, 'offset', 'served', 'vacant')
+  return { offset = tonumber(known[1] or 0), served = tonumber(known[2] or 0), vacant = known[3] ~= '0' }
+end
+
+-- The lowest tag of those whom an assignment serves, or nil. Its tree may have one that is too low, until it comes up.
+local function lowest_of(name)
+  local first, low = lines.lowest(root)
+  if not first or name == '*' then return first and low or nil end
+  lines.flush(root)
+  return tonumber(call('ZRANGE', assignments.tree_key(name, root), 0, 0, 'WITHSCORES')[2] or nil)
+end
+
+-- Before all others go those below what is reserved for them. Where nobody is ready and somebody will be as soon as a claim
+-- comes, that is told by `is_due`.
+local function head_of(names, stand, is_due)
+  local head
+  for _, name in ipairs(names) do head = head or lowest_of(name) end
+  if head and governed and lines.lowest(reservations.line) then return -math.huge end
+  if not head and is_due then head = math.max(stand.served, root.clock) end
+  return head and head + stand.offset
+end
+
+-- As heads.lua returns it.
+local function sight_of(names, stand, is_due)
+  local head = head_of(names, stand, is_due)
+  return { head and exactly(head) or '', exactly(stand.served + stand.offset), exactly(root.mean), lines.size(root) }
+end
+
+function new_between(claim)
+  local groups, latest, floor, up_to = claim[10], claim[17], claim[18], claim[19]
+  local it, stand = {}, new_stand()
+  local EXACT = 1e-12 -- of what is added up, at least: the head of a partition is not beyond itself
+  local offset, served, vacant = stand.offset, stand.served, stand.vacant
+
+  -- Who came since nobody was ready came at a time that has passed elsewhere. Who was left alone with a backlog is owed no
+  -- more than the horizon.
+  function it.catch_up()
+    local first, low = lines.lowest(root)
+    local target = (vacant or not first) and latest or floor
+    stand.offset = math.max(offset, target - (first and low or root.clock))
+  end
+
+  -- Up to which tag users are served, or nil.
+  function it.last_tag()
+    return up_to and up_to - stand.offset + EXACT * math.max(1, math.abs(up_to), math.abs(stand.offset))
+  end
+
+  -- Somebody is served at this tag.
+  function it.note(tag) stand.served = math.max(stand.served, tag) end
+
+  function it.has_more() return lines.lowest(root) end
+
+  function it.save()
+    stand.vacant = not lines.lowest(root)
+    if stand.served == served and stand.offset == offset and stand.vacant == vacant then return end
+    call('HSET', state_key, 'offset', exactly(stand.offset), 'served', exactly(stand.served), 'vacant', stand.vacant and 1 or 0)
+  end
+
+  function it.sight() return sight_of(groups, stand) end
+
+  return it
+end
+end
 local claim_tasks
 do
 
@@ -5777,15 +5860,16 @@ local function know_groups(claim)
 end
 
 function claim_tasks(claim)
-  local worker, want, priority_step_ms, dead_letter_ttl_ms, waits, steals, groups, repeats =
-    claim[1], claim[2], claim[5], claim[6], claim[7], claim[8], claim[10], claim[15]
+  local worker, want, priority_step_ms, dead_letter_ttl_ms, waits, steals, groups, repeats, latest =
+    claim[1], claim[2], claim[5], claim[6], claim[7], claim[8], claim[10], claim[15], claim[17]
   local LOOKS = 20
   local work = new_work(claim)
   if came_too_late(claim) then return work.reply(-1) end
   if (has_assigned or groups[1] ~= '*') and not know_groups(claim) then return { now, UNKNOWN } end
   call('ZADD', prefix .. 'workers', now, worker)
-  if repeats and claim_again(claim, work) then return work.reply(0) end
-  local promotion, stealing, serving = new_promotion(claim, work), new_stealing(claim, work), new_serving(claim, work)
+  local between = latest and new_between(claim)
+  if repeats and claim_again(claim, work) then return work.reply(0, between) end
+  local promotion, stealing, serving = new_promotion(claim, work), new_stealing(claim, work), new_serving(claim, work, between)
   local stolen, sleep = 0, 0
 
   local function look_around()
@@ -5803,13 +5887,17 @@ function claim_tasks(claim)
   local function hand_out()
     look_around()
     stolen = work.delivered
+    if between and work.everyone then between.catch_up() end
     if not stealing.serves_nothing_else() then serving.serve() end
+    if between then between.save() end
     put_off_outcomes(priority_step_ms * 1000, dead_letter_ttl_ms)
     promotion.announce()
     local waiting = new_waiting(claim, work, stealing, serving)
     if stealing.serves_nothing_else() then
       waiting.stay_awake()
       sleep = waiting.next_event()
+    elseif between and work.has_room() and between.has_more() then
+      waiting.stay_awake() -- those who are ready have their turn when others elsewhere had theirs
     elseif work.has_room() and waits then
       if work.delivered == 0 then look_for_lost_ready() end
       sleep = waiting.next_event()
@@ -5824,12 +5912,13 @@ function claim_tasks(claim)
   if not is_done and work.delivered == 0 then error(failure, 0) end
   count('started', work.delivered - stolen)
   keep_claimed(claim, work)
-  return work.reply(sleep)
+  return work.reply(sleep, between)
 end
 end
 -- ARGV[1] is the msgpack of Claim: worker: str, want: int, lease_ms: int, max_message_bytes: int, priority_step_ms:
 --   int, dead_letter_ttl_ms: int, waits: bool, steals: bool, fairness: str, groups: Sequence[str], holds: int,
---   suspects: int, max_deliveries: int, number: int, repeats: bool, lists: Sequence[Sequence[str]]
+--   suspects: int, max_deliveries: int, number: int, repeats: bool, lists: Sequence[Sequence[str]], latest: float |
+--   None, floor: float, up_to: float | None
 --   waits: note the worker as waiting when short. steals: look at what silent workers have. fairness: cost or time.
 --   groups: the assignments it serves, first to last; ``*`` is everyone. lists: the encoded users of each, where the
 --   script asked for them. holds: deliveries that it has, suspects: of them, those that were lost before and came less
@@ -5837,15 +5926,17 @@ end
 --   number: of this call of the worker, under which its answer is kept; 0: it is not. It grows with each answer; a call
 --   that comes behind a later one, or behind its own repetition, is given nothing. repeats: a call of this number may
 --   have been answered.
+--   latest: in a queue with partitions, its virtual time as far as is known, from which one goes on that stood empty.
+--   floor: from which one goes on that was away. up_to: nobody is served who stands at a later one; None: everybody.
 local args
-local worker, want, lease_ms, max_message_bytes, priority_step_ms, dead_letter_ttl_ms, waits, steals, fairness, groups, holds, suspects, max_deliveries, number, repeats, lists
+local worker, want, lease_ms, max_message_bytes, priority_step_ms, dead_letter_ttl_ms, waits, steals, fairness, groups, holds, suspects, max_deliveries, number, repeats, lists, latest, floor, up_to
 local is_done, reply
 calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
   worker, want, lease_ms, max_message_bytes, priority_step_ms, dead_letter_ttl_ms, waits, steals, fairness,
-    groups, holds, suspects, max_deliveries, number, repeats, lists =
+    groups, holds, suspects, max_deliveries, number, repeats, lists, latest, floor, up_to =
     args[1], args[2], args[3], args[4], args[5], args[6], args[7], args[8], args[9], args[10], args[11], args[12],
-    args[13], args[14], args[15], args[16]
+    args[13], args[14], args[15], args[16], args[17], args[18], args[19]
   is_done, reply = pcall(claim_tasks, args)
   save_state()
   if not is_done then error(reply, 0) end

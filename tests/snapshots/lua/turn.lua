@@ -5035,10 +5035,11 @@ local function new_work(claim)
     if follows then it.follows[n + 1] = true else it.delivered = it.delivered + 1 end
   end
 
-  -- sleep: ms for which the worker may.
-  function it.reply(sleep)
+  -- sleep: ms for which the worker may. between: of a queue with partitions, see lib/between.lua.
+  function it.reply(sleep, between)
     local reply = { now, sleep }
     for at = 1, #it.served do reply[at + 2] = it.served[at] end
+    if between then reply[#reply + 1] = between.sight() end
     return reply
   end
 
@@ -5866,11 +5867,12 @@ local function new_delivering(claim, work)
   return it
 end
 
-local function new_serving(claim, work)
+local function new_serving(claim, work, between)
   local want = claim[2]
   local it, delivering = {}, new_delivering(claim, work)
   local MOVES = 200 -- steps of one call that deliver nothing
   local AT_ONCE, OF_A_GROUP = 64, 2 -- members of a line that are read at first
+  local last_tag -- beyond it the turn is that of other partitions
 
   -- Whose first task was nothing to run has paid nothing, and stays the lowest: it rests until all others had their turn.
   local function nobody() return { members = {}, count = 0 } end
@@ -5961,6 +5963,11 @@ local function new_serving(claim, work)
         work.moved = work.moved + 1
         member = fronts.first(known[line])
       end
+      if between and member and line == root then
+        local tag = lines.tag(root, member)
+        if last_tag and tag > last_tag then return nil end
+        between.note(tag)
+      end
       if not member or string.byte(member) ~= 64 then return member, line end -- '@' begins no user, its own is encoded
       local inner = lines.at(string.sub(member, 2))
       local user, of_line = descend(inner)
@@ -6008,6 +6015,7 @@ local function new_serving(claim, work)
   end
 
   local function serve_groups()
+    last_tag = between and between.last_tag()
     if governed and governed.all_paused then return end
     for _, name in ipairs(work.groups) do
       if it.has_room() then serve_group(name) end
@@ -6331,6 +6339,81 @@ function look_for_lost_ready()
   if queued > 0 then new_search()() end
 end
 end
+
+-- lib/between.lua
+-- Between partitions: what the tags of this one are worth beside those of the others. Virtual time goes on elsewhere while
+-- nobody is in line here, or while nobody serves this partition: `offset` is added to all its tags where they are compared.
+-- In the state: `offset`; `served`, the highest tag at which a service began; `vacant`, when the last claim left nobody ready.
+local exactly
+local new_between
+do
+
+function exactly(number) return string.format('%.17g', number) end
+
+local function new_stand()
+  local known = call('HMGET', state_key, 'offset', 'served', 'vacant')
+  return { offset = tonumber(known[1] or 0), served = tonumber(known[2] or 0), vacant = known[3] ~= '0' }
+end
+
+-- The lowest tag of those whom an assignment serves, or nil. Its tree may have one that is too low, until it comes up.
+local function lowest_of(name)
+  local first, low = lines.lowest(root)
+  if not first or name == '*' then return first and low or nil end
+  lines.flush(root)
+  return tonumber(call('ZRANGE', assignments.tree_key(name, root), 0, 0, 'WITHSCORES')[2] or nil)
+end
+
+-- Before all others go those below what is reserved for them. Where nobody is ready and somebody will be as soon as a claim
+-- comes, that is told by `is_due`.
+local function head_of(names, stand, is_due)
+  local head
+  for _, name in ipairs(names) do head = head or lowest_of(name) end
+  if head and governed and lines.lowest(reservations.line) then return -math.huge end
+  if not head and is_due then head = math.max(stand.served, root.clock) end
+  return head and head + stand.offset
+end
+
+-- As heads.lua returns it.
+local function sight_of(names, stand, is_due)
+  local head = head_of(names, stand, is_due)
+  return { head and exactly(head) or '', exactly(stand.served + stand.offset), exactly(root.mean), lines.size(root) }
+end
+
+function new_between(claim)
+  local groups, latest, floor, up_to = claim[10], claim[17], claim[18], claim[19]
+  local it, stand = {}, new_stand()
+  local EXACT = 1e-12 -- of what is added up, at least: the head of a partition is not beyond itself
+  local offset, served, vacant = stand.offset, stand.served, stand.vacant
+
+  -- Who came since nobody was ready came at a time that has passed elsewhere. Who was left alone with a backlog is owed no
+  -- more than the horizon.
+  function it.catch_up()
+    local first, low = lines.lowest(root)
+    local target = (vacant or not first) and latest or floor
+    stand.offset = math.max(offset, target - (first and low or root.clock))
+  end
+
+  -- Up to which tag users are served, or nil.
+  function it.last_tag()
+    return up_to and up_to - stand.offset + EXACT * math.max(1, math.abs(up_to), math.abs(stand.offset))
+  end
+
+  -- Somebody is served at this tag.
+  function it.note(tag) stand.served = math.max(stand.served, tag) end
+
+  function it.has_more() return lines.lowest(root) end
+
+  function it.save()
+    stand.vacant = not lines.lowest(root)
+    if stand.served == served and stand.offset == offset and stand.vacant == vacant then return end
+    call('HSET', state_key, 'offset', exactly(stand.offset), 'served', exactly(stand.served), 'vacant', stand.vacant and 1 or 0)
+  end
+
+  function it.sight() return sight_of(groups, stand) end
+
+  return it
+end
+end
 local claim_tasks
 do
 
@@ -6346,15 +6429,16 @@ local function know_groups(claim)
 end
 
 function claim_tasks(claim)
-  local worker, want, priority_step_ms, dead_letter_ttl_ms, waits, steals, groups, repeats =
-    claim[1], claim[2], claim[5], claim[6], claim[7], claim[8], claim[10], claim[15]
+  local worker, want, priority_step_ms, dead_letter_ttl_ms, waits, steals, groups, repeats, latest =
+    claim[1], claim[2], claim[5], claim[6], claim[7], claim[8], claim[10], claim[15], claim[17]
   local LOOKS = 20
   local work = new_work(claim)
   if came_too_late(claim) then return work.reply(-1) end
   if (has_assigned or groups[1] ~= '*') and not know_groups(claim) then return { now, UNKNOWN } end
   call('ZADD', prefix .. 'workers', now, worker)
-  if repeats and claim_again(claim, work) then return work.reply(0) end
-  local promotion, stealing, serving = new_promotion(claim, work), new_stealing(claim, work), new_serving(claim, work)
+  local between = latest and new_between(claim)
+  if repeats and claim_again(claim, work) then return work.reply(0, between) end
+  local promotion, stealing, serving = new_promotion(claim, work), new_stealing(claim, work), new_serving(claim, work, between)
   local stolen, sleep = 0, 0
 
   local function look_around()
@@ -6372,13 +6456,17 @@ function claim_tasks(claim)
   local function hand_out()
     look_around()
     stolen = work.delivered
+    if between and work.everyone then between.catch_up() end
     if not stealing.serves_nothing_else() then serving.serve() end
+    if between then between.save() end
     put_off_outcomes(priority_step_ms * 1000, dead_letter_ttl_ms)
     promotion.announce()
     local waiting = new_waiting(claim, work, stealing, serving)
     if stealing.serves_nothing_else() then
       waiting.stay_awake()
       sleep = waiting.next_event()
+    elseif between and work.has_room() and between.has_more() then
+      waiting.stay_awake() -- those who are ready have their turn when others elsewhere had theirs
     elseif work.has_room() and waits then
       if work.delivered == 0 then look_for_lost_ready() end
       sleep = waiting.next_event()
@@ -6393,7 +6481,7 @@ function claim_tasks(claim)
   if not is_done and work.delivered == 0 then error(failure, 0) end
   count('started', work.delivered - stolen)
   keep_claimed(claim, work)
-  return work.reply(sleep)
+  return work.reply(sleep, between)
 end
 end
 -- ARGV[1] is the msgpack of Turn: report: Settle, claim: Claim
