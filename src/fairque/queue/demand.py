@@ -13,6 +13,7 @@ import msgspec
 from fairque.checks import Duration, check_seconds
 from fairque.metrics import Metrics
 from fairque.models import QueueStats
+from fairque.queue.held_back import HeldBack, Startable, held_back_in
 from fairque.redis.store import Store
 
 __all__ = ["COOLDOWN", "MOST_LOOKED_AT", "Demand", "Load", "check_spans", "load_in", "look_at_demand", "look_at_load"]
@@ -29,8 +30,9 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     `wait_seconds` is what the last in line waits for with the slots that there are (None without any), `slots_needed`
     how many it takes so that what runs goes on and what waits starts within `target_wait`.
 
-    `slots_needed` is 0 only where nothing runs or waits, and nothing is due within `cooldown`. Tasks of a worker that
-    died count among those that wait.
+    `slots_needed` is 0 only where nothing runs, and nothing may start or is due within `cooldown`. What a pause, a
+    policy or a limit holds back for longer than `target_wait` needs no slot. It counts in `backlog`, in `work_seconds`
+    and in `wait_seconds`. Tasks of a worker that died count among those that wait.
     """
 
     backlog: int
@@ -68,12 +70,19 @@ class Load(NamedTuple):
     stats: QueueStats
     running: Sequence[_Running]
     next_ms: Sequence[float]
-    """From that moment on: when the first scheduled task is due, and the first schedule fires."""
+    """From that moment on: when time alone makes something of it, or a claim has to do something first."""
+    held_back: HeldBack
 
     def demand(self, target_wait: float, cooldown: float) -> Demand:
         """Of seconds that were checked."""
-        is_due = any(ms <= cooldown * 1000 for ms in self.next_ms)
-        return _demand(self.stats, self.running, target_wait, cooldown, is_due=is_due)
+        stats = self.stats
+        run = _run_seconds(stats.metrics, self.running)
+        per_slot = _starts_of_a_slot(run, target_wait)
+        startable = self.held_back.startable(stats.queued, target_wait, per_slot)
+        is_due = any(ms <= cooldown * 1000 for ms in self.next_ms) or bool(
+            self.held_back.startable(stats.queued, cooldown, per_slot)
+        )
+        return _demand(stats, self.running, run, startable, target_wait, cooldown, is_due=is_due)
 
 
 def check_spans(target_wait: Duration, cooldown: Duration) -> tuple[float, float]:
@@ -88,8 +97,9 @@ async def look_at_load(store: Store) -> Load:
 
 def load_in(stats: QueueStats, found: Sequence[Any]) -> Load:
     """From what the script found."""
-    now_ms, due_ms, fires_ms, running, means = found
-    return Load(stats, _running_in(running, means), [float(ms) - now_ms for ms in (due_ms, fires_ms) if ms])
+    now_ms, moments, running, means, *waiting = found
+    next_ms = [float(ms) - now_ms for ms in moments if ms]
+    return Load(stats, _running_in(running, means), next_ms, held_back_in(now_ms, *waiting))
 
 
 async def look_at_demand(store: Store, target_wait: Duration, cooldown: Duration = COOLDOWN) -> Demand:
@@ -104,13 +114,19 @@ def _running_in(running: Sequence[Any], means: Sequence[bytes]) -> list[_Running
 
 
 def _demand(
-    stats: QueueStats, looked_at: Sequence[_Running], target_wait: float, cooldown: float, *, is_due: bool
+    stats: QueueStats,
+    looked_at: Sequence[_Running],
+    run: float,
+    startable: Startable,
+    target_wait: float,
+    cooldown: float,
+    *,
+    is_due: bool,
 ) -> Demand:
     slots = stats.slots
     alive = [task for task in looked_at if task.lives]
     scale = max(1.0, stats.started / len(looked_at)) if looked_at else 0.0
-    waits = stats.queued + round(scale * (len(looked_at) - len(alive)))
-    run = _run_seconds(stats.metrics, looked_at)
+    waits = startable.tasks + round(scale * (len(looked_at) - len(alive)))
     left = scale * sum(task.left for task in alive)
     kept = scale * sum(task.slots(target_wait) for task in alive)
     return Demand(
@@ -124,9 +140,9 @@ def _demand(
         target_wait=target_wait,
         cooldown=cooldown,
         slots_needed=max(
-            math.ceil(kept - 1e-9) + _slots_to_start(waits, run, target_wait),
-            _used_lately(stats, slots) if not waits else 0,
-            1 if is_due or stats.queued or stats.started else 0,
+            math.ceil(kept - 1e-9) + _slots_to_start(waits, run, target_wait) + startable.slots,
+            _used_lately(stats, slots) if not waits and not startable.slots else 0,
+            1 if is_due or stats.started else 0,
         ),
     )
 
@@ -137,10 +153,14 @@ def _used_lately(stats: QueueStats, slots: int) -> int:
     return min(used, slots) if slots else used
 
 
+def _starts_of_a_slot(run: float, target_wait: float) -> float:
+    """In time: one at once, and the next after each run."""
+    return math.floor(target_wait / run) + 1 if run > 0 else math.inf
+
+
 def _slots_to_start(tasks: int, run: float, target_wait: float) -> int:
-    """So many that the last of them starts in time: each slot takes one at once, and the next after each run."""
-    per_slot = math.floor(target_wait / run) + 1 if run > 0 else tasks
-    return math.ceil(tasks / per_slot) if tasks else 0
+    """So many that the last of them starts in time."""
+    return max(1, math.ceil(tasks / _starts_of_a_slot(run, target_wait))) if tasks else 0
 
 
 def _wait(stats: QueueStats, slots: int, work: float, left: float) -> float | None:

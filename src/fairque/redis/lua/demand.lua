@@ -1,15 +1,18 @@
 #!lua flags=no-writes
--- What runs, how long it has run, and when time alone makes more of it: for how many slots it takes.
+-- What runs, how long it has run, what of that which waits is held back, and when time alone makes more of it: for how
+-- many slots it takes.
 -- KEYS[1]  state
--- Returns  {now, ms at which the first scheduled task is due or '' (now where outcomes are to be passed on, which claims
---          do), ms at which the first schedule fires or '',
+-- Returns  {now, ms of the next moments (or now, where a claim has something to do before more may start): of the first
+--          scheduled task, schedule, held back user and task that expires, each or '',
 --          per running task looked at: name, ms since its start, whether its worker lives (1 or 0); then
---          per name: name, mean run time in seconds or ''}
--- Cost     O(tasks looked at + workers)
+--          per name: name, mean run time in seconds or '';
+--          ms at which the pause of everybody ends, then what lib/held_back.lua tells of users and of keys}
+-- Cost     O(tasks looked at + workers + users and keys looked at)
 --@include base
 --@include message
 --@include run_times
 --@include live_workers
+--@include held_back
 --@arguments
 local function first(key) return call('ZRANGE', key, 0, 0, 'WITHSCORES')[2] or '' end
 
@@ -42,5 +45,7 @@ for _, member in ipairs(lanes) do
   local entries = redis.pcall('XRANGE', stream_key(lane, user), '-', '+', 'COUNT', each)
   for _, entry in ipairs(entries) do try_alone(note, user, entry[2][2]) end
 end
-local has_outcomes = call('EXISTS', prefix .. 'announcements') == 1
-return { now, has_outcomes and now or first(due_key), first(prefix .. 'schedules'), running, times }
+local held_back = new_held_back()
+local moments = { first(due_key), first(prefix .. 'schedules'), first(prefix .. 'parked'), first(prefix .. 'expiring') }
+if held_back.is_changing() then moments[1] = now end
+return { now, moments, running, times, held_back.pause_of_all(), held_back.users(), held_back.keys() }
