@@ -40,7 +40,6 @@ async def test_what_a_worker_has_that_falls_silent_after_the_clock_was_set_back_
             found |= {of.user_id for of in stolen}
             await core.settle(stolen, worker=f"thief {thief}")
         assert found == {of.user_id for of in taken}
-        core.execute("DEL", ":told")
 
 
 async def test_however_many_limits_tasks_wait_for_all_are_looked_at_on_the_new_clock(
@@ -55,7 +54,7 @@ async def test_however_many_limits_tasks_wait_for_all_are_looked_at_on_the_new_c
             core.rest()
             await core.claim(0, lease_ms=1000)
         assert core.execute("ZCOUNT", ":held", "-inf", core.now_us() // 1000) == many
-        core.execute("DEL", ":held", ":told")
+        core.execute("DEL", ":held")
 
 
 _LIST = "for at = 1, ARGV[1] do redis.call('ZADD', KEYS[1], ARGV[2] + at, ':key ' .. at) end"

@@ -17,7 +17,7 @@ from fairque.tasks.message import Message, encode_body, new_nonce
 from tests.support.resp import RespClient
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -89,8 +89,10 @@ class Key:
 class Core:
     """Calls the scripts with as few words as a test wants to use."""
 
+    settings: Mapping[str, int] = SETTINGS
+
     def __init__(self, url: str, queue_name: str) -> None:
-        self.backend = Backend(url, queue_name, timeout=DEFAULT_TIMEOUT, given=SETTINGS)
+        self.backend = Backend(url, queue_name, timeout=DEFAULT_TIMEOUT, given=self.settings)
         self.keys = self.backend.keys
         self.store = Store(self.backend)
         self._client = RespClient(url)

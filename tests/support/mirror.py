@@ -24,7 +24,7 @@ from fairque.redis.store_batches import NewBatch
 from tests.support.core import STEP_MS, Key, outcome
 from tests.support.mirror_view import agree, assignment_name, changed, check_trees, ended, expected, policy_name, seen
 from tests.support.order import Order, named, new_callbacks
-from tests.support.timed import STEP_US, TimedCore
+from tests.support.timed import TimedCore
 
 _EXPIRING = ("metrics:", "run-times", "keeper:")
 _SOMETIMES_EXPIRING = ("user:", "group:", "left")
@@ -135,6 +135,7 @@ class Mirror:
         self.core = core
         self.by_time = by_time
         self.model = ModelQueue(STEP_MS)
+        core.on_tick = self.model.let_time_pass
         self.held: list[Held] = []
         self.said: dict[int, Ending] = {}  # outcomes are repeated as they were given
         self.refused = 0
@@ -143,7 +144,6 @@ class Mirror:
     # Tasks
 
     async def enqueue(self, orders: Sequence[Order], nonce: bytes) -> None:
-        self._close_windows()
         created = await self._answer(
             self.core.enqueue_all([order.new_task(nonce, at) for at, order in enumerate(orders)])
         )
@@ -170,7 +170,6 @@ class Mirror:
         self, worker: str, want: int, lease_ms: int, groups: Sequence[UserGroup] = ANY_USER, *, steal: bool = True
     ) -> list[Held]:
         self.core.rest()
-        self._let_keepers_go()
         in_turn = self._texts("ZRANGE", ":batches", 0, -1)
         how: Any = {"lease_ms": lease_ms, "groups": groups, "steal": steal}
         claim = await self.core.claim(want, worker=worker, wait=True, by_time=self.by_time, **how)
@@ -186,16 +185,6 @@ class Mirror:
         self._compare_sleep(claim.sleep, worker, groups if steal else None, lease_ms, dump, is_short=len(taken) < want)
         self.compare(dump)
         return taken
-
-    def _close_windows(self) -> None:
-        """As `_let_keepers_go`."""
-        for user_id, pointer in self.model.close_windows((self.core.now_us() + STEP_US) // 1000):
-            self.core.execute("DEL", f":unique:{encode_user(user_id)}:{pointer}")
-
-    def _let_keepers_go(self) -> None:
-        """Time to live is of the server's own clock, which goes by slower than that of a game."""
-        for user_id in self.model.limits.take_late_keepers((self.core.now_us() + STEP_US) // 1000):
-            self.core.execute("DEL", f":keeper:{encode_user(user_id)}")
 
     def _compare_sleep(
         self,
@@ -425,7 +414,7 @@ def _without(answers: Sequence[bool], is_open: list[bool]) -> list[bool | None]:
 
 def _outcome(of: Delivery, ending: Ending) -> Outcome:
     made = outcome(of, ending.kind, ending.delay_ms)
-    made.charge, made.run_ms = ending.charge, ending.run_ms
+    made.charge, made.run_ms, made.ttl_ms = ending.charge, ending.run_ms, int(ending.ttl_ms)
     if ending.kind == "canceled":
         made.error = b"why"
     return made

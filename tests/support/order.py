@@ -16,7 +16,7 @@ from fairque.tasks.message import LimitKey, Message, encode_body
 from tests.support.core import MAX_BODY
 
 _NO_ARGS = msgspec.Raw(b"\x90")
-SPAN_MS, WINDOW_MS = 5, 60_000
+SPAN_MS = 5
 
 
 class Order(NamedTuple):
@@ -47,9 +47,6 @@ class Order(NamedTuple):
 
     @property
     def span_ms(self) -> int:
-        """Windows are times to live, of the server's own clock: no game lasts so long."""
-        if self.kind in ("throttle", "after"):
-            return WINDOW_MS
         return SPAN_MS if self.kind else 0
 
     def call(self, nonce: bytes, at: int) -> bytes:

@@ -23,7 +23,7 @@ from tests.support.order import Order
 from tests.support.timed import TimedCore
 
 SHORT_LEASE_MS = 1
-SOON_MS, LATE_MS = 2, 60_000
+SOON_MS, LATE_MS, DAY_MS = 2, 60_000, 86_400_000
 USERS = ["a", "b:c", "b%3Ac", "{é}*\n\0"]
 IDS = ["1", "2", "b:c", "*\n", "é", "x" * 80, "1.on_end", "b:c.on_failure-2"]
 BATCHES = ["1", "b:c *\n"]
@@ -77,10 +77,10 @@ FIELDS: dict[str, list[Any]] = {
 }
 
 
-def _ending(kind: Kind, delay_ms: int, charge: float, run_ms: float) -> Ending:
+def _ending(kind: Kind, delay_ms: int, charge: float, run_ms: float, ttl_ms: int = DAY_MS) -> Ending:
     """Of whatever delivery."""
     delay_ms = delay_ms if kind in ("retry", "snoozed", "released") else 0
-    return Ending(cast(ModelDelivery, None), kind, delay_ms, charge, run_ms)
+    return Ending(cast(ModelDelivery, None), kind, delay_ms, charge, run_ms, ttl_ms)
 
 
 users = st.sampled_from(USERS)
@@ -98,6 +98,7 @@ endings = st.builds(
     st.sampled_from([0, 0, SOON_MS, LATE_MS]),
     st.sampled_from([0.0, 0.0, 2.5, -0.25]),
     st.sampled_from([0.0, 500.0, 2000.0]),
+    st.sampled_from([DAY_MS, SOON_MS, LATE_MS]),
 )
 kinds_of_keys: st.SearchStrategy[Alone] = st.sampled_from(
     ["", "", "", "", "started", "ended", "after", "debounce", "throttle"]
@@ -390,8 +391,14 @@ class BothMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.mirror.held)
     @rule(picks=picks, ending=endings)
     def settle(self, picks: list[int], ending: Ending) -> None:
-        ending = ending._replace(delay_ms=ending.delay_ms if self.has_delays else min(ending.delay_ms, SOON_MS))
-        self.both(self.mirror.settle(self.picked(picks), ending))
+        self.both(self.mirror.settle(self.picked(picks), self.allowed_ending(ending)))
+
+    def allowed_ending(self, ending: Ending) -> Ending:
+        """Results that others depend on stay."""
+        return ending._replace(
+            delay_ms=ending.delay_ms if self.has_delays else min(ending.delay_ms, SOON_MS),
+            ttl_ms=DAY_MS if self.has_links else ending.ttl_ms,
+        )
 
     @rule(batch=batches(), want=wants, picks=picks, ending=endings)
     def work_comes_and_is_done(self, batch: list[Order], want: int, picks: list[int], ending: Ending) -> None:
@@ -404,7 +411,7 @@ class BothMachine(RuleBasedStateMachine):
     def a_worker_falls_silent_and_wakes_up_too_late(
         self, want: int, stolen: int, of: int, ending: Ending, late: Ending
     ) -> None:
-        said = ending._replace(delay_ms=0), late._replace(delay_ms=0)
+        said = [self.allowed_ending(of)._replace(delay_ms=0) for of in (ending, late)]
         self.both(robbery(self.mirror, self.groups(of), want, stolen, *said))
 
     @rule(worker=workers, of=kinds_of_workers)
@@ -524,5 +531,6 @@ async def _give_up(mirror: Mirror) -> None:
 
 
 async def _nothing_stays(core: TimedCore) -> None:
-    lasting = {name: key.content for name, key in core.dump().items() if not key.expires}
-    assert lasting.keys() - {"left"} <= {"state", "users", "told"}, lasting
+    dump = core.dump()
+    lasting = {name: key.content for name, key in dump.items() if not (key.expires or name.startswith("told"))}
+    assert lasting.keys() - {"left"} <= {"state", "users"}, lasting

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -13,25 +13,19 @@ from fairque.redis.delivery import Delivery
 from fairque.redis.requester import pack
 from fairque.redis.scripts import Script, load
 from fairque.redis.store import WORKER_TTL_MS, Store
-from tests.support.core import SETTINGS, Core
+from tests.support.core import HOUR_MS, SETTINGS, Core
+from tests.support.played_clock import SET_CLOCK, played
 
 START_US = 1_800_000_000_000_000
 STEP_US = 11
 """Between two calls."""
 IDLE_US = 3_000
-"""Real time, which streams go by: a lease of 1 ms is over for certain after it."""
-_READS_CLOCK = b"call('TIME')"
-_FORGETS_RATE, _KEEPS_RATE = b"math.ceil((l.tat - now_us) / 1000)", b"600000"
-"""A time to live is of the server's own clock, which may be far ahead of that of a game. What is over says nothing."""
+"""After it, a lease of 1 ms is over."""
 
 
 @cache
 def _told(name: str) -> bytes:
-    source = load(name).source
-    assert source.count(_READS_CLOCK) == 1
-    assert name != "claim" or source.count(_FORGETS_RATE) == 1
-    told = source.replace(_READS_CLOCK, b"call('HMGET', prefix .. 'told', 'seconds', 'us')")
-    return told.replace(_FORGETS_RATE, _KEEPS_RATE)
+    return played(load(name).source)
 
 
 class TimedStore(Store):
@@ -43,15 +37,18 @@ class TimedStore(Store):
 
 
 class TimedCore(Core):
-    """Time passes by a little with each call, and where a test says so."""
+    """Time passes by a little with each call, and where a test says so. No dead letter is given up in a game."""
+
+    settings = {**SETTINGS, "dead_letter_ttl_ms": 24 * HOUR_MS, "result_ttl_ms": 24 * HOUR_MS}
 
     def __init__(self, url: str, queue_name: str) -> None:
         super().__init__(url, queue_name)
-        self._own = Backend(url, queue_name, timeout=DEFAULT_TIMEOUT, given=SETTINGS)
+        self._own = Backend(url, queue_name, timeout=DEFAULT_TIMEOUT, given=self.settings)
         store = TimedStore(self._own)
         store.core = self
         self.store = store
         self._now_us = START_US
+        self.on_tick: Callable[[int], object] = int  # is told the time, in microseconds
 
     async def __aenter__(self) -> TimedCore:
         await self._own.connector.open()
@@ -59,6 +56,7 @@ class TimedCore(Core):
         return self
 
     async def __aexit__(self, *error: Any) -> None:
+        self.execute("DEL", ":told", ":told-expiry", ":told-idle")
         await super().__aexit__(*error)
         await self._own.connector.close()
 
@@ -67,17 +65,15 @@ class TimedCore(Core):
 
     def tick(self, us: int = STEP_US) -> None:
         self._now_us += us
-        self.execute("HSET", ":told", "seconds", self._now_us // 1_000_000, "us", self._now_us % 1_000_000)
+        self.on_tick(self._now_us)
+        self.execute("EVAL", SET_CLOCK, 1, self.keys.state, self._now_us // 1_000_000, self._now_us % 1_000_000)
 
     def wait_until_ms(self, moment: float) -> None:
         self._now_us = max(self._now_us, int(moment + 1) * 1000)
 
     def rest(self) -> None:
-        """Until every delivery has been idle for longer than a short lease, on both clocks."""
-        until = super().now_us() + IDLE_US
+        """Until every delivery has been idle for longer than a short lease."""
         self._now_us += IDLE_US
-        while super().now_us() <= until:
-            pass
 
     def renew(
         self,

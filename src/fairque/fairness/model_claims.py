@@ -221,6 +221,8 @@ class ModelClaims(ModelChanges):
             task.errors += kind == "failed"
             if task.has_key and task.kind == "after" and kind != "canceled":
                 self._open_window(now_us, task)
+            if kind == "finished":
+                task.known_until_ms = now_us // 1000 + ending.ttl_ms
             self._end(task, TaskState(kind))
         else:
             self._put_back(now_us, task, kind, ending.delay_ms)

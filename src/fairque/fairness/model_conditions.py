@@ -11,24 +11,27 @@ from fairque.fairness.model_ends import ModelEnds
 from fairque.fairness.model_task import ModelTask
 from fairque.models import Enqueued, TaskState
 
-__all__ = ["Answer", "ModelConditions", "Stands", "answer_of"]
+__all__ = ["ANSWER_MS", "Answer", "ModelConditions", "Stands", "answer_of"]
 
 Stands = Literal["new", "living", "retried", "replaces", "kept", "answered", "superseded"]
 Answer = bool | tuple[Enqueued, str]
+ANSWER_MS = 60_000
+"""For so long a call that is repeated is answered as the last time."""
 
 
 class ModelConditions(ModelEnds):
     """A task replaces another one, is alone under a key, or waits until no further one has come.
 
     Attributes:
-        answers: By the name of its call, what became of each task that was put in on a condition.
+        answers: By the name of its call, what became of each task that was put in on a condition, and the ms until which
+            that is known.
         holders: Of users and keys, the task that has the key, if it still has.
         windows: Of users and keys, the id that has the key whatever becomes of its task, and the ms until when.
     """
 
     def __init__(self, priority_step_ms: int = PRIORITY_STEP_MS) -> None:
         super().__init__(priority_step_ms)
-        self.answers: dict[bytes, Answer] = {}
+        self.answers: dict[bytes, tuple[Answer, int]] = {}
         self.holders: dict[tuple[str, str], ModelTask] = {}
         self.windows: dict[tuple[str, str], tuple[str, int]] = {}
 
@@ -50,7 +53,7 @@ class ModelConditions(ModelEnds):
 
     def _holder_in_window(self, now_ms: int, task: ModelTask) -> str | None:
         task_id, until_ms = self.windows.get((task.user_id, task.pointer), ("", 0))
-        return task_id if now_ms < until_ms else None
+        return task_id if now_ms <= until_ms else None
 
     def _withdraw(self, task: ModelTask) -> tuple[str, str] | None:
         """The one whose place this task takes. Returns the batch that counted it."""
@@ -76,12 +79,13 @@ class ModelConditions(ModelEnds):
     def _open_window(self, now_us: int, task: ModelTask) -> None:
         self.windows[task.user_id, task.pointer] = task.task_id, now_us // 1000 + task.span_ms
 
-    def close_windows(self, now_ms: int) -> list[tuple[str, str]]:
-        """Users and keys of those that are over."""
-        over = [key for key, (_, until_ms) in self.windows.items() if until_ms <= now_ms]
-        for key in over:
-            del self.windows[key]
-        return over
+    def let_time_pass(self, now_us: int) -> None:
+        """What lasts until a moment before this is over."""
+        now_ms = now_us // 1000
+        self.windows = {key: window for key, window in self.windows.items() if window[1] >= now_ms}
+        self.answers = {call: answer for call, answer in self.answers.items() if answer[1] >= now_ms}
+        self.ended = {key: task for key, task in self.ended.items() if task.known_until_ms >= now_ms}
+        self.limits.let_time_pass(now_ms)
 
 
 class _Call:
@@ -166,7 +170,7 @@ class _Call:
         return stands
 
 
-def answer_of(task: ModelTask, stands: Stands, answers: Mapping[bytes, Answer]) -> Answer:
+def answer_of(task: ModelTask, stands: Stands, answers: Mapping[bytes, tuple[Answer, int]]) -> Answer:
     if task.call:
-        return answers.get(task.call, task.answer)
+        return answers[task.call][0] if task.call in answers else task.answer
     return stands != "living"

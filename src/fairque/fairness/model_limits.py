@@ -314,12 +314,9 @@ class KeyLimits:
         self.keepers[task.user_id] = task.task_id, now_ms + span_ms * (KEPT_SHARE + 1)
         return True
 
-    def take_late_keepers(self, now_ms: int) -> list[str]:
-        """Users who may keep a place again."""
-        late = [user_id for user_id, (_, until_ms) in self.keepers.items() if until_ms <= now_ms]
-        for user_id in late:
-            del self.keepers[user_id]
-        return late
+    def let_time_pass(self, now_ms: int) -> None:
+        """Some users may keep a place again."""
+        self.keepers = {user_id: kept for user_id, kept in self.keepers.items() if kept[1] >= now_ms}
 
     # Turns
 

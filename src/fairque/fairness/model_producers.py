@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from fairque.errors import BatchClosed, DependencyError, QueueFull
-from fairque.fairness.model_conditions import Answer, ModelConditions, Stands, answer_of
+from fairque.fairness.model_conditions import ANSWER_MS, Answer, ModelConditions, Stands, answer_of
 from fairque.fairness.model_task import ModelTask
 from fairque.models import TaskState
 
@@ -44,7 +44,8 @@ class ModelProducers(ModelConditions):
         self._pass_on(now_us)
         self.limits.pass_on(now_us)
         answers = [answer_of(task, stands[at], self.answers) for at, task in enumerate(batch)]
-        self.answers |= {task.call: answer for task, answer in zip(batch, answers, strict=True) if task.call}
+        until_ms = now_us // 1000 + ANSWER_MS
+        self.answers |= {task.call: (answer, until_ms) for task, answer in zip(batch, answers, strict=True) if task.call}
         return answers
 
     def _check(self, new: dict[tuple[str, str], ModelTask]) -> None:

@@ -133,6 +133,7 @@ class ModelTask:
     limited: list[str] = field(default_factory=list)  # the keys whose slots it took last
     delivery: Fence | None = None
     last: Fence | None = None  # the delivery that was settled last
+    known_until_ms: float = math.inf  # its result, when it has ended
 
     @property
     def lane(self) -> LaneName:
@@ -172,13 +173,17 @@ class ModelDelivery(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """How a delivery ended. `charge` is what it cost beyond its cost, `run_ms` for how long it ran."""
+    """How a delivery ended. `charge` is what it cost beyond its cost, `run_ms` for how long it ran.
+
+    `ttl_ms`: for how long its result is known, if it finished.
+    """
 
     delivery: ModelDelivery
     kind: Kind
     delay_ms: int = 0
     charge: float = 0.0
     run_ms: float = 0.0
+    ttl_ms: float = math.inf
 
 
 @dataclass(slots=True, eq=False)
