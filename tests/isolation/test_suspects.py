@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fairque import FailureKind, TaskFailed, TaskQueue, TaskState, Worker
-from fairque.redis.delivery import Delivery
+from fairque.redis.arguments import Accuse
+from fairque.redis.delivery import Delivery, Refusal
 from fairque.redis.store import Store
 from tests.support.core import Core
 from tests.support.eventually import eventually
@@ -295,3 +296,47 @@ async def test_a_task_that_kills_its_worker_harms_none_of_those_beside_it(
     stats = await queue.stats()
     assert (stats.finished, stats.failed) == (8, 1)
     assert [user.metrics.finished for user in await queue.users() if user.user_id != "killer"] == [1] * 8
+
+
+async def test_one_that_was_lost_before_its_worker_ended_because_of_it_runs_alone_from_then_on(core: Core) -> None:
+    await many_workers(core)
+    await core.enqueue("anna", "t")
+    await lose(core, 1)
+    blocks = await steal(core, "blocked")
+    assert blocks is not None
+    place = blocks.lane.decode(), blocks.user.decode(), blocks.id, blocks.stream_id.decode(), blocks.attempt
+    assert await core.store.call(Accuse("blocked", *place)) == 1
+    again = await steal(core, "next")
+    assert again is not None
+    assert (again.deaths, again.alone_ms > 0) == (1, True)
+
+
+async def test_a_task_that_was_given_up_for_its_deaths_has_a_clean_name_when_it_is_brought_back(core: Core) -> None:
+    await many_workers(core)
+    await core.enqueue("anna", "t")
+    await lose(core, 1)
+    found = [await steal(core, f"w {n}") for n in range(4)]
+    assert found[-1] is not None
+    assert await core.settle([found[-1]], "failed", worker="w 3") == [True]
+    assert await core.store.requeue("anna", ["t"]) == [True]
+    await lose(core, 1)
+    again = await steal(core, "next", holds=1)
+    assert again is not None, "it waits for no empty worker"
+    assert (again.deaths, again.alone_ms) == (0, 0)
+
+
+async def test_a_late_report_of_a_suspect_lets_no_second_one_run_beside_it(server: Server, queue_name: str) -> None:
+    """Its worker was silent, and another one has it by then."""
+    async with TimedCore(server.url, queue_name) as core:
+        await core.enqueue("anna", "1", "2")
+        await core.take(2, worker="dead", lease_ms=SHORT)
+        core.tick(SHORT * 2000)
+        [late] = await core.take(1, worker="late", lease_ms=SHORT, holds=1)
+        core.tick(SHORT * 2000)
+        taken: list[Delivery] = []
+        while not any(of.id == late.id for of in taken):
+            core.tick(SHORT * 1000 + 1000)
+            taken = await core.take(1, worker=f"thief {core.now_us()}", lease_ms=SHORT)
+        assert await core.settle([late], worker="late") == [Refusal.ELSEWHERE]
+        assert await core.take(1, worker="other", lease_ms=SHORT) == []
+        core.forget()

@@ -134,6 +134,7 @@ class Core:
         steal: bool = True,
         holds: int = 0,
         suspects: int = 0,
+        max_deliveries: int = 5,
         by_time: bool = False,
     ) -> Claim:
         return await self.store.claim(
@@ -144,6 +145,7 @@ class Core:
             steal=steal,
             holds=holds,
             suspects=suspects,
+            max_deliveries=max_deliveries,
             settings=msgspec.structs.replace(
                 self.store.settings, lease_ms=lease_ms, fairness="time" if by_time else "cost"
             ),

@@ -12,17 +12,29 @@ from fairque.fairness.choice import encoded_path
 from fairque.fairness.freedom import Freedom
 from fairque.fairness.model_batch import ModelBatch
 from fairque.fairness.model_queue import Ending, ModelQueue, ModelTask
-from fairque.fairness.model_task import ModelCallback
+from fairque.fairness.model_task import LaneKey, ModelCallback
 from fairque.limit import Limit
 from fairque.models import ANY_USER, TaskState, UserGroup
 from fairque.policy import Policy, Rate
 from fairque.queue.cancel_all import checked_matches
+from fairque.redis.arguments import Accuse
 from fairque.redis.assignment import assignments_of
 from fairque.redis.delivery import Delivery, Outcome, Placed
 from fairque.redis.keys import decode_user, encode_user
 from fairque.redis.store_batches import NewBatch
 from tests.support.core import STEP_MS, Key, outcome
-from tests.support.mirror_view import agree, assignment_name, changed, check_trees, ended, expected, policy_name, seen
+from tests.support.mirror_view import (
+    agree,
+    assignment_name,
+    changed,
+    check_trees,
+    ended,
+    expected,
+    policy_name,
+    room_in,
+    seen,
+    told_ms,
+)
 from tests.support.order import Order, named, new_callbacks
 from tests.support.timed import TimedCore
 
@@ -33,6 +45,7 @@ _SOMETIMES_EXPIRING = ("user:", "group:", "left")
 
 REFUSALS = (QueueFull, DependencyError, TaskExists, BatchClosed)
 BATCH_NONCE = bytes(8)
+MOST_DEATHS = 2
 MOST = 1000
 """Steps that are larger than anything here."""
 
@@ -65,8 +78,10 @@ class Followed(Freedom):
         before: Set[tuple[str, str]] = frozenset(),
         want: int = 0,
         in_turn: Sequence[str] = (),
+        worker: str = "",
     ) -> None:
         self._dump = dump
+        self._worker = worker
         self._in_turn = in_turn
         self._stolen = [(of.user_id, of.id) for of in deliveries if (of.user_id, of.id) in before]
         self._want = want
@@ -84,6 +99,13 @@ class Followed(Freedom):
         assert set(self._stolen) <= by_key.keys(), f"{self._stolen} are stolen, silent are {list(by_key)}"
         assert len(self._stolen) <= most
         return [by_key[key] for key in self._stolen]
+
+    def asks_for_room(self, waiting: Sequence[LaneKey]) -> LaneKey | None:
+        room = room_in(self._dump)
+        if room is None or room.worker != self._worker or room.lane is None or room.since_ms != self._now_ms():
+            return None
+        assert room.lane in waiting, f"{room.lane} waits for nothing"
+        return room.lane
 
     def unparks(self, users: Sequence[str]) -> int:
         left, now_ms = self._members("parked"), self._now_ms()
@@ -117,9 +139,8 @@ class Followed(Freedom):
         assert task_ids == set(self._in_turn)
         return self._in_turn
 
-    def _now_ms(self) -> float:
-        told = dict(self._dump["told"].pairs)
-        return int(told["seconds"]) * 1000 + int(told["us"]) // 1000
+    def _now_ms(self) -> int:
+        return told_ms(self._dump)
 
     def _first_ones(self, went: list[bool], least: int) -> int:
         many = sum(went)
@@ -167,14 +188,24 @@ class Mirror:
         self.compare()
 
     async def claim(
-        self, worker: str, want: int, lease_ms: int, groups: Sequence[UserGroup] = ANY_USER, *, steal: bool = True
+        self,
+        worker: str,
+        want: int,
+        lease_ms: int,
+        groups: Sequence[UserGroup] = ANY_USER,
+        *,
+        steal: bool = True,
+        holds: int = 0,
+        suspects: int = 0,
     ) -> list[Held]:
         self.core.rest()
         in_turn = self._texts("ZRANGE", ":batches", 0, -1)
-        how: Any = {"lease_ms": lease_ms, "groups": groups, "steal": steal}
+        how: Any = {"lease_ms": lease_ms, "groups": groups, "steal": steal, "holds": holds, "suspects": suspects}
+        how["max_deliveries"] = MOST_DEATHS
         claim = await self.core.claim(want, worker=worker, wait=True, by_time=self.by_time, **how)
         now_us, dump = self.core.now_us(), self.core.dump()
-        self.model.freedom = Followed(dump, claim.deliveries, {task.key for task in self.model.out()}, want, in_turn)
+        out = {task.key for task in self.model.out()}
+        self.model.freedom = Followed(dump, claim.deliveries, out, want, in_turn, worker)
         made = self.model.claim(now_us, worker, want, by_time=self.by_time, **how)
         agree("deliveries", [_told(of) for of in claim.deliveries], [_modelled(of) for of in made])
         taken = [Held(*pair, worker) for pair in zip(claim.deliveries, made, strict=True)]
@@ -182,49 +213,64 @@ class Mirror:
             known = self._stream_ids.setdefault(held.model.fence.stream_id, held.real.stream_id)
             agree("place in the stream", held.real.stream_id, known)
         self.held += taken
-        self._compare_sleep(claim.sleep, worker, groups if steal else None, lease_ms, dump, is_short=len(taken) < want)
+        looks = self._looks(dump, worker, **how) if steal else [[]]
+        is_apart = any(of.model.is_alone for of in taken) or self._becomes_empty(worker, holds)
+        self._compare_sleep(claim.sleep, worker, looks, is_short=len(taken) < want, is_apart=is_apart)
         self.compare(dump)
         return taken
 
+    def _becomes_empty(self, worker: str, holds: int) -> bool:
+        return holds > 0 and self.model.suspects.awaiting(self.core.now_us() // 1000, worker) is not None
+
     def _compare_sleep(
-        self,
-        sleep: float | None,
-        worker: str,
-        groups: Sequence[UserGroup] | None,
-        lease_ms: int,
-        dump: dict[str, Key],
-        *,
-        is_short: bool,
+        self, sleep: float | None, worker: str, looks: list[list[float]], *, is_short: bool, is_apart: bool
     ) -> None:
-        """When lanes are looked at is for the scripts to know."""
+        """When lanes are looked at is for the scripts to know: at one of these sets of moments."""
         now_us = self.core.now_us()
-        if not is_short:
+        if is_apart or not is_short:
             self.model.moments.hand_on(worker)
+        if not (is_apart or is_short):
             assert sleep == 0
             return
+        moment_ms = self.model.sleep_until_ms(now_us, worker)
         if sleep == 0 and self._is_hunting():
             return
-        looks = self._looks(dump, groups, lease_ms) if groups is not None else []
-        at_ms = min([self.model.sleep_until_ms(now_us, worker), *looks])
-        agree_about_sleep(sleep, None if at_ms == math.inf else at_ms - now_us // 1000)
+        lefts = [min([moment_ms, *of]) - now_us // 1000 for of in looks]
+        agree_about_sleep(sleep, [None if left_ms == math.inf else left_ms for left_ms in lefts])
 
-    def _looks(self, dump: dict[str, Key], groups: Sequence[UserGroup], lease_ms: int) -> list[float]:
+    def _looks(
+        self,
+        dump: dict[str, Key],
+        worker: str,
+        *,
+        lease_ms: int,
+        groups: Sequence[UserGroup],
+        holds: int,
+        suspects: int,
+        **_: Any,
+    ) -> list[list[float]]:
         """When lanes are looked at. Those of named users are known apart; that they are gone is seen at the look.
 
-        While others are out that may have killed their worker, nobody looks.
+        While others are out that may have killed their worker, nobody looks. Whether somebody waits for a worker that
+        runs nothing else is known to the scripts: that is looked at sooner.
         """
-        suspects = [at for _, at in dump["suspects"].scores] if "suspects" in dump else []
-        recent = sorted(at for at in suspects if at > self.core.now_us() // 1000)
-        if len(recent) >= max(1, self.model.policies.slots // 10):
-            return recent[:1]
+        now_ms = self.core.now_us() // 1000
+        if suspects:
+            return [[now_ms + lease_ms]]
+        if (opens_ms := self.model.suspects.open_at_ms(now_ms, self.model.policies.slots)) > now_ms:
+            return [[opens_ms]]
+        if self._becomes_empty(worker, holds) and (room := self.model.suspects.room):
+            return [[room.ends_ms]]
         keys = [f"leases@{assignment.name}" for assignment in assignments_of(groups)] if all(groups) else ["leases"]
         looks = [at for name in keys if name in dump for _, at in dump[name].scores]
         if not looks:
-            return []
-        first = min(looks)
-        if first > self.core.now_us() // 1000:
-            first = math.ceil(first / lease_ms) * lease_ms
-        return [first, float(self.core.state()["silent_at"])]
+            return [[]]
+        silent_ms = float(self.core.state()["silent_at"])
+        rounded = math.ceil(min(looks) / lease_ms) * lease_ms
+        if min(looks) <= now_ms:
+            return [[min(looks), silent_ms]]
+        is_any_suspect = any(task.tried for task in self.model.out())
+        return [[rounded, silent_ms], *([[min(looks), silent_ms]] if is_any_suspect else [])]
 
     def _is_hunting(self) -> bool:
         """Somebody fell silent, and not all lanes have been looked at."""
@@ -253,6 +299,18 @@ class Mirror:
         self.model.admission.set_slots(int(self.core.state().get("slots", 0)))
         expected = self.model.renew(self.core.now_us(), worker, [of.model for of in picked])
         agree("lost", lost, [of.real for of in picked if any(of.model is model for model in expected)])
+        self.compare()
+
+    async def receive(self, held: Held) -> None:
+        told = await self.core.store.receive(held.worker, held.real)
+        agree("received", told is True, self.model.receive(self.core.now_us(), held.worker, held.model))
+        self.compare()
+
+    async def accuse(self, held: Held) -> None:
+        of = held.real
+        place = of.lane.decode(), of.user.decode(), of.id, of.stream_id.decode(), of.attempt
+        await self.core.store.call(Accuse(held.worker, *place))
+        self.model.accuse(held.worker, held.model)
         self.compare()
 
     async def leave(self, worker: str, groups: Sequence[UserGroup] = ANY_USER) -> None:
@@ -400,12 +458,13 @@ class Mirror:
                     del line.kept[member]
 
 
-def agree_about_sleep(sleep: float | None, left_ms: float | None) -> None:
-    if sleep is None or left_ms is None:
-        assert sleep is left_ms, f"sleeps for {sleep}, something is due in {left_ms} ms"
-    else:
-        too_long = round(sleep * 1000, 6) - max(0, left_ms)
-        assert 0 <= too_long < 1, f"a worker sleeps until something is due and no longer, this one {too_long} ms"
+def agree_about_sleep(sleep: float | None, lefts_ms: list[float | None]) -> None:
+    if sleep is None or None in lefts_ms:
+        assert sleep in lefts_ms, f"sleeps for {sleep}, something is due in {lefts_ms} ms"
+        return
+    too_long = [round(sleep * 1000, 6) - max(0, left_ms) for left_ms in lefts_ms if left_ms is not None]
+    is_right = any(0 <= ms < 1 for ms in too_long)
+    assert is_right, f"a worker sleeps until something is due and no longer, this one {too_long} ms"
 
 
 def _without(answers: Sequence[bool], is_open: list[bool]) -> list[bool | None]:
@@ -427,7 +486,7 @@ def _plainly(created: Any) -> Any:
 
 
 def _told(of: Delivery) -> tuple[object, ...]:
-    history = of.failures, of.lost, of.returned, of.returned_since_ms, of.canceling
+    history = of.failures, of.lost, of.returned, of.returned_since_ms, of.canceling, of.deaths, of.alone_ms
     return of.user_id, of.id, of.lane.decode(), of.attempt, history
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Set
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -14,7 +14,8 @@ from fairque.fairness.model_batch import ModelBatch
 from fairque.fairness.model_limit import KeyLimit
 from fairque.fairness.model_policies import Marks
 from fairque.fairness.model_queue import ModelQueue, ModelTask, UserCounts
-from fairque.fairness.model_task import LANES, Ends
+from fairque.fairness.model_suspects import Room
+from fairque.fairness.model_task import LANES, Ends, LaneName
 from fairque.metrics import metrics_in
 from fairque.models import BatchState, TaskState
 from fairque.policy import Policy, changes_of
@@ -24,7 +25,6 @@ from tests.support.core import Key
 
 KEPT_ERRORS = 20
 NOT_MODELLED = (
-    "suspects",
     "limit-rate:",
     "assignment:",
     "assignments:",
@@ -47,7 +47,6 @@ NOT_MODELLED = (
 _INNER = (
     "relook",
     "limited",
-    "clearing",
     "byte_",
     "weighing",
     "hunt",
@@ -57,11 +56,10 @@ _INNER = (
     "checked_at",
     "set_back",
     "slots",
-    "stole",
     "weighted",
 )
 """Of the state: how the scripts find something out, not what they find."""
-_TASK_NUMBERS = ("attempt", "failures", "lost", "returned", "since", "paid")
+_TASK_NUMBERS = ("attempt", "failures", "lost", "returned", "since", "paid", "received", "tried", "deaths", "alone")
 _TASK_NAMES = ("held", "limited")
 _MEASURED = ("finished", "failed", "retried", "canceled", "cost")
 _ENDS = _MEASURED[:4]
@@ -80,12 +78,33 @@ def seen(dump: dict[str, Key], model: ModelQueue) -> View:
     for task in model.tasks.values():
         found[f"task:{_name(task)}"] = found.get(f"task:{_name(task)}") or _task_fields({})
     _drop_what_is_outdated(found, model)
+    now_ms = told_ms(dump)
+    found["suspects"] = {of for of, until_ms in found.get("suspects", []) if until_ms > now_ms}
     for name in ("held", "batches"):
         if name in found:
             found[name] = {member for member, _ in found[name]}
     for name in [name for name in found if name.startswith("informed:")]:
         found.setdefault("feeds:" + name.partition(":")[2], set()).update(found.pop(name))
     return {name: value for name, value in found.items() if value}
+
+
+def told_ms(dump: dict[str, Key]) -> int:
+    """The time of the game."""
+    told = dict(dump["told"].pairs)
+    return int(told["seconds"]) * 1000 + int(told["us"]) // 1000
+
+
+def room_in(dump: dict[str, Key]) -> Room | None:
+    """The worker that is occupied by a suspect, if there is any."""
+    told = dict(dump["state"].pairs).get("clearing") if "state" in dump else None
+    return _room(told) if told else None
+
+
+def _room(told: str) -> Room:
+    since, ends, opens, lane, worker = told.split(" ", 4)
+    name, _, user = lane.partition(":")
+    of_lane = None if lane == "-" else (cast(LaneName, name), decode_user(user.encode()))
+    return Room(int(since), int(ends), int(opens), of_lane, worker)
 
 
 def _drop_what_is_outdated(found: View, model: ModelQueue) -> None:
@@ -105,6 +124,8 @@ def _state_fields(fields: View) -> View:
     told: View = {
         name: value for name, value in fields.items() if not name.startswith(_INNER) and value not in ("0", 0)
     }
+    if "clearing" in told:
+        told["clearing"] = _room(told["clearing"])
     return {**told, **{name: True for name in ("sweep", "recount") if name in fields}}
 
 
@@ -253,6 +274,8 @@ def _state(model: ModelQueue) -> View:
     values["expiring"] = float(bool(model.expiry.tasks))
     values["sweep"] = model.admission.is_swept
     values["held_by_share"] = model.admission.is_held_by_share
+    values["clearing"] = model.suspects.room
+    values["stole"] = float(model.stole)
     values["recount"] = model.limits.is_counting()
     return _filled(values)
 
@@ -269,6 +292,7 @@ def _turns(model: ModelQueue) -> View:
         "due": [(encode_user(user_id), model.due.scores[user_id]) for user_id in model.due],
         "leases": {f"{of.name}:{encode_user(of.user_id)}" for of in model.lanes.values() if of.stream},
         "assignments": sorted((assignment_name(users), float(ms)) for users, ms in model.workers.noted.items()),
+        "suspects": {_name_of(key) for key in model.suspects.recent},
         "run-times": {name: tuple(map(float, means)) for name, means in model.run_times.means.items()},
         "users": [(user, ms) for ms, user in by_time],
     }
@@ -367,7 +391,10 @@ def _batch_of_model(batch: ModelBatch) -> View:
 
 
 def _task_of_model(task: ModelTask) -> View:
-    numbers = task.attempt, task.failures, task.lost, task.returned, task.returned_since_ms, task.paid
+    numbers = (
+        *(task.attempt, task.failures, task.lost, task.returned, task.returned_since_ms, task.paid),
+        *(task.received, task.tried, task.deaths, task.alone_ms),
+    )
     names = task.held, _packed_keys(task.limited)
     return {
         "state": task.state.value,

@@ -28,6 +28,8 @@ USERS = ["a", "b:c", "b%3Ac", "{é}*\n\0"]
 IDS = ["1", "2", "b:c", "*\n", "é", "x" * 80, "1.on_end", "b:c.on_failure-2"]
 BATCHES = ["1", "b:c *\n"]
 WORKERS = ["w1", "w2", "w3"]
+DYING = ["next", "last but one", "next"]
+ALL_WORKERS = [*WORKERS, *DYING, "dies", "silent", "thief", "last"]
 NAMES = ["api", "b:c *\n"]
 TEMPLATE = "c:{x}"
 KEYS = [
@@ -178,7 +180,7 @@ class BothMachine(RuleBasedStateMachine):
         self.fields: Sequence[str] = ()
         self.served: list[tuple[UserGroup, ...]] = [ANY_USER]
         self.has_links = self.has_limits = self.has_removals = self.has_delays = False
-        self.has_expiry = self.has_conditions = self.has_callbacks = self.has_batches = False
+        self.has_expiry = self.has_conditions = self.has_callbacks = self.has_batches = self.has_deaths = False
 
     def both(self, call: Any) -> None:
         self.is_sound = False
@@ -196,6 +198,7 @@ class BothMachine(RuleBasedStateMachine):
         conditions=st.booleans(),
         callbacks=st.booleans(),
         batches=st.booleans(),
+        deaths=st.booleans(),
         served=st.one_of(st.just([ANY_USER]), st.lists(st.sampled_from(SERVED), min_size=1, max_size=4)),
     )
     def what_happens_in_this_game(
@@ -210,12 +213,13 @@ class BothMachine(RuleBasedStateMachine):
         conditions: bool,
         callbacks: bool,
         batches: bool,
+        deaths: bool,
         served: list[tuple[UserGroup, ...]],
     ) -> None:
         self.fields, self.mirror.by_time, self.served = fields, by_time, served
         self.has_links, self.has_limits, self.has_removals, self.has_delays = links, limits, removals, delays
         self.has_expiry, self.has_conditions = expiry, conditions
-        self.has_callbacks, self.has_batches = callbacks, batches
+        self.has_callbacks, self.has_batches, self.has_deaths = callbacks, batches, deaths
 
     @initialize(of_users=st.lists(policies, min_size=len(USERS) + 1, max_size=len(USERS) + 1))
     def some_have_policies(self, of_users: list[dict[str, Any]]) -> None:
@@ -384,9 +388,39 @@ class BothMachine(RuleBasedStateMachine):
     def groups(self, pick: int) -> tuple[UserGroup, ...]:
         return self.served[pick % len(self.served)]
 
-    @rule(worker=workers, want=wants, lease=leases, of=kinds_of_workers, steal=st.booleans())
-    def claim(self, worker: str, want: int, lease: int, of: int, steal: bool) -> None:
-        self.both(self.mirror.claim(worker, want, lease, self.groups(of), steal=steal))
+    @rule(
+        worker=workers,
+        want=wants,
+        lease=leases,
+        of=kinds_of_workers,
+        steal=st.booleans(),
+        has=st.sampled_from([(0, 0), (0, 0), (1, 0), (1, 0), (2, 1)]),
+    )
+    def claim(self, worker: str, want: int, lease: int, of: int, steal: bool, has: tuple[int, int] = (0, 0)) -> None:
+        holds, suspects = has if self.has_deaths else (0, 0)
+        how: Any = {"steal": steal, "holds": holds, "suspects": suspects}
+        self.both(self.mirror.claim(worker, want, lease, self.groups(of), **how))
+
+    @precondition(lambda self: self.has_deaths and self.mirror.held)
+    @rule(picks=picks)
+    def receive(self, picks: list[int]) -> None:
+        self.both(self.mirror.receive(self.picked(picks)[0]))
+
+    @precondition(lambda self: self.has_deaths and self.mirror.held)
+    @rule(picks=picks)
+    def accuse(self, picks: list[int]) -> None:
+        self.both(self.mirror.accuse(self.picked(picks)[0]))
+
+    @precondition(lambda self: self.has_deaths)
+    @rule(
+        want=st.integers(1, 3),
+        deaths=st.lists(st.tuples(st.booleans(), st.sampled_from([0, 0, 1]), st.sampled_from([0, 1, 4])), max_size=6),
+        of=kinds_of_workers,
+        ending=endings,
+    )
+    def tasks_kill_their_workers(self, want: int, deaths: list[tuple[bool, int, int]], of: int, ending: Ending) -> None:
+        """Deaths: whether what was taken over arrives, what its worker has beside it, and for how many ms it lives."""
+        self.both(killings(self.mirror, self.groups(of), want, deaths, self.allowed_ending(ending)))
 
     @precondition(lambda self: self.mirror.held)
     @rule(picks=picks, ending=endings)
@@ -488,6 +522,21 @@ async def robbery(
     await mirror.settle(silent, late)
 
 
+async def killings(
+    mirror: Mirror, groups: Sequence[UserGroup], want: int, deaths: list[tuple[bool, int, int]], ending: Ending
+) -> None:
+    taken = await mirror.claim("dies", want, SHORT_LEASE_MS, groups)
+    for at, (arrives, holds, lives_ms) in enumerate(deaths):
+        for held in taken if arrives else []:
+            await mirror.receive(held)
+        if lives_ms:
+            mirror.core.wait_until_ms(mirror.core.now_us() // 1000 + lives_ms)
+            mirror.renew(taken[0].worker if taken else "dies", taken)
+        taken = await mirror.claim(DYING[at % len(DYING)], 1, SHORT_LEASE_MS, groups, holds=holds)
+    if taken:
+        await mirror.settle(taken, ending)
+
+
 async def finish(mirror: Mirror) -> None:
     """All is served in the end, and nothing stays but what waits for ever."""
     for record in list(mirror.model.limits.rules.of):
@@ -499,7 +548,7 @@ async def finish(mirror: Mirror) -> None:
         await mirror.clear_policy(user_id)
     await _serve_all(mirror)
     await _give_up(mirror)
-    for worker in [*WORKERS, "silent", "thief", "last"]:
+    for worker in ALL_WORKERS:
         for groups in SERVED:
             await mirror.leave(worker, groups)
     await _nothing_stays(mirror.core)
@@ -511,7 +560,7 @@ async def _serve_all(mirror: Mirror) -> None:
     for _ in range(50):
         mirror.core.wait_until_ms(mirror.core.now_us() // 1000 + LATE_MS)
         await mirror.claim("last", 50, SHORT_LEASE_MS)
-        for worker in [*WORKERS, "silent", "thief", "last"]:
+        for worker in ALL_WORKERS:
             out = [held for held in mirror.held if held.is_out and held.worker == worker]
             await mirror.settle(out, _ending("finished", 0, 0.0, 0.0))
         are_open = any(batch.state is BatchState.OPEN for batch in model.batches.of.values())

@@ -39,7 +39,7 @@ class TimedStore(Store):
 class TimedCore(Core):
     """Time passes by a little with each call, and where a test says so. No dead letter is given up in a game."""
 
-    settings = {**SETTINGS, "dead_letter_ttl_ms": 24 * HOUR_MS, "result_ttl_ms": 24 * HOUR_MS}
+    settings = SETTINGS | {"dead_letter_ttl_ms": 24 * HOUR_MS, "result_ttl_ms": 24 * HOUR_MS}
 
     def __init__(self, url: str, queue_name: str) -> None:
         super().__init__(url, queue_name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 
 from fairque.fairness.model_batch import ModelBatch
-from fairque.fairness.model_task import ModelTask
+from fairque.fairness.model_task import LaneKey, ModelTask
 
 __all__ = ["Freedom"]
 
@@ -20,6 +20,10 @@ class Freedom:
     def steals(self, silent: Sequence[ModelTask], most: int) -> Sequence[ModelTask]:
         """Which deliveries of silent workers are taken over, at most so many, in which order."""
         return silent[:most]
+
+    def asks_for_room(self, waiting: Sequence[LaneKey]) -> LaneKey | None:
+        """For a suspect of which lane a busy worker is to become empty, if for any: not all lanes are looked at."""
+        return waiting[0]
 
     def unparks(self, users: Sequence[str]) -> int:
         """How many of the users whose time has come are looked at, the first ones first."""

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from fairque.fairness.model_backlog import WITHIN_MS
-from fairque.fairness.model_changes import ModelChanges
 from fairque.fairness.model_lanes import ModelClaim
+from fairque.fairness.model_stealing import ModelStealing
 from fairque.fairness.model_task import Ending, Kind, ModelDelivery, ModelTask
 from fairque.fairness.model_workers import assignments_of
 from fairque.models import ANY_USER, TaskState, UserGroup
@@ -17,7 +17,7 @@ __all__ = ["ModelClaims"]
 RENEWAL = 0.2  # of a lease, between two renewals
 
 
-class ModelClaims(ModelChanges):
+class ModelClaims(ModelStealing):
     """Promotion, stealing and service, and what comes of a delivery."""
 
     # Claim
@@ -32,13 +32,18 @@ class ModelClaims(ModelChanges):
         groups: Sequence[UserGroup] = ANY_USER,
         steal: bool = True,
         by_time: bool = False,
+        holds: int = 0,
+        suspects: int = 0,
+        max_deliveries: int = 5,
     ) -> list[ModelDelivery]:
         """Promote what is due, steal from silent workers, then serve the groups in their order.
 
         `by_time`: a service is charged the time that it takes, which is known at its end, and until then what tasks of
-        its name took lately.
+        its name took lately. `holds`: how much the worker has, `suspects` of these that it was given less than a lease
+        ago. `max_deliveries`: a task is given up that killed so many workers in which nothing else ran.
         """
-        claim = ModelClaim(worker, want, lease_ms, now_us, by_time)
+        claim = ModelClaim(worker, want, lease_ms, now_us, by_time, holds, suspects, max_deliveries)
+        self.suspects.signs[worker] = claim.now_ms
         self.workers.look(now_us)
         for users in assignments_of(groups):
             self.workers.note(now_us, worker, users, self.freedom)
@@ -49,11 +54,16 @@ class ModelClaims(ModelChanges):
         self.forget_reserved()
         self.admission.unpark(now_us, self.freedom)
         self.limits.tick(now_us, self.freedom)
+        is_alone = False
         if steal:
             self._abandon(now_us, self.freedom.abandons(self.batches.due(now_us // 1000)))
-            self._steal(claim, groups)
-        self._serve_all(claim, groups)
+            is_alone = self._steal(claim, groups)
+        if not (is_alone or self._becomes_empty(claim)):
+            self._serve_all(claim, groups)
         return claim.deliveries
+
+    def _becomes_empty(self, claim: ModelClaim) -> bool:
+        return claim.holds > 0 and self.suspects.awaiting(claim.now_ms, claim.worker) is not None
 
     def _expire(self, now_us: int) -> None:
         """What has not begun in time ends."""
@@ -143,6 +153,7 @@ class ModelClaims(ModelChanges):
         """A worker says goodbye."""
         self.workers.leave(now_us, worker, groups, self.freedom)
         self.moments.hand_on(worker)
+        self.suspects.leave(worker)
 
     # Settle
 
@@ -170,11 +181,19 @@ class ModelClaims(ModelChanges):
             if self.policies.ends_matter(task.user_id):
                 reviewed[task.user_id] = is_opened or reviewed.get(task.user_id, False)
             self._settle(now_us, ending)
+            self._note_end_of_suspect(now_us, told.delivery)
         self._pass_on(now_us)
         for user_id, is_opened in reviewed.items():
             self.admission.freed(now_us, user_id, is_opened=is_opened)
         self.limits.pass_on(now_us)
         return answers
+
+    def _note_end_of_suspect(self, now_us: int, delivery: ModelDelivery) -> None:
+        """Another one may come."""
+        if delivery.is_suspect:
+            self.suspects.recent.pop(delivery.task.key, None)
+        if delivery.is_alone:
+            self.suspects.close_room(now_us // 1000, delivery.task.worker)
 
     def _was_settled(self, delivery: ModelDelivery) -> bool:
         known = self.tasks.get(delivery.task.key) or self.ended.get(delivery.task.key)
@@ -233,12 +252,13 @@ class ModelClaims(ModelChanges):
             self._count(task.user_id, "retried")
             task.failures += 1
             task.errors += 1
-            task.lost = 0
+            task.clear_its_name()
         elif kind == "snoozed":
             task.attempt -= 1
-            task.lost = 0
+            task.clear_its_name()
         else:
             task.attempt -= 1
+            task.received = task.alone_ms = 0
             if delay_ms:  # no worker knew it: what it took is charged, and so is what comes
                 task.returned += 1
                 if task.attempt == 0 and task.expires_ms < math.inf:  # nobody knew it, and so it has not begun

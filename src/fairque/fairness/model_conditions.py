@@ -23,8 +23,8 @@ class ModelConditions(ModelEnds):
     """A task replaces another one, is alone under a key, or waits until no further one has come.
 
     Attributes:
-        answers: By the name of its call, what became of each task that was put in on a condition, and the ms until which
-            that is known.
+        answers: By the name of its call, what became of each task that was put in on a condition, and the ms until
+            which that is known.
         holders: Of users and keys, the task that has the key, if it still has.
         windows: Of users and keys, the id that has the key whatever becomes of its task, and the ms until when.
     """

@@ -1,28 +1,33 @@
-"""The lanes of the model: what waits, what is out with whom, and how silent workers are robbed."""
+"""The lanes of the model: what waits, and what is out with whom."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from fairque.fairness.freedom import Freedom
-from fairque.fairness.model_task import LANES, Fence, Holding, Lane, LaneName, ModelDelivery, ModelTask
+from fairque.fairness.model_task import LANES, Fence, Holding, Lane, LaneKey, ModelDelivery, ModelTask
 from fairque.models import TaskState, UserGroup
 
-__all__ = ["LaneKey", "ModelClaim", "ModelLanes"]
-
-LaneKey = tuple[LaneName, str]
+__all__ = ["ModelClaim", "ModelLanes"]
 
 
 @dataclass(slots=True)
 class ModelClaim:
-    """One call, and what it has got so far."""
+    """One call, and what it has got so far.
+
+    `holds`: what its worker has, `suspects` of these that it was given less than a lease ago. `max_deliveries`: deaths
+    of a task in workers that ran nothing else, after which it is given up.
+    """
 
     worker: str
     want: int
     lease_ms: int
     now_us: int
     by_time: bool = False
+    holds: int = 0
+    suspects: int = 0
+    max_deliveries: int = 5
     deliveries: list[ModelDelivery] = field(default_factory=list)
 
     @property
@@ -35,7 +40,7 @@ class ModelClaim:
 
 
 class ModelLanes:
-    """Lanes, deliveries and leases.
+    """Lanes and deliveries.
 
     Attributes:
         tasks: Those that have not ended, by user and id.
@@ -92,12 +97,15 @@ class ModelLanes:
         holding = Holding(task, claim.worker, claim.now_ms, claim.lease_ms)
         self._lane(task).stream[self._stream_id] = holding
         task.state, task.started_ms = TaskState.STARTED, claim.now_ms
-        task.attempt += 1
+        task.attempt, task.worker = task.attempt + 1, claim.worker
         self._hand_out(claim, task, self._stream_id)
 
-    def _hand_out(self, claim: ModelClaim, task: ModelTask, stream_id: int) -> None:
+    def _hand_out(self, claim: ModelClaim, task: ModelTask, stream_id: int, deaths: int = 0, alone_ms: int = 0) -> None:
         task.delivery = Fence(stream_id, task.attempt)
-        history = task.failures, task.lost, task.returned, task.returned_since_ms, bool(task.canceling)
+        history = (
+            *(task.failures, task.lost, task.returned, task.returned_since_ms, bool(task.canceling)),
+            *(deaths, alone_ms),
+        )
         claim.deliveries.append(ModelDelivery(task, task.delivery, history))
 
     def _holdings(self, groups: Sequence[UserGroup]) -> Iterator[tuple[int, Holding]]:
@@ -105,38 +113,3 @@ class ModelLanes:
         for lane in self.lanes.values():
             if not all(groups) or lane.user_id in named:
                 yield from lane.stream.items()
-
-    def _steal(self, claim: ModelClaim, groups: Sequence[UserGroup]) -> None:
-        """One at most, as it may be what killed the worker that had it."""
-        silent = {
-            stream_id: holding
-            for stream_id, holding in self._holdings(groups)
-            if claim.now_ms - holding.touched_ms >= claim.lease_ms
-        }
-        for task in self.freedom.steals([holding.task for holding in silent.values()], 1):
-            assert task.delivery is not None
-            self._take_over(claim, silent[task.delivery.stream_id], task.delivery.stream_id)
-
-    def _take_over(self, claim: ModelClaim, holding: Holding, stream_id: int) -> None:
-        holding.task.lost += 1
-        holding.task.attempt += 1
-        holding.task.started_ms = claim.now_ms
-        holding.task.charge_anew()
-        holding.worker, holding.touched_ms, holding.lease_ms = claim.worker, claim.now_ms, claim.lease_ms
-        self._hand_out(claim, holding.task, stream_id)
-
-    def renew(self, now_us: int, worker: str, deliveries: Iterable[ModelDelivery]) -> list[ModelDelivery]:
-        """Keeps deliveries alive. Returns those that are no longer the worker's own."""
-        lost = []
-        for delivery in deliveries:
-            task = delivery.task
-            if task.delivery != delivery.fence:
-                lost.append(delivery)
-                continue
-            holding = self._lane(task).stream[delivery.fence.stream_id]
-            holding.worker, holding.touched_ms = worker, now_us // 1000
-            self._go_on(now_us, task)
-        return lost
-
-    def _go_on(self, now_us: int, task: ModelTask) -> None:
-        """It is still running."""

@@ -44,8 +44,8 @@ class ModelProducers(ModelConditions):
         self._pass_on(now_us)
         self.limits.pass_on(now_us)
         answers = [answer_of(task, stands[at], self.answers) for at, task in enumerate(batch)]
-        until_ms = now_us // 1000 + ANSWER_MS
-        self.answers |= {task.call: (answer, until_ms) for task, answer in zip(batch, answers, strict=True) if task.call}
+        kept = zip(batch, answers, strict=True)
+        self.answers |= {task.call: (answer, now_us // 1000 + ANSWER_MS) for task, answer in kept if task.call}
         return answers
 
     def _check(self, new: dict[tuple[str, str], ModelTask]) -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "Holding",
     "Kind",
     "Lane",
+    "LaneKey",
     "LaneName",
     "ModelCallback",
     "ModelDelivery",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 LaneName = Literal["critical", "normal"]
+LaneKey = tuple[LaneName, str]
 Kind = Literal["finished", "failed", "canceled", "retry", "snoozed", "released"]
 Conflict = Literal["keep", "replace", "error"]
 Alone = Literal["", "started", "ended", "after", "debounce", "throttle"]
@@ -120,6 +122,12 @@ class ModelTask:
     failures: int = 0
     errors: int = 0
     lost: int = 0
+    is_suspect: bool = False  # it was lost, or its worker said that it ended because of it
+    received: int = 0  # the attempt that arrived at its worker, of a suspect
+    tried: int = 0  # how often it may have killed its worker
+    deaths: int = 0  # how often nobody else can have
+    alone_ms: int = 0  # for so long this delivery runs beside nothing else
+    worker: str = ""  # that it was handed to
     returned: int = 0
     returned_since_ms: int = 0
     paid: bool = False  # the next delivery is not charged
@@ -157,11 +165,17 @@ class ModelTask:
         if self.charged is not None:
             self.charged, self.charged_before = 0.0, self.charged_before + self.charged
 
+    def clear_its_name(self) -> None:
+        """It lives, so it kills nobody."""
+        self.is_suspect = False
+        self.lost = self.received = self.tried = self.deaths = self.alone_ms = 0
+
     def begin_anew(self) -> None:
         """A dead letter lives again. The history of its errors stays."""
         self.score, self.charged, self.charged_before, self.canceling = None, None, 0.0, ""
         self.expires_ms = math.inf
-        self.attempt = self.failures = self.lost = self.returned = self.returned_since_ms = 0
+        self.attempt = self.failures = self.returned = self.returned_since_ms = 0
+        self.clear_its_name()
 
 
 class ModelDelivery(NamedTuple):
@@ -169,7 +183,16 @@ class ModelDelivery(NamedTuple):
 
     task: ModelTask
     fence: Fence
-    history: tuple[int, int, int, int, bool]  # failures, lost, returned, returned since, to be canceled
+    # Failures, lost, returned, returned since, to be canceled, deaths, for how many ms it runs alone.
+    history: tuple[int, int, int, int, bool, int, int]
+
+    @property
+    def is_suspect(self) -> bool:
+        return self.history[1] > 0
+
+    @property
+    def is_alone(self) -> bool:
+        return self.history[6] > 0
 
 
 class Ending(NamedTuple):

@@ -230,14 +230,21 @@ class SettledDelivery(Item, frozen=True):
     wait_ms: int | None
 
 
+class SettledSuspect(Item, frozen=True):
+    """at: of its outcome, from 1. alone: whether it ran beside nothing else."""
+
+    at: int
+    alone: bool
+
+
 class Settle(Arguments, frozen=True):
-    """suspects: <user>:<id> of the outcomes that are of such."""
+    """suspects: the outcomes that are of such."""
 
     worker: str
     dead_letter_ttl_ms: int
     priority_step_ms: int
     outcomes: list[SettledDelivery]
-    suspects: list[str]
+    suspects: list[SettledSuspect]
 
 
 class Turn(Arguments, frozen=True):

@@ -482,7 +482,11 @@ def _answer(code: int) -> Literal[True] | Refusal:
 def report(settings: QueueSettings, worker: str, outcomes: Sequence[Outcome], values: Values) -> arguments.Settle:
     """What tells how deliveries ended; its byte strings are added to `values`."""
     settled = [_settled(outcome, values) for outcome in outcomes]
-    suspects = [f"{of.user.decode()}:{of.id}" for outcome in outcomes if (of := outcome.delivery).lost]
+    suspects = [
+        arguments.SettledSuspect(at, of.alone_ms > 0)
+        for at, outcome in enumerate(outcomes, 1)
+        if (of := outcome.delivery).lost
+    ]
     return arguments.Settle(worker, settings.dead_letter_ttl_ms, settings.priority_step_ms, settled, suspects)
 
 

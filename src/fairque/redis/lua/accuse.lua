@@ -9,5 +9,6 @@ local LONG_MS = 1000000000000 -- it counts, however long ago the task began
 local key = task_key(user, id)
 local known = call('HMGET', key, 'stream_id', 'attempt', 'worker', 'lost', 'tried')
 if known[1] ~= stream_id or attempt_in(known[2]) ~= attempt or known[3] ~= worker then return 0 end
-call('HSET', key, 'attempt', attempt, 'received', attempt, 'lost', known[4] or 0, 'tried', known[5] or 1, 'alone', LONG_MS)
+call('HSET', key, 'attempt', attempt, 'received', attempt, 'lost', known[4] or 0, 'tried',
+  math.max(1, tonumber(known[5] or 0)), 'alone', LONG_MS)
 return 1

@@ -51,7 +51,8 @@ local function requeue(id)
     bytes.lay(user, id)
     bytes.change_ends(user, id, 1)
   end
-  call('HDEL', key, 'attempt', 'failures', 'lost', 'returned', 'since', 'ended', 'canceling', 'charged',
+  clear_its_name(key)
+  call('HDEL', key, 'attempt', 'failures', 'returned', 'since', 'ended', 'canceling', 'charged',
     'charged_before', 'progress', 'message', 'progress_of', 'expires', 'snoozed', 'dead_kind', 'lane',
     'score')
   call('HSET', key, 'state', 'queued', 'queued', now, 'enqueued', now)

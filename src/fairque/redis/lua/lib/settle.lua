@@ -174,14 +174,14 @@ local function settle_outcomes(report, claims)
     keep_error(user, id, error, is_cut)
     local key = task_key(user, id)
     call('HINCRBY', key, 'failures', 1)
-    call('HDEL', key, 'lost', 'received', 'tried', 'deaths', 'alone')
+    clear_its_name(key)
     put_back(user, id, lane, stream_id, attempt, attempt, delay)
   end
 
   function ends.snoozed(user, id, lane, stream_id, attempt, _, delay)
     local key = task_key(user, id)
     call('HINCRBY', key, 'snoozed', 1)
-    call('HDEL', key, 'lost', 'received', 'tried', 'deaths', 'alone')
+    clear_its_name(key)
     put_back(user, id, lane, stream_id, attempt, attempt - 1, delay)
   end
 
@@ -276,6 +276,7 @@ local function settle_outcomes(report, claims)
     has_asked = true
   end
 
+  -- Returns the answer, and true where it was this call that took the outcome.
   local fit
   local HAS_BYTES = { finished = true, failed = true, retry = true } -- of canceled ones lib/canceled.lua sees to it
   local function settle(outcome)
@@ -314,15 +315,25 @@ local function settle_outcomes(report, claims)
     end
     if total then tally_service(user, wait_ms, run_ms, total) end
     if COUNTED[settled] then tally(user, COUNTED[settled]) end
-    return 1
+    return 1, true
   end
 
-  local answers = {}
+  -- Of a suspect that has ended here: another one may come. One that is reported late, or again, may be out with others.
+  local function let_others_come(suspect)
+    --@fields SettledSuspect suspect: at alone
+    local outcome = outcomes[at]
+    --@fields SettledDelivery outcome: user id
+    call('ZREM', suspects_key, user .. ':' .. id)
+    if alone then new_room(worker, 0).close() end
+  end
+
+  local answers, has_ended = {}, {}
   if governed then nodes.read_ahead(users_of(outcomes)) end
   for at, outcome in ipairs(outcomes) do
-    local is_done, answer = pcall(settle, outcome)
+    local is_done, answer, is_new = pcall(settle, outcome)
     if is_done then
       answers[at] = answer
+      if suspects[1] then has_ended[at] = is_new end
     else
       --@fields SettledDelivery outcome: user id
       answers[at] = damage().told(user, answer, id)
@@ -335,9 +346,9 @@ local function settle_outcomes(report, claims)
     if not is_done then answers[#answers + 1] = text_of(failure) end
     return is_done and failure
   end
-  if suspects[1] then
-    attempt_to(call, 'ZREM', suspects_key, unpack(suspects))
-    attempt_to(new_room(worker, 0).close)
+  for _, suspect in ipairs(suspects) do
+    --@fields SettledSuspect suspect: at
+    if has_ended[at] then attempt_to(let_others_come, suspect) end
   end
   attempt_to(end_deliveries)
   attempt_to(pass_on_outcomes, step_us, dead_letter_ttl_ms)
