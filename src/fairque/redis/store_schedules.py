@@ -14,7 +14,7 @@ from fairque.redis import arguments
 from fairque.redis.arguments import Values
 from fairque.redis.delivery import NewCallback
 from fairque.redis.dividing import divided, in_order
-from fairque.redis.keys import Keys, decode_user, encode_user
+from fairque.redis.keys import decode_user, encode_user
 from fairque.redis.replies import refusal
 from fairque.redis.store import Store
 from fairque.redis.store_batches import packed_callbacks
@@ -134,16 +134,6 @@ class ScheduleStore:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._homes: dict[str, ScheduleStore] = {}
-
-    @property
-    def keys(self) -> Keys:
-        return self._store.keys
-
-    async def homes(self) -> list[ScheduleStore]:
-        """The same of each partition; of a queue without any, this alone."""
-        if not await self._store.is_divided(store=False):
-            return [self]
-        return [self._homes.setdefault(part.keys.prefix, ScheduleStore(part)) for part in self._store.parts]
 
     async def check_permissions(self) -> None:
         """Raises `NotPermitted` where schedules could not be fired."""

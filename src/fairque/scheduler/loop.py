@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import random
 import time
@@ -33,8 +32,6 @@ MOST_CANCELING = 10
 DECLARE_SECONDS = 60.0
 SAFETY_SECONDS = (22.0, 30.0)
 """A look without a reason comes after between so many. All at once, they would be much for the server, and late."""
-MOST_AS_OFTEN = 16
-"""Partitions: of more, each is looked at less often without a reason."""
 GOODBYE_SECONDS = 1.0
 LATE_MS = 5_000
 NEXT_TRY_MS = 10_000
@@ -47,37 +44,26 @@ class ScheduleLoop:
     Of all the loops of a queue, one looks at each moment at which a schedule is due, and a second one a little later,
     should that one be gone; the others look now and then. Who is who is decided in Redis, at each look.
 
-    Of a queue with partitions, it is one such loop for each of them: one that does not answer holds up only its own.
-
     Args:
         queue: An open queue.
         store: Its schedules.
-        declarations: What the code of this process declares; None: another loop sees to that.
+        declarations: What the code of this process declares.
     """
 
-    def __init__(self, queue: TaskQueue, store: ScheduleStore, declarations: Declarations | None) -> None:
+    def __init__(self, queue: TaskQueue, store: ScheduleStore, declarations: Declarations) -> None:
         self._queue = queue
         self._store = store
         self._declarations = declarations
-        self._parts: list[ScheduleLoop] = []
-        self._patience = 1.0
         self._name = f"{os.getpid()}-{os.urandom(4).hex()}"
         self._attention = asyncio.Event()
         self._stopping = False
 
     async def run(self) -> None:
-        await self._begin()
-        if not self._parts:
-            await self._serve()
-            return
-        async with anyio.create_task_group() as group:
-            for part in self._parts:
-                group.start_soon(part._serve)
-
-    async def _serve(self) -> None:
+        await self._check_permissions()
+        channel = self._queue.keys.schedules_channel
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(self._listen, self._store.keys.schedules_channel)
+                group.start_soon(self._listen, channel)
                 await self._loop()
                 group.cancel_scope.cancel()
         finally:
@@ -87,13 +73,8 @@ class ScheduleLoop:
     def stop(self) -> None:
         self._stopping = True
         self._attention.set()
-        for part in self._parts:
-            part.stop()
 
     async def fire_due(self, ahead_ms: int) -> int:
-        if len(homes := await self._store.homes()) > 1:
-            loops = [ScheduleLoop(self._queue, home, None) for home in homes]
-            return sum([await loop.fire_due(ahead_ms) for loop in loops])
         made = 0
         for _ in range(MOST_FIRED):
             ripe = self._told(await self._store.ripe(1, ahead_ms))
@@ -103,21 +84,12 @@ class ScheduleLoop:
             made += [outcome for _, outcome in await self._fire(ripe)].count("fired")
         raise InvalidInput(f"more than {MOST_FIRED} firings within {ahead_ms / 1000:g} seconds: look ahead less far")
 
-    def _part_loops(self, homes: Sequence[ScheduleStore]) -> list[ScheduleLoop]:
-        """The first sees to what is declared, for all. Many look less often without a reason, each by itself."""
-        loops = [ScheduleLoop(self._queue, home, None if at else self._declarations) for at, home in enumerate(homes)]
-        for loop in loops:
-            loop._patience = max(1.0, len(homes) / MOST_AS_OFTEN)
-        return loops
-
-    async def _begin(self) -> None:
+    async def _check_permissions(self) -> None:
         """Outages are waited out. Raises `NotPermitted`: what fires nothing must not look as if it did."""
         backoff = Backoff()
         while not self._stopping:
             try:
                 await self._store.check_permissions()
-                homes = await self._store.homes()
-                self._parts = self._part_loops(homes) if len(homes) > 1 else []
                 return
             except FairqueError as exc:
                 if self._queue.connector.is_closed:
@@ -130,11 +102,11 @@ class ScheduleLoop:
 
     async def _loop(self) -> None:
         backoff = Backoff()
-        declare_at = 0.0 if self._declarations is not None else math.inf
+        declare_at = 0.0
         while not self._stopping:
             self._attention.clear()
             try:
-                if self._declarations is not None and time.monotonic() >= declare_at:
+                if time.monotonic() >= declare_at:
                     await self._declarations.declare()
                     declare_at = time.monotonic() + DECLARE_SECONDS
                 sleep = await self._tick()
@@ -145,8 +117,7 @@ class ScheduleLoop:
                 logger.warning("cannot fire schedules, trying again: %s", exc)
                 sleep = backoff.next()
             if sleep > 0 and not self._stopping:
-                safety = self._patience * random.uniform(*SAFETY_SECONDS)
-                sleep = min(sleep, safety, max(0.0, declare_at - time.monotonic()))
+                sleep = min(sleep, random.uniform(*SAFETY_SECONDS), max(0.0, declare_at - time.monotonic()))
                 with anyio.move_on_after(sleep):
                     await self._attention.wait()
 
