@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import random
 import time
@@ -46,24 +47,34 @@ class ScheduleLoop:
 
     Args:
         queue: An open queue.
-        store: Its schedules.
-        declarations: What the code of this process declares.
+        store: Its schedules, or those of one partition.
+        declarations: What the code of this process declares; None: others see to that.
+        channel: Where changes of those schedules are told.
+        safety: Seconds between two looks without a reason, at least and at most.
     """
 
-    def __init__(self, queue: TaskQueue, store: ScheduleStore, declarations: Declarations) -> None:
+    def __init__(
+        self,
+        queue: TaskQueue,
+        store: ScheduleStore,
+        declarations: Declarations | None,
+        channel: str,
+        safety: tuple[float, float] = SAFETY_SECONDS,
+    ) -> None:
         self._queue = queue
         self._store = store
         self._declarations = declarations
+        self._channel = channel
+        self._safety = safety
         self._name = f"{os.getpid()}-{os.urandom(4).hex()}"
         self._attention = asyncio.Event()
         self._stopping = False
 
     async def run(self) -> None:
         await self._check_permissions()
-        channel = self._queue.keys.schedules_channel
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(self._listen, channel)
+                group.start_soon(self._listen, self._channel)
                 await self._loop()
                 group.cancel_scope.cancel()
         finally:
@@ -102,11 +113,11 @@ class ScheduleLoop:
 
     async def _loop(self) -> None:
         backoff = Backoff()
-        declare_at = 0.0
+        declare_at = 0.0 if self._declarations is not None else math.inf
         while not self._stopping:
             self._attention.clear()
             try:
-                if time.monotonic() >= declare_at:
+                if self._declarations is not None and time.monotonic() >= declare_at:
                     await self._declarations.declare()
                     declare_at = time.monotonic() + DECLARE_SECONDS
                 sleep = await self._tick()
@@ -117,7 +128,7 @@ class ScheduleLoop:
                 logger.warning("cannot fire schedules, trying again: %s", exc)
                 sleep = backoff.next()
             if sleep > 0 and not self._stopping:
-                sleep = min(sleep, random.uniform(*SAFETY_SECONDS), max(0.0, declare_at - time.monotonic()))
+                sleep = min(sleep, random.uniform(*self._safety), max(0.0, declare_at - time.monotonic()))
                 with anyio.move_on_after(sleep):
                     await self._attention.wait()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -9,8 +10,11 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Unpack
 
+import anyio
+
+from fairque.backoff import Backoff
 from fairque.checks import Duration, check_count, check_id, check_list, check_seconds
-from fairque.errors import InvalidInput, StoreError, UnknownSchedule, WrongType
+from fairque.errors import InvalidInput, QueueUnavailable, StoreError, UnknownSchedule, WrongType
 from fairque.everybody import check_user
 from fairque.queue.enqueue_call import for_user
 from fairque.queue.queue import TaskQueue
@@ -22,10 +26,12 @@ from fairque.scheduler.firing import Template, check_task, run_of
 from fairque.scheduler.loop import ScheduleLoop
 from fairque.scheduler.page import SchedulePage, look_at_schedules, next_slots
 from fairque.scheduler.schedule import Schedule, checked_spec
+from fairque.scheduler.spread_loops import SpreadLoops
 from fairque.tasks.task import Task
 
 __all__ = ["TaskScheduler"]
 
+logger = logging.getLogger("fairque.scheduler")
 PAGE = 500
 BATCH = 500
 MOST_TRIES = 10
@@ -49,8 +55,9 @@ class TaskScheduler:
     def __init__(self, queue: TaskQueue) -> None:
         self._queue = queue
         self._store = ScheduleStore(queue.reader)
-        declarations = Declarations(self._store, self._make_template, queue.enqueue_door)
-        self._loop = ScheduleLoop(queue, self._store, declarations)
+        self._declarations = Declarations(self._store, self._make_template, queue.enqueue_door)
+        self._loop = ScheduleLoop(queue, self._store, self._declarations, queue.keys.schedules_channel)
+        self._spread: SpreadLoops | None = None
 
     # Managing schedules
 
@@ -328,11 +335,28 @@ class TaskScheduler:
         Raises:
             NotPermitted: The user of Redis may not do what a scheduler does.
         """
-        await self._loop.run()
+        backoff = Backoff()
+        while not self._queue.connector.is_closed:
+            try:
+                loops = await self._loops()
+            except QueueUnavailable as exc:
+                logger.warning("cannot begin to fire schedules, trying again: %s", exc)
+                await anyio.sleep(backoff.next())
+            else:
+                await loops.run()
+                break
+
+    async def _loops(self) -> ScheduleLoop | SpreadLoops:
+        """Of a queue with partitions, one for each."""
+        if self._spread is None and await self._queue.reader.is_divided():
+            self._spread = SpreadLoops(self._queue, self._queue.reader, self._declarations)
+        return self._spread or self._loop
 
     async def stop(self) -> None:
         """Have `run` return after what it is doing."""
         self._loop.stop()
+        if self._spread is not None:
+            self._spread.stop()
 
     async def fire_due(self, ahead: Duration = 0.0) -> int:
         """Fire everything that is due now, or would be within `ahead` seconds, one slot at a time, and return how many
@@ -341,7 +365,8 @@ class TaskScheduler:
         Raises:
             InvalidInput: That would be more than 10,000 firings; those were made.
         """
-        return await self._loop.fire_due(round(check_seconds("ahead", ahead) * 1000))
+        loops = await self._loops()
+        return await loops.fire_due(round(check_seconds("ahead", ahead) * 1000))
 
     # Reading and writing
 
