@@ -129,7 +129,7 @@ class TaskQueue(Tenants, Sights):
         self.keys = self._backend.keys
         self.connector = self._backend.connector
         patience = self.connector.timeout
-        self.listener = Listener(self.connector)
+        self.listener = Listener(self.connector, lambda: self._backend.connector_for_messages)
         self._reader = self.store(patience=patience)
         self._bulk = self.store(patience=patience)
         self._producer = Producer(self._reader, self._bulk, patience)

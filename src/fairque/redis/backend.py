@@ -10,7 +10,7 @@ import msgspec
 from fairque.checks import Duration
 from fairque.codec.codec import Codec, Sealer
 from fairque.errors import ConfigError, SettingsMismatch
-from fairque.redis.branch import Branch
+from fairque.redis.branch import Anywhere, Branch
 from fairque.redis.connector import Connector
 from fairque.redis.keys import LAYOUT, Keys
 from fairque.settings import MAX_MESSAGE_BYTES, QueueSettings
@@ -59,6 +59,7 @@ class Backend:
         self.call_listeners: tuple[CallListener, ...] = ()
         self._given = given
         self._partitions: tuple[Backend, ...] = ()
+        self._anywhere: Anywhere | None = None
         self.sealer = Sealer(codec, name, self._most_bytes) if codec is not None else None
 
     @property
@@ -88,6 +89,15 @@ class Backend:
         if len(self._partitions) != count:
             self._partitions = tuple(PartitionBackend(self, at, count) for at in range(count))
         return self._partitions
+
+    @property
+    def connector_for_messages(self) -> Connector:
+        """Messages of all partitions are heard at any node of a cluster."""
+        if not (self.is_partitioned and self.connector.scheme == "cluster"):
+            return self.connector
+        if self._anywhere is None:
+            self._anywhere = Anywhere(self.connector)
+        return self._anywhere
 
     @property
     def said(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from fairque.checks import Duration, check_seconds
 from fairque.embedded.server import EmbeddedServer
 from fairque.errors import ConfigError, FairqueError, NotPermitted, QueueUnavailable, StoreError
 from fairque.importing import check_not_importing
-from fairque.redis.cluster import Cluster, SlotMap
+from fairque.redis.cluster import AnyNode, Cluster, SlotMap
 from fairque.redis.home import Home
 from fairque.redis.lookup import Lookup, Question
 from fairque.redis.reason import in_words
@@ -84,7 +84,7 @@ class Connector:
         self.timeout = check_seconds("timeout", timeout, least=0.001)
         self.client_name = client_name
         self._slots = slots if slots is not None else SlotMap()
-        self._guides: Sentinels | Cluster | None = None
+        self._guides: Sentinels | Cluster | AnyNode | None = None
         if self._url.scheme == "sentinel":
             self._guides = Sentinels(self._url)
         elif self._url.scheme == "cluster":

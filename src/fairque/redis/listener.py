@@ -79,10 +79,15 @@ class Listener:
 
     The connection is made for the first channel, and anew when the queue is found elsewhere, or when the server does
     not answer on it. Callbacks are plain functions and must not block.
+
+    Args:
+        connector: Of the queue.
+        where: Tells, at each connection, what makes it; None: the same.
     """
 
-    def __init__(self, connector: Connector) -> None:
+    def __init__(self, connector: Connector, where: Callable[[], Connector] | None = None) -> None:
         self._connector = connector
+        self._where = where or (lambda: connector)
         self._begin()
         connector.on_move = self._follow
         connector.home.add(self)
@@ -221,7 +226,8 @@ class Listener:
     # The connection
 
     def _follow(self) -> None:
-        if self._line is not None and self._line.address != self._connector.address:
+        is_elsewhere = self._line is not None and self._line.address != self._connector.address
+        if self._line is not None and is_elsewhere and self._where() is self._connector:
             self._line.close()
 
     async def _run(self) -> None:
@@ -245,7 +251,7 @@ class Listener:
 
     async def _listen(self) -> float:
         """Until the connection ends. Returns for how many seconds it was of use: one that is cut at once is none."""
-        connection, address = await self._connector.connect()
+        connection, address = await self._where().connect()
         line = self._line = _Line(connection, address, self._connector.timeout / 2, self._on_push)
         try:
             self._send_all()

@@ -1,0 +1,178 @@
+"""A queue over the nodes of a real cluster: what each of them has, and what is left while one is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+from redis.crc import key_slot
+
+from fairque import QueueUnavailable, TaskQueue, TaskState, task
+from fairque.queue.sender import LARGE
+from fairque.redis.delivery import Outcome
+from fairque.redis.keys import Keys, encode_user
+from fairque.redis.partitions import partition_of
+from fairque.tasks.message import Record, encode_record, encode_value
+from tests.support.eventually import eventually
+from tests.support.fleet import ClusterNodes, execute
+from tests.support.servers import new_queue_name
+
+if TYPE_CHECKING:
+    from fairque.embedded.server import EmbeddedServer
+
+COUNT = 12
+USERS = [f"user-{n}" for n in range(60)]
+
+
+@task(name="partitions.long")
+async def long(text: str = "") -> int:
+    return len(text)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[ClusterNodes]:
+    with ClusterNodes().running() as cluster:
+        for node in cluster.masters:
+            execute(node, "CONFIG", "SET", "cluster-require-full-coverage", "no")
+        yield cluster
+
+
+@contextmanager
+def stopped(node: EmbeddedServer) -> Iterator[None]:
+    """It takes what is sent to it, and says nothing."""
+    assert node.pid is not None
+    os.kill(node.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(node.pid, signal.SIGCONT)
+
+
+def node_of(cluster: ClusterNodes, keys: Keys) -> EmbeddedServer:
+    slot = key_slot(keys.state.encode())
+    return next(node for node in cluster.masters if cluster.has(node, slot))
+
+
+def home_of(queue: TaskQueue, user: str) -> Keys:
+    return Keys(queue.name, (partition_of(encode_user(user), COUNT), COUNT))
+
+
+def users_on(cluster: ClusterNodes, queue: TaskQueue, node: EmbeddedServer) -> list[str]:
+    return [user for user in USERS if node_of(cluster, home_of(queue, user)) is node]
+
+
+def name_on(cluster: ClusterNodes, node: EmbeddedServer) -> str:
+    """Of a queue whose settings lie there."""
+    names = (new_queue_name(f"spread-{n}") for n in range(1000))
+    return next(name for name in names if node_of(cluster, Keys(name)) is node)
+
+
+def connections(node: EmbeddedServer, name: str) -> int:
+    return sum(f" name={name} ".encode() in line for line in execute(node, "CLIENT", "LIST").splitlines())
+
+
+async def test_users_live_on_all_nodes_evenly(cluster: ClusterNodes) -> None:
+    async with TaskQueue(cluster.url, name=new_queue_name("even"), partitions=COUNT) as queue:
+        await queue.enqueue_many([long().options(user_id=user) for user in USERS])
+        found = [len(users_on(cluster, queue, node)) for node in cluster.masters]
+        assert sum(found) == len(USERS)
+        for node, expected in zip(cluster.masters, found, strict=True):
+            keys = execute(node, "KEYS", f"fairque:{{{queue.name}/*}}:normal:*")
+            assert len(keys) == expected > 0
+        stats = await queue.stats()
+        assert (stats.queued, stats.users_known, stats.missing) == (len(USERS), len(USERS), ())
+        assert (await queue.check()).findings == ()
+
+
+async def test_a_queue_has_at_most_three_connections_to_each_node(cluster: ClusterNodes) -> None:
+    name = "spreadcount"
+    async with TaskQueue(cluster.url, name=name, partitions=COUNT) as queue:
+        handles = await queue.enqueue_many([long().options(user_id=user) for user in USERS])
+        await asyncio.gather(*(queue.enqueue(long("x" * (LARGE + 1)), user_id=user) for user in USERS))
+        waits = [asyncio.create_task(handle.result()) for handle in handles]
+        await eventually(lambda: sum(connections(node, f"fairque-{name}") for node in cluster.masters) == 7)
+        await asyncio.gather(*(handle.info() for handle in handles), queue.stats(), queue.users())
+        found = sorted(connections(node, f"fairque-{name}") for node in cluster.masters)
+        assert found == [2, 2, 3], "one for calls, one for what is large; and one for messages, wherever"
+        for wait in waits:
+            wait.cancel()
+        await asyncio.wait(waits)
+    await eventually(lambda: sum(connections(node, f"fairque-{name}") for node in cluster.masters) == 0)
+
+
+async def finish_all(queue: TaskQueue, keys: Keys) -> None:
+    [part] = [part for part in queue.reader.parts if part.keys.prefix == keys.prefix]
+    claim = await part.claim("w", 100, wait=False)
+    record = encode_record(b"", TaskState.FINISHED, Record("", 1, 0, 0, 1.0, "w", msgspec.Raw(encode_value(7))))
+    await part.settle("w", [Outcome(of, "finished", ttl_ms=60_000, record=record) for of in claim.deliveries])
+    await part.leave("w", ())
+
+
+@pytest.mark.parametrize("has_settings", [True, False])
+async def test_a_node_that_hangs_harms_only_its_users(cluster: ClusterNodes, has_settings: bool) -> None:
+    hanging, other = cluster.masters[1], cluster.masters[0]
+    name = name_on(cluster, hanging if has_settings else other)
+    async with TaskQueue(cluster.url, name=name, partitions=COUNT, timeout=1.0) as queue:
+        handles = await queue.enqueue_many([long().options(user_id=user) for user in USERS])
+        gone = users_on(cluster, queue, hanging)
+        there = [user for user in USERS if user not in gone]
+        missing = {partition_of(encode_user(user), COUNT) for user in gone}
+        with stopped(hanging):
+            lost = [asyncio.create_task(queue.enqueue(long(), user_id=user)) for user in gone[:4]]
+            await asyncio.sleep(0.01)
+            began = time.monotonic()
+            for user in there:
+                await queue.enqueue(long(), user_id=user)
+                assert (await queue.user(user)).queued == 2
+            assert time.monotonic() - began < 0.9, "nobody waits for the node that says nothing"
+            for call in lost:
+                with pytest.raises(QueueUnavailable):
+                    await call
+            waiting = asyncio.create_task(handles[USERS.index(there[0])].result(timeout=20))
+            await asyncio.sleep(0.1)
+            await finish_all(queue, home_of(queue, there[0]))
+            assert await waiting == 7
+            stats = await queue.stats()
+            assert missing <= set(stats.missing) < set(range(COUNT))
+            assert stats.queued > 0
+            seen = {user.user_id for user in await queue.users(limit=1000)}
+            assert seen == set(there)
+            overview = await queue.overview()
+            assert overview.severity == "critical"
+            critical = [check.name for check in overview.problems if check.status == "critical"]
+            assert "partitions" in critical
+            with pytest.raises(QueueUnavailable, match="partition"):
+                await queue.pause_task("partitions.long")
+        await eventually(lambda: nothing_is_missing(queue), 20)
+        await queue.resume_task("partitions.long")
+        for user in gone:
+            await queue.enqueue(long(), user_id=user)
+        found = await queue.check()
+        assert (found.findings, found.missing) == ((), ())
+
+
+async def nothing_is_missing(queue: TaskQueue) -> bool:
+    return (await queue.stats()).missing == ()
+
+
+async def test_a_partition_is_followed_to_the_node_that_it_is_moved_to(cluster: ClusterNodes) -> None:
+    source, target = cluster.masters[2], cluster.masters[0]
+    async with TaskQueue(cluster.url, name=new_queue_name("moving"), partitions=COUNT) as queue:
+        await queue.enqueue_many([long().options(user_id=user) for user in USERS])
+        keys = home_of(queue, users_on(cluster, queue, source)[0])
+        slot = key_slot(keys.state.encode())
+        await asyncio.to_thread(
+            execute, source, "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", cluster.id_of(target)
+        )
+        await eventually(lambda: bool(execute(target, "KEYS", f"{keys.prefix}*")), 40)
+        for user in USERS:
+            await queue.enqueue(long(), user_id=user)
+        assert (await queue.stats()).queued == 2 * len(USERS)
+        assert (await queue.check()).findings == ()
