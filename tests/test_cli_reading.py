@@ -713,7 +713,7 @@ async def test_a_frame_fits_its_terminal(queue: TaskQueue) -> None:
 def test_times_are_for_people() -> None:
     wanted = {
         None: "-", 0: "0 ms", 0.0004: "0 ms", 0.085: "85 ms", 1: "1 s", 1.23: "1.2 s", 9.96: "10 s", 59: "59 s",
-        60: "1 m", 200: "3.3 m", 3600: "1 h", 9000: "2.5 h", 86400: "1 d", 2_000_000: "23 d", -5: "0 ms",
+        60: "1 min", 200: "3.3 min", 3600: "1 h", 9000: "2.5 h", 86400: "1 d", 2_000_000: "23 d", -5: "0 ms",
     }  # fmt: skip
     assert {seconds: span(seconds) for seconds in wanted} == wanted
     assert ago(10.0, 12.5) == "2.5 s ago"

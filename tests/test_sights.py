@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,15 +12,17 @@ import pytest
 
 from fairque import InvalidInput, Reason, Severity, StoreError, TaskQueue, UserOrder, UserPage, Worker, WorkerInfo, task
 from fairque.embedded.server import EmbeddedServer
+from fairque.models import SILENT_AFTER
 from fairque.redis.delivery import Delivery
 from fairque.redis.keys import encode_user
 from fairque.redis.requester import BlockingRequester
 from fairque.redis.store import Store, renew
 from fairque.tasks.registry import unregister
 from tests.support.commands import commands_of
-from tests.support.core import outcome
+from tests.support.core import Core, outcome
 from tests.support.eventually import eventually
 from tests.support.resp import RespClient
+from tests.support.servers import Server
 
 
 async def _nothing() -> None: ...
@@ -82,6 +85,22 @@ async def test_an_overview_tells_who_holds_the_fleet_and_what_each_is_entitled_t
     assert found.demand.running == 8
     assert found.queue == queue.name
     assert not found.is_sample
+
+
+async def test_slots_of_a_worker_that_fell_silent_are_none(server: Server, begun: TaskQueue) -> None:
+    queue = begun
+    requester = BlockingRequester(queue.connector)
+    for name, slots in (("heard", 3), ("silent", 5)):
+        fields = {"host": "h", "pid": 1, "version": "0", "concurrency": slots, "running": 0}
+        await asyncio.to_thread(renew, requester, queue.keys, name, fields, [])
+    requester.close()
+    async with Core(server.url, queue.name) as core:
+        core.execute("HSET", ":worker:silent", "seen", round((time.time() - SILENT_AFTER - 1) * 1000))
+        stats = await queue.stats()
+        assert [worker.worker_id for worker in stats.silent] == ["silent"]
+        assert (stats.slots, stats.free_slots, len(stats.workers)) == (3, 3, 2)
+        assert (await queue.demand()).slots == 3
+        core.execute("DEL", ":workers", ":worker:heard", ":worker:silent")
 
 
 async def test_an_overview_says_in_words_what_is_wrong(queue: TaskQueue) -> None:

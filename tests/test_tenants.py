@@ -683,6 +683,27 @@ async def test_shares_count_what_runs(queue: TaskQueue) -> None:
     await queue.purge("acme")
 
 
+async def test_the_index_is_low_while_some_get_nothing_and_those_who_got_it_want_no_more(queue: TaskQueue) -> None:
+    await queue.enqueue(nap(0), user_id="hungry")
+    for user_id in ("fed", "full"):
+        await queue.enqueue_many([nap(0) for _ in range(10)], user_id=user_id)
+    await Worker(queue, assigned_users=("fed", "full")).run_until_idle()
+    found = await queue.shares()
+    assert {user.user_id: user.verdict for user in found.users}["hungry"] == "starved"
+    assert found.jain == pytest.approx(2 / 3, abs=0.01)
+    await Worker(queue).run_until_idle()
+    assert (await queue.shares()).jain == 1, "nobody wants more"
+
+
+async def test_the_index_is_1_while_those_who_got_less_got_all_that_they_wanted(queue: TaskQueue) -> None:
+    await queue.enqueue(nap(0), user_id="small")
+    await queue.enqueue_many([nap(0) for _ in range(30)], user_id="large")
+    await Worker(queue).run_until_idle()
+    await queue.enqueue_many([nap(0) for _ in range(30)], user_id="large")
+    assert (await queue.shares()).jain == 1
+    await queue.purge("large")
+
+
 async def test_who_came_while_nothing_ended_is_not_starved(queue: TaskQueue) -> None:
     await queue.enqueue_many([nap(300), nap(300)], user_id="acme")
     async with Worker(queue, concurrency=2, shutdown_timeout=0):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["counted", "shown", "span_of"]
 
-_UNITS = ((86_400.0, "d"), (3600.0, "h"), (60.0, "m"), (1.0, "s"))
+_UNITS = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 
 
 def counted(number: int, one: str, many: str = "") -> str:
@@ -18,7 +18,7 @@ def shown(text: str) -> str:
 
 
 def span_of(seconds: float) -> str:
-    """``85 ms``, ``1.2 s``, ``3 m``, ``12 h``, ``2.5 d``."""
+    """``85 ms``, ``1.2 s``, ``3 min``, ``12 h``, ``2.5 d``."""
     if seconds < 1:
         return f"{max(0.0, seconds) * 1000:.0f} ms"
     size, unit = next(each for each in _UNITS if seconds >= each[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import IntEnum, StrEnum
 from typing import Generic, TypeVar
 
@@ -13,6 +13,7 @@ from fairque.policy import Policy
 
 __all__ = [
     "ANY_USER",
+    "SILENT_AFTER",
     "Attempt",
     "BatchProgress",
     "BatchState",
@@ -33,6 +34,8 @@ __all__ = [
 ]
 
 T_co = TypeVar("T_co", covariant=True)
+SILENT_AFTER = 35.0
+"""Seconds without a sign of life from when on a worker counts as silent: two of an idle one were lost."""
 UserGroup = Sequence[str]
 """Users that a worker serves with equal right; empty: everyone."""
 ANY_USER: tuple[UserGroup, ...] = ((),)
@@ -349,15 +352,24 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
         return self.critical + self.normal
 
     @property
+    def silent(self) -> tuple[WorkerInfo, ...]:
+        """Workers that gave no sign of life for 35 s, two of an idle one. Others take over what runs there."""
+        return tuple(worker for worker in self.workers if self.at - worker.seen_at >= SILENT_AFTER)
+
+    @property
     def slots(self) -> int:
-        """How many tasks the workers can run at once, all together."""
-        return sum(worker.concurrency for worker in self.workers)
+        """How many tasks the workers can run at once, all together, without those that are silent."""
+        return sum(worker.concurrency for worker in self._heard())
 
     @property
     def free_slots(self) -> int:
         """Those of them that run nothing, without those of workers that claim nothing more."""
-        idle = (worker.concurrency - worker.running for worker in self.workers if not worker.draining)
+        idle = (worker.concurrency - worker.running for worker in self._heard() if not worker.draining)
         return sum(max(0, slots) for slots in idle)
+
+    def _heard(self) -> Iterator[WorkerInfo]:
+        silent = frozenset(worker.worker_id for worker in self.silent)
+        return (worker for worker in self.workers if worker.worker_id not in silent)
 
 
 class QueueHealth(msgspec.Struct, frozen=True, kw_only=True):

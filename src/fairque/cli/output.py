@@ -69,7 +69,7 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
 
 
 def span(seconds: float | None) -> str:
-    """``85 ms``, ``1.2 s``, ``3 m``, ``12 h``, ``2.5 d``; ``-`` for None."""
+    """``85 ms``, ``1.2 s``, ``3 min``, ``12 h``, ``2.5 d``; ``-`` for None."""
     return NOTHING if seconds is None else span_of(seconds)
 
 

@@ -96,5 +96,5 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
 def span(seconds: float) -> str:
     """In a unit that suits."""
-    size, unit = next((each for each in ((86_400, "d"), (3600, "h"), (60, "m")) if seconds >= 2 * each[0]), (1, "s"))
+    size, unit = next((each for each in ((86_400, "d"), (3600, "h"), (60, "min")) if seconds >= 2 * each[0]), (1, "s"))
     return f"{round(seconds / size, 1 if size > 1 else 3):.12g} {unit}"

@@ -8,13 +8,11 @@ from enum import StrEnum
 import msgspec
 
 from fairque.counted import counted, shown, span_of
-from fairque.models import QueueHealth
+from fairque.models import SILENT_AFTER, QueueHealth
 from fairque.queue.user_status import UserStatus
 
-__all__ = ["SILENT_AFTER", "USUAL", "HealthCheck", "Severity", "Threshold", "checks_of", "worst"]
+__all__ = ["USUAL", "HealthCheck", "Severity", "Threshold", "checks_of", "worst"]
 
-SILENT_AFTER = 35.0
-"""Seconds without a sign of life from when on a worker counts as silent: two of an idle one were lost."""
 _MOST_NAMES = 5
 
 

@@ -43,8 +43,9 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
 class Shares(msgspec.Struct, frozen=True, kw_only=True):
     """How evenly the queue served its users lately, over a minute or so.
 
-    `jain` is the index of Jain, Chiu and Hawe (1984) over what those who wanted any got of what they are entitled to: 1
-    when all got the same, 1/n when one got everything.
+    `jain` is the index of Jain, Chiu and Hawe (1984) over what those who want some got of what they are entitled to: 1
+    when all got the same, 1/n when one got everything. Where one of them could have had more, those count as well who
+    got more than their part and want no more.
     """
 
     jain: float
@@ -91,7 +92,7 @@ def _shares(
         part.compare(total, running, ended)
     short = sum(part.is_short for part in parts)
     return Shares(
-        jain=jains_index([part.got / part.entitled for part in parts if part.user.tag is not None]),
+        jain=jains_index([part.got / part.entitled for part in parts if part.wants_some or (short and part.is_ahead)]),
         users=tuple(part.rated(others_are_short=short > part.is_short) for part in parts),
     )
 
@@ -151,9 +152,19 @@ class _Part:
         self.could_have = min(self.entitled * ended, wanted)
 
     @property
+    def wants_some(self) -> bool:
+        """It waits, and no policy holds it back."""
+        return self.user.tag is not None
+
+    @property
+    def is_ahead(self) -> bool:
+        """It got more than its part."""
+        return self.share > self.entitled
+
+    @property
     def is_short(self) -> bool:
         """It waits, and could have had more; of who holds its part of the slots, no more can be asked for."""
-        is_able = self.user.tag is not None and self.could_have >= self.mean
+        is_able = self.wants_some and self.could_have >= self.mean
         return is_able and max(self.share, self.running) < self.entitled and self.got < self.could_have
 
     def rated(self, *, others_are_short: bool) -> Share:

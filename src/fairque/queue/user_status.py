@@ -33,7 +33,7 @@ class UserStatus(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, user: UserInfo, share: Share | None, now: float, slots: int = 0) -> UserStatus:
-        """`slots` are those of all workers, of which a `max_share` is a part; 0: not known."""
+        """`slots` are those of all workers that are heard of, of which a `max_share` is a part; 0: not known."""
         holds = tuple(_holds(user, now, slots))
         held_by = (_flag(hold) for hold in holds)
         return cls(share, (*held_by, *_verdict(user, share)), holds)

@@ -7,9 +7,8 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-from fairque import FairqueError, QueueHealth, Share, TaskQueue, UserInfo
+from fairque import FairqueError, Share, TaskQueue, UserInfo
 from fairque.contrib.prometheus.figures import Figures
-from fairque.queue.health_checks import SILENT_AFTER
 from fairque.queue.shares import is_starved, look_at_shares
 
 __all__ = ["QueueReader"]
@@ -74,7 +73,7 @@ class QueueReader:
             "fairque_dead_letters_blocking": health.blocking,
         }.items():
             figures.set(name, (self._name,), value)
-        silent = _silent_workers(health)
+        silent = len(health.stats.silent)
         figures.set("fairque_workers", (self._name, "silent"), silent)
         figures.set("fairque_workers", (self._name, "alive"), len(health.stats.workers) - silent)
 
@@ -100,7 +99,3 @@ class QueueReader:
         figures.set("fairque_user_share", labels, share.share)
         figures.set("fairque_user_entitled_share", labels, share.entitled)
         figures.set("fairque_user_queued", labels, user.queued)
-
-
-def _silent_workers(health: QueueHealth) -> int:
-    return sum(health.stats.at - worker.seen_at >= SILENT_AFTER for worker in health.stats.workers)

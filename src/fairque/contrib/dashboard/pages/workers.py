@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from fairque import QueueStats, RunningTask, RunningTasks, WorkerInfo
 from fairque.contrib.dashboard.page import Page
 from fairque.contrib.dashboard.viewer import Viewer
-from fairque.queue.health_checks import SILENT_AFTER
 
 __all__ = ["Workers", "WorkersPage"]
 
@@ -48,19 +47,19 @@ class WorkersPage(Page[Workers]):
         tasks = defaultdict[str, list[RunningTask]](list)
         for task in seen.running.tasks:
             tasks[task.worker].append(task)
-        rows = [_row(worker, tasks[worker.worker_id], stats.at) for worker in stats.workers]
+        silent = {worker.worker_id for worker in stats.silent}
+        rows = [_row(worker, tasks[worker.worker_id], worker.worker_id in silent) for worker in stats.workers]
         rows.sort(key=lambda row: (not row.flags, -row.worker.running, row.worker.worker_id))
         return {
             "stats": stats,
-            "silent": sum("silent" in row.flags for row in rows),
+            "silent": len(silent),
             "memory": sum(worker.memory for worker in stats.workers),
             "rows": rows[:SHOWN],
             "rest": max(0, len(rows) - SHOWN),
         }
 
 
-def _row(worker: WorkerInfo, tasks: Sequence[RunningTask], now: float) -> _Row:
-    is_silent = now - worker.seen_at >= SILENT_AFTER
+def _row(worker: WorkerInfo, tasks: Sequence[RunningTask], is_silent: bool) -> _Row:
     flags = [flag for flag, holds in (("silent", is_silent), ("draining", worker.draining)) if holds]
     if worker.leftover_threads:
         flags.append(f"{worker.leftover_threads} threads left over")
