@@ -11,7 +11,7 @@ from playwright.async_api import Browser, Page, expect
 from starlette.responses import HTMLResponse
 from starlette.types import Receive, Scope, Send
 
-from fairque import TaskHandle, TaskQueue, TaskState, Worker, task
+from fairque import TaskHandle, TaskQueue, TaskScheduler, TaskState, Worker, task
 from fairque.contrib.dashboard import Viewer, dashboard, stream
 from fairque.tasks.registry import unregister
 from tests.dashboard.browser import CHROMIUM, chromium, served, watched
@@ -152,6 +152,40 @@ async def test_an_open_page_follows_the_queue_and_keeps_what_was_opened(site: st
         await expect(page.locator("#figures")).to_contain_text("1 task")
         assert await page.locator("#waits details").evaluate("each => each.open")
         assert complaints == []
+
+
+async def test_users_and_schedules_follow_the_queue(site: str, browser: Browser, queue: TaskQueue):
+    async with watched(browser) as (_, page, complaints):
+        await page.goto(f"{site}/users")
+        await expect(page.locator("#pulse")).to_have_text("Live")
+        await queue.enqueue(tasks.add(1, 2), user_id="<i>anna")
+        await expect(page.locator("#users")).to_contain_text("<i>anna")
+        await expect(page.locator("#known")).to_have_text("1 user is known.")
+        for address in ("users?order=waiting", "users?find=a", "users?after=1:b"):
+            await page.goto(f"{site}/{address}")
+            await expect(page.locator("#users")).to_be_visible()
+            assert await page.locator("#pulse").count() == 0
+        await page.goto(f"{site}/schedules")
+        await expect(page.locator("#pulse")).to_have_text("Live")
+        await TaskScheduler(queue).add_schedule("0 9 * * *", tasks.add(1, 2), user_id="anna", schedule_id="nine")
+        await expect(page.locator("#schedules")).to_contain_text("nine")
+        assert complaints == []
+
+
+@pytest.mark.parametrize("with_script", [True, False])
+async def test_schedules_are_paused_resumed_and_run_on_their_page(
+    site: str, browser: Browser, queue: TaskQueue, with_script: bool
+):
+    scheduler = TaskScheduler(queue)
+    await scheduler.add_schedule("0 9 * * *", tasks.add(1, 2), user_id="anna", schedule_id=EVIL)
+    async with watched(browser, java_script_enabled=with_script) as (_, page, complaints):
+        for label, told in (("Pause", "fires no more"), ("Resume", "goes on"), ("Run now", "was put in")):
+            await page.goto(f"{site}/schedules")
+            await do(page, label)
+            await expect(page.locator(".notice").first).to_contain_text(told)
+        assert (await queue.user("anna")).queued == 1
+        assert complaints == []
+    await scheduler.remove_schedule(EVIL)
 
 
 async def test_a_page_can_be_held_and_goes_on(site: str, browser: Browser, queue: TaskQueue):

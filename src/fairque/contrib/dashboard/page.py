@@ -49,6 +49,10 @@ class Page(ABC, Generic[T]):
         """What can be done on this page alone, by name."""
         return {}
 
+    def is_live(self, _about: Key) -> bool:
+        """Whether it follows the queue while it is open."""
+        return bool(self.parts)
+
     @abstractmethod
     async def read(self, *about: str) -> T:
         """What all of its viewers see, by its arguments. Raises errors of fairque."""

@@ -91,7 +91,7 @@ class Site:
                 seen = await topic.look()
             parts = page.drawn(seen, visit.viewer, visit.base)
             given = {"seen": seen, "parts": parts, **page.shown(seen, visit.viewer), **page.asked(about)}
-            return self._page(request, page.name, page.heading(*about), given, live=bool(page.parts), page=page)
+            return self._page(request, page.name, page.heading(*about), given, live=page.is_live(about), page=page)
 
         return show
 
@@ -109,9 +109,10 @@ class Site:
     async def _live(self, request: Request) -> Response:
         visit = visit_of(request)
         page = self._pages.get(request.query_params.get("page", ""))
-        if page is None or not page.parts:
+        about = page.about(request.query_params, visit.viewer) if page is not None else ()
+        if page is None or not page.is_live(about):
             raise HTTPException(404, NOT_THERE)
-        topic = page.topic(page.about(request.query_params, visit.viewer), visit)
+        topic = page.topic(about, visit)
         self._keep_pace(visit.viewer)
         return EventStream(self._reader, topic, visit.viewer, request, self.who)
 

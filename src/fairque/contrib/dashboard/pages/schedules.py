@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from fairque import SchedulePage, TaskQueue, TaskScheduler
 from fairque.contrib.dashboard.acts import Act
 from fairque.contrib.dashboard.page import Page
 
-__all__ = ["SchedulesPage"]
+__all__ = ["Schedules", "SchedulesPage"]
 
 PAGE = 50
 NEXT_RUNS = 3
 
 
-class SchedulesPage(Page[SchedulePage]):
+class Schedules(NamedTuple):
+    """A page of schedules, and behind which of them it begins."""
+
+    page: SchedulePage
+    after: str
+
+
+class SchedulesPage(Page[Schedules]):
     """What comes by itself."""
 
     name, path, title = "schedules", "schedules", "Schedules"
     in_navigation = True
     arguments: ClassVar = ("after",)
+    parts = ("schedules",)
 
     @property
     def acts(self) -> Mapping[str, Act]:
@@ -32,11 +40,12 @@ class SchedulesPage(Page[SchedulePage]):
             "run-schedule": Act(("schedule",), _run, "A task of the schedule was put in.", "schedules"),
         }
 
-    async def read(self, *about: str) -> SchedulePage:
+    async def read(self, *about: str) -> Schedules:
         [after] = about
-        return await TaskScheduler(self.queue).schedule_page(limit=PAGE, after=after or None, next_runs=NEXT_RUNS)
+        page = await TaskScheduler(self.queue).schedule_page(limit=PAGE, after=after or None, next_runs=NEXT_RUNS)
+        return Schedules(page, after)
 
-    def shown(self, _seen: SchedulePage, _viewer: object) -> Mapping[str, Any]:
+    def shown(self, _seen: Schedules, _viewer: object) -> Mapping[str, Any]:
         return {"outcomes": _OUTCOMES}
 
 
