@@ -11,12 +11,14 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from fairque.fairness.model_task import ModelCallback
 from fairque.redis.assignment import assignments_of
 from fairque.redis.delivery import Delivery, Refusal
 from fairque.redis.keys import encode_user
 from fairque.tasks.message import head_of
 from tests.support.core import Core
 from tests.support.fair_share import FairShareWitness
+from tests.support.order import Order
 from tests.support.play import LATE_MS, SHORT_LEASE_MS, BothMachine
 from tests.support.servers import Server
 from tests.support.timed import TimedCore
@@ -105,6 +107,16 @@ async def test_what_was_counted_of_a_user_is_forgotten_also_when_its_weight_was_
     await core.store.set_policy("*", {}, ["*"])
     await core.store.cancel("a", "1", "")
     assert core.dump()["user:a"].expires
+
+
+async def test_nothing_stays_of_tasks_with_callbacks_that_are_canceled_one_after_the_other(core: Core) -> None:
+    asked = [Order("a", "1"), *(Order("a", f"{n + 1}", needs=(f"{n}",), on_failure="cancel") for n in range(1, 4))]
+    calls_back = (ModelCallback("on_end"),)
+    await core.enqueue_all([order._replace(callbacks=calls_back).new_task(b"n" * 8, 0) for order in asked])
+    await core.settle(await core.take(), "canceled")
+    await core.settle(await core.take(4))
+    assert core.state()["canceled"] == "4"
+    assert not [name for name in core.dump() if name.startswith("task:")]
 
 
 # The bound, on the scripts themselves

@@ -78,6 +78,7 @@ def seen(dump: dict[str, Key], model: ModelQueue) -> View:
     for task in model.tasks.values():
         found[f"task:{_name(task)}"] = found.get(f"task:{_name(task)}") or _task_fields({})
     _drop_what_is_outdated(found, model)
+    _keep_what_links_nothing(found, dump)
     now_ms = told_ms(dump)
     found["suspects"] = {of for of, until_ms in found.get("suspects", []) if until_ms > now_ms}
     for name in ("held", "batches"):
@@ -86,6 +87,14 @@ def seen(dump: dict[str, Key], model: ModelQueue) -> View:
     for name in [name for name in found if name.startswith("informed:")]:
         found.setdefault("feeds:" + name.partition(":")[2], set()).update(found.pop(name))
     return {name: value for name, value in found.items() if value}
+
+
+def _keep_what_links_nothing(found: View, dump: dict[str, Key]) -> None:
+    """Of a task that has ended `linked` stays while anything else knows of it."""
+    for name in [name for name, value in found.items() if value is None and name.startswith("task:")]:
+        rest = name.partition(":")[2]
+        if not any(f"{other}:{rest}" in dump for other in ("feeds", "informed", "uses", "ends")):
+            found[name] = "links nothing"
 
 
 def told_ms(dump: dict[str, Key]) -> int:

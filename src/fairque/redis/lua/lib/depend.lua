@@ -49,6 +49,12 @@ local function new_links()
     set_ttl(user, id, nil)
   end
 
+  -- Of a task that has ended for good nothing is kept but what others need: its callbacks may be about to be put in.
+  local function is_needed_itself(user, id)
+    return call('EXISTS', uses_key(user, id), ends_key(user, id), children_key(user, id)) > 0
+      and call('EXISTS', body_key(user, id)) == 1
+  end
+
   -- Nobody depends on it any more.
   local function let_go(user, id)
     local key = task_key(user, id)
@@ -56,7 +62,7 @@ local function new_links()
     local ttl = tonumber(linked or 0)
     if ttl > 1 then
       set_ttl(user, id, ttl)
-    elseif linked and call('EXISTS', uses_key(user, id), ends_key(user, id), children_key(user, id)) == 0 then
+    elseif linked and not is_needed_itself(user, id) then
       take_moment(lapsing_key, place_key('lapsing', user), user, id)
     else
       return
