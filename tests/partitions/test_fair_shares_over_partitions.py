@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
@@ -28,9 +28,9 @@ async def share_over_partitions() -> None:
 
 
 @pytest.fixture
-async def spread(server: Server, queue_name: str) -> AsyncIterator[Spread]:
+def spread(server: Server, queue_name: str) -> Spread:
     services.clear()
-    yield lambda partitions: TaskQueue(server.url, name=queue_name, partitions=partitions)
+    return lambda partitions: TaskQueue(server.url, name=queue_name, partitions=partitions)
 
 
 async def share_error(queue: TaskQueue, weights: dict[str, int], concurrency: int = 10) -> float:
