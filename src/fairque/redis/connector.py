@@ -237,15 +237,16 @@ class Connector:
             self.left(self._address)
             raise self.translate(exc) from exc
 
+    def find_blocking(self) -> Address | None:
+        """As `find`, for a thread; it must be open."""
+        with self._leaving():
+            return self._find_blocking()
+
     def connect_blocking(self) -> tuple[Any, Address | None]:
         """The same for a thread of its own; it must be open."""
-        try:
+        with self._leaving():
             address = self._find_blocking()
-            connection = self._make_connected_blocking(address)
-        except (redis.exceptions.RedisError, OSError) as exc:
-            self.left(self._address)
-            raise self.translate(exc) from exc
-        return connection, address
+            return self._make_connected_blocking(address), address
 
     async def _make_connected(self, address: Address | None) -> AbstractConnection:
         connection = self._make(self._server_url(address))

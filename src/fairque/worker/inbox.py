@@ -10,7 +10,9 @@ import anyio
 
 from fairque.backoff import Backoff
 from fairque.errors import FairqueError
-from fairque.queue.queue import TaskQueue
+from fairque.redis.backend import Backend
+from fairque.redis.listener import Listener
+from fairque.redis.listeners import Listeners
 from fairque.worker.runner import Runner
 from fairque.worker.signals import Signals
 from fairque.worker.steal_pause import StealPause
@@ -24,8 +26,9 @@ class Inbox:
     """Listens for them. Without messages the safety poll still finds all work, and renewals what was canceled.
 
     Args:
-        queue: Has the connection that listens.
-        channel: Of the worker; one for each partition.
+        listeners: Have the connections that listen.
+        backend: Where the messages come from: the queue, or one partition.
+        worker_id: Names the channel.
         runner: Told what is canceled.
         steal_pause: Told that messages may have been missed.
         signals: Of the worker.
@@ -37,15 +40,17 @@ class Inbox:
 
     def __init__(
         self,
-        queue: TaskQueue,
-        channel: str,
+        listeners: Listeners,
+        backend: Backend,
+        worker_id: str,
         runner: Runner,
         steal_pause: StealPause,
         signals: Signals,
         on_work: Callable[[], None] = lambda: None,
     ) -> None:
-        self._listener = queue.listener
-        self._channel = channel
+        self._listeners = listeners
+        self._backend = backend
+        self._channel = backend.keys.wake_channel(worker_id)
         self._on_work = on_work
         self._runner = runner
         self._steal_pause = steal_pause
@@ -53,22 +58,23 @@ class Inbox:
         self.has_tried = asyncio.Event()
 
     async def run(self) -> None:
-        await self._subscribe()
+        listener = await self._subscribe()
         self._on_work()
         self._signals.wake()  # what came after a claim and before this was told to nobody
         try:
             await anyio.sleep_forever()
         finally:
             with anyio.CancelScope(shield=True):
-                await self._listener.unsubscribe(self._channel, self._on_message)
+                await listener.unsubscribe(self._channel, self._on_message)
 
-    async def _subscribe(self) -> None:
+    async def _subscribe(self) -> Listener:
         backoff = Backoff()
         while True:
             try:
-                await self._listener.subscribe(self._channel, self._on_message)
+                listener = await self._listeners.of(self._backend)
+                await listener.subscribe(self._channel, self._on_message)
                 self.has_tried.set()
-                return
+                return listener
             except FairqueError as exc:
                 logger.warning("cannot listen for work, trying again: %s", exc)
                 self.has_tried.set()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import queue
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,10 +19,11 @@ from fairque.counted import counted
 from fairque.errors import FairqueError
 from fairque.queue.queue import TaskQueue
 from fairque.redis.backend import Backend
-from fairque.redis.connector import Connector
 from fairque.redis.delivery import Delivery, Refusal
 from fairque.redis.requester import BlockingRequester
+from fairque.redis.shared_blocking import BlockingConnections
 from fairque.redis.store import renew
+from fairque.redis.url import Address
 from fairque.worker.description import describe_worker, names_known
 from fairque.worker.last_will import PATIENCE_SECONDS, LastWill
 from fairque.worker.loop_watch import LoopWatch
@@ -59,20 +62,34 @@ class _Round:
         self.backoff = Backoff()
 
 
-class _Requesters:
-    """One for each connector."""
+class _Node:
+    """A thread for the partitions of one node: when that does not answer, those of others are renewed all the same."""
 
-    def __init__(self) -> None:
-        self._made: dict[Connector, BlockingRequester] = {}
+    def __init__(self, renew: Callable[[_Round, BlockingRequester], None], *, is_known: bool) -> None:
+        self._renew = renew
+        self._is_known = is_known
+        self._rounds: queue.SimpleQueue[list[_Round] | None] = queue.SimpleQueue()
+        self._is_busy = False
+        threading.Thread(target=self._run, name="fairque-renew-node", daemon=True).start()
 
-    def of(self, connector: Connector) -> BlockingRequester:
-        if connector not in self._made:
-            self._made[connector] = BlockingRequester(connector)
-        return self._made[connector]
+    def look_at(self, rounds: list[_Round]) -> None:
+        """Unless it is still at them."""
+        if not self._is_busy:
+            self._is_busy = True
+            self._rounds.put(rounds)
 
-    def close(self) -> None:
-        for requester in self._made.values():
-            requester.close()
+    def stop(self) -> None:
+        self._rounds.put(None)
+
+    def _run(self) -> None:
+        connections = BlockingConnections()
+        while (rounds := self._rounds.get()) is not None:
+            for each in rounds:
+                self._renew(each, connections.requester(each.connector))
+            self._is_busy = False
+            if not self._is_known:  # where they are is known by now
+                connections.close()
+        connections.close()
 
 
 class Renewal:
@@ -81,7 +98,7 @@ class Renewal:
     Ends the process when its loop stands still for too long.
 
     Args:
-        queue: Where they are; it is open.
+        task_queue: Where they are; it is open.
         backends: Of its partitions.
         options: Of the worker.
         settlers: Of each partition, with the deliveries that are running or not settled yet.
@@ -92,7 +109,7 @@ class Renewal:
 
     def __init__(
         self,
-        queue: TaskQueue,
+        task_queue: TaskQueue,
         backends: Sequence[Backend],
         options: WorkerOptions,
         settlers: Sequence[Settler],
@@ -100,17 +117,18 @@ class Renewal:
         run_times: Sequence[RunTimes],
         signals: Signals,
     ) -> None:
-        self._connector = queue.connector
+        self._connector = task_queue.connector
         self._rounds = [_Round(*each) for each in zip(backends, settlers, run_times, strict=True)]
         self._options = options
         self._runner = runner
         self._signals = signals
         self._description = describe_worker(options)
-        self._interval = queue.settings.lease_ms * RENEWAL / 1000
+        self._interval = task_queue.settings.lease_ms * RENEWAL / 1000
         self._stopping = threading.Event()
         self._ended = asyncio.Event()  # joining it would need a thread, and tasks may have them all
-        self._settings = queue.settings
-        self._lease = queue.settings.lease_ms / 1000
+        self._nodes: dict[Address | None, _Node] = {}
+        self._settings = task_queue.settings
+        self._lease = task_queue.settings.lease_ms / 1000
         self._thread: threading.Thread | None = None
         self.has_tried = asyncio.Event()
         """Set once the worker's entry was sent, or could not be."""
@@ -130,11 +148,11 @@ class Renewal:
                 await self._ended.wait()
 
     def _run(self) -> None:
-        requesters = _Requesters()
+        requester = BlockingRequester(self._connector)
         try:
             while not self._stopping.is_set():  # at once the first time: others count the slots of this worker
                 try:
-                    self._look(requesters)
+                    self._look(requester)
                 except Exception:  # the thread outlives whatever goes wrong in one round
                     logger.exception("renewal failed, trying again")
                     for each in self._rounds:
@@ -142,7 +160,9 @@ class Renewal:
                 self._on_loop(self.has_tried.set)
                 self._rest()
         finally:
-            requesters.close()
+            requester.close()
+            for node in self._nodes.values():
+                node.stop()
             self._on_loop(self._ended.set)
 
     def _rest(self) -> None:
@@ -153,12 +173,33 @@ class Renewal:
             seconds = min(seconds, left)
         self.watch.rest(seconds, self._stopping.wait)
 
-    def _look(self, requesters: _Requesters) -> None:
+    def _look(self, requester: BlockingRequester) -> None:
         if self.watch.look(any(each.settler.holds for each in self._rounds)):
-            self._end_process(requesters)
+            self._end_process()
         self._slots.look()
+        if all(each.connector is self._connector for each in self._rounds):
+            for each in self._rounds:
+                self._look_at(each, requester)
+        else:
+            self._look_at_nodes()
+
+    def _look_at_nodes(self) -> None:
+        """Of a cluster."""
+        rounds: defaultdict[Address | None, list[_Round]] = defaultdict(list)
         for each in self._rounds:
-            self._look_at(each, requesters.of(each.connector))
+            rounds[each.connector.address].append(each)
+        for address, there in rounds.items():
+            if address not in self._nodes:
+                self._nodes[address] = _Node(self._look_safely, is_known=address is not None)
+            self._nodes[address].look_at(there)
+
+    def _look_safely(self, each: _Round, requester: BlockingRequester) -> None:
+        """The thread outlives whatever goes wrong in one round."""
+        try:
+            self._look_at(each, requester)
+        except Exception:
+            logger.exception("renewal failed, trying again")
+            self._put_off(each)
 
     def _look_at(self, each: _Round, requester: BlockingRequester) -> None:
         answered = each.settler.answered  # before what is held: it is to be no more than that
@@ -220,7 +261,7 @@ class Renewal:
             canceled += answer[1]
         return lost, canceled
 
-    def _end_process(self, requesters: _Requesters) -> None:
+    def _end_process(self) -> None:
         """Nothing else gets the loop back: it may be in the middle of any code."""
         _exit_after(FAREWELL_SECONDS)  # should a log or the queue hold this thread up as well
         culprit = self._runner.blocker(self._loop)
@@ -231,12 +272,22 @@ class Renewal:
             self.watch.stack(),
             extra=log_fields(culprit) if culprit is not None else None,
         )
-        for each in self._rounds:
-            LastWill(each.keys, self._settings, self._options.worker_id, each.settler).execute(
-                requesters.of(each.connector), culprit
-            )
+        self._tell_last_wills(culprit)
         logging.shutdown()
         os._exit(STALLED)
+
+    def _tell_last_wills(self, culprit: Delivery | None) -> None:
+        """To all partitions at once: one may be away."""
+        wills = [threading.Thread(target=self._tell_last_will, args=(each, culprit)) for each in self._rounds]
+        for will in wills:
+            will.start()
+        for will in wills:
+            will.join()
+
+    def _tell_last_will(self, each: _Round, culprit: Delivery | None) -> None:
+        requester = BlockingRequester(each.connector)
+        LastWill(each.keys, self._settings, self._options.worker_id, each.settler).execute(requester, culprit)
+        requester.close()
 
     def _on_loop(self, call: Callable[..., None], *args: Any) -> None:
         try:

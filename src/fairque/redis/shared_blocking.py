@@ -1,0 +1,47 @@
+"""One connection to each node for a thread, which its requests to all partitions there share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fairque.redis.connector import Connector
+from fairque.redis.requester import BlockingRequester
+from fairque.redis.url import Address
+
+__all__ = ["BlockingConnections"]
+
+
+class BlockingConnections:
+    """Of one thread. Reconnects by itself."""
+
+    def __init__(self) -> None:
+        self._by_address: dict[Address | None, Any] = {}
+        self._requesters: dict[Connector, BlockingRequester] = {}
+
+    def requester(self, connector: Connector) -> BlockingRequester:
+        """Carries requests to where the connector leads."""
+        if connector not in self._requesters:
+            self._requesters[connector] = _SharingRequester(connector, self._by_address)
+        return self._requesters[connector]
+
+    def close(self) -> None:
+        by_address, self._by_address = self._by_address, {}
+        self._requesters.clear()
+        for connection in by_address.values():
+            connection.disconnect()
+
+
+class _SharingRequester(BlockingRequester):
+    def __init__(self, connector: Connector, by_address: dict[Address | None, Any]) -> None:
+        super().__init__(connector)
+        self._by_address = by_address
+
+    def request(self, command: bytes) -> Any:
+        address = self._connector.find_blocking()
+        self._connection, self._address = self._by_address.pop(address, None), address
+        try:
+            return super().request(command)
+        finally:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                self._by_address[self._address] = connection
