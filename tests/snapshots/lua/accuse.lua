@@ -96,7 +96,8 @@ calls[#calls + 1] = function()
   key = task_key(user, id)
   known = call('HMGET', key, 'stream_id', 'attempt', 'worker', 'lost', 'tried')
   if known[1] ~= stream_id or attempt_in(known[2]) ~= attempt or known[3] ~= worker then return 0 end
-  call('HSET', key, 'attempt', attempt, 'received', attempt, 'lost', known[4] or 0, 'tried', known[5] or 1, 'alone', LONG_MS)
+  call('HSET', key, 'attempt', attempt, 'received', attempt, 'lost', known[4] or 0, 'tried',
+    math.max(1, tonumber(known[5] or 0)), 'alone', LONG_MS)
   return 1
 end
 local function run(its_keys, its_values)

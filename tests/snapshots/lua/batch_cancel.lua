@@ -529,6 +529,9 @@ end
 -- All that is kept of a task itself, apart from its result and from what waits for what.
 local function keys_of_task(user, id) return task_key(user, id), body_key(user, id), errors_key(user, id) end
 
+-- It lives, so it kills nobody (lib/taking_over.lua).
+local function clear_its_name(key) call('HDEL', key, 'lost', 'received', 'tried', 'deaths', 'alone') end
+
 -- Nothing is left of a task that waits nowhere but its links.
 local function erase_task(user, id)
   if bytes then
@@ -2956,6 +2959,7 @@ end
 local announce
 local announcements
 local end_canceled
+local known_of
 do
 
 -- has_ends: whether something is kept for its end (lib/ends.lua). `ttl`: of the result of one that finished, in ms.
@@ -2974,7 +2978,7 @@ local function canceled_record(body, known, reason, origin)
     'TaskCanceled', reason, '') .. (origin and cmsgpack.pack(origin) or '')
 end
 
-local function known_of(key)
+function known_of(key)
   local flat, known = call('HGETALL', key), {}
   for at = 1, #flat, 2 do known[flat[at]] = flat[at + 1] end
   return known
@@ -3135,6 +3139,14 @@ local function new_limits()
     local most = l.max and l.max - l.running or math.huge
     if l.rate_us then most = math.min(most, rate_allows(l.tat, l.rate_us, l.burst)) end
     return most - l.let_in
+  end
+
+  -- What is held under it may start at this ms (0 is now, -1: when somebody says so), of how many places, at which rate.
+  function it.outlook(k)
+    local l = limit(k)
+    if not l then return 0, '', '', '' end
+    local allowed = l.rate_us and math.max(0, rate_allows(l.tat, l.rate_us, l.burst) - l.let_in)
+    return l.paused and -1 or 0, l.max and math.max(0, l.max - l.running - l.let_in) or '', l.rate_us or '', allowed or ''
   end
 
   local function limits_of(keys)
@@ -3682,6 +3694,12 @@ local function new_links()
     set_ttl(user, id, nil)
   end
 
+  -- Of a task that has ended for good nothing is kept but what others need: its callbacks may be about to be put in.
+  local function is_needed_itself(user, id)
+    return call('EXISTS', uses_key(user, id), ends_key(user, id), children_key(user, id)) > 0
+      and call('EXISTS', body_key(user, id)) == 1
+  end
+
   -- Nobody depends on it any more.
   local function let_go(user, id)
     local key = task_key(user, id)
@@ -3689,7 +3707,7 @@ local function new_links()
     local ttl = tonumber(linked or 0)
     if ttl > 1 then
       set_ttl(user, id, ttl)
-    elseif linked and call('EXISTS', uses_key(user, id), ends_key(user, id), children_key(user, id)) == 0 then
+    elseif linked and not is_needed_itself(user, id) then
       take_moment(lapsing_key, place_key('lapsing', user), user, id)
     else
       return

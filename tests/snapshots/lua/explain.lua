@@ -2169,6 +2169,14 @@ function new_limits()
     return most - l.let_in
   end
 
+  -- What is held under it may start at this ms (0 is now, -1: when somebody says so), of how many places, at which rate.
+  function it.outlook(k)
+    local l = limit(k)
+    if not l then return 0, '', '', '' end
+    local allowed = l.rate_us and math.max(0, rate_allows(l.tat, l.rate_us, l.burst) - l.let_in)
+    return l.paused and -1 or 0, l.max and math.max(0, l.max - l.running - l.let_in) or '', l.rate_us or '', allowed or ''
+  end
+
   local function limits_of(keys)
     local limits = { keys = keys }
     for _, k in ipairs(keys) do limits[#limits + 1] = limit(k) end

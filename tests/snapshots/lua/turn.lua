@@ -505,6 +505,9 @@ end
 -- All that is kept of a task itself, apart from its result and from what waits for what.
 local function keys_of_task(user, id) return task_key(user, id), body_key(user, id), errors_key(user, id) end
 
+-- It lives, so it kills nobody (lib/taking_over.lua).
+local function clear_its_name(key) call('HDEL', key, 'lost', 'received', 'tried', 'deaths', 'alone') end
+
 -- Nothing is left of a task that waits nowhere but its links.
 local function erase_task(user, id)
   if bytes then
@@ -2611,6 +2614,14 @@ function new_limits()
     return most - l.let_in
   end
 
+  -- What is held under it may start at this ms (0 is now, -1: when somebody says so), of how many places, at which rate.
+  function it.outlook(k)
+    local l = limit(k)
+    if not l then return 0, '', '', '' end
+    local allowed = l.rate_us and math.max(0, rate_allows(l.tat, l.rate_us, l.burst) - l.let_in)
+    return l.paused and -1 or 0, l.max and math.max(0, l.max - l.running - l.let_in) or '', l.rate_us or '', allowed or ''
+  end
+
   local function limits_of(keys)
     local limits = { keys = keys }
     for _, k in ipairs(keys) do limits[#limits + 1] = limit(k) end
@@ -3580,6 +3591,7 @@ end
 local announce
 local announcements
 local end_canceled
+local known_of
 do
 
 -- has_ends: whether something is kept for its end (lib/ends.lua). `ttl`: of the result of one that finished, in ms.
@@ -3598,7 +3610,7 @@ local function canceled_record(body, known, reason, origin)
     'TaskCanceled', reason, '') .. (origin and cmsgpack.pack(origin) or '')
 end
 
-local function known_of(key)
+function known_of(key)
   local flat, known = call('HGETALL', key), {}
   for at = 1, #flat, 2 do known[flat[at]] = flat[at + 1] end
   return known
@@ -3670,6 +3682,12 @@ local function new_links()
     set_ttl(user, id, nil)
   end
 
+  -- Of a task that has ended for good nothing is kept but what others need: its callbacks may be about to be put in.
+  local function is_needed_itself(user, id)
+    return call('EXISTS', uses_key(user, id), ends_key(user, id), children_key(user, id)) > 0
+      and call('EXISTS', body_key(user, id)) == 1
+  end
+
   -- Nobody depends on it any more.
   local function let_go(user, id)
     local key = task_key(user, id)
@@ -3677,7 +3695,7 @@ local function new_links()
     local ttl = tonumber(linked or 0)
     if ttl > 1 then
       set_ttl(user, id, ttl)
-    elseif linked and call('EXISTS', uses_key(user, id), ends_key(user, id), children_key(user, id)) == 0 then
+    elseif linked and not is_needed_itself(user, id) then
       take_moment(lapsing_key, place_key('lapsing', user), user, id)
     else
       return
@@ -4704,14 +4722,14 @@ local function settle_outcomes(report, claims)
     keep_error(user, id, error, is_cut)
     local key = task_key(user, id)
     call('HINCRBY', key, 'failures', 1)
-    call('HDEL', key, 'lost', 'received', 'tried', 'deaths', 'alone')
+    clear_its_name(key)
     put_back(user, id, lane, stream_id, attempt, attempt, delay)
   end
 
   function ends.snoozed(user, id, lane, stream_id, attempt, _, delay)
     local key = task_key(user, id)
     call('HINCRBY', key, 'snoozed', 1)
-    call('HDEL', key, 'lost', 'received', 'tried', 'deaths', 'alone')
+    clear_its_name(key)
     put_back(user, id, lane, stream_id, attempt, attempt - 1, delay)
   end
 
@@ -4806,6 +4824,7 @@ local function settle_outcomes(report, claims)
     has_asked = true
   end
 
+  -- Returns the answer, and true where it was this call that took the outcome.
   local fit
   local HAS_BYTES = { finished = true, failed = true, retry = true } -- of canceled ones lib/canceled.lua sees to it
   local function settle(outcome)
@@ -4847,15 +4866,25 @@ local function settle_outcomes(report, claims)
     end
     if total then tally_service(user, wait_ms, run_ms, total) end
     if COUNTED[settled] then tally(user, COUNTED[settled]) end
-    return 1
+    return 1, true
   end
 
-  local answers = {}
+  -- Of a suspect that has ended here: another one may come. One that is reported late, or again, may be out with others.
+  local function let_others_come(suspect)
+    local at, alone = suspect[1], suspect[2]
+    local outcome = outcomes[at]
+    local user, id = outcome[2], outcome[3]
+    call('ZREM', suspects_key, user .. ':' .. id)
+    if alone then new_room(worker, 0).close() end
+  end
+
+  local answers, has_ended = {}, {}
   if governed then nodes.read_ahead(users_of(outcomes)) end
   for at, outcome in ipairs(outcomes) do
-    local is_done, answer = pcall(settle, outcome)
+    local is_done, answer, is_new = pcall(settle, outcome)
     if is_done then
       answers[at] = answer
+      if suspects[1] then has_ended[at] = is_new end
     else
       local user, id = outcome[2], outcome[3]
       answers[at] = damage().told(user, answer, id)
@@ -4868,9 +4897,9 @@ local function settle_outcomes(report, claims)
     if not is_done then answers[#answers + 1] = text_of(failure) end
     return is_done and failure
   end
-  if suspects[1] then
-    attempt_to(call, 'ZREM', suspects_key, unpack(suspects))
-    attempt_to(new_room(worker, 0).close)
+  for _, suspect in ipairs(suspects) do
+    local at = suspect[1]
+    if has_ended[at] then attempt_to(let_others_come, suspect) end
   end
   attempt_to(end_deliveries)
   attempt_to(pass_on_outcomes, step_us, dead_letter_ttl_ms)
