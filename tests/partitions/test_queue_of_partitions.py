@@ -234,6 +234,18 @@ async def test_statistics_are_those_of_all_partitions(queue: TaskQueue) -> None:
     assert {user.user_id for user in await queue.active_users()} == set(USERS)
 
 
+async def test_what_is_held_back_in_any_partition_asks_for_no_slots(queue: TaskQueue) -> None:
+    await put_in(queue)
+    assert (await queue.demand()).slots_needed > 0
+    for user in USERS[1:]:
+        await queue.pause(user)
+    assert (await queue.demand()).slots_needed > 0
+    await queue.pause(USERS[0])
+    assert (await queue.demand()).slots_needed == 0
+    await queue.resume(USERS[5])
+    assert (await queue.demand()).slots_needed > 0
+
+
 async def test_users_come_in_pages_the_latest_first(queue: TaskQueue) -> None:
     await put_in(queue, 1)
     everyone = [user.user_id for user in await queue.users()]

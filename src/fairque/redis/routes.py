@@ -16,11 +16,12 @@ from fairque.redis import arguments as args
 from fairque.redis.arguments import Arguments
 from fairque.redis.asking import Answers, Part, look, tell
 from fairque.redis.dividing import divided
+from fairque.redis.merges.demand import merged_demand
 from fairque.redis.merges.governed import merged_governed
 from fairque.redis.merges.letters import merged_kinds, merged_letters
 from fairque.redis.merges.measures import merged_metrics, merged_usage
 from fairque.redis.merges.schedules import merged_page, merged_schedules
-from fairque.redis.merges.totals import merged_demand, merged_health, merged_stats
+from fairque.redis.merges.totals import merged_health, merged_stats
 from fairque.redis.merges.users import merged_active, merged_holders, merged_names, merged_running
 from fairque.redis.partitions import partition_of
 

@@ -10,7 +10,7 @@ from fairque.redis import arguments
 from fairque.redis.asking import Answers
 from fairque.redis.merges.measures import merged_metrics
 
-__all__ = ["merged_demand", "merged_health", "merged_stats"]
+__all__ = ["merged_health", "merged_stats"]
 
 _LATEST = b"clock"
 """All other numbers of a state add up."""
@@ -55,26 +55,6 @@ def _latest_of_each(workers: Iterable[Sequence[Any]]) -> list[Any]:
         if name not in latest or seen > latest[name][0]:
             latest[name] = seen, worker
     return [worker for _, (_, worker) in sorted(latest.items())]
-
-
-def merged_demand(asked: arguments.Demand, answers: Answers) -> list[Any]:
-    """As of the first one's clock."""
-    now = answers.replies[0][0]
-    running: list[Any] = []
-    means: defaultdict[bytes, list[float]] = defaultdict(list)
-    for reply in answers.replies:
-        running += reply[3]
-        for name, mean in zip(reply[4][::2], reply[4][1::2], strict=True):
-            means[name] += [float(mean)] if mean else []
-    times = [
-        part for name, some in means.items() for part in (name, b"%.9g" % (sum(some) / len(some)) if some else b"")
-    ]
-    return [now, _soonest(answers, 1, now), _soonest(answers, 2, now), running[: 3 * asked.most], times]
-
-
-def _soonest(answers: Answers, at: int, now: int) -> float | bytes:
-    found = [float(reply[at]) - reply[0] + now for reply in answers.replies if reply[at]]
-    return min(found, default=b"")
 
 
 def merged_health(asked: arguments.Health, answers: Answers) -> list[Any]:
