@@ -1,0 +1,108 @@
+"""A worker of a queue over the nodes of a cluster: one that does not answer harms only the users that live there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fairque import TaskQueue, Worker, current_task, task
+from fairque.redis.keys import encode_user
+from tests.support.eventually import eventually
+from tests.support.fleet import ClusterNodes, execute
+from tests.support.servers import new_queue_name
+
+if TYPE_CHECKING:
+    from fairque.embedded.server import EmbeddedServer
+
+PARTITIONS = 6
+PATIENCE = 40.0
+LEASE = 1.0
+starts: Counter[str] = Counter()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[ClusterNodes]:
+    with ClusterNodes().running() as cluster:
+        for node in cluster.masters:  # else all are down with one
+            execute(node, "CONFIG", "SET", "cluster-require-full-coverage", "no")
+        yield cluster
+
+
+@pytest.fixture
+async def spread(cluster: ClusterNodes) -> AsyncIterator[TaskQueue]:
+    name = new_queue_name("over-nodes")
+    async with TaskQueue(cluster.url, name=name, partitions=PARTITIONS, lease=LEASE, timeout=1) as queue:
+        await queue.stats()
+        yield queue
+
+
+@task
+async def run_over_nodes(seconds: float = 0.0) -> int:
+    starts[current_task().task_id] += 1
+    await asyncio.sleep(seconds)
+    return 1
+
+
+@contextmanager
+def standing_still(node: EmbeddedServer) -> Iterator[None]:
+    assert node.pid is not None
+    os.kill(node.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(node.pid, signal.SIGCONT)
+
+
+async def users_on(queue: TaskQueue, node: EmbeddedServer) -> tuple[list[str], list[str]]:
+    """Some that live there, and some that do not."""
+    store = queue.store()
+    here: list[str] = []
+    elsewhere: list[str] = []
+    for user in (f"user-{n}" for n in range(40)):
+        address = await store.part_of(encode_user(user)).backend.connector.find()
+        assert address is not None
+        (here if address.port == node.port else elsewhere).append(user)
+    await store.close()
+    return here, elsewhere
+
+
+async def test_a_worker_serves_the_partitions_of_all_nodes_with_few_connections(
+    cluster: ClusterNodes, spread: TaskQueue
+) -> None:
+    async with Worker(spread, scheduler=False):
+        handles = [await spread.enqueue(run_over_nodes(), user_id=f"user-{n}") for n in range(30)]
+        assert sum([await handle.result(timeout=PATIENCE) for handle in handles]) == 30
+        for node in cluster.masters:
+            clients = execute(node, "CLIENT", "LIST").decode()
+            of_queue = re.findall(r"name=fairque\S*", clients)
+            assert len(of_queue) <= 4 + 3, clients  # those of the worker, and of the queue object
+
+
+async def test_a_node_that_stands_still_harms_only_its_own_users(cluster: ClusterNodes, spread: TaskQueue) -> None:
+    root = await spread.connector.find()
+    assert root is not None
+    node = next(node for node in cluster.masters if node.port != root.port)  # messages of results come from there
+    here, elsewhere = await users_on(spread, node)
+    async with Worker(spread, scheduler=False, concurrency=10):
+        await (await spread.enqueue(run_over_nodes(), user_id=here[0])).result(timeout=PATIENCE)
+        long_one = await spread.enqueue(run_over_nodes(4 * LEASE), user_id=elsewhere[0])
+        stuck = [await spread.enqueue(run_over_nodes(0.2), user_id=user) for user in here]
+        with standing_still(node):
+            await asyncio.sleep(1.0)  # calls are under way there by now
+            began = time.monotonic()
+            for n in range(100):
+                user = elsewhere[n % len(elsewhere)]
+                assert await (await spread.enqueue(run_over_nodes(), user_id=user)).result(timeout=PATIENCE) == 1
+            assert time.monotonic() - began < 4.0
+            assert await long_one.result(timeout=PATIENCE) == 1
+            assert starts[long_one.task_id] == 1, "its lease was renewed"
+        assert sum([await handle.result(timeout=PATIENCE) for handle in stuck]) == len(here)
