@@ -183,7 +183,7 @@ async def listens_at(node: EmbeddedServer, queue: TaskQueue, worker: Worker) -> 
 async def has_renewed(queue: TaskQueue, worker: Worker) -> bool:
     """By the thread, which has a connection of its own, at the new node."""
     assert worker._parts is not None
-    return worker._parts.renewal._renewed > 0 and bool((await queue.stats()).workers)
+    return worker._parts.renewal._rounds[0].renewed > 0 and bool((await queue.stats()).workers)
 
 
 async def test_a_slot_that_moves_key_by_key_is_waited_for(cluster: ClusterNodes) -> None:

@@ -16,7 +16,6 @@ import pytest
 
 from fairque import TaskQueue, Worker, current_task, task
 from fairque.redis.keys import encode_user
-from tests.support.eventually import eventually
 from tests.support.fleet import ClusterNodes, execute
 from tests.support.servers import new_queue_name
 
