@@ -457,6 +457,7 @@ def renew(
     fields: dict[str, Any],
     deliveries: Sequence[Delivery],
     ended: list[arguments.EndedRuns] | None = None,
+    ttl_ms: int = WORKER_TTL_MS,
 ) -> tuple[list[tuple[Delivery, Refusal]], list[Delivery]]:
     """Heartbeat and renewal, for the thread that does it.
 
@@ -466,7 +467,7 @@ def renew(
         arguments.HeldDelivery(of.lane.decode(), of.user.decode(), of.id, of.stream_id.decode(), of.attempt, of.cost)
         for of in deliveries
     ]
-    lost, canceled = call_blocking(requester, keys, arguments.Renew(worker, WORKER_TTL_MS, fields, held, ended or []))
+    lost, canceled = call_blocking(requester, keys, arguments.Renew(worker, ttl_ms, fields, held, ended or []))
     gone = [(deliveries[at], Refusal(why)) for at, why in zip(lost[::2], lost[1::2], strict=True)]
     return gone, [deliveries[position] for position in canceled]
 

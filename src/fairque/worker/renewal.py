@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
+from zlib import crc32
 
 import anyio
 
@@ -22,7 +23,7 @@ from fairque.redis.backend import Backend
 from fairque.redis.delivery import Delivery, Refusal
 from fairque.redis.requester import BlockingRequester
 from fairque.redis.shared_blocking import BlockingConnections
-from fairque.redis.store import renew
+from fairque.redis.store import WORKER_TTL_MS, renew
 from fairque.redis.url import Address
 from fairque.worker.description import describe_worker, names_known
 from fairque.worker.last_will import PATIENCE_SECONDS, LastWill
@@ -42,7 +43,9 @@ logger = logging.getLogger("fairque.worker")
 LOOK_SECONDS = 0.5
 RENEWAL = 0.2  # of a lease, between two renewals
 IDLE_HEARTBEAT_SECONDS = 15.0
-IDLE_HEARTBEAT_OF_PARTITIONS = 25.0  # to each: there may be many
+SPREAD_HEARTBEAT_SECONDS, AS_OFTEN = 25.0, 4
+"""To each of so many partitions. Where there are more, and many workers, all but one partition hear of an idle worker
+more rarely, and forget it later."""
 BATCH = 500
 STALLED = 1
 """Exit code of a process whose loop stood still."""
@@ -119,6 +122,10 @@ class Renewal:
     ) -> None:
         self._connector = task_queue.connector
         self._rounds = [_Round(*each) for each in zip(backends, settlers, run_times, strict=True)]
+        self._home = self._rounds[crc32(options.worker_id.encode()) % len(self._rounds)]
+        self.fleet: Callable[[], int] = lambda: 1
+        """How many workers there are, more or less."""
+        self._ttl_ms = round(WORKER_TTL_MS * max(1, len(backends) / AS_OFTEN))
         self._options = options
         self._runner = runner
         self._signals = signals
@@ -229,7 +236,17 @@ class Renewal:
             return self._interval
         if len(self._rounds) == 1:
             return IDLE_HEARTBEAT_SECONDS
-        return IDLE_HEARTBEAT_OF_PARTITIONS if each.told == answered else self._interval
+        if each.told != answered:
+            return self._interval
+        return SPREAD_HEARTBEAT_SECONDS * (1 if each is self._home else self._rarity())
+
+    def _rarity(self) -> float:
+        """Some worker gives a sign to each partition every few seconds, so that it is known that all users are served;
+        those that serve some of them do so themselves.
+        """
+        if self._options.groups != [()]:
+            return 1
+        return max(1, min(len(self._rounds) / AS_OFTEN, self.fleet() / 2))
 
     def _put_off(self, each: _Round) -> None:
         """While leases last, tries come often enough to save them. Then it is the others who wait, see `StealPause`."""
@@ -256,7 +273,8 @@ class Renewal:
             is_last = at + BATCH >= len(held)
             told = fields if is_last else {}  # it is a sign of life when all have been renewed
             ended = each.run_times.take() if is_last else []
-            answer = renew(requester, each.keys, self._options.worker_id, told, held[at : at + BATCH], ended)
+            part = held[at : at + BATCH]
+            answer = renew(requester, each.keys, self._options.worker_id, told, part, ended, self._ttl_ms)
             lost += answer[0]
             canceled += answer[1]
         return lost, canceled

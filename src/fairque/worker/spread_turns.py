@@ -123,12 +123,17 @@ class SpreadTurns:
         self._hand_on()
 
     def _poll(self) -> None:
-        """A safety net: one partition after the other."""
+        """A safety net: one partition after the other. Where it waits, a look is enough: most find nothing."""
         now = time.monotonic()
-        if now >= self._poll_at:
-            self._poll_at = now + self._poll_interval
-            self._polled = (self._polled + 1) % len(self._desks)
-            self._desks[self._polled].look_at = 0.0
+        if now < self._poll_at:
+            return
+        self._poll_at = now + self._poll_interval
+        self._polled = (self._polled + 1) % len(self._desks)
+        desk = self._desks[self._polled]
+        if desk.can_claim and desk.is_waiting:
+            self._start(desk.look(self._choice))
+        else:
+            desk.look_at = 0.0
 
     def _report(self, desk: Desk) -> None:
         batch = desk.settler.batch()
