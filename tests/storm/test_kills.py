@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.leaves_keys("workers", "waiting"), pytest.mark.timeout
 
 
 @pytest.mark.parametrize("lease", [1.0, 10.0])
+@pytest.mark.parametrize("partitions", [1, 4])
 @pytest.mark.parametrize("_time", range(3))
 async def test_what_runs_beside_the_killed_is_neither_lost_nor_failed_and_runs_again_only_where_its_worker_died(
     server: Server,
@@ -35,12 +36,13 @@ async def test_what_runs_beside_the_killed_is_neither_lost_nor_failed_and_runs_a
     tmp_path: Path,
     record_property: Callable[[str, object], None],
     lease: float,
+    partitions: int,
     _time: int,
 ) -> None:
     """A worker fails a task after five deaths that were its own, as by default: none may be put down to these."""
-    fleet = Fleet(worker_process, server.url, queue_name, lease=lease)
+    fleet = Fleet(worker_process, server.url, queue_name, lease=lease, partitions=partitions)
     storm = Storm(fleet, tmp_path / "runs", max_deliveries=5)
-    async with TaskQueue(server.url, name=queue_name, lease=lease) as queue:
+    async with TaskQueue(server.url, name=queue_name, lease=lease, partitions=partitions) as queue:
         handles: list[TaskHandle[str]] = []
         for _ in range(WORKERS):
             await storm.launch()
