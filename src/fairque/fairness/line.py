@@ -30,6 +30,7 @@ class Line:
         capped: The tags of those that left because as much of theirs runs as may.
         weights: By which tags were counted, where that is not 1.
         passed: The highest that the lowest tag has been since `look_again`.
+        elsewhere: Of the first line of a partition: the virtual time of the queue, as the last claim told it.
     """
 
     def __init__(self) -> None:
@@ -40,6 +41,7 @@ class Line:
         self.capped: dict[str, float] = {}
         self.weights: dict[str, float] = {}
         self.passed = 0.0
+        self.elsewhere: float | None = None
 
     def tag(self, member: str) -> float | None:
         """Its virtual start time, kept while it has nothing to serve. None: it stands nowhere."""
@@ -65,6 +67,8 @@ class Line:
         """Its first service takes it this much further. No effect on one that is ready already."""
         if member in self.ready:
             return
+        if self.elsewhere is not None:  # those of other partitions wait as well
+            low = self.elsewhere if low is None else min(low, self.elsewhere)
         kept = self.kept.pop(member, None)
         if member in self.capped:
             # Only its cap stood between it and its share: some of what it did not get meanwhile it gets now.

@@ -1,24 +1,29 @@
 """`PartitionChoice`: which partition a worker with free slots claims from. Without Redis, and without a clock.
 
 Virtual times of all partitions mean the same: what a user had for its weight. So the partition to serve is the one
-whose next user stands lowest. A worker looks at a few partitions that are known to have work, takes the lowest of
-them, and stops where the next of them stands: what a claim finds is fair to the users of the others as well.
+whose next user stands lowest. A worker looks at a few partitions, takes the lowest of them, and stops where another one
+has its turn: what a claim finds is fair to the users of the others as well.
 """
 
 from __future__ import annotations
 
+import heapq
+import math
 import random
-from collections.abc import Container
 from typing import NamedTuple
 
-from fairque.fairness.line import HORIZON
+from fairque.fairness.line import CREDIT
 
 __all__ = ["Chosen", "PartitionChoice", "Sight"]
 
-LOOKS = 4
-"""Partitions with work among which a claim chooses."""
-OTHERS = 1
-"""Partitions without known work that are looked at beside them: in turn, so that each is looked at."""
+LAGGING, DRAWN = 2, 2
+"""Partitions with work that are looked at before a claim: those that were furthest behind, and some at random."""
+OTHERS = 20.0
+"""Looks a second that each other partition gets, from all workers together."""
+FRESH = 0.005
+"""Seconds for which what was seen need not be looked at again."""
+SLACK = 2.0
+"""Services of the whole queue, for each that is wanted, by which a claim may be ahead of other partitions."""
 TRUCE, LONGEST_TRUCE = 0.25, 5.0
 """Seconds for which a partition that did not answer is left alone; doubled each time, up to the second."""
 
@@ -27,27 +32,34 @@ class Sight(NamedTuple):
     """What a partition tells of itself with each look and each claim, in virtual times of the queue."""
 
     head: float | None
-    """Where its next user stands: the lowest tag. None: nobody is ready."""
-    served: float = 0.0
-    """The highest tag at which it has served somebody."""
+    """Where its next user stands: the lowest tag. None: nobody is ready. Minus infinity: somebody goes before all."""
+    time: float = 0.0
+    """The virtual time of the queue as it is known there."""
     mean: float = 0.0
     """How far a service takes a tag, lately."""
     ready: int = 0
     """Users and groups that may be served now."""
+    workers: int = 1
+    """Workers that serve it."""
 
 
 class Chosen(NamedTuple):
+    """Where to claim."""
+
     partition: int
     until: float | None
     """Serve users whose tag is at most this, then stop. None: no other partition is known to have work."""
     latest: float
-    """The virtual time of the queue, as far as is known: a partition that stood empty starts from there."""
+    """The virtual time of the queue, as far as is known: who came since the last claim starts from there."""
     floor: float
     """A partition whose users were not served for long, as it was away, goes on from there at least."""
 
 
 class PartitionChoice:
     """What one worker knows of the partitions of a queue.
+
+    A partition whose next user is not ahead of the virtual time is *due*: whoever was seen there last, one of its users
+    is among the next of the queue. Partitions that are not due are looked at in turn, as somebody may have come.
 
     Args:
         count: Partitions, named by their numbers.
@@ -56,99 +68,106 @@ class PartitionChoice:
 
     def __init__(self, count: int, random: random.Random) -> None:
         self._random = random
-        self._sights: list[Sight] = [Sight(None)] * count
-        self._working: list[int] = []  # known to have work
-        self._places: dict[int, int] = {}  # where each of them stands in that list
-        self._turns = random.sample(range(count), count)  # in which the others are looked at
+        self._heads = [math.inf] * count  # infinite: no work is known
+        self._lags = [-math.inf] * count  # how far each was behind the virtual time when it was seen
+        self._means = [0.0] * count
+        self._rates = [0.0] * count  # services by which virtual time moves by one; infinite: not known yet
+        self._seen_at = [-math.inf] * count
+        self._time = 0.0
+        self._workers = 1
+        self._turns = random.sample(range(count), count)  # in which those that are not due are looked at
         self._turn = 0
-        self._looked_at: list[int] = []
-        self._found: list[int] = []
+        self._turned_at: float | None = None
+        self._asked: dict[int, None] = {}
+        self._told: dict[int, None] = {}
         self._truces: dict[int, tuple[float, float]] = {}  # until when, and how long
-        self._latest = 0.0
-        self._mean = 0.0
 
-    def saw(self, partition: int, sight: Sight, now: float) -> None:  # noqa: ARG002
+    def saw(self, partition: int, sight: Sight, now: float) -> None:
         """A look or a claim was answered. `now`: seconds, monotonic."""
         self._truces.pop(partition, None)
-        self._sights[partition] = sight
-        self._latest = max(self._latest, sight.served)
-        if sight.head is None:
-            self._drop(partition)
-        else:
-            self._add(partition)
+        self._time = max(self._time, sight.time)
+        self._workers = max(1, sight.workers)
+        self._seen_at[partition] = now
+        self._note(partition, sight)
+
+    def told(self, partition: int) -> None:
+        """A message says that it has work: it is looked at next."""
+        self._told[partition] = None
+        self._seen_at[partition] = -math.inf
 
     def failed(self, partition: int, now: float) -> None:
         """It did not answer: it is left out until a truce is over, then looked at again."""
         _, last = self._truces.get(partition, (0.0, TRUCE / 2))
         truce = min(LONGEST_TRUCE, last * 2)
         self._truces[partition] = now + truce, truce
-        self._drop(partition)
+        self._note(partition, Sight(None))
 
     def to_look(self, now: float) -> list[int]:
-        """Partitions that are to be looked at before the next `choose`."""
-        self._looked_at = self._random.sample(self._working, min(LOOKS, len(self._working)))
-        return self._looked_at + self._others(now)
+        """Partitions that are to be looked at before the next `choose`. The first time all."""
+        self._asked = {}
+        if self._turned_at is None:
+            self._turned_at = now
+            self._asked = dict.fromkeys(self._turns)
+        else:
+            self._asked = dict.fromkeys([*self._candidates(), *self._told, *self._others(now)])
+        self._told.clear()
+        return [at for at in self._asked if now - self._seen_at[at] >= FRESH]
 
-    def choose(self, now: float, want: int = 1, but: Container[int] = ()) -> Chosen | None:  # noqa: ARG002
-        """Where to claim so many tasks. None: no partition is known to have work, other than some."""
-        looked_at = (at for at in self._working if at in self._looked_at or at in self._found)
-        known = sorted((self._head(at), at) for at in looked_at if at not in but)
-        if not known:
+    def choose(self, now: float, want: int = 1) -> Chosen | None:  # noqa: ARG002
+        """Where to claim so many tasks. None: no partition is known to have work."""
+        head, partition = min(((self._heads[at], at) for at in self._asked), default=(math.inf, 0))
+        if head == math.inf:
             return None
-        partition = known[0][1]
-        until = known[1][0] + self._slack(want) if len(known) > 1 else None
-        mean = max(self._sights[at].mean for _, at in known)
-        return Chosen(partition, until, self._latest, self._latest - HORIZON * mean)
+        elsewhere = self._next_elsewhere(partition)
+        until = None if elsewhere == math.inf else max(head, elsewhere + self._slack(want))
+        return Chosen(partition, until, self._time, self._time - CREDIT * max(self._means))
 
-    def beside(self, partition: int, now: float, want: int = 1) -> Chosen:  # noqa: ARG002
-        """How far a claim goes in a partition that was not chosen: no further than where the others stand."""
-        others = [at for at in self._working if at != partition]
-        until = min(map(self._head, others)) + self._slack(want) if others else None
-        mean = max((self._sights[at].mean for at in self._working), default=0.0)
-        return Chosen(partition, until, self._latest, self._latest - HORIZON * mean)
-
-    def knows_work(self, partition: int) -> bool:
-        """Whether somebody was ready there when it told last."""
-        return partition in self._places
-
-    def has_turn(self, partition: int, chosen: Chosen) -> bool:
-        """Whether such a claim there may find somebody, by what is known."""
-        head = self._sights[partition].head
-        return head is None or chosen.until is None or head <= chosen.until
-
-    def _head(self, partition: int) -> float:
-        head = self._sights[partition].head
-        assert head is not None
-        return head
-
-    def _slack(self, want: int) -> float:
-        """How far virtual time moves by so many services of the whole queue; at least by one of a user."""
-        rate = sum(sight.ready / sight.mean for sight in self._sights if sight.head is not None and sight.mean > 0)
-        least = max((self._sights[at].mean for at in self._working), default=0.0)
-        return max(least, want / rate if rate > 0 else 0.0)
+    def _candidates(self) -> list[int]:
+        """Those due that were furthest behind, and some of the others. Where few are due, those that are next."""
+        due = [at for at, head in enumerate(self._heads) if head <= self._time]
+        if len(due) <= LAGGING + DRAWN:
+            nearest = heapq.nsmallest(LAGGING + DRAWN, range(len(self._heads)), key=self._heads.__getitem__)
+            return [at for at in nearest if self._heads[at] < math.inf]
+        lagging = heapq.nlargest(LAGGING, due, key=self._lags.__getitem__)
+        return [*lagging, *self._random.sample(due, DRAWN)]
 
     def _others(self, now: float) -> list[int]:
+        """Some of those that are not due: all workers together look at each so many times a second."""
+        count, since = len(self._turns), now - (self._turned_at or 0.0)
+        most = min(count, max(1, round(since * count * OTHERS / self._workers)))
+        self._turned_at = now
         found: list[int] = []
-        for _ in self._turns:
-            if len(found) == OTHERS:
-                break
-            self._turn = (self._turn + 1) % len(self._turns)
-            other = self._turns[self._turn]
-            if other not in self._places and self._truces.get(other, (0.0, 0.0))[0] <= now:
-                found.append(other)
-        self._found = found
+        for _ in range(count):
+            self._turn = (self._turn + 1) % count
+            at = self._turns[self._turn]
+            if self._heads[at] > self._time and not self._is_left_alone(at, now):
+                found.append(at)
+                if len(found) == most:
+                    break
         return found
 
-    def _add(self, partition: int) -> None:
-        if partition not in self._places:
-            self._places[partition] = len(self._working)
-            self._working.append(partition)
+    def _is_left_alone(self, partition: int, now: float) -> bool:
+        return partition in self._truces and now < self._truces[partition][0]
 
-    def _drop(self, partition: int) -> None:
-        place = self._places.pop(partition, None)
-        if place is None:
-            return
-        last = self._working.pop()
-        if last != partition:
-            self._working[place] = last
-            self._places[last] = place
+    def _next_elsewhere(self, partition: int) -> float:
+        """When another partition has its turn: by what was just seen of it; of others that are due, now."""
+        asked = (self._heads[at] for at in self._asked if at != partition and self._heads[at] > -math.inf)
+        unasked = min((head for at, head in enumerate(self._heads) if at not in self._asked), default=math.inf)
+        return min([max(unasked, self._time), *asked])
+
+    def _slack(self, want: int) -> float:
+        """How far virtual time moves by so many services of the whole queue."""
+        rate = sum(self._rates)
+        return SLACK * want / rate if rate > 0 else 0.0
+
+    def _note(self, partition: int, sight: Sight) -> None:
+        self._heads[partition] = math.inf if sight.head is None else sight.head
+        self._means[partition] = sight.mean
+        self._rates[partition] = _rate(sight)
+        self._lags[partition] = self._time - self._heads[partition]
+
+
+def _rate(sight: Sight) -> float:
+    if sight.head is None:
+        return 0.0
+    return sight.ready / sight.mean if sight.mean > 0 else math.inf
