@@ -1,6 +1,6 @@
 """A fleet of workers and the partitions of a queue, in virtual time: what `scale.py` plays and a test holds.
 
-Partitions and the choice between them are the models that scripts and workers are held against. What is said to be seen is
+Partitions and the choice between them are the models that scripts and workers are held against. What is seen is
 a round trip old: a look is read half of one after it was asked, a claim is done half of one after it was made.
 """
 
