@@ -249,7 +249,7 @@ class Fleet:
             del self.backlog[user]
             choice = partition.choice
             choice.leave(user)
-            if choice.kept[user] <= choice.line.low():
+            if choice.kept[user] <= min(choice.line.low(), partition.time):
                 del choice.kept[user]  # as Redis forgets it
 
     # Figures

@@ -27,6 +27,7 @@ class Partition:
         self.offset = 0.0
         self.low: float | None = None
         self._lift_below = self._entered_at = 0.0
+        self._lifted: set[str] = set()
 
     @property
     def time(self) -> float:
@@ -59,7 +60,7 @@ class Partition:
             return self.choice.lowest()
         while (member := line.ready.lowest()) is not None:
             tag = line.ready.scores[member]
-            if tag < self._lift_below:
+            if tag < self._lift_below and member not in self._lifted:
                 self._lift(member, tag)
             elif until is None or tag + self.offset <= until + 1e-9:
                 return self.choice.lowest()
@@ -70,7 +71,8 @@ class Partition:
     def _lift(self, member: str, tag: float) -> None:
         """It came since the last claim, at a time that has passed elsewhere: it moves to where it would have come."""
         line = self.choice.line
-        line.ready.put(member, self.time + min(max(0.0, tag - self._entered_at), line.mean / 2))
+        self._lifted.add(member)
+        line.ready.put(member, self.time + min(tag - self._entered_at, line.mean / 2))
 
     def serve(self, user_id: str, cost: float) -> None:
         line = self.choice.line
@@ -81,4 +83,5 @@ class Partition:
 
     def end(self) -> None:
         """The claim is done."""
+        self._lifted.clear()
         self.low = self.choice.line.lowest_tag()

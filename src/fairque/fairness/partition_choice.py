@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 import random
+from collections.abc import Container
 from typing import NamedTuple
 
 from fairque.fairness.line import CREDIT
@@ -71,6 +72,7 @@ class PartitionChoice:
         self._heads = [math.inf] * count  # infinite: no work is known
         self._lags = [-math.inf] * count  # how far each was behind the virtual time when it was seen
         self._means = [0.0] * count
+        self._ready = [0] * count
         self._rates = [0.0] * count  # services by which virtual time moves by one; infinite: not known yet
         self._seen_at = [-math.inf] * count
         self._time = 0.0
@@ -113,23 +115,43 @@ class PartitionChoice:
         self._told.clear()
         return [at for at in self._asked if now - self._seen_at[at] >= FRESH]
 
-    def choose(self, now: float, want: int = 1) -> Chosen | None:  # noqa: ARG002
-        """Where to claim so many tasks. None: no partition is known to have work."""
-        head, partition = min(((self._heads[at], at) for at in self._asked), default=(math.inf, 0))
-        if head == math.inf:
-            return None
-        elsewhere = self._next_elsewhere(partition)
+    def choose(self, now: float, want: int = 1, but: Container[int] = ()) -> Chosen | None:
+        """Where to claim so many tasks. None: no partition is known to have work, other than some."""
+        head, partition = min(((self._heads[at], at) for at in self._asked if at not in but), default=(math.inf, 0))
+        if head > self._time + self._slack(want) + self._usual_mean():
+            due = [at for at in self._due() if at not in self._asked and at not in but]
+            if due:  # nobody has a turn where it was looked; the claim itself looks elsewhere
+                return self.beside(self._random.choice(due), now, want)
+        return None if head == math.inf else self._chosen(partition, self._next_elsewhere(partition), want, head)
+
+    def beside(self, partition: int, now: float, want: int = 1) -> Chosen:  # noqa: ARG002
+        """How far a claim goes in a partition that was not chosen: no further than where the others stand by now."""
+        others = min((head for at, head in enumerate(self._heads) if at != partition), default=math.inf)
+        return self._chosen(partition, max(others, self._time), want)
+
+    def _chosen(self, partition: int, elsewhere: float, want: int, head: float = -math.inf) -> Chosen:
         until = None if elsewhere == math.inf else max(head, elsewhere + self._slack(want))
         return Chosen(partition, until, self._time, self._time - CREDIT * max(self._means))
 
+    def knows_work(self, partition: int) -> bool:
+        """Whether somebody was ready there when it told last."""
+        return self._heads[partition] < math.inf
+
+    def has_turn(self, partition: int, chosen: Chosen) -> bool:
+        """Whether such a claim there may find somebody, by what is known."""
+        return not self.knows_work(partition) or chosen.until is None or self._heads[partition] <= chosen.until
+
     def _candidates(self) -> list[int]:
         """Those due that were furthest behind, and some of the others. Where few are due, those that are next."""
-        due = [at for at, head in enumerate(self._heads) if head <= self._time]
+        due = self._due()
         if len(due) <= LAGGING + DRAWN:
             nearest = heapq.nsmallest(LAGGING + DRAWN, range(len(self._heads)), key=self._heads.__getitem__)
             return [at for at in nearest if self._heads[at] < math.inf]
         lagging = heapq.nlargest(LAGGING, due, key=self._lags.__getitem__)
-        return [*lagging, *self._random.sample(due, DRAWN)]
+        return [*lagging, *self._random.sample([at for at in due if at not in lagging], DRAWN)]
+
+    def _due(self) -> list[int]:
+        return [at for at, head in enumerate(self._heads) if head <= self._time]
 
     def _others(self, now: float) -> list[int]:
         """Some of those that are not due: all workers together look at each so many times a second."""
@@ -155,6 +177,11 @@ class PartitionChoice:
         unasked = min((head for at, head in enumerate(self._heads) if at not in self._asked), default=math.inf)
         return min([max(unasked, self._time), *asked])
 
+    def _usual_mean(self) -> float:
+        """How far a service takes a tag: the harmonic mean over all users, in which heavy ones count little."""
+        rate = sum(self._rates)
+        return sum(self._ready) / rate if rate > 0 else 0.0
+
     def _slack(self, want: int) -> float:
         """How far virtual time moves by so many services of the whole queue."""
         rate = sum(self._rates)
@@ -163,6 +190,7 @@ class PartitionChoice:
     def _note(self, partition: int, sight: Sight) -> None:
         self._heads[partition] = math.inf if sight.head is None else sight.head
         self._means[partition] = sight.mean
+        self._ready[partition] = 0 if sight.head is None else sight.ready
         self._rates[partition] = _rate(sight)
         self._lags[partition] = self._time - self._heads[partition]
 

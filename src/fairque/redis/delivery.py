@@ -151,14 +151,15 @@ class Delivery(msgspec.Struct, eq=False):
 
 
 class Heads(NamedTuple):
-    """Where a partition stands: the virtual time of whom it would serve next (None: nobody is ready), the latest at
-    which it has served somebody, how far a service takes that lately, and how many users and groups are ready.
+    """Where a partition stands: the virtual time of whom it would serve next (None: nobody is ready) and of the queue as
+    it is known there, how far a service takes a tag lately, and how many are ready; how many workers serve it.
     """
 
     head: float | None
-    served: float
+    time: float
     mean: float
     ready: int
+    workers: int
 
 
 class Claim(NamedTuple):

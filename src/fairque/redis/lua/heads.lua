@@ -1,8 +1,8 @@
 #!lua flags=no-writes
 -- Where a partition stands beside the others.
 -- KEYS[1]  state
--- Returns  {the virtual time of whom a claim would serve next, '' where nobody is ready, the latest of a service, the mean
---          service, how many are ready}
+-- Returns  {the virtual time of whom a claim would serve next, '' where nobody is ready, that of the queue as it is known
+--          here, the mean service, how many are ready, how many workers}
 -- Cost     O(log users) per assignment
 --@include base
 --@include state

@@ -1,6 +1,8 @@
--- Between partitions: what the tags of this one are worth beside those of the others. Virtual time goes on elsewhere while
--- nobody is in line here, or while nobody serves this partition: `offset` is added to all its tags where they are compared.
--- In the state: `offset`; `served`, the highest tag at which a service began; `vacant`, when the last claim left nobody ready.
+-- Between partitions. Tags and clock of one are its own; `offset` is added where they are compared with those of others.
+-- In the state:
+--   offset     grows where the partition was away while its users waited: all of them are brought forward by it
+--   elsewhere  the virtual time of the queue as it is known here, in that of the partition: who comes enters there
+--   low        the lowest tag when the last claim was done; none where nobody was ready
 --@include base
 --@include state
 --@include fair
@@ -8,8 +10,8 @@
 local function exactly(number) return string.format('%.17g', number) end
 
 local function new_stand()
-  local known = call('HMGET', state_key, 'offset', 'served', 'vacant')
-  return { offset = tonumber(known[1] or 0), served = tonumber(known[2] or 0), vacant = known[3] ~= '0' }
+  local known = call('HMGET', state_key, 'offset', 'low')
+  return { offset = tonumber(known[1] or 0), low = tonumber(known[2] or nil) }
 end
 
 -- The lowest tag of those whom an assignment serves, or nil. Its tree may have one that is too low, until it comes up.
@@ -26,29 +28,43 @@ local function head_of(names, stand, is_due)
   local head
   for _, name in ipairs(names) do head = head or lowest_of(name) end
   if head and governed and lines.lowest(reservations.line) then return -math.huge end
-  if not head and is_due then head = math.max(stand.served, root.clock) end
+  if not head and is_due then head = root.elsewhere or root.clock end
   return head and head + stand.offset
 end
 
 -- As heads.lua returns it.
 local function sight_of(names, stand, is_due)
-  local head = head_of(names, stand, is_due)
-  return { head and exactly(head) or '', exactly(stand.served + stand.offset), exactly(root.mean), lines.size(root) }
+  local head, time_now = head_of(names, stand, is_due), (root.elsewhere or 0) + stand.offset
+  local workers = call('ZCARD', prefix .. 'workers')
+  return { head and exactly(head) or '', exactly(time_now), exactly(root.mean), lines.size(root), workers }
 end
 
-local function new_between(claim)
+local function new_between(claim, is_for_all)
   --@fields Claim claim: groups latest floor up_to
   local it, stand = {}, new_stand()
   local EXACT = 1e-12 -- of what is added up, at least: the head of a partition is not beyond itself
-  local offset, served, vacant = stand.offset, stand.served, stand.vacant
+  local offset, low, entered_at = stand.offset, stand.low, root.elsewhere or 0
+  local lift_below, lifted, is_cut, known = -math.huge, {}, false, root.elsewhere
 
-  -- Who came since nobody was ready came at a time that has passed elsewhere. Who was left alone with a backlog is owed no
-  -- more than the horizon.
+  -- Who waited here while nobody served this partition is owed no more than the horizon. Who came since the last claim
+  -- came at a time that may have passed elsewhere: no tag of those who had been here is below `low`.
   function it.catch_up()
-    local first, low = lines.lowest(root)
-    local target = (vacant or not first) and latest or floor
-    stand.offset = math.max(offset, target - (first and low or root.clock))
+    if low then stand.offset = math.max(offset, floor - low) end
+    root.elsewhere = math.max(entered_at, latest - stand.offset)
+    lift_below = low and math.min(low, root.elsewhere) or root.elsewhere
   end
+
+  -- Its turn would come too soon: it moves to where it would have come, had the time been known.
+  function it.lift(member)
+    local tag = lines.tag(root, member)
+    if tag >= lift_below or lifted[member] then return false end
+    lifted[member] = true
+    lines.set(root, member, root.elsewhere + math.min(tag - entered_at, root.mean / 2))
+    return true
+  end
+
+  -- Some who came are left to the next claim.
+  function it.cut() is_cut = true end
 
   -- Up to which tag users are served, or nil.
   function it.last_tag()
@@ -56,14 +72,27 @@ local function new_between(claim)
   end
 
   -- Somebody is served at this tag.
-  function it.note(tag) stand.served = math.max(stand.served, tag) end
+  function it.note(tag)
+    if is_for_all then root.elsewhere = math.max(root.elsewhere, tag) end
+  end
 
   function it.has_more() return lines.lowest(root) end
 
+  -- Where newcomers were not lifted, those who had been here are at `low` or above.
+  local function low_by_now()
+    local first, lowest = lines.lowest(root)
+    if is_for_all and not is_cut then return first and lowest or nil end
+    return low and first and math.max(low, lowest) or low
+  end
+
   function it.save()
-    stand.vacant = not lines.lowest(root)
-    if stand.served == served and stand.offset == offset and stand.vacant == vacant then return end
-    call('HSET', state_key, 'offset', exactly(stand.offset), 'served', exactly(stand.served), 'vacant', stand.vacant and 1 or 0)
+    stand.low = low_by_now()
+    if stand.low ~= low then
+      if stand.low then call('HSET', state_key, 'low', exactly(stand.low)) else call('HDEL', state_key, 'low') end
+    end
+    if root.elsewhere ~= known or stand.offset ~= offset then
+      call('HSET', state_key, 'offset', exactly(stand.offset), 'elsewhere', exactly(root.elsewhere or 0))
+    end
   end
 
   function it.sight() return sight_of(groups, stand) end

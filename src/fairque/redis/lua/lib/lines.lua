@@ -97,6 +97,11 @@ end
 
 function lines.low(line) return lines.lowest(line) and line.low or line.clock end
 
+-- Who enters now enters there or above.
+local function least_entry(line)
+  return line.elsewhere and math.min(lines.low(line), line.elsewhere) or lines.low(line)
+end
+
 -- Its tag is known, as `tag` found it.
 function lines.set(line, member, tag)
   if has_assigned and (not line.tags[member] or tag < line.tags[member]) then
@@ -157,7 +162,7 @@ function lines.write_own_tags(line)
   line.leaving = {}
   call('ZADD', line.left_key, unpack(put_in))
   call('PEXPIRE', line.left_key, USER_TTL)
-  local passed = call('ZRANGEBYSCORE', line.left_key, '-inf', lines.low(line), 'LIMIT', 0, 2 * came + 20)
+  local passed = call('ZRANGEBYSCORE', line.left_key, '-inf', least_entry(line), 'LIMIT', 0, 2 * came + 20)
   if #passed > 0 then call('ZREM', line.left_key, unpack(passed)) end
   if has_assigned then assignments.cut_own_tags(line) end
 end

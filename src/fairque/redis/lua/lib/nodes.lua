@@ -118,8 +118,12 @@ end
 -- Less than a whole one, so that nobody is served twice before a newcomer; more than nothing, so that newcomers, however
 -- many there are, cannot keep the others from becoming the lowest. Never below the tag it left with, but for one that
 -- was held at its cap, which gets some of what it is owed. first: whether there are others, low: the lowest tag of those.
+-- In a partition the users of the other ones are among them.
 function nodes.enter(node, service, first, low)
   local line = node.up
+  if line.elsewhere and not (first and has_assigned) then
+    first, low = true, first and math.min(low, line.elsewhere) or line.elsewhere
+  end
   local own, entry = nodes.cap_of(node), nil
   if own then
     entry = (first and low or line.clock) - lines.CREDIT * line.mean

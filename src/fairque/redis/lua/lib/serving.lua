@@ -103,6 +103,14 @@ local function new_serving(claim, work, between)
         member = fronts.first(known[line])
       end
       if between and member and line == root then
+        while member and work.moved < MOVES and between.lift(member) do
+          work.moved = work.moved + 1
+          member = fronts.first(known[line])
+        end
+        if work.moved >= MOVES then
+          between.cut()
+          return nil
+        end
         local tag = lines.tag(root, member)
         if last_tag and tag > last_tag then return nil end
         between.note(tag)
