@@ -162,6 +162,21 @@ async def nothing_is_missing(queue: TaskQueue) -> bool:
     return (await queue.stats()).missing == ()
 
 
+async def test_who_names_the_partitions_opens_a_queue_also_without_the_node_of_its_settings(
+    cluster: ClusterNodes,
+) -> None:
+    hanging = cluster.masters[1]
+    name = name_on(cluster, hanging)
+    async with TaskQueue(cluster.url, name=name, partitions=COUNT, lease=7) as queue:
+        await queue.enqueue_many([long().options(user_id=user) for user in USERS])
+        there = [user for user in USERS if user not in users_on(cluster, queue, hanging)]
+    with stopped(hanging):
+        async with TaskQueue(cluster.url, name=name, partitions=COUNT, timeout=1.0) as queue:
+            assert queue.settings.lease_ms == 7000
+            await queue.enqueue(long(), user_id=there[0])
+            assert (await queue.user(there[0])).queued == 2
+
+
 async def test_a_partition_is_followed_to_the_node_that_it_is_moved_to(cluster: ClusterNodes) -> None:
     source, target = cluster.masters[2], cluster.masters[0]
     async with TaskQueue(cluster.url, name=new_queue_name("moving"), partitions=COUNT) as queue:

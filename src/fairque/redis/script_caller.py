@@ -15,7 +15,7 @@ from fairque.redis.arguments import Agree, Arguments, ChangeSettings, encode
 from fairque.redis.backend import Backend
 from fairque.redis.commands import scripts_of_core
 from fairque.redis.connector import NoScript, not_loadable
-from fairque.redis.dividing import at_once
+from fairque.redis.dividing import at_once, of_those_there
 from fairque.redis.keys import LAYOUT, Keys
 from fairque.redis.partitions import partition_of
 from fairque.redis.replies import fields_in
@@ -114,13 +114,28 @@ class ScriptCaller:
         """
         if self.backend.agreed:
             return
-        if store:
-            agree = Agree(LAYOUT, self.backend.said)
-            stored = await self._run(load("agree"), [encode(agree)], patience)
-        else:
-            stored = await self._insist(pack((b"HGETALL", self.keys.settings)), patience)
+        try:
+            stored = await self._stored(store=store, patience=patience)
+        except QueueUnavailable:
+            if not (stored := await self._stored_in_parts()):
+                raise
         if stored:
             self.backend.adopt(fields_in(stored))
+
+    async def _stored(self, *, store: bool, patience: float | None) -> list[bytes]:
+        stored: list[bytes]
+        if store:
+            stored = await self._run(load("agree"), [encode(Agree(LAYOUT, self.backend.said))], patience)
+        else:
+            stored = await self._insist(pack((b"HGETALL", self.keys.settings)), patience)
+        return stored
+
+    async def _stored_in_parts(self) -> list[bytes]:
+        """The same, of partitions that answer; nothing where there are none."""
+        if not self.backend.is_partitioned:
+            return []
+        asked = [part._insist(pack((b"HGETALL", part.keys.settings)), 0.0) for part in self.parts]
+        return next(filter(None, await of_those_there(asked)), [])
 
     async def is_divided(self, *, store: bool = True) -> bool:
         """Whether the queue has partitions. It is asked unless it is known."""

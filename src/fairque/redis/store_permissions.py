@@ -6,9 +6,10 @@ import shlex
 from collections.abc import Iterable
 
 from fairque.counted import counted
-from fairque.errors import NotPermitted
+from fairque.errors import NotPermitted, QueueUnavailable
 from fairque.redis import arguments
 from fairque.redis.arguments import encode
+from fairque.redis.dividing import of_those_there
 from fairque.redis.keys import Keys
 from fairque.redis.role import ROLES, Role, pattern_of
 from fairque.redis.script_caller import ScriptCaller
@@ -28,6 +29,15 @@ class PermissionScripts(ScriptCaller):
 
     async def check_opening(self) -> None:
         """Raises `NotPermitted` where a process could not even read; and where it may write, but not put in or plan."""
+        try:
+            await self._check_opening()
+        except QueueUnavailable:  # others than the node of the queue's settings may be there
+            if not self.backend.is_partitioned or not await of_those_there(
+                part._check_opening() for part in self.parts
+            ):
+                raise
+
+    async def _check_opening(self) -> None:
         roles = [ROLES[name] for name in ("producer", "scheduler", "reader")]
         denied = await self._denied(roles)
         able = roles[2:] if "fcall" in denied else roles[:2]
