@@ -14,11 +14,12 @@ import msgspec
 import pytest
 from redis.crc import key_slot
 
-from fairque import QueueUnavailable, TaskQueue, TaskState, task
+from fairque import QueueUnavailable, TaskQueue, TaskState, Worker, task
 from fairque.queue.sender import LARGE
 from fairque.redis.delivery import Outcome
 from fairque.redis.keys import Keys, encode_user
 from fairque.redis.partitions import partition_of
+from fairque.redis.requester import pack
 from fairque.tasks.message import Record, encode_record, encode_value
 from tests.support.eventually import eventually
 from tests.support.fleet import ClusterNodes, execute
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from fairque.embedded.server import EmbeddedServer
 
 COUNT = 12
+NEVER = 3600.0
 USERS = [f"user-{n}" for n in range(60)]
 
 
@@ -191,3 +193,28 @@ async def test_a_partition_is_followed_to_the_node_that_it_is_moved_to(cluster: 
             await queue.enqueue(long(), user_id=user)
         assert (await queue.stats()).queued == 2 * len(USERS)
         assert (await queue.check()).findings == ()
+
+
+@pytest.mark.parametrize("at", range(3))
+async def test_an_idle_worker_is_woken_by_what_is_put_in_at_any_node(cluster: ClusterNodes, at: int) -> None:
+    """Who publishes is told how many hear it at that node: there the worker has to listen."""
+    name = name_on(cluster, cluster.masters[at])
+    async with TaskQueue(cluster.url, name=name, partitions=COUNT) as queue:
+        async with Worker(queue, poll_interval=NEVER) as worker:
+            await eventually(lambda: is_idle(queue, worker), 20)
+            for part in queue.reader.parts:
+                channel = part.keys.wake_channel(worker.worker_id)
+                assert execute(node_of(cluster, part.keys), "PUBSUB", "NUMSUB", channel)[1] == 1
+            for node in cluster.masters:
+                await eventually(lambda: is_idle(queue, worker), 20)
+                handle = await queue.enqueue(long("abc"), user_id=users_on(cluster, queue, node)[0])
+                assert await handle.result(timeout=10) == 3
+
+
+async def is_idle(queue: TaskQueue, worker: Worker) -> bool:
+    """It waits in all partitions."""
+    waiting = [
+        part._insist(pack((b"SISMEMBER", f"{part.keys.prefix}waiting", worker.worker_id)))
+        for part in queue.reader.parts
+    ]
+    return all(await asyncio.gather(*waiting))

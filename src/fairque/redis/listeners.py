@@ -14,7 +14,7 @@ class Listeners:
     is put in. Messages reach every node, so those of a partition that has moved are heard all the same.
 
     Args:
-        root: That of the queue, which serves its own node as well.
+        root: That of the queue. On one server it serves all; in a cluster it is at whichever node answers.
         backend: Of the queue.
     """
 
@@ -28,8 +28,6 @@ class Listeners:
         if backend.connector is self._backend.connector:
             return self._root
         address = await backend.connector.find()
-        if address == await self._backend.connector.find():
-            return self._root
         return self._by_address.setdefault(address, Listener(backend.connector))
 
     async def close(self) -> None:

@@ -156,7 +156,7 @@ end
 calls[#calls + 1] = function()
   of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
     'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-    'damaged', 'hunt', 'silent_at', 'expiring')
+    'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere')
   arrival = tonumber(of_queue[2] or 0)
   has_policies, has_assigned = of_queue[3], of_queue[4]
   clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -168,6 +168,7 @@ calls[#calls + 1] = function()
   hunt_known, silent_at_known = of_queue[17], of_queue[18] -- lib/hunt.lua, lib/silence.lua
   has_expiring = of_queue[19] -- lib/expiry.lua
   root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
+  root.elsewhere = tonumber(of_queue[20] or nil) -- of a partition: the time of the queue, see lib/between.lua
   saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
   counts = {}
   save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
@@ -1039,6 +1040,11 @@ end
 
 function lines.low(line) return lines.lowest(line) and line.low or line.clock end
 
+-- Who enters now enters there or above.
+local function least_entry(line)
+  return line.elsewhere and math.min(lines.low(line), line.elsewhere) or lines.low(line)
+end
+
 -- Its tag is known, as `tag` found it.
 function lines.set(line, member, tag)
   if has_assigned and (not line.tags[member] or tag < line.tags[member]) then
@@ -1099,7 +1105,7 @@ function lines.write_own_tags(line)
   line.leaving = {}
   call('ZADD', line.left_key, unpack(put_in))
   call('PEXPIRE', line.left_key, USER_TTL)
-  local passed = call('ZRANGEBYSCORE', line.left_key, '-inf', lines.low(line), 'LIMIT', 0, 2 * came + 20)
+  local passed = call('ZRANGEBYSCORE', line.left_key, '-inf', least_entry(line), 'LIMIT', 0, 2 * came + 20)
   if #passed > 0 then call('ZREM', line.left_key, unpack(passed)) end
   if has_assigned then assignments.cut_own_tags(line) end
 end
@@ -1255,8 +1261,12 @@ end
 -- Less than a whole one, so that nobody is served twice before a newcomer; more than nothing, so that newcomers, however
 -- many there are, cannot keep the others from becoming the lowest. Never below the tag it left with, but for one that
 -- was held at its cap, which gets some of what it is owed. first: whether there are others, low: the lowest tag of those.
+-- In a partition the users of the other ones are among them.
 function nodes.enter(node, service, first, low)
   local line = node.up
+  if line.elsewhere and not (first and has_assigned) then
+    first, low = true, first and math.min(low, line.elsewhere) or line.elsewhere
+  end
   local own, entry = nodes.cap_of(node), nil
   if own then
     entry = (first and low or line.clock) - lines.CREDIT * line.mean
@@ -5413,6 +5423,14 @@ local function new_serving(claim, work, between)
         member = fronts.first(known[line])
       end
       if between and member and line == root then
+        while member and work.moved < MOVES and between.lift(member) do
+          work.moved = work.moved + 1
+          member = fronts.first(known[line])
+        end
+        if work.moved >= MOVES then
+          between.cut()
+          return nil
+        end
         local tag = lines.tag(root, member)
         if last_tag and tag > last_tag then return nil end
         between.note(tag)
@@ -5790,9 +5808,11 @@ end
 end
 
 -- lib/between.lua
--- Between partitions: what the tags of this one are worth beside those of the others. Virtual time goes on elsewhere while
--- nobody is in line here, or while nobody serves this partition: `offset` is added to all its tags where they are compared.
--- In the state: `offset`; `served`, the highest tag at which a service began; `vacant`, when the last claim left nobody ready.
+-- Between partitions. Tags and clock of one are its own; `offset` is added where they are compared with those of others.
+-- In the state:
+--   offset     grows where the partition was away while its users waited: all of them are brought forward by it
+--   elsewhere  the virtual time of the queue as it is known here, in that of the partition: who comes enters there
+--   low        the lowest tag when the last claim was done; none where nobody was ready
 local exactly
 local new_between
 do
@@ -5800,8 +5820,8 @@ do
 function exactly(number) return string.format('%.17g', number) end
 
 local function new_stand()
-  local known = call('HMGET', state_key, 'offset', 'served', 'vacant')
-  return { offset = tonumber(known[1] or 0), served = tonumber(known[2] or 0), vacant = known[3] ~= '0' }
+  local known = call('HMGET', state_key, 'offset', 'low')
+  return { offset = tonumber(known[1] or 0), low = tonumber(known[2] or nil) }
 end
 
 -- The lowest tag of those whom an assignment serves, or nil. Its tree may have one that is too low, until it comes up.
@@ -5818,29 +5838,43 @@ local function head_of(names, stand, is_due)
   local head
   for _, name in ipairs(names) do head = head or lowest_of(name) end
   if head and governed and lines.lowest(reservations.line) then return -math.huge end
-  if not head and is_due then head = math.max(stand.served, root.clock) end
+  if not head and is_due then head = root.elsewhere or root.clock end
   return head and head + stand.offset
 end
 
 -- As heads.lua returns it.
 local function sight_of(names, stand, is_due)
-  local head = head_of(names, stand, is_due)
-  return { head and exactly(head) or '', exactly(stand.served + stand.offset), exactly(root.mean), lines.size(root) }
+  local head, time_now = head_of(names, stand, is_due), (root.elsewhere or 0) + stand.offset
+  local workers = call('ZCARD', prefix .. 'workers')
+  return { head and exactly(head) or '', exactly(time_now), exactly(root.mean), lines.size(root), workers }
 end
 
-function new_between(claim)
+function new_between(claim, is_for_all)
   local groups, latest, floor, up_to = claim[10], claim[17], claim[18], claim[19]
   local it, stand = {}, new_stand()
   local EXACT = 1e-12 -- of what is added up, at least: the head of a partition is not beyond itself
-  local offset, served, vacant = stand.offset, stand.served, stand.vacant
+  local offset, low, entered_at = stand.offset, stand.low, root.elsewhere or 0
+  local lift_below, lifted, is_cut, known = -math.huge, {}, false, root.elsewhere
 
-  -- Who came since nobody was ready came at a time that has passed elsewhere. Who was left alone with a backlog is owed no
-  -- more than the horizon.
+  -- Who waited here while nobody served this partition is owed no more than the horizon. Who came since the last claim
+  -- came at a time that may have passed elsewhere: no tag of those who had been here is below `low`.
   function it.catch_up()
-    local first, low = lines.lowest(root)
-    local target = (vacant or not first) and latest or floor
-    stand.offset = math.max(offset, target - (first and low or root.clock))
+    if low then stand.offset = math.max(offset, floor - low) end
+    root.elsewhere = math.max(entered_at, latest - stand.offset)
+    lift_below = low and math.min(low, root.elsewhere) or root.elsewhere
   end
+
+  -- Its turn would come too soon: it moves to where it would have come, had the time been known.
+  function it.lift(member)
+    local tag = lines.tag(root, member)
+    if tag >= lift_below or lifted[member] then return false end
+    lifted[member] = true
+    lines.set(root, member, root.elsewhere + math.min(tag - entered_at, root.mean / 2))
+    return true
+  end
+
+  -- Some who came are left to the next claim.
+  function it.cut() is_cut = true end
 
   -- Up to which tag users are served, or nil.
   function it.last_tag()
@@ -5848,14 +5882,27 @@ function new_between(claim)
   end
 
   -- Somebody is served at this tag.
-  function it.note(tag) stand.served = math.max(stand.served, tag) end
+  function it.note(tag)
+    if is_for_all then root.elsewhere = math.max(root.elsewhere, tag) end
+  end
 
   function it.has_more() return lines.lowest(root) end
 
+  -- Where newcomers were not lifted, those who had been here are at `low` or above.
+  local function low_by_now()
+    local first, lowest = lines.lowest(root)
+    if is_for_all and not is_cut then return first and lowest or nil end
+    return low and first and math.max(low, lowest) or low
+  end
+
   function it.save()
-    stand.vacant = not lines.lowest(root)
-    if stand.served == served and stand.offset == offset and stand.vacant == vacant then return end
-    call('HSET', state_key, 'offset', exactly(stand.offset), 'served', exactly(stand.served), 'vacant', stand.vacant and 1 or 0)
+    stand.low = low_by_now()
+    if stand.low ~= low then
+      if stand.low then call('HSET', state_key, 'low', exactly(stand.low)) else call('HDEL', state_key, 'low') end
+    end
+    if root.elsewhere ~= known or stand.offset ~= offset then
+      call('HSET', state_key, 'offset', exactly(stand.offset), 'elsewhere', exactly(root.elsewhere or 0))
+    end
   end
 
   function it.sight() return sight_of(groups, stand) end
@@ -5885,7 +5932,7 @@ function claim_tasks(claim)
   if came_too_late(claim) then return work.reply(-1) end
   if (has_assigned or groups[1] ~= '*') and not know_groups(claim) then return { now, UNKNOWN } end
   call('ZADD', prefix .. 'workers', now, worker)
-  local between = latest and new_between(claim)
+  local between = latest and new_between(claim, work.everyone)
   if repeats and claim_again(claim, work) then return work.reply(0, between) end
   local promotion, stealing, serving = new_promotion(claim, work), new_stealing(claim, work), new_serving(claim, work, between)
   local stolen, sleep = 0, 0

@@ -151,7 +151,7 @@ end
 calls[#calls + 1] = function()
   of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
     'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-    'damaged', 'hunt', 'silent_at', 'expiring')
+    'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere')
   arrival = tonumber(of_queue[2] or 0)
   has_policies, has_assigned = of_queue[3], of_queue[4]
   clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -163,6 +163,7 @@ calls[#calls + 1] = function()
   hunt_known, silent_at_known = of_queue[17], of_queue[18] -- lib/hunt.lua, lib/silence.lua
   has_expiring = of_queue[19] -- lib/expiry.lua
   root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
+  root.elsewhere = tonumber(of_queue[20] or nil) -- of a partition: the time of the queue, see lib/between.lua
   saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
   counts = {}
   save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
@@ -509,6 +510,11 @@ end
 
 function lines.low(line) return lines.lowest(line) and line.low or line.clock end
 
+-- Who enters now enters there or above.
+local function least_entry(line)
+  return line.elsewhere and math.min(lines.low(line), line.elsewhere) or lines.low(line)
+end
+
 -- Its tag is known, as `tag` found it.
 function lines.set(line, member, tag)
   if has_assigned and (not line.tags[member] or tag < line.tags[member]) then
@@ -569,7 +575,7 @@ function lines.write_own_tags(line)
   line.leaving = {}
   call('ZADD', line.left_key, unpack(put_in))
   call('PEXPIRE', line.left_key, USER_TTL)
-  local passed = call('ZRANGEBYSCORE', line.left_key, '-inf', lines.low(line), 'LIMIT', 0, 2 * came + 20)
+  local passed = call('ZRANGEBYSCORE', line.left_key, '-inf', least_entry(line), 'LIMIT', 0, 2 * came + 20)
   if #passed > 0 then call('ZREM', line.left_key, unpack(passed)) end
   if has_assigned then assignments.cut_own_tags(line) end
 end
@@ -725,8 +731,12 @@ end
 -- Less than a whole one, so that nobody is served twice before a newcomer; more than nothing, so that newcomers, however
 -- many there are, cannot keep the others from becoming the lowest. Never below the tag it left with, but for one that
 -- was held at its cap, which gets some of what it is owed. first: whether there are others, low: the lowest tag of those.
+-- In a partition the users of the other ones are among them.
 function nodes.enter(node, service, first, low)
   local line = node.up
+  if line.elsewhere and not (first and has_assigned) then
+    first, low = true, first and math.min(low, line.elsewhere) or line.elsewhere
+  end
   local own, entry = nodes.cap_of(node), nil
   if own then
     entry = (first and low or line.clock) - lines.CREDIT * line.mean

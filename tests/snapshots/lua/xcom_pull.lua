@@ -168,7 +168,7 @@ end
 calls[#calls + 1] = function()
   of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
     'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-    'damaged', 'hunt', 'silent_at', 'expiring')
+    'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere')
   arrival = tonumber(of_queue[2] or 0)
   has_policies, has_assigned = of_queue[3], of_queue[4]
   clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -180,6 +180,7 @@ calls[#calls + 1] = function()
   hunt_known, silent_at_known = of_queue[17], of_queue[18] -- lib/hunt.lua, lib/silence.lua
   has_expiring = of_queue[19] -- lib/expiry.lua
   root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
+  root.elsewhere = tonumber(of_queue[20] or nil) -- of a partition: the time of the queue, see lib/between.lua
   saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
   counts = {}
   save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
