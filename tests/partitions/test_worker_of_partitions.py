@@ -11,9 +11,11 @@ import pytest
 
 from fairque import InvalidInput, TaskQueue, TaskScheduler, Worker, current_task, task
 from fairque.tasks.registry import unregister
+from tests.support.calls import call_of, scripts_called
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
+    from tests.support.proxy import CuttingProxy
     from tests.support.servers import Server
 
 pytestmark = [pytest.mark.damages, pytest.mark.leaves_keys()]
@@ -24,6 +26,11 @@ USERS = [f"user-{n}" for n in range(20)]
 @task
 async def serve_in_partitions(n: int = 0) -> int:
     return n
+
+
+@task
+async def count_in_partitions() -> None:
+    began[current_task().task_id] += 1
 
 
 @task
@@ -41,6 +48,7 @@ async def tell_in_partitions(n: int) -> AsyncIterator[int]:
 
 @pytest.fixture
 async def spread(server: Server, queue_name: str) -> AsyncIterator[TaskQueue]:
+    began.clear()
     async with TaskQueue(server.url, name=queue_name, partitions=4) as queue:
         yield queue
 
@@ -117,3 +125,44 @@ async def test_what_runs_when_a_worker_stops_is_put_back_in_its_partition(spread
         await eventually(lambda: began["wait"] == 8)
     for handle in handles:
         assert (await handle.info()).state == "queued"
+
+
+@pytest.mark.parametrize("script", ["claim", "settle", "turn", "heads", "renew"])
+async def test_replies_that_are_cut_lose_no_task_and_run_none_twice(
+    spread: TaskQueue, proxy: CuttingProxy, script: str
+) -> None:
+    handles = [await spread.enqueue(count_in_partitions(), user_id=user) for user in USERS * 5]
+    cuts = [proxy.cut_reply(call_of(script), nth=nth) for nth in (2, 5)]
+    async with TaskQueue(proxy.url, name=spread.name) as far, Worker(far, scheduler=False):
+        for handle in handles:
+            await handle.result(timeout=30)
+        if script in ("claim", "turn"):
+            assert cuts[0].done.is_set()
+    assert {handle.task_id: began[handle.task_id] for handle in handles} == {handle.task_id: 1 for handle in handles}
+
+
+async def test_an_idle_worker_of_many_partitions_asks_for_little(server: Server, queue_name: str) -> None:
+    async with (
+        TaskQueue(server.url, name=queue_name, partitions=32) as queue,
+        Worker(queue, scheduler=False, poll_interval=0.5),
+    ):
+        await (await queue.enqueue(serve_in_partitions(1), user_id="acme")).result(timeout=10)
+        async with asyncio.timeout(60):
+            while await calls_within(3, server) > 6 + 4:  # a look each half second; and until it has come to rest
+                pass
+
+
+async def calls_within(seconds: float, server: Server) -> int:
+    before = scripts_called(server.execute)
+    await asyncio.sleep(seconds)
+    return scripts_called(server.execute) - before
+
+
+async def test_a_full_worker_that_is_told_of_work_hands_it_on(spread: TaskQueue) -> None:
+    async with Worker(spread, scheduler=False, concurrency=1, poll_interval=3600, shutdown_timeout=0):
+        busy = await spread.enqueue(wait_in_partitions(), user_id=USERS[0])
+        await eventually(lambda: began["wait"])
+        async with Worker(spread, scheduler=False, concurrency=len(USERS), poll_interval=3600):
+            for user in USERS:  # of those that wait, either one is told
+                assert await (await spread.enqueue(serve_in_partitions(3), user_id=user)).result(timeout=10) == 3
+        assert (await busy.info()).state == "started"
