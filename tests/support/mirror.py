@@ -6,7 +6,10 @@ import math
 from collections.abc import Awaitable, Callable, Sequence, Set
 from typing import Any, NamedTuple
 
-from fairque.errors import BatchClosed, DependencyError, QueueFull, TaskExists
+import msgspec
+from msgspec.structs import replace
+
+from fairque.errors import BatchClosed, DependencyError, QueueFull, QuotaExceeded, TaskExists
 from fairque.fairness import model_queue
 from fairque.fairness.choice import encoded_path
 from fairque.fairness.freedom import Freedom
@@ -14,7 +17,7 @@ from fairque.fairness.model_batch import ModelBatch
 from fairque.fairness.model_queue import Ending, ModelQueue, ModelTask
 from fairque.fairness.model_task import LaneKey, ModelCallback
 from fairque.limit import Limit
-from fairque.models import ANY_USER, TaskState, UserGroup
+from fairque.models import ANY_USER, Attempt, FailureKind, TaskState, UserGroup
 from fairque.policy import Policy, Rate
 from fairque.queue.cancel_all import checked_matches
 from fairque.redis.arguments import Accuse
@@ -22,20 +25,24 @@ from fairque.redis.assignment import assignments_of
 from fairque.redis.delivery import Delivery, Outcome, Placed
 from fairque.redis.keys import decode_user, encode_user
 from fairque.redis.store_batches import NewBatch
-from tests.support.core import STEP_MS, Key, outcome
+from fairque.tasks.message import Record, encode_record
+from tests.support.core import STEP_MS, Key
 from tests.support.mirror_view import (
     agree,
     assignment_name,
     changed,
+    check_bytes,
+    check_kinds,
     check_trees,
     ended,
     expected,
     policy_name,
     room_in,
     seen,
+    state_of,
     told_ms,
 )
-from tests.support.order import Order, named, new_callbacks
+from tests.support.order import Order, named, new_callbacks, packed_size
 from tests.support.timed import TimedCore
 
 _EXPIRING = ("metrics:", "run-times", "keeper:")
@@ -43,8 +50,9 @@ _SOMETIMES_EXPIRING = ("user:", "group:", "left")
 """Those of groups while nobody of them is ready, of a user but for a weight that was counted while it is."""
 
 
-REFUSALS = (QueueFull, DependencyError, TaskExists, BatchClosed)
+REFUSALS = (QuotaExceeded, QueueFull, DependencyError, TaskExists, BatchClosed)
 BATCH_NONCE = bytes(8)
+NO_BYTES = b"max_bytes"
 MOST_DEATHS = 2
 MOST = 1000
 """Steps that are larger than anything here."""
@@ -79,8 +87,11 @@ class Followed(Freedom):
         want: int = 0,
         in_turn: Sequence[str] = (),
         worker: str = "",
+        *,
+        is_refused: bool = False,
     ) -> None:
         self._dump = dump
+        self._is_refused = is_refused
         self._worker = worker
         self._in_turn = in_turn
         self._stolen = [(of.user_id, of.id) for of in deliveries if (of.user_id, of.id) in before]
@@ -139,6 +150,17 @@ class Followed(Freedom):
         assert task_ids == set(self._in_turn)
         return self._in_turn
 
+    def size(self, kind: str, task: ModelTask) -> int:
+        key = self._dump.get(f"{kind}:{encode_user(task.user_id)}:{task.task_id}")
+        return sum(map(len, key.content)) if key else 0
+
+    def fits(self, task: ModelTask) -> bool:
+        errors = self._dump.get(f"errors:{encode_user(task.user_id)}:{task.task_id}")
+        return errors is None or NO_BYTES not in errors.content[-1]
+
+    def is_refused(self) -> bool:
+        return self._is_refused
+
     def _now_ms(self) -> int:
         return told_ms(self._dump)
 
@@ -158,7 +180,7 @@ class Mirror:
         self.model = ModelQueue(STEP_MS)
         core.on_tick = self.model.let_time_pass
         self.held: list[Held] = []
-        self.said: dict[int, Ending] = {}  # outcomes are repeated as they were given
+        self.said: dict[int, tuple[Outcome, Ending]] = {}  # outcomes are repeated as they were given
         self.refused = 0
         self._stream_ids: dict[int, bytes] = {}
 
@@ -179,13 +201,15 @@ class Mirror:
             self.refused += 1
             return type(exc)
 
-    def _agree(self, what: str, found: Any, of_model: Callable[[], Any]) -> None:
+    def _agree(self, what: str, found: Any, of_model: Callable[[], Any], **followed: Any) -> None:
+        dump = self.core.dump()
+        self.model.freedom = Followed(dump, is_refused=found is QuotaExceeded, **followed)
         try:
             expected = of_model()
         except REFUSALS as exc:
             expected = type(exc)
         agree(what, found, expected)
-        self.compare()
+        self.compare(dump)
 
     async def claim(
         self,
@@ -233,7 +257,7 @@ class Mirror:
             assert sleep == 0
             return
         moment_ms = self.model.sleep_until_ms(now_us, worker)
-        if sleep == 0 and self._is_hunting():
+        if sleep == 0 and (self._is_hunting() or "weighing" in self.core.state()):
             return
         lefts = [min([moment_ms, *of]) - now_us // 1000 for of in looks]
         agree_about_sleep(sleep, [None if left_ms == math.inf else left_ms for left_ms in lefts])
@@ -283,14 +307,14 @@ class Mirror:
         """
         picked = [of for of in asked if of.worker == asked[0].worker]
         is_repeated = [id(of.real) in self.said or of in picked[:at] for at, of in enumerate(picked)]
-        said = [self.said.setdefault(id(of.real), ending._replace(delivery=of.model)) for of in picked]
-        outcomes = [_outcome(of.real, words) for of, words in zip(picked, said, strict=True)]
-        told = await self.core.store.settle(picked[0].worker if picked else "", outcomes)
+        said = [self.said.setdefault(id(of.real), _as_said(of, ending)) for of in picked]
+        told = await self.core.store.settle(picked[0].worker if picked else "", [outcome for outcome, _ in said])
         answers = [answer is True for answer in told]
-        expected = self.model.settle_all(self.core.now_us(), said)
+        self.model.freedom = Followed(dump := self.core.dump())
+        expected = self.model.settle_all(self.core.now_us(), [words for _, words in said])
         is_open = [again and not answer for again, answer in zip(is_repeated, expected, strict=True)]
         agree("settled", _without(answers, is_open), _without(expected, is_open))
-        self.compare()
+        self.compare(dump)
         return answers
 
     def renew(self, worker: str, picked: Sequence[Held], slots: int = 0) -> None:
@@ -344,9 +368,8 @@ class Mirror:
         )
         now_us = self.core.now_us()
         agree("older than", (rest, told_ms), (None, before_ms or now_us // 1000 - older_ms))
-        self.model.freedom = Followed(self.core.dump(), in_turn=in_turn)
         which: Any = {"name": name, "before_ms": told_ms, "reason": "why"}
-        self._agree("canceled", canceled, lambda: self.model.cancel_where(now_us, *of_place, **which))
+        self._agree("canceled", canceled, lambda: self.model.cancel_where(now_us, *of_place, **which), in_turn=in_turn)
         return canceled, told_ms
 
     async def open_batch(
@@ -358,8 +381,9 @@ class Mirror:
         on_success: tuple[ModelCallback, ...],
     ) -> None:
         told = new_callbacks(on_complete, BATCH_NONCE), new_callbacks(on_success, BATCH_NONCE)
-        answer = await self.core.store.open_batch(NewBatch(user_id, batch_id, ttl_ms, *told))
+        answer = await self._answer(self.core.store.open_batch(NewBatch(user_id, batch_id, ttl_ms, *told)))
         batch = ModelBatch(user_id, batch_id, ttl_ms, named(on_complete, BATCH_NONCE), named(on_success, BATCH_NONCE))
+        batch.complete_bytes, batch.success_bytes = map(packed_size, told)
         self._agree("opened", answer, lambda: self.model.open_batch(self.core.now_us(), batch))
 
     async def close_batch(self, user_id: str, batch_id: str) -> None:
@@ -369,9 +393,9 @@ class Mirror:
     async def cancel_batch(self, user_id: str, batch_id: str) -> None:
         in_turn = self._texts("SMEMBERS", f":batch-tasks:{encode_user(user_id)}:{batch_id}")
         answer = await self.core.store.cancel_batch(user_id, batch_id, "why")
-        self.model.freedom = Followed(self.core.dump(), in_turn=in_turn)
         now_us = self.core.now_us()
-        self._agree("canceled", answer, lambda: self.model.cancel_batch(now_us, user_id, batch_id, "why"))
+        canceled: Any = lambda: self.model.cancel_batch(now_us, user_id, batch_id, "why")  # noqa: E731
+        self._agree("canceled", answer, canceled, in_turn=in_turn)
 
     def _texts(self, *command: str | int) -> list[str]:
         return [member.decode() for member in self.core.execute(*command)]
@@ -436,6 +460,10 @@ class Mirror:
     def compare(self, dump: dict[str, Key] | None = None) -> None:
         dump = dump or self.core.dump()
         self._follow_what_was_forgotten(dump)
+        if "weighing" not in state_of(dump):
+            self.model.bytes.counting.clear()
+        check_bytes(dump, self.model)
+        check_kinds(dump)
         found = seen(dump, self.model)
         agree("keys", found, expected(self.model))
         check_trees(dump, self.model)
@@ -471,12 +499,34 @@ def _without(answers: Sequence[bool], is_open: list[bool]) -> list[bool | None]:
     return [None if skip else answer for answer, skip in zip(answers, is_open, strict=True)]
 
 
-def _outcome(of: Delivery, ending: Ending) -> Outcome:
-    made = outcome(of, ending.kind, ending.delay_ms)
-    made.charge, made.run_ms, made.ttl_ms = ending.charge, ending.run_ms, int(ending.ttl_ms)
-    if ending.kind == "canceled":
-        made.error = b"why"
-    return made
+def _as_said(held: Held, ending: Ending) -> tuple[Outcome, Ending]:
+    """As a worker and as the model tell it. `record_bytes`: those of what the task returns or says."""
+    record, error = _left_by(held.real, ending.kind, ending.record_bytes)
+    outcome = Outcome(
+        held.real,
+        ending.kind,
+        ttl_ms=int(ending.ttl_ms),
+        delay_ms=ending.delay_ms,
+        record=record,
+        error=b"why" if ending.kind == "canceled" else error,
+        run_ms=ending.run_ms,
+        charge=ending.charge,
+    )
+    return outcome, ending._replace(delivery=held.model, record_bytes=len(record), error_bytes=len(error))
+
+
+def _left_by(of: Delivery, kind: str, size: int) -> tuple[bytes, bytes]:
+    """The record, and the error."""
+    name, text = f"{of.stream_id!r}/{of.attempt}", "x" * size
+    error = msgspec.msgpack.encode(Attempt(of.attempt, 1.0, FailureKind.ERROR, "ValueError", name, text, "w"))
+    first = Record("t", of.attempt, of.queued_ms, of.started_ms, 1.5, name)
+    if kind == "finished":
+        record = replace(first, value=msgspec.Raw(msgspec.msgpack.encode(text)))
+        return encode_record(of.body, TaskState.FINISHED, record), b""
+    if kind == "failed":
+        record = replace(first, kind=FailureKind.ERROR, type_name="ValueError", message=name, traceback=text)
+        return encode_record(of.body, TaskState.FAILED, record), error
+    return b"", error if kind == "retry" else b""
 
 
 def _plainly(created: Any) -> Any:

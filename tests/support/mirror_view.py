@@ -26,6 +26,11 @@ from tests.support.core import Key
 KEPT_ERRORS = 20
 NOT_MODELLED = (
     "limit-rate:",
+    "bytes",
+    "dead-kinds:",
+    "dead-of:",
+    "weighed",
+    "weighing-spaces",
     "assignment:",
     "assignments:",
     "assignments-ended",
@@ -47,7 +52,8 @@ NOT_MODELLED = (
 _INNER = (
     "relook",
     "limited",
-    "byte_",
+    "byte_gen",
+    "weigh_cursor",
     "weighing",
     "hunt",
     "keeper",
@@ -79,6 +85,9 @@ def seen(dump: dict[str, Key], model: ModelQueue) -> View:
         found[f"task:{_name(task)}"] = found.get(f"task:{_name(task)}") or _task_fields({})
     _drop_what_is_outdated(found, model)
     _keep_what_links_nothing(found, dump)
+    if "byte_limits" in state_of(dump):  # whoever has a count is listed, until a week has passed
+        listed = {encode_user(user_id) for user_id in model.admission.seen}
+        found["users"] = [of for of in found.get("users", []) if of[0] in listed]
     now_ms = told_ms(dump)
     found["suspects"] = {of for of, until_ms in found.get("suspects", []) if until_ms > now_ms}
     for name in ("held", "batches"):
@@ -97,6 +106,39 @@ def _keep_what_links_nothing(found: View, dump: dict[str, Key]) -> None:
             found[name] = "links nothing"
 
 
+def state_of(dump: dict[str, Key]) -> dict[str, str]:
+    return dict(dump["state"].pairs) if "state" in dump else {}
+
+
+def check_bytes(dump: dict[str, Key], model: ModelQueue) -> None:
+    """What is said of users with a limit, but for those of whom not all is counted yet."""
+    for user_id in {key[0] for key in (*model.tasks, *model.ended, *model.batches.of)} | model.tallies.keys():
+        if model.bytes.limit(user_id) is not None:
+            found, true = _bytes_in(dump, user_id), model.bytes.used(user_id)
+            is_right = found <= true if model.bytes.is_counting(user_id) else found == true
+            assert is_right, f"{found} bytes of {user_id!r} are counted, it has {true}"
+
+
+def check_kinds(dump: dict[str, Key]) -> None:
+    """Each dead letter is in one list by the kind of its error, of its user and of the queue."""
+    lists = {name: [member for member, _ in key.scores] for name, key in dump.items() if name.startswith("dead-of:")}
+    for name, key in dump.items():
+        if name == "dead" or name.startswith("dead:"):
+            of_kind = f"dead-of:{name.partition(':')[2] or '*'}:"
+            listed = [of for kind, members in lists.items() if kind.startswith(of_kind) for of in members]
+            assert sorted(listed) == sorted(member for member, _ in key.scores), f"letters in {name}, by kind"
+
+
+def _bytes_in(dump: dict[str, Key], user_id: str) -> int:
+    user = encode_user(user_id)
+    counts = dict(dump[f"bytes:{user}"].pairs) if f"bytes:{user}" in dump else {}
+    buckets = {name: int(size) for name, size in counts.items() if name not in ("used", "gen")}
+    listed = _scores(dump, f"bytes-expiring:{user}")
+    assert buckets.keys() == listed.keys(), f"{buckets} are said to expire, {listed} are looked at"
+    gone = sum(size for name, size in buckets.items() if int(name) <= told_ms(dump) // 10_000)
+    return int(counts.get("used", 0)) - gone
+
+
 def told_ms(dump: dict[str, Key]) -> int:
     """The time of the game."""
     told = dict(dump["told"].pairs)
@@ -105,7 +147,7 @@ def told_ms(dump: dict[str, Key]) -> int:
 
 def room_in(dump: dict[str, Key]) -> Room | None:
     """The worker that is occupied by a suspect, if there is any."""
-    told = dict(dump["state"].pairs).get("clearing") if "state" in dump else None
+    told = state_of(dump).get("clearing")
     return _room(told) if told else None
 
 
@@ -284,6 +326,8 @@ def _state(model: ModelQueue) -> View:
     values["sweep"] = model.admission.is_swept
     values["held_by_share"] = model.admission.is_held_by_share
     values["clearing"] = model.suspects.room
+    stated = [model.policies.default, *model.policies.own.values()]
+    values["byte_limits"] = sum(policy.max_bytes is not None for policy in stated)
     values["stole"] = float(model.stole)
     values["recount"] = model.limits.is_counting()
     return _filled(values)

@@ -40,6 +40,7 @@ class Order(NamedTuple):
     callbacks: tuple[ModelCallback, ...] = ()
     batch: str = ""
     adder: str = ""
+    size: int = 0
 
     @property
     def is_conditional(self) -> bool:
@@ -60,8 +61,7 @@ class Order(NamedTuple):
         return Rules(expires, call.hex(), self.conflict, self.kind, self.pointer, self.span_ms, self.longest_ms)
 
     def new_task(self, nonce: bytes, at: int) -> NewTask:
-        heading: Any = [self.name, *self.limits] if self.limits else self.name
-        body = encode_body(Message(heading, _NO_ARGS), nonce, self.cost, self.priority, MAX_BODY)
+        body = self.body(nonce)
         needs = msgspec.msgpack.encode(Needs(self.on_failure, self.allow_unknown, list(self.needs)))
         when = f"+{self.delay_ms}" if self.delay_ms else ""
         return NewTask(
@@ -76,6 +76,17 @@ class Order(NamedTuple):
             self.batch,
             self.adder,
         )
+
+    def body(self, nonce: bytes) -> bytes:
+        heading: Any = [self.name, *self.limits] if self.limits else self.name
+        arguments = msgspec.Raw(msgspec.msgpack.encode(["x" * self.size])) if self.size else _NO_ARGS
+        return encode_body(Message(heading, arguments), nonce, self.cost, self.priority, MAX_BODY)
+
+    def ends(self, nonce: bytes) -> Ends | None:
+        if not (self.callbacks or self.batch):
+            return None
+        size = packed_size(new_callbacks(self.callbacks, nonce), self.batch)
+        return Ends(named(self.callbacks, nonce), self.batch, size=size)
 
     def model_task(self, nonce: bytes, at: int) -> ModelTask:
         return ModelTask(
@@ -97,8 +108,9 @@ class Order(NamedTuple):
             span_ms=self.span_ms,
             longest_ms=self.longest_ms,
             limits=tuple(_name_in_redis(key, self.user_id) for key in self.limits),
-            ends=Ends(named(self.callbacks, nonce), self.batch) if self.callbacks or self.batch else None,
+            ends=self.ends(nonce),
             adder=self.adder,
+            body_bytes=len(self.body(nonce)),
         )
 
 
@@ -110,6 +122,21 @@ def _new_callback(callback: ModelCallback, nonce: bytes) -> NewCallback:
     body = encode_body(Message(callback.name, _NO_ARGS), nonce, callback.cost, callback.priority, MAX_BODY)
     when = f"+{callback.delay_ms}" if callback.delay_ms else ""
     return NewCallback(callback.kind, callback.priority, when, body, new_callbacks(callback.after, nonce))
+
+
+def packed_size(callbacks: tuple[NewCallback, ...], batch: str = "") -> int:
+    """How many bytes they take as they are kept: {life, {{kind, priority, when, body, its own} ...}, batch}."""
+    return 3 + _text_size(len(batch.encode())) + sum(map(_callback_size, callbacks))
+
+
+def _callback_size(callback: NewCallback) -> int:
+    after = packed_size(callback.after) if callback.after else 0
+    texts = (len(callback.kind), len(callback.when), len(callback.body), after)
+    return 2 + sum(map(_text_size, texts))
+
+
+def _text_size(length: int) -> int:
+    return length + (1 if length < 32 else 2 if length < 256 else 3)
 
 
 def named(callbacks: tuple[ModelCallback, ...], nonce: bytes) -> tuple[ModelCallback, ...]:

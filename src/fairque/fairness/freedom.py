@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
+from typing import Literal
 
 from fairque.fairness.model_batch import ModelBatch
 from fairque.fairness.model_task import LaneKey, ModelTask
@@ -24,6 +25,18 @@ class Freedom:
     def asks_for_room(self, waiting: Sequence[LaneKey]) -> LaneKey | None:
         """For a suspect of which lane a busy worker is to become empty, if for any: not all lanes are looked at."""
         return waiting[0]
+
+    def size(self, kind: Literal["body", "ends", "errors", "result"], task: ModelTask) -> int:  # noqa: ARG002
+        """Bytes of what the queue itself has written of a task."""
+        return 0
+
+    def fits(self, task: ModelTask) -> bool:  # noqa: ARG002
+        """Whether all that a task leaves was kept, while not all is counted that its user has."""
+        return True
+
+    def is_refused(self) -> bool:
+        """Whether a call was, while not all is counted that a user has."""
+        return False
 
     def unparks(self, users: Sequence[str]) -> int:
         """How many of the users whose time has come are looked at, the first ones first."""

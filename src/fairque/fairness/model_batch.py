@@ -24,6 +24,8 @@ class ModelBatch:
     ttl_ms: int
     on_complete: tuple[ModelCallback, ...] = ()  # until they are put in
     on_success: tuple[ModelCallback, ...] = ()
+    complete_bytes: int = 0  # of these
+    success_bytes: int = 0
 
     state: BatchState = BatchState.OPEN
     ends_ms: int = 0
@@ -34,6 +36,11 @@ class ModelBatch:
     pending: set[str] = field(default_factory=set)
     was_complete: bool = False
     expires: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """Of the callbacks that are not put in yet."""
+        return (self.complete_bytes if self.on_complete else 0) + (self.success_bytes if self.on_success else 0)
 
     @property
     def key(self) -> Key:

@@ -176,7 +176,7 @@ class ModelClaims(ModelStealing):
                 continue
             answers.append(True)
             is_canceled = task.canceling and told.kind in ("retry", "snoozed", "released")
-            ending = told._replace(kind="canceled") if is_canceled else told
+            ending = self._fitting(told._replace(kind="canceled") if is_canceled else told)
             is_opened = self._account(now_us, ending)
             if self.policies.ends_matter(task.user_id):
                 reviewed[task.user_id] = is_opened or reviewed.get(task.user_id, False)
@@ -187,6 +187,21 @@ class ModelClaims(ModelStealing):
             self.admission.freed(now_us, user_id, is_opened=is_opened)
         self.limits.pass_on(now_us)
         return answers
+
+    def _fitting(self, ending: Ending) -> Ending:
+        """No outcome is lost for bytes: a result that does not fit makes a failure, an error loses its texts."""
+        task, size = ending.delivery.task, ending.record_bytes + ending.error_bytes
+        limit = self.bytes.limit(task.user_id)
+        if ending.kind not in ("finished", "failed", "retry") or limit is None:
+            return ending
+        asked = size - task.own_bytes if ending.kind == "finished" else size
+        does_fit = size == 0 or self.bytes.used(task.user_id) + asked <= limit
+        if does_fit or (self.bytes.is_counting(task.user_id) and self.freedom.fits(task)):
+            return ending
+        kind: Kind = "failed" if ending.kind == "finished" else ending.kind
+        task.errors = task.error_bytes = 0
+        of_both = self.freedom.size("result", task), self.freedom.size("errors", task)
+        return ending._replace(kind=kind, record_bytes=of_both[0], error_bytes=of_both[1])
 
     def _note_end_of_suspect(self, now_us: int, delivery: ModelDelivery) -> None:
         """Another one may come."""
@@ -238,20 +253,23 @@ class ModelClaims(ModelStealing):
         self._forget_if_empty(lane)
         if kind in ("finished", "failed", "canceled"):
             task.errors += kind == "failed"
+            task.error_bytes += ending.error_bytes
+            task.result_bytes = ending.record_bytes
             if task.has_key and task.kind == "after" and kind != "canceled":
                 self._open_window(now_us, task)
             if kind == "finished":
                 task.known_until_ms = now_us // 1000 + ending.ttl_ms
             self._end(task, TaskState(kind))
         else:
-            self._put_back(now_us, task, kind, ending.delay_ms)
+            self._put_back(now_us, task, kind, ending.delay_ms, ending.error_bytes)
         task.last = fence
 
-    def _put_back(self, now_us: int, task: ModelTask, kind: Kind, delay_ms: int) -> None:
+    def _put_back(self, now_us: int, task: ModelTask, kind: Kind, delay_ms: int, error_bytes: int) -> None:
         if kind == "retry":
             self._count(task.user_id, "retried")
             task.failures += 1
             task.errors += 1
+            task.error_bytes += error_bytes
             task.clear_its_name()
         elif kind == "snoozed":
             task.attempt -= 1

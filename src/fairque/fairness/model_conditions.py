@@ -84,7 +84,10 @@ class ModelConditions(ModelEnds):
         now_ms = now_us // 1000
         self.windows = {key: window for key, window in self.windows.items() if window[1] >= now_ms}
         self.answers = {call: answer for call, answer in self.answers.items() if answer[1] >= now_ms}
-        self.ended = {key: task for key, task in self.ended.items() if task.known_until_ms >= now_ms}
+        for key in [key for key, task in self.ended.items() if task.known_until_ms < now_ms]:
+            task = self.ended.pop(key)
+            self.bytes.expire(task.user_id, task.known_until_ms, task.bytes)
+        self.bytes.let_time_pass(now_ms)
         self.limits.let_time_pass(now_ms)
 
 

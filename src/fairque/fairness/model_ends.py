@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from fairque.errors import QuotaExceeded
 from fairque.fairness.model_backlog import PRIORITY_STEP_MS, ModelBacklog
 from fairque.fairness.model_batch import Batches, ModelBatch, Opened
+from fairque.fairness.model_bytes import Bytes
 from fairque.fairness.model_links import verdict
 from fairque.fairness.model_task import Ends, ModelCallback, ModelTask, UserCounts, names_of
 from fairque.models import BatchState, TaskState
@@ -21,16 +23,27 @@ class ModelEnds(ModelBacklog):
 
     Attributes:
         batches: What counts tasks together.
+        bytes: What users take, of those who have a limit.
     """
 
     def __init__(self, priority_step_ms: int = PRIORITY_STEP_MS) -> None:
         super().__init__(priority_step_ms)
         self.batches = Batches(self._call_back_for_batch)
+        self.bytes = Bytes(self.policies, self._all_tasks, self.batches.of.values)
         self._announced: deque[tuple[tuple[str, str], TaskState]] = deque()
         self._calling: deque[tuple[ModelTask, TaskState]] = deque()
 
+    def _all_tasks(self) -> Iterator[ModelTask]:
+        yield from self.tasks.values()
+        yield from self.ended.values()
+
     def _end(self, task: ModelTask, state: TaskState) -> None:
+        """But for dead letters, nothing is kept but its result; that of a canceled one is written by the queue."""
         task.state, task.last, task.has_key = state, None, False
+        if state is not TaskState.FAILED:
+            task.body_bytes = task.error_bytes = 0
+        if state is TaskState.CANCELED:
+            task.result_bytes = self.freedom.size("result", task)
         self.limits.end_offer(task)
         self.expiry.forget(task)
         self.links.deferred.pop(task.key, None)
@@ -103,7 +116,8 @@ class ModelEnds(ModelBacklog):
             task_id = f"{task_id}-{self._next_arrival(now_us)}"
         task = ModelTask(user_id, task_id, callback.priority, callback.cost, callback.nonce)
         task.name, task.delay_ms = callback.name, callback.delay_ms
-        task.ends = Ends(callback.after) if callback.after else None
+        task.body_bytes = self.freedom.size("body", task)
+        task.ends = Ends(callback.after, size=self.freedom.size("ends", task)) if callback.after else None
         self.tasks[task.key] = task
         self._begin(now_us, task)
 
@@ -119,8 +133,17 @@ class ModelEnds(ModelBacklog):
     # Batches
 
     def open_batch(self, now_us: int, batch: ModelBatch) -> Opened:
+        """Raises `QuotaExceeded` where its callbacks do not fit into the bytes of its user."""
         self.workers.look(now_us)
+        if batch.key not in self.batches.of:
+            self._check_bytes(batch.user_id, batch.bytes)
         return self.batches.open(now_us, batch)
+
+    def _check_bytes(self, user_id: str, asked: int) -> None:
+        """What was there before the limit came, and is not counted yet, may be left out."""
+        if self.bytes.has_room(user_id, asked) or (self.bytes.is_counting(user_id) and not self.freedom.is_refused()):
+            return
+        raise QuotaExceeded("a user has no bytes left", 0, self.bytes.used(user_id), 0, asked)
 
     def close_batch(self, now_us: int, user_id: str, batch_id: str) -> bool:
         """False: it is not known."""

@@ -89,13 +89,18 @@ class ModelProducers(ModelConditions):
 
         What was dropped has ended: its callbacks may take an id that this call asks for.
         """
+        has_dropped = False
         while True:
             stands = self._judge(now_us, batch)
             adding = [task.user_id for at, task in enumerate(batch) if stands[at] in ("new", "replaces")]
             over = {user_id: self._excess(user_id, batch, stands) for user_id in adding}
             full = [user_id for user_id, excess in over.items() if excess > 0]
-            if any(not self._may_drop(user_id, batch, stands) for user_id in full):
-                raise QueueFull("the backlog of a user is full", 0)
+            for user_id in over:
+                if not has_dropped:
+                    self._check_bytes(user_id, self._asked_bytes(user_id, batch, stands))
+                if user_id in full and not self._may_drop(user_id, batch, stands):
+                    raise QueueFull("the backlog of a user is full", 0)
+            has_dropped = True
             if not full:
                 self._call_back(now_us)
                 return self._judge(now_us, batch)
@@ -104,6 +109,16 @@ class ModelProducers(ModelConditions):
     def _excess(self, user_id: str, batch: Sequence[ModelTask], stands: dict[int, Stands]) -> int:
         new = sum(task.user_id == user_id and stands[at] == "new" for at, task in enumerate(batch))
         return self._beyond_quota(user_id, new)
+
+    def _asked_bytes(self, user_id: str, batch: Sequence[ModelTask], stands: dict[int, Stands]) -> int:
+        """Of one that takes the place of another one, what it has more."""
+        asked = 0
+        for at, task in enumerate(batch):
+            if task.user_id == user_id and stands[at] == "new":
+                asked += task.bytes
+            elif task.user_id == user_id and stands[at] == "replaces":
+                asked += max(0, task.bytes - self.tasks[task.key].bytes)
+        return asked
 
     def _beyond_quota(self, user_id: str, new: int) -> int:
         most = self.policies.of(user_id).max_queued
@@ -209,6 +224,9 @@ class ModelProducers(ModelConditions):
         """Nothing is left of the user but its results."""
         for known in (self.policies.own, self.policies.marks, self.tallies, self.admission.seen):
             known.pop(user_id, None)
+        self.bytes.forget(user_id)
+        for ended in self.ended.values():  # what is left goes with `erase_results`
+            ended.result_bytes = 0 if ended.user_id == user_id else ended.result_bytes
         self.choice.reserved.drop(user_id)
         self.choice.forget(user_id)
         self.choice.set_group(user_id, None)
@@ -217,7 +235,8 @@ class ModelProducers(ModelConditions):
 
     def erase_results(self, user_id: str) -> None:
         for key in [key for key, task in self.ended.items() if task.user_id == user_id]:
-            del self.ended[key]
+            erased = self.ended.pop(key)
+            self.bytes.expire(user_id, erased.known_until_ms, erased.bytes)
         self.batches.erase_ended(user_id)
         for window in [window for window in self.windows if window[0] == user_id]:
             del self.windows[window]

@@ -30,11 +30,14 @@ class ModelQueue(ModelClaims):
     def set_policy(self, now_us: int, user_id: str, **fields: Any) -> None:
         """Change what governs a user, or ``"*"``: the fields of a `Policy`, None forgets."""
         self.workers.look(now_us)
+        before = self._stated_bytes(user_id)
         if user_id == EVERYONE:
             self._set_default(now_us, fields)
+            self.bytes.change_limit(user_id, before, self._stated_bytes(user_id))
             return
         reserved = self.policies.of(user_id).min_running or 0
         self.policies.change(user_id, **fields)
+        self.bytes.change_limit(user_id, before, self._stated_bytes(user_id))
         own = self.policies.own.get(user_id)
         self.choice.set_group(user_id, own.group if own else None)
         if (self.policies.of(user_id).min_running or 0) < reserved:
@@ -43,6 +46,10 @@ class ModelQueue(ModelClaims):
         self.admission.review(now_us, user_id)
         self.forget_reserved()
         self.limits.pass_on(now_us)
+
+    def _stated_bytes(self, user_id: str) -> int | None:
+        policy = self.policies.default if user_id == EVERYONE else self.policies.own.get(user_id)
+        return policy.max_bytes if policy else None
 
     def _set_default(self, now_us: int, fields: dict[str, Any]) -> None:
         before = self.policies.default

@@ -59,11 +59,12 @@ class ModelCallback(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """What comes of the end of a task: its callbacks, and the batch that counts it."""
+    """What comes of the end of a task: its callbacks, and the batch that counts it. `size`: how many bytes it takes."""
 
     callbacks: tuple[ModelCallback, ...] = ()
     batch: str = ""
     life: int = 1
+    size: int = 0
 
     def of_the_next_life(self) -> Ends:
         return self._replace(life=self.life + 1)
@@ -142,6 +143,19 @@ class ModelTask:
     delivery: Fence | None = None
     last: Fence | None = None  # the delivery that was settled last
     known_until_ms: float = math.inf  # its result, when it has ended
+    body_bytes: int = 0
+    error_bytes: int = 0
+    result_bytes: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """All that is kept of it."""
+        return self.own_bytes + self.result_bytes + (self.ends.size if self.ends else 0)
+
+    @property
+    def own_bytes(self) -> int:
+        """But for its result, and what comes of its end."""
+        return self.body_bytes + self.error_bytes
 
     @property
     def lane(self) -> LaneName:
@@ -173,6 +187,7 @@ class ModelTask:
     def begin_anew(self) -> None:
         """A dead letter lives again. The history of its errors stays."""
         self.score, self.charged, self.charged_before, self.canceling = None, None, 0.0, ""
+        self.result_bytes = 0
         self.expires_ms = math.inf
         self.attempt = self.failures = self.returned = self.returned_since_ms = 0
         self.clear_its_name()
@@ -198,7 +213,7 @@ class ModelDelivery(NamedTuple):
 class Ending(NamedTuple):
     """How a delivery ended. `charge` is what it cost beyond its cost, `run_ms` for how long it ran.
 
-    `ttl_ms`: for how long its result is known, if it finished.
+    `ttl_ms`: for how long its result is known, if it finished. `record_bytes` and `error_bytes`: what it leaves.
     """
 
     delivery: ModelDelivery
@@ -207,6 +222,8 @@ class Ending(NamedTuple):
     charge: float = 0.0
     run_ms: float = 0.0
     ttl_ms: float = math.inf
+    record_bytes: int = 0
+    error_bytes: int = 0
 
 
 @dataclass(slots=True, eq=False)
