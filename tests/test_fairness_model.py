@@ -380,14 +380,14 @@ def test_a_delivery_ends_once_and_a_stale_end_is_refused(queue: ModelQueue) -> N
     [old] = claim(queue)
     [stolen] = claim(queue, worker="thief", at_ms=60_000 + LEASE_MS)
     assert stolen.fence.attempt == 2
-    assert stolen.history == (0, 1, 0, 0, False)
+    assert stolen.history == (0, 1, 0, 0, False, 0, 0)
     assert queue.renew(MINUTE_US, "w", [old]) == [old]
     assert not queue.settle(MINUTE_US, old, "finished")
     assert queue.settle(MINUTE_US, stolen, "retry")
     assert not queue.settle(MINUTE_US, old, "finished")
     assert queue.settle(MINUTE_US, stolen, "retry"), "said twice, done once"
     [again] = claim(queue)
-    assert again.history == (1, 0, 0, 0, False)
+    assert again.history == (1, 0, 0, 0, False, 0, 0)
     assert queue.settle(MINUTE_US, again, "failed")
     assert queue.ended["u", "t"].state is TaskState.FAILED
 
