@@ -38,6 +38,7 @@ from fairque import (
 )
 from fairque.contrib.opentelemetry import Tracing
 from fairque.contrib.sqlalchemy import Outbox, OutboxRelay, metadata
+from fairque.embedded.server import EmbeddedServer
 from fairque.sync import TaskQueue as BlockingQueue
 from fairque.tasks.registry import registry
 from tests.support.eventually import eventually
@@ -130,6 +131,7 @@ async def test_a_run_is_a_child_of_the_call_that_put_it_in(opened: Opened, recor
         "messaging.operation.type": "send",
         "messaging.destination.name": queue_name,
         "messaging.message.id": handle.task_id,
+        "server.address": queue.connector.url.removeprefix("unix://"),
         "fairque.task.name": "traced-echo",
     }
     assert dict(run.attributes or {}) == {
@@ -139,10 +141,44 @@ async def test_a_run_is_a_child_of_the_call_that_put_it_in(opened: Opened, recor
         "messaging.destination.name": queue_name,
         "messaging.message.id": handle.task_id,
         "messaging.client.id": "w-1",
+        "server.address": queue.connector.url.removeprefix("unix://"),
         "fairque.task.name": "traced-echo",
         "fairque.task.attempt": 1,
         "fairque.task.outcome": "returned",
     }
+
+
+async def test_a_server_of_the_network_has_an_address_and_a_port(
+    own_server: Callable[..., EmbeddedServer], recorded: Recorded
+):
+    server = own_server(tcp=True)
+    async with TaskQueue(f"redis://127.0.0.1:{server.port}", **recorded.tracing().doors) as queue:
+        await queue.enqueue_many([echo(1), echo(2)], user_id="acme")
+        await TaskScheduler(queue).add_schedule("0 0 1 1 *", echo(1), user_id="acme", schedule_id="yearly")
+        await TaskScheduler(queue).run_now("yearly")
+        async with Worker(queue):
+            await recorded.wait_for(3, "process")
+    places = [
+        ((each.attributes or {}).get("server.address"), (each.attributes or {}).get("server.port"))
+        for each in recorded.spans()
+    ]
+    assert len(places) == 8, "the call, what it creates, the schedule, its firing, and the runs"
+    assert set(places) == {("127.0.0.1", server.port)}
+
+
+@pytest.mark.parametrize(
+    ("url", "where"),
+    [
+        ("redis://h:1", ("h", 1)),
+        ("rediss://user:secret@h", ("h", 6379)),
+        ("unix:///a%20b?db=1", ("/a b", None)),
+        ("sentinel://s/master", None),
+        ("cluster://a,b", None),
+        ("embedded://", None),
+    ],
+)
+def test_where_a_server_is_is_known_from_its_url_or_later(url: str, where: object):
+    assert TaskQueue(url).connector.server == where
 
 
 async def test_how_long_it_stood_in_line_is_an_event(opened: Opened, recorded: Recorded):

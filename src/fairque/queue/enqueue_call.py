@@ -8,6 +8,7 @@ from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from fairque.errors import FairqueError, InvalidInput, MessageTooLarge
 from fairque.middleware import CallNext, chained
+from fairque.redis.connector import Connector
 from fairque.tasks.task import Task
 
 __all__ = ["EnqueueCall", "EnqueueDoor", "EnqueueMiddleware", "for_user", "with_headers"]
@@ -31,14 +32,19 @@ class EnqueueCall:
             Which tasks they are, in which order, with which arguments and `task_id`, stays. Callbacks of tasks are
             among their options; those of a batch are its tasks here.
         queue_name: Of the queue that is called.
+        server: Where that is: host and port, or the path of a socket and None; None while nobody knows, as before the
+            first call by sentinels.
         ids: Of the tasks, or of the schedules, in the same order. Empty until they have been put in, and for a batch.
     """
 
-    __slots__ = ("ids", "kind", "queue_name", "tasks")
+    __slots__ = ("ids", "kind", "queue_name", "server", "tasks")
 
-    def __init__(self, kind: Kind, tasks: list[Task[Any]], queue_name: str) -> None:
+    def __init__(
+        self, kind: Kind, tasks: list[Task[Any]], queue_name: str, server: tuple[str, int | None] | None = None
+    ) -> None:
         self.kind = kind
         self.queue_name = queue_name
+        self.server = server
         self.tasks = tasks
         self.ids: list[str] = []
 
@@ -80,13 +86,14 @@ class EnqueueMiddleware(Protocol):
 class EnqueueDoor:
     """Through which all calls of a queue go that put tasks in, where it has middlewares."""
 
-    def __init__(self, middleware: tuple[EnqueueMiddleware, ...], queue_name: str) -> None:
+    def __init__(self, middleware: tuple[EnqueueMiddleware, ...], queue_name: str, connector: Connector) -> None:
         self._middleware = middleware
         self._queue_name = queue_name
+        self._connector = connector
 
     async def through(self, kind: Kind, tasks: Sequence[Task[Any]], put_in: PutIn[T]) -> T:
         """What `put_in` tells of the tasks as the middlewares leave them. Raises what they and it raise."""
-        call = EnqueueCall(kind, list(tasks), self._queue_name)
+        call = EnqueueCall(kind, list(tasks), self._queue_name, self._connector.server)
         last = _PuttingIn(call, put_in)
         await chained(self._middleware, call, last)()
         return last.told()

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from fairque.errors import WrongType
+from fairque.redis.connector import Connector
 from fairque.tasks.headers import MAX_HEADER_BYTES, checked_headers, header_bytes
 from fairque.tasks.message import Firing
 
@@ -23,6 +24,7 @@ class FiredTask(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         queue_name: Of its queue.
+        server: Where that is, as `EnqueueCall.server`.
         user_id: Whose it is.
         task_id: Its id.
         name: That of the task.
@@ -31,6 +33,7 @@ class FiredTask(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     queue_name: str
+    server: tuple[str, int | None] | None
     user_id: str
     task_id: str
     name: str
@@ -65,20 +68,28 @@ class FiringDoor:
         decide: Told of each task, returns its headers. What it raises is logged, and the task has those that its
             schedule keeps: nobody is there who could be told.
         queue_name: Of the queue.
+        connector: Knows where that is.
 
     Raises:
         WrongType: `decide` is no function.
     """
 
-    def __init__(self, decide: FiringHeaders, queue_name: str) -> None:
+    def __init__(self, decide: FiringHeaders, queue_name: str, connector: Connector) -> None:
         if not callable(decide):
             raise WrongType(f"firing_headers must be a function of a FiredTask, not {decide!r}")
         self._decide = decide
         self._queue_name = queue_name
+        self._connector = connector
 
     def decide(self, user_id: str, task_id: str, name: str, firing: Firing, kept: dict[str, str]) -> Decided:
         made = FiredTask(
-            queue_name=self._queue_name, user_id=user_id, task_id=task_id, name=name, firing=firing, headers=kept
+            queue_name=self._queue_name,
+            server=self._connector.server,
+            user_id=user_id,
+            task_id=task_id,
+            name=name,
+            firing=firing,
+            headers=kept,
         )
         try:
             return Decided.of(kept, checked_headers(self._decide(made)))

@@ -111,8 +111,6 @@ class TaskQueue(Tenants, Sights):
     ) -> None:
         self.run_middleware = checked_middleware("run_middleware", run_middleware)
         around_enqueue = checked_middleware("enqueue_middleware", enqueue_middleware)
-        self.enqueue_door = EnqueueDoor(around_enqueue, name) if around_enqueue else None
-        self.firing_door = FiringDoor(firing_headers, name) if firing_headers is not None else None
         given = checked_settings(
             priority_step=priority_step,
             lease=lease,
@@ -128,6 +126,8 @@ class TaskQueue(Tenants, Sights):
         self._backend = Backend(url, name, timeout=timeout, given=given, codec=codec)
         self.keys = self._backend.keys
         self.connector = self._backend.connector
+        self.enqueue_door = EnqueueDoor(around_enqueue, name, self.connector) if around_enqueue else None
+        self.firing_door = FiringDoor(firing_headers, name, self.connector) if firing_headers is not None else None
         patience = self.connector.timeout
         self.listener = Listener(self.connector, lambda: self._backend.connector_for_messages)
         self._reader = self.store(patience=patience)

@@ -12,6 +12,7 @@ import os
 import ssl
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 import redis
 import redis.asyncio
@@ -30,7 +31,7 @@ from fairque.redis.home import Home
 from fairque.redis.lookup import Lookup, Question
 from fairque.redis.reason import in_words
 from fairque.redis.sentinel import Sentinels
-from fairque.redis.url import Address, ServerUrl
+from fairque.redis.url import Address, ServerName, ServerUrl
 from fairque.version import __version__
 
 __all__ = ["DEFAULT_TIMEOUT", "Connector", "NoScript", "not_loadable"]
@@ -131,6 +132,15 @@ class Connector:
     def address(self) -> Address | None:
         """Where the queue is by all that is known; None where the URL says it all, or while it is not known."""
         return self._address
+
+    @property
+    def server(self) -> ServerName | None:
+        """Where requests go; None while that is not known: it is searched for, or not started."""
+        if self._url.scheme == "unix":
+            return self._url.path, None
+        if self._url.scheme == "embedded":
+            return (unquote(self._server.url.removeprefix("unix://")), None) if self._server is not None else None
+        return self._address if self._guides is not None else self._url.hosts[0]
 
     @property
     def is_closed(self) -> bool:

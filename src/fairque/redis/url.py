@@ -47,6 +47,10 @@ _PUBLIC = "|".join({"tls"}.union(*_OPTIONS.values()) - {"password", "sentinel_pa
 _SWITCH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
+ServerName = tuple[str, int | None]
+"""The host and the port of a server, or the path of its socket and None."""
+
+
 class Address(NamedTuple):
     """Where a server of a network listens."""
 

@@ -262,6 +262,10 @@ class Executor:
     def queue_name(self) -> str:
         return self._queue.name
 
+    @property
+    def server(self) -> tuple[str, int | None] | None:
+        return self._queue.connector.server
+
     def state(self) -> Any:
         return self._lifespan.state
 

@@ -37,6 +37,8 @@ class Services(Protocol):
 
     @property
     def queue_name(self) -> str: ...
+    @property
+    def server(self) -> tuple[str, int | None] | None: ...
     def state(self) -> Any: ...
     def cause(self, run: RunningTask) -> Cause | None: ...
     def xcom(self, run: RunningTask) -> XCom | BlockingXCom: ...
@@ -140,6 +142,11 @@ class RunningTask(TaskContext[Any]):
     @property
     def queue_name(self) -> str:
         return self._services.queue_name
+
+    @property
+    def server(self) -> tuple[str, int | None] | None:
+        """Where its queue is, as `EnqueueCall.server`."""
+        return self._services.server
 
     @property
     def wait_seconds(self) -> float:

@@ -127,7 +127,7 @@ class Consumer:
 
     def _attributes(self, run: RunningTask) -> dict[str, Any]:
         attributes: dict[str, Any] = {
-            **PROCESS.attributes(run.queue_name),
+            **PROCESS.at(run.server, run.queue_name),
             MESSAGE_ID: run.task_id,
             CLIENT_ID: run.worker_id,
             ATTEMPT: run.attempt,

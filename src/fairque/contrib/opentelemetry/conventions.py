@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = ["ENQUEUE", "FIRE", "OPERATIONS", "PROCESS", "SCHEMA_URL", "Operation"]
 
@@ -18,6 +18,8 @@ DESTINATION = "messaging.destination.name"
 MESSAGE_ID = "messaging.message.id"
 MESSAGE_COUNT = "messaging.batch.message_count"
 CLIENT_ID = "messaging.client.id"
+SERVER_ADDRESS = "server.address"
+SERVER_PORT = "server.port"
 ERROR_TYPE = "error.type"
 
 TASK_NAME = "fairque.task.name"
@@ -45,9 +47,19 @@ class Operation(NamedTuple):
     type: str
     sends: bool = False
 
-    def attributes(self, queue_name: str) -> dict[str, str]:
+    def attributes(self, queue_name: str) -> dict[str, Any]:
         """Of all spans and metrics."""
         return {SYSTEM: "fairque", OPERATION_NAME: self.name, OPERATION_TYPE: self.type, DESTINATION: queue_name}
+
+    def at(self, server: tuple[str, int | None] | None, queue_name: str) -> dict[str, Any]:
+        """Of spans of what was done there: an address, which may change with each failover, would make series of a
+        metric."""
+        attributes = self.attributes(queue_name)
+        if server is not None:
+            attributes[SERVER_ADDRESS], port = server
+            if port is not None:
+                attributes[SERVER_PORT] = port
+        return attributes
 
 
 ENQUEUE = Operation("enqueue", "send", True)

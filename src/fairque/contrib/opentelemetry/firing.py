@@ -35,7 +35,7 @@ class Firings:
             return made.headers
         origin = self._carrier.span_in(made.headers, OF_SCHEDULE)
         attributes = {
-            **FIRE.attributes(made.queue_name),
+            **FIRE.at(made.server, made.queue_name),
             MESSAGE_ID: made.task_id,
             SCHEDULE_ID: made.firing.schedule_id,
             **self._spans.about(made.name, made.user_id),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from opentelemetry import metrics
 
 from fairque import __version__
@@ -75,14 +77,14 @@ class Measures:
             self._runs.record(seconds, attributes)
 
 
-def _of_runs(queue_name: str, function: str) -> dict[str, str]:
+def _of_runs(queue_name: str, function: str) -> dict[str, Any]:
     attributes = _of(PROCESS, queue_name)
     if function:
         attributes[TASK_NAME] = function
     return attributes
 
 
-def _of(operation: Operation, queue_name: str) -> dict[str, str]:
+def _of(operation: Operation, queue_name: str) -> dict[str, Any]:
     """Without its type, which the conventions have for durations of calls alone."""
     attributes = operation.attributes(queue_name)
     del attributes[OPERATION_TYPE]

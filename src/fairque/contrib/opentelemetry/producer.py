@@ -79,7 +79,7 @@ class Producer:
             self._spans.end(each, failure)
 
     def _attributes(self, operation: Operation, call: EnqueueCall) -> dict[str, Any]:
-        attributes: dict[str, Any] = dict(operation.attributes(call.queue_name))
+        attributes = operation.at(call.server, call.queue_name)
         if call.kind == "task":
             return attributes | self._spans.about_task(call.tasks[0])
         return {**attributes, MESSAGE_COUNT: len(call.tasks)}
@@ -128,7 +128,7 @@ class Producer:
                 created.append(NonRecordingSpan(custom))
                 tasks.append(task)
                 continue
-            attributes = {**CREATE.attributes(call.queue_name), **self._spans.about_task(task)}
+            attributes = {**CREATE.at(call.server, call.queue_name), **self._spans.about_task(task)}
             made = self._spans.start(name, SpanKind.PRODUCER, attributes, beginning, links)
             offered = self._carrier.written(trace.set_span_in_context(made, beginning))
             created.append(made)
