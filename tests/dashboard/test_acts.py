@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
-from fairque import DeadStep, InvalidInput, QueueUnavailable, ScheduleState, TaskQueue, TaskScheduler, Worker, task
+from fairque import InvalidInput, ScheduleState, TaskQueue, TaskScheduler, Worker, task
 from fairque.contrib.dashboard.bulk import MOST_AT_ONCE, Bulks
 from fairque.tasks.registry import unregister
 from tests.dashboard.conftest import Ask, texts
+from tests.support.calls import call_of
 from tests.support.eventually import eventually
+from tests.support.proxy import CuttingProxy
 from tests.workers import tasks
 
 pytestmark = pytest.mark.leaves_keys
@@ -66,46 +67,58 @@ async def _says(browser: object, text: str) -> bool:
     return text in texts((await browser.get("/dead-letters")).text)  # type: ignore[attr-defined]
 
 
-async def test_what_goes_on_is_not_begun_twice_and_can_be_stopped():
-    bulks, steps = Bulks(), asyncio.Semaphore(0)
-
-    class Slow:
-        async def requeue_group(self, *_: object, **__: object) -> DeadStep:
-            await steps.acquire()
-            return DeadStep(done=10, kept=1, left=79, after="more")
-
-    queue: TaskQueue = Slow()  # type: ignore[assignment]
-    await bulks.requeue(queue, "error a")
-    with pytest.raises(InvalidInput, match="already"):
-        await bulks.requeue(queue, "error a")
-    steps.release()
-    [bulk] = bulks.shown()
-    await eventually(lambda: bulk.done == 10)
-    assert (bulk.kept, bulk.left, round(bulk.part, 2)) == (1, 79, 0.12)
-    for n in range(MOST_AT_ONCE - 1):
-        await bulks.requeue(queue, f"error {n}")
-    with pytest.raises(InvalidInput, match="wait for one of them"):
-        await bulks.requeue(queue, "error of one more")
-    for each in bulks.shown():
-        await bulks.stop(queue, each.group)
-        assert (each.has_ended, each.trouble) == (True, "it was stopped")
-    with pytest.raises(InvalidInput, match="Nothing is done"):
-        await bulks.stop(queue, "error a")
-
-
-async def test_an_outage_ends_it_in_words_and_it_can_be_begun_again():
-    bulks = Bulks()
-
-    class Gone:
-        async def discard_group(self, *_: object, **__: object) -> DeadStep:
-            raise QueueUnavailable("not there")
-
-    queue: TaskQueue = Gone()  # type: ignore[assignment]
-    for _ in range(2):
-        await bulks.discard(queue, "error a")
+async def test_what_goes_on_is_not_begun_twice_and_can_be_stopped(letters: TaskQueue, proxy: CuttingProxy):
+    bulks, group = Bulks(), await _lookup_errors(letters)
+    hold = proxy.hold(call_of("requeue"), nth=3)  # within the second step, whoever's letters are in the first
+    async with TaskQueue(proxy.url, name=letters.name, timeout=60) as queue:
+        await bulks.requeue(queue, group)
         [bulk] = bulks.shown()
-        await eventually(lambda bulk=bulk: bulk.has_ended)
-        assert bulk.trouble == "not there"
+        await hold.reached.wait()
+        assert (bulk.done, bulk.kept, bulk.left, round(bulk.part, 2)) == (100, 0, 30, 0.77)
+        with pytest.raises(InvalidInput, match="already"):
+            await bulks.requeue(queue, group)
+        for n in range(MOST_AT_ONCE - 1):
+            await bulks.requeue(queue, f"error {n}")
+        with pytest.raises(InvalidInput, match="wait for one of them"):
+            await bulks.requeue(queue, "error of one more")
+        for each in bulks.shown():
+            await bulks.stop(queue, each.group)
+            assert (each.has_ended, each.trouble) == (True, "it was stopped")
+        with pytest.raises(InvalidInput, match="Nothing is done"):
+            await bulks.stop(queue, group)
+        hold.released.set()
+        await bulks.requeue(queue, group)
+        await eventually(lambda: _dead(letters, 3))
+
+
+async def test_letters_for_which_there_is_no_room_are_kept_and_counted(letters: TaskQueue):
+    bulks, group = Bulks(), await _lookup_errors(letters)
+    await letters.set_policy("zoe", max_queued=4)
+    await bulks.requeue(letters, group)
+    [bulk] = bulks.shown()
+    await eventually(lambda: bulk.has_ended)
+    assert (bulk.trouble, bulk.done + bulk.kept) == ("", 130)
+    assert bulk.kept >= 6
+    assert (await letters.user("anna")).queued == 120
+
+
+async def test_an_outage_ends_it_in_words_and_it_can_be_begun_again(letters: TaskQueue, proxy: CuttingProxy):
+    bulks, group = Bulks(), await _lookup_errors(letters)
+    async with TaskQueue(proxy.url, name=letters.name, timeout=0.5) as queue:
+        await proxy.refuse()
+        for _ in range(2):
+            await bulks.discard(queue, group)
+            [bulk] = bulks.shown()
+            await eventually(lambda bulk=bulk: bulk.has_ended)
+            assert "is not available" in bulk.trouble
+        await proxy.accept()
+        await bulks.discard(queue, group)
+        await eventually(lambda: _dead(letters, 3))
+    assert bulks.shown()[0].trouble == ""
+
+
+async def _lookup_errors(queue: TaskQueue) -> str:
+    return next(group.key for group in (await queue.dead_groups()).groups if group.type_name == "LookupError")
 
 
 async def test_a_schedule_is_paused_resumed_and_run_now(browse: Ask, queue: TaskQueue):
