@@ -199,16 +199,18 @@ async def test_a_partition_is_followed_to_the_node_that_it_is_moved_to(cluster: 
 async def test_an_idle_worker_is_woken_by_what_is_put_in_at_any_node(cluster: ClusterNodes, at: int) -> None:
     """Who publishes is told how many hear it at that node: there the worker has to listen."""
     name = name_on(cluster, cluster.masters[at])
-    async with TaskQueue(cluster.url, name=name, partitions=COUNT) as queue:
-        async with Worker(queue, poll_interval=NEVER) as worker:
+    async with (
+        TaskQueue(cluster.url, name=name, partitions=COUNT) as queue,
+        Worker(queue, poll_interval=NEVER) as worker,
+    ):
+        await eventually(lambda: is_idle(queue, worker), 20)
+        for part in queue.reader.parts:
+            channel = part.keys.wake_channel(worker.worker_id)
+            assert execute(node_of(cluster, part.keys), "PUBSUB", "NUMSUB", channel)[1] == 1
+        for node in cluster.masters:
             await eventually(lambda: is_idle(queue, worker), 20)
-            for part in queue.reader.parts:
-                channel = part.keys.wake_channel(worker.worker_id)
-                assert execute(node_of(cluster, part.keys), "PUBSUB", "NUMSUB", channel)[1] == 1
-            for node in cluster.masters:
-                await eventually(lambda: is_idle(queue, worker), 20)
-                handle = await queue.enqueue(long("abc"), user_id=users_on(cluster, queue, node)[0])
-                assert await handle.result(timeout=10) == 3
+            handle = await queue.enqueue(long("abc"), user_id=users_on(cluster, queue, node)[0])
+            assert await handle.result(timeout=10) == 3
 
 
 async def is_idle(queue: TaskQueue, worker: Worker) -> bool:
