@@ -191,6 +191,14 @@ async def purge(far: TaskQueue) -> Any:
     return await far.purge("acme")
 
 
+@calls("freeze", "dump", "import", "thaw")
+async def carry(far: TaskQueue) -> Any:
+    records = [record async for record in far.export_user("acme")]
+    await far.purge("acme")
+    imported = await far.import_user(records)
+    return len(records), imported.records, [info.task_id for info in await far.tasks("acme")]
+
+
 @calls("watch")
 async def watch(far: TaskQueue) -> Any:
     async for info in far.handle("acme", "q0").watch():

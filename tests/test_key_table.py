@@ -453,6 +453,17 @@ async def is_repaired(queue: TaskQueue) -> None:
     assert (await queue.check(repair=True)).sound
 
 
+async def is_carried_elsewhere(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
+    await queue.enqueue(known.ok(), user_id="carried")
+    async for _ in queue.export_user("carried"):
+        look()
+    store = queue.store()
+    await store.freeze("carried", "0" * 32, "import")
+    look()
+    await store.close()
+    await queue.purge("carried")
+
+
 async def is_left_alone_for_a_lost_key(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
     lost = await queue.enqueue(known.ok(), user_id="broken")
     with RespClient(queue.connector.url) as client:
@@ -490,6 +501,7 @@ PARTS = [
     is_charged_by_time,
     has_a_limit_of_bytes,
     is_fired_by_schedules,
+    is_carried_elsewhere,
     is_left_alone_for_a_lost_key,
 ]
 

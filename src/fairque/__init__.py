@@ -9,6 +9,7 @@ from fairque.config.config import FairQueueConfig
 from fairque.doctor.finding import Finding, FindingKind, QueueCheck
 from fairque.errors import (
     BadArguments,
+    BadExport,
     BatchClosed,
     BrokenSeal,
     ConfigError,
@@ -41,6 +42,7 @@ from fairque.errors import (
     UnknownKey,
     UnknownSchedule,
     UnknownTask,
+    UserFrozen,
     WrongType,
     XComMissing,
 )
@@ -108,6 +110,7 @@ from fairque.tasks.pipeline import Pipeline, parallel, sequential
 from fairque.tasks.retry import RetryPolicy
 from fairque.tasks.task import Task
 from fairque.tasks.xcom import xcom_task
+from fairque.transfer.importing import Imported
 from fairque.version import __version__
 from fairque.worker.context import TaskContext, current_task
 from fairque.worker.handler import TaskHandler
@@ -119,6 +122,7 @@ __all__ = [
     "EVERYBODY",
     "Attempt",
     "BadArguments",
+    "BadExport",
     "Batch",
     "BatchClosed",
     "BatchProgress",
@@ -160,6 +164,7 @@ __all__ = [
     "Firing",
     "HealthCheck",
     "Holder",
+    "Imported",
     "InvalidInput",
     "Limit",
     "LimitInfo",
@@ -236,6 +241,7 @@ __all__ = [
     "UnknownSchedule",
     "UnknownTask",
     "UsageHour",
+    "UserFrozen",
     "UserInfo",
     "UserOrder",
     "UserPage",

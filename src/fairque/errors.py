@@ -9,6 +9,7 @@
     │   ├── BadArguments                 arguments that do not fit the function
     │   │   └── NotEncodable             arguments of a type that cannot be sent
     │   ├── MessageTooLarge              a message above `max_message_bytes`
+    │   ├── BadExport                    records of a user that cannot be imported
     │   ├── BatchClosed                  a batch takes no more tasks
     │   ├── DependencyError              a task would wait for what is not known, or for itself
     │   ├── DuplicateTask                two functions under one name
@@ -22,6 +23,7 @@
     ├── QueueFull                        a user has as many tasks waiting as its policy allows
     │   └── QuotaExceeded                a user has as many bytes as its policy allows
     ├── QueueUnavailable (ConnectionError)  Redis did not answer in time, or refuses to work
+    ├── UserFrozen                       a user stands still, as it is exported or imported
     ├── PipelineBlocked                  a run cannot end before a task that failed is requeued or discarded
     ├── StoreError                       Redis answered with an error that waiting does not cure
     │   └── NotPermitted                 the user of Redis may not run a command, or use a key or a channel
@@ -47,6 +49,7 @@ from typing import Any
 
 __all__ = [
     "BadArguments",
+    "BadExport",
     "BatchClosed",
     "BrokenSeal",
     "ConfigError",
@@ -79,6 +82,7 @@ __all__ = [
     "UnknownKey",
     "UnknownSchedule",
     "UnknownTask",
+    "UserFrozen",
     "WrongType",
     "XComMissing",
 ]
@@ -123,6 +127,12 @@ class NotEncodable(BadArguments):
 
 class MessageTooLarge(InvalidInput):
     """A message is larger than `max_message_bytes`."""
+
+
+class BadExport(InvalidInput):
+    """Records of a user that cannot be imported: broken off, changed, of another version, or of another queue. The call
+    wrote nothing of the step in which it was found.
+    """
 
 
 class BatchClosed(InvalidInput):
@@ -204,6 +214,18 @@ class QuotaExceeded(QueueFull):
 
 class QueueUnavailable(FairqueError, ConnectionError):
     """Redis did not answer within the timeout, or refuses to work (loading, read-only, out of memory, …)."""
+
+
+class UserFrozen(FairqueError):
+    """A user stands still, as it is exported, or its import is not complete. Nothing was written.
+
+    Attributes:
+        user_id: Whose things were to change.
+    """
+
+    def __init__(self, message: str, user_id: str) -> None:
+        super().__init__(message)
+        self.user_id = user_id
 
 
 class StoreError(FairqueError):

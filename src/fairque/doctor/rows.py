@@ -243,6 +243,7 @@ ROWS = (
     Row("advanced", "hash", "yes", ttl_days=1),
     Row("damaged", "zset", "no", each=_USERS),
     Row("damage", "hash", "no"),
+    Row("frozen:<u>", "hash", "sometimes"),
     Row("damaged:<any>", "any", "yes", ttl_days=7),
 )
 

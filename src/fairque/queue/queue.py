@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, cast, overload
 
@@ -49,6 +50,8 @@ from fairque.tasks.options import BatchOption, Callbacks, Options, OptionsOfMany
 from fairque.tasks.pipeline import Pipeline, parallel
 from fairque.tasks.registry import function_for
 from fairque.tasks.task import Task
+from fairque.transfer.exporting import export
+from fairque.transfer.importing import Imported, import_records
 
 __all__ = ["TaskQueue"]
 
@@ -651,6 +654,52 @@ class TaskQueue(Tenants, Sights):
             timeout: Seconds to wait for running tasks to stop.
         """
         return await purge(self._reader, check_user("user_id", user_id), check_seconds("timeout", timeout))
+
+    async def export_user(self, user_id: str) -> AsyncGenerator[bytes]:
+        """Everything that a user has, as records to be kept in their order: for another queue, or for the user.
+
+        The user stands still meanwhile: nothing of it starts, what ends is reported when it goes on, and calls that
+        would change something of it wait, or raise `UserFrozen` after the `timeout` of the queue. Others are served as
+        ever. It goes on when the last record was taken, when the loop is left, or half a minute after the exporter was
+        killed or stood still. What runs goes on running, and is told as queued, with the attempts that it had. Nothing
+        is erased.
+
+        Works in bounded steps, and looks at every key of the server, which takes a second or so per million keys.
+
+        Args:
+            user_id: The user.
+
+        Yields:
+            Records, of some hundred KiB at most unless one value is larger. What is sealed stays so.
+
+        Raises:
+            InvalidInput: Nothing is known of the user.
+            UserFrozen: It is being exported by another, or its import is not complete.
+        """
+        async with aclosing(export(self._bulk, check_user("user_id", user_id))) as records:
+            async for record in records:
+                yield record
+
+    async def import_user(self, records: AsyncIterable[bytes] | Iterable[bytes]) -> Imported:
+        """Make a user of what `export_user` has yielded, which then goes on where it stood.
+
+        Works in bounded steps, and nothing of the user is served before the last one. Where it is broken off, wherever,
+        call it again with the same records: what is there already is passed over. `purge` gives it up. Until then the
+        user stands still, as in `export_user`, and `health` names it.
+
+        The queue may be another one, on another server. Sealed contents can only be read in the realm (the name of the
+        queue, unless its codec says another one) that they were sealed for. Records are checked before they are
+        written, as they may be by any hand: whatever they hold, only things of their user are touched.
+
+        Args:
+            records: All records of an export, in their order.
+
+        Raises:
+            BadExport: They are broken off, changed, of another version, realm or `priority_step`, or break a rule.
+            InvalidInput: The user is known here already.
+            UserFrozen: Another import of it is not complete.
+        """
+        return await import_records(self._bulk, records)
 
     def _make(
         self, task: Task[Any], user_id: str | None, nonce: bytes, ids: defaultdict[str, dict[Task[Any], str]]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from fairque.errors import FairqueError, QueueUnavailable
+from fairque.backoff import Backoff
+from fairque.errors import FairqueError, QueueUnavailable, UserFrozen
 from fairque.redis.delivery import NewTask, Put
+from fairque.redis.requester import LONGEST_PAUSE
 from fairque.redis.store import Store
 from fairque.round_robin import RoundRobin
 
@@ -65,7 +67,29 @@ class Sender:
         return await store.enqueue(tasks, patience)
 
     async def submit(self, new: Sequence[NewTask]) -> list[Put]:
-        """Send them together: at once when nothing is under way, else with whatever else comes meanwhile."""
+        """Send them together: at once when nothing is under way, else with whatever else comes meanwhile.
+
+        Where a user of theirs stands still, this call alone waits for it.
+        """
+        return await self._when_thawed(self._submit, new)
+
+    async def _when_thawed(
+        self, send: Callable[[Sequence[NewTask]], Awaitable[list[Put]]], new: Sequence[NewTask]
+    ) -> list[Put]:
+        try:
+            return await send(new)
+        except UserFrozen as exc:
+            error = exc
+        backoff, until = Backoff(), time.monotonic() + self._timeout
+        while (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, backoff.next(LONGEST_PAUSE)))
+            try:
+                return await send(new)
+            except UserFrozen as exc:
+                error = exc
+        raise error
+
+    async def _submit(self, new: Sequence[NewTask]) -> list[Put]:
         self._home.enter()
         if self._in_flight:
             future: asyncio.Future[list[Put]] = asyncio.get_running_loop().create_future()
@@ -93,7 +117,7 @@ class Sender:
         self._batches += 1
         try:
             for at in range(0, len(tasks), BATCH):
-                created += await self.send(tasks[at : at + BATCH])
+                created += await self._when_thawed(self.send, tasks[at : at + BATCH])
         finally:
             self._batches -= 1
             self._note_quiet()

@@ -35,6 +35,8 @@ class Arguments(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     script: ClassVar[str]
     package: ClassVar[str]
+    waits_for_user: ClassVar[bool] = True
+    """Whether the call is made again while its user stands still. Not where others are in it."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -84,6 +86,7 @@ class AddedTask(Item, frozen=True):
 
 
 class Enqueue(Arguments, frozen=True):
+    waits_for_user: ClassVar[bool] = False
     priority_step_ms: int
     tasks: list[AddedTask]
 
@@ -118,6 +121,7 @@ class EnqueueLinked(Arguments, frozen=True):
     """dead_letter_ttl_ms: how long records of what is canceled are kept. with_ends: those that have callbacks,
     a batch or a parent."""
 
+    waits_for_user: ClassVar[bool] = False
     priority_step_ms: int
     dead_letter_ttl_ms: int
     tasks: list[AddedTask]
@@ -480,6 +484,67 @@ class Purge(Arguments, frozen=True):
     nonce: str
     user: str
     most: int
+
+
+# A user that is carried elsewhere
+
+
+class Freeze(Arguments, frozen=True):
+    """token: of the export or the import. why: export or import. ms: for how long, 0: until it is complete.
+    renews: it is to stand still already.
+    """
+
+    waits_for_user: ClassVar[bool] = False
+    user: str
+    token: str
+    why: str
+    ms: int
+    renews: bool
+
+
+class Thaw(Arguments, frozen=True):
+    """token: as of `Freeze`. ahead: of an import, how far the tag of the user was ahead of the clock."""
+
+    user: str
+    token: str
+    ahead: float
+
+
+class DumpedKey(Item, frozen=True):
+    """name: without the prefix. kind: its type. start: '' or where the page begins."""
+
+    name: str
+    kind: str
+    start: str
+
+
+class Dump(Arguments, frozen=True):
+    """token: as of `Freeze`. most_bytes: of parts, after which no further key is read."""
+
+    user: str
+    token: str
+    most_bytes: int
+    keys: list[DumpedKey]
+
+
+class ImportedRecord(Item, frozen=True):
+    """kind, name: of the key ``<kind>:<u>:<name>``. expires_ms: since the epoch, or -1. parts: as dump.lua has them."""
+
+    kind: str
+    name: str
+    redis_type: str
+    expires_ms: int
+    parts: list[Value]
+
+
+class Import(Arguments, frozen=True):
+    """token: as of `Freeze`. first: how many records come before these."""
+
+    user: str
+    token: str
+    first: int
+    dead_letter_ttl_ms: int
+    records: list[ImportedRecord]
 
 
 # What is known

@@ -24,10 +24,11 @@ from redis.retry import Retry as BlockingRetry
 
 from fairque.checks import Duration, check_seconds
 from fairque.embedded.server import EmbeddedServer
-from fairque.errors import ConfigError, FairqueError, NotPermitted, QueueUnavailable, StoreError
+from fairque.errors import ConfigError, FairqueError, NotPermitted, QueueUnavailable, StoreError, UserFrozen
 from fairque.importing import check_not_importing
 from fairque.redis.cluster import AnyNode, Cluster, SlotMap
 from fairque.redis.home import Home
+from fairque.redis.keys import decode_user
 from fairque.redis.lookup import Lookup, Question
 from fairque.redis.reason import in_words
 from fairque.redis.sentinel import Sentinels
@@ -49,6 +50,8 @@ _WAYS_OUT = (
 _ELSEWHERE = frozenset(("READONLY", "MASTERDOWN", "CLUSTERDOWN"))
 """Errors of a server that is not, or not now, the one to ask."""
 _NO_FUNCTION = "Function not found"
+_FROZEN = "FROZEN"
+"""Of lib/frozen.lua."""
 _IN_A_SCRIPT = "ACL failure in script"
 _REFUSES_NAMES = "'client"
 """In "no permissions to run the 'client|setname' command" and in "unknown command 'CLIENT'"."""
@@ -387,6 +390,8 @@ class Connector:
         error = _answer_in(error)
         if str(error).startswith(_NO_FUNCTION):
             return NoScript()
+        if _code(error) == _FROZEN:
+            return _frozen(error)
         if isinstance(error, redis.exceptions.MovedError) and not self._guides:
             return self._lasting(f"{error.status_code} {error}; it is a node of a cluster, write cluster:// in the URL")
         if isinstance(error, redis.exceptions.AuthenticationError) or _is_untrusted(error):
@@ -404,6 +409,11 @@ class Connector:
 
     def _lasting(self, error: Exception | str, kind: type[StoreError] = StoreError) -> FairqueError:
         return kind(f"Redis at {self.safe_url}: {error}")
+
+
+def _frozen(error: Exception) -> UserFrozen:
+    user_id = decode_user(str(error).removeprefix(f"{_FROZEN} ").split(" ", 1)[0].encode())
+    return UserFrozen(f"user {user_id!r} stands still, as it is exported or its import is not complete", user_id)
 
 
 def not_loadable(error: NotPermitted) -> NotPermitted:

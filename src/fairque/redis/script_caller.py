@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Self
 
 from fairque.backoff import Backoff
-from fairque.errors import NotPermitted, QueueUnavailable, StoreError
+from fairque.errors import NotPermitted, QueueUnavailable, StoreError, UserFrozen
 from fairque.redis.arguments import Agree, Arguments, ChangeSettings, encode
 from fairque.redis.backend import Backend
 from fairque.redis.commands import scripts_of_core
@@ -158,9 +158,27 @@ class ScriptCaller:
         script = load(arguments.script, arguments.package)
         if not self.backend.is_plain and await self._is_elsewhere(script, patience):
             return await route(self.parts, arguments, values, patience)
-        if self.backend.call_listeners:
-            return await self._run_timed(script, [encode(arguments), *values], patience)
-        return await self._run(script, [encode(arguments), *values], patience)
+        run = self._run_timed if self.backend.call_listeners else self._run
+        try:
+            return await run(script, [encode(arguments), *values], patience)
+        except UserFrozen as exc:
+            if not arguments.waits_for_user:
+                raise
+            return await self._run_when_thawed(script, [encode(arguments), *values], patience, exc)
+
+    async def _run_when_thawed(
+        self, script: Script, args: Sequence[bytes], patience: float | None, error: UserFrozen
+    ) -> Any:
+        """Its user stands still, for a while."""
+        backoff, seconds = Backoff(), self.patience if patience is None else patience
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, backoff.next(LONGEST_PAUSE)))
+            try:
+                return await self._run(script, args, patience)
+            except UserFrozen as exc:
+                error = exc
+        raise error
 
     async def _is_elsewhere(self, script: Script, patience: float | None) -> bool:
         """Whether the queue has partitions, each of which has what it needs; asked unless it is known."""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial, wraps
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
-from fairque import ConfigError, DeadLetter, Pipeline, Task, TaskFunction, Worker
+import anyio.to_thread
+
+from fairque import ConfigError, DeadLetter, Imported, Pipeline, Task, TaskFunction, Worker
 from fairque.checks import Duration, check_kind, check_list
 from fairque.config.config import FairQueueConfig
 from fairque.queue import handle, queue
 from fairque.queue.xcom import DEFAULT_NAMESPACE
 from fairque.sync.batch import Batch
-from fairque.sync.face import blocking, faced
+from fairque.sync.face import blocking, faced, iterating
 from fairque.sync.handle import PipelineHandle, TaskHandle, with_handles
 from fairque.sync.session import Session, opening
 from fairque.sync.xcom import XComManager
@@ -30,6 +32,12 @@ T = TypeVar("T")
 
 def _inner(task: DeadLetter | TaskHandle[Any]) -> DeadLetter | handle.TaskHandle[Any]:
     return task._inner if isinstance(task, TaskHandle) else task
+
+
+async def _taken(records: Iterable[bytes]) -> AsyncIterator[bytes]:
+    left = iter(records)
+    while (record := await anyio.to_thread.run_sync(next, left, None)) is not None:
+        yield record
 
 
 def _like(model: Callable[Concatenate[Any, P], T]) -> Callable[[Callable[..., T]], Callable[Concatenate[Any, P], T]]:
@@ -234,6 +242,16 @@ class TaskQueue:
 
     cancel_all = blocking(queue.TaskQueue.cancel_all)
     purge = blocking(queue.TaskQueue.purge)
+    export_user = iterating(queue.TaskQueue.export_user)
+
+    def import_user(self, records: AsyncIterable[bytes] | Iterable[bytes]) -> Imported:
+        """Make a user of what `export_user` has yielded, see `fairque.TaskQueue.import_user`.
+
+        Records are taken in a thread of their own: they may come from a blocking source, such as another queue.
+        """
+        return self._session.run(
+            self._inner.import_user, records if isinstance(records, AsyncIterable) else _taken(records)
+        )
 
     @contextmanager
     @_with_options_of(Worker.__init__)

@@ -5,6 +5,7 @@
 --          must have been put in}
 -- Cost     O(most (log backlog + dependents))
 --@include base
+--@include frozen
 --@include state
 --@include alive
 --@include once
@@ -14,6 +15,7 @@
 --@arguments
 local before = answered(nonce)
 if before then return before end
+refuse_frozen(user)
 local until_ms = before_ms > 0 and before_ms or now - older_ms
 local canceled = 0
 

@@ -4,6 +4,7 @@
 -- Returns  'changed' | 'same' (it waits, and there was nothing to change) | 'started' | 'ended' | nil when it is not known
 -- Cost     O(log backlog)
 --@include base
+--@include frozen
 --@include state
 --@include alive
 --@include once
@@ -15,6 +16,7 @@
 --@arguments
 local before = answered(nonce)
 if before then return before end
+refuse_frozen(user)
 local key = task_key(user, id)
 local head = call('GETRANGE', body_key(user, id), 0, 17)
 if #head < 18 then return call('EXISTS', result_key(user, id)) == 1 and 'ended' or nil end

@@ -5,6 +5,7 @@
 --          1 when more is left}
 -- Cost     O(most log n)
 --@include base
+--@include frozen
 --@include state
 --@include alive
 --@include task
@@ -22,6 +23,8 @@
 --@arguments
 local before = answered(nonce)
 if before then return before end
+-- An import that is not complete may be given up, an export ends by itself.
+if call('HGET', frozen_key(user), 'why') == 'export' then refuse_frozen(user) end
 local erased = { 0, 0, 0, 0, 0, 0, 0, 0 }
 local left = most
 
@@ -165,6 +168,9 @@ else
   local counted = bytes or new_bytes()
   counted.forget(user)
   call('ZREM', users_key, user)
+  call('DEL', frozen_key(user))
+  call('ZREM', prefix .. 'damaged', user)
+  call('HDEL', prefix .. 'damage', user)
 end
 save_state()
 forget_policies_if_none()

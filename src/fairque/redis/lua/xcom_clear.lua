@@ -5,5 +5,6 @@
 -- Cost     O(1)
 --@include xcom
 --@arguments
+refuse_frozen(user)
 new_xcom().clear(user, namespace)
 return 1

@@ -40,6 +40,14 @@ local function standing(user, id, body, key)
   return 'new'
 end
 
+-- Nothing is added to what stands still.
+local function refuse_all_frozen(tasks)
+  for _, task in ipairs(tasks) do
+    --@fields AddedTask task: user
+    refuse_frozen(user)
+  end
+end
+
 local function make_room()
   for _, ended in ipairs(replaced) do
     unlist_dead(ended[1], ended[2])

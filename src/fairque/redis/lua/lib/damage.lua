@@ -90,16 +90,28 @@ local function new_damage()
     end
   end
 
-  local function come_back(user, woken)
+  local function look_for_silent(user)
+    for _, lane in ipairs({ 'critical', 'normal' }) do
+      if call('EXISTS', stream_key(lane, user)) == 1 then
+        local member = lane .. ':' .. user
+        call('ZADD', leases_key, 'NX', now, member)
+        if has_assigned then assignments.note_lease(member, user, now) end
+      end
+    end
+  end
+
+  -- It stands where its own keys say, in each list of the queue that leads to it.
+  function it.come_back(user, woken)
     check(user)
     for where, all in pairs({ scheduled = due_key, lapsing = prefix .. 'lapsing', schedules = prefix .. 'schedules',
-      ['held-keys'] = prefix .. 'held-turns' }) do
+      batches = prefix .. 'batches', ['held-keys'] = prefix .. 'held-turns' }) do
       local first = call('ZRANGE', place_key(where, user), 0, 0, 'WITHSCORES')[2]
       if first then call('ZADD', all, 'LT', math.floor(first), user) end
     end
     local expires = call('ZRANGE', place_key('expiring', user), 0, 0, 'WITHSCORES')
     if expires[1] then deadlines.note(user, expires[1], expires[2]) end
     if call('EXISTS', prefix .. 'announcements:' .. user) == 1 then call('ZADD', prefix .. 'announcements', 'NX', now_us, user) end
+    look_for_silent(user)
     local may_run
     if governed then
       may_run = governed.review(user)
@@ -112,10 +124,15 @@ local function new_damage()
     call('HDEL', errors_of, user)
   end
 
-  -- Those whose time has come.
+  -- Those whose time has come. One that stands still, as the clock was set back, or is to for longer by now, does so.
   function it.look_again(woken)
     for _, user in ipairs(call('ZRANGEBYSCORE', damaged_key, '-inf', now, 'LIMIT', 0, LOOKS)) do
-      it.attempt(user, come_back, user, woken)
+      if is_frozen(user) then
+        local left = call('PTTL', frozen_key(user))
+        call('ZADD', damaged_key, left >= 0 and string.format('%d', now + left) or 'inf', user)
+      else
+        it.attempt(user, it.come_back, user, woken)
+      end
     end
     if call('EXISTS', damaged_key) == 0 then call('HDEL', state_key, 'damaged') end
   end

@@ -3,6 +3,7 @@
 -- a wrong type, is told of that one. In a repair what is wrong is mended at once: nothing comes between look and mend.
 --@include base
 --@include state
+--@include frozen
 
 local function new_doctor(repairs)
   local it, checks, found = { checks = {} }, nil, nil
@@ -19,6 +20,7 @@ local function new_doctor(repairs)
 
   local function look(item)
     found = {}
+    if has_damaged and item[2] ~= '' and is_frozen(item[2]) then return found end -- its lists are made anew when it goes on
     local ok, problem = pcall(checks[item[1]], unpack(item, 2))
     if save_lines then save_lines() end -- what is looked at next reads them
     if not ok then found[#found + 1] = { 'unreadable', item[1] .. ' ' .. item[2], text_of(problem), '' } end

@@ -8,6 +8,7 @@
 --@include gcra
 --@include metrics_format
 --@include policies
+--@include frozen
 
 -- What fails for one user: see lib/damage.lua.
 --@once
@@ -59,7 +60,10 @@ local function admit(user, cost) return choice.admit(user, cost) end
 local function adjust(user, by) choice.adjust(nodes.user(user), by) end
 
 -- When the user may be served: nil is now, else ms, or math.huge where that takes an event.
-local function gate_of(user) return governed and gates.at(nodes.user(user)) end
+local function gate_of(user)
+  if governed then return gates.at(nodes.user(user)) end
+  return has_damaged and is_frozen(user) and gates.NEVER or nil
+end
 
 -- Whether some live worker may serve the user.
 local function is_served(user) return not has_assigned or assignments.serve(user) end

@@ -411,7 +411,7 @@ local function new_limits()
   -- Turns
 
   local function can_run(user)
-    return is_served(user) and not (governed and (governed.all_paused or gate_of(user)))
+    return is_served(user) and not (governed and governed.all_paused or gate_of(user))
   end
 
   -- Two keys that are always busy are never free at once: a task that has its turn at one of them, and must wait for the

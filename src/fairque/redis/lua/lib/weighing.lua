@@ -20,6 +20,16 @@ local function new_weighing()
     call('DEL', spaces_key)
   end
 
+  -- All that it has is counted.
+  function it.recount(user)
+    counted.forget(user)
+    if not new_bytes().limit(user) then return end
+    local gen = string.format('%d', now_us)
+    call('HSET', prefix .. 'bytes:' .. user, 'gen', gen)
+    call('ZADD', users_key, 'NX', now, user)
+    begin(gen)
+  end
+
   -- The limit of `whose` came, or went: the limit of everybody may be left.
   function it.change_limit(whose, is_set)
     local gen = string.format('%d', now_us)
@@ -28,10 +38,7 @@ local function new_weighing()
       if not is_set then return end
       call('HSET', state_key, 'byte_gen', gen)
     else
-      counted.forget(whose)
-      if not new_bytes().limit(whose) then return end
-      call('HSET', prefix .. 'bytes:' .. whose, 'gen', gen)
-      call('ZADD', users_key, 'NX', now, whose)
+      return it.recount(whose)
     end
     begin(gen)
   end

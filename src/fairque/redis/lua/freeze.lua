@@ -1,0 +1,52 @@
+#!lua flags=allow-oom
+-- Have a user stand still, as it is exported or imported; or go on with that.
+-- KEYS[1]  state
+-- Returns  {'frozen', how many records of an import are there, by how much its tag was ahead of the clock} | {'other', why}: somebody else has it | {'lapsed'}: it was to
+--          stand still, and does not any more
+-- Cost     O(log users)
+--@include base
+--@include state
+--@include alive
+--@include fair
+--@include limits
+--@include frozen
+--@arguments
+local key = frozen_key(user)
+local known = call('HMGET', key, 'token', 'why', 'at', 'ahead')
+if known[1] and known[1] ~= token then return { 'other', known[2] } end
+if renews and not known[1] then return { 'lapsed' } end
+
+-- Each of its lists is looked for in these by its first moment, or its turn.
+local INDEXES = { 'due', 'expiring', 'lapsing', 'batches', 'announcements', 'schedules', 'held-turns', 'parked', 'swept', 'reserved' }
+
+local function ahead_of_clock()
+  local u = nodes.user(user)
+  local tag = nodes.is_ready(u) or nodes.cap_of(u) or lines.own_tag(u.up, u.member)
+  return string.format('%.17g', tag and math.max(0, tag - u.up.clock) or 0)
+end
+
+local function set_aside()
+  choice.know(user)
+  known[4] = ahead_of_clock()
+  choice.retire(nodes.user(user))
+  if on_held_back then on_held_back(user) end
+  for _, index in ipairs(INDEXES) do call('ZREM', prefix .. index, user) end
+  for _, lane in ipairs({ 'critical', 'normal' }) do call('ZREM', leases_key, lane .. ':' .. user) end
+  pass_room_on()
+end
+
+if not known[1] then set_aside() end
+local until_ms = ms > 0 and string.format('%d', now + ms) or 'inf'
+call('HSET', key, 'token', token, 'why', why, 'ahead', known[4])
+if ms > 0 then
+  call('PEXPIRE', key, ms)
+  note_moment(now + ms, user)
+else
+  call('HSETNX', key, 'at', 0)
+  call('ZADD', users_key, 'NX', now, user)
+end
+call('ZADD', prefix .. 'damaged', until_ms, user)
+call('HSET', prefix .. 'damage', user, 'stands still, as ' .. (why == 'export' and 'it is exported' or 'its import is not complete'))
+call('HSET', state_key, 'damaged', 1)
+save_state()
+return { 'frozen', tonumber(known[3] or 0), known[4] }

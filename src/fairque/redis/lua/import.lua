@@ -1,0 +1,130 @@
+#!lua
+-- Write records of a user that is imported: all of a call, or none. What is there already of them stays as it is.
+-- KEYS[1]  state
+-- Returns  how many records of the import are there, {'lapsed'}: there is no such import, {'gap', how many}: some before these
+--          are missing, {'taken', id}: a schedule of another user has this id, {'type', key}: what is there is of another
+--          type
+-- Cost     O(parts log n)
+--@include base
+--@include state
+--@include alive
+--@include dead_kinds
+--@include schedules
+--@include frozen
+--@arguments
+local marker = frozen_key(user)
+local known = call('HMGET', marker, 'token', 'why', 'at')
+if known[1] ~= token or known[2] ~= 'import' then return { 'lapsed' } end
+local there = tonumber(known[3])
+if first > there then return { 'gap', there } end
+
+local function parts_of(record)
+  local parts = {}
+  for at, position in ipairs(record) do parts[at] = ARGV[position] or '' end
+  return parts
+end
+
+-- Scores come before members in ZADD, and behind them in a record.
+local function scored(parts)
+  local turned = {}
+  for at = 1, #parts, 2 do turned[at], turned[at + 1] = parts[at + 1], parts[at] end
+  return turned
+end
+
+-- As many words as a call of Lua may have. Returns what the calls returned, together.
+local function in_steps(command, key, words)
+  local sum = 0
+  for at = 1, #words, 2000 do sum = sum + call(command, key, unpack(words, at, math.min(at + 1999, #words))) end
+  return sum
+end
+
+--@once
+local write = {}
+function write.string(key, parts) call('SET', key, parts[1]) end
+function write.hash(key, parts) return in_steps('HSET', key, parts) end
+function write.set(key, parts) return in_steps('SADD', key, parts) end
+function write.list(key, parts) in_steps('RPUSH', key, parts) return #parts end
+function write.zset(key, parts) return in_steps('ZADD', key, scored(parts)) end
+function write.stream(key, parts)
+  local at = 1
+  while parts[at] do
+    local words = tonumber(parts[at + 1])
+    call('XADD', key, parts[at], unpack(parts, at + 2, at + 1 + words))
+    at = at + 2 + words
+  end
+end
+
+-- What follows from a record: total of the queue, and lists of the queue that name what it has.
+local COUNTED = { critical = 'critical', normal = 'normal', scheduled = 'scheduled', deferred = 'deferred', announcements = 'announcements' }
+--@once
+local follow = {}
+
+function follow.dead(_, parts)
+  local own, all = place_key('dead', user), prefix .. 'dead'
+  call('PEXPIRE', own, dead_letter_ttl_ms)
+  for at = 1, #parts, 2 do
+    local id, ms = parts[at], parts[at + 1]
+    call('ZADD', all, ms, user .. ':' .. id)
+    local kind = list_by_kind(user, id, call('LINDEX', errors_key(user, id), -1) or '', ms, dead_letter_ttl_ms)
+    if call('EXISTS', task_key(user, id)) == 1 then call('HSET', task_key(user, id), 'dead_kind', kind) end
+  end
+  call('PEXPIRE', all, dead_letter_ttl_ms)
+end
+
+function follow.xcom(space, parts)
+  local of = user .. ':' .. space
+  local values, expiries, spaces = prefix .. 'xcom:' .. of, prefix .. 'xcom-expiry:' .. of, prefix .. 'xcom-spaces:' .. user
+  local last = math.max(0, call('PEXPIRETIME', values))
+  for at = 1, #parts, 2 do
+    local expiry = struct.unpack('>d', parts[at + 1])
+    call('ZADD', expiries, expiry, parts[at])
+    last = math.max(last, expiry)
+  end
+  local ends = string.format('%d', last)
+  call('ZADD', spaces, 'GT', ends, space)
+  for _, key in ipairs({ values, expiries, spaces }) do
+    if call('PEXPIRETIME', key) < last then call('PEXPIREAT', key, ends) end
+  end
+end
+
+function follow.schedule(id)
+  call('ZADD', index_key, 0, user .. ':' .. id)
+  local ends = call('HGET', schedule_key(id), 'state') == 'ended'
+  if ends then call('ZADD', ended_key, string.format('%d', now + dead_letter_ttl_ms), id) end
+end
+
+local function key_of_record(kind, name)
+  if kind == 'schedule' then return schedule_key(name) end
+  return prefix .. kind .. ':' .. user .. (name ~= '' and ':' .. name or '')
+end
+
+-- Reads all that will be written, so that what is not as it should be shows before.
+local function refusal_of(record)
+  --@fields ImportedRecord record
+  if redis_type == 'none' then return end -- set by a call of its own
+  local key = key_of_record(kind, name)
+  local found = call('TYPE', key).ok
+  if found ~= 'none' and found ~= redis_type then return { 'type', key } end
+  if kind == 'schedule' and found == 'hash' and call('HGET', key, 'user') ~= user then return { 'taken', name } end
+end
+
+local function keep(record)
+  --@fields ImportedRecord record
+  if redis_type == 'none' then return end
+  local key, all = key_of_record(kind, name), parts_of(parts)
+  local added = write[redis_type](key, all)
+  if expires_ms >= 0 then call('PEXPIREAT', key, string.format('%d', expires_ms)) end
+  if COUNTED[kind] then count(COUNTED[kind], added) end
+  if follow[kind] then follow[kind](name, all) end
+end
+
+local begin = there - first + 1
+for at = begin, #records do
+  local refused = refusal_of(records[at])
+  if refused then return refused end
+end
+for at = begin, #records do keep(records[at]) end
+there = math.max(there, first + #records)
+call('HSET', marker, 'at', there)
+save_state()
+return there

@@ -1,0 +1,124 @@
+"""The scripts that carry a user elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+from fairque.errors import BadExport, QueueUnavailable, StoreError, UserFrozen
+from fairque.redis import arguments
+from fairque.redis.arguments import Values
+from fairque.redis.keys import encode_user, glob
+from fairque.redis.requester import pack
+from fairque.redis.store_checks import CheckScripts
+
+__all__ = ["DumpedPage", "Frozen", "ImportedKey", "TransferScripts"]
+
+DUMP_BYTES = 1 << 19
+PAGE = 1000
+_LAPSED = "went on, as its export stood still for too long: begin it anew"
+
+
+class DumpedPage(NamedTuple):
+    """start: where the next page begins, "" behind the last. expires_ms: -1 never, -2 where the key is gone."""
+
+    start: str
+    expires_ms: int
+    parts: list[bytes]
+
+
+class Frozen(NamedTuple):
+    """at: how many records of an import are there. ahead: by how much the tag of the user was ahead of the clock."""
+
+    at: int
+    ahead: float
+
+
+class ImportedKey(NamedTuple):
+    """redis_type: "none" for what is only counted. See `transfer.record.Record`."""
+
+    kind: str
+    name: str
+    redis_type: str
+    expires_ms: int
+    parts: list[bytes]
+
+
+class TransferScripts(CheckScripts):
+    """The part of a `Store` that is about exports and imports. Users are encoded."""
+
+    async def freeze(
+        self, user_id: str, token: str, why: Literal["export", "import"], hold_ms: int = 0, *, renews: bool = False
+    ) -> Frozen:
+        """Have a user stand still, for `hold_ms` or until `thaw`.
+
+        Raises `UserFrozen` when it does so already for another, and `QueueUnavailable` when it should and does not.
+        """
+        code, *rest = await self.call(arguments.Freeze(encode_user(user_id), token, why, hold_ms, renews))
+        if code == b"lapsed":
+            raise QueueUnavailable(f"user {user_id!r} {_LAPSED}")
+        if code == b"other":
+            what = "is being exported" if rest[0] == b"export" else "has an import that is not complete: purge it first"
+            raise UserFrozen(f"user {user_id!r} {what}", user_id)
+        return Frozen(rest[0], float(rest[1]))
+
+    async def thaw(self, user_id: str, token: str, ahead: float = 0.0) -> bool:
+        """False where it does not stand still, or for another."""
+        return bool(await self.call(arguments.Thaw(encode_user(user_id), token, ahead)))
+
+    async def dump(self, user_id: str, token: str, keys: Sequence[tuple[str, str, str]]) -> list[DumpedPage]:
+        """Of the first of these keys, as many as fit: names without their prefix, types, and where pages begin."""
+        wanted = [arguments.DumpedKey(*key) for key in keys]
+        found: list[Any] | None = await self.call(arguments.Dump(encode_user(user_id), token, DUMP_BYTES, wanted))
+        if found is None:
+            raise QueueUnavailable(f"user {user_id!r} {_LAPSED}")
+        return [DumpedPage(start.decode(), expires, parts) for start, expires, *parts in found]
+
+    async def import_keys(self, user_id: str, token: str, first: int, keys: Sequence[ImportedKey]) -> int:
+        """Returns how many records are there by then."""
+        values = Values()
+        records = [arguments.ImportedRecord(*key[:4], [values.put(part) for part in key.parts]) for key in keys]
+        ttl_ms = self.settings.dead_letter_ttl_ms
+        there: Any = await self.call(arguments.Import(encode_user(user_id), token, first, ttl_ms, records), values)
+        if not isinstance(there, list):
+            return int(there)
+        code, *rest = there
+        if code == b"taken":
+            raise BadExport(f"schedule {rest[0].decode()!r} belongs to another user of the queue")
+        if code == b"type":
+            raise StoreError(
+                f"key {rest[0].decode(errors='replace')!r} is there, and of another type: run `fairque doctor`"
+            )
+        raise StoreError(f"the import of user {user_id!r} was given up meanwhile")
+
+    async def names_of(self, user_id: str) -> AsyncIterator[list[tuple[str, str]]]:
+        """All keys that have the user in their names, as the kind and what stands behind the user; in pages, of which
+        some may come twice. This looks at every key of the server.
+        """
+        user, prefix = encode_user(user_id), self.keys.prefix
+        async for found in self._scan(b"SCAN", pattern=f"{glob(prefix)}*:{glob(user)}*"):
+            names = [key.decode(errors="surrogateescape").removeprefix(prefix).split(":", 2) for key in found]
+            yield [(kind, "".join(rest)) for kind, whose, *rest in names if whose == user]
+
+    async def limits_of(self, user_id: str) -> list[str]:
+        """Names of limits that are set for the user alone, without it."""
+        user = encode_user(user_id)
+        found = await self._members_from("limit-keys", f"{user}:") + await self._members_from("limit-keys", f"{user}=")
+        return [name.removeprefix(user) for name in found]
+
+    async def schedules_of(self, user_id: str) -> list[str]:
+        """Ids of the schedules of the user."""
+        start = f"{encode_user(user_id)}:"
+        return [name.removeprefix(start) for name in await self._members_from("schedule-index", start)]
+
+    async def _members_from(self, index: str, start: str) -> list[str]:
+        """Those that begin so."""
+        found: list[str] = []
+        first, end = f"[{start}", f"({start[:-1]}{chr(ord(start[-1]) + 1)}"
+        while True:
+            range_ = (b"BYLEX", b"LIMIT", 0, PAGE)
+            page = await self._insist(pack((b"ZRANGE", self.keys.prefix + index, first, end, *range_)))
+            found += [name.decode() for name in page]
+            if len(page) < PAGE:
+                return found
+            first = f"({found[-1]}"

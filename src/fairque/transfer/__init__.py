@@ -1,0 +1,1 @@
+"""A user carried elsewhere: everything that it has, as a stream of records, and back."""
