@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
-from fairque import TaskQueue
+from fairque import (
+    QueueUnavailable,
+    TaskHandle,
+    TaskQueue,
+    TaskScheduler,
+    TaskState,
+    UserFrozen,
+    Worker,
+    task,
+)
 from fairque.redis.keys import encode_user
+from fairque.tasks.message import Record, encode_record
+from fairque.testing import advance
+from fairque.transfer import exporting
 from fairque.transfer.fields import as_carried
 from fairque.transfer.kinds import KINDS, Part
+from tests.support.core import outcome
+from tests.support.eventually import eventually
 from tests.support.everything import USER, everything
+from tests.support.key_table import rules_in
+from tests.support.process import ROOT
 from tests.support.resp import RespClient
 
 if TYPE_CHECKING:
@@ -88,3 +108,278 @@ async def test_all_that_a_user_has_is_in_another_queue(server: Server, queue_nam
         assert contents(there, USER) == carried(before)
         assert (await there.check()).findings == ()
         assert (await here.check()).findings == ()
+
+
+async def serve(queue: TaskQueue) -> None:
+    await Worker(queue, concurrency=1, scheduler=False).run_until_idle()
+
+
+@task(name="transfer.note")
+async def note(value: str) -> str:
+    started.append(value)
+    return value
+
+
+@task(name="transfer.join")
+async def join(values: list[str]) -> str:
+    started.append("+".join(values))
+    return "+".join(values)
+
+
+@task(name="transfer.hold")
+async def hold(value: str) -> str:
+    started.append(value)
+    await gates[-1].wait()
+    return value
+
+
+@task(name="transfer.fail")
+async def fail(value: str) -> str:
+    started.append(value)
+    if is_broken:
+        raise ValueError(value)
+    return value
+
+
+started: list[str] = []
+gates: list[asyncio.Event] = []
+is_broken: list[bool] = []
+
+
+@pytest.fixture(autouse=True)
+async def nothing_started() -> None:
+    started.clear()
+    is_broken.clear()
+    gates[:] = [asyncio.Event()]
+
+
+@pytest.fixture
+async def here(server: Server, queue_name: str) -> AsyncIterator[TaskQueue]:
+    async with TaskQueue(server.url, name=queue_name, lease=1.0, timeout=2.0) as queue:
+        yield queue
+
+
+@pytest.fixture
+async def there(server: Server, queue_name: str) -> AsyncIterator[TaskQueue]:
+    async with TaskQueue(server.url, name=f"{queue_name}/2", lease=1.0, timeout=2.0) as queue:
+        yield queue
+
+
+async def carry(here: TaskQueue, there: TaskQueue, user_id: str) -> None:
+    await there.import_user(await kept(here.export_user(user_id)))
+
+
+async def rich_user(queue: TaskQueue) -> dict[str, TaskHandle[Any]]:
+    """Tasks in every place that run to their ends in an order that is known."""
+    handles = {name: await queue.enqueue(note(name), user_id="acme", task_id=name) for name in ("c", "b", "a")}
+    handles["first"] = await queue.enqueue(note("first"), user_id="acme", priority=6)
+    handles["low"] = await queue.enqueue(note("low"), user_id="acme", priority=1)
+    handles["later"] = await queue.enqueue(note("later"), user_id="acme", delay=3600)
+    handles["behind"] = await queue.enqueue(note("behind"), user_id="acme", depends_on=[handles["low"]])
+    handles["joined"] = await queue.enqueue(join([note("x").output, note("y").output]), user_id="acme")
+    await queue.xcom("acme").push("key", {"a": 1})
+    return handles
+
+
+async def test_tasks_run_to_their_ends_elsewhere_in_the_order_in_which_they_would_have(
+    here: TaskQueue, there: TaskQueue
+) -> None:
+    handles = await rich_user(here)
+    await carry(here, there, "acme")
+    for queue in (here, there):
+        started.clear()
+        await serve(queue)
+        assert await advance(queue, 3600) == 1
+        await serve(queue)
+        if queue is here:
+            expected = list(started)
+    assert started == expected
+    for handle in handles.values():
+        other = there.handle("acme", handle.task_id)
+        assert await other.result(timeout=0) == await handle.result(timeout=0)
+    assert await there.xcom("acme").pull("key") == {"a": 1}
+    assert (await there.stats()).queued == 0
+
+
+async def test_a_workflow_goes_on_in_the_middle(here: TaskQueue, there: TaskQueue) -> None:
+    run = await here.enqueue(note("x") >> note("y") >> note("z"), user_id="acme")
+    store = here.store()
+    [taken] = (await store.claim("ghost", 1)).deliveries
+    record = encode_record(
+        taken.body, TaskState.FINISHED, Record("transfer.note", 1, 1, 1, 1.0, "ghost", msgspec.Raw(b"\xa1x"))
+    )
+    assert await store.settle("ghost", [msgspec.structs.replace(outcome(taken, "finished"), record=record)]) == [True]
+    await store.close()
+    await carry(here, there, "acme")
+    await here.purge("acme")
+    await serve(there)
+    assert [await there.handle("acme", handle.task_id).result(timeout=0) for handle in run.tasks.values()] == [
+        "x",
+        "y",
+        "z",
+    ]
+
+
+async def test_what_runs_waits_elsewhere_with_its_attempts(here: TaskQueue, there: TaskQueue) -> None:
+    handle = await here.enqueue(hold("it"), user_id="acme")
+    async with Worker(here, scheduler=False):
+        await eventually(lambda: started == ["it"])
+        await carry(here, there, "acme")
+        assert (await there.handle("acme", handle.task_id).info()).state is TaskState.QUEUED
+        gates[-1].set()
+        assert await handle.result(timeout=10) == "it"
+    await serve(there)
+    assert (await there.handle("acme", handle.task_id).info()).attempt == 2
+
+
+async def test_dead_letters_batches_schedules_and_rules_go_along(here: TaskQueue, there: TaskQueue) -> None:
+    is_broken.append(True)
+    dead = await here.enqueue(fail("dead"), user_id="acme")
+    await serve(here)
+    async with here.batch("acme", batch_id="b", on_success=note("all")) as batch:
+        await batch.enqueue_many([note("one"), note("two")])
+    scheduler = TaskScheduler(here)
+    await scheduler.add_schedule(task=note("tick"), user_id="acme", every=timedelta(hours=1), schedule_id="hourly")
+    await here.set_policy("acme", weight=3, max_running=7, rate="1000/s burst 100", max_queued=50, max_bytes=10**6)
+    await here.set_limit("crm", max_running=2, rate="5/s burst 3", user_id="acme", shared=False)
+    await here.set_limit("transfer.note", max_running=4, user_id="acme")
+    await here.purge("other")
+    await carry(here, there, "acme")
+    assert await there.get_policy("acme") == await here.get_policy("acme")
+    assert await there.limits() == await here.limits()
+    assert [each.schedule_id for each in await TaskScheduler(there).list_schedules("acme")] == ["hourly"]
+    assert await TaskScheduler(there).fire_due(3600) == 1
+    assert [letter.task_id for letter in await there.dead_letters("acme")] == [dead.task_id]
+    assert (await there.dead_groups()).groups == (await here.dead_groups()).groups
+    is_broken.clear()
+    started.clear()
+    await there.requeue(there.handle("acme", dead.task_id))
+    await serve(there)
+    assert sorted(started) == ["all", "dead", "one", "tick", "two"]
+    assert (await there.batch("acme", batch_id="b").progress()).finished == 2
+    assert (await there.check()).findings == ()
+
+
+async def test_what_is_held_for_a_limit_waits_in_its_lane_elsewhere(here: TaskQueue, there: TaskQueue) -> None:
+    await here.set_limit("one", max_running=1)
+    handles = [await here.enqueue(note(str(n)).options(limits=["one"]), user_id="acme") for n in range(4)]
+    store = here.store()
+    assert len((await store.claim("ghost", 4)).deliveries) == 1
+    await store.close()
+    assert (await here.user("acme")).held == 3
+    await carry(here, there, "acme")
+    assert (await there.user("acme")).queued == 4
+    await serve(there)
+    assert started == ["0", "1", "2", "3"]
+    assert [await there.handle("acme", handle.task_id).result(timeout=0) for handle in handles] == started
+    await here.purge("acme", timeout=0)
+
+
+# Standing still
+
+
+async def frozen(queue: TaskQueue, user_id: str) -> AsyncGenerator[bytes]:
+    """An export that has begun."""
+    records = queue.export_user(user_id)
+    await anext(records)
+    return records
+
+
+async def test_calls_about_a_user_that_is_exported_wait_and_those_about_others_do_not(here: TaskQueue) -> None:
+    await rich_user(here)
+    records = await frozen(here, "acme")
+    waiting = [
+        asyncio.create_task(here.enqueue(note("new"), user_id="acme")),
+        asyncio.create_task(here.handle("acme", "a").cancel()),
+        asyncio.create_task(here.xcom("acme").push("key", 2)),
+    ]
+    for _ in range(20):
+        await here.enqueue(note("zoe"), user_id="zoe")
+    await serve(here)
+    assert started == ["zoe"] * 20
+    assert not any(call.done() for call in waiting)
+    await records.aclose()
+    for call in waiting:
+        await call
+    await serve(here)
+    assert "new" in started
+    assert "a" not in started
+    assert (await here.check()).findings == ()
+
+
+async def test_a_call_that_has_waited_for_its_timeout_says_why(here: TaskQueue) -> None:
+    await here.enqueue(note("a"), user_id="acme")
+    records = await frozen(here, "acme")
+    with pytest.raises(UserFrozen, match="'acme' stands still"):
+        await here.enqueue(note("new"), user_id="acme")
+    with pytest.raises(UserFrozen, match="'acme' is being exported"):
+        await frozen(here, "acme")
+    with pytest.raises(UserFrozen):
+        await here.purge("acme")
+    await records.aclose()
+    await serve(here)
+    assert started == ["a"]
+
+
+async def test_what_ends_while_its_user_stands_still_is_taken_when_it_goes_on(here: TaskQueue) -> None:
+    handle = await here.enqueue(hold("it"), user_id="acme")
+    await here.enqueue(note("behind"), user_id="acme", depends_on=[handle])
+    async with Worker(here, scheduler=False):
+        await eventually(lambda: started == ["it"])
+        records = await frozen(here, "acme")
+        gates[-1].set()
+        await asyncio.sleep(0)
+        other = await here.enqueue(note("zoe"), user_id="zoe")
+        assert await other.result(timeout=10) == "zoe"
+        assert await handle.state() is TaskState.STARTED
+        await records.aclose()
+        assert await handle.result(timeout=10) == "it"
+        await eventually(lambda: "behind" in started)
+    assert started.count("it") == 1
+
+
+async def test_a_user_goes_on_by_itself_when_its_exporter_is_gone(
+    here: TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "HOLD_MS", 300)
+    await rich_user(here)
+    store = here.store()
+    await store.freeze("acme", "0" * 32, "export", 300)
+    await store.close()
+    async with Worker(here, scheduler=False):
+        await eventually(lambda: "behind" in started)
+    assert (await here.check()).findings == ()
+
+
+async def test_an_export_that_stood_still_for_too_long_says_so(
+    here: TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "HOLD_MS", 1)
+    await rich_user(here)
+    records = await frozen(here, "acme")
+    await eventually(lambda: thawed(here, "acme"))
+    with pytest.raises(QueueUnavailable, match="begin it anew"):
+        await kept(records)
+
+
+async def thawed(queue: TaskQueue, user_id: str) -> bool:
+    with RespClient(queue.connector.url) as client:
+        return client.execute("EXISTS", f"{queue.keys.prefix}frozen:{user_id}") == 0
+
+
+# What the page says
+
+
+def test_the_page_says_of_each_key_that_names_a_user_how_it_moves() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    table = page.partition("| key | moves | how |")[2].partition("\n\n")[0]
+    moves = {
+        form: how
+        for cell, how in re.findall(r"^\| (`[^|]+`) \| ([a-z ]+) \|", table, re.MULTILINE)
+        for form in re.findall(r"`([^`]+)`", cell)
+    }
+    named = {rule.form for rule in rules_in(page) if "<u>" in rule.form} | {"schedule:<s>", "limit:<r>"}
+    assert moves.keys() == named
+    dumped = {form.partition(":")[0] for form, how in moves.items() if how == "dumped"}
+    assert dumped == KINDS.keys()
+    assert set(moves.values()) == {"dumped", "derived again", "stays"}
