@@ -801,3 +801,46 @@ async def test_a_server_listens_on_a_port_or_keeps_a_directory(tmp_path: Path) -
     ended = await call_command("server", f"--dir={file}")
     assert (ended.code, ended.out) == (2, "")
     assert "the embedded server cannot be started" in ended.error[0]
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+async def test_a_user_goes_through_a_file_to_another_queue(
+    call: Run, server: Server, queue: TaskQueue, tmp_path: Path
+) -> None:
+    await fill(queue, ODD_ID)
+    file, there = tmp_path / "user.fairque", f"{queue.name}/2"
+    ended = await call("export-user", ODD_ID, str(file))
+    assert (ended.code, ended.err) == (0, "")
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert names_in(tmp_path) == [file.name]
+    ended = await call_command("import-user", str(file), f"--url={server.url}", f"--queue={there}", "--json")
+    assert ended.code == 0, ended.err
+    assert ended.json["user_id"] == ODD_ID
+    async with TaskQueue(queue.connector.url, name=there) as other:
+        assert (await other.user(ODD_ID)).queued == 3
+        await other.purge(ODD_ID)
+    await queue.purge(ODD_ID)
+
+
+async def test_a_file_that_is_no_export_is_refused_in_a_line(
+    call: Run, server: Server, queue: TaskQueue, tmp_path: Path
+) -> None:
+    await fill(queue, "acme")
+    file, broken = tmp_path / "user.fairque", tmp_path / "broken.fairque"
+    assert (await call("export-user", "acme", str(file))).code == 0
+    content = file.read_bytes()
+    for wrong in (b"", b"{}", content[:-1], content[: len(content) // 2], content[:40] + b"x" + content[41:]):
+        broken.write_bytes(wrong)
+        ended = await call_command("import-user", str(broken), f"--url={server.url}", f"--queue={queue.name}/2")
+        assert (ended.code, ended.out) == (2, ""), wrong
+    ended = await call("import-user", str(file))
+    assert (ended.code, "is known here" in ended.error[0]) == (2, True)
+    ended = await call("export-user", "acme", str(tmp_path / "nowhere" / "user.fairque"))
+    assert (ended.code, "No such file or directory" in ended.error[0]) == (1, True)
+    ended = await call("export-user", "nobody", str(tmp_path / "nobody.fairque"))
+    assert (ended.code, "nothing is known" in ended.error[0]) == (2, True)
+    assert names_in(tmp_path) == [broken.name, file.name]
+    await queue.purge("acme")

@@ -75,6 +75,8 @@ INVOCATIONS: dict[str, tuple[list[str], int, str]] = {
     "pause": (["acme"], 1, UNREACHABLE),
     "resume": (["acme"], 1, UNREACHABLE),
     "purge": (["acme", "--yes"], 1, UNREACHABLE),
+    "export-user": (["acme", "acme.fairque"], 1, UNREACHABLE),
+    "import-user": (["nowhere.fairque"], 1, "nowhere.fairque"),
     "dead list": ([], 1, UNREACHABLE),
     "dead groups": ([], 1, UNREACHABLE),
     "dead show": (["acme", "t"], 1, UNREACHABLE),

@@ -326,6 +326,7 @@ LOOKING = (
         "cancel-all acme --yes",
         "resume acme",
         "purge acme --yes",
+        "export-user acme acme.fairque",
         "policy show",
         "policy show acme",
     ),

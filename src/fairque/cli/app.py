@@ -29,6 +29,7 @@ from fairque.cli.commands import (
     settings,
     simulate,
     tasks,
+    transfer,
     users,
     worker,
 )
@@ -68,6 +69,8 @@ PANELS: dict[str, dict[str, Callable[..., object] | typer.Typer]] = {
         "pause": users.pause,
         "resume": users.resume,
         "purge": users.purge,
+        "export-user": transfer.export_user,
+        "import-user": transfer.import_user,
         "dead": dead.app,
         "policy": policy.app,
         "limits": limits.app,
