@@ -34,6 +34,7 @@ async def purge(store: Store, user_id: str, seconds: float) -> Purged:
 
     Running tasks are told to stop, and waited for at most `seconds`.
     """
+    await store.erase_half_import(user_id)
     totals = [0] * 7
     deadline = time.monotonic() + seconds
     pause = 0.01

@@ -16,6 +16,10 @@ __all__ = ["DumpedPage", "Frozen", "ImportedKey", "TransferScripts"]
 
 DUMP_BYTES = 1 << 19
 PAGE = 1000
+_WORDS = (
+    "errors task body result ends children needs uses feeds informed chunks collected unique batch batch-tasks usage"
+)
+_PLACELESS = frozenset(_WORDS.split())
 _LAPSED = "went on, as its export stood still for too long: begin it anew"
 
 
@@ -97,7 +101,7 @@ class TransferScripts(CheckScripts):
         """
         user, prefix = encode_user(user_id), self.keys.prefix
         async for found in self._scan(b"SCAN", pattern=f"{glob(prefix)}*:{glob(user)}*"):
-            names = [key.decode(errors="surrogateescape").removeprefix(prefix).split(":", 2) for key in found]
+            names = [key.decode(errors="replace").removeprefix(prefix).split(":", 2) for key in found]
             yield [(kind, "".join(rest)) for kind, whose, *rest in names if whose == user]
 
     async def limits_of(self, user_id: str) -> list[str]:
@@ -122,3 +126,13 @@ class TransferScripts(CheckScripts):
             if len(page) < PAGE:
                 return found
             first = f"({found[-1]}"
+
+    async def erase_half_import(self, user_id: str) -> None:
+        """Of an import that is to be given up, what a purge would not find: it has tasks whose places never came."""
+        user, prefix = encode_user(user_id), self.keys.prefix
+        if await self._insist(pack((b"HGET", f"{prefix}frozen:{user}", b"why"))) != b"import":
+            return
+        async for page in self.names_of(user_id):
+            found = [f"{prefix}{kind}:{user}:{name}" for kind, name in page if kind in _PLACELESS]
+            if found:
+                await self._insist(pack((b"UNLINK", *found)))

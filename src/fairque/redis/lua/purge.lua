@@ -24,7 +24,8 @@
 local before = answered(nonce)
 if before then return before end
 -- An import that is not complete may be given up, an export ends by itself.
-if call('HGET', frozen_key(user), 'why') == 'export' then refuse_frozen(user) end
+local standing_still = call('HGET', frozen_key(user), 'why')
+if standing_still == 'export' then refuse_frozen(user) end
 local erased = { 0, 0, 0, 0, 0, 0, 0, 0 }
 local left = most
 
@@ -168,9 +169,12 @@ else
   local counted = bytes or new_bytes()
   counted.forget(user)
   call('ZREM', users_key, user)
-  call('DEL', frozen_key(user))
-  call('ZREM', prefix .. 'damaged', user)
-  call('HDEL', prefix .. 'damage', user)
+  if standing_still then
+    count('announcements', -call('LLEN', prefix .. 'announcements:' .. user))
+    call('DEL', frozen_key(user), prefix .. 'announcements:' .. user)
+    call('ZREM', prefix .. 'damaged', user)
+    call('HDEL', prefix .. 'damage', user)
+  end
 end
 save_state()
 forget_policies_if_none()
