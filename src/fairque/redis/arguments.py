@@ -503,7 +503,9 @@ class Freeze(Arguments, frozen=True):
 
 
 class Thaw(Arguments, frozen=True):
-    """token: as of `Freeze`. ahead: of an import, how far the tag of the user was ahead of the clock."""
+    """token: as of `Freeze`. ahead: of an import that is complete, how far the tag of the user was ahead of the clock;
+    else -1.
+    """
 
     user: str
     token: str

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Literal, NamedTuple
 
-from fairque.errors import BadExport, QueueUnavailable, StoreError, UserFrozen
+from fairque.errors import BadExport, InvalidInput, QueueUnavailable, StoreError, UserFrozen
 from fairque.redis import arguments
 from fairque.redis.arguments import Values
 from fairque.redis.keys import encode_user, glob
 from fairque.redis.requester import pack
 from fairque.redis.store_checks import CheckScripts
 
-__all__ = ["DumpedPage", "Frozen", "ImportedKey", "TransferScripts"]
+__all__ = ["KNOWN", "DumpedPage", "Frozen", "ImportedKey", "TransferScripts"]
 
 DUMP_BYTES = 1 << 19
 PAGE = 1000
@@ -20,6 +20,7 @@ _WORDS = (
     "errors task body result ends children needs uses feeds informed chunks collected unique batch batch-tasks usage"
 )
 _PLACELESS = frozenset(_WORDS.split())
+KNOWN = "is known here: purge it first, or import into another queue"
 _LAPSED = "went on, as its export stood still for too long: begin it anew"
 
 
@@ -56,18 +57,21 @@ class TransferScripts(CheckScripts):
     ) -> Frozen:
         """Have a user stand still, for `hold_ms` or until `thaw`.
 
-        Raises `UserFrozen` when it does so already for another, and `QueueUnavailable` when it should and does not.
+        Raises `UserFrozen` when it does so already for another, `QueueUnavailable` when it should and does not, and
+        `InvalidInput` for one that is to be imported and has something.
         """
         code, *rest = await self.call(arguments.Freeze(encode_user(user_id), token, why, hold_ms, renews))
         if code == b"lapsed":
             raise QueueUnavailable(f"user {user_id!r} {_LAPSED}")
+        if code == b"known":
+            raise InvalidInput(f"user {user_id!r} {KNOWN}")
         if code == b"other":
             what = "is being exported" if rest[0] == b"export" else "has an import that is not complete: purge it first"
             raise UserFrozen(f"user {user_id!r} {what}", user_id)
         return Frozen(rest[0], float(rest[1]))
 
-    async def thaw(self, user_id: str, token: str, ahead: float = 0.0) -> bool:
-        """False where it does not stand still, or for another."""
+    async def thaw(self, user_id: str, token: str, ahead: float = -1.0) -> bool:
+        """False where it does not stand still, or for another. `ahead`: of an import that is complete."""
         return bool(await self.call(arguments.Thaw(encode_user(user_id), token, ahead)))
 
     async def dump(self, user_id: str, token: str, keys: Sequence[tuple[str, str, str]]) -> list[DumpedPage]:

@@ -6,7 +6,7 @@ import math
 import re
 import struct
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -14,6 +14,7 @@ import msgspec
 from fairque.checks import check_id
 from fairque.errors import BadExport, FairqueError
 from fairque.metrics import metrics_in
+from fairque.redis.delivery import NewCallback
 from fairque.redis.keys import encode_user
 from fairque.redis.store_schedules import decode_spec
 from fairque.tasks.message import head_of, record_state
@@ -32,6 +33,7 @@ CHUNK_WORDS = 8
 MEASURED, MEASURED_AT = 14, 9
 DAY_MS = 86_400_000
 _HEAD = 18
+_callbacks_decoder = msgspec.msgpack.Decoder(tuple[NewCallback, ...])
 _FIELD = re.compile(rb"[a-z_]{1,40}")
 _STREAM_ID = re.compile(rb"(\d{1,15})-(\d{1,15})")
 _HEX = re.compile(r"[0-9a-f]{1,128}")
@@ -175,7 +177,7 @@ def _check_packed_ends(packed: bytes, depth: int = 0) -> None:
     _must(isinstance(life, int) and 1 <= life <= LATEST and isinstance(batch, bytes), "its callbacks are none")
     _must(depth < 100 and len(callbacks) <= MOST_PARTS, "its callbacks are none")
     for kind, priority, when, body, after in callbacks.values() if isinstance(callbacks, dict) else callbacks:
-        _must(kind in (b"on_success", b"on_failure", b"on_end"), "it has a callback of no kind")
+        _must(kind in (b"on_success", b"on_failure", b"on_end", b"on_complete"), "it has a callback of no kind")
         _must(
             priority in range(1, 7) and re.fullmatch(rb"|\+?\d{1,15}|now\+\d{1,15}|collect \d{1,9} \d{1,15}", when),
             "it has a callback at no time",
@@ -311,6 +313,24 @@ def _check_schedule(parts: Sequence[bytes]) -> None:
     _must(fields[b"state"] in _SCHEDULE_STATES, "it has no state")
     decode_spec(fields[b"spec"])
     _check_body(fields[b"body"])
+    if b"callbacks" in fields:
+        _check_callbacks(fields[b"callbacks"])
+
+
+def _check_callbacks(packed: bytes) -> None:
+    """Of those that are sealed, or cannot be read, nothing comes that was not sealed for this user."""
+    try:
+        callbacks = _callbacks_decoder.decode(packed)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return
+    for callback in _all_of(callbacks):
+        _check_body(callback.body)
+
+
+def _all_of(callbacks: Iterable[NewCallback]) -> Iterator[NewCallback]:
+    for callback in callbacks:
+        yield callback
+        yield from _all_of(callback.after)
 
 
 def _check_owner(parts: Sequence[bytes], user_id: str) -> None:

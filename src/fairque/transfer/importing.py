@@ -18,7 +18,7 @@ from fairque.limit import Limit
 from fairque.policy import changes_of, policy_in, rate_of
 from fairque.redis.keys import LAYOUT, encode_user
 from fairque.redis.store import Store
-from fairque.redis.store_transfer import ImportedKey
+from fairque.redis.store_transfer import KNOWN, ImportedKey
 from fairque.transfer.bounds import check_record
 from fairque.transfer.kinds import KINDS
 from fairque.transfer.record import VERSION, Digest, End, Header, Record, decode
@@ -192,7 +192,7 @@ class _Import:
             ]
             if known or await self._store.schedules_of(self.user_id) or await self._store.limits_of(self.user_id):
                 await self._store.thaw(self.user_id, token)
-                raise InvalidInput(f"user {self.user_id!r} is known here: purge it first, or import into another queue")
+                raise InvalidInput(f"user {self.user_id!r} {KNOWN}")
         return frozen.at
 
 

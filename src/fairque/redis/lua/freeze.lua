@@ -2,7 +2,7 @@
 -- Have a user stand still, as it is exported or imported; or go on with that.
 -- KEYS[1]  state
 -- Returns  {'frozen', how many records of an import are there, by how much its tag was ahead of the clock} | {'other', why}: somebody else has it | {'lapsed'}: it was to
---          stand still, and does not any more
+--          stand still, and does not any more | {'known'}: it is to be imported, and has something
 -- Cost     O(log users)
 --@include base
 --@include state
@@ -15,6 +15,14 @@ local key = frozen_key(user)
 local known = call('HMGET', key, 'token', 'why', 'at', 'ahead')
 if known[1] and known[1] ~= token then return { 'other', known[2] } end
 if renews and not known[1] then return { 'lapsed' } end
+
+-- What is known of a user that is not in these is no more than leftovers, which whoever imports looks for.
+local function is_known()
+  local index = prefix .. 'schedule-index'
+  return call('ZSCORE', users_key, user) or call('EXISTS', prefix .. 'policy:' .. user, prefix .. 'xcom-spaces:' .. user) > 0
+    or call('ZLEXCOUNT', index, '[' .. user .. ':', '(' .. user .. ';') > 0
+end
+if why == 'import' and not known[1] and is_known() then return { 'known' } end
 
 -- Each of its lists is looked for in these by its first moment, or its turn.
 local INDEXES = { 'due', 'expiring', 'lapsing', 'batches', 'announcements', 'schedules', 'held-turns', 'parked', 'swept', 'reserved' }

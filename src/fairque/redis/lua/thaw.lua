@@ -16,7 +16,7 @@ local key = frozen_key(user)
 local known = call('HMGET', key, 'token', 'why')
 if known[1] ~= token then return answered(token) or 0 end
 call('DEL', key)
-if known[2] == 'import' then
+if known[2] == 'import' and ahead >= 0 then -- it is complete
   local u = nodes.user(user)
   nodes.reweight(u)
   if ahead > 0 then lines.keep(u.up, u.member, u.up.clock + math.min(ahead, lines.HORIZON * u.up.mean)) end
