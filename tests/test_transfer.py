@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from fairque import (
+    BadExport,
     QueueUnavailable,
     TaskHandle,
     TaskQueue,
@@ -383,3 +384,43 @@ def test_the_page_says_of_each_key_that_names_a_user_how_it_moves() -> None:
     dumped = {form.partition(":")[0] for form, how in moves.items() if how == "dumped"}
     assert dumped == KINDS.keys()
     assert set(moves.values()) == {"dumped", "derived again", "stays"}
+
+
+# Partitions
+
+
+async def test_a_user_goes_into_a_queue_with_partitions_and_back(server: Server, queue_name: str) -> None:
+    async with (
+        TaskQueue(server.url, name=queue_name) as plain,
+        TaskQueue(server.url, name=f"{queue_name}/4", partitions=4) as many,
+        TaskQueue(server.url, name=f"{queue_name}/1") as last,
+    ):
+        for user_id in ("acme", "zoe", "max"):
+            handles = [await plain.enqueue(note(f"{user_id} {n}"), user_id=user_id) for n in range(3)]
+            await plain.xcom(user_id).push("key", user_id)
+            await plain.set_policy(user_id, weight=2)
+            await plain.set_limit("crm", max_running=2, user_id=user_id, shared=False)
+            await carry(plain, many, user_id)
+            assert (await many.user(user_id)).queued == 3
+            assert await many.get_policy(user_id) == await plain.get_policy(user_id)
+            assert (await many.check()).findings == ()
+            await carry(many, last, user_id)
+            assert await last.xcom(user_id).pull("key") == user_id
+            assert [limit.user_id for limit in await last.limits()] == [limit.user_id for limit in await many.limits()]
+            assert [await last.handle(user_id, handle.task_id).state() for handle in handles] == [TaskState.QUEUED] * 3
+        await serve(last)
+        assert len(started) == 9
+        assert (await last.check()).findings == ()
+        await many.purge("acme")
+        assert (await many.user("acme")).queued == 0
+
+
+async def test_a_user_that_is_in_a_group_does_not_go_into_a_queue_with_partitions(
+    here: TaskQueue, server: Server, queue_name: str
+) -> None:
+    await here.enqueue(note("a"), user_id="acme")
+    await here.set_policy("acme", group="plan")
+    async with TaskQueue(server.url, name=f"{queue_name}/4", partitions=4) as many:
+        with pytest.raises(BadExport, match="in a group"):
+            await carry(here, many, "acme")
+        assert (await many.users()) == []

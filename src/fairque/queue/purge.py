@@ -7,6 +7,7 @@ import time
 import anyio
 import msgspec
 
+from fairque.redis.keys import encode_user
 from fairque.redis.store import Store
 
 __all__ = ["Purged", "purge"]
@@ -34,7 +35,7 @@ async def purge(store: Store, user_id: str, seconds: float) -> Purged:
 
     Running tasks are told to stop, and waited for at most `seconds`.
     """
-    await store.erase_half_import(user_id)
+    await (await store.home_of(encode_user(user_id))).erase_half_import(user_id)
     totals = [0] * 7
     deadline = time.monotonic() + seconds
     pause = 0.01
