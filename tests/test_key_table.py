@@ -458,10 +458,11 @@ async def is_carried_elsewhere(queue: TaskQueue, known: SimpleNamespace, look: L
     async for _ in queue.export_user("carried"):
         look()
     store = queue.store()
-    await store.freeze("carried", "0" * 32, "import")
+    await store.freeze("half", "0" * 32, "import")
     look()
     await store.close()
     await queue.purge("carried")
+    await queue.purge("half")
 
 
 async def is_left_alone_for_a_lost_key(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
