@@ -85,6 +85,21 @@ calls[#calls + 1] = function()
 end
 return (function()
 
+-- lib/frozen.lua
+-- A user stands still while it is carried elsewhere (dump.lua, import.lua): what waits is in no line, what time would bring waits,
+-- and who would change something of it is told so.
+-- frozen:<u>  hash  token: whose it is; why: 'export', which ends by itself when the key does, or 'import'; at: how many records
+--                   of an import are there; ahead: by how much its tag was ahead of the clock
+-- Until then the user is in `damaged` as well, with which everybody leaves it alone: lib/damage.lua.
+
+local function frozen_key(user) return prefix .. 'frozen:' .. user end
+
+local function is_frozen(user) return call('EXISTS', frozen_key(user)) == 1 end
+
+local function refuse_frozen(user)
+  if is_frozen(user) then error({ err = 'FROZEN ' .. user }, 0) end
+end
+
 -- lib/state.lua
 -- What the queue keeps of itself: read once, and written back by save_state().
 local arrival
@@ -1415,6 +1430,7 @@ end
 function gates.at(u)
   local p, most, by_share = u.policy, nil, false
   u.is_by_share = false
+  if has_damaged and is_frozen(u.name) then return gates.NEVER end
   local paused = rawget(p, 'paused')
   if paused == true then return gates.NEVER end
   if paused and paused > now then return paused end
@@ -1798,16 +1814,28 @@ function damage()
       end
     end
 
-    local function come_back(user, woken)
+    local function look_for_silent(user)
+      for _, lane in ipairs({ 'critical', 'normal' }) do
+        if call('EXISTS', stream_key(lane, user)) == 1 then
+          local member = lane .. ':' .. user
+          call('ZADD', leases_key, 'NX', now, member)
+          if has_assigned then assignments.note_lease(member, user, now) end
+        end
+      end
+    end
+
+    -- It stands where its own keys say, in each list of the queue that leads to it.
+    function it.come_back(user, woken)
       check(user)
       for where, all in pairs({ scheduled = due_key, lapsing = prefix .. 'lapsing', schedules = prefix .. 'schedules',
-        ['held-keys'] = prefix .. 'held-turns' }) do
+        batches = prefix .. 'batches', ['held-keys'] = prefix .. 'held-turns' }) do
         local first = call('ZRANGE', place_key(where, user), 0, 0, 'WITHSCORES')[2]
         if first then call('ZADD', all, 'LT', math.floor(first), user) end
       end
       local expires = call('ZRANGE', place_key('expiring', user), 0, 0, 'WITHSCORES')
       if expires[1] then deadlines.note(user, expires[1], expires[2]) end
       if call('EXISTS', prefix .. 'announcements:' .. user) == 1 then call('ZADD', prefix .. 'announcements', 'NX', now_us, user) end
+      look_for_silent(user)
       local may_run
       if governed then
         may_run = governed.review(user)
@@ -1820,10 +1848,15 @@ function damage()
       call('HDEL', errors_of, user)
     end
 
-    -- Those whose time has come.
+    -- Those whose time has come. One that stands still, as the clock was set back, or is to for longer by now, does so.
     function it.look_again(woken)
       for _, user in ipairs(call('ZRANGEBYSCORE', damaged_key, '-inf', now, 'LIMIT', 0, LOOKS)) do
-        it.attempt(user, come_back, user, woken)
+        if is_frozen(user) then
+          local left = call('PTTL', frozen_key(user))
+          call('ZADD', damaged_key, left >= 0 and string.format('%d', now + left) or 'inf', user)
+        else
+          it.attempt(user, it.come_back, user, woken)
+        end
       end
       if call('EXISTS', damaged_key) == 0 then call('HDEL', state_key, 'damaged') end
     end
@@ -1973,7 +2006,10 @@ local function admit(user, cost) return choice.admit(user, cost) end
 local function adjust(user, by) choice.adjust(nodes.user(user), by) end
 
 -- When the user may be served: nil is now, else ms, or math.huge where that takes an event.
-local function gate_of(user) return governed and gates.at(nodes.user(user)) end
+local function gate_of(user)
+  if governed then return gates.at(nodes.user(user)) end
+  return has_damaged and is_frozen(user) and gates.NEVER or nil
+end
 
 -- Whether some live worker may serve the user.
 local function is_served(user) return not has_assigned or assignments.serve(user) end
@@ -2802,6 +2838,7 @@ calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
   nonce, user, batch, ttl_ms, keep_ms, dead_letter_ttl_ms, calls_complete, calls_success =
     args[1], args[2], args[3], args[4], args[5], args[6], args[7], args[8]
+  refuse_frozen(user)
   on_complete = calls_complete[1] and endings().pack(calls_complete)
   on_success = calls_success[1] and endings().pack(calls_success)
   if bytes and not endings().batches().state(user, batch) then

@@ -85,6 +85,21 @@ calls[#calls + 1] = function()
 end
 return (function()
 
+-- lib/frozen.lua
+-- A user stands still while it is carried elsewhere (dump.lua, import.lua): what waits is in no line, what time would bring waits,
+-- and who would change something of it is told so.
+-- frozen:<u>  hash  token: whose it is; why: 'export', which ends by itself when the key does, or 'import'; at: how many records
+--                   of an import are there; ahead: by how much its tag was ahead of the clock
+-- Until then the user is in `damaged` as well, with which everybody leaves it alone: lib/damage.lua.
+
+local function frozen_key(user) return prefix .. 'frozen:' .. user end
+
+local function is_frozen(user) return call('EXISTS', frozen_key(user)) == 1 end
+
+local function refuse_frozen(user)
+  if is_frozen(user) then error({ err = 'FROZEN ' .. user }, 0) end
+end
+
 -- lib/schedules.lua
 -- Schedules.
 -- schedules       zset  user → ms at which the first of its schedules fires, or of its last turn where more are due
@@ -741,6 +756,8 @@ calls[#calls + 1] = function()
   for _, order in ipairs(schedules) do
     local id, user, read, fields = order[1], order[2], order[3], order[5]
     local known = read_schedule(id, 'revision', 'user')
+    refuse_frozen(user)
+    if known[2] and known[2] ~= user then refuse_frozen(known[2]) end
     if known[1] ~= revision then
       local problem = problem_of(known, read)
       if problem then return problem end

@@ -84,6 +84,21 @@ calls[#calls + 1] = function()
 end
 return (function()
 
+-- lib/frozen.lua
+-- A user stands still while it is carried elsewhere (dump.lua, import.lua): what waits is in no line, what time would bring waits,
+-- and who would change something of it is told so.
+-- frozen:<u>  hash  token: whose it is; why: 'export', which ends by itself when the key does, or 'import'; at: how many records
+--                   of an import are there; ahead: by how much its tag was ahead of the clock
+-- Until then the user is in `damaged` as well, with which everybody leaves it alone: lib/damage.lua.
+
+local function frozen_key(user) return prefix .. 'frozen:' .. user end
+
+local function is_frozen(user) return call('EXISTS', frozen_key(user)) == 1 end
+
+local function refuse_frozen(user)
+  if is_frozen(user) then error({ err = 'FROZEN ' .. user }, 0) end
+end
+
 -- lib/once.lua
 -- A call that is repeated because its reply was cut is answered as the first time. `nonce` names the call.
 local answer
@@ -614,6 +629,10 @@ calls[#calls + 1] = function()
   nonce, ids = args[1], args[2]
   before = answered(nonce)
   if before then return before end
+  for _, id in ipairs(ids) do
+    local user = read_schedule(id, 'user')[1]
+    if user then refuse_frozen(user) end
+  end
   removed = 0
   for _, id in ipairs(ids) do removed = removed + forget_schedule(id) end
   if save_bytes then save_bytes() end

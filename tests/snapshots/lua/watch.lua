@@ -83,6 +83,21 @@ calls[#calls + 1] = function()
   return NEXT
 end
 return (function()
+
+-- lib/frozen.lua
+-- A user stands still while it is carried elsewhere (dump.lua, import.lua): what waits is in no line, what time would bring waits,
+-- and who would change something of it is told so.
+-- frozen:<u>  hash  token: whose it is; why: 'export', which ends by itself when the key does, or 'import'; at: how many records
+--                   of an import are there; ahead: by how much its tag was ahead of the clock
+-- Until then the user is in `damaged` as well, with which everybody leaves it alone: lib/damage.lua.
+
+local function frozen_key(user) return prefix .. 'frozen:' .. user end
+
+local function is_frozen(user) return call('EXISTS', frozen_key(user)) == 1 end
+
+local function refuse_frozen(user)
+  if is_frozen(user) then error({ err = 'FROZEN ' .. user }, 0) end
+end
 -- ARGV[1] is the msgpack of Watch: user: str, id: str
 local args
 local user, id
@@ -90,6 +105,7 @@ local key
 calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
   user, id = args[1], args[2]
+  refuse_frozen(user)
   if call('EXISTS', body_key(user, id)) == 0 then return 0 end
   key = task_key(user, id)
   call('HSETNX', key, 'state', 'queued') -- a claim looks closer at a task that has fields already

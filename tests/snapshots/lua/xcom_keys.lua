@@ -91,6 +91,21 @@ return (function()
 -- xcom-spaces   zset  namespace → ms at which its last value expires: all that a user has is found without a scan
 -- Each of them expires by itself, not before the last value that it tells of.
 
+-- lib/frozen.lua
+-- A user stands still while it is carried elsewhere (dump.lua, import.lua): what waits is in no line, what time would bring waits,
+-- and who would change something of it is told so.
+-- frozen:<u>  hash  token: whose it is; why: 'export', which ends by itself when the key does, or 'import'; at: how many records
+--                   of an import are there; ahead: by how much its tag was ahead of the clock
+-- Until then the user is in `damaged` as well, with which everybody leaves it alone: lib/damage.lua.
+
+local function frozen_key(user) return prefix .. 'frozen:' .. user end
+
+local function is_frozen(user) return call('EXISTS', frozen_key(user)) == 1 end
+
+local function refuse_frozen(user)
+  if is_frozen(user) then error({ err = 'FROZEN ' .. user }, 0) end
+end
+
 -- lib/bytes.lua
 -- Bytes of users that may have no more than `max_bytes`: bodies, errors, results and chunks of their tasks, values that those
 -- share, and bodies of schedules. `bytes` is nil in a queue where nobody has such a limit.

@@ -1,0 +1,840 @@
+#!lua
+-- Write records of a user that is imported: all of a call, or none. What is there already of them stays as it is.
+-- KEYS[1]  state
+-- Returns  how many records of the import are there, {'lapsed'}: there is no such import, {'gap', how many}: some before these
+--          are missing, {'taken', id}: a schedule of another user has this id, {'type', key}: what is there is of another
+--          type
+-- Cost     O(parts log n)
+local keys_of_call, values_of_call = KEYS, ARGV
+local KEYS, ARGV
+local calls, NEXT = {}, {}
+
+-- lib/base.lua
+-- The queue's keys and its clock. Every script has the queue's state hash as KEYS[1]; the other keys carry the same hash
+-- tag.
+local call
+local prefix
+local state_key
+local ready_key
+local due_key
+local leases_key
+local users_key
+local time
+local now_us
+local now
+local now_text
+
+-- A user hash nobody touched for this long is forgotten (its policy is a key of its own and stays).
+local USER_TTL = 604800000
+
+local function user_key(user) return prefix .. 'user:' .. user end
+local function task_key(user, id) return prefix .. 'task:' .. user .. ':' .. id end
+local function body_key(user, id) return prefix .. 'body:' .. user .. ':' .. id end
+local function result_key(user, id) return prefix .. 'result:' .. user .. ':' .. id end
+local function errors_key(user, id) return prefix .. 'errors:' .. user .. ':' .. id end
+local function needs_key(user, id) return prefix .. 'needs:' .. user .. ':' .. id end
+local function uses_key(user, id) return prefix .. 'uses:' .. user .. ':' .. id end
+local function feeds_key(user, id) return prefix .. 'feeds:' .. user .. ':' .. id end
+local function informed_key(user, id) return prefix .. 'informed:' .. user .. ':' .. id end
+local function children_key(user, id) return prefix .. 'children:' .. user .. ':' .. id end
+local function ends_key(user, id) return prefix .. 'ends:' .. user .. ':' .. id end
+
+-- What it yields: append.lua.
+local function chunks_key(user, id) return prefix .. 'chunks:' .. user .. ':' .. id end
+
+-- The attempt of a task that runs: the first one is not written down, as most tasks need no other.
+local function attempt_in(field) return tonumber(field or 1) end
+
+-- Where a user has tasks. Place: 'critical' | 'normal' (the lanes) | 'held' | 'scheduled' | 'deferred' | 'dead'.
+local function place_key(place, user) return prefix .. place .. ':' .. user end
+local function stream_key(lane, user) return prefix .. lane .. '-stream:' .. user end
+
+-- What went wrong, as pcall tells it.
+local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
+
+-- Not for a key, but as the server does not let one write, or a permission is missing.
+local OF_ALL = { '^OOM', '^READONLY', '^MISCONF', '^NOREPLICAS', '^NOPERM', '^NOAUTH', '^CLUSTERDOWN', 'ACL failure' }
+local function is_of_all(text)
+  for _, pattern in ipairs(OF_ALL) do
+    if string.find(text, pattern) then return true end
+  end
+  return false
+end
+
+-- What is damaged of one is not the others': whether it could be done, and what came of it.
+local function try_alone(act, ...)
+  local is_done, told = pcall(act, ...)
+  if not is_done and is_of_all(text_of(told)) then error(told, 0) end
+  return is_done, told
+end
+
+-- What happened is done, also where nobody may be told of it.
+local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+calls[#calls + 1] = function()
+  call = redis.call
+  prefix = string.sub(KEYS[1], 1, -6)
+  state_key = KEYS[1]
+  ready_key = prefix .. 'ready'
+  due_key = prefix .. 'due'
+  leases_key = prefix .. 'leases'
+  users_key = prefix .. 'users'
+  time = call('TIME')
+  now_us = time[1] * 1000000 + time[2]
+  now = math.floor(now_us / 1000)
+  now_text = string.format('%d', now) -- a number handed to a command is formatted each time anew
+  return NEXT
+end
+return (function()
+
+-- lib/state.lua
+-- What the queue keeps of itself: read once, and written back by save_state().
+local arrival
+local clearing_known
+local count
+local counts
+local has_announcements
+local has_assigned
+local has_byte_limits
+local has_damaged
+local has_expiring
+local has_in_hand
+local has_limits
+local has_policies
+local has_returned
+local has_weights
+local hunt_known
+local is_weighing
+local keeper_known
+local next_arrival
+local of_queue
+local root
+local save_bytes
+local save_lines
+local save_state
+local save_tallies
+local silent_at_known
+local sweep_asked
+local tell_of_moments
+do
+
+local saved_clock, saved_arrival, saved_mean
+
+-- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
+-- small sorted set ten times faster than fractions.
+function next_arrival()
+  arrival = math.max(now_us, arrival + 1)
+  return arrival
+end
+
+-- Totals of the queue.
+function count(field, by) counts[field] = (counts[field] or 0) + by end
+
+
+-- A line that is of another type fails the call, but costs it no total. One that cannot be counted up is set.
+function save_state()
+  if save_tallies then save_tallies() end
+  if save_bytes then save_bytes() end
+  local is_done, failure = true, nil
+  if save_lines then is_done, failure = pcall(save_lines) end
+  for field, by in pairs(counts) do
+    if by ~= 0 and type(redis.pcall('HINCRBY', state_key, field, by)) == 'table' then
+      call('HSET', state_key, field, (tonumber(call('HGET', state_key, field)) or 0) + by)
+    end
+  end
+  if root.clock ~= saved_clock or root.mean ~= saved_mean then
+    call('HSET', state_key, 'clock', root.clock, 'arrival', arrival, 'mean', root.mean)
+  elseif arrival ~= saved_arrival then -- of most that is put in; writing a fraction takes long
+    call('HSET', state_key, 'arrival', arrival)
+  end
+  if tell_of_moments then tell_of_moments() end
+  if not is_done then error(failure, 0) end
+end
+calls[#calls + 1] = function()
+  of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
+    'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
+    'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere')
+  arrival = tonumber(of_queue[2] or 0)
+  has_policies, has_assigned = of_queue[3], of_queue[4]
+  clearing_known = of_queue[5] or '' -- lib/suspects.lua
+  has_announcements, has_limits, keeper_known = of_queue[6], of_queue[7], of_queue[9] or ''
+  has_weights, sweep_asked, has_returned = of_queue[10], of_queue[11], of_queue[12]
+  has_byte_limits, is_weighing = tonumber(of_queue[13] or 0) > 0, of_queue[14]
+  has_in_hand = tonumber(of_queue[15] or 0) -- lib/limits.lua
+  has_damaged = of_queue[16] -- lib/damage.lua
+  hunt_known, silent_at_known = of_queue[17], of_queue[18] -- lib/hunt.lua, lib/silence.lua
+  has_expiring = of_queue[19] -- lib/expiry.lua
+  root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
+  root.elsewhere = tonumber(of_queue[20] or nil) -- of a partition: the time of the queue, see lib/between.lua
+  saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
+  counts = {}
+  save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
+  return NEXT
+end
+end
+
+-- lib/alive.lua
+-- A queue whose `state` is lost stops here and says so: whether it has policies and limits, its clock and its totals are
+-- gone. One that was never used has no settings either.
+
+calls[#calls + 1] = function()
+  if not of_queue[2] and call('EXISTS', prefix .. 'settings') == 1 then
+    return redis.error_reply('LOSTSTATE the key "state" of this queue is lost, and nothing can be put in or served: run '
+      .. '`fairque doctor --repair`, which begins it anew and counts')
+  end
+  return NEXT
+end
+
+-- lib/dead_kinds.lua
+-- Dead letters by the kind of their error, 'error ValueError': the kind of the failure and the name of the class. Of a user, and of
+-- the queue (`*`), so many kinds have lists of their own; letters of further ones are in none. A kind that has one keeps it
+-- until its letters are gone, so that many kinds of one user push out none of another.
+-- dead-kinds:<u>, dead-kinds:*     zset  kind → ms of its latest letter
+-- dead-of:<u>:<k>                  zset  id → ms
+-- dead-of:*:<k>                    zset  <u>:<id> → ms
+-- These lists are beside the letters: where one is damaged, letters come and go without it, and `check` mends it.
+local kinds_key
+local letters_key
+local letters_name
+local list_by_kind
+local take_from
+local unlist_by_kind
+do
+local MOST_KINDS_OF_USER, MOST_KINDS_OF_ALL = 20, 500
+local LONGEST_KIND = 200
+local KINDS_FORGOTTEN = 100
+local softly
+
+function kinds_key(whose) return prefix .. 'dead-kinds:' .. whose end
+function letters_name(whose, kind) return 'dead-of:' .. whose .. ':' .. kind end
+function letters_key(whose, kind) return prefix .. letters_name(whose, kind) end
+
+-- Of an error, as models.Attempt has it; '' where it cannot be read. Cut between two characters.
+local function kind_in(error_record)
+  local is_read, _, _, _, failure, name = pcall(cmsgpack.unpack_limit, error_record, 4, 1)
+  if not is_read or type(failure) ~= 'string' or type(name) ~= 'string' then return '' end
+  local kind, last = failure .. ' ' .. name, LONGEST_KIND
+  if #kind <= last then return kind end
+  while last > 0 and string.byte(kind, last + 1) >= 128 and string.byte(kind, last + 1) < 192 do last = last - 1 end
+  return string.sub(kind, 1, last)
+end
+
+-- Whether it has a list, or there is room for one.
+local function has_list(whose, kind, most, ttl)
+  local key = kinds_key(whose)
+  if type(softly('ZSCORE', key, kind)) == 'string' then return true end
+  if (tonumber(softly('ZCARD', key)) or most) < most then return true end
+  softly('ZREMRANGEBYSCORE', key, '-inf', now - ttl)
+  return (tonumber(softly('ZCARD', key)) or most) < most
+end
+
+local function put_under(whose, kind, member, at, most, ttl)
+  if not has_list(whose, kind, most, ttl) then return false end
+  local kinds, letters = kinds_key(whose), letters_key(whose, kind)
+  softly('ZADD', kinds, 'GT', at, kind)
+  softly('PEXPIRE', kinds, ttl)
+  softly('ZADD', letters, at, member)
+  softly('PEXPIRE', letters, ttl)
+  local old = tonumber(softly('ZCOUNT', letters, '-inf', now - ttl)) or 0
+  if old > 0 then softly('ZREMRANGEBYRANK', letters, 0, math.min(old, KINDS_FORGOTTEN) - 1) end
+  return true
+end
+
+-- A task became a dead letter. Returns what its record keeps: the kind, or '' where that has no list.
+function list_by_kind(user, id, error_record, at, ttl)
+  local kind = kind_in(error_record)
+  if kind == '' or not put_under(user, kind, id, at, MOST_KINDS_OF_USER, ttl) then return '' end
+  put_under('*', kind, user .. ':' .. id, at, MOST_KINDS_OF_ALL, ttl)
+  return kind
+end
+
+function take_from(whose, kind, member)
+  local letters = letters_key(whose, kind)
+  if softly('ZREM', letters, member) == 1 and softly('EXISTS', letters) == 0 then softly('ZREM', kinds_key(whose), kind) end
+end
+
+-- It is none any more. Where its record is gone, all kinds of its user are looked at.
+function unlist_by_kind(user, id)
+  local kind = softly('HGET', task_key(user, id), 'dead_kind')
+  local kinds = type(kind) == 'string' and { kind } or softly('ZRANGE', kinds_key(user), 0, -1)
+  for _, each in ipairs(kinds) do
+    if each ~= '' then
+      take_from(user, each, id)
+      take_from('*', each, user .. ':' .. id)
+    end
+  end
+end
+calls[#calls + 1] = function()
+  softly = redis.pcall
+  return NEXT
+end
+end
+
+-- lib/schedules.lua
+-- Schedules.
+-- schedules       zset  user → ms at which the first of its schedules fires, or of its last turn where more are due
+-- schedules:<u>   zset  id → ms at which it fires next
+-- schedules-ended zset  id → ms at which one that has ended is forgotten
+-- schedule:<id>   hash  user, name, spec, anchor, body, callbacks, priority, delay, revision, state (active | paused | ended), slot
+--                       (ms it was planned for), created, runs, skipped, misfired, last_run, last_task, unended (of the
+--                       ids of its tasks that may not have ended, what follows its own), recent (what came of its last
+--                       slots), and of a declared one: declared,
+--                       older, orphaned
+-- schedules-broken zset id → ms at which it was set aside, as its hash was gone or could not be read
+-- schedule-index  zset  <u>:<id>, all with score 0: the schedules of a user are a range
+-- declared        zset  id → when a worker or scheduler last declared it
+-- declarers       zset  <definition> <id> → when one last declared just this definition
+
+-- lib/bytes.lua
+-- Bytes of users that may have no more than `max_bytes`: bodies, errors, results and chunks of their tasks, values that those
+-- share, and bodies of schedules. `bytes` is nil in a queue where nobody has such a limit.
+-- A call writes what it counted at its end, by save_state() or save_bytes().
+-- bytes:<u>           hash  used: all of it; <bucket>: what expires by itself before the end of these ten seconds, counted
+--                           since 1970; gen: when the count began, in us
+-- bytes-expiring:<u>  zset  the buckets
+-- xcom-bytes:<u>      hash  namespace → bytes of its values
+-- While what was there before its user had a limit is counted (lib/weighing.lua), `weighed` has what is in the counts of
+-- those whose `gen` is in `weighing` of the state.
+
+local function new_bytes()
+  local it, limits, own_limits, gens = {}, {}, {}, {}
+  local pending, stored = {}, {} -- of users: changes of this call; what the hash says, once what has expired is out of it
+  local BUCKET_MS, LOOKS, MOST_LOOKS = 10000, 500, 5000
+  local LEAST_RETRY_MS, LONGEST_RETRY_MS = 1000, 60000
+  local weighed_key = prefix .. 'weighed'
+  local of_all = call('HMGET', state_key, 'byte_gen', 'weighing')
+  local gen_of_all, weighing = of_all[1] or '0', of_all[2]
+  local function counts_of(user) return prefix .. 'bytes:' .. user end
+  local function buckets_of(user) return prefix .. 'bytes-expiring:' .. user end
+  local function spaces_of(user) return prefix .. 'xcom-bytes:' .. user end
+
+  local function stated(whose)
+    local packed = call('GET', prefix .. 'policy:' .. whose)
+    return packed and cmsgpack.unpack(packed).max_bytes
+  end
+  local default = stated('*')
+
+  -- False: none.
+  function it.limit(user)
+    if limits[user] == nil then
+      own_limits[user] = stated(user)
+      limits[user] = own_limits[user] or default or false
+    end
+    return limits[user]
+  end
+
+  function it.forget(user)
+    gens[user], pending[user], stored[user] = nil, nil, nil
+    call('UNLINK', counts_of(user), buckets_of(user), spaces_of(user))
+  end
+
+  local function is_damaged(user)
+    return type(redis.pcall('HLEN', counts_of(user))) ~= 'number' or type(redis.pcall('ZCARD', buckets_of(user))) ~= 'number'
+      or type(redis.pcall('HLEN', spaces_of(user))) ~= 'number'
+  end
+
+  -- A count from before everybody had a limit knows nothing of what came between; one that is damaged begins anew.
+  local function gen_of(user)
+    if gens[user] then return gens[user] end
+    if is_damaged(user) then it.forget(user) end
+    local gen = call('HGET', counts_of(user), 'gen')
+    if gen and not own_limits[user] and tonumber(gen) < tonumber(gen_of_all) then
+      it.forget(user)
+      gen = nil
+    end
+    if not gen then
+      gen = gen_of_all
+      call('HSET', counts_of(user), 'gen', gen)
+      call('ZADD', users_key, 'NX', now, user)
+    end
+    gens[user] = gen
+    return gen
+  end
+
+  -- Whether something of it may be there that is not in its count.
+  function it.is_counting(user)
+    return it.limit(user) and weighing and string.find(' ' .. weighing .. ' ', ' ' .. gen_of(user) .. ' ', 1, true) and true or
+      false
+  end
+
+  local function mark_of(user, part) return gen_of(user) .. ':' .. user .. ':' .. part end
+
+  local function book(user, by, expiry)
+    local changes = pending[user]
+    if not changes then
+      changes = { used = 0, buckets = {} }
+      pending[user] = changes
+    end
+    changes.used = changes.used + by
+    if not expiry then return end
+    local bucket = string.format('%d', math.ceil(expiry / BUCKET_MS))
+    changes.buckets[bucket] = (changes.buckets[bucket] or 0) + by
+  end
+
+  local function write_bucket(user, bucket, by)
+    local left = call('HINCRBY', counts_of(user), bucket, by)
+    if left <= 0 then
+      call('HDEL', counts_of(user), bucket)
+      call('ZREM', buckets_of(user), bucket)
+    elseif left == by then
+      call('ZADD', buckets_of(user), bucket, bucket)
+    end
+  end
+
+  local function write(user, changes)
+    for bucket, by in pairs(changes.buckets) do
+      if by ~= 0 then write_bucket(user, bucket, by) end
+    end
+    stored[user] = nil
+    if call('HINCRBY', counts_of(user), 'used', changes.used) <= 0 and not weighing then it.forget(user) end
+  end
+
+  function it.save()
+    local changed = pending
+    pending = {}
+    for user, changes in pairs(changed) do write(user, changes) end
+  end
+
+  -- Whether it changes the count: what has not been counted yet cannot leave it.
+  local function is_in_count(user, part, by)
+    gen_of(user)
+    if not it.is_counting(user) then return true end
+    if by > 0 then return call('SADD', weighed_key, mark_of(user, part)) >= 0 end
+    return call('SREM', weighed_key, mark_of(user, part)) == 1
+  end
+
+  -- One part came, or goes. `expiry`: in ms, nil for never.
+  function it.change(user, part, by, expiry)
+    if by ~= 0 and it.limit(user) and is_in_count(user, part, by) then book(user, by, expiry) end
+  end
+
+  -- One that was there before its user had a limit.
+  function it.discover(user, part, size, expiry)
+    if call('SADD', weighed_key, mark_of(user, part)) == 1 then book(user, size, expiry) end
+  end
+
+  local function size_of(key)
+    local size = redis.pcall('STRLEN', key)
+    return type(size) == 'number' and size or 0 -- 0: of another kind, by a foreign hand
+  end
+
+  local function size_of_list(key)
+    local size, found = 0, redis.pcall('LRANGE', key, 0, -1)
+    for _, each in ipairs(found) do size = size + #each end
+    return size
+  end
+
+  -- The last batch tells: append.lua.
+  local function size_of_chunks(key)
+    local last = redis.pcall('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
+    return last and (tonumber(last[2][4]) or 0) + (tonumber(last[2][6]) or 0) or 0
+  end
+
+  function it.expiry_of(key)
+    local at = call('PEXPIRETIME', key)
+    return at >= 0 and at or nil
+  end
+
+  -- What the task has now beside its chunks, by part: name, key, size.
+  local function parts_that_settle(user, id)
+    local body, errors, result = body_key(user, id), errors_key(user, id), result_key(user, id)
+    return {
+      { 'body:' .. id, body, size_of(body) },
+      { 'errors:' .. id, errors, size_of_list(errors) },
+      { 'result:' .. id, result, size_of(result) },
+    }
+  end
+
+  local function chunks_of(user, id)
+    local key = chunks_key(user, id)
+    return { { 'chunks:' .. id, key, size_of_chunks(key) } }
+  end
+
+  function it.parts_of(user, id)
+    local parts = parts_that_settle(user, id)
+    parts[4] = chunks_of(user, id)[1]
+    return parts
+  end
+
+  local function change_all(user, id, sign, parts_of)
+    if not it.limit(user) then return end
+    for _, part in ipairs(parts_of(user, id)) do
+      if part[3] > 0 then it.change(user, part[1], sign * part[3], it.expiry_of(part[2])) end
+    end
+  end
+
+  -- What is there of a task leaves the count, before it changes. It comes back as it is afterwards.
+  function it.lift(user, id) change_all(user, id, -1, it.parts_of) end
+  function it.lay(user, id) change_all(user, id, 1, it.parts_of) end
+  function it.lift_chunks(user, id) change_all(user, id, -1, chunks_of) end
+  function it.lay_chunks(user, id) change_all(user, id, 1, chunks_of) end
+
+  -- The same for a task that runs, which has no result, and nothing that expires; returns how much. Its chunks stay.
+  function it.lift_running(user, id)
+    local body, errors = size_of(body_key(user, id)), size_of_list(errors_key(user, id))
+    it.change(user, 'body:' .. id, -body)
+    it.change(user, 'errors:' .. id, -errors)
+    return body + errors
+  end
+
+  function it.lay_settled(user, id) change_all(user, id, 1, parts_that_settle) end
+
+  -- The same for one of which nothing is left but its result, and its chunks.
+  function it.lay_result(user, id, size) it.change(user, 'result:' .. id, size, it.expiry_of(result_key(user, id))) end
+
+  -- What is kept for the end of the task came, or goes (lib/ends.lua). It is no part of what is lifted.
+  function it.change_ends(user, id, sign)
+    local key = ends_key(user, id)
+    it.change(user, 'ends:' .. id, sign * size_of(key), it.expiry_of(key))
+  end
+
+  -- The same of the callbacks of a batch.
+  function it.change_batch(user, batch, sign)
+    local key = prefix .. 'batch:' .. user .. ':' .. batch
+    local size = call('HSTRLEN', key, 'on_complete') + call('HSTRLEN', key, 'on_success')
+    it.change(user, 'batch:' .. batch, sign * size, it.expiry_of(key))
+  end
+
+  function it.size_of_schedule(id)
+    local key = prefix .. 'schedule:' .. id
+    return call('HSTRLEN', key, 'body') + call('HSTRLEN', key, 'callbacks')
+  end
+
+  -- The same of the messages of a schedule.
+  function it.change_schedule(user, id, sign) it.change(user, 'schedule:' .. id, sign * it.size_of_schedule(id)) end
+
+  -- A value of a namespace came, or goes.
+  local function book_value(user, namespace, by)
+    local key = spaces_of(user)
+    if call('HINCRBY', key, namespace, by) <= 0 then call('HDEL', key, namespace) end
+    book(user, by)
+  end
+  local function value_part(namespace, key) return 'xcom:' .. namespace .. ':' .. key end
+
+  function it.change_value(user, namespace, key, by)
+    if by == 0 or not it.limit(user) then return end
+    if is_in_count(user, value_part(namespace, key), by) then book_value(user, namespace, by) end
+  end
+
+  function it.discover_value(user, namespace, key, size)
+    if call('SADD', weighed_key, mark_of(user, value_part(namespace, key))) == 1 then book_value(user, namespace, size) end
+  end
+
+  -- All values of some namespaces are gone.
+  function it.forget_spaces(user, namespaces)
+    if not namespaces[1] or not it.limit(user) then return end
+    local gone = 0
+    for _, size in ipairs(call('HMGET', spaces_of(user), unpack(namespaces))) do gone = gone + (size or 0) end
+    if gone == 0 then return end
+    call('HDEL', spaces_of(user), unpack(namespaces))
+    call('HINCRBY', counts_of(user), 'used', -gone)
+    stored[user] = nil
+  end
+
+  function it.forget_space(user, namespace) it.forget_spaces(user, { namespace }) end
+
+  -- A namespace goes with its last value.
+  local function drop_expired_spaces(user)
+    local spaces = prefix .. 'xcom-spaces:' .. user
+    if call('EXISTS', spaces) == 0 then return it.forget_spaces(user, call('HRANDFIELD', spaces_of(user), LOOKS)) end
+    it.forget_spaces(user, call('ZRANGEBYSCORE', spaces, '-inf', now, 'LIMIT', 0, LOOKS))
+  end
+
+  local function drop_expired(user)
+    local key = counts_of(user)
+    for _ = 1, MOST_LOOKS / LOOKS do
+      local buckets = call('ZRANGEBYSCORE', buckets_of(user), '-inf', math.floor(now / BUCKET_MS), 'LIMIT', 0, LOOKS)
+      if #buckets == 0 then return end
+      local gone = 0
+      for _, size in ipairs(call('HMGET', key, unpack(buckets))) do gone = gone + (size or 0) end
+      call('HDEL', key, unpack(buckets))
+      call('ZREM', buckets_of(user), unpack(buckets))
+      call('HINCRBY', key, 'used', -gone) -- also by a call that writes nothing else
+    end
+  end
+
+  function it.used(user)
+    if not stored[user] then
+      gen_of(user)
+      drop_expired(user)
+      if call('EXISTS', spaces_of(user)) == 1 then drop_expired_spaces(user) end
+      stored[user] = tonumber(call('HGET', counts_of(user), 'used') or 0)
+    end
+    return stored[user] + (pending[user] and pending[user].used or 0)
+  end
+
+  function it.has_room(user, asked)
+    local limit = it.limit(user)
+    return not limit or asked <= 0 or it.used(user) + asked <= limit
+  end
+
+  -- When something expires next.
+  local function retry_after(user)
+    local bucket = call('ZRANGE', buckets_of(user), 0, 0)[1]
+    local wait = bucket and bucket * BUCKET_MS - now or LONGEST_RETRY_MS
+    return math.max(LEAST_RETRY_MS, math.min(LONGEST_RETRY_MS, wait))
+  end
+
+  -- Nil where so much more fits, else the reply that says why not.
+  function it.refuse(user, asked)
+    if it.has_room(user, asked) then return nil end
+    return { 'heavy', user, it.used(user), it.limit(user), asked, retry_after(user) }
+  end
+
+  -- Nothing may be left of a user that nobody has heard of for long.
+  function it.prune(user)
+    if not it.limit(user) or (it.used(user) <= 0 and not weighing) then it.forget(user) end
+  end
+
+  local before = save_bytes
+  save_bytes = function()
+    if before then before() end
+    it.save()
+  end
+  return it
+end
+local bytes
+calls[#calls + 1] = function()
+  bytes = has_byte_limits and new_bytes() or nil
+  return NEXT
+end
+
+-- lib/first_moment.lua
+-- Users by their first moment, so that one user's many cost the others nothing.
+-- all  zset  user → ms of its first moment, or of its last turn where more than that is over
+-- own  zset  what one user has → ms
+
+-- It had its turn: if it has more that is over, it comes after all those that wait since before now. Returns when that is,
+-- or nil where nothing is left.
+local function end_turn(all, own, user)
+  local first = call('ZRANGE', own, 0, 0, 'WITHSCORES')[2]
+  if not first then
+    call('ZREM', all, user)
+    return nil
+  end
+  local at = math.max(now, math.floor(first))
+  call('ZADD', all, at, user)
+  return at
+end
+
+-- Returns 1, or 0 where it was not there. One that had its turn stays behind the others.
+local function take_moment(all, own, user, member)
+  if call('ZREM', own, member) == 0 then return 0 end
+  local first = call('ZRANGE', own, 0, 0, 'WITHSCORES')[2]
+  if first then call('ZADD', all, 'GT', math.floor(first), user) else call('ZREM', all, user) end
+  return 1
+end
+local broken_key
+local declared_key
+local ended_key
+local fire_at
+local fire_no_more
+local forget_schedule
+local index_key
+local read_schedule
+local schedule_key
+local schedules_of
+do
+
+local schedules_key
+function schedule_key(id) return prefix .. 'schedule:' .. id end
+function schedules_of(user) return place_key('schedules', user) end
+
+-- Nothing where the key is no hash: one schedule that is damaged must not keep the others from firing.
+function read_schedule(id, ...)
+  local known = redis.pcall('HMGET', schedule_key(id), ...)
+  return known.err and {} or known
+end
+
+function fire_at(user, id, ms)
+  call('ZADD', schedules_of(user), ms, id)
+  end_turn(schedules_key, schedules_of(user), user)
+end
+
+function fire_no_more(user, id)
+  if call('ZREM', schedules_of(user), id) == 1 then end_turn(schedules_key, schedules_of(user), user) end
+end
+
+-- Its messages are in the count of the bytes of its user.
+local function weigh_schedule(user, id, sign)
+  if bytes then bytes.change_schedule(user, id, sign) end
+end
+
+-- It fires no more, and is forgotten `keep` ms from now.
+local function end_schedule(user, id, keep)
+  call('HSET', schedule_key(id), 'state', 'ended')
+  call('HDEL', schedule_key(id), 'slot')
+  fire_no_more(user, id)
+  call('ZADD', ended_key, string.format('%d', now + keep), id)
+end
+
+function forget_schedule(id)
+  local user = read_schedule(id, 'user')[1]
+  if user then
+    fire_no_more(user, id)
+    weigh_schedule(user, id, -1)
+    call('ZREM', index_key, user .. ':' .. id)
+  end
+  call('ZREM', ended_key, id)
+  call('ZREM', declared_key, id)
+  call('ZREM', broken_key, id)
+  return call('DEL', schedule_key(id))
+end
+calls[#calls + 1] = function()
+  schedules_key, index_key, declared_key = prefix .. 'schedules', prefix .. 'schedule-index', prefix .. 'declared'
+  ended_key, broken_key = prefix .. 'schedules-ended', prefix .. 'schedules-broken'
+  return NEXT
+end
+end
+
+-- lib/frozen.lua
+-- A user stands still while it is carried elsewhere (dump.lua, import.lua): what waits is in no line, what time would bring waits,
+-- and who would change something of it is told so.
+-- frozen:<u>  hash  token: whose it is; why: 'export', which ends by itself when the key does, or 'import'; at: how many records
+--                   of an import are there; ahead: by how much its tag was ahead of the clock
+-- Until then the user is in `damaged` as well, with which everybody leaves it alone: lib/damage.lua.
+
+local function frozen_key(user) return prefix .. 'frozen:' .. user end
+
+local function is_frozen(user) return call('EXISTS', frozen_key(user)) == 1 end
+
+local function refuse_frozen(user)
+  if is_frozen(user) then error({ err = 'FROZEN ' .. user }, 0) end
+end
+-- ARGV[1] is the msgpack of Import: user: str, token: str, first: int, dead_letter_ttl_ms: int, records:
+--   list[ImportedRecord]
+--   token: as of `Freeze`. first: how many records come before these.
+-- ImportedRecord: kind: str, name: str, redis_type: str, expires_ms: int, parts: list[Value]
+--   kind, name: of the key ``<kind>:<u>:<name>``. expires_ms: since the epoch, or -1. parts: as dump.lua has them.
+local args
+local user, token, first, dead_letter_ttl_ms, records
+local marker
+local known
+local there
+
+local function parts_of(record)
+  local parts = {}
+  for at, position in ipairs(record) do parts[at] = ARGV[position] or '' end
+  return parts
+end
+
+-- Scores come before members in ZADD, and behind them in a record.
+local function scored(parts)
+  local turned = {}
+  for at = 1, #parts, 2 do turned[at], turned[at + 1] = parts[at + 1], parts[at] end
+  return turned
+end
+
+-- As many words as a call of Lua may have. Returns what the calls returned, together.
+local function in_steps(command, key, words)
+  local sum = 0
+  for at = 1, #words, 2000 do sum = sum + call(command, key, unpack(words, at, math.min(at + 1999, #words))) end
+  return sum
+end
+
+local write = {}
+function write.string(key, parts) call('SET', key, parts[1]) end
+function write.hash(key, parts) return in_steps('HSET', key, parts) end
+function write.set(key, parts) return in_steps('SADD', key, parts) end
+function write.list(key, parts) in_steps('RPUSH', key, parts) return #parts end
+function write.zset(key, parts) return in_steps('ZADD', key, scored(parts)) end
+function write.stream(key, parts)
+  local at = 1
+  while parts[at] do
+    local words = tonumber(parts[at + 1])
+    call('XADD', key, parts[at], unpack(parts, at + 2, at + 1 + words))
+    at = at + 2 + words
+  end
+end
+
+-- What follows from a record: total of the queue, and lists of the queue that name what it has.
+local COUNTED = { critical = 'critical', normal = 'normal', scheduled = 'scheduled', deferred = 'deferred', announcements = 'announcements' }
+local follow = {}
+
+function follow.dead(_, parts)
+  local own, all = place_key('dead', user), prefix .. 'dead'
+  call('PEXPIRE', own, dead_letter_ttl_ms)
+  for at = 1, #parts, 2 do
+    local id, ms = parts[at], parts[at + 1]
+    call('ZADD', all, ms, user .. ':' .. id)
+    local kind = list_by_kind(user, id, call('LINDEX', errors_key(user, id), -1) or '', ms, dead_letter_ttl_ms)
+    if call('EXISTS', task_key(user, id)) == 1 then call('HSET', task_key(user, id), 'dead_kind', kind) end
+  end
+  call('PEXPIRE', all, dead_letter_ttl_ms)
+end
+
+function follow.xcom(space, parts)
+  local of = user .. ':' .. space
+  local values, expiries, spaces = prefix .. 'xcom:' .. of, prefix .. 'xcom-expiry:' .. of, prefix .. 'xcom-spaces:' .. user
+  local last = math.max(0, call('PEXPIRETIME', values))
+  for at = 1, #parts, 2 do
+    local expiry = struct.unpack('>d', parts[at + 1])
+    call('ZADD', expiries, expiry, parts[at])
+    last = math.max(last, expiry)
+  end
+  local ends = string.format('%d', last)
+  call('ZADD', spaces, 'GT', ends, space)
+  for _, key in ipairs({ values, expiries, spaces }) do
+    if call('PEXPIRETIME', key) < last then call('PEXPIREAT', key, ends) end
+  end
+end
+
+function follow.schedule(id)
+  call('ZADD', index_key, 0, user .. ':' .. id)
+  local ends = call('HGET', schedule_key(id), 'state') == 'ended'
+  if ends then call('ZADD', ended_key, string.format('%d', now + dead_letter_ttl_ms), id) end
+end
+
+local function key_of_record(kind, name)
+  if kind == 'schedule' then return schedule_key(name) end
+  return prefix .. kind .. ':' .. user .. (name ~= '' and ':' .. name or '')
+end
+
+-- Reads all that will be written, so that what is not as it should be shows before.
+local function refusal_of(record)
+  local kind, name, redis_type, expires_ms, parts = record[1], record[2], record[3], record[4], record[5]
+  if redis_type == 'none' then return end -- set by a call of its own
+  local key = key_of_record(kind, name)
+  local found = call('TYPE', key).ok
+  if found ~= 'none' and found ~= redis_type then return { 'type', key } end
+  if kind == 'schedule' and found == 'hash' and call('HGET', key, 'user') ~= user then return { 'taken', name } end
+end
+
+local function keep(record)
+  local kind, name, redis_type, expires_ms, parts = record[1], record[2], record[3], record[4], record[5]
+  if redis_type == 'none' then return end
+  local key, all = key_of_record(kind, name), parts_of(parts)
+  local added = write[redis_type](key, all)
+  if expires_ms >= 0 then call('PEXPIREAT', key, string.format('%d', expires_ms)) end
+  if COUNTED[kind] then count(COUNTED[kind], added) end
+  if follow[kind] then follow[kind](name, all) end
+end
+
+local begin
+calls[#calls + 1] = function()
+  args = cmsgpack.unpack(ARGV[1])
+  user, token, first, dead_letter_ttl_ms, records = args[1], args[2], args[3], args[4], args[5]
+  marker = frozen_key(user)
+  known = call('HMGET', marker, 'token', 'why', 'at')
+  if known[1] ~= token or known[2] ~= 'import' then return { 'lapsed' } end
+  there = tonumber(known[3])
+  if first > there then return { 'gap', there } end
+  begin = there - first + 1
+  for at = begin, #records do
+    local refused = refusal_of(records[at])
+    if refused then return refused end
+  end
+  for at = begin, #records do keep(records[at]) end
+  there = math.max(there, first + #records)
+  call('HSET', marker, 'at', there)
+  save_state()
+  return there
+end
+local function run(its_keys, its_values)
+  KEYS, ARGV = its_keys, its_values
+  for _, at_call in ipairs(calls) do
+    local came = at_call()
+    if came ~= NEXT then return came end
+  end
+end
+return run(keys_of_call, values_of_call)
+end)()
