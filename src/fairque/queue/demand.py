@@ -78,10 +78,8 @@ class Load(NamedTuple):
         stats = self.stats
         run = _run_seconds(stats.metrics, self.running)
         per_slot = _starts_of_a_slot(run, target_wait)
-        startable = self.held_back.startable(stats.queued, target_wait, per_slot)
-        is_due = any(ms <= cooldown * 1000 for ms in self.next_ms) or bool(
-            self.held_back.startable(stats.queued, cooldown, per_slot)
-        )
+        startable = self.held_back.startable(target_wait, per_slot)
+        is_due = any(ms <= cooldown * 1000 for ms in self.next_ms) or bool(self.held_back.startable(cooldown, per_slot))
         return _demand(stats, self.running, run, startable, target_wait, cooldown, is_due=is_due)
 
 

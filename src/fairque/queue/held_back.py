@@ -42,28 +42,23 @@ class _Waiting(NamedTuple):
 
 
 class HeldBack(NamedTuple):
-    """What the script looked at. `others` may be served as well as these users, and are not looked at."""
+    """What the script looked at, and how many tasks wait of which nothing is known."""
 
     pause: float
-    users: Sequence[_Waiting]
-    keys: Sequence[_Waiting]
-    others: bool
-    other_keys: bool
+    others: int
+    waiting: Sequence[_Waiting]
 
-    def startable(self, queued: int, seconds: float, per_slot: float) -> Startable:
-        """Of all that waits. What was not looked at counts as if it could start, where it may be that.
+    def startable(self, seconds: float, per_slot: float) -> Startable:
+        """Of all that waits. What was not looked at counts as if it could start.
 
         Args:
-            queued: Tasks in lanes, and held.
             seconds: Within which.
             per_slot: How many a slot starts in that time.
         """
         if self.pause > seconds:
             return Startable(0, 0)
-        looked_at = (*self.users, *self.keys)
-        parts = [_part(each, seconds, per_slot) for each in looked_at]
-        rest = max(0, queued - sum(each.tasks for each in looked_at)) if self.others else int(self.other_keys)
-        return Startable(rest + sum(part.tasks for part in parts), sum(part.slots for part in parts))
+        parts = [_part(each, seconds, per_slot) for each in self.waiting]
+        return Startable(self.others + sum(part.tasks for part in parts), sum(part.slots for part in parts))
 
 
 def _part(of: _Waiting, seconds: float, per_slot: float) -> Startable:
@@ -71,15 +66,9 @@ def _part(of: _Waiting, seconds: float, per_slot: float) -> Startable:
     return Startable(0, int(of.left)) if tasks > of.left * per_slot else Startable(tasks, 0)
 
 
-def held_back_in(now_ms: float, pause_ms: float, users: Sequence[Any], keys: Sequence[Any]) -> HeldBack:
+def held_back_in(now_ms: float, pause_ms: float, found: Sequence[Any]) -> HeldBack:
     """From what the script found."""
-    return HeldBack(
-        pause=_opens(pause_ms, now_ms),
-        users=tuple(_waiting_in(users[1:], now_ms)),
-        keys=tuple(_waiting_in(keys[1:], now_ms)),
-        others=bool(users[0]),
-        other_keys=bool(keys[0]),
-    )
+    return HeldBack(_opens(pause_ms, now_ms), found[0], tuple(_waiting_in(found[1:], now_ms)))
 
 
 def _waiting_in(rows: Sequence[Sequence[Any]], now_ms: float) -> Iterable[_Waiting]:

@@ -6,7 +6,7 @@
 --          scheduled task, schedule, held back user and task that expires, each or '',
 --          per running task looked at: name, ms since its start, whether its worker lives (1 or 0); then
 --          per name: name, mean run time in seconds or '';
---          ms at which the pause of everybody ends, then what lib/held_back.lua tells of users and of keys}
+--          ms at which the pause of everybody ends, and what lib/held_back.lua tells of all that waits}
 -- Cost     O(tasks looked at + workers + users and keys looked at)
 --@include base
 --@include message
@@ -48,4 +48,4 @@ end
 local held_back = new_held_back()
 local moments = { first(due_key), first(prefix .. 'schedules'), first(prefix .. 'parked'), first(prefix .. 'expiring') }
 if held_back.is_changing() then moments[1] = now end
-return { now, moments, running, times, held_back.pause_of_all(), held_back.users(), held_back.keys() }
+return { now, moments, running, times, held_back.pause_of_all(), held_back.look() }

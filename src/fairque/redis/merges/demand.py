@@ -22,8 +22,7 @@ def merged_demand(asked: arguments.Demand, answers: Answers) -> list[Any]:
         running,
         _mean_times(answers),
         _pause(now, answers),
-        _held_back(now, answers, 5),
-        _held_back(now, answers, 6),
+        _waiting(now, answers),
     ]
 
 
@@ -46,11 +45,11 @@ def _pause(now: int, answers: Answers) -> float:
     return 0 if 0 in pauses else min((pause for pause in pauses if pause > 0), default=-1)
 
 
-def _held_back(now: int, answers: Answers, at: int) -> list[Any]:
-    """Whether there are others in any of them, and those that were looked at."""
+def _waiting(now: int, answers: Answers) -> list[Any]:
+    """How many wait of which nothing is known, in all of them, and those that were looked at."""
     rows = [
         [tasks, free, _at(now, reply, opens_ms), *rest]
         for reply in answers.replies
-        for tasks, free, opens_ms, *rest in reply[at][1:]
+        for tasks, free, opens_ms, *rest in reply[5][1:]
     ]
-    return [int(any(reply[at][0] for reply in answers.replies)), *rows]
+    return [sum(reply[5][0] for reply in answers.replies), *rows]
