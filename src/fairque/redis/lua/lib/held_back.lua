@@ -34,13 +34,17 @@ local function new_held_back()
     local users, seen = {}, {}
     local function note_of(most)
       return function(user)
-        if seen[user] then return end
+        if seen[user] or user == '*' then return end
         if most == 0 then is_whole = false else most, users[#users + 1], seen[user] = most - 1, user, true end
       end
     end
     in_line(note_of(EACH))
     local note = note_of(2 * EACH)
-    for _, user in ipairs(call('ZREVRANGE', prefix .. 'parked', 0, EACH - 1)) do note(user) end
+    local function note_half_of_parked(range)
+      for _, user in ipairs(call(range, prefix .. 'parked', 0, EACH / 2 - 1)) do note(user) end
+    end
+    note_half_of_parked('ZRANGE') -- may start soonest
+    note_half_of_parked('ZREVRANGE') -- wait for an event
     for _, user in ipairs(call('ZRANGE', prefix .. 'policy-users', 0, EACH - 1)) do note(user) end
     return users
   end
