@@ -121,7 +121,7 @@ async def finish_all(queue: TaskQueue, keys: Keys) -> None:
 async def test_a_node_that_hangs_harms_only_its_users(cluster: ClusterNodes, has_settings: bool) -> None:
     hanging, other = cluster.masters[1], cluster.masters[0]
     name = name_on(cluster, hanging if has_settings else other)
-    async with TaskQueue(cluster.url, name=name, partitions=COUNT, timeout=1.0) as queue:
+    async with TaskQueue(cluster.url, name=name, partitions=COUNT, timeout=3.0) as queue:
         handles = await queue.enqueue_many([long().options(user_id=user) for user in USERS])
         gone = users_on(cluster, queue, hanging)
         there = [user for user in USERS if user not in gone]
@@ -133,7 +133,7 @@ async def test_a_node_that_hangs_harms_only_its_users(cluster: ClusterNodes, has
             for user in there:
                 await queue.enqueue(long(), user_id=user)
                 assert (await queue.user(user)).queued == 2
-            assert time.monotonic() - began < 0.9, "nobody waits for the node that says nothing"
+            assert time.monotonic() - began < 2.5, "nobody waits for the node that says nothing"
             for call in lost:
                 with pytest.raises(QueueUnavailable):
                     await call
@@ -141,7 +141,9 @@ async def test_a_node_that_hangs_harms_only_its_users(cluster: ClusterNodes, has
             await asyncio.sleep(0.1)
             await finish_all(queue, home_of(queue, there[0]))
             assert await waiting == 7
+            began = time.monotonic()
             stats = await queue.stats()
+            assert time.monotonic() - began < 3.5
             assert missing <= set(stats.missing) < set(range(COUNT))
             assert stats.queued > 0
             seen = {user.user_id for user in await queue.users(limit=1000)}

@@ -21,7 +21,7 @@ DAMAGING = {"repair"}
 SAME = sorted(CALLS.keys() - REFUSED - OF_ONE - DAMAGING)
 
 
-@pytest.mark.leaves_keys()
+@pytest.mark.leaves_keys
 @pytest.mark.parametrize("script", SAME)
 async def test_a_queue_with_partitions_tells_and_does_what_one_without_does(
     server: Server, queue_name: str, script: str

@@ -18,6 +18,8 @@ PAUSE = 0.05
 class Part(Protocol):
     """One partition, for calls of scripts."""
 
+    @property
+    def timeout(self) -> float: ...
     async def call(self, arguments: Arguments, values: Sequence[bytes] = (), patience: float | None = None) -> Any: ...
 
 
@@ -29,7 +31,8 @@ class Answers(NamedTuple):
 
 
 async def look(parts: Sequence[Part], asked: Mapping[int, Arguments], patience: float | None = None) -> Answers:
-    """Read. Who does not answer at a second try is missing; `patience` is for all of them together being away.
+    """Read. Who does not answer at a second try, or within the timeout, is missing; `patience` is for all of them
+    together being away.
 
     Raises `QueueUnavailable` where nobody answers, and whatever else one of them raises.
     """
@@ -52,10 +55,14 @@ async def look(parts: Sequence[Part], asked: Mapping[int, Arguments], patience: 
 
 async def _tried_twice(part: Part, arguments: Arguments) -> Any:
     try:
-        return await part.call(arguments, (), 0.0)
-    except QueueUnavailable:
-        await asyncio.sleep(PAUSE)
-    return await part.call(arguments, (), 0.0)
+        async with asyncio.timeout(part.timeout):
+            try:
+                return await part.call(arguments, (), 0.0)
+            except QueueUnavailable:
+                await asyncio.sleep(PAUSE)
+            return await part.call(arguments, (), 0.0)
+    except TimeoutError:
+        raise QueueUnavailable("no answer in time") from None
 
 
 async def tell(parts: Sequence[Part], asked: Mapping[int, Arguments], patience: float | None = None) -> list[Any]:
@@ -71,10 +78,8 @@ async def tell(parts: Sequence[Part], asked: Mapping[int, Arguments], patience: 
     if away:
         error = next(answer for answer in answers if isinstance(answer, QueueUnavailable))
         named = ", ".join(map(str, away[:8])) + (", …" if len(away) > 8 else "")
-        raise QueueUnavailable(
-            f"{'partition' if len(away) == 1 else 'partitions'} {named} of {len(parts)}: {error}. The others have it:"
-            " call again"
-        ) from error
+        noun = "partition" if len(away) == 1 else "partitions"
+        raise QueueUnavailable(f"{noun} {named} of {len(parts)}: {error}; call again for these") from error
     return answers
 
 

@@ -52,6 +52,7 @@ class ScriptCaller:
         self._connections = connections
         self._requester = self._new_requester()
         self._parts: tuple[Self, ...] = ()
+        self._retired: Requester | None = None
 
     def _new_requester(self) -> Requester:
         connector = self.backend.connector
@@ -60,6 +61,8 @@ class ScriptCaller:
     async def close(self) -> None:
         """Of a partition: what it shares with others is closed with the store that it was taken from."""
         await self._requester.close()
+        if self._retired is not None:
+            await self._retired.close()
         if self._parts and self._connections is not None:
             await self._connections.close()
 
@@ -79,8 +82,8 @@ class ScriptCaller:
     def _spread(self, partitions: Sequence[Backend]) -> tuple[Self, ...]:
         if self._connections is None:
             self._connections = NodeConnections(self.backend.connector.home)
-            self._requester.retire()
-            self._requester = self._new_requester()
+            self._retired, self._requester = self._requester, self._new_requester()
+            self._retired.retire()  # calls that began with it may still connect
         make = partial(type(self), patience=self.patience, connections=self._connections)
         return tuple(map(make, partitions))
 
@@ -99,6 +102,11 @@ class ScriptCaller:
         """The keys of what a user has, by its name in Redis. Also before it is known whether there are partitions."""
         partitions = self.backend.partitions
         return partitions[partition_of(user, len(partitions))].keys if len(partitions) > 1 else self.keys
+
+    @property
+    def timeout(self) -> float:
+        """Seconds for connecting and for one request."""
+        return self.backend.connector.timeout
 
     @property
     def settings(self) -> QueueSettings:

@@ -42,6 +42,9 @@ class NodeConnections:
     async def to(self, address: Address | None, connector: Connector) -> Connection:
         """The one to this address, made by the connector where there is none. Raises what `Connector.connect` does."""
         node = self._nodes.setdefault(address, _Node())
+        if node.refusal is not None and node.connecting.locked():  # a try after one that failed: nobody waits for it
+            connector.left(address)
+            raise copy(node.refusal)
         async with node.connecting:
             if node.connection is None or node.connection.error is not None:
                 node.connection = await self._connect(node, address, connector)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from fairque.errors import StoreError
+from fairque.errors import QueueUnavailable, StoreError
 from fairque.redis import arguments
 from fairque.redis.arguments import Values
 from fairque.redis.delivery import NewCallback
-from fairque.redis.dividing import divided, in_order
+from fairque.redis.dividing import at_once, divided, in_order
 from fairque.redis.keys import decode_user, encode_user
 from fairque.redis.replies import refusal
 from fairque.redis.store import Store
@@ -134,6 +135,7 @@ class ScheduleStore:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._homes: dict[str, ScheduleStore] = {}
+        self._has_asked_all = False
 
     async def check_permissions(self) -> None:
         """Raises `NotPermitted` where schedules could not be fired."""
@@ -227,15 +229,31 @@ class ScheduleStore:
         return [each.decode() for each in verdicts], [each.decode() for each in orphans]
 
     async def _declare_apart(self, declarations: Sequence[Declared], ttl_ms: int) -> tuple[list[str], list[str]]:
-        """Where no user of a declared one lives, none is missed: they go with the code of all their users."""
+        """Where no user of a declared one lives, there may be some that nobody declares any more: the first time all
+        are asked for these, later one more each time. Where a partition does not answer, nothing is to be done now.
+        """
         orphans: list[str] = []
 
         async def told(home: ScheduleStore, some: list[Declared]) -> list[str]:
-            verdicts, found = await home.declare(some, ttl_ms)
+            try:
+                verdicts, found = await home.declare(some, ttl_ms)
+            except QueueUnavailable as exc:
+                logger.warning("cannot declare %d schedules, trying again: %s", len(some), exc)
+                return ["same"] * len(some)
             orphans.extend(found)
             return verdicts
 
-        return await in_order(divided(declarations, self._home), told), orphans
+        others = self._homes_beside({each.user_id for each in declarations})
+        some = random.sample(others, min(1, len(others))) if self._has_asked_all else others
+        verdicts, *_ = await at_once(
+            [in_order(divided(declarations, self._home), told), *(told(home, []) for home in some)]
+        )
+        self._has_asked_all = True
+        return verdicts, orphans
+
+    def _homes_beside(self, users: set[str]) -> list[ScheduleStore]:
+        theirs = {self._store.part_of(encode_user(user)).keys.prefix for user in users}
+        return [ScheduleStore(part) for part in self._store.parts if part.keys.prefix not in theirs]
 
 
 def encode_spec(spec: Spec) -> bytes:
