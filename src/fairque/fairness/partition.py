@@ -31,7 +31,7 @@ class Partition:
 
     @property
     def time(self) -> float:
-        """Of the queue, in that of the partition: the latest that a claim has told, or at which somebody was served."""
+        """Of the queue, in that of the partition: the latest that a claim has told."""
         assert self.choice.line.elsewhere is not None
         return self.choice.line.elsewhere
 
@@ -75,10 +75,6 @@ class Partition:
         line.ready.put(member, self.time + min(tag - self._entered_at, line.mean / 2))
 
     def serve(self, user_id: str, cost: float) -> None:
-        line = self.choice.line
-        low = line.lowest_tag()
-        assert low is not None
-        line.elsewhere = max(self.time, low)
         self.choice.serve(user_id, cost)
 
     def end(self) -> None:

@@ -122,7 +122,10 @@ class PartitionChoice:
             due = [at for at in self._due() if at not in self._asked and at not in but]
             if due:  # nobody has a turn where it was looked; the claim itself looks elsewhere
                 return self.beside(self._random.choice(due), now, want)
-        return None if head == math.inf else self._chosen(partition, self._next_elsewhere(partition), want, head)
+        if head == math.inf:
+            return None
+        self._time = max(self._time, head)  # only here: what a claim serves beyond it is no measure for others
+        return self._chosen(partition, self._next_elsewhere(partition), want, head)
 
     def beside(self, partition: int, now: float, want: int = 1) -> Chosen:  # noqa: ARG002
         """How far a claim goes in a partition that was not chosen: no further than where the others stand by now."""

@@ -151,8 +151,8 @@ class Delivery(msgspec.Struct, eq=False):
 
 
 class Heads(NamedTuple):
-    """Where a partition stands: the virtual time of whom it would serve next (None: nobody is ready) and of the queue
-    as it is known there, how far a service takes a tag lately, and how many are ready; how many workers serve it.
+    """Where a partition stands: the virtual time of whom it would serve next (None: nobody is ready) and that of the
+    queue as known there, how far a service takes a tag lately, and how many are ready; how many workers serve it.
     """
 
     head: float | None

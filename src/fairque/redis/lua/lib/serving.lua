@@ -111,9 +111,7 @@ local function new_serving(claim, work, between)
           between.cut()
           return nil
         end
-        local tag = lines.tag(root, member)
-        if last_tag and tag > last_tag then return nil end
-        between.note(tag)
+        if member and last_tag and lines.tag(root, member) > last_tag then return nil end
       end
       if not member or string.byte(member) ~= 64 then return member, line end -- '@' begins no user, its own is encoded
       local inner = lines.at(string.sub(member, 2))
