@@ -32,6 +32,7 @@ class Plan:
     workers: int = 1000
     slots: int = 10
     seconds: float = 40.0
+    services: float = math.inf  # it ends with them, if that is earlier
     warm_up: float = 10.0
     task: float = 1.0  # mean, exponential
     quiet: float = 0.3  # part of all slots that users with single tasks ask for
@@ -122,10 +123,10 @@ class Fleet:
         for moment in (plan.warm_up, *plan.away):
             if moment < plan.seconds:
                 self.at(moment, self.note_window)
-        while self.events and self.events[0][0] < plan.seconds:
+        while self.events[0][0] < plan.seconds and self.tally.tasks < plan.services:
             self.now, _, act, args = heapq.heappop(self.events)
             act(*args)
-        self.now = plan.seconds
+        self.now = min(plan.seconds, self.events[0][0])
         self.note_window()
         return self
 

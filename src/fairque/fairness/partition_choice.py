@@ -76,7 +76,7 @@ class PartitionChoice:
         self._rates = [0.0] * count  # services by which virtual time moves by one; infinite: not known yet
         self._seen_at = [-math.inf] * count
         self._time = 0.0
-        self._workers = 1
+        self._workers = [1] * count
         self._turns = random.sample(range(count), count)  # in which those that are not due are looked at
         self._turn = 0
         self._turned_at: float | None = None
@@ -88,7 +88,7 @@ class PartitionChoice:
         """A look or a claim was answered. `now`: seconds, monotonic."""
         self._truces.pop(partition, None)
         self._time = max(self._time, sight.time)
-        self._workers = max(1, sight.workers)
+        self._workers[partition] = sight.workers
         self._seen_at[partition] = now
         self._note(partition, sight)
 
@@ -118,7 +118,7 @@ class PartitionChoice:
     def choose(self, now: float, want: int = 1, but: Container[int] = ()) -> Chosen | None:
         """Where to claim so many tasks. None: no partition is known to have work, other than some."""
         head, partition = min(((self._heads[at], at) for at in self._asked if at not in but), default=(math.inf, 0))
-        if head > self._time + self._slack(want) + self._usual_mean():
+        if head > self._time + self.slack(want) + self._usual_mean():
             due = [at for at in self._due() if at not in self._asked and at not in but]
             if due:  # nobody has a turn where it was looked; the claim itself looks elsewhere
                 return self.beside(self._random.choice(due), now, want)
@@ -133,7 +133,7 @@ class PartitionChoice:
         return self._chosen(partition, max(others, self._time), want)
 
     def _chosen(self, partition: int, elsewhere: float, want: int, head: float = -math.inf) -> Chosen:
-        until = None if elsewhere == math.inf else max(head, elsewhere + self._slack(want))
+        until = None if elsewhere == math.inf else max(head, elsewhere + self.slack(want))
         return Chosen(partition, until, self._time, self._time - CREDIT * max(self._means))
 
     def knows_work(self, partition: int) -> bool:
@@ -159,7 +159,7 @@ class PartitionChoice:
     def _others(self, now: float) -> list[int]:
         """Some of those that are not due: all workers together look at each so many times a second."""
         count, since = len(self._turns), now - (self._turned_at or 0.0)
-        most = min(count, max(1, round(since * count * OTHERS / self._workers)))
+        most = min(count, max(1, round(since * count * OTHERS / max(self._workers))))
         self._turned_at = now
         found: list[int] = []
         for _ in range(count):
@@ -185,7 +185,7 @@ class PartitionChoice:
         rate = sum(self._rates)
         return sum(self._ready) / rate if rate > 0 else 0.0
 
-    def _slack(self, want: int) -> float:
+    def slack(self, want: int) -> float:
         """How far virtual time moves by so many services of the whole queue."""
         rate = sum(self._rates)
         return SLACK * want / rate if rate > 0 else 0.0
