@@ -424,3 +424,16 @@ async def test_a_user_that_is_in_a_group_does_not_go_into_a_queue_with_partition
         with pytest.raises(BadExport, match="in a group"):
             await carry(here, many, "acme")
         assert (await many.users()) == []
+
+
+async def test_health_names_a_half_imported_user_and_none_that_is_exported(here: TaskQueue) -> None:
+    await here.enqueue(note("a"), user_id="acme")
+    records = await frozen(here, "acme")
+    assert (await here.health()).damaged_users == ()
+    await records.aclose()
+    store = here.store()
+    await store.freeze("zoe", "0" * 32, "import")
+    await store.close()
+    assert (await here.health()).damaged_users == ("zoe",)
+    await here.purge("zoe")
+    assert (await here.health()).damaged_users == ()

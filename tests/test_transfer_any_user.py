@@ -186,7 +186,7 @@ def without_rules(found: dict[tuple[str, str], Any]) -> dict[tuple[str, str], An
 
 
 @settings(
-    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+    max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
 )
 @given(user_id=IDS, steps=STEPS)
 def test_any_user_is_the_same_on_another_server(

@@ -184,6 +184,17 @@ FORGED: dict[str, Change] = {
         "result",
         also(Record("chunks", "done", -1, 2 * [b"1-1", b"8", *b"of a bytes 1 earlier 0 chunks x".split()])),
     ),
+    "chunks: pages backwards": on(
+        "result",
+        lambda record: [
+            record,
+            *(
+                Record("chunks", "done", -1, [at, b"8", *b"of a bytes 1 earlier 0 chunks x".split()])
+                for at in (b"2-1", b"1-1")
+            ),
+        ],
+    ),
+    "dead: in the future": on("dead", parts(b"dead", FAR)),
     "unique: odd name": on("unique", replaced(name="zoe:1")),
     "xcom: short": on("xcom", parts(b"key", b"short")),
     "xcom: nan": on("xcom", parts(b"key", struct.pack(">d", math.nan) + b"\x01")),

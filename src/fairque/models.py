@@ -381,8 +381,8 @@ class QueueHealth(msgspec.Struct, frozen=True, kw_only=True):
 
     `min_running_users` are those whose `min_running` together leave no slot of the workers to others, of 1,000 that
     have a     policy of their own and of the 100 above. `unserved_users` are those of the 100 that no worker serves.
-    `damaged_users` are those that claims leave alone, as something failed for them, and those of the 100 users that
-    became ready last whose keys contradict each other: see `check`. At most 100 of each.
+    `damaged_users` are those that claims leave alone, as something failed for them or their import is not complete, and
+    those of the 100 users that became ready last whose keys contradict each other: see `check`. At most 100 of each.
 
     `blocking` is how many dead letters other tasks wait for, of the 1,000 oldest in workflows: those go on when they
     are requeued and finish, and are canceled when they are discarded or expire.

@@ -139,7 +139,12 @@ def _of_users(health: QueueHealth) -> Iterator[HealthCheck]:
     yield _named("reservations", health.min_running_users, "min_running leaves no slot to others", "slots are left")
     yield _named("served", health.unserved_users, "no worker serves", "all users with tasks are served")
     yield _named("paused", health.stats.paused_tasks, "tasks are paused, of all users", "no tasks are paused by name")
-    yield _named("damage", health.damaged_users, "run `fairque doctor`: damaged keys of", "no damaged keys")
+    yield _named(
+        "damage",
+        health.damaged_users,
+        "run `fairque doctor`, or end their import: left alone for damaged keys, or half imported,",
+        "no damaged keys",
+    )
 
 
 def _named(name: str, users: Sequence[str], bad: str, good: str) -> HealthCheck:

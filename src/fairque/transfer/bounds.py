@@ -23,7 +23,7 @@ from fairque.transfer.fields import LEFT_BEHIND
 from fairque.transfer.kinds import KINDS, Part
 from fairque.transfer.record import Record
 
-__all__ = ["check_record"]
+__all__ = ["CHUNK_WORDS", "check_record"]
 
 MOST_PARTS = 20_000
 LONGEST_FIELD = 1 << 16

@@ -28,6 +28,8 @@ __all__ = ["Imported", "import_records"]
 
 AT_ONCE = 200
 STEP_BYTES = 1 << 19
+PART_BYTES = 16
+"""What each part costs beside its contents: a call may have a million words."""
 _RULES = ("policy", "limit")
 """Which are set by calls of their own."""
 _OF_QUEUE = frozenset(("frozen", "assignments"))
@@ -139,7 +141,7 @@ class _Import:
         if record.kind in _RULES:
             self._note_rule(record)
         self._waiting.append(record)
-        self._bytes += record.size
+        self._bytes += record.size + PART_BYTES * len(record.parts)
         if len(self._waiting) >= AT_ONCE or self._bytes > STEP_BYTES:
             await self._write()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fairque.errors import BadExport
+from fairque.transfer.bounds import CHUNK_WORDS
 from fairque.transfer.kinds import RANKS
 from fairque.transfer.record import Record
 
@@ -17,6 +18,8 @@ _STATE_IN = {
     "critical": b"queued",
     "normal": b"queued",
 }
+_PAST = {"critical": 1, "normal": 1, "dead": 1000}
+"""Places whose scores are moments that are over, and how many microseconds one counts."""
 MINUTE_US = 60_000_000
 
 
@@ -24,7 +27,7 @@ class Whole:
     """Records are in order, none comes twice, and each task that has not ended is in one place.
 
     Args:
-        now_ms: When the export was made: nothing came after it.
+        now_ms: By the clock of the server: nothing came later.
     """
 
     def __init__(self, now_ms: int) -> None:
@@ -35,6 +38,7 @@ class Whole:
         self._ended: set[str] = set()
         self._schedules: set[str] = set()
         self._place_of: dict[str, str] = {}
+        self._last_chunk: tuple[str, tuple[int, ...]] = "", ()
 
     def add(self, record: Record) -> None:
         """Raises `BadExport`."""
@@ -48,6 +52,8 @@ class Whole:
             self._ended.add(record.name)
         elif record.kind == "schedule":
             self._schedules.add(record.name)
+        elif record.kind == "chunks":
+            self._check_chunks(record)
         elif record.kind == "schedules":
             self._check_schedules(record.parts[::2])
         elif record.kind in _STATE_IN:
@@ -71,6 +77,14 @@ class Whole:
             raise BadExport(f"record {record.kind} {record.name[:80]!r} comes twice")
         self._last = here
 
+    def _check_chunks(self, record: Record) -> None:
+        """Behind those of the page before."""
+        ids = [tuple(map(int, part.split(b"-"))) for part in record.parts[:: 2 + CHUNK_WORDS]]
+        name, last = self._last_chunk
+        if name == record.name and ids[0] <= last:
+            raise BadExport(f"record chunks {record.name[:80]!r} is not in order")
+        self._last_chunk = record.name, ids[-1]
+
     def _check_schedules(self, ids: Sequence[bytes]) -> None:
         for id_ in ids:
             if id_.decode() not in self._schedules:
@@ -80,10 +94,10 @@ class Whole:
         step = 1 if record.kind == "deferred" else 2
         for id_ in record.parts[::step]:
             self._put(id_.decode(), record.kind)
-        if record.kind in ("critical", "normal"):
-            late = max(map(float, record.parts[1::2]))
-            if late > self._latest_us:
-                raise BadExport(f"a task of lane {record.kind} came at {late:.0f} µs, after the export was made")
+        if record.kind in _PAST:
+            latest = max(map(float, record.parts[1::2])) * _PAST[record.kind]
+            if latest > self._latest_us:
+                raise BadExport(f"a task in {record.kind} is of {latest:.0f} µs, which has not come")
 
     def _put(self, task_id: str, place: str) -> None:
         if task_id not in self._bodies:

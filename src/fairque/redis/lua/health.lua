@@ -3,9 +3,10 @@
 -- KEYS[1]  state
 -- Returns  {dead letters, for how many of those that are linked (1,000 at most) others wait, ms at which the first
 --          scheduled task is due or '', ms at which the first schedule fires or '', users that became ready last, users
---          that are left alone for a damaged key}
+--          that are left alone for a damaged key, or as their import is not complete}
 -- Cost     O(log letters + users + letters that are linked, at most 1,000)
 --@include base
+--@include frozen
 --@arguments
 -- Ten of those that depend on it are asked.
 local function is_waited_for(user, id)
@@ -28,6 +29,15 @@ local function count_blocking()
   return blocking
 end
 
+-- An export passes by itself.
+local function left_alone()
+  local users = {}
+  for _, user in ipairs(call('ZRANGE', prefix .. 'damaged', 0, most - 1)) do
+    if call('HGET', frozen_key(user), 'why') ~= 'export' then users[#users + 1] = user end
+  end
+  return users
+end
+
 local function first(key) return call('ZRANGE', key, 0, 0, 'WITHSCORES')[2] or '' end
 return {
   call('ZCOUNT', prefix .. 'dead', string.format('%d', now - dead_letter_ttl_ms), '+inf'),
@@ -35,5 +45,5 @@ return {
   first(due_key),
   first(prefix .. 'schedules'),
   call('ZREVRANGE', users_key, 0, most - 1),
-  call('ZRANGE', prefix .. 'damaged', 0, most - 1),
+  left_alone(),
 }

@@ -22,6 +22,7 @@ if known[2] == 'import' and ahead >= 0 then -- it is complete
   if ahead > 0 then lines.keep(u.up, u.member, u.up.clock + math.min(ahead, lines.HORIZON * u.up.mean)) end
   new_weighing().recount(user)
 end
+call('ZREM', prefix .. 'parked', user) -- its policy may have been cleared meanwhile
 local woken = {}
 damage().attempt(user, damage().come_back, user, woken)
 if call('EXISTS', prefix .. 'damaged') == 0 then call('HDEL', state_key, 'damaged') end
