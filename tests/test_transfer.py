@@ -13,6 +13,7 @@ import pytest
 
 from fairque import (
     BadExport,
+    Encrypt,
     QueueUnavailable,
     TaskHandle,
     TaskQueue,
@@ -36,6 +37,7 @@ from tests.support.process import ROOT
 from tests.support.resp import RespClient
 
 if TYPE_CHECKING:
+    from fairque.embedded.server import EmbeddedServer
     from tests.support.servers import Server
 
 pytestmark = pytest.mark.leaves_keys()
@@ -437,3 +439,39 @@ async def test_health_names_a_half_imported_user_and_none_that_is_exported(here:
     assert (await here.health()).damaged_users == ("zoe",)
     await here.purge("zoe")
     assert (await here.health()).damaged_users == ()
+
+
+# Sealed contents
+
+
+async def test_sealed_contents_are_read_in_a_queue_of_the_same_realm_alone(
+    server: Server, queue_name: str, own_server: Callable[..., EmbeddedServer]
+) -> None:
+    codec = Encrypt({"1": b"k" * 32})
+    async with (
+        TaskQueue(server.url, name=queue_name, codec=codec) as here,
+        TaskQueue(own_server().url, name=queue_name, codec=codec) as there,
+        TaskQueue(server.url, name=f"{queue_name}/other", codec=codec) as other,
+        TaskQueue(server.url, name=f"{queue_name}/plain") as plain,
+    ):
+        await here.enqueue(note("secret"), user_id="acme", task_id="done")
+        await serve(here)
+        await here.enqueue(note("secret 2"), user_id="acme", task_id="waits")
+        await here.xcom("acme").push("key", "secret 3")
+        records = await kept(here.export_user("acme"))
+        assert not any(b"secret" in record for record in records)
+        for wrong in (other, plain):
+            with pytest.raises(BadExport, match=f"sealed for '{queue_name}'"):
+                await wrong.import_user(records)
+        await there.import_user(records)
+        await serve(there)
+        assert await there.handle("acme", "done").result(timeout=0) == "secret"
+        assert await there.handle("acme", "waits").result(timeout=0) == "secret 2"
+        assert await there.xcom("acme").pull("key") == "secret 3"
+        with pytest.raises(BadExport, match="not sealed"):
+            await here.import_user(await kept(await a_plain_export(plain)))
+
+
+async def a_plain_export(queue: TaskQueue) -> AsyncIterator[bytes]:
+    await queue.enqueue(note("a"), user_id="zoe")
+    return queue.export_user("zoe")
