@@ -30,9 +30,7 @@ HARMLESS = {
     "workers@<a>",
     "assignments:@<g>",
     "suspects",
-    "collecting:<u>",
-    "collected:<u>:<id>",  # they run at their moment, alone
-    "dead-of:*:<any>",  # counted of their users as before
+    "collecting:<u>",  # the next task of the name begins another group
     "reserved@<a>",
     "ready@<a>:<g>",
     "metrics:<u>",

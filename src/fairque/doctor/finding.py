@@ -36,6 +36,7 @@ class FindingKind(StrEnum):
     STALE_RESULT = "stale-result"
     LOST_KEY = "lost-key"  # another one may be put in beside a task that is to be alone under a key
     HALF_A_LETTER = "half-a-letter"
+    LOST_GROUP = "lost-group"  # tasks that are to run together would run apart
 
     # What runs
     STALE_DELIVERY = "stale-delivery"

@@ -55,7 +55,7 @@ local function requeue(id)
   end
   clear_its_name(key)
   call('HDEL', key, 'attempt', 'failures', 'returned', 'since', 'ended', 'canceling', 'charged',
-    'charged_before', 'progress', 'message', 'progress_of', 'expires', 'snoozed', 'dead_kind', 'lane',
+    'charged_before', 'progress', 'message', 'progress_of', 'expires', 'snoozed', 'dead_kind', 'dead_apart', 'lane',
     'score')
   call('HSET', key, 'state', 'queued', 'queued', now, 'enqueued', now)
   place(user, id, lane, score)

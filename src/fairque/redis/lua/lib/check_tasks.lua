@@ -12,6 +12,7 @@
 --@include depend
 --@include expiry
 --@include pointers
+--@include collect
 --@include doctor
 
 local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
@@ -125,6 +126,7 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
   end
 
   local function list_kind_again(user, id, at)
+    call('HDEL', task_key(user, id), 'dead_apart')
     local kind = list_by_kind(user, id, call('LINDEX', errors_key(user, id), -1) or '', string.format('%d', at), dead_letter_ttl_ms)
     if call('EXISTS', task_key(user, id)) == 1 then call('HSET', task_key(user, id), 'dead_kind', kind) end
   end
@@ -334,8 +336,20 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
     end
   end
 
+  -- One that is to run together with others, and has not begun.
+  local function check_group(user, id)
+    local known = call('HMGET', task_key(user, id), 'collect', 'attempt', 'enqueued')
+    local group = known[1]
+    if not group or known[2] or not collecting().lacks(user, id, group, tonumber(known[3] or 0)) then return end
+    wrong('lost-group', 'collected:' .. user .. ':' .. group, id .. ' would run without those that it is to run with', function()
+      collecting().add(user, id, group)
+      return 'runs with them'
+    end)
+  end
+
   -- A task in a place.
   function checks.seat(user, id, spot)
+    if spot == 'scheduled' and holds(spot, user, id) then check_group(user, id) end
     if not holds(spot, user, id) or call('EXISTS', body_key(user, id)) == 1 then return end
     wrong('lost-message', spot .. ':' .. user, 'the message of the task is gone', function()
       remove_from(spot, user, id, fields_of(user, id))
@@ -361,9 +375,12 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
         return 'listed'
       end)
     end
-    local kind = call('HGET', task_key(user, id), 'dead_kind') or ''
-    if kind ~= '' and not call('ZSCORE', letters_key(user, kind), id) then
-      wrong('half-a-letter', letters_name(user, kind), 'the dead letter is not among those of its kind', function()
+    local known = call('HMGET', task_key(user, id), 'dead_kind', 'dead_apart')
+    local kind = known[1] or ''
+    local lacks = kind ~= '' and (not call('ZSCORE', letters_key(user, kind), id) and user
+      or not known[2] and not call('ZSCORE', letters_key('*', kind), user .. ':' .. id) and '*')
+    if lacks then
+      wrong('half-a-letter', letters_name(lacks, kind), 'the dead letter is not among those of its kind', function()
         list_kind_again(user, id, at)
         return 'listed'
       end)

@@ -39,6 +39,19 @@ local function new_collecting()
     end
   end
 
+  function it.add(user, id, group)
+    local key = group_key(user, group)
+    local waiting = call('RPUSH', key, id)
+    call('PEXPIRE', key, KEPT_MS)
+    return waiting
+  end
+
+  -- Whether a task that came at this ms should be in its group, and is not.
+  function it.lacks(user, id, group, came) return came + KEPT_MS > now and not call('LPOS', group_key(user, group), id) end
+
+  -- It is served by itself.
+  function it.leave(user, id) call('HDEL', task_key(user, id), 'collect') end
+
   -- A task has come, and is scheduled. `when`: as `AddedTask` has it.
   function it.join(user, id, name, when, step_us)
     local size = tonumber(string.match(when, '^collect (%d+) '))
@@ -49,9 +62,7 @@ local function new_collecting()
       call('DEL', group_key(user, group))
       call('HSET', open, name, group)
     end
-    local key = group_key(user, group)
-    local waiting = call('RPUSH', key, id)
-    call('PEXPIRE', key, KEPT_MS)
+    local waiting = it.add(user, id, group)
     call('PEXPIRE', open, KEPT_MS)
     call('HSET', task_key(user, id), 'collect', group)
     if waiting < size then return end

@@ -140,6 +140,8 @@ local function new_delivering(claim, work)
         end
         count('started', 1)
         total = total + hand_over(user, id, lane, score, body, limits, known, is_over, true)
+      else
+        collecting().leave(user, id)
       end
     end
     return total
