@@ -300,6 +300,13 @@ class Mirror:
         """Somebody fell silent, and not all lanes have been looked at."""
         return 0 < float(self.core.state().get("hunt", 0)) <= self.core.now_us() // 1000
 
+    @staticmethod
+    def left_by(held: Held, ending: Ending) -> int:
+        """How many bytes more there are by it."""
+        _, words = _as_said(held, ending)
+        own = held.model.task.own_bytes if ending.kind == "finished" else 0
+        return words.record_bytes + words.error_bytes - own
+
     async def settle(self, asked: Sequence[Held], ending: Ending) -> list[bool]:
         """What one worker has to tell, the first one's. An outcome that was given before is given again.
 

@@ -480,6 +480,23 @@ class BothMachine(RuleBasedStateMachine):
         if changed:
             self.both(self.mirror.set_policy(user_id, **changed))
 
+    @precondition(lambda self: "max_bytes" in self.fields)
+    @rule(batch=batches(), by=st.sampled_from([0, 0, -1]))
+    def what_comes_just_fits(self, batch: list[Order], by: int) -> None:
+        order = self.allowed(batch[0])
+        size = order.model_task(b"", 0).bytes
+        self.set_policy(order.user_id, {"max_bytes": self.mirror.model.bytes.used(order.user_id) + size + by})
+        self.enqueue([order])
+
+    @precondition(lambda self: "max_bytes" in self.fields and self.mirror.held)
+    @rule(picks=picks, ending=endings, by=st.sampled_from([0, 0, -1]))
+    def what_is_left_just_fits(self, picks: list[int], ending: Ending, by: int) -> None:
+        held = self.picked(picks)[0]
+        size = self.mirror.left_by(held, ending)
+        user_id = held.model.task.user_id
+        self.set_policy(user_id, {"max_bytes": max(1, self.mirror.model.bytes.used(user_id) + size + by)})
+        self.settle(picks[:1], ending)
+
     @precondition(lambda self: self.fields)
     @rule(user_id=st.sampled_from([*USERS, EVERYONE]))
     def clear_policy(self, user_id: str) -> None:
