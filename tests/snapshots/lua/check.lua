@@ -702,11 +702,12 @@ local function put_under(whose, kind, member, at, most, ttl)
   return true
 end
 
--- A task became a dead letter. Returns what its record keeps: the kind, or '' where that has no list.
+-- A task became a dead letter. Returns what its record keeps: the kind, or '' where that has no list. `dead_apart` of it says
+-- that it is not among those of the queue.
 function list_by_kind(user, id, error_record, at, ttl)
   local kind = kind_in(error_record)
   if kind == '' or not put_under(user, kind, id, at, MOST_KINDS_OF_USER, ttl) then return '' end
-  put_under('*', kind, user .. ':' .. id, at, MOST_KINDS_OF_ALL, ttl)
+  if not put_under('*', kind, user .. ':' .. id, at, MOST_KINDS_OF_ALL, ttl) then softly('HSET', task_key(user, id), 'dead_apart', 1) end
   return kind
 end
 
@@ -4379,6 +4380,108 @@ calls[#calls + 1] = function()
   return NEXT
 end
 
+-- lib/collect.lua
+-- Tasks that are to run together wait among the scheduled ones of their user, until so many of a name wait or the first has
+-- waited for so long. Who is served first of a group takes the others along. What is canceled meanwhile, or moved, is
+-- met no more: who is left alone runs alone.
+-- collecting:<u>       hash  name → the group that is open: the id of its first task
+-- collected:<u>:<id>   list  the ids of a group
+-- task:<u>:<id>        collect  its group
+local collecting
+do
+
+local function new_collecting()
+  local it = {}
+  local KEPT_MS = 86400000 -- of a group after its last task came; then they run apart
+  local function open_key(user) return prefix .. 'collecting:' .. user end
+  local function group_key(user, group) return prefix .. 'collected:' .. user .. ':' .. group end
+
+  -- It leaves the scheduled ones.
+  function it.unschedule(user, id)
+    local waiting = place_key('scheduled', user)
+    local removed = call('ZREM', waiting, id)
+    count('scheduled', -removed)
+    local first = call('ZRANGE', waiting, 0, 0, 'WITHSCORES')[2]
+    if first then call('ZADD', due_key, 'GT', math.floor(first), user) else call('ZREM', due_key, user) end
+    return removed == 1
+  end
+
+  -- One of a full group comes to its lane; it takes the others along when it is served.
+  local function serve(user, group, step_us)
+    for _, id in ipairs(call('LRANGE', group_key(user, group), 0, -1)) do
+      if it.unschedule(user, id) then
+        local priority = call('HGET', task_key(user, id), 'priority')
+        local lane, score = score_of(tonumber(priority or 3), step_us)
+        call('HSET', task_key(user, id), 'state', 'queued', 'queued', now)
+        if place(user, id, lane, score) then wake(user, 1) end
+        return
+      end
+    end
+  end
+
+  function it.add(user, id, group)
+    local key = group_key(user, group)
+    local waiting = call('RPUSH', key, id)
+    call('PEXPIRE', key, KEPT_MS)
+    return waiting
+  end
+
+  -- Whether a task that came at this ms should be in its group, and is not.
+  function it.lacks(user, id, group, came) return came + KEPT_MS > now and not call('LPOS', group_key(user, group), id) end
+
+  -- It is served by itself.
+  function it.leave(user, id) call('HDEL', task_key(user, id), 'collect') end
+
+  -- A task has come, and is scheduled. `when`: as `AddedTask` has it.
+  function it.join(user, id, name, when, step_us)
+    local size = tonumber(string.match(when, '^collect (%d+) '))
+    local open = open_key(user)
+    local group = call('HGET', open, name)
+    if not group or call('EXISTS', group_key(user, group)) == 0 then
+      group = id
+      call('DEL', group_key(user, group))
+      call('HSET', open, name, group)
+    end
+    local waiting = it.add(user, id, group)
+    call('PEXPIRE', open, KEPT_MS)
+    call('HSET', task_key(user, id), 'collect', group)
+    if waiting < size then return end
+    call('HDEL', open, name)
+    serve(user, group, step_us)
+  end
+
+  -- One of a group is served: the others, as far as they wait for nothing else. Nobody joins it any more.
+  function it.others(user, id, group, name)
+    local found = {}
+    for _, other in ipairs(call('LRANGE', group_key(user, group), 0, -1)) do
+      local known = call('HMGET', task_key(user, other), 'collect', 'state', 'held')
+      local waits = (known[2] == 'scheduled' or known[2] == 'queued') and not known[3]
+      if other ~= id and known[1] == group and waits then found[#found + 1] = { other, known[2] } end
+    end
+    call('DEL', group_key(user, group))
+    if call('HGET', open_key(user), name) == group then call('HDEL', open_key(user), name) end
+    return found
+  end
+
+  -- Of a user that is purged.
+  function it.forget(user)
+    for _, group in ipairs(call('HVALS', open_key(user))) do call('DEL', group_key(user, group)) end
+    call('DEL', open_key(user))
+  end
+
+  return it
+end
+local collecting_known
+function collecting()
+  collecting_known = collecting_known or new_collecting()
+  return collecting_known
+end
+calls[#calls + 1] = function()
+  collecting_known = nil
+  return NEXT
+end
+end
+
 local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
   local checks, wrong = doctor.checks, doctor.wrong
   local SORTED = { 'critical', 'normal', 'held', 'scheduled', 'dead' }
@@ -4490,6 +4593,7 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
   end
 
   local function list_kind_again(user, id, at)
+    call('HDEL', task_key(user, id), 'dead_apart')
     local kind = list_by_kind(user, id, call('LINDEX', errors_key(user, id), -1) or '', string.format('%d', at), dead_letter_ttl_ms)
     if call('EXISTS', task_key(user, id)) == 1 then call('HSET', task_key(user, id), 'dead_kind', kind) end
   end
@@ -4699,8 +4803,20 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
     end
   end
 
+  -- One that is to run together with others, and has not begun.
+  local function check_group(user, id)
+    local known = call('HMGET', task_key(user, id), 'collect', 'attempt', 'enqueued')
+    local group = known[1]
+    if not group or known[2] or not collecting().lacks(user, id, group, tonumber(known[3] or 0)) then return end
+    wrong('lost-group', 'collected:' .. user .. ':' .. group, id .. ' would run without those that it is to run with', function()
+      collecting().add(user, id, group)
+      return 'runs with them'
+    end)
+  end
+
   -- A task in a place.
   function checks.seat(user, id, spot)
+    if spot == 'scheduled' and holds(spot, user, id) then check_group(user, id) end
     if not holds(spot, user, id) or call('EXISTS', body_key(user, id)) == 1 then return end
     wrong('lost-message', spot .. ':' .. user, 'the message of the task is gone', function()
       remove_from(spot, user, id, fields_of(user, id))
@@ -4726,9 +4842,12 @@ local function add_task_checks(doctor, dead_letter_ttl_ms, priority_step_ms)
         return 'listed'
       end)
     end
-    local kind = call('HGET', task_key(user, id), 'dead_kind') or ''
-    if kind ~= '' and not call('ZSCORE', letters_key(user, kind), id) then
-      wrong('half-a-letter', letters_name(user, kind), 'the dead letter is not among those of its kind', function()
+    local known = call('HMGET', task_key(user, id), 'dead_kind', 'dead_apart')
+    local kind = known[1] or ''
+    local lacks = kind ~= '' and (not call('ZSCORE', letters_key(user, kind), id) and user
+      or not known[2] and not call('ZSCORE', letters_key('*', kind), user .. ':' .. id) and '*')
+    if lacks then
+      wrong('half-a-letter', letters_name(lacks, kind), 'the dead letter is not among those of its kind', function()
         list_kind_again(user, id, at)
         return 'listed'
       end)

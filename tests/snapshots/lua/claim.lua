@@ -4542,10 +4542,11 @@ end
 -- lib/history.lua
 -- What a delivery tells of what came before it.
 
--- `known`: fields of its task. Zeros where it has none. `follows`: it runs with the delivery before it.
+-- `known`: fields of its task. Zeros where it has none, as texts: a number is formatted each time anew. `follows`: it runs with the delivery before it.
 local function history_of(known, lost, alone, follows)
-  return string.format('%s %s %s %s %s %d %s %s %s %d', known.failures or 0, lost or 0, known.returned or 0, known.since or 0,
-    known.queued or 0, known.canceling and 1 or 0, known.deaths or 0, alone or 0, known.snoozed or 0, follows and 1 or 0)
+  return string.format('%s %s %s %s %s %s %s %s %s %s', known.failures or '0', lost or '0', known.returned or '0',
+    known.since or '0', known.queued or '0', known.canceling and '1' or '0', known.deaths or '0', alone or '0',
+    known.snoozed or '0', follows and '1' or '0')
 end
 
 -- A body that cannot be handed out is told of as such.
@@ -5128,6 +5129,19 @@ local function new_collecting()
     end
   end
 
+  function it.add(user, id, group)
+    local key = group_key(user, group)
+    local waiting = call('RPUSH', key, id)
+    call('PEXPIRE', key, KEPT_MS)
+    return waiting
+  end
+
+  -- Whether a task that came at this ms should be in its group, and is not.
+  function it.lacks(user, id, group, came) return came + KEPT_MS > now and not call('LPOS', group_key(user, group), id) end
+
+  -- It is served by itself.
+  function it.leave(user, id) call('HDEL', task_key(user, id), 'collect') end
+
   -- A task has come, and is scheduled. `when`: as `AddedTask` has it.
   function it.join(user, id, name, when, step_us)
     local size = tonumber(string.match(when, '^collect (%d+) '))
@@ -5138,9 +5152,7 @@ local function new_collecting()
       call('DEL', group_key(user, group))
       call('HSET', open, name, group)
     end
-    local key = group_key(user, group)
-    local waiting = call('RPUSH', key, id)
-    call('PEXPIRE', key, KEPT_MS)
+    local waiting = it.add(user, id, group)
     call('PEXPIRE', open, KEPT_MS)
     call('HSET', task_key(user, id), 'collect', group)
     if waiting < size then return end
@@ -5307,6 +5319,8 @@ local function new_delivering(claim, work)
         end
         count('started', 1)
         total = total + hand_over(user, id, lane, score, body, limits, known, is_over, true)
+      else
+        collecting().leave(user, id)
       end
     end
     return total
@@ -5467,9 +5481,7 @@ local function new_serving(claim, work, between)
           between.cut()
           return nil
         end
-        local tag = lines.tag(root, member)
-        if last_tag and tag > last_tag then return nil end
-        between.note(tag)
+        if member and last_tag and lines.tag(root, member) > last_tag then return nil end
       end
       if not member or string.byte(member) ~= 64 then return member, line end -- '@' begins no user, its own is encoded
       local inner = lines.at(string.sub(member, 2))
@@ -5922,11 +5934,6 @@ function new_between(claim, is_for_all)
   -- Up to which tag users are served, or nil.
   function it.last_tag()
     return up_to and up_to - stand.offset + EXACT * math.max(1, math.abs(up_to), math.abs(stand.offset))
-  end
-
-  -- Somebody is served at this tag.
-  function it.note(tag)
-    if is_for_all then root.elsewhere = math.max(root.elsewhere, tag) end
   end
 
   function it.has_more() return lines.lowest(root) end

@@ -6,7 +6,7 @@
 --          scheduled task, schedule, held back user and task that expires, each or '',
 --          per running task looked at: name, ms since its start, whether its worker lives (1 or 0); then
 --          per name: name, mean run time in seconds or '';
---          ms at which the pause of everybody ends, then what lib/held_back.lua tells of users and of keys}
+--          ms at which the pause of everybody ends, and what lib/held_back.lua tells of all that waits}
 -- Cost     O(tasks looked at + workers + users and keys looked at)
 local keys_of_call, values_of_call = KEYS, ARGV
 local KEYS, ARGV
@@ -2758,13 +2758,17 @@ local function new_held_back()
     local users, seen = {}, {}
     local function note_of(most)
       return function(user)
-        if seen[user] then return end
+        if seen[user] or user == '*' then return end
         if most == 0 then is_whole = false else most, users[#users + 1], seen[user] = most - 1, user, true end
       end
     end
     in_line(note_of(EACH))
     local note = note_of(2 * EACH)
-    for _, user in ipairs(call('ZREVRANGE', prefix .. 'parked', 0, EACH - 1)) do note(user) end
+    local function note_half_of_parked(range)
+      for _, user in ipairs(call(range, prefix .. 'parked', 0, EACH / 2 - 1)) do note(user) end
+    end
+    note_half_of_parked('ZRANGE') -- may start soonest
+    note_half_of_parked('ZREVRANGE') -- wait for an event
     for _, user in ipairs(call('ZRANGE', prefix .. 'policy-users', 0, EACH - 1)) do note(user) end
     return users
   end
@@ -2780,38 +2784,58 @@ local function new_held_back()
     return { waits, waits, at == gates.NEVER and -1 or at or 0, left or '', p.rate_us or '', allowed or '' }
   end
 
-  -- {whether others may be served, then of each: tasks in its lanes, of these those that nothing else holds, ms at which
-  -- they may start or 0 for now or -1 where that takes an event, how many more may run or '', us between two starts or '',
-  -- how many may start at once or ''}
-  function it.users()
-    if not governed then return { 1 } end
+  local function look_at_users(note)
+    if not governed then
+      is_whole = false
+      return
+    end
     local users = chosen()
     nodes.read_ahead(users)
-    local found = {}
     for _, user in ipairs(users) do
-      local is_whole_user, known = try_alone(known_of, user)
-      if is_whole_user then found[#found + 1] = known end
+      local is_read, known = try_alone(known_of, user)
+      if is_read and known then note(known) end
     end
-    return { is_whole and 0 or 1, unpack(found) }
   end
 
-  -- The same of keys, and of the tasks that are held under them; those of users that may not be served now start later.
-  function it.keys()
-    if not limited then return { 0 } end
-    local left, keys, found = EACH, call('ZRANGE', prefix .. 'held', 0, EACH - 1), {}
-    for _, k in ipairs(keys) do
-      if left == 0 then break end
-      local waits, free = 0, 0
-      local users = call('ZRANGE', prefix .. 'held-users:' .. k, 0, left - 1)
-      for _, user in ipairs(users) do
-        local tasks = call('ZCARD', place_key('held', user) .. ':' .. k)
-        waits = waits + tasks
-        if not gate_of(user) then free = free + tasks end
-      end
-      found[#found + 1] = { waits, free, limited.outlook(k) }
-      left = left - #users
+  -- Second: of how many users.
+  local function known_under(k, most)
+    local waits, free = 0, 0
+    local users = call('ZRANGE', prefix .. 'held-users:' .. k, 0, most - 1)
+    for _, user in ipairs(users) do
+      local tasks = call('ZCARD', place_key('held', user) .. ':' .. k)
+      waits = waits + tasks
+      if not gate_of(user) then free = free + tasks end -- else it starts later
     end
-    return { (left == 0 or #keys == EACH) and 1 or 0, unpack(found) }
+    return { { waits, free, limited.outlook(k) }, #users }
+  end
+
+  -- Tasks that are held under keys. Returns whether there are others.
+  local function look_at_keys(note)
+    if not limited then return false end
+    local left, keys = EACH, call('ZRANGE', prefix .. 'held', 0, EACH - 1)
+    for _, k in ipairs(keys) do
+      if left <= 0 then return true end
+      local is_read, known = try_alone(known_under, k, left)
+      if is_read then note(known[1]) end
+      left = left - (is_read and known[2] or 1)
+    end
+    return left <= 0 or #keys == EACH
+  end
+
+  -- {how many tasks wait of which nothing is known, of each user and key: {tasks, of these those that nothing else holds,
+  -- ms at which they may start or 0 for now or -1 where that takes an event, how many more may run or '', us between two
+  -- starts or '', how many may start at once or ''}}
+  function it.look()
+    local found, seen = {}, 0
+    local function note(known)
+      found[#found + 1] = known
+      seen = seen + known[1]
+    end
+    look_at_users(note)
+    local has_more_keys = look_at_keys(note)
+    if is_whole then return { has_more_keys and 1 or 0, unpack(found) } end
+    local totals = call('HMGET', state_key, 'critical', 'normal')
+    return { math.max(0, (totals[1] or 0) + (totals[2] or 0) - seen), unpack(found) }
   end
 
   -- Whether the next claim has something to do first, by which more may start.
@@ -2869,7 +2893,7 @@ calls[#calls + 1] = function()
   held_back = new_held_back()
   moments = { first(due_key), first(prefix .. 'schedules'), first(prefix .. 'parked'), first(prefix .. 'expiring') }
   if held_back.is_changing() then moments[1] = now end
-  return { now, moments, running, times, held_back.pause_of_all(), held_back.users(), held_back.keys() }
+  return { now, moments, running, times, held_back.pause_of_all(), held_back.look() }
 end
 local function run(its_keys, its_values)
   KEYS, ARGV = its_keys, its_values

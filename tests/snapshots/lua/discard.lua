@@ -640,11 +640,12 @@ local function put_under(whose, kind, member, at, most, ttl)
   return true
 end
 
--- A task became a dead letter. Returns what its record keeps: the kind, or '' where that has no list.
+-- A task became a dead letter. Returns what its record keeps: the kind, or '' where that has no list. `dead_apart` of it says
+-- that it is not among those of the queue.
 function list_by_kind(user, id, error_record, at, ttl)
   local kind = kind_in(error_record)
   if kind == '' or not put_under(user, kind, id, at, MOST_KINDS_OF_USER, ttl) then return '' end
-  put_under('*', kind, user .. ':' .. id, at, MOST_KINDS_OF_ALL, ttl)
+  if not put_under('*', kind, user .. ':' .. id, at, MOST_KINDS_OF_ALL, ttl) then softly('HSET', task_key(user, id), 'dead_apart', 1) end
   return kind
 end
 

@@ -4355,11 +4355,12 @@ local function put_under(whose, kind, member, at, most, ttl)
   return true
 end
 
--- A task became a dead letter. Returns what its record keeps: the kind, or '' where that has no list.
+-- A task became a dead letter. Returns what its record keeps: the kind, or '' where that has no list. `dead_apart` of it says
+-- that it is not among those of the queue.
 function list_by_kind(user, id, error_record, at, ttl)
   local kind = kind_in(error_record)
   if kind == '' or not put_under(user, kind, id, at, MOST_KINDS_OF_USER, ttl) then return '' end
-  put_under('*', kind, user .. ':' .. id, at, MOST_KINDS_OF_ALL, ttl)
+  if not put_under('*', kind, user .. ':' .. id, at, MOST_KINDS_OF_ALL, ttl) then softly('HSET', task_key(user, id), 'dead_apart', 1) end
   return kind
 end
 
@@ -4433,6 +4434,19 @@ local function new_collecting()
     end
   end
 
+  function it.add(user, id, group)
+    local key = group_key(user, group)
+    local waiting = call('RPUSH', key, id)
+    call('PEXPIRE', key, KEPT_MS)
+    return waiting
+  end
+
+  -- Whether a task that came at this ms should be in its group, and is not.
+  function it.lacks(user, id, group, came) return came + KEPT_MS > now and not call('LPOS', group_key(user, group), id) end
+
+  -- It is served by itself.
+  function it.leave(user, id) call('HDEL', task_key(user, id), 'collect') end
+
   -- A task has come, and is scheduled. `when`: as `AddedTask` has it.
   function it.join(user, id, name, when, step_us)
     local size = tonumber(string.match(when, '^collect (%d+) '))
@@ -4443,9 +4457,7 @@ local function new_collecting()
       call('DEL', group_key(user, group))
       call('HSET', open, name, group)
     end
-    local key = group_key(user, group)
-    local waiting = call('RPUSH', key, id)
-    call('PEXPIRE', key, KEPT_MS)
+    local waiting = it.add(user, id, group)
     call('PEXPIRE', open, KEPT_MS)
     call('HSET', task_key(user, id), 'collect', group)
     if waiting < size then return end

@@ -2082,11 +2082,6 @@ function new_between(claim, is_for_all)
     return up_to and up_to - stand.offset + EXACT * math.max(1, math.abs(up_to), math.abs(stand.offset))
   end
 
-  -- Somebody is served at this tag.
-  function it.note(tag)
-    if is_for_all then root.elsewhere = math.max(root.elsewhere, tag) end
-  end
-
   function it.has_more() return lines.lowest(root) end
 
   -- Where newcomers were not lifted, those who had been here are at `low` or above.

@@ -3,7 +3,7 @@
 -- KEYS[1]  state
 -- Returns  {dead letters, for how many of those that are linked (1,000 at most) others wait, ms at which the first
 --          scheduled task is due or '', ms at which the first schedule fires or '', users that became ready last, users
---          that are left alone for a damaged key}
+--          that are left alone for a damaged key, or as their import is not complete}
 -- Cost     O(log letters + users + letters that are linked, at most 1,000)
 local keys_of_call, values_of_call = KEYS, ARGV
 local KEYS, ARGV
@@ -85,6 +85,21 @@ calls[#calls + 1] = function()
   return NEXT
 end
 return (function()
+
+-- lib/frozen.lua
+-- A user stands still while it is carried elsewhere (dump.lua, import.lua): what waits is in no line, what time would bring waits,
+-- and who would change something of it is told so.
+-- frozen:<u>  hash  token: whose it is; why: 'export', which ends by itself when the key does, or 'import'; at: how many records
+--                   of an import are there; ahead: by how much its tag was ahead of the clock
+-- Until then the user is in `damaged` as well, with which everybody leaves it alone: lib/damage.lua.
+
+local function frozen_key(user) return prefix .. 'frozen:' .. user end
+
+local function is_frozen(user) return call('EXISTS', frozen_key(user)) == 1 end
+
+local function refuse_frozen(user)
+  if is_frozen(user) then error({ err = 'FROZEN ' .. user }, 0) end
+end
 -- ARGV[1] is the msgpack of Health: dead_letter_ttl_ms: int, most: int
 --   most: users.
 local args
@@ -110,6 +125,15 @@ local function count_blocking()
   return blocking
 end
 
+-- An export passes by itself.
+local function left_alone()
+  local users = {}
+  for _, user in ipairs(call('ZRANGE', prefix .. 'damaged', 0, most - 1)) do
+    if call('HGET', frozen_key(user), 'why') ~= 'export' then users[#users + 1] = user end
+  end
+  return users
+end
+
 local function first(key) return call('ZRANGE', key, 0, 0, 'WITHSCORES')[2] or '' end
 calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
@@ -120,7 +144,7 @@ calls[#calls + 1] = function()
     first(due_key),
     first(prefix .. 'schedules'),
     call('ZREVRANGE', users_key, 0, most - 1),
-    call('ZRANGE', prefix .. 'damaged', 0, most - 1),
+    left_alone(),
   }
 end
 local function run(its_keys, its_values)

@@ -3146,6 +3146,7 @@ calls[#calls + 1] = function()
     if ahead > 0 then lines.keep(u.up, u.member, u.up.clock + math.min(ahead, lines.HORIZON * u.up.mean)) end
     new_weighing().recount(user)
   end
+  call('ZREM', prefix .. 'parked', user) -- its policy may have been cleared meanwhile
   woken = {}
   damage().attempt(user, damage().come_back, user, woken)
   if call('EXISTS', prefix .. 'damaged') == 0 then call('HDEL', state_key, 'damaged') end

@@ -4567,11 +4567,12 @@ local function put_under(whose, kind, member, at, most, ttl)
   return true
 end
 
--- A task became a dead letter. Returns what its record keeps: the kind, or '' where that has no list.
+-- A task became a dead letter. Returns what its record keeps: the kind, or '' where that has no list. `dead_apart` of it says
+-- that it is not among those of the queue.
 function list_by_kind(user, id, error_record, at, ttl)
   local kind = kind_in(error_record)
   if kind == '' or not put_under(user, kind, id, at, MOST_KINDS_OF_USER, ttl) then return '' end
-  put_under('*', kind, user .. ':' .. id, at, MOST_KINDS_OF_ALL, ttl)
+  if not put_under('*', kind, user .. ':' .. id, at, MOST_KINDS_OF_ALL, ttl) then softly('HSET', task_key(user, id), 'dead_apart', 1) end
   return kind
 end
 
@@ -5218,10 +5219,11 @@ end
 -- lib/history.lua
 -- What a delivery tells of what came before it.
 
--- `known`: fields of its task. Zeros where it has none. `follows`: it runs with the delivery before it.
+-- `known`: fields of its task. Zeros where it has none, as texts: a number is formatted each time anew. `follows`: it runs with the delivery before it.
 local function history_of(known, lost, alone, follows)
-  return string.format('%s %s %s %s %s %d %s %s %s %d', known.failures or 0, lost or 0, known.returned or 0, known.since or 0,
-    known.queued or 0, known.canceling and 1 or 0, known.deaths or 0, alone or 0, known.snoozed or 0, follows and 1 or 0)
+  return string.format('%s %s %s %s %s %s %s %s %s %s', known.failures or '0', lost or '0', known.returned or '0',
+    known.since or '0', known.queued or '0', known.canceling and '1' or '0', known.deaths or '0', alone or '0',
+    known.snoozed or '0', follows and '1' or '0')
 end
 
 -- A body that cannot be handed out is told of as such.
@@ -5709,6 +5711,19 @@ local function new_collecting()
     end
   end
 
+  function it.add(user, id, group)
+    local key = group_key(user, group)
+    local waiting = call('RPUSH', key, id)
+    call('PEXPIRE', key, KEPT_MS)
+    return waiting
+  end
+
+  -- Whether a task that came at this ms should be in its group, and is not.
+  function it.lacks(user, id, group, came) return came + KEPT_MS > now and not call('LPOS', group_key(user, group), id) end
+
+  -- It is served by itself.
+  function it.leave(user, id) call('HDEL', task_key(user, id), 'collect') end
+
   -- A task has come, and is scheduled. `when`: as `AddedTask` has it.
   function it.join(user, id, name, when, step_us)
     local size = tonumber(string.match(when, '^collect (%d+) '))
@@ -5719,9 +5734,7 @@ local function new_collecting()
       call('DEL', group_key(user, group))
       call('HSET', open, name, group)
     end
-    local key = group_key(user, group)
-    local waiting = call('RPUSH', key, id)
-    call('PEXPIRE', key, KEPT_MS)
+    local waiting = it.add(user, id, group)
     call('PEXPIRE', open, KEPT_MS)
     call('HSET', task_key(user, id), 'collect', group)
     if waiting < size then return end
@@ -5888,6 +5901,8 @@ local function new_delivering(claim, work)
         end
         count('started', 1)
         total = total + hand_over(user, id, lane, score, body, limits, known, is_over, true)
+      else
+        collecting().leave(user, id)
       end
     end
     return total
@@ -6048,9 +6063,7 @@ local function new_serving(claim, work, between)
           between.cut()
           return nil
         end
-        local tag = lines.tag(root, member)
-        if last_tag and tag > last_tag then return nil end
-        between.note(tag)
+        if member and last_tag and lines.tag(root, member) > last_tag then return nil end
       end
       if not member or string.byte(member) ~= 64 then return member, line end -- '@' begins no user, its own is encoded
       local inner = lines.at(string.sub(member, 2))
@@ -6503,11 +6516,6 @@ function new_between(claim, is_for_all)
   -- Up to which tag users are served, or nil.
   function it.last_tag()
     return up_to and up_to - stand.offset + EXACT * math.max(1, math.abs(up_to), math.abs(stand.offset))
-  end
-
-  -- Somebody is served at this tag.
-  function it.note(tag)
-    if is_for_all then root.elsewhere = math.max(root.elsewhere, tag) end
   end
 
   function it.has_more() return lines.lowest(root) end
