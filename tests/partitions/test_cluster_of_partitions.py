@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,6 +16,7 @@ import pytest
 from redis.crc import key_slot
 
 from fairque import QueueUnavailable, TaskQueue, TaskState, Worker, task
+from fairque.contrib.sqlalchemy import Outbox, OutboxRelay
 from fairque.queue.sender import LARGE
 from fairque.redis.delivery import Outcome
 from fairque.redis.keys import Keys, encode_user
@@ -24,6 +26,7 @@ from fairque.tasks.message import Record, encode_record, encode_value
 from tests.support.eventually import eventually
 from tests.support.fleet import ClusterNodes, execute
 from tests.support.servers import new_queue_name
+from tests.test_outbox import Database, opened
 
 if TYPE_CHECKING:
     from fairque.embedded.server import EmbeddedServer
@@ -179,6 +182,29 @@ async def test_who_names_the_partitions_opens_a_queue_also_without_the_node_of_i
             assert queue.settings.lease_ms == 7000
             await queue.enqueue(long(), user_id=there[0])
             assert (await queue.user(there[0])).queued == 2
+
+
+async def test_an_outbox_is_emptied_for_users_of_nodes_that_answer(cluster: ClusterNodes, tmp_path: Path) -> None:
+    hanging = cluster.masters[1]
+    name = name_on(cluster, cluster.masters[0])
+    async with TaskQueue(cluster.url, name=name, partitions=COUNT, timeout=1.0) as queue:
+        await queue.enqueue_many([long().options(user_id=user) for user in USERS])
+        gone = users_on(cluster, queue, hanging)
+        async with opened(f"sqlite:///{tmp_path / 'app.db'}") as database:
+            outbox, relay = Outbox(queue), OutboxRelay(queue, database.engine)
+            for user in USERS:
+                await database.put(outbox, long(), user_id=user)
+            with stopped(hanging):
+                await relay.move()
+                assert await database.left() == len(gone)
+            await eventually(lambda: nothing_is_missing(queue), 20)
+            await eventually(lambda: is_emptied(relay, database), 20)
+        assert (await queue.stats()).queued == 2 * len(USERS)
+
+
+async def is_emptied(relay: OutboxRelay, database: Database) -> bool:
+    await relay.move()
+    return await database.left() == 0
 
 
 async def test_a_partition_is_followed_to_the_node_that_it_is_moved_to(cluster: ClusterNodes) -> None:

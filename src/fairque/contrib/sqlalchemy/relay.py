@@ -33,6 +33,8 @@ from fairque.contrib.sqlalchemy.database import Database
 from fairque.contrib.sqlalchemy.row import task_in
 from fairque.contrib.sqlalchemy.table import Taken, Waiting
 from fairque.redis.delivery import NewTask
+from fairque.redis.dividing import at_once, divided
+from fairque.redis.keys import encode_user
 
 __all__ = ["OutboxRelay"]
 
@@ -191,10 +193,31 @@ class Sending:
         self.held: dict[str, float] = {}
 
     async def send(self, rows: Sequence[Waiting]) -> None:
-        """Raises `QueueUnavailable`."""
+        """Of a queue with partitions, where one does not answer its users are held.
+
+        Raises `QueueUnavailable` where nobody answers.
+        """
         tasks = {row: new for row in rows if (new := self._task(row)) is not None}
-        if tasks:
+        if self._store.backend.is_partitioned:
+            await self._send_to_partitions(tasks)
+        elif tasks:
             await self._send(tasks)
+
+    async def _send_to_partitions(self, tasks: dict[Waiting, NewTask]) -> None:
+        shares = divided(tasks, lambda row: self._store.keys_of(encode_user(row.user_id)).prefix)
+        told = await at_once(self._send_there(tasks, some) for _, some in shares.values())
+        away = [exc for exc in told if exc is not None]
+        if away and len(away) == len(shares):
+            raise away[0]
+
+    async def _send_there(self, tasks: dict[Waiting, NewTask], rows: list[Waiting]) -> QueueUnavailable | None:
+        """To one partition: why it could not be."""
+        try:
+            await self._send({row: tasks[row] for row in rows})
+        except QueueUnavailable as exc:
+            self.held.update(dict.fromkeys((row.user_id for row in rows), HOLD_SECONDS))
+            return exc
+        return None
 
     def _task(self, row: Waiting) -> NewTask | None:
         try:
