@@ -193,10 +193,7 @@ class Sending:
         self.held: dict[str, float] = {}
 
     async def send(self, rows: Sequence[Waiting]) -> None:
-        """Of a queue with partitions, where one does not answer its users are held.
-
-        Raises `QueueUnavailable` where nobody answers.
-        """
+        """Raises `QueueUnavailable`, but in a queue with partitions: where one does not answer, its users are held."""
         tasks = {row: new for row in rows if (new := self._task(row)) is not None}
         if self._store.backend.is_partitioned:
             await self._send_to_partitions(tasks)
@@ -205,19 +202,14 @@ class Sending:
 
     async def _send_to_partitions(self, tasks: dict[Waiting, NewTask]) -> None:
         shares = divided(tasks, lambda row: self._store.keys_of(encode_user(row.user_id)).prefix)
-        told = await at_once(self._send_there(tasks, some) for _, some in shares.values())
-        away = [exc for exc in told if exc is not None]
-        if away and len(away) == len(shares):
-            raise away[0]
+        await at_once(self._send_there(tasks, some) for _, some in shares.values())
 
-    async def _send_there(self, tasks: dict[Waiting, NewTask], rows: list[Waiting]) -> QueueUnavailable | None:
-        """To one partition: why it could not be."""
+    async def _send_there(self, tasks: dict[Waiting, NewTask], rows: list[Waiting]) -> None:
         try:
             await self._send({row: tasks[row] for row in rows})
         except QueueUnavailable as exc:
             self.held.update(dict.fromkeys((row.user_id for row in rows), HOLD_SECONDS))
-            return exc
-        return None
+            logger.warning("rows of %d users in the outbox wait: %s", len({row.user_id for row in rows}), exc)
 
     def _task(self, row: Waiting) -> NewTask | None:
         try:
