@@ -92,6 +92,11 @@ class PartitionChoice:
         self._seen_at[partition] = now
         self._note(partition, sight)
 
+    @property
+    def workers(self) -> int:
+        """How many serve the queue, as a partition told last."""
+        return self._workers
+
     def told(self, partition: int) -> None:
         """A message says that it has work: it is looked at next."""
         self._told[partition] = None

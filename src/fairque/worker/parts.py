@@ -94,8 +94,9 @@ class Parts:
                 Desk(at, part, options, settlers[at], self.settler, self.runner, pauses[at], signals)
                 for at, part in enumerate(self._stores)
             ]
-            self.turns = SpreadTurns(desks, options, self.runner, self.settler, limits, signals)
+            self.turns = spread = SpreadTurns(desks, options, self.runner, self.settler, limits, signals)
             on_work = [desk.call for desk in desks]
+            self.renewal.fleet = lambda: spread.workers
         else:
             claimer = Claimer(options, self.runner, self.settler, pauses[0], limits, signals)
             self.turns = Turns(store, options, self.settler, claimer, signals)

@@ -87,6 +87,11 @@ class SpreadTurns:
     def errors(self) -> int:
         return sum(desk.errors for desk in self._desks)
 
+    @property
+    def workers(self) -> int:
+        """How many serve the queue, more or less."""
+        return self._choice.workers
+
     async def run(self) -> None:
         """Until `stop`, whatever is cancelled around it: what runs in a cancelled worker is still to be put back."""
         with self._scope:

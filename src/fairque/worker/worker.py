@@ -11,6 +11,8 @@ runner      ends it at the first of these: it returned, raised, timed out, was c
 outcomes    says what that means: finished, failed or, where retries says so, another try
 settler     keeps that until it is reported, however long Redis is away                     settle.lua
 hooks       tells the functions of the user
+
+Of a queue with partitions, each has a settler of its own, and a desk in place of the claimer; spread turns has all.
 """
 
 from __future__ import annotations
