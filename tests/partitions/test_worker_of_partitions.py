@@ -70,9 +70,10 @@ async def test_an_idle_worker_is_told_of_work_in_any_partition(spread: TaskQueue
             assert await handle.result(timeout=10) == 7
 
 
-async def test_a_worker_ends_when_nothing_is_left_in_any_partition(spread: TaskQueue) -> None:
+@pytest.mark.parametrize("concurrency", [1, 10, 200])
+async def test_a_worker_ends_when_nothing_is_left_in_any_partition(spread: TaskQueue, concurrency: int) -> None:
     handles = [await spread.enqueue(serve_in_partitions(1), user_id=user) for user in USERS * 3]
-    await Worker(spread, scheduler=False).run_until_idle()
+    await Worker(spread, scheduler=False, concurrency=concurrency).run_until_idle()
     assert sum([await handle.result(timeout=1) for handle in handles]) == len(handles)
 
 

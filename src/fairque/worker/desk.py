@@ -21,7 +21,7 @@ from fairque.worker.settlers import Settlers
 from fairque.worker.signals import Signals
 from fairque.worker.steal_pause import StealPause
 
-__all__ = ["SLOW", "Desk"]
+__all__ = ["BLOCKED", "SLOW", "Desk"]
 
 logger = logging.getLogger("fairque.worker")
 SLOW = 0.5

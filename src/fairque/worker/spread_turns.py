@@ -12,7 +12,7 @@ import anyio
 
 from fairque.fairness.partition_choice import Chosen, PartitionChoice
 from fairque.worker.declared_limits import LimitDeclarations
-from fairque.worker.desk import Desk
+from fairque.worker.desk import BLOCKED, Desk
 from fairque.worker.options import WorkerOptions
 from fairque.worker.runner import Runner
 from fairque.worker.settlers import Settlers
@@ -244,9 +244,11 @@ class SpreadTurns:
         """Where nothing was left to do in any partition since the last report."""
         if self._settlers.holds or any(desk.reporting or desk.claiming for desk in self._desks):
             return
+        now = time.monotonic()
         unknown = [desk for desk in self._desks if desk.idle_at_event != self._events]
         for desk in unknown:
-            desk.look_at = min(desk.look_at, time.monotonic() if desk.idle_at_event >= 0 else desk.look_at)
+            if desk.look_at > now + BLOCKED:  # else it is looked at soon
+                desk.look_at = now
         if not unknown:
             self._signals.stop()
 
