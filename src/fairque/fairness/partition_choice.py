@@ -94,8 +94,8 @@ class PartitionChoice:
 
     @property
     def workers(self) -> int:
-        """How many serve the queue, as a partition told last."""
-        return self._workers
+        """How many serve the queue, as its partitions told last."""
+        return max(self._workers)
 
     def told(self, partition: int) -> None:
         """A message says that it has work: it is looked at next."""
