@@ -807,6 +807,7 @@ def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.leaves_keys
 async def test_a_user_goes_through_a_file_to_another_queue(
     call: Run, server: Server, queue: TaskQueue, tmp_path: Path
 ) -> None:
@@ -825,6 +826,7 @@ async def test_a_user_goes_through_a_file_to_another_queue(
     await queue.purge(ODD_ID)
 
 
+@pytest.mark.leaves_keys
 async def test_a_file_that_is_no_export_is_refused_in_a_line(
     call: Run, server: Server, queue: TaskQueue, tmp_path: Path
 ) -> None:

@@ -309,6 +309,19 @@ async def test_many_users_are_served_by_few_calls(queue: TaskQueue, tmp_path: Pa
     engine.dispose()
 
 
+async def test_rows_of_a_user_that_is_exported_wait_and_delay_no_other(queue: TaskQueue, database: Database):
+    await queue.enqueue(note(-1), user_id="still")
+    await database.put(Outbox(queue), *map(note, range(3)), user_id="still")
+    await database.put(Outbox(queue), *map(note, range(3)), user_id="zoe")
+    records = queue.export_user("still")
+    await anext(records)
+    assert await OutboxRelay(queue, database.engine).drain() == 3
+    assert ((await queue.user("still")).normal, (await queue.user("zoe")).normal) == (1, 3)
+    await records.aclose()
+    assert await OutboxRelay(queue, database.engine).drain() == 3
+    assert (await queue.user("still")).normal == 4
+
+
 async def test_a_full_backlog_delays_its_own_user_alone(queue: TaskQueue, database: Database):
     await queue.set_policy("full", max_queued=3)
     ids = await database.put(Outbox(queue), *map(note, range(10)), user_id="full")

@@ -17,6 +17,7 @@ from fairque.errors import (
     SealError,
     UnknownSchedule,
     UnknownTask,
+    UserFrozen,
 )
 
 __all__ = ["ENDED", "FAILED", "UNFINISHED", "UNKNOWN", "USAGE", "CommandError", "describe", "report"]
@@ -30,6 +31,8 @@ UNKNOWN = 4
 UNFINISHED = 5
 """It has not ended in the time that was given."""
 TRACEBACK_VARIABLE = "FAIRQUE_TRACEBACK"
+_SEE_LOG = "the log of the server may say more"
+_STANDS_STILL = "try again when that is over; `fairque purge` gives up an import"
 _LOCKED_OUT = ("Authentication required", "invalid username-password pair")
 
 
@@ -93,7 +96,7 @@ def _as_problem(error: BaseException) -> CommandError:
     if isinstance(error, InvalidInput):
         return CommandError(str(error), "change that value and start the command again")
     if isinstance(error, FairqueError):
-        return CommandError(str(error), "the log of the server may say more", FAILED)
+        return CommandError(str(error), _STANDS_STILL if isinstance(error, UserFrozen) else _SEE_LOG, FAILED)
     return CommandError(f"unexpected {describe(error)}", f"{TRACEBACK_VARIABLE}=1 shows the traceback", FAILED)
 
 

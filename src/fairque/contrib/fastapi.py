@@ -47,6 +47,7 @@ from fairque import (
     TaskQueue,
     TaskStream,
     UnknownTask,
+    UserFrozen,
     Worker,
     WrongType,
     XComMissing,
@@ -164,6 +165,7 @@ def install_handlers(app: FastAPI) -> None:
     `TaskExists`          409
     `QueueFull`           429   with ``Retry-After``, unless its user is paused without an end
     `QueueUnavailable`    503   with ``Retry-After``
+    `UserFrozen`          503   with ``Retry-After``
     `ResultTimeout`       504
     ====================  ====  ========================================================================
 
@@ -410,6 +412,10 @@ async def _unavailable(_: Request, error: Exception) -> Response:
     return _later(503, "the task queue is not available", RETRY_SECONDS)
 
 
+async def _frozen(*_: object) -> Response:
+    return _later(503, "the tasks of this user stand still for a while", RETRY_SECONDS)
+
+
 async def _not_in_time(*_: object) -> Response:
     return JSONResponse({"detail": "the task has not ended in time"}, 504)
 
@@ -426,5 +432,6 @@ _HANDLERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Respon
     TaskExists: _exists,
     QueueFull: _full,
     QueueUnavailable: _unavailable,
+    UserFrozen: _frozen,
     ResultTimeout: _not_in_time,
 }

@@ -10,7 +10,7 @@ import msgspec
 
 from fairque.checks import check_count, is_text
 from fairque.codec.codec import Sealer
-from fairque.errors import InvalidInput, QueueFull, UnknownTask
+from fairque.errors import InvalidInput, QueueFull, UnknownTask, UserFrozen
 from fairque.models import FailureKind
 from fairque.redis.keys import decode_user, encode_user
 from fairque.redis.store import Store
@@ -134,7 +134,7 @@ class DeadLetters:
             its = list(of_owner)
             try:
                 done += sum(await act(owner, [row.task_id for row in its]))
-            except QueueFull:
+            except (QueueFull, UserFrozen):
                 kept += its
         if len(chosen) < limit:
             return DeadStep(done=done, kept=len(kept), left=0, after=None)

@@ -683,9 +683,9 @@ class TaskQueue(Tenants, Sights):
     async def import_user(self, records: AsyncIterable[bytes] | Iterable[bytes]) -> Imported:
         """Make a user of what `export_user` has yielded, which then goes on where it stood.
 
-        Works in bounded steps, and nothing of the user is served before the last one. Where it is broken off, wherever,
-        call it again with the same records: what is there already is passed over. `purge` gives it up. Until then the
-        user stands still, as in `export_user`, and `health` names it.
+        Works in bounded steps, keeping the ids of its tasks in memory, and nothing of the user is served before the
+        last one. Where it is broken off, wherever, call it again with the same records: what is there already is passed
+        over. `purge` gives it up. Until then the user stands still, as in `export_user`, and `health` names it.
 
         The queue may be another one, on another server. Sealed contents can only be read in the realm (the name of the
         queue, unless its codec says another one) that they were sealed for. Records are checked before they are

@@ -20,6 +20,7 @@ from fairque import (
     TaskQueue,
     UnknownSchedule,
     UnknownTask,
+    UserFrozen,
     WrongType,
 )
 from fairque.contrib.dashboard.acts import ACTS, Act
@@ -203,6 +204,8 @@ def _told(error: FairqueError) -> tuple[int, str]:
         return 404, "It is not there: it was never put in, or it has been given up, or its result has expired."
     if isinstance(error, QueueFull):
         return 409, "That does not fit: the user has as much waiting, or stored, as its policy allows."
+    if isinstance(error, UserFrozen):
+        return 409, "The user stands still for a while, as it is exported or imported."
     if isinstance(error, InvalidInput) and not isinstance(error, (ConfigError, WrongType)):
         return 422, str(error)
     return 500, ""  # of the server, its keys or this code, not of what was asked for

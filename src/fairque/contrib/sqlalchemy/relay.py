@@ -25,7 +25,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from fairque import FairqueError, InvalidInput, QueueFull, QueueUnavailable, StoreError, TaskQueue
+from fairque import FairqueError, InvalidInput, QueueFull, QueueUnavailable, StoreError, TaskQueue, UserFrozen
 from fairque.backoff import Backoff
 from fairque.checks import Duration, check_seconds
 from fairque.contrib.sqlalchemy import table
@@ -246,7 +246,7 @@ class Sending:
     def _judge(self, row: Waiting, error: FairqueError) -> None:
         if isinstance(error, QueueFull):
             self.held[row.user_id] = min(error.retry_after or HOLD_SECONDS, LONGEST_HOLD)
-        elif isinstance(error, StoreError):
+        elif isinstance(error, (StoreError, UserFrozen)):
             self.held[row.user_id] = HOLD_SECONDS
             logger.warning("rows of user %r in the outbox wait: %s", row.user_id, error)
         else:
