@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from fairque.errors import InvalidInput
 from fairque.redis import arguments
 from fairque.redis.dividing import of_those_there
 from fairque.redis.keys import encode_user, glob
@@ -55,6 +56,8 @@ class SightScripts(CheckScripts):
             found = await of_those_there([parts[at].users_beginning(prefix, within, count)])
             then, names = found[0] if found else (0, [])
             return then * len(parts) + at if then else (at + 1) % len(parts), names
+        if cursor >= 2**64:
+            raise InvalidInput(f"after must be that of the page before: a server knows no cursor {cursor}")
         pattern = glob(prefix) + "*"
         scan = pack((b"ZSCAN", self.keys.prefix + "users", cursor, b"MATCH", pattern, b"COUNT", count))
         then, found = await self._insist(scan)
