@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -146,6 +147,9 @@ LOST = {
     "schedule:<s>": "lost-schedule",
     "xcom-expiry:<u>:<ns>": "half-a-value",
 }
+
+
+BREAK = (Damage.delete, Damage.retype)
 
 
 async def test_a_lost_key_is_found_and_mended(whole: SimpleNamespace) -> None:
@@ -396,3 +400,22 @@ async def test_damaged_settings_do_not_keep_the_doctor_out(waiting: SimpleNamesp
 
 def test_what_is_harmless_is_named_by_the_guide() -> None:
     assert {row.form for row in ROWS} >= HARMLESS
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_two_things_that_are_damaged_at_once_are_both_mended(whole: SimpleNamespace, seed: int) -> None:
+    """In two repairs at most: what is gone may hide what is wrong behind it."""
+    queue, damage = whole.queue, whole.damage
+    draw = Random(seed)
+    messages = damage.messages()
+    for _ in range(8):
+        damage.undo()
+        pair = [(draw.choice(damage.forms[form]), draw.choice(BREAK)) for form in draw.sample(sorted(LOST), 2)]
+        for name, how in pair:
+            how(damage, name)
+        assert not (await queue.check()).sound, pair
+        repairs = [await queue.check(repair=True) for _ in range(2)]
+        assert repairs[-1].sound, (pair, repairs[-1].unmended)
+        assert (await queue.check()).findings == (), pair
+        gone = {name for name, _ in pair}
+        assert damage.messages() >= messages - gone, pair
