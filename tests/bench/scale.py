@@ -24,7 +24,7 @@ SCENARIOS = {
     "crowded": replace(SMALL, busy=200, partitions=100, workers=100, weights=(1, 2, 5), crowded=0.5, seconds=60.0),
     "heavy": replace(SMALL, busy=16, partitions=32, weights=(1, 1, 1, 0.01), visitors=0.0, seconds=60.0),
     "away": replace(SMALL, busy=150, partitions=48, workers=100, seconds=60.0, away=(20.0, 30.0)),
-    "large": Plan(seconds=9.0, warm_up=3.0, away=(4.5, 6.0)),
+    "large": Plan(seconds=30.0, warm_up=5.0, away=(10.0, 14.0)),
 }
 
 
