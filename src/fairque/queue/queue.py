@@ -156,11 +156,6 @@ class TaskQueue(Tenants, Sights):
         """
         return Store(self._backend, patience=patience)
 
-    def partition_store(self, partition: int, *, patience: float = 0.0) -> Store:
-        """The scripts of one partition, from 0 on, over a connection of their own. The queue must be open."""
-        check_count("partition", partition, 0, len(self._backend.partitions) - 1)
-        return Store(self._backend.partitions[partition], patience=patience)
-
     @classmethod
     def from_config(cls, config: FairQueueConfig, **options: Any) -> Self:
         """The queue that a configuration describes, in its sections `redis`, `queue` and `codec`.
