@@ -12,18 +12,21 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from fairque.fairness.model_task import ModelCallback
+from fairque.models import ANY_USER
 from fairque.redis.assignment import assignments_of
 from fairque.redis.delivery import Delivery, Refusal
 from fairque.redis.keys import encode_user
 from fairque.tasks.message import head_of
-from tests.support.core import Core
+from tests.support.core import LONG_LEASE_MS, Core
 from tests.support.fair_share import FairShareWitness
+from tests.support.mirror import Mirror
 from tests.support.order import Order
-from tests.support.play import LATE_MS, SHORT_LEASE_MS, BothMachine
+from tests.support.play import LATE_MS, SHORT_LEASE_MS, BothMachine, ending_of, killings
 from tests.support.servers import Server
 from tests.support.timed import TimedCore
 from tests.support.traffic import Claim, Enqueue, Settle, Step, Steps, steps, tenants
 
+ENDINGS = [ending_of(kind, 0, 0.0, 0.0, size=400) for kind in ("finished", "failed", "retry", "released")]
 GAMES = int(os.environ.get("FAIRQUE_GAMES", "100"))
 # Shrinking what failed takes longer than a test may: FAIRQUE_SHRINK=1, and pytest's --timeout 0, look for less.
 phases = (Phase.explicit, Phase.generate, *([Phase.shrink] if os.environ.get("FAIRQUE_SHRINK") else []))
@@ -117,6 +120,43 @@ async def test_nothing_stays_of_tasks_with_callbacks_that_are_canceled_one_after
     await core.settle(await core.take(4))
     assert core.state()["canceled"] == "4"
     assert not [name for name in core.dump() if name.startswith("task:")]
+
+
+DEATHS = ((True, 0, 0), (False, 0, 0), (True, 1, 0), (True, 0, 4))
+"""Whether what was taken over arrives, what its worker has beside it, and for how many ms it lives."""
+
+
+@pytest.mark.leaves_keys()
+async def test_suspects_run_apart_and_alone_as_the_model_has_it(server: Server, queue_name: str) -> None:
+    for at, (first, second) in enumerate(itertools.product(DEATHS, repeat=2)):
+        async with TimedCore(server.url, f"{queue_name}/{at}") as core:
+            mirror = Mirror(core)
+            await mirror.enqueue([Order("a", "1"), Order("b:c", "2")], b"n" * 8)
+            await killings(mirror, ANY_USER, 2, [DEATHS[0], first, second, first, second], ENDINGS[at % 4])
+            await mirror.claim("last", 2, SHORT_LEASE_MS)
+            core.forget()
+
+
+@pytest.mark.leaves_keys()
+async def test_what_just_fits_into_the_bytes_of_a_user_is_kept_and_what_just_does_not_is_not(
+    server: Server, queue_name: str
+) -> None:
+    for at, (ending, by) in enumerate(itertools.product(ENDINGS, (0, -1))):
+        async with TimedCore(server.url, f"{queue_name}/{at}") as core:
+            mirror = Mirror(core)
+            await mirror.set_policy("a", max_bytes=1000)
+            while "weighing" in core.state():
+                await mirror.claim("w", 1, LONG_LEASE_MS)
+            order = Order("a", "1", size=300, callbacks=(ModelCallback("on_end"),))
+            for more in (by, 0):
+                await mirror.set_policy("a", max_bytes=order.model_task(b"", 0).bytes + more)
+                await mirror.enqueue([order], b"%d" % more)
+            [held] = await mirror.claim("w", 1, LONG_LEASE_MS)
+            await mirror.set_policy("a", max_bytes=mirror.model.bytes.used("a") + mirror.left_by(held, ending) + by)
+            await mirror.settle([held], ending)
+            await mirror.cancel("a", "1.on_end")
+            await mirror.requeue("a", "1")
+            core.forget()
 
 
 # The bound, on the scripts themselves

@@ -80,7 +80,7 @@ FIELDS: dict[str, list[Any]] = {
 }
 
 
-def _ending(kind: Kind, delay_ms: int, charge: float, run_ms: float, ttl_ms: int = DAY_MS, size: int = 0) -> Ending:
+def ending_of(kind: Kind, delay_ms: int, charge: float, run_ms: float, ttl_ms: int = DAY_MS, size: int = 0) -> Ending:
     """Of whatever delivery."""
     delay_ms = delay_ms if kind in ("retry", "snoozed", "released") else 0
     return Ending(cast(ModelDelivery, None), kind, delay_ms, charge, run_ms, ttl_ms, size)
@@ -97,7 +97,7 @@ kinds_of_workers = st.integers(0, 3)
 sizes = st.sampled_from([0, 0, 40, 300, 700])
 leases = st.sampled_from([SHORT_LEASE_MS, LONG_LEASE_MS, LONG_LEASE_MS])
 endings = st.builds(
-    _ending,
+    ending_of,
     kinds,
     st.sampled_from([0, 0, SOON_MS, LATE_MS]),
     st.sampled_from([0.0, 0.0, 2.5, -0.25]),
@@ -582,7 +582,7 @@ async def _serve_all(mirror: Mirror) -> None:
         await mirror.claim("last", 50, SHORT_LEASE_MS)
         for worker in ALL_WORKERS:
             out = [held for held in mirror.held if held.is_out and held.worker == worker]
-            await mirror.settle(out, _ending("finished", 0, 0.0, 0.0))
+            await mirror.settle(out, ending_of("finished", 0, 0.0, 0.0))
         are_open = any(batch.state is BatchState.OPEN for batch in model.batches.of.values())
         if not (model.lanes or model.due or model.limits.lines.tasks or are_open):
             return
