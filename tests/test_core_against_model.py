@@ -126,18 +126,18 @@ DEATHS = ((True, 0, 0), (False, 0, 0), (True, 1, 0), (True, 0, 4))
 """Whether what was taken over arrives, what its worker has beside it, and for how many ms it lives."""
 
 
-@pytest.mark.leaves_keys()
+@pytest.mark.leaves_keys
 async def test_suspects_run_apart_and_alone_as_the_model_has_it(server: Server, queue_name: str) -> None:
     for at, (first, second) in enumerate(itertools.product(DEATHS, repeat=2)):
         async with TimedCore(server.url, f"{queue_name}/{at}") as core:
             mirror = Mirror(core)
             await mirror.enqueue([Order("a", "1"), Order("b:c", "2")], b"n" * 8)
-            await killings(mirror, ANY_USER, 2, [DEATHS[0], first, second, first, second], ENDINGS[at % 4])
+            await killings(mirror, ANY_USER, 2, [DEATHS[0], *[first, second] * 5], ENDINGS[at % 4])
             await mirror.claim("last", 2, SHORT_LEASE_MS)
             core.forget()
 
 
-@pytest.mark.leaves_keys()
+@pytest.mark.leaves_keys
 async def test_what_just_fits_into_the_bytes_of_a_user_is_kept_and_what_just_does_not_is_not(
     server: Server, queue_name: str
 ) -> None:

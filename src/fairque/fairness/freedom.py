@@ -32,7 +32,7 @@ class Freedom:
 
     def fits(self, task: ModelTask) -> bool:  # noqa: ARG002
         """Whether all that a task leaves was kept, while not all is counted that its user has."""
-        return True
+        return False
 
     def is_refused(self) -> bool:
         """Whether a call was, while not all is counted that a user has."""

@@ -198,6 +198,7 @@ class ModelClaims(ModelStealing):
         does_fit = size == 0 or self.bytes.used(task.user_id) + asked <= limit
         if does_fit or (self.bytes.is_counting(task.user_id) and self.freedom.fits(task)):
             return ending
+        assert not self.freedom.fits(task), f"more was kept of {task.task_id!r} than fits"
         kind: Kind = "failed" if ending.kind == "finished" else ending.kind
         task.errors = task.error_bytes = 0
         of_both = self.freedom.size("result", task), self.freedom.size("errors", task)
