@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections import Counter
@@ -58,6 +59,7 @@ class TaskScheduler:
         self._declarations = Declarations(self._store, self._make_template, queue.enqueue_door)
         self._loop = ScheduleLoop(queue, self._store, self._declarations, queue.keys.schedules_channel)
         self._spread: SpreadLoops | None = None
+        self._stopped = asyncio.Event()
 
     # Managing schedules
 
@@ -336,24 +338,28 @@ class TaskScheduler:
             NotPermitted: The user of Redis may not do what a scheduler does.
         """
         backoff = Backoff()
-        while not self._queue.connector.is_closed:
+        while not (self._stopped.is_set() or self._queue.connector.is_closed):
             try:
                 loops = await self._loops()
             except QueueUnavailable as exc:
                 logger.warning("cannot begin to fire schedules, trying again: %s", exc)
-                await anyio.sleep(backoff.next())
+                with anyio.move_on_after(backoff.next()):
+                    await self._stopped.wait()
             else:
                 await loops.run()
                 break
 
     async def _loops(self) -> ScheduleLoop | SpreadLoops:
-        """Of a queue with partitions, one for each."""
-        if self._spread is None and await self._queue.reader.is_divided():
+        """Of a queue with partitions, one for each. They see to what they may do, and to settings yet to be made."""
+        if self._spread is None and await self._queue.reader.is_divided(store=False):
             self._spread = SpreadLoops(self._queue, self._queue.reader, self._declarations)
+            if self._stopped.is_set():
+                self._spread.stop()
         return self._spread or self._loop
 
     async def stop(self) -> None:
         """Have `run` return after what it is doing."""
+        self._stopped.set()
         self._loop.stop()
         if self._spread is not None:
             self._spread.stop()
