@@ -91,7 +91,8 @@ def decode(data: bytes) -> AnyRecord:
     if len(data) > LARGEST:
         raise BadExport(f"a record has {len(data):,} bytes, the limit is {LARGEST:,}")
     try:
-        return _decoder.decode(data)
+        record: AnyRecord = _decoder.decode(data)
+        return record
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise BadExport(f"a record cannot be read: {exc}") from None
 
