@@ -119,7 +119,7 @@ async def test_a_user_asks_for_no_more_slots_than_it_may_have(queue: TaskQueue) 
 async def test_what_runs_is_all_that_a_user_at_its_limit_asks_for(queue: TaskQueue) -> None:
     await measure(queue)
     await queue.set_policy("acme", max_running=5)
-    async with running(queue, "acme", 5):
+    async with running(queue, "acme", 5, slots=5):
         await put_in(queue, "acme", 500)
         assert await needed(queue) == 5
 

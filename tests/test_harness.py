@@ -48,7 +48,7 @@ def test_a_key(server, queue_name):
     server.execute("SET", "fairque:{%s}:backlog:acme" % queue_name, "1")
 
 def test_a_key_of_a_partition(server, queue_name):
-    server.execute("SET", "fairque:{%s/3}:backlog:acme" % queue_name, "1")
+    server.execute("SET", "fairque:{%s/3~0}:backlog:acme" % queue_name, "1")
 """
 
 TIDY = """
@@ -181,7 +181,7 @@ def test_servers_of_a_tests_own_are_of_the_chosen_kind_as_well(suite: Suite) -> 
 
 
 def test_keys_are_listed_with_all_partitions_and_removed(server: Server, queue_name: str) -> None:
-    keys = [f"fairque:{{{queue_name}}}:state", f"fairque:{{{queue_name}/1}}:state"]
+    keys = [f"fairque:{{{queue_name}}}:state", f"fairque:{{{queue_name}/1~0}}:state"]
     for key in keys:
         server.execute("SET", key, "1")
     assert server.keys(queue_name) == sorted(keys)

@@ -463,7 +463,7 @@ async def test_one_that_is_replaced_cannot_have_a_name_of_its_own() -> None:
         (["--max-memory=much"], "max_memory: a size is bytes"),
         (["--max-tasks=0"], "--max-tasks"),
         (["--burst", "--reload"], "--burst ends when nothing is left to do, and --reload waits for changes"),
-        (["--config=config/fairque.yaml", "--max-tasks=1"], "only --processes and --http can be given"),
+        (["--config=config/fairque.yaml", "--max-tasks=1"], "only --processes and --http"),
     ],
 )
 async def test_options_that_contradict_are_refused(options: list[str], error: str) -> None:

@@ -167,7 +167,7 @@ async def carry_any(url: str, other_url: str, user_id: str, steps: list[tuple[st
             await builder.take(step, of)
         if (before := contents(here, user_id)) or await here.limits():
             records = await kept(here.export_user(user_id))
-            assert contents(here, user_id) == before
+            assert without_cap(contents(here, user_id)) == without_cap(before)
             await there.import_user(records)
             assert without_rules(contents(there, user_id)) == without_rules(carried(before))
             assert await there.get_policy(user_id) == await here.get_policy(user_id)
@@ -178,6 +178,15 @@ async def carry_any(url: str, other_url: str, user_id: str, steps: list[tuple[st
         assert (await here.check()).findings == ()
         for queue in (here, there):
             await queue._reader.erase_all()
+
+
+def without_cap(found: dict[tuple[str, str], Any]) -> dict[tuple[str, str], Any]:
+    """That is counted again by the claim behind it."""
+    cap = b"capped"
+    return {
+        key: {field: value for field, value in content.items() if field != cap} if key[0] == "user" else content
+        for key, content in found.items()
+    }
 
 
 def without_rules(found: dict[tuple[str, str], Any]) -> dict[tuple[str, str], Any]:

@@ -194,13 +194,13 @@ async def test_a_repeated_call_gets_its_answer_and_overwrites_no_newer_one(serve
     async with TaskQueue(server.url, name=queue_name) as queue, Core(server.url, queue_name):
         first = queue._producer.make(echo(1).options(task_id="t", on_conflict="replace"), USER, new_nonce())
         for _ in range(2):
-            [answer] = await queue._producer.send([first])
+            [answer] = await queue._producer._sender.send([first])
         newer = await put(queue, 2)
         assert newer.enqueued is Enqueued.REPLACED
-        assert await queue._producer.send([first]) == [answer]
+        assert await queue._producer._sender.send([first]) == [answer]
         await Worker(queue).run_until_idle()
         assert await newer.result(1) == 2
-        assert await queue._producer.send([first]) == [answer], "after its end as well"
+        assert await queue._producer._sender.send([first]) == [answer], "after its end as well"
         assert (await queue.stats()).queued == 0
 
 

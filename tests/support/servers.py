@@ -70,7 +70,7 @@ def own_keys(queue_name: str, key: str) -> str:
 
 def _scan(client: RespClient, queue_name: str) -> list[str]:
     keys: set[bytes] = set()
-    for pattern in (f"fairque:{{{queue_name}}}:*", f"fairque:{{{queue_name}/*}}:*"):
+    for pattern in (f"fairque:{{{queue_name}}}:*", f"fairque:{{{queue_name}/[0-9]*~[0-9]*}}:*"):
         cursor: bytes | int = 0
         while True:
             cursor, found = client.execute("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)

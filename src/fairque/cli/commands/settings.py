@@ -54,9 +54,10 @@ async def _settings(queue: TaskQueue, changes: dict[str, Any]) -> QueueSettings:
     """Those that hold for whoever opens the queue next."""
     if not changes:
         return queue.settings
-    await queue.reader.agree()  # where there is none yet, it is made
     if others := {name: value for name, value in changes.items() if name != "partitions"}:
         await queue.change_settings(**others)
+    else:
+        await queue.reader.agree()  # where there is none yet, it is made
     await queue.close()
     await queue.open()
     return queue.settings
