@@ -348,7 +348,8 @@ async def test_a_misspelt_queue_is_no_empty_one(
     ended = await call_command(*command.split(), f"--url={server.url}", f"--queue={queue_name}o")
     assert (ended.code, ended.out) == (1, "")
     assert ended.error[0] == f"error: there is no queue '{queue_name}o' at {server.url}"
-    assert f"did you mean --queue {begun.name!r}" in ended.error[1]
+    if server.execute("DBSIZE") < 20_000:  # it looks at so many, and other tests leave results
+        assert f"did you mean --queue {begun.name!r}" in ended.error[1]
     assert server.keys(f"{queue_name}o") == []
 
 

@@ -15,7 +15,7 @@ from tests.support.eventually import eventually
 from tests.support.servers import Server
 
 pytestmark = pytest.mark.leaves_keys()
-WITHIN = 0.4
+WITHIN = 0.5
 """Much less on a machine that does nothing else."""
 
 
