@@ -206,3 +206,14 @@ async def test_purging_nobody_is_fine(queue: TaskQueue):
     assert (purged.queued, purged.results) == (0, 0)
     assert await (await queue.enqueue(echo(), user_id="nobody")).state() is TaskState.QUEUED
     await queue.purge("nobody")
+
+
+async def test_nothing_is_left_of_a_group_when_its_user_and_the_workers_assigned_to_it_are_gone(
+    queue: TaskQueue, server
+):
+    await queue.set_policy("acme", group="gold")
+    async with Worker(queue, assigned_users=["acme"], scheduler=False):
+        await (await queue.enqueue(echo(1), user_id="acme")).result(timeout=10)
+        await queue.purge("acme")
+    await Worker(queue, scheduler=False).run_until_idle()
+    assert [key for key in server.keys(queue.name) if "ready@" in key or "assignments:" in key] == []

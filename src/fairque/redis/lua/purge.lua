@@ -155,6 +155,7 @@ else
   call('ZREM', prefix .. 'parked', user)
   call('ZREM', prefix .. 'reserved', user)
   nodes.forget_own_tag(nodes.user(user))
+  if has_assigned then assignments.withdraw(nodes.user(user)) end -- while its policy says from where
   call('DEL', prefix .. 'user:' .. user, prefix .. 'metrics:' .. user)
   for day = math.floor(now / 86400000) - 41, math.floor(now / 86400000) do
     call('DEL', prefix .. 'usage:' .. user .. ':' .. string.format('%d', day))
