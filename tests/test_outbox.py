@@ -471,7 +471,7 @@ async def test_a_relay_moves_what_is_committed_while_it_runs(queue: TaskQueue, d
         for number in range(3):
             [name] = await database.put(Outbox(queue), note(number), user_id="acme")
             await eventually(lambda name=name: is_known(queue, name))
-    await eventually(lambda: is_empty(database))
+        await eventually(lambda: is_empty(database))
 
 
 async def is_known(queue: TaskQueue, name: str) -> bool:
