@@ -13,6 +13,7 @@ import pytest
 from fairque import QueueUnavailable, Retry, TaskQueue, TaskScheduler, Worker, current_task, task
 from fairque.doctor.rows import key_of
 from fairque.redis import arguments
+from fairque.redis.places import MovedUser
 from fairque.redis.store_schedules import ScheduleStore
 from fairque.settings import QueueSettings
 from fairque.tasks.options import Options
@@ -197,6 +198,12 @@ async def carry(far: TaskQueue) -> Any:
     await far.purge("acme")
     imported = await far.import_user(records)
     return len(records), imported.records, [info.task_id for info in await far.tasks("acme")]
+
+
+@calls("forward")
+async def send_on(far: TaskQueue) -> Any:
+    await far.reader.agree()
+    return await far.reader.parts[0].forward(MovedUser("gone", 1, 7))
 
 
 @calls("watch")

@@ -32,6 +32,7 @@ from fairque import (
 )
 from fairque.embedded.server import EmbeddedServer
 from fairque.redis.delivery import Delivery
+from fairque.redis.places import MovedUser
 from fairque.redis.store import Store
 from fairque.tasks.registry import unregister
 from fairque.testing import advance
@@ -453,6 +454,11 @@ async def is_repaired(queue: TaskQueue) -> None:
     assert (await queue.check(repair=True)).sound
 
 
+async def knows_of_one_that_lives_elsewhere(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:  # noqa: ARG001
+    assert await queue.reader.forward(MovedUser("gone", 1, 1))
+    look()
+
+
 async def is_carried_elsewhere(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
     await queue.enqueue(known.ok(), user_id="carried")
     async for _ in queue.export_user("carried"):
@@ -503,6 +509,7 @@ PARTS = [
     has_a_limit_of_bytes,
     is_fired_by_schedules,
     is_carried_elsewhere,
+    knows_of_one_that_lives_elsewhere,
     is_left_alone_for_a_lost_key,
 ]
 

@@ -89,7 +89,7 @@ async def test_a_worker_is_told_why_it_has_a_delivery_no_longer(core: Core, chan
     [delivery] = await core.take(1, worker="w", lease_ms=SHORT)
     await change(core, delivery)
     requester = BlockingRequester(core.backend.connector)
-    lost, _ = renew(requester, core.keys, "w", {"pid": 1}, [delivery])
+    lost, *_ = renew(requester, core.keys, "w", {"pid": 1}, [delivery])
     requester.close()
     assert [told for _, told in lost] == [why]
     assert await core.store.receive("w", delivery) is why

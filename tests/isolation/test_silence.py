@@ -42,7 +42,7 @@ async def keep(queue: TaskQueue, worker: str, taken: list[Delivery], seconds: fl
         for _ in range(round(seconds / RENEWAL)):
             await asyncio.sleep(RENEWAL)
             for at in range(0, len(taken), 500):
-                lost, _ = renew(requester, queue.keys, worker, {"running": len(taken)}, taken[at : at + 500])
+                lost, *_ = renew(requester, queue.keys, worker, {"running": len(taken)}, taken[at : at + 500])
                 assert not lost
 
 

@@ -174,7 +174,7 @@ class Core:
     ) -> list[Delivery]:
         """`fields`: what the worker tells of itself."""
         assert self._requester is not None
-        lost, _ = renew(self._requester, self.keys, worker, {"pid": 1, **fields}, deliveries, list(run_times))
+        lost, *_ = renew(self._requester, self.keys, worker, {"pid": 1, **fields}, deliveries, list(run_times))
         return [delivery for delivery, _ in lost]
 
     # What is in Redis

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
+from fairque.doctor.astray import find_astray
 from fairque.doctor.finding import Finding, FindingKind, QueueCheck
 from fairque.doctor.foundation import lay_foundation
 from fairque.doctor.rows import Key, key_of
@@ -41,6 +42,7 @@ _WHY_NOT = {
     FindingKind.UNKNOWN_KEY: "fairque does not know what it is: delete it if you do",
     FindingKind.UNREADABLE: "mend first what it depends on",
     FindingKind.WRONG_TOTAL: "the queue moved: try again",
+    FindingKind.TWO_HOMES: "it has to be known which of the two is to be kept",
 }
 
 
@@ -57,7 +59,8 @@ async def examine(store: Store, *, repair: bool = False) -> QueueCheck:
             missing.append(number)
             if len(missing) == len(store.parts):
                 raise
-    return _sum(checks, tuple(missing))
+    astray = await find_astray(store.parts, repair=repair)
+    return _sum(checks, tuple(missing), astray)
 
 
 async def _has_partitions(store: Store) -> bool:
@@ -72,9 +75,9 @@ def _of_partition(number: int, check: QueueCheck) -> QueueCheck:
     return msgspec.structs.replace(check, findings=findings)
 
 
-def _sum(checks: Sequence[QueueCheck], missing: tuple[int, ...]) -> QueueCheck:
+def _sum(checks: Sequence[QueueCheck], missing: tuple[int, ...], astray: Sequence[Finding]) -> QueueCheck:
     return QueueCheck(
-        findings=tuple(finding for check in checks for finding in check.findings),
+        findings=(*(finding for check in checks for finding in check.findings), *astray),
         keys=sum(check.keys for check in checks),
         users=sum(check.users for check in checks),
         totals_compared=all(check.totals_compared for check in checks),

@@ -57,6 +57,8 @@ class FindingKind(StrEnum):
     HALF_AN_ASSIGNMENT = "half-an-assignment"
     WRONG_RESERVATION = "wrong-reservation"
     PARKED_WITHOUT_TASKS = "parked-without-tasks"
+    ASTRAY = "astray"  # nobody finds a user that was moved to another partition
+    TWO_HOMES = "two-homes"
 
     # What waits for others
     HALF_A_LINK = "half-a-link"

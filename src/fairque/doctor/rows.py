@@ -244,6 +244,7 @@ ROWS = (
     Row("damaged", "zset", "no", each=_USERS),
     Row("damage", "hash", "no"),
     Row("frozen:<u>", "hash", "sometimes"),
+    Row("moved", "hash", "no", each=("moved - - $m",)),
     Row("damaged:<any>", "any", "yes", ttl_days=7),
 )
 

@@ -10,7 +10,7 @@ from typing import Self
 
 from fairque.queue.source import Source
 from fairque.queue.waiter import waiter
-from fairque.redis.keys import Keys
+from fairque.redis.keys import Keys, encode_user
 
 __all__ = ["Changes"]
 
@@ -29,6 +29,7 @@ class Changes:
         "_callbacks",
         "_changed",
         "_is_changed",
+        "_keys",
         "_listener",
         "_loop",
         "_pause",
@@ -47,6 +48,7 @@ class Changes:
         self._user_id, self._whom = user_id, task_id
         self._began = 0.0
         self._callbacks: dict[str, Callable[[bytes | None], None]] = {}
+        self._keys: Keys | None = None
         self._loop = asyncio.get_running_loop()
         self._changed: asyncio.Future[None] | None = None
         self._pause = FIRST_LOOK_SECONDS
@@ -60,7 +62,14 @@ class Changes:
         self._pause = min(2 * self._pause, LONGEST_LOOK_SECONDS)
 
     async def _sleep(self) -> None:
-        """Until it is woken."""
+        """Until it is woken. Where the user has moved, messages come from elsewhere: what came before them is to be
+        looked for.
+        """
+        if self._has_moved:
+            await self._leave()
+            await self._join()
+            self._is_changed = True
+            return
         changed = self._changed = self._loop.create_future()
         timer = self._loop.call_later(self._pause * random.uniform(0.75, 1), self._change)
         try:
@@ -72,13 +81,23 @@ class Changes:
         """What is to be heard, and who hears it."""
         return {keys.done_channel(self._user_id, self._whom): self._on_message}
 
+    @property
+    def _has_moved(self) -> bool:
+        store = self._source.store
+        return not store.backend.is_plain and store.keys_of(encode_user(self._user_id)) is not self._keys
+
+    async def _join(self) -> None:
+        store = self._source.store
+        keys = self._keys = store.keys if store.backend.is_plain else await self._source.keys_of(self._user_id)
+        self._callbacks = self.channels(keys)
+        if store.backend.is_partitioned:
+            await self._source.moves.join(self._user_id, keys, store.places, self._change)
+        for channel, callback in self._callbacks.items():
+            await self._listener.subscribe(channel, callback, self._user_id)
+
     async def __aenter__(self) -> Self:
         try:
-            store = self._source.store
-            keys = store.keys if store.backend.is_plain else await self._source.keys_of(self._user_id)
-            self._callbacks = self.channels(keys)
-            for channel, callback in self._callbacks.items():
-                await self._listener.subscribe(channel, callback, self._user_id)
+            await self._join()
         except BaseException:
             await self._leave()
             raise
@@ -94,6 +113,7 @@ class Changes:
         await self._leave()
 
     async def _leave(self) -> None:
+        self._source.moves.leave(self._user_id, self._change)
         for channel, callback in self._callbacks.items():
             await self._listener.unsubscribe(channel, callback)
 

@@ -16,7 +16,6 @@ from fairque.queue.sender import BATCH, Sender
 from fairque.redis.arguments import Rules
 from fairque.redis.delivery import Needs, NewTask, Put
 from fairque.redis.keys import encode_user
-from fairque.redis.partitions import partition_of
 from fairque.redis.store import Store
 from fairque.tasks.conditions import condition_of
 from fairque.tasks.limit_keys import StandIn
@@ -102,7 +101,7 @@ class Producer:
         backend = self._store.backend
         if not backend.is_partitioned:
             return self._sender
-        at = partition_of(encode_user(user_id), len(backend.partitions))
+        at = backend.places.of(encode_user(user_id))
         if at not in self._senders:
             self._senders[at] = Sender(self._store, self._bulk, self._timeout)
         return self._senders[at]

@@ -220,6 +220,7 @@ class TaskQueue(Tenants, Sights):
         await self._bulk.close()
         await self._reader.close()
         await self.listener.close()
+        self._source.moves.abandon()
         await self.connector.close()
 
     async def __aenter__(self) -> Self:

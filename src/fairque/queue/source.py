@@ -6,6 +6,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from fairque.queue.looks import Looks, Sight
+from fairque.queue.moves import Moves
 from fairque.redis.keys import Keys, encode_user
 from fairque.redis.listener import Listener
 from fairque.redis.store import Store
@@ -16,12 +17,14 @@ __all__ = ["Source"]
 class Source:
     """Where tasks are looked at, and who tells of them."""
 
-    __slots__ = ("_looks", "_looks_apart", "listener", "store")
+    __slots__ = ("_looks", "_looks_apart", "listener", "moves", "store")
 
     def __init__(self, store: Store, listener: Listener) -> None:
         self.store = store
         self.listener = listener
-        self._looks = Looks(store, store.backend.connector.home)
+        home = store.backend.connector.home
+        self.moves = Moves(listener, home)
+        self._looks = Looks(store, home)
         self._looks_apart: dict[str, Looks] = {}
 
     def look(self, user_id: str, task_id: str) -> Coroutine[Any, Any, Sight]:
@@ -32,7 +35,11 @@ class Source:
 
     async def _look_apart(self, user_id: str, task_id: str) -> Sight:
         """Each partition by itself: one that does not answer keeps nobody waiting who asks another."""
-        keys = await self.keys_of(user_id)
+        await self.store.agree(store=False)
+        return await self.store.following(lambda: self._look_there(user_id, task_id))
+
+    async def _look_there(self, user_id: str, task_id: str) -> Sight:
+        keys = self.store.keys_of(encode_user(user_id))
         looks = self._looks_apart.get(keys.prefix)
         if looks is None:
             part = self.store.part_of(encode_user(user_id))

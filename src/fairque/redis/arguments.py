@@ -549,6 +549,14 @@ class Import(Arguments, frozen=True):
     records: list[ImportedRecord]
 
 
+class Forward(Arguments, frozen=True):
+    """Of a partition where the user does not live: partition and epoch: where it does, and since which of its moves."""
+
+    user: str
+    partition: int
+    epoch: int
+
+
 # What is known
 
 

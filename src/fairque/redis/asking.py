@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from fairque.errors import QueueUnavailable
 from fairque.redis.arguments import Arguments
+from fairque.redis.places import Places, raise_moved
 
 __all__ = ["Answers", "Part", "look", "tell"]
 
@@ -20,6 +21,8 @@ class Part(Protocol):
 
     @property
     def timeout(self) -> float: ...
+    @property
+    def places(self) -> Places: ...
     async def call(self, arguments: Arguments, values: Sequence[bytes] = (), patience: float | None = None) -> Any: ...
 
 
@@ -39,6 +42,7 @@ async def look(parts: Sequence[Part], asked: Mapping[int, Arguments], patience: 
     answers = await _gathered(_tried_twice(parts[at], arguments) for at, arguments in asked.items())
     if all(isinstance(answer, QueueUnavailable) for answer in answers):
         answers = await _gathered(parts[at].call(arguments, (), patience) for at, arguments in asked.items())
+    raise_moved(answers)
     away = [answer for answer in answers if isinstance(answer, QueueUnavailable)]
     if away and len(away) == len(answers):
         raise away[0]
@@ -71,6 +75,7 @@ async def tell(parts: Sequence[Part], asked: Mapping[int, Arguments], patience: 
     Raises `QueueUnavailable` that names those who are: the call may be made again.
     """
     answers = await _gathered(parts[at].call(arguments, (), patience) for at, arguments in asked.items())
+    raise_moved(answers)
     away = [at for at, answer in zip(asked, answers, strict=True) if isinstance(answer, QueueUnavailable)]
     for answer in answers:
         if isinstance(answer, BaseException) and not isinstance(answer, QueueUnavailable):

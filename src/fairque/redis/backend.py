@@ -13,6 +13,7 @@ from fairque.errors import ConfigError, SettingsMismatch
 from fairque.redis.branch import Anywhere, Branch
 from fairque.redis.connector import Connector
 from fairque.redis.keys import LAYOUT, Keys
+from fairque.redis.places import Places
 from fairque.settings import MAX_MESSAGE_BYTES, QueueSettings
 
 __all__ = ["Backend", "CallListener", "PartitionBackend"]
@@ -60,6 +61,7 @@ class Backend:
         self._given = given
         self._partitions: tuple[Backend, ...] = ()
         self._anywhere: Anywhere | None = None
+        self._places: Places | None = None
         self.sealer = Sealer(codec, name, self._most_bytes) if codec is not None else None
 
     @property
@@ -89,6 +91,14 @@ class Backend:
         if len(self._partitions) != count:
             self._partitions = tuple(PartitionBackend(self, at, count) for at in range(count))
         return self._partitions
+
+    @property
+    def places(self) -> Places:
+        """In which of its partitions each user lives, as far as it is known."""
+        count = self.settings.partitions
+        if self._places is None or self._places.count != count:
+            self._places = Places(count)
+        return self._places
 
     @property
     def connector_for_messages(self) -> Connector:
@@ -154,6 +164,10 @@ class PartitionBackend(Backend):
     def settings(self) -> QueueSettings:  # type: ignore[override]
         """Those of the queue, whatever was written here when the partition was made."""
         return self.root.settings
+
+    @property
+    def places(self) -> Places:
+        return self.root.places
 
     @property
     def call_listeners(self) -> tuple[CallListener, ...]:  # type: ignore[override]

@@ -30,6 +30,7 @@ from fairque.redis.cluster import AnyNode, Cluster, SlotMap
 from fairque.redis.home import Home
 from fairque.redis.keys import decode_user
 from fairque.redis.lookup import Lookup, Question
+from fairque.redis.places import ELSEWHERE, moved_in
 from fairque.redis.reason import in_words
 from fairque.redis.sentinel import Sentinels
 from fairque.redis.url import Address, ServerName, ServerUrl
@@ -392,6 +393,8 @@ class Connector:
             return NoScript()
         if _code(error) == _FROZEN:
             return _frozen(error)
+        if _code(error) == ELSEWHERE:
+            return moved_in(str(error))
         if isinstance(error, redis.exceptions.MovedError) and not self._guides:
             return self._lasting(f"{error.status_code} {error}; it is a node of a cluster, write cluster:// in the URL")
         if isinstance(error, redis.exceptions.AuthenticationError) or _is_untrusted(error):

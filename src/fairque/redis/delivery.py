@@ -218,7 +218,8 @@ _REFUSALS = {
 }
 
 Answer: TypeAlias = Literal[True] | Refusal | StoreError
-"""To an outcome: that it was taken, or why it was refused; or why it can be neither now."""
+"""To an outcome: that it was taken, or why it was refused; or why it can be neither now: `UserElsewhere` where its user
+lives in another partition by now, which takes it."""
 
 
 class StoredTask(NamedTuple):

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
 from fairque.errors import QueueUnavailable
+from fairque.redis.places import raise_moved
 
 __all__ = ["Share", "at_once", "divided", "in_order", "of_those_there"]
 
@@ -45,8 +46,12 @@ async def _asked(ask: Callable[[K, list[T]], Awaitable[Sequence[R]]], whose: K, 
 
 
 async def at_once(calls: Iterable[Coroutine[Any, Any, R]]) -> list[R]:
-    """What all return. Nothing goes on behind the error of one: all have ended when it is raised."""
+    """What all return. Nothing goes on behind the error of one: all have ended when it is raised.
+
+    Users who live elsewhere come before other errors: what is asked of their partitions may be done.
+    """
     answers = await asyncio.gather(*calls, return_exceptions=True)
+    raise_moved(answers)
     found: list[R] = []
     for answer in answers:
         if isinstance(answer, BaseException):

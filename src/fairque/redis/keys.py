@@ -72,6 +72,11 @@ class Keys:
         """Where a message says that a schedule was added or changed."""
         return self.prefix + "schedules"
 
+    @property
+    def moves_channel(self) -> str:
+        """Where a message says that a user does not live here any more, and where it does: see `move_told`."""
+        return self.prefix + "moved"
+
     def chunks_channel(self, user_id: str, task_id: str) -> str:
         """Where a message says that a task has yielded something, see `batch_told`."""
         return f"{self.prefix}chunks:{encode_user(user_id)}:{task_id}"

@@ -62,7 +62,7 @@ _PUTS_IN = (
 )
 _FIRES = "agree declare expire fire leave_schedules ripe schedule unschedule"
 _SERVES = "accuse agree append claim hand_on leave limits policy progress receive renew settle turn"
-_MANAGES = "change_settings freeze import purge repair thaw"
+_MANAGES = "change_settings forward freeze import purge repair thaw"
 
 ROLES = {
     role.name: role

@@ -23,7 +23,6 @@ from fairque.redis.merges.measures import merged_metrics, merged_usage
 from fairque.redis.merges.schedules import merged_page, merged_schedules
 from fairque.redis.merges.totals import merged_health, merged_stats
 from fairque.redis.merges.users import merged_active, merged_holders, merged_names, merged_running
-from fairque.redis.partitions import partition_of
 
 __all__ = ["ROUTES", "Route", "is_routed", "route"]
 
@@ -61,7 +60,7 @@ def to_users_of(field: str) -> Route:
     async def routed(
         parts: Sequence[Part], arguments: Any, values: Sequence[bytes] = (), patience: float | None = None
     ) -> Any:
-        homes = divided(getattr(arguments, field), lambda item: partition_of(item.user, len(parts)))
+        homes = divided(getattr(arguments, field), lambda item: _at(parts, item.user))
         if len(homes) > 1:
             raise NotImplementedError(f"{arguments.script} is about users of several partitions, and was not divided")
         return await parts[next(iter(homes), 0)].call(arguments, values, patience)
@@ -109,7 +108,7 @@ async def _users(parts: Sequence[Part], asked: args.Users, _: object = (), patie
     named = list(asked.named) or await _names_of_page(parts, asked.offset, asked.most, patience)
     if asked.strict:
         return list(await _home(parts, named[0]).call(asked, (), patience))
-    shares = divided(named, lambda name: partition_of(name, len(parts)))
+    shares = divided(named, lambda name: _at(parts, name))
     nobody = args.Users(0, 0, ())
     wanted = {at: args.Users(0, 0, shares[at][1]) if at in shares else nobody for at in range(len(parts))}
     replies = (await look(parts, wanted, patience)).replies
@@ -140,7 +139,7 @@ async def _policies(
     of_each = [name for name in asked.names if _is_of_all(name)]
     for name in asked.names:
         if not _is_of_all(name):
-            homes[partition_of(name, len(parts))].append(name)
+            homes[_at(parts, name)].append(name)
     if not homes:
         return list((await look(parts, dict.fromkeys(range(len(parts)), asked), patience)).replies[0])
     wanted: dict[int, Arguments] = {at: args.Policies([*names, *of_each]) for at, names in homes.items()}
@@ -165,7 +164,7 @@ async def _limits(parts: Sequence[Part], asked: args.Limits, _: object = (), pat
     told: defaultdict[int, list[args.LimitRecord]] = defaultdict(list)
     for limit in asked.limits:
         user = limit.record.partition("=" if "=" in limit.record.partition(":")[0] else ":")[0]
-        homes = [partition_of(user, len(parts))] if user else range(len(parts))
+        homes = [_at(parts, user)] if user else range(len(parts))
         for at in homes:
             told[at].append(limit)
     await tell(parts, {at: args.Limits(asked.declared, limits) for at, limits in told.items()}, patience)
@@ -195,7 +194,12 @@ async def _tell_all(parts: Sequence[Part], arguments: Arguments, patience: float
 
 
 def _home(parts: Sequence[Part], user: str) -> Part:
-    return parts[partition_of(user, len(parts))]
+    return parts[_at(parts, user)]
+
+
+def _at(parts: Sequence[Part], user: str) -> int:
+    """Where a user lives. Who has moved is told of by the partition that was asked, and the call is routed again."""
+    return parts[0].places.of(user)
 
 
 def _is_of_all(name: str) -> bool:
@@ -209,7 +213,7 @@ ROUTES: dict[str, Route] = {
         (
             *("claim", "settle", "turn", "renew", "leave", "append", "heads", "hand_on"),
             *("ripe", "expire", "leave_schedules", "declare"),
-            *("check", "repair", "members", "totals", "agree", "denied"),
+            *("check", "repair", "members", "totals", "agree", "denied", "forward"),
         ),
         of_partition,
     ),

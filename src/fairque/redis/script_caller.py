@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from fairque.backoff import Backoff
 from fairque.errors import NotPermitted, QueueUnavailable, StoreError, UserFrozen
@@ -16,8 +16,8 @@ from fairque.redis.backend import Backend
 from fairque.redis.commands import scripts_of_core
 from fairque.redis.connector import NoScript, not_loadable
 from fairque.redis.dividing import at_once, of_those_there
-from fairque.redis.keys import LAYOUT, Keys
-from fairque.redis.partitions import partition_of
+from fairque.redis.keys import LAYOUT, Keys, decode_user
+from fairque.redis.places import MovedUser, Places, UserElsewhere
 from fairque.redis.replies import fields_in
 from fairque.redis.requester import LEAST_TRIES, LONGEST_PAUSE, Requester, pack
 from fairque.redis.routes import route
@@ -27,7 +27,10 @@ from fairque.settings import QueueSettings
 
 __all__ = ["ScriptCaller"]
 
+R = TypeVar("R")
 WRONG_TYPE = "WRONGTYPE"
+MOST_HOPS = 100
+"""Of one call, from partition to partition. Each is told by one that a user has left, and a call may be about many."""
 
 
 class ScriptCaller:
@@ -90,18 +93,30 @@ class ScriptCaller:
     def part_of(self, user: str) -> Self:
         """That of the partition in which a user lives, by its name in Redis."""
         parts = self.parts
-        return parts[partition_of(user, len(parts))] if len(parts) > 1 else self
+        return parts[self.places.of(user)] if len(parts) > 1 else self
 
     async def home_of(self, user: str) -> Self:
-        """The same as `part_of`, once it is known whether there are partitions."""
+        """That of the partition in which a user lives by now, for who goes to its keys without a script."""
         if self.backend.is_plain or not await self.is_divided(store=False):
             return self
-        return self.part_of(user)
+        return await self.following(lambda: self._found_home(user))
+
+    async def _found_home(self, user: str) -> Self:
+        part = self.part_of(user)
+        told: bytes | None = await part._insist(pack((b"HGET", part.keys.prefix + "moved", user)))
+        if told is not None:
+            raise UserElsewhere((MovedUser(user, *map(int, told.split())),))
+        return part
 
     def keys_of(self, user: str) -> Keys:
         """The keys of what a user has, by its name in Redis. Also before it is known whether there are partitions."""
         partitions = self.backend.partitions
-        return partitions[partition_of(user, len(partitions))].keys if len(partitions) > 1 else self.keys
+        return partitions[self.places.of(user)].keys if len(partitions) > 1 else self.keys
+
+    @property
+    def places(self) -> Places:
+        """Where users live, as far as it is known."""
+        return self.backend.places
 
     @property
     def timeout(self) -> float:
@@ -165,7 +180,7 @@ class ScriptCaller:
         """Run the script that these are the arguments of."""
         script = load(arguments.script, arguments.package)
         if not self.backend.is_plain and await self._is_elsewhere(script, patience):
-            return await route(self.parts, arguments, values, patience)
+            return await self.following(lambda: route(self.parts, arguments, values, patience), patience)
         run = self._run_timed if self.backend.call_listeners else self._run
         try:
             return await run(script, [encode(arguments), *values], patience)
@@ -187,6 +202,26 @@ class ScriptCaller:
             except UserFrozen as exc:
                 error = exc
         raise error
+
+    async def following(self, ask: Callable[[], Awaitable[R]], patience: float | None = None) -> R:
+        """What is asked of the queue, which may be about users who have moved: that is learnt, and it is asked again.
+
+        A user that is on its way from one partition to another is waited for, as one that stands still is. Raises
+        `QueueUnavailable` when it does not arrive.
+        """
+        backoff, until = Backoff(), time.monotonic() + (self.patience if patience is None else patience)
+        hops = 0
+        while True:
+            try:
+                return await ask()
+            except UserElsewhere as exc:
+                error = exc
+            if self.places.learn_all(error.moved) and hops < MOST_HOPS:
+                hops += 1
+                continue
+            if (left := until - time.monotonic()) <= 0 or hops == MOST_HOPS:
+                raise _on_the_way(error)
+            await asyncio.sleep(min(left, backoff.next(LONGEST_PAUSE)))
 
     async def _is_elsewhere(self, script: Script, patience: float | None) -> bool:
         """Whether the queue has partitions, each of which has what it needs; asked unless it is known."""
@@ -281,3 +316,8 @@ class ScriptCaller:
                         error = exc
         except TimeoutError:
             raise error from None
+
+
+def _on_the_way(error: UserElsewhere) -> QueueUnavailable:
+    named = ", ".join(repr(decode_user(each.user.encode())) for each in error.moved[:8])
+    return QueueUnavailable(f"not in the partition to which it is moved: user {named}; it is on its way there")

@@ -19,6 +19,7 @@ from fairque.redis.blocking_call import call_blocking
 from fairque.redis.delivery import Answer, Claim, Delivery, Heads, NewTask, Outcome, Put, Refusal, StoredTask
 from fairque.redis.dividing import at_once, divided, in_order, of_those_there
 from fairque.redis.keys import Keys, encode_user, glob
+from fairque.redis.places import ELSEWHERE, UserElsewhere, moved_in
 from fairque.redis.replies import SeenUsers, claim_in, fields_in, heads_in, put_in, refusal, users_in, worker_info
 from fairque.redis.requester import BlockingRequester, pack
 from fairque.redis.store_batches import BatchScripts, packed_callbacks
@@ -133,8 +134,12 @@ class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, SightScripts
 
     async def _enqueue_apart(self, tasks: Sequence[NewTask], patience: float | None) -> list[Put]:
         """Those of each partition together, all or nothing, in the order in which they were given."""
-        shares = divided(tasks, lambda new: self.part_of(encode_user(new.user_id)))
-        return await in_order(shares, lambda part, some: part.enqueue(some, patience))
+
+        async def put() -> list[Put]:
+            shares = divided(tasks, lambda new: self.part_of(encode_user(new.user_id)))
+            return await in_order(shares, lambda part, some: part.enqueue(some, patience))
+
+        return await self.following(put, patience)
 
     async def confirm(self, nonces: Sequence[str], keep_ms: int) -> int:
         """What was put in with these receipts is gone where it came from. Returns ms since the epoch."""
@@ -203,6 +208,8 @@ class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, SightScripts
         return [_answer(of) if isinstance(of, int) else self._failure(of) for of in answers[:outcomes]]
 
     def _failure(self, text: Any) -> StoreError:
+        if text.startswith(ELSEWHERE.encode()):  # one of many in the call
+            return moved_in(text.decode())
         return StoreError(f"Redis at {self.backend.connector.safe_url}: {text.decode('utf-8', 'replace')}")
 
     async def receive(self, worker: str, delivery: Delivery) -> Literal[True] | Refusal:
@@ -458,18 +465,25 @@ def renew(
     deliveries: Sequence[Delivery],
     ended: list[arguments.EndedRuns] | None = None,
     ttl_ms: int = WORKER_TTL_MS,
-) -> tuple[list[tuple[Delivery, Refusal]], list[Delivery]]:
+) -> tuple[list[tuple[Delivery, Refusal]], list[Delivery], list[tuple[Delivery, UserElsewhere]]]:
     """Heartbeat and renewal, for the thread that does it.
 
-    Returns the deliveries that are no longer its own, with why, and those that were canceled.
+    Returns the deliveries that are no longer its own, with why, those that were canceled, and those whose users have
+    moved, with where they live: they were not renewed.
     """
     held = [
         arguments.HeldDelivery(of.lane.decode(), of.user.decode(), of.id, of.stream_id.decode(), of.attempt, of.cost)
         for of in deliveries
     ]
     lost, canceled = call_blocking(requester, keys, arguments.Renew(worker, ttl_ms, fields, held, ended or []))
-    gone = [(deliveries[at], Refusal(why)) for at, why in zip(lost[::2], lost[1::2], strict=True)]
-    return gone, [deliveries[position] for position in canceled]
+    gone: list[tuple[Delivery, Refusal]] = []
+    moved: list[tuple[Delivery, UserElsewhere]] = []
+    for at, why in zip(lost[::2], lost[1::2], strict=True):
+        if isinstance(why, bytes):
+            moved.append((deliveries[at], moved_in(why.decode())))
+        else:
+            gone.append((deliveries[at], Refusal(why)))
+    return gone, [deliveries[position] for position in canceled], moved
 
 
 def _names_of(groups: Sequence[UserGroup]) -> list[str]:

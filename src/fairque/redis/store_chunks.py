@@ -9,6 +9,7 @@ from fairque.errors import StoreError
 from fairque.redis.arguments import Append, Chunks, Values, YieldedChunks
 from fairque.redis.delivery import Delivery, Refusal
 from fairque.redis.keys import encode_user
+from fairque.redis.places import ELSEWHERE, moved_in
 from fairque.redis.script_caller import ScriptCaller
 
 __all__ = ["MOST_CHUNK_BYTES", "Appended", "Batch", "ChunkPage", "ChunkScripts", "NoRoom", "Told", "batch_told"]
@@ -88,6 +89,8 @@ class ChunkScripts(ScriptCaller):
     def _appended(self, answer: int | bytes | list[int | bytes]) -> Appended:
         if isinstance(answer, int):
             return True if answer == 1 else Refusal(answer)
+        if isinstance(answer, bytes) and answer.startswith(ELSEWHERE.encode()):
+            return moved_in(answer.decode())
         if isinstance(answer, bytes):
             return StoreError(f"Redis at {self.backend.connector.safe_url}: {answer.decode('utf-8', 'replace')}")
         if answer[0] == b"full":

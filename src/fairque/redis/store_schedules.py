@@ -160,7 +160,7 @@ class ScheduleStore:
     async def fire(self, moves: Sequence[Move]) -> list[str]:
         """Per move: one of `OUTCOMES`, or what went wrong with it alone."""
         if await self._store.is_divided():
-            return await in_order(divided(moves, self._home), lambda home, some: home.fire(some))
+            return await self._store.following(lambda: self._fire_apart(moves))
         settings, values = self._store.settings, Values()
         fire = arguments.Fire(
             new_nonce().hex(),
@@ -171,30 +171,37 @@ class ScheduleStore:
         )
         return [answer.decode() for answer in await self._store.call(fire, values)]
 
+    async def _fire_apart(self, moves: Sequence[Move]) -> list[str]:
+        return await in_order(divided(moves, self._home), lambda home, some: home.fire(some))
+
     async def write(self, *writes: Write) -> str:
         """done; or exists, missing or changed, and nothing was written. Raises `QuotaExceeded`.
 
         In a queue with partitions that is so for those of each of them, which are written one after the other.
         """
+        return await self._write(writes, os.urandom(8).hex())
+
+    async def _write(self, writes: Sequence[Write], revision: str) -> str:
         if await self._store.is_divided():
-            return await self._write_apart(writes)
+            return await self._store.following(lambda: self._write_apart(writes, revision))
         values = Values()
         written = [_written(write, values) for write in writes]
-        schedule = arguments.Schedule(os.urandom(8).hex(), self._store.settings.dead_letter_ttl_ms, written)
+        schedule = arguments.Schedule(revision, self._store.settings.dead_letter_ttl_ms, written)
         answer: bytes | list[Any] = await self._store.call(schedule, values)
         if isinstance(answer, list):
             raise refusal(answer)
         return answer.decode()
 
-    async def _write_apart(self, writes: Sequence[Write]) -> str:
-        answers = [await home.write(*some) for home, (_, some) in divided(writes, self._home).items()]
+    async def _write_apart(self, writes: Sequence[Write], revision: str) -> str:
+        answers = [await home._write(some, revision) for home, (_, some) in divided(writes, self._home).items()]
         return next((answer for answer in answers if answer != "done"), "done")
 
     async def are_apart(self, user_id: str, other_id: str) -> bool:
         """Whether what is the one's cannot become the other's in one step: they live in different partitions."""
         if user_id == other_id or not await self._store.is_divided():
             return False
-        return self._store.part_of(encode_user(user_id)) is not self._store.part_of(encode_user(other_id))
+        homes = [await self._store.home_of(encode_user(each)) for each in (user_id, other_id)]
+        return homes[0] is not homes[1]
 
     def _home(self, of: Declared | Move | Write) -> ScheduleStore:
         """Of the partition where its user lives."""

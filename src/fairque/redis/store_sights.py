@@ -85,7 +85,7 @@ class SightScripts(CheckScripts):
     async def letters_between(self, user_id: str | None, kind: str, first_ms: int, last_ms: int) -> int:
         """Dead letters of a kind of error that came at the first moment, at the last one, or between."""
         if await self.is_divided(store=False):
-            homes = self.parts if user_id is None else (self.part_of(encode_user(user_id)),)
+            homes = self.parts if user_id is None else (await self.home_of(encode_user(user_id)),)
             return sum(await of_those_there(part.letters_between(user_id, kind, first_ms, last_ms) for part in homes))
         key = f"{self.keys.prefix}dead-of:{encode_user(user_id) if user_id is not None else '*'}:{kind}"
         count: int = await self._insist(pack((b"ZCOUNT", key, first_ms, last_ms)))

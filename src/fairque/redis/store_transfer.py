@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple
 from fairque.errors import BadExport, InvalidInput, QueueUnavailable, StoreError, UserFrozen
 from fairque.redis import arguments
 from fairque.redis.arguments import Values
-from fairque.redis.keys import encode_user, glob
+from fairque.redis.keys import decode_user, encode_user, glob
+from fairque.redis.places import MovedUser
 from fairque.redis.requester import pack
 from fairque.redis.store_checks import CheckScripts
 
@@ -98,6 +99,17 @@ class TransferScripts(CheckScripts):
                 f"key {rest[0].decode(errors='replace')!r} is there, and of another type: run `fairque doctor`"
             )
         raise StoreError(f"the import of user {user_id!r} was given up meanwhile")
+
+    async def forward(self, moved: MovedUser) -> bool:
+        """Of a partition where the user does not live: have it tell where that does. False where it knows of a later
+        move. Raises `InvalidInput` where the user lives there.
+        """
+        told: int = await self.call(arguments.Forward(*moved))
+        if told < 0:
+            raise InvalidInput(
+                f"user {decode_user(moved.user.encode())!r} lives in the partition that is to send others on"
+            )
+        return told == 1
 
     async def names_of(self, user_id: str) -> AsyncIterator[list[tuple[str, str]]]:
         """All keys that have the user in their names, as the kind and what stands behind the user; in pages, of which

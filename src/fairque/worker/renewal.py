@@ -274,9 +274,11 @@ class Renewal:
             told = fields if is_last else {}  # it is a sign of life when all have been renewed
             ended = each.run_times.take() if is_last else []
             part = held[at : at + BATCH]
-            answer = renew(requester, each.keys, self._options.worker_id, told, part, ended, self._ttl_ms)
-            lost += answer[0]
-            canceled += answer[1]
+            gone, told_to_stop, _ = renew(
+                requester, each.keys, self._options.worker_id, told, part, ended, self._ttl_ms
+            )
+            lost += gone
+            canceled += told_to_stop
         return lost, canceled
 
     def _end_process(self) -> None:

@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- Where tasks stand, without their bodies and errors. A damaged key costs its own task the answer.
+-- Where tasks stand, without their bodies and errors. A damaged key, and a user who lives elsewhere, cost their own tasks the answer.
 -- KEYS[1]  state
 -- Returns  per task, until the results are beyond 1 MiB together: {result record or '', state of a task that has not
 --          ended, or nil when it is not known}, or {error}
@@ -84,13 +84,71 @@ calls[#calls + 1] = function()
   return NEXT
 end
 return (function()
+
+-- lib/moved.lua
+-- Users who do not live here, though somebody may look for them here, and where they live.
+-- moved  hash  user → '<partition> <epoch>'
+-- In the state: moved, 1 while there are some, so that a partition that nobody left pays nothing.
+-- An epoch is a number that grows with each move of a user: whoever knows a later one is not sent back by an entry that is
+-- older, which a partition may have to which the user is on its way.
+local moved_key
+local moved_to
+local refuse_all_moved
+local refuse_moved
+do
+
+
+-- Where it lives, as it is written there, or false.
+function moved_to(user) return call('HGET', moved_key, user) end
+
+function refuse_moved(user)
+  local place = moved_to(user)
+  if place then error({ err = 'ELSEWHERE ' .. user .. ' ' .. place }, 0) end
+end
+
+-- All of several at once, as they may be many.
+function refuse_all_moved(users)
+  local told = {}
+  for at, place in ipairs(users[1] and call('HMGET', moved_key, unpack(users)) or {}) do
+    if place then told[#told + 1] = users[at] .. ' ' .. place end
+  end
+  if told[1] then error({ err = 'ELSEWHERE ' .. table.concat(told, ' ') }, 0) end
+end
+
+-- From now on it does not live here. Who waits for its tasks is told. False: a later move is known.
+local function mark_moved(user, partition, epoch)
+  local known = tonumber(string.match(moved_to(user) or '', ' (%d+)$') or nil)
+  if known and known > epoch then return false end
+  local place = string.format('%d %d', partition, epoch)
+  call('HSET', moved_key, user, place)
+  call('HSET', state_key, 'moved', 1)
+  call('ZREM', users_key, user) -- it is listed where it lives
+  redis.pcall('PUBLISH', moved_key, user .. ' ' .. place)
+  return true
+end
+
+-- It lives here from now on.
+local function unmark_moved(user)
+  call('HDEL', moved_key, user)
+  if call('EXISTS', moved_key) == 0 then call('HDEL', state_key, 'moved') end
+end
+
+-- Whether an act failed as its user does not live here.
+local function is_of_moved(failure) return string.find(text_of(failure), '^ELSEWHERE ') and true or false end
+calls[#calls + 1] = function()
+  moved_key = prefix .. 'moved'
+  return NEXT
+end
+end
 -- ARGV[1] is the msgpack of Peek: tasks: list[Peeked]
 -- Peeked: user: str, id: str
 local args
 local tasks
 local MOST_BYTES = 1048576
+local has_moved
 
 local function look(user, id)
+  if has_moved then refuse_moved(user) end
   local record = call('GET', result_key(user, id))
   if record then return { record, false } end
   if call('EXISTS', body_key(user, id)) == 0 then return { '', false } end
@@ -101,6 +159,7 @@ local seen, bytes
 calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
   tasks = args[1]
+  has_moved = call('EXISTS', moved_key) == 1
   seen, bytes = {}, 0
   for at, task in ipairs(tasks) do
     local user, id = task[1], task[2]

@@ -83,6 +83,91 @@ calls[#calls + 1] = function()
   return NEXT
 end
 return (function()
+
+-- lib/absent.lua
+-- Users of whom nothing is to be changed or served here: they stand still, or live in another partition.
+
+-- lib/frozen.lua
+-- A user stands still while it is carried elsewhere (dump.lua, import.lua): what waits is in no line, what time would bring waits,
+-- and who would change something of it is told so.
+-- frozen:<u>  hash  token: whose it is; why: 'export', which ends by itself when the key does, or 'import'; at: how many records
+--                   of an import are there; ahead: by how much its tag was ahead of the clock
+-- Until then the user is in `damaged` as well, with which everybody leaves it alone: lib/damage.lua.
+
+local function frozen_key(user) return prefix .. 'frozen:' .. user end
+
+local function is_frozen(user) return call('EXISTS', frozen_key(user)) == 1 end
+
+local function refuse_frozen(user)
+  if is_frozen(user) then error({ err = 'FROZEN ' .. user }, 0) end
+end
+
+-- lib/moved.lua
+-- Users who do not live here, though somebody may look for them here, and where they live.
+-- moved  hash  user → '<partition> <epoch>'
+-- In the state: moved, 1 while there are some, so that a partition that nobody left pays nothing.
+-- An epoch is a number that grows with each move of a user: whoever knows a later one is not sent back by an entry that is
+-- older, which a partition may have to which the user is on its way.
+local moved_to
+local refuse_all_moved
+local refuse_moved
+do
+
+local moved_key
+
+-- Where it lives, as it is written there, or false.
+function moved_to(user) return call('HGET', moved_key, user) end
+
+function refuse_moved(user)
+  local place = moved_to(user)
+  if place then error({ err = 'ELSEWHERE ' .. user .. ' ' .. place }, 0) end
+end
+
+-- All of several at once, as they may be many.
+function refuse_all_moved(users)
+  local told = {}
+  for at, place in ipairs(users[1] and call('HMGET', moved_key, unpack(users)) or {}) do
+    if place then told[#told + 1] = users[at] .. ' ' .. place end
+  end
+  if told[1] then error({ err = 'ELSEWHERE ' .. table.concat(told, ' ') }, 0) end
+end
+
+-- From now on it does not live here. Who waits for its tasks is told. False: a later move is known.
+local function mark_moved(user, partition, epoch)
+  local known = tonumber(string.match(moved_to(user) or '', ' (%d+)$') or nil)
+  if known and known > epoch then return false end
+  local place = string.format('%d %d', partition, epoch)
+  call('HSET', moved_key, user, place)
+  call('HSET', state_key, 'moved', 1)
+  call('ZREM', users_key, user) -- it is listed where it lives
+  redis.pcall('PUBLISH', moved_key, user .. ' ' .. place)
+  return true
+end
+
+-- It lives here from now on.
+local function unmark_moved(user)
+  call('HDEL', moved_key, user)
+  if call('EXISTS', moved_key) == 0 then call('HDEL', state_key, 'moved') end
+end
+
+-- Whether an act failed as its user does not live here.
+local function is_of_moved(failure) return string.find(text_of(failure), '^ELSEWHERE ') and true or false end
+calls[#calls + 1] = function()
+  moved_key = prefix .. 'moved'
+  return NEXT
+end
+end
+
+local function refuse_absent(user)
+  refuse_moved(user) -- first: where it arrives it stands still, and is not there yet
+  refuse_frozen(user)
+end
+
+-- For what may be said of one that is exported or imported, and must not get lost on the way to another partition.
+local function refuse_leaving(user)
+  refuse_moved(user)
+  if call('HGET', frozen_key(user), 'why') == 'move' then refuse_frozen(user) end
+end
 -- ARGV[1] is the msgpack of Progress: user: str, id: str, stream_id: str, attempt: int, fraction: str, message: str
 local args
 local user, id, stream_id, attempt, fraction, message
@@ -92,6 +177,7 @@ local known
 calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
   user, id, stream_id, attempt, fraction, message = args[1], args[2], args[3], args[4], args[5], args[6]
+  refuse_leaving(user)
   key = task_key(user, id)
   known = call('HMGET', key, 'stream_id', 'attempt')
   if known[1] ~= stream_id or attempt_in(known[2]) ~= attempt then return 0 end

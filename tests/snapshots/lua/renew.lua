@@ -2,8 +2,8 @@
 -- A worker's heartbeat, and its running deliveries kept alive; what they used is charged where that is time, and how long
 -- those ran that have ended is learnt where it is not.
 -- KEYS[1]  state
--- Returns  {positions (from 0) of the deliveries that are no longer its own, each with why, as lib/whereabouts.lua has it,
---          positions of those that were canceled}
+-- Returns  {positions (from 0) of the deliveries that are no longer its own, each with why, as lib/whereabouts.lua or
+--          lib/moved.lua has it, positions of those that were canceled}
 -- Cost     O(deliveries), and O(workers) when one has come, gone or changed
 local keys_of_call, values_of_call = KEYS, ARGV
 local KEYS, ARGV
@@ -99,6 +99,7 @@ local has_damaged
 local has_expiring
 local has_in_hand
 local has_limits
+local has_moved
 local has_policies
 local has_returned
 local has_weights
@@ -152,7 +153,7 @@ end
 calls[#calls + 1] = function()
   of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
     'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-    'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere')
+    'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere', 'moved')
   arrival = tonumber(of_queue[2] or 0)
   has_policies, has_assigned = of_queue[3], of_queue[4]
   clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -165,6 +166,7 @@ calls[#calls + 1] = function()
   has_expiring = of_queue[19] -- lib/expiry.lua
   root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
   root.elsewhere = tonumber(of_queue[20] or nil) -- of a partition: the time of the queue, see lib/between.lua
+  has_moved = of_queue[21] -- lib/moved.lua
   saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
   counts = {}
   save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
@@ -397,6 +399,12 @@ calls[#calls + 1] = function()
 end
 end
 
+-- lib/absence.lua
+-- The same as a question, which costs nothing where nobody is absent.
+
+-- lib/absent.lua
+-- Users of whom nothing is to be changed or served here: they stand still, or live in another partition.
+
 -- lib/frozen.lua
 -- A user stands still while it is carried elsewhere (dump.lua, import.lua): what waits is in no line, what time would bring waits,
 -- and who would change something of it is told so.
@@ -410,6 +418,82 @@ local function is_frozen(user) return call('EXISTS', frozen_key(user)) == 1 end
 
 local function refuse_frozen(user)
   if is_frozen(user) then error({ err = 'FROZEN ' .. user }, 0) end
+end
+
+-- lib/moved.lua
+-- Users who do not live here, though somebody may look for them here, and where they live.
+-- moved  hash  user → '<partition> <epoch>'
+-- In the state: moved, 1 while there are some, so that a partition that nobody left pays nothing.
+-- An epoch is a number that grows with each move of a user: whoever knows a later one is not sent back by an entry that is
+-- older, which a partition may have to which the user is on its way.
+local is_of_moved
+local moved_to
+local refuse_all_moved
+local refuse_moved
+do
+
+local moved_key
+
+-- Where it lives, as it is written there, or false.
+function moved_to(user) return call('HGET', moved_key, user) end
+
+function refuse_moved(user)
+  local place = moved_to(user)
+  if place then error({ err = 'ELSEWHERE ' .. user .. ' ' .. place }, 0) end
+end
+
+-- All of several at once, as they may be many.
+function refuse_all_moved(users)
+  local told = {}
+  for at, place in ipairs(users[1] and call('HMGET', moved_key, unpack(users)) or {}) do
+    if place then told[#told + 1] = users[at] .. ' ' .. place end
+  end
+  if told[1] then error({ err = 'ELSEWHERE ' .. table.concat(told, ' ') }, 0) end
+end
+
+-- From now on it does not live here. Who waits for its tasks is told. False: a later move is known.
+local function mark_moved(user, partition, epoch)
+  local known = tonumber(string.match(moved_to(user) or '', ' (%d+)$') or nil)
+  if known and known > epoch then return false end
+  local place = string.format('%d %d', partition, epoch)
+  call('HSET', moved_key, user, place)
+  call('HSET', state_key, 'moved', 1)
+  call('ZREM', users_key, user) -- it is listed where it lives
+  redis.pcall('PUBLISH', moved_key, user .. ' ' .. place)
+  return true
+end
+
+-- It lives here from now on.
+local function unmark_moved(user)
+  call('HDEL', moved_key, user)
+  if call('EXISTS', moved_key) == 0 then call('HDEL', state_key, 'moved') end
+end
+
+-- Whether an act failed as its user does not live here.
+function is_of_moved(failure) return string.find(text_of(failure), '^ELSEWHERE ') and true or false end
+calls[#calls + 1] = function()
+  moved_key = prefix .. 'moved'
+  return NEXT
+end
+end
+local refuse_absent
+do
+
+function refuse_absent(user)
+  refuse_moved(user) -- first: where it arrives it stands still, and is not there yet
+  refuse_frozen(user)
+end
+
+-- For what may be said of one that is exported or imported, and must not get lost on the way to another partition.
+local function refuse_leaving(user)
+  refuse_moved(user)
+  if call('HGET', frozen_key(user), 'why') == 'move' then refuse_frozen(user) end
+end
+end
+
+-- Once a user has left, what is still here of it is as if it were not.
+local function is_absent(user)
+  return has_damaged and is_frozen(user) or has_moved and moved_to(user) and true or false
 end
 
 -- What fails for one user: see lib/damage.lua.
@@ -1412,7 +1496,7 @@ end
 function gates.at(u)
   local p, most, by_share = u.policy, nil, false
   u.is_by_share = false
-  if has_damaged and is_frozen(u.name) then return gates.NEVER end
+  if is_absent(u.name) then return gates.NEVER end
   local paused = rawget(p, 'paused')
   if paused == true then return gates.NEVER end
   if paused and paused > now then return paused end
@@ -1836,6 +1920,9 @@ function damage()
         if is_frozen(user) then
           local left = call('PTTL', frozen_key(user))
           call('ZADD', damaged_key, left >= 0 and string.format('%d', now + left) or 'inf', user)
+        elseif has_moved and moved_to(user) then
+          call('ZREM', damaged_key, user)
+          call('HDEL', errors_of, user)
         else
           it.attempt(user, it.come_back, user, woken)
         end
@@ -1990,7 +2077,7 @@ local function adjust(user, by) choice.adjust(nodes.user(user), by) end
 -- When the user may be served: nil is now, else ms, or math.huge where that takes an event.
 local function gate_of(user)
   if governed then return gates.at(nodes.user(user)) end
-  return has_damaged and is_frozen(user) and gates.NEVER or nil
+  return is_absent(user) and gates.NEVER or nil
 end
 
 -- Whether some live worker may serve the user.
@@ -2740,6 +2827,7 @@ local lost, canceled, charging
 local function renew(delivery, at)
   local lane, user, id, stream_id, attempt, cost =
     delivery[1], delivery[2], delivery[3], delivery[4], delivery[5], delivery[6]
+  if has_moved then refuse_moved(user) end
   local known = call('HMGET', task_key(user, id), 'stream_id', 'attempt', 'canceling', 'charged', 'started')
   if known[1] ~= stream_id or attempt_in(known[2]) ~= attempt then
     lost[#lost + 1], lost[#lost + 2] = at - 1, whereabouts(user, id, worker)
@@ -2753,6 +2841,11 @@ local function renew(delivery, at)
   if known[3] then canceled[#canceled + 1] = at - 1 end
 end
 
+local function note(user, id, at, failure)
+  if not is_of_moved(failure) then return damage().note(user, failure, id) end
+  lost[#lost + 1], lost[#lost + 2] = at - 1, text_of(failure)
+end
+
 -- What fails for one delivery is that of its user.
 
 calls[#calls + 1] = function()
@@ -2764,7 +2857,7 @@ calls[#calls + 1] = function()
   for at, delivery in ipairs(deliveries) do
     local user, id = delivery[2], delivery[3]
     local is_done, failure = pcall(renew, delivery, at)
-    if not is_done then damage().note(user, failure, id) end
+    if not is_done then note(user, id, at, failure) end
   end
   if run_times[1] then
     local known = new_run_times()

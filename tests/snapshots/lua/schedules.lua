@@ -84,6 +84,62 @@ calls[#calls + 1] = function()
 end
 return (function()
 
+-- lib/moved.lua
+-- Users who do not live here, though somebody may look for them here, and where they live.
+-- moved  hash  user → '<partition> <epoch>'
+-- In the state: moved, 1 while there are some, so that a partition that nobody left pays nothing.
+-- An epoch is a number that grows with each move of a user: whoever knows a later one is not sent back by an entry that is
+-- older, which a partition may have to which the user is on its way.
+local moved_to
+local refuse_all_moved
+local refuse_moved
+do
+
+local moved_key
+
+-- Where it lives, as it is written there, or false.
+function moved_to(user) return call('HGET', moved_key, user) end
+
+function refuse_moved(user)
+  local place = moved_to(user)
+  if place then error({ err = 'ELSEWHERE ' .. user .. ' ' .. place }, 0) end
+end
+
+-- All of several at once, as they may be many.
+function refuse_all_moved(users)
+  local told = {}
+  for at, place in ipairs(users[1] and call('HMGET', moved_key, unpack(users)) or {}) do
+    if place then told[#told + 1] = users[at] .. ' ' .. place end
+  end
+  if told[1] then error({ err = 'ELSEWHERE ' .. table.concat(told, ' ') }, 0) end
+end
+
+-- From now on it does not live here. Who waits for its tasks is told. False: a later move is known.
+local function mark_moved(user, partition, epoch)
+  local known = tonumber(string.match(moved_to(user) or '', ' (%d+)$') or nil)
+  if known and known > epoch then return false end
+  local place = string.format('%d %d', partition, epoch)
+  call('HSET', moved_key, user, place)
+  call('HSET', state_key, 'moved', 1)
+  call('ZREM', users_key, user) -- it is listed where it lives
+  redis.pcall('PUBLISH', moved_key, user .. ' ' .. place)
+  return true
+end
+
+-- It lives here from now on.
+local function unmark_moved(user)
+  call('HDEL', moved_key, user)
+  if call('EXISTS', moved_key) == 0 then call('HDEL', state_key, 'moved') end
+end
+
+-- Whether an act failed as its user does not live here.
+local function is_of_moved(failure) return string.find(text_of(failure), '^ELSEWHERE ') and true or false end
+calls[#calls + 1] = function()
+  moved_key = prefix .. 'moved'
+  return NEXT
+end
+end
+
 -- lib/schedules.lua
 -- Schedules.
 -- schedules       zset  user → ms at which the first of its schedules fires, or of its last turn where more are due
@@ -123,6 +179,7 @@ local has_damaged
 local has_expiring
 local has_in_hand
 local has_limits
+local has_moved
 local has_policies
 local has_returned
 local has_weights
@@ -176,7 +233,7 @@ end
 calls[#calls + 1] = function()
   of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
     'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-    'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere')
+    'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere', 'moved')
   arrival = tonumber(of_queue[2] or 0)
   has_policies, has_assigned = of_queue[3], of_queue[4]
   clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -189,6 +246,7 @@ calls[#calls + 1] = function()
   has_expiring = of_queue[19] -- lib/expiry.lua
   root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
   root.elsewhere = tonumber(of_queue[20] or nil) -- of a partition: the time of the queue, see lib/between.lua
+  has_moved = of_queue[21] -- lib/moved.lua
   saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
   counts = {}
   save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
@@ -609,6 +667,7 @@ local found
 calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
   ids, user, after, most = args[1], args[2], args[3], args[4]
+  if user ~= '' then refuse_moved(user) end
   next_after = ''
   fields = { unpack(FIELDS) }
   if #ids > 0 then fields[#fields + 1], fields[#fields + 2] = 'body', 'callbacks' end
@@ -616,7 +675,7 @@ calls[#calls + 1] = function()
   found = { now, next_after }
   for _, found_id in ipairs(listed) do
     local values = read_schedule(found_id, unpack(fields))
-    if values[1] then
+    if values[1] and not (has_moved and moved_to(values[1])) then
       local flat = {}
       for at, name in ipairs(fields) do
         if values[at] then

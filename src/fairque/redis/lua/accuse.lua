@@ -4,7 +4,9 @@
 -- Returns  1 noted, 0 it is no longer this worker's
 -- Cost     O(1)
 --@include base
+--@include absent
 --@arguments
+refuse_leaving(user)
 local LONG_MS = 1000000000000 -- it counts, however long ago the task began
 local key = task_key(user, id)
 local known = call('HMGET', key, 'stream_id', 'attempt', 'worker', 'lost', 'tried')

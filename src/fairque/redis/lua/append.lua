@@ -8,6 +8,7 @@
 -- chunks:<u>:<id>  stream  batches: <run>-<number of its last chunk in the run> → of: the delivery, bytes: of the run so
 --                          far, earlier: of the runs before that are still there, chunks: a msgpack array
 --@include base
+--@include absent
 --@include state
 --@include bytes
 --@include whereabouts
@@ -28,6 +29,7 @@ end
 
 local function append(batch)
   --@fields YieldedChunks batch
+  if has_damaged or has_moved then refuse_leaving(user) end
   local task = task_key(user, id)
   local known = call('HMGET', task, 'stream_id', 'attempt')
   if known[1] ~= stream_id or attempt_in(known[2]) ~= attempt then return whereabouts(user, id, worker) end

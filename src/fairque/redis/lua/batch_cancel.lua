@@ -5,7 +5,7 @@
 --          where the batch is not known
 -- Cost     O(most log backlog + dependents)
 --@include base
---@include frozen
+--@include absent
 --@include state
 --@include alive
 --@include once
@@ -13,7 +13,7 @@
 --@arguments
 local before = answered(nonce)
 if before then return before end
-refuse_frozen(user)
+refuse_absent(user)
 local batches = endings().batches()
 if not batches.state(user, batch) then return nil end
 batches.prove(user, batch)

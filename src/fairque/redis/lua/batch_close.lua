@@ -4,13 +4,13 @@
 -- Returns  1, or 0 where it is not known
 -- Cost     O(log batches)
 --@include base
---@include frozen
+--@include absent
 --@include state
 --@include alive
 --@include wake
 --@include ends
 --@arguments
-refuse_frozen(user)
+refuse_absent(user)
 local batches = endings().batches()
 if not batches.state(user, batch) then return 0 end
 batches.prove(user, batch)

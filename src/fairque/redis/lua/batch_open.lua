@@ -5,12 +5,12 @@
 --          {'heavy', user, bytes used, limit, bytes asked for, ms}: nothing was written
 -- Cost     O(log batches)
 --@include base
---@include frozen
+--@include absent
 --@include state
 --@include alive
 --@include ends
 --@arguments
-refuse_frozen(user)
+refuse_absent(user)
 local on_complete = calls_complete[1] and endings().pack(calls_complete)
 local on_success = calls_success[1] and endings().pack(calls_success)
 if bytes and not endings().batches().state(user, batch) then

@@ -4,7 +4,7 @@
 -- Returns  'done' | 'canceling' (its worker was told) | 'ended' (before) | nil when it is not known
 -- Cost     O(log backlog + dependencies + dependents)
 --@include base
---@include frozen
+--@include absent
 --@include state
 --@include alive
 --@include once
@@ -12,7 +12,7 @@
 --@arguments
 local before = answered(nonce)
 if before then return before end
-refuse_frozen(user)
+refuse_absent(user)
 local outcome = cancel_task(user, id, reason, dead_letter_ttl_ms)
 if outcome == 'done' then
   pass_on_outcomes(priority_step_ms * 1000, dead_letter_ttl_ms)

@@ -5,7 +5,7 @@
 --          must have been put in}
 -- Cost     O(most (log backlog + dependents))
 --@include base
---@include frozen
+--@include absent
 --@include state
 --@include alive
 --@include once
@@ -15,7 +15,7 @@
 --@arguments
 local before = answered(nonce)
 if before then return before end
-refuse_frozen(user)
+refuse_absent(user)
 local until_ms = before_ms > 0 and before_ms or now - older_ms
 local canceled = 0
 

@@ -4,7 +4,7 @@
 -- Returns  'changed' | 'same' (it waits, and there was nothing to change) | 'started' | 'ended' | nil when it is not known
 -- Cost     O(log backlog)
 --@include base
---@include frozen
+--@include absent
 --@include state
 --@include alive
 --@include once
@@ -16,7 +16,7 @@
 --@arguments
 local before = answered(nonce)
 if before then return before end
-refuse_frozen(user)
+refuse_absent(user)
 local key = task_key(user, id)
 local head = call('GETRANGE', body_key(user, id), 0, 17)
 if #head < 18 then return call('EXISTS', result_key(user, id)) == 1 and 'ended' or nil end

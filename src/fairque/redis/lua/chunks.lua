@@ -5,7 +5,9 @@
 --          result record or '', 1 it lives or 0}
 -- Cost     O(size), which is bounded
 --@include base
+--@include moved
 --@arguments
+refuse_moved(user)
 local MOST_BATCHES = 100
 local key = chunks_key(user, id)
 local newest = call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]

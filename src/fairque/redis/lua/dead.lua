@@ -4,10 +4,12 @@
 -- Returns  per letter: user, id, ms, result record or '', name
 -- Cost     O(log² letters + returned)
 --@include base
+--@include moved
 --@include ranks
 --@include message
 --@include dead_kinds
 --@arguments
+if user ~= '' then refuse_moved(user) end
 local key = user == '' and prefix .. 'dead' or place_key('dead', user)
 if kind ~= '' then key = letters_key(user == '' and '*' or user, kind) end
 local letters = {}

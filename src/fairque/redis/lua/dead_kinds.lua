@@ -4,8 +4,10 @@
 -- Returns  {now, letters in all, per kind that has a list: kind, letters, ms of the oldest and of the latest}
 -- Cost     O(kinds log letters), which is bounded
 --@include base
+--@include moved
 --@include dead_kinds
 --@arguments
+if user ~= '' then refuse_moved(user) end
 local whose = user == '' and '*' or user
 local first = string.format('%d', now - dead_letter_ttl_ms)
 local found = { now, call('ZCOUNT', user == '' and prefix .. 'dead' or place_key('dead', user), first, '+inf') }

@@ -4,7 +4,7 @@
 -- Returns  per id: 1 discarded, 0 it is not a dead letter
 -- Cost     O(ids + dependents)
 --@include base
---@include frozen
+--@include absent
 --@include state
 --@include alive
 --@include once
@@ -15,7 +15,7 @@
 --@arguments
 local before = answered(nonce)
 if before then return before end
-refuse_frozen(user)
+refuse_absent(user)
 local answers = {}
 for _, where in ipairs({ 'dead', 'lapsing' }) do call('ZCARD', place_key(where, user)) end -- all is read before anything is written
 local linked = {}

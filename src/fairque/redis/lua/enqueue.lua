@@ -12,7 +12,7 @@
 --@include add
 --@arguments
 local step_us = priority_step_ms * 1000
-if has_damaged then refuse_all_frozen(tasks) end
+if has_damaged or has_moved then refuse_all_absent(tasks) end
 look_for_known(tasks)
 local refused = governed and over_quota(tasks)
 if refused then return refused end

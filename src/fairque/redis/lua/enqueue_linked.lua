@@ -321,7 +321,7 @@ local function make_quota()
 end
 
 read_ends()
-if has_damaged then refuse_all_frozen(tasks) end
+if has_damaged or has_moved then refuse_all_absent(tasks) end
 look_for_known(tasks)
 read_tasks()
 refused = refused or with_ends[1] and (find_full_batch() or find_orphan())

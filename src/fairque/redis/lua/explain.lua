@@ -12,6 +12,7 @@
 --          and how many it has), started, taken (slots of others that those keep to themselves)
 -- Cost     O(log users + members looked at + workers)
 --@include base
+--@include moved
 --@include message
 --@include standing
 --@include bytes_used
@@ -19,6 +20,7 @@
 --@include run_times
 --@include live_workers
 --@arguments
+refuse_moved(user)
 local found = {}
 local function tell(name, value)
   found[#found + 1] = name

@@ -159,8 +159,8 @@ end
 
 -- What fails for one schedule is that of its user: its slot is tried again by and by, and the others fire.
 local function fire_alone(f)
-  if has_damaged and is_frozen(f.user) then
-    if f.kind == 'now' then refuse_frozen(f.user) end
+  if is_absent(f.user) then
+    if f.kind == 'now' then refuse_absent(f.user) end
     return 'stale'
   end
   local is_done, outcome = pcall(fire, f)

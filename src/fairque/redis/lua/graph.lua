@@ -5,9 +5,11 @@
 --          the one that goes before, position of the other, 'dependency' or 'child'}}
 -- Cost     O(tasks + links), at most 100 links of a task in each direction, and 10 of all for each task that is asked for
 --@include base
+--@include moved
 --@include standing
 --@include message
 --@arguments
+refuse_moved(user)
 local MOST_LINKS = 100
 local tasks, position, links, linked, is_part = {}, {}, {}, {}, 0
 local left = 10 * most + MOST_LINKS

@@ -6,8 +6,10 @@
 --          at most 1,000 of its children, position of the last chunk that it has yielded or ''}
 -- Cost     O(size of the task)
 --@include base
+--@include moved
 --@include standing
 --@arguments
+refuse_moved(user)
 local function dependencies()
   local ids, found = call('SRANDMEMBER', needs_key(user, id), 100), {}
   local others = call('SRANDMEMBER', uses_key(user, id), 100)

@@ -7,6 +7,7 @@
 --@include state
 --@include alive
 --@include wake
+--@include absent
 --@arguments
 local uncounted_key, paused_key = prefix .. 'uncounted', prefix .. 'paused-tasks'
 local source = declared and 'code' or 'hand'
@@ -86,6 +87,12 @@ local function set(limit)
   end
 end
 
+if has_damaged or has_moved then
+  for _, limit in ipairs(limits) do
+    --@fields LimitRecord limit: record
+    refuse_leaving(string.match(record, '^[^:=]*')) -- nobody, where it is about all
+  end
+end
 for _, limit in ipairs(limits) do set(limit) end
 save_state()
 -- What is held, or has a place in hand, still has to come back.

@@ -13,10 +13,11 @@
 --@include policies
 --@include weighing
 --@arguments
+local is_user = whose ~= '*' and string.byte(whose) ~= 64
+if is_user and (has_damaged or has_moved) then refuse_leaving(whose) end
 local key = prefix .. 'policy:' .. whose
 local packed = call('GET', key)
 local policy = packed and cmsgpack.unpack(packed) or {}
-local is_user = whose ~= '*' and string.byte(whose) ~= 64
 govern()
 local reservation, group = is_user and nodes.user(whose).policy.min_running or 0, policy.group
 local weight, had_bytes = policy.weight, policy.max_bytes

@@ -5,7 +5,7 @@
 --          1 when more is left}
 -- Cost     O(most log n)
 --@include base
---@include frozen
+--@include absent
 --@include state
 --@include alive
 --@include task
@@ -23,9 +23,10 @@
 --@arguments
 local before = answered(nonce)
 if before then return before end
--- An import that is not complete may be given up, an export ends by itself.
+refuse_moved(user)
+-- An import that is not complete may be given up, all else ends by itself.
 local standing_still = call('HGET', frozen_key(user), 'why')
-if standing_still == 'export' then refuse_frozen(user) end
+if standing_still and standing_still ~= 'import' then refuse_frozen(user) end
 local erased = { 0, 0, 0, 0, 0, 0, 0, 0 }
 local left = most
 

@@ -2,8 +2,8 @@
 -- A worker's heartbeat, and its running deliveries kept alive; what they used is charged where that is time, and how long
 -- those ran that have ended is learnt where it is not.
 -- KEYS[1]  state
--- Returns  {positions (from 0) of the deliveries that are no longer its own, each with why, as lib/whereabouts.lua has it,
---          positions of those that were canceled}
+-- Returns  {positions (from 0) of the deliveries that are no longer its own, each with why, as lib/whereabouts.lua or
+--          lib/moved.lua has it, positions of those that were canceled}
 -- Cost     O(deliveries), and O(workers) when one has come, gone or changed
 --@include base
 --@include state
@@ -15,6 +15,7 @@
 --@include whereabouts
 --@include renewal
 --@include run_times
+--@include moved
 --@arguments
 -- Of workers that are dropped, and of a process that was started anew under the same id.
 local function look_for_what_they_had(are_gone, is_new)
@@ -60,6 +61,7 @@ local lost, canceled, charging = {}, {}, nil
 
 local function renew(delivery, at)
   --@fields HeldDelivery delivery
+  if has_moved then refuse_moved(user) end
   local known = call('HMGET', task_key(user, id), 'stream_id', 'attempt', 'canceling', 'charged', 'started')
   if known[1] ~= stream_id or attempt_in(known[2]) ~= attempt then
     lost[#lost + 1], lost[#lost + 2] = at - 1, whereabouts(user, id, worker)
@@ -73,11 +75,16 @@ local function renew(delivery, at)
   if known[3] then canceled[#canceled + 1] = at - 1 end
 end
 
+local function note(user, id, at, failure)
+  if not is_of_moved(failure) then return damage().note(user, failure, id) end
+  lost[#lost + 1], lost[#lost + 2] = at - 1, text_of(failure)
+end
+
 -- What fails for one delivery is that of its user.
 for at, delivery in ipairs(deliveries) do
   --@fields HeldDelivery delivery: user id
   local is_done, failure = pcall(renew, delivery, at)
-  if not is_done then damage().note(user, failure, id) end
+  if not is_done then note(user, id, at, failure) end
 end
 
 if run_times[1] then

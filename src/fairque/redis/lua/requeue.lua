@@ -5,7 +5,7 @@
 --          be room}
 -- Cost     O(ids log backlog)
 --@include base
---@include frozen
+--@include absent
 --@include state
 --@include alive
 --@include task
@@ -18,7 +18,7 @@
 --@arguments
 local before = answered(nonce)
 if before then return before end
-refuse_frozen(user)
+refuse_absent(user)
 local requeued, answers = 0, {}
 
 -- The head of its body, or nil when it is no dead letter.

@@ -5,7 +5,7 @@
 --          {'heavy', user, bytes used, limit, bytes asked for, ms}
 -- Cost     O(schedules log schedules)
 --@include base
---@include frozen
+--@include absent
 --@include schedules
 --@include schedule_keepers
 --@arguments
@@ -71,8 +71,8 @@ end
 for _, order in ipairs(schedules) do
   --@fields WrittenSchedule order: id user read fields
   local known = read_schedule(id, 'revision', 'user')
-  refuse_frozen(user)
-  if known[2] and known[2] ~= user then refuse_frozen(known[2]) end
+  refuse_absent(user)
+  if known[2] and known[2] ~= user then refuse_absent(known[2]) end
   if known[1] ~= revision then
     local problem = problem_of(known, read)
     if problem then return problem end

@@ -4,8 +4,10 @@
 -- Returns  {now, the member behind which the next page begins or '', per schedule: {id, ms at which it fires next or '', fields; the messages only of named ones}}
 -- Cost     O(log schedules + most)
 --@include base
+--@include moved
 --@include schedules
 --@arguments
+if user ~= '' then refuse_moved(user) end
 local next_after = ''
 local function named()
   if #ids > 0 then return ids end
@@ -26,7 +28,7 @@ local listed = named()
 local found = { now, next_after }
 for _, found_id in ipairs(listed) do
   local values = read_schedule(found_id, unpack(fields))
-  if values[1] then
+  if values[1] and not (has_moved and moved_to(values[1])) then
     local flat = {}
     for at, name in ipairs(fields) do
       if values[at] then

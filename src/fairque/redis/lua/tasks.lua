@@ -6,8 +6,10 @@
 --          that has ended: letter of its state, name, attempt, queued, started, run in ms, worker, reason of a cancel}
 -- Cost     O(log n + returned)
 --@include base
+--@include moved
 --@include message
 --@arguments
+refuse_moved(user)
 local HEAD, RECORD = 600, 4096 -- enough bytes for what stands before arguments, and before a result
 local found = {}
 

@@ -7,8 +7,10 @@
 --          its body, queued or ''}, bytes used or ''}}
 -- Cost     O(users returned)
 --@include base
+--@include moved
 --@include bytes_used
 --@arguments
+refuse_all_moved(named)
 local names = #named > 0 and named or call('ZREVRANGE', users_key, offset, offset + most - 1)
 
 local function ready_set(policy)

@@ -4,9 +4,9 @@
 -- Returns  1 it lives, 0 it does not
 -- Cost     O(1)
 --@include base
---@include frozen
+--@include absent
 --@arguments
-refuse_frozen(user)
+refuse_absent(user)
 if call('EXISTS', body_key(user, id)) == 0 then return 0 end
 local key = task_key(user, id)
 call('HSETNX', key, 'state', 'queued') -- a claim looks closer at a task that has fields already

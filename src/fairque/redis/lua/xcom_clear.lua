@@ -5,6 +5,6 @@
 -- Cost     O(1)
 --@include xcom
 --@arguments
-refuse_frozen(user)
+refuse_absent(user)
 new_xcom().clear(user, namespace)
 return 1

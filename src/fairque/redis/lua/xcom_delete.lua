@@ -5,7 +5,7 @@
 -- Cost     O(keys log values)
 --@include xcom
 --@arguments
-refuse_frozen(user)
+refuse_absent(user)
 new_xcom().remove(user, namespace, keys)
 if save_bytes then save_bytes() end
 return 1

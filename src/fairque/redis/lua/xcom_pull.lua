@@ -5,6 +5,7 @@
 -- Cost     O(namespaces keys), plus at most 16 expired values removed per namespace
 --@include xcom
 --@arguments
+refuse_moved(user)
 local xcom, found = new_xcom(), {}
 
 local function first_value(key)

@@ -6,7 +6,7 @@
 --@include base
 --@include xcom
 --@arguments
-refuse_frozen(user)
+refuse_absent(user)
 local xcom = new_xcom()
 local too_heavy = bytes and bytes.refuse(user, xcom.size(key, value))
 if too_heavy then return too_heavy end

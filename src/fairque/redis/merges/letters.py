@@ -11,8 +11,11 @@ __all__ = ["merged_kinds", "merged_letters"]
 
 
 def merged_letters(asked: arguments.Dead, answers: Answers) -> list[list[bytes]]:
-    """The oldest first, in the order of the sorted set that one queue has of them."""
-    rows = [row for reply in answers.replies for row in reply]
+    """The oldest first, in the order of the sorted set that one queue has of them.
+
+    Those of a user that is moved at that moment may be in two partitions, and come once.
+    """
+    rows = list({(row[0], row[1]): row for reply in answers.replies for row in reply}.values())
     rows.sort(key=lambda row: (int(row[2]), b"%b:%b" % (row[0], row[1])))
     return rows[: asked.most]
 

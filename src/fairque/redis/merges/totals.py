@@ -60,5 +60,5 @@ def _latest_of_each(workers: Iterable[Sequence[Any]]) -> list[Any]:
 def merged_health(asked: arguments.Health, answers: Answers) -> list[Any]:
     letters, blocking = (sum(reply[at] for reply in answers.replies) for at in (0, 1))
     due, fires = (min((reply[at] for reply in answers.replies if reply[at]), key=float, default=b"") for at in (2, 3))
-    recent, alone = ([name for reply in answers.replies for name in reply[at]] for at in (4, 5))
+    recent, alone = (list(dict.fromkeys(name for reply in answers.replies for name in reply[at])) for at in (4, 5))
     return [letters, blocking, due, fires, recent[: asked.most], alone]

@@ -5,7 +5,9 @@
 --          one, when it came}
 -- Cost     O(log n + most), O(n) where they are deferred
 --@include base
+--@include moved
 --@arguments
+refuse_moved(user)
 
 local function page()
   local key = place_key(place, user)

@@ -40,12 +40,15 @@ local function standing(user, id, body, key)
   return 'new'
 end
 
--- Nothing is added to what stands still.
-local function refuse_all_frozen(tasks)
-  for _, task in ipairs(tasks) do
+-- Nothing is added to who stands still, or lives elsewhere.
+local function refuse_all_absent(tasks)
+  local all = {}
+  for at, task in ipairs(tasks) do
     --@fields AddedTask task: user
-    refuse_frozen(user)
+    all[at] = user
   end
+  refuse_all_moved(all)
+  for _, user in ipairs(all) do refuse_frozen(user) end
 end
 
 local function make_room()

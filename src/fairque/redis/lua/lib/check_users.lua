@@ -196,6 +196,19 @@ local function add_user_checks(doctor)
     checks.bytes(user, '', all)
   end
 
+  -- Who lives in another partition is not listed here, and whoever looks here is told so.
+  function checks.moved(_, _, user)
+    if not has_moved then
+      wrong('unmarked', 'state', 'users have moved, and scripts do not know it', function()
+        call('HSET', state_key, 'moved', 1)
+        return 'marked'
+      end)
+    end
+    if call('ZSCORE', users_key, user) and not is_frozen(user) then
+      wrong('two-homes', 'moved', user .. ' lives here, and whoever looks here is sent on')
+    end
+  end
+
   function checks.turns(user)
     check_first(user, 'held-keys', 'held-turns', 'key with held tasks', 'not-let-in', 'held-without-tasks')
   end

@@ -130,6 +130,9 @@ local function new_damage()
       if is_frozen(user) then
         local left = call('PTTL', frozen_key(user))
         call('ZADD', damaged_key, left >= 0 and string.format('%d', now + left) or 'inf', user)
+      elseif has_moved and moved_to(user) then
+        call('ZREM', damaged_key, user)
+        call('HDEL', errors_of, user)
       else
         it.attempt(user, it.come_back, user, woken)
       end

@@ -3,7 +3,7 @@
 -- a wrong type, is told of that one. In a repair what is wrong is mended at once: nothing comes between look and mend.
 --@include base
 --@include state
---@include frozen
+--@include absence
 
 local function new_doctor(repairs)
   local it, checks, found = { checks = {} }, nil, nil
@@ -20,7 +20,8 @@ local function new_doctor(repairs)
 
   local function look(item)
     found = {}
-    if has_damaged and item[2] ~= '' and is_frozen(item[2]) then return found end -- its lists are made anew when it goes on
+    -- The lists of one that stands still are made anew when it goes on, and what is left of one that has moved is on its way out.
+    if item[2] ~= '' and is_absent(item[2]) then return found end
     local ok, problem = pcall(checks[item[1]], unpack(item, 2))
     if save_lines then save_lines() end -- what is looked at next reads them
     if not ok then found[#found + 1] = { 'unreadable', item[1] .. ' ' .. item[2], text_of(problem), '' } end

@@ -8,7 +8,7 @@
 --@include gcra
 --@include metrics_format
 --@include policies
---@include frozen
+--@include absence
 
 -- What fails for one user: see lib/damage.lua.
 --@once
@@ -62,7 +62,7 @@ local function adjust(user, by) choice.adjust(nodes.user(user), by) end
 -- When the user may be served: nil is now, else ms, or math.huge where that takes an event.
 local function gate_of(user)
   if governed then return gates.at(nodes.user(user)) end
-  return has_damaged and is_frozen(user) and gates.NEVER or nil
+  return is_absent(user) and gates.NEVER or nil
 end
 
 -- Whether some live worker may serve the user.

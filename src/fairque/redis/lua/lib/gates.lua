@@ -29,7 +29,7 @@ end
 function gates.at(u)
   local p, most, by_share = u.policy, nil, false
   u.is_by_share = false
-  if has_damaged and is_frozen(u.name) then return gates.NEVER end
+  if is_absent(u.name) then return gates.NEVER end
   local paused = rawget(p, 'paused')
   if paused == true then return gates.NEVER end
   if paused and paused > now then return paused end

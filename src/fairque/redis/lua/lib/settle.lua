@@ -281,7 +281,7 @@ local function settle_outcomes(report, claims)
   local HAS_BYTES = { finished = true, failed = true, retry = true } -- of canceled ones lib/canceled.lua sees to it
   local function settle(outcome)
     --@fields SettledDelivery outcome
-    if has_damaged then refuse_frozen(user) end
+    if has_damaged or has_moved then refuse_absent(user) end
     local known = call('HMGET', task_key(user, id), 'stream_id', 'attempt', 'linked', 'canceling', 'limited', 'charged',
       'charged_before', 'queued')
     if known[1] ~= stream_id or attempt_in(known[2]) ~= attempt then

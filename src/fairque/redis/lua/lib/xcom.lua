@@ -4,7 +4,7 @@
 -- xcom-spaces   zset  namespace → ms at which its last value expires: all that a user has is found without a scan
 -- Each of them expires by itself, not before the last value that it tells of.
 --@include base
---@include frozen
+--@include absent
 --@include bytes
 
 local function new_xcom()
