@@ -200,10 +200,20 @@ async def carry(far: TaskQueue) -> Any:
     return len(records), imported.records, [info.task_id for info in await far.tasks("acme")]
 
 
-@calls("forward")
-async def send_on(far: TaskQueue) -> Any:
+@calls("arrive", "manifest", "depart", "moving", "adopt", "erase", "forward")
+async def move_away(far: TaskQueue) -> Any:
     await far.reader.agree()
-    return await far.reader.parts[0].forward(MovedUser("gone", 1, 7))
+    store, token = far.reader.parts[0], "0" * 32
+    await far.enqueue(plain(), user_id="leaver", task_id="it")
+    frozen = await store.freeze("leaver", token, "move", 30_000)
+    known = [await store.arrive("newcomer", token, 1, frozen.passport), await store.moving("newcomer")]
+    assert await store.note_manifest("leaver", token, 0, ["body:leaver:it", "normal:leaver"])
+    told = [await store.depart("leaver", token, 1, 7, {"normal": 1}), await store.moving("leaver")]
+    for user in ("leaver", "newcomer"):
+        while await store.erase(user, token, 1) > 0:
+            pass
+    await store.forward(MovedUser("gone", 1, 7))
+    return known, told, await store.adopt(1)
 
 
 @calls("watch")

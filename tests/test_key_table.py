@@ -471,6 +471,21 @@ async def is_carried_elsewhere(queue: TaskQueue, known: SimpleNamespace, look: L
     await queue.purge("half")
 
 
+async def moves_to_another_partition(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
+    await queue.enqueue(known.ok(), user_id="leaves")
+    store, token = queue.store(), "1" * 32
+    frozen = await store.freeze("leaves", token, "move", 30_000)
+    assert await store.note_manifest("leaves", token, 0, ["normal:leaves"])
+    look()
+    assert await store.arrive("arrives", token, 1, frozen.passport) is None
+    assert await store.depart("leaves", token, 1, 7, {"normal": 1})
+    look()
+    for user in ("leaves", "arrives"):
+        assert await store.erase(user, token, 100) == 0
+    look()
+    await store.close()
+
+
 async def is_left_alone_for_a_lost_key(queue: TaskQueue, known: SimpleNamespace, look: Look) -> None:
     lost = await queue.enqueue(known.ok(), user_id="broken")
     with RespClient(queue.connector.url) as client:
@@ -510,6 +525,7 @@ PARTS = [
     is_fired_by_schedules,
     is_carried_elsewhere,
     knows_of_one_that_lives_elsewhere,
+    moves_to_another_partition,
     is_left_alone_for_a_lost_key,
 ]
 

@@ -93,7 +93,7 @@ def cases() -> Iterator[tuple[str, str]]:
     for role in ROLES.values():
         called = {test_cut_calls.CALLS[script].__name__ for script in set(role.scripts()) - done}
         done |= set(role.scripts())
-        if role.name == "reader":  # a check and an export go through all keys, by commands that only an admin may
+        if role.name in ("reader", "worker"):  # a check and an export go through all keys, as only an admin may
             called -= {test_cut_calls.check.__name__, test_cut_calls.carry.__name__}
         yield from ((role.name, name) for name in sorted(called))
     yield "admin", test_cut_calls.check.__name__

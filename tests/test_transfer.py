@@ -26,7 +26,7 @@ from fairque import (
 from fairque.redis.keys import encode_user
 from fairque.tasks.message import Record, encode_record
 from fairque.testing import advance
-from fairque.transfer import exporting
+from fairque.transfer import walk
 from fairque.transfer.fields import as_carried
 from fairque.transfer.kinds import KINDS, Part
 from tests.support.core import outcome
@@ -344,7 +344,7 @@ async def test_what_ends_while_its_user_stands_still_is_taken_when_it_goes_on(he
 async def test_a_user_goes_on_by_itself_when_its_exporter_is_gone(
     here: TaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporting, "HOLD_MS", 300)
+    monkeypatch.setattr(walk, "HOLD_MS", 300)
     await rich_user(here)
     store = here.store()
     await store.freeze("acme", "0" * 32, "export", 300)
@@ -357,7 +357,7 @@ async def test_a_user_goes_on_by_itself_when_its_exporter_is_gone(
 async def test_an_export_that_stood_still_for_too_long_says_so(
     here: TaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporting, "HOLD_MS", 1)
+    monkeypatch.setattr(walk, "HOLD_MS", 1)
     await rich_user(here)
     records = await frozen(here, "acme")
     await eventually(lambda: thawed(here, "acme"))

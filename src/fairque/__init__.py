@@ -111,6 +111,7 @@ from fairque.tasks.retry import RetryPolicy
 from fairque.tasks.task import Task
 from fairque.tasks.xcom import xcom_task
 from fairque.transfer.importing import Imported
+from fairque.transfer.moving import Moved
 from fairque.version import __version__
 from fairque.worker.context import TaskContext, current_task
 from fairque.worker.handler import TaskHandler
@@ -170,6 +171,7 @@ __all__ = [
     "LimitInfo",
     "MessageTooLarge",
     "Metrics",
+    "Moved",
     "NotEncodable",
     "NotPermitted",
     "Overview",

@@ -245,6 +245,9 @@ ROWS = (
     Row("damage", "hash", "no"),
     Row("frozen:<u>", "hash", "sometimes"),
     Row("moved", "hash", "no", each=("moved - - $m",)),
+    Row("moves", "zset", "no"),
+    Row("departing", "hash", "no"),
+    Row("manifest:<u>", "list", "sometimes"),
     Row("damaged:<any>", "any", "yes", ttl_days=7),
 )
 

@@ -52,6 +52,7 @@ from fairque.tasks.registry import function_for
 from fairque.tasks.task import Task
 from fairque.transfer.exporting import export
 from fairque.transfer.importing import Imported, import_records
+from fairque.transfer.moving import Moved, move
 
 __all__ = ["TaskQueue"]
 
@@ -675,6 +676,30 @@ class TaskQueue(Tenants, Sights):
         async with aclosing(export(self._bulk, check_user("user_id", user_id))) as records:
             async for record in records:
                 yield record
+
+    async def move(self, user_id: str, partition: int) -> Moved:
+        """Carry a user to another partition, with all that it has: also what runs, which goes on.
+
+        The user stands still meanwhile, as in `export_user`: its calls wait, nothing of it starts, and what ends is
+        reported when it goes on. Others are served as ever. Order, attempts, leases, limits, virtual time and usage are
+        what they were. Whoever looks for it where it was is sent on, and remembers. A user of whom nothing is known yet
+        will live there.
+
+        Works in bounded steps, and looks at every key of the server. A process that is killed in the middle leaves a
+        user that goes on where it was after half a minute, or, from the step on in which it left, one that workers
+        carry to the end.
+
+        Args:
+            user_id: The user.
+            partition: Its number, from 0.
+
+        Raises:
+            InvalidInput: There is no such partition, or the user is in a group.
+            UserFrozen: It is being exported or moved by another.
+            QueueUnavailable: It stood still for too long, and went on where it was.
+        """
+        check_user("user_id", user_id)
+        return await move(self._bulk, user_id, check_count("partition", partition, 0, MOST_PARTITIONS - 1))
 
     async def import_user(self, records: AsyncIterable[bytes] | Iterable[bytes]) -> Imported:
         """Make a user of what `export_user` has yielded, which then goes on where it stood.

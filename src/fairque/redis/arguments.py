@@ -490,8 +490,8 @@ class Purge(Arguments, frozen=True):
 
 
 class Freeze(Arguments, frozen=True):
-    """token: of the export or the import. why: export or import. ms: for how long, 0: until it is complete.
-    renews: it is to stand still already.
+    """token: of the export, the import or the move. why: export, import or move. ms: for how long, 0: until it is
+    complete. renews: it is to stand still already.
     """
 
     waits_for_user: ClassVar[bool] = False
@@ -547,6 +547,59 @@ class Import(Arguments, frozen=True):
     first: int
     dead_letter_ttl_ms: int
     records: list[ImportedRecord]
+
+
+class Arrive(Arguments, frozen=True):
+    """token: of the move. source: the partition that it comes from. passport: as freeze.lua has it."""
+
+    waits_for_user: ClassVar[bool] = False
+    user: str
+    token: str
+    source: int
+    passport: Value
+
+
+class Manifest(Arguments, frozen=True):
+    """token: of the move. first: how many names come before these. names: of keys, without their prefix."""
+
+    waits_for_user: ClassVar[bool] = False
+    user: str
+    token: str
+    first: int
+    names: Sequence[str]
+
+
+class Depart(Arguments, frozen=True):
+    """token: of the move. partition: where the user lives from now on. epoch: of this move. taken: what it takes from
+    totals here, as it adds it to those there.
+    """
+
+    waits_for_user: ClassVar[bool] = False
+    user: str
+    token: str
+    partition: int
+    epoch: int
+    taken: Mapping[str, int]
+
+
+class Erase(Arguments, frozen=True):
+    """token: of the move. most: keys and members of this step, more or less."""
+
+    waits_for_user: ClassVar[bool] = False
+    user: str
+    token: str
+    most: int
+
+
+class Adopt(Arguments, frozen=True):
+    """most: moves."""
+
+    most: int
+
+
+class Moving(Arguments, frozen=True):
+    waits_for_user: ClassVar[bool] = False
+    user: str
 
 
 class Forward(Arguments, frozen=True):

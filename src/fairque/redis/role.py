@@ -61,8 +61,10 @@ _PUTS_IN = (
     " watch xcom_clear xcom_delete xcom_pull xcom_push"
 )
 _FIRES = "agree declare expire fire leave_schedules ripe schedule unschedule"
-_SERVES = "accuse agree append claim hand_on leave limits policy progress receive renew settle turn"
-_MANAGES = "change_settings forward freeze import purge repair thaw"
+_SERVES = (
+    "accuse adopt agree append claim erase forward hand_on leave limits policy progress receive renew settle thaw turn"
+)
+_MANAGES = "arrive change_settings depart freeze import manifest purge repair"
 
 ROLES = {
     role.name: role

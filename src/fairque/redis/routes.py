@@ -212,7 +212,7 @@ ROUTES: dict[str, Route] = {
     **dict.fromkeys(
         (
             *("claim", "settle", "turn", "renew", "leave", "append", "heads", "hand_on"),
-            *("ripe", "expire", "leave_schedules", "declare"),
+            *("ripe", "expire", "leave_schedules", "declare", "adopt"),
             *("check", "repair", "members", "totals", "agree", "denied", "forward"),
         ),
         of_partition,

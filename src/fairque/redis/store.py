@@ -24,10 +24,10 @@ from fairque.redis.replies import SeenUsers, claim_in, fields_in, heads_in, put_
 from fairque.redis.requester import BlockingRequester, pack
 from fairque.redis.store_batches import BatchScripts, packed_callbacks
 from fairque.redis.store_chunks import ChunkScripts
+from fairque.redis.store_moves import MoveScripts
 from fairque.redis.store_permissions import PermissionScripts
 from fairque.redis.store_sights import SightScripts
 from fairque.redis.store_tenants import TenantScripts
-from fairque.redis.store_transfer import TransferScripts
 from fairque.redis.store_xcom import XComScripts
 from fairque.settings import QueueSettings
 from fairque.tasks.message import new_nonce
@@ -79,7 +79,7 @@ class ClaimOptions(TypedDict, total=False):
     settings: QueueSettings
 
 
-class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, SightScripts, TransferScripts, PermissionScripts):
+class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, SightScripts, MoveScripts, PermissionScripts):
     """A method for each script of a queue; see `ScriptCaller`."""
 
     async def check_server(self) -> None:

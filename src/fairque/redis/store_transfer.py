@@ -22,7 +22,13 @@ _WORDS = (
 )
 _PLACELESS = frozenset(_WORDS.split())
 KNOWN = "is known here: purge it first, or import into another queue"
-_LAPSED = "went on, as its export stood still for too long: begin it anew"
+_BY_OTHERS = {
+    b"export": "is being exported",
+    b"import": "has an import that is not complete: purge it first",
+    b"move": "is being moved",
+    b"arrive": "is being moved",
+}
+_LAPSED = "went on, as its export or move stood still for too long: begin it anew"
 
 
 class DumpedPage(NamedTuple):
@@ -34,10 +40,13 @@ class DumpedPage(NamedTuple):
 
 
 class Frozen(NamedTuple):
-    """at: how many records of an import are there. ahead: by how much the tag of the user was ahead of the clock."""
+    """at: how many records of an import are there. ahead: by how much the tag of the user was ahead of the clock.
+    passport: what it takes along, of one that is moved: lua/lib/passport.lua.
+    """
 
     at: int
     ahead: float
+    passport: bytes = b""
 
 
 class ImportedKey(NamedTuple):
@@ -54,7 +63,13 @@ class TransferScripts(CheckScripts):
     """The part of a `Store` that is about exports and imports. Users are encoded."""
 
     async def freeze(
-        self, user_id: str, token: str, why: Literal["export", "import"], hold_ms: int = 0, *, renews: bool = False
+        self,
+        user_id: str,
+        token: str,
+        why: Literal["export", "import", "move"],
+        hold_ms: int = 0,
+        *,
+        renews: bool = False,
     ) -> Frozen:
         """Have a user stand still, for `hold_ms` or until `thaw`.
 
@@ -67,9 +82,8 @@ class TransferScripts(CheckScripts):
         if code == b"known":
             raise InvalidInput(f"user {user_id!r} {KNOWN}")
         if code == b"other":
-            what = "is being exported" if rest[0] == b"export" else "has an import that is not complete: purge it first"
-            raise UserFrozen(f"user {user_id!r} {what}", user_id)
-        return Frozen(rest[0], float(rest[1]))
+            raise UserFrozen(f"user {user_id!r} {_BY_OTHERS[rest[0]]}", user_id)
+        return Frozen(rest[0], float(rest[1]), rest[2])
 
     async def thaw(self, user_id: str, token: str, ahead: float = -1.0) -> bool:
         """False where it does not stand still, or for another. `ahead`: of an import that is complete."""

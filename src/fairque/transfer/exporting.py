@@ -7,25 +7,19 @@ last, what is held for a limit among its lane.
 from __future__ import annotations
 
 import os
-import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
-from itertools import islice
 
 from fairque.errors import InvalidInput
 from fairque.redis.keys import LAYOUT, encode_user
 from fairque.redis.store import Store
-from fairque.redis.store_transfer import DumpedPage
 from fairque.transfer.fields import LEFT_BEHIND, as_carried, lane_of
-from fairque.transfer.kinds import KINDS, Kind, Part
+from fairque.transfer.kinds import KINDS, Kind
 from fairque.transfer.record import VERSION, Digest, End, Header, Record, encode
+from fairque.transfer.walk import Walk
 
-__all__ = ["HOLD_MS", "export"]
+__all__ = ["export"]
 
-HOLD_MS = 30_000
-"""For which a user stands still without a word of its exporter."""
-RENEWAL = 5.0
-AT_ONCE = 200
 _LANES = ("critical", "normal")
 _ELSEWHERE = ("held", *(f"{lane}-stream" for lane in _LANES))
 """Where tasks are that go to a lane."""
@@ -34,18 +28,18 @@ _ELSEWHERE = ("held", *(f"{lane}-stream" for lane in _LANES))
 async def export(store: Store, user_id: str) -> AsyncGenerator[bytes]:
     """See `TaskQueue.export_user`."""
     store = await store.home_of(encode_user(user_id))
-    walk = _Export(store, user_id)
+    exporter = _Export(store, user_id)
     digest, count = Digest(), 0
-    frozen = await store.freeze(user_id, walk.token, "export", HOLD_MS)
+    frozen = await exporter.walk.begin()
     try:
-        async for record in walk.records(frozen.ahead):
+        async for record in exporter.records(frozen.ahead):
             data = encode(record)
             digest.add(data)
             count += 1
             yield data
         yield encode(End(count, digest.value))
     finally:
-        await store.thaw(user_id, walk.token)
+        await exporter.walk.end()
 
 
 class _Export:
@@ -53,9 +47,9 @@ class _Export:
         self._store = store
         self._user_id = user_id
         self._user = encode_user(user_id)
-        self._renew_at = time.monotonic() + RENEWAL
         self._with_message: set[str] = set()
         self.token = os.urandom(16).hex()
+        self.walk = Walk(store, user_id, self.token, "export")
 
     async def records(self, ahead: float) -> AsyncIterator[Header | Record]:
         names = await self._names()
@@ -87,25 +81,13 @@ class _Export:
         async for page in self._store.names_of(self._user_id):
             for kind, name in page:
                 found[kind].add(name)
-            await self._stay_frozen()
+            await self.walk.stay()
         found["schedule"] = set(await self._store.schedules_of(self._user_id))
         found["limit"] = set(await self._store.limits_of(self._user_id))
         return {kind: sorted(names) for kind, names in found.items()}
 
-    async def _stay_frozen(self) -> None:
-        if time.monotonic() > self._renew_at:
-            await self._store.freeze(self._user_id, self.token, "export", HOLD_MS, renews=True)
-            self._renew_at = time.monotonic() + RENEWAL
-
-    def _key(self, kind: str, name: str) -> str:
-        part = KINDS[kind].part if kind in KINDS else Part.NONE
-        if part is Part.SCHEDULE:
-            return f"{kind}:{name}"
-        separator = "" if part is Part.LIMIT or not name else ":"
-        return f"{kind}:{self._user}{separator}{name}"
-
     async def _of_kind(self, kind: Kind, names: dict[str, list[str]]) -> AsyncIterator[Record]:
-        async for name, page in self._pages(kind.name, kind.redis_type, names.get(kind.name, ())):
+        async for name, page in self.walk.pages(kind.name, kind.redis_type, names.get(kind.name, ())):
             if parts := self._carried(kind.name, name, page.parts):
                 yield Record(kind.name, name, page.expires_ms, parts)
 
@@ -125,7 +107,7 @@ class _Export:
     async def _placed(self, lane: str, names: dict[str, list[str]]) -> AsyncIterator[Record]:
         """Its lane is read first: what is held by the time has left that, and not the other way round."""
         seen: set[bytes] = set()
-        async for _, page in self._pages(lane, "zset", names.get(lane, ())):
+        async for _, page in self.walk.pages(lane, "zset", names.get(lane, ())):
             rows = [row for row in self._known(_pairs(page.parts)) if row[0] not in seen]
             seen.update(row[0] for row in rows)
             if rows:
@@ -137,40 +119,19 @@ class _Export:
                 yield Record(lane, "", -1, [part for row in rows for part in row])
 
     async def _ids_elsewhere(self) -> AsyncIterator[list[bytes]]:
-        async for _, page in self._pages("held", "zset", ("",)):
+        async for _, page in self.walk.pages("held", "zset", ("",)):
             yield page.parts[::2]
         for lane in _LANES:
-            async for _, page in self._pages(f"{lane}-stream", "stream", ("",)):
+            async for _, page in self.walk.pages(f"{lane}-stream", "stream", ("",)):
                 yield _ids_in(page.parts)
 
     async def _going_to(self, lane: str, ids: Sequence[bytes]) -> AsyncIterator[tuple[bytes, bytes]]:
         """Of these, those of a lane, and their scores."""
         known = [name for id_ in ids if (name := id_.decode(errors="replace")) in self._with_message]
-        async for name, page in self._pages("task", "hash", known):
+        async for name, page in self.walk.pages("task", "hash", known):
             to, score = lane_of(page.parts)
             if to == lane.encode() and score:
                 yield name.encode(), score
-
-    async def _pages(self, kind: str, redis_type: str, names: Iterable[str]) -> AsyncIterator[tuple[str, DumpedPage]]:
-        """All pages of some keys, in their order."""
-        left = iter(names)
-        waiting: list[tuple[str, str]] = []
-        while True:
-            waiting += [(name, "") for name in islice(left, AT_ONCE - len(waiting))]
-            if not waiting:
-                return
-            await self._stay_frozen()
-            keys = [(self._key(kind, name), redis_type, start) for name, start in waiting]
-            pages = await self._store.dump(self._user_id, self.token, keys)
-            done = 0
-            for (name, _), page in zip(waiting, pages, strict=False):
-                if page.expires_ms != -2 and page.parts:
-                    yield name, page
-                done += 1
-                if page.start:
-                    break
-            rest = waiting[done:]
-            waiting = [(waiting[done - 1][0], pages[done - 1].start), *rest] if pages[done - 1].start else rest
 
 
 def _pairs(parts: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:

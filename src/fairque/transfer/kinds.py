@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
-__all__ = ["KINDS", "RANKS", "Kind", "Part"]
+__all__ = ["KINDS", "LANES", "MOVED_KINDS", "RANKS", "Kind", "Part"]
 
 
 class Part(StrEnum):
@@ -73,3 +73,10 @@ _RULES = (Kind("policy", "string"), Kind("limit", "hash", Part.LIMIT))
 KINDS = {kind.name: kind for kind in (*_OF_TASKS, *_OF_THE_USER, *_PLACES, *_RULES)}
 """In the order of a stream."""
 RANKS = {name: rank for rank, name in enumerate(KINDS)}
+
+LANES = ("critical", "normal")
+_COUNTED = (Kind("bytes", "hash"), Kind("bytes-expiring", "zset"), Kind("xcom-bytes", "hash"))
+_STARTS = (Kind("limit-rate", "string", Part.LIMIT),)
+_DELIVERIES = tuple(Kind(f"{lane}-stream", "deliveries") for lane in LANES)
+MOVED_KINDS = KINDS | {kind.name: kind for kind in (*_COUNTED, *_STARTS, *_DELIVERIES)}
+"""Of a move to another partition, in their order: with what runs, which is last, as its workers renew it until then."""

@@ -89,8 +89,9 @@ return (function()
 -- lib/frozen.lua
 -- A user stands still while it is carried elsewhere (dump.lua, import.lua): what waits is in no line, what time would bring waits,
 -- and who would change something of it is told so.
--- frozen:<u>  hash  token: whose it is; why: 'export', which ends by itself when the key does, or 'import'; at: how many records
---                   of an import are there; ahead: by how much its tag was ahead of the clock
+-- frozen:<u>  hash  token: whose it is; why: 'export' or 'move', which end by themselves when the key does, 'import' or 'arrive';
+--                   at: how many records of an import are there; ahead: by how much its tag was ahead of the clock. Of one that
+--                   arrives: source, where it comes from; passport: lib/passport.lua; n:<total>: what it adds to totals
 -- Until then the user is in `damaged` as well, with which everybody leaves it alone: lib/damage.lua.
 
 local function frozen_key(user) return prefix .. 'frozen:' .. user end
@@ -144,6 +145,22 @@ function read.stream(key, from)
     for _, word in ipairs(entry[2]) do parts[#parts + 1] = word end
   end
   return #page == ENTRIES and page[ENTRIES][1] or '', parts
+end
+
+-- Of deliveries: per one its id, its worker, how often it was delivered, its task.
+local DELIVERIES = 200
+function read.deliveries(key, from)
+  local page, parts = call('XRANGE', key, from ~= '' and '(' .. from or '-', '+', 'COUNT', DELIVERIES), {}
+  if not page[1] then return '', parts end
+  local pending, held_by = redis.pcall('XPENDING', key, 'workers', page[1][1], page[#page][1], DELIVERIES), {}
+  for _, each in ipairs(pending) do held_by[each[1]] = each end -- none where its group was lost
+  for _, entry in ipairs(page) do
+    local of, id = held_by[entry[1]], entry[2][2]
+    local at = #parts
+    parts[at + 1], parts[at + 2] = entry[1], of and of[2] or call('HGET', task_key(user, id), 'worker') or 'nobody'
+    parts[at + 3], parts[at + 4] = of and string.format('%d', of[4]) or '1', id
+  end
+  return #page == DELIVERIES and page[DELIVERIES][1] or '', parts
 end
 
 local pages, size

@@ -418,8 +418,9 @@ end
 -- lib/frozen.lua
 -- A user stands still while it is carried elsewhere (dump.lua, import.lua): what waits is in no line, what time would bring waits,
 -- and who would change something of it is told so.
--- frozen:<u>  hash  token: whose it is; why: 'export', which ends by itself when the key does, or 'import'; at: how many records
---                   of an import are there; ahead: by how much its tag was ahead of the clock
+-- frozen:<u>  hash  token: whose it is; why: 'export' or 'move', which end by themselves when the key does, 'import' or 'arrive';
+--                   at: how many records of an import are there; ahead: by how much its tag was ahead of the clock. Of one that
+--                   arrives: source, where it comes from; passport: lib/passport.lua; n:<total>: what it adds to totals
 -- Until then the user is in `damaged` as well, with which everybody leaves it alone: lib/damage.lua.
 
 local function frozen_key(user) return prefix .. 'frozen:' .. user end
@@ -439,6 +440,7 @@ end
 local moved_to
 local refuse_all_moved
 local refuse_moved
+local unmark_moved
 do
 
 local moved_key
@@ -473,7 +475,7 @@ local function mark_moved(user, partition, epoch)
 end
 
 -- It lives here from now on.
-local function unmark_moved(user)
+function unmark_moved(user)
   call('HDEL', moved_key, user)
   if call('EXISTS', moved_key) == 0 then call('HDEL', state_key, 'moved') end
 end
@@ -2755,6 +2757,54 @@ calls[#calls + 1] = function()
   return NEXT
 end
 
+-- lib/moves.lua
+-- Users on their way from one partition to another, and whoever sees to it that they arrive.
+-- moves         zset  user → ms from which on another may see to it: its mover was heard of 30 s before
+-- departing     hash  user → '<partition> <epoch> <token>': it lives there from now on; what is here of it is erased
+-- manifest:<u>  list  keys without their prefix, the first to be erased last: where it leaves what it has, where it arrives
+--                     what has come so far
+-- In the state: moves, 1 while there are some.
+local end_move
+do
+
+local moves_key, departing_key
+local MOVER_MS = 30000
+local function manifest_key(user) return prefix .. 'manifest:' .. user end
+
+-- Its mover lives.
+local function note_mover(user)
+  call('ZADD', moves_key, now + MOVER_MS, user)
+  call('HSET', state_key, 'moves', 1)
+end
+
+function end_move(user)
+  call('DEL', manifest_key(user))
+  call('ZREM', moves_key, user)
+  if call('EXISTS', moves_key) == 0 then call('HDEL', state_key, 'moves') end
+end
+
+-- It does not stand still here any more.
+local function stand_no_more(user)
+  call('DEL', prefix .. 'frozen:' .. user)
+  call('ZREM', prefix .. 'damaged', user)
+  call('HDEL', prefix .. 'damage', user)
+  if call('EXISTS', prefix .. 'damaged') == 0 then call('HDEL', state_key, 'damaged') end
+end
+calls[#calls + 1] = function()
+  moves_key, departing_key = prefix .. 'moves', prefix .. 'departing'
+  return NEXT
+end
+end
+
+-- lib/passport.lua
+-- What a user takes along to another partition beside its keys, as a msgpack map:
+-- tag      its tag in the virtual time that partitions share, '' where it has none (lib/between.lua)
+-- arrival  the last arrival here, in us: who comes later there is behind what it brings
+-- seen     its place in `users`
+-- epoch    the number of this move: it grows with each one of a user, whatever the clocks of two nodes say
+-- recount  whether its bytes are to be counted anew, as they are not counted to the end here
+-- Where it arrives, its field `passport` of frozen:<u> keeps it.
+
 -- lib/weighing.lua
 -- A user has a limit of its bytes from now on: what is there already is counted, some keys at each claim. Until then only
 -- what came since is in its count.
@@ -3192,6 +3242,44 @@ local function new_weighing()
 
   return it
 end
+local present_passport
+do
+
+local function offset_here() return tonumber(call('HGET', state_key, 'offset') or 0) end
+
+-- Before it leaves its line.
+local function passport_of(user)
+  local u = nodes.user(user)
+  nodes.reweight(u)
+  local tag = nodes.is_ready(u) or nodes.cap_of(u) or lines.own_tag(u.up, u.member)
+  local known = tonumber(call('HGET', user_key(user), 'epoch') or 0)
+  return cmsgpack.pack({
+    tag = tag and string.format('%.17g', tag + offset_here()) or '',
+    arrival = string.format('%.0f', arrival),
+    seen = call('ZSCORE', users_key, user) or now_text,
+    epoch = string.format('%.0f', math.max(now_us, known + 1)),
+    recount = is_weighing and 1 or 0,
+  })
+end
+
+-- At its end: it is where it was, and comes behind nobody who was behind it. Its bytes were counted there, if they were.
+local MOST_AHEAD_US = 60000000
+function present_passport(user, packed)
+  local brought = cmsgpack.unpack(packed)
+  local u = nodes.user(user)
+  nodes.reweight(u)
+  if brought.tag ~= '' then lines.keep(u.up, u.member, tonumber(brought.tag) - offset_here()) end
+  arrival = math.max(arrival, math.min(tonumber(brought.arrival), now_us + MOST_AHEAD_US))
+  call('ZADD', users_key, 'GT', brought.seen, user)
+  call('HSET', user_key(user), 'epoch', brought.epoch)
+  call('PEXPIRE', user_key(user), USER_TTL)
+  local counted = new_bytes()
+  if not counted.limit(user) then return end
+  if brought.recount == 1 or is_weighing then return new_weighing().recount(user) end
+  local used = prefix .. 'bytes:' .. user
+  if call('EXISTS', used) == 1 then call('HSET', used, 'gen', call('HGET', state_key, 'byte_gen') or '0') end
+end
+end
 
 -- lib/once.lua
 -- A call that is repeated because its reply was cut is answered as the first time. `nonce` names the call.
@@ -3218,6 +3306,41 @@ local args
 local user, token, ahead
 local key
 local known
+local marker
+
+-- All of it is here.
+local function arrive()
+  for at = 1, #marker, 2 do
+    local total = string.match(marker[at], '^n:(.*)$')
+    if total then count(total, tonumber(marker[at + 1])) end
+    if marker[at] == 'passport' then present_passport(user, marker[at + 1]) end
+  end
+  unmark_moved(user)
+  end_move(user)
+end
+
+-- Its workers have not heard yet where their deliveries are: leases begin anew.
+local PENDING, AT_ONCE = 100000, 1000
+local function begin_leases(lane)
+  local stream, member = stream_key(lane, user), lane .. ':' .. user
+  if call('EXISTS', stream) == 0 then return end
+  local ids_of = {}
+  for _, entry in ipairs(call('XPENDING', stream, 'workers', '-', '+', PENDING)) do
+    local ids = ids_of[entry[2]] or {}
+    ids[#ids + 1], ids_of[entry[2]] = entry[1], ids
+  end
+  for worker, ids in pairs(ids_of) do
+    for at = 1, #ids, AT_ONCE do
+      local some = { unpack(ids, at, math.min(at + AT_ONCE - 1, #ids)) }
+      some[#some + 1] = 'JUSTID'
+      call('XCLAIM', stream, 'workers', worker, '0', unpack(some))
+    end
+  end
+  local look = now + tonumber(call('HGET', prefix .. 'settings', 'lease_ms') or 0)
+  call('ZADD', leases_key, look, member)
+  if has_assigned then assignments.note_lease(member, user, look) end
+end
+
 local woken
 calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
@@ -3225,8 +3348,12 @@ calls[#calls + 1] = function()
   key = frozen_key(user)
   known = call('HMGET', key, 'token', 'why')
   if known[1] ~= token then return answered(token) or 0 end
+  marker = call('HGETALL', key)
   call('DEL', key)
-  if known[2] == 'import' and ahead >= 0 then -- it is complete
+  if known[2] == 'arrive' then
+    arrive()
+    for _, lane in ipairs({ 'critical', 'normal' }) do begin_leases(lane) end
+  elseif known[2] == 'import' and ahead >= 0 then -- it is complete
     local u = nodes.user(user)
     nodes.reweight(u)
     if ahead > 0 then lines.keep(u.up, u.member, u.up.clock + math.min(ahead, lines.HORIZON * u.up.mean)) end

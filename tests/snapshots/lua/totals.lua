@@ -95,6 +95,62 @@ local function version_of_state()
   for at = 1, 13 do fields[at] = fields[at] or '' end
   return table.concat(fields, ' ')
 end
+
+-- lib/moved.lua
+-- Users who do not live here, though somebody may look for them here, and where they live.
+-- moved  hash  user → '<partition> <epoch>'
+-- In the state: moved, 1 while there are some, so that a partition that nobody left pays nothing.
+-- An epoch is a number that grows with each move of a user: whoever knows a later one is not sent back by an entry that is
+-- older, which a partition may have to which the user is on its way.
+local moved_to
+local refuse_all_moved
+local refuse_moved
+do
+
+local moved_key
+
+-- Where it lives, as it is written there, or false.
+function moved_to(user) return call('HGET', moved_key, user) end
+
+function refuse_moved(user)
+  local place = moved_to(user)
+  if place then error({ err = 'ELSEWHERE ' .. user .. ' ' .. place }, 0) end
+end
+
+-- All of several at once, as they may be many.
+function refuse_all_moved(users)
+  local told = {}
+  for at, place in ipairs(users[1] and call('HMGET', moved_key, unpack(users)) or {}) do
+    if place then told[#told + 1] = users[at] .. ' ' .. place end
+  end
+  if told[1] then error({ err = 'ELSEWHERE ' .. table.concat(told, ' ') }, 0) end
+end
+
+-- From now on it does not live here. Who waits for its tasks is told. False: a later move is known.
+local function mark_moved(user, partition, epoch)
+  local known = tonumber(string.match(moved_to(user) or '', ' (%d+)$') or nil)
+  if known and known > epoch then return false end
+  local place = string.format('%d %d', partition, epoch)
+  call('HSET', moved_key, user, place)
+  call('HSET', state_key, 'moved', 1)
+  call('ZREM', users_key, user) -- it is listed where it lives
+  redis.pcall('PUBLISH', moved_key, user .. ' ' .. place)
+  return true
+end
+
+-- It lives here from now on.
+local function unmark_moved(user)
+  call('HDEL', moved_key, user)
+  if call('EXISTS', moved_key) == 0 then call('HDEL', state_key, 'moved') end
+end
+
+-- Whether an act failed as its user does not live here.
+local function is_of_moved(failure) return string.find(text_of(failure), '^ELSEWHERE ') and true or false end
+calls[#calls + 1] = function()
+  moved_key = prefix .. 'moved'
+  return NEXT
+end
+end
 -- ARGV[1] is the msgpack of Totals: since_ms: int, users: Sequence[str], held: list[HeldSpan]
 -- HeldSpan: user: str, first: int, last: int
 --   first, last: ranks among the held tasks of a user.
@@ -104,7 +160,15 @@ local FIELDS = { 'critical', 'normal', 'started', 'scheduled', 'deferred', 'anno
 local sums, cards
 local function add(field, by) sums[field] = sums[field] + by end
 
+-- Of one that arrives, or has left, nothing counts here, but for the places that it has in hand.
+local function is_on_its_way(user)
+  return moved_to(user) or call('HGET', prefix .. 'frozen:' .. user, 'why') == 'arrive'
+end
+
 local function count_user(at, user)
+  add('in_hand', call('HLEN', prefix .. 'offers:' .. user))
+  cards[at] = 0
+  if is_on_its_way(user) then return end
   for _, lane in ipairs({ 'critical', 'normal' }) do
     add(lane, call('ZCARD', place_key(lane, user)))
     add('started', call('XLEN', stream_key(lane, user)))
@@ -112,7 +176,6 @@ local function count_user(at, user)
   add('scheduled', call('ZCARD', place_key('scheduled', user)))
   add('deferred', call('SCARD', place_key('deferred', user)))
   add('announcements', call('LLEN', prefix .. 'announcements:' .. user))
-  add('in_hand', call('HLEN', prefix .. 'offers:' .. user))
   cards[at] = call('ZCARD', place_key('held', user))
 end
 

@@ -52,6 +52,22 @@ function read.stream(key, from)
   return #page == ENTRIES and page[ENTRIES][1] or '', parts
 end
 
+-- Of deliveries: per one its id, its worker, how often it was delivered, its task.
+local DELIVERIES = 200
+function read.deliveries(key, from)
+  local page, parts = call('XRANGE', key, from ~= '' and '(' .. from or '-', '+', 'COUNT', DELIVERIES), {}
+  if not page[1] then return '', parts end
+  local pending, held_by = redis.pcall('XPENDING', key, 'workers', page[1][1], page[#page][1], DELIVERIES), {}
+  for _, each in ipairs(pending) do held_by[each[1]] = each end -- none where its group was lost
+  for _, entry in ipairs(page) do
+    local of, id = held_by[entry[1]], entry[2][2]
+    local at = #parts
+    parts[at + 1], parts[at + 2] = entry[1], of and of[2] or call('HGET', task_key(user, id), 'worker') or 'nobody'
+    parts[at + 3], parts[at + 4] = of and string.format('%d', of[4]) or '1', id
+  end
+  return #page == DELIVERIES and page[DELIVERIES][1] or '', parts
+end
+
 local pages, size = {}, 0
 for at, dumped in ipairs(keys) do
   --@fields DumpedKey dumped

@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
--- Have a user stand still, as it is exported or imported; or go on with that.
+-- Have a user stand still, as it is exported, imported or moved away; or go on with that.
 -- KEYS[1]  state
--- Returns  {'frozen', how many records of an import are there, by how much its tag was ahead of the clock} | {'other', why}: somebody else has it | {'lapsed'}: it was to
+-- Returns  {'frozen', how many records of an import are there, by how much its tag was ahead of the clock, and of one that
+--          is moved what it takes along: lib/passport.lua} | {'other', why}: somebody else has it | {'lapsed'}: it was to
 --          stand still, and does not any more | {'known'}: it is to be imported, and has something
 -- Cost     O(log users)
 --@include base
@@ -9,9 +10,11 @@
 --@include alive
 --@include fair
 --@include limits
---@include frozen
+--@include moved
+--@include passport
 --@arguments
 local key = frozen_key(user)
+refuse_moved(user)
 local known = call('HMGET', key, 'token', 'why', 'at', 'ahead')
 if known[1] and known[1] ~= token then return { 'other', known[2] } end
 if renews and not known[1] then return { 'lapsed' } end
@@ -33,9 +36,11 @@ local function ahead_of_clock()
   return string.format('%.17g', tag and math.max(0, tag - u.up.clock) or 0)
 end
 
+local passport
 local function set_aside()
   choice.know(user)
   known[4] = ahead_of_clock()
+  if why == 'move' then passport = passport_of(user) end
   choice.retire(nodes.user(user))
   if on_held_back then on_held_back(user) end
   for _, index in ipairs(INDEXES) do call('ZREM', prefix .. index, user) end
@@ -54,7 +59,8 @@ else
   call('ZADD', users_key, 'NX', now, user)
 end
 call('ZADD', prefix .. 'damaged', until_ms, user)
-call('HSET', prefix .. 'damage', user, 'stands still, as ' .. (why == 'export' and 'it is exported' or 'its import is not complete'))
+local REASONS = { export = 'it is exported', import = 'its import is not complete', move = 'it is moved to another partition' }
+call('HSET', prefix .. 'damage', user, 'stands still, as ' .. REASONS[why])
 call('HSET', state_key, 'damaged', 1)
 save_state()
-return { 'frozen', tonumber(known[3] or 0), known[4] }
+return { 'frozen', tonumber(known[3] or 0), known[4], passport or '' }

@@ -29,11 +29,12 @@ local function count_blocking()
   return blocking
 end
 
--- An export passes by itself.
+-- An export passes by itself, and so does a move.
 local function left_alone()
   local users = {}
   for _, user in ipairs(call('ZRANGE', prefix .. 'damaged', 0, most - 1)) do
-    if call('HGET', frozen_key(user), 'why') ~= 'export' then users[#users + 1] = user end
+    local why = call('HGET', frozen_key(user), 'why')
+    if not why or why == 'import' then users[#users + 1] = user end
   end
   return users
 end

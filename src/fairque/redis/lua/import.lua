@@ -1,5 +1,6 @@
 #!lua
--- Write records of a user that is imported: all of a call, or none. What is there already of them stays as it is.
+-- Write records of a user that is imported, or arrives from another partition: all of a call, or none. What is there already
+-- of them stays as it is.
 -- KEYS[1]  state
 -- Returns  how many records of the import are there, {'lapsed'}: there is no such import, {'gap', how many}: some before these
 --          are missing, {'taken', id}: a schedule of another user has this id, {'type', key}: what is there is of another
@@ -8,13 +9,17 @@
 --@include base
 --@include state
 --@include alive
+--@include fair
+--@include limits
 --@include dead_kinds
 --@include schedules
 --@include frozen
+--@include moves
 --@arguments
 local marker = frozen_key(user)
 local known = call('HMGET', marker, 'token', 'why', 'at')
-if known[1] ~= token or known[2] ~= 'import' then return { 'lapsed' } end
+local arrives = known[2] == 'arrive'
+if known[1] ~= token or not (arrives or known[2] == 'import') then return { 'lapsed' } end
 local there = tonumber(known[3])
 if first > there then return { 'gap', there } end
 
@@ -54,8 +59,20 @@ function write.stream(key, parts)
   end
 end
 
+-- Of deliveries: per one its id, its worker, how often it was delivered, its task.
+function write.deliveries(key, parts)
+  local made = redis.pcall('XGROUP', 'CREATE', key, 'workers', '0', 'MKSTREAM')
+  if made.err and not string.find(made.err, '^BUSYGROUP') then error(made, 0) end
+  for at = 1, #parts, 4 do
+    call('XADD', key, parts[at], 'id', parts[at + 3])
+    call('XCLAIM', key, 'workers', parts[at + 1], '0', parts[at], 'RETRYCOUNT', parts[at + 2], 'FORCE', 'JUSTID')
+  end
+  return #parts / 4
+end
+
 -- What follows from a record: total of the queue, and lists of the queue that name what it has.
-local COUNTED = { critical = 'critical', normal = 'normal', scheduled = 'scheduled', deferred = 'deferred', announcements = 'announcements' }
+local COUNTED = { critical = 'critical', normal = 'normal', scheduled = 'scheduled', deferred = 'deferred', announcements = 'announcements',
+  ['critical-stream'] = 'started', ['normal-stream'] = 'started' }
 --@once
 local follow = {}
 
@@ -91,12 +108,45 @@ function follow.schedule(id)
   call('ZADD', index_key, 0, user .. ':' .. id)
   local ends = call('HGET', schedule_key(id), 'state') == 'ended'
   if ends then call('ZADD', ended_key, string.format('%d', now + dead_letter_ttl_ms), id) end
+  if arrives and call('HEXISTS', schedule_key(id), 'declared') == 1 then call('ZADD', declared_key, now, id) end
 end
 
-local function key_of_record(kind, name)
-  if kind == 'schedule' then return schedule_key(name) end
-  return prefix .. kind .. ':' .. user .. (name ~= '' and ':' .. name or '')
+-- What counts for limits does so here.
+local function count_running(_, parts)
+  for at = 4, #parts, 4 do
+    local of = call('HGET', task_key(user, parts[at]), 'limited')
+    for _, k in ipairs(of and limiting().keys_in(of) or {}) do call('SADD', prefix .. 'running:' .. k, user .. ':' .. parts[at]) end
+  end
 end
+follow['critical-stream'], follow['normal-stream'] = count_running, count_running
+
+-- Of one that arrives: others come by the scripts that set them.
+function follow.policy(_, parts)
+  call('ZADD', prefix .. 'policy-users', 0, user)
+  count('policies', 1)
+  if cmsgpack.unpack(parts[1]).max_bytes then count('byte_limits', 1) end
+end
+
+function follow.limit(name, parts)
+  local record, of = user .. name, {}
+  for at = 1, #parts, 2 do of[parts[at]] = true end
+  call('ZADD', prefix .. 'limit-keys', 0, record)
+  if of.by or of.paused then count('limits', 1) end
+  if of.paused then call('SADD', prefix .. 'paused-tasks', record) end
+  if of.uncounted then
+    call('SADD', prefix .. 'uncounted', record)
+    call('HSET', state_key, 'recount', '0')
+  end
+end
+
+-- Without its prefix.
+local function name_of_record(kind, name)
+  if kind == 'schedule' then return 'schedule:' .. name end
+  if kind == 'limit' or kind == 'limit-rate' then return kind .. ':' .. user .. name end
+  return kind .. ':' .. user .. (name ~= '' and ':' .. name or '')
+end
+local function key_of_record(kind, name) return prefix .. name_of_record(kind, name) end
+local TYPES = { deliveries = 'stream' }
 
 -- Reads all that will be written, so that what is not as it should be shows before.
 local function refusal_of(record)
@@ -104,7 +154,7 @@ local function refusal_of(record)
   if redis_type == 'none' then return end -- set by a call of its own
   local key = key_of_record(kind, name)
   local found = call('TYPE', key).ok
-  if found ~= 'none' and found ~= redis_type then return { 'type', key } end
+  if found ~= 'none' and found ~= (TYPES[redis_type] or redis_type) then return { 'type', key } end
   if kind == 'schedule' and found == 'hash' and call('HGET', key, 'user') ~= user then return { 'taken', name } end
 end
 
@@ -114,7 +164,12 @@ local function keep(record)
   local key, all = key_of_record(kind, name), parts_of(parts)
   local added = write[redis_type](key, all)
   if expires_ms >= 0 then call('PEXPIREAT', key, string.format('%d', expires_ms)) end
-  if COUNTED[kind] then count(COUNTED[kind], added) end
+  if COUNTED[kind] and arrives then
+    call('HINCRBY', marker, 'n:' .. COUNTED[kind], added) -- it counts where it was, until it leaves
+  elseif COUNTED[kind] then
+    count(COUNTED[kind], added)
+  end
+  if arrives then call('RPUSH', manifest_key(user), name_of_record(kind, name)) end
   if follow[kind] then follow[kind](name, all) end
 end
 
@@ -126,5 +181,6 @@ end
 for at = begin, #records do keep(records[at]) end
 there = math.max(there, first + #records)
 call('HSET', marker, 'at', there)
+if arrives then note_mover(user) end
 save_state()
 return there

@@ -7,12 +7,21 @@
 -- Cost     O(users + held tasks)
 --@include base
 --@include version
+--@include moved
 --@arguments
 local FIELDS = { 'critical', 'normal', 'started', 'scheduled', 'deferred', 'announcements', 'in_hand' }
 local sums, cards = { critical = 0, normal = 0, started = 0, scheduled = 0, deferred = 0, announcements = 0, in_hand = 0 }, {}
 local function add(field, by) sums[field] = sums[field] + by end
 
+-- Of one that arrives, or has left, nothing counts here, but for the places that it has in hand.
+local function is_on_its_way(user)
+  return moved_to(user) or call('HGET', prefix .. 'frozen:' .. user, 'why') == 'arrive'
+end
+
 local function count_user(at, user)
+  add('in_hand', call('HLEN', prefix .. 'offers:' .. user))
+  cards[at] = 0
+  if is_on_its_way(user) then return end
   for _, lane in ipairs({ 'critical', 'normal' }) do
     add(lane, call('ZCARD', place_key(lane, user)))
     add('started', call('XLEN', stream_key(lane, user)))
@@ -20,7 +29,6 @@ local function count_user(at, user)
   add('scheduled', call('ZCARD', place_key('scheduled', user)))
   add('deferred', call('SCARD', place_key('deferred', user)))
   add('announcements', call('LLEN', prefix .. 'announcements:' .. user))
-  add('in_hand', call('HLEN', prefix .. 'offers:' .. user))
   cards[at] = call('ZCARD', place_key('held', user))
 end
 

@@ -1,0 +1,46 @@
+-- What a user takes along to another partition beside its keys, as a msgpack map:
+-- tag      its tag in the virtual time that partitions share, '' where it has none (lib/between.lua)
+-- arrival  the last arrival here, in us: who comes later there is behind what it brings
+-- seen     its place in `users`
+-- epoch    the number of this move: it grows with each one of a user, whatever the clocks of two nodes say
+-- recount  whether its bytes are to be counted anew, as they are not counted to the end here
+-- Where it arrives, its field `passport` of frozen:<u> keeps it.
+--@include base
+--@include state
+--@include fair
+--@include weighing
+
+local function offset_here() return tonumber(call('HGET', state_key, 'offset') or 0) end
+
+-- Before it leaves its line.
+local function passport_of(user)
+  local u = nodes.user(user)
+  nodes.reweight(u)
+  local tag = nodes.is_ready(u) or nodes.cap_of(u) or lines.own_tag(u.up, u.member)
+  local known = tonumber(call('HGET', user_key(user), 'epoch') or 0)
+  return cmsgpack.pack({
+    tag = tag and string.format('%.17g', tag + offset_here()) or '',
+    arrival = string.format('%.0f', arrival),
+    seen = call('ZSCORE', users_key, user) or now_text,
+    epoch = string.format('%.0f', math.max(now_us, known + 1)),
+    recount = is_weighing and 1 or 0,
+  })
+end
+
+-- At its end: it is where it was, and comes behind nobody who was behind it. Its bytes were counted there, if they were.
+local MOST_AHEAD_US = 60000000
+local function present_passport(user, packed)
+  local brought = cmsgpack.unpack(packed)
+  local u = nodes.user(user)
+  nodes.reweight(u)
+  if brought.tag ~= '' then lines.keep(u.up, u.member, tonumber(brought.tag) - offset_here()) end
+  arrival = math.max(arrival, math.min(tonumber(brought.arrival), now_us + MOST_AHEAD_US))
+  call('ZADD', users_key, 'GT', brought.seen, user)
+  call('HSET', user_key(user), 'epoch', brought.epoch)
+  call('PEXPIRE', user_key(user), USER_TTL)
+  local counted = new_bytes()
+  if not counted.limit(user) then return end
+  if brought.recount == 1 or is_weighing then return new_weighing().recount(user) end
+  local used = prefix .. 'bytes:' .. user
+  if call('EXISTS', used) == 1 then call('HSET', used, 'gen', call('HGET', state_key, 'byte_gen') or '0') end
+end
