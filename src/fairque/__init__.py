@@ -48,6 +48,7 @@ from fairque.errors import (
 )
 from fairque.everybody import EVERYBODY, Everybody
 from fairque.limit import Limit, LimitInfo
+from fairque.listed import Listed, ListedByName
 from fairque.metrics import Metrics, WaitBucket, Waits
 from fairque.middleware import CallNext, RunMiddleware
 from fairque.models import (
@@ -169,6 +170,8 @@ __all__ = [
     "InvalidInput",
     "Limit",
     "LimitInfo",
+    "Listed",
+    "ListedByName",
     "MessageTooLarge",
     "Metrics",
     "Moved",

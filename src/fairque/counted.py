@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["counted", "shown", "span_of"]
+from collections.abc import Sequence
 
+__all__ = ["counted", "shown", "span_of", "unanswered"]
+
+_MOST_NAMED = 8
 _UNITS = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 
 
@@ -15,6 +18,12 @@ def counted(number: int, one: str, many: str = "") -> str:
 def shown(text: str) -> str:
     """Ids are anything, what a terminal would obey is escaped."""
     return text if text.isprintable() else repr(text)
+
+
+def unanswered(partitions: Sequence[int]) -> str:
+    """``no answer from partitions 3, 5``, with the first eight."""
+    named = ", ".join(map(str, partitions[:_MOST_NAMED])) + (", …" if len(partitions) > _MOST_NAMED else "")
+    return f"no answer from partition{'' if len(partitions) == 1 else 's'} {named}"
 
 
 def span_of(seconds: float) -> str:

@@ -312,11 +312,14 @@ class RunningTask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunningTasks(msgspec.Struct, frozen=True, kw_only=True):
-    """Tasks that run, at one moment, which `at` is. `is_sample`: there may be more."""
+    """Tasks that run, at one moment, which `at` is. `is_sample`: there may be more. `missing` are partitions that did
+    not answer.
+    """
 
     tasks: tuple[RunningTask, ...]
     at: float
     is_sample: bool
+    missing: tuple[int, ...] = ()
 
 
 class QueueStats(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from fairque import (
     BatchProgress,
     Cancellation,
     DeadLetter,
+    Listed,
     PipelineState,
     Priority,
     QueueStats,
@@ -85,7 +86,7 @@ def information_is_typed(queue: TaskQueue, handle: TaskHandle[int]) -> None:
     for info in handle.watch():
         assert_type(info, TaskInfo)
     assert_type(queue.stats(), QueueStats)
-    assert_type(queue.users(limit=5), list[UserInfo])
+    assert_type(queue.users(limit=5), Listed[UserInfo])
     assert_type(queue.user("acme"), UserInfo)
     queue.users("acme")  # type: ignore[call-arg, arg-type]
     queue.user(7)  # type: ignore[arg-type]

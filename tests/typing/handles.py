@@ -17,6 +17,7 @@ from fairque import (
     EnqueueMiddleware,
     Failure,
     FailureKind,
+    Listed,
     Priority,
     QueueStats,
     RetryPolicy,
@@ -110,7 +111,7 @@ async def information_is_typed(queue: TaskQueue, handle: TaskHandle[int]) -> Non
     if info.error is not None:
         assert_type(info.error.kind, FailureKind)
     assert_type(await queue.stats(), QueueStats)
-    assert_type(await queue.users(limit=5), list[UserInfo])
+    assert_type(await queue.users(limit=5), Listed[UserInfo])
     assert_type(await queue.user("acme"), UserInfo)
     assert_type(current_task().attempt, int)
     info.attempt = 3  # type: ignore[misc]

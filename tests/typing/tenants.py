@@ -17,6 +17,8 @@ from fairque import (
     FairQueueConfig,
     Limit,
     LimitInfo,
+    Listed,
+    ListedByName,
     Metrics,
     Policy,
     QueueFull,
@@ -56,9 +58,9 @@ async def what_governs_is_read(queue: TaskQueue, config: FairQueueConfig) -> Non
     assert_type(policy.paused, bool | datetime | None)
     assert_type(policy.breaker, Breaker | None)
     policy.weight = 2  # type: ignore[misc]
-    assert_type(await queue.policies(limit=5, after="acme"), dict[str, Policy])
-    assert_type(await queue.groups(), dict[str, float])
-    assert_type(await queue.limits(limit=5), list[LimitInfo])
+    assert_type(await queue.policies(limit=5, after="acme"), ListedByName[Policy])
+    assert_type(await queue.groups(), ListedByName[float])
+    assert_type(await queue.limits(limit=5), Listed[LimitInfo])
     assert_type(await queue.get_group("gold"), float)
     await queue.apply_policies(config)
     await queue.set_group("gold")  # type: ignore[call-arg]
@@ -75,7 +77,7 @@ async def limits_are_declared_and_set(queue: TaskQueue, found: LimitInfo) -> Non
     await queue.set_limit("crm:{customer}", max_running=5, user_id="acme")
     await queue.set_limit("openai")
     await queue.clear_limit("openai", declared=True)
-    assert_type(await queue.limits(after=found), list[LimitInfo])
+    assert_type(await queue.limits(after=found), Listed[LimitInfo])
     assert_type(found.max_running, int | None)
     assert_type(found.rate, Rate | None)
     Limit("openai", 50, "500/m", shared=True)

@@ -13,8 +13,11 @@ import typer
 from fairque import ConfigError, FairQueueConfig, TaskQueue
 from fairque.cli.errors import CommandError
 from fairque.cli.known_queues import check_is_known
+from fairque.cli.output import say
 from fairque.config.config import QueueConfig, RedisConfig
 from fairque.config.section import FieldErrors
+from fairque.counted import unanswered
+from fairque.redis.missing import noting_missing
 
 __all__ = ["AsJson", "ConfigFile", "LogJson", "QueueName", "Url", "load_config", "make_queue", "on_queue"]
 
@@ -91,13 +94,17 @@ def on_queue(queue: TaskQueue, job: Callable[[TaskQueue], Awaitable[T]], *, begi
     """Run `job` with the open queue, and close it.
 
     `begins`: the job may be the first that anybody does there. Else a queue that is not there is a mistake, and raises
-    `UnknownQueue`.
+    `UnknownQueue`. Partitions that did not answer are named on stderr: what they have is not in what the job returns.
     """
 
     async def run() -> T:
         async with queue:
             if not begins:
                 await check_is_known(queue)
-            return await job(queue)
+            with noting_missing() as missing:
+                done = await job(queue)
+            if missing.numbers:
+                say(f"warning: {unanswered(missing.numbers)}: what is there is left out", "yellow")
+            return done
 
     return asyncio.run(run())

@@ -18,7 +18,7 @@ async def damaged_users(store: Store, users: Sequence[bytes]) -> tuple[str, ...]
     """Those, by their names in Redis, whose lanes, streams and places in line contradict each other."""
     if await store.is_divided(store=False):
         homes = divided(users, lambda user: store.part_of(user.decode()))
-        found_in = await of_those_there(damaged_users(home, some) for home, (_, some) in homes.items())
+        found_in = await of_those_there(homes, lambda home: damaged_users(home, homes[home][1]))
         return tuple(user for users_there in found_in for user in users_there)
     found = []
     for some in batched(users, STEP):

@@ -10,9 +10,11 @@ import msgspec
 
 from fairque.checks import check_count, is_text
 from fairque.codec.codec import Sealer
-from fairque.errors import InvalidInput, QueueFull, UnknownTask, UserFrozen
+from fairque.errors import InvalidInput, QueueFull, QueueUnavailable, UnknownTask, UserFrozen
+from fairque.listed import Listed
 from fairque.models import FailureKind
 from fairque.redis.keys import decode_user, encode_user
+from fairque.redis.missing import noting_missing
 from fairque.redis.store import Store
 from fairque.tasks.sealed import read_record
 
@@ -55,25 +57,29 @@ class DeadGroup(msgspec.Struct, frozen=True, kw_only=True):
 class DeadGroups(msgspec.Struct, frozen=True, kw_only=True):
     """Dead letters by the kind of their error, the most frequent first.
 
-    `others` are those of kinds that are not counted by themselves: of a user, 20 kinds are, of a queue 500.
+    `others` are those of kinds that are not counted by themselves: of a user, 20 kinds are, of a queue 500. `missing`
+    are partitions that did not answer, whose letters are not counted.
     """
 
     groups: tuple[DeadGroup, ...]
     others: int
     total: int
+    missing: tuple[int, ...] = ()
 
 
 class DeadStep(msgspec.Struct, frozen=True, kw_only=True):
     """How far a step through a group of dead letters came.
 
     `done` letters were requeued, or discarded. `kept` stay, as the backlog of their user is full. About `left` are
-    still to come; `after` goes on with these, None at the end.
+    still to come; `after` goes on with these, None at the end. `missing` are partitions that did not answer: what they
+    have of the group is for a later walk from the beginning.
     """
 
     done: int
     kept: int
     left: int
     after: str | None
+    missing: tuple[int, ...] = ()
 
 
 class DeadLetters:
@@ -88,15 +94,16 @@ class DeadLetters:
 
     async def page(
         self, user_id: str | None, limit: int, after: DeadLetter | None, group: str = ""
-    ) -> list[DeadLetter]:
+    ) -> Listed[DeadLetter]:
         if not isinstance(limit, int) or not 1 <= limit <= MAX_LIMIT:
             raise InvalidInput(f"limit must be 1 to {MAX_LIMIT}, not {limit!r}")
         after_ms, member = 0, ""
         if after is not None:
             after_ms = round(after.at * 1000)
             member = after.task_id if user_id is not None else f"{encode_user(after.user_id)}:{after.task_id}"
-        found = await self._store.dead_letters(user_id, limit, after_ms, member, group)
-        return [_letter(self._store.sealer, *entry) for entry in found]
+        with noting_missing() as missing:
+            found = await self._store.dead_letters(user_id, limit, after_ms, member, group)
+        return Listed((_letter(self._store.sealer, *entry) for entry in found), missing.numbers)
 
     async def requeue(self, user_id: str, task_id: str) -> None:
         """Raises `UnknownTask` when it is not a dead letter."""
@@ -110,14 +117,16 @@ class DeadLetters:
 
     async def groups(self, user_id: str | None) -> DeadGroups:
         """See `TaskQueue.dead_groups`."""
-        _, total, rows = await self._store.dead_kinds(user_id)
+        with noting_missing() as missing:
+            _, total, rows = await self._store.dead_kinds(user_id)
         groups = sorted((_group(*row) for row in rows), key=lambda group: (-group.count, group.key))
         counted = sum(group.count for group in groups)
-        return DeadGroups(groups=tuple(groups), others=max(0, total - counted), total=total)
+        others = max(0, total - counted)
+        return DeadGroups(groups=tuple(groups), others=others, total=total, missing=missing.numbers)
 
     async def step(
         self,
-        act: Callable[[str, list[str]], Awaitable[list[bool]]],
+        act: Act,
         user_id: str | None,
         key: str,
         limit: int,
@@ -125,6 +134,11 @@ class DeadLetters:
     ) -> DeadStep:
         """Up to `limit` letters of a group, the oldest first, of those that were there at the first step."""
         check_count("limit", limit, 1, MAX_LIMIT)
+        with noting_missing() as missing:
+            step = await self._step(act, user_id, key, limit, after)
+        return msgspec.structs.replace(step, missing=missing.numbers)
+
+    async def _step(self, act: Act, user_id: str | None, key: str, limit: int, after: str | None) -> DeadStep:
         place = _Place.of(after) if after is not None else _Place((await self._store.dead_kinds(user_id))[0], 0, "")
         rows = await self._store.dead_letters(user_id, limit, place.ms, place.member, key)
         letters = [_Row(decode_user(user), task_id.decode(), int(ms)) for user, task_id, ms, _, _ in rows]
@@ -148,6 +162,14 @@ class DeadLetters:
         """Requeue at most `limit` that match, the oldest first; none twice, however soon it fails again."""
         if not isinstance(limit, int) or limit < 1:
             raise InvalidInput(f"limit must be at least 1, not {limit!r}")
+        with noting_missing() as missing:
+            requeued = await self._requeue_all(user_id, matches, limit)
+        if missing.numbers:
+            away = ", ".join(map(str, missing.numbers))
+            raise QueueUnavailable(f"{requeued} requeued; no answer from partitions {away}: call again for these")
+        return requeued
+
+    async def _requeue_all(self, user_id: str | None, matches: Callable[[DeadLetter], bool], limit: int) -> int:
         requeued, after, seen = 0, None, set[tuple[str, str]]()
         while requeued < limit:
             letters = await self.page(user_id, PAGE, after)

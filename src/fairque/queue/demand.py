@@ -14,6 +14,7 @@ from fairque.checks import Duration, check_seconds
 from fairque.metrics import Metrics
 from fairque.models import QueueStats
 from fairque.queue.held_back import HeldBack, Startable, held_back_in
+from fairque.redis.missing import noting_missing
 from fairque.redis.store import Store
 
 __all__ = ["COOLDOWN", "MOST_LOOKED_AT", "Demand", "Load", "check_spans", "load_in", "look_at_demand", "look_at_load"]
@@ -33,6 +34,8 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     `slots_needed` is 0 only where nothing runs, and nothing may start or is due within `cooldown`. What a pause, a
     policy or a limit holds back for longer than `target_wait` needs no slot. It counts in `backlog`, in `work_seconds`
     and in `wait_seconds`. Tasks of a worker that died count among those that wait.
+
+    `missing` are partitions that did not answer: what they have asks for no slot here.
     """
 
     backlog: int
@@ -45,6 +48,7 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     target_wait: float
     cooldown: float
     slots_needed: int
+    missing: tuple[int, ...] = ()
 
 
 class _Running(NamedTuple):
@@ -90,7 +94,9 @@ def check_spans(target_wait: Duration, cooldown: Duration) -> tuple[float, float
 
 async def look_at_load(store: Store) -> Load:
     """Looks at the totals, and at 500 of the tasks that run, which stand for the others."""
-    return load_in(*await asyncio.gather(store.stats(), store.demand(MOST_LOOKED_AT)))
+    with noting_missing() as missing:
+        stats, found = await asyncio.gather(store.stats(), store.demand(MOST_LOOKED_AT))
+    return load_in(msgspec.structs.replace(stats, missing=missing.numbers), found)
 
 
 def load_in(stats: QueueStats, found: Sequence[Any]) -> Load:
@@ -142,6 +148,7 @@ def _demand(
             _used_lately(stats, slots) if not waits and not startable.slots else 0,
             1 if is_due or stats.started else 0,
         ),
+        missing=stats.missing,
     )
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from fairque.doctor.damaged import damaged_users
 from fairque.models import QueueHealth, QueueStats, UserInfo, WorkerInfo
 from fairque.policy import Policy, policy_in
 from fairque.redis.keys import decode_user
+from fairque.redis.missing import noting_missing
 from fairque.redis.store import NO_EVICTION, HealthFacts, Store
 
 __all__ = ["USERS", "damaged_in", "governed_users", "health_in", "look_at_health"]
@@ -18,9 +21,11 @@ POLICIES = 1000
 
 
 async def look_at_health(store: Store) -> QueueHealth:
-    stats, found, governed = await asyncio.gather(store.stats(), store.health(USERS), governed_users(store))
-    damaged = await damaged_in(store, found)
-    return health_in(stats, found, governed, await store.active_users(USERS), damaged)
+    with noting_missing() as missing:
+        stats, found, governed = await asyncio.gather(store.stats(), store.health(USERS), governed_users(store))
+        damaged = await damaged_in(store, found)
+        active = await store.active_users(USERS)
+    return health_in(msgspec.structs.replace(stats, missing=missing.numbers), found, governed, active, damaged)
 
 
 async def governed_users(store: Store) -> dict[str, Policy]:

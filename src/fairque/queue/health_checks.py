@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import msgspec
 
-from fairque.counted import counted, shown, span_of
+from fairque.counted import counted, shown, span_of, unanswered
 from fairque.models import SILENT_AFTER, QueueHealth
 from fairque.queue.user_status import UserStatus
 
@@ -129,9 +129,7 @@ def _eviction(health: QueueHealth) -> HealthCheck:
 def _missing(partitions: Sequence[int]) -> Iterator[HealthCheck]:
     """Of a queue that has some, and only where one does not answer: its users are not served."""
     if partitions:
-        some = ", ".join(map(str, partitions[:_MOST_NAMES])) + (", …" if len(partitions) > _MOST_NAMES else "")
-        text = f"no answer from partitions: {some}"
-        yield HealthCheck("partitions", Severity.CRITICAL, len(partitions), None, 1, text)
+        yield HealthCheck("partitions", Severity.CRITICAL, len(partitions), None, 1, unanswered(partitions))
 
 
 def _of_users(health: QueueHealth) -> Iterator[HealthCheck]:

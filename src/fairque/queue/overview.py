@@ -14,6 +14,7 @@ from fairque.queue.health_checks import HealthCheck, Severity, checks_of, worst
 from fairque.queue.shares import Shares, look_at_shares
 from fairque.queue.user_status import UserStatus, user_statuses
 from fairque.redis.keys import decode_user
+from fairque.redis.missing import noting_missing
 from fairque.redis.store import Store
 
 __all__ = ["Holder", "Overview", "look_over"]
@@ -85,11 +86,13 @@ async def look_over(store: Store, queue: str, most: int) -> Overview:
 
     Of damaged users it tells those that claims leave alone: to look for others takes longer than all the rest.
     """
-    (stats, facts, running, governed), (recent, (busy, is_part), active) = await asyncio.gather(
-        asyncio.gather(store.stats(), store.health(USERS), store.demand(MOST_RUNNING), governed_users(store)),
-        asyncio.gather(store.user_names(most), store.holders(MOST_HOLDERS, MOST_LANES), store.active_names(most)),
-    )
-    seen = await store.seen_named_users(list(dict.fromkeys((*active, *busy, *recent.names))))
+    with noting_missing() as missing:
+        (stats, facts, running, governed), (recent, (busy, is_part), active) = await asyncio.gather(
+            asyncio.gather(store.stats(), store.health(USERS), store.demand(MOST_RUNNING), governed_users(store)),
+            asyncio.gather(store.user_names(most), store.holders(MOST_HOLDERS, MOST_LANES), store.active_names(most)),
+        )
+        seen = await store.seen_named_users(list(dict.fromkeys((*active, *busy, *recent.names))))
+    stats = msgspec.structs.replace(stats, missing=missing.numbers)
     users, shares = seen.users, await look_at_shares(store, seen.users, stats, seen.of_all)
     statuses = user_statuses(users, shares, stats.at, stats.slots)
     health = health_in(stats, facts, governed, users, tuple(map(decode_user, facts.left_alone)))

@@ -17,6 +17,7 @@ from fairque.doctor.doctor import examine
 from fairque.doctor.finding import QueueCheck
 from fairque.errors import InvalidInput, WrongType
 from fairque.everybody import check_user
+from fairque.listed import Listed
 from fairque.middleware import RunMiddleware, checked_middleware
 from fairque.models import Enqueued, FailureKind, QueueHealth, QueueStats, TaskInfo, TaskState, UserInfo
 from fairque.queue.batch import Batch
@@ -40,6 +41,7 @@ from fairque.redis.backend import Backend, CallListener
 from fairque.redis.connector import DEFAULT_TIMEOUT
 from fairque.redis.delivery import NewTask, Placed, Put
 from fairque.redis.listener import Listener
+from fairque.redis.missing import noting_missing
 from fairque.redis.partitions import MOST_PARTITIONS
 from fairque.redis.store import Store
 from fairque.settings import QueueSettings, checked_settings
@@ -447,18 +449,23 @@ class TaskQueue(Tenants, Sights):
         """Totals of the queue, and its workers."""
         return await self._reader.stats()
 
-    async def users(self, *, offset: int = 0, limit: int = 100) -> list[UserInfo]:
+    async def users(self, *, offset: int = 0, limit: int = 100) -> Listed[UserInfo]:
         """Users, the most recently active first."""
         if offset < 0 or not 1 <= limit <= 1000:
             raise InvalidInput(f"offset must be at least 0 and limit 1 to 1000, not {offset!r} and {limit!r}")
-        return await self._reader.users(offset, limit)
+        with noting_missing() as missing:
+            found = await self._reader.users(offset, limit)
+        return Listed(found, missing.numbers)
 
-    async def active_users(self, *, limit: int = 100) -> list[UserInfo]:
+    async def active_users(self, *, limit: int = 100) -> Listed[UserInfo]:
         """Users with something to serve or something running, in no order.
 
         When there are more than `limit` (at most 1000), those that are served next and those that were served last.
         """
-        return await self._reader.active_users(check_count("limit", limit, 1, 1000))
+        count = check_count("limit", limit, 1, 1000)
+        with noting_missing() as missing:
+            found = await self._reader.active_users(count)
+        return Listed(found, missing.numbers)
 
     async def user(self, user_id: str) -> UserInfo:
         """What is known of one user; zeros for one never heard of."""
@@ -516,7 +523,7 @@ class TaskQueue(Tenants, Sights):
         limit: int = 100,
         after: DeadLetter | None = None,
         group: DeadGroup | str | None = None,
-    ) -> list[DeadLetter]:
+    ) -> Listed[DeadLetter]:
         """A page of failed tasks, the oldest first; `after` is the last letter of the page before.
 
         A letter is kept for `dead_letter_ttl`. With `group`, those with one kind of error: see `dead_groups`.
@@ -595,6 +602,8 @@ class TaskQueue(Tenants, Sights):
         """Requeue at most `limit` dead letters that match, the oldest first; returns their number.
 
         They wait in the lanes of their users like all others, so that nobody else is delayed.
+
+        Raises `QueueUnavailable` that names partitions which did not answer, when what the others have is requeued.
 
         Raises `QueueFull` when the next ones of a user, up to 100 at a time, do not fit into its `max_queued`: these
         stay dead letters, and what was requeued before stays requeued.

@@ -45,11 +45,13 @@ class Shares(msgspec.Struct, frozen=True, kw_only=True):
 
     `jain` is the index of Jain, Chiu and Hawe (1984) over what those who want some got of what they are entitled to: 1
     when all got the same, 1/n when one got everything. Where one of them could have had more, those count as well who
-    got more than their part and want no more.
+    got more than their part and want no more. `missing` are partitions that did not answer: nothing is said of their
+    users.
     """
 
     jain: float
     users: tuple[Share, ...]
+    missing: tuple[int, ...] = ()
 
 
 def is_starved(user: UserInfo, share: Share) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from fairque.checks import Duration, check_count, check_id, check_kind
@@ -13,6 +14,7 @@ from fairque.config.config import FairQueueConfig
 from fairque.errors import InvalidInput, UnknownTask
 from fairque.everybody import EVERYBODY, EVERYONE, Everybody, check_user, whom
 from fairque.limit import Limit, LimitInfo, limit_in, record_of
+from fairque.listed import Listed, ListedByName
 from fairque.policy import (
     Breaker,
     Policy,
@@ -30,6 +32,7 @@ from fairque.queue.explanation import Explanation
 from fairque.queue.shares import Shares, look_at_shares
 from fairque.queue.usage import UsageHour, usage_days, usage_in
 from fairque.redis.keys import decode_user, encode_user
+from fairque.redis.missing import noting_missing
 from fairque.redis.store import Store
 
 __all__ = ["Tenants"]
@@ -91,7 +94,7 @@ class Tenants:
         own, default = await self._reader.policies([_policy_name(user_id), EVERYONE])
         return merged(policy_in(own), policy_in(default)) if defaults else policy_in(own)
 
-    async def policies(self, *, limit: int = 100, after: str = "") -> dict[str, Policy]:
+    async def policies(self, *, limit: int = 100, after: str = "") -> ListedByName[Policy]:
         """The users that have a policy of their own, in the order of their encoded ids, each without the defaults.
 
         Args:
@@ -99,16 +102,19 @@ class Tenants:
             after: The user behind whom to begin, for the next page.
         """
         count = check_count("limit", limit, 1, MOST_LISTED)
-        rows = await self._reader.governed("policy-users", encode_user(after), count)
-        return {decode_user(name): policy_in(packed) for name, packed in rows}
+        with noting_missing() as missing:
+            rows = await self._reader.governed("policy-users", encode_user(after), count)
+        return ListedByName({decode_user(name): policy_in(packed) for name, packed in rows}, missing.numbers)
 
-    async def groups(self, *, limit: int = 100, after: str = "") -> dict[str, float]:
+    async def groups(self, *, limit: int = 100, after: str = "") -> ListedByName[float]:
         """The groups whose weight was set, in the order of their encoded names; see `policies`."""
         count = check_count("limit", limit, 1, MOST_LISTED)
-        rows = await self._reader.governed("policy-groups", after and _group_name(after), count)
-        return {group_in(name[1:].decode()): policy_in(packed).weight or 1.0 for name, packed in rows}
+        with noting_missing() as missing:
+            rows = await self._reader.governed("policy-groups", after and _group_name(after), count)
+        weights = {group_in(name[1:].decode()): policy_in(packed).weight or 1.0 for name, packed in rows}
+        return ListedByName(weights, missing.numbers)
 
-    async def limits(self, *, limit: int = 100, after: LimitInfo | None = None) -> list[LimitInfo]:
+    async def limits(self, *, limit: int = 100, after: LimitInfo | None = None) -> Listed[LimitInfo]:
         """The limits that are set, by code or by hand, in the order of their names in Redis.
 
         Args:
@@ -117,8 +123,9 @@ class Tenants:
         """
         count = check_count("limit", limit, 1, MOST_LISTED)
         behind = record_of(after.key, after.user_id, after.shared) if after is not None else ""
-        rows = await self._reader.governed("limit-keys", behind, count)
-        return [limit_in(name, row) for name, row in rows]
+        with noting_missing() as missing:
+            rows = await self._reader.governed("limit-keys", behind, count)
+        return Listed((limit_in(name, row) for name, row in rows), missing.numbers)
 
     async def clear_policy(self, user_id: str | Everybody) -> None:
         """Back to what governs everybody; with `EVERYBODY`, back to no limits."""
@@ -253,8 +260,10 @@ class Tenants:
     async def shares(self, *, limit: int = 1000) -> Shares:
         """How evenly the most recently active users were served over the last minute or so."""
         count = check_count("limit", limit, 1, MOST_LISTED)
-        seen, stats = await asyncio.gather(self._reader.seen_users(0, count), self._reader.stats())
-        return await look_at_shares(self._reader, seen.users, stats, seen.of_all)
+        with noting_missing() as missing:
+            seen, stats = await asyncio.gather(self._reader.seen_users(0, count), self._reader.stats())
+            shares = await look_at_shares(self._reader, seen.users, stats, seen.of_all)
+        return msgspec.structs.replace(shares, missing=missing.numbers)
 
     async def demand(self, *, target_wait: Duration = 10.0, cooldown: Duration = COOLDOWN) -> Demand:
         """How many slots it takes so that what runs goes on and what waits starts in time, for an autoscaler.

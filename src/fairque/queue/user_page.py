@@ -12,6 +12,7 @@ from fairque.checks import check_count, is_text
 from fairque.errors import InvalidInput
 from fairque.models import UserInfo
 from fairque.redis.keys import encode_user
+from fairque.redis.missing import noting_missing
 from fairque.redis.partitions import MOST_PARTITIONS
 from fairque.redis.store import Store
 from fairque.redis.store_sights import NamedPage
@@ -53,7 +54,8 @@ class UserPage(msgspec.Struct, frozen=True, kw_only=True):
 
     `known` is how many users the queue knows, `looked_at` how many of them were looked at for this page. `is_sample`:
     there may be others that belong on it. `after` is for the next page, None at the end; when ids are searched, there
-    may be a next page although this one is short, or empty.
+    may be a next page although this one is short, or empty. `missing` are partitions that did not answer: their users
+    are not on it, and not in `known`.
     """
 
     users: tuple[UserInfo, ...]
@@ -61,6 +63,7 @@ class UserPage(msgspec.Struct, frozen=True, kw_only=True):
     looked_at: int
     is_sample: bool = False
     after: str | None = None
+    missing: tuple[int, ...] = ()
 
 
 async def find_users(store: Store, prefix: str, order: UserOrder | str, limit: int, after: str | None) -> UserPage:
@@ -69,6 +72,12 @@ async def find_users(store: Store, prefix: str, order: UserOrder | str, limit: i
     by = _order(order)
     if prefix and by is not UserOrder.ACTIVITY:
         raise InvalidInput(f"a search for ids comes by id: leave order {str(by)!r} out")
+    with noting_missing() as missing:
+        page = await _page(store, prefix, by, limit, after)
+    return msgspec.structs.replace(page, missing=missing.numbers)
+
+
+async def _page(store: Store, prefix: str, by: UserOrder, limit: int, after: str | None) -> UserPage:
     if prefix:
         return await _beginning(store, _encoded(prefix), limit, _cursor(after))
     if by is UserOrder.ACTIVITY:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from fairque.errors import QueueUnavailable
 from fairque.redis.arguments import Arguments
+from fairque.redis.missing import note_missing
 from fairque.redis.places import Places, raise_moved
 
 __all__ = ["Answers", "Part", "look", "tell"]
@@ -27,7 +28,7 @@ class Part(Protocol):
 
 
 class Answers(NamedTuple):
-    """What was replied, in the order of the partitions, and which of them did not answer."""
+    """What was replied, in the order of the partitions, and which of them did not answer; these are noted."""
 
     replies: list[Any]
     missing: tuple[int, ...]
@@ -54,6 +55,7 @@ async def look(parts: Sequence[Part], asked: Mapping[int, Arguments], patience: 
             raise answer
         else:
             replies.append(answer)
+    note_missing(missing)
     return Answers(replies, tuple(missing))
 
 

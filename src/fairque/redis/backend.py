@@ -39,9 +39,11 @@ class Backend:
         sealer: The codec; None: contents are in Redis as they are.
         is_plain: It was asked for its settings, and has no partitions: each call goes straight to its keys.
         is_part: It is one partition of a queue.
+        number: Which one, from 0 on; of a queue, 0.
     """
 
     is_part = False
+    number = 0
 
     def __init__(
         self, url: str | None, name: str, *, timeout: Duration, given: Mapping[str, Any], codec: Codec | None = None

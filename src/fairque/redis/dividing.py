@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from fairque.errors import QueueUnavailable
+from fairque.redis.missing import note_missing
 from fairque.redis.places import raise_moved
 
 __all__ = ["Share", "at_once", "divided", "in_order", "of_those_there"]
@@ -17,6 +18,16 @@ R = TypeVar("R")
 
 Share = tuple[list[int], list[T]]
 """Positions in what was divided, and what stood there."""
+
+
+class Numbered(Protocol):
+    """One partition, that knows which."""
+
+    @property
+    def number(self) -> int: ...
+
+
+P = TypeVar("P", bound=Numbered)
 
 
 def divided(items: Iterable[T], whose: Callable[[T], K]) -> dict[K, Share[T]]:
@@ -60,13 +71,14 @@ async def at_once(calls: Iterable[Coroutine[Any, Any, R]]) -> list[R]:
     return found
 
 
-async def of_those_there(calls: Iterable[Coroutine[Any, Any, R]]) -> list[R]:
-    """The same of those partitions that can be asked."""
-    return [answer for found in await at_once(map(_if_there, calls)) for answer in found]
+async def of_those_there(parts: Iterable[P], ask: Callable[[P], Awaitable[R]]) -> list[R]:
+    """The same of those partitions that can be asked; the others are noted as missing."""
+    return [answer for found in await at_once(_if_there(part, ask) for part in parts) for answer in found]
 
 
-async def _if_there(call: Coroutine[Any, Any, R]) -> tuple[R, ...]:
+async def _if_there(part: P, ask: Callable[[P], Awaitable[R]]) -> tuple[R, ...]:
     try:
-        return (await call,)
+        return (await ask(part),)
     except QueueUnavailable:
+        note_missing((part.number,))
         return ()

@@ -70,6 +70,11 @@ class ScriptCaller:
             await self._connections.close()
 
     @property
+    def number(self) -> int:
+        """Of the partition, from 0 on; of a queue without any, 0."""
+        return self.backend.number
+
+    @property
     def parts(self) -> tuple[Self, ...]:
         """The same of each partition, to be closed with this; of a queue without any, this alone.
 
@@ -157,8 +162,8 @@ class ScriptCaller:
         """The same, of partitions that answer; nothing where there are none."""
         if not self.backend.is_partitioned:
             return []
-        asked = [part._insist(pack((b"HGETALL", part.keys.settings)), 0.0) for part in self.parts]
-        return next(filter(None, await of_those_there(asked)), [])
+        found = await of_those_there(self.parts, lambda part: part._insist(pack((b"HGETALL", part.keys.settings)), 0.0))
+        return next(filter(None, found), [])
 
     async def is_divided(self, *, store: bool = True) -> bool:
         """Whether the queue has partitions. It is asked unless it is known."""

@@ -19,6 +19,7 @@ from fairque.redis.blocking_call import call_blocking
 from fairque.redis.delivery import Answer, Claim, Delivery, Heads, NewTask, Outcome, Put, Refusal, StoredTask
 from fairque.redis.dividing import at_once, divided, in_order, of_those_there
 from fairque.redis.keys import Keys, encode_user, glob
+from fairque.redis.missing import noting_missing
 from fairque.redis.places import ELSEWHERE, UserElsewhere, moved_in
 from fairque.redis.replies import SeenUsers, claim_in, fields_in, heads_in, put_in, refusal, users_in, worker_info
 from fairque.redis.requester import BlockingRequester, pack
@@ -97,8 +98,8 @@ class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, SightScripts
     async def _memory(self) -> dict[str, str]:
         """Nothing, where INFO is not permitted or not known. Of several servers, of the one that is fullest."""
         if self.backend.is_partitioned:
-            asked = [part._memory() for part in _one_of_each_server(self.parts)]
-            return max(await of_those_there(asked), key=_fullness, default={})
+            some = _one_of_each_server(self.parts)
+            return max(await of_those_there(some, lambda part: part._memory()), key=_fullness, default={})
         try:
             memory: bytes = await self._insist(pack(("INFO", "memory")))
         except StoreError:
@@ -373,9 +374,8 @@ class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, SightScripts
         return [self._failure(sight[0]) if len(sight) == 1 else tuple(sight) for sight in seen]
 
     async def stats(self) -> QueueStats:
-        fields, ready, known, workers, now_ms, metrics, paused, *missing = await self.call(
-            arguments.Stats(WORKER_TTL_MS)
-        )
+        with noting_missing() as missing:
+            fields, ready, known, workers, now_ms, metrics, paused = await self.call(arguments.Stats(WORKER_TTL_MS))
         state = fields_in(fields)
         totals = {name: int(state.get(name, 0)) for name in _TOTALS}
         return QueueStats(
@@ -387,7 +387,7 @@ class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, SightScripts
             at=now_ms / 1000,
             metrics=metrics_in(metrics, now_ms),
             paused_tasks=tuple(sorted(record.decode()[1:] for record in paused)),
-            missing=tuple(missing),
+            missing=missing.numbers,
         )
 
     async def demand(self, most: int) -> list[Any]:

@@ -33,7 +33,7 @@ class PermissionScripts(ScriptCaller):
             await self._check_opening()
         except QueueUnavailable:  # others than the node of the queue's settings may be there
             if not self.backend.is_partitioned or not await of_those_there(
-                part._check_opening() for part in self.parts
+                self.parts, lambda part: part._check_opening()
             ):
                 raise
 

@@ -53,7 +53,7 @@ class SightScripts(CheckScripts):
         if await self.is_divided(store=False):
             parts = self.parts
             within, at = divmod(cursor, len(parts))
-            found = await of_those_there([parts[at].users_beginning(prefix, within, count)])
+            found = await of_those_there([parts[at]], lambda part: part.users_beginning(prefix, within, count))
             then, names = found[0] if found else (0, [])
             return then * len(parts) + at if then else (at + 1) % len(parts), names
         if cursor >= 2**64:
@@ -67,7 +67,7 @@ class SightScripts(CheckScripts):
         """Those of the latest dead letters, of so many."""
         if await self.is_divided(store=False):
             each = max(1, letters // len(self.parts))
-            found = await of_those_there(part.failing_users(each) for part in self.parts)
+            found = await of_those_there(self.parts, lambda part: part.failing_users(each))
             return [name for names in found for name in names]
         members: list[bytes] = await self._insist(pack((b"ZREVRANGE", self.keys.prefix + "dead", 0, letters - 1)))
         return list(dict.fromkeys(member.partition(b":")[0].decode() for member in members))
@@ -86,7 +86,8 @@ class SightScripts(CheckScripts):
         """Dead letters of a kind of error that came at the first moment, at the last one, or between."""
         if await self.is_divided(store=False):
             homes = self.parts if user_id is None else (await self.home_of(encode_user(user_id)),)
-            return sum(await of_those_there(part.letters_between(user_id, kind, first_ms, last_ms) for part in homes))
+            counts = await of_those_there(homes, lambda part: part.letters_between(user_id, kind, first_ms, last_ms))
+            return sum(counts)
         key = f"{self.keys.prefix}dead-of:{encode_user(user_id) if user_id is not None else '*'}:{kind}"
         count: int = await self._insist(pack((b"ZCOUNT", key, first_ms, last_ms)))
         return count

@@ -14,6 +14,7 @@ from fairque.errors import InvalidInput
 from fairque.everybody import check_user
 from fairque.models import TaskState
 from fairque.redis.keys import encode_user
+from fairque.redis.missing import noting_missing
 from fairque.redis.store import Store
 from fairque.redis.store_schedules import ScheduleStore, StoredSchedule
 from fairque.schedule.spec import ScheduledTask, moment_of
@@ -40,10 +41,13 @@ class ScheduleView(msgspec.Struct, frozen=True):
 
 
 class SchedulePage(msgspec.Struct, frozen=True):
-    """Schedules in the order of user and id; `after` is for the next page, None at the end."""
+    """Schedules in the order of user and id; `after` is for the next page, None at the end. `missing` are partitions
+    that did not answer, whose schedules are not on it.
+    """
 
     schedules: tuple[ScheduleView, ...]
     after: str | None
+    missing: tuple[int, ...] = ()
 
 
 def next_slots(known: StoredSchedule, n: int) -> list[datetime]:
@@ -64,9 +68,10 @@ async def look_at_schedules(
     """See `TaskScheduler.schedule_page`."""
     check_count("limit", limit, 1, MOST_LISTED)
     check_count("next_runs", next_runs, 1, 20)
-    rows, then = await schedules.page(user_id, _cursor(user_id, after), limit)
-    states = await _states(store, rows)
-    return SchedulePage(tuple(_view(known, states, next_runs) for known in rows), then or None)
+    with noting_missing() as missing:
+        rows, then = await schedules.page(user_id, _cursor(user_id, after), limit)
+        states = await _states(store, rows)
+    return SchedulePage(tuple(_view(known, states, next_runs) for known in rows), then or None, missing.numbers)
 
 
 def _cursor(user_id: str | None, after: str | None) -> str:

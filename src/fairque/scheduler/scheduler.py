@@ -17,8 +17,10 @@ from fairque.backoff import Backoff
 from fairque.checks import Duration, check_count, check_id, check_list, check_seconds
 from fairque.errors import InvalidInput, QueueUnavailable, StoreError, UnknownSchedule, WrongType
 from fairque.everybody import check_user
+from fairque.listed import Listed
 from fairque.queue.enqueue_call import for_user
 from fairque.queue.queue import TaskQueue
+from fairque.redis.missing import noting_missing
 from fairque.redis.store_schedules import Move, ScheduleStore, StoredSchedule, Write
 from fairque.schedule.spec import Misfire, Overlap, ScheduleChanges, ScheduledTask
 from fairque.scheduler.changes import Wanted, added, changed, check_not_ended, paused, resumed
@@ -232,7 +234,7 @@ class TaskScheduler:
 
     async def list_schedules(
         self, user_id: str | None = None, active: bool | None = None, *, limit: int | None = None
-    ) -> list[ScheduledTask]:
+    ) -> Listed[ScheduledTask]:
         """The schedules of a user, or of all, in the order of user and id.
 
         Args:
@@ -245,12 +247,13 @@ class TaskScheduler:
         if limit is not None:
             check_count("limit", limit, 1, 1_000_000)
         found: list[ScheduledTask] = []
-        async for known in self._each(user_id):
-            if active is None or known.schedule.active == active:
-                found.append(known.schedule)
-            if len(found) == limit:
-                break
-        return found
+        with noting_missing() as missing:
+            async for known in self._each(user_id):
+                if active is None or known.schedule.active == active:
+                    found.append(known.schedule)
+                if len(found) == limit:
+                    break
+        return Listed(found, missing.numbers)
 
     async def pause_schedule(self, schedule_id: str) -> ScheduledTask:
         """Fire no more until `resume_schedule`.

@@ -64,6 +64,7 @@ def iterating(method: Callable[Concatenate[Any, P], AsyncIterator[T]]) -> Callab
 def faced(session: Session, value: Any) -> Any:
     """The value, with a face for each async object."""
     if isinstance(value, list):
-        return [faced(session, each) for each in value]
+        value[:] = [faced(session, each) for each in value]  # in its place: one may tell more, as `Listed` does
+        return value
     face = Face.faces.get(type(value))
     return value if face is None else face(session, value)

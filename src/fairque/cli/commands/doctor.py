@@ -12,7 +12,7 @@ from fairque.cli.known_queues import missing
 from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue
 from fairque.cli.output import NOTHING, print_json, span
 from fairque.cli.table import names, print_table, words
-from fairque.counted import counted
+from fairque.counted import counted, unanswered
 
 __all__ = ["command"]
 
@@ -68,13 +68,9 @@ def _row(finding: Finding) -> tuple[str, ...]:
     return finding.kind, f"{where}{finding.key}", *who, f"{finding.detail}{done}"
 
 
-_PARTITIONS = ("partition", "partitions")
-
-
 def _summary(check: QueueCheck) -> str:
     if check.missing:
-        some = ", ".join(map(str, check.missing))
-        return f"{len(check.unmended)} wrong in the others; no answer from {_PARTITIONS[len(check.missing) > 1]} {some}"
+        return f"{len(check.unmended)} wrong in the others; {unanswered(check.missing)}"
     if not check.complete:
         return "nothing else can be looked at: run with --repair"
     mended, wrong = len(check.findings) - len(check.unmended), len(check.unmended)

@@ -12,7 +12,7 @@ from fairque import Overview, QueueStats, TaskQueue, UserInfo, UserStatus, Worke
 from fairque.cli.output import NOTHING, ago, moment, shown, span
 from fairque.cli.screens.policies import shown_rule
 from fairque.cli.table import FittedTable, names, numbers, words
-from fairque.counted import counted
+from fairque.counted import counted, unanswered
 
 __all__ = [
     "flags_of",
@@ -114,6 +114,8 @@ def overview_parts(overview: Overview, with_counters: bool) -> list[RenderableTy
         totals_table(stats),
         Text(_fairness(overview)),
     ]
+    if stats.missing:
+        parts.append(Text(f"{unanswered(stats.missing)}: what is there is left out"))
     if stats.paused_tasks:
         parts.append(Text(f"paused, of all users: {', '.join(map(shown, stats.paused_tasks))}"))
     if users:

@@ -22,7 +22,7 @@ from fairque import Overview, QueueStats, QueueUnavailable, TaskQueue, UserInfo,
 from fairque.cli.output import NOTHING, make_console, shown, span
 from fairque.cli.screens.overview import look, workers_table
 from fairque.cli.table import FittedTable, names, numbers, words
-from fairque.counted import counted
+from fairque.counted import counted, unanswered
 
 __all__ = ["Order", "Sampler", "Snapshot", "TopView", "UserRow", "draw"]
 
@@ -143,7 +143,7 @@ def _heading(snapshot: Snapshot, order: Order, note: str) -> Text:
     text = Text(no_wrap=True, overflow="crop")
     text.append(f"queue {shown(snapshot.queue)}: {_rate(snapshot.rate)} tasks/s, {stats.queued} queued, ")
     text.append(f"{used} of {counted(slots, 'slot')} used\n{counted(stats.users_known, 'user')}, by {order}")
-    if note:
+    if note := note or (unanswered(stats.missing) if stats.missing else ""):
         text.append(f"  [{shown(note)}]", style="bold")
     return text
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
@@ -15,11 +15,28 @@ from fairque.contrib.dashboard.look import Look
 from fairque.contrib.dashboard.reader import Key, Parts, Topic
 from fairque.contrib.dashboard.viewer import Viewer
 from fairque.contrib.dashboard.visit import Visit
+from fairque.counted import unanswered
+from fairque.redis.missing import noting_missing
 
-__all__ = ["NOT_THERE", "Page"]
+__all__ = ["NOT_THERE", "Page", "Seen", "trouble_of"]
 
 T = TypeVar("T")
 NOT_THERE = "There is no such page, or it is not yours to see."
+
+
+class Seen(NamedTuple):
+    """What a look at a page read, and partitions of the queue that did not answer: what they have is not in it."""
+
+    what: Any
+    missing: tuple[int, ...]
+
+
+def trouble_of(seen: Seen, viewer: Viewer) -> str:
+    """What to say above the page; what a viewer of some users reads tells nothing of the server."""
+    if not seen.missing:
+        return ""
+    which = f" ({unanswered(seen.missing)})" if viewer.is_operator else ""
+    return f"Part of the queue does not answer{which}. What is there is left out."
 
 
 class Page(ABC, Generic[T]):
@@ -88,9 +105,14 @@ class Page(ABC, Generic[T]):
         return Topic(
             (base, self.name, *about),
             is_operators,
-            lambda: self.read(*about) if is_operators else self.read_own(*about),
-            lambda seen, viewer: self.drawn(seen, viewer, base),
+            lambda: self._looked(self.read if is_operators else self.read_own, about),
+            lambda seen, viewer: {"trouble": trouble_of(seen, viewer), **self.drawn(seen.what, viewer, base)},
         )
+
+    async def _looked(self, read: Callable[..., Awaitable[T]], about: Key) -> Seen:
+        with noting_missing() as missing:
+            what = await read(*about)
+        return Seen(what, missing.numbers)
 
     def drawn(self, seen: T, viewer: Viewer, base: str) -> Parts:
         """The parts that change, by the ids of their elements."""

@@ -26,7 +26,7 @@ from fairque import (
 from fairque.contrib.dashboard.acts import ACTS, Act
 from fairque.contrib.dashboard.look import Look, link
 from fairque.contrib.dashboard.pace import Pace
-from fairque.contrib.dashboard.page import NOT_THERE, Page
+from fairque.contrib.dashboard.page import NOT_THERE, Page, trouble_of
 from fairque.contrib.dashboard.reader import Reader
 from fairque.contrib.dashboard.stream import EventStream
 from fairque.contrib.dashboard.viewer import Viewer
@@ -90,8 +90,9 @@ class Site:
             seen = self._reader.seen(topic) if "did" not in request.query_params else None
             if seen is None:
                 seen = await topic.look()
-            parts = page.drawn(seen, visit.viewer, visit.base)
-            given = {"seen": seen, "parts": parts, **page.shown(seen, visit.viewer), **page.asked(about)}
+            parts = page.drawn(seen.what, visit.viewer, visit.base)
+            given = {"seen": seen.what, "parts": parts, "trouble": trouble_of(seen, visit.viewer)}
+            given |= {**page.shown(seen.what, visit.viewer), **page.asked(about)}
             return self._page(request, page.name, page.heading(*about), given, live=page.is_live(about), page=page)
 
         return show
@@ -167,6 +168,7 @@ class Site:
             "here": link(visit.base, page.path, **asked) if page is not None else "",
             "live": link(visit.base, "live", page=page.name, **asked) if page is not None and live else "",
             "did": did.says if did is not None else "",
+            "trouble": "",
         }
         return HTMLResponse(self._look.draw(f"{template}.html", {**common, **given}), status)
 

@@ -17,14 +17,13 @@ _LATEST = b"clock"
 
 
 def merged_stats(_: arguments.Stats, answers: Answers) -> list[Any]:
-    """Behind what stats.lua tells of one come the partitions that are missing."""
     states = [dict(zip(reply[0][::2], reply[0][1::2], strict=True)) for reply in answers.replies]
     fields = [part for item in _summed(states).items() for part in item]
     ready, known, now = (column(answers.replies) for column in (_sum_of(1), _sum_of(2), _max_of(4)))
     workers = _latest_of_each(worker for reply in answers.replies for worker in reply[3])
     metrics = merged_metrics([reply[5] for reply in answers.replies])
     paused = list(dict.fromkeys(record for reply in answers.replies for record in reply[6]))
-    return [fields, ready, known, workers, now, metrics, paused, *answers.missing]
+    return [fields, ready, known, workers, now, metrics, paused]
 
 
 def _summed(states: Sequence[dict[bytes, bytes]]) -> dict[bytes, bytes]:
