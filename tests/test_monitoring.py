@@ -137,6 +137,7 @@ needs_promtool = pytest.mark.skipif(
 )
 
 UP, AT_WORK = 'fairque_up{queue="q", job="j"}', 'fairque_queue_depth{queue="q", state="queued"}'
+PARTITION_UP = 'fairque_partition_up{queue="q"'
 ALIVE, SILENT = (f'fairque_workers{{queue="q", state="{state}", job="j"}}' for state in ("alive", "silent"))
 FAILED, FINISHED = (
     f'fairque_tasks_total{{queue="q", name="n", outcome="{outcome}"}}' for outcome in ("failed", "finished")
@@ -146,6 +147,10 @@ FAST, SLOW, ALL = (
 )
 FIRES: dict[str, dict[str, str]] = {
     "FairqueQueueCannotBeRead": {UP: "0x40"},
+    "FairquePartitionDoesNotAnswer": {
+        f'{PARTITION_UP}, partition="3"}}': "0x40",
+        f'{PARTITION_UP}, partition="4"}}': "1x40",
+    },
     "FairqueIsNotTold": {},
     "FairqueUserStarves": {'fairque_users_starved{queue="q"}': "1x40"},
     "FairqueTasksWait": {'fairque_queue_latency_seconds{queue="q"}': "301x40"},
@@ -168,6 +173,7 @@ FIRES: dict[str, dict[str, str]] = {
 
 FINE: dict[str, str] = {
     UP: "1x40",
+    f'{PARTITION_UP}, partition="3"}}': "1x40",
     'fairque_users_starved{queue="q"}': "0x40",
     'fairque_queue_latency_seconds{queue="q"}': "299x40",
     'fairque_slots_needed{queue="q", job="j"}': "8x40",

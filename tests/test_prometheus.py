@@ -293,6 +293,31 @@ async def test_a_worker_that_runs_is_refused(queue: TaskQueue) -> None:
 
 
 @pytest.mark.leaves_keys
+@pytest.mark.partitions(4)
+async def test_a_queue_of_partitions_tells_each_of_them(queue: TaskQueue) -> None:
+    metrics = QueueMetrics(queue, max_age=0)
+    users = [f"user {n}" for n in range(12)]
+    for user in users:
+        await queue.enqueue_by_name("increase", [1], user_id=user)
+    page = read(await metrics.render())
+    parts = {str(part.number): await part.stats() for part in queue.reader.parts}
+    assert values_of(page, "fairque_queue_depth", "partition") == set(parts) == {"0", "1", "2", "3"}
+    for label, stats in parts.items():
+        assert value(page, "fairque_queue_depth", partition=label, state="queued") == stats.queued > 0
+        assert value(page, "fairque_partition_up", partition=label) == 1
+    assert value(page, "fairque_queue_depth", queue=queue.name, state="queued") == len(users)
+    assert value(page, "fairque_up", queue=queue.name) == 1
+    assert values_of(page, "fairque_dead_letters", "partition") == set(), "only what is of one of them"
+    watched = Worker(queue)
+    own = WorkerMetrics(watched)
+    async with watched:
+        page = read(own.render())
+    assert values_of(page, "fairque_claim_errors_total", "partition") == set(parts)
+    for user in users:
+        await queue.purge(user)
+
+
+@pytest.mark.leaves_keys
 async def test_a_queue_tells_its_backlog_its_workers_and_its_shares(queue: TaskQueue) -> None:
     metrics = QueueMetrics(queue, max_age=0)
     worker = Worker(queue, concurrency=1)
@@ -325,7 +350,9 @@ async def test_a_queue_tells_its_backlog_its_workers_and_its_shares(queue: TaskQ
     assert 0 < value(page, "fairque_queue_latency_seconds") < 30
     assert 0 < value(page, "fairque_share_jain") <= 1
     assert not labels_of(page, "user")
-    assert {name for name, _ in page} == names(QUEUE) - names(metric for metric in QUEUE if "user" in metric.labels)
+    of_some = names(metric for metric in QUEUE if "user" in metric.labels) | {"fairque_partition_up"}
+    assert {name for name, _ in page} == names(QUEUE) - of_some
+    assert not any(labels_of(page, "partition"))
     await handles[2].cancel()
 
 
@@ -571,7 +598,7 @@ def test_every_metric_says_what_it_is_and_has_no_label_of_its_own_making() -> No
         assert metric.help.endswith(".")
         assert (metric.kind == "histogram") == bool(metric.buckets)
         assert list(metric.buckets) == sorted(metric.buckets)
-        assert set(metric.labels) <= {"queue", "name", "outcome", "script", "state", "user"}
+        assert set(metric.labels) <= {"queue", "name", "outcome", "partition", "script", "state", "user"}
         assert metric.labels[0] == "queue"
     assert {metric.name for metric in CATALOGUE.values() if "user" in metric.labels} == {
         "fairque_user_share",

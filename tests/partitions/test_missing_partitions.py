@@ -11,6 +11,7 @@ import pytest
 
 from fairque import EVERYBODY, QueueUnavailable, TaskQueue, TaskScheduler, sync, task
 from fairque.contrib.dashboard import Viewer, dashboard
+from fairque.contrib.prometheus import QueueMetrics
 from fairque.redis.keys import encode_user
 from fairque.redis.missing import note_missing, noting_missing
 from fairque.redis.partitions import partition_of
@@ -207,6 +208,17 @@ async def test_the_blocking_face_names_the_partitions_that_it_leaves_out(
     hanging: EmbeddedServer = cluster.masters[HANGING]
     found = await asyncio.to_thread(look)
     assert found == [all_partitions_of(filled, cluster)] * 3
+    await eventually(lambda: nothing_is_missing(filled), 20)
+
+
+async def test_metrics_that_lack_a_partition_say_that_something_is_missing(
+    cluster: ClusterNodes, filled: TaskQueue
+) -> None:
+    metrics = QueueMetrics(filled, max_age=0, timeout=10)
+    up = f'fairque_up{{queue="{filled.name}"}} '
+    assert f"{up}1.0" in (await metrics.render()).decode()
+    with stopped(cluster.masters[HANGING]):
+        assert f"{up}0.0" in (await metrics.render()).decode()
     await eventually(lambda: nothing_is_missing(filled), 20)
 
 

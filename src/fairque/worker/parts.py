@@ -114,7 +114,8 @@ class Parts:
         return WorkerStats(
             slots=busy if self._is_closed or self._signals.stopping else self._concurrency,
             busy=busy,
-            claim_errors=self.turns.errors,
+            claim_errors=sum(self.turns.errors),
+            claim_errors_by_partition=self.turns.errors,
             stolen=self.settler.stolen,
         )
 

@@ -84,8 +84,9 @@ class SpreadTurns:
         return is_behind or all(desk.is_failing for desk in self._desks)
 
     @property
-    def errors(self) -> int:
-        return sum(desk.errors for desk in self._desks)
+    def errors(self) -> tuple[int, ...]:
+        """Claims that failed, of each partition."""
+        return tuple(desk.errors for desk in self._desks)
 
     @property
     def workers(self) -> int:

@@ -61,9 +61,9 @@ class Turns:
         return not (self._is_calling or self._is_reporting() or self._settler.unreported or self._claimer.is_unsure)
 
     @property
-    def errors(self) -> int:
-        """Claims that failed."""
-        return self._claimer.errors
+    def errors(self) -> tuple[int, ...]:
+        """Claims that failed, of each partition; here there is one."""
+        return (self._claimer.errors,)
 
     @property
     def is_held_up(self) -> bool:

@@ -15,6 +15,7 @@ class WorkerStats(msgspec.Struct, frozen=True, kw_only=True):
             serves, and after it has stopped.
         busy: Slots in use.
         claim_errors: Claims that failed, by an outage or by an error of the server.
+        claim_errors_by_partition: The same of each partition of the queue, in their order; none before it serves.
         stolen: Deliveries that it was handed of tasks whose worker had fallen silent. One that is put back and comes
             again counts again.
     """
@@ -23,3 +24,4 @@ class WorkerStats(msgspec.Struct, frozen=True, kw_only=True):
     busy: int
     claim_errors: int
     stolen: int
+    claim_errors_by_partition: tuple[int, ...] = ()

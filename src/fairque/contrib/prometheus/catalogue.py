@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["CATALOGUE", "PROCESS", "QUEUE", "Kind", "Metric"]
+__all__ = ["CATALOGUE", "PROCESS", "QUEUE", "Kind", "Metric", "partition_label"]
 
 Kind = Literal["counter", "gauge", "histogram"]
 TASK_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
@@ -21,6 +21,11 @@ class Metric(msgspec.Struct, frozen=True):
     labels: tuple[str, ...]
     help: str
     buckets: tuple[float, ...] = ()
+
+
+def partition_label(number: int, count: int) -> str:
+    """Which of so many partitions; empty for the one of a queue without, which to Prometheus is no label at all."""
+    return str(number) if count > 1 else ""
 
 
 PROCESS: tuple[Metric, ...] = (
@@ -52,7 +57,7 @@ PROCESS: tuple[Metric, ...] = (
         "Seconds that calls to Redis took, failures and repetitions included.",
         CALL_SECONDS,
     ),
-    Metric("fairque_claim_errors_total", "counter", ("queue",), "Claims that failed."),
+    Metric("fairque_claim_errors_total", "counter", ("queue", "partition"), "Claims that failed."),
     Metric(
         "fairque_leases_stolen_total",
         "counter",
@@ -66,9 +71,15 @@ PROCESS: tuple[Metric, ...] = (
 QUEUE: tuple[Metric, ...] = (
     Metric("fairque_up", "gauge", ("queue",), "1 where all that follows was read from Redis, 0 where some is missing."),
     Metric(
+        "fairque_partition_up",
+        "gauge",
+        ("queue", "partition"),
+        "1 where a partition answered, 0 where it did not. Only of queues that have several.",
+    ),
+    Metric(
         "fairque_queue_depth",
         "gauge",
-        ("queue", "state"),
+        ("queue", "partition", "state"),
         "Tasks that have not ended: queued (they wait for their turn), started, scheduled or deferred.",
     ),
     Metric(

@@ -7,9 +7,12 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-from fairque import FairqueError, Share, TaskQueue, UserInfo
+from fairque import FairqueError, QueueUnavailable, Share, TaskQueue, UserInfo
+from fairque.contrib.prometheus.catalogue import partition_label
 from fairque.contrib.prometheus.figures import Figures
 from fairque.queue.shares import is_starved, look_at_shares
+from fairque.redis.missing import note_missing, noting_missing
+from fairque.redis.store import Store
 
 __all__ = ["QueueReader"]
 
@@ -36,8 +39,11 @@ class QueueReader:
         self._top_users = top_users
 
     async def read(self, figures: Figures, seconds: float) -> None:
-        """Into `figures`, what is there within so many seconds."""
-        parts = [self._read_health(figures), self._read_demand(figures), self._read_shares(figures)]
+        """Into `figures`, what is there within so many seconds. What lacks a partition was not read."""
+        parts = [
+            *(self._read_health(figures), self._read_demand(figures), self._read_shares(figures)),
+            self._read_partitions(figures),
+        ]
         reads = [asyncio.create_task(self._was_read(part), name="fairque-metrics-part") for part in parts]
         try:
             done, late = await asyncio.wait(reads, timeout=seconds)
@@ -52,19 +58,18 @@ class QueueReader:
 
     async def _was_read(self, part: Coroutine[Any, Any, None]) -> bool:
         try:
-            await part
+            with noting_missing() as missing:
+                await part
         except FairqueError as exc:
             logger.warning("some metrics of queue %r cannot be read: %s", self._name, exc)
             return False
         except Exception:  # a page with what there is tells more than none
             logger.exception("some metrics of queue %r cannot be read", self._name)
             return False
-        return True
+        return not missing.numbers
 
     async def _read_health(self, figures: Figures) -> None:
         health = await self._queue.health()
-        for state in ("queued", "started", "scheduled", "deferred"):
-            figures.set("fairque_queue_depth", (self._name, state), getattr(health.stats, state))
         for name, value in {
             "fairque_queue_latency_seconds": health.longest_wait,
             "fairque_tasks_late_seconds": health.late,
@@ -76,6 +81,29 @@ class QueueReader:
         silent = len(health.stats.silent)
         figures.set("fairque_workers", (self._name, "silent"), silent)
         figures.set("fairque_workers", (self._name, "alive"), len(health.stats.workers) - silent)
+
+    async def _read_partitions(self, figures: Figures) -> None:
+        """Each by itself: one that says nothing keeps those of others from nobody."""
+        await self._queue.reader.agree(store=False)
+        parts = self._queue.reader.parts
+        if len(parts) > 1:
+            for part in parts:
+                figures.set("fairque_partition_up", (self._name, str(part.number)), 0)
+        await asyncio.gather(*(self._read_partition(figures, part, len(parts)) for part in parts))
+
+    async def _read_partition(self, figures: Figures, part: Store, count: int) -> None:
+        try:
+            stats = await part.stats()
+        except QueueUnavailable:
+            if count == 1:
+                raise
+            note_missing((part.number,))
+            return
+        label = partition_label(part.number, count)
+        for state in ("queued", "started", "scheduled", "deferred"):
+            figures.set("fairque_queue_depth", (self._name, label, state), getattr(stats, state))
+        if count > 1:
+            figures.set("fairque_partition_up", (self._name, label), 1)
 
     async def _read_demand(self, figures: Figures) -> None:
         demand = await self._queue.demand(target_wait=self._target_wait)

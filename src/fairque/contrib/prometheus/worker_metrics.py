@@ -10,7 +10,7 @@ from prometheus_client.core import Metric as Family
 
 from fairque import FailureKind, TaskEvent, TaskQueue, Worker
 from fairque.checks import check_count, check_id, check_kind, check_list
-from fairque.contrib.prometheus.catalogue import PROCESS
+from fairque.contrib.prometheus.catalogue import PROCESS, partition_label
 from fairque.contrib.prometheus.exposition import families_of, rendered
 from fairque.contrib.prometheus.figures import Figures
 from fairque.contrib.prometheus.names import Names
@@ -104,7 +104,9 @@ class _Watched:
     def figures(self) -> Figures:
         """With what the worker itself knows."""
         stats, queue = self._worker.stats(), self._queue
-        self._figures.set("fairque_claim_errors_total", (queue,), stats.claim_errors)
+        errors = stats.claim_errors_by_partition or (0,)
+        for number, count in enumerate(errors):
+            self._figures.set("fairque_claim_errors_total", (queue, partition_label(number, len(errors))), count)
         self._figures.set("fairque_leases_stolen_total", (queue,), stats.stolen)
         self._figures.set("fairque_slots", (queue, "busy"), stats.busy)
         self._figures.set("fairque_slots", (queue, "free"), max(0, stats.slots - stats.busy))
