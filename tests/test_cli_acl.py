@@ -13,6 +13,7 @@ import pytest
 from fairque import NotPermitted, TaskQueue, Worker
 from fairque.cli.commands.acl import RoleName
 from fairque.embedded.server import EmbeddedServer
+from fairque.redis.keys import Keys
 from fairque.redis.role import ROLES
 from tests.support.command import call_command
 from tests.support.gate import new_gate, work
@@ -76,16 +77,16 @@ async def test_what_it_prints_as_json_are_the_parts_of_the_same() -> None:
     command = shlex.split((await call_command("acl", "--role", "reader", "--queue", "q")).out)
     told = (await call_command("acl", "--role", "reader", "--queue", "q", "--json")).json
     assert (told["user"], told["roles"], told["queue"]) == ("fairque-q-reader", ["reader"], "q")
-    assert told["keys"] == ["%R~fairque:{q}:*"]
+    assert told["keys"] == ["%R~fairque:{q}:*", f"%R~{Keys('q').copy.prefix}*"]
     assert told["channels"] == ["&fairque:{q}:*"]
     assert command[-len(told["rules"]) :] == told["rules"]
-    assert [f"+{name}" for name in told["commands"]] == told["rules"][3:]
+    assert [f"+{name}" for name in told["commands"]] == told["rules"][4:]
 
 
 async def test_a_user_may_be_several() -> None:
     """The keys of one that writes are for writing, whatever else it is."""
     told = (await call_command("acl", "--role=reader", "--role=scheduler", "--queue=q", "--json")).json
-    assert told["keys"] == ["~fairque:{q}:*"]
+    assert told["keys"] == ["~fairque:{q}:*", f"%R~{Keys('q').copy.prefix}*"]
     assert told["user"] == "fairque-q-reader-scheduler"
     one, other, both = [
         set((await call_command("acl", *roles, "--json")).json["commands"])

@@ -456,4 +456,5 @@ async def test_a_queue_with_partitions_is_made_at_a_terminal(server: Server, que
 async def test_rules_for_redis_name_each_partition() -> None:
     ended = await call_command("acl", "--role", "worker", "--queue", "q", "--partitions", "3")
     assert ended.code == 0
-    assert ended.out.count("~fairque") == ended.out.count("&fairque") == 4
+    assert ended.out.count("&fairque") == 4
+    assert ended.out.count("~fairque") == 5, "and that of the copy of its settings"

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
+from fairque.doctor.agreement import check_agreement
 from fairque.doctor.astray import find_astray
 from fairque.doctor.finding import Finding, FindingKind, QueueCheck
 from fairque.doctor.foundation import lay_foundation
@@ -48,9 +49,11 @@ _WHY_NOT = {
 
 async def examine(store: Store, *, repair: bool = False) -> QueueCheck:
     """See `TaskQueue.check`. Of a queue with partitions, each is looked at by itself, one after the other."""
-    if store.backend.is_part or not await _has_partitions(store):
-        return await _examine(store, repair=repair)
     checks: list[QueueCheck] = []
+    if store.backend.is_part or not await _has_partitions(store):
+        checks.append(await _examine(store, repair=repair))
+        if store.backend.is_part or not await _has_partitions(store):  # what was mended may tell of some
+            return checks[0]
     missing: list[int] = []
     for number, part in enumerate(store.parts):
         try:
@@ -60,13 +63,16 @@ async def examine(store: Store, *, repair: bool = False) -> QueueCheck:
             if len(missing) == len(store.parts):
                 raise
     astray = await find_astray(store.parts, repair=repair)
+    if any(check.keys for check in checks):  # else nobody has written anything yet
+        checks.insert(0, await check_agreement(store, repair=repair))
     return _sum(checks, tuple(missing), astray)
 
 
 async def _has_partitions(store: Store) -> bool:
     """Settings that cannot be read are a finding, and say of no partitions."""
     with contextlib.suppress(ConfigError, KeyError, StoreError):
-        return await store.is_divided(store=False)
+        if not await store.is_divided(store=False) and not store.backend.agreed:
+            await store.agree_with_partitions()
     return store.backend.is_partitioned
 
 
@@ -90,8 +96,8 @@ def _sum(checks: Sequence[QueueCheck], missing: tuple[int, ...], astray: Sequenc
 async def _examine(store: Store, *, repair: bool) -> QueueCheck:
     began = time.monotonic()
     found, has_ground = await lay_foundation(store, repair=repair)
-    if not has_ground:
-        return _check_of(found, None, began)
+    if not has_ground or store.backend.is_partitioned:  # what was mended told of partitions, which are yet to come
+        return msgspec.structs.replace(_check_of(found, None, began), complete=has_ground)
     look = None
     for _ in range(PASSES if repair else 1):
         look = _Pass(store, repair=repair)

@@ -16,7 +16,7 @@ from fairque.redis.keys import LAYOUT, Keys
 from fairque.redis.places import Places
 from fairque.settings import MAX_MESSAGE_BYTES, QueueSettings
 
-__all__ = ["Backend", "CallListener", "PartitionBackend"]
+__all__ = ["Backend", "CallListener", "CopyBackend", "PartitionBackend"]
 
 CallListener = Callable[[str, float], None]
 """Told the name of a script and the seconds that a call of it took."""
@@ -62,6 +62,7 @@ class Backend:
         self.call_listeners: tuple[CallListener, ...] = ()
         self._given = given
         self._partitions: tuple[Backend, ...] = ()
+        self._copy: CopyBackend | None = None
         self._anywhere: Anywhere | None = None
         self._places: Places | None = None
         self.sealer = Sealer(codec, name, self._most_bytes) if codec is not None else None
@@ -103,6 +104,13 @@ class Backend:
         return self._places
 
     @property
+    def copy(self) -> CopyBackend:
+        """Where its settings are kept once more, if it has partitions."""
+        if self._copy is None:
+            self._copy = CopyBackend(self)
+        return self._copy
+
+    @property
     def connector_for_messages(self) -> Connector:
         """Messages of all partitions are heard at any node of a cluster."""
         if not (self.is_partitioned and self.connector.scheme == "cluster"):
@@ -139,22 +147,15 @@ class Backend:
         self.agreed = True
 
 
-class PartitionBackend(Backend):
-    """One partition of a queue: keys of its own under a hash tag of its own. All else is that of the queue.
-
-    Args:
-        root: The queue.
-        number: Which of its partitions, from 0 on.
-        count: How many it has.
-    """
+class _BranchBackend(Backend):
+    """Keys under another hash tag of the same queue. All else is that of the queue."""
 
     is_part = True
 
-    def __init__(self, root: Backend, number: int, count: int) -> None:
+    def __init__(self, root: Backend, keys: Keys) -> None:
         self.root = root
-        self.number = number
         self.name = root.name
-        self.keys = Keys(root.name, (number, count))
+        self.keys = keys
         follows = root.connector.scheme == "cluster"
         self.connector = Branch(root.connector, self.keys.state) if follows else root.connector
         self.is_plain = False
@@ -186,6 +187,38 @@ class PartitionBackend(Backend):
     @property
     def is_partitioned(self) -> bool:
         return False
+
+
+class CopyBackend(_BranchBackend):
+    """What a queue with partitions says of all of them, once more, where it is found by the name of the queue alone.
+
+    Args:
+        root: The queue.
+    """
+
+    def __init__(self, root: Backend) -> None:
+        super().__init__(root, root.keys.copy)
+
+    @property
+    def said(self) -> dict[str, Any]:
+        return self.settings.stored()
+
+    def adopt(self, stored: Mapping[str, str]) -> None:
+        self.root.adopt(stored)
+
+
+class PartitionBackend(_BranchBackend):
+    """One partition of a queue: keys of its own under a hash tag of its own.
+
+    Args:
+        root: The queue.
+        number: Which of its partitions, from 0 on.
+        count: How many it has.
+    """
+
+    def __init__(self, root: Backend, number: int, count: int) -> None:
+        super().__init__(root, Keys(root.name, (number, count)))
+        self.number = number
 
     @property
     def said(self) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from functools import lru_cache
 from urllib.parse import quote, unquote
 
 from fairque.errors import ConfigError
-from fairque.redis.partitions import queue_in_tag, tags_of
+from fairque.redis.partitions import queue_in_tag, tag_of_copy, tags_of
 
-__all__ = ["KEYS_OF_ALL", "LAYOUT", "Keys", "decode_user", "encode_user", "glob", "queue_of"]
+__all__ = ["KEYS_OF_ALL", "LAYOUT", "Keys", "decode_user", "encode_user", "glob", "queue_of", "tag_of"]
 
 KEYS_OF_ALL = "fairque:{"
 """With which every key of every queue begins."""
@@ -27,9 +27,14 @@ def decode_user(user: bytes) -> str:
     return unquote(user.decode())
 
 
+def tag_of(key: bytes) -> str:
+    """What says in which slot a key lies: the name of a queue, or of a partition."""
+    return key.decode(errors="replace").removeprefix(KEYS_OF_ALL).partition("}")[0]
+
+
 def queue_of(key: bytes) -> str:
     """Whose key this is, of whichever partition."""
-    return queue_in_tag(key.decode(errors="replace").removeprefix(KEYS_OF_ALL).partition("}")[0])
+    return queue_in_tag(tag_of(key))
 
 
 def glob(text: str) -> str:
@@ -49,20 +54,27 @@ class Keys:
     Args:
         queue: Its name.
         partition: Which one of how many; None: of a queue without, or of what a queue with partitions says of them.
+        is_copy: Of what it says of them once more.
     """
 
-    def __init__(self, queue: str, partition: tuple[int, int] | None = None) -> None:
+    def __init__(self, queue: str, partition: tuple[int, int] | None = None, *, is_copy: bool = False) -> None:
         if not _is_name(queue):
             raise ConfigError(f"a queue name has 1 to 200 bytes and no braces, not {queue!r}")
         if queue_in_tag(queue) != queue:
             raise ConfigError(f"a queue name must not end like that of a partition, with '/number~number': {queue!r}")
-        tag = queue
+        tag = tag_of_copy(queue) if is_copy else queue
         if partition is not None:
             at, count = partition
             tag = tags_of(queue, count)[at]
+        self._queue = queue
         self.prefix = f"{KEYS_OF_ALL}{tag}}}:"
         self.state = self.prefix + "state"
         self.settings = self.prefix + "settings"
+
+    @property
+    def copy(self) -> Keys:
+        """Of the copy of what a queue with partitions says of them."""
+        return Keys(self._queue, is_copy=True)
 
     def wake_channel(self, worker_id: str) -> str:
         return f"{self.prefix}wake:{worker_id}"

@@ -7,7 +7,7 @@ import re
 from binascii import crc_hqx
 from functools import lru_cache
 
-__all__ = ["MOST_PARTITIONS", "partition_of", "queue_in_tag", "tags_of"]
+__all__ = ["MOST_PARTITIONS", "partition_of", "queue_in_tag", "tag_of_copy", "tags_of"]
 
 MOST_PARTITIONS = 1024
 """A sixteenth of the slots of a cluster: with more, two could not lie apart."""
@@ -39,6 +39,24 @@ def _tag(queue: str, at: int, place: float, tolerated: float) -> str:
         if away < nearest:
             nearest, best = away, tried
     return f"{begin}{best}"
+
+
+@lru_cache(maxsize=256)
+def tag_of_copy(queue: str) -> str:
+    """Where a queue with partitions says once more how many it has: ``queue/0~1017``, which none of them is called.
+
+    It depends on the name of the queue alone, so that whoever knows nothing of it finds it; and its slot lies half of
+    all slots away from that of the queue, so that both are gone only where two nodes are.
+    """
+    begin = f"{queue}/0~"
+    begun, place = crc_hqx(begin.encode(), 0), (crc_hqx(queue.encode(), 0) + SLOTS // 2) % SLOTS
+    tried = range(_MOST_TRIES, 2 * _MOST_TRIES)
+    return f"{begin}{min(tried, key=lambda each: _distance(crc_hqx(b'%d' % each, begun) % SLOTS, place))}"
+
+
+def _distance(slot: int, place: int) -> int:
+    away = abs(slot - place)
+    return min(away, SLOTS - away)
 
 
 def queue_in_tag(tag: str) -> str:

@@ -101,7 +101,7 @@ def rules_of(
         keys: Of the queue.
         scheme: Of the URL by which it is reached.
         partitions: The keys of each of its partitions. They are named one by one: a pattern for all of them would
-            let in whoever has a queue with a name that is like theirs.
+            let in whoever has a queue with a name that is like theirs. Who knows of none may look whether there are.
         loads: Whether it may bring the scripts along as well.
     """
     chosen = [ROLES[name] for name in roles]
@@ -110,10 +110,12 @@ def rules_of(
         commands |= {_GUIDES[scheme]}
     if loads:
         commands |= {"function|load"}
-    patterns = [pattern_of(each) for each in (keys, *partitions)]
+    parts = tuple(partitions)
+    patterns = [pattern_of(each) for each in (keys, *parts)]
     reads = "" if any(role.writes for role in chosen) else "%R"
-    named = tuple(f"{reads}~{pattern}" for pattern in patterns)
-    return Rules(named, tuple(f"&{pattern}" for pattern in patterns), tuple(sorted(commands)))
+    named = [f"{reads}~{pattern}" for pattern in patterns]
+    named.append(f"{reads if parts else '%R'}~{pattern_of(keys.copy)}")
+    return Rules(tuple(named), tuple(f"&{pattern}" for pattern in patterns), tuple(sorted(commands)))
 
 
 def pattern_of(keys: Keys) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -27,6 +28,7 @@ from fairque.settings import QueueSettings
 
 __all__ = ["ScriptCaller"]
 
+logger = logging.getLogger("fairque.store")
 R = TypeVar("R")
 WRONG_TYPE = "WRONGTYPE"
 MOST_HOPS = 100
@@ -145,18 +147,77 @@ class ScriptCaller:
         try:
             stored = await self._stored(store=store, patience=patience)
         except QueueUnavailable:
-            if not (stored := await self._stored_in_parts()):
+            if not await self.agree_elsewhere():
                 raise
-        if stored:
-            self.backend.adopt(fields_in(stored))
+        else:
+            if stored:
+                self.backend.adopt(fields_in(stored))
+        if store and self.backend.is_partitioned:
+            with contextlib.suppress(QueueUnavailable):  # one that is away is told by the next process
+                await self._copy_settings()
 
     async def _stored(self, *, store: bool, patience: float | None) -> list[bytes]:
-        stored: list[bytes]
-        if store:
-            stored = await self._run(load("agree"), [encode(Agree(LAYOUT, self.backend.said))], patience)
-        else:
-            stored = await self._insist(pack((b"HGETALL", self.keys.settings)), patience)
+        """A queue whose settings are lost has them from their copy, and is not made anew as one without partitions."""
+        if store and self.backend.is_part:
+            return await self._agreed_on(patience)
+        stored: list[bytes] = await self._insist(pack((b"HGETALL", self.keys.settings)), patience)
+        if not (stored or self.backend.is_part):
+            stored = await self._copied(patience)
+            if stored:
+                logger.warning("queue %r has lost its settings: their copy is used", self.backend.name)
+                self.backend.adopt(fields_in(stored))
+        return await self._agreed_on(patience) if store else stored
+
+    async def _agreed_on(self, patience: float | None) -> list[bytes]:
+        stored: list[bytes] = await self._run(load("agree"), [encode(Agree(LAYOUT, self.backend.said))], patience)
         return stored
+
+    async def agree_elsewhere(self) -> bool:
+        """Take the settings over while the node that has them is away. False: nobody else tells them.
+
+        Raises `SettingsMismatch`.
+        """
+        if self.backend.is_part or self.backend.connector.scheme != "cluster":
+            return False
+        stored: list[bytes] = []
+        with contextlib.suppress(QueueUnavailable):
+            stored = await self._copied(0.0)
+        if stored := stored or await self._stored_in_parts():
+            self.backend.adopt(fields_in(stored))
+        return bool(stored)
+
+    async def _copied(self, patience: float | None) -> list[bytes]:
+        """What the copy of the settings says; nothing of a queue without partitions, or where it may not be read.
+
+        Of one that is known to have some it is not waited for.
+        """
+        stored: list[bytes] = []
+        async with self._at_copy() as copy:
+            try:
+                stored = await copy._insist(pack((b"HGETALL", copy.keys.settings)), patience)
+            except NotPermitted:
+                return []
+            except QueueUnavailable:
+                if not self.backend.is_partitioned:
+                    raise
+        return stored
+
+    async def _copy_settings(self) -> None:
+        async with self._at_copy() as copy:
+            await copy._agreed_on(0.0)
+
+    @contextlib.asynccontextmanager
+    async def _at_copy(self) -> AsyncIterator[Self]:
+        """The same for the copy of the settings, with a connection for the moment where none to nodes is kept yet."""
+        copy = type(self)(self.backend.copy, patience=self.patience, connections=self._connections)
+        if copy.backend.connector is self.backend.connector:
+            copy._requester = self._requester
+            yield copy
+            return
+        try:
+            yield copy
+        finally:
+            await copy._requester.close()
 
     async def _stored_in_parts(self) -> list[bytes]:
         """The same, of partitions that answer; nothing where there are none."""
@@ -179,7 +240,10 @@ class ScriptCaller:
         """
         await self.call(ChangeSettings(changes))
         if self.backend.is_partitioned:
-            await self._run(load("change_settings"), [encode(ChangeSettings(changes))])
+            change = load("change_settings"), [encode(ChangeSettings(changes))]
+            async with self._at_copy() as copy:
+                await copy._run(*change)
+            await self._run(*change)
 
     async def call(self, arguments: Arguments, values: Sequence[bytes] = (), patience: float | None = None) -> Any:
         """Run the script that these are the arguments of."""

@@ -330,6 +330,8 @@ class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, SightScripts
         """Also what is said of the queue, and so that it has partitions."""
         if await self.is_divided(store=False):
             await at_once(part.erase_all() for part in self.parts)
+            async with self._at_copy() as copy:
+                await copy.erase_all()
         async for found in self._scan(b"SCAN", pattern=glob(self.keys.prefix) + "*"):
             await self._unlink(found)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from fairque.errors import QueueUnavailable
 from fairque.redis import arguments
-from fairque.redis.keys import KEYS_OF_ALL, glob, queue_of
+from fairque.redis.keys import KEYS_OF_ALL, glob, queue_of, tag_of
+from fairque.redis.replies import fields_in
 from fairque.redis.requester import pack
 from fairque.redis.script_caller import ScriptCaller
 from fairque.tasks.message import new_nonce
@@ -81,9 +84,31 @@ class CheckScripts(ScriptCaller):
         await self._insist(pack((b"PEXPIRE", self.keys.prefix + aside, DAMAGED_MS)))
         return f"set aside as {aside}"
 
+    async def lost_settings(self) -> list[str]:
+        """Tags under which a queue with partitions says no longer how many it has. Who is away is passed over."""
+        lost: list[str] = []
+        async with self._at_copy() as copy:
+            for each in (self, copy):
+                with contextlib.suppress(QueueUnavailable):
+                    if not await each._insist(pack((b"EXISTS", each.keys.settings)), 0.0):
+                        lost.append(tag_of(each.keys.settings.encode()))
+        return lost
+
+    async def agree_with_partitions(self) -> bool:
+        """Take the settings over from a partition, which is looked for among all keys of this node: for a queue that
+        has lost its own, and their copy. False: there is none here.
+        """
+        name = self.backend.name
+        async for page in self._scan(b"SCAN", pattern=f"{KEYS_OF_ALL}{glob(name)}/*}}:settings"):
+            for key in page:
+                if queue_of(key) == name and (stored := fields_in(await self._insist(pack((b"HGETALL", key))))):
+                    self.backend.adopt(stored)
+                    return True
+        return False
+
     async def is_known(self) -> bool:
         """Whether anybody has ever written into the queue: what was damaged since may lack one of the two."""
-        return bool(await self._insist(pack((b"EXISTS", self.keys.state, self.keys.settings))))
+        return self.backend.agreed or bool(await self._insist(pack((b"EXISTS", self.keys.state, self.keys.settings))))
 
     async def some_queues(self) -> list[str]:
         """Names of queues, in order: of those with one of the first keys that the server goes through, at this node."""

@@ -32,6 +32,7 @@ class PermissionScripts(ScriptCaller):
         try:
             await self._check_opening()
         except QueueUnavailable:  # others than the node of the queue's settings may be there
+            await self.agree_elsewhere()
             if not self.backend.is_partitioned or not await of_those_there(
                 self.parts, lambda part: part._check_opening()
             ):
