@@ -458,3 +458,39 @@ async def test_rules_for_redis_name_each_partition() -> None:
     assert ended.code == 0
     assert ended.out.count("&fairque") == 4
     assert ended.out.count("~fairque") == 5, "and that of the copy of its settings"
+
+
+# Why a task waits
+
+
+@pytest.mark.parametrize("position", [0, 3, 9])
+async def test_who_is_ahead_in_other_partitions_is_counted_as_in_a_queue_without(
+    server: Server, queue: TaskQueue, position: int
+) -> None:
+    """Up to one task of each user: where tags are the same, names decide, and others do so in each partition."""
+    async with temporary_queue(server.url, partitions=1) as without:
+        told = []
+        for each in (queue, without):
+            await put_in(each, 10)
+            told.append(await each.explain(USERS[4], f"t{position}"))
+        spread, whole = told
+        assert spread.ahead_own == whole.ahead_own == position
+        assert abs(spread.ahead_others - whole.ahead_others) < len(USERS)
+        assert spread.share == whole.share == pytest.approx(1 / len(USERS))
+        assert spread.missing == ()
+    alone = sum(home_of(user) == home_of(USERS[4]) for user in USERS) - 1
+    if position:
+        assert spread.ahead_others > alone * (position + 1), "those of its own partition are not all"
+
+
+async def test_users_that_had_more_elsewhere_are_not_counted_as_ahead(queue: TaskQueue) -> None:
+    """Tags of all partitions mean the same, whatever is added to those of one."""
+    first, other = USERS[0], next(user for user in USERS if home_of(user) != home_of(USERS[0]))
+    await queue.enqueue_many([double(n).options(user_id=first) for n in range(50)])
+    part = queue.reader.part_of(encode_user(first))
+    claim = await part.claim("w", 40, wait=False)
+    await part.settle("w", [Outcome(of, "finished", ttl_ms=60_000, record=b"") for of in claim.deliveries])
+    await part.leave("w", ())
+    await queue.enqueue_many([double(n).options(user_id=other, task_id=f"t{n}") for n in range(50)])
+    assert (await queue.explain(other, "t30")).ahead_others == 0
+    assert (await queue.explain(other, "t49")).ahead_others == pytest.approx(10, abs=2)

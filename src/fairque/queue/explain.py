@@ -18,7 +18,7 @@ from fairque.metrics import Metrics, metrics_in
 from fairque.models import TaskState
 from fairque.policy import Policy, merged, next_start_us, policy_in
 from fairque.queue.explanation import Certainty, Explanation, Reason, Waiting, span
-from fairque.queue.ready_line import Services, line_in
+from fairque.queue.ready_line import Services, line_elsewhere, line_in
 from fairque.queue.speed import Speed, speed_of
 from fairque.queue.task_info import states_in
 from fairque.queue.task_limit import limit_in
@@ -91,6 +91,12 @@ class _Facts:
         usual_own = Services(1, cost, self.run_seconds or self.usual_service.seconds)
         self.own_service = _service_of(self.of_user, usual_own)
         self.lines = [line_in(self.usual_service, *line) for line in found["lines"]]
+        self.elsewhere = [
+            line_elsewhere(
+                self.usual_service, self.lines[-1].own, float(offset or 0) - float(found["offset"] or 0), line
+            )
+            for offset, line in found.get("elsewhere", ())
+        ]
         self.needs = states_in(sorted((need.decode(), state.decode()) for need, state in found.get("needs") or ()))
         self.blockers = tuple(sorted(blocker.decode() for blocker in found.get("blockers") or ()))
 
@@ -247,19 +253,25 @@ class _Facts:
 
     def _served_before(self, ahead_own: int) -> Services:
         """All services up to the moment at which the tag of its user lets it start."""
-        before, tag, weight = self.own_service.times(ahead_own), self.tag, self.weight
+        before, tag, weight, until = self.own_service.times(ahead_own), self.tag, self.weight, 0.0
+        is_first = not before.number
         for inner, line in enumerate(self.lines):
+            is_first = not before.number
             if inner:
                 tag, weight = None, line.weight_of(line.own, 1.0)
             until = line.tag_of(line.own, tag) + before.cost / weight
-            before = before.plus(line.served_before(until, is_first=not before.number))
+            before = before.plus(line.served_before(until, is_first=is_first))
+        for line in self.elsewhere:  # their tags mean the same
+            before = before.plus(line.served_before(until, is_first=is_first))
         return before
 
     def _share(self) -> float | None:
         if self.tag is None or not all(line.weight for line in self.lines):
             return None
         weights = [self.weight, *(line.weight_of(line.own, 0.0) for line in self.lines[1:])]
-        return math.prod(weight / line.weight for weight, line in zip(weights, self.lines, strict=True))
+        of_all = [line.weight for line in self.lines]
+        of_all[-1] += sum(line.weight for line in self.elsewhere)
+        return math.prod(weight / total for weight, total in zip(weights, of_all, strict=True))
 
     # When it starts
 
@@ -270,7 +282,7 @@ class _Facts:
             return None, Certainty.NONE
         seconds = max(self._by_turns(speed, before), *self._by_own_limits(ahead_own), *filter(None, by_limits), 0.0)
         until = max((held.until or 0.0 for held in holding), default=0.0)
-        is_rough = holding or any(line.unseen for line in self.lines)
+        is_rough = holding or any(line.unseen for line in (*self.lines, *self.elsewhere))
         return max(seconds, until - self.now_ms / 1000), Certainty.ROUGH if is_rough else speed.certainty
 
     def _by_turns(self, speed: Speed, before: Services) -> float:

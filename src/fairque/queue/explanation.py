@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
+from fairque.counted import unanswered
 from fairque.models import TaskState
 
 __all__ = ["Certainty", "Explanation", "Reason", "Waiting", "span"]
@@ -48,7 +49,8 @@ class Waiting(msgspec.Struct, frozen=True):
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """Where a task is, and why. `str()` of it is a few lines for people.
 
-    `ahead_own` and `ahead_others` are tasks that will be served before it; `starts_in` is in seconds. `share` is what
+    `ahead_own` and `ahead_others` are tasks that will be served before it, of all partitions but those that are
+    `missing`, as they did not answer; `starts_in` is in seconds. `share` is what
     its user gets of the queue while everybody who is ready now stays so, from 0 to 1. `bytes` is what its user has in
     Redis, and `max_bytes` its limit; both None where there is none. `dependencies` are tasks that it waits for, at most
     100, and `dependency_states` what each of them came to so far; None: nothing is known. `blocked_by` are dead letters
@@ -76,6 +78,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int | None = None
     max_bytes: int | None = None
     parent: str | None = None
+    missing: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         what = f"task {self.task_id!r} of user {self.user_id!r}" if self.task_id else f"user {self.user_id!r}"
@@ -84,7 +87,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
             lines.append(f"put in by {self.parent!r}")
         lines += [f"- {held.text}" for held in self.waiting]
         if self.waiting and self.state:
-            lines.append(f"ahead of it: {self.ahead_own} of its own user, {self.ahead_others} of others")
+            left_out = f" ({unanswered(self.missing)})" if self.missing else ""
+            lines.append(f"ahead of it: {self.ahead_own} of its own user, {self.ahead_others} of others{left_out}")
         if self.starts_in is not None:
             lines.append(f"starts in about {span(self.starts_in)} ({self.certainty})")
         if self.expires_in is not None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["ReadyLine", "ReadyMember", "Services", "line_in"]
+__all__ = ["ReadyLine", "ReadyMember", "Services", "line_elsewhere", "line_in"]
 
 _LEAST_COST = 1e-3
 
@@ -47,13 +47,15 @@ class ReadyMember(NamedTuple):
 class ReadyLine(NamedTuple):
     """The first members of a line were looked at, of the others there is but the number.
 
-    `own` is the one that is asked about, a user or a group that it is in; `before` are those in front of it.
+    `own` is the one that is asked about, a user or a group that it is in; `before` are those in front of it. In a line
+    of another partition (`is_elsewhere`) it is not itself.
     """
 
     own: str
     members: Sequence[ReadyMember]
     size: int
     before: int
+    is_elsewhere: bool = False
 
     @property
     def unseen(self) -> int:
@@ -83,10 +85,18 @@ class ReadyLine(NamedTuple):
         seen = _sum(member.until(tag, self.own) for member in others)
         once = _sum(member.service for member in others).times(1 / max(1, len(others)))
         if is_first:
-            return seen.plus(once.times(max(0, self.before - len(others))))
-        unseen = max(0, self.size - 1 - len(others))
+            is_beyond = not others or (others[-1].tag, others[-1].name) < (tag, self.own)
+            return seen.plus(once.times(max(0, self.before - len(others)) if is_beyond else 0))
+        unseen = max(0, self.size - (not self.is_elsewhere) - len(others))
         each = seen.times(1 / max(1, len(others)))
         return seen.plus((each if each.number > 1 else once).times(unseen))
+
+
+def line_elsewhere(usual: Services, own: str, ahead: float, line: Sequence[Any]) -> ReadyLine:
+    """That of another partition, whose tags are that far ahead; all of it may be in front of `own`."""
+    _, rows, size, _ = line
+    members = [member._replace(tag=member.tag + ahead) for member in (_member(row, usual) for row in rows)]
+    return ReadyLine(own, members, size, size, is_elsewhere=True)
 
 
 def line_in(usual: Services, own: bytes, rows: Sequence[Any], size: int, before: int) -> ReadyLine:

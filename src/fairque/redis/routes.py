@@ -8,21 +8,23 @@ that one: here it is refused.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from fairque.errors import InvalidInput
+from fairque.errors import InvalidInput, QueueUnavailable
 from fairque.redis import arguments as args
 from fairque.redis.arguments import Arguments
 from fairque.redis.asking import Answers, Part, look, tell
-from fairque.redis.dividing import divided
+from fairque.redis.dividing import at_once, divided
 from fairque.redis.merges.demand import merged_demand
+from fairque.redis.merges.explanations import merged_explanation
 from fairque.redis.merges.governed import merged_governed
 from fairque.redis.merges.letters import merged_kinds, merged_letters
 from fairque.redis.merges.measures import merged_metrics, merged_usage
 from fairque.redis.merges.schedules import merged_page, merged_schedules
 from fairque.redis.merges.totals import merged_health, merged_stats
 from fairque.redis.merges.users import merged_active, merged_holders, merged_names, merged_running
+from fairque.redis.missing import note_missing
 
 __all__ = ["ROUTES", "Route", "is_routed", "route"]
 
@@ -33,6 +35,8 @@ EVERYONE = "*"
 _NOT_HERE = "not in a queue with partitions"
 MOST_NAMES = 1000
 """Of one look at names in an order."""
+LEAST_ELSEWHERE = 4
+"""Users of each other partition who are looked at for an explanation."""
 
 
 async def route(
@@ -182,6 +186,25 @@ async def _schedules(
     return merged_page(asked, (await look(parts, dict.fromkeys(range(len(parts)), asked), patience)).replies)
 
 
+async def _explain(
+    parts: Sequence[Part], asked: args.Explain, _: object = (), patience: float | None = None
+) -> list[Any]:
+    """Who is ahead in other partitions is estimated from the first in line of each; those that are away have nobody."""
+    at = _at(parts, asked.user)
+    some = max(LEAST_ELSEWHERE, asked.most // len(parts))
+    others = dict.fromkeys((each for each in range(len(parts)) if each != at), args.Explain("", "", some))
+    home, beside = await at_once([parts[at].call(asked, (), patience), _look_beside(parts, others)])
+    return merged_explanation(home, beside)
+
+
+async def _look_beside(parts: Sequence[Part], asked: Mapping[int, Arguments]) -> Any:
+    try:
+        return await look(parts, asked, 0.0)
+    except QueueUnavailable:
+        note_missing(asked)
+        return Answers([], tuple(asked))
+
+
 async def _usage_of_all(
     parts: Sequence[Part], asked: args.Usage, _: object = (), patience: float | None = None
 ) -> list[Any]:
@@ -232,6 +255,7 @@ ROUTES: dict[str, Route] = {
     "users": _users,
     "dead": of_user_or(of_all(merged_letters)),
     "dead_kinds": of_user_or(of_all(merged_kinds)),
+    "explain": _explain,
     "usage": of_user_or(_usage_of_all, EVERYONE),
     "governed": of_all(merged_governed),
     "policies": _policies,

@@ -9,7 +9,8 @@
 --          tat_of, open_until), metrics, queue_metrics, limits (what lib/limits.lua shows of each), workers (per worker: fields),
 --          lines (from its own outwards: its name in it, members, how many are ready, how many before it; per member: name,
 --          tag, weight, then of a user its backlog, and the cost and seconds of its services, or ''; of a group its members,
---          and how many it has), started, taken (slots of others that those keep to themselves)
+--          and how many it has), offset (of tags beside those of other partitions), started, taken (slots of others that
+--          those keep to themselves)
 -- Cost     O(log users + members looked at + workers)
 local keys_of_call, values_of_call = KEYS, ARGV
 local KEYS, ARGV
@@ -3043,6 +3044,7 @@ calls[#calls + 1] = function()
   for at, worker in ipairs(live_workers(60000)) do workers[at] = worker[2] end
   tell('workers', workers)
   tell('lines', lines_of(policy and cmsgpack.unpack(policy).group))
+  tell('offset', call('HGET', state_key, 'offset'))
   tell('started', call('HGET', state_key, 'started'))
   tell('taken', taken_slots())
   return found

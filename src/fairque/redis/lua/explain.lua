@@ -9,7 +9,8 @@
 --          tat_of, open_until), metrics, queue_metrics, limits (what lib/limits.lua shows of each), workers (per worker: fields),
 --          lines (from its own outwards: its name in it, members, how many are ready, how many before it; per member: name,
 --          tag, weight, then of a user its backlog, and the cost and seconds of its services, or ''; of a group its members,
---          and how many it has), started, taken (slots of others that those keep to themselves)
+--          and how many it has), offset (of tags beside those of other partitions), started, taken (slots of others that
+--          those keep to themselves)
 -- Cost     O(log users + members looked at + workers)
 --@include base
 --@include moved
@@ -171,6 +172,7 @@ local function taken_slots()
   end
   return slots
 end
+tell('offset', call('HGET', state_key, 'offset'))
 tell('started', call('HGET', state_key, 'started'))
 tell('taken', taken_slots())
 return found
