@@ -15,7 +15,7 @@ from fairque.redis.cluster import Cluster, SlotMap
 from fairque.redis.keys import Keys
 from fairque.redis.url import ServerUrl
 from tests.support.eventually import eventually
-from tests.support.fleet import ClusterNodes, cut_off_replicas, execute, wait_for
+from tests.support.fleet import ClusterNodes, cut_off_replicas, execute, move_slot, owns, wait_for
 from tests.support.gate import Gate, new_gate, work
 from tests.support.resp import RespClient
 from tests.support.servers import new_queue_name
@@ -61,18 +61,6 @@ def keys_of(node: EmbeddedServer, name: str) -> list[bytes]:
 
 async def on(node: EmbeddedServer, *arguments: Any) -> Any:
     return await asyncio.to_thread(execute, node, *arguments)
-
-
-async def move_at_once(cluster: ClusterNodes, slot: int, source: EmbeddedServer, target: EmbeddedServer) -> None:
-    """As a whole, by what Valkey calls atomic slot migration."""
-    await on(source, "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", cluster.id_of(target))
-    await eventually(lambda: owns(target, slot), PATIENCE)
-
-
-async def owns(node: EmbeddedServer, slot: int) -> bool:
-    me = await on(node, "CLUSTER", "MYID")
-    ranges = await on(node, "CLUSTER", "SLOTS")
-    return any(start <= slot <= end and master[2] == me for start, end, master, *_ in ranges)
 
 
 # Where a queue is
@@ -164,7 +152,7 @@ async def test_a_queue_in_use_is_followed_to_another_node(cluster: ClusterNodes,
         await eventually(lambda: gate.started)
         enqueuing = asyncio.create_task(enqueue_all_along())
         await eventually(lambda: len(handles) > 20)
-        await move_at_once(cluster, slot_of(name), source, target)
+        await asyncio.to_thread(move_slot, slot_of(name), source, target)
         moved.set()
         total = await enqueuing
         assert [await handle.result(timeout=PATIENCE) for handle in handles] == [2 * n for n in range(total)]
@@ -177,7 +165,7 @@ async def test_a_queue_in_use_is_followed_to_another_node(cluster: ClusterNodes,
 
 
 async def listens_at(node: EmbeddedServer, queue: TaskQueue, worker: Worker) -> bool:
-    return bool((await on(node, "PUBSUB", "NUMSUB", queue.keys.wake_channel(worker.worker_id)))[1])
+    return bool((await on(node, "PUBSUB", "SHARDNUMSUB", queue.keys.wake_channel(worker.worker_id)))[1])
 
 
 async def has_renewed(queue: TaskQueue, worker: Worker) -> bool:
@@ -226,7 +214,7 @@ async def test_a_replica_takes_over_when_the_node_dies(gate: Gate) -> None:
                 dying.kill()
                 after = await queue.enqueue(work(2), user_id="acme")
                 assert await after.result(timeout=PATIENCE) == 2
-            assert await owns(heir, slot_of(queue.name))
+            assert owns(heir, slot_of(queue.name))
 
 
 async def test_a_promotion_that_cuts_no_connection_ends_no_wait_and_loses_no_task(gate: Gate) -> None:

@@ -408,7 +408,7 @@ async def test_an_end_announced_before_listening_began_again_is_not_missed(
     gate.open()
     handle = await far.enqueue(work(1), user_id="acme")
     waiter = asyncio.create_task(handle.result(timeout=20))
-    await eventually(lambda: any(b":done:" in channel for channel in server.execute("PUBSUB", "CHANNELS")))
+    await eventually(lambda: any(b":done:" in channel for channel in server.execute("PUBSUB", "SHARDCHANNELS")))
     subscription = proxy.hold("SUBSCRIBE")
     proxy.cut_all()
     await subscription.reached.wait()

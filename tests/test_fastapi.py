@@ -545,11 +545,11 @@ async def test_a_client_that_goes_ends_its_stream(serve_app: Serve, server: Serv
     service = await serve_app()
     task_id = await service.post("/holds", releases=str(tmp_path))
     channels = f"fairque:{{{queue_name}}}:*{task_id}"
-    assert server.execute("PUBSUB", "CHANNELS", channels) == []
+    assert server.execute("PUBSUB", "SHARDCHANNELS", channels) == []
     async with service.stream("GET", f"/tasks/{task_id}/events") as answer:
         await anext(answer.aiter_lines())
-        assert len(server.execute("PUBSUB", "CHANNELS", channels)) == 1
-    await eventually(lambda: server.execute("PUBSUB", "CHANNELS", channels) == [], 20)
+        assert len(server.execute("PUBSUB", "SHARDCHANNELS", channels)) == 1
+    await eventually(lambda: server.execute("PUBSUB", "SHARDCHANNELS", channels) == [], 20)
     release(tmp_path, service.process)
     assert (await service.get(f"/tasks/{task_id}/result")).json() == service.process.pid
 

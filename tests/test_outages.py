@@ -254,7 +254,7 @@ async def test_what_a_task_yields_waits_for_the_end_of_the_outage_and_so_does_it
 
 
 def has_waiters(server: EmbeddedServer) -> bool:
-    return any(b":done:" in channel for channel in execute(server, "PUBSUB", "CHANNELS"))
+    return any(b":done:" in channel for channel in execute(server, "PUBSUB", "SHARDCHANNELS"))
 
 
 @pytest.mark.parametrize("outage", ["killed", "read-only"])
@@ -520,7 +520,7 @@ async def test_who_waits_for_a_result_is_not_disturbed_by_a_look_that_nobody_ans
 ) -> None:
     handle = await far.enqueue(work(1), user_id="acme")
     waiter = asyncio.create_task(handle.result(timeout=20))
-    await eventually(lambda: any(b":done:" in channel for channel in server.execute("PUBSUB", "CHANNELS")))
+    await eventually(lambda: any(b":done:" in channel for channel in server.execute("PUBSUB", "SHARDCHANNELS")))
     look = proxy.hold(call_of("peek"))
     proxy.cut_all()
     await look.reached.wait()

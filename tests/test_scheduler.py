@@ -652,7 +652,7 @@ async def test_a_scheduler_without_schedules_asks_for_nothing(
 ):
     running = asyncio.create_task(scheduler.run())
     channel = queue.keys.schedules_channel
-    await eventually(lambda: server.execute("PUBSUB", "NUMSUB", channel)[1])
+    await eventually(lambda: server.execute("PUBSUB", "SHARDNUMSUB", channel)[1])
     await asyncio.sleep(0.5)  # what it does at its start
     before = scripts_run(server)
     await asyncio.sleep(3)

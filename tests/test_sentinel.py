@@ -53,7 +53,7 @@ async def double(n: int) -> int:
 
 async def listens_at(server: EmbeddedServer, queue: TaskQueue, worker: Worker) -> bool:
     channel = queue.keys.wake_channel(worker.worker_id)
-    found = await asyncio.to_thread(execute, server, "PUBSUB", "NUMSUB", channel)
+    found = await asyncio.to_thread(execute, server, "PUBSUB", "SHARDNUMSUB", channel)
     return bool(found[1])
 
 

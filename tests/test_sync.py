@@ -440,7 +440,7 @@ def test_an_interrupted_wait_leaves_nothing_on_the_loop(blocking: TaskQueue, ser
 
 
 def is_waited_for(server: Server, handle: TaskHandle[Any]) -> bool:
-    return bool(server.execute("PUBSUB", "CHANNELS", f"*{handle.task_id}"))
+    return bool(server.execute("PUBSUB", "SHARDCHANNELS", f"*{handle.task_id}"))
 
 
 def test_an_interrupt_while_a_call_is_handed_over_ends_it_as_well(

@@ -41,7 +41,7 @@ async def half(n: int) -> Decimal:
 
 
 def has_waiters(server: Server) -> bool:
-    return any(b":done:" in channel for channel in server.execute("PUBSUB", "CHANNELS"))
+    return any(b":done:" in channel for channel in server.execute("PUBSUB", "SHARDCHANNELS"))
 
 
 async def test_who_waits_is_told_when_the_queue_was_emptied_without_a_message(
@@ -53,7 +53,7 @@ async def test_who_waits_is_told_when_the_queue_was_emptied_without_a_message(
         handle = await queue.enqueue(work(1), user_id="acme")
         waiter = asyncio.create_task(handle.result())
         watcher = asyncio.create_task(last_of(handle.watch()))
-        await eventually(lambda: execute(server, "PUBSUB", "CHANNELS"))
+        await eventually(lambda: execute(server, "PUBSUB", "SHARDCHANNELS"))
         execute(server, "FLUSHALL")
         async with asyncio.timeout(20):
             for each in (waiter, watcher):

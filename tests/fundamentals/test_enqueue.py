@@ -352,7 +352,7 @@ async def test_closing_a_queue_ends_the_wait_for_results(server, queue_name: str
         queue = await TaskQueue(server.url, name=queue_name).open()
         handle = await queue.enqueue(echo(), user_id="anna")
         waiting = [asyncio.create_task(handle.result()) for _ in range(3)]
-        await eventually(lambda: server.execute("PUBSUB", "NUMSUB", done_channel(queue_name, handle))[1] == 1)
+        await eventually(lambda: server.execute("PUBSUB", "SHARDNUMSUB", done_channel(queue_name, handle))[1] == 1)
         await queue.close()
         for each in waiting:
             with pytest.raises(FairqueError, match="closed"):

@@ -57,7 +57,7 @@ async def test_what_comes_after_the_end_of_a_task_is_no_second_end(queue: TaskQu
     before = (await run.tasks["a"].info()).dependents
     await queue.enqueue(steps("c").options(depends_on=[run.tasks["a"]], delay=3600), user_id="anna")
     assert (await run.tasks["a"].info()).dependents != before
-    server.execute("PUBLISH", f"{queue.keys.prefix}done:anna:{run.tasks['a'].task_id}", "finished")
+    server.execute("SPUBLISH", f"{queue.keys.prefix}done:anna:{run.tasks['a'].task_id}", "finished")
     await run.tasks["b"].reschedule(3000)  # told on the same connection, after it
     await eventually(lambda: [name for name, _ in seen].count("b") >= 2)
     await run.tasks["b"].cancel()

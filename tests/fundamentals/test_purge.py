@@ -179,7 +179,7 @@ async def test_a_waiting_result_is_told(queue: TaskQueue):
 
 async def is_watched(queue: TaskQueue) -> bool:
     with RespClient(queue.connector.url) as client:
-        return bool(client.execute("PUBSUB", "CHANNELS", f"*{queue.name}*done:*"))
+        return bool(client.execute("PUBSUB", "SHARDCHANNELS", f"*{queue.name}*done:*"))
 
 
 async def test_the_user_may_come_back(queue: TaskQueue):

@@ -486,7 +486,7 @@ def subscribers(server, queue_name: str, handle: TaskHandle) -> int:
     from fairque.redis.keys import Keys
 
     channel = Keys(queue_name).done_channel(handle.user_id, handle.task_id)
-    return server.execute("PUBSUB", "NUMSUB", channel)[1]
+    return server.execute("PUBSUB", "SHARDNUMSUB", channel)[1]
 
 
 def commands(client: RespClient) -> int:

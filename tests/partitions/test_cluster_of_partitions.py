@@ -102,10 +102,10 @@ async def test_a_queue_has_at_most_three_connections_to_each_node(cluster: Clust
         handles = await queue.enqueue_many([long().options(user_id=user) for user in USERS])
         await asyncio.gather(*(queue.enqueue(long("x" * (LARGE + 1)), user_id=user) for user in USERS))
         waits = [asyncio.create_task(handle.result()) for handle in handles]
-        await eventually(lambda: sum(connections(node, f"fairque-{name}") for node in cluster.masters) == 7)
+        await eventually(lambda: sum(connections(node, f"fairque-{name}") for node in cluster.masters) == 9)
         await asyncio.gather(*(handle.info() for handle in handles), queue.stats(), queue.users())
         found = sorted(connections(node, f"fairque-{name}") for node in cluster.masters)
-        assert found == [2, 2, 3], "one for calls, one for what is large; and one for messages, wherever"
+        assert found == [3, 3, 3], "one for calls, one for what is large, one for messages"
         for wait in waits:
             wait.cancel()
         await asyncio.wait(waits)
@@ -234,7 +234,7 @@ async def test_an_idle_worker_is_woken_by_what_is_put_in_at_any_node(cluster: Cl
         await eventually(lambda: is_idle(queue, worker), 20)
         for part in queue.reader.parts:
             channel = part.keys.wake_channel(worker.worker_id)
-            assert execute(node_of(cluster, part.keys), "PUBSUB", "NUMSUB", channel)[1] == 1
+            assert execute(node_of(cluster, part.keys), "PUBSUB", "SHARDNUMSUB", channel)[1] == 1
         for node in cluster.masters:
             await eventually(lambda: is_idle(queue, worker), 20)
             handle = await queue.enqueue(long("abc"), user_id=users_on(cluster, queue, node)[0])

@@ -107,7 +107,7 @@ async def told(server: Server, name: str, script: str, *, moved: bool) -> Any:
 # What each script says of one that lives elsewhere
 
 
-MOVES = {*"freeze dump import thaw forward arrive manifest depart erase moving".split()}
+MOVES = {*["freeze", "dump", "import", "thaw", "forward", "arrive", "manifest", "depart", "erase", "moving"]}
 """Scripts that carry a user."""
 _DUMMIES: dict[str, Any] = {"int": 1, "float": 1.0, "bool": False, "Value": 0}
 

@@ -19,7 +19,7 @@ _OWN = {
     "fcall",
     "fcall_ro",
     "ping",
-    "subscribe",
+    "ssubscribe",
     "client|setinfo",
     "client|setname",
     "hello",

@@ -22,6 +22,8 @@ _READY_SECONDS = 30.0
 _MOST_PORTS = 5
 _DOWN_AFTER_MS = 500
 _NODE_TIMEOUT_MS = 2000
+_KEYS_AT_ONCE = 5
+_STEP_SECONDS = 0.02
 
 
 def execute(server: EmbeddedServer, *arguments: str | bytes | int) -> Any:
@@ -52,6 +54,33 @@ def cut_off_replicas(master: EmbeddedServer) -> None:
 
 def wait_until_copied(replica: EmbeddedServer) -> None:
     wait_for(lambda: b"master_link_status:up" in execute(replica, "INFO", "replication"))
+
+
+def owns(node: EmbeddedServer, slot: int) -> bool:
+    """Whether this is, by all that it knows, the node of the slot."""
+    me = execute(node, "CLUSTER", "MYID")
+    ranges = execute(node, "CLUSTER", "SLOTS")
+    return any(start <= slot <= end and master[2] == me for start, end, master, *_ in ranges)
+
+
+def move_slot(slot: int, source: EmbeddedServer, target: EmbeddedServer) -> None:
+    """As a whole, by what Valkey calls atomic slot migration."""
+    heir = execute(target, "CLUSTER", "MYID").decode()
+    execute(source, "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", heir)
+    wait_for(lambda: owns(target, slot))
+
+
+def move_key_by_key(slot: int, source: EmbeddedServer, target: EmbeddedServer) -> None:
+    """As clusters before Valkey 9 do, slowly: for a while half of the keys are here and half are there."""
+    ours, heir = (execute(node, "CLUSTER", "MYID").decode() for node in (source, target))
+    execute(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", ours)
+    execute(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", heir)
+    while keys := execute(source, "CLUSTER", "GETKEYSINSLOT", slot, _KEYS_AT_ONCE):
+        execute(source, "MIGRATE", "127.0.0.1", target.port or 0, "", 0, 5000, "KEYS", *keys)
+        time.sleep(_STEP_SECONDS)
+    for node in (target, source):
+        execute(node, "CLUSTER", "SETSLOT", slot, "NODE", heir)
+    wait_for(lambda: owns(target, slot))
 
 
 class Sentinel:

@@ -135,7 +135,7 @@ class TaskQueue(Tenants, Sights):
         self.enqueue_door = EnqueueDoor(around_enqueue, name, self.connector) if around_enqueue else None
         self.firing_door = FiringDoor(firing_headers, name, self.connector) if firing_headers is not None else None
         patience = self.connector.timeout
-        self.listener = Listener(self.connector, lambda: self._backend.connector_for_messages)
+        self.listener = Listener(self.connector, self._backend.connector_of)
         self._reader = self.store(patience=patience)
         self._bulk = self.store(patience=patience)
         self._producer = Producer(self._reader, self._bulk, patience)

@@ -10,7 +10,7 @@ import msgspec
 from fairque.checks import Duration
 from fairque.codec.codec import Codec, Sealer
 from fairque.errors import ConfigError, SettingsMismatch
-from fairque.redis.branch import Anywhere, Branch
+from fairque.redis.branch import Branch
 from fairque.redis.connector import Connector
 from fairque.redis.keys import LAYOUT, Keys
 from fairque.redis.places import Places
@@ -63,7 +63,6 @@ class Backend:
         self._given = given
         self._partitions: tuple[Backend, ...] = ()
         self._copy: CopyBackend | None = None
-        self._anywhere: Anywhere | None = None
         self._places: Places | None = None
         self.sealer = Sealer(codec, name, self._most_bytes) if codec is not None else None
 
@@ -110,14 +109,10 @@ class Backend:
             self._copy = CopyBackend(self)
         return self._copy
 
-    @property
-    def connector_for_messages(self) -> Connector:
-        """Messages of all partitions are heard at any node of a cluster."""
-        if not (self.is_partitioned and self.connector.scheme == "cluster"):
-            return self.connector
-        if self._anywhere is None:
-            self._anywhere = Anywhere(self.connector)
-        return self._anywhere
+    def connector_of(self, name: str) -> Connector:
+        """Leads to where a key or a channel is."""
+        there = (part.connector for part in self.partitions if name.startswith(part.keys.prefix))
+        return next(there, self.connector)
 
     @property
     def said(self) -> dict[str, Any]:

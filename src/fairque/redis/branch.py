@@ -1,12 +1,11 @@
-"""Where the partitions of a queue are, in a cluster, and where to hear messages of all of them."""
+"""Where the partitions of a queue are, in a cluster."""
 
 from __future__ import annotations
 
-from fairque.redis.cluster import AnyNode
 from fairque.redis.connector import Connector
 from fairque.redis.url import Address
 
-__all__ = ["Anywhere", "Branch"]
+__all__ = ["Branch"]
 
 
 class Branch(Connector):
@@ -38,11 +37,3 @@ class Branch(Connector):
             async with self.slots.asking:
                 return await super()._find()
         return self._address
-
-
-class Anywhere(Branch):
-    """Finds a node that answers, whichever it is: one that is gone keeps nobody from the messages of others."""
-
-    def __init__(self, root: Connector) -> None:
-        super().__init__(root, "")
-        self._guides = AnyNode(self._url)

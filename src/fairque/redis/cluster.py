@@ -13,7 +13,7 @@ from fairque.redis.lookup import Lookup, Question, first, last
 from fairque.redis.reason import in_words
 from fairque.redis.url import Address, ServerUrl
 
-__all__ = ["AnyNode", "Cluster", "SlotMap"]
+__all__ = ["Cluster", "SlotMap"]
 
 
 class SlotMap:
@@ -88,34 +88,6 @@ class Cluster:
     def _learn(self, node: Address, ranges: Iterable[list[Any]]) -> None:
         found = [_address(each, node) for _, _, *nodes in ranges for each in nodes]
         self._nodes = first([*dict.fromkeys([*found, *self._url.hosts])], node)
-
-
-class AnyNode:
-    """Whichever node answers: what is published at one of them reaches all.
-
-    Args:
-        url: Its hosts are nodes of the cluster.
-    """
-
-    def __init__(self, url: ServerUrl) -> None:
-        self._url = url
-        self._nodes = list(url.hosts)
-
-    def lookup(self) -> Lookup:
-        problems: list[str] = []
-        for node in self._nodes:
-            self._nodes = last(self._nodes, node)
-            answer = yield Question(self._url.server(node), ("CLUSTER", "SLOTS"))
-            if not isinstance(answer, Exception):
-                masters = [_address(master, node) for _, _, master, *_ in answer]
-                self._nodes = first([*dict.fromkeys([*masters, *self._url.hosts])], node)
-                return node
-            problems.append(f"node {node}: {in_words(answer)}")
-        raise ConnectionError("; ".join(problems))
-
-    def doubt(self) -> None:
-        """It does not answer: another one next time."""
-        self._nodes = last(self._nodes, self._nodes[0])
 
 
 def _address(described: list[Any], asked: Address) -> Address:

@@ -18,9 +18,9 @@ _WORDS = re.compile(r"'([A-Z_]+)'(?=(?:, '([A-Z]+)')?)")
 _CONTAINERS = ("XGROUP", "XINFO")
 """Commands of which only parts are permitted."""
 _CHANGE = (
-    "del getdel hdel hincrby hset hsetnx lpop lpush ltrim mset persist pexpire pexpireat publish rename rpop rpush sadd"
-    " set setrange spop srem sunionstore unlink xack xadd xautoclaim xclaim xdel xgroup|create xgroup|delconsumer xtrim"
-    " zadd zpopmin zrem zremrangebyrank zremrangebyscore"
+    "del getdel hdel hincrby hset hsetnx lpop lpush ltrim mset persist pexpire pexpireat rename rpop rpush sadd set"
+    " setrange spop spublish srem sunionstore unlink xack xadd xautoclaim xclaim xdel xgroup|create"
+    " xgroup|delconsumer xtrim zadd zpopmin zrem zremrangebyrank zremrangebyscore"
 )
 CHANGING = frozenset(_CHANGE.split())
 """Those of the scripts that write, or tell others."""

@@ -26,7 +26,7 @@ from fairque.checks import Duration, check_seconds
 from fairque.embedded.server import EmbeddedServer
 from fairque.errors import ConfigError, FairqueError, NotPermitted, QueueUnavailable, StoreError, UserFrozen
 from fairque.importing import check_not_importing
-from fairque.redis.cluster import AnyNode, Cluster, SlotMap
+from fairque.redis.cluster import Cluster, SlotMap
 from fairque.redis.home import Home
 from fairque.redis.keys import decode_user
 from fairque.redis.lookup import Lookup, Question
@@ -89,19 +89,19 @@ class Connector:
         self.timeout = check_seconds("timeout", timeout, least=0.001)
         self.client_name = client_name
         self._slots = slots if slots is not None else SlotMap()
-        self._guides: Sentinels | Cluster | AnyNode | None = None
+        self._guides: Sentinels | Cluster | None = None
         if self._url.scheme == "sentinel":
             self._guides = Sentinels(self._url)
         elif self._url.scheme == "cluster":
             self._guides = Cluster(self._url, key, self._slots)
         self._address: Address | None = None
-        self._reached: Address | None = None
+        self._before: Address | None = None
         self._server: EmbeddedServer | None = None
         self._opening: asyncio.Lock | None = None
         self._is_open = False
         self._is_closed = False
         self.on_move: Callable[[], None] | None = None
-        """Called, on the loop, after a connection was made elsewhere than the one before."""
+        """Called, on the loop, when it was found elsewhere than before."""
         self.home = Home()
         self.home.add(self)
 
@@ -136,6 +136,11 @@ class Connector:
     def address(self) -> Address | None:
         """Where the queue is by all that is known; None where the URL says it all, or while it is not known."""
         return self._address
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is to be searched for."""
+        return self._guides is not None and self._address is None
 
     @property
     def server(self) -> ServerName | None:
@@ -229,15 +234,7 @@ class Connector:
     async def connect_to(self, address: Address | None) -> AbstractConnection:
         """A connection to where it was found. Raises what `connect` does."""
         with self._leaving():
-            connection = await self._make_connected(address)
-        self._arrive(address)
-        return connection
-
-    def _arrive(self, address: Address | None) -> None:
-        if address != self._reached:
-            self._reached = address
-            if self.on_move is not None:
-                self.on_move()
+            return await self._make_connected(address)
 
     @contextlib.contextmanager
     def _leaving(self) -> Iterator[None]:
@@ -299,7 +296,7 @@ class Connector:
         """Whether an answer says that another server is to be asked: one that it names, or one to be searched for."""
         if isinstance(error, redis.exceptions.MovedError) and isinstance(self._guides, Cluster) and address:
             is_unknown = error.host in ("", "?")  # the node does not know its own name: it is where it was asked
-            self._address = Address(address.host if is_unknown else error.host, error.port)
+            self._found(Address(address.host if is_unknown else error.host, error.port))
             return True
         if _code(error) in _ELSEWHERE:
             self.left(address)
@@ -327,8 +324,16 @@ class Connector:
         try:
             return lookup.send(answer)
         except StopIteration as found:
-            self._address = found.value
+            self._found(found.value)
             return None
+
+    def _found(self, address: Address) -> None:
+        """Perhaps by a thread."""
+        self._address = address
+        if address != self._before:
+            self._before = address
+            if self.on_move is not None:
+                self.home.call_soon(self.on_move)
 
     async def _ask(self, question: Question) -> Any:
         connection = self._make(question.url, self._seconds_of_a_question)

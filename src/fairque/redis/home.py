@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import weakref
+from collections.abc import Callable
 from typing import Protocol
 
 from fairque.errors import ConfigError
@@ -56,6 +57,12 @@ class Home:
         """
         if self._loop is not asyncio.get_running_loop() or self._pid != os.getpid():
             self._move()
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        """On the loop; also from a thread."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it was closed
+                self._loop.call_soon_threadsafe(callback)
 
     def leave(self) -> None:
         """It is closed: any loop may open it again."""

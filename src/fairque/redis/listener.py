@@ -1,4 +1,4 @@
-"""Messages from the server: one pub/sub connection that many wait on."""
+"""Messages from the server, on which many wait."""
 
 from __future__ import annotations
 
@@ -6,103 +6,44 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ResponseError
-
-from fairque.backoff import LONGEST, Backoff
 from fairque.errors import FairqueError
-from fairque.redis.connection import Connection
+from fairque.redis.channel import Callback, Channel
 from fairque.redis.connector import Connector
-from fairque.redis.requester import pack
+from fairque.redis.node_listener import LOOKS, Node, NodeListener, Subscriptions, tag_of
 from fairque.redis.url import Address
-from fairque.round_robin import RoundRobin
 
 __all__ = ["Listener"]
 
 logger = logging.getLogger("fairque.listener")
-Callback = Callable[[bytes | None], None]
-AT_ONCE = 500
-"""Channels of one command: the server does nothing else meanwhile."""
-MOST_ASKED = 2 * AT_ONCE
-"""Channels that the server has not confirmed yet: the next one of another user waits behind so many."""
-LOOKS = 10
-"""At those who wait for a confirmation, within the timeout."""
-LEAST_PAUSE = 0.25
-"""Between two tries, however many subscribe."""
-
-
-class _Channel:
-    """Who waits for its messages, and who for the certainty that they arrive."""
-
-    __slots__ = ("callbacks", "is_confirmed", "since", "waiters", "was_confirmed", "whose")
-
-    def __init__(self, whose: str) -> None:
-        self.whose = whose
-        self.callbacks: list[Callback] = []
-        self.is_confirmed = self.was_confirmed = False
-        self.since = 0.0  # when the first of the waiters came, on the clock of the listener
-        self.waiters: list[asyncio.Future[None]] = []
-
-    def wait(self, now: float) -> asyncio.Future[None]:
-        if not self.waiters:
-            self.since = now
-        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.waiters.append(confirmed)
-        return confirmed
-
-    def confirm(self) -> None:
-        """The second time it is after a reconnect: up to this moment messages may have been missed."""
-        if self.was_confirmed:
-            self.tell(None)
-        self.is_confirmed = self.was_confirmed = True
-        for waiter in self.waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self.waiters.clear()
-
-    def refuse(self, error: Exception) -> None:
-        for waiter in self.waiters:
-            if not waiter.done():
-                waiter.set_exception(error)
-        self.waiters.clear()
-
-    def tell(self, payload: bytes | None) -> None:
-        for callback in tuple(self.callbacks):
-            callback(payload)
 
 
 class Listener:
     """Calls back for each message of a channel, and with None after a reconnect, when messages may have been missed.
 
-    The connection is made for the first channel, and anew when the queue is found elsewhere, or when the server does
-    not answer on it. Callbacks are plain functions and must not block.
+    There is one connection to each node that has something to tell. It is made for the first channel there, and anew
+    when the server does not answer on it. A channel is heard at the node of its slot, and followed when that moves:
+    nobody else tells of it.
 
     Args:
         connector: Of the queue.
-        where: Tells, at each connection, what makes it; None: the same.
+        connector_of: Tells the connector that leads to a channel; None: that of the queue leads to all.
     """
 
-    def __init__(self, connector: Connector, where: Callable[[], Connector] | None = None) -> None:
+    def __init__(self, connector: Connector, connector_of: Callable[[str], Connector] | None = None) -> None:
         self._connector = connector
-        self._where = where or (lambda: connector)
+        self._connector_of = connector_of or (lambda _: connector)
         self._begin()
-        connector.on_move = self._follow
         connector.home.add(self)
 
     def _begin(self) -> None:
-        self._channels: dict[bytes, _Channel] = {}
-        self._changed: RoundRobin[bytes] = RoundRobin()  # channels that were joined or left
-        self._is_changed: set[bytes] = set()  # the same
-        self._is_due = False
-        self._asked = 0  # channels that the server has to confirm
-        self._line: _Line | None = None
-        self._reader: asyncio.Task[None] | None = None
-        self._wanted = asyncio.Event()  # somebody subscribes: try at once
-        self._heard = 0.0  # when a confirmation came last, on a clock that stands still while the loop does
-        self._clock = self._looked = 0.0  # that clock at the last look, and when that was
+        self._by_tag: dict[bytes, Subscriptions] = {}  # by all up to the end of the hash tag
+        self._by_connector: dict[Connector, Subscriptions] = {}
+        self._nodes: dict[Address | None, NodeListener] = {}
+        self._nowhere = _Nowhere(self._place)
+        self._clock = self._looked = 0.0  # a clock that stands still while the loop does, and when that was read
         self._watch: asyncio.TimerHandle | None = None
 
     async def subscribe(self, channel: str, callback: Callback, whose: str = "") -> None:
@@ -115,12 +56,15 @@ class Listener:
         """
         await self._connector.ensure_open()
         name = channel.encode()
-        joined = self._channels.get(name)
+        some = self._subscriptions_of(name) or self._join(name)
+        joined = some.channels.get(name)
         if joined is None:
-            joined = self._channels[name] = _Channel(whose)
-            self._send_soon(name, whose)
+            joined = some.channels[name] = Channel(whose)
+            if isinstance(some.node, NodeListener):
+                some.node.send_soon(name, whose)
         joined.callbacks.append(callback)
-        self._ensure_connected()
+        if some.node is not None:
+            some.node.want()
         if joined.is_confirmed:
             return
         if self._watch is None:
@@ -134,70 +78,73 @@ class Listener:
 
     async def unsubscribe(self, channel: str, callback: Callback) -> None:
         name = channel.encode()
-        left = self._channels.get(name)
-        if left is None or callback not in left.callbacks:
+        some = self._subscriptions_of(name)
+        left = some.channels.get(name) if some is not None else None
+        if some is None or left is None or callback not in left.callbacks:
             return
         left.callbacks.remove(callback)
         if not left.callbacks:
-            del self._channels[name]
-            self._send_soon(name, left.whose)
+            del some.channels[name]
+            if isinstance(some.node, NodeListener):
+                some.node.send_soon(name, left.whose)
 
     async def close(self) -> None:
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.cancel()
-            await asyncio.wait([reader])
+        for node in (self._nowhere, *self._nodes.values()):
+            await node.close()
         if self._watch is not None:
             self._watch.cancel()
-        channels = list(self._channels.values())
+        channels = [channel for some in self._by_connector.values() for channel in some.channels.values()]
+        for some in self._by_connector.values():
+            some.connector.on_move = None
         self._begin()
         for channel in channels:  # nobody waits for messages that will not come
             channel.refuse(self._connector.unreachable(ConnectionError("the queue is closed")))
             channel.tell(None)
 
     def abandon(self) -> None:
-        if self._line is not None:
-            self._line.abandon()
+        for node in self._nodes.values():
+            node.abandon()
         self._begin()
 
-    def _ensure_connected(self) -> None:
-        if self._reader is None:
-            self._reader = asyncio.create_task(self._run(), name="fairque-listener")
-        self._wanted.set()
+    # Where channels are
 
-    # What goes out
+    def _subscriptions_of(self, name: bytes) -> Subscriptions | None:
+        return self._by_tag.get(tag_of(name))
 
-    def _send_soon(self, name: bytes, whose: str) -> None:
-        """What many do at once goes out together."""
-        if name not in self._is_changed:
-            self._is_changed.add(name)
-            self._changed.put(whose, name)
-        if not self._is_due:
-            self._is_due = True
-            asyncio.get_running_loop().call_soon(self._send)
+    def _join(self, name: bytes) -> Subscriptions:
+        """The first channel under this hash tag."""
+        connector = self._connector_of(name.decode())
+        some = self._by_connector.get(connector)
+        if some is None:
+            some = self._by_connector[connector] = Subscriptions(connector, name)
+            connector.on_move = partial(self._follow, some)
+            self._place(some)
+        self._by_tag[tag_of(name)] = some
+        return some
 
-    def _send(self) -> None:
-        """As many as may be on their way, by turns of users."""
-        self._is_due = False
-        if self._line is None:  # `_listen` subscribes to everything when it connects
-            return
-        names = self._changed.take(MOST_ASKED - self._asked)
-        self._is_changed.difference_update(names)
-        self._asked += len(names)
-        self._line.ask("UNSUBSCRIBE", [name for name in names if name not in self._channels])
-        self._line.ask("SUBSCRIBE", [name for name in names if name in self._channels])
+    def _place(self, some: Subscriptions) -> None:
+        """Have them heard where they are by all that is known."""
+        if some.node is not None:
+            some.node.release(some)
+        node = self._nowhere if some.connector.is_lost else self._node_at(some.connector.address)
+        node.admit(some)
 
-    def _send_all(self) -> None:
-        """On a new connection nothing is subscribed."""
-        self._asked = 0
-        self._changed, self._is_changed = RoundRobin(), set()
-        for name, channel in self._channels.items():
-            self._send_soon(name, channel.whose)
+    def _node_at(self, address: Address | None) -> Node:
+        node = self._nodes.get(address)
+        if node is None:
+            timeout = self._connector.timeout
+            node = NodeListener(address, timeout, self._subscriptions_of, self._place, self._now)
+            self._nodes[address] = node
+        return node
 
-    def _confirmed(self) -> None:
-        self._asked -= 1
-        if self._asked <= MOST_ASKED // 2 and self._changed:
-            self._send()
+    def _follow(self, some: Subscriptions) -> None:
+        """Others were told that it is elsewhere."""
+        is_there = isinstance(some.node, NodeListener) and some.node.address == some.connector.address
+        is_current = self._by_connector.get(some.connector) is some
+        if is_current and not is_there and not some.connector.is_lost:
+            self._place(some)
+
+    # Who waits for a confirmation
 
     def _look_again(self) -> None:
         loop = asyncio.get_running_loop()
@@ -210,131 +157,61 @@ class Listener:
         return self._clock + min(since, self._connector.timeout / LOOKS)
 
     def _look(self) -> None:
-        """One timer for all who wait for a confirmation. While others get theirs, to wait is no outage."""
+        """One timer for all who wait for a confirmation. While others at that node get theirs, to wait is no outage."""
         self._watch, self._clock = None, self._now()
-        waiting = [channel for channel in self._channels.values() if channel.waiters]
-        if not waiting:
-            return
         before = self._clock - self._connector.timeout
-        if self._heard <= before:
+        is_awaited = False
+        for some in self._by_connector.values():
+            waiting = [channel for channel in some.channels.values() if channel.waiters]
+            is_awaited = is_awaited or bool(waiting)
+            if some.node is not None and some.node.heard > before:
+                continue
             for channel in waiting:
                 if channel.since <= before:
                     error = TimeoutError("Timeout: no confirmation of a subscription")
                     channel.refuse(self._connector.unreachable(error))
-        self._look_again()
-
-    # The connection
-
-    def _follow(self) -> None:
-        is_elsewhere = self._line is not None and self._line.address != self._connector.address
-        if self._line is not None and is_elsewhere and self._where() is self._connector:
-            self._line.close()
-
-    async def _run(self) -> None:
-        backoff = Backoff()
-        while True:
-            try:
-                if await self._listen() > LONGEST:
-                    backoff.reset()
-            except FairqueError as exc:
-                logger.warning("cannot connect for messages, trying again: %s", exc)
-            await self._pause(backoff.next())
-
-    async def _pause(self, seconds: float) -> None:
-        """Between two tries. A new subscriber is kept waiting for a part of it only, and of its time."""
-        least = min(seconds, LEAST_PAUSE, self._connector.timeout / LOOKS)
-        await asyncio.sleep(least)
-        self._wanted.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds - least):
-                await self._wanted.wait()
-
-    async def _listen(self) -> float:
-        """Until the connection ends. Returns for how many seconds it was of use: one that is cut at once is none."""
-        connection, address = await self._where().connect()
-        line = self._line = _Line(connection, address, self._connector.timeout / 2, self._on_push)
-        try:
-            self._send_all()
-            began = time.monotonic()
-            await line.over.wait()
-            logger.warning("lost the connection for messages: %s", line.error)
-            if isinstance(line.error, ResponseError):
-                self._refuse(self._connector.translate(line.error))
-            return time.monotonic() - began if line.was_heard else 0.0
-        finally:
-            self._line = None
-            for channel in self._channels.values():
-                channel.is_confirmed = False
-            line.close()
-            await line.wait_closed()
-
-    def _refuse(self, error: Exception) -> None:
-        """What the server says to a subscription will be no other in a moment."""
-        for channel in self._channels.values():
-            channel.refuse(error)
-
-    def _on_push(self, push: list[Any]) -> None:
-        kind, name, payload = push
-        channel = self._channels.get(name)
-        if kind in (b"subscribe", b"unsubscribe"):
-            self._confirmed()
-        if kind == b"subscribe":
-            self._heard = self._now()
-            if channel is not None:
-                channel.confirm()
-        elif kind == b"message" and channel is not None:
-            channel.tell(payload)
+        if is_awaited:
+            self._look_again()
 
 
-class _Line(Connection):
-    """Hands on what comes unasked. When nothing came for `timeout`, it asks the server whether it is still there, and
-    gives it as long to answer.
+class _Nowhere(Node):
+    """Finds the nodes of subscriptions of which that is not known.
+
+    Args:
+        place: Called with those that are found.
     """
 
-    def __init__(
-        self,
-        connection: AbstractConnection,
-        address: Address | None,
-        timeout: float,
-        on_push: Callable[[list[Any]], None],
-    ) -> None:
-        self.over = asyncio.Event()
-        self.was_heard = False
-        self._on_push = on_push
-        self._asked: float | None = None  # since when an answer is owed
-        super().__init__(connection, address, timeout)
-        self._moved = self._loop.time()
-        self._look_in(timeout)
+    def __init__(self, place: Callable[[Subscriptions], None]) -> None:
+        super().__init__("fairque-listener-search")
+        self._place = place
 
-    def ask(self, verb: str, names: Iterable[bytes] = ()) -> None:
-        every = list(names)
-        for at in range(0, len(every), AT_ONCE):
-            self._write(verb, every[at : at + AT_ONCE])
+    def admit(self, some: Subscriptions) -> None:
+        """Those that were sent to and fro wait a little."""
+        some.look_at = time.monotonic() + (some.backoff.next() if some.is_restless else 0.0)
+        super().admit(some)
 
-    def _write(self, verb: str, names: Sequence[bytes] = ()) -> None:
-        if self.error is None:
-            if self._asked is None:
-                self._asked = self._loop.time()
-                self._look_in(self._timeout)
-            self._transport.write(pack((verb, *names)))
+    async def _run(self) -> None:
+        is_told = False
+        while self._there:
+            some = min(self._there, key=lambda each: each.look_at)
+            left = some.look_at - time.monotonic()
+            if left > 0:
+                await self._rest(left)
+                continue
+            try:
+                await some.connector.find()
+            except FairqueError as exc:
+                if not is_told:
+                    logger.warning("cannot find out where messages come from, trying again: %s", exc)
+                is_told = True
+                some.look_at = time.monotonic() + some.backoff.next()
+            else:
+                is_told = False
+                if some.node is self:
+                    self._place(some)
 
-    def received(self, reply: Any) -> None:
-        self._asked = None
-        if isinstance(reply, Exception):  # it may not subscribe
-            self.fail(reply)
-            return
-        self.was_heard = True
-        if isinstance(reply, list) and len(reply) == 3:  # else the answer to a ping
-            self._on_push(reply)
-
-    def owes(self) -> float | None:
-        """Silence begins with the question: messages come when they come."""
-        now = self._loop.time()
-        if self._asked is None:
-            if (left := self._moved + self._timeout - now) > 0:
-                return left
-            self._write("PING")
-        return max(self._moved, self._asked or now) + self._timeout - now
-
-    def ended(self) -> None:
-        self.over.set()
+    async def _rest(self, seconds: float) -> None:
+        self._wanted.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wanted.wait()

@@ -10,7 +10,7 @@ from fairque.redis.keys import Keys, glob
 
 __all__ = ["ROLES", "Role", "rules_of"]
 
-_BESIDE = "client|setname exists fcall_ro hgetall info ping select sscan subscribe unsubscribe zrevrange zscan"
+_BESIDE = "client|setname exists fcall_ro hgetall info ping select sscan ssubscribe sunsubscribe zrevrange zscan"
 _EVERYBODY = frozenset(_BESIDE.split())
 """What connections, `TaskQueue.open` and pages of a listing send beside scripts."""
 _GUIDES = {"sentinel": "role", "cluster": "cluster|slots"}

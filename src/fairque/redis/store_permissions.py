@@ -19,7 +19,7 @@ __all__ = ["PermissionScripts"]
 
 _DISPENSABLE = frozenset(("client|setname", "exists", "info", "select", "sscan"))
 """Without them, a process does without a name, a warning, a hint or a page of a listing."""
-_ON_CHANNELS = frozenset(("publish", "subscribe", "unsubscribe"))
+_ON_CHANNELS = frozenset(("spublish", "ssubscribe", "sunsubscribe"))
 _ON_KEYS_BY_COUNT = frozenset(("fcall", "fcall_ro"))
 MOST_TOLD = 8
 

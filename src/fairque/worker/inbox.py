@@ -12,7 +12,6 @@ from fairque.backoff import Backoff
 from fairque.errors import FairqueError
 from fairque.redis.backend import Backend
 from fairque.redis.listener import Listener
-from fairque.redis.listeners import Listeners
 from fairque.worker.runner import Runner
 from fairque.worker.signals import Signals
 from fairque.worker.steal_pause import StealPause
@@ -26,7 +25,7 @@ class Inbox:
     """Listens for them. Without messages the safety poll still finds all work, and renewals what was canceled.
 
     Args:
-        listeners: Have the connections that listen.
+        listener: Hears the messages.
         backend: Where the messages come from: the queue, or one partition.
         worker_id: Names the channel.
         runner: Told what is canceled.
@@ -40,7 +39,7 @@ class Inbox:
 
     def __init__(
         self,
-        listeners: Listeners,
+        listener: Listener,
         backend: Backend,
         worker_id: str,
         runner: Runner,
@@ -48,8 +47,7 @@ class Inbox:
         signals: Signals,
         on_work: Callable[[], None] = lambda: None,
     ) -> None:
-        self._listeners = listeners
-        self._backend = backend
+        self._listener = listener
         self._channel = backend.keys.wake_channel(worker_id)
         self._on_work = on_work
         self._runner = runner
@@ -58,23 +56,22 @@ class Inbox:
         self.has_tried = asyncio.Event()
 
     async def run(self) -> None:
-        listener = await self._subscribe()
+        await self._subscribe()
         self._on_work()
         self._signals.wake()  # what came after a claim and before this was told to nobody
         try:
             await anyio.sleep_forever()
         finally:
             with anyio.CancelScope(shield=True):
-                await listener.unsubscribe(self._channel, self._on_message)
+                await self._listener.unsubscribe(self._channel, self._on_message)
 
-    async def _subscribe(self) -> Listener:
+    async def _subscribe(self) -> None:
         backoff = Backoff()
         while True:
             try:
-                listener = await self._listeners.of(self._backend)
-                await listener.subscribe(self._channel, self._on_message)
+                await self._listener.subscribe(self._channel, self._on_message)
                 self.has_tried.set()
-                return listener
+                return
             except FairqueError as exc:
                 logger.warning("cannot listen for work, trying again: %s", exc)
                 self.has_tried.set()

@@ -11,7 +11,6 @@ import anyio
 
 from fairque.errors import FairqueError
 from fairque.queue.queue import TaskQueue
-from fairque.redis.listeners import Listeners
 from fairque.redis.store import Store
 from fairque.scheduler.scheduler import TaskScheduler
 from fairque.worker.claimer import Claimer
@@ -100,9 +99,8 @@ class Parts:
         else:
             claimer = Claimer(options, self.runner, self.settler, pauses[0], limits, signals)
             self.turns = Turns(store, options, self.settler, claimer, signals)
-        self._listeners = Listeners(queue.listener, store.backend)
         self._inboxes = [
-            Inbox(self._listeners, backend, options.worker_id, self.runner, pause, signals, called)
+            Inbox(queue.listener, backend, options.worker_id, self.runner, pause, signals, called)
             for backend, pause, called in zip(backends, pauses, on_work, strict=True)
         ]
         self._signals = signals
@@ -163,5 +161,4 @@ class Parts:
             await self._say_goodbye()
         for store in (self._store, self._services, self._chunks):
             await store.close()
-        await self._listeners.close()
         await self.hooks.drain(1.0)

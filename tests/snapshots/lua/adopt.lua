@@ -68,7 +68,7 @@ local function try_alone(act, ...)
 end
 
 -- What happened is done, also where nobody may be told of it.
-local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+local function publish(user, id, event) redis.pcall('SPUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
 calls[#calls + 1] = function()
   call = redis.call
   prefix = string.sub(KEYS[1], 1, -6)

@@ -68,7 +68,7 @@ local function try_alone(act, ...)
 end
 
 -- What happened is done, also where nobody may be told of it.
-local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+local function publish(user, id, event) redis.pcall('SPUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
 calls[#calls + 1] = function()
   call = redis.call
   prefix = string.sub(KEYS[1], 1, -6)
@@ -226,7 +226,7 @@ end
 -- Tell at most `tasks` idle workers that `user` has work, or all that serve everyone, and not the one that calls. A worker
 -- whose message nobody received is gone: the next is told.
 
-local function reaches(worker) return call('PUBLISH', prefix .. 'wake:' .. worker, '') > 0 end
+local function reaches(worker) return call('SPUBLISH', prefix .. 'wake:' .. worker, '') > 0 end
 
 local function tell_all_workers()
   for _, worker in ipairs(call('ZRANGE', prefix .. 'workers', 0, -1)) do reaches(worker) end
@@ -470,7 +470,7 @@ local function mark_moved(user, partition, epoch)
   call('HSET', moved_key, user, place)
   call('HSET', state_key, 'moved', 1)
   call('ZREM', users_key, user) -- it is listed where it lives
-  redis.pcall('PUBLISH', moved_key, user .. ' ' .. place)
+  redis.pcall('SPUBLISH', moved_key, user .. ' ' .. place)
   return true
 end
 
@@ -4258,7 +4258,7 @@ function cancel_task(user, id, reason, ttl)
   if state == 'failed' then return 'ended' end
   if state == 'started' then
     call('HSETNX', key, 'canceling', reason)
-    call('PUBLISH', prefix .. 'wake:' .. call('HGET', key, 'worker'), user .. ' ' .. id)
+    call('SPUBLISH', prefix .. 'wake:' .. call('HGET', key, 'worker'), user .. ' ' .. id)
     return 'canceling'
   end
   take_out(user, id, state)
@@ -4803,7 +4803,7 @@ local function take_part(scheduler, due_ms, next_ms)
 end
 
 -- '' is for all of them.
-local function tell_schedulers(names) redis.pcall('PUBLISH', prefix .. 'schedules', names) end
+local function tell_schedulers(names) redis.pcall('SPUBLISH', prefix .. 'schedules', names) end
 
 -- Of a moment that may be sooner than the one that the keeper knows; everybody hears of it where there is no keeper.
 function tell_keepers(next_ms)

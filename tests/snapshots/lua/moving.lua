@@ -67,7 +67,7 @@ local function try_alone(act, ...)
 end
 
 -- What happened is done, also where nobody may be told of it.
-local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+local function publish(user, id, event) redis.pcall('SPUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
 calls[#calls + 1] = function()
   call = redis.call
   prefix = string.sub(KEYS[1], 1, -6)
@@ -138,7 +138,7 @@ local function mark_moved(user, partition, epoch)
   call('HSET', moved_key, user, place)
   call('HSET', state_key, 'moved', 1)
   call('ZREM', users_key, user) -- it is listed where it lives
-  redis.pcall('PUBLISH', moved_key, user .. ' ' .. place)
+  redis.pcall('SPUBLISH', moved_key, user .. ' ' .. place)
   return true
 end
 

@@ -67,7 +67,7 @@ local function try_alone(act, ...)
 end
 
 -- What happened is done, also where nobody may be told of it.
-local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+local function publish(user, id, event) redis.pcall('SPUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
 calls[#calls + 1] = function()
   call = redis.call
   prefix = string.sub(KEYS[1], 1, -6)
@@ -141,7 +141,7 @@ local function mark_moved(user, partition, epoch)
   call('HSET', moved_key, user, place)
   call('HSET', state_key, 'moved', 1)
   call('ZREM', users_key, user) -- it is listed where it lives
-  redis.pcall('PUBLISH', moved_key, user .. ' ' .. place)
+  redis.pcall('SPUBLISH', moved_key, user .. ' ' .. place)
   return true
 end
 
@@ -317,7 +317,7 @@ end
 -- Tell at most `tasks` idle workers that `user` has work, or all that serve everyone, and not the one that calls. A worker
 -- whose message nobody received is gone: the next is told.
 
-local function reaches(worker) return call('PUBLISH', prefix .. 'wake:' .. worker, '') > 0 end
+local function reaches(worker) return call('SPUBLISH', prefix .. 'wake:' .. worker, '') > 0 end
 
 local function tell_all_workers()
   for _, worker in ipairs(call('ZRANGE', prefix .. 'workers', 0, -1)) do reaches(worker) end

@@ -68,7 +68,7 @@ local function try_alone(act, ...)
 end
 
 -- What happened is done, also where nobody may be told of it.
-local function publish(user, id, event) redis.pcall('PUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
+local function publish(user, id, event) redis.pcall('SPUBLISH', prefix .. 'done:' .. user .. ':' .. id, event) end
 calls[#calls + 1] = function()
   call = redis.call
   prefix = string.sub(KEYS[1], 1, -6)
@@ -142,7 +142,7 @@ local function mark_moved(user, partition, epoch)
   call('HSET', moved_key, user, place)
   call('HSET', state_key, 'moved', 1)
   call('ZREM', users_key, user) -- it is listed where it lives
-  redis.pcall('PUBLISH', moved_key, user .. ' ' .. place)
+  redis.pcall('SPUBLISH', moved_key, user .. ' ' .. place)
   return true
 end
 
@@ -732,7 +732,7 @@ local function take_part(scheduler, due_ms, next_ms)
 end
 
 -- '' is for all of them.
-local function tell_schedulers(names) redis.pcall('PUBLISH', prefix .. 'schedules', names) end
+local function tell_schedulers(names) redis.pcall('SPUBLISH', prefix .. 'schedules', names) end
 
 -- Of a moment that may be sooner than the one that the keeper knows; everybody hears of it where there is no keeper.
 function tell_keepers(next_ms)

@@ -54,7 +54,7 @@ local function append(batch)
     bytes.change(user, 'chunks:' .. id, -had)
     bytes.change(user, 'chunks:' .. id, size + kept)
   end
-  redis.pcall('PUBLISH', key, #chunks <= TOLD_BYTES and string.format('%s %d=', at, many) .. chunks or at)
+  redis.pcall('SPUBLISH', key, #chunks <= TOLD_BYTES and string.format('%s %d=', at, many) .. chunks or at)
   return 1
 end
 

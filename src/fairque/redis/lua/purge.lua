@@ -67,7 +67,7 @@ local function stop_running(lane)
     if redis.pcall('HSETNX', key, 'canceling', 'purge') == 1 then
       erased[5] = erased[5] + 1
       local worker = call('HGET', key, 'worker')
-      if worker then call('PUBLISH', prefix .. 'wake:' .. worker, user .. ' ' .. id) end
+      if worker then call('SPUBLISH', prefix .. 'wake:' .. worker, user .. ' ' .. id) end
     end
   end
 end

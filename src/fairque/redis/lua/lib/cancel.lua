@@ -17,7 +17,7 @@ function cancel_task(user, id, reason, ttl)
   if state == 'failed' then return 'ended' end
   if state == 'started' then
     call('HSETNX', key, 'canceling', reason)
-    call('PUBLISH', prefix .. 'wake:' .. call('HGET', key, 'worker'), user .. ' ' .. id)
+    call('SPUBLISH', prefix .. 'wake:' .. call('HGET', key, 'worker'), user .. ' ' .. id)
     return 'canceling'
   end
   take_out(user, id, state)

@@ -32,7 +32,7 @@ local function mark_moved(user, partition, epoch)
   call('HSET', moved_key, user, place)
   call('HSET', state_key, 'moved', 1)
   call('ZREM', users_key, user) -- it is listed where it lives
-  redis.pcall('PUBLISH', moved_key, user .. ' ' .. place)
+  redis.pcall('SPUBLISH', moved_key, user .. ' ' .. place)
   return true
 end
 

@@ -47,7 +47,7 @@ local function take_part(scheduler, due_ms, next_ms)
 end
 
 -- '' is for all of them.
-local function tell_schedulers(names) redis.pcall('PUBLISH', prefix .. 'schedules', names) end
+local function tell_schedulers(names) redis.pcall('SPUBLISH', prefix .. 'schedules', names) end
 
 -- Of a moment that may be sooner than the one that the keeper knows; everybody hears of it where there is no keeper.
 local function tell_keepers(next_ms)

@@ -3,7 +3,7 @@
 --@include base
 --@include state
 
-local function reaches(worker) return call('PUBLISH', prefix .. 'wake:' .. worker, '') > 0 end
+local function reaches(worker) return call('SPUBLISH', prefix .. 'wake:' .. worker, '') > 0 end
 
 local function tell_all_workers()
   for _, worker in ipairs(call('ZRANGE', prefix .. 'workers', 0, -1)) do reaches(worker) end
