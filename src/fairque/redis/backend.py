@@ -49,13 +49,9 @@ class Backend:
         self, url: str | None, name: str, *, timeout: Duration, given: Mapping[str, Any], codec: Codec | None = None
     ) -> None:
         self.name = name
-        self.keys = Keys(name)
-        self.connector = Connector(
-            url,
-            timeout=timeout,
-            client_name=f"fairque-{name}" if name.isalnum() else "fairque",
-            key=self.keys.state,
-        )
+        client_name = f"fairque-{name}" if name.isalnum() else "fairque"
+        self.connector = Connector(url, timeout=timeout, client_name=client_name, key=Keys(name).state)
+        self.keys = Keys(name, in_cluster=self.connector.scheme == "cluster")
         self.settings = QueueSettings(**given)
         self.is_plain = False
         self._agreed = False
@@ -151,8 +147,8 @@ class _BranchBackend(Backend):
         self.root = root
         self.name = root.name
         self.keys = keys
-        follows = root.connector.scheme == "cluster"
-        self.connector = Branch(root.connector, self.keys.state) if follows else root.connector
+        in_cluster = root.connector.scheme == "cluster"
+        self.connector = Branch(root.connector, self.keys.state) if in_cluster else root.connector
         self.is_plain = False
         self._agreed = False
         self._partitions = ()
@@ -212,7 +208,7 @@ class PartitionBackend(_BranchBackend):
     """
 
     def __init__(self, root: Backend, number: int, count: int) -> None:
-        super().__init__(root, Keys(root.name, (number, count)))
+        super().__init__(root, Keys(root.name, (number, count), in_cluster=root.connector.scheme == "cluster"))
         self.number = number
 
     @property

@@ -18,13 +18,13 @@ __all__ = ["call_blocking"]
 def call_blocking(requester: BlockingRequester, keys: Keys, arguments: Arguments, values: Sequence[bytes] = ()) -> Any:
     """Run the script that these are the arguments of, once. Raises what `BlockingRequester.request` does."""
     script, args = load(arguments.script, arguments.package), [encode(arguments), *values]
-    command = pack(script.called(keys.state, args))
+    command = pack(script.called(keys.of_calls, args))
     for _ in range(MOST_LOADS):
         try:
             return requester.request(command)
         except NoScript:
             if (refusal := _load(requester, script)) is not None:
-                return _spelled_out(requester, pack(script.spelled_out(keys.state, args)), refusal)
+                return _spelled_out(requester, pack(script.spelled_out(keys.of_calls, args)), refusal)
     raise StoreError(f"the server forgets script {script.name!r} each time it is loaded")
 
 

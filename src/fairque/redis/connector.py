@@ -46,8 +46,8 @@ _WAYS_OUT = (
     "Three ways out: pass a URL as in TaskQueue('redis://host:6379'), set FAIRQUE_REDIS_URL, "
     "or use TaskQueue('embedded://') (pip install 'fairque[embedded]')."
 )
-# Errors of a server that is there but cannot work now. Bare ones carry the code as their first word. ASK is one of
-# them: of a queue that is moved key by key, half is here and half is there, and a script would see one half.
+# Errors of a server that is there but cannot work now. Bare ones carry the code as their first word. ASK and TRYAGAIN
+# are two of them: of a queue that is moved key by key, half is here and half is there, see `Keys.of_calls`.
 _ELSEWHERE = frozenset(("READONLY", "MASTERDOWN", "CLUSTERDOWN"))
 """Errors of a server that is not, or not now, the one to ask."""
 _NO_FUNCTION = "Function not found"
@@ -407,13 +407,9 @@ class Connector:
         if _is_denied(error):
             return self._lasting(f"{error}; `fairque acl` prints the rules that it needs", NotPermitted)
         is_answer = isinstance(error, redis.exceptions.ResponseError)
-        if not is_answer or _code(error) in _UNAVAILABLE or self._is_moving(error):
+        if not is_answer or _code(error) in _UNAVAILABLE:
             return self.unreachable(error)
         return self._lasting(error)
-
-    def _is_moving(self, error: Exception) -> bool:
-        """What a script meets in a slot that is moved key by key."""
-        return isinstance(self._guides, Cluster) and "non local key" in str(error)
 
     def _lasting(self, error: Exception | str, kind: type[StoreError] = StoreError) -> FairqueError:
         return kind(f"Redis at {self.safe_url}: {error}")

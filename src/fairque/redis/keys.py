@@ -55,9 +55,17 @@ class Keys:
         queue: Its name.
         partition: Which one of how many; None: of a queue without, or of what a queue with partitions says of them.
         is_copy: Of what it says of them once more.
+        in_cluster: Whether it may move from node to node.
+
+    Attributes:
+        of_calls: What a call of a script names. In a cluster, beside `state`, a key of which there is never one: while
+            a slot is moved key by key, a node refuses a call of which it has not all the keys, and one that has lost
+            some of a queue is not to see the rest.
     """
 
-    def __init__(self, queue: str, partition: tuple[int, int] | None = None, *, is_copy: bool = False) -> None:
+    def __init__(
+        self, queue: str, partition: tuple[int, int] | None = None, *, is_copy: bool = False, in_cluster: bool = False
+    ) -> None:
         if not _is_name(queue):
             raise ConfigError(f"a queue name has 1 to 200 bytes and no braces, not {queue!r}")
         if queue_in_tag(queue) != queue:
@@ -70,11 +78,12 @@ class Keys:
         self.prefix = f"{KEYS_OF_ALL}{tag}}}:"
         self.state = self.prefix + "state"
         self.settings = self.prefix + "settings"
+        self.of_calls = (self.state, self.prefix + "absent") if in_cluster else (self.state,)
 
     @property
     def copy(self) -> Keys:
         """Of the copy of what a queue with partitions says of them."""
-        return Keys(self._queue, is_copy=True)
+        return Keys(self._queue, is_copy=True, in_cluster=len(self.of_calls) > 1)
 
     def wake_channel(self, worker_id: str) -> str:
         return f"{self.prefix}wake:{worker_id}"

@@ -320,12 +320,12 @@ class ScriptCaller:
     ) -> Any:
         """Whatever the call has done, it may be made again: by a script that tells which key that is."""
         try:
-            return await self._insist(pack(script.told(self.keys.state, args)), patience)
+            return await self._insist(pack(script.told(self.keys.of_calls, args)), patience)
         except StoreError as told:
             raise (told if WRONG_TYPE in str(told) else error) from None  # EVAL may be denied
 
     async def _run_known(self, script: Script, args: Sequence[bytes], patience: float | None) -> Any:
-        command = pack(script.called(self.keys.state, args))
+        command = pack(script.called(self.keys.of_calls, args))
         for _ in range(MOST_LOADS):
             try:
                 return await self._insist(command, patience)
@@ -338,7 +338,7 @@ class ScriptCaller:
         self, script: Script, args: Sequence[bytes], patience: float | None, refusal: QueueUnavailable
     ) -> Any:
         try:
-            return await self._insist(pack(script.spelled_out(self.keys.state, args)), patience)
+            return await self._insist(pack(script.spelled_out(self.keys.of_calls, args)), patience)
         except NotPermitted:  # EVAL may be denied
             raise refusal from None
 

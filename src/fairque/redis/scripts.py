@@ -71,20 +71,20 @@ class Script(NamedTuple):
     """The same for EVAL, and for readers."""
     only_reads: bool
 
-    def called(self, key: str, args: Sequence[bytes]) -> tuple[bytes | str, ...]:
-        """The command that calls it, where it is known."""
-        return self._by(b"FCALL"), self.function, b"1", key, *args
+    def called(self, keys: Sequence[str], args: Sequence[bytes]) -> tuple[bytes | str, ...]:
+        """The command that calls it, where it is known. For the keys see `Keys.of_calls`."""
+        return self._by(b"FCALL"), self.function, b"%d" % len(keys), *keys, *args
 
-    def spelled_out(self, key: str, args: Sequence[bytes]) -> tuple[bytes | str, ...]:
+    def spelled_out(self, keys: Sequence[str], args: Sequence[bytes]) -> tuple[bytes | str, ...]:
         """The same for a server that does not know it and takes no library, as it takes no writes just then: what
         reads or frees memory goes on.
         """
-        return self._by(b"EVAL"), self.source, b"1", key, *args
+        return self._by(b"EVAL"), self.source, b"%d" % len(keys), *keys, *args
 
-    def told(self, key: str, args: Sequence[bytes]) -> tuple[bytes | str, ...]:
+    def told(self, keys: Sequence[str], args: Sequence[bytes]) -> tuple[bytes | str, ...]:
         """The same, ever so slower: of a key of a wrong type its error tells the name."""
         telling = self.source.replace(_CALL.encode(), _CALL_THAT_TELLS.replace("SCRIPT", self.name).encode(), 1)
-        return self._by(b"EVAL"), telling, b"1", key, *args
+        return self._by(b"EVAL"), telling, b"%d" % len(keys), *keys, *args
 
     def _by(self, command: bytes) -> bytes:
         """Who may only read may call what only reads."""

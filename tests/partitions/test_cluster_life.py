@@ -1,0 +1,158 @@
+"""What the life of a cluster does to a queue that is in use: slots that move, nodes that die or hand over."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from redis.crc import key_slot
+
+from fairque import TaskEvent, TaskHandle, TaskQueue, Worker, current_task, task
+from fairque.redis.keys import Keys, encode_user
+from fairque.redis.partitions import partition_of
+from tests.support.eventually import eventually
+from tests.support.fleet import ClusterNodes, move_key_by_key, move_slot, owns
+from tests.support.servers import new_queue_name
+
+if TYPE_CHECKING:
+    from fairque.embedded.server import EmbeddedServer
+
+COUNT = 6
+PATIENCE = 60.0
+USERS = [f"user-{n}" for n in range(24)]
+PRODUCERS = 4
+starts: Counter[str] = Counter()
+
+
+@task(name="life.count")
+async def count(n: int) -> int:
+    starts[current_task().task_id] += 1
+    await asyncio.sleep(0.002)
+    return n
+
+
+class Load:
+    """Producers that put in and wait, for as long as it lasts.
+
+    Attributes:
+        handles: Of all that was acknowledged, with what each returns.
+        waits: By user, the seconds of each call and of each task, from when it was put in to its result.
+        errors: Of calls.
+    """
+
+    def __init__(self, queue: TaskQueue) -> None:
+        self._queue = queue
+        self._is_over = False
+        self.handles: list[tuple[TaskHandle[int], int]] = []
+        self.waits: dict[str, list[float]] = {user: [] for user in USERS}
+        self.errors: list[BaseException] = []
+
+    async def produce(self, users: list[str]) -> None:
+        n = 0
+        while not self._is_over:
+            user = users[n % len(users)]
+            n += 1
+            began = time.monotonic()
+            try:
+                handle = await self._queue.enqueue(count(n), user_id=user)
+                self.handles.append((handle, n))
+                assert await handle.result(timeout=PATIENCE) == n
+            except Exception as exc:
+                self.errors.append(exc)
+            self.waits[user].append(time.monotonic() - began)
+            await asyncio.sleep(0.005)
+
+    def end(self) -> None:
+        self._is_over = True
+
+    def longest(self, users: list[str]) -> float:
+        return max((seconds for user in users for seconds in self.waits[user]), default=0.0)
+
+
+@asynccontextmanager
+async def under_load(queue: TaskQueue, groups: list[list[str]]) -> AsyncIterator[Load]:
+    """Users of one group wait for each other."""
+    load = Load(queue)
+    producers = [asyncio.create_task(load.produce(users)) for users in groups]
+    await eventually(lambda: len(load.handles) > 50)
+    try:
+        yield load
+        many = len(load.handles)
+        await eventually(lambda: len(load.handles) > many + 50, PATIENCE)
+    finally:
+        load.end()
+        await asyncio.gather(*producers)
+
+
+def home_of(queue: TaskQueue, user: str) -> Keys:
+    count = queue.settings.partitions
+    return Keys(queue.name, (partition_of(encode_user(user), count), count)) if count > 1 else queue.keys
+
+
+def node_of(cluster: ClusterNodes, keys: Keys) -> EmbeddedServer:
+    slot = key_slot(keys.state.encode())
+    return next(node for node in cluster.nodes if node.pid is not None and owns(node, slot))
+
+
+async def all_came_to_an_end_once(load: Load, lost: list[TaskEvent]) -> None:
+    assert load.errors == []
+    assert lost == []
+    for handle, n in load.handles:
+        assert await handle.result(timeout=PATIENCE) == n
+        assert starts[handle.task_id] == 1, handle
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[ClusterNodes]:
+    with ClusterNodes().running() as cluster:
+        yield cluster
+
+
+@asynccontextmanager
+async def served(
+    cluster: ClusterNodes, partitions: int, **options: Any
+) -> AsyncIterator[tuple[TaskQueue, list[TaskEvent]]]:
+    """A queue with two workers."""
+    lost: list[TaskEvent] = []
+    given: dict[str, Any] = {"timeout": PATIENCE, "lease": 5.0, **options}
+    name = new_queue_name("life")
+    async with (
+        TaskQueue(cluster.url, name=name, partitions=partitions, **given) as queue,
+        TaskQueue(cluster.url, name=name, **given) as other,
+        Worker(queue, on_lost=lost.append, concurrency=5),
+        Worker(other, on_lost=lost.append, concurrency=5),
+    ):
+        yield queue, lost
+
+
+async def is_whole(queue: TaskQueue) -> bool:
+    return (await queue.check()).findings == ()
+
+
+@pytest.mark.parametrize("partitions", [1, COUNT])
+@pytest.mark.parametrize("move", [move_key_by_key, move_slot])
+async def test_a_slot_that_moves_under_load_loses_nothing_and_doubles_nothing(
+    cluster: ClusterNodes, partitions: int, move: Callable[[int, EmbeddedServer, EmbeddedServer], None]
+) -> None:
+    async with served(cluster, partitions) as (queue, lost):
+        keys = home_of(queue, USERS[0])
+        slot, source = key_slot(keys.state.encode()), node_of(cluster, keys)
+        target = cluster.masters[cluster.masters.index(source) - 1]
+        await queue.enqueue_many([count(n).options(user_id=USERS[0], delay=3600) for n in range(300)])
+        here = [user for user in USERS if home_of(queue, user).prefix == keys.prefix]
+        elsewhere = [user for user in USERS if user not in here]
+        groups = [group for group in (here, here, elsewhere, elsewhere) if group]
+        async with under_load(queue, groups) as load:
+            await asyncio.to_thread(move, slot, source, target)
+        await all_came_to_an_end_once(load, lost)
+        assert load.longest(elsewhere) < 2.0, "they waited for a slot of others"
+        stats = await queue.stats()
+        assert (stats.scheduled, stats.started, stats.queued, stats.failed) == (300, 0, 0, 0)
+        assert await is_whole(queue)
+        assert owns(target, slot)
+        await asyncio.to_thread(move, slot, target, source)
