@@ -24,7 +24,7 @@ from fairque.redis.partitions import partition_of
 from fairque.redis.requester import pack
 from fairque.tasks.message import Record, encode_record, encode_value
 from tests.support.eventually import eventually
-from tests.support.fleet import ClusterNodes, execute
+from tests.support.fleet import ClusterNodes, execute, owns
 from tests.support.servers import new_queue_name
 from tests.test_outbox import Database, opened
 
@@ -62,7 +62,7 @@ def stopped(node: EmbeddedServer) -> Iterator[None]:
 
 def node_of(cluster: ClusterNodes, keys: Keys) -> EmbeddedServer:
     slot = key_slot(keys.state.encode())
-    return next(node for node in cluster.masters if cluster.has(node, slot))
+    return next(node for node in cluster.masters if owns(node, slot))
 
 
 def home_of(queue: TaskQueue, user: str) -> Keys:

@@ -327,7 +327,7 @@ async def test_who_waits_hears_of_what_ends_elsewhere(server: Server, queue: Tas
 
 
 def _listens(server: Server, channel: str) -> bool:
-    return bool(server.execute("PUBSUB", "NUMSUB", channel)[1])
+    return bool(server.execute("PUBSUB", "SHARDNUMSUB", channel)[1])
 
 
 def move_keys(server: Server, home: Store, to: Store, user: str) -> None:
