@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from fairque import Collect, Priority, Rate, TaskQueue, TaskScheduler, task
+from fairque import (
+    Collect,
+    InvalidInput,
+    Priority,
+    Rate,
+    TaskQueue,
+    TaskScheduler,
+    TaskState,
+    Worker,
+    current_task,
+    task,
+)
 from fairque.redis.keys import encode_user
 from fairque.redis.partitions import partition_of
 from fairque.redis.store import Store
@@ -19,6 +30,7 @@ from fairque.redis.store_chunks import Batch
 from fairque.transfer.fields import moved_fields
 from fairque.transfer.kinds import MOVED_KINDS
 from tests.support.core import outcome
+from tests.support.eventually import eventually
 from tests.support.resp import RespClient
 from tests.test_transfer import _READ, comparable
 
@@ -197,3 +209,132 @@ async def test_all_that_a_user_has_is_in_another_partition(queue: TaskQueue) -> 
     assert await there.settle("ghost", [outcome(each, "finished") for each in running]) == [True] * len(running)
     await no_findings(queue)
     await store.close()
+
+
+# What runs
+
+
+async def test_what_runs_goes_on_and_is_reported_where_its_user_lives_by_then(queue: TaskQueue) -> None:
+    handle = await queue.enqueue(hold("it"), user_id="acme")
+    behind = await queue.enqueue(note(2), user_id="acme", depends_on=[handle])
+    async with Worker(queue, scheduler=False) as worker:
+        await eventually(lambda: began["it"] == 1)
+        await queue.move("acme", elsewhere("acme"))
+        info = await handle.info()
+        assert (info.state, info.attempt) == (TaskState.STARTED, 1)
+        gates[-1].set()
+        assert await handle.result(timeout=10) == "it"
+        assert await behind.result(timeout=10) == 2
+        await eventually(lambda: worker.stats().busy == 0)
+    assert began == {"it": 1}
+    await no_findings(queue)
+
+
+async def test_leases_of_what_runs_are_renewed_where_its_user_lives(queue: TaskQueue) -> None:
+    """For longer than a lease, while others would steal."""
+    handle = await queue.enqueue(hold("it"), user_id="acme")
+    async with Worker(queue, scheduler=False), Worker(queue, scheduler=False):
+        await eventually(lambda: began["it"] == 1)
+        for by in (1, 2, 3):
+            await queue.move("acme", elsewhere("acme", by))
+            await asyncio.sleep(1.5 * queue.settings.lease_ms / 1000)  # a lease that nobody renews would be over
+        gates[-1].set()
+        assert await handle.result(timeout=10) == "it"
+        assert (await handle.info()).attempt == 1
+    assert began == {"it": 1}
+    await no_findings(queue)
+
+
+async def test_caps_hold_while_their_user_is_moved(queue: TaskQueue) -> None:
+    await queue.set_policy("acme", max_running=2)
+    handles = await queue.enqueue_many([hold(str(n)) for n in range(6)], user_id="acme")
+    async with Worker(queue, scheduler=False):
+        await eventually(lambda: began.total() == 2)
+        for by in (1, 2, 0):
+            await queue.move("acme", elsewhere("acme", by))
+            await queue.enqueue(note(), user_id="other")
+            assert began.total() == 2
+            assert (await queue.user("acme")).started == 2
+        gates[-1].set()
+        assert [await handle.result(timeout=10) for handle in handles] == [str(n) for n in range(6)]
+    assert max(began.values()) == 1
+    await no_findings(queue)
+
+
+@task(name="move.count")
+async def count_up(many: int) -> AsyncIterator[int]:
+    for n in range(many):
+        began["yielded"] += 1
+        yield n
+        await asyncio.sleep(0.002)
+
+
+async def test_what_a_task_yields_follows_its_user(queue: TaskQueue) -> None:
+    handle = await queue.enqueue(count_up(500), user_id="acme")
+    async with Worker(queue, scheduler=False):
+        for by in (1, 2, 0, 1):
+            reached = began["yielded"] + 50
+            await eventually(lambda reached=reached: began["yielded"] > reached)
+            await queue.move("acme", elsewhere("acme", by))
+        assert (await handle.result(timeout=20)).chunks == 500
+    assert [chunk async for chunk in handle.stream()] == list(range(500))
+    await no_findings(queue)
+
+
+@task(name="move.parent")
+async def parent() -> int:
+    began["parent"] += 1
+    await gates[-1].wait()
+    child = await current_task().enqueue(note(7))
+    return child.task_id != ""
+
+
+async def test_children_and_cancellation_follow_their_user(queue: TaskQueue) -> None:
+    handle = await queue.enqueue(parent(), user_id="acme")
+    canceled = await queue.enqueue(hold("canceled"), user_id="acme")
+    async with Worker(queue, scheduler=False):
+        await eventually(lambda: (began["parent"], began["canceled"]) == (1, 1))
+        await queue.move("acme", elsewhere("acme"))
+        await canceled.cancel()
+        await eventually(lambda: _is_canceled(canceled))
+        gates[-1].set()
+        assert await handle.result(timeout=10) is True
+        await eventually(lambda: _has_finished(queue, 2))
+    await no_findings(queue)
+
+
+async def _is_canceled(handle: Any) -> bool:
+    return await handle.state() is TaskState.CANCELED
+
+
+async def _has_finished(queue: TaskQueue, many: int) -> bool:
+    return (await queue.stats()).finished == many
+
+
+# Bad input, and no move
+
+
+async def test_a_user_is_moved_only_to_a_partition_of_a_queue_that_has_some(
+    server: Server, queue: TaskQueue, queue_name: str
+) -> None:
+    for number in (-1, PARTITIONS, 10**9):
+        with pytest.raises(InvalidInput, match="partition"):
+            await queue.move("acme", number)
+    async with TaskQueue(server.url, name=f"{queue_name}/plain") as plain:
+        with pytest.raises(InvalidInput, match="partitions"):
+            await plain.move("acme", 0)
+
+
+async def test_a_user_with_nothing_lives_where_it_is_moved(queue: TaskQueue) -> None:
+    assert (await queue.move("new", home_of("new"))).records == 0
+    assert (await queue.move("new", elsewhere("new"))).records == 0
+    await queue.enqueue(note(1), user_id="new")
+    assert contents(queue, home_of("new"), "new") == {}
+    assert contents(queue, elsewhere("new"), "new") != {}
+    await no_findings(queue)
+    await queue.move("new", home_of("new"))
+    assert contents(queue, elsewhere("new"), "new") == {}
+    async with TaskQueue(queue.connector.url, name=queue.name) as stranger:
+        assert (await stranger.user("new")).queued == 1
+    await no_findings(queue)
+    await queue.purge("new")

@@ -23,7 +23,7 @@
     ├── QueueFull                        a user has as many tasks waiting as its policy allows
     │   └── QuotaExceeded                a user has as many bytes as its policy allows
     ├── QueueUnavailable (ConnectionError)  Redis did not answer in time, or refuses to work
-    ├── UserFrozen                       a user stands still, as it is exported or imported
+    ├── UserFrozen                       a user stands still, as it is exported, imported or moved
     ├── PipelineBlocked                  a run cannot end before a task that failed is requeued or discarded
     ├── StoreError                       Redis answered with an error that waiting does not cure
     │   └── NotPermitted                 the user of Redis may not run a command, or use a key or a channel
@@ -217,7 +217,7 @@ class QueueUnavailable(FairqueError, ConnectionError):
 
 
 class UserFrozen(FairqueError):
-    """A user stands still, as it is exported, or its import is not complete. Nothing was written.
+    """A user stands still, as it is exported or moved, or its import is not complete. Nothing was written.
 
     Attributes:
         user_id: Whose things were to change.

@@ -24,11 +24,11 @@ from redis.retry import Retry as BlockingRetry
 
 from fairque.checks import Duration, check_seconds
 from fairque.embedded.server import EmbeddedServer
-from fairque.errors import ConfigError, FairqueError, NotPermitted, QueueUnavailable, StoreError, UserFrozen
+from fairque.errors import ConfigError, FairqueError, NotPermitted, QueueUnavailable, StoreError
 from fairque.importing import check_not_importing
 from fairque.redis.cluster import Cluster, SlotMap
+from fairque.redis.frozen import FROZEN, frozen_in
 from fairque.redis.home import Home
-from fairque.redis.keys import decode_user
 from fairque.redis.lookup import Lookup, Question
 from fairque.redis.places import ELSEWHERE, moved_in
 from fairque.redis.reason import in_words
@@ -51,7 +51,6 @@ _WAYS_OUT = (
 _ELSEWHERE = frozenset(("READONLY", "MASTERDOWN", "CLUSTERDOWN"))
 """Errors of a server that is not, or not now, the one to ask."""
 _NO_FUNCTION = "Function not found"
-_FROZEN = "FROZEN"
 """Of lib/frozen.lua."""
 _IN_A_SCRIPT = "ACL failure in script"
 _REFUSES_NAMES = "'client"
@@ -396,8 +395,8 @@ class Connector:
         error = _answer_in(error)
         if str(error).startswith(_NO_FUNCTION):
             return NoScript()
-        if _code(error) == _FROZEN:
-            return _frozen(error)
+        if _code(error) == FROZEN:
+            return frozen_in(str(error))
         if _code(error) == ELSEWHERE:
             return moved_in(str(error))
         if isinstance(error, redis.exceptions.MovedError) and not self._guides:
@@ -413,11 +412,6 @@ class Connector:
 
     def _lasting(self, error: Exception | str, kind: type[StoreError] = StoreError) -> FairqueError:
         return kind(f"Redis at {self.safe_url}: {error}")
-
-
-def _frozen(error: Exception) -> UserFrozen:
-    user_id = decode_user(str(error).removeprefix(f"{_FROZEN} ").split(" ", 1)[0].encode())
-    return UserFrozen(f"user {user_id!r} stands still, as it is exported or its import is not complete", user_id)
 
 
 def not_loadable(error: NotPermitted) -> NotPermitted:

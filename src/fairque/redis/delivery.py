@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from fairque.errors import StoreError
+from fairque.errors import StoreError, UserFrozen
 from fairque.models import Enqueued, Priority
 from fairque.redis.arguments import Rules
 from fairque.redis.keys import decode_user
@@ -217,9 +217,9 @@ _REFUSALS = {
     Refusal.GONE: "it is gone: it was purged or lost, or its result has expired",
 }
 
-Answer: TypeAlias = Literal[True] | Refusal | StoreError
+Answer: TypeAlias = Literal[True] | Refusal | StoreError | UserFrozen
 """To an outcome: that it was taken, or why it was refused; or why it can be neither now: `UserElsewhere` where its user
-lives in another partition by now, which takes it."""
+lives in another partition by now, which takes it, `UserFrozen` while it stands still."""
 
 
 class StoredTask(NamedTuple):

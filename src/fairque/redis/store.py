@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
 import msgspec
 
-from fairque.errors import ConfigError, FairqueError, StoreError
+from fairque.errors import ConfigError, FairqueError, StoreError, UserFrozen
 from fairque.metrics import Metrics, metrics_in
 from fairque.models import ANY_USER, QueueStats, UserGroup, UserInfo
 from fairque.redis import arguments
@@ -18,6 +18,7 @@ from fairque.redis.assignment import assignments_of
 from fairque.redis.blocking_call import call_blocking
 from fairque.redis.delivery import Answer, Claim, Delivery, Heads, NewTask, Outcome, Put, Refusal, StoredTask
 from fairque.redis.dividing import at_once, divided, in_order, of_those_there
+from fairque.redis.frozen import FROZEN, frozen_in
 from fairque.redis.keys import Keys, encode_user, glob
 from fairque.redis.missing import noting_missing
 from fairque.redis.places import ELSEWHERE, UserElsewhere, moved_in
@@ -208,9 +209,11 @@ class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, SightScripts
             logger.warning("what follows from outcomes: %s", self._failure(text))
         return [_answer(of) if isinstance(of, int) else self._failure(of) for of in answers[:outcomes]]
 
-    def _failure(self, text: Any) -> StoreError:
+    def _failure(self, text: Any) -> StoreError | UserFrozen:
         if text.startswith(ELSEWHERE.encode()):  # one of many in the call
             return moved_in(text.decode())
+        if text.startswith(FROZEN.encode()):
+            return frozen_in(text.decode())
         return StoreError(f"Redis at {self.backend.connector.safe_url}: {text.decode('utf-8', 'replace')}")
 
     async def receive(self, worker: str, delivery: Delivery) -> Literal[True] | Refusal:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
-from fairque.errors import StoreError
+from fairque.errors import StoreError, UserFrozen
 from fairque.redis.arguments import Append, Chunks, Values, YieldedChunks
 from fairque.redis.delivery import Delivery, Refusal
+from fairque.redis.frozen import FROZEN, frozen_in
 from fairque.redis.keys import encode_user
 from fairque.redis.places import ELSEWHERE, moved_in
 from fairque.redis.script_caller import ScriptCaller
@@ -40,7 +41,7 @@ class NoRoom(NamedTuple):
     asked: int
 
 
-Appended: TypeAlias = Literal[True] | Refusal | NoRoom | StoreError
+Appended: TypeAlias = Literal[True] | Refusal | NoRoom | StoreError | UserFrozen
 """To a batch: that it is kept, or why it is not."""
 
 
@@ -91,6 +92,8 @@ class ChunkScripts(ScriptCaller):
             return True if answer == 1 else Refusal(answer)
         if isinstance(answer, bytes) and answer.startswith(ELSEWHERE.encode()):
             return moved_in(answer.decode())
+        if isinstance(answer, bytes) and answer.startswith(FROZEN.encode()):
+            return frozen_in(answer.decode())
         if isinstance(answer, bytes):
             return StoreError(f"Redis at {self.backend.connector.safe_url}: {answer.decode('utf-8', 'replace')}")
         if answer[0] == b"full":

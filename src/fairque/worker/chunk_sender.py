@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable, Sequence
 
 from fairque.backoff import Backoff
 from fairque.codec.codec import Kind
-from fairque.errors import FairqueError, QueueUnavailable, UnknownKey
+from fairque.errors import FairqueError, QueueUnavailable, UnknownKey, UserFrozen
 from fairque.models import FailureKind
-from fairque.redis.delivery import Refusal
+from fairque.redis.delivery import Delivery, Refusal
+from fairque.redis.places import UserElsewhere
 from fairque.redis.store import Store
 from fairque.redis.store_chunks import Appended, Batch, NoRoom
 from fairque.round_robin import RoundRobin
@@ -25,6 +27,8 @@ logger = logging.getLogger("fairque.worker")
 INTERVAL = 0.01
 """Seconds from one call to the next, in which chunks gather."""
 CALL_BYTES = 1024 * 1024
+PATIENCE = 0.1
+"""Seconds until the next try while a user stands still."""
 
 
 class ChunkSender:
@@ -34,11 +38,15 @@ class ChunkSender:
     Args:
         store: Of the queue, or of one partition.
         worker_id: Of the worker.
+        find: The sender of the partition in which the user of a delivery lives by now.
     """
 
-    def __init__(self, store: Store, worker_id: str) -> None:
+    def __init__(
+        self, store: Store, worker_id: str, find: Callable[[Delivery, UserElsewhere], ChunkSender] | None = None
+    ) -> None:
         self._store = store
         self._worker_id = worker_id
+        self._find = find
         self._turns: RoundRobin[Outflow] = RoundRobin()
         self._listed: set[Outflow] = set()  # the same
         self._hurry = asyncio.Event()
@@ -60,8 +68,24 @@ class ChunkSender:
             self._sent = time.monotonic()
             if batches := self._take():
                 answers = await self._insist([batch for _, batch in batches])
-                for (outflow, batch), answer in zip(batches, answers, strict=True):
-                    _settle(outflow, batch, answer)
+                self._settle_all(batches, answers)
+
+    def _settle_all(self, batches: list[tuple[Outflow, Batch]], answers: Sequence[Appended | FairqueError]) -> None:
+        """What was not taken, as its user has moved, is sent where that lives: all of an outflow by one sender."""
+        moved: dict[Outflow, tuple[list[Batch], UserElsewhere | UserFrozen]] = {}
+        for (outflow, batch), answer in zip(batches, answers, strict=True):
+            if isinstance(answer, (UserElsewhere, UserFrozen)):
+                moved.setdefault(outflow, ([], answer))[0].append(batch)
+            else:
+                _settle(outflow, batch, answer)
+        for outflow, (returned, why) in moved.items():
+            outflow.give_back(returned)
+            sender = self._find(outflow.delivery, why) if self._find and isinstance(why, UserElsewhere) else self
+            if sender is self:  # it stands still, or is on its way
+                asyncio.get_running_loop().call_later(PATIENCE, self.note, outflow, False)
+            else:
+                outflow.on_chunks = sender.note
+                sender.note(outflow, False)
 
     async def _gather(self) -> None:
         left = self._sent + INTERVAL - time.monotonic()
@@ -76,7 +100,10 @@ class ChunkSender:
         size = 0
         while size < CALL_BYTES and self._turns:
             [outflow] = self._turns.take(1)
-            if (batch := self._sealed(outflow, outflow.take())) is not None:
+            if outflow.on_chunks != self.note:  # another one sends it by now
+                self._listed.discard(outflow)
+                continue
+            if (batch := outflow.take_back() or self._sealed(outflow, outflow.take())) is not None:
                 taken.append((outflow, batch))
                 size += len(batch.chunks)
             if outflow.has_more:

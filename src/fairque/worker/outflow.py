@@ -29,21 +29,22 @@ class Outflow:
 
     def __init__(self, delivery: Delivery, on_chunks: Callable[[Outflow, bool], None]) -> None:
         self.delivery = delivery
+        self.on_chunks = on_chunks
         self.many = 0
         """How many chunks were yielded."""
         self._taken = self._kept = 0  # how many of them are on their way, or there; and how many are there
+        self._returned: list[Batch] = []
         self._waiting: list[bytes] = []
         self._size = 0
         self._error: Exception | None = None
         self._lock = threading.Condition()
         self._moved = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._on_chunks = on_chunks
 
     async def put(self, chunk: bytes) -> None:
         """Raises what `fail` was given."""
         if self._add(chunk):
-            self._on_chunks(self, self._is_full)
+            self.on_chunks(self, self._is_full)
         while self._is_full and self._error is None:
             await self._move()
         self._check()
@@ -51,7 +52,7 @@ class Outflow:
     def put_from_thread(self, chunk: bytes) -> None:
         """The same in a thread."""
         if self._add(chunk):
-            self._loop.call_soon_threadsafe(self._on_chunks, self, self._is_full)
+            self._loop.call_soon_threadsafe(self.on_chunks, self, self._is_full)
         with self._lock:
             self._lock.wait_for(lambda: not self._is_full or self._error is not None)
         self._check()
@@ -59,7 +60,7 @@ class Outflow:
     async def flush(self) -> None:
         """Until Redis has all of it."""
         while self._kept < self.many and self._error is None:
-            self._on_chunks(self, True)
+            self.on_chunks(self, True)
             await self._move()
         self._check()
 
@@ -76,9 +77,17 @@ class Outflow:
             self._taken += many
         return Batch(self.delivery, first, many, _array(chunks)) if many else None
 
+    def take_back(self) -> Batch | None:
+        """One that was given back, which goes first."""
+        return self._returned.pop(0) if self._returned else None
+
+    def give_back(self, batches: list[Batch]) -> None:
+        """They were not taken where they were sent, and are to be sent again, as they are."""
+        self._returned[:0] = batches
+
     @property
     def has_more(self) -> bool:
-        return bool(self._waiting)
+        return bool(self._returned or self._waiting)
 
     def keep(self, batch: Batch) -> None:
         """Redis has it."""

@@ -70,7 +70,7 @@ class Parts:
         self.hooks = Hooks(options.hooks, queue.name)
         self._stores = store.parts
         settlers = [Settler(self.hooks, signals, settings.lease_ms / 1000) for _ in self._stores]
-        self.settler = settlers[0] if len(settlers) == 1 else Settlers(settlers)
+        self.settler = settlers[0] if len(settlers) == 1 else Settlers(settlers, store.places)
         self.progress = Progress(self._services)
         self._chunks = queue.store(patience=timeout)
         self._streams = Streams(self._chunks, options.worker_id)

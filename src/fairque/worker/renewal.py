@@ -21,6 +21,7 @@ from fairque.errors import FairqueError
 from fairque.queue.queue import TaskQueue
 from fairque.redis.backend import Backend
 from fairque.redis.delivery import Delivery, Refusal
+from fairque.redis.places import UserElsewhere
 from fairque.redis.requester import BlockingRequester
 from fairque.redis.shared_blocking import BlockingConnections
 from fairque.redis.store import WORKER_TTL_MS, renew
@@ -215,7 +216,7 @@ class Renewal:
         if now < max(each.renewed + self._pause(each, held, answered), each.retry_at):
             return
         try:
-            lost, canceled = self._renew(requester, each, held, answered)
+            lost, canceled, moved = self._renew(requester, each, held, answered)
         except FairqueError as exc:
             what = counted(len(held), "delivery", "deliveries") if held else "the worker's entry"
             logger.warning("could not renew %s, trying again: %s", what, exc)
@@ -227,6 +228,8 @@ class Renewal:
             self._on_loop(self._runner.drop, lost)
         if canceled:
             self._on_loop(self._runner.cancel, canceled)
+        for delivery, elsewhere in moved:
+            self._on_loop(each.settler.follow, delivery, elsewhere)
 
     def _pause(self, each: _Round, held: list[Delivery], answered: int) -> float:
         """Seconds between two renewals. Of many partitions, an idle worker claims more rarely than once in a lease, and
@@ -256,9 +259,10 @@ class Renewal:
 
     def _renew(
         self, requester: BlockingRequester, each: _Round, held: list[Delivery], answered: int
-    ) -> tuple[list[tuple[Delivery, Refusal]], list[Delivery]]:
+    ) -> tuple[list[tuple[Delivery, Refusal]], list[Delivery], list[tuple[Delivery, UserElsewhere]]]:
         lost: list[tuple[Delivery, Refusal]] = []
         canceled: list[Delivery] = []
+        moved: list[tuple[Delivery, UserElsewhere]] = []
         fields = {
             **self._description,
             "running": len(self._runner),
@@ -274,12 +278,11 @@ class Renewal:
             told = fields if is_last else {}  # it is a sign of life when all have been renewed
             ended = each.run_times.take() if is_last else []
             part = held[at : at + BATCH]
-            gone, told_to_stop, _ = renew(
-                requester, each.keys, self._options.worker_id, told, part, ended, self._ttl_ms
-            )
-            lost += gone
-            canceled += told_to_stop
-        return lost, canceled
+            answer = renew(requester, each.keys, self._options.worker_id, told, part, ended, self._ttl_ms)
+            lost += answer[0]
+            canceled += answer[1]
+            moved += answer[2]
+        return lost, canceled, moved
 
     def _end_process(self) -> None:
         """Nothing else gets the loop back: it may be in the middle of any code."""
@@ -309,7 +312,7 @@ class Renewal:
         LastWill(each.keys, self._settings, self._options.worker_id, each.settler).execute(requester, culprit)
         requester.close()
 
-    def _on_loop(self, call: Callable[..., None], *args: Any) -> None:
+    def _on_loop(self, call: Callable[..., object], *args: Any) -> None:
         try:
             self._loop.call_soon_threadsafe(call, *args)
         except RuntimeError:  # the loop was closed

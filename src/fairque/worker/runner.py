@@ -17,6 +17,7 @@ from fairque.counted import counted
 from fairque.errors import BadArguments, BrokenSeal, FairqueError, UnknownKey
 from fairque.models import FailureKind
 from fairque.redis.delivery import Delivery, Outcome, Refusal
+from fairque.redis.places import UserElsewhere
 from fairque.redis.store import Store
 from fairque.tasks.failure import Failure
 from fairque.tasks.message import BadMessage, name_in
@@ -334,6 +335,9 @@ class Runner:
         while True:
             try:
                 return await self._stores[delivery.partition].receive(self._options.worker_id, delivery)
+            except UserElsewhere as exc:
+                self._settler.follow(delivery, exc)
+                await anyio.sleep(backoff.next())
             except FairqueError as exc:
                 log_about(logging.WARNING, delivery, "arrived, which cannot be noted, trying again: %s", exc)
                 await anyio.sleep(backoff.next())

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from fairque.counted import counted
-from fairque.errors import FairqueError, StoreError
+from fairque.errors import FairqueError, StoreError, UserFrozen
 from fairque.redis.delivery import Answer, Delivery, Outcome, Refusal
+from fairque.redis.places import UserElsewhere
 from fairque.tasks.message import name_in
 from fairque.worker.hooks import Hooks
 from fairque.worker.pace import Pace
@@ -28,6 +29,7 @@ class Settler:
     """Everything this worker was handed and has not reported yet.
 
     An outcome that Redis answers with an error is *sick*: it is tried again by and by, and keeps nobody else's waiting.
+    One whose user stands still waits for that. One whose user has moved goes to where it lives, and so does what runs.
 
     Args:
         hooks: Told of an outcome that came too late.
@@ -49,8 +51,14 @@ class Settler:
         self._alone_until = 0.0
         self._outcomes: list[Outcome] = []
         self._sick: list[Outcome] = []
+        self._standing: list[Outcome] = []
         self._pace = Pace(BATCH)
         self._sick_pace = Pace(BATCH)
+        self._standing_pace = Pace(BATCH)
+        self.peers: Sequence[Settler] = (self,)
+        """Of all partitions."""
+        self.find: Callable[[Delivery, UserElsewhere], int] = lambda delivery, _: delivery.partition
+        """In which partition the user of a delivery lives by now."""
 
     def __len__(self) -> int:
         """What it holds, but for the sick."""
@@ -76,12 +84,13 @@ class Settler:
 
     @property
     def unreported(self) -> int:
-        return len(self._outcomes) + len(self._sick)
+        return len(self._outcomes) + len(self._sick) + len(self._standing)
 
     @property
     def rest(self) -> float:
         """Seconds until there is something to report."""
         rest = self._pace.left if self._outcomes else math.inf
+        rest = min(rest, self._standing_pace.left) if self._standing else rest
         return min(rest, self._sick_pace.left) if self._sick else rest
 
     def held(self) -> list[Delivery]:
@@ -118,13 +127,16 @@ class Settler:
         if self._sick and not self._sick_pace.left:
             self._outcomes += self._sick
             self._sick.clear()
+        if self._standing and not self._standing_pace.left:
+            self._outcomes += self._standing
+            self._standing.clear()
         return [] if self._pace.left else _fitting(self._outcomes[: self._pace.most])
 
     def last_outcomes(self, culprit: Delivery | None) -> Iterator[list[Outcome]]:
         """For a process that ends at once: what has ended and, if it is known which one makes it end, all others as to
         be put back. From another thread, while the loop stands still.
         """
-        ended = [*self._outcomes, *self._sick]
+        ended = [*self._outcomes, *self._sick, *self._standing]
         if culprit is not None:
             known = {id(outcome.delivery) for outcome in ended} | {id(culprit)}
             ended += [Outcome(of, "released") for of in self.held() if id(of) not in known]
@@ -144,21 +156,57 @@ class Settler:
         """How Redis answered to a batch."""
         self._pace.went_well()
         del self._outcomes[: len(batch)]
-        sick = len(self._sick)
+        sick, standing = len(self._sick), len(self._standing)
         for outcome, answer in zip(batch, answers, strict=True):
             if answer is True:
-                self._held.pop(id(outcome.delivery), None)
+                self._let_go(outcome.delivery)
             elif isinstance(answer, Refusal):
                 self._refused(outcome.delivery, answer)
+            elif isinstance(answer, UserElsewhere) and self.follow(outcome.delivery, answer):
+                self.peers[outcome.delivery.partition].report(outcome)
+            elif isinstance(answer, (UserElsewhere, UserFrozen)):  # it is on its way
+                self._standing.append(outcome)
             else:
                 self._fell_sick(outcome, answer)
         if len(self._sick) > sick:
             self._sick_pace.failed()
         elif not sick:
             self._sick_pace.went_well()
+        if len(self._standing) > standing:
+            self._standing_pace.failed()
+        elif not standing:
+            self._standing_pace.went_well()
+
+    def follow(self, delivery: Delivery, elsewhere: UserElsewhere) -> bool:
+        """Its user has moved, and it with that. Returns whether that leads to another partition."""
+        partition = self.find(delivery, elsewhere)
+        if partition == self._number:
+            return False
+        if delivery.partition == self._number:
+            delivery.partition = partition
+            if id(delivery) in self._held:
+                self.peers[partition]._take(delivery, self)
+        return True
+
+    @property
+    def _number(self) -> int:
+        return self.peers.index(self)
+
+    def _take(self, delivery: Delivery, other: Settler) -> None:
+        del other._held[id(delivery)]
+        self._held[id(delivery)] = delivery
+        if (until := other._watched.pop(id(delivery), None)) is not None:
+            self._watched[id(delivery)] = until
+        if other._alone is delivery:
+            other._alone = None
+            self._alone, self._alone_until = delivery, other._alone_until
+
+    def _let_go(self, delivery: Delivery) -> None:
+        """Which may have moved since its outcome was sent."""
+        self.peers[delivery.partition]._held.pop(id(delivery), None)
 
     def _refused(self, delivery: Delivery, why: Refusal) -> None:
-        self._held.pop(id(delivery), None)
+        self._let_go(delivery)
         log_about(logging.WARNING, delivery, "has its outcome refused: %s", why.text)
         self._hooks.tell("lost", delivery, name_in(delivery.body), time.monotonic())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fairque.redis.delivery import Delivery, Outcome
+from fairque.redis.places import Places, UserElsewhere
 from fairque.worker.settler import Settler
 
 __all__ = ["Settlers"]
@@ -15,10 +16,22 @@ class Settlers:
 
     Args:
         each: By the numbers of the partitions.
+        places: Where users live.
     """
 
-    def __init__(self, each: Sequence[Settler]) -> None:
+    def __init__(self, each: Sequence[Settler], places: Places) -> None:
         self._each = each
+        self._places = places
+        for settler in each:
+            settler.peers, settler.find = each, self._find
+
+    def _find(self, delivery: Delivery, elsewhere: UserElsewhere) -> int:
+        """An answer of a partition to which it is on its way is none: see `Places.learn`."""
+        self._places.learn_all(elsewhere.moved)
+        return self._places.of(delivery.user.decode())
+
+    def follow(self, delivery: Delivery, elsewhere: UserElsewhere) -> bool:
+        return self._each[delivery.partition].follow(delivery, elsewhere)
 
     def __len__(self) -> int:
         return sum(map(len, self._each))

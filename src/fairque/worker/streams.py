@@ -14,6 +14,8 @@ from typing import Any
 
 from fairque.errors import FairqueError
 from fairque.models import FailureKind, Streamed
+from fairque.redis.delivery import Delivery
+from fairque.redis.places import UserElsewhere
 from fairque.redis.store import Store
 from fairque.tasks.failure import Failure, encode_result
 from fairque.tasks.function import TaskFunction
@@ -38,7 +40,12 @@ class Streams:
 
     def __init__(self, store: Store, worker_id: str) -> None:
         self._store = store
-        self._senders = [ChunkSender(part, worker_id) for part in store.parts]
+        self._senders = [ChunkSender(part, worker_id, self._find) for part in store.parts]
+
+    def _find(self, delivery: Delivery, elsewhere: UserElsewhere) -> ChunkSender:
+        places = self._store.places
+        places.learn_all(elsewhere.moved)
+        return self._senders[places.of(delivery.user.decode())]
 
     async def run(self, run: RunningTask, function: TaskFunction[Any, Any], threads: Threads) -> Streamed[Any]:
         """Run a generator to its end, which is when Redis has all that it yielded."""
