@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from tests.support.servers import own_keys
 
 if TYPE_CHECKING:
     from fairque.redis.scripts import Script
+    from fairque.redis.store import Store
     from tests.support.proxy import Cut, CuttingProxy
     from tests.support.servers import Server
 
@@ -281,7 +283,7 @@ async def fire(far: TaskQueue) -> Any:
 async def expire(far: TaskQueue) -> Any:
     await far.pause("acme")
     late = await far.enqueue(plain(), user_id="acme", expires=datetime(2020, 1, 1, tzinfo=UTC))
-    has_more = await ScheduleStore(far.reader).expire()
+    has_more = await ScheduleStore(await far.reader.home_of("acme")).expire()
     return has_more, await late.state()
 
 
@@ -367,7 +369,7 @@ async def check(far: TaskQueue) -> Any:
 
 def delete(queue: TaskQueue, *names: str) -> None:
     with RespClient(queue.connector.url) as client:
-        client.execute("DEL", *(f"{queue.keys.prefix}{name}" for name in names))
+        client.execute("DEL", *(f"{queue.reader.keys_of('acme').prefix}{name}" for name in names))
 
 
 @calls("repair")
@@ -420,10 +422,19 @@ async def work_and_yield(far: TaskQueue) -> Any:
     return told, sorted(starts.values())
 
 
+@asynccontextmanager
+async def by_hand(far: TaskQueue, **options: Any) -> AsyncIterator[Store]:
+    """Where what waits is claimed from: of a queue with partitions, the one in which its user lives."""
+    store = far.store(**options)
+    try:
+        yield await store.home_of("acme")
+    finally:
+        await store.close()
+
+
 @calls("accuse")
 async def accuse_what_blocks(far: TaskQueue) -> Any:
-    store = far.store()
-    try:
+    async with by_hand(far) as store:
         [taken] = (await store.claim("ghost", 1, settings=SHORT)).deliveries
         place = taken.lane.decode(), taken.user.decode(), taken.id, taken.stream_id.decode()
         accused = arguments.Accuse("ghost", *place, taken.attempt)
@@ -431,20 +442,15 @@ async def accuse_what_blocks(far: TaskQueue) -> Any:
             return await store.call(accused)
         except QueueUnavailable:  # a worker that ends tries it again
             return await store.call(accused)
-    finally:
-        await store.close()
 
 
 @calls("heads", "hand_on")
 async def look_and_hand_on(far: TaskQueue) -> Any:
-    store = far.store(patience=10)
-    try:
+    async with by_hand(far, patience=10) as store:
         heads = await store.heads()
         await store.claim("ghost", 2, settings=SHORT)
         await store.hand_on("ghost", [()])
         return heads.ready
-    finally:
-        await store.close()
 
 
 @calls("demand")
@@ -454,11 +460,8 @@ async def ask_for_slots(far: TaskQueue) -> Any:
 
 @calls("receive")
 async def work_on_suspects(far: TaskQueue) -> Any:
-    store = far.store()
-    try:
+    async with by_hand(far) as store:
         taken = (await store.claim("ghost", 2, settings=SHORT)).deliveries
-    finally:
-        await store.close()
     await asyncio.sleep(1.1 * LEASE)  # who fell silent is looked at then
     return len(taken), await serve(far, [plain(n) for n in range(2)])
 

@@ -1,42 +1,82 @@
-"""Every call of a queue, made on one with partitions: it is told what a queue without any tells, and does the same."""
+"""Every script on a queue with partitions: it tells what it tells on one without and does the same, also where replies
+are cut.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from fairque import TaskQueue
-from tests.test_cut_calls import CALLS, LEASE, prepare, starts
+from tests.support.calls import call_of
+from tests.support.render_scripts import scripts
+from tests.test_cut_calls import CALLS, LEASE, prepare, source_of, starts
 
 if TYPE_CHECKING:
+    from tests.support.proxy import Cut, CuttingProxy
     from tests.support.servers import Server
 
-REFUSED = {"policy", "policies", "governed", "limits"}
-"""Their calls put users in groups, and limit what all users do together: there is none of that."""
-OF_ONE = {"accuse", "expire", "hand_on", "heads", "receive"}
-"""Their calls claim by hand from the whole queue: workers do so from one partition at a time."""
-DAMAGING = {"repair"}
-"""Its call deletes keys of the queue by their names."""
-SAME = sorted(CALLS.keys() - REFUSED - OF_ONE - DAMAGING)
+COUNT = 4
+
+
+async def govern_users(far: TaskQueue) -> Any:
+    """As in a queue without partitions, but for groups."""
+    await far.set_policy("acme", weight=3, max_running=5)
+    await far.pause("zoe")
+    await far.resume("zoe")
+    await far.clear_policy("zoe")
+    return await far.get_policy("acme"), await far.policies(), await far.groups()
+
+
+async def limit_users(far: TaskQueue) -> Any:
+    """As in a queue without partitions, but for limits that all users share."""
+    await far.set_limit("crm", max_running=3, user_id="acme")
+    await far.set_limit("other", max_running=1, shared=False)
+    await far.clear_limit("other", shared=False)
+    await far.pause_task("plain")
+    await far.pause_task("fail")
+    await far.resume_task("fail")
+    return sorted((each.key, each.max_running, each.paused) for each in await far.limits())
+
+
+APART = {"policy": govern_users, "policies": govern_users, "governed": govern_users, "limits": limit_users}
+"""Calls for what is not in a queue with partitions."""
+
+
+def calls() -> dict[str, Callable[[TaskQueue], Awaitable[Any]]]:
+    return {**CALLS, **APART}
+
+
+def test_every_script_is_called_on_partitions() -> None:
+    assert calls().keys() == {script.name for script in scripts()}
 
 
 @pytest.mark.leaves_keys
-@pytest.mark.parametrize("script", SAME)
+@pytest.mark.parametrize("script", sorted(CALLS))
 async def test_a_queue_with_partitions_tells_and_does_what_one_without_does(
-    server: Server, queue_name: str, script: str
+    server: Server, proxy: CuttingProxy, queue_name: str, script: str
 ) -> None:
-    without = await told(server, f"{queue_name}/without", script, 1)
-    assert await told(server, f"{queue_name}/with", script, 4) == without
+    """The first and the last reply are cut: what all partitions are told, and what one of them tells, comes once."""
+    without, _ = await told(server.url, proxy, f"{queue_name}/without", script, 1, 10**9)
+    spread, counted = await told(proxy.url, proxy, f"{queue_name}/with", script, COUNT, 10**9)
+    assert counted.seen, "it was not called"
+    assert spread == without
+    for k in {1, counted.seen}:
+        cut, done = await told(proxy.url, proxy, f"{queue_name}/cut-{k}", script, COUNT, k)
+        assert cut == without or done.seen < k, f"reply {k} of {counted.seen} was cut"
 
 
-async def told(server: Server, name: str, script: str, partitions: int) -> Any:
+async def told(url: str, proxy: CuttingProxy, name: str, script: str, partitions: int, nth: int) -> tuple[Any, Cut]:
     starts.clear()
-    async with TaskQueue(server.url, name=name, lease=LEASE, partitions=partitions) as queue:
+    async with TaskQueue(url, name=name, lease=LEASE, partitions=partitions) as queue:
         await prepare(queue)
         starts.clear()
-        answer = await CALLS[script](queue)
+        cut = proxy.cut_reply(call_of(source_of(script)), nth)
+        answer = await calls()[script](queue)
+        cut.done.set()
         stats = await queue.stats()
         assert (await queue.check()).findings == ()
     totals = [stats.queued, stats.started, stats.scheduled, stats.deferred, stats.finished, stats.failed]
-    return answer, [*totals, stats.canceled, stats.retried, stats.users_known, stats.users_ready]
+    return (answer, [*totals, stats.canceled, stats.retried, stats.users_known, stats.users_ready]), cut
