@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from fairque import EVERYBODY, QueueUnavailable, TaskQueue, TaskScheduler, sync,
 from fairque.contrib.dashboard import Viewer, dashboard
 from fairque.contrib.prometheus import QueueMetrics
 from fairque.redis.keys import encode_user
-from fairque.redis.missing import note_missing, noting_missing
+from fairque.redis.missing import is_missing, note_missing, noting_missing
 from fairque.redis.partitions import partition_of
 from tests.partitions.test_cluster_of_partitions import COUNT, USERS, name_on, stopped, users_on
 from tests.partitions.test_queue_of_partitions import fail_all
@@ -235,6 +236,38 @@ def test_what_is_missing_in_a_block_is_missing_in_the_one_around_it() -> None:
     assert outer.numbers == (1, 3, 5)
     note_missing([7])
     assert outer.numbers == (1, 3, 5)
+
+
+def test_what_did_not_answer_is_not_waited_for_again_while_it_is_of_one_moment() -> None:
+    with noting_missing(is_brief=False) as lasting:
+        note_missing([2])
+        assert not is_missing(2)
+        with noting_missing():
+            assert not is_missing(2)
+            note_missing([3])
+            assert is_missing(3)
+        assert not is_missing(3)
+    assert lasting.numbers == (2, 3)
+
+
+async def test_many_steps_wait_for_a_node_that_hangs_once(cluster: ClusterNodes, filled: TaskQueue) -> None:
+    with stopped(cluster.masters[HANGING]):
+        for look in (filled.health, filled.overview):
+            began = time.monotonic()
+            found = await look()
+            assert time.monotonic() - began < 2 * TIMEOUT
+            assert found.stats.missing == all_partitions_of(filled, cluster)
+    await eventually(lambda: nothing_is_missing(filled), 20)
+
+
+async def test_commands_about_one_user_lack_nothing(cluster: ClusterNodes, filled: TaskQueue) -> None:
+    there = next(user for user in USERS if user not in gone(cluster, filled))
+    where = ["--url", cluster.url, "--queue", filled.name]
+    with stopped(cluster.masters[HANGING]):
+        for words in (["tasks", there], ["dead", "list", there], ["schedule", "list", there], ["resume", there]):
+            told = await call_command(*words, *where, env={"FAIRQUE_REDIS_TIMEOUT": str(TIMEOUT)})
+            assert (told.code, told.err) == (0, ""), words
+    await eventually(lambda: nothing_is_missing(filled), 20)
 
 
 async def test_two_reads_at_once_know_nothing_of_each_other() -> None:

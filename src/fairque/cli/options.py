@@ -101,7 +101,7 @@ def on_queue(queue: TaskQueue, job: Callable[[TaskQueue], Awaitable[T]], *, begi
         async with queue:
             if not begins:
                 await check_is_known(queue)
-            with noting_missing() as missing:
+            with noting_missing(is_brief=False) as missing:
                 done = await job(queue)
             if missing.numbers:
                 say(f"warning: {unanswered(missing.numbers)}: what is there is left out", "yellow")

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, Protocol
 
 from fairque.errors import QueueUnavailable
 from fairque.redis.arguments import Arguments
-from fairque.redis.missing import note_missing
+from fairque.redis.missing import is_missing, note_missing
 from fairque.redis.places import Places, raise_moved
 
-__all__ = ["Answers", "Part", "look", "tell"]
+__all__ = ["Answers", "Part", "first_answer", "look", "tell"]
 
 PAUSE = 0.05
 """Seconds until a second try, for a connection that was cut."""
@@ -35,11 +35,30 @@ class Answers(NamedTuple):
 
 
 async def look(parts: Sequence[Part], asked: Mapping[int, Arguments], patience: float | None = None) -> Answers:
-    """Read. Who does not answer at a second try, or within the timeout, is missing; `patience` is for all of them
-    together being away.
+    """Read. Who does not answer at a second try, or within the timeout, is missing, as is who is so already, see
+    `is_missing`; `patience` is for all of them together being away.
 
     Raises `QueueUnavailable` where nobody answers, and whatever else one of them raises.
     """
+    away_before = [at for at in asked if is_missing(at)]
+    if len(away_before) < len(asked):
+        asked = {at: arguments for at, arguments in asked.items() if at not in away_before}
+    else:
+        away_before = []
+    replies, missing = await _looked(parts, asked, patience)
+    note_missing(missing)
+    return Answers(replies, tuple(sorted((*missing, *away_before))))
+
+
+async def first_answer(parts: Sequence[Part], arguments: Arguments, patience: float | None = None) -> Any:
+    """Of what all of them know: whoever is away, nothing is left out."""
+    replies, _ = await _looked(parts, dict.fromkeys(range(len(parts)), arguments), patience)
+    return replies[0]
+
+
+async def _looked(
+    parts: Sequence[Part], asked: Mapping[int, Arguments], patience: float | None
+) -> tuple[list[Any], list[int]]:
     answers = await _gathered(_tried_twice(parts[at], arguments) for at, arguments in asked.items())
     if all(isinstance(answer, QueueUnavailable) for answer in answers):
         answers = await _gathered(parts[at].call(arguments, (), patience) for at, arguments in asked.items())
@@ -55,8 +74,7 @@ async def look(parts: Sequence[Part], asked: Mapping[int, Arguments], patience: 
             raise answer
         else:
             replies.append(answer)
-    note_missing(missing)
-    return Answers(replies, tuple(missing))
+    return replies, missing
 
 
 async def _tried_twice(part: Part, arguments: Arguments) -> Any:

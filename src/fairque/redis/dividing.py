@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from fairque.errors import QueueUnavailable
-from fairque.redis.missing import note_missing
+from fairque.redis.missing import is_missing, note_missing
 from fairque.redis.places import raise_moved
 
 __all__ = ["Share", "at_once", "divided", "in_order", "of_those_there"]
@@ -77,6 +77,8 @@ async def of_those_there(parts: Iterable[P], ask: Callable[[P], Awaitable[R]]) -
 
 
 async def _if_there(part: P, ask: Callable[[P], Awaitable[R]]) -> tuple[R, ...]:
+    if is_missing(part.number):
+        return ()
     try:
         return (await ask(part),)
     except QueueUnavailable:

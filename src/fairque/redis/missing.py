@@ -9,10 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import NamedTuple
 
-__all__ = ["Missing", "note_missing", "noting_missing"]
+__all__ = ["Missing", "is_missing", "note_missing", "noting_missing"]
 
-_noted: ContextVar[set[int] | None] = ContextVar("fairque_missing", default=None)
+
+class _Noted(NamedTuple):
+    numbers: set[int]
+    is_brief: bool
+
+
+_noted: ContextVar[_Noted | None] = ContextVar("fairque_missing", default=None)
 
 
 class Missing:
@@ -28,19 +35,28 @@ class Missing:
 
 
 @contextmanager
-def noting_missing() -> Iterator[Missing]:
-    """Have those noted that do not answer in the block, and in tasks that it waits for."""
-    around, numbers = _noted.get(), set[int]()
-    token = _noted.set(numbers)
+def noting_missing(*, is_brief: bool = True) -> Iterator[Missing]:
+    """Have those noted that do not answer in the block, and in tasks that it waits for.
+
+    `is_brief`: what comes of the block is of one moment. Who did not answer once is not waited for again in it.
+    """
+    around, noted = _noted.get(), _Noted(set(), is_brief)
+    token = _noted.set(noted)
     try:
-        yield Missing(numbers)
+        yield Missing(noted.numbers)
     finally:
         _noted.reset(token)
         if around is not None:
-            around.update(numbers)
+            around.numbers.update(noted.numbers)
 
 
 def note_missing(partitions: Iterable[int]) -> None:
     """They were asked in vain."""
-    if (numbers := _noted.get()) is not None:
-        numbers.update(partitions)
+    if (noted := _noted.get()) is not None:
+        noted.numbers.update(partitions)
+
+
+def is_missing(partition: int) -> bool:
+    """Whether it was asked in vain a moment ago, and its answer is left out already."""
+    noted = _noted.get()
+    return noted is not None and noted.is_brief and partition in noted.numbers

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from fairque.errors import InvalidInput, QueueUnavailable
 from fairque.redis import arguments as args
 from fairque.redis.arguments import Arguments
-from fairque.redis.asking import Answers, Part, look, tell
+from fairque.redis.asking import Answers, Part, first_answer, look, tell
 from fairque.redis.dividing import at_once, divided
 from fairque.redis.merges.demand import merged_demand
 from fairque.redis.merges.explanations import merged_explanation
@@ -145,7 +145,7 @@ async def _policies(
         if not _is_of_all(name):
             homes[_at(parts, name)].append(name)
     if not homes:
-        return list((await look(parts, dict.fromkeys(range(len(parts)), asked), patience)).replies[0])
+        return list(await first_answer(parts, asked, patience))
     wanted: dict[int, Arguments] = {at: args.Policies([*names, *of_each]) for at, names in homes.items()}
     found: dict[str, bytes] = {}
     for request, reply in zip(wanted.values(), await tell(parts, wanted, patience), strict=True):

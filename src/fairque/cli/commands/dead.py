@@ -10,6 +10,7 @@ import msgspec
 import typer
 
 from fairque import DeadGroups, DeadLetter, TaskInfo, TaskQueue, TaskState, UnknownTask
+from fairque.cli.clock import now_of
 from fairque.cli.errors import UNKNOWN, CommandError
 from fairque.cli.input import confirm
 from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue, on_queue
@@ -74,7 +75,7 @@ def list_letters(
     filters = Filters(user, kind, name, limit)
 
     async def find(opened: TaskQueue) -> tuple[list[DeadLetter], float]:
-        return await _find(opened, filters), (await opened.stats()).at
+        return await _find(opened, filters), await now_of(opened, user)
 
     letters, now = on_queue(make_queue(url, queue, config), find)
     if as_json:
@@ -108,7 +109,7 @@ def groups(
     """
 
     async def find(opened: TaskQueue) -> tuple[DeadGroups, float]:
-        return await opened.dead_groups(user), (await opened.stats()).at
+        return await opened.dead_groups(user), await now_of(opened, user)
 
     found, now = on_queue(make_queue(url, queue, config), find)
     if as_json:

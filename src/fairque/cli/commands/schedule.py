@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fairque import ScheduledTask, TaskQueue, TaskScheduler
+from fairque.cli.clock import now_of
 from fairque.cli.commands.enqueue import make_task
 from fairque.cli.errors import UNKNOWN, CommandError
 from fairque.cli.imports import load_queue
@@ -53,7 +54,7 @@ def list_schedules(
     """
 
     async def find(opened: TaskQueue) -> tuple[list[ScheduledTask], float]:
-        return await TaskScheduler(opened).list_schedules(user, active, limit=limit), (await opened.stats()).at
+        return await TaskScheduler(opened).list_schedules(user, active, limit=limit), await now_of(opened, user)
 
     found, now = on_queue(make_queue(url, queue, config), find)
     if as_json:

@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from fairque import Cancellation, ResultTimeout, TaskHandle, TaskInfo, TaskQueue, TaskState
+from fairque.cli.clock import now_of
 from fairque.cli.commands.users import known_user
 from fairque.cli.errors import ENDED, UNFINISHED, CommandError
 from fairque.cli.input import check_timeout, confirm
@@ -54,7 +55,7 @@ def list_tasks(
         found = await opened.tasks(user, state=state, limit=limit, after=behind)
         if not found:
             await known_user(opened, user)
-        return found, (await opened.stats()).at
+        return found, await now_of(opened, user)
 
     found, now = on_queue(make_queue(url, queue, config), find)
     if as_json:
