@@ -206,9 +206,10 @@ class TaskQueue(Tenants, Sights):
         """
         try:
             await self.connector.open()
-            await self._reader.check_server()
-            self._backend.agreed = False  # they may have changed since it was open before
-            await self._reader.agree(store=False)
+            self._backend.agreed = False  # settings may have changed since it was open before
+            with noting_missing():  # a node that hangs is waited for once
+                await self._reader.check_server()
+                await self._reader.agree(store=False)
         except BaseException:
             await self.close()
             self.connector.admit()  # as it was before: the next call tries again
