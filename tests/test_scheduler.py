@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -41,6 +42,7 @@ from fairque.redis.store_schedules import ScheduleStore, Write
 from fairque.schedule.spec import moment_of
 from fairque.scheduler.loop import ScheduleLoop
 from fairque.tasks.registry import registry, unregister
+from fairque.worker import renewal
 from tests.support.calls import call_of
 from tests.support.core import Core, outcome
 from tests.support.eventually import eventually
@@ -674,7 +676,7 @@ async def asks_nothing(server: Server) -> bool:
 async def fleet(server: Server, queue: TaskQueue, size: int) -> AsyncIterator[dict[str, asyncio.Task[None]]]:
     """Schedulers that run, by name, once each has found its part."""
     schedulers = [TaskScheduler(queue) for _ in range(size)]
-    running = {each._loop._name: asyncio.create_task(each.run()) for each in schedulers}
+    running = {each.name: asyncio.create_task(each.run()) for each in schedulers}
     await eventually(lambda: asks_nothing(server))
     try:
         yield running
@@ -754,6 +756,43 @@ async def test_a_keeper_that_stops_hands_its_part_on(
         running[deputy].cancel()
         await eventually(lambda: parts(core)[0] not in ("-", keeper, deputy))
     assert core.execute("EXISTS", ":schedule-keepers") == 0
+
+
+async def test_who_has_no_part_looks_when_it_is_told_to(queue: TaskQueue):
+    store = ScheduleStore(queue.reader)
+    looks = [(await store.ripe(1, scheduler=name)).next_look_ms for name in ("keeper", "deputy", "other", "other")]
+    assert [at < math.inf for at in looks] == [True, True, False, False]
+
+
+async def test_a_sign_of_life_tells_of_a_part_that_is_free(queue: TaskQueue, core: Core):
+    store = ScheduleStore(queue.reader)
+    assert core.is_to_fire("a"), "nobody looks at schedules"
+    await store.ripe(1, scheduler="a")
+    assert not core.is_to_fire("a"), "it has a part already"
+    assert core.is_to_fire("b"), "there is no deputy"
+    await store.ripe(1, scheduler="b")
+    assert not any(core.is_to_fire(name) for name in ("a", "b", "c"))
+    await store.leave("b")
+    assert core.is_to_fire("c")
+    assert not core.is_to_fire(""), "its process fires none"
+
+
+@pytest.mark.parametrize("partitions", [1, 4])
+async def test_the_scheduler_of_a_worker_takes_over_where_keeper_and_deputy_were_killed(
+    server: Server, queue_name: str, monkeypatch: pytest.MonkeyPatch, partitions: int
+):
+    monkeypatch.setattr(ScheduleLoop, "_leave", AsyncMock())  # as if they were killed
+    for seconds in ("IDLE_HEARTBEAT_SECONDS", "SPREAD_HEARTBEAT_SECONDS"):
+        monkeypatch.setattr(renewal, seconds, 0.5)
+    async with TaskQueue(server.url, name=queue_name, partitions=partitions) as queue:
+        near = TaskScheduler(queue)
+        await add(near, cron_expr="* * * * * *")
+        async with fleet(server, queue, 2) as running, Worker(queue):
+            await eventually(lambda: runs_of(near, "s", 1))
+            for each in running.values():
+                each.cancel()
+            runs = (await near.get_schedule("s")).runs
+            await eventually(lambda: runs_of(near, "s", runs + 3))
 
 
 @pytest.mark.damages

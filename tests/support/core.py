@@ -177,6 +177,11 @@ class Core:
         lost, *_ = renew(self._requester, self.keys, worker, {"pid": 1, **fields}, deliveries, list(run_times))
         return [delivery for delivery, _ in lost]
 
+    def is_to_fire(self, scheduler: str) -> bool:
+        """What the sign of life of a worker brings home, in whose process that scheduler is."""
+        assert self._requester is not None
+        return renew(self._requester, self.keys, "w", {"pid": 1}, [], scheduler=scheduler).is_to_fire
+
     # What is in Redis
 
     def execute(self, *arguments: str | bytes | int) -> Any:

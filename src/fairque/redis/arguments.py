@@ -290,7 +290,7 @@ class EndedRuns(Item, frozen=True):
 
 class Renew(Arguments, frozen=True):
     """ttl_ms: of the worker's entry, which gets these fields. Without any, it is not the last part of a renewal, and no
-    sign of life.
+    sign of life. scheduler: the name of that in its process; '' where there is none.
     """
 
     worker: str
@@ -298,6 +298,7 @@ class Renew(Arguments, frozen=True):
     fields: Mapping[str, Any]
     deliveries: list[HeldDelivery]
     run_times: list[EndedRuns] = []
+    scheduler: str = ""
 
 
 class Progress(Arguments, frozen=True):

@@ -34,7 +34,7 @@ from fairque.redis.store_xcom import XComScripts
 from fairque.settings import QueueSettings
 from fairque.tasks.message import new_nonce
 
-__all__ = ["ClaimOptions", "HealthFacts", "Store", "renew", "report"]
+__all__ = ["ClaimOptions", "HealthFacts", "Renewed", "Store", "renew", "report"]
 
 logger = logging.getLogger("fairque.store")
 WORKER_TTL_MS = 60_000
@@ -59,6 +59,18 @@ class HealthFacts(NamedTuple):
     recent: list[bytes]
     left_alone: list[bytes]
     memory: dict[str, str]
+
+
+class Renewed(NamedTuple):
+    """The deliveries that are no longer its own, with why, those that were canceled, those whose users have moved, with
+    where they live, which were not renewed, and whether the scheduler in its process is to look at schedules, as nobody
+    else does.
+    """
+
+    lost: list[tuple[Delivery, Refusal]]
+    canceled: list[Delivery]
+    moved: list[tuple[Delivery, UserElsewhere]]
+    is_to_fire: bool = False
 
 
 class ClaimOptions(TypedDict, total=False):
@@ -470,17 +482,15 @@ def renew(
     deliveries: Sequence[Delivery],
     ended: list[arguments.EndedRuns] | None = None,
     ttl_ms: int = WORKER_TTL_MS,
-) -> tuple[list[tuple[Delivery, Refusal]], list[Delivery], list[tuple[Delivery, UserElsewhere]]]:
-    """Heartbeat and renewal, for the thread that does it.
-
-    Returns the deliveries that are no longer its own, with why, those that were canceled, and those whose users have
-    moved, with where they live: they were not renewed.
-    """
+    scheduler: str = "",
+) -> Renewed:
+    """Heartbeat and renewal, for the thread that does it. `scheduler`: the name of the one in its process, if any."""
     held = [
         arguments.HeldDelivery(of.lane.decode(), of.user.decode(), of.id, of.stream_id.decode(), of.attempt, of.cost)
         for of in deliveries
     ]
-    lost, canceled = call_blocking(requester, keys, arguments.Renew(worker, ttl_ms, fields, held, ended or []))
+    renewal = arguments.Renew(worker, ttl_ms, fields, held, ended or [], scheduler)
+    lost, canceled, fires = call_blocking(requester, keys, renewal)
     gone: list[tuple[Delivery, Refusal]] = []
     moved: list[tuple[Delivery, UserElsewhere]] = []
     for at, why in zip(lost[::2], lost[1::2], strict=True):
@@ -488,7 +498,7 @@ def renew(
             moved.append((deliveries[at], moved_in(why.decode())))
         else:
             gone.append((deliveries[at], Refusal(why)))
-    return gone, [deliveries[position] for position in canceled], moved
+    return Renewed(gone, [deliveries[position] for position in canceled], moved, bool(fires))
 
 
 def _names_of(groups: Sequence[UserGroup]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 from collections.abc import Mapping, Sequence
@@ -65,13 +66,20 @@ class Due(NamedTuple):
 
 
 class Ripe(NamedTuple):
-    """What is due, and when to look again. `broken` were set aside. `is_expiring`: tasks have expired."""
+    """What is due, and when to look again; -1: when that is told. `broken` were set aside. `is_expiring`: tasks have
+    expired.
+    """
 
     now_ms: int
     look_at_ms: int
     due: list[Due]
     broken: list[str]
     is_expiring: bool
+
+    @property
+    def next_look_ms(self) -> float:
+        """When the scheduler looks again by itself."""
+        return self.look_at_ms if self.look_at_ms >= 0 else math.inf
 
 
 class StoredSchedule(NamedTuple):

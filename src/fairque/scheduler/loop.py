@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 import random
 import time
 from collections.abc import Sequence
@@ -32,7 +31,8 @@ BATCH = 50
 MOST_CANCELING = 10
 DECLARE_SECONDS = 60.0
 SAFETY_SECONDS = (22.0, 30.0)
-"""A look without a reason comes after between so many. All at once, they would be much for the server, and late."""
+"""Where nobody calls `look`, a look without a reason comes after between so many. All at once, they would be much for
+the server, and late."""
 GOODBYE_SECONDS = 1.0
 LATE_MS = 5_000
 NEXT_TRY_MS = 10_000
@@ -43,14 +43,15 @@ class ScheduleLoop:
     """Ticks for one `TaskScheduler`, and ends tasks that have expired.
 
     Of all the loops of a queue, one looks at each moment at which a schedule is due, and a second one a little later,
-    should that one be gone; the others look now and then. Who is who is decided in Redis, at each look.
+    should that one be gone; the others look when they are told to. Who is who is decided in Redis, at each look.
 
     Args:
         queue: An open queue.
         store: Its schedules, or those of one partition.
         declarations: What the code of this process declares; None: others see to that.
         channel: Where changes of those schedules are told.
-        safety: Seconds between two looks without a reason, at least and at most.
+        name: Of the scheduler.
+        is_watched: Whether somebody calls `look` where nobody else looks at the schedules; else it looks now and then.
     """
 
     def __init__(
@@ -59,14 +60,16 @@ class ScheduleLoop:
         store: ScheduleStore,
         declarations: Declarations | None,
         channel: str,
-        safety: tuple[float, float] = SAFETY_SECONDS,
+        name: str,
+        *,
+        is_watched: bool,
     ) -> None:
         self._queue = queue
         self._store = store
         self._declarations = declarations
         self._channel = channel
-        self._safety = safety
-        self._name = f"{os.getpid()}-{os.urandom(4).hex()}"
+        self._name = name
+        self._is_watched = is_watched
         self._attention = asyncio.Event()
         self._stopping = False
 
@@ -83,6 +86,10 @@ class ScheduleLoop:
 
     def stop(self) -> None:
         self._stopping = True
+        self._attention.set()
+
+    def look(self, partition: int = 0) -> None:  # noqa: ARG002
+        """There may be something to do, or nobody else to do it."""
         self._attention.set()
 
     async def fire_due(self, ahead_ms: int) -> int:
@@ -128,8 +135,8 @@ class ScheduleLoop:
                 logger.warning("cannot fire schedules, trying again: %s", exc)
                 sleep = backoff.next()
             if sleep > 0 and not self._stopping:
-                sleep = min(sleep, random.uniform(*self._safety), max(0.0, declare_at - time.monotonic()))
-                with anyio.move_on_after(sleep):
+                longest = math.inf if self._is_watched else random.uniform(*SAFETY_SECONDS)
+                with anyio.move_on_after(min(sleep, longest, max(0.0, declare_at - time.monotonic()))):
                     await self._attention.wait()
 
     async def _tick(self) -> float:
@@ -137,7 +144,7 @@ class ScheduleLoop:
         ripe = self._told(await self._store.ripe(BATCH, scheduler=self._name))
         began = time.monotonic()
         has_more = ripe.is_expiring and await self._store.expire()
-        look_at_ms = min([ripe.look_at_ms, *(_next_look(each, ripe) for each in await self._fire(ripe))])
+        look_at_ms = min([ripe.next_look_ms, *(_next_look(each, ripe) for each in await self._fire(ripe))])
         if has_more or ripe.broken or len(ripe.due) == BATCH:
             return 0.0
         return max(0.001, (look_at_ms - ripe.now_ms + 1) / 1000 - (time.monotonic() - began))
@@ -224,7 +231,7 @@ class ScheduleLoop:
             except FairqueError as exc:
                 logger.warning("cannot listen for schedules, trying again: %s", exc)
                 await anyio.sleep(backoff.next())
-        self._attention.set()  # what changed before it listened
+        self.look()  # what changed before it listened
         try:
             await anyio.sleep_forever()
         finally:
@@ -234,7 +241,7 @@ class ScheduleLoop:
     def _on_message(self, names: bytes | None) -> None:
         """`names` are those who are to look; without any, all are."""
         if not names or self._name.encode() in names.split():
-            self._attention.set()
+            self.look()
 
 
 def _calls(moves: Sequence[Move]) -> list[list[Move]]:
@@ -253,12 +260,12 @@ def _weight(move: Move) -> int:
     return 1 + len(move.callbacks) if move.overlap == "cancel_running" else 0
 
 
-def _next_look(fired: tuple[Move, str], ripe: Ripe) -> int:
+def _next_look(fired: tuple[Move, str], ripe: Ripe) -> float:
     """At once, where somebody else changed it, or it could not fire."""
     move, outcome = fired
     if outcome == "stale" or outcome not in OUTCOMES:
         return ripe.now_ms
-    return move.next_ms if move.next_ms is not None else ripe.look_at_ms
+    return move.next_ms if move.next_ms is not None else ripe.next_look_ms
 
 
 def _fields(due: Due) -> dict[str, object]:

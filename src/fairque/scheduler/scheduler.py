@@ -53,13 +53,22 @@ class TaskScheduler:
 
     Args:
         queue: An open queue.
+        is_watched: Whether somebody calls `look` where nobody else looks at the schedules, as a worker does with its
+            signs of life. Else it looks by itself, twice a minute.
+
+    Attributes:
+        name: What it is called among the schedulers of the queue.
     """
 
-    def __init__(self, queue: TaskQueue) -> None:
+    def __init__(self, queue: TaskQueue, *, is_watched: bool = False) -> None:
         self._queue = queue
+        self.name = f"{os.getpid()}-{os.urandom(4).hex()}"
+        self._is_watched = is_watched
         self._store = ScheduleStore(queue.reader)
         self._declarations = Declarations(self._store, self._make_template, queue.enqueue_door)
-        self._loop = ScheduleLoop(queue, self._store, self._declarations, queue.keys.schedules_channel)
+        self._loop = ScheduleLoop(
+            *(queue, self._store, self._declarations, queue.keys.schedules_channel, self.name), is_watched=is_watched
+        )
         self._spread: SpreadLoops | None = None
         self._stopped = asyncio.Event()
 
@@ -355,10 +364,16 @@ class TaskScheduler:
     async def _loops(self) -> ScheduleLoop | SpreadLoops:
         """Of a queue with partitions, one for each. They see to what they may do, and to settings yet to be made."""
         if self._spread is None and await self._queue.reader.is_divided(store=False):
-            self._spread = SpreadLoops(self._queue, self._queue.reader, self._declarations)
+            self._spread = SpreadLoops(
+                *(self._queue, self._queue.reader, self._declarations, self.name), is_watched=self._is_watched
+            )
             if self._stopped.is_set():
                 self._spread.stop()
         return self._spread or self._loop
+
+    def look(self, partition: int = 0) -> None:
+        """Nobody else may be looking at the schedules of this partition."""
+        (self._spread or self._loop).look(partition)
 
     async def stop(self) -> None:
         """Have `run` return after what it is doing."""

@@ -16,8 +16,6 @@ from fairque.scheduler.loop import DECLARE_SECONDS, ScheduleLoop
 __all__ = ["SpreadLoops"]
 
 logger = logging.getLogger("fairque.scheduler")
-SAFETY_SECONDS = (88.0, 120.0)
-"""Between two looks without a reason: there are many partitions, and mostly many who look."""
 
 
 class SpreadLoops:
@@ -27,14 +25,18 @@ class SpreadLoops:
         queue: An open queue.
         store: Of the queue.
         declarations: What the code of this process declares.
+        name: Of the scheduler.
+        is_watched: See `ScheduleLoop`.
     """
 
-    def __init__(self, queue: TaskQueue, store: Store, declarations: Declarations) -> None:
+    def __init__(
+        self, queue: TaskQueue, store: Store, declarations: Declarations, name: str, *, is_watched: bool
+    ) -> None:
         self._queue = queue
         self._declarations = declarations
         self._stopping = anyio.Event()
         self._loops = [
-            ScheduleLoop(queue, ScheduleStore(part), None, part.keys.schedules_channel, SAFETY_SECONDS)
+            ScheduleLoop(*(queue, ScheduleStore(part), None, part.keys.schedules_channel, name), is_watched=is_watched)
             for part in store.parts
         ]
 
@@ -48,6 +50,9 @@ class SpreadLoops:
         self._stopping.set()
         for loop in self._loops:
             loop.stop()
+
+    def look(self, partition: int = 0) -> None:
+        self._loops[partition].look()
 
     async def fire_due(self, ahead_ms: int) -> int:
         return sum([await loop.fire_due(ahead_ms) for loop in self._loops])

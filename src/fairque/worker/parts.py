@@ -105,7 +105,8 @@ class Parts:
         ]
         self._signals = signals
         self._is_closed = False
-        self._scheduler = TaskScheduler(queue) if options.scheduler else None
+        self._scheduler = TaskScheduler(queue, is_watched=True) if options.scheduler else None
+        self.renewal.scheduler = self._scheduler
 
     def stats(self) -> WorkerStats:
         busy = 0 if self._is_closed else len(self.runner)

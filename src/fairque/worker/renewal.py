@@ -24,8 +24,9 @@ from fairque.redis.delivery import Delivery, Refusal
 from fairque.redis.places import UserElsewhere
 from fairque.redis.requester import BlockingRequester
 from fairque.redis.shared_blocking import BlockingConnections
-from fairque.redis.store import WORKER_TTL_MS, renew
+from fairque.redis.store import WORKER_TTL_MS, Renewed, renew
 from fairque.redis.url import Address
+from fairque.scheduler.scheduler import TaskScheduler
 from fairque.worker.description import describe_worker, names_known
 from fairque.worker.last_will import PATIENCE_SECONDS, LastWill
 from fairque.worker.loop_watch import LoopWatch
@@ -126,6 +127,8 @@ class Renewal:
         self._home = self._rounds[crc32(options.worker_id.encode()) % len(self._rounds)]
         self.fleet: Callable[[], int] = lambda: 1
         """How many workers there are, more or less."""
+        self.scheduler: TaskScheduler | None = None
+        """Of this worker: told where nobody looks at schedules."""
         self._ttl_ms = round(WORKER_TTL_MS * max(1, len(backends) / AS_OFTEN))
         self._options = options
         self._runner = runner
@@ -216,7 +219,7 @@ class Renewal:
         if now < max(each.renewed + self._pause(each, held, answered), each.retry_at):
             return
         try:
-            lost, canceled, moved = self._renew(requester, each, held, answered)
+            renewed = self._renew(requester, each, held, answered)
         except FairqueError as exc:
             what = counted(len(held), "delivery", "deliveries") if held else "the worker's entry"
             logger.warning("could not renew %s, trying again: %s", what, exc)
@@ -224,12 +227,14 @@ class Renewal:
             return
         each.renewed, each.told = now, answered
         each.backoff.reset()
-        if lost:
-            self._on_loop(self._runner.drop, lost)
-        if canceled:
-            self._on_loop(self._runner.cancel, canceled)
-        for delivery, elsewhere in moved:
+        if renewed.lost:
+            self._on_loop(self._runner.drop, renewed.lost)
+        if renewed.canceled:
+            self._on_loop(self._runner.cancel, renewed.canceled)
+        for delivery, elsewhere in renewed.moved:
             self._on_loop(each.settler.follow, delivery, elsewhere)
+        if renewed.is_to_fire and self.scheduler is not None:
+            self._on_loop(self.scheduler.look, self._rounds.index(each))
 
     def _pause(self, each: _Round, held: list[Delivery], answered: int) -> float:
         """Seconds between two renewals. Of many partitions, an idle worker claims more rarely than once in a lease, and
@@ -257,12 +262,11 @@ class Renewal:
         may_last = now < each.renewed + self._lease
         each.retry_at = now + each.backoff.next(self._lease / 10 if may_last else longest_pause(self._lease))
 
-    def _renew(
-        self, requester: BlockingRequester, each: _Round, held: list[Delivery], answered: int
-    ) -> tuple[list[tuple[Delivery, Refusal]], list[Delivery], list[tuple[Delivery, UserElsewhere]]]:
+    def _renew(self, requester: BlockingRequester, each: _Round, held: list[Delivery], answered: int) -> Renewed:
         lost: list[tuple[Delivery, Refusal]] = []
         canceled: list[Delivery] = []
         moved: list[tuple[Delivery, UserElsewhere]] = []
+        is_to_fire, scheduler = False, self.scheduler.name if self.scheduler is not None else ""
         fields = {
             **self._description,
             "running": len(self._runner),
@@ -278,11 +282,12 @@ class Renewal:
             told = fields if is_last else {}  # it is a sign of life when all have been renewed
             ended = each.run_times.take() if is_last else []
             part = held[at : at + BATCH]
-            answer = renew(requester, each.keys, self._options.worker_id, told, part, ended, self._ttl_ms)
-            lost += answer[0]
-            canceled += answer[1]
-            moved += answer[2]
-        return lost, canceled, moved
+            answer = renew(requester, each.keys, self._options.worker_id, told, part, ended, self._ttl_ms, scheduler)
+            lost += answer.lost
+            canceled += answer.canceled
+            moved += answer.moved
+            is_to_fire = is_to_fire or answer.is_to_fire
+        return Renewed(lost, canceled, moved, is_to_fire)
 
     def _end_process(self) -> None:
         """Nothing else gets the loop back: it may be in the middle of any code."""

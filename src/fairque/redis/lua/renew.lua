@@ -3,7 +3,8 @@
 -- those ran that have ended is learnt where it is not.
 -- KEYS[1]  state
 -- Returns  {positions (from 0) of the deliveries that are no longer its own, each with why, as lib/whereabouts.lua or
---          lib/moved.lua has it, positions of those that were canceled}
+--          lib/moved.lua has it, positions of those that were canceled, 1 when its process is to look at schedules, as
+--          nobody else does}
 -- Cost     O(deliveries), and O(workers) when one has come, gone or changed
 --@include base
 --@include state
@@ -16,6 +17,7 @@
 --@include renewal
 --@include run_times
 --@include moved
+--@include schedule_keepers
 --@arguments
 -- Of workers that are dropped, and of a process that was started anew under the same id.
 local function look_for_what_they_had(are_gone, is_new)
@@ -95,4 +97,4 @@ if run_times[1] then
   end
 end
 save_state()
-return { lost, canceled }
+return { lost, canceled, next(fields) and scheduler ~= '' and has_part_for(scheduler) and 1 or 0 }

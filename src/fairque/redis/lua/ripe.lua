@@ -2,7 +2,7 @@
 -- The first schedules that are due of each user, earliest first, unless another scheduler fires them. Those that ended long ago are forgotten
 -- on the way.
 -- KEYS[1]  state
--- Returns  {now, ms at which the scheduler looks again, ids that were set aside as they cannot be read, 1 when it is
+-- Returns  {now, ms at which the scheduler looks again, -1: when it is told to, ids that were set aside as they cannot be read, 1 when it is
 --          also to end what has expired, per schedule: {id, ms, user, name, spec, anchor, body, priority, delay, revision, slot, expires,
 --          callbacks}}
 -- Cost     O(most + log schedules)
