@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.crc import key_slot
 
-from fairque import TaskEvent, TaskHandle, TaskQueue, Worker, current_task, task
+from fairque import TaskEvent, TaskHandle, TaskQueue, TaskScheduler, UnknownTask, Worker, current_task, task
 from fairque.redis.keys import Keys, encode_user
 from fairque.redis.partitions import partition_of
 from tests.support.eventually import eventually
-from tests.support.fleet import ClusterNodes, move_key_by_key, move_slot, owns
+from tests.support.fleet import ClusterNodes, execute, move_key_by_key, move_slot, owns
+from tests.support.resp import RespClient
 from tests.support.servers import new_queue_name
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ COUNT = 6
 PATIENCE = 60.0
 USERS = [f"user-{n}" for n in range(24)]
 PRODUCERS = 4
+UNHARMED = 3.0
+"""Seconds that a task of others may take meanwhile, from being put in to its result, on a busy machine."""
 starts: Counter[str] = Counter()
+ticks: Counter[str] = Counter()
 
 
 @task(name="life.count")
@@ -34,6 +38,11 @@ async def count(n: int) -> int:
     starts[current_task().task_id] += 1
     await asyncio.sleep(0.002)
     return n
+
+
+@task(name="life.tick")
+async def tick(which: str) -> None:
+    ticks[which] += 1
 
 
 class Load:
@@ -99,7 +108,7 @@ def node_of(cluster: ClusterNodes, keys: Keys) -> EmbeddedServer:
     return next(node for node in cluster.nodes if node.pid is not None and owns(node, slot))
 
 
-async def all_came_to_an_end_once(load: Load, lost: list[TaskEvent]) -> None:
+async def came_to_an_end_once(load: Load, lost: list[TaskEvent]) -> None:
     assert load.errors == []
     assert lost == []
     for handle, n in load.handles:
@@ -149,10 +158,97 @@ async def test_a_slot_that_moves_under_load_loses_nothing_and_doubles_nothing(
         groups = [group for group in (here, here, elsewhere, elsewhere) if group]
         async with under_load(queue, groups) as load:
             await asyncio.to_thread(move, slot, source, target)
-        await all_came_to_an_end_once(load, lost)
-        assert load.longest(elsewhere) < 2.0, "they waited for a slot of others"
+        await came_to_an_end_once(load, lost)
+        assert load.longest(elsewhere) < UNHARMED, "they waited for a slot of others"
         stats = await queue.stats()
         assert (stats.scheduled, stats.started, stats.queued, stats.failed) == (300, 0, 0, 0)
         assert await is_whole(queue)
         assert owns(target, slot)
         await asyncio.to_thread(move, slot, target, source)
+
+
+# A node hands over, or dies
+
+
+@pytest.fixture
+def guarded() -> Iterator[ClusterNodes]:
+    """The first node has a replica, and the others go on without it."""
+    with ClusterNodes(replicas=1).running() as cluster:
+        for node in cluster.nodes:
+            execute(node, "CONFIG", "SET", "cluster-require-full-coverage", "no")
+        yield cluster
+
+
+def users_apart(cluster: ClusterNodes, queue: TaskQueue) -> tuple[list[str], list[str]]:
+    """Those on the first node, and the others."""
+    here = [user for user in USERS if node_of(cluster, home_of(queue, user)) is cluster.masters[0]]
+    return here, [user for user in USERS if user not in here]
+
+
+async def go_on_ticking(*names: str) -> None:
+    before = ticks.copy()
+    await eventually(lambda: all(ticks[name] > before[name] + 1 for name in names), PATIENCE)
+
+
+async def test_a_node_that_hands_over_under_load_loses_nothing_and_doubles_nothing(guarded: ClusterNodes) -> None:
+    heir = guarded.nodes[3]
+    async with served(guarded, COUNT) as (queue, lost):
+        here, elsewhere = users_apart(guarded, queue)
+        async with under_load(queue, [here, here, elsewhere, elsewhere]) as load:
+            await asyncio.to_thread(execute, heir, "CLUSTER", "FAILOVER")
+            await eventually(lambda: owns(heir, slot_of(queue, here[0])), PATIENCE)
+        await came_to_an_end_once(load, lost)
+        assert load.longest(elsewhere) < UNHARMED
+        assert await is_whole(queue)
+
+
+def slot_of(queue: TaskQueue, user: str) -> int:
+    return key_slot(home_of(queue, user).state.encode())
+
+
+async def test_a_node_that_dies_under_load_loses_what_was_not_copied_and_delays_its_own_users_alone(
+    guarded: ClusterNodes,
+) -> None:
+    """Replication is asynchronous: what the replica has not, is lost. All else goes on: waits, schedules, messages."""
+    dying, heir = guarded.masters[0], guarded.nodes[3]
+    async with served(guarded, COUNT) as (queue, _):
+        here, elsewhere = users_apart(guarded, queue)
+        scheduler, names = TaskScheduler(queue), (f"here of {queue.name}", f"elsewhere of {queue.name}")
+        for name, users in zip(names, (here, elsewhere), strict=True):
+            ticking = tick(name).options(user_id=users[0])
+            await scheduler.add_schedule(schedule_id=name, task=ticking, every=1)
+        await go_on_ticking(*names)
+        later = await queue.enqueue(count(7).options(delay=8), user_id=here[0])
+        waiting = asyncio.create_task(later.result(timeout=2 * PATIENCE))
+        async with under_load(queue, [here, here, elsewhere, elsewhere]) as load:
+            known = len(load.handles)
+            assert await asyncio.to_thread(is_copied, dying)
+            dying.kill()
+            await go_on_ticking(names[1])
+            await eventually(lambda: owns(heir, slot_of(queue, here[0])), PATIENCE)
+            await go_on_ticking(*names)
+        assert await waiting == 7
+        assert all(isinstance(error, UnknownTask) for error in load.errors), load.errors
+        for at, (handle, n) in enumerate(load.handles):
+            if at < known or handle.user_id in elsewhere:
+                assert await handle.result(timeout=PATIENCE) == n
+            if handle.user_id in elsewhere:
+                assert starts[handle.task_id] == 1
+        assert load.longest(elsewhere) < UNHARMED
+        for name in names:
+            await scheduler.remove_schedule(name)
+        await eventually(lambda: is_idle(queue), PATIENCE)
+        assert await is_whole(queue)
+
+
+def is_copied(node: EmbeddedServer) -> bool:
+    """Whether its replica has all that was written before."""
+    with RespClient(node.url, timeout=2 * PATIENCE) as client:
+        own = next(f"probe{{{n}}}" for n in range(100_000) if owns(node, key_slot(b"probe{%d}" % n)))
+        client.execute("SET", own, "1", "PX", "1")
+        return bool(client.execute("WAIT", 1, int(PATIENCE * 1000)))
+
+
+async def is_idle(queue: TaskQueue) -> bool:
+    stats = await queue.stats()
+    return stats.queued == stats.started == stats.scheduled == 0
