@@ -16,6 +16,7 @@ import pytest
 
 from fairque import TaskQueue, Worker, current_task, task
 from fairque.redis.keys import encode_user
+from tests.support.eventually import eventually
 from tests.support.fleet import ClusterNodes, execute
 from tests.support.servers import new_queue_name
 
@@ -51,6 +52,13 @@ async def run_over_nodes(seconds: float = 0.0) -> int:
     return 1
 
 
+@task
+async def use_over_nodes() -> AsyncIterator[int]:
+    current_task().progress(0.5)
+    await current_task().xcom.push("number", 1)
+    yield 1
+
+
 @contextmanager
 def standing_still(node: EmbeddedServer) -> Iterator[None]:
     assert node.pid is not None
@@ -74,16 +82,24 @@ async def users_on(queue: TaskQueue, node: EmbeddedServer) -> tuple[list[str], l
     return here, elsewhere
 
 
-async def test_a_worker_serves_the_partitions_of_all_nodes_with_few_connections(
-    cluster: ClusterNodes, spread: TaskQueue
-) -> None:
-    async with Worker(spread, scheduler=False):
-        handles = [await spread.enqueue(run_over_nodes(), user_id=f"user-{n}") for n in range(30)]
-        assert sum([await handle.result(timeout=PATIENCE) for handle in handles]) == 30
-        for node in cluster.masters:
-            clients = execute(node, "CLIENT", "LIST").decode()
-            of_queue = re.findall(r"name=fairque\S*", clients)
-            assert len(of_queue) <= 4 + 3, clients  # those of the worker, and of the queue object
+def connections(node: EmbeddedServer, queue: TaskQueue) -> int:
+    clients = execute(node, "CLIENT", "LIST").decode()
+    return len(re.findall(rf" name=fairque-{queue.name} ", clients))
+
+
+async def test_a_worker_has_four_connections_to_each_node_beside_those_of_its_queue(cluster: ClusterNodes) -> None:
+    """For claims and reports, for what tasks ask for, for what they yield, and for renewals."""
+    users = [f"user-{n}" for n in range(30)]
+    async with TaskQueue(cluster.url, name="counted", partitions=PARTITIONS, timeout=PATIENCE) as queue:
+        handles = [await queue.enqueue(use_over_nodes(), user_id=user) for user in users]
+        waits = [asyncio.create_task(handle.result(timeout=PATIENCE)) for handle in handles]
+        await eventually(lambda: all(connections(node, queue) == 2 for node in cluster.masters))
+        async with Worker(queue, concurrency=20):
+            await asyncio.gather(*waits)
+            for user in users:
+                await (await queue.enqueue(use_over_nodes(), user_id=user)).result(timeout=PATIENCE)
+            assert [connections(node, queue) for node in cluster.masters] == [2 + 4] * 3
+        await eventually(lambda: all(connections(node, queue) == 2 for node in cluster.masters))
 
 
 async def test_a_node_that_stands_still_harms_only_its_own_users(cluster: ClusterNodes, spread: TaskQueue) -> None:
