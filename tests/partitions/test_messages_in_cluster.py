@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 from redis.crc import key_slot
 
-from fairque import TaskHandle, TaskQueue, Worker, task
+from fairque import QueueUnavailable, TaskHandle, TaskQueue, Worker, task
 from fairque.queue import changes
 from fairque.redis.keys import Keys, encode_user
 from fairque.redis.partitions import partition_of
+from fairque.redis.requester import pack
 from tests.support.eventually import eventually
-from tests.support.fleet import ClusterNodes, execute, move_slot, owns
-from tests.support.servers import new_queue_name
+from tests.support.fleet import ClusterNodes, execute, move_key_by_key, move_slot, owns
+from tests.support.servers import new_queue_name, program
 
 if TYPE_CHECKING:
     from fairque.embedded.server import EmbeddedServer
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 COUNT = 6
 NEVER = 3600.0
 PATIENCE = 40.0
+Move: TypeAlias = "Callable[[int, EmbeddedServer, EmbeddedServer], None]"
 
 
 @task(name="messages.echo")
@@ -31,10 +33,19 @@ async def echo(text: str) -> str:
     return text
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[ClusterNodes]:
-    with ClusterNodes().running() as cluster:
+@pytest.fixture(scope="module", params=["valkey", "redis8"])
+def cluster(request: pytest.FixtureRequest) -> Iterator[ClusterNodes]:
+    binary = program(request.param)
+    if binary is None and request.param != "valkey":
+        pytest.skip("there is no such server here")
+    with ClusterNodes(binary=binary).running() as cluster:
         yield cluster
+
+
+@pytest.fixture
+def move(cluster: ClusterNodes) -> Move:
+    """As a whole where the server can do that."""
+    return move_slot if cluster.binary is None else move_key_by_key
 
 
 @pytest.fixture
@@ -108,7 +119,7 @@ async def test_no_message_goes_from_node_to_node(cluster: ClusterNodes, queue: T
 
 @pytest.mark.parametrize("partitions", [1, COUNT])
 async def test_who_does_nothing_but_wait_is_told_also_after_the_slot_has_moved(
-    cluster: ClusterNodes, monkeypatch: pytest.MonkeyPatch, partitions: int
+    cluster: ClusterNodes, move: Move, monkeypatch: pytest.MonkeyPatch, partitions: int
 ) -> None:
     monkeypatch.setattr(changes, "FIRST_LOOK_SECONDS", NEVER)
     name = new_queue_name("moves")
@@ -123,7 +134,7 @@ async def test_who_does_nothing_but_wait_is_told_also_after_the_slot_has_moved(
             source = node_of(cluster, keys)
             await eventually(lambda source=source: is_heard_at(source, queue, handle), PATIENCE)
             target = cluster.masters[cluster.masters.index(source) - 1]
-            await asyncio.to_thread(move_slot, key_slot(keys.state.encode()), source, target)
+            await asyncio.to_thread(move, key_slot(keys.state.encode()), source, target)
             await eventually(lambda target=target: is_heard_at(target, queue, handle), PATIENCE)
             assert not await is_heard_at(source, queue, handle)
         await Worker(far).run_until_idle()
@@ -131,7 +142,7 @@ async def test_who_does_nothing_but_wait_is_told_also_after_the_slot_has_moved(
 
 
 async def test_an_end_between_two_nodes_is_not_missed(
-    cluster: ClusterNodes, queue: TaskQueue, far: TaskQueue, monkeypatch: pytest.MonkeyPatch
+    cluster: ClusterNodes, move: Move, queue: TaskQueue, far: TaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The slot moves, and the task ends there before anybody listens."""
     handle = await queue.enqueue(echo("acme"), user_id="acme")
@@ -148,7 +159,7 @@ async def test_an_end_between_two_nodes_is_not_missed(
 
     monkeypatch.setattr(connector, "find", find_late)
     target = cluster.masters[cluster.masters.index(source) - 1]
-    await asyncio.to_thread(move_slot, key_slot(keys.state.encode()), source, target)
+    await asyncio.to_thread(move, key_slot(keys.state.encode()), source, target)
     await Worker(far).run_until_idle()
     assert not wait.done()
     may_find.set()
@@ -156,16 +167,52 @@ async def test_an_end_between_two_nodes_is_not_missed(
 
 
 async def test_who_begins_to_wait_by_an_old_map_of_the_slots_is_sent_on(
-    cluster: ClusterNodes, queue: TaskQueue, far: TaskQueue
+    cluster: ClusterNodes, move: Move, queue: TaskQueue, far: TaskQueue
 ) -> None:
     handle = await queue.enqueue(echo("acme"), user_id="acme")  # it knows where that is
     keys = home_of(queue, "acme")
     source = node_of(cluster, keys)
     target = cluster.masters[cluster.masters.index(source) - 1]
-    await asyncio.to_thread(move_slot, key_slot(keys.state.encode()), source, target)
+    await asyncio.to_thread(move, key_slot(keys.state.encode()), source, target)
     heard: list[bytes | None] = []
     async with asyncio.timeout(PATIENCE):
         await queue.listener.subscribe(keys.done_channel("acme", handle.task_id), heard.append)
     assert await is_heard_at(target, queue, handle)
     await Worker(far).run_until_idle()
     await eventually(lambda: len(heard) == 1)
+
+
+# Nodes that disagree
+
+
+async def test_a_partition_that_nodes_send_to_and_fro_is_asked_for_ever_more_rarely(
+    cluster: ClusterNodes, queue: TaskQueue
+) -> None:
+    """A move that was broken off in its last step: each of the two says that it is the other."""
+    await queue.stats()
+    keys = next(part.keys for part in queue.reader.parts)
+    slot, source = key_slot(keys.state.encode()), node_of(cluster, keys)
+    target = cluster.masters[cluster.masters.index(source) - 1]
+    heir = execute(target, "CLUSTER", "MYID").decode()
+    heard: list[bytes | None] = []
+    await queue.listener.subscribe(f"{keys.prefix}any", heard.append)
+    for part in queue.reader.parts[1:]:  # so each node is connected to, whatever comes of that one
+        await queue.listener.subscribe(f"{part.keys.prefix}any", lambda _: None)
+    execute(source, "CLUSTER", "SETSLOT", slot, "NODE", heir)
+    await asyncio.sleep(2.0)  # it is sent to and fro meanwhile
+    asked = refused(source) + refused(target)
+    assert 2 <= asked <= 40
+    with pytest.raises(QueueUnavailable, match="moved 5 times within one request"):
+        await queue.reader.parts[0]._insist(pack(("HGETALL", keys.settings)), 0.5)
+    execute(target, "CLUSTER", "SETSLOT", slot, "NODE", heir)
+    await eventually(lambda: execute(target, "PUBSUB", "SHARDNUMSUB", f"{keys.prefix}any")[1] == 1, PATIENCE)
+    await eventually(lambda: None in heard)
+    execute(target, "SPUBLISH", f"{keys.prefix}any", "here")
+    await eventually(lambda: b"here" in heard)
+
+
+def refused(node: EmbeddedServer) -> int:
+    """How many subscriptions it has sent elsewhere."""
+    told = execute(node, "INFO", "commandstats").decode()
+    found = re.search(r"cmdstat_ssubscribe:.*?rejected_calls=(\d+)", told)
+    return int(found[1]) if found else 0

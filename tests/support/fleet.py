@@ -186,6 +186,7 @@ class ClusterNodes:
     """Masters that share the slots evenly; the replicas, if any, belong to the first of them."""
 
     def __init__(self, masters: int = 3, replicas: int = 0, binary: str | None = None) -> None:
+        self.binary = binary
         options: dict[str, Any] = {"binary": binary, "tcp": True, "repl_diskless_sync_delay": 0}
         options |= {"cluster_enabled": True, "cluster_node_timeout": _NODE_TIMEOUT_MS}
         self.nodes = [EmbeddedServer(cluster_port=free_port(), **options) for _ in range(masters + replicas)]
