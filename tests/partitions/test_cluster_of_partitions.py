@@ -21,6 +21,7 @@ from fairque.queue.sender import LARGE
 from fairque.redis.delivery import Outcome
 from fairque.redis.keys import Keys, encode_user
 from fairque.redis.partitions import partition_of
+from fairque.redis.places import MovedUser
 from fairque.redis.requester import pack
 from fairque.tasks.message import Record, encode_record, encode_value
 from tests.support.eventually import eventually
@@ -248,3 +249,21 @@ async def is_idle(queue: TaskQueue, worker: Worker) -> bool:
         for part in queue.reader.parts
     ]
     return all(await asyncio.gather(*waiting))
+
+
+async def test_who_is_known_to_live_elsewhere_is_served_while_its_first_home_is_gone(cluster: ClusterNodes) -> None:
+    gone, other = cluster.masters[:2]
+    async with TaskQueue(cluster.url, name=name_on(cluster, other), timeout=1, partitions=COUNT) as queue:
+        await queue.reader.agree()
+        user = users_on(cluster, queue, gone)[0]
+        home = queue.reader.part_of(encode_user(user))
+        to = next(at for at, part in enumerate(queue.reader.parts) if node_of(cluster, part.keys) is other)
+        assert await home.forward(MovedUser(encode_user(user), to, 1))
+        await queue.enqueue(long(), user_id=user)
+        with stopped(gone):
+            handle = await queue.enqueue(long("abc"), user_id=user)
+            await finish_all(queue, queue.reader.parts[to].keys)
+            assert await handle.result(timeout=5) == 7
+            async with TaskQueue(cluster.url, name=queue.name, timeout=1, partitions=COUNT) as stranger:
+                with pytest.raises(QueueUnavailable):
+                    await stranger.enqueue(long(), user_id=user)

@@ -434,3 +434,52 @@ def test_what_is_known_may_be_learnt_from_many_threads() -> None:
 )
 def test_what_a_partition_answers_is_read(text: str, moved: list[Any]) -> None:
     assert list(moved_in(text).moved) == moved
+
+
+# When it is lost where somebody lives
+
+
+async def test_users_whom_nobody_finds_are_told_and_found_again_by_a_repair(server: Server, queue: TaskQueue) -> None:
+    to = away_from_home(USER)
+    await move_nothing(queue, USER, to)
+    await queue.enqueue(double(1), user_id=USER)
+    home = queue.reader.parts[home_of(USER)]
+    server.execute("DEL", f"{home.keys.prefix}moved")
+    [finding] = (await queue.check()).findings
+    assert (finding.kind, finding.user_id, finding.partition) == ("astray", USER, home_of(USER))
+    assert str(to) in finding.detail
+    [mended] = (await queue.check(repair=True)).findings
+    assert mended.mended
+    assert (await queue.check()).findings == ()
+    async with TaskQueue(server.url, name=queue.name) as other:
+        assert (await other.user(USER)).queued == 1
+
+
+async def test_what_is_in_two_partitions_is_for_somebody_to_decide(server: Server, queue: TaskQueue) -> None:
+    await move_nothing(queue, USER, away_from_home(USER))
+    await queue.enqueue(double(1), user_id=USER)
+    server.execute("DEL", f"{queue.reader.parts[home_of(USER)].keys.prefix}moved")
+    async with TaskQueue(server.url, name=queue.name) as other:
+        await other.enqueue(double(1), user_id=USER)
+    [finding] = (await queue.check(repair=True)).findings
+    assert (finding.kind, finding.mended) == ("astray", False)
+    assert "both" in finding.how
+    await queue.purge(USER)
+
+
+async def test_who_is_on_its_way_is_not_astray(queue: TaskQueue) -> None:
+    await queue.reader.agree()
+    part = queue.reader.parts[away_from_home(USER)]
+    await part.freeze(USER, "0" * 32, "import")
+    assert (await queue.check()).findings == ()
+    await part.thaw(USER, "0" * 32)
+    await part.purge_step(USER, 10)
+
+
+async def test_a_lost_mark_in_the_state_is_told_and_mended(server: Server, queue: TaskQueue) -> None:
+    await move_nothing(queue, USER, away_from_home(USER))
+    server.execute("HDEL", queue.reader.parts[home_of(USER)].keys.state, "moved")
+    [finding] = (await queue.check(repair=True)).findings
+    assert (finding.kind, finding.mended) == ("unmarked", True)
+    await queue.enqueue(double(1), user_id=USER)
+    assert homes_with_keys(server, queue, USER) == {away_from_home(USER)}
