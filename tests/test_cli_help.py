@@ -77,6 +77,7 @@ INVOCATIONS: dict[str, tuple[list[str], int, str]] = {
     "purge": (["acme", "--yes"], 1, UNREACHABLE),
     "export-user": (["acme", "acme.fairque"], 1, UNREACHABLE),
     "import-user": (["nowhere.fairque"], 1, "nowhere.fairque"),
+    "move": (["acme", "1"], 1, UNREACHABLE),
     "dead list": ([], 1, UNREACHABLE),
     "dead groups": ([], 1, UNREACHABLE),
     "dead show": (["acme", "t"], 1, UNREACHABLE),

@@ -71,6 +71,7 @@ PANELS: dict[str, dict[str, Callable[..., object] | typer.Typer]] = {
         "purge": users.purge,
         "export-user": transfer.export_user,
         "import-user": transfer.import_user,
+        "move": transfer.move,
         "dead": dead.app,
         "policy": policy.app,
         "limits": limits.app,

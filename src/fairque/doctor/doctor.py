@@ -26,6 +26,7 @@ from fairque.redis.keys import decode_user, encode_user
 from fairque.redis.store import Store
 from fairque.redis.store_checks import Item
 from fairque.tasks.message import BadMessage, decode_body
+from fairque.transfer.moving import finish_moves
 
 __all__ = ["examine"]
 
@@ -54,6 +55,8 @@ async def examine(store: Store, *, repair: bool = False) -> QueueCheck:
         checks.append(await _examine(store, repair=repair))
         if store.backend.is_part or not await _has_partitions(store):  # what was mended may tell of some
             return checks[0]
+    if repair:
+        await _finish_moves(store)
     missing: list[int] = []
     for number, part in enumerate(store.parts):
         try:
@@ -108,6 +111,14 @@ async def _examine(store: Store, *, repair: bool) -> QueueCheck:
     if look is not None:
         found += [finding for finding in look.findings if not finding.mended]
     return _check_of(found, look, began)
+
+
+async def _finish_moves(store: Store) -> None:
+    """Of users whose movers fell silent, as workers do."""
+    for number in range(len(store.parts)):
+        with contextlib.suppress(QueueUnavailable):
+            while await finish_moves(store, number):
+                pass
 
 
 def _check_of(found: Iterable[Finding], look: _Pass | None, began: float) -> QueueCheck:

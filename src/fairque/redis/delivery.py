@@ -152,7 +152,8 @@ class Delivery(msgspec.Struct, eq=False):
 
 class Heads(NamedTuple):
     """Where a partition stands: the virtual time of whom it would serve next (None: nobody is ready) and that of the
-    queue as known there, how far a service takes a tag lately, and how many are ready; how many workers serve it.
+    queue as known there, how far a service takes a tag lately, and how many are ready; how many workers serve it;
+    whether a user is on its way from or to it whose mover fell silent.
     """
 
     head: float | None
@@ -160,6 +161,7 @@ class Heads(NamedTuple):
     mean: float
     ready: int
     workers: int
+    has_forsaken: bool = False
 
 
 class Claim(NamedTuple):

@@ -242,6 +242,7 @@ class TaskQueue:
 
     cancel_all = blocking(queue.TaskQueue.cancel_all)
     purge = blocking(queue.TaskQueue.purge)
+    move = blocking(queue.TaskQueue.move)
     export_user = iterating(queue.TaskQueue.export_user)
 
     def import_user(self, records: AsyncIterable[bytes] | Iterable[bytes]) -> Imported:

@@ -6,12 +6,12 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fairque.errors import FairqueError
 from fairque.fairness.partition_choice import Chosen, PartitionChoice, Sight
-from fairque.redis.delivery import Answer, Claim, Delivery, Outcome
+from fairque.redis.delivery import Answer, Claim, Delivery, Heads, Outcome
 from fairque.redis.store import ClaimOptions, Store
 from fairque.worker.options import WorkerOptions
 from fairque.worker.pace import Pace
@@ -45,6 +45,7 @@ class Desk:
         runner: Runs what is claimed.
         steal_pause: When nothing is to be stolen from others there.
         signals: Of the worker.
+        on_forsaken: Told its number where somebody has to go on with a move.
     """
 
     def __init__(
@@ -57,8 +58,10 @@ class Desk:
         runner: Runner,
         steal_pause: StealPause,
         signals: Signals,
+        on_forsaken: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.number = number
+        self._on_forsaken = on_forsaken
         self.settler = settler
         self.steal_pause = steal_pause
         self._store = store
@@ -215,7 +218,7 @@ class Desk:
         except FairqueError:
             choice.failed(self.number, time.monotonic())
         else:
-            self._see(Sight(*heads), choice)
+            self._see(self._sight_in(heads), choice)
 
     def _see(self, sight: Sight, choice: PartitionChoice) -> None:
         self.seen_at = time.monotonic()
@@ -284,7 +287,7 @@ class Desk:
 
     def _note(self, chosen: Chosen, claim: Claim, is_short: bool, choice: PartitionChoice) -> None:
         now = time.monotonic()
-        sight = Sight(*claim.heads) if claim.heads is not None else Sight(None)
+        sight = self._sight_in(claim.heads) if claim.heads is not None else Sight(None)
         is_idle = is_short and sight.head is None
         self.is_waiting = is_idle and not self.is_called and claim.heads is not None
         if not self.is_called:
@@ -294,6 +297,11 @@ class Desk:
         self._see(sight, choice)
         has_ended = is_idle and not claim.deliveries and claim.sleep != 0
         self.idle_at_event = self.asked_at_event if has_ended and not self.is_called else -1
+
+    def _sight_in(self, heads: Heads) -> Sight:
+        if heads.has_forsaken:
+            self._on_forsaken(self.number)
+        return Sight(heads.head, heads.time, heads.mean, heads.ready, heads.workers)
 
     def _nap(self, claim: Claim) -> float:
         """Seconds until something may be possible there that nobody tells of."""

@@ -17,6 +17,7 @@ from fairque.worker.claimer import Claimer
 from fairque.worker.declared_limits import LimitDeclarations
 from fairque.worker.desk import Desk
 from fairque.worker.executor import Executor
+from fairque.worker.forsaken import ForsakenMoves
 from fairque.worker.hooks import Hooks
 from fairque.worker.inbox import Inbox
 from fairque.worker.inputs import Inputs
@@ -73,6 +74,7 @@ class Parts:
         self.settler = settlers[0] if len(settlers) == 1 else Settlers(settlers, store.places)
         self.progress = Progress(self._services)
         self._chunks = queue.store(patience=timeout)
+        self._forsaken = ForsakenMoves(self._services)
         self._streams = Streams(self._chunks, options.worker_id)
         inputs = Inputs(self._services)
         self._executor = executor = Executor(options, queue, inputs, self.progress, lifespan, self._streams)
@@ -89,8 +91,9 @@ class Parts:
         self.turns: Turns | SpreadTurns
         on_work: list[Callable[[], None]] = [lambda: None]
         if isinstance(self.settler, Settlers):
+            note = self._forsaken.note
             desks = [
-                Desk(at, part, options, settlers[at], self.settler, self.runner, pauses[at], signals)
+                Desk(at, part, options, settlers[at], self.settler, self.runner, pauses[at], signals, note)
                 for at, part in enumerate(self._stores)
             ]
             self.turns = spread = SpreadTurns(desks, options, self.runner, self.settler, limits, signals)
@@ -158,6 +161,7 @@ class Parts:
         await self.renewal.stop()
         await self.progress.stop()
         await self._streams.stop()
+        await self._forsaken.stop()
         if not self.settler.holds:
             await self._say_goodbye()
         for store in (self._store, self._services, self._chunks):

@@ -1,5 +1,5 @@
 #!lua
--- Take on moves of which nobody was heard for half a minute. Who asks next is told of others.
+-- Take on moves of which nobody was heard for ten seconds. Who asks next is told of others.
 -- KEYS[1]  state
 -- Returns  per move {user, 'departing', record as `departing` has it} or {user, 'arriving', the partition that it comes from,
 --          token}
@@ -103,7 +103,7 @@ end
 
 -- lib/moves.lua
 -- Users on their way from one partition to another, and whoever sees to it that they arrive.
--- moves         zset  user → ms from which on another may see to it: its mover was heard of 30 s before
+-- moves         zset  user → ms from which on another may see to it: its mover was heard of 10 s before
 -- departing     hash  user → '<partition> <epoch> <token>': it lives there from now on; what is here of it is erased
 -- manifest:<u>  list  keys without their prefix, the first to be erased last: where it leaves what it has, where it arrives
 --                     what has come so far
@@ -114,7 +114,7 @@ local moves_key
 local note_mover
 do
 
-local MOVER_MS = 30000
+local MOVER_MS = 10000
 local function manifest_key(user) return prefix .. 'manifest:' .. user end
 
 -- Its mover lives.

@@ -2,7 +2,7 @@
 -- Where a partition stands beside the others.
 -- KEYS[1]  state
 -- Returns  {the virtual time of whom a claim would serve next, '' where nobody is ready, that of the queue as it is known
---          here, the mean service, how many are ready, how many workers}
+--          here, the mean service, how many are ready, how many workers, 1 where a move waits for somebody to go on with it}
 -- Cost     O(log users) per assignment
 local keys_of_call, values_of_call = KEYS, ARGV
 local KEYS, ARGV
@@ -2108,8 +2108,8 @@ do
 function exactly(number) return string.format('%.17g', number) end
 
 function new_stand()
-  local known = call('HMGET', state_key, 'offset', 'low')
-  return { offset = tonumber(known[1] or 0), low = tonumber(known[2] or nil) }
+  local known = call('HMGET', state_key, 'offset', 'low', 'moves')
+  return { offset = tonumber(known[1] or 0), low = tonumber(known[2] or nil), moves = known[3] }
 end
 
 -- The lowest tag of those whom an assignment serves, or nil. Its tree may have one that is too low, until it comes up.
@@ -2130,11 +2130,17 @@ local function head_of(names, stand, is_due)
   return head and head + stand.offset
 end
 
+-- Whether somebody moves, and its mover fell silent: lib/moves.lua.
+local function has_forsaken(stand)
+  local first = stand.moves and call('ZRANGE', prefix .. 'moves', 0, 0, 'WITHSCORES')[2]
+  return first and tonumber(first) <= now and 1 or 0
+end
+
 -- As heads.lua returns it.
 function sight_of(names, stand, is_due)
   local head, time_now = head_of(names, stand, is_due), (root.elsewhere or 0) + stand.offset
   local workers = call('ZCARD', prefix .. 'workers')
-  return { head and exactly(head) or '', exactly(time_now), exactly(root.mean), lines.size(root), workers }
+  return { head and exactly(head) or '', exactly(time_now), exactly(root.mean), lines.size(root), workers, has_forsaken(stand) }
 end
 
 function new_between(claim, is_for_all)

@@ -3242,7 +3242,7 @@ end
 
 -- lib/moves.lua
 -- Users on their way from one partition to another, and whoever sees to it that they arrive.
--- moves         zset  user → ms from which on another may see to it: its mover was heard of 30 s before
+-- moves         zset  user → ms from which on another may see to it: its mover was heard of 10 s before
 -- departing     hash  user → '<partition> <epoch> <token>': it lives there from now on; what is here of it is erased
 -- manifest:<u>  list  keys without their prefix, the first to be erased last: where it leaves what it has, where it arrives
 --                     what has come so far
@@ -3252,7 +3252,7 @@ local note_mover
 do
 
 local moves_key, departing_key
-local MOVER_MS = 30000
+local MOVER_MS = 10000
 function manifest_key(user) return prefix .. 'manifest:' .. user end
 
 -- Its mover lives.

@@ -1,4 +1,4 @@
-"""A user in a file: ``fairque export-user`` and ``import-user``."""
+"""A user carried elsewhere: ``fairque export-user``, ``import-user`` and ``move``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fairque.counted import counted
 from fairque.everybody import check_user
 from fairque.transfer.file import MARK, framed, records_in
 
-__all__ = ["export_user", "import_user"]
+__all__ = ["export_user", "import_user", "move"]
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Where the records are.")]
 
@@ -76,6 +76,34 @@ def import_user(
         print_json(imported)
     else:
         typer.echo(f"user {shown(imported.user_id)} is here: {counted(imported.records, 'record')}")
+    return 0
+
+
+def move(
+    user: Annotated[str, typer.Argument(metavar="USER", help="Who is moved.")],
+    partition: Annotated[int, typer.Argument(metavar="PARTITION", help="Where to: its number, from 0.")],
+    url: Url = None,
+    queue: QueueName = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> int:
+    """Carry a user to another partition of its queue, while that works.
+
+    All that it has goes along, also what runs, which goes on. The user stands still meanwhile, others do not. Where
+    this process dies in the middle, the user goes on where it was after half a minute, or is carried to the end by the
+    workers.
+
+    Example: fairque move acme 3
+
+    Exit codes: 0 it lives there, 1 failed, 2 wrong usage, also for a partition that there is not.
+    """
+    check_user("user_id", user)
+    moved = on_queue(make_queue(url, queue, config), lambda opened: opened.move(user, partition))
+    if as_json:
+        print_json(moved)
+    else:
+        how = f"{counted(moved.records, 'page')} carried" if moved.records else "nothing had to be carried"
+        typer.echo(f"user {shown(user)} lives in partition {partition}: {how}")
     return 0
 
 

@@ -1,5 +1,5 @@
 #!lua
--- Take on moves of which nobody was heard for half a minute. Who asks next is told of others.
+-- Take on moves of which nobody was heard for ten seconds. Who asks next is told of others.
 -- KEYS[1]  state
 -- Returns  per move {user, 'departing', record as `departing` has it} or {user, 'arriving', the partition that it comes from,
 --          token}
