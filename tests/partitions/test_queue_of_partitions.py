@@ -350,9 +350,6 @@ async def test_limits_and_policies_of_each_user_hold_and_are_listed(queue: TaskQ
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda queue: queue.set_policy("anna", group="acme"), "may be in no group"),
-        (lambda queue: queue.set_policy(EVERYBODY, group="acme"), "group"),
-        (lambda queue: queue.set_group("acme", weight=2), "groups of users are not in a queue with partitions"),
         (lambda queue: queue.set_limit("crm", max_running=3), "limit by 'crm' over all users is not in a queue with"),
         (lambda queue: queue.set_limit("crm:{n}", max_running=3), "over all users is not in a queue with partitions"),
     ],

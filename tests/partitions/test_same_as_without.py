@@ -21,15 +21,6 @@ if TYPE_CHECKING:
 COUNT = 4
 
 
-async def govern_users(far: TaskQueue) -> Any:
-    """As in a queue without partitions, but for groups."""
-    await far.set_policy("acme", weight=3, max_running=5)
-    await far.pause("zoe")
-    await far.resume("zoe")
-    await far.clear_policy("zoe")
-    return await far.get_policy("acme"), await far.policies(), await far.groups()
-
-
 async def limit_users(far: TaskQueue) -> Any:
     """As in a queue without partitions, but for limits that all users share."""
     await far.set_limit("crm", max_running=3, user_id="acme")
@@ -41,7 +32,7 @@ async def limit_users(far: TaskQueue) -> Any:
     return sorted((each.key, each.max_running, each.paused) for each in await far.limits())
 
 
-APART = {"policy": govern_users, "policies": govern_users, "governed": govern_users, "limits": limit_users}
+APART = {"limits": limit_users}
 """Calls for what is not in a queue with partitions."""
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -34,6 +35,7 @@ from fairque.queue.usage import UsageHour, usage_days, usage_in
 from fairque.redis.keys import decode_user, encode_user
 from fairque.redis.missing import noting_missing
 from fairque.redis.store import Store
+from fairque.transfer.membership import write_policy
 
 __all__ = ["Tenants"]
 
@@ -45,6 +47,7 @@ class Tenants:
     """The part of a `TaskQueue` that is about its users: policies, explanations, usage."""
 
     _reader: Store
+    _bulk: Store
 
     async def set_policy(
         self,
@@ -83,8 +86,11 @@ class Tenants:
         changes, forgotten = changes_of({name: value for name, value in given.items() if value is not UNSET})
         if user_id is EVERYBODY and "group" in changes:
             raise InvalidInput("not everybody can be in one group: set the group of each user")
-        await self._reader.set_policy(_policy_name(user_id), changes, forgotten)
+        await self._write_policy(_policy_name(user_id), changes, forgotten)
         return await self.get_policy(user_id)
+
+    async def _write_policy(self, whose: str, changes: Mapping[str, Any], forgotten: Sequence[str] = ()) -> None:
+        await write_policy(self._reader, self._bulk, whose, changes, forgotten)
 
     async def get_policy(self, user_id: str | Everybody, *, defaults: bool = True) -> Policy:
         """What governs a user: its own policy, and the one of `EVERYBODY` where that says nothing.
@@ -129,7 +135,7 @@ class Tenants:
 
     async def clear_policy(self, user_id: str | Everybody) -> None:
         """Back to what governs everybody; with `EVERYBODY`, back to no limits."""
-        await self._reader.set_policy(_policy_name(user_id), {}, [EVERYONE])
+        await self._write_policy(_policy_name(user_id), {}, [EVERYONE])
 
     async def set_group(self, group: str, *, weight: float | None) -> None:
         """The share of a group in relation to what stands beside it, groups and users; None is the default of 1.
@@ -137,7 +143,7 @@ class Tenants:
         ``"acme/europe"`` is a group in a group.
         """
         changes, forgotten = changes_of({"weight": weight})
-        await self._reader.set_policy(_group_name(group), changes, forgotten)
+        await self._write_policy(_group_name(group), changes, forgotten)
 
     async def get_group(self, group: str) -> float:
         """The weight of a group."""
@@ -157,7 +163,7 @@ class Tenants:
         for (name, rules), packed in zip(named, before, strict=True):
             changes, _ = changes_of(rules)
             if not changes.items() <= stored_in(packed).items():
-                await self._reader.set_policy(name, changes)
+                await self._write_policy(name, changes)
         for limit in config.limits:
             await self.set_limit(limit.key, **limit.rules())
 

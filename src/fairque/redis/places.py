@@ -11,7 +11,7 @@ from fairque.errors import StoreError
 from fairque.redis.keys import decode_user
 from fairque.redis.partitions import partition_of
 
-__all__ = ["ELSEWHERE", "MovedUser", "Places", "UserElsewhere", "moved_in", "raise_moved"]
+__all__ = ["ELSEWHERE", "MembersApart", "MovedUser", "Places", "UserElsewhere", "moved_in", "raise_moved", "root_of"]
 
 ELSEWHERE = "ELSEWHERE"
 """With which a partition answers where a user does not live: lua/lib/moved.lua."""
@@ -86,6 +86,28 @@ class Places:
         """Whether any of it is to be followed."""
         learnt = [self.learn(each) for each in moved]
         return any(learnt)
+
+
+class MembersApart(StoreError):
+    """A user is to be in a group, and does not live where that does. Nothing was written.
+
+    Attributes:
+        user: By its name in Redis.
+        partition: Where the group lives.
+    """
+
+    def __init__(self, user: str, partition: int) -> None:
+        self.user, self.partition = user, partition
+        super().__init__(
+            f"user {decode_user(user.encode())!r} does not live in partition {partition}, where its group does"
+        )
+
+
+def root_of(group: str) -> str:
+    """By which name the place of a group is looked for, as that of a user is by its own: the first name of its path, as
+    Redis has it, with an ``@`` in front.
+    """
+    return "@" + group.removeprefix("@").partition("/")[0]
 
 
 def raise_moved(answers: Iterable[object]) -> None:

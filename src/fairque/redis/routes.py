@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from fairque.errors import InvalidInput, QueueUnavailable
+from fairque.errors import QueueUnavailable
 from fairque.redis import arguments as args
 from fairque.redis.arguments import Arguments
 from fairque.redis.asking import Answers, Part, first_answer, look, tell
@@ -25,6 +25,7 @@ from fairque.redis.merges.schedules import merged_page, merged_schedules
 from fairque.redis.merges.totals import merged_health, merged_stats
 from fairque.redis.merges.users import merged_active, merged_holders, merged_names, merged_running
 from fairque.redis.missing import note_missing
+from fairque.redis.places import MembersApart, root_of
 
 __all__ = ["ROUTES", "Route", "is_routed", "route"]
 
@@ -32,7 +33,6 @@ Route: TypeAlias = Callable[[Sequence[Part], Any, Sequence[bytes], float | None]
 """Given the partitions, the arguments, the values beside them, and seconds of patience. Returns the reply."""
 
 EVERYONE = "*"
-_NOT_HERE = "not in a queue with partitions"
 MOST_NAMES = 1000
 """Of one look at names in an order."""
 LEAST_ELSEWHERE = 4
@@ -140,10 +140,10 @@ async def _policies(
 ) -> list[bytes]:
     """What governs everybody is in each partition: it is asked where a user is asked for, or of whoever answers."""
     homes: defaultdict[int, list[str]] = defaultdict(list)
-    of_each = [name for name in asked.names if _is_of_all(name)]
+    of_each = [name for name in asked.names if name == EVERYONE]
     for name in asked.names:
-        if not _is_of_all(name):
-            homes[_at(parts, name)].append(name)
+        if name != EVERYONE:
+            homes[_at(parts, _whose(name))].append(name)
     if not homes:
         return list(await first_answer(parts, asked, patience))
     wanted: dict[int, Arguments] = {at: args.Policies([*names, *of_each]) for at, names in homes.items()}
@@ -154,13 +154,13 @@ async def _policies(
 
 
 async def _policy(parts: Sequence[Part], asked: args.Policy, _: object = (), patience: float | None = None) -> Any:
-    if asked.whose.startswith("@"):
-        raise InvalidInput(f"groups of users are {_NOT_HERE}: their members may live in several")
-    if "group" in asked.changes:
-        raise InvalidInput(f"a user may be in no group, {_NOT_HERE}: its other members may live in other ones")
+    """Who is in a group lives where that does, so that all of it is served by one choice."""
     if asked.whose == EVERYONE:
         return (await _tell_all(parts, asked, patience))[0]
-    return await _home(parts, asked.whose).call(asked, (), patience)
+    home = _at(parts, _whose(asked.whose))
+    if "group" in asked.changes and (together := _at(parts, root_of(asked.changes["group"]))) != home:
+        raise MembersApart(asked.whose, together)
+    return await parts[home].call(asked, (), patience)
 
 
 async def _limits(parts: Sequence[Part], asked: args.Limits, _: object = (), patience: float | None = None) -> int:
@@ -225,8 +225,9 @@ def _at(parts: Sequence[Part], user: str) -> int:
     return parts[0].places.of(user)
 
 
-def _is_of_all(name: str) -> bool:
-    return name == EVERYONE or name.startswith("@")
+def _whose(name: str) -> str:
+    """By which name a policy is found: that of a user, or of the root of a group."""
+    return root_of(name) if name.startswith("@") else name
 
 
 _user_names = of_all(merged_names)

@@ -21,6 +21,7 @@ from fairque.redis.store import Store
 from fairque.redis.store_transfer import KNOWN, ImportedKey
 from fairque.transfer.bounds import check_record
 from fairque.transfer.kinds import KINDS
+from fairque.transfer.membership import write_policy
 from fairque.transfer.record import VERSION, Digest, End, Header, Record, decode
 from fairque.transfer.whole import Whole
 
@@ -61,7 +62,7 @@ async def import_records(store: Store, records: AsyncIterable[bytes] | Iterable[
         if isinstance(record, Header):
             if importer is not None:
                 raise BadExport("a second export begins within the first")
-            importer = _Import(await _home(store, record), record)
+            importer = _Import(store, await _home(store, record), record)
         elif importer is None:
             raise BadExport("an export begins with a header")
         else:
@@ -121,7 +122,8 @@ def _check_header(store: Store, header: Header) -> None:
 
 
 class _Import:
-    def __init__(self, store: Store, header: Header) -> None:
+    def __init__(self, root: Store, store: Store, header: Header) -> None:
+        self._root = root
         self._store = store
         self._header = header
         self.user_id = header.user_id
@@ -155,18 +157,19 @@ class _Import:
             limits = [(name, limit) for name, limit, by_code in self._limits if by_code is declared]
             if limits:
                 await self._store.set_limits(limits, declared=declared)
+        group = self._policy.pop("group", None) if self._store.backend.is_part else None
         if self._policy:
             await self._store.set_policy(encode_user(self.user_id), self._policy)
         if not await self._store.thaw(self.user_id, self._header.export_id, self._header.ahead):
             raise BadExport(f"the import of user {self.user_id!r} was given up meanwhile")
+        if group is not None:  # only now: it may be carried to where its group lives
+            await write_policy(self._root, self._root, encode_user(self.user_id), {"group": group})
 
     def _note_rule(self, record: Record) -> None:
         try:
             if record.kind == "policy":
                 given = msgspec.structs.asdict(policy_in(record.parts[0]))
                 self._policy = changes_of({name: value for name, value in given.items() if value is not None})[0]
-                if "group" in self._policy and self._store.backend.is_part:
-                    raise BadExport("the user is in a group, which there is not in a queue with partitions")
             else:
                 self._limits += _limits_in(record, self.user_id)
         except (msgspec.MsgspecError, InvalidInput, ValueError, TypeError, KeyError, AttributeError) as exc:

@@ -28,14 +28,14 @@ from fairque.backoff import Backoff
 from fairque.errors import FairqueError, InvalidInput, QueueUnavailable, UserFrozen
 from fairque.redis.keys import decode_user, encode_user
 from fairque.redis.partitions import partition_of
-from fairque.redis.places import MovedUser, UserElsewhere
+from fairque.redis.places import MovedUser, UserElsewhere, root_of
 from fairque.redis.store import Store
 from fairque.redis.store_transfer import ImportedKey
 from fairque.transfer.fields import lane_of, moved_fields
 from fairque.transfer.kinds import LANES, MOVED_KINDS, Kind
 from fairque.transfer.walk import Walk
 
-__all__ = ["Moved", "finish_moves", "move"]
+__all__ = ["InGroup", "Moved", "finish_moves", "move"]
 
 MOST_HOPS = 100
 STEP_BYTES = 1 << 19
@@ -51,6 +51,10 @@ BY_OTHERS = frozenset(("running", "let-in", "kept", "held-users"))
 """What goes with the tasks that are in it."""
 LAST = ("held", "offers")
 _LONGEST_PAUSE = 1.0
+
+
+class InGroup(InvalidInput):
+    """A user would leave the others of its group."""
 
 
 class Moved(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,9 +171,11 @@ class _Move:
                 raise _lapsed(self._user_id)
 
     async def _refuse_grouped(self, names: dict[str, list[str]]) -> None:
+        """But for who follows its group."""
         async for _, page in self._walk.pages("policy", "string", names.get("policy", ())):
-            if "group" in msgspec.msgpack.decode(page.parts[0]):
-                raise InvalidInput(f"user {self._user_id!r} is in a group, which lives together: move the group")
+            group = msgspec.msgpack.decode(page.parts[0]).get("group")
+            if group and await self._store.home_of(root_of(group)) is not self._target:
+                raise InGroup(f"user {self._user_id!r} is in a group, which lives together: move the group")
 
     # What goes along
 

@@ -280,6 +280,12 @@ end
 
 -- Whether an act failed as its user does not live here.
 local function is_of_moved(failure) return string.find(text_of(failure), '^ELSEWHERE ') and true or false end
+
+-- Who is in a group lives where that does: where its root is said to live, as a user is. path: with an '@' in front, or not.
+local function refuse_moved_group(path)
+  local outermost = path and string.match(path, '^@?([^/]+)')
+  if outermost then refuse_moved('@' .. outermost) end
+end
 calls[#calls + 1] = function()
   moved_key = prefix .. 'moved'
   return NEXT

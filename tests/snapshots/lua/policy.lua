@@ -440,6 +440,7 @@ end
 local moved_to
 local refuse_all_moved
 local refuse_moved
+local refuse_moved_group
 do
 
 local moved_key
@@ -481,6 +482,12 @@ end
 
 -- Whether an act failed as its user does not live here.
 local function is_of_moved(failure) return string.find(text_of(failure), '^ELSEWHERE ') and true or false end
+
+-- Who is in a group lives where that does: where its root is said to live, as a user is. path: with an '@' in front, or not.
+function refuse_moved_group(path)
+  local outermost = path and string.match(path, '^@?([^/]+)')
+  if outermost then refuse_moved('@' .. outermost) end
+end
 calls[#calls + 1] = function()
   moved_key = prefix .. 'moved'
   return NEXT
@@ -3325,7 +3332,10 @@ calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
   whose, changes, forgotten = args[1], args[2], args[3]
   is_user = whose ~= '*' and string.byte(whose) ~= 64
-  if is_user and (has_damaged or has_moved) then refuse_leaving(whose) end
+  if has_damaged or has_moved then
+    if is_user then refuse_leaving(whose) end
+    refuse_moved_group(is_user and changes.group or not is_user and whose or nil)
+  end
   key = prefix .. 'policy:' .. whose
   packed = call('GET', key)
   policy = packed and cmsgpack.unpack(packed) or {}

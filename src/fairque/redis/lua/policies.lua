@@ -6,7 +6,9 @@
 --@include base
 --@include moved
 --@arguments
-refuse_all_moved(names)
+local owners = {}
+for at, whose in ipairs(names) do owners[at] = string.match(whose, '^@[^/]+') or whose end
+refuse_all_moved(owners)
 local found = {}
 for at, whose in ipairs(names) do found[at] = call('GET', prefix .. 'policy:' .. whose) or '' end
 return found

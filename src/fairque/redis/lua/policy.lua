@@ -14,7 +14,10 @@
 --@include weighing
 --@arguments
 local is_user = whose ~= '*' and string.byte(whose) ~= 64
-if is_user and (has_damaged or has_moved) then refuse_leaving(whose) end
+if has_damaged or has_moved then
+  if is_user then refuse_leaving(whose) end
+  refuse_moved_group(is_user and changes.group or not is_user and whose or nil)
+end
 local key = prefix .. 'policy:' .. whose
 local packed = call('GET', key)
 local policy = packed and cmsgpack.unpack(packed) or {}

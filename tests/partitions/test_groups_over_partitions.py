@@ -1,0 +1,170 @@
+"""Who is in a group lives where that lives: a group is served by one choice, in a queue with partitions as well."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fairque import EVERYBODY, FairQueueConfig, InvalidInput, TaskQueue, Worker, current_task, task
+from fairque.redis.keys import encode_user
+from fairque.redis.partitions import partition_of
+
+if TYPE_CHECKING:
+    from tests.support.servers import Server
+
+COUNT = 4
+pytestmark = [pytest.mark.leaves_keys(), pytest.mark.partitions(COUNT)]
+started: list[str] = []
+
+
+@task(name="groups.noted")
+async def noted(n: int) -> int:
+    started.append(current_task().user_id)
+    return n
+
+
+def home_of(name: str) -> int:
+    return partition_of(name, COUNT)
+
+
+def users_in(partition: int, many: int) -> list[str]:
+    return [name for n in range(200) if home_of(name := f"user-{n}") == partition][:many]
+
+
+async def place_of(queue: TaskQueue, user_id: str) -> int:
+    return queue.reader.parts.index(await queue.reader.home_of(encode_user(user_id)))
+
+
+async def fill(queue: TaskQueue, users: list[str], each: int) -> None:
+    for user in users:
+        await queue.enqueue_many([noted(n).options(task_id=f"t{n}") for n in range(each)], user_id=user)
+
+
+PLACE = home_of("@acme")
+AWAY = (PLACE + 1) % COUNT
+
+
+async def test_who_joins_a_group_is_carried_to_where_it_lives_with_all_that_it_has(queue: TaskQueue) -> None:
+    users = [users_in(at, 1)[0] for at in range(COUNT)]
+    await fill(queue, users, 3)
+    for user in users:
+        policy = await queue.set_policy(user, group="acme", weight=2)
+        assert (policy.group, policy.weight) == ("acme", 2)
+    assert {await place_of(queue, user) for user in users} == {PLACE}
+    async with TaskQueue(queue.connector.url, name=queue.name) as other:  # which knows nothing
+        assert [(await other.user(user)).queued for user in users] == [3] * COUNT
+        await fill(other, users, 4)
+        assert (await other.stats()).queued == 4 * COUNT
+    assert (await queue.check()).findings == ()
+    async with Worker(queue):
+        for user in users:
+            assert [await queue.handle(user, f"t{n}").result(timeout=10) for n in range(4)] == list(range(4))
+
+
+async def test_a_group_has_the_share_of_one_wherever_its_members_come_from(queue: TaskQueue) -> None:
+    members, alone = [users_in(at, 1)[0] for at in range(COUNT)], users_in(PLACE, 2)[1]
+    for user in members:
+        await queue.set_policy(user, group="acme")
+    await fill(queue, [*members, alone], 40)
+    started.clear()
+    async with Worker(queue, concurrency=1):
+        await queue.handle(alone, "t39").result(timeout=30)
+    counted = Counter(started[:80])
+    assert 36 <= counted[alone] <= 44
+    assert max(counted[user] for user in members) - min(counted[user] for user in members) <= 2
+
+
+async def test_groups_in_groups_live_with_the_outermost(queue: TaskQueue) -> None:
+    [europe], [asia] = users_in(AWAY, 1), users_in((PLACE + 2) % COUNT, 1)
+    await queue.set_policy(europe, group="acme/europe")
+    await queue.set_policy(asia, group="acme/asia")
+    await queue.set_group("acme/europe", weight=3)
+    await queue.set_group("acme", weight=2)
+    await queue.set_group("other", weight=5)
+    assert await place_of(queue, europe) == await place_of(queue, asia) == PLACE
+    assert await queue.groups() == {"acme": 2, "acme/europe": 3, "other": 5}
+    assert await queue.get_group("acme/europe") == 3
+    assert await queue.get_group("acme/asia") == 1
+    await queue.set_group("acme", weight=None)
+    assert await queue.groups() == {"acme/europe": 3, "other": 5}
+
+
+async def test_who_leaves_a_group_stays_where_it_is(queue: TaskQueue) -> None:
+    [user] = users_in(AWAY, 1)
+    await queue.set_policy(user, group="acme", weight=3)
+    await queue.set_policy(user, group=None)
+    assert await place_of(queue, user) == PLACE
+    assert (await queue.get_policy(user)).weight == 3
+    await queue.move(user, AWAY)
+    assert await place_of(queue, user) == AWAY
+
+
+async def test_who_changes_to_another_group_moves_on(queue: TaskQueue) -> None:
+    other = next(name for n in range(40) if home_of("@" + (name := f"group-{n}")) == AWAY)
+    [user] = users_in((PLACE + 2) % COUNT, 1)
+    await fill(queue, [user], 2)
+    await queue.set_policy(user, group="acme", max_running=3)
+    policy = await queue.set_policy(user, group=other)
+    assert (policy.group, policy.max_running) == (other, 3)
+    assert await place_of(queue, user) == AWAY
+    assert (await queue.user(user)).queued == 2
+    assert (await queue.check()).findings == ()
+
+
+async def test_who_is_to_be_in_two_groups_at_once_is_in_one_and_lives_there(queue: TaskQueue) -> None:
+    other = next(name for n in range(40) if home_of("@" + (name := f"group-{n}")) == AWAY)
+    [user] = users_in((PLACE + 2) % COUNT, 1)
+    async with TaskQueue(queue.connector.url, name=queue.name) as second:
+        await asyncio.gather(second.set_policy(user, group=other), queue.set_policy(user, group="acme"))
+    group = (await queue.get_policy(user)).group
+    assert group in ("acme", other)
+    assert await place_of(queue, user) == home_of(f"@{group}")
+    assert (await queue.check()).findings == ()
+
+
+async def test_who_is_in_a_group_does_not_leave_it_alone(queue: TaskQueue) -> None:
+    [user] = users_in(PLACE, 1)
+    await queue.set_policy(user, group="acme")
+    with pytest.raises(InvalidInput, match="group"):
+        await queue.move(user, AWAY)
+    assert await place_of(queue, user) == PLACE
+
+
+async def test_not_everybody_is_in_one_group(queue: TaskQueue) -> None:
+    with pytest.raises(InvalidInput, match="everybody"):
+        await queue.set_policy(EVERYBODY, group="acme")
+
+
+async def test_groups_of_a_file_are_set(queue: TaskQueue) -> None:
+    [user] = users_in(AWAY, 1)
+    sections: dict[str, Any] = {
+        "policies": [{"user": user, "group": "acme"}],
+        "groups": [{"name": "acme", "weight": 2}],
+    }
+    config = FairQueueConfig.from_dict(sections)
+    for _ in range(2):
+        await queue.apply_policies(config)
+        assert (await queue.get_policy(user)).group == "acme"
+        assert await place_of(queue, user) == PLACE
+    assert await queue.groups() == {"acme": 2}
+
+
+@pytest.mark.partitions(1)
+async def test_who_is_in_a_group_is_imported_to_where_it_lives(server: Server, queue_name: str) -> None:
+    [user] = users_in(AWAY, 1)
+    async with (
+        TaskQueue(server.url, name=f"{queue_name}/one") as one,
+        TaskQueue(server.url, name=f"{queue_name}/many", partitions=COUNT) as many,
+    ):
+        await fill(one, [user], 3)
+        await one.set_policy(user, group="acme", weight=4)
+        records = [record async for record in one.export_user(user)]
+        await many.import_user(records)
+        policy = await many.get_policy(user)
+        assert (policy.group, policy.weight) == ("acme", 4)
+        assert await place_of(many, user) == PLACE
+        assert (await many.user(user)).queued == 3
+        assert (await many.check()).findings == ()
