@@ -168,3 +168,103 @@ async def test_who_is_in_a_group_is_imported_to_where_it_lives(server: Server, q
         assert await place_of(many, user) == PLACE
         assert (await many.user(user)).queued == 3
         assert (await many.check()).findings == ()
+
+
+# Moves of groups
+
+
+async def group_of_four(queue: TaskQueue) -> list[str]:
+    """One member from each partition, with tasks, in acme and in groups of it."""
+    users = [users_in(at, 1)[0] for at in range(COUNT)]
+    for user, path in zip(users, ("acme", "acme", "acme/europe", "acme/asia"), strict=True):
+        await queue.set_policy(user, group=path, max_running=5)
+    await queue.set_group("acme", weight=3)
+    await queue.set_group("acme/europe", weight=2)
+    await fill(queue, users, 3)
+    return users
+
+
+async def test_a_group_moves_with_all_who_are_in_it(queue: TaskQueue) -> None:
+    users = await group_of_four(queue)
+    await queue.set_group("other", weight=7)
+    assert await queue.move_group("acme", AWAY) == COUNT
+    assert {await place_of(queue, user) for user in users} == {AWAY}
+    assert await queue.groups() == {"acme": 3, "acme/europe": 2, "other": 7}
+    assert (await queue.check()).findings == ()
+    async with TaskQueue(queue.connector.url, name=queue.name) as other:  # which knows nothing
+        assert (await other.get_policy(users[2])).group == "acme/europe"
+        assert await other.get_group("acme") == 3
+        await other.set_group("acme", weight=4)
+        newcomer = users_in(PLACE, 2)[1]
+        await other.set_policy(newcomer, group="acme")
+        assert await place_of(other, newcomer) == AWAY
+        assert (await other.stats()).queued == 3 * COUNT
+    assert await queue.groups() == {"acme": 4, "acme/europe": 2, "other": 7}
+    async with Worker(queue):
+        for user in users:
+            assert [await queue.handle(user, f"t{n}").result(timeout=10) for n in range(3)] == list(range(3))
+
+
+async def test_a_group_that_moves_on_and_comes_back_is_found(queue: TaskQueue) -> None:
+    users = await group_of_four(queue)
+    async with TaskQueue(queue.connector.url, name=queue.name) as old:
+        assert await old.get_group("acme") == 3
+        for to in (AWAY, (PLACE + 2) % COUNT, PLACE):
+            await queue.move_group("acme", to)
+            assert {await place_of(queue, user) for user in users} == {to}
+            assert await queue.groups() == {"acme": 3, "acme/europe": 2}
+        await old.set_group("acme", weight=9)
+        assert await queue.get_group("acme") == 9
+        assert [(await old.user(user)).queued for user in users] == [3] * COUNT
+    assert (await queue.check()).findings == ()
+
+
+async def test_a_move_of_a_group_that_was_broken_off_goes_on(queue: TaskQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fairque.transfer import group_moves
+
+    users = await group_of_four(queue)
+    carried: list[str] = []
+
+    async def some(store: Any, user_id: str, partition: int) -> Any:
+        if len(carried) == 2:
+            raise ConnectionError("on purpose")
+        carried.append(user_id)
+        return await real(store, user_id, partition)
+
+    real = group_moves.move
+    monkeypatch.setattr(group_moves, "move", some)
+    with pytest.raises(ConnectionError):
+        await queue.move_group("acme", AWAY)
+    monkeypatch.setattr(group_moves, "move", real)
+    assert await queue.get_group("acme/europe") == 2
+    assert (await queue.stats()).queued == 3 * COUNT
+    assert await queue.move_group("acme", AWAY) == COUNT - 2
+    assert {await place_of(queue, user) for user in users} == {AWAY}
+    assert await queue.groups() == {"acme": 3, "acme/europe": 2}
+    assert await queue.move_group("acme", AWAY) == 0
+    assert (await queue.check()).findings == ()
+
+
+async def test_what_is_no_move_of_a_group_is_refused(queue: TaskQueue) -> None:
+    for group, partition, text in (("acme/europe", 1, "move that"), ("acme", COUNT, "no partition"), ("", 1, "group")):
+        with pytest.raises(InvalidInput, match=text):
+            await queue.move_group(group, partition)
+
+
+async def test_groups_move_while_their_users_put_in_and_are_served(queue: TaskQueue) -> None:
+    users = await group_of_four(queue)
+    handles = []
+
+    async def put_in() -> None:
+        for n in range(25):
+            handles.extend([await queue.enqueue(noted(n), user_id=user) for user in users])
+
+    async def move_about() -> None:
+        for to in (AWAY, (PLACE + 2) % COUNT, PLACE):
+            await queue.move_group("acme", to)
+
+    async with Worker(queue, concurrency=4):
+        await asyncio.gather(put_in(), move_about())
+        for at, handle in enumerate(handles):
+            assert await handle.result(timeout=20) == at // COUNT
+    assert (await queue.check()).findings == ()

@@ -81,14 +81,9 @@ async def _told(part: Store, parts: Sequence[Store], user: str, *, repair: bool)
     )
     if not repair:
         return finding
-    epoch = max(await _epochs(parts, user), default=0)
+    epoch = max([await each.epoch_of(user) for each in parts])
     try:
         await parts[home].forward(MovedUser(user, number, max(await part.now_ms(), epoch + 1)))
     except InvalidInput:
         return msgspec.structs.replace(finding, how="it has something in both: purge it in one of them")
     return msgspec.structs.replace(finding, mended=True, how="said there")
-
-
-async def _epochs(parts: Sequence[Store], user: str) -> list[int]:
-    told = [await part._insist(pack((b"HGET", part.keys.prefix + "moved", user))) for part in parts]
-    return [int(each.split()[1]) for each in told if each is not None]

@@ -20,6 +20,7 @@ from fairque.everybody import check_user
 from fairque.listed import Listed
 from fairque.middleware import RunMiddleware, checked_middleware
 from fairque.models import Enqueued, FailureKind, QueueHealth, QueueStats, TaskInfo, TaskState, UserInfo
+from fairque.policy import packed_group
 from fairque.queue.batch import Batch
 from fairque.queue.cancel_all import cancel_all
 from fairque.queue.dead_letters import Act, DeadGroup, DeadGroups, DeadLetter, DeadLetters, DeadStep, group_key
@@ -53,6 +54,7 @@ from fairque.tasks.pipeline import Pipeline, parallel
 from fairque.tasks.registry import function_for
 from fairque.tasks.task import Task
 from fairque.transfer.exporting import export
+from fairque.transfer.group_moves import move_group
 from fairque.transfer.importing import Imported, import_records
 from fairque.transfer.moving import Moved, move
 
@@ -710,6 +712,30 @@ class TaskQueue(Tenants, Sights):
         """
         check_user("user_id", user_id)
         return await move(self._bulk, user_id, check_count("partition", partition, 0, MOST_PARTITIONS - 1))
+
+    async def move_group(self, group: str, partition: int) -> int:
+        """Carry a group to another partition, and all of its users after it, one by one, each as `move` does it.
+
+        From the first step on, who is put into the group goes there. Until the last of its users has come, those who
+        have and those who have not are two groups, each with the weight of it. Where it is broken off, call it again.
+
+        Args:
+            group: The outermost one: all of it lives together.
+            partition: Its number, from 0.
+
+        Returns:
+            How many users were carried.
+
+        Raises:
+            InvalidInput: There is no such partition, or the group is within another one.
+            UserFrozen: One of its users is being exported or moved by another.
+            QueueUnavailable: A partition did not answer, or a user stood still for too long.
+        """
+        root = packed_group(group)
+        if "/" in root:
+            raise InvalidInput(f"group {group!r} lives where {group.split('/', maxsplit=1)[0]!r} does: move that")
+        count = check_count("partition", partition, 0, MOST_PARTITIONS - 1)
+        return await move_group(self._bulk, root, count)
 
     async def import_user(self, records: AsyncIterable[bytes] | Iterable[bytes]) -> Imported:
         """Make a user of what `export_user` has yielded, which then goes on where it stood.

@@ -604,7 +604,9 @@ class Moving(Arguments, frozen=True):
 
 
 class Forward(Arguments, frozen=True):
-    """Of a partition where the user does not live: partition and epoch: where it does, and since which of its moves."""
+    """Of a partition where the user does not live: partition and epoch: where it does, and since which of its moves. A
+    group is named by its root, with '@' in front, and -1 is the partition itself.
+    """
 
     user: str
     partition: int
@@ -716,11 +718,14 @@ class ChangeSettings(Arguments, frozen=True):
 
 
 class Policy(Arguments, frozen=True):
-    """whose: a user, '@' and a group, or '*'. forgotten: fields, '*' for all."""
+    """whose: a user, '@' and a group, or '*'. forgotten: fields, '*' for all. is_behind: of a group that has left for
+    another partition.
+    """
 
     whose: str
     changes: Mapping[str, Any]
     forgotten: Sequence[str]
+    is_behind: bool = False
 
 
 class Policies(Arguments, frozen=True):

@@ -11,11 +11,23 @@ from fairque.errors import StoreError
 from fairque.redis.keys import decode_user
 from fairque.redis.partitions import partition_of
 
-__all__ = ["ELSEWHERE", "MembersApart", "MovedUser", "Places", "UserElsewhere", "moved_in", "raise_moved", "root_of"]
+__all__ = [
+    "ELSEWHERE",
+    "HERE",
+    "MembersApart",
+    "MovedUser",
+    "Places",
+    "UserElsewhere",
+    "moved_in",
+    "raise_moved",
+    "root_of",
+]
 
 ELSEWHERE = "ELSEWHERE"
 """With which a partition answers where a user does not live: lua/lib/moved.lua."""
 MOST_KNOWN = 65_536
+HERE = -1
+"""In place of a partition: the one that is told so."""
 _WORDS = 3
 
 

@@ -22,6 +22,10 @@ class TenantScripts(ScriptCaller):
         """`whose` is an encoded user, ``@`` and an encoded group, or ``*``; to forget ``*`` is to forget all."""
         await self.call(arguments.Policy(whose, changes, forget))
 
+    async def forget_group_behind(self, whose: str) -> None:
+        """Of a partition which a group has left: what is still there of its policy. ``@`` and an encoded group."""
+        await self.call(arguments.Policy(whose, {}, ["*"], is_behind=True))
+
     async def policies(self, names: Sequence[str]) -> list[bytes]:
         found: list[bytes] = await self.call(arguments.Policies(names))
         return found

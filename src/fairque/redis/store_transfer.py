@@ -125,6 +125,11 @@ class TransferScripts(CheckScripts):
             )
         return told == 1
 
+    async def epoch_of(self, user: str) -> int:
+        """Of the last move of which a partition knows, of a user or of the root of a group; 0: it knows of none."""
+        told: bytes | None = await self._insist(pack((b"HGET", self.keys.prefix + "moved", user)))
+        return int(told.split()[1]) if told is not None else 0
+
     async def names_of(self, user_id: str) -> AsyncIterator[list[tuple[str, str]]]:
         """All keys that have the user in their names, as the kind and what stands behind the user; in pages, of which
         some may come twice. This looks at every key of the server.

@@ -35,7 +35,7 @@ from fairque.transfer.fields import lane_of, moved_fields
 from fairque.transfer.kinds import LANES, MOVED_KINDS, Kind
 from fairque.transfer.walk import Walk
 
-__all__ = ["InGroup", "Moved", "finish_moves", "move"]
+__all__ = ["InGroup", "Moved", "check_partition", "finish_moves", "move"]
 
 MOST_HOPS = 100
 STEP_BYTES = 1 << 19
@@ -73,11 +73,7 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True):
 
 async def move(store: Store, user_id: str, partition: int) -> Moved:
     """See `TaskQueue.move`."""
-    if not await store.is_divided():
-        raise InvalidInput("only in a queue with partitions can a user be moved: TaskQueue(partitions=...) makes one")
-    count = len(store.parts)
-    if not 0 <= partition < count:
-        raise InvalidInput(f"there is no partition {partition}: this queue has those from 0 to {count - 1}")
+    await check_partition(store, partition)
     backoff, until = Backoff(), time.monotonic() + store.patience
     while True:
         try:
@@ -86,6 +82,15 @@ async def move(store: Store, user_id: str, partition: int) -> Moved:
             if (left := until - time.monotonic()) <= 0:
                 raise
             await asyncio.sleep(min(left, backoff.next(_LONGEST_PAUSE)))
+
+
+async def check_partition(store: Store, partition: int) -> None:
+    """Raises `InvalidInput` where there is no such partition."""
+    if not await store.is_divided():
+        raise InvalidInput("only in a queue with partitions can a user be moved: TaskQueue(partitions=...) makes one")
+    count = len(store.parts)
+    if not 0 <= partition < count:
+        raise InvalidInput(f"there is no partition {partition}: this queue has those from 0 to {count - 1}")
 
 
 async def _moved(store: Store, user_id: str, partition: int) -> Moved:
@@ -175,7 +180,7 @@ class _Move:
         async for _, page in self._walk.pages("policy", "string", names.get("policy", ())):
             group = msgspec.msgpack.decode(page.parts[0]).get("group")
             if group and await self._store.home_of(root_of(group)) is not self._target:
-                raise InGroup(f"user {self._user_id!r} is in a group, which lives together: move the group")
+                raise InGroup(f"user {self._user_id!r} is in a group, which lives together: move_group() moves it")
 
     # What goes along
 

@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
--- Say where a user lives who does not live here, and to whom a name leads here: it was moved from another partition.
+-- Say where a user lives who does not live here, and to whom a name leads here: it was moved from another partition. Or
+-- where a group lives, by the name of its root.
 -- KEYS[1]  state
 -- Returns  1, 0 where a later move is known, or -1 where the user lives here
 -- Cost     O(log users)
@@ -94,6 +95,7 @@ local mark_moved
 local moved_to
 local refuse_all_moved
 local refuse_moved
+local unmark_moved
 do
 
 local moved_key
@@ -128,7 +130,7 @@ function mark_moved(user, partition, epoch)
 end
 
 -- It lives here from now on.
-local function unmark_moved(user)
+function unmark_moved(user)
   call('HDEL', moved_key, user)
   if call('EXISTS', moved_key) == 0 then call('HDEL', state_key, 'moved') end
 end
@@ -147,12 +149,17 @@ calls[#calls + 1] = function()
 end
 end
 -- ARGV[1] is the msgpack of Forward: user: str, partition: int, epoch: int
---   Of a partition where the user does not live: partition and epoch: where it does, and since which of its moves.
+--   Of a partition where the user does not live: partition and epoch: where it does, and since which of its moves. A
+--   group is named by its root, with '@' in front, and -1 is the partition itself.
 local args
 local user, partition, epoch
 calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
   user, partition, epoch = args[1], args[2], args[3]
+  if partition < 0 then -- a group: it lives here, whatever was said before
+    unmark_moved(user)
+    return 1
+  end
   if call('ZSCORE', users_key, user) then return -1 end
   return mark_moved(user, partition, epoch) and 1 or 0
 end

@@ -3293,10 +3293,11 @@ local function new_weighing()
 
   return it
 end
--- ARGV[1] is the msgpack of Policy: whose: str, changes: Mapping[str, Any], forgotten: Sequence[str]
---   whose: a user, '@' and a group, or '*'. forgotten: fields, '*' for all.
+-- ARGV[1] is the msgpack of Policy: whose: str, changes: Mapping[str, Any], forgotten: Sequence[str], is_behind: bool
+--   whose: a user, '@' and a group, or '*'. forgotten: fields, '*' for all. is_behind: of a group that has left for
+--   another partition.
 local args
-local whose, changes, forgotten
+local whose, changes, forgotten, is_behind
 local is_user
 local key
 local packed
@@ -3330,11 +3331,11 @@ end
 local was_paused
 calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
-  whose, changes, forgotten = args[1], args[2], args[3]
+  whose, changes, forgotten, is_behind = args[1], args[2], args[3], args[4]
   is_user = whose ~= '*' and string.byte(whose) ~= 64
   if has_damaged or has_moved then
     if is_user then refuse_leaving(whose) end
-    refuse_moved_group(is_user and changes.group or not is_user and whose or nil)
+    refuse_moved_group(is_user and changes.group or not (is_user or is_behind) and whose or nil)
   end
   key = prefix .. 'policy:' .. whose
   packed = call('GET', key)

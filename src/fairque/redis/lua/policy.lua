@@ -16,7 +16,7 @@
 local is_user = whose ~= '*' and string.byte(whose) ~= 64
 if has_damaged or has_moved then
   if is_user then refuse_leaving(whose) end
-  refuse_moved_group(is_user and changes.group or not is_user and whose or nil)
+  refuse_moved_group(is_user and changes.group or not (is_user or is_behind) and whose or nil)
 end
 local key = prefix .. 'policy:' .. whose
 local packed = call('GET', key)

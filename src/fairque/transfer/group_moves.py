@@ -1,0 +1,82 @@
+"""`move_group`: a group carried to another partition, and then all who are in it, one after the other.
+
+    forward  where it goes: it lives there
+    policy   there: weights of the group, and of the groups in it
+    forward  where it lived, and where its name leads to: from now on it lives there
+    move     each of its users, who were together and are again
+    policy   where it lived: nothing is left of it
+
+Until the last of them has come there are two of it, each with its weight. Whoever is at it may die: called again, it
+goes on with those who are not there yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fairque.policy import stored_in
+from fairque.redis.keys import decode_user
+from fairque.redis.partitions import partition_of
+from fairque.redis.places import HERE, MovedUser, root_of
+from fairque.redis.store import Store
+from fairque.transfer.moving import check_partition, move
+
+__all__ = ["members_in", "move_group"]
+
+PAGE = 1000
+
+
+async def move_group(store: Store, group: str, partition: int) -> int:
+    """Returns how many users were carried. `group` is the root of one, as Redis has it. Raises what `move` raises."""
+    await check_partition(store, partition)
+    root, target = root_of(group), store.parts[partition]
+    if await store.home_of(root) is not target:
+        await _take_there(store, root, partition)
+    carried = 0
+    for part in store.parts:
+        if part is not target:
+            async for user in members_in(part, root):
+                await move(store, decode_user(user.encode()), partition)
+                carried += 1
+            await _forget(part, root)
+    return carried
+
+
+async def _take_there(store: Store, root: str, partition: int) -> None:
+    home, target = await store.home_of(root), store.parts[partition]
+    epoch = max(await target.now_ms(), 1 + max([await part.epoch_of(root) for part in store.parts]))
+    await target.forward(MovedUser(root, HERE, epoch))
+    for name, fields in [row async for row in _groups_in(home, root)]:
+        await target.set_policy(name, fields)
+    moved = MovedUser(root, partition, epoch)
+    await home.forward(moved)
+    if (first := store.parts[partition_of(root, len(store.parts))]) not in (home, target):
+        await first.forward(moved)
+    store.places.learn(moved)
+
+
+async def members_in(part: Store, root: str) -> AsyncIterator[str]:
+    """Users of a group, by their names in Redis, who live in a partition."""
+    async for name, fields in _governed(part, "policy-users"):
+        if "group" in fields and root_of(fields["group"]) == root:
+            yield name
+
+
+async def _groups_in(part: Store, root: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    async for name, fields in _governed(part, "policy-groups"):
+        if root_of(name) == root:
+            yield name, fields
+
+
+async def _governed(part: Store, index: Any) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    after = ""
+    while rows := await part.governed(index, after, PAGE):
+        for name, packed in rows:
+            yield name.decode(), stored_in(packed)
+        after = rows[-1][0].decode()
+
+
+async def _forget(part: Store, root: str) -> None:
+    for name in [name async for name, _ in _groups_in(part, root)]:
+        await part.forget_group_behind(name)
