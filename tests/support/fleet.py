@@ -14,6 +14,7 @@ from typing import Any
 from fairque.embedded.binary import server_binary
 from fairque.embedded.locks import until
 from fairque.embedded.server import EmbeddedServer, free_port
+from fairque.errors import QueueUnavailable
 from tests.support.resp import RedisError, RespClient
 
 SERVICE = "mymaster"
@@ -187,11 +188,19 @@ class ClusterNodes:
 
     def __init__(self, masters: int = 3, replicas: int = 0, binary: str | None = None) -> None:
         self.binary = binary
-        options: dict[str, Any] = {"binary": binary, "tcp": True, "repl_diskless_sync_delay": 0}
-        options |= {"cluster_enabled": True, "cluster_node_timeout": _NODE_TIMEOUT_MS}
-        self.nodes = [EmbeddedServer(cluster_port=free_port(), **options) for _ in range(masters + replicas)]
-        self.masters = self.nodes[:masters]
+        self.nodes = [self._new_node() for _ in range(masters + replicas)]
+        self._many = masters
         self._share = SLOTS // masters + 1
+
+    @property
+    def masters(self) -> list[EmbeddedServer]:
+        """As they were at the beginning."""
+        return self.nodes[: self._many]
+
+    def _new_node(self) -> EmbeddedServer:
+        options: dict[str, Any] = {"binary": self.binary, "tcp": True, "repl_diskless_sync_delay": 0}
+        options |= {"cluster_enabled": True, "cluster_node_timeout": _NODE_TIMEOUT_MS}
+        return EmbeddedServer(cluster_port=free_port(), **options)
 
     @property
     def url(self) -> str:
@@ -200,8 +209,8 @@ class ClusterNodes:
     @contextlib.contextmanager
     def running(self) -> Iterator[ClusterNodes]:
         with ExitStack() as stack:
-            for node in self.nodes:
-                stack.enter_context(node)
+            for at in range(len(self.nodes)):
+                self._start(at, stack)
             for at, node in enumerate(self.masters):
                 execute(node, "CLUSTER", "SET-CONFIG-EPOCH", at + 1)
                 last = min(SLOTS, (at + 1) * self._share) - 1
@@ -214,6 +223,18 @@ class ClusterNodes:
                 execute(node, "CLUSTER", "REPLICATE", self.id_of(self.masters[0]))
                 wait_until_copied(node)
             yield self
+
+    def _start(self, at: int, stack: ExitStack) -> None:
+        """A port that is free may be another's when the node begins to listen, which then ends."""
+        for _ in range(_MOST_PORTS):
+            try:
+                stack.enter_context(self.nodes[at])
+                return
+            except QueueUnavailable as error:
+                if "already in use" not in str(error):
+                    raise
+                self.nodes[at] = self._new_node()
+        raise AssertionError("no node of a cluster can listen")
 
     def has(self, node: EmbeddedServer, slot: int) -> bool:
         """Whether this was, at the beginning, the node of the slot."""

@@ -137,19 +137,16 @@ class Line(Connection):
     def _confirmed(self, kind: bytes, name: bytes) -> None:
         """Answers come in the order of the questions; that a slot has left comes between them."""
         has_left, first = kind == b"sunsubscribe", self._owed[0] if self._owed else None
-        if first is not None and name in first.names and (first.verb == _LEAVE) == has_left:
-            self._tick_off(first, name)
+        if first is not None and name in first.names and first.is_farewell == has_left:
+            self.asked -= 1
+            first.names.discard(name)
+            if not first.names:
+                self._owed.popleft()
         elif has_left:
             self._hearer.dropped(name)
         if not has_left:
             self._hearer.joined(name)
         self._hearer.answered()
-
-    def _tick_off(self, first: Asked, name: bytes) -> None:
-        self.asked -= 1
-        first.names.discard(name)
-        if not first.names:
-            self._owed.popleft()
 
     def owes(self) -> float | None:
         """Silence begins with the question: messages come when they come."""

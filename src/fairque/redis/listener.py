@@ -12,7 +12,7 @@ from functools import partial
 from fairque.errors import FairqueError
 from fairque.redis.channel import Callback, Channel
 from fairque.redis.connector import Connector
-from fairque.redis.node_listener import LOOKS, Node, NodeListener, Subscriptions, tag_of
+from fairque.redis.node_listener import LEAST_PAUSE, LOOKS, Node, NodeListener, Subscriptions, tag_of
 from fairque.redis.url import Address
 
 __all__ = ["Listener"]
@@ -39,8 +39,7 @@ class Listener:
         connector.home.add(self)
 
     def _begin(self) -> None:
-        self._by_tag: dict[bytes, Subscriptions] = {}  # by all up to the end of the hash tag
-        self._by_connector: dict[Connector, Subscriptions] = {}
+        self._by_tag: dict[bytes, Subscriptions] = {}
         self._nodes: dict[Address | None, NodeListener] = {}
         self._nowhere = _Nowhere(self._place)
         self._clock = self._looked = 0.0  # a clock that stands still while the loop does, and when that was read
@@ -61,7 +60,7 @@ class Listener:
         if joined is None:
             joined = some.channels[name] = Channel(whose)
             if isinstance(some.node, NodeListener):
-                some.node.send_soon(name, whose)
+                some.node.send_soon(some, name, whose)
         joined.callbacks.append(callback)
         if some.node is not None:
             some.node.want()
@@ -86,16 +85,14 @@ class Listener:
         if not left.callbacks:
             del some.channels[name]
             if isinstance(some.node, NodeListener):
-                some.node.send_soon(name, left.whose)
+                some.node.send_soon(some, name, left.whose)
 
     async def close(self) -> None:
         for node in (self._nowhere, *self._nodes.values()):
             await node.close()
         if self._watch is not None:
             self._watch.cancel()
-        channels = [channel for some in self._by_connector.values() for channel in some.channels.values()]
-        for some in self._by_connector.values():
-            some.connector.on_move = None
+        channels = [channel for some in self._by_tag.values() for channel in some.channels.values()]
         self._begin()
         for channel in channels:  # nobody waits for messages that will not come
             channel.refuse(self._connector.unreachable(ConnectionError("the queue is closed")))
@@ -114,12 +111,9 @@ class Listener:
     def _join(self, name: bytes) -> Subscriptions:
         """The first channel under this hash tag."""
         connector = self._connector_of(name.decode())
-        some = self._by_connector.get(connector)
-        if some is None:
-            some = self._by_connector[connector] = Subscriptions(connector, name)
-            connector.on_move = partial(self._follow, some)
-            self._place(some)
-        self._by_tag[tag_of(name)] = some
+        some = self._by_tag[tag_of(name)] = Subscriptions(connector, name)
+        connector.on_move = partial(self._follow, connector)
+        self._place(some)
         return some
 
     def _place(self, some: Subscriptions) -> None:
@@ -137,12 +131,14 @@ class Listener:
             self._nodes[address] = node
         return node
 
-    def _follow(self, some: Subscriptions) -> None:
-        """Others were told that it is elsewhere."""
-        is_there = isinstance(some.node, NodeListener) and some.node.address == some.connector.address
-        is_current = self._by_connector.get(some.connector) is some
-        if is_current and not is_there and not some.connector.is_lost:
-            self._place(some)
+    def _follow(self, connector: Connector) -> None:
+        """Others were told where it leads by now."""
+        if connector.is_lost:
+            return
+        for some in self._by_tag.values():
+            is_there = isinstance(some.node, NodeListener) and some.node.address == connector.address
+            if some.connector is connector and not is_there:
+                self._place(some)
 
     # Who waits for a confirmation
 
@@ -161,7 +157,7 @@ class Listener:
         self._watch, self._clock = None, self._now()
         before = self._clock - self._connector.timeout
         is_awaited = False
-        for some in self._by_connector.values():
+        for some in self._by_tag.values():
             waiting = [channel for channel in some.channels.values() if channel.waiters]
             is_awaited = is_awaited or bool(waiting)
             if some.node is not None and some.node.heard > before:
@@ -204,11 +200,20 @@ class _Nowhere(Node):
                 if not is_told:
                     logger.warning("cannot find out where messages come from, trying again: %s", exc)
                 is_told = True
-                some.look_at = time.monotonic() + some.backoff.next()
+                self._put_off(some)
             else:
                 is_told = False
+                if not some.is_restless:
+                    some.backoff.reset()
                 if some.node is self:
                     self._place(some)
+
+    def _put_off(self, failed: Subscriptions) -> None:
+        """The others would hardly be found either, but one that is in no slot must not keep them for ever."""
+        now = time.monotonic()
+        for some in self._there:
+            some.look_at = max(some.look_at, now + LEAST_PAUSE)
+        failed.look_at = now + max(LEAST_PAUSE, failed.backoff.next())
 
     async def _rest(self, seconds: float) -> None:
         self._wanted.clear()

@@ -21,7 +21,7 @@ from fairque.redis.line import AT_ONCE, Asked, Line
 from fairque.redis.url import Address
 from fairque.round_robin import RoundRobin
 
-__all__ = ["LOOKS", "Node", "NodeListener", "Subscriptions", "tag_of"]
+__all__ = ["LEAST_PAUSE", "LOOKS", "Node", "NodeListener", "Subscriptions", "tag_of"]
 
 logger = logging.getLogger("fairque.listener")
 MOST_ASKED = 2 * AT_ONCE
@@ -40,7 +40,7 @@ def tag_of(name: bytes) -> bytes:
 
 
 class Subscriptions:
-    """Those of one partition: all of its channels are in one slot, and so at one node.
+    """Those of one partition: all of its channels have one hash tag, and so are at one node.
 
     Args:
         connector: Leads to it.
@@ -141,7 +141,7 @@ class NodeListener(Node):
         self._subscriptions_of = subscriptions_of
         self._replace = replace
         self._now = now
-        self._changed: RoundRobin[bytes] = RoundRobin()  # channels that were joined or left
+        self._changed: RoundRobin[tuple[Subscriptions, bytes]] = RoundRobin()  # channels that were joined or left
         self._is_changed: set[bytes] = set()  # the same
         self._is_due = False
         self._line: Line | None = None
@@ -168,20 +168,20 @@ class NodeListener(Node):
 
     # What goes out
 
-    def send_soon(self, name: bytes, whose: str) -> None:
+    def send_soon(self, some: Subscriptions, name: bytes, whose: str) -> None:
         """It was joined or left. What many do at once goes out together."""
         if self._line is None:  # `_listen` subscribes to everything when it connects
             return
         if name not in self._is_changed:
             self._is_changed.add(name)
-            self._changed.put(whose, name)
+            self._changed.put(whose, (some, name))
         if not self._is_due:
             self._is_due = True
             asyncio.get_running_loop().call_soon(self._send)
 
     def _send_all(self, some: Subscriptions) -> None:
         for name, channel in some.channels.items():
-            self.send_soon(name, channel.whose)
+            self.send_soon(some, name, channel.whose)
 
     def _send(self) -> None:
         """As many as may be on their way, by turns of users."""
@@ -189,14 +189,12 @@ class NodeListener(Node):
         line = self._line
         if line is None:
             return
-        names = self._changed.take(MOST_ASKED - line.asked)
-        self._is_changed.difference_update(names)
-        joined: defaultdict[bytes, list[bytes]] = defaultdict(list)
-        left: defaultdict[bytes, list[bytes]] = defaultdict(list)
-        for name in names:
-            some = self._subscriptions_of(name)
-            is_here = some is not None and some.node is self and name in some.channels
-            (joined if is_here else left)[tag_of(name)].append(name)
+        joined: defaultdict[Subscriptions, list[bytes]] = defaultdict(list)
+        left: defaultdict[Subscriptions, list[bytes]] = defaultdict(list)
+        for some, name in self._changed.take(MOST_ASKED - line.asked):
+            self._is_changed.discard(name)
+            is_here = some.node is self and name in some.channels
+            (joined if is_here else left)[some].append(name)
         for group in left.values():
             line.leave(group)
         for group in joined.values():
@@ -280,9 +278,9 @@ class NodeListener(Node):
         some = self._subscriptions_of(name)
         if some is None or some.node is not self:
             return
-        some.are_heard()
-        channel = some.channels.get(name)
-        if channel is not None:
+        if some.moves:
+            some.are_heard()
+        if (channel := some.channels.get(name)) is not None:
             channel.confirm()
 
     def dropped(self, name: bytes) -> None:
@@ -292,7 +290,7 @@ class NodeListener(Node):
             self._move(some)
 
     def answered(self) -> None:
-        if self._line is not None and self._changed and self._line.asked <= MOST_ASKED // 2:
+        if self._changed and self._line is not None and self._line.asked <= MOST_ASKED // 2:
             self._send()
 
     def refused(self, asked: Asked, error: ResponseError) -> None:
