@@ -25,7 +25,7 @@ from fairque.redis.places import MovedUser
 from fairque.redis.requester import pack
 from fairque.tasks.message import Record, encode_record, encode_value
 from tests.support.eventually import eventually
-from tests.support.fleet import ClusterNodes, execute, owns
+from tests.support.fleet import ClusterNodes, execute, move_slot
 from tests.support.servers import new_queue_name
 from tests.test_outbox import Database, opened
 
@@ -63,7 +63,7 @@ def stopped(node: EmbeddedServer) -> Iterator[None]:
 
 def node_of(cluster: ClusterNodes, keys: Keys) -> EmbeddedServer:
     slot = key_slot(keys.state.encode())
-    return next(node for node in cluster.masters if owns(node, slot))
+    return next(node for node in cluster.masters if cluster.has(node, slot))
 
 
 def home_of(queue: TaskQueue, user: str) -> Keys:
@@ -208,20 +208,17 @@ async def is_emptied(relay: OutboxRelay, database: Database) -> bool:
     return await database.left() == 0
 
 
-async def test_a_partition_is_followed_to_the_node_that_it_is_moved_to(cluster: ClusterNodes) -> None:
+async def test_a_partition_is_followed_to_the_node_that_it_is_moved_to_and_back(cluster: ClusterNodes) -> None:
     source, target = cluster.masters[2], cluster.masters[0]
     async with TaskQueue(cluster.url, name=new_queue_name("moving"), partitions=COUNT) as queue:
         await queue.enqueue_many([long().options(user_id=user) for user in USERS])
-        keys = home_of(queue, users_on(cluster, queue, source)[0])
-        slot = key_slot(keys.state.encode())
-        await asyncio.to_thread(
-            execute, source, "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", cluster.id_of(target)
-        )
-        await eventually(lambda: bool(execute(target, "KEYS", f"{keys.prefix}*")), 40)
-        for user in USERS:
-            await queue.enqueue(long(), user_id=user)
-        assert (await queue.stats()).queued == 2 * len(USERS)
-        assert (await queue.check()).findings == ()
+        slot = key_slot(home_of(queue, users_on(cluster, queue, source)[0]).state.encode())
+        for here, there, times in ((source, target, 2), (target, source, 3)):
+            await asyncio.to_thread(move_slot, slot, here, there)
+            for user in USERS:
+                await queue.enqueue(long(), user_id=user)
+            assert (await queue.stats()).queued == times * len(USERS)
+            assert (await queue.check()).findings == ()
 
 
 @pytest.mark.parametrize("at", range(3))
