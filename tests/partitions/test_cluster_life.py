@@ -17,6 +17,7 @@ from fairque.redis.keys import Keys, encode_user
 from fairque.redis.partitions import partition_of
 from tests.support.eventually import eventually
 from tests.support.fleet import ClusterNodes, execute, move_key_by_key, move_slot, owns
+from tests.support.gate import new_gate, work
 from tests.support.resp import RespClient
 from tests.support.servers import new_queue_name
 
@@ -165,6 +166,30 @@ async def test_a_slot_that_moves_under_load_loses_nothing_and_doubles_nothing(
         assert await is_whole(queue)
         assert owns(target, slot)
         await asyncio.to_thread(move, slot, target, source)
+
+
+@pytest.mark.parametrize("partitions", [1, COUNT])
+async def test_what_runs_while_its_slot_moves_for_longer_than_a_lease_is_not_taken_over(
+    cluster: ClusterNodes, partitions: int
+) -> None:
+    """Nobody can renew meanwhile."""
+    gate = new_gate()
+    async with served(cluster, partitions, lease=1.0) as (queue, lost):
+        keys = home_of(queue, USERS[0])
+        slot, source = key_slot(keys.state.encode()), node_of(cluster, keys)
+        target = cluster.masters[cluster.masters.index(source) - 1]
+        await queue.enqueue_many([count(n).options(user_id=USERS[0], delay=3600) for n in range(500)])
+        running = [await queue.enqueue(work(n), user_id=USERS[0]) for n in range(6)]
+        await eventually(lambda: len(gate.started) == 6)
+        began = time.monotonic()
+        await asyncio.to_thread(move_key_by_key, slot, source, target)
+        assert time.monotonic() - began > 2.0, "it was to last longer than a lease"
+        assert await (await queue.enqueue(count(1), user_id=USERS[0])).result(timeout=PATIENCE) == 1
+        await asyncio.sleep(2.0)  # leases would be over
+        gate.open()
+        assert [await handle.result(timeout=PATIENCE) for handle in running] == list(range(6))
+        assert (len(gate.started), lost) == (6, [])
+        await asyncio.to_thread(move_slot, slot, target, source)
 
 
 # A node hands over, or dies
