@@ -88,12 +88,13 @@ class Listener:
                 some.node.send_soon(some, name, left.whose)
 
     async def close(self) -> None:
-        for node in (self._nowhere, *self._nodes.values()):
-            await node.close()
+        ending = [task for node in (self._nowhere, *self._nodes.values()) if (task := node.stop()) is not None]
         if self._watch is not None:
             self._watch.cancel()
         channels = [channel for some in self._by_tag.values() for channel in some.channels.values()]
         self._begin()
+        if ending:
+            await asyncio.wait(ending)
         for channel in channels:  # nobody waits for messages that will not come
             channel.refuse(self._connector.unreachable(ConnectionError("the queue is closed")))
             channel.tell(None)

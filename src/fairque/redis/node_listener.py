@@ -110,10 +110,11 @@ class Node:
         """For as long as there is anything to be heard."""
         raise NotImplementedError
 
-    async def close(self) -> None:
+    def stop(self) -> asyncio.Task[None] | None:
+        """Returns what ends soon, if anything ran."""
         if self._task is not None:
             self._task.cancel()
-            await asyncio.wait([self._task])
+        return self._task
 
 
 class NodeListener(Node):
