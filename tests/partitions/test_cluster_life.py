@@ -46,6 +46,19 @@ async def tick(which: str) -> None:
     ticks[which] += 1
 
 
+streams_go_on = asyncio.Event()
+
+
+@task(name="life.letters")
+async def letters() -> AsyncIterator[int]:
+    streams_go_on.set()
+    n = 0
+    while streams_go_on.is_set():
+        yield n
+        n += 1
+        await asyncio.sleep(0.01)
+
+
 class Load:
     """Producers that put in and wait, for as long as it lasts.
 
@@ -190,6 +203,35 @@ async def test_what_runs_while_its_slot_moves_for_longer_than_a_lease_is_not_tak
         assert [await handle.result(timeout=PATIENCE) for handle in running] == list(range(6))
         assert (len(gate.started), lost) == (6, [])
         await asyncio.to_thread(move_slot, slot, target, source)
+
+
+@pytest.mark.parametrize("move", [move_key_by_key, move_slot])
+async def test_a_reader_of_a_stream_misses_nothing_while_its_slot_moves(
+    cluster: ClusterNodes, move: Callable[[int, EmbeddedServer, EmbeddedServer], None]
+) -> None:
+    async with served(cluster, COUNT) as (queue, lost):
+        keys = home_of(queue, USERS[0])
+        slot, source = key_slot(keys.state.encode()), node_of(cluster, keys)
+        target = cluster.masters[cluster.masters.index(source) - 1]
+        handle = await queue.enqueue(letters(), user_id=USERS[0])
+        read: list[int] = []
+
+        async def read_all() -> None:
+            async for n in handle.stream():
+                read.append(n)  # noqa: PERF401 - it is looked at meanwhile
+
+        reading = asyncio.create_task(read_all())
+        for here, there in ((source, target), (target, source)):
+            many = len(read)
+            await eventually(lambda many=many: len(read) > many + 20, PATIENCE)
+            await asyncio.to_thread(move, slot, here, there)
+        many = len(read)
+        await eventually(lambda: len(read) > many + 20, PATIENCE)
+        streams_go_on.clear()
+        await asyncio.wait_for(reading, PATIENCE)
+        assert read == list(range(len(read)))
+        assert (await handle.result(timeout=PATIENCE)).chunks == len(read)
+        assert lost == []
 
 
 # A node hands over, or dies
