@@ -31,11 +31,19 @@ from fairque.transfer.fields import moved_fields
 from fairque.transfer.kinds import MOVED_KINDS
 from tests.support.core import outcome
 from tests.support.eventually import eventually
+from tests.support.moves import moved_while_served, starts_in
 from tests.support.resp import RespClient
+from tests.support.workers import Fleet
 from tests.test_transfer import _READ, comparable
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from tests.support.process import WorkerProcess
     from tests.support.servers import Server
+
+    StartProcess = Callable[..., Awaitable[WorkerProcess]]
 
 pytestmark = pytest.mark.leaves_keys()
 USER, PARTITIONS = "a:b {ü}", 3
@@ -309,6 +317,28 @@ async def _is_canceled(handle: Any) -> bool:
 
 async def _has_finished(queue: TaskQueue, many: int) -> bool:
     return (await queue.stats()).finished == many
+
+
+async def test_users_that_are_moved_to_and_fro_while_processes_work_lose_nothing_and_keep_their_order(
+    server: Server, queue: TaskQueue, worker_process: StartProcess, tmp_path: Path
+) -> None:
+    users, log = [f"user-{n}" for n in range(6)], tmp_path / "starts"
+    options = {"lease": 5.0, "partitions": PARTITIONS, "timeout": 10.0}
+    fleet = Fleet(worker_process, server.url, f"{queue.name}/fro", **options)
+    async with (
+        TaskQueue(server.url, name=f"{queue.name}/fro", **options) as here,
+        TaskQueue(server.url, name=f"{queue.name}/fro", **options) as stranger,
+    ):
+        for _ in range(2):
+            await fleet.start(concurrency=5)
+        handles = await moved_while_served(here, stranger, log, users, 40, 30, PARTITIONS)
+        for each in handles.values():
+            assert [await handle.result(timeout=30) for handle in each] == [handle.task_id for handle in each]
+        order, counts = starts_in(log)
+        assert set(counts.values()) == {1}
+        assert all(numbers == list(range(40)) for numbers in order.values())
+        assert (await here.stats()).finished == 240
+        await no_findings(here)
 
 
 # Bad input, and no move

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.support.servers import Server
 
 pytestmark = pytest.mark.leaves_keys()
-PARTITIONS, HOLD_MS = 3, 700
+PARTITIONS = 3
 began: Counter[str] = Counter()
 order: list[int] = []
 gates: list[asyncio.Event] = []
@@ -34,10 +34,10 @@ CALLS = [
     *(("thaw", 1), ("forward", 1), ("erase", 1), ("erase", 2)),
 ]
 LEFT = {"thaw", "forward", "erase"}
-MOVER = f"""
+MOVER = """
 import sys
 import fairque.transfer.walk, fairque.transfer.moving
-fairque.transfer.walk.HOLD_MS = {HOLD_MS}
+fairque.transfer.walk.HOLD_MS = int(sys.argv.pop())
 fairque.transfer.moving.ERASED = 20
 from fairque.__main__ import main
 main()
@@ -67,8 +67,9 @@ async def queue(server: Server, queue_name: str) -> AsyncIterator[TaskQueue]:
         yield queue
 
 
-async def kill_at(hold: Hold, proxy: CuttingProxy, queue: TaskQueue, to: int) -> None:
-    command = (sys.executable, "-c", MOVER, "move", HOME, str(to), f"--url={proxy.url}", f"--queue={queue.name}")
+async def kill_at(hold: Hold, proxy: CuttingProxy, queue: TaskQueue, hold_ms: int) -> None:
+    words = "move", HOME, "2", f"--url={proxy.url}", f"--queue={queue.name}", str(hold_ms)
+    command = (sys.executable, "-c", MOVER, *words)
     victim = await asyncio.create_subprocess_exec(*command, stdin=subprocess.DEVNULL)
     async with asyncio.timeout(30):
         await hold.reached.wait()
@@ -117,13 +118,14 @@ async def test_a_mover_that_is_killed_loses_and_doubles_nothing(
     await queue.set_policy(HOME, max_running=1)
     async with Worker(queue, scheduler=False, poll_interval=0.3):
         await eventually(lambda: began["runs"] == 1)
-        await kill_at(proxy.hold(call_of(script), nth, of_reply=is_after), proxy, queue, 2)
+        has_left = script in LEFT or (script, is_after) == ("depart", True)
+        stopped = proxy.hold(call_of(script), nth, of_reply=is_after)
+        await kill_at(stopped, proxy, queue, 30_000 if has_left else 3_000)
         more, _ = await asyncio.gather(
             queue.enqueue_many([count_up(n) for n in range(300, 320)], user_id=HOME),
             eventually(lambda: nobody_moves(queue), 20),
         )
         handles += more
-        has_left = script in LEFT or (script, is_after) == ("depart", True)
         await eventually(lambda: homes(queue) == {2 if has_left else at}, 20)
         assert began == {"runs": 1}, "its cap holds"
         gates[-1].set()

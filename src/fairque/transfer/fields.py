@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["LEFT_BEHIND", "as_carried", "lane_of", "moved_fields"]
+__all__ = ["LEFT_BEHIND", "as_carried", "has_shared_place", "lane_of", "moved_fields"]
 
 _OF_TASKS = (
     "stream_id worker started limited keys held held_since received alone tried paid charged charged_before watched"
@@ -42,3 +42,16 @@ def moved_fields(kind: str, parts: list[bytes]) -> list[bytes]:
         return parts
     pairs = zip(parts[::2], parts[1::2], strict=True)
     return [part for pair in pairs if pair[0] not in left for part in pair]
+
+
+def has_shared_place(parts: Sequence[bytes]) -> bool:
+    """Whether a task that runs counts for a limit that all users share, by its keys: lua/lib/limits.lua."""
+    packed = dict(zip(parts[::2], parts[1::2], strict=True)).get(b"limited", b"")
+    at = 0
+    while at < len(packed):
+        length, _, _ = packed[at:].partition(b":")
+        at += len(length) + 1
+        if packed[at : at + 1] in (b":", b"="):
+            return True
+        at += int(length)
+    return False

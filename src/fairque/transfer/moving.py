@@ -31,7 +31,7 @@ from fairque.redis.partitions import partition_of
 from fairque.redis.places import MovedUser, UserElsewhere, root_of
 from fairque.redis.store import Store
 from fairque.redis.store_transfer import ImportedKey
-from fairque.transfer.fields import lane_of, moved_fields
+from fairque.transfer.fields import has_shared_place, lane_of, moved_fields
 from fairque.transfer.kinds import LANES, MOVED_KINDS, Kind
 from fairque.transfer.walk import Walk
 
@@ -71,6 +71,10 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True):
     records: int
 
 
+class _HasPlace(QueueUnavailable):
+    """What runs of the user counts where it is, for all users of that partition."""
+
+
 async def move(store: Store, user_id: str, partition: int) -> Moved:
     """See `TaskQueue.move`."""
     await check_partition(store, partition)
@@ -78,7 +82,7 @@ async def move(store: Store, user_id: str, partition: int) -> Moved:
     while True:
         try:
             return await _moved(store, user_id, partition)
-        except (UserFrozen, UserElsewhere):  # others have it
+        except (UserFrozen, UserElsewhere, _HasPlace):  # others have it, or it has what is to end before
             if (left := until - time.monotonic()) <= 0:
                 raise
             await asyncio.sleep(min(left, backoff.next(_LONGEST_PAUSE)))
@@ -125,7 +129,6 @@ class _Move:
         self._taken = 0
         self._waiting: list[ImportedKey] = []
         self._bytes = 0
-        self._placed: set[bytes] = set()
 
     async def run(self) -> int:
         frozen = await self._walk.begin()
@@ -187,8 +190,11 @@ class _Move:
     async def _records(self, kind: Kind, names: dict[str, list[str]]) -> AsyncIterator[ImportedKey]:
         async for name, page in self._walk.pages(kind.name, kind.redis_type, names.get(kind.name, ())):
             parts = moved_fields(kind.name, page.parts) if kind.redis_type == "hash" else page.parts
-            if kind.name in LANES:
-                self._placed.update(parts[::2])
+            if kind.name == "task" and has_shared_place(page.parts):
+                raise _HasPlace(
+                    f"task {name!r} of user {self._user_id!r} runs, and has a place of a limit that all users share: "
+                    "the user can be moved when that has ended"
+                )
             if parts:
                 yield ImportedKey(kind.name, name, kind.redis_type, page.expires_ms, parts)
         if kind.name in LANES:
@@ -198,14 +204,13 @@ class _Move:
     async def _held(self, lane: Kind) -> AsyncIterator[ImportedKey]:
         """What is held for a limit waits in its lane."""
         async for _, page in self._walk.pages("held", "zset", ("",)):
-            ids = [id_.decode() for id_ in page.parts[::2] if id_ not in self._placed]
+            ids = [id_.decode() for id_ in page.parts[::2]]
             rows: list[bytes] = []
             async for name, task in self._walk.pages("task", "hash", ids):
                 to, score = lane_of(task.parts)
                 if to == lane.name.encode() and score:
                     rows += (name.encode(), score)
             if rows:
-                self._placed.update(rows[::2])
                 yield ImportedKey(lane.name, "", "zset", -1, rows)
 
     async def _put(self, record: ImportedKey) -> None:
