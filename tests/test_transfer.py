@@ -28,7 +28,7 @@ from fairque.tasks.message import Record, encode_record
 from fairque.testing import advance
 from fairque.transfer import walk
 from fairque.transfer.fields import as_carried
-from fairque.transfer.kinds import KINDS, Part
+from fairque.transfer.kinds import KINDS, MOVED_KINDS, Part
 from tests.support.core import outcome
 from tests.support.eventually import eventually
 from tests.support.everything import USER, everything
@@ -375,17 +375,14 @@ async def thawed(queue: TaskQueue, user_id: str) -> bool:
 
 def test_the_page_says_of_each_key_that_names_a_user_how_it_moves() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
-    table = page.partition("| key | moves | how |")[2].partition("\n\n")[0]
-    moves = {
-        form: how
-        for cell, how in re.findall(r"^\| (`[^|]+`) \| ([a-z ]+) \|", table, re.MULTILINE)
-        for form in re.findall(r"`([^`]+)`", cell)
-    }
-    named = {rule.form for rule in rules_in(page) if "<u>" in rule.form} | {"schedule:<s>", "limit:<r>"}
-    assert moves.keys() == named
-    dumped = {form.partition(":")[0] for form, how in moves.items() if how == "dumped"}
-    assert dumped == KINDS.keys()
-    assert set(moves.values()) == {"dumped", "derived again", "stays"}
+    table = page.partition("| key | export | move | how |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| (`[^|]+`) \| ([a-z ]+) \| ([a-z ]+) \|", table, re.MULTILINE)
+    said = {form: hows for cell, *hows in rows for form in re.findall(r"`([^`]+)`", cell)}
+    named = {rule.form for rule in rules_in(page) if "<u>" in rule.form}
+    assert said.keys() == named | {"schedule:<s>", "limit:<r>", "limit-rate:<k>", "running:<k>"}
+    for at, kinds in enumerate((KINDS, MOVED_KINDS)):
+        assert {form.partition(":")[0] for form, hows in said.items() if hows[at] == "dumped"} == kinds.keys()
+        assert {hows[at] for hows in said.values()} == {"dumped", "derived again", "stays"}
 
 
 # Partitions
