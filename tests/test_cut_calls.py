@@ -453,6 +453,19 @@ async def look_and_hand_on(far: TaskQueue) -> Any:
         return heads.ready
 
 
+@calls("exchange", "lend", "accept")
+async def move_places(far: TaskQueue) -> Any:
+    """Of a queue without partitions there are none to be moved: tests/partitions has more."""
+    store = far.store(patience=10)
+    try:
+        found = await store.exchange(10)
+        ask = arguments.Ask(0, ":key", 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0)
+        told = arguments.Told(":key", 1, 1, 0, 0, 1, -1, 0, 0, 0, 0, 0, 0, 0)
+        return found.asks, found.tells, await store.lend(0, found.at_us, [ask]), await store.accept([told])
+    finally:
+        await store.close()
+
+
 @calls("demand")
 async def ask_for_slots(far: TaskQueue) -> Any:
     return (await far.demand()).slots_needed

@@ -99,6 +99,11 @@ def known() -> Iterator[SimpleNamespace]:
         unregister(function.name)
 
 
+@task(max_running=1, name="takes a place")
+async def takes_a_place() -> None:
+    await asyncio.sleep(0.01)
+
+
 @pytest.fixture
 def loud_server(own_server: Callable[..., EmbeddedServer]) -> EmbeddedServer:
     return own_server(notify_keyspace_events="Kn")
@@ -502,6 +507,22 @@ async def is_left_alone_for_a_lost_key(queue: TaskQueue, known: SimpleNamespace,
     assert await lost.state() is TaskState.FINISHED
 
 
+async def lends_places(queue: TaskQueue, stack: contextlib.ExitStack, watch: KeyWatch) -> None:
+    """In a queue with partitions, whose keys are told beside those of the queue."""
+    url, users = queue.connector.url, [f"user {n}" for n in range(20)]
+    async with TaskQueue(url, name=f"{queue.name}/4", partitions=4) as many, contextlib.AsyncExitStack() as looking:
+        watches = [stack.enter_context(KeyWatch(url, part.keys.prefix)) for part in many.reader.parts]
+        for each in watches:
+            await looking.enter_async_context(looked_at_all_the_time(each))
+        handles = [await many.enqueue(takes_a_place(), user_id=user) for user in users]
+        async with Worker(many, scheduler=False):
+            for handle in handles:
+                await handle.result(timeout=20)
+    for each in watches:
+        watch.names |= each.names
+        watch.found |= each.found
+
+
 PARTS = [
     waits_in_every_place,
     runs_and_is_watched,
@@ -564,6 +585,8 @@ async def test_every_key_of_a_busy_queue_is_in_the_table_and_no_row_is_dead(
             watch.look()
         await is_repaired(queue)
         watch.look()
+        with contextlib.ExitStack() as stack:
+            await lends_places(queue, stack, watch)
 
     for key in watch.names | {found.key for found in watch.found}:
         assert len(rules_for(key)) == 1, f"{key!r}: {[rule.form for rule in rules_for(key)] or 'not in the table'}"

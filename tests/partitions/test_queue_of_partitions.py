@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import Any
 
 import msgspec
 import pytest
@@ -345,23 +344,6 @@ async def test_limits_and_policies_of_each_user_hold_and_are_listed(queue: TaskQ
     await queue.clear_policy(EVERYBODY)
     await queue.clear_limit("each", shared=False)
     assert (await queue.get_policy(EVERYBODY)).max_queued is None
-
-
-@pytest.mark.parametrize(
-    ("call", "text"),
-    [
-        (lambda queue: queue.set_limit("crm", max_running=3), "limit by 'crm' over all users is not in a queue with"),
-        (lambda queue: queue.set_limit("crm:{n}", max_running=3), "over all users is not in a queue with partitions"),
-    ],
-)
-async def test_what_is_not_exact_over_partitions_is_refused(
-    server: Server, queue: TaskQueue, queue_name: str, call: Any, text: str
-) -> None:
-    await put_in(queue, 1)
-    before = server.keys(queue_name)
-    with pytest.raises(InvalidInput, match=text):
-        await call(queue)
-    assert server.keys(queue_name) == before
 
 
 async def test_usage_of_all_is_that_of_all_partitions(queue: TaskQueue) -> None:

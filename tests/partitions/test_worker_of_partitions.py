@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fairque import InvalidInput, TaskQueue, TaskScheduler, Worker, current_task, task
-from fairque.tasks.registry import unregister
+from fairque import TaskQueue, TaskScheduler, Worker, current_task, task
 from tests.support.calls import call_of, scripts_called
 from tests.support.eventually import eventually
 
@@ -106,18 +105,6 @@ async def test_schedules_of_users_in_all_partitions_fire(spread: TaskQueue) -> N
             return all([(await scheduler.get_schedule(user)).runs == 1 for user in USERS])
 
         await eventually(have_all_run, 20)
-
-
-async def test_a_limit_over_all_users_ends_the_worker_before_it_claims(spread: TaskQueue) -> None:
-    @task(max_running=3)
-    async def limited_over_partitions() -> None:
-        pass
-
-    try:
-        with pytest.raises(InvalidInput, match="not in a queue with partitions"):
-            await Worker(spread, scheduler=False).run_until_idle()
-    finally:
-        unregister(limited_over_partitions.name)
 
 
 async def test_what_runs_when_a_worker_stops_is_put_back_in_its_partition(spread: TaskQueue) -> None:

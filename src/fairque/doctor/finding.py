@@ -79,6 +79,7 @@ class FindingKind(StrEnum):
     HELD_FOR_NOBODY = "held-for-nobody"
     NOT_LET_IN = "not-let-in"
     HELD_WITHOUT_TASKS = "held-without-tasks"
+    STRANDED_PLACES = "stranded-places"
     NO_OFFER = "no-offer"
     OFFER_WITHOUT_TASK = "offer-without-task"
 

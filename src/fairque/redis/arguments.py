@@ -762,6 +762,72 @@ class Limits(Arguments, frozen=True):
     limits: list[LimitRecord]
 
 
+# Places of limits over all users, between partitions: lib/loans.lua
+
+
+class Ask(Item, frozen=True):
+    """What a borrower tells the home of a key: epoch, granted and returned of its loan, 0 where it has none. closed:
+    the last epoch of a loan of that home that is over for it. need: places for tasks that wait. rate_need: starts.
+    users: that wait. excess: what runs without a place. lease: 0, or that of a rate that it gives back, which opens in
+    left_us. changed: when the limit was, there.
+    """
+
+    home: int
+    key: str
+    epoch: int
+    granted: int
+    returned: int
+    closed: int
+    need: int
+    rate_need: int
+    users: int
+    excess: int
+    lease: int
+    left_us: float
+    changed: int
+
+
+class Told(Item, frozen=True):
+    """What the home of a key tells a borrower: epoch, granted and returned of its loan. over: that loan is over. most:
+    by which it was granted. keep: -1, or how many it may keep, as others wait. waits: it gets more when there is more.
+    lease: 0, or that of a rate, with which so many starts may be for a second from asked_us on; the rate opens in
+    left_us. poke: its turn at the rate has come, it is to ask again. changed: of its ask.
+    """
+
+    key: str
+    epoch: int
+    granted: int
+    returned: int
+    over: int
+    most: int
+    keep: int
+    waits: int
+    lease: int
+    starts: int
+    left_us: float
+    asked_us: float
+    poke: int
+    changed: int
+
+
+class Exchange(Arguments, frozen=True):
+    """most: keys."""
+
+    most: int
+
+
+class Lend(Arguments, frozen=True):
+    """partition: that asks, at asked_us of its clock."""
+
+    partition: int
+    asked_us: float
+    asks: list[Ask]
+
+
+class Accept(Arguments, frozen=True):
+    tells: list[Told]
+
+
 # XCom. User and namespace are percent-encoded.
 
 

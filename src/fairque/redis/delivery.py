@@ -153,7 +153,8 @@ class Delivery(msgspec.Struct, eq=False):
 class Heads(NamedTuple):
     """Where a partition stands: the virtual time of whom it would serve next (None: nobody is ready) and that of the
     queue as known there, how far a service takes a tag lately, and how many are ready; how many workers serve it;
-    whether a user is on its way from or to it whose mover fell silent.
+    whether a user is on its way from or to it whose mover fell silent; ms until places of
+    limits are to be moved there, or -1.
     """
 
     head: float | None
@@ -162,6 +163,7 @@ class Heads(NamedTuple):
     ready: int
     workers: int
     has_forsaken: bool = False
+    exchange_ms: int = -1
 
 
 class Claim(NamedTuple):

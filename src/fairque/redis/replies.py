@@ -73,8 +73,8 @@ def claim_in(reply: list[Any], priority_step_ms: int) -> Claim:
 
 
 def heads_in(reply: list[Any]) -> Heads:
-    head, time, mean, ready, workers, forsaken = reply
-    return Heads(float(head) if head else None, float(time), float(mean), ready, workers, bool(forsaken))
+    head, time, mean, ready, workers, forsaken, exchange_ms = reply
+    return Heads(float(head) if head else None, float(time), float(mean), ready, workers, bool(forsaken), exchange_ms)
 
 
 def _deliveries_in(reply: list[Any], priority_step_ms: int) -> list[Delivery]:

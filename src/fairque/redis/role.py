@@ -62,7 +62,8 @@ _PUTS_IN = (
 )
 _FIRES = "agree declare expire fire leave_schedules ripe schedule unschedule"
 _SERVES = (
-    "accuse adopt agree append claim erase forward hand_on leave limits policy progress receive renew settle thaw turn"
+    "accept accuse adopt agree append claim erase exchange forward hand_on leave lend limits policy progress receive"
+    " renew settle thaw turn"
 )
 _MANAGES = "arrive change_settings depart freeze import manifest purge repair"
 

@@ -235,7 +235,7 @@ _user_names = of_all(merged_names)
 ROUTES: dict[str, Route] = {
     **dict.fromkeys(
         (
-            *("claim", "settle", "turn", "renew", "leave", "append", "heads", "hand_on"),
+            *("claim", "settle", "turn", "renew", "leave", "append", "heads", "hand_on", "exchange", "lend", "accept"),
             *("ripe", "expire", "leave_schedules", "declare", "adopt"),
             *("check", "repair", "members", "totals", "agree", "denied", "forward"),
         ),

@@ -26,6 +26,7 @@ from fairque.redis.replies import SeenUsers, claim_in, fields_in, heads_in, put_
 from fairque.redis.requester import BlockingRequester, pack
 from fairque.redis.store_batches import BatchScripts, packed_callbacks
 from fairque.redis.store_chunks import ChunkScripts
+from fairque.redis.store_loans import LoanScripts
 from fairque.redis.store_moves import MoveScripts
 from fairque.redis.store_permissions import PermissionScripts
 from fairque.redis.store_sights import SightScripts
@@ -93,7 +94,16 @@ class ClaimOptions(TypedDict, total=False):
     settings: QueueSettings
 
 
-class Store(TenantScripts, XComScripts, ChunkScripts, BatchScripts, SightScripts, MoveScripts, PermissionScripts):
+class Store(
+    TenantScripts,
+    LoanScripts,
+    XComScripts,
+    ChunkScripts,
+    BatchScripts,
+    SightScripts,
+    MoveScripts,
+    PermissionScripts,
+):
     """A method for each script of a queue; see `ScriptCaller`."""
 
     async def check_server(self) -> None:

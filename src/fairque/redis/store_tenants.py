@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from fairque.errors import InvalidInput
-from fairque.limit import Limit, limit_in
+from fairque.limit import Limit
 from fairque.policy import Rate
 from fairque.redis import arguments
 from fairque.redis.keys import encode_user
@@ -47,31 +46,12 @@ class TenantScripts(ScriptCaller):
         return found
 
     async def set_limits(self, limits: Iterable[tuple[str, Limit | None]], *, declared: bool) -> None:
-        """By record, see `record_of`; None takes it back. `declared`: by the code of a worker.
-
-        Raises `InvalidInput` in a queue with partitions for one that all users share.
-        """
-        given = list(limits)
-        if not self.backend.is_plain or self.backend.is_part:
-            await self.agree()
-            if self.backend.settings.partitions > 1:
-                _check_of_each_user(given)
-        await self.call(arguments.Limits(declared, [_record(name, limit) for name, limit in given]))
+        """By record, see `record_of`; None takes it back. `declared`: by the code of a worker."""
+        await self.call(arguments.Limits(declared, [_record(name, limit) for name, limit in limits]))
 
     async def set_paused(self, record: str, is_paused: bool) -> None:
         """Of the name of a task."""
         await self.call(arguments.Limits(False, [arguments.LimitRecord(record, False, None, None, None, is_paused)]))
-
-
-def _check_of_each_user(limits: Iterable[tuple[str, Limit | None]]) -> None:
-    """Each partition counts what runs in it alone."""
-    for record, limit in limits:
-        told = limit_in(record.encode(), [None] * 6)
-        if limit is not None and told.user_id is None and told.shared:
-            raise InvalidInput(
-                f"a limit by {told.key!r} over all users is not in a queue with partitions: give it a user_id, or"
-                " shared=False for each user by itself"
-            )
 
 
 def _record(name: str, limit: Limit | None) -> arguments.LimitRecord:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from fairque.backoff import Backoff
-from fairque.errors import FairqueError, InvalidInput
+from fairque.errors import FairqueError
 from fairque.limit import Limit
 from fairque.redis.store import Store
 from fairque.tasks.function import TaskFunction
@@ -40,11 +40,7 @@ class LimitDeclarations:
         self._telling: dict[int, asyncio.Task[None]] = {}
 
     async def tell(self, store: Store, sleep: Callable[[float], Awaitable[object]]) -> None:
-        """All of them. Outages are waited out; of some partitions only, for a moment: see `is_untold`.
-
-        Raises:
-            InvalidInput: A limit is for all users, in a queue with partitions.
-        """
+        """All of them. Outages are waited out; of some partitions only, for a moment: see `is_untold`."""
         latest, functions, limits = newest(), dict(registry), declared_limits()
         parts = store.parts
         if len(parts) == 1:
@@ -60,8 +56,6 @@ class LimitDeclarations:
         while left and not self._signals.stopping:
             try:
                 await store.set_limits(left[:BATCH], declared=True)
-            except InvalidInput:
-                raise
             except FairqueError as exc:
                 logger.warning("cannot declare the limits of tasks, trying again: %s", exc)
                 await sleep(backoff.next())

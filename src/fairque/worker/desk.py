@@ -13,6 +13,7 @@ from fairque.errors import FairqueError
 from fairque.fairness.partition_choice import Chosen, PartitionChoice, Sight
 from fairque.redis.delivery import Answer, Claim, Delivery, Heads, Outcome
 from fairque.redis.store import ClaimOptions, Store
+from fairque.worker.lending import Lending
 from fairque.worker.options import WorkerOptions
 from fairque.worker.pace import Pace
 from fairque.worker.runner import Runner
@@ -45,6 +46,7 @@ class Desk:
         runner: Runs what is claimed.
         steal_pause: When nothing is to be stolen from others there.
         signals: Of the worker.
+        lending: Moves places of limits between the partitions.
         on_forsaken: Told its number where somebody has to go on with a move.
     """
 
@@ -58,6 +60,7 @@ class Desk:
         runner: Runner,
         steal_pause: StealPause,
         signals: Signals,
+        lending: Lending,
         on_forsaken: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.number = number
@@ -69,6 +72,7 @@ class Desk:
         self._settlers = settlers
         self._runner = runner
         self._signals = signals
+        self._lending = lending
         self._pace = Pace(max(1, options.concurrency // SHARE_OF_A_CLAIM))
         self._claim_number = time.time_ns() // 1000  # beyond those of a process before it under the same id
         self.reporting: asyncio.Task[None] | None = None
@@ -299,6 +303,8 @@ class Desk:
         self.idle_at_event = self.asked_at_event if has_ended and not self.is_called else -1
 
     def _sight_in(self, heads: Heads) -> Sight:
+        """What else is to be done there is told to whoever does it."""
+        self._lending.told(self.number, heads)
         if heads.has_forsaken:
             self._on_forsaken(self.number)
         return Sight(heads.head, heads.time, heads.mean, heads.ready, heads.workers)

@@ -21,6 +21,7 @@ from fairque.worker.forsaken import ForsakenMoves
 from fairque.worker.hooks import Hooks
 from fairque.worker.inbox import Inbox
 from fairque.worker.inputs import Inputs
+from fairque.worker.lending import Lending
 from fairque.worker.lifespan import Lifespan
 from fairque.worker.options import WorkerOptions
 from fairque.worker.outcomes import Outcomes
@@ -89,11 +90,13 @@ class Parts:
         self.renewal = Renewal(queue, backends, options, settlers, self.runner, run_times, signals)
         pauses = [StealPause(settings.lease_ms, timeout, self.renewal.watch) for _ in self._stores]
         self.turns: Turns | SpreadTurns
+        self._lending: Lending | None = None
         on_work: list[Callable[[], None]] = [lambda: None]
         if isinstance(self.settler, Settlers):
-            note = self._forsaken.note
+            self._lending = Lending(self._stores)
+            more = (self._lending, self._forsaken.note)
             desks = [
-                Desk(at, part, options, settlers[at], self.settler, self.runner, pauses[at], signals, note)
+                Desk(at, part, options, settlers[at], self.settler, self.runner, pauses[at], signals, *more)
                 for at, part in enumerate(self._stores)
             ]
             self.turns = spread = SpreadTurns(desks, options, self.runner, self.settler, limits, signals)
@@ -157,6 +160,8 @@ class Parts:
         """Say goodbye, where nothing is to be reported any more: else this worker is one that fell silent."""
         self._is_closed = True
         self._limits.stop()
+        if self._lending is not None:
+            await self._lending.stop()
         await self._executor.close()
         await self.renewal.stop()
         await self.progress.stop()

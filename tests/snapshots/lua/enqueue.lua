@@ -2733,6 +2733,7 @@ calls[#calls + 1] = function()
   return NEXT
 end
 end
+local fresh
 local gather
 local gathered
 local join_groups
@@ -2752,7 +2753,6 @@ local write_places
 do
 
 -- One look at every key at once: the usual answer is that all ids are new, and nobody waits for them.
-local fresh
 local decided
 function look_for_known(tasks)
   local keys = {}

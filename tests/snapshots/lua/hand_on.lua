@@ -2125,6 +2125,9 @@ local function new_keeping(worker)
       if first[1] and tonumber(first[2]) < at then
         at, user = tonumber(first[2]), call('ZRANGE', prefix .. 'held-users:' .. first[1], 0, 0)[1]
       end
+      first = call('ZRANGE', prefix .. 'exchanges', 0, 0, 'WITHSCORES')
+      local told_at = math.max(tonumber(first[2] or math.huge), now + SECOND_MS) -- who claimed last was told of what is over
+      if told_at < at then at, user = told_at, nil end
     end
     return at, user
   end

@@ -2,7 +2,8 @@
 -- Where a partition stands beside the others.
 -- KEYS[1]  state
 -- Returns  {the virtual time of whom a claim would serve next, '' where nobody is ready, that of the queue as it is known
---          here, the mean service, how many are ready, how many workers, 1 where a move waits for somebody to go on with it}
+--          here, the mean service, how many are ready, how many workers, 1 where a move waits for somebody to go on with it,
+--          ms until places of limits are to be moved or -1}
 -- Cost     O(log users) per assignment
 local keys_of_call, values_of_call = KEYS, ARGV
 local KEYS, ARGV
@@ -2142,11 +2143,18 @@ local function has_forsaken(stand)
   return first and tonumber(first) <= now and 1 or 0
 end
 
+-- Ms until something of limits over all users is to be asked of another partition, or told there; -1: nothing.
+local function next_exchange()
+  local first = has_limits and call('ZRANGE', prefix .. 'exchanges', 0, 0, 'WITHSCORES')[2]
+  return first and math.max(0, math.floor(first) - now) or -1
+end
+
 -- As heads.lua returns it.
 function sight_of(names, stand, is_due)
   local head, time_now = head_of(names, stand, is_due), (root.elsewhere or 0) + stand.offset
   local workers = call('ZCARD', prefix .. 'workers')
-  return { head and exactly(head) or '', exactly(time_now), exactly(root.mean), lines.size(root), workers, has_forsaken(stand) }
+  return { head and exactly(head) or '', exactly(time_now), exactly(root.mean), lines.size(root), workers,
+    has_forsaken(stand), next_exchange() }
 end
 
 function new_between(claim, is_for_all)

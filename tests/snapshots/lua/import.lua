@@ -2120,7 +2120,9 @@ end
 -- comes back to its place in its lane.
 -- A key `<k>` is `<u>:<text>` or, of a template that was filled, `<u>=<template>:<text>`; without `<u>` all users share it.
 -- What is set lies in records `<r>`: `<u>:<text>`, or `<u>=<template>`.
+-- In a queue with partitions, keys that all users share are counted in several, see lib/loans.lua.
 -- limit:<r>           hash    by (hand or code), max, rate_us, burst: what holds; hand, code: what each of them says;
+--                             changed: us at which `max` did;
 --                             uncounted, while what ran before it is being counted; paused, where nothing may start
 -- uncounted           set     records whose limits are uncounted; `recount` of `state` tells how far the count has come
 -- limit-rate:<k>      string  'tat interval', see lib/gcra.lua
@@ -2161,6 +2163,209 @@ local function take_moment(all, own, user, member)
   local first = call('ZRANGE', own, 0, 0, 'WITHSCORES')[2]
   if first then call('ZADD', all, 'GT', math.floor(first), user) else call('ZREM', all, user) end
   return 1
+end
+
+-- lib/loans.lua
+-- Limits over all users, in a queue with partitions. Each key has one partition for its home, by a hash of it: all places
+-- are there, and lent to where tasks wait. What is lent is told by two numbers that only grow: `granted`, which the home
+-- alone raises, and `returned`, which the borrower alone raises (a bounded counter: Balegas et al., SRDS 2015). So whoever
+-- carries them may come late, twice or never: a borrower never knows more of `granted`, nor the home of `returned`, than
+-- there is, and no place is ever in two partitions. An `epoch` names a loan from its first place to its last; it is the
+-- home's, and never used again. A rate is lent as a whole, to one partition at a time, for a second at most.
+-- Where others wait, a place that is free again is no longer one's own, beyond a share that may be kept: it goes to whose
+-- turn it is. One that was given by turn (`fresh`) is good for one start.
+-- loan:<k>      hash  of a borrower: epoch, granted, returned; of: the most by which it was granted, and changed: as
+--                     the limit was when it asked; keep: how many it may
+--                     keep while others wait, -1 where none do; fresh; since: ms when it began to ask; asked: 1, the home
+--                     knows that it waits; excess: what the home knows to run without a place; lease, lease_until
+--                     (us), starts: it has the rate, and how many may still start; seen, seen_until: its last lease
+-- loans:<k>     hash  of the home. <partition>: a row, see ROW; own, keep, fresh: its own places while others wait; waits,
+--                     rate_waits: how many partitions do; clock, pass: turns; holder, lease, lease_until, starts: of the
+--                     rate; poked, poked_at: who was told that its turn at the rate has come
+-- loans-closed  hash  home → the last epoch of a loan of it that is over
+-- exchanges     zset  keys of which there is something to be asked or told → ms when
+
+local function new_loans()
+  local it = {}
+  local exchanges_key = prefix .. 'exchanges'
+  it.exchanges_key = exchanges_key
+  local said = call('HMGET', prefix .. 'settings', 'partition', 'partitions')
+  local parts = tonumber(said[2] or 1)
+  it.own = tonumber(said[1] or nil)
+  it.is_divided = it.own ~= nil and parts > 1
+  it.LEASE_US = 1000000
+  it.LINGER_MS = 1000 -- for which an idle place is kept that nobody waits for
+  it.RETRY_MS, it.LONGEST_MS = 250, 15000 -- until who asked asks again
+  local ROW = { 'epoch', 'granted', 'returned', 'need', 'users', 'pass', 'excess', 'keep', 'rate_need', 'changed' }
+  local LOAN = { 'epoch', 'granted', 'returned', 'of', 'changed', 'keep', 'fresh', 'since', 'lease', 'lease_until', 'starts', 'seen',
+    'seen_until', 'asked', 'excess' }
+  local LEDGER = { 'own', 'keep', 'fresh', 'waits', 'rate_waits', 'clock', 'pass', 'holder', 'lease', 'lease_until', 'starts',
+    'poked', 'poked_at' }
+
+  function it.loan_key(k) return prefix .. 'loan:' .. k end
+  function it.ledger_key(k) return prefix .. 'loans:' .. k end
+  function it.home_of(k) return tonumber(string.sub(redis.sha1hex(k), 1, 8), 16) % parts end
+  function it.is_home(k) return it.home_of(k) == it.own end
+
+  function it.loan(k)
+    local fields, loan = call('HMGET', it.loan_key(k), unpack(LOAN)), {}
+    for at, name in ipairs(LOAN) do loan[name] = tonumber(fields[at] or nil) or (name == 'keep' and -1 or 0) end
+    return loan
+  end
+
+  function it.new_row() return { epoch = 0, granted = 0, returned = 0, need = 0, users = 0, pass = 0, excess = 0, keep = -1, rate_need = 0, changed = 0 } end
+
+  local function row_in(text)
+    local row, at = {}, 0
+    for number in string.gmatch(text, '%S+') do
+      at = at + 1
+      row[ROW[at]] = tonumber(number)
+    end
+    return row
+  end
+
+  function it.row_text(row)
+    local texts = {}
+    for at, name in ipairs(ROW) do texts[at] = string.format('%.17g', row[name]) end
+    return table.concat(texts, ' ')
+  end
+
+  -- Places that are not at home: `excess` is what runs elsewhere without one, as there was no limit when it began.
+  function it.lent_to(row) return row.granted - row.returned + row.excess end
+
+  function it.ledger(k)
+    local ledger, flat = { rows = {}, lent = 0 }, call('HGETALL', it.ledger_key(k))
+    for _, name in ipairs(LEDGER) do ledger[name] = 0 end
+    for at = 1, #flat, 2 do
+      local partition = tonumber(flat[at])
+      if partition then
+        local row = row_in(flat[at + 1])
+        ledger.rows[partition], ledger.lent = row, ledger.lent + it.lent_to(row)
+      else
+        ledger[flat[at]] = tonumber(flat[at + 1])
+      end
+    end
+    return ledger
+  end
+
+  -- The limit is another one since: what does not run goes back, as it may be too many now.
+  function it.is_outdated(l, loan) return l.most < loan.of or loan.changed ~= l.changed end
+
+  local function by_turn(l, of) return math.max(of.keep, l.running + l.let_in) + of.fresh end
+
+  -- Of the limit of a key: what of it this partition may use.
+  function it.apply(l)
+    l.most, l.loans = l.max, it
+    if it.is_home(l.key) then
+      local ledger = it.ledger(l.key)
+      l.ledger = ledger
+      if l.max then
+        l.max = l.max - ledger.lent
+        if ledger.waits > 0 then l.max = math.min(l.max, ledger.own, by_turn(l, ledger)) end
+      end
+      if not l.rate_us then return end
+      if ledger.lease > 0 and ledger.lease_until > now_us then
+        l.starts = ledger.holder == it.own and ledger.starts or 0
+        return
+      end
+      -- Who had it has not said how much it used.
+      if ledger.lease > 0 and ledger.holder ~= it.own then
+        l.tat = math.max(l.tat, ledger.lease_until) + ledger.starts * l.rate_us
+      end
+      if ledger.rate_waits > 0 then l.starts = 0 end
+    else
+      local loan = it.loan(l.key)
+      l.loan = loan
+      if l.max then
+        l.max = loan.granted - loan.returned
+        if loan.keep >= 0 then l.max = math.min(l.max, by_turn(l, loan)) end
+        if it.is_outdated(l, loan) then l.max = math.min(l.max, l.running) end
+      end
+      if l.rate_us then l.starts = loan.lease_until > now_us and loan.starts or 0 end
+    end
+  end
+
+  -- There is something to ask or to tell.
+  function it.note(k, at)
+    call('ZADD', exchanges_key, 'LT', at, k)
+    note_moment(at, nil)
+  end
+
+  -- A task waits here.
+  function it.wants(l)
+    if l.ledger then
+      if l.ledger.lent > 0 or (l.ledger.lease > 0 and l.ledger.holder ~= it.own) then it.note(l.key, now) end
+    elseif l.loan.since == 0 then
+      l.loan.since = now
+      call('HSET', it.loan_key(l.key), 'since', now_text)
+      it.note(l.key, now)
+    end
+  end
+
+  -- Places have become free: those that others wait for go to them.
+  function it.freed(k, l)
+    if not l then
+      if call('EXISTS', it.loan_key(k), it.ledger_key(k)) > 0 then it.note(k, now) end
+    elseif l.ledger then
+      if l.ledger.waits > 0 then it.note(k, now) end
+    elseif l.loan.excess > 0 then
+      it.note(k, now)
+    elseif l.loan.granted > l.loan.returned then
+      local is_asked_for = l.loan.keep >= 0 and l.loan.granted - l.loan.returned > l.loan.keep
+      it.note(k, is_asked_for and now or now + it.LINGER_MS)
+    end
+  end
+
+  -- A task takes a place.
+  function it.take(l)
+    local of = l.ledger or l.loan
+    if of.fresh <= 0 then return end
+    of.fresh = of.fresh - 1
+    call('HINCRBY', l.ledger and it.ledger_key(l.key) or it.loan_key(l.key), 'fresh', -1)
+  end
+
+  -- One more has started by a rate that is lent.
+  function it.note_start(l)
+    if l.ledger and l.ledger.lease > 0 and not l.starts then -- over: what it may have used is in the time that is written
+      call('HDEL', it.ledger_key(l.key), 'holder', 'lease', 'lease_until', 'starts')
+    end
+    if not l.starts then return end
+    l.starts = l.starts - 1
+    call('HINCRBY', l.ledger and it.ledger_key(l.key) or it.loan_key(l.key), 'starts', -1)
+    if l.starts <= 0 then it.note(l.key, now) end
+  end
+
+  function it.put_off(k, at)
+    call('ZADD', exchanges_key, at, k)
+    note_moment(at, nil)
+  end
+
+  function it.save(k, loan)
+    local flat = {}
+    for _, name in ipairs(LOAN) do flat[#flat + 1], flat[#flat + 2] = name, string.format('%.17g', loan[name]) end
+    call('HSET', it.loan_key(k), unpack(flat))
+  end
+
+  -- The last epoch of a loan of that home that is over.
+  local closed_key = prefix .. 'loans-closed'
+  function it.closed(home) return tonumber(call('HGET', closed_key, home) or 0) end
+
+  function it.close(home, epoch)
+    if epoch > it.closed(home) then call('HSET', closed_key, home, string.format('%.0f', epoch)) end
+  end
+
+  -- Nothing is to be asked. What it has of places is in use; of nothing nothing is kept, but its last lease, that it is not
+  -- taken twice.
+  function it.rest(k, loan)
+    if loan.epoch > 0 or loan.excess > 0 then return it.over(k) end
+    if loan.seen_until > now_us then return it.put_off(k, math.ceil(loan.seen_until / 1000) + 1) end
+    call('DEL', it.loan_key(k))
+    it.over(k)
+  end
+
+  function it.over(k) call('ZREM', exchanges_key, k) end
+
+  return it
 end
 local limited
 local limiting
@@ -2204,14 +2409,23 @@ function new_limits()
 
   it.keys_in = unpacked
 
+  -- Of a key that all users share, in a queue with partitions; else nil.
+  local loans
+  local function loans_of(k)
+    local first = string.byte(k)
+    if first ~= 58 and first ~= 61 then return nil end -- ':' and '='
+    loans = loans or new_loans()
+    return loans.is_divided and loans or nil
+  end
+
   -- What is allowed
 
   local function rule(record)
     local found = rules[record]
     if found == nil then
-      local f = call('HMGET', prefix .. 'limit:' .. record, 'by', 'max', 'rate_us', 'burst', 'uncounted', 'paused')
+      local f = call('HMGET', prefix .. 'limit:' .. record, 'by', 'max', 'rate_us', 'burst', 'uncounted', 'paused', 'changed')
       found = (f[1] or f[6]) and { max = tonumber(f[2]), rate_us = tonumber(f[3]), burst = tonumber(f[4]),
-        uncounted = f[5], paused = f[6] }
+        uncounted = f[5], paused = f[6], changed = tonumber(f[7] or 0) }
       rules[record] = found
     end
     return found
@@ -2230,6 +2444,7 @@ function new_limits()
       local of = rule_for(k)
       l = of and (of.max or of.rate_us or of.paused) and {
         key = k, max = of.max, rate_us = of.rate_us, burst = of.burst, uncounted = of.uncounted, paused = of.paused,
+        changed = of.changed,
         running = call('SCARD', running_of(k)), let_in = call('ZCARD', let_in_of(k)),
         has_line = call('EXISTS', users_of(k)) == 1,
       }
@@ -2237,6 +2452,7 @@ function new_limits()
         local tat, of_rate = string.match(call('GET', rate_of(k)) or '', '^(%S+) (%S+)$')
         l.tat = rate_tat(tat, of_rate, l.rate_us)
       end
+      if l and (l.max or l.rate_us) and loans_of(k) then loans.apply(l) end
       known[k] = l
     end
     return l or nil
@@ -2246,8 +2462,23 @@ function new_limits()
   local function room(l)
     if l.uncounted or l.paused then return 0 end
     local most = l.max and l.max - l.running or math.huge
-    if l.rate_us then most = math.min(most, rate_allows(l.tat, l.rate_us, l.burst)) end
+    if l.rate_us then most = math.min(most, rate_allows(l.tat, l.rate_us, l.burst), l.starts or math.huge) end
     return most - l.let_in
+  end
+
+  it.limit, it.room = limit, room
+
+  -- Places that are taken, also of a key that nothing limits any more.
+  function it.used(k) return it.running(k) + call('ZCARD', let_in_of(k)) end
+  function it.running(k) return call('SCARD', running_of(k)) end
+
+  -- It is read anew when it is asked for.
+  function it.forget(k) known[k] = nil end
+
+  function it.set_tat(l, tat)
+    l.tat = tat
+    call('SET', rate_of(l.key), string.format('%.17g %.17g', tat, l.rate_us), 'PX',
+      math.max(1, math.ceil((tat - now_us) / 1000)))
   end
 
   -- What is held under it may start at this ms (0 is now, -1: when somebody says so), of how many places, at which rate.
@@ -2255,7 +2486,9 @@ function new_limits()
     local l = limit(k)
     if not l then return 0, '', '', '' end
     local allowed = l.rate_us and math.max(0, rate_allows(l.tat, l.rate_us, l.burst) - l.let_in)
-    return l.paused and -1 or 0, l.max and math.max(0, l.max - l.running - l.let_in) or '', l.rate_us or '', allowed or ''
+    local left = l.max and math.max(0, l.max - l.running - l.let_in)
+    if left == 0 and l.loans and l.most > 0 then left = 1 end -- places come to where workers are
+    return l.paused and -1 or 0, left or '', l.rate_us or '', allowed or ''
   end
 
   local function limits_of(keys)
@@ -2313,7 +2546,10 @@ function new_limits()
     local member, keys = member_of(user, id), { unpack(mine) }
     for _, l in ipairs(limits) do
       l.let_in = l.let_in + call('ZADD', let_in_of(l.key), until_ms, member)
-      if not mine[l.key] then keys[#keys + 1] = l.key end
+      if not mine[l.key] then
+        keys[#keys + 1] = l.key
+        if l.loans then l.loans.take(l) end
+      end
     end
     if keys[1] then count('in_hand', call('HSET', offers_of(user), id, packed(keys))) end
   end
@@ -2363,7 +2599,7 @@ function new_limits()
     local shown, mine = {}, any_in_hand() and in_hand(user, id) or {}
     for at, l in ipairs(it.of(user, body) or {}) do
       local own = call('ZRANK', held_of(user, l.key), id) or call('ZCARD', held_of(user, l.key))
-      shown[at] = { l.key, l.max or '', l.rate_us or '', l.burst or '', string.format('%.0f', l.tat or 0), l.running,
+      shown[at] = { l.key, l.most or l.max or '', l.rate_us or '', l.burst or '', string.format('%.0f', l.tat or 0), l.running,
         running_by_user(l.key), l.let_in, call('ZCARD', users_of(l.key)), own, turns_of_others(l.key, own),
         mine[l.key] and 1 or 0, l.paused and 1 or 0 }
     end
@@ -2390,6 +2626,7 @@ function new_limits()
   -- Of names, and of texts that all users share, there are as many as limits. Of other keys one user may have any number.
   local function may_be_many(k) return string.byte(k) ~= 58 end -- ':'
   it.may_be_many = may_be_many
+  function it.may_be_of_one(k) return string.byte(k) ~= 58 and string.byte(k) ~= 61 end
 
   -- What fails here costs no more than a turn.
   function it.note_key(user, k)
@@ -2403,7 +2640,7 @@ function new_limits()
     local is_new = call('ZADD', users_of(l.key), 'NX', now_us, user) == 1
     l.has_line = true
     if is_new and may_be_many(l.key) then it.note_key(user, l.key) end
-    if room(l) >= 1 then free(l.key, 1) end
+    if room(l) >= 1 then free(l.key, 1) elseif l.loans then l.loans.wants(l) end
     local at = next_look(l)
     if call('ZADD', held_key, 'NX', at, l.key) == 1 then note_moment(at, user) end
   end
@@ -2452,10 +2689,10 @@ function new_limits()
     for at, l in ipairs(limits) do
       keys[at] = l.key
       if call('SADD', running_of(l.key), member) == 1 then l.running = l.running + 1 end
+      if l.loans and not limits.mine[l.key] then l.loans.take(l) end
       if l.rate_us then
-        l.tat = rate_after_start(l.tat, l.rate_us)
-        call('SET', rate_of(l.key), string.format('%.17g %.17g', l.tat, l.rate_us), 'PX',
-          math.ceil((l.tat - now_us) / 1000))
+        it.set_tat(l, rate_after_start(l.tat, l.rate_us))
+        if l.loans then l.loans.note_start(l) end
         local next_at = next_look(l)
         if l.has_line and call('ZADD', held_key, 'XX', 'CH', next_at, l.key) == 1 then note_moment(next_at, user) end
       end
@@ -2468,7 +2705,11 @@ function new_limits()
   function it.stop(counted, user, id)
     for _, k in ipairs(unpacked(counted)) do
       if call('SREM', running_of(k), member_of(user, id)) == 1 then
-        if known[k] then known[k].running = known[k].running - 1 end
+        if known[k] and known[k].loans then
+          known[k] = nil -- its room may be others'
+        elseif known[k] then
+          known[k].running = known[k].running - 1
+        end
         free(k, 1)
       end
     end
@@ -2634,6 +2875,24 @@ function new_limits()
     return given
   end
 
+  -- Those that may start now.
+  function it.let_in(k, woken)
+    if call('ZSCORE', held_key, k) then look(k, UNLIMITED, woken) end
+  end
+
+  -- How many of the tasks that are held under a key could start, and of how many users: of the first ones, and of others
+  -- as many in proportion.
+  function it.need(k)
+    local tasks, users, seen = 0, 0, call('ZRANGE', users_of(k), 0, USERS - 1)
+    for _, user in ipairs(seen) do
+      local is_read, can = try_alone(can_run, user)
+      if is_read and can then tasks, users = tasks + call('ZCARD', held_of(user, k)), users + 1 end
+    end
+    if #seen < USERS then return tasks, users end
+    local share = call('ZCARD', users_of(k)) / USERS
+    return math.ceil(tasks * share), math.ceil(users * share)
+  end
+
   -- As many as became free, in the order of keys. Returns whether any was let in.
   function it.pass_on(woken)
     local keys, given = freed, 0
@@ -2641,6 +2900,7 @@ function new_limits()
     table.sort(keys)
     for _, k in ipairs(keys) do
       if call('ZSCORE', held_key, k) then given = given + look(k, math.min(keys[k], UNLIMITED), woken) end
+      if loans_of(k) then loans.freed(k, limit(k)) end
     end
     return given > 0
   end
@@ -2654,6 +2914,7 @@ function new_limits()
     for _, l in ipairs(limits or {}) do
       if l.uncounted and call('SADD', running_of(l.key), member_of(user, id)) == 1 then
         l.running = l.running + 1
+        if l.loans then l.loans.note(l.key, now) end -- the home has to know
         counted[#counted + 1] = l.key
       end
     end
@@ -2693,6 +2954,7 @@ function new_limits()
     local page = call('ZSCAN', held_key, cursor, 'COUNT', KEYS_DUE)
     for at = 1, #page[2], 2 do
       if string.find(page[2][at], '^[^:]*=') then call('ZADD', held_key, 'XX', 'LT', now, page[2][at]) end
+      if loans_of(page[2][at]) then loans.note(page[2][at], now) end
     end
     if page[1] == '0' then call('HDEL', state_key, 'relook') else call('HSET', state_key, 'relook', page[1]) end
     is_counting = is_counting or page[1] ~= '0'

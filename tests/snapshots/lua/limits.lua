@@ -342,6 +342,9 @@ end
 
 -- What is held under the key of the record; or, as a record may be that of many keys, all that is held, with the next claims.
 local function look_again(record)
+  if call('EXISTS', prefix .. 'loan:' .. record, prefix .. 'loans:' .. record) > 0 then
+    call('ZADD', prefix .. 'exchanges', now, record)
+  end
   if call('EXISTS', prefix .. 'held') == 0 then return end
   if call('ZSCORE', prefix .. 'held', record) then
     call('ZADD', prefix .. 'held', now, record)
@@ -383,6 +386,7 @@ local function set(limit)
   end
   count('limits', (exists and 1 or 0) - ((before[1] or before[5]) and 1 or 0))
   local after = call('HMGET', key, 'by', 'max', 'rate_us', 'burst', 'paused')
+  if exists and after[2] ~= before[2] then call('HSET', key, 'changed', string.format('%.0f', now_us)) end -- lib/loans.lua
   for at = 2, 5 do
     if after[at] ~= before[at] then return look_again(record) end
   end
@@ -404,7 +408,7 @@ calls[#calls + 1] = function()
   for _, limit in ipairs(limits) do set(limit) end
   save_state()
   left = call('HMGET', state_key, 'limits', 'in_hand')
-  if left[1] == '0' and tonumber(left[2] or 0) == 0 and call('EXISTS', prefix .. 'held') == 0 then
+  if left[1] == '0' and tonumber(left[2] or 0) == 0 and call('EXISTS', prefix .. 'held', prefix .. 'exchanges') == 0 then
     call('HDEL', state_key, 'limits')
   end
   return 1

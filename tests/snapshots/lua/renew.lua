@@ -2787,13 +2787,15 @@ end
 -- Of all who fire schedules, one looks at each moment at which one is due, the keeper, and one a little later, the deputy,
 -- should the keeper be gone by then. The others need not look: who gives a sign of life learns that a part is free.
 -- schedule-keepers  string  <keeper> <ms of its last look> <ms of its next> <deputy> <ms of its next>; '-' where there is none
+local LONGEST_MS
 local has_part_for
 local tell_keepers
 do
 
 local keepers_key
 local LATE_MS, BUSY_MS = 50, 1000 -- what a keeper may be late by, and how long it may take to fire what it found
-local DEPUTY_PAUSE_MS, LONGEST_MS = 900, 30000
+local DEPUTY_PAUSE_MS
+DEPUTY_PAUSE_MS, LONGEST_MS = 900, 30000
 
 local function read_keepers()
   local text = redis.pcall('GET', keepers_key)

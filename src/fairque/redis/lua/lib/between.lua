@@ -38,11 +38,18 @@ local function has_forsaken(stand)
   return first and tonumber(first) <= now and 1 or 0
 end
 
+-- Ms until something of limits over all users is to be asked of another partition, or told there; -1: nothing.
+local function next_exchange()
+  local first = has_limits and call('ZRANGE', prefix .. 'exchanges', 0, 0, 'WITHSCORES')[2]
+  return first and math.max(0, math.floor(first) - now) or -1
+end
+
 -- As heads.lua returns it.
 local function sight_of(names, stand, is_due)
   local head, time_now = head_of(names, stand, is_due), (root.elsewhere or 0) + stand.offset
   local workers = call('ZCARD', prefix .. 'workers')
-  return { head and exactly(head) or '', exactly(time_now), exactly(root.mean), lines.size(root), workers, has_forsaken(stand) }
+  return { head and exactly(head) or '', exactly(time_now), exactly(root.mean), lines.size(root), workers,
+    has_forsaken(stand), next_exchange() }
 end
 
 local function new_between(claim, is_for_all)

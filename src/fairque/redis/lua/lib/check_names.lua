@@ -191,6 +191,37 @@ local function add_name_checks(doctor)
     end)
   end
 
+  -- A key whose places others may have, or that waits for some, and of which nobody tells them. In a queue with partitions.
+  function checks.loan(_, _, k)
+    local loans = new_loans()
+    if not loans.is_divided or new_limits().may_be_of_one(k) then return end
+    local key = prefix .. 'exchanges'
+    if call('ZSCORE', key, k) then return end
+    local waits = call('EXISTS', prefix .. 'held-users:' .. k) == 1
+    local l = new_limits().limit(k)
+    local idle
+    if loans.is_home(k) then
+      local ledger = loans.ledger(k)
+      idle, waits = ledger.waits + ledger.rate_waits, waits and ledger.lent > 0
+    else
+      local loan = loans.loan(k)
+      idle = loan.granted - loan.returned - new_limits().used(k)
+    end
+    if idle <= 0 and not (waits and l and new_limits().room(l) < 1) then return end
+    wrong('stranded-places', 'exchanges', 'places of ' .. k .. ' are wanted or not used, and nobody moves them', function()
+      call('ZADD', key, now, k)
+      return 'moved by the next worker'
+    end)
+  end
+
+  function checks.exchange(_, _, k)
+    if new_loans().is_divided or not call('ZSCORE', prefix .. 'exchanges', k) then return end
+    wrong('stranded-places', 'exchanges', k .. ' is limited in this queue alone', function()
+      call('ZREM', prefix .. 'exchanges', k)
+      return 'removed'
+    end)
+  end
+
   -- Places that a task has in hand.
   function checks.offer(user, id)
     local packed = call('HGET', prefix .. 'offers:' .. user, id)

@@ -4,7 +4,9 @@
 -- comes back to its place in its lane.
 -- A key `<k>` is `<u>:<text>` or, of a template that was filled, `<u>=<template>:<text>`; without `<u>` all users share it.
 -- What is set lies in records `<r>`: `<u>:<text>`, or `<u>=<template>`.
+-- In a queue with partitions, keys that all users share are counted in several, see lib/loans.lua.
 -- limit:<r>           hash    by (hand or code), max, rate_us, burst: what holds; hand, code: what each of them says;
+--                             changed: us at which `max` did;
 --                             uncounted, while what ran before it is being counted; paused, where nothing may start
 -- uncounted           set     records whose limits are uncounted; `recount` of `state` tells how far the count has come
 -- limit-rate:<k>      string  'tat interval', see lib/gcra.lua
@@ -27,6 +29,7 @@
 --@include gcra
 --@include moments
 --@include first_moment
+--@include loans
 
 local function new_limits()
   local it, rules, known, freed = {}, {}, {}, {}
@@ -65,14 +68,23 @@ local function new_limits()
 
   it.keys_in = unpacked
 
+  -- Of a key that all users share, in a queue with partitions; else nil.
+  local loans
+  local function loans_of(k)
+    local first = string.byte(k)
+    if first ~= 58 and first ~= 61 then return nil end -- ':' and '='
+    loans = loans or new_loans()
+    return loans.is_divided and loans or nil
+  end
+
   -- What is allowed
 
   local function rule(record)
     local found = rules[record]
     if found == nil then
-      local f = call('HMGET', prefix .. 'limit:' .. record, 'by', 'max', 'rate_us', 'burst', 'uncounted', 'paused')
+      local f = call('HMGET', prefix .. 'limit:' .. record, 'by', 'max', 'rate_us', 'burst', 'uncounted', 'paused', 'changed')
       found = (f[1] or f[6]) and { max = tonumber(f[2]), rate_us = tonumber(f[3]), burst = tonumber(f[4]),
-        uncounted = f[5], paused = f[6] }
+        uncounted = f[5], paused = f[6], changed = tonumber(f[7] or 0) }
       rules[record] = found
     end
     return found
@@ -91,6 +103,7 @@ local function new_limits()
       local of = rule_for(k)
       l = of and (of.max or of.rate_us or of.paused) and {
         key = k, max = of.max, rate_us = of.rate_us, burst = of.burst, uncounted = of.uncounted, paused = of.paused,
+        changed = of.changed,
         running = call('SCARD', running_of(k)), let_in = call('ZCARD', let_in_of(k)),
         has_line = call('EXISTS', users_of(k)) == 1,
       }
@@ -98,6 +111,7 @@ local function new_limits()
         local tat, of_rate = string.match(call('GET', rate_of(k)) or '', '^(%S+) (%S+)$')
         l.tat = rate_tat(tat, of_rate, l.rate_us)
       end
+      if l and (l.max or l.rate_us) and loans_of(k) then loans.apply(l) end
       known[k] = l
     end
     return l or nil
@@ -107,8 +121,23 @@ local function new_limits()
   local function room(l)
     if l.uncounted or l.paused then return 0 end
     local most = l.max and l.max - l.running or math.huge
-    if l.rate_us then most = math.min(most, rate_allows(l.tat, l.rate_us, l.burst)) end
+    if l.rate_us then most = math.min(most, rate_allows(l.tat, l.rate_us, l.burst), l.starts or math.huge) end
     return most - l.let_in
+  end
+
+  it.limit, it.room = limit, room
+
+  -- Places that are taken, also of a key that nothing limits any more.
+  function it.used(k) return it.running(k) + call('ZCARD', let_in_of(k)) end
+  function it.running(k) return call('SCARD', running_of(k)) end
+
+  -- It is read anew when it is asked for.
+  function it.forget(k) known[k] = nil end
+
+  function it.set_tat(l, tat)
+    l.tat = tat
+    call('SET', rate_of(l.key), string.format('%.17g %.17g', tat, l.rate_us), 'PX',
+      math.max(1, math.ceil((tat - now_us) / 1000)))
   end
 
   -- What is held under it may start at this ms (0 is now, -1: when somebody says so), of how many places, at which rate.
@@ -116,7 +145,9 @@ local function new_limits()
     local l = limit(k)
     if not l then return 0, '', '', '' end
     local allowed = l.rate_us and math.max(0, rate_allows(l.tat, l.rate_us, l.burst) - l.let_in)
-    return l.paused and -1 or 0, l.max and math.max(0, l.max - l.running - l.let_in) or '', l.rate_us or '', allowed or ''
+    local left = l.max and math.max(0, l.max - l.running - l.let_in)
+    if left == 0 and l.loans and l.most > 0 then left = 1 end -- places come to where workers are
+    return l.paused and -1 or 0, left or '', l.rate_us or '', allowed or ''
   end
 
   local function limits_of(keys)
@@ -174,7 +205,10 @@ local function new_limits()
     local member, keys = member_of(user, id), { unpack(mine) }
     for _, l in ipairs(limits) do
       l.let_in = l.let_in + call('ZADD', let_in_of(l.key), until_ms, member)
-      if not mine[l.key] then keys[#keys + 1] = l.key end
+      if not mine[l.key] then
+        keys[#keys + 1] = l.key
+        if l.loans then l.loans.take(l) end
+      end
     end
     if keys[1] then count('in_hand', call('HSET', offers_of(user), id, packed(keys))) end
   end
@@ -224,7 +258,7 @@ local function new_limits()
     local shown, mine = {}, any_in_hand() and in_hand(user, id) or {}
     for at, l in ipairs(it.of(user, body) or {}) do
       local own = call('ZRANK', held_of(user, l.key), id) or call('ZCARD', held_of(user, l.key))
-      shown[at] = { l.key, l.max or '', l.rate_us or '', l.burst or '', string.format('%.0f', l.tat or 0), l.running,
+      shown[at] = { l.key, l.most or l.max or '', l.rate_us or '', l.burst or '', string.format('%.0f', l.tat or 0), l.running,
         running_by_user(l.key), l.let_in, call('ZCARD', users_of(l.key)), own, turns_of_others(l.key, own),
         mine[l.key] and 1 or 0, l.paused and 1 or 0 }
     end
@@ -251,6 +285,7 @@ local function new_limits()
   -- Of names, and of texts that all users share, there are as many as limits. Of other keys one user may have any number.
   local function may_be_many(k) return string.byte(k) ~= 58 end -- ':'
   it.may_be_many = may_be_many
+  function it.may_be_of_one(k) return string.byte(k) ~= 58 and string.byte(k) ~= 61 end
 
   -- What fails here costs no more than a turn.
   function it.note_key(user, k)
@@ -264,7 +299,7 @@ local function new_limits()
     local is_new = call('ZADD', users_of(l.key), 'NX', now_us, user) == 1
     l.has_line = true
     if is_new and may_be_many(l.key) then it.note_key(user, l.key) end
-    if room(l) >= 1 then free(l.key, 1) end
+    if room(l) >= 1 then free(l.key, 1) elseif l.loans then l.loans.wants(l) end
     local at = next_look(l)
     if call('ZADD', held_key, 'NX', at, l.key) == 1 then note_moment(at, user) end
   end
@@ -313,10 +348,10 @@ local function new_limits()
     for at, l in ipairs(limits) do
       keys[at] = l.key
       if call('SADD', running_of(l.key), member) == 1 then l.running = l.running + 1 end
+      if l.loans and not limits.mine[l.key] then l.loans.take(l) end
       if l.rate_us then
-        l.tat = rate_after_start(l.tat, l.rate_us)
-        call('SET', rate_of(l.key), string.format('%.17g %.17g', l.tat, l.rate_us), 'PX',
-          math.ceil((l.tat - now_us) / 1000))
+        it.set_tat(l, rate_after_start(l.tat, l.rate_us))
+        if l.loans then l.loans.note_start(l) end
         local next_at = next_look(l)
         if l.has_line and call('ZADD', held_key, 'XX', 'CH', next_at, l.key) == 1 then note_moment(next_at, user) end
       end
@@ -329,7 +364,11 @@ local function new_limits()
   function it.stop(counted, user, id)
     for _, k in ipairs(unpacked(counted)) do
       if call('SREM', running_of(k), member_of(user, id)) == 1 then
-        if known[k] then known[k].running = known[k].running - 1 end
+        if known[k] and known[k].loans then
+          known[k] = nil -- its room may be others'
+        elseif known[k] then
+          known[k].running = known[k].running - 1
+        end
         free(k, 1)
       end
     end
@@ -495,6 +534,24 @@ local function new_limits()
     return given
   end
 
+  -- Those that may start now.
+  function it.let_in(k, woken)
+    if call('ZSCORE', held_key, k) then look(k, UNLIMITED, woken) end
+  end
+
+  -- How many of the tasks that are held under a key could start, and of how many users: of the first ones, and of others
+  -- as many in proportion.
+  function it.need(k)
+    local tasks, users, seen = 0, 0, call('ZRANGE', users_of(k), 0, USERS - 1)
+    for _, user in ipairs(seen) do
+      local is_read, can = try_alone(can_run, user)
+      if is_read and can then tasks, users = tasks + call('ZCARD', held_of(user, k)), users + 1 end
+    end
+    if #seen < USERS then return tasks, users end
+    local share = call('ZCARD', users_of(k)) / USERS
+    return math.ceil(tasks * share), math.ceil(users * share)
+  end
+
   -- As many as became free, in the order of keys. Returns whether any was let in.
   function it.pass_on(woken)
     local keys, given = freed, 0
@@ -502,6 +559,7 @@ local function new_limits()
     table.sort(keys)
     for _, k in ipairs(keys) do
       if call('ZSCORE', held_key, k) then given = given + look(k, math.min(keys[k], UNLIMITED), woken) end
+      if loans_of(k) then loans.freed(k, limit(k)) end
     end
     return given > 0
   end
@@ -515,6 +573,7 @@ local function new_limits()
     for _, l in ipairs(limits or {}) do
       if l.uncounted and call('SADD', running_of(l.key), member_of(user, id)) == 1 then
         l.running = l.running + 1
+        if l.loans then l.loans.note(l.key, now) end -- the home has to know
         counted[#counted + 1] = l.key
       end
     end
@@ -554,6 +613,7 @@ local function new_limits()
     local page = call('ZSCAN', held_key, cursor, 'COUNT', KEYS_DUE)
     for at = 1, #page[2], 2 do
       if string.find(page[2][at], '^[^:]*=') then call('ZADD', held_key, 'XX', 'LT', now, page[2][at]) end
+      if loans_of(page[2][at]) then loans.note(page[2][at], now) end
     end
     if page[1] == '0' then call('HDEL', state_key, 'relook') else call('HSET', state_key, 'relook', page[1]) end
     is_counting = is_counting or page[1] ~= '0'

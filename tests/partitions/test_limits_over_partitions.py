@@ -1,0 +1,160 @@
+"""Limits by a key over all users hold over all partitions of a queue."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fairque import Limit, TaskQueue, Worker, current_task, task
+from fairque.redis.partitions import partition_of
+from tests.support.eventually import eventually
+
+if TYPE_CHECKING:
+    from tests.support.servers import Server
+
+pytestmark = [pytest.mark.damages, pytest.mark.leaves_keys()]
+PARTITIONS = 4
+USERS = [f"user-{n}" for n in range(20)]
+
+
+class Running:
+    """How many run at once, by key."""
+
+    def __init__(self) -> None:
+        self.now: dict[str, int] = {}
+        self.most: dict[str, int] = {}
+        self.order: list[str] = []
+        self.starts: list[float] = []
+
+    def begin(self, key: str) -> None:
+        self.order.append(current_task().user_id)
+        self.now[key] = self.now.get(key, 0) + 1
+        self.most[key] = max(self.most.get(key, 0), self.now[key])
+
+    def end(self, key: str) -> None:
+        self.now[key] -= 1
+
+
+running = Running()
+
+
+@task(limits=[Limit("shared-by-all")])
+async def call_crm(seconds: float = 0.01) -> None:
+    running.begin("crm")
+    await asyncio.sleep(seconds)
+    running.end("crm")
+
+
+@task(limits=[Limit("account:{account}", shared=True)])
+async def call_account(account: str, seconds: float = 0.005) -> None:
+    running.begin(account)
+    await asyncio.sleep(seconds)
+    running.end(account)
+
+
+@task(limits=[Limit("started-by-all")])
+async def start() -> None:
+    running.starts.append(time.monotonic())
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    running.__init__()  # type: ignore[misc]
+
+
+@pytest.fixture
+async def queue(server: Server, queue_name: str) -> AsyncIterator[TaskQueue]:
+    async with TaskQueue(server.url, name=queue_name, partitions=PARTITIONS) as queue:
+        yield queue
+
+
+@pytest.mark.parametrize("most", [1, 3, 7])
+async def test_no_more_run_at_once_than_may_over_all_partitions(queue: TaskQueue, most: int) -> None:
+    await queue.set_limit("shared-by-all", max_running=most)
+    handles = [await queue.enqueue(call_crm(), user_id=user) for user in USERS * 4]
+    async with Worker(queue, scheduler=False, concurrency=30), Worker(queue, scheduler=False, concurrency=30):
+        for handle in handles:
+            await handle.result(timeout=30)
+    assert running.most["crm"] == most
+
+
+async def test_a_place_goes_around_among_the_partitions(queue: TaskQueue) -> None:
+    """Each of the users has one of every few starts, wherever it lives."""
+    chosen = [next(user for user in USERS if partition_of(user, PARTITIONS) == at) for at in range(PARTITIONS)]
+    await queue.set_limit("shared-by-all", max_running=1)
+    handles = [h for user in chosen for h in await queue.enqueue_many([call_crm(0.005)] * 10, user_id=user)]
+    async with Worker(queue, scheduler=False, concurrency=10):
+        for handle in handles:
+            await handle.result(timeout=30)
+    assert running.most["crm"] == 1
+    for user in chosen:
+        at = [n for n, who in enumerate(running.order) if who == user]
+        assert max(b - a for a, b in pairwise(at)) <= 3 * PARTITIONS, running.order
+
+
+async def test_nothing_is_left_of_places_that_nobody_uses(queue: TaskQueue, server: Server) -> None:
+    await queue.set_limit("account:{account}", max_running=2)
+    handles = [await queue.enqueue(call_account(f"a{n % 5}"), user_id=USERS[n % 20]) for n in range(100)]
+    async with Worker(queue, scheduler=False, concurrency=20):
+        for handle in handles:
+            await handle.result(timeout=30)
+        assert set(running.most.values()) == {2}
+
+        def is_clean() -> bool:
+            return not any(
+                server.execute("KEYS", f"fairque:{{{queue.name}/*{kind}*") for kind in ("loan:", "loans:", "exchanges")
+            )
+
+        await eventually(is_clean, 10)
+
+
+async def test_a_rate_over_all_users_is_never_exceeded(queue: TaskQueue) -> None:
+    """As Redis has it: a start comes some milliseconds later in the worker, those of one call together."""
+    await queue.set_limit("started-by-all", rate="100/s burst 5")
+    handles = [await queue.enqueue(start(), user_id=user) for user in USERS * 10]
+    began = time.monotonic()
+    async with Worker(queue, scheduler=False, concurrency=30):
+        for handle in handles:
+            await handle.result(timeout=60)
+    took = time.monotonic() - began
+    infos = [await handle.info() for handle in handles]
+    starts = sorted(info.started_at for info in infos if info.started_at is not None)
+    assert len(starts) == len(handles)
+    for first, one in enumerate(starts):
+        within = sum(1 for other in starts[first:] if other < one + 0.5)
+        assert within <= 5 + 0.5 * 100 + 1, f"{within} starts within half a second"
+    assert took < 20
+
+
+async def test_a_limit_that_is_lowered_or_raised_holds_at_once(queue: TaskQueue) -> None:
+    await queue.set_limit("shared-by-all", max_running=6)
+    handles = [await queue.enqueue(call_crm(0.02), user_id=user) for user in USERS * 12]
+    async with Worker(queue, scheduler=False, concurrency=30):
+        await eventually(lambda: running.most.get("crm") == 6, 20)
+        await queue.set_limit("shared-by-all", max_running=2)
+        await eventually(lambda: running.now["crm"] <= 2, 20)
+        running.most["crm"] = 0
+        await eventually(lambda: len(running.order) >= 120, 30)
+        assert running.most["crm"] == 2
+        await queue.set_limit("shared-by-all", max_running=8)
+        for handle in handles:
+            await handle.result(timeout=30)
+    assert 6 <= running.most["crm"] <= 8
+
+
+async def test_what_runs_when_a_limit_is_set_counts_in_each_partition(queue: TaskQueue) -> None:
+    handles = [await queue.enqueue(call_crm(0.5), user_id=user) for user in USERS[:10]]
+    async with Worker(queue, scheduler=False, concurrency=30):
+        await eventually(lambda: running.now.get("crm") == 10)
+        await queue.set_limit("shared-by-all", max_running=3)
+        handles += [await queue.enqueue(call_crm(0.01), user_id=user) for user in USERS * 2]
+        await eventually(lambda: running.now["crm"] <= 3, 20)
+        running.most["crm"] = 0
+        for handle in handles:
+            await handle.result(timeout=30)
+    assert running.most["crm"] <= 3
