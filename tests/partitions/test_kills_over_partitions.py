@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import signal
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fairque import TaskQueue
+from tests.support.eventually import eventually
 from tests.support.workers import Fleet, Storm, release
 from tests.workers import tasks
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 LEASE = 1.0
 USERS = [f"user {n}" for n in range(10)]
 TASKS, KILLS, WORKERS = 80, 10, 3
+COUNT = "local sum = 0 for _, key in ipairs(KEYS) do sum = sum + redis.call('SCARD', key) end return sum"
 
 pytestmark = [pytest.mark.damages, pytest.mark.leaves_keys()]
 
@@ -71,4 +74,36 @@ async def test_a_storm_of_kills_over_partitions_loses_no_task_and_records_each_r
     results = [await handle.result(timeout=60) for handle in handles]
     assert results == [handle.task_id for handle in handles]
     assert Counter(task_id for _, task_id in storm.starts()).keys() == set(results)
+    await storm.end()
+
+
+async def test_no_more_run_than_may_while_those_who_carry_places_are_killed(
+    spread: TaskQueue, fleet: Fleet, server: Server, tmp_path: Path
+) -> None:
+    """Workers die at any step of that, as often as tasks begin; all places are found again."""
+    await spread.set_limit(tasks.log.name, max_running=3)
+    seen: Counter[int] = Counter()
+
+    async def look_all_the_time() -> None:
+        running = [f"{part.keys.prefix}running::{tasks.log.name}" for part in spread.reader.parts]
+        while True:
+            seen[server.execute("EVAL", COUNT, len(running), *running)] += 1
+            await asyncio.sleep(0.002)
+
+    looking = asyncio.create_task(look_all_the_time())
+    storm = Storm(fleet, tmp_path / "runs")
+    for _ in range(WORKERS):
+        await storm.launch()
+    handles = [await spread.enqueue(tasks.log(str(tmp_path / "runs"), 0.05), user_id=user) for user in USERS * 4]
+    for _ in range(KILLS):
+        await storm.kill_one_at_work()
+        await storm.launch()
+    for handle in handles:
+        await handle.result(timeout=60)
+    for user in USERS:  # all three can be had at once, wherever they are
+        await spread.enqueue(tasks.log(str(tmp_path / "runs"), 0.3), user_id=user)
+    seen[3] = 0
+    await eventually(lambda: seen[3], 20)
+    looking.cancel()
+    assert max(seen) == 3
     await storm.end()
