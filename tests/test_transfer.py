@@ -414,15 +414,15 @@ async def test_a_user_goes_into_a_queue_with_partitions_and_back(server: Server,
         assert (await many.user("acme")).queued == 0
 
 
-async def test_a_user_that_is_in_a_group_does_not_go_into_a_queue_with_partitions(
+async def test_a_user_that_is_in_a_group_is_in_it_in_a_queue_with_partitions_as_well(
     here: TaskQueue, server: Server, queue_name: str
 ) -> None:
     await here.enqueue(note("a"), user_id="acme")
     await here.set_policy("acme", group="plan")
     async with TaskQueue(server.url, name=f"{queue_name}/4", partitions=4) as many:
-        with pytest.raises(BadExport, match="in a group"):
-            await carry(here, many, "acme")
-        assert (await many.users()) == []
+        await carry(here, many, "acme")
+        assert (await many.get_policy("acme")).group == "plan"
+        assert (await many.check()).findings == ()
 
 
 async def test_health_names_a_half_imported_user_and_none_that_is_exported(here: TaskQueue) -> None:

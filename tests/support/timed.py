@@ -90,5 +90,5 @@ class TimedCore(Core):
             for of in deliveries
         ]
         renewal = arguments.encode(arguments.Renew(worker, WORKER_TTL_MS, {"pid": 1, **fields}, held, list(run_times)))
-        lost, _ = self.execute("EVAL", _told("renew"), 1, self.keys.state, renewal)
+        lost, *_ = self.execute("EVAL", _told("renew"), 1, self.keys.state, renewal)
         return [deliveries[position] for position in lost[::2]]

@@ -5236,6 +5236,7 @@ calls[#calls + 1] = function()
   return NEXT
 end
 end
+return (function()
 -- ARGV[1] is the msgpack of EnqueueLinked: priority_step_ms: int, dead_letter_ttl_ms: int, tasks: list[AddedTask],
 --   with_ends: list[TaskWithEnd]
 --   dead_letter_ttl_ms: how long records of what is canceled are kept. with_ends: those that have callbacks,
@@ -5644,4 +5645,5 @@ local function run(its_keys, its_values)
   end
 end
 return run(keys_of_call, values_of_call)
+end)()
 end)()

@@ -18,6 +18,7 @@
 --@include add
 --@include rules
 --@include conditions
+--@inside
 --@arguments
 local step_us = priority_step_ms * 1000
 
