@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from fairque import QueueUnavailable, Retry, TaskQueue, TaskScheduler, Worker, current_task, task
@@ -462,6 +463,19 @@ async def move_places(far: TaskQueue) -> Any:
         ask = arguments.Ask(0, ":key", 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0)
         told = arguments.Told(":key", 1, 1, 0, 0, 1, -1, 0, 0, 0, 0, 0, 0, 0)
         return found.asks, found.tells, await store.lend(0, found.at_us, [ask]), await store.accept([told])
+    finally:
+        await store.close()
+
+
+@calls("rulebook", "follow")
+async def bring_rules(far: TaskQueue) -> Any:
+    store = far.store(patience=10)
+    try:
+        await far.set_limit("brought", max_running=3)
+        book = await store.rulebook()
+        newer = book._replace(follow=msgspec.structs.replace(book.follow, revision=1))
+        await store.follow(newer)
+        return newer, await store.rulebook()
     finally:
         await store.close()
 

@@ -185,6 +185,7 @@ class Claim(Arguments, frozen=True):
     have been answered.
     latest: in a queue with partitions, its virtual time as far as is known, from which one goes on that stood empty.
     floor: from which one goes on that was away. up_to: nobody is served who stands at a later one; None: everybody.
+    revision: of what governs all users, as far as is known.
     """
 
     worker: str
@@ -206,6 +207,7 @@ class Claim(Arguments, frozen=True):
     latest: float | None = None
     floor: float = 0.0
     up_to: float | None = None
+    revision: int = 0
 
 
 class SettledDelivery(Item, frozen=True):
@@ -719,13 +721,14 @@ class ChangeSettings(Arguments, frozen=True):
 
 class Policy(Arguments, frozen=True):
     """whose: a user, '@' and a group, or '*'. forgotten: fields, '*' for all. is_behind: of a group that has left for
-    another partition.
+    another partition. revision: see lib/revision.lua.
     """
 
     whose: str
     changes: Mapping[str, Any]
     forgotten: Sequence[str]
     is_behind: bool = False
+    revision: int = 0
 
 
 class Policies(Arguments, frozen=True):
@@ -756,10 +759,34 @@ class LimitRecord(Item, frozen=True):
 
 
 class Limits(Arguments, frozen=True):
-    """declared: by the code of a worker; else by hand, which goes before that."""
+    """declared: by the code of a worker; else by hand, which goes before that. revision: see lib/revision.lua."""
 
     declared: bool
     limits: list[LimitRecord]
+    revision: int = 0
+
+
+class Rulebook(Arguments, frozen=True):
+    """newer_than: of an older one the revision is told alone."""
+
+    newer_than: int
+
+
+class Rule(Item, frozen=True):
+    """What is said in the record of a limit: by hand, by code, and whether it is paused; '' where nothing is."""
+
+    record: str
+    hand: str
+    code: str
+    paused: str
+
+
+class Follow(Arguments, frozen=True):
+    """policy: of everybody, as a msgpack map."""
+
+    revision: int
+    policy: Value
+    rules: list[Rule]
 
 
 # Places of limits over all users, between partitions: lib/loans.lua

@@ -153,8 +153,8 @@ class Delivery(msgspec.Struct, eq=False):
 class Heads(NamedTuple):
     """Where a partition stands: the virtual time of whom it would serve next (None: nobody is ready) and that of the
     queue as known there, how far a service takes a tag lately, and how many are ready; how many workers serve it;
-    whether a user is on its way from or to it whose mover fell silent; ms until places of
-    limits are to be moved there, or -1.
+    whether a user is on its way from or to it whose mover fell silent; ms until places of limits are to be moved there,
+    or -1; the revision of what governs all users.
     """
 
     head: float | None
@@ -164,14 +164,18 @@ class Heads(NamedTuple):
     workers: int
     has_forsaken: bool = False
     exchange_ms: int = -1
+    revision: int = 0
 
 
 class Claim(NamedTuple):
-    """`sleep` is the seconds until something is due, None when nothing is. `heads` is of a partition only."""
+    """`sleep` is the seconds until something is due, None when nothing is. `heads` is of a partition only.
+    `is_outdated`: nothing was handed out, as what governs all users was changed elsewhere, and not there.
+    """
 
     deliveries: list[Delivery]
     sleep: float | None
     heads: Heads | None = None
+    is_outdated: bool = False
 
 
 class Outcome(msgspec.Struct, eq=False):

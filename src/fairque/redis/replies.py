@@ -63,18 +63,22 @@ def put_in(answer: int | list[Any]) -> Put:
 
 _ENQUEUED = {0: Enqueued.KEPT, 1: Enqueued.CREATED, 2: Enqueued.REPLACED, 3: Enqueued.DROPPED}
 
+OUTDATED = -3
+"""Instead of a time to sleep."""
 UNREADABLE = b"\0not to be run: what is known of it beside its message is damaged"
 
 
 def claim_in(reply: list[Any], priority_step_ms: int) -> Claim:
     sleep_ms = reply[1]
     heads = heads_in(reply[-1]) if isinstance(reply[-1], list) else None
-    return Claim(_deliveries_in(reply, priority_step_ms), sleep_ms / 1000 if sleep_ms >= 0 else None, heads)
+    sleep = sleep_ms / 1000 if sleep_ms >= 0 else None
+    return Claim(_deliveries_in(reply, priority_step_ms), sleep, heads, sleep_ms == OUTDATED)
 
 
 def heads_in(reply: list[Any]) -> Heads:
-    head, time, mean, ready, workers, forsaken, exchange_ms = reply
-    return Heads(float(head) if head else None, float(time), float(mean), ready, workers, bool(forsaken), exchange_ms)
+    head, time, mean, ready, workers, forsaken, exchange_ms, revision = reply
+    lowest = float(head) if head else None
+    return Heads(lowest, float(time), float(mean), ready, workers, bool(forsaken), exchange_ms, revision)
 
 
 def _deliveries_in(reply: list[Any], priority_step_ms: int) -> list[Delivery]:

@@ -61,10 +61,8 @@ _PUTS_IN = (
     " watch xcom_clear xcom_delete xcom_pull xcom_push"
 )
 _FIRES = "agree declare expire fire leave_schedules ripe schedule unschedule"
-_SERVES = (
-    "accept accuse adopt agree append claim erase exchange forward hand_on leave lend limits policy progress receive"
-    " renew settle thaw turn"
-)
+_SERVES = "accuse agree append claim hand_on leave limits policy progress receive renew settle turn"
+_OF_PARTITIONS = "accept adopt erase exchange follow forward lend thaw"
 _MANAGES = "arrive change_settings depart freeze import manifest purge repair"
 
 ROLES = {
@@ -73,7 +71,7 @@ ROLES = {
         Role("reader", readers, _EVERYBODY, writes=False),
         Role("producer", _PUTS_IN.split, _EVERYBODY | _WRITES, ("reader",)),
         Role("scheduler", _FIRES.split, _EVERYBODY | _WRITES, ("reader",)),
-        Role("worker", _SERVES.split, _EVERYBODY | _WRITES, ("producer", "scheduler")),
+        Role("worker", f"{_SERVES} {_OF_PARTITIONS}".split, _EVERYBODY | _WRITES, ("producer", "scheduler")),
         Role("admin", _MANAGES.split, _EVERYBODY | _WRITES | _MENDS, ("worker",)),
     )
 }

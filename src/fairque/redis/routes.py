@@ -7,9 +7,12 @@ that one: here it is refused.
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
+
+import msgspec
 
 from fairque.errors import QueueUnavailable
 from fairque.redis import arguments as args
@@ -26,6 +29,7 @@ from fairque.redis.merges.totals import merged_health, merged_stats
 from fairque.redis.merges.users import merged_active, merged_holders, merged_names, merged_running
 from fairque.redis.missing import note_missing
 from fairque.redis.places import MembersApart, root_of
+from fairque.redis.rulebook import rulebook_in
 
 __all__ = ["ROUTES", "Route", "is_routed", "route"]
 
@@ -156,23 +160,46 @@ async def _policies(
 async def _policy(parts: Sequence[Part], asked: args.Policy, _: object = (), patience: float | None = None) -> Any:
     """Who is in a group lives where that does, so that all of it is served by one choice."""
     if asked.whose == EVERYONE:
-        return (await _tell_all(parts, asked, patience))[0]
+        return await _tell_rules(parts, asked, patience)
     home = _at(parts, _whose(asked.whose))
     if "group" in asked.changes and (together := _at(parts, root_of(asked.changes["group"]))) != home:
         raise MembersApart(asked.whose, together)
     return await parts[home].call(asked, (), patience)
 
 
-async def _limits(parts: Sequence[Part], asked: args.Limits, _: object = (), patience: float | None = None) -> int:
+async def _limits(
+    parts: Sequence[Part], asked: args.Limits, _: object = (), patience: float | None = None
+) -> list[int]:
     """Those of one user go to its partition, those of each user, and pauses of tasks, to all."""
-    told: defaultdict[int, list[args.LimitRecord]] = defaultdict(list)
-    for limit in asked.limits:
-        user = limit.record.partition("=" if "=" in limit.record.partition(":")[0] else ":")[0]
-        homes = [_at(parts, user)] if user else range(len(parts))
-        for at in homes:
-            told[at].append(limit)
+    shares = divided(asked.limits, _owner)
+    of_all = shares.pop("", ([], []))[1]
+    homes = divided(shares, lambda user: _at(parts, user))
+    told = {at: [limit for user in users for limit in shares[user][1]] for at, (_, users) in homes.items()}
     await tell(parts, {at: args.Limits(asked.declared, limits) for at, limits in told.items()}, patience)
-    return 1
+    if of_all:
+        await _tell_rules(parts, args.Limits(asked.declared, of_all), patience)
+    return [0, 0]
+
+
+def _owner(limit: args.LimitRecord) -> str:
+    """Whose a limit is; '' where it is of all."""
+    return limit.record.partition("=" if "=" in limit.record.partition(":")[0] else ":")[0]
+
+
+async def _tell_rules(parts: Sequence[Part], asked: Any, patience: float | None) -> list[int]:
+    """What governs all users: the first partition numbers the change, the others take it. See lua/lib/revision.lua."""
+    told: list[int] = await parts[0].call(msgspec.structs.replace(asked, revision=-1), (), patience)
+    revision, has_changed = told
+    if has_changed:
+        change = msgspec.structs.replace(asked, revision=revision)
+        answers = await tell(parts, dict.fromkeys(range(1, len(parts)), change), patience)
+    else:
+        answers = await tell(parts, dict.fromkeys(range(1, len(parts)), args.Rulebook(revision)), patience)
+    behind = [at for at, answer in enumerate(answers, 1) if answer[0] < revision]
+    if behind:
+        book = rulebook_in(await parts[0].call(args.Rulebook(-1), (), patience))
+        await asyncio.gather(*(parts[at].call(book.follow, [book.policy], patience) for at in behind))
+    return told
 
 
 async def _schedules(
@@ -236,7 +263,7 @@ ROUTES: dict[str, Route] = {
     **dict.fromkeys(
         (
             *("claim", "settle", "turn", "renew", "leave", "append", "heads", "hand_on", "exchange", "lend", "accept"),
-            *("ripe", "expire", "leave_schedules", "declare", "adopt"),
+            *("ripe", "expire", "leave_schedules", "declare", "adopt", "rulebook", "follow"),
             *("check", "repair", "members", "totals", "agree", "denied", "forward"),
         ),
         of_partition,

@@ -76,8 +76,8 @@ class Renewed(NamedTuple):
 
 class ClaimOptions(TypedDict, total=False):
     """Of a claim, see `arguments.Claim`: `groups` (default: everyone), `wait` and `steal` (True), `holds`, `suspects`,
-    `max_deliveries` (5), `number`, `repeats`, `latest`, `floor`, `up_to`; `settings` are other ones than those of the
-    queue.
+    `max_deliveries` (5), `number`, `repeats`, `latest`, `floor`, `up_to`, `revision`; `settings` are other ones than
+    those of the queue.
     """
 
     groups: Sequence[UserGroup]
@@ -91,6 +91,7 @@ class ClaimOptions(TypedDict, total=False):
     latest: float | None
     floor: float
     up_to: float | None
+    revision: int
     settings: QueueSettings
 
 
@@ -217,6 +218,7 @@ class Store(
             how.get("latest"),
             how.get("floor", 0.0),
             how.get("up_to"),
+            how.get("revision", 0),
         )
 
     async def _claimed(self, reply: list[Any], claim: arguments.Claim, **how: Unpack[ClaimOptions]) -> Claim:

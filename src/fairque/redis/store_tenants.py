@@ -9,6 +9,7 @@ from fairque.limit import Limit
 from fairque.policy import Rate
 from fairque.redis import arguments
 from fairque.redis.keys import encode_user
+from fairque.redis.rulebook import Rulebook, rulebook_in
 from fairque.redis.script_caller import ScriptCaller
 
 __all__ = ["TenantScripts"]
@@ -44,6 +45,20 @@ class TenantScripts(ScriptCaller):
         """`user` is encoded, or ``*``."""
         found: list[Any] = await self.call(arguments.Usage(user, days))
         return found
+
+    async def declare_limits(self, limits: Iterable[tuple[str, Limit | None]]) -> int:
+        """What code says, in the first partition of a queue. Returns the revision of what governs all users then."""
+        records = [_record(name, limit) for name, limit in limits]
+        revision, _ = await self.call(arguments.Limits(True, records, -1))
+        return int(revision)
+
+    async def rulebook(self) -> Rulebook:
+        """All that governs all users, as a partition has it."""
+        return rulebook_in(await self.call(arguments.Rulebook(-1)))
+
+    async def follow(self, book: Rulebook) -> None:
+        """A partition takes over what another one has, if that is newer."""
+        await self.call(book.follow, [book.policy])
 
     async def set_limits(self, limits: Iterable[tuple[str, Limit | None]], *, declared: bool) -> None:
         """By record, see `record_of`; None takes it back. `declared`: by the code of a worker."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fairque.backoff import Backoff
@@ -21,8 +20,6 @@ __all__ = ["LimitDeclarations"]
 
 logger = logging.getLogger("fairque.worker")
 BATCH = 500
-SOON = 1.0
-"""Seconds for which all partitions are waited for."""
 
 
 class LimitDeclarations:
@@ -37,16 +34,17 @@ class LimitDeclarations:
         self._newest: TaskFunction[Any, Any] | None = None  # that was registered by then
         self._told: dict[str, TaskFunction[Any, Any]] = {}
         self._is_outdated = asyncio.Event()
-        self._telling: dict[int, asyncio.Task[None]] = {}
+        self.revision = 0
+        """Of what governs all users of a queue with partitions, when they had been told."""
 
     async def tell(self, store: Store, sleep: Callable[[float], Awaitable[object]]) -> None:
-        """All of them. Outages are waited out; of some partitions only, for a moment: see `is_untold`."""
+        """All of them. Outages are waited out: of a queue with partitions that of the first one."""
         latest, functions, limits = newest(), dict(registry), declared_limits()
         parts = store.parts
         if len(parts) == 1:
             await self._tell(store, limits, sleep)
         else:
-            await self._tell_apart(parts, limits)
+            await self._number(parts[0], limits, sleep)
         self._newest, self._told = latest, functions
 
     async def _tell(
@@ -62,31 +60,19 @@ class LimitDeclarations:
             else:
                 del left[:BATCH]
 
-    async def _tell_apart(self, parts: Sequence[Store], limits: list[tuple[str, Limit | None]]) -> None:
-        """What does not answer soon is told later, and not served before that."""
-        for telling in self._telling.values():
-            telling.cancel()
-        self._telling = {
-            at: asyncio.create_task(self._tell(part, limits, asyncio.sleep)) for at, part in enumerate(parts)
-        }
-        for at, telling in self._telling.items():
-            telling.add_done_callback(partial(self._told_one, at))
-        done, _ = await asyncio.wait(self._telling.values(), timeout=SOON)
-        for telling in done:
-            telling.result()
-
-    def _told_one(self, partition: int, telling: asyncio.Task[None]) -> None:
-        if self._telling.get(partition) is telling and not telling.cancelled() and telling.exception() is None:
-            del self._telling[partition]
-            self._signals.wake()
-
-    def is_untold(self, partition: int) -> bool:
-        """Whether one of several partitions does not know them yet: nothing is claimed there."""
-        return partition in self._telling
-
-    def stop(self) -> None:
-        for telling in self._telling.values():
-            telling.cancel()
+    async def _number(
+        self, first: Store, limits: list[tuple[str, Limit | None]], sleep: Callable[[float], Awaitable[object]]
+    ) -> None:
+        """The first partition numbers what is new. Others are brought it before something is claimed there."""
+        left, backoff = list(limits), Backoff()
+        while left and not self._signals.stopping:
+            try:
+                self.revision = await first.declare_limits(left[:BATCH])
+            except FairqueError as exc:
+                logger.warning("cannot declare the limits of tasks, trying again: %s", exc)
+                await sleep(backoff.next())
+            else:
+                del left[:BATCH]
 
     async def keep_telling(self, store: Store) -> None:
         """Until it is cancelled: those of modules that are imported while the worker runs."""

@@ -16,6 +16,7 @@ from fairque.redis.store import ClaimOptions, Store
 from fairque.worker.lending import Lending
 from fairque.worker.options import WorkerOptions
 from fairque.worker.pace import Pace
+from fairque.worker.ruling import Ruling
 from fairque.worker.runner import Runner
 from fairque.worker.settler import Settler
 from fairque.worker.settlers import Settlers
@@ -47,6 +48,7 @@ class Desk:
         steal_pause: When nothing is to be stolen from others there.
         signals: Of the worker.
         lending: Moves places of limits between the partitions.
+        ruling: Has them know what governs all users.
         on_forsaken: Told its number where somebody has to go on with a move.
     """
 
@@ -61,6 +63,7 @@ class Desk:
         steal_pause: StealPause,
         signals: Signals,
         lending: Lending,
+        ruling: Ruling,
         on_forsaken: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.number = number
@@ -73,6 +76,7 @@ class Desk:
         self._runner = runner
         self._signals = signals
         self._lending = lending
+        self._ruling = ruling
         self._pace = Pace(max(1, options.concurrency // SHARE_OF_A_CLAIM))
         self._claim_number = time.time_ns() // 1000  # beyond those of a process before it under the same id
         self.reporting: asyncio.Task[None] | None = None
@@ -228,6 +232,10 @@ class Desk:
         self.seen_at = time.monotonic()
         choice.saw(self.number, sight, self.seen_at)
 
+    def _hear(self, heads: Heads) -> None:
+        self._lending.told(self.number, heads)
+        self._ruling.told(self.number, heads)
+
     async def hand_on(self) -> None:
         """It was told of work, or knows a moment, and has no slot: somebody else looks. It will, once it has one."""
         self.call()
@@ -256,6 +264,7 @@ class Desk:
             "latest": chosen.latest,
             "floor": chosen.floor,
             "up_to": chosen.until,
+            "revision": self._ruling.latest,
         }
 
     def _failed(self, error: FairqueError, choice: PartitionChoice) -> None:
@@ -270,6 +279,10 @@ class Desk:
         """Start what came, and see when to look again."""
         self.steal_pause.heard()
         self._pace.went_well()
+        if claim.is_outdated:  # what it may have been handed by an earlier try it hears of then
+            self._ruling.bring(self.number)
+            self.is_waiting, self.look_at = False, time.monotonic() + BLOCKED
+            return
         self._signals.serving.set()
         is_short = len(claim.deliveries) < want
         self._take(claim.deliveries, is_short)
@@ -304,7 +317,7 @@ class Desk:
 
     def _sight_in(self, heads: Heads) -> Sight:
         """What else is to be done there is told to whoever does it."""
-        self._lending.told(self.number, heads)
+        self._hear(heads)
         if heads.has_forsaken:
             self._on_forsaken(self.number)
         return Sight(heads.head, heads.time, heads.mean, heads.ready, heads.workers)

@@ -27,6 +27,7 @@ from fairque.worker.options import WorkerOptions
 from fairque.worker.outcomes import Outcomes
 from fairque.worker.progress import Progress
 from fairque.worker.renewal import Renewal
+from fairque.worker.ruling import Ruling
 from fairque.worker.run_times import MOST_NAMES, RunTimes
 from fairque.worker.runner import Runner
 from fairque.worker.settler import Settler
@@ -91,10 +92,12 @@ class Parts:
         pauses = [StealPause(settings.lease_ms, timeout, self.renewal.watch) for _ in self._stores]
         self.turns: Turns | SpreadTurns
         self._lending: Lending | None = None
+        self._ruling: Ruling | None = None
         on_work: list[Callable[[], None]] = [lambda: None]
         if isinstance(self.settler, Settlers):
             self._lending = Lending(self._stores)
-            more = (self._lending, self._forsaken.note)
+            self._ruling = Ruling(self._stores, limits)
+            more = (self._lending, self._ruling, self._forsaken.note)
             desks = [
                 Desk(at, part, options, settlers[at], self.settler, self.runner, pauses[at], signals, *more)
                 for at, part in enumerate(self._stores)
@@ -159,9 +162,10 @@ class Parts:
     async def close(self) -> None:
         """Say goodbye, where nothing is to be reported any more: else this worker is one that fell silent."""
         self._is_closed = True
-        self._limits.stop()
         if self._lending is not None:
             await self._lending.stop()
+        if self._ruling is not None:
+            await self._ruling.stop()
         await self._executor.close()
         await self.renewal.stop()
         await self.progress.stop()

@@ -167,7 +167,7 @@ class SpreadTurns:
         return self._concurrency - len(self._runner) - sum(desk.reserved for desk in self._desks if desk.claiming)
 
     def _can_claim(self, desk: Desk) -> bool:
-        return desk.can_claim and not self._limits.is_untold(desk.number)
+        return desk.can_claim
 
     def _want(self, desk: Desk, room: int) -> int:
         most = desk.most

@@ -1,8 +1,8 @@
 #!lua
 -- Promote what is due, steal from silent workers, then serve fairly.
 -- KEYS[1]  state
--- Returns  {now, ms for which the worker may sleep, -1 for ever, or -2: the lists of its assignments are to be sent, then per delivery: user, id, lane, stream id, attempt, score,
---          history, body}. history: '' at the first delivery, else 'failures lost returned returned-since queued canceling'
+-- Returns  {now, ms for which the worker may sleep, -1 for ever, -2: the lists of its assignments are to be sent, or -3: what
+--          governs all users was changed elsewhere, then per delivery: user, id, lane, stream id, attempt, score, history, body}. history: '' at the first delivery, else 'failures lost returned returned-since queued canceling'
 --          body: '' where there is one too many: it is to be put back
 -- Cost     O(wanted log users), plus O(1) per promoted and stolen task, both bounded
 local keys_of_call, values_of_call = KEYS, ARGV
@@ -112,6 +112,7 @@ local is_weighing
 local keeper_known
 local next_arrival
 local of_queue
+local revision_known
 local root
 local save_bytes
 local save_lines
@@ -157,7 +158,7 @@ end
 calls[#calls + 1] = function()
   of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
     'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-    'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere', 'moved')
+    'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere', 'moved', 'revision')
   arrival = tonumber(of_queue[2] or 0)
   has_policies, has_assigned = of_queue[3], of_queue[4]
   clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -171,6 +172,7 @@ calls[#calls + 1] = function()
   root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
   root.elsewhere = tonumber(of_queue[20] or nil) -- of a partition: the time of the queue, see lib/between.lua
   has_moved = of_queue[21] -- lib/moved.lua
+  revision_known = tonumber(of_queue[22] or 0) -- lib/revision.lua
   saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
   counts = {}
   save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
@@ -3387,12 +3389,8 @@ local function new_loans()
 
   return it
 end
-local limited
-local limiting
-local new_limits
-do
 
-function new_limits()
+local function new_limits()
   local it, rules, known, freed = {}, {}, {}, {}
   local held_key, turns_key = prefix .. 'held', prefix .. 'held-turns'
   local LOOK_MS, UNLIMITED = 1000, 100 -- a look even if nothing was freed; how many are let in when a limit is gone
@@ -4030,6 +4028,7 @@ function new_limits()
 
   return it
 end
+local limited
 
 -- At the end of a script that made room.
 local function pass_room_on()
@@ -4040,7 +4039,7 @@ local function pass_room_on()
 end
 
 -- Also in a queue whose last limit was lifted, while a task still counts for it.
-function limiting()
+local function limiting()
   limited = limited or new_limits()
   return limited
 end
@@ -4048,7 +4047,6 @@ calls[#calls + 1] = function()
   limited = has_limits and new_limits() or nil
   if limited then on_held_back, on_reviewed = limited.take_back, limited.came_back end
   return NEXT
-end
 end
 
 -- Lua unpacks a few thousand at a time.
@@ -6272,7 +6270,7 @@ local function sight_of(names, stand, is_due)
   local head, time_now = head_of(names, stand, is_due), (root.elsewhere or 0) + stand.offset
   local workers = call('ZCARD', prefix .. 'workers')
   return { head and exactly(head) or '', exactly(time_now), exactly(root.mean), lines.size(root), workers,
-    has_forsaken(stand), next_exchange() }
+    has_forsaken(stand), next_exchange(), revision_known }
 end
 
 function new_between(claim, is_for_all)
@@ -6334,6 +6332,7 @@ end
 local claim_tasks
 do
 
+local OUTDATED = -3 -- what governs all users was changed, and not here: see lib/revision.lua
 local UNKNOWN = -2 -- instead of a time to sleep: an assignment is not known, and its list was not sent
 
 -- Whether the lists of all assignments are known. Those that came with the call are noted.
@@ -6346,10 +6345,11 @@ local function know_groups(claim)
 end
 
 function claim_tasks(claim)
-  local worker, want, priority_step_ms, dead_letter_ttl_ms, waits, steals, groups, repeats, latest =
-    claim[1], claim[2], claim[5], claim[6], claim[7], claim[8], claim[10], claim[15], claim[17]
+  local worker, want, priority_step_ms, dead_letter_ttl_ms, waits, steals, groups, repeats, latest, revision =
+    claim[1], claim[2], claim[5], claim[6], claim[7], claim[8], claim[10], claim[15], claim[17], claim[20]
   local LOOKS = 20
   local work = new_work(claim)
+  if revision > revision_known then return { now, OUTDATED } end
   if came_too_late(claim) then return work.reply(-1) end
   if (has_assigned or groups[1] ~= '*') and not know_groups(claim) then return { now, UNKNOWN } end
   call('ZADD', prefix .. 'workers', now, worker)
@@ -6404,7 +6404,7 @@ end
 -- ARGV[1] is the msgpack of Claim: worker: str, want: int, lease_ms: int, max_message_bytes: int, priority_step_ms:
 --   int, dead_letter_ttl_ms: int, waits: bool, steals: bool, fairness: str, groups: Sequence[str], holds: int,
 --   suspects: int, max_deliveries: int, number: int, repeats: bool, lists: Sequence[Sequence[str]], latest: float |
---   None, floor: float, up_to: float | None
+--   None, floor: float, up_to: float | None, revision: int
 --   waits: note the worker as waiting when short. steals: look at what silent workers have. fairness: cost or time.
 --   groups: the assignments it serves, first to last; ``*`` is everyone. lists: the encoded users of each, where the
 --   script asked for them. holds: deliveries that it has, suspects: of them, those that were lost before and came less
@@ -6414,15 +6414,16 @@ end
 --   have been answered.
 --   latest: in a queue with partitions, its virtual time as far as is known, from which one goes on that stood empty.
 --   floor: from which one goes on that was away. up_to: nobody is served who stands at a later one; None: everybody.
+--   revision: of what governs all users, as far as is known.
 local args
-local worker, want, lease_ms, max_message_bytes, priority_step_ms, dead_letter_ttl_ms, waits, steals, fairness, groups, holds, suspects, max_deliveries, number, repeats, lists, latest, floor, up_to
+local worker, want, lease_ms, max_message_bytes, priority_step_ms, dead_letter_ttl_ms, waits, steals, fairness, groups, holds, suspects, max_deliveries, number, repeats, lists, latest, floor, up_to, revision
 local is_done, reply
 calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
   worker, want, lease_ms, max_message_bytes, priority_step_ms, dead_letter_ttl_ms, waits, steals, fairness,
-    groups, holds, suspects, max_deliveries, number, repeats, lists, latest, floor, up_to =
+    groups, holds, suspects, max_deliveries, number, repeats, lists, latest, floor, up_to, revision =
     args[1], args[2], args[3], args[4], args[5], args[6], args[7], args[8], args[9], args[10], args[11], args[12],
-    args[13], args[14], args[15], args[16], args[17], args[18], args[19]
+    args[13], args[14], args[15], args[16], args[17], args[18], args[19], args[20]
   is_done, reply = pcall(claim_tasks, args)
   save_state()
   if not is_done then error(reply, 0) end

@@ -106,6 +106,7 @@ local is_weighing
 local keeper_known
 local next_arrival
 local of_queue
+local revision_known
 local root
 local save_bytes
 local save_lines
@@ -151,7 +152,7 @@ end
 calls[#calls + 1] = function()
   of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
     'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-    'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere', 'moved')
+    'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere', 'moved', 'revision')
   arrival = tonumber(of_queue[2] or 0)
   has_policies, has_assigned = of_queue[3], of_queue[4]
   clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -165,6 +166,7 @@ calls[#calls + 1] = function()
   root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
   root.elsewhere = tonumber(of_queue[20] or nil) -- of a partition: the time of the queue, see lib/between.lua
   has_moved = of_queue[21] -- lib/moved.lua
+  revision_known = tonumber(of_queue[22] or 0) -- lib/revision.lua
   saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
   counts = {}
   save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua

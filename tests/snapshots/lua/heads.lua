@@ -3,7 +3,8 @@
 -- KEYS[1]  state
 -- Returns  {the virtual time of whom a claim would serve next, '' where nobody is ready, that of the queue as it is known
 --          here, the mean service, how many are ready, how many workers, 1 where a move waits for somebody to go on with it,
---          ms until places of limits are to be moved or -1}
+--          ms until places of limits are to be moved or -1, the revision of what governs
+--          all users}
 -- Cost     O(log users) per assignment
 local keys_of_call, values_of_call = KEYS, ARGV
 local KEYS, ARGV
@@ -108,6 +109,7 @@ local is_weighing
 local keeper_known
 local next_arrival
 local of_queue
+local revision_known
 local root
 local save_bytes
 local save_lines
@@ -153,7 +155,7 @@ end
 calls[#calls + 1] = function()
   of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
     'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-    'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere', 'moved')
+    'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere', 'moved', 'revision')
   arrival = tonumber(of_queue[2] or 0)
   has_policies, has_assigned = of_queue[3], of_queue[4]
   clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -167,6 +169,7 @@ calls[#calls + 1] = function()
   root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
   root.elsewhere = tonumber(of_queue[20] or nil) -- of a partition: the time of the queue, see lib/between.lua
   has_moved = of_queue[21] -- lib/moved.lua
+  revision_known = tonumber(of_queue[22] or 0) -- lib/revision.lua
   saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
   counts = {}
   save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
@@ -2154,7 +2157,7 @@ function sight_of(names, stand, is_due)
   local head, time_now = head_of(names, stand, is_due), (root.elsewhere or 0) + stand.offset
   local workers = call('ZCARD', prefix .. 'workers')
   return { head and exactly(head) or '', exactly(time_now), exactly(root.mean), lines.size(root), workers,
-    has_forsaken(stand), next_exchange() }
+    has_forsaken(stand), next_exchange(), revision_known }
 end
 
 function new_between(claim, is_for_all)

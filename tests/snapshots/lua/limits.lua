@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Set limits, by hand or as code declares them, or take them back; pause all tasks of a name, or go on with them.
 -- KEYS[1]  state
--- Returns  1
+-- Returns  {the revision of what governs all users, 1 where something has changed; or -1: see lib/revision.lua}
 -- Cost     O(limits)
 local keys_of_call, values_of_call = KEYS, ARGV
 local KEYS, ARGV
@@ -106,6 +106,7 @@ local is_weighing
 local keeper_known
 local next_arrival
 local of_queue
+local revision_known
 local root
 local save_bytes
 local save_lines
@@ -151,7 +152,7 @@ end
 calls[#calls + 1] = function()
   of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
     'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-    'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere', 'moved')
+    'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere', 'moved', 'revision')
   arrival = tonumber(of_queue[2] or 0)
   has_policies, has_assigned = of_queue[3], of_queue[4]
   clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -165,6 +166,7 @@ calls[#calls + 1] = function()
   root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
   root.elsewhere = tonumber(of_queue[20] or nil) -- of a partition: the time of the queue, see lib/between.lua
   has_moved = of_queue[21] -- lib/moved.lua
+  revision_known = tonumber(of_queue[22] or 0) -- lib/revision.lua
   saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
   counts = {}
   save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
@@ -182,33 +184,6 @@ calls[#calls + 1] = function()
       .. '`fairque doctor --repair`, which begins it anew and counts')
   end
   return NEXT
-end
-
--- lib/wake.lua
--- Tell at most `tasks` idle workers that `user` has work, or all that serve everyone, and not the one that calls. A worker
--- whose message nobody received is gone: the next is told.
-
-local function reaches(worker) return call('SPUBLISH', prefix .. 'wake:' .. worker, '') > 0 end
-
-local function tell_all_workers()
-  for _, worker in ipairs(call('ZRANGE', prefix .. 'workers', 0, -1)) do reaches(worker) end
-end
-
-local function wake_from(set, tasks, except)
-  while tasks > 0 do
-    local worker = call('SPOP', set)
-    if not worker then break end
-    if worker ~= except and reaches(worker) then tasks = tasks - 1 end
-  end
-  return tasks
-end
-
-local function wake(user, tasks, except)
-  -- Of none, where that key is of another type.
-  for _, name in ipairs(has_assigned and user and redis.pcall('SMEMBERS', prefix .. 'assignments:' .. user) or {}) do
-    if tasks > 0 then tasks = wake_from(prefix .. 'waiting:' .. name, tasks, except) end
-  end
-  if tasks > 0 then wake_from(prefix .. 'waiting', tasks, except) end
 end
 
 -- lib/absent.lua
@@ -302,16 +277,43 @@ local function refuse_leaving(user)
   refuse_moved(user)
   if call('HGET', frozen_key(user), 'why') == 'move' then refuse_frozen(user) end
 end
--- ARGV[1] is the msgpack of Limits: declared: bool, limits: list[LimitRecord]
---   declared: by the code of a worker; else by hand, which goes before that.
--- LimitRecord: record: str, is_set: bool, max: int | None, interval_us: int | None, burst: int | None, paused: bool |
---   None
---   is_set: else it is taken back. max: most that run at once. interval_us: between two starts. Neither: no limit.
---   paused: of the name of a task, and nothing else of it is changed.
-local args
-local declared, limits
+
+-- lib/limit_records.lua
+-- Records of limits: what is set by hand or declared by code, and what comes of it where that changes.
+
+-- lib/wake.lua
+-- Tell at most `tasks` idle workers that `user` has work, or all that serve everyone, and not the one that calls. A worker
+-- whose message nobody received is gone: the next is told.
+
+local function reaches(worker) return call('SPUBLISH', prefix .. 'wake:' .. worker, '') > 0 end
+
+local function tell_all_workers()
+  for _, worker in ipairs(call('ZRANGE', prefix .. 'workers', 0, -1)) do reaches(worker) end
+end
+
+local function wake_from(set, tasks, except)
+  while tasks > 0 do
+    local worker = call('SPOP', set)
+    if not worker then break end
+    if worker ~= except and reaches(worker) then tasks = tasks - 1 end
+  end
+  return tasks
+end
+
+local function wake(user, tasks, except)
+  -- Of none, where that key is of another type.
+  for _, name in ipairs(has_assigned and user and redis.pcall('SMEMBERS', prefix .. 'assignments:' .. user) or {}) do
+    if tasks > 0 then tasks = wake_from(prefix .. 'waiting:' .. name, tasks, except) end
+  end
+  if tasks > 0 then wake_from(prefix .. 'waiting', tasks, except) end
+end
+local change_record
+local decide
+local forget_limits_if_none
+local look_again
+do
+
 local uncounted_key, paused_key
-local source
 
 -- What runs counts from the beginning. Until the claims that follow have counted it, starts wait (lib/limits.lua).
 local function begin_count(key, record)
@@ -328,7 +330,7 @@ local function end_count(record)
 end
 
 -- What was set by hand holds, else what code declared. Returns whether anything is to be kept, and whether it limits.
-local function decide(key)
+function decide(key)
   local said = call('HMGET', key, 'hand', 'code')
   local by = said[1] and 'hand' or said[2] and 'code'
   call('HDEL', key, 'by', 'max', 'rate_us', 'burst')
@@ -341,7 +343,7 @@ local function decide(key)
 end
 
 -- What is held under the key of the record; or, as a record may be that of many keys, all that is held, with the next claims.
-local function look_again(record)
+function look_again(record)
   if call('EXISTS', prefix .. 'loan:' .. record, prefix .. 'loans:' .. record) > 0 then
     call('ZADD', prefix .. 'exchanges', now, record)
   end
@@ -354,29 +356,20 @@ local function look_again(record)
   if wake_from(prefix .. 'waiting', 1) > 0 then tell_all_workers() end
 end
 
-local function set(limit)
-  local record, is_set, max, interval_us, burst, paused = limit[1], limit[2], limit[3], limit[4], limit[5], limit[6]
+-- Has `write` change what is said in a record. Returns whether that was something else before.
+function change_record(record, write)
   local key = prefix .. 'limit:' .. record
-  if not is_set and paused == nil and call('HEXISTS', key, source) == 0 then return end
+  local said = call('HMGET', key, 'hand', 'code', 'paused')
   local before = call('HMGET', key, 'by', 'max', 'rate_us', 'burst', 'paused')
-  if paused ~= nil then
-    if paused then
-      call('HSET', key, 'paused', 1)
-      call('SADD', paused_key, record)
-    else
-      call('HDEL', key, 'paused')
-      call('SREM', paused_key, record)
-    end
-  elseif is_set then
-    call('HSET', key, source, string.format('%s %s %s', max or '-', interval_us or '-', burst or '-'))
-  else
-    call('HDEL', key, source)
-  end
+  write(key)
+  local now_said = call('HMGET', key, 'hand', 'code', 'paused')
   local exists, limits_now = decide(key)
+  call(now_said[3] and 'SADD' or 'SREM', paused_key, record)
   if exists then
     call('ZADD', prefix .. 'limit-keys', 0, record)
   else
     call('ZREM', prefix .. 'limit-keys', record)
+    call('HDEL', key, 'changed')
   end
   if limits_now and not (before[2] or before[3]) then begin_count(key, record) end
   if not limits_now then
@@ -388,16 +381,68 @@ local function set(limit)
   local after = call('HMGET', key, 'by', 'max', 'rate_us', 'burst', 'paused')
   if exists and after[2] ~= before[2] then call('HSET', key, 'changed', string.format('%.0f', now_us)) end -- lib/loans.lua
   for at = 2, 5 do
-    if after[at] ~= before[at] then return look_again(record) end
+    if after[at] ~= before[at] then
+      look_again(record)
+      break
+    end
   end
+  return said[1] ~= now_said[1] or said[2] ~= now_said[2] or said[3] ~= now_said[3]
 end
 
 -- What is held, or has a place in hand, still has to come back.
-local left
+function forget_limits_if_none()
+  local left = call('HMGET', state_key, 'limits', 'in_hand')
+  if left[1] == '0' and tonumber(left[2] or 0) == 0 and call('EXISTS', prefix .. 'held', prefix .. 'exchanges') == 0 then
+    call('HDEL', state_key, 'limits')
+  end
+end
+calls[#calls + 1] = function()
+  uncounted_key, paused_key = prefix .. 'uncounted', prefix .. 'paused-tasks'
+  return NEXT
+end
+end
+
+-- lib/revision.lua
+-- What governs all users (the policy of everybody, limits that are not of one user, pauses of tasks) is the same in each
+-- partition of a queue, and has a revision: changes are numbered by the first partition, and each other one takes those it
+-- lacks, in their order, before it serves. `revision` of the state. Of a call: 0, it is about a user, or the queue has no
+-- partitions; -1: this is the first partition, which numbers it; else the number that the first one gave it.
+
+local function known_revision() return tonumber(call('HGET', state_key, 'revision') or 0) end
+
+-- Whether what the call brings is not the next change: it is known, or others come before it.
+local function follows(revision) return revision > 0 and known_revision() ~= revision - 1 end
+
+local function note_revision(revision, has_changed)
+  if revision > 0 or (revision < 0 and has_changed) then call('HINCRBY', state_key, 'revision', 1) end
+end
+-- ARGV[1] is the msgpack of Limits: declared: bool, limits: list[LimitRecord], revision: int
+--   declared: by the code of a worker; else by hand, which goes before that. revision: see lib/revision.lua.
+-- LimitRecord: record: str, is_set: bool, max: int | None, interval_us: int | None, burst: int | None, paused: bool |
+--   None
+--   is_set: else it is taken back. max: most that run at once. interval_us: between two starts. Neither: no limit.
+--   paused: of the name of a task, and nothing else of it is changed.
+local args
+local declared, limits, revision
+local source
+
+local function set(limit)
+  local record, is_set, max, interval_us, burst, paused = limit[1], limit[2], limit[3], limit[4], limit[5], limit[6]
+  return change_record(record, function(key)
+    if paused ~= nil then
+      if paused then call('HSET', key, 'paused', 1) else call('HDEL', key, 'paused') end
+    elseif is_set then
+      call('HSET', key, source, string.format('%s %s %s', max or '-', interval_us or '-', burst or '-'))
+    else
+      call('HDEL', key, source)
+    end
+  end)
+end
+
+local has_changed
 calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
-  declared, limits = args[1], args[2]
-  uncounted_key, paused_key = prefix .. 'uncounted', prefix .. 'paused-tasks'
+  declared, limits, revision = args[1], args[2], args[3]
   source = declared and 'code' or 'hand'
   if has_damaged or has_moved then
     for _, limit in ipairs(limits) do
@@ -405,13 +450,13 @@ calls[#calls + 1] = function()
       refuse_leaving(string.match(record, '^[^:=]*')) -- nobody, where it is about all
     end
   end
-  for _, limit in ipairs(limits) do set(limit) end
+  if follows(revision) then return { known_revision(), -1 } end
+  has_changed = false
+  for _, limit in ipairs(limits) do has_changed = set(limit) or has_changed end
+  note_revision(revision, has_changed)
   save_state()
-  left = call('HMGET', state_key, 'limits', 'in_hand')
-  if left[1] == '0' and tonumber(left[2] or 0) == 0 and call('EXISTS', prefix .. 'held', prefix .. 'exchanges') == 0 then
-    call('HDEL', state_key, 'limits')
-  end
-  return 1
+  forget_limits_if_none()
+  return { known_revision(), has_changed and 1 or 0 }
 end
 local function run(its_keys, its_values)
   KEYS, ARGV = its_keys, its_values

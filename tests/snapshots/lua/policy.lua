@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Change a policy: of a user, of a group, or of everybody who does not say otherwise.
 -- KEYS[1]  state
--- Returns  the policy as a msgpack map, '' when nothing is left of it
+-- Returns  {the revision of what governs all users, 1 where that has changed; or -1: see lib/revision.lua}
 -- Cost     O(log users); the default of '*' is brought to those who wait by the claims that follow
 local keys_of_call, values_of_call = KEYS, ARGV
 local KEYS, ARGV
@@ -106,6 +106,7 @@ local is_weighing
 local keeper_known
 local next_arrival
 local of_queue
+local revision_known
 local root
 local save_bytes
 local save_lines
@@ -151,7 +152,7 @@ end
 calls[#calls + 1] = function()
   of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
     'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-    'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere', 'moved')
+    'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere', 'moved', 'revision')
   arrival = tonumber(of_queue[2] or 0)
   has_policies, has_assigned = of_queue[3], of_queue[4]
   clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -165,6 +166,7 @@ calls[#calls + 1] = function()
   root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
   root.elsewhere = tonumber(of_queue[20] or nil) -- of a partition: the time of the queue, see lib/between.lua
   has_moved = of_queue[21] -- lib/moved.lua
+  revision_known = tonumber(of_queue[22] or 0) -- lib/revision.lua
   saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
   counts = {}
   save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
@@ -183,6 +185,9 @@ calls[#calls + 1] = function()
   end
   return NEXT
 end
+
+-- lib/change_policy.lua
+-- Change what a policy says, and what hangs on that.
 
 -- lib/fair.lua
 -- The fair choice (start-time fair queueing: Goyal, Vin, Cheng, SIGCOMM 1996), and its doors. What they change is written
@@ -3555,56 +3560,16 @@ local function new_weighing()
 
   return it
 end
--- ARGV[1] is the msgpack of Policy: whose: str, changes: Mapping[str, Any], forgotten: Sequence[str], is_behind: bool
---   whose: a user, '@' and a group, or '*'. forgotten: fields, '*' for all. is_behind: of a group that has left for
---   another partition.
-local args
-local whose, changes, forgotten, is_behind
-local is_user
-local key
-local packed
-local policy
-local reservation, group
-local weight, had_bytes
-local answer
-local index
 
-local function change_user()
-  local u = nodes.user(whose)
-  if (u.policy.min_running or 0) < reservation then governed.forgive(u) end
-  if nodes.is_somewhere(u) then nodes.reweight(u) end
-  if governed.review(whose) then wake(whose, governed.waiting(whose)) end
-  pass_room_on()
-end
-
-local function change_group()
-  local line = lines.at(string.sub(whose, 2))
-  nodes.rescale(line, line.weight / (policy.weight or 1))
-  line.weight = policy.weight or 1
-  line.is_changed = call('EXISTS', line.hash) == 1
-end
-
-local function change_default(was_paused)
-  local sweep = new_sweep()
-  sweep.change_default(was_paused, policy.weight ~= weight)
-  sweep.tell_a_worker()
-end
-
-local was_paused
-calls[#calls + 1] = function()
-  args = cmsgpack.unpack(ARGV[1])
-  whose, changes, forgotten, is_behind = args[1], args[2], args[3], args[4]
-  is_user = whose ~= '*' and string.byte(whose) ~= 64
-  if has_damaged or has_moved then
-    if is_user then refuse_leaving(whose) end
-    refuse_moved_group(is_user and changes.group or not (is_user or is_behind) and whose or nil)
-  end
-  key = prefix .. 'policy:' .. whose
-  packed = call('GET', key)
-  policy = packed and cmsgpack.unpack(packed) or {}
+-- Returns the policy as a msgpack map, '' when nothing is left of it.
+local function change_policy(whose, changes, forgotten)
+  local key = prefix .. 'policy:' .. whose
+  local packed = call('GET', key)
+  local policy = packed and cmsgpack.unpack(packed) or {}
+  local is_user = whose ~= '*' and string.byte(whose) ~= 64
   govern()
-  reservation, group = is_user and nodes.user(whose).policy.min_running or 0, policy.group
-  weight, had_bytes = policy.weight, policy.max_bytes
+  local reservation, group = is_user and nodes.user(whose).policy.min_running or 0, policy.group
+  local weight, had_bytes = policy.weight, policy.max_bytes
   if is_user then governed.know_places(whose) end
   for _, field in ipairs(forgotten) do
     if field == '*' then policy = {} end
@@ -3616,8 +3581,8 @@ calls[#calls + 1] = function()
     nodes.forget_own_tag(nodes.user(whose))
     if has_assigned then assignments.withdraw(nodes.user(whose)) end
   end
-  answer = ''
-  index = prefix .. (is_user and 'policy-users' or 'policy-groups')
+  local answer = ''
+  local index = prefix .. (is_user and 'policy-users' or 'policy-groups')
   if next(policy) then
     answer = cmsgpack.pack(policy)
     call('SET', key, answer)
@@ -3628,11 +3593,33 @@ calls[#calls + 1] = function()
     call('ZREM', index, whose)
     count('policies', -1)
   end
+
+  local function change_user()
+    local u = nodes.user(whose)
+    if (u.policy.min_running or 0) < reservation then governed.forgive(u) end
+    if nodes.is_somewhere(u) then nodes.reweight(u) end
+    if governed.review(whose) then wake(whose, governed.waiting(whose)) end
+    pass_room_on()
+  end
+
+  local function change_group()
+    local line = lines.at(string.sub(whose, 2))
+    nodes.rescale(line, line.weight / (policy.weight or 1))
+    line.weight = policy.weight or 1
+    line.is_changed = call('EXISTS', line.hash) == 1
+  end
+
+  local function change_default(was_paused)
+    local sweep = new_sweep()
+    sweep.change_default(was_paused, policy.weight ~= weight)
+    sweep.tell_a_worker()
+  end
+
   if (had_bytes == nil) ~= (policy.max_bytes == nil) then
     new_weighing().change_limit(whose, policy.max_bytes ~= nil)
     wake_from(prefix .. 'waiting', 1)
   end
-  was_paused = governed.all_paused
+  local was_paused = governed.all_paused
   governed.read_policies()
   if is_user then
     change_user()
@@ -3641,9 +3628,47 @@ calls[#calls + 1] = function()
   elseif packed or answer ~= '' then
     change_default(was_paused)
   end
+  return answer
+end
+
+-- lib/revision.lua
+-- What governs all users (the policy of everybody, limits that are not of one user, pauses of tasks) is the same in each
+-- partition of a queue, and has a revision: changes are numbered by the first partition, and each other one takes those it
+-- lacks, in their order, before it serves. `revision` of the state. Of a call: 0, it is about a user, or the queue has no
+-- partitions; -1: this is the first partition, which numbers it; else the number that the first one gave it.
+
+local function known_revision() return tonumber(call('HGET', state_key, 'revision') or 0) end
+
+-- Whether what the call brings is not the next change: it is known, or others come before it.
+local function follows(revision) return revision > 0 and known_revision() ~= revision - 1 end
+
+local function note_revision(revision, has_changed)
+  if revision > 0 or (revision < 0 and has_changed) then call('HINCRBY', state_key, 'revision', 1) end
+end
+-- ARGV[1] is the msgpack of Policy: whose: str, changes: Mapping[str, Any], forgotten: Sequence[str], is_behind:
+--   bool, revision: int
+--   whose: a user, '@' and a group, or '*'. forgotten: fields, '*' for all. is_behind: of a group that has left for
+--   another partition. revision: see lib/revision.lua.
+local args
+local whose, changes, forgotten, is_behind, revision
+local is_user
+local before
+local has_changed
+calls[#calls + 1] = function()
+  args = cmsgpack.unpack(ARGV[1])
+  whose, changes, forgotten, is_behind, revision = args[1], args[2], args[3], args[4], args[5]
+  is_user = whose ~= '*' and string.byte(whose) ~= 64
+  if has_damaged or has_moved then
+    if is_user then refuse_leaving(whose) end
+    refuse_moved_group(is_user and changes.group or not (is_user or is_behind) and whose or nil)
+  end
+  if follows(revision) then return { known_revision(), -1 } end
+  before = call('GET', prefix .. 'policy:' .. whose) or ''
+  has_changed = change_policy(whose, changes, forgotten) ~= before
+  note_revision(revision, has_changed)
   save_state()
   forget_policies_if_none()
-  return answer
+  return { known_revision(), has_changed and 1 or 0 }
 end
 local function run(its_keys, its_values)
   KEYS, ARGV = its_keys, its_values

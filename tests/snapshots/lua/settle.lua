@@ -111,6 +111,7 @@ local is_weighing
 local keeper_known
 local next_arrival
 local of_queue
+local revision_known
 local root
 local save_bytes
 local save_lines
@@ -156,7 +157,7 @@ end
 calls[#calls + 1] = function()
   of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
     'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-    'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere', 'moved')
+    'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere', 'moved', 'revision')
   arrival = tonumber(of_queue[2] or 0)
   has_policies, has_assigned = of_queue[3], of_queue[4]
   clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -170,6 +171,7 @@ calls[#calls + 1] = function()
   root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
   root.elsewhere = tonumber(of_queue[20] or nil) -- of a partition: the time of the queue, see lib/between.lua
   has_moved = of_queue[21] -- lib/moved.lua
+  revision_known = tonumber(of_queue[22] or 0) -- lib/revision.lua
   saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
   counts = {}
   save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
@@ -2871,12 +2873,8 @@ local function new_loans()
 
   return it
 end
-local limited
-local limiting
-local new_limits
-do
 
-function new_limits()
+local function new_limits()
   local it, rules, known, freed = {}, {}, {}, {}
   local held_key, turns_key = prefix .. 'held', prefix .. 'held-turns'
   local LOOK_MS, UNLIMITED = 1000, 100 -- a look even if nothing was freed; how many are let in when a limit is gone
@@ -3514,6 +3512,7 @@ function new_limits()
 
   return it
 end
+local limited
 
 -- At the end of a script that made room.
 local function pass_room_on()
@@ -3524,7 +3523,7 @@ local function pass_room_on()
 end
 
 -- Also in a queue whose last limit was lifted, while a task still counts for it.
-function limiting()
+local function limiting()
   limited = limited or new_limits()
   return limited
 end
@@ -3532,7 +3531,6 @@ calls[#calls + 1] = function()
   limited = has_limits and new_limits() or nil
   if limited then on_held_back, on_reviewed = limited.take_back, limited.came_back end
   return NEXT
-end
 end
 
 -- lib/canceled.lua

@@ -110,6 +110,7 @@ local is_weighing
 local keeper_known
 local next_arrival
 local of_queue
+local revision_known
 local root
 local save_bytes
 local save_lines
@@ -155,7 +156,7 @@ end
 calls[#calls + 1] = function()
   of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
     'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-    'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere', 'moved')
+    'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere', 'moved', 'revision')
   arrival = tonumber(of_queue[2] or 0)
   has_policies, has_assigned = of_queue[3], of_queue[4]
   clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -169,6 +170,7 @@ calls[#calls + 1] = function()
   root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
   root.elsewhere = tonumber(of_queue[20] or nil) -- of a partition: the time of the queue, see lib/between.lua
   has_moved = of_queue[21] -- lib/moved.lua
+  revision_known = tonumber(of_queue[22] or 0) -- lib/revision.lua
   saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
   counts = {}
   save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
@@ -2870,12 +2872,8 @@ local function new_loans()
 
   return it
 end
-local limited
-local limiting
-local new_limits
-do
 
-function new_limits()
+local function new_limits()
   local it, rules, known, freed = {}, {}, {}, {}
   local held_key, turns_key = prefix .. 'held', prefix .. 'held-turns'
   local LOOK_MS, UNLIMITED = 1000, 100 -- a look even if nothing was freed; how many are let in when a limit is gone
@@ -3513,6 +3511,7 @@ function new_limits()
 
   return it
 end
+local limited
 
 -- At the end of a script that made room.
 local function pass_room_on()
@@ -3523,7 +3522,7 @@ local function pass_room_on()
 end
 
 -- Also in a queue whose last limit was lifted, while a task still counts for it.
-function limiting()
+local function limiting()
   limited = limited or new_limits()
   return limited
 end
@@ -3531,7 +3530,6 @@ calls[#calls + 1] = function()
   limited = has_limits and new_limits() or nil
   if limited then on_held_back, on_reviewed = limited.take_back, limited.came_back end
   return NEXT
-end
 end
 
 -- lib/canceled.lua
@@ -6854,7 +6852,7 @@ local function sight_of(names, stand, is_due)
   local head, time_now = head_of(names, stand, is_due), (root.elsewhere or 0) + stand.offset
   local workers = call('ZCARD', prefix .. 'workers')
   return { head and exactly(head) or '', exactly(time_now), exactly(root.mean), lines.size(root), workers,
-    has_forsaken(stand), next_exchange() }
+    has_forsaken(stand), next_exchange(), revision_known }
 end
 
 function new_between(claim, is_for_all)
@@ -6916,6 +6914,7 @@ end
 local claim_tasks
 do
 
+local OUTDATED = -3 -- what governs all users was changed, and not here: see lib/revision.lua
 local UNKNOWN = -2 -- instead of a time to sleep: an assignment is not known, and its list was not sent
 
 -- Whether the lists of all assignments are known. Those that came with the call are noted.
@@ -6928,10 +6927,11 @@ local function know_groups(claim)
 end
 
 function claim_tasks(claim)
-  local worker, want, priority_step_ms, dead_letter_ttl_ms, waits, steals, groups, repeats, latest =
-    claim[1], claim[2], claim[5], claim[6], claim[7], claim[8], claim[10], claim[15], claim[17]
+  local worker, want, priority_step_ms, dead_letter_ttl_ms, waits, steals, groups, repeats, latest, revision =
+    claim[1], claim[2], claim[5], claim[6], claim[7], claim[8], claim[10], claim[15], claim[17], claim[20]
   local LOOKS = 20
   local work = new_work(claim)
+  if revision > revision_known then return { now, OUTDATED } end
   if came_too_late(claim) then return work.reply(-1) end
   if (has_assigned or groups[1] ~= '*') and not know_groups(claim) then return { now, UNKNOWN } end
   call('ZADD', prefix .. 'workers', now, worker)

@@ -1,107 +1,40 @@
 #!lua flags=allow-oom
 -- Set limits, by hand or as code declares them, or take them back; pause all tasks of a name, or go on with them.
 -- KEYS[1]  state
--- Returns  1
+-- Returns  {the revision of what governs all users, 1 where something has changed; or -1: see lib/revision.lua}
 -- Cost     O(limits)
 --@include base
 --@include state
 --@include alive
---@include wake
 --@include absent
+--@include limit_records
+--@include revision
 --@arguments
-local uncounted_key, paused_key = prefix .. 'uncounted', prefix .. 'paused-tasks'
 local source = declared and 'code' or 'hand'
-
--- What runs counts from the beginning. Until the claims that follow have counted it, starts wait (lib/limits.lua).
-local function begin_count(key, record)
-  if call('EXISTS', leases_key) == 0 then return end
-  call('HSET', key, 'uncounted', 1)
-  call('SADD', uncounted_key, record)
-  call('HSET', state_key, 'recount', '0')
-end
-
-local function end_count(record)
-  if call('SREM', uncounted_key, record) == 1 and call('EXISTS', uncounted_key) == 0 then
-    call('HDEL', state_key, 'recount')
-  end
-end
-
--- What was set by hand holds, else what code declared. Returns whether anything is to be kept, and whether it limits.
-local function decide(key)
-  local said = call('HMGET', key, 'hand', 'code')
-  local by = said[1] and 'hand' or said[2] and 'code'
-  call('HDEL', key, 'by', 'max', 'rate_us', 'burst')
-  if not by then return call('HEXISTS', key, 'paused') == 1, false end
-  local most, rate_us, burst = string.match(said[1] or said[2], '(%S+) (%S+) (%S+)')
-  call('HSET', key, 'by', by)
-  if most ~= '-' then call('HSET', key, 'max', most) end
-  if rate_us ~= '-' then call('HSET', key, 'rate_us', rate_us, 'burst', burst) end
-  return true, most ~= '-' or rate_us ~= '-'
-end
-
--- What is held under the key of the record; or, as a record may be that of many keys, all that is held, with the next claims.
-local function look_again(record)
-  if call('EXISTS', prefix .. 'loan:' .. record, prefix .. 'loans:' .. record) > 0 then
-    call('ZADD', prefix .. 'exchanges', now, record)
-  end
-  if call('EXISTS', prefix .. 'held') == 0 then return end
-  if call('ZSCORE', prefix .. 'held', record) then
-    call('ZADD', prefix .. 'held', now, record)
-  else
-    call('HSET', state_key, 'relook', '0')
-  end
-  if wake_from(prefix .. 'waiting', 1) > 0 then tell_all_workers() end
-end
-
-local function set(limit)
-  --@fields LimitRecord limit
-  local key = prefix .. 'limit:' .. record
-  if not is_set and paused == nil and call('HEXISTS', key, source) == 0 then return end
-  local before = call('HMGET', key, 'by', 'max', 'rate_us', 'burst', 'paused')
-  if paused ~= nil then
-    if paused then
-      call('HSET', key, 'paused', 1)
-      call('SADD', paused_key, record)
-    else
-      call('HDEL', key, 'paused')
-      call('SREM', paused_key, record)
-    end
-  elseif is_set then
-    call('HSET', key, source, string.format('%s %s %s', max or '-', interval_us or '-', burst or '-'))
-  else
-    call('HDEL', key, source)
-  end
-  local exists, limits_now = decide(key)
-  if exists then
-    call('ZADD', prefix .. 'limit-keys', 0, record)
-  else
-    call('ZREM', prefix .. 'limit-keys', record)
-  end
-  if limits_now and not (before[2] or before[3]) then begin_count(key, record) end
-  if not limits_now then
-    call('HDEL', key, 'uncounted')
-    call('DEL', prefix .. 'limit-rate:' .. record) -- what is set next begins anew
-    end_count(record)
-  end
-  count('limits', (exists and 1 or 0) - ((before[1] or before[5]) and 1 or 0))
-  local after = call('HMGET', key, 'by', 'max', 'rate_us', 'burst', 'paused')
-  if exists and after[2] ~= before[2] then call('HSET', key, 'changed', string.format('%.0f', now_us)) end -- lib/loans.lua
-  for at = 2, 5 do
-    if after[at] ~= before[at] then return look_again(record) end
-  end
-end
-
 if has_damaged or has_moved then
   for _, limit in ipairs(limits) do
     --@fields LimitRecord limit: record
     refuse_leaving(string.match(record, '^[^:=]*')) -- nobody, where it is about all
   end
 end
-for _, limit in ipairs(limits) do set(limit) end
-save_state()
--- What is held, or has a place in hand, still has to come back.
-local left = call('HMGET', state_key, 'limits', 'in_hand')
-if left[1] == '0' and tonumber(left[2] or 0) == 0 and call('EXISTS', prefix .. 'held', prefix .. 'exchanges') == 0 then
-  call('HDEL', state_key, 'limits')
+if follows(revision) then return { known_revision(), -1 } end
+
+local function set(limit)
+  --@fields LimitRecord limit
+  return change_record(record, function(key)
+    if paused ~= nil then
+      if paused then call('HSET', key, 'paused', 1) else call('HDEL', key, 'paused') end
+    elseif is_set then
+      call('HSET', key, source, string.format('%s %s %s', max or '-', interval_us or '-', burst or '-'))
+    else
+      call('HDEL', key, source)
+    end
+  end)
 end
-return 1
+
+local has_changed = false
+for _, limit in ipairs(limits) do has_changed = set(limit) or has_changed end
+note_revision(revision, has_changed)
+save_state()
+forget_limits_if_none()
+return { known_revision(), has_changed and 1 or 0 }

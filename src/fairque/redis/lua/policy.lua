@@ -1,87 +1,23 @@
 #!lua flags=allow-oom
 -- Change a policy: of a user, of a group, or of everybody who does not say otherwise.
 -- KEYS[1]  state
--- Returns  the policy as a msgpack map, '' when nothing is left of it
+-- Returns  {the revision of what governs all users, 1 where that has changed; or -1: see lib/revision.lua}
 -- Cost     O(log users); the default of '*' is brought to those who wait by the claims that follow
 --@include base
 --@include state
 --@include alive
---@include fair
---@include limits
---@include wake
---@include sweep
---@include policies
---@include weighing
+--@include change_policy
+--@include revision
 --@arguments
 local is_user = whose ~= '*' and string.byte(whose) ~= 64
 if has_damaged or has_moved then
   if is_user then refuse_leaving(whose) end
   refuse_moved_group(is_user and changes.group or not (is_user or is_behind) and whose or nil)
 end
-local key = prefix .. 'policy:' .. whose
-local packed = call('GET', key)
-local policy = packed and cmsgpack.unpack(packed) or {}
-govern()
-local reservation, group = is_user and nodes.user(whose).policy.min_running or 0, policy.group
-local weight, had_bytes = policy.weight, policy.max_bytes
-if is_user then governed.know_places(whose) end
-for _, field in ipairs(forgotten) do
-  if field == '*' then policy = {} end
-  policy[field] = nil
-end
-for field, value in pairs(changes) do policy[field] = value end
-if group ~= policy.group then
-  governed.leave(nodes.user(whose))
-  nodes.forget_own_tag(nodes.user(whose))
-  if has_assigned then assignments.withdraw(nodes.user(whose)) end
-end
-local answer = ''
-local index = prefix .. (is_user and 'policy-users' or 'policy-groups')
-if next(policy) then
-  answer = cmsgpack.pack(policy)
-  call('SET', key, answer)
-  if whose ~= '*' then call('ZADD', index, 0, whose) end
-  if not packed then count('policies', 1) end
-elseif packed then
-  call('DEL', key)
-  call('ZREM', index, whose)
-  count('policies', -1)
-end
-
-local function change_user()
-  local u = nodes.user(whose)
-  if (u.policy.min_running or 0) < reservation then governed.forgive(u) end
-  if nodes.is_somewhere(u) then nodes.reweight(u) end
-  if governed.review(whose) then wake(whose, governed.waiting(whose)) end
-  pass_room_on()
-end
-
-local function change_group()
-  local line = lines.at(string.sub(whose, 2))
-  nodes.rescale(line, line.weight / (policy.weight or 1))
-  line.weight = policy.weight or 1
-  line.is_changed = call('EXISTS', line.hash) == 1
-end
-
-local function change_default(was_paused)
-  local sweep = new_sweep()
-  sweep.change_default(was_paused, policy.weight ~= weight)
-  sweep.tell_a_worker()
-end
-
-if (had_bytes == nil) ~= (policy.max_bytes == nil) then
-  new_weighing().change_limit(whose, policy.max_bytes ~= nil)
-  wake_from(prefix .. 'waiting', 1)
-end
-local was_paused = governed.all_paused
-governed.read_policies()
-if is_user then
-  change_user()
-elseif whose ~= '*' then
-  change_group()
-elseif packed or answer ~= '' then
-  change_default(was_paused)
-end
+if follows(revision) then return { known_revision(), -1 } end
+local before = call('GET', prefix .. 'policy:' .. whose) or ''
+local has_changed = change_policy(whose, changes, forgotten) ~= before
+note_revision(revision, has_changed)
 save_state()
 forget_policies_if_none()
-return answer
+return { known_revision(), has_changed and 1 or 0 }

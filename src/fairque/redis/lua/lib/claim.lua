@@ -15,6 +15,7 @@
 --@include lost_ready
 --@include between
 
+local OUTDATED = -3 -- what governs all users was changed, and not here: see lib/revision.lua
 local UNKNOWN = -2 -- instead of a time to sleep: an assignment is not known, and its list was not sent
 
 -- Whether the lists of all assignments are known. Those that came with the call are noted.
@@ -27,9 +28,10 @@ local function know_groups(claim)
 end
 
 local function claim_tasks(claim)
-  --@fields Claim claim: worker want priority_step_ms dead_letter_ttl_ms waits steals groups repeats latest
+  --@fields Claim claim: worker want priority_step_ms dead_letter_ttl_ms waits steals groups repeats latest revision
   local LOOKS = 20
   local work = new_work(claim)
+  if revision > revision_known then return { now, OUTDATED } end
   if came_too_late(claim) then return work.reply(-1) end
   if (has_assigned or groups[1] ~= '*') and not know_groups(claim) then return { now, UNKNOWN } end
   call('ZADD', prefix .. 'workers', now, worker)

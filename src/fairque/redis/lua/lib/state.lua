@@ -3,7 +3,7 @@
 
 local of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
   'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-  'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere', 'moved')
+  'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere', 'moved', 'revision')
 local arrival = tonumber(of_queue[2] or 0)
 local has_policies, has_assigned = of_queue[3], of_queue[4]
 local clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -17,6 +17,7 @@ local has_expiring = of_queue[19] -- lib/expiry.lua
 local root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
 root.elsewhere = tonumber(of_queue[20] or nil) -- of a partition: the time of the queue, see lib/between.lua
 local has_moved = of_queue[21] -- lib/moved.lua
+local revision_known = tonumber(of_queue[22] or 0) -- lib/revision.lua
 local saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
 
 -- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
