@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
@@ -180,6 +181,26 @@ async def test_who_begins_to_wait_by_an_old_map_of_the_slots_is_sent_on(
     assert await is_heard_at(target, queue, handle)
     await Worker(far).run_until_idle()
     await eventually(lambda: len(heard) == 1)
+
+
+# Users at one node
+
+
+async def test_who_waits_for_very_much_is_no_delay_to_a_user_of_another_partition_at_the_same_node(
+    cluster: ClusterNodes, queue: TaskQueue
+) -> None:
+    """What a node is asked for goes by turns of users, whichever partition they are in."""
+    await queue.stats()
+    pairs = combinations([part.keys for part in queue.reader.parts], 2)
+    first, beside = next(pair for pair in pairs if node_of(cluster, pair[0]) is node_of(cluster, pair[1]))
+    listen = queue.listener.subscribe
+    heard: list[bytes | None] = []
+    await listen(f"{beside.prefix}connected", heard.append)
+    many = [asyncio.create_task(listen(f"{first.prefix}{n}", heard.append, "acme")) for n in range(20_000)]
+    await asyncio.sleep(0)
+    await listen(f"{beside.prefix}one", heard.append, "zoe")
+    assert sum(task.done() for task in many) < 4_000
+    await asyncio.gather(*many)
 
 
 # Nodes that disagree
