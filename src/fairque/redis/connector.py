@@ -94,13 +94,12 @@ class Connector:
         elif self._url.scheme == "cluster":
             self._guides = Cluster(self._url, key, self._slots)
         self._address: Address | None = None
-        self._before: Address | None = None
         self._server: EmbeddedServer | None = None
         self._opening: asyncio.Lock | None = None
         self._is_open = False
         self._is_closed = False
         self.on_move: Callable[[], None] | None = None
-        """Called, on the loop, when it was found elsewhere than before."""
+        """Called, on the loop, when it was found: again, or elsewhere than before."""
         self.home = Home()
         self.home.add(self)
 
@@ -328,11 +327,9 @@ class Connector:
 
     def _found(self, address: Address) -> None:
         """Perhaps by a thread."""
-        self._address = address
-        if address != self._before:
-            self._before = address
-            if self.on_move is not None:
-                self.home.call_soon(self.on_move)
+        before, self._address = self._address, address
+        if address != before and self.on_move is not None:
+            self.home.call_soon(self.on_move)
 
     async def _ask(self, question: Question) -> Any:
         connection = self._make(question.url, self._seconds_of_a_question)

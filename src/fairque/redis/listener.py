@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from functools import partial
 from fairque.errors import FairqueError
 from fairque.redis.channel import Callback, Channel
 from fairque.redis.connector import Connector
-from fairque.redis.node_listener import LEAST_PAUSE, LOOKS, Node, NodeListener, Subscriptions, tag_of
+from fairque.redis.node_listener import LOOKS, Node, NodeListener, Subscriptions, tag_of
 from fairque.redis.url import Address
 
 __all__ = ["Listener"]
@@ -41,7 +40,7 @@ class Listener:
     def _begin(self) -> None:
         self._by_tag: dict[bytes, Subscriptions] = {}
         self._nodes: dict[Address | None, NodeListener] = {}
-        self._nowhere = _Nowhere(self._place)
+        self._nowhere = _Nowhere(self._connector.timeout, self._place)
         self._clock = self._looked = 0.0  # a clock that stands still while the loop does, and when that was read
         self._watch: asyncio.TimerHandle | None = None
 
@@ -55,17 +54,15 @@ class Listener:
         """
         await self._connector.ensure_open()
         name = channel.encode()
-        some = self._subscriptions_of(name) or self._join(name)
+        some = self._by_tag.get(tag_of(name)) or self._join(name)
         joined = some.channels.get(name)
         if joined is None:
             joined = some.channels[name] = Channel(whose)
-            if isinstance(some.node, NodeListener):
-                some.node.send_soon(some, name, whose)
+            some.node.send_soon(some, name, whose)
         joined.callbacks.append(callback)
-        if some.node is not None:
-            some.node.want()
         if joined.is_confirmed:
             return
+        some.node.want()
         if self._watch is None:
             self._look_again()
         confirmed = joined.wait(self._now())
@@ -77,15 +74,14 @@ class Listener:
 
     async def unsubscribe(self, channel: str, callback: Callback) -> None:
         name = channel.encode()
-        some = self._subscriptions_of(name)
+        some = self._by_tag.get(tag_of(name))
         left = some.channels.get(name) if some is not None else None
         if some is None or left is None or callback not in left.callbacks:
             return
         left.callbacks.remove(callback)
         if not left.callbacks:
             del some.channels[name]
-            if isinstance(some.node, NodeListener):
-                some.node.send_soon(some, name, left.whose)
+            some.node.send_soon(some, name, left.whose)
 
     async def close(self) -> None:
         ending = [task for node in (self._nowhere, *self._nodes.values()) if (task := node.stop()) is not None]
@@ -112,15 +108,14 @@ class Listener:
     def _join(self, name: bytes) -> Subscriptions:
         """The first channel under this hash tag."""
         connector = self._connector_of(name.decode())
-        some = self._by_tag[tag_of(name)] = Subscriptions(connector, name)
+        some = self._by_tag[tag_of(name)] = Subscriptions(connector, name, self._nowhere)
         connector.on_move = partial(self._follow, connector)
         self._place(some)
         return some
 
     def _place(self, some: Subscriptions) -> None:
         """Have them heard where they are by all that is known."""
-        if some.node is not None:
-            some.node.release(some)
+        some.node.release(some)
         node = self._nowhere if some.connector.is_lost else self._node_at(some.connector.address)
         node.admit(some)
 
@@ -161,7 +156,7 @@ class Listener:
         for some in self._by_tag.values():
             waiting = [channel for channel in some.channels.values() if channel.waiters]
             is_awaited = is_awaited or bool(waiting)
-            if some.node is not None and some.node.heard > before:
+            if some.node.heard > before:
                 continue
             for channel in waiting:
                 if channel.since <= before:
@@ -175,11 +170,12 @@ class _Nowhere(Node):
     """Finds the nodes of subscriptions of which that is not known.
 
     Args:
+        timeout: Seconds for an answer.
         place: Called with those that are found.
     """
 
-    def __init__(self, place: Callable[[Subscriptions], None]) -> None:
-        super().__init__("fairque-listener-search")
+    def __init__(self, timeout: float, place: Callable[[Subscriptions], None]) -> None:
+        super().__init__("fairque-listener-search", timeout)
         self._place = place
 
     def admit(self, some: Subscriptions) -> None:
@@ -191,9 +187,9 @@ class _Nowhere(Node):
         is_told = False
         while self._there:
             some = min(self._there, key=lambda each: each.look_at)
-            left = some.look_at - time.monotonic()
-            if left > 0:
-                await self._rest(left)
+            if (left := some.look_at - time.monotonic()) > 0:
+                await self._pause(left)
+                some.look_at = 0.0  # its time has come, or somebody new waits for it
                 continue
             try:
                 await some.connector.find()
@@ -213,11 +209,5 @@ class _Nowhere(Node):
         """The others would hardly be found either, but one that is in no slot must not keep them for ever."""
         now = time.monotonic()
         for some in self._there:
-            some.look_at = max(some.look_at, now + LEAST_PAUSE)
-        failed.look_at = now + max(LEAST_PAUSE, failed.backoff.next())
-
-    async def _rest(self, seconds: float) -> None:
-        self._wanted.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._wanted.wait()
+            some.look_at = max(some.look_at, now + self._least_pause)
+        failed.look_at = now + max(self._least_pause, failed.backoff.next())

@@ -21,7 +21,7 @@ from fairque.redis.line import AT_ONCE, Asked, Line
 from fairque.redis.url import Address
 from fairque.round_robin import RoundRobin
 
-__all__ = ["LEAST_PAUSE", "LOOKS", "Node", "NodeListener", "Subscriptions", "tag_of"]
+__all__ = ["LOOKS", "Node", "NodeListener", "Subscriptions", "tag_of"]
 
 logger = logging.getLogger("fairque.listener")
 MOST_ASKED = 2 * AT_ONCE
@@ -45,6 +45,7 @@ class Subscriptions:
     Args:
         connector: Leads to it.
         name: Of one of its channels.
+        node: Where they are at first.
 
     Attributes:
         slot: Of a cluster.
@@ -55,11 +56,11 @@ class Subscriptions:
         look_at: When that is tried next.
     """
 
-    def __init__(self, connector: Connector, name: bytes) -> None:
+    def __init__(self, connector: Connector, name: bytes, node: Node) -> None:
         self.connector = connector
         self.slot = key_slot(name)
         self.channels: dict[bytes, Channel] = {}
-        self.node: Node | None = None
+        self.node = node
         self.moves = 0
         self.backoff = Backoff()
         self.look_at = 0.0
@@ -77,13 +78,18 @@ class Subscriptions:
 class Node:
     """Where subscriptions are; of those of which that is not known, nowhere.
 
+    Args:
+        name: Of the task that is there for them.
+        timeout: Seconds for an answer.
+
     Attributes:
         heard: When a confirmation came last, on the clock of the listener.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, timeout: float) -> None:
         self.heard = -math.inf
         self._name = name
+        self._timeout = timeout
         self._there: dict[Subscriptions, None] = {}
         self._task: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()  # something new is to be heard: try at once
@@ -98,10 +104,13 @@ class Node:
 
     def release(self, some: Subscriptions) -> None:
         """They are heard elsewhere from now on."""
-        some.node = None
-        del self._there[some]
+        self._there.pop(some, None)
+
+    def send_soon(self, some: Subscriptions, name: bytes, whose: str) -> None:
+        """A channel was joined or left."""
 
     def want(self) -> None:
+        """Be there as soon as may be."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name=self._name)
         self._wanted.set()
@@ -109,6 +118,19 @@ class Node:
     async def _run(self) -> None:
         """For as long as there is anything to be heard."""
         raise NotImplementedError
+
+    async def _pause(self, seconds: float) -> None:
+        """Between two tries. A new subscriber is kept waiting for a part of it only, and of its time."""
+        least = min(seconds, self._least_pause)
+        await asyncio.sleep(least)
+        self._wanted.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds - least):
+                await self._wanted.wait()
+
+    @property
+    def _least_pause(self) -> float:
+        return min(LEAST_PAUSE, self._timeout / LOOKS)
 
     def stop(self) -> asyncio.Task[None] | None:
         """Returns what ends soon, if anything ran."""
@@ -136,9 +158,8 @@ class NodeListener(Node):
         replace: Callable[[Subscriptions], None],
         now: Callable[[], float],
     ) -> None:
-        super().__init__("fairque-listener")
+        super().__init__("fairque-listener", timeout)
         self.address = address
-        self._timeout = timeout
         self._subscriptions_of = subscriptions_of
         self._replace = replace
         self._now = now
@@ -163,6 +184,10 @@ class NodeListener(Node):
         else:
             self._send_all(some)
 
+    def want(self) -> None:
+        if self._line is None:
+            super().want()
+
     def abandon(self) -> None:
         if self._line is not None:
             self._line.abandon()
@@ -170,7 +195,7 @@ class NodeListener(Node):
     # What goes out
 
     def send_soon(self, some: Subscriptions, name: bytes, whose: str) -> None:
-        """It was joined or left. What many do at once goes out together."""
+        """What many do at once goes out together."""
         if self._line is None:  # `_listen` subscribes to everything when it connects
             return
         if name not in self._is_changed:
@@ -222,15 +247,6 @@ class NodeListener(Node):
         for some in list(self._there):
             some.connector.left(self.address)
             self._replace(some)
-
-    async def _pause(self, seconds: float) -> None:
-        """Between two tries. A new subscriber is kept waiting for a part of it only, and of its time."""
-        least = min(seconds, LEAST_PAUSE, self._timeout / LOOKS)
-        await asyncio.sleep(least)
-        self._wanted.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds - least):
-                await self._wanted.wait()
 
     async def _listen(self) -> float:
         """Until the connection ends. Returns for how many seconds it was of use: one that is cut at once is none."""
