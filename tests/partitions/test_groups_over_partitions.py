@@ -11,6 +11,7 @@ import pytest
 from fairque import EVERYBODY, FairQueueConfig, InvalidInput, TaskQueue, Worker, current_task, task
 from fairque.redis.keys import encode_user
 from fairque.redis.partitions import partition_of
+from fairque.redis.places import MovedUser
 
 if TYPE_CHECKING:
     from tests.support.servers import Server
@@ -268,3 +269,18 @@ async def test_groups_move_while_their_users_put_in_and_are_served(queue: TaskQu
         for at, handle in enumerate(handles):
             assert await handle.result(timeout=20) == at // COUNT
     assert (await queue.check()).findings == ()
+
+
+async def test_who_lives_apart_from_its_group_is_told_and_carried_there_by_a_repair(queue: TaskQueue) -> None:
+    user = users_in(PLACE, 1)[0]
+    await queue.set_policy(user, group="acme")
+    await fill(queue, [user], 2)
+    # As if the group had moved, and whoever moved it had died.
+    assert await queue.reader.parts[PLACE].forward(MovedUser("@acme", AWAY, 5))
+    [finding] = (await queue.check()).findings
+    assert (finding.kind, finding.user_id, finding.partition) == ("apart", user, PLACE)
+    [mended] = (await queue.check(repair=True)).findings
+    assert mended.mended
+    assert (await queue.check()).findings == ()
+    assert await place_of(queue, user) == AWAY
+    assert (await queue.user(user)).queued == 2

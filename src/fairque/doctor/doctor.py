@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from fairque.doctor.agreement import check_agreement
+from fairque.doctor.apart import find_apart
 from fairque.doctor.astray import find_astray
 from fairque.doctor.finding import Finding, FindingKind, QueueCheck
 from fairque.doctor.foundation import lay_foundation
@@ -65,7 +66,7 @@ async def examine(store: Store, *, repair: bool = False) -> QueueCheck:
             missing.append(number)
             if len(missing) == len(store.parts):
                 raise
-    astray = await find_astray(store.parts, repair=repair)
+    astray = await find_astray(store.parts, repair=repair) + await find_apart(store, repair=repair)
     if any(check.keys for check in checks):  # else nobody has written anything yet
         checks.insert(0, await check_agreement(store, repair=repair))
     return _sum(checks, tuple(missing), astray)

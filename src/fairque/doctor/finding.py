@@ -59,6 +59,7 @@ class FindingKind(StrEnum):
     PARKED_WITHOUT_TASKS = "parked-without-tasks"
     ASTRAY = "astray"  # nobody finds a user that was moved to another partition
     TWO_HOMES = "two-homes"
+    APART = "apart"  # a user does not live where its group does
 
     # What waits for others
     HALF_A_LINK = "half-a-link"

@@ -243,6 +243,7 @@ class TaskQueue:
     cancel_all = blocking(queue.TaskQueue.cancel_all)
     purge = blocking(queue.TaskQueue.purge)
     move = blocking(queue.TaskQueue.move)
+    move_group = blocking(queue.TaskQueue.move_group)
     export_user = iterating(queue.TaskQueue.export_user)
 
     def import_user(self, records: AsyncIterable[bytes] | Iterable[bytes]) -> Imported:

@@ -13,7 +13,7 @@ goes on with those who are not there yet.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Literal
 
 from fairque.policy import stored_in
 from fairque.redis.keys import decode_user
@@ -22,7 +22,7 @@ from fairque.redis.places import HERE, MovedUser, root_of
 from fairque.redis.store import Store
 from fairque.transfer.moving import check_partition, move
 
-__all__ = ["members_in", "move_group"]
+__all__ = ["governed_in", "move_group"]
 
 PAGE = 1000
 
@@ -36,7 +36,7 @@ async def move_group(store: Store, group: str, partition: int) -> int:
     carried = 0
     for part in store.parts:
         if part is not target:
-            async for user in members_in(part, root):
+            async for user in _members_in(part, root):
                 await move(store, decode_user(user.encode()), partition)
                 carried += 1
             await _forget(part, root)
@@ -56,20 +56,23 @@ async def _take_there(store: Store, root: str, partition: int) -> None:
     store.places.learn(moved)
 
 
-async def members_in(part: Store, root: str) -> AsyncIterator[str]:
+async def _members_in(part: Store, root: str) -> AsyncIterator[str]:
     """Users of a group, by their names in Redis, who live in a partition."""
-    async for name, fields in _governed(part, "policy-users"):
+    async for name, fields in governed_in(part, "policy-users"):
         if "group" in fields and root_of(fields["group"]) == root:
             yield name
 
 
 async def _groups_in(part: Store, root: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    async for name, fields in _governed(part, "policy-groups"):
+    async for name, fields in governed_in(part, "policy-groups"):
         if root_of(name) == root:
             yield name, fields
 
 
-async def _governed(part: Store, index: Any) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+async def governed_in(
+    part: Store, index: Literal["policy-users", "policy-groups"]
+) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    """Names as Redis has them, and their policies as they are written there."""
     after = ""
     while rows := await part.governed(index, after, PAGE):
         for name, packed in rows:
