@@ -78,6 +78,7 @@ INVOCATIONS: dict[str, tuple[list[str], int, str]] = {
     "export-user": (["acme", "acme.fairque"], 1, UNREACHABLE),
     "import-user": (["nowhere.fairque"], 1, "nowhere.fairque"),
     "move": (["acme", "1"], 1, UNREACHABLE),
+    "move-group": (["acme", "1"], 1, UNREACHABLE),
     "dead list": ([], 1, UNREACHABLE),
     "dead groups": ([], 1, UNREACHABLE),
     "dead show": (["acme", "t"], 1, UNREACHABLE),

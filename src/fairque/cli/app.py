@@ -72,6 +72,7 @@ PANELS: dict[str, dict[str, Callable[..., object] | typer.Typer]] = {
         "export-user": transfer.export_user,
         "import-user": transfer.import_user,
         "move": transfer.move,
+        "move-group": transfer.move_group,
         "dead": dead.app,
         "policy": policy.app,
         "limits": limits.app,

@@ -18,7 +18,7 @@ from fairque.counted import counted
 from fairque.everybody import check_user
 from fairque.transfer.file import MARK, framed, records_in
 
-__all__ = ["export_user", "import_user", "move"]
+__all__ = ["export_user", "import_user", "move", "move_group"]
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Where the records are.")]
 
@@ -104,6 +104,31 @@ def move(
     else:
         how = f"{counted(moved.records, 'page')} carried" if moved.records else "nothing had to be carried"
         typer.echo(f"user {shown(user)} lives in partition {partition}: {how}")
+    return 0
+
+
+def move_group(
+    group: Annotated[str, typer.Argument(metavar="GROUP", help="Which one is moved, with all that is in it.")],
+    partition: Annotated[int, typer.Argument(metavar="PARTITION", help="Where to: its number, from 0.")],
+    url: Url = None,
+    queue: QueueName = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> int:
+    """Carry a group and all of its users to another partition.
+
+    One user after the other, each as fairque move does it. Until the last of them has come, those who have and those
+    who have not are two groups, each with its weight. Where this process dies in the middle, run it again.
+
+    Example: fairque move-group plan-a 3
+
+    Exit codes: 0 it lives there, 1 failed, 2 wrong usage, also for a partition that there is not.
+    """
+    users = on_queue(make_queue(url, queue, config), lambda opened: opened.move_group(group, partition))
+    if as_json:
+        print_json({"group": group, "partition": partition, "users": users})
+    else:
+        typer.echo(f"group {shown(group)} lives in partition {partition}: {counted(users, 'user')} carried")
     return 0
 
 
