@@ -206,6 +206,23 @@ async def test_a_group_moves_with_all_who_are_in_it(queue: TaskQueue) -> None:
             assert [await queue.handle(user, f"t{n}").result(timeout=10) for n in range(3)] == list(range(3))
 
 
+async def test_who_knows_nothing_changes_a_group_where_it_lives_by_now(server: Server, queue: TaskQueue) -> None:
+    await group_of_four(queue)
+    await queue.move_group("acme", AWAY)
+    for call in (
+        lambda other: other.set_group("acme/asia", weight=6),
+        lambda other: other.set_group("acme", weight=None),
+        lambda other: other.set_policy(users_in(PLACE, 2)[1], group="acme/asia"),
+    ):
+        async with TaskQueue(server.url, name=queue.name) as other:
+            await call(other)
+    assert await queue.groups() == {"acme/asia": 6, "acme/europe": 2}
+    for at, part in enumerate(queue.reader.parts):
+        names = [key.removeprefix(part.keys.prefix) for key in server.keys(queue.name) if part.keys.prefix in key]
+        assert any(name.startswith("policy:@acme") for name in names) is (at == AWAY)
+    assert (await queue.check()).findings == ()
+
+
 async def test_a_group_that_moves_on_and_comes_back_is_found(queue: TaskQueue) -> None:
     users = await group_of_four(queue)
     async with TaskQueue(queue.connector.url, name=queue.name) as old:
