@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from fairque import InvalidInput, QueueUnavailable, TaskQueue, TaskScheduler, Worker, sync, task
+from fairque import InvalidInput, TaskQueue, TaskScheduler, UserFrozen, Worker, sync, task
 from fairque.redis import arguments as args
 from fairque.redis.arguments import Arguments, Values
 from fairque.redis.delivery import Delivery
@@ -262,7 +262,7 @@ async def test_an_older_entry_sends_nobody_back(queue: TaskQueue) -> None:
     """A user that is on its way to a partition that it has left before: who arrives first waits."""
     home, away = home_of(USER), away_from_home(USER)
     await move_nothing(queue, USER, away, home)  # which says still that it went away
-    with pytest.raises(QueueUnavailable, match="on its way"):
+    with pytest.raises(UserFrozen, match="'acme' is on its way"):
         await TaskQueue.user(await patient(queue, 0.3), USER)
     arriving = asyncio.create_task(queue.enqueue(double(1), user_id=USER))
     await eventually(lambda: queue.reader.places.of(USER) == home)
@@ -270,6 +270,23 @@ async def test_an_older_entry_sends_nobody_back(queue: TaskQueue) -> None:
     await part._insist(pack(("HDEL", f"{part.keys.prefix}moved", USER)))
     await arriving
     assert (await part.stats()).queued == 1
+
+
+async def test_nobody_waits_for_one_that_is_on_its_way(queue: TaskQueue) -> None:
+    """Neither whose tasks are sent with its own, nor who looks at users."""
+    home, away = home_of(USER), away_from_home(USER)
+    await move_nothing(queue, USER, away, home)
+    others = [name for n in range(60) if home_of(name := f"other-{n}") in (home, away)]
+    late = [asyncio.create_task(queue.enqueue(double(n), user_id=USER)) for n in range(3)]
+    async with asyncio.timeout(queue.connector.timeout / 2):
+        await asyncio.gather(*(queue.enqueue(double(n), user_id=user) for n, user in enumerate(others)))
+        seen = await queue.reader.named_users([encode_user(user) for user in (*others[:3], USER, *others[3:])])
+    assert [info.user_id for info in seen] == others
+    assert not any(each.done() for each in late)
+    part = queue.reader.parts[home]
+    await part._insist(pack(("HDEL", f"{part.keys.prefix}moved", USER)))
+    await asyncio.gather(*late)
+    assert (await queue.user(USER)).queued == 3
 
 
 async def patient(queue: TaskQueue, seconds: float) -> TaskQueue:
@@ -291,7 +308,7 @@ async def _closes() -> Any:
 
 async def test_a_partition_that_sends_to_itself_ends_in_an_error(queue: TaskQueue) -> None:
     await move_nothing(queue, USER, home_of(USER))
-    with pytest.raises(QueueUnavailable, match="user 'acme'"):
+    with pytest.raises(UserFrozen, match="user 'acme'"):
         await TaskQueue.user(await patient(queue, 0.3), USER)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from fairque.errors import StoreError
@@ -94,10 +94,14 @@ class Places:
                 self._moved.popitem(last=False)
             return True
 
-    def learn_all(self, moved: Iterable[MovedUser]) -> bool:
-        """Whether any of it is to be followed."""
-        learnt = [self.learn(each) for each in moved]
-        return any(learnt)
+    def learn_all(self, moved: Iterable[MovedUser]) -> None:
+        """Those of whom no later move is known."""
+        for each in moved:
+            self.learn(each)
+
+    def news_in(self, error: UserElsewhere, followed: Collection[MovedUser]) -> list[MovedUser]:
+        """What of it is to be followed, but for what was before by the same call. All of it is learnt."""
+        return [each for each in error.moved if self.learn(each) and each not in followed]
 
 
 class MembersApart(StoreError):

@@ -28,7 +28,7 @@ from fairque.redis.merges.schedules import merged_page, merged_schedules
 from fairque.redis.merges.totals import merged_health, merged_stats
 from fairque.redis.merges.users import merged_active, merged_holders, merged_names, merged_running
 from fairque.redis.missing import note_missing
-from fairque.redis.places import MembersApart, root_of
+from fairque.redis.places import MembersApart, MovedUser, UserElsewhere, root_of
 from fairque.redis.rulebook import rulebook_in
 
 __all__ = ["ROUTES", "Route", "is_routed", "route"]
@@ -116,14 +116,26 @@ async def _users(parts: Sequence[Part], asked: args.Users, _: object = (), patie
     named = list(asked.named) or await _names_of_page(parts, asked.offset, asked.most, patience)
     if asked.strict:
         return list(await _home(parts, named[0]).call(asked, (), patience))
-    shares = divided(named, lambda name: _at(parts, name))
-    nobody = args.Users(0, 0, ())
-    wanted = {at: args.Users(0, 0, shares[at][1]) if at in shares else nobody for at in range(len(parts))}
-    replies = (await look(parts, wanted, patience)).replies
+    replies = (await _look_for_users(parts, named, patience)).replies
     rows = {row[0].decode(): row for reply in replies for row in reply[3:]}
     of_all = merged_metrics([reply[2] for reply in replies])
     now, defaults = max(reply[0] for reply in replies), replies[0][1]
     return [now, defaults, of_all, *(rows[name] for name in named if name in rows)]
+
+
+async def _look_for_users(parts: Sequence[Part], named: Sequence[str], patience: float | None) -> Answers:
+    """Those who are on their way from one partition to another are passed over."""
+    followed: set[MovedUser] = set()
+    nobody, left_out = args.Users(0, 0, ()), set[str]()
+    while True:
+        shares = divided((name for name in named if name not in left_out), lambda name: _at(parts, name))
+        wanted = {at: args.Users(0, 0, shares[at][1]) if at in shares else nobody for at in range(len(parts))}
+        try:
+            return await look(parts, wanted, patience)
+        except UserElsewhere as exc:
+            news = parts[0].places.news_in(exc, followed)
+            followed.update(news)
+            left_out.update(each.user for each in exc.moved if each not in news)
 
 
 async def _names_of_page(parts: Sequence[Part], offset: int, most: int, patience: float | None) -> list[str]:

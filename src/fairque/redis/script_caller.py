@@ -31,8 +31,6 @@ __all__ = ["ScriptCaller"]
 logger = logging.getLogger("fairque.store")
 R = TypeVar("R")
 WRONG_TYPE = "WRONGTYPE"
-MOST_HOPS = 100
-"""Of one call, from partition to partition. Each is told by one that a user has left, and a call may be about many."""
 
 
 class ScriptCaller:
@@ -275,20 +273,20 @@ class ScriptCaller:
     async def following(self, ask: Callable[[], Awaitable[R]], patience: float | None = None) -> R:
         """What is asked of the queue, which may be about users who have moved: that is learnt, and it is asked again.
 
-        A user that is on its way from one partition to another is waited for, as one that stands still is. Raises
-        `QueueUnavailable` when it does not arrive.
+        A user that is on its way from one partition to another is waited for, as one that stands still is: for so many
+        seconds, by default for as long as the store's own patience lasts. Raises `UserFrozen` when it does not arrive.
         """
         backoff, until = Backoff(), time.monotonic() + (self.patience if patience is None else patience)
-        hops = 0
+        followed: set[MovedUser] = set()
         while True:
             try:
                 return await ask()
             except UserElsewhere as exc:
                 error = exc
-            if self.places.learn_all(error.moved) and hops < MOST_HOPS:
-                hops += 1
+            if news := self.places.news_in(error, followed):
+                followed.update(news)
                 continue
-            if (left := until - time.monotonic()) <= 0 or hops == MOST_HOPS:
+            if (left := until - time.monotonic()) <= 0:
                 raise _on_the_way(error)
             await asyncio.sleep(min(left, backoff.next(LONGEST_PAUSE)))
 
@@ -387,6 +385,6 @@ class ScriptCaller:
             raise error from None
 
 
-def _on_the_way(error: UserElsewhere) -> QueueUnavailable:
-    named = ", ".join(repr(decode_user(each.user.encode())) for each in error.moved[:8])
-    return QueueUnavailable(f"not in the partition to which it is moved: user {named}; it is on its way there")
+def _on_the_way(error: UserElsewhere) -> UserFrozen:
+    user_id = decode_user(error.moved[0].user.encode())
+    return UserFrozen(f"user {user_id!r} is on its way from one partition to another", user_id)
