@@ -42,7 +42,7 @@ STEP_BYTES = 1 << 19
 STEP_RECORDS = 200
 PART_BYTES = 16
 NAMES = 1000
-ERASED = 1000
+ERASED = 300
 """Keys and members of one step."""
 ADOPTED = 10
 STAYS = frozenset(("assignments", "frozen", "manifest", "damaged"))

@@ -3068,7 +3068,8 @@ end
 
 -- lib/passport.lua
 -- What a user takes along to another partition beside its keys, as a msgpack map:
--- tag      its tag in the virtual time that partitions share, '' where it has none (lib/between.lua)
+-- tag      its tag in the virtual time that partitions share, '' where it has none (lib/between.lua); of who is in a group,
+--          which stands in a line of its own, by how much it was ahead of the clock of that
 -- arrival  the last arrival here, in us: who comes later there is behind what it brings
 -- seen     its place in `users`
 -- epoch    the number of this move: it grows with each one of a user, whatever the clocks of two nodes say
@@ -3523,8 +3524,9 @@ local function passport_of(user)
   nodes.reweight(u)
   local tag = nodes.is_ready(u) or nodes.cap_of(u) or lines.own_tag(u.up, u.member)
   local known = tonumber(call('HGET', user_key(user), 'epoch') or 0)
+  if tag and u.up == root then tag = tag + offset_here() elseif tag then tag = math.max(0, tag - u.up.clock) end
   return cmsgpack.pack({
-    tag = tag and string.format('%.17g', tag + offset_here()) or '',
+    tag = tag and string.format('%.17g', tag) or '',
     arrival = string.format('%.0f', arrival),
     seen = call('ZSCORE', users_key, user) or now_text,
     epoch = string.format('%.0f', math.max(now_us, known + 1)),
@@ -3538,7 +3540,12 @@ function present_passport(user, packed)
   local brought = cmsgpack.unpack(packed)
   local u = nodes.user(user)
   nodes.reweight(u)
-  if brought.tag ~= '' then lines.keep(u.up, u.member, tonumber(brought.tag) - offset_here()) end
+  local tag = tonumber(brought.tag)
+  if tag and u.up == root then
+    lines.keep(root, user, tag - offset_here())
+  elseif tag then
+    lines.keep(u.up, u.member, u.up.clock + math.min(tag, lines.HORIZON * u.up.mean))
+  end
   arrival = math.max(arrival, math.min(tonumber(brought.arrival), now_us + MOST_AHEAD_US))
   call('ZADD', users_key, 'GT', brought.seen, user)
   call('HSET', user_key(user), 'epoch', brought.epoch)
