@@ -319,6 +319,25 @@ async def _has_finished(queue: TaskQueue, many: int) -> bool:
     return (await queue.stats()).finished == many
 
 
+async def test_schedules_fire_in_time_where_their_user_lives(queue: TaskQueue) -> None:
+    async with Worker(queue):
+        await TaskScheduler(queue).add_schedule(
+            task=note(), user_id="acme", every=timedelta(seconds=1), schedule_id=f"each second-{queue.name}"
+        )
+        for by in (1, 2, 0):
+            had = (await queue.stats()).finished
+            await eventually(lambda had=had: _has_more(queue, had))
+            await queue.move("acme", elsewhere("acme", by))
+        had = (await queue.stats()).finished
+        await eventually(lambda: _has_more(queue, had), 10)
+    await no_findings(queue)
+    await queue.purge("acme")
+
+
+async def _has_more(queue: TaskQueue, finished: int) -> bool:
+    return (await queue.stats()).finished > finished
+
+
 async def test_users_that_are_moved_to_and_fro_while_processes_work_lose_nothing_and_keep_their_order(
     server: Server, queue: TaskQueue, worker_process: StartProcess, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@
 --@include frozen
 --@include passport
 --@include weighing
+--@include schedule_keepers
 --@include once
 --@arguments
 local key = frozen_key(user)
@@ -66,6 +67,8 @@ end
 call('ZREM', prefix .. 'parked', user) -- its policy may have been cleared meanwhile
 local woken = {}
 damage().attempt(user, damage().come_back, user, woken)
+local fires = redis.pcall('ZRANGE', prefix .. 'schedules:' .. user, 0, 0, 'WITHSCORES')[2]
+if fires then tell_keepers(tonumber(fires)) end
 if call('EXISTS', prefix .. 'damaged') == 0 then call('HDEL', state_key, 'damaged') end
 for name, tasks in pairs(woken) do wake(name, tasks) end
 pass_room_on()
