@@ -198,7 +198,15 @@ async def no_findings(queue: TaskQueue) -> None:
     assert (await queue.check()).findings == ()
 
 
-async def test_all_that_a_user_has_is_in_another_partition(queue: TaskQueue) -> None:
+@pytest.mark.parametrize("fairness", ["cost", "time"])
+async def test_all_that_a_user_has_is_in_another_partition(server: Server, queue_name: str, fairness: Any) -> None:
+    async with TaskQueue(
+        server.url, name=f"{queue_name}/all", partitions=PARTITIONS, fairness=fairness, timeout=3.0
+    ) as queue:
+        await has_all_elsewhere(queue)
+
+
+async def has_all_elsewhere(queue: TaskQueue) -> None:
     store = queue.store()
     running = await rich(queue, store)
     before = contents(queue, home_of(USER), USER)
@@ -219,7 +227,59 @@ async def test_all_that_a_user_has_is_in_another_partition(queue: TaskQueue) -> 
     await store.close()
 
 
+def tag_of(queue: TaskQueue, partition: int, user_id: str) -> float:
+    """In the virtual time that partitions share."""
+    part = queue.store().parts[partition]
+    with RespClient(queue.connector.url) as client:
+        tag = client.execute("ZSCORE", f"{part.keys.prefix}ready", encode_user(user_id))
+        return float(tag) + float(client.execute("HGET", part.keys.state, "offset") or 0)
+
+
+async def test_a_user_keeps_its_place_in_virtual_time(queue: TaskQueue) -> None:
+    store = queue.store()
+    beside = [name for n in range(60) if home_of(name := f"beside {n}") == elsewhere("acme")][:2]
+    for user in ("acme", *beside):
+        await queue.enqueue_many([note(n) for n in range(20)], user_id=user)
+    for many, user in ((12, "acme"), (7, beside[0])):
+        part = store.part_of(user)
+        taken = (await part.claim("ghost", many)).deliveries
+        assert await part.settle("ghost", [outcome(each, "finished") for each in taken]) == [True] * many
+    before = tag_of(queue, home_of("acme"), "acme")
+    await queue.move("acme", elsewhere("acme"))
+    assert tag_of(queue, elsewhere("acme"), "acme") == pytest.approx(before)
+    await store.close()
+    for user in ("acme", *beside):
+        await queue.purge(user)
+
+
+async def test_ends_that_are_still_to_be_told_are_told_where_the_user_lives(queue: TaskQueue) -> None:
+    first = await queue.enqueue(note(1), user_id="acme")
+    behind = await queue.enqueue_many([note(n).options(depends_on=[first]) for n in range(501)], user_id="acme")
+    store = queue.store()
+    part = store.part_of("acme")
+    [taken] = (await part.claim("ghost", 1)).deliveries
+    assert await part.settle("ghost", [outcome(taken, "finished")]) == [True]
+    assert (await queue.stats()).deferred == 1
+    await queue.move("acme", elsewhere("acme"))
+    assert (await queue.stats()).deferred == 1
+    async with Worker(queue, scheduler=False):
+        assert await behind[-1].result(timeout=20) == 500
+    await store.close()
+    await no_findings(queue)
+
+
 # What runs
+
+
+async def test_who_waits_for_a_result_hears_of_it_where_the_user_lives(queue: TaskQueue) -> None:
+    handle = await queue.enqueue(hold("it"), user_id="acme")
+    async with Worker(queue, scheduler=False), TaskQueue(queue.connector.url, name=queue.name) as stranger:
+        waiting = [asyncio.create_task(each.handle("acme", handle.task_id).result(20)) for each in (queue, stranger)]
+        await eventually(lambda: began["it"] == 1)
+        for by in (1, 2):
+            await queue.move("acme", elsewhere("acme", by))
+        gates[-1].set()
+        assert await asyncio.gather(*waiting) == ["it", "it"]
 
 
 async def test_what_runs_goes_on_and_is_reported_where_its_user_lives_by_then(queue: TaskQueue) -> None:
