@@ -138,3 +138,30 @@ async def test_a_mover_that_is_killed_loses_and_doubles_nothing(
     assert (await queue.check()).findings == ()
     assert (await queue.move(HOME, 1)).partition == 1
     assert (await queue.check()).findings == ()
+
+
+@pytest.mark.parametrize("lost", ["moves", "departing", "state"])
+async def test_a_repair_goes_on_with_a_move_that_nobody_knows_of(server: Server, queue: TaskQueue, lost: str) -> None:
+    await queue.enqueue_many([count_up(n) for n in range(5)], user_id=HOME)
+    store, token = queue.store(), "0" * 32
+    source, target = store.parts[0], store.parts[1]
+    frozen = await source.freeze(HOME, token, "move", 30_000)
+    names = [
+        name async for page in source.all_names_of(encode_user(HOME)) for name, kind, _ in page if kind != "frozen"
+    ]
+    await source.note_manifest(encode_user(HOME), token, 0, names)
+    assert await target.arrive(encode_user(HOME), token, 0, frozen.passport) is None
+    assert await source.depart(encode_user(HOME), token, 1, 7, {"normal": 5})
+    await target.thaw(HOME, token)
+    if lost == "state":
+        server.execute("HDEL", source.keys.state, "moves")
+    else:
+        server.execute("DEL", f"{source.keys.prefix}{lost}")
+    [finding] = (await queue.check()).findings
+    assert (finding.kind, finding.partition) == ("forsaken-move", 0)
+    assert (await queue.check(repair=True)).sound
+    nobody_was_heard(queue)
+    await queue.check(repair=True)
+    assert homes(queue) <= {1}
+    assert (await queue.check()).findings == ()
+    await store.close()

@@ -66,6 +66,8 @@ async def examine(store: Store, *, repair: bool = False) -> QueueCheck:
             missing.append(number)
             if len(missing) == len(store.parts):
                 raise
+    if repair:
+        await _finish_moves(store)
     astray = await find_astray(store.parts, repair=repair) + await find_apart(store, repair=repair)
     if any(check.keys for check in checks):  # else nobody has written anything yet
         checks.insert(0, await check_agreement(store, repair=repair))

@@ -59,6 +59,7 @@ class FindingKind(StrEnum):
     PARKED_WITHOUT_TASKS = "parked-without-tasks"
     ASTRAY = "astray"  # nobody finds a user that was moved to another partition
     TWO_HOMES = "two-homes"
+    FORSAKEN_MOVE = "forsaken-move"  # a user is on its way to another partition, and nobody goes on with that
     APART = "apart"  # a user does not live where its group does
 
     # What waits for others

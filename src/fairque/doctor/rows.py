@@ -247,11 +247,11 @@ ROWS = (
     Row("advanced", "hash", "yes", ttl_days=1),
     Row("damaged", "zset", "no", each=_USERS),
     Row("damage", "hash", "no"),
-    Row("frozen:<u>", "hash", "sometimes"),
+    Row("frozen:<u>", "hash", "sometimes", whole=("on_its_way - - $u",)),
     Row("moved", "hash", "no", each=("moved - - $m",)),
-    Row("moves", "zset", "no"),
-    Row("departing", "hash", "no"),
-    Row("manifest:<u>", "list", "sometimes"),
+    Row("moves", "zset", "no", each=("on_its_way - - $m",)),
+    Row("departing", "hash", "no", each=("on_its_way - - $m",)),
+    Row("manifest:<u>", "list", "sometimes", whole=("on_its_way - - $u",)),
     Row("damaged:<any>", "any", "yes", ttl_days=7),
 )
 

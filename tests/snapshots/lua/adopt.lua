@@ -110,12 +110,13 @@ end
 -- In the state: moves, 1 while there are some.
 local departing_key
 local end_move
+local manifest_key
 local moves_key
 local note_mover
 do
 
 local MOVER_MS = 10000
-local function manifest_key(user) return prefix .. 'manifest:' .. user end
+function manifest_key(user) return prefix .. 'manifest:' .. user end
 
 -- Its mover lives.
 function note_mover(user)

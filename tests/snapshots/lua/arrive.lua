@@ -211,12 +211,13 @@ end
 --                     what has come so far
 -- In the state: moves, 1 while there are some.
 local departing_key
+local manifest_key
+local moves_key
 local note_mover
 do
 
-local moves_key
 local MOVER_MS = 10000
-local function manifest_key(user) return prefix .. 'manifest:' .. user end
+function manifest_key(user) return prefix .. 'manifest:' .. user end
 
 -- Its mover lives.
 function note_mover(user)

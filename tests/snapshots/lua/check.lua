@@ -5512,6 +5512,46 @@ local function add_byte_checks(doctor)
   end
 end
 
+-- lib/moves.lua
+-- Users on their way from one partition to another, and whoever sees to it that they arrive.
+-- moves         zset  user → ms from which on another may see to it: its mover was heard of 10 s before
+-- departing     hash  user → '<partition> <epoch> <token>': it lives there from now on; what is here of it is erased
+-- manifest:<u>  list  keys without their prefix, the first to be erased last: where it leaves what it has, where it arrives
+--                     what has come so far
+-- In the state: moves, 1 while there are some.
+local departing_key
+local manifest_key
+local moves_key
+do
+
+local MOVER_MS = 10000
+function manifest_key(user) return prefix .. 'manifest:' .. user end
+
+-- Its mover lives.
+local function note_mover(user)
+  call('ZADD', moves_key, now + MOVER_MS, user)
+  call('HSET', state_key, 'moves', 1)
+end
+
+local function end_move(user)
+  call('DEL', manifest_key(user))
+  call('ZREM', moves_key, user)
+  if call('EXISTS', moves_key) == 0 then call('HDEL', state_key, 'moves') end
+end
+
+-- It does not stand still here any more.
+local function stand_no_more(user)
+  call('DEL', prefix .. 'frozen:' .. user)
+  call('ZREM', prefix .. 'damaged', user)
+  call('HDEL', prefix .. 'damage', user)
+  if call('EXISTS', prefix .. 'damaged') == 0 then call('HDEL', state_key, 'damaged') end
+end
+calls[#calls + 1] = function()
+  moves_key, departing_key = prefix .. 'moves', prefix .. 'departing'
+  return NEXT
+end
+end
+
 local function add_user_checks(doctor)
   local checks, wrong = doctor.checks, doctor.wrong
   local SORTED = { 'critical', 'normal', 'held', 'scheduled', 'dead' }
@@ -5713,6 +5753,28 @@ local function add_user_checks(doctor)
     if call('ZSCORE', users_key, user) and not is_frozen(user) then
       wrong('two-homes', 'moved', user .. ' lives here, and whoever looks here is sent on')
     end
+  end
+
+  -- Who comes from another partition, or has left for one, has somebody who sees to it: lib/moves.lua. What is still noted as
+  -- to be erased, and has no end, is of one that has left.
+  function checks.on_its_way(_, _, user)
+    local leaves = call('HEXISTS', departing_key, user) == 1
+    local lives = not leaves and not is_frozen(user) and moved_to(user)
+    if lives and call('PTTL', manifest_key(user)) == -1 then
+      return wrong('forsaken-move', 'departing', user .. ' has left, and what it has left is not erased', function()
+        call('HSET', departing_key, user, lives .. ' repair')
+        call('ZADD', moves_key, now, user)
+        call('HSET', state_key, 'moves', 1)
+        return 'goes on'
+      end)
+    end
+    if not leaves and call('HGET', frozen_key(user), 'why') ~= 'arrive' then return end
+    if call('ZSCORE', moves_key, user) and call('HEXISTS', state_key, 'moves') == 1 then return end
+    wrong('forsaken-move', 'moves', user .. ' is on its way, and nobody goes on with it', function()
+      call('ZADD', moves_key, 'NX', now, user)
+      call('HSET', state_key, 'moves', 1)
+      return 'goes on'
+    end)
   end
 
   function checks.turns(user)

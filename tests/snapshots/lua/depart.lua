@@ -2122,11 +2122,11 @@ end
 -- In the state: moves, 1 while there are some.
 local departing_key
 local manifest_key
+local moves_key
 local note_mover
 local stand_no_more
 do
 
-local moves_key
 local MOVER_MS = 10000
 function manifest_key(user) return prefix .. 'manifest:' .. user end
 

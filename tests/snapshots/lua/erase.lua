@@ -3602,11 +3602,11 @@ end
 local departing_key
 local end_move
 local manifest_key
+local moves_key
 local note_mover
 local stand_no_more
 do
 
-local moves_key
 local MOVER_MS = 10000
 function manifest_key(user) return prefix .. 'manifest:' .. user end
 

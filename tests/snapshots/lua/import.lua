@@ -3513,11 +3513,12 @@ end
 -- manifest:<u>  list  keys without their prefix, the first to be erased last: where it leaves what it has, where it arrives
 --                     what has come so far
 -- In the state: moves, 1 while there are some.
+local departing_key
 local manifest_key
+local moves_key
 local note_mover
 do
 
-local moves_key, departing_key
 local MOVER_MS = 10000
 function manifest_key(user) return prefix .. 'manifest:' .. user end
 

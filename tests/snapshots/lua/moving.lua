@@ -170,11 +170,12 @@ end
 --                     what has come so far
 -- In the state: moves, 1 while there are some.
 local departing_key
+local manifest_key
+local moves_key
 do
 
-local moves_key
 local MOVER_MS = 10000
-local function manifest_key(user) return prefix .. 'manifest:' .. user end
+function manifest_key(user) return prefix .. 'manifest:' .. user end
 
 -- Its mover lives.
 local function note_mover(user)

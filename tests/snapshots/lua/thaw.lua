@@ -3034,12 +3034,14 @@ end
 -- manifest:<u>  list  keys without their prefix, the first to be erased last: where it leaves what it has, where it arrives
 --                     what has come so far
 -- In the state: moves, 1 while there are some.
+local departing_key
 local end_move
+local manifest_key
+local moves_key
 do
 
-local moves_key, departing_key
 local MOVER_MS = 10000
-local function manifest_key(user) return prefix .. 'manifest:' .. user end
+function manifest_key(user) return prefix .. 'manifest:' .. user end
 
 -- Its mover lives.
 local function note_mover(user)

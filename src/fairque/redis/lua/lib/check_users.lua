@@ -5,6 +5,8 @@
 --@include wake
 --@include doctor
 --@include check_bytes
+--@include absent
+--@include moves
 
 local function add_user_checks(doctor)
   local checks, wrong = doctor.checks, doctor.wrong
@@ -207,6 +209,28 @@ local function add_user_checks(doctor)
     if call('ZSCORE', users_key, user) and not is_frozen(user) then
       wrong('two-homes', 'moved', user .. ' lives here, and whoever looks here is sent on')
     end
+  end
+
+  -- Who comes from another partition, or has left for one, has somebody who sees to it: lib/moves.lua. What is still noted as
+  -- to be erased, and has no end, is of one that has left.
+  function checks.on_its_way(_, _, user)
+    local leaves = call('HEXISTS', departing_key, user) == 1
+    local lives = not leaves and not is_frozen(user) and moved_to(user)
+    if lives and call('PTTL', manifest_key(user)) == -1 then
+      return wrong('forsaken-move', 'departing', user .. ' has left, and what it has left is not erased', function()
+        call('HSET', departing_key, user, lives .. ' repair')
+        call('ZADD', moves_key, now, user)
+        call('HSET', state_key, 'moves', 1)
+        return 'goes on'
+      end)
+    end
+    if not leaves and call('HGET', frozen_key(user), 'why') ~= 'arrive' then return end
+    if call('ZSCORE', moves_key, user) and call('HEXISTS', state_key, 'moves') == 1 then return end
+    wrong('forsaken-move', 'moves', user .. ' is on its way, and nobody goes on with it', function()
+      call('ZADD', moves_key, 'NX', now, user)
+      call('HSET', state_key, 'moves', 1)
+      return 'goes on'
+    end)
   end
 
   function checks.turns(user)
