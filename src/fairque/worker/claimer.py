@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from typing import NamedTuple
 
 from fairque.errors import FairqueError
 from fairque.redis.delivery import Claim, Outcome
@@ -20,9 +21,19 @@ from fairque.worker.steal_pause import StealPause
 __all__ = ["Claimer"]
 
 logger = logging.getLogger("fairque.worker")
-# Of the concurrency, for one claim. While tasks run, smaller claims keep Redis and the loop busy at the same time, and
-# keep tasks from ending all at once; where they end as they come, a call costs more than that gains. By the bench.
-CLAIM_SHARE, SHARE_WHILE_FEW_RUN = 4, 2
+# One claim is for this share of the slots that are free, or of all slots if that is more: smaller claims keep Redis and
+# the loop busy at the same time, and keep tasks from ending all at once; where most are free, calls cost too much.
+SHARE_OF_FREE, SHARE_OF_ALL = 2, 8
+
+
+class _Asked(NamedTuple):
+    """A claim that is under way. `alone`: no other one was, when it was made."""
+
+    want: int
+    steals: bool
+    is_idle: bool
+    is_repeated: bool
+    alone: bool
 
 
 class Claimer:
@@ -30,6 +41,9 @@ class Claimer:
 
     Claims are numbered. One that was not answered is repeated under its number, whatever is wanted by then, so that
     what it was given comes here after all. One that arrives after its repetition was answered is given nothing.
+
+    A claim may be made beside another one that is under way. Whatever that may bring counts as held already, and as a
+    suspect; and only one that had no other beside it tells that there is nothing to do.
 
     Args:
         options: Of the worker.
@@ -56,14 +70,19 @@ class Claimer:
         self._steal_pause = steal_pause
         self._limits = limits
         self._signals = signals
-        self._pace = Pace(max(1, options.concurrency // SHARE_WHILE_FEW_RUN))
-        self._most_while_many_run = max(1, options.concurrency // CLAIM_SHARE)
+        self._pace = Pace(max(1, options.concurrency // SHARE_OF_FREE))
+        self._least = max(1, options.concurrency // SHARE_OF_ALL)
         self._look_at = 0.0
         self._number = time.time_ns() // 1000  # beyond those of a process before it under the same id
-        self.is_unsure = False
-        """Whether a claim may have been answered without that coming here."""
+        self._under_way: dict[int, _Asked] = {}
+        self._lost: int | None = None  # the first claim that may have been answered without that coming here
         self.errors = 0
         self._may_be_woken = False
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether a claim may have been answered without that coming here."""
+        return self._lost is not None
 
     @property
     def has_last_call(self) -> bool:
@@ -97,54 +116,86 @@ class Claimer:
         """How many tasks a call that is made now is to ask for."""
         if self._pace.left:
             return 0
-        most = self._pace.most
-        if len(self._runner) > self._most_while_many_run:
-            most = min(most, self._most_while_many_run)
-        return max(0, min(self._room(), most))
+        room = self._room()
+        return max(0, min(room, self._pace.most, max(self._least, room // SHARE_OF_FREE)))
 
     def _room(self) -> int:
         if self._signals.stopping or self._settler.alone_left or len(self._settler) > self._most_unreported:
             return 0
-        return self._options.concurrency - len(self._runner) if self._limits.are_told() else 0
+        if not self._limits.are_told():
+            return 0
+        return self._options.concurrency - len(self._runner) - self._asked_for
 
-    def begin(self, report: list[Outcome]) -> ClaimOptions:
+    @property
+    def _asked_for(self) -> int:
+        return sum(asked.want for asked in self._under_way.values())
+
+    @property
+    def may_go_beside(self) -> bool:
+        """Whether a claim may be made beside what is under way. Not beside one that may bring what has to run alone."""
+        if len(self._under_way) != 1 or self.is_unsure or self._pace.is_failing:
+            return False
+        return not any(asked.is_idle for asked in self._under_way.values()) and self._room() > 0
+
+    def begin(self, want: int, report: list[Outcome]) -> ClaimOptions:
         """A claim is made, together with the report."""
         self._signals.clear()  # what is told from now on, it may not have seen
         if self._pace.is_failing:
             self._steal_pause.silent()  # only now: it is to last from the end of the outage on
+        if not self.is_unsure:
+            self._number += 1
+        beside = self._under_way.values()
+        holds = self._settler.holds - len(report) + self._asked_for
+        steals = self._steal_pause.may_steal() and not any(asked.steals for asked in beside)
+        since = self._lost or min(self._under_way, default=0)
+        self._under_way[self._number] = _Asked(want, steals, not holds, self.is_unsure, not beside)
         return {
             "groups": self._options.groups,
-            "steal": self._steal_pause.may_steal(),
-            "holds": self._settler.holds - len(report),
+            "steal": steals,
+            "holds": holds,
             "suspects": self._settler.suspects,
             "max_deliveries": self._options.max_deliveries,
             "number": self._number,
             "repeats": self.is_unsure,
+            "since": since,
         }
 
-    def failed(self, error: FairqueError) -> None:
+    def failed(self, number: int, error: FairqueError) -> None:
         logger.warning("cannot claim, trying again: %s", error)
+        del self._under_way[number]
         self.errors += 1
-        self.is_unsure = not self.has_last_call  # once is enough
+        is_enough = self.has_last_call  # it was the last one
+        self._lost = None if is_enough else min(number, self._lost or number)
         self._may_be_woken = self._may_be_woken and not self._signals.stopping
+        self.look()
         self._pace.failed()
 
-    def claimed(self, want: int, claim: Claim) -> None:
+    def claimed(self, number: int, claim: Claim) -> None:
         """Start what came, and see when to look again."""
+        asked = self._under_way[number]
         self._steal_pause.heard()
         self._pace.went_well()
         self._signals.serving.set()
-        is_short = self._may_be_woken = len(claim.deliveries) < want
-        self._runner.take(claim.deliveries, at_once=is_short)
-        self._settler.answered = self._number  # only now that they are held: another thread looks
-        self._number += 1
-        self.is_unsure = False
-        if not is_short:
+        is_short = self._may_be_woken = len(claim.deliveries) < asked.want
+        came = claim.deliveries
+        if asked.is_repeated:
+            came = [each for each in came if not self._settler.has(each)]
+            self._lost = None
+        self._runner.take(came, at_once=is_short)
+        del self._under_way[number]
+        self._settler.answered = self._answered  # only now that they are held: another thread looks
+        if not is_short or not asked.alone or self._under_way:
             self._look_at = 0.0
             return
         if self._is_done(claim):
             self._signals.stop()
         self._look_at = time.monotonic() + self._nap(claim)
+
+    @property
+    def _answered(self) -> int:
+        """The number of the last claim of which, and of all before it, is known what came."""
+        first_open = min([*self._under_way, *([self._lost] if self._lost else [])], default=self._number + 1)
+        return first_open - 1
 
     def _is_done(self, claim: Claim) -> bool:
         """Nothing came, nothing is due, nothing runs, and no message came since: reports may have made more work."""

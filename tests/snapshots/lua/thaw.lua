@@ -3562,14 +3562,16 @@ end
 
 -- lib/schedule_keepers.lua
 -- Of all who fire schedules, one looks at each moment at which one is due, the keeper, and one a little later, the deputy,
--- should the keeper be gone by then. The others look now and then.
+-- should the keeper be gone by then. The others need not look: who gives a sign of life learns that a part is free.
 -- schedule-keepers  string  <keeper> <ms of its last look> <ms of its next> <deputy> <ms of its next>; '-' where there is none
+local LONGEST_MS
 local tell_keepers
 do
 
 local keepers_key
 local LATE_MS, BUSY_MS = 50, 1000 -- what a keeper may be late by, and how long it may take to fire what it found
-local DEPUTY_PAUSE_MS, LONGEST_MS = 900, 30000
+local DEPUTY_PAUSE_MS
+DEPUTY_PAUSE_MS, LONGEST_MS = 900, 30000
 
 local function read_keepers()
   local text = redis.pcall('GET', keepers_key)
@@ -3586,13 +3588,22 @@ end
 
 local function is_keeper_gone(k) return k.keeper == '-' or k.at + LATE_MS < now end
 
+local function is_deputy_gone(k) return k.deputy == '-' or k.deputy_at + BUSY_MS < now end
+
+-- Whether one that has no part is to take one.
+local function has_part_for(scheduler)
+  local k = read_keepers()
+  return k.keeper ~= scheduler and k.deputy ~= scheduler and (is_keeper_gone(k) or is_deputy_gone(k))
+end
+
 -- `due_ms`: of the first schedule. One that is late was not looked at, or whoever did was stopped while it fired.
 local function is_keeper_needed(k, due_ms)
   if is_keeper_gone(k) then return true end
   return due_ms and due_ms + LATE_MS <= now and (k.looked < due_ms or k.looked + BUSY_MS < now)
 end
 
--- Whether the scheduler is the one that fires, and when it looks again; `next_ms` is of the first that is not due.
+-- Whether the scheduler is the one that fires, and when it looks again, -1: when it is told to; `next_ms` is of the first
+-- that is not due.
 local function take_part(scheduler, due_ms, next_ms)
   local k, latest = read_keepers(), now + LONGEST_MS
   if k.keeper == scheduler or is_keeper_needed(k, due_ms) then
@@ -3601,17 +3612,17 @@ local function take_part(scheduler, due_ms, next_ms)
     write_keepers(k)
     return true, k.at
   end
-  if k.deputy == scheduler or k.deputy == '-' or k.deputy_at + BUSY_MS < now then
+  if k.deputy == scheduler or is_deputy_gone(k) then
     local wanted = math.max((next_ms or latest) + LATE_MS, now + DEPUTY_PAUSE_MS)
     k.deputy, k.deputy_at = scheduler, math.min(wanted, latest)
     write_keepers(k)
     return false, k.deputy_at
   end
-  return false, latest
+  return false, -1
 end
 
 -- '' is for all of them.
-local function tell_schedulers(names) redis.pcall('PUBLISH', prefix .. 'schedules', names) end
+local function tell_schedulers(names) redis.pcall('SPUBLISH', prefix .. 'schedules', names) end
 
 -- Of a moment that may be sooner than the one that the keeper knows; everybody hears of it where there is no keeper.
 function tell_keepers(next_ms)
