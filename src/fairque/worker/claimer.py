@@ -75,8 +75,11 @@ class Claimer:
         self._look_at = 0.0
         self._number = time.time_ns() // 1000  # beyond those of a process before it under the same id
         self._under_way: dict[int, _Asked] = {}
+        self._asked_for = 0  # by all of those
         self._lost: int | None = None  # the first claim that may have been answered without that coming here
         self.errors = 0
+        self.came_short = False
+        """Whether the last claim was answered with some tasks, and fewer than it wanted."""
         self._may_be_woken = False
 
     @property
@@ -127,10 +130,6 @@ class Claimer:
         return self._options.concurrency - len(self._runner) - self._asked_for
 
     @property
-    def _asked_for(self) -> int:
-        return sum(asked.want for asked in self._under_way.values())
-
-    @property
     def may_go_beside(self) -> bool:
         """Whether a claim may be made beside what is under way. Not beside one that may bring what has to run alone."""
         if len(self._under_way) != 1 or self.is_unsure or self._pace.is_failing:
@@ -142,13 +141,15 @@ class Claimer:
         self._signals.clear()  # what is told from now on, it may not have seen
         if self._pace.is_failing:
             self._steal_pause.silent()  # only now: it is to last from the end of the outage on
-        if not self.is_unsure:
+        repeats = self.is_unsure
+        if not repeats:
             self._number += 1
-        beside = self._under_way.values()
         holds = self._settler.holds - len(report) + self._asked_for
-        steals = self._steal_pause.may_steal() and not any(asked.steals for asked in beside)
-        since = self._lost or min(self._under_way, default=0)
-        self._under_way[self._number] = _Asked(want, steals, not holds, self.is_unsure, not beside)
+        steals, since = self._steal_pause.may_steal(), self._lost or 0
+        for number, other in self._under_way.items():
+            steals, since = steals and not other.steals, since or number
+        self._under_way[self._number] = _Asked(want, steals, not holds, repeats, not since or repeats)
+        self._asked_for += want
         return {
             "groups": self._options.groups,
             "steal": steals,
@@ -156,13 +157,13 @@ class Claimer:
             "suspects": self._settler.suspects,
             "max_deliveries": self._options.max_deliveries,
             "number": self._number,
-            "repeats": self.is_unsure,
+            "repeats": repeats,
             "since": since,
         }
 
     def failed(self, number: int, error: FairqueError) -> None:
         logger.warning("cannot claim, trying again: %s", error)
-        del self._under_way[number]
+        self._has_ended(number)
         self.errors += 1
         is_enough = self.has_last_call  # it was the last one
         self._lost = None if is_enough else min(number, self._lost or number)
@@ -182,7 +183,8 @@ class Claimer:
             came = [each for each in came if not self._settler.has(each)]
             self._lost = None
         self._runner.take(came, at_once=is_short)
-        del self._under_way[number]
+        self.came_short = is_short and bool(came)
+        self._has_ended(number)
         self._settler.answered = self._answered  # only now that they are held: another thread looks
         if not is_short or not asked.alone or self._under_way:
             self._look_at = 0.0
@@ -191,11 +193,15 @@ class Claimer:
             self._signals.stop()
         self._look_at = time.monotonic() + self._nap(claim)
 
+    def _has_ended(self, number: int) -> None:
+        self._asked_for -= self._under_way.pop(number).want
+
     @property
     def _answered(self) -> int:
         """The number of the last claim of which, and of all before it, is known what came."""
-        first_open = min([*self._under_way, *([self._lost] if self._lost else [])], default=self._number + 1)
-        return first_open - 1
+        if self._lost is not None:
+            return self._lost - 1
+        return min(self._under_way) - 1 if self._under_way else self._number
 
     def _is_done(self, claim: Claim) -> bool:
         """Nothing came, nothing is due, nothing runs, and no message came since: reports may have made more work."""

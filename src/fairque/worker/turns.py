@@ -82,10 +82,12 @@ class Turns:
                     self._claimer.look()
                 if self._fault is not None:
                     raise self._fault
-                if self._rest() <= 0:
+                if self._beside is None or self._may_go_beside():
                     self._is_calling, self._signals.on_busy = True, self._begin_beside
                     await self._take_turn()
                     self._is_calling, self._signals.on_busy = False, None
+                    if self._claimer.came_short:
+                        await asyncio.sleep(0)  # what came begins before anything else is thought of
                 self._signals.turned()
 
     def _rest(self) -> float:

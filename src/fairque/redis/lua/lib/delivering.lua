@@ -106,7 +106,7 @@ local function new_delivering(claim, work)
       end
     end
     if charging and not paid then cost = charging.begin(user, id, name_in(body), cost, lease_ms) end
-    if is_over == false then deadlines.forget(user, id) end
+    if known.expiring and is_over == false then deadlines.forget(user, id) end
     work.note(user, id, lane, stream_id, attempt, score, history, body, follows)
     hand.id = nil
     return paid and 0 or cost, was_let_in, group

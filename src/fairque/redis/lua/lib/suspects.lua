@@ -5,10 +5,16 @@
 
 local suspects_key = prefix .. 'suspects'
 
-local function watch_suspect(user, id, lease_ms) call('ZADD', suspects_key, now + lease_ms, user .. ':' .. id) end
+local are_none = false -- as far as this call has seen
+
+local function watch_suspect(user, id, lease_ms)
+  are_none = false
+  call('ZADD', suspects_key, now + lease_ms, user .. ':' .. id)
+end
 
 local function may_run_suspects()
-  if call('EXISTS', suspects_key) == 0 then return true end
+  are_none = are_none or call('EXISTS', suspects_key) == 0
+  if are_none then return true end
   call('ZREMRANGEBYSCORE', suspects_key, '-inf', now)
   local slots = tonumber(call('HGET', state_key, 'slots') or 0)
   return call('ZCARD', suspects_key) < math.max(1, math.floor(slots / 10))

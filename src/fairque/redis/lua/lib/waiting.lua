@@ -12,7 +12,7 @@ local function new_waiting(claim, work, stealing, serving)
   local it = {}
   local LOOKS = 20
 
-  -- An idle moment is used to forget users that nothing remembers.
+  -- An idle moment, in which nobody waits for the answer, is used to forget users that nothing remembers.
   local function prune_users()
     for _, user in ipairs(call('ZRANGEBYSCORE', users_key, '-inf', now - USER_TTL, 'LIMIT', 0, LOOKS)) do
       if call('EXISTS', prefix .. 'bytes:' .. user) == 1 then (bytes or new_bytes()).prune(user) end
@@ -33,7 +33,7 @@ local function new_waiting(claim, work, stealing, serving)
   end
 
   function it.wait()
-    prune_users()
+    if work.delivered == 0 then prune_users() end
     in_waiting_sets('SADD')
   end
 
