@@ -76,7 +76,7 @@ class Renewed(NamedTuple):
 
 class ClaimOptions(TypedDict, total=False):
     """Of a claim, see `arguments.Claim`: `groups` (default: everyone), `wait` and `steal` (True), `holds`, `suspects`,
-    `max_deliveries` (5), `number`, `repeats`, `since`, `latest`, `floor`, `up_to`, `revision`; `settings` are other ones
+    `max_deliveries` (5), `number`, `repeats`, `since`, `latest`, `floor`, `up_to`, `revision`; `settings` are others
     than those of the queue.
     """
 
