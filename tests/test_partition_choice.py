@@ -53,6 +53,15 @@ def test_without_work_there_is_no_choice():
     assert choice_of(Sight(None), Sight(None)).choose(0.0) is None
 
 
+def test_who_was_served_while_nobody_else_waited_owes_nobody() -> None:
+    """Else whoever comes next would be served as much before, in whichever partition."""
+    alone = choice_of(Sight(None, passed=50.0), Sight(None, passed=3.0))
+    alone.saw(1, Sight(0.0), 1.0)
+    assert chosen(alone).latest == 50.0
+    beside = choice_of(Sight(None, passed=50.0), Sight(2.0))
+    assert chosen(beside).latest == 2.0, "somebody waits, who had less"
+
+
 def test_one_that_does_not_answer_is_left_alone_for_a_time_that_grows():
     choice = choice_of(Sight(1.0), Sight(2.0))
     choice.failed(0, 0.0)

@@ -115,7 +115,7 @@ async def test_a_partition_that_was_away_with_a_backlog_is_owed_no_more_than_the
 
 @pytest.mark.damages
 async def test_looks_tell_what_claims_tell(queue: TaskQueue, store: Store) -> None:
-    assert await store.heads() == (None, 0.0, 0.0, 0, 0, False, -1, 0)
+    assert await store.heads() == (None, 0.0, 0.0, 0, 0, 0.0, False, -1, 0)
     for user in ("acme", "zoe"):
         await put_in(queue, user, 4)
     claim = await served(store, 3, latest=FAR)

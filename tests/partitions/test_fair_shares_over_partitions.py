@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 from collections import Counter
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fairque import TaskQueue, Worker, current_task, task
+from fairque.redis.partitions import partition_of
+from fairque.tasks.registry import unregister
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
@@ -58,3 +61,33 @@ async def test_equal_users_over_8_partitions_have_equal_shares(spread: Spread) -
 async def test_users_with_weights_over_16_partitions_share_by_them(spread: Spread) -> None:
     async with spread(16) as queue:
         assert await share_error(queue, {f"user-{n}": (1, 2, 5)[n % 3] for n in range(45)}) < 0.03
+
+
+@pytest.mark.parametrize("lives", ["in the same partition", "in another one"])
+async def test_who_was_served_alone_for_long_is_not_made_to_wait_for_whoever_comes_next(
+    server: Server, queue_name: str, lives: str
+) -> None:
+    """One task after the other: between two of them nobody waits anywhere."""
+    same = lives == "in the same partition"
+    names = (f"flood-{n}" for n in range(1000))
+    flood = next(user for user in names if (partition_of(user, 4) == partition_of("quiet", 4)) is same)
+    order: list[str] = []
+
+    @task(name="partitions.alone")
+    async def alone(user: str) -> None:
+        order.append(user)
+        await asyncio.sleep(0.001)
+
+    try:
+        async with TaskQueue(server.url, name=queue_name, partitions=4) as queue, Worker(queue, concurrency=4):
+            for _ in range(60):
+                await (await queue.enqueue(alone("quiet"), user_id="quiet")).result(timeout=20)
+                await asyncio.sleep(0.01)  # so that the worker rests
+            await queue.enqueue_many([alone(flood)] * 400, user_id=flood)
+            await eventually(lambda: flood in order)
+            before = len(order)
+            await (await queue.enqueue(alone("last"), user_id="quiet")).result(timeout=20)
+            assert order[before:].index("last") < 30, "60 were served to it before, and count no more"
+            await queue.cancel_all(flood)
+    finally:
+        unregister("partitions.alone")

@@ -42,7 +42,7 @@ class Partition:
         else:
             low = line.lowest_tag()
             head = None if low is None else low + self.offset
-        return Sight(head, self.time + self.offset, line.mean, len(line.ready))
+        return Sight(head, self.time + self.offset, line.mean, len(line.ready), passed=line.clock + self.offset)
 
     def begin(self, chosen: Chosen) -> None:
         """A claim. What was missed while the partition was away is not made up for, beyond a horizon."""

@@ -42,6 +42,8 @@ class Sight(NamedTuple):
     """Users and groups that may be served now."""
     workers: int = 1
     """Workers that serve it."""
+    passed: float = 0.0
+    """How far its own virtual time has gone, by what was served there."""
 
 
 class Chosen(NamedTuple):
@@ -70,6 +72,7 @@ class PartitionChoice:
     def __init__(self, count: int, random: random.Random) -> None:
         self._random = random
         self._heads = [math.inf] * count  # infinite: no work is known
+        self._passed = 0.0  # of all partitions: how far own virtual times have gone
         self._lags = [-math.inf] * count  # how far each was behind the virtual time when it was seen
         self._means = [0.0] * count
         self._ready = [0] * count
@@ -91,6 +94,10 @@ class PartitionChoice:
         self._workers[partition] = sight.workers
         self._seen_at[partition] = now
         self._note(partition, sight)
+        self._passed = max(self._passed, sight.passed)
+        if sight.head is None and min(self._heads) == math.inf and min(self._seen_at) > -math.inf:
+            # Nobody waits anywhere: nobody is owed anything, and who was served alone owes nobody.
+            self._time = max(self._time, self._passed)
 
     @property
     def workers(self) -> int:
@@ -107,6 +114,7 @@ class PartitionChoice:
         _, last = self._truces.get(partition, (0.0, TRUCE / 2))
         truce = min(LONGEST_TRUCE, last * 2)
         self._truces[partition] = now + truce, truce
+        self._seen_at[partition] = now
         self._note(partition, Sight(None))
 
     def to_look(self, now: float) -> list[int]:

@@ -152,9 +152,9 @@ class Delivery(msgspec.Struct, eq=False):
 
 class Heads(NamedTuple):
     """Where a partition stands: the virtual time of whom it would serve next (None: nobody is ready) and that of the
-    queue as known there, how far a service takes a tag lately, and how many are ready; how many workers serve it;
-    whether a user is on its way from or to it whose mover fell silent; ms until places of limits are to be moved there,
-    or -1; the revision of what governs all users.
+    queue as known there, how far a service takes a tag lately, and how many are ready; how many workers serve it, and
+    how far its own virtual time has gone; whether a user is on its way from or to it whose mover fell silent; ms until
+    places of limits are to be moved there, or -1; the revision of what governs all users.
     """
 
     head: float | None
@@ -162,6 +162,7 @@ class Heads(NamedTuple):
     mean: float
     ready: int
     workers: int
+    passed: float
     has_forsaken: bool = False
     exchange_ms: int = -1
     revision: int = 0

@@ -76,9 +76,9 @@ def claim_in(reply: list[Any], priority_step_ms: int) -> Claim:
 
 
 def heads_in(reply: list[Any]) -> Heads:
-    head, time, mean, ready, workers, forsaken, exchange_ms, revision = reply
-    lowest = float(head) if head else None
-    return Heads(lowest, float(time), float(mean), ready, workers, bool(forsaken), exchange_ms, revision)
+    head, time, mean, ready, workers, passed, forsaken, exchange_ms, revision = reply
+    place = float(head) if head else None, float(time), float(mean)
+    return Heads(*place, ready, workers, float(passed), bool(forsaken), exchange_ms, revision)
 
 
 def _deliveries_in(reply: list[Any], priority_step_ms: int) -> list[Delivery]:

@@ -320,7 +320,7 @@ class Desk:
         self._hear(heads)
         if heads.has_forsaken:
             self._on_forsaken(self.number)
-        return Sight(heads.head, heads.time, heads.mean, heads.ready, heads.workers)
+        return Sight(heads.head, heads.time, heads.mean, heads.ready, heads.workers, heads.passed)
 
     def _nap(self, claim: Claim) -> float:
         """Seconds until something may be possible there that nobody tells of."""

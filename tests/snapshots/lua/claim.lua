@@ -6297,7 +6297,8 @@ end
 local function sight_of(names, stand, is_due)
   local head, time_now = head_of(names, stand, is_due), (root.elsewhere or 0) + stand.offset
   local workers = call('ZCARD', prefix .. 'workers')
-  return { head and exactly(head) or '', exactly(time_now), exactly(root.mean), lines.size(root), workers,
+  local passed = exactly(root.clock + stand.offset)
+  return { head and exactly(head) or '', exactly(time_now), exactly(root.mean), lines.size(root), workers, passed,
     has_forsaken(stand), next_exchange(), revision_known }
 end
 

@@ -3517,20 +3517,31 @@ end
 -- lib/suspects.lua
 -- Tasks that were in a process when it died run again apart from each other: which of them killed it is not known.
 -- suspects  zset  <u>:<id> of those that were handed out less than a lease ago → when that is over
-
+local may_run_suspects
+local new_room
 local suspects_key
+local suspects_open_at
+local watch_suspect
+do
 
-local function watch_suspect(user, id, lease_ms) call('ZADD', suspects_key, now + lease_ms, user .. ':' .. id) end
 
-local function may_run_suspects()
-  if call('EXISTS', suspects_key) == 0 then return true end
+local are_none
+
+function watch_suspect(user, id, lease_ms)
+  are_none = false
+  call('ZADD', suspects_key, now + lease_ms, user .. ':' .. id)
+end
+
+function may_run_suspects()
+  are_none = are_none or call('EXISTS', suspects_key) == 0
+  if are_none then return true end
   call('ZREMRANGEBYSCORE', suspects_key, '-inf', now)
   local slots = tonumber(call('HGET', state_key, 'slots') or 0)
   return call('ZCARD', suspects_key) < math.max(1, math.floor(slots / 10))
 end
 
 -- When one more may run at the latest; 0: now.
-local function suspects_open_at()
+function suspects_open_at()
   if may_run_suspects() then return 0 end
   return tonumber(call('ZRANGE', suspects_key, 0, 0, 'WITHSCORES')[2])
 end
@@ -3539,7 +3550,7 @@ end
 -- nothing new until it is empty. One worker of all does so at a time, and for a tenth of the time of all at most: tasks that
 -- kill must not take the workers of everybody. `clearing` in the state: since when and until when a worker is occupied by
 -- that, when the next one may be, the lane for which it is to become empty ('-': it runs), and its name.
-local function new_room(worker, holds)
+function new_room(worker, holds)
   local it = {}
   local PATIENCE_MS = 30000 -- for running tasks to end
   local SIGN_MS = 20000 -- within which a live worker gives one
@@ -3589,7 +3600,9 @@ local function new_room(worker, holds)
 end
 calls[#calls + 1] = function()
   suspects_key = prefix .. 'suspects'
+  are_none = false -- as far as this call has seen
   return NEXT
+end
 end
 
 -- lib/moves.lua

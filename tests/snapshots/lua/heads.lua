@@ -2,9 +2,9 @@
 -- Where a partition stands beside the others.
 -- KEYS[1]  state
 -- Returns  {the virtual time of whom a claim would serve next, '' where nobody is ready, that of the queue as it is known
---          here, the mean service, how many are ready, how many workers, 1 where a move waits for somebody to go on with it,
---          ms until places of limits are to be moved or -1, the revision of what governs
---          all users}
+--          here, the mean service, how many are ready, how many workers, how far the time of the partition itself has
+--          gone, 1 where a move waits for somebody to go on with it, ms until places of limits are to be moved or -1,
+--          the revision of what governs all users}
 -- Cost     O(log users) per assignment
 local keys_of_call, values_of_call = KEYS, ARGV
 local KEYS, ARGV
@@ -2156,7 +2156,8 @@ end
 function sight_of(names, stand, is_due)
   local head, time_now = head_of(names, stand, is_due), (root.elsewhere or 0) + stand.offset
   local workers = call('ZCARD', prefix .. 'workers')
-  return { head and exactly(head) or '', exactly(time_now), exactly(root.mean), lines.size(root), workers,
+  local passed = exactly(root.clock + stand.offset)
+  return { head and exactly(head) or '', exactly(time_now), exactly(root.mean), lines.size(root), workers, passed,
     has_forsaken(stand), next_exchange(), revision_known }
 end
 
