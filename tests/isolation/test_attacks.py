@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from fairque import TaskQueue
+from fairque.redis.partitions import partition_of
 from tests.isolation.suite.attack import ATTACKER, ATTACKS
 from tests.isolation.suite.attacks import load
 from tests.isolation.suite.bounds import Rivals
@@ -40,6 +42,33 @@ SAMPLE = [pytest.param(slug, marks=marks(slug), id=slug) for slug, attack in ATT
 @pytest.mark.parametrize("slug", SAMPLE)
 async def test_a_quiet_user_waits_no_longer_than_is_documented_for(cast: Cast, queue_name: str, slug: str) -> None:
     measured = await cast.play(ATTACKS[slug], queue_name, SMALL_RUN)
+    assert measured.faults == []
+    assert measured.under_attack, "nothing was measured"
+
+
+KINDS = """
+one-huge-backlog many-user-ids ever-new-user-ids a-bomb-of-many-ids tiny-costs retries-without-delay purging
+cancelling-masses reading-without-end a-weight-that-changes workers-that-are-killed
+"""
+"""Some of each."""
+BESIDE, ELSEWHERE = 4, 5
+"""Of so many partitions, attacker and quiet user live in the same one, or in two."""
+
+
+def test_the_attacker_lives_beside_the_quiet_user_and_elsewhere() -> None:
+    assert partition_of(ATTACKER, BESIDE) == partition_of(QUIET, BESIDE)
+    assert partition_of(ATTACKER, ELSEWHERE) != partition_of(QUIET, ELSEWHERE)
+
+
+@pytest.mark.parametrize(
+    ("slug", "partitions"),
+    [("one-huge-backlog", BESIDE), ("tiny-costs", BESIDE), *((slug, ELSEWHERE) for slug in KINDS.split())],
+)
+async def test_a_quiet_user_of_a_queue_with_partitions_waits_no_longer_than_is_documented_for(
+    cast: Cast, queue_name: str, slug: str, partitions: int
+) -> None:
+    """``nox -s isolation -- --partitions 5`` plays all that can be done in such a queue."""
+    measured = await cast.play(ATTACKS[slug], queue_name, replace(SMALL_RUN, partitions=partitions))
     assert measured.faults == []
     assert measured.under_attack, "nothing was measured"
 

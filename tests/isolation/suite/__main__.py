@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -21,7 +22,7 @@ from tests.isolation.suite.table import HEAD, row, write
 def main() -> int:
     load()
     args = _arguments()
-    size = SMALL_RUN if args.small else LARGE_RUN
+    size = replace(SMALL_RUN if args.small else LARGE_RUN, partitions=args.partitions)
     console = Console(width=None if sys.stdout.isatty() else 200)
     with tempfile.TemporaryDirectory() as directory, EmbeddedServer() as server:
         measured = asyncio.run(_play(server.url, Path(directory), size, args))
@@ -42,6 +43,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--small", action="store_true", help="as in the ordinary run of the tests")
     parser.add_argument("--only", action="append", choices=list(ATTACKS), metavar="ATTACK", help=", ".join(ATTACKS))
     parser.add_argument("--workers", type=int, metavar="N", help="worker processes, instead of 2 (small: 1)")
+    parser.add_argument("--partitions", type=int, default=1, metavar="N", help="of the queue")
     parser.add_argument("--write", type=Path, metavar="FILE", help="a markdown file for the table")
     return parser.parse_args()
 

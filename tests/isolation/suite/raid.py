@@ -22,6 +22,10 @@ SLOTS = 8
 """Of each worker."""
 
 
+LOOK_MS = 100.0
+"""Of a queue with partitions: within that, a busy worker looks where somebody may have come. What is served meanwhile
+is not counted: where others are served fast, that is more than any share of theirs.
+"""
 PATIENCE = 60.0
 """Seconds for a result where workers die."""
 
@@ -35,6 +39,7 @@ class Size:
     rounds: int
     rounds_alone: int
     patience: float
+    partitions: int = 1
 
 
 SMALL_RUN = Size(Scale(SMALL), workers=1, rounds=2, rounds_alone=1, patience=20.0)
@@ -55,6 +60,7 @@ class Measured:
 
     attack: Attack
     scale: Scale
+    partitions: int = 1
     others: int = 0
     """Services of the attacker while the quiet user was measured."""
     alone: list[Wait] = field(default_factory=list)
@@ -62,7 +68,9 @@ class Measured:
     faults: list[str] = field(default_factory=list)
 
     def bound(self, kth: int = 1) -> int:
-        return self.attack.rivals(self.scale).services(kth)
+        """Others in other partitions may be ahead by the slack of a claim: what that wants, twice."""
+        beside = 2 * SLOTS if self.partitions > 1 else 0
+        return self.attack.rivals(self.scale).services(kth) + beside
 
     def within_ms(self, kth: int = 1) -> float:
         return max(self.attack.within_ms, SERVICE_MS * self.bound(kth))
@@ -112,7 +120,7 @@ class Cast:
         self._workers.clear()
 
     async def play(self, attack: Attack, queue_name: str, size: Size) -> Measured:
-        measured = Measured(attack, size.scale)
+        measured = Measured(attack, size.scale, size.partitions)
         try:
             await self._play(measured, queue_name, size)
         except (AssertionError, TimeoutError) as exc:
@@ -150,8 +158,9 @@ class Cast:
             self._start(size.workers)
         for log in self._logs:
             log.write_bytes(b"")
-        serve = {"queue": queue_name, "concurrency": SLOTS, "lease": attack.lease}
-        async with TaskQueue(self._url, name=queue_name, timeout=30.0, lease=attack.lease) as queue:
+        given = {"lease": attack.lease, "partitions": size.partitions}
+        serve = {"queue": queue_name, "concurrency": SLOTS, **given}
+        async with TaskQueue(self._url, name=queue_name, timeout=30.0, **given) as queue:
             patience = size.patience if attack.lease is None else PATIENCE
             alone = Quiet(queue, attack.same_name, patience)
             under_attack = Quiet(queue, attack.same_name, patience)
@@ -170,8 +179,9 @@ class Cast:
             if attack.counts_all:
                 measured.faults += await _losses(queue, put_in + len(alone.probes) + len(under_attack.probes))
         logs = [services_in(log) for log in self._logs]
-        measured.alone = waits_of(alone.probes, logs)
-        measured.under_attack = waits_of(under_attack.probes, logs)
+        unseen_ms = LOOK_MS * crowding() if size.partitions > 1 else 0.0
+        measured.alone = waits_of(alone.probes, logs, unseen_ms)
+        measured.under_attack = waits_of(under_attack.probes, logs, unseen_ms)
         measured.others = services_meanwhile(under_attack.probes, logs)
         measured.check()
 
@@ -196,18 +206,18 @@ async def _losses(queue: TaskQueue, put_in: int) -> list[str]:
     return [f"{put_in} tasks were put in, and {found} are there: {waiting} wait, {stats.started} run, {ended} ended"]
 
 
-def waits_of(probes: list[Probe], logs: list[list[Service]]) -> list[Wait]:
-    """Of those that were served; for each, the first time."""
+def waits_of(probes: list[Probe], logs: list[list[Service]], unseen_ms: float = 0.0) -> list[Wait]:
+    """Of those that were served; for each, the first time. `unseen_ms`: for how long nobody need know of one."""
     served = {(each.user_id, each.task_id): each for log in reversed(logs) for each in reversed(log)}
     return [
-        Wait(probe.kth, _services_before(of, probe, logs), of.handed_ms - probe.since_ms)
+        Wait(probe.kth, _services_before(of, probe, logs, unseen_ms), of.handed_ms - probe.since_ms)
         for probe in probes
         if (of := served.get(("quiet", probe.task_id))) is not None
     ]
 
 
-def _services_before(of: Service, probe: Probe, logs: list[list[Service]]) -> int:
-    return services_before(of, probe.due_ms or of.queued_ms, logs) if of.attempt == 1 else 0
+def _services_before(of: Service, probe: Probe, logs: list[list[Service]], unseen_ms: float) -> int:
+    return services_before(of, (probe.due_ms or of.queued_ms) + unseen_ms, logs) if of.attempt == 1 else 0
 
 
 def services_meanwhile(probes: list[Probe], logs: list[list[Service]]) -> int:

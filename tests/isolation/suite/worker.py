@@ -20,8 +20,10 @@ class Serving:
         self._url = url
         self._stack = AsyncExitStack()
 
-    async def serve(self, queue: str, concurrency: int, lease: float | None = None) -> str:
-        opened = await self._stack.enter_async_context(TaskQueue(self._url, name=queue, lease=lease))
+    async def serve(self, queue: str, concurrency: int, lease: float | None, partitions: int) -> str:
+        opened = await self._stack.enter_async_context(
+            TaskQueue(self._url, name=queue, lease=lease, partitions=partitions)
+        )
         worker = Worker(opened, concurrency=concurrency, shutdown_timeout=0.1)
         await self._stack.enter_async_context(worker)
         return worker.worker_id
