@@ -429,6 +429,7 @@ async def work_and_yield(far: TaskQueue) -> Any:
     handle = await far.enqueue(letters(), user_id="zoe")
     async with Worker(far, scheduler=False, concurrency=1):
         told = [chunk async for chunk in handle.stream()]
+        await far.handle("acme", "q2").result(timeout=20)
         await eventually(lambda: nobody_runs(far))
     return told, sorted(starts.values())
 

@@ -22,6 +22,7 @@ _INCOMPLETE = object()
 _CLOSE_SECONDS = 1.0
 _LATE_SECONDS = 0.05
 """What a loop that was blocked is given to read what has come meanwhile."""
+MOST_GATHERED = 1 << 16
 SLOW_LINK = 1 << 17  # bytes a second: one cannot see how much of a request the system has sent
 
 
@@ -35,9 +36,13 @@ class Connection(asyncio.Protocol):
         connection: Connected, with nothing under way. It is of no use to anyone else from then on.
         address: Where that is.
         timeout: Seconds in which a reply begins to come, and between two pieces of it. A long request gets more.
+        gathers: Whether what is asked in one turn of the loop goes out together, which saves calls of the system, the
+            larger part of a small request; who asks alone waits for the next turn.
     """
 
-    def __init__(self, connection: AbstractConnection, address: Address | None, timeout: float) -> None:
+    def __init__(
+        self, connection: AbstractConnection, address: Address | None, timeout: float, *, gathers: bool = False
+    ) -> None:
         self.address = address
         self.error: Exception | None = None
         """Why it is of no use any more."""
@@ -48,6 +53,9 @@ class Connection(asyncio.Protocol):
         )
         self._unanswered: deque[tuple[asyncio.Future[Any], int]] = deque()  # with the lengths of the requests
         self._unsent: dict[asyncio.Future[Any], bytes] = {}  # in order; the system takes no more for now
+        self._gathers = gathers
+        self._gathered: list[bytes] = []
+        self._gathered_bytes = 0
         self._is_full = False
         self._moved = 0.0  # when something came last, or was asked for after nothing was
         self._watch: asyncio.TimerHandle | None = None
@@ -82,7 +90,20 @@ class Connection(asyncio.Protocol):
         self._unanswered.append((reply, len(command)))
         if self._watch is None:
             self._look_in(self._timeout)
-        self._transport.write(command)
+        if not self._gathers:
+            self._transport.write(command)
+            return
+        if not self._gathered:
+            self._loop.call_soon(self._write_gathered)
+        self._gathered.append(command)
+        self._gathered_bytes += len(command)
+        if self._gathered_bytes > MOST_GATHERED:
+            self._write_gathered()
+
+    def _write_gathered(self) -> None:
+        gathered, self._gathered, self._gathered_bytes = self._gathered, [], 0
+        if gathered and self.error is None:
+            self._transport.write(b"".join(gathered))
 
     def _forget(self, reply: asyncio.Future[Any]) -> None:
         self._unsent.pop(reply, None)

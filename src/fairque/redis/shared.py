@@ -64,7 +64,7 @@ class NodeConnections:
             raise copy(exc) from exc.__cause__
         node.refusal = None
         node.backoff.reset()
-        return Connection(made, address, connector.timeout / 2)
+        return Connection(made, address, connector.timeout / 2, gathers=True)
 
     async def close(self) -> None:
         """Waits for the requests that are under way."""
