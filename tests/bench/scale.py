@@ -35,7 +35,7 @@ class TwoOfAll(PartitionChoice):
         self._asked = dict.fromkeys(self._random.sample(self._turns, 2))
         return list(self._asked)
 
-    def choose(self, now: float, want: int = 1, but: object = ()) -> Chosen | None:  # noqa: ARG002
+    def choose(self, now: float, want: int = 1, is_busy: object = None) -> Chosen | None:  # noqa: ARG002
         known = sorted((self._heads[at], at) for at in self._asked if self.knows_work(at))
         if not known:
             return None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fairque import TaskQueue, TaskScheduler, Worker, current_task, task
+from fairque.redis.store import Store
 from tests.support.calls import call_of, scripts_called
 from tests.support.eventually import eventually
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.damages, pytest.mark.leaves_keys()]
 began: Counter[str] = Counter()
+served: list[str] = []
 USERS = [f"user-{n}" for n in range(20)]
 
 
@@ -30,6 +32,11 @@ async def serve_in_partitions(n: int = 0) -> int:
 @task
 async def count_in_partitions() -> None:
     began[current_task().task_id] += 1
+
+
+@task
+async def note_user() -> None:
+    served.append(current_task().user_id)
 
 
 @task
@@ -48,6 +55,7 @@ async def tell_in_partitions(n: int) -> AsyncIterator[int]:
 @pytest.fixture
 async def spread(server: Server, queue_name: str) -> AsyncIterator[TaskQueue]:
     began.clear()
+    served.clear()
     async with TaskQueue(server.url, name=queue_name, partitions=4) as queue:
         yield queue
 
@@ -60,6 +68,30 @@ async def test_a_worker_drains_all_partitions(spread: TaskQueue) -> None:
     ]
     async with Worker(spread, scheduler=False):
         assert sum([await handle.result(timeout=20) for handle in handles]) == 45 * len(USERS)
+
+
+async def test_no_partition_takes_all_slots_before_the_others_are_known(server: Server, queue_name: str) -> None:
+    served.clear()
+    async with TaskQueue(server.url, name=queue_name, partitions=8) as queue:
+        for user in USERS:
+            await queue.enqueue_many([note_user()] * 60, user_id=user)
+        async with Worker(queue, scheduler=False, concurrency=10):
+            await eventually(lambda: len(served) >= 600)
+    had = Counter(served[:600])
+    assert max(had[user] for user in USERS) - min(had[user] for user in USERS) < 10
+
+
+async def test_a_look_that_is_not_answered_keeps_nobody_elsewhere_waiting(
+    spread: TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_answer(*_: object) -> None:
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr(Store, "heads", no_answer)
+    for user in USERS:
+        await spread.enqueue_many([note_user()] * 100, user_id=user)
+    async with Worker(spread, scheduler=False, concurrency=2):
+        await eventually(lambda: len(served) >= 400)
 
 
 async def test_an_idle_worker_is_told_of_work_in_any_partition(spread: TaskQueue) -> None:

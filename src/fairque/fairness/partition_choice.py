@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections.abc import Container
+from collections.abc import Callable
 from typing import NamedTuple
 
 from fairque.fairness.line import CREDIT
@@ -23,10 +23,15 @@ OTHERS = 20.0
 """Looks a second that each other partition gets, from all workers together."""
 FRESH = 0.005
 """Seconds for which what was seen need not be looked at again."""
-SLACK = 2.0
-"""Services of the whole queue, for each that is wanted, by which a claim may be ahead of other partitions."""
+SLACK, MOST_SLACK = 2.0, 8.0
+"""Services of the whole queue, for each that is wanted, by which a claim may be ahead of other partitions: where many
+have work, so many that it brings half of what is wanted, up to the second."""
 TRUCE, LONGEST_TRUCE = 0.25, 5.0
 """Seconds for which a partition that did not answer is left alone; doubled each time, up to the second."""
+
+
+def _is_never(partition: int) -> bool:  # noqa: ARG001
+    return False
 
 
 class Sight(NamedTuple):
@@ -73,6 +78,7 @@ class PartitionChoice:
         self._random = random
         self._heads = [math.inf] * count  # infinite: no work is known
         self._passed = 0.0  # of all partitions: how far own virtual times have gone
+        self._busy = 0  # how many have work
         self._lags = [-math.inf] * count  # how far each was behind the virtual time when it was seen
         self._means = [0.0] * count
         self._ready = [0] * count
@@ -128,11 +134,11 @@ class PartitionChoice:
         self._told.clear()
         return [at for at in self._asked if now - self._seen_at[at] >= FRESH]
 
-    def choose(self, now: float, want: int = 1, but: Container[int] = ()) -> Chosen | None:
-        """Where to claim so many tasks. None: no partition is known to have work, other than some."""
-        head, partition = min(((self._heads[at], at) for at in self._asked if at not in but), default=(math.inf, 0))
+    def choose(self, now: float, want: int = 1, is_busy: Callable[[int], bool] = _is_never) -> Chosen | None:
+        """Where to claim so many tasks. None: no partition is known to have work, other than those that are busy."""
+        head, partition = min(((self._heads[at], at) for at in self._asked if not is_busy(at)), default=(math.inf, 0))
         if head > self._time + self.slack(want) + self._usual_mean():
-            due = [at for at in self._due() if at not in self._asked and at not in but]
+            due = [at for at in self._due() if at not in self._asked and not is_busy(at)]
             if due:  # nobody has a turn where it was looked; the claim itself looks elsewhere
                 return self.beside(self._random.choice(due), now, want)
         if head == math.inf:
@@ -200,10 +206,11 @@ class PartitionChoice:
 
     def slack(self, want: int) -> float:
         """How far virtual time moves by so many services of the whole queue."""
-        rate = sum(self._rates)
-        return SLACK * want / rate if rate > 0 else 0.0
+        rate, spread = sum(self._rates), min(MOST_SLACK, max(SLACK, self._busy / 2))
+        return spread * want / rate if rate > 0 else 0.0
 
     def _note(self, partition: int, sight: Sight) -> None:
+        self._busy += (sight.head is not None) - self.knows_work(partition)
         self._heads[partition] = math.inf if sight.head is None else sight.head
         self._means[partition] = sight.mean
         self._ready[partition] = 0 if sight.head is None else sight.ready

@@ -90,6 +90,8 @@ class Desk:
         """Whether it was told, and has not looked since."""
         self.look_at = 0.0
         """When to claim there, whatever is known of the others."""
+        self.is_looked_at = False
+        """Whether a look is under way."""
         self.seen_at = 0.0
         """When it told last where it stands."""
         self.is_apart = False
@@ -116,11 +118,6 @@ class Desk:
         return self.claiming is None and not self._pace.left
 
     @property
-    def pause(self) -> float:
-        """Seconds until the next claim may be made, after one that failed."""
-        return self._pace.left
-
-    @property
     def most(self) -> int:
         """How many tasks one claim may ask for."""
         return self._pace.most
@@ -134,11 +131,16 @@ class Desk:
     def is_slow(self) -> bool:
         return self.claiming is not None and time.monotonic() - self._asked_at > SLOW
 
-    @property
-    def slow_in(self) -> float:
-        """Seconds until a claim that is under way is slow."""
-        left = self._asked_at + SLOW - time.monotonic()
-        return left if self.claiming is not None and left > 0 else math.inf
+    def moments(self, now: float) -> list[float]:
+        """Seconds until there may be something to do that nobody tells of."""
+        moments = [self.look_at - now]
+        if self.claiming is not None:
+            moments.append(self._asked_at + SLOW - now)
+        elif self._pace.is_failing:
+            moments.append(self._pace.left)
+        if self.settler.unreported:
+            moments.append(self.settler.rest)
+        return moments
 
     @property
     def has_last_call(self) -> bool:
@@ -221,12 +223,15 @@ class Desk:
             self._claimed(want, chosen, claim, choice)
 
     async def look(self, choice: PartitionChoice) -> None:
+        self.is_looked_at = True
         try:
             heads = await self._store.heads(self._options.groups)
         except FairqueError:
             choice.failed(self.number, time.monotonic())
         else:
             self._see(self._sight_in(heads), choice)
+        finally:
+            self.is_looked_at = False
 
     def _see(self, sight: Sight, choice: PartitionChoice) -> None:
         self.seen_at = time.monotonic()

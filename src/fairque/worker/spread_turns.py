@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 
 from fairque.fairness.partition_choice import Chosen, PartitionChoice
+from fairque.models import ANY_USER
 from fairque.worker.declared_limits import LimitDeclarations
 from fairque.worker.desk import BLOCKED, Desk
 from fairque.worker.options import WorkerOptions
@@ -58,6 +59,7 @@ class SpreadTurns:
         self._most_while_many_run = max(1, options.concurrency // CLAIM_SHARE)
         self._most_unreported = options.concurrency * 10 + 1000
         self._poll_interval = options.poll_interval
+        self._serves_all = list(options.groups) == list(ANY_USER)
         self._runner = runner
         self._settlers = settlers
         self._limits = limits
@@ -114,45 +116,63 @@ class SpreadTurns:
 
     def _take_turns(self) -> None:
         """Begins all calls that may be made now."""
-        self._poll()
-        for desk in self._desks:
-            if desk.becomes_slow():
-                self._choice.failed(desk.number, time.monotonic())
-            if desk.reporting is None and desk.settler.rest <= 0:
-                self._report(desk)
-            if desk.has_last_call and desk.can_claim:
-                self._claim(desk, 0, self._beside(desk, 0))
-        if self._signals.until_idle and not self._signals.stopping:
-            self._end_if_idle()
-        while (room := self._room()) > 0 and self._claim_somewhere(room):
-            pass
-        self._hand_on()
-
-    def _poll(self) -> None:
-        """A safety net: one partition after the other. Where it waits, a look is enough: most find nothing."""
         now = time.monotonic()
+        self._poll(now)
+        self._note_slow(now)
+        room = self._room()  # reckoned up once: it is a sum over all partitions
+        others_wait = self._called(now) is not None  # or partitions that report could take all slots among them
+        for desk in self._desks:
+            if desk.reporting is None and desk.settler.unreported and desk.settler.rest <= 0:
+                room -= self._report(desk, 0 if others_wait else room)
+        if self._signals.stopping:
+            self._make_last_calls()
+        elif self._signals.until_idle:
+            self._end_if_idle(now)
+        while room > 0 and (asked := self._claim_somewhere(now, room)):
+            room -= asked
+        if room <= 0:
+            self._hand_on(now)
+
+    @property
+    def _rarity(self) -> float:
+        """Of the polls: it is enough that some worker looks at each partition once in the interval."""
+        return max(1.0, self.workers / len(self._desks)) if self._serves_all else 1.0
+
+    def _poll(self, now: float) -> None:
+        """A safety net: one partition after the other. Where it waits, a look is enough: most find nothing."""
         if now < self._poll_at:
             return
-        self._poll_at = now + self._poll_interval
+        self._poll_at = now + self._poll_interval * self._rarity
         self._polled = (self._polled + 1) % len(self._desks)
         desk = self._desks[self._polled]
-        if desk.can_claim and desk.is_waiting:
+        if desk.can_claim and desk.is_waiting and not desk.is_looked_at:
             self._start(desk.look(self._choice))
         else:
             desk.look_at = 0.0
 
-    def _report(self, desk: Desk) -> None:
+    def _note_slow(self, now: float) -> None:
+        for desk in self._desks:
+            if desk.claiming is not None and desk.becomes_slow():
+                self._choice.failed(desk.number, now)
+
+    def _report(self, desk: Desk, room: int) -> int:
+        """For how many tasks it asks as well."""
         batch = desk.settler.batch()
         if not batch:
-            return
+            return 0
         self._events += 1
-        want = self._want(desk, self._room())
-        chosen = self._beside(desk, want)
-        if want and len(batch) <= self._few and self._can_turn(desk, chosen):
+        want = self._want(desk, room) if len(batch) <= self._few else 0
+        if want and self._can_turn(desk, chosen := self._beside(desk, want)):
             desk.asked_at_event = self._events
             desk.reporting = desk.claiming = self._start(desk.turn(batch, want, chosen, self._choice))
-        else:
-            desk.reporting = self._start(desk.settle(batch))
+            return want
+        desk.reporting = self._start(desk.settle(batch))
+        return 0
+
+    def _make_last_calls(self) -> None:
+        for desk in self._desks:
+            if desk.has_last_call and desk.can_claim:
+                self._claim(desk, 0, self._beside(desk, 0))
 
     def _can_turn(self, desk: Desk, chosen: Chosen) -> bool:
         """Whether a claim goes along with a report: it costs as much as one that goes where somebody has its turn."""
@@ -175,19 +195,18 @@ class SpreadTurns:
             most = min(most, self._most_while_many_run)
         return max(0, min(room, most))
 
-    def _claim_somewhere(self, room: int) -> bool:
-        """Whether a claim was begun."""
-        now = time.monotonic()
+    def _claim_somewhere(self, now: float, room: int) -> int:
+        """For how many tasks a claim was begun."""
         desk = self._called(now)
         if desk is not None:
-            want = self._want(desk, room)
-            return self._claim(desk, want, self._beside(desk, want))
+            return self._claim_beside(desk, room)
         if (chosen := self._choose(now, room)) is not None:
             desk = self._desks[chosen.partition]
             return self._claim(desk, self._want(desk, room), chosen)
         desk = next(filter(self._is_unknown, self._desks), None) if self._looking is None else None
-        if desk is None:
-            return False
+        return self._claim_beside(desk, room) if desk is not None else 0
+
+    def _claim_beside(self, desk: Desk, room: int) -> int:
         want = self._want(desk, room)
         return self._claim(desk, want, self._beside(desk, want))
 
@@ -198,7 +217,7 @@ class SpreadTurns:
 
     def _is_unknown(self, desk: Desk) -> bool:
         """Nobody would tell of work there."""
-        return not desk.is_waiting and self._can_claim(desk) and not self._choice.knows_work(desk.number)
+        return not (desk.is_waiting or self._choice.knows_work(desk.number)) and self._can_claim(desk)
 
     def _choose(self, now: float, room: int) -> Chosen | None:
         """The lowest of those that are known to have work; None as well while it is looked at some of them."""
@@ -210,42 +229,44 @@ class SpreadTurns:
                 self._looking = self._start(self._look(stale))
                 return None
         self._has_looked = False
-        busy = {desk.number for desk in self._desks if not self._can_claim(desk)}
-        return self._choice.choose(now, min(room, self._concurrency), busy)
+        return self._choice.choose(now, min(room, self._concurrency), self._is_busy)
+
+    def _is_busy(self, partition: int) -> bool:
+        return not self._can_claim(self._desks[partition])
 
     def _is_worth_a_look(self, partition: int, now: float) -> bool:
         desk = self._desks[partition]
-        return self._can_claim(desk) and not desk.is_waiting and now - desk.seen_at > LOOK_AGE
+        is_known = desk.is_waiting or desk.is_looked_at or now - desk.seen_at <= LOOK_AGE
+        return self._can_claim(desk) and not is_known
 
     async def _look(self, desks: list[Desk]) -> None:
+        """One that does not answer is not waited for by those who would be served elsewhere."""
         try:
-            await asyncio.gather(*(desk.look(self._choice) for desk in desks))
+            await asyncio.wait([self._start(desk.look(self._choice)) for desk in desks], timeout=LOOK_AGE)
         finally:
             self._looking, self._has_looked = None, True
 
     def _beside(self, desk: Desk, want: int) -> Chosen:
         return self._choice.beside(desk.number, time.monotonic(), want)
 
-    def _claim(self, desk: Desk, want: int, chosen: Chosen) -> bool:
+    def _claim(self, desk: Desk, want: int, chosen: Chosen) -> int:
         desk.asked_at_event = self._events
         desk.claiming = self._start(desk.claim(want, chosen, self._choice))
-        return True
+        return want
 
-    def _hand_on(self) -> None:
+    def _hand_on(self, now: float) -> None:
         """What it was told, where every slot is taken."""
-        if self._room() > 0 or any(desk.reserved for desk in self._desks):
+        if any(desk.reserved for desk in self._desks if desk.claiming):
             return
-        now = time.monotonic()
         for desk in self._desks:
             if (desk.is_called and not desk.has_handed_on) or (desk.is_waiting and desk.look_at <= now):
                 desk.has_handed_on, desk.is_waiting = True, False
                 self._start(desk.hand_on())
 
-    def _end_if_idle(self) -> None:
+    def _end_if_idle(self, now: float) -> None:
         """Where nothing was left to do in any partition since the last report."""
         if self._settlers.holds or any(desk.reporting or desk.claiming for desk in self._desks):
             return
-        now = time.monotonic()
         unknown = [desk for desk in self._desks if desk.idle_at_event != self._events]
         for desk in unknown:
             if desk.look_at > now + BLOCKED:  # else it is looked at soon
@@ -274,5 +295,5 @@ class SpreadTurns:
         now = time.monotonic()
         times = [self._poll_at - now, self._settlers.alone_left]
         for desk in self._desks:
-            times += (desk.settler.rest, desk.pause, desk.slow_in, desk.look_at - now)
+            times += desk.moments(now)
         return min((each for each in times if each > 0), default=self._poll_interval)
