@@ -4,7 +4,6 @@ are cut.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,31 +20,16 @@ if TYPE_CHECKING:
 COUNT = 4
 
 
-async def limit_users(far: TaskQueue) -> Any:
-    """As in a queue without partitions, but for limits that all users share."""
-    await far.set_limit("crm", max_running=3, user_id="acme")
-    await far.set_limit("other", max_running=1, shared=False)
-    await far.clear_limit("other", shared=False)
-    await far.pause_task("plain")
-    await far.pause_task("fail")
-    await far.resume_task("fail")
-    return sorted((each.key, each.max_running, each.paused) for each in await far.limits())
-
-
-APART = {"limits": limit_users}
-"""Calls for what is not in a queue with partitions."""
-
-
-def calls() -> dict[str, Callable[[TaskQueue], Awaitable[Any]]]:
-    return {**CALLS, **APART}
+BETWEEN = {"accept", "exchange", "follow", "lend", "rulebook"}
+"""What partitions say to each other. One queue alone has nobody to say it to: there are tests of their own."""
 
 
 def test_every_script_is_called_on_partitions() -> None:
-    assert calls().keys() == {script.name for script in scripts()}
+    assert CALLS.keys() == {script.name for script in scripts()}
 
 
 @pytest.mark.leaves_keys
-@pytest.mark.parametrize("script", sorted(CALLS))
+@pytest.mark.parametrize("script", sorted(CALLS.keys() - BETWEEN))
 async def test_a_queue_with_partitions_tells_and_does_what_one_without_does(
     server: Server, proxy: CuttingProxy, queue_name: str, script: str
 ) -> None:
@@ -65,7 +49,7 @@ async def told(url: str, proxy: CuttingProxy, name: str, script: str, partitions
         await prepare(queue)
         starts.clear()
         cut = proxy.cut_reply(call_of(source_of(script)), nth)
-        answer = await calls()[script](queue)
+        answer = await CALLS[script](queue)
         cut.done.set()
         stats = await queue.stats()
         assert (await queue.check()).findings == ()

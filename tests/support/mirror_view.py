@@ -57,6 +57,7 @@ _INNER = (
     "weighing",
     "hunt",
     "keeper",
+    "revision",
     "second",
     "silent_at",
     "checked_at",
