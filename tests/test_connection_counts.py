@@ -177,3 +177,17 @@ async def test_a_connection_for_messages_that_is_cut_again_and_again_is_made_eve
         assert await received(lone) - before - 200 - 2 <= 15
         handle = await queue.enqueue(weigh("x"), user_id="acme")
         assert await handle.result(timeout=20) == 1
+
+
+@pytest.mark.parametrize("whose", ["", "acme"])
+async def test_a_connection_on_which_nobody_waits_is_asked_ever_more_rarely(lone: EmbeddedServer, whose: str):
+    """Of one on which somebody waits for a task it is known within the timeout that it is gone."""
+    async with TaskQueue(lone.url, name=NAME, timeout=0.5) as queue:
+        await queue.listener.subscribe("fairque:tell", lambda _: None, whose)
+        await asyncio.sleep(3)
+        assert (pings(lone) <= 5) is (whose == "")
+
+
+def pings(server: EmbeddedServer) -> int:
+    stats = execute(server, "INFO", "commandstats").decode()
+    return sum(int(line.split("calls=")[1].split(",")[0]) for line in stats.splitlines() if "cmdstat_ping:" in line)

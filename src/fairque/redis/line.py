@@ -18,6 +18,8 @@ __all__ = ["AT_ONCE", "Asked", "Hearer", "Line"]
 
 AT_ONCE = 500
 """Channels of one command: the server does nothing else meanwhile."""
+LONGEST_SILENCE = 15.0
+"""Seconds after which a server is asked whether it is there, on a connection that has been idle for long."""
 _LEAVE = "SUNSUBSCRIBE"
 _PING = "PING"
 
@@ -56,10 +58,14 @@ class Hearer(Protocol):
     def refused(self, asked: Asked, error: ResponseError) -> None:
         """Nothing of this was done."""
 
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for what becomes of a task."""
+
 
 class Line(Connection):
     """Hands on what comes unasked. When nothing came for `timeout`, it asks the server whether it is still there, and
-    gives it as long to answer.
+    gives it as long to answer. While nothing but answers comes, and no caller waits for anything, it asks ever more
+    rarely: a thousand idle workers would keep a node busy with that. Of a host that is gone the system tells as well.
 
     Args:
         connection: See `Connection`.
@@ -80,6 +86,7 @@ class Line(Connection):
         self._hearer = hearer
         self._owed: deque[Asked] = deque()
         self._since: float | None = None  # when the first answer that is owed was asked for
+        self._silence = timeout  # after which it asks
         super().__init__(connection, address, timeout)
         self._moved = self._loop.time()
         self._look_in(timeout)
@@ -93,7 +100,7 @@ class Line(Connection):
         self._ask("SUNSUBSCRIBE", names)
 
     def _ask(self, verb: str, names: Iterable[bytes]) -> None:
-        every = list(names)
+        every, self._silence = list(names), self._timeout
         for at in range(0, len(every), AT_ONCE):
             self._write(verb, every[at : at + AT_ONCE])
 
@@ -127,7 +134,10 @@ class Line(Connection):
         if not isinstance(reply, list) or len(reply) != 3:
             if self._owed and self._owed[0].verb == _PING:
                 self._owed.popleft()
+                longest = self._timeout if self._hearer.is_awaited() else max(self._timeout, LONGEST_SILENCE)
+                self._silence = min(2 * self._silence, longest)
             return
+        self._silence = self._timeout
         kind, name, payload = reply
         if kind == b"smessage":
             self._hearer.told(name, payload)
@@ -152,7 +162,7 @@ class Line(Connection):
         """Silence begins with the question: messages come when they come."""
         now = self._loop.time()
         if self._since is None:
-            if (left := self._moved + self._timeout - now) > 0:
+            if (left := self._moved + self._silence - now) > 0:
                 return left
             self._write("PING")
         return max(self._moved, self._since or now) + self._timeout - now

@@ -310,6 +310,9 @@ class NodeListener(Node):
         if self._changed and self._line is not None and self._line.asked <= MOST_ASKED // 2:
             self._send()
 
+    def is_awaited(self) -> bool:
+        return any(channel.whose for some in self._there for channel in some.channels.values())
+
     def refused(self, asked: Asked, error: ResponseError) -> None:
         """Where another node is to be asked, those move whose slot it is about, and the others stay."""
         meant = self._meant(asked, error)
