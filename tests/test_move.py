@@ -27,6 +27,7 @@ from fairque.redis.keys import encode_user
 from fairque.redis.partitions import partition_of
 from fairque.redis.store import Store
 from fairque.redis.store_chunks import Batch
+from fairque.transfer import moving
 from fairque.transfer.fields import moved_fields
 from fairque.transfer.kinds import MOVED_KINDS
 from tests.support.core import outcome
@@ -298,6 +299,46 @@ async def test_what_runs_goes_on_and_is_reported_where_its_user_lives_by_then(qu
     await no_findings(queue)
 
 
+async def test_an_outcome_that_comes_before_a_renewal_goes_where_its_user_lives(
+    server: Server, queue: TaskQueue
+) -> None:
+    async with TaskQueue(server.url, name=f"{queue.name}/slow", partitions=PARTITIONS, lease=100.0) as slow:
+        handle = await slow.enqueue(hold("it"), user_id="acme")
+        async with Worker(slow, scheduler=False):
+            await eventually(lambda: began["it"] == 1)
+            await slow.move("acme", elsewhere("acme"))
+            gates[-1].set()
+            assert await handle.result(timeout=10) == "it", "renewals come every 20 s"
+        await no_findings(slow)
+
+
+@pytest.fixture
+def slow_departure(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds between the last page and the departure."""
+    seconds, leave = [0.0], moving._Move._leave
+
+    async def leave_later(self: moving._Move, epoch: int) -> None:
+        await asyncio.sleep(seconds[0])
+        await leave(self, epoch)
+
+    monkeypatch.setattr(moving._Move, "_leave", leave_later)
+    return seconds
+
+
+async def test_leases_begin_anew_where_their_user_arrives(queue: TaskQueue, slow_departure: list[float]) -> None:
+    """Their workers could not renew them there, however long the move took."""
+    await queue.enqueue(note(), user_id="acme")
+    store, lease = queue.store(), queue.settings.lease_ms / 1000
+    [taken] = await take(store, "acme", 1)
+    slow_departure[:] = [1.2 * lease]
+    await queue.move("acme", elsewhere("acme"))
+    there = store.parts[elsewhere("acme")]
+    for _ in range(3):
+        assert (await there.claim("thief", 1)).deliveries == []
+    assert await there.settle("ghost", [outcome(taken, "finished")]) == [True]
+    await store.close()
+
+
 async def test_leases_of_what_runs_are_renewed_where_its_user_lives(queue: TaskQueue) -> None:
     """For longer than a lease, while others would steal."""
     handle = await queue.enqueue(hold("it"), user_id="acme")
@@ -337,7 +378,8 @@ async def count_up(many: int) -> AsyncIterator[int]:
         await asyncio.sleep(0.002)
 
 
-async def test_what_a_task_yields_follows_its_user(queue: TaskQueue) -> None:
+async def test_what_a_task_yields_follows_its_user(queue: TaskQueue, slow_departure: list[float]) -> None:
+    slow_departure[:] = [0.3]
     handle = await queue.enqueue(count_up(500), user_id="acme")
     async with Worker(queue, scheduler=False):
         for by in (1, 2, 0, 1):
