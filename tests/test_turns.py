@@ -119,14 +119,22 @@ async def test_a_fault_of_the_worker_itself_beside_another_call_ends_it_loudly(
 @task(result_ttl=0)
 async def doze() -> None:
     dozed[current_task().task_id] += 1
+    dozing.append(1)
+    most.append(max(most.pop(), len(dozing)))
     await asyncio.sleep(0.01)
+    dozing.pop()
 
 
 dozed: Counter[str] = Counter()
+dozing: list[int] = []
+most = [0]
+"""How many dozed at once."""
 
 
 async def put_in_many(queue: TaskQueue, tasks: int) -> list[str]:
     dozed.clear()
+    dozing.clear()
+    most[:] = [0]
     users = [f"user {n}" for n in range(7)]
     made = await queue.enqueue_many([doze().options(user_id=users[n % 7]) for n in range(tasks)])
     return sorted(handle.task_id for handle in made)
@@ -181,6 +189,14 @@ async def test_a_turn_whose_reply_is_lost_while_one_beside_it_is_answered_runs_n
         assert [await handle.result(timeout=20) for handle in handles[1:]] == list(range(5))
     assert later.started
     assert len({*gate.started, *later.started}) == len(gate.started) + len(later.started), "each once"
+
+
+async def test_turns_beside_each_other_fetch_nothing_ahead_of_a_free_slot(queue: TaskQueue) -> None:
+    ids = await put_in_many(queue, 1500)
+    async with Worker(queue, concurrency=40):
+        await eventually(lambda: is_finished(queue, len(ids)), deadline=60)
+    assert most[0] <= 40
+    assert sorted(dozed.elements()) == ids, "each once"
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 9])

@@ -31,7 +31,6 @@ class _Asked(NamedTuple):
 
     want: int
     steals: bool
-    is_idle: bool
     is_repeated: bool
     alone: bool
 
@@ -131,10 +130,11 @@ class Claimer:
 
     @property
     def may_go_beside(self) -> bool:
-        """Whether a claim may be made beside what is under way. Not beside one that may bring what has to run alone."""
-        if len(self._under_way) != 1 or self.is_unsure or self._pace.is_failing:
-            return False
-        return not any(asked.is_idle for asked in self._under_way.values()) and self._room() > 0
+        """Whether a claim that reports may be made beside what is under way. What it reports was held when the other
+        one was made, which was told so: it brings nothing that has to run alone.
+        """
+        is_well = not (self.is_unsure or self._pace.is_failing)
+        return is_well and len(self._under_way) == 1 and self._room() > 0
 
     def begin(self, want: int, report: list[Outcome]) -> ClaimOptions:
         """A claim is made, together with the report."""
@@ -148,7 +148,7 @@ class Claimer:
         steals, since = self._steal_pause.may_steal(), self._lost or 0
         for number, other in self._under_way.items():
             steals, since = steals and not other.steals, since or number
-        self._under_way[self._number] = _Asked(want, steals, not holds, repeats, not since or repeats)
+        self._under_way[self._number] = _Asked(want, steals, repeats, not since or repeats)
         self._asked_for += want
         return {
             "groups": self._options.groups,
