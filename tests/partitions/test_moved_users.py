@@ -12,8 +12,12 @@ import pytest
 from fairque import InvalidInput, TaskQueue, TaskScheduler, UserFrozen, Worker, sync, task
 from fairque.redis import arguments as args
 from fairque.redis.arguments import Arguments, Values
+from fairque.redis.asking import Answers
 from fairque.redis.delivery import Delivery
 from fairque.redis.keys import encode_user
+from fairque.redis.merges.letters import merged_letters
+from fairque.redis.merges.schedules import merged_page, merged_schedules
+from fairque.redis.merges.users import merged_active, merged_holders, merged_names, merged_running
 from fairque.redis.partitions import partition_of
 from fairque.redis.places import MovedUser, Places, UserElsewhere, moved_in
 from fairque.redis.requester import BlockingRequester, pack
@@ -501,3 +505,29 @@ async def test_a_lost_mark_in_the_state_is_told_and_mended(server: Server, queue
     assert (finding.kind, finding.mended) == ("unmarked", True)
     await queue.enqueue(double(1), user_id=USER)
     assert homes_with_keys(server, queue, USER) == {away_from_home(USER)}
+
+
+# Lists of the whole queue, while a user is in two partitions
+
+
+def answers(*replies: Any) -> Answers:
+    return Answers(list(replies), ())
+
+
+def test_lists_name_a_user_once_that_is_in_two_partitions() -> None:
+    names = args.UserNames(0, "", 10)
+    assert merged_names(names, answers([2, b"a", b"5", b"m", b"3"], [2, b"m", b"4", b"z", b"1"])) == [
+        *(4, b"a", b"5", b"m", b"4", b"z", b"1")
+    ]
+    assert merged_active(args.Active(10), answers([b"a", b"m"], [b"m", b"z"])) == [b"a", b"m", b"z"]
+    assert merged_holders(args.Holders(10, 10), answers([0, b"m"], [0, b"m", b"z"])) == [0, b"m", b"z"]
+
+
+def test_lists_name_what_a_user_has_once_that_is_in_two_partitions() -> None:
+    letter, other = [b"m", b"t", b"7", b"", b"f"], [b"a", b"t", b"6", b"", b"f"]
+    assert merged_letters(args.Dead("", 10, 0, "", 1, ""), answers([letter], [other, letter])) == [other, letter]
+    row = [b"s", b"", [b"user", b"m"]]
+    assert merged_schedules([[5, b"", row], [6, b"", row]]) == [6, b"", row]
+    assert merged_page(args.Schedules([], "", "", 10), [[5, b"", row], [6, b"", row]]) == [6, b"", row]
+    task_of = [b"m", b"t", b"f", 1, b"1", b"w"]
+    assert merged_running(args.Running("", 10, 10), answers([5, 0, *task_of], [6, 0, *task_of])) == [6, 0, *task_of]

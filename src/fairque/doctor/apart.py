@@ -17,13 +17,16 @@ __all__ = ["find_apart"]
 async def find_apart(store: Store, *, repair: bool) -> list[Finding]:
     """In a repair they are carried to their groups. Partitions that do not answer say nothing."""
     found: list[Finding] = []
+    homes: dict[str, Store] = {}
     for number, part in enumerate(store.parts):
         try:
             async for user, fields in governed_in(part, "policy-users"):
-                if "group" in fields and not await _is_on_its_way(part, user):
-                    home = store.parts.index(await store.home_of(root_of(fields["group"])))
-                    if home != number:
-                        found.append(await _told(store, user, number, home, repair=repair))
+                if (group := fields.get("group")) is None:
+                    continue
+                if (root := root_of(group)) not in homes:
+                    homes[root] = await store.home_of(root)
+                if homes[root] is not part and not await _is_on_its_way(part, user):
+                    found.append(await _told(store, user, number, store.parts.index(homes[root]), repair=repair))
         except QueueUnavailable:
             continue
     return found
