@@ -99,11 +99,6 @@ def known() -> Iterator[SimpleNamespace]:
         unregister(function.name)
 
 
-@task(max_running=1, name="takes a place")
-async def takes_a_place() -> None:
-    await asyncio.sleep(0.01)
-
-
 @pytest.fixture
 def loud_server(own_server: Callable[..., EmbeddedServer]) -> EmbeddedServer:
     return own_server(notify_keyspace_events="Kn")
@@ -509,6 +504,12 @@ async def is_left_alone_for_a_lost_key(queue: TaskQueue, known: SimpleNamespace,
 
 async def lends_places(queue: TaskQueue, stack: contextlib.ExitStack, watch: KeyWatch) -> None:
     """In a queue with partitions, whose keys are told beside those of the queue."""
+
+    async def brief() -> None:
+        await asyncio.sleep(0.01)
+
+    takes_a_place = task(name="takes a place", max_running=1)(brief)
+    stack.callback(unregister, takes_a_place.name)
     url, users = queue.connector.url, [f"user {n}" for n in range(20)]
     async with TaskQueue(url, name=f"{queue.name}/4", partitions=4) as many, contextlib.AsyncExitStack() as looking:
         watches = [stack.enter_context(KeyWatch(url, part.keys.prefix)) for part in many.reader.parts]

@@ -49,6 +49,7 @@ NOT_MODELLED = (
     "told",
     "answer:",
 )
+_OF_A_LIMIT = ("by", "hand", "changed")
 _INNER = (
     "relook",
     "limited",
@@ -231,7 +232,9 @@ _HOLDERS: dict[str, Callable[[Key], Any]] = {
 } | dict.fromkeys(("user", "group", "limit"), lambda key: _counted(_fields(key)))
 _HOLDERS |= {"ends": lambda key: _ends_in(key.content[0]), "batch": lambda key: _batch_fields(key.content)}
 _HOLDERS |= dict.fromkeys(("batch-tasks",), _members)
-_HOLDERS["limit"] = lambda key: _filled({name: of for name, of in _fields(key).items() if name not in ("by", "hand")})
+_HOLDERS["limit"] = lambda key: _filled(
+    {name: of for name, of in _fields(key).items() if name not in ("by", "hand", "changed")}
+)
 _HOLDERS["keeper"] = _HOLDERS["unique"] = lambda key: key.content[0].decode()
 _HOLDERS["offers"] = lambda key: dict(key.pairs)
 _HOLDERS |= dict.fromkeys(("dead", "leases", "held-users", "running", "uncounted", "paused-tasks", "kept"), _members)
