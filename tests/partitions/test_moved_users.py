@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from fairque import InvalidInput, TaskQueue, TaskScheduler, UserFrozen, Worker, sync, task
+from fairque import InvalidInput, QueueUnavailable, TaskQueue, TaskScheduler, UserFrozen, Worker, sync, task
 from fairque.redis import arguments as args
 from fairque.redis.arguments import Arguments, Values
 from fairque.redis.asking import Answers
@@ -266,8 +266,11 @@ async def test_an_older_entry_sends_nobody_back(queue: TaskQueue) -> None:
     """A user that is on its way to a partition that it has left before: who arrives first waits."""
     home, away = home_of(USER), away_from_home(USER)
     await move_nothing(queue, USER, away, home)  # which says still that it went away
+    hasty = await patient(queue, 0.3)
+    with pytest.raises(QueueUnavailable, match="'acme' is on its way"):
+        await TaskQueue.user(hasty, USER)
     with pytest.raises(UserFrozen, match="'acme' is on its way"):
-        await TaskQueue.user(await patient(queue, 0.3), USER)
+        await hasty.enqueue(double(1), user_id=USER)
     arriving = asyncio.create_task(queue.enqueue(double(1), user_id=USER))
     await eventually(lambda: queue.reader.places.of(USER) == home)
     part = queue.reader.parts[home]
@@ -293,6 +296,23 @@ async def test_nobody_waits_for_one_that_is_on_its_way(queue: TaskQueue) -> None
     assert (await queue.user(USER)).queued == 3
 
 
+async def test_who_waits_for_a_task_goes_on_while_its_user_is_on_its_way(server: Server, queue: TaskQueue) -> None:
+    await queue.enqueue(double(4), user_id=USER, task_id="t")
+    home, away = (queue.reader.parts[at] for at in (home_of(USER), away_from_home(USER)))
+    assert await away.forward(MovedUser(USER, home_of(USER), 2))
+    server.execute("HSET", f"{home.keys.prefix}moved", USER, f"{away_from_home(USER)} 1")
+    server.execute("HSET", home.keys.state, "moved", 1)
+    handle = (await patient(queue, 0.3)).handle(USER, "t")
+    waiting = asyncio.create_task(handle.result(timeout=20))
+    for _ in range(2):
+        with pytest.raises(QueueUnavailable, match="on its way"):
+            await handle.state()
+    assert not waiting.done()
+    server.execute("DEL", f"{home.keys.prefix}moved")
+    async with Worker(queue):
+        assert await waiting == 8
+
+
 async def patient(queue: TaskQueue, seconds: float) -> TaskQueue:
     other = TaskQueue(queue.connector.url, name=queue.name, timeout=seconds)
     await other.open()
@@ -312,7 +332,7 @@ async def _closes() -> Any:
 
 async def test_a_partition_that_sends_to_itself_ends_in_an_error(queue: TaskQueue) -> None:
     await move_nothing(queue, USER, home_of(USER))
-    with pytest.raises(UserFrozen, match="user 'acme'"):
+    with pytest.raises(QueueUnavailable, match="user 'acme'"):
         await TaskQueue.user(await patient(queue, 0.3), USER)
 
 

@@ -270,11 +270,15 @@ class ScriptCaller:
                 error = exc
         raise error
 
-    async def following(self, ask: Callable[[], Awaitable[R]], patience: float | None = None) -> R:
+    async def following(
+        self, ask: Callable[[], Awaitable[R]], patience: float | None = None, *, is_of_many: bool = False
+    ) -> R:
         """What is asked of the queue, which may be about users who have moved: that is learnt, and it is asked again.
 
-        A user that is on its way from one partition to another is waited for, as one that stands still is: for so many
-        seconds, by default for as long as the store's own patience lasts. Raises `UserFrozen` when it does not arrive.
+        A user that is on its way from one partition to another is waited for: for so many seconds, by default for as
+        long as the store's own patience lasts. Raises `QueueUnavailable` when it does not arrive: whoever waits for a
+        task goes on waiting. What `is_of_many` users does not wait, and raises `UserFrozen`: it is made again without
+        that user.
         """
         backoff, until = Backoff(), time.monotonic() + (self.patience if patience is None else patience)
         followed: set[MovedUser] = set()
@@ -286,8 +290,10 @@ class ScriptCaller:
             if news := self.places.news_in(error, followed):
                 followed.update(news)
                 continue
+            if is_of_many:
+                raise UserFrozen(*_on_the_way(error))
             if (left := until - time.monotonic()) <= 0:
-                raise _on_the_way(error)
+                raise QueueUnavailable(_on_the_way(error)[0])
             await asyncio.sleep(min(left, backoff.next(LONGEST_PAUSE)))
 
     async def _is_elsewhere(self, script: Script, patience: float | None) -> bool:
@@ -385,6 +391,7 @@ class ScriptCaller:
             raise error from None
 
 
-def _on_the_way(error: UserElsewhere) -> UserFrozen:
+def _on_the_way(error: UserElsewhere) -> tuple[str, str]:
+    """A text, and the user."""
     user_id = decode_user(error.moved[0].user.encode())
-    return UserFrozen(f"user {user_id!r} is on its way from one partition to another", user_id)
+    return f"user {user_id!r} is on its way from one partition to another", user_id

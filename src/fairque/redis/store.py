@@ -165,7 +165,7 @@ class Store(
             shares = divided(tasks, lambda new: self.part_of(encode_user(new.user_id)))
             return await in_order(shares, lambda part, some: part.enqueue(some, patience))
 
-        return await self.following(put, 0.0)  # of many users: none waits for one that is on its way
+        return await self.following(put, patience, is_of_many=True)
 
     async def confirm(self, nonces: Sequence[str], keep_ms: int) -> int:
         """What was put in with these receipts is gone where it came from. Returns ms since the epoch."""
