@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -119,12 +120,16 @@ async def test_a_fault_of_the_worker_itself_beside_another_call_ends_it_loudly(
 @task(result_ttl=0)
 async def doze() -> None:
     dozed[current_task().task_id] += 1
+    found.add(own.get())
+    own.set("another's")
     dozing.append(1)
     most.append(max(most.pop(), len(dozing)))
     await asyncio.sleep(0.01)
     dozing.pop()
 
 
+own: ContextVar[str] = ContextVar("own", default="nobody's")
+found: set[str] = set()
 dozed: Counter[str] = Counter()
 dozing: list[int] = []
 most = [0]
@@ -134,6 +139,7 @@ most = [0]
 async def put_in_many(queue: TaskQueue, tasks: int) -> list[str]:
     dozed.clear()
     dozing.clear()
+    found.clear()
     most[:] = [0]
     users = [f"user {n}" for n in range(7)]
     made = await queue.enqueue_many([doze().options(user_id=users[n % 7]) for n in range(tasks)])
@@ -197,6 +203,15 @@ async def test_turns_beside_each_other_fetch_nothing_ahead_of_a_free_slot(queue:
         await eventually(lambda: is_finished(queue, len(ids)), deadline=60)
     assert most[0] <= 40
     assert sorted(dozed.elements()) == ids, "each once"
+
+
+async def test_a_task_that_comes_by_a_turn_beside_another_one_sees_no_context_of_the_task_whose_end_began_it(
+    queue: TaskQueue,
+) -> None:
+    ids = await put_in_many(queue, 600)
+    async with Worker(queue, concurrency=40):
+        await eventually(lambda: is_finished(queue, len(ids)), deadline=60)
+    assert found == {"nobody's"}
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 9])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import copy_context
 
 import anyio
 
@@ -47,6 +48,7 @@ class Turns:
         self._enough = max(ENOUGH, options.concurrency // ENOUGH_SHARE)
         self._beside: asyncio.Task[None] | None = None
         self._fault: BaseException | None = None
+        self._context = copy_context()
         self._reporting: asyncio.Task[None] | None = None
         self._worker_id = options.worker_id
         self._longest_rest = options.poll_interval
@@ -136,7 +138,8 @@ class Turns:
     def _begin_beside(self) -> None:
         """Called for each task that ends while a turn is under way."""
         if self._beside is None and self._may_go_beside():
-            self._beside = asyncio.create_task(self._take_turn_beside())
+            context = self._context.copy()  # not that of the task: what the turn brings begins in it
+            self._beside = asyncio.create_task(self._take_turn_beside(), context=context)
             self._beside.add_done_callback(self._ended_beside)
 
     async def _take_turn_beside(self) -> None:
