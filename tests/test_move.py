@@ -380,14 +380,14 @@ async def count_up(many: int) -> AsyncIterator[int]:
 
 async def test_what_a_task_yields_follows_its_user(queue: TaskQueue, slow_departure: list[float]) -> None:
     slow_departure[:] = [0.3]
-    handle = await queue.enqueue(count_up(500), user_id="acme")
+    handle = await queue.enqueue(count_up(2000), user_id="acme")
     async with Worker(queue, scheduler=False):
         for by in (1, 2, 0, 1):
             reached = began["yielded"] + 50
             await eventually(lambda reached=reached: began["yielded"] > reached)
             await queue.move("acme", elsewhere("acme", by))
-        assert (await handle.result(timeout=20)).chunks == 500
-    assert [chunk async for chunk in handle.stream()] == list(range(500))
+        assert (await handle.result(timeout=20)).chunks == 2000
+    assert [chunk async for chunk in handle.stream()] == list(range(2000))
     await no_findings(queue)
 
 
