@@ -75,7 +75,7 @@ def until(path: str) -> str:
 
 # The two faces
 
-INTERNAL = {"message_of", "store", "enqueue_child", "time_calls"}
+INTERNAL = {"message_of", "store", "enqueue_child", "time_calls", "look"}
 """Methods of the async classes that are for the other parts of fairque."""
 
 BLOCKING_ONLY = {"worker"}
