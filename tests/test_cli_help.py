@@ -93,6 +93,7 @@ INVOCATIONS: dict[str, tuple[list[str], int, str]] = {
     "limits list": ([], 1, UNREACHABLE),
     "limits set": (["a.b", "--max-running=2"], 1, UNREACHABLE),
     "limits clear": (["a.b"], 1, UNREACHABLE),
+    "limits forfeit": (["3"], 1, UNREACHABLE),
     "policy apply": (["config/fairque.yaml"], 1, "is not available"),
     "schedule list": ([], 1, UNREACHABLE),
     "schedule add": (["--name=a.b", "--user=acme", "--every=5"], 1, UNREACHABLE),

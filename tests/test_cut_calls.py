@@ -478,6 +478,15 @@ async def move_places(far: TaskQueue) -> Any:
         await store.close()
 
 
+@calls("forfeit")
+async def give_up_places(far: TaskQueue) -> Any:
+    store = far.store(patience=10)
+    try:
+        return await store.call(arguments.Forfeit(1, [":key"], 0))
+    finally:
+        await store.close()
+
+
 @calls("rulebook", "follow")
 async def bring_rules(far: TaskQueue) -> Any:
     store = far.store(patience=10)

@@ -511,6 +511,12 @@ async def lends_places(queue: TaskQueue, stack: contextlib.ExitStack, watch: Key
     takes_a_place = task(name="takes a place", max_running=1)(brief)
     stack.callback(unregister, takes_a_place.name)
     url, users = queue.connector.url, [f"user {n}" for n in range(20)]
+
+    @task(max_running=1, name="takes a place")
+    async def takes_a_place() -> None:
+        await asyncio.sleep(0.01)
+
+    stack.callback(unregister, takes_a_place.name)
     async with TaskQueue(url, name=f"{queue.name}/4", partitions=4) as many, contextlib.AsyncExitStack() as looking:
         watches = [stack.enter_context(KeyWatch(url, part.keys.prefix)) for part in many.reader.parts]
         for each in watches:

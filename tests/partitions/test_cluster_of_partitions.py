@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import signal
 import time
@@ -15,7 +16,7 @@ import msgspec
 import pytest
 from redis.crc import key_slot
 
-from fairque import QueueUnavailable, TaskQueue, TaskState, Worker, task
+from fairque import InvalidInput, Limit, QueueUnavailable, TaskHandle, TaskQueue, TaskState, Worker, task
 from fairque.contrib.sqlalchemy import Outbox, OutboxRelay
 from fairque.queue.sender import LARGE
 from fairque.redis.delivery import Outcome
@@ -264,3 +265,52 @@ async def test_who_is_known_to_live_elsewhere_is_served_while_its_first_home_is_
             async with TaskQueue(cluster.url, name=queue.name, timeout=1, partitions=COUNT) as stranger:
                 with pytest.raises(QueueUnavailable):
                     await stranger.enqueue(long(), user_id=user)
+
+
+@task(name="partitions.limited", limits=[Limit("crm")])
+async def limited(seconds: float = 0.0) -> int:
+    await asyncio.sleep(seconds)
+    return 1
+
+
+def home_of_key(key: str) -> int:
+    return int(hashlib.sha1(f":{key}".encode(), usedforsecurity=False).hexdigest()[:8], 16) % COUNT
+
+
+async def test_places_of_a_partition_that_is_gone_are_used_by_others_once_they_are_forfeited(
+    cluster: ClusterNodes,
+) -> None:
+    hanging = cluster.masters[1]
+    async with TaskQueue(
+        cluster.url, name=name_on(cluster, cluster.masters[0]), partitions=COUNT, timeout=1.0
+    ) as queue:
+        await queue.set_limit("crm", max_running=1)
+        gone = users_on(cluster, queue, hanging)
+        there = [user for user in USERS if user not in gone]
+        holder = gone[0]
+        partition = partition_of(holder, COUNT)
+        assert home_of_key("crm") == COUNT - 1, "on a node that is there"
+        with pytest.raises(InvalidInput, match="answers: what it has comes back by itself"):
+            await queue.forfeit_places(partition)
+        async with Worker(queue, scheduler=False, concurrency=10, shutdown_timeout=0):
+            held = await queue.enqueue(limited(NEVER), user_id=holder)
+            await eventually(lambda: runs(held), 20)
+            with stopped(hanging):
+                waits = await queue.enqueue(limited(), user_id=there[0])
+                await asyncio.sleep(0.5)
+                assert await waits.state() is TaskState.QUEUED
+                assert await queue.forfeit_places(partition) == 1
+                assert await waits.result(timeout=20) == 1
+            await eventually(lambda: nothing_is_missing(queue), 20)
+            assert await (await queue.enqueue(limited(), user_id=there[0])).result(timeout=20) == 1
+
+            async def knows() -> bool:
+                return (await queue.reader.parts[partition].heads()).revision > 1
+
+            await eventually(knows, 20)
+            await held.cancel()
+            assert await (await queue.enqueue(limited(), user_id=holder)).result(timeout=20) == 1
+
+
+async def runs(handle: TaskHandle[int]) -> bool:
+    return await handle.state() is TaskState.STARTED

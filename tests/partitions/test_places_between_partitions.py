@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import random
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fairque import Limit, TaskQueue, task
+from fairque.redis import arguments
 from fairque.redis.delivery import Delivery, Outcome
 from fairque.redis.partitions import partition_of
+from fairque.redis.store_loans import tells_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,9 +27,19 @@ GAMES = max(2, int(os.environ.get("FAIRQUE_GAMES", "100")) // 20)
 USERS = [
     next(f"u{n}" for n in itertools.count() if partition_of(f"u{n}", PARTITIONS) == at) for at in range(PARTITIONS)
 ]
-KINDS = [*["enqueue"] * 2, *["claim"] * 2, "settle", *["exchange"] * 2, *["deliver"] * 3, "again", "lose", "set"]
+KINDS = [
+    *["enqueue"] * 2,
+    *["claim"] * 2,
+    "settle",
+    *["exchange"] * 2,
+    *["deliver"] * 3,
+    "again",
+    "lose",
+    "set",
+    "forfeit",
+]
 STEPS = 120
-OF_PARTITIONS = ("enqueue", "claim", "exchange")
+OF_PARTITIONS = ("enqueue", "claim", "exchange", "forfeit")
 
 
 @task(limits=[Limit(KEY)])
@@ -42,6 +55,7 @@ class Game:
         self.running: list[tuple[int, Delivery]] = []
         self.said: list[tuple[str, int, Any]] = []
         self.put_in = self.ended = 0
+        self.given_up: list[Delivery] = []
 
     def key(self, partition: int, name: str) -> str:
         return f"{self.parts[partition].keys.prefix}{name}"
@@ -63,13 +77,25 @@ class Game:
         self.running += [(partition, of) for of in claim.deliveries]
         assert self.counted() == len(self.running)
         if claim.deliveries:
-            assert len(self.running) <= self.most
+            assert len([of for _, of in self.running if of not in self.given_up]) <= self.most
 
     async def settle(self, number: int) -> None:
         if self.running:
             partition, of = self.running.pop(number % len(self.running))
             assert await self.parts[partition].settle("w", [Outcome(of, "finished", 1000, 0, b"")]) == [True]
             self.ended += 1
+
+    async def forfeit(self, partition: int) -> None:
+        """What runs there is not counted any more; the partition hears of it before it serves."""
+        home = int(hashlib.sha1(f":{KEY}".encode(), usedforsecurity=False).hexdigest()[:8], 16) % PARTITIONS
+        if partition == home:
+            return
+        self.given_up += [of for at, of in self.running if at == partition]
+        await self.parts[0].call(arguments.Forfeit(partition, [], -1))
+        _, _, tells = await self.parts[home].call(arguments.Forfeit(partition, [f":{KEY}"]))
+        self.say(tells_in(tells))
+        for part in self.parts[1:]:
+            await part.follow(await self.parts[0].rulebook())
 
     async def exchange(self, partition: int) -> None:
         """As if time had passed."""
@@ -145,7 +171,7 @@ def glob(text: str) -> str:
 def steps_of(chance: random.Random) -> Iterator[tuple[str, int]]:
     for _ in range(STEPS):
         kind = chance.choice(KINDS)
-        if kind == "set" and chance.random() < 0.7:
+        if kind in ("set", "forfeit") and chance.random() < 0.7:
             continue
         yield kind, chance.randint(1, 4) if kind == "set" else chance.randrange(1000)
 

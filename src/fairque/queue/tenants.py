@@ -34,6 +34,7 @@ from fairque.queue.shares import Shares, look_at_shares
 from fairque.queue.usage import UsageHour, usage_days, usage_in
 from fairque.redis.keys import decode_user, encode_user
 from fairque.redis.missing import noting_missing
+from fairque.redis.partitions import MOST_PARTITIONS
 from fairque.redis.store import Store
 from fairque.transfer.membership import write_policy
 
@@ -233,6 +234,22 @@ class Tenants:
         await self._reader.set_limits([(record, None)], declared=False)
         if declared:
             await self._reader.set_limits([(record, None)], declared=True)
+
+    async def forfeit_places(self, partition: int) -> int:
+        """Have others use the places of limits over all users that a partition has which is gone: for an outage that
+        lasts. It says nothing of limits whose own partition that is. Returns how many places.
+
+        What runs there, where workers still can, is not counted any more. When the partition is back, it starts nothing
+        with what it had.
+
+        Args:
+            partition: Its number, as `missing` of `QueueStats` tells it; not the first.
+
+        Raises:
+            InvalidInput: There is no such partition, it is the first one, or it answers.
+            QueueUnavailable: The first one does not answer either.
+        """
+        return await self._reader.forfeit(check_count("partition", partition, 0, MOST_PARTITIONS))
 
     async def pause_task(self, name: str) -> None:
         """Start no more tasks of a name, of no user, on no worker, until `resume_task`.

@@ -783,10 +783,11 @@ class Rule(Item, frozen=True):
 
 
 class Follow(Arguments, frozen=True):
-    """policy: of everybody, as a msgpack map."""
+    """policy: of everybody, as a msgpack map. forfeited: the revision at which places were, last."""
 
     revision: int
     policy: Value
+    forfeited: int
     rules: list[Rule]
 
 
@@ -850,6 +851,14 @@ class Lend(Arguments, frozen=True):
     partition: int
     asked_us: float
     asks: list[Ask]
+
+
+class Forfeit(Arguments, frozen=True):
+    """partition: that is gone. revision: -1 to number it, else 0."""
+
+    partition: int
+    keys: list[str]
+    revision: int = 0
 
 
 class Accept(Arguments, frozen=True):

@@ -63,7 +63,7 @@ _PUTS_IN = (
 _FIRES = "agree declare expire fire leave_schedules ripe schedule unschedule"
 _SERVES = "accuse agree append claim hand_on leave limits policy progress receive renew settle turn"
 _OF_PARTITIONS = "accept adopt erase exchange follow forward lend thaw"
-_MANAGES = "arrive change_settings depart freeze import manifest purge repair"
+_MANAGES = "arrive change_settings depart forfeit freeze import manifest purge repair"
 
 ROLES = {
     role.name: role

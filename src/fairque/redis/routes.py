@@ -275,7 +275,7 @@ ROUTES: dict[str, Route] = {
     **dict.fromkeys(
         (
             *("claim", "settle", "turn", "renew", "leave", "append", "heads", "hand_on", "exchange", "lend", "accept"),
-            *("ripe", "expire", "leave_schedules", "declare", "adopt", "rulebook", "follow"),
+            *("ripe", "expire", "leave_schedules", "declare", "adopt", "rulebook", "follow", "forfeit"),
             *("check", "repair", "members", "totals", "agree", "denied", "forward"),
         ),
         of_partition,

@@ -18,6 +18,6 @@ class Rulebook(NamedTuple):
 
 def rulebook_in(reply: list[Any]) -> Rulebook:
     """As rulebook.lua tells it."""
-    revision, policy, *rows = reply
+    revision, policy, forfeited, *rows = reply
     rules = [Rule(*(text.decode() for text in row)) for row in rows]
-    return Rulebook(Follow(revision, 2, rules), policy)
+    return Rulebook(Follow(revision, 2, forfeited, rules), policy)

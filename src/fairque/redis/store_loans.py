@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
+from fairque.errors import InvalidInput
 from fairque.redis import arguments
-from fairque.redis.script_caller import ScriptCaller
+from fairque.redis.dividing import of_those_there
+from fairque.redis.keys import glob
+from fairque.redis.rulebook import rulebook_in
+from fairque.redis.store_checks import CheckScripts
 
-__all__ = ["Exchanged", "LoanScripts", "Tells"]
+__all__ = ["Exchanged", "LoanScripts", "Tells", "tells_in"]
 
 Tells = dict[int, list[arguments.Told]]
 """What partitions are told, by their numbers."""
@@ -26,7 +31,7 @@ class Exchanged(NamedTuple):
     tells: Tells
 
 
-class LoanScripts(ScriptCaller):
+class LoanScripts(CheckScripts):
     """The part of a `Store` that is about places between partitions. Each call is of one of them."""
 
     async def exchange(self, most: int) -> Exchanged:
@@ -35,18 +40,51 @@ class LoanScripts(ScriptCaller):
         of_homes: defaultdict[int, list[arguments.Ask]] = defaultdict(list)
         for row in asks:
             of_homes[row[0]].append(msgspec.convert(_plain(row), arguments.Ask, strict=False))
-        return Exchanged(float(at_us), of_homes, _tells_in(tells))
+        return Exchanged(float(at_us), of_homes, tells_in(tells))
 
     async def lend(self, partition: int, at_us: float, asks: list[arguments.Ask]) -> Tells:
         """A home hears what a partition asks for. What comes of it is to be told."""
-        return _tells_in(await self.call(arguments.Lend(partition, at_us, asks)))
+        return tells_in(await self.call(arguments.Lend(partition, at_us, asks)))
 
     async def accept(self, tells: list[arguments.Told]) -> bool:
         """A partition is told. Whether it has more to ask at once."""
         return bool(await self.call(arguments.Accept(tells)))
 
+    async def forfeit(self, partition: int) -> int:
+        """What another partition, which is gone, has borrowed of the homes in this queue. Returns how many places.
 
-def _tells_in(reply: list[Any]) -> Tells:
+        Homes that are gone as well forget nothing. Raises `InvalidInput` for one that there is not, that is the first
+        or answers, and `QueueUnavailable` where the first does not.
+        """
+        if not await self.is_divided():
+            raise InvalidInput("a queue without partitions lends no places")
+        parts = self.parts
+        if not 0 < partition < len(parts):
+            told = f"partition must be one of 1 to {len(parts) - 1}, not {partition}"
+            raise InvalidInput(f"{told}: the first numbers what governs all users, and has to be there")
+        if await of_those_there([parts[partition].call(arguments.Heads(()), patience=0.0)]):
+            raise InvalidInput(f"partition {partition} answers: what it has comes back by itself")
+        others = [part for at, part in enumerate(parts) if at != partition]
+        await others[0].call(arguments.Forfeit(partition, [], -1))
+        book = rulebook_in(await others[0].call(arguments.Rulebook(-1)))
+        # workers bring it to the rest
+        await of_those_there(part.call(book.follow, [book.policy]) for part in others[1:])
+        return sum(await of_those_there(part._forfeit_here(parts, partition) for part in others))
+
+    async def _forfeit_here(self, parts: Sequence[LoanScripts], partition: int) -> int:
+        places, prefix = 0, f"{self.keys.prefix}loans:"
+        async for found in self._scan(b"SCAN", pattern=f"{glob(prefix)}*"):
+            keys = [key.decode().removeprefix(prefix) for key in found]
+            _, many, tells = await self.call(arguments.Forfeit(partition, keys))
+            places += many
+            told = tells_in(tells)
+            told.pop(partition, None)
+            await of_those_there(parts[at].accept(each) for at, each in told.items())
+        return places
+
+
+def tells_in(reply: list[Any]) -> Tells:
+    """As lend.lua returns it."""
     return {
         partition: [msgspec.convert(_plain(row), arguments.Told, strict=False) for row in rows]
         for partition, rows in reply

@@ -199,6 +199,7 @@ class TaskQueue:
     resume = blocking(queue.TaskQueue.resume)
     set_limit = blocking(queue.TaskQueue.set_limit)
     clear_limit = blocking(queue.TaskQueue.clear_limit)
+    forfeit_places = blocking(queue.TaskQueue.forfeit_places)
     pause_task = blocking(queue.TaskQueue.pause_task)
     resume_task = blocking(queue.TaskQueue.resume_task)
     limits = blocking(queue.TaskQueue.limits)

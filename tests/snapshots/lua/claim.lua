@@ -96,6 +96,7 @@ local arrival
 local clearing_known
 local count
 local counts
+local forfeited_at
 local has_announcements
 local has_assigned
 local has_byte_limits
@@ -158,7 +159,8 @@ end
 calls[#calls + 1] = function()
   of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
     'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-    'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere', 'moved', 'revision')
+    'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere', 'moved', 'revision',
+    'forfeited_at')
   arrival = tonumber(of_queue[2] or 0)
   has_policies, has_assigned = of_queue[3], of_queue[4]
   clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -173,6 +175,7 @@ calls[#calls + 1] = function()
   root.elsewhere = tonumber(of_queue[20] or nil) -- of a partition: the time of the queue, see lib/between.lua
   has_moved = of_queue[21] -- lib/moved.lua
   revision_known = tonumber(of_queue[22] or 0) -- lib/revision.lua
+  forfeited_at = tonumber(of_queue[23] or 0) -- the revision at which places of a partition were: lib/loans.lua
   saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
   counts = {}
   save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
@@ -3196,6 +3199,8 @@ end
 -- home's, and never used again. A rate is lent as a whole, to one partition at a time, for a second at most.
 -- Where others wait, a place that is free again is no longer one's own, beyond a share that may be kept: it goes to whose
 -- turn it is. One that was given by turn (`fresh`) is good for one start.
+-- What a partition that is gone has borrowed can be forfeited: its homes forget the loan, whose epoch is never taken again. It
+-- learns of that before it serves, as that has a revision, and what it has is outdated then, as by a limit that changed.
 -- loan:<k>      hash  of a borrower: epoch, granted, returned; of: the most by which it was granted, and changed: as
 --                     the limit was when it asked; keep: how many it may
 --                     keep while others wait, -1 where none do; fresh; since: ms when it began to ask; asked: 1, the home
@@ -3278,6 +3283,7 @@ local function new_loans()
   -- Of the limit of a key: what of it this partition may use.
   function it.apply(l)
     l.most, l.loans = l.max, it
+    l.changed = l.changed + forfeited_at -- both only grow
     if it.is_home(l.key) then
       local ledger = it.ledger(l.key)
       l.ledger = ledger

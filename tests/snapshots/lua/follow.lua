@@ -90,6 +90,7 @@ local arrival
 local clearing_known
 local count
 local counts
+local forfeited_at
 local has_announcements
 local has_assigned
 local has_byte_limits
@@ -152,7 +153,8 @@ end
 calls[#calls + 1] = function()
   of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
     'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-    'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere', 'moved', 'revision')
+    'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere', 'moved', 'revision',
+    'forfeited_at')
   arrival = tonumber(of_queue[2] or 0)
   has_policies, has_assigned = of_queue[3], of_queue[4]
   clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -167,6 +169,7 @@ calls[#calls + 1] = function()
   root.elsewhere = tonumber(of_queue[20] or nil) -- of a partition: the time of the queue, see lib/between.lua
   has_moved = of_queue[21] -- lib/moved.lua
   revision_known = tonumber(of_queue[22] or 0) -- lib/revision.lua
+  forfeited_at = tonumber(of_queue[23] or 0) -- the revision at which places of a partition were: lib/loans.lua
   saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
   counts = {}
   save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
@@ -2176,6 +2179,8 @@ end
 -- home's, and never used again. A rate is lent as a whole, to one partition at a time, for a second at most.
 -- Where others wait, a place that is free again is no longer one's own, beyond a share that may be kept: it goes to whose
 -- turn it is. One that was given by turn (`fresh`) is good for one start.
+-- What a partition that is gone has borrowed can be forfeited: its homes forget the loan, whose epoch is never taken again. It
+-- learns of that before it serves, as that has a revision, and what it has is outdated then, as by a limit that changed.
 -- loan:<k>      hash  of a borrower: epoch, granted, returned; of: the most by which it was granted, and changed: as
 --                     the limit was when it asked; keep: how many it may
 --                     keep while others wait, -1 where none do; fresh; since: ms when it began to ask; asked: 1, the home
@@ -2258,6 +2263,7 @@ local function new_loans()
   -- Of the limit of a key: what of it this partition may use.
   function it.apply(l)
     l.most, l.loans = l.max, it
+    l.changed = l.changed + forfeited_at -- both only grow
     if it.is_home(l.key) then
       local ledger = it.ledger(l.key)
       l.ledger = ledger
@@ -3748,12 +3754,12 @@ local function note_revision(revision, has_changed)
   if revision > 0 or (revision < 0 and has_changed) then call('HINCRBY', state_key, 'revision', 1) end
 end
 end
--- ARGV[1] is the msgpack of Follow: revision: int, policy: Value, rules: list[Rule]
---   policy: of everybody, as a msgpack map.
+-- ARGV[1] is the msgpack of Follow: revision: int, policy: Value, forfeited: int, rules: list[Rule]
+--   policy: of everybody, as a msgpack map. forfeited: the revision at which places were, last.
 -- Rule: record: str, hand: str, code: str, paused: str
 --   What is said in the record of a limit: by hand, by code, and whether it is paused; '' where nothing is.
 local args
-local revision, policy, rules
+local revision, policy, forfeited, rules
 
 local told
 local function set(rule)
@@ -3774,7 +3780,7 @@ end
 
 calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
-  revision, policy, rules = args[1], ARGV[args[2]] or '', args[3]
+  revision, policy, forfeited, rules = args[1], ARGV[args[2]] or '', args[3], args[4]
   if known_revision() >= revision then return known_revision() end
   told = {}
   for _, rule in ipairs(rules) do set(rule) end
@@ -3783,7 +3789,7 @@ calls[#calls + 1] = function()
   if policy ~= (call('GET', prefix .. 'policy:*') or '') then
     change_policy('*', policy ~= '' and cmsgpack.unpack(policy) or {}, { '*' })
   end
-  call('HSET', state_key, 'revision', revision)
+  call('HSET', state_key, 'revision', revision, 'forfeited_at', forfeited)
   save_state()
   forget_policies_if_none()
   forget_limits_if_none()

@@ -1,7 +1,7 @@
 #!lua flags=no-writes
 -- All that governs all users: the policy of everybody, limits that are not of one user, and pauses of tasks.
 -- KEYS[1]  state
--- Returns  {its revision, the policy as a msgpack map or '', per record {its name, what is set by hand, what code declares,
+-- Returns  {its revision, the policy as a msgpack map or '', the revision at which places were forfeited last, per record {its name, what is set by hand, what code declares,
 --          1 where it is paused; each '' where it is not}}; or {its revision}, where that is not newer
 -- Cost     O(limits)
 local keys_of_call, values_of_call = KEYS, ARGV
@@ -118,7 +118,8 @@ calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
   newer_than = args[1]
   if known_revision() <= newer_than then return { known_revision() } end
-  found = { known_revision(), call('GET', prefix .. 'policy:*') or '' }
+  found = { known_revision(), call('GET', prefix .. 'policy:*') or '',
+    tonumber(call('HGET', state_key, 'forfeited_at') or 0) }
   add('[:', '(;') -- of no user: that would be in front
   add('[=', '(>')
   return found

@@ -11,6 +11,7 @@ from fairque.cli.errors import CommandError
 from fairque.cli.options import AsJson, ConfigFile, QueueName, Url, make_queue, on_queue
 from fairque.cli.output import print_fields, print_json, shown
 from fairque.cli.screens.policies import fields_of, print_limits, read_limits
+from fairque.counted import counted
 
 __all__ = ["app"]
 
@@ -146,6 +147,29 @@ def resume_task(
     """
     on_queue(make_queue(url, queue, config), lambda opened: opened.resume_task(name))
     typer.echo(f"tasks {shown(name)} go on")
+    return 0
+
+
+@app.command("forfeit")
+def forfeit_places(
+    partition: Annotated[
+        int, typer.Argument(min=0, metavar="PARTITION", help="The number of one that is gone.", show_default=False)
+    ],
+    url: Url = None,
+    queue: QueueName = None,
+    config: ConfigFile = None,
+) -> int:
+    """Give the places of a partition that is gone to the others.
+
+    Of limits over all users, in a queue with partitions, for an outage that lasts. What still runs of it is not counted
+    any more, and when it is back, it starts nothing with what it had.
+
+    Example: fairque limits forfeit 3 --queue images
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage.
+    """
+    places = on_queue(make_queue(url, queue, config), lambda opened: opened.forfeit_places(partition))
+    typer.echo(f"{counted(places, 'place')} of partition {partition} may be used by others")
     return 0
 
 

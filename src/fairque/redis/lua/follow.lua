@@ -35,7 +35,7 @@ drop('[=', '(>')
 if policy ~= (call('GET', prefix .. 'policy:*') or '') then
   change_policy('*', policy ~= '' and cmsgpack.unpack(policy) or {}, { '*' })
 end
-call('HSET', state_key, 'revision', revision)
+call('HSET', state_key, 'revision', revision, 'forfeited_at', forfeited)
 save_state()
 forget_policies_if_none()
 forget_limits_if_none()

@@ -75,6 +75,15 @@ local function new_lending()
     return is_over
   end
 
+  -- Returns how many places it had.
+  function it.forfeit(k, partition)
+    local row = loans.ledger(k).rows[partition]
+    if not row then return 0 end
+    call('HDEL', loans.ledger_key(k), partition)
+    limited.forget(k)
+    return loans.lent_to(row)
+  end
+
   local function tell(k, partition, row, l, beside)
     local t = { k, row.epoch, row.granted, row.returned, 0, l and l.most or 0, row.keep, row.need > 0 and 1 or 0, 0, 0, 0, 0, 0, row.changed }
     for at, value in pairs(beside or {}) do t[at] = value end

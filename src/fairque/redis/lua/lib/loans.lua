@@ -6,6 +6,8 @@
 -- home's, and never used again. A rate is lent as a whole, to one partition at a time, for a second at most.
 -- Where others wait, a place that is free again is no longer one's own, beyond a share that may be kept: it goes to whose
 -- turn it is. One that was given by turn (`fresh`) is good for one start.
+-- What a partition that is gone has borrowed can be forfeited: its homes forget the loan, whose epoch is never taken again. It
+-- learns of that before it serves, as that has a revision, and what it has is outdated then, as by a limit that changed.
 -- loan:<k>      hash  of a borrower: epoch, granted, returned; of: the most by which it was granted, and changed: as
 --                     the limit was when it asked; keep: how many it may
 --                     keep while others wait, -1 where none do; fresh; since: ms when it began to ask; asked: 1, the home
@@ -91,6 +93,7 @@ local function new_loans()
   -- Of the limit of a key: what of it this partition may use.
   function it.apply(l)
     l.most, l.loans = l.max, it
+    l.changed = l.changed + forfeited_at -- both only grow
     if it.is_home(l.key) then
       local ledger = it.ledger(l.key)
       l.ledger = ledger

@@ -3,7 +3,8 @@
 
 local of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
   'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-  'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere', 'moved', 'revision')
+  'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere', 'moved', 'revision',
+  'forfeited_at')
 local arrival = tonumber(of_queue[2] or 0)
 local has_policies, has_assigned = of_queue[3], of_queue[4]
 local clearing_known = of_queue[5] or '' -- lib/suspects.lua
@@ -18,6 +19,7 @@ local root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] o
 root.elsewhere = tonumber(of_queue[20] or nil) -- of a partition: the time of the queue, see lib/between.lua
 local has_moved = of_queue[21] -- lib/moved.lua
 local revision_known = tonumber(of_queue[22] or 0) -- lib/revision.lua
+local forfeited_at = tonumber(of_queue[23] or 0) -- the revision at which places of a partition were: lib/loans.lua
 local saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
 
 -- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
