@@ -158,3 +158,17 @@ async def test_what_runs_when_a_limit_is_set_counts_in_each_partition(queue: Tas
         for handle in handles:
             await handle.result(timeout=30)
     assert running.most["crm"] <= 3
+
+
+async def test_many_keys_of_one_user_keep_those_of_others_waiting_for_little(queue: TaskQueue) -> None:
+    await queue.set_limit("account:{account}", max_running=1)
+    await queue.enqueue_many([call_account(f"many {n}") for n in range(1500)], user_id=USERS[0])
+    neighbour = next(u for u in USERS[1:] if partition_of(u, PARTITIONS) == partition_of(USERS[0], PARTITIONS))
+    async with Worker(queue, scheduler=False, concurrency=20):
+        await eventually(lambda: len(running.order) > 20, 30)
+        for n in range(5):
+            handle = await queue.enqueue(call_account(f"few {n}"), user_id=neighbour)
+            before = len(running.order)
+            await handle.result(timeout=30)
+            assert len(running.order) - before < 400
+    await queue.purge(USERS[0])

@@ -2204,7 +2204,7 @@ local function new_loans()
   it.is_divided = it.own ~= nil and parts > 1
   it.LEASE_US = 1000000
   it.LINGER_MS = 1000 -- for which an idle place is kept that nobody waits for
-  it.RETRY_MS, it.LONGEST_MS = 250, 15000 -- until who asked asks again
+  it.RETRY_MS, it.LONGEST_MS, it.EACH_MS = 250, 15000, 5 -- until who asked asks again
   local ROW = { 'epoch', 'granted', 'returned', 'need', 'users', 'pass', 'excess', 'keep', 'rate_need', 'changed' }
   local LOAN = { 'epoch', 'granted', 'returned', 'of', 'changed', 'keep', 'fresh', 'since', 'lease', 'lease_until', 'starts', 'seen',
     'seen_until', 'asked', 'excess' }
@@ -2343,6 +2343,14 @@ local function new_loans()
     l.starts = l.starts - 1
     call('HINCRBY', l.ledger and it.ledger_key(l.key) or it.loan_key(l.key), 'starts', -1)
     if l.starts <= 0 then it.note(l.key, now) end
+  end
+
+  -- Until who waits asks again, as what it was told may have been lost: the more rarely the longer it waits, and the more keys
+  -- there are, so that the many of one user cost others little.
+  local many
+  function it.retry_ms(since, least)
+    many = many or call('ZCARD', exchanges_key)
+    return math.max(least, math.min(it.LONGEST_MS, now - since), many * it.EACH_MS)
   end
 
   function it.put_off(k, at)
@@ -3303,6 +3311,7 @@ local args
 local most
 local loans
 local lending, asks, woken
+local USERS, KEYS_OF_A_USER = 20, 3
 
 -- What is over of the lease of a rate. Returns the lease that is given back, 0 for none, and in how many us the rate opens.
 local function give_rate_back(k, l, loan, need)
@@ -3345,8 +3354,7 @@ local function ask(k)
   end
   call('HSET', loans.loan_key(k), 'asked', more + starts > 0 and 1 or 0, 'excess', excess)
   if loan.since == 0 then call('HSET', loans.loan_key(k), 'since', now_text) end
-  local age = loan.since > 0 and now - loan.since or 0
-  loans.put_off(k, now + math.max(loans.RETRY_MS, math.min(loans.LONGEST_MS, age)))
+  loans.put_off(k, now + loans.retry_ms(loan.since > 0 and loan.since or now, loans.RETRY_MS))
   local home = loans.home_of(k)
   asks[#asks + 1] = { home, k, loan.epoch, loan.granted, loan.returned + back, loans.closed(home), more, starts, users, excess,
     lease, left_us, l and l.changed or 0 }
@@ -3359,6 +3367,29 @@ local function look(k)
   limited.let_in(k, woken)
 end
 
+-- Of more than one call looks at, half are of some users and some limits by chance: nobody's many keys keep those of others
+-- waiting.
+local function some_of_each(due)
+  local chosen, seen = {}, {}
+  local function choose(k)
+    if not seen[k] then chosen[#chosen + 1], seen[k] = k, true end
+  end
+  local function choose_due(k)
+    local at = #chosen < most / 2 and tonumber(call('ZSCORE', loans.exchanges_key, k) or nil)
+    if at and at <= now then choose(k) end
+  end
+  for _, k in ipairs(call('ZRANDMEMBER', prefix .. 'limit-keys', USERS)) do choose_due(k) end
+  for _, user in ipairs(call('ZRANDMEMBER', prefix .. 'held-turns', USERS)) do
+    local keys = redis.pcall('ZRANDMEMBER', prefix .. 'held-keys:' .. user, KEYS_OF_A_USER)
+    for _, k in ipairs(keys.err and {} or keys) do choose_due(k) end
+  end
+  for _, k in ipairs(due) do
+    if #chosen < most then choose(k) end
+  end
+  return chosen
+end
+
+local due
 local tells
 calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
@@ -3366,7 +3397,8 @@ calls[#calls + 1] = function()
   limiting()
   loans = new_loans()
   lending, asks, woken = new_lending(), {}, {}
-  for _, k in ipairs(call('ZRANGEBYSCORE', loans.exchanges_key, '-inf', now, 'LIMIT', 0, most)) do
+  due = call('ZRANGEBYSCORE', loans.exchanges_key, '-inf', now, 'LIMIT', 0, most)
+  for _, k in ipairs(#due < most and due or some_of_each(due)) do
     local is_done, failure = try_alone(look, k)
     if not is_done then -- a key of it is damaged: the others are looked at
       call('ZADD', loans.exchanges_key, now + loans.LONGEST_MS, k)

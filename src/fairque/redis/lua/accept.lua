@@ -67,7 +67,7 @@ local function accept(told)
       loan.since = now
       call('HSET', loans.loan_key(key), 'since', now_text)
     end
-    return loans.put_off(key, now + math.min(loans.LONGEST_MS, math.max(4 * loans.RETRY_MS, now - loan.since)))
+    return loans.put_off(key, now + loans.retry_ms(loan.since, 4 * loans.RETRY_MS))
   end
   call('HDEL', loans.loan_key(key), 'since')
   if idle > 0 or loan.lease > 0 then

@@ -10,6 +10,7 @@
 limiting()
 local loans = new_loans()
 local lending, asks, woken = new_lending(), {}, {}
+local USERS, KEYS_OF_A_USER = 20, 3
 
 -- What is over of the lease of a rate. Returns the lease that is given back, 0 for none, and in how many us the rate opens.
 local function give_rate_back(k, l, loan, need)
@@ -52,8 +53,7 @@ local function ask(k)
   end
   call('HSET', loans.loan_key(k), 'asked', more + starts > 0 and 1 or 0, 'excess', excess)
   if loan.since == 0 then call('HSET', loans.loan_key(k), 'since', now_text) end
-  local age = loan.since > 0 and now - loan.since or 0
-  loans.put_off(k, now + math.max(loans.RETRY_MS, math.min(loans.LONGEST_MS, age)))
+  loans.put_off(k, now + loans.retry_ms(loan.since > 0 and loan.since or now, loans.RETRY_MS))
   local home = loans.home_of(k)
   asks[#asks + 1] = { home, k, loan.epoch, loan.granted, loan.returned + back, loans.closed(home), more, starts, users, excess,
     lease, left_us, l and l.changed or 0 }
@@ -66,7 +66,30 @@ local function look(k)
   limited.let_in(k, woken)
 end
 
-for _, k in ipairs(call('ZRANGEBYSCORE', loans.exchanges_key, '-inf', now, 'LIMIT', 0, most)) do
+-- Of more than one call looks at, half are of some users and some limits by chance: nobody's many keys keep those of others
+-- waiting.
+local function some_of_each(due)
+  local chosen, seen = {}, {}
+  local function choose(k)
+    if not seen[k] then chosen[#chosen + 1], seen[k] = k, true end
+  end
+  local function choose_due(k)
+    local at = #chosen < most / 2 and tonumber(call('ZSCORE', loans.exchanges_key, k) or nil)
+    if at and at <= now then choose(k) end
+  end
+  for _, k in ipairs(call('ZRANDMEMBER', prefix .. 'limit-keys', USERS)) do choose_due(k) end
+  for _, user in ipairs(call('ZRANDMEMBER', prefix .. 'held-turns', USERS)) do
+    local keys = redis.pcall('ZRANDMEMBER', prefix .. 'held-keys:' .. user, KEYS_OF_A_USER)
+    for _, k in ipairs(keys.err and {} or keys) do choose_due(k) end
+  end
+  for _, k in ipairs(due) do
+    if #chosen < most then choose(k) end
+  end
+  return chosen
+end
+
+local due = call('ZRANGEBYSCORE', loans.exchanges_key, '-inf', now, 'LIMIT', 0, most)
+for _, k in ipairs(#due < most and due or some_of_each(due)) do
   local is_done, failure = try_alone(look, k)
   if not is_done then -- a key of it is damaged: the others are looked at
     call('ZADD', loans.exchanges_key, now + loans.LONGEST_MS, k)
