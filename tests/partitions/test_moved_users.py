@@ -25,6 +25,7 @@ from fairque.redis.store import Store, renew
 from fairque.redis.store_chunks import Batch
 from fairque.testing import arguments as arguments_of_tests
 from tests.partitions.test_routes import kinds_of
+from tests.partitions.test_same_as_without import BETWEEN
 from tests.support.core import outcome
 from tests.support.eventually import eventually
 from tests.test_cut_calls import CALLS, LEASE, prepare, starts
@@ -79,13 +80,11 @@ def homes_with_keys(server: Server, queue: TaskQueue, user_id: str) -> set[int]:
 
 
 NOT_ALIKE = {"accuse", "append", "chunks", "expire", "hand_on", "heads", "limits", "receive", "repair"}
-"""What their calls tell depends on who is served next, which is not the same in one partition and in two, or is of one
-of them.
-"""
+"""What their calls tell depends on who is served next, which is not the same in one partition and in two."""
 
 
 @pytest.mark.partitions(1)
-@pytest.mark.parametrize("script", sorted(CALLS.keys() - NOT_ALIKE))
+@pytest.mark.parametrize("script", sorted(CALLS.keys() - NOT_ALIKE - BETWEEN))
 async def test_calls_of_who_knows_nothing_are_those_of_a_queue_in_which_nobody_has_moved(
     server: Server, queue_name: str, script: str
 ) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 COUNT = 4
 
 
-BETWEEN = {"accept", "exchange", "follow", "lend", "rulebook"}
+BETWEEN = {"accept", "exchange", "follow", "forfeit", "lend", "rulebook"}
 """What partitions say to each other. One queue alone has nobody to say it to: there are tests of their own."""
 
 

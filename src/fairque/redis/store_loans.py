@@ -62,14 +62,14 @@ class LoanScripts(CheckScripts):
         if not 0 < partition < len(parts):
             told = f"partition must be one of 1 to {len(parts) - 1}, not {partition}"
             raise InvalidInput(f"{told}: the first numbers what governs all users, and has to be there")
-        if await of_those_there([parts[partition].call(arguments.Heads(()), patience=0.0)]):
+        if await of_those_there([parts[partition]], lambda part: part.call(arguments.Heads(()), patience=0.0)):
             raise InvalidInput(f"partition {partition} answers: what it has comes back by itself")
         others = [part for at, part in enumerate(parts) if at != partition]
         await others[0].call(arguments.Forfeit(partition, [], -1))
         book = rulebook_in(await others[0].call(arguments.Rulebook(-1)))
         # workers bring it to the rest
-        await of_those_there(part.call(book.follow, [book.policy]) for part in others[1:])
-        return sum(await of_those_there(part._forfeit_here(parts, partition) for part in others))
+        await of_those_there(others[1:], lambda part: part.call(book.follow, [book.policy]))
+        return sum(await of_those_there(others, lambda part: part._forfeit_here(parts, partition)))
 
     async def _forfeit_here(self, parts: Sequence[LoanScripts], partition: int) -> int:
         places, prefix = 0, f"{self.keys.prefix}loans:"
@@ -79,7 +79,7 @@ class LoanScripts(CheckScripts):
             places += many
             told = tells_in(tells)
             told.pop(partition, None)
-            await of_those_there(parts[at].accept(each) for at, each in told.items())
+            await of_those_there([parts[at] for at in told], lambda part: part.accept(told[part.number]))
         return places
 
 
