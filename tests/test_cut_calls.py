@@ -393,17 +393,7 @@ async def nobody_runs(queue: TaskQueue) -> bool:
     return (await queue.stats()).started == 0
 
 
-@calls("settle")
-async def work_to_the_end(far: TaskQueue) -> Any:
-    """Of a worker that stops: it claims nothing more, and reports alone."""
-    handle = await far.enqueue(nap(), user_id="zoe")
-    async with Worker(far, scheduler=False):
-        await far.handle("acme", "q2").result(timeout=20)
-        await eventually(lambda: starts[handle.task_id] > 0)
-    return await handle.result(timeout=20), sorted(starts.values())
-
-
-@calls("claim", "turn", "leave")
+@calls("claim", "turn", "settle", "leave")
 async def work(far: TaskQueue) -> Any:
     made = [plain(n) for n in range(40)] + [fail_at_first().options(on_end=plain()) for _ in range(3)]
     return await serve(far, made, concurrency=40)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import Counter
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from fairque import TaskEvent, TaskQueue, Worker, current_task, task
+from fairque import TaskEvent, TaskQueue, Worker, task
 from fairque.errors import StoreError
 from fairque.models import ANY_USER
 from fairque.redis.store import Store
@@ -93,140 +91,18 @@ async def test_a_worker_stops_when_its_tasks_have_taken_all_threads_of_the_loop(
 
 
 @pytest.mark.leaves_keys
-async def test_a_fault_of_the_worker_itself_beside_another_call_ends_it_loudly(
-    queue: TaskQueue, gate: Gate, monkeypatch: pytest.MonkeyPatch
+async def test_a_fault_of_the_worker_itself_beside_a_claim_ends_it_loudly(
+    queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not an outage, and not a bad outcome: repeated for ever it would leave all that ran unreported."""
 
-    is_beside = asyncio.Event()
+    async def settle(*_: object) -> None:
+        raise RuntimeError("a fault of its own")
 
-    async def turn(*_: object, **__: object) -> None:
-        if gate.is_open.is_set():
-            is_beside.set()
-            raise RuntimeError("a fault of its own")
-        gate.open()
-        await is_beside.wait()
-        raise StoreError("an outage")
-
-    await queue.enqueue_many([work(n) for n in range(8)], user_id="acme")
-    serving = asyncio.create_task(Worker(queue, concurrency=10, shutdown_timeout=0).run())
-    await eventually(lambda: len(gate.started) == 8)
-    monkeypatch.setattr(Store, "turn", turn)
-    await queue.enqueue(nothing(), user_id="acme")
+    await queue.enqueue_many([nothing() for _ in range(200)], user_id="acme")
+    monkeypatch.setattr(Store, "settle", settle)
     with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="a fault of its own"), flatten_subgroups=True):
-        await asyncio.wait_for(serving, 20)
-
-
-@task(result_ttl=0)
-async def doze() -> None:
-    dozed[current_task().task_id] += 1
-    found.add(own.get())
-    own.set("another's")
-    dozing.append(1)
-    most.append(max(most.pop(), len(dozing)))
-    await asyncio.sleep(0.01)
-    dozing.pop()
-
-
-own: ContextVar[str] = ContextVar("own", default="nobody's")
-found: set[str] = set()
-dozed: Counter[str] = Counter()
-dozing: list[int] = []
-most = [0]
-"""How many dozed at once."""
-
-
-async def put_in_many(queue: TaskQueue, tasks: int) -> list[str]:
-    dozed.clear()
-    dozing.clear()
-    found.clear()
-    most[:] = [0]
-    users = [f"user {n}" for n in range(7)]
-    made = await queue.enqueue_many([doze().options(user_id=users[n % 7]) for n in range(tasks)])
-    return sorted(handle.task_id for handle in made)
-
-
-async def test_a_turn_is_begun_beside_one_that_is_not_answered_yet(
-    queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy, gate: Gate
-) -> None:
-    """What ends meanwhile is reported, and its slots are free for others."""
-    handles = [await queue.enqueue(work(n), user_id="acme") for n in range(8)]
-    async with Worker(far, concurrency=10, poll_interval=60):
-        await eventually(lambda: len(gate.started) == 8)
-        late = proxy.hold(call_of("turn"), of_reply=True, only=True)
-        await queue.enqueue(nothing(), user_id="acme")
-        await late.reached.wait()
-        more = [await queue.enqueue(work(n), user_id="other") for n in range(8, 12)]
-        gate.open()
-        await eventually(lambda: is_finished(queue, 9))
-        late.released.set()
-        assert [await handle.result(timeout=20) for handle in [*handles, *more]] == list(range(12))
-    assert sorted(gate.started) == sorted(handle.task_id for handle in [*handles, *more])
-
-
-async def test_a_turn_whose_reply_is_lost_while_one_beside_it_is_answered_runs_nothing_twice(
-    queue: TaskQueue, gate: Gate, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is asked for both again, and what came by the second one runs here already."""
-    take_turn, is_answered, later, turns = Store.turn, asyncio.Event(), Gate(), 0
-
-    async def turn(*call: Any, **how: Any) -> Any:
-        nonlocal later, turns
-        turns += 1
-        is_first = turns == 1
-        if is_first:
-            later = new_gate()
-        answer = await take_turn(*call, **how)
-        if is_first:
-            gate.open()
-            await is_answered.wait()
-            raise StoreError("as if it was lost")
-        is_answered.set()
-        return answer
-
-    await queue.enqueue_many([work(n) for n in range(8)], user_id="acme")
-    async with Worker(queue, concurrency=10, poll_interval=60):
-        await eventually(lambda: len(gate.started) == 8)
-        monkeypatch.setattr(Store, "turn", turn)
-        more = [doze().options(task_id="first"), *(work(n) for n in range(5))]
-        handles = await queue.enqueue_many(more, user_id="acme")
-        await eventually(lambda: len(gate.started) + len(later.started) >= 8 + 5, deadline=20)
-        later.open()
-        assert [await handle.result(timeout=20) for handle in handles[1:]] == list(range(5))
-    assert later.started
-    assert len({*gate.started, *later.started}) == len(gate.started) + len(later.started), "each once"
-
-
-async def test_turns_beside_each_other_fetch_nothing_ahead_of_a_free_slot(queue: TaskQueue) -> None:
-    ids = await put_in_many(queue, 1500)
-    async with Worker(queue, concurrency=40):
-        await eventually(lambda: is_finished(queue, len(ids)), deadline=60)
-    assert most[0] <= 40
-    assert sorted(dozed.elements()) == ids, "each once"
-
-
-async def test_a_task_that_comes_by_a_turn_beside_another_one_sees_no_context_of_the_task_whose_end_began_it(
-    queue: TaskQueue,
-) -> None:
-    ids = await put_in_many(queue, 600)
-    async with Worker(queue, concurrency=40):
-        await eventually(lambda: is_finished(queue, len(ids)), deadline=60)
-    assert found == {"nobody's"}
-
-
-@pytest.mark.parametrize("k", [1, 2, 5, 9])
-async def test_turns_beside_each_other_whose_replies_are_cut_lose_nothing_and_run_nothing_twice(
-    queue: TaskQueue, far: TaskQueue, proxy: CuttingProxy, k: int
-) -> None:
-    lost: list[TaskEvent] = []
-    ids = await put_in_many(queue, 1500)
-    cuts = [proxy.cut_reply(call_of("turn"), nth=k), proxy.cut_reply(call_of("turn"), nth=20 + k)]
-    async with Worker(far, concurrency=100, on_lost=lost.append):
-        await eventually(lambda: is_finished(queue, len(ids)), deadline=60)
-    assert all(cut.done.is_set() for cut in cuts)
-    assert sorted(dozed.elements()) == ids, "each once"
-    assert lost == []
-    assert (await queue.stats()).started == 0
+        await asyncio.wait_for(Worker(queue, concurrency=100, shutdown_timeout=0).run(), 20)
 
 
 async def is_finished(queue: TaskQueue, tasks: int) -> bool:
@@ -424,50 +300,6 @@ async def test_a_claim_that_arrives_after_its_repetition_was_answered_is_given_n
     await core.enqueue("acme", "3")
     assert await again(core, 1, number=7, repeats=True) == []
     assert [of.id for of in await again(core, 1, number=9, repeats=False)] == ["3"]
-
-
-async def beside(core: Core, number: int, since: int) -> list[Delivery]:
-    """Claimed while the calls from `since` on are not answered."""
-    return (await core.store.claim("w", 1, wait=False, number=number, since=since)).deliveries
-
-
-async def repeated(core: Core, number: int, since: int) -> list[str]:
-    claim = await core.store.claim("w", 9, wait=False, number=number, repeats=True, since=since)
-    return [of.id for of in claim.deliveries]
-
-
-async def test_what_calls_beside_each_other_were_handed_is_handed_over_again_by_one_repetition(core: Core) -> None:
-    await core.enqueue("acme", *"12345")
-    for number in (1, 2, 3):
-        await beside(core, number, since=0 if number == 1 else 1)
-    assert await repeated(core, 3, since=1) == ["1", "2", "3"]
-    assert await repeated(core, 3, since=1) == ["1", "2", "3"]
-    assert [of.id for of in await beside(core, 4, since=0)] == ["4"]
-
-
-async def test_a_repetition_hands_over_nothing_of_calls_that_were_answered(core: Core) -> None:
-    await core.enqueue("acme", *"12345")
-    await beside(core, 1, since=0)
-    await beside(core, 2, since=1)
-    await beside(core, 3, since=2)
-    assert await repeated(core, 3, since=2) == ["2", "3"]
-
-
-async def test_a_repetition_for_several_calls_of_which_the_last_one_did_not_arrive_has_those_of_the_others(
-    core: Core,
-) -> None:
-    await core.enqueue("acme", *"12345")
-    await beside(core, 1, since=0)
-    assert await repeated(core, 2, since=1) == ["1"]
-    assert await beside(core, 2, since=1) == [], "it comes too late"
-    assert [of.id for of in await beside(core, 3, since=0)] == ["2"]
-
-
-async def test_a_call_beside_another_one_that_was_handed_nothing_leaves_what_that_was_handed(core: Core) -> None:
-    await core.enqueue("acme", "1")
-    await beside(core, 1, since=0)
-    assert await beside(core, 2, since=1) == []
-    assert await repeated(core, 2, since=1) == ["1"]
 
 
 async def test_what_another_worker_has_by_now_is_not_delivered_again(core: Core) -> None:

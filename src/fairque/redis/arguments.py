@@ -180,9 +180,9 @@ class Claim(Arguments, frozen=True):
     groups: the assignments it serves, first to last; ``*`` is everyone. lists: the encoded users of each, where the
     script asked for them. holds: deliveries that it has, suspects: of them, those that were lost before and came less
     than a lease ago. max_deliveries: deaths of a task in workers that ran nothing else, until it is given up.
-    number: of this call of the worker, under which its answer is kept; 0: it is not. It grows with each new one; a call
+    number: of this call of the worker, under which its answer is kept; 0: it is not. It grows with each answer; a call
     that comes behind a later one, or behind its own repetition, is given nothing. repeats: a call of this number may
-    have been answered. since: the number of the first call before it whose answer the worker does not have, or 0.
+    have been answered.
     latest: in a queue with partitions, its virtual time as far as is known, from which one goes on that stood empty.
     floor: from which one goes on that was away. up_to: nobody is served who stands at a later one; None: everybody.
     revision: of what governs all users, as far as is known.
@@ -208,7 +208,6 @@ class Claim(Arguments, frozen=True):
     floor: float = 0.0
     up_to: float | None = None
     revision: int = 0
-    since: int = 0
 
 
 class SettledDelivery(Item, frozen=True):

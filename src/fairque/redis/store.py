@@ -76,8 +76,8 @@ class Renewed(NamedTuple):
 
 class ClaimOptions(TypedDict, total=False):
     """Of a claim, see `arguments.Claim`: `groups` (default: everyone), `wait` and `steal` (True), `holds`, `suspects`,
-    `max_deliveries` (5), `number`, `repeats`, `since`, `latest`, `floor`, `up_to`, `revision`; `settings` are others
-    than those of the queue.
+    `max_deliveries` (5), `number`, `repeats`, `latest`, `floor`, `up_to`, `revision`; `settings` are other ones than
+    those of the queue.
     """
 
     groups: Sequence[UserGroup]
@@ -88,7 +88,6 @@ class ClaimOptions(TypedDict, total=False):
     max_deliveries: int
     number: int
     repeats: bool
-    since: int
     latest: float | None
     floor: float
     up_to: float | None
@@ -220,7 +219,6 @@ class Store(
             how.get("floor", 0.0),
             how.get("up_to"),
             how.get("revision", 0),
-            how.get("since", 0),
         )
 
     async def _claimed(self, reply: list[Any], claim: arguments.Claim, **how: Unpack[ClaimOptions]) -> Claim:

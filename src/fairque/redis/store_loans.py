@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -77,10 +77,14 @@ class LoanScripts(CheckScripts):
             keys = [key.decode().removeprefix(prefix) for key in found]
             _, many, tells = await self.call(arguments.Forfeit(partition, keys))
             places += many
-            told = tells_in(tells)
-            told.pop(partition, None)
-            await of_those_there([parts[at] for at in told], lambda part: part.accept(told[part.number]))
+            told = {parts[at]: each for at, each in tells_in(tells).items() if at != partition}
+            await of_those_there(told, _accepting(told))
         return places
+
+
+def _accepting(told: Mapping[LoanScripts, list[arguments.Told]]) -> Callable[[LoanScripts], Awaitable[bool]]:
+    """Has each partition hear what it is told."""
+    return lambda part: part.accept(told[part])
 
 
 def tells_in(reply: list[Any]) -> Tells:

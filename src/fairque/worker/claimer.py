@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from typing import NamedTuple
 
 from fairque.errors import FairqueError
 from fairque.redis.delivery import Claim, Outcome
@@ -21,18 +20,9 @@ from fairque.worker.steal_pause import StealPause
 __all__ = ["Claimer"]
 
 logger = logging.getLogger("fairque.worker")
-# One claim is for this share of the slots that are free, or of all slots if that is more: smaller claims keep Redis and
-# the loop busy at the same time, and keep tasks from ending all at once; where most are free, calls cost too much.
-SHARE_OF_FREE, SHARE_OF_ALL = 2, 8
-
-
-class _Asked(NamedTuple):
-    """A claim that is under way. `alone`: no other one was, when it was made."""
-
-    want: int
-    steals: bool
-    is_repeated: bool
-    alone: bool
+# Of the concurrency, for one claim. While tasks run, smaller claims keep Redis and the loop busy at the same time, and
+# keep tasks from ending all at once; where they end as they come, a call costs more than that gains. By the bench.
+CLAIM_SHARE, SHARE_WHILE_FEW_RUN = 4, 2
 
 
 class Claimer:
@@ -40,9 +30,6 @@ class Claimer:
 
     Claims are numbered. One that was not answered is repeated under its number, whatever is wanted by then, so that
     what it was given comes here after all. One that arrives after its repetition was answered is given nothing.
-
-    A claim may be made beside another one that is under way. Whatever that may bring counts as held already, and as a
-    suspect; and only one that had no other beside it tells that there is nothing to do.
 
     Args:
         options: Of the worker.
@@ -69,22 +56,14 @@ class Claimer:
         self._steal_pause = steal_pause
         self._limits = limits
         self._signals = signals
-        self._pace = Pace(max(1, options.concurrency // SHARE_OF_FREE))
-        self._least = max(1, options.concurrency // SHARE_OF_ALL)
+        self._pace = Pace(max(1, options.concurrency // SHARE_WHILE_FEW_RUN))
+        self._most_while_many_run = max(1, options.concurrency // CLAIM_SHARE)
         self._look_at = 0.0
         self._number = time.time_ns() // 1000  # beyond those of a process before it under the same id
-        self._under_way: dict[int, _Asked] = {}
-        self._asked_for = 0  # by all of those
-        self._lost: int | None = None  # the first claim that may have been answered without that coming here
-        self.errors = 0
-        self.came_short = False
-        """Whether the last claim was answered with some tasks, and fewer than it wanted."""
-        self._may_be_woken = False
-
-    @property
-    def is_unsure(self) -> bool:
+        self.is_unsure = False
         """Whether a claim may have been answered without that coming here."""
-        return self._lost is not None
+        self.errors = 0
+        self._may_be_woken = False
 
     @property
     def has_last_call(self) -> bool:
@@ -118,90 +97,55 @@ class Claimer:
         """How many tasks a call that is made now is to ask for."""
         if self._pace.left:
             return 0
-        room = self._room()
-        return max(0, min(room, self._pace.most, max(self._least, room // SHARE_OF_FREE)))
+        most = self._pace.most
+        if len(self._runner) > self._most_while_many_run:
+            most = min(most, self._most_while_many_run)
+        return max(0, min(self._room(), most))
 
     def _room(self) -> int:
         if self._signals.stopping or self._settler.alone_left or len(self._settler) > self._most_unreported:
             return 0
-        if not self._limits.are_told():
-            return 0
-        return self._options.concurrency - len(self._runner) - self._asked_for
+        return self._options.concurrency - len(self._runner) if self._limits.are_told() else 0
 
-    @property
-    def may_go_beside(self) -> bool:
-        """Whether a claim that reports may be made beside what is under way. What it reports was held when the other
-        one was made, which was told so: it brings nothing that has to run alone.
-        """
-        is_well = not (self.is_unsure or self._pace.is_failing)
-        return is_well and len(self._under_way) == 1 and self._room() > 0
-
-    def begin(self, want: int, report: list[Outcome]) -> ClaimOptions:
+    def begin(self, report: list[Outcome]) -> ClaimOptions:
         """A claim is made, together with the report."""
         self._signals.clear()  # what is told from now on, it may not have seen
         if self._pace.is_failing:
             self._steal_pause.silent()  # only now: it is to last from the end of the outage on
-        repeats = self.is_unsure
-        if not repeats:
-            self._number += 1
-        holds = self._settler.holds - len(report) + self._asked_for
-        steals, since = self._steal_pause.may_steal(), self._lost or 0
-        for number, other in self._under_way.items():
-            steals, since = steals and not other.steals, since or number
-        self._under_way[self._number] = _Asked(want, steals, repeats, not since or repeats)
-        self._asked_for += want
         return {
             "groups": self._options.groups,
-            "steal": steals,
-            "holds": holds,
+            "steal": self._steal_pause.may_steal(),
+            "holds": self._settler.holds - len(report),
             "suspects": self._settler.suspects,
             "max_deliveries": self._options.max_deliveries,
             "number": self._number,
-            "repeats": repeats,
-            "since": since,
+            "repeats": self.is_unsure,
         }
 
-    def failed(self, number: int, error: FairqueError) -> None:
+    def failed(self, error: FairqueError) -> None:
         logger.warning("cannot claim, trying again: %s", error)
-        self._has_ended(number)
         self.errors += 1
-        is_enough = self.has_last_call  # it was the last one
-        self._lost = None if is_enough else min(number, self._lost or number)
+        self.is_unsure = not self.has_last_call  # once is enough
         self._may_be_woken = self._may_be_woken and not self._signals.stopping
         self.look()
         self._pace.failed()
 
-    def claimed(self, number: int, claim: Claim) -> None:
+    def claimed(self, want: int, claim: Claim) -> None:
         """Start what came, and see when to look again."""
-        asked = self._under_way[number]
         self._steal_pause.heard()
         self._pace.went_well()
         self._signals.serving.set()
-        is_short = self._may_be_woken = len(claim.deliveries) < asked.want
-        came = claim.deliveries
-        if asked.is_repeated:
-            came = [each for each in came if not self._settler.has(each)]
-            self._lost = None
-        self._runner.take(came, at_once=is_short)
-        self.came_short = is_short and bool(came)
-        self._has_ended(number)
-        self._settler.answered = self._answered  # only now that they are held: another thread looks
-        if not is_short or not asked.alone or self._under_way:
+        is_short = self._may_be_woken = len(claim.deliveries) < want
+        self._runner.take(claim.deliveries, at_once=is_short)
+        self._settler.answered = self._number  # only now that they are held: another thread looks
+        self._number += 1
+        self.is_unsure = False
+        if not is_short:
             self._look_at = 0.0
             return
         if self._is_done(claim):
             self._signals.stop()
         self._look_at = time.monotonic() + self._nap(claim)
-
-    def _has_ended(self, number: int) -> None:
-        self._asked_for -= self._under_way.pop(number).want
-
-    @property
-    def _answered(self) -> int:
-        """The number of the last claim of which, and of all before it, is known what came."""
-        if self._lost is not None:
-            return self._lost - 1
-        return min(self._under_way) - 1 if self._under_way else self._number
 
     def _is_done(self, claim: Claim) -> bool:
         """Nothing came, nothing is due, nothing runs, and no message came since: reports may have made more work."""

@@ -6,7 +6,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
 
 from fairque.counted import counted
 from fairque.errors import FairqueError, StoreError, UserFrozen
@@ -50,8 +49,7 @@ class Settler:
         """Deliveries that others had lost before they came here."""
         self._alone: Delivery | None = None
         self._alone_until = 0.0
-        self._outcomes: list[Outcome] = []  # that no call has with it
-        self._under_way: list[list[Outcome]] = []
+        self._outcomes: list[Outcome] = []
         self._sick: list[Outcome] = []
         self._standing: list[Outcome] = []
         self._pace = Pace(BATCH)
@@ -86,12 +84,7 @@ class Settler:
 
     @property
     def unreported(self) -> int:
-        return self.waiting + sum(map(len, self._under_way)) + len(self._sick) + len(self._standing)
-
-    @property
-    def waiting(self) -> int:
-        """Outcomes that no call has with it."""
-        return len(self._outcomes)
+        return len(self._outcomes) + len(self._sick) + len(self._standing)
 
     @property
     def rest(self) -> float:
@@ -99,11 +92,6 @@ class Settler:
         rest = self._pace.left if self._outcomes else math.inf
         rest = min(rest, self._standing_pace.left) if self._standing else rest
         return min(rest, self._sick_pace.left) if self._sick else rest
-
-    def has(self, delivery: Delivery) -> bool:
-        """Whether it came before, by another call. This looks through all that it holds."""
-        mark = delivery.user, delivery.lane, delivery.mark
-        return any((of.user, of.lane, of.mark) == mark for of in self._held.values())
 
     def held(self) -> list[Delivery]:
         """What needs renewal. Safe to call from another thread."""
@@ -135,27 +123,20 @@ class Settler:
         self._signals.wake()
 
     def batch(self) -> list[Outcome]:
-        """What is to be reported now: it is under way until `settled` or `failed`. Nothing while reports fail. Its
-        bytes are bounded, but for the first.
-        """
+        """What is to be reported now; nothing while reports fail. Its bytes are bounded, but for the first."""
         if self._sick and not self._sick_pace.left:
             self._outcomes += self._sick
             self._sick.clear()
         if self._standing and not self._standing_pace.left:
             self._outcomes += self._standing
             self._standing.clear()
-        if self._pace.left or not self._outcomes:
-            return []
-        batch = _fitting(self._outcomes[: self._pace.most])
-        del self._outcomes[: len(batch)]
-        self._under_way.append(batch)
-        return batch
+        return [] if self._pace.left else _fitting(self._outcomes[: self._pace.most])
 
     def last_outcomes(self, culprit: Delivery | None) -> Iterator[list[Outcome]]:
         """For a process that ends at once: what has ended and, if it is known which one makes it end, all others as to
         be put back. From another thread, while the loop stands still.
         """
-        ended = [*chain(*self._under_way), *self._outcomes, *self._sick, *self._standing]
+        ended = [*self._outcomes, *self._sick, *self._standing]
         if culprit is not None:
             known = {id(outcome.delivery) for outcome in ended} | {id(culprit)}
             ended += [Outcome(of, "released") for of in self.held() if id(of) not in known]
@@ -168,16 +149,13 @@ class Settler:
         """The call that was to report them."""
         logger.warning("cannot report %s, trying again: %s", counted(self.unreported, "outcome"), error)
         self._pace.failed()
-        self._under_way.remove(batch)
         if len(batch) == 1 and isinstance(error, StoreError):  # it must not keep the others here
-            self._outcomes += batch
-        else:
-            self._outcomes[:0] = batch
+            self._outcomes.append(self._outcomes.pop(0))
 
     def settled(self, batch: list[Outcome], answers: list[Answer]) -> None:
         """How Redis answered to a batch."""
         self._pace.went_well()
-        self._under_way.remove(batch)
+        del self._outcomes[: len(batch)]
         sick, standing = len(self._sick), len(self._standing)
         for outcome, answer in zip(batch, answers, strict=True):
             if answer is True:

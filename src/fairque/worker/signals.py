@@ -19,7 +19,6 @@ class Signals:
         retiring: Whether it stops, and what runs may go on until `stop`.
         serving: Set once Redis has answered its first claim.
         is_woken: Whether `wake` was called since the last `sleep` or `clear`.
-        on_busy: Called by `wake` where nobody sleeps, as the loop is in the middle of a call.
     """
 
     def __init__(self) -> None:
@@ -28,7 +27,6 @@ class Signals:
         self.retiring = False
         self.serving = asyncio.Event()
         self.is_woken = False
-        self.on_busy: Callable[[], None] | None = None
         self._sleeper: asyncio.Future[None] | None = None
         self._stop = asyncio.Event()
         self._turned = asyncio.Event()
@@ -36,13 +34,6 @@ class Signals:
     def wake(self) -> None:
         """There is something to look at: a message, an outcome, the end. Called for each task."""
         self.is_woken = True
-        if self._sleeper is not None:
-            _end(self._sleeper)
-        elif self.on_busy is not None:
-            self.on_busy()
-
-    def nudge(self) -> None:
-        """What was slept for has changed; there is nothing new to look at."""
         if self._sleeper is not None:
             _end(self._sleeper)
 

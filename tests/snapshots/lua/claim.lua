@@ -4916,9 +4916,8 @@ end
 -- Who fell silent. `silent_at` in the state: nobody can have been silent for a lease before. `checked_at`: when that was found.
 
 -- lib/claimed.lua
--- What a worker was handed by its last calls, should it ask again as a reply was cut: the number of the last one, a space,
--- and for each of them, first to last, its number and what came: user and id of each; without the user, what runs with the
--- one before it. More than one is kept of calls that were under way at the same time.
+-- What a worker was handed by its last call, should it ask again as the reply was cut: the number of that call, a space,
+-- and user and id of each; without the user, what runs with the one before it.
 
 -- lib/history.lua
 -- What a delivery tells of what came before it.
@@ -4969,49 +4968,35 @@ function fields_of(flat)
   return fields
 end
 
--- What the calls from number `first` on were handed.
-local function kept_from(worker, first)
-  if number_claimed(worker) < first then return {} end
-  local kept = {}
-  for _, call_kept in ipairs(cmsgpack.unpack(string.match(call('GET', claimed_key(worker)), ' (.*)'))) do
-    if call_kept[1] >= first then kept[#kept + 1] = call_kept end
-  end
-  return kept
-end
-
 function keep_claimed(claim, work)
-  local worker, number, repeats, since = claim[1], claim[14], claim[15], claim[21]
+  local worker, number, repeats = claim[1], claim[14], claim[15]
   if number == 0 or (work.delivered == 0 and not repeats) then return end
-  local kept, came = since > 0 and not repeats and kept_from(worker, since) or {}, {}
+  local kept = {}
   for at = 1, #work.served, 8 do
-    came[#came + 1], came[#came + 2] = work.follows[at] and '' or work.served[at], work.served[at + 1]
+    kept[#kept + 1], kept[#kept + 2] = work.follows[at] and '' or work.served[at], work.served[at + 1]
   end
-  kept[#kept + 1] = { number, came }
   call('SET', claimed_key(worker), string.format('%d ', number) .. cmsgpack.pack(kept), 'PX', CLAIMED_TTL)
 end
 
--- The deliveries of the first try, and of calls before it that are not answered, as far as they are still this worker's:
--- those beyond what it wants now go without their bodies, and it puts them back. False: there was no first try, or it came
--- to nothing.
+-- The deliveries of the first try, as far as they are still this worker's: those beyond what it wants now go without
+-- their bodies, and it puts them back. False: there was no first try, or it came to nothing.
 function claim_again(claim, work)
-  local worker, max_message_bytes, number, since = claim[1], claim[4], claim[14], claim[21]
-  local kept = kept_from(worker, since > 0 and since or number)
-  if not kept[1] then return false end
+  local worker, max_message_bytes, number = claim[1], claim[4], claim[14]
+  if number_claimed(worker) ~= number then return false end
+  local kept = cmsgpack.unpack(string.match(call('GET', claimed_key(worker)), ' (.*)'))
   local user, has_first, fits
-  local function hand_over(of_user, id)
-    if of_user ~= '' then user, has_first = of_user, false end
+  for at = 1, #kept, 2 do
+    local id = kept[at + 1]
+    if kept[at] ~= '' then user, has_first = kept[at], false end
     local known = fields_of(call('HGETALL', task_key(user, id)))
     local body = known.worker == worker and known.stream_id ~= '' and load_body(user, id, max_message_bytes)
-    if not body then return end
-    call('XCLAIM', stream_key(known.lane, user), 'workers', worker, 0, known.stream_id, 'JUSTID')
-    if not has_first then fits = work.has_room() end
-    work.note(user, id, known.lane, known.stream_id, attempt_in(known.attempt), known.score,
-      history_of(known, known.lost, known.alone, has_first), fits and body or '', has_first)
-    has_first = true
-  end
-  for _, call_kept in ipairs(kept) do
-    local came = call_kept[2]
-    for at = 1, #came, 2 do hand_over(came[at], came[at + 1]) end
+    if body then
+      call('XCLAIM', stream_key(known.lane, user), 'workers', worker, 0, known.stream_id, 'JUSTID')
+      if not has_first then fits = work.has_room() end
+      work.note(user, id, known.lane, known.stream_id, attempt_in(known.attempt), known.score,
+        history_of(known, known.lost, known.alone, has_first), fits and body or '', has_first)
+      has_first = true
+    end
   end
   return true
 end
@@ -6397,10 +6382,7 @@ function claim_tasks(claim)
   if (has_assigned or groups[1] ~= '*') and not know_groups(claim) then return { now, UNKNOWN } end
   call('ZADD', prefix .. 'workers', now, worker)
   local between = latest and new_between(claim, work.everyone)
-  if repeats and claim_again(claim, work) then
-    keep_claimed(claim, work) -- under this number, by which calls are late that are still on their way
-    return work.reply(0, between)
-  end
+  if repeats and claim_again(claim, work) then return work.reply(0, between) end
   local promotion, stealing, serving = new_promotion(claim, work), new_stealing(claim, work), new_serving(claim, work, between)
   local stolen, sleep = 0, 0
 
@@ -6450,26 +6432,26 @@ end
 -- ARGV[1] is the msgpack of Claim: worker: str, want: int, lease_ms: int, max_message_bytes: int, priority_step_ms:
 --   int, dead_letter_ttl_ms: int, waits: bool, steals: bool, fairness: str, groups: Sequence[str], holds: int,
 --   suspects: int, max_deliveries: int, number: int, repeats: bool, lists: Sequence[Sequence[str]], latest: float |
---   None, floor: float, up_to: float | None, revision: int, since: int
+--   None, floor: float, up_to: float | None, revision: int
 --   waits: note the worker as waiting when short. steals: look at what silent workers have. fairness: cost or time.
 --   groups: the assignments it serves, first to last; ``*`` is everyone. lists: the encoded users of each, where the
 --   script asked for them. holds: deliveries that it has, suspects: of them, those that were lost before and came less
 --   than a lease ago. max_deliveries: deaths of a task in workers that ran nothing else, until it is given up.
---   number: of this call of the worker, under which its answer is kept; 0: it is not. It grows with each new one; a call
+--   number: of this call of the worker, under which its answer is kept; 0: it is not. It grows with each answer; a call
 --   that comes behind a later one, or behind its own repetition, is given nothing. repeats: a call of this number may
---   have been answered. since: the number of the first call before it whose answer the worker does not have, or 0.
+--   have been answered.
 --   latest: in a queue with partitions, its virtual time as far as is known, from which one goes on that stood empty.
 --   floor: from which one goes on that was away. up_to: nobody is served who stands at a later one; None: everybody.
 --   revision: of what governs all users, as far as is known.
 local args
-local worker, want, lease_ms, max_message_bytes, priority_step_ms, dead_letter_ttl_ms, waits, steals, fairness, groups, holds, suspects, max_deliveries, number, repeats, lists, latest, floor, up_to, revision, since
+local worker, want, lease_ms, max_message_bytes, priority_step_ms, dead_letter_ttl_ms, waits, steals, fairness, groups, holds, suspects, max_deliveries, number, repeats, lists, latest, floor, up_to, revision
 local is_done, reply
 calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
   worker, want, lease_ms, max_message_bytes, priority_step_ms, dead_letter_ttl_ms, waits, steals, fairness,
-    groups, holds, suspects, max_deliveries, number, repeats, lists, latest, floor, up_to, revision, since =
+    groups, holds, suspects, max_deliveries, number, repeats, lists, latest, floor, up_to, revision =
     args[1], args[2], args[3], args[4], args[5], args[6], args[7], args[8], args[9], args[10], args[11], args[12],
-    args[13], args[14], args[15], args[16], args[17], args[18], args[19], args[20], args[21]
+    args[13], args[14], args[15], args[16], args[17], args[18], args[19], args[20]
   is_done, reply = pcall(claim_tasks, args)
   save_state()
   if not is_done then error(reply, 0) end

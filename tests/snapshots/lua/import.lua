@@ -2202,7 +2202,7 @@ local function new_loans()
   it.is_divided = it.own ~= nil and parts > 1
   it.LEASE_US = 1000000
   it.LINGER_MS = 1000 -- for which an idle place is kept that nobody waits for
-  it.RETRY_MS, it.LONGEST_MS = 250, 15000 -- until who asked asks again
+  it.RETRY_MS, it.LONGEST_MS, it.EACH_MS = 250, 15000, 5 -- until who asked asks again
   local ROW = { 'epoch', 'granted', 'returned', 'need', 'users', 'pass', 'excess', 'keep', 'rate_need', 'changed' }
   local LOAN = { 'epoch', 'granted', 'returned', 'of', 'changed', 'keep', 'fresh', 'since', 'lease', 'lease_until', 'starts', 'seen',
     'seen_until', 'asked', 'excess' }
@@ -2341,6 +2341,14 @@ local function new_loans()
     l.starts = l.starts - 1
     call('HINCRBY', l.ledger and it.ledger_key(l.key) or it.loan_key(l.key), 'starts', -1)
     if l.starts <= 0 then it.note(l.key, now) end
+  end
+
+  -- Until who waits asks again, as what it was told may have been lost: the more rarely the longer it waits, and the more keys
+  -- there are, so that the many of one user cost others little.
+  local many
+  function it.retry_ms(since, least)
+    many = many or call('ZCARD', exchanges_key)
+    return math.max(least, math.min(it.LONGEST_MS, now - since), many * it.EACH_MS)
   end
 
   function it.put_off(k, at)

@@ -36,10 +36,7 @@ local function claim_tasks(claim)
   if (has_assigned or groups[1] ~= '*') and not know_groups(claim) then return { now, UNKNOWN } end
   call('ZADD', prefix .. 'workers', now, worker)
   local between = latest and new_between(claim, work.everyone)
-  if repeats and claim_again(claim, work) then
-    keep_claimed(claim, work) -- under this number, by which calls are late that are still on their way
-    return work.reply(0, between)
-  end
+  if repeats and claim_again(claim, work) then return work.reply(0, between) end
   local promotion, stealing, serving = new_promotion(claim, work), new_stealing(claim, work), new_serving(claim, work, between)
   local stolen, sleep = 0, 0
 
