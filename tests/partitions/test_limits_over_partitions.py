@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fairque import Limit, TaskQueue, Worker, current_task, task
+from fairque import FindingKind, Limit, TaskQueue, Worker, current_task, task
+from fairque.redis.delivery import Delivery, Outcome
 from fairque.redis.partitions import partition_of
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
+    from fairque.redis.store import Store
     from tests.support.servers import Server
 
 pytestmark = [pytest.mark.damages, pytest.mark.leaves_keys()]
@@ -172,3 +174,22 @@ async def test_many_keys_of_one_user_keep_those_of_others_waiting_for_little(que
             await handle.result(timeout=30)
             assert len(running.order) - before < 400
     await queue.purge(USERS[0])
+
+
+async def test_places_that_nobody_would_move_are_found_and_moved(queue: TaskQueue, server: Server) -> None:
+    await queue.set_limit("shared-by-all", max_running=1)
+    for user in USERS[:8]:
+        await queue.enqueue(call_crm(), user_id=user)
+    running: list[tuple[Store, Delivery]] = []
+    for part in queue.reader.parts:
+        running += [(part, of) for of in (await part.claim("w", 5, latest=0.0, floor=0.0)).deliveries]
+        await part.leave("w", [()])
+    lost = [part.keys.prefix + "exchanges" for part in queue.reader.parts]
+    assert server.execute("DEL", *lost) > 0
+    found = {finding.kind for finding in (await queue.check()).findings}
+    assert FindingKind.STRANDED_PLACES in found
+    assert (await queue.check(repair=True)).sound
+    for part, of in running:
+        await part.settle("w", [Outcome(of, "finished", 1000, 0, b"")])
+    for user in USERS[:8]:
+        await queue.purge(user)
