@@ -2127,7 +2127,7 @@ end
 -- What is set lies in records `<r>`: `<u>:<text>`, or `<u>=<template>`.
 -- In a queue with partitions, keys that all users share are counted in several, see lib/loans.lua.
 -- limit:<r>           hash    by (hand or code), max, rate_us, burst: what holds; hand, code: what each of them says;
---                             changed: us at which `max` did;
+--                             changed: of a partition, us at which `max` did;
 --                             uncounted, while what ran before it is being counted; paused, where nothing may start
 -- uncounted           set     records whose limits are uncounted; `recount` of `state` tells how far the count has come
 -- limit-rate:<k>      string  'tat interval', see lib/gcra.lua
@@ -3721,7 +3721,9 @@ function change_record(record, write)
   end
   count('limits', (exists and 1 or 0) - ((before[1] or before[5]) and 1 or 0))
   local after = call('HMGET', key, 'by', 'max', 'rate_us', 'burst', 'paused')
-  if exists and after[2] ~= before[2] then call('HSET', key, 'changed', string.format('%.0f', now_us)) end -- lib/loans.lua
+  if exists and after[2] ~= before[2] and call('HEXISTS', prefix .. 'settings', 'partition') == 1 then -- lib/loans.lua
+    call('HSET', key, 'changed', string.format('%.0f', now_us))
+  end
   for at = 2, 5 do
     if after[at] ~= before[at] then
       look_again(record)

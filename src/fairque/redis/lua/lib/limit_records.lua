@@ -69,7 +69,9 @@ local function change_record(record, write)
   end
   count('limits', (exists and 1 or 0) - ((before[1] or before[5]) and 1 or 0))
   local after = call('HMGET', key, 'by', 'max', 'rate_us', 'burst', 'paused')
-  if exists and after[2] ~= before[2] then call('HSET', key, 'changed', string.format('%.0f', now_us)) end -- lib/loans.lua
+  if exists and after[2] ~= before[2] and call('HEXISTS', prefix .. 'settings', 'partition') == 1 then -- lib/loans.lua
+    call('HSET', key, 'changed', string.format('%.0f', now_us))
+  end
   for at = 2, 5 do
     if after[at] ~= before[at] then
       look_again(record)
