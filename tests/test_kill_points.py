@@ -19,7 +19,7 @@ pytestmark = pytest.mark.leaves_keys("*")
 
 
 @pytest.mark.parametrize("point", POINTS)
-@pytest.mark.parametrize(("script", "nth"), [("claim", 1), ("turn", 4)])
+@pytest.mark.parametrize(("script", "nth", "partitions"), [("claim", 1, 1), ("turn", 4, 1), ("claim", 1, 4)])
 async def test_a_worker_killed_at_a_call_loses_nothing_and_has_only_what_it_held_run_again(
     server: Server,
     proxy: CuttingProxy,
@@ -29,5 +29,6 @@ async def test_a_worker_killed_at_a_call_loses_nothing_and_has_only_what_it_held
     script: str,
     nth: int,
     point: str,
+    partitions: int,
 ) -> None:
-    await kill_at_a_call(worker_process, server, proxy, queue_name, tmp_path, script, nth, point)
+    await kill_at_a_call(worker_process, server, proxy, queue_name, tmp_path, script, nth, point, partitions)

@@ -44,9 +44,11 @@ class Scene:
         proxy: CuttingProxy,
         name: str,
         log: Path,
+        partitions: int,
     ) -> None:
-        self._direct = Fleet(start, server.url, name, lease=LEASE)
-        self._through_proxy = Fleet(start, proxy.url, name, lease=LEASE)
+        options = {"lease": LEASE, "partitions": partitions}
+        self._direct = Fleet(start, server.url, name, **options)
+        self._through_proxy = Fleet(start, proxy.url, name, **options)
         self._proxy = proxy
         self._log = log
         log.touch()
@@ -75,10 +77,11 @@ class Scene:
         """A task that waits for a dead letter whose time is over. The next claim that looks gives that up."""
         log, store = str(self._log), queue.store()
         dead = await queue.enqueue(tasks.log(log, 0), user_id="max", task_id="dead")
-        [taken] = (await store.claim("ghost", 1, wait=False)).deliveries
-        assert await store.settle("ghost", [outcome(taken, "failed")]) == [True]
+        home = await store.home_of("max")
+        [taken] = (await home.claim("ghost", 1, wait=False)).deliveries
+        assert await home.settle("ghost", [outcome(taken, "failed")]) == [True]
         over = time.monotonic() + DEAD_LETTER_TTL
-        await store.leave("ghost", [()])
+        await home.leave("ghost", [()])
         await store.close()
         waits = tasks.log(log, 0).options(depends_on=[dead], on_end=tasks.log(log, 0))
         await queue.enqueue(waits, user_id="max", task_id="never")
@@ -121,11 +124,14 @@ async def kill_at_a_call(
     script: str,
     nth: int,
     point: str,
+    partitions: int = 1,
 ) -> None:
     """Nothing is lost, nobody is failed, and what runs again was held by the process that died."""
-    scene = Scene(start, server, proxy, name, directory / "starts")
-    async with TaskQueue(server.url, name=name, lease=LEASE, dead_letter_ttl=DEAD_LETTER_TTL) as queue:
-        for user_id, group in GROUPS.items():
+    scene = Scene(start, server, proxy, name, directory / "starts", partitions)
+    async with TaskQueue(
+        server.url, name=name, lease=LEASE, dead_letter_ttl=DEAD_LETTER_TTL, partitions=partitions
+    ) as queue:
+        for user_id, group in GROUPS.items() if partitions == 1 else ():
             await queue.set_policy(user_id, group=group)
         suspects = await scene.make_suspects(queue) if script == "receive" else []
         lapsed = [] if suspects else await scene.make_lapsed(queue)  # whoever claims that would take the suspects over
