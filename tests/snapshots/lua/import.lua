@@ -2127,7 +2127,7 @@ end
 -- What is set lies in records `<r>`: `<u>:<text>`, or `<u>=<template>`.
 -- In a queue with partitions, keys that all users share are counted in several, see lib/loans.lua.
 -- limit:<r>           hash    by (hand or code), max, rate_us, burst: what holds; hand, code: what each of them says;
---                             changed: us at which `max` did;
+--                             changed: of a partition, us at which `max` did;
 --                             uncounted, while what ran before it is being counted; paused, where nothing may start
 -- uncounted           set     records whose limits are uncounted; `recount` of `state` tells how far the count has come
 -- limit-rate:<k>      string  'tat interval', see lib/gcra.lua
