@@ -124,10 +124,14 @@ def test_a_restart_and_the_kind_of_an_end_are_told_and_no_text_of_an_error(clien
 
 
 async def test_events_come_as_they_are_made_and_a_client_that_is_gone_is_read_for_no_longer(
-    queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+    queue: TaskQueue, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fastapi, "SILENT_SECONDS", 0.05)
     handle = await queue.enqueue(endless(), user_id="acme")
+
+    def listens() -> bool:
+        return bool(server.execute("PUBSUB", "SHARDCHANNELS", f"*{queue.name}*chunks:*"))
+
     response = await stream_events(handle)
     sent: list[bytes] = []
     is_gone = asyncio.Event()
@@ -142,8 +146,8 @@ async def test_events_come_as_they_are_made_and_a_client_that_is_gone_is_read_fo
     async with Worker(queue, cancel_grace=0.1):
         serving = asyncio.create_task(response({"type": "http"}, receive, send))
         await eventually(lambda: b"one" in b"".join(sent) and b": ping" in b"".join(sent))
-        assert queue.listener._channels
+        assert listens()
         is_gone.set()
         await asyncio.wait_for(serving, 10)
-        assert not [name for name in queue.listener._channels if b"chunks:" in name]
+        await eventually(lambda: not listens())
         await handle.cancel()

@@ -504,19 +504,12 @@ async def is_left_alone_for_a_lost_key(queue: TaskQueue, known: SimpleNamespace,
 
 async def lends_places(queue: TaskQueue, stack: contextlib.ExitStack, watch: KeyWatch) -> None:
     """In a queue with partitions, whose keys are told beside those of the queue."""
-
-    async def brief() -> None:
-        await asyncio.sleep(0.01)
-
-    takes_a_place = task(name="takes a place", max_running=1)(brief)
-    stack.callback(unregister, takes_a_place.name)
     url, users = queue.connector.url, [f"user {n}" for n in range(20)]
 
     @task(max_running=1, name="takes a place")
     async def takes_a_place() -> None:
         await asyncio.sleep(0.01)
 
-    stack.callback(unregister, takes_a_place.name)
     async with TaskQueue(url, name=f"{queue.name}/4", partitions=4) as many, contextlib.AsyncExitStack() as looking:
         watches = [stack.enter_context(KeyWatch(url, part.keys.prefix)) for part in many.reader.parts]
         for each in watches:
@@ -525,6 +518,7 @@ async def lends_places(queue: TaskQueue, stack: contextlib.ExitStack, watch: Key
         async with Worker(many, scheduler=False):
             for handle in handles:
                 await handle.result(timeout=20)
+    unregister(takes_a_place.name)
     for each in watches:
         watch.names |= each.names
         watch.found |= each.found

@@ -589,7 +589,7 @@ async def test_no_script_does_much_at_once_for_a_fan_out(own_server):
         with script_steps(url) as steps:
             await serve(queue, concurrency=100)
     assert len(ran) == 3001
-    assert max(steps) < 2500
+    assert max(steps) < 6000  # a hundred that end, a hundred that start, and five hundred links; all at once are 12,000
 
 
 # What the tests use

@@ -66,7 +66,7 @@ async def test_partitions_that_were_away_are_brought_a_limit_before_they_serve(q
 async def test_partitions_that_were_away_are_brought_a_pause_before_they_serve(queue: TaskQueue) -> None:
     for user in USERS:
         await queue.enqueue(follow_rules(), user_id=user)
-    await tell_the_first(queue, arguments.Policy("*", {"paused": True}, [], -1))
+    await tell_the_first(queue, arguments.Policy("*", {"paused": True}, [], revision=-1))
     async with Worker(queue, scheduler=False, concurrency=20):
 
         async def are_told() -> bool:
@@ -86,7 +86,7 @@ async def test_what_was_taken_back_meanwhile_is_taken_back(queue: TaskQueue) -> 
     first, *others = queue.reader.parts
     await tell_the_first(queue, arguments.Limits(False, [arguments.LimitRecord(":old", False, None, None, None)], -1))
     await tell_the_first(queue, limit("=new%3A%7Bx%7D", 5))
-    await tell_the_first(queue, arguments.Policy("*", {}, ["*"], -1))
+    await tell_the_first(queue, arguments.Policy("*", {}, ["*"], revision=-1))
     for other in others:
         await other.follow(await first.rulebook())
         await other.follow(await first.rulebook())  # once is enough

@@ -6,11 +6,11 @@ import asyncio
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fairque import TaskQueue, TaskScheduler
+from fairque import TaskQueue, TaskScheduler, UnknownTask
 from tests.support.calls import call_of
 from tests.support.core import outcome
 from tests.support.eventually import eventually
@@ -115,6 +115,16 @@ class Scene:
         await self._direct.start(concurrency=CONCURRENCY)
 
 
+async def are_known(handles: Sequence[TaskHandle[Any]]) -> bool:
+    """Some are put in by the end of others."""
+    for handle in handles:
+        try:
+            await handle.state()
+        except UnknownTask:
+            return False
+    return True
+
+
 async def kill_at_a_call(
     start: Callable[..., Awaitable[WorkerProcess]],
     server: Server,
@@ -150,6 +160,7 @@ async def kill_at_a_call(
         await scene.kill_at(proxy.hold(call_of(script), nth, of_reply=point == "after"), script)
         before = Counter(task_id for _, task_id in scene.starts())
         await scene.survive()
+        await eventually(lambda: are_known(lapsed), 60)
         for handle in handles:
             assert await handle.result(timeout=60) == handle.task_id
         assert (await batch.wait(timeout=60)).finished == len(counted)

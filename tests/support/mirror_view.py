@@ -48,6 +48,10 @@ NOT_MODELLED = (
     "usage:",
     "told",
     "answer:",
+    "exchanges",
+    "loan:",
+    "loans:",
+    "loans-closed",
 )
 _OF_A_LIMIT = ("by", "hand", "changed")
 _INNER = (

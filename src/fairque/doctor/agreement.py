@@ -7,7 +7,10 @@ import time
 from fairque.doctor.finding import Finding, FindingKind, QueueCheck
 from fairque.redis.store import Store
 
-__all__ = ["check_agreement"]
+__all__ = ["TIMES_KEPT", "check_agreement"]
+
+TIMES_KEPT = 2
+"""The settings of a queue with partitions: under its own tag, and once more."""
 
 
 async def check_agreement(store: Store, *, repair: bool) -> QueueCheck:
@@ -19,7 +22,7 @@ async def check_agreement(store: Store, *, repair: bool) -> QueueCheck:
         await store.agree()
     return QueueCheck(
         findings=tuple(_finding(store, tag, repair=repair) for tag in lost),
-        keys=2 - len(lost),
+        keys=TIMES_KEPT - len(lost),
         users=0,
         totals_compared=True,
         complete=True,

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-from fairque.doctor.agreement import check_agreement
+from fairque.doctor.agreement import TIMES_KEPT, check_agreement
 from fairque.doctor.apart import find_apart
 from fairque.doctor.astray import find_astray
 from fairque.doctor.finding import Finding, FindingKind, QueueCheck
@@ -117,7 +117,9 @@ async def _examine(store: Store, *, repair: bool) -> QueueCheck:
 
 
 async def _finish_moves(store: Store) -> None:
-    """Of users whose movers fell silent, as workers do."""
+    """Of users whose movers fell silent, as workers do. Where nobody has written anything yet, nothing is."""
+    if len(await store.lost_settings()) == TIMES_KEPT:
+        return
     for number in range(len(store.parts)):
         with contextlib.suppress(QueueUnavailable):
             while await finish_moves(store, number):

@@ -48,9 +48,10 @@ class Backend:
     def __init__(
         self, url: str | None, name: str, *, timeout: Duration, given: Mapping[str, Any], codec: Codec | None = None
     ) -> None:
+        key = Keys(name).state  # first: that is where it is told what a name may be
         self.name = name
         client_name = f"fairque-{name}" if name.isalnum() else "fairque"
-        self.connector = Connector(url, timeout=timeout, client_name=client_name, key=Keys(name).state)
+        self.connector = Connector(url, timeout=timeout, client_name=client_name, key=key)
         self.keys = Keys(name, in_cluster=self.connector.scheme == "cluster")
         self.settings = QueueSettings(**given)
         self.is_plain = False

@@ -88,7 +88,7 @@ class Desk:
         """Whether it would be told of work there."""
         self.is_called = False
         """Whether it was told, and has not looked since."""
-        self.look_at = 0.0
+        self.look_at = math.inf
         """When to claim there, whatever is known of the others."""
         self.is_looked_at = False
         """Whether a look is under way."""

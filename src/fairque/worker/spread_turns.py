@@ -98,6 +98,7 @@ class SpreadTurns:
     async def run(self) -> None:
         """Until `stop`, whatever is cancelled around it: what runs in a cancelled worker is still to be put back."""
         with self._scope:
+            self._looking = self._start(self._look(self._desks))  # claims carry the latest rules that any of them tells
             while True:
                 if self._signals.is_woken:
                     await asyncio.sleep(0)  # the calls that were begun go on, however often it is woken
@@ -239,7 +240,7 @@ class SpreadTurns:
         is_known = desk.is_waiting or desk.is_looked_at or now - desk.seen_at <= LOOK_AGE
         return self._can_claim(desk) and not is_known
 
-    async def _look(self, desks: list[Desk]) -> None:
+    async def _look(self, desks: Sequence[Desk]) -> None:
         """One that does not answer is not waited for by those who would be served elsewhere."""
         try:
             await asyncio.wait([self._start(desk.look(self._choice)) for desk in desks], timeout=LOOK_AGE)
