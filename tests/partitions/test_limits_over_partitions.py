@@ -193,3 +193,20 @@ async def test_places_that_nobody_would_move_are_found_and_moved(queue: TaskQueu
         await part.settle("w", [Outcome(of, "finished", 1000, 0, b"")])
     for user in USERS[:8]:
         await queue.purge(user)
+
+
+async def test_what_runs_under_a_limit_ends_when_only_a_pause_of_its_name_is_left(
+    queue: TaskQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    users = USERS[:4]
+    await queue.set_limit("shared-by-all", max_running=4)
+    async with Worker(queue, scheduler=False, concurrency=10):
+        handles = [await queue.enqueue(call_crm(1.0), user_id=user) for user in users]
+        await eventually(lambda: running.now.get("crm") == len(users))
+        await queue.pause_task("shared-by-all")
+        await queue.clear_limit("shared-by-all")
+        for handle in handles:
+            await handle.result(timeout=10)
+    assert caplog.messages == [], "each report was taken at the first try"
+    await queue.resume_task("shared-by-all")
+    assert (await queue.check()).findings == ()

@@ -2309,7 +2309,7 @@ local function new_loans()
 
   -- Places have become free: those that others wait for go to them.
   function it.freed(k, l)
-    if not l then
+    if not (l and l.loans) then -- nothing limits it any more, or a pause alone
       if call('EXISTS', it.loan_key(k), it.ledger_key(k)) > 0 then it.note(k, now) end
     elseif l.ledger then
       if l.ledger.waits > 0 then it.note(k, now) end
