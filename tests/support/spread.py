@@ -249,6 +249,9 @@ def _divided(record: str) -> tuple[str, str]:
 class SpreadMachine(BothMachine):
     """Everything that may happen to a queue with partitions, now in this one of them, now in that."""
 
+    # Places of limits over all users are lent between partitions, which wakes workers: the model does not play that.
+    has_limits = property(lambda _: False, lambda _, __: None)
+
     def __init__(self, new_queue: Callable[[], SpreadQueue]) -> None:
         self.queue = new_queue()
         super().__init__(lambda: self.queue.cores[0])
