@@ -16,6 +16,7 @@ import pytest
 
 from fairque import TaskQueue, Worker, current_task, task
 from fairque.redis.keys import encode_user
+from fairque.tasks.registry import unregister
 from tests.support.eventually import eventually
 from tests.support.fleet import ClusterNodes, execute
 from tests.support.servers import new_queue_name
@@ -120,3 +121,21 @@ async def test_a_node_that_stands_still_harms_only_its_own_users(cluster: Cluste
             assert await long_one.result(timeout=PATIENCE) == 1
             assert starts[long_one.task_id] == 1, "its lease was renewed"
         assert sum([await handle.result(timeout=PATIENCE) for handle in stuck]) == len(here)
+
+
+async def test_a_worker_whose_limits_are_known_begins_though_the_first_partition_is_gone(
+    cluster: ClusterNodes, spread: TaskQueue
+) -> None:
+    async def limited() -> None: ...
+
+    made = task(name="over-nodes.limited", max_running=5, rate="100/m burst 20")(limited)
+    try:
+        await Worker(spread, scheduler=False).run_until_idle()  # one before it, which declares them
+        first = cluster.masters[0]
+        _, others = await users_on(spread, first)
+        with standing_still(first):
+            handle = await spread.enqueue(run_over_nodes(), user_id=others[0])
+            async with Worker(spread, scheduler=False):
+                assert await handle.result(timeout=PATIENCE) == 1
+    finally:
+        unregister(made.name)

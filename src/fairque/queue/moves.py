@@ -29,9 +29,7 @@ class Moves:
 
     def abandon(self) -> None:
         """Nothing is heard any more."""
-        self._waiting: defaultdict[str, dict[Callable[[], None], None]] = defaultdict(
-            dict
-        )  # by users, as Redis has them
+        self._waiting: defaultdict[str, dict[Callable[[], None], None]] = defaultdict(dict)  # by encoded users
         self._heard: set[str] = set()  # prefixes
 
     async def join(self, user_id: str, keys: Keys, places: Places, moved: Callable[[], None]) -> None:

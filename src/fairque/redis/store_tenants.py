@@ -52,6 +52,13 @@ class TenantScripts(ScriptCaller):
         revision, _ = await self.call(arguments.Limits(True, records, -1))
         return int(revision)
 
+    async def revision_with(self, limits: Iterable[tuple[str, Limit | None]]) -> int | None:
+        """That of what governs all users, where code has said all of this already; None: it has not."""
+        book = await self.rulebook()
+        said = {rule.record: rule.code for rule in book.follow.rules}
+        known = all(said.get(name, "") == _said(_record(name, limit)) for name, limit in limits)
+        return book.follow.revision if known else None
+
     async def rulebook(self) -> Rulebook:
         """All that governs all users, as a partition has it."""
         return rulebook_in(await self.call(arguments.Rulebook(-1)))
@@ -67,6 +74,14 @@ class TenantScripts(ScriptCaller):
     async def set_paused(self, record: str, is_paused: bool) -> None:
         """Of the name of a task."""
         await self.call(arguments.Limits(False, [arguments.LimitRecord(record, False, None, None, None, is_paused)]))
+
+
+def _said(record: arguments.LimitRecord) -> str:
+    """As limits.lua writes it down."""
+    if not record.is_set:
+        return ""
+    numbers = (record.max, record.interval_us, record.burst)
+    return " ".join("-" if number is None else str(number) for number in numbers)
 
 
 def _record(name: str, limit: Limit | None) -> arguments.LimitRecord:

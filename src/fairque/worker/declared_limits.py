@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from fairque.backoff import Backoff
 from fairque.errors import FairqueError
 from fairque.limit import Limit
+from fairque.redis.dividing import of_those_there
 from fairque.redis.store import Store
 from fairque.tasks.function import TaskFunction
 from fairque.tasks.limits import declared_limits, has_limits
@@ -38,13 +39,13 @@ class LimitDeclarations:
         """Of what governs all users of a queue with partitions, when they had been told."""
 
     async def tell(self, store: Store, sleep: Callable[[float], Awaitable[object]]) -> None:
-        """All of them. Outages are waited out: of a queue with partitions that of the first one."""
+        """All of them. Outages are waited out: of a queue with partitions that of the first one, if there is news."""
         latest, functions, limits = newest(), dict(registry), declared_limits()
         parts = store.parts
         if len(parts) == 1:
             await self._tell(store, limits, sleep)
         else:
-            await self._number(parts[0], limits, sleep)
+            await self._number(parts, limits, sleep)
         self._newest, self._told = latest, functions
 
     async def _tell(
@@ -61,18 +62,35 @@ class LimitDeclarations:
                 del left[:BATCH]
 
     async def _number(
-        self, first: Store, limits: list[tuple[str, Limit | None]], sleep: Callable[[float], Awaitable[object]]
+        self,
+        parts: Sequence[Store],
+        limits: list[tuple[str, Limit | None]],
+        sleep: Callable[[float], Awaitable[object]],
     ) -> None:
-        """The first partition numbers what is new. Others are brought it before something is claimed there."""
+        """The first partition numbers what is new. Others are brought it before something is claimed there. What is not
+        new they tell as well: a first one that is gone keeps nobody from the users of others.
+        """
         left, backoff = list(limits), Backoff()
         while left and not self._signals.stopping:
             try:
-                self.revision = await first.declare_limits(left[:BATCH])
+                self.revision = await parts[0].declare_limits(left[:BATCH])
             except FairqueError as exc:
+                if await self._is_known(parts[1:], left):
+                    return
                 logger.warning("cannot declare the limits of tasks, trying again: %s", exc)
                 await sleep(backoff.next())
             else:
                 del left[:BATCH]
+
+    async def _is_known(self, parts: Sequence[Store], limits: list[tuple[str, Limit | None]]) -> bool:
+        """By the code of a worker before this one."""
+        try:
+            told = await of_those_there(parts, lambda part: part.revision_with(limits))
+        except FairqueError:
+            return False
+        found = [revision for revision in told if revision is not None]
+        self.revision = max(found, default=self.revision)
+        return bool(found)
 
     async def keep_telling(self, store: Store) -> None:
         """Until it is cancelled: those of modules that are imported while the worker runs."""
