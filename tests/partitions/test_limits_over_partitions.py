@@ -6,13 +6,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from fairque import FindingKind, Limit, TaskQueue, Worker, current_task, task
 from fairque.redis.delivery import Delivery, Outcome
 from fairque.redis.partitions import partition_of
+from fairque.redis.requester import pack
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
@@ -210,3 +211,79 @@ async def test_what_runs_under_a_limit_ends_when_only_a_pause_of_its_name_is_lef
     assert caplog.messages == [], "each report was taken at the first try"
     await queue.resume_task("shared-by-all")
     assert (await queue.check()).findings == ()
+
+
+async def test_a_user_that_is_moved_takes_no_place_along_and_gets_one_where_it_lives_then(queue: TaskQueue) -> None:
+    """What has a place ends where it began; what is held for one is held there, beside others who compete for it."""
+    await queue.set_limit("shared-by-all", max_running=2)
+    mover, others = USERS[0], USERS[1:8]
+    at = partition_of(mover, PARTITIONS)
+    async with Worker(queue, scheduler=False, concurrency=20):
+        handles = [await queue.enqueue(call_crm(0.3), user_id=mover) for _ in range(2)]
+        await eventually(lambda: running.now.get("crm") == 2)
+        handles += [await queue.enqueue(call_crm(), user_id=user) for user in (mover, *others) for _ in range(3)]
+        for to in ((at + 1) % PARTITIONS, (at + 2) % PARTITIONS, at):
+            assert (await queue.move(mover, to)).partition == to
+            handles += [await queue.enqueue(call_crm(), user_id=mover) for _ in range(3)]
+        for handle in handles:
+            await handle.result(timeout=30)
+    assert running.most["crm"] == 2
+    assert sum(user == mover for user in running.order) == 14
+    assert (await queue.check()).findings == ()
+
+
+async def test_a_check_finds_nothing_wrong_with_places_that_go_around_or_tasks_that_are_paused(
+    queue: TaskQueue,
+) -> None:
+    await queue.set_limit("shared-by-all", max_running=2)
+    async with Worker(queue, scheduler=False, concurrency=20):
+        handles = [await queue.enqueue(call_crm(), user_id=user) for user in USERS for _ in range(4)]
+        looks = 0
+        while not all([(await handle.state()).ended for handle in handles[-20:]]):
+            assert (await queue.check()).findings == ()
+            looks += 1
+        assert looks >= 2
+        handles = [await queue.enqueue(call_crm(), user_id=user) for user in USERS]
+        await queue.pause_task("shared-by-all")
+        for _ in range(3):
+            assert (await queue.check()).findings == ()
+        await queue.resume_task("shared-by-all")
+        for handle in handles:
+            await handle.result(timeout=30)
+
+
+@pytest.mark.parametrize("user", USERS[:4])
+async def test_a_user_that_was_paused_while_its_tasks_were_held_gets_places_when_it_goes_on(
+    queue: TaskQueue, user: str
+) -> None:
+    await queue.set_limit("shared-by-all", max_running=1)
+    async with Worker(queue, scheduler=False, concurrency=20):
+        first = await queue.enqueue(call_crm(0.5), user_id="first")
+        await eventually(lambda: running.now.get("crm") == 1)
+        handles = [await queue.enqueue(call_crm(), user_id=user) for _ in range(3)]
+        await queue.pause(user)
+        await first.result(timeout=10)
+        await eventually(lambda: nothing_is_asked(queue), 20)
+        await queue.resume(user)
+        for handle in handles:
+            await handle.result(timeout=10)
+
+
+@pytest.mark.parametrize("rule", [{"max_running": 1}, {"rate": "5/s burst 1"}])
+async def test_a_user_held_back_by_a_rule_of_its_own_gets_places_by_and_by(
+    queue: TaskQueue, rule: dict[str, Any]
+) -> None:
+    await queue.set_limit("shared-by-all", max_running=3)
+    for user in USERS[:4]:
+        await queue.set_policy(user, **rule)
+    async with Worker(queue, scheduler=False, concurrency=20):
+        handles = [await queue.enqueue(call_crm(0.05), user_id=user) for user in USERS[:4] for _ in range(5)]
+        for handle in handles:
+            await handle.result(timeout=15)
+
+
+async def nothing_is_asked(queue: TaskQueue) -> bool:
+    for part in queue.reader.parts:
+        if await part._insist(pack((b"EXISTS", f"{part.keys.prefix}exchanges"))):
+            return False
+    return True

@@ -6206,17 +6206,20 @@ local function add_name_checks(doctor)
     if not loans.is_divided or new_limits().may_be_of_one(k) then return end
     local key = prefix .. 'exchanges'
     if call('ZSCORE', key, k) then return end
-    local waits = call('EXISTS', prefix .. 'held-users:' .. k) == 1
+    local is_waited_for = call('EXISTS', prefix .. 'held-users:' .. k) == 1
     local l = new_limits().limit(k)
-    local idle
-    if loans.is_home(k) then
+    local can_start = l and not l.paused and not l.uncounted
+    local lacks_room = is_waited_for and can_start and new_limits().room(l) < 1
+    local is_stranded
+    if loans.is_home(k) then -- of what is lent and used, whoever has it gives some back
       local ledger = loans.ledger(k)
-      idle, waits = ledger.waits + ledger.rate_waits, waits and ledger.lent > 0
+      local is_free = can_start and l.most and l.most - ledger.lent > new_limits().used(k)
+      is_stranded = ledger.rate_waits > 0 or (is_free and (ledger.waits > 0 or lacks_room))
     else
       local loan = loans.loan(k)
-      idle = loan.granted - loan.returned - new_limits().used(k)
+      is_stranded = lacks_room or loan.granted - loan.returned > new_limits().used(k)
     end
-    if idle <= 0 and not (waits and l and new_limits().room(l) < 1) then return end
+    if not is_stranded then return end
     wrong('stranded-places', 'exchanges', 'places of ' .. k .. ' are wanted or not used, and nobody moves them', function()
       call('ZADD', key, now, k)
       return 'moved by the next worker'

@@ -2,6 +2,7 @@
 --@include base
 --@include state
 --@include wake
+--@include loans
 
 local uncounted_key, paused_key = prefix .. 'uncounted', prefix .. 'paused-tasks'
 
@@ -32,11 +33,17 @@ local function decide(key)
   return true, most ~= '-' or rate_us ~= '-'
 end
 
--- What is held under the key of the record; or, as a record may be that of many keys, all that is held, with the next claims.
-local function look_again(record)
-  if call('EXISTS', prefix .. 'loan:' .. record, prefix .. 'loans:' .. record) > 0 then
+-- Places are asked for, and given out, by what holds now: lib/loans.lua. While a name was paused nobody asked for any.
+local function exchange_again(record)
+  local waits = call('ZSCORE', prefix .. 'held', record) and string.byte(record) == 58 and new_loans().is_divided
+  if waits or call('EXISTS', prefix .. 'loan:' .. record, prefix .. 'loans:' .. record) > 0 then
     call('ZADD', prefix .. 'exchanges', now, record)
   end
+end
+
+-- What is held under the key of the record; or, as a record may be that of many keys, all that is held, with the next claims.
+local function look_again(record)
+  exchange_again(record)
   if call('EXISTS', prefix .. 'held') == 0 then return end
   if call('ZSCORE', prefix .. 'held', record) then
     call('ZADD', prefix .. 'held', now, record)
