@@ -23,6 +23,7 @@ from tests.support.servers import new_queue_name
 
 if TYPE_CHECKING:
     from fairque.embedded.server import EmbeddedServer
+    from fairque.redis.store import Store
 
 PARTITIONS = 6
 PATIENCE = 40.0
@@ -83,6 +84,12 @@ async def users_on(queue: TaskQueue, node: EmbeddedServer) -> tuple[list[str], l
     return here, elsewhere
 
 
+async def node_of(cluster: ClusterNodes, part: Store) -> EmbeddedServer:
+    address = await part.backend.connector.find()
+    assert address is not None
+    return next(node for node in cluster.masters if node.port == address.port)
+
+
 def connections(node: EmbeddedServer, queue: TaskQueue) -> int:
     clients = execute(node, "CLIENT", "LIST").decode()
     return len(re.findall(rf" name=fairque-{queue.name} ", clients))
@@ -123,19 +130,23 @@ async def test_a_node_that_stands_still_harms_only_its_own_users(cluster: Cluste
         assert sum([await handle.result(timeout=PATIENCE) for handle in stuck]) == len(here)
 
 
-async def test_a_worker_whose_limits_are_known_begins_though_the_first_partition_is_gone(
-    cluster: ClusterNodes, spread: TaskQueue
+@pytest.mark.parametrize("gone", ["its settings", "its first partition"])
+async def test_a_worker_begins_though_the_node_is_gone_that_has(
+    gone: str, cluster: ClusterNodes, spread: TaskQueue
 ) -> None:
     async def limited() -> None: ...
 
     made = task(name="over-nodes.limited", max_running=5, rate="100/m burst 20")(limited)
     try:
         await Worker(spread, scheduler=False).run_until_idle()  # one before it, which declares them
-        first = cluster.masters[0]
-        _, others = await users_on(spread, first)
-        with standing_still(first):
+        store = spread.store()
+        part = store if gone == "its settings" else store.parts[0]
+        node = await node_of(cluster, part)
+        await store.close()
+        _, others = await users_on(spread, node)
+        with standing_still(node):
             handle = await spread.enqueue(run_over_nodes(), user_id=others[0])
-            async with Worker(spread, scheduler=False):
+            async with TaskQueue(cluster.url, name=spread.name, timeout=1) as another, Worker(another):
                 assert await handle.result(timeout=PATIENCE) == 1
     finally:
         unregister(made.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from fairque.counted import counted
 from fairque.errors import NotPermitted, QueueUnavailable
@@ -29,13 +29,20 @@ class PermissionScripts(ScriptCaller):
 
     async def check_opening(self) -> None:
         """Raises `NotPermitted` where a process could not even read; and where it may write, but not put in or plan."""
+        await self._where_it_answers(lambda part: part._check_opening())
+
+    async def check_roles(self, *names: str) -> None:
+        """Raises `NotPermitted` where one of these could not work; see `ROLES`."""
+        roles = [ROLES[name] for name in names]
+        await self._where_it_answers(lambda part: part._check_roles(roles))
+
+    async def _where_it_answers(self, check: Callable[[PermissionScripts], Awaitable[None]]) -> None:
+        """At the node of the queue's settings, and at those of its partitions where that one is away."""
         try:
-            await self._check_opening()
-        except QueueUnavailable:  # others than the node of the queue's settings may be there
+            await check(self)
+        except QueueUnavailable:
             await self.agree_elsewhere()
-            if not self.backend.is_partitioned or not await of_those_there(
-                self.parts, lambda part: part._check_opening()
-            ):
+            if not self.backend.is_partitioned or not await of_those_there(self.parts, check):
                 raise
 
     async def _check_opening(self) -> None:
@@ -46,9 +53,7 @@ class PermissionScripts(ScriptCaller):
         if all(lacks for _, lacks in lacking):
             raise self._not_permitted(*min(lacking, key=lambda each: len(each[1])))
 
-    async def check_roles(self, *names: str) -> None:
-        """Raises `NotPermitted` where one of these could not work; see `ROLES`."""
-        roles = [ROLES[name] for name in names]
+    async def _check_roles(self, roles: Sequence[Role]) -> None:
         denied = await self._denied(roles)
         for role in roles:
             if lacks := denied & role.own_commands:
