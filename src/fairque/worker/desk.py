@@ -81,7 +81,9 @@ class Desk:
         self._claim_number = time.time_ns() // 1000  # beyond those of a process before it under the same id
         self.reporting: asyncio.Task[None] | None = None
         self.claiming: asyncio.Task[None] | None = None
-        self._asked, self._asked_at, self._was_slow = 0, 0.0, False
+        self._asked, self._was_slow = 0, False
+        self.asked_at = 0.0
+        """When it claimed there last."""
         self.is_unsure = False
         """Whether a claim may have been answered without that coming here."""
         self.is_waiting = False
@@ -129,13 +131,13 @@ class Desk:
 
     @property
     def is_slow(self) -> bool:
-        return self.claiming is not None and time.monotonic() - self._asked_at > SLOW
+        return self.claiming is not None and time.monotonic() - self.asked_at > SLOW
 
     def moments(self, now: float) -> list[float]:
         """Seconds until there may be something to do that nobody tells of."""
         moments = [self.look_at - now]
         if self.claiming is not None:
-            moments.append(self._asked_at + SLOW - now)
+            moments.append(self.asked_at + SLOW - now)
         elif self._pace.is_failing:
             moments.append(self._pace.left)
         if self.settler.unreported:
@@ -254,7 +256,7 @@ class Desk:
         await self._store.leave(self._options.worker_id, self._options.groups)
 
     def _begin(self, want: int, chosen: Chosen, report: list[Outcome]) -> ClaimOptions:
-        self._asked, self._asked_at, self._was_slow = want, time.monotonic(), False
+        self._asked, self.asked_at, self._was_slow = want, time.monotonic(), False
         self.is_called, self.look_at = False, math.inf
         if self._pace.is_failing:
             self.steal_pause.silent()  # only now: it is to last from the end of the outage on

@@ -212,9 +212,11 @@ class SpreadTurns:
         return self._claim(desk, want, self._beside(desk, want))
 
     def _called(self, now: float) -> Desk | None:
-        """One where there may be something, by a message or by the time."""
-        due = [desk for desk in self._desks if desk.look_at <= now and self._can_claim(desk)]
-        return next((desk for desk in due if desk.is_called), due[0] if due else None)
+        """One where there may be something, by a message or by the time: of several the one that was not asked for
+        longest, as one that has nothing for this worker yet is due again at once.
+        """
+        due = (desk for desk in self._desks if desk.look_at <= now and self._can_claim(desk))
+        return min(due, key=lambda desk: desk.asked_at, default=None)
 
     def _is_unknown(self, desk: Desk) -> bool:
         """Nobody would tell of work there."""
