@@ -409,6 +409,13 @@ async def work_long(far: TaskQueue) -> Any:
     return await serve(far, [nap()])
 
 
+@calls("sign")
+async def give_a_sign(far: TaskQueue) -> Any:
+    async with by_hand(far, patience=10) as store:
+        await store.call(arguments.Renew("ghost", 60_000, {"concurrency": 1}, []))
+        return await store.call(arguments.Sign("ghost", 60_000, {"memory": 1}))
+
+
 @calls("progress")
 async def work_and_tell(far: TaskQueue) -> Any:
     return await serve(far, [report()])

@@ -303,6 +303,15 @@ class Renew(Arguments, frozen=True):
     scheduler: str = ""
 
 
+class Sign(Arguments, frozen=True):
+    """See `Renew`. fields: that have changed since they were told last."""
+
+    worker: str
+    ttl_ms: int
+    fields: Mapping[str, Any]
+    scheduler: str = ""
+
+
 class Progress(Arguments, frozen=True):
     user: str
     id: str

@@ -18,7 +18,7 @@ __all__ = ["AT_ONCE", "Asked", "Hearer", "Line"]
 
 AT_ONCE = 500
 """Channels of one command: the server does nothing else meanwhile."""
-LONGEST_SILENCE = 15.0
+LONGEST_SILENCE = 60.0
 """Seconds after which a server is asked whether it is there, on a connection that has been idle for long."""
 _LEAVE = "SUNSUBSCRIBE"
 _PING = "PING"

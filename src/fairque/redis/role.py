@@ -61,7 +61,7 @@ _PUTS_IN = (
     " watch xcom_clear xcom_delete xcom_pull xcom_push"
 )
 _FIRES = "agree declare expire fire leave_schedules ripe schedule unschedule"
-_SERVES = "accuse agree append claim hand_on leave limits policy progress receive renew settle turn"
+_SERVES = "accuse agree append claim hand_on leave limits policy progress receive renew settle sign turn"
 _OF_PARTITIONS = "accept adopt erase exchange follow forward lend thaw"
 _MANAGES = "arrive change_settings depart forfeit freeze import manifest purge repair"
 

@@ -274,8 +274,20 @@ _user_names = of_all(merged_names)
 ROUTES: dict[str, Route] = {
     **dict.fromkeys(
         (
-            *("claim", "settle", "turn", "renew", "leave", "append", "heads", "hand_on", "exchange", "lend", "accept"),
-            *("ripe", "expire", "leave_schedules", "declare", "adopt", "rulebook", "follow", "forfeit"),
+            *("claim", "settle", "turn", "renew", "sign", "leave", "append", "heads", "hand_on"),
+            *(
+                "exchange",
+                "lend",
+                "accept",
+                "ripe",
+                "expire",
+                "leave_schedules",
+                "declare",
+                "adopt",
+                "rulebook",
+                "follow",
+                "forfeit",
+            ),
             *("check", "repair", "members", "totals", "agree", "denied", "forward"),
         ),
         of_partition,

@@ -24,7 +24,7 @@ from fairque.redis.delivery import Delivery, Refusal
 from fairque.redis.places import UserElsewhere
 from fairque.redis.requester import BlockingRequester
 from fairque.redis.shared_blocking import BlockingConnections
-from fairque.redis.store import WORKER_TTL_MS, Renewed, renew
+from fairque.redis.store import WORKER_TTL_MS, Renewed, renew, sign
 from fairque.redis.url import Address
 from fairque.scheduler.scheduler import TaskScheduler
 from fairque.worker.description import describe_worker, names_known
@@ -63,7 +63,7 @@ class _Round:
         self.settler = settler
         self.run_times = run_times
         self.renewed = self.retry_at = 0.0
-        self.told = 0  # the number of the claim that was told last
+        self.told: dict[str, Any] = {}  # of the worker; nothing where it is not certain what is known there
         self.backoff = Backoff()
 
 
@@ -225,7 +225,7 @@ class Renewal:
             logger.warning("could not renew %s, trying again: %s", what, exc)
             self._put_off(each)
             return
-        each.renewed, each.told = now, answered
+        each.renewed = now
         each.backoff.reset()
         if renewed.lost:
             self._on_loop(self._runner.drop, renewed.lost)
@@ -244,7 +244,7 @@ class Renewal:
             return self._interval
         if len(self._rounds) == 1:
             return IDLE_HEARTBEAT_SECONDS
-        if each.told != answered:
+        if each.told.get("claims") != answered:
             return self._interval
         return SPREAD_HEARTBEAT_SECONDS * (1 if each is self._home else self._rarity())
 
@@ -263,11 +263,18 @@ class Renewal:
         each.retry_at = now + each.backoff.next(self._lease / 10 if may_last else longest_pause(self._lease))
 
     def _renew(self, requester: BlockingRequester, each: _Round, held: list[Delivery], answered: int) -> Renewed:
-        lost: list[tuple[Delivery, Refusal]] = []
-        canceled: list[Delivery] = []
-        moved: list[tuple[Delivery, UserElsewhere]] = []
-        is_to_fire, scheduler = False, self.scheduler.name if self.scheduler is not None else ""
-        fields = {
+        fields, told, each.told = self._fields(answered), each.told, {}
+        renewed = None
+        if told and not (held or each.run_times):
+            renewed = self._sign(requester, each, {name: of for name, of in fields.items() if told.get(name) != of})
+        if renewed is None:
+            renewed = self._renew_all(requester, each, held, fields)
+        each.told = {} if held else fields  # that it has nothing any more is told with all the rest
+        return renewed
+
+    def _fields(self, answered: int) -> dict[str, Any]:
+        """What is told of the worker."""
+        return {
             **self._description,
             "running": len(self._runner),
             "leftover": self._runner.leftover_threads,
@@ -277,6 +284,23 @@ class Renewal:
             "claims": answered,
             "names": names_known(self._options),
         }
+
+    @property
+    def _scheduler_name(self) -> str:
+        return self.scheduler.name if self.scheduler is not None else ""
+
+    def _sign(self, requester: BlockingRequester, each: _Round, changed: dict[str, Any]) -> Renewed | None:
+        """Of an idle worker, which costs a fraction. None: all of it is to be told."""
+        signed = sign(requester, each.keys, self._options.worker_id, changed, self._ttl_ms, self._scheduler_name)
+        return None if signed.is_to_renew else Renewed([], [], [], signed.is_to_fire)
+
+    def _renew_all(
+        self, requester: BlockingRequester, each: _Round, held: list[Delivery], fields: dict[str, Any]
+    ) -> Renewed:
+        lost: list[tuple[Delivery, Refusal]] = []
+        canceled: list[Delivery] = []
+        moved: list[tuple[Delivery, UserElsewhere]] = []
+        is_to_fire, scheduler = False, self._scheduler_name
         for at in range(0, max(1, len(held)), BATCH):
             is_last = at + BATCH >= len(held)
             told = fields if is_last else {}  # it is a sign of life when all have been renewed

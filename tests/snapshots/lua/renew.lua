@@ -2902,7 +2902,7 @@ local function give_sign()
     flat[#flat + 1] = field
     flat[#flat + 1] = value
   end
-  call('ZADD', prefix .. 'workers', now, worker)
+  local came = call('ZADD', prefix .. 'workers', now_text, worker)
   for name in string.gmatch(fields.serves or '', '%S+') do call('ZADD', prefix .. 'assignments', 'XX', now, name) end
   local gone = call('ZREMRANGEBYSCORE', prefix .. 'workers', '-inf', now - ttl_ms)
   local known = call('HMGET', entry, 'concurrency', 'started_at')
@@ -2911,7 +2911,7 @@ local function give_sign()
   if gone > 0 or is_new then look_for_what_they_had(gone > 0, is_new) end
   call('HSET', entry, 'seen', now, 'idle', #deliveries == 0 and 1 or 0, unpack(flat))
   call('PEXPIRE', entry, ttl_ms)
-  if gone > 0 or tonumber(had or 0) ~= (fields.concurrency or 0) then
+  if gone > 0 or came > 0 or tonumber(had or 0) ~= (fields.concurrency or 0) then
     local before, slots = tonumber(call('HGET', state_key, 'slots') or 0), 0
     for _, name in ipairs(call('ZRANGE', prefix .. 'workers', 0, -1)) do
       slots = slots + (call('HGET', prefix .. 'worker:' .. name, 'concurrency') or 0)
