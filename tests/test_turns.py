@@ -167,6 +167,16 @@ async def test_an_error_in_the_middle_of_a_batch_loses_none_of_the_outcomes_arou
     assert {"metrics:a", "metrics:c", "result:a:1", "result:c:1", "task:b:1"} <= dump.keys()
 
 
+async def test_an_outcome_that_stands_twice_in_one_report_is_taken_once(core: Core) -> None:
+    for n in (1, 2, 3):
+        await core.enqueue("a", str(n))
+    first, second, _ = await core.take(3)
+    assert await core.settle([first, first, second]) == [True, True, True]
+    state = core.state()
+    assert (state["finished"], state["started"]) == ("2", "1")
+    assert core.execute("XLEN", ":normal-stream:a") == 1
+
+
 async def test_a_failure_that_is_reported_again_was_taken_also_when_its_task_was_requeued_meanwhile(core: Core) -> None:
     await core.enqueue("a", "1")
     taken = await core.take()

@@ -36,43 +36,49 @@ local function settle_outcomes(report, claims)
   local TOLD_BYTES = 1024 -- a result that is no larger is told with the message of the end
   local woken = {}
 
-  local in_stream -- deliveries of the lane: read before anything is written, as it tells whether the stream is one
-
   -- What some tasks have: `ends`, `unique` and `yielded` of one that is linked, or has waited elsewhere than in its lane.
   local PLAIN, extras = {}, nil
 
-  -- The last delivery of a lane takes the stream with it. Those of a lane in which others run leave together.
-  local streams, over, empty = {}, {}, { leases_key }
-  local function remove_delivery(lane, user, stream_id, ...)
-    local stream = stream_key(lane, user)
+  -- Deliveries that end leave their streams together, the last one of a lane with its stream; with them go the keys of
+  -- tasks of which nothing is left. is_gone: by the key of a task, so that one that is told of twice is not taken twice.
+  -- sizes: of the streams, read before anything is written, as that tells whether they are some.
+  local MOST_KEYS = 3000 -- of one DEL
+  local streams, over, sizes, gone, is_gone = {}, {}, {}, {}, {}
+  local stream -- of the outcome that is looked at
+
+  local function remove_delivery(lane, user, stream_id)
     local ids = over[stream]
-    if in_stream == (ids and #ids or 0) + 1 then
-      call('DEL', stream, ...)
-      count('started', -in_stream)
-      over[stream] = nil
-      empty[#empty + 1] = lane .. ':' .. user
-    else
-      if not ids then
-        ids = {}
-        streams[#streams + 1], over[stream] = stream, ids
-      end
-      if ... then call('DEL', ...) end
+    if ids then
       ids[#ids + 1] = stream_id
+    else
+      local n = #streams
+      streams[n + 1], streams[n + 2], over[stream] = stream, lane .. ':' .. user, { stream_id }
     end
     if governed then governed.user(user).running = nil end
   end
 
+  local function forget_task(key, ...)
+    is_gone[key], gone[#gone + 1] = true, key
+    for at = 1, select('#', ...) do gone[#gone + 1] = select(at, ...) end
+  end
+
   local function end_deliveries()
-    for _, stream in ipairs(streams) do
-      local ids = over[stream]
-      if ids then
-        call('XACK', stream, 'workers', unpack(ids))
-        call('XDEL', stream, unpack(ids))
-        count('started', -#ids)
+    local empty, ended = {}, 0
+    for at = 1, #streams, 2 do
+      local key = streams[at]
+      local ids = over[key]
+      if #ids == sizes[key] then
+        gone[#gone + 1], empty[#empty + 1] = key, streams[at + 1]
+      else
+        call('XACK', key, 'workers', unpack(ids))
+        call('XDEL', key, unpack(ids))
       end
+      ended = ended + #ids
     end
-    if empty[2] then call('ZREM', unpack(empty)) end
-    streams, over, empty = {}, {}, { leases_key }
+    for at = 1, #gone, MOST_KEYS do call('DEL', unpack(gone, at, math.min(at + MOST_KEYS - 1, #gone))) end
+    if empty[1] then call('ZREM', leases_key, unpack(empty)) end
+    count('started', -ended)
+    streams, over, sizes, gone, is_gone = {}, {}, {}, {}, {}
   end
 
   local function keep_error(user, id, record, is_cut)
@@ -113,14 +119,15 @@ local function settle_outcomes(report, claims)
   end
 
   -- What comes is written before what goes is removed, so that nothing is gone where one of both is refused.
-  function ends.finished(user, id, lane, stream_id, _, ttl, _, record, _, linked, _, is_plain)
+  function ends.finished(user, id, lane, stream_id, _, ttl, _, record, _, linked, _, is_plain, key)
     call('SET', result_key(user, id), record, 'PX', ttl)
     if is_plain then
-      remove_delivery(lane, user, stream_id, task_key(user, id), body_key(user, id))
+      forget_task(key, body_key(user, id))
     else
       let_go_of_key(user, id)
-      remove_delivery(lane, user, stream_id, keys_of_task(user, id))
+      forget_task(keys_of_task(user, id))
     end
+    remove_delivery(lane, user, stream_id)
     if linked then announce(user, id, 'finished', extras[1], ttl) end
     publish(user, id, #record <= TOLD_BYTES and '=' .. record or 'finished')
   end
@@ -282,15 +289,17 @@ local function settle_outcomes(report, claims)
   local function settle(outcome)
     --@fields SettledDelivery outcome
     if has_damaged or has_moved then refuse_absent(user) end
-    local known = call('HMGET', task_key(user, id), 'stream_id', 'attempt', 'linked', 'canceling', 'limited', 'charged',
-      'charged_before', 'queued')
-    if known[1] ~= stream_id or attempt_in(known[2]) ~= attempt then
+    local key = task_key(user, id)
+    local known = call('HMGET', key, 'stream_id', 'attempt', 'linked', 'canceling', 'limited', 'charged', 'charged_before',
+      'queued')
+    if known[1] ~= stream_id or attempt_in(known[2]) ~= attempt or is_gone[key] then
       return already_done(user, id, stream_id, attempt, record) and 1 or whereabouts(user, id, worker)
     end
-    in_stream = call('XLEN', stream_key(lane, user))
+    stream = stream_key(lane, user)
+    sizes[stream] = sizes[stream] or call('XLEN', stream)
     local settled, is_cut = settled_kind(kind, known[4]), false
     if known[3] then ask_for_permission(user) end
-    extras = (known[3] or known[8]) and call('HMGET', task_key(user, id), 'ends', 'unique', 'yielded') or PLAIN
+    extras = (known[3] or known[8]) and call('HMGET', key, 'ends', 'unique', 'yielded') or PLAIN
     if settled ~= 'finished' then prove(settled, user, id, lane, delay_ms, known[3]) end
     if extras[1] then endings().prove(user, id) end
     local is_weighed = bytes and HAS_BYTES[settled] and bytes.limit(user)
@@ -310,7 +319,8 @@ local function settle_outcomes(report, claims)
       expire_chunks(user, id, settled == 'failed' and dead_letter_ttl_ms or ttl_ms)
     end
     local told = settled == 'canceled' and known[4] or error
-    ends[settled](user, id, lane, stream_id, attempt, ttl_ms, delay_ms, record, told, known[3], is_cut, is_plain)
+    ends[settled](user, id, lane, stream_id, attempt, ttl_ms, delay_ms, record, told, known[3], is_cut, is_plain,
+      key)
     if is_weighed then
       if settled == 'finished' then bytes.lay_result(user, id, #record) else bytes.lay_settled(user, id) end
     end
