@@ -5075,17 +5075,16 @@ local function settle_outcomes(report, claims)
       local key = streams[at]
       local ids = over[key]
       if #ids == sizes[key] then
-        gone[#gone + 1], empty[#empty + 1] = key, streams[at + 1]
+        gone[#gone + 1], empty[#empty + 1], ended = key, streams[at + 1], ended + #ids
       else
         call('XACK', key, 'workers', unpack(ids))
-        call('XDEL', key, unpack(ids))
+        count('started', -call('XDEL', key, unpack(ids)))
       end
-      ended = ended + #ids
     end
     for at = 1, #gone, MOST_KEYS do call('DEL', unpack(gone, at, math.min(at + MOST_KEYS - 1, #gone))) end
-    if empty[1] then call('ZREM', leases_key, unpack(empty)) end
     count('started', -ended)
     streams, over, sizes, gone, is_gone = {}, {}, {}, {}, {}
+    if empty[1] then call('ZREM', leases_key, unpack(empty)) end
   end
 
   local function keep_error(user, id, record, is_cut)
