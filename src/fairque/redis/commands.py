@@ -20,7 +20,7 @@ _CONTAINERS = ("XGROUP", "XINFO")
 _CHANGE = (
     "del getdel hdel hincrby hset hsetnx lpop lpush ltrim mset persist pexpire pexpireat rename rpop rpush sadd set"
     " setrange spop spublish srem sunionstore unlink xack xadd xautoclaim xclaim xdel xgroup|create"
-    " xgroup|delconsumer xtrim zadd zpopmin zrem zremrangebyrank zremrangebyscore"
+    " xgroup|delconsumer xtrim zadd zmpop zpopmin zrem zremrangebyrank zremrangebyscore"
 )
 CHANGING = frozenset(_CHANGE.split())
 """Those of the scripts that write, or tell others."""

@@ -1298,8 +1298,8 @@ function nodes.user(name)
   local u = nodes.known[name]
   if u then return u end
   local policy = nodes.everybody and setmetatable(read_policy(name), inherited) or PLAIN
-  u = { name = name, member = name, policy = policy, weight = policy.weight or 1 }
-  u.up = policy.group and lines.at(policy.group) or root
+  local line = policy.group and lines.at(policy.group) or root
+  u = { name = name, member = name, policy = policy, weight = policy.weight or 1, up = line, served = false }
   nodes.known[name] = u
   return u
 end
@@ -4729,14 +4729,20 @@ end
 
 -- lib/work.lua
 -- What one claim has done so far, and those whom it serves.
+local FIRST_SERVED
+local new_work
+do
 
--- groups: the assignments served, first to last; '*' is everyone. served: the reply, eight values each delivery. bytes: of
--- their bodies. promoted: user → tasks that came back to its lanes. moved: steps that delivered nothing. alone: what it took
--- is to run beside nothing else. follows: the places in the reply at which a delivery begins that runs with the one before.
-local function new_work(claim)
+FIRST_SERVED = 3 -- place of the first delivery in the reply; each has eight values
+local MOST_BYTES = 1048576 -- of bodies; the last one may be longer
+
+-- groups: the assignments served, first to last; '*' is everyone. served: the reply. bytes: of the bodies in it.
+-- promoted: user → tasks that came back to its lanes. moved: steps that delivered nothing. alone: what it took is to run
+-- beside nothing else. follows: the places in the reply at which a delivery begins that runs with the one before.
+function new_work(claim)
   local want, groups = claim[2], claim[10]
-  local MOST_BYTES = 1048576 -- of bodies; the last one may be longer
-  local it = { groups = groups, everyone = false, served = {}, delivered = 0, bytes = 0, promoted = {}, moved = 0,
+  local served = { now, 0 }
+  local it = { groups = groups, everyone = false, served = served, delivered = 0, bytes = 0, promoted = {}, moved = 0,
     is_swept = false, alone = false, is_weighing = false, follows = {} }
   for _, name in ipairs(groups) do it.everyone = it.everyone or name == '*' end
 
@@ -4747,23 +4753,33 @@ local function new_work(claim)
   -- One too many goes without its body, which a repeated call and a steal may have: the worker puts it back.
   -- `follows`: it comes beside what is wanted, as it runs with the one before it.
   function it.note(user, id, lane, stream_id, attempt, score, history, body, follows)
-    if not follows and not it.has_room() then body = '' end
-    it.bytes = it.bytes + #body
-    local n = #it.served
-    it.served[n + 1], it.served[n + 2], it.served[n + 3], it.served[n + 4] = user, id, lane, stream_id
-    it.served[n + 5], it.served[n + 6], it.served[n + 7], it.served[n + 8] = attempt, score, history, body
-    if follows then it.follows[n + 1] = true else it.delivered = it.delivered + 1 end
+    local n, bytes_before, delivered = #served, it.bytes, it.delivered
+    if follows then
+      it.follows[n + 1] = true
+    else
+      if delivered >= want or bytes_before >= MOST_BYTES then body = '' end
+      it.delivered = delivered + 1
+    end
+    it.bytes = bytes_before + #body
+    served[n + 1] = user
+    served[n + 2] = id
+    served[n + 3] = lane
+    served[n + 4] = stream_id
+    served[n + 5] = attempt
+    served[n + 6] = score
+    served[n + 7] = history
+    served[n + 8] = body
   end
 
   -- sleep: ms for which the worker may. between: of a queue with partitions, see lib/between.lua.
   function it.reply(sleep, between)
-    local reply = { now, sleep }
-    for at = 1, #it.served do reply[at + 2] = it.served[at] end
-    if between then reply[#reply + 1] = between.sight() end
-    return reply
+    served[2] = sleep
+    if between then served[#served + 1] = between.sight() end
+    return served
   end
 
   return it
+end
 end
 
 -- lib/promotion.lua
@@ -5002,9 +5018,11 @@ end
 function keep_claimed(claim, work)
   local worker, number, repeats = claim[1], claim[14], claim[15]
   if number == 0 or (work.delivered == 0 and not repeats) then return end
-  local kept = {}
-  for at = 1, #work.served, 8 do
-    kept[#kept + 1], kept[#kept + 2] = work.follows[at] and '' or work.served[at], work.served[at + 1]
+  local kept, served, n = {}, work.served, 0
+  for at = FIRST_SERVED, #served, 8 do
+    kept[n + 1] = work.follows[at] and '' or served[at]
+    kept[n + 2] = served[at + 1]
+    n = n + 2
   end
   call('SET', claimed_key(worker), string.format('%d ', number) .. cmsgpack.pack(kept), 'PX', CLAIMED_TTL)
 end
@@ -5609,16 +5627,12 @@ local function new_delivering(claim, work)
   local it = {}
   local charging = fairness == 'time' and new_charging() or nil
 
-  -- What this call knows of the users it serves.
+  -- What this call knows of the users it serves. critical, normal: how many wait there, false until the first is taken.
   local serving = {}
   function it.knowledge(user)
     local known = serving[user]
     if not known then
-      known = {
-        critical = call('ZCARD', place_key('critical', user)),
-        normal = call('ZCARD', place_key('normal', user)),
-        expiring = has_expiring and deadlines.concerns(user),
-      }
+      known = { critical = false, normal = false, expiring = has_expiring and deadlines.concerns(user) }
       serving[user] = known
     end
     return known
@@ -5626,6 +5640,11 @@ local function new_delivering(claim, work)
 
   -- What was popped and is not handed over: put back if something fails before it is.
   local hand = {}
+  local function hold(user, lane, id, score)
+    hand.user, hand.lane, hand.id, hand.score = user, lane, id, score
+    hand.stream_id, hand.new_fields, hand.counts = nil, nil, nil
+  end
+
   function it.undo()
     if hand.id then damage().put_back(hand, limited) end
     serving = {}
@@ -5717,8 +5736,7 @@ local function new_delivering(claim, work)
           lane, score = score_of(tonumber(fields[1] or 3), priority_step_ms * 1000)
           score = string.format('%.0f', score)
         end
-        hand.user, hand.lane, hand.id, hand.score = user, lane, id, score
-        hand.stream_id, hand.new_fields, hand.counts = nil, nil, nil
+        hold(user, lane, id, score)
         if state == 'scheduled' then
           collecting().unschedule(user, id)
         else
@@ -5737,15 +5755,35 @@ local function new_delivering(claim, work)
     return total
   end
 
+  -- The first task of the user comes into the hand, out of its lane: returns that, the id and the score. Nil: it has none.
+  local function pop(user, known)
+    if known.normal then
+      local lane = known.critical > 0 and 'critical' or 'normal'
+      local popped = call('ZPOPMIN', place_key(lane, user))
+      known[lane] = known[lane] - 1
+      hold(user, lane, popped[1], popped[2])
+      return lane, popped[1], popped[2]
+    end
+    local critical, normal = place_key('critical', user), place_key('normal', user)
+    local popped = call('ZMPOP', '2', critical, normal, 'MIN')
+    if not popped then
+      known.critical, known.normal = 0, 0
+      return nil
+    end
+    local lane, first = popped[1] == critical and 'critical' or 'normal', popped[2][1]
+    hold(user, lane, first[1], first[2])
+    known.critical, known.normal = lane == 'critical' and call('ZCARD', critical) or 0, call('ZCARD', normal)
+    return lane, first[1], first[2]
+  end
+
   -- Takes the first task of the user; returns what it costs, or nil when it is gone from Redis or has to wait for a limit.
   -- Second: whether it was let in for one.
   local function deliver(user, known)
-    local lane = known.critical > 0 and 'critical' or 'normal'
-    local popped = call('ZPOPMIN', place_key(lane, user))
-    known[lane] = known[lane] - 1
-    local id, score = popped[1], popped[2]
-    hand.user, hand.lane, hand.id, hand.score = user, lane, id, score
-    hand.stream_id, hand.new_fields, hand.counts = nil, nil, nil
+    local lane, id, score = pop(user, known)
+    if not lane then
+      known.is_lost = true
+      return nil
+    end
     local is_over = known.expiring and deadlines.is_over(user, id)
     if is_over then
       expire(user, id, lane)
@@ -5826,15 +5864,14 @@ local function new_serving(claim, work, between)
     if has_weights or (governed and not u.served) then nodes.reweight(u) end
     u.served = true
     local known = delivering.knowledge(user)
-    if known.critical + known.normal == 0 then -- its lanes were lost
-      damage().note(user, 'its tasks that waited are gone')
-      work.moved = work.moved + 1
-      return choice.leave(u)
-    end
     local cost = delivering.start_next(user, known)
     if cost then
       nodes.charge(u, cost)
       if governed then gates.note_start(u) end
+    elseif known.is_lost then -- its lanes were
+      damage().note(user, 'its tasks that waited are gone')
+      work.moved = work.moved + 1
+      return choice.leave(u)
     else
       note(resting, user)
     end
@@ -5861,10 +5898,14 @@ local function new_serving(claim, work, between)
   local function new_turns(name)
     local known, idle, at_once = {}, nobody(), math.min(want - work.delivered, AT_ONCE)
 
-    local function front_of(line, most)
-      known[line] = known[line] or name == '*' and fronts.new(line, most, resting, idle)
-        or fronts.of_tree(name, line, most, resting, idle)
-      return known[line]
+    local function front_of(line)
+      local front = known[line]
+      if not front then
+        local most = line.path and OF_A_GROUP or at_once
+        front = name == '*' and fronts.new(line, most, resting, idle) or fronts.of_tree(name, line, most, resting, idle)
+        known[line] = front
+      end
+      return front
     end
 
     local function drop_group(line)
@@ -5878,7 +5919,7 @@ local function new_serving(claim, work, between)
     end
 
     local function descend(line)
-      local member = fronts.first(front_of(line, line == root and at_once or OF_A_GROUP))
+      local member = fronts.first(front_of(line))
       while member and name == '*' and has_returned and is_raised(member, line) do
         work.moved = work.moved + 1
         member = fronts.first(known[line])
@@ -5906,7 +5947,7 @@ local function new_serving(claim, work, between)
 
     -- Reservations first, else from the first line inwards the lowest.
     function turns.next_user()
-      local first = governed and lines.lowest(reservations.line) and fronts.first(front_of(reservations.line, at_once))
+      local first = governed and lines.lowest(reservations.line) and fronts.first(front_of(reservations.line))
       if first then return first, nodes.user(first).up end
       return descend(root)
     end
@@ -5925,7 +5966,7 @@ local function new_serving(claim, work, between)
   local function serve_group(name)
     local turns = new_turns(name)
     local function take_turns()
-      while it.has_room() do
+      while work.moved < MOVES and work.has_room() do
         current, current_line = turns.next_user()
         if not current then return end
         serve(current)

@@ -1294,8 +1294,8 @@ function nodes.user(name)
   local u = nodes.known[name]
   if u then return u end
   local policy = nodes.everybody and setmetatable(read_policy(name), inherited) or PLAIN
-  u = { name = name, member = name, policy = policy, weight = policy.weight or 1 }
-  u.up = policy.group and lines.at(policy.group) or root
+  local line = policy.group and lines.at(policy.group) or root
+  u = { name = name, member = name, policy = policy, weight = policy.weight or 1, up = line, served = false }
   nodes.known[name] = u
   return u
 end

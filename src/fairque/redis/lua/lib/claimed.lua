@@ -30,9 +30,11 @@ end
 local function keep_claimed(claim, work)
   --@fields Claim claim: worker number repeats
   if number == 0 or (work.delivered == 0 and not repeats) then return end
-  local kept = {}
-  for at = 1, #work.served, 8 do
-    kept[#kept + 1], kept[#kept + 2] = work.follows[at] and '' or work.served[at], work.served[at + 1]
+  local kept, served, n = {}, work.served, 0
+  for at = FIRST_SERVED, #served, 8 do
+    kept[n + 1] = work.follows[at] and '' or served[at]
+    kept[n + 2] = served[at + 1]
+    n = n + 2
   end
   call('SET', claimed_key(worker), string.format('%d ', number) .. cmsgpack.pack(kept), 'PX', CLAIMED_TTL)
 end

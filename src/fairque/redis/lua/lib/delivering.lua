@@ -19,16 +19,12 @@ local function new_delivering(claim, work)
   local it = {}
   local charging = fairness == 'time' and new_charging() or nil
 
-  -- What this call knows of the users it serves.
+  -- What this call knows of the users it serves. critical, normal: how many wait there, false until the first is taken.
   local serving = {}
   function it.knowledge(user)
     local known = serving[user]
     if not known then
-      known = {
-        critical = call('ZCARD', place_key('critical', user)),
-        normal = call('ZCARD', place_key('normal', user)),
-        expiring = has_expiring and deadlines.concerns(user),
-      }
+      known = { critical = false, normal = false, expiring = has_expiring and deadlines.concerns(user) }
       serving[user] = known
     end
     return known
@@ -36,6 +32,11 @@ local function new_delivering(claim, work)
 
   -- What was popped and is not handed over: put back if something fails before it is.
   local hand = {}
+  local function hold(user, lane, id, score)
+    hand.user, hand.lane, hand.id, hand.score = user, lane, id, score
+    hand.stream_id, hand.new_fields, hand.counts = nil, nil, nil
+  end
+
   function it.undo()
     if hand.id then damage().put_back(hand, limited) end
     serving = {}
@@ -127,8 +128,7 @@ local function new_delivering(claim, work)
           lane, score = score_of(tonumber(fields[1] or 3), priority_step_ms * 1000)
           score = string.format('%.0f', score)
         end
-        hand.user, hand.lane, hand.id, hand.score = user, lane, id, score
-        hand.stream_id, hand.new_fields, hand.counts = nil, nil, nil
+        hold(user, lane, id, score)
         if state == 'scheduled' then
           collecting().unschedule(user, id)
         else
@@ -147,15 +147,35 @@ local function new_delivering(claim, work)
     return total
   end
 
+  -- The first task of the user comes into the hand, out of its lane: returns that, the id and the score. Nil: it has none.
+  local function pop(user, known)
+    if known.normal then
+      local lane = known.critical > 0 and 'critical' or 'normal'
+      local popped = call('ZPOPMIN', place_key(lane, user))
+      known[lane] = known[lane] - 1
+      hold(user, lane, popped[1], popped[2])
+      return lane, popped[1], popped[2]
+    end
+    local critical, normal = place_key('critical', user), place_key('normal', user)
+    local popped = call('ZMPOP', '2', critical, normal, 'MIN')
+    if not popped then
+      known.critical, known.normal = 0, 0
+      return nil
+    end
+    local lane, first = popped[1] == critical and 'critical' or 'normal', popped[2][1]
+    hold(user, lane, first[1], first[2])
+    known.critical, known.normal = lane == 'critical' and call('ZCARD', critical) or 0, call('ZCARD', normal)
+    return lane, first[1], first[2]
+  end
+
   -- Takes the first task of the user; returns what it costs, or nil when it is gone from Redis or has to wait for a limit.
   -- Second: whether it was let in for one.
   local function deliver(user, known)
-    local lane = known.critical > 0 and 'critical' or 'normal'
-    local popped = call('ZPOPMIN', place_key(lane, user))
-    known[lane] = known[lane] - 1
-    local id, score = popped[1], popped[2]
-    hand.user, hand.lane, hand.id, hand.score = user, lane, id, score
-    hand.stream_id, hand.new_fields, hand.counts = nil, nil, nil
+    local lane, id, score = pop(user, known)
+    if not lane then
+      known.is_lost = true
+      return nil
+    end
     local is_over = known.expiring and deadlines.is_over(user, id)
     if is_over then
       expire(user, id, lane)

@@ -45,15 +45,14 @@ local function new_serving(claim, work, between)
     if has_weights or (governed and not u.served) then nodes.reweight(u) end
     u.served = true
     local known = delivering.knowledge(user)
-    if known.critical + known.normal == 0 then -- its lanes were lost
-      damage().note(user, 'its tasks that waited are gone')
-      work.moved = work.moved + 1
-      return choice.leave(u)
-    end
     local cost = delivering.start_next(user, known)
     if cost then
       nodes.charge(u, cost)
       if governed then gates.note_start(u) end
+    elseif known.is_lost then -- its lanes were
+      damage().note(user, 'its tasks that waited are gone')
+      work.moved = work.moved + 1
+      return choice.leave(u)
     else
       note(resting, user)
     end
@@ -80,10 +79,14 @@ local function new_serving(claim, work, between)
   local function new_turns(name)
     local known, idle, at_once = {}, nobody(), math.min(want - work.delivered, AT_ONCE)
 
-    local function front_of(line, most)
-      known[line] = known[line] or name == '*' and fronts.new(line, most, resting, idle)
-        or fronts.of_tree(name, line, most, resting, idle)
-      return known[line]
+    local function front_of(line)
+      local front = known[line]
+      if not front then
+        local most = line.path and OF_A_GROUP or at_once
+        front = name == '*' and fronts.new(line, most, resting, idle) or fronts.of_tree(name, line, most, resting, idle)
+        known[line] = front
+      end
+      return front
     end
 
     local function drop_group(line)
@@ -97,7 +100,7 @@ local function new_serving(claim, work, between)
     end
 
     local function descend(line)
-      local member = fronts.first(front_of(line, line == root and at_once or OF_A_GROUP))
+      local member = fronts.first(front_of(line))
       while member and name == '*' and has_returned and is_raised(member, line) do
         work.moved = work.moved + 1
         member = fronts.first(known[line])
@@ -125,7 +128,7 @@ local function new_serving(claim, work, between)
 
     -- Reservations first, else from the first line inwards the lowest.
     function turns.next_user()
-      local first = governed and lines.lowest(reservations.line) and fronts.first(front_of(reservations.line, at_once))
+      local first = governed and lines.lowest(reservations.line) and fronts.first(front_of(reservations.line))
       if first then return first, nodes.user(first).up end
       return descend(root)
     end
@@ -144,7 +147,7 @@ local function new_serving(claim, work, between)
   local function serve_group(name)
     local turns = new_turns(name)
     local function take_turns()
-      while it.has_room() do
+      while work.moved < MOVES and work.has_room() do
         current, current_line = turns.next_user()
         if not current then return end
         serve(current)
