@@ -78,9 +78,14 @@ def living_info(
         snoozed=int(fields.get("snoozed", 0)),
         parent=known.fields.get("parent"),
         children=known.children,
-        enqueued_at=_seconds(fields.get("enqueued")) or arrived,
+        enqueued_at=_seconds(fields.get("enqueued")) or _came(fields) or arrived,
         chunks=known.chunks,
     )
+
+
+def _came(fields: dict[str, str]) -> float | None:
+    """Seconds, of one that had to wait for others."""
+    return int(fields["came"]) // 1000 / 1000 if "came" in fields else None
 
 
 def states_in(found: Iterable[tuple[str, str]]) -> dict[str, TaskState | None]:

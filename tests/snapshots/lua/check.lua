@@ -861,9 +861,17 @@ local function cost_of(body)
   return 1
 end
 
-local function cost_of_task(user, id)
+-- As far as it can be read.
+local function head_of_task(user, id)
   local head = redis.pcall('GETRANGE', body_key(user, id), 0, 17)
-  return type(head) == 'string' and cost_of(head) or 1
+  return type(head) == 'string' and head or ''
+end
+
+local function cost_of_task(user, id) return cost_of(head_of_task(user, id)) end
+
+local function priority_of(head)
+  local priority = string.byte(head, 18) or 3
+  return priority >= 1 and priority <= 6 and priority or 3
 end
 
 -- lib/fair.lua
@@ -4224,9 +4232,9 @@ local function canceled_record(body, known, reason, origin)
   local ran = known.state == 'started'
   local started = ran and tonumber(known.started) or now
   local attempt = ran and attempt_in(known.attempt) or tonumber(known.attempt or 0)
-  return string.sub(body, 1, 9) .. 'C' .. (origin and '\157' or '\156') .. cmsgpack.pack(name_in(body), attempt,
-    tonumber(known.queued or known.enqueued or started), started, now - started, ran and known.worker or '', nil, true, nil,
-    'TaskCanceled', reason, '') .. (origin and cmsgpack.pack(origin) or '')
+  local queued = tonumber(known.queued or known.enqueued) or not ran and known.came and math.floor(known.came / 1000) or started
+  return string.sub(body, 1, 9) .. 'C' .. (origin and '\157' or '\156') .. cmsgpack.pack(name_in(body), attempt, queued,
+    started, now - started, ran and known.worker or '', nil, true, nil, 'TaskCanceled', reason, '') .. (origin and cmsgpack.pack(origin) or '')
 end
 
 function known_of(key)
@@ -4362,6 +4370,17 @@ local function new_links()
     return used
   end
 
+  -- It waits in its lane, and is like one that was put in there: of which nothing is written, so that neither its claim nor
+  -- its end look closer, unless there is more to it.
+  local function note_queued(user, known)
+    local key = task_key(user, known.id)
+    if known.watched or known.unique then
+      call('HSET', key, 'state', 'queued', 'queued', now_text)
+    else
+      call('HDEL', key, 'state', 'on_failure', 'waits')
+    end
+  end
+
   -- From their place among the deferred ones, which they leave first, to where they go on. In the order in which they came.
   local released = {}
   local function release(user, some, step_us)
@@ -4369,28 +4388,32 @@ local function new_links()
     for at, known in ipairs(some) do
       ids[at] = known.id
       known.due = known.delay and now + known.delay or tonumber(known.due or 0)
+      known.head = head_of_task(user, known.id)
     end
     choice.know(user)
     call('SREM', place_key('deferred', user), unpack(ids))
     count('deferred', -#ids)
     for _, known in ipairs(some) do
+      local priority = priority_of(known.head)
       if known.due > now then
         schedule(user, known.id, known.due)
-        call('HSET', task_key(user, known.id), 'state', 'scheduled', 'due', known.due)
+        call('HSET', task_key(user, known.id), 'state', 'scheduled', 'due', known.due, 'priority', priority)
       else
-        local lane, score = score_of(tonumber(known.priority or 3), step_us)
+        local lane, score = score_of(priority, step_us)
         table.insert(scored[lane], score)
         table.insert(scored[lane], known.id)
         queued[#queued + 1] = known
       end
     end
     for lane, pairs_of in pairs(scored) do
-      if pairs_of[1] then call('ZADD', place_key(lane, user), unpack(pairs_of)) end
-      count(lane, #pairs_of / 2)
+      if pairs_of[1] then
+        call('ZADD', place_key(lane, user), unpack(pairs_of))
+        count(lane, #pairs_of / 2)
+      end
     end
-    for _, known in ipairs(queued) do call('HSET', task_key(user, known.id), 'state', 'queued', 'queued', now) end
+    for _, known in ipairs(queued) do note_queued(user, known) end
     local first = queued[1]
-    if first and admit(user, cost_of_task(user, first.id)) then released[user] = (released[user] or 0) + #queued end
+    if first and admit(user, cost_of(first.head)) then released[user] = (released[user] or 0) + #queued end
     for _, known in ipairs(some) do
       if known.watched then publish(user, known.id, 'waiting') end
     end
@@ -4473,9 +4496,9 @@ local function new_links()
   local function in_order(user, ids)
     local some = {}
     for at, id in ipairs(ids) do
-      local fields = call('HMGET', task_key(user, id), 'came', 'state', 'on_failure', 'priority', 'due', 'delay', 'watched',
+      local fields = call('HMGET', task_key(user, id), 'came', 'state', 'on_failure', 'unique', 'due', 'delay', 'watched',
         'waits', 'with_parent')
-      some[at] = { id = id, came = tonumber(fields[1] or 0), state = fields[2], on_failure = fields[3], priority = fields[4],
+      some[at] = { id = id, came = tonumber(fields[1] or 0), state = fields[2], on_failure = fields[3], unique = fields[4],
         due = fields[5], delay = fields[6], watched = fields[7], waits_for_one = fields[8] == '1', with_parent = fields[9] }
     end
     table.sort(some, function(one, other) return one.came < other.came end)

@@ -218,9 +218,17 @@ local function cost_of(body)
   return 1
 end
 
-local function cost_of_task(user, id)
+-- As far as it can be read.
+local function head_of_task(user, id)
   local head = redis.pcall('GETRANGE', body_key(user, id), 0, 17)
-  return type(head) == 'string' and cost_of(head) or 1
+  return type(head) == 'string' and head or ''
+end
+
+local function cost_of_task(user, id) return cost_of(head_of_task(user, id)) end
+
+local function priority_of(head)
+  local priority = string.byte(head, 18) or 3
+  return priority >= 1 and priority <= 6 and priority or 3
 end
 -- ARGV[1] is the msgpack of Graph: user: str, id: str, most: int
 --   most: tasks.

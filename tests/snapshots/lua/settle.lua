@@ -558,9 +558,17 @@ local function cost_of(body)
   return 1
 end
 
-local function cost_of_task(user, id)
+-- As far as it can be read.
+local function head_of_task(user, id)
   local head = redis.pcall('GETRANGE', body_key(user, id), 0, 17)
-  return type(head) == 'string' and cost_of(head) or 1
+  return type(head) == 'string' and head or ''
+end
+
+local function cost_of_task(user, id) return cost_of(head_of_task(user, id)) end
+
+local function priority_of(head)
+  local priority = string.byte(head, 18) or 3
+  return priority >= 1 and priority <= 6 and priority or 3
 end
 
 -- lib/metrics.lua
@@ -4050,9 +4058,9 @@ local function canceled_record(body, known, reason, origin)
   local ran = known.state == 'started'
   local started = ran and tonumber(known.started) or now
   local attempt = ran and attempt_in(known.attempt) or tonumber(known.attempt or 0)
-  return string.sub(body, 1, 9) .. 'C' .. (origin and '\157' or '\156') .. cmsgpack.pack(name_in(body), attempt,
-    tonumber(known.queued or known.enqueued or started), started, now - started, ran and known.worker or '', nil, true, nil,
-    'TaskCanceled', reason, '') .. (origin and cmsgpack.pack(origin) or '')
+  local queued = tonumber(known.queued or known.enqueued) or not ran and known.came and math.floor(known.came / 1000) or started
+  return string.sub(body, 1, 9) .. 'C' .. (origin and '\157' or '\156') .. cmsgpack.pack(name_in(body), attempt, queued,
+    started, now - started, ran and known.worker or '', nil, true, nil, 'TaskCanceled', reason, '') .. (origin and cmsgpack.pack(origin) or '')
 end
 
 function known_of(key)
@@ -4188,6 +4196,17 @@ local function new_links()
     return used
   end
 
+  -- It waits in its lane, and is like one that was put in there: of which nothing is written, so that neither its claim nor
+  -- its end look closer, unless there is more to it.
+  local function note_queued(user, known)
+    local key = task_key(user, known.id)
+    if known.watched or known.unique then
+      call('HSET', key, 'state', 'queued', 'queued', now_text)
+    else
+      call('HDEL', key, 'state', 'on_failure', 'waits')
+    end
+  end
+
   -- From their place among the deferred ones, which they leave first, to where they go on. In the order in which they came.
   local released = {}
   local function release(user, some, step_us)
@@ -4195,28 +4214,32 @@ local function new_links()
     for at, known in ipairs(some) do
       ids[at] = known.id
       known.due = known.delay and now + known.delay or tonumber(known.due or 0)
+      known.head = head_of_task(user, known.id)
     end
     choice.know(user)
     call('SREM', place_key('deferred', user), unpack(ids))
     count('deferred', -#ids)
     for _, known in ipairs(some) do
+      local priority = priority_of(known.head)
       if known.due > now then
         schedule(user, known.id, known.due)
-        call('HSET', task_key(user, known.id), 'state', 'scheduled', 'due', known.due)
+        call('HSET', task_key(user, known.id), 'state', 'scheduled', 'due', known.due, 'priority', priority)
       else
-        local lane, score = score_of(tonumber(known.priority or 3), step_us)
+        local lane, score = score_of(priority, step_us)
         table.insert(scored[lane], score)
         table.insert(scored[lane], known.id)
         queued[#queued + 1] = known
       end
     end
     for lane, pairs_of in pairs(scored) do
-      if pairs_of[1] then call('ZADD', place_key(lane, user), unpack(pairs_of)) end
-      count(lane, #pairs_of / 2)
+      if pairs_of[1] then
+        call('ZADD', place_key(lane, user), unpack(pairs_of))
+        count(lane, #pairs_of / 2)
+      end
     end
-    for _, known in ipairs(queued) do call('HSET', task_key(user, known.id), 'state', 'queued', 'queued', now) end
+    for _, known in ipairs(queued) do note_queued(user, known) end
     local first = queued[1]
-    if first and admit(user, cost_of_task(user, first.id)) then released[user] = (released[user] or 0) + #queued end
+    if first and admit(user, cost_of(first.head)) then released[user] = (released[user] or 0) + #queued end
     for _, known in ipairs(some) do
       if known.watched then publish(user, known.id, 'waiting') end
     end
@@ -4299,9 +4322,9 @@ local function new_links()
   local function in_order(user, ids)
     local some = {}
     for at, id in ipairs(ids) do
-      local fields = call('HMGET', task_key(user, id), 'came', 'state', 'on_failure', 'priority', 'due', 'delay', 'watched',
+      local fields = call('HMGET', task_key(user, id), 'came', 'state', 'on_failure', 'unique', 'due', 'delay', 'watched',
         'waits', 'with_parent')
-      some[at] = { id = id, came = tonumber(fields[1] or 0), state = fields[2], on_failure = fields[3], priority = fields[4],
+      some[at] = { id = id, came = tonumber(fields[1] or 0), state = fields[2], on_failure = fields[3], unique = fields[4],
         due = fields[5], delay = fields[6], watched = fields[7], waits_for_one = fields[8] == '1', with_parent = fields[9] }
     end
     table.sort(some, function(one, other) return one.came < other.came end)
@@ -5043,7 +5066,7 @@ local function settle_outcomes(report, claims)
   local TOLD_BYTES = 1024 -- a result that is no larger is told with the message of the end
   local woken = {}
 
-  -- What some tasks have: `ends`, `unique` and `yielded` of one that is linked, or has waited elsewhere than in its lane.
+  -- What some tasks have: `unique` and `yielded` of one that has waited elsewhere than in its lane.
   local PLAIN, extras = {}, nil
 
   -- Deliveries that end leave their streams together, the last one of a lane with its stream; with them go the keys of
@@ -5119,13 +5142,13 @@ local function settle_outcomes(report, claims)
 
   -- Of one that was put in with rules.
   local function let_go_of_key(user, id)
-    if not extras[2] then return end
-    pointers.let_go(user, id, extras[2], true)
+    if not extras[1] then return end
+    pointers.let_go(user, id, extras[1], true)
     call('HDEL', task_key(user, id), 'unique')
   end
 
   -- What comes is written before what goes is removed, so that nothing is gone where one of both is refused.
-  function ends.finished(user, id, lane, stream_id, _, ttl, _, record, _, linked, _, is_plain, key)
+  function ends.finished(user, id, lane, stream_id, _, ttl, _, record, _, linked, has_ends, _, is_plain, key)
     call('SET', result_key(user, id), record, 'PX', ttl)
     if is_plain then
       forget_task(key, body_key(user, id))
@@ -5134,7 +5157,7 @@ local function settle_outcomes(report, claims)
       forget_task(keys_of_task(user, id))
     end
     remove_delivery(lane, user, stream_id)
-    if linked then announce(user, id, 'finished', extras[1], ttl) end
+    if linked then announce(user, id, 'finished', has_ends, ttl) end
     publish(user, id, #record <= TOLD_BYTES and '=' .. record or 'finished')
   end
 
@@ -5143,7 +5166,7 @@ local function settle_outcomes(report, claims)
     remove_delivery(lane, user, stream_id)
   end
 
-  function ends.failed(user, id, lane, stream_id, attempt, _, _, record, error, linked, is_cut)
+  function ends.failed(user, id, lane, stream_id, attempt, _, _, record, error, linked, has_ends, is_cut)
     local dead, all_dead = place_key('dead', user), prefix .. 'dead'
     let_go_of_key(user, id)
     if linked then depend().lapse_at(user, id, now + dead_letter_ttl_ms) end
@@ -5161,7 +5184,7 @@ local function settle_outcomes(report, claims)
       'last', stream_id .. ' ' .. attempt) -- by which a repeated report knows it, also after a requeue
     call('PEXPIRE', key, dead_letter_ttl_ms)
     remove_delivery(lane, user, stream_id)
-    if linked then announce(user, id, 'failed', extras[1]) end
+    if linked then announce(user, id, 'failed', has_ends) end
     publish(user, id, 'failed')
   end
 
@@ -5183,7 +5206,7 @@ local function settle_outcomes(report, claims)
     publish(user, id, 'waiting')
   end
 
-  function ends.retry(user, id, lane, stream_id, attempt, _, delay, _, error, _, is_cut)
+  function ends.retry(user, id, lane, stream_id, attempt, _, delay, _, error, _, _, is_cut)
     keep_error(user, id, error, is_cut)
     local key = task_key(user, id)
     call('HINCRBY', key, 'failures', 1)
@@ -5259,12 +5282,13 @@ local function settle_outcomes(report, claims)
   end
 
   -- Shares follow what was used: what was charged at the claim is corrected. Returns what the service cost in the end.
-  local function correct(user, id, kind, cost, charge, run, charged, before)
+  local function correct(user, id, kind, cost, charge, run, charged)
     if not charged then
       if charge ~= 0 then adjust(user, charge) end
       return cost + charge
     end
     local charging, key = new_charging(), task_key(user, id)
+    local before = call('HGET', key, 'charged_before')
     local total = charging.finish(user, cost, charged, run, charge)
     if kind == 'retry' or kind == 'snoozed' then call('HDEL', key, 'charged', 'charged_before') end
     if kind == 'released' then call('HSET', key, 'charged', total) elseif run > 0 then charging.learn(user, id, run / 1000) end
@@ -5273,9 +5297,9 @@ local function settle_outcomes(report, claims)
 
   local COUNTED = { finished = 'finished', failed = 'failed', retry = 'retried' }
   local reviewed = {}
-  local function account(user, id, kind, cost, charge, run, charged, before)
+  local function account(user, id, kind, cost, charge, run, charged)
     if kind == 'restated' or (kind == 'released' and not charged) then return end
-    local total = correct(user, id, kind, cost, charge, run, charged, before)
+    local total = correct(user, id, kind, cost, charge, run, charged)
     if kind == 'released' then return end
     if governed and kind ~= 'canceled' and kind ~= 'snoozed' then governed.note_end(governed.user(user), kind == 'finished') end
     return total
@@ -5299,8 +5323,7 @@ local function settle_outcomes(report, claims)
       '', ARGV[outcome[10]] or '', ARGV[outcome[11]] or '', outcome[12], outcome[13], outcome[14], outcome[15]
     if has_damaged or has_moved then refuse_absent(user) end
     local key = task_key(user, id)
-    local known = call('HMGET', key, 'stream_id', 'attempt', 'linked', 'canceling', 'limited', 'charged', 'charged_before',
-      'queued')
+    local known = call('HMGET', key, 'stream_id', 'attempt', 'linked', 'canceling', 'limited', 'charged', 'ends', 'queued')
     if known[1] ~= stream_id or attempt_in(known[2]) ~= attempt or is_gone[key] then
       return already_done(user, id, stream_id, attempt, record) and 1 or whereabouts(user, id, worker)
     end
@@ -5308,27 +5331,27 @@ local function settle_outcomes(report, claims)
     sizes[stream] = sizes[stream] or call('XLEN', stream)
     local settled, is_cut = settled_kind(kind, known[4]), false
     if known[3] then ask_for_permission(user) end
-    extras = (known[3] or known[8]) and call('HMGET', key, 'ends', 'unique', 'yielded') or PLAIN
+    extras = known[8] and call('HMGET', key, 'unique', 'yielded') or PLAIN
     if settled ~= 'finished' then prove(settled, user, id, lane, delay_ms, known[3]) end
-    if extras[1] then endings().prove(user, id) end
+    if known[7] then endings().prove(user, id) end
     local is_weighed = bytes and HAS_BYTES[settled] and bytes.limit(user)
     if is_weighed then
       fit = fit or new_fitting()
       settled, record, error, pushed, is_cut = fit(user, settled, record, error, pushed, bytes.lift_running(user, id))
     end
     if pushed ~= '' then push(user, pushed) end
-    local total = account(user, id, settled, cost, charge, run_ms, tonumber(known[6]), known[7])
+    local total = account(user, id, settled, cost, charge, run_ms, tonumber(known[6]))
     if known[5] then limiting().stop(known[5], user, id) end
     if governed and governed.ends_matter(governed.user(user)) and not reviewed[user] then
       reviewed[user] = true
       reviewed[#reviewed + 1] = user
     end
     local is_plain = not known[8] -- was only in its lane, and in one worker; what yields is not either: append.lua
-    if extras[3] and (settled == 'finished' or settled == 'failed') then
+    if extras[2] and (settled == 'finished' or settled == 'failed') then
       expire_chunks(user, id, settled == 'failed' and dead_letter_ttl_ms or ttl_ms)
     end
     local told = settled == 'canceled' and known[4] or error
-    ends[settled](user, id, lane, stream_id, attempt, ttl_ms, delay_ms, record, told, known[3], is_cut, is_plain,
+    ends[settled](user, id, lane, stream_id, attempt, ttl_ms, delay_ms, record, told, known[3], known[7], is_cut, is_plain,
       key)
     if is_weighed then
       if settled == 'finished' then bytes.lay_result(user, id, #record) else bytes.lay_settled(user, id) end

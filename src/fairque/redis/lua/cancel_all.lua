@@ -21,8 +21,9 @@ local canceled = 0
 
 -- When it was put in: that is written down, or its score tells it.
 local function came_at(id, body, score)
-  local known = call('HMGET', task_key(user, id), 'enqueued', 'lane', 'score')
+  local known = call('HMGET', task_key(user, id), 'enqueued', 'lane', 'score', 'came')
   if known[1] then return tonumber(known[1]) end
+  if known[4] then return known[4] / 1000 end
   local lane, came = known[2] or where, tonumber(known[3] or score or 0)
   if lane ~= 'critical' then came = came + ((string.byte(body, 18) or 1) - 1) * priority_step_ms * 1000 end
   return came / 1000

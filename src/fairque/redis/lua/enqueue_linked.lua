@@ -266,9 +266,9 @@ local function defer(task, waits)
   local user, id, delay = task.user, task.id, string.match(task.when, '^%+(%d+)$')
   if not deferred[user] then users_deferred[#users_deferred + 1], deferred[user] = user, {} end
   table.insert(deferred[user], id)
-  call('HSET', task_key(user, id), 'state', 'deferred', 'priority', task.priority, 'enqueued', now, 'came',
-    next_arrival(), 'on_failure', task.policy, 'waits', #waits, delay and 'delay' or 'due', delay or due_at(task.when),
-    'linked', 1)
+  local due, key = delay and 0 or due_at(task.when), task_key(user, id)
+  call('HSET', key, 'state', 'deferred', 'came', next_arrival(), 'on_failure', task.policy, 'waits', #waits, 'linked', '1')
+  if delay then call('HSET', key, 'delay', delay) elseif due > 0 then call('HSET', key, 'due', due) end
   add_all_to(needs_key(user, id), waits)
 end
 

@@ -19,9 +19,9 @@ local function canceled_record(body, known, reason, origin)
   local ran = known.state == 'started'
   local started = ran and tonumber(known.started) or now
   local attempt = ran and attempt_in(known.attempt) or tonumber(known.attempt or 0)
-  return string.sub(body, 1, 9) .. 'C' .. (origin and '\157' or '\156') .. cmsgpack.pack(name_in(body), attempt,
-    tonumber(known.queued or known.enqueued or started), started, now - started, ran and known.worker or '', nil, true, nil,
-    'TaskCanceled', reason, '') .. (origin and cmsgpack.pack(origin) or '')
+  local queued = tonumber(known.queued or known.enqueued) or not ran and known.came and math.floor(known.came / 1000) or started
+  return string.sub(body, 1, 9) .. 'C' .. (origin and '\157' or '\156') .. cmsgpack.pack(name_in(body), attempt, queued,
+    started, now - started, ran and known.worker or '', nil, true, nil, 'TaskCanceled', reason, '') .. (origin and cmsgpack.pack(origin) or '')
 end
 
 local function known_of(key)

@@ -36,7 +36,7 @@ local function settle_outcomes(report, claims)
   local TOLD_BYTES = 1024 -- a result that is no larger is told with the message of the end
   local woken = {}
 
-  -- What some tasks have: `ends`, `unique` and `yielded` of one that is linked, or has waited elsewhere than in its lane.
+  -- What some tasks have: `unique` and `yielded` of one that has waited elsewhere than in its lane.
   local PLAIN, extras = {}, nil
 
   -- Deliveries that end leave their streams together, the last one of a lane with its stream; with them go the keys of
@@ -112,13 +112,13 @@ local function settle_outcomes(report, claims)
 
   -- Of one that was put in with rules.
   local function let_go_of_key(user, id)
-    if not extras[2] then return end
-    pointers.let_go(user, id, extras[2], true)
+    if not extras[1] then return end
+    pointers.let_go(user, id, extras[1], true)
     call('HDEL', task_key(user, id), 'unique')
   end
 
   -- What comes is written before what goes is removed, so that nothing is gone where one of both is refused.
-  function ends.finished(user, id, lane, stream_id, _, ttl, _, record, _, linked, _, is_plain, key)
+  function ends.finished(user, id, lane, stream_id, _, ttl, _, record, _, linked, has_ends, _, is_plain, key)
     call('SET', result_key(user, id), record, 'PX', ttl)
     if is_plain then
       forget_task(key, body_key(user, id))
@@ -127,7 +127,7 @@ local function settle_outcomes(report, claims)
       forget_task(keys_of_task(user, id))
     end
     remove_delivery(lane, user, stream_id)
-    if linked then announce(user, id, 'finished', extras[1], ttl) end
+    if linked then announce(user, id, 'finished', has_ends, ttl) end
     publish(user, id, #record <= TOLD_BYTES and '=' .. record or 'finished')
   end
 
@@ -136,7 +136,7 @@ local function settle_outcomes(report, claims)
     remove_delivery(lane, user, stream_id)
   end
 
-  function ends.failed(user, id, lane, stream_id, attempt, _, _, record, error, linked, is_cut)
+  function ends.failed(user, id, lane, stream_id, attempt, _, _, record, error, linked, has_ends, is_cut)
     local dead, all_dead = place_key('dead', user), prefix .. 'dead'
     let_go_of_key(user, id)
     if linked then depend().lapse_at(user, id, now + dead_letter_ttl_ms) end
@@ -154,7 +154,7 @@ local function settle_outcomes(report, claims)
       'last', stream_id .. ' ' .. attempt) -- by which a repeated report knows it, also after a requeue
     call('PEXPIRE', key, dead_letter_ttl_ms)
     remove_delivery(lane, user, stream_id)
-    if linked then announce(user, id, 'failed', extras[1]) end
+    if linked then announce(user, id, 'failed', has_ends) end
     publish(user, id, 'failed')
   end
 
@@ -176,7 +176,7 @@ local function settle_outcomes(report, claims)
     publish(user, id, 'waiting')
   end
 
-  function ends.retry(user, id, lane, stream_id, attempt, _, delay, _, error, _, is_cut)
+  function ends.retry(user, id, lane, stream_id, attempt, _, delay, _, error, _, _, is_cut)
     keep_error(user, id, error, is_cut)
     local key = task_key(user, id)
     call('HINCRBY', key, 'failures', 1)
@@ -252,12 +252,13 @@ local function settle_outcomes(report, claims)
   end
 
   -- Shares follow what was used: what was charged at the claim is corrected. Returns what the service cost in the end.
-  local function correct(user, id, kind, cost, charge, run, charged, before)
+  local function correct(user, id, kind, cost, charge, run, charged)
     if not charged then
       if charge ~= 0 then adjust(user, charge) end
       return cost + charge
     end
     local charging, key = new_charging(), task_key(user, id)
+    local before = call('HGET', key, 'charged_before')
     local total = charging.finish(user, cost, charged, run, charge)
     if kind == 'retry' or kind == 'snoozed' then call('HDEL', key, 'charged', 'charged_before') end
     if kind == 'released' then call('HSET', key, 'charged', total) elseif run > 0 then charging.learn(user, id, run / 1000) end
@@ -266,9 +267,9 @@ local function settle_outcomes(report, claims)
 
   local COUNTED = { finished = 'finished', failed = 'failed', retry = 'retried' }
   local reviewed = {}
-  local function account(user, id, kind, cost, charge, run, charged, before)
+  local function account(user, id, kind, cost, charge, run, charged)
     if kind == 'restated' or (kind == 'released' and not charged) then return end
-    local total = correct(user, id, kind, cost, charge, run, charged, before)
+    local total = correct(user, id, kind, cost, charge, run, charged)
     if kind == 'released' then return end
     if governed and kind ~= 'canceled' and kind ~= 'snoozed' then governed.note_end(governed.user(user), kind == 'finished') end
     return total
@@ -289,8 +290,7 @@ local function settle_outcomes(report, claims)
     --@fields SettledDelivery outcome
     if has_damaged or has_moved then refuse_absent(user) end
     local key = task_key(user, id)
-    local known = call('HMGET', key, 'stream_id', 'attempt', 'linked', 'canceling', 'limited', 'charged', 'charged_before',
-      'queued')
+    local known = call('HMGET', key, 'stream_id', 'attempt', 'linked', 'canceling', 'limited', 'charged', 'ends', 'queued')
     if known[1] ~= stream_id or attempt_in(known[2]) ~= attempt or is_gone[key] then
       return already_done(user, id, stream_id, attempt, record) and 1 or whereabouts(user, id, worker)
     end
@@ -298,27 +298,27 @@ local function settle_outcomes(report, claims)
     sizes[stream] = sizes[stream] or call('XLEN', stream)
     local settled, is_cut = settled_kind(kind, known[4]), false
     if known[3] then ask_for_permission(user) end
-    extras = (known[3] or known[8]) and call('HMGET', key, 'ends', 'unique', 'yielded') or PLAIN
+    extras = known[8] and call('HMGET', key, 'unique', 'yielded') or PLAIN
     if settled ~= 'finished' then prove(settled, user, id, lane, delay_ms, known[3]) end
-    if extras[1] then endings().prove(user, id) end
+    if known[7] then endings().prove(user, id) end
     local is_weighed = bytes and HAS_BYTES[settled] and bytes.limit(user)
     if is_weighed then
       fit = fit or new_fitting()
       settled, record, error, pushed, is_cut = fit(user, settled, record, error, pushed, bytes.lift_running(user, id))
     end
     if pushed ~= '' then push(user, pushed) end
-    local total = account(user, id, settled, cost, charge, run_ms, tonumber(known[6]), known[7])
+    local total = account(user, id, settled, cost, charge, run_ms, tonumber(known[6]))
     if known[5] then limiting().stop(known[5], user, id) end
     if governed and governed.ends_matter(governed.user(user)) and not reviewed[user] then
       reviewed[user] = true
       reviewed[#reviewed + 1] = user
     end
     local is_plain = not known[8] -- was only in its lane, and in one worker; what yields is not either: append.lua
-    if extras[3] and (settled == 'finished' or settled == 'failed') then
+    if extras[2] and (settled == 'finished' or settled == 'failed') then
       expire_chunks(user, id, settled == 'failed' and dead_letter_ttl_ms or ttl_ms)
     end
     local told = settled == 'canceled' and known[4] or error
-    ends[settled](user, id, lane, stream_id, attempt, ttl_ms, delay_ms, record, told, known[3], is_cut, is_plain,
+    ends[settled](user, id, lane, stream_id, attempt, ttl_ms, delay_ms, record, told, known[3], known[7], is_cut, is_plain,
       key)
     if is_weighed then
       if settled == 'finished' then bytes.lay_result(user, id, #record) else bytes.lay_settled(user, id) end
