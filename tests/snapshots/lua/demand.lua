@@ -638,6 +638,7 @@ end
 -- A sorted set of up to 128 members is a list, in which each change reads the fractions of all the others; one long
 -- member turns it into a skip list for as long as it lives.
 local long_member
+local MANY_AT_ONCE = 8
 function lines.write_moves(line)
   local put, gone = {}, {}
   for member in pairs(line.moved) do
@@ -749,7 +750,8 @@ function lines.learn(line, members)
   end
 end
 
--- Own tags that the lowest has passed are of no consequence: as many as came, and some more.
+-- Own tags that the lowest has passed are of no consequence: as many as came, and some more. Where many come at once it
+-- becomes a skip list, as in `write_moves`.
 function lines.write_own_tags(line)
   local put_in, came = {}, 0
   for member in pairs(line.leaving) do
@@ -757,9 +759,12 @@ function lines.write_own_tags(line)
     put_in[came * 2 - 1], put_in[came * 2] = line.kept[member], member
   end
   line.leaving = {}
+  local are_many = came >= MANY_AT_ONCE
+  if are_many then put_in[came * 2 + 1], put_in[came * 2 + 2] = 0, long_member end
   call('ZADD', line.left_key, unpack(put_in))
   call('PEXPIRE', line.left_key, USER_TTL)
   local passed = call('ZRANGEBYSCORE', line.left_key, '-inf', least_entry(line), 'LIMIT', 0, 2 * came + 20)
+  if are_many then passed[#passed + 1] = long_member end
   if #passed > 0 then call('ZREM', line.left_key, unpack(passed)) end
   if has_assigned then assignments.cut_own_tags(line) end
 end
